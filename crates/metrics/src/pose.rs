@@ -1,0 +1,557 @@
+//! Pose: PCK, and OKS AP as the COCO keypoint evaluation computes it.
+//!
+//! # PCK
+//! A joint is correct if it lies within `threshold` times a reference length of its place (Sapp and Taskar, FLIC, CVPR 2013;
+//! Yang and Ramanan, 2013). Papers differ in the length, so it is given per person: [`torso_length`] for PCK@0.2 torso,
+//! [`box_length`] for PCK@0.2 box.
+//!
+//! # OKS AP
+//! OKS = Σ_i exp(-d_i² / (2 s² k_i²)) \[v_i > 0\] / Σ_i \[v_i > 0\], with s² the area of the person and k_i = 2 σ_i. AP is the
+//! mean over OKS 0.50, 0.55 ... 0.95 of the precision interpolated at 101 recalls; at most 20 detections an image. A person
+//! in a crowd annotation or without a visible joint is ignored: matching it is neither right nor wrong. Details, such as the
+//! enlarged box that stands in for joints that are not visible, follow pycocotools 2.0; so does the order of the arithmetic,
+//! to the last bit where the platform's `exp` allows.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{MetricError, mean_of};
+
+/// One person of the truth beside its prediction, for PCK.
+#[derive(Debug, Clone, Copy)]
+pub struct PosePair<'a> {
+    /// x, y of each joint.
+    pub truth: &'a [[f64; 2]],
+    /// Joints that count.
+    pub visible: &'a [bool],
+    /// x, y of each predicted joint.
+    pub predicted: &'a [[f64; 2]],
+    /// Reference length in the unit of the coordinates; `None` or 0 leaves the person out.
+    pub length: Option<f64>,
+}
+
+/// The figures of [`pck`].
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Pck {
+    /// Share of the reference length within which a joint is correct.
+    pub threshold: f64,
+    /// Mean over joints of their rates: each joint weighs the same.
+    pub mean: Option<f64>,
+    /// Share of all visible joints that are correct: each instance weighs the same.
+    pub overall: Option<f64>,
+    /// Rate of each joint; `None` for one that is never visible.
+    pub per_joint: Vec<Option<f64>>,
+    /// People counted.
+    pub people: usize,
+    /// People left out for want of a reference length.
+    pub skipped: usize,
+}
+
+/// Percentage (here: share) of correct keypoints. A joint at exactly the limit is correct.
+///
+/// # Panics
+/// If the lists of one person differ in length, or people in their number of joints.
+pub fn pck(people: &[PosePair], threshold: f64) -> Pck {
+    let joints = people.first().map_or(0, |p| p.truth.len());
+    let (mut correct, mut visible, mut skipped) = (vec![0_usize; joints], vec![0_usize; joints], 0);
+    for person in people {
+        let lengths = [
+            person.truth.len(),
+            person.visible.len(),
+            person.predicted.len(),
+        ];
+        assert_eq!(lengths, [joints; 3], "joints of one person");
+        let Some(length) = person.length.filter(|l| *l > 0.0) else {
+            skipped += 1;
+            continue;
+        };
+        for j in (0..joints).filter(|&j| person.visible[j]) {
+            visible[j] += 1;
+            if distance(person.truth[j], person.predicted[j]) <= threshold * length {
+                correct[j] += 1;
+            }
+        }
+    }
+    let rate =
+        |correct: usize, visible: usize| (visible > 0).then(|| correct as f64 / visible as f64);
+    let per_joint: Vec<Option<f64>> = correct
+        .iter()
+        .zip(&visible)
+        .map(|(c, v)| rate(*c, *v))
+        .collect();
+    Pck {
+        threshold,
+        mean: mean_of(per_joint.iter().copied()),
+        overall: rate(correct.iter().sum(), visible.iter().sum()),
+        per_joint,
+        people: people.len() - skipped,
+        skipped,
+    }
+}
+
+/// The longer diagonal of the torso: left shoulder to right hip or right shoulder to left hip, of those that are visible.
+///
+/// `diagonals` are the two pairs of joint indices. Papers take the first diagonal; the longer of the two is our choice,
+/// because one of them all but vanishes when a person bends or turns.
+pub fn torso_length(truth: &[[f64; 2]], visible: &[bool], diagonals: &[[usize; 2]]) -> Option<f64> {
+    let known = diagonals.iter().filter(|[a, b]| visible[*a] && visible[*b]);
+    known
+        .map(|[a, b]| distance(truth[*a], truth[*b]))
+        .reduce(f64::max)
+}
+
+/// The longer side of a box `[x, y, width, height]`.
+pub fn box_length(xywh: [f64; 4]) -> Option<f64> {
+    Some(xywh[2].max(xywh[3])).filter(|length| *length > 0.0)
+}
+
+fn distance(a: [f64; 2], b: [f64; 2]) -> f64 {
+    (a[0] - b[0]).hypot(a[1] - b[1])
+}
+
+/// One person of the truth, for [`oks_ap`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct TruePose {
+    /// Image, any number.
+    pub image: u64,
+    /// x, y, visibility (0 not labelled, 1 hidden, 2 visible) of each joint.
+    pub keypoints: Vec<[f64; 3]>,
+    /// x, y, width, height.
+    pub bbox: [f64; 4],
+    /// Area of the person in pixels.
+    pub area: f64,
+    /// Whether this marks a crowd.
+    pub crowd: bool,
+}
+
+/// One predicted person, for [`oks_ap`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct PredictedPose {
+    /// Image, as in [`TruePose`].
+    pub image: u64,
+    /// x, y of each joint.
+    pub keypoints: Vec<[f64; 2]>,
+    /// Confidence in the whole pose.
+    pub score: f64,
+}
+
+/// The ten figures of the COCO keypoint evaluation; `None` where there is nobody of that size.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OksAp {
+    /// AP over OKS 0.50 to 0.95.
+    pub ap: Option<f64>,
+    /// AP at OKS 0.50.
+    pub ap50: Option<f64>,
+    /// AP at OKS 0.75.
+    pub ap75: Option<f64>,
+    /// AP of people of 32² to 96² pixels.
+    pub ap_medium: Option<f64>,
+    /// AP of people of more than 96² pixels.
+    pub ap_large: Option<f64>,
+    /// Average recall over OKS 0.50 to 0.95.
+    pub ar: Option<f64>,
+    /// Recall at OKS 0.50.
+    pub ar50: Option<f64>,
+    /// Recall at OKS 0.75.
+    pub ar75: Option<f64>,
+    /// Average recall of medium people.
+    pub ar_medium: Option<f64>,
+    /// Average recall of large people.
+    pub ar_large: Option<f64>,
+    /// People that are not ignored.
+    pub people: usize,
+    /// Predicted poses.
+    pub predictions: usize,
+}
+
+const MAX_DETECTIONS: usize = 20;
+const AREAS: [[f64; 2]; 3] = [[0.0, 1e10], [1024.0, 9216.0], [9216.0, 1e10]];
+const THRESHOLDS: usize = 10;
+const RECALLS: usize = 101;
+
+/// OKS thresholds 0.50 to 0.95, as `numpy.linspace` rounds them.
+fn threshold(index: usize) -> f64 {
+    if index == THRESHOLDS - 1 {
+        0.95
+    } else {
+        0.5 + index as f64 * ((0.95 - 0.5) / 9.0)
+    }
+}
+
+/// The COCO keypoint evaluation for one category and skeleton.
+///
+/// # Errors
+/// [`MetricError::Joints`] for a pose with another number of joints than `sigmas`; [`MetricError::NotFinite`].
+pub fn oks_ap(
+    truth: &[TruePose],
+    predicted: &[PredictedPose],
+    sigmas: &[f64],
+) -> Result<OksAp, MetricError> {
+    check(truth, predicted, sigmas.len())?;
+    let mut images: BTreeMap<u64, (Vec<&TruePose>, Vec<&PredictedPose>)> = BTreeMap::new();
+    for pose in truth {
+        images.entry(pose.image).or_default().0.push(pose);
+    }
+    for pose in predicted {
+        images.entry(pose.image).or_default().1.push(pose);
+    }
+    let images: Vec<Scored> = images
+        .into_values()
+        .map(|(truth, found)| Scored::new(truth, found, sigmas))
+        .collect();
+    let [all, medium, large] = AREAS.map(|area| Curve::new(&images, area));
+    Ok(OksAp {
+        ap: all.ap(0..THRESHOLDS),
+        ap50: all.ap(0..1),
+        ap75: all.ap(5..6),
+        ap_medium: medium.ap(0..THRESHOLDS),
+        ap_large: large.ap(0..THRESHOLDS),
+        ar: all.ar(0..THRESHOLDS),
+        ar50: all.ar(0..1),
+        ar75: all.ar(5..6),
+        ar_medium: medium.ar(0..THRESHOLDS),
+        ar_large: large.ar(0..THRESHOLDS),
+        people: all.people,
+        predictions: predicted.len(),
+    })
+}
+
+fn check(
+    truth: &[TruePose],
+    predicted: &[PredictedPose],
+    expected: usize,
+) -> Result<(), MetricError> {
+    for (index, pose) in truth.iter().enumerate() {
+        let what = "true pose";
+        if pose.keypoints.len() != expected {
+            return Err(MetricError::Joints {
+                what,
+                index,
+                expected,
+                found: pose.keypoints.len(),
+            });
+        }
+        let values = pose
+            .keypoints
+            .iter()
+            .flatten()
+            .chain(&pose.bbox)
+            .chain([&pose.area]);
+        if let Some(&found) = { values }.find(|v| !v.is_finite()) {
+            return Err(MetricError::NotFinite {
+                what,
+                row: index,
+                found,
+            });
+        }
+    }
+    for (index, pose) in predicted.iter().enumerate() {
+        let what = "predicted pose";
+        if pose.keypoints.len() != expected {
+            return Err(MetricError::Joints {
+                what,
+                index,
+                expected,
+                found: pose.keypoints.len(),
+            });
+        }
+        if let Some(&found) = pose
+            .keypoints
+            .iter()
+            .flatten()
+            .chain([&pose.score])
+            .find(|v| !v.is_finite())
+        {
+            return Err(MetricError::NotFinite {
+                what,
+                row: index,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Object keypoint similarity of one prediction and one person.
+pub fn oks(truth: &TruePose, predicted: &[[f64; 2]], sigmas: &[f64]) -> f64 {
+    let visible = truth.keypoints.iter().filter(|k| k[2] > 0.0).count();
+    let [x, y, width, height] = truth.bbox;
+    // Distance to an interval three boxes wide, for a person none of whose joints is labelled.
+    let outside = |value: f64, start: f64, size: f64| {
+        (start - size - value).max(0.0) + (value - (start + size * 2.0)).max(0.0)
+    };
+    let mut sum = 0.0;
+    for ((joint, found), sigma) in truth.keypoints.iter().zip(predicted).zip(sigmas) {
+        let (dx, dy) = match visible {
+            0 => (outside(found[0], x, width), outside(found[1], y, height)),
+            _ if joint[2] > 0.0 => (found[0] - joint[0], found[1] - joint[1]),
+            _ => continue,
+        };
+        let variance = (sigma * 2.0) * (sigma * 2.0);
+        let e = (dx * dx + dy * dy) / variance / (truth.area + f64::EPSILON) / 2.0;
+        sum += (-e).exp();
+    }
+    sum / if visible == 0 { sigmas.len() } else { visible } as f64
+}
+
+/// One image with the similarities of its pairs, computed once for all thresholds and sizes.
+struct Scored<'a> {
+    truth: Vec<&'a TruePose>,
+    /// The best predictions by score, best first.
+    predicted: Vec<&'a PredictedPose>,
+    /// `[predictions, people]`.
+    oks: Vec<f64>,
+}
+
+impl<'a> Scored<'a> {
+    fn new(
+        truth: Vec<&'a TruePose>,
+        mut predicted: Vec<&'a PredictedPose>,
+        sigmas: &[f64],
+    ) -> Self {
+        predicted.sort_by(|a, b| b.score.total_cmp(&a.score));
+        predicted.truncate(MAX_DETECTIONS);
+        let oks = predicted
+            .iter()
+            .flat_map(|p| truth.iter().map(|t| oks(t, &p.keypoints, sigmas)))
+            .collect();
+        Self {
+            truth,
+            predicted,
+            oks,
+        }
+    }
+
+    /// Matches at every threshold: for each prediction `Some(true)` right, `Some(false)` wrong, `None` ignored.
+    fn matches(&self, area: [f64; 2]) -> ([Vec<Option<bool>>; THRESHOLDS], usize) {
+        let outside = |value: f64| value < area[0] || value > area[1];
+        let ignored =
+            |t: &TruePose| t.crowd || t.keypoints.iter().all(|k| k[2] <= 0.0) || outside(t.area);
+        // Ignored people last, so that a prediction takes one only if nobody else is left.
+        let mut order: Vec<usize> = (0..self.truth.len()).collect();
+        order.sort_by_key(|&g| ignored(self.truth[g]));
+        let people = order.iter().filter(|&&g| !ignored(self.truth[g])).count();
+
+        let verdicts = std::array::from_fn(|index| {
+            let mut taken = vec![false; self.truth.len()];
+            let verdict = |(d, predicted): (usize, &&PredictedPose)| {
+                let mut best = threshold(index).min(1.0 - 1e-10);
+                let mut choice: Option<usize> = None;
+                for &g in &order {
+                    if taken[g] && !self.truth[g].crowd {
+                        continue;
+                    }
+                    if choice.is_some_and(|c| !ignored(self.truth[c])) && ignored(self.truth[g]) {
+                        break;
+                    }
+                    let oks = self.oks[d * self.truth.len() + g];
+                    if oks >= best {
+                        (best, choice) = (oks, Some(g));
+                    }
+                }
+                match choice {
+                    Some(g) => {
+                        taken[g] = true;
+                        (!ignored(self.truth[g])).then_some(true)
+                    }
+                    None => (!outside(extent(&predicted.keypoints))).then_some(false),
+                }
+            };
+            self.predicted.iter().enumerate().map(verdict).collect()
+        });
+        (verdicts, people)
+    }
+}
+
+/// Area of the box around the joints: the size of a prediction.
+fn extent(keypoints: &[[f64; 2]]) -> f64 {
+    let side = |axis: usize| {
+        let values = keypoints.iter().map(|k| k[axis]);
+        values.clone().fold(f64::NEG_INFINITY, f64::max) - values.fold(f64::INFINITY, f64::min)
+    };
+    side(0) * side(1)
+}
+
+/// Precision over recall for one range of sizes.
+struct Curve {
+    /// `[thresholds, recalls]`.
+    precision: Vec<[f64; RECALLS]>,
+    /// Largest recall at each threshold.
+    recall: Vec<f64>,
+    people: usize,
+}
+
+impl Curve {
+    fn new(images: &[Scored], area: [f64; 2]) -> Self {
+        let matched: Vec<_> = images.iter().map(|image| image.matches(area)).collect();
+        let people: usize = matched.iter().map(|(_, people)| people).sum();
+        let scores: Vec<f64> = images
+            .iter()
+            .flat_map(|image| image.predicted.iter().map(|p| p.score))
+            .collect();
+        let mut order: Vec<usize> = (0..scores.len()).collect();
+        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+
+        let (mut precision, mut recall) = (Vec::new(), Vec::new());
+        for index in 0..THRESHOLDS {
+            let verdicts: Vec<Option<bool>> = matched
+                .iter()
+                .flat_map(|(v, _)| v[index].iter().copied())
+                .collect();
+            let (mut right, mut wrong) = (0.0, 0.0);
+            let mut points: Vec<(f64, f64)> = Vec::with_capacity(order.len());
+            for &d in &order {
+                match verdicts[d] {
+                    Some(true) => right += 1.0,
+                    Some(false) => wrong += 1.0,
+                    None => {}
+                }
+                points.push((
+                    right / people as f64,
+                    right / (right + wrong + f64::EPSILON),
+                ));
+            }
+            recall.push(points.last().map_or(0.0, |p| p.0));
+            for i in (1..points.len()).rev() {
+                points[i - 1].1 = points[i - 1].1.max(points[i].1);
+            }
+            precision.push(std::array::from_fn(|r| {
+                let wanted = if r == RECALLS - 1 {
+                    1.0
+                } else {
+                    r as f64 * 0.01
+                };
+                points
+                    .get(points.partition_point(|p| p.0 < wanted))
+                    .map_or(0.0, |p| p.1)
+            }));
+        }
+        Self {
+            precision,
+            recall,
+            people,
+        }
+    }
+
+    fn ap(&self, thresholds: std::ops::Range<usize>) -> Option<f64> {
+        let values = self.precision[thresholds].iter().flatten();
+        (self.people > 0).then(|| values.clone().sum::<f64>() / values.count() as f64)
+    }
+
+    fn ar(&self, thresholds: std::ops::Range<usize>) -> Option<f64> {
+        let values = &self.recall[thresholds];
+        (self.people > 0).then(|| values.iter().sum::<f64>() / values.len() as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn person(image: u64, keypoints: &[[f64; 3]], area: f64) -> TruePose {
+        TruePose {
+            image,
+            keypoints: keypoints.to_vec(),
+            bbox: [0.0, 0.0, 10.0, 10.0],
+            area,
+            crowd: false,
+        }
+    }
+
+    #[test]
+    fn one_joint_at_distance_s_k() {
+        // d = s k, k = 2 sigma: OKS = exp(-1/2).
+        let truth = person(0, &[[0.0, 0.0, 2.0], [50.0, 50.0, 0.0]], 2500.0);
+        let value = oks(
+            &truth,
+            &[[50.0 * 2.0 * 0.05, 0.0], [0.0, 0.0]],
+            &[0.05, 0.1],
+        );
+        assert!((value - (-0.5_f64).exp()).abs() < 1e-12, "{value}");
+    }
+
+    #[test]
+    fn without_a_labelled_joint_the_enlarged_box_counts() {
+        let truth = person(0, &[[0.0, 0.0, 0.0]], 100.0);
+        assert_eq!(oks(&truth, &[[20.0, -10.0]], &[0.1]), 1.0);
+        assert!(oks(&truth, &[[20.1, 0.0]], &[0.1]) < 1.0);
+    }
+
+    #[test]
+    fn perfect_missed_and_ignored() {
+        let joints = [[0.0, 0.0, 2.0], [40.0, 90.0, 2.0]];
+        let mut crowd = person(1, &joints, 5000.0);
+        crowd.crowd = true;
+        let truth = [person(0, &joints, 5000.0), crowd];
+        let pose = |image, score| PredictedPose {
+            image,
+            keypoints: vec![[0.0, 0.0], [40.0, 90.0]],
+            score,
+        };
+        let metrics = oks_ap(
+            &truth,
+            &[pose(0, 0.5), pose(1, 0.9), pose(1, 0.8)],
+            &[0.1; 2],
+        )
+        .unwrap();
+        assert_eq!((metrics.people, metrics.ap_large), (1, None));
+        assert!(
+            (metrics.ap.unwrap() - 1.0).abs() < 1e-12 && metrics.ar == Some(1.0),
+            "{metrics:?}"
+        );
+        let none = oks_ap(&truth, &[], &[0.1; 2]).unwrap();
+        assert_eq!((none.ap, none.ar), (Some(0.0), Some(0.0)));
+        assert_eq!(oks_ap(&[], &[], &[0.1; 2]).unwrap().ap, None);
+    }
+
+    #[test]
+    fn another_skeleton_and_nan_are_named() {
+        let truth = [person(0, &[[0.0, 0.0, 2.0]], 5000.0)];
+        let error = oks_ap(&truth, &[], &[0.1; 2]).unwrap_err();
+        assert_eq!(error.to_string(), "true pose 0: expected 2 joints, found 1");
+        let pose = PredictedPose {
+            image: 0,
+            keypoints: vec![[f64::NAN, 0.0]],
+            score: 1.0,
+        };
+        assert!(matches!(
+            oks_ap(&truth, &[pose], &[0.1]),
+            Err(MetricError::NotFinite { .. })
+        ));
+    }
+
+    #[test]
+    fn pck_by_hand() {
+        let truth = [[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]];
+        let predicted = [[2.0, 0.0], [12.1, 0.0], [0.0, 10.0]];
+        let pair = |visible, length| PosePair {
+            truth: &truth,
+            visible,
+            predicted: &predicted,
+            length,
+        };
+        let all = pck(
+            &[
+                pair(&[true, true, false], Some(10.0)),
+                pair(&[true; 3], None),
+            ],
+            0.2,
+        );
+        assert_eq!(all.per_joint, [Some(1.0), Some(0.0), None]);
+        assert_eq!(
+            (all.mean, all.overall, all.people, all.skipped),
+            (Some(0.5), Some(0.5), 1, 1)
+        );
+        assert_eq!(
+            torso_length(&truth, &[true; 3], &[[0, 1], [1, 2]]),
+            Some(200.0_f64.sqrt())
+        );
+        assert_eq!(
+            torso_length(&truth, &[true, false, true], &[[0, 1], [1, 2]]),
+            None
+        );
+        assert_eq!(box_length([3.0, 4.0, 5.0, 7.0]), Some(7.0));
+        assert_eq!(pck(&[], 0.2).mean, None);
+    }
+}

@@ -1,0 +1,481 @@
+//! Person re-identification: mAP, CMC and mINP by the rules of Market-1501.
+//!
+//! Per query, gallery images of the same person *and* the same camera are left out; a query without another image of its
+//! person is skipped and counted. With r_1 < r_2 < ... < r_P the ranks (from 1) of the P matches:
+//!
+//! - AP = (1/P) Σ_i i / r_i, not interpolated (Zheng et al., "Scalable Person Re-identification", ICCV 2015);
+//! - CMC at k = 1 if r_1 <= k;
+//! - INP = P / r_P (Ye et al., "Deep Learning for Person Re-identification", 2021).
+//!
+//! mAP, CMC and mINP are means over the queries that were not skipped.
+//!
+//! Distances are squared Euclidean distances of L2-normalised features, in `f32`, of a block of queries at a time: the
+//! queries x gallery matrix never exists. The order of cosine similarity is the same. Published evaluators sort with an
+//! unstable sort; here equal distances keep the gallery's order.
+
+use std::cmp::Ordering;
+
+use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
+
+use crate::MetricError;
+use crate::matmul::{Matrix, matmul};
+
+/// Most values in one block of distances: 64 MiB of `f32`.
+const BLOCK_VALUES: usize = 16 << 20;
+
+/// Images of one side, query or gallery.
+#[derive(Debug, Clone, Copy)]
+pub struct Images<'a> {
+    /// `[images, channels]`, row-major; need not be normalised.
+    pub features: &'a [f32],
+    /// Length of one feature.
+    pub channels: usize,
+    /// Identity of each image. An identity that no query has (0, the distractors of Market-1501) is only ever wrong.
+    pub persons: &'a [i64],
+    /// Camera of each image.
+    pub cameras: &'a [i64],
+}
+
+impl Images<'_> {
+    /// Number of images.
+    pub fn len(&self) -> usize {
+        self.persons.len()
+    }
+
+    /// Whether there is no image.
+    pub fn is_empty(&self) -> bool {
+        self.persons.is_empty()
+    }
+
+    fn assert_consistent(&self, what: &str) {
+        let (images, channels) = (self.len(), self.channels);
+        assert_eq!(
+            self.features.len(),
+            images * channels,
+            "{what}: features of {images} images of {channels} channels"
+        );
+        assert_eq!(
+            self.cameras.len(),
+            images,
+            "{what}: cameras of {images} images"
+        );
+    }
+}
+
+/// The figures of one evaluation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReidMetrics {
+    /// Mean average precision, 0 to 1.
+    pub map: f64,
+    /// Mean inverse negative penalty, 0 to 1.
+    pub minp: f64,
+    /// Share of queries with a match among the first k: `cmc[k - 1]`.
+    pub cmc: Vec<f64>,
+    /// Queries given.
+    pub queries: usize,
+    /// Queries left out because the gallery holds no match from another camera.
+    pub skipped: usize,
+    /// Gallery images given.
+    pub gallery: usize,
+    /// mAP to expect of a random order of the gallery.
+    pub chance_map: f64,
+    /// Average precision of each query; `None` where it was skipped.
+    pub average_precision: Vec<Option<f64>>,
+}
+
+/// Evaluates `query` against `gallery`, with CMC up to `ranks`.
+///
+/// # Errors
+/// [`MetricError::NotFinite`] and [`MetricError::NoValidQuery`].
+///
+/// # Panics
+/// If the lengths in an [`Images`] disagree or the sides have features of different length.
+pub fn evaluate(
+    query: &Images,
+    gallery: &Images,
+    ranks: usize,
+) -> Result<ReidMetrics, MetricError> {
+    let features = Normalised::new(query, gallery)?;
+    let matches =
+        features.map_query_rows(|i, distances| query_matches(query, gallery, i, distances));
+    summarise(matches, query.len(), gallery.len(), ranks)
+}
+
+/// The `count` nearest gallery images of each query, nearest first, without those of the same person and camera.
+///
+/// # Errors
+/// [`MetricError::NotFinite`].
+///
+/// # Panics
+/// As [`evaluate`].
+pub fn nearest(
+    query: &Images,
+    gallery: &Images,
+    count: usize,
+) -> Result<Vec<Vec<usize>>, MetricError> {
+    let features = Normalised::new(query, gallery)?;
+    Ok(features.map_query_rows(|i, distances| {
+        let mut kept: Vec<usize> = (0..gallery.len())
+            .filter(|&j| !is_same_shot(query, i, gallery, j))
+            .collect();
+        let order = |a: &usize, b: &usize| by_distance((distances[*a], *a), (distances[*b], *b));
+        if count < kept.len() && count > 0 {
+            kept.select_nth_unstable_by(count - 1, order);
+        }
+        kept.truncate(count);
+        kept.sort_unstable_by(order);
+        kept
+    }))
+}
+
+/// Where the matches of one query stand.
+pub(crate) struct Matches {
+    /// Ranks from 0, ascending.
+    ranks: Vec<usize>,
+    /// Gallery images that were ranked.
+    ranked: usize,
+}
+
+/// Ranks the matches of query `i`, given its distance to every gallery image. `None` if it has no match.
+///
+/// The gallery is not sorted: the rank of a match is the number of images before it, which one pass counts.
+pub(crate) fn query_matches(
+    query: &Images,
+    gallery: &Images,
+    i: usize,
+    distances: &[f32],
+) -> Option<Matches> {
+    let mut matches: Vec<(f32, usize)> = (0..gallery.len())
+        .filter(|&j| {
+            gallery.persons[j] == query.persons[i] && gallery.cameras[j] != query.cameras[i]
+        })
+        .map(|j| (distances[j], j))
+        .collect();
+    matches.sort_unstable_by(|a, b| by_distance(*a, *b));
+    let last = *matches.last()?;
+
+    // before[k]: images that come before match k and not before match k - 1.
+    let mut before = vec![0_usize; matches.len()];
+    let mut ranked = 0;
+    for (j, &distance) in distances.iter().enumerate() {
+        if is_same_shot(query, i, gallery, j) {
+            continue;
+        }
+        ranked += 1;
+        if distance <= last.0 && by_distance((distance, j), last).is_lt() {
+            before[matches.partition_point(|m| by_distance(*m, (distance, j)).is_le())] += 1;
+        }
+    }
+    let ranks = before
+        .iter()
+        .scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum)
+        })
+        .collect();
+    Some(Matches { ranks, ranked })
+}
+
+/// Means over queries.
+pub(crate) fn summarise(
+    matches: Vec<Option<Matches>>,
+    queries: usize,
+    gallery: usize,
+    ranks: usize,
+) -> Result<ReidMetrics, MetricError> {
+    let valid = matches.iter().flatten().count();
+    if valid == 0 {
+        return Err(MetricError::NoValidQuery { queries, gallery });
+    }
+    let mut first_hits = vec![0_usize; ranks];
+    let (mut minp, mut chance_map) = (0.0, 0.0);
+    let average_precision: Vec<Option<f64>> = matches
+        .iter()
+        .map(|matches| {
+            let Matches {
+                ranks: hits,
+                ranked,
+            } = matches.as_ref()?;
+            if let Some(slot) = first_hits.get_mut(hits[0]) {
+                *slot += 1;
+            }
+            minp += hits.len() as f64 / (hits[hits.len() - 1] + 1) as f64;
+            chance_map += expected_average_precision(hits.len(), *ranked);
+            let precisions = hits
+                .iter()
+                .enumerate()
+                .map(|(i, rank)| (i + 1) as f64 / (rank + 1) as f64);
+            Some(precisions.sum::<f64>() / hits.len() as f64)
+        })
+        .collect();
+    let valid = valid as f64;
+    let cmc = first_hits
+        .iter()
+        .scan(0, |sum, count| {
+            *sum += count;
+            Some(*sum as f64 / valid)
+        })
+        .collect();
+    Ok(ReidMetrics {
+        map: average_precision.iter().flatten().sum::<f64>() / valid,
+        minp: minp / valid,
+        cmc,
+        queries,
+        skipped: queries - valid as usize,
+        gallery,
+        chance_map: chance_map / valid,
+        average_precision,
+    })
+}
+
+/// Expected AP of a random order of `total` images, `hits` of which match:
+/// (1/n) Σ_k [ (h-1)/(n-1) · (k-1)/k + 1/k ] = ( (h-1)/(n-1) · (n - H_n) + H_n ) / n, with H_n the harmonic number.
+fn expected_average_precision(hits: usize, total: usize) -> f64 {
+    let harmonic: f64 = (1..=total).map(|k| 1.0 / k as f64).sum();
+    let others = if total > 1 {
+        (hits - 1) as f64 / (total - 1) as f64
+    } else {
+        0.0
+    };
+    (others * (total as f64 - harmonic) + harmonic) / total as f64
+}
+
+/// The same person from the same camera: neither right nor wrong, left out of the ranking.
+fn is_same_shot(query: &Images, i: usize, gallery: &Images, j: usize) -> bool {
+    gallery.persons[j] == query.persons[i] && gallery.cameras[j] == query.cameras[i]
+}
+
+/// Order by distance, then by position.
+pub(crate) fn by_distance(a: (f32, usize), b: (f32, usize)) -> Ordering {
+    // Features are checked to be finite, so distances are, and every pair compares.
+    a.0.partial_cmp(&b.0)
+        .unwrap_or(Ordering::Equal)
+        .then(a.1.cmp(&b.1))
+}
+
+/// L2-normalised features of queries and gallery, one after the other.
+pub(crate) struct Normalised {
+    pub(crate) features: Vec<f32>,
+    channels: usize,
+    /// Squared length of each row: 1, or 0 for a zero feature.
+    squares: Vec<f32>,
+    queries: usize,
+}
+
+impl Normalised {
+    pub(crate) fn new(query: &Images, gallery: &Images) -> Result<Self, MetricError> {
+        query.assert_consistent("query");
+        gallery.assert_consistent("gallery");
+        assert_eq!(
+            query.channels, gallery.channels,
+            "query and gallery features have different lengths"
+        );
+        let channels = query.channels;
+        let mut features = Vec::with_capacity(query.features.len() + gallery.features.len());
+        for (what, images) in [("query features", query), ("gallery features", gallery)] {
+            if let Some(at) = images.features.iter().position(|v| !v.is_finite()) {
+                let found = f64::from(images.features[at]);
+                return Err(MetricError::NotFinite {
+                    what,
+                    row: at / channels,
+                    found,
+                });
+            }
+            features.extend_from_slice(images.features);
+        }
+        features.par_chunks_mut(channels.max(1)).for_each(|row| {
+            let length = row
+                .iter()
+                .map(|v| f64::from(*v) * f64::from(*v))
+                .sum::<f64>()
+                .sqrt();
+            if length > 0.0 {
+                row.iter_mut()
+                    .for_each(|v| *v = (f64::from(*v) / length) as f32);
+            }
+        });
+        let squares = features
+            .par_chunks(channels.max(1))
+            .map(|row| row.iter().map(|v| v * v).sum())
+            .collect();
+        Ok(Self {
+            features,
+            channels,
+            squares,
+            queries: query.len(),
+        })
+    }
+
+    /// Number of rows, queries and gallery.
+    pub(crate) fn len(&self) -> usize {
+        self.squares.len()
+    }
+
+    pub(crate) fn row(&self, i: usize) -> &[f32] {
+        &self.features[i * self.channels..(i + 1) * self.channels]
+    }
+
+    /// Squared distance from its parts: |a|² + |b|² - 2 a·b, not below 0.
+    pub(crate) fn distance(&self, i: usize, j: usize, dot: f32) -> f32 {
+        (self.squares[i] + self.squares[j] - 2.0 * dot).max(0.0)
+    }
+
+    /// `f(i, distances to every gallery image)` for each query, in order.
+    pub(crate) fn map_query_rows<T: Send>(&self, f: impl Fn(usize, &[f32]) -> T + Sync) -> Vec<T> {
+        self.map_rows(0..self.queries, self.queries..self.len(), f)
+    }
+
+    /// `f(i, distances to every row of columns)` for each row of `rows`, a block at a time.
+    pub(crate) fn map_rows<T: Send>(
+        &self,
+        rows: std::ops::Range<usize>,
+        columns: std::ops::Range<usize>,
+        f: impl Fn(usize, &[f32]) -> T + Sync,
+    ) -> Vec<T> {
+        let (channels, width) = (self.channels, columns.len());
+        let right = &self.features[columns.start * channels..columns.end * channels];
+        let block = (BLOCK_VALUES / width.max(1)).clamp(1, rows.len().max(1));
+        let mut products = vec![0.0; block * width];
+        let mut results = Vec::with_capacity(rows.len());
+        for start in rows.clone().step_by(block) {
+            let block = block.min(rows.end - start);
+            let left = &self.features[start * channels..(start + block) * channels];
+            let products = &mut products[..block * width];
+            matmul(
+                Matrix::new(left, block, channels),
+                Matrix::new(right, width, channels).transposed(),
+                products,
+            );
+            let row = |(r, row): (usize, &mut [f32])| {
+                for (j, value) in row.iter_mut().enumerate() {
+                    *value = self.distance(start + r, columns.start + j, *value);
+                }
+                f(start + r, row)
+            };
+            if width == 0 {
+                results.extend((start..start + block).map(|i| f(i, &[])));
+            } else {
+                results.par_extend(products.par_chunks_mut(width).enumerate().map(row));
+            }
+        }
+        results
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One-dimensional look-alike: unit vectors whose angle to the first axis is `degrees`.
+    fn at(degrees: &[f32]) -> Vec<f32> {
+        degrees
+            .iter()
+            .flat_map(|d| [d.to_radians().cos(), d.to_radians().sin()])
+            .collect()
+    }
+
+    fn images<'a>(features: &'a [f32], persons: &'a [i64], cameras: &'a [i64]) -> Images<'a> {
+        Images {
+            features,
+            channels: 2,
+            persons,
+            cameras,
+        }
+    }
+
+    #[test]
+    fn two_queries_by_hand() {
+        // Query 0 is person 7 from camera 1: the nearest image is the same shot (left out), then a distractor, a match,
+        // person 8, a match. Ranks of matches 2 and 4: AP = (1/2 + 2/4) / 2 = 0.5, INP = 2/4.
+        // Query 1 is person 9, seen by no other camera: skipped.
+        let gallery = at(&[1.0, 2.0, 3.0, 4.0, 5.0, 90.0]);
+        let query = at(&[0.0, 90.0]);
+        let gallery = images(&gallery, &[7, 0, 7, 8, 7, 9], &[1, 3, 2, 2, 3, 1]);
+        let query = images(&query, &[7, 9], &[1, 1]);
+        let metrics = evaluate(&query, &gallery, 4).unwrap();
+        assert_eq!((metrics.map, metrics.minp), (0.5, 0.5));
+        assert_eq!(metrics.cmc, [0.0, 1.0, 1.0, 1.0]);
+        assert_eq!(
+            (metrics.queries, metrics.skipped, metrics.gallery),
+            (2, 1, 6)
+        );
+        assert_eq!(metrics.average_precision, [Some(0.5), None]);
+        // Query 1 has no same-shot rule but its own image: the image at 90 degrees is left out.
+        assert_eq!(
+            nearest(&query, &gallery, 3).unwrap(),
+            [vec![1, 2, 3], vec![4, 3, 2]]
+        );
+    }
+
+    #[test]
+    fn ties_keep_the_order_of_the_gallery() {
+        let same = at(&[10.0; 4]);
+        let query = at(&[10.0]);
+        let query = images(&query, &[1], &[1]);
+        let last = evaluate(&query, &images(&same, &[2, 3, 4, 1], &[2; 4]), 4).unwrap();
+        assert_eq!((last.map, last.cmc), (0.25, vec![0.0, 0.0, 0.0, 1.0]));
+        let first = evaluate(&query, &images(&same, &[1, 2, 3, 4], &[2; 4]), 4).unwrap();
+        assert_eq!(first.map, 1.0);
+    }
+
+    #[test]
+    fn no_match_at_all_is_an_error_with_counts() {
+        let (query, gallery) = (at(&[0.0]), at(&[0.0, 1.0]));
+        let error = evaluate(
+            &images(&query, &[1], &[1]),
+            &images(&gallery, &[1, 2], &[1, 1]),
+            5,
+        )
+        .unwrap_err();
+        assert_eq!(
+            error,
+            MetricError::NoValidQuery {
+                queries: 1,
+                gallery: 2
+            }
+        );
+        let error = evaluate(&images(&[], &[], &[]), &images(&[], &[], &[]), 5).unwrap_err();
+        assert_eq!(
+            error,
+            MetricError::NoValidQuery {
+                queries: 0,
+                gallery: 0
+            }
+        );
+    }
+
+    #[test]
+    fn nan_is_named_and_zero_features_are_not_nan() {
+        let query = [0.0, 0.0];
+        let gallery = [1.0, 0.0, f32::NAN, 0.0];
+        let error = evaluate(
+            &images(&query, &[1], &[1]),
+            &images(&gallery, &[1, 2], &[2, 2]),
+            5,
+        )
+        .unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("gallery features 1: expected finite numbers"),
+            "{error}"
+        );
+        let gallery = [1.0, 0.0, 0.0, 1.0];
+        let metrics = evaluate(
+            &images(&query, &[1], &[1]),
+            &images(&gallery, &[1, 2], &[2, 2]),
+            5,
+        )
+        .unwrap();
+        assert_eq!(metrics.map, 1.0);
+    }
+
+    #[test]
+    fn chance_is_the_mean_over_all_orders() {
+        // 2 matches among 4: the six placements have AP 1, 5/6, 3/4, 7/12, 1/2, 5/12.
+        let expected = (1.0 + 5.0 / 6.0 + 0.75 + 7.0 / 12.0 + 0.5 + 5.0 / 12.0) / 6.0;
+        assert!((expected_average_precision(2, 4) - expected).abs() < 1e-12);
+        assert_eq!(expected_average_precision(1, 1), 1.0);
+    }
+}

@@ -1,0 +1,429 @@
+//! The multi-crop views of pre-training: random crops of an image with random changes of colour,
+//! and the label grid carried through the same crops.
+//!
+//! The order of operations is DINO's (Caron et al. 2021): crop and resize (bicubic), flip, colour
+//! jitter, grey, blur, solarize, normalise. The first global view is always blurred and never
+//! solarized, the others as [`ViewsConfig`] says. Crops keep the aspect ratio of the view to
+//! within a factor, as suits crops of upright people.
+//!
+//! Colours are computed in 32-bit floats from 0 to 1, clamped after each operation that can leave
+//! that range: torchvision's operations on float tensors, where its 8-bit images round after each
+//! one. The blur is a Gaussian, where Pillow's is three box filters that approximate one.
+//!
+//! All random draws come from the generator passed in, in a fixed order: the same generator, image
+//! and configuration give the same views on any thread.
+
+mod blur;
+mod colour;
+mod crop;
+
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use crate::Rng;
+use crate::image::{Filter, IMAGENET_MEAN, IMAGENET_STD, Rgb, resize_crop};
+use colour::Operation;
+use crop::Crop;
+
+pub use crop::LabelGrid;
+
+/// What views to make of an image. Probabilities are from 0 to 1; sizes are `[height, width]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ViewsConfig {
+    /// Number of global views.
+    pub global: usize,
+    /// Number of local views.
+    pub local: usize,
+    /// Size of a global view, `[height, width]`.
+    pub global_size: [usize; 2],
+    /// Size of a local view, `[height, width]`.
+    pub local_size: [usize; 2],
+    /// Share of the image's area that a global crop covers, `[least, most]`.
+    pub global_scale: [f32; 2],
+    /// Share of the image's area that a local crop covers, `[least, most]`.
+    pub local_scale: [f32; 2],
+    /// A crop's width over its height is the view's times a factor in `[least, most]`.
+    pub ratio: [f32; 2],
+    /// Probability of a flip, left to right.
+    pub flip: f32,
+    /// Probability of the colour jitter.
+    pub jitter: f32,
+    /// Brightness is multiplied by a factor within 1 +- this.
+    pub brightness: f32,
+    /// Contrast is multiplied by a factor within 1 +- this.
+    pub contrast: f32,
+    /// Saturation is multiplied by a factor within 1 +- this.
+    pub saturation: f32,
+    /// Hue is turned by up to this share of the colour circle, to either side; at most 0.5.
+    pub hue: f32,
+    /// Probability of a grey view.
+    pub grey: f32,
+    /// Probability of a blur: of the first global view, of the other global views, of local views.
+    pub blur: [f32; 3],
+    /// Standard deviation of the blur in pixels of the view, `[least, most]`.
+    pub blur_radius: [f32; 2],
+    /// Probability of a solarized view, among the global ones but the first.
+    pub solarize: f32,
+    /// Mean of each channel that is subtracted at the end, on the scale 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel that is divided by at the end.
+    pub std: [f32; 3],
+}
+
+impl Default for ViewsConfig {
+    fn default() -> Self {
+        Self {
+            global: 2,
+            local: 8,
+            global_size: [256, 128],
+            local_size: [128, 64],
+            global_scale: [0.8, 1.0],
+            local_scale: [0.05, 0.8],
+            ratio: [0.8, 1.2],
+            flip: 0.5,
+            jitter: 0.8,
+            brightness: 0.4,
+            contrast: 0.4,
+            saturation: 0.2,
+            hue: 0.1,
+            grey: 0.2,
+            blur: [1.0, 0.1, 0.5],
+            blur_radius: [0.1, 2.0],
+            solarize: 0.2,
+            mean: IMAGENET_MEAN,
+            std: IMAGENET_STD,
+        }
+    }
+}
+
+/// A value of [`ViewsConfig`] that makes no sense.
+#[derive(Debug, thiserror::Error, PartialEq)]
+#[error("views.{field}: expected {expected}, found {found}")]
+pub struct ViewsError {
+    /// The field.
+    pub field: &'static str,
+    /// What it may be.
+    pub expected: &'static str,
+    /// What it is.
+    pub found: String,
+}
+
+/// Longest side of a view in pixels; a guard against a slip in a recipe.
+const LONGEST: usize = 4096;
+
+/// Most views of each kind; a guard against a slip in a recipe.
+const MOST_VIEWS: usize = 64;
+
+/// Widest blur; the kernel reaches three times as far.
+const WIDEST_BLUR: f32 = 64.0;
+
+impl ViewsConfig {
+    /// Checks that every value makes sense.
+    ///
+    /// # Errors
+    ///
+    /// The first field that does not, with what it may be.
+    pub fn check(&self) -> Result<(), ViewsError> {
+        let fail = |field, expected, found: String| {
+            Err(ViewsError {
+                field,
+                expected,
+                found,
+            })
+        };
+        if !(1..=MOST_VIEWS).contains(&self.global) {
+            return fail("global", "1 to 64 views", self.global.to_string());
+        }
+        if self.local > MOST_VIEWS {
+            return fail("local", "0 to 64 views", self.local.to_string());
+        }
+        for (field, size) in [
+            ("global_size", self.global_size),
+            ("local_size", self.local_size),
+        ] {
+            if !size.iter().all(|side| (1..=LONGEST).contains(side)) {
+                return fail(
+                    field,
+                    "height and width of 1 to 4096 pixels",
+                    format!("{size:?}"),
+                );
+            }
+        }
+        for (field, [least, most]) in [
+            ("global_scale", self.global_scale),
+            ("local_scale", self.local_scale),
+        ] {
+            if !(0.0 < least && least <= most && most <= 1.0) {
+                return fail(
+                    field,
+                    "0 < least <= most <= 1",
+                    format!("{:?}", [least, most]),
+                );
+            }
+        }
+        let [least, most] = self.ratio;
+        if !(0.01 <= least && least <= most && most <= 100.0) {
+            return fail(
+                "ratio",
+                "0.01 <= least <= most <= 100",
+                format!("{:?}", self.ratio),
+            );
+        }
+        let [first, others, local] = self.blur;
+        for (field, p) in [
+            ("flip", self.flip),
+            ("jitter", self.jitter),
+            ("grey", self.grey),
+            ("blur", first),
+            ("blur", others),
+            ("blur", local),
+            ("solarize", self.solarize),
+            ("brightness", self.brightness),
+            ("contrast", self.contrast),
+            ("saturation", self.saturation),
+        ] {
+            if !(0.0..=1.0).contains(&p) {
+                return fail(field, "0 to 1", p.to_string());
+            }
+        }
+        if !(0.0..=0.5).contains(&self.hue) {
+            return fail("hue", "0 to 0.5", self.hue.to_string());
+        }
+        let [least, most] = self.blur_radius;
+        if !(0.0 < least && least <= most && most <= WIDEST_BLUR) {
+            return fail(
+                "blur_radius",
+                "0 < least <= most <= 64",
+                format!("{:?}", self.blur_radius),
+            );
+        }
+        if !self.mean.iter().all(|mean| mean.is_finite()) {
+            return fail("mean", "finite numbers", format!("{:?}", self.mean));
+        }
+        if !self.std.iter().all(|std| std.is_finite() && *std > 0.0) {
+            return fail("std", "numbers above 0", format!("{:?}", self.std));
+        }
+        Ok(())
+    }
+}
+
+/// A view of an image, ready for the network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+    /// `[3, height, width]`, less the mean and over the standard deviation.
+    pub pixels: Vec<f32>,
+    /// The part class at each position of the backbone's output, `[rows, columns]`, 255 = not
+    /// sure. Global views have it where the image has labels, local views never.
+    pub parts: Option<Vec<u8>>,
+}
+
+/// The views of one image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Views {
+    /// Large crops, which teacher and student see.
+    pub global: Vec<View>,
+    /// Small crops, which the student alone sees.
+    pub local: Vec<View>,
+}
+
+/// Which of the three treatments a view gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    First,
+    Global,
+    Local,
+}
+
+/// Makes the views of an image.
+///
+/// - `labels`: the stored grid of part classes over the whole image.
+/// - `output_grid`: rows and columns of the backbone's map of a global view, to which the labels
+///   are carried by nearest neighbour.
+///
+/// # Panics
+///
+/// Where `config` does not pass [`ViewsConfig::check`], the image has no pixels, or the label grid
+/// does not hold rows x columns labels.
+pub fn views(
+    image: &Rgb,
+    labels: Option<LabelGrid<'_>>,
+    config: &ViewsConfig,
+    output_grid: [usize; 2],
+    rng: &mut Rng,
+) -> Views {
+    if let Err(error) = config.check() {
+        panic!("{error}");
+    }
+    let mut scratch = Vec::new();
+    let mut make = |kind, labels: Option<&LabelGrid<'_>>| {
+        view(image, labels, config, output_grid, kind, rng, &mut scratch)
+    };
+    let kind = |i| if i == 0 { Kind::First } else { Kind::Global };
+    Views {
+        global: (0..config.global)
+            .map(|i| make(kind(i), labels.as_ref()))
+            .collect(),
+        local: (0..config.local).map(|_| make(Kind::Local, None)).collect(),
+    }
+}
+
+fn view(
+    image: &Rgb,
+    labels: Option<&LabelGrid<'_>>,
+    config: &ViewsConfig,
+    output_grid: [usize; 2],
+    kind: Kind,
+    rng: &mut Rng,
+    scratch: &mut Vec<f32>,
+) -> View {
+    let ([height, width], scale) = match kind {
+        Kind::Local => (config.local_size, config.local_scale),
+        _ => (config.global_size, config.global_scale),
+    };
+    let target_ratio = width as f32 / height as f32;
+    let ratio = config.ratio.map(|factor| factor * target_ratio);
+    let crop = Crop::draw(image.width, image.height, scale, ratio, rng);
+    let changes = Changes::draw(config, kind, rng);
+
+    let pixels = render(
+        image,
+        &crop,
+        &changes,
+        [height, width],
+        config.mean,
+        config.std,
+        scratch,
+    );
+    let parts = labels.map(|grid| {
+        grid.carry(
+            &crop,
+            changes.flip,
+            [image.height, image.width],
+            output_grid,
+        )
+    });
+    View {
+        height,
+        width,
+        pixels,
+        parts,
+    }
+}
+
+/// Crops, resizes and changes an image: `[3, height, width]`. `scratch` is space for the blur.
+fn render(
+    image: &Rgb,
+    crop: &Crop,
+    changes: &Changes,
+    [height, width]: [usize; 2],
+    mean: [f32; 3],
+    std: [f32; 3],
+    scratch: &mut Vec<f32>,
+) -> Vec<f32> {
+    let resized = resize_crop(image, crop.xywh(), height, width, Filter::Bicubic);
+    // The flip commutes with everything that follows, and costs nothing where pixels are copied.
+    let mut pixels = planes(&resized, changes.flip);
+    colour::apply(&mut pixels, &changes.colours);
+    if let Some(sigma) = changes.blur {
+        blur::gaussian(&mut pixels, height, width, sigma, scratch);
+    }
+    colour::finish(&mut pixels, changes.solarize, mean, std);
+    pixels
+}
+
+/// What happens to one view after the crop.
+#[derive(Clone, Debug, PartialEq)]
+struct Changes {
+    flip: bool,
+    colours: Vec<Operation>,
+    /// Standard deviation in pixels.
+    blur: Option<f32>,
+    solarize: bool,
+}
+
+impl Changes {
+    fn draw(config: &ViewsConfig, kind: Kind, rng: &mut Rng) -> Self {
+        let flip = happens(config.flip, rng);
+        let mut colours = Vec::with_capacity(5);
+        if happens(config.jitter, rng) {
+            let around_one =
+                |spread: f32, rng: &mut Rng| uniform([1.0 - spread, 1.0 + spread], rng);
+            colours.extend([
+                Operation::Brightness(around_one(config.brightness, rng)),
+                Operation::Contrast(around_one(config.contrast, rng)),
+                Operation::Saturation(around_one(config.saturation, rng)),
+                Operation::Hue(uniform([-config.hue, config.hue], rng)),
+            ]);
+            // Fisher and Yates.
+            for last in (1..colours.len()).rev() {
+                colours.swap(last, rng.random_range(0..=last));
+            }
+        }
+        if happens(config.grey, rng) {
+            colours.push(Operation::Grey);
+        }
+        let blur_probability = match kind {
+            Kind::First => config.blur[0],
+            Kind::Global => config.blur[1],
+            Kind::Local => config.blur[2],
+        };
+        let blur = happens(blur_probability, rng).then(|| uniform(config.blur_radius, rng));
+        let solarize = kind == Kind::Global && happens(config.solarize, rng);
+        Self {
+            flip,
+            colours,
+            blur,
+            solarize,
+        }
+    }
+}
+
+/// True with this probability. One draw, whatever the probability, so that changing it does not
+/// move the draws that follow.
+fn happens(probability: f32, rng: &mut Rng) -> bool {
+    rng.random::<f32>() < probability
+}
+
+fn uniform([least, most]: [f32; 2], rng: &mut Rng) -> f32 {
+    least + (most - least) * rng.random::<f32>()
+}
+
+/// 8-bit pixels, interleaved, as planes from 0 to 1: `[3, height, width]`, mirrored if asked.
+fn planes(image: &Rgb, flip: bool) -> Vec<f32> {
+    let (width, area) = (image.width, image.width * image.height);
+    let mut out = vec![0.0; 3 * area];
+    let (red, rest) = out.split_at_mut(area);
+    let (green, blue) = rest.split_at_mut(area);
+    let unit = |byte: u8| f32::from(byte) / 255.0;
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            // All of a row, then its mirroring: both vectorise, a loop that runs against the
+            // pixels does not.
+            let planes = red
+                .chunks_exact_mut(width)
+                .zip(green.chunks_exact_mut(width))
+                .zip(blue.chunks_exact_mut(width));
+            for (row, ((red, green), blue)) in image.pixels.chunks_exact(3 * width).zip(planes) {
+                let cells = red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut());
+                for (&[r, g, b], ((red, green), blue)) in row.as_chunks().0.iter().zip(cells) {
+                    (*red, *green, *blue) = (unit(r), unit(g), unit(b));
+                }
+                if flip {
+                    for plane in [red, green, blue] {
+                        plane.reverse();
+                    }
+                }
+            }
+        },
+    );
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,198 @@
+//! Attributes of images in a table.
+//!
+//! ```text
+//! image,split,hat,upper_colour=red
+//! images/0001.jpg,train,0,1
+//! ```
+//!
+//! The first two columns are `image`, a path relative to the table, and `split`, any name; each other column is an
+//! attribute, its cells 0 or 1.
+
+use std::path::{Path, PathBuf};
+
+use super::csv::Table;
+use super::{LayoutError, distinct, find};
+
+/// Where the table is looked for.
+const FILES: [&str; 3] = [
+    "attributes.csv",
+    "attributes/attributes.csv",
+    "attributes/labels.csv",
+];
+
+/// An image and its attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributed {
+    /// The file.
+    pub path: PathBuf,
+    /// Name of its split.
+    pub split: String,
+    /// One value per attribute.
+    pub values: Vec<bool>,
+}
+
+/// A table of attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attributes {
+    /// The table's file.
+    pub file: PathBuf,
+    /// Names of the attributes.
+    pub names: Vec<String>,
+    /// Rows in the order of the file.
+    pub images: Vec<Attributed>,
+}
+
+impl Attributes {
+    /// Opens a table, or the one in a folder.
+    ///
+    /// # Errors
+    /// If there is none or a line is not of the form above.
+    pub fn open(path: &Path) -> Result<Self, LayoutError> {
+        let expected = "a table `attributes.csv` with columns image, split and 0/1 attributes";
+        let file = if path.is_file() {
+            path.to_owned()
+        } else {
+            find(path, &FILES.map(String::from), "attribute table", expected)?
+        };
+        let table = Table::read(&file, &["image", "split"])?;
+        let names: Vec<String> = table.header[2..].to_vec();
+        let line_error = |line, expected: String, found: String| LayoutError::Line {
+            file: table.file.clone(),
+            line,
+            expected,
+            found,
+        };
+        if names.is_empty() {
+            return Err(line_error(
+                1,
+                "at least one attribute after `image,split`".into(),
+                "none".into(),
+            ));
+        }
+        if let Some((i, name)) = names
+            .iter()
+            .enumerate()
+            .find(|(i, name)| names[..*i].contains(name))
+        {
+            let first = names.iter().position(|n| n == name).unwrap_or(0) + 3;
+            let found = format!("`{name}` in columns {first} and {}", i + 3);
+            return Err(line_error(1, "every attribute once".into(), found));
+        }
+        let folder = file.parent().unwrap_or(Path::new(""));
+        let mut images = Vec::with_capacity(table.rows.len());
+        for (line, cells) in &table.rows {
+            let value = |(name, cell): (&String, &String)| match cell.trim() {
+                "0" => Ok(false),
+                "1" => Ok(true),
+                other => Err(line_error(
+                    *line,
+                    format!("0 or 1 in column `{name}`"),
+                    format!("`{other}`"),
+                )),
+            };
+            images.push(Attributed {
+                path: folder.join(cells[0].trim()),
+                split: cells[1].trim().to_owned(),
+                values: names
+                    .iter()
+                    .zip(&cells[2..])
+                    .map(value)
+                    .collect::<Result<_, _>>()?,
+            });
+        }
+        Ok(Self {
+            file,
+            names,
+            images,
+        })
+    }
+
+    /// Names of the splits, in the order of the file.
+    pub fn splits(&self) -> Vec<String> {
+        distinct(self.images.iter().map(|image| image.split.as_str()))
+    }
+
+    /// The images of a split.
+    ///
+    /// # Errors
+    /// If there is none.
+    pub fn split(&self, name: &str) -> Result<Vec<&Attributed>, LayoutError> {
+        let images: Vec<&Attributed> = self
+            .images
+            .iter()
+            .filter(|image| image.split == name)
+            .collect();
+        if images.is_empty() {
+            let file = self.file.display().to_string();
+            return Err(LayoutError::NoSplit {
+                file,
+                wanted: name.to_owned(),
+                splits: self.splits(),
+            });
+        }
+        Ok(images)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(text: &str) -> Result<Attributes, LayoutError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join("attributes.csv"), text).unwrap();
+        Attributes::open(folder.path())
+    }
+
+    #[test]
+    fn reads_a_table() {
+        let data =
+            open("\u{feff}image,split,hat,\"bag, big\"\r\na/1.jpg,train,0,1\r\n2.jpg,val,1,0\r\n")
+                .unwrap();
+        assert_eq!(data.names, ["hat", "bag, big"]);
+        assert_eq!(data.images[0].values, [false, true]);
+        assert!(data.images[0].path.ends_with("a/1.jpg") && data.images[0].path.parent().is_some());
+        assert_eq!(data.splits(), ["train", "val"]);
+        assert_eq!(data.split("val").unwrap().len(), 1);
+        let error = data.split("test").unwrap_err().to_string();
+        assert!(
+            error.contains("`test`") && error.contains("train, val"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn wrong_lines_are_named() {
+        for (text, expected) in [
+            ("", "line 1: expected a header"),
+            (
+                "file,split,hat\n",
+                "line 1: expected a header that begins `image,split`, found `file,split,hat`",
+            ),
+            ("image,split\n", "line 1: expected at least one attribute"),
+            ("image,split,hat,hat\n", "`hat` in columns 3 and 4"),
+            (
+                "image,split,hat\na,train,0\nb,train,yes\n",
+                "line 3: expected 0 or 1 in column `hat`, found `yes`",
+            ),
+            (
+                "image,split,hat\na,train\n",
+                "line 2: expected 3 cells as in the header, found 2: `a,train`",
+            ),
+            (
+                "image,split,hat\n\"a,train,0\n",
+                "line 2: expected a closing quote",
+            ),
+        ] {
+            let error = open(text).unwrap_err().to_string();
+            assert!(error.contains(expected), "{text:?}: {error}");
+        }
+        let error = Attributes::open(Path::new("nowhere"))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("nowhere/attributes/attributes.csv"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,482 @@
+//! Keypoints in COCO's JSON, with any skeleton.
+//!
+//! The category that has `keypoints` gives the joints; besides COCO's own keys it may hold `flip_pairs` (indices from 0)
+//! and `sigmas`. Where they are missing, flip pairs follow from names with `left` and `right`, and σ is COCO's if the
+//! joints are COCO's 17. Segmentations are not read.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::Deserialize;
+
+use super::{LayoutError, find};
+
+/// Names of COCO's 17 joints.
+pub const COCO_JOINTS: [&str; 17] = [
+    "nose",
+    "left_eye",
+    "right_eye",
+    "left_ear",
+    "right_ear",
+    "left_shoulder",
+    "right_shoulder",
+    "left_elbow",
+    "right_elbow",
+    "left_wrist",
+    "right_wrist",
+    "left_hip",
+    "right_hip",
+    "left_knee",
+    "right_knee",
+    "left_ankle",
+    "right_ankle",
+];
+const COCO_SIGMAS: [f64; 17] = [
+    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
+    0.087, 0.087, 0.089, 0.089,
+];
+
+/// An image of the data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CocoImage {
+    /// Its number in the file.
+    pub id: u64,
+    /// The file.
+    pub path: PathBuf,
+    /// Height in pixels, as the file says.
+    pub height: usize,
+    /// Width in pixels, as the file says.
+    pub width: usize,
+}
+
+/// A person of the data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Person {
+    /// Its number in the file.
+    pub id: u64,
+    /// Position of its image in [`Keypoints::images`].
+    pub image: usize,
+    /// x, y, width, height in pixels.
+    pub bbox: [f64; 4],
+    /// Area in pixels.
+    pub area: f64,
+    /// Whether it stands for a crowd.
+    pub crowd: bool,
+    /// x, y, visibility (0 not labelled, 1 hidden, 2 visible) of each joint.
+    pub keypoints: Vec<[f64; 3]>,
+}
+
+impl Person {
+    /// Number of joints that are labelled.
+    pub fn labelled(&self) -> usize {
+        self.keypoints.iter().filter(|k| k[2] > 0.0).count()
+    }
+}
+
+/// A data set of people with keypoints.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Keypoints {
+    /// The JSON file.
+    pub file: PathBuf,
+    /// Names of the joints.
+    pub joints: Vec<String>,
+    /// Bones, as pairs of joints counted from 0.
+    pub skeleton: Vec<[usize; 2]>,
+    /// Joints that change places in a mirrored image, counted from 0.
+    pub flip_pairs: Vec<[usize; 2]>,
+    /// σ of each joint for OKS.
+    pub sigmas: Option<Vec<f64>>,
+    /// Images in the order of the file.
+    pub images: Vec<CocoImage>,
+    /// People in the order of the file.
+    pub people: Vec<Person>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    images: Vec<RawImage>,
+    #[serde(default)]
+    annotations: Vec<RawPerson>,
+    categories: Vec<RawCategory>,
+}
+
+#[derive(Deserialize)]
+struct RawImage {
+    id: u64,
+    file_name: String,
+    width: usize,
+    height: usize,
+}
+
+#[derive(Deserialize)]
+struct RawPerson {
+    id: u64,
+    image_id: u64,
+    category_id: u64,
+    bbox: [f64; 4],
+    area: f64,
+    #[serde(default)]
+    iscrowd: u8,
+    #[serde(default)]
+    keypoints: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct RawCategory {
+    id: u64,
+    #[serde(default)]
+    keypoints: Vec<String>,
+    #[serde(default)]
+    skeleton: Vec<[usize; 2]>,
+    flip_pairs: Option<Vec<[usize; 2]>>,
+    sigmas: Option<Vec<f64>>,
+}
+
+impl Keypoints {
+    /// Opens a JSON file, or that of `split` in a folder: `person_keypoints_<split>.json`, also with `2017` and in
+    /// `annotations`, `pose` or `keypoints`.
+    ///
+    /// # Errors
+    /// If there is none, or something in it cannot be.
+    pub fn open(path: &Path, split: &str) -> Result<Self, LayoutError> {
+        if path.is_file() {
+            return Self::read(path);
+        }
+        let folders = [
+            "",
+            "annotations/",
+            "pose/",
+            "keypoints/",
+            "coco/annotations/",
+        ];
+        let names = [
+            format!("person_keypoints_{split}.json"),
+            format!("person_keypoints_{split}2017.json"),
+        ];
+        let candidates: Vec<String> = folders
+            .iter()
+            .flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")))
+            .collect();
+        let expected = "a file `person_keypoints_<split>.json` in COCO's format";
+        Self::read(&find(path, &candidates, "COCO keypoints", expected)?)
+    }
+
+    /// Reads a JSON file.
+    ///
+    /// # Errors
+    /// If something in it cannot be.
+    pub fn read(path: &Path) -> Result<Self, LayoutError> {
+        let file = path.display().to_string();
+        let bytes = fs::read(path)?;
+        let raw: File = serde_json::from_slice(&bytes).map_err(|error| LayoutError::Json {
+            file: file.clone(),
+            expected: "COCO keypoints",
+            reason: error.to_string(),
+        })?;
+        let error = |entry: String, expected: &str, found: String| LayoutError::Entry {
+            file: file.clone(),
+            entry,
+            expected: expected.to_owned(),
+            found,
+        };
+        let category = category(&raw.categories, &error)?;
+        let joints = category.keypoints.len();
+        let folder = image_folder(path, raw.images.first());
+        let mut index = HashMap::with_capacity(raw.images.len());
+        let mut images = Vec::with_capacity(raw.images.len());
+        for image in raw.images {
+            let entry = format!("image {}", image.id);
+            if image.width == 0 || image.height == 0 {
+                return Err(error(
+                    entry,
+                    "a size",
+                    format!("{} x {}", image.width, image.height),
+                ));
+            }
+            if index.insert(image.id, images.len()).is_some() {
+                return Err(error(entry, "every id once", "it twice".to_owned()));
+            }
+            let path = folder.join(&image.file_name);
+            images.push(CocoImage {
+                id: image.id,
+                path,
+                height: image.height,
+                width: image.width,
+            });
+        }
+        let mut people = Vec::with_capacity(raw.annotations.len());
+        for person in raw.annotations {
+            if person.category_id != category.id {
+                continue;
+            }
+            let entry = format!("annotation {}", person.id);
+            let Some(&image) = index.get(&person.image_id) else {
+                return Err(error(
+                    entry,
+                    "an image of `images`",
+                    format!("image_id {}", person.image_id),
+                ));
+            };
+            if person.keypoints.len() != 3 * joints {
+                let expected = format!("{} numbers, 3 for each of {joints} joints", 3 * joints);
+                return Err(error(entry, &expected, person.keypoints.len().to_string()));
+            }
+            let [_, _, width, height] = person.bbox;
+            if !(width >= 0.0 && height >= 0.0 && person.area >= 0.0) {
+                let found = format!("{width} x {height}, {}", person.area);
+                return Err(error(
+                    entry,
+                    "a box and an area that are not negative",
+                    found,
+                ));
+            }
+            people.push(Person {
+                id: person.id,
+                image,
+                bbox: person.bbox,
+                area: person.area,
+                crowd: person.iscrowd != 0,
+                keypoints: person
+                    .keypoints
+                    .chunks_exact(3)
+                    .map(|k| [k[0], k[1], k[2]])
+                    .collect(),
+            });
+        }
+        Ok(Self {
+            file: path.to_owned(),
+            joints: category.keypoints.clone(),
+            skeleton: category
+                .skeleton
+                .iter()
+                .map(|[a, b]| [a - 1, b - 1])
+                .collect(),
+            flip_pairs: category
+                .flip_pairs
+                .clone()
+                .unwrap_or_else(|| mirrored(&category.keypoints)),
+            sigmas: category.sigmas.clone().or_else(|| {
+                category
+                    .keypoints
+                    .iter()
+                    .eq(COCO_JOINTS.iter())
+                    .then(|| COCO_SIGMAS.to_vec())
+            }),
+            images,
+            people,
+        })
+    }
+
+    /// Position of a joint by name.
+    pub fn joint(&self, name: &str) -> Option<usize> {
+        self.joints.iter().position(|joint| joint == name)
+    }
+
+    /// The two diagonals of the torso, from a shoulder to the opposite hip; none if the skeleton has no such joints.
+    pub fn torso_diagonals(&self) -> Vec<[usize; 2]> {
+        let pair = |shoulder, hip| Some([self.joint(shoulder)?, self.joint(hip)?]);
+        [
+            pair("left_shoulder", "right_hip"),
+            pair("right_shoulder", "left_hip"),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+/// The one category with joints, checked.
+fn category<'a>(
+    categories: &'a [RawCategory],
+    error: &impl Fn(String, &str, String) -> LayoutError,
+) -> Result<&'a RawCategory, LayoutError> {
+    let with_joints: Vec<&RawCategory> = categories
+        .iter()
+        .filter(|c| !c.keypoints.is_empty())
+        .collect();
+    let [category] = with_joints[..] else {
+        let expected = "one category with `keypoints`";
+        return Err(error(
+            "categories".to_owned(),
+            expected,
+            with_joints.len().to_string(),
+        ));
+    };
+    let joints = category.keypoints.len();
+    let entry = || format!("category {}", category.id);
+    if let Some(bone) = category
+        .skeleton
+        .iter()
+        .find(|bone| bone.iter().any(|j| !(1..=joints).contains(j)))
+    {
+        return Err(error(
+            entry(),
+            &format!("`skeleton` with joints 1 to {joints}"),
+            format!("{bone:?}"),
+        ));
+    }
+    if let Some(pair) = category
+        .flip_pairs
+        .iter()
+        .flatten()
+        .find(|pair| pair.iter().any(|j| *j >= joints))
+    {
+        return Err(error(
+            entry(),
+            &format!("`flip_pairs` with joints 0 to {}", joints - 1),
+            format!("{pair:?}"),
+        ));
+    }
+    if let Some(sigmas) = &category.sigmas
+        && (sigmas.len() != joints || !sigmas.iter().all(|s| *s > 0.0))
+    {
+        return Err(error(
+            entry(),
+            &format!("{joints} positive `sigmas`"),
+            format!("{sigmas:?}"),
+        ));
+    }
+    Ok(category)
+}
+
+/// The folder of the images: that one of the usual places that holds the first.
+fn image_folder(json: &Path, first: Option<&RawImage>) -> PathBuf {
+    let folder = json.parent().unwrap_or(Path::new(""));
+    let split = json
+        .file_stem()
+        .and_then(|s| s.to_str())
+        .and_then(|s| s.rsplit_once('_'))
+        .map_or("", |s| s.1);
+    let near = [
+        "images".to_owned(),
+        String::new(),
+        split.to_owned(),
+        format!("images/{split}"),
+    ];
+    let above = near.iter().map(|name| Path::new("..").join(name));
+    let mut places = near
+        .iter()
+        .map(PathBuf::from)
+        .chain(above)
+        .map(|place| folder.join(place));
+    let holds_first =
+        |place: &PathBuf| first.is_some_and(|image| place.join(&image.file_name).is_file());
+    // Where no place has it, opening the image reports the usual one.
+    places
+        .find(holds_first)
+        .unwrap_or_else(|| folder.join("images"))
+}
+
+/// Pairs of joints whose names differ in `left` and `right` only.
+fn mirrored(joints: &[String]) -> Vec<[usize; 2]> {
+    let other = |name: &String| {
+        joints
+            .iter()
+            .position(|joint| *joint == name.replace("left", "right"))
+    };
+    let left = joints
+        .iter()
+        .enumerate()
+        .filter(|(_, name)| name.contains("left"));
+    left.filter_map(|(i, name)| other(name).map(|j| [i, j]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 80}],
+        "annotations": [
+          {"id": 1, "image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "area": 6, "iscrowd": 0, "num_keypoints": 1,
+           "segmentation": {"counts": [1], "size": [2, 2]}, "keypoints": [5, 6, 2, 0, 0, 0, 0, 0, 0]},
+          {"id": 2, "image_id": 7, "category_id": 4, "bbox": [1, 2, 3, 4], "area": 6}],
+        "categories": [{"id": 4, "name": "dog"},
+          {"id": 3, "name": "person", "keypoints": ["head", "left_hip", "right_hip"], "skeleton": [[1, 2], [2, 3]]}]}"#;
+
+    fn read(text: &str) -> Result<Keypoints, LayoutError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("images")).unwrap();
+        fs::write(folder.path().join("images/a.jpg"), b"").unwrap();
+        fs::write(folder.path().join("person_keypoints_val.json"), text).unwrap();
+        Keypoints::open(folder.path(), "val")
+    }
+
+    #[test]
+    fn reads_any_skeleton() {
+        let data = read(GOOD).unwrap();
+        assert_eq!(data.joints, ["head", "left_hip", "right_hip"]);
+        assert_eq!(
+            (data.skeleton, data.flip_pairs),
+            (vec![[0, 1], [1, 2]], vec![[1, 2]])
+        );
+        assert_eq!(data.sigmas, None);
+        assert_eq!(data.people.len(), 1);
+        assert_eq!((data.people[0].image, data.people[0].labelled()), (0, 1));
+        assert_eq!(data.people[0].keypoints[0], [5.0, 6.0, 2.0]);
+        assert!(data.images[0].path.ends_with("images/a.jpg"));
+    }
+
+    #[test]
+    fn wrong_entries_are_named() {
+        for (from, to, expected) in [
+            (
+                "\"image_id\": 7, \"category_id\": 3",
+                "\"image_id\": 8, \"category_id\": 3",
+                "annotation 1: expected an image",
+            ),
+            (
+                "[5, 6, 2, 0, 0, 0, 0, 0, 0]",
+                "[5, 6, 2]",
+                "annotation 1: expected 9 numbers, 3 for each of 3 joints, found 3",
+            ),
+            (
+                "[[1, 2], [2, 3]]",
+                "[[0, 2]]",
+                "category 3: expected `skeleton` with joints 1 to 3, found [0, 2]",
+            ),
+            (
+                "\"skeleton\"",
+                "\"sigmas\": [0.1], \"skeleton\"",
+                "expected 3 positive `sigmas`",
+            ),
+            (
+                "\"skeleton\"",
+                "\"flip_pairs\": [[0, 3]], \"skeleton\"",
+                "`flip_pairs` with joints 0 to 2",
+            ),
+            (
+                "\"keypoints\": [\"head\"",
+                "\"other\": [\"head\"",
+                "expected one category with `keypoints`, found 0",
+            ),
+            (
+                "\"width\": 40",
+                "\"width\": 0",
+                "image 7: expected a size, found 0 x 80",
+            ),
+            (
+                "\"bbox\": [1, 2, 3, 4], \"area\": 6, \"iscrowd\"",
+                "\"bbox\": [1, 2, -3, 4], \"area\": 6, \"iscrowd\"",
+                "not negative",
+            ),
+            (
+                "\"categories\"",
+                "\"classes\"",
+                "not COCO keypoints: missing field `categories`",
+            ),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let error = Keypoints::open(Path::new("nowhere"), "val")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("nowhere/annotations/person_keypoints_val2017.json"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,254 @@
+//! The Market-1501 layout: `bounding_box_train`, `query` and `bounding_box_test`, with person and camera in the file names.
+//!
+//! ```text
+//! market1501/bounding_box_train/0002_c1s1_000451_03.jpg     person 2, camera 1
+//!            query/0001_c1s1_001051_00.jpg
+//!            bounding_box_test/0000_c1s1_000151_01.jpg       person 0: a distractor, kept in the gallery
+//!                              -1_c1s1_000401_03.jpg         person -1: junk, dropped
+//! ```
+//!
+//! A name begins with the person, `_c` and the camera; the rest does not matter, nor does the image format. Files that are
+//! no images (`Thumbs.db` is in the official archive) are passed over.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use super::{LayoutError, find};
+
+/// Folders below the one given where the layout is looked for.
+const ROOTS: [&str; 7] = [
+    "",
+    "market1501",
+    "Market-1501",
+    "Market-1501-v15.09.15",
+    "market1501/Market-1501-v15.09.15",
+    "market",
+    "reid",
+];
+
+/// Official numbers of images and of people: training, queries (both by Zheng et al., ICCV 2015), and gallery images
+/// without junk.
+pub const OFFICIAL: [(&str, u64); 5] = [
+    ("training images", 12_936),
+    ("training people", 751),
+    ("query images", 3_368),
+    ("query people", 750),
+    ("gallery images", 15_913),
+];
+
+/// An image of one person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crop {
+    /// The file.
+    pub path: PathBuf,
+    /// Person; 0 for a distractor.
+    pub person: i64,
+    /// Camera, counted from 1.
+    pub camera: i64,
+}
+
+/// A data set of this layout; images are sorted by file name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Market1501 {
+    /// The folder that holds the three.
+    pub root: PathBuf,
+    /// Training images; empty if there is no such folder.
+    pub train: Vec<Crop>,
+    /// Queries.
+    pub query: Vec<Crop>,
+    /// Gallery, distractors included.
+    pub gallery: Vec<Crop>,
+    /// Images of person -1 that were dropped.
+    pub junk: usize,
+}
+
+impl Market1501 {
+    /// Opens the data set in `folder` or in one of the usual folders below it.
+    ///
+    /// # Errors
+    /// If it is not there, a query or gallery folder is missing or empty, or a name is not of the form above.
+    pub fn open(folder: &Path) -> Result<Self, LayoutError> {
+        let candidates = ROOTS.map(|root| Path::new(root).join("query").display().to_string());
+        let expected = "folders `query` and `bounding_box_test`";
+        let query = find(folder, &candidates, "Market-1501 layout", expected)?;
+        let root = query.parent().unwrap_or(folder).to_owned();
+        let mut junk = 0;
+        let train = match root.join("bounding_box_train") {
+            train if train.exists() => crops(&train, &mut junk)?,
+            _ => Vec::new(),
+        };
+        let gallery = crops(&root.join("bounding_box_test"), &mut junk)?;
+        let query = crops(&query, &mut junk)?;
+        Ok(Self {
+            root,
+            train,
+            query,
+            gallery,
+            junk,
+        })
+    }
+}
+
+/// Number of different people, distractors left out.
+pub fn people(crops: &[Crop]) -> usize {
+    crops
+        .iter()
+        .map(|c| c.person)
+        .filter(|p| *p > 0)
+        .collect::<BTreeSet<_>>()
+        .len()
+}
+
+/// Number of different cameras.
+pub fn cameras(crops: &[Crop]) -> usize {
+    crops
+        .iter()
+        .map(|c| c.camera)
+        .collect::<BTreeSet<_>>()
+        .len()
+}
+
+fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<Crop>, LayoutError> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let extension = path
+            .extension()
+            .and_then(|e| e.to_str())
+            .unwrap_or("")
+            .to_ascii_lowercase();
+        if ["jpg", "jpeg", "png", "webp", "bmp"].contains(&extension.as_str()) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut crops = Vec::with_capacity(paths.len());
+    let (mut found, images) = (0, paths.len());
+    for path in paths {
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
+        let (person, camera) = parse(name).ok_or_else(|| LayoutError::File {
+            file: path.display().to_string(),
+            expected:
+                "a name that begins with person, `_c` and camera, as in 0002_c1s1_000451_03.jpg"
+                    .to_owned(),
+            found: format!("`{name}`"),
+        })?;
+        if person == -1 {
+            found += 1;
+        } else {
+            crops.push(Crop {
+                path,
+                person,
+                camera,
+            });
+        }
+    }
+    *junk += found;
+    if crops.is_empty() {
+        return Err(LayoutError::File {
+            file: folder.display().to_string(),
+            expected: "images of people".to_owned(),
+            found: if images == 0 {
+                "no image".to_owned()
+            } else {
+                format!("{found} junk images and no other")
+            },
+        });
+    }
+    Ok(crops)
+}
+
+/// Person and camera of a file name: `([-\d]+)_c(\d+)` at its start, the person not below -1.
+fn parse(name: &str) -> Option<(i64, i64)> {
+    let (person, rest) = name.split_once("_c")?;
+    let digits = person.strip_prefix('-').unwrap_or(person);
+    let camera = &rest[..rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit()).len()];
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let person: i64 = person.parse().ok()?;
+    (person >= -1).then_some((person, camera.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn make(names: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, b"").unwrap();
+        }
+        folder
+    }
+
+    #[test]
+    fn junk_is_dropped_and_distractors_are_kept() {
+        let folder = make(&[
+            "market/bounding_box_train/0002_c1s1_000451_03.jpg",
+            "market/bounding_box_train/0002_c2s1_000001_00.PNG",
+            "market/query/0001_c6s3_000001_00.jpg",
+            "market/bounding_box_test/-1_c1s1_000401_03.jpg",
+            "market/bounding_box_test/0000_c1s1_000151_01.jpg",
+            "market/bounding_box_test/0001_c12.webp",
+            "market/bounding_box_test/Thumbs.db",
+        ]);
+        let data = Market1501::open(folder.path()).unwrap();
+        assert_eq!(data.root, folder.path().join("market"));
+        assert_eq!(
+            (data.train.len(), people(&data.train), cameras(&data.train)),
+            (2, 1, 2)
+        );
+        assert_eq!(data.junk, 1);
+        let gallery: Vec<_> = data.gallery.iter().map(|c| (c.person, c.camera)).collect();
+        assert_eq!(gallery, [(0, 1), (1, 12)]);
+        assert_eq!(people(&data.gallery), 1);
+        assert_eq!(
+            data.query[0].path,
+            folder.path().join("market/query/0001_c6s3_000001_00.jpg")
+        );
+    }
+
+    #[test]
+    fn names_are_read_as_the_published_pattern_reads_them() {
+        assert_eq!(parse("0002_c1s1_000451_03.jpg"), Some((2, 1)));
+        assert_eq!(parse("-1_c3s2_000001_00.jpg"), Some((-1, 3)));
+        for wrong in [
+            "photo.jpg",
+            "_c1.jpg",
+            "0002_cx.jpg",
+            "a2_c1.jpg",
+            "-2_c1s1.jpg",
+            "--1_c1.jpg",
+            "9999999999999999999_c1.jpg",
+        ] {
+            assert_eq!(parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn errors_say_where_and_what() {
+        let empty = make(&["photos/a.jpg"]);
+        let error = Market1501::open(empty.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("Market-1501-v15.09.15") && error.contains("expected folders"),
+            "{error}"
+        );
+
+        let no_gallery = make(&["query/0001_c1.jpg"]);
+        let error = Market1501::open(no_gallery.path()).unwrap_err().to_string();
+        assert!(error.contains("bounding_box_test"), "{error}");
+
+        let odd = make(&["query/0001_c1.jpg", "bounding_box_test/IMG_2034.jpg"]);
+        let error = Market1501::open(odd.path()).unwrap_err().to_string();
+        assert!(error.contains("IMG_2034.jpg: expected a name"), "{error}");
+
+        let only_junk = make(&["query/0001_c1.jpg", "bounding_box_test/-1_c1.jpg"]);
+        let error = Market1501::open(only_junk.path()).unwrap_err().to_string();
+        assert!(error.contains("1 junk images and no other"), "{error}");
+    }
+}

@@ -1,0 +1,132 @@
+//! Folder layouts of labelled data sets.
+//!
+//! | module | layout | for |
+//! |---|---|---|
+//! | [`market1501`] | `bounding_box_train`, `query`, `bounding_box_test` | re-identification |
+//! | [`coco`] | COCO keypoints JSON, any skeleton | pose |
+//! | [`attributes`] | a CSV of image, split and columns of 0/1 | attribute recognition |
+//! | [`parsing`] | a CSV of image, mask and split, and a list of classes | parsing |
+//!
+//! The drawn people have all four in one folder; Clothing Co-Parsing (CCP) in its plain form the last two. Readers look
+//! in the usual places, and an error lists where. [`crate::check`] tells which layouts a folder has.
+
+pub mod attributes;
+pub mod coco;
+mod csv;
+pub mod market1501;
+pub mod parsing;
+
+use std::path::{Path, PathBuf};
+
+/// Why a data set cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LayoutError {
+    /// Nothing of this layout in the usual places.
+    #[error("`{folder}` holds no {layout}: expected {expected}\nlooked for: {}", .tried.join(", "))]
+    NotFound {
+        /// The folder that was given.
+        folder: String,
+        /// Name of the layout.
+        layout: &'static str,
+        /// What would have been accepted.
+        expected: &'static str,
+        /// Every path that was tried.
+        tried: Vec<String>,
+    },
+    /// A line of a table that cannot be.
+    #[error("{file}, line {line}: expected {expected}, found {found}")]
+    Line {
+        /// The table.
+        file: String,
+        /// Line, counted from 1.
+        line: usize,
+        /// What would have been accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A file that is not JSON of this layout.
+    #[error("{file}: not {expected}: {reason}")]
+    Json {
+        /// The file.
+        file: String,
+        /// What it should be.
+        expected: &'static str,
+        /// What the parser says, with line and column.
+        reason: String,
+    },
+    /// An entry of a JSON file that cannot be.
+    #[error("{file}, {entry}: expected {expected}, found {found}")]
+    Entry {
+        /// The file.
+        file: String,
+        /// Which entry, for example `annotation 12`.
+        entry: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A file whose name does not say what it must, or whose content is of another kind.
+    #[error("{file}: expected {expected}, found {found}")]
+    File {
+        /// The file.
+        file: String,
+        /// What would have been accepted.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A split without an image.
+    #[error("{file} has no image of split `{wanted}`\nhint: its splits are {}", list(.splits))]
+    NoSplit {
+        /// The table.
+        file: String,
+        /// The split asked for.
+        wanted: String,
+        /// The splits that it has.
+        splits: Vec<String>,
+    },
+    /// A file that cannot be read; the message names it.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        "none".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+/// The first of `candidates` below `folder` that exists, or an error that lists them all.
+fn find(
+    folder: &Path,
+    candidates: &[String],
+    layout: &'static str,
+    expected: &'static str,
+) -> Result<PathBuf, LayoutError> {
+    let paths = candidates.iter().map(|candidate| folder.join(candidate));
+    paths
+        .clone()
+        .find(|path| path.exists())
+        .ok_or_else(|| LayoutError::NotFound {
+            folder: folder.display().to_string(),
+            layout,
+            expected,
+            tried: paths.map(|path| path.display().to_string()).collect(),
+        })
+}
+
+/// Names in the order of their first occurrence.
+fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let mut distinct: Vec<String> = Vec::new();
+    for name in names {
+        if !distinct.iter().any(|known| known == name) {
+            distinct.push(name.to_owned());
+        }
+    }
+    distinct
+}

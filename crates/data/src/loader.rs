@@ -1,0 +1,438 @@
+//! The ordered prefetching loader with a saved place.
+//!
+//! An epoch is a permutation of the items that depends on (seed, epoch) alone. Worker threads load
+//! items ahead of the batches asked for, each item on its own, so that a batch is spread over all
+//! workers; batches come out in the epoch's order. So neither the number of workers nor their speed
+//! changes what comes, and a loader started at a saved [`Position`] goes on as if never stopped.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+
+use crate::rng_for;
+
+/// A place in the stream of batches: `step` batches of epoch `epoch` are done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Position {
+    /// Epochs that are done.
+    pub epoch: u64,
+    /// Batches of this epoch that are done.
+    pub step: u64,
+}
+
+/// One batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch<T> {
+    /// The items in order. Fewer than the batch size only where [`ATTEMPTS`] items in a row could
+    /// not be loaded.
+    pub items: Vec<T>,
+    /// The place after this batch, at which a new loader would give the next one.
+    pub position: Position,
+}
+
+/// How many items are tried in place of one that cannot be loaded.
+pub const ATTEMPTS: usize = 100;
+
+/// Batches that are loaded ahead of the one asked for.
+const AHEAD: usize = 2;
+
+/// Endless batches in a seeded order, loaded ahead by worker threads.
+///
+/// Dropping it stops the threads and waits for the items that they are at.
+pub struct Loader<T> {
+    shared: Arc<Shared<T>>,
+    workers: Vec<JoinHandle<()>>,
+    position: Position,
+}
+
+struct Shared<T> {
+    plan: Plan,
+    load: Box<dyn Fn(usize, u64) -> Option<T> + Send + Sync>,
+    state: Mutex<State<T>>,
+    /// Work may be taken, or the loader is being dropped.
+    work: Condvar,
+    /// An item has been loaded.
+    done: Condvar,
+}
+
+struct State<T> {
+    /// One per slot from the first of the next batch on: what was loaded, once it was.
+    slots: VecDeque<Option<Outcome<T>>>,
+    /// Number of the slot at the front of `slots`, counted over all epochs.
+    front: u64,
+    /// Number of the next slot that a worker takes.
+    next: u64,
+    /// The orders of the latest two epochs.
+    orders: Vec<(u64, Arc<Vec<u32>>)>,
+    stop: bool,
+}
+
+/// What became of a slot: an item, nothing after all attempts, or the panic of the load function.
+type Outcome<T> = Result<Option<T>, Box<dyn Any + Send>>;
+
+/// Which items go where.
+struct Plan {
+    items: usize,
+    batch: usize,
+    steps_per_epoch: u64,
+    seed: u64,
+}
+
+impl Plan {
+    /// The order of an epoch's items.
+    fn order(&self, epoch: u64) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..self.items as u32).collect();
+        order.shuffle(&mut rng_for(self.seed, epoch, "order of items"));
+        order
+    }
+
+    /// Epoch of a slot, and its place in the epoch's order.
+    fn place(&self, slot: u64) -> (u64, usize) {
+        let slots_per_epoch = self.steps_per_epoch * self.batch as u64;
+        (slot / slots_per_epoch, (slot % slots_per_epoch) as usize)
+    }
+}
+
+impl<T> Shared<T> {
+    /// No code panics while it holds the lock, so a poisoned one holds a sound state.
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn order(&self, state: &mut State<T>, epoch: u64) -> Arc<Vec<u32>> {
+        if let Some((_, order)) = state.orders.iter().find(|(e, _)| *e == epoch) {
+            return Arc::clone(order);
+        }
+        let order = Arc::new(self.plan.order(epoch));
+        state.orders.retain(|(e, _)| *e + 1 == epoch);
+        state.orders.push((epoch, Arc::clone(&order)));
+        order
+    }
+
+    /// Loads the item of a slot; where that fails, the next in the epoch's order, and so on.
+    fn load_slot(&self, slot: u64, order: &[u32]) -> Outcome<T> {
+        let (epoch, place) = self.plan.place(slot);
+        let candidates = order.iter().cycle().skip(place % order.len());
+        catch_unwind(AssertUnwindSafe(|| {
+            candidates
+                .take(ATTEMPTS.min(order.len()))
+                .find_map(|item| (self.load)(*item as usize, epoch))
+        }))
+    }
+
+    fn work(&self) {
+        let mut state = self.lock();
+        loop {
+            if state.stop {
+                return;
+            }
+            let limit = state.front + state.slots.len() as u64;
+            if state.next >= limit {
+                state = self
+                    .work
+                    .wait(state)
+                    .unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            let slot = state.next;
+            state.next += 1;
+            let order = self.order(&mut state, self.plan.place(slot).0);
+            drop(state);
+            let outcome = self.load_slot(slot, &order);
+            state = self.lock();
+            let index = (slot - state.front) as usize;
+            if let Some(place) = state.slots.get_mut(index) {
+                *place = Some(outcome);
+            }
+            self.done.notify_one();
+        }
+    }
+}
+
+impl<T: Send + 'static> Loader<T> {
+    /// A loader of `len` items in batches of `batch`, going on from `start`.
+    ///
+    /// `load(item, epoch)` makes an item, on any of `workers` threads (0: on the thread that asks
+    /// for the batch), and must depend on nothing else. `None` means that it cannot be loaded: the
+    /// next in the epoch's order takes its place.
+    ///
+    /// What does not fill a batch at the end of an epoch is left out. With fewer items than
+    /// `batch`, every epoch is one batch in which items repeat.
+    ///
+    /// # Panics
+    /// If `len` or `batch` is 0, or `len` exceeds `u32::MAX`.
+    pub fn new(
+        len: usize,
+        batch: usize,
+        seed: u64,
+        workers: usize,
+        start: Position,
+        load: impl Fn(usize, u64) -> Option<T> + Send + Sync + 'static,
+    ) -> Self {
+        assert!(
+            len > 0 && batch > 0 && u32::try_from(len).is_ok(),
+            "cannot load {len} items in batches of {batch}"
+        );
+        let plan = Plan {
+            items: len,
+            batch,
+            steps_per_epoch: (len / batch).max(1) as u64,
+            seed,
+        };
+        let first_batch = start.epoch * plan.steps_per_epoch + start.step;
+        let front = first_batch * batch as u64;
+        let position = Position {
+            epoch: first_batch / plan.steps_per_epoch,
+            step: first_batch % plan.steps_per_epoch,
+        };
+        let ahead = if workers == 0 { 0 } else { AHEAD * batch };
+        let state = State {
+            slots: (0..ahead).map(|_| None).collect(),
+            front,
+            next: front,
+            orders: Vec::new(),
+            stop: false,
+        };
+        let shared = Arc::new(Shared {
+            plan,
+            load: Box::new(load),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            done: Condvar::new(),
+        });
+        let workers = (0..workers).map(|_| {
+            let shared = Arc::clone(&shared);
+            std::thread::spawn(move || shared.work())
+        });
+        Loader {
+            workers: workers.collect(),
+            shared,
+            position,
+        }
+    }
+
+    /// Batches in an epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.shared.plan.steps_per_epoch
+    }
+
+    /// The place of the next batch.
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The next batch, waiting for it where it is not loaded yet.
+    ///
+    /// # Panics
+    /// Where the load function panicked on a worker, with its panic.
+    // Not an `Iterator`: it has no end, and an `Option` that is never `None` misleads.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Batch<T> {
+        let outcomes = if self.workers.is_empty() {
+            self.load_here()
+        } else {
+            self.wait_for_workers()
+        };
+        self.position.step += 1;
+        if self.position.step == self.shared.plan.steps_per_epoch {
+            self.position = Position {
+                epoch: self.position.epoch + 1,
+                step: 0,
+            };
+        }
+        let loaded = outcomes.into_iter().map(|outcome| match outcome {
+            Ok(item) => item,
+            Err(panic) => resume_unwind(panic),
+        });
+        Batch {
+            items: loaded.flatten().collect(),
+            position: self.position,
+        }
+    }
+
+    fn load_here(&mut self) -> Vec<Outcome<T>> {
+        let batch = self.shared.plan.batch as u64;
+        let mut state = self.shared.lock();
+        let front = state.front;
+        state.front += batch;
+        let order = self
+            .shared
+            .order(&mut state, self.shared.plan.place(front).0);
+        drop(state);
+        (front..front + batch)
+            .map(|slot| self.shared.load_slot(slot, &order))
+            .collect()
+    }
+
+    fn wait_for_workers(&mut self) -> Vec<Outcome<T>> {
+        let batch = self.shared.plan.batch;
+        let mut state = self.shared.lock();
+        let mut outcomes = Vec::with_capacity(batch);
+        // Every slot that is taken makes room for another, so that workers never idle while a
+        // slow item holds up the batch.
+        while outcomes.len() < batch {
+            match state.slots.front_mut().and_then(Option::take) {
+                Some(outcome) => {
+                    outcomes.push(outcome);
+                    state.slots.pop_front();
+                    state.slots.push_back(None);
+                    state.front += 1;
+                    self.shared.work.notify_one();
+                }
+                None => {
+                    let waited = self.shared.done.wait(state);
+                    state = waited.unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+        outcomes
+    }
+}
+
+impl<T> Drop for Loader<T> {
+    fn drop(&mut self) {
+        self.shared.lock().stop = true;
+        self.shared.work.notify_all();
+        for worker in self.workers.drain(..) {
+            // A worker catches the panics of the load function and has none of its own.
+            let _ = worker.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    fn numbers(len: usize, batch: usize, workers: usize, start: Position) -> Loader<(usize, u64)> {
+        Loader::new(len, batch, 7, workers, start, |item, epoch| {
+            // Uneven work, so that items are finished out of order.
+            if item % 3 == 0 {
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            Some((item, epoch))
+        })
+    }
+
+    fn take<T: Send + 'static>(loader: &mut Loader<T>, count: usize) -> Vec<Batch<T>> {
+        (0..count).map(|_| loader.next()).collect()
+    }
+
+    #[test]
+    fn an_epoch_holds_every_item_once_in_its_own_order() {
+        let mut loader = numbers(12, 4, 2, Position::default());
+        assert_eq!(loader.steps_per_epoch(), 3);
+        let mut orders = Vec::new();
+        for epoch in 0..2 {
+            let batches = take(&mut loader, 3);
+            let items: Vec<_> = batches.iter().flat_map(|b| b.items.clone()).collect();
+            assert!(items.iter().all(|(_, e)| *e == epoch));
+            let order: Vec<usize> = items.iter().map(|(item, _)| *item).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..12).collect::<Vec<_>>());
+            orders.push(order);
+        }
+        assert_ne!(orders[0], orders[1]);
+    }
+
+    #[test]
+    fn the_number_of_workers_changes_nothing() {
+        let expected = take(&mut numbers(50, 8, 0, Position::default()), 20);
+        for workers in [1, 3] {
+            let actual = take(&mut numbers(50, 8, workers, Position::default()), 20);
+            assert_eq!(actual, expected, "{workers} workers");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(30))]
+        #[test]
+        fn resumed_equals_uninterrupted(
+            len in 1_usize..40, batch in 1_usize..9, stop in 0_usize..20, workers in 0_usize..4,
+        ) {
+            let expected = take(&mut numbers(len, batch, 0, Position::default()), stop + 6);
+            let mut first = numbers(len, batch, workers, Position::default());
+            let mut actual = take(&mut first, stop);
+            let place = first.position();
+            prop_assert_eq!(place, actual.last().map_or(Position::default(), |b| b.position));
+            drop(first);
+            actual.extend(take(&mut numbers(len, batch, workers, place), 6));
+            prop_assert_eq!(actual, expected);
+        }
+    }
+
+    #[test]
+    fn an_item_that_fails_is_replaced_by_the_next_of_the_order() {
+        let whole = take(&mut numbers(20, 5, 0, Position::default()), 4);
+        let order: Vec<usize> = whole.iter().flat_map(|b| &b.items).map(|i| i.0).collect();
+        let bad = [order[3], order[4], order[19]];
+        for workers in [0, 3] {
+            let start = Position::default();
+            let load = move |item, _| (!bad.contains(&item)).then_some(item);
+            let mut loader = Loader::new(20, 5, 7, workers, start, load);
+            let items: Vec<usize> = take(&mut loader, 4)
+                .into_iter()
+                .flat_map(|b| b.items)
+                .collect();
+            let mut expected = order.clone();
+            (expected[3], expected[4]) = (order[5], order[5]);
+            expected[19] = order[0];
+            assert_eq!(items, expected, "{workers} workers");
+        }
+    }
+
+    #[test]
+    fn nothing_to_load_gives_empty_batches_rather_than_no_end() {
+        for workers in [0, 2] {
+            let mut loader = Loader::new(9, 3, 0, workers, Position::default(), |_, _| None::<()>);
+            assert!(take(&mut loader, 4).iter().all(|b| b.items.is_empty()));
+        }
+    }
+
+    #[test]
+    fn fewer_items_than_a_batch_repeat() {
+        let mut loader = numbers(3, 8, 2, Position::default());
+        assert_eq!(loader.steps_per_epoch(), 1);
+        let batch = loader.next();
+        assert_eq!(batch.items.len(), 8);
+        assert_eq!(batch.position, Position { epoch: 1, step: 0 });
+    }
+
+    #[test]
+    fn dropping_stops_the_threads() {
+        let alive = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&alive);
+        let mut loader = Loader::new(1000, 10, 0, 4, Position::default(), move |item, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Some(item)
+        });
+        loader.next();
+        drop(loader);
+        let loads = alive.load(Ordering::SeqCst);
+        assert!((10..=30 + 4).contains(&loads), "{loads} items loaded");
+        assert_eq!(Arc::strong_count(&alive), 1, "a worker holds on");
+    }
+
+    #[test]
+    fn a_panic_of_the_load_function_reaches_the_caller() {
+        for workers in [0, 2] {
+            let load = |item: usize, _| {
+                assert!(item != 5, "item five");
+                Some(item)
+            };
+            let mut loader = Loader::new(10, 10, 0, workers, Position::default(), load);
+            let panic = catch_unwind(AssertUnwindSafe(|| loader.next())).unwrap_err();
+            assert_eq!(panic.downcast_ref::<&str>(), Some(&"item five"));
+        }
+    }
+}

@@ -1,0 +1,421 @@
+//! The two sheets that everything is drawn on at once: a picture and, with the same geometry, a map of labels.
+
+use tiny_skia::{
+    BlendMode, Color, FillRule, FilterQuality, GradientStop, LineCap, LineJoin, LinearGradient,
+    Mask, Paint, Path, PathBuilder, Pattern, Pixmap, Point, RadialGradient, Shader, SpreadMode,
+    Stroke, Transform,
+};
+
+use crate::image::Rgb;
+
+/// A point in pixels, x to the right and y down.
+pub(crate) type P = [f32; 2];
+
+/// What a pixel of the label sheet says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Label {
+    /// Part class.
+    pub part: u8,
+    /// Which person, from 1; 0 = nobody.
+    pub who: u8,
+    /// Which limb or thing of the person: see `figure::group`.
+    pub group: u8,
+}
+
+impl Label {
+    /// Nobody: the background, an occluder, a thing that is carried.
+    pub const NOBODY: Label = Label {
+        part: 0,
+        who: 0,
+        group: 0,
+    };
+}
+
+pub(crate) struct Canvas {
+    pub colour: Pixmap,
+    labels: Pixmap,
+    /// Applied to every path: the camera's tilt.
+    pub transform: Transform,
+}
+
+pub(crate) fn rgba(rgb: [f32; 3], alpha: f32) -> Color {
+    let [r, g, b] = rgb.map(|v| v.clamp(0.0, 1.0));
+    Color::from_rgba(r, g, b, alpha.clamp(0.0, 1.0)).unwrap_or(Color::BLACK)
+}
+
+fn paint(shader: Shader<'_>) -> Paint<'_> {
+    Paint {
+        shader,
+        anti_alias: true,
+        ..Paint::default()
+    }
+}
+
+impl Canvas {
+    pub fn new(height: usize, width: usize) -> Self {
+        let sheet = || {
+            assert!(
+                (1..=8192).contains(&height) && (1..=8192).contains(&width),
+                "a drawing is 1 to 8192 pixels high and wide, not {height}x{width}"
+            );
+            match Pixmap::new(width as u32, height as u32) {
+                Some(sheet) => sheet,
+                None => unreachable!("sizes were checked: {height}x{width}"),
+            }
+        };
+        let mut canvas = Canvas {
+            colour: sheet(),
+            labels: sheet(),
+            transform: Transform::identity(),
+        };
+        canvas.colour.fill(Color::BLACK);
+        canvas.labels.fill(Color::BLACK);
+        canvas
+    }
+
+    pub fn height(&self) -> f32 {
+        self.colour.height() as f32
+    }
+
+    pub fn width(&self) -> f32 {
+        self.colour.width() as f32
+    }
+
+    /// The label at a pixel; outside, nobody.
+    pub fn label_at(&self, x: i64, y: i64) -> Label {
+        let (width, height) = (
+            i64::from(self.labels.width()),
+            i64::from(self.labels.height()),
+        );
+        if x < 0 || y < 0 || x >= width || y >= height {
+            return Label::NOBODY;
+        }
+        let at = (y * width + x) as usize * 4;
+        let data = self.labels.data();
+        Label {
+            part: data[at],
+            who: data[at + 1],
+            group: data[at + 2],
+        }
+    }
+
+    /// Every pixel's label, row-major.
+    pub fn labels(&self) -> impl Iterator<Item = Label> + '_ {
+        self.labels.data().chunks_exact(4).map(|p| Label {
+            part: p[0],
+            who: p[1],
+            group: p[2],
+        })
+    }
+
+    /// The picture without its (opaque) alpha.
+    pub fn rgb(&self) -> Rgb {
+        let pixels = self
+            .colour
+            .data()
+            .chunks_exact(4)
+            .flat_map(|p| [p[0], p[1], p[2]])
+            .collect();
+        Rgb {
+            width: self.colour.width() as usize,
+            height: self.colour.height() as usize,
+            pixels,
+        }
+    }
+
+    /// Fills a shape and gives its pixels a label (no label: a layer of light or ornament).
+    pub fn fill(&mut self, path: Option<&Path>, shader: Shader<'_>, label: Option<Label>) {
+        self.fill_in(path, shader, label, None);
+    }
+
+    /// The same within a mask. Labels take no notice of the mask.
+    pub fn fill_in(
+        &mut self,
+        path: Option<&Path>,
+        shader: Shader<'_>,
+        label: Option<Label>,
+        mask: Option<&Mask>,
+    ) {
+        let Some(path) = path else { return };
+        self.colour.fill_path(
+            path,
+            &paint(shader),
+            FillRule::Winding,
+            self.transform,
+            mask,
+        );
+        if let Some(label) = label {
+            let flat = Paint {
+                shader: Shader::SolidColor(Color::from_rgba8(
+                    label.part,
+                    label.who,
+                    label.group,
+                    255,
+                )),
+                anti_alias: false,
+                blend_mode: BlendMode::Source,
+                ..Paint::default()
+            };
+            self.labels
+                .fill_path(path, &flat, FillRule::Winding, self.transform, None);
+        }
+    }
+
+    /// Fills with one colour.
+    pub fn solid(&mut self, path: Option<&Path>, rgb: [f32; 3], label: Option<Label>) {
+        self.fill(path, Shader::SolidColor(rgba(rgb, 1.0)), label);
+    }
+
+    /// A translucent layer of one colour, perhaps within a mask.
+    pub fn glaze(&mut self, path: Option<&Path>, rgb: [f32; 3], alpha: f32, mask: Option<&Mask>) {
+        self.fill_in(path, Shader::SolidColor(rgba(rgb, alpha)), None, mask);
+    }
+
+    /// An open or closed line.
+    pub fn line(
+        &mut self,
+        path: Option<&Path>,
+        rgb: [f32; 3],
+        alpha: f32,
+        width: f32,
+        mask: Option<&Mask>,
+    ) {
+        let Some(path) = path else { return };
+        let stroke = Stroke {
+            width: width.max(0.3),
+            line_cap: LineCap::Round,
+            line_join: LineJoin::Round,
+            ..Stroke::default()
+        };
+        let paint = paint(Shader::SolidColor(rgba(rgb, alpha)));
+        self.colour
+            .stroke_path(path, &paint, &stroke, self.transform, mask);
+    }
+
+    /// A mask that lets through the inside of a shape.
+    pub fn mask(&self, path: Option<&Path>) -> Option<Mask> {
+        let mut mask = Mask::new(self.colour.width(), self.colour.height())?;
+        mask.fill_path(path?, FillRule::Winding, true, self.transform);
+        Some(mask)
+    }
+}
+
+/// Colour stops along a straight line from `a` to `b`.
+pub(crate) fn gradient(a: P, b: P, stops: &[(f32, [f32; 3], f32)]) -> Shader<'static> {
+    let list = stops
+        .iter()
+        .map(|&(at, rgb, alpha)| GradientStop::new(at, rgba(rgb, alpha)))
+        .collect();
+    LinearGradient::new(
+        Point::from_xy(a[0], a[1]),
+        Point::from_xy(b[0], b[1]),
+        list,
+        SpreadMode::Pad,
+        Transform::identity(),
+    )
+    .unwrap_or(Shader::SolidColor(Color::TRANSPARENT))
+}
+
+/// Colour stops outwards from a point.
+pub(crate) fn glow(
+    centre: P,
+    radius: f32,
+    stops: &[(f32, [f32; 3], f32)],
+    transform: Transform,
+) -> Shader<'static> {
+    let list = stops
+        .iter()
+        .map(|&(at, rgb, alpha)| GradientStop::new(at, rgba(rgb, alpha)))
+        .collect();
+    let centre = Point::from_xy(centre[0], centre[1]);
+    RadialGradient::new(
+        centre,
+        0.0,
+        centre,
+        radius.max(0.01),
+        list,
+        SpreadMode::Pad,
+        transform,
+    )
+    .unwrap_or(Shader::SolidColor(Color::TRANSPARENT))
+}
+
+/// A tile that repeats, laid with the given transform.
+pub(crate) fn tiled(tile: &Pixmap, transform: Transform) -> Shader<'_> {
+    Pattern::new(
+        tile.as_ref(),
+        SpreadMode::Repeat,
+        FilterQuality::Bilinear,
+        1.0,
+        transform,
+    )
+}
+
+pub(crate) fn polygon(points: &[P]) -> Option<Path> {
+    let mut path = PathBuilder::with_capacity(points.len() + 1, points.len());
+    for (i, p) in points.iter().enumerate() {
+        if i == 0 {
+            path.move_to(p[0], p[1])
+        } else {
+            path.line_to(p[0], p[1])
+        }
+    }
+    path.close();
+    path.finish()
+}
+
+pub(crate) fn open_line(points: &[P]) -> Option<Path> {
+    let mut path = PathBuilder::new();
+    for (i, p) in points.iter().enumerate() {
+        if i == 0 {
+            path.move_to(p[0], p[1])
+        } else {
+            path.line_to(p[0], p[1])
+        }
+    }
+    path.finish()
+}
+
+pub(crate) fn rect(x: f32, y: f32, width: f32, height: f32) -> Option<Path> {
+    polygon(&[
+        [x, y],
+        [x + width, y],
+        [x + width, y + height],
+        [x, y + height],
+    ])
+}
+
+/// An ellipse turned by `angle` radians.
+pub(crate) fn ellipse(centre: P, rx: f32, ry: f32, angle: f32) -> Option<Path> {
+    const STEPS: usize = 20;
+    let (sin, cos) = angle.sin_cos();
+    let points: Vec<P> = (0..STEPS)
+        .map(|i| {
+            let t = i as f32 / STEPS as f32 * std::f32::consts::TAU;
+            let (x, y) = (rx * t.cos(), ry * t.sin());
+            [centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos]
+        })
+        .collect();
+    polygon(&points)
+}
+
+/// Value of the Catmull-Rom curve through `values` at `place` (0 = first, 1 = second, ...).
+fn spline(values: &[f32], place: f32) -> f32 {
+    let last = values.len() - 1;
+    let i = (place as usize).min(last.saturating_sub(1));
+    let t = place - i as f32;
+    let at = |k: isize| values[(i as isize + k).clamp(0, last as isize) as usize];
+    let (a, b, c, d) = (at(-1), at(0), at(1), at(2));
+    let (t2, t3) = (t * t, t * t * t);
+    0.5 * (2.0 * b
+        + (c - a) * t
+        + (2.0 * a - 5.0 * b + 4.0 * c - d) * t2
+        + (3.0 * b - a - 3.0 * c + d) * t3)
+}
+
+/// The smooth curve through points, sampled `steps` times between neighbours.
+pub(crate) fn smooth(points: &[P], steps: usize) -> Vec<P> {
+    if points.len() < 3 {
+        return points.to_vec();
+    }
+    let xs: Vec<f32> = points.iter().map(|p| p[0]).collect();
+    let ys: Vec<f32> = points.iter().map(|p| p[1]).collect();
+    let count = (points.len() - 1) * steps;
+    (0..=count)
+        .map(|i| {
+            let place = i as f32 / steps as f32;
+            [spline(&xs, place), spline(&ys, place)]
+        })
+        .collect()
+}
+
+/// A limb: a smooth tube through points with a radius at each, round at both ends unless cut.
+pub(crate) fn tube(points: &[(P, f32)], round_start: bool, round_end: bool) -> Option<Path> {
+    const STEPS: usize = 5;
+    let xs: Vec<f32> = points.iter().map(|p| p.0[0]).collect();
+    let ys: Vec<f32> = points.iter().map(|p| p.0[1]).collect();
+    let rs: Vec<f32> = points.iter().map(|p| p.1).collect();
+    let count = (points.len() - 1) * STEPS;
+    let mut left = Vec::with_capacity(2 * count + 12);
+    let mut right = Vec::with_capacity(count + 1);
+    let mut first = [0.0, 1.0];
+    let mut last = first;
+    for i in 0..=count {
+        let place = i as f32 / STEPS as f32;
+        let (x, y, r) = (
+            spline(&xs, place),
+            spline(&ys, place),
+            spline(&rs, place).max(0.0),
+        );
+        let (before, after) = (
+            (place - 0.1).max(0.0),
+            (place + 0.1).min((points.len() - 1) as f32),
+        );
+        let d = [
+            spline(&xs, after) - spline(&xs, before),
+            spline(&ys, after) - spline(&ys, before),
+        ];
+        let length = d[0].hypot(d[1]);
+        // A limb that points at the camera has no direction of its own: keep the one before.
+        let d = if length > 1e-3 {
+            [d[0] / length, d[1] / length]
+        } else {
+            last
+        };
+        if i == 0 {
+            first = d;
+        }
+        last = d;
+        left.push([x - d[1] * r, y + d[0] * r]);
+        right.push([x + d[1] * r, y - d[0] * r]);
+    }
+    let cap = |centre: P, r: f32, direction: P, turn: f32, out: &mut Vec<P>| {
+        for k in 1..6 {
+            let angle = std::f32::consts::PI * k as f32 / 6.0;
+            let (sin, cos) = angle.sin_cos();
+            // From the left normal over the direction to the right normal.
+            let normal = [-direction[1], direction[0]];
+            out.push([
+                centre[0] + r * (turn * normal[0] * cos + turn * direction[0] * sin),
+                centre[1] + r * (turn * normal[1] * cos + turn * direction[1] * sin),
+            ]);
+        }
+    };
+    if round_end {
+        let (centre, r) = points[points.len() - 1];
+        cap(centre, r, last, 1.0, &mut left);
+    }
+    left.extend(right.into_iter().rev());
+    if round_start {
+        let (centre, r) = points[0];
+        cap(centre, r, first, -1.0, &mut left);
+    }
+    polygon(&left)
+}
+
+/// A body or garment as seen: left and right edge through rows from top to bottom.
+///
+/// Each row is (centre, half width); the last row bulges down by `hem`, the first up by `top` pixels.
+pub(crate) fn loft(rows: &[(P, f32)], top: f32, hem: f32) -> Option<Path> {
+    const STEPS: usize = 4;
+    let lefts: Vec<P> = rows.iter().map(|r| [r.0[0] - r.1, r.0[1]]).collect();
+    let rights: Vec<P> = rows.iter().map(|r| [r.0[0] + r.1, r.0[1]]).collect();
+    let mut outline = smooth(&rights, STEPS);
+    let arc = |row: (P, f32), bulge: f32, sign: f32, out: &mut Vec<P>| {
+        for k in 1..8 {
+            let t = k as f32 / 8.0 * std::f32::consts::PI;
+            out.push([
+                row.0[0] + sign * row.1 * t.cos(),
+                row.0[1] + bulge * t.sin(),
+            ]);
+        }
+    };
+    if let Some(&row) = rows.last() {
+        arc(row, hem, 1.0, &mut outline);
+    }
+    outline.extend(smooth(&lefts, STEPS).into_iter().rev());
+    if let Some(&row) = rows.first() {
+        arc(row, -top, -1.0, &mut outline);
+    }
+    polygon(&outline)
+}

@@ -1,0 +1,243 @@
+//! Several people in one place, at different depths, partly hidden by one another and by things.
+
+use rand::{RngExt, SeedableRng};
+
+use super::backdrop::{self, Ground, Place};
+use super::camera::Camera;
+use super::canvas::{Canvas, Label};
+use super::figure::Figure;
+use super::person::Person;
+use super::pose::{Frame, Pose, Skeleton, jitter, sample_yaw};
+use super::{extent, keypoints, things};
+use crate::Rng;
+use crate::image::Rgb;
+
+/// Someone in a scene. Boxes are x, y, width, height in pixels, cut at the picture's edge.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Pedestrian {
+    /// Position in the list of people that the scene was drawn from.
+    pub person: usize,
+    /// Everything of the person inside the picture, hidden or not.
+    pub bbox_xywh: [f32; 4],
+    /// What is seen; all zero if nothing is.
+    pub visible_xywh: [f32; 4],
+    /// Share of the person's pixels that are seen, 0 to 1.
+    pub visible: f32,
+    /// Number of pixels seen.
+    pub area: u32,
+    /// COCO's 17 keypoints, as in [`super::Drawn`].
+    pub keypoints: [[f32; 3]; 17],
+    /// Too small or too hidden to be asked for: lower than 20 pixels or less than a tenth seen.
+    pub ignore: bool,
+}
+
+/// A picture of several people.
+#[derive(Clone, Debug)]
+pub struct Scene {
+    /// The picture.
+    pub image: Rgb,
+    /// The people, from the farthest to the nearest.
+    pub people: Vec<Pedestrian>,
+    /// Part classes: height x width, row-major, see [`super::part`].
+    pub parts: Vec<u8>,
+}
+
+enum Thing {
+    Person(usize),
+    Car,
+    Pole,
+    Tree,
+}
+
+/// Draws people, all of those given, in front of a camera. The same arguments give the same picture.
+///
+/// # Panics
+/// If there are more than 255 people, or a side is 0 or above 8192.
+#[must_use]
+pub fn draw_scene(
+    people: &[&Person],
+    camera: &Camera,
+    seed: u64,
+    height: usize,
+    width: usize,
+) -> Scene {
+    assert!(
+        people.len() <= 255,
+        "a scene holds at most 255 people, not {}",
+        people.len()
+    );
+    let mut rng = Rng::seed_from_u64(seed);
+    let mut canvas = Canvas::new(height, width);
+    let (w, h) = (width as f32, height as f32);
+    canvas.transform =
+        tiny_skia::Transform::from_rotate_at(0.5 * camera.tilt.to_degrees(), w / 2.0, h / 2.0);
+
+    // One camera has one geometry: all of it comes from the camera, nothing from the moment.
+    let mut fixed = Rng::seed_from_u64(camera.place_seed);
+    let focal = h * fixed.random_range(1.0..1.35f32);
+    let camera_height = 1.5 + 9.0 * camera.pitch;
+    let horizon = h * (0.40 - 0.7 * camera.pitch);
+    let far = match camera.place {
+        Place::Street | Place::Park => fixed.random_range(16.0..26.0f32),
+        Place::Wall | Place::Indoor => fixed.random_range(10.0..16.0f32),
+    };
+    // Near enough that a person's feet are still in the picture.
+    let near = camera_height * focal / (h * 0.95 - horizon);
+    let row = |z: f32| horizon + camera_height * focal / z;
+    // Houses are drawn small for close crops; a scene shows them whole.
+    let metre = if camera.place == Place::Street {
+        2.6
+    } else {
+        1.6
+    } * focal
+        / far;
+    let ground = Ground {
+        horizon: row(far) - 0.1 * metre,
+        metre,
+        pan: 0.0,
+    };
+    backdrop::draw(&mut canvas, camera.place, ground, camera.light, &mut fixed);
+
+    let mut things: Vec<(f32, f32, Thing)> = Vec::new();
+    let mut companion: Option<(f32, f32)> = None;
+    for index in 0..people.len() {
+        // Now and then the next one walks beside or close behind the last.
+        let (z, x) = match companion {
+            Some((z, x)) if rng.random_bool(0.4) => (
+                (z + jitter(&mut rng, 0.0, 0.9)).clamp(near, far - 1.0),
+                x + jitter(&mut rng, 0.0, 0.9) * focal / z,
+            ),
+            _ => {
+                // More of them near than an even spread over the ground would give.
+                let t = rng.random::<f32>().powf(2.2);
+                (
+                    near + (far - 1.0 - near).max(0.1) * t,
+                    w * rng.random_range(0.03..0.97f32),
+                )
+            }
+        };
+        companion = Some((z, x));
+        things.push((z, x, Thing::Person(index)));
+    }
+    for _ in 0..rng.random_range(1..5u32) {
+        let z = near + (far - 2.0 - near).max(0.1) * rng.random_range(0.1..1.0f32);
+        let x = w * rng.random::<f32>();
+        let thing = match (camera.place, rng.random_range(0..3u32)) {
+            (Place::Street, 0..=1) => Thing::Car,
+            (Place::Park, 0..=1) => Thing::Tree,
+            _ => Thing::Pole,
+        };
+        things.push((z, x, thing));
+    }
+    things.sort_by(|a, b| b.0.total_cmp(&a.0));
+
+    struct Placed<'a> {
+        figure: Figure<'a>,
+        person: usize,
+        full: [f32; 4],
+        area: u32,
+    }
+    let poses: Vec<Pose> = people
+        .iter()
+        .map(|person| Pose::sample(person, &mut rng))
+        .collect();
+    let mut placed: Vec<Placed<'_>> = Vec::new();
+    for (z, x, thing) in things {
+        let base = row(z);
+        let scale = focal / z;
+        match thing {
+            Thing::Car => {
+                let length = rng.random_range(3.9..4.6f32) * scale;
+                things::car(
+                    &mut canvas,
+                    x - length / 2.0,
+                    base,
+                    length,
+                    Some(Label::NOBODY),
+                    &mut rng,
+                );
+            }
+            Thing::Tree => things::tree(
+                &mut canvas,
+                x,
+                base,
+                rng.random_range(3.5..6.0f32) * scale,
+                Some(Label::NOBODY),
+                &mut rng,
+            ),
+            Thing::Pole => {
+                things::pole(
+                    &mut canvas,
+                    x,
+                    base,
+                    4.0 * scale,
+                    0.14 * scale,
+                    Some(Label::NOBODY),
+                    [0.35, 0.36, 0.38],
+                );
+            }
+            Thing::Person(index) => {
+                let person = people[index];
+                let frame = Frame {
+                    scale: scale * person.body.metres,
+                    foot: [x, base],
+                    yaw: sample_yaw(&mut rng),
+                    pitch: ((camera_height - 0.5 * person.body.metres) / z)
+                        .atan()
+                        .max(0.0),
+                };
+                let who = placed.len() as u8 + 1;
+                let pose = &poses[index];
+                let figure = Figure {
+                    person,
+                    pose,
+                    skeleton: Skeleton::new(&person.body, pose),
+                    frame,
+                    who,
+                    light: camera.light,
+                };
+                things::ground_shadow(&mut canvas, [x, base], 0.1 * frame.scale, camera.light);
+                figure.draw(&mut canvas, &mut rng);
+                // Nothing is in front of the newest person yet: what is drawn is everything.
+                let (full, area) = extent(&canvas, who);
+                placed.push(Placed {
+                    figure,
+                    person: index,
+                    full,
+                    area,
+                });
+            }
+        }
+    }
+
+    let people = placed
+        .iter()
+        .filter(|p| p.area > 0)
+        .map(|p| {
+            let (visible_xywh, area) = extent(&canvas, p.figure.who);
+            let visible = area as f32 / p.area as f32;
+            Pedestrian {
+                person: p.person,
+                bbox_xywh: p.full,
+                visible_xywh,
+                visible,
+                area,
+                keypoints: keypoints(&p.figure, &canvas),
+                ignore: p.full[3] < 20.0 || visible < 0.1,
+            }
+        })
+        .collect();
+    let parts = canvas.labels().map(|l| l.part).collect();
+    let mut image = canvas.rgb();
+    // A scene has more pixels of the same sensor: its blur is not that of an enlarged crop.
+    let camera = Camera {
+        blur: 0.35 * camera.blur,
+        ..camera.clone()
+    };
+    camera.develop(&mut image, &mut rng);
+    Scene {
+        image,
+        people,
+        parts,
+    }
+}

@@ -1,0 +1,381 @@
+//! Drawings and their ground truth agree.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::rng_for;
+
+fn person_and_shot(index: u64) -> (Person, Shot) {
+    let mut rng = rng_for(7, 0, &format!("test {index}"));
+    let person = Person::sample(&mut rng);
+    let shot = Shot::sample(&person, &mut rng);
+    (person, shot)
+}
+
+/// Whether one of the classes lies within `reach` pixels of a point.
+fn near(drawn: &Drawn, point: [f32; 3], classes: &[u8], reach: i64) -> bool {
+    let (width, height) = (drawn.image.width as i64, drawn.image.height as i64);
+    let (x, y) = (point[0] as i64, point[1] as i64);
+    (-reach..=reach).any(|dy| {
+        (-reach..=reach).any(|dx| {
+            let (x, y) = (x + dx, y + dy);
+            (0..width).contains(&x)
+                && (0..height).contains(&y)
+                && classes.contains(&drawn.parts[(y * width + x) as usize])
+        })
+    })
+}
+
+#[test]
+fn same_arguments_same_picture() {
+    let (person, shot) = person_and_shot(1);
+    let (a, b) = (draw(&person, &shot, 96, 48), draw(&person, &shot, 96, 48));
+    assert_eq!(a.image, b.image);
+    assert_eq!(a.parts, b.parts);
+    assert_eq!(a.keypoints, b.keypoints);
+    let other = Shot {
+        seed: shot.seed ^ 1,
+        ..shot
+    };
+    assert_ne!(draw(&person, &other, 96, 48).image, a.image);
+}
+
+#[test]
+fn any_size_draws() {
+    let (person, shot) = person_and_shot(2);
+    for (height, width) in [(1, 1), (7, 3), (31, 64), (300, 90)] {
+        let drawn = draw(&person, &shot, height, width);
+        assert_eq!((drawn.image.height, drawn.image.width), (height, width));
+        assert_eq!(drawn.parts.len(), height * width);
+        assert!(drawn.keypoints.iter().flatten().all(|v| v.is_finite()));
+    }
+}
+
+#[test]
+fn seen_keypoints_lie_on_their_parts() {
+    use part::{ARMS, BAG, FEET, HEAD, LEGS, LOWER_BODY, UPPER_BODY};
+    let classes: [&[u8]; 17] = [
+        &[HEAD],
+        &[HEAD],
+        &[HEAD],
+        &[HEAD],
+        &[HEAD],
+        &[UPPER_BODY, BAG, HEAD],
+        &[UPPER_BODY, BAG, HEAD],
+        &[UPPER_BODY, ARMS],
+        &[UPPER_BODY, ARMS],
+        &[UPPER_BODY, ARMS],
+        &[UPPER_BODY, ARMS],
+        &[UPPER_BODY, LOWER_BODY],
+        &[UPPER_BODY, LOWER_BODY],
+        &[UPPER_BODY, LOWER_BODY, LEGS],
+        &[UPPER_BODY, LOWER_BODY, LEGS],
+        &[LOWER_BODY, LEGS, FEET],
+        &[LOWER_BODY, LEGS, FEET],
+    ];
+    let (mut seen, mut hidden) = (0, 0);
+    for index in 0..60 {
+        let (person, shot) = person_and_shot(index);
+        let drawn = draw(&person, &shot, 256, 128);
+        for (k, point) in drawn.keypoints.iter().enumerate() {
+            match point[2] as u8 {
+                2 => {
+                    seen += 1;
+                    assert!(
+                        near(&drawn, *point, classes[k], 2),
+                        "person {index}: keypoint {k} at {point:?} is not near {:?}",
+                        classes[k]
+                    );
+                }
+                1 => hidden += 1,
+                _ => assert_eq!(*point, [0.0; 3]),
+            }
+        }
+    }
+    assert!(seen > 500 && hidden > 100, "{seen} seen, {hidden} hidden");
+}
+
+#[test]
+fn a_seen_person_lies_in_its_box() {
+    for index in 0..20 {
+        let (person, shot) = person_and_shot(100 + index);
+        let drawn = draw(
+            &person,
+            &Shot {
+                occluder: None,
+                ..shot
+            },
+            128,
+            64,
+        );
+        let [x, y, w, h] = drawn.bbox_xywh;
+        let inside = drawn.parts.iter().enumerate().all(|(at, part)| {
+            let (px, py) = ((at % 64) as f32, (at / 64) as f32);
+            *part == 0 || (px >= x && px < x + w && py >= y && py < y + h)
+        });
+        assert!(inside);
+        let area = drawn.parts.iter().filter(|p| **p != 0).count();
+        assert_eq!(area as u32, drawn.area);
+        assert!(h > 70.0, "{h} of 128 pixels high");
+    }
+}
+
+#[test]
+fn the_view_decides_what_is_seen_of_the_face() {
+    let mut rng = rng_for(3, 0, "views");
+    for _ in 0..20 {
+        let person = Person {
+            headwear: None,
+            glasses: Glasses::None,
+            carried: None,
+            bag: None,
+            ..Person::sample(&mut rng)
+        };
+        let mut shot = Shot {
+            occluder: None,
+            ..Shot::sample(&person, &mut rng)
+        };
+        shot.pose.head_turn = 0.0;
+        shot.pose.arms = shot.pose.arms.map(|_| Arm {
+            flex: 0.0,
+            abduct: 0.15,
+            elbow: 0.1,
+            inward: 0.0,
+        });
+        let eyes = |yaw: f32| {
+            let drawn = draw(
+                &person,
+                &Shot {
+                    yaw,
+                    shift: [0.0; 2],
+                    fill: 0.9,
+                    ..shot.clone()
+                },
+                256,
+                128,
+            );
+            [drawn.keypoints[1][2], drawn.keypoints[2][2]]
+        };
+        assert_eq!(eyes(0.0), [2.0, 2.0]);
+        assert_eq!(eyes(std::f32::consts::PI), [1.0, 1.0]);
+        // Turned to the right of the picture, the person shows the right side.
+        assert_eq!(eyes(std::f32::consts::FRAC_PI_2)[1], 2.0);
+        assert_eq!(eyes(-std::f32::consts::FRAC_PI_2)[0], 2.0);
+    }
+}
+
+#[test]
+fn views_are_cut_as_documented() {
+    assert_eq!(view_of(0.0), View::Front);
+    assert_eq!(view_of(-0.6), View::Front);
+    assert_eq!(view_of(1.6), View::Side);
+    assert_eq!(view_of(-1.6), View::Side);
+    assert_eq!(view_of(3.2), View::Back);
+}
+
+#[test]
+fn no_attribute_value_is_hardly_ever_or_nearly_always_true() {
+    let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    const PEOPLE: usize = 3000;
+    let mut rng = rng_for(11, 0, "frequencies");
+    for _ in 0..PEOPLE {
+        let person = Person::sample(&mut rng);
+        for (name, value) in person.attributes(view_of(pose::sample_yaw(&mut rng))) {
+            *counts.entry((name, value)).or_default() += 1;
+        }
+    }
+    for (name, values) in ATTRIBUTES {
+        for value in *values {
+            let share = counts.get(&(*name, *value)).copied().unwrap_or(0) as f64 / PEOPLE as f64;
+            assert!((0.03..0.85).contains(&share), "{name}.{value}: {share}");
+        }
+    }
+}
+
+#[test]
+fn attributes_are_those_of_the_default_vocabulary() {
+    let vocabulary = crate::vocabulary::Vocabulary::standard().unwrap();
+    let ours: Vec<(&str, Vec<&str>)> = ATTRIBUTES.iter().map(|(n, v)| (*n, v.to_vec())).collect();
+    let theirs: Vec<(&str, Vec<&str>)> = vocabulary
+        .attributes
+        .iter()
+        .map(|a| {
+            (
+                a.name.as_str(),
+                a.values.iter().map(|v| v.name.as_str()).collect(),
+            )
+        })
+        .collect();
+    assert_eq!(ours, theirs);
+    let parts: Vec<&str> = vocabulary.parts.iter().map(|p| p.name.as_str()).collect();
+    assert_eq!(parts, part::NAMES);
+}
+
+#[test]
+fn many_people_share_a_colour() {
+    let mut rng = rng_for(5, 0, "colours");
+    let mut pairs: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for _ in 0..500 {
+        let person = Person::sample(&mut rng);
+        *pairs
+            .entry((
+                person.upper.colour.hue.name(),
+                person.lower.colour.hue.name(),
+            ))
+            .or_default() += 1;
+    }
+    let alone = pairs.values().filter(|n| **n == 1).count();
+    assert!(
+        alone < 25,
+        "{alone} of 500 people have a pair of colours of their own"
+    );
+}
+
+#[test]
+fn a_camera_is_the_same_for_everybody() {
+    let camera = Camera::sample(&mut rng_for(1, 0, "camera"));
+    let mut rng = rng_for(2, 0, "people");
+    let (a, b) = (Person::sample(&mut rng), Person::sample(&mut rng));
+    let (a, b) = (
+        Shot::with_camera(&a, &camera, &mut rng),
+        Shot::with_camera(&b, &camera, &mut rng),
+    );
+    assert_eq!(a.camera, b.camera);
+    assert_ne!(a.seed, b.seed);
+}
+
+#[test]
+fn scenes_tell_how_much_is_seen() {
+    let mut rng = rng_for(4, 0, "scene");
+    let people: Vec<Person> = (0..9).map(|_| Person::sample(&mut rng)).collect();
+    let list: Vec<&Person> = people.iter().collect();
+    let camera = Camera::sample(&mut rng);
+    let (mut hidden, mut all) = (0, 0);
+    for seed in 0..6 {
+        let scene = draw_scene(&list, &camera, seed, 240, 427);
+        assert_eq!(
+            scene.image,
+            draw_scene(&list, &camera, seed, 240, 427).image
+        );
+        let area: u32 = scene.people.iter().map(|p| p.area).sum();
+        assert!(area as usize >= scene.parts.iter().filter(|p| **p != 0).count());
+        for p in &scene.people {
+            let ([x, y, w, h], [vx, vy, vw, vh]) = (p.bbox_xywh, p.visible_xywh);
+            assert!((0.0..=1.0).contains(&p.visible));
+            if p.area > 0 {
+                assert!(vx >= x && vy >= y && vx + vw <= x + w && vy + vh <= y + h);
+            }
+            hidden += usize::from(p.visible < 0.9);
+            all += 1;
+        }
+    }
+    assert!(hidden > 0 && hidden < all, "{hidden} of {all} hidden");
+}
+
+fn files(folder: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
+    let mut found = BTreeMap::new();
+    let mut open = vec![folder.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in fs_err::read_dir(next).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                open.push(path);
+            } else {
+                let name = path.strip_prefix(folder).unwrap().display().to_string();
+                found.insert(name, fs_err::read(&path).unwrap());
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn a_data_set_reads_back_in_every_layout_and_goes_on_after_an_interruption() {
+    let config = SynthConfig {
+        train_identities: 3,
+        test_identities: 2,
+        cameras: 2,
+        shots: 2,
+        distractors: 2,
+        unlabelled: 5,
+        scenes: 4,
+        height: 64,
+        width: 32,
+        scene_height: 96,
+        scene_width: 160,
+        seed: 9,
+    };
+    let home = tempfile::tempdir().unwrap();
+    let first = home.path().join("a");
+    let mut last = (0, 0);
+    let summary = write_dataset(&first, &config, &mut |done, total| last = (done, total)).unwrap();
+    assert_eq!((summary.train, summary.query, summary.gallery), (12, 4, 6));
+    assert_eq!(last, (22 + 5 + 4, 22 + 5 + 4));
+
+    let market = crate::layouts::market1501::Market1501::open(&first).unwrap();
+    assert_eq!((market.train.len(), market.query.len()), (12, 4));
+    let attributes = crate::layouts::attributes::Attributes::open(&first).unwrap();
+    assert_eq!(attributes.images.len(), 22);
+    assert_eq!(attributes.splits(), ["train", "val"]);
+    assert!(attributes.names.iter().any(|n| n == "upper_colour.red"));
+    let parsing = crate::layouts::parsing::Parsing::open(&first).unwrap();
+    assert_eq!(parsing.classes, part::NAMES);
+    assert_eq!(parsing.split("val").unwrap().len(), 10);
+    for split in ["train", "val"] {
+        let keypoints = crate::layouts::coco::Keypoints::open(&first, split).unwrap();
+        assert!(keypoints.images.iter().all(|image| image.path.is_file()));
+        let scenes = crate::layouts::coco::Keypoints::open(
+            &first.join(format!("scenes/{split}.json")),
+            split,
+        )
+        .unwrap();
+        assert!(scenes.images.iter().all(|image| image.path.is_file()));
+    }
+    let people = crate::source::Source::open(
+        &first
+            .join("unlabelled/unlabelled-000.tar")
+            .display()
+            .to_string(),
+    )
+    .unwrap();
+    assert_eq!(people.len(), 5);
+
+    // A run that was cut off: some files are missing, the manifest says unfinished.
+    let second = home.path().join("b");
+    write_dataset(&second, &config, &mut |_, _| {}).unwrap();
+    for name in [
+        "synth.json",
+        "attributes.csv",
+        "market/query/0004_c1s1_000400_00.jpg",
+        "scenes/val.json",
+    ] {
+        fs_err::remove_file(second.join(name)).unwrap();
+    }
+    write_dataset(&second, &config, &mut |_, _| {}).unwrap();
+    assert_eq!(files(&first), files(&second));
+
+    // Finished: nothing is drawn again. Other settings: refused.
+    assert_eq!(
+        write_dataset(&second, &config, &mut |_, _| unreachable!(
+            "finished already"
+        ))
+        .unwrap(),
+        summary
+    );
+    let other = SynthConfig {
+        seed: 10,
+        ..config.clone()
+    };
+    let error = write_dataset(&second, &other, &mut |_, _| {}).unwrap_err();
+    assert!(matches!(error, SynthError::OtherSettings { .. }), "{error}");
+    let error = write_dataset(
+        &home.path().join("c"),
+        &SynthConfig {
+            cameras: 12,
+            ..config
+        },
+        &mut |_, _| {},
+    )
+    .unwrap_err();
+    assert_eq!(error.to_string(), "`cameras`: expected 1 to 9, found 12");
+}

@@ -1,0 +1,34 @@
+//! The networks of CLASP and what trains them: backbones, prompt-controlled mixture of experts, heads,
+//! losses, optimiser and schedules.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`layers`] | initialisation, drop path, small layers |
+//! | [`mix`] | weights over the tasks of pre-training |
+//! | [`moe`] | prompt-controlled mixture of experts |
+//! | [`swin`] | Swin Transformer with adapters |
+//! | [`backbone`] | the one interface that all stages use |
+//! | [`clip`], [`tokenizer`] | CLIP's two towers and its tokens |
+//! | [`heads`] | DINO, part and attribute heads |
+//! | [`losses`] | DINO, part, attribute and balance losses |
+//! | [`named`] | parameters by name |
+//! | [`optim`] | AdamW, moving averages |
+//! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
+//!
+//! Nothing here reads or writes files.
+
+pub mod backbone;
+pub mod clip;
+pub mod error;
+pub mod heads;
+pub mod layers;
+pub mod losses;
+pub mod mix;
+pub mod moe;
+pub mod named;
+pub mod optim;
+pub mod schedule;
+pub mod swin;
+pub mod tokenizer;
+
+pub use error::ModelError;

@@ -1,0 +1,828 @@
+//! Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030) for images of any size, with adapters.
+//!
+//! Field names are timm's (`swin_*_patch4_window7_224`), so published weights map one to one; patch merging
+//! takes the 2×2 neighbours in the order of Microsoft's code. Maps that windows do not divide are padded
+//! with zeros at the bottom and the right, in one of two ways ([`WindowPadding`]), each equal to a published
+//! implementation. timm can also shrink the window to a map that is smaller than it, when a model is built
+//! for one size; that resizes the bias table, so it is not done here: the window is the same at every size.
+//!
+//! Departure in form only: query, key and value of a padding position are the projection's bias, so the
+//! projections run on the real positions and padding is added after them.
+
+use burn::{
+    module::{Module, Param},
+    nn::{LayerNorm, Linear},
+    tensor::{
+        Device, Int, Tensor, TensorData,
+        activation::{gelu, softmax, softplus},
+        module::{attention, linear},
+        ops::AttentionModuleOptions,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    backbone::{Adapter, Features},
+    error::ModelError,
+    layers::{self, Rng, drop_path},
+    mix::{IDENTITY, Mix},
+    moe::{Moe, Routing},
+};
+
+/// What forbids attention between regions that a cyclic shift made neighbours, added to the scores.
+const FORBIDDEN: f32 = -100.0;
+
+/// How maps that the window does not divide are padded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WindowPadding {
+    /// Pad, then shift, in every stage: Microsoft's and MMDetection's detector, and SOLIDER.
+    #[default]
+    Detection,
+    /// Shift, then pad, and no shift in stages whose map at 224×224 is one window: timm with
+    /// `dynamic_img_size`. The same as the classifier wherever the windows divide the map.
+    Classification,
+}
+
+/// Sizes of a Swin Transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SwinConfig {
+    /// Channels of the first stage; each next stage has twice as many.
+    pub embed_dim: usize,
+    /// Blocks per stage.
+    pub depths: Vec<usize>,
+    /// Attention heads per stage.
+    pub num_heads: Vec<usize>,
+    /// Side of a window in positions.
+    pub window_size: usize,
+    /// Hidden over outer channels of the MLPs.
+    pub mlp_ratio: usize,
+    /// Drop path of the last block; earlier blocks have less, linearly from 0.
+    pub drop_path: f64,
+    /// How maps that the window does not divide are padded.
+    pub padding: WindowPadding,
+    /// How the network is adapted to a mix of tasks.
+    pub adapter: Adapter,
+}
+
+impl SwinConfig {
+    /// Side of a patch in pixels.
+    pub const PATCH: usize = 4;
+
+    fn preset(
+        embed_dim: usize,
+        depths: [usize; 4],
+        first_heads: usize,
+        window_size: usize,
+    ) -> Self {
+        Self {
+            embed_dim,
+            depths: depths.to_vec(),
+            num_heads: (0..4).map(|stage| first_heads << stage).collect(),
+            window_size,
+            mlp_ratio: 4,
+            drop_path: 0.1,
+            padding: WindowPadding::default(),
+            adapter: Adapter::None,
+        }
+    }
+
+    /// 0.6 M parameters. Ours, for tests and demonstrations: window 4 divides the maps of 128×64 images.
+    pub fn pico() -> Self {
+        Self::preset(16, [2, 2, 2, 2], 1, 4)
+    }
+
+    /// 2.3 M parameters. Ours, for demonstrations: window 4 divides the maps of 128×64 images.
+    pub fn nano() -> Self {
+        Self::preset(32, [2, 2, 2, 2], 1, 4)
+    }
+
+    /// Swin-T.
+    pub fn tiny() -> Self {
+        Self::preset(96, [2, 2, 6, 2], 3, 7)
+    }
+
+    /// Swin-S.
+    pub fn small() -> Self {
+        Self::preset(96, [2, 2, 18, 2], 3, 7)
+    }
+
+    /// Swin-B.
+    pub fn base() -> Self {
+        Self::preset(128, [2, 2, 18, 2], 4, 7)
+    }
+
+    /// Channels of a stage, counted from 0.
+    pub fn stage_channels(&self, stage: usize) -> usize {
+        self.embed_dim << stage
+    }
+
+    /// Checks that the sizes can work.
+    pub fn check(&self) -> Result<(), ModelError> {
+        let setting = |field, expected: String, found: String| ModelError::Setting {
+            field,
+            expected,
+            found,
+        };
+        if !(0.0..1.0).contains(&self.drop_path) {
+            let found = self.drop_path.to_string();
+            return Err(setting("drop_path", "a rate in [0, 1)".into(), found));
+        }
+        match &self.adapter {
+            Adapter::None => {}
+            Adapter::Lambda(config) => {
+                if let Some(lambda) = config.lambda.filter(|l| !(0.0..=1.0).contains(l)) {
+                    return Err(setting("lambda", "0 to 1".into(), lambda.to_string()));
+                }
+            }
+            Adapter::Moe(config) => {
+                config.check()?;
+                if let Some(stage) = config.stages.iter().find(|s| **s >= self.depths.len()) {
+                    let expected = format!("stages below {}, counted from 0", self.depths.len());
+                    return Err(setting("stages", expected, stage.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A network with fresh weights: truncated normal of standard deviation 0.02, biases zero.
+    ///
+    /// # Panics
+    /// On settings that [`SwinConfig::check`] refuses.
+    pub fn init(&self, rng: &mut Rng, device: &Device) -> Swin {
+        assert!(self.check().is_ok(), "{:?}", self.check());
+        let stages = self.depths.len();
+        let blocks: usize = self.depths.iter().sum();
+        let rate = |block: usize| self.drop_path * block as f64 / (blocks.max(2) - 1) as f64;
+
+        let patch_embed = PatchEmbed {
+            proj: PatchProjection::init(self.embed_dim, rng, device),
+            norm: layers::layer_norm(self.embed_dim, device),
+        };
+        let mut before = 0;
+        let stage_list = (0..stages)
+            .map(|stage| {
+                let channels = self.stage_channels(stage);
+                let downsample = (stage > 0)
+                    .then(|| PatchMerging::init(self.stage_channels(stage - 1), rng, device));
+                let blocks = (0..self.depths[stage])
+                    .map(|index| {
+                        Block::init(self, stage, rate(before + index), channels, rng, device)
+                    })
+                    .collect();
+                before += self.depths[stage];
+                Stage { downsample, blocks }
+            })
+            .collect();
+        // SOLIDER modulates what a stage hands to the next; its layer after the last stage touches
+        // nothing that is returned, so it is not built.
+        let modulated = match self.adapter {
+            Adapter::Lambda(_) => 1..stages,
+            _ => 0..0,
+        };
+        let mut modulations = || -> Vec<Linear> {
+            let layer = |stage| layers::linear(2, self.stage_channels(stage), true, rng, device);
+            modulated.clone().map(layer).collect()
+        };
+        let (semantic_embed_w, semantic_embed_b) = (modulations(), modulations());
+        Swin {
+            patch_embed,
+            layers: stage_list,
+            norm: layers::layer_norm(self.stage_channels(stages - 1), device),
+            semantic_embed_w,
+            semantic_embed_b,
+            config: self.clone(),
+        }
+    }
+}
+
+/// The Swin Transformer.
+#[derive(Module, Debug)]
+pub struct Swin {
+    /// Patches to tokens.
+    pub patch_embed: PatchEmbed,
+    /// The stages.
+    pub layers: Vec<Stage>,
+    /// The norm after the last stage.
+    pub norm: LayerNorm,
+    /// SOLIDER's W, b: one layer after each stage but the last; empty without that adapter.
+    pub semantic_embed_w: Vec<Linear>,
+    /// SOLIDER's W', b'.
+    pub semantic_embed_b: Vec<Linear>,
+    #[module(skip)]
+    config: SwinConfig,
+}
+
+impl Swin {
+    /// Features of a batch for a mix; see [`crate::backbone::Backbone::forward`].
+    ///
+    /// # Shapes
+    /// - images: [batch, 3, height, width]
+    /// - mix: [batch, tasks]
+    pub fn forward(
+        &self,
+        images: Tensor<4>,
+        mix: Tensor<2>,
+        mut rng: Option<&mut Rng>,
+    ) -> Features {
+        let batch = images.dims()[0];
+        assert_eq!(
+            mix.dims()[0],
+            batch,
+            "mix for {} images, batch of {batch}",
+            mix.dims()[0]
+        );
+        let semantic = self.semantic_weight(&mix);
+
+        let mut x = self.patch_embed.forward(images);
+        let mut pyramid = Vec::with_capacity(self.layers.len());
+        let mut routing = Vec::new();
+        for (index, stage) in self.layers.iter().enumerate() {
+            if let Some(downsample) = &stage.downsample {
+                x = downsample.forward(x);
+                if let Some(semantic) = &semantic {
+                    x = self.modulate(index - 1, x, semantic.clone());
+                }
+            }
+            let [_, height, width, _] = x.dims();
+            let windows = self.windows(index, height, width, &x.device());
+            for (position, block) in stage.blocks.iter().enumerate() {
+                let (output, routed) =
+                    block.forward(x, &windows[position % 2], mix.clone(), rng.as_deref_mut());
+                x = output;
+                routing.extend(routed);
+            }
+            pyramid.push(x.clone().permute([0, 3, 1, 2]));
+        }
+        let x = self.norm.forward(x);
+        let [_, height, width, channels] = x.dims();
+        let pooled = x
+            .clone()
+            .reshape([batch, height * width, channels])
+            .mean_dim(1)
+            .squeeze_dim::<2>(1);
+        let map = x.permute([0, 3, 1, 2]);
+        if let Some(last) = pyramid.last_mut() {
+            *last = map.clone();
+        }
+        Features {
+            map,
+            pooled,
+            pyramid,
+            routing,
+        }
+    }
+
+    /// The windows of a stage's even blocks and of its odd blocks, which are shifted.
+    fn windows(&self, stage: usize, height: usize, width: usize, device: &Device) -> [Windows; 2] {
+        let config = &self.config;
+        let side = config.window_size;
+        let one_window = 224usize.div_ceil(SwinConfig::PATCH << stage) <= side;
+        let shift = match config.padding {
+            WindowPadding::Classification if one_window => 0,
+            _ => side / 2,
+        };
+        let bias_index = relative_position_index(side, device);
+        [0, shift].map(|shift| {
+            Windows::new(
+                height,
+                width,
+                side,
+                shift,
+                config.padding,
+                bias_index.clone(),
+                device,
+            )
+        })
+    }
+
+    /// s = (λ, 1−λ): [batch, 2], when the adapter is SOLIDER's.
+    fn semantic_weight(&self, mix: &Tensor<2>) -> Option<Tensor<2>> {
+        let Adapter::Lambda(config) = &self.config.adapter else {
+            return None;
+        };
+        let identity = mix.clone().narrow(1, IDENTITY, 1);
+        let one_minus_lambda = match config.lambda {
+            Some(lambda) => identity.full_like(1.0 - lambda),
+            None => identity,
+        };
+        let lambda = one_minus_lambda.clone().neg() + 1.0;
+        Some(Tensor::cat(vec![lambda, one_minus_lambda], 1))
+    }
+
+    /// x·softplus(W s + b) + (W' s + b'); x: [batch, height, width, channels], s: [batch, 2].
+    fn modulate(&self, index: usize, x: Tensor<4>, semantic: Tensor<2>) -> Tensor<4> {
+        let [batch, _, _, channels] = x.dims();
+        let shape = [batch, 1, 1, channels];
+        let scale = softplus(self.semantic_embed_w[index].forward(semantic.clone()), 1.0);
+        let offset = self.semantic_embed_b[index].forward(semantic);
+        x * scale.reshape(shape) + offset.reshape(shape)
+    }
+
+    /// The configuration that made this network.
+    pub fn config(&self) -> &SwinConfig {
+        &self.config
+    }
+
+    /// Channels of the last stage.
+    pub fn channels(&self) -> usize {
+        self.config.stage_channels(self.config.depths.len() - 1)
+    }
+
+    /// Pixels per position of the last map: 32 with four stages.
+    pub fn stride(&self) -> usize {
+        SwinConfig::PATCH << (self.config.depths.len() - 1)
+    }
+
+    /// The same network for one mix, without prompts ([`Moe::fold`]). SOLIDER's controller gets the mix's λ.
+    pub fn fold(mut self, mix: Mix) -> Self {
+        if let Adapter::Lambda(config) = &mut self.config.adapter {
+            config.lambda.get_or_insert(1.0 - mix.weights()[IDENTITY]);
+        }
+        for block in self.layers.iter_mut().flat_map(|stage| &mut stage.blocks) {
+            block.moe = block.moe.take().map(|moe| moe.fold(mix));
+        }
+        self
+    }
+}
+
+/// Patches of 4×4 pixels to tokens.
+#[derive(Module, Debug)]
+pub struct PatchEmbed {
+    /// The projection.
+    pub proj: PatchProjection,
+    /// The norm after it.
+    pub norm: LayerNorm,
+}
+
+/// A convolution whose stride is its kernel: a matrix product over patches, stored as a convolution.
+#[derive(Module, Debug)]
+pub struct PatchProjection {
+    /// [channels, 3, 4, 4].
+    pub weight: Param<Tensor<4>>,
+    /// [channels].
+    pub bias: Param<Tensor<1>>,
+}
+
+impl PatchProjection {
+    fn init(channels: usize, rng: &mut Rng, device: &Device) -> Self {
+        let patch = SwinConfig::PATCH;
+        // PyTorch's default for a convolution, which timm and Microsoft keep: 1 / sqrt(inputs).
+        let bound = 1.0 / ((3 * patch * patch) as f64).sqrt();
+        Self {
+            weight: layers::uniform_symmetric([channels, 3, patch, patch], bound, rng, device),
+            bias: layers::uniform_symmetric([channels], bound, rng, device),
+        }
+    }
+}
+
+impl PatchEmbed {
+    /// images: [batch, 3, height, width] → [batch, ⌈height/4⌉, ⌈width/4⌉, channels].
+    fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        let patch = SwinConfig::PATCH;
+        let [batch, colours, height, width] = images.dims();
+        assert_eq!(colours, 3, "images have {colours} channels, expected 3");
+        assert!(height > 0 && width > 0, "images are {height}x{width}");
+        let images = pad_end(pad_end(images, 2, patch), 3, patch);
+        let [_, _, height, width] = images.dims();
+        let (rows, columns) = (height / patch, width / patch);
+
+        let patches = images
+            .reshape([batch, 3, rows, patch, columns, patch])
+            .permute([0, 2, 4, 1, 3, 5])
+            .reshape([batch, rows * columns, 3 * patch * patch]);
+        let weight = self.proj.weight.val();
+        let channels = weight.dims()[0];
+        let weight = weight.reshape([channels, 3 * patch * patch]).transpose();
+        let tokens = linear(patches, weight, Some(self.proj.bias.val()));
+        self.norm
+            .forward(tokens.reshape([batch, rows, columns, channels]))
+    }
+}
+
+/// Halves the map and doubles the channels.
+#[derive(Module, Debug)]
+pub struct PatchMerging {
+    /// Norm over the four neighbours' channels.
+    pub norm: LayerNorm,
+    /// 4·channels → 2·channels, without bias.
+    pub reduction: Linear,
+}
+
+impl PatchMerging {
+    fn init(channels: usize, rng: &mut Rng, device: &Device) -> Self {
+        Self {
+            norm: layers::layer_norm(4 * channels, device),
+            reduction: layers::linear(4 * channels, 2 * channels, false, rng, device),
+        }
+    }
+
+    /// x: [batch, height, width, channels] → [batch, ⌈height/2⌉, ⌈width/2⌉, 2·channels].
+    fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let x = pad_end(pad_end(x, 1, 2), 2, 2);
+        let [batch, height, width, channels] = x.dims();
+        // The neighbours in the order (0,0), (1,0), (0,1), (1,1): columns outside, rows inside.
+        let neighbours = x
+            .reshape([batch, height / 2, 2, width / 2, 2, channels])
+            .permute([0, 1, 3, 4, 2, 5])
+            .reshape([batch, height / 2, width / 2, 4 * channels]);
+        self.reduction.forward(self.norm.forward(neighbours))
+    }
+}
+
+/// Blocks at one resolution, after a halving in all stages but the first.
+#[derive(Module, Debug)]
+pub struct Stage {
+    /// The halving before the blocks.
+    pub downsample: Option<PatchMerging>,
+    /// The blocks; the odd ones have shifted windows.
+    pub blocks: Vec<Block>,
+}
+
+/// Window attention, an MLP and, in adapted stages, experts beside the MLP.
+#[derive(Module, Debug)]
+pub struct Block {
+    /// LN1.
+    pub norm1: LayerNorm,
+    /// Window attention.
+    pub attn: WindowAttention,
+    /// LN2.
+    pub norm2: LayerNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// The experts, with LN3.
+    pub moe: Option<Moe>,
+    drop_path: f64,
+}
+
+impl Block {
+    fn init(
+        config: &SwinConfig,
+        stage: usize,
+        drop_path: f64,
+        channels: usize,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Self {
+        let heads = config.num_heads[stage];
+        let moe = match &config.adapter {
+            Adapter::Moe(moe) if moe.stages.contains(&stage) => {
+                Some(moe.init(channels, rng, device))
+            }
+            _ => None,
+        };
+        Self {
+            norm1: layers::layer_norm(channels, device),
+            attn: WindowAttention::init(channels, heads, config.window_size, rng, device),
+            norm2: layers::layer_norm(channels, device),
+            mlp: Mlp::init(channels, config.mlp_ratio * channels, rng, device),
+            moe,
+            drop_path,
+        }
+    }
+
+    /// x: [batch, height, width, channels], mix: [batch, tasks].
+    fn forward(
+        &self,
+        x: Tensor<4>,
+        windows: &Windows,
+        mix: Tensor<2>,
+        mut rng: Option<&mut Rng>,
+    ) -> (Tensor<4>, Option<Routing>) {
+        let attended = self.attn.forward(self.norm1.forward(x.clone()), windows);
+        let x = x + drop_path(attended, self.drop_path, rng.as_deref_mut());
+
+        let [batch, height, width, channels] = x.dims();
+        let x = x.reshape([batch, height * width, channels]);
+        let mut branch = self.mlp.forward(self.norm2.forward(x.clone()));
+        let mut routing = None;
+        if let Some(moe) = &self.moe {
+            let (experts, routed) = moe.forward(x.clone(), mix);
+            branch = branch + experts;
+            routing = Some(routed);
+        }
+        let x = x + drop_path(branch, self.drop_path, rng);
+        (x.reshape([batch, height, width, channels]), routing)
+    }
+}
+
+/// Two layers with GELU between.
+#[derive(Module, Debug)]
+pub struct Mlp {
+    /// channels → hidden.
+    pub fc1: Linear,
+    /// hidden → channels.
+    pub fc2: Linear,
+}
+
+impl Mlp {
+    fn init(channels: usize, hidden: usize, rng: &mut Rng, device: &Device) -> Self {
+        Self {
+            fc1: layers::linear(channels, hidden, true, rng, device),
+            fc2: layers::linear(hidden, channels, true, rng, device),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        self.fc2.forward(gelu(self.fc1.forward(x)))
+    }
+}
+
+/// Self-attention within windows, with a learned bias per relative position and head.
+#[derive(Module, Debug)]
+pub struct WindowAttention {
+    /// [(2·side − 1)², heads].
+    pub relative_position_bias_table: Param<Tensor<2>>,
+    /// channels → 3·channels.
+    pub qkv: Linear,
+    /// channels → channels.
+    pub proj: Linear,
+    heads: usize,
+}
+
+impl WindowAttention {
+    fn init(channels: usize, heads: usize, side: usize, rng: &mut Rng, device: &Device) -> Self {
+        assert_eq!(channels % heads, 0, "{channels} channels for {heads} heads");
+        let relative = (2 * side - 1) * (2 * side - 1);
+        Self {
+            relative_position_bias_table: layers::trunc_normal(
+                [relative, heads],
+                0.02,
+                rng,
+                device,
+            ),
+            qkv: layers::linear(channels, 3 * channels, true, rng, device),
+            proj: layers::linear(channels, channels, true, rng, device),
+            heads,
+        }
+    }
+
+    /// x: [batch, height, width, channels], the same out.
+    fn forward(&self, x: Tensor<4>, windows: &Windows) -> Tensor<4> {
+        let [batch, _, _, channels] = x.dims();
+        let [rows, columns] = windows.count();
+        let (side, area) = (windows.side, windows.side * windows.side);
+        let (heads, width) = (self.heads, channels / self.heads);
+
+        // The bias comes after the padding: a padding position has no input, only the bias.
+        let qkv = windows.arrange(linear(x, self.qkv.weight.val(), None));
+        let qkv = match &self.qkv.bias {
+            Some(bias) => qkv + bias.val().reshape([1, 1, 1, 3 * channels]),
+            None => qkv,
+        };
+        // One permutation: [3, batch, window rows, window columns, heads, side, side, width].
+        let qkv = qkv
+            .reshape([batch, rows, side, columns, side, 3, heads, width])
+            .permute([5, 0, 1, 3, 6, 2, 4, 7]);
+        // With one bias for all windows they are part of the batch; a mask sets them apart.
+        let bias = self.bias(windows);
+        let groups = if windows.mask.is_some() {
+            batch
+        } else {
+            batch * rows * columns
+        };
+        let merged = batch * rows * columns * heads / groups;
+        let [query, key, value] = three(qkv.reshape([3, groups, merged, area, width]));
+        let output = if query.is_autodiff() {
+            // The fused operation falls back to separate ones under autodiff, and these are fewer: no
+            // gradient goes through the row maximum.
+            let scores = (query * (width as f64).powf(-0.5)).matmul(key.swap_dims(2, 3)) + bias;
+            softmax(scores, 3).matmul(value)
+        } else {
+            attention(
+                query,
+                key,
+                value,
+                None,
+                Some(bias),
+                AttentionModuleOptions::default(),
+            )
+        };
+
+        let output = output
+            .reshape([batch, rows, columns, heads, side, side, width])
+            .permute([0, 1, 4, 2, 5, 3, 6])
+            .reshape([batch, rows * side, columns * side, channels]);
+        self.proj.forward(windows.restore(output))
+    }
+
+    /// What is added to the scores: [1, heads, area, area], or [1, windows·heads, area, area] with a mask.
+    fn bias(&self, windows: &Windows) -> Tensor<4> {
+        let area = windows.side * windows.side;
+        let bias = self
+            .relative_position_bias_table
+            .val()
+            .select(0, windows.bias_index.clone())
+            .reshape([area, area, self.heads])
+            .permute([2, 0, 1])
+            .unsqueeze::<4>();
+        match &windows.mask {
+            None => bias,
+            Some(mask) => {
+                let count = mask.dims()[0];
+                (bias + mask.clone()).reshape([1, count * self.heads, area, area])
+            }
+        }
+    }
+}
+
+/// Splits [3, a, b, c, d] into three of [a, b, c, d].
+fn three(x: Tensor<5>) -> [Tensor<4>; 3] {
+    [0, 1, 2].map(|index| x.clone().narrow(0, index, 1).squeeze_dim::<4>(0))
+}
+
+/// Pads the end of an axis with zeros to a multiple.
+fn pad_end(x: Tensor<4>, axis: usize, multiple: usize) -> Tensor<4> {
+    let size = x.dims()[axis];
+    let missing = size.next_multiple_of(multiple) - size;
+    if missing == 0 {
+        return x;
+    }
+    let mut shape = x.dims();
+    shape[axis] = missing;
+    let zeros = Tensor::zeros(shape, &x.device());
+    Tensor::cat(vec![x, zeros], axis)
+}
+
+/// For each pair of positions of a window, the row of the bias table: [area·area].
+fn relative_position_index(side: usize, device: &Device) -> Tensor<1, Int> {
+    let place = |position: usize| (position / side, position % side);
+    let area = side * side;
+    let index: Vec<i64> = (0..area * area)
+        .map(|pair| {
+            let ((row, column), (other_row, other_column)) =
+                (place(pair / area), place(pair % area));
+            let rows = row + side - 1 - other_row;
+            let columns = column + side - 1 - other_column;
+            (rows * (2 * side - 1) + columns) as i64
+        })
+        .collect();
+    Tensor::from_data(TensorData::new(index, [area * area]), device)
+}
+
+/// How a map is cut into windows: where its rows and columns go, and which pairs may attend.
+struct Windows {
+    rows: Arrangement,
+    columns: Arrangement,
+    side: usize,
+    bias_index: Tensor<1, Int>,
+    /// [windows, 1, area, area], 0 or [`FORBIDDEN`]; none without a shift.
+    mask: Option<Tensor<4>>,
+}
+
+impl Windows {
+    fn new(
+        height: usize,
+        width: usize,
+        side: usize,
+        shift: usize,
+        padding: WindowPadding,
+        bias_index: Tensor<1, Int>,
+        device: &Device,
+    ) -> Self {
+        let [rows, columns] =
+            [height, width].map(|size| Arrangement::new(size, side, shift, padding));
+        let mask = (shift > 0).then(|| mask(rows.padded, columns.padded, side, shift, device));
+        Self {
+            rows,
+            columns,
+            side,
+            bias_index,
+            mask,
+        }
+    }
+
+    /// Windows along the height and the width.
+    fn count(&self) -> [usize; 2] {
+        [
+            self.rows.padded / self.side,
+            self.columns.padded / self.side,
+        ]
+    }
+
+    /// [batch, height, width, channels] → shifted and padded.
+    fn arrange(&self, x: Tensor<4>) -> Tensor<4> {
+        take_runs(
+            take_runs(x, 1, &self.rows.arrange),
+            2,
+            &self.columns.arrange,
+        )
+    }
+
+    /// Undoes [`Windows::arrange`]: what stands at padding positions is dropped.
+    fn restore(&self, x: Tensor<4>) -> Tensor<4> {
+        take_runs(
+            take_runs(x, 1, &self.rows.restore),
+            2,
+            &self.columns.restore,
+        )
+    }
+}
+
+/// Consecutive positions of an axis, or zeros.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Run {
+    Take { start: usize, length: usize },
+    Zeros { length: usize },
+}
+
+/// One axis of a map, shifted cyclically and padded to whole windows.
+#[derive(Debug, PartialEq)]
+struct Arrangement {
+    /// Size with padding.
+    padded: usize,
+    /// From the map to the windows.
+    arrange: Vec<Run>,
+    /// Back.
+    restore: Vec<Run>,
+}
+
+impl Arrangement {
+    fn new(size: usize, side: usize, shift: usize, padding: WindowPadding) -> Self {
+        let padded = size.next_multiple_of(side);
+        // Position in the arrangement → position in the map.
+        let source: Vec<Option<usize>> = match padding {
+            WindowPadding::Detection => (0..padded)
+                .map(|position| Some((position + shift) % padded).filter(|p| *p < size))
+                .collect(),
+            WindowPadding::Classification => (0..padded)
+                .map(|position| (position < size).then(|| (position + shift) % size))
+                .collect(),
+        };
+        let mut back = vec![0; size];
+        for (position, place) in source.iter().enumerate() {
+            if let Some(place) = place {
+                back[*place] = position;
+            }
+        }
+        Self {
+            padded,
+            arrange: runs(source.into_iter()),
+            restore: runs(back.into_iter().map(Some)),
+        }
+    }
+}
+
+/// Joins positions that follow one another.
+fn runs(positions: impl Iterator<Item = Option<usize>>) -> Vec<Run> {
+    let mut list: Vec<Run> = Vec::new();
+    for position in positions {
+        match (list.last_mut(), position) {
+            (Some(Run::Take { start, length }), Some(p)) if *start + *length == p => *length += 1,
+            (Some(Run::Zeros { length }), None) => *length += 1,
+            (_, Some(start)) => list.push(Run::Take { start, length: 1 }),
+            (_, None) => list.push(Run::Zeros { length: 1 }),
+        }
+    }
+    list
+}
+
+/// Builds an axis from runs of it.
+fn take_runs(x: Tensor<4>, axis: usize, runs: &[Run]) -> Tensor<4> {
+    let size = x.dims()[axis];
+    let pieces: Vec<Tensor<4>> = runs
+        .iter()
+        .map(|run| match *run {
+            Run::Take { start: 0, length } if length == size => x.clone(),
+            Run::Take { start, length } => x.clone().narrow(axis, start, length),
+            Run::Zeros { length } => {
+                let mut shape = x.dims();
+                shape[axis] = length;
+                Tensor::zeros(shape, &x.device())
+            }
+        })
+        .collect();
+    match <[Tensor<4>; 1]>::try_from(pieces) {
+        Ok([piece]) => piece,
+        Err(pieces) => Tensor::cat(pieces, axis),
+    }
+}
+
+/// After a cyclic shift the last window holds positions from both ends of the map; those of different
+/// regions may not attend to one another. [windows, 1, area, area].
+fn mask(height: usize, width: usize, side: usize, shift: usize, device: &Device) -> Tensor<4> {
+    let region = |position: usize, size: usize| {
+        usize::from(position >= size - side) + usize::from(position >= size - shift)
+    };
+    let (columns, area) = (width / side, side * side);
+    let count = (height / side) * columns;
+    let mut values = Vec::with_capacity(count * area * area);
+    for window in 0..count {
+        let regions: Vec<usize> = (0..area)
+            .map(|position| {
+                let row = (window / columns) * side + position / side;
+                let column = (window % columns) * side + position % side;
+                3 * region(row, height) + region(column, width)
+            })
+            .collect();
+        for one in &regions {
+            values.extend(
+                regions
+                    .iter()
+                    .map(|other| if one == other { 0.0 } else { FORBIDDEN }),
+            );
+        }
+    }
+    Tensor::from_data(TensorData::new(values, [count, 1, area, area]), device)
+}

@@ -1,0 +1,540 @@
+//! What every backbone, adapter and head must do.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use burn::{
+    module::Module,
+    tensor::{Device, Int, Tensor, TensorData},
+};
+use clasp_model::{
+    backbone::{Adapter, Architecture, Backbone, BackboneConfig, LambdaConfig},
+    heads::{
+        AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
+    },
+    layers::{Rng, uniform},
+    losses::{Temperatures, attribute_loss, balance_loss, dino_loss, expert_load, part_loss},
+    mix::{IDENTITY, Mix, PART, mixes_tensor},
+    moe::{Moe, MoeConfig},
+    named,
+    optim::{self, AdamW, AdamWConfig, Clip, Step},
+};
+use rand_chacha::rand_core::SeedableRng;
+
+fn adapters() -> [Adapter; 4] {
+    [
+        Adapter::None,
+        Adapter::Lambda(LambdaConfig::default()),
+        Adapter::Moe(MoeConfig::default()),
+        Adapter::Moe(MoeConfig {
+            prompts: false,
+            ..MoeConfig::default()
+        }),
+    ]
+}
+
+fn pico(adapter: Adapter, seed: u64, device: &Device) -> Backbone {
+    BackboneConfig::named("swin-pico")
+        .unwrap()
+        .with_adapter(adapter)
+        .init(&mut Rng::seed_from_u64(seed), device)
+}
+
+fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tensor<D> {
+    let mut rng = Rng::seed_from_u64(seed);
+    let values: Vec<f32> = (0..shape.iter().product())
+        .map(|_| 2.0 * uniform(&mut rng) as f32 - 1.0)
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+/// All parameters random, so that nothing is zero by initialisation.
+fn shaken<M: Module>(module: M, seed: u64) -> M {
+    let mut rng = Rng::seed_from_u64(seed);
+    named::map(module, &mut |name, _, value| {
+        if name.ends_with("weight_g") {
+            return value;
+        }
+        let noise: Vec<f32> = (0..value.dims()[0])
+            .map(|_| 0.2 * uniform(&mut rng) as f32 - 0.1)
+            .collect();
+        value.clone() + Tensor::<1>::from_floats(noise.as_slice(), &value.device())
+    })
+}
+
+fn values<M: Module>(module: &M) -> BTreeMap<String, Vec<f32>> {
+    let mut values = BTreeMap::new();
+    named::visit(module, &mut |name, _, value| {
+        values.insert(name.to_string(), value.into_data().iter::<f32>().collect());
+    });
+    values
+}
+
+fn difference<const D: usize>(one: Tensor<D>, other: Tensor<D>) -> f32 {
+    (one - other).abs().max().into_scalar()
+}
+
+#[test]
+fn any_size_gives_features_and_finite_gradients() {
+    let device = Device::flex().autodiff();
+    for adapter in adapters() {
+        let backbone = shaken(pico(adapter.clone(), 1, &device), 2);
+        for (height, width) in [(128, 64), (64, 32), (97, 45), (33, 70), (4, 4), (1, 1)] {
+            let images = random([2, 3, height, width], 3, &device);
+            let mix = mixes_tensor(&[Mix::single(IDENTITY), Mix::mean()], &device);
+            let mut rng = Rng::seed_from_u64(4);
+            let features = backbone.forward(images, mix, Some(&mut rng));
+            let [rows, columns] = backbone.grid(height, width);
+            let channels = backbone.channels();
+            assert_eq!(features.map.dims(), [2, channels, rows, columns]);
+            assert_eq!(features.pooled.dims(), [2, channels]);
+            let strides: Vec<usize> = features
+                .pyramid
+                .iter()
+                .map(|map| height.div_ceil(map.dims()[2]))
+                .collect();
+            assert_eq!(features.pyramid.len(), 4, "{strides:?}");
+            assert_eq!(
+                features.pyramid[0].dims()[2..],
+                [height.div_ceil(4), width.div_ceil(4)]
+            );
+            assert_eq!(features.pyramid[3].dims(), features.map.dims());
+            for routing in &features.routing {
+                assert_eq!(routing.probabilities.dims(), routing.chosen.dims());
+                let per_token = routing.chosen.clone().sum_dim(2);
+                assert!(per_token.equal_scalar(2.0).all().into_scalar::<bool>());
+                let sum = routing.weights.clone().sum_dim(2);
+                assert!((sum - 1.0).abs().max().into_scalar::<f32>() < 1e-5);
+            }
+            let mut backward = features.pooled.square().sum().backward();
+            let gradients = optim::gradients(&backbone, &mut backward);
+            assert!(
+                optim::norm(&gradients).is_finite(),
+                "{adapter:?} {height}x{width}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_untrained_mixture_leaves_the_plain_backbone() {
+    let device = Device::flex();
+    let plain = pico(Adapter::None, 1, &device);
+    let adapted = pico(Adapter::Moe(MoeConfig::default()), 1, &device);
+    // The plain weights load by name; the rest keeps its initialisation.
+    let published = values(&plain);
+    let mut loaded = 0;
+    let adapted = named::map(adapted, &mut |name, _, value| match published.get(name) {
+        Some(values) => {
+            loaded += 1;
+            Tensor::from_floats(values.as_slice(), &device)
+        }
+        None => value,
+    });
+    assert_eq!(loaded, published.len());
+    let images = random([2, 3, 128, 64], 2, &device);
+    for mix in [Mix::mean(), Mix::single(PART)] {
+        let [one, other] = [&plain, &adapted].map(|backbone| {
+            backbone
+                .forward(images.clone(), mix.tensor(2, &device), None)
+                .map
+        });
+        assert_eq!(difference(one, other), 0.0);
+    }
+}
+
+#[test]
+fn the_mix_matters_once_trained_and_folds_into_a_bias() {
+    let device = Device::flex();
+    let images = random([2, 3, 97, 45], 2, &device);
+    for adapter in adapters() {
+        let backbone = shaken(pico(adapter.clone(), 1, &device), 3);
+        let forward = |backbone: &Backbone, mix: Mix| {
+            backbone
+                .forward(images.clone(), mix.tensor(2, &device), None)
+                .pooled
+        };
+        let mix: Mix = "identity=0.7,part=0.3".parse().unwrap();
+        let features = forward(&backbone, mix);
+        let hears = !matches!(&adapter, Adapter::None)
+            && !matches!(&adapter, Adapter::Moe(config) if !config.prompts);
+        let other = forward(&backbone, Mix::single(2));
+        assert_eq!(
+            difference(features.clone(), other.clone()) > 1e-3,
+            hears,
+            "{adapter:?}"
+        );
+
+        let folded = backbone.fold(mix);
+        assert!(!values(&folded).keys().any(|name| name.contains("prompts")));
+        // Folded, the mix that is given no longer matters.
+        assert!(
+            difference(forward(&folded, mix), features.clone()) < 1e-5,
+            "{adapter:?}"
+        );
+        assert!(
+            difference(forward(&folded, Mix::single(2)), features) < 1e-5,
+            "{adapter:?}"
+        );
+    }
+}
+
+/// The mixture by its definition: for each token the chosen experts only.
+fn sparse(moe: &Moe, tokens: Tensor<3>, mix: &[Mix]) -> Vec<f32> {
+    let device = tokens.device();
+    let [batch, count, channels] = tokens.dims();
+    let read = |tensor: Tensor<2>| -> Vec<Vec<f32>> {
+        let width = tensor.dims()[1];
+        let data: Vec<f32> = tensor.into_data().iter::<f32>().collect();
+        data.chunks(width).map(<[f32]>::to_vec).collect()
+    };
+    let normed = read(moe.norm.forward(tokens).reshape([batch * count, channels]));
+    let [w_x, down, up] = [&moe.router, &moe.down, &moe.up].map(|layer| read(layer.weight.val()));
+    let prompts = moe.prompts.as_ref().unwrap();
+    let voice = read(
+        prompts
+            .router
+            .forward(mixes_tensor(mix, &device).matmul(prompts.vectors.val())),
+    );
+    let a: f32 = prompts.a.val().into_scalar();
+    let gamma: Vec<f32> = moe.gamma.val().into_data().iter::<f32>().collect();
+    let experts = w_x[0].len();
+    let hidden = down[0].len() / experts;
+
+    let mut output = Vec::new();
+    for (index, h) in normed.iter().enumerate() {
+        let dot = |matrix: &[Vec<f32>], column: usize| -> f32 {
+            h.iter().zip(matrix).map(|(x, row)| x * row[column]).sum()
+        };
+        let logits: Vec<f32> = (0..experts)
+            .map(|e| (1.0 - a) * dot(&w_x, e) + a * voice[index / count][e])
+            .collect();
+        let mut order: Vec<usize> = (0..experts).collect();
+        order.sort_by(|x, y| logits[*y].total_cmp(&logits[*x]));
+        let chosen = &order[..2];
+        let sum: f32 = chosen.iter().map(|e| logits[*e].exp()).sum();
+        let mut row = vec![0.0f32; channels];
+        for e in chosen {
+            let weight = logits[*e].exp() / sum;
+            for unit in e * hidden..(e + 1) * hidden {
+                let activation = dot(&down, unit).max(0.0) * weight;
+                for (value, up) in row.iter_mut().zip(&up[unit]) {
+                    *value += activation * up;
+                }
+            }
+        }
+        output.extend(row.iter().zip(&gamma).map(|(value, gamma)| value * gamma));
+    }
+    output
+}
+
+#[test]
+fn dense_evaluation_equals_sparse_evaluation() {
+    let device = Device::flex();
+    let moe = MoeConfig::default().init(32, &mut Rng::seed_from_u64(1), &device);
+    let moe = shaken(moe, 2);
+    let tokens = random([3, 11, 32], 3, &device);
+    let mix = [Mix::single(0), Mix::mean(), Mix::single(2)];
+    let (dense, _) = moe.forward(tokens.clone(), mixes_tensor(&mix, &device));
+    let dense: Vec<f32> = dense.into_data().iter::<f32>().collect();
+    let sparse = sparse(&moe, tokens, &mix);
+    let worst = dense
+        .iter()
+        .zip(&sparse)
+        .map(|(d, s)| (d - s).abs())
+        .fold(0.0, f32::max);
+    assert!(worst < 1e-5, "{worst}");
+    assert!(dense.iter().any(|value| value.abs() > 1e-2));
+}
+
+#[derive(Module, Debug)]
+struct Student {
+    backbone: Backbone,
+    dino: DinoHead,
+    part: PartHead,
+    attribute: AttributeHead,
+}
+
+fn student(adapter: Adapter, device: &Device) -> Student {
+    let backbone = pico(adapter, 1, device);
+    let rng = &mut Rng::seed_from_u64(2);
+    let channels = backbone.channels();
+    let dino = DinoHeadConfig {
+        input: channels,
+        hidden: 32,
+        bottleneck: 16,
+        output: 64,
+    };
+    Student {
+        backbone,
+        dino: dino.init(rng, device),
+        part: PartHeadConfig::new(channels, 5).init(rng, device),
+        attribute: AttributeHeadConfig::new(channels, 5).init(rng, device),
+    }
+}
+
+/// All losses of a step on two views.
+fn loss(student: &Student, device: &Device) -> Tensor<1> {
+    let mix = mixes_tensor(&[Mix::single(1), Mix::mean(), Mix::single(2)], device);
+    let mut rng = Rng::seed_from_u64(5);
+    let views = [6, 7].map(|seed| {
+        let images = random([3, 3, 128, 64], seed, device);
+        student
+            .backbone
+            .forward(images, mix.clone(), Some(&mut rng))
+    });
+    let logits = views
+        .each_ref()
+        .map(|view| student.dino.forward(view.pooled.clone()));
+    let teacher = [8, 9].map(|seed| random([3, 64], seed, device));
+    let centre = Tensor::zeros([1, 64], device);
+    let dino = dino_loss(&logits, &teacher, centre, &Temperatures::default());
+    let labels: Vec<i64> = (0..24)
+        .map(|i| if i % 7 == 0 { 255 } else { i % 5 })
+        .collect();
+    let labels = Tensor::<3, Int>::from_data(TensorData::new(labels, [3, 4, 2]), device);
+    let part = part_loss(student.part.forward(views[0].map.clone()), labels).mean();
+    let targets = [0.3, 0.7, 0.0, 1.0, 0.0].repeat(3);
+    let targets = Tensor::<2>::from_data(TensorData::new(targets, [3, 5]), device);
+    let attribute = attribute_loss(
+        student.attribute.forward(views[0].pooled.clone()),
+        targets,
+        Tensor::ones([3, 2], device),
+        &[0..2, 2..5],
+    )
+    .mean();
+    let total = dino + part + attribute;
+    let passes = views.each_ref().map(|view| view.routing.as_slice());
+    if passes[0].is_empty() {
+        return total;
+    }
+    let load = expert_load(&passes);
+    assert!(
+        load.iter()
+            .all(|load| (load.iter().sum::<f32>() - 1.0).abs() < 1e-5)
+    );
+    total + balance_loss(&passes, &load) * 0.01
+}
+
+const STEP: Step<'static> = Step {
+    learning_rate: 1e-3,
+    weight_decay: 0.04,
+    frozen: &[],
+};
+
+#[test]
+fn every_parameter_moves_and_the_loss_falls() {
+    let device = Device::flex().autodiff();
+    for adapter in adapters() {
+        let mut student = student(adapter.clone(), &device);
+        let before = values(&student);
+        let mut optimiser = AdamW::new(AdamWConfig::default());
+        let mut losses = Vec::new();
+        for _ in 0..4 {
+            let loss = loss(&student, &device);
+            losses.push(loss.clone().into_scalar::<f32>());
+            let gradients = optim::gradients(&student, &mut loss.backward());
+            student = optimiser.step(student, gradients, &STEP);
+        }
+        assert!(
+            losses.windows(2).all(|pair| pair[1] < pair[0]),
+            "{adapter:?} {losses:?}"
+        );
+        for (name, after) in values(&student) {
+            let moved = after != before[&name];
+            let frozen = name.ends_with("weight_g");
+            assert_eq!(moved, !frozen, "{adapter:?}: `{name}`");
+        }
+    }
+}
+
+#[test]
+fn frozen_names_stay_and_their_history_does_not_start() {
+    let device = Device::flex().autodiff();
+    let student = student(Adapter::None, &device);
+    let before = values(&student);
+    let mut optimiser = AdamW::new(AdamWConfig {
+        clip: Clip::Global(1.0),
+        ..AdamWConfig::default()
+    });
+    let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
+    let step = Step {
+        frozen: &["dino.last_layer", "backbone.layers.0"],
+        ..STEP
+    };
+    let student = optimiser.step(student, gradients, &step);
+    for (name, after) in values(&student) {
+        let frozen = name.starts_with("dino.last_layer") || name.starts_with("backbone.layers.0");
+        assert_eq!(after == before[&name], frozen, "`{name}`");
+        let steps = format!("{name}.steps");
+        assert_eq!(optimiser.state().contains_key(&steps), !frozen, "`{name}`");
+    }
+}
+
+#[test]
+fn a_resumed_run_is_the_same_run() {
+    let device = Device::flex().autodiff();
+    let train = |mut student: Student, mut optimiser: AdamW, steps: usize| {
+        for _ in 0..steps {
+            let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
+            student = optimiser.step(student, gradients, &STEP);
+        }
+        (student, optimiser)
+    };
+    let adapter = Adapter::Moe(MoeConfig::default());
+    let start = || {
+        (
+            student(adapter.clone(), &device),
+            AdamW::new(AdamWConfig::default()),
+        )
+    };
+    let (whole, _) = train(start().0, start().1, 4);
+
+    let (half, optimiser) = train(start().0, start().1, 2);
+    let (saved, state) = (values(&half), optimiser.state());
+    let fresh = named::map(student(adapter.clone(), &device), &mut |name, _, value| {
+        Tensor::from_floats(saved[name].as_slice(), &value.device())
+    });
+    let optimiser = AdamW::from_state(AdamWConfig::default(), &state, &Device::flex()).unwrap();
+    optimiser.check(&fresh).unwrap();
+    let (resumed, _) = train(fresh, optimiser, 2);
+    assert!(values(&whole) == values(&resumed));
+}
+
+#[test]
+fn a_broken_optimiser_state_is_an_error() {
+    let device = Device::flex().autodiff();
+    let student = student(Adapter::None, &device);
+    let mut optimiser = AdamW::new(AdamWConfig::default());
+    let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
+    let _ = optimiser.step(student.clone(), gradients, &STEP);
+    let state = optimiser.state();
+    let load = |state| AdamW::from_state(AdamWConfig::default(), state, &Device::flex());
+
+    let mut missing = state.clone();
+    missing.remove("part.layers.0.bias.second");
+    assert!(
+        load(&missing)
+            .unwrap_err()
+            .to_string()
+            .contains("part.layers.0.bias.second")
+    );
+    let mut short = state.clone();
+    short
+        .get_mut("part.layers.0.bias.second")
+        .unwrap()
+        .data
+        .pop();
+    assert!(load(&short).unwrap_err().to_string().contains("needs"));
+    let other = load(&state).unwrap().check(&student.part).unwrap_err();
+    assert!(other.to_string().contains("not a parameter"), "{other}");
+}
+
+#[test]
+fn replicas_average_to_the_whole_batch() {
+    let device = Device::flex().autodiff();
+    let backbone = pico(Adapter::None, 1, &device);
+    let images = random([4, 3, 64, 32], 2, &device);
+    let gradients = |images: Tensor<4>| {
+        let mix = Mix::mean().tensor(images.dims()[0], &device);
+        let pooled = backbone.forward(images, mix, None).pooled;
+        let direction = random([1, backbone.channels()], 3, &device);
+        optim::gradients(
+            &backbone,
+            &mut (pooled.tanh() * direction).mean().backward(),
+        )
+    };
+    let whole = gradients(images.clone());
+    let halves = images.chunk(2, 0).into_iter().map(gradients).collect();
+    let averaged = optim::average(halves);
+    assert_eq!(whole.len(), averaged.len());
+    for (name, gradient) in whole {
+        let worst = difference(gradient, averaged[&name].clone());
+        assert!(worst < 1e-6, "`{name}`: {worst}");
+    }
+}
+
+#[test]
+fn the_teacher_follows_the_student() {
+    let device = Device::flex();
+    let adapter = Adapter::Moe(MoeConfig::default());
+    let teacher = pico(adapter.clone(), 1, &device);
+    let student = pico(adapter, 2, &device.clone().autodiff());
+    let (old, new) = (values(&teacher), values(&student));
+    let after = values(&optim::ema(teacher, &student, 0.9));
+    for (name, values) in after {
+        for ((after, old), new) in values.iter().zip(&old[&name]).zip(&new[&name]) {
+            assert!((after - (0.9 * old + 0.1 * new)).abs() < 1e-6, "`{name}`");
+        }
+    }
+}
+
+#[test]
+fn settings_from_outside_are_checked_and_round_trip() {
+    for architecture in Architecture::ALL {
+        assert_eq!(
+            architecture.name().parse::<Architecture>().unwrap(),
+            architecture
+        );
+    }
+    assert!(
+        "resnet50"
+            .parse::<Architecture>()
+            .unwrap_err()
+            .to_string()
+            .contains("swin-tiny")
+    );
+    for adapter in adapters() {
+        let config = BackboneConfig::named("swin-tiny")
+            .unwrap()
+            .with_adapter(adapter);
+        let text = serde_json::to_string(&config).unwrap();
+        assert_eq!(
+            serde_json::from_str::<BackboneConfig>(&text).unwrap(),
+            config
+        );
+        config.check().unwrap();
+    }
+    let moe = |text: &str| {
+        let text = format!(r#"{{"name":"swin-nano","adapter":{{"kind":"moe",{text}}}}}"#);
+        serde_json::from_str::<BackboneConfig>(&text).map_err(|e| e.to_string())
+    };
+    assert_eq!(
+        moe(r#""experts":4"#).unwrap().adapter,
+        Adapter::Moe(MoeConfig {
+            experts: 4,
+            ..MoeConfig::default()
+        })
+    );
+    assert!(moe(r#""expert":4"#).unwrap_err().contains("expert"));
+    for (text, field) in [
+        (r#""experts":0"#, "experts"),
+        (r#""top_k":7"#, "top_k"),
+        (r#""reduction":0"#, "reduction"),
+        (r#""stages":[4]"#, "stages"),
+    ] {
+        let message = moe(text).unwrap().check().unwrap_err().to_string();
+        assert!(message.contains(field), "{message}");
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_weights_and_drops() {
+    let device = Device::flex();
+    let adapter = Adapter::Moe(MoeConfig::default());
+    let [one, other] = [1, 1].map(|seed| pico(adapter.clone(), seed, &device));
+    assert!(values(&one) == values(&other));
+    assert!(values(&one) != values(&pico(adapter, 2, &device)));
+    let images = random([4, 3, 64, 32], 2, &device);
+    let pooled = |backbone: &Backbone, seed: Option<u64>| {
+        let mut rng = seed.map(Rng::seed_from_u64);
+        let mix = Mix::mean().tensor(4, &device);
+        backbone.forward(images.clone(), mix, rng.as_mut()).pooled
+    };
+    assert_eq!(
+        difference(pooled(&one, Some(3)), pooled(&other, Some(3))),
+        0.0
+    );
+    assert!(difference(pooled(&one, Some(3)), pooled(&one, None)) > 0.0);
+}

@@ -1,0 +1,299 @@
+//! Golden values: everything that has a published implementation, against it. `golden/model.py` makes them.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use burn::{
+    module::{Module, Param},
+    tensor::{Device, Tensor, TensorData},
+};
+use clasp_model::{
+    backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig},
+    heads::DinoHeadConfig,
+    layers::Rng,
+    losses::{Temperatures, centre_update, dino::teacher_mean, dino_loss},
+    mix::{Mix, mixes_tensor},
+    moe::MoeConfig,
+    named,
+    optim::{AdamW, AdamWConfig, Clip, Step},
+    schedule::Cosine,
+    swin::{SwinConfig, WindowPadding},
+};
+use rand_chacha::rand_core::SeedableRng;
+use safetensors::SafeTensors;
+
+const OPS: f64 = 1e-5;
+const MODELS: f64 = 1e-4;
+
+/// Numbers in [-1, 1) from a name alone: FNV-1a, then SplitMix64, as in `model.py`.
+fn noise(name: &str, count: usize) -> Vec<f32> {
+    let key = name.bytes().fold(0xcbf2_9ce4_8422_2325u64, |key, byte| {
+        (key ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (1..=count as u64)
+        .map(|index| {
+            let mut z = key.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            z ^= z >> 31;
+            ((z >> 11) as f64 * 2f64.powi(-52) - 1.0) as f32
+        })
+        .collect()
+}
+
+/// A parameter of that name, in the published layout.
+fn parameter(name: &str, shape: &[usize]) -> Vec<f32> {
+    let inputs: usize = shape[1..].iter().product();
+    let (offset, scale) = if name.contains("norm") && name.ends_with("weight") {
+        (1.0, 0.1)
+    } else if name.ends_with("bias") {
+        (0.0, 0.1)
+    } else if name.ends_with("relative_position_bias_table") {
+        (0.0, 0.5)
+    } else {
+        (0.0, (3.0 / inputs as f64).sqrt())
+    };
+    noise(name, shape.iter().product())
+        .into_iter()
+        .map(|u| (offset + scale * f64::from(u)) as f32)
+        .collect()
+}
+
+/// Fills a module as `model.py` does; names get the prefix.
+fn fill<M: Module>(module: M, prefix: &str) -> M {
+    named::map(module, &mut |name, shape, old| {
+        let name = format!("{prefix}{name}");
+        let device = old.device();
+        let values = match (name.as_str(), shape) {
+            (name, _) if name.ends_with(".vectors") || name.ends_with("moe.gamma") => {
+                noise(name, old.dims()[0])
+            }
+            (name, _) if name.ends_with(".a") => vec![0.4],
+            (name, _) if name.ends_with("weight_g") => vec![1.0; old.dims()[0]],
+            // A linear layer's weight is stored the other way round.
+            (name, [inputs, outputs]) if name.ends_with(".weight") => {
+                let published = parameter(name, &[*outputs, *inputs]);
+                let index = |i: usize| (i % outputs) * inputs + i / outputs;
+                (0..inputs * outputs).map(|i| published[index(i)]).collect()
+            }
+            (name, shape) => parameter(name, shape),
+        };
+        Tensor::from_data(TensorData::new(values, old.dims()), &device)
+    })
+}
+
+fn tensor<const D: usize>(values: Vec<f32>, shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::from_data(TensorData::new(values, shape), device)
+}
+
+struct Golden(Vec<u8>);
+
+impl Golden {
+    fn open() -> Self {
+        Self(include_bytes!("golden/model.safetensors").to_vec())
+    }
+
+    fn get(&self, name: &str) -> Vec<f64> {
+        let file = SafeTensors::deserialize(&self.0).unwrap();
+        let view = file.tensor(name).unwrap();
+        match view.dtype() {
+            safetensors::Dtype::F32 => view
+                .data()
+                .chunks_exact(4)
+                .map(|b| f64::from(f32::from_le_bytes(b.try_into().unwrap())))
+                .collect(),
+            safetensors::Dtype::F64 => view
+                .data()
+                .chunks_exact(8)
+                .map(|b| f64::from_le_bytes(b.try_into().unwrap()))
+                .collect(),
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+
+    fn check<const D: usize>(&self, name: &str, found: Tensor<D>, tolerance: f64) {
+        let expected = self.get(name);
+        let found: Vec<f32> = found.into_data().iter::<f32>().collect();
+        assert_eq!(found.len(), expected.len(), "{name}");
+        let worst = expected
+            .iter()
+            .zip(&found)
+            .map(|(e, f)| (e - f64::from(*f)).abs())
+            .fold(0.0, f64::max);
+        println!("{name}: {worst:.1e}");
+        assert!(worst <= tolerance, "{name}: off by {worst:e}");
+    }
+}
+
+fn backbone(padding: WindowPadding, adapter: Adapter) -> Backbone {
+    let config = BackboneConfig {
+        padding,
+        ..BackboneConfig::named("swin-tiny")
+            .unwrap()
+            .with_adapter(adapter)
+    };
+    fill(config.init(&mut Rng::seed_from_u64(0), &Device::flex()), "")
+}
+
+fn check_features(golden: &Golden, backbone: &Backbone, name: &str, height: usize, width: usize) {
+    let device = Device::flex();
+    let images = noise(&format!("images {height}x{width}"), 3 * height * width);
+    let images = tensor(images, [1, 3, height, width], &device) * 2.0;
+    let features = backbone.forward(images, Mix::mean().tensor(1, &device), None);
+    assert_eq!(features.map.dims()[2..], backbone.grid(height, width));
+    golden.check(
+        &format!("{name} {height}x{width} pooled"),
+        features.pooled,
+        MODELS,
+    );
+    let channels = (0..24)
+        .map(|i| features.map.clone().narrow(1, 32 * i, 1))
+        .collect();
+    golden.check(
+        &format!("{name} {height}x{width} map"),
+        Tensor::cat(channels, 1),
+        MODELS,
+    );
+}
+
+#[test]
+fn swin_is_timms_and_the_detectors() {
+    let golden = Golden::open();
+    for (name, padding) in [
+        ("classification", WindowPadding::Classification),
+        ("detection", WindowPadding::Detection),
+    ] {
+        let backbone = backbone(padding, Adapter::None);
+        for (height, width) in [(224, 224), (256, 128), (384, 128), (100, 60)] {
+            check_features(&golden, &backbone, name, height, width);
+        }
+    }
+}
+
+#[test]
+fn lambda_is_soliders() {
+    let adapter = Adapter::Lambda(LambdaConfig { lambda: Some(0.3) });
+    let backbone = backbone(WindowPadding::Detection, adapter);
+    check_features(&Golden::open(), &backbone, "solider", 256, 128);
+}
+
+#[test]
+fn parameter_counts_are_timms() {
+    let golden = Golden::open();
+    for (name, config) in [
+        ("tiny", SwinConfig::tiny()),
+        ("small", SwinConfig::small()),
+        ("base", SwinConfig::base()),
+    ] {
+        let swin = config.init(&mut Rng::seed_from_u64(0), &Device::flex());
+        assert_eq!(
+            swin.num_params() as f64,
+            golden.get(&format!("parameters {name}"))[0],
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn experts_are_those_of_the_token_by_token_reference() {
+    let device = Device::flex();
+    let moe = fill(
+        MoeConfig::default().init(16, &mut Rng::seed_from_u64(0), &device),
+        "moe.",
+    );
+    let tokens = tensor(noise("moe tokens", 2 * 5 * 16), [2, 5, 16], &device);
+    let mixes = [Mix::single(0), Mix::new([0.2, 0.3, 0.5]).unwrap()];
+    let (output, _) = moe.forward(tokens, mixes_tensor(&mixes, &device));
+    Golden::open().check("moe output", output, OPS);
+}
+
+#[test]
+fn dino_loss_is_the_published_one() {
+    let golden = Golden::open();
+    let device = Device::flex().autodiff();
+    let all = (tensor(noise("dino student", 18 * 11), [18, 11], &device) * 0.5).require_grad();
+    let teacher = tensor(noise("dino teacher", 6 * 11), [6, 11], &device) * 0.5;
+    let teacher = teacher.chunk(2, 0);
+    let centre = tensor(noise("dino centre", 11), [1, 11], &device);
+    // Two global views and the four local ones stacked.
+    let student = all.clone().split_with_sizes(vec![3, 3, 12], 0);
+    let loss = dino_loss(&student, &teacher, centre.clone(), &Temperatures::default());
+    golden.check("dino loss", loss.clone(), OPS);
+    let gradient = all.grad(&loss.backward()).unwrap();
+    golden.check("dino gradient", gradient, OPS);
+    golden.check(
+        "dino centre",
+        centre_update(centre, teacher_mean(&teacher), 0.9),
+        OPS,
+    );
+}
+
+#[test]
+fn dino_head_is_the_published_one() {
+    let device = Device::flex();
+    let config = DinoHeadConfig {
+        input: 12,
+        hidden: 20,
+        bottleneck: 8,
+        output: 30,
+    };
+    let head = fill(config.init(&mut Rng::seed_from_u64(0), &device), "");
+    let input = tensor(noise("head input", 4 * 12), [4, 12], &device);
+    Golden::open().check("head output", head.forward(input), OPS);
+}
+
+#[test]
+fn adamw_is_pytorchs() {
+    #[derive(Module, Debug)]
+    struct Layer {
+        weight: Param<Tensor<2>>,
+        bias: Param<Tensor<1>>,
+    }
+    let golden = Golden::open();
+    let device = Device::flex().autodiff();
+    let mut layer = Layer {
+        weight: Param::from_tensor(tensor(noise("adamw weight", 35), [7, 5], &device)),
+        bias: Param::from_tensor(tensor(noise("adamw bias", 7), [7], &device)),
+    };
+    let config = AdamWConfig {
+        clip: Clip::PerTensor(3.0),
+        ..AdamWConfig::default()
+    };
+    let mut optimiser = AdamW::new(config);
+    for step in 0..5 {
+        if step == 3 {
+            // A resume in the middle changes nothing.
+            optimiser = AdamW::from_state(config, &optimiser.state(), &Device::flex()).unwrap();
+            optimiser.check(&layer).unwrap();
+        }
+        let scale = if step < 2 { 4.0 } else { 0.1 };
+        let gradients = [("weight", 35), ("bias", 7)]
+            .map(|(name, count)| {
+                let values = noise(&format!("adamw {name} gradient {step}"), count);
+                (
+                    name.to_string(),
+                    tensor(values, [count], &Device::flex()) * scale,
+                )
+            })
+            .into();
+        let step = Step {
+            learning_rate: 1e-2 / (step + 1) as f64,
+            weight_decay: 0.04 + 0.05 * step as f64,
+            frozen: &[],
+        };
+        layer = optimiser.step(layer, gradients, &step);
+    }
+    golden.check("adamw weight", layer.weight.val(), 1e-6);
+    golden.check("adamw bias", layer.bias.val(), 1e-6);
+}
+
+#[test]
+fn schedule_is_dinos() {
+    let schedule = Cosine::new(5e-4, 1e-6, 42).with_warmup(14);
+    for (step, expected) in Golden::open().get("schedule").into_iter().enumerate() {
+        let found = schedule.at(step as u64);
+        assert!(
+            (found - expected).abs() < 1e-15,
+            "step {step}: {found} {expected}"
+        );
+    }
+}

@@ -1,0 +1,243 @@
+"""Golden values of crates/model, from timm and PyTorch.
+
+Run: python model.py      (writes model.safetensors beside itself)
+Made with torch 2.15.0, timm 1.0.31, numpy 2.4.6, safetensors 0.8.
+
+No weights are stored: both sides fill every tensor from a hash of its name (FNV-1a, then SplitMix64), so
+published sizes can be compared and the file holds results only.
+"""
+
+import types
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+GOLDEN = {}
+
+
+def noise(name, shape):
+    """Numbers in [-1, 1) from the name alone, row-major."""
+    key = 0xCBF29CE484222325
+    for byte in name.encode():
+        key = ((key ^ byte) * 0x100000001B3) % 2**64
+    with np.errstate(over="ignore"):
+        z = np.uint64(key) + np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    values = (z >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+    return torch.from_numpy(values.reshape(shape)).float()
+
+
+def parameter(name, shape):
+    """A parameter of that name: norms near 1, biases small, weights of variance 1 / inputs."""
+    u = noise(name, shape)
+    if "norm" in name and name.endswith("weight"):
+        return 1.0 + 0.1 * u
+    if name.endswith("bias"):
+        return 0.1 * u
+    if name.endswith("relative_position_bias_table"):
+        return 0.5 * u
+    inputs = int(np.prod(shape[1:]))
+    return u * (3.0 / inputs) ** 0.5
+
+
+def fill(module):
+    with torch.no_grad():
+        for name, value in module.named_parameters():
+            value.copy_(parameter(name, tuple(value.shape)))
+
+
+# --- Swin ------------------------------------------------------------------------------------------------
+
+
+def detection_attn(self, x):
+    """Window attention as in Microsoft's detector: pad, then shift, in every stage."""
+    batch, height, width, channels = x.shape
+    side = self.window_size[0]
+    shift = self.detection_shift
+    x = F.pad(x, (0, 0, 0, -width % side, 0, -height % side))
+    _, padded_height, padded_width, _ = x.shape
+    mask = None
+    if shift:
+        x = torch.roll(x, (-shift, -shift), (1, 2))
+        region = torch.zeros(1, padded_height, padded_width, 1)
+        slices = (slice(0, -side), slice(-side, -shift), slice(-shift, None))
+        for i, rows in enumerate(slices):
+            for j, columns in enumerate(slices):
+                region[:, rows, columns] = 3 * i + j
+        region = timm.models.swin_transformer.window_partition(region, (side, side)).view(-1, side * side)
+        mask = (region[:, None] - region[:, :, None] != 0).float() * -100.0
+    windows = timm.models.swin_transformer.window_partition(x, (side, side)).view(-1, side * side, channels)
+    windows = self.attn(windows, mask=mask).view(-1, side, side, channels)
+    x = timm.models.swin_transformer.window_reverse(windows, (side, side), padded_height, padded_width)
+    if shift:
+        x = torch.roll(x, (shift, shift), (1, 2))
+    return x[:, :height, :width]
+
+
+def tiny():
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", num_classes=0, dynamic_img_size=True, drop_path_rate=0.0
+    ).eval()
+    fill(model)
+    return model
+
+
+def images(height, width):
+    return noise(f"images {height}x{width}", (1, 3, height, width)) * 2.0
+
+
+def features(model, height, width, semantic=None):
+    """[1, height/32, width/32, 768]; `semantic` is SOLIDER's (λ, 1−λ)."""
+    with torch.no_grad():
+        x = model.patch_embed(images(height, width))
+        for index, layer in enumerate(model.layers):
+            x = layer.downsample(x)
+            if semantic is not None and index > 0:
+                channels = x.shape[-1]
+                scale, offset = (
+                    semantic @ parameter(f"{kind}.{index - 1}.weight", (channels, 2)).T
+                    + parameter(f"{kind}.{index - 1}.bias", (channels,))
+                    for kind in ("semantic_embed_w", "semantic_embed_b")
+                )
+                x = x * F.softplus(scale) + offset
+            x = layer.blocks(x)
+        return model.norm(x)
+
+
+def keep(name, x):
+    GOLDEN[f"{name} pooled"] = x.mean((1, 2))
+    GOLDEN[f"{name} map"] = x[..., ::32].permute(0, 3, 1, 2)
+
+
+SIZES = [(224, 224), (256, 128), (384, 128), (100, 60)]
+model = tiny()
+for size in SIZES:
+    keep(f"classification {size[0]}x{size[1]}", features(model, *size))
+    with torch.no_grad():
+        assert torch.equal(model.forward_features(images(*size)), features(model, *size))
+model = tiny()
+for layer in model.layers:
+    for index, block in enumerate(layer.blocks):
+        block.detection_shift = 3 if index % 2 else 0
+        block._attn = types.MethodType(detection_attn, block)
+for size in SIZES:
+    keep(f"detection {size[0]}x{size[1]}", features(model, *size))
+keep("solider 256x128", features(model, 256, 128, torch.tensor([[0.3, 0.7]])))
+
+for name in ("tiny", "small", "base"):
+    model = timm.create_model(f"swin_{name}_patch4_window7_224", num_classes=0)
+    GOLDEN[f"parameters {name}"] = torch.tensor([sum(p.numel() for p in model.parameters())], dtype=torch.float64)
+
+# --- Mixture of experts, token by token -------------------------------------------------------------------
+
+D, E, K, HIDDEN = 16, 6, 2, 2
+tokens = noise("moe tokens", (2, 5, D))
+mix = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
+normed = F.layer_norm(tokens, (D,), parameter("moe.norm.weight", (D,)), parameter("moe.norm.bias", (D,)))
+router = parameter("moe.router.weight", (E, D))
+prompt_router = parameter("moe.prompts.router.weight", (E, D))
+vectors = noise("moe.prompts.vectors", (3, D))
+down = parameter("moe.down.weight", (E * HIDDEN, D))
+up = parameter("moe.up.weight", (D, E * HIDDEN))
+gamma = noise("moe.gamma", (D,))
+a = 0.4
+output = torch.zeros_like(tokens)
+for image in range(2):
+    prompt = sum(mix[image, t] * vectors[t] for t in range(3))
+    for token in range(5):
+        h = normed[image, token]
+        g = (1 - a) * router @ h + a * prompt_router @ prompt
+        values, chosen = g.topk(K)
+        for weight, expert in zip(values.softmax(0), chosen):
+            part = slice(expert * HIDDEN, (expert + 1) * HIDDEN)
+            output[image, token] += weight * (up[:, part] @ torch.relu(down[part] @ h))
+GOLDEN["moe output"] = gamma * output
+
+# --- DINO's loss, as published ------------------------------------------------------------------------------
+
+
+class DINOLoss(torch.nn.Module):
+    """facebookresearch/dino main_dino.py, one process."""
+
+    def __init__(self, out_dim, ncrops, teacher_temp, student_temp=0.1, center_momentum=0.9):
+        super().__init__()
+        self.student_temp, self.teacher_temp = student_temp, teacher_temp
+        self.center_momentum, self.ncrops = center_momentum, ncrops
+        self.center = noise("dino centre", (1, out_dim))
+
+    def forward(self, student_output, teacher_output):
+        student_out = (student_output / self.student_temp).chunk(self.ncrops)
+        teacher_out = F.softmax((teacher_output - self.center) / self.teacher_temp, dim=-1).detach().chunk(2)
+        total_loss, n_loss_terms = 0, 0
+        for iq, q in enumerate(teacher_out):
+            for v in range(len(student_out)):
+                if v == iq:
+                    continue
+                loss = torch.sum(-q * F.log_softmax(student_out[v], dim=-1), dim=-1)
+                total_loss += loss.mean()
+                n_loss_terms += 1
+        batch_center = torch.sum(teacher_output, dim=0, keepdim=True) / len(teacher_output)
+        self.center = self.center * self.center_momentum + batch_center * (1 - self.center_momentum)
+        return total_loss / n_loss_terms
+
+
+student = (noise("dino student", (6 * 3, 11)) * 0.5).requires_grad_()
+teacher = noise("dino teacher", (2 * 3, 11)) * 0.5
+criterion = DINOLoss(11, 6, 0.04)
+loss = criterion(student, teacher)
+loss.backward()
+GOLDEN["dino loss"] = loss.detach().reshape(1)
+GOLDEN["dino gradient"] = student.grad
+GOLDEN["dino centre"] = criterion.center
+
+# --- DINO's head ----------------------------------------------------------------------------------------------
+
+x = noise("head input", (4, 12))
+for index, (inputs, outputs) in enumerate([(12, 20), (20, 20), (20, 8)]):
+    x = x @ parameter(f"mlp.{index}.weight", (outputs, inputs)).T + parameter(f"mlp.{index}.bias", (outputs,))
+    x = F.gelu(x) if index < 2 else x
+v = parameter("last_layer.weight_v", (30, 8))
+GOLDEN["head output"] = F.normalize(x, dim=-1, p=2) @ (v / v.norm(dim=1, keepdim=True)).T
+
+# --- AdamW ----------------------------------------------------------------------------------------------------
+
+weight = noise("adamw weight", (7, 5)).requires_grad_()
+bias = noise("adamw bias", (7,)).requires_grad_()
+optimiser = torch.optim.AdamW([{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}])
+for step in range(5):
+    for group, decay in zip(optimiser.param_groups, (0.04 + 0.05 * step, 0.0)):
+        group["lr"], group["weight_decay"] = 1e-2 / (step + 1), decay
+    # The first gradients are long, so the limit of 3 per tensor acts on them.
+    for name, value in (("weight", weight), ("bias", bias)):
+        value.grad = noise(f"adamw {name} gradient {step}", tuple(value.shape)) * (4.0 if step < 2 else 0.1)
+        factor = 3.0 / (value.grad.norm(2) + 1e-6)
+        if factor < 1:
+            value.grad.mul_(factor)
+    optimiser.step()
+GOLDEN["adamw weight"] = weight.detach()
+GOLDEN["adamw bias"] = bias.detach()
+
+# --- DINO's schedule ------------------------------------------------------------------------------------------
+
+
+def cosine_scheduler(base_value, final_value, epochs, niter_per_ep, warmup_epochs=0, start_warmup_value=0):
+    """facebookresearch/dino utils.py."""
+    warmup_schedule = np.array([])
+    warmup_iters = warmup_epochs * niter_per_ep
+    if warmup_epochs > 0:
+        warmup_schedule = np.linspace(start_warmup_value, base_value, warmup_iters)
+    iters = np.arange(epochs * niter_per_ep - warmup_iters)
+    schedule = final_value + 0.5 * (base_value - final_value) * (1 + np.cos(np.pi * iters / len(iters)))
+    return np.concatenate((warmup_schedule, schedule))
+
+
+GOLDEN["schedule"] = torch.from_numpy(cosine_scheduler(5e-4, 1e-6, 6, 7, warmup_epochs=2))
+
+save_file({k: v.contiguous() for k, v in GOLDEN.items()}, str(Path(__file__).with_suffix(".safetensors")))
+print({k: tuple(v.shape) for k, v in GOLDEN.items()})

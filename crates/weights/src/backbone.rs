@@ -1,0 +1,359 @@
+//! The backbone file: what pre-training hands to every later stage.
+//!
+//! A safetensors file whose tensors are the backbone's parameters under the published names
+//! (`patch_embed.proj.weight`, `layers.0.blocks.0.attn.qkv.weight`, …), in 32 bits. Its metadata hold
+//! `format` = `clasp-backbone/1` and `backbone`, a JSON object with the fields of [`BackboneMeta`]:
+//! the network's configuration, the preprocessing that it was trained with, and where it comes from.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use clasp_model::backbone::{Adapter, Backbone, BackboneConfig};
+use clasp_model::layers::Rng;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::checkpoint::{self, Metadata};
+use crate::error::WeightsError;
+use crate::state::{LoadReport, StateDict, load_state_dict, state_dict};
+
+/// Value of `format` in the metadata.
+pub const FORMAT: &str = "clasp-backbone/1";
+
+/// What a backbone file says about its weights.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackboneMeta {
+    /// What made it: `pretrain`, `init` or `import`.
+    pub stage: String,
+    /// Version of this program.
+    pub clasp: String,
+    /// The network.
+    pub config: BackboneConfig,
+    /// Height of the images that it was trained on, in pixels.
+    pub height: usize,
+    /// Width of the images that it was trained on, in pixels.
+    pub width: usize,
+    /// Mean of each channel, subtracted from pixels of 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel, divided by.
+    pub std: [f32; 3],
+    /// Filter that resizes images: `bicubic`.
+    pub filter: String,
+    /// Method of pre-training.
+    pub method: String,
+    /// Heads that it was trained with.
+    pub heads: Vec<String>,
+    /// Tasks of its mixes that it has learnt.
+    pub tasks: Vec<String>,
+    /// Steps of pre-training.
+    pub step: u64,
+    /// Digest of the vocabulary of its labels; empty without labels.
+    pub vocabulary: String,
+    /// The recipe, TOML.
+    pub recipe: String,
+    /// Licence lines to keep with the weights.
+    pub licences: Vec<String>,
+}
+
+/// Writes a backbone file, whole or not at all.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub fn save_backbone(
+    path: &Path,
+    backbone: &Backbone,
+    meta: &BackboneMeta,
+) -> Result<(), WeightsError> {
+    let json = serde_json::to_string(meta).map_err(|error| WeightsError::format(path, error))?;
+    let metadata = Metadata::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("backbone".to_owned(), json),
+    ]);
+    checkpoint::write(path, &backbone_state(backbone), &metadata)
+}
+
+/// Reads a backbone file, or `backbone.safetensors` of a run's folder, onto `device`.
+///
+/// # Errors
+///
+/// There is no such file, it is another kind of file, or its tensors do not fit its configuration.
+pub fn load_backbone(
+    path: &Path,
+    device: &Device,
+) -> Result<(Backbone, BackboneMeta), WeightsError> {
+    let path = backbone_file(path)?;
+    let (state, metadata) = checkpoint::read(&path)?;
+    let meta = parse_meta(&path, &metadata)?;
+    check_experts(&path, &meta.config, &state)?;
+    // Every weight is replaced, so the seed is of no account.
+    let fresh = meta.config.init(&mut Rng::seed_from_u64(0), device);
+    let (backbone, report) = load_backbone_state(fresh, &state);
+    if report.is_complete() {
+        Ok((backbone, meta))
+    } else {
+        Err(WeightsError::Keys {
+            path,
+            report: report.to_string(),
+        })
+    }
+}
+
+/// SHA-256 of a backbone file, or of that of a run's folder, in hexadecimal.
+///
+/// # Errors
+///
+/// There is no such file, or it cannot be read.
+pub fn digest(path: &Path) -> Result<String, WeightsError> {
+    let bytes = fs_err::read(backbone_file(path)?)?;
+    Ok(Sha256::digest(bytes)
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
+}
+
+/// What a backbone file, or that of a run's folder, says about itself, without reading its tensors.
+///
+/// # Errors
+///
+/// There is no such file, or it is another kind of file.
+pub fn read_backbone_meta(path: &Path) -> Result<BackboneMeta, WeightsError> {
+    let path = backbone_file(path)?;
+    parse_meta(&path, &checkpoint::read_metadata(&path)?)
+}
+
+/// A backbone with the weights of `path` where names fit: a backbone file of this program, with or
+/// without an adapter, or any safetensors file in the published names. The report says what was
+/// missing (an adapter that starts fresh) and what was left over (a classifier).
+///
+/// # Errors
+///
+/// The file cannot be read, a tensor has another shape, or hardly anything fits: it holds another
+/// architecture.
+pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, LoadReport), WeightsError> {
+    let path = backbone_file(path)?;
+    let (state, _) = checkpoint::read(&path)?;
+    let (backbone, report) = load_backbone_state(backbone, &strip_prefix(state));
+    // An adapter's own parameters may be missing; the plain network's may not.
+    let plain_missing = report
+        .missing
+        .iter()
+        .any(|name| !name.contains(".moe.") && !name.starts_with("semantic_embed"));
+    if report.loaded.is_empty() || plain_missing || !report.reshaped.is_empty() {
+        let report =
+            format!("another architecture: {report}\nhint: set `model.backbone` to the file's");
+        return Err(WeightsError::Keys { path, report });
+    }
+    Ok((backbone, report))
+}
+
+/// Parameters of a backbone in the published names.
+pub fn backbone_state(backbone: &Backbone) -> StateDict {
+    match backbone {
+        Backbone::Swin(swin) => state_dict(swin),
+    }
+}
+
+fn load_backbone_state(backbone: Backbone, state: &StateDict) -> (Backbone, LoadReport) {
+    match backbone {
+        Backbone::Swin(swin) => {
+            let (swin, report) = load_state_dict(swin, state);
+            (Backbone::Swin(swin), report)
+        }
+    }
+}
+
+/// Names without the prefix under which DINO and SOLIDER keep their backbone.
+fn strip_prefix(state: StateDict) -> StateDict {
+    let prefix = [
+        "teacher.backbone.",
+        "module.backbone.",
+        "backbone.",
+        "model.",
+    ]
+    .into_iter()
+    .find(|prefix| state.contains_key(&format!("{prefix}patch_embed.proj.weight")));
+    match prefix {
+        None => state,
+        Some(prefix) => state
+            .into_iter()
+            .filter_map(|(name, array)| Some((name.strip_prefix(prefix)?.to_owned(), array)))
+            .collect(),
+    }
+}
+
+fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
+    let file = if path.is_dir() {
+        path.join("backbone.safetensors")
+    } else {
+        path.to_owned()
+    };
+    if file.is_file() {
+        return Ok(file);
+    }
+    Err(WeightsError::NotFound {
+        what: format!(
+            "{}: expected a backbone file or the folder of a run, found nothing",
+            file.display()
+        ),
+        hint: "`clasp pretrain` writes backbone.safetensors into its run folder when it ends"
+            .to_owned(),
+    })
+}
+
+fn parse_meta(path: &Path, metadata: &Metadata) -> Result<BackboneMeta, WeightsError> {
+    let found = metadata.get("format").map_or("none", String::as_str);
+    if found != FORMAT {
+        let problem = format!("not a backbone file: expected `format` {FORMAT}, found {found}");
+        return Err(WeightsError::format(path, problem));
+    }
+    let json = metadata.get("backbone").map_or("", String::as_str);
+    let meta: BackboneMeta = serde_json::from_str(json)
+        .map_err(|error| WeightsError::format(path, format!("metadata `backbone`: {error}")))?;
+    meta.config
+        .check()
+        .map_err(|error| WeightsError::format(path, error))?;
+    Ok(meta)
+}
+
+/// The file's experts are as many as its configuration claims, before memory is taken for them.
+fn check_experts(
+    path: &Path,
+    config: &BackboneConfig,
+    state: &StateDict,
+) -> Result<(), WeightsError> {
+    let Adapter::Moe(moe) = &config.adapter else {
+        return Ok(());
+    };
+    let fits = state
+        .iter()
+        .filter(|(name, _)| name.ends_with(".moe.down.weight"))
+        .all(|(_, array)| match array.shape[..] {
+            [width, channels] => width == moe.experts * (channels / moe.reduction).max(1),
+            _ => false,
+        });
+    if fits && state.keys().any(|name| name.ends_with(".moe.down.weight")) {
+        return Ok(());
+    }
+    let problem = format!(
+        "its experts are not the {} of reduction {} that its configuration claims",
+        moe.experts, moe.reduction
+    );
+    Err(WeightsError::format(path, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Tensor;
+    use clasp_model::mix::Mix;
+    use clasp_model::moe::MoeConfig;
+
+    fn meta(config: BackboneConfig) -> BackboneMeta {
+        BackboneMeta {
+            stage: "pretrain".to_owned(),
+            clasp: "0.1.0".to_owned(),
+            config,
+            height: 128,
+            width: 64,
+            mean: [0.485, 0.456, 0.406],
+            std: [0.229, 0.224, 0.225],
+            filter: "bicubic".to_owned(),
+            method: "clasp".to_owned(),
+            heads: vec!["dino".to_owned()],
+            tasks: vec!["identity".to_owned()],
+            step: 3,
+            vocabulary: String::new(),
+            recipe: "seed = 0\n".to_owned(),
+            licences: Vec::new(),
+        }
+    }
+
+    fn config(adapter: Adapter) -> BackboneConfig {
+        BackboneConfig::named("swin-pico")
+            .unwrap()
+            .with_adapter(adapter)
+    }
+
+    #[test]
+    fn a_backbone_survives_the_way_there_and_back() {
+        let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
+        let path = folder.path().join("backbone.safetensors");
+        for adapter in [Adapter::None, Adapter::Moe(MoeConfig::default())] {
+            let config = config(adapter);
+            let backbone = config.init(&mut Rng::seed_from_u64(1), &device);
+            save_backbone(&path, &backbone, &meta(config.clone())).unwrap();
+            // The folder of a run does as well as the file.
+            let (loaded, said) = load_backbone(folder.path(), &device).unwrap();
+            assert_eq!(said, meta(config.clone()));
+            assert_eq!(read_backbone_meta(&path).unwrap(), said);
+            let images = Tensor::ones([1, 3, 64, 32], &device);
+            let features = |backbone: &Backbone| {
+                backbone
+                    .forward(images.clone(), Mix::mean().tensor(1, &device), None)
+                    .pooled
+                    .into_data()
+            };
+            assert_eq!(features(&loaded), features(&backbone));
+        }
+    }
+
+    #[test]
+    fn a_plain_backbone_starts_an_adapted_one_and_another_size_does_not() {
+        let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
+        let path = folder.path().join("plain.safetensors");
+        let plain = config(Adapter::None);
+        let backbone = plain.init(&mut Rng::seed_from_u64(1), &device);
+        save_backbone(&path, &backbone, &meta(plain)).unwrap();
+        let adapted =
+            config(Adapter::Moe(MoeConfig::default())).init(&mut Rng::seed_from_u64(2), &device);
+        let (adapted, report) = start_from(adapted, &path).unwrap();
+        assert!(report.unexpected.is_empty() && !report.missing.is_empty());
+        let images = Tensor::ones([1, 3, 64, 32], &device);
+        let mix = Mix::single(1).tensor(1, &device);
+        let features = |backbone: &Backbone| {
+            backbone
+                .forward(images.clone(), mix.clone(), None)
+                .pooled
+                .into_data()
+        };
+        features(&adapted).assert_approx_eq(
+            &features(&backbone),
+            burn::tensor::Tolerance::<f32>::absolute(1e-6),
+        );
+
+        let other = BackboneConfig::named("swin-nano")
+            .unwrap()
+            .init(&mut Rng::seed_from_u64(2), &device);
+        let message = start_from(other, &path).unwrap_err().to_string();
+        assert!(
+            message.contains("another architecture") && message.contains("expected ["),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn other_files_are_refused() {
+        let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
+        let message = load_backbone(folder.path(), &device)
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains("backbone.safetensors"), "{message}");
+        let path = folder.path().join("other.safetensors");
+        checkpoint::write(&path, &StateDict::new(), &Metadata::new()).unwrap();
+        let message = load_backbone(&path, &device).unwrap_err().to_string();
+        assert!(message.contains("not a backbone file"), "{message}");
+        // A configuration that claims more than the file holds.
+        let small = config(Adapter::Moe(MoeConfig::default()));
+        let large = config(Adapter::Moe(MoeConfig {
+            experts: 1024,
+            reduction: 1,
+            ..MoeConfig::default()
+        }));
+        let backbone = small.init(&mut Rng::seed_from_u64(1), &device);
+        save_backbone(&path, &backbone, &meta(large)).unwrap();
+        let message = load_backbone(&path, &device).unwrap_err().to_string();
+        assert!(message.contains("experts"), "{message}");
+    }
+}

@@ -1,0 +1,71 @@
+//! What can go wrong with weights on disk or on the way to it.
+
+use std::path::{Path, PathBuf};
+
+/// Errors of this crate. Each names the file and, where there is one, the tensor.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WeightsError {
+    /// The file system refused; the message names the path.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A file that is not what its name says.
+    #[error("{}: {problem}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Tensors that the model needs and the file lacks, or the other way round.
+    #[error("{}: {report}", path.display())]
+    Keys {
+        /// The file.
+        path: PathBuf,
+        /// What did and did not fit.
+        report: String,
+    },
+    /// A configuration that asks for something that this program's CLIP does not have.
+    #[error("{}: `{field}` is {found}; expected {expected}", path.display())]
+    Config {
+        /// The configuration file.
+        path: PathBuf,
+        /// The field, as a path.
+        field: String,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// Neither a folder with a model nor the name of one that could be fetched.
+    #[error("{what}\nhint: {hint}")]
+    NotFound {
+        /// What was looked for and where.
+        what: String,
+        /// What to do.
+        hint: String,
+    },
+}
+
+impl WeightsError {
+    pub(crate) fn format(path: &Path, problem: impl ToString) -> Self {
+        Self::Format {
+            path: path.to_owned(),
+            problem: problem.to_string(),
+        }
+    }
+
+    pub(crate) fn config(
+        path: &Path,
+        field: impl ToString,
+        found: impl ToString,
+        expected: impl ToString,
+    ) -> Self {
+        Self::Config {
+            path: path.to_owned(),
+            field: field.to_string(),
+            found: found.to_string(),
+            expected: expected.to_string(),
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Weights: between modules, tensors by name, and files.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`state`] | a module's parameters by PyTorch's names and in its layout, both ways, with a report |
+//! | [`checkpoint`] | safetensors files with metadata, written whole or not at all |
+//! | [`backbone`] | the file that pre-training hands to later stages |
+//! | [`clip`] | CLIP folders of Hugging Face and OpenCLIP |
+//! | [`hub`] | models by name, from a hub or its cache |
+//!
+//! Files are read as data only, and every size in them is checked before anything is allocated.
+
+pub mod backbone;
+pub mod checkpoint;
+pub mod clip;
+pub mod error;
+pub mod hub;
+pub mod state;
+
+pub use error::WeightsError;

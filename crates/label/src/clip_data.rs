@@ -1,0 +1,352 @@
+//! Image-caption pairs for the training of a small CLIP ([`crate::clip_train`]): drawn people, and photos
+//! with tags and masks in the layout of CCP.
+//!
+//! Drawing a pair costs more than learning from it, so a pool of drawn pairs is made once and seen again with other
+//! crops, flips and light. No caption tells left from right, so a flip keeps it true.
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use clasp_data::captions::{ccp_caption, ccp_pair, ccp_parts, pair as drawn_pair};
+use clasp_data::image::{
+    self, CLIP_MEAN, CLIP_STD, Filter, Limits, Rgb, decode, normalise, resize, resize_crop,
+};
+use clasp_data::layouts::attributes::Attributes;
+use clasp_data::layouts::parsing::Parsing;
+use clasp_data::vocabulary::{Part, Vocabulary, fill};
+use clasp_data::{Rng, rng_for};
+use rand::RngExt;
+
+use crate::Error;
+use crate::clip_train::Pair;
+
+/// Photos kept in memory are at most this high.
+const PHOTO_HEIGHT: usize = 256;
+/// Share of the pairs that are photos, where there are any.
+const PHOTO_SHARE: f64 = 0.35;
+/// Of those, the share with a mask.
+const PHOTO_PARTS: f64 = 0.65;
+/// Of the photos with a mask, the share that is shown whole.
+const PHOTO_WHOLE: f64 = 0.5;
+/// Part classes of the default vocabulary.
+const CLASSES: u8 = 8;
+/// Pooled pictures are kept at this many times the training size: room for crops.
+const POOL_SIDE: usize = 128;
+
+/// A photo with what it is tagged or masked with.
+struct Photo {
+    image: Rgb,
+    tags: Vec<String>,
+    mask: Option<Vec<u8>>,
+}
+
+/// A picture in any size with its caption and, where known, the part class of each pixel.
+struct Picture {
+    image: Rgb,
+    caption: String,
+    parts: Option<Vec<u8>>,
+}
+
+/// Photos of the train split of a folder in the layout of CCP.
+pub struct Photos {
+    photos: Vec<Photo>,
+    with_mask: Vec<usize>,
+    with_tags: Vec<usize>,
+    labels: Vec<String>,
+}
+
+impl Photos {
+    /// Reads the train split of `attributes.csv` and `parsing.csv` in `folder`.
+    ///
+    /// # Errors
+    ///
+    /// A file is missing or broken; the message names it.
+    pub fn open(folder: &Path) -> Result<Self, Error> {
+        let attributes = Attributes::open(folder)?;
+        let parsing = Parsing::open(folder)?;
+        let mut photos = Vec::new();
+        for item in attributes.split("train")? {
+            let tags = attributes
+                .names
+                .iter()
+                .zip(&item.values)
+                .filter(|(_, value)| **value)
+                .map(|(name, _)| name.clone())
+                .collect();
+            photos.push(Photo {
+                image: small(read(&item.path)?),
+                tags,
+                mask: None,
+            });
+        }
+        let with_tags = (0..photos.len()).collect();
+        for item in parsing.split("train")? {
+            let photo = read(&item.image)?;
+            let map = parsing.read_mask(&item.mask)?;
+            if (map.height, map.width) != (photo.height, photo.width) {
+                return Err(Error::Empty {
+                    place: item.mask.display().to_string(),
+                    expected: "a mask as large as its image",
+                });
+            }
+            let image = small(photo);
+            let mask = nearest(
+                &map.labels,
+                [map.height, map.width],
+                [image.height, image.width],
+            );
+            photos.push(Photo {
+                image,
+                tags: Vec::new(),
+                mask: Some(mask),
+            });
+        }
+        let with_mask = (0..photos.len())
+            .filter(|&i| photos[i].mask.is_some())
+            .collect();
+        Ok(Self {
+            photos,
+            with_mask,
+            with_tags,
+            labels: parsing.classes,
+        })
+    }
+
+    /// How many photos there are.
+    pub fn len(&self) -> usize {
+        self.photos.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.photos.is_empty()
+    }
+
+    /// A photo, whole with its tags or a part by its mask.
+    fn pair(&self, rng: &mut Rng) -> Option<Picture> {
+        if !self.with_mask.is_empty() && (self.with_tags.is_empty() || rng.random_bool(PHOTO_PARTS))
+        {
+            // Not every photo shows every part.
+            for attempt in 0..16 {
+                let photo = &self.photos[self.with_mask[rng.random_range(0..self.with_mask.len())]];
+                if attempt == 0 && rng.random_bool(PHOTO_WHOLE) {
+                    return photo
+                        .mask
+                        .as_deref()
+                        .map(|mask| self.whole(&photo.image, mask, rng));
+                }
+                let class = rng.random_range(0..CLASSES);
+                if let Some(mask) = &photo.mask
+                    && let Some(pair) = ccp_pair(&photo.image, mask, &self.labels, class, rng)
+                {
+                    return Some(Picture {
+                        image: pair.image,
+                        caption: pair.caption,
+                        parts: Some(pair.parts),
+                    });
+                }
+            }
+            return None;
+        }
+        if self.with_tags.is_empty() {
+            return None;
+        }
+        let photo = &self.photos[self.with_tags[rng.random_range(0..self.with_tags.len())]];
+        let tags: Vec<&str> = photo.tags.iter().map(String::as_str).collect();
+        Some(Picture {
+            image: photo.image.clone(),
+            caption: ccp_caption(&tags, rng),
+            parts: None,
+        })
+    }
+
+    /// A whole photo with a mask, whose labels are its tags.
+    fn whole(&self, image: &Rgb, mask: &[u8], rng: &mut Rng) -> Picture {
+        let mut counts = [0usize; 256];
+        mask.iter()
+            .for_each(|&label| counts[usize::from(label)] += 1);
+        let seen = |label: usize| 500 * counts[label] > mask.len();
+        let tags: Vec<&str> = (self.labels.iter().take(256).enumerate())
+            .filter(|(label, name)| seen(*label) && !matches!(name.as_str(), "null" | "skin"))
+            .map(|(_, name)| name.as_str())
+            .collect();
+        Picture {
+            image: image.clone(),
+            caption: ccp_caption(&tags, rng),
+            parts: Some(ccp_parts(mask, image.width, &self.labels)),
+        }
+    }
+}
+
+/// The training data: a function of an index.
+pub struct ClipData {
+    seed: u64,
+    pool: Vec<OnceLock<Picture>>,
+    photos: Option<Photos>,
+}
+
+impl ClipData {
+    /// A pool of `drawn` pairs, drawn when first asked for, and photos.
+    pub fn new(seed: u64, drawn: usize, photos: Option<Photos>) -> Self {
+        assert!(
+            drawn > 0,
+            "expected a pool of at least 1 drawn pair, found {drawn}"
+        );
+        Self {
+            seed,
+            pool: (0..drawn).map(|_| OnceLock::new()).collect(),
+            photos,
+        }
+    }
+
+    /// The pair of an index, with its own crop, flip and light: image [3, size, size].
+    pub fn pair(&self, index: u64, size: usize) -> Pair {
+        let mut rng = rng_for(self.seed, 1, &format!("clip pair {index}"));
+        let photo = match &self.photos {
+            Some(photos) if rng.random_bool(PHOTO_SHARE) => photos.pair(&mut rng),
+            _ => None,
+        };
+        let picture = match &photo {
+            Some(photo) => photo,
+            None => {
+                let at = rng.random_range(0..self.pool.len());
+                self.pool[at].get_or_init(|| {
+                    let pair = drawn_pair(self.seed, at as u64);
+                    let from = [pair.image.height, pair.image.width];
+                    Picture {
+                        image: resize(&pair.image, POOL_SIDE, POOL_SIDE, Filter::Bicubic),
+                        caption: pair.caption,
+                        parts: Some(nearest(&pair.parts, from, [POOL_SIDE, POOL_SIDE])),
+                    }
+                })
+            }
+        };
+        augment(picture, size, &mut rng)
+    }
+
+    /// Drawn pairs that no index gives.
+    pub fn held_out(&self, count: usize, size: usize) -> Vec<Pair> {
+        (0..count as u64)
+            .map(|i| {
+                let pair = drawn_pair(self.seed ^ 0x4845_4c44, i);
+                Pair {
+                    image: plain(&pair.image, size),
+                    caption: pair.caption,
+                    parts: None,
+                }
+            })
+            .collect()
+    }
+}
+
+/// An image as CLIP sees it: [3, size, size].
+fn plain(image: &Rgb, size: usize) -> Vec<f32> {
+    normalise(
+        &resize(image, size, size, Filter::Bicubic),
+        CLIP_MEAN,
+        CLIP_STD,
+    )
+}
+
+/// A mild crop, a flip, and other light; no colour is turned into another. The classes go through the same crop and
+/// flip, by nearest neighbour.
+fn augment(picture: &Picture, size: usize, rng: &mut Rng) -> Pair {
+    let image = &picture.image;
+    let mut keep = |side: usize| {
+        let kept = ((side as f32 * rng.random_range(0.88..=1.0f32)) as usize).clamp(1, side);
+        (rng.random_range(0..=side - kept), kept)
+    };
+    let ((x, width), (y, height)) = (keep(image.width), keep(image.height));
+    let mut view = resize_crop(image, [x, y, width, height], size, size, Filter::Bilinear);
+    let mut parts = picture.parts.as_ref().map(|parts| {
+        let cut: Vec<u8> = (y..y + height)
+            .flat_map(|row| &parts[row * image.width + x..row * image.width + x + width])
+            .copied()
+            .collect();
+        nearest(&cut, [height, width], [size, size])
+    });
+    if rng.random_bool(0.5) {
+        view = image::flip(&view);
+        if let Some(parts) = &mut parts {
+            parts.chunks_exact_mut(size).for_each(<[u8]>::reverse);
+        }
+    }
+    let gain = rng.random_range(0.85..1.15f32);
+    let shift = rng.random_range(-12.0..12.0f32);
+    for value in &mut view.pixels {
+        *value = (f32::from(*value) * gain + shift).clamp(0.0, 255.0) as u8;
+    }
+    Pair {
+        image: normalise(&view, CLIP_MEAN, CLIP_STD),
+        caption: picture.caption.clone(),
+        parts,
+    }
+}
+
+/// Words for the part classes, for the dense loss: those of the default vocabulary in its templates.
+///
+/// # Errors
+///
+/// The vocabulary that is built in cannot be read, which its tests exclude.
+pub fn part_phrases() -> Result<Vec<Vec<String>>, Error> {
+    let vocabulary = Vocabulary::standard()?;
+    let phrases = |part: &Part| {
+        let templates = &vocabulary.part_templates;
+        part.synonyms
+            .iter()
+            .flat_map(|synonym| {
+                templates
+                    .iter()
+                    .map(move |template| fill(template, synonym))
+            })
+            .collect()
+    };
+    Ok(vocabulary.parts.iter().map(phrases).collect())
+}
+
+fn read(path: &Path) -> Result<Rgb, Error> {
+    decode(&fs_err::read(path)?, &Limits::default()).map_err(|error| {
+        Error::Io(std::io::Error::other(format!(
+            "{}: {error}",
+            path.display()
+        )))
+    })
+}
+
+fn small(image: Rgb) -> Rgb {
+    if image.height <= PHOTO_HEIGHT {
+        return image;
+    }
+    let width = (image.width * PHOTO_HEIGHT / image.height).max(1);
+    resize(&image, PHOTO_HEIGHT, width, Filter::Bilinear)
+}
+
+fn nearest(labels: &[u8], from: [usize; 2], to: [usize; 2]) -> Vec<u8> {
+    let at = |i: usize, from: usize, to: usize| ((2 * i + 1) * from / (2 * to)).min(from - 1);
+    (0..to[0])
+        .flat_map(|y| (0..to[1]).map(move |x| (y, x)))
+        .map(|(y, x)| labels[at(y, from[0], to[0]) * from[1] + at(x, from[1], to[1])])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_always_gives_the_same_pair_and_others_differ() {
+        let data = ClipData::new(3, 4, None);
+        let again = ClipData::new(3, 4, None);
+        let (first, second) = (data.pair(7, 32), data.pair(8, 32));
+        assert_eq!(first, again.pair(7, 32));
+        assert_eq!(first.image.len(), 3 * 32 * 32);
+        assert_ne!(first.image, second.image);
+        assert_eq!(data.held_out(2, 16), again.held_out(2, 16));
+    }
+
+    #[test]
+    fn nearest_keeps_corners() {
+        assert_eq!(nearest(&[1, 2, 3, 4], [2, 2], [4, 4])[..4], [1, 1, 2, 2]);
+        assert_eq!(nearest(&[1, 2, 3, 4], [2, 2], [1, 1]), [4]);
+    }
+}

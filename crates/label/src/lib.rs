@@ -1,0 +1,76 @@
+//! Pseudo-labels for images of people: part maps and attributes from CLIP, or part maps from k-means without it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`config`] | the settings |
+//! | [`prompts`] | text features of the vocabulary |
+//! | [`parts`] | cosines to a part map |
+//! | [`attributes`] | pooled features to logits |
+//! | [`kmeans`] | part maps without CLIP |
+//! | [`labeller`] | the two above as one interface |
+//! | [`run`] | the labelling run: shards, threads, resume |
+//! | [`calibrate`] | mean and deviation of the logits over the corpus |
+//! | [`stats`] | what was labelled, with warnings |
+//! | [`score`] | zero-shot answers against known truth |
+//! | [`show`] | a contact sheet with overlays and a legend |
+//! | [`font`] | the letters on that sheet |
+//! | [`clip_train`], [`clip_data`] | training a small CLIP of our own |
+//!
+//! Labels are made once and stored in the format of [`clasp_data::labels`]; pre-training reads that, never this crate.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod attributes;
+pub mod calibrate;
+pub mod clip_data;
+pub mod clip_train;
+pub mod config;
+mod error;
+pub mod font;
+#[cfg(test)]
+mod golden;
+pub mod kmeans;
+pub mod labeller;
+pub mod parts;
+pub mod prompts;
+pub mod run;
+pub mod score;
+pub mod show;
+pub mod stats;
+#[cfg(test)]
+mod testing;
+
+use burn::tensor::Tensor;
+
+pub use config::{Band, LabelConfig};
+pub use error::Error;
+pub use labeller::{ClipLabeller, KMeansLabeller, Labeller};
+pub use run::{Progress, RunOptions, RunReport, run};
+
+/// The numbers of a tensor, which `place` names.
+///
+/// # Errors
+///
+/// The device failed, or a number is not finite.
+fn read<const D: usize>(tensor: Tensor<D>, place: &'static str) -> Result<Vec<f32>, Error> {
+    let wrong = |found: String| Error::Network {
+        place,
+        expected: "finite numbers".into(),
+        found,
+    };
+    let numbers = tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|error| wrong(error.to_string()))?;
+    match numbers.iter().find(|x| !x.is_finite()) {
+        Some(x) => Err(wrong(x.to_string())),
+        None => Ok(numbers),
+    }
+}
+
+/// A rayon pool of one thread: what is computed in it does not depend on how many there are.
+fn one_thread() -> Result<rayon::ThreadPool, Error> {
+    Ok(rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .map_err(std::io::Error::other)?)
+}

@@ -1,0 +1,506 @@
+//! How good a CLIP's zero-shot answers are, against known truth: attributes and part maps of drawn people, and of
+//! photos in the layout of CCP (Clothing Co-Parsing).
+//!
+//! Everything goes through the labeller that labels images, so this measures what pre-training will be given. Each
+//! figure stands beside what guessing reaches:
+//!
+//! * **attributes**: the share of right answers with raw logits, and with logits calibrated over the scored images
+//!   (each value's logit minus its mean, over its deviation), and the mean over values of the recall, which does not
+//!   reward answering the commonest value. Guessing has a recall of one over the number of values; always answering
+//!   the commonest value has its share right;
+//! * **parts**: intersection over union of each class on the stored grid, over all images together, where a cell's
+//!   truth is the class that covers most of it, and cells that are mostly unknown are left out. Guessing each cell
+//!   evenly among K classes gives a class of share p an IoU of `p/K / (p + 1/K − p/K)` = `p / (K·p + 1 − p)`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use clasp_data::captions::ccp_parts;
+use clasp_data::image::{Limits, Rgb, decode};
+use clasp_data::layouts::attributes::Attributes;
+use clasp_data::layouts::parsing::Parsing;
+use clasp_data::rng_for;
+use clasp_data::synth::{self, Person, Shot};
+use clasp_data::vocabulary::{IGNORE, Vocabulary};
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+use crate::labeller::{ClipLabeller, Labeller};
+
+/// The size at which people are drawn: height and width.
+const DRAWN: [usize; 2] = [256, 128];
+
+/// Scores on one kind of images.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// One for each attribute whose truth is known, in the vocabulary's order.
+    pub attributes: Vec<AttributeScore>,
+    /// The part maps, where masks are known.
+    pub parts: Option<PartScore>,
+}
+
+/// How an attribute is answered.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttributeScore {
+    /// The attribute.
+    pub name: String,
+    /// Images whose truth is known.
+    pub images: usize,
+    /// Share of right answers from raw logits.
+    pub raw: f64,
+    /// Share of right answers from calibrated logits.
+    pub calibrated: f64,
+    /// Mean recall over the values that occur, from calibrated logits.
+    pub recall: f64,
+    /// Mean recall of guessing.
+    pub chance: f64,
+    /// Share of right answers of always giving the commonest value.
+    pub commonest: f64,
+}
+
+/// How part maps are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartScore {
+    /// Images whose truth is known.
+    pub images: usize,
+    /// Mean over the classes that occur in the truth.
+    pub mean_iou: f64,
+    /// The same of guessing.
+    pub chance: f64,
+    /// Share of cells with the right class.
+    pub accuracy: f64,
+    /// Intersection over union of each class, by name; absent where the class does not occur.
+    pub iou: BTreeMap<String, f64>,
+}
+
+/// An image and what is true of it.
+struct Truth {
+    image: Rgb,
+    /// Attribute to value, as the vocabulary names them.
+    attributes: BTreeMap<String, String>,
+    /// Class of each pixel; 255 where unknown.
+    parts: Option<Vec<u8>>,
+}
+
+/// Scores on `count` people drawn from `seed`, whole and upright.
+///
+/// # Errors
+///
+/// The network failed.
+pub fn score_drawn(
+    labeller: &ClipLabeller,
+    count: usize,
+    seed: u64,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Score, Error> {
+    let people = (0..count).map(|index| {
+        let mut rng = rng_for(seed, 0, &format!("clip score {index}"));
+        let person = Person::sample(&mut rng);
+        let shot = Shot::sample(&person, &mut rng);
+        let drawn = synth::draw(&person, &shot, DRAWN[0], DRAWN[1]);
+        Ok(Truth {
+            image: drawn.image,
+            attributes: drawn
+                .attributes
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+                .collect(),
+            parts: Some(drawn.parts),
+        })
+    });
+    score(labeller, people, progress)
+}
+
+/// Scores on the `val` split of a folder in the layout of CCP. The truth of attributes is read off the photos' tags:
+/// lower type and footwear where exactly one kind is tagged, headwear and glasses by the presence of their tags (a
+/// tag that was forgotten counts as absent).
+///
+/// # Errors
+///
+/// A file is missing or broken, or the network failed.
+pub fn score_photos(
+    labeller: &ClipLabeller,
+    folder: &Path,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Score, Error> {
+    let tagged = Attributes::open(folder)?;
+    let parsing = Parsing::open(folder)?;
+    let photos = tagged.split("val")?;
+    let masked = parsing.split("val")?;
+    let with_tags = photos.iter().map(|photo| {
+        let tags = tagged.names.iter().zip(&photo.values);
+        let tags: Vec<&str> = tags
+            .filter(|(_, value)| **value)
+            .map(|(name, _)| name.as_str())
+            .collect();
+        Ok(Truth {
+            image: read(&photo.path)?,
+            attributes: of_tags(&tags),
+            parts: None,
+        })
+    });
+    let with_masks = masked.iter().map(|photo| {
+        let image = read(&photo.image)?;
+        let mask = parsing.read_mask(&photo.mask)?;
+        if (mask.height, mask.width) != (image.height, image.width) {
+            return Err(Error::Empty {
+                place: photo.mask.display().to_string(),
+                expected: "a mask as large as its image",
+            });
+        }
+        Ok(Truth {
+            image,
+            attributes: BTreeMap::new(),
+            parts: Some(ccp_parts(&mask.labels, mask.width, &parsing.classes)),
+        })
+    });
+    score(labeller, with_tags.chain(with_masks), progress)
+}
+
+fn read(path: &Path) -> Result<Rgb, Error> {
+    decode(&fs_err::read(path)?, &Limits::default()).map_err(|error| {
+        Error::Io(std::io::Error::other(format!(
+            "{}: {error}",
+            path.display()
+        )))
+    })
+}
+
+/// Attributes that CCP's tags tell.
+fn of_tags(tags: &[&str]) -> BTreeMap<String, String> {
+    const LOWER: [(&str, &[&str]); 4] = [
+        ("trousers", &["pants", "jeans", "leggings"]),
+        ("shorts", &["shorts"]),
+        ("skirt", &["skirt"]),
+        ("dress", &["dress"]),
+    ];
+    const SHOES: [(&str, &[&str]); 3] = [
+        (
+            "shoes",
+            &[
+                "shoes", "flats", "heels", "loafers", "pumps", "sneakers", "wedges",
+            ],
+        ),
+        ("boots", &["boots"]),
+        ("sandals", &["sandals"]),
+    ];
+    let has = |any: &[&str]| any.iter().any(|tag| tags.contains(tag));
+    let mut truth = BTreeMap::new();
+    for (name, kinds) in [
+        ("lower_type", LOWER.as_slice()),
+        ("footwear", SHOES.as_slice()),
+    ] {
+        let mut worn = kinds.iter().filter(|(_, names)| has(names));
+        if let (Some((kind, _)), None) = (worn.next(), worn.next()) {
+            truth.insert(name.to_owned(), (*kind).to_owned());
+        }
+    }
+    for (name, names) in [
+        ("headwear", ["hat"].as_slice()),
+        ("glasses", &["glasses", "sunglasses"]),
+    ] {
+        let answer = if has(names) { "yes" } else { "no" };
+        truth.insert(name.to_owned(), answer.to_owned());
+    }
+    truth
+}
+
+/// Labels images batch by batch and compares with what is true.
+fn score(
+    labeller: &ClipLabeller,
+    images: impl Iterator<Item = Result<Truth, Error>>,
+    progress: &mut dyn FnMut(usize),
+) -> Result<Score, Error> {
+    let meta = labeller.meta();
+    let vocabulary = &meta.vocabulary;
+    let grid = [meta.rows, meta.columns];
+    let mut logits = Vec::new();
+    let mut truths = Vec::new();
+    let mut confusion = Confusion::new(vocabulary.parts.len());
+    let mut images = images.peekable();
+    while images.peek().is_some() {
+        let batch: Vec<Truth> = images
+            .by_ref()
+            .take(labeller.batch().max(1))
+            .collect::<Result<_, _>>()?;
+        let keys = vec![""; batch.len()];
+        let pixels = batch
+            .iter()
+            .flat_map(|truth| labeller.prepare(&truth.image))
+            .collect();
+        for (truth, labels) in batch.into_iter().zip(labeller.label(&keys, pixels)?) {
+            if let Some(parts) = &truth.parts {
+                let cells = cells(parts, [truth.image.height, truth.image.width], grid);
+                confusion.count(&cells, &labels.map.parts);
+            }
+            logits.push(labels.attributes);
+            truths.push(truth.attributes);
+        }
+        progress(truths.len());
+    }
+    Ok(Score {
+        attributes: attribute_scores(vocabulary, &logits, &truths),
+        parts: confusion.score(vocabulary),
+    })
+}
+
+/// The class that covers most of each cell of the grid, 255 where most is unknown.
+fn cells(parts: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Vec<u8> {
+    let mut counts = vec![[0u32; 256]; rows * columns];
+    for (place, &part) in parts.iter().enumerate() {
+        let (row, column) = (
+            place / width * rows / height,
+            place % width * columns / width,
+        );
+        counts[row * columns + column][usize::from(part)] += 1;
+    }
+    counts
+        .iter()
+        .map(|counts| {
+            // Of equals, the lowest class; an image smaller than the grid has cells without a pixel.
+            let best = counts
+                .iter()
+                .enumerate()
+                .max_by_key(|(class, count)| (**count, 255 - *class));
+            match best {
+                Some((class, count)) if *count > 0 => u8::try_from(class).unwrap_or(IGNORE),
+                _ => IGNORE,
+            }
+        })
+        .collect()
+}
+
+/// True class by found class; found classes have one more column for "not sure".
+struct Confusion {
+    classes: usize,
+    images: usize,
+    counts: Vec<u64>,
+}
+
+impl Confusion {
+    fn new(classes: usize) -> Self {
+        Self {
+            classes,
+            images: 0,
+            counts: vec![0; classes * (classes + 1)],
+        }
+    }
+
+    fn count(&mut self, truth: &[u8], found: &[u8]) {
+        self.images += 1;
+        for (&truth, &found) in truth.iter().zip(found) {
+            let (truth, found) = (usize::from(truth), usize::from(found));
+            if truth < self.classes {
+                self.counts[truth * (self.classes + 1) + found.min(self.classes)] += 1;
+            }
+        }
+    }
+
+    fn score(&self, vocabulary: &Vocabulary) -> Option<PartScore> {
+        let count = |truth: usize, found: usize| self.counts[truth * (self.classes + 1) + found];
+        let total: u64 = self.counts.iter().sum();
+        if total == 0 {
+            return None;
+        }
+        let mut iou = BTreeMap::new();
+        let mut chance = 0.0;
+        let mut right = 0;
+        for class in 0..self.classes {
+            let of_truth: u64 = (0..=self.classes).map(|found| count(class, found)).sum();
+            let of_found: u64 = (0..self.classes).map(|truth| count(truth, class)).sum();
+            let both = count(class, class);
+            right += both;
+            if of_truth > 0 {
+                let share = of_truth as f64 / total as f64;
+                chance += share / (self.classes as f64 * share + 1.0 - share);
+                let union = (of_truth + of_found - both) as f64;
+                iou.insert(vocabulary.parts[class].name.clone(), both as f64 / union);
+            }
+        }
+        Some(PartScore {
+            images: self.images,
+            mean_iou: iou.values().sum::<f64>() / iou.len() as f64,
+            chance: chance / iou.len() as f64,
+            accuracy: right as f64 / total as f64,
+            iou,
+        })
+    }
+}
+
+fn attribute_scores(
+    vocabulary: &Vocabulary,
+    logits: &[Vec<f32>],
+    truths: &[BTreeMap<String, String>],
+) -> Vec<AttributeScore> {
+    let calibrated = calibrate(logits);
+    let mut scores = Vec::new();
+    for (attribute, range) in vocabulary.attributes.iter().zip(vocabulary.ranges()) {
+        let values = attribute.values.len();
+        // Image and true value, where it is known and in the vocabulary.
+        let known: Vec<(usize, usize)> = truths
+            .iter()
+            .enumerate()
+            .filter_map(|(image, truth)| {
+                let truth = truth.get(&attribute.name)?;
+                let value = attribute
+                    .values
+                    .iter()
+                    .position(|value| value.name == *truth)?;
+                Some((image, value))
+            })
+            .collect();
+        if known.is_empty() {
+            continue;
+        }
+        let mut totals = vec![0usize; values];
+        let mut hits = vec![0usize; values];
+        let mut raw = 0;
+        for &(image, value) in &known {
+            totals[value] += 1;
+            raw += usize::from(largest(&logits[image][range.clone()]) == value);
+            hits[value] += usize::from(largest(&calibrated[image][range.clone()]) == value);
+        }
+        let recalls: Vec<f64> = hits
+            .iter()
+            .zip(&totals)
+            .filter(|(_, total)| **total > 0)
+            .map(|(hits, total)| *hits as f64 / *total as f64)
+            .collect();
+        let share = |count: usize| count as f64 / known.len() as f64;
+        scores.push(AttributeScore {
+            name: attribute.name.clone(),
+            images: known.len(),
+            raw: share(raw),
+            calibrated: share(hits.iter().sum()),
+            recall: recalls.iter().sum::<f64>() / recalls.len() as f64,
+            chance: 1.0 / values as f64,
+            commonest: share(totals.iter().copied().max().unwrap_or(0)),
+        });
+    }
+    scores
+}
+
+/// Each logit minus its mean over the images, over its deviation.
+fn calibrate(logits: &[Vec<f32>]) -> Vec<Vec<f32>> {
+    let count = logits.len().max(1) as f64;
+    let values = logits.first().map_or(0, Vec::len);
+    let moments: Vec<(f64, f64)> = (0..values)
+        .map(|value| {
+            let column = || logits.iter().map(move |row| f64::from(row[value]));
+            let mean = column().sum::<f64>() / count;
+            let variance = column().map(|x| (x - mean).powi(2)).sum::<f64>() / count;
+            (mean, variance.sqrt().max(1e-6))
+        })
+        .collect();
+    logits
+        .iter()
+        .map(|row| {
+            let scaled = row.iter().zip(&moments);
+            scaled
+                .map(|(x, (mean, deviation))| ((f64::from(*x) - mean) / deviation) as f32)
+                .collect()
+        })
+        .collect()
+}
+
+/// Place of the largest number; the first of equals.
+fn largest(values: &[f32]) -> usize {
+    let mut best = 0;
+    for (place, value) in values.iter().enumerate() {
+        if *value > values[best] {
+            best = place;
+        }
+    }
+    best
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::LabelConfig;
+    use crate::testing::{labeller, vocabulary};
+
+    #[test]
+    fn a_cell_is_what_covers_most_of_it() {
+        let parts = [
+            1, 1, 2, 2, //
+            1, 0, 2, 255, //
+            3, 255, 0, 0, //
+            255, 255, 0, 4,
+        ];
+        assert_eq!(cells(&parts, [4, 4], [2, 2]), [1, 2, 255, 0]);
+        assert_eq!(cells(&[5], [1, 1], [2, 1]), [5, 255]);
+    }
+
+    #[test]
+    fn intersection_over_union_by_hand() {
+        let vocabulary = vocabulary();
+        let mut confusion = Confusion::new(vocabulary.parts.len());
+        assert_eq!(confusion.score(&vocabulary), None);
+        // Class 2 does not occur; the unknown cell does not count; "not sure" is wrong.
+        confusion.count(&[0, 0, 0, 1, 1, 255], &[0, 0, 1, 1, 255, 0]);
+        let score = confusion.score(&vocabulary).unwrap();
+        let name = |class: usize| &vocabulary.parts[class].name;
+        assert_eq!(score.iou.len(), 2);
+        assert!((score.iou[name(0)] - 2.0 / 3.0).abs() < 1e-12);
+        assert!((score.iou[name(1)] - 1.0 / 3.0).abs() < 1e-12);
+        assert!((score.mean_iou - 0.5).abs() < 1e-12);
+        assert!((score.accuracy - 0.6).abs() < 1e-12);
+        let guess = |share: f64| share / (3.0 * share + 1.0 - share);
+        assert!((score.chance - (guess(0.6) + guess(0.4)) / 2.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn calibration_undoes_a_value_that_always_wins() {
+        let vocabulary = vocabulary();
+        let attribute = &vocabulary.attributes[0];
+        let range = vocabulary.ranges()[0].clone();
+        let mut logits = Vec::new();
+        let mut truths = Vec::new();
+        for image in 0..10 {
+            let value = usize::from(image % 2 == 0);
+            let mut row = vec![0.0f32; vocabulary.logits()];
+            // The first value is far above, whatever the image; only the differences tell.
+            row[range.start] = 9.0 + if value == 0 { 0.5 } else { 0.0 };
+            row[range.start + 1] = if value == 1 { 0.5 } else { 0.0 };
+            for other in range.clone().skip(2) {
+                row[other] = -9.0 + image as f32 * 1e-3 - if image % 2 == 0 { 1.0 } else { 0.0 };
+            }
+            logits.push(row);
+            truths.push(BTreeMap::from([(
+                attribute.name.clone(),
+                attribute.values[value].name.clone(),
+            )]));
+        }
+        let scores = attribute_scores(&vocabulary, &logits, &truths);
+        assert_eq!(scores.len(), 1);
+        assert_eq!(
+            (scores[0].images, scores[0].raw, scores[0].commonest),
+            (10, 0.5, 0.5)
+        );
+        assert!(scores[0].calibrated > 0.5, "{:?}", scores[0]);
+        assert_eq!(scores[0].chance, 1.0 / attribute.values.len() as f64);
+    }
+
+    #[test]
+    fn tags_tell_what_they_can() {
+        let truth = of_tags(&["jeans", "t-shirt", "hat", "boots", "sneakers"]);
+        assert_eq!(truth["lower_type"], "trousers");
+        assert_eq!(truth["headwear"], "yes");
+        assert_eq!(truth["glasses"], "no");
+        assert!(!truth.contains_key("footwear"), "two kinds");
+        assert!(!of_tags(&["top"]).contains_key("lower_type"));
+    }
+
+    #[test]
+    fn drawn_people_are_scored_the_same_each_time() {
+        let labeller = labeller(&LabelConfig::default());
+        let mut seen = 0;
+        let score = score_drawn(&labeller, 5, 7, &mut |done| seen = done).unwrap();
+        assert_eq!(seen, 5);
+        assert_eq!(score, score_drawn(&labeller, 5, 7, &mut |_| {}).unwrap());
+        let parts = score.parts.unwrap();
+        assert_eq!(parts.images, 5);
+        assert!(parts.mean_iou >= 0.0 && parts.chance > 0.0);
+    }
+}

@@ -1,0 +1,404 @@
+//! A contact sheet of labelled images: the image, its part map over it, its attributes beside it, and a legend.
+
+use clasp_data::image::{self, Filter, Limits, Rgb};
+use clasp_data::labels::{Calibration, LabelRef, Store, StoreMeta, attribute_targets};
+use clasp_data::rng_for;
+use clasp_data::source::Source;
+
+use crate::Error;
+use crate::font::{self, fill};
+use crate::parts::IGNORE;
+
+/// Height and width of the box for an image, in pixels.
+const BOX: [usize; 2] = [288, 168];
+/// Width of the text beside, in pixels: 28 letters.
+const TEXT: usize = 28 * font::ADVANCE * SCALE;
+/// Space between things, in pixels.
+const GAP: usize = 12;
+/// Enlargement of the letters.
+const SCALE: usize = 2;
+/// From one line of text to the next, in pixels.
+const LINE: usize = font::HEIGHT * SCALE + 1;
+/// How much of a part's colour lies over the image.
+const ALPHA: f32 = 0.55;
+
+const PAPER: [u8; 3] = [255, 255, 255];
+const INK: [u8; 3] = [24, 24, 28];
+const PALE: [u8; 3] = [150, 150, 156];
+const FRAME: [u8; 3] = [232, 232, 236];
+
+/// What goes on a sheet.
+#[derive(Debug, Clone)]
+pub struct ShowOptions {
+    /// Images on the sheet, at most.
+    pub count: usize,
+    /// Images beside each other.
+    pub columns: usize,
+    /// Seed of the choice.
+    pub seed: u64,
+    /// An attribute whose call is closer than this is shown as unsure (see [`attribute_targets`]).
+    pub low: f32,
+    /// The upper end of that.
+    pub high: f32,
+}
+
+impl Default for ShowOptions {
+    fn default() -> Self {
+        Self {
+            count: 16,
+            columns: 2,
+            seed: 0,
+            low: 0.35,
+            high: 0.65,
+        }
+    }
+}
+
+/// Draws images of `source` that `store` has labels of, chosen by the seed, in the order of the source.
+///
+/// Without a calibration the attributes are calibrated over `store` itself.
+///
+/// # Errors
+///
+/// The store has labels of none of the images.
+pub fn contact_sheet(
+    source: &Source,
+    store: &Store,
+    calibration: Option<&Calibration>,
+    options: &ShowOptions,
+) -> Result<Rgb, Error> {
+    let labelled: Vec<usize> = (0..source.len())
+        .filter(|&i| store.get(source.key(i)).is_some())
+        .collect();
+    if labelled.is_empty() {
+        return Err(Error::Empty {
+            place: "show".into(),
+            expected: "images that these labels were made from (their keys are compared)",
+        });
+    }
+    let own;
+    let calibration = match calibration {
+        Some(calibration) => calibration,
+        None => {
+            own = Calibration::of_store(store)?;
+            &own
+        }
+    };
+    let mut rng = rng_for(options.seed, 0, "show");
+    let count = options.count.clamp(1, labelled.len());
+    let mut chosen = rand::seq::index::sample(&mut rng, labelled.len(), count).into_vec();
+    chosen.sort_unstable();
+
+    let columns = options.columns.clamp(1, count);
+    let vocabulary = &store.meta.vocabulary;
+    let lines = 1 + match vocabulary.attributes.len() {
+        0 => vocabulary.parts.len(),
+        attributes => attributes,
+    };
+    let entry_width = 2 * (BOX[1] + GAP / 2) + GAP + TEXT;
+    let entry_height = BOX[0].max(lines * LINE) + GAP;
+    let width = columns * (entry_width + GAP) + GAP;
+    let legend = Legend::new(&store.meta, width - 2 * GAP);
+    let mut sheet = Rgb::filled(
+        width,
+        legend.height + 2 * GAP + count.div_ceil(columns) * entry_height,
+        PAPER,
+    );
+    legend.draw(&mut sheet);
+    for (place, &index) in chosen.iter().enumerate() {
+        let x = GAP + place % columns * (entry_width + GAP);
+        let y = legend.height + 2 * GAP + place / columns * entry_height;
+        let index = labelled[index];
+        if let Some(labels) = store.get(source.key(index)) {
+            draw_entry(
+                &mut sheet,
+                [x, y],
+                source,
+                index,
+                labels,
+                &store.meta,
+                calibration,
+                options,
+            );
+        }
+    }
+    Ok(sheet)
+}
+
+/// One image with its labels; an image that cannot be read any more leaves its boxes empty.
+#[allow(clippy::too_many_arguments)]
+fn draw_entry(
+    sheet: &mut Rgb,
+    [x, y]: [usize; 2],
+    source: &Source,
+    index: usize,
+    labels: LabelRef<'_>,
+    meta: &StoreMeta,
+    calibration: &Calibration,
+    options: &ShowOptions,
+) {
+    let second = x + BOX[1] + GAP / 2;
+    for x in [x, second] {
+        fill(sheet, x, y, BOX[1], BOX[0], FRAME);
+    }
+    let bytes = source.read(index).ok();
+    if let Some(picture) = bytes.and_then(|bytes| image::decode(&bytes, &Limits::default()).ok()) {
+        let picture = fitted(&picture);
+        let (left, top) = ((BOX[1] - picture.width) / 2, (BOX[0] - picture.height) / 2);
+        paste(sheet, &picture, x + left, y + top);
+        paste(
+            sheet,
+            &overlay(&picture, labels.parts, [meta.rows, meta.columns]),
+            second + left,
+            y + top,
+        );
+    }
+    let text = second + BOX[1] + GAP;
+    let mut line = y;
+    let mut write = |words: &str, colour: [u8; 3]| {
+        font::draw(
+            sheet,
+            text,
+            line,
+            &font::fit(words, TEXT, SCALE),
+            SCALE,
+            colour,
+        );
+        line += LINE;
+    };
+    write(labels.key, PALE);
+    let vocabulary = &meta.vocabulary;
+    let targets = attribute_targets(
+        labels.attributes,
+        vocabulary,
+        calibration,
+        options.low,
+        options.high,
+    );
+    for ((attribute, range), &sure) in vocabulary
+        .attributes
+        .iter()
+        .zip(vocabulary.ranges())
+        .zip(&targets.mask)
+    {
+        let best = range.clone().fold(range.start, |best, i| {
+            if targets.target[i] > targets.target[best] {
+                i
+            } else {
+                best
+            }
+        });
+        let name = &attribute.values[best - range.start].name;
+        let mark = if sure { "" } else { "?" };
+        let words = format!(
+            "{}: {}{mark} {:.2}",
+            plain(&attribute.name),
+            plain(name),
+            targets.target[best]
+        );
+        write(&words, if sure { INK } else { PALE });
+    }
+    if vocabulary.attributes.is_empty() {
+        let cells = labels.parts.len().max(1);
+        for (class, part) in vocabulary.parts.iter().enumerate() {
+            let count = labels
+                .parts
+                .iter()
+                .filter(|&&p| usize::from(p) == class)
+                .count();
+            write(&format!("{}: {} %", part.name, 100 * count / cells), INK);
+        }
+    }
+}
+
+/// A name of the vocabulary as words.
+fn plain(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+/// The picture at the largest size that fits into the box.
+fn fitted(picture: &Rgb) -> Rgb {
+    let scale = (BOX[0] as f64 / picture.height as f64).min(BOX[1] as f64 / picture.width as f64);
+    let side = |side: usize, most: usize| ((side as f64 * scale).round() as usize).clamp(1, most);
+    image::resize(
+        picture,
+        side(picture.height, BOX[0]),
+        side(picture.width, BOX[1]),
+        Filter::Bilinear,
+    )
+}
+
+/// A picture with the colours of its parts over it. Cells without a class stay grey and dark.
+///
+/// `parts`: [rows, columns] with `grid` = rows and columns
+pub fn overlay(picture: &Rgb, parts: &[u8], grid: [usize; 2]) -> Rgb {
+    assert_eq!(
+        parts.len(),
+        grid[0] * grid[1],
+        "parts do not fill a grid of {grid:?}"
+    );
+    let mut out = picture.clone();
+    for y in 0..picture.height {
+        for x in 0..picture.width {
+            let part =
+                parts[(y * grid[0] / picture.height) * grid[1] + x * grid[1] / picture.width];
+            let pixel = picture.pixel(x, y).map(f32::from);
+            // Grey below, so that the colours are those of the parts and not of the clothes.
+            let grey = 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2];
+            let mixed = match part {
+                IGNORE => [0.5 * grey; 3],
+                part => colour(part).map(|c| ALPHA * f32::from(c) + (1.0 - ALPHA) * grey),
+            };
+            let at = 3 * (y * picture.width + x);
+            out.pixels[at..at + 3].copy_from_slice(&mixed.map(|c| c.round() as u8));
+        }
+    }
+    out
+}
+
+/// The colour of a part class; classes beyond the table get hues a golden angle apart.
+pub fn colour(class: u8) -> [u8; 3] {
+    const TABLE: [[u8; 3]; 8] = [
+        [96, 104, 120],
+        [230, 40, 80],
+        [60, 180, 75],
+        [255, 215, 30],
+        [20, 120, 215],
+        [245, 130, 48],
+        [150, 40, 190],
+        [70, 225, 225],
+    ];
+    match TABLE.get(usize::from(class)) {
+        Some(&colour) => colour,
+        None => {
+            let hue = (f32::from(class) * 137.508) % 360.0 / 60.0;
+            [0.0, 4.0, 2.0].map(|offset| {
+                let ramp = ((hue + offset) % 6.0 - 3.0).abs() - 1.0;
+                (60.0 + 180.0 * ramp.clamp(0.0, 1.0)) as u8
+            })
+        }
+    }
+}
+
+/// What the colours mean: swatches with names, in as many lines as they need.
+struct Legend {
+    title: String,
+    /// Colour, name, and where.
+    entries: Vec<([u8; 3], String, [usize; 2])>,
+    height: usize,
+}
+
+impl Legend {
+    fn new(meta: &StoreMeta, width: usize) -> Self {
+        let mut title = format!("{} ({}", meta.model, meta.method);
+        if !meta.dense.is_empty() {
+            title += &format!(", {}", meta.dense);
+        }
+        title += &format!("), confidence {:.2}", meta.confidence);
+        let names = meta
+            .vocabulary
+            .parts
+            .iter()
+            .enumerate()
+            .map(|(class, part)| {
+                let colour = u8::try_from(class).map_or(INK, colour);
+                (colour, part.name.clone())
+            });
+        let (mut x, mut y) = (0, LINE + GAP / 2);
+        let mut entries = Vec::new();
+        for (colour, name) in names.chain([([60; 3], "not sure".to_owned())]) {
+            let wide = LINE + GAP / 2 + font::width(&name, SCALE) + GAP;
+            if x > 0 && x + wide > width {
+                (x, y) = (0, y + LINE + GAP / 2);
+            }
+            entries.push((colour, name, [x, y]));
+            x += wide;
+        }
+        Self {
+            title: font::fit(&title, width, SCALE),
+            entries,
+            height: y + LINE + GAP,
+        }
+    }
+
+    fn draw(&self, sheet: &mut Rgb) {
+        font::draw(sheet, GAP, GAP, &self.title, SCALE, INK);
+        for (colour, name, [x, y]) in &self.entries {
+            fill(sheet, GAP + x, GAP + y, LINE, LINE - 3, *colour);
+            font::draw(
+                sheet,
+                GAP + x + LINE + GAP / 2,
+                GAP + y + 1,
+                name,
+                SCALE,
+                INK,
+            );
+        }
+    }
+}
+
+fn paste(sheet: &mut Rgb, picture: &Rgb, x: usize, y: usize) {
+    for row in 0..picture.height {
+        let at = 3 * ((y + row) * sheet.width + x);
+        sheet.pixels[at..at + 3 * picture.width].copy_from_slice(picture.row(row));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{images, meta};
+    use clasp_data::labels::{Labels, write_shard};
+
+    #[test]
+    fn the_overlay_follows_the_grid() {
+        let picture = Rgb::filled(4, 4, [200; 3]);
+        let out = overlay(&picture, &[0, 1, IGNORE, 1], [2, 2]);
+        assert_eq!(out.pixel(0, 0), out.pixel(1, 1));
+        assert_ne!(out.pixel(1, 0), out.pixel(2, 0));
+        assert_eq!(out.pixel(0, 3), [100; 3]);
+        assert_eq!(out.pixel(3, 0), out.pixel(3, 3));
+    }
+
+    #[test]
+    fn colours_differ() {
+        let mut colours: Vec<_> = (0..40).map(colour).collect();
+        colours.sort();
+        colours.dedup();
+        assert_eq!(colours.len(), 40);
+    }
+
+    #[test]
+    fn a_sheet_shows_the_images_of_the_labels_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = images(folder.path(), 1, 5);
+        let labels: Vec<Labels> = (0..3)
+            .map(|i| Labels {
+                key: source.key(i).to_owned(),
+                width: 8,
+                height: 16,
+                parts: vec![0, 1, 2, IGNORE],
+                part_confidence: vec![255; 4],
+                attributes: vec![i as f32, 2.0, 3.0, 1.0, 0.5 * i as f32],
+            })
+            .collect();
+        let out = folder.path().join("labels");
+        write_shard(&out, "people", &meta([2, 2]), &labels).unwrap();
+        let store = Store::open(&out).unwrap();
+        let sheet = contact_sheet(&source, &store, None, &ShowOptions::default()).unwrap();
+        // Three images in two columns.
+        assert!(
+            sheet.height > 2 * BOX[0] && sheet.height < 3 * BOX[0],
+            "{}",
+            sheet.height
+        );
+        assert!(sheet.pixels.chunks_exact(3).any(|p| p == INK));
+        assert!(image::encode_png(&sheet).starts_with(b"\x89PNG"));
+        let again = contact_sheet(&source, &store, None, &ShowOptions::default()).unwrap();
+        assert!(sheet == again);
+
+        let error =
+            contact_sheet(&source.shard(1, 2), &store, None, &ShowOptions::default()).unwrap_err();
+        assert!(matches!(error, Error::Empty { .. }), "{error}");
+    }
+}

@@ -1,0 +1,395 @@
+//! What is in a store of labels, and what looks wrong with it.
+
+use std::fmt;
+
+use clasp_data::labels::{Calibration, Store, attribute_targets};
+use serde::Serialize;
+
+use crate::Error;
+use crate::parts::IGNORE;
+
+/// A class or value that is chosen less often than this is hardly ever chosen.
+const HARDLY_EVER: f64 = 0.01;
+/// A class or value that is chosen more often than this is nearly always chosen.
+const NEARLY_ALWAYS: f64 = 0.95;
+/// Bins of the confidence histogram.
+const BINS: usize = 10;
+
+/// What is in a store of labels. All shares are from 0 to 1.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Stats {
+    /// Labelled images.
+    pub images: usize,
+    /// Whether `clip` or `kmeans` made the labels.
+    pub method: String,
+    /// The model that did.
+    pub model: String,
+    /// Share of cells that have a class, that is, are not 255.
+    pub labelled_cells: f64,
+    /// Share of images without a single labelled cell.
+    pub without_parts: f64,
+    /// Each part class.
+    pub parts: Vec<PartStats>,
+    /// Mean of the largest class probability over all cells.
+    pub mean_confidence: f64,
+    /// Share of cells whose largest probability is in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
+    pub confidence: [f64; BINS],
+    /// Each attribute, after calibration.
+    pub attributes: Vec<AttributeStats>,
+    /// What looks wrong, in words.
+    pub warnings: Vec<String>,
+}
+
+/// How often a part class was chosen.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PartStats {
+    /// Its name.
+    pub name: String,
+    /// Share of the labelled cells that have it.
+    pub cells: f64,
+    /// Share of the images that have it in a cell at least.
+    pub images: f64,
+}
+
+/// How often the values of an attribute were chosen.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AttributeStats {
+    /// Its name.
+    pub name: String,
+    /// Share of the images that are too close to call and left out of training.
+    pub masked: f64,
+    /// Each value.
+    pub values: Vec<ValueStats>,
+}
+
+/// How often a value was chosen.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ValueStats {
+    /// Its name.
+    pub name: String,
+    /// Share of the images whose most probable value it is, close calls included.
+    pub share: f64,
+}
+
+/// Counts a store. The calibration is the one beside the labels, or taken from `store` if absent; `low` and `high`
+/// bound the calls that are too close (METHOD: 0.35 and 0.65).
+///
+/// # Errors
+///
+/// The store has no image.
+pub fn stats(
+    store: &Store,
+    calibration: Option<&Calibration>,
+    low: f32,
+    high: f32,
+) -> Result<Stats, Error> {
+    let meta = &store.meta;
+    let vocabulary = &meta.vocabulary;
+    let own;
+    let calibration = match calibration {
+        Some(calibration) => calibration,
+        None => {
+            own = Calibration::of_store(store)?;
+            &own
+        }
+    };
+    let ranges = vocabulary.ranges();
+    let mut cells = vec![0u64; vocabulary.parts.len()];
+    let mut images = vec![0u64; vocabulary.parts.len()];
+    let mut chosen = vec![0u64; vocabulary.logits()];
+    let mut masked = vec![0u64; vocabulary.attributes.len()];
+    let (mut bins, mut confidence, mut without) = ([0u64; BINS], 0u64, 0u64);
+    for labels in store.iter() {
+        let mut seen = vec![false; vocabulary.parts.len()];
+        for &part in labels.parts.iter().filter(|&&part| part != IGNORE) {
+            cells[usize::from(part)] += 1;
+            seen[usize::from(part)] = true;
+        }
+        without += u64::from(!seen.contains(&true));
+        images
+            .iter_mut()
+            .zip(&seen)
+            .for_each(|(count, &seen)| *count += u64::from(seen));
+        for &c in labels.part_confidence {
+            bins[(usize::from(c) * BINS / 255).min(BINS - 1)] += 1;
+            confidence += u64::from(c);
+        }
+        let targets = attribute_targets(labels.attributes, vocabulary, calibration, low, high);
+        for ((range, counts), masked) in ranges.iter().zip(&targets.mask).zip(&mut masked) {
+            let best = range.clone().fold(range.start, |best, i| {
+                if targets.target[i] > targets.target[best] {
+                    i
+                } else {
+                    best
+                }
+            });
+            chosen[best] += 1;
+            *masked += u64::from(!counts);
+        }
+    }
+    let share = |count: u64, of: u64| {
+        if of == 0 {
+            0.0
+        } else {
+            count as f64 / of as f64
+        }
+    };
+    let total = store.len() as u64;
+    let all_cells = total * (meta.rows * meta.columns) as u64;
+    let labelled: u64 = cells.iter().sum();
+    let mut stats = Stats {
+        images: store.len(),
+        method: meta.method.clone(),
+        model: meta.model.clone(),
+        labelled_cells: share(labelled, all_cells),
+        without_parts: share(without, total),
+        parts: vocabulary
+            .parts
+            .iter()
+            .zip(cells.iter().zip(&images))
+            .map(|(part, (&cells, &images))| PartStats {
+                name: part.name.clone(),
+                cells: share(cells, labelled),
+                images: share(images, total),
+            })
+            .collect(),
+        mean_confidence: share(confidence, all_cells) / 255.0,
+        confidence: bins.map(|count| share(count, all_cells)),
+        attributes: vocabulary
+            .attributes
+            .iter()
+            .zip(&ranges)
+            .zip(&masked)
+            .map(|((attribute, range), &masked)| AttributeStats {
+                name: attribute.name.clone(),
+                masked: share(masked, total),
+                values: attribute
+                    .values
+                    .iter()
+                    .zip(&chosen[range.clone()])
+                    .map(|(value, &count)| ValueStats {
+                        name: value.name.clone(),
+                        share: share(count, total),
+                    })
+                    .collect(),
+            })
+            .collect(),
+        warnings: Vec::new(),
+    };
+    stats.warnings = warnings(&stats);
+    Ok(stats)
+}
+
+/// What looks wrong. A part counts as hardly ever chosen by images, since a foot is a small part of every image, and
+/// as nearly always chosen by cells.
+fn warnings(stats: &Stats) -> Vec<String> {
+    let percent = |share: f64| format!("{:.1} %", 100.0 * share);
+    let mut warnings = Vec::new();
+    if stats.without_parts > 0.5 {
+        warnings.push(format!(
+            "{} of the images have no labelled cell: lower the confidence, or look at them with `show`",
+            percent(stats.without_parts)
+        ));
+    }
+    for part in &stats.parts {
+        if part.images < HARDLY_EVER {
+            warnings.push(format!(
+                "part `{}` is hardly ever chosen (in {} of the images): try other synonyms",
+                part.name,
+                percent(part.images)
+            ));
+        } else if part.cells > NEARLY_ALWAYS {
+            warnings.push(format!(
+                "part `{}` is nearly always chosen ({} of the labelled cells): the part maps say little",
+                part.name,
+                percent(part.cells)
+            ));
+        }
+    }
+    for attribute in &stats.attributes {
+        for value in &attribute.values {
+            let how = match value.share {
+                share if share < HARDLY_EVER => "hardly ever",
+                share if share > NEARLY_ALWAYS => "nearly always",
+                _ => continue,
+            };
+            warnings.push(format!(
+                "attribute `{}`: `{}` is {how} chosen (for {} of the images): try other prompts, or leave it out",
+                attribute.name,
+                value.name,
+                percent(value.share)
+            ));
+        }
+    }
+    warnings
+}
+
+impl fmt::Display for Stats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: f64| 100.0 * share;
+        writeln!(
+            f,
+            "{} images labelled by {} ({})",
+            self.images, self.model, self.method
+        )?;
+        writeln!(
+            f,
+            "cells with a class: {:.1} %   mean confidence: {:.2}   images without any: {:.1} %",
+            percent(self.labelled_cells),
+            self.mean_confidence,
+            percent(self.without_parts)
+        )?;
+        writeln!(
+            f,
+            "\n{:<20} {:>12} {:>12}",
+            "part", "% of cells", "% of images"
+        )?;
+        for part in &self.parts {
+            writeln!(
+                f,
+                "{:<20} {:>12.1} {:>12.1}",
+                part.name,
+                percent(part.cells),
+                percent(part.images)
+            )?;
+        }
+        writeln!(f, "\nconfidence of cells")?;
+        for (bin, &share) in self.confidence.iter().enumerate() {
+            let bar = "#".repeat((share * 50.0).round() as usize);
+            writeln!(
+                f,
+                "  {:.1} to {:.1} {:>6.1} % {bar}",
+                bin as f64 / 10.0,
+                (bin + 1) as f64 / 10.0,
+                percent(share)
+            )?;
+        }
+        if !self.attributes.is_empty() {
+            writeln!(
+                f,
+                "\n{:<18} {:>8}  % of images by value, after calibration",
+                "attribute", "unsure %"
+            )?;
+        }
+        for attribute in &self.attributes {
+            let values: Vec<String> = attribute
+                .values
+                .iter()
+                .map(|value| format!("{} {:.1}", value.name, percent(value.share)))
+                .collect();
+            writeln!(
+                f,
+                "{:<18} {:>8.1}  {}",
+                attribute.name,
+                percent(attribute.masked),
+                values.join(", ")
+            )?;
+        }
+        for warning in &self.warnings {
+            writeln!(f, "\nwarning: {warning}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{meta, vocabulary};
+    use clasp_data::labels::{Labels, write_shard};
+
+    /// Ten images with two cells: background and head each; the last ones unsure. Glasses vary, sleeves do not.
+    fn store(folder: &std::path::Path) -> Store {
+        let meta = meta([1, 2]);
+        let labels: Vec<Labels> = (0..10)
+            .map(|i| Labels {
+                key: format!("{i:02}"),
+                width: 1,
+                height: 1,
+                parts: if i < 8 { vec![0, 1] } else { vec![0, IGNORE] },
+                part_confidence: vec![255, if i < 8 { 204 } else { 25 }],
+                attributes: vec![
+                    10.0,
+                    20.0 + i as f32,
+                    30.0,
+                    1.0,
+                    if i < 5 { 0.0 } else { 4.0 },
+                ],
+            })
+            .collect();
+        write_shard(folder, "people", &meta, &labels).unwrap();
+        Store::open(folder).unwrap()
+    }
+
+    #[test]
+    fn shares_are_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let stats = stats(&store(folder.path()), None, 0.35, 0.65).unwrap();
+        assert_eq!(
+            (stats.images, stats.labelled_cells, stats.without_parts),
+            (10, 0.9, 0.0)
+        );
+        assert!((stats.parts[0].cells - 10.0 / 18.0).abs() < 1e-12);
+        assert_eq!(
+            (
+                stats.parts[0].images,
+                stats.parts[1].images,
+                stats.parts[2].images
+            ),
+            (1.0, 0.8, 0.0)
+        );
+        assert_eq!(
+            (
+                stats.confidence[0],
+                stats.confidence[8],
+                stats.confidence[9]
+            ),
+            (0.1, 0.4, 0.5)
+        );
+        // Glasses: yes is over its mean for one half.
+        let glasses = &stats.attributes[1];
+        assert_eq!(
+            (glasses.values[0].share, glasses.values[1].share),
+            (0.5, 0.5)
+        );
+        assert!(
+            stats
+                .warnings
+                .iter()
+                .any(|w| w.contains(&vocabulary().parts[2].name)),
+            "{:?}",
+            stats.warnings
+        );
+        let text = stats.to_string();
+        assert!(
+            text.contains("10 images") && text.contains("warning: part"),
+            "{text}"
+        );
+        assert!(
+            serde_json::to_string(&stats)
+                .unwrap()
+                .contains("\"labelled_cells\":0.9")
+        );
+    }
+
+    #[test]
+    fn what_is_always_chosen_is_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        // A calibration of another corpus, in which nobody wears glasses.
+        let calibration = Calibration {
+            mean: vec![0.0, 0.0, 0.0, 1000.0, -1000.0],
+            ..Calibration::of_store(&store).unwrap()
+        };
+        let calibration = Calibration {
+            std: vec![1.0; 5],
+            ..calibration
+        };
+        let stats = stats(&store, Some(&calibration), 0.35, 0.65).unwrap();
+        let all = stats.warnings.join("\n");
+        assert!(
+            all.contains("`yes` is nearly always") && all.contains("`no` is hardly ever"),
+            "{all}"
+        );
+    }
+}

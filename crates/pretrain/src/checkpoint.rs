@@ -1,0 +1,309 @@
+//! Checkpoints of a run: everything that is needed to go on as if it had never stopped.
+//!
+//! `checkpoints/step-00000100.safetensors` in the run's folder holds the tensors
+//!
+//! | name | content |
+//! |---|---|
+//! | `student.…` | backbone (`student.trunk.backbone.…`) and all heads |
+//! | `teacher.…` | backbone and projection head of the moving average |
+//! | `centre` | centre of the teacher's projections: [1, outputs] |
+//! | `optimiser.…` | moments and step count of AdamW, by parameter |
+//!
+//! and the metadata `format` (`clasp-pretrain/1`), `clasp` (version), `step`, `position` (the
+//! loader's place, JSON), `images` (of the corpus), `vocabulary` (digest, empty without labels) and
+//! `recipe` (resolved, TOML). There is no state of a random generator: every draw follows from the
+//! recipe's seed, the step or epoch, and what it is for, so seed and step are that state. Schedules
+//! are functions of the step.
+//!
+//! A checkpoint appears whole or not at all, and older ones are removed only after that.
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Tensor, TensorData};
+use clasp_data::loader::Position;
+use clasp_model::optim::AdamW;
+use clasp_weights::checkpoint::{self, Metadata};
+use clasp_weights::state::{Array, LoadReport, StateDict, load_state_dict, state_dict};
+use fs_err as fs;
+use toml::{Table, Value};
+
+use crate::error::{PretrainError, Result};
+use crate::recipe::Recipe;
+use crate::step::{Trainer, adamw};
+
+/// Value of `format` in the metadata.
+pub const FORMAT: &str = "clasp-pretrain/1";
+
+/// Recipe keys that must not change when a run goes on: they shape tensors or the order of images.
+const FIXED: [&str; 14] = [
+    "method",
+    "seed",
+    "run.batch",
+    "model.backbone",
+    "model.adapter",
+    "model.stages",
+    "model.experts",
+    "model.top_k",
+    "model.reduction",
+    "model.prompts",
+    "head.outputs",
+    "head.hidden",
+    "head.bottleneck",
+    "mix.tasks",
+];
+
+/// Writes a checkpoint of `trainer` into the run's `folder` and removes all but the last `keep`.
+///
+/// # Errors
+///
+/// The file cannot be written (a full disk): the message names the last good checkpoint, which
+/// stays. A parameter is not finite: nothing is written.
+pub fn save(
+    folder: &Path,
+    trainer: &Trainer,
+    position: Position,
+    images: usize,
+) -> Result<PathBuf> {
+    let checkpoints = folder.join("checkpoints");
+    let path = checkpoints.join(format!("step-{:08}.safetensors", trainer.step));
+    let state = state(trainer);
+    if let Some((name, _)) = state
+        .iter()
+        .find(|(_, array)| array.data.iter().any(|value| !value.is_finite()))
+    {
+        return Err(PretrainError::Checkpoint {
+            path,
+            what: name.clone(),
+            expected: "finite numbers".to_owned(),
+            found: "infinite ones or NaN; nothing was written".to_owned(),
+            hint: Some(
+                "the run has diverged: resume from the last checkpoint with a lower `optimiser.lr`"
+                    .to_owned(),
+            ),
+        });
+    }
+    let digest = trainer
+        .vocabulary()
+        .map(|vocabulary| vocabulary.digest())
+        .unwrap_or_default();
+    let metadata = Metadata::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("clasp".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
+        ("step".to_owned(), trainer.step.to_string()),
+        (
+            "position".to_owned(),
+            serde_json::to_string(&position).unwrap_or_default(),
+        ),
+        ("images".to_owned(), images.to_string()),
+        ("vocabulary".to_owned(), digest),
+        ("recipe".to_owned(), trainer.plan.recipe.to_toml()),
+    ]);
+    let written = fs::create_dir_all(&checkpoints)
+        .map_err(|error| error.to_string())
+        .and_then(|()| {
+            checkpoint::write(&path, &state, &metadata).map_err(|error| error.to_string())
+        });
+    if let Err(reason) = written {
+        let kept = latest(folder).ok().flatten();
+        return Err(PretrainError::Save {
+            path,
+            step: trainer.step,
+            reason,
+            kept,
+        });
+    }
+    let all = list(&checkpoints)?;
+    let surplus = all.len().saturating_sub(trainer.plan.recipe.run.keep);
+    for old in &all[..surplus] {
+        fs::remove_file(old)?;
+    }
+    Ok(path)
+}
+
+/// The newest checkpoint of the run in `folder`.
+///
+/// # Errors
+///
+/// The folder cannot be read.
+pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
+    Ok(list(&folder.join("checkpoints"))?.pop())
+}
+
+/// Checkpoints by step.
+fn list(checkpoints: &Path) -> Result<Vec<PathBuf>> {
+    if !checkpoints.is_dir() {
+        return Ok(Vec::new());
+    }
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(checkpoints)? {
+        let path = entry?.path();
+        let name = path
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default();
+        // Whatever else lies there, such as the temporary file of a killed process, is not ours to judge.
+        if name.starts_with("step-") && name.ends_with(".safetensors") && path.is_file() {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// Puts `trainer`, made from the same recipe, into the state of the checkpoint `path`, and returns
+/// the loader's place.
+///
+/// # Errors
+///
+/// The file is damaged, of another architecture, corpus or vocabulary, or not a checkpoint.
+pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Position> {
+    let (state, metadata) = checkpoint::read(path)?;
+    let field = |name: &str| metadata.get(name).map_or("", String::as_str);
+    let differs =
+        |what: &str, expected: String, found: &str, hint: &str| PretrainError::Checkpoint {
+            path: path.to_owned(),
+            what: what.to_owned(),
+            expected,
+            found: found.to_owned(),
+            hint: (!hint.is_empty()).then(|| hint.to_owned()),
+        };
+    if field("format") != FORMAT {
+        return Err(differs(
+            "format",
+            FORMAT.to_owned(),
+            field("format"),
+            "is this a checkpoint of `clasp pretrain`?",
+        ));
+    }
+    let saved = Recipe::parse(field("recipe"), &path.display().to_string(), &[])?;
+    if let Some((key, expected, found)) = difference(&trainer.plan.recipe, &saved) {
+        return Err(differs(
+            &key,
+            expected,
+            &found,
+            "a run goes on with its own recipe; start a new run to change this",
+        ));
+    }
+    if field("images") != images.to_string() {
+        return Err(differs(
+            "images",
+            format!("{images}, as the corpus has now"),
+            field("images"),
+            "the corpus has changed since the run began",
+        ));
+    }
+    let digest = trainer
+        .vocabulary()
+        .map(|vocabulary| vocabulary.digest())
+        .unwrap_or_default();
+    if field("vocabulary") != digest {
+        return Err(PretrainError::OtherVocabulary {
+            labels: trainer.plan.recipe.data.labels.clone(),
+            expected: field("vocabulary").to_owned(),
+            expected_from: path.display().to_string(),
+            found: digest,
+        });
+    }
+    let step = field("step").parse();
+    let step = step.map_err(|_| differs("step", "a number".to_owned(), field("step"), ""))?;
+    let position = serde_json::from_str(field("position")).map_err(|_| {
+        differs(
+            "position",
+            "epoch and step".to_owned(),
+            field("position"),
+            "",
+        )
+    })?;
+
+    let of = |prefix: &str| -> StateDict {
+        state
+            .iter()
+            .filter_map(|(name, array)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), array.clone()))
+            })
+            .collect()
+    };
+    let whole = |part: &str, report: &LoadReport| {
+        let complete = report.is_complete();
+        if complete {
+            Ok(())
+        } else {
+            Err(differs(
+                part,
+                "the recipe's tensors".to_owned(),
+                &report.to_string(),
+                "",
+            ))
+        }
+    };
+    let (student, report) = load_state_dict(trainer.student.clone(), &of("student."));
+    whole("student", &report)?;
+    let (teacher, report) = load_state_dict(trainer.teacher.clone(), &of("teacher."));
+    whole("teacher", &report)?;
+    let centre = state
+        .get("centre")
+        .filter(|array| array.shape == trainer.centre.dims());
+    let Some(centre) = centre else {
+        let found = state
+            .get("centre")
+            .map_or("none".to_owned(), |array| format!("{:?}", array.shape));
+        return Err(differs(
+            "centre",
+            format!("{:?}", trainer.centre.dims()),
+            &found,
+            "",
+        ));
+    };
+    trainer.centre = Tensor::from_data(
+        TensorData::new(centre.data.clone(), centre.shape.clone()),
+        &trainer.centre.device(),
+    );
+    let optimiser = AdamW::from_state(
+        adamw(&trainer.plan),
+        &of("optimiser."),
+        &trainer.centre.device(),
+    )?;
+    optimiser.check(&student)?;
+    trainer.optimiser = optimiser;
+    trainer.student = student;
+    trainer.teacher = teacher;
+    trainer.step = step;
+    Ok(position)
+}
+
+fn state(trainer: &Trainer) -> StateDict {
+    let mut state = StateDict::new();
+    let mut put = |prefix: &str, part: StateDict| {
+        state.extend(
+            part.into_iter()
+                .map(|(name, array)| (format!("{prefix}{name}"), array)),
+        );
+    };
+    put("student.", state_dict(&trainer.student));
+    put("teacher.", state_dict(&trainer.teacher));
+    put("optimiser.", trainer.optimiser.state());
+    let centre = Array {
+        shape: trainer.centre.dims().to_vec(),
+        data: trainer.centre.clone().into_data().iter::<f32>().collect(),
+    };
+    put("", StateDict::from([("centre".to_owned(), centre)]));
+    state
+}
+
+/// The first of the [`FIXED`] keys in which two recipes differ, with both values.
+fn difference(now: &Recipe, saved: &Recipe) -> Option<(String, String, String)> {
+    let value = |recipe: &Recipe, key: &str| {
+        let mut value = Value::try_from(recipe).unwrap_or(Value::Table(Table::new()));
+        for part in key.split('.') {
+            value = value
+                .get(part)
+                .cloned()
+                .unwrap_or(Value::String(String::new()));
+        }
+        value.to_string()
+    };
+    FIXED.into_iter().find_map(|key| {
+        let (expected, found) = (value(now, key), value(saved, key));
+        (expected != found).then(|| (key.to_owned(), expected, found))
+    })
+}

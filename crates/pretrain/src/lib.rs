@@ -1,0 +1,28 @@
+//! Pre-training of a backbone on images of people: DINO, SOLIDER and CLASP by one recipe field.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`recipe`] | the recipe, its defaults, `"auto"` and overrides |
+//! | [`views`] | from images and labels to the tensors of a step |
+//! | [`student`] | the networks: trunk and heads |
+//! | [`step`] | one step: losses, replicas, optimiser, teacher, centre |
+//! | [`monitor`] | collapse, use of the experts |
+//! | [`events`] | JSON lines and TensorBoard |
+//! | [`checkpoint`] | saving and going on |
+//! | [`mod@train`] | the loop |
+//!
+//! What is the paper's and what is this project's choice is told in `docs/method.md`.
+
+pub mod checkpoint;
+pub mod error;
+pub mod events;
+pub mod monitor;
+pub mod recipe;
+pub mod step;
+pub mod student;
+pub mod train;
+pub mod views;
+
+pub use error::{PretrainError, Result};
+pub use recipe::{Plan, Recipe};
+pub use train::{Control, Event, Summary, train};

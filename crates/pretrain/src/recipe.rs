@@ -1,0 +1,976 @@
+//! The recipe of a run: plain data in TOML.
+//!
+//! Every key has a default (METHOD: ImageNet-style figures of DINO and SOLIDER), unknown keys are
+//! errors that name the nearest right one, and `"auto"` stands for a value that follows from the
+//! others. [`Recipe::plan`] resolves `"auto"` once; below it nothing is automatic, and the resolved
+//! recipe is what `run.toml` in the run's folder holds, so that `clasp pretrain run.toml` repeats a run.
+
+use std::path::{Path, PathBuf};
+
+use clasp_data::augment::ViewsConfig;
+use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
+use clasp_model::mix::TASKS;
+use clasp_model::moe::MoeConfig;
+use fs_err as fs;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::{Table, Value};
+
+use crate::error::{PretrainError, Result};
+
+/// A value, or `"auto"`: to be worked out from the other values and the data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Auto<T> {
+    /// Not chosen.
+    Auto,
+    /// Chosen.
+    Value(T),
+}
+
+impl<T: Copy> Auto<T> {
+    /// The value, or `otherwise` in its place; from then on it is chosen.
+    fn settle(&mut self, otherwise: T) -> T {
+        let value = match *self {
+            Self::Auto => otherwise,
+            Self::Value(value) => value,
+        };
+        *self = Self::Value(value);
+        value
+    }
+}
+
+impl<T: Serialize> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Value(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        if value.as_str() == Some("auto") {
+            return Ok(Self::Auto);
+        }
+        let found = value.to_string();
+        T::deserialize(value).map(Self::Value).map_err(|error| {
+            D::Error::custom(format!("{}; or \"auto\" (found {found})", error.message()))
+        })
+    }
+}
+
+/// What is learnt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// DINO (Caron et al., ICCV 2021): views of one image agree. No labels, no adapter.
+    Dino,
+    /// SOLIDER (Chen et al., CVPR 2023), in our reading: DINO, and part labels from k-means on plain
+    /// and on masked views, under a controller of one number λ.
+    Solider,
+    /// DINO with part and attribute labels from CLIP under prompts and experts.
+    Clasp,
+}
+
+impl Method {
+    /// The name in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dino => "dino",
+            Self::Solider => "solider",
+            Self::Clasp => "clasp",
+        }
+    }
+}
+
+/// What adapts the features to a task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AdapterKind {
+    /// Nothing: the plain backbone.
+    None,
+    /// SOLIDER's controller.
+    Lambda,
+    /// The prompt-controlled mixture of experts.
+    Moe,
+}
+
+/// What to do with an image that has no labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Missing {
+    /// Stop and say how many there are.
+    Error,
+    /// Train on the others.
+    Skip,
+}
+
+/// How gradients are clipped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClipBy {
+    /// The norm of each parameter tensor, as DINO does.
+    Tensor,
+    /// The norm of all gradients together.
+    Global,
+}
+
+/// A recipe; see the module for what its defaults are.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Recipe {
+    /// What is learnt.
+    pub method: Method,
+    /// Seed of everything that is drawn at random.
+    pub seed: u64,
+    /// Images and labels.
+    pub data: Data,
+    /// Backbone and adapter.
+    pub model: Model,
+    /// Views of an image.
+    pub views: ViewsConfig,
+    /// Projection head of DINO.
+    pub head: Head,
+    /// Mix of tasks.
+    pub mix: MixDraw,
+    /// Weights and temperatures of the losses.
+    pub loss: Loss,
+    /// AdamW and its schedules.
+    pub optimiser: Optimiser,
+    /// The moving average.
+    pub teacher: Teacher,
+    /// Length, batch, log and checkpoints.
+    pub run: Run,
+}
+
+impl Default for Recipe {
+    fn default() -> Self {
+        Self {
+            method: Method::Clasp,
+            seed: 0,
+            data: Data::default(),
+            model: Model::default(),
+            views: ViewsConfig::default(),
+            head: Head::default(),
+            mix: MixDraw::default(),
+            loss: Loss::default(),
+            optimiser: Optimiser::default(),
+            teacher: Teacher::default(),
+            run: Run::default(),
+        }
+    }
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// File, folder, list file or tar shards (`people-{000..099}.tar`); several with commas.
+    pub images: String,
+    /// Folder that `clasp label` wrote. Empty: none (`dino` only).
+    pub labels: PathBuf,
+    /// What to do with an image that has no labels.
+    pub missing: Missing,
+    /// Train on although more than 5 % of the images cannot be read.
+    pub keep_going: bool,
+    /// Threads that decode and augment. Auto: the cores.
+    pub workers: Auto<usize>,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        Self {
+            images: String::new(),
+            labels: PathBuf::new(),
+            missing: Missing::Error,
+            keep_going: false,
+            workers: Auto::Auto,
+        }
+    }
+}
+
+/// `[model]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Model {
+    /// Name of a preset, such as `swin-tiny`.
+    pub backbone: String,
+    /// Checkpoint (safetensors) that the backbone starts from. Empty: none.
+    pub init: PathBuf,
+    /// Auto: what the method is published with (`none`, `lambda`, `moe`).
+    pub adapter: Auto<AdapterKind>,
+    /// Stages that hold experts, counted from 1.
+    pub stages: Vec<usize>,
+    /// Experts of a block.
+    pub experts: usize,
+    /// Experts that a token is given to.
+    pub top_k: usize,
+    /// Channels of a block over channels inside an expert.
+    pub reduction: usize,
+    /// Whether prompts control the experts; without, the tokens alone do.
+    pub prompts: bool,
+    /// Share of residual branches that the student drops in the last block, growing from 0 linearly.
+    pub drop_path: f64,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        Self {
+            backbone: "swin-tiny".to_owned(),
+            init: PathBuf::new(),
+            adapter: Auto::Auto,
+            stages: vec![3, 4],
+            experts: 6,
+            top_k: 2,
+            reduction: 8,
+            prompts: true,
+            drop_path: 0.1,
+        }
+    }
+}
+
+/// `[head]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Head {
+    /// Outputs K. Auto: 65536, or 16384 for batches below 256.
+    pub outputs: Auto<usize>,
+    /// Width of the hidden layers.
+    pub hidden: usize,
+    /// Width before the last layer.
+    pub bottleneck: usize,
+}
+
+impl Default for Head {
+    fn default() -> Self {
+        Self {
+            outputs: Auto::Auto,
+            hidden: 2048,
+            bottleneck: 256,
+        }
+    }
+}
+
+/// `[mix]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MixDraw {
+    /// Tasks to learn; leave out `part` or `attribute` to do without its labels. Auto in effect:
+    /// `dino` learns `identity` only and `solider` no `attribute`, whatever stands here.
+    pub tasks: Vec<String>,
+    /// Share of images whose mix is one task; the others draw from Dirichlet(1, …, 1).
+    pub single: f64,
+}
+
+impl Default for MixDraw {
+    fn default() -> Self {
+        Self {
+            tasks: TASKS.map(str::to_owned).to_vec(),
+            single: 0.75,
+        }
+    }
+}
+
+/// `[loss]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Loss {
+    /// Weight of the part loss.
+    pub part: f64,
+    /// Weight of the attribute loss.
+    pub attribute: f64,
+    /// Weight of the balance of the experts.
+    pub balance: f64,
+    /// Temperature of the student.
+    pub student_temperature: f64,
+    /// Temperature of the teacher.
+    pub teacher_temperature: f64,
+    /// Share of the old centre in the new one.
+    pub centre_momentum: f64,
+    /// Attribute targets above this and below `attribute_high` are not learnt.
+    pub attribute_low: f32,
+    /// See `attribute_low`.
+    pub attribute_high: f32,
+}
+
+impl Default for Loss {
+    fn default() -> Self {
+        Self {
+            part: 1.0,
+            attribute: 1.0,
+            balance: 0.01,
+            student_temperature: 0.1,
+            teacher_temperature: 0.04,
+            centre_momentum: 0.9,
+            attribute_low: 0.35,
+            attribute_high: 0.65,
+        }
+    }
+}
+
+/// `[optimiser]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Optimiser {
+    /// Learning rate after the warm-up. Auto: 5e-4 · batch / 256.
+    pub lr: Auto<f64>,
+    /// Learning rate at the end.
+    pub lr_end: f64,
+    /// Epochs in which the rate grows from 0. Auto: 10, but no more than a tenth of the run.
+    pub warmup_epochs: Auto<f64>,
+    /// Weight decay at the start.
+    pub weight_decay: f64,
+    /// Weight decay at the end.
+    pub weight_decay_end: f64,
+    /// Largest norm of a gradient; 0 for no limit.
+    pub clip: f64,
+    /// What the norm is taken of.
+    pub clip_by: ClipBy,
+    /// Epochs in which the last layer of the projection head stays as it is.
+    pub freeze_last_layer: f64,
+}
+
+impl Default for Optimiser {
+    fn default() -> Self {
+        Self {
+            lr: Auto::Auto,
+            lr_end: 1e-6,
+            warmup_epochs: Auto::Auto,
+            weight_decay: 0.04,
+            weight_decay_end: 0.4,
+            clip: 3.0,
+            clip_by: ClipBy::Tensor,
+            freeze_last_layer: 1.0,
+        }
+    }
+}
+
+/// `[teacher]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Teacher {
+    /// Share of the old teacher in the new one at the start. Auto: 0.996, or 0.9995 for batches
+    /// below 256.
+    pub momentum: Auto<f64>,
+    /// The same at the end.
+    pub momentum_end: f64,
+}
+
+impl Default for Teacher {
+    fn default() -> Self {
+        Self {
+            momentum: Auto::Auto,
+            momentum_end: 1.0,
+        }
+    }
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Run {
+    /// Times that every image is seen.
+    pub epochs: f64,
+    /// Steps of the optimiser. Auto: what `epochs` come to. With 0 the run writes the network as it
+    /// is before the first step.
+    pub steps: Auto<u64>,
+    /// Images of a step, over all parts and replicas.
+    pub batch: usize,
+    /// Parts that the images of a step are taken in, one after the other, to save memory.
+    pub accumulate: usize,
+    /// Copies of the student that share a part, each on one thread. Auto: one a core on the CPU, else 1.
+    pub replicas: Auto<usize>,
+    /// Steps between two checkpoints. Auto: an epoch, but between 50 and 1000 steps.
+    pub save_every: Auto<u64>,
+    /// Checkpoints that are kept.
+    pub keep: usize,
+    /// Steps between two lines of the log.
+    pub log_every: u64,
+}
+
+impl Default for Run {
+    fn default() -> Self {
+        Self {
+            epochs: 100.0,
+            steps: Auto::Auto,
+            batch: 256,
+            accumulate: 1,
+            replicas: Auto::Auto,
+            save_every: Auto::Auto,
+            keep: 3,
+            log_every: 10,
+        }
+    }
+}
+
+/// Recipes that come with the program, by name.
+pub const BUILT_IN: [(&str, &str); 6] = [
+    ("demo", include_str!("../../../recipes/demo.toml")),
+    ("mini", include_str!("../../../recipes/mini.toml")),
+    ("swin-tiny", include_str!("../../../recipes/swin-tiny.toml")),
+    (
+        "swin-small",
+        include_str!("../../../recipes/swin-small.toml"),
+    ),
+    ("swin-base", include_str!("../../../recipes/swin-base.toml")),
+    ("two-stage", include_str!("../../../recipes/two-stage.toml")),
+];
+
+impl Recipe {
+    /// Reads the recipe file `path`, or the built-in recipe of that name, and applies
+    /// `overrides`, each `dotted.key=value`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, a key is unknown or a value has another type.
+    pub fn load(path: &str, overrides: &[String]) -> Result<Self> {
+        let built_in = BUILT_IN.iter().find(|(name, _)| *name == path);
+        match built_in {
+            Some((name, text)) => Self::parse(text, &format!("recipe {name}"), overrides),
+            None => Self::parse(&fs::read_to_string(path)?, path, overrides),
+        }
+    }
+
+    /// Parses `text`; `place` says in errors where it comes from.
+    ///
+    /// # Errors
+    ///
+    /// A key is unknown or a value has another type.
+    pub fn parse(text: &str, place: &str, overrides: &[String]) -> Result<Self> {
+        // The text alone first: its errors then show the line.
+        let recipe: Self = toml::from_str(text)
+            .map_err(|error| recipe_error(place, error.message(), error.to_string().trim_end()))?;
+        if overrides.is_empty() {
+            return Ok(recipe);
+        }
+        let mut table: Table = toml::from_str(text)
+            .map_err(|error| recipe_error(place, error.message(), error.message()))?;
+        for assignment in overrides {
+            let place = format!("--set {assignment}");
+            set(&mut table, assignment).map_err(|message| recipe_error(&place, "", &message))?;
+            let _: Self =
+                Value::Table(table.clone())
+                    .try_into()
+                    .map_err(|error: toml::de::Error| {
+                        recipe_error(&place, error.message(), error.message())
+                    })?;
+        }
+        Value::Table(table)
+            .try_into()
+            .map_err(|error: toml::de::Error| recipe_error(place, error.message(), error.message()))
+    }
+
+    /// The recipe as TOML.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_default()
+    }
+
+    /// Checks the values and resolves every `"auto"` for a corpus of `images` images, on the CPU
+    /// with `cores` cores or on another device.
+    ///
+    /// # Errors
+    ///
+    /// A value is out of range, two values contradict each other, or there are too few images.
+    pub fn plan(mut self, images: usize, cores: usize, on_cpu: bool) -> Result<Plan> {
+        self.check()?;
+        if images < self.run.batch {
+            return Err(PretrainError::TooFewImages {
+                images: self.data.images.clone(),
+                batch: self.run.batch,
+                found: images,
+            });
+        }
+        let steps_per_epoch = (images / self.run.batch) as u64;
+        let steps = (self.run.epochs * steps_per_epoch as f64).round() as u64;
+        let steps = self.run.steps.settle(steps.max(1));
+        let epochs = steps as f64 / steps_per_epoch as f64;
+        self.run.epochs = epochs;
+
+        let small = self.run.batch < 256;
+        let lr = self
+            .optimiser
+            .lr
+            .settle(5e-4 * self.run.batch as f64 / 256.0);
+        let warmup = self
+            .optimiser
+            .warmup_epochs
+            .settle(10.0_f64.min(epochs / 10.0));
+        let momentum = self
+            .teacher
+            .momentum
+            .settle(if small { 0.9995 } else { 0.996 });
+        let outputs = self.head.outputs.settle(if small { 16384 } else { 65536 });
+        let save_every = self.run.save_every.settle(steps_per_epoch.clamp(50, 1000));
+        let workers = self.data.workers.settle(cores);
+        let adapter = self.model.adapter.settle(match self.method {
+            Method::Dino => AdapterKind::None,
+            Method::Solider => AdapterKind::Lambda,
+            Method::Clasp => AdapterKind::Moe,
+        });
+        let part = self.run.batch / self.run.accumulate;
+        let replicas = if on_cpu {
+            (1..=cores.max(1))
+                .rev()
+                .find(|count| part.is_multiple_of(*count))
+                .unwrap_or(1)
+        } else {
+            1
+        };
+        let replicas = self.run.replicas.settle(replicas);
+        if replicas == 0 || !part.is_multiple_of(replicas) {
+            return Err(PretrainError::Setting {
+                key: "run.replicas",
+                expected: format!("a divisor of run.batch / run.accumulate = {part}"),
+                found: replicas.to_string(),
+            });
+        }
+        // A method says which labels it has no use for.
+        self.mix.tasks = TASKS
+            .iter()
+            .filter(|task| match self.method {
+                Method::Dino => **task == "identity",
+                Method::Solider => **task != "attribute",
+                Method::Clasp => true,
+            })
+            .filter(|task| self.mix.tasks.iter().any(|wanted| wanted == *task))
+            .map(|task| (*task).to_owned())
+            .collect();
+        let tasks = TASKS.map(|task| self.mix.tasks.iter().any(|wanted| wanted == task));
+        let adapter = match adapter {
+            AdapterKind::None => Adapter::None,
+            AdapterKind::Lambda => Adapter::Lambda(LambdaConfig::default()),
+            AdapterKind::Moe => Adapter::Moe(MoeConfig {
+                experts: self.model.experts,
+                top_k: self.model.top_k,
+                reduction: self.model.reduction,
+                stages: self.model.stages.iter().map(|stage| stage - 1).collect(),
+                prompts: self.model.prompts,
+            }),
+        };
+        let backbone = BackboneConfig {
+            drop_path: self.model.drop_path,
+            ..BackboneConfig::named(&self.model.backbone)?
+        }
+        .with_adapter(adapter);
+        backbone.check()?;
+        Ok(Plan {
+            backbone,
+            outputs,
+            tasks,
+            lr,
+            momentum,
+            warmup_steps: (warmup * steps_per_epoch as f64).round() as u64,
+            frozen_steps: (self.optimiser.freeze_last_layer * steps_per_epoch as f64).round()
+                as u64,
+            steps,
+            steps_per_epoch,
+            save_every,
+            replicas,
+            workers,
+            recipe: self,
+        })
+    }
+
+    /// Ranges that serde cannot say.
+    fn check(&self) -> Result<()> {
+        self.views.check()?;
+        let wrong = |key, expected: &str, found: String| {
+            Err(PretrainError::Setting {
+                key,
+                expected: expected.to_owned(),
+                found,
+            })
+        };
+        let at_least_one = [
+            ("run.batch", self.run.batch),
+            ("run.accumulate", self.run.accumulate),
+            ("run.keep", self.run.keep),
+            ("run.log_every", self.run.log_every as usize),
+            ("head.hidden", self.head.hidden),
+            ("head.bottleneck", self.head.bottleneck),
+        ];
+        for (key, value) in at_least_one {
+            if value == 0 {
+                return wrong(key, "at least 1", "0".to_owned());
+            }
+        }
+        if self.run.save_every == Auto::Value(0) {
+            return wrong("run.save_every", "at least 1", "0".to_owned());
+        }
+        if !self.run.batch.is_multiple_of(self.run.accumulate) {
+            let found = format!(
+                "batch {} and accumulate {}",
+                self.run.batch, self.run.accumulate
+            );
+            return wrong("run.accumulate", "a divisor of run.batch", found);
+        }
+        if self
+            .model
+            .stages
+            .iter()
+            .any(|stage| !(1..=4).contains(stage))
+        {
+            return wrong(
+                "model.stages",
+                "stages from 1 to 4",
+                format!("{:?}", self.model.stages),
+            );
+        }
+        if self.views.global + self.views.local < 2 {
+            return wrong(
+                "views.global",
+                "two views of an image or more",
+                "one".to_owned(),
+            );
+        }
+        if let Some(task) = self
+            .mix
+            .tasks
+            .iter()
+            .find(|task| !TASKS.contains(&task.as_str()))
+        {
+            return wrong(
+                "mix.tasks",
+                &format!("some of {TASKS:?}"),
+                format!("`{task}`"),
+            );
+        }
+        if !self.mix.tasks.iter().any(|task| task == "identity") {
+            return wrong(
+                "mix.tasks",
+                "`identity`, which DINO's loss is for, among them",
+                format!("{:?}", self.mix.tasks),
+            );
+        }
+        let fractions = [
+            ("mix.single", self.mix.single),
+            ("model.drop_path", self.model.drop_path),
+            ("loss.centre_momentum", self.loss.centre_momentum),
+            ("teacher.momentum_end", self.teacher.momentum_end),
+        ];
+        for (key, value) in fractions {
+            if !(0.0..=1.0).contains(&value) {
+                return wrong(key, "a number from 0 to 1", value.to_string());
+            }
+        }
+        let not_negative = [
+            ("loss.part", self.loss.part),
+            ("loss.attribute", self.loss.attribute),
+            ("loss.balance", self.loss.balance),
+            ("optimiser.lr_end", self.optimiser.lr_end),
+            ("optimiser.clip", self.optimiser.clip),
+            (
+                "optimiser.freeze_last_layer",
+                self.optimiser.freeze_last_layer,
+            ),
+            ("optimiser.weight_decay", self.optimiser.weight_decay),
+            (
+                "optimiser.weight_decay_end",
+                self.optimiser.weight_decay_end,
+            ),
+            ("run.epochs", self.run.epochs),
+        ];
+        for (key, value) in not_negative {
+            if !value.is_finite() || value < 0.0 {
+                return wrong(key, "a number of at least 0", value.to_string());
+            }
+        }
+        for (key, value) in [
+            ("loss.student_temperature", self.loss.student_temperature),
+            ("loss.teacher_temperature", self.loss.teacher_temperature),
+        ] {
+            if !value.is_finite() || value <= 0.0 {
+                return wrong(key, "a number above 0", value.to_string());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A recipe with every `"auto"` resolved, and what follows from it.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The resolved recipe.
+    pub recipe: Recipe,
+    /// The network.
+    pub backbone: BackboneConfig,
+    /// Outputs of the projection head.
+    pub outputs: usize,
+    /// Which tasks of [`TASKS`] are learnt.
+    pub tasks: [bool; 3],
+    /// Learning rate after the warm-up.
+    pub lr: f64,
+    /// Teacher's momentum at the start.
+    pub momentum: f64,
+    /// Steps in which the learning rate grows.
+    pub warmup_steps: u64,
+    /// Steps in which the last layer is frozen.
+    pub frozen_steps: u64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+    /// Copies of the student.
+    pub replicas: usize,
+    /// Threads that load.
+    pub workers: usize,
+}
+
+/// Writes `dotted.key=value` into a recipe. A value that is not TOML is taken as text, so that
+/// `method=dino` needs no quotes.
+fn set(table: &mut Table, assignment: &str) -> Result<(), String> {
+    let (key, text) = assignment
+        .split_once('=')
+        .ok_or_else(|| "expected dotted.key=value, found no `=`".to_owned())?;
+    let value = toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut inner = table;
+    for part in parts {
+        inner = inner
+            .entry(part)
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| format!("`{part}` is a value, not a section"))?;
+    }
+    inner.insert(last.to_owned(), value);
+    Ok(())
+}
+
+fn recipe_error(place: &str, parser: &str, message: &str) -> PretrainError {
+    PretrainError::Recipe {
+        place: place.to_owned(),
+        message: message.to_owned(),
+        hint: nearest_key(parser),
+    }
+}
+
+/// The key that was probably meant, out of serde's message
+/// ``unknown field `x`, expected one of `a`, `b` ``.
+fn nearest_key(message: &str) -> Option<String> {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let unknown = words.next().filter(|_| message.contains("unknown field"))?;
+    let beside: Vec<&str> = words.collect();
+    let mut everywhere = Vec::new();
+    if let Ok(Value::Table(table)) = Value::try_from(Recipe::default()) {
+        flatten("", &table, &mut everywhere);
+    }
+    let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    // A right key in the wrong section, then the nearest key of this section, then of any.
+    if let Some(path) = everywhere.iter().find(|path| leaf(path) == unknown) {
+        return Some(format!("`{unknown}` is `{path}`"));
+    }
+    let close = |name: &str| {
+        let distance = edits(unknown, name);
+        (distance <= 2.max(unknown.len() / 3)).then_some(distance)
+    };
+    let here = beside
+        .iter()
+        .filter_map(|name| Some((close(name)?, (*name).to_owned())))
+        .min();
+    let there = everywhere
+        .iter()
+        .filter_map(|path| Some((close(&leaf(path))?, path.clone())))
+        .min();
+    here.or(there)
+        .map(|(_, name)| format!("did you mean `{name}`?"))
+}
+
+fn flatten(prefix: &str, table: &Table, paths: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            Value::Table(inner) => flatten(&path, inner, paths),
+            _ => paths.push(path),
+        }
+    }
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}
+
+/// The resolved recipe with the facts of this run as comments above it.
+pub fn run_toml(plan: &Plan, images: usize, device: &str) -> String {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!(
+        "# The recipe that this run resolved; `clasp pretrain run.toml` repeats it.\n\
+         # clasp {} · seed {} · {} {} · {cores} cores · device {device}\n\
+         # {images} images · {} steps an epoch · {} steps\n\n{}",
+        env!("CARGO_PKG_VERSION"),
+        plan.recipe.seed,
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        plan.steps_per_epoch,
+        plan.steps,
+        plan.recipe.to_toml(),
+    )
+}
+
+/// The recipe of the run in `folder`.
+///
+/// # Errors
+///
+/// The folder holds no run, or its recipe cannot be read.
+pub fn of_run(folder: &Path, overrides: &[String]) -> Result<Recipe> {
+    let path = folder.join("run.toml");
+    if !path.is_file() {
+        return Err(PretrainError::NothingToResume {
+            folder: folder.to_owned(),
+            found: if folder.is_dir() {
+                "no run.toml in it".to_owned()
+            } else {
+                "no such folder".to_owned()
+            },
+        });
+    }
+    Recipe::parse(
+        &fs::read_to_string(&path)?,
+        &path.display().to_string(),
+        overrides,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str, overrides: &[&str]) -> String {
+        let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
+        Recipe::parse(text, "r.toml", &overrides)
+            .unwrap_err()
+            .to_string()
+    }
+
+    #[test]
+    fn every_built_in_recipe_parses_and_plans() {
+        for (name, _) in BUILT_IN {
+            let recipe = Recipe::load(name, &[]).unwrap();
+            recipe
+                .plan(100_000, 2, true)
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn a_misspelt_key_is_named_with_the_right_one_and_its_line() {
+        let text = "seed = 1\n[optimiser]\nwarmup_epoch = 3\n";
+        let message = error(text, &[]);
+        assert!(
+            message.contains("line 3") && message.contains("`warmup_epoch`"),
+            "{message}"
+        );
+        assert!(
+            message.contains("hint: did you mean `warmup_epochs`?"),
+            "{message}"
+        );
+        // A right key in the wrong place.
+        let message = error("lr = 1e-3\n", &[]);
+        assert!(
+            message.contains("hint: `lr` is `optimiser.lr`"),
+            "{message}"
+        );
+        let message = error("", &["model.expert=8"]);
+        assert!(message.starts_with("--set model.expert=8"), "{message}");
+        assert!(message.contains("did you mean `experts`?"), "{message}");
+        assert!(error("", &["seed"]).contains("no `=`"));
+        assert!(error("", &["seed.x=1"]).contains("--set seed.x=1"));
+    }
+
+    #[test]
+    fn a_value_of_another_type_is_an_error_and_auto_is_not() {
+        let message = error("[optimiser]\nlr = \"fast\"\n", &[]);
+        assert!(
+            message.contains("\"auto\"") && message.contains("fast"),
+            "{message}"
+        );
+        let recipe = Recipe::parse("[optimiser]\nlr = 1\n", "r", &[]).unwrap();
+        assert_eq!(recipe.optimiser.lr, Auto::Value(1.0));
+        let set = [
+            "method=dino".to_owned(),
+            "optimiser.lr=auto".to_owned(),
+            "run.batch=64".to_owned(),
+        ];
+        let recipe = Recipe::parse("[optimiser]\nlr = 1\n", "r", &set).unwrap();
+        assert_eq!(
+            (recipe.method, recipe.optimiser.lr, recipe.run.batch),
+            (Method::Dino, Auto::Auto, 64)
+        );
+    }
+
+    #[test]
+    fn auto_follows_from_batch_and_corpus_and_is_resolved_once() {
+        let mut recipe = Recipe::default();
+        recipe.run.batch = 128;
+        let plan = recipe.plan(12_800, 3, true).unwrap();
+        assert_eq!((plan.steps_per_epoch, plan.steps), (100, 10_000));
+        assert!((plan.lr - 2.5e-4).abs() < 1e-12);
+        assert_eq!((plan.momentum, plan.outputs), (0.9995, 16384));
+        // 3 does not divide 128, 2 does.
+        assert_eq!((plan.replicas, plan.workers), (2, 3));
+        assert_eq!(
+            (plan.warmup_steps, plan.frozen_steps, plan.save_every),
+            (1000, 100, 100)
+        );
+        let text = run_toml(&plan, 12_800, "cpu");
+        assert!(!text.contains("\"auto\""), "{text}");
+        let again = Recipe::parse(&text, "run.toml", &[]).unwrap();
+        assert_eq!(again, plan.recipe);
+    }
+
+    #[test]
+    fn a_method_keeps_the_tasks_that_it_knows() {
+        for (method, tasks) in [
+            (Method::Dino, [true, false, false]),
+            (Method::Solider, [true, true, false]),
+            (Method::Clasp, [true, true, true]),
+        ] {
+            let recipe = Recipe {
+                method,
+                ..Recipe::default()
+            };
+            assert_eq!(recipe.plan(1000, 1, true).unwrap().tasks, tasks);
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_key() {
+        let set = |text: &str| {
+            Recipe::parse("", "r", &[text.to_owned()])
+                .unwrap()
+                .plan(1000, 2, true)
+                .unwrap_err()
+                .to_string()
+        };
+        assert!(set("run.accumulate=3").contains("`run.accumulate`"));
+        assert!(set("model.top_k=7").contains("`top_k`"));
+        assert!(set("mix.tasks=[\"pose\"]").contains("`pose`"));
+        assert!(set("loss.teacher_temperature=0").contains("`loss.teacher_temperature`"));
+        assert!(set("run.batch=1001").contains("at least one batch of 1001"));
+        assert!(set("run.replicas=3").contains("`run.replicas`"));
+        assert!(set("model.backbone=\"swin-huge\"").contains("swin-huge"));
+    }
+}

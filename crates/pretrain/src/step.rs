@@ -1,0 +1,884 @@
+//! One step of the optimiser: losses of a batch, over its parts and over replicas.
+//!
+//! A batch is taken in `run.accumulate` parts, one after the other, and each part is shared out over
+//! `run.replicas` copies of the student, each on one thread of its own. All shares are of one size,
+//! so the mean over the batch is the mean over shares, and gradients are added up in a fixed order.
+//! What needs the whole batch is exchanged: the centre is updated once a step from everything that
+//! the teacher said, and the balance of the experts takes its fractions from all replicas of a part.
+//!
+//! ```text
+//! L = L_dino + w_p · mean_i m_i,part · L_part,i + w_a · mean_i m_i,attribute · L_attr,i + w_b · L_bal
+//! ```
+//!
+//! with the m scaled to a mean of 1: times the number of tasks, the inverse of their expected mean.
+//! (The batch's own mean would differ between parts and replicas, and can be 0.) SOLIDER's λ is not
+//! scaled, and its part loss is over plain and masked views, as in its code.
+
+use burn::module::Module;
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use clasp_data::rng_for;
+use clasp_data::vocabulary::Vocabulary;
+use clasp_model::backbone::Routing;
+use clasp_model::losses::attribute::{attribute_accuracy, attribute_loss};
+use clasp_model::losses::balance::{balance_loss, expert_load};
+use clasp_model::losses::dino::{Temperatures, centre_update, dino_loss, teacher_mean};
+use clasp_model::losses::part::{part_accuracy, part_loss};
+use clasp_model::mix::{ATTRIBUTE, Mix, PART};
+use clasp_model::optim::{self, AdamW, AdamWConfig, Clip, Gradients, Step, ema};
+use clasp_model::schedule::Cosine;
+use clasp_weights::backbone::start_from;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use crate::error::Result;
+use crate::events::Metrics;
+use crate::monitor::{Usage, UsageSums};
+use crate::recipe::{ClipBy, Method, Plan};
+use crate::student::{Forward, Student, Trunk, part_to_hide};
+use crate::views::{Inputs, Item};
+
+/// Name of the projection head's last layer, which stays as it is at first.
+const LAST_LAYER: &str = "trunk.dino.last_layer";
+
+/// Student, teacher and all that changes from step to step.
+pub struct Trainer {
+    /// The resolved recipe.
+    pub plan: Plan,
+    /// What is trained, on the autodiff side of the device.
+    pub student: Student,
+    /// Its moving average; without gradients.
+    pub teacher: Trunk,
+    /// Mean of the teacher's projections: [1, outputs].
+    pub centre: Tensor<2>,
+    /// AdamW with its moments.
+    pub optimiser: AdamW,
+    /// Steps that are done.
+    pub step: u64,
+    vocabulary: Option<Vocabulary>,
+    /// Rows and columns of the feature map of a global view.
+    grid: [usize; 2],
+    device: Device,
+    /// One pool of one thread a replica; none for one replica, which has all threads.
+    pools: Vec<ThreadPool>,
+}
+
+/// What a step found.
+pub struct Outcome {
+    /// Losses and figures of the step.
+    pub metrics: Metrics,
+    /// Use of the experts, where it was asked for.
+    pub usage: Vec<Usage>,
+}
+
+/// A loss that is infinite or not a number; the step has changed nothing.
+#[derive(Debug)]
+pub struct NonFinite {
+    /// Name of the loss.
+    pub term: &'static str,
+    /// Its value.
+    pub value: f64,
+}
+
+/// A replica's share of a part after the forward passes.
+struct Draft {
+    student: Student,
+    inputs: Inputs,
+    teacher: Vec<Tensor<2>>,
+    forward: Forward,
+    /// Share of choices by block and expert.
+    load: Vec<Vec<f32>>,
+}
+
+/// A replica's share of a part after the backward pass.
+struct Verdict {
+    gradients: Gradients,
+    /// Mean projection of the teacher over the share: [1, outputs].
+    teacher_mean: Tensor<2>,
+    terms: Terms,
+    usage: UsageSums,
+}
+
+/// What a batch teaches.
+struct Lesson {
+    gradients: Gradients,
+    /// Mean projection of the teacher over the batch: [1, outputs].
+    teacher_mean: Tensor<2>,
+    terms: Terms,
+    usage: UsageSums,
+    /// Shares that the terms are sums over.
+    shares: f64,
+}
+
+/// The losses and figures of a share, as sums that can be added up.
+#[derive(Clone, Copy, Debug, Default)]
+struct Terms {
+    total: f64,
+    dino: f64,
+    part: f64,
+    attribute: f64,
+    balance: f64,
+    entropy: f64,
+    spread: f64,
+    part_right: f64,
+    part_known: f64,
+    attribute_right: f64,
+    attribute_known: f64,
+}
+
+impl Trainer {
+    /// A trainer at step 0, with fresh weights.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be started.
+    pub fn new(plan: Plan, vocabulary: Option<Vocabulary>, device: &Device) -> Result<Self> {
+        let device = device.clone().inner();
+        let mut rng = rng_for(plan.recipe.seed, 0, "weights");
+        let student = Student::new(&plan, vocabulary.as_ref(), &mut rng, &device);
+        let teacher = student.trunk.valid();
+        let [height, width] = plan.recipe.views.global_size;
+        let pools = match plan.replicas {
+            1 => Vec::new(),
+            count => (0..count)
+                .map(|_| ThreadPoolBuilder::new().num_threads(1).build())
+                .collect::<Result<_, _>>()?,
+        };
+        Ok(Self {
+            grid: teacher.backbone.grid(height, width),
+            centre: Tensor::zeros([1, plan.outputs], &device),
+            optimiser: AdamW::new(adamw(&plan)),
+            step: 0,
+            student,
+            teacher,
+            vocabulary,
+            device,
+            pools,
+            plan,
+        })
+    }
+
+    /// Takes the backbone's weights from the recipe's `model.init`, if it names a file.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is of another architecture.
+    pub fn start_from_init(&mut self) -> Result<()> {
+        let path = &self.plan.recipe.model.init;
+        if !path.as_os_str().is_empty() {
+            let backbone = self.student.trunk.backbone.clone();
+            (self.student.trunk.backbone, _) = start_from(backbone, path)?;
+            self.teacher = self.student.trunk.valid();
+        }
+        Ok(())
+    }
+
+    /// Rows and columns of the feature map of a global view.
+    pub fn grid(&self) -> [usize; 2] {
+        self.grid
+    }
+
+    /// What the labels answer, where the method learns from labels.
+    pub fn vocabulary(&self) -> Option<&Vocabulary> {
+        self.vocabulary.as_ref()
+    }
+
+    /// One step on the items of a batch. With `observe`, the use of the experts is measured too.
+    ///
+    /// # Errors
+    ///
+    /// A loss is not finite; nothing has changed then.
+    ///
+    /// # Panics
+    ///
+    /// Where `items` are not as many as the recipe's batch.
+    pub fn step(&mut self, items: &[Item], observe: bool) -> Result<Outcome, NonFinite> {
+        let lesson = self.lesson(items, observe);
+        lesson.terms.check()?;
+        let mut metrics = lesson.terms.metrics(lesson.shares, &self.plan);
+        metrics.insert("gradient/norm".to_owned(), optim::norm(&lesson.gradients));
+
+        let rates = Rates::at(&self.plan, self.step);
+        let frozen: &[&str] = if self.step < self.plan.frozen_steps {
+            &[LAST_LAYER]
+        } else {
+            &[]
+        };
+        let how = Step {
+            learning_rate: rates.lr,
+            weight_decay: rates.weight_decay,
+            frozen,
+        };
+        self.student = self
+            .optimiser
+            .step(self.student.clone(), lesson.gradients, &how);
+        self.teacher = ema(self.teacher.clone(), &self.student.trunk, rates.momentum);
+        let momentum = self.plan.recipe.loss.centre_momentum;
+        self.centre = centre_update(self.centre.clone(), lesson.teacher_mean, momentum);
+        self.step += 1;
+        metrics.insert("schedule/lr".to_owned(), rates.lr);
+        metrics.insert("schedule/weight_decay".to_owned(), rates.weight_decay);
+        metrics.insert("schedule/momentum".to_owned(), rates.momentum);
+        Ok(Outcome {
+            metrics,
+            usage: lesson.usage.usage(self.step),
+        })
+    }
+
+    /// Losses and gradients of a batch; changes nothing.
+    fn lesson(&self, items: &[Item], observe: bool) -> Lesson {
+        let run = &self.plan.recipe.run;
+        assert_eq!(
+            items.len(),
+            run.batch,
+            "{} items in a batch of {}",
+            items.len(),
+            run.batch
+        );
+        let part_size = run.batch / run.accumulate;
+        let share_size = part_size / self.plan.replicas;
+        let mut gradients = Gradients::new();
+        let mut teacher_means = Vec::new();
+        let (mut terms, mut usage) = (Terms::default(), UsageSums::default());
+        for (part, items) in items.chunks(part_size).enumerate() {
+            let shares: Vec<&[Item]> = items.chunks(share_size).collect();
+            let drafts =
+                self.on_replicas(shares, |replica, share| self.draft(share, part, replica));
+            let load = mean_load(&drafts);
+            let verdicts = self.on_replicas(drafts, |_, draft| self.judge(draft, &load, observe));
+            for verdict in verdicts {
+                add(&mut gradients, verdict.gradients);
+                teacher_means.push(verdict.teacher_mean);
+                terms.add(&verdict.terms);
+                usage.add(&verdict.usage);
+            }
+        }
+        let shares = teacher_means.len() as f64;
+        Lesson {
+            gradients,
+            teacher_mean: teacher_mean(&teacher_means),
+            terms,
+            usage,
+            shares,
+        }
+    }
+
+    /// Runs `work` on every share, each on its replica's thread; results are in order.
+    fn on_replicas<T: Send, R: Send>(
+        &self,
+        shares: Vec<T>,
+        work: impl Fn(usize, T) -> R + Sync,
+    ) -> Vec<R> {
+        if self.pools.is_empty() {
+            return shares
+                .into_iter()
+                .enumerate()
+                .map(|(replica, share)| work(replica, share))
+                .collect();
+        }
+        let work = &work;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = self
+                .pools
+                .iter()
+                .zip(shares)
+                .enumerate()
+                .map(|(replica, (pool, share))| {
+                    scope.spawn(move || pool.install(|| work(replica, share)))
+                })
+                .collect();
+            threads
+                .into_iter()
+                .map(|thread| {
+                    thread
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        })
+    }
+
+    /// The forward passes of teacher and student over a share.
+    fn draft(&self, items: &[Item], part: usize, replica: usize) -> Draft {
+        let (seed, recipe) = (self.plan.recipe.seed, &self.plan.recipe);
+        let inputs = Inputs::new(items, self.grid, &self.device);
+        let teacher = self.teacher.project(&inputs);
+        // Leaves of its own, so that replicas do not build one graph.
+        let student = self.student.clone().fork(&self.device.clone().autodiff());
+        let classes = self
+            .vocabulary
+            .as_ref()
+            .map_or(0, |vocabulary| vocabulary.parts.len());
+        let hidden = part_to_hide(
+            recipe.method,
+            classes,
+            &mut rng_for(seed, self.step, "hidden part"),
+        );
+        let mut rng = rng_for(seed, self.step, &format!("drop path {part} {replica}"));
+        let forward = student.forward(&inputs, hidden, &mut rng);
+        let load = expert_load(&passes(&forward));
+        Draft {
+            student,
+            inputs,
+            teacher,
+            forward,
+            load,
+        }
+    }
+
+    /// The losses of a share, and their gradients.
+    fn judge(&self, draft: Draft, load: &[Vec<f32>], observe: bool) -> Verdict {
+        let Draft {
+            student,
+            inputs,
+            teacher,
+            forward,
+            ..
+        } = draft;
+        let loss = &self.plan.recipe.loss;
+        let temperatures = Temperatures {
+            student: loss.student_temperature,
+            teacher: loss.teacher_temperature,
+        };
+        let dino = dino_loss(&forward.views, &teacher, self.centre.clone(), &temperatures);
+        let mut total = dino.clone();
+        let mut terms = Terms {
+            dino: scalar(&dino),
+            ..Terms::default()
+        };
+
+        if let (Some(logits), Some(labels)) = (&forward.parts, &inputs.parts) {
+            let weights = self.weights(&inputs.mixes, PART);
+            let part = self.part_term(logits.clone(), labels.clone(), &weights, &mut terms);
+            terms.part = scalar(&part);
+            total = total + part * loss.part;
+        }
+        if let (Some(logits), Some((target, mask))) = (&forward.attributes, &inputs.attributes) {
+            let weights = self.weights(&inputs.mixes, ATTRIBUTE);
+            let attribute = self.attribute_term(logits.clone(), target, mask, &weights, &mut terms);
+            terms.attribute = scalar(&attribute);
+            total = total + attribute * loss.attribute;
+        }
+        if !load.is_empty() {
+            let balance = balance_loss(&passes(&forward), load);
+            terms.balance = scalar(&balance);
+            total = total + balance * loss.balance;
+        }
+        terms.total = scalar(&total);
+        terms.entropy = teacher_entropy(&teacher, &self.centre, loss.teacher_temperature);
+        terms.spread = spread(forward.pooled.clone().inner());
+        let usage = if observe {
+            usage(&forward)
+        } else {
+            UsageSums::default()
+        };
+
+        let shares = (self.plan.replicas * self.plan.recipe.run.accumulate) as f64;
+        let gradients = if terms.total.is_finite() {
+            optim::gradients(&student, &mut (total / shares).backward())
+        } else {
+            Gradients::new()
+        };
+        Verdict {
+            gradients,
+            teacher_mean: teacher_mean(&teacher),
+            terms,
+            usage,
+        }
+    }
+
+    /// Weight of every image in the loss of `task`.
+    fn weights(&self, mixes: &[Mix], task: usize) -> Vec<f32> {
+        let tasks = self.plan.tasks.iter().filter(|used| **used).count() as f32;
+        let scale = if self.plan.recipe.method == Method::Solider {
+            1.0
+        } else {
+            tasks
+        };
+        mixes
+            .iter()
+            .map(|mix| mix.weights()[task] * scale)
+            .collect()
+    }
+
+    /// mean_i m_i · L_part,i; logits are of the global views and, for SOLIDER, of the same views masked.
+    fn part_term(
+        &self,
+        logits: Tensor<4>,
+        labels: Tensor<3, Int>,
+        weights: &[f32],
+        terms: &mut Terms,
+    ) -> Tensor<1> {
+        let copies = logits.dims()[0] / labels.dims()[0];
+        let labels = Tensor::cat(vec![labels; copies], 0);
+        let (right, known) = part_accuracy(logits.clone().inner(), labels.clone());
+        (terms.part_right, terms.part_known) = (f64::from(right), f64::from(known));
+        weighted_mean(part_loss(logits, labels), weights)
+    }
+
+    /// mean_i m_i · L_attr,i over the global views.
+    fn attribute_term(
+        &self,
+        logits: Tensor<2>,
+        target: &Tensor<2>,
+        mask: &Tensor<2>,
+        weights: &[f32],
+        terms: &mut Terms,
+    ) -> Tensor<1> {
+        let views = logits.dims()[0] / target.dims()[0];
+        let target = Tensor::cat(vec![target.clone(); views], 0);
+        let mask = Tensor::cat(vec![mask.clone(); views], 0);
+        let ranges = self
+            .vocabulary
+            .as_ref()
+            .map(Vocabulary::ranges)
+            .unwrap_or_default();
+        for (right, known) in attribute_accuracy(
+            logits.clone().inner(),
+            target.clone(),
+            mask.clone(),
+            &ranges,
+        ) {
+            terms.attribute_right += f64::from(right);
+            terms.attribute_known += f64::from(known);
+        }
+        weighted_mean(attribute_loss(logits, target, mask, &ranges), weights)
+    }
+}
+
+/// Learning rate, weight decay and teacher's momentum of a step.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rates {
+    /// Learning rate.
+    pub lr: f64,
+    /// Weight decay.
+    pub weight_decay: f64,
+    /// Share of the old teacher in the new one.
+    pub momentum: f64,
+}
+
+impl Rates {
+    /// The rates of `step`, counted from 0.
+    pub fn at(plan: &Plan, step: u64) -> Self {
+        let (optimiser, teacher) = (&plan.recipe.optimiser, &plan.recipe.teacher);
+        let cosine = |from, to| Cosine::new(from, to, plan.steps);
+        Self {
+            lr: cosine(plan.lr, optimiser.lr_end)
+                .with_warmup(plan.warmup_steps)
+                .at(step),
+            weight_decay: cosine(optimiser.weight_decay, optimiser.weight_decay_end).at(step),
+            momentum: cosine(plan.momentum, teacher.momentum_end).at(step),
+        }
+    }
+}
+
+/// The routing of a share by pass.
+fn passes(forward: &Forward) -> Vec<&[Routing]> {
+    forward
+        .routing
+        .iter()
+        .map(|(blocks, _)| blocks.as_slice())
+        .collect()
+}
+
+/// The load of the experts over all replicas; their shares are equal, so it is the mean.
+fn mean_load(drafts: &[Draft]) -> Vec<Vec<f32>> {
+    let count = drafts.len() as f32;
+    let Some(first) = drafts.first() else {
+        return Vec::new();
+    };
+    let mut mean = first.load.clone();
+    for (block, experts) in mean.iter_mut().enumerate() {
+        for (expert, load) in experts.iter_mut().enumerate() {
+            *load = drafts
+                .iter()
+                .map(|draft| draft.load[block][expert])
+                .sum::<f32>()
+                / count;
+        }
+    }
+    mean
+}
+
+/// Adds the gradients of a share to those before it.
+fn add(sum: &mut Gradients, share: Gradients) {
+    for (name, gradient) in share {
+        let gradient = match sum.remove(&name) {
+            Some(before) => before + gradient,
+            None => gradient,
+        };
+        sum.insert(name, gradient);
+    }
+}
+
+/// The recipe's optimiser.
+pub(crate) fn adamw(plan: &Plan) -> AdamWConfig {
+    let optimiser = &plan.recipe.optimiser;
+    let clip = match optimiser.clip_by {
+        _ if optimiser.clip == 0.0 => Clip::None,
+        ClipBy::Tensor => Clip::PerTensor(optimiser.clip),
+        ClipBy::Global => Clip::Global(optimiser.clip),
+    };
+    AdamWConfig {
+        clip,
+        ..AdamWConfig::default()
+    }
+}
+
+fn usage(forward: &Forward) -> UsageSums {
+    let mut sums = UsageSums::default();
+    for (blocks, mixes) in &forward.routing {
+        sums.add(&UsageSums::new(blocks, mixes));
+    }
+    sums
+}
+
+/// Mean over views and images of weight · loss. losses: [views · batch], weights: one an image.
+fn weighted_mean(losses: Tensor<1>, weights: &[f32]) -> Tensor<1> {
+    let views = losses.dims()[0] / weights.len();
+    let repeated = weights.repeat(views);
+    let weights =
+        Tensor::<1>::from_data(TensorData::new(repeated, losses.dims()), &losses.device());
+    (losses * weights).mean()
+}
+
+/// Mean entropy of the teacher's answers.
+fn teacher_entropy(teacher: &[Tensor<2>], centre: &Tensor<2>, temperature: f64) -> f64 {
+    let entropy = |logits: &Tensor<2>| {
+        let scaled = (logits.clone() - centre.clone()) / temperature;
+        let log_p = log_softmax(scaled, 1);
+        -scalar(&(log_p.clone().exp() * log_p).sum_dim(1).mean())
+    };
+    teacher.iter().map(entropy).sum::<f64>() / teacher.len().max(1) as f64
+}
+
+/// Standard deviation over the batch of each channel of the normalised features, mean over channels,
+/// times the root of their number: 1 for features in all directions alike, 0 for equal features.
+fn spread(pooled: Tensor<2>) -> f64 {
+    let channels = pooled.dims()[1] as f64;
+    let norm = pooled.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+    let features = pooled / norm;
+    let mean = features.clone().mean_dim(0);
+    let std = (features - mean).square().mean_dim(0).sqrt().mean();
+    scalar(&std) * channels.sqrt()
+}
+
+fn scalar(tensor: &Tensor<1>) -> f64 {
+    tensor
+        .clone()
+        .inner()
+        .into_data()
+        .iter::<f64>()
+        .next()
+        .unwrap_or(f64::NAN)
+}
+
+impl Terms {
+    fn add(&mut self, other: &Self) {
+        self.total += other.total;
+        self.dino += other.dino;
+        self.part += other.part;
+        self.attribute += other.attribute;
+        self.balance += other.balance;
+        self.entropy += other.entropy;
+        self.spread += other.spread;
+        self.part_right += other.part_right;
+        self.part_known += other.part_known;
+        self.attribute_right += other.attribute_right;
+        self.attribute_known += other.attribute_known;
+    }
+
+    /// The term that is not finite, if any.
+    fn check(&self) -> Result<(), NonFinite> {
+        let terms = [
+            ("DINO", self.dino),
+            ("part", self.part),
+            ("attribute", self.attribute),
+            ("balance", self.balance),
+            ("total", self.total),
+        ];
+        match terms.into_iter().find(|(_, value)| !value.is_finite()) {
+            Some((term, value)) => Err(NonFinite { term, value }),
+            None => Ok(()),
+        }
+    }
+
+    /// Means over `shares` shares, of the terms that the plan has.
+    fn metrics(&self, shares: f64, plan: &Plan) -> Metrics {
+        let mut metrics = Metrics::from([
+            ("loss/total".to_owned(), self.total / shares),
+            ("loss/dino".to_owned(), self.dino / shares),
+            ("teacher/entropy".to_owned(), self.entropy / shares),
+            ("features/std".to_owned(), self.spread / shares),
+        ]);
+        let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
+        if plan.tasks[PART] {
+            put("loss/part", self.part / shares);
+            if self.part_known > 0.0 {
+                put("accuracy/part", self.part_right / self.part_known);
+            }
+        }
+        if plan.tasks[ATTRIBUTE] {
+            put("loss/attribute", self.attribute / shares);
+            if self.attribute_known > 0.0 {
+                put(
+                    "accuracy/attribute",
+                    self.attribute_right / self.attribute_known,
+                );
+            }
+        }
+        if self.balance > 0.0 {
+            put("loss/balance", self.balance / shares);
+        }
+        metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clasp_model::named;
+
+    use super::*;
+    use crate::recipe::Recipe;
+    use crate::views::noise;
+
+    const TINY: [&str; 14] = [
+        "model.backbone=swin-pico",
+        "model.drop_path=0",
+        "views.global_size=[64, 32]",
+        "views.local_size=[32, 32]",
+        "views.local=2",
+        "head.outputs=64",
+        "head.hidden=32",
+        "head.bottleneck=16",
+        "run.batch=8",
+        "run.steps=20",
+        "run.replicas=1",
+        "optimiser.warmup_epochs=0",
+        "optimiser.freeze_last_layer=0",
+        "teacher.momentum=0.9",
+    ];
+
+    fn trainer(more: &[&str]) -> Trainer {
+        let set: Vec<String> = TINY
+            .iter()
+            .chain(more)
+            .map(|text| (*text).to_owned())
+            .collect();
+        let recipe = Recipe::parse("", "test", &set).unwrap();
+        let vocabulary = match recipe.method {
+            Method::Dino => None,
+            Method::Solider => Some(Vocabulary::kmeans()),
+            Method::Clasp => Some(Vocabulary::standard().unwrap()),
+        };
+        let plan = recipe.plan(80, 1, true).unwrap();
+        Trainer::new(plan, vocabulary, &Device::flex()).unwrap()
+    }
+
+    /// Items of noise with these mixes.
+    fn items(trainer: &Trainer, mix: impl Fn(usize) -> Mix) -> Vec<Item> {
+        let mut items = noise(
+            &trainer.plan.recipe,
+            trainer.grid(),
+            trainer.vocabulary(),
+            1,
+        );
+        for (index, item) in items.iter_mut().enumerate() {
+            item.mix = mix(index);
+        }
+        items
+    }
+
+    fn three_mixes(index: usize) -> Mix {
+        if index == 7 {
+            Mix::mean()
+        } else {
+            Mix::single(index % 3)
+        }
+    }
+
+    fn numbers(tensor: &Tensor<1>) -> Vec<f32> {
+        tensor.to_data().iter::<f32>().collect()
+    }
+
+    /// Largest difference between two sets of gradients, over the largest gradient.
+    fn difference(a: &Gradients, b: &Gradients) -> f32 {
+        assert!(a.keys().eq(b.keys()));
+        let (mut apart, mut largest) = (0.0_f32, 0.0_f32);
+        for (a, b) in a.values().zip(b.values()) {
+            for (a, b) in numbers(a).iter().zip(numbers(b)) {
+                apart = apart.max((a - b).abs());
+                largest = largest.max(a.abs());
+            }
+        }
+        apart / largest
+    }
+
+    #[test]
+    fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
+        // Balance is left out for parts: its fractions are those of a part.
+        for (method, change) in [
+            ("method=dino", "run.accumulate=4"),
+            ("method=dino", "run.replicas=2"),
+            ("method=solider", "run.replicas=2"),
+            ("method=clasp", "run.replicas=4"),
+        ] {
+            let whole = trainer(&[method]);
+            let items = items(&whole, three_mixes);
+            let expected = whole.lesson(&items, true);
+            let divided = trainer(&[method, change]);
+            let found = divided.lesson(&items, true);
+            let apart = difference(&expected.gradients, &found.gradients);
+            assert!(apart < 1e-4, "{method} {change}: {apart}");
+            let apart = (expected.teacher_mean - found.teacher_mean)
+                .abs()
+                .max()
+                .into_scalar::<f32>();
+            assert!(apart < 1e-5, "{method} {change}: centre {apart}");
+            let [expected_loss, loss] = [&expected.terms, &found.terms].map(|terms| terms.total);
+            assert!(
+                (expected_loss - loss / found.shares).abs() < 1e-4,
+                "{method} {change}"
+            );
+            assert_eq!(expected.usage.usage(1).len(), found.usage.usage(1).len());
+        }
+    }
+
+    #[test]
+    fn every_head_moves_and_the_teacher_follows_without_gradients() {
+        for method in ["dino", "solider", "clasp"] {
+            let mut trainer = trainer(&[&format!("method={method}")]);
+            let items = items(&trainer, three_mixes);
+            let values = |module: &Student| {
+                let mut values = std::collections::BTreeMap::new();
+                named::visit(module, &mut |name, _, value| {
+                    values.insert(name.to_owned(), numbers(&value));
+                });
+                values
+            };
+            let before = values(&trainer.student);
+            trainer.step(&items, false).unwrap();
+            let after = values(&trainer.student);
+            for (name, old) in &before {
+                let head = ["trunk.dino.", "part.", "attribute."]
+                    .iter()
+                    .any(|head| name.starts_with(head));
+                let moved = *old != after[name];
+                // The gain of the last layer is frozen at 1.
+                assert!(
+                    !head || moved != name.ends_with("weight_g"),
+                    "{method}: `{name}` moved: {moved}"
+                );
+            }
+            assert_eq!(
+                after.keys().any(|name| name.starts_with("part.")),
+                method != "dino"
+            );
+            assert_eq!(
+                after.keys().any(|name| name.starts_with("attribute.")),
+                method == "clasp"
+            );
+
+            // momentum 0.9 of the old values, which were the student's first.
+            named::visit(&trainer.teacher, &mut |name, _, value| {
+                let name = format!("trunk.{name}");
+                for ((teacher, old), new) in numbers(&value)
+                    .iter()
+                    .zip(&before[&name])
+                    .zip(&after[&name])
+                {
+                    assert!((teacher - (0.9 * old + 0.1 * new)).abs() < 1e-6, "{name}");
+                }
+            });
+            assert!(
+                !trainer
+                    .teacher
+                    .dino
+                    .last_layer
+                    .weight_v
+                    .val()
+                    .is_require_grad()
+            );
+            assert!(!trainer.teacher.dino.last_layer.weight_v.val().is_autodiff());
+
+            // Once U has left zero, γ, D and the router have a gradient too: all parameters move.
+            trainer.step(&items, false).unwrap();
+            trainer.step(&items, false).unwrap();
+            let last = values(&trainer.student);
+            let still: Vec<_> = before
+                .keys()
+                .filter(|name| before[*name] == last[*name])
+                .collect();
+            assert_eq!(still, ["trunk.dino.last_layer.weight_g"], "{method}");
+        }
+    }
+
+    #[test]
+    fn the_mix_weighs_the_losses() {
+        let trainer = trainer(&["method=clasp"]);
+        let terms = |mix: Mix| trainer.lesson(&items(&trainer, |_| mix), false).terms;
+        let identity = terms(Mix::single(0));
+        assert_eq!((identity.part, identity.attribute), (0.0, 0.0));
+        let part = terms(Mix::single(PART));
+        assert!(part.part > 0.0 && part.attribute == 0.0);
+        // At initialisation the adapter is silent, so only the weights differ: 3 · 1/3 against 3 · 1.
+        let mean = terms(Mix::mean());
+        assert!(
+            (3.0 * mean.part - part.part).abs() < 1e-4,
+            "{} {}",
+            mean.part,
+            part.part
+        );
+        assert!((identity.dino - part.dino).abs() < 1e-5);
+        // SOLIDER's λ is not scaled.
+        let solider = super::tests::trainer(&["method=solider"]);
+        assert_eq!(
+            solider.weights(&[Mix::single(PART), Mix::single(0)], PART),
+            [1.0, 0.0]
+        );
+        assert_eq!(
+            trainer.weights(&[Mix::single(PART), Mix::mean()], PART),
+            [3.0, 1.0]
+        );
+    }
+
+    #[test]
+    fn a_loss_that_is_not_finite_is_named_and_changes_nothing() {
+        let mut trainer = trainer(&["method=dino"]);
+        let mut items = items(&trainer, |_| Mix::single(0));
+        items[3].views.global[0].pixels[5] = f32::NAN;
+        let error = trainer.step(&items, false).err().unwrap();
+        assert_eq!((error.term, trainer.step), ("DINO", 0));
+        let mut finite = true;
+        named::visit(&trainer.student, &mut |_, _, value| {
+            finite &= numbers(&value).iter().all(|v| v.is_finite())
+        });
+        assert!(finite);
+    }
+
+    #[test]
+    fn solider_hides_one_part() {
+        let trainer = trainer(&["method=solider"]);
+        let items = items(&trainer, |_| Mix::single(PART));
+        let inputs = Inputs::new(&items, trainer.grid(), &Device::flex());
+        let mut rng = rng_for(0, 0, "drop path");
+        let plain = trainer
+            .student
+            .forward(&inputs, None, &mut rng)
+            .parts
+            .unwrap();
+        let both = trainer
+            .student
+            .forward(&inputs, Some(2), &mut rng)
+            .parts
+            .unwrap();
+        assert_eq!((plain.dims()[0], both.dims()[0]), (16, 32));
+        let hidden: Vec<_> = (0..20)
+            .map(|step| part_to_hide(Method::Solider, 4, &mut rng_for(0, step, "hidden part")))
+            .collect();
+        assert!(
+            (1..4).all(|part| hidden.contains(&Some(part))),
+            "{hidden:?}"
+        );
+        assert!(part_to_hide(Method::Clasp, 4, &mut rng).is_none());
+    }
+}

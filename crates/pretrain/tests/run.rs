@@ -1,0 +1,544 @@
+//! Whole runs on a few drawn images: resume to the bit, errors on the way, what is left on disk.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use burn::tensor::Device;
+use clasp_data::image::{Rgb, encode_png};
+use clasp_data::labels::{Labels, StoreMeta, write_shard};
+use clasp_data::rng_for;
+use clasp_data::vocabulary::Vocabulary;
+use clasp_pretrain::{Control, Event, PretrainError, Recipe, Summary, recipe, train};
+use clasp_weights::{backbone, checkpoint};
+use fs_err as fs;
+use rand::RngExt;
+
+const IMAGES: usize = 20;
+
+const TINY: &str = r#"
+seed = 3
+[model]
+backbone = "swin-pico"
+experts = 3
+[views]
+global_size = [64, 32]
+local_size = [32, 32]
+local = 1
+[head]
+outputs = 32
+hidden = 16
+bottleneck = 8
+[optimiser]
+warmup_epochs = 1
+[teacher]
+momentum = 0.9
+[run]
+batch = 4
+steps = 7
+save_every = 2
+log_every = 1
+keep = 2
+replicas = 1
+"#;
+
+/// Noise under `images/`, and labels for it under `labels/`.
+fn corpus(folder: &Path, vocabulary: &Vocabulary) {
+    let mut rng = rng_for(0, 0, "corpus");
+    fs::create_dir_all(folder.join("images")).unwrap();
+    let mut labels = Vec::new();
+    for index in 0..IMAGES {
+        let pixels = (0..3 * 40 * 80).map(|_| rng.random()).collect();
+        let png = encode_png(&Rgb {
+            width: 40,
+            height: 80,
+            pixels,
+        });
+        fs::write(folder.join(format!("images/{index:02}.png")), png).unwrap();
+        labels.push(Labels {
+            key: format!("{index:02}"),
+            width: 40,
+            height: 80,
+            parts: (0..32)
+                .map(|_| rng.random_range(0..vocabulary.parts.len() as u8))
+                .collect(),
+            part_confidence: vec![200; 32],
+            attributes: (0..vocabulary.logits())
+                .map(|_| rng.random_range(-1.0..1.0))
+                .collect(),
+        });
+    }
+    write_shard(
+        &folder.join("labels"),
+        "images-0",
+        &meta(vocabulary),
+        &labels,
+    )
+    .unwrap();
+}
+
+fn meta(vocabulary: &Vocabulary) -> StoreMeta {
+    StoreMeta {
+        vocabulary: vocabulary.clone(),
+        model: "noise".to_owned(),
+        model_sha256: "00".to_owned(),
+        rows: 8,
+        columns: 4,
+        method: "clip".to_owned(),
+        dense: "clear".to_owned(),
+        confidence: 0.5,
+    }
+}
+
+fn recipe(folder: &Path, set: &[&str]) -> Recipe {
+    let mut all = vec![
+        format!("data.images={}", folder.join("images").display()),
+        format!("data.labels={}", folder.join("labels").display()),
+    ];
+    all.extend(set.iter().map(|text| (*text).to_owned()));
+    Recipe::parse(TINY, "test", &all).unwrap()
+}
+
+/// What to do after the step that is done.
+enum Then {
+    GoOn,
+    /// As Ctrl-C.
+    Stop,
+    /// As SIGKILL: nothing after this moment happens.
+    Kill,
+}
+
+/// A run on one thread.
+fn run(
+    recipe: &Recipe,
+    folder: &Path,
+    resume: bool,
+    then: impl Fn(u64) -> Then + Sync,
+) -> Result<Summary, PretrainError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
+    pool.install(|| {
+        let stop = AtomicBool::new(false);
+        let mut report = |event: Event<'_>| {
+            if let Event::Step { step, .. } = event {
+                match then(step) {
+                    Then::GoOn => {}
+                    Then::Stop => stop.store(true, Ordering::Relaxed),
+                    Then::Kill => panic!("killed"),
+                }
+            }
+        };
+        let mut control = Control {
+            device: Device::flex(),
+            cores: 1,
+            stop: &stop,
+            report: &mut report,
+        };
+        train(recipe, folder, resume, &mut control)
+    })
+}
+
+fn whole(recipe: &Recipe, folder: &Path) -> Summary {
+    run(recipe, folder, false, |_| Then::GoOn).unwrap()
+}
+
+/// The log without what a clock decides.
+fn log(folder: &Path) -> Vec<BTreeMap<String, f64>> {
+    let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    text.lines()
+        .map(|line| {
+            let mut figures: BTreeMap<String, f64> = serde_json::from_str(line).unwrap();
+            figures.remove("speed/images_per_second").unwrap();
+            figures
+        })
+        .collect()
+}
+
+#[test]
+fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    corpus(folder, &Vocabulary::standard().unwrap());
+    for (name, set) in [
+        ("clasp", vec!["method=clasp"]),
+        ("solider", vec!["method=solider", "run.accumulate=2"]),
+        ("dino", vec!["method=dino", "run.replicas=2"]),
+    ] {
+        let recipe = recipe(folder, &set);
+        let straight = folder.join(format!("{name}-straight"));
+        let expected = whole(&recipe, &straight);
+        assert!(expected.finished && expected.steps == 7);
+        assert_eq!(log(&straight).len(), 7);
+        let moments: &[u64] = if name == "clasp" {
+            &[1, 2, 3, 5, 6]
+        } else {
+            &[3]
+        };
+        for &moment in moments {
+            for kill in [false, true] {
+                let broken = folder.join(format!("{name}-{moment}-{kill}"));
+                let first = catch_unwind(AssertUnwindSafe(|| {
+                    run(&recipe, &broken, false, |step| match step == moment {
+                        true if kill => Then::Kill,
+                        true => Then::Stop,
+                        false => Then::GoOn,
+                    })
+                }));
+                match first {
+                    Err(_) => assert!(kill),
+                    Ok(summary) => {
+                        let summary = summary.unwrap();
+                        assert!(!kill && !summary.finished && summary.steps == moment);
+                    }
+                }
+                // The recipe that the folder holds, as `--resume` reads it.
+                let saved = recipe::of_run(&broken, &[]).unwrap();
+                let second = run(&saved, &broken, true, |_| Then::GoOn).unwrap();
+                assert!(second.finished);
+                assert_eq!(
+                    log(&broken),
+                    log(&straight),
+                    "{name}, step {moment}, kill {kill}"
+                );
+                let read = |path: &Path| checkpoint::read(path).unwrap().0;
+                assert_eq!(read(&second.checkpoint), read(&expected.checkpoint));
+                assert_eq!(
+                    fs::read(&second.backbone).unwrap(),
+                    fs::read(&expected.backbone).unwrap()
+                );
+                let experts =
+                    |folder: &Path| fs::read_to_string(folder.join("experts.jsonl")).unwrap();
+                assert_eq!(experts(&broken), experts(&straight));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_leaves_what_it_promises() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    corpus(folder, &Vocabulary::standard().unwrap());
+    let recipe = recipe(folder, &[]);
+    let out = folder.join("run");
+    let summary = whole(&recipe, &out);
+
+    let text = fs::read_to_string(out.join("run.toml")).unwrap();
+    assert!(
+        text.starts_with("# The recipe") && text.contains("seed 3") && !text.contains("\"auto\""),
+        "{text}"
+    );
+    // Saved at 2, 4, 6 and 7; two are kept.
+    let mut names: Vec<_> = fs::read_dir(out.join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    assert_eq!(
+        names,
+        ["step-00000006.safetensors", "step-00000007.safetensors"]
+    );
+    let (state, metadata) = checkpoint::read(&summary.checkpoint).unwrap();
+    for name in [
+        "student.part.",
+        "student.attribute.",
+        "student.trunk.dino.",
+        "teacher.dino.",
+        "optimiser.part.",
+        "centre",
+    ] {
+        assert!(
+            state.keys().any(|key| key.starts_with(name)),
+            "no `{name}` in the checkpoint"
+        );
+    }
+    assert_eq!(metadata["step"], "7");
+
+    let (backbone, meta) = backbone::load_backbone(&out, &Device::flex()).unwrap();
+    assert_eq!((meta.height, meta.width, meta.step), (64, 32, 7));
+    assert_eq!(meta.heads, ["dino", "part", "attribute"]);
+    assert_eq!(meta.tasks, ["identity", "part", "attribute"]);
+    assert_eq!(
+        Recipe::parse(&meta.recipe, "meta", &[]).unwrap(),
+        recipe::of_run(&out, &[]).unwrap()
+    );
+    assert_eq!(backbone.channels(), 128);
+
+    let figures = log(&out).pop().unwrap();
+    for name in [
+        "loss/total",
+        "loss/dino",
+        "loss/part",
+        "loss/attribute",
+        "loss/balance",
+        "accuracy/part",
+        "accuracy/attribute",
+        "teacher/entropy",
+        "features/std",
+        "gradient/norm",
+        "schedule/lr",
+        "schedule/momentum",
+    ] {
+        assert!(figures[name].is_finite(), "{name}");
+    }
+    // A second run in the same folder is refused.
+    let message = run(&recipe, &out, false, |_| Then::GoOn)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("holds a run already"), "{message}");
+}
+
+#[test]
+fn labels_that_do_not_fit_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let vocabulary = Vocabulary::standard().unwrap();
+    corpus(folder, &vocabulary);
+    let try_run = |set: &[&str], name: &str| match run(
+        &recipe(folder, set),
+        &folder.join(name),
+        false,
+        |_| Then::Stop,
+    ) {
+        Ok(summary) => format!("{} images", summary.images),
+        Err(error) => error.to_string(),
+    };
+    let labels = |name: &str| folder.join(name);
+    let row = |key: &str, vocabulary: &Vocabulary| Labels {
+        key: key.to_owned(),
+        width: 40,
+        height: 80,
+        parts: vec![1; 32],
+        part_confidence: vec![200; 32],
+        attributes: vec![0.5; vocabulary.logits()],
+    };
+
+    let set = format!("data.labels={}", labels("foreign").display());
+    write_shard(
+        &labels("foreign"),
+        "a",
+        &meta(&vocabulary),
+        &[row("street/7", &vocabulary)],
+    )
+    .unwrap();
+    let message = try_run(&[&set], "1");
+    assert!(
+        message.contains("made for other images")
+            && message.contains("street/7")
+            && message.contains("`00`"),
+        "{message}"
+    );
+
+    let set = format!("data.labels={}", labels("some").display());
+    let some: Vec<Labels> = (0..15)
+        .map(|index| row(&format!("{index:02}"), &vocabulary))
+        .collect();
+    write_shard(&labels("some"), "a", &meta(&vocabulary), &some).unwrap();
+    let message = try_run(&[&set], "2");
+    assert!(
+        message.contains("5 of 20 images have no labels, the first is `15`"),
+        "{message}"
+    );
+    assert_eq!(try_run(&[&set, "data.missing=skip"], "3"), "15 images");
+
+    let message = try_run(&["data.labels="], "4");
+    assert!(
+        message.contains("method `clasp` learns from labels"),
+        "{message}"
+    );
+    assert_eq!(try_run(&["data.labels=", "method=dino"], "5"), "20 images");
+
+    // k-means labels have no attributes.
+    let kmeans = Vocabulary::kmeans();
+    let set = format!("data.labels={}", labels("kmeans").display());
+    let rows: Vec<Labels> = (0..IMAGES)
+        .map(|index| row(&format!("{index:02}"), &kmeans))
+        .collect();
+    write_shard(&labels("kmeans"), "a", &meta(&kmeans), &rows).unwrap();
+    let message = try_run(&[&set], "6");
+    assert!(message.contains("`mix.tasks`"), "{message}");
+    assert_eq!(try_run(&[&set, "method=solider"], "7"), "20 images");
+
+    // Going on with labels of another vocabulary.
+    let message = run(
+        &recipe(folder, &[&set, "method=solider", "data.labels=labels"]),
+        &labels("7"),
+        true,
+        |_| Then::GoOn,
+    );
+    assert!(message.is_err());
+    let standard = format!("data.labels={}", labels("labels").display());
+    let message = run(
+        &recipe(folder, &[&standard, "method=solider"]),
+        &labels("7"),
+        true,
+        |_| Then::GoOn,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(
+        message.contains("expected labels of vocabulary"),
+        "{message}"
+    );
+}
+
+#[test]
+fn a_run_goes_on_with_its_own_recipe_and_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    corpus(folder, &Vocabulary::standard().unwrap());
+    let out = folder.join("run");
+    run(&recipe(folder, &[]), &out, false, |step| {
+        if step == 3 { Then::Stop } else { Then::GoOn }
+    })
+    .unwrap();
+    let resume = |set: &[&str]| {
+        run(&recipe(folder, set), &out, true, |_| Then::Stop)
+            .unwrap_err()
+            .to_string()
+    };
+    let message = resume(&["model.backbone=swin-nano"]);
+    assert!(
+        message.contains("`model.backbone`: expected \"swin-nano\", found \"swin-pico\""),
+        "{message}"
+    );
+    let message = resume(&["model.experts=6"]);
+    assert!(
+        message.contains("`model.experts`: expected 6, found 3"),
+        "{message}"
+    );
+
+    let message = run(&recipe(folder, &[]), &folder.join("absent"), true, |_| {
+        Then::Stop
+    })
+    .unwrap_err()
+    .to_string();
+    assert!(message.contains("no such folder"), "{message}");
+
+    // A backbone of another architecture to start from.
+    let set = format!("model.init={}", out.join("backbone.safetensors").display());
+    let start = recipe(folder, &[&set, "model.backbone=swin-nano"]);
+    let message = run(&start, &folder.join("other"), false, |_| Then::Stop)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("another architecture"), "{message}");
+    run(
+        &recipe(folder, &[&set]),
+        &folder.join("same"),
+        false,
+        |_| Then::Stop,
+    )
+    .unwrap();
+
+    // A cut checkpoint.
+    let path = clasp_pretrain::checkpoint::latest(&out).unwrap().unwrap();
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let message = resume(&[]);
+    assert!(message.contains("step-00000003"), "{message}");
+}
+
+#[test]
+fn a_checkpoint_that_cannot_be_written_leaves_the_last_good_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    corpus(folder, &Vocabulary::standard().unwrap());
+    let out = folder.join("run");
+    // Something is in the way of the second checkpoint, as a full disk would be.
+    fs::create_dir_all(out.join("checkpoints/step-00000004.safetensors/x")).unwrap();
+    let error = run(&recipe(folder, &[]), &out, false, |_| Then::GoOn).unwrap_err();
+    let PretrainError::Save {
+        step: 4,
+        kept: Some(kept),
+        ..
+    } = &error
+    else {
+        panic!("{error}")
+    };
+    assert!(kept.ends_with("step-00000002.safetensors"), "{error}");
+    fs::remove_dir_all(out.join("checkpoints/step-00000004.safetensors")).unwrap();
+    assert!(
+        run(&recipe(folder, &[]), &out, true, |_| Then::GoOn)
+            .unwrap()
+            .finished
+    );
+}
+
+#[test]
+fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    corpus(folder, &Vocabulary::standard().unwrap());
+    let out = folder.join("run");
+    let recipe = recipe(
+        folder,
+        &[
+            "optimiser.lr=1e30",
+            "run.save_every=1",
+            "optimiser.warmup_epochs=0",
+            "method=dino",
+        ],
+    );
+    let error = run(&recipe, &out, false, |_| Then::GoOn).unwrap_err();
+    match &error {
+        PretrainError::NonFinite { keys, .. } => {
+            assert_eq!(fs::read_to_string(keys).unwrap().lines().count(), 4);
+        }
+        PretrainError::Checkpoint { expected, .. } => assert_eq!(expected, "finite numbers"),
+        _ => panic!("{error}"),
+    }
+    if let Some(path) = clasp_pretrain::checkpoint::latest(&out).unwrap() {
+        let (state, _) = checkpoint::read(&path).unwrap();
+        assert!(
+            state
+                .values()
+                .flat_map(|array| &array.data)
+                .all(|value| value.is_finite())
+        );
+    }
+}
+
+#[test]
+fn images_that_cannot_be_read_are_listed_and_more_than_a_twentieth_stop_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    corpus(folder, &Vocabulary::standard().unwrap());
+    let image = |index: usize| -> PathBuf { folder.join(format!("images/{index:02}.png")) };
+    let cut = |index: usize| {
+        let bytes = fs::read(image(index)).unwrap();
+        fs::write(image(index), &bytes[..bytes.len() / 3]).unwrap();
+    };
+    cut(3);
+    let out = folder.join("one");
+    let summary = whole(&recipe(folder, &["run.steps=12"]), &out);
+    assert_eq!(summary.unreadable, 1);
+    assert!(
+        fs::read_to_string(out.join("unreadable.txt"))
+            .unwrap()
+            .starts_with("03\t")
+    );
+    cut(5);
+    cut(9);
+    let message = run(
+        &recipe(folder, &["run.steps=12"]),
+        &folder.join("two"),
+        false,
+        |_| Then::GoOn,
+    )
+    .unwrap_err()
+    .to_string();
+    assert!(
+        message.contains("could not be read") && message.contains("keep_going"),
+        "{message}"
+    );
+    let summary = whole(
+        &recipe(folder, &["run.steps=12", "data.keep_going=true"]),
+        &folder.join("three"),
+    );
+    assert_eq!(summary.unreadable, 3);
+}

@@ -1,0 +1,158 @@
+//! A backbone with a mix as an [`Extractor`].
+
+use std::path::Path;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use clasp_data::image::Filter;
+use clasp_model::backbone::Backbone;
+use clasp_model::mix::Mix;
+use clasp_weights::backbone::{BackboneMeta, load_backbone};
+
+use crate::TaskError;
+use crate::features::{Extracted, Extractor, Inputs, Maps, Preprocess};
+
+/// A [`Backbone`] with one mix for every image.
+#[derive(Debug, Clone)]
+pub struct BackboneExtractor {
+    backbone: Backbone,
+    mix: Mix,
+    device: Device,
+}
+
+impl BackboneExtractor {
+    /// `backbone` lives on `device`, without gradients.
+    pub fn new(backbone: Backbone, mix: Mix, device: Device) -> Self {
+        Self {
+            backbone,
+            mix,
+            device,
+        }
+    }
+
+    /// The backbone of a file or a run's folder, and the preprocessing that goes with it.
+    ///
+    /// # Errors
+    /// The file is not there or no backbone, or was trained with a filter that this program does not have.
+    pub fn load(
+        path: &Path,
+        mix: Mix,
+        device: &Device,
+    ) -> Result<(Self, Preprocess, BackboneMeta), TaskError> {
+        let (backbone, meta) = load_backbone(path, device)?;
+        let filter = match meta.filter.as_str() {
+            "bicubic" => Filter::Bicubic,
+            "bilinear" => Filter::Bilinear,
+            "nearest" => Filter::Nearest,
+            other => {
+                return Err(TaskError::Mismatch {
+                    file: path.display().to_string(),
+                    expected: "filter bicubic, bilinear or nearest in its metadata".to_owned(),
+                    found: format!("`{other}`"),
+                });
+            }
+        };
+        let preprocess = Preprocess {
+            height: meta.height,
+            width: meta.width,
+            mean: meta.mean,
+            std: meta.std,
+            filter,
+        };
+        Ok((Self::new(backbone, mix, device.clone()), preprocess, meta))
+    }
+
+    /// The same backbone with another mix.
+    pub fn with_mix(&self, mix: Mix) -> Self {
+        Self {
+            mix,
+            ..self.clone()
+        }
+    }
+}
+
+impl Extractor for BackboneExtractor {
+    fn extract(&self, images: Inputs, stages: usize) -> Result<Extracted, TaskError> {
+        let Inputs {
+            values,
+            batch,
+            height,
+            width,
+        } = images;
+        let images = Tensor::from_data(
+            TensorData::new(values, [batch, 3, height, width]),
+            &self.device,
+        );
+        let features = self
+            .backbone
+            .forward(images, self.mix.tensor(batch, &self.device), None);
+        let skipped = features.pyramid.len().saturating_sub(stages);
+        let maps = features.pyramid.into_iter().skip(skipped).map(|map| {
+            let [_, channels, height, width] = map.dims();
+            Ok(Maps {
+                values: numbers(map)?,
+                channels,
+                height,
+                width,
+            })
+        });
+        Ok(Extracted {
+            maps: maps.collect::<Result<_, TaskError>>()?,
+            pooled: numbers(features.pooled)?,
+        })
+    }
+}
+
+fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, TaskError> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|error| TaskError::Device(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clasp_model::backbone::{Adapter, BackboneConfig};
+    use clasp_model::layers::Rng;
+    use clasp_model::moe::MoeConfig;
+    use rand_chacha::rand_core::SeedableRng;
+
+    #[test]
+    fn gives_the_backbones_features() {
+        let device = Device::flex();
+        let config = BackboneConfig::named("swin-pico")
+            .unwrap()
+            .with_adapter(Adapter::Moe(MoeConfig::default()));
+        let backbone = config.init(&mut Rng::seed_from_u64(1), &device);
+        let values: Vec<f32> = (0..2 * 3 * 64 * 32)
+            .map(|i| (i as f32 * 0.01).sin())
+            .collect();
+        let images = Inputs {
+            values: values.clone(),
+            batch: 2,
+            height: 64,
+            width: 32,
+        };
+        let extractor = BackboneExtractor::new(backbone.clone(), Mix::single(1), device.clone());
+        let found = extractor.extract(images, 2).unwrap();
+
+        let images = Tensor::from_data(TensorData::new(values, [2, 3, 64, 32]), &device);
+        let features = backbone.forward(images, Mix::single(1).tensor(2, &device), None);
+        assert_eq!(
+            found.pooled,
+            features.pooled.try_into_vec_as::<f32>().unwrap()
+        );
+        let shapes: Vec<_> = found
+            .maps
+            .iter()
+            .map(|map| [map.channels, map.height, map.width])
+            .collect();
+        assert_eq!(
+            shapes,
+            [[backbone.channels() / 2, 4, 2], [backbone.channels(), 2, 1]]
+        );
+        assert_eq!(
+            found.maps[1].values,
+            features.map.try_into_vec_as::<f32>().unwrap()
+        );
+    }
+}

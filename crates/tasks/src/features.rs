@@ -1,0 +1,308 @@
+//! Images to features, on all threads.
+//!
+//! What makes features is an [`Extractor`]: [`crate::backbone::BackboneExtractor`], or anything else that turns a batch of images
+//! into pooled features and feature maps. Each thread works on whole batches with its own clone, in a rayon pool of one
+//! thread: on a CPU that is faster than one pool for all, and results do not depend on the number of threads.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use clasp_data::image::{self, Filter, Limits, Rgb};
+use clasp_data::source::MAX_FILE_BYTES;
+use fs_err as fs;
+
+use crate::TaskError;
+use crate::frozen::{Options, Progress};
+
+/// How an image becomes the input of a backbone; travels with its weights.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Preprocess {
+    /// Height of the input in pixels.
+    pub height: usize,
+    /// Width of the input in pixels.
+    pub width: usize,
+    /// Mean of each channel, of values 0 to 1.
+    pub mean: [f32; 3],
+    /// Standard deviation of each channel.
+    pub std: [f32; 3],
+    /// Filter that resizes.
+    pub filter: Filter,
+}
+
+impl Preprocess {
+    /// ImageNet's mean and standard deviation, bicubic.
+    pub fn imagenet(height: usize, width: usize) -> Self {
+        Self {
+            height,
+            width,
+            mean: image::IMAGENET_MEAN,
+            std: image::IMAGENET_STD,
+            filter: Filter::Bicubic,
+        }
+    }
+
+    /// The whole image, stretched to the input's size: [3, height, width].
+    pub fn apply(&self, image: &Rgb) -> Vec<f32> {
+        image::normalise(
+            &image::resize(image, self.height, self.width, self.filter),
+            self.mean,
+            self.std,
+        )
+    }
+}
+
+impl std::fmt::Display for Preprocess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{}x{} (height x width), {:?}",
+            self.height, self.width, self.filter
+        )
+    }
+}
+
+/// A batch of inputs.
+#[derive(Debug, Clone)]
+pub struct Inputs {
+    /// [batch, 3, height, width].
+    pub values: Vec<f32>,
+    /// Number of images.
+    pub batch: usize,
+    /// Height in pixels.
+    pub height: usize,
+    /// Width in pixels.
+    pub width: usize,
+}
+
+/// Features of a batch.
+#[derive(Debug, Clone)]
+pub struct Extracted {
+    /// [batch, channels].
+    pub pooled: Vec<f32>,
+    /// Feature maps of the last stages, finest first.
+    pub maps: Vec<Maps>,
+}
+
+/// Feature maps of one stage for a batch.
+#[derive(Debug, Clone)]
+pub struct Maps {
+    /// [batch, channels, height, width].
+    pub values: Vec<f32>,
+    /// Channels.
+    pub channels: usize,
+    /// Rows of the map.
+    pub height: usize,
+    /// Columns of the map.
+    pub width: usize,
+}
+
+/// Features of one image.
+#[derive(Debug, Clone)]
+pub struct Features<'a> {
+    /// [channels].
+    pub pooled: &'a [f32],
+    /// Feature maps of the last stages, finest first.
+    pub maps: Vec<Map<'a>>,
+}
+
+/// The feature map of one stage for one image.
+#[derive(Debug, Clone, Copy)]
+pub struct Map<'a> {
+    /// [channels, height, width].
+    pub values: &'a [f32],
+    /// Channels.
+    pub channels: usize,
+    /// Rows of the map.
+    pub height: usize,
+    /// Columns of the map.
+    pub width: usize,
+}
+
+/// What turns images into features. A clone is made for each thread.
+pub trait Extractor: Clone + Send {
+    /// Pooled features, and the maps of the last `stages` stages (or of as many as there are).
+    ///
+    /// # Errors
+    /// [`TaskError::Device`].
+    fn extract(&self, images: Inputs, stages: usize) -> Result<Extracted, TaskError>;
+}
+
+/// A pass over images.
+#[derive(Debug, Clone, Copy)]
+pub struct Pass {
+    /// What the images are, for progress.
+    pub stage: &'static str,
+    /// Number of images.
+    pub count: usize,
+    /// Height and width of an input.
+    pub size: [usize; 2],
+    /// How many of the last stages' maps are wanted.
+    pub stages: usize,
+}
+
+/// Features of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to leave it out; `keep(i, features)`
+/// says what remains of its features. Results are in order, `None` for what was left out.
+///
+/// # Errors
+/// Those of `load`, `keep` and the extractor; [`TaskError::NotFinite`]; [`TaskError::Stopped`] if `progress` breaks.
+pub fn each_image<E: Extractor, T: Send>(
+    extractor: &E,
+    pass: Pass,
+    options: &Options,
+    load: impl Fn(usize) -> Result<Option<Vec<f32>>, TaskError> + Sync,
+    keep: impl Fn(usize, &Features) -> Result<T, TaskError> + Sync,
+    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+) -> Result<Vec<Option<T>>, TaskError> {
+    let Pass {
+        stage,
+        count,
+        size,
+        stages,
+    } = pass;
+    let batch = options.batch.max(1);
+    let batches = count.div_ceil(batch);
+    let threads = options.threads.clamp(1, batches.max(1));
+    let (next, done, stop) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicBool::new(false),
+    );
+    let one_batch = |extractor: &E, index: usize| -> Result<Vec<Option<T>>, TaskError> {
+        let items = index * batch..count.min((index + 1) * batch);
+        let inputs = items.clone().map(&load).collect::<Result<Vec<_>, _>>()?;
+        let loaded: Vec<usize> = items
+            .clone()
+            .filter(|i| inputs[i - items.start].is_some())
+            .collect();
+        let mut results: Vec<Option<T>> = items.clone().map(|_| None).collect();
+        if !loaded.is_empty() {
+            let values = inputs.into_iter().flatten().flatten().collect();
+            let images = Inputs {
+                values,
+                batch: loaded.len(),
+                height: size[0],
+                width: size[1],
+            };
+            let extracted = extractor.extract(images, stages)?;
+            for (position, &image) in loaded.iter().enumerate() {
+                let features = extracted.image(position, loaded.len());
+                features.check_finite(image)?;
+                results[image - items.start] = Some(keep(image, &features)?);
+            }
+        }
+        let done = items.len() + done.fetch_add(items.len(), Ordering::Relaxed);
+        match progress(Progress {
+            stage,
+            done,
+            total: count,
+        }) {
+            ControlFlow::Continue(()) => Ok(results),
+            ControlFlow::Break(()) => Err(TaskError::Stopped),
+        }
+    };
+    let (next, stop, one_batch) = (&next, &stop, &one_batch);
+    let worker = move |extractor: E| -> Result<Vec<(usize, Vec<Option<T>>)>, (usize, TaskError)> {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = pool.map_err(|error| (0, TaskError::Io(std::io::Error::other(error))))?;
+        // The clone moves into the pool: only one thread ever sees it.
+        pool.install(move || {
+            let mut results = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= batches {
+                    break;
+                }
+                match one_batch(&extractor, index) {
+                    Ok(batch) => results.push((index, batch)),
+                    Err(error) => {
+                        stop.store(true, Ordering::Relaxed);
+                        return Err((index, error));
+                    }
+                }
+            }
+            Ok(results)
+        })
+    };
+    let outcomes = std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..threads)
+            .map(|_| extractor.clone())
+            .map(|e| scope.spawn(move || worker(e)))
+            .collect();
+        let join = |handle: std::thread::ScopedJoinHandle<'_, _>| match handle.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        handles.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let mut results = Vec::with_capacity(batches);
+    let mut errors = Vec::new();
+    for outcome in outcomes {
+        match outcome {
+            Ok(batches) => results.extend(batches),
+            Err(error) => errors.push(error),
+        }
+    }
+    // Several threads may have failed before they saw the flag: report what comes first in the data.
+    if let Some((_, error)) = errors.into_iter().min_by_key(|(index, _)| *index) {
+        return Err(error);
+    }
+    results.sort_unstable_by_key(|(index, _)| *index);
+    Ok(results.into_iter().flat_map(|(_, batch)| batch).collect())
+}
+
+impl Extracted {
+    /// The features of one image of a batch.
+    fn image(&self, position: usize, batch: usize) -> Features<'_> {
+        let channels = self.pooled.len() / batch;
+        let maps = self.maps.iter().map(|maps| {
+            let size = maps.channels * maps.height * maps.width;
+            assert_eq!(
+                maps.values.len(),
+                batch * size,
+                "values of {batch} maps of one stage"
+            );
+            let values = &maps.values[position * size..(position + 1) * size];
+            Map {
+                values,
+                channels: maps.channels,
+                height: maps.height,
+                width: maps.width,
+            }
+        });
+        Features {
+            pooled: &self.pooled[position * channels..(position + 1) * channels],
+            maps: maps.collect(),
+        }
+    }
+}
+
+impl Features<'_> {
+    fn check_finite(&self, image: usize) -> Result<(), TaskError> {
+        let mut values = self
+            .pooled
+            .iter()
+            .chain(self.maps.iter().flat_map(|map| map.values));
+        values
+            .find(|v| !v.is_finite())
+            .map_or(Ok(()), |&found| Err(TaskError::NotFinite { image, found }))
+    }
+}
+
+/// Reads and decodes an image file.
+///
+/// # Errors
+/// If it cannot be read, is too large, or is no image; the message names it.
+pub fn read_image(path: &Path) -> Result<Rgb, TaskError> {
+    let error = |reason: String| TaskError::Image {
+        file: path.display().to_string(),
+        reason,
+    };
+    let size = fs::metadata(path)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(error(format!(
+            "{size} bytes, more than the {MAX_FILE_BYTES} allowed for an image"
+        )));
+    }
+    image::decode(&fs::read(path)?, &Limits::default()).map_err(|e| error(e.to_string()))
+}

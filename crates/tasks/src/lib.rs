@@ -1,0 +1,36 @@
+//! What a backbone is good for: features, and frozen evaluation on labelled data.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`features`] | images to features: preprocessing, threads |
+//! | [`backbone`] | the adapter of [`clasp_model::backbone::Backbone`] |
+//! | [`embed`] | features of any images, written as .npy or Parquet |
+//! | [`linear`] | linear read-outs: L-BFGS on plain slices |
+//! | [`frozen`] | what the frozen protocols share |
+//! | [`reid`] | re-identification by cosine, nothing trained |
+//! | [`attributes`] | a linear classifier of pooled features per attribute |
+//! | [`parsing`] | a linear classifier per position of the feature map |
+//! | [`pose`] | a linear heatmap per joint |
+//!
+//! A frozen evaluation says how good the features are, not how good a fine-tuned model would be: compare its figures with
+//! each other, never with published fine-tuned ones. Every report carries its protocol in words.
+
+#![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod attributes;
+pub mod backbone;
+pub mod embed;
+mod error;
+pub mod features;
+pub mod frozen;
+pub mod linear;
+pub mod parsing;
+pub mod pose;
+pub mod reid;
+#[cfg(test)]
+mod testing;
+
+pub use backbone::BackboneExtractor;
+pub use error::TaskError;
+pub use features::{Extractor, Preprocess};
+pub use frozen::{Options, Progress};

@@ -1,0 +1,478 @@
+//! The command line: what each verb takes, and nothing else. The work is in `commands/<verb>.rs`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Human-centric visual pre-training: label, pre-train, evaluate.
+#[derive(Parser, Debug)]
+#[command(name = "clasp", version, max_term_width = 100)]
+pub struct Cli {
+    /// Options of every verb.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// Options of every verb.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// Where to compute: cpu, cuda[:i], vulkan, metal or rocm [default: the best of this build]
+    #[arg(long, global = true, value_name = "DEVICE")]
+    pub device: Option<String>,
+    /// Worker threads [default: all cores]
+    #[arg(long, global = true, value_name = "N")]
+    pub threads: Option<usize>,
+    /// Print results as JSON on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// No progress lines
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+/// What to do.
+#[derive(Subcommand, Debug)]
+pub enum Verb {
+    /// The whole flow on drawn people, with a report to look at
+    Demo(Demo),
+    /// Draw people with ground truth for every task
+    Synth(Synth),
+    /// Look at, pack and count images and data sets
+    #[command(subcommand)]
+    Data(Data),
+    /// Train a small CLIP, or score any CLIP without training
+    #[command(subcommand)]
+    Clip(Clip),
+    /// Turn what CLIP knows into part maps and attributes
+    Label(Label),
+    /// Pre-train a backbone: dino, solider or clasp
+    Pretrain(Pretrain),
+    /// Evaluate a backbone with the published metric of a task
+    Eval(Eval),
+    /// Features of images, as .npy or .parquet
+    Embed(Embed),
+    /// Show what a clasp file or CLIP folder holds
+    Inspect(Inspect),
+    /// Measure this machine: images per second, seconds, memory
+    #[command(subcommand)]
+    Bench(Bench),
+}
+
+/// `clasp demo`
+#[derive(Args, Debug)]
+pub struct Demo {
+    /// Folder for everything that the demo makes
+    #[arg(long, default_value = "clasp-demo")]
+    pub out: PathBuf,
+    /// Seed of the drawn people and of the training
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Change a value of the demo's recipe
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `clasp synth`
+#[derive(Args, Debug)]
+pub struct Synth {
+    /// Folder to write
+    #[arg(long)]
+    pub out: PathBuf,
+    /// People with identities to train on
+    #[arg(long, default_value_t = 200)]
+    pub train_identities: usize,
+    /// Other people, to test on
+    #[arg(long, default_value_t = 100)]
+    pub test_identities: usize,
+    /// Cameras; every person is seen by each of them
+    #[arg(long, default_value_t = 3)]
+    pub cameras: usize,
+    /// Images of a person by a camera
+    #[arg(long, default_value_t = 2)]
+    pub shots: usize,
+    /// Further people without labels, for pre-training
+    #[arg(long, default_value_t = 0)]
+    pub unlabelled: usize,
+    /// Street scenes with several people
+    #[arg(long, default_value_t = 20)]
+    pub scenes: usize,
+    /// Height x width of a crop
+    #[arg(long, default_value = "256x128", value_parser = size)]
+    pub size: [usize; 2],
+    /// Seed
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `clasp data`
+#[derive(Subcommand, Debug)]
+pub enum Data {
+    /// Find the layout of a data set, count it and compare with the official counts
+    Check {
+        /// Folder of the data set
+        path: PathBuf,
+    },
+    /// Write images as tar shards
+    Pack {
+        /// A file, a folder, a list file or tar shards (people-{000..099}.tar)
+        images: String,
+        /// Folder for the shards
+        #[arg(long)]
+        out: PathBuf,
+        /// Images in a shard
+        #[arg(long, default_value_t = 4096)]
+        per_shard: usize,
+        /// Shrink higher images to this height (re-encodes them as JPEG)
+        #[arg(long)]
+        max_height: Option<usize>,
+        /// Go on when more than 5 % of the images cannot be read
+        #[arg(long)]
+        keep_going: bool,
+    },
+    /// Count images, sizes and unreadable files
+    Stats {
+        /// A file, a folder, a list file or tar shards
+        images: String,
+        /// Go on when more than 5 % of the images cannot be read
+        #[arg(long)]
+        keep_going: bool,
+    },
+}
+
+/// `clasp clip`
+#[derive(Subcommand, Debug)]
+pub enum Clip {
+    /// Train a small CLIP on drawn people (and photos with tags)
+    Train {
+        /// Folder to write, in the layout of OpenCLIP
+        #[arg(long)]
+        out: PathBuf,
+        /// A folder in the layout of CCP (images/, attributes.csv, masks/, parsing.csv); train split only
+        #[arg(long)]
+        photos: Option<PathBuf>,
+        /// A CLIP to adapt, a folder or name; without it, a new small one
+        #[arg(long)]
+        from: Option<String>,
+        /// Image-caption pairs to see
+        #[arg(long, default_value_t = 200_000)]
+        pairs: usize,
+        /// Pairs in a batch
+        #[arg(long, default_value_t = 64)]
+        batch: usize,
+        /// Peak learning rate
+        #[arg(long, default_value_t = 1e-3)]
+        lr: f64,
+        /// Go on from the last checkpoint in OUT
+        #[arg(long)]
+        resume: bool,
+        /// Seed
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Zero-shot accuracy per attribute and part-map mIoU, beside chance
+    Score {
+        /// A CLIP folder or name
+        #[arg(long, default_value = "mini")]
+        clip: String,
+        /// A folder in the layout of CCP; its val split is scored too
+        #[arg(long)]
+        photos: Option<PathBuf>,
+        /// Drawn people to score
+        #[arg(long, default_value_t = 1000)]
+        people: usize,
+        /// Dense features: clear, mask or self
+        #[arg(long, default_value = "clear")]
+        dense: String,
+    },
+}
+
+/// `clasp label`
+#[derive(Args, Debug)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
+pub struct Label {
+    /// Work on labels that exist
+    #[command(subcommand)]
+    pub action: Option<LabelAction>,
+    /// Label images
+    #[command(flatten)]
+    pub run: LabelRun,
+}
+
+/// What can be done with labels that exist.
+#[derive(Subcommand, Debug)]
+pub enum LabelAction {
+    /// Mean and deviation of every attribute over the corpus (never runs CLIP again)
+    Calibrate {
+        /// Folder of labels
+        labels: PathBuf,
+    },
+    /// A contact sheet of images with their part maps and attributes
+    Show {
+        /// Folder of labels
+        labels: PathBuf,
+        /// The images that were labelled
+        images: String,
+        /// Picture to write
+        #[arg(long, default_value = "labels.png")]
+        out: PathBuf,
+        /// Images on the sheet
+        #[arg(long, default_value_t = 16)]
+        count: usize,
+        /// Seed of the choice
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
+    /// Class shares, confidence, value frequencies, and warnings
+    Stats {
+        /// Folder of labels
+        labels: PathBuf,
+    },
+}
+
+/// `clasp label IMAGES`
+#[derive(Args, Debug)]
+pub struct LabelRun {
+    /// A file, a folder, a list file or tar shards (people-{000..099}.tar)
+    #[arg(required = true)]
+    pub images: Option<String>,
+    /// Folder for the labels
+    #[arg(long, required = true)]
+    pub out: Option<PathBuf>,
+    /// A CLIP folder or name (openai/clip-vit-base-patch16); `mini` is the small stand-in that clasp carries
+    #[arg(long, default_value = "mini")]
+    pub clip: String,
+    /// Labels without CLIP: k-means on the features of this backbone, as SOLIDER does
+    #[arg(long, value_name = "BACKBONE", conflicts_with = "clip")]
+    pub kmeans: Option<PathBuf>,
+    /// Part classes, attributes and prompts [default: the built-in vocabulary]
+    #[arg(long)]
+    pub vocabulary: Option<PathBuf>,
+    /// Dense features: clear, mask or self
+    #[arg(long, default_value = "clear")]
+    pub dense: String,
+    /// Rows x columns of the stored part map
+    #[arg(long, default_value = "16x8", value_parser = size)]
+    pub grid: [usize; 2],
+    /// Height x width at which CLIP sees an image [default: the model's own]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Below this probability a cell is left out (255)
+    #[arg(long, default_value_t = 0.5)]
+    pub confidence: f32,
+    /// Work on part i of n of the corpus, counted from 0
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub shard: Option<(usize, usize)>,
+    /// Images in a batch
+    #[arg(long, default_value_t = 16)]
+    pub batch: usize,
+    /// Go on when more than 5 % of the images cannot be read
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+/// `clasp pretrain`
+#[derive(Args, Debug)]
+pub struct Pretrain {
+    /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base, two-stage
+    #[arg(required_unless_present = "resume")]
+    pub recipe: Option<String>,
+    /// Change a value of the recipe
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Folder of the run [default: runs/NAME-METHOD-SEED]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Go on with a run, from its last checkpoint
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+}
+
+/// A task with a published metric.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Re-identification: mAP, CMC
+    Reid,
+    /// Attribute recognition: mA, accuracy, precision, recall, F1
+    Attributes,
+    /// Human parsing: mIoU
+    Parsing,
+    /// Pose: PCK, OKS AP
+    Pose,
+}
+
+/// `clasp eval`
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// Task
+    pub task: Task,
+    /// Folder of the data set
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Backbone file, or run folder
+    #[arg(long)]
+    pub model: PathBuf,
+    /// The backbone stays as it is; only a linear read-out is trained (none for re-identification)
+    #[arg(long)]
+    pub frozen: bool,
+    /// Prompts: a task (identity, part, attribute), weights (identity=0.8,part=0.2) or `all` for every one in turn
+    #[arg(long)]
+    pub mix: Option<String>,
+    /// Height x width [default: the backbone's own]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// k-reciprocal re-ranking (re-identification only)
+    #[arg(long)]
+    pub rerank: bool,
+    /// Seed of the read-out's training
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `clasp embed`
+#[derive(Args, Debug)]
+pub struct Embed {
+    /// A file, a folder, a list file or tar shards
+    pub images: String,
+    /// Backbone file, or run folder
+    #[arg(long)]
+    pub model: PathBuf,
+    /// File to write: .npy (keys beside it as .txt) or .parquet
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Prompts: a task or weights
+    #[arg(long, default_value = "identity")]
+    pub mix: String,
+    /// Height x width [default: the backbone's own]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Go on when more than 5 % of the images cannot be read
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+/// `clasp inspect`
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// A .safetensors file of clasp, a run folder, a CLIP folder or a folder of labels
+    pub file: PathBuf,
+}
+
+/// `clasp bench`
+#[derive(Subcommand, Debug)]
+pub enum Bench {
+    /// JPEG to 2 global and 8 local views
+    Data(BenchData),
+    /// CLIP ViT-B/16: parts and attributes
+    Label(BenchOptions),
+    /// One pre-training step
+    Pretrain(BenchPretrain),
+    /// Forward at 384x128
+    Embed(BenchOptions),
+    /// Market-1501-sized ranking
+    Rank(BenchRank),
+}
+
+/// Options of the benchmarks.
+#[derive(Args, Debug)]
+pub struct BenchOptions {
+    /// Images in a batch
+    #[arg(long, default_value_t = 8)]
+    pub batch: usize,
+    /// Timed runs after one warm-up; the median counts
+    #[arg(long, default_value_t = 5)]
+    pub iters: usize,
+}
+
+/// Options of `clasp bench data`.
+#[derive(Args, Debug)]
+pub struct BenchData {
+    /// A file, a folder, a list file or tar shards
+    pub images: String,
+    /// At most this many images
+    #[arg(long, default_value_t = 500)]
+    pub limit: usize,
+}
+
+/// Options of `clasp bench pretrain`.
+#[derive(Args, Debug)]
+pub struct BenchPretrain {
+    /// Backbone
+    #[arg(long, default_value = "swin-tiny")]
+    pub model: String,
+    /// Images in a batch
+    #[arg(long, default_value_t = 4)]
+    pub batch: usize,
+    /// Timed steps after one warm-up; the median counts
+    #[arg(long, default_value_t = 3)]
+    pub iters: usize,
+    /// Outputs of the projection head
+    #[arg(long, default_value_t = 65536)]
+    pub out_dim: usize,
+    /// Local views
+    #[arg(long, default_value_t = 8)]
+    pub local: usize,
+}
+
+/// Options of `clasp bench rank`.
+#[derive(Args, Debug)]
+pub struct BenchRank {
+    /// Queries
+    #[arg(long, default_value_t = 3368)]
+    pub queries: usize,
+    /// Gallery images
+    #[arg(long, default_value_t = 15913)]
+    pub gallery: usize,
+    /// Length of a feature
+    #[arg(long, default_value_t = 768)]
+    pub dim: usize,
+    /// Identities
+    #[arg(long, default_value_t = 750)]
+    pub identities: usize,
+    /// Re-rank too
+    #[arg(long)]
+    pub rerank: bool,
+}
+
+/// `HEIGHTxWIDTH`.
+fn size(text: &str) -> Result<[usize; 2], String> {
+    let expected = || format!("expected HEIGHTxWIDTH such as 256x128, found `{text}`");
+    let (height, width) = text.split_once('x').ok_or_else(expected)?;
+    let side = |text: &str| match text.parse::<usize>() {
+        Ok(side) if (1..=4096).contains(&side) => Ok(side),
+        _ => Err(expected()),
+    };
+    Ok([side(height)?, side(width)?])
+}
+
+/// `I/N` with `I < N`.
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text
+        .split_once('/')
+        .and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+    match parsed {
+        Some((index, count)) if index < count => Ok((index, count)),
+        _ => Err(format!("expected I/N with I from 0 to N-1, found `{text}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_and_shards() {
+        assert_eq!(size("256x128"), Ok([256, 128]));
+        assert!(size("256").is_err() && size("0x5").is_err() && size("99999x1").is_err());
+        assert_eq!(shard("2/8"), Ok((2, 8)));
+        assert!(shard("8/8").is_err() && shard("1").is_err());
+    }
+}

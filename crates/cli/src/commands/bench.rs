@@ -1,0 +1,304 @@
+//! `clasp bench`: one line of JSON with what this machine does in a second. Weights and images are
+//! random (but for `data`): only the work is measured.
+
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::{Device, Tensor, TensorData};
+use clasp_data::augment::{ViewsConfig, views};
+use clasp_data::image::{CLIP_MEAN, CLIP_STD, Limits, Rgb, decode};
+use clasp_data::labels::AttributeTargets;
+use clasp_data::rng_for;
+use clasp_data::source::Source;
+use clasp_data::vocabulary::Vocabulary;
+use clasp_label::{ClipLabeller, LabelConfig, Labeller};
+use clasp_metrics::reid::{self, Images};
+use clasp_metrics::rerank::{self, Rerank};
+use clasp_model::backbone::BackboneConfig;
+use clasp_model::clip::ClipConfig;
+use clasp_model::mix::{Mix, PART};
+use clasp_pretrain::Recipe;
+use clasp_pretrain::step::Trainer;
+use clasp_pretrain::views::Item;
+use clasp_weights::clip::ClipInfo;
+use rand::RngExt;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+
+use crate::args::{Bench, BenchData, BenchOptions, BenchPretrain, BenchRank, Common};
+use crate::{Outcome, device};
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
+    let device = device::pick(common.device.as_deref())?;
+    let threads = device::threads(common.threads);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .context("starting the threads")?;
+    let mut figures = match arguments {
+        Bench::Data(options) => data(options, threads)?,
+        Bench::Label(options) => label(options, threads, &device)?,
+        Bench::Pretrain(options) => pretrain(options, threads, &device)?,
+        Bench::Embed(options) => embed(options, threads, &device)?,
+        Bench::Rank(options) => rank(options)?,
+    };
+    if let (Some(figures), Some(mib)) = (figures.as_object_mut(), device::peak_mib()) {
+        figures.insert("threads".to_owned(), json!(threads));
+        figures.insert("peak_mib".to_owned(), json!(mib));
+    }
+    print_line(&figures);
+    Ok(Outcome::Done)
+}
+
+#[allow(clippy::print_stdout)]
+fn print_line(figures: &Value) {
+    println!("{figures}");
+}
+
+/// Median seconds of `iters` runs after one warm-up.
+fn timed(iters: usize, mut run: impl FnMut() -> Result<()>) -> Result<f64> {
+    run()?;
+    let mut seconds = Vec::new();
+    for _ in 0..iters.max(1) {
+        let begun = Instant::now();
+        run()?;
+        seconds.push(begun.elapsed().as_secs_f64());
+    }
+    seconds.sort_by(f64::total_cmp);
+    Ok(seconds[seconds.len() / 2])
+}
+
+/// JPEG bytes to 2 global and 8 local views.
+fn data(options: &BenchData, threads: usize) -> Result<Value> {
+    let source = Source::open(&options.images)?;
+    let files: Vec<Vec<u8>> = (0..source.len().min(options.limit))
+        .map(|i| source.read(i))
+        .collect::<Result<_, _>>()?;
+    let config = ViewsConfig::default();
+    let make = |(index, bytes): (usize, &Vec<u8>)| -> Result<usize> {
+        let image = decode(bytes, &Limits::default())?;
+        let views = views(
+            &image,
+            None,
+            &config,
+            [8, 4],
+            &mut rng_for(0, 0, &index.to_string()),
+        );
+        Ok(views.global.len() + views.local.len())
+    };
+    files
+        .par_iter()
+        .take(2 * threads)
+        .enumerate()
+        .try_for_each(|item| make(item).map(drop))?;
+    let begun = Instant::now();
+    files
+        .par_iter()
+        .enumerate()
+        .try_for_each(|item| make(item).map(drop))?;
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(
+        json!({ "work": "multicrop", "images": files.len(), "images_per_s": files.len() as f64 / seconds }),
+    )
+}
+
+/// Runs `work` on `replicas` clones of `model`, each in a rayon pool of one thread, as labelling and embedding do.
+fn on_replicas<M: Clone + Send>(
+    model: &M,
+    replicas: usize,
+    work: impl Fn(M) -> Result<()> + Sync,
+) -> Result<()> {
+    let work = &work;
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..replicas)
+            .map(|_| {
+                let model = model.clone();
+                scope.spawn(move || -> Result<()> {
+                    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build()?;
+                    pool.install(|| work(model))
+                })
+            })
+            .collect();
+        for handle in handles {
+            match handle.join() {
+                Ok(result) => result?,
+                Err(_) => bail!("a worker thread stopped unexpectedly"),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// CLIP ViT-B/16 with random weights against the default vocabulary.
+fn label(options: &BenchOptions, threads: usize, device: &Device) -> Result<Value> {
+    let clip = ClipConfig::vit_b_16().init(&mut rng_for(0, 0, "bench"), device);
+    let info = ClipInfo {
+        name: "random".to_owned(),
+        sha256: String::new(),
+        image_size: [224, 224],
+        mean: CLIP_MEAN,
+        std: CLIP_STD,
+    };
+    let batch = options.batch.max(1);
+    let replicas = replicas(threads, batch, device);
+    let config = LabelConfig {
+        batch: batch / replicas,
+        ..LabelConfig::default()
+    };
+    let labeller = ClipLabeller::new(clip, &info, &Vocabulary::standard()?, &config, device)?;
+    let pixels = noise((batch / replicas) * 3 * 224 * 224);
+    let keys = vec!["image"; batch / replicas];
+    let seconds = timed(options.iters, || {
+        on_replicas(&labeller, replicas, |labeller| {
+            Ok(labeller.label(&keys, pixels.clone()).map(drop)?)
+        })
+    })?;
+    Ok(
+        json!({ "work": "clip_label", "batch": batch, "images_per_s": (batch / replicas * replicas) as f64 / seconds }),
+    )
+}
+
+/// A Swin-T forward at 384x128 without gradient.
+fn embed(options: &BenchOptions, threads: usize, device: &Device) -> Result<Value> {
+    let (height, width) = (384, 128);
+    let backbone = BackboneConfig::named("swin-tiny")?.init(&mut rng_for(0, 0, "bench"), device);
+    let batch = options.batch.max(1);
+    let replicas = replicas(threads, batch, device);
+    let share = batch / replicas;
+    let pixels = noise(share * 3 * height * width);
+    let seconds = timed(options.iters, || {
+        on_replicas(&backbone, replicas, |backbone| {
+            let images = Tensor::from_data(
+                TensorData::new(pixels.clone(), [share, 3, height, width]),
+                device,
+            );
+            let features = backbone.forward(images, Mix::mean().tensor(share, device), None);
+            features
+                .pooled
+                .try_into_vec_as::<f32>()
+                .map(drop)
+                .map_err(|error| anyhow::anyhow!("{error}"))
+        })
+    })?;
+    Ok(json!({
+        "work": "embed", "model": "swin-tiny", "size": format!("{height}x{width}"), "batch": batch,
+        "images_per_s": (share * replicas) as f64 / seconds,
+    }))
+}
+
+/// One pre-training step: method `dino` without an adapter, as the peer's.
+fn pretrain(options: &BenchPretrain, threads: usize, device: &Device) -> Result<Value> {
+    let overrides = [
+        "method=dino".to_owned(),
+        format!("model.backbone={}", options.model),
+        format!("head.outputs={}", options.out_dim),
+        format!("views.local={}", options.local),
+        format!("run.batch={}", options.batch),
+        "run.steps=1000".to_owned(),
+        "optimiser.freeze_last_layer=0.0".to_owned(),
+    ];
+    let recipe = Recipe::parse("", "bench", &overrides)?;
+    let plan = recipe.plan(options.batch * 1000, threads, *device == Device::flex())?;
+    let config = plan.recipe.views.clone();
+    let mut trainer = Trainer::new(plan, None, device)?;
+    let image = Rgb::new(
+        128,
+        256,
+        noise(3 * 128 * 256)
+            .iter()
+            .map(|x| (255.0 * x.abs().min(1.0)) as u8)
+            .collect(),
+    );
+    let grid = trainer.grid();
+    let items: Vec<Item> = (0..options.batch)
+        .map(|i| Item {
+            key: i.to_string(),
+            mix: Mix::single(PART),
+            views: views(
+                &image,
+                None,
+                &config,
+                grid,
+                &mut rng_for(0, 0, &i.to_string()),
+            ),
+            attributes: None::<AttributeTargets>,
+        })
+        .collect();
+    let seconds = timed(options.iters, || match trainer.step(&items, false) {
+        Ok(_) => Ok(()),
+        Err(error) => bail!("the loss `{}` is {}", error.term, error.value),
+    })?;
+    Ok(json!({
+        "work": "pretrain_step", "model": options.model, "batch": options.batch, "out_dim": options.out_dim,
+        "local": options.local, "s_per_step": seconds, "images_per_s": options.batch as f64 / seconds,
+    }))
+}
+
+/// Market-1501-sized ranking with the peer's distribution of features.
+fn rank(options: &BenchRank) -> Result<Value> {
+    let mut rng = rng_for(0, 0, "rank");
+    let mut normal = move || -> f32 {
+        // Box and Muller; the peer draws from NumPy's normal distribution.
+        let (u, v): (f32, f32) = (rng.random_range(f32::EPSILON..1.0), rng.random());
+        (-2.0 * u.ln()).sqrt() * (std::f32::consts::TAU * v).cos()
+    };
+    let centres: Vec<f32> = (0..options.identities * options.dim)
+        .map(|_| normal())
+        .collect();
+    let mut rng = rng_for(0, 0, "people");
+    let mut side = |count: usize| {
+        let persons: Vec<i64> = (0..count)
+            .map(|_| rng.random_range(0..options.identities as i64))
+            .collect();
+        let cameras: Vec<i64> = (0..count).map(|_| rng.random_range(0..6)).collect();
+        let mut features = Vec::with_capacity(count * options.dim);
+        for &person in &persons {
+            let centre = &centres[person as usize * options.dim..][..options.dim];
+            let row: Vec<f32> = centre.iter().map(|x| x + 4.0 * normal()).collect();
+            let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
+            features.extend(row.iter().map(|x| x / length));
+        }
+        (features, persons, cameras)
+    };
+    let (query, gallery) = (side(options.queries), side(options.gallery));
+    let query = Images {
+        features: &query.0,
+        channels: options.dim,
+        persons: &query.1,
+        cameras: &query.2,
+    };
+    let gallery = Images {
+        features: &gallery.0,
+        channels: options.dim,
+        persons: &gallery.1,
+        cameras: &gallery.2,
+    };
+    let begun = Instant::now();
+    let metrics = reid::evaluate(&query, &gallery, 50)?;
+    let mut figures = json!({
+        "work": "rank", "queries": options.queries, "gallery": options.gallery, "dim": options.dim,
+        "rank_s": begun.elapsed().as_secs_f64(), "mAP": metrics.map, "rank1": metrics.cmc.first(),
+    });
+    if options.rerank {
+        let begun = Instant::now();
+        let metrics = rerank::evaluate(&query, &gallery, Rerank::default(), 50)?;
+        figures["rerank_s"] = json!(begun.elapsed().as_secs_f64());
+        figures["rerank_mAP"] = json!(metrics.map);
+    }
+    Ok(figures)
+}
+
+/// On the CPU a replica a thread, but no more than images; elsewhere one.
+fn replicas(threads: usize, batch: usize, device: &Device) -> usize {
+    if *device == Device::flex() {
+        threads.min(batch).max(1)
+    } else {
+        1
+    }
+}
+
+fn noise(count: usize) -> Vec<f32> {
+    let mut rng = rng_for(0, 0, "noise");
+    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}

@@ -1,0 +1,210 @@
+//! `clasp clip train|score`.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use clasp_data::rng_for;
+use clasp_data::vocabulary::Vocabulary;
+use clasp_label::clip_data::{ClipData, Photos, part_phrases};
+use clasp_label::clip_train::{Stage, TrainConfig, train};
+use clasp_label::score::{Score, score_drawn, score_photos};
+use clasp_label::{ClipLabeller, LabelConfig};
+use clasp_model::clip::{ClipConfig, Dense};
+use clasp_weights::clip::save_clip;
+
+use super::print_result;
+use crate::args::{Clip, Common};
+use crate::progress::{Meter, say};
+use crate::{Outcome, device, interrupt, mini};
+
+/// Held-out drawn pairs that training measures itself on.
+const HELD_OUT: usize = 512;
+/// Drawn pairs of which training sees crops.
+const POOL: usize = 24_576;
+
+/// Seed of the people that are scored; training never sees it.
+const SCORE_SEED: u64 = 0x5343_4f52;
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Clip) -> Result<Outcome> {
+    let device = device::pick(common.device.as_deref())?;
+    match arguments {
+        Clip::Train {
+            out,
+            photos,
+            from,
+            pairs,
+            batch,
+            lr,
+            resume,
+            seed,
+        } => {
+            let photos = photos.as_deref().map(Photos::open).transpose()?;
+            if let Some(photos) = &photos {
+                say(common, &format!("{} photos", photos.len()));
+            }
+            let run = out.with_extension("run");
+            if run.join("checkpoint.safetensors").exists() && !resume {
+                anyhow::bail!(
+                    "{}: holds the checkpoint of an earlier run\n  hint: go on with it by --resume, or remove the folder",
+                    run.display()
+                );
+            }
+            let config = TrainConfig {
+                seed: *seed,
+                batch: *batch,
+                stages: stages(pairs / (*batch).max(1)),
+                learning_rate: *lr,
+                threads: device::threads(common.threads),
+                ..TrainConfig::default()
+            };
+            let start = match from {
+                Some(name) => mini::load(name, &device)?.0,
+                None => ClipConfig::mini().init(&mut rng_for(*seed, 0, "clip"), &device),
+            };
+            let side = start.config().vision.image[0];
+            let data = ClipData::new(*seed, POOL.min((*pairs).max(1)), photos);
+            let held_out = data.held_out(HELD_OUT, side);
+            let stop = interrupt::flag()?;
+            let mut meter = Meter::new(common, "clip train", "steps");
+            let trained = train(
+                &config,
+                start,
+                &|index, size| data.pair(index, size),
+                &part_phrases()?,
+                &held_out,
+                &run,
+                &mut |progress| {
+                    let mut note = format!(
+                        "loss {:.3} of {:.3}, dense {:.3}",
+                        progress.loss, progress.floor, progress.dense
+                    );
+                    if let Some(found) = progress.held_out {
+                        meter.line(&format!(
+                            "step {}: held-out image to caption {:.3}, caption to image {:.3} (chance {:.3})",
+                            progress.step, found.image_to_text, found.text_to_image, found.chance
+                        ));
+                    }
+                    note.push_str(&format!(", {:.0} pairs/s", progress.pairs_per_second));
+                    meter.set(progress.step as u64, progress.steps as u64, &note);
+                    if stop.load(Ordering::Relaxed) {
+                        ControlFlow::Break(())
+                    } else {
+                        ControlFlow::Continue(())
+                    }
+                },
+            )?;
+            drop(meter);
+            if !trained.finished {
+                say(
+                    common,
+                    &format!(
+                        "stopped after step {}; the same command with --resume goes on",
+                        trained.step
+                    ),
+                );
+                return Ok(Outcome::Done);
+            }
+            save_clip(out, &trained.clip, true)?;
+            say(
+                common,
+                &format!(
+                    "wrote {}; score it: clasp clip score --clip {0}",
+                    out.display()
+                ),
+            );
+            Ok(Outcome::Done)
+        }
+        Clip::Score {
+            clip,
+            photos,
+            people,
+            dense,
+        } => {
+            let (model, info) = mini::load(clip, &device)?;
+            let dense = dense.parse::<Dense>().map_err(anyhow::Error::msg)?;
+            let config = LabelConfig {
+                dense,
+                ..LabelConfig::default()
+            };
+            let labeller =
+                ClipLabeller::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
+            let mut scores = BTreeMap::new();
+            let mut meter = Meter::new(common, "score drawn people", "images");
+            let drawn = score_drawn(&labeller, *people, SCORE_SEED, &mut |done| {
+                meter.set(done as u64, *people as u64, "");
+            })?;
+            drop(meter);
+            scores.insert("drawn people", drawn);
+            if let Some(folder) = photos {
+                scores.insert("photos", score_photos(&labeller, folder, &mut |_| {})?);
+            }
+            print_result(common.json, &scores, &describe(&scores))?;
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// The scores as tables.
+fn describe(scores: &BTreeMap<&str, Score>) -> String {
+    let mut text = String::new();
+    for (images, score) in scores {
+        let _ = writeln!(
+            text,
+            "{images}\n  {:<16} {:>7} {:>8} {:>11} {:>8} {:>8} {:>10}",
+            "attribute", "images", "raw", "calibrated", "recall", "chance", "commonest"
+        );
+        for row in &score.attributes {
+            let _ = writeln!(
+                text,
+                "  {:<16} {:>7} {:>7.1}% {:>10.1}% {:>7.1}% {:>7.1}% {:>9.1}%",
+                row.name,
+                row.images,
+                100.0 * row.raw,
+                100.0 * row.calibrated,
+                100.0 * row.recall,
+                100.0 * row.chance,
+                100.0 * row.commonest
+            );
+        }
+        if let Some(parts) = &score.parts {
+            let _ = writeln!(
+                text,
+                "  part maps of {} images: mIoU {:.1}% (chance {:.1}%), cells right {:.1}%",
+                parts.images,
+                100.0 * parts.mean_iou,
+                100.0 * parts.chance,
+                100.0 * parts.accuracy
+            );
+            for (part, iou) in &parts.iou {
+                let _ = writeln!(text, "    {part:<14} {:>6.1}%", 100.0 * iou);
+            }
+        }
+    }
+    text
+}
+
+/// Most steps at a small size on half of the patches, then the full size, the last ones on all patches.
+fn stages(steps: usize) -> Vec<Stage> {
+    let part = |share: f64| ((steps as f64 * share) as usize).max(1);
+    vec![
+        Stage {
+            size: 64,
+            steps: part(0.72),
+            patches: 0.5,
+        },
+        Stage {
+            size: 96,
+            steps: part(0.2),
+            patches: 0.5,
+        },
+        Stage {
+            size: 96,
+            steps: part(0.08),
+            patches: 1.0,
+        },
+    ]
+}

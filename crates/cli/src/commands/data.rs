@@ -1,0 +1,173 @@
+//! `clasp data check|pack|stats`.
+
+use std::fmt::Write;
+use std::sync::Mutex;
+
+use anyhow::Result;
+use clasp_data::check::{Report, check};
+use clasp_data::image::Limits;
+use clasp_data::pack::{self, PackConfig};
+use clasp_data::source::{Source, Unreadable};
+
+use super::print_result;
+use crate::Outcome;
+use crate::args::{Common, Data};
+use crate::progress::Meter;
+
+/// Unreadable files named on the screen; `--json` has them all.
+const NAMED: usize = 10;
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
+    match arguments {
+        Data::Check { path } => {
+            let meter = Mutex::new(Meter::new(common, "check", "images"));
+            let report = check(&path.to_string_lossy(), true, &|done, total| {
+                if let Ok(mut meter) = meter.lock() {
+                    meter.set(done as u64, total as u64, "");
+                }
+            })?;
+            drop(meter);
+            print_result(common.json, &report, &describe(&report))?;
+            Ok(if report.is_ok() {
+                Outcome::Done
+            } else {
+                Outcome::CheckFailed
+            })
+        }
+        Data::Pack {
+            images,
+            out,
+            per_shard,
+            max_height,
+            keep_going,
+        } => {
+            let source = Source::open(images)?;
+            let config = PackConfig {
+                images_per_shard: *per_shard,
+                max_height: *max_height,
+                ..PackConfig::default()
+            };
+            let mut meter = Meter::new(common, "pack", "images");
+            let report = pack::pack(
+                &source,
+                out,
+                &config,
+                &Limits::default(),
+                &mut |done, total| {
+                    meter.set(done as u64, total as u64, "");
+                },
+            )?;
+            drop(meter);
+            let mut text = format!(
+                "{} images ({:.1} MiB) in {} shards in {}",
+                report.images,
+                mib(report.bytes),
+                report.shards.len(),
+                out.display()
+            );
+            if report.resized > 0 {
+                let _ = write!(text, ", {} made smaller", report.resized);
+            }
+            list_unreadable(&mut text, &report.unreadable);
+            print_result(common.json, &report, &text)?;
+            unreadable_outcome(&report.unreadable, *keep_going)
+        }
+        Data::Stats { images, keep_going } => {
+            let source = Source::open(images)?;
+            let mut meter = Meter::new(common, "stats", "images");
+            let stats = pack::stats(&source, &Limits::default(), &mut |done, total| {
+                meter.set(done as u64, total as u64, "");
+            });
+            drop(meter);
+            let mut text = format!("{} images, {:.1} MiB", stats.images, mib(stats.bytes));
+            for (format, count) in &stats.formats {
+                let _ = write!(text, ", {count} {format}");
+            }
+            for (name, sides) in [("height", stats.height), ("width", stats.width)] {
+                let _ = write!(
+                    text,
+                    "\n{name:<6}  smallest {}, median {}, mean {:.1}, largest {}",
+                    sides.min, sides.median, sides.mean, sides.max
+                );
+            }
+            for bin in &stats.heights {
+                let _ = write!(
+                    text,
+                    "\n  {:>5} to {:>5} px high: {:>8}",
+                    bin.from,
+                    2 * bin.from.max(1) - 1,
+                    bin.images
+                );
+            }
+            list_unreadable(&mut text, &stats.unreadable);
+            print_result(common.json, &stats, &text)?;
+            unreadable_outcome(&stats.unreadable, *keep_going)
+        }
+    }
+}
+
+/// What a check found, in words.
+fn describe(report: &Report) -> String {
+    let mut text = format!("{}: {} images", report.path, report.images);
+    if let Some(decoded) = report.decoded {
+        let _ = write!(text, ", {decoded} decoded");
+    }
+    for found in &report.layouts {
+        let _ = write!(text, "\n{} in {}", found.layout, found.place);
+        for count in &found.counts {
+            let _ = write!(text, "\n  {:>8} {}", count.found, count.what);
+            match count.official {
+                Some(official) if official == count.found => text.push_str(" (as published)"),
+                Some(official) => {
+                    let _ = write!(text, " (published: {official})");
+                }
+                None => {}
+            }
+        }
+        for problem in &found.problems {
+            let _ = write!(text, "\n  problem: {problem}");
+        }
+    }
+    if report.layouts.is_empty() {
+        text.push_str("\nno known layout: usable for label, pretrain and embed");
+    }
+    for (key, reason) in report.unreadable.iter().take(NAMED) {
+        let _ = write!(text, "\nunreadable: {key}: {reason}");
+    }
+    if let Some(problem) = &report.problem {
+        let _ = write!(text, "\nproblem: {problem}");
+    }
+    if !report.tried.is_empty() {
+        let _ = write!(text, "\nlooked for, not there: {}", report.tried.join(", "));
+    }
+    text
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 20) as f64
+}
+
+fn list_unreadable(text: &mut String, unreadable: &Unreadable) {
+    if unreadable.failed.is_empty() {
+        return;
+    }
+    let _ = write!(text, "\n{} unreadable:", unreadable.failed.len());
+    for (key, reason) in unreadable.failed.iter().take(NAMED) {
+        let _ = write!(text, "\n  {key}: {reason}");
+    }
+    if unreadable.failed.len() > NAMED {
+        let _ = write!(
+            text,
+            "\n  and {} more (--json lists them)",
+            unreadable.failed.len() - NAMED
+        );
+    }
+}
+
+fn unreadable_outcome(unreadable: &Unreadable, keep_going: bool) -> Result<Outcome> {
+    if !keep_going {
+        unreadable.check()?;
+    }
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,71 @@
+//! `clasp embed IMAGES`.
+
+use std::ops::ControlFlow;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use clasp_data::source::Source;
+use clasp_model::mix::Mix;
+use clasp_tasks::embed::embed;
+use clasp_tasks::{BackboneExtractor, Options};
+use serde_json::json;
+
+use super::eval::Model;
+use super::print_result;
+use crate::args::{Common, Embed};
+use crate::progress::Meter;
+use crate::{Outcome, device, interrupt};
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
+    let source = Source::open(&arguments.images)?;
+    let mix: Mix = arguments.mix.parse()?;
+    let device = device::pick(common.device.as_deref())?;
+    let model = Model::load(&arguments.model, arguments.size, &device)?;
+    let extractor = BackboneExtractor::new(model.backbone, mix, device);
+    let options = Options {
+        threads: device::threads(common.threads),
+        ..Options::default()
+    };
+    let stop = interrupt::flag()?;
+    let meter = Mutex::new(Meter::new(common, "embed", "images"));
+    let embeddings = embed(
+        &extractor,
+        &model.preprocess,
+        &source,
+        arguments.keep_going,
+        &options,
+        &|progress| {
+            if let Ok(mut meter) = meter.lock() {
+                meter.set(progress.done as u64, progress.total as u64, "");
+            }
+            if stop.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    )?;
+    drop(meter);
+    let files = embeddings.write(&arguments.out)?;
+    let text = format!(
+        "{} features of length {} in {}; {} images unreadable",
+        embeddings.keys.len(),
+        embeddings.channels,
+        files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect::<Vec<_>>()
+            .join(" and "),
+        embeddings.unreadable.failed.len()
+    );
+    let value = json!({
+        "images": embeddings.keys.len(),
+        "channels": embeddings.channels,
+        "files": files,
+        "unreadable": embeddings.unreadable,
+    });
+    print_result(common.json, &value, &text)?;
+    Ok(Outcome::Done)
+}

@@ -1,0 +1,313 @@
+//! `clasp eval TASK --frozen`: a task's metric with its protocol printed beside it.
+
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result, bail};
+use burn::tensor::Device;
+use clasp_data::image::Filter;
+use clasp_data::layouts::attributes::Attributes;
+use clasp_data::layouts::market1501::Market1501;
+use clasp_data::layouts::parsing::Parsing;
+use clasp_metrics::rerank::Rerank;
+use clasp_model::backbone::Backbone;
+use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
+use clasp_tasks::reid::Strip;
+use clasp_tasks::{
+    BackboneExtractor, Options, Preprocess, Progress, attributes, parsing, pose, reid,
+};
+use clasp_weights::backbone::{BackboneMeta, load_backbone};
+use serde::Serialize;
+
+use super::print_result;
+use crate::args::{Common, Eval, Task};
+use crate::progress::Meter;
+use crate::{Outcome, device, interrupt};
+
+/// Weight of a task's own prompt in its default mix (METHOD: 0.8, the rest shared).
+const OWN: f32 = 0.8;
+
+/// The result of a task with one mix.
+#[derive(Serialize)]
+pub struct Figures {
+    /// The task.
+    pub task: &'static str,
+    /// The mix, in words.
+    pub mix: String,
+    /// Names and values of the figures to quote, the first one first; larger is better.
+    pub figures: Vec<(&'static str, f64)>,
+    /// What the first figure is for guessing, or for the best constant answer.
+    pub chance: Option<f64>,
+    /// What was done, in words.
+    pub protocol: String,
+    /// Everything else that was measured.
+    pub details: serde_json::Value,
+    /// Queries and what was found (re-identification).
+    #[serde(skip)]
+    pub strips: Vec<Strip>,
+}
+
+/// A backbone that is ready to be evaluated.
+pub struct Model {
+    /// The network.
+    pub backbone: Backbone,
+    /// Its preprocessing.
+    pub preprocess: Preprocess,
+    /// Where it is.
+    pub device: Device,
+}
+
+impl Model {
+    /// Loads a backbone file or that of a run's folder.
+    pub fn load(path: &Path, size: Option<[usize; 2]>, device: &Device) -> Result<Self> {
+        let (backbone, meta) = load_backbone(path, device)?;
+        Ok(Self {
+            backbone,
+            preprocess: preprocess(&meta, size)?,
+            device: device.clone(),
+        })
+    }
+}
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
+    if !arguments.frozen {
+        bail!(
+            "clasp eval {}: only the frozen evaluation exists yet\n  hint: add --frozen",
+            name(arguments.task)
+        );
+    }
+    if arguments.rerank && arguments.task != Task::Reid {
+        bail!("--rerank is for reid, not for {}", name(arguments.task));
+    }
+    let device = device::pick(common.device.as_deref())?;
+    let model = Model::load(&arguments.model, arguments.size, &device)?;
+    let mixes = match arguments.mix.as_deref() {
+        None => vec![default_mix(arguments.task)],
+        Some("all") => {
+            let single = (0..TASKS.len()).map(|task| (TASKS[task].to_owned(), Mix::single(task)));
+            std::iter::once(default_mix(arguments.task))
+                .chain(single)
+                .collect()
+        }
+        Some(text) => vec![(text.to_owned(), text.parse::<Mix>()?)],
+    };
+    let mut results = Vec::new();
+    let mut text = String::new();
+    for (mix_name, mix) in mixes {
+        let figures = evaluate(
+            common,
+            arguments.task,
+            &model,
+            (&mix_name, mix),
+            &arguments.data,
+            arguments.rerank,
+            0,
+        )?;
+        if text.is_empty() {
+            let _ = writeln!(text, "{}\n", figures.protocol);
+        }
+        let _ = write!(text, "{:<44}", format!("mix {mix_name}"));
+        for (figure, value) in &figures.figures {
+            let _ = write!(text, "  {figure} {:.2}", 100.0 * value);
+        }
+        if let Some(chance) = figures.chance {
+            let _ = write!(text, "  (chance {:.2})", 100.0 * chance);
+        }
+        text.push('\n');
+        results.push(figures);
+    }
+    print_result(common.json, &results, &text)?;
+    Ok(Outcome::Done)
+}
+
+/// The mix that a task is evaluated with unless another is asked for.
+pub fn default_mix(task: Task) -> (String, Mix) {
+    let own = match task {
+        Task::Reid => IDENTITY,
+        Task::Attributes => ATTRIBUTE,
+        Task::Parsing | Task::Pose => PART,
+    };
+    (
+        format!("default ({} {OWN})", TASKS[own]),
+        Mix::mostly(own, OWN),
+    )
+}
+
+/// The task's name on the command line.
+pub fn name(task: Task) -> &'static str {
+    match task {
+        Task::Reid => "reid",
+        Task::Attributes => "attributes",
+        Task::Parsing => "parsing",
+        Task::Pose => "pose",
+    }
+}
+
+/// Evaluates a frozen backbone on a task, with `strips` queries to show (re-identification).
+pub fn evaluate(
+    common: &Common,
+    task: Task,
+    model: &Model,
+    (mix_name, mix): (&str, Mix),
+    data: &Path,
+    rerank: bool,
+    strips: usize,
+) -> Result<Figures> {
+    let extractor = BackboneExtractor::new(model.backbone.clone(), mix, model.device.clone());
+    let options = Options {
+        threads: device::threads(common.threads),
+        ..Options::default()
+    };
+    let stop = interrupt::flag()?;
+    let meter = Mutex::new(Meter::new(
+        common,
+        &format!("eval {} ({mix_name})", name(task)),
+        "steps",
+    ));
+    let progress = |progress: Progress| {
+        if let Ok(mut meter) = meter.lock() {
+            meter.set(progress.done as u64, progress.total as u64, progress.stage);
+        }
+        if stop.load(Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    };
+    let preprocess = &model.preprocess;
+    let mut shown = Vec::new();
+    let (figures, chance, protocol, details) = match task {
+        Task::Reid => {
+            let market = Market1501::open(data)?;
+            let rerank = rerank.then(Rerank::default);
+            let report = reid::evaluate(
+                &extractor, preprocess, &market, rerank, strips, &options, &progress,
+            )?;
+            shown.clone_from(&report.strips);
+            let metrics = &report.metrics;
+            let rank = |k: usize| metrics.cmc.get(k - 1).copied().unwrap_or(1.0);
+            let mut figures = vec![
+                ("mAP", metrics.map),
+                ("rank-1", rank(1)),
+                ("rank-5", rank(5)),
+                ("mINP", metrics.minp),
+            ];
+            if let Some(metrics) = &report.reranked {
+                figures.push(("re-ranked mAP", metrics.map));
+                figures.push((
+                    "re-ranked rank-1",
+                    metrics.cmc.first().copied().unwrap_or(0.0),
+                ));
+            }
+            (
+                figures,
+                Some(metrics.chance_map),
+                report.protocol.clone(),
+                serde_json::to_value(&report)?,
+            )
+        }
+        Task::Attributes => {
+            let report = attributes::evaluate(
+                &extractor,
+                preprocess,
+                &Attributes::open(data)?,
+                &options,
+                &progress,
+            )?;
+            let metrics = &report.metrics;
+            let mut figures = vec![("mA", metrics.ma)];
+            figures.extend(metrics.map.map(|map| ("mAP", map)));
+            figures.extend([
+                ("accuracy", metrics.accuracy),
+                ("precision", metrics.precision),
+                ("recall", metrics.recall),
+                ("F1", metrics.f1),
+            ]);
+            (
+                figures,
+                Some(report.chance_ma),
+                report.protocol.clone(),
+                serde_json::to_value(&report)?,
+            )
+        }
+        Task::Parsing => {
+            let report = parsing::evaluate(
+                &extractor,
+                preprocess,
+                &Parsing::open(data)?,
+                &options,
+                &progress,
+            )?;
+            let metrics = &report.metrics;
+            let figures = vec![
+                ("mIoU", metrics.mean_iou_present.unwrap_or(metrics.mean_iou)),
+                ("mean accuracy", metrics.mean_accuracy),
+                ("pixel accuracy", metrics.pixel_accuracy.unwrap_or(0.0)),
+            ];
+            (
+                figures,
+                Some(report.constant_mean_iou),
+                report.protocol.clone(),
+                serde_json::to_value(&report)?,
+            )
+        }
+        Task::Pose => {
+            let (train, eval) = pose::open(data, &options)?;
+            let report =
+                pose::evaluate(&extractor, preprocess, &train, &eval, &options, &progress)?;
+            let pck = |scores: &pose::PoseScores| {
+                scores.pck_torso.mean.or(scores.pck_box.mean).unwrap_or(0.0)
+            };
+            let mut figures = vec![("PCK@0.2", pck(&report.scores))];
+            figures.extend(
+                report
+                    .scores
+                    .oks
+                    .as_ref()
+                    .and_then(|oks| oks.ap)
+                    .map(|ap| ("OKS AP", ap)),
+            );
+            (
+                figures,
+                Some(pck(&report.mean_pose)),
+                report.protocol.clone(),
+                serde_json::to_value(&report)?,
+            )
+        }
+    };
+    Ok(Figures {
+        task: name(task),
+        mix: mix_name.to_owned(),
+        figures,
+        chance,
+        protocol,
+        details,
+        strips: shown,
+    })
+}
+
+fn preprocess(meta: &BackboneMeta, size: Option<[usize; 2]>) -> Result<Preprocess> {
+    let [height, width] = size.unwrap_or([meta.height, meta.width]);
+    let filter = match meta.filter.as_str() {
+        "bicubic" => Filter::Bicubic,
+        "bilinear" => Filter::Bilinear,
+        "nearest" => Filter::Nearest,
+        other => {
+            return Err(anyhow::anyhow!(
+                "expected bicubic, bilinear or nearest, found `{other}`"
+            ))
+            .context("the backbone's resize filter");
+        }
+    };
+    Ok(Preprocess {
+        height,
+        width,
+        mean: meta.mean,
+        std: meta.std,
+        filter,
+    })
+}

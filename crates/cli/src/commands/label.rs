@@ -1,0 +1,222 @@
+//! `clasp label`: part maps and attributes of images, and work on labels that exist.
+
+use std::fmt::Write;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn::tensor::{Device, Tensor};
+use clasp_data::image::encode_png;
+use clasp_data::labels::{Calibration, LabelError, Store};
+use clasp_data::source::Source;
+use clasp_data::vocabulary::Vocabulary;
+use clasp_label::show::{ShowOptions, contact_sheet};
+use clasp_label::{
+    ClipLabeller, KMeansLabeller, LabelConfig, Labeller, Progress, RunOptions, RunReport,
+    calibrate, stats,
+};
+use clasp_model::clip::Dense;
+use clasp_model::mix::{Mix, PART};
+use clasp_weights::backbone::load_backbone;
+
+use super::print_result;
+use crate::args::{Common, Label, LabelAction, LabelRun};
+use crate::progress::{Meter, duration, say};
+use crate::{Outcome, device, interrupt, mini};
+
+/// An attribute whose probability lies between is too close to call (METHOD: masked in training).
+pub const CLOSE_CALL: (f32, f32) = (0.35, 0.65);
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
+    match &arguments.action {
+        None => label(common, &arguments.run),
+        Some(LabelAction::Calibrate { labels }) => {
+            let calibration = calibrate::calibrate(labels)?;
+            let text = format!("calibrated over {} images", calibration.count);
+            print_result(common.json, &calibration, &text)?;
+            Ok(Outcome::Done)
+        }
+        Some(LabelAction::Show {
+            labels,
+            images,
+            out,
+            count,
+            seed,
+        }) => {
+            let store = Store::open(labels)?;
+            let calibration = calibration(labels, &store)?;
+            let options = ShowOptions {
+                count: *count,
+                seed: *seed,
+                ..ShowOptions::default()
+            };
+            let sheet = contact_sheet(
+                &Source::open(images)?,
+                &store,
+                calibration.as_ref(),
+                &options,
+            )?;
+            clasp_data::atomic_write(out, |file| file.write_all(&encode_png(&sheet)))
+                .with_context(|| format!("writing {}", out.display()))?;
+            say(common, &format!("wrote {}", out.display()));
+            Ok(Outcome::Done)
+        }
+        Some(LabelAction::Stats { labels }) => {
+            let store = Store::open(labels)?;
+            let calibration = calibration(labels, &store)?;
+            let stats = stats::stats(&store, calibration.as_ref(), CLOSE_CALL.0, CLOSE_CALL.1)?;
+            print_result(common.json, &stats, &stats.to_string())?;
+            // Warnings are for the eye: in a small set many values are rare.
+            Ok(Outcome::Done)
+        }
+    }
+}
+
+/// The calibration beside the labels; none where they were never calibrated.
+fn calibration(labels: &Path, store: &Store) -> Result<Option<Calibration>> {
+    match Calibration::read(labels, &store.meta.vocabulary) {
+        Ok(calibration) => Ok(Some(calibration)),
+        Err(LabelError::NoCalibration { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
+    let (Some(images), Some(out)) = (&arguments.images, &arguments.out) else {
+        anyhow::bail!("clasp label needs IMAGES and --out");
+    };
+    let source = Source::open(images)?;
+    let device = device::pick(common.device.as_deref())?;
+    let mut options = RunOptions::new(out, device::threads(common.threads));
+    options.shard = arguments.shard.unwrap_or((0, 1));
+    options.keep_going = arguments.keep_going;
+
+    let report = match &arguments.kmeans {
+        Some(backbone) => {
+            let config = LabelConfig {
+                grid: arguments.grid,
+                confidence: arguments.confidence,
+                batch: arguments.batch,
+                ..LabelConfig::default()
+            };
+            let labeller = kmeans_labeller(backbone, arguments.size, &config, &device)?;
+            label_images(common, &source, &labeller, &options)?
+        }
+        None => {
+            let vocabulary = match &arguments.vocabulary {
+                Some(path) => Vocabulary::read(path)?,
+                None => Vocabulary::standard()?,
+            };
+            let config = LabelConfig {
+                image_size: arguments.size,
+                dense: arguments
+                    .dense
+                    .parse::<Dense>()
+                    .map_err(anyhow::Error::msg)?,
+                grid: arguments.grid,
+                confidence: arguments.confidence,
+                batch: arguments.batch,
+                ..LabelConfig::default()
+            };
+            let (clip, info) = mini::load(&arguments.clip, &device)?;
+            if mini::is_mini(&arguments.clip) {
+                say(common, mini::NOTE);
+            }
+            let labeller = ClipLabeller::new(clip, &info, &vocabulary, &config, &device)?;
+            label_images(common, &source, &labeller, &options)?
+        }
+    };
+    // The last part of the corpus to finish calibrates over all that is there.
+    if !report.stopped && report.shards > 0 {
+        calibrate::calibrate(out)?;
+    }
+    print_result(common.json, &report, &describe(&report, out))?;
+    Ok(Outcome::Done)
+}
+
+/// Labels `source` into `options.folder` with a progress line; Ctrl-C stops after the batch.
+pub fn label_images(
+    common: &Common,
+    source: &Source,
+    labeller: &impl Labeller,
+    options: &RunOptions,
+) -> Result<RunReport> {
+    let stop = interrupt::flag()?;
+    let mut meter = Meter::new(common, "label", "images");
+    let report = clasp_label::run(source, labeller, options, &mut |progress| {
+        match progress {
+            Progress::Resumed { shards, images } => {
+                meter.line(&format!(
+                    "going on after {shards} shards with {images} images"
+                ));
+            }
+            Progress::Images { done, total, .. } => meter.set(done as u64, total as u64, ""),
+            Progress::Unreadable { key, reason } => meter.line(&format!("skipped {key}: {reason}")),
+            Progress::Written { .. } => {}
+        }
+        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        }
+    })?;
+    Ok(report)
+}
+
+fn describe(report: &RunReport, out: &Path) -> String {
+    let mut text = format!(
+        "{} images: {} labelled in {} ({:.1}/s), {} labelled before, {} unreadable; {} shards in {}",
+        report.images,
+        report.labelled,
+        duration(report.seconds),
+        report.per_second,
+        report.kept,
+        report.unreadable,
+        report.shards,
+        out.display()
+    );
+    if report.without_parts > 0 {
+        let _ = write!(
+            text,
+            "\n{} images have no labelled cell",
+            report.without_parts
+        );
+    }
+    if report.stopped {
+        text.push_str("\nstopped; the same command goes on");
+    } else {
+        let _ = write!(
+            text,
+            "\nlook at them: clasp label show {0} IMAGES; clasp label stats {0}",
+            out.display()
+        );
+    }
+    text
+}
+
+/// A labeller by k-means on the features of the backbone in `path`, with the part prompt, which is
+/// to tell parts apart.
+pub fn kmeans_labeller(
+    path: &Path,
+    size: Option<[usize; 2]>,
+    config: &LabelConfig,
+    device: &Device,
+) -> Result<impl Labeller + use<>> {
+    let (backbone, meta) = load_backbone(path, device)?;
+    let sha256 = clasp_weights::backbone::digest(path)?;
+    let size = size.unwrap_or([meta.height, meta.width]);
+    let features = {
+        let device = device.clone();
+        move |images: Tensor<4>| {
+            let mix = Mix::single(PART).tensor(images.dims()[0], &device);
+            backbone.forward(images, mix, None).map
+        }
+    };
+    let name = path
+        .file_name()
+        .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    Ok(KMeansLabeller::new(
+        features, size, &name, &sha256, config, 0, device,
+    )?)
+}

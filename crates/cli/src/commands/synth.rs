@@ -1,0 +1,42 @@
+//! `clasp synth`.
+
+use anyhow::Result;
+use clasp_data::synth::{SynthConfig, write_dataset};
+
+use super::print_result;
+use crate::Outcome;
+use crate::args::{Common, Synth};
+use crate::progress::Meter;
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Synth) -> Result<Outcome> {
+    let config = SynthConfig {
+        train_identities: arguments.train_identities,
+        test_identities: arguments.test_identities,
+        cameras: arguments.cameras,
+        shots: arguments.shots,
+        unlabelled: arguments.unlabelled,
+        scenes: arguments.scenes,
+        height: arguments.size[0],
+        width: arguments.size[1],
+        seed: arguments.seed,
+        ..SynthConfig::default()
+    };
+    let mut meter = Meter::new(common, "draw", "images");
+    let summary = write_dataset(&arguments.out, &config, &mut |done, total| {
+        meter.set(done as u64, total as u64, "");
+    })?;
+    drop(meter);
+    let text = format!(
+        "{} training, {} query and {} gallery images, {} unlabelled, {} scenes with {} people in {}",
+        summary.train,
+        summary.query,
+        summary.gallery,
+        summary.unlabelled,
+        summary.scenes,
+        summary.pedestrians,
+        arguments.out.display()
+    );
+    print_result(common.json, &summary, &text)?;
+    Ok(Outcome::Done)
+}

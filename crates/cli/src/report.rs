@@ -1,0 +1,135 @@
+//! The report of a run: one self-contained HTML page, light and dark.
+
+use askama::Template;
+use base64::Engine;
+use clasp_data::image::{Rgb, encode_jpeg, encode_png};
+
+/// All that the page shows; `templates/report.html` lays it out.
+#[derive(Template)]
+#[template(path = "report.html")]
+pub struct Report {
+    /// Heading.
+    pub title: String,
+    /// The line below it.
+    pub subtitle: String,
+    /// What this is, in a few paragraphs.
+    pub introduction: Vec<String>,
+    /// Result tables.
+    pub tables: Vec<Table>,
+    /// Where the labels come from and how good they are.
+    pub label_note: String,
+    /// Colours of the part classes.
+    pub legend: Vec<LegendEntry>,
+    /// Images with their labels.
+    pub samples: Vec<Sample>,
+    /// Views of one image.
+    pub views: Vec<ViewPicture>,
+    /// SVG charts.
+    pub charts: Vec<String>,
+    /// What the strips show.
+    pub retrieval_note: String,
+    /// Queries and what was found.
+    pub strips: Vec<Strip>,
+    /// What the feature pictures show.
+    pub feature_note: String,
+    /// Feature pictures.
+    pub features: Vec<FeaturePicture>,
+    /// Commands, recipe, seed, machine.
+    pub made: String,
+}
+
+/// A table with a note below.
+pub struct Table {
+    /// Column names.
+    pub header: Vec<String>,
+    /// Rows of cells.
+    pub rows: Vec<Vec<Cell>>,
+    /// How to read it.
+    pub note: String,
+}
+
+/// A cell; the best of its column is set in bold.
+#[derive(Clone)]
+pub struct Cell {
+    /// What stands in it.
+    pub text: String,
+    /// Whether nothing in its column is better.
+    pub best: bool,
+}
+
+impl Cell {
+    /// A plain cell.
+    pub fn plain(text: impl Into<String>) -> Self {
+        Self {
+            text: text.into(),
+            best: false,
+        }
+    }
+}
+
+/// A colour of the legend.
+pub struct LegendEntry {
+    /// CSS colour.
+    pub colour: String,
+    /// Part class.
+    pub name: String,
+}
+
+/// An image with its labels.
+pub struct Sample {
+    /// Data URL of the image.
+    pub image: String,
+    /// Data URL of the image with its part map.
+    pub parts: String,
+    /// Attributes, a line each.
+    pub attributes: Vec<String>,
+}
+
+/// A view of an image.
+pub struct ViewPicture {
+    /// Data URL.
+    pub image: String,
+    /// A local view.
+    pub small: bool,
+}
+
+/// A query and what was found for it.
+pub struct Strip {
+    /// Data URL of the query.
+    pub query: String,
+    /// Caption of the query.
+    pub name: String,
+    /// Matches, best first.
+    pub found: Vec<Found>,
+}
+
+/// A match.
+pub struct Found {
+    /// Data URL.
+    pub image: String,
+    /// Whether it shows the person of the query.
+    pub right: bool,
+}
+
+/// An image beside pictures of its features.
+pub struct FeaturePicture {
+    /// What is shown.
+    pub name: String,
+    /// Data URLs.
+    pub images: Vec<String>,
+}
+
+/// An image as a JPEG data URL: photos.
+pub fn photo_url(image: &Rgb) -> String {
+    url("jpeg", &encode_jpeg(image, 85))
+}
+
+/// An image as a PNG data URL: maps, whose edges must stay sharp.
+pub fn map_url(image: &Rgb) -> String {
+    url("png", &encode_png(image))
+}
+
+fn url(kind: &str, bytes: &[u8]) -> String {
+    let text = base64::engine::general_purpose::STANDARD.encode(bytes);
+    format!("data:image/{kind};base64,{text}")
+}

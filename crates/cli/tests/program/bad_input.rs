@@ -1,0 +1,226 @@
+//! What users hand the program by mistake: each gets an error that says what is wrong.
+
+use std::fs;
+
+use crate::{TINY, done, drawn, refused};
+
+#[test]
+fn images_that_are_none() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    fs::create_dir(at.join("empty")).expect("a folder");
+    fs::create_dir(at.join("texts")).expect("a folder");
+    fs::write(at.join("texts/a.txt"), "not an image").expect("a file");
+    fs::write(at.join("texts/b.csv"), "x,y\n1,2\n").expect("a file");
+    for verb in [&["data", "stats"][..], &["label", "--out", "labels"]] {
+        let run = |images: &str, words: &[&str]| {
+            let mut arguments = vec![verb[0]];
+            if verb[0] == "data" {
+                arguments.push(verb[1]);
+            }
+            arguments.push(images);
+            if verb[0] == "label" {
+                arguments.extend_from_slice(&verb[1..]);
+            }
+            refused(at, &arguments, words);
+        };
+        run("empty", &["empty"]);
+        run("missing", &["missing"]);
+        run("texts", &["texts"]);
+        run("people-{000..002}.tar", &["people-000.tar"]);
+    }
+    assert!(
+        !at.join("labels").exists()
+            || fs::read_dir(at.join("labels"))
+                .expect("a folder")
+                .next()
+                .is_none()
+    );
+}
+
+/// A PNG of one grey image whose header claims 30,000 x 30,000 pixels.
+fn huge_png() -> Vec<u8> {
+    fn crc(bytes: &[u8]) -> u32 {
+        !bytes.iter().fold(u32::MAX, |mut crc, byte| {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
+            }
+            crc
+        })
+    }
+    let mut header = b"IHDR".to_vec();
+    header.extend_from_slice(&30_000u32.to_be_bytes());
+    header.extend_from_slice(&30_000u32.to_be_bytes());
+    header.extend_from_slice(&[8, 0, 0, 0, 0]);
+    let mut png = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0d".to_vec();
+    png.extend_from_slice(&header);
+    png.extend_from_slice(&crc(&header).to_be_bytes());
+    png.extend_from_slice(&[0, 0, 0, 0]);
+    png.extend_from_slice(b"IEND");
+    png.extend_from_slice(&crc(b"IEND").to_be_bytes());
+    png
+}
+
+#[test]
+fn unreadable_images_are_counted_listed_and_skipped() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let people = at.join("people");
+    fs::create_dir(&people).expect("a folder");
+    let mut jpeg = Vec::new();
+    for (i, entry) in fs::read_dir(drawn().join("market/bounding_box_train"))
+        .expect("drawn people")
+        .enumerate()
+    {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "jpg") {
+            jpeg = fs::read(&path).expect("an image");
+            fs::write(people.join(format!("{i}.jpg")), &jpeg).expect("a file");
+        }
+    }
+    assert!(!jpeg.is_empty(), "expected drawn JPEGs");
+    fs::write(people.join("truncated.jpg"), &jpeg[..jpeg.len() / 2]).expect("a file");
+    fs::write(people.join("huge.png"), huge_png()).expect("a file");
+    fs::write(people.join("text.jpg"), "not an image").expect("a file");
+
+    refused(
+        at,
+        &["label", "people", "--out", "labels"],
+        &["3 of", "--keep-going"],
+    );
+    done(at, &["label", "people", "--out", "labels", "--keep-going"]);
+    let report = done(at, &["data", "stats", "people", "--keep-going", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(&report).expect("JSON");
+    let failed = report["unreadable"]["failed"].to_string();
+    for name in ["truncated", "huge", "text"] {
+        assert!(failed.contains(name), "expected {name} in {failed}");
+    }
+}
+
+#[test]
+fn a_picture_of_one_pixel_is_an_image() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    fs::create_dir(at.join("people")).expect("a folder");
+    let pixel = clasp_data::image::encode_png(&clasp_data::image::Rgb::new(1, 1, vec![9, 9, 9]));
+    fs::write(at.join("people/pixel.png"), pixel).expect("a file");
+    done(at, &["label", "people", "--out", "labels"]);
+}
+
+#[test]
+fn a_tar_that_was_cut() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    done(at, &["data", "pack", &images, "--out", "shards"]);
+    let tar = fs::read_dir(at.join("shards"))
+        .expect("a folder")
+        .next()
+        .expect("a shard")
+        .expect("an entry")
+        .path();
+    let bytes = fs::read(&tar).expect("a shard");
+    fs::write(at.join("cut.tar"), &bytes[..bytes.len() / 2]).expect("a file");
+    refused(at, &["data", "stats", "cut.tar"], &["cut.tar"]);
+}
+
+#[test]
+fn recipes_that_make_no_sense() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    fs::write(at.join("r.toml"), "method = \"clasp\"\n[run]\nepoch = 3\n").expect("a file");
+    refused(at, &["pretrain", "r.toml"], &["r.toml", "epoch", "epochs"]);
+    refused(at, &["pretrain", "no-such-recipe"], &["no-such-recipe"]);
+    refused(
+        at,
+        &["pretrain", "demo", "--set", "run.bach=3"],
+        &["bach", "batch"],
+    );
+    refused(at, &["pretrain", "--resume", "nowhere"], &["nowhere"]);
+}
+
+#[test]
+fn labels_and_checkpoints_of_something_else() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    let others = drawn().join("market/query").to_string_lossy().into_owned();
+    done(at, &["label", &images, "--out", "labels", "--grid", "8x4"]);
+
+    // Labels of other images, and another vocabulary or grid into the same folder.
+    let pretrain = |images: &str, out: &'static str, more: &[&str]| {
+        let mut arguments = vec![
+            "pretrain".to_owned(),
+            "demo".to_owned(),
+            "--out".to_owned(),
+            out.to_owned(),
+        ];
+        arguments.extend(TINY.iter().chain(more).map(|text| (*text).to_owned()));
+        arguments.extend(["--set".to_owned(), format!("data.images={images:?}")]);
+        arguments.extend(["--set".to_owned(), "data.labels=labels".to_owned()]);
+        arguments
+    };
+    let texts = pretrain(&others, "other", &[]);
+    refused(
+        at,
+        &texts.iter().map(String::as_str).collect::<Vec<_>>(),
+        &["labels"],
+    );
+    fs::write(
+        at.join("vocabulary.toml"),
+        fs::read_to_string(concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../data/src/vocabulary.toml"
+        ))
+        .expect("the vocabulary")
+        .replacen("name = \"upper body\"", "name = \"torso\"", 1),
+    )
+    .expect("a file");
+    refused(
+        at,
+        &[
+            "label",
+            &images,
+            "--out",
+            "labels",
+            "--grid",
+            "8x4",
+            "--vocabulary",
+            "vocabulary.toml",
+        ],
+        &["labels", "vocabulary"],
+    );
+
+    // A checkpoint of another architecture.
+    let texts = pretrain(&images, "run", &[]);
+    done(at, &texts.iter().map(String::as_str).collect::<Vec<_>>());
+    let texts = pretrain(
+        &images,
+        "run2",
+        &[
+            "--set",
+            "model.backbone=swin-nano",
+            "--set",
+            "model.init=run/backbone.safetensors",
+        ],
+    );
+    refused(
+        at,
+        &texts.iter().map(String::as_str).collect::<Vec<_>>(),
+        &["backbone.safetensors", "expected"],
+    );
+    refused(
+        at,
+        &[
+            "eval",
+            "reid",
+            "--frozen",
+            "--data",
+            "labels",
+            "--model",
+            "run/backbone.safetensors",
+        ],
+        &["labels"],
+    );
+}

@@ -1,0 +1,136 @@
+//! The way from images to figures, verb by verb, in the smallest form.
+
+use crate::{TINY, command, done, drawn};
+
+#[test]
+fn every_verb_says_what_it_is_for() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let output = command(folder.path(), &["--help"])
+        .output()
+        .expect("the program starts");
+    let help = String::from_utf8_lossy(&output.stdout);
+    for verb in [
+        "demo", "synth", "data", "clip", "label", "pretrain", "eval", "embed", "inspect", "bench",
+    ] {
+        assert!(
+            help.lines().any(|line| line.trim_start().starts_with(verb)),
+            "{verb} is not in:\n{help}"
+        );
+        let output = command(folder.path(), &[verb, "--help"])
+            .output()
+            .expect("the program starts");
+        assert!(output.status.success(), "clasp {verb} --help");
+    }
+}
+
+#[test]
+fn label_pretrain_evaluate_embed() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let data = drawn().to_string_lossy().into_owned();
+    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    done(at, &["label", &images, "--out", "labels", "--grid", "8x4"]);
+    done(
+        at,
+        &[
+            "label",
+            "show",
+            "labels",
+            &images,
+            "--out",
+            "sheet.png",
+            "--count",
+            "4",
+        ],
+    );
+    assert!(at.join("sheet.png").metadata().expect("a sheet").len() > 1000);
+    // Status 1 only says that something is hardly ever chosen, which is so in a few images.
+    let stats = command(at, &["label", "stats", "labels", "--json"])
+        .output()
+        .expect("the program starts");
+    assert!(
+        matches!(stats.status.code(), Some(0 | 1)),
+        "{}",
+        String::from_utf8_lossy(&stats.stderr)
+    );
+
+    for method in ["dino", "clasp"] {
+        let mut arguments = vec![
+            "pretrain".to_owned(),
+            "demo".to_owned(),
+            "--out".to_owned(),
+            method.to_owned(),
+        ];
+        arguments.extend(TINY.iter().map(|text| (*text).to_owned()));
+        for set in [
+            format!("method={method}"),
+            format!("data.images={images:?}"),
+            "data.labels=labels".to_owned(),
+        ] {
+            arguments.extend(["--set".to_owned(), set]);
+        }
+        done(
+            at,
+            &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
+        );
+    }
+
+    // k-means labels by a backbone of ours, and SOLIDER on them.
+    done(
+        at,
+        &[
+            "label", &images, "--out", "kmeans", "--kmeans", "dino", "--grid", "8x4",
+        ],
+    );
+    let mut arguments = vec![
+        "pretrain".to_owned(),
+        "demo".to_owned(),
+        "--out".to_owned(),
+        "solider".to_owned(),
+    ];
+    arguments.extend(TINY.iter().map(|text| (*text).to_owned()));
+    for set in [
+        "method=solider".to_owned(),
+        format!("data.images={images:?}"),
+        "data.labels=kmeans".to_owned(),
+    ] {
+        arguments.extend(["--set".to_owned(), set]);
+    }
+    done(
+        at,
+        &arguments.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+
+    for task in ["reid", "attributes", "parsing", "pose"] {
+        let result = done(
+            at,
+            &[
+                "eval", task, "--frozen", "--data", &data, "--model", "clasp", "--mix", "all",
+                "--json",
+            ],
+        );
+        let result: serde_json::Value = serde_json::from_str(&result).expect("JSON");
+        assert_eq!(
+            result.as_array().map(Vec::len),
+            Some(4),
+            "{task}: three prompts and the default mix"
+        );
+    }
+    done(
+        at,
+        &[
+            "embed",
+            &images,
+            "--model",
+            "clasp",
+            "--out",
+            "features.npy",
+        ],
+    );
+    let bytes = std::fs::read(at.join("features.npy")).expect("features");
+    assert!(bytes.starts_with(b"\x93NUMPY"));
+    let keys = std::fs::read_to_string(at.join("features.npy.keys.txt")).expect("keys");
+    assert_eq!(keys.lines().count(), 40);
+    let text = done(at, &["inspect", "clasp"]);
+    assert!(text.contains("swin-pico") && text.contains("moe"), "{text}");
+}

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+mod allocator;
 mod args;
 mod commands;
 mod device;
@@ -17,10 +18,6 @@ mod plot;
 mod progress;
 mod report;
 
-#[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// How a verb that did not fail ended.
 pub enum Outcome {
     /// All is well.
@@ -30,6 +27,7 @@ pub enum Outcome {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_pages();
     let cli = args::Cli::parse();
     match commands::run(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,

@@ -156,6 +156,11 @@ impl BackboneConfig {
         Self { adapter, ..self }
     }
 
+    /// Number of stages, each at half the resolution of the one before.
+    pub fn stages(&self) -> usize {
+        self.swin().depths.len()
+    }
+
     /// Checks settings that come from outside.
     pub fn check(&self) -> Result<(), ModelError> {
         self.swin().check()

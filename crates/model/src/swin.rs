@@ -47,6 +47,8 @@ pub enum WindowPadding {
 /// Sizes of a Swin Transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SwinConfig {
+    /// Side of a patch in pixels.
+    pub patch_size: usize,
     /// Channels of the first stage; each next stage has twice as many.
     pub embed_dim: usize,
     /// Blocks per stage.
@@ -66,19 +68,14 @@ pub struct SwinConfig {
 }
 
 impl SwinConfig {
-    /// Side of a patch in pixels.
-    pub const PATCH: usize = 4;
-
-    fn preset(
-        embed_dim: usize,
-        depths: [usize; 4],
-        first_heads: usize,
-        window_size: usize,
-    ) -> Self {
+    fn preset(embed_dim: usize, depths: &[usize], first_heads: usize, window_size: usize) -> Self {
         Self {
+            patch_size: 4,
             embed_dim,
             depths: depths.to_vec(),
-            num_heads: (0..4).map(|stage| first_heads << stage).collect(),
+            num_heads: (0..depths.len())
+                .map(|stage| first_heads << stage)
+                .collect(),
             window_size,
             mlp_ratio: 4,
             drop_path: 0.1,
@@ -89,27 +86,31 @@ impl SwinConfig {
 
     /// 0.6 M parameters. Ours, for tests and demonstrations: window 4 divides the maps of 128×64 images.
     pub fn pico() -> Self {
-        Self::preset(16, [2, 2, 2, 2], 1, 4)
+        Self::preset(16, &[2, 2, 2, 2], 1, 4)
     }
 
-    /// 2.3 M parameters. Ours, for demonstrations: window 4 divides the maps of 128×64 images.
+    /// 0.9 M parameters. Ours, for demonstrations: patches of 8 and two stages, so that a 128×64 image ends in the
+    /// 8×4 map that a 256×128 image has in the published sizes. A person of 128×64 pixels does not fit a 4×2 map.
     pub fn nano() -> Self {
-        Self::preset(32, [2, 2, 2, 2], 1, 4)
+        Self {
+            patch_size: 8,
+            ..Self::preset(64, &[2, 4], 2, 4)
+        }
     }
 
     /// Swin-T.
     pub fn tiny() -> Self {
-        Self::preset(96, [2, 2, 6, 2], 3, 7)
+        Self::preset(96, &[2, 2, 6, 2], 3, 7)
     }
 
     /// Swin-S.
     pub fn small() -> Self {
-        Self::preset(96, [2, 2, 18, 2], 3, 7)
+        Self::preset(96, &[2, 2, 18, 2], 3, 7)
     }
 
     /// Swin-B.
     pub fn base() -> Self {
-        Self::preset(128, [2, 2, 18, 2], 4, 7)
+        Self::preset(128, &[2, 2, 18, 2], 4, 7)
     }
 
     /// Channels of a stage, counted from 0.
@@ -157,7 +158,7 @@ impl SwinConfig {
         let rate = |block: usize| self.drop_path * block as f64 / (blocks.max(2) - 1) as f64;
 
         let patch_embed = PatchEmbed {
-            proj: PatchProjection::init(self.embed_dim, rng, device),
+            proj: PatchProjection::init(self.embed_dim, self.patch_size, rng, device),
             norm: layers::layer_norm(self.embed_dim, device),
         };
         let mut before = 0;
@@ -278,7 +279,7 @@ impl Swin {
     fn windows(&self, stage: usize, height: usize, width: usize, device: &Device) -> [Windows; 2] {
         let config = &self.config;
         let side = config.window_size;
-        let one_window = 224usize.div_ceil(SwinConfig::PATCH << stage) <= side;
+        let one_window = 224usize.div_ceil(config.patch_size << stage) <= side;
         let shift = match config.padding {
             WindowPadding::Classification if one_window => 0,
             _ => side / 2,
@@ -332,7 +333,7 @@ impl Swin {
 
     /// Pixels per position of the last map: 32 with four stages.
     pub fn stride(&self) -> usize {
-        SwinConfig::PATCH << (self.config.depths.len() - 1)
+        self.config.patch_size << (self.config.depths.len() - 1)
     }
 
     /// The same network for one mix, without prompts ([`Moe::fold`]). SOLIDER's controller gets the mix's λ.
@@ -347,7 +348,7 @@ impl Swin {
     }
 }
 
-/// Patches of 4×4 pixels to tokens.
+/// Square patches of pixels to tokens.
 #[derive(Module, Debug)]
 pub struct PatchEmbed {
     /// The projection.
@@ -359,15 +360,14 @@ pub struct PatchEmbed {
 /// A convolution whose stride is its kernel: a matrix product over patches, stored as a convolution.
 #[derive(Module, Debug)]
 pub struct PatchProjection {
-    /// [channels, 3, 4, 4].
+    /// [channels, 3, patch, patch].
     pub weight: Param<Tensor<4>>,
     /// [channels].
     pub bias: Param<Tensor<1>>,
 }
 
 impl PatchProjection {
-    fn init(channels: usize, rng: &mut Rng, device: &Device) -> Self {
-        let patch = SwinConfig::PATCH;
+    fn init(channels: usize, patch: usize, rng: &mut Rng, device: &Device) -> Self {
         // PyTorch's default for a convolution, which timm and Microsoft keep: 1 / sqrt(inputs).
         let bound = 1.0 / ((3 * patch * patch) as f64).sqrt();
         Self {
@@ -378,9 +378,9 @@ impl PatchProjection {
 }
 
 impl PatchEmbed {
-    /// images: [batch, 3, height, width] → [batch, ⌈height/4⌉, ⌈width/4⌉, channels].
+    /// images: [batch, 3, height, width] → [batch, ⌈height/patch⌉, ⌈width/patch⌉, channels].
     fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        let patch = SwinConfig::PATCH;
+        let [_, _, patch, _] = self.proj.weight.dims();
         let [batch, colours, height, width] = images.dims();
         assert_eq!(colours, 3, "images have {colours} channels, expected 3");
         assert!(height > 0 && width > 0, "images are {height}x{width}");

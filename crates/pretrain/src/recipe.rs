@@ -27,15 +27,14 @@ pub enum Auto<T> {
     Value(T),
 }
 
-impl<T: Copy> Auto<T> {
+impl<T: Clone> Auto<T> {
     /// The value, or `otherwise` in its place; from then on it is chosen.
     fn settle(&mut self, otherwise: T) -> T {
-        let value = match *self {
-            Self::Auto => otherwise,
-            Self::Value(value) => value,
-        };
-        *self = Self::Value(value);
-        value
+        if let Self::Value(value) = self {
+            return value.clone();
+        }
+        *self = Self::Value(otherwise.clone());
+        otherwise
     }
 }
 
@@ -201,8 +200,8 @@ pub struct Model {
     pub init: PathBuf,
     /// Auto: what the method is published with (`none`, `lambda`, `moe`).
     pub adapter: Auto<AdapterKind>,
-    /// Stages that hold experts, counted from 1.
-    pub stages: Vec<usize>,
+    /// Stages that hold experts, counted from 1. Auto: the last two.
+    pub stages: Auto<Vec<usize>>,
     /// Experts of a block.
     pub experts: usize,
     /// Experts that a token is given to.
@@ -221,7 +220,7 @@ impl Default for Model {
             backbone: "swin-tiny".to_owned(),
             init: PathBuf::new(),
             adapter: Auto::Auto,
-            stages: vec![3, 4],
+            stages: Auto::Auto,
             experts: 6,
             top_k: 2,
             reduction: 8,
@@ -277,6 +276,8 @@ impl Default for MixDraw {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Loss {
+    /// Weight of DINO's loss.
+    pub dino: f64,
     /// Weight of the part loss.
     pub part: f64,
     /// Weight of the attribute loss.
@@ -298,6 +299,7 @@ pub struct Loss {
 impl Default for Loss {
     fn default() -> Self {
         Self {
+            dino: 1.0,
             part: 1.0,
             attribute: 1.0,
             balance: 0.01,
@@ -538,6 +540,16 @@ impl Recipe {
             .map(|task| (*task).to_owned())
             .collect();
         let tasks = TASKS.map(|task| self.mix.tasks.iter().any(|wanted| wanted == task));
+        let plain = BackboneConfig::named(&self.model.backbone)?;
+        let last = plain.stages();
+        let stages = self.model.stages.settle((last.max(2) - 1..=last).collect());
+        if stages.iter().any(|stage| !(1..=last).contains(stage)) {
+            return Err(PretrainError::Setting {
+                key: "model.stages",
+                expected: format!("stages from 1 to {last}, which {} has", self.model.backbone),
+                found: format!("{stages:?}"),
+            });
+        }
         let adapter = match adapter {
             AdapterKind::None => Adapter::None,
             AdapterKind::Lambda => Adapter::Lambda(LambdaConfig::default()),
@@ -545,13 +557,13 @@ impl Recipe {
                 experts: self.model.experts,
                 top_k: self.model.top_k,
                 reduction: self.model.reduction,
-                stages: self.model.stages.iter().map(|stage| stage - 1).collect(),
+                stages: stages.iter().map(|stage| stage - 1).collect(),
                 prompts: self.model.prompts,
             }),
         };
         let backbone = BackboneConfig {
             drop_path: self.model.drop_path,
-            ..BackboneConfig::named(&self.model.backbone)?
+            ..plain
         }
         .with_adapter(adapter);
         backbone.check()?;
@@ -606,18 +618,6 @@ impl Recipe {
             );
             return wrong("run.accumulate", "a divisor of run.batch", found);
         }
-        if self
-            .model
-            .stages
-            .iter()
-            .any(|stage| !(1..=4).contains(stage))
-        {
-            return wrong(
-                "model.stages",
-                "stages from 1 to 4",
-                format!("{:?}", self.model.stages),
-            );
-        }
         if self.views.global + self.views.local < 2 {
             return wrong(
                 "views.global",
@@ -656,6 +656,7 @@ impl Recipe {
             }
         }
         let not_negative = [
+            ("loss.dino", self.loss.dino),
             ("loss.part", self.loss.part),
             ("loss.attribute", self.loss.attribute),
             ("loss.balance", self.loss.balance),
@@ -969,6 +970,7 @@ mod tests {
         assert!(set("model.top_k=7").contains("`top_k`"));
         assert!(set("mix.tasks=[\"pose\"]").contains("`pose`"));
         assert!(set("loss.teacher_temperature=0").contains("`loss.teacher_temperature`"));
+        assert!(set("model.stages=[2, 5]").contains("stages from 1 to 4"));
         assert!(set("run.batch=1001").contains("at least one batch of 1001"));
         assert!(set("run.replicas=3").contains("`run.replicas`"));
         assert!(set("model.backbone=\"swin-huge\"").contains("swin-huge"));

@@ -340,7 +340,7 @@ impl Trainer {
             teacher: loss.teacher_temperature,
         };
         let dino = dino_loss(&forward.views, &teacher, self.centre.clone(), &temperatures);
-        let mut total = dino.clone();
+        let mut total = dino.clone() * loss.dino;
         let mut terms = Terms {
             dino: scalar(&dino),
             ..Terms::default()

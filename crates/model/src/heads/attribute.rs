@@ -32,8 +32,8 @@ impl AttributeHeadConfig {
     /// A head with fresh weights.
     pub fn init(&self, rng: &mut Rng, device: &Device) -> AttributeHead {
         AttributeHead {
-            fc1: layers::linear(self.input, self.hidden, true, rng, device),
-            fc2: layers::linear(self.hidden, self.values, true, rng, device),
+            fc1: layers::head_linear(self.input, self.hidden, rng, device),
+            fc2: layers::head_linear(self.hidden, self.values, rng, device),
         }
     }
 }

@@ -39,7 +39,7 @@ impl DinoHeadConfig {
             (self.hidden, self.hidden),
             (self.hidden, self.bottleneck),
         ]
-        .map(|(inputs, outputs)| layers::linear(inputs, outputs, true, rng, device));
+        .map(|(inputs, outputs)| layers::head_linear(inputs, outputs, rng, device));
         // PyTorch's default for a linear layer, which DINO keeps for the last one.
         let bound = 1.0 / (self.bottleneck as f64).sqrt();
         let shape = [self.output, self.bottleneck];

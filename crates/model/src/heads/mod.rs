@@ -7,3 +7,39 @@ pub mod part;
 pub use attribute::{AttributeHead, AttributeHeadConfig};
 pub use dino::{DinoHead, DinoHeadConfig};
 pub use part::{PartHead, PartHeadConfig};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers;
+    use burn::tensor::{Device, Tensor};
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::SeedableRng;
+
+    /// Heads once started at 0.02 in every width. On narrow features that hands on next to nothing, and all that
+    /// they learned was the mean answer.
+    #[test]
+    fn narrow_heads_hand_on_their_input() {
+        let (mut rng, device) = (ChaCha8Rng::seed_from_u64(3), Device::flex());
+        for channels in [64, 128, 768] {
+            let rng = &mut rng;
+            let input = layers::trunc_normal([64, channels], 1.0, rng, &device).val();
+            let spread =
+                |output: Tensor<2>| -> f32 { output.var(0).sqrt().mean().into_scalar::<f32>() };
+            let map = input.clone().reshape([64, channels, 1, 1]);
+            let part = PartHeadConfig::new(channels, 8).init(rng, &device);
+            let part = spread(part.forward(map).reshape([64, 8]));
+            let attribute = AttributeHeadConfig::new(channels, 40).init(rng, &device);
+            let attribute = spread(attribute.forward(input.clone()));
+            let dino = DinoHeadConfig {
+                hidden: 4 * channels,
+                ..DinoHeadConfig::new(channels, 32)
+            };
+            let layers = dino.init(rng, &device).mlp;
+            let last = layers.iter().fold(input, |x, layer| layer.forward(x));
+            for spread in [part, attribute, spread(last)] {
+                assert!((0.1..3.0).contains(&spread), "{channels}: {spread}");
+            }
+        }
+    }
+}

@@ -38,7 +38,7 @@ impl PartHeadConfig {
         ];
         PartHead {
             layers: sizes
-                .map(|(inputs, outputs)| layers::linear(inputs, outputs, true, rng, device))
+                .map(|(inputs, outputs)| layers::head_linear(inputs, outputs, rng, device))
                 .to_vec(),
         }
     }

@@ -10,9 +10,9 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use crate::image::{Rgb, crop};
 use crate::synth::{
-    Age, BagKind, Camera, Carried, Drawn, Footwear, Gender, Glasses, HairStyle, Headwear,
-    LowerKind, Occluder, Pattern, Person, Place, Shot, Sleeve, UpperKind, View, draw, draw_place,
-    group, part,
+    Age, Attributes, BagKind, Camera, Carried, Drawn, Footwear, Gender, Glasses, HairStyle,
+    Headwear, LowerKind, Occluder, Pattern, Person, Place, Shot, Sleeve, UpperKind, View, draw,
+    draw_place, group, part,
 };
 use crate::vocabulary::IGNORE;
 use crate::{Rng, rng_for};
@@ -28,6 +28,8 @@ pub struct Pair {
     pub part: Option<u8>,
     /// Part class of each pixel, [height, width] as the image; 255 where it is not known.
     pub parts: Vec<u8>,
+    /// Attributes of the person, where a drawn one is shown whole.
+    pub attributes: Option<Attributes>,
 }
 
 /// How much of a person a picture shows.
@@ -125,6 +127,7 @@ fn person_pair(shown: Shown, rng: &mut Rng) -> Pair {
         caption: describe(&person, &shot, shown, rng),
         part: None,
         parts: crop_labels(&drawn.parts, drawn.image.width, area),
+        attributes: (shown == Shown::Whole).then_some(drawn.attributes),
     }
 }
 
@@ -154,6 +157,7 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<Pair> {
             caption: background_caption(camera.place, rng),
             part: Some(class),
             parts: vec![part::BACKGROUND; cw * ch],
+            attributes: None,
         });
     }
     let drawn = draw(&person, &shot, height, height / 2);
@@ -165,6 +169,7 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<Pair> {
         caption,
         part: Some(class),
         parts,
+        attributes: None,
     })
 }
 
@@ -1351,6 +1356,7 @@ pub fn ccp_pair(
         caption,
         part: Some(class),
         parts,
+        attributes: None,
     })
 }
 

@@ -4,6 +4,7 @@
 //! Drawing a pair costs more than learning from it, so a pool of drawn pairs is made once and seen again with other
 //! crops, flips and light. No caption tells left from right, so a flip keeps it true.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -13,12 +14,13 @@ use clasp_data::image::{
 };
 use clasp_data::layouts::attributes::Attributes;
 use clasp_data::layouts::parsing::Parsing;
-use clasp_data::vocabulary::{Part, Vocabulary, fill};
+use clasp_data::vocabulary::{Attribute, IGNORE, Part, Vocabulary, fill};
 use clasp_data::{Rng, rng_for};
 use rand::RngExt;
 
 use crate::Error;
-use crate::clip_train::Pair;
+use crate::clip_train::{Pair, Words};
+use crate::score::of_tags;
 
 /// Photos kept in memory are at most this high.
 const PHOTO_HEIGHT: usize = 256;
@@ -45,6 +47,8 @@ struct Picture {
     image: Rgb,
     caption: String,
     parts: Option<Vec<u8>>,
+    /// Value of each attribute of the default vocabulary, 255 where unknown; or nothing.
+    values: Vec<u8>,
 }
 
 /// Photos of the train split of a folder in the layout of CCP.
@@ -53,6 +57,7 @@ pub struct Photos {
     with_mask: Vec<usize>,
     with_tags: Vec<usize>,
     labels: Vec<String>,
+    vocabulary: Vocabulary,
 }
 
 impl Photos {
@@ -109,6 +114,7 @@ impl Photos {
             with_mask,
             with_tags,
             labels: parsing.classes,
+            vocabulary: Vocabulary::standard()?,
         })
     }
 
@@ -143,6 +149,7 @@ impl Photos {
                         image: pair.image,
                         caption: pair.caption,
                         parts: Some(pair.parts),
+                        values: Vec::new(),
                     });
                 }
             }
@@ -157,6 +164,7 @@ impl Photos {
             image: photo.image.clone(),
             caption: ccp_caption(&tags, rng),
             parts: None,
+            values: values(&self.vocabulary, &of_tags(&tags)),
         })
     }
 
@@ -174,8 +182,20 @@ impl Photos {
             image: image.clone(),
             caption: ccp_caption(&tags, rng),
             parts: Some(ccp_parts(mask, image.width, &self.labels)),
+            values: values(&self.vocabulary, &of_tags(&tags)),
         }
     }
+}
+
+/// The number of each attribute's true value, 255 where it is not known.
+fn values(vocabulary: &Vocabulary, truth: &BTreeMap<String, String>) -> Vec<u8> {
+    let number = |attribute: &Attribute| {
+        let value = truth.get(&attribute.name)?;
+        let place = attribute.values.iter().position(|v| v.name == *value)?;
+        u8::try_from(place).ok()
+    };
+    let attributes = vocabulary.attributes.iter();
+    attributes.map(|a| number(a).unwrap_or(IGNORE)).collect()
 }
 
 /// The training data: a function of an index.
@@ -183,20 +203,30 @@ pub struct ClipData {
     seed: u64,
     pool: Vec<OnceLock<Picture>>,
     photos: Option<Photos>,
+    vocabulary: Vocabulary,
 }
 
 impl ClipData {
     /// A pool of `drawn` pairs, drawn when first asked for, and photos.
-    pub fn new(seed: u64, drawn: usize, photos: Option<Photos>) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// The vocabulary that is built in cannot be read, which its tests exclude.
+    ///
+    /// # Panics
+    ///
+    /// If the pool is to be empty.
+    pub fn new(seed: u64, drawn: usize, photos: Option<Photos>) -> Result<Self, Error> {
         assert!(
             drawn > 0,
             "expected a pool of at least 1 drawn pair, found {drawn}"
         );
-        Self {
+        Ok(Self {
             seed,
             pool: (0..drawn).map(|_| OnceLock::new()).collect(),
             photos,
-        }
+            vocabulary: Vocabulary::standard()?,
+        })
     }
 
     /// The pair of an index, with its own crop, flip and light: image [3, size, size].
@@ -217,6 +247,11 @@ impl ClipData {
                         image: resize(&pair.image, POOL_SIDE, POOL_SIDE, Filter::Bicubic),
                         caption: pair.caption,
                         parts: Some(nearest(&pair.parts, from, [POOL_SIDE, POOL_SIDE])),
+                        values: pair.attributes.map_or(Vec::new(), |truth| {
+                            let truth = truth.iter();
+                            let owned = truth.map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+                            values(&self.vocabulary, &owned.collect())
+                        }),
                     }
                 })
             }
@@ -233,6 +268,7 @@ impl ClipData {
                     image: plain(&pair.image, size),
                     caption: pair.caption,
                     parts: None,
+                    values: Vec::new(),
                 }
             })
             .collect()
@@ -280,28 +316,34 @@ fn augment(picture: &Picture, size: usize, rng: &mut Rng) -> Pair {
         image: normalise(&view, CLIP_MEAN, CLIP_STD),
         caption: picture.caption.clone(),
         parts,
+        values: picture.values.clone(),
     }
 }
 
-/// Words for the part classes, for the dense loss: those of the default vocabulary in its templates.
+/// Words for part classes and values of attributes: those of the default vocabulary in its templates.
 ///
 /// # Errors
 ///
 /// The vocabulary that is built in cannot be read, which its tests exclude.
-pub fn part_phrases() -> Result<Vec<Vec<String>>, Error> {
+pub fn words() -> Result<Words, Error> {
     let vocabulary = Vocabulary::standard()?;
-    let phrases = |part: &Part| {
-        let templates = &vocabulary.part_templates;
-        part.synonyms
+    let every = |templates: &[String], texts: &[String]| -> Vec<String> {
+        let pairs = texts
             .iter()
-            .flat_map(|synonym| {
-                templates
-                    .iter()
-                    .map(move |template| fill(template, synonym))
-            })
+            .flat_map(|text| templates.iter().map(move |t| (t, text)));
+        pairs.map(|(template, text)| fill(template, text)).collect()
+    };
+    let part = |part: &Part| every(&vocabulary.part_templates, &part.synonyms);
+    let attribute = |attribute: &Attribute| {
+        let values = attribute.values.iter();
+        values
+            .map(|value| every(&vocabulary.templates, &value.prompts))
             .collect()
     };
-    Ok(vocabulary.parts.iter().map(phrases).collect())
+    Ok(Words {
+        parts: vocabulary.parts.iter().map(part).collect(),
+        attributes: vocabulary.attributes.iter().map(attribute).collect(),
+    })
 }
 
 fn read(path: &Path) -> Result<Rgb, Error> {
@@ -335,13 +377,40 @@ mod tests {
 
     #[test]
     fn an_index_always_gives_the_same_pair_and_others_differ() {
-        let data = ClipData::new(3, 4, None);
-        let again = ClipData::new(3, 4, None);
+        let data = ClipData::new(3, 4, None).unwrap();
+        let again = ClipData::new(3, 4, None).unwrap();
         let (first, second) = (data.pair(7, 32), data.pair(8, 32));
         assert_eq!(first, again.pair(7, 32));
         assert_eq!(first.image.len(), 3 * 32 * 32);
         assert_ne!(first.image, second.image);
         assert_eq!(data.held_out(2, 16), again.held_out(2, 16));
+    }
+
+    #[test]
+    fn what_is_true_of_a_picture_is_numbered_as_the_words_for_it() {
+        let (vocabulary, words) = (Vocabulary::standard().unwrap(), words().unwrap());
+        assert_eq!(words.attributes.len(), vocabulary.attributes.len());
+        let known = |index| {
+            let pair = drawn_pair(3, index);
+            let truth = pair.attributes?.into_iter();
+            let truth = truth.map(|(name, value)| (name.to_owned(), value.to_owned()));
+            Some(truth.collect::<BTreeMap<_, _>>())
+        };
+        let truths: Vec<_> = (0..40).filter_map(known).collect();
+        assert!(truths.len() > 8 && truths.len() < 30, "{}", truths.len());
+        for truth in truths {
+            let found = values(&vocabulary, &truth);
+            for ((attribute, phrases), value) in vocabulary
+                .attributes
+                .iter()
+                .zip(&words.attributes)
+                .zip(found)
+            {
+                let named = &attribute.values[usize::from(value)];
+                assert_eq!(named.name, truth[&attribute.name]);
+                assert!(phrases[usize::from(value)].contains(&named.prompts[0]));
+            }
+        }
     }
 
     #[test]

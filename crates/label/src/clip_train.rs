@@ -9,6 +9,9 @@
 //! * where it is known which part of a person each pixel shows, the dense features that part maps are read from learn
 //!   it too, from words alone: [`dense_loss`], on the clear and the mask features. Contrast between whole pictures teaches a small model on little data
 //!   next to nothing about where things are;
+//! * where the answers to questions about a picture are known, its pooled feature is set against one phrase for each
+//!   value of the question: [`value_loss`], CLIP's rule for zero-shot answers. Captions name many facts at once, and
+//!   a batch hardly ever holds two that differ in one small fact alone: a hat, a sleeve;
 //! * training starts at a small size, and on a part of the patches (FLIP, arXiv 2212.00794), and ends at the full
 //!   size: [`Stage`]. Position embeddings are resampled as at inference, so nothing is converted in between;
 //! * a batch is split over threads, each with its own copy of the model's graph. The loss needs the whole batch:
@@ -51,6 +54,17 @@ pub struct Pair {
     pub caption: String,
     /// Part class of each pixel, [size, size]; 255 where unknown. `None` if nothing is known.
     pub parts: Option<Vec<u8>>,
+    /// Value of each attribute of [`Words`]; 255 where unknown. Empty if nothing is known.
+    pub values: Vec<u8>,
+}
+
+/// Texts that name what is known of pictures beside their captions.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Words {
+    /// Phrases for each part class, for the dense loss; none for no such loss.
+    pub parts: Vec<Vec<String>>,
+    /// Phrases for each value of each attribute, for the value loss; none for no such loss.
+    pub attributes: Vec<Vec<Vec<String>>>,
 }
 
 /// A part of the training at one size.
@@ -85,6 +99,8 @@ pub struct TrainConfig {
     pub clip: f64,
     /// Weight of the dense loss beside the contrastive one; 0 for none.
     pub dense: f64,
+    /// Weight of the value loss beside the contrastive one; 0 for none.
+    pub values: f64,
     /// Threads among which a batch is split; 0 takes one for each core.
     pub threads: usize,
     /// Steps between log lines.
@@ -115,6 +131,7 @@ impl Default for TrainConfig {
             weight_decay: 0.1,
             clip: 1.0,
             dense: 1.0,
+            values: 1.0,
             threads: 0,
             log_every: 10,
             evaluate_every: 200,
@@ -205,6 +222,8 @@ pub struct Progress {
     pub floor: f32,
     /// Mean dense loss since the last line; 0 without one.
     pub dense: f32,
+    /// Mean value loss since the last line; 0 without one.
+    pub values: f32,
     /// Learning rate.
     pub learning_rate: f64,
     /// Length of the gradient before clipping.
@@ -302,8 +321,10 @@ impl TrainConfig {
                 );
             }
         }
-        if !(self.dense.is_finite() && self.dense >= 0.0) {
-            return wrong("dense", self.dense.to_string(), "0 or a positive number");
+        for (field, value) in [("dense", self.dense), ("values", self.values)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return wrong(field, value.to_string(), "0 or a positive number");
+            }
         }
         for (field, value) in [("learning_rate", self.learning_rate), ("clip", self.clip)] {
             if !(value.is_finite() && value > 0.0) {
@@ -335,7 +356,7 @@ impl TrainConfig {
 /// * `clip` is where a new run starts: a fresh model, or one to adapt; it is trained on the device it lies on.
 /// * `data(index, size)` gives the pair of an index at a size; the same index always gives the same pair. It is
 ///   called from several threads, a batch ahead of the training.
-/// * `phrases[class]` are texts that name a part class, for the dense loss; empty for none.
+/// * `words` name part classes and values of attributes, for the dense and the value loss.
 /// * `held_out` are pairs at the last stage's size that `data` never gives.
 /// * `progress` is called after each logged step; `Break` stops the run after a checkpoint.
 ///
@@ -347,7 +368,7 @@ pub fn train(
     config: &TrainConfig,
     clip: Clip,
     data: &(dyn Fn(u64, usize) -> Pair + Sync),
-    phrases: &[Vec<String>],
+    words: &Words,
     held_out: &[Pair],
     folder: &Path,
     progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
@@ -358,11 +379,11 @@ pub fn train(
     config.check(model)?;
     let last_size = config.stages[config.stages.len() - 1].size;
     for (index, pair) in (0..).zip(held_out) {
-        check_pair(pair, index, last_size)?;
+        check_pair(pair, index, last_size, 0)?;
     }
     fs::create_dir_all(folder)?;
     let path = folder.join("checkpoint.safetensors");
-    let run = identity(config, model, phrases)?;
+    let run = identity(config, model, words)?;
     let (mut clip, mut optimiser, start) = if path.exists() {
         resume(&path, &run, config, clip)?
     } else {
@@ -389,7 +410,7 @@ pub fn train(
         scope.spawn(move || {
             for step in start..steps {
                 let size = config.stage(step).size;
-                let batch = draw(data, step, config.batch, size, model, threads);
+                let batch = draw(data, step, config.batch, size, model, words, threads);
                 let failed = batch.is_err();
                 // The other end is gone when the run stops early.
                 if send.send(batch).is_err() || failed {
@@ -398,17 +419,26 @@ pub fn train(
             }
         });
 
-        let mut since = (Instant::now(), 0usize, [0f64; 2]);
+        let mut since = (Instant::now(), 0usize, [0f64; 3]);
         for step in start..steps {
             let batch = batches.recv().map_err(|_| TrainError::Worker)??;
             let stage = config.stage(step);
             let patches = draw_patches(config.seed, step, stage, model);
-            let dense = DenseStep::new(config, step, phrases, &batch, patches.as_deref(), model);
+            let dense = DenseStep::new(
+                config,
+                step,
+                &words.parts,
+                &batch,
+                patches.as_deref(),
+                model,
+            );
+            let values = ValueStep::new(config, step, &words.attributes, &batch, model);
             let losses = gradients(
                 &clip,
                 &batch,
                 patches.as_deref(),
                 dense.as_ref(),
+                values.as_ref(),
                 &pools,
                 &plain,
             )?;
@@ -416,10 +446,11 @@ pub fn train(
                 contrastive,
                 floor,
                 dense,
+                values,
                 gradients,
             } = losses;
-            if !(contrastive + dense).is_finite() {
-                let loss = contrastive + dense;
+            let loss = contrastive + dense + values;
+            if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, loss });
             }
             let length = optim::norm(&gradients);
@@ -438,6 +469,7 @@ pub fn train(
             since.1 += 1;
             since.2[0] += f64::from(contrastive);
             since.2[1] += f64::from(dense);
+            since.2[2] += f64::from(values);
             let evaluate =
                 !held_out.is_empty() && (done % config.evaluate_every == 0 || done == steps);
             let mut stop = false;
@@ -451,6 +483,7 @@ pub fn train(
                     loss: (since.2[0] / since.1 as f64) as f32,
                     floor,
                     dense: (since.2[1] / since.1 as f64) as f32,
+                    values: (since.2[2] / since.1 as f64) as f32,
                     learning_rate,
                     gradient: length,
                     scale: clip.scale().into_scalar::<f32>(),
@@ -460,7 +493,7 @@ pub fn train(
                 let text = serde_json::to_string(&line).map_err(std::io::Error::from)?;
                 writeln!(log, "{text}")?;
                 stop = progress(&line).is_break();
-                since = (Instant::now(), 0, [0.0; 2]);
+                since = (Instant::now(), 0, [0.0; 3]);
             }
             if done % config.save_every == 0 || done == steps || stop {
                 save(&path, &run, &clip, &optimiser, done)?;
@@ -505,9 +538,12 @@ struct Batch {
     captions: Vec<usize>,
     /// Part class of each patch, [batch, patches]; 255 where no class has most of the patch.
     classes: Vec<u8>,
+    /// Value of each attribute, [batch, attributes]; 255 where unknown.
+    values: Vec<u8>,
 }
 
-fn check_pair(pair: &Pair, index: u64, size: usize) -> Result<(), TrainError> {
+/// `attributes`: how many there are; a pair knows the values of all or says nothing of them.
+fn check_pair(pair: &Pair, index: u64, size: usize, attributes: usize) -> Result<(), TrainError> {
     let check = |what, found, expected| {
         if found == expected {
             return Ok(());
@@ -520,6 +556,9 @@ fn check_pair(pair: &Pair, index: u64, size: usize) -> Result<(), TrainError> {
         })
     };
     check("the image", pair.image.len(), 3 * size * size)?;
+    if attributes > 0 && !pair.values.is_empty() {
+        check("the list of attributes", pair.values.len(), attributes)?;
+    }
     match &pair.parts {
         Some(parts) => check("the map of classes", parts.len(), size * size),
         None => Ok(()),
@@ -533,6 +572,7 @@ fn draw(
     batch: usize,
     size: usize,
     model: &ClipConfig,
+    words: &Words,
     threads: usize,
 ) -> Result<Batch, TrainError> {
     let first = (step * batch) as u64;
@@ -555,8 +595,9 @@ fn draw(
     })
     .map_err(|_| TrainError::Worker)?;
     for (index, pair) in (first..).zip(&pairs) {
-        check_pair(pair, index, size)?;
+        check_pair(pair, index, size, words.attributes.len())?;
     }
+    let unknown = vec![IGNORE; words.attributes.len()];
     let captions: Vec<&str> = pairs.iter().map(|pair| pair.caption.as_str()).collect();
     let (tokens, columns) = tokenize_flat(&captions, model.text.context);
     let patch = model.vision.patch;
@@ -568,6 +609,13 @@ fn draw(
         classes: pairs
             .iter()
             .flat_map(|pair| patch_classes(pair.parts.as_deref(), size, patch))
+            .collect(),
+        values: pairs
+            .iter()
+            .flat_map(|pair| match pair.values.len() {
+                0 => unknown.clone(),
+                _ => pair.values.clone(),
+            })
             .collect(),
         images: pairs
             .iter()
@@ -638,15 +686,17 @@ struct Losses {
     contrastive: f32,
     floor: f32,
     dense: f32,
+    values: f32,
     gradients: Gradients,
 }
 
-/// Both losses and the gradient of every parameter.
+/// All losses and the gradient of every parameter.
 fn gradients(
     clip: &Clip,
     batch: &Batch,
     patches: Option<&[i64]>,
     dense: Option<&DenseStep>,
+    values: Option<&ValueStep>,
     pools: &[rayon::ThreadPool],
     device: &Device,
 ) -> Result<Losses, TrainError> {
@@ -666,6 +716,7 @@ fn gradients(
                 rows,
                 patches,
                 dense,
+                values,
                 device,
             };
             let handle =
@@ -710,10 +761,12 @@ fn gradients(
             rows = end;
         }
         let mut replicas = Vec::new();
-        let mut dense = 0.0;
+        let (mut dense, mut values) = (0.0, 0.0);
         for (handle, _, _) in workers {
-            let (loss, gradients) = handle.join().map_err(|_| TrainError::Worker)??;
-            dense += loss;
+            let ([of_tokens, of_values], gradients) =
+                handle.join().map_err(|_| TrainError::Worker)??;
+            dense += of_tokens;
+            values += of_values;
             replicas.push(gradients);
         }
         let mut gradients = optim::average(replicas);
@@ -723,6 +776,7 @@ fn gradients(
             contrastive,
             floor,
             dense,
+            values,
             gradients,
         })
     })
@@ -740,17 +794,18 @@ struct Part<'a> {
     rows: std::ops::Range<usize>,
     patches: Option<&'a [i64]>,
     dense: Option<&'a DenseStep>,
+    values: Option<&'a ValueStep>,
     device: &'a Device,
 }
 
 impl Part<'_> {
-    /// Features out, their gradient in; this part's dense loss and the parameters' gradients back.
+    /// Features out, their gradient in; this part's dense and value loss and the parameters' gradients back.
     fn run(
         &self,
         replica: Clip,
         features: &Sender<[Vec<f32>; 2]>,
         gradients: &Receiver<Pushed>,
-    ) -> Result<(f32, Gradients), TrainError> {
+    ) -> Result<([f32; 2], Gradients), TrainError> {
         let batch = self.batch;
         let (count, size) = (self.rows.len(), batch.size);
         let tracked = self.device.clone().autodiff();
@@ -779,6 +834,9 @@ impl Part<'_> {
             (Some(dense), Some(maps)) => dense.loss(&replica, maps, &self.rows, &tracked),
             _ => None,
         };
+        let values = self
+            .values
+            .and_then(|values| values.loss(&replica, images.clone(), &self.rows, &tracked));
 
         let Pushed {
             features: [image_gradient, text_gradient],
@@ -789,13 +847,19 @@ impl Part<'_> {
         // d/dw Σ f(w)·g is the gradient of the loss when g is the loss's gradient on the features.
         let mut product =
             (images * tensor(image_gradient)).sum() + (texts * tensor(text_gradient)).sum();
-        let mut value = 0.0;
-        if let (Some(step), Some(loss)) = (self.dense, dense) {
-            value = loss.clone().into_scalar::<f32>();
-            product = product + loss * (step.weight * parts);
+        let mut found = [0.0; 2];
+        let weights = [
+            self.dense.map(|step| step.weight),
+            self.values.map(|step| step.weight),
+        ];
+        for ((loss, weight), found) in [dense, values].into_iter().zip(weights).zip(&mut found) {
+            if let (Some(loss), Some(weight)) = (loss, weight) {
+                *found = loss.clone().into_scalar::<f32>();
+                product = product + loss * (weight * parts);
+            }
         }
         let gradients = optim::gradients(&replica, &mut product.backward());
-        Ok((value, gradients))
+        Ok((found, gradients))
     }
 }
 
@@ -925,6 +989,113 @@ impl DenseStep {
         });
         Some((clear + mask) * 0.5)
     }
+}
+
+/// A step's part of the value loss: the batch's answers, and words for them.
+struct ValueStep {
+    weight: f64,
+    /// A phrase for each value of each attribute, one attribute after the other: [values, columns], and the columns.
+    tokens: (Vec<i64>, usize),
+    /// Number of values of each attribute.
+    counts: Vec<usize>,
+    /// Value of each attribute, [batch, attributes]; 255 where unknown.
+    values: Vec<u8>,
+    /// Known answers of the batch.
+    known: usize,
+}
+
+impl ValueStep {
+    /// `None` where there is nothing to learn: no attributes, no weight, or no answer that is known.
+    fn new(
+        config: &TrainConfig,
+        step: usize,
+        attributes: &[Vec<Vec<String>>],
+        batch: &Batch,
+        model: &ClipConfig,
+    ) -> Option<Self> {
+        let known = batch.values.iter().filter(|value| **value != IGNORE);
+        let known = known.count();
+        if known == 0 || config.values == 0.0 {
+            return None;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ 0x7661_6c75);
+        rng.set_stream(1 + step as u64);
+        let texts: Vec<&str> = attributes
+            .iter()
+            .flatten()
+            .map(|phrases| {
+                let place = rng.next_u64() % phrases.len().max(1) as u64;
+                phrases.get(place as usize).map_or("", String::as_str)
+            })
+            .collect();
+        Some(Self {
+            weight: config.values,
+            tokens: tokenize_flat(&texts, model.text.context),
+            counts: attributes.iter().map(Vec::len).collect(),
+            values: batch.values.clone(),
+            known,
+        })
+    }
+
+    /// The loss of the images `rows`, a share of the batch's, from their features [rows, embed]; `None` if no answer
+    /// is known.
+    fn loss(
+        &self,
+        clip: &Clip,
+        images: Tensor<2>,
+        rows: &std::ops::Range<usize>,
+        device: &Device,
+    ) -> Option<Tensor<1>> {
+        let attributes = self.counts.len();
+        let values = &self.values[rows.start * attributes..rows.end * attributes];
+        if values.iter().all(|value| *value == IGNORE) {
+            return None;
+        }
+        let (phrases, columns) = &self.tokens;
+        let shape = [self.counts.iter().sum(), *columns];
+        let phrases = clip.encode_text(integers(phrases.clone(), shape, device));
+        let scale = clip.scale().detach();
+        let sum = value_loss(images, phrases, scale, &self.counts, values);
+        Some(sum / self.known as f64)
+    }
+}
+
+/// How well images answer questions whose answers are known: the sum, over images and attributes, of
+/// `−log softmax_v(s · cos(image, phrase of v))` at the true value, the softmax over the values of one attribute.
+///
+/// # Shapes
+///
+/// - images: [images, embed], rows of length 1
+/// - phrases: [values, embed], rows of length 1: those of the first attribute, then of the second, …
+/// - scale: [1]
+/// - counts: how many values each attribute has
+/// - truth: [images, attributes], 255 or any value that the attribute does not have where unknown
+/// - output: [1]
+pub fn value_loss(
+    images: Tensor<2>,
+    phrases: Tensor<2>,
+    scale: Tensor<1>,
+    counts: &[usize],
+    truth: &[u8],
+) -> Tensor<1> {
+    let device = images.device();
+    let count = images.dims()[0];
+    let logits = images.matmul(phrases.transpose()) * scale.unsqueeze();
+    let mut start = 0;
+    let mut sum = Tensor::<1>::zeros([1], &device);
+    for (attribute, &values) in counts.iter().enumerate() {
+        let mut one_hot = vec![0f32; count * values];
+        for (image, answers) in truth.chunks_exact(counts.len()).enumerate() {
+            if let Some(cell) = Some(usize::from(answers[attribute])).filter(|&v| v < values) {
+                one_hot[image * values + cell] = 1.0;
+            }
+        }
+        let own = log_softmax(logits.clone().narrow(1, start, values), 1);
+        let one_hot = Tensor::<2>::from_data(TensorData::new(one_hot, [count, values]), &device);
+        sum = sum - (own * one_hot).sum();
+        start += values;
+    }
+    sum
 }
 
 fn integers<const D: usize>(
@@ -1061,11 +1232,7 @@ fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 const OPTIMISER: &str = "optimiser.";
 
 /// The settings that decide what a run computes, as text: a run continues only under the same.
-fn identity(
-    config: &TrainConfig,
-    model: &ClipConfig,
-    phrases: &[Vec<String>],
-) -> Result<String, TrainError> {
+fn identity(config: &TrainConfig, model: &ClipConfig, words: &Words) -> Result<String, TrainError> {
     let mut config = config.clone();
     (
         config.log_every,
@@ -1073,7 +1240,7 @@ fn identity(
         config.save_every,
         config.threads,
     ) = (1, 1, 1, 1);
-    let text = serde_json::to_string(&(config, model, phrases)).map_err(std::io::Error::from)?;
+    let text = serde_json::to_string(&(config, model, words)).map_err(std::io::Error::from)?;
     Ok(text)
 }
 
@@ -1217,6 +1384,11 @@ mod tests {
                     })
                     .collect(),
             ),
+            // Of every third picture nothing else is known.
+            values: match index % 3 {
+                0 => Vec::new(),
+                _ => vec![class - 1, IGNORE],
+            },
         }
     }
 
@@ -1224,10 +1396,12 @@ mod tests {
         tiny().init(&mut ChaCha8Rng::seed_from_u64(5), &Device::flex())
     }
 
-    fn phrases() -> Vec<Vec<String>> {
-        ["nothing", "something bright", "something dark"]
-            .map(|text| vec![text.to_owned()])
-            .to_vec()
+    fn words() -> Words {
+        let texts = |texts: &[&str]| texts.iter().map(|text| vec![(*text).to_owned()]).collect();
+        Words {
+            parts: texts(&["nothing", "something bright", "something dark"]),
+            attributes: vec![texts(&["light", "dark"]), texts(&["a", "b", "c"])],
+        }
     }
 
     fn run(config: &TrainConfig, folder: &Path, stop: Option<usize>) -> Trained {
@@ -1235,7 +1409,7 @@ mod tests {
             config,
             fresh(),
             &pair,
-            &phrases(),
+            &words(),
             &[],
             folder,
             &mut |progress| {
@@ -1303,6 +1477,25 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_is_judged_among_the_values_of_its_attribute() {
+        let images = rows(&[[1.0, 0.0], [0.0, 1.0]]);
+        let phrases = rows(&[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [1.0, 0.0]]);
+        let of = |truth: &[u8]| {
+            let scale = Tensor::<1>::from_data([2.0f32], &Device::flex());
+            value_loss(images.clone(), phrases.clone(), scale, &[2, 3], truth).into_scalar::<f32>()
+        };
+        let softmax = |logits: &[f32], at: usize| {
+            let sum: f32 = logits.iter().map(|logit| logit.exp()).sum();
+            -(logits[at].exp() / sum).ln()
+        };
+        let first = softmax(&[2.0, 1.2], 1);
+        let second = softmax(&[2.0, 1.2, 0.0], 0);
+        assert!((of(&[1, 255, 255, 255]) - first).abs() < 1e-5);
+        assert!((of(&[1, 255, 255, 0]) - first - second).abs() < 1e-5);
+        assert_eq!(of(&[255, 255, 2, 3]).abs(), 0.0);
+    }
+
+    #[test]
     fn a_patch_has_the_class_of_most_of_it() {
         let mut parts = vec![3u8; 16];
         parts[..2].fill(7);
@@ -1318,10 +1511,11 @@ mod tests {
     fn the_gradient_does_not_depend_on_the_split() {
         let device = Device::flex();
         let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(1), &device);
-        let batch = draw(&pair, 0, 9, SIZE, &tiny(), 2).unwrap();
+        let batch = draw(&pair, 0, 9, SIZE, &tiny(), &words(), 2).unwrap();
         let seen = [0, 3];
-        let dense = DenseStep::new(&config(), 0, &phrases(), &batch, Some(&seen), &tiny());
-        assert!(dense.is_some());
+        let dense = DenseStep::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
+        let values = ValueStep::new(&config(), 0, &words().attributes, &batch, &tiny());
+        assert!(dense.is_some() && values.is_some());
         let pools = |count| -> Vec<rayon::ThreadPool> {
             let pool = |_| {
                 let builder = rayon::ThreadPoolBuilder::new().num_threads(1);
@@ -1336,11 +1530,13 @@ mod tests {
                 &batch,
                 Some(&[0, 3]),
                 dense.as_ref(),
+                values.as_ref(),
                 &pools,
                 &device,
             )
             .unwrap();
-            ([found.contrastive, found.dense], found.gradients)
+            let losses = [found.contrastive, found.dense, found.values];
+            (losses, found.gradients)
         };
         let (losses, whole) = of(1);
         for threads in [2, 3, 4] {
@@ -1376,11 +1572,15 @@ mod tests {
         let held_out: Vec<Pair> = (1000..1030).map(|index| pair(index, SIZE)).collect();
         let found = retrieval(&clip, &held_out, SIZE, &Device::flex());
         let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
-        let dense: Vec<f32> = log
+        let losses: Vec<[f32; 2]> = log
             .lines()
-            .map(|line| serde_json::from_str::<Progress>(line).unwrap().dense)
+            .map(|line| serde_json::from_str::<Progress>(line).unwrap())
+            .map(|progress| [progress.dense, progress.values])
             .collect();
-        assert!(dense[0] > 0.5 && dense[dense.len() - 1] < 0.2, "{dense:?}");
+        let (first, last) = (losses[0], losses[losses.len() - 1]);
+        for (first, last) in first.iter().zip(last) {
+            assert!(*first > 0.5 && last < 0.2, "{losses:?}");
+        }
         assert_eq!((found.image_to_text, found.text_to_image), (1.0, 1.0));
         assert!(found.chance > 0.1 && found.chance < 0.3, "{found:?}");
     }
@@ -1417,7 +1617,7 @@ mod tests {
                 config,
                 fresh(),
                 &pair,
-                &phrases(),
+                &words(),
                 &[],
                 folder.path(),
                 &mut |_| ControlFlow::Continue(()),
@@ -1452,15 +1652,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("run");
         let attempt = |config: TrainConfig, data: &(dyn Fn(u64, usize) -> Pair + Sync)| {
-            train(
-                &config,
-                fresh(),
-                data,
-                &phrases(),
-                &[],
-                &folder,
-                &mut |_| ControlFlow::Continue(()),
-            )
+            train(&config, fresh(), data, &words(), &[], &folder, &mut |_| {
+                ControlFlow::Continue(())
+            })
             .unwrap_err()
         };
         for config in [

@@ -167,7 +167,7 @@ fn read(path: &Path) -> Result<Rgb, Error> {
 }
 
 /// Attributes that CCP's tags tell.
-fn of_tags(tags: &[&str]) -> BTreeMap<String, String> {
+pub(crate) fn of_tags(tags: &[&str]) -> BTreeMap<String, String> {
     const LOWER: [(&str, &[&str]); 4] = [
         ("trousers", &["pants", "jeans", "leggings"]),
         ("shorts", &["shorts"]),

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use anyhow::Result;
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_label::clip_data::{ClipData, Photos, part_phrases};
+use clasp_label::clip_data::{ClipData, Photos, words};
 use clasp_label::clip_train::{Stage, TrainConfig, train};
 use clasp_label::score::{Score, score_drawn, score_photos};
 use clasp_label::{ClipLabeller, LabelConfig};
@@ -66,7 +66,7 @@ pub fn run(common: &Common, arguments: &Clip) -> Result<Outcome> {
                 None => ClipConfig::mini().init(&mut rng_for(*seed, 0, "clip"), &device),
             };
             let side = start.config().vision.image[0];
-            let data = ClipData::new(*seed, POOL.min((*pairs).max(1)), photos);
+            let data = ClipData::new(*seed, POOL.min((*pairs).max(1)), photos)?;
             let held_out = data.held_out(HELD_OUT, side);
             let stop = interrupt::flag()?;
             let mut meter = Meter::new(common, "clip train", "steps");
@@ -74,13 +74,13 @@ pub fn run(common: &Common, arguments: &Clip) -> Result<Outcome> {
                 &config,
                 start,
                 &|index, size| data.pair(index, size),
-                &part_phrases()?,
+                &words()?,
                 &held_out,
                 &run,
                 &mut |progress| {
                     let mut note = format!(
-                        "loss {:.3} of {:.3}, dense {:.3}",
-                        progress.loss, progress.floor, progress.dense
+                        "loss {:.3} of {:.3}, dense {:.3}, values {:.3}",
+                        progress.loss, progress.floor, progress.dense, progress.values
                     );
                     if let Some(found) = progress.held_out {
                         meter.line(&format!(

@@ -4,7 +4,7 @@
 #   runs/real-images.sh DATA OUT [STEPS] [SEED]
 # DATA holds persons/*.tar, pku_reid/, ccp/ and lspe/.
 set -euo pipefail
-data=$1 out=$2 steps=${3:-600} seed=${4:-0}
+data=$1 out=$2 steps=${3:-400} seed=${4:-0}
 clasp=${CLASP:-target/release/clasp}
 people="$data/persons"
 mkdir -p "$out"
@@ -27,9 +27,27 @@ run solider solider "$out/labels-kmeans" "$steps"
 run clasp clasp "$out/labels-clip" "$steps"
 
 for name in init dino solider clasp; do
+  # The matrix of prompts is clasp's; the others have none, or λ, and get the default.
+  mix=(); [ "$name" = clasp ] && mix=(--mix all)
   for task in reid:pku_reid attributes:ccp parsing:ccp pose:lspe; do
     file="$out/$name-${task%%:*}.json"
     [ -s "$file" ] || "$clasp" eval "${task%%:*}" --frozen --data "$data/${task##*:}" --model "$out/$name" \
-      --mix all --json > "$file.tmp" && [ -s "$file" ] || mv "$file.tmp" "$file"
+      "${mix[@]}" --json > "$file.tmp" && [ -s "$file" ] || mv "$file.tmp" "$file"
   done
 done
+
+python3 - "$out" <<'TABLE'
+import json, pathlib, sys
+out = pathlib.Path(sys.argv[1])
+first = {"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}
+print("| | " + " | ".join(f"{t} {n}" for t, n in first.items()) + " |\n|---|---|---|---|---|")
+for name in ["init", "dino", "solider", "clasp"]:
+    results = {t: json.loads((out / f"{name}-{t}.json").read_text()) for t in first}
+    for i in range(len(results["reid"])):
+        cells = [100 * dict(map(tuple, results[t][i]["figures"]))[n] for t, n in first.items()]
+        mix = results["reid"][i]["mix"].split(" ")[0]
+        label = name if i == 0 else f"{name}, {mix} prompt"
+        print(f"| {label} | " + " | ".join(f"{v:.2f}" for v in cells) + " |")
+chance = [100 * results[t][0]["chance"] for t in first]
+print("| chance | " + " | ".join(f"{v:.2f}" for v in chance) + " |")
+TABLE

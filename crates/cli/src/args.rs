@@ -326,9 +326,6 @@ pub struct Eval {
     /// k-reciprocal re-ranking (re-identification only)
     #[arg(long)]
     pub rerank: bool,
-    /// Seed of the read-out's training
-    #[arg(long, default_value_t = 0)]
-    pub seed: u64,
 }
 
 /// `clasp embed`
@@ -339,7 +336,7 @@ pub struct Embed {
     /// Backbone file, or run folder
     #[arg(long)]
     pub model: PathBuf,
-    /// File to write: .npy (keys beside it as .txt) or .parquet
+    /// File to write: F.npy (with the keys in F.npy.keys.txt), or F.parquet
     #[arg(long)]
     pub out: PathBuf,
     /// Prompts: a task or weights

@@ -122,8 +122,8 @@ fn draw(common: &Common, folder: &Path, seed: u64) -> Result<()> {
     let config = SynthConfig {
         train_identities: 150,
         test_identities: 75,
-        cameras: 2,
-        shots: 2,
+        cameras: 4,
+        shots: 1,
         unlabelled: 2400,
         scenes: 1,
         height: SIZE[0],
@@ -502,12 +502,7 @@ fn charts(run: &Path) -> Result<Vec<String>> {
             .collect();
         let rows: Vec<&str> = used.iter().map(|(task, _)| *task).collect();
         let values: Vec<Vec<f64>> = used.iter().map(|(_, values)| values.clone()).collect();
-        charts.push(plot::bars(
-            "Experts of the last block, by prompt",
-            &rows,
-            &columns,
-            &values,
-        ));
+        charts.push(plot::bars("Last block's experts", &rows, &columns, &values));
     }
     Ok(charts)
 }

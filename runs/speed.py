@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""clasp bench against PyTorch scripts that do the same work, in turn on one machine.
+
+    PYTHON runs/speed.py --peers PEERS --images JPEGS [--clasp target/release/clasp] [--rounds 3] [--only NAME ...]
+
+PYTHON is one with torch, torchvision, timm and open_clip_torch. PEERS is a folder with multicrop.py, clip_label.py, pretrain_step.py,
+embed.py and reid_rank.py, each of which prints one line of JSON with `images_per_s` or `s`; docs/results.md says what each does.
+Prints a table of medians with the ratio (above 1: clasp is faster), and the peak memory of both.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+
+WORK = {
+    # name: (figures, clasp's arguments, the peer's)
+    "JPEG to 2 + 8 views": (["images_per_s"], ["data", "{images}"], ["multicrop.py", "{images}"]),
+    "labelling, ViT-B/16": (["images_per_s"], ["label"], ["clip_label.py"]),
+    "pre-training step, Swin-T, K = 65536": (
+        ["images_per_s"],
+        ["pretrain", "--batch", "4"],
+        ["pretrain_step.py", "--batch", "4", "--iters", "3"],
+    ),
+    "embedding, Swin-T 384x128": (["images_per_s"], ["embed"], ["embed.py"]),
+    "Market-1501-sized ranking": (["rank_s"], ["rank"], ["reid_rank.py"]),
+    "the same with re-ranking": (["rerank_s"], ["rank", "--rerank"], ["reid_rank.py", "--rerank"]),
+}
+
+
+def last_json(command):
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    return json.loads([line for line in out.splitlines() if line.startswith("{")][-1])
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--peers", required=True)
+    p.add_argument("--images", required=True)
+    p.add_argument("--clasp", default="target/release/clasp")
+    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--only", nargs="*", help="words of the rows to measure")
+    args = p.parse_args()
+    print("| work | clasp | PyTorch | ratio | MiB |\n|---|---|---|---|---|", flush=True)
+    for name, (figures, ours, theirs) in WORK.items():
+        if args.only and not any(word in name for word in args.only):
+            continue
+        fill = lambda words: [word.format(images=args.images) for word in words]
+        runs = ([], [])
+        for _ in range(args.rounds):
+            runs[0].append(last_json([args.clasp, "bench", *fill(ours), "--json", "--quiet"]))
+            peer = fill(theirs)
+            runs[1].append(last_json([sys.executable, f"{args.peers}/{peer[0]}", *peer[1:]]))
+        for figure in figures:
+            mine, other = (statistics.median(run[figure] for run in side) for side in runs)
+            memory = [statistics.median(run["peak_mib"] for run in side) for side in runs]
+            ratio = other / mine if figure.endswith("_s") and figure != "images_per_s" else mine / other
+            unit = "images/s" if figure == "images_per_s" else "s"
+            print(
+                f"| {name} | {mine:.3g} {unit} | {other:.3g} {unit} | {ratio:.2f} | {memory[0]:.0f} / {memory[1]:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()

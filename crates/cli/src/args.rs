@@ -276,7 +276,7 @@ pub struct LabelRun {
 /// `clasp pretrain`
 #[derive(Args, Debug)]
 pub struct Pretrain {
-    /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base, two-stage
+    /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base, vit-small, two-stage
     #[arg(required_unless_present = "resume")]
     pub recipe: Option<String>,
     /// Change a value of the recipe

@@ -152,6 +152,7 @@ pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, LoadRepo
 pub fn backbone_state(backbone: &Backbone) -> StateDict {
     match backbone {
         Backbone::Swin(swin) => state_dict(swin),
+        Backbone::Vit(vit) => state_dict(vit),
     }
 }
 
@@ -160,6 +161,10 @@ fn load_backbone_state(backbone: Backbone, state: &StateDict) -> (Backbone, Load
         Backbone::Swin(swin) => {
             let (swin, report) = load_state_dict(swin, state);
             (Backbone::Swin(swin), report)
+        }
+        Backbone::Vit(vit) => {
+            let (vit, report) = load_state_dict(vit, state);
+            (Backbone::Vit(vit), report)
         }
     }
 }

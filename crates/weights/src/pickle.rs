@@ -388,7 +388,7 @@ impl Machine {
                 }
             }
             b'1' => {
-                self.to_mark()?;
+                self.pop_to_mark()?;
             }
             b'2' => {
                 let top = self.top()?;
@@ -484,7 +484,7 @@ impl Machine {
 
             b')' | b']' | 0x8f => self.make(Node::Sequence(Vec::new()))?,
             b't' | b'l' | 0x91 => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.make(Node::Sequence(items))?;
             }
             0x85..=0x87 => {
@@ -500,12 +500,12 @@ impl Machine {
                 self.append(vec![item])?;
             }
             b'e' | 0x90 => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.append(items)?;
             }
             b'}' => self.make(Node::Dict(Vec::new()))?,
             b'd' => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.make(Node::Dict(pairs(&items)?))?;
             }
             b's' => {
@@ -514,7 +514,7 @@ impl Machine {
                 self.set(vec![(key, value)])?;
             }
             b'u' => {
-                let items = self.to_mark()?;
+                let items = self.pop_to_mark()?;
                 self.set(pairs(&items)?)?;
             }
 
@@ -569,13 +569,13 @@ impl Machine {
                 self.call(class, arguments)?;
             }
             b'o' => {
-                self.to_mark()?;
+                self.pop_to_mark()?;
                 self.make(Node::Opaque)?;
             }
             b'i' => {
                 stream.line()?;
                 stream.line()?;
-                self.to_mark()?;
+                self.pop_to_mark()?;
                 self.make(Node::Opaque)?;
             }
             // The state of an object: the tensors of state dicts do not lie there.
@@ -643,7 +643,7 @@ impl Machine {
         Ok(top)
     }
 
-    fn to_mark(&mut self) -> Result<Vec<Id>> {
+    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
         match self.marks.pop() {
             Some(mark) if mark <= self.stack.len() => Ok(self.stack.split_off(mark)),
             _ => Err("a mark is used that is not there".to_owned()),

@@ -177,7 +177,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
             names::Name::LeftOut(reason) => report.leave_out(reason, name),
         }
     }
-    names::convert(source.layout(), &mut state).map_err(wrong)?;
+    names::convert(source.layout(), &mut state, options.size).map_err(wrong)?;
     if state.is_empty() {
         return Err(wrong(format!("nothing of a backbone\n{report}")));
     }

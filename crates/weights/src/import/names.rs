@@ -108,8 +108,12 @@ fn open_mmlab(name: &str, first: &str, rest: &str, stages: usize) -> Name {
     Name::Is(name)
 }
 
-/// Brings renamed tensors to our layout.
-pub fn convert(layout: Layout, state: &mut StateDict) -> Result<(), String> {
+/// Brings renamed tensors to our layout. `size` is that of the images, where it is known.
+pub fn convert(
+    layout: Layout,
+    state: &mut StateDict,
+    size: Option<[usize; 2]>,
+) -> Result<(), String> {
     match layout {
         Layout::TimmSwin | Layout::MicrosoftSwin => Ok(()),
         Layout::OpenMmlabSwin => {
@@ -125,7 +129,7 @@ pub fn convert(layout: Layout, state: &mut StateDict) -> Result<(), String> {
             }
             Ok(())
         }
-        Layout::Vit => vit_tokens(state),
+        Layout::Vit => vit_tokens(state, size),
     }
 }
 
@@ -152,7 +156,7 @@ fn from_unfold(array: &mut Array) -> Option<()> {
 
 /// Position embeddings as here: the class token has one and registers have none. What a published network adds
 /// to a token that does not depend on the image is added to the token once and for all.
-fn vit_tokens(state: &mut StateDict) -> Result<(), String> {
+fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), String> {
     if state.contains_key("part_token1") {
         pass_tokens(state)?;
     }
@@ -168,7 +172,18 @@ fn vit_tokens(state: &mut StateDict) -> Result<(), String> {
     if registers == 0 || positions == 0 || class > 1 {
         return Ok(());
     }
-    let is_grid = |count: usize| sides(count).is_some();
+    let patch = match state
+        .get("patch_embed.proj.weight")
+        .map(|a| a.shape.as_slice())
+    {
+        Some([_, _, patch, _]) => (*patch).max(1),
+        _ => 1,
+    };
+    let known = size.and_then(|[height, width]| {
+        let [rows, columns] = [height, width].map(|side| side.div_ceil(patch));
+        rows.checked_mul(columns)
+    });
+    let is_grid = |count: usize| known == Some(count) || sides(count).is_some();
     // timm with registers: position embeddings of all tokens, or of the patches alone.
     if positions > class + registers && is_grid(positions - class - registers) {
         let Some(table) = state.get_mut("pos_embed") else {

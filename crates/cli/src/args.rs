@@ -1,8 +1,11 @@
 //! The command line: what each verb takes, and nothing else. The work is in `commands/<verb>.rs`.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clasp_weights::export::Names;
+use clasp_weights::import::Source;
 
 /// Human-centric visual pre-training: label, pre-train, evaluate.
 #[derive(Parser, Debug)]
@@ -54,7 +57,12 @@ pub enum Verb {
     Eval(Eval),
     /// Features of images, as .npy or .parquet
     Embed(Embed),
-    /// Show what a clasp file or CLIP folder holds
+    /// Make a backbone file of a published checkpoint, with a table of what fitted
+    Import(Import),
+    /// Write a backbone for other programs
+    #[command(subcommand)]
+    Export(Export),
+    /// Show what a clasp file, a published checkpoint or a CLIP folder holds
     Inspect(Inspect),
     /// Measure this machine: images per second, seconds, memory
     #[command(subcommand)]
@@ -276,7 +284,7 @@ pub struct LabelRun {
 /// `clasp pretrain`
 #[derive(Args, Debug)]
 pub struct Pretrain {
-    /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base, two-stage
+    /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base, vit-small, two-stage
     #[arg(required_unless_present = "resume")]
     pub recipe: Option<String>,
     /// Change a value of the recipe
@@ -311,7 +319,7 @@ pub struct Eval {
     /// Folder of the data set
     #[arg(long)]
     pub data: PathBuf,
-    /// Backbone file, or run folder
+    /// Backbone file, run folder or published checkpoint
     #[arg(long)]
     pub model: PathBuf,
     /// The backbone stays as it is; only a linear read-out is trained (none for re-identification)
@@ -333,7 +341,7 @@ pub struct Eval {
 pub struct Embed {
     /// A file, a folder, a list file or tar shards
     pub images: String,
-    /// Backbone file, or run folder
+    /// Backbone file, run folder or published checkpoint
     #[arg(long)]
     pub model: PathBuf,
     /// File to write: F.npy (with the keys in F.npy.keys.txt), or F.parquet
@@ -350,10 +358,68 @@ pub struct Embed {
     pub keep_going: bool,
 }
 
+/// `clasp import`
+#[derive(Args, Debug)]
+pub struct Import {
+    /// A .safetensors, .pth, .pt or .bin file; nothing in it is executed
+    pub file: PathBuf,
+    /// Backbone file to write
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// Who published it, instead of recognising it: solider-full, solider, solider-task, openmmlab-swin,
+    /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit
+    #[arg(long = "as", value_name = "NAME", value_parser = parse::<Source>)]
+    pub source: Option<Source>,
+    /// The student of a training checkpoint, not the teacher
+    #[arg(long)]
+    pub student: bool,
+    /// Height x width of the images it is for; a ViT's position embeddings are resampled to it
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Attention heads of a ViT whose width is none of the published ones
+    #[arg(long, value_name = "N")]
+    pub heads: Option<usize>,
+    /// Mean of red, green and blue to normalise with [default: that of the source's recipes]
+    #[arg(long, value_name = "R,G,B", value_parser = colours)]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of red, green and blue to normalise with [default: that of the source's recipes]
+    #[arg(long, value_name = "R,G,B", value_parser = colours)]
+    pub std: Option<[f32; 3]>,
+    /// Take what fits, and start afresh what is missing
+    #[arg(long)]
+    pub lenient: bool,
+}
+
+/// `clasp export`
+#[derive(Subcommand, Debug)]
+pub enum Export {
+    /// Tensors under the names of another program
+    Safetensors(ExportSafetensors),
+}
+
+/// `clasp export safetensors`
+#[derive(Args, Debug)]
+pub struct ExportSafetensors {
+    /// Backbone file, run folder or published checkpoint
+    pub model: PathBuf,
+    /// File to write
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// Whose names: timm or solider
+    #[arg(long, default_value = "timm", value_parser = parse::<Names>)]
+    pub names: Names,
+    /// Leave out an adapter that has no place there
+    #[arg(long)]
+    pub drop_adapter: bool,
+    /// 16 bits a number instead of 32
+    #[arg(long)]
+    pub half: bool,
+}
+
 /// `clasp inspect`
 #[derive(Args, Debug)]
 pub struct Inspect {
-    /// A .safetensors file of clasp, a run folder, a CLIP folder or a folder of labels
+    /// A backbone file or run folder, a published checkpoint, a CLIP folder or a folder of labels
     pub file: PathBuf,
 }
 
@@ -444,6 +510,22 @@ fn size(text: &str) -> Result<[usize; 2], String> {
     Ok([side(height)?, side(width)?])
 }
 
+/// A name of one of several things.
+fn parse<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    text.parse()
+}
+
+/// `R,G,B`, finite.
+fn colours(text: &str) -> Result<[f32; 3], String> {
+    let expected = || format!("expected three numbers such as 0.485,0.456,0.406, found `{text}`");
+    let values: Vec<f32> = text
+        .split(',')
+        .map(|part| part.trim().parse().ok().filter(|v: &f32| v.is_finite()))
+        .collect::<Option<_>>()
+        .ok_or_else(expected)?;
+    values.try_into().map_err(|_| expected())
+}
+
 /// `I/N` with `I < N`.
 fn shard(text: &str) -> Result<(usize, usize), String> {
     let parsed = text
@@ -471,5 +553,9 @@ mod tests {
         assert!(size("256").is_err() && size("0x5").is_err() && size("99999x1").is_err());
         assert_eq!(shard("2/8"), Ok((2, 8)));
         assert!(shard("8/8").is_err() && shard("1").is_err());
+        assert_eq!(colours("0.5, 1,0"), Ok([0.5, 1.0, 0.0]));
+        assert!(
+            colours("1,2").is_err() && colours("1,2,x").is_err() && colours("1,2,inf").is_err()
+        );
     }
 }

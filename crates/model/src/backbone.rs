@@ -28,7 +28,8 @@ use crate::{
     layers::Rng,
     mix::Mix,
     moe::MoeConfig,
-    swin::{Swin, SwinConfig, WindowPadding},
+    swin::{Swin, SwinConfig, SwinSizes, WindowPadding},
+    vit::{Vit, VitConfig, VitSizes},
 };
 
 pub use crate::moe::Routing;
@@ -70,16 +71,32 @@ pub enum Architecture {
     SwinSmall,
     /// Swin-B, 87 M.
     SwinBase,
+    /// A Swin of other sizes, which stand beside the name.
+    Swin,
+    /// 0.3 M parameters: for demonstrations and tests.
+    VitPico,
+    /// ViT-Ti/16, 5.5 M.
+    VitTiny,
+    /// ViT-S/16, 22 M.
+    VitSmall,
+    /// ViT-B/16, 86 M.
+    VitBase,
+    /// A ViT of other sizes, which stand beside the name.
+    Vit,
 }
 
 impl Architecture {
-    /// Every architecture, smallest first.
-    pub const ALL: [Self; 5] = [
+    /// Every architecture that a name alone describes, smallest first.
+    pub const ALL: [Self; 9] = [
         Self::SwinPico,
         Self::SwinNano,
         Self::SwinTiny,
         Self::SwinSmall,
         Self::SwinBase,
+        Self::VitPico,
+        Self::VitTiny,
+        Self::VitSmall,
+        Self::VitBase,
     ];
 
     /// The name in recipes and checkpoints.
@@ -90,7 +107,58 @@ impl Architecture {
             Self::SwinTiny => "swin-tiny",
             Self::SwinSmall => "swin-small",
             Self::SwinBase => "swin-base",
+            Self::Swin => "swin",
+            Self::VitPico => "vit-pico",
+            Self::VitTiny => "vit-tiny",
+            Self::VitSmall => "vit-small",
+            Self::VitBase => "vit-base",
+            Self::Vit => "vit",
         }
+    }
+
+    /// The sizes that the name stands for.
+    pub fn sizes(self) -> Option<Sizes> {
+        Some(match self {
+            Self::SwinPico => Sizes::Swin(SwinConfig::pico().sizes()),
+            Self::SwinNano => Sizes::Swin(SwinConfig::nano().sizes()),
+            Self::SwinTiny => Sizes::Swin(SwinConfig::tiny().sizes()),
+            Self::SwinSmall => Sizes::Swin(SwinConfig::small().sizes()),
+            Self::SwinBase => Sizes::Swin(SwinConfig::base().sizes()),
+            Self::VitPico => Sizes::Vit(VitSizes::pico()),
+            Self::VitTiny => Sizes::Vit(VitSizes::tiny()),
+            Self::VitSmall => Sizes::Vit(VitSizes::small()),
+            Self::VitBase => Sizes::Vit(VitSizes::base()),
+            Self::Swin | Self::Vit => return None,
+        })
+    }
+
+    /// The name that comes nearest to sizes: the preset that they differ from in no more than the window of a
+    /// Swin, or the image, the patch and the pooling of a ViT.
+    pub fn nearest(sizes: &Sizes) -> Self {
+        let near = |name: &Self| match (sizes, name.sizes()) {
+            (Sizes::Swin(one), Some(Sizes::Swin(other))) => {
+                let window_size = one.window_size;
+                *one == SwinSizes {
+                    window_size,
+                    ..other
+                }
+            }
+            (Sizes::Vit(one), Some(Sizes::Vit(other))) => {
+                let (image, patch, pool) = (one.image, one.patch, one.pool);
+                *one == VitSizes {
+                    image,
+                    patch,
+                    pool,
+                    ..other
+                }
+            }
+            _ => false,
+        };
+        let other = match sizes {
+            Sizes::Swin(_) => Self::Swin,
+            Sizes::Vit(_) => Self::Vit,
+        };
+        Self::ALL.into_iter().find(near).unwrap_or(other)
     }
 }
 
@@ -114,12 +182,25 @@ impl FromStr for Architecture {
     }
 }
 
+/// Sizes of a network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Sizes {
+    /// Of a Swin.
+    Swin(SwinSizes),
+    /// Of a ViT.
+    Vit(VitSizes),
+}
+
 /// Everything that shapes a backbone; travels with its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackboneConfig {
     /// Which network.
     pub name: Architecture,
+    /// Its sizes, where they are not those that the name stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<Sizes>,
     /// How it is adapted to a mix.
     #[serde(default)]
     pub adapter: Adapter,
@@ -145,6 +226,7 @@ impl BackboneConfig {
     pub fn new(name: Architecture) -> Self {
         Self {
             name,
+            sizes: None,
             adapter: Adapter::None,
             drop_path: default_drop_path(),
             padding: WindowPadding::default(),
@@ -156,31 +238,82 @@ impl BackboneConfig {
         Self { adapter, ..self }
     }
 
-    /// Number of stages, each at half the resolution of the one before.
+    /// Number of stages; a ViT counts as four of equal depth.
     pub fn stages(&self) -> usize {
-        self.swin().depths.len()
+        match self.sizes() {
+            Some(Sizes::Swin(sizes)) => sizes.depths.len(),
+            _ => 4,
+        }
+    }
+
+    /// The plain backbone of those sizes, drop path 0.1.
+    pub fn of_sizes(sizes: Sizes) -> Self {
+        let name = Architecture::nearest(&sizes);
+        Self {
+            sizes: Some(sizes).filter(|sizes| name.sizes().as_ref() != Some(sizes)),
+            ..Self::new(name)
+        }
+    }
+
+    /// The same with a ViT's position embeddings stored for images of that height and width; a Swin has none.
+    pub fn for_images(self, image: [usize; 2]) -> Self {
+        match self.sizes() {
+            Some(Sizes::Vit(sizes)) => Self {
+                sizes: Some(Sizes::Vit(VitSizes { image, ..sizes }))
+                    .filter(|sizes| self.name.sizes().as_ref() != Some(sizes)),
+                ..self
+            },
+            _ => self,
+        }
+    }
+
+    /// The network's sizes; none for a name that needs them beside it.
+    pub fn sizes(&self) -> Option<Sizes> {
+        self.sizes.clone().or_else(|| self.name.sizes())
     }
 
     /// Checks settings that come from outside.
     pub fn check(&self) -> Result<(), ModelError> {
-        self.swin().check()
+        match self.network()? {
+            Network::Swin(config) => config.check(),
+            Network::Vit(config) => config.check(),
+        }
     }
 
-    /// The Swin behind this configuration.
-    fn swin(&self) -> SwinConfig {
-        let preset = match self.name {
-            Architecture::SwinPico => SwinConfig::pico(),
-            Architecture::SwinNano => SwinConfig::nano(),
-            Architecture::SwinTiny => SwinConfig::tiny(),
-            Architecture::SwinSmall => SwinConfig::small(),
-            Architecture::SwinBase => SwinConfig::base(),
-        };
-        SwinConfig {
-            adapter: self.adapter.clone(),
-            drop_path: self.drop_path,
-            padding: self.padding,
-            ..preset
-        }
+    /// Number of parameters, without building anything.
+    ///
+    /// # Errors
+    /// Settings that [`BackboneConfig::check`] refuses.
+    pub fn parameters(&self) -> Result<usize, ModelError> {
+        self.check()?;
+        Ok(match self.network()? {
+            Network::Swin(config) => config.parameters(),
+            Network::Vit(config) => config.parameters(),
+        })
+    }
+
+    /// The network behind this configuration.
+    fn network(&self) -> Result<Network, ModelError> {
+        Ok(match self.sizes() {
+            Some(Sizes::Swin(sizes)) => Network::Swin(SwinConfig {
+                adapter: self.adapter.clone(),
+                drop_path: self.drop_path,
+                padding: self.padding,
+                ..SwinConfig::tiny().with_sizes(&sizes)
+            }),
+            Some(Sizes::Vit(sizes)) => Network::Vit(VitConfig {
+                sizes,
+                drop_path: self.drop_path,
+                adapter: self.adapter.clone(),
+            }),
+            None => {
+                return Err(ModelError::Setting {
+                    field: "sizes",
+                    expected: format!("the sizes of a `{}`, which no name stands for", self.name),
+                    found: "none".into(),
+                });
+            }
+        })
     }
 
     /// A backbone with fresh weights.
@@ -188,8 +321,17 @@ impl BackboneConfig {
     /// # Panics
     /// On settings that [`BackboneConfig::check`] refuses.
     pub fn init(&self, rng: &mut Rng, device: &Device) -> Backbone {
-        Backbone::Swin(self.swin().init(rng, device))
+        match self.network() {
+            Ok(Network::Swin(config)) => Backbone::Swin(config.init(rng, device)),
+            Ok(Network::Vit(config)) => Backbone::Vit(config.init(rng, device)),
+            Err(error) => panic!("{error}"),
+        }
     }
+}
+
+enum Network {
+    Swin(SwinConfig),
+    Vit(VitConfig),
 }
 
 /// What a backbone makes of a batch.
@@ -197,10 +339,12 @@ impl BackboneConfig {
 pub struct Features {
     /// The last stage after the last norm: [batch, channels, height, width].
     pub map: Tensor<4>,
-    /// Mean of `map` over its positions: [batch, channels].
+    /// The whole image: [batch, channels]. Mean of `map` over its positions; the class token of a ViT that has
+    /// a trained one.
     pub pooled: Tensor<2>,
-    /// The output of each stage, strides 4, 8, 16, 32: [batch, channels, height, width]. The last is `map`;
-    /// the others are not normalised.
+    /// The output of each of four stages: [batch, channels, height, width]. The strides are 4, 8, 16, 32 in a Swin
+    /// and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
+    /// normalised.
     pub pyramid: Vec<Tensor<4>>,
     /// One entry a block that holds experts, in order; empty without.
     pub routing: Vec<Routing>,
@@ -211,6 +355,8 @@ pub struct Features {
 pub enum Backbone {
     /// Swin Transformer.
     Swin(Swin),
+    /// Vision Transformer.
+    Vit(Vit),
 }
 
 impl Backbone {
@@ -229,6 +375,15 @@ impl Backbone {
     ) -> Features {
         match self {
             Self::Swin(swin) => swin.forward(images, mix, drop_path),
+            Self::Vit(vit) => vit.forward(images, mix, drop_path),
+        }
+    }
+
+    /// Its sizes.
+    pub fn sizes(&self) -> Sizes {
+        match self {
+            Self::Swin(swin) => Sizes::Swin(swin.config().sizes()),
+            Self::Vit(vit) => Sizes::Vit(vit.config().sizes.clone()),
         }
     }
 
@@ -236,6 +391,7 @@ impl Backbone {
     pub fn channels(&self) -> usize {
         match self {
             Self::Swin(swin) => swin.channels(),
+            Self::Vit(vit) => vit.config().sizes.width,
         }
     }
 
@@ -243,6 +399,7 @@ impl Backbone {
     pub fn stride(&self) -> usize {
         match self {
             Self::Swin(swin) => swin.stride(),
+            Self::Vit(vit) => vit.config().sizes.patch,
         }
     }
 
@@ -260,6 +417,7 @@ impl Backbone {
     pub fn fold(self, mix: Mix) -> Self {
         match self {
             Self::Swin(swin) => Self::Swin(swin.fold(mix)),
+            Self::Vit(vit) => Self::Vit(vit.fold(mix)),
         }
     }
 }

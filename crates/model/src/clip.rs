@@ -633,19 +633,8 @@ impl VisionTransformer {
         if grid == self.grid {
             return all;
         }
-        let [rows, columns] = self.grid;
-        let [count, dim] = all.dims();
-        let device = all.device();
-        let matrix = |from, to| {
-            let data = TensorData::new(resample_matrix(from, to), [to, from]);
-            Tensor::<2>::from_data(data, &device)
-        };
-        // [rows, columns·dim], then [new rows·columns, dim] with the columns in front of the product.
-        let map = all.clone().slice([1..count]).reshape([rows, columns * dim]);
-        let map = matrix(rows, grid[0]).matmul(map);
-        let map = map.reshape([grid[0], columns, dim]);
-        let map = matrix(columns, grid[1]).unsqueeze::<3>().matmul(map);
-        let map = map.reshape([grid[0] * grid[1], dim]);
+        let count = all.dims()[0];
+        let map = resample_grid(all.clone().slice([1..count]), self.grid, grid);
         Tensor::cat(vec![all.slice([0..1]), map], 0)
     }
 
@@ -838,6 +827,24 @@ fn cut_patches(images: Tensor<4>, patch: usize) -> Tensor<3> {
 fn normalise(x: Tensor<2>) -> Tensor<2> {
     let length = (x.clone() * x.clone()).sum_dim(1).sqrt();
     x / length.clamp_min(1e-12)
+}
+
+/// Resamples embeddings of the positions of a grid to another grid, see [`resample_matrix`].
+///
+/// map: [rows·columns, dim] of the grid `from` → [rows·columns, dim] of the grid `to`.
+pub fn resample_grid(map: Tensor<2>, from: [usize; 2], to: [usize; 2]) -> Tensor<2> {
+    let dim = map.dims()[1];
+    let device = map.device();
+    let matrix = |from, to| {
+        let data = TensorData::new(resample_matrix(from, to), [to, from]);
+        Tensor::<2>::from_data(data, &device)
+    };
+    // [rows, columns·dim], then [new rows·columns, dim] with the columns in front of the product.
+    let map = map.reshape([from[0], from[1] * dim]);
+    let map = matrix(from[0], to[0]).matmul(map);
+    let map = map.reshape([to[0], from[1], dim]);
+    let map = matrix(from[1], to[1]).unsqueeze::<3>().matmul(map);
+    map.reshape([to[0] * to[1], dim])
 }
 
 /// The matrix [to, from] that resamples a line of `from` values to `to` values, row-major: cubic (a = −1/2),

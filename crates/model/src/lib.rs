@@ -6,7 +6,7 @@
 //! | [`layers`] | initialisation, drop path, small layers |
 //! | [`mix`] | weights over the tasks of pre-training |
 //! | [`moe`] | prompt-controlled mixture of experts |
-//! | [`swin`] | Swin Transformer with adapters |
+//! | [`swin`], [`vit`] | Swin and Vision Transformer with adapters |
 //! | [`backbone`] | the one interface that all stages use |
 //! | [`clip`], [`tokenizer`] | CLIP's two towers and its tokens |
 //! | [`heads`] | DINO, part and attribute heads |
@@ -30,5 +30,6 @@ pub mod optim;
 pub mod schedule;
 pub mod swin;
 pub mod tokenizer;
+pub mod vit;
 
 pub use error::ModelError;

@@ -43,7 +43,7 @@ pub struct MoeConfig {
     pub top_k: usize,
     /// Channels over hidden channels of an expert, r.
     pub reduction: usize,
-    /// Stages whose blocks hold experts, counted from 0.
+    /// Stages whose blocks hold experts, counted from 0; a ViT has four of equal depth.
     pub stages: Vec<usize>,
     /// Whether the router hears the mix; without, it hears the token alone.
     pub prompts: bool,
@@ -80,6 +80,17 @@ impl MoeConfig {
             return Err(setting("reduction", "at least 1".into(), 0));
         }
         Ok(())
+    }
+
+    /// Number of parameters of a mixture over `channels` channels.
+    pub fn parameters(&self, channels: usize) -> usize {
+        let width = self.experts * (channels / self.reduction).max(1);
+        let prompts = if self.prompts {
+            channels * (TASKS.len() + self.experts) + 1
+        } else {
+            0
+        };
+        channels * (3 + self.experts + 2 * width) + prompts
     }
 
     /// A mixture over `channels` channels.

@@ -216,7 +216,9 @@ mod tests {
                 assert!(value.equal_scalar(3.0).all().into_scalar::<bool>());
             }
         });
-        let crate::backbone::Backbone::Swin(swin) = &mapped;
+        let crate::backbone::Backbone::Swin(swin) = &mapped else {
+            panic!("not a Swin");
+        };
         assert!(swin.patch_embed.proj.weight.is_require_grad());
     }
 }

@@ -44,6 +44,30 @@ pub enum WindowPadding {
     Classification,
 }
 
+/// What the shapes of a Swin's weights say; travels with weights that no preset describes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SwinSizes {
+    /// Side of a patch in pixels.
+    #[serde(default = "published_patch")]
+    pub patch_size: usize,
+    /// Channels of the first stage.
+    pub embed_dim: usize,
+    /// Blocks per stage.
+    pub depths: Vec<usize>,
+    /// Attention heads per stage.
+    pub num_heads: Vec<usize>,
+    /// Side of a window in positions.
+    pub window_size: usize,
+    /// Hidden over outer channels of the MLPs.
+    pub mlp_ratio: usize,
+}
+
+/// The patch of every published Swin.
+fn published_patch() -> usize {
+    4
+}
+
 /// Sizes of a Swin Transformer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SwinConfig {
@@ -113,6 +137,69 @@ impl SwinConfig {
         Self::preset(128, &[2, 2, 18, 2], 4, 7)
     }
 
+    /// The same with other sizes.
+    pub fn with_sizes(self, sizes: &SwinSizes) -> Self {
+        let SwinSizes {
+            patch_size,
+            embed_dim,
+            depths,
+            num_heads,
+            window_size,
+            mlp_ratio,
+        } = sizes.clone();
+        Self {
+            patch_size,
+            embed_dim,
+            depths,
+            num_heads,
+            window_size,
+            mlp_ratio,
+            ..self
+        }
+    }
+
+    /// The sizes alone.
+    pub fn sizes(&self) -> SwinSizes {
+        SwinSizes {
+            patch_size: self.patch_size,
+            embed_dim: self.embed_dim,
+            depths: self.depths.clone(),
+            num_heads: self.num_heads.clone(),
+            window_size: self.window_size,
+            mlp_ratio: self.mlp_ratio,
+        }
+    }
+
+    /// Number of parameters, without building anything.
+    pub fn parameters(&self) -> usize {
+        let mut count = self.embed_dim * (3 * self.patch_size * self.patch_size + 3);
+        for (stage, (depth, heads)) in self.depths.iter().zip(&self.num_heads).enumerate() {
+            let channels = self.stage_channels(stage);
+            if stage > 0 {
+                let before = self.stage_channels(stage - 1);
+                count += 8 * before + 8 * before * before;
+                if let Adapter::Lambda(_) = self.adapter {
+                    count += 6 * channels;
+                }
+            }
+            let (hidden, relative) = (self.mlp_ratio * channels, 2 * self.window_size - 1);
+            let mut block = 4 * channels
+                + relative * relative * heads
+                + 4 * channels * (channels + 1)
+                + 2 * channels * hidden
+                + hidden
+                + channels;
+            match &self.adapter {
+                Adapter::Moe(moe) if moe.stages.contains(&stage) => {
+                    block += moe.parameters(channels);
+                }
+                _ => {}
+            }
+            count += depth * block;
+        }
+        count + 2 * self.stage_channels(self.depths.len() - 1)
+    }
+
     /// Channels of a stage, counted from 0.
     pub fn stage_channels(&self, stage: usize) -> usize {
         self.embed_dim << stage
@@ -128,6 +215,31 @@ impl SwinConfig {
         if !(0.0..1.0).contains(&self.drop_path) {
             let found = self.drop_path.to_string();
             return Err(setting("drop_path", "a rate in [0, 1)".into(), found));
+        }
+        // Sizes may come from a file: generous bounds, so that no product below overflows.
+        let within = |field, value: usize, most: usize| {
+            if (1..=most).contains(&value) {
+                return Ok(());
+            }
+            Err(setting(field, format!("1 to {most}"), value.to_string()))
+        };
+        within("patch_size", self.patch_size, 64)?;
+        within("embed_dim", self.embed_dim, 4096)?;
+        within("window_size", self.window_size, 64)?;
+        within("mlp_ratio", self.mlp_ratio, 16)?;
+        within("depths", self.depths.len(), 6)?;
+        if self.num_heads.len() != self.depths.len() {
+            let expected = format!("one entry for each of {} stages", self.depths.len());
+            let found = format!("{:?}", self.num_heads);
+            return Err(setting("num_heads", expected, found));
+        }
+        for (stage, (depth, heads)) in self.depths.iter().zip(&self.num_heads).enumerate() {
+            within("depths", *depth, 128)?;
+            let channels = self.stage_channels(stage);
+            if *heads == 0 || !channels.is_multiple_of(*heads) {
+                let expected = format!("a divisor of the {channels} channels of stage {stage}");
+                return Err(setting("num_heads", expected, heads.to_string()));
+            }
         }
         match &self.adapter {
             Adapter::None => {}
@@ -367,20 +479,19 @@ pub struct PatchProjection {
 }
 
 impl PatchProjection {
-    fn init(channels: usize, patch: usize, rng: &mut Rng, device: &Device) -> Self {
-        // PyTorch's default for a convolution, which timm and Microsoft keep: 1 / sqrt(inputs).
+    pub(crate) fn init(channels: usize, patch: usize, rng: &mut Rng, device: &Device) -> Self {
+        // PyTorch's default for a convolution, which the published networks keep: 1 / sqrt(inputs).
         let bound = 1.0 / ((3 * patch * patch) as f64).sqrt();
         Self {
             weight: layers::uniform_symmetric([channels, 3, patch, patch], bound, rng, device),
             bias: layers::uniform_symmetric([channels], bound, rng, device),
         }
     }
-}
 
-impl PatchEmbed {
     /// images: [batch, 3, height, width] → [batch, ⌈height/patch⌉, ⌈width/patch⌉, channels].
-    fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        let [_, _, patch, _] = self.proj.weight.dims();
+    pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        let weight = self.weight.val();
+        let [channels, _, patch, _] = weight.dims();
         let [batch, colours, height, width] = images.dims();
         assert_eq!(colours, 3, "images have {colours} channels, expected 3");
         assert!(height > 0 && width > 0, "images are {height}x{width}");
@@ -392,12 +503,15 @@ impl PatchEmbed {
             .reshape([batch, 3, rows, patch, columns, patch])
             .permute([0, 2, 4, 1, 3, 5])
             .reshape([batch, rows * columns, 3 * patch * patch]);
-        let weight = self.proj.weight.val();
-        let channels = weight.dims()[0];
         let weight = weight.reshape([channels, 3 * patch * patch]).transpose();
-        let tokens = linear(patches, weight, Some(self.proj.bias.val()));
-        self.norm
-            .forward(tokens.reshape([batch, rows, columns, channels]))
+        linear(patches, weight, Some(self.bias.val())).reshape([batch, rows, columns, channels])
+    }
+}
+
+impl PatchEmbed {
+    /// images: [batch, 3, height, width] → [batch, ⌈height/4⌉, ⌈width/4⌉, channels].
+    fn forward(&self, images: Tensor<4>) -> Tensor<4> {
+        self.norm.forward(self.proj.forward(images))
     }
 }
 
@@ -517,14 +631,14 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    fn init(channels: usize, hidden: usize, rng: &mut Rng, device: &Device) -> Self {
+    pub(crate) fn init(channels: usize, hidden: usize, rng: &mut Rng, device: &Device) -> Self {
         Self {
             fc1: layers::linear(channels, hidden, true, rng, device),
             fc2: layers::linear(hidden, channels, true, rng, device),
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         self.fc2.forward(gelu(self.fc1.forward(x)))
     }
 }

@@ -9,7 +9,7 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 use clasp_model::{
-    backbone::{Adapter, Architecture, Backbone, BackboneConfig, LambdaConfig},
+    backbone::{Adapter, Architecture, Backbone, BackboneConfig, LambdaConfig, Sizes},
     heads::{
         AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
     },
@@ -19,23 +19,31 @@ use clasp_model::{
     moe::{Moe, MoeConfig},
     named,
     optim::{self, AdamW, AdamWConfig, Clip, Step},
+    swin::{SwinConfig, SwinSizes},
+    vit::{Pool, VitSizes},
 };
 use rand_chacha::rand_core::SeedableRng;
 
-fn adapters() -> [Adapter; 4] {
-    [
-        Adapter::None,
-        Adapter::Lambda(LambdaConfig::default()),
-        Adapter::Moe(MoeConfig::default()),
+/// Each kind of backbone, with each adapter that it takes.
+fn cases() -> Vec<(&'static str, Adapter)> {
+    let moe = |prompts| {
         Adapter::Moe(MoeConfig {
-            prompts: false,
+            prompts,
             ..MoeConfig::default()
-        }),
-    ]
+        })
+    };
+    let mut cases = vec![("swin-pico", Adapter::Lambda(LambdaConfig::default()))];
+    for name in KINDS {
+        cases.extend([(name, Adapter::None), (name, moe(true)), (name, moe(false))]);
+    }
+    cases
 }
 
-fn pico(adapter: Adapter, seed: u64, device: &Device) -> Backbone {
-    BackboneConfig::named("swin-pico")
+/// The smallest backbone of each kind.
+const KINDS: [&str; 2] = ["swin-pico", "vit-pico"];
+
+fn pico(name: &str, adapter: Adapter, seed: u64, device: &Device) -> Backbone {
+    BackboneConfig::named(name)
         .unwrap()
         .with_adapter(adapter)
         .init(&mut Rng::seed_from_u64(seed), device)
@@ -78,8 +86,8 @@ fn difference<const D: usize>(one: Tensor<D>, other: Tensor<D>) -> f32 {
 #[test]
 fn any_size_gives_features_and_finite_gradients() {
     let device = Device::flex().autodiff();
-    for adapter in adapters() {
-        let backbone = shaken(pico(adapter.clone(), 1, &device), 2);
+    for (name, adapter) in cases() {
+        let backbone = shaken(pico(name, adapter.clone(), 1, &device), 2);
         for (height, width) in [(128, 64), (64, 32), (97, 45), (33, 70), (4, 4), (1, 1)] {
             let images = random([2, 3, height, width], 3, &device);
             let mix = mixes_tensor(&[Mix::single(IDENTITY), Mix::mean()], &device);
@@ -89,17 +97,16 @@ fn any_size_gives_features_and_finite_gradients() {
             let channels = backbone.channels();
             assert_eq!(features.map.dims(), [2, channels, rows, columns]);
             assert_eq!(features.pooled.dims(), [2, channels]);
-            let strides: Vec<usize> = features
-                .pyramid
-                .iter()
-                .map(|map| height.div_ceil(map.dims()[2]))
-                .collect();
-            assert_eq!(features.pyramid.len(), 4, "{strides:?}");
+            let first = if name.starts_with("swin") { 4 } else { 16 };
+            assert_eq!(features.pyramid.len(), 4, "{name}");
             assert_eq!(
                 features.pyramid[0].dims()[2..],
-                [height.div_ceil(4), width.div_ceil(4)]
+                [height.div_ceil(first), width.div_ceil(first)]
             );
-            assert_eq!(features.pyramid[3].dims(), features.map.dims());
+            assert_eq!(
+                difference(features.pyramid[3].clone(), features.map.clone()),
+                0.0
+            );
             for routing in &features.routing {
                 assert_eq!(routing.probabilities.dims(), routing.chosen.dims());
                 let per_token = routing.chosen.clone().sum_dim(2);
@@ -111,7 +118,7 @@ fn any_size_gives_features_and_finite_gradients() {
             let gradients = optim::gradients(&backbone, &mut backward);
             assert!(
                 optim::norm(&gradients).is_finite(),
-                "{adapter:?} {height}x{width}"
+                "{name} {adapter:?} {height}x{width}"
             );
         }
     }
@@ -120,27 +127,40 @@ fn any_size_gives_features_and_finite_gradients() {
 #[test]
 fn an_untrained_mixture_leaves_the_plain_backbone() {
     let device = Device::flex();
-    let plain = pico(Adapter::None, 1, &device);
-    let adapted = pico(Adapter::Moe(MoeConfig::default()), 1, &device);
-    // The plain weights load by name; the rest keeps its initialisation.
-    let published = values(&plain);
-    let mut loaded = 0;
-    let adapted = named::map(adapted, &mut |name, _, value| match published.get(name) {
-        Some(values) => {
-            loaded += 1;
-            Tensor::from_floats(values.as_slice(), &device)
-        }
-        None => value,
-    });
-    assert_eq!(loaded, published.len());
-    let images = random([2, 3, 128, 64], 2, &device);
-    for mix in [Mix::mean(), Mix::single(PART)] {
-        let [one, other] = [&plain, &adapted].map(|backbone| {
-            backbone
-                .forward(images.clone(), mix.tensor(2, &device), None)
-                .map
+    for name in KINDS {
+        let plain = pico(name, Adapter::None, 1, &device);
+        let adapted = pico(name, Adapter::Moe(MoeConfig::default()), 1, &device);
+        // The plain weights load by name; the rest keeps its initialisation.
+        let published = values(&plain);
+        let mut loaded = 0;
+        let mut experts = Vec::new();
+        let adapted = named::map(adapted, &mut |name, _, value| match published.get(name) {
+            Some(values) => {
+                loaded += 1;
+                Tensor::from_floats(values.as_slice(), &device)
+            }
+            None => {
+                experts.push(name.to_string());
+                value
+            }
         });
-        assert_eq!(difference(one, other), 0.0);
+        assert_eq!(loaded, published.len());
+        // The last half of the blocks has experts.
+        let half = if name.starts_with("swin") {
+            "layers.2."
+        } else {
+            "blocks.2."
+        };
+        assert!(experts[0].starts_with(half), "{experts:?}");
+        let images = random([2, 3, 128, 64], 2, &device);
+        for mix in [Mix::mean(), Mix::single(PART)] {
+            let [one, other] = [&plain, &adapted].map(|backbone| {
+                backbone
+                    .forward(images.clone(), mix.tensor(2, &device), None)
+                    .map
+            });
+            assert_eq!(difference(one, other), 0.0);
+        }
     }
 }
 
@@ -148,8 +168,8 @@ fn an_untrained_mixture_leaves_the_plain_backbone() {
 fn the_mix_matters_once_trained_and_folds_into_a_bias() {
     let device = Device::flex();
     let images = random([2, 3, 97, 45], 2, &device);
-    for adapter in adapters() {
-        let backbone = shaken(pico(adapter.clone(), 1, &device), 3);
+    for (name, adapter) in cases() {
+        let backbone = shaken(pico(name, adapter.clone(), 1, &device), 3);
         let forward = |backbone: &Backbone, mix: Mix| {
             backbone
                 .forward(images.clone(), mix.tensor(2, &device), None)
@@ -256,8 +276,8 @@ struct Student {
     attribute: AttributeHead,
 }
 
-fn student(adapter: Adapter, device: &Device) -> Student {
-    let backbone = pico(adapter, 1, device);
+fn student(name: &str, adapter: Adapter, device: &Device) -> Student {
+    let backbone = pico(name, adapter, 1, device);
     let rng = &mut Rng::seed_from_u64(2);
     let channels = backbone.channels();
     let dino = DinoHeadConfig {
@@ -290,10 +310,11 @@ fn loss(student: &Student, device: &Device) -> Tensor<1> {
     let teacher = [8, 9].map(|seed| random([3, 64], seed, device));
     let centre = Tensor::zeros([1, 64], device);
     let dino = dino_loss(&logits, &teacher, centre, &Temperatures::default());
-    let labels: Vec<i64> = (0..24)
+    let [rows, columns] = student.backbone.grid(128, 64);
+    let labels: Vec<i64> = (0..(3 * rows * columns) as i64)
         .map(|i| if i % 7 == 0 { 255 } else { i % 5 })
         .collect();
-    let labels = Tensor::<3, Int>::from_data(TensorData::new(labels, [3, 4, 2]), device);
+    let labels = Tensor::<3, Int>::from_data(TensorData::new(labels, [3, rows, columns]), device);
     let part = part_loss(student.part.forward(views[0].map.clone()), labels).mean();
     let targets = [0.3, 0.7, 0.0, 1.0, 0.0].repeat(3);
     let targets = Tensor::<2>::from_data(TensorData::new(targets, [3, 5]), device);
@@ -326,8 +347,8 @@ const STEP: Step<'static> = Step {
 #[test]
 fn every_parameter_moves_and_the_loss_falls() {
     let device = Device::flex().autodiff();
-    for adapter in adapters() {
-        let mut student = student(adapter.clone(), &device);
+    for (name, adapter) in cases() {
+        let mut student = student(name, adapter.clone(), &device);
         let before = values(&student);
         let mut optimiser = AdamW::new(AdamWConfig::default());
         let mut losses = Vec::new();
@@ -339,12 +360,12 @@ fn every_parameter_moves_and_the_loss_falls() {
         }
         assert!(
             losses.windows(2).all(|pair| pair[1] < pair[0]),
-            "{adapter:?} {losses:?}"
+            "{name} {adapter:?} {losses:?}"
         );
-        for (name, after) in values(&student) {
-            let moved = after != before[&name];
-            let frozen = name.ends_with("weight_g");
-            assert_eq!(moved, !frozen, "{adapter:?}: `{name}`");
+        for (parameter, after) in values(&student) {
+            let moved = after != before[&parameter];
+            let frozen = parameter.ends_with("weight_g");
+            assert_eq!(moved, !frozen, "{name} {adapter:?}: `{parameter}`");
         }
     }
 }
@@ -352,7 +373,7 @@ fn every_parameter_moves_and_the_loss_falls() {
 #[test]
 fn frozen_names_stay_and_their_history_does_not_start() {
     let device = Device::flex().autodiff();
-    let student = student(Adapter::None, &device);
+    let student = student(KINDS[0], Adapter::None, &device);
     let before = values(&student);
     let mut optimiser = AdamW::new(AdamWConfig {
         clip: Clip::Global(1.0),
@@ -385,7 +406,7 @@ fn a_resumed_run_is_the_same_run() {
     let adapter = Adapter::Moe(MoeConfig::default());
     let start = || {
         (
-            student(adapter.clone(), &device),
+            student(KINDS[0], adapter.clone(), &device),
             AdamW::new(AdamWConfig::default()),
         )
     };
@@ -393,9 +414,10 @@ fn a_resumed_run_is_the_same_run() {
 
     let (half, optimiser) = train(start().0, start().1, 2);
     let (saved, state) = (values(&half), optimiser.state());
-    let fresh = named::map(student(adapter.clone(), &device), &mut |name, _, value| {
-        Tensor::from_floats(saved[name].as_slice(), &value.device())
-    });
+    let fresh = named::map(
+        student(KINDS[0], adapter.clone(), &device),
+        &mut |name, _, value| Tensor::from_floats(saved[name].as_slice(), &value.device()),
+    );
     let optimiser = AdamW::from_state(AdamWConfig::default(), &state, &Device::flex()).unwrap();
     optimiser.check(&fresh).unwrap();
     let (resumed, _) = train(fresh, optimiser, 2);
@@ -405,7 +427,7 @@ fn a_resumed_run_is_the_same_run() {
 #[test]
 fn a_broken_optimiser_state_is_an_error() {
     let device = Device::flex().autodiff();
-    let student = student(Adapter::None, &device);
+    let student = student(KINDS[0], Adapter::None, &device);
     let mut optimiser = AdamW::new(AdamWConfig::default());
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
     let _ = optimiser.step(student.clone(), gradients, &STEP);
@@ -434,7 +456,7 @@ fn a_broken_optimiser_state_is_an_error() {
 #[test]
 fn replicas_average_to_the_whole_batch() {
     let device = Device::flex().autodiff();
-    let backbone = pico(Adapter::None, 1, &device);
+    let backbone = pico(KINDS[0], Adapter::None, 1, &device);
     let images = random([4, 3, 64, 32], 2, &device);
     let gradients = |images: Tensor<4>| {
         let mix = Mix::mean().tensor(images.dims()[0], &device);
@@ -459,8 +481,8 @@ fn replicas_average_to_the_whole_batch() {
 fn the_teacher_follows_the_student() {
     let device = Device::flex();
     let adapter = Adapter::Moe(MoeConfig::default());
-    let teacher = pico(adapter.clone(), 1, &device);
-    let student = pico(adapter, 2, &device.clone().autodiff());
+    let teacher = pico(KINDS[0], adapter.clone(), 1, &device);
+    let student = pico(KINDS[0], adapter, 2, &device.clone().autodiff());
     let (old, new) = (values(&teacher), values(&student));
     let after = values(&optim::ema(teacher, &student, 0.9));
     for (name, values) in after {
@@ -485,10 +507,17 @@ fn settings_from_outside_are_checked_and_round_trip() {
             .to_string()
             .contains("swin-tiny")
     );
-    for adapter in adapters() {
-        let config = BackboneConfig::named("swin-tiny")
+    for (name, adapter) in cases() {
+        let name = if name.starts_with("swin") {
+            "swin-tiny"
+        } else {
+            "vit-small"
+        };
+        let config = BackboneConfig::named(name)
             .unwrap()
+            .for_images([256, 128])
             .with_adapter(adapter);
+        assert_eq!(config.sizes.is_some(), name == "vit-small");
         let text = serde_json::to_string(&config).unwrap();
         assert_eq!(
             serde_json::from_str::<BackboneConfig>(&text).unwrap(),
@@ -520,12 +549,103 @@ fn settings_from_outside_are_checked_and_round_trip() {
 }
 
 #[test]
+fn parameters_are_counted_without_building() {
+    let device = Device::flex();
+    let odd_vit = VitSizes {
+        image: [50, 30],
+        hidden: 40,
+        qkv_bias: false,
+        class_token: false,
+        registers: 3,
+        layer_scale: true,
+        pool: Pool::Mean,
+        depth: 5,
+        ..VitSizes::pico()
+    };
+    let odd_swin = SwinSizes {
+        patch_size: 8,
+        embed_dim: 12,
+        depths: vec![1, 3, 2],
+        num_heads: vec![2, 3, 4],
+        window_size: 5,
+        mlp_ratio: 3,
+    };
+    let mut configs: Vec<BackboneConfig> = cases()
+        .into_iter()
+        .map(|(name, adapter)| BackboneConfig::named(name).unwrap().with_adapter(adapter))
+        .collect();
+    for (sizes, stages) in [
+        (Sizes::Vit(odd_vit.clone()), vec![1, 3]),
+        (Sizes::Swin(odd_swin), vec![0, 2]),
+    ] {
+        let moe = MoeConfig {
+            stages,
+            ..MoeConfig::default()
+        };
+        configs.push(BackboneConfig::of_sizes(sizes).with_adapter(Adapter::Moe(moe)));
+    }
+    for config in configs {
+        let backbone = config.init(&mut Rng::seed_from_u64(0), &device);
+        assert_eq!(
+            config.parameters().unwrap(),
+            backbone.parameters(),
+            "{config:?}"
+        );
+        // Any size is a backbone like the others.
+        let images = random([1, 3, 70, 40], 1, &device);
+        let features = backbone.forward(images, Mix::mean().tensor(1, &device), None);
+        assert_eq!(features.map.dims()[2..], backbone.grid(70, 40));
+        assert_eq!(features.pooled.dims(), [1, backbone.channels()]);
+    }
+}
+
+#[test]
+fn absurd_sizes_are_refused() {
+    let vit = |change: fn(&mut VitSizes), field: &str| {
+        let mut sizes = VitSizes::pico();
+        change(&mut sizes);
+        let message = BackboneConfig::of_sizes(Sizes::Vit(sizes))
+            .check()
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(field), "{message}");
+    };
+    vit(|s| s.width = usize::MAX, "width");
+    vit(|s| s.image = [1 << 40, 16], "image");
+    vit(|s| s.depth = 0, "depth");
+    vit(|s| s.heads = 5, "heads");
+    vit(|s| s.registers = usize::MAX - 1, "registers");
+    vit(|s| s.class_token = false, "pool");
+    let swin = |change: fn(&mut SwinSizes), field: &str| {
+        let mut sizes = SwinConfig::pico().sizes();
+        change(&mut sizes);
+        let message = BackboneConfig::of_sizes(Sizes::Swin(sizes))
+            .check()
+            .unwrap_err()
+            .to_string();
+        assert!(message.contains(field), "{message}");
+    };
+    swin(|s| s.embed_dim = usize::MAX, "embed_dim");
+    swin(|s| s.depths = vec![2; 40], "depths");
+    swin(|s| s.depths = vec![], "depths");
+    swin(|s| s.num_heads = vec![1], "num_heads");
+    swin(|s| s.num_heads = vec![3; 4], "num_heads");
+    let nameless = r#"{"name":"vit"}"#;
+    let config = serde_json::from_str::<BackboneConfig>(nameless).unwrap();
+    assert!(config.check().unwrap_err().to_string().contains("sizes"));
+    let lambda = BackboneConfig::named("vit-small")
+        .unwrap()
+        .with_adapter(Adapter::Lambda(LambdaConfig::default()));
+    assert!(lambda.check().unwrap_err().to_string().contains("adapter"));
+}
+
+#[test]
 fn the_same_seed_gives_the_same_weights_and_drops() {
     let device = Device::flex();
     let adapter = Adapter::Moe(MoeConfig::default());
-    let [one, other] = [1, 1].map(|seed| pico(adapter.clone(), seed, &device));
+    let [one, other] = [1, 1].map(|seed| pico(KINDS[0], adapter.clone(), seed, &device));
     assert!(values(&one) == values(&other));
-    assert!(values(&one) != values(&pico(adapter, 2, &device)));
+    assert!(values(&one) != values(&pico(KINDS[0], adapter, 2, &device)));
     let images = random([4, 3, 64, 32], 2, &device);
     let pooled = |backbone: &Backbone, seed: Option<u64>| {
         let mut rng = seed.map(Rng::seed_from_u64);

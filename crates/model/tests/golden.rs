@@ -17,6 +17,7 @@ use clasp_model::{
     optim::{AdamW, AdamWConfig, Clip, Step},
     schedule::Cosine,
     swin::{SwinConfig, WindowPadding},
+    vit::{Pool, VitConfig, VitSizes},
 };
 use rand_chacha::rand_core::SeedableRng;
 use safetensors::SafeTensors;
@@ -47,7 +48,10 @@ fn parameter(name: &str, shape: &[usize]) -> Vec<f32> {
         (1.0, 0.1)
     } else if name.ends_with("bias") {
         (0.0, 0.1)
-    } else if name.ends_with("relative_position_bias_table") {
+    } else if ["relative_position_bias_table", "pos_embed", "_token"]
+        .iter()
+        .any(|end| name.ends_with(end))
+    {
         (0.0, 0.5)
     } else {
         (0.0, (3.0 / inputs as f64).sqrt())
@@ -177,6 +181,52 @@ fn lambda_is_soliders() {
 }
 
 #[test]
+fn vit_is_timms() {
+    let golden = Golden::open();
+    let device = Device::flex();
+    let registers = VitSizes {
+        image: [112, 70],
+        patch: 14,
+        width: 48,
+        depth: 4,
+        heads: 3,
+        hidden: 96,
+        registers: 4,
+        layer_scale: true,
+        ..VitSizes::small()
+    };
+    let mean = VitSizes {
+        qkv_bias: false,
+        class_token: false,
+        registers: 0,
+        layer_scale: false,
+        pool: Pool::Mean,
+        ..registers.clone()
+    };
+    for (name, sizes) in [
+        ("vit-small", VitSizes::small()),
+        ("vit registers", registers),
+        ("vit mean", mean),
+    ] {
+        let config = VitConfig::new(sizes);
+        let vit = fill(config.init(&mut Rng::seed_from_u64(0), &device), "");
+        for (height, width) in [(256, 128), (100, 60)] {
+            let images = noise(&format!("images {height}x{width}"), 3 * height * width);
+            let images = tensor(images, [1, 3, height, width], &device) * 2.0;
+            let features = vit.forward(images, Mix::mean().tensor(1, &device), None);
+            let name = format!("{name} {height}x{width}");
+            golden.check(&format!("{name} pooled"), features.pooled, MODELS);
+            let channels = (0..features.map.dims()[1] / 24)
+                .map(|i| features.map.clone().narrow(1, 24 * i, 1))
+                .collect();
+            golden.check(&format!("{name} map"), Tensor::cat(channels, 1), MODELS);
+            let second = features.pyramid[1].clone().narrow(1, 0, 1);
+            golden.check(&format!("{name} half"), second, MODELS);
+        }
+    }
+}
+
+#[test]
 fn parameter_counts_are_timms() {
     let golden = Golden::open();
     for (name, config) in [
@@ -190,6 +240,14 @@ fn parameter_counts_are_timms() {
             golden.get(&format!("parameters {name}"))[0],
             "{name}"
         );
+    }
+    for (name, sizes) in [
+        ("vit-tiny", VitSizes::tiny()),
+        ("vit-small", VitSizes::small()),
+        ("vit-base", VitSizes::base()),
+    ] {
+        let count = golden.get(&format!("parameters {name}"))[0];
+        assert_eq!(VitConfig::new(sizes).parameters() as f64, count, "{name}");
     }
 }
 

@@ -194,13 +194,13 @@ impl Default for Data {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Model {
-    /// Name of a preset, such as `swin-tiny`.
+    /// Name of a preset, such as `swin-tiny` or `vit-small`.
     pub backbone: String,
-    /// Checkpoint (safetensors) that the backbone starts from. Empty: none.
+    /// Checkpoint that the backbone starts from: of clasp, or any that `clasp import` reads. Empty: none.
     pub init: PathBuf,
     /// Auto: what the method is published with (`none`, `lambda`, `moe`).
     pub adapter: Auto<AdapterKind>,
-    /// Stages that hold experts, counted from 1. Auto: the last two.
+    /// Stages that hold experts, counted from 1; a ViT has four of equal depth. Auto: the last two.
     pub stages: Auto<Vec<usize>>,
     /// Experts of a block.
     pub experts: usize,
@@ -408,7 +408,7 @@ impl Default for Run {
 }
 
 /// Recipes that come with the program, by name.
-pub const BUILT_IN: [(&str, &str); 6] = [
+pub const BUILT_IN: [(&str, &str); 7] = [
     ("demo", include_str!("../../../recipes/demo.toml")),
     ("mini", include_str!("../../../recipes/mini.toml")),
     ("swin-tiny", include_str!("../../../recipes/swin-tiny.toml")),
@@ -417,6 +417,7 @@ pub const BUILT_IN: [(&str, &str); 6] = [
         include_str!("../../../recipes/swin-small.toml"),
     ),
     ("swin-base", include_str!("../../../recipes/swin-base.toml")),
+    ("vit-small", include_str!("../../../recipes/vit-small.toml")),
     ("two-stage", include_str!("../../../recipes/two-stage.toml")),
 ];
 
@@ -565,6 +566,7 @@ impl Recipe {
             drop_path: self.model.drop_path,
             ..plain
         }
+        .for_images(self.views.global_size)
         .with_adapter(adapter);
         backbone.check()?;
         Ok(Plan {

@@ -27,7 +27,7 @@ use clasp_model::losses::part::{part_accuracy, part_loss};
 use clasp_model::mix::{ATTRIBUTE, Mix, PART};
 use clasp_model::optim::{self, AdamW, AdamWConfig, Clip, Gradients, Step, ema};
 use clasp_model::schedule::Cosine;
-use clasp_weights::backbone::start_from;
+use clasp_weights::import::{self, start_from};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Result;
@@ -157,19 +157,21 @@ impl Trainer {
         })
     }
 
-    /// Takes the backbone's weights from the recipe's `model.init`, if it names a file.
+    /// Takes the backbone's weights from the recipe's `model.init`, if it names a file, and says what did and did
+    /// not fit.
     ///
     /// # Errors
     ///
     /// The file cannot be read, or is of another architecture.
-    pub fn start_from_init(&mut self) -> Result<()> {
+    pub fn start_from_init(&mut self) -> Result<Option<import::Report>> {
         let path = &self.plan.recipe.model.init;
-        if !path.as_os_str().is_empty() {
-            let backbone = self.student.trunk.backbone.clone();
-            (self.student.trunk.backbone, _) = start_from(backbone, path)?;
-            self.teacher = self.student.trunk.valid();
+        if path.as_os_str().is_empty() {
+            return Ok(None);
         }
-        Ok(())
+        let (backbone, report) = start_from(self.student.trunk.backbone.clone(), path)?;
+        self.student.trunk.backbone = backbone;
+        self.teacher = self.student.trunk.valid();
+        Ok(Some(report))
     }
 
     /// Rows and columns of the feature map of a global view.

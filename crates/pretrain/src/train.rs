@@ -64,6 +64,8 @@ pub enum Event<'a> {
         /// Figures of this step.
         metrics: &'a Metrics,
     },
+    /// The backbone starts from the recipe's `model.init`.
+    Loaded(&'a clasp_weights::import::Report),
     /// Something to look at.
     Warning(&'a str),
     /// A checkpoint is written.
@@ -118,8 +120,10 @@ pub fn train(
     } else {
         None
     };
-    if place.is_none() {
-        trainer.start_from_init()?;
+    if place.is_none()
+        && let Some(report) = trainer.start_from_init()?
+    {
+        (control.report)(Event::Loaded(&report));
     }
     if !resume {
         begin(folder, &plan, images, &control.device)?;
@@ -296,6 +300,7 @@ fn backbone_meta(trainer: &Trainer) -> BackboneMeta {
             "weights: those of the images and labels that they were trained on".to_owned(),
             "program: MIT OR Apache-2.0".to_owned(),
         ],
+        origin: String::new(),
     }
 }
 

@@ -168,6 +168,7 @@ fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
         ("clasp", vec!["method=clasp"]),
         ("solider", vec!["method=solider", "run.accumulate=2"]),
         ("dino", vec!["method=dino", "run.replicas=2"]),
+        ("vit", vec!["model.backbone=vit-pico"]),
     ] {
         let recipe = recipe(folder, &set);
         let straight = folder.join(format!("{name}-straight"));

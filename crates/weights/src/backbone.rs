@@ -8,14 +8,13 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clasp_model::backbone::{Adapter, Backbone, BackboneConfig};
-use clasp_model::layers::Rng;
-use rand_chacha::rand_core::SeedableRng;
+use clasp_model::backbone::{Backbone, BackboneConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{self, Metadata};
 use crate::error::WeightsError;
+use crate::import;
 use crate::state::{LoadReport, StateDict, load_state_dict, state_dict};
 
 /// Value of `format` in the metadata.
@@ -52,8 +51,11 @@ pub struct BackboneMeta {
     pub vocabulary: String,
     /// The recipe, TOML.
     pub recipe: String,
-    /// Licence lines to keep with the weights.
+    /// Licence lines to keep with the weights: of the code, of the weights, of the data.
     pub licences: Vec<String>,
+    /// The file that it was imported from and who published it; empty where this program trained it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub origin: String,
 }
 
 /// Writes a backbone file, whole or not at all.
@@ -74,7 +76,8 @@ pub fn save_backbone(
     checkpoint::write(path, &backbone_state(backbone), &metadata)
 }
 
-/// Reads a backbone file, or `backbone.safetensors` of a run's folder, onto `device`.
+/// Reads a backbone file, or `backbone.safetensors` of a run's folder, or any checkpoint that
+/// [`import`](import::import) knows, onto `device`.
 ///
 /// # Errors
 ///
@@ -83,21 +86,8 @@ pub fn load_backbone(
     path: &Path,
     device: &Device,
 ) -> Result<(Backbone, BackboneMeta), WeightsError> {
-    let path = backbone_file(path)?;
-    let (state, metadata) = checkpoint::read(&path)?;
-    let meta = parse_meta(&path, &metadata)?;
-    check_experts(&path, &meta.config, &state)?;
-    // Every weight is replaced, so the seed is of no account.
-    let fresh = meta.config.init(&mut Rng::seed_from_u64(0), device);
-    let (backbone, report) = load_backbone_state(fresh, &state);
-    if report.is_complete() {
-        Ok((backbone, meta))
-    } else {
-        Err(WeightsError::Keys {
-            path,
-            report: report.to_string(),
-        })
-    }
+    let imported = import::import(path, &import::Options::default(), device)?;
+    Ok((imported.backbone, imported.meta))
 }
 
 /// SHA-256 of a backbone file, or of that of a run's folder, in hexadecimal.
@@ -123,67 +113,29 @@ pub fn read_backbone_meta(path: &Path) -> Result<BackboneMeta, WeightsError> {
     parse_meta(&path, &checkpoint::read_metadata(&path)?)
 }
 
-/// A backbone with the weights of `path` where names fit: a backbone file of this program, with or
-/// without an adapter, or any safetensors file in the published names. The report says what was
-/// missing (an adapter that starts fresh) and what was left over (a classifier).
-///
-/// # Errors
-///
-/// The file cannot be read, a tensor has another shape, or hardly anything fits: it holds another
-/// architecture.
-pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, LoadReport), WeightsError> {
-    let path = backbone_file(path)?;
-    let (state, _) = checkpoint::read(&path)?;
-    let (backbone, report) = load_backbone_state(backbone, &strip_prefix(state));
-    // An adapter's own parameters may be missing; the plain network's may not.
-    let plain_missing = report
-        .missing
-        .iter()
-        .any(|name| !name.contains(".moe.") && !name.starts_with("semantic_embed"));
-    if report.loaded.is_empty() || plain_missing || !report.reshaped.is_empty() {
-        let report =
-            format!("another architecture: {report}\nhint: set `model.backbone` to the file's");
-        return Err(WeightsError::Keys { path, report });
-    }
-    Ok((backbone, report))
-}
-
 /// Parameters of a backbone in the published names.
 pub fn backbone_state(backbone: &Backbone) -> StateDict {
     match backbone {
         Backbone::Swin(swin) => state_dict(swin),
+        Backbone::Vit(vit) => state_dict(vit),
     }
 }
 
-fn load_backbone_state(backbone: Backbone, state: &StateDict) -> (Backbone, LoadReport) {
+pub(crate) fn load_backbone_state(backbone: Backbone, state: &StateDict) -> (Backbone, LoadReport) {
     match backbone {
         Backbone::Swin(swin) => {
             let (swin, report) = load_state_dict(swin, state);
             (Backbone::Swin(swin), report)
         }
+        Backbone::Vit(vit) => {
+            let (vit, report) = load_state_dict(vit, state);
+            (Backbone::Vit(vit), report)
+        }
     }
 }
 
-/// Names without the prefix under which DINO and SOLIDER keep their backbone.
-fn strip_prefix(state: StateDict) -> StateDict {
-    let prefix = [
-        "teacher.backbone.",
-        "module.backbone.",
-        "backbone.",
-        "model.",
-    ]
-    .into_iter()
-    .find(|prefix| state.contains_key(&format!("{prefix}patch_embed.proj.weight")));
-    match prefix {
-        None => state,
-        Some(prefix) => state
-            .into_iter()
-            .filter_map(|(name, array)| Some((name.strip_prefix(prefix)?.to_owned(), array)))
-            .collect(),
-    }
-}
-
-fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
+/// The file that a path means: itself, or that of a run's folder.
+pub(crate) fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
     let file = if path.is_dir() {
         path.join("backbone.safetensors")
     } else {
@@ -202,6 +154,19 @@ fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
     })
 }
 
+/// What a file of this program says about itself; none for a file of others.
+pub(crate) fn own_meta(
+    path: &Path,
+    metadata: &Metadata,
+) -> Result<Option<BackboneMeta>, WeightsError> {
+    match metadata.get("format") {
+        Some(format) if format.starts_with("clasp-backbone/") => {
+            parse_meta(path, metadata).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
 fn parse_meta(path: &Path, metadata: &Metadata) -> Result<BackboneMeta, WeightsError> {
     let found = metadata.get("format").map_or("none", String::as_str);
     if found != FORMAT {
@@ -217,38 +182,16 @@ fn parse_meta(path: &Path, metadata: &Metadata) -> Result<BackboneMeta, WeightsE
     Ok(meta)
 }
 
-/// The file's experts are as many as its configuration claims, before memory is taken for them.
-fn check_experts(
-    path: &Path,
-    config: &BackboneConfig,
-    state: &StateDict,
-) -> Result<(), WeightsError> {
-    let Adapter::Moe(moe) = &config.adapter else {
-        return Ok(());
-    };
-    let fits = state
-        .iter()
-        .filter(|(name, _)| name.ends_with(".moe.down.weight"))
-        .all(|(_, array)| match array.shape[..] {
-            [width, channels] => width == moe.experts * (channels / moe.reduction).max(1),
-            _ => false,
-        });
-    if fits && state.keys().any(|name| name.ends_with(".moe.down.weight")) {
-        return Ok(());
-    }
-    let problem = format!(
-        "its experts are not the {} of reduction {} that its configuration claims",
-        moe.experts, moe.reduction
-    );
-    Err(WeightsError::format(path, problem))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::import::start_from;
     use burn::tensor::Tensor;
+    use clasp_model::backbone::Adapter;
+    use clasp_model::layers::Rng;
     use clasp_model::mix::Mix;
     use clasp_model::moe::MoeConfig;
+    use rand_chacha::rand_core::SeedableRng;
 
     fn meta(config: BackboneConfig) -> BackboneMeta {
         BackboneMeta {
@@ -267,6 +210,7 @@ mod tests {
             vocabulary: String::new(),
             recipe: "seed = 0\n".to_owned(),
             licences: Vec::new(),
+            origin: String::new(),
         }
     }
 
@@ -343,7 +287,7 @@ mod tests {
         let path = folder.path().join("other.safetensors");
         checkpoint::write(&path, &StateDict::new(), &Metadata::new()).unwrap();
         let message = load_backbone(&path, &device).unwrap_err().to_string();
-        assert!(message.contains("not a backbone file"), "{message}");
+        assert!(message.contains("no tensors"), "{message}");
         // A configuration that claims more than the file holds.
         let small = config(Adapter::Moe(MoeConfig::default()));
         let large = config(Adapter::Moe(MoeConfig {
@@ -354,6 +298,6 @@ mod tests {
         let backbone = small.init(&mut Rng::seed_from_u64(1), &device);
         save_backbone(&path, &backbone, &meta(large)).unwrap();
         let message = load_backbone(&path, &device).unwrap_err().to_string();
-        assert!(message.contains("experts"), "{message}");
+        assert!(message.contains("a network of"), "{message}");
     }
 }

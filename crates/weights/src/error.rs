@@ -37,6 +37,18 @@ pub enum WeightsError {
         /// What would be accepted.
         expected: String,
     },
+    /// A backbone that another program's names have no place for.
+    #[error("{what} has no place in {names} names: {lost}\nhint: {hint}")]
+    Export {
+        /// What has no place.
+        what: String,
+        /// Whose names.
+        names: String,
+        /// What that means.
+        lost: String,
+        /// What to do.
+        hint: String,
+    },
     /// Neither a folder with a model nor the name of one that could be fetched.
     #[error("{what}\nhint: {hint}")]
     NotFound {

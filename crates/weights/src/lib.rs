@@ -5,6 +5,9 @@
 //! | [`state`] | a module's parameters by PyTorch's names and in its layout, both ways, with a report |
 //! | [`checkpoint`] | safetensors files with metadata, written whole or not at all |
 //! | [`backbone`] | the file that pre-training hands to later stages |
+//! | [`tensors`], [`torch`], [`pickle`] | files of tensors: safetensors and PyTorch's |
+//! | [`import`] | published checkpoints as backbones |
+//! | [`export`] | backbones for timm and SOLIDER |
 //! | [`clip`] | CLIP folders of Hugging Face and OpenCLIP |
 //! | [`hub`] | models by name, from a hub or its cache |
 //!
@@ -14,7 +17,14 @@ pub mod backbone;
 pub mod checkpoint;
 pub mod clip;
 pub mod error;
+pub mod export;
 pub mod hub;
+pub mod import;
+pub mod pickle;
 pub mod state;
+pub mod tensors;
+#[cfg(test)]
+mod testing;
+pub mod torch;
 
 pub use error::WeightsError;

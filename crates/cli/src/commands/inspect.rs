@@ -1,13 +1,13 @@
-//! `clasp inspect FILE`: what a file of clasp, or a CLIP folder, holds.
-
-use std::fmt::Write;
+//! `clasp inspect FILE`: what a file of clasp, a published checkpoint or a CLIP folder holds.
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_data::labels::Store;
 use clasp_weights::backbone::read_backbone_meta;
+use clasp_weights::import;
 use serde_json::json;
 
+use super::import::describe;
 use super::print_result;
 use crate::Outcome;
 use crate::args::{Common, Inspect};
@@ -21,28 +21,12 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
     }
     let backbone_error = match read_backbone_meta(path) {
         Ok(meta) => {
-            let mut text = format!("backbone {} ({})\n", path.display(), meta.stage);
-            let config = serde_json::to_string(&meta.config)?;
-            let _ = writeln!(text, "  network        {config}");
-            let _ = writeln!(
-                text,
-                "  preprocessing  {}x{} (height x width), {}, mean {:?}, std {:?}",
-                meta.height, meta.width, meta.filter, meta.mean, meta.std
+            let text = format!(
+                "backbone {} ({})\n{}",
+                path.display(),
+                meta.stage,
+                describe(&meta)?
             );
-            let _ = writeln!(
-                text,
-                "  method         {}, {} steps",
-                meta.method, meta.step
-            );
-            let _ = writeln!(text, "  heads          {}", meta.heads.join(", "));
-            let _ = writeln!(text, "  prompts        {}", meta.tasks.join(", "));
-            if !meta.vocabulary.is_empty() {
-                let _ = writeln!(text, "  vocabulary     {}", meta.vocabulary);
-            }
-            let _ = writeln!(text, "  written by     clasp {}", meta.clasp);
-            for licence in &meta.licences {
-                let _ = writeln!(text, "  licence        {licence}");
-            }
             print_result(common.json, &meta, &text)?;
             return Ok(Outcome::Done);
         }
@@ -77,6 +61,27 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
         let value = json!({ "labels": path, "images": store.len(), "method": meta.method, "model": meta.model });
         print_result(common.json, &value, &text)?;
         return Ok(Outcome::Done);
+    }
+    let mut backbone_error = backbone_error.to_string();
+    if path.is_file() {
+        let lenient = import::Options {
+            lenient: true,
+            ..import::Options::default()
+        };
+        match import::import(path, &lenient, &Device::flex()) {
+            Ok(found) => {
+                let (report, meta) = (found.report, found.meta);
+                let text = format!(
+                    "checkpoint {}\n{report}\nas a backbone:\n{}",
+                    path.display(),
+                    describe(&meta)?
+                );
+                let value = json!({ "report": report, "backbone": meta });
+                print_result(common.json, &value, &text)?;
+                return Ok(Outcome::Done);
+            }
+            Err(error) => backbone_error = error.to_string(),
+        }
     }
     match mini::load(&path.to_string_lossy(), &Device::flex()) {
         Ok((clip, info)) => {

@@ -12,6 +12,8 @@ mod data;
 mod demo;
 mod embed;
 pub mod eval;
+mod export;
+mod import;
 mod inspect;
 mod label;
 mod pretrain;
@@ -29,6 +31,8 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Verb::Pretrain(arguments) => pretrain::run(common, &arguments),
         Verb::Eval(arguments) => eval::run(common, &arguments),
         Verb::Embed(arguments) => embed::run(common, &arguments),
+        Verb::Import(arguments) => import::run(common, &arguments),
+        Verb::Export(arguments) => export::run(common, &arguments),
         Verb::Inspect(arguments) => inspect::run(common, &arguments),
         Verb::Bench(arguments) => bench::run(common, &arguments),
     }

@@ -87,6 +87,10 @@ pub fn pretrain(common: &Common, recipe: &Recipe, folder: &Path, resume: bool) -
             }
             meter.set(step, steps, note.trim_end());
         }
+        Event::Loaded(report) => meter.line(&format!(
+            "starting from {}: {report}",
+            recipe.model.init.display()
+        )),
         Event::Warning(text) => meter.line(&format!("warning: {text}")),
         Event::Saved(_) => {}
     };

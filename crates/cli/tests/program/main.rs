@@ -3,6 +3,7 @@
 mod bad_input;
 mod flow;
 mod resume;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -40,7 +40,7 @@ def parameter(name, shape):
         return 1.0 + 0.1 * u
     if name.endswith("bias"):
         return 0.1 * u
-    if name.endswith("relative_position_bias_table"):
+    if name.endswith(("relative_position_bias_table", "pos_embed", "_token")):
         return 0.5 * u
     inputs = int(np.prod(shape[1:]))
     return u * (3.0 / inputs) ** 0.5
@@ -133,6 +133,42 @@ keep("solider 256x128", features(model, 256, 128, torch.tensor([[0.3, 0.7]])))
 for name in ("tiny", "small", "base"):
     model = timm.create_model(f"swin_{name}_patch4_window7_224", num_classes=0)
     GOLDEN[f"parameters {name}"] = torch.tensor([sum(p.numel() for p in model.parameters())], dtype=torch.float64)
+
+# --- ViT -------------------------------------------------------------------------------------------------
+
+
+def keep_vit(name, model, positions_of_class):
+    """Ours stores a position embedding for the class token but none for registers; timm either none for both, or
+    for all. `positions_of_class`: ours, which timm's `cls_token` takes in."""
+    fill(model.eval())
+    with torch.no_grad():
+        if positions_of_class:
+            count, channels = model.pos_embed.shape[1:]
+            positions = parameter("pos_embed", (1, 1 + count, channels))
+            model.cls_token.add_(positions[:, :1])
+            model.pos_embed.copy_(positions[:, 1:])
+    for height, width in [(256, 128), (100, 60)]:
+        grid = [-(-size // model.patch_embed.patch_size[0]) for size in (height, width)]
+        with torch.no_grad():
+            x = model.forward_features(images(height, width))
+            half = model.get_intermediate_layers(images(height, width), n=[len(model.blocks) // 2 - 1])[0]
+            pooled = model.forward_head(x, pre_logits=True)
+        patches = x[:, model.num_prefix_tokens :].transpose(1, 2).unflatten(2, grid)
+        key = f"{name} {height}x{width}"
+        GOLDEN[f"{key} pooled"] = pooled
+        GOLDEN[f"{key} map"] = patches[:, ::24]
+        GOLDEN[f"{key} half"] = half.transpose(1, 2).unflatten(2, grid)[:, :1]
+
+
+FREE = {"num_classes": 0, "dynamic_img_size": True, "dynamic_img_pad": True}
+SMALL = {"img_size": (112, 70), "patch_size": 14, "embed_dim": 48, "depth": 4, "num_heads": 3, "mlp_ratio": 2}
+VIT = timm.models.vision_transformer.VisionTransformer
+keep_vit("vit-small", timm.create_model("vit_small_patch16_224", **FREE), False)
+keep_vit("vit registers", VIT(**SMALL, **FREE, reg_tokens=4, no_embed_class=True, init_values=1.0), True)
+keep_vit("vit mean", VIT(**SMALL, **FREE, class_token=False, qkv_bias=False, global_pool="avg", fc_norm=False), False)
+for name in ("tiny", "small", "base"):
+    model = timm.create_model(f"vit_{name}_patch16_224", num_classes=0)
+    GOLDEN[f"parameters vit-{name}"] = torch.tensor([sum(p.numel() for p in model.parameters())], dtype=torch.float64)
 
 # --- Mixture of experts, token by token -------------------------------------------------------------------
 

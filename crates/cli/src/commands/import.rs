@@ -1,0 +1,72 @@
+//! `clasp import FILE -o OUT`: a published checkpoint as a backbone file.
+
+use std::fmt::Write;
+
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use clasp_weights::backbone::{BackboneMeta, save_backbone};
+use clasp_weights::import;
+use serde_json::json;
+
+use super::print_result;
+use crate::Outcome;
+use crate::args::{Common, Import};
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
+    if arguments.std.is_some_and(|std| std.contains(&0.0)) {
+        bail!("--std: expected numbers other than 0, they are divided by");
+    }
+    let options = import::Options {
+        source: arguments.source,
+        student: arguments.student,
+        heads: arguments.heads,
+        size: arguments.size,
+        lenient: arguments.lenient,
+    };
+    let mut imported = import::import(&arguments.file, &options, &Device::flex())?;
+    let meta = &mut imported.meta;
+    if let Some([height, width]) = arguments.size {
+        (meta.height, meta.width) = (height, width);
+    }
+    meta.mean = arguments.mean.unwrap_or(meta.mean);
+    meta.std = arguments.std.unwrap_or(meta.std);
+    save_backbone(&arguments.out, &imported.backbone, meta)?;
+    let mut text = format!("{}\n{}", imported.report, describe(meta)?);
+    let _ = write!(text, "\nwritten to {}", arguments.out.display());
+    let value = json!({ "report": imported.report, "backbone": meta, "out": arguments.out });
+    print_result(common.json, &value, &text)?;
+    Ok(Outcome::Done)
+}
+
+/// What a backbone's metadata say, a line each.
+pub fn describe(meta: &BackboneMeta) -> Result<String> {
+    let mut text = String::new();
+    let config = serde_json::to_string(&meta.config)?;
+    let _ = writeln!(text, "  network        {config}");
+    let _ = writeln!(
+        text,
+        "  preprocessing  {}x{} (height x width), {}, mean {:?}, std {:?}",
+        meta.height, meta.width, meta.filter, meta.mean, meta.std
+    );
+    let _ = writeln!(
+        text,
+        "  method         {}, {} steps",
+        meta.method, meta.step
+    );
+    for (what, names) in [("heads", &meta.heads), ("prompts", &meta.tasks)] {
+        if !names.is_empty() {
+            let _ = writeln!(text, "  {what:<15}{}", names.join(", "));
+        }
+    }
+    for (what, value) in [("vocabulary", &meta.vocabulary), ("origin", &meta.origin)] {
+        if !value.is_empty() {
+            let _ = writeln!(text, "  {what:<15}{value}");
+        }
+    }
+    let _ = writeln!(text, "  written by     clasp {}", meta.clasp);
+    for licence in &meta.licences {
+        let _ = writeln!(text, "  licence        {licence}");
+    }
+    Ok(text.trim_end().to_owned())
+}

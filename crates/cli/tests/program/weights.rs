@@ -1,0 +1,154 @@
+//! Published checkpoints in, files for other programs out.
+
+use std::path::PathBuf;
+
+use crate::{done, drawn, refused};
+
+/// A SOLIDER training checkpoint as torch.save writes it, of a tiny Swin.
+fn solider() -> String {
+    let path =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../weights/tests/golden/solider_full.pth");
+    path.to_string_lossy().into_owned()
+}
+
+#[test]
+fn a_published_checkpoint_is_imported_inspected_and_used_as_it_is() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let printed = done(
+        at,
+        &[
+            "import",
+            &solider(),
+            "--size",
+            "64x32",
+            "-o",
+            "b.safetensors",
+        ],
+    );
+    for words in [
+        "SOLIDER, training checkpoint",
+        "teacher.backbone.",
+        "missing          0",
+        "outside the backbone",
+        "64x32 (height x width)",
+        "licence        code: SOLIDER, Apache-2.0",
+        "licence        data: LUPerson",
+    ] {
+        assert!(printed.contains(words), "expected `{words}` in:\n{printed}");
+    }
+    let inspected = done(at, &["inspect", "b.safetensors"]);
+    assert!(
+        inspected.contains("(import)") && inspected.contains("solider_full.pth"),
+        "{inspected}"
+    );
+    let inspected = done(at, &["inspect", &solider()]);
+    assert!(
+        inspected.contains("checkpoint") && inspected.contains("loaded"),
+        "{inspected}"
+    );
+    let json = done(at, &["inspect", &solider(), "--json"]);
+    assert!(
+        json.contains("\"loaded\": [") && json.contains("\"semantic_embed_b.0.bias\""),
+        "{json}"
+    );
+
+    let images = drawn().join("market/query").to_string_lossy().into_owned();
+    let embed = |model: &str, out: &str| {
+        done(
+            at,
+            &[
+                "embed", &images, "--model", model, "--size", "64x32", "--out", out,
+            ],
+        );
+        std::fs::read(at.join(out)).expect("features")
+    };
+    assert_eq!(
+        embed(&solider(), "one.npy"),
+        embed("b.safetensors", "two.npy")
+    );
+}
+
+#[test]
+fn a_backbone_leaves_in_other_names_and_says_what_that_costs() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let export = |more: &[&str]| -> Vec<String> {
+        let model = solider();
+        let fixed = ["export", "safetensors", &model, "-o", "out.safetensors"];
+        fixed
+            .iter()
+            .chain(more)
+            .map(|text| (*text).to_owned())
+            .collect()
+    };
+    let arguments = export(&[]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    refused(
+        at,
+        &arguments,
+        &["SOLIDER's controller", "would be lost", "--drop-adapter"],
+    );
+    for more in [&["--drop-adapter", "--half"][..], &["--names", "solider"]] {
+        let arguments = export(more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let printed = done(at, &arguments);
+        assert!(
+            printed.contains("load_file(\"out.safetensors\")") || more.contains(&"solider"),
+            "{printed}"
+        );
+        assert_eq!(
+            printed.contains("warning:"),
+            !more.contains(&"solider"),
+            "{printed}"
+        );
+    }
+    // It comes back as what it is.
+    let inspected = done(at, &["inspect", "out.safetensors"]);
+    assert!(inspected.contains("SOLIDER, converted"), "{inspected}");
+}
+
+#[test]
+fn files_that_are_no_backbone_are_refused() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    std::fs::write(at.join("text.pth"), "not a checkpoint").expect("a file");
+    std::fs::write(
+        at.join("half.pth"),
+        &std::fs::read(solider()).expect("a file")[..40_000],
+    )
+    .expect("a file");
+    for (file, words) in [
+        ("text.pth", &["text.pth", "hint"][..]),
+        ("half.pth", &["half.pth", "breaks off", "hint"]),
+        ("absent.pth", &["absent.pth"]),
+    ] {
+        refused(at, &["import", file, "-o", "out.safetensors"], words);
+        refused(at, &["embed", "x", "--model", file, "--out", "f.npy"], &[]);
+    }
+    refused(
+        at,
+        &[
+            "import",
+            &solider(),
+            "--as",
+            "resnet",
+            "-o",
+            "out.safetensors",
+        ],
+        &["expected one of", "dinov2"],
+    );
+    refused(
+        at,
+        &[
+            "import",
+            &solider(),
+            "--as",
+            "timm-vit",
+            "-o",
+            "out.safetensors",
+        ],
+        &["patch_embed"],
+    );
+    assert!(!at.join("out.safetensors").exists());
+}

@@ -1,0 +1,265 @@
+//! Published checkpoints as backbones.
+//!
+//! A file is opened ([`TensorFile`]), recognised by its names and shapes ([`Source`]), renamed to
+//! the names of this program's networks, measured (the configuration follows from the shapes), and loaded with a
+//! [`Report`] of everything that did and did not fit. Nothing is guessed silently: what the shapes leave open
+//! is in a table of published sizes, or an error that says which option decides it.
+//!
+//! | file | holds |
+//! |---|---|
+//! | [`source`] | who published it: recognition, preprocessing, licences |
+//! | [`names`] | foreign names and layouts to ours |
+//! | [`sizes`] | the configuration from the shapes |
+//! | [`resample`] | tables and position embeddings of another size |
+//! | [`report`] | what did and did not fit |
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes};
+use clasp_model::layers::Rng;
+use clasp_model::swin::WindowPadding;
+use rand_chacha::rand_core::SeedableRng;
+
+use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
+use crate::error::WeightsError;
+use crate::state::StateDict;
+use crate::tensors::TensorFile;
+
+pub mod names;
+pub mod report;
+pub mod resample;
+pub mod sizes;
+pub mod source;
+
+pub use report::Report;
+pub use source::Source;
+
+/// What the shapes and names of a file leave open.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Who published it, where that is not to be recognised.
+    pub source: Option<Source>,
+    /// The student of a training checkpoint, rather than the teacher.
+    pub student: bool,
+    /// Attention heads of a ViT, which its shapes do not show.
+    pub heads: Option<usize>,
+    /// Height and width of the images it is for. A ViT's position embeddings are resampled to it.
+    pub size: Option<[usize; 2]>,
+    /// Go on although tensors are missing, left over or of another shape.
+    pub lenient: bool,
+}
+
+/// A checkpoint that became a backbone.
+#[derive(Debug, Clone)]
+pub struct Imported {
+    /// The network.
+    pub backbone: Backbone,
+    /// What its file is to say.
+    pub meta: BackboneMeta,
+    /// What did and did not fit.
+    pub report: Report,
+}
+
+/// A checkpoint in this program's names, before any network is made.
+pub(crate) struct Found {
+    pub state: StateDict,
+    pub meta: BackboneMeta,
+    pub report: Report,
+}
+
+/// Imports a checkpoint of any known source, or a backbone file of this program.
+///
+/// # Errors
+///
+/// The file cannot be read or is not recognised; its sizes are ambiguous; nothing of it is a backbone; unless
+/// lenient, a tensor is missing, left over or of another shape.
+pub fn import(path: &Path, options: &Options, device: &Device) -> Result<Imported, WeightsError> {
+    import_tensors(TensorFile::open(&backbone_file(path)?)?, options, device)
+}
+
+/// As [`import`], of a file that is open.
+///
+/// # Errors
+///
+/// As [`import`].
+pub fn import_tensors(
+    file: TensorFile,
+    options: &Options,
+    device: &Device,
+) -> Result<Imported, WeightsError> {
+    let path = file.path().to_owned();
+    let Found {
+        mut state,
+        mut meta,
+        mut report,
+    } = open(file, options)?;
+    if let (Some(image), Some(Sizes::Vit(from))) = (options.size, meta.config.sizes()) {
+        let config = meta.config.clone().for_images(image);
+        if let Some(Sizes::Vit(to)) = config.sizes() {
+            report.resampled = resample::fit(&mut state, &Sizes::Vit(from), &Sizes::Vit(to));
+        }
+        meta.config = config;
+    }
+    let wrong = |error| WeightsError::format(&path, error);
+    // The configuration decides what is allocated, so it may not outgrow the numbers that were read. Lenient:
+    // half of the network may be missing.
+    let values: usize = state.values().map(|array| array.data.len()).sum();
+    let needed = meta.config.parameters().map_err(wrong)?;
+    let most = if options.lenient { 2 * values } else { values };
+    if needed > most {
+        let listed = report.to_string();
+        let problem = format!(
+            "its names and shapes are those of a network of {needed} numbers ({:?}), and it holds {values}\n{listed}",
+            meta.config.name
+        );
+        return Err(WeightsError::Keys {
+            path,
+            report: problem,
+        });
+    }
+    // Every weight is replaced, or reported, so the seed is of no account.
+    let fresh = meta.config.init(&mut Rng::seed_from_u64(0), device);
+    let (backbone, load) = load_backbone_state(fresh, &state);
+    report.take(load);
+    if report.loaded.is_empty() {
+        return Err(WeightsError::Keys {
+            path,
+            report: format!("nothing of a backbone\n{report}"),
+        });
+    }
+    if !options.lenient && !report.is_complete() {
+        let hint = "hint: --lenient takes what fits and starts the rest afresh";
+        return Err(WeightsError::Keys {
+            path,
+            report: format!("not all of it fits\n{report}\n{hint}"),
+        });
+    }
+    Ok(Imported {
+        backbone,
+        meta,
+        report,
+    })
+}
+
+/// Reads and renames a checkpoint. Only the tensors of the backbone are read.
+pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, WeightsError> {
+    let path = file.path().to_owned();
+    if let Some(meta) = own_meta(&path, file.metadata())? {
+        let mut state = StateDict::new();
+        for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
+            let array = file.read(&name)?;
+            state.insert(name, array);
+        }
+        let report = Report::new(Source::Clasp, &file, "");
+        return Ok(Found {
+            state,
+            meta,
+            report,
+        });
+    }
+    let wrong = |problem: String| WeightsError::format(&path, problem);
+    let recognised = source::recognise(file.shapes(), options).map_err(wrong)?;
+    let source = recognised.source;
+    let mut report = Report::new(source, &file, &recognised.prefix);
+    let mut state = StateDict::new();
+    let listed: Vec<String> = file.shapes().keys().cloned().collect();
+    for name in listed {
+        let Some(inner) = name.strip_prefix(&recognised.prefix) else {
+            report.leave_out("outside the backbone", name);
+            continue;
+        };
+        match names::rename(source.layout(), inner, recognised.stages) {
+            names::Name::Is(ours) => {
+                let array = file.read(&name)?;
+                state.insert(ours, array);
+            }
+            names::Name::LeftOut(reason) => report.leave_out(reason, name),
+        }
+    }
+    names::convert(source.layout(), &mut state, options.size).map_err(wrong)?;
+    if state.is_empty() {
+        return Err(wrong(format!("nothing of a backbone\n{report}")));
+    }
+    let sizes = sizes::derive(source.layout(), source, &state, options).map_err(wrong)?;
+    let size = options
+        .size
+        .unwrap_or_else(|| source.size(&sizes, &recognised));
+    let mut config = BackboneConfig::of_sizes(sizes);
+    if source.layout() != names::Layout::OpenMmlabSwin {
+        config.padding = WindowPadding::Classification;
+    }
+    if state.contains_key("semantic_embed_w.0.weight") {
+        config.adapter = Adapter::Lambda(LambdaConfig::default());
+    }
+    let (mean, std) = source.normalisation(&recognised);
+    let meta = BackboneMeta {
+        stage: "import".to_owned(),
+        clasp: env!("CARGO_PKG_VERSION").to_owned(),
+        config,
+        height: size[0],
+        width: size[1],
+        mean,
+        std,
+        filter: "bicubic".to_owned(),
+        method: source.name().to_owned(),
+        heads: Vec::new(),
+        tasks: Vec::new(),
+        step: 0,
+        vocabulary: String::new(),
+        recipe: String::new(),
+        licences: source.licences().map(str::to_owned).to_vec(),
+        origin: path.file_name().map_or_else(String::new, |name| {
+            format!("{}: {}", name.to_string_lossy(), source.describe())
+        }),
+    };
+    Ok(Found {
+        state,
+        meta,
+        report,
+    })
+}
+
+/// A backbone with the weights of a checkpoint where they fit: of any known source, with or without an adapter.
+/// Tables and position embeddings are resampled to the backbone's sizes. An adapter that the file lacks starts
+/// afresh, one that the backbone lacks is left out; both are in the report.
+///
+/// # Errors
+///
+/// The file cannot be read or is not recognised, or it holds another network: a tensor of the plain network is
+/// missing, left over or of another shape.
+pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, Report), WeightsError> {
+    let path = backbone_file(path)?;
+    let target = backbone.sizes();
+    let options = match &target {
+        Sizes::Swin(_) => Options::default(),
+        Sizes::Vit(sizes) => Options {
+            heads: Some(sizes.heads),
+            size: Some(sizes.image),
+            ..Options::default()
+        },
+    };
+    let Found {
+        mut state,
+        meta,
+        mut report,
+    } = open(TensorFile::open(&path)?, &options)?;
+    if let Some(from) = meta.config.sizes() {
+        report.resampled = resample::fit(&mut state, &from, &target);
+    }
+    let (backbone, load) = load_backbone_state(backbone, &state);
+    report.take(load);
+    let adapter = |name: &String| name.contains(".moe.") || name.starts_with("semantic_embed");
+    let fits = report.missing.iter().all(adapter)
+        && report.unexpected.iter().all(adapter)
+        && report.mismatched.is_empty();
+    if report.loaded.is_empty() || !fits {
+        let report =
+            format!("another architecture\n{report}\nhint: set `model.backbone` to the file's");
+        return Err(WeightsError::Keys { path, report });
+    }
+    Ok((backbone, report))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,347 @@
+//! Foreign names and layouts to ours.
+//!
+//! Ours are timm's. The others differ in names and in two more things. Microsoft's and OpenMMLab's Swin halve the
+//! map at the end of a stage, timm's and ours at the beginning of the next, so the stage in the name is one less.
+//! OpenMMLab's (and with it SOLIDER's) patch merging takes the four neighbours by `nn.Unfold`: channels
+//! outside, neighbours row by row inside; Microsoft's, timm's and ours take neighbours outside, column by
+//! column, and channels inside.
+
+use crate::state::{Array, StateDict};
+
+/// How a network's tensors are named and laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// timm's Swin, and ours.
+    TimmSwin,
+    /// Microsoft's Swin.
+    MicrosoftSwin,
+    /// OpenMMLab's Swin, and SOLIDER's.
+    OpenMmlabSwin,
+    /// timm's, DINO's, MAE's and ours.
+    Vit,
+}
+
+/// What a foreign name is here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Name {
+    /// A name of ours, or one that nothing here has.
+    Is(String),
+    /// Known, and of no use here.
+    LeftOut(&'static str),
+}
+
+const BUFFER: &str = "follow from the window, not learnt";
+const CLASSIFIER: &str = "classifier or projection head";
+const DECODER: &str = "decoder and mask token of the pre-training";
+
+/// What a name without its prefix is here; `stages` is the number of a Swin's stages.
+pub fn rename(layout: Layout, name: &str, stages: usize) -> Name {
+    let (first, rest) = name.split_once('.').unwrap_or((name, ""));
+    if name.ends_with("relative_position_index") || name.ends_with("attn_mask") {
+        return Name::LeftOut(BUFFER);
+    }
+    if matches!(first, "head" | "fc" | "pre_logits" | "head_dist") {
+        return Name::LeftOut(CLASSIFIER);
+    }
+    match layout {
+        Layout::TimmSwin => Name::Is(name.to_owned()),
+        Layout::MicrosoftSwin => Name::Is(later_downsample("layers", first, rest, name)),
+        Layout::OpenMmlabSwin => open_mmlab(name, first, rest, stages),
+        Layout::Vit => {
+            if first.starts_with("decoder_") || first == "mask_token" {
+                return Name::LeftOut(DECODER);
+            }
+            if first == "register_tokens" {
+                return Name::Is("reg_token".to_owned());
+            }
+            // DINOv2 may keep its blocks in chunks: `blocks.CHUNK.BLOCK.attn…`.
+            if first == "blocks"
+                && let Some((_, inner)) = rest.split_once('.')
+                && inner.starts_with(|c: char| c.is_ascii_digit())
+            {
+                return Name::Is(format!("blocks.{inner}"));
+            }
+            Name::Is(name.to_owned())
+        }
+    }
+}
+
+/// `layers.0.downsample.…` is `layers.1.downsample.…` here.
+fn later_downsample(stages: &str, first: &str, rest: &str, name: &str) -> String {
+    let Some((stage, inner)) = rest.split_once('.').filter(|_| first == stages) else {
+        return name.to_owned();
+    };
+    match stage.parse::<usize>() {
+        Ok(stage) if inner.starts_with("downsample.") && stage < 64 => {
+            format!("layers.{}.{inner}", stage + 1)
+        }
+        _ => format!("layers.{rest}"),
+    }
+}
+
+fn open_mmlab(name: &str, first: &str, rest: &str, stages: usize) -> Name {
+    let last = stages.saturating_sub(1);
+    if let Some(stage) = first.strip_prefix("norm") {
+        return match stage.parse::<usize>() {
+            Ok(stage) if stage == last => Name::Is(format!("norm.{rest}")),
+            Ok(_) => Name::LeftOut("norms of earlier stages' maps, which are not normalised here"),
+            Err(_) => Name::Is(name.to_owned()),
+        };
+    }
+    if matches!(first, "semantic_embed_w" | "semantic_embed_b") {
+        let stage: Option<usize> = rest.split('.').next().and_then(|stage| stage.parse().ok());
+        return match stage {
+            Some(stage) if stage >= last => Name::LeftOut(
+                "controller behind the last stage, which touches nothing that is used",
+            ),
+            _ => Name::Is(name.to_owned()),
+        };
+    }
+    let name = match first {
+        "patch_embed" => name.replacen("projection", "proj", 1),
+        "stages" => later_downsample("stages", first, rest, name)
+            .replacen("attn.w_msa.", "attn.", 1)
+            .replacen("ffn.layers.0.0.", "mlp.fc1.", 1)
+            .replacen("ffn.layers.1.", "mlp.fc2.", 1),
+        _ => name.to_owned(),
+    };
+    Name::Is(name)
+}
+
+/// Brings renamed tensors to our layout. `size` is that of the images, where it is known.
+pub fn convert(
+    layout: Layout,
+    state: &mut StateDict,
+    size: Option<[usize; 2]>,
+) -> Result<(), String> {
+    match layout {
+        Layout::TimmSwin | Layout::MicrosoftSwin => Ok(()),
+        Layout::OpenMmlabSwin => {
+            for (name, array) in state.iter_mut() {
+                if name.contains(".downsample.") {
+                    from_unfold(array).ok_or_else(|| {
+                        format!(
+                            "`{name}`: expected a last axis of four times the channels, found {:?}",
+                            array.shape
+                        )
+                    })?;
+                }
+            }
+            Ok(())
+        }
+        Layout::Vit => vit_tokens(state, size),
+    }
+}
+
+/// The last axis from (channel, row, column) to (column, row, channel).
+fn from_unfold(array: &mut Array) -> Option<()> {
+    let inputs = *array.shape.last()?;
+    if inputs == 0 || !inputs.is_multiple_of(4) {
+        return None;
+    }
+    let channels = inputs / 4;
+    array.data = array
+        .data
+        .chunks_exact(inputs)
+        .flat_map(|line| {
+            (0..inputs).map(move |place| {
+                let (neighbour, channel) = (place / channels, place % channels);
+                let (column, row) = (neighbour / 2, neighbour % 2);
+                line[4 * channel + 2 * row + column]
+            })
+        })
+        .collect();
+    Some(())
+}
+
+/// Position embeddings as here: the class token has one and registers have none. What a published network adds
+/// to a token that does not depend on the image is added to the token once and for all.
+fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), String> {
+    if state.contains_key("part_token1") {
+        pass_tokens(state)?;
+    }
+    let length = |state: &StateDict, name: &str| match state.get(name).map(|a| a.shape.as_slice()) {
+        None => Ok(0),
+        Some([1, count, _]) => Ok(*count),
+        Some(shape) => Err(format!(
+            "`{name}`: expected [1, tokens, width], found {shape:?}"
+        )),
+    };
+    let (class, registers) = (length(state, "cls_token")?, length(state, "reg_token")?);
+    let positions = length(state, "pos_embed")?;
+    if registers == 0 || positions == 0 || class > 1 {
+        return Ok(());
+    }
+    let patch = match state
+        .get("patch_embed.proj.weight")
+        .map(|a| a.shape.as_slice())
+    {
+        Some([_, _, patch, _]) => (*patch).max(1),
+        _ => 1,
+    };
+    let known = size.and_then(|[height, width]| {
+        let [rows, columns] = [height, width].map(|side| side.div_ceil(patch));
+        rows.checked_mul(columns)
+    });
+    let is_grid = |count: usize| known == Some(count) || sides(count).is_some();
+    // timm with registers: position embeddings of all tokens, or of the patches alone.
+    if positions > class + registers && is_grid(positions - class - registers) {
+        let Some(table) = state.get_mut("pos_embed") else {
+            return Ok(());
+        };
+        let width = table.shape[2];
+        let of_registers: Vec<f32> = table
+            .data
+            .drain(class * width..(class + registers) * width)
+            .collect();
+        table.shape[1] -= registers;
+        if let Some(tokens) = state.get_mut("reg_token") {
+            add(tokens, &of_registers)?;
+        }
+    } else if class == 1 && is_grid(positions) && !is_grid(positions - 1) {
+        let Some(table) = state.get_mut("pos_embed") else {
+            return Ok(());
+        };
+        let width = table.shape[2];
+        table.data.splice(0..0, std::iter::repeat_n(0.0, width));
+        table.shape[1] += 1;
+    }
+    Ok(())
+}
+
+/// PASS has three part tokens, each with a position embedding: registers, here.
+fn pass_tokens(state: &mut StateDict) -> Result<(), String> {
+    let mut registers = Array::default();
+    for part in 1..=3 {
+        let [mut token, position] = [format!("part_token{part}"), format!("part{part}_pos")]
+            .map(|name| state.remove(&name).ok_or(format!("`{name}` is missing")))
+            .into_iter()
+            .collect::<Result<Vec<_>, _>>()?
+            .try_into()
+            .map_err(|_| "two tensors a part".to_owned())?;
+        add(&mut token, &position.data)?;
+        registers.data.extend(token.data);
+        registers.shape = vec![1, part, registers.data.len() / part];
+    }
+    state.insert("reg_token".to_owned(), registers);
+    if let (Some(mut class), Some(table)) = (state.remove("cls_pos"), state.get_mut("pos_embed"))
+        && let [1, _, width] = table.shape[..]
+        && class.data.len() == width
+    {
+        class.data.append(&mut table.data);
+        table.data = class.data;
+        table.shape[1] += 1;
+    }
+    Ok(())
+}
+
+fn add(array: &mut Array, other: &[f32]) -> Result<(), String> {
+    if array.data.len() != other.len() {
+        return Err(format!(
+            "a token of {} numbers with a position embedding of {}",
+            array.data.len(),
+            other.len()
+        ));
+    }
+    for (value, other) in array.data.iter_mut().zip(other) {
+        *value += other;
+    }
+    Ok(())
+}
+
+/// Rows and columns of a number of patches: a square, or twice as high as wide, as people are.
+pub fn sides(count: usize) -> Option<[usize; 2]> {
+    let side = count.isqrt();
+    if side > 0 && side * side == count {
+        return Some([side, side]);
+    }
+    let half = (count / 2).isqrt();
+    (half > 0 && 2 * half * half == count).then_some([2 * half, half])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn is(layout: Layout, foreign: &str, ours: &str) {
+        assert_eq!(rename(layout, foreign, 4), Name::Is(ours.to_owned()));
+    }
+
+    #[test]
+    fn names_are_ours() {
+        let layout = Layout::OpenMmlabSwin;
+        is(
+            layout,
+            "stages.2.blocks.1.attn.w_msa.qkv.bias",
+            "layers.2.blocks.1.attn.qkv.bias",
+        );
+        is(
+            layout,
+            "stages.0.blocks.0.ffn.layers.0.0.weight",
+            "layers.0.blocks.0.mlp.fc1.weight",
+        );
+        is(
+            layout,
+            "stages.0.blocks.0.ffn.layers.1.bias",
+            "layers.0.blocks.0.mlp.fc2.bias",
+        );
+        is(
+            layout,
+            "stages.0.downsample.norm.weight",
+            "layers.1.downsample.norm.weight",
+        );
+        is(
+            layout,
+            "patch_embed.projection.weight",
+            "patch_embed.proj.weight",
+        );
+        is(layout, "norm3.weight", "norm.weight");
+        is(layout, "semantic_embed_w.2.bias", "semantic_embed_w.2.bias");
+        for left_out in [
+            "norm0.weight",
+            "semantic_embed_b.3.bias",
+            "head.mlp.0.weight",
+        ] {
+            assert!(
+                matches!(rename(layout, left_out, 4), Name::LeftOut(_)),
+                "{left_out}"
+            );
+        }
+        let layout = Layout::MicrosoftSwin;
+        is(
+            layout,
+            "layers.2.downsample.norm.bias",
+            "layers.3.downsample.norm.bias",
+        );
+        is(
+            layout,
+            "layers.2.blocks.3.norm1.bias",
+            "layers.2.blocks.3.norm1.bias",
+        );
+        is(layout, "norm.weight", "norm.weight");
+        let layout = Layout::Vit;
+        is(
+            layout,
+            "blocks.3.attn.qkv.weight",
+            "blocks.3.attn.qkv.weight",
+        );
+        is(
+            layout,
+            "blocks.1.3.attn.qkv.weight",
+            "blocks.3.attn.qkv.weight",
+        );
+        is(layout, "register_tokens", "reg_token");
+        assert!(matches!(
+            rename(layout, "decoder_blocks.0.norm1.weight", 0),
+            Name::LeftOut(_)
+        ));
+    }
+
+    #[test]
+    fn grids_are_squares_or_twice_as_high_as_wide() {
+        assert_eq!(sides(196), Some([14, 14]));
+        assert_eq!(sides(128), Some([16, 8]));
+        assert_eq!(sides(1369), Some([37, 37]));
+        assert_eq!((sides(192), sides(0)), (None, None));
+    }
+}

@@ -1,0 +1,199 @@
+//! The configuration from the shapes.
+
+use clasp_model::backbone::Sizes;
+use clasp_model::swin::SwinSizes;
+use clasp_model::vit::{Pool, VitSizes};
+
+use super::names::{Layout, sides};
+use super::{Options, Source};
+use crate::state::StateDict;
+
+/// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has 8 heads of 768.
+const HEADS: [[usize; 3]; 6] = [
+    [64, 256, 2],
+    [192, 768, 3],
+    [384, 1536, 6],
+    [768, 3072, 12],
+    [1024, 4096, 16],
+    [1280, 5120, 16],
+];
+
+/// Sizes of the network whose tensors these are, in our names.
+pub fn derive(
+    layout: Layout,
+    source: Source,
+    state: &StateDict,
+    options: &Options,
+) -> Result<Sizes, String> {
+    match layout {
+        Layout::Vit => vit(source, state, options).map(Sizes::Vit),
+        _ => swin(state).map(Sizes::Swin),
+    }
+}
+
+fn shape<'a>(state: &'a StateDict, name: &str) -> Result<&'a [usize], String> {
+    match state.get(name) {
+        Some(array) => Ok(&array.shape),
+        None => Err(format!(
+            "`{name}` is missing, which the network's sizes are read from"
+        )),
+    }
+}
+
+/// How many of `NAME.0.…`, `NAME.1.…` follow one another from 0.
+fn count(state: &StateDict, name: &str) -> usize {
+    (0..)
+        .take_while(|index| {
+            let prefix = format!("{name}.{index}.");
+            let mut rest = state.range(prefix.clone()..);
+            rest.next()
+                .is_some_and(|(name, _)| name.starts_with(&prefix))
+        })
+        .count()
+}
+
+fn swin(state: &StateDict) -> Result<SwinSizes, String> {
+    let patch = shape(state, "patch_embed.proj.weight")?;
+    let &[embed_dim, 3, patch_size, width] = patch else {
+        return Err(format!(
+            "`patch_embed.proj.weight`: expected [channels, 3, patch, patch], found {patch:?}"
+        ));
+    };
+    if patch_size != width {
+        return Err(format!(
+            "`patch_embed.proj.weight`: expected square patches, found {patch_size}x{width}"
+        ));
+    }
+    let stages = count(state, "layers");
+    let mut sizes = SwinSizes {
+        patch_size,
+        embed_dim,
+        depths: Vec::new(),
+        num_heads: Vec::new(),
+        window_size: 0,
+        mlp_ratio: 0,
+    };
+    for stage in 0..stages {
+        sizes
+            .depths
+            .push(count(state, &format!("layers.{stage}.blocks")));
+        let block = format!("layers.{stage}.blocks.0");
+        let name = format!("{block}.attn.relative_position_bias_table");
+        let table = shape(state, &name)?;
+        let &[positions, heads] = table else {
+            return Err(format!(
+                "`{name}`: expected [positions, heads], found {table:?}"
+            ));
+        };
+        let side = positions.isqrt();
+        if side * side != positions || side.is_multiple_of(2) {
+            return Err(format!(
+                "`{name}`: expected the square of an odd number of positions, found {positions}"
+            ));
+        }
+        let window = side.div_ceil(2);
+        if stage == 0 {
+            sizes.window_size = window;
+        } else if sizes.window_size != window {
+            return Err(format!(
+                "windows of {} and, in stage {stage}, {window}: all stages have one window here",
+                sizes.window_size
+            ));
+        }
+        sizes.num_heads.push(heads);
+    }
+    let fc1 = shape(state, "layers.0.blocks.0.mlp.fc1.weight")?;
+    sizes.mlp_ratio = match fc1 {
+        [hidden, inputs] if *inputs > 0 && hidden.is_multiple_of(*inputs) => hidden / inputs,
+        _ => {
+            return Err(format!(
+                "`layers.0.blocks.0.mlp.fc1.weight`: expected a multiple of {embed_dim} by {embed_dim}, found {fc1:?}"
+            ));
+        }
+    };
+    Ok(sizes)
+}
+
+fn vit(source: Source, state: &StateDict, options: &Options) -> Result<VitSizes, String> {
+    let projection = shape(state, "patch_embed.proj.weight")?;
+    let (width, patch) = match projection {
+        [width, 3, patch, other] if patch == other && *patch > 0 => (*width, *patch),
+        _ => {
+            return Err(format!(
+                "`patch_embed.proj.weight`: expected [width, 3, patch, patch], found {projection:?}"
+            ));
+        }
+    };
+    let fc1 = shape(state, "blocks.0.mlp.fc1.weight")?;
+    let hidden = match fc1 {
+        [hidden, inputs] if *inputs == width => *hidden,
+        _ => {
+            return Err(format!(
+                "`blocks.0.mlp.fc1.weight`: expected [hidden, {width}], found {fc1:?}"
+            ));
+        }
+    };
+    let known = HEADS.iter().find(|[w, h, _]| *w == width && *h == hidden);
+    let heads = match (options.heads, known) {
+        (Some(heads), _) => heads,
+        (None, Some([_, _, heads])) => *heads,
+        (None, None) => {
+            return Err(format!(
+                "the number of attention heads does not show in the shapes, and no published ViT has width {width} and \
+                 hidden {hidden}\nhint: --heads"
+            ));
+        }
+    };
+    let class_token = state.contains_key("cls_token");
+    let registers = match state.get("reg_token").map(|array| array.shape.as_slice()) {
+        Some([1, count, _]) => *count,
+        _ => 0,
+    };
+    let positions = shape(state, "pos_embed")?;
+    let patches = match positions {
+        [1, count, w] if *w == width && *count > usize::from(class_token) => {
+            count - usize::from(class_token)
+        }
+        _ => {
+            return Err(format!(
+                "`pos_embed`: expected [1, tokens, {width}], found {positions:?}"
+            ));
+        }
+    };
+    let wanted = options
+        .size
+        .map(|size| size.map(|side| side.div_ceil(patch)));
+    let grid = match (sides(patches), wanted) {
+        // Of a square both readings are common; of other counts the size that is asked for says.
+        (Some([rows, columns]), _) if rows == columns => [rows, columns],
+        (_, Some([rows, columns])) if rows.checked_mul(columns) == Some(patches) => [rows, columns],
+        (Some(grid), _) => grid,
+        (None, _) => {
+            return Err(format!(
+                "`pos_embed` holds {patches} patches, neither a square nor twice as high as wide\n\
+                 hint: --size HxW of the images that it was trained on"
+            ));
+        }
+    };
+    let image = grid.map(|side| side.checked_mul(patch));
+    let [Some(height), Some(wide)] = image else {
+        return Err(format!("a grid of {grid:?} patches of {patch}"));
+    };
+    Ok(VitSizes {
+        image: [height, wide],
+        patch,
+        width,
+        depth: count(state, "blocks"),
+        heads,
+        hidden,
+        qkv_bias: state.contains_key("blocks.0.attn.qkv.bias"),
+        class_token,
+        registers,
+        layer_scale: state.contains_key("blocks.0.ls1.gamma"),
+        pool: match source {
+            Source::Mae | Source::Hap => Pool::Mean,
+            _ if !class_token => Pool::Mean,
+            _ => Pool::Class,
+        },
+    })
+}

@@ -1,0 +1,387 @@
+//! Who published a checkpoint: recognition by names and shapes, preprocessing, licences.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+
+use clasp_model::backbone::Sizes;
+
+use super::Options;
+use super::names::{Layout, sides};
+
+/// ImageNet's mean and standard deviation, of values 0 to 1.
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// What SOLIDER-REID's recipes normalise with.
+const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
+
+/// Who published a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// This program.
+    Clasp,
+    /// SOLIDER's pre-training: student, teacher, heads, optimiser.
+    SoliderFull,
+    /// SOLIDER, converted: the teacher alone.
+    Solider,
+    /// A task of the SOLIDER repositories: the backbone with a head of re-identification, attributes, ….
+    SoliderTask,
+    /// OpenMMLab's Swin, without SOLIDER's controller.
+    OpenMmlabSwin,
+    /// Microsoft's Swin, ImageNet-1k or -22k.
+    MicrosoftSwin,
+    /// timm's Swin.
+    TimmSwin,
+    /// DINO's ViT: its training checkpoint.
+    Dino,
+    /// DINOv2's ViT.
+    DinoV2,
+    /// TransReID-SSL's ViT.
+    TransReidSsl,
+    /// PASS's ViT.
+    Pass,
+    /// HAP's ViT.
+    Hap,
+    /// MAE's ViT.
+    Mae,
+    /// timm's ViT, or another of the same names: DINO's backbone alone, DeiT.
+    TimmVit,
+}
+
+impl Source {
+    /// Every source.
+    pub const ALL: [Self; 14] = [
+        Self::Clasp,
+        Self::SoliderFull,
+        Self::Solider,
+        Self::SoliderTask,
+        Self::OpenMmlabSwin,
+        Self::MicrosoftSwin,
+        Self::TimmSwin,
+        Self::Dino,
+        Self::DinoV2,
+        Self::TransReidSsl,
+        Self::Pass,
+        Self::Hap,
+        Self::Mae,
+        Self::TimmVit,
+    ];
+
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Clasp => "clasp",
+            Self::SoliderFull => "solider-full",
+            Self::Solider => "solider",
+            Self::SoliderTask => "solider-task",
+            Self::OpenMmlabSwin => "openmmlab-swin",
+            Self::MicrosoftSwin => "microsoft-swin",
+            Self::TimmSwin => "timm-swin",
+            Self::Dino => "dino",
+            Self::DinoV2 => "dinov2",
+            Self::TransReidSsl => "transreid-ssl",
+            Self::Pass => "pass",
+            Self::Hap => "hap",
+            Self::Mae => "mae",
+            Self::TimmVit => "timm-vit",
+        }
+    }
+
+    /// In words.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Clasp => "backbone of clasp",
+            Self::SoliderFull => "SOLIDER, training checkpoint",
+            Self::Solider => "SOLIDER, converted",
+            Self::SoliderTask => "task checkpoint of a SOLIDER repository",
+            Self::OpenMmlabSwin => "Swin in OpenMMLab's names",
+            Self::MicrosoftSwin => "Swin of Microsoft (ImageNet)",
+            Self::TimmSwin => "Swin of timm",
+            Self::Dino => "DINO ViT, training checkpoint",
+            Self::DinoV2 => "DINOv2 ViT",
+            Self::TransReidSsl => "TransReID-SSL ViT",
+            Self::Pass => "PASS ViT, its part tokens as registers",
+            Self::Hap => "HAP ViT",
+            Self::Mae => "MAE ViT",
+            Self::TimmVit => "ViT of timm, or of DINO or DeiT, whose names are the same",
+        }
+    }
+
+    /// How its tensors are named and laid out.
+    pub fn layout(self) -> Layout {
+        match self {
+            Self::SoliderFull | Self::Solider | Self::SoliderTask | Self::OpenMmlabSwin => {
+                Layout::OpenMmlabSwin
+            }
+            Self::MicrosoftSwin => Layout::MicrosoftSwin,
+            Self::Clasp | Self::TimmSwin => Layout::TimmSwin,
+            Self::Dino
+            | Self::DinoV2
+            | Self::TransReidSsl
+            | Self::Pass
+            | Self::Hap
+            | Self::Mae
+            | Self::TimmVit => Layout::Vit,
+        }
+    }
+
+    /// Mean and standard deviation that its recipes normalise images with. They do not show in the file.
+    pub(crate) fn normalisation(self, recognised: &Recognised) -> ([f32; 3], [f32; 3]) {
+        match self {
+            // Re-identification keeps its backbone as `base`.
+            Self::SoliderTask if recognised.prefix.ends_with("base.") => HALF,
+            _ => IMAGENET,
+        }
+    }
+
+    /// Height and width of the images of its recipes, where none are asked for.
+    pub(crate) fn size(self, sizes: &Sizes, recognised: &Recognised) -> [usize; 2] {
+        match (self, sizes) {
+            (Self::SoliderTask, _) if recognised.prefix.ends_with("base.") => [384, 128],
+            (Self::SoliderFull | Self::Solider | Self::SoliderTask, _) => [256, 128],
+            // ImageNet's: the last map is one window.
+            (_, Sizes::Swin(sizes)) => [32 * sizes.window_size; 2],
+            (_, Sizes::Vit(sizes)) => sizes.image,
+        }
+    }
+
+    /// What is known of the licences: of the code, of the weights, of the data. Facts stated by the publishers;
+    /// where a file may come from several, that is said.
+    pub fn licences(self) -> [&'static str; 3] {
+        match self {
+            Self::Clasp => [
+                "code: clasp, MIT OR Apache-2.0",
+                "weights: those of the images and labels that they were trained on",
+                "data: see the recipe",
+            ],
+            Self::SoliderFull | Self::Solider => [
+                "code: SOLIDER, Apache-2.0",
+                "weights: none is recorded here apart from the code's; ask the authors",
+                "data: LUPerson; ask its authors for its terms",
+            ],
+            Self::SoliderTask => [
+                "code: SOLIDER-REID and -HumanParsing MIT; -PersonAttributeRecognition, -Pose and -PedDet Apache-2.0; \
+                 -PersonSearch states none",
+                "weights: none is recorded here apart from the code's; ask the authors",
+                "data: LUPerson, then the task's data set; each has its terms",
+            ],
+            Self::OpenMmlabSwin => [
+                "code: OpenMMLab, Apache-2.0",
+                "weights: not stated in the file; ask who published it",
+                "data: not stated in the file",
+            ],
+            Self::MicrosoftSwin => [
+                "code: Swin-Transformer, MIT",
+                "weights: MIT, as timm records it",
+                "data: ImageNet-1k or -22k, under its terms of access",
+            ],
+            Self::TimmSwin => [
+                "code: timm, Apache-2.0",
+                "weights: Microsoft's are MIT, as timm records it; see the model card of others",
+                "data: ImageNet-1k or -22k, under its terms of access",
+            ],
+            Self::Dino => [
+                "code: DINO, Apache-2.0",
+                "weights: none is recorded here apart from the code's; ask the authors",
+                "data: ImageNet-1k for the published ones, under its terms of access",
+            ],
+            Self::DinoV2 => [
+                "code: DINOv2, Apache-2.0",
+                "weights: Apache-2.0, as timm records it",
+                "data: LVD-142M, which is not published",
+            ],
+            Self::TransReidSsl => [
+                "code: TransReID-SSL, MIT",
+                "weights: none is recorded here apart from the code's; ask the authors",
+                "data: LUPerson; ask its authors for its terms",
+            ],
+            Self::Pass => [
+                "code: PASS-reID, Apache-2.0",
+                "weights: none is recorded here apart from the code's; ask the authors",
+                "data: LUPerson; ask its authors for its terms",
+            ],
+            Self::Hap => [
+                "code: HAP states none",
+                "weights: none is recorded here apart from the code's; ask the authors",
+                "data: LUPerson; ask its authors for its terms",
+            ],
+            Self::Mae => [
+                "code: MAE, CC BY-NC 4.0",
+                "weights: CC BY-NC 4.0, as timm records it",
+                "data: ImageNet-1k, under its terms of access",
+            ],
+            Self::TimmVit => [
+                "code: timm, Apache-2.0",
+                "weights: see the model card; the names do not tell timm's from DINO's",
+                "data: see the model card",
+            ],
+        }
+    }
+}
+
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Source {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, String> {
+        let known = Self::ALL.map(Self::name);
+        match known.iter().position(|known| *known == name) {
+            Some(index) => Ok(Self::ALL[index]),
+            None => Err(format!(
+                "expected one of {}, found `{name}`",
+                known.join(", ")
+            )),
+        }
+    }
+}
+
+/// What was recognised in a file.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Recognised {
+    pub source: Source,
+    /// What stands in front of the backbone's names.
+    pub prefix: String,
+    /// Stages of a Swin.
+    pub stages: usize,
+}
+
+/// The tensor that every backbone here begins with, in its two names.
+const FIRST: [&str; 2] = ["patch_embed.proj.weight", "patch_embed.projection.weight"];
+
+/// Says who published tensors of these names and shapes.
+pub(crate) fn recognise(
+    shapes: &BTreeMap<String, Vec<usize>>,
+    options: &Options,
+) -> Result<Recognised, String> {
+    if shapes.is_empty() {
+        return Err(
+            "no tensors\nhint: a file of a whole model holds objects; save `model.state_dict()`"
+                .to_owned(),
+        );
+    }
+    if let Some(clip) = clip(shapes) {
+        return Err(clip);
+    }
+    // Of several backbones the teacher's, and the outermost.
+    let wanted = if options.student {
+        "student"
+    } else {
+        "teacher"
+    };
+    let prefix = shapes
+        .keys()
+        .filter_map(|name| FIRST.iter().find_map(|first| name.strip_suffix(first)))
+        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
+        .min_by_key(|prefix| (!prefix.contains(wanted), prefix.len(), *prefix))
+        .ok_or_else(|| unknown(shapes))?;
+    if options.student && !prefix.contains(wanted) {
+        return Err("no student in this file".to_owned());
+    }
+    let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
+    let any = |inner: &str| {
+        let prefix = format!("{prefix}{inner}");
+        let mut rest = shapes.range(prefix.clone()..);
+        rest.next()
+            .is_some_and(|(name, _)| name.starts_with(&prefix))
+    };
+    let container = if any("stages.0.") { "stages" } else { "layers" };
+    let stages = (0..64)
+        .take_while(|stage| any(&format!("{container}.{stage}.blocks.")))
+        .count();
+    let training = prefix.contains("teacher") || prefix.contains("student");
+    let source = match options.source {
+        Some(source) => source,
+        None if any("stages.0.blocks.0.attn.w_msa.") => {
+            // Beside the backbone, a converted checkpoint has at most DINO's head.
+            let task = shapes.keys().any(|name| {
+                let outside = !name.starts_with(prefix);
+                outside && !name.starts_with("head.") && !name.starts_with("module.head.")
+            });
+            match (training, any("semantic_embed_w."), task) {
+                (true, ..) => Source::SoliderFull,
+                (false, _, true) => Source::SoliderTask,
+                (false, true, false) => Source::Solider,
+                (false, false, false) => Source::OpenMmlabSwin,
+            }
+        }
+        None if has("layers.0.blocks.0.attn.relative_position_bias_table") => {
+            match has("layers.0.downsample.reduction.weight") {
+                _ if shapes.keys().any(|name| name.contains(".moe.")) => Source::Clasp,
+                true => Source::MicrosoftSwin,
+                false => Source::TimmSwin,
+            }
+        }
+        None if any("patch_embed.conv.") => {
+            return Err(
+                "a ViT with a stem of convolutions (TransReID-SSL's ICS), which clasp does not have\n\
+                 hint: the checkpoint of the same repository without ICS can be read"
+                    .to_owned(),
+            );
+        }
+        None if any("blocks.") && (has("pos_embed") || has("part_token1")) => {
+            vit(shapes, prefix, training)
+        }
+        None => return Err(unknown(shapes)),
+    };
+    Ok(Recognised {
+        source,
+        prefix: prefix.to_owned(),
+        stages,
+    })
+}
+
+fn vit(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str, training: bool) -> Source {
+    let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
+    // People are higher than wide: networks for them are trained on such images, those for ImageNet on squares.
+    let upright = match shapes.get(&format!("{prefix}pos_embed")).map(Vec::as_slice) {
+        Some([1, count, _]) => {
+            let patches = count - usize::from(has("cls_token")).min(*count);
+            sides(patches).is_none_or(|[rows, columns]| rows != columns)
+        }
+        _ => false,
+    };
+    if has("part_token1") {
+        Source::Pass
+    } else if has("decoder_embed.weight") {
+        if upright { Source::Hap } else { Source::Mae }
+    } else if has("register_tokens") || (has("mask_token") && has("blocks.0.ls1.gamma")) {
+        Source::DinoV2
+    } else if upright && !has("head.weight") && !has("reg_token") {
+        Source::TransReidSsl
+    } else if training {
+        Source::Dino
+    } else {
+        Source::TimmVit
+    }
+}
+
+/// Why a CLIP is none of the backbones.
+fn clip(shapes: &BTreeMap<String, Vec<usize>>) -> Option<String> {
+    let any = |part: &str| shapes.keys().any(|name| name.contains(part));
+    let form = if any("vision_model.encoder.layers.0.") && any("text_model.encoder.layers.0.") {
+        "Hugging Face's"
+    } else if any("visual.transformer.resblocks.0.") {
+        "OpenCLIP's or OpenAI's"
+    } else {
+        return None;
+    };
+    Some(format!(
+        "a CLIP in {form} names, not a backbone\n\
+         hint: label images with it: clasp label IMAGES --clip FOLDER. Its image tower is not imported: it has a norm \
+         before its blocks and a projection behind them, which the ViT here does not have"
+    ))
+}
+
+fn unknown(shapes: &BTreeMap<String, Vec<usize>>) -> String {
+    let names: Vec<&str> = shapes.keys().take(5).map(String::as_str).collect();
+    format!(
+        "not a backbone that clasp knows: expected the names of a Swin (timm, Microsoft, OpenMMLab, SOLIDER) or of a ViT \
+         (timm, DINO, DINOv2, MAE, HAP, PASS, TransReID-SSL), found {} tensors such as {}",
+        shapes.len(),
+        names.join(", ")
+    )
+}

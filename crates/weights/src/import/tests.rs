@@ -1,0 +1,458 @@
+//! Every source, against the network that published it; and files that are none.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Device;
+use clasp_model::backbone::{Adapter, Architecture, Sizes};
+use clasp_model::moe::MoeConfig;
+use clasp_model::swin::{SwinConfig, SwinSizes};
+use clasp_model::vit::{Pool, VitSizes};
+use fs_err as fs;
+
+use super::*;
+use crate::backbone::{read_backbone_meta, save_backbone};
+use crate::checkpoint::{self, Metadata};
+use crate::state::Array;
+use crate::testing::{check_features, filled, golden, noise, parameter, worst};
+
+/// Names and shapes as a source publishes them.
+fn shapes(source: &str) -> BTreeMap<String, Vec<usize>> {
+    let text = fs::read_to_string(golden("import.json")).unwrap();
+    let mut all: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
+        serde_json::from_str(&text).unwrap();
+    all.remove(source).unwrap()
+}
+
+/// A checkpoint of a source, in memory.
+fn state(source: &str) -> StateDict {
+    let named = |(name, shape): (String, Vec<usize>)| {
+        let array = parameter(&name, &shape);
+        (name, array)
+    };
+    shapes(source).into_iter().map(named).collect()
+}
+
+fn import_state(state: &StateDict, options: &Options) -> Result<Imported, WeightsError> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    checkpoint::write(&path, state, &Metadata::new()).unwrap();
+    import(&path, options, &Device::flex())
+}
+
+#[test]
+fn every_source_is_recognised_and_gives_its_features() {
+    let upright = [128, 64];
+    for (key, source, size) in [
+        ("timm-swin", Source::TimmSwin, upright),
+        ("microsoft-swin", Source::MicrosoftSwin, upright),
+        ("solider-full", Source::SoliderFull, upright),
+        ("solider", Source::Solider, upright),
+        ("solider-task reid", Source::SoliderTask, upright),
+        ("solider-task attributes", Source::SoliderTask, upright),
+        ("openmmlab-swin", Source::OpenMmlabSwin, upright),
+        ("timm-vit", Source::TimmVit, upright),
+        ("dino", Source::Dino, [112, 112]),
+        ("dinov2", Source::DinoV2, [70, 70]),
+        ("dinov2 registers", Source::DinoV2, [70, 70]),
+        ("timm-vit registers", Source::TimmVit, [64, 64]),
+        ("timm-vit registers embedded", Source::TimmVit, [64, 64]),
+        ("transreid-ssl", Source::TransReidSsl, upright),
+        ("pass", Source::Pass, upright),
+        ("mae", Source::Mae, [112, 112]),
+        ("hap", Source::Hap, upright),
+    ] {
+        let state = state(key);
+        let imported = import_state(&state, &Options::default())
+            .unwrap_or_else(|error| panic!("{key}: {error}"));
+        let report = &imported.report;
+        assert_eq!(report.source, source.describe(), "{key}");
+        assert!(
+            report.is_complete() && !report.loaded.is_empty(),
+            "{key}: {report}"
+        );
+        let left_out: usize = report.left_out.values().map(Vec::len).sum();
+        assert_eq!(imported.meta.licences.len(), 3);
+        assert!(left_out < report.tensors, "{key}: {report}");
+        check_features("import.safetensors", key, &imported.backbone, size);
+        // Whoever is named is taken at their word, and gives the same.
+        let named = Options {
+            source: Some(source),
+            ..Options::default()
+        };
+        let named = import_state(&state, &named).unwrap();
+        assert_eq!(named.meta, imported.meta, "{key}");
+    }
+}
+
+#[test]
+fn a_file_of_torch_save_gives_its_features_and_becomes_a_backbone_file() {
+    let device = Device::flex();
+    let path = golden("solider_full.pth");
+    let imported = import(&path, &Options::default(), &device).unwrap();
+    assert_eq!(imported.report.source, Source::SoliderFull.describe());
+    assert_eq!(imported.report.prefix, "teacher.backbone.");
+    check_features(
+        "import.safetensors",
+        "solider_full.pth",
+        &imported.backbone,
+        [128, 64],
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("backbone.safetensors");
+    save_backbone(&out, &imported.backbone, &imported.meta).unwrap();
+    let meta = read_backbone_meta(&out).unwrap();
+    assert_eq!(meta, imported.meta);
+    assert_eq!((meta.height, meta.width), (256, 128));
+    assert!(meta.licences[0].contains("Apache-2.0") && meta.origin.starts_with("solider_full.pth"));
+    let again = import(&out, &Options::default(), &device).unwrap();
+    assert_eq!(again.report.source, Source::Clasp.describe());
+    check_features(
+        "import.safetensors",
+        "solider_full.pth",
+        &again.backbone,
+        [128, 64],
+    );
+    // A published file is a model, too.
+    let (_, direct) = crate::backbone::load_backbone(&path, &device).unwrap();
+    assert_eq!(direct, imported.meta);
+}
+
+#[test]
+fn the_student_is_taken_when_asked_for() {
+    let options = Options {
+        student: true,
+        ..Options::default()
+    };
+    let imported = import_state(&state("dino"), &options).unwrap();
+    assert_eq!(imported.report.prefix, "student.module.backbone.");
+    check_features(
+        "import.safetensors",
+        "dino student",
+        &imported.backbone,
+        [112, 112],
+    );
+    let message = import_state(&state("timm-vit"), &options)
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("no student"), "{message}");
+}
+
+#[test]
+fn sizes_and_preprocessing_follow_the_source() {
+    let meta = |key: &str| import_state(&state(key), &Options::default()).unwrap().meta;
+    let reid = meta("solider-task reid");
+    assert_eq!((reid.height, reid.width, reid.mean), (384, 128, [0.5; 3]));
+    assert!(matches!(reid.config.adapter, Adapter::Lambda(_)));
+    let pass = meta("pass");
+    assert_eq!((pass.height, pass.width), (128, 64));
+    let Some(Sizes::Vit(sizes)) = pass.config.sizes() else {
+        panic!("{:?}", pass.config)
+    };
+    assert_eq!(
+        (sizes.registers, sizes.image, sizes.pool),
+        (3, [128, 64], Pool::Class)
+    );
+    let Some(Sizes::Vit(sizes)) = meta("mae").config.sizes() else {
+        panic!("no ViT")
+    };
+    assert_eq!(sizes.pool, Pool::Mean);
+    let swin = meta("microsoft-swin");
+    assert_eq!((swin.height, swin.config.name), (128, Architecture::Swin));
+}
+
+#[test]
+fn a_size_resamples_position_embeddings_once_and_for_all() {
+    let options = Options {
+        size: Some([128, 64]),
+        ..Options::default()
+    };
+    let imported = import_state(&state("timm-vit"), &options).unwrap();
+    let change = &imported.report.resampled[0];
+    assert_eq!(
+        (change.from.clone(), change.to.clone()),
+        (vec![1, 50, 64], vec![1, 33, 64])
+    );
+    let Some(Sizes::Vit(sizes)) = imported.meta.config.sizes() else {
+        panic!("no ViT")
+    };
+    assert_eq!(sizes.image, [128, 64]);
+    // What the network does while running with the stored ones.
+    check_features(
+        "import.safetensors",
+        "timm-vit",
+        &imported.backbone,
+        [128, 64],
+    );
+    let text = imported.report.to_string();
+    assert!(
+        text.contains("pos_embed: [1, 50, 64] in the file, [1, 33, 64] here"),
+        "{text}"
+    );
+}
+
+#[test]
+fn resampling_is_pytorchs() {
+    let (reference, _) = checkpoint::read(&golden("import.safetensors")).unwrap();
+    let swin = |window_size| {
+        Sizes::Swin(SwinSizes {
+            window_size,
+            ..SwinConfig::tiny().sizes()
+        })
+    };
+    let table = "layers.0.blocks.0.attn.relative_position_bias_table";
+    let positions = VitSizes {
+        width: 5,
+        heads: 5,
+        ..VitSizes::small()
+    };
+    let upright = VitSizes {
+        image: [256, 128],
+        ..positions.clone()
+    };
+    for (name, tensor, shape, noise_of, from, to) in [
+        (
+            "table 7 to 12",
+            table,
+            vec![169, 3],
+            "table",
+            swin(7),
+            swin(12),
+        ),
+        (
+            "table 7 to 4",
+            table,
+            vec![169, 3],
+            "table",
+            swin(7),
+            swin(4),
+        ),
+        (
+            "positions 14x14 to 16x8",
+            "pos_embed",
+            vec![1, 197, 5],
+            "positions",
+            Sizes::Vit(positions),
+            Sizes::Vit(upright),
+        ),
+    ] {
+        let array = Array {
+            data: noise(noise_of, shape.iter().product()),
+            shape,
+        };
+        let mut state = StateDict::from([(tensor.to_owned(), array)]);
+        let changes = resample::fit(&mut state, &from, &to);
+        assert_eq!(changes.len(), 1);
+        let expected = &reference[name];
+        assert_eq!(state[tensor].shape, expected.shape, "{name}");
+        let worst = worst(&state[tensor].data, &expected.data);
+        println!("{name}: {worst:e}");
+        assert!(worst < 1e-5, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn a_published_checkpoint_starts_an_adapted_backbone_of_another_window_or_image() {
+    let device = Device::flex();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    for (key, window) in [("solider-full", 3), ("timm-vit", 0), ("transreid-ssl", 0)] {
+        checkpoint::write(&path, &state(key), &Metadata::new()).unwrap();
+        let found = import(&path, &Options::default(), &device).unwrap();
+        let sizes = match found.meta.config.sizes().unwrap() {
+            Sizes::Swin(sizes) => Sizes::Swin(SwinSizes {
+                window_size: window,
+                ..sizes
+            }),
+            vit => vit,
+        };
+        let config = BackboneConfig::of_sizes(sizes)
+            .for_images([128, 64])
+            .with_adapter(Adapter::Moe(MoeConfig::default()));
+        let backbone = config.init(&mut Rng::seed_from_u64(1), &device);
+        let (started, report) = start_from(backbone, &path).unwrap();
+        assert!(
+            report.missing.iter().all(|name| name.contains(".moe.")),
+            "{report}"
+        );
+        // TransReID-SSL's positions are those of the images already.
+        assert_eq!(
+            report.resampled.is_empty(),
+            key == "transreid-ssl",
+            "{report}"
+        );
+        if key != "solider-full" {
+            check_features("import.safetensors", key, &started, [128, 64]);
+        } else {
+            assert!(
+                report
+                    .unexpected
+                    .iter()
+                    .all(|name| name.starts_with("semantic_embed"))
+            );
+        }
+        let other = BackboneConfig::named("swin-pico").unwrap();
+        let other = other.init(&mut Rng::seed_from_u64(1), &device);
+        let message = start_from(other, &path).unwrap_err().to_string();
+        assert!(message.contains("another architecture"), "{message}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error_unless_lenient() {
+    let lenient = Options {
+        lenient: true,
+        ..Options::default()
+    };
+    let mut missing = state("timm-swin");
+    missing.remove("norm.bias");
+    let mut left_over = state("timm-vit");
+    left_over.insert("fc_norm.weight".into(), parameter("fc_norm.weight", &[64]));
+    let mut reshaped = state("timm-vit");
+    reshaped.insert("norm.weight".into(), parameter("norm.weight", &[65]));
+    for (state, words) in [
+        (missing, ["missing          1", "norm.bias"]),
+        (left_over, ["unexpected       1", "fc_norm.weight"]),
+        (
+            reshaped,
+            [
+                "other shape      1",
+                "norm.weight: expected [64], found [65]",
+            ],
+        ),
+    ] {
+        let message = import_state(&state, &Options::default())
+            .unwrap_err()
+            .to_string();
+        let table = import_state(&state, &lenient).unwrap().report.to_string();
+        for word in words {
+            assert!(table.contains(word), "{table}");
+            assert!(
+                message.contains(word) || message.contains("a network of"),
+                "{message}"
+            );
+        }
+    }
+}
+
+#[test]
+fn what_is_no_backbone_is_named() {
+    let refused = |state: &StateDict, words: &[&str]| {
+        for lenient in [false, true] {
+            let options = Options {
+                lenient,
+                ..Options::default()
+            };
+            let message = import_state(state, &options).unwrap_err().to_string();
+            for word in words {
+                assert!(message.contains(word), "expected `{word}` in: {message}");
+            }
+        }
+    };
+    let clip = |folder: &str, file: &str| {
+        let (state, _) = checkpoint::read(&golden(folder).join(file)).unwrap();
+        refused(&state, &["a CLIP in", "clasp label"]);
+    };
+    clip("hugging_face", "model.safetensors");
+    clip("open_clip", "open_clip_model.safetensors");
+    refused(&StateDict::new(), &["no tensors"]);
+    let resnet = ["conv1.weight", "layer1.0.bn1.weight"];
+    refused(
+        &resnet
+            .map(|name| (name.to_owned(), parameter(name, &[2])))
+            .into(),
+        &["not a backbone that clasp knows", "conv1.weight"],
+    );
+    let mut stem = state("transreid-ssl");
+    stem.insert(
+        "teacher.backbone.patch_embed.conv.0.weight".into(),
+        parameter("conv", &[4, 3, 7, 7]),
+    );
+    refused(&stem, &["ICS"]);
+    // Shapes that lie or leave something open.
+    let changed = |key: &str, name: &str, shape: &[usize], words: &[&str]| {
+        let mut state = state(key);
+        assert!(state.contains_key(name), "{name}");
+        state.insert(name.into(), parameter(name, shape));
+        refused(&state, words);
+    };
+    changed(
+        "timm-vit",
+        "pos_embed",
+        &[1, 193, 64],
+        &["192 patches", "--size"],
+    );
+    changed("timm-vit", "pos_embed", &[50, 64], &["pos_embed"]);
+    changed(
+        "timm-vit",
+        "patch_embed.proj.weight",
+        &[64, 768],
+        &["patch_embed"],
+    );
+    changed(
+        "timm-vit",
+        "blocks.0.mlp.fc1.weight",
+        &[100, 64],
+        &["--heads"],
+    );
+    let table = "layers.1.blocks.0.attn.relative_position_bias_table";
+    changed("timm-swin", table, &[48, 2], &["odd number"]);
+    changed("timm-swin", table, &[25, 2], &["one window"]);
+    changed(
+        "timm-swin",
+        "patch_embed.proj.weight",
+        &[0, 3, 4, 4],
+        &["embed_dim"],
+    );
+    // A block that only its name claims: the network would be larger than the file.
+    let mut deep = state("timm-vit");
+    for block in 4..40 {
+        let name = format!("blocks.{block}.norm1.weight");
+        deep.insert(name.clone(), parameter(&name, &[64]));
+    }
+    refused(&deep, &["a network of"]);
+}
+
+#[test]
+fn heads_that_no_table_knows_are_asked_for() {
+    let sizes = VitSizes {
+        width: 48,
+        heads: 4,
+        hidden: 96,
+        ..VitSizes::pico()
+    };
+    let backbone = BackboneConfig::of_sizes(Sizes::Vit(sizes.clone()))
+        .init(&mut Rng::seed_from_u64(0), &Device::flex());
+    let state = crate::backbone::backbone_state(&filled(backbone));
+    let message = import_state(&state, &Options::default())
+        .unwrap_err()
+        .to_string();
+    assert!(message.contains("--heads"), "{message}");
+    let options = Options {
+        heads: Some(4),
+        ..Options::default()
+    };
+    let imported = import_state(&state, &options).unwrap();
+    assert_eq!(imported.meta.config.sizes(), Some(Sizes::Vit(sizes)));
+    let wrong = Options {
+        heads: Some(7),
+        ..Options::default()
+    };
+    assert!(
+        import_state(&state, &wrong)
+            .unwrap_err()
+            .to_string()
+            .contains("heads")
+    );
+}
+
+#[test]
+fn names_of_sources_round_trip() {
+    for source in Source::ALL {
+        assert_eq!(source.name().parse::<Source>(), Ok(source));
+        let licences = source.licences();
+        assert!(licences[0].starts_with("code: "), "{source}");
+        assert!(licences[1].starts_with("weights: ") && licences[2].starts_with("data: "));
+    }
+    assert!("resnet".parse::<Source>().unwrap_err().contains("dinov2"));
+}

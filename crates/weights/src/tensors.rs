@@ -1,0 +1,116 @@
+//! Files of tensors by name, whatever wrote them: safetensors or PyTorch.
+
+use std::collections::BTreeMap;
+use std::io::{Cursor, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+
+use crate::checkpoint::{self, Metadata};
+use crate::error::WeightsError;
+use crate::state::{Array, StateDict};
+use crate::torch::{self, TorchFile};
+
+/// A file whose tensors can be listed and read.
+pub struct TensorFile {
+    path: PathBuf,
+    shapes: BTreeMap<String, Vec<usize>>,
+    metadata: Metadata,
+    content: Content,
+}
+
+enum Content {
+    Safetensors(StateDict),
+    Torch(Box<TorchFile>),
+}
+
+impl TensorFile {
+    /// Opens a file of safetensors or of PyTorch, told apart by its first bytes.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, is neither, is broken, or claims more than it holds.
+    pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        let mut file = fs::File::open(path)?;
+        let mut beginning = Vec::new();
+        file.by_ref().take(64).read_to_end(&mut beginning)?;
+        if !torch::is_torch(&beginning) {
+            let (state, metadata) = checkpoint::read(path)?;
+            return Ok(Self::safetensors(path, state, metadata));
+        }
+        file.rewind()?;
+        Self::torch(path, Box::new(file.into_file()))
+    }
+
+    /// As [`TensorFile::open`], from memory; `path` is what errors name.
+    ///
+    /// # Errors
+    ///
+    /// As [`TensorFile::open`].
+    pub fn from_bytes(path: &Path, bytes: Vec<u8>) -> Result<Self, WeightsError> {
+        if torch::is_torch(&bytes) {
+            return Self::torch(path, Box::new(Cursor::new(bytes)));
+        }
+        let (state, metadata) = checkpoint::read_bytes(&bytes, path)?;
+        Ok(Self::safetensors(path, state, metadata))
+    }
+
+    fn safetensors(path: &Path, state: StateDict, metadata: Metadata) -> Self {
+        let shape = |(name, array): (&String, &Array)| (name.clone(), array.shape.clone());
+        Self {
+            path: path.to_owned(),
+            shapes: state.iter().map(shape).collect(),
+            metadata,
+            content: Content::Safetensors(state),
+        }
+    }
+
+    fn torch(path: &Path, source: Box<dyn torch::Source>) -> Result<Self, WeightsError> {
+        let file =
+            TorchFile::open(source).map_err(|problem| WeightsError::format(path, problem))?;
+        Ok(Self {
+            path: path.to_owned(),
+            shapes: file.shapes(),
+            metadata: Metadata::new(),
+            content: Content::Torch(Box::new(file)),
+        })
+    }
+
+    /// What wrote it, in words.
+    pub fn container(&self) -> &'static str {
+        match &self.content {
+            Content::Safetensors(_) => "safetensors",
+            Content::Torch(file) => file.container(),
+        }
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Text beside the tensors; PyTorch's files have none.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Shapes by name; of safetensors those of floats only.
+    pub fn shapes(&self) -> &BTreeMap<String, Vec<usize>> {
+        &self.shapes
+    }
+
+    /// A tensor as 32-bit floats, once: what was read is no longer held.
+    ///
+    /// # Errors
+    ///
+    /// There is none of that name, or it cannot be read.
+    pub fn read(&mut self, name: &str) -> Result<Array, WeightsError> {
+        let array = match &mut self.content {
+            Content::Safetensors(state) => state.remove(name),
+            Content::Torch(file) => file
+                .read(name)
+                .map_err(|problem| WeightsError::format(&self.path, problem))?,
+        };
+        array.ok_or_else(|| WeightsError::format(&self.path, format!("no tensor `{name}`")))
+    }
+}

@@ -1,5 +1,6 @@
 //! Ctrl-C: the first asks the work to stop at the next safe point, the second ends the program.
 
+use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -26,6 +27,15 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
     })
     .context("installing the handler of Ctrl-C")?;
     Ok(stop)
+}
+
+/// What work that asks after each step is told: to break once the flag is set.
+pub fn flow(stop: &AtomicBool) -> ControlFlow<()> {
+    if stop.load(Ordering::Relaxed) {
+        ControlFlow::Break(())
+    } else {
+        ControlFlow::Continue(())
+    }
 }
 
 #[allow(clippy::print_stderr)]

@@ -5,13 +5,15 @@
 //! linear and convex ([`crate::linear`]), and that the strength of its weight decay is chosen on training images that it was
 //! not fitted to. Nothing is drawn at random: the same data and backbone give the same figures.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
 use serde::{Deserialize, Serialize};
 
-use crate::features::{Features, Map};
-use crate::linear::Solver;
+use crate::TaskError;
+use crate::features::{Extractor, Features, Map, Pass, each_image};
+use crate::linear::{Linear, Loss, Solver};
 
 /// How a frozen evaluation runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -155,6 +157,89 @@ pub(crate) fn choose_strength<M: Clone>(
         }
     }
     (best.1, best.2)
+}
+
+/// The tokens of the first image of a pass: they tell the grid, and so how many images fit into memory.
+///
+/// # Errors
+/// Those of [`each_image`].
+pub(crate) fn first_tokens<E: Extractor>(
+    extractor: &E,
+    pass: Pass,
+    options: &Options,
+    load: impl Fn(usize) -> Result<Option<Vec<f32>>, TaskError> + Sync,
+) -> Result<Tokens, TaskError> {
+    let keep = |_: usize, features: &Features| Ok(Tokens::new(features));
+    let pass = Pass { count: 1, ..pass };
+    let go_on = |_| ControlFlow::Continue(());
+    let first = each_image(extractor, pass, options, load, keep, &go_on)?;
+    first.into_iter().flatten().next().ok_or(TaskError::Stopped)
+}
+
+/// What a read-out of feature maps is fitted to.
+pub(crate) struct Examples<'a> {
+    /// [images, positions, channels].
+    pub features: &'a [f32],
+    /// [images, positions, outputs].
+    pub targets: &'a [f32],
+    /// Positions of an image.
+    pub positions: usize,
+    /// Channels of a position.
+    pub channels: usize,
+    /// Targets of a position.
+    pub outputs: usize,
+    /// The loss of targets [positions of some images, outputs].
+    pub loss: &'a dyn for<'t> Fn(&'t [f32]) -> Loss<'t>,
+}
+
+/// A read-out with the strength of weight decay that was best on held-out images.
+pub(crate) struct Chosen {
+    /// The strength.
+    pub strength: f64,
+    /// The model that it gave.
+    pub model: Linear,
+    /// The images that were held out.
+    pub held: Vec<usize>,
+    /// Their features.
+    pub held_features: Vec<f32>,
+}
+
+impl Examples<'_> {
+    /// Chooses the strength on some of the images ([`Options::selection`]).
+    pub fn choose(&self, start: Linear, options: &Options) -> Chosen {
+        let images = self.features.len() / (self.positions * self.channels);
+        let (fitted, held) = hold_out(&spaced(images, options.selection));
+        let features_of =
+            |images: &[usize]| rows_of(images, self.features, self.positions * self.channels);
+        let targets_of =
+            |images: &[usize]| rows_of(images, self.targets, self.positions * self.outputs);
+        let (fitted_features, fitted_targets) = (features_of(&fitted), targets_of(&fitted));
+        let (held_features, held_targets) = (features_of(&held), targets_of(&held));
+        let fitted = Examples {
+            features: &fitted_features,
+            targets: &fitted_targets,
+            ..*self
+        };
+        let (strength, model) = choose_strength(
+            start,
+            |start, strength| fitted.fit(start, strength, &options.selection_solver()),
+            |model| model.loss(&held_features, &(self.loss)(&held_targets)),
+        );
+        Chosen {
+            strength,
+            model,
+            held,
+            held_features,
+        }
+    }
+
+    /// Fits all of the images, from `start`.
+    pub fn fit(&self, start: Linear, strength: f64, solver: &Solver) -> Linear {
+        let images = self.features.len() / (self.positions * self.channels);
+        let penalties = vec![strength / images as f64; self.outputs];
+        let loss = (self.loss)(self.targets);
+        start.fit(self.features, &loss, &penalties, solver).0
+    }
 }
 
 /// The maps of an image on the grid of the finest, concatenated: rows of one feature per position, row by row.

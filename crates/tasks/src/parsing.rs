@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use crate::TaskError;
 use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
 use crate::frozen::{
-    Options, Progress, Tokens, Weights, choose_strength, eval_split, hold_out, rows_of, spaced,
+    Chosen, Examples, Options, Progress, Tokens, Weights, eval_split, first_tokens,
 };
-use crate::linear::{Linear, Loss, Solver, Standardiser};
+use crate::linear::{Linear, Loss, Standardiser};
 
 /// The result, with its protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -84,8 +84,6 @@ pub fn evaluate<E: Extractor>(
     );
     let confusion = Mutex::new(Confusion::new(classes));
 
-    // The first image tells the grid and how many images fit into memory.
-    let first = |_: usize, features: &Features| Ok(Tokens::new(features));
     let load_first = |_: usize| Ok(Some(preprocess.apply(&read_image(&train[0].image)?)));
     let pass = |stage, count| Pass {
         stage,
@@ -93,23 +91,12 @@ pub fn evaluate<E: Extractor>(
         size,
         stages,
     };
-    let shape = each_image(
-        extractor,
-        pass("first image", 1),
-        options,
-        load_first,
-        first,
-        &|_| ControlFlow::Continue(()),
-    )?;
-    let Some(Some(Tokens {
+    let Tokens {
         height,
         width,
         channels,
         ..
-    })) = shape.into_iter().next()
-    else {
-        return Err(TaskError::Stopped);
-    };
+    } = first_tokens(extractor, pass("first image", 1), options, load_first)?;
     let (grid, positions) = ([height, width], height * width);
     let bytes = positions * (channels + classes) * size_of::<f32>();
     let used = options.training(train.len(), bytes);
@@ -150,38 +137,18 @@ pub fn evaluate<E: Extractor>(
     let standardiser = Standardiser::fit(&features, channels);
     standardiser.apply(&mut features);
 
-    let fit = |start: Linear, features: &[f32], targets: &[f32], strength: f64, solver: Solver| {
-        let images = features.len() / (channels * positions);
-        start
-            .fit(
-                features,
-                &loss(targets),
-                &vec![strength / images as f64; classes],
-                &solver,
-            )
-            .0
+    let examples = Examples {
+        features: &features,
+        targets: &targets,
+        positions,
+        channels,
+        outputs: classes,
+        loss: &loss,
     };
-    let (fitted, held) = hold_out(&spaced(used.len(), options.selection));
-    let features_of = |images: &[usize]| rows_of(images, &features, positions * channels);
-    let targets_of = |images: &[usize]| rows_of(images, &targets, positions * classes);
-    let (strength, start) = {
-        let (fitted_features, fitted_targets) = (features_of(&fitted), targets_of(&fitted));
-        let (held_features, held_targets) = (features_of(&held), targets_of(&held));
-        choose_strength(
-            Linear::zeros(channels, classes),
-            |start, strength| {
-                fit(
-                    start,
-                    &fitted_features,
-                    &fitted_targets,
-                    strength,
-                    options.selection_solver(),
-                )
-            },
-            |model| model.loss(&held_features, &loss(&held_targets)),
-        )
-    };
-    let model = fit(start, &features, &targets, strength, options.solver);
+    let Chosen {
+        strength, model, ..
+    } = examples.choose(Linear::zeros(channels, classes), options);
+    let model = examples.fit(model, strength, &options.solver);
     drop((features, targets));
 
     let sizes: Vec<OnceLock<[usize; 2]>> = vec![OnceLock::new(); test.len()];

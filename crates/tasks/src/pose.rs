@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::frozen::{Options, Progress, Tokens, choose_strength, hold_out, rows_of, spaced};
-use crate::linear::{Linear, Loss, Solver, Standardiser};
+use crate::frozen::{Chosen, Examples, Options, Progress, Tokens, first_tokens};
+use crate::linear::{Linear, Loss, Standardiser};
 
 /// Share of the reference length within which a joint is correct.
 const PCK_THRESHOLD: f64 = 0.2;
@@ -188,23 +188,14 @@ pub fn evaluate<E: Extractor>(
         size,
         stages,
     };
-    let first = each_image(
-        extractor,
-        pass("first person", 1),
-        options,
-        |_| input(train, &train_people[0]),
-        |_, features| Ok(Tokens::new(features)),
-        &|_| ControlFlow::Continue(()),
-    )?;
-    let Some(Some(Tokens {
+    let Tokens {
         height,
         width,
         channels,
         ..
-    })) = first.into_iter().next()
-    else {
-        return Err(TaskError::Stopped);
-    };
+    } = first_tokens(extractor, pass("first person", 1), options, |_| {
+        input(train, &train_people[0])
+    })?;
     let (grid, positions) = ([height, width], height * width);
     let bytes = positions * (channels + joints) * size_of::<f32>();
     let used = options.training(train_people.len(), bytes);
@@ -231,36 +222,21 @@ pub fn evaluate<E: Extractor>(
     let standardiser = Standardiser::fit(&features, channels);
     standardiser.apply(&mut features);
 
-    let fit = |start: Linear, features: &[f32], targets: &[f32], strength: f64, solver: Solver| {
-        let people = features.len() / (channels * positions);
-        start
-            .fit(
-                features,
-                &loss(targets, positions),
-                &vec![strength / people as f64; joints],
-                &solver,
-            )
-            .0
+    let examples = Examples {
+        features: &features,
+        targets: &targets,
+        positions,
+        channels,
+        outputs: joints,
+        loss: &|targets| loss(targets, positions),
     };
-    let (fitted, held) = hold_out(&spaced(subjects.len(), options.selection));
-    let features_of = |people: &[usize]| rows_of(people, &features, positions * channels);
-    let targets_of = |people: &[usize]| rows_of(people, &targets, positions * joints);
     let (strength, start, decoder) = {
-        let (fitted_features, fitted_targets) = (features_of(&fitted), targets_of(&fitted));
-        let (held_features, held_targets) = (features_of(&held), targets_of(&held));
-        let (strength, model) = choose_strength(
-            Linear::with_positions(channels, joints, positions),
-            |start, strength| {
-                fit(
-                    start,
-                    &fitted_features,
-                    &fitted_targets,
-                    strength,
-                    options.selection_solver(),
-                )
-            },
-            |model| model.loss(&held_features, &loss(&held_targets, positions)),
-        );
+        let Chosen {
+            strength,
+            model,
+            held,
+            held_features,
+        } = examples.choose(Linear::with_positions(channels, joints, positions), options);
         let held_subjects: Vec<&Subject> = held.iter().map(|&i| subjects[i]).collect();
         let logits = model.apply(&held_features);
         let score = |decoder| {
@@ -280,7 +256,7 @@ pub fn evaluate<E: Extractor>(
         };
         (strength, model, decoder)
     };
-    let model = fit(start, &features, &targets, strength, options.solver);
+    let model = examples.fit(start, strength, &options.solver);
     drop((features, targets));
 
     let poses = each_image(

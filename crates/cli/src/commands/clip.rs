@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::ops::ControlFlow;
-use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use clasp_data::rng_for;
@@ -90,11 +88,7 @@ pub fn run(common: &Common, arguments: &Clip) -> Result<Outcome> {
                     }
                     note.push_str(&format!(", {:.0} pairs/s", progress.pairs_per_second));
                     meter.set(progress.step as u64, progress.steps as u64, &note);
-                    if stop.load(Ordering::Relaxed) {
-                        ControlFlow::Break(())
-                    } else {
-                        ControlFlow::Continue(())
-                    }
+                    interrupt::flow(&stop)
                 },
             )?;
             drop(meter);

@@ -1,8 +1,6 @@
 //! `clasp embed IMAGES`.
 
-use std::ops::ControlFlow;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use clasp_data::source::Source;
@@ -40,11 +38,7 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
             if let Ok(mut meter) = meter.lock() {
                 meter.set(progress.done as u64, progress.total as u64, "");
             }
-            if stop.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            interrupt::flow(&stop)
         },
     )?;
     drop(meter);

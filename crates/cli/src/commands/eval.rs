@@ -1,10 +1,8 @@
 //! `clasp eval TASK --frozen`: a task's metric with its protocol printed beside it.
 
 use std::fmt::Write;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Mutex;
-use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
@@ -172,11 +170,7 @@ pub fn evaluate(
         if let Ok(mut meter) = meter.lock() {
             meter.set(progress.done as u64, progress.total as u64, progress.stage);
         }
-        if stop.load(Ordering::Relaxed) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        interrupt::flow(&stop)
     };
     let preprocess = &model.preprocess;
     let mut shown = Vec::new();

@@ -1,7 +1,6 @@
 //! `clasp label`: part maps and attributes of images, and work on labels that exist.
 
 use std::fmt::Write;
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -155,11 +154,7 @@ pub fn label_images(
             Progress::Unreadable { key, reason } => meter.line(&format!("skipped {key}: {reason}")),
             Progress::Written { .. } => {}
         }
-        if stop.load(std::sync::atomic::Ordering::Relaxed) {
-            ControlFlow::Break(())
-        } else {
-            ControlFlow::Continue(())
-        }
+        interrupt::flow(&stop)
     })?;
     Ok(report)
 }

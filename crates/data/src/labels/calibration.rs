@@ -71,16 +71,7 @@ impl Calibration {
         let mut count = first.columns.keys.len();
         for path in &paths[1..] {
             let shard = store::read(path)?;
-            if let Some((field, expected, found)) = first.meta.difference(&shard.meta) {
-                let (path, first) = (path.clone(), first_path.clone());
-                return Err(LabelError::Conflict {
-                    path,
-                    first,
-                    field,
-                    expected,
-                    found,
-                });
-            }
+            first.meta.check_same(first_path, &shard.meta, path)?;
             add(&shard.columns.attributes);
             count += shard.columns.keys.len();
         }

@@ -112,6 +112,20 @@ impl StoreMeta {
         self.rows * self.columns
     }
 
+    /// Whether labels of `path` were made as these, of `first`.
+    fn check_same(&self, first: &Path, other: &Self, path: &Path) -> Result<(), LabelError> {
+        match self.difference(other) {
+            None => Ok(()),
+            Some((field, expected, found)) => Err(LabelError::Conflict {
+                path: path.to_owned(),
+                first: first.to_owned(),
+                field,
+                expected,
+                found,
+            }),
+        }
+    }
+
     /// Name of the first field in which two stores differ, with both values.
     fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
         let words = |meta: &Self| {

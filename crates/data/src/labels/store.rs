@@ -93,16 +93,7 @@ pub fn finished_shards(folder: &Path, meta: &StoreMeta) -> Result<BTreeSet<Strin
     let mut names = BTreeSet::new();
     for path in files(folder)? {
         let shard = read(&path)?;
-        if let Some((field, expected, found)) = meta.difference(&shard.meta) {
-            let first = PathBuf::from("this run");
-            return Err(LabelError::Conflict {
-                path,
-                first,
-                field,
-                expected,
-                found,
-            });
-        }
+        meta.check_same(Path::new("this run"), &shard.meta, &path)?;
         names.insert(shard.name);
     }
     Ok(names)
@@ -200,16 +191,7 @@ impl Store {
                 name,
                 columns,
             } = read(path)?;
-            if let Some((field, expected, found)) = store.meta.difference(&meta) {
-                let first = first_path.clone();
-                return Err(LabelError::Conflict {
-                    path: path.clone(),
-                    first,
-                    field,
-                    expected,
-                    found,
-                });
-            }
+            store.meta.check_same(first_path, &meta, path)?;
             starts.push(store.len());
             store.append(name, columns, &paths, &starts)?;
         }

@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use super::csv::Table;
-use super::{LayoutError, distinct, find};
+use super::{LayoutError, distinct, find, in_split};
 
 /// Where the table is looked for.
 const FILES: [&str; 3] = [
@@ -117,20 +117,7 @@ impl Attributes {
     /// # Errors
     /// If there is none.
     pub fn split(&self, name: &str) -> Result<Vec<&Attributed>, LayoutError> {
-        let images: Vec<&Attributed> = self
-            .images
-            .iter()
-            .filter(|image| image.split == name)
-            .collect();
-        if images.is_empty() {
-            let file = self.file.display().to_string();
-            return Err(LayoutError::NoSplit {
-                file,
-                wanted: name.to_owned(),
-                splits: self.splits(),
-            });
-        }
-        Ok(images)
+        in_split(&self.file, &self.images, |image| &image.split, name)
     }
 }
 

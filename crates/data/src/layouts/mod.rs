@@ -130,3 +130,24 @@ fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
     }
     distinct
 }
+
+/// The items of `split`, of which there must be one.
+fn in_split<'a, T>(
+    file: &Path,
+    items: &'a [T],
+    split_of: impl Fn(&T) -> &str,
+    split: &str,
+) -> Result<Vec<&'a T>, LayoutError> {
+    let chosen: Vec<&T> = items
+        .iter()
+        .filter(|item| split_of(item) == split)
+        .collect();
+    if chosen.is_empty() {
+        return Err(LayoutError::NoSplit {
+            file: file.display().to_string(),
+            wanted: split.to_owned(),
+            splits: distinct(items.iter().map(split_of)),
+        });
+    }
+    Ok(chosen)
+}

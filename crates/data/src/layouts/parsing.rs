@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 
 use super::csv::Table;
-use super::{LayoutError, distinct, find};
+use super::{LayoutError, distinct, find, in_split};
 
 /// Where the table is looked for.
 const FILES: [&str; 3] = ["parsing.csv", "parsing/parsing.csv", "parsing/labels.csv"];
@@ -150,20 +150,7 @@ impl Parsing {
     /// # Errors
     /// If there is none.
     pub fn split(&self, name: &str) -> Result<Vec<&Masked>, LayoutError> {
-        let images: Vec<&Masked> = self
-            .images
-            .iter()
-            .filter(|image| image.split == name)
-            .collect();
-        if images.is_empty() {
-            let file = self.file.display().to_string();
-            return Err(LayoutError::NoSplit {
-                file,
-                wanted: name.to_owned(),
-                splits: self.splits(),
-            });
-        }
-        Ok(images)
+        in_split(&self.file, &self.images, |image| &image.split, name)
     }
 
     /// Reads a mask; its labels are classes of this data set, or 255.

@@ -8,6 +8,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`source`] | who published it: recognition, preprocessing, licences |
+//! | [`hugging_face`] | names of Hugging Face's transformers to timm's |
 //! | [`names`] | foreign names and layouts to ours |
 //! | [`sizes`] | the configuration from the shapes |
 //! | [`resample`] | tables and position embeddings of another size |
@@ -23,9 +24,11 @@ use rand_chacha::rand_core::SeedableRng;
 
 use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
 use crate::error::WeightsError;
-use crate::state::StateDict;
+use crate::state::{Array, StateDict};
 use crate::tensors::TensorFile;
+use hugging_face::View;
 
+pub mod hugging_face;
 pub mod names;
 pub mod report;
 pub mod resample;
@@ -159,22 +162,37 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         });
     }
     let wrong = |problem: String| WeightsError::format(&path, problem);
-    let recognised = source::recognise(file.shapes(), options).map_err(wrong)?;
+    let view = View::new(file.shapes());
+    let recognised = source::recognise(&view.shapes, options).map_err(wrong)?;
     let source = recognised.source;
     let mut report = Report::new(source, &file, &recognised.prefix);
     let mut state = StateDict::new();
-    let listed: Vec<String> = file.shapes().keys().cloned().collect();
-    for name in listed {
+    for (name, places) in view.places {
         let Some(inner) = name.strip_prefix(&recognised.prefix) else {
-            report.leave_out("outside the backbone", name);
+            places
+                .into_iter()
+                .for_each(|name| report.leave_out("outside the backbone", name));
             continue;
         };
         match names::rename(source.layout(), inner, recognised.stages) {
             names::Name::Is(ours) => {
-                let array = file.read(&name)?;
-                state.insert(ours, array);
+                let mut joined = Array::default();
+                for place in &places {
+                    let mut part = file.read(place)?;
+                    joined.data.append(&mut part.data);
+                    joined.shape = part.shape;
+                }
+                // As many times the rows as there are parts.
+                if let Some(rows) = joined.shape.first_mut() {
+                    *rows *= places.len();
+                }
+                state.insert(ours, joined);
             }
-            names::Name::LeftOut(reason) => report.leave_out(reason, name),
+            names::Name::LeftOut(reason) => {
+                places
+                    .into_iter()
+                    .for_each(|name| report.leave_out(reason, name));
+            }
         }
     }
     names::convert(source.layout(), &mut state, options.size).map_err(wrong)?;

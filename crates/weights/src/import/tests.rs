@@ -12,7 +12,6 @@ use fs_err as fs;
 use super::*;
 use crate::backbone::{read_backbone_meta, save_backbone};
 use crate::checkpoint::{self, Metadata};
-use crate::state::Array;
 use crate::testing::{check_features, filled, golden, noise, parameter, worst};
 
 /// Names and shapes as a source publishes them.
@@ -60,6 +59,10 @@ fn every_source_is_recognised_and_gives_its_features() {
         ("pass", Source::Pass, upright),
         ("mae", Source::Mae, [112, 112]),
         ("hap", Source::Hap, upright),
+        ("dinov2 hugging face", Source::DinoV2, [70, 70]),
+        ("dinov2 registers hugging face", Source::DinoV2, [70, 70]),
+        ("vit hugging face", Source::TimmVit, [112, 112]),
+        ("mae hugging face", Source::Mae, [112, 112]),
     ] {
         let state = state(key);
         let imported = import_state(&state, &Options::default())

@@ -1,7 +1,7 @@
 """Writes import.json: names and shapes of small checkpoints as each source publishes them; import.safetensors: what
 the original networks compute; solider_full.pth: one such checkpoint as torch.save writes it.
 
-Made with torch 2.15.0, timm 1.0.31, safetensors 0.8.0, numpy 2.4.6:
+Made with torch 2.15.0, timm 1.0.31, transformers 5.23.0, safetensors 0.8.0, numpy 2.4.6:
     python import.py
 
 Values are not stored: both sides fill a tensor from a hash of its name (FNV-1a, then SplitMix64), in the names of the
@@ -12,6 +12,7 @@ controller) are built in here after its published description.
 
 import argparse
 import json
+import tempfile
 import types
 from pathlib import Path
 
@@ -19,7 +20,8 @@ import numpy as np
 import timm
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+import transformers
+from safetensors.torch import load_file, save_file
 from timm.models import swin_transformer, vision_transformer
 
 here = Path(__file__).parent
@@ -318,6 +320,43 @@ for source, size in (("mae", (112, 112)), ("hap", (128, 64))):
     state = published(source, {f"model.{name}": shape for name, shape in (shapes | decoder).items()})
     model.load_state_dict({name: state[f"model.{name}"] for name in shapes}, strict=True)
     keep_vit(source, model, *size)
+
+# --- Hugging Face ---------------------------------------------------------------------------------------------
+
+# The networks are transformers'; names are those of its files, which are not those of its modules.
+SIZES = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 256}
+MAE = {"decoder_hidden_size": 32, "decoder_num_hidden_layers": 1, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 64}
+
+
+def hugging_face(source, model, size, prefix_tokens, run):
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        file = Path(folder) / "model.safetensors"
+        save_file(published(source, shapes_of(load_file(file))), file, {"format": "pt"})
+        model = type(model).from_pretrained(folder).eval()
+    with torch.no_grad():
+        x = run(model, images(*size))
+    grid = [side // model.config.patch_size for side in size]
+    GOLDEN[f"{source} map"] = x[:, prefix_tokens:].transpose(1, 2).unflatten(2, grid)
+    GOLDEN[f"{source} pooled"] = x[:, 0] if prefix_tokens != 1 or "mae" not in source else x[:, 1:].mean(1)
+
+
+def last(model, x):
+    return model(x).last_hidden_state
+
+
+def unmasked(model, x):
+    """In the order of the image: the encoder sorts its patches by the noise."""
+    return model.vit(x, noise=torch.arange(49.0)[None]).last_hidden_state
+
+
+DINOV2 = {name: value for name, value in SIZES.items() if name != "intermediate_size"} | {"image_size": 70, "patch_size": 14}
+hugging_face("dinov2 hugging face", transformers.Dinov2Model(transformers.Dinov2Config(**DINOV2)), (70, 70), 1, last)
+config = transformers.Dinov2WithRegistersConfig(**DINOV2, num_register_tokens=4)
+hugging_face("dinov2 registers hugging face", transformers.Dinov2WithRegistersModel(config), (70, 70), 5, last)
+hugging_face("vit hugging face", transformers.ViTModel(transformers.ViTConfig(**SIZES, image_size=112)), (112, 112), 1, last)
+config = transformers.ViTMAEConfig(**SIZES, **MAE, image_size=112, mask_ratio=0.0)
+hugging_face("mae hugging face", transformers.ViTMAEForPreTraining(config), (112, 112), 1, unmasked)
 
 # --- Resampling ---------------------------------------------------------------------------------------------
 

@@ -395,6 +395,59 @@ pub struct Import {
 pub enum Export {
     /// Tensors under the names of another program
     Safetensors(ExportSafetensors),
+    /// A file for any engine that runs ONNX, checked by one before it gets its name
+    Onnx(ExportOnnx),
+}
+
+/// `clasp export onnx`
+#[derive(Args, Debug)]
+pub struct ExportOnnx {
+    /// Backbone file, run folder or published checkpoint; for heads a run folder or one of its checkpoints
+    pub model: PathBuf,
+    /// File to write
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// What it gives, separated by commas: pooled, tokens, map, pyramid; part, attribute (heads of pre-training)
+    #[arg(long, default_value = "pooled", value_delimiter = ',')]
+    pub outputs: Vec<OnnxOutput>,
+    /// Prompts to fold in, a task or weights; `input` to leave them as an input
+    #[arg(long, default_value = "identity")]
+    pub mix: String,
+    /// Images at a time [default: any number]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch: Option<u32>,
+    /// Height x width [default: the backbone's own]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Take bytes [batch, height, width, 3] and normalise them inside
+    #[arg(long)]
+    pub bytes: bool,
+    /// 16 bits a number instead of 32
+    #[arg(long)]
+    pub half: bool,
+    /// Weights in a file beside, FILE.data, as always above 1.9 GB
+    #[arg(long)]
+    pub external_data: bool,
+    /// Images to check the file with: a file, a folder, a list file or tar shards [default: drawn people]
+    #[arg(long, value_name = "IMAGES")]
+    pub check: Option<String>,
+}
+
+/// What an ONNX file gives.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnnxOutput {
+    /// A feature of the image: [batch, channels]
+    Pooled,
+    /// A feature of each position: [batch, positions, channels]
+    Tokens,
+    /// The same as a map: [batch, channels, height, width]
+    Map,
+    /// The map of each stage, stage1 first
+    Pyramid,
+    /// Logits of body parts: [batch, parts, height, width]
+    Part,
+    /// Logits of attribute values: [batch, values]
+    Attribute,
 }
 
 /// `clasp export safetensors`

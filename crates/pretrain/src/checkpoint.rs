@@ -19,12 +19,17 @@
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::loader::Position;
+use clasp_model::backbone::{Backbone, BackboneConfig};
+use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
+use clasp_model::layers::Rng;
 use clasp_model::optim::AdamW;
+use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
 use clasp_weights::state::{Array, LoadReport, StateDict, load_state_dict, state_dict};
 use fs_err as fs;
+use rand::SeedableRng;
 use toml::{Table, Value};
 
 use crate::error::{PretrainError, Result};
@@ -148,6 +153,118 @@ fn list(checkpoints: &Path) -> Result<Vec<PathBuf>> {
     }
     paths.sort();
     Ok(paths)
+}
+
+/// The student of a checkpoint: the backbone with the heads that it was trained with, for use rather than for going on.
+pub struct Networks {
+    /// The student's backbone.
+    pub backbone: Backbone,
+    /// Its configuration.
+    pub config: BackboneConfig,
+    /// Its head of parts, where parts were learnt.
+    pub part: Option<PartHead>,
+    /// Its head of attributes, where attributes were learnt.
+    pub attribute: Option<AttributeHead>,
+    /// The recipe.
+    pub recipe: Recipe,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Reads the student of a checkpoint, or of the newest one of a run's folder, onto `device`.
+///
+/// # Errors
+///
+/// There is none, it is damaged, or it is another kind of file.
+pub fn networks(path: &Path, device: &Device) -> Result<Networks> {
+    let wrong =
+        |path: &Path, what: &str, expected: &str, found: String| PretrainError::Checkpoint {
+            path: path.to_owned(),
+            what: what.to_owned(),
+            expected: expected.to_owned(),
+            found,
+            hint: Some("heads are in a run's checkpoints/step-….safetensors".to_owned()),
+        };
+    let path = if path.is_dir() {
+        latest(path)?.ok_or_else(|| {
+            wrong(
+                path,
+                "checkpoints",
+                "the folder of a run",
+                "none".to_owned(),
+            )
+        })?
+    } else {
+        path.to_owned()
+    };
+    let (state, metadata) = checkpoint::read(&path).map_err(|error| match error {
+        WeightsError::Format { problem, .. } => wrong(
+            &path,
+            "content",
+            "a checkpoint of `clasp pretrain`",
+            problem,
+        ),
+        other => other.into(),
+    })?;
+    let field = |name: &str| metadata.get(name).map_or("", String::as_str);
+    if field("format") != FORMAT {
+        let found = field("format").to_owned();
+        return Err(wrong(&path, "format", FORMAT, found));
+    }
+    let images = field("images").parse();
+    let images =
+        images.map_err(|_| wrong(&path, "images", "a number", field("images").to_owned()))?;
+    let recipe = Recipe::parse(field("recipe"), &path.display().to_string(), &[])?;
+    let plan = recipe.plan(images, 1, true)?;
+
+    let part = |prefix: &str| -> StateDict {
+        let named = state.iter();
+        named
+            .filter_map(|(name, array)| {
+                Some((name.strip_prefix(prefix)?.to_owned(), array.clone()))
+            })
+            .collect()
+    };
+    let fits = |what: &str, report: LoadReport| {
+        if report.is_complete() {
+            return Ok(());
+        }
+        Err(wrong(
+            &path,
+            what,
+            "what its recipe describes",
+            report.to_string(),
+        ))
+    };
+    // The generator's values are overwritten.
+    let rng = &mut Rng::seed_from_u64(0);
+    let backbone = plan.backbone.init(rng, device);
+    let channels = backbone.channels();
+    let (backbone, report) = load_state_dict(backbone, &part("student.trunk.backbone."));
+    fits("student.trunk.backbone", report)?;
+    // What the recipe leaves open is the number of a head's outputs, bounded by what the file holds.
+    let outputs = |name: &str| match state.get(name)?.shape[..] {
+        [outputs, inputs] if inputs == channels => Some(outputs),
+        _ => Some(0),
+    };
+    let part_head = outputs("student.part.layers.2.weight").map(|classes| {
+        let head = PartHeadConfig::new(channels, classes).init(rng, device);
+        let (head, report) = load_state_dict(head, &part("student.part."));
+        fits("student.part", report).map(|()| head)
+    });
+    let attribute = outputs("student.attribute.fc2.weight").map(|values| {
+        let head = AttributeHeadConfig::new(channels, values).init(rng, device);
+        let (head, report) = load_state_dict(head, &part("student.attribute."));
+        fits("student.attribute", report).map(|()| head)
+    });
+    Ok(Networks {
+        backbone,
+        config: plan.backbone,
+        part: part_head.transpose()?,
+        attribute: attribute.transpose()?,
+        recipe: plan.recipe,
+        path,
+    })
 }
 
 /// Puts `trainer`, made from the same recipe, into the state of the checkpoint `path`, and returns

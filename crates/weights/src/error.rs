@@ -49,6 +49,9 @@ pub enum WeightsError {
         /// What to do.
         hint: String,
     },
+    /// A network that could not leave as ONNX.
+    #[error(transparent)]
+    Onnx(crate::onnx::OnnxError),
     /// Neither a folder with a model nor the name of one that could be fetched.
     #[error("{what}\nhint: {hint}")]
     NotFound {

@@ -8,6 +8,7 @@
 //! | [`tensors`], [`torch`], [`pickle`] | files of tensors: safetensors and PyTorch's |
 //! | [`import`] | published checkpoints as backbones |
 //! | [`export`] | backbones for timm and SOLIDER |
+//! | [`onnx`] | any network for engines that run ONNX, checked by one |
 //! | [`clip`] | CLIP folders of Hugging Face and OpenCLIP |
 //! | [`hub`] | models by name, from a hub or its cache |
 //!
@@ -20,6 +21,7 @@ pub mod error;
 pub mod export;
 pub mod hub;
 pub mod import;
+pub mod onnx;
 pub mod pickle;
 pub mod state;
 pub mod tensors;

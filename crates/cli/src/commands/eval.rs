@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_data::image::Filter;
 use clasp_data::layouts::attributes::Attributes;
@@ -286,22 +286,23 @@ pub fn evaluate(
 
 fn preprocess(meta: &BackboneMeta, size: Option<[usize; 2]>) -> Result<Preprocess> {
     let [height, width] = size.unwrap_or([meta.height, meta.width]);
-    let filter = match meta.filter.as_str() {
-        "bicubic" => Filter::Bicubic,
-        "bilinear" => Filter::Bilinear,
-        "nearest" => Filter::Nearest,
-        other => {
-            return Err(anyhow::anyhow!(
-                "expected bicubic, bilinear or nearest, found `{other}`"
-            ))
-            .context("the backbone's resize filter");
-        }
-    };
     Ok(Preprocess {
         height,
         width,
         mean: meta.mean,
         std: meta.std,
-        filter,
+        filter: filter(&meta.filter)?,
+    })
+}
+
+/// The filter that a backbone's images are resized with.
+pub fn filter(name: &str) -> Result<Filter> {
+    Ok(match name {
+        "bicubic" => Filter::Bicubic,
+        "bilinear" => Filter::Bilinear,
+        "nearest" => Filter::Nearest,
+        other => bail!(
+            "the backbone's resize filter: expected bicubic, bilinear or nearest, found `{other}`"
+        ),
     })
 }

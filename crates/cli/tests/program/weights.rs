@@ -152,3 +152,50 @@ fn files_that_are_no_backbone_are_refused() {
     );
     assert!(!at.join("out.safetensors").exists());
 }
+
+#[test]
+fn a_backbone_and_its_heads_leave_as_onnx() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let model = solider();
+    let export = |more: &[&str]| -> Vec<String> {
+        let fixed = [
+            "export", "onnx", &model, "-o", "out.onnx", "--size", "64x32",
+        ];
+        let arguments = fixed.iter().chain(more).map(|word| (*word).to_owned());
+        arguments.collect()
+    };
+    let words = |arguments: &[String]| -> String {
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        done(at, &arguments)
+    };
+    let printed = words(&export(&["--outputs", "pooled,pyramid", "--mix", "input"]));
+    for expected in [
+        "input images: f32 [batch, 3, 64, 32]",
+        "input mix: f32 [batch, 3]",
+        "output stage4: f32 [batch, ",
+        "checked on 4 drawn people: largest difference",
+    ] {
+        assert!(
+            printed.contains(expected),
+            "expected `{expected}` in:\n{printed}"
+        );
+    }
+    let people = drawn().join("market/query").to_string_lossy().into_owned();
+    let printed = words(&export(&["--bytes", "--batch", "2", "--check", &people]));
+    assert!(
+        printed.contains("input images: u8 [2, 64, 32, 3]"),
+        "{printed}"
+    );
+    assert!(printed.contains("mix identity"), "{printed}");
+
+    // An export that fails leaves the last good file.
+    let before = std::fs::read(at.join("out.onnx")).expect("a file");
+    let arguments = export(&["--outputs", "part"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    refused(at, &arguments, &["heads are in a run's checkpoints"]);
+    let arguments = export(&["--check", "nothing-there"]);
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    refused(at, &arguments, &["nothing-there"]);
+    assert_eq!(std::fs::read(at.join("out.onnx")).expect("a file"), before);
+}

@@ -1,0 +1,81 @@
+//! What another program makes of an ONNX file: rten, an engine that shares nothing with Burn.
+
+use std::path::Path;
+
+use rten::{Model, Value, ValueOrView, ValueView};
+use rten_tensor::prelude::*;
+
+use super::OnnxError;
+
+/// Values of a shape.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Values {
+    /// Size of each axis.
+    pub shape: Vec<usize>,
+    /// Row by row.
+    pub data: Vec<f32>,
+}
+
+/// What a graph is run on.
+pub(super) enum Images {
+    /// 0 to 255, [batch, height, width, 3].
+    Bytes(Vec<u8>, [usize; 4]),
+    /// Normalised, [batch, 3, height, width].
+    Floats(Vec<f32>, [usize; 4]),
+}
+
+/// A loaded file.
+pub(super) struct Engine {
+    model: Model,
+}
+
+impl Engine {
+    /// Loads a file of that name, `.onnx`.
+    pub fn load(path: &Path) -> Result<Self, OnnxError> {
+        let model = Model::load_file(path)
+            .map_err(|error| OnnxError::Engine(format!("cannot load it: {error}")))?;
+        Ok(Self { model })
+    }
+
+    /// The outputs of that name, in that order.
+    pub fn run(
+        &self,
+        images: &Images,
+        mix: Option<&Values>,
+        outputs: &[String],
+    ) -> Result<Vec<Values>, OnnxError> {
+        let failed = |error: String| OnnxError::Engine(error);
+        let node = |name: &str| {
+            let found = self.model.node_id(name);
+            found.map_err(|error| failed(format!("no `{name}` in it: {error}")))
+        };
+        let value = |shape: &[usize], data: Vec<f32>| {
+            Value::from_shape(shape, data).map_err(|error| failed(format!("{error:?}")))
+        };
+        let images: Value = match images {
+            Images::Bytes(data, shape) => Value::from_shape(shape.as_slice(), data.clone())
+                .map_err(|error| failed(format!("{error:?}")))?,
+            Images::Floats(data, shape) => value(shape, data.clone())?,
+        };
+        let mut inputs: Vec<(_, ValueOrView)> = vec![(node("images")?, images.into())];
+        if let Some(mix) = mix {
+            let mix = value(&mix.shape, mix.data.clone())?;
+            inputs.push((node("mix")?, mix.into()));
+        }
+        let nodes = outputs.iter().map(|name| node(name));
+        let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
+        let results = self.model.run(inputs, &nodes, None);
+        let results = results.map_err(|error| failed(format!("cannot run it: {error}")))?;
+        results
+            .iter()
+            .zip(outputs)
+            .map(|(result, name)| match result.as_view() {
+                ValueView::FloatTensor(tensor) => Ok(Values {
+                    shape: tensor.shape().to_vec(),
+                    data: tensor.iter().copied().collect(),
+                }),
+                other => Err(failed(format!("output `{name}` is {:?}", other.dtype()))),
+            })
+            .collect()
+    }
+}

@@ -10,6 +10,7 @@
 //! | [`norm::layer_norm`] | LN x |
 //! | [`mlp::mlp`] | x + f · MLP(LN x) |
 //! | [`attention::attention`] | x + f · Attn(LN x), within windows |
+//! | [`prototypes::prototypes`] | x · (g ∘ v / ǀvǀ)ᵀ |
 //!
 //! Work is shared out over the threads of the rayon pool that the caller is in. On one thread equal inputs give equal
 //! bits; sums over tokens depend on the number of threads.
@@ -21,6 +22,7 @@ pub(crate) mod matrix;
 pub(crate) mod mlp;
 pub(crate) mod norm;
 pub(crate) mod operation;
+pub(crate) mod prototypes;
 pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;

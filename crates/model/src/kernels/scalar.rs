@@ -8,9 +8,9 @@ const LANES: usize = 32;
 /// Defines functions that are compiled for each kind of vectors, of which the processor's widest is taken. All that they call
 /// must be `#[inline(always)]`. (A closure handed to `pulp` is not always inlined, and then compiled without vectors.)
 macro_rules! vectorised {
-    ($($(#[$doc:meta])* pub fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
+    ($($(#[$doc:meta])* $visible:vis fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         $(#[$doc])*
-        pub fn $name<'a>($($argument: $type),*) {
+        $visible fn $name<'a>($($argument: $type),*) {
             struct Work<'a> {
                 $($argument: $type,)*
                 lifetime: std::marker::PhantomData<&'a ()>,
@@ -28,7 +28,7 @@ macro_rules! vectorised {
         }
     )*};
 }
-pub(super) use vectorised;
+pub(crate) use vectorised;
 
 /// eˣ with a relative error below 2·10⁻⁷, 0 < result < ∞. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then
 /// 1 + r + r² p(r) with p fitted to the least largest relative error.

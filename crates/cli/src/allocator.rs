@@ -9,10 +9,10 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// `MIMALLOC_PURGE_DELAY` in the environment goes before.
 #[allow(unsafe_code)]
 pub fn keep_pages() {
-    /// Milliseconds; mimalloc waits ten times as long for large blocks. Without memory pressure a process that
-    /// has been idle for that long gives its pages back.
+    /// Milliseconds; mimalloc waits ten times as long for large blocks. Much longer than a step; a process that has been idle
+    /// for that long gives its pages back.
     #[cfg(feature = "mimalloc")]
-    const DELAY: std::ffi::c_long = 1000;
+    const DELAY: std::ffi::c_long = 60_000;
     /// `mi_option_purge_delay`, which the bindings do not name; 15 in mimalloc 2 and 3.
     #[cfg(feature = "mimalloc")]
     const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;

@@ -11,6 +11,8 @@
 //! Dense features change the last block of the image tower, [`Dense`]:
 //! ClearCLIP (arXiv 2407.12442), MaskCLIP (arXiv 2112.01071), SCLIP (arXiv 2312.01597).
 
+use std::sync::Arc;
+
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
 use burn::tensor::activation::{gelu, sigmoid, softmax};
@@ -19,6 +21,8 @@ use burn::tensor::{Device, Int, Tensor, TensorData, module::attention};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
+
+use crate::kernels::{self, attention::Grid, scalar};
 
 /// The number of tokens of CLIP's byte-pair vocabulary.
 pub const VOCABULARY: usize = 49_408;
@@ -41,6 +45,13 @@ impl Activation {
         match self {
             Self::QuickGelu => x.clone() * sigmoid(x * 1.702),
             Self::Gelu => gelu(x),
+        }
+    }
+
+    fn fused(self) -> scalar::Activation {
+        match self {
+            Self::QuickGelu => scalar::Activation::QuickGelu,
+            Self::Gelu => scalar::Activation::Gelu,
         }
     }
 }
@@ -671,6 +682,9 @@ pub struct Block {
     pub ln_2: LayerNorm,
     /// The MLP.
     pub mlp: Mlp,
+    /// ε of the norms.
+    #[module(skip)]
+    epsilon: f64,
 }
 
 impl Block {
@@ -695,17 +709,39 @@ impl Block {
                 c_proj: fill.linear([hidden, width], draws.c_proj, draws.c_proj_bias, device),
                 activation: config.activation,
             },
+            epsilon: config.epsilon,
         }
     }
 
-    /// x: [batch, tokens, width]; mask: [1, 1, tokens, tokens], added to the scores.
+    /// x: [batch, tokens, width]; mask: [1, 1, tokens, tokens], a [`causal_mask`], added to the scores.
     fn forward(&self, x: Tensor<3>, mask: Option<&Tensor<4>>) -> Tensor<3> {
+        if kernels::can_fuse(&x) {
+            let Attention {
+                in_proj,
+                out_proj,
+                heads,
+            } = &self.attn;
+            let parameters =
+                kernels::attention::Parameters::new(&self.ln_1, in_proj, out_proj, None);
+            let grid = Arc::new(Grid::whole(x.dims()[1], mask.is_some()));
+            let x = kernels::attention::attention(x, parameters, self.epsilon, *heads, grid, None);
+            return self.feed(x);
+        }
         let [q, k, v] = self.attn.project(self.ln_1.forward(x.clone()));
         let x = x + self.attn.output(attend(q, k, v, mask));
         self.feed(x)
     }
 
     fn feed(&self, x: Tensor<3>) -> Tensor<3> {
+        if kernels::can_fuse(&x) {
+            let Mlp {
+                c_fc,
+                c_proj,
+                activation,
+            } = &self.mlp;
+            let parameters = kernels::mlp::Parameters::new(&self.ln_2, c_fc, c_proj);
+            return kernels::mlp::mlp(x, parameters, self.epsilon, activation.fused(), None);
+        }
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
     }
 

@@ -11,6 +11,8 @@ use burn::{
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
+use crate::kernels;
+
 /// The generator of every draw in this crate.
 pub type Rng = ChaCha8Rng;
 
@@ -95,7 +97,9 @@ pub fn head_linear(inputs: usize, outputs: usize, rng: &mut Rng, device: &Device
 
 /// A layer norm over the last axis, epsilon 1e-5.
 pub fn layer_norm(channels: usize, device: &Device) -> LayerNorm {
-    LayerNormConfig::new(channels).init(device)
+    LayerNormConfig::new(channels)
+        .with_epsilon(EPSILON)
+        .init(device)
 }
 
 /// Stochastic depth (Huang et al. 2016): with probability `rate` an image's branch is dropped, else it is
@@ -103,29 +107,43 @@ pub fn layer_norm(channels: usize, device: &Device) -> LayerNorm {
 ///
 /// branch: [batch, ...], any rank.
 pub fn drop_path<const D: usize>(branch: Tensor<D>, rate: f64, rng: Option<&mut Rng>) -> Tensor<D> {
+    let factors = drop_factors(branch.dims()[0], rate, rng);
+    scale_samples(branch, factors.as_deref())
+}
+
+/// What [`drop_path`] multiplies the branch of each image with; none where it drops nothing.
+pub fn drop_factors(batch: usize, rate: f64, rng: Option<&mut Rng>) -> Option<Vec<f32>> {
     assert!(
         (0.0..1.0).contains(&rate),
         "drop path rate {rate} is not in [0, 1)"
     );
-    let Some(rng) = rng else { return branch };
-    if rate == 0.0 {
-        return branch;
-    }
-    let batch = branch.dims()[0];
+    let rng = rng.filter(|_| rate > 0.0)?;
     let keep = 1.0 - rate;
-    let factors: Vec<f32> = (0..batch)
-        .map(|_| {
-            if uniform(rng) < keep {
-                (1.0 / keep) as f32
-            } else {
-                0.0
-            }
-        })
-        .collect();
+    let factor = |_| {
+        if uniform(rng) < keep {
+            (1.0 / keep) as f32
+        } else {
+            0.0
+        }
+    };
+    Some((0..batch).map(factor).collect())
+}
+
+/// x: [batch, ...], each sample times its factor.
+pub fn scale_samples<const D: usize>(x: Tensor<D>, factors: Option<&[f32]>) -> Tensor<D> {
+    let Some(factors) = factors else { return x };
     let mut shape = [1; D];
-    shape[0] = batch;
-    let factors = Tensor::<D>::from_data(TensorData::new(factors, shape), &branch.device());
-    branch * factors
+    shape[0] = factors.len();
+    let factors = Tensor::<D>::from_data(TensorData::new(factors.to_vec(), shape), &x.device());
+    x * factors
+}
+
+/// ε of [`layer_norm`].
+pub const EPSILON: f64 = 1e-5;
+
+/// The norm of each token by a layer of [`layer_norm`]. x: [..., channels], any rank.
+pub fn normalise<const D: usize>(x: Tensor<D>, norm: &LayerNorm) -> Tensor<D> {
+    kernels::norm::layer_norm(x, norm, EPSILON)
 }
 
 #[cfg(test)]

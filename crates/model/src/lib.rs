@@ -11,6 +11,7 @@
 //! | [`clip`], [`tokenizer`] | CLIP's two towers and its tokens |
 //! | [`heads`] | DINO, part and attribute heads |
 //! | [`losses`] | DINO, part, attribute and balance losses |
+//! | `kernels` | fused operations for the CPU |
 //! | [`named`] | parameters by name |
 //! | [`optim`] | AdamW, moving averages |
 //! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
@@ -21,6 +22,7 @@ pub mod backbone;
 pub mod clip;
 pub mod error;
 pub mod heads;
+mod kernels;
 pub mod layers;
 pub mod losses;
 pub mod mix;

@@ -176,7 +176,7 @@ impl Moe {
     /// - mix: [batch, tasks]
     /// - output: [batch, tokens, channels]
     pub fn forward(&self, tokens: Tensor<3>, mix: Tensor<2>) -> (Tensor<3>, Routing) {
-        let hidden = self.norm.forward(tokens);
+        let hidden = layers::normalise(tokens, &self.norm);
         let routing = self.route(hidden.clone(), mix);
         let [batch, count, channels] = hidden.dims();
 

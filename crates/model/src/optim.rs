@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use burn::{
+    backend::{Flex, flex::FlexTensor},
     module::Module,
     tensor::{Device, Tensor, TensorData},
 };
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 
 use crate::{
     error::ModelError,
+    kernels::scalar::{dot, vectorised},
     named::{self, Array, StateDict},
 };
 
@@ -296,12 +298,12 @@ impl Rule<'_> {
         first: Tensor<1>,
         second: Tensor<1>,
     ) -> [Tensor<1>; 3] {
-        let device = value.device();
-        let gradient = host(gradient);
+        let [value, mut gradient, mut first, mut second] =
+            [value, gradient, first, second].map(host);
         let factor = match self.clip {
             None => 1.0,
             Some(ClipBy::Factor(factor)) => factor,
-            Some(ClipBy::OwnNorm(limit)) => clip_factor(square_sum(&gradient).sqrt(), limit),
+            Some(ClipBy::OwnNorm(limit)) => clip_factor(square_sum(slice(&gradient)).sqrt(), limit),
         } as f32;
         let (beta1, beta2) = (self.config.beta1 as f32, self.config.beta2 as f32);
         let (new1, new2) = (
@@ -311,24 +313,26 @@ impl Rule<'_> {
         let (keep, rate) = (self.keep as f32, self.rate as f32);
         let (inverse_root, epsilon) = ((1.0 / self.root) as f32, self.config.epsilon as f32);
 
-        let [mut value, mut first, mut second] = [value, first, second].map(host);
+        // The gradient's memory becomes the new value's: the old value may be held elsewhere still.
         let moments = first
+            .storage_mut::<f32>()
             .par_chunks_mut(CHUNK)
-            .zip(second.par_chunks_mut(CHUNK));
-        value
+            .zip(second.storage_mut::<f32>().par_chunks_mut(CHUNK));
+        gradient
+            .storage_mut::<f32>()
             .par_chunks_mut(CHUNK)
-            .zip(gradient.par_chunks(CHUNK))
+            .zip(slice(&value).par_chunks(CHUNK))
             .zip(moments)
-            .for_each(|((values, gradients), (firsts, seconds))| {
+            .for_each(|((gradients, values), (firsts, seconds))| {
                 let moments = firsts.iter_mut().zip(seconds);
-                for ((p, g), (m, v)) in values.iter_mut().zip(gradients).zip(moments) {
-                    let g = g * factor;
-                    *m = beta1 * *m + new1 * g;
-                    *v = beta2 * *v + new2 * g * g;
-                    *p = *p * keep - rate * *m / (v.sqrt() * inverse_root + epsilon);
+                for ((g, p), (m, v)) in gradients.iter_mut().zip(values).zip(moments) {
+                    let slope = *g * factor;
+                    *m = beta1 * *m + new1 * slope;
+                    *v = beta2 * *v + new2 * slope * slope;
+                    *g = *p * keep - rate * *m / (v.sqrt() * inverse_root + epsilon);
                 }
             });
-        [value, first, second].map(|values| from_host(values, &device))
+        [gradient, first, second].map(Tensor::from_primitive::<Flex>)
     }
 
     fn on_device(
@@ -363,7 +367,7 @@ pub fn norm(gradients: &Gradients) -> f64 {
         .values()
         .map(|gradient| {
             if on_host(gradient) {
-                square_sum(&host(gradient.clone()))
+                square_sum(slice(&host(gradient.clone())))
             } else {
                 f64::from(gradient.clone().square().sum().into_scalar::<f32>())
             }
@@ -414,17 +418,16 @@ pub fn ema<T: Module, S: Module>(teacher: T, student: &S, momentum: f64) -> T {
         if !on_host(&old) {
             return old * momentum + new * (1.0 - momentum);
         }
-        let device = old.device();
         let (keep, take) = (momentum as f32, (1.0 - momentum) as f32);
-        let (mut old, new) = (host(old), host(new));
-        old.par_chunks_mut(CHUNK)
-            .zip(new.par_chunks(CHUNK))
-            .for_each(|(old, new)| {
-                for (old, new) in old.iter_mut().zip(new) {
-                    *old = keep * *old + take * new;
-                }
-            });
-        from_host(old, &device)
+        let (old, new) = (host(old), host(new));
+        let average: Vec<f32> = slice(&old)
+            .par_iter()
+            .zip(slice(&new))
+            .with_min_len(CHUNK)
+            .map(|(old, new)| keep * old + take * new)
+            .collect();
+        let count = average.len();
+        Tensor::from_data(TensorData::new(average, [count]), &Device::flex())
     })
 }
 
@@ -433,24 +436,38 @@ fn on_host(tensor: &Tensor<1>) -> bool {
     tensor.device() == Device::flex()
 }
 
-/// The values; moved, not copied, when nothing else holds the tensor.
-fn host(tensor: Tensor<1>) -> Vec<f32> {
-    let data = tensor.into_data();
-    match data.try_into_vec_as::<f32>() {
-        Ok(values) => values,
-        Err(error) => panic!("a float tensor is not f32: {error}"),
+/// The tensor as the CPU has it: in one piece, and copied only where it is not.
+fn host(tensor: Tensor<1>) -> FlexTensor {
+    match tensor.try_into_primitive::<Flex>() {
+        Ok(tensor) => tensor.to_contiguous(),
+        Err(error) => panic!("not a tensor of the CPU: {error:?}"),
     }
 }
 
-fn from_host(values: Vec<f32>, device: &Device) -> Tensor<1> {
-    let count = values.len();
-    Tensor::from_data(TensorData::new(values, [count]), device)
+fn slice(tensor: &FlexTensor) -> &[f32] {
+    match tensor.as_slice::<f32>() {
+        Some(values) => values,
+        None => panic!("a tensor of f32 in one piece is not a slice"),
+    }
 }
 
 fn square_sum(values: &[f32]) -> f64 {
     let sums: Vec<f64> = values
         .par_chunks(CHUNK)
-        .map(|chunk| chunk.iter().map(|v| f64::from(*v) * f64::from(*v)).sum())
+        .map(|chunk| {
+            let mut sum = 0.0;
+            square_sums(chunk, &mut sum);
+            sum
+        })
         .collect();
     sums.into_iter().sum()
+}
+
+vectorised! {
+    /// sum += Σ values², in f64 over short stretches in f32.
+    fn square_sums<'a>(values: &'a [f32], sum: &'a mut f64) {
+        for stretch in values.chunks(256) {
+            *sum += f64::from(dot(stretch, stretch));
+        }
+    }
 }

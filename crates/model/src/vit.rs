@@ -13,6 +13,8 @@
 //! For what works with stages, the blocks count as four stages of equal depth: the pyramid holds the map after
 //! each, and [`MoeConfig::stages`](crate::moe::MoeConfig) chooses among them, so the last half has experts.
 
+use std::sync::Arc;
+
 use burn::{
     module::{Module, Param},
     nn::{LayerNorm, LayerNormConfig, Linear},
@@ -24,7 +26,8 @@ use crate::{
     backbone::{Adapter, Features},
     clip::resample_grid,
     error::ModelError,
-    layers::{self, Rng, drop_path},
+    kernels::{self, attention::Grid},
+    layers::{self, Rng, drop_factors, scale_samples},
     mix::Mix,
     moe::{Moe, Routing},
     swin::{Mlp, PatchProjection},
@@ -296,6 +299,11 @@ pub struct Vit {
     config: VitConfig,
 }
 
+/// The norm of each token.
+fn normalise(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
+    kernels::norm::layer_norm(x, norm, EPSILON)
+}
+
 impl Vit {
     /// Features of a batch for a mix; see [`crate::backbone::Backbone::forward`].
     ///
@@ -332,7 +340,7 @@ impl Vit {
                 pyramid.push(self.map(x.clone(), grid));
             }
         }
-        let x = self.norm.forward(x);
+        let x = normalise(x, &self.norm);
         let map = self.map(x.clone(), grid);
         let pooled = match self.config.sizes.pool {
             Pool::Class => x.narrow(1, 0, 1),
@@ -477,19 +485,45 @@ impl Block {
         mix: Tensor<2>,
         mut rng: Option<&mut Rng>,
     ) -> (Tensor<3>, Option<Routing>) {
-        let attended = self.attn.forward(self.norm1.forward(x.clone()));
-        let attended = LayerScale::apply(&self.ls1, attended);
-        let x = x + drop_path(attended, self.drop_path, rng.as_deref_mut());
+        let [batch, tokens, _] = x.dims();
+        let fuse = kernels::can_fuse(&x) && self.ls1.is_none() && self.ls2.is_none();
+        let factors = drop_factors(batch, self.drop_path, rng.as_deref_mut());
+        let x = if fuse {
+            let parameters = kernels::attention::Parameters::new(
+                &self.norm1,
+                &self.attn.qkv,
+                &self.attn.proj,
+                None,
+            );
+            let grid = Arc::new(Grid::whole(tokens, false));
+            kernels::attention::attention(x, parameters, EPSILON, self.attn.heads, grid, factors)
+        } else {
+            let attended = self.attn.forward(normalise(x.clone(), &self.norm1));
+            let attended = LayerScale::apply(&self.ls1, attended);
+            x + scale_samples(attended, factors.as_deref())
+        };
 
-        let branch = self.mlp.forward(self.norm2.forward(x.clone()));
-        let mut branch = LayerScale::apply(&self.ls2, branch);
-        let mut routing = None;
-        if let Some(moe) = &self.moe {
-            let (experts, routed) = moe.forward(x.clone(), mix);
-            branch = branch + experts;
-            routing = Some(routed);
-        }
-        (x + drop_path(branch, self.drop_path, rng), routing)
+        let factors = drop_factors(batch, self.drop_path, rng);
+        let (experts, routing) = match &self.moe {
+            None => (None, None),
+            Some(moe) => {
+                let (experts, routing) = moe.forward(x.clone(), mix);
+                let experts = scale_samples(experts, factors.as_deref());
+                (Some(experts), Some(routing))
+            }
+        };
+        let x = if fuse {
+            self.mlp.residual(x, &self.norm2, EPSILON, factors)
+        } else {
+            let branch = self.mlp.forward(normalise(x.clone(), &self.norm2));
+            let branch = LayerScale::apply(&self.ls2, branch);
+            x + scale_samples(branch, factors.as_deref())
+        };
+        let x = match experts {
+            None => x,
+            Some(experts) => x + experts,
+        };
+        (x, routing)
     }
 }
 

@@ -92,7 +92,7 @@ impl Student {
             self.trunk
                 .backbone
                 .forward(globals.clone(), mixes_tensor(&mixes, &device), Some(rng));
-        let mut views = split(self.trunk.dino.forward(features.pooled.clone()), batch);
+        let mut pooled = vec![features.pooled.clone()];
         let mut maps = vec![features.map];
         let mut routing = vec![(features.routing, mixes.clone())];
 
@@ -103,7 +103,7 @@ impl Student {
                 self.trunk
                     .backbone
                     .forward(locals, mixes_tensor(&mixes, &device), Some(rng));
-            views.push(self.trunk.dino.forward(features.pooled));
+            pooled.push(features.pooled);
             routing.push((features.routing, mixes));
         }
         if let (Some(part), Some(labels)) = (masked, &inputs.parts) {
@@ -114,6 +114,14 @@ impl Student {
                     .forward(hidden, mixes_tensor(&mixes, &device), Some(rng));
             maps.push(features.map);
             routing.push((features.routing, mixes));
+        }
+        // The last layer is the largest: it is read once for all views.
+        let globals = features.pooled.dims()[0];
+        let projections = self.trunk.dino.forward(Tensor::cat(pooled, 0));
+        let locals = projections.dims()[0] - globals;
+        let mut views = split(projections.clone().narrow(0, 0, globals), batch);
+        if locals > 0 {
+            views.push(projections.narrow(0, globals, locals));
         }
         Forward {
             views,

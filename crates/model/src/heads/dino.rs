@@ -6,7 +6,10 @@ use burn::{
     tensor::{Device, Tensor, activation::gelu},
 };
 
-use crate::layers::{self, Rng};
+use crate::{
+    kernels,
+    layers::{self, Rng},
+};
 
 /// Sizes of the projection head.
 #[derive(Debug, Clone, PartialEq)]
@@ -77,6 +80,14 @@ impl WeightNormLinear {
     /// x: [batch, inputs] → [batch, outputs].
     pub fn forward(&self, x: Tensor<2>) -> Tensor<2> {
         let v = self.weight_v.val();
+        if kernels::can_fuse(&x) {
+            return kernels::prototypes::prototypes(x, v, self.weight_g.val());
+        }
+        self.graph(x, v)
+    }
+
+    /// The same as a graph.
+    fn graph(&self, x: Tensor<2>, v: Tensor<2>) -> Tensor<2> {
         let norms = v.clone().square().sum_dim(1).sqrt();
         let gain = self.weight_g.val() / norms;
         // Scaling the outputs instead of the rows needs no second copy of the weights.
@@ -109,4 +120,42 @@ pub fn l2_normalise(x: Tensor<2>) -> Tensor<2> {
     // The bound stands inside the root, where a zero row has a finite gradient.
     let norm = x.clone().square().sum_dim(1).clamp_min(1e-24).sqrt();
     x / norm
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernels::tests::{assert_alike, trace};
+    use rand_chacha::rand_core::SeedableRng;
+
+    /// The layer with its input.
+    #[derive(Module, Debug)]
+    struct Case {
+        layer: WeightNormLinear,
+        x: Param<Tensor<2>>,
+    }
+
+    #[test]
+    fn the_fused_last_layer_is_the_graphs() {
+        let device = Device::flex().autodiff();
+        for (seed, [batch, inputs, outputs]) in
+            [[1, 3, 2], [5, 8, 1300], [3, 40, 513], [20, 7, 3000]]
+                .into_iter()
+                .enumerate()
+        {
+            let mut rng = Rng::seed_from_u64(seed as u64);
+            let case = Case {
+                layer: WeightNormLinear {
+                    weight_g: layers::trunc_normal([outputs, 1], 1.0, &mut rng, &device),
+                    weight_v: layers::trunc_normal([outputs, inputs], 1.0, &mut rng, &device),
+                },
+                x: layers::trunc_normal([batch, inputs], 1.0, &mut rng, &device),
+            };
+            let graph = trace(&case, |case| {
+                case.layer.graph(case.x.val(), case.layer.weight_v.val())
+            });
+            let fused = trace(&case, |case| case.layer.forward(case.x.val()));
+            assert_alike(&graph, &fused, &format!("{batch} of {inputs} to {outputs}"));
+        }
+    }
 }

@@ -1,0 +1,132 @@
+//! Operations on slices as nodes of Burn's graph.
+
+use std::fmt::Debug;
+
+use burn::{
+    backend::{
+        Autodiff, AutodiffBackend, Flex,
+        autodiff::{
+            checkpoint::{base::Checkpointer, strategy::NoCheckpointing},
+            grads::Gradients,
+            ops::{Backward, Ops, OpsKind},
+        },
+        flex::FlexTensor,
+        tensor::FloatTensor,
+    },
+    tensor::{Tensor, TensorData},
+};
+
+/// An operation of `N` tensors.
+pub trait Operation<const N: usize>: Clone + Debug + Send + 'static {
+    /// What the backward pass needs besides the inputs.
+    type Saved: Clone + Debug + Send + 'static;
+
+    /// The output; with `save`, what the backward pass needs.
+    fn forward(&self, inputs: [&[f32]; N], save: bool) -> (Vec<f32>, Option<Self::Saved>);
+
+    /// The gradients of the inputs, given that of the output. Those of inputs without one are not looked at.
+    fn backward(&self, inputs: [&[f32]; N], saved: Self::Saved, output: Vec<f32>) -> [Vec<f32>; N];
+}
+
+/// An input of any rank.
+#[derive(Debug, Clone)]
+pub enum Operand {
+    /// Outside autodiff.
+    Plain(FlexTensor),
+    /// On the autodiff side of the CPU.
+    Tracked(FloatTensor<Autodiff<Flex>>),
+}
+
+impl Operand {
+    /// # Panics
+    /// When [`super::can_fuse`] says no.
+    pub fn new<const D: usize>(tensor: Tensor<D>) -> Self {
+        let result = if tensor.is_autodiff() {
+            tensor
+                .try_into_primitive::<Autodiff<Flex>>()
+                .map(Self::Tracked)
+        } else {
+            tensor.try_into_primitive::<Flex>().map(Self::Plain)
+        };
+        match result {
+            Ok(operand) => operand,
+            Err(error) => panic!("not a tensor of the CPU: {error:?}"),
+        }
+    }
+}
+
+/// Applies an operation; the output has the given shape.
+pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
+    operation: K,
+    inputs: [Operand; N],
+    shape: [usize; D],
+) -> Tensor<D> {
+    let plain = inputs.each_ref().map(|input| match input {
+        Operand::Plain(tensor) => tensor.to_contiguous(),
+        Operand::Tracked(tensor) => tensor.primitive().to_contiguous(),
+    });
+    let run = |save| {
+        let (output, saved) = operation.forward(plain.each_ref().map(values), save);
+        (FlexTensor::from_data(TensorData::new(output, shape)), saved)
+    };
+    if inputs
+        .iter()
+        .all(|input| matches!(input, Operand::Plain(_)))
+    {
+        return Tensor::from_primitive::<Flex>(run(false).0);
+    }
+    let nodes = inputs.map(|input| match input {
+        Operand::Plain(tensor) => Autodiff::<Flex>::from_inner(tensor).node(),
+        Operand::Tracked(tensor) => tensor.node(),
+    });
+    let prepared = Node(operation.clone()).prepare::<NoCheckpointing>(nodes);
+    let output = match prepared.compute_bound().stateful() {
+        OpsKind::UnTracked(prepared) => prepared.finish(run(false).0),
+        OpsKind::Tracked(prepared) => {
+            let (output, saved) = run(true);
+            prepared.finish((plain, saved), output)
+        }
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(output)
+}
+
+/// The values of a contiguous tensor.
+fn values(tensor: &FlexTensor) -> &[f32] {
+    match tensor.as_slice::<f32>() {
+        Some(values) => values,
+        None => panic!("a contiguous tensor of f32 is not a slice"),
+    }
+}
+
+/// An operation as a step of the backward pass.
+#[derive(Debug)]
+struct Node<K>(K);
+
+impl<K: Operation<N>, const N: usize> Backward<Flex, N> for Node<K> {
+    type State = ([FlexTensor; N], Option<K::Saved>);
+
+    fn backward(
+        self,
+        ops: Ops<Self::State, N>,
+        gradients: &mut Gradients,
+        _checkpointer: &mut Checkpointer,
+    ) {
+        let output = gradients.consume::<Flex>(&ops.node).to_contiguous();
+        let output = match output.into_data().try_into_vec_as::<f32>() {
+            Ok(values) => values,
+            Err(error) => panic!("a gradient is not f32: {error}"),
+        };
+        let (inputs, Some(saved)) = ops.state else {
+            panic!("a step without what its forward pass saved");
+        };
+        let found = self
+            .0
+            .backward(inputs.each_ref().map(values), saved, output);
+        for ((node, input), gradient) in ops.parents.into_iter().zip(&inputs).zip(found) {
+            if let Some(node) = node {
+                let data = TensorData::new(gradient, input.layout().shape().clone());
+                gradients.register::<Flex>(node.id, FlexTensor::from_data(data));
+            }
+        }
+    }
+}

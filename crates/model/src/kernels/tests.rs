@@ -1,0 +1,232 @@
+//! Each operation against Burn's graph, forward and backward, on random shapes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use burn::{
+    module::{Module, Param},
+    nn::{LayerNorm, LayerNormConfig, Linear},
+    tensor::{
+        Device, Tensor, TensorData,
+        activation::{gelu, sigmoid, softmax},
+    },
+};
+use rand_chacha::rand_core::SeedableRng;
+
+use super::{
+    attention::{self, Grid},
+    mlp, norm,
+    scalar::Activation,
+};
+use crate::{
+    layers::{self, Rng, scale_samples, uniform},
+    named,
+};
+
+/// Largest difference over the largest value, of outputs and of gradients.
+const TOLERANCE: f32 = 3e-5;
+
+/// The layers of one branch.
+#[derive(Module, Debug)]
+struct Branch {
+    norm: LayerNorm,
+    first: Linear,
+    second: Linear,
+    x: Param<Tensor<3>>,
+}
+
+/// From 1 to `most`.
+fn pick(most: usize, rng: &mut Rng) -> usize {
+    1 + (uniform(rng) * most as f64) as usize
+}
+
+/// Values of that shape around `centre`.
+fn random<const D: usize>(shape: [usize; D], centre: f64, rng: &mut Rng) -> Tensor<D> {
+    let count = shape.iter().product::<usize>();
+    let values: Vec<f32> = (0..count)
+        .map(|_| (centre + uniform(rng) - 0.5) as f32)
+        .collect();
+    Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff())
+}
+
+fn branch(shape: [usize; 3], hidden: usize, out: usize, rng: &mut Rng) -> Branch {
+    let device = Device::flex().autodiff();
+    let channels = shape[2];
+    let mut linear = |inputs, outputs| Linear {
+        weight: Param::from_tensor(random([inputs, outputs], 0.0, rng)),
+        bias: Some(Param::from_tensor(random([outputs], 0.0, rng))),
+    };
+    let (first, second) = (linear(channels, hidden), linear(out, channels));
+    let mut norm = LayerNormConfig::new(channels).init(&device);
+    norm.gamma = Param::from_tensor(random([channels], 1.0, rng));
+    norm.beta = Some(Param::from_tensor(random([channels], 0.0, rng)));
+    let x = Param::from_tensor(random(shape, 0.3, rng) * 3.0);
+    Branch {
+        norm,
+        first,
+        second,
+        x,
+    }
+}
+
+/// Output and gradients by name, of a loss in which every value counts differently.
+pub fn trace<M: Module, const D: usize>(
+    module: &M,
+    forward: impl Fn(&M) -> Tensor<D>,
+) -> BTreeMap<String, Vec<f32>> {
+    let output = forward(module);
+    let weights = random(output.dims(), 0.2, &mut Rng::seed_from_u64(9));
+    let mut gradients = (output.clone() * weights).sum().backward();
+    let mut found: BTreeMap<String, Vec<f32>> = named::gradients(module, &mut gradients)
+        .into_iter()
+        .map(|(name, gradient)| (name, gradient.try_into_vec_as().unwrap()))
+        .collect();
+    found.insert(
+        "output".to_owned(),
+        output.inner().try_into_vec_as().unwrap(),
+    );
+    found
+}
+
+pub fn assert_alike(
+    one: &BTreeMap<String, Vec<f32>>,
+    other: &BTreeMap<String, Vec<f32>>,
+    what: &str,
+) {
+    let names = |map: &BTreeMap<String, Vec<f32>>| map.keys().cloned().collect::<Vec<_>>();
+    assert_eq!(names(one), names(other), "{what}");
+    for (name, values) in one {
+        let largest = values.iter().fold(1e-2f32, |most, v| most.max(v.abs()));
+        for (a, b) in values.iter().zip(&other[name]) {
+            assert!(
+                (a - b).abs() <= TOLERANCE * largest,
+                "{what}: {name}: {a} and {b} of {largest}"
+            );
+        }
+    }
+}
+
+#[test]
+fn layer_norm_is_burns() {
+    for seed in 0..10 {
+        let rng = &mut Rng::seed_from_u64(seed);
+        let shape = [pick(3, rng), pick(9, rng), 1 + pick(70, rng)];
+        let parts = branch(shape, 1, 1, rng);
+        let graph = trace(&parts, |parts| parts.norm.forward(parts.x.val()));
+        let fused = trace(&parts, |parts| {
+            norm::layer_norm(parts.x.val(), &parts.norm, 1e-5)
+        });
+        assert_alike(&graph, &fused, &format!("{shape:?}"));
+    }
+}
+
+#[test]
+fn mlp_is_the_graphs() {
+    for seed in 0..12 {
+        let rng = &mut Rng::seed_from_u64(seed);
+        // Some have more tokens than a run.
+        let shape = [
+            pick(4, rng),
+            pick(if seed < 3 { 400 } else { 20 }, rng),
+            1 + pick(40, rng),
+        ];
+        let hidden = pick(90, rng);
+        let parts = branch(shape, hidden, hidden, rng);
+        let (activation, function): (_, fn(Tensor<3>) -> Tensor<3>) = if seed % 3 == 0 {
+            (Activation::QuickGelu, |x| x.clone() * sigmoid(x * 1.702))
+        } else {
+            (Activation::Gelu, gelu)
+        };
+        let factors =
+            (seed % 2 == 0).then(|| (0..shape[0]).map(|i| i as f32 * 0.7).collect::<Vec<_>>());
+        let graph = trace(&parts, |parts| {
+            let x = parts.x.val();
+            let y = parts.first.forward(parts.norm.forward(x.clone()));
+            x + scale_samples(parts.second.forward(function(y)), factors.as_deref())
+        });
+        let fused = trace(&parts, |parts| {
+            let parameters = mlp::Parameters::new(&parts.norm, &parts.first, &parts.second);
+            mlp::mlp(parts.x.val(), parameters, 1e-5, activation, factors.clone())
+        });
+        assert_alike(&graph, &fused, &format!("{shape:?}, {hidden} hidden"));
+        let plain = parts.valid();
+        let parameters = mlp::Parameters::new(&plain.norm, &plain.first, &plain.second);
+        let output = mlp::mlp(plain.x.val(), parameters, 1e-5, activation, factors.clone());
+        let output: Vec<f32> = output.try_into_vec_as().unwrap();
+        assert_eq!(output, fused["output"], "with and without autodiff");
+    }
+}
+
+#[test]
+fn attention_over_all_tokens_is_the_graphs() {
+    for seed in 0..12 {
+        let rng = &mut Rng::seed_from_u64(seed);
+        let (heads, width) = (pick(3, rng), 4 * pick(3, rng));
+        let channels = heads * width;
+        let shape @ [batch, tokens, _] = [pick(4, rng), pick(40, rng), channels];
+        let causal = seed % 2 == 0;
+        let parts = branch(shape, 3 * channels, channels, rng);
+        let factors =
+            (seed % 3 == 0).then(|| (0..batch).map(|i| i as f32 * 0.7).collect::<Vec<_>>());
+        let mask: Vec<f32> = (0..tokens * tokens)
+            .map(|pair| {
+                if causal && pair % tokens > pair / tokens {
+                    -1e30
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        let mask = TensorData::new(mask, [1, 1, tokens, tokens]);
+        let mask = Tensor::<4>::from_data(mask, &Device::flex().autodiff());
+        let graph = trace(&parts, |parts| {
+            let x = parts.x.val();
+            let qkv = parts.first.forward(parts.norm.forward(x.clone()));
+            let qkv = qkv
+                .reshape([batch, tokens, 3, heads, width])
+                .permute([2, 0, 3, 1, 4]);
+            let [query, key, value] =
+                [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0));
+            let scores = query.matmul(key.swap_dims(2, 3)) * (width as f64).powf(-0.5);
+            let mixed = softmax(scores + mask.clone(), 3).matmul(value);
+            let mixed = mixed.swap_dims(1, 2).reshape(shape);
+            x + scale_samples(parts.second.forward(mixed), factors.as_deref())
+        });
+        let fused = trace(&parts, |parts| {
+            let Branch {
+                norm,
+                first,
+                second,
+                x,
+            } = parts;
+            let parameters = attention::Parameters::new(norm, first, second, None);
+            let grid = Arc::new(Grid::whole(tokens, causal));
+            attention::attention(x.val(), parameters, 1e-5, heads, grid, factors.clone())
+        });
+        assert_alike(&graph, &fused, &format!("{shape:?}, {heads} heads"));
+    }
+}
+
+#[test]
+fn the_same_bits_on_one_thread() {
+    let run = || {
+        let rng = &mut Rng::seed_from_u64(5);
+        let parts = branch([3, 50, 32], 64, 64, rng);
+        trace(&parts, |parts| {
+            let parameters = mlp::Parameters::new(&parts.norm, &parts.first, &parts.second);
+            mlp::mlp(
+                parts.x.val(),
+                parameters,
+                layers::EPSILON,
+                Activation::Gelu,
+                None,
+            )
+        })
+    };
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .build()
+        .unwrap();
+    assert_eq!(pool.install(run), pool.install(run));
+    assert_alike(&pool.install(run), &run(), "threads");
+}

@@ -367,7 +367,7 @@ pub struct Import {
     #[arg(long, short)]
     pub out: PathBuf,
     /// Who published it, instead of recognising it: solider-full, solider, solider-task, openmmlab-swin,
-    /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit
+    /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit, clip-openai, clip-open
     #[arg(long = "as", value_name = "NAME", value_parser = parse::<Source>)]
     pub source: Option<Source>,
     /// The student of a training checkpoint, not the teacher

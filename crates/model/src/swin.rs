@@ -17,7 +17,7 @@ use burn::{
     nn::{LayerNorm, Linear},
     tensor::{
         Device, Int, Tensor, TensorData,
-        activation::{gelu, softmax, softplus},
+        activation::{gelu, sigmoid, softmax, softplus},
         module::{attention, linear},
         ops::AttentionModuleOptions,
     },
@@ -648,13 +648,15 @@ impl Block {
     }
 }
 
-/// Two layers with GELU between.
+/// Two layers with GELU between, or CLIP's approximation of it.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// channels → hidden.
     pub fc1: Linear,
     /// hidden → channels.
     pub fc2: Linear,
+    #[module(skip)]
+    activation: Activation,
 }
 
 impl Mlp {
@@ -662,11 +664,21 @@ impl Mlp {
         Self {
             fc1: layers::linear(channels, hidden, true, rng, device),
             fc2: layers::linear(hidden, channels, true, rng, device),
+            activation: Activation::Gelu,
         }
     }
 
+    /// The same with another activation.
+    pub(crate) fn with_activation(self, activation: Activation) -> Self {
+        Self { activation, ..self }
+    }
+
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.fc2.forward(gelu(self.fc1.forward(x)))
+        let hidden = self.fc1.forward(x);
+        self.fc2.forward(match self.activation {
+            Activation::Gelu => gelu(hidden),
+            Activation::QuickGelu => hidden.clone() * sigmoid(hidden * 1.702),
+        })
     }
 
     /// x + f · MLP(LN x) in one operation, for tensors that [`kernels::can_fuse`].
@@ -678,7 +690,7 @@ impl Mlp {
         factors: Option<Vec<f32>>,
     ) -> Tensor<3> {
         let parameters = mlp::Parameters::new(norm, &self.fc1, &self.fc2);
-        mlp::mlp(x, parameters, epsilon, Activation::Gelu, factors)
+        mlp::mlp(x, parameters, epsilon, self.activation, factors)
     }
 }
 

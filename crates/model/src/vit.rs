@@ -2,7 +2,7 @@
 //! mixture of experts.
 //!
 //! The computation and the names are timm's (`vit_*_patch16_224`), which DINO, MAE, DeiT and TransReID-SSL share;
-//! registers (arXiv 2309.16588) and LayerScale are those of DINOv2 (arXiv 2304.07193). Departures, none of which
+//! registers (arXiv 2309.16588) and LayerScale are those of DINOv2 (arXiv 2304.07193), the norm before the blocks is CLIP's. Departures, none of which
 //! changes a number on sizes that the patch divides:
 //!
 //! * images are padded with zeros at the bottom and the right to whole patches (timm's `dynamic_img_pad`);
@@ -26,7 +26,7 @@ use crate::{
     backbone::{Adapter, Features},
     clip::resample_grid,
     error::ModelError,
-    kernels::{self, attention::Grid},
+    kernels::{self, attention::Grid, scalar::Activation},
     layers::{self, Rng, drop_factors, scale_samples},
     mix::Mix,
     moe::{Moe, Routing},
@@ -82,6 +82,12 @@ pub struct VitSizes {
     /// What stands for the whole image.
     #[serde(default)]
     pub pool: Pool,
+    /// Whether there is a norm before the blocks, and the patches have no bias: CLIP's.
+    #[serde(default)]
+    pub pre_norm: bool,
+    /// Whether the MLPs have x · σ(1.702 x) instead of GELU: OpenAI's CLIP.
+    #[serde(default)]
+    pub quick_gelu: bool,
 }
 
 fn yes() -> bool {
@@ -102,6 +108,8 @@ impl VitSizes {
             registers: 0,
             layer_scale: false,
             pool: Pool::Class,
+            pre_norm: false,
+            quick_gelu: false,
         }
     }
 
@@ -237,7 +245,9 @@ impl VitConfig {
             _ => 0,
         };
         let class = usize::from(sizes.class_token);
-        width * (3 * sizes.patch * sizes.patch + 1)
+        let pre_norm = if sizes.pre_norm { 2 * width } else { 0 };
+        pre_norm
+            + width * (3 * sizes.patch * sizes.patch + 1)
             + width * (2 * class + sizes.registers + rows * columns + 2)
             + sizes.depth * block
             + experts
@@ -265,6 +275,7 @@ impl VitConfig {
             patch_embed: PatchEmbed {
                 proj: PatchProjection::init(width, sizes.patch, rng, device),
             },
+            norm_pre: sizes.pre_norm.then(|| norm(width, device)),
             blocks: (0..sizes.depth)
                 .map(|block| Block::init(self, block, rate(block), rng, device))
                 .collect(),
@@ -291,6 +302,8 @@ pub struct Vit {
     pub pos_embed: Param<Tensor<3>>,
     /// Patches to tokens.
     pub patch_embed: PatchEmbed,
+    /// CLIP's norm before the blocks.
+    pub norm_pre: Option<LayerNorm>,
     /// The blocks.
     pub blocks: Vec<Block>,
     /// The norm after them.
@@ -388,7 +401,12 @@ impl Vit {
             tokens.push(registers.expand([batch, count, width]));
         }
         tokens.push(patches);
-        (Tensor::cat(tokens, 1), grid)
+        let tokens = Tensor::cat(tokens, 1);
+        let tokens = match &self.norm_pre {
+            None => tokens,
+            Some(norm) => normalise(tokens, norm),
+        };
+        (tokens, grid)
     }
 
     /// The patches of [batch, prefix + rows·columns, width] as a map: [batch, width, rows, columns].
@@ -471,7 +489,11 @@ impl Block {
             },
             ls1: scale(),
             norm2: norm(width, device),
-            mlp: Mlp::init(width, sizes.hidden, rng, device),
+            mlp: Mlp::init(width, sizes.hidden, rng, device).with_activation(if sizes.quick_gelu {
+                Activation::QuickGelu
+            } else {
+                Activation::Gelu
+            }),
             ls2: scale(),
             moe,
             drop_path,

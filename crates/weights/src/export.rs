@@ -255,6 +255,8 @@ fn timm_vit(sizes: &VitSizes) -> String {
         registers,
         layer_scale,
         pool,
+        pre_norm,
+        quick_gelu,
     } = sizes;
     let mut arguments = format!(
         "img_size={}, patch_size={patch}, embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={}, \
@@ -279,11 +281,25 @@ fn timm_vit(sizes: &VitSizes) -> String {
     );
     more(*layer_scale, "init_values=1.0");
     more(*pool == Pool::Mean, "global_pool='avg', fc_norm=False");
+    more(*pre_norm, "pre_norm=True");
+    more(*quick_gelu, "act_layer='quick_gelu'");
     load_in("VisionTransformer", &arguments)
 }
 
-/// With registers, timm has position embeddings of the patches alone: the class token takes its own in.
+/// With registers, timm has position embeddings of the patches alone: the class token takes its own in. With a norm before
+/// the blocks its patches have no bias: their positions take it in.
 fn timm_positions(state: &mut StateDict, sizes: &VitSizes) {
+    if sizes.pre_norm
+        && let Some(bias) = state.remove("patch_embed.proj.bias")
+        && let Some(positions) = state.get_mut("pos_embed")
+    {
+        let class = usize::from(sizes.class_token);
+        for position in positions.data.chunks_exact_mut(sizes.width).skip(class) {
+            for (value, bias) in position.iter_mut().zip(&bias.data) {
+                *value += bias;
+            }
+        }
+    }
     if sizes.registers == 0 || !sizes.class_token {
         return;
     }

@@ -1,11 +1,21 @@
-//! ViTs in the names of Hugging Face's transformers: DINOv2, ViT-MAE, DINO and ViT.
+//! ViTs in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, CLIP's image tower) and of OpenCLIP.
 //!
 //! Names only, so that everything behind it sees timm's: queries, keys and values are three matrices there and one here.
 
 use std::collections::BTreeMap;
 
-/// The tensor that they begin with.
-const FIRST: &str = "embeddings.patch_embeddings.projection.weight";
+/// A family of names.
+type Rename = fn(&str) -> Option<String>;
+
+/// A tensor that only a family has, and its names within the backbone.
+const FAMILIES: [(&str, Rename); 3] = [
+    (
+        "embeddings.patch_embeddings.projection.weight",
+        transformers,
+    ),
+    ("embeddings.class_embedding", transformers_clip),
+    ("class_embedding", open_clip),
+];
 
 /// Tensors under timm's names and where they are: one name, or those of queries, keys and values.
 pub struct View {
@@ -18,18 +28,29 @@ pub struct View {
 impl View {
     /// The names of a file as they are, or timm's for transformers'.
     pub fn new(shapes: &BTreeMap<String, Vec<usize>>) -> Self {
-        let prefix = shapes.keys().find_map(|name| name.strip_suffix(FIRST));
+        let family = FAMILIES.iter().find_map(|(first, rename)| {
+            let prefix = shapes.keys().find_map(|name| name.strip_suffix(first))?;
+            Some((prefix, rename))
+        });
         let mut view = Self {
             shapes: BTreeMap::new(),
             places: BTreeMap::new(),
         };
         for (name, shape) in shapes {
-            let timm = prefix.and_then(|prefix| rename(prefix, name));
+            let timm = family.and_then(|(prefix, rename)| {
+                // ViT-MAE's decoder stands beside the backbone; its names tell MAE.
+                let decoder = name.strip_prefix("decoder.");
+                let decoder =
+                    decoder.filter(|rest| rest.starts_with("decoder_") || *rest == "mask_token");
+                let inner = || rename(name.strip_prefix(prefix)?);
+                let timm = decoder.map(str::to_owned).or_else(inner)?;
+                Some(format!("{prefix}{timm}"))
+            });
             let timm = timm.unwrap_or_else(|| name.clone());
             view.shapes.insert(timm.clone(), shape.clone());
             view.places.insert(timm, vec![name.clone()]);
         }
-        if prefix.is_some() {
+        if family.is_some() {
             view.join();
         }
         view
@@ -70,41 +91,77 @@ impl View {
     }
 }
 
-/// timm's name of one of transformers', or none for what lies outside the backbone.
-fn rename(prefix: &str, name: &str) -> Option<String> {
-    // ViT-MAE's decoder stands beside the backbone; its names tell MAE.
-    if let Some(rest) = name.strip_prefix("decoder.") {
-        let known = rest.starts_with("decoder_") || rest == "mask_token";
-        return known.then(|| format!("{prefix}{rest}"));
-    }
-    let inner = name.strip_prefix(prefix)?;
-    let renamed = if let Some(rest) = inner.strip_prefix("embeddings.") {
-        match rest.split_once('.') {
+/// timm's name of one of transformers', or none.
+fn transformers(name: &str) -> Option<String> {
+    if let Some(rest) = name.strip_prefix("embeddings.") {
+        return Some(match rest.split_once('.') {
             Some(("patch_embeddings", rest)) => {
                 format!("patch_embed.{}", rest.replacen("projection.", "proj.", 1))
             }
             _ if rest == "position_embeddings" => "pos_embed".to_owned(),
             _ => rest.to_owned(),
+        });
+    }
+    if let Some(rest) = name.strip_prefix("layernorm.") {
+        return Some(format!("norm.{rest}"));
+    }
+    // The pooler is trained for a classifier; the pooled feature here is the class token.
+    if let Some(rest) = name.strip_prefix("pooler.") {
+        return Some(format!("head.{rest}"));
+    }
+    let block = ["encoder.layer.", "layers."];
+    block_name(
+        block.iter().find_map(|start| name.strip_prefix(start))?,
+        &TRANSFORMERS,
+    )
+}
+
+/// The same of CLIP's image tower.
+fn transformers_clip(name: &str) -> Option<String> {
+    for (theirs, timm) in [
+        ("embeddings.class_embedding", "cls_token"),
+        ("embeddings.position_embedding.weight", "pos_embed"),
+        ("embeddings.position_ids", "position_ids"),
+        ("embeddings.patch_embedding.", "patch_embed.proj."),
+        // Their own spelling.
+        ("pre_layrnorm.", "norm_pre."),
+        ("post_layernorm.", "norm."),
+    ] {
+        if let Some(rest) = name.strip_prefix(theirs) {
+            return Some(format!("{timm}{rest}"));
         }
-    } else if let Some(rest) = inner.strip_prefix("layernorm.") {
-        format!("norm.{rest}")
-    } else if let Some(rest) = inner.strip_prefix("pooler.") {
-        // Trained for a classifier; the pooled feature here is the class token.
-        format!("head.{rest}")
-    } else {
-        let block = ["encoder.layer.", "layers."];
-        let block = block.iter().find_map(|start| inner.strip_prefix(start))?;
-        let (index, rest) = block.split_once('.')?;
-        let rest = NAMES
-            .iter()
-            .find_map(|(theirs, timm)| Some(format!("{timm}{}", rest.strip_prefix(theirs)?)));
-        format!("blocks.{index}.{}", rest?)
-    };
-    Some(format!("{prefix}{renamed}"))
+    }
+    block_name(name.strip_prefix("encoder.layers.")?, &TRANSFORMERS_CLIP)
+}
+
+/// The same of OpenCLIP's.
+fn open_clip(name: &str) -> Option<String> {
+    for (theirs, timm) in [
+        ("class_embedding", "cls_token"),
+        ("positional_embedding", "pos_embed"),
+        ("conv1.", "patch_embed.proj."),
+        ("ln_pre.", "norm_pre."),
+        ("ln_post.", "norm."),
+        ("proj", "head.proj"),
+    ] {
+        if let Some(rest) = name.strip_prefix(theirs) {
+            return Some(format!("{timm}{rest}"));
+        }
+    }
+    block_name(name.strip_prefix("transformer.resblocks.")?, &OPEN_CLIP)
+}
+
+/// `3.THEIRS…` → `blocks.3.TIMM…`
+fn block_name(name: &str, names: &[(&str, &str)]) -> Option<String> {
+    let (index, rest) = name.split_once('.')?;
+    let rest = names
+        .iter()
+        .find_map(|(theirs, timm)| Some(format!("{timm}{}", rest.strip_prefix(theirs)?)))?;
+    Some(format!("blocks.{index}.{rest}"))
 }
 
 /// Names within a block: of published files, and of the modules of transformers 5 where they differ.
-const NAMES: [(&str, &str); 19] = [
+const TRANSFORMERS: [(&str, &str); 19] = [
     ("attention.attention.query.", "attn.query."),
     ("attention.attention.key.", "attn.key."),
     ("attention.attention.value.", "attn.value."),
@@ -125,4 +182,26 @@ const NAMES: [(&str, &str); 19] = [
     ("mlp.fc2.", "mlp.fc2."),
     // DINOv2's ViT-g, which is refused for its SwiGLU.
     ("mlp.weights_", "mlp.weights_"),
+];
+
+/// Names within a block of CLIP's image tower.
+const TRANSFORMERS_CLIP: [(&str, &str); 8] = [
+    ("self_attn.q_proj.", "attn.query."),
+    ("self_attn.k_proj.", "attn.key."),
+    ("self_attn.v_proj.", "attn.value."),
+    ("self_attn.out_proj.", "attn.proj."),
+    ("layer_norm1.", "norm1."),
+    ("layer_norm2.", "norm2."),
+    ("mlp.fc1.", "mlp.fc1."),
+    ("mlp.fc2.", "mlp.fc2."),
+];
+
+/// The same in OpenCLIP's names.
+const OPEN_CLIP: [(&str, &str); 6] = [
+    ("attn.in_proj_", "attn.qkv."),
+    ("attn.out_proj.", "attn.proj."),
+    ("ln_1.", "norm1."),
+    ("ln_2.", "norm2."),
+    ("mlp.c_fc.", "mlp.fc1."),
+    ("mlp.c_proj.", "mlp.fc2."),
 ];

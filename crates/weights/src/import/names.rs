@@ -40,6 +40,9 @@ pub fn rename(layout: Layout, name: &str, stages: usize) -> Name {
     if name.ends_with("relative_position_index") || name.ends_with("attn_mask") {
         return Name::LeftOut(BUFFER);
     }
+    if name == "position_ids" {
+        return Name::LeftOut("a row of numbers, not learnt");
+    }
     if matches!(first, "head" | "fc" | "pre_logits" | "head_dist") {
         return Name::LeftOut(CLASSIFIER);
     }
@@ -160,6 +163,9 @@ fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), Str
     if state.contains_key("part_token1") {
         pass_tokens(state)?;
     }
+    if state.contains_key("norm_pre.weight") {
+        clip_tokens(state);
+    }
     let length = |state: &StateDict, name: &str| match state.get(name).map(|a| a.shape.as_slice()) {
         None => Ok(0),
         Some([1, count, _]) => Ok(*count),
@@ -207,6 +213,28 @@ fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), Str
         table.shape[1] += 1;
     }
     Ok(())
+}
+
+/// CLIP's class token is a row and its positions are a matrix, and its patches have no bias.
+fn clip_tokens(state: &mut StateDict) {
+    for (name, rank) in [("cls_token", 3), ("pos_embed", 3)] {
+        if let Some(array) = state.get_mut(name) {
+            while array.shape.len() < rank {
+                array.shape.insert(0, 1);
+            }
+        }
+    }
+    let width = state
+        .get("patch_embed.proj.weight")
+        .and_then(|array| array.shape.first());
+    if let Some(&width) = width {
+        state
+            .entry("patch_embed.proj.bias".to_owned())
+            .or_insert_with(|| Array {
+                shape: vec![width],
+                data: vec![0.0; width],
+            });
+    }
 }
 
 /// PASS has three part tokens, each with a position embedding: registers, here.

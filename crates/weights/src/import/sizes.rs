@@ -195,5 +195,7 @@ fn vit(source: Source, state: &StateDict, options: &Options) -> Result<VitSizes,
             _ if !class_token => Pool::Mean,
             _ => Pool::Class,
         },
+        pre_norm: state.contains_key("norm_pre.weight"),
+        quick_gelu: source == Source::ClipOpenAi,
     })
 }

@@ -11,6 +11,11 @@ use super::names::{Layout, sides};
 
 /// ImageNet's mean and standard deviation, of values 0 to 1.
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+/// CLIP's mean and standard deviation.
+const CLIP: ([f32; 3], [f32; 3]) = (
+    [0.481_454_66, 0.457_827_5, 0.408_210_73],
+    [0.268_629_54, 0.261_302_6, 0.275_777_1],
+);
 /// What SOLIDER-REID's recipes normalise with.
 const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 
@@ -45,11 +50,15 @@ pub enum Source {
     Mae,
     /// timm's ViT, or another of the same names: DINO's backbone alone, DeiT.
     TimmVit,
+    /// The image tower of a CLIP of OpenAI, in the names of Hugging Face or OpenCLIP: QuickGELU.
+    ClipOpenAi,
+    /// The image tower of another CLIP, in the same names: GELU.
+    ClipOpen,
 }
 
 impl Source {
     /// Every source.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Clasp,
         Self::SoliderFull,
         Self::Solider,
@@ -64,6 +73,8 @@ impl Source {
         Self::Hap,
         Self::Mae,
         Self::TimmVit,
+        Self::ClipOpenAi,
+        Self::ClipOpen,
     ];
 
     /// The name on the command line.
@@ -83,6 +94,8 @@ impl Source {
             Self::Hap => "hap",
             Self::Mae => "mae",
             Self::TimmVit => "timm-vit",
+            Self::ClipOpenAi => "clip-openai",
+            Self::ClipOpen => "clip-open",
         }
     }
 
@@ -103,6 +116,8 @@ impl Source {
             Self::Hap => "HAP ViT",
             Self::Mae => "MAE ViT",
             Self::TimmVit => "ViT of timm, or of DINO or DeiT, whose names are the same",
+            Self::ClipOpenAi => "image tower of OpenAI's CLIP",
+            Self::ClipOpen => "image tower of a CLIP with GELU",
         }
     }
 
@@ -120,7 +135,9 @@ impl Source {
             | Self::Pass
             | Self::Hap
             | Self::Mae
-            | Self::TimmVit => Layout::Vit,
+            | Self::TimmVit
+            | Self::ClipOpenAi
+            | Self::ClipOpen => Layout::Vit,
         }
     }
 
@@ -129,6 +146,7 @@ impl Source {
         match self {
             // Re-identification keeps its backbone as `base`.
             Self::SoliderTask if recognised.prefix.ends_with("base.") => HALF,
+            Self::ClipOpenAi | Self::ClipOpen => CLIP,
             _ => IMAGENET,
         }
     }
@@ -209,6 +227,16 @@ impl Source {
                 "weights: CC BY-NC 4.0, as timm records it",
                 "data: ImageNet-1k, under its terms of access",
             ],
+            Self::ClipOpenAi => [
+                "code: CLIP, MIT",
+                "weights: none is recorded here apart from the code's; see the model card",
+                "data: not published",
+            ],
+            Self::ClipOpen => [
+                "code: OpenCLIP, MIT",
+                "weights: see the model card",
+                "data: see the model card",
+            ],
             Self::TimmVit => [
                 "code: timm, Apache-2.0",
                 "weights: see the model card; the names do not tell timm's from DINO's",
@@ -262,9 +290,6 @@ pub(crate) fn recognise(
             "no tensors\nhint: a file of a whole model holds objects; save `model.state_dict()`"
                 .to_owned(),
         );
-    }
-    if let Some(clip) = clip(shapes) {
-        return Err(clip);
     }
     // Of several backbones the teacher's, and the outermost.
     let wanted = if options.student {
@@ -322,6 +347,14 @@ pub(crate) fn recognise(
                     .to_owned(),
             );
         }
+        None if has("norm_pre.weight") => {
+            return Err(
+                "the image tower of a CLIP, and its activation does not show in its names and shapes\n\
+                 hint: --as clip-openai (QuickGELU: OpenAI's, and models called `quickgelu`) or --as clip-open (GELU: LAION's and most \
+                 others; config.json says `hidden_act`). To label images with it: clasp label IMAGES --clip FOLDER"
+                    .to_owned(),
+            );
+        }
         None if any("blocks.") && (has("pos_embed") || has("part_token1")) => {
             vit(shapes, prefix, training)
         }
@@ -359,28 +392,11 @@ fn vit(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str, training: bool) -> S
     }
 }
 
-/// Why a CLIP is none of the backbones.
-fn clip(shapes: &BTreeMap<String, Vec<usize>>) -> Option<String> {
-    let any = |part: &str| shapes.keys().any(|name| name.contains(part));
-    let form = if any("vision_model.encoder.layers.0.") && any("text_model.encoder.layers.0.") {
-        "Hugging Face's"
-    } else if any("visual.transformer.resblocks.0.") {
-        "OpenCLIP's or OpenAI's"
-    } else {
-        return None;
-    };
-    Some(format!(
-        "a CLIP in {form} names, not a backbone\n\
-         hint: label images with it: clasp label IMAGES --clip FOLDER. Its image tower is not imported: it has a norm \
-         before its blocks and a projection behind them, which the ViT here does not have"
-    ))
-}
-
 fn unknown(shapes: &BTreeMap<String, Vec<usize>>) -> String {
     let names: Vec<&str> = shapes.keys().take(5).map(String::as_str).collect();
     format!(
         "not a backbone that clasp knows: expected the names of a Swin (timm, Microsoft, OpenMMLab, SOLIDER) or of a ViT \
-         (timm, DINO, DINOv2, MAE, HAP, PASS, TransReID-SSL), found {} tensors such as {}",
+         (timm, DINO, DINOv2, MAE, HAP, PASS, TransReID-SSL, CLIP), found {} tensors such as {}",
         shapes.len(),
         names.join(", ")
     )

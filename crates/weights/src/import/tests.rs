@@ -339,6 +339,30 @@ fn what_does_not_fit_is_an_error_unless_lenient() {
 }
 
 #[test]
+fn the_image_tower_of_a_clip_is_a_backbone_once_its_activation_is_known() {
+    for (key, source) in [
+        ("clip hugging face", Source::ClipOpenAi),
+        ("clip open_clip", Source::ClipOpen),
+    ] {
+        let state = state(key);
+        let message = import_state(&state, &Options::default()).unwrap_err();
+        let message = message.to_string();
+        assert!(
+            message.contains("--as clip-openai") && message.contains("clasp label"),
+            "{message}"
+        );
+        let options = Options {
+            source: Some(source),
+            ..Options::default()
+        };
+        let imported = import_state(&state, &options).unwrap();
+        assert!(imported.report.is_complete(), "{}", imported.report);
+        check_features("import.safetensors", key, &imported.backbone, [112, 112]);
+        assert_eq!(imported.meta.std[0], 0.268_629_54);
+    }
+}
+
+#[test]
 fn what_is_no_backbone_is_named() {
     let refused = |state: &StateDict, words: &[&str]| {
         for lenient in [false, true] {
@@ -352,12 +376,6 @@ fn what_is_no_backbone_is_named() {
             }
         }
     };
-    let clip = |folder: &str, file: &str| {
-        let (state, _) = checkpoint::read(&golden(folder).join(file)).unwrap();
-        refused(&state, &["a CLIP in", "clasp label"]);
-    };
-    clip("hugging_face", "model.safetensors");
-    clip("open_clip", "open_clip_model.safetensors");
     refused(&StateDict::new(), &["no tensors"]);
     let resnet = ["conv1.weight", "layer1.0.bn1.weight"];
     refused(

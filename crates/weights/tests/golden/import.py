@@ -1,7 +1,7 @@
 """Writes import.json: names and shapes of small checkpoints as each source publishes them; import.safetensors: what
 the original networks compute; solider_full.pth: one such checkpoint as torch.save writes it.
 
-Made with torch 2.15.0, timm 1.0.31, transformers 5.23.0, safetensors 0.8.0, numpy 2.4.6:
+Made with torch 2.15.0, timm 1.0.31, transformers 5.23.0, open_clip_torch 3.3.0, safetensors 0.8.0, numpy 2.4.6:
     python import.py
 
 Values are not stored: both sides fill a tensor from a hash of its name (FNV-1a, then SplitMix64), in the names of the
@@ -17,6 +17,7 @@ import types
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import timm
 import torch
 import torch.nn.functional as F
@@ -336,7 +337,8 @@ def hugging_face(source, model, size, prefix_tokens, run):
         model = type(model).from_pretrained(folder).eval()
     with torch.no_grad():
         x = run(model, images(*size))
-    grid = [side // model.config.patch_size for side in size]
+    patch = getattr(model.config, "vision_config", model.config).patch_size
+    grid = [side // patch for side in size]
     GOLDEN[f"{source} map"] = x[:, prefix_tokens:].transpose(1, 2).unflatten(2, grid)
     GOLDEN[f"{source} pooled"] = x[:, 0] if prefix_tokens != 1 or "mae" not in source else x[:, 1:].mean(1)
 
@@ -357,6 +359,29 @@ hugging_face("dinov2 registers hugging face", transformers.Dinov2WithRegistersMo
 hugging_face("vit hugging face", transformers.ViTModel(transformers.ViTConfig(**SIZES, image_size=112)), (112, 112), 1, last)
 config = transformers.ViTMAEConfig(**SIZES, **MAE, image_size=112, mask_ratio=0.0)
 hugging_face("mae hugging face", transformers.ViTMAEForPreTraining(config), (112, 112), 1, unmasked)
+
+# CLIP's image tower, without its projection; the norm behind the blocks is taken of every token.
+CLIP = SIZES | {"image_size": 112, "patch_size": 16}
+TEXT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
+
+
+def image_tower(model, x):
+    tower = model.vision_model
+    return tower.post_layernorm(tower(x).last_hidden_state)
+
+
+config = transformers.CLIPConfig(vision_config=CLIP | {"hidden_act": "quick_gelu"}, text_config=TEXT, projection_dim=16)
+hugging_face("clip hugging face", transformers.CLIPModel(config), (112, 112), 1, image_tower)
+
+vision = {"image_size": 112, "layers": 4, "width": 64, "head_width": 32, "patch_size": 16, "mlp_ratio": 4.0}
+text = {"context_length": 8, "vocab_size": 50, "width": 32, "heads": 2, "layers": 1}
+model = open_clip.CLIP(embed_dim=16, vision_cfg=vision, text_cfg=text).eval()
+model.load_state_dict(published("clip open_clip", shapes_of(model.state_dict())), strict=True)
+with torch.no_grad():
+    tower = model.visual
+    x = tower.ln_post(tower.transformer(tower._embeds(images(112, 112))))
+    GOLDEN["clip open_clip pooled"] = x[:, 0]
+    GOLDEN["clip open_clip map"] = x[:, 1:].transpose(1, 2).unflatten(2, [7, 7])
 
 # --- Resampling ---------------------------------------------------------------------------------------------
 

@@ -162,6 +162,13 @@ impl<'a> Gallery<'a> {
         query: &Query,
         context: Option<Context>,
     ) -> Result<Vec<Hit>, MetricError> {
+        let mut hits = self.hits(query, context)?;
+        hits.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
+        Ok(hits)
+    }
+
+    /// The boxes of a query's gallery, in its order.
+    fn hits(&self, query: &Query, context: Option<Context>) -> Result<Vec<Hit>, MetricError> {
         assert_eq!(query.feature.len(), self.channels, "channels of a query");
         assert!(
             query.companions.len().is_multiple_of(self.channels.max(1)),
@@ -181,24 +188,27 @@ impl<'a> Gallery<'a> {
         let mut hits = Vec::new();
         for ((frame, bbox), similarity) in query.gallery.iter().zip(similarity) {
             let first = hits.len();
-            hits.extend({ self.kept[*frame].iter().zip(similarity) }.map(
-                |(&index, similarity)| Hit {
-                    frame: *frame,
-                    index,
-                    similarity,
-                    right: false,
-                },
-            ));
+            let boxes = self.kept[*frame].iter().zip(similarity);
+            hits.extend(boxes.map(|(&index, similarity)| Hit {
+                frame: *frame,
+                index,
+                similarity,
+                right: false,
+            }));
             let Some(bbox) = bbox else { continue };
             let enough = sufficient_overlap(*bbox);
-            hits[first..].sort_by(by_similarity);
-            let overlaps =
-                |hit: &&mut Hit| iou(self.frames[*frame].boxes[hit.index], *bbox) >= enough;
-            if let Some(hit) = hits[first..].iter_mut().find(overlaps) {
-                hit.right = true;
+            // Of equally similar boxes the first.
+            let mut best: Option<usize> = None;
+            for i in first..hits.len() {
+                let better = best.is_none_or(|best| hits[i].similarity > hits[best].similarity);
+                if better && iou(self.frames[*frame].boxes[hits[i].index], *bbox) >= enough {
+                    best = Some(i);
+                }
+            }
+            if let Some(best) = best {
+                hits[best].right = true;
             }
         }
-        hits.sort_by(by_similarity);
         Ok(hits)
     }
 
@@ -215,42 +225,41 @@ impl<'a> Gallery<'a> {
         query: impl Fn(usize) -> Query<'q> + Sync,
         context: Option<Context>,
     ) -> Result<SearchMetrics, MetricError> {
-        let results: Vec<(Vec<Hit>, usize)> = (0..queries)
+        // A query's boxes are forgotten when their figures are known.
+        let results: Vec<Option<Outcome>> = (0..queries)
             .into_par_iter()
             .map(|i| {
                 let query = query(i);
-                let showing = query.gallery.iter().filter(|(_, bbox)| bbox.is_some());
-                let showing = showing.count();
-                match showing {
-                    0 => Ok((Vec::new(), 0)),
-                    _ => Ok((
-                        self.ranking(&query, context).map_err(|e| e.in_row(i))?,
-                        showing,
-                    )),
+                let showing = { query.gallery.iter() }.filter(|(_, bbox)| bbox.is_some());
+                match showing.count() {
+                    0 => Ok(None),
+                    shown => {
+                        let hits = self
+                            .hits(&query, context)
+                            .map_err(|error| error.in_row(i))?;
+                        Ok(Some(Outcome::new(&hits, shown)))
+                    }
                 }
             })
             .collect::<Result<_, MetricError>>()?;
-        let valid = results.iter().filter(|(_, showing)| *showing > 0).count();
+        let valid = results.iter().flatten().count();
         if valid == 0 {
             return Err(MetricError::NobodySought { queries });
         }
-        let (mut top, mut found, mut shown) = ([0.0; TOP.len()], 0, 0);
+        let all = || results.iter().flatten();
+        let found: usize = all().map(|outcome| outcome.found).sum();
+        let shown: usize = all().map(|outcome| outcome.shown).sum();
+        let top = TOP.map(|k| {
+            all()
+                .filter(|outcome| outcome.before_first.is_some_and(|b| b < k))
+                .count()
+        });
         let average_precision: Vec<Option<f64>> = { results.iter() }
-            .map(|(hits, showing)| {
-                let right: Vec<bool> = hits.iter().map(|hit| hit.right).collect();
-                let scores: Vec<f64> = hits.iter().map(|hit| hit.similarity).collect();
-                let count = right.iter().filter(|right| **right).count();
-                for (k, top) in TOP.iter().zip(&mut top) {
-                    *top += f64::from(u8::from(right.iter().take(*k).any(|right| *right)));
-                }
-                (found, shown) = (found + count, shown + showing);
-                let precision = average_precision(&right, &scores).unwrap_or(0.0);
-                (*showing > 0).then(|| precision * count as f64 / *showing as f64)
-            })
+            .map(|outcome| outcome.as_ref().map(|outcome| outcome.average_precision))
             .collect();
         Ok(SearchMetrics {
             map: average_precision.iter().flatten().sum::<f64>() / valid as f64,
-            top: top.map(|hits| hits / valid as f64),
+            top: top.map(|queries| queries as f64 / valid as f64),
             recall: found as f64 / shown as f64,
             queries,
             skipped: queries - valid,
@@ -298,8 +307,53 @@ impl<'a> Gallery<'a> {
     }
 }
 
-fn by_similarity(a: &Hit, b: &Hit) -> std::cmp::Ordering {
-    b.similarity.total_cmp(&a.similarity)
+/// What became of one query.
+struct Outcome {
+    average_precision: f64,
+    /// Boxes before the first right one.
+    before_first: Option<usize>,
+    /// Frames in which the person was found.
+    found: usize,
+    /// Frames that show the person.
+    shown: usize,
+}
+
+impl Outcome {
+    /// Nothing is sorted but the right boxes: the others are counted between them.
+    fn new(hits: &[Hit], shown: usize) -> Self {
+        let mut right: Vec<(usize, f64)> = { hits.iter().enumerate() }
+            .filter(|(_, hit)| hit.right)
+            .map(|(place, hit)| (place, hit.similarity))
+            .collect();
+        right.sort_by(|a, b| b.1.total_cmp(&a.1));
+        // seen[k]: boxes as similar as right box k or more, but less than right box k - 1.
+        let mut seen = vec![0_usize; right.len()];
+        let mut before_first = 0;
+        for (place, hit) in hits.iter().enumerate() {
+            let group = right.partition_point(|(_, similarity)| *similarity > hit.similarity);
+            if let Some(seen) = seen.get_mut(group) {
+                *seen += 1;
+            }
+            let is_before = |first: &(usize, f64)| {
+                hit.similarity > first.1 || hit.similarity == first.1 && place < first.0
+            };
+            before_first += usize::from(right.first().is_some_and(is_before));
+        }
+        // Equal similarities enter together.
+        let (mut boxes, mut count, mut sum) = (0, 0, 0.0);
+        for group in right.chunk_by(|a, b| a.1 == b.1) {
+            boxes += seen[count..count + group.len()].iter().sum::<usize>();
+            count += group.len();
+            sum += group.len() as f64 * count as f64 / boxes as f64;
+        }
+        Self {
+            // Mean over the found, times the share found.
+            average_precision: sum / shown as f64,
+            before_first: (!right.is_empty()).then_some(before_first),
+            found: count,
+            shown,
+        }
+    }
 }
 
 /// The IoU at which a box counts as a person's: less than 0.5 for a small one.

@@ -170,6 +170,9 @@ mod tests {
     fn names_are_read_as_the_published_pattern_reads_them() {
         assert_eq!(parse("0002_c1s1_000451_03.jpg"), Some((2, 1)));
         assert_eq!(parse("-1_c3s2_000001_00.jpg"), Some((-1, 3)));
+        // DukeMTMC-reID and CUHK03.
+        assert_eq!(parse("0005_c2_f0046985.jpg"), Some((5, 2)));
+        assert_eq!(parse("0001_c1_1.png"), Some((1, 1)));
         for wrong in [
             "photo.jpg",
             "_c1.jpg",
@@ -181,6 +184,26 @@ mod tests {
         ] {
             assert_eq!(parse(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn the_same_folders_of_other_data_sets() {
+        for (root, name) in [
+            ("dukemtmc-reid/DukeMTMC-reID", "DukeMTMC-reID"),
+            ("cuhk03-np/labeled", "CUHK03 labelled"),
+            ("MSMT17", "MSMT17"),
+        ] {
+            let names = ["query/0001_c1_1.png", "bounding_box_test/0001_c2_1.png"];
+            let names = names.map(|name| format!("{root}/{name}"));
+            let folder = make(&[&names[0], &names[1]]);
+            let data = Market1501::open(folder.path()).unwrap();
+            assert_eq!(data.published().map(|set| set.name), Some(name));
+            assert!(data.train.is_empty() && data.problems().is_empty());
+        }
+        // Crops to look at are no data set.
+        let crops = make(&["query/0001_c1.jpg"]);
+        let error = Market1501::open(crops.path()).unwrap_err();
+        assert!(matches!(error, LayoutError::NotFound { .. }), "{error}");
     }
 
     #[test]

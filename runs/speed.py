@@ -3,8 +3,8 @@
 
     PYTHON runs/speed.py --peers PEERS --images JPEGS [--clasp target/release/clasp] [--rounds 3] [--only NAME ...]
 
-PYTHON is one with torch, torchvision, timm and open_clip_torch. PEERS is a folder with multicrop.py, clip_label.py, pretrain_step.py,
-embed.py and reid_rank.py, each of which prints one line of JSON with `images_per_s` or `s`; docs/results.md says what each does.
+PYTHON is one with torch, torchvision, timm, open_clip_torch and pycocotools. PEERS is a folder with multicrop.py, clip_label.py,
+pretrain_step.py, embed.py, reid_rank.py and coco_eval.py, each of which prints one line of JSON with `images_per_s` or `s`; docs/results.md says what each does.
 Prints a table of medians with the ratio (above 1: clasp is faster), and the peak memory of both.
 """
 
@@ -26,6 +26,7 @@ WORK = {
     "embedding, Swin-T 384x128": (["images_per_s"], ["embed"], ["embed.py"]),
     "Market-1501-sized ranking": (["rank_s"], ["rank"], ["reid_rank.py"]),
     "the same with re-ranking": (["rerank_s"], ["rank", "--rerank"], ["reid_rank.py", "--rerank"]),
+    "COCO keypoint evaluation, 2000 images": (["eval_s"], ["coco"], ["coco_eval.py"]),
 }
 
 

@@ -489,6 +489,8 @@ pub enum Bench {
     Embed(BenchOptions),
     /// Market-1501-sized ranking
     Rank(BenchRank),
+    /// COCO keypoint evaluation
+    Coco(BenchCoco),
 }
 
 /// Options of the benchmarks.
@@ -530,6 +532,17 @@ pub struct BenchPretrain {
     /// Local views
     #[arg(long, default_value_t = 8)]
     pub local: usize,
+}
+
+/// Options of `clasp bench coco`.
+#[derive(Args, Debug)]
+pub struct BenchCoco {
+    /// Images
+    #[arg(long, default_value_t = 2000)]
+    pub images: usize,
+    /// Timed runs after one warm-up; the median counts
+    #[arg(long, default_value_t = 5)]
+    pub iters: usize,
 }
 
 /// Options of `clasp bench rank`.

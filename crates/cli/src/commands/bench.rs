@@ -8,10 +8,12 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::augment::{ViewsConfig, views};
 use clasp_data::image::{CLIP_MEAN, CLIP_STD, Limits, Rgb, decode};
 use clasp_data::labels::AttributeTargets;
+use clasp_data::layouts::coco::COCO_SIGMAS;
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::{ClipLabeller, LabelConfig, Labeller};
+use clasp_metrics::pose::{PredictedPose, TruePose, oks_ap};
 use clasp_metrics::reid::{self, Images};
 use clasp_metrics::rerank::{self, Rerank};
 use clasp_model::backbone::BackboneConfig;
@@ -25,7 +27,7 @@ use rand::RngExt;
 use rayon::prelude::*;
 use serde_json::{Value, json};
 
-use crate::args::{Bench, BenchData, BenchOptions, BenchPretrain, BenchRank, Common};
+use crate::args::{Bench, BenchCoco, BenchData, BenchOptions, BenchPretrain, BenchRank, Common};
 use crate::{Outcome, device};
 
 /// Runs the verb.
@@ -42,6 +44,7 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
         Bench::Pretrain(options) => pretrain(options, threads, &device)?,
         Bench::Embed(options) => embed(options, threads, &device)?,
         Bench::Rank(options) => rank(options)?,
+        Bench::Coco(options) => coco(options)?,
     };
     if let (Some(figures), Some(mib)) = (figures.as_object_mut(), device::peak_mib()) {
         figures.insert("threads".to_owned(), json!(threads));
@@ -287,6 +290,56 @@ fn rank(options: &BenchRank) -> Result<Value> {
         figures["rerank_mAP"] = json!(metrics.map);
     }
     Ok(figures)
+}
+
+/// COCO keypoint evaluation of random poses, 1 to 5 people an image and two predictions of each, with the peer's
+/// distribution.
+fn coco(options: &BenchCoco) -> Result<Value> {
+    let mut rng = rng_for(0, 0, "coco");
+    let (mut truth, mut predicted) = (Vec::new(), Vec::new());
+    for image in 0..options.images as u64 {
+        for _ in 0..rng.random_range(1..6) {
+            let (x, y) = (rng.random_range(0.0..300.0), rng.random_range(0.0..200.0));
+            let (width, height) = (rng.random_range(20.0..200.0), rng.random_range(40.0..250.0));
+            let keypoints: Vec<[f64; 3]> = (0..COCO_SIGMAS.len())
+                .map(|_| {
+                    let (x, y) = (
+                        x + width * rng.random::<f64>(),
+                        y + height * rng.random::<f64>(),
+                    );
+                    [x, y, f64::from(rng.random_range(0..3))]
+                })
+                .collect();
+            for _ in 0..2 {
+                // Twelve uniform numbers are nearly normal.
+                let mut noise =
+                    || 0.08 * height * ((0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0);
+                let keypoints = keypoints
+                    .iter()
+                    .map(|k| [k[0] + noise(), k[1] + noise()])
+                    .collect();
+                let score = rng.random();
+                predicted.push(PredictedPose {
+                    image,
+                    keypoints,
+                    score,
+                });
+            }
+            truth.push(TruePose {
+                image,
+                keypoints,
+                bbox: [x, y, width, height],
+                area: 0.5 * width * height,
+                crowd: false,
+            });
+        }
+    }
+    let mut ap = None;
+    let seconds = timed(options.iters, || {
+        ap = oks_ap(&truth, &predicted, &COCO_SIGMAS)?.ap;
+        Ok(())
+    })?;
+    Ok(json!({ "work": "coco_eval", "images": options.images, "eval_s": seconds, "AP": ap }))
 }
 
 /// On the CPU a replica a thread, but no more than images; elsewhere one.

@@ -135,11 +135,25 @@ fn describe(report: &Report) -> String {
     for (key, reason) in report.unreadable.iter().take(NAMED) {
         let _ = write!(text, "\nunreadable: {key}: {reason}");
     }
+    for (key, earlier) in report.repeated.iter().take(NAMED) {
+        let _ = write!(text, "\nthe same image twice: {key} and {earlier}");
+    }
+    if report.repeated.len() > NAMED {
+        let _ = write!(
+            text,
+            "\n  and {} more (--json lists them)",
+            report.repeated.len() - NAMED
+        );
+    }
     if let Some(problem) = &report.problem {
         let _ = write!(text, "\nproblem: {problem}");
     }
-    if !report.tried.is_empty() {
-        let _ = write!(text, "\nlooked for, not there: {}", report.tried.join(", "));
+    if report.layouts.is_empty() {
+        let _ = write!(
+            text,
+            "\nlooked for, not there:\n  {}",
+            report.tried.join("\n  ")
+        );
     }
     text
 }

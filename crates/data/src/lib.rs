@@ -9,6 +9,7 @@
 //! | [`vocabulary`], [`labels`] | what pseudo-labels are about, and where they are kept |
 //! | [`layouts`], [`check`] | public data sets as their authors lay them out |
 //! | [`synth`], [`captions`] | drawn people with exact labels, and image-caption pairs |
+//! | [`font`] | letters for pictures |
 //! | [`pack`] | tar shards from any source, and statistics |
 //! | [`random`], [`atomic`] | generators that depend on their purpose alone; files written whole |
 
@@ -18,6 +19,7 @@ pub mod atomic;
 pub mod augment;
 pub mod captions;
 pub mod check;
+pub mod font;
 pub mod image;
 pub mod labels;
 pub mod layouts;

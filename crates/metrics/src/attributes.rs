@@ -181,18 +181,20 @@ fn score(
 ///
 /// # Panics
 /// If the lengths differ.
-pub fn average_precision(truth: &[bool], scores: &[f32]) -> Option<f64> {
+pub fn average_precision<S: Copy + Into<f64>>(truth: &[bool], scores: &[S]) -> Option<f64> {
     assert_eq!(
         truth.len(),
         scores.len(),
         "truth and scores differ in number"
     );
     let positives = truth.iter().filter(|t| **t).count();
-    let mut order: Vec<usize> = (0..scores.len()).collect();
-    order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
+    let mut order: Vec<(f64, bool)> = { scores.iter().zip(truth) }
+        .map(|(score, truth)| ((*score).into(), *truth))
+        .collect();
+    order.sort_by(|a, b| b.0.total_cmp(&a.0));
     let (mut seen, mut hits, mut sum) = (0, 0, 0.0);
-    for group in order.chunk_by(|a, b| scores[*a] == scores[*b]) {
-        let new = group.iter().filter(|i| truth[**i]).count();
+    for group in order.chunk_by(|a, b| a.0 == b.0) {
+        let new = group.iter().filter(|item| item.1).count();
         (seen, hits) = (seen + group.len(), hits + new);
         sum += new as f64 * hits as f64 / seen as f64;
     }

@@ -50,4 +50,54 @@ pub enum MetricError {
         /// Number of joints of this pose.
         found: usize,
     },
+    /// A box of negative width or height.
+    #[error("{what} {index}: expected a width and a height that are not negative, found {found:?}")]
+    NegativeSize {
+        /// `true box`, `found box` or `pedestrian`.
+        what: &'static str,
+        /// Position in the list.
+        index: usize,
+        /// Width and height.
+        found: [f64; 2],
+    },
+    /// A box on an image that is not evaluated.
+    #[error("{what} {index}: image {image} is none of those evaluated")]
+    UnknownImage {
+        /// `found box` or `pedestrian`.
+        what: &'static str,
+        /// Position in the list.
+        index: usize,
+        /// The image.
+        image: u64,
+    },
+    /// Nobody who is searched for is in the gallery.
+    #[error(
+        "none of the {queries} queries is anywhere in its gallery\n\
+         hint: check that query and gallery are of one data set"
+    )]
+    NobodySought {
+        /// Number of queries.
+        queries: usize,
+    },
+    /// No pair of the same, or none of different people.
+    #[error(
+        "{same} pairs of images show the same and {different} different people, expected both kinds\n\
+         hint: pairs of one person under one camera are left out; a threshold needs people seen by several cameras"
+    )]
+    OneKindOfPairs {
+        /// Pairs of the same person.
+        same: u64,
+        /// Pairs of two people.
+        different: u64,
+    },
+}
+
+impl MetricError {
+    /// The same about another row.
+    pub(crate) fn in_row(self, row: usize) -> Self {
+        match self {
+            Self::NotFinite { what, found, .. } => Self::NotFinite { what, row, found },
+            other => other,
+        }
+    }
 }

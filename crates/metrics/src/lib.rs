@@ -8,7 +8,10 @@
 //! | [`rerank`] | k-reciprocal re-ranking | Zhong et al., CVPR 2017 |
 //! | [`attributes`] | mA, accuracy, precision, recall, F1 | Li et al., RAP, 2016 |
 //! | [`parsing`] | pixel and mean accuracy, mIoU | the LIP evaluation |
-//! | [`pose`] | PCK, OKS AP | FLIC/LSP practice, the COCO keypoint evaluation |
+//! | [`verify`] | ROC, same-person threshold | - |
+//! | [`pose`] | PCK, OKS AP, OKS-NMS | FLIC/LSP practice, the COCO keypoint evaluation |
+//! | [`detection`] | box AP, MR⁻², hard and soft NMS | the COCO box evaluation, Caltech and CityPersons |
+//! | [`search`] | mAP, top-k, detection recall and AP | the CUHK-SYSU and PRW evaluation |
 //! | [`matmul`] | the matrix product under the distances, also used by linear probes | - |
 //!
 //! # Degenerate input, decided once
@@ -22,12 +25,16 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod attributes;
+mod coco;
+pub mod detection;
 mod error;
 pub mod matmul;
 pub mod parsing;
 pub mod pose;
 pub mod reid;
 pub mod rerank;
+pub mod search;
+pub mod verify;
 
 pub use error::MetricError;
 

@@ -1,4 +1,4 @@
-//! Pose: PCK, and OKS AP as the COCO keypoint evaluation computes it.
+//! Pose: PCK, OKS AP as the COCO keypoint evaluation computes it, and suppression of repeated poses.
 //!
 //! # PCK
 //! A joint is correct if it lies within `threshold` times a reference length of its place (Sapp and Taskar, FLIC, CVPR 2013;
@@ -14,8 +14,11 @@
 
 use std::collections::BTreeMap;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
+use crate::coco::{ALL, Curve, Found, Image, LARGE, MEDIUM, THRESHOLDS, True};
+use crate::detection::suppress;
 use crate::{MetricError, mean_of};
 
 /// One person of the truth beside its prediction, for PCK.
@@ -166,18 +169,6 @@ pub struct OksAp {
 }
 
 const MAX_DETECTIONS: usize = 20;
-const AREAS: [[f64; 2]; 3] = [[0.0, 1e10], [1024.0, 9216.0], [9216.0, 1e10]];
-const THRESHOLDS: usize = 10;
-const RECALLS: usize = 101;
-
-/// OKS thresholds 0.50 to 0.95, as `numpy.linspace` rounds them.
-fn threshold(index: usize) -> f64 {
-    if index == THRESHOLDS - 1 {
-        0.95
-    } else {
-        0.5 + index as f64 * ((0.95 - 0.5) / 9.0)
-    }
-}
 
 /// The COCO keypoint evaluation for one category and skeleton.
 ///
@@ -196,11 +187,12 @@ pub fn oks_ap(
     for pose in predicted {
         images.entry(pose.image).or_default().1.push(pose);
     }
-    let images: Vec<Scored> = images
-        .into_values()
-        .map(|(truth, found)| Scored::new(truth, found, sigmas))
+    let images: Vec<(Vec<&TruePose>, Vec<&PredictedPose>)> = images.into_values().collect();
+    let images: Vec<Image> = { images.into_par_iter() }
+        .map(|(truth, predicted)| similarities(&truth, predicted, sigmas))
         .collect();
-    let [all, medium, large] = AREAS.map(|area| Curve::new(&images, area));
+    let [all, medium, large] =
+        [ALL, MEDIUM, LARGE].map(|area| Curve::new(&images, area, MAX_DETECTIONS));
     Ok(OksAp {
         ap: all.ap(0..THRESHOLDS),
         ap50: all.ap(0..1),
@@ -212,7 +204,7 @@ pub fn oks_ap(
         ar75: all.ar(5..6),
         ar_medium: medium.ar(0..THRESHOLDS),
         ar_large: large.ar(0..THRESHOLDS),
-        people: all.people,
+        people: all.instances,
         predictions: predicted.len(),
     })
 }
@@ -295,72 +287,27 @@ pub fn oks(truth: &TruePose, predicted: &[[f64; 2]], sigmas: &[f64]) -> f64 {
     sum / if visible == 0 { sigmas.len() } else { visible } as f64
 }
 
-/// One image with the similarities of its pairs, computed once for all thresholds and sizes.
-struct Scored<'a> {
-    truth: Vec<&'a TruePose>,
-    /// The best predictions by score, best first.
-    predicted: Vec<&'a PredictedPose>,
-    /// `[predictions, people]`.
-    oks: Vec<f64>,
-}
-
-impl<'a> Scored<'a> {
-    fn new(
-        truth: Vec<&'a TruePose>,
-        mut predicted: Vec<&'a PredictedPose>,
-        sigmas: &[f64],
-    ) -> Self {
-        predicted.sort_by(|a, b| b.score.total_cmp(&a.score));
-        predicted.truncate(MAX_DETECTIONS);
-        let oks = predicted
-            .iter()
+/// The best predictions of an image and their similarity to its people.
+fn similarities(truth: &[&TruePose], mut predicted: Vec<&PredictedPose>, sigmas: &[f64]) -> Image {
+    predicted.sort_by(|a, b| b.score.total_cmp(&a.score));
+    predicted.truncate(MAX_DETECTIONS);
+    Image {
+        truth: { truth.iter() }
+            .map(|t| True {
+                area: t.area,
+                ignored: t.crowd || t.keypoints.iter().all(|k| k[2] <= 0.0),
+                crowd: t.crowd,
+            })
+            .collect(),
+        found: { predicted.iter() }
+            .map(|p| Found {
+                score: p.score,
+                area: extent(&p.keypoints),
+            })
+            .collect(),
+        similarity: { predicted.iter() }
             .flat_map(|p| truth.iter().map(|t| oks(t, &p.keypoints, sigmas)))
-            .collect();
-        Self {
-            truth,
-            predicted,
-            oks,
-        }
-    }
-
-    /// Matches at every threshold: for each prediction `Some(true)` right, `Some(false)` wrong, `None` ignored.
-    fn matches(&self, area: [f64; 2]) -> ([Vec<Option<bool>>; THRESHOLDS], usize) {
-        let outside = |value: f64| value < area[0] || value > area[1];
-        let ignored =
-            |t: &TruePose| t.crowd || t.keypoints.iter().all(|k| k[2] <= 0.0) || outside(t.area);
-        // Ignored people last, so that a prediction takes one only if nobody else is left.
-        let mut order: Vec<usize> = (0..self.truth.len()).collect();
-        order.sort_by_key(|&g| ignored(self.truth[g]));
-        let people = order.iter().filter(|&&g| !ignored(self.truth[g])).count();
-
-        let verdicts = std::array::from_fn(|index| {
-            let mut taken = vec![false; self.truth.len()];
-            let verdict = |(d, predicted): (usize, &&PredictedPose)| {
-                let mut best = threshold(index).min(1.0 - 1e-10);
-                let mut choice: Option<usize> = None;
-                for &g in &order {
-                    if taken[g] && !self.truth[g].crowd {
-                        continue;
-                    }
-                    if choice.is_some_and(|c| !ignored(self.truth[c])) && ignored(self.truth[g]) {
-                        break;
-                    }
-                    let oks = self.oks[d * self.truth.len() + g];
-                    if oks >= best {
-                        (best, choice) = (oks, Some(g));
-                    }
-                }
-                match choice {
-                    Some(g) => {
-                        taken[g] = true;
-                        (!ignored(self.truth[g])).then_some(true)
-                    }
-                    None => (!outside(extent(&predicted.keypoints))).then_some(false),
-                }
-            };
-            self.predicted.iter().enumerate().map(verdict).collect()
-        });
-        (verdicts, people)
+            .collect(),
     }
 }
 
@@ -373,76 +320,45 @@ fn extent(keypoints: &[[f64; 2]]) -> f64 {
     side(0) * side(1)
 }
 
-/// Precision over recall for one range of sizes.
-struct Curve {
-    /// `[thresholds, recalls]`.
-    precision: Vec<[f64; RECALLS]>,
-    /// Largest recall at each threshold.
-    recall: Vec<f64>,
-    people: usize,
-}
-
-impl Curve {
-    fn new(images: &[Scored], area: [f64; 2]) -> Self {
-        let matched: Vec<_> = images.iter().map(|image| image.matches(area)).collect();
-        let people: usize = matched.iter().map(|(_, people)| people).sum();
-        let scores: Vec<f64> = images
-            .iter()
-            .flat_map(|image| image.predicted.iter().map(|p| p.score))
-            .collect();
-        let mut order: Vec<usize> = (0..scores.len()).collect();
-        order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
-
-        let (mut precision, mut recall) = (Vec::new(), Vec::new());
-        for index in 0..THRESHOLDS {
-            let verdicts: Vec<Option<bool>> = matched
-                .iter()
-                .flat_map(|(v, _)| v[index].iter().copied())
-                .collect();
-            let (mut right, mut wrong) = (0.0, 0.0);
-            let mut points: Vec<(f64, f64)> = Vec::with_capacity(order.len());
-            for &d in &order {
-                match verdicts[d] {
-                    Some(true) => right += 1.0,
-                    Some(false) => wrong += 1.0,
-                    None => {}
-                }
-                points.push((
-                    right / people as f64,
-                    right / (right + wrong + f64::EPSILON),
-                ));
-            }
-            recall.push(points.last().map_or(0.0, |p| p.0));
-            for i in (1..points.len()).rev() {
-                points[i - 1].1 = points[i - 1].1.max(points[i].1);
-            }
-            precision.push(std::array::from_fn(|r| {
-                let wanted = if r == RECALLS - 1 {
-                    1.0
-                } else {
-                    r as f64 * 0.01
-                };
-                points
-                    .get(points.partition_point(|p| p.0 < wanted))
-                    .map_or(0.0, |p| p.1)
-            }));
-        }
-        Self {
-            precision,
-            recall,
-            people,
-        }
-    }
-
-    fn ap(&self, thresholds: std::ops::Range<usize>) -> Option<f64> {
-        let values = self.precision[thresholds].iter().flatten();
-        (self.people > 0).then(|| values.clone().sum::<f64>() / values.count() as f64)
-    }
-
-    fn ar(&self, thresholds: std::ops::Range<usize>) -> Option<f64> {
-        let values = &self.recall[thresholds];
-        (self.people > 0).then(|| values.iter().sum::<f64>() / values.len() as f64)
-    }
+/// Poses left after those too similar to a better one are dropped, best first (Papandreou et al., "Towards Accurate
+/// Multi-person Pose Estimation in the Wild", CVPR 2017).
+///
+/// The similarity of two poses is the mean over all joints of exp(-d² / (2 s² k²)) with s² the mean of their two `areas`; a
+/// pose is dropped if it exceeds `threshold`, 0.9 in the published protocol. Poses of equal score keep their order.
+///
+/// # Panics
+/// If the lists differ in length, or a pose has another number of joints than `sigmas`.
+pub fn oks_nms(
+    poses: &[&[[f64; 2]]],
+    areas: &[f64],
+    scores: &[f64],
+    sigmas: &[f64],
+    threshold: f64,
+) -> Vec<usize> {
+    assert_eq!(
+        [areas.len(), scores.len()],
+        [poses.len(); 2],
+        "areas and scores of {} poses",
+        poses.len()
+    );
+    let similarity = |a: usize, b: usize| {
+        assert_eq!(
+            [poses[a].len(), poses[b].len()],
+            [sigmas.len(); 2],
+            "joints of a pose"
+        );
+        let area = (areas[a] + areas[b]) / 2.0 + f64::EPSILON;
+        let joints = poses[a].iter().zip(poses[b]).zip(sigmas);
+        let sum: f64 = joints
+            .map(|((p, q), sigma)| {
+                let (dx, dy) = (q[0] - p[0], q[1] - p[1]);
+                let e = (dx * dx + dy * dy) / (sigma * 2.0).powi(2) / area / 2.0;
+                (-e).exp()
+            })
+            .sum();
+        sum / sigmas.len() as f64
+    };
+    suppress(scores, |kept, other| similarity(kept, other) > threshold)
 }
 
 #[cfg(test)]

@@ -315,6 +315,10 @@ pub enum Task {
     Parsing,
     /// Pose: PCK, OKS AP
     Pose,
+    /// Pedestrian detection: log-average miss rate, AP (fine-tuned only)
+    Detection,
+    /// Person search: mAP, top-k (fine-tuned only)
+    Search,
 }
 
 /// `clasp finetune`

@@ -85,6 +85,12 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         }
         return with_task!(arguments.task, T => tuned::<T>(common, arguments));
     }
+    if matches!(arguments.task, Task::Detection | Task::Search) {
+        bail!(
+            "{} has no frozen evaluation\n  hint: fine-tune a model with `clasp finetune {0}` and leave out --frozen",
+            name(arguments.task)
+        );
+    }
     let fine_tuned = [
         ("--split", arguments.split.is_some()),
         ("--set", !arguments.set.is_empty()),
@@ -177,7 +183,7 @@ pub fn default_mix(task: Task) -> (String, Mix) {
     let own = match task {
         Task::Reid => IDENTITY,
         Task::Attributes => ATTRIBUTE,
-        Task::Parsing | Task::Pose => PART,
+        Task::Parsing | Task::Pose | Task::Detection | Task::Search => PART,
     };
     (
         format!("default ({} {OWN})", TASKS[own]),
@@ -192,6 +198,8 @@ pub fn name(task: Task) -> &'static str {
         Task::Attributes => "attributes",
         Task::Parsing => "parsing",
         Task::Pose => "pose",
+        Task::Detection => "detection",
+        Task::Search => "search",
     }
 }
 
@@ -299,6 +307,7 @@ pub fn evaluate(
                 serde_json::to_value(&report)?,
             )
         }
+        Task::Detection | Task::Search => bail!("{} has no frozen evaluation", name(task)),
         Task::Pose => {
             let (train, eval) = pose::open(data, &options)?;
             let report =

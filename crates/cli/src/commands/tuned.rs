@@ -25,6 +25,14 @@ macro_rules! with_task {
                 type $name = clasp_tasks::tuned::pose::PoseTask;
                 $body
             }
+            crate::args::Task::Detection => {
+                type $name = clasp_tasks::tuned::detection::DetectionTask;
+                $body
+            }
+            crate::args::Task::Search => {
+                type $name = clasp_tasks::tuned::search::SearchTask;
+                $body
+            }
         }
     };
 }

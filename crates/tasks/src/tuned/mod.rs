@@ -6,12 +6,17 @@
 //! | [`attributes`] | linear | weighted binary cross-entropy | mA, accuracy, precision, recall, F1 |
 //! | [`parsing`] | light, or CE2P's | cross-entropy, Lovász-softmax, edges | mIoU |
 //! | [`pose`] | deconvolutions | squared error of heatmaps | PCK, OKS AP |
+//! | [`detection`] | CSP | focal, smooth L1 | log-average miss rate, AP |
+//! | [`search`] | CSP with an embedding | and online instance matching | mAP, top-k |
 //!
-//! [`heatmaps`] holds the codings of pose, [`picture`] what draws.
+//! [`scenes`] holds what the last two share, [`heatmaps`] holds the codings of pose, [`picture`] what draws.
 
 pub mod attributes;
+pub mod detection;
 pub mod heatmaps;
 pub mod parsing;
 pub mod picture;
 pub mod pose;
 pub mod reid;
+pub mod scenes;
+pub mod search;

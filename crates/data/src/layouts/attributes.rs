@@ -6,12 +6,12 @@
 //! ```
 //!
 //! The first two columns are `image`, a path relative to the table, and `split`, any name; each other column is an
-//! attribute, its cells 0 or 1.
+//! attribute, its cells 0 or 1. Published annotation in other files is read by [`super::par`].
 
 use std::path::{Path, PathBuf};
 
 use super::csv::Table;
-use super::{LayoutError, distinct, find, in_split};
+use super::{LayoutError, distinct, find, in_split, par};
 
 /// Where the table is looked for.
 const FILES: [&str; 3] = [
@@ -34,6 +34,8 @@ pub struct Attributed {
 /// A table of attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attributes {
+    /// Name of the layout.
+    pub layout: &'static str,
     /// The table's file.
     pub file: PathBuf,
     /// Names of the attributes.
@@ -43,17 +45,42 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Opens a table, or the one in a folder.
+    /// Opens a table or a published annotation, or the one in a folder.
     ///
     /// # Errors
-    /// If there is none or a line is not of the form above.
+    /// If there is none or something in it cannot be.
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
+        if path.is_file() {
+            let csv = path.extension().is_some_and(|extension| extension == "csv");
+            return if csv {
+                Self::table(path.to_owned())
+            } else {
+                par::open(path)
+            };
+        }
         let expected = "a table `attributes.csv` with columns image, split and 0/1 attributes";
-        let file = if path.is_file() {
-            path.to_owned()
-        } else {
-            find(path, &FILES.map(String::from), "attribute table", expected)?
-        };
+        match find(path, &FILES.map(String::from), "attribute table", expected) {
+            Ok(file) => Self::table(file),
+            Err(LayoutError::NotFound {
+                folder, mut tried, ..
+            }) => match par::open(path) {
+                Err(LayoutError::NotFound { tried: others, .. }) => {
+                    tried.extend(others);
+                    Err(LayoutError::NotFound {
+                        folder,
+                        layout: "attribute table",
+                        expected: "a table `attributes.csv` with columns image, split and 0/1 attributes, or the annotation \
+                                   of PA-100K, PETA or RAPv2",
+                        tried,
+                    })
+                }
+                other => other,
+            },
+            Err(other) => Err(other),
+        }
+    }
+
+    fn table(file: PathBuf) -> Result<Self, LayoutError> {
         let table = Table::read(&file, &["image", "split"])?;
         let names: Vec<String> = table.header[2..].to_vec();
         let line_error = |line, expected: String, found: String| LayoutError::Line {
@@ -101,6 +128,7 @@ impl Attributes {
             });
         }
         Ok(Self {
+            layout: "attribute table",
             file,
             names,
             images,
@@ -112,11 +140,14 @@ impl Attributes {
         distinct(self.images.iter().map(|image| image.split.as_str()))
     }
 
-    /// The images of a split.
+    /// The images of a split; of `trainval`, unless a split has that name, those of train and val.
     ///
     /// # Errors
     /// If there is none.
     pub fn split(&self, name: &str) -> Result<Vec<&Attributed>, LayoutError> {
+        if name == "trainval" && !self.images.iter().any(|image| image.split == name) {
+            return Ok([self.split("train")?, self.split("val")?].concat());
+        }
         in_split(&self.file, &self.images, |image| &image.split, name)
     }
 }

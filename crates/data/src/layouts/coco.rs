@@ -32,7 +32,8 @@ pub const COCO_JOINTS: [&str; 17] = [
     "left_ankle",
     "right_ankle",
 ];
-const COCO_SIGMAS: [f64; 17] = [
+/// σ of COCO's 17 joints, for OKS.
+pub const COCO_SIGMAS: [f64; 17] = [
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
     0.087, 0.087, 0.089, 0.089,
 ];
@@ -286,6 +287,62 @@ impl Keypoints {
     }
 }
 
+/// A box that a detector found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct DetectedBox {
+    /// Number of its image, as in [`CocoImage::id`].
+    pub image: u64,
+    /// x, y, width, height in pixels, as given.
+    pub bbox: [f64; 4],
+    /// Confidence.
+    pub score: f64,
+}
+
+#[derive(Deserialize)]
+struct RawDetection {
+    image_id: u64,
+    category_id: u64,
+    bbox: [f64; 4],
+    score: f64,
+}
+
+/// Reads the boxes of one category from a file of COCO results, such as `COCO_val2017_detections_AP_H_56_person.json`
+/// (category 1): `[{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ..]`.
+///
+/// # Errors
+/// If it is no such file, or a box is not finite or of negative size.
+pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, LayoutError> {
+    let file = path.display().to_string();
+    let raw: Vec<RawDetection> =
+        serde_json::from_slice(&fs::read(path)?).map_err(|error| LayoutError::Json {
+            file: file.clone(),
+            expected: "COCO results with boxes",
+            reason: error.to_string(),
+        })?;
+    let mut boxes = Vec::new();
+    for (index, item) in raw
+        .iter()
+        .enumerate()
+        .filter(|(_, item)| item.category_id == category)
+    {
+        let is_finite = item.bbox.iter().chain([&item.score]).all(|v| v.is_finite());
+        if !is_finite || item.bbox[2] < 0.0 || item.bbox[3] < 0.0 {
+            return Err(LayoutError::Entry {
+                file,
+                entry: format!("detection {index}"),
+                expected: "finite numbers and a size that is not negative".to_owned(),
+                found: format!("{:?}, score {}", item.bbox, item.score),
+            });
+        }
+        boxes.push(DetectedBox {
+            image: item.image_id,
+            bbox: item.bbox,
+            score: item.score,
+        });
+    }
+    Ok(boxes)
+}
+
 /// The one category with joints, checked.
 fn category<'a>(
     categories: &'a [RawCategory],
@@ -369,7 +426,7 @@ fn image_folder(json: &Path, first: Option<&RawImage>) -> PathBuf {
 }
 
 /// Pairs of joints whose names differ in `left` and `right` only.
-fn mirrored(joints: &[String]) -> Vec<[usize; 2]> {
+pub(super) fn mirrored(joints: &[String]) -> Vec<[usize; 2]> {
     let other = |name: &String| {
         joints
             .iter()
@@ -416,6 +473,28 @@ mod tests {
         assert_eq!((data.people[0].image, data.people[0].labelled()), (0, 1));
         assert_eq!(data.people[0].keypoints[0], [5.0, 6.0, 2.0]);
         assert!(data.images[0].path.ends_with("images/a.jpg"));
+    }
+
+    #[test]
+    fn boxes_of_a_detector() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("boxes.json");
+        let text = r#"[{"image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4.5], "score": 0.5},
+            {"image_id": 3, "category_id": 18, "bbox": [1, 2, 3, 4], "score": 1}]"#;
+        fs::write(&path, text).unwrap();
+        let found = read_boxes(&path, 1).unwrap();
+        let expected = DetectedBox {
+            image: 3,
+            bbox: [1.0, 2.0, 3.0, 4.5],
+            score: 0.5,
+        };
+        assert_eq!(found, [expected]);
+        fs::write(&path, text.replace("4.5", "-4.5")).unwrap();
+        let error = read_boxes(&path, 1).unwrap_err().to_string();
+        assert!(
+            error.contains("detection 0: expected finite numbers"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -8,17 +8,18 @@
 //! ```
 //!
 //! A name begins with the person, `_c` and the camera; the rest does not matter, nor does the image format. Files that are
-//! no images (`Thumbs.db` is in the official archive) are passed over.
+//! no images (`Thumbs.db` is in the official archive) are passed over. DukeMTMC-reID, CUHK03 in its new protocol and some copies
+//! of MSMT17 have the same folders.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 
+pub use super::reid::{Crop, Reid as Market1501, cameras, people};
 use super::{LayoutError, find};
 
 /// Folders below the one given where the layout is looked for.
-const ROOTS: [&str; 7] = [
+const ROOTS: [&str; 13] = [
     "",
     "market1501",
     "Market-1501",
@@ -26,88 +27,40 @@ const ROOTS: [&str; 7] = [
     "market1501/Market-1501-v15.09.15",
     "market",
     "reid",
+    "DukeMTMC-reID",
+    "dukemtmc-reid/DukeMTMC-reID",
+    "cuhk03-np/labeled",
+    "cuhk03-np/detected",
+    "MSMT17",
+    "msmt17",
 ];
 
-/// Official numbers of images and of people: training, queries (both by Zheng et al., ICCV 2015), and gallery images
-/// without junk.
-pub const OFFICIAL: [(&str, u64); 5] = [
-    ("training images", 12_936),
-    ("training people", 751),
-    ("query images", 3_368),
-    ("query people", 750),
-    ("gallery images", 15_913),
-];
-
-/// An image of one person.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Crop {
-    /// The file.
-    pub path: PathBuf,
-    /// Person; 0 for a distractor.
-    pub person: i64,
-    /// Camera, counted from 1.
-    pub camera: i64,
-}
-
-/// A data set of this layout; images are sorted by file name.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Market1501 {
-    /// The folder that holds the three.
-    pub root: PathBuf,
-    /// Training images; empty if there is no such folder.
-    pub train: Vec<Crop>,
-    /// Queries.
-    pub query: Vec<Crop>,
-    /// Gallery, distractors included.
-    pub gallery: Vec<Crop>,
-    /// Images of person -1 that were dropped.
-    pub junk: usize,
-}
-
-impl Market1501 {
-    /// Opens the data set in `folder` or in one of the usual folders below it.
-    ///
-    /// # Errors
-    /// If it is not there, a query or gallery folder is missing or empty, or a name is not of the form above.
-    pub fn open(folder: &Path) -> Result<Self, LayoutError> {
-        let candidates = ROOTS.map(|root| Path::new(root).join("query").display().to_string());
-        let expected = "folders `query` and `bounding_box_test`";
-        let query = find(folder, &candidates, "Market-1501 layout", expected)?;
-        let root = query.parent().unwrap_or(folder).to_owned();
-        let mut junk = 0;
-        let train = match root.join("bounding_box_train") {
-            train if train.exists() => crops(&train, &mut junk)?,
-            _ => Vec::new(),
-        };
-        let gallery = crops(&root.join("bounding_box_test"), &mut junk)?;
-        let query = crops(&query, &mut junk)?;
-        Ok(Self {
-            root,
-            train,
-            query,
-            gallery,
-            junk,
-        })
-    }
-}
-
-/// Number of different people, distractors left out.
-pub fn people(crops: &[Crop]) -> usize {
-    crops
-        .iter()
-        .map(|c| c.person)
-        .filter(|p| *p > 0)
-        .collect::<BTreeSet<_>>()
-        .len()
-}
-
-/// Number of different cameras.
-pub fn cameras(crops: &[Crop]) -> usize {
-    crops
-        .iter()
-        .map(|c| c.camera)
-        .collect::<BTreeSet<_>>()
-        .len()
+/// Opens the data set in `folder` or in one of the usual folders below it; images are sorted by file name.
+pub(super) fn open(folder: &Path) -> Result<Market1501, LayoutError> {
+    // A folder `query` alone may be anything.
+    let candidates: Vec<String> = { ROOTS.iter() }
+        .flat_map(|root| ["bounding_box_test", "bounding_box_train"].map(|name| (root, name)))
+        .map(|(root, name)| Path::new(root).join(name).display().to_string())
+        .collect();
+    let expected = "folders `query` and `bounding_box_test`";
+    let found = find(folder, &candidates, "Market-1501 layout", expected)?;
+    let root = found.parent().unwrap_or(folder).to_owned();
+    let mut junk = 0;
+    let train = match root.join("bounding_box_train") {
+        train if train.exists() => crops(&train, &mut junk)?,
+        _ => Vec::new(),
+    };
+    let gallery = crops(&root.join("bounding_box_test"), &mut junk)?;
+    let query = crops(&root.join("query"), &mut junk)?;
+    Ok(Market1501 {
+        layout: "Market-1501 layout",
+        root,
+        train,
+        val: Vec::new(),
+        query,
+        gallery,
+        junk,
+    })
 }
 
 fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<Crop>, LayoutError> {

@@ -2,21 +2,33 @@
 //!
 //! | module | layout | for |
 //! |---|---|---|
-//! | [`market1501`] | `bounding_box_train`, `query`, `bounding_box_test` | re-identification |
-//! | [`coco`] | COCO keypoints JSON, any skeleton | pose |
-//! | [`attributes`] | a CSV of image, split and columns of 0/1 | attribute recognition |
-//! | [`parsing`] | a CSV of image, mask and split, and a list of classes | parsing |
+//! | [`reid`] | those of [`market1501`] and [`msmt17`], or a CSV of image, person, camera and split | re-identification |
+//! | [`attributes`] | a CSV of image, split and columns of 0/1; PA-100K, PETA, RAPv2 and zero-shot splits ([`par`]) | attribute recognition |
+//! | [`parsing`] | a CSV of image, mask and split, and a list of classes; LIP, CIHP, ATR, CCP | parsing |
+//! | [`coco`] | COCO keypoints JSON, any skeleton; boxes of a detector | pose |
+//! | [`detection`] | COCO boxes JSON, CityPersons | pedestrian detection |
+//! | [`search`] | [`cuhk_sysu`], [`prw`], or COCO boxes with `pid` | person search |
 //!
-//! The drawn people have all four in one folder; Clothing Co-Parsing (CCP) in its plain form the last two. Readers look
-//! in the usual places, and an error lists where. [`crate::check`] tells which layouts a folder has.
+//! The drawn people have most of them in one folder. Readers look in the usual places, and an error lists where.
+//! [`crate::check`] tells which layouts a folder has.
 
 pub mod attributes;
 pub mod coco;
 mod csv;
+pub mod cuhk_sysu;
+pub mod detection;
 pub mod market1501;
+pub mod msmt17;
+pub mod par;
 pub mod parsing;
+pub mod prw;
+pub mod reid;
+pub mod search;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+
+use crate::mat::{MatError, MatFile};
 
 /// Why a data set cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -120,15 +132,26 @@ fn find(
         })
 }
 
+/// Reads a MATLAB file.
+fn read_mat(path: &Path) -> Result<MatFile, LayoutError> {
+    MatFile::read(path)?.map_err(in_file(path))
+}
+
+/// Names the file of a value that cannot be.
+fn in_file(path: &Path) -> impl Fn(MatError) -> LayoutError {
+    move |error| LayoutError::Entry {
+        file: path.display().to_string(),
+        entry: error.place,
+        expected: error.expected,
+        found: error.found,
+    }
+}
+
 /// Names in the order of their first occurrence.
 fn distinct<'a>(names: impl Iterator<Item = &'a str>) -> Vec<String> {
-    let mut distinct: Vec<String> = Vec::new();
-    for name in names {
-        if !distinct.iter().any(|known| known == name) {
-            distinct.push(name.to_owned());
-        }
-    }
-    distinct
+    let mut known = BTreeSet::new();
+    let first = names.filter(|name| known.insert(*name));
+    first.map(str::to_owned).collect()
 }
 
 /// The items of `split`, of which there must be one.

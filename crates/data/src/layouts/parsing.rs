@@ -6,8 +6,13 @@
 //! labels.txt           one class name a line; the first is class 0, the background
 //! ```
 //!
+//! Published folders without a table are read by [`folders`].
+//!
 //! Paths are relative to the table. A mask is a PNG with one channel or a palette, 1 to 8 bits, as large as its image; a
-//! pixel is the index of its class (the palette's colours do not matter), or 255 where it does not count.
+//! pixel is the index of its class (the palette's colours do not matter), or 255 where it does not count. A mask may also be the
+//! matrix `groundtruth` of a MATLAB file, as in CCP.
+
+pub mod folders;
 
 use std::collections::BTreeMap;
 use std::io::Cursor;
@@ -15,8 +20,9 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
+use super::coco::mirrored;
 use super::csv::Table;
-use super::{LayoutError, distinct, find, in_split};
+use super::{LayoutError, distinct, find, in_file, in_split, read_mat};
 
 /// Where the table is looked for.
 const FILES: [&str; 3] = ["parsing.csv", "parsing/parsing.csv", "parsing/labels.csv"];
@@ -39,7 +45,9 @@ pub struct Masked {
 /// A table of label maps.
 #[derive(Debug, Clone)]
 pub struct Parsing {
-    /// The table's file.
+    /// Name of the layout.
+    pub layout: &'static str,
+    /// The table's file, or the folder of a layout without one.
     pub file: PathBuf,
     /// Names of the classes; class 0 is the background.
     pub classes: Vec<String>,
@@ -66,23 +74,34 @@ pub struct LabelMap {
 }
 
 impl Parsing {
-    /// Opens a table, or the one in a folder; `labels.txt` lies beside it.
+    /// Opens a table with `labels.txt` beside it, or the one in a folder, or a published folder without one.
     ///
     /// # Errors
-    /// If one of the two is missing or not of the form above. Masks are read later.
+    /// If there is none or something in it cannot be. Masks are read later.
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
-        let expected =
-            "a table `parsing.csv` with columns image, mask, split, and `labels.txt` beside it";
-        let file = if path.is_file() {
-            path.to_owned()
-        } else {
-            find(
-                path,
-                &FILES.map(String::from),
-                "table of label maps",
-                expected,
-            )?
+        if path.is_file() {
+            return Self::table(path.to_owned());
+        }
+        let mut tried = match find(path, &FILES.map(String::from), "", "") {
+            Err(LayoutError::NotFound { tried, .. }) => tried,
+            file => return Self::table(file?),
         };
+        match folders::open(path)? {
+            Ok(parsing) => Ok(parsing),
+            Err(others) => {
+                tried.extend(others);
+                Err(LayoutError::NotFound {
+                    folder: path.display().to_string(),
+                    layout: "label maps",
+                    expected: "a table `parsing.csv` with columns image, mask, split and `labels.txt` beside it, or the folders \
+                               of LIP, CIHP, ATR or CCP",
+                    tried,
+                })
+            }
+        }
+    }
+
+    fn table(file: PathBuf) -> Result<Self, LayoutError> {
         let folder = file.parent().unwrap_or(Path::new(""));
         let names = folder.join("labels.txt");
         let classes: Vec<String> = fs::read_to_string(&names)?
@@ -114,6 +133,7 @@ impl Parsing {
             })
             .collect();
         Ok(Self {
+            layout: "label maps",
             file,
             stored: classes.clone(),
             classes,
@@ -138,6 +158,16 @@ impl Parsing {
             relabel: Some(relabel),
             ..self
         }
+    }
+
+    /// Classes that change places in a mirrored image: those whose names differ in `left` and `right` only.
+    pub fn flip_pairs(&self) -> Vec<[usize; 2]> {
+        let lower: Vec<String> = self
+            .classes
+            .iter()
+            .map(|class| class.to_lowercase())
+            .collect();
+        mirrored(&lower)
     }
 
     /// Names of the splits, in the order of the file.
@@ -190,11 +220,14 @@ impl Parsing {
     }
 }
 
-/// Reads the indices of a PNG with one channel or a palette.
+/// Reads the indices of a PNG with one channel or a palette, or of the matrix `groundtruth` of a MATLAB file.
 ///
 /// # Errors
 /// If it is another kind of file, or larger than 100 million pixels.
 pub fn read_label_map(path: &Path) -> Result<LabelMap, LayoutError> {
+    if path.extension().is_some_and(|extension| extension == "mat") {
+        return read_label_matrix(path);
+    }
     let bytes = fs::read(path)?;
     let error = |expected: &str, found: String| LayoutError::File {
         file: path.display().to_string(),
@@ -235,6 +268,29 @@ pub fn read_label_map(path: &Path) -> Result<LabelMap, LayoutError> {
         height,
         width,
         labels,
+    })
+}
+
+fn read_label_matrix(path: &Path) -> Result<LabelMap, LayoutError> {
+    let mat = read_mat(path)?;
+    let matrix = mat.get("groundtruth").map_err(in_file(path))?;
+    let ([height, width], values) = (matrix.shape(), matrix.numbers().map_err(in_file(path))?);
+    if let Some(odd) = values
+        .iter()
+        .find(|value| !(0.0..=255.0).contains(*value) || value.fract() != 0.0)
+    {
+        return Err(LayoutError::File {
+            file: path.display().to_string(),
+            expected: "labels 0 to 255".to_owned(),
+            found: odd.to_string(),
+        });
+    }
+    // Column by column in the file.
+    let pixel = |i: usize| values[i % width * height + i / width] as u8;
+    Ok(LabelMap {
+        height,
+        width,
+        labels: (0..values.len()).map(pixel).collect(),
     })
 }
 

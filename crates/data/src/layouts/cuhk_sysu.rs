@@ -1,0 +1,332 @@
+//! CUHK-SYSU (Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017).
+//!
+//! ```text
+//! CUHK-SYSU/Image/SSM/*.jpg
+//!           annotation/Images.mat                     every frame and its boxes
+//!                      pool.mat                       frames to search in; the others are for training
+//!                      test/train_test/Train.mat      people of the training frames
+//!                                      TestG50.mat .. TestG4000.mat      queries, each with a gallery
+//! ```
+//!
+//! Boxes of no size are left out. Training people are numbered from 1 as listed, test people by their query, from 1 again.
+//! People of galleries are those of `TestG50.mat`, as published. In the full gallery a query is searched in the frames of its
+//! list of 50 first and then in all others.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use super::search::{Frame, GallerySize, Marked, Protocol, Query, Search};
+use super::{LayoutError, find, in_file, read_mat};
+use crate::mat::{Array, MatError};
+
+const ROOTS: [&str; 4] = ["", "CUHK-SYSU", "cuhk_sysu", "cuhk-sysu"];
+
+/// Opens the data set in `folder` or in one of the usual folders below it.
+pub(super) fn open(folder: &Path, size: GallerySize) -> Result<Search, LayoutError> {
+    let candidates = ROOTS.map(|root| {
+        Path::new(root)
+            .join("annotation/Images.mat")
+            .display()
+            .to_string()
+    });
+    let file = find(folder, &candidates, "CUHK-SYSU", "`annotation/Images.mat`")?;
+    let annotation = file.parent().unwrap_or(folder);
+    let root = annotation.parent().unwrap_or(folder).to_owned();
+    let protocols = annotation.join("test/train_test");
+
+    let (pool, problems) = (read_pool(&annotation.join("pool.mat"))?, Vec::new());
+    let mut data = Search {
+        layout: "CUHK-SYSU",
+        root,
+        train: Vec::new(),
+        test: Vec::new(),
+        queries: Vec::new(),
+        problems,
+    };
+    let (mut train_index, mut test_index) = (HashMap::new(), HashMap::new());
+    let images = read_mat(&file)?;
+    let images = images.get("Img").and_then(|images| images.records());
+    for record in images.map_err(in_file(&file))? {
+        let (name, boxes) = record
+            .and_then(|r| Ok((r.at(0)?.text()?, boxes(r.at(2)?)?)))
+            .map_err(in_file(&file))?;
+        let frame = Frame {
+            path: data.root.join("Image/SSM").join(&name),
+            camera: None,
+            people: { boxes.into_iter() }
+                .filter(|bbox| bbox[2] > 0.0 && bbox[3] > 0.0)
+                .map(|bbox| Marked { bbox, person: None })
+                .collect(),
+        };
+        let (frames, index) = match pool.contains(&name) {
+            true => (&mut data.test, &mut test_index),
+            false => (&mut data.train, &mut train_index),
+        };
+        if index.insert(name.clone(), frames.len()).is_some() {
+            data.problems
+                .push(format!("{}: `{name}` is listed twice", file.display()));
+        }
+        frames.push(frame);
+    }
+
+    let train = protocols.join("Train.mat");
+    for (person, sightings) in (1..).zip(read_train(&train)?) {
+        for (name, bbox) in sightings {
+            mark(
+                &mut data.train,
+                &train_index,
+                &name,
+                bbox,
+                person,
+                &train,
+                &mut data.problems,
+            );
+        }
+    }
+    let people = protocols.join("TestG50.mat");
+    let first = read_protocol(&people, "TestG50", &test_index)?;
+    let names: Vec<String> = names_of(&data.test);
+    for (person, (query, protocol)) in (1..).zip(&first) {
+        let shown = protocol.shown.iter();
+        let sightings =
+            shown.map(|(place, bbox)| (protocol.frames[*place as usize] as usize, *bbox));
+        for (frame, bbox) in sightings.chain([(query.0, query.1)]) {
+            mark(
+                &mut data.test,
+                &test_index,
+                &names[frame],
+                bbox,
+                person,
+                &people,
+                &mut data.problems,
+            );
+        }
+    }
+    let protocols = match size {
+        GallerySize::Frames(50) | GallerySize::Full => first,
+        GallerySize::Frames(size) => {
+            let name = format!("TestG{size}");
+            let file = protocols.join(format!("{name}.mat"));
+            read_protocol(&file, &name, &test_index)?
+        }
+    };
+    let all = data.test.len() as u32;
+    data.queries = { protocols.into_iter().zip(1..) }
+        .map(|(((frame, bbox), mut protocol), person)| {
+            if size == GallerySize::Full {
+                let listed: BTreeSet<u32> = protocol
+                    .frames
+                    .iter()
+                    .copied()
+                    .chain([frame as u32])
+                    .collect();
+                protocol
+                    .frames
+                    .extend((0..all).filter(|frame| !listed.contains(frame)));
+            }
+            Query {
+                frame,
+                bbox,
+                person,
+                protocol: Some(protocol),
+            }
+        })
+        .collect();
+    Ok(data)
+}
+
+fn names_of(frames: &[Frame]) -> Vec<String> {
+    let name = |frame: &Frame| {
+        frame
+            .path
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    frames.iter().map(name).collect()
+}
+
+/// Says who the box is.
+fn mark(
+    frames: &mut [Frame],
+    index: &HashMap<String, usize>,
+    name: &str,
+    bbox: [f64; 4],
+    person: i64,
+    file: &Path,
+    problems: &mut Vec<String>,
+) {
+    let people = index.get(name).map(|i| &mut frames[*i].people);
+    let marked = people.and_then(|people| people.iter_mut().find(|marked| marked.bbox == bbox));
+    match marked {
+        Some(marked) => marked.person = Some(person),
+        None => problems.push(format!(
+            "{}: person {person}: `{name}` has no box {bbox:?} in Images.mat",
+            file.display()
+        )),
+    }
+}
+
+fn read_pool(file: &Path) -> Result<BTreeSet<String>, LayoutError> {
+    let mat = read_mat(file)?;
+    let names = mat
+        .get("pool")
+        .and_then(|pool| pool.cells()?.map(|cell| cell?.text()).collect());
+    names.map_err(in_file(file))
+}
+
+/// Where each person of the training frames is.
+fn read_train(file: &Path) -> Result<Vec<Vec<(String, [f64; 4])>>, LayoutError> {
+    let mat = read_mat(file)?;
+    let sightings = |person: Array| -> Result<Vec<_>, MatError> {
+        let scenes = person.record()?.at(2)?.records()?;
+        scenes
+            .map(|scene| scene.and_then(|s| Ok((s.at(0)?.text()?, bbox(s.at(1)?)?))))
+            .collect()
+    };
+    let people = mat
+        .get("Train")
+        .and_then(|train| train.cells()?.map(|cell| sightings(cell?)).collect());
+    people.map_err(in_file(file))
+}
+
+/// Frame and box of each query, and its gallery.
+type Sought = ((usize, [f64; 4]), Protocol);
+
+fn read_protocol(
+    file: &Path,
+    name: &str,
+    index: &HashMap<String, usize>,
+) -> Result<Vec<Sought>, LayoutError> {
+    let mat = read_mat(file)?;
+    let place = |name: String| {
+        index.get(&name).copied().ok_or_else(|| MatError {
+            place: "gallery".to_owned(),
+            expected: "frames of pool.mat".to_owned(),
+            found: format!("`{name}`"),
+        })
+    };
+    let one = |query: Array, gallery: Array| -> Result<Sought, MatError> {
+        let query = query.record()?;
+        let sought = (
+            place(query.get("imname")?.text()?)?,
+            bbox(query.get("idlocate")?)?,
+        );
+        let mut protocol = Protocol::default();
+        for scene in gallery.records()? {
+            let scene = scene?;
+            let shown = scene.at(1)?;
+            if !shown.is_empty() {
+                protocol
+                    .shown
+                    .push((protocol.frames.len() as u32, bbox(shown)?));
+            }
+            protocol.frames.push(place(scene.at(0)?.text()?)? as u32);
+        }
+        Ok((sought, protocol))
+    };
+    let queries = mat.get(name).and_then(|queries| {
+        let queries = queries.records()?;
+        queries
+            .map(|q| q.and_then(|q| one(q.get("Query")?, q.get("Gallery")?)))
+            .collect()
+    });
+    queries.map_err(in_file(file))
+}
+
+fn boxes(array: Array) -> Result<Vec<[f64; 4]>, MatError> {
+    if array.is_empty() {
+        return Ok(Vec::new());
+    }
+    array
+        .records()?
+        .map(|record| bbox(record?.at(0)?))
+        .collect()
+}
+
+fn bbox(array: Array) -> Result<[f64; 4], MatError> {
+    let numbers = array.numbers()?;
+    numbers[..].try_into().map_err(|_| MatError {
+        place: "box".to_owned(),
+        expected: "x, y, width, height".to_owned(),
+        found: format!("{numbers:?}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    fn golden() -> &'static Path {
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden/mat"))
+    }
+
+    #[test]
+    fn a_miniature() {
+        let data = Search::open(golden(), GallerySize::default()).unwrap();
+        assert_eq!(
+            (data.layout, data.train.len(), data.test.len()),
+            ("CUHK-SYSU", 2, 3)
+        );
+        let persons = |frame: &Frame| frame.people.iter().map(|m| m.person).collect::<Vec<_>>();
+        // The box without a width is gone.
+        assert_eq!(persons(&data.train[0]), [Some(1), Some(2)]);
+        assert_eq!(persons(&data.train[1]), [Some(1)]);
+        assert_eq!(
+            (persons(&data.test[0]), persons(&data.test[1])),
+            (vec![Some(1), None], vec![Some(1)])
+        );
+        assert!(data.test[0].path.ends_with("cuhk_sysu/Image/SSM/s3.jpg"));
+        let query = &data.queries[0];
+        assert_eq!(
+            (query.frame, query.bbox, query.person),
+            (0, [7.0, 1.0, 11.0, 31.0], 1)
+        );
+        let bbox = Some([2.0, 3.0, 14.0, 35.0]);
+        assert_eq!(data.gallery(query, false), [(1, bbox), (2, None)]);
+        assert!(data.problems().is_empty(), "{:?}", data.problems());
+
+        let small = Search::open(golden(), GallerySize::Frames(50)).unwrap();
+        assert_eq!(small.gallery(&small.queries[0], false), [(1, bbox)]);
+        let full = Search::open(golden(), GallerySize::Full).unwrap();
+        assert_eq!(
+            full.gallery(&full.queries[0], false),
+            [(1, bbox), (2, None)]
+        );
+        let error = Search::open(golden(), GallerySize::Frames(500))
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("TestG500.mat"), "{error}");
+    }
+
+    #[test]
+    fn boxes_that_are_nowhere_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("annotation");
+        let copy = |name: &str, to: &str| {
+            let to = root.join(to);
+            fs::create_dir_all(to.parent().unwrap()).unwrap();
+            fs::copy(golden().join("cuhk_sysu/annotation").join(name), to).unwrap();
+        };
+        for name in [
+            "Images.mat",
+            "pool.mat",
+            "test/train_test/Train.mat",
+            "test/train_test/TestG100.mat",
+            "test/train_test/TestG50.mat",
+        ] {
+            copy(name, name);
+        }
+        // Nothing is for searching: the training frames are all, and the queries' frames are unknown.
+        copy("test/train_test/Train.mat", "pool.mat");
+        let error = Search::open(folder.path(), GallerySize::default())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("pool.mat, file: expected a variable `pool`, found `Train`"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,435 @@
+//! Boxes of people in COCO's JSON: CityPersons, or anybody's own.
+//!
+//! Besides COCO's keys an annotation may have those of CityPersons, `height` (pixels), `vis_ratio` or `vis_bbox`, `ignore`, and the
+//! number of the person, `pid`, for person search. Where they are missing, the height is that of the box, all of it is
+//! visible, nothing is ignored and nobody is known. Annotations of other categories than `person` or `pedestrian` are left
+//! out, unless there is one category alone.
+//!
+//! ```text
+//! CityPersons/{train.json, val_gt_mm_nested.json, val_gt.json}
+//!             leftImg8bit_trainvaltest/leftImg8bit/{train, val}/<city>/*.png, val_all_in_folder/*.png
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::Deserialize;
+
+use super::coco::CocoImage;
+use super::{LayoutError, find};
+
+/// Published numbers of images of CityPersons, to train and to validate.
+pub const CITYPERSONS: [u64; 2] = [2_975, 500];
+
+/// A person marked in an image.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Marked {
+    /// Its number in the file.
+    pub id: u64,
+    /// Position of its image in [`Boxes::images`].
+    pub image: usize,
+    /// x, y, width, height in pixels; may reach beyond the image.
+    pub bbox: [f64; 4],
+    /// Area in pixels.
+    pub area: f64,
+    /// Height in pixels.
+    pub height: f64,
+    /// Visible share, 0 to 1.
+    pub visibility: f64,
+    /// Whether this is nobody to be found.
+    pub ignored: bool,
+    /// Whether it stands for a crowd.
+    pub crowd: bool,
+    /// Who it is.
+    pub person: Option<i64>,
+}
+
+/// Images with boxes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Boxes {
+    /// The JSON file.
+    pub file: PathBuf,
+    /// Images in the order of the file.
+    pub images: Vec<CocoImage>,
+    /// People in the order of the file.
+    pub people: Vec<Marked>,
+    /// What was left out, in words.
+    pub problems: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct File {
+    images: Vec<RawImage>,
+    #[serde(default)]
+    annotations: Vec<RawBox>,
+    #[serde(default)]
+    categories: Vec<RawCategory>,
+}
+
+#[derive(Deserialize)]
+struct RawImage {
+    id: u64,
+    #[serde(alias = "im_name")]
+    file_name: String,
+    width: usize,
+    height: usize,
+}
+
+#[derive(Deserialize)]
+struct RawBox {
+    id: u64,
+    image_id: u64,
+    #[serde(default = "one")]
+    category_id: u64,
+    bbox: [f64; 4],
+    area: Option<f64>,
+    height: Option<f64>,
+    vis_ratio: Option<f64>,
+    vis_bbox: Option<[f64; 4]>,
+    #[serde(default)]
+    ignore: Flag,
+    #[serde(default)]
+    iscrowd: Flag,
+    #[serde(alias = "person_id")]
+    pid: Option<i64>,
+}
+
+fn one() -> u64 {
+    1
+}
+
+/// 0 and 1, or false and true.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Flag {
+    Bool(bool),
+    Number(f64),
+}
+
+impl Default for Flag {
+    fn default() -> Self {
+        Self::Bool(false)
+    }
+}
+
+impl Flag {
+    fn is_set(&self) -> bool {
+        match self {
+            Self::Bool(set) => *set,
+            Self::Number(number) => *number != 0.0,
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct RawCategory {
+    id: u64,
+    name: String,
+}
+
+impl Boxes {
+    /// Opens a JSON file, or that of `split` in a folder: `instances_<split>.json`, also with `2017`, or the names of
+    /// CityPersons.
+    ///
+    /// # Errors
+    /// If there is none, or something in it cannot be.
+    pub fn open(path: &Path, split: &str) -> Result<Self, LayoutError> {
+        if path.is_file() {
+            return Self::read(path);
+        }
+        let folders = [
+            "",
+            "annotations/",
+            "detection/",
+            "coco/annotations/",
+            "CityPersons/",
+        ];
+        let names = [
+            format!("instances_{split}.json"),
+            format!("instances_{split}2017.json"),
+            format!("{split}_gt_mm_nested.json"),
+            format!("{split}_gt.json"),
+            format!("{split}.json"),
+        ];
+        let candidates: Vec<String> = { folders.iter() }
+            .flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")))
+            .collect();
+        let expected =
+            "a file `instances_<split>.json` in COCO's format, or the files of CityPersons";
+        Self::read(&find(path, &candidates, "COCO boxes", expected)?)
+    }
+
+    /// Reads a JSON file.
+    ///
+    /// # Errors
+    /// If something in it cannot be. A box of no size or wholly outside its image is left out and told of in `problems`.
+    pub fn read(path: &Path) -> Result<Self, LayoutError> {
+        let file = path.display().to_string();
+        let raw: File =
+            serde_json::from_slice(&fs::read(path)?).map_err(|error| LayoutError::Json {
+                file: file.clone(),
+                expected: "COCO boxes",
+                reason: error.to_string(),
+            })?;
+        let error = |entry: String, expected: &str, found: String| LayoutError::Entry {
+            file: file.clone(),
+            entry,
+            expected: expected.to_owned(),
+            found,
+        };
+        let categories = categories(&raw.categories, &error)?;
+        let place = Place::of(
+            path,
+            raw.images.first().map(|image| image.file_name.as_str()),
+        );
+        let (mut index, mut names) = (HashMap::new(), BTreeSet::new());
+        let (mut images, mut problems) = (Vec::new(), Vec::new());
+        for image in raw.images {
+            let entry = format!("image {}", image.id);
+            if image.width == 0 || image.height == 0 {
+                let found = format!("{} x {}", image.width, image.height);
+                return Err(error(entry, "a size", found));
+            }
+            if index.insert(image.id, images.len()).is_some() {
+                return Err(error(entry, "every id once", "it twice".to_owned()));
+            }
+            images.push(CocoImage {
+                id: image.id,
+                path: place.path(&image.file_name),
+                height: image.height,
+                width: image.width,
+            });
+            if !names.insert(image.file_name.clone()) {
+                problems.push(format!("{entry}: `{}` is listed twice", image.file_name));
+            }
+        }
+        let mut people = Vec::with_capacity(raw.annotations.len());
+        for item in raw.annotations {
+            if !categories.is_empty() && !categories.contains(&item.category_id) {
+                continue;
+            }
+            let entry = format!("annotation {}", item.id);
+            let Some(&image) = index.get(&item.image_id) else {
+                let found = format!("image_id {}", item.image_id);
+                return Err(error(entry, "an image of `images`", found));
+            };
+            let bbox = item.bbox;
+            let area = item.area.unwrap_or(bbox[2] * bbox[3]);
+            let height = item.height.unwrap_or(bbox[3]);
+            let visible = item
+                .vis_bbox
+                .map(|[_, _, width, height]| width * height / (bbox[2] * bbox[3]));
+            let visibility = item
+                .vis_ratio
+                .or(visible.filter(|share| share.is_finite()))
+                .unwrap_or(1.0);
+            if !bbox
+                .iter()
+                .chain([&area, &height, &visibility])
+                .all(|v| v.is_finite())
+            {
+                return Err(error(entry, "finite numbers", format!("{bbox:?}")));
+            }
+            let size = &images[image];
+            if is_outside(bbox, size) {
+                let CocoImage { width, height, .. } = size;
+                problems.push(format!(
+                    "{entry}: the box {bbox:?} (x, y, width, height) covers nothing of its image of {width} x {height}: left out"
+                ));
+                continue;
+            }
+            people.push(Marked {
+                id: item.id,
+                image,
+                bbox,
+                area,
+                height,
+                visibility,
+                ignored: item.ignore.is_set(),
+                crowd: item.iscrowd.is_set(),
+                person: item.pid,
+            });
+        }
+        Ok(Self {
+            file: path.to_owned(),
+            images,
+            people,
+            problems,
+        })
+    }
+}
+
+/// Whether a box has no pixel in common with its image.
+fn is_outside([x, y, width, height]: [f64; 4], image: &CocoImage) -> bool {
+    let shared =
+        |start: f64, size: f64, limit: usize| (start + size).min(limit as f64) - start.max(0.0);
+    width <= 0.0
+        || height <= 0.0
+        || shared(x, width, image.width) <= 0.0
+        || shared(y, height, image.height) <= 0.0
+}
+
+/// The categories that are people; none if the file names no category.
+fn categories(
+    all: &[RawCategory],
+    error: &impl Fn(String, &str, String) -> LayoutError,
+) -> Result<Vec<u64>, LayoutError> {
+    let is_person =
+        |c: &&RawCategory| ["person", "pedestrian"].contains(&c.name.to_lowercase().as_str());
+    let people: Vec<u64> = all.iter().filter(is_person).map(|c| c.id).collect();
+    if people.is_empty() && all.len() > 1 {
+        let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
+        let expected = "a category `person` or `pedestrian`, or one category";
+        return Err(error(
+            "categories".to_owned(),
+            expected,
+            format!("`{}`", names.join("`, `")),
+        ));
+    }
+    Ok(match people[..] {
+        [] => all.iter().map(|c| c.id).collect(),
+        _ => people,
+    })
+}
+
+/// Where the images of a file are.
+struct Place {
+    folder: PathBuf,
+    /// Whether there is a folder for each city, the first part of a name.
+    by_city: bool,
+}
+
+impl Place {
+    /// That one of the usual places that holds the first image; where none does, opening it reports the first place.
+    fn of(json: &Path, first: Option<&str>) -> Self {
+        let folder = json.parent().unwrap_or(Path::new(""));
+        let stem = json
+            .file_stem()
+            .and_then(|stem| stem.to_str())
+            .unwrap_or("");
+        let split = stem
+            .rsplit_once("instances_")
+            .map_or(stem, |(_, split)| split);
+        let short = split.split('_').next().unwrap_or("");
+        let cities = "leftImg8bit_trainvaltest/leftImg8bit";
+        let near = ["images", "", split, &format!("images/{split}")].map(String::from);
+        let above = near.clone().map(|name| format!("../{name}"));
+        let city = [
+            format!("{cities}/{short}"),
+            format!("{cities}/{short}_all_in_folder"),
+            format!("leftImg8bit/{short}"),
+            format!("../{cities}/{short}"),
+        ];
+        for place in near.iter().chain(&above).chain(&city) {
+            for by_city in [false, true] {
+                let place = Self {
+                    folder: folder.join(place),
+                    by_city,
+                };
+                if first.is_some_and(|name| place.path(name).is_file()) {
+                    return place;
+                }
+            }
+        }
+        Self {
+            folder: folder.join("images"),
+            by_city: false,
+        }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        match name.split_once('_') {
+            Some((city, _)) if self.by_city => self.folder.join(city).join(name),
+            _ => self.folder.join(name),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = r#"{"images": [{"id": 7, "im_name": "ulm_1.png", "width": 40, "height": 80}],
+        "annotations": [
+          {"id": 1, "image_id": 7, "category_id": 1, "bbox": [-5, 2, 30, 60], "vis_bbox": [0, 2, 15, 60], "ignore": 1},
+          {"id": 2, "image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "area": 6, "height": 4.5, "vis_ratio": 0.3, "iscrowd": true, "pid": 9},
+          {"id": 3, "image_id": 7, "category_id": 2, "bbox": [1, 2, 3, 4]},
+          {"id": 4, "image_id": 7, "category_id": 1, "bbox": [40, 2, 3, 4]}],
+        "categories": [{"id": 1, "name": "Pedestrian"}, {"id": 2, "name": "rider"}]}"#;
+
+    fn read(text: &str) -> Result<Boxes, LayoutError> {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder
+            .path()
+            .join("leftImg8bit_trainvaltest/leftImg8bit/val/ulm/ulm_1.png");
+        fs::create_dir_all(image.parent().unwrap()).unwrap();
+        fs::write(image, b"").unwrap();
+        fs::write(folder.path().join("val_gt.json"), text).unwrap();
+        Boxes::open(folder.path(), "val")
+    }
+
+    #[test]
+    fn reads_citypersons() {
+        let data = read(GOOD).unwrap();
+        assert!(
+            data.images[0]
+                .path
+                .ends_with("leftImg8bit/val/ulm/ulm_1.png"),
+            "{:?}",
+            data.images
+        );
+        let [first, second] = &data.people[..] else {
+            panic!("{:?}", data.people)
+        };
+        assert_eq!(
+            (first.area, first.height, first.visibility, first.ignored),
+            (1800.0, 60.0, 0.5, true)
+        );
+        assert_eq!(
+            (second.area, second.height, second.visibility, second.crowd),
+            (6.0, 4.5, 0.3, true)
+        );
+        assert_eq!((first.person, second.person), (None, Some(9)));
+        assert_eq!(data.problems.len(), 1);
+        assert!(
+            data.problems[0].starts_with("annotation 4: the box [40.0, 2.0, 3.0, 4.0]"),
+            "{:?}",
+            data.problems
+        );
+    }
+
+    #[test]
+    fn wrong_entries_are_named() {
+        for (from, to, expected) in [
+            (
+                "\"image_id\": 7, \"category_id\": 1, \"bbox\": [1,",
+                "\"image_id\": 8, \"category_id\": 1, \"bbox\": [1,",
+                "annotation 2: expected an image of `images`, found image_id 8",
+            ),
+            (
+                "\"width\": 40",
+                "\"width\": 0",
+                "image 7: expected a size, found 0 x 80",
+            ),
+            (
+                "Pedestrian",
+                "tram",
+                "expected a category `person` or `pedestrian`, or one category, found `tram`, `rider`",
+            ),
+            (
+                "\"im_name\"",
+                "\"name\"",
+                "not COCO boxes: missing field `file_name`",
+            ),
+        ] {
+            assert!(GOOD.contains(from), "{from}");
+            let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+        let error = Boxes::open(Path::new("nowhere"), "val")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains("nowhere/CityPersons/val_gt.json"), "{error}");
+    }
+}

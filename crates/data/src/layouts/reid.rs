@@ -1,0 +1,385 @@
+//! People for re-identification, in any layout: that of [`super::market1501`], which DukeMTMC-reID, CUHK03 (new protocol) and
+//! copies of MSMT17 share; that of [`super::msmt17`]; or a table:
+//!
+//! ```text
+//! reid.csv      image,person,camera,split
+//!               a/0001.jpg,anna,north,train
+//! ```
+//!
+//! Paths are relative to the table; splits are `train`, `val`, `query` and `gallery`. Person and camera are whole numbers, or any
+//! names; person 0 is a distractor, whom no query shows, person -1 is dropped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use super::csv::Table;
+use super::{LayoutError, distinct, find, market1501, msmt17};
+
+/// An image of one person.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Crop {
+    /// The file.
+    pub path: PathBuf,
+    /// Person; 0 for a distractor.
+    pub person: i64,
+    /// Camera, counted from 1 in published layouts.
+    pub camera: i64,
+}
+
+/// A data set of people seen by several cameras.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reid {
+    /// Name of the layout.
+    pub layout: &'static str,
+    /// The folder that holds it.
+    pub root: PathBuf,
+    /// Training images; may be none.
+    pub train: Vec<Crop>,
+    /// Images held out of training.
+    pub val: Vec<Crop>,
+    /// Queries.
+    pub query: Vec<Crop>,
+    /// Gallery, distractors included.
+    pub gallery: Vec<Crop>,
+    /// Images of person -1 that were dropped.
+    pub junk: usize,
+}
+
+/// Where MSMT17's validation images go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MsmtVal {
+    /// Into training, as most published figures have it (32,621 images).
+    #[default]
+    Train,
+    /// Apart.
+    Holdout,
+}
+
+impl std::str::FromStr for MsmtVal {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "train" => Ok(Self::Train),
+            "holdout" => Ok(Self::Holdout),
+            other => Err(format!("expected `train` or `holdout`, found `{other}`")),
+        }
+    }
+}
+
+impl Reid {
+    /// Opens the data set in `path`, in one of the usual folders below it, or of the table `path`; MSMT17's validation images
+    /// go into training.
+    ///
+    /// # Errors
+    /// If there is none, or something in it cannot be.
+    pub fn open(path: &Path) -> Result<Self, LayoutError> {
+        Self::open_with(path, MsmtVal::default())
+    }
+
+    /// The same with a say on MSMT17's validation images.
+    ///
+    /// # Errors
+    /// As [`Reid::open`].
+    pub fn open_with(path: &Path, msmt_val: MsmtVal) -> Result<Self, LayoutError> {
+        if path.is_file() {
+            return table(path);
+        }
+        let mut tried_all = Vec::new();
+        let csv = ["reid.csv".to_owned(), "reid/reid.csv".to_owned()];
+        for open in [
+            market1501::open(path),
+            msmt17::open(path, msmt_val),
+            find(path, &csv, "", "").and_then(|file| table(&file)),
+        ] {
+            match open {
+                Err(LayoutError::NotFound { tried, .. }) => tried_all.extend(tried),
+                other => return other,
+            }
+        }
+        Err(LayoutError::NotFound {
+            folder: path.display().to_string(),
+            layout: "re-identification data",
+            expected: "folders `query` and `bounding_box_test` (Market-1501), lists `list_query.txt` and others (MSMT17), or a \
+                       table `reid.csv`",
+            tried: tried_all,
+        })
+    }
+
+    /// What stands in the way of an evaluation: queries without a match, images named twice.
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems = Vec::new();
+        let mut seen_by: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
+        for crop in &self.gallery {
+            seen_by.entry(crop.person).or_default().insert(crop.camera);
+        }
+        let alone = |crop: &&Crop| {
+            let cameras = seen_by.get(&crop.person);
+            cameras.is_none_or(|cameras| cameras.iter().all(|camera| *camera == crop.camera))
+        };
+        let unmatched: Vec<&Crop> = self.query.iter().filter(alone).collect();
+        if let Some(first) = unmatched.first() {
+            problems.push(format!(
+                "{} of {} queries have no gallery image of the same person from another camera, the first: {}",
+                unmatched.len(),
+                self.query.len(),
+                first.path.display()
+            ));
+        }
+        for (split, crops) in [
+            ("train", &self.train),
+            ("query", &self.query),
+            ("gallery", &self.gallery),
+        ] {
+            let mut paths = BTreeSet::new();
+            let twice: Vec<&Crop> = { crops.iter() }
+                .filter(|crop| !paths.insert(&crop.path))
+                .collect();
+            if let Some(first) = twice.first() {
+                let first = first.path.display();
+                problems.push(format!(
+                    "{} images of {split} are listed twice, the first: {first}",
+                    twice.len()
+                ));
+            }
+        }
+        problems
+    }
+
+    /// Name and published counts of the data set that this seems to be: by its folder's name, else by its counts.
+    pub fn published(&self) -> Option<&'static Published> {
+        // The last two folders: those above are named by the user.
+        let ends: Vec<_> = self.root.components().rev().take(2).collect();
+        let place = format!("{ends:?}").to_lowercase();
+        let named = |set: &&Published| set.words.iter().all(|word| place.contains(word));
+        let counts = [self.train.len(), self.query.len(), self.gallery.len()];
+        let equal = |set: &&Published| {
+            let [train, _, query, _, gallery, _] = set.counts;
+            let published = [train, query, gallery];
+            published.iter().zip(counts).any(|(a, b)| *a == b as u64)
+        };
+        PUBLISHED
+            .iter()
+            .find(named)
+            .or_else(|| PUBLISHED.iter().find(equal))
+    }
+}
+
+/// What a published data set holds.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Its name.
+    pub name: &'static str,
+    /// All of these are in its path.
+    words: &'static [&'static str],
+    /// Training images and people, query images and people, gallery images and people.
+    pub counts: [u64; 6],
+}
+
+/// Counts by the data sets' authors. Market-1501's gallery is without junk, its people with those of the queries alone.
+pub const PUBLISHED: [Published; 5] = [
+    published(
+        "Market-1501",
+        &["market"],
+        [12_936, 751, 3_368, 750, 15_913, 750],
+    ),
+    published(
+        "DukeMTMC-reID",
+        &["duke"],
+        [16_522, 702, 2_228, 702, 17_661, 1_110],
+    ),
+    published(
+        "CUHK03 labelled",
+        &["cuhk03", "label"],
+        [7_368, 767, 1_400, 700, 5_328, 700],
+    ),
+    published(
+        "CUHK03 detected",
+        &["cuhk03", "detect"],
+        [7_365, 767, 1_400, 700, 5_332, 700],
+    ),
+    published(
+        "MSMT17",
+        &["msmt17"],
+        [32_621, 1_041, 11_659, 3_060, 82_161, 3_060],
+    ),
+];
+
+const fn published(
+    name: &'static str,
+    words: &'static [&'static str],
+    counts: [u64; 6],
+) -> Published {
+    Published {
+        name,
+        words,
+        counts,
+    }
+}
+
+/// Number of different people, distractors left out.
+pub fn people(crops: &[Crop]) -> usize {
+    let people: BTreeSet<i64> = crops.iter().map(|c| c.person).filter(|p| *p > 0).collect();
+    people.len()
+}
+
+/// Number of different cameras.
+pub fn cameras(crops: &[Crop]) -> usize {
+    let cameras: BTreeSet<i64> = crops.iter().map(|c| c.camera).collect();
+    cameras.len()
+}
+
+fn table(path: &Path) -> Result<Reid, LayoutError> {
+    let table = Table::read(path, &["image", "person", "camera", "split"])?;
+    let root = path.parent().unwrap_or(Path::new("")).to_owned();
+    let column = |index: usize| numbers(table.rows.iter().map(|(_, cells)| cells[index].trim()));
+    let (persons, cameras) = (column(1), column(2));
+    let mut reid = Reid {
+        layout: "re-identification table",
+        root: root.clone(),
+        train: Vec::new(),
+        val: Vec::new(),
+        query: Vec::new(),
+        gallery: Vec::new(),
+        junk: 0,
+    };
+    for (((line, cells), person), camera) in table.rows.iter().zip(persons).zip(cameras) {
+        let error = |expected: &str, found: &str| LayoutError::Line {
+            file: table.file.clone(),
+            line: *line,
+            expected: expected.to_owned(),
+            found: format!("`{found}`"),
+        };
+        if let Some(empty) = cells[..4].iter().position(|cell| cell.trim().is_empty()) {
+            return Err(error("a value in each column", &table.header[empty]));
+        }
+        let split = match cells[3].trim() {
+            "train" => &mut reid.train,
+            "val" => &mut reid.val,
+            "query" => &mut reid.query,
+            "gallery" => &mut reid.gallery,
+            other => return Err(error("a split `train`, `val`, `query` or `gallery`", other)),
+        };
+        match person {
+            -1 => reid.junk += 1,
+            _ if person < -1 => return Err(error("a person from -1", &cells[1])),
+            _ => split.push(Crop {
+                path: root.join(cells[0].trim()),
+                person,
+                camera,
+            }),
+        }
+    }
+    Ok(reid)
+}
+
+/// Names as numbers: as they are if all are numbers, else counted from 1 in the order of their occurrence, but for 0 and -1.
+fn numbers<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<i64> {
+    if let Ok(numbers) = names.clone().map(str::parse).collect() {
+        return numbers;
+    }
+    let known: BTreeMap<String, i64> = { distinct(names.clone()).into_iter() }
+        .filter(|name| name != "0" && name != "-1")
+        .zip(1..)
+        .collect();
+    let number = |name: &str| {
+        known
+            .get(name)
+            .copied()
+            .or_else(|| name.parse().ok())
+            .unwrap_or(0)
+    };
+    names.map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open(text: &str) -> Result<Reid, LayoutError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join("reid.csv"), text).unwrap();
+        Reid::open(folder.path())
+    }
+
+    #[test]
+    fn a_table_of_names() {
+        let data = open(
+            "image,person,camera,split\na.jpg,anna,north,train\nb.jpg,0,south,gallery\nc.jpg,bob,south,query\n\
+             d.jpg,bob,north,gallery\ne.jpg,-1,north,gallery\nf.jpg,anna,south,val\n",
+        )
+        .unwrap();
+        assert_eq!(
+            (
+                data.train[0].person,
+                data.val[0].person,
+                data.query[0].person
+            ),
+            (1, 1, 2)
+        );
+        let gallery: Vec<_> = data.gallery.iter().map(|c| (c.person, c.camera)).collect();
+        assert_eq!((gallery, data.junk), (vec![(0, 2), (2, 1)], 1));
+        assert!(data.problems().is_empty() && data.published().is_none());
+        assert!(data.query[0].path.ends_with("c.jpg"));
+    }
+
+    #[test]
+    fn numbers_stay_and_problems_are_named() {
+        let data = open(
+            "image,person,camera,split\na.jpg,7,3,query\nb.jpg,9,3,query\nc.jpg,7,3,gallery\nd.jpg,9,4,gallery\nd.jpg,9,4,gallery\n",
+        )
+        .unwrap();
+        assert_eq!((data.query[0].person, data.query[0].camera), (7, 3));
+        let problems = data.problems();
+        assert!(
+            problems[0].starts_with("1 of 2 queries have no gallery image"),
+            "{problems:?}"
+        );
+        assert!(problems[0].ends_with("a.jpg"), "{problems:?}");
+        assert!(
+            problems[1].starts_with("1 images of gallery are listed twice"),
+            "{problems:?}"
+        );
+    }
+
+    #[test]
+    fn wrong_lines_are_named() {
+        for (line, expected) in [
+            (
+                "a.jpg,1,2,test",
+                "line 2: expected a split `train`, `val`, `query` or `gallery`, found `test`",
+            ),
+            (
+                "a.jpg,,2,train",
+                "line 2: expected a value in each column, found `person`",
+            ),
+            (
+                "a.jpg,-5,2,train",
+                "line 2: expected a person from -1, found `-5`",
+            ),
+        ] {
+            let error = open(&format!("image,person,camera,split\n{line}\n")).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
+        let error = Reid::open(Path::new("nowhere")).unwrap_err().to_string();
+        for tried in [
+            "nowhere/bounding_box_test",
+            "nowhere/MSMT17_V1/list_query.txt",
+            "nowhere/reid.csv",
+        ] {
+            assert!(error.contains(tried), "{error}");
+        }
+        assert_eq!("holdout".parse(), Ok(MsmtVal::Holdout));
+        assert!("off".parse::<MsmtVal>().is_err());
+    }
+
+    #[test]
+    fn published_sets_are_known_by_name_or_counts() {
+        let mut data = open("image,person,camera,split\na.jpg,1,1,query\n").unwrap();
+        data.root = "/data/cuhk03-np/detected".into();
+        assert_eq!(data.published().unwrap().name, "CUHK03 detected");
+        data.root = "/data/people".into();
+        data.query = vec![data.query[0].clone(); 2_228];
+        assert_eq!(data.published().unwrap().name, "DukeMTMC-reID");
+    }
+}

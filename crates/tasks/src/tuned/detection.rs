@@ -87,7 +87,12 @@ impl Scenes {
 }
 
 impl DetectionTask {
-    fn find(&self, model: &Model<Self>, image: &Rgb, index: usize) -> Result<Vec<Found>, TaskError> {
+    fn find(
+        &self,
+        model: &Model<Self>,
+        image: &Rgb,
+        index: usize,
+    ) -> Result<Vec<Found>, TaskError> {
         let head = |maps: &[_]| model.head.forward(maps);
         let views = &self.settings.views;
         Ok(Answers::new(model, head, image, views, index)?.boxes(views))
@@ -104,7 +109,9 @@ pub fn told(found: &[Found]) -> Vec<Value> {
 /// Boxes of a prediction over its scene.
 pub fn drawn(image: &Rgb, prediction: &Value) -> Rgb {
     let mut drawn = image.clone();
-    let boxes = prediction["boxes"].as_array().map_or(&[][..], Vec::as_slice);
+    let boxes = prediction["boxes"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
     for (index, one) in boxes.iter().enumerate() {
         let number = |at: usize| one["bbox"][at].as_f64().unwrap_or(0.0);
         let word = format!("{:.2}", one["score"].as_f64().unwrap_or(0.0));
@@ -187,7 +194,12 @@ impl Task for DetectionTask {
         })
     }
 
-    fn head(&self, stages: &Stages, rng: &mut Rng, device: &Device) -> Result<DetectionHead, TaskError> {
+    fn head(
+        &self,
+        stages: &Stages,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<DetectionHead, TaskError> {
         scenes::head(stages, self.settings.width, None, rng, device)
     }
 
@@ -199,7 +211,10 @@ impl Task for DetectionTask {
         _: &mut Training<'_>,
     ) -> Losses {
         let [height, width] = targets.first().map_or([0, 0], |(_, size)| *size);
-        let people: Vec<&[Someone]> = targets.iter().map(|(people, _)| people.as_slice()).collect();
+        let people: Vec<&[Someone]> = targets
+            .iter()
+            .map(|(people, _)| people.as_slice())
+            .collect();
         let output = head.forward(scenes::maps(&features.pyramid));
         let losses = detection_losses(&output, &scenes::targets(&people, height, width));
         let settings = &self.settings;
@@ -217,7 +232,10 @@ impl Task for DetectionTask {
         running: &Running<'_>,
     ) -> Result<Report, TaskError> {
         let images = &eval.boxes.images;
-        let one = Running { batch: 1, ..*running };
+        let one = Running {
+            batch: 1,
+            ..*running
+        };
         let found = model.batches("scenes", images.len(), &one, |model, items| {
             items
                 .map(|index| self.find(model, &read_image(&images[index].path)?, index))

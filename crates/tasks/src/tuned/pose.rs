@@ -1,6 +1,6 @@
 //! Top-down pose: heatmaps by deconvolutions (Xiao et al., ECCV 2018), with the codings of MSRA, DARK and UDP.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -11,7 +11,7 @@ use clasp_data::image::Rgb;
 use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::coco::{Keypoints, Person};
 use clasp_metrics::pose::{
-    OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, pck, torso_length,
+    OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
 };
 use clasp_model::backbone::Features;
 use clasp_model::heads::{PoseHead, Training};
@@ -749,29 +749,28 @@ fn detected(path: &Path, data: &Keypoints, threshold: f64) -> Result<Vec<Candida
     Ok(boxes)
 }
 
-/// Keeps a pose unless a better one in its image has an OKS above `threshold` with it, by the mean area of both.
+/// Poses of each image left by OKS-NMS.
 fn suppress<'a>(
-    mut poses: Vec<(&'a Candidate, Found)>,
+    poses: Vec<(&'a Candidate, Found)>,
     sigmas: &[f64],
     threshold: f64,
 ) -> Vec<(&'a Candidate, Found)> {
-    poses.sort_by(|a, b| b.1.score.total_cmp(&a.1.score));
-    let mut kept: Vec<(&Candidate, Found)> = Vec::new();
-    for (candidate, pose) in poses {
-        let alike = |(other, better): &(&Candidate, Found)| {
-            let area = f64::midpoint(pose.area, better.area) + f64::EPSILON;
-            let terms = pose.points.iter().zip(&better.points).zip(sigmas);
-            let sum: f64 = terms
-                .map(|((a, b), sigma)| {
-                    let square = (a[0] - b[0]).powi(2) + (a[1] - b[1]).powi(2);
-                    (-square / (2.0 * sigma).powi(2) / area / 2.0).exp()
-                })
-                .sum();
-            other.image == candidate.image && sum / sigmas.len() as f64 > threshold
-        };
-        if !kept.iter().any(alike) {
-            kept.push((candidate, pose));
-        }
+    let mut images: BTreeMap<usize, Vec<(&Candidate, Found)>> = BTreeMap::new();
+    for pose in poses {
+        images.entry(pose.0.image).or_default().push(pose);
+    }
+    let mut kept = Vec::new();
+    for poses in images.into_values() {
+        let points: Vec<&[[f64; 2]]> = poses.iter().map(|(_, p)| p.points.as_slice()).collect();
+        let areas: Vec<f64> = poses.iter().map(|(_, p)| p.area).collect();
+        let scores: Vec<f64> = poses.iter().map(|(_, p)| p.score).collect();
+        let best = oks_nms(&points, &areas, &scores, sigmas, threshold);
+        let poses = poses.into_iter().enumerate();
+        kept.extend(
+            poses
+                .filter(|(i, _)| best.contains(i))
+                .map(|(_, pose)| pose),
+        );
     }
     kept
 }
@@ -876,7 +875,7 @@ mod tests {
         ];
         let kept = suppress(poses, &[0.05, 0.05], 0.9);
         let scores: Vec<f64> = kept.iter().map(|(_, pose)| pose.score).collect();
-        assert_eq!(scores, [0.9, 0.4, 0.3]);
+        assert_eq!(scores, [0.9, 0.3, 0.4]);
     }
 
     #[test]

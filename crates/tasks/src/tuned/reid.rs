@@ -7,11 +7,11 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::{erase, shift};
 use clasp_data::image::{Filter, Rgb, flip, resize};
-use clasp_data::layouts::market1501::{Crop, Market1501};
+use clasp_data::layouts::reid::{Crop, MsmtVal, Reid as People, people};
 use clasp_data::rng_for;
-use clasp_metrics::matmul::{Matrix, matmul};
 use clasp_metrics::reid::{self, Images};
 use clasp_metrics::rerank::{self, Rerank};
+use clasp_metrics::verify;
 use clasp_model::backbone::Features;
 use clasp_model::heads::{ReidHead, Training};
 use clasp_model::layers::Rng;
@@ -75,6 +75,18 @@ pub struct Settings {
     pub flip_test: bool,
     /// Also re-rank by k-reciprocal encoding.
     pub rerank: bool,
+    /// Where MSMT17's validation images go: into training, as published, or apart to choose models by.
+    pub msmt_val: MsmtValidation,
+}
+
+/// Where MSMT17's validation images go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MsmtValidation {
+    /// Into training.
+    Train,
+    /// Apart.
+    Holdout,
 }
 
 impl Default for Settings {
@@ -93,6 +105,7 @@ impl Default for Settings {
             test_bilinear: false,
             flip_test: false,
             rerank: false,
+            msmt_val: MsmtValidation::Train,
         }
     }
 }
@@ -232,9 +245,9 @@ impl Task for Reid {
         folder: &Path,
         choose_by: Option<&Split>,
     ) -> Result<(Self, Data), TaskError> {
-        let market = Market1501::open(folder)?;
+        let market = open(folder, settings)?;
         let held = held_out(&market.train, settings.holdout);
-        if choose_by == Some(&Split::Val) && held.is_empty() {
+        if choose_by == Some(&Split::Val) && held.is_empty() && market.val.is_empty() {
             let expected =
                 "a share above 0 for `run.select = \"val\"`: there is no other validation split";
             return Err(setting("task.holdout", expected, settings.holdout));
@@ -254,7 +267,7 @@ impl Task for Reid {
         for (position, crop) in crops.iter().enumerate() {
             images[class[&crop.person]].push(position as u32);
         }
-        let place = market.root.join("bounding_box_train").display().to_string();
+        let place = format!("training images of {}", market.root.display());
         if identities.len() < 2 {
             return Err(TaskError::TooFew {
                 what: place,
@@ -280,12 +293,15 @@ impl Task for Reid {
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Eval, TaskError> {
-        let market = Market1501::open(folder)?;
+        let market = open(folder, &self.settings)?;
         if *split == Split::Val {
             let held = held_out(&market.train, self.settings.holdout);
-            let gallery: Vec<Crop> = { market.train.into_iter() }
-                .filter(|crop| held.contains(&crop.person))
-                .collect();
+            let gallery: Vec<Crop> = if held.is_empty() {
+                market.val
+            } else {
+                let train = market.train.into_iter();
+                train.filter(|crop| held.contains(&crop.person)).collect()
+            };
             let mut seen = BTreeSet::new();
             let query: Vec<Crop> = { gallery.iter() }
                 .filter(|crop| seen.insert((crop.person, crop.camera)))
@@ -296,9 +312,10 @@ impl Task for Reid {
                     "a share above 0: split `val` is made of training identities kept apart";
                 return Err(setting("task.holdout", expected, self.settings.holdout));
             }
-            let people = held.len();
+            let people = people(&gallery);
             let name = format!(
-                "{people} training identities kept apart, the first image of each camera as query"
+                "{}, {people} people kept apart from training, the first image of each camera as query",
+                market.layout
             );
             return Ok(Eval {
                 name,
@@ -307,7 +324,7 @@ impl Task for Reid {
             });
         }
         Ok(Eval {
-            name: "query against bounding_box_test".to_owned(),
+            name: format!("{}, queries against the test gallery", market.layout),
             query: market.query,
             gallery: market.gallery,
         })
@@ -474,7 +491,8 @@ impl Task for Reid {
         } else {
             None
         };
-        let verification = verification(&query, &gallery);
+        // A data set may have one kind of pairs only; it is no less evaluated for that.
+        let verification = verify::roc(&query, &gallery, &FALSE_RATES).ok();
         let name = |crop: &Crop| {
             let name = crop.path.file_name().unwrap_or_default();
             name.to_string_lossy().into_owned()
@@ -491,13 +509,14 @@ impl Task for Reid {
             let line = json!({"query": name(&eval.query[i]), "gallery": names});
             predictions.push_str(&format!("{line}\n"));
         }
-        let table = { verification.thresholds.iter() }
+        let thresholds = verification.iter().flat_map(|roc| &roc.at).flatten();
+        let table = thresholds
             .map(|at| {
                 format!(
-                    "same person above cosine {:.4}: {:.1} % of matches found, {:.2} % of others taken for one\n",
-                    at.threshold,
-                    100.0 * at.found,
-                    100.0 * at.rate
+                    "same person from cosine {:.4}: {:.1} % of matches found, {:.3} % of others taken for one\n",
+                    at.similarity,
+                    100.0 * at.true_positive_rate,
+                    100.0 * at.false_positive_rate
                 )
             })
             .collect();
@@ -547,6 +566,14 @@ impl Extractor for Model<Reid> {
             maps: Vec::new(),
         })
     }
+}
+
+fn open(folder: &Path, settings: &Settings) -> Result<People, TaskError> {
+    let msmt_val = match settings.msmt_val {
+        MsmtValidation::Train => MsmtVal::Train,
+        MsmtValidation::Holdout => MsmtVal::Holdout,
+    };
+    Ok(People::open_with(folder, msmt_val)?)
 }
 
 /// The identities kept apart: a share of them, evenly spaced.
@@ -601,90 +628,6 @@ fn batches_of_identities(
     row
 }
 
-/// How well one threshold tells the same person from others, over pairs of a query and a gallery image of another camera.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Verification {
-    /// Pairs of the same person.
-    pub same: u64,
-    /// Pairs of different people.
-    pub different: u64,
-    /// Mean cosine of both.
-    pub mean: [f64; 2],
-    /// Thresholds for given rates of false matches.
-    pub thresholds: Vec<Threshold>,
-}
-
-/// A cosine above which two images are taken for the same person.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Threshold {
-    /// The cosine.
-    pub threshold: f64,
-    /// Share of pairs of different people above it.
-    pub rate: f64,
-    /// Share of pairs of the same person above it.
-    pub found: f64,
-}
-
-/// Counts cosines of all pairs into 20,000 bins, a block of queries at a time: bounded memory at any size.
-fn verification(query: &Images, gallery: &Images) -> Verification {
-    const BINS: usize = 20_000;
-    const BLOCK: usize = 256;
-    let unit = |side: &Images| -> Vec<f32> {
-        let rows = side.features.chunks_exact(side.channels);
-        rows.flat_map(|row| {
-            let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
-            row.iter().map(move |v| v / norm)
-        })
-        .collect()
-    };
-    let (queries, others, channels) = (unit(query), unit(gallery), query.channels);
-    let mut counts = [vec![0_u64; BINS], vec![0_u64; BINS]];
-    let (mut sums, mut totals) = ([0.0; 2], [0_u64; 2]);
-    let right = Matrix::new(&others, gallery.len(), channels).transposed();
-    for start in (0..query.len()).step_by(BLOCK) {
-        let rows = BLOCK.min(query.len() - start);
-        let left = &queries[start * channels..(start + rows) * channels];
-        let mut cosines = vec![0.0; rows * gallery.len()];
-        matmul(Matrix::new(left, rows, channels), right, &mut cosines);
-        for (at, &cosine) in cosines.iter().enumerate() {
-            let (i, j) = (start + at / gallery.len(), at % gallery.len());
-            if query.cameras[i] == gallery.cameras[j] {
-                continue;
-            }
-            let kind = usize::from(query.persons[i] != gallery.persons[j]);
-            let bin = ((f64::from(cosine) + 1.0) / 2.0 * BINS as f64) as usize;
-            counts[kind][bin.min(BINS - 1)] += 1;
-            sums[kind] += f64::from(cosine);
-            totals[kind] += 1;
-        }
-    }
-    let share = |kind: usize, from: usize| {
-        counts[kind][from..].iter().sum::<u64>() as f64 / totals[kind].max(1) as f64
-    };
-    let thresholds = { FALSE_RATES.iter() }
-        .map(|&rate| {
-            // The lowest bin above which no more than that share of different pairs lies.
-            let allowed = (rate * totals[1] as f64) as u64;
-            let (mut above, mut bin) = (0, BINS);
-            while bin > 0 && above + counts[1][bin - 1] <= allowed {
-                bin -= 1;
-                above += counts[1][bin];
-            }
-            Threshold {
-                threshold: 2.0 * bin as f64 / BINS as f64 - 1.0,
-                rate: share(1, bin),
-                found: share(0, bin),
-            }
-        })
-        .collect();
-    Verification {
-        same: totals[0],
-        different: totals[1],
-        mean: [0, 1].map(|kind| sums[kind] / totals[kind].max(1) as f64),
-        thresholds,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -723,35 +666,6 @@ mod tests {
         }
         assert_eq!(row, order(1));
         assert_ne!(row, order(2));
-    }
-
-    #[test]
-    fn thresholds_keep_their_rates() {
-        // Same person: cosine 1; different: cosines spread over a quarter of the circle.
-        let angles: Vec<f32> = (0..200).map(|i| i as f32 * 0.0075).collect();
-        let gallery: Vec<f32> = angles.iter().flat_map(|a| [a.cos(), a.sin()]).collect();
-        let (persons, cameras): (Vec<i64>, Vec<i64>) = (0..200).map(|i| (i, 2)).unzip();
-        let query = Images {
-            features: &[1.0, 0.0],
-            channels: 2,
-            persons: &[0],
-            cameras: &[1],
-        };
-        let gallery = Images {
-            features: &gallery,
-            channels: 2,
-            persons: &persons,
-            cameras: &cameras,
-        };
-        let found = verification(&query, &gallery);
-        assert_eq!((found.same, found.different), (1, 199));
-        let at = &found.thresholds[0];
-        // One of 199 different pairs lies above: 0.5 %; two would be 1.005 %.
-        assert!(
-            at.rate > 0.0 && at.rate <= 0.01 && at.found == 1.0,
-            "{at:?}"
-        );
-        assert_eq!(found.thresholds[1].rate, 0.0);
     }
 
     #[test]

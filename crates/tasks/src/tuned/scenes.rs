@@ -98,7 +98,12 @@ pub fn view(
 ) -> (Rgb, Vec<Someone>) {
     let scale = rng.random_range(views.scale[0]..=views.scale[1]);
     let side = |length: usize| ((length as f64 * scale).round() as usize).max(1);
-    let mut scene = resize(image, side(image.height), side(image.width), Filter::Bilinear);
+    let mut scene = resize(
+        image,
+        side(image.height),
+        side(image.width),
+        Filter::Bilinear,
+    );
     let mirrored = rng.random_bool(views.flip);
     if mirrored {
         scene = flip(&scene);
@@ -110,7 +115,11 @@ pub fn view(
     }
     let placed = |one: &Someone| {
         let [x, y, w, h] = one.bbox.map(|v| v * scale);
-        let x = if mirrored { scene.width as f64 - x - w } else { x };
+        let x = if mirrored {
+            scene.width as f64 - x - w
+        } else {
+            x
+        };
         [x, y, w, h]
     };
     let boxes: Vec<[f64; 4]> = people.iter().map(placed).collect();
@@ -133,8 +142,18 @@ pub fn view(
     let left = start(scene.width, width, about.map(|b| b[0] + b[2] / 2.0), rng);
     let mut seen = Rgb::filled(width, height, preprocess.mean_colour());
     let (x, y) = (left.max(0) as usize, top.max(0) as usize);
-    let piece = [x, y, width.min(scene.width - x), height.min(scene.height - y)];
-    paste(&mut seen, &crop(&scene, piece), (-left).max(0) as usize, (-top).max(0) as usize);
+    let piece = [
+        x,
+        y,
+        width.min(scene.width - x),
+        height.min(scene.height - y),
+    ];
+    paste(
+        &mut seen,
+        &crop(&scene, piece),
+        (-left).max(0) as usize,
+        (-top).max(0) as usize,
+    );
     let mut shown = Vec::new();
     for (one, [x, y, w, h]) in people.iter().zip(boxes) {
         let (x, y) = (x - left as f64, y - top as f64);
@@ -197,7 +216,11 @@ pub fn check_size(height: usize, width: usize) -> Result<(), TaskError> {
         return Ok(());
     }
     let expected = format!("multiples of {MULTIPLE} (height and width of a view)");
-    Err(setting("model.size", &expected, format!("{height} x {width}")))
+    Err(setting(
+        "model.size",
+        &expected,
+        format!("{height} x {width}"),
+    ))
 }
 
 /// The position of a box's middle on a grid; none outside.
@@ -259,12 +282,17 @@ pub fn targets(batch: &[&[Someone]], height: usize, width: usize) -> DetectionTa
             targets.nearness[plane + at] = 1.0;
             targets.middles[plane + at] = 1.0;
             targets.counts[plane + at] = 1.0;
-            let offset = [y + h / 2.0 - row as f64 - 0.5, x + w / 2.0 - column as f64 - 0.5];
+            let offset = [
+                y + h / 2.0 - row as f64 - 0.5,
+                x + w / 2.0 - column as f64 - 0.5,
+            ];
             for (axis, offset) in offset.into_iter().enumerate() {
                 targets.offsets[(2 * index + axis) * area + at] = offset as f32;
             }
             for r in (row as i64 - RADIUS).max(0)..=(row as i64 + RADIUS).min(rows as i64 - 1) {
-                for c in (column as i64 - RADIUS).max(0)..=(column as i64 + RADIUS).min(columns as i64 - 1) {
+                for c in (column as i64 - RADIUS).max(0)
+                    ..=(column as i64 + RADIUS).min(columns as i64 - 1)
+                {
                     let at = r as usize * columns + c as usize;
                     targets.sized[plane + at] = 1.0;
                     targets.sizes[2 * index * area + at] = h.max(0.1).ln() as f32;
@@ -430,7 +458,10 @@ mod tests {
 
     #[test]
     fn perfect_answers_give_the_boxes_back() {
-        let people = [someone([40.0, 62.0, 20.0, 40.0]), someone([5.0, 20.0, 31.0, 77.0])];
+        let people = [
+            someone([40.0, 62.0, 20.0, 40.0]),
+            someone([5.0, 20.0, 31.0, 77.0]),
+        ];
         let found = targets(&[&people], 160, 96);
         let answers = Answers {
             centre: found.middles.iter().map(|m| 20.0 * m - 10.0).collect(),
@@ -468,7 +499,8 @@ mod tests {
             let (seen, shown) = view(&image, &people, &Views::default(), &preprocess, &mut rng);
             assert_eq!((seen.height, seen.width), (96, 128));
             let [x, y, w, h] = shown[0].bbox;
-            let reds = (0..96 * 128).filter(|i| seen.pixels[3 * i] > 90 && seen.pixels[3 * i + 2] < 45);
+            let reds =
+                (0..96 * 128).filter(|i| seen.pixels[3 * i] > 90 && seen.pixels[3 * i + 2] < 45);
             for pixel in reds {
                 let (px, py) = ((pixel % 128) as f64, (pixel / 128) as f64);
                 let inside = px > x - 2.0 && px < x + w + 2.0 && py > y - 2.0 && py < y + h + 2.0;

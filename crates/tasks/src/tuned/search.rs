@@ -129,7 +129,12 @@ fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
 }
 
 impl SearchTask {
-    fn answers(&self, model: &Model<Self>, image: &Rgb, index: usize) -> Result<Answers, TaskError> {
+    fn answers(
+        &self,
+        model: &Model<Self>,
+        image: &Rgb,
+        index: usize,
+    ) -> Result<Answers, TaskError> {
         let head = |maps: &[_]| model.head.detector.forward(maps);
         Answers::new(model, head, image, &self.settings.views, index)
     }
@@ -153,7 +158,9 @@ impl SearchTask {
         if places.is_empty() {
             return None;
         }
-        let rows_of_map = map.permute([0, 2, 3, 1]).reshape([batch * rows * columns, length]);
+        let rows_of_map = map
+            .permute([0, 2, 3, 1])
+            .reshape([batch * rows * columns, length]);
         let places = TensorData::from(places.as_slice());
         let places = Tensor::<1, Int>::from_data(places, &rows_of_map.device());
         Some((rows_of_map.select(0, places), persons))
@@ -254,7 +261,12 @@ impl Task for SearchTask {
         })
     }
 
-    fn head(&self, stages: &Stages, rng: &mut Rng, device: &Device) -> Result<SearchHead, TaskError> {
+    fn head(
+        &self,
+        stages: &Stages,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<SearchHead, TaskError> {
         let Settings {
             width,
             embedding,
@@ -278,7 +290,10 @@ impl Task for SearchTask {
         _: &mut Training<'_>,
     ) -> Losses {
         let [height, width] = targets.first().map_or([0, 0], |(_, size)| *size);
-        let people: Vec<&[Someone]> = targets.iter().map(|(people, _)| people.as_slice()).collect();
+        let people: Vec<&[Someone]> = targets
+            .iter()
+            .map(|(people, _)| people.as_slice())
+            .collect();
         let output = head.detector.forward(scenes::maps(&features.pyramid));
         let losses = detection_losses(&output, &scenes::targets(&people, height, width));
         let settings = &self.settings;
@@ -300,7 +315,10 @@ impl Task for SearchTask {
         features: &Features,
         targets: &[Self::Target],
     ) -> SearchHead {
-        let output = head.detector.valid().forward(scenes::maps(&features.pyramid));
+        let output = head
+            .detector
+            .valid()
+            .forward(scenes::maps(&features.pyramid));
         let Some((embeddings, persons)) = Self::at_middles(&output, targets) else {
             return head;
         };
@@ -321,7 +339,10 @@ impl Task for SearchTask {
         running: &Running<'_>,
     ) -> Result<Report, TaskError> {
         let settings = &self.settings;
-        let one = Running { batch: 1, ..*running };
+        let one = Running {
+            batch: 1,
+            ..*running
+        };
         // What is found in each frame, and the embeddings of its queries.
         let frames: Vec<(Vec<Found>, Vec<(usize, Vec<f32>)>)> =
             model.batches("frames", eval.test.len(), &one, |model, items| {
@@ -357,7 +378,12 @@ impl Task for SearchTask {
                 features: &features[index],
             })
             .collect();
-        let gallery = Gallery::new(&found, settings.embedding, settings.search_score, settings.weighted)?;
+        let gallery = Gallery::new(
+            &found,
+            settings.embedding,
+            settings.search_score,
+            settings.weighted,
+        )?;
         let query = |number: usize| {
             let query = &eval.queries[number];
             Query {
@@ -372,7 +398,13 @@ impl Task for SearchTask {
         });
         let metrics = gallery.evaluate(eval.queries.len(), query, context)?;
         let truth: Vec<(Vec<[f64; 4]>, Vec<bool>)> = { eval.test.iter() }
-            .map(|frame| frame.people.iter().map(|one| (one.bbox, one.person.is_some())).unzip())
+            .map(|frame| {
+                frame
+                    .people
+                    .iter()
+                    .map(|one| (one.bbox, one.person.is_some()))
+                    .unzip()
+            })
             .collect();
         let scenes: Vec<Scene> = (0..frames.len())
             .map(|index| Scene {
@@ -384,8 +416,16 @@ impl Task for SearchTask {
             .collect();
         let detection = search::detection(&scenes, settings.search_score, false)?;
         let mut figures = vec![("mAP".to_owned(), metrics.map)];
-        figures.extend(TOP.iter().zip(metrics.top).map(|(k, value)| (format!("top-{k}"), value)));
-        figures.extend(detection.recall.map(|value| ("recall of people".to_owned(), value)));
+        figures.extend(
+            TOP.iter()
+                .zip(metrics.top)
+                .map(|(k, value)| (format!("top-{k}"), value)),
+        );
+        figures.extend(
+            detection
+                .recall
+                .map(|value| ("recall of people".to_owned(), value)),
+        );
         figures.extend(detection.ap.map(|value| ("AP of people".to_owned(), value)));
         let mut predictions = String::new();
         for number in 0..eval.queries.len() {
@@ -424,7 +464,11 @@ impl Task for SearchTask {
                 settings.views.test_scale,
                 settings.search_score,
                 settings.views.nms,
-                if settings.weighted { " times the box's score" } else { "" },
+                if settings.weighted {
+                    " times the box's score"
+                } else {
+                    ""
+                },
             ),
             figures,
             details: json!({

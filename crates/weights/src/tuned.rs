@@ -68,7 +68,12 @@ pub fn save(
 /// # Errors
 /// There is no such file, or what it says cannot be read.
 pub fn read_meta(path: &Path) -> Result<Option<TunedMeta>, WeightsError> {
-    let Some(file) = model_file(path) else {
+    // Published checkpoints of PyTorch are no safetensors, and no models of ours.
+    let ours = |file: &PathBuf| {
+        file.extension()
+            .is_some_and(|ending| ending == "safetensors")
+    };
+    let Some(file) = model_file(path).filter(ours) else {
         return Ok(None);
     };
     parse(&file, &checkpoint::read_metadata(&file)?)

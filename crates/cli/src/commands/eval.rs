@@ -163,6 +163,7 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     let running = finetune::Running {
         batch: 16,
         threads: device::threads(common.threads),
+        predictions: arguments.predictions.is_some(),
         progress: &progress,
     };
     let report = model.task.evaluate(&model, &data, &running)?;

@@ -48,6 +48,7 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
         let running = Running {
             batch: 4,
             threads: device::threads(common.threads),
+            predictions: false,
             progress: &progress,
         };
         let found = model.batches("images", count, &running, |model, items| {

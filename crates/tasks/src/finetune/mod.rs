@@ -119,7 +119,8 @@ pub struct Report {
     /// A table for eyes.
     #[serde(skip)]
     pub table: String,
-    /// Predictions in the format in which the task's benchmark takes them.
+    /// Predictions in the format in which the task's benchmark takes them: COCO's results (pose, detection), a tar of PNG
+    /// masks (parsing), a CSV of probabilities (attributes), JSON lines of rankings (re-identification, search).
     #[serde(skip)]
     pub predictions: Vec<u8>,
 }
@@ -131,6 +132,8 @@ pub struct Running<'a> {
     pub batch: usize,
     /// Threads, each with its own clone of the model.
     pub threads: usize,
+    /// Whether [`Report::predictions`] are wanted where they are large (masks).
+    pub predictions: bool,
     /// Hears how far it is.
     pub progress: &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync),
 }

@@ -238,6 +238,7 @@ fn choose<T: Task>(
     let running = Running {
         batch: 16,
         threads: control.cores,
+        predictions: false,
         progress: control.evaluating,
     };
     let report = model.task.evaluate(&model, eval, &running)?;

@@ -11,7 +11,7 @@ use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::{Affine, warp, warp_labels};
 use clasp_data::captions::ccp_parts;
-use clasp_data::image::Rgb;
+use clasp_data::image::{Rgb, encode_label_png};
 use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::parsing::{IGNORE, LabelMap, Parsing};
 use clasp_metrics::parsing::Confusion;
@@ -525,17 +525,24 @@ impl Task for ParsingTask {
             running,
             |model, items| {
                 let mut confusion = Confusion::new(classes);
+                let mut masks = Vec::new();
                 for index in items {
                     let (path, mask) = &eval.images[index];
                     let (image, labels) = read_pair(&eval.parsing, path, mask)?;
                     let found = self.parse(model, &image, index)?;
                     confusion.add(&labels.labels, &found.labels)?;
+                    if running.predictions {
+                        let png = encode_label_png(&found.labels, found.height, found.width);
+                        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+                        masks.push((format!("{name}.png"), png));
+                    }
                 }
-                Ok(vec![confusion])
+                Ok(vec![(confusion, masks)])
             },
         )?;
         let mut confusion = Confusion::new(classes);
-        batches.iter().for_each(|batch| confusion.merge(batch));
+        batches.iter().for_each(|(batch, _)| confusion.merge(batch));
+        let masks = batches.into_iter().flat_map(|(_, masks)| masks);
         let metrics = confusion.metrics();
         let mut table = format!(
             "{:<24} {:>8} {:>8} {:>12}\n",
@@ -567,7 +574,7 @@ impl Task for ParsingTask {
             ],
             details: json!({"classes": self.classes, "metrics": metrics}),
             table,
-            predictions: Vec::new(),
+            predictions: tar_of(masks)?,
         })
     }
 
@@ -620,6 +627,18 @@ impl Task for ParsingTask {
         }
         sheet
     }
+}
+
+/// A tar of files; the same files always give the same bytes.
+fn tar_of(files: impl Iterator<Item = (String, Vec<u8>)>) -> Result<Vec<u8>, TaskError> {
+    let mut archive = tar::Builder::new(Vec::new());
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        archive.append_data(&mut header, name, bytes.as_slice())?;
+    }
+    Ok(archive.into_inner()?)
 }
 
 /// The labels of a prediction, [height, width].

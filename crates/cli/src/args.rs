@@ -53,8 +53,14 @@ pub enum Verb {
     Label(Label),
     /// Pre-train a backbone: dino, solider or clasp
     Pretrain(Pretrain),
-    /// Evaluate a backbone with the published metric of a task
+    /// Train a backbone and a head for a task on labelled images
+    Finetune(Finetune),
+    /// Evaluate a fine-tuned model, or a frozen backbone, with the published metric of a task
     Eval(Eval),
+    /// What a fine-tuned model makes of images, as JSON lines and pictures
+    Predict(Predict),
+    /// The gallery images nearest to each query, as JSON and a contact sheet
+    Search(Search),
     /// Features of images, as .npy or .parquet
     Embed(Embed),
     /// Make a backbone file of a published checkpoint, with a table of what fitted
@@ -309,6 +315,93 @@ pub enum Task {
     Parsing,
     /// Pose: PCK, OKS AP
     Pose,
+    /// Pedestrian detection: log-average miss rate, AP (fine-tuned only)
+    Detection,
+    /// Person search: mAP, top-k (fine-tuned only)
+    Search,
+}
+
+/// `clasp finetune`
+#[derive(Args, Debug)]
+pub struct Finetune {
+    /// Task
+    pub task: Task,
+    /// Recipe (TOML), or the name of a built-in one: TASK (as published) or TASK-mini (small) [default: TASK]
+    pub recipe: Option<String>,
+    /// Folder of the data set
+    #[arg(long)]
+    pub data: Option<PathBuf>,
+    /// Backbone to start from: a backbone file, run folder or published checkpoint [default: fresh weights]
+    #[arg(long)]
+    pub init: Option<PathBuf>,
+    /// Change a value of the recipe
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Folder of the run [default: runs/TASK-SEED]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Go on with a run, from its last checkpoint
+    #[arg(long, value_name = "RUN")]
+    pub resume: Option<PathBuf>,
+}
+
+/// `clasp predict`
+#[derive(Args, Debug)]
+pub struct Predict {
+    /// Task of the model
+    pub task: Task,
+    /// A file, a folder, a list file or tar shards
+    pub images: String,
+    /// Fine-tuned model or the folder of its run
+    #[arg(long)]
+    pub model: PathBuf,
+    /// File of JSON lines to write
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder for pictures of the predictions
+    #[arg(long, value_name = "DIR")]
+    pub draw: Option<PathBuf>,
+    /// Change how the model is used: a key of `[task]` in its recipe, such as flip_test=false
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Height x width [default: the model's own]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Go on when more than 5 % of the images cannot be read
+    #[arg(long)]
+    pub keep_going: bool,
+}
+
+/// `clasp search`
+#[derive(Args, Debug)]
+pub struct Search {
+    /// Pictures of the people to look for: a file, a folder, a list file or tar shards
+    #[arg(long)]
+    pub query: String,
+    /// Pictures to look through
+    #[arg(long)]
+    pub gallery: String,
+    /// Fine-tuned re-identification model, or a backbone
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Matches of a query
+    #[arg(long, default_value_t = 10)]
+    pub top: usize,
+    /// JSON lines to write: a query and its matches with their cosines
+    #[arg(long, default_value = "matches.jsonl")]
+    pub out: PathBuf,
+    /// Contact sheet to write
+    #[arg(long, default_value = "matches.png")]
+    pub sheet: PathBuf,
+    /// Queries on the sheet
+    #[arg(long, default_value_t = 20)]
+    pub rows: usize,
+    /// Below this cosine a match is left out; `clasp eval reid` tells thresholds
+    #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
+    pub threshold: f32,
+    /// Go on when more than 5 % of the images cannot be read
+    #[arg(long)]
+    pub keep_going: bool,
 }
 
 /// `clasp eval`
@@ -319,16 +412,26 @@ pub struct Eval {
     /// Folder of the data set
     #[arg(long)]
     pub data: PathBuf,
-    /// Backbone file, run folder or published checkpoint
+    /// Fine-tuned model or the folder of its run; with --frozen a backbone file, run folder or published checkpoint
     #[arg(long)]
     pub model: PathBuf,
-    /// The backbone stays as it is; only a linear read-out is trained (none for re-identification)
+    /// Not a fine-tuned model: the backbone stays as it is, and only a linear read-out is trained (none for
+    /// re-identification)
     #[arg(long)]
     pub frozen: bool,
-    /// Prompts: a task (identity, part, attribute), weights (identity=0.8,part=0.2) or `all` for every one in turn
+    /// Prompts (--frozen): a task (identity, part, attribute), weights (identity=0.8,part=0.2) or `all` for every one
     #[arg(long)]
     pub mix: Option<String>,
-    /// Height x width [default: the backbone's own]
+    /// Split to evaluate on (fine-tuned) [default: test, or val where there is no other]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Change how a fine-tuned model is tested: a key of `[task]` in its recipe, such as test_scales=[0.75,1.0]
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Write predictions in the form that the task's benchmark takes (fine-tuned)
+    #[arg(long, value_name = "FILE")]
+    pub predictions: Option<PathBuf>,
+    /// Height x width [default: the model's own]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
     /// k-reciprocal re-ranking (re-identification only)

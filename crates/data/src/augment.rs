@@ -12,10 +12,14 @@
 //!
 //! All random draws come from the generator passed in, in a fixed order: the same generator, image
 //! and configuration give the same views on any thread.
+//!
+//! Beside the views stand the augmentations of the tasks: [`warp`](mod@warp) turns and scales, [`erase`](mod@erase) erases and shifts.
 
 mod blur;
 mod colour;
 mod crop;
+pub mod erase;
+pub mod warp;
 
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -26,6 +30,8 @@ use colour::Operation;
 use crop::Crop;
 
 pub use crop::LabelGrid;
+pub use erase::{erase, shift};
+pub use warp::{Affine, warp, warp_labels};
 
 /// What views to make of an image. Probabilities are from 0 to 1; sizes are `[height, width]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

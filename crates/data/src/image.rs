@@ -317,6 +317,18 @@ pub fn encode_png(image: &Rgb) -> Vec<u8> {
     bytes
 }
 
+/// Encodes a map of labels, [height, width], as PNG of one byte a pixel. The same labels always give the same bytes.
+///
+/// # Panics
+/// If the map does not hold height x width labels.
+pub fn encode_label_png(labels: &[u8], height: usize, width: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let (w, h) = (width as u32, height as u32);
+    let result = PngEncoder::new(&mut bytes).write_image(labels, w, h, ExtendedColorType::L8);
+    assert!(result.is_ok(), "PNG of {height} x {width}: {result:?}");
+    bytes
+}
+
 /// Writing to memory fails only for sizes that the format cannot hold.
 fn encode(encoder: impl ImageEncoder, image: &Rgb, format: &str) {
     let (width, height) = (image.width as u32, image.height as u32);

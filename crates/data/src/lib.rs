@@ -10,6 +10,7 @@
 //! | [`layouts`], [`check`] | public data sets as their authors lay them out |
 //! | [`mat`] | MATLAB files, in which some of them are annotated |
 //! | [`synth`], [`captions`] | drawn people with exact labels, and image-caption pairs |
+//! | [`font`] | letters for pictures |
 //! | [`pack`] | tar shards from any source, and statistics |
 //! | [`random`], [`atomic`] | generators that depend on their purpose alone; files written whole |
 
@@ -19,6 +20,7 @@ pub mod atomic;
 pub mod augment;
 pub mod captions;
 pub mod check;
+pub mod font;
 pub mod image;
 pub mod labels;
 pub mod layouts;

@@ -1,6 +1,6 @@
 //! The ordered prefetching loader with a saved place.
 //!
-//! An epoch is a permutation of the items that depends on (seed, epoch) alone. Worker threads load
+//! An epoch is a permutation of the items that depends on (seed, epoch) alone, or an order of the caller's. Worker threads load
 //! items ahead of the batches asked for, each item on its own, so that a batch is spread over all
 //! workers; batches come out in the epoch's order. So neither the number of workers nor their speed
 //! changes what comes, and a loader started at a saved [`Position`] goes on as if never stopped.
@@ -78,20 +78,13 @@ type Outcome<T> = Result<Option<T>, Box<dyn Any + Send>>;
 
 /// Which items go where.
 struct Plan {
-    items: usize,
     batch: usize,
     steps_per_epoch: u64,
-    seed: u64,
+    /// The order of an epoch's items.
+    order: Box<dyn Fn(u64) -> Vec<u32> + Send + Sync>,
 }
 
 impl Plan {
-    /// The order of an epoch's items.
-    fn order(&self, epoch: u64) -> Vec<u32> {
-        let mut order: Vec<u32> = (0..self.items as u32).collect();
-        order.shuffle(&mut rng_for(self.seed, epoch, "order of items"));
-        order
-    }
-
     /// Epoch of a slot, and its place in the epoch's order.
     fn place(&self, slot: u64) -> (u64, usize) {
         let slots_per_epoch = self.steps_per_epoch * self.batch as u64;
@@ -109,7 +102,7 @@ impl<T> Shared<T> {
         if let Some((_, order)) = state.orders.iter().find(|(e, _)| *e == epoch) {
             return Arc::clone(order);
         }
-        let order = Arc::new(self.plan.order(epoch));
+        let order = Arc::new((self.plan.order)(epoch));
         state.orders.retain(|(e, _)| *e + 1 == epoch);
         state.orders.push((epoch, Arc::clone(&order)));
         order
@@ -175,15 +168,35 @@ impl<T: Send + 'static> Loader<T> {
         start: Position,
         load: impl Fn(usize, u64) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
+        let order = move |epoch| {
+            let mut order: Vec<u32> = (0..len as u32).collect();
+            order.shuffle(&mut rng_for(seed, epoch, "order of items"));
+            order
+        };
+        Self::ordered(len, batch, workers, start, order, load)
+    }
+
+    /// As [`Loader::new`] in an order of the caller's: `order(epoch)` names `len` items, which may repeat, and must
+    /// depend on nothing but the epoch.
+    ///
+    /// # Panics
+    /// If `len` or `batch` is 0, or `len` exceeds `u32::MAX`.
+    pub fn ordered(
+        len: usize,
+        batch: usize,
+        workers: usize,
+        start: Position,
+        order: impl Fn(u64) -> Vec<u32> + Send + Sync + 'static,
+        load: impl Fn(usize, u64) -> Option<T> + Send + Sync + 'static,
+    ) -> Self {
         assert!(
             len > 0 && batch > 0 && u32::try_from(len).is_ok(),
             "cannot load {len} items in batches of {batch}"
         );
         let plan = Plan {
-            items: len,
             batch,
             steps_per_epoch: (len / batch).max(1) as u64,
-            seed,
+            order: Box::new(order),
         };
         let first_batch = start.epoch * plan.steps_per_epoch + start.step;
         let front = first_batch * batch as u64;

@@ -13,7 +13,6 @@
 //! | [`stats`] | what was labelled, with warnings |
 //! | [`score`] | zero-shot answers against known truth |
 //! | [`show`] | a contact sheet with overlays and a legend |
-//! | [`font`] | the letters on that sheet |
 //! | [`clip_train`], [`clip_data`] | training a small CLIP of our own |
 //!
 //! Labels are made once and stored in the format of [`clasp_data::labels`]; pre-training reads that, never this crate.
@@ -26,7 +25,6 @@ pub mod clip_data;
 pub mod clip_train;
 pub mod config;
 mod error;
-pub mod font;
 #[cfg(test)]
 mod golden;
 pub mod kmeans;

@@ -6,8 +6,8 @@ use clasp_data::rng_for;
 use clasp_data::source::Source;
 
 use crate::Error;
-use crate::font::{self, fill};
 use crate::parts::IGNORE;
+use clasp_data::font::{self, fill};
 
 /// Height and width of the box for an image, in pixels.
 const BOX: [usize; 2] = [288, 168];

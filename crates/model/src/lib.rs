@@ -9,11 +9,12 @@
 //! | [`swin`], [`vit`] | Swin and Vision Transformer with adapters |
 //! | [`backbone`] | the one interface that all stages use |
 //! | [`clip`], [`tokenizer`] | CLIP's two towers and its tokens |
-//! | [`heads`] | DINO, part and attribute heads |
-//! | [`losses`] | DINO, part, attribute and balance losses |
+//! | [`heads`] | heads of pre-training and of the tasks |
+//! | [`losses`] | losses of both |
 //! | `kernels` | fused operations for the CPU |
 //! | [`named`] | parameters by name |
 //! | [`optim`] | AdamW, moving averages |
+//! | [`groups`] | SGD, Adam, AdamW with rates of their own for each parameter |
 //! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
 //!
 //! Nothing here reads or writes files.
@@ -21,6 +22,7 @@
 pub mod backbone;
 pub mod clip;
 pub mod error;
+pub mod groups;
 pub mod heads;
 mod kernels;
 pub mod layers;

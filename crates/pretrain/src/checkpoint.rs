@@ -25,12 +25,13 @@ use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
 use clasp_model::layers::Rng;
 use clasp_model::optim::AdamW;
+use clasp_run::checkpoints::{self, latest, prune};
+use clasp_run::recipe::difference;
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
 use clasp_weights::state::{Array, LoadReport, StateDict, load_state_dict, state_dict};
 use fs_err as fs;
 use rand::SeedableRng;
-use toml::{Table, Value};
 
 use crate::error::{PretrainError, Result};
 use crate::recipe::Recipe;
@@ -69,8 +70,7 @@ pub fn save(
     position: Position,
     images: usize,
 ) -> Result<PathBuf> {
-    let checkpoints = folder.join("checkpoints");
-    let path = checkpoints.join(format!("step-{:08}.safetensors", trainer.step));
+    let path = checkpoints::path(folder, trainer.step);
     let state = state(trainer);
     if let Some((name, _)) = state
         .iter()
@@ -103,7 +103,7 @@ pub fn save(
         ("vocabulary".to_owned(), digest),
         ("recipe".to_owned(), trainer.plan.recipe.to_toml()),
     ]);
-    let written = fs::create_dir_all(&checkpoints)
+    let written = fs::create_dir_all(folder.join("checkpoints"))
         .map_err(|error| error.to_string())
         .and_then(|()| {
             checkpoint::write(&path, &state, &metadata).map_err(|error| error.to_string())
@@ -117,42 +117,8 @@ pub fn save(
             kept,
         });
     }
-    let all = list(&checkpoints)?;
-    let surplus = all.len().saturating_sub(trainer.plan.recipe.run.keep);
-    for old in &all[..surplus] {
-        fs::remove_file(old)?;
-    }
+    prune(folder, trainer.plan.recipe.run.keep)?;
     Ok(path)
-}
-
-/// The newest checkpoint of the run in `folder`.
-///
-/// # Errors
-///
-/// The folder cannot be read.
-pub fn latest(folder: &Path) -> Result<Option<PathBuf>> {
-    Ok(list(&folder.join("checkpoints"))?.pop())
-}
-
-/// Checkpoints by step.
-fn list(checkpoints: &Path) -> Result<Vec<PathBuf>> {
-    if !checkpoints.is_dir() {
-        return Ok(Vec::new());
-    }
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(checkpoints)? {
-        let path = entry?.path();
-        let name = path
-            .file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        // Whatever else lies there, such as the temporary file of a killed process, is not ours to judge.
-        if name.starts_with("step-") && name.ends_with(".safetensors") && path.is_file() {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    Ok(paths)
 }
 
 /// The student of a checkpoint: the backbone with the heads that it was trained with, for use rather than for going on.
@@ -293,7 +259,7 @@ pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Posi
         ));
     }
     let saved = Recipe::parse(field("recipe"), &path.display().to_string(), &[])?;
-    if let Some((key, expected, found)) = difference(&trainer.plan.recipe, &saved) {
+    if let Some((key, expected, found)) = difference(&trainer.plan.recipe, &saved, &FIXED) {
         return Err(differs(
             &key,
             expected,
@@ -405,22 +371,4 @@ fn state(trainer: &Trainer) -> StateDict {
     };
     put("", StateDict::from([("centre".to_owned(), centre)]));
     state
-}
-
-/// The first of the [`FIXED`] keys in which two recipes differ, with both values.
-fn difference(now: &Recipe, saved: &Recipe) -> Option<(String, String, String)> {
-    let value = |recipe: &Recipe, key: &str| {
-        let mut value = Value::try_from(recipe).unwrap_or(Value::Table(Table::new()));
-        for part in key.split('.') {
-            value = value
-                .get(part)
-                .cloned()
-                .unwrap_or(Value::String(String::new()));
-        }
-        value.to_string()
-    };
-    FIXED.into_iter().find_map(|key| {
-        let (expected, found) = (value(now, key), value(saved, key));
-        (expected != found).then(|| (key.to_owned(), expected, found))
-    })
 }

@@ -7,6 +7,7 @@ use clasp_data::augment::ViewsError;
 use clasp_data::labels::LabelError;
 use clasp_data::source::SourceError;
 use clasp_model::ModelError;
+use clasp_run::RecipeError;
 use clasp_weights::WeightsError;
 
 /// `Result` of this crate.
@@ -16,15 +17,8 @@ pub type Result<T, E = PretrainError> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainError {
     /// A recipe cannot be read.
-    #[error("{place}: {message}{}", hint_line(.hint))]
-    Recipe {
-        /// File, or the `--set` that was at fault.
-        place: String,
-        /// What the parser says.
-        message: String,
-        /// What to write instead, where that can be guessed.
-        hint: Option<String>,
-    },
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
     /// A value of a recipe is out of range, or two values contradict each other.
     #[error("recipe: `{key}`: expected {expected}, found {found}")]
     Setting {

@@ -7,7 +7,6 @@
 //! | [`student`] | the networks: trunk and heads |
 //! | [`step`] | one step: losses, replicas, optimiser, teacher, centre |
 //! | [`monitor`] | collapse, use of the experts |
-//! | [`events`] | JSON lines and TensorBoard |
 //! | [`checkpoint`] | saving and going on |
 //! | [`mod@train`] | the loop |
 //!
@@ -15,7 +14,6 @@
 
 pub mod checkpoint;
 pub mod error;
-pub mod events;
 pub mod monitor;
 pub mod recipe;
 pub mod step;

@@ -4,7 +4,7 @@ use clasp_model::backbone::Routing;
 use clasp_model::mix::{Mix, TASKS};
 use serde::Serialize;
 
-use crate::events::Metrics;
+use clasp_run::Metrics;
 
 /// Steps over which the figures are averaged before they are judged.
 const MEMORY: f64 = 20.0;

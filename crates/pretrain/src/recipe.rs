@@ -11,54 +11,12 @@ use clasp_data::augment::ViewsConfig;
 use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
 use clasp_model::mix::TASKS;
 use clasp_model::moe::MoeConfig;
+use clasp_run::recipe;
+pub use clasp_run::recipe::Auto;
 use fs_err as fs;
-use serde::de::{DeserializeOwned, Error as _};
-use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use toml::{Table, Value};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{PretrainError, Result};
-
-/// A value, or `"auto"`: to be worked out from the other values and the data.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Auto<T> {
-    /// Not chosen.
-    Auto,
-    /// Chosen.
-    Value(T),
-}
-
-impl<T: Clone> Auto<T> {
-    /// The value, or `otherwise` in its place; from then on it is chosen.
-    fn settle(&mut self, otherwise: T) -> T {
-        if let Self::Value(value) = self {
-            return value.clone();
-        }
-        *self = Self::Value(otherwise.clone());
-        otherwise
-    }
-}
-
-impl<T: Serialize> Serialize for Auto<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::Auto => serializer.serialize_str("auto"),
-            Self::Value(value) => value.serialize(serializer),
-        }
-    }
-}
-
-impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let value = Value::deserialize(deserializer)?;
-        if value.as_str() == Some("auto") {
-            return Ok(Self::Auto);
-        }
-        let found = value.to_string();
-        T::deserialize(value).map(Self::Value).map_err(|error| {
-            D::Error::custom(format!("{}; or \"auto\" (found {found})", error.message()))
-        })
-    }
-}
 
 /// What is learnt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -442,32 +400,12 @@ impl Recipe {
     ///
     /// A key is unknown or a value has another type.
     pub fn parse(text: &str, place: &str, overrides: &[String]) -> Result<Self> {
-        // The text alone first: its errors then show the line.
-        let recipe: Self = toml::from_str(text)
-            .map_err(|error| recipe_error(place, error.message(), error.to_string().trim_end()))?;
-        if overrides.is_empty() {
-            return Ok(recipe);
-        }
-        let mut table: Table = toml::from_str(text)
-            .map_err(|error| recipe_error(place, error.message(), error.message()))?;
-        for assignment in overrides {
-            let place = format!("--set {assignment}");
-            set(&mut table, assignment).map_err(|message| recipe_error(&place, "", &message))?;
-            let _: Self =
-                Value::Table(table.clone())
-                    .try_into()
-                    .map_err(|error: toml::de::Error| {
-                        recipe_error(&place, error.message(), error.message())
-                    })?;
-        }
-        Value::Table(table)
-            .try_into()
-            .map_err(|error: toml::de::Error| recipe_error(place, error.message(), error.message()))
+        Ok(recipe::parse(text, place, overrides)?)
     }
 
     /// The recipe as TOML.
     pub fn to_toml(&self) -> String {
-        toml::to_string_pretty(self).unwrap_or_default()
+        recipe::to_toml(self)
     }
 
     /// Checks the values and resolves every `"auto"` for a corpus of `images` images, on the CPU
@@ -721,99 +659,6 @@ pub struct Plan {
     pub replicas: usize,
     /// Threads that load.
     pub workers: usize,
-}
-
-/// Writes `dotted.key=value` into a recipe. A value that is not TOML is taken as text, so that
-/// `method=dino` needs no quotes.
-fn set(table: &mut Table, assignment: &str) -> Result<(), String> {
-    let (key, text) = assignment
-        .split_once('=')
-        .ok_or_else(|| "expected dotted.key=value, found no `=`".to_owned())?;
-    let value = toml::from_str::<Table>(&format!("value = {text}"))
-        .ok()
-        .and_then(|mut parsed| parsed.remove("value"))
-        .unwrap_or_else(|| Value::String(text.to_owned()));
-    let mut parts: Vec<&str> = key.trim().split('.').collect();
-    let last = parts.pop().unwrap_or_default();
-    let mut inner = table;
-    for part in parts {
-        inner = inner
-            .entry(part)
-            .or_insert_with(|| Value::Table(Table::new()))
-            .as_table_mut()
-            .ok_or_else(|| format!("`{part}` is a value, not a section"))?;
-    }
-    inner.insert(last.to_owned(), value);
-    Ok(())
-}
-
-fn recipe_error(place: &str, parser: &str, message: &str) -> PretrainError {
-    PretrainError::Recipe {
-        place: place.to_owned(),
-        message: message.to_owned(),
-        hint: nearest_key(parser),
-    }
-}
-
-/// The key that was probably meant, out of serde's message
-/// ``unknown field `x`, expected one of `a`, `b` ``.
-fn nearest_key(message: &str) -> Option<String> {
-    let mut words = message.split('`').skip(1).step_by(2);
-    let unknown = words.next().filter(|_| message.contains("unknown field"))?;
-    let beside: Vec<&str> = words.collect();
-    let mut everywhere = Vec::new();
-    if let Ok(Value::Table(table)) = Value::try_from(Recipe::default()) {
-        flatten("", &table, &mut everywhere);
-    }
-    let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
-    // A right key in the wrong section, then the nearest key of this section, then of any.
-    if let Some(path) = everywhere.iter().find(|path| leaf(path) == unknown) {
-        return Some(format!("`{unknown}` is `{path}`"));
-    }
-    let close = |name: &str| {
-        let distance = edits(unknown, name);
-        (distance <= 2.max(unknown.len() / 3)).then_some(distance)
-    };
-    let here = beside
-        .iter()
-        .filter_map(|name| Some((close(name)?, (*name).to_owned())))
-        .min();
-    let there = everywhere
-        .iter()
-        .filter_map(|path| Some((close(&leaf(path))?, path.clone())))
-        .min();
-    here.or(there)
-        .map(|(_, name)| format!("did you mean `{name}`?"))
-}
-
-fn flatten(prefix: &str, table: &Table, paths: &mut Vec<String>) {
-    for (key, value) in table {
-        let path = if prefix.is_empty() {
-            key.clone()
-        } else {
-            format!("{prefix}.{key}")
-        };
-        match value {
-            Value::Table(inner) => flatten(&path, inner, paths),
-            _ => paths.push(path),
-        }
-    }
-}
-
-/// Levenshtein's distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 /// The resolved recipe with the facts of this run as comments above it.

@@ -31,11 +31,11 @@ use clasp_weights::import::{self, start_from};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Result;
-use crate::events::Metrics;
 use crate::monitor::{Usage, UsageSums};
 use crate::recipe::{ClipBy, Method, Plan};
 use crate::student::{Forward, Student, Trunk, part_to_hide};
 use crate::views::{Inputs, Item};
+use clasp_run::Metrics;
 
 /// Name of the projection head's last layer, which stays as it is at first.
 const LAST_LAYER: &str = "trunk.dino.last_layer";

@@ -5,7 +5,7 @@
 //! | file | content |
 //! |---|---|
 //! | `run.toml` | the resolved recipe, with versions, seed and machine above it |
-//! | `metrics.jsonl`, `events.out.tfevents.*` | figures by step ([`crate::events`]) |
+//! | `metrics.jsonl`, `events.out.tfevents.*` | figures by step ([`clasp_run::log`]) |
 //! | `experts.jsonl` | use of each expert by each task, a line a block and task ([`Usage`]) |
 //! | `checkpoints/` | the last checkpoints ([`crate::checkpoint`]) |
 //! | `backbone.safetensors` | the teacher's backbone ([`clasp_weights::backbone`]) |
@@ -21,12 +21,12 @@ use burn::tensor::Device;
 use clasp_data::atomic_write;
 use clasp_data::loader::{Loader, Position};
 use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
+use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
 use serde::Serialize;
 
 use crate::checkpoint;
 use crate::error::{PretrainError, Result};
-use crate::events::{Log, Metrics};
 use crate::monitor::{Usage, Watch};
 use crate::recipe::{Plan, Recipe, run_toml};
 use crate::step::{NonFinite, Trainer};
@@ -139,7 +139,7 @@ pub fn train(
         place.unwrap_or_default(),
         move |index, epoch| maker.make(index, epoch),
     );
-    let mut log = Log::open(folder, trainer.step)?;
+    let mut log = Log::open(folder, trainer.step, &["experts.jsonl"])?;
     let mut watch = Watch::new(
         plan.outputs,
         plan.warmup_steps.max(plan.frozen_steps).max(100),
@@ -193,7 +193,7 @@ pub fn train(
         }
         if observe {
             log.write(trainer.step, &metrics)?;
-            log.write_usage(&outcome.usage)?;
+            log.append("experts.jsonl", &outcome.usage)?;
         }
         (control.report)(Event::Step {
             step: trainer.step,
@@ -210,7 +210,7 @@ pub fn train(
     // At the end, and when stopped: nothing that was computed is lost.
     let place = loader.position();
     drop(loader);
-    let path = match checkpoint::latest(folder)? {
+    let path = match checkpoints::latest(folder)? {
         Some(path) if saved == Some(trainer.step) => path,
         _ => checkpoint::save(folder, &trainer, place, images)?,
     };
@@ -262,7 +262,7 @@ fn go_on(folder: &Path, trainer: &mut Trainer, images: usize) -> Result<Option<P
             found: found.to_owned(),
         });
     }
-    checkpoint::latest(folder)?
+    checkpoints::latest(folder)?
         .map(|path| checkpoint::restore(&path, trainer, images))
         .transpose()
 }

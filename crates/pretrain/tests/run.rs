@@ -437,7 +437,7 @@ fn a_run_goes_on_with_its_own_recipe_and_files() {
     .unwrap();
 
     // A cut checkpoint.
-    let path = clasp_pretrain::checkpoint::latest(&out).unwrap().unwrap();
+    let path = clasp_run::checkpoints::latest(&out).unwrap().unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let message = resume(&[]);
@@ -493,7 +493,7 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
         PretrainError::Checkpoint { expected, .. } => assert_eq!(expected, "finite numbers"),
         _ => panic!("{error}"),
     }
-    if let Some(path) = clasp_pretrain::checkpoint::latest(&out).unwrap() {
+    if let Some(path) = clasp_run::checkpoints::latest(&out).unwrap() {
         let (state, _) = checkpoint::read(&path).unwrap();
         assert!(
             state

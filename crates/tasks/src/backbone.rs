@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_data::image::Filter;
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::Mix;
 use clasp_weights::backbone::{BackboneMeta, load_backbone};
@@ -39,25 +38,7 @@ impl BackboneExtractor {
         device: &Device,
     ) -> Result<(Self, Preprocess, BackboneMeta), TaskError> {
         let (backbone, meta) = load_backbone(path, device)?;
-        let filter = match meta.filter.as_str() {
-            "bicubic" => Filter::Bicubic,
-            "bilinear" => Filter::Bilinear,
-            "nearest" => Filter::Nearest,
-            other => {
-                return Err(TaskError::Mismatch {
-                    file: path.display().to_string(),
-                    expected: "filter bicubic, bilinear or nearest in its metadata".to_owned(),
-                    found: format!("`{other}`"),
-                });
-            }
-        };
-        let preprocess = Preprocess {
-            height: meta.height,
-            width: meta.width,
-            mean: meta.mean,
-            std: meta.std,
-            filter,
-        };
+        let preprocess = Preprocess::of(&meta, path)?;
         Ok((Self::new(backbone, mix, device.clone()), preprocess, meta))
     }
 

@@ -1,8 +1,12 @@
 //! Why an evaluation cannot be done.
 
+use std::path::PathBuf;
+
 use clasp_data::layouts::LayoutError;
 use clasp_data::source::{SourceError, TooManyUnreadable};
 use clasp_metrics::MetricError;
+use clasp_model::ModelError;
+use clasp_run::RecipeError;
 use clasp_weights::WeightsError;
 
 /// Errors of this crate.
@@ -72,6 +76,60 @@ pub enum TaskError {
         file: String,
         /// Its ending.
         found: String,
+    },
+    /// A recipe cannot be read.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A value of a recipe is out of range, or two values contradict each other.
+    #[error("recipe: `{key}`: expected {expected}, found {found}")]
+    Setting {
+        /// Dotted path of the value.
+        key: &'static str,
+        /// What would do.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+    /// A network cannot be made.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// A new run would overwrite an old one.
+    #[error(
+        "{folder}: holds a run already\n  hint: go on with `--resume {folder}`, or choose another folder with `--out`"
+    )]
+    RunExists {
+        /// Folder of the run.
+        folder: PathBuf,
+    },
+    /// A checkpoint cannot be written, or does not fit the recipe.
+    #[error("{path}: `{what}`: expected {expected}, found {found}\n  hint: {hint}")]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// Recipe key or tensor.
+        what: String,
+        /// What the recipe asks for.
+        expected: String,
+        /// What the file holds.
+        found: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A loss is infinite or not a number.
+    #[error(
+        "step {step}: the loss `{term}` is {value}; the run has stopped and the last good checkpoint is kept\n  \
+         the images of the batch are listed in {keys}\n  \
+         hint: lower `optimiser.lr`, lengthen `optimiser.warmup_epochs`, set `optimiser.clip`, or look at those images"
+    )]
+    NonFiniteLoss {
+        /// Step that failed.
+        step: u64,
+        /// Name of the loss.
+        term: String,
+        /// Its value.
+        value: f64,
+        /// File with the images.
+        keys: PathBuf,
     },
     /// The caller asked to stop.
     #[error("stopped")]

@@ -4,12 +4,13 @@
 //! into pooled features and feature maps. Each thread works on whole batches with its own clone, in a rayon pool of one
 //! thread: on a CPU that is faster than one pool for all, and results do not depend on the number of threads.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use clasp_data::image::{self, Filter, Limits, Rgb};
 use clasp_data::source::MAX_FILE_BYTES;
+use clasp_weights::backbone::BackboneMeta;
 use fs_err as fs;
 
 use crate::TaskError;
@@ -40,6 +41,42 @@ impl Preprocess {
             std: image::IMAGENET_STD,
             filter: Filter::Bicubic,
         }
+    }
+
+    /// What a backbone's file says; `path` is named in an error.
+    ///
+    /// # Errors
+    /// The backbone was trained with a filter that this program does not have.
+    pub fn of(meta: &BackboneMeta, path: &Path) -> Result<Self, TaskError> {
+        let filter = match meta.filter.as_str() {
+            "bicubic" => Filter::Bicubic,
+            "bilinear" => Filter::Bilinear,
+            "nearest" => Filter::Nearest,
+            other => {
+                return Err(TaskError::Mismatch {
+                    file: path.display().to_string(),
+                    expected: "filter bicubic, bilinear or nearest in its metadata".to_owned(),
+                    found: format!("`{other}`"),
+                });
+            }
+        };
+        Ok(Self {
+            height: meta.height,
+            width: meta.width,
+            mean: meta.mean,
+            std: meta.std,
+            filter,
+        })
+    }
+
+    /// The mean colour, with 8 bits a channel: what is shown beyond an image.
+    pub fn mean_colour(&self) -> [u8; 3] {
+        self.mean.map(|mean| (mean * 255.0).round() as u8)
+    }
+
+    /// An image of the input's size, normalised: [3, height, width].
+    pub fn normalise(&self, image: &Rgb) -> Vec<f32> {
+        image::normalise(image, self.mean, self.std)
     }
 
     /// The whole image, stretched to the input's size: [3, height, width].
@@ -160,16 +197,7 @@ pub fn each_image<E: Extractor, T: Send>(
         size,
         stages,
     } = pass;
-    let batch = options.batch.max(1);
-    let batches = count.div_ceil(batch);
-    let threads = options.threads.clamp(1, batches.max(1));
-    let (next, done, stop) = (
-        AtomicUsize::new(0),
-        AtomicUsize::new(0),
-        AtomicBool::new(false),
-    );
-    let one_batch = |extractor: &E, index: usize| -> Result<Vec<Option<T>>, TaskError> {
-        let items = index * batch..count.min((index + 1) * batch);
+    let one_batch = |extractor: &E, items: Range<usize>| -> Result<Vec<Option<T>>, TaskError> {
         let inputs = items.clone().map(&load).collect::<Result<Vec<_>, _>>()?;
         let loaded: Vec<usize> = items
             .clone()
@@ -191,7 +219,36 @@ pub fn each_image<E: Extractor, T: Send>(
                 results[image - items.start] = Some(keep(image, &features)?);
             }
         }
-        let done = items.len() + done.fetch_add(items.len(), Ordering::Relaxed);
+        Ok(results)
+    };
+    let sizes = [count, options.batch.max(1), options.threads];
+    on_threads(extractor, stage, sizes, one_batch, progress)
+}
+
+/// Runs `work` on batches of `0..count`, each thread with its own clone of the model in a pool of one thread. `sizes` are
+/// the count, the items of a batch, and the threads; results are in order.
+///
+/// # Errors
+/// Those of `work`, of the earliest batch where several fail; [`TaskError::Stopped`] if `progress` breaks.
+pub fn on_threads<M: Clone + Send, T: Send>(
+    model: &M,
+    stage: &'static str,
+    [count, batch, threads]: [usize; 3],
+    work: impl Fn(&M, Range<usize>) -> Result<Vec<T>, TaskError> + Sync,
+    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+) -> Result<Vec<T>, TaskError> {
+    let batches = count.div_ceil(batch);
+    let threads = threads.clamp(1, batches.max(1));
+    let (next, done, stop) = (
+        AtomicUsize::new(0),
+        AtomicUsize::new(0),
+        AtomicBool::new(false),
+    );
+    let one_batch = |model: &M, index: usize| -> Result<Vec<T>, TaskError> {
+        let items = index * batch..count.min((index + 1) * batch);
+        let size = items.len();
+        let results = work(model, items)?;
+        let done = size + done.fetch_add(size, Ordering::Relaxed);
         match progress(Progress {
             stage,
             done,
@@ -202,7 +259,7 @@ pub fn each_image<E: Extractor, T: Send>(
         }
     };
     let (next, stop, one_batch) = (&next, &stop, &one_batch);
-    let worker = move |extractor: E| -> Result<Vec<(usize, Vec<Option<T>>)>, (usize, TaskError)> {
+    let worker = move |model: M| -> Result<Vec<(usize, Vec<T>)>, (usize, TaskError)> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
         let pool = pool.map_err(|error| (0, TaskError::Io(std::io::Error::other(error))))?;
         // The clone moves into the pool: only one thread ever sees it.
@@ -213,7 +270,7 @@ pub fn each_image<E: Extractor, T: Send>(
                 if index >= batches {
                     break;
                 }
-                match one_batch(&extractor, index) {
+                match one_batch(&model, index) {
                     Ok(batch) => results.push((index, batch)),
                     Err(error) => {
                         stop.store(true, Ordering::Relaxed);
@@ -226,8 +283,8 @@ pub fn each_image<E: Extractor, T: Send>(
     };
     let outcomes = std::thread::scope(|scope| {
         let handles: Vec<_> = (0..threads)
-            .map(|_| extractor.clone())
-            .map(|e| scope.spawn(move || worker(e)))
+            .map(|_| model.clone())
+            .map(|model| scope.spawn(move || worker(model)))
             .collect();
         let join = |handle: std::thread::ScopedJoinHandle<'_, _>| match handle.join() {
             Ok(outcome) => outcome,

@@ -1,4 +1,4 @@
-//! What a backbone is good for: features, and frozen evaluation on labelled data.
+//! What a backbone is good for: features, frozen evaluation on labelled data, and fine-tuned models.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,6 +11,9 @@
 //! | [`attributes`] | a linear classifier of pooled features per attribute |
 //! | [`parsing`] | a linear classifier per position of the feature map |
 //! | [`pose`] | a linear heatmap per joint |
+//! | [`search`] | the nearest images of a gallery, and a contact sheet |
+//! | [`finetune`] | one training loop for all tasks |
+//! | [`tuned`] | the fine-tuned tasks, one file each |
 //!
 //! A frozen evaluation says how good the features are, not how good a fine-tuned model would be: compare its figures with
 //! each other, never with published fine-tuned ones. Every report carries its protocol in words.
@@ -22,13 +25,16 @@ pub mod backbone;
 pub mod embed;
 mod error;
 pub mod features;
+pub mod finetune;
 pub mod frozen;
 pub mod linear;
 pub mod parsing;
 pub mod pose;
 pub mod reid;
+pub mod search;
 #[cfg(test)]
 mod testing;
+pub mod tuned;
 
 pub use backbone::BackboneExtractor;
 pub use error::TaskError;

@@ -5,6 +5,7 @@
 //! | [`state`] | a module's parameters by PyTorch's names and in its layout, both ways, with a report |
 //! | [`checkpoint`] | safetensors files with metadata, written whole or not at all |
 //! | [`backbone`] | the file that pre-training hands to later stages |
+//! | [`tuned`] | the file of a fine-tuned model |
 //! | [`tensors`], [`torch`], [`pickle`] | files of tensors: safetensors and PyTorch's |
 //! | [`import`] | published checkpoints as backbones |
 //! | [`export`] | backbones for timm and SOLIDER |
@@ -28,5 +29,6 @@ pub mod tensors;
 #[cfg(test)]
 mod testing;
 pub mod torch;
+pub mod tuned;
 
 pub use error::WeightsError;

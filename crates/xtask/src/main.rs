@@ -17,9 +17,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "clasp-label",
         &["clasp-data", "clasp-model", "clasp-weights"],
     ),
+    ("clasp-run", &["clasp-data"]),
     (
         "clasp-pretrain",
-        &["clasp-data", "clasp-model", "clasp-weights"],
+        &["clasp-data", "clasp-model", "clasp-run", "clasp-weights"],
     ),
     (
         "clasp-tasks",
@@ -27,6 +28,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clasp-data",
             "clasp-metrics",
             "clasp-model",
+            "clasp-run",
             "clasp-weights",
         ],
     ),
@@ -38,6 +40,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "clasp-metrics",
             "clasp-model",
             "clasp-pretrain",
+            "clasp-run",
             "clasp-tasks",
             "clasp-weights",
         ],

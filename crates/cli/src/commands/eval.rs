@@ -1,4 +1,4 @@
-//! `clasp eval TASK --frozen`: a task's metric with its protocol printed beside it.
+//! `clasp eval TASK`: a task's metric with its protocol printed beside it, of a fine-tuned model or a frozen backbone.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,7 +6,6 @@ use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
-use clasp_data::image::Filter;
 use clasp_data::layouts::attributes::Attributes;
 use clasp_data::layouts::market1501::Market1501;
 use clasp_data::layouts::parsing::Parsing;
@@ -15,12 +14,13 @@ use clasp_model::backbone::Backbone;
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
 use clasp_tasks::reid::Strip;
 use clasp_tasks::{
-    BackboneExtractor, Options, Preprocess, Progress, attributes, parsing, pose, reid,
+    BackboneExtractor, Options, Preprocess, Progress, attributes, finetune, parsing, pose, reid,
 };
-use clasp_weights::backbone::{BackboneMeta, load_backbone};
+use clasp_weights::backbone::load_backbone;
 use serde::Serialize;
 
 use super::print_result;
+use super::tuned::with_task;
 use crate::args::{Common, Eval, Task};
 use crate::progress::Meter;
 use crate::{Outcome, device, interrupt};
@@ -62,9 +62,13 @@ impl Model {
     /// Loads a backbone file or that of a run's folder.
     pub fn load(path: &Path, size: Option<[usize; 2]>, device: &Device) -> Result<Self> {
         let (backbone, meta) = load_backbone(path, device)?;
+        let mut preprocess = Preprocess::of(&meta, path)?;
+        if let Some([height, width]) = size {
+            (preprocess.height, preprocess.width) = (height, width);
+        }
         Ok(Self {
             backbone,
-            preprocess: preprocess(&meta, size)?,
+            preprocess,
             device: device.clone(),
         })
     }
@@ -72,14 +76,28 @@ impl Model {
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
+    if arguments.rerank && arguments.task != Task::Reid {
+        bail!("--rerank is for reid, not for {}", name(arguments.task));
+    }
     if !arguments.frozen {
+        if arguments.mix.is_some() {
+            bail!("--mix is for --frozen: a fine-tuned model has the mix that it was trained with");
+        }
+        return with_task!(arguments.task, T => tuned::<T>(common, arguments));
+    }
+    if matches!(arguments.task, Task::Detection | Task::Search) {
         bail!(
-            "clasp eval {}: only the frozen evaluation exists yet\n  hint: add --frozen",
+            "{} has no frozen evaluation\n  hint: fine-tune a model with `clasp finetune {0}` and leave out --frozen",
             name(arguments.task)
         );
     }
-    if arguments.rerank && arguments.task != Task::Reid {
-        bail!("--rerank is for reid, not for {}", name(arguments.task));
+    let fine_tuned = [
+        ("--split", arguments.split.is_some()),
+        ("--set", !arguments.set.is_empty()),
+        ("--predictions", arguments.predictions.is_some()),
+    ];
+    if let Some((what, _)) = fine_tuned.iter().find(|(_, given)| *given) {
+        bail!("{what} is for fine-tuned models; leave it out, or leave out --frozen");
     }
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
@@ -122,12 +140,51 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
+/// Evaluates a fine-tuned model.
+fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome> {
+    let device = device::pick(common.device.as_deref())?;
+    let mut set = arguments.set.clone();
+    if arguments.rerank {
+        set.push("rerank=true".to_owned());
+    }
+    let model = super::tuned::load::<T>(&arguments.model, &set, arguments.size, &device)?;
+    let split = arguments.split.as_deref().unwrap_or("test");
+    let data = model
+        .task
+        .open_eval(&arguments.data, &finetune::Split::named(split))?;
+    let stop = interrupt::flag()?;
+    let meter = Mutex::new(Meter::new(common, &format!("eval {}", T::NAME), "images"));
+    let progress = |progress: Progress| {
+        if let Ok(mut meter) = meter.lock() {
+            meter.set(progress.done as u64, progress.total as u64, progress.stage);
+        }
+        interrupt::flow(&stop)
+    };
+    let running = finetune::Running {
+        batch: 16,
+        threads: device::threads(common.threads),
+        predictions: arguments.predictions.is_some(),
+        progress: &progress,
+    };
+    let report = model.task.evaluate(&model, &data, &running)?;
+    drop(meter);
+    if let Some(path) = &arguments.predictions {
+        clasp_data::atomic_write(path, |file| file.write_all(&report.predictions))?;
+    }
+    let mut text = format!("{}\n\n{}", report.protocol, report.table);
+    for (figure, value) in &report.figures {
+        let _ = write!(text, "{figure} {:.2}  ", 100.0 * value);
+    }
+    print_result(common.json, &report, &text)?;
+    Ok(Outcome::Done)
+}
+
 /// The mix that a task is evaluated with unless another is asked for.
 pub fn default_mix(task: Task) -> (String, Mix) {
     let own = match task {
         Task::Reid => IDENTITY,
         Task::Attributes => ATTRIBUTE,
-        Task::Parsing | Task::Pose => PART,
+        Task::Parsing | Task::Pose | Task::Detection | Task::Search => PART,
     };
     (
         format!("default ({} {OWN})", TASKS[own]),
@@ -142,6 +199,8 @@ pub fn name(task: Task) -> &'static str {
         Task::Attributes => "attributes",
         Task::Parsing => "parsing",
         Task::Pose => "pose",
+        Task::Detection => "detection",
+        Task::Search => "search",
     }
 }
 
@@ -249,6 +308,7 @@ pub fn evaluate(
                 serde_json::to_value(&report)?,
             )
         }
+        Task::Detection | Task::Search => bail!("{} has no frozen evaluation", name(task)),
         Task::Pose => {
             let (train, eval) = pose::open(data, &options)?;
             let report =
@@ -281,28 +341,5 @@ pub fn evaluate(
         protocol,
         details,
         strips: shown,
-    })
-}
-
-fn preprocess(meta: &BackboneMeta, size: Option<[usize; 2]>) -> Result<Preprocess> {
-    let [height, width] = size.unwrap_or([meta.height, meta.width]);
-    Ok(Preprocess {
-        height,
-        width,
-        mean: meta.mean,
-        std: meta.std,
-        filter: filter(&meta.filter)?,
-    })
-}
-
-/// The filter that a backbone's images are resized with.
-pub fn filter(name: &str) -> Result<Filter> {
-    Ok(match name {
-        "bicubic" => Filter::Bicubic,
-        "bilinear" => Filter::Bilinear,
-        "nearest" => Filter::Nearest,
-        other => bail!(
-            "the backbone's resize filter: expected bicubic, bilinear or nearest, found `{other}`"
-        ),
     })
 }

@@ -5,20 +5,20 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use clasp_data::image::{Limits, Rgb, decode, resize};
+use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
 use clasp_data::source::Source;
 use clasp_data::synth;
 use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::heads::{AttributeHead, PartHead};
 use clasp_model::mix::Mix;
 use clasp_pretrain::checkpoint::networks;
+use clasp_tasks::Preprocess;
 use clasp_weights::backbone::load_backbone;
 use clasp_weights::checkpoint::Precision;
 use clasp_weights::export;
 use clasp_weights::onnx::{self, Output, Prompt};
 use serde_json::json;
 
-use super::eval::filter;
 use super::print_result;
 use crate::Outcome;
 use crate::args::{Common, Export, ExportOnnx, ExportSafetensors, OnnxOutput};
@@ -137,12 +137,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
                 );
             }
             let views = &made.recipe.views;
-            let preprocess = (
-                views.global_size,
-                views.mean,
-                views.std,
-                "bicubic".to_owned(),
-            );
+            let preprocess = (views.global_size, views.mean, views.std, Filter::Bicubic);
             let network = Network {
                 backbone: made.backbone,
                 part: made.part.filter(|_| wants(OnnxOutput::Part)),
@@ -158,7 +153,8 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
                 attribute: None,
             };
             let size = [meta.height, meta.width];
-            let preprocess = (size, meta.mean, meta.std, meta.filter);
+            let filter = Preprocess::of(&meta, &arguments.model)?.filter;
+            let preprocess = (size, meta.mean, meta.std, filter);
             (
                 network,
                 meta.config.adapter,
@@ -167,7 +163,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
                 meta.origin,
             )
         };
-    let ([height, width], mean, std, filter_name) = preprocess;
+    let ([height, width], mean, std, filter) = preprocess;
     let size = arguments.size.unwrap_or([height, width]);
     let prompt = match arguments.mix.as_str() {
         "input" if adapter == Adapter::None => bail!(
@@ -177,7 +173,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         "input" => Prompt::Input,
         mix => Prompt::Folded(mix.parse::<Mix>()?),
     };
-    let samples = samples(arguments.check.as_deref(), size, filter(&filter_name)?)?;
+    let samples = samples(arguments.check.as_deref(), size, filter)?;
     let mix = match (prompt, &adapter) {
         (Prompt::Folded(_), Adapter::None) => "none: the backbone has no adapter",
         (Prompt::Folded(_), _) => arguments.mix.as_str(),
@@ -191,7 +187,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
             "size".to_owned(),
             format!("{}x{} (height x width)", size[0], size[1]),
         ),
-        ("filter".to_owned(), filter_name),
+        ("filter".to_owned(), format!("{filter:?}").to_lowercase()),
         (
             "pixels".to_owned(),
             "0 to 1 before mean and std, RGB".to_owned(),
@@ -255,7 +251,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
 fn samples(
     images: Option<&str>,
     [height, width]: [usize; 2],
-    filter: clasp_data::image::Filter,
+    filter: Filter,
 ) -> Result<(String, Vec<u8>)> {
     let (name, people): (&str, Vec<Rgb>) = match images {
         None => {

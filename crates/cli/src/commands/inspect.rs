@@ -5,6 +5,7 @@ use burn::tensor::Device;
 use clasp_data::labels::Store;
 use clasp_weights::backbone::read_backbone_meta;
 use clasp_weights::import;
+use clasp_weights::tuned;
 use serde_json::json;
 
 use super::import::describe;
@@ -18,6 +19,21 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
     let path = &arguments.file;
     if !path.exists() && !mini::is_mini(&path.to_string_lossy()) {
         bail!("{}: no such file or folder", path.display());
+    }
+    if let Ok(Some(meta)) = tuned::read_meta(path) {
+        let chosen = match &meta.chosen_by {
+            Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
+            None => "the last step".to_owned(),
+        };
+        let text = format!(
+            "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{}",
+            path.display(),
+            meta.task,
+            meta.mix,
+            describe(&meta.backbone)?
+        );
+        print_result(common.json, &meta, &text)?;
+        return Ok(Outcome::Done);
     }
     let backbone_error = match read_backbone_meta(path) {
         Ok(meta) => {

@@ -13,11 +13,15 @@ mod demo;
 mod embed;
 pub mod eval;
 mod export;
+mod finetune;
 mod import;
 mod inspect;
 mod label;
+mod predict;
 mod pretrain;
+mod search;
 mod synth;
+mod tuned;
 
 /// Runs the verb.
 pub fn run(cli: Cli) -> Result<Outcome> {
@@ -29,6 +33,9 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Verb::Clip(arguments) => clip::run(common, &arguments),
         Verb::Label(arguments) => label::run(common, &arguments),
         Verb::Pretrain(arguments) => pretrain::run(common, &arguments),
+        Verb::Finetune(arguments) => finetune::run(common, &arguments),
+        Verb::Predict(arguments) => predict::run(common, &arguments),
+        Verb::Search(arguments) => search::run(common, &arguments),
         Verb::Eval(arguments) => eval::run(common, &arguments),
         Verb::Embed(arguments) => embed::run(common, &arguments),
         Verb::Import(arguments) => import::run(common, &arguments),

@@ -10,7 +10,8 @@ fn every_verb_says_what_it_is_for() {
         .expect("the program starts");
     let help = String::from_utf8_lossy(&output.stdout);
     for verb in [
-        "demo", "synth", "data", "clip", "label", "pretrain", "eval", "embed", "inspect", "bench",
+        "demo", "synth", "data", "clip", "label", "pretrain", "finetune", "eval", "predict",
+        "search", "embed", "inspect", "bench",
     ] {
         assert!(
             help.lines().any(|line| line.trim_start().starts_with(verb)),

@@ -1,6 +1,7 @@
 //! End-to-end tests: each runs the program as a user does.
 
 mod bad_input;
+mod finetune;
 mod flow;
 mod resume;
 mod weights;
@@ -83,7 +84,7 @@ pub fn drawn() -> PathBuf {
                 "--unlabelled",
                 "40",
                 "--scenes",
-                "1",
+                "8",
             ];
             done(folder.path(), &arguments);
             (folder, path)

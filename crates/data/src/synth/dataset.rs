@@ -31,7 +31,7 @@ use super::camera::Camera;
 use super::person::{ATTRIBUTES, Attributes, Person};
 use super::scene::{Scene, draw_scene};
 use super::{Drawn, Shot, draw, part};
-use crate::image::encode_jpeg;
+use crate::image::{encode_jpeg, encode_label_png};
 use crate::layouts::coco::COCO_JOINTS;
 use crate::{Rng, atomic_write, atomic_write_unsynced, rng_for};
 
@@ -453,7 +453,7 @@ fn write_crop(
         encode_jpeg(&image, camera.quality)
     })?;
     write_new(&folder.join(&mask_path), || {
-        encode_mask(&parts, config.height, config.width)
+        encode_label_png(&parts, config.height, config.width)
     })?;
     Ok(Record {
         image: image_path,
@@ -464,20 +464,6 @@ fn write_crop(
         bbox: bbox_xywh,
         area,
     })
-}
-
-/// A PNG of one byte a pixel.
-fn encode_mask(parts: &[u8], height: usize, width: usize) -> Vec<u8> {
-    use image::ImageEncoder;
-    let mut bytes = Vec::new();
-    let result = image::codecs::png::PngEncoder::new(&mut bytes).write_image(
-        parts,
-        width as u32,
-        height as u32,
-        image::ExtendedColorType::L8,
-    );
-    assert!(result.is_ok(), "PNG of {height} x {width}: {result:?}");
-    bytes
 }
 
 fn category() -> serde_json::Value {

@@ -1,12 +1,34 @@
-//! Heads of pre-training, one a task.
+//! Heads: of pre-training (`dino`, `part`, `attribute`) and of the tasks after it.
+//!
+//! | file | for |
+//! |---|---|
+//! | [`dino`], [`part`], [`attribute`] | pre-training |
+//! | [`reid`] | re-identification |
+//! | [`linear`] | attribute recognition |
+//! | [`parsing`] | parsing: a light head and CE2P's |
+//! | [`pose`] | heatmaps |
+//! | [`detection`] | pedestrian detection, and person search with an embedding |
+//! | [`blocks`] | the layers of these |
 
 pub mod attribute;
+pub mod blocks;
+pub mod detection;
 pub mod dino;
+pub mod linear;
+pub mod parsing;
 pub mod part;
+pub mod pose;
+pub mod reid;
 
 pub use attribute::{AttributeHead, AttributeHeadConfig};
+pub use blocks::{Statistics, Training, update_statistics};
+pub use detection::{DetectionHead, DetectionHeadConfig, DetectionOutput};
 pub use dino::{DinoHead, DinoHeadConfig};
+pub use linear::LinearHead;
+pub use parsing::{Ce2pConfig, Ce2pHead, LightParsingHead, ParsingHead, ParsingOutput};
 pub use part::{PartHead, PartHeadConfig};
+pub use pose::PoseHead;
+pub use reid::ReidHead;
 
 #[cfg(test)]
 mod tests {

@@ -1,11 +1,32 @@
-//! Losses of pre-training: functions of tensors, with their state passed in and out.
+//! Losses: functions of tensors, with their state passed in and out.
+//!
+//! | file | for |
+//! |---|---|
+//! | [`dino`], [`part`], [`attribute`], [`balance`] | pre-training |
+//! | [`identity`] | re-identification: cross-entropy, batch-hard triplets |
+//! | [`weighted_bce`](mod@weighted_bce) | attribute recognition |
+//! | [`parsing`] | cross-entropy, Lovász-softmax, edges |
+//! | [`heatmap`] | pose |
+//! | [`detection`], [`oim`] | pedestrian detection and person search |
 
 pub mod attribute;
 pub mod balance;
+pub mod detection;
 pub mod dino;
+pub mod heatmap;
+pub mod identity;
+pub mod oim;
+pub mod parsing;
 pub mod part;
+pub mod weighted_bce;
 
 pub use attribute::attribute_loss;
 pub use balance::{balance_loss, expert_load};
+pub use detection::{DetectionLosses, DetectionTargets, detection_losses};
 pub use dino::{Temperatures, centre_update, dino_loss};
+pub use heatmap::heatmap_loss;
+pub use identity::{batch_hard_triplet, cross_entropy};
+pub use oim::OimMemory;
+pub use parsing::{edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy};
 pub use part::part_loss;
+pub use weighted_bce::weighted_bce;

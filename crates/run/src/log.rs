@@ -17,9 +17,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use fs_err as fs;
+use serde::Serialize;
 use serde_json::{Map, Value};
-
-use crate::monitor::Usage;
 
 /// Figures of one step by name.
 pub type Metrics = BTreeMap<String, f64>;
@@ -27,18 +26,18 @@ pub type Metrics = BTreeMap<String, f64>;
 /// The logs of a run.
 pub struct Log {
     lines: fs::File,
-    experts: fs::File,
+    others: BTreeMap<&'static str, fs::File>,
     events: fs::File,
 }
 
 impl Log {
-    /// Opens the logs of `folder`; what an earlier process logged after `step` is dropped, so that
-    /// a run that was killed and resumed logs every step once.
+    /// Opens the logs of `folder`, and further files of JSON lines called `others`; what an earlier process logged
+    /// after `step` is dropped, so that a run that was killed and resumed logs every step once.
     ///
     /// # Errors
     ///
     /// A file cannot be read or written.
-    pub fn open(folder: &Path, step: u64) -> io::Result<Self> {
+    pub fn open(folder: &Path, step: u64, others: &[&'static str]) -> io::Result<Self> {
         let append = |name: &str| {
             let path = folder.join(name);
             if path.exists() {
@@ -46,7 +45,10 @@ impl Log {
             }
             fs::OpenOptions::new().create(true).append(true).open(path)
         };
-        let (lines, experts) = (append("metrics.jsonl")?, append("experts.jsonl")?);
+        let lines = append("metrics.jsonl")?;
+        let others = { others.iter() }
+            .map(|name| Ok((*name, append(name)?)))
+            .collect::<io::Result<_>>()?;
         let mut events = fs::File::create(events_path(folder))?;
         events.write_all(&record(&event(0, 3, b"brain.Event:2")))?;
         if step > 0 {
@@ -55,7 +57,7 @@ impl Log {
         events.flush()?;
         Ok(Self {
             lines,
-            experts,
+            others,
             events,
         })
     }
@@ -85,18 +87,25 @@ impl Log {
         self.events.write_all(&record(&event(step, 5, &summary)))
     }
 
-    /// Logs the use of experts, a line of `experts.jsonl` a block and task.
+    /// Logs `items`, a line each, each with its `step`, in one of the files that the log was opened with.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
-    pub fn write_usage(&mut self, usage: &[Usage]) -> io::Result<()> {
+    ///
+    /// # Panics
+    ///
+    /// The log was opened without that file.
+    pub fn append(&mut self, name: &str, items: &[impl Serialize]) -> io::Result<()> {
+        let Some(file) = self.others.get_mut(name) else {
+            panic!("the log was opened without `{name}`");
+        };
         let mut text = String::new();
-        for one in usage {
+        for one in items {
             text.push_str(&serde_json::to_string(one)?);
             text.push('\n');
         }
-        self.experts.write_all(text.as_bytes())
+        file.write_all(text.as_bytes())
     }
 }
 
@@ -226,14 +235,14 @@ mod tests {
     fn a_resumed_log_holds_every_step_once() {
         let folder = tempfile::tempdir().unwrap();
         let metrics = |value: f64| Metrics::from([("loss/total".to_owned(), value)]);
-        let mut log = Log::open(folder.path(), 0).unwrap();
+        let mut log = Log::open(folder.path(), 0, &[]).unwrap();
         for step in 1..=5 {
             log.write(step, &metrics(step as f64)).unwrap();
         }
         // A kill in the middle of a line.
         log.lines.write_all(b"{\"step\":6,\"lo").unwrap();
         drop(log);
-        let mut log = Log::open(folder.path(), 3).unwrap();
+        let mut log = Log::open(folder.path(), 3, &[]).unwrap();
         log.write(4, &metrics(40.0)).unwrap();
         let text = fs::read_to_string(folder.path().join("metrics.jsonl")).unwrap();
         let steps: Vec<_> = text

@@ -4,7 +4,7 @@
 
 use std::sync::LazyLock;
 
-use clasp_data::image::Rgb;
+use crate::image::Rgb;
 
 /// Width of a glyph without the gap after it, in pixels at scale 1.
 const WIDTH: usize = 5;

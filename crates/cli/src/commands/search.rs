@@ -1,0 +1,129 @@
+//! `clasp search`: who of the gallery looks most like each query.
+
+use std::io::Write as _;
+use std::sync::Mutex;
+
+use anyhow::{Result, bail};
+use clasp_data::atomic_write;
+use clasp_data::image::{Limits, Rgb, decode, encode_png};
+use clasp_data::source::Source;
+use clasp_model::mix::{IDENTITY, Mix};
+use clasp_tasks::embed::{Embeddings, embed};
+use clasp_tasks::features::{Extractor, Preprocess};
+use clasp_tasks::finetune::{Model, Task as _};
+use clasp_tasks::search::{Match, Row, nearest, sheet};
+use clasp_tasks::tuned::reid::Reid;
+use clasp_tasks::{BackboneExtractor, Options};
+use clasp_weights::tuned::read_meta;
+use serde_json::json;
+
+use super::{eval, print_result};
+use crate::args::{Common, Search};
+use crate::progress::Meter;
+use crate::{Outcome, device, interrupt};
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
+    let device = device::pick(common.device.as_deref())?;
+    match read_meta(&arguments.model)? {
+        Some(meta) if meta.task == Reid::NAME => {
+            let model = Model::<Reid>::load(&arguments.model, &device)?;
+            let preprocess = model.task.test_preprocess(&model.preprocess);
+            search(common, arguments, &model, &preprocess)
+        }
+        Some(meta) => bail!(
+            "{}: expected a model of task reid or a backbone, found one of task {}",
+            arguments.model.display(),
+            meta.task
+        ),
+        None => {
+            let model = eval::Model::load(&arguments.model, None, &device)?;
+            let mix = Mix::mostly(IDENTITY, 0.8);
+            let extractor = BackboneExtractor::new(model.backbone, mix, device);
+            search(common, arguments, &extractor, &model.preprocess)
+        }
+    }
+}
+
+fn search<E: Extractor>(
+    common: &Common,
+    arguments: &Search,
+    extractor: &E,
+    preprocess: &Preprocess,
+) -> Result<Outcome> {
+    let options = Options {
+        threads: device::threads(common.threads),
+        ..Options::default()
+    };
+    let stop = interrupt::flag()?;
+    let features = |what: &str, source: &Source| -> Result<Embeddings> {
+        let meter = Mutex::new(Meter::new(common, what, "images"));
+        let progress = |progress: clasp_tasks::Progress| {
+            if let Ok(mut meter) = meter.lock() {
+                meter.set(progress.done as u64, progress.total as u64, "");
+            }
+            interrupt::flow(&stop)
+        };
+        let keep_going = arguments.keep_going;
+        Ok(embed(
+            extractor, preprocess, source, keep_going, &options, &progress,
+        )?)
+    };
+    let (queries, others) = (
+        Source::open(&arguments.query)?,
+        Source::open(&arguments.gallery)?,
+    );
+    let query = features("search: queries", &queries)?;
+    let gallery = features("search: gallery", &others)?;
+    if query.keys.is_empty() || gallery.keys.is_empty() {
+        bail!(
+            "search: expected images on both sides, found {} queries and {} others",
+            query.keys.len(),
+            gallery.keys.len()
+        );
+    }
+    let found = nearest(&query, &gallery, arguments.top, arguments.threshold);
+    let mut lines = Vec::new();
+    for (key, matches) in query.keys.iter().zip(&found) {
+        writeln!(lines, "{}", json!({"query": key, "matches": matches}))?;
+    }
+    atomic_write(&arguments.out, |file| file.write_all(&lines))?;
+
+    let rows = { query.keys.iter().zip(&found).take(arguments.rows) }
+        .map(|(key, matches)| row(&queries, key, &others, matches))
+        .collect::<Result<Vec<_>>>()?;
+    let picture = encode_png(&sheet(&rows));
+    atomic_write(&arguments.sheet, |file| file.write_all(&picture))?;
+    let without = found.iter().filter(|matches| matches.is_empty()).count();
+    let text = format!(
+        "{} queries against {} images: matches in {}, pictures in {}; {without} queries without a match",
+        query.keys.len(),
+        gallery.keys.len(),
+        arguments.out.display(),
+        arguments.sheet.display(),
+    );
+    let value = json!({
+        "queries": query.keys.len(),
+        "gallery": gallery.keys.len(),
+        "without_match": without,
+        "file": arguments.out,
+        "sheet": arguments.sheet,
+    });
+    print_result(common.json, &value, &text)?;
+    Ok(Outcome::Done)
+}
+
+/// A query and its matches as pictures.
+fn row(queries: &Source, key: &str, gallery: &Source, matches: &[Match]) -> Result<Row> {
+    Ok(Row {
+        query: picture(queries, key)?,
+        matches: { matches.iter() }
+            .map(|one| Ok((picture(gallery, &one.key)?, one.cosine)))
+            .collect::<Result<_>>()?,
+    })
+}
+
+fn picture(source: &Source, key: &str) -> Result<Rgb> {
+    let item = source.keys().position(|other| other == key).unwrap_or(0);
+    Ok(decode(&source.read(item)?, &Limits::default())?)
+}

@@ -1,0 +1,62 @@
+//! What the verbs on fine-tuned models share.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use clasp_tasks::finetune::{Model, Task};
+
+/// Runs an expression for the type of a task.
+macro_rules! with_task {
+    ($task:expr, $name:ident => $body:expr) => {
+        match $task {
+            crate::args::Task::Reid => {
+                type $name = clasp_tasks::tuned::reid::Reid;
+                $body
+            }
+            crate::args::Task::Attributes => {
+                type $name = clasp_tasks::tuned::attributes::AttributeTask;
+                $body
+            }
+            crate::args::Task::Parsing => {
+                type $name = clasp_tasks::tuned::parsing::ParsingTask;
+                $body
+            }
+            crate::args::Task::Pose => {
+                type $name = clasp_tasks::tuned::pose::PoseTask;
+                $body
+            }
+            crate::args::Task::Detection => {
+                type $name = clasp_tasks::tuned::detection::DetectionTask;
+                $body
+            }
+            crate::args::Task::Search => {
+                type $name = clasp_tasks::tuned::search::SearchTask;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use with_task;
+
+/// Loads a model and changes settings of its task: each of `set` is `key=value` with a key of the recipe's `[task]`.
+pub fn load<T: Task>(
+    path: &Path,
+    set: &[String],
+    size: Option<[usize; 2]>,
+    device: &burn::tensor::Device,
+) -> Result<Model<T>> {
+    let mut model = Model::<T>::load(path, device)?;
+    if let Some([height, width]) = size {
+        (model.preprocess.height, model.preprocess.width) = (height, width);
+    }
+    if !set.is_empty() {
+        let text = clasp_run::recipe::to_toml(model.task.settings());
+        let keys: Vec<String> = { set.iter() }
+            .map(|one| one.strip_prefix("task.").unwrap_or(one).to_owned())
+            .collect();
+        let settings: T::Settings = clasp_run::recipe::parse(&text, "the model's settings", &keys)
+            .context("--set changes how a model is tested, not its head")?;
+        model.task = model.task.with_settings(settings);
+    }
+    Ok(model)
+}

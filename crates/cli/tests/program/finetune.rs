@@ -1,0 +1,412 @@
+//! Fine-tuning as a user does it: train, evaluate, predict, search; a killed run; wrong input.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::{command, done, drawn, refused};
+
+/// Overrides that make a recipe tiny.
+const TINY: &[&str] = &[
+    "--set",
+    "model.backbone=swin-pico",
+    "--set",
+    "model.size=[64,32]",
+    "--set",
+    "run.batch=8",
+    "--set",
+    "run.steps=6",
+    "--set",
+    "run.log_every=1",
+    "--set",
+    "run.save_every=2",
+];
+
+fn arguments<'a>(first: &[&'a str], rest: &[&'a str]) -> Vec<&'a str> {
+    [first, TINY, rest].concat()
+}
+
+#[test]
+fn finetune_evaluate_predict_search() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let data = drawn().to_string_lossy().into_owned();
+    let images = drawn().join("market/query").to_string_lossy().into_owned();
+    let gallery = drawn()
+        .join("market/bounding_box_test")
+        .to_string_lossy()
+        .into_owned();
+    for task in ["reid", "attributes", "parsing", "pose"] {
+        let recipe = format!("{task}-mini");
+        let first = ["finetune", task, &recipe, "--data", &data, "--out", task];
+        let own: &[&str] = match task {
+            "reid" => &["--set", "task.instances=2"],
+            "parsing" => &["--set", "task.width=16", "--set", "run.eval_every=0"],
+            "pose" => &["--set", "task.width=16", "--set", "run.eval_every=0"],
+            _ => &["--set", "run.eval_every=0"],
+        };
+        let text = done(at, &arguments(&first, own));
+        assert!(
+            text.contains("6 steps") && text.contains("model.safetensors"),
+            "{text}"
+        );
+        let text = done(
+            at,
+            &[
+                "eval",
+                task,
+                "--model",
+                task,
+                "--data",
+                &data,
+                "--predictions",
+                "p.out",
+                "--json",
+            ],
+        );
+        let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let figures = report["figures"].as_array().expect("figures");
+        assert!(figures.len() > 1, "{text}");
+        assert!(
+            report["protocol"]
+                .as_str()
+                .expect("a protocol")
+                .contains("fine-tuned")
+        );
+        let lines = done(
+            at,
+            &[
+                "predict",
+                task,
+                &images,
+                "--model",
+                task,
+                "--out",
+                "lines.jsonl",
+                "--draw",
+                "pictures",
+            ],
+        );
+        assert!(lines.contains("predictions in lines.jsonl"), "{lines}");
+        let lines = std::fs::read_to_string(at.join("lines.jsonl")).expect("predictions");
+        let line: serde_json::Value =
+            serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");
+        assert!(
+            line["image"].is_string() && line["prediction"].is_object(),
+            "{line}"
+        );
+    }
+    done(
+        at,
+        &[
+            "search",
+            "--query",
+            &images,
+            "--gallery",
+            &gallery,
+            "--model",
+            "reid",
+            "--top",
+            "3",
+        ],
+    );
+    let matches = std::fs::read_to_string(at.join("matches.jsonl")).expect("matches");
+    let line: serde_json::Value =
+        serde_json::from_str(matches.lines().next().expect("a line")).expect("JSON");
+    assert_eq!(line["matches"].as_array().map(Vec::len), Some(3));
+    assert!(at.join("matches.png").metadata().expect("a sheet").len() > 1000);
+
+    // Settings of the test can be changed, and only those.
+    let text = done(
+        at,
+        &[
+            "eval",
+            "parsing",
+            "--model",
+            "parsing",
+            "--data",
+            &data,
+            "--set",
+            "flip_test=false",
+        ],
+    );
+    assert!(!text.contains("mirror image"), "{text}");
+    refused(
+        at,
+        &[
+            "eval",
+            "parsing",
+            "--model",
+            "parsing",
+            "--data",
+            &data,
+            "--set",
+            "flip_tst=false",
+        ],
+        &["flip_tst", "did you mean `flip_test`?"],
+    );
+    refused(
+        at,
+        &["eval", "pose", "--model", "reid", "--data", &data],
+        &["a model of task pose", "one of task reid"],
+    );
+    refused(
+        at,
+        &["eval", "reid", "--model", ".", "--data", &data],
+        &["clasp finetune"],
+    );
+}
+
+#[test]
+fn scenes_are_learnt_too() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let scenes = drawn().join("scenes").to_string_lossy().into_owned();
+    let images = drawn().join("scenes/images").to_string_lossy().into_owned();
+    let first = [
+        "finetune",
+        "detection",
+        "detection-mini",
+        "--data",
+        &scenes,
+        "--out",
+        "d",
+    ];
+    let own = [
+        "--set",
+        "model.size=[64,96]",
+        "--set",
+        "task.width=32",
+        "--set",
+        "run.batch=2",
+        "--set",
+        "run.select=last",
+    ];
+    done(at, &arguments(&first, &own));
+    let text = done(
+        at,
+        &["eval", "detection", "--model", "d", "--data", &scenes],
+    );
+    assert!(
+        text.contains("MR^-2") && text.contains("reasonable"),
+        "{text}"
+    );
+    done(
+        at,
+        &[
+            "predict",
+            "detection",
+            &images,
+            "--model",
+            "d",
+            "--out",
+            "boxes.jsonl",
+            "--draw",
+            "pictures",
+        ],
+    );
+    refused(
+        at,
+        &[
+            "eval",
+            "detection",
+            "--frozen",
+            "--model",
+            "d",
+            "--data",
+            &scenes,
+        ],
+        &["no frozen evaluation"],
+    );
+}
+
+/// Everything logged of the steps, without speeds.
+fn log(run: &Path) -> Vec<String> {
+    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    text.lines()
+        .map(|line| {
+            let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+            line.as_object_mut()
+                .expect("an object")
+                .remove("speed/images_per_second");
+            line.to_string()
+        })
+        .collect()
+}
+
+#[test]
+fn a_killed_finetuning_goes_on_to_the_bit() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let data = drawn().to_string_lossy().into_owned();
+    let start = |out: &str| {
+        let first = [
+            "finetune",
+            "attributes",
+            "attributes-mini",
+            "--data",
+            &data,
+            "--threads",
+            "1",
+            "--out",
+            out,
+        ];
+        let own = [
+            "--set",
+            "run.ema=0.5",
+            "--set",
+            "run.eval_every=0.5",
+            "--set",
+            "optimiser.decline=plateau",
+            "--set",
+            "optimiser.patience=0",
+            "--set",
+            "model.drop_path=0.2",
+        ];
+        arguments(&first, &own)
+            .into_iter()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let whole = start("whole");
+    done(
+        folder.path(),
+        &whole.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    let expected = log(&folder.path().join("whole"));
+    assert!(
+        expected.iter().any(|line| line.contains("eval/mA")),
+        "{expected:?}"
+    );
+
+    let run = folder.path().join("killed");
+    let mut arguments = start("killed");
+    for lines in [1, 4, 7] {
+        let texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let mut child = command(folder.path(), &texts)
+            .spawn()
+            .expect("the program starts");
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_secs(120)
+            && child.try_wait().expect("a child").is_none()
+        {
+            let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+            if log.lines().count() >= lines {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        child.kill().ok();
+        child.wait().expect("a child");
+        if run.join("run.toml").exists() {
+            arguments = [
+                "finetune",
+                "attributes",
+                "--resume",
+                "killed",
+                "--threads",
+                "1",
+            ]
+            .map(str::to_owned)
+            .to_vec();
+        }
+    }
+    done(
+        folder.path(),
+        &[
+            "finetune",
+            "attributes",
+            "--resume",
+            "killed",
+            "--threads",
+            "1",
+        ],
+    );
+    assert_eq!(log(&run), expected);
+    for file in ["model.safetensors", "last.safetensors"] {
+        let read = |run: &str| std::fs::read(folder.path().join(run).join(file)).expect("a model");
+        // The words in the file name the run's recipe alone, which is the same.
+        assert!(read("whole") == read("killed"), "{file} differs");
+    }
+    refused(
+        folder.path(),
+        &[
+            "finetune",
+            "attributes",
+            "--resume",
+            "killed",
+            "--set",
+            "run.batch=4",
+        ],
+        &["run.batch", "a run goes on with its own recipe"],
+    );
+}
+
+#[test]
+fn wrong_input_is_named() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let data = drawn().to_string_lossy().into_owned();
+    refused(at, &["finetune", "reid"], &["no data", "--data"]);
+    refused(
+        at,
+        &["finetune", "reid", "--data", "nowhere"],
+        &["nowhere", "bounding_box_test"],
+    );
+    let tiny = |task: &'static str, more: &[&'static str]| -> Vec<String> {
+        let recipe = format!("{task}-mini");
+        let first = ["finetune", task, &recipe, "--data", &data, "--out", "run"];
+        arguments(&first, more)
+            .into_iter()
+            .map(str::to_owned)
+            .collect()
+    };
+    for (task, more, words) in [
+        (
+            "reid",
+            ["--set", "task.instance=2"],
+            ["`instance`", "did you mean `instances`?"],
+        ),
+        (
+            "reid",
+            ["--set", "run.batch=6"],
+            ["run.batch", "2 to 12 identities"],
+        ),
+        (
+            "reid",
+            ["--set", "run.select=val"],
+            ["task.holdout", "no other validation split"],
+        ),
+        (
+            "attributes",
+            ["--set", "task.train=[\"public\"]"],
+            ["no image of split `public`", "train, val"],
+        ),
+        ("pose", ["--set", "task.blur=4"], ["task.blur", "odd"]),
+        (
+            "pose",
+            ["--set", "optimiser.lr=-1"],
+            ["optimiser.lr", "at least 0"],
+        ),
+        ("parsing", ["--set", "task.head=heavy"], ["heavy", "light"]),
+        (
+            "parsing",
+            ["--init", "nothing.safetensors"],
+            ["nothing.safetensors", "found nothing"],
+        ),
+    ] {
+        let arguments = tiny(task, &more);
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        refused(at, &arguments, &words);
+    }
+    // A rate that makes the weights explode is told of, and the last checkpoint stays.
+    let arguments = tiny(
+        "attributes",
+        &[
+            "--set",
+            "optimiser.lr=1e30",
+            "--set",
+            "optimiser.warmup_epochs=0",
+        ],
+    );
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    refused(at, &arguments, &["hint: lower `optimiser.lr`"]);
+}

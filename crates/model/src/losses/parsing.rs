@@ -1,0 +1,149 @@
+//! Losses of parsing: cross-entropy, Lovász-softmax and the weighted cross-entropy of edges.
+
+use burn::tensor::{
+    Tensor, TensorData,
+    activation::{log_softmax, softmax},
+};
+
+use super::part::IGNORE;
+
+/// Mean cross-entropy over the pixels whose label is not 255; 0 without any.
+///
+/// # Shapes
+/// - logits: [batch, classes, height, width]
+/// - labels: row-major, [batch, height, width]
+pub fn pixel_cross_entropy(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
+    weighted_pixel_cross_entropy(logits, labels, |_| 1.0)
+}
+
+/// Cross-entropy of edges (0 or 1), each kind weighted by the share of the other, so that both count alike. Shapes as in
+/// [`pixel_cross_entropy`], two classes.
+pub fn edge_loss(logits: Tensor<4>, edges: &[u8]) -> Tensor<1> {
+    let count = |class: u8| edges.iter().filter(|edge| **edge == class).count() as f64;
+    let (no, yes) = (count(0), count(1));
+    let all = (no + yes).max(1.0);
+    weighted_pixel_cross_entropy(logits, edges, |class| {
+        (if class == 1 { no } else { yes } / all) as f32
+    })
+}
+
+fn weighted_pixel_cross_entropy(
+    logits: Tensor<4>,
+    labels: &[u8],
+    weight: impl Fn(u8) -> f32,
+) -> Tensor<1> {
+    let [batch, classes, height, width] = logits.dims();
+    let area = height * width;
+    assert_eq!(labels.len(), batch * area, "labels of a batch");
+    let mut target = vec![0.0; batch * classes * area];
+    let mut total = 0.0;
+    for (pixel, &label) in labels.iter().enumerate() {
+        if label == IGNORE {
+            continue;
+        }
+        let class = usize::from(label);
+        assert!(class < classes, "label {label} of {classes} classes");
+        let weight = weight(label);
+        target[(pixel / area * classes + class) * area + pixel % area] = weight;
+        total += f64::from(weight);
+    }
+    let target = TensorData::new(target, [batch, classes, height, width]);
+    let target = Tensor::from_data(target, &logits.device());
+    let sum = (log_softmax(logits, 1) * target).sum().neg();
+    sum / if total > 0.0 { total } else { 1.0 }
+}
+
+/// Lovász-softmax (Berman et al., CVPR 2018) over the classes that the batch holds: the convex surrogate of 1 − IoU,
+/// with the batch as one image. Pixels labelled 255 do not count; 0 without any other.
+///
+/// The loss is linear between two changes of the order of the errors, so its coefficients are worked out beside the
+/// graph, for the order as it is.
+///
+/// Shapes as in [`pixel_cross_entropy`].
+pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
+    let [batch, classes, height, width] = logits.dims();
+    let area = height * width;
+    assert_eq!(labels.len(), batch * area, "labels of a batch");
+    let probabilities = softmax(logits, 1);
+    let values: Vec<f32> = probabilities
+        .clone()
+        .inner()
+        .into_data()
+        .iter::<f32>()
+        .collect();
+    let counted: Vec<usize> = (0..labels.len())
+        .filter(|pixel| labels[*pixel] != IGNORE)
+        .collect();
+    let place = |pixel: usize, class: usize| (pixel / area * classes + class) * area + pixel % area;
+    let present: Vec<usize> = (0..classes)
+        .filter(|class| {
+            counted
+                .iter()
+                .any(|pixel| usize::from(labels[*pixel]) == *class)
+        })
+        .collect();
+    // error = constant + sign · probability, so the loss is Σ coefficient·sign·probability + Σ coefficient·constant.
+    let mut coefficients = vec![0.0_f32; values.len()];
+    let mut constant = 0.0_f64;
+    for &class in &present {
+        let right = |pixel: usize| usize::from(labels[pixel]) == class;
+        let error = |pixel: usize| {
+            let p = values[place(pixel, class)];
+            if right(pixel) { 1.0 - p } else { p }
+        };
+        let mut order = counted.clone();
+        order.sort_by(|a, b| error(*b).total_cmp(&error(*a)));
+        let total = order.iter().filter(|pixel| right(**pixel)).count() as f64;
+        let (mut missed, mut wrong, mut before) = (0.0, 0.0, 0.0);
+        for pixel in order {
+            if right(pixel) {
+                missed += 1.0;
+            } else {
+                wrong += 1.0;
+            }
+            let jaccard = 1.0 - (total - missed) / (total + wrong);
+            let coefficient = (jaccard - before) / present.len() as f64;
+            before = jaccard;
+            coefficients[place(pixel, class)] = if right(pixel) {
+                constant += coefficient;
+                -coefficient as f32
+            } else {
+                coefficient as f32
+            };
+        }
+    }
+    let shape = [batch, classes, height, width];
+    let coefficients = Tensor::from_data(
+        TensorData::new(coefficients, shape),
+        &probabilities.device(),
+    );
+    (probabilities * coefficients).sum() + constant
+}
+
+/// Where neighbouring classes differ, widened to 3 pixels; 255 is no neighbour. Labels and result: [height, width].
+pub fn edges_of(labels: &[u8], height: usize, width: usize) -> Vec<u8> {
+    assert_eq!(labels.len(), height * width, "labels of a map");
+    let mut thin = vec![false; labels.len()];
+    let differ =
+        |a: usize, b: usize| labels[a] != labels[b] && labels[a] != IGNORE && labels[b] != IGNORE;
+    for row in 0..height {
+        for column in 0..width {
+            let at = row * width + column;
+            let (up, right) = (row > 0, column + 1 < width);
+            // The pixel itself is on the edge when it differs from the one above, the one to the right, the one
+            // below to the right, or the one below to the left.
+            thin[at] = (up && differ(at, at - width))
+                || (right && differ(at, at + 1))
+                || (row + 1 < height && right && differ(at, at + width + 1))
+                || (row + 1 < height && column > 0 && differ(at, at + width - 1));
+        }
+    }
+    let near = |row: usize, column: usize| {
+        (row.saturating_sub(1)..(row + 2).min(height)).any(|r| {
+            (column.saturating_sub(1)..(column + 2).min(width)).any(|c| thin[r * width + c])
+        })
+    };
+    (0..height * width)
+        .map(|at| u8::from(near(at / width, at % width)))
+        .collect()
+}

@@ -1,0 +1,306 @@
+"""Golden values of the heads and losses of tasks, from PyTorch.
+
+Run: python heads.py      (writes heads.safetensors beside itself)
+Made with torch 2.15.0, numpy 2.4.6, safetensors 0.8.
+
+Weights are filled from a hash of their names on both sides, as in model.py. The modules here are written from the papers
+(and PyTorch's layers) with the field names of crates/model/src/heads.
+"""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import nn
+
+
+def noise(name, shape):
+    """Numbers in [-1, 1) from the name alone, row-major."""
+    key = 0xCBF29CE484222325
+    for byte in name.encode():
+        key = ((key ^ byte) * 0x100000001B3) % 2**64
+    with np.errstate(over="ignore"):
+        z = np.uint64(key) + np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z = z ^ (z >> np.uint64(31))
+    values = (z >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
+    return torch.from_numpy(values.reshape(shape)).float()
+
+
+def fill(module, prefix):
+    """Norms near 1, biases small, weights of variance 1 / inputs."""
+    with torch.no_grad():
+        for name, value in module.state_dict().items():
+            if name.endswith("num_batches_tracked"):
+                continue
+            shape = tuple(value.shape)
+            u = noise(f"{prefix}.{name}", shape)
+            if name.endswith(("running_var",)) or (name.endswith("weight") and len(shape) == 1):
+                u = 1.0 + 0.1 * u
+            elif len(shape) == 1:
+                u = 0.1 * u
+            else:
+                u = u * (3.0 / int(np.prod(shape[1:]))) ** 0.5
+            value.copy_(u)
+    return module
+
+
+GOLDEN = {}
+
+
+class ConvNorm(nn.Module):
+    def __init__(self, inputs, outputs, kernel):
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=(kernel - 1) // 2, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+
+    def forward(self, x):
+        return F.leaky_relu(self.norm(self.conv(x)), 0.01)
+
+
+class Ce2p(nn.Module):
+    def __init__(self, channels, context, decoder, classes):
+        super().__init__()
+        first, second, third, last = channels
+        low, edge = first // 2, 2 * first
+        self.pools = nn.ModuleList([ConvNorm(last, context, 1) for _ in range(4)])
+        self.context = ConvNorm(last + 4 * context, context, 3)
+        self.decoder_high = ConvNorm(context, decoder, 1)
+        self.decoder_low = ConvNorm(first, low, 1)
+        self.decoder = nn.ModuleList([ConvNorm(decoder + low, decoder, 1), ConvNorm(decoder, decoder, 1)])
+        self.decoder_classifier = nn.Conv2d(decoder, classes, 1)
+        self.edges = nn.ModuleList([ConvNorm(c, edge, 1) for c in channels[:3]])
+        self.edge_classifier = nn.Conv2d(edge, 2, 3, padding=1)
+        self.edge_fusion = nn.Conv2d(6, 2, 1)
+        self.fusion = ConvNorm(decoder + 3 * edge, decoder, 1)
+        self.classifier = nn.Conv2d(decoder, classes, 1)
+
+    def forward(self, maps):
+        x1, x2, x3, x4 = maps
+        up = lambda x, to: F.interpolate(x, to.shape[2:], mode="bilinear", align_corners=True)
+        context = [up(pool(F.adaptive_avg_pool2d(x4, cells)), x4) for pool, cells in zip(self.pools, (1, 2, 3, 6))]
+        context = self.context(torch.cat(context + [x4], 1))
+        decoded = torch.cat([up(self.decoder_high(context), x1), self.decoder_low(x1)], 1)
+        for layer in self.decoder:
+            decoded = layer(decoded)
+        answer = self.decoder_classifier(decoded)
+        features = [layer(x) for layer, x in zip(self.edges, (x1, x2, x3))]
+        edges = self.edge_fusion(torch.cat([up(self.edge_classifier(f), x1) for f in features], 1))
+        fused = self.fusion(torch.cat([decoded] + [up(f, x1) for f in features], 1))
+        return self.classifier(fused), answer, edges
+
+
+class Pose(nn.Module):
+    def __init__(self, channels, width, doublings, joints):
+        super().__init__()
+        inputs = [channels] + [width] * doublings
+        self.deconvs = nn.ModuleList(
+            [nn.ConvTranspose2d(inputs[i], width, 4, 2, 1, bias=False) for i in range(doublings)])
+        self.norms = nn.ModuleList([nn.BatchNorm2d(width) for _ in range(doublings)])
+        self.heatmaps = nn.Conv2d(width, joints, 1)
+
+    def forward(self, x):
+        for deconv, norm in zip(self.deconvs, self.norms):
+            x = F.relu(norm(deconv(x)))
+        return self.heatmaps(x)
+
+
+class Csp(nn.Module):
+    def __init__(self, channels, strides, width, embedding):
+        super().__init__()
+        self.ups = nn.ModuleList([
+            nn.Conv2d(c, width, 1) if s == 1 else nn.ConvTranspose2d(c, width, 4 if s == 2 else s, s, (4 - 2) // 2 if s == 2 else 0)
+            for c, s in zip(channels, strides)])
+        self.scales = nn.ParameterList([nn.Parameter(torch.ones(width)) for _ in channels])
+        every = width * len(channels)
+        self.mix = nn.Conv2d(every, width, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(32, width)
+        self.centre, self.size, self.offset = (nn.Conv2d(width, n, 1) for n in (1, 2, 2))
+        self.embedding = nn.Conv2d(every, embedding, 1)
+
+    def forward(self, maps):
+        joined = []
+        for up, scale, x in zip(self.ups, self.scales, maps):
+            x = up(x)
+            if joined:
+                x = x[..., : joined[0].shape[2], : joined[0].shape[3]]
+            joined.append(F.normalize(x, dim=1) * scale[None, :, None, None])
+        joined = torch.cat(joined, 1)
+        x = F.relu(self.norm(self.mix(joined)))
+        return self.centre(x), self.size(x), self.offset(x), F.normalize(self.embedding(joined), dim=1)
+
+
+def maps(name, batch, shapes):
+    return [noise(f"{name}.{i}", (batch, *shape)) for i, shape in enumerate(shapes)]
+
+
+def probe(name, outputs):
+    """A scalar that depends on every output, for gradients."""
+    return sum((noise(f"{name}.probe.{i}", tuple(o.shape)) * o).sum() for i, o in enumerate(outputs))
+
+
+def both_modes(name, module, inputs, names):
+    """Outputs in evaluation; then in training, with the gradients of the inputs and the running statistics after."""
+    module.eval()
+    for key, output in zip(names, module(inputs)):
+        GOLDEN[f"{name}.eval.{key}"] = output.detach()
+    module.train()
+    leaves = [x.clone().requires_grad_() for x in inputs] if isinstance(inputs, list) else inputs.clone().requires_grad_()
+    outputs = module(leaves)
+    for key, output in zip(names, outputs):
+        GOLDEN[f"{name}.train.{key}"] = output.detach()
+    probe(name, outputs).backward()
+    for i, leaf in enumerate(leaves if isinstance(leaves, list) else [leaves]):
+        GOLDEN[f"{name}.gradient.{i}"] = leaf.grad
+    for key, value in module.state_dict().items():
+        if "running" in key:
+            GOLDEN[f"{name}.after.{key}"] = value.clone()
+
+
+shapes = [(8, 11, 7), (16, 6, 4), (32, 3, 2), (64, 2, 1)]
+both_modes("ce2p", fill(Ce2p([8, 16, 32, 64], 16, 12, 5), "ce2p"), maps("ce2p.map", 3, shapes), ["logits", "first", "edges"])
+
+
+class Listed(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return [self.inner(x)]
+
+
+pose = fill(Pose(12, 8, 2, 3), "pose")
+both_modes("pose", Listed(pose), noise("pose.map", (2, 12, 4, 3)), ["heatmaps"])
+GOLDEN = {k.replace("after.inner.", "after."): v for k, v in GOLDEN.items()}
+csp = fill(Csp([6, 8, 10], [2, 4, 8], 32, 9), "csp")
+both_modes("csp", csp, maps("csp.map", 2, [(6, 5, 6), (8, 3, 3), (10, 2, 2)]), ["centre", "size", "offset", "embedding"])
+
+# --- losses ----------------------------------------------------------------------------------------------
+
+
+def loss(name, inputs, value):
+    value.backward()
+    GOLDEN[f"{name}.loss"] = value.detach().reshape(1)
+    for i, leaf in enumerate(inputs):
+        GOLDEN[f"{name}.gradient.{i}"] = leaf.grad
+
+
+def leaf(name, shape, scale=1.0):
+    return (scale * noise(name, shape)).requires_grad_()
+
+
+labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3, 3])
+for margin in (None, 0.3):
+    f = leaf("triplet.features", (9, 6))
+    d = (f[:, None] - f[None]).square().sum(-1).clamp_min(1e-12).sqrt()
+    same = labels[:, None] == labels[None]
+    ap = torch.where(same, d, -1.0).amax(1)
+    an = torch.where(same, 1e9, d).amin(1)
+    ones = torch.ones_like(an)
+    value = nn.SoftMarginLoss()(an - ap, ones) if margin is None else nn.MarginRankingLoss(margin)(an, ap, ones)
+    loss(f"triplet.{margin}", [f], value)
+
+x = leaf("identity.logits", (9, 5), 3.0)
+loss("identity", [x], F.cross_entropy(x, labels, label_smoothing=0.1))
+
+x = leaf("bce.logits", (4, 3), 4.0)
+t = (noise("bce.targets", (4, 3)) > 0).float()
+r = torch.tensor([0.1, 0.5, 0.8])
+w = torch.where(t > 0, torch.exp(1 - r), torch.exp(r))
+loss("bce", [x], (F.binary_cross_entropy_with_logits(x, t, reduction="none") * w).sum(1).mean())
+
+
+def pixel_labels(name, shape, classes):
+    u = noise(name, shape)
+    y = ((u + 1) / 2 * classes).long().clamp(0, classes - 1)
+    y[noise(name + ".ignored", shape) > 0.7] = 255
+    return y
+
+
+x = leaf("parsing.logits", (2, 5, 6, 4), 2.0)
+y = pixel_labels("parsing.labels", (2, 6, 4), 4)  # class 4 is absent
+GOLDEN["parsing.labels"] = y.float()
+loss("parsing.ce", [x], F.cross_entropy(x, y, ignore_index=255))
+
+x = leaf("parsing.logits", (2, 5, 6, 4), 2.0)
+p = F.softmax(x, 1).permute(0, 2, 3, 1).reshape(-1, 5)
+flat = y.reshape(-1)
+p, flat = p[flat != 255], flat[flat != 255]
+terms = []
+for c in flat.unique():
+    fg = (flat == c).float()
+    errors, order = (fg - p[:, c]).abs().sort(descending=True)
+    sorted_fg = fg[order]
+    total = sorted_fg.sum()
+    jaccard = 1 - (total - sorted_fg.cumsum(0)) / (total + (1 - sorted_fg).cumsum(0))
+    jaccard = torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]])
+    terms.append((errors * jaccard).sum())
+loss("parsing.lovasz", [x], torch.stack(terms).mean())
+
+
+def edges_of(label, width=3):
+    """Self-Correction's rule: the lower, the left, the upper left, the upper right of two that differ; then widened."""
+    h, w = label.shape[1:]
+    edge = torch.zeros(label.shape)
+    known = label != 255
+    def mark(to, a, b):
+        to[(label[a] != label[b]) & known[a] & known[b]] = 1
+    s = slice
+    every = s(None)
+    mark(edge[:, 1:h], (every, s(1, h)), (every, s(0, h - 1)))
+    mark(edge[:, :, : w - 1], (every, every, s(0, w - 1)), (every, every, s(1, w)))
+    mark(edge[:, : h - 1, : w - 1], (every, s(0, h - 1), s(0, w - 1)), (every, s(1, h), s(1, w)))
+    mark(edge[:, : h - 1, 1:w], (every, s(0, h - 1), s(1, w)), (every, s(1, h), s(0, w - 1)))
+    kernel = torch.ones(1, 1, width, width)
+    return (F.conv2d(edge[:, None], kernel, padding=1)[:, 0] != 0).long()
+
+
+big = pixel_labels("edges.labels", (2, 9, 7), 3)
+big = big.repeat_interleave(3, 1).repeat_interleave(2, 2)
+GOLDEN["edges.labels"] = big.float()
+GOLDEN["edges.edges"] = edges_of(big).float()
+edges = GOLDEN["edges.edges"].long()
+x = leaf("edges.logits", (2, 2, *edges.shape[1:]), 2.0)
+share = edges.float().mean()
+loss("edges", [x], F.cross_entropy(x, edges, weight=torch.stack([share, 1 - share])))
+
+x = leaf("heatmap.predicted", (2, 3, 4, 5))
+t, w = noise("heatmap.target", (2, 3, 4, 5)), torch.tensor([[1.0, 0.0, 1.0], [1.0, 1.0, 0.0]])
+loss("heatmap", [x], sum(F.mse_loss(x[:, j] * w[:, j, None, None], t[:, j] * w[:, j, None, None]) for j in range(3)) / 3)
+
+# CSP on a grid of 4x5 with two middles and an ignored corner.
+c, s, o = leaf("detection.centre", (2, 1, 4, 5), 3.0), leaf("detection.size", (2, 2, 4, 5)), leaf("detection.offset", (2, 2, 4, 5))
+near = (noise("detection.nearness", (2, 4, 5)).abs() * 0.9)
+middle = torch.zeros(2, 4, 5)
+middle[0, 1, 2] = middle[1, 3, 4] = near[0, 1, 2] = near[1, 3, 4] = 1
+counts = torch.ones(2, 4, 5)
+counts[0, 0, :2] = 0
+size = 1.5 + noise("detection.sizes", (2, 2, 4, 5))
+sized = torch.zeros(2, 4, 5)
+sized[0, 0:3, 2] = sized[1, 3, 3:5] = 1
+offset = noise("detection.offsets", (2, 2, 4, 5)) / 2
+p = torch.sigmoid(c[:, 0])
+bce = F.binary_cross_entropy(p, middle, reduction="none")
+weight = torch.where(middle > 0, (1 - p) ** 2, p**2 * (1 - near) ** 4) * counts
+scale = size.abs().clamp_min(0.1)
+relative = F.smooth_l1_loss(s / scale, size / scale, reduction="none")
+losses = [
+    (weight * bce).sum() / 2,
+    (relative * sized[:, None]).sum() / sized.sum(),
+    (F.smooth_l1_loss(o, offset, reduction="none") * middle[:, None]).sum() / 2,
+]
+sum(losses).backward()
+GOLDEN["detection.losses"] = torch.stack(losses).detach()
+for name, value in dict(nearness=near, middles=middle, counts=counts, sizes=size, sized=sized, offsets=offset).items():
+    GOLDEN[f"detection.{name}"] = value
+for i, x in enumerate((c, s, o)):
+    GOLDEN[f"detection.gradient.{i}"] = x.grad
+
+path = Path(__file__).with_suffix(".safetensors")
+save_file({k: v.detach().contiguous().clone() for k, v in GOLDEN.items()}, path)
+print(path, path.stat().st_size)

@@ -1,0 +1,215 @@
+//! Recipes: plain data in TOML, read the same way for every kind of training.
+//!
+//! Every key has a default, an unknown key is an error that names the nearest right one, and `key=value` on
+//! the command line overrides what the file says.
+
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use toml::{Table, Value};
+
+/// A recipe that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{place}: {message}{}", hint_line(.hint))]
+pub struct RecipeError {
+    /// File, or the `--set` that was at fault.
+    pub place: String,
+    /// What the parser says.
+    pub message: String,
+    /// What to write instead, where that can be guessed.
+    pub hint: Option<String>,
+}
+
+fn hint_line(hint: &Option<String>) -> String {
+    hint.as_ref()
+        .map(|hint| format!("\n  hint: {hint}"))
+        .unwrap_or_default()
+}
+
+/// A value, or `"auto"`: to be worked out from the other values and the data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Auto<T> {
+    /// Not chosen.
+    Auto,
+    /// Chosen.
+    Value(T),
+}
+
+impl<T: Clone> Auto<T> {
+    /// The value, or `otherwise` in its place; from then on it is chosen.
+    pub fn settle(&mut self, otherwise: T) -> T {
+        if let Self::Value(value) = self {
+            return value.clone();
+        }
+        *self = Self::Value(otherwise.clone());
+        otherwise
+    }
+}
+
+impl<T: Serialize> Serialize for Auto<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::Auto => serializer.serialize_str("auto"),
+            Self::Value(value) => value.serialize(serializer),
+        }
+    }
+}
+
+impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let value = Value::deserialize(deserializer)?;
+        if value.as_str() == Some("auto") {
+            return Ok(Self::Auto);
+        }
+        let found = value.to_string();
+        T::deserialize(value).map(Self::Value).map_err(|error| {
+            D::Error::custom(format!("{}; or \"auto\" (found {found})", error.message()))
+        })
+    }
+}
+
+/// Parses `text` and applies `overrides`, each `dotted.key=value`; `place` says in errors where it comes from.
+///
+/// # Errors
+/// A key is unknown or a value has another type.
+pub fn parse<R>(text: &str, place: &str, overrides: &[String]) -> Result<R, RecipeError>
+where
+    R: DeserializeOwned + Serialize + Default,
+{
+    let error = |place: &str, parser: &str, message: &str| RecipeError {
+        place: place.to_owned(),
+        message: message.to_owned(),
+        hint: nearest_key::<R>(parser),
+    };
+    // The text alone first: its errors then show the line.
+    let recipe: R = toml::from_str(text)
+        .map_err(|cause| error(place, cause.message(), cause.to_string().trim_end()))?;
+    if overrides.is_empty() {
+        return Ok(recipe);
+    }
+    let mut table: Table =
+        toml::from_str(text).map_err(|cause| error(place, cause.message(), cause.message()))?;
+    for assignment in overrides {
+        let place = format!("--set {assignment}");
+        set(&mut table, assignment).map_err(|message| error(&place, "", &message))?;
+        let _: R = Value::Table(table.clone())
+            .try_into()
+            .map_err(|cause: toml::de::Error| error(&place, cause.message(), cause.message()))?;
+    }
+    Value::Table(table)
+        .try_into()
+        .map_err(|cause: toml::de::Error| error(place, cause.message(), cause.message()))
+}
+
+/// A recipe as TOML.
+pub fn to_toml<R: Serialize>(recipe: &R) -> String {
+    toml::to_string_pretty(recipe).unwrap_or_default()
+}
+
+/// The value of a dotted key, as TOML; empty where there is none.
+pub fn value<R: Serialize>(recipe: &R, key: &str) -> String {
+    let mut value = Value::try_from(recipe).unwrap_or(Value::Table(Table::new()));
+    for part in key.split('.') {
+        value = value
+            .get(part)
+            .cloned()
+            .unwrap_or(Value::String(String::new()));
+    }
+    value.to_string()
+}
+
+/// The first of `keys` in which two recipes differ, with both values.
+pub fn difference<R: Serialize>(
+    now: &R,
+    saved: &R,
+    keys: &[&str],
+) -> Option<(String, String, String)> {
+    keys.iter().find_map(|key| {
+        let (expected, found) = (value(now, key), value(saved, key));
+        (expected != found).then(|| ((*key).to_owned(), expected, found))
+    })
+}
+
+/// Writes `dotted.key=value` into a recipe. A value that is not TOML is taken as text, so that
+/// `method=dino` needs no quotes.
+fn set(table: &mut Table, assignment: &str) -> Result<(), String> {
+    let (key, text) = assignment
+        .split_once('=')
+        .ok_or_else(|| "expected dotted.key=value, found no `=`".to_owned())?;
+    let value = toml::from_str::<Table>(&format!("value = {text}"))
+        .ok()
+        .and_then(|mut parsed| parsed.remove("value"))
+        .unwrap_or_else(|| Value::String(text.to_owned()));
+    let mut parts: Vec<&str> = key.trim().split('.').collect();
+    let last = parts.pop().unwrap_or_default();
+    let mut inner = table;
+    for part in parts {
+        inner = inner
+            .entry(part)
+            .or_insert_with(|| Value::Table(Table::new()))
+            .as_table_mut()
+            .ok_or_else(|| format!("`{part}` is a value, not a section"))?;
+    }
+    inner.insert(last.to_owned(), value);
+    Ok(())
+}
+
+/// The key that was probably meant, out of serde's message
+/// ``unknown field `x`, expected one of `a`, `b` ``.
+fn nearest_key<R: Serialize + Default>(message: &str) -> Option<String> {
+    let mut words = message.split('`').skip(1).step_by(2);
+    let unknown = words.next().filter(|_| message.contains("unknown field"))?;
+    let beside: Vec<&str> = words.collect();
+    let mut everywhere = Vec::new();
+    if let Ok(Value::Table(table)) = Value::try_from(R::default()) {
+        flatten("", &table, &mut everywhere);
+    }
+    let leaf = |path: &str| path.rsplit('.').next().unwrap_or_default().to_owned();
+    // A right key in the wrong section, then the nearest key of this section, then of any.
+    if let Some(path) = everywhere.iter().find(|path| leaf(path) == unknown) {
+        return Some(format!("`{unknown}` is `{path}`"));
+    }
+    let close = |name: &str| {
+        let distance = edits(unknown, name);
+        (distance <= 2.max(unknown.len() / 3)).then_some(distance)
+    };
+    let here = beside
+        .iter()
+        .filter_map(|name| Some((close(name)?, (*name).to_owned())))
+        .min();
+    let there = everywhere
+        .iter()
+        .filter_map(|path| Some((close(&leaf(path))?, path.clone())))
+        .min();
+    here.or(there)
+        .map(|(_, name)| format!("did you mean `{name}`?"))
+}
+
+fn flatten(prefix: &str, table: &Table, paths: &mut Vec<String>) {
+    for (key, value) in table {
+        let path = if prefix.is_empty() {
+            key.clone()
+        } else {
+            format!("{prefix}.{key}")
+        };
+        match value {
+            Value::Table(inner) => flatten(&path, inner, paths),
+            _ => paths.push(path),
+        }
+    }
+}
+
+/// Levenshtein's distance.
+fn edits(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, from) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, to) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(from != *to);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[b.len()]
+}

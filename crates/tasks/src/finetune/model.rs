@@ -1,0 +1,192 @@
+//! A fine-tuned model: features and answers for batches of images, on all threads.
+
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use clasp_model::backbone::{Backbone, Features, Sizes};
+use clasp_model::layers::Rng;
+use clasp_model::mix::Mix;
+use clasp_weights::backbone::BackboneMeta;
+use clasp_weights::state::{load_state_dict, state_dict};
+use clasp_weights::tuned::{self, TunedMeta};
+use rand_chacha::rand_core::SeedableRng;
+
+use super::{Running, Stages, Task};
+use crate::TaskError;
+use crate::features::{Preprocess, on_threads};
+
+/// A backbone, a head and what belongs to them, without gradients.
+#[derive(Debug, Clone)]
+pub struct Model<T: Task> {
+    /// The backbone.
+    pub backbone: Backbone,
+    /// The head.
+    pub head: T::Head,
+    /// The task.
+    pub task: T,
+    /// The mix of prompts.
+    pub mix: Mix,
+    /// How an image becomes an input.
+    pub preprocess: Preprocess,
+    /// Where it computes.
+    pub device: Device,
+    /// What the backbone's file said.
+    pub meta: BackboneMeta,
+}
+
+impl<T: Task> Model<T> {
+    /// Reads the file of a model, or that of a run's folder.
+    ///
+    /// # Errors
+    /// There is no such file, it is of another task, or its tensors do not fit.
+    pub fn load(path: &Path, device: &Device) -> Result<Self, TaskError> {
+        let (backbone, state, meta) = tuned::load(path, device)?;
+        let differs = |expected: String, found: String| TaskError::Mismatch {
+            file: path.display().to_string(),
+            expected,
+            found,
+        };
+        if meta.task != T::NAME {
+            return Err(differs(
+                format!("a model of task {}", T::NAME),
+                format!("one of task {}", meta.task),
+            ));
+        }
+        let task: T = serde_json::from_value(meta.settings)
+            .map_err(|error| differs("settings of the task".to_owned(), error.to_string()))?;
+        let preprocess = Preprocess::of(&meta.backbone, path)?;
+        let size = [preprocess.height, preprocess.width];
+        let stages = stages(&backbone, &meta.mix, size, device);
+        let head = task.head(&stages, &mut Rng::seed_from_u64(0), device)?;
+        let (head, report) = load_state_dict(head, &state);
+        if !report.is_complete() {
+            return Err(differs(
+                "the tensors of its head".to_owned(),
+                report.to_string(),
+            ));
+        }
+        Ok(Self {
+            backbone,
+            head,
+            task,
+            mix: meta.mix,
+            preprocess,
+            device: device.clone(),
+            meta: meta.backbone,
+        })
+    }
+
+    /// Writes the file of a model.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn save(&self, path: &Path, chosen_by: Option<(String, f64)>) -> Result<(), TaskError> {
+        let meta = TunedMeta {
+            task: T::NAME.to_owned(),
+            settings: serde_json::to_value(&self.task)
+                .map_err(|error| TaskError::Device(error.to_string()))?,
+            backbone: self.meta.clone(),
+            mix: self.mix,
+            chosen_by,
+        };
+        Ok(tuned::save(
+            path,
+            &self.backbone,
+            &state_dict(&self.head),
+            &meta,
+        )?)
+    }
+
+    /// Features of inputs [batch, 3, height, width], row-major.
+    pub fn features(&self, pixels: Vec<f32>, [batch, height, width]: [usize; 3]) -> Features {
+        let data = TensorData::new(pixels, [batch, 3, height, width]);
+        let images = Tensor::from_data(data, &self.device);
+        self.features_of(images)
+    }
+
+    /// Features of inputs [batch, 3, height, width].
+    pub fn features_of(&self, images: Tensor<4>) -> Features {
+        let mix = self.mix.tensor(images.dims()[0], &self.device);
+        self.backbone.forward(images, mix, None)
+    }
+
+    /// Runs `work` on batches of `0..count`, each thread with its own clone of the model; results are in order.
+    ///
+    /// # Errors
+    /// Those of `work`, and a stop.
+    pub fn batches<R: Send>(
+        &self,
+        stage: &'static str,
+        count: usize,
+        running: &Running<'_>,
+        work: impl Fn(&Self, std::ops::Range<usize>) -> Result<Vec<R>, TaskError> + Sync,
+    ) -> Result<Vec<R>, TaskError> {
+        let batch = running.batch.max(1);
+        on_threads(
+            self,
+            stage,
+            [count, batch, running.threads],
+            work,
+            running.progress,
+        )
+    }
+}
+
+/// What a backbone hands to a head for inputs of that height and width.
+pub fn stages(
+    backbone: &Backbone,
+    mix: &Mix,
+    [height, width]: [usize; 2],
+    device: &Device,
+) -> Stages {
+    // Looking is simpler than deriving, and cannot be wrong.
+    let device = device.clone().inner();
+    let image = Tensor::zeros([1, 3, height.min(128), width.min(128)], &device);
+    let features = backbone
+        .valid()
+        .forward(image, mix.tensor(1, &device), None);
+    let rows = |map: &Tensor<4>| height.min(128).div_ceil(map.dims()[2]);
+    let exact = match backbone.sizes() {
+        Sizes::Swin(sizes) => (0..features.pyramid.len())
+            .map(|stage| sizes.patch_size << stage)
+            .collect(),
+        Sizes::Vit(sizes) => vec![sizes.patch; features.pyramid.len()],
+    };
+    debug_assert!(
+        features
+            .pyramid
+            .iter()
+            .zip(&exact)
+            .all(|(map, stride)| rows(map) <= *stride)
+    );
+    Stages {
+        pooled: features.pooled.dims()[1],
+        channels: features.pyramid.iter().map(|map| map.dims()[1]).collect(),
+        strides: exact,
+    }
+}
+
+/// The values of a tensor.
+///
+/// # Errors
+/// [`TaskError::Device`].
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, TaskError> {
+    tensor
+        .try_into_vec_as::<f32>()
+        .map_err(|error| TaskError::Device(error.to_string()))
+}
+
+/// Checks that rows of numbers are finite; `first` is the position of the first row among all images.
+///
+/// # Errors
+/// [`TaskError::NotFinite`], which names the image.
+pub fn check_finite(values: &[f32], row: usize, first: usize) -> Result<(), TaskError> {
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(()),
+        Some(at) => Err(TaskError::NotFinite {
+            image: first + at / row.max(1),
+            found: values[at],
+        }),
+    }
+}

@@ -1,0 +1,260 @@
+//! Learning rates: of a step, and of a parameter in it. Pure functions.
+
+use std::f64::consts::PI;
+
+use clasp_model::groups::Rates;
+use clasp_model::optim::decays;
+
+use super::recipe::{Decline, ModelSection, OptimiserSection, Plan, Tune};
+
+/// What a learning rate is multiplied by at a step, counted from 0, without plateaus.
+///
+/// The cosine runs from the first step and the warm-up takes the place of its beginning, as in timm's schedules without
+/// `warmup_prefix`; steps count epochs.
+pub fn factor<S>(plan: &Plan<S>, step: u64) -> f64 {
+    let optimiser = &plan.recipe.optimiser;
+    let per_epoch = plan.steps_per_epoch as f64;
+    // By epoch, the first one is number 1, as the published code counts.
+    let epoch = if optimiser.by_epoch {
+        (step / plan.steps_per_epoch + 1) as f64
+    } else {
+        step as f64 / per_epoch
+    };
+    let (warmup, epochs) = (plan.warmup as f64 / per_epoch, plan.recipe.run.epochs);
+    if epoch < warmup {
+        return optimiser.warmup_start + (1.0 - optimiser.warmup_start) * epoch / warmup;
+    }
+    match optimiser.decline {
+        Decline::Cosine => {
+            let done = (epoch / epochs).min(1.0);
+            optimiser.lr_end + 0.5 * (1.0 - optimiser.lr_end) * (1.0 + (PI * done).cos())
+        }
+        Decline::Step => {
+            // Milestones are epochs that are over.
+            let over = step as f64 / per_epoch;
+            let passed = optimiser.milestones.iter().filter(|m| over >= **m).count();
+            optimiser.gamma.powi(passed as i32)
+        }
+        Decline::Plateau | Decline::Constant => 1.0,
+    }
+}
+
+/// Rates of the parameters of a network.
+#[derive(Debug)]
+pub struct Groups<'a> {
+    /// The section of the recipe.
+    pub optimiser: &'a OptimiserSection,
+    /// What is trained.
+    pub model: &'a ModelSection,
+    /// Whether prompts are.
+    pub prompts: bool,
+    /// Layers of the backbone, see [`depth`]; the head is one deeper.
+    pub layers: &'a [usize],
+    /// Learning rate of this step.
+    pub lr: f64,
+}
+
+impl Groups<'_> {
+    /// The rates of a parameter by name, which begins with `backbone.` or `head.`; none if it is not trained.
+    pub fn rates(&self, name: &str, shape: &[usize]) -> Option<Rates> {
+        let mut lr = self.lr;
+        match name.strip_prefix("backbone.") {
+            None => lr *= self.optimiser.head_lr,
+            Some(inner) => {
+                let adapter = inner.contains(".moe.") || inner.starts_with("semantic_embed");
+                let frozen = { self.model.freeze.iter() }.any(|start| inner.starts_with(start));
+                let prompt = inner.ends_with("prompts.vectors");
+                let tuned = match self.model.tune {
+                    Tune::Full => true,
+                    Tune::Head => false,
+                    Tune::Experts => adapter,
+                };
+                if frozen || !tuned || (prompt && !self.prompts) {
+                    return None;
+                }
+                let last: usize = self.layers.iter().sum::<usize>() + 1;
+                let below = last - depth(inner, self.layers).min(last);
+                lr *= self.optimiser.layer_decay.powi(below as i32);
+            }
+        }
+        if name.ends_with(".bias") {
+            lr *= self.optimiser.bias_lr;
+        }
+        let plain = decays(name, shape) && !name.ends_with("relative_position_bias_table");
+        let decay = if plain || self.optimiser.decay_all {
+            self.optimiser.weight_decay
+        } else {
+            0.0
+        };
+        Some(Rates { lr, decay })
+    }
+}
+
+/// The layer of a backbone's parameter: 0 for the embedding of patches, then one a block, then what comes after.
+/// `layers` holds the blocks of each stage of a Swin, or of the one stage of a ViT.
+pub fn depth(name: &str, layers: &[usize]) -> usize {
+    let number = |text: Option<&str>| text.and_then(|text| text.parse::<usize>().ok());
+    let before = |stage: usize| layers.iter().take(stage).sum::<usize>();
+    let parts: Vec<&str> = name.split('.').collect();
+    match parts.as_slice() {
+        ["layers", stage, rest @ ..] => {
+            let stage = number(Some(stage)).unwrap_or(0);
+            let block = match rest {
+                ["blocks", block, ..] => number(Some(block)).unwrap_or(0),
+                // What merges patches goes with the first block after it.
+                _ => 0,
+            };
+            before(stage) + block + 1
+        }
+        ["blocks", block, ..] => number(Some(block)).unwrap_or(0) + 1,
+        ["norm", ..] => before(layers.len()) + 1,
+        _ => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recipe::Recipe;
+    use super::*;
+
+    fn plan(text: &str) -> Plan<()> {
+        #[derive(Default, Clone, serde::Serialize, serde::Deserialize)]
+        struct Nothing {}
+        let recipe = Recipe::<Nothing>::parse(text, "r", &[]).unwrap();
+        let plan = recipe.plan(640, 1, true).unwrap();
+        Plan {
+            recipe: Recipe {
+                seed: 0,
+                data: plan.recipe.data,
+                model: plan.recipe.model,
+                optimiser: plan.recipe.optimiser,
+                run: plan.recipe.run,
+                task: (),
+            },
+            steps: plan.steps,
+            steps_per_epoch: plan.steps_per_epoch,
+            save_every: plan.save_every,
+            eval_every: plan.eval_every,
+            warmup: plan.warmup,
+            replicas: plan.replicas,
+            workers: plan.workers,
+        }
+    }
+
+    #[test]
+    fn the_published_reid_schedule() {
+        let plan = plan(
+            "[optimiser]\nlr_end = 0.002\nwarmup_epochs = 20\nwarmup_start = 0.01\nby_epoch = true\n[run]\nepochs = 120\n",
+        );
+        assert_eq!((plan.steps_per_epoch, plan.steps), (10, 1200));
+        // timm's CosineLRScheduler(t_initial=120, lr_min=.002, warmup_t=20, warmup_lr_init=.01) at epochs 1, 19, 20, 120.
+        let cosine = |t: f64| 0.002 + 0.5 * 0.998 * (1.0 + (PI * t / 120.0).cos());
+        for (step, expected) in [
+            (0, 0.01 + 0.99 / 20.0),
+            (9, 0.01 + 0.99 / 20.0),
+            (180, 0.01 + 0.99 * 19.0 / 20.0),
+            (190, cosine(20.0)),
+            (1199, 0.002),
+        ] {
+            assert!(
+                (factor(&plan, step) - expected).abs() < 1e-12,
+                "step {step}"
+            );
+        }
+    }
+
+    #[test]
+    fn steps_go_down_at_their_epochs() {
+        let plan =
+            plan("[optimiser]\ndecline = \"step\"\nmilestones = [2, 3]\n[run]\nepochs = 4\n");
+        let rates: Vec<f64> = [0, 19, 20, 29, 30].map(|step| factor(&plan, step)).into();
+        assert_eq!(
+            rates,
+            [1.0, 1.0, 0.1, 0.1, 0.1 * 0.1].map(|r: f64| r).to_vec()
+        );
+    }
+
+    #[test]
+    fn layers_are_counted_from_the_image() {
+        let layers = [2, 2, 6, 2];
+        for (name, expected) in [
+            ("patch_embed.proj.weight", 0),
+            ("layers.0.blocks.0.norm1.weight", 1),
+            ("layers.1.downsample.reduction.weight", 3),
+            ("layers.2.blocks.5.mlp.fc1.weight", 10),
+            ("layers.3.blocks.1.attn.qkv.bias", 12),
+            ("norm.weight", 13),
+        ] {
+            assert_eq!(depth(name, &layers), expected, "{name}");
+        }
+        assert_eq!(depth("blocks.11.mlp.fc1.weight", &[12]), 12);
+        assert_eq!(depth("pos_embed", &[12]), 0);
+    }
+
+    #[test]
+    fn groups_follow_the_recipe() {
+        let mut optimiser = OptimiserSection {
+            weight_decay: 0.5,
+            bias_lr: 2.0,
+            head_lr: 10.0,
+            layer_decay: 0.5,
+            ..OptimiserSection::default()
+        };
+        let mut model = ModelSection {
+            freeze: vec!["patch_embed".to_owned()],
+            ..ModelSection::default()
+        };
+        let rates = |optimiser: &OptimiserSection, model: &ModelSection, name: &str| {
+            let layers = [1, 1];
+            let groups = Groups {
+                optimiser,
+                model,
+                prompts: false,
+                layers: &layers,
+                lr: 1.0,
+            };
+            groups
+                .rates(
+                    name,
+                    if name.ends_with("bias") {
+                        &[3]
+                    } else {
+                        &[3, 3]
+                    },
+                )
+                .map(|rates| (rates.lr, rates.decay))
+        };
+        assert_eq!(
+            rates(&optimiser, &model, "head.fc.weight"),
+            Some((10.0, 0.5))
+        );
+        assert_eq!(rates(&optimiser, &model, "head.fc.bias"), Some((20.0, 0.0)));
+        assert_eq!(
+            rates(&optimiser, &model, "backbone.patch_embed.proj.weight"),
+            None
+        );
+        assert_eq!(
+            rates(
+                &optimiser,
+                &model,
+                "backbone.layers.0.blocks.0.mlp.fc1.weight"
+            ),
+            Some((0.25, 0.5))
+        );
+        let prompt = "backbone.layers.1.blocks.0.moe.prompts.vectors";
+        assert_eq!(rates(&optimiser, &model, prompt), None);
+        model.tune = Tune::Experts;
+        assert_eq!(
+            rates(
+                &optimiser,
+                &model,
+                "backbone.layers.1.blocks.0.mlp.fc1.weight"
+            ),
+            None
+        );
+        let expert = "backbone.layers.1.blocks.0.moe.experts.down";
+        assert_eq!(rates(&optimiser, &model, expert), Some((0.5, 0.5)));
+        optimiser.decay_all = true;
+        assert_eq!(rates(&optimiser, &model, "head.fc.bias"), Some((20.0, 0.5)));
+    }
+}

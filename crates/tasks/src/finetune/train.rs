@@ -1,0 +1,427 @@
+//! The run: one loop from the first step, or from a checkpoint, to the model's file.
+//!
+//! | file of the run's folder | content |
+//! |---|---|
+//! | `run.toml` | the resolved recipe |
+//! | `metrics.jsonl`, `events.out.tfevents.*` | figures by step, `eval/…` among them |
+//! | `checkpoints/` | the last checkpoints ([`super::checkpoint`]) |
+//! | `best.safetensors` | the model with the best metric so far, where one is chosen |
+//! | `last.safetensors` | the model after the last step |
+//! | `model.safetensors` | the one that `run.select` says |
+//! | `nonfinite.txt` | images of the batch that a loss was not finite on; only after that |
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use burn::tensor::Device;
+use clasp_data::image::{Filter, IMAGENET_MEAN, IMAGENET_STD};
+use clasp_data::loader::{Loader, Position};
+use clasp_data::{atomic_write, rng_for};
+use clasp_model::backbone::{Backbone, BackboneConfig};
+use clasp_run::{Log, Metrics, checkpoints};
+use clasp_weights::backbone::{BackboneMeta, backbone_state};
+use clasp_weights::import::{self, import};
+use clasp_weights::state::load_state_dict;
+use serde::Serialize;
+
+use super::checkpoint::{self, Best, Progress};
+use super::recipe::{Decline, Norm, Plan, Recipe};
+use super::trainer::Trainer;
+use super::{Example, Report, Running, Task};
+use crate::TaskError;
+use crate::features::Preprocess;
+use crate::frozen;
+
+/// What the caller gives a run to live with.
+pub struct Control<'a> {
+    /// Where to compute.
+    pub device: Device,
+    /// Threads that may be used.
+    pub cores: usize,
+    /// Set (by Ctrl-C) to stop after the step that is under way, with a checkpoint.
+    pub stop: &'a AtomicBool,
+    /// Hears of everything that happens.
+    pub report: &'a mut dyn FnMut(Event<'_>),
+    /// Hears how far an evaluation is.
+    pub evaluating: &'a (dyn Fn(frozen::Progress) -> std::ops::ControlFlow<()> + Sync),
+}
+
+/// Something to tell the user.
+pub enum Event<'a> {
+    /// The run begins, at step `from`.
+    Start {
+        /// Examples of an epoch.
+        examples: usize,
+        /// Steps in all.
+        steps: u64,
+        /// Examples of a step.
+        batch: usize,
+        /// Steps that are done already.
+        from: u64,
+    },
+    /// The backbone starts from the recipe's `model.init`.
+    Loaded(&'a import::Report),
+    /// A step is done.
+    Step {
+        /// Steps done.
+        step: u64,
+        /// Steps in all.
+        steps: u64,
+        /// Figures of this step.
+        metrics: &'a Metrics,
+    },
+    /// The model was evaluated.
+    Evaluated {
+        /// After so many steps.
+        step: u64,
+        /// What was found.
+        report: &'a Report,
+        /// Whether it is the best so far.
+        best: bool,
+    },
+}
+
+/// How a run ended.
+#[derive(Clone, Debug, Serialize)]
+pub struct Summary {
+    /// Steps that are done.
+    pub steps: u64,
+    /// Whether that is all of them.
+    pub finished: bool,
+    /// Examples of an epoch.
+    pub examples: usize,
+    /// Seconds of this process.
+    pub seconds: f64,
+    /// Figures of the last step of this process.
+    pub metrics: Metrics,
+    /// What the model was chosen by.
+    pub best: Option<Best>,
+    /// The model; none for a run that was stopped.
+    pub model: Option<PathBuf>,
+}
+
+/// Runs `recipe` in `folder`, from the start or, with `resume`, from the last checkpoint there.
+///
+/// A run that was stopped or killed at any moment and is resumed takes the same steps as one that was not; on one
+/// thread, to the bit.
+///
+/// # Errors
+/// See [`TaskError`]; whatever happens, the last good checkpoint stays.
+pub fn train<T: Task>(
+    recipe: &Recipe<T::Settings>,
+    folder: &Path,
+    resume: bool,
+    control: &mut Control<'_>,
+) -> Result<Summary, TaskError> {
+    let started = Instant::now();
+    let choose_by = recipe.choose_by();
+    let (task, data) = T::open(&recipe.task, &recipe.data.path, choose_by.as_ref())?;
+    let eval = match &choose_by {
+        Some(split) => Some(task.open_eval(&recipe.data.path, split)?),
+        None => None,
+    };
+    let examples = task.examples(&data);
+    let on_cpu = control.device == Device::flex();
+    let plan = recipe.clone().plan(examples, control.cores, on_cpu)?;
+    let batch = plan.recipe.run.batch;
+    task.check_batch(&data, batch)?;
+    if !resume {
+        begin::<T>(folder, &plan, examples, &control.device)?;
+    }
+    let (backbone, meta, preprocess) = backbone(&plan, control)?;
+    let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
+    let mut progress = Progress::default();
+    if resume && let Some(path) = checkpoints::latest(folder)? {
+        progress = checkpoint::restore(&path, &mut trainer, examples)?;
+    }
+    let plan = trainer.plan.clone();
+    let mut loader = loader(&trainer, Arc::new(data), progress.position);
+    let mut log = Log::open(folder, trainer.step, &[])?;
+    let mut metrics = Metrics::new();
+    let mut saved = None;
+    (control.report)(Event::Start {
+        examples,
+        steps: plan.steps,
+        batch,
+        from: trainer.step,
+    });
+
+    let from = trainer.step;
+    loop {
+        let step = trainer.step;
+        let last = step >= plan.steps;
+        // Before the next step rather than after the last: a stop in the middle of an evaluation leaves it to the
+        // process that goes on.
+        let due = step > progress.evaluated
+            && (plan
+                .eval_every
+                .is_some_and(|every| step.is_multiple_of(every))
+                || last);
+        if let Some(eval) = eval.as_ref().filter(|_| due) {
+            match choose(folder, &mut trainer, eval, &mut progress, control) {
+                Err(TaskError::Stopped) => break,
+                other => log.write(step, &other?)?,
+            }
+        }
+        if step > from && step.is_multiple_of(plan.save_every) {
+            checkpoint::save(folder, &trainer, &progress, examples)?;
+            saved = Some(step);
+        }
+        if last || control.stop.load(Ordering::Relaxed) {
+            break;
+        }
+
+        let begun = Instant::now();
+        let items = loader.next();
+        progress.position = items.position;
+        let batch = { items.items.into_iter() }.collect::<Result<Vec<_>, TaskError>>()?;
+        metrics = (trainer.step(&batch)).map_err(|error| {
+            let keys: Vec<&str> = batch.iter().map(|example| example.key.as_str()).collect();
+            not_finite(folder, step + 1, error.term, error.value, &keys)
+        })?;
+        let step = trainer.step;
+        let epoch = step as f64 / plan.steps_per_epoch as f64;
+        let speed = batch.len() as f64 / begun.elapsed().as_secs_f64();
+        metrics.insert("epoch".to_owned(), epoch);
+        metrics.insert("speed/images_per_second".to_owned(), speed);
+        if step.is_multiple_of(plan.recipe.run.log_every) || step == plan.steps || step == 1 {
+            log.write(step, &metrics)?;
+        }
+        (control.report)(Event::Step {
+            step,
+            steps: plan.steps,
+            metrics: &metrics,
+        });
+    }
+
+    // At the end, and when stopped: nothing that was computed is lost.
+    drop(loader);
+    if saved != Some(trainer.step) {
+        checkpoint::save(folder, &trainer, &progress, examples)?;
+    }
+    let finished = trainer.step >= plan.steps;
+    let model = folder.join("model.safetensors");
+    if finished {
+        let last = folder.join("last.safetensors");
+        trainer.model().save(&last, None)?;
+        let best = folder.join("best.safetensors");
+        let chosen = if progress.best.is_some() && best.is_file() {
+            best
+        } else {
+            last
+        };
+        let bytes = fs_err::read(chosen)?;
+        atomic_write(&model, |file| file.write_all(&bytes))?;
+    }
+    Ok(Summary {
+        steps: trainer.step,
+        finished,
+        examples,
+        seconds: started.elapsed().as_secs_f64(),
+        metrics,
+        best: progress.best,
+        model: finished.then_some(model),
+    })
+}
+
+/// Evaluates the model, keeps it if it is the best so far, and lowers the learning rate on a plateau.
+fn choose<T: Task>(
+    folder: &Path,
+    trainer: &mut Trainer<T>,
+    eval: &T::Eval,
+    progress: &mut Progress,
+    control: &mut Control<'_>,
+) -> Result<Metrics, TaskError> {
+    let model = trainer.model();
+    let running = Running {
+        batch: 16,
+        threads: control.cores,
+        predictions: false,
+        progress: control.evaluating,
+    };
+    let report = model.task.evaluate(&model, eval, &running)?;
+    let (name, value) = report.figures.first().cloned().unwrap_or_default();
+    let gain = |before: f64| {
+        if lower_is_better(&name) {
+            before - value
+        } else {
+            value - before
+        }
+    };
+    let best = progress
+        .best
+        .as_ref()
+        .is_none_or(|best| gain(best.value) > 0.0);
+    if best {
+        model.save(
+            &folder.join("best.safetensors"),
+            Some((name.clone(), value)),
+        )?;
+        progress.without_gain = 0;
+        progress.best = Some(Best {
+            metric: name,
+            value,
+            step: trainer.step,
+        });
+    } else {
+        progress.without_gain += 1;
+    }
+    let optimiser = &trainer.plan.recipe.optimiser;
+    if optimiser.decline == Decline::Plateau && progress.without_gain > optimiser.patience {
+        trainer.plateaus *= optimiser.gamma;
+        progress.without_gain = 0;
+    }
+    progress.plateaus = trainer.plateaus;
+    progress.evaluated = trainer.step;
+    (control.report)(Event::Evaluated {
+        step: trainer.step,
+        report: &report,
+        best,
+    });
+    let figures = report.figures.into_iter();
+    Ok(figures
+        .map(|(name, value)| (format!("eval/{name}"), value))
+        .collect())
+}
+
+/// Whether a figure of that name is an error rate.
+pub fn lower_is_better(name: &str) -> bool {
+    name.starts_with("MR")
+}
+
+/// Makes the folder of a new run.
+fn begin<T: Task>(
+    folder: &Path,
+    plan: &Plan<T::Settings>,
+    examples: usize,
+    device: &Device,
+) -> Result<(), TaskError> {
+    let path = folder.join("run.toml");
+    if path.exists() {
+        return Err(TaskError::RunExists {
+            folder: folder.to_owned(),
+        });
+    }
+    fs_err::create_dir_all(folder)?;
+    let text = plan.to_toml(T::NAME, examples, &format!("{device:?}"));
+    Ok(atomic_write(&path, |file| file.write_all(text.as_bytes()))?)
+}
+
+/// The backbone to start from, on the autodiff side of the device, what its file will say, and the preprocessing.
+fn backbone<S>(
+    plan: &Plan<S>,
+    control: &mut Control<'_>,
+) -> Result<(Backbone, BackboneMeta, Preprocess), TaskError> {
+    let model = &plan.recipe.model;
+    let [height, width] = model.size;
+    let device = control.device.clone().inner();
+    let mut rng = rng_for(plan.recipe.seed, 0, "backbone");
+    let (backbone, mut meta) = if model.init.as_os_str().is_empty() {
+        let config = BackboneConfig {
+            drop_path: model.drop_path,
+            ..BackboneConfig::named(&model.backbone)?
+        };
+        let config = config.for_images(model.size);
+        let backbone = config.init(&mut rng, &device.autodiff());
+        (backbone, fresh_meta(config))
+    } else {
+        let options = import::Options {
+            size: Some(model.size),
+            ..import::Options::default()
+        };
+        let imported = import(&model.init, &options, &device)?;
+        (control.report)(Event::Loaded(&imported.report));
+        let mut meta = imported.meta;
+        meta.config.drop_path = model.drop_path;
+        meta.config = meta.config.for_images(model.size);
+        let fresh = meta.config.init(&mut rng, &device.autodiff());
+        let (backbone, report) = load_state_dict(fresh, &backbone_state(&imported.backbone));
+        if !report.is_complete() {
+            return Err(TaskError::Mismatch {
+                file: model.init.display().to_string(),
+                expected: "the tensors of its backbone".to_owned(),
+                found: report.to_string(),
+            });
+        }
+        (backbone, meta)
+    };
+    (meta.height, meta.width) = (height, width);
+    match model.norm {
+        Norm::Backbone => {}
+        Norm::Half => (meta.mean, meta.std) = ([0.5; 3], [0.5; 3]),
+        Norm::Imagenet => (meta.mean, meta.std) = (IMAGENET_MEAN, IMAGENET_STD),
+    }
+    let preprocess = Preprocess::of(&meta, &model.init)?;
+    Ok((backbone, meta, preprocess))
+}
+
+fn fresh_meta(config: BackboneConfig) -> BackboneMeta {
+    BackboneMeta {
+        stage: "init".to_owned(),
+        clasp: env!("CARGO_PKG_VERSION").to_owned(),
+        config,
+        height: 0,
+        width: 0,
+        mean: IMAGENET_MEAN,
+        std: IMAGENET_STD,
+        filter: filter_name(Filter::Bicubic).to_owned(),
+        method: "none".to_owned(),
+        heads: Vec::new(),
+        tasks: Vec::new(),
+        step: 0,
+        vocabulary: String::new(),
+        recipe: String::new(),
+        licences: vec!["program: MIT OR Apache-2.0".to_owned()],
+        origin: String::new(),
+    }
+}
+
+fn filter_name(filter: Filter) -> &'static str {
+    match filter {
+        Filter::Bicubic => "bicubic",
+        Filter::Bilinear => "bilinear",
+        _ => "nearest",
+    }
+}
+
+type Item<T> = Result<Example<<T as Task>::Target>, TaskError>;
+
+fn loader<T: Task>(trainer: &Trainer<T>, data: Arc<T::Data>, from: Position) -> Loader<Item<T>> {
+    let plan = &trainer.plan;
+    let (seed, batch, examples) = (
+        plan.recipe.seed,
+        plan.recipe.run.batch,
+        trainer.task.examples(&data),
+    );
+    let (task, preprocess) = (trainer.task.clone(), trainer.preprocess.clone());
+    let shown = Arc::clone(&data);
+    let own = task.order(&data, batch, seed, 0).is_some();
+    let load = move |index: usize, epoch: u64| {
+        // An image may come several times in an epoch of re-identification; it then looks alike.
+        let mut rng = rng_for(seed, epoch, &format!("example {index}"));
+        Some(task.example(&shown, index, &preprocess, &mut rng))
+    };
+    if !own {
+        return Loader::new(examples, batch, seed, plan.workers, from, load);
+    }
+    let task = trainer.task.clone();
+    let order = move |epoch| task.order(&data, batch, seed, epoch).unwrap_or_default();
+    Loader::ordered(examples, batch, plan.workers, from, order, load)
+}
+
+/// Writes the images of the batch whose loss is not finite.
+fn not_finite(folder: &Path, step: u64, term: String, value: f64, keys: &[&str]) -> TaskError {
+    let file = folder.join("nonfinite.txt");
+    let text: String = keys.iter().map(|key| format!("{key}\n")).collect();
+    match atomic_write(&file, |out| out.write_all(text.as_bytes())) {
+        Err(error) => error.into(),
+        Ok(()) => TaskError::NonFiniteLoss {
+            step,
+            term,
+            value,
+            keys: file,
+        },
+    }
+}

@@ -1,0 +1,379 @@
+//! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the whole batch.
+//!
+//! Features of all replicas become leaves of a second graph, that of the head and the loss; its gradients at these
+//! leaves then go back through the replicas (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
+//! Limited Setup", 2021, do the same to save memory). So the loss sees the whole batch, as triplets and batch
+//! normalisation must, however many replicas there are.
+
+use burn::module::Module;
+use burn::tensor::{Device, Tensor, TensorData};
+use clasp_data::rng_for;
+use clasp_model::backbone::{Backbone, Features, Sizes};
+use clasp_model::groups::{Optimiser, clip_global};
+use clasp_model::heads::{Statistics, Training, update_statistics};
+use clasp_model::mix::Mix;
+use clasp_model::optim::{self, Gradients, ema};
+use clasp_run::Metrics;
+use rayon::{ThreadPool, ThreadPoolBuilder};
+
+use super::model::stages;
+use super::recipe::{Plan, Tune};
+use super::schedule::{Groups, factor};
+use super::{Example, Model, Task, scalar};
+use crate::TaskError;
+use crate::features::Preprocess;
+use clasp_weights::backbone::BackboneMeta;
+
+/// A network in training.
+pub struct Trainer<T: Task> {
+    /// The resolved recipe.
+    pub plan: Plan<T::Settings>,
+    /// The task.
+    pub task: T,
+    /// On the autodiff side of the device.
+    pub backbone: Backbone,
+    /// On the autodiff side of the device.
+    pub head: T::Head,
+    /// The moving average, where there is one.
+    pub average: Option<(Backbone, T::Head)>,
+    /// The optimiser with its state.
+    pub optimiser: Optimiser,
+    /// Steps that are done.
+    pub step: u64,
+    /// What plateaus have multiplied the learning rate by.
+    pub plateaus: f64,
+    /// How an image becomes an input.
+    pub preprocess: Preprocess,
+    /// What the model's file will say of the backbone.
+    pub meta: BackboneMeta,
+    mix: Mix,
+    prompts: bool,
+    layers: Vec<usize>,
+    device: Device,
+    pools: Vec<ThreadPool>,
+}
+
+/// A loss that is infinite or not a number; the step has changed nothing.
+#[derive(Debug)]
+pub struct NonFinite {
+    /// Name of the term.
+    pub term: String,
+    /// Its value.
+    pub value: f64,
+}
+
+impl<T: Task> Trainer<T> {
+    /// A trainer at step 0: `backbone` and its file's words, a head with fresh weights.
+    ///
+    /// # Errors
+    /// The head does not go with the backbone, or a thread cannot be started.
+    pub fn new(
+        plan: Plan<T::Settings>,
+        task: T,
+        backbone: Backbone,
+        meta: BackboneMeta,
+        preprocess: Preprocess,
+        device: &Device,
+    ) -> Result<Self, TaskError> {
+        let device = device.clone().inner();
+        let (mix, prompts) = plan.recipe.mix::<T>()?;
+        let size = [preprocess.height, preprocess.width];
+        let shape = stages(&backbone, &mix, size, &device);
+        let mut rng = rng_for(plan.recipe.seed, 0, "head");
+        let head = task.head(&shape, &mut rng, &device.clone().autodiff())?;
+        let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
+        let layers = match backbone.sizes() {
+            Sizes::Swin(sizes) => sizes.depths,
+            Sizes::Vit(sizes) => vec![sizes.depth],
+        };
+        let pools = match plan.replicas {
+            1 => Vec::new(),
+            count => (0..count)
+                .map(|_| ThreadPoolBuilder::new().num_threads(1).build())
+                .collect::<Result<_, _>>()
+                .map_err(|error| TaskError::Io(std::io::Error::other(error)))?,
+        };
+        let optimiser = &plan.recipe.optimiser;
+        Ok(Self {
+            optimiser: Optimiser::new(optimiser.rule, optimiser.momentum, optimiser.beta2),
+            step: 0,
+            plateaus: 1.0,
+            plan,
+            task,
+            backbone,
+            head,
+            average,
+            preprocess,
+            meta,
+            mix,
+            prompts,
+            layers,
+            device,
+            pools,
+        })
+    }
+
+    /// The model as it is now, or its moving average.
+    pub fn model(&self) -> Model<T> {
+        let (backbone, head) = match &self.average {
+            Some((backbone, head)) => (backbone.clone(), head.clone()),
+            None => (self.backbone.valid(), self.head.valid()),
+        };
+        Model {
+            backbone,
+            head,
+            task: self.task.clone(),
+            mix: self.mix,
+            preprocess: self.preprocess.clone(),
+            device: self.device.clone(),
+            meta: BackboneMeta {
+                step: self.step,
+                ..self.meta.clone()
+            },
+        }
+    }
+
+    /// One step on a batch.
+    ///
+    /// # Errors
+    /// A loss is not finite; nothing has changed then.
+    ///
+    /// # Panics
+    /// When the replicas do not divide the batch.
+    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFinite> {
+        let replicas = self.plan.replicas;
+        assert!(
+            examples.len().is_multiple_of(replicas) && !examples.is_empty(),
+            "{} examples for {replicas} replicas",
+            examples.len()
+        );
+        let shares: Vec<&[Example<T::Target>]> =
+            examples.chunks(examples.len() / replicas).collect();
+        let trained = self.plan.recipe.model.tune != Tune::Head;
+        let drafts = self.on_replicas(shares, |replica, share| self.draft(share, replica, trained));
+
+        let leaves = join(&drafts);
+        let targets: Vec<T::Target> = examples.iter().map(|e| e.target.clone()).collect();
+        let mut statistics = Statistics::new();
+        let mut rng = rng_for(self.plan.recipe.seed, self.step, "dropout");
+        let mut training = Training {
+            statistics: &mut statistics,
+            rng: &mut rng,
+        };
+        let losses = self.task.loss(&self.head, &leaves, &targets, &mut training);
+        let total = scalar(&losses.total);
+        let named = losses.terms.iter().map(|(name, value)| (*name, *value));
+        let wrong = named
+            .chain([("total", total)])
+            .find(|(_, v)| !v.is_finite());
+        if let Some((term, value)) = wrong {
+            return Err(NonFinite {
+                term: term.to_owned(),
+                value,
+            });
+        }
+        let mut graph = losses.total.backward();
+        let mut gradients: Gradients = optim::gradients(&self.head, &mut graph)
+            .into_iter()
+            .map(|(name, gradient)| (format!("head.{name}"), gradient))
+            .collect();
+        if trained {
+            let at_leaves = Gradient {
+                pooled: leaves.pooled.grad(&graph),
+                pyramid: leaves.pyramid.iter().map(|map| map.grad(&graph)).collect(),
+            };
+            drop(graph);
+            let size = examples.len() / replicas;
+            let back = self.on_replicas(drafts, |replica, draft| {
+                draft.backward(&at_leaves.share(replica * size, size))
+            });
+            for share in back {
+                for (name, gradient) in share {
+                    let name = format!("backbone.{name}");
+                    let sum = match gradients.remove(&name) {
+                        Some(before) => before + gradient,
+                        None => gradient,
+                    };
+                    gradients.insert(name, sum);
+                }
+            }
+        }
+        let mut metrics: Metrics = { losses.terms.iter() }
+            .map(|(name, value)| (format!("loss/{name}"), *value))
+            .collect();
+        metrics.insert("loss/total".to_owned(), total);
+        metrics.insert("gradient/norm".to_owned(), optim::norm(&gradients));
+        let lr = self.learning_rate();
+        metrics.insert("schedule/lr".to_owned(), lr);
+        self.update(gradients, lr, statistics);
+        let features = Features {
+            pooled: leaves.pooled.inner(),
+            map: leaves.map.inner(),
+            pyramid: leaves.pyramid.into_iter().map(Tensor::inner).collect(),
+            routing: Vec::new(),
+        };
+        self.head = self.task.follow(self.head.clone(), &features, &targets);
+        self.average = self.average.take().map(|(backbone, head)| {
+            let momentum = self.plan.recipe.run.ema;
+            (
+                ema(backbone, &self.backbone, momentum),
+                ema(head, &self.head, momentum),
+            )
+        });
+        self.step += 1;
+        Ok(metrics)
+    }
+
+    /// The learning rate of the next step.
+    pub fn learning_rate(&self) -> f64 {
+        self.plan.recipe.optimiser.lr * factor(&self.plan, self.step) * self.plateaus
+    }
+
+    fn update(&mut self, gradients: Gradients, lr: f64, statistics: Statistics) {
+        let recipe = &self.plan.recipe;
+        let groups = Groups {
+            optimiser: &recipe.optimiser,
+            model: &recipe.model,
+            prompts: self.prompts,
+            layers: &self.layers,
+            lr,
+        };
+        let rates = |name: &str, shape: &[usize]| groups.rates(name, shape);
+        let mut gradients = match recipe.optimiser.clip {
+            0.0 => gradients,
+            limit => clip_global(gradients, limit),
+        };
+        let optimiser = &mut self.optimiser;
+        self.backbone = optimiser.step("backbone.", self.backbone.clone(), &mut gradients, &rates);
+        let head = optimiser.step("head.", self.head.clone(), &mut gradients, &rates);
+        self.head = update_statistics(head, statistics);
+    }
+
+    /// The forward pass over a share, with a graph if it is `trained`.
+    fn draft(&self, share: &[Example<T::Target>], replica: usize, trained: bool) -> Draft {
+        let (height, width) = (self.preprocess.height, self.preprocess.width);
+        let mut pixels = Vec::with_capacity(share.len() * 3 * height * width);
+        share
+            .iter()
+            .for_each(|example| pixels.extend_from_slice(&example.pixels));
+        let data = TensorData::new(pixels, [share.len(), 3, height, width]);
+        let images = Tensor::<4>::from_data(data, &self.device);
+        let mix = self.mix.tensor(share.len(), &self.device);
+        if !trained {
+            let backbone = self.backbone.valid();
+            let features = backbone.forward(images, mix, None);
+            return Draft { backbone, features };
+        }
+        // Leaves of its own, so that replicas do not build one graph.
+        let backbone = self.backbone.clone().fork(&self.device.clone().autodiff());
+        let purpose = format!("drop path {replica}");
+        let mut rng = rng_for(self.plan.recipe.seed, self.step, &purpose);
+        let (images, mix) = (Tensor::from_inner(images), Tensor::from_inner(mix));
+        let features = backbone.forward(images, mix, Some(&mut rng));
+        Draft { backbone, features }
+    }
+
+    /// Runs `work` on every share, each on its replica's thread; results are in order.
+    fn on_replicas<S: Send, R: Send>(
+        &self,
+        shares: Vec<S>,
+        work: impl Fn(usize, S) -> R + Sync,
+    ) -> Vec<R> {
+        if self.pools.is_empty() {
+            let shares = shares.into_iter().enumerate();
+            return shares
+                .map(|(replica, share)| work(replica, share))
+                .collect();
+        }
+        let work = &work;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = { self.pools.iter().zip(shares).enumerate() }
+                .map(|(replica, (pool, share))| {
+                    scope.spawn(move || pool.install(|| work(replica, share)))
+                })
+                .collect();
+            { threads.into_iter() }
+                .map(|thread| {
+                    let result = thread.join();
+                    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        })
+    }
+}
+
+/// A replica's share of a batch after the forward pass.
+struct Draft {
+    backbone: Backbone,
+    features: Features,
+}
+
+/// Gradients of the loss at features.
+struct Gradient {
+    pooled: Option<Tensor<2>>,
+    pyramid: Vec<Option<Tensor<4>>>,
+}
+
+impl Gradient {
+    /// Those of some images.
+    fn share(&self, start: usize, count: usize) -> Self {
+        Self {
+            pooled: (self.pooled.clone()).map(|gradient| gradient.narrow(0, start, count)),
+            pyramid: { self.pyramid.iter() }
+                .map(|map| map.clone().map(|gradient| gradient.narrow(0, start, count)))
+                .collect(),
+        }
+    }
+}
+
+impl Draft {
+    /// Gradients of the backbone, given those at its features: the gradient of Σ feature · gradient.
+    fn backward(self, at: &Gradient) -> Gradients {
+        let mut sum: Option<Tensor<1>> = None;
+        let mut add = |term: Tensor<1>| {
+            sum = Some(match sum.take() {
+                Some(sum) => sum + term,
+                None => term,
+            });
+        };
+        if let Some(gradient) = &at.pooled {
+            add((self.features.pooled * Tensor::from_inner(gradient.clone())).sum());
+        }
+        for (map, gradient) in self.features.pyramid.into_iter().zip(&at.pyramid) {
+            if let Some(gradient) = gradient {
+                add((map * Tensor::from_inner(gradient.clone())).sum());
+            }
+        }
+        match sum {
+            Some(sum) => optim::gradients(&self.backbone, &mut sum.backward()),
+            None => Gradients::new(),
+        }
+    }
+}
+
+/// The features of all shares as leaves.
+fn join(drafts: &[Draft]) -> Features {
+    fn leaf<const D: usize>(parts: Vec<Tensor<D>>) -> Tensor<D> {
+        let parts = parts.into_iter().map(Tensor::without_autodiff).collect();
+        Tensor::from_inner(Tensor::cat(parts, 0)).require_grad()
+    }
+    let stages = drafts
+        .first()
+        .map_or(0, |draft| draft.features.pyramid.len());
+    let pyramid: Vec<Tensor<4>> = (0..stages)
+        .map(|stage| {
+            let maps = drafts
+                .iter()
+                .map(|draft| draft.features.pyramid[stage].clone());
+            leaf(maps.collect())
+        })
+        .collect();
+    let pooled = drafts.iter().map(|draft| draft.features.pooled.clone());
+    Features {
+        // The map is the last of the pyramid, and so its gradient is found there.
+        map: pyramid[stages - 1].clone(),
+        pooled: leaf(pooled.collect()),
+        pyramid,
+        routing: Vec::new(),
+    }
+}

@@ -1,0 +1,350 @@
+//! Attribute recognition: a linear layer on pooled features under weighted binary cross-entropy, as in "Rethinking of
+//! Pedestrian Attribute Recognition" (Jia et al. 2021) and SOLIDER.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use clasp_data::Rng as DataRng;
+use clasp_data::augment::shift;
+use clasp_data::image::{Rgb, flip, resize};
+use clasp_data::layouts::LayoutError;
+use clasp_data::layouts::attributes::{Attributed, Attributes};
+use clasp_metrics::attributes as metrics;
+use clasp_model::backbone::Features;
+use clasp_model::heads::{LinearHead, Training};
+use clasp_model::layers::Rng;
+use clasp_model::losses::weighted_bce;
+use clasp_model::mix::{ATTRIBUTE, Mix};
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::picture;
+use crate::TaskError;
+use crate::features::{Preprocess, read_image};
+use crate::finetune::model::{check_finite, values};
+use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+
+/// Section `[task]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Splits to train on; the published protocol takes `train` and `val`.
+    pub train: Vec<String>,
+    /// Weigh rare answers more.
+    pub weighted: bool,
+    /// Probability of mirroring.
+    pub flip: f64,
+    /// Most pixels that an image is shifted by.
+    pub padding: usize,
+    /// A probability above this predicts the attribute.
+    pub threshold: f32,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            train: vec!["train".to_owned()],
+            weighted: true,
+            flip: 0.5,
+            padding: 10,
+            threshold: 0.5,
+        }
+    }
+}
+
+/// Attribute recognition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct AttributeTask {
+    /// The settings.
+    pub settings: Settings,
+    /// Names of the attributes.
+    pub names: Vec<String>,
+    /// Share of positives among the training images.
+    pub ratios: Vec<f64>,
+}
+
+/// Images with answers, and the name of their split.
+#[derive(Debug)]
+pub struct Labelled {
+    images: Vec<(PathBuf, Vec<bool>)>,
+    split: String,
+}
+
+impl AttributeTask {
+    fn probabilities(
+        model: &Model<Self>,
+        images: &[Rgb],
+        first: usize,
+    ) -> Result<Vec<f32>, TaskError> {
+        let preprocess = &model.preprocess;
+        let pixels = images
+            .iter()
+            .flat_map(|image| preprocess.apply(image))
+            .collect();
+        let size = [images.len(), preprocess.height, preprocess.width];
+        let features = model.features(pixels, size);
+        let logits = values(model.head.forward(features.pooled))?;
+        check_finite(&logits, model.task.names.len(), first)?;
+        Ok(logits
+            .into_iter()
+            .map(|x| 1.0 / (1.0 + (-x).exp()))
+            .collect())
+    }
+
+    fn protocol(&self, preprocess: &Preprocess, split: &str) -> String {
+        format!(
+            "Attribute recognition, fine-tuned: the whole image resized to {preprocess}; pooled feature, linear layer; trained on split {}; \
+             evaluated on split `{split}`; a probability above {} predicts. mA is the mean over attributes of the mean of true positive and \
+             true negative rate; accuracy, precision and recall are means over images, F1 that of these means, as in RAP.",
+            self.settings.train.join(" + "),
+            self.settings.threshold,
+        )
+    }
+}
+
+fn owned(images: &[&Attributed]) -> Vec<(PathBuf, Vec<bool>)> {
+    let pair = |image: &&Attributed| (image.path.clone(), image.values.clone());
+    images.iter().map(pair).collect()
+}
+
+impl Task for AttributeTask {
+    const NAME: &'static str = "attributes";
+    type Settings = Settings;
+    type Data = Labelled;
+    type Eval = Labelled;
+    type Head = LinearHead;
+    type Target = Vec<bool>;
+
+    fn default_mix() -> Mix {
+        Mix::mostly(ATTRIBUTE, 0.8)
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn with_settings(&self, settings: Settings) -> Self {
+        Self {
+            settings,
+            ..self.clone()
+        }
+    }
+
+    fn open(
+        settings: &Settings,
+        folder: &Path,
+        _: Option<&Split>,
+    ) -> Result<(Self, Labelled), TaskError> {
+        let data = Attributes::open(folder)?;
+        let mut images = Vec::new();
+        for split in &settings.train {
+            images.extend(owned(&data.split(split)?));
+        }
+        let count = images.len().max(1) as f64;
+        let positives = |j: usize| images.iter().filter(|(_, values)| values[j]).count();
+        let ratios: Vec<f64> = (0..data.names.len())
+            .map(|j| positives(j) as f64 / count)
+            .collect();
+        if ratios.iter().all(|ratio| *ratio == 0.0 || *ratio == 1.0) {
+            return Err(TaskError::Mismatch {
+                file: data.file.display().to_string(),
+                expected: format!(
+                    "an attribute that split {} has both with and without",
+                    settings.train.join(" + ")
+                ),
+                found: format!("{} attributes that never change", ratios.len()),
+            });
+        }
+        let task = Self {
+            settings: settings.clone(),
+            names: data.names.clone(),
+            ratios,
+        };
+        let split = settings.train.join(" + ");
+        Ok((task, Labelled { images, split }))
+    }
+
+    fn open_eval(&self, folder: &Path, split: &Split) -> Result<Labelled, TaskError> {
+        let data = Attributes::open(folder)?;
+        if data.names != self.names {
+            return Err(TaskError::Mismatch {
+                file: data.file.display().to_string(),
+                expected: format!("the attributes of the model: {}", self.names.join(", ")),
+                found: data.names.join(", "),
+            });
+        }
+        let name = split
+            .among(&data.splits())
+            .ok_or_else(|| LayoutError::NoSplit {
+                file: data.file.display().to_string(),
+                wanted: split.name().to_owned(),
+                splits: data.splits(),
+            })?;
+        Ok(Labelled {
+            images: owned(&data.split(&name)?),
+            split: name,
+        })
+    }
+
+    fn examples(&self, data: &Labelled) -> usize {
+        data.images.len()
+    }
+
+    fn example(
+        &self,
+        data: &Labelled,
+        index: usize,
+        preprocess: &Preprocess,
+        rng: &mut DataRng,
+    ) -> Result<Example<Vec<bool>>, TaskError> {
+        let (path, target) = &data.images[index];
+        let image = read_image(path)?;
+        let image = resize(
+            &image,
+            preprocess.height,
+            preprocess.width,
+            preprocess.filter,
+        );
+        let image = shift(&image, self.settings.padding, rng);
+        let image = if rng.random_bool(self.settings.flip) {
+            flip(&image)
+        } else {
+            image
+        };
+        Ok(Example {
+            pixels: preprocess.normalise(&image),
+            target: target.clone(),
+            key: path.display().to_string(),
+        })
+    }
+
+    fn head(
+        &self,
+        stages: &Stages,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<LinearHead, TaskError> {
+        Ok(LinearHead::init(
+            stages.pooled,
+            self.names.len(),
+            rng,
+            device,
+        ))
+    }
+
+    fn loss(
+        &self,
+        head: &LinearHead,
+        features: &Features,
+        targets: &[Vec<bool>],
+        _: &mut Training<'_>,
+    ) -> Losses {
+        let logits = head.forward(features.pooled.clone());
+        let targets: Vec<bool> = targets.iter().flatten().copied().collect();
+        let ratios = self.settings.weighted.then_some(self.ratios.as_slice());
+        Losses::sum([("bce", weighted_bce(logits, &targets, ratios), 1.0)])
+    }
+
+    fn evaluate(
+        &self,
+        model: &Model<Self>,
+        eval: &Labelled,
+        running: &Running<'_>,
+    ) -> Result<Report, TaskError> {
+        let (count, attributes) = (eval.images.len(), self.names.len());
+        let rows = model.batches("evaluation images", count, running, |model, items| {
+            let images = { eval.images[items.clone()].iter() }
+                .map(|(path, _)| read_image(path))
+                .collect::<Result<Vec<_>, _>>()?;
+            let probabilities = Self::probabilities(model, &images, items.start)?;
+            Ok(probabilities
+                .chunks_exact(attributes)
+                .map(<[f32]>::to_vec)
+                .collect())
+        })?;
+        let probabilities: Vec<f32> = rows.into_iter().flatten().collect();
+        let truth: Vec<bool> = { eval.images.iter() }
+            .flat_map(|(_, values)| values.iter().copied())
+            .collect();
+        let threshold = self.settings.threshold;
+        let found = metrics::evaluate(&truth, &probabilities, attributes, threshold)?;
+        let mut table = format!(
+            "{:<28} {:>9} {:>7} {:>7} {:>7} {:>7}\n",
+            "attribute", "positives", "TPR", "TNR", "mean", "AP"
+        );
+        let percent =
+            |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
+        for (name, score) in self.names.iter().zip(&found.per_attribute) {
+            let _ = writeln!(
+                table,
+                "{name:<28} {:>9} {:>7} {:>7} {:>7.2} {:>7}",
+                score.positives,
+                percent(score.true_positive_rate),
+                percent(score.true_negative_rate),
+                100.0 * score.balanced_accuracy,
+                percent(score.average_precision),
+            );
+        }
+        if !found.degenerate.is_empty() {
+            let names: Vec<&str> = { found.degenerate.iter() }
+                .map(|&j| self.names[j].as_str())
+                .collect();
+            let _ = writeln!(
+                table,
+                "always or never there in this split: {}",
+                names.join(", ")
+            );
+        }
+        let mut predictions = format!("image,{}\n", self.names.join(","));
+        for ((path, _), row) in eval
+            .images
+            .iter()
+            .zip(probabilities.chunks_exact(attributes))
+        {
+            let cells: Vec<String> = row.iter().map(|p| format!("{p:.6}")).collect();
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let _ = writeln!(predictions, "{name},{}", cells.join(","));
+        }
+        let mut figures = vec![("mA".to_owned(), found.ma)];
+        figures.extend(found.map.map(|map| ("mAP".to_owned(), map)));
+        for (name, value) in [
+            ("accuracy", found.accuracy),
+            ("precision", found.precision),
+            ("recall", found.recall),
+            ("F1", found.f1),
+        ] {
+            figures.push((name.to_owned(), value));
+        }
+        Ok(Report {
+            task: Self::NAME,
+            protocol: self.protocol(&model.preprocess, &eval.split),
+            figures,
+            details: json!({"names": self.names, "metrics": found}),
+            table,
+            predictions: predictions.into_bytes(),
+        })
+    }
+
+    fn predict(&self, model: &Model<Self>, image: &Rgb) -> Result<Value, TaskError> {
+        let probabilities = Self::probabilities(model, std::slice::from_ref(image), 0)?;
+        let pairs = self.names.iter().zip(probabilities);
+        let map: serde_json::Map<String, Value> =
+            pairs.map(|(name, p)| (name.clone(), json!(p))).collect();
+        Ok(json!({ "attributes": map }))
+    }
+
+    fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
+        let probability = |name: &str| prediction["attributes"][name].as_f64().unwrap_or(0.0);
+        let mut lines: Vec<(f64, &String)> = { self.names.iter() }
+            .map(|name| (probability(name), name))
+            .filter(|(p, _)| *p > f64::from(self.settings.threshold))
+            .collect();
+        lines.sort_by(|a, b| b.0.total_cmp(&a.0));
+        let lines: Vec<String> = { lines.into_iter() }
+            .map(|(p, name)| format!("{:3.0}% {name}", 100.0 * p))
+            .collect();
+        picture::beside(image, &lines)
+    }
+}

@@ -1,0 +1,327 @@
+//! Pedestrian detection with the CSP head (Liu et al., CVPR 2019), as SOLIDER fine-tunes it on CityPersons.
+
+use std::path::Path;
+
+use burn::tensor::Device;
+use clasp_data::Rng as DataRng;
+use clasp_data::image::Rgb;
+use clasp_data::layouts::LayoutError;
+use clasp_data::layouts::detection::Boxes;
+use clasp_metrics::detection::{
+    CITYPERSONS, FoundBox, OTHER_SUBSETS, Pedestrian, TrueBox, box_ap, miss_rate,
+};
+use clasp_model::backbone::Features;
+use clasp_model::heads::{DetectionHead, Training};
+use clasp_model::layers::Rng;
+use clasp_model::losses::detection_losses;
+use clasp_model::mix::{Mix, PART};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::picture;
+use super::scenes::{self, Answers, Found, Someone, Views};
+use crate::TaskError;
+use crate::features::{Preprocess, read_image};
+use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+
+/// A box drawn or told by `clasp predict` has at least this score.
+pub const SHOWN: f64 = 0.3;
+
+/// Section `[task]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Split to train on.
+    pub train: String,
+    /// Channels of the head, a multiple of 32.
+    pub width: usize,
+    /// Weight of the loss of middles.
+    pub centre_weight: f64,
+    /// Weight of the loss of sizes.
+    pub size_weight: f64,
+    /// Weight of the loss of offsets.
+    pub offset_weight: f64,
+    /// How scenes are seen, and what is told of them.
+    pub views: Views,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            train: "train".to_owned(),
+            width: 256,
+            centre_weight: 0.01,
+            size_weight: 1.0,
+            offset_weight: 0.1,
+            views: Views::default(),
+        }
+    }
+}
+
+/// Pedestrian detection.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DetectionTask {
+    /// The settings.
+    pub settings: Settings,
+}
+
+/// Scenes, and who is in each.
+#[derive(Debug)]
+pub struct Scenes {
+    boxes: Boxes,
+    people: Vec<Vec<Someone>>,
+}
+
+impl Scenes {
+    fn new(boxes: Boxes) -> Self {
+        let mut people = vec![Vec::new(); boxes.images.len()];
+        for marked in &boxes.people {
+            people[marked.image].push(Someone {
+                bbox: marked.bbox,
+                ignored: marked.ignored || marked.crowd,
+                person: None,
+            });
+        }
+        Self { boxes, people }
+    }
+}
+
+impl DetectionTask {
+    fn find(
+        &self,
+        model: &Model<Self>,
+        image: &Rgb,
+        index: usize,
+    ) -> Result<Vec<Found>, TaskError> {
+        let head = |maps: &[_]| model.head.forward(maps);
+        let views = &self.settings.views;
+        Ok(Answers::new(model, head, image, views, index)?.boxes(views))
+    }
+}
+
+/// The JSON form of boxes.
+pub fn told(found: &[Found]) -> Vec<Value> {
+    { found.iter() }
+        .map(|one| json!({"bbox": one.bbox, "score": one.score}))
+        .collect()
+}
+
+/// Boxes of a prediction over its scene.
+pub fn drawn(image: &Rgb, prediction: &Value) -> Rgb {
+    let mut drawn = image.clone();
+    let boxes = prediction["boxes"]
+        .as_array()
+        .map_or(&[][..], Vec::as_slice);
+    for (index, one) in boxes.iter().enumerate() {
+        let number = |at: usize| one["bbox"][at].as_f64().unwrap_or(0.0);
+        let word = format!("{:.2}", one["score"].as_f64().unwrap_or(0.0));
+        let bbox = [number(0), number(1), number(2), number(3)];
+        picture::boxed(&mut drawn, bbox, &word, picture::colour(index));
+    }
+    drawn
+}
+
+impl Task for DetectionTask {
+    const NAME: &'static str = "detection";
+    type Settings = Settings;
+    type Data = Scenes;
+    type Eval = Scenes;
+    type Head = DetectionHead;
+    /// People of a view, and its height and width.
+    type Target = (Vec<Someone>, [usize; 2]);
+
+    fn default_mix() -> Mix {
+        Mix::single(PART)
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn with_settings(&self, settings: Settings) -> Self {
+        Self { settings }
+    }
+
+    fn open(
+        settings: &Settings,
+        folder: &Path,
+        _: Option<&Split>,
+    ) -> Result<(Self, Scenes), TaskError> {
+        let scenes = Scenes::new(Boxes::open(folder, &settings.train)?);
+        if scenes.people.iter().flatten().all(|one| one.ignored) {
+            return Err(TaskError::TooFew {
+                what: scenes.boxes.file.display().to_string(),
+                expected: "people to be found",
+                found: 0,
+            });
+        }
+        let task = Self {
+            settings: settings.clone(),
+        };
+        Ok((task, scenes))
+    }
+
+    fn open_eval(&self, folder: &Path, split: &Split) -> Result<Scenes, TaskError> {
+        let boxes = match split {
+            Split::Test => match Boxes::open(folder, "test") {
+                Err(LayoutError::NotFound { .. }) => Boxes::open(folder, "val")?,
+                other => other?,
+            },
+            other => Boxes::open(folder, other.name())?,
+        };
+        Ok(Scenes::new(boxes))
+    }
+
+    fn examples(&self, data: &Scenes) -> usize {
+        data.people.len()
+    }
+
+    fn example(
+        &self,
+        data: &Scenes,
+        index: usize,
+        preprocess: &Preprocess,
+        rng: &mut DataRng,
+    ) -> Result<Example<Self::Target>, TaskError> {
+        let path = &data.boxes.images[index].path;
+        let image = read_image(path)?;
+        let views = &self.settings.views;
+        let (view, people) = scenes::view(&image, &data.people[index], views, preprocess, rng);
+        Ok(Example {
+            pixels: preprocess.normalise(&view),
+            target: (people, [preprocess.height, preprocess.width]),
+            key: path.display().to_string(),
+        })
+    }
+
+    fn head(
+        &self,
+        stages: &Stages,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<DetectionHead, TaskError> {
+        scenes::head(stages, self.settings.width, None, rng, device)
+    }
+
+    fn loss(
+        &self,
+        head: &DetectionHead,
+        features: &Features,
+        targets: &[Self::Target],
+        _: &mut Training<'_>,
+    ) -> Losses {
+        let [height, width] = targets.first().map_or([0, 0], |(_, size)| *size);
+        let people: Vec<&[Someone]> = targets
+            .iter()
+            .map(|(people, _)| people.as_slice())
+            .collect();
+        let output = head.forward(scenes::maps(&features.pyramid));
+        let losses = detection_losses(&output, &scenes::targets(&people, height, width));
+        let settings = &self.settings;
+        Losses::sum([
+            ("centre", losses.centre, settings.centre_weight),
+            ("size", losses.size, settings.size_weight),
+            ("offset", losses.offset, settings.offset_weight),
+        ])
+    }
+
+    fn evaluate(
+        &self,
+        model: &Model<Self>,
+        eval: &Scenes,
+        running: &Running<'_>,
+    ) -> Result<Report, TaskError> {
+        let images = &eval.boxes.images;
+        let one = Running {
+            batch: 1,
+            ..*running
+        };
+        let found = model.batches("scenes", images.len(), &one, |model, items| {
+            items
+                .map(|index| self.find(model, &read_image(&images[index].path)?, index))
+                .collect()
+        })?;
+        let ids: Vec<u64> = images.iter().map(|image| image.id).collect();
+        let found: Vec<FoundBox> = { ids.iter().zip(found) }
+            .flat_map(|(&image, boxes)| {
+                boxes.into_iter().map(move |one| FoundBox {
+                    image,
+                    bbox: one.bbox,
+                    score: one.score,
+                })
+            })
+            .collect();
+        let people = &eval.boxes.people;
+        let pedestrians: Vec<Pedestrian> = { people.iter() }
+            .map(|one| Pedestrian {
+                image: ids[one.image],
+                bbox: one.bbox,
+                height: one.height,
+                visibility: one.visibility,
+                ignored: one.ignored || one.crowd,
+            })
+            .collect();
+        let mut figures = Vec::new();
+        let mut table = String::new();
+        let mut rates = Vec::new();
+        for subset in CITYPERSONS.iter().chain(&OTHER_SUBSETS) {
+            let rate = miss_rate(&ids, &pedestrians, &found, subset)?;
+            if let Some(value) = rate.value {
+                table.push_str(&format!(
+                    "MR^-2 {:6.2}  {subset}, {} pedestrians\n",
+                    100.0 * value,
+                    rate.pedestrians
+                ));
+                if CITYPERSONS.contains(subset) {
+                    figures.push((format!("MR {}", subset.name), value));
+                }
+            }
+            rates.push(rate);
+        }
+        let truth: Vec<TrueBox> = { people.iter() }
+            .filter(|one| !one.ignored)
+            .map(|one| TrueBox {
+                image: ids[one.image],
+                bbox: one.bbox,
+                area: one.area,
+                crowd: one.crowd,
+            })
+            .collect();
+        let ap = box_ap(&truth, &found)?;
+        figures.extend(ap.ap50.map(|value| ("AP.5".to_owned(), value)));
+        let results: Vec<Value> = { found.iter() }
+            .map(|one| {
+                json!({"image_id": one.image, "category_id": 1, "bbox": one.bbox, "score": one.score})
+            })
+            .collect();
+        let views = &self.settings.views;
+        let protocol = format!(
+            "Pedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, suppressed above IoU {}, \
+             at most {} a scene. MR is the log-average miss rate over 0.01 to 1 false positives an image, lower is better: IoU 0.5, \
+             pedestrians outside a subset's bounds (table) ignored, found boxes within 1.25 times its heights. AP.5 is COCO's.",
+            eval.boxes.file.file_name().unwrap_or_default().display(),
+            views.test_scale,
+            views.score,
+            views.nms,
+            views.most,
+        );
+        Ok(Report {
+            task: Self::NAME,
+            protocol,
+            figures,
+            details: json!({"miss_rates": rates, "ap": ap}),
+            table,
+            predictions: Value::from(results).to_string().into_bytes(),
+        })
+    }
+
+    fn predict(&self, model: &Model<Self>, image: &Rgb) -> Result<Value, TaskError> {
+        let mut found = self.find(model, image, 0)?;
+        found.retain(|one| one.score >= SHOWN);
+        Ok(json!({"boxes": told(&found)}))
+    }
+
+    fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
+        drawn(image, prediction)
+    }
+}

@@ -1,0 +1,511 @@
+//! What pedestrian detection and person search share: views of scenes, targets of the CSP head (Liu et al., CVPR 2019), and
+//! boxes from its answers.
+
+use burn::tensor::{Device, Tensor};
+use clasp_data::Rng as DataRng;
+use clasp_data::image::{Filter, Rgb, crop, flip, resize};
+use clasp_metrics::detection::nms;
+use clasp_model::heads::{DetectionHead, DetectionHeadConfig, DetectionOutput};
+use clasp_model::layers::Rng;
+use clasp_model::losses::DetectionTargets;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+use super::picture::paste;
+use crate::TaskError;
+use crate::features::Preprocess;
+use crate::finetune::model::{check_finite, values};
+use crate::finetune::recipe::setting;
+use crate::finetune::{Model, Stages, Task};
+
+/// Pixels of the input per position of the head's grid.
+pub const STRIDE: usize = 4;
+/// Scenes are padded to multiples of this, so that every stage divides them.
+const MULTIPLE: usize = 32;
+/// Maps that the head takes in, from the coarsest.
+const MAPS: usize = 3;
+/// Best positions that are looked at before suppression.
+const CANDIDATES: usize = 1000;
+/// A person of whom less of the box lies in a view is neither to be found nor an error.
+const LEAST_INSIDE: f64 = 0.4;
+/// A person lower than this in a view, in pixels, likewise.
+const LOWEST: f64 = 10.0;
+
+/// How scenes are seen: part of `[task]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Views {
+    /// Least and largest scale of a scene in training; a view of the input's size is cut out of it.
+    pub scale: [f64; 2],
+    /// Least and largest brightness in training.
+    pub brightness: [f64; 2],
+    /// Probability of mirroring.
+    pub flip: f64,
+    /// Scale of the test.
+    pub test_scale: f64,
+    /// Boxes below this score are not told.
+    pub score: f64,
+    /// Overlap (IoU) with a better box above which a box is dropped.
+    pub nms: f64,
+    /// Most boxes of a scene.
+    pub most: usize,
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Self {
+            scale: [0.4, 1.5],
+            brightness: [0.5, 2.0],
+            flip: 0.5,
+            test_scale: 1.0,
+            score: 0.01,
+            nms: 0.5,
+            most: 100,
+        }
+    }
+}
+
+/// Somebody in a scene or a view.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Someone {
+    /// x, y, width, height in pixels.
+    pub bbox: [f64; 4],
+    /// Neither to be found nor an error.
+    pub ignored: bool,
+    /// Who it is, as a class; none for somebody unknown.
+    pub person: Option<usize>,
+}
+
+/// A box that was found.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Found {
+    /// x, y, width, height in pixels of the scene.
+    pub bbox: [f64; 4],
+    /// Confidence, 0 to 1.
+    pub score: f64,
+    /// What stands for the person, of length 1; empty without embeddings.
+    pub embedding: Vec<f32>,
+}
+
+/// A training view: the scene scaled, mirrored, brightened, and a piece of the input's size, about somebody if there is
+/// anybody; the mean colour beyond the scene.
+pub fn view(
+    image: &Rgb,
+    people: &[Someone],
+    views: &Views,
+    preprocess: &Preprocess,
+    rng: &mut DataRng,
+) -> (Rgb, Vec<Someone>) {
+    let scale = rng.random_range(views.scale[0]..=views.scale[1]);
+    let side = |length: usize| ((length as f64 * scale).round() as usize).max(1);
+    let mut scene = resize(
+        image,
+        side(image.height),
+        side(image.width),
+        Filter::Bilinear,
+    );
+    let mirrored = rng.random_bool(views.flip);
+    if mirrored {
+        scene = flip(&scene);
+    }
+    let [low, high] = views.brightness;
+    let brightness = rng.random_range(low..=high);
+    for value in &mut scene.pixels {
+        *value = (f64::from(*value) * brightness).min(255.0) as u8;
+    }
+    let placed = |one: &Someone| {
+        let [x, y, w, h] = one.bbox.map(|v| v * scale);
+        let x = if mirrored {
+            scene.width as f64 - x - w
+        } else {
+            x
+        };
+        [x, y, w, h]
+    };
+    let boxes: Vec<[f64; 4]> = people.iter().map(placed).collect();
+    let (height, width) = (preprocess.height, preprocess.width);
+    let wanted: Vec<usize> = (0..people.len()).filter(|i| !people[*i].ignored).collect();
+    let start = |length: usize, size: usize, middle: Option<f64>, rng: &mut DataRng| -> i64 {
+        if length <= size {
+            // Smaller than the view: anywhere in it.
+            return -(rng.random_range(0..=size - length) as i64);
+        }
+        let most = (length - size) as i64;
+        match middle {
+            // The middle of somebody lies anywhere in the view.
+            Some(middle) => (middle as i64 - rng.random_range(0..size) as i64).clamp(0, most),
+            None => rng.random_range(0..=most),
+        }
+    };
+    let about = (!wanted.is_empty()).then(|| boxes[wanted[rng.random_range(0..wanted.len())]]);
+    let top = start(scene.height, height, about.map(|b| b[1] + b[3] / 2.0), rng);
+    let left = start(scene.width, width, about.map(|b| b[0] + b[2] / 2.0), rng);
+    let mut seen = Rgb::filled(width, height, preprocess.mean_colour());
+    let (x, y) = (left.max(0) as usize, top.max(0) as usize);
+    let piece = [
+        x,
+        y,
+        width.min(scene.width - x),
+        height.min(scene.height - y),
+    ];
+    paste(
+        &mut seen,
+        &crop(&scene, piece),
+        (-left).max(0) as usize,
+        (-top).max(0) as usize,
+    );
+    let mut shown = Vec::new();
+    for (one, [x, y, w, h]) in people.iter().zip(boxes) {
+        let (x, y) = (x - left as f64, y - top as f64);
+        let inside = |start: f64, length: f64, size: usize| {
+            ((start + length).min(size as f64) - start.max(0.0)).max(0.0)
+        };
+        let share = inside(x, w, width) * inside(y, h, height) / (w * h).max(1e-9);
+        if share > 0.0 {
+            shown.push(Someone {
+                bbox: [x, y, w, h],
+                ignored: one.ignored || share < LEAST_INSIDE || h < LOWEST,
+                person: one.person,
+            });
+        }
+    }
+    (seen, shown)
+}
+
+/// A head for a backbone.
+///
+/// # Errors
+/// The strides of the maps are no multiples of 4 by powers of two, or the width does not go with 32 groups.
+pub fn head(
+    stages: &Stages,
+    width: usize,
+    embedding: Option<usize>,
+    rng: &mut Rng,
+    device: &Device,
+) -> Result<DetectionHead, TaskError> {
+    if width == 0 || (width > 32 && !width.is_multiple_of(32)) {
+        return Err(setting("task.width", "a multiple of 32", width));
+    }
+    let from = stages.channels.len().saturating_sub(MAPS);
+    let strides: Vec<usize> = stages.strides[from..].iter().map(|s| s / STRIDE).collect();
+    let fits = |stride: &usize| stride.is_multiple_of(STRIDE) && *stride <= MULTIPLE;
+    if let Some(wrong) = stages.strides[from..].iter().find(|stride| !fits(stride)) {
+        let expected = "a backbone whose maps have 4, 8, 16 or 32 pixels a position";
+        return Err(setting("model.backbone", expected, wrong));
+    }
+    let config = DetectionHeadConfig {
+        channels: stages.channels[from..].to_vec(),
+        strides,
+        width,
+        embedding,
+    };
+    Ok(config.init(rng, device))
+}
+
+/// The maps that the head takes in.
+pub fn maps(pyramid: &[Tensor<4>]) -> &[Tensor<4>] {
+    &pyramid[pyramid.len().saturating_sub(MAPS)..]
+}
+
+/// Checks the size of training views.
+///
+/// # Errors
+/// It is no multiple of 32.
+pub fn check_size(height: usize, width: usize) -> Result<(), TaskError> {
+    if height.is_multiple_of(MULTIPLE) && width.is_multiple_of(MULTIPLE) {
+        return Ok(());
+    }
+    let expected = format!("multiples of {MULTIPLE} (height and width of a view)");
+    Err(setting(
+        "model.size",
+        &expected,
+        format!("{height} x {width}"),
+    ))
+}
+
+/// The position of a box's middle on a grid; none outside.
+pub fn middle_of([x, y, w, h]: [f64; 4], rows: usize, columns: usize) -> Option<[usize; 2]> {
+    let (cx, cy) = ((x + w / 2.0) / STRIDE as f64, (y + h / 2.0) / STRIDE as f64);
+    let inside = cx >= 0.0 && cy >= 0.0 && cx < columns as f64 && cy < rows as f64;
+    inside.then_some([cy as usize, cx as usize])
+}
+
+/// Targets of a batch of views of `height` x `width`.
+///
+/// About a middle lies a Gaussian as wide as the box, σ = 0.3·((length − 1)/2 − 1) + 0.8 along each axis; sizes are learnt
+/// within two positions of it.
+pub fn targets(batch: &[&[Someone]], height: usize, width: usize) -> DetectionTargets {
+    const RADIUS: i64 = 2;
+    let (rows, columns) = (height / STRIDE, width / STRIDE);
+    let area = rows * columns;
+    let zeros = |channels: usize| vec![0.0; batch.len() * channels * area];
+    let mut targets = DetectionTargets {
+        nearness: zeros(1),
+        middles: zeros(1),
+        counts: vec![1.0; batch.len() * area],
+        sizes: zeros(2),
+        sized: zeros(1),
+        offsets: zeros(2),
+    };
+    for (index, people) in batch.iter().enumerate() {
+        let plane = index * area;
+        let span = |bbox: [f64; 4], axis: usize, size: usize| {
+            let start = bbox[axis] / STRIDE as f64;
+            let end = start + bbox[axis + 2] / STRIDE as f64;
+            let (start, end) = (start.ceil().max(0.0), end.floor().min(size as f64));
+            start as usize..(end.max(start) as usize).max(start as usize)
+        };
+        for one in people.iter().filter(|one| one.ignored) {
+            for row in span(one.bbox, 1, rows) {
+                for column in span(one.bbox, 0, columns) {
+                    targets.counts[plane + row * columns + column] = 0.0;
+                }
+            }
+        }
+        for one in people.iter().filter(|one| !one.ignored) {
+            let Some([row, column]) = middle_of(one.bbox, rows, columns) else {
+                continue;
+            };
+            let [x, y, w, h] = one.bbox.map(|v| v / STRIDE as f64);
+            let sigma = |length: f64| 0.3 * ((length.floor().max(1.0) - 1.0) * 0.5 - 1.0) + 0.8;
+            let square = |sigma: f64| 2.0 * sigma.max(0.3).powi(2);
+            let (wide, high) = (square(sigma(w)), square(sigma(h)));
+            for r in span(one.bbox, 1, rows) {
+                for c in span(one.bbox, 0, columns) {
+                    let (dy, dx) = (r as f64 - row as f64, c as f64 - column as f64);
+                    let near = (-dx * dx / wide - dy * dy / high).exp() as f32;
+                    let at = &mut targets.nearness[plane + r * columns + c];
+                    *at = at.max(near);
+                }
+            }
+            let at = row * columns + column;
+            targets.nearness[plane + at] = 1.0;
+            targets.middles[plane + at] = 1.0;
+            targets.counts[plane + at] = 1.0;
+            let offset = [
+                y + h / 2.0 - row as f64 - 0.5,
+                x + w / 2.0 - column as f64 - 0.5,
+            ];
+            for (axis, offset) in offset.into_iter().enumerate() {
+                targets.offsets[(2 * index + axis) * area + at] = offset as f32;
+            }
+            for r in (row as i64 - RADIUS).max(0)..=(row as i64 + RADIUS).min(rows as i64 - 1) {
+                for c in (column as i64 - RADIUS).max(0)
+                    ..=(column as i64 + RADIUS).min(columns as i64 - 1)
+                {
+                    let at = r as usize * columns + c as usize;
+                    targets.sized[plane + at] = 1.0;
+                    targets.sizes[2 * index * area + at] = h.max(0.1).ln() as f32;
+                    targets.sizes[(2 * index + 1) * area + at] = w.max(0.1).ln() as f32;
+                }
+            }
+        }
+    }
+    targets
+}
+
+/// The head's answers on a whole scene.
+pub struct Answers {
+    centre: Vec<f32>,
+    size: Vec<f32>,
+    offset: Vec<f32>,
+    embedding: Vec<f32>,
+    length: usize,
+    rows: usize,
+    columns: usize,
+    /// Pixels of the network's input per pixel of the scene, along x and y.
+    scale: [f64; 2],
+    limits: [f64; 2],
+}
+
+impl Answers {
+    /// Runs a model on a scene, scaled and padded.
+    ///
+    /// # Errors
+    /// [`TaskError::Device`], [`TaskError::NotFinite`].
+    pub fn new<T: Task>(
+        model: &Model<T>,
+        head: impl Fn(&[Tensor<4>]) -> DetectionOutput,
+        image: &Rgb,
+        views: &Views,
+        index: usize,
+    ) -> Result<Self, TaskError> {
+        let side = |length: usize| ((length as f64 * views.test_scale).round() as usize).max(1);
+        let (height, width) = (side(image.height), side(image.width));
+        let scene = if [height, width] == [image.height, image.width] {
+            image.clone()
+        } else {
+            resize(image, height, width, Filter::Bilinear)
+        };
+        let padded = [height, width].map(|side| side.next_multiple_of(MULTIPLE));
+        let mut input = Rgb::filled(padded[1], padded[0], model.preprocess.mean_colour());
+        paste(&mut input, &scene, 0, 0);
+        let pixels = model.preprocess.normalise(&input);
+        let features = model.features(pixels, [1, padded[0], padded[1]]);
+        let output = head(maps(&features.pyramid));
+        let [_, _, rows, columns] = output.centre.dims();
+        let length = output.embedding.as_ref().map_or(0, |map| map.dims()[1]);
+        let answers = Self {
+            centre: values(output.centre)?,
+            size: values(output.size)?,
+            offset: values(output.offset)?,
+            embedding: match output.embedding {
+                Some(map) => values(map)?,
+                None => Vec::new(),
+            },
+            length,
+            rows,
+            columns,
+            scale: [
+                width as f64 / image.width as f64,
+                height as f64 / image.height as f64,
+            ],
+            limits: [image.width as f64, image.height as f64],
+        };
+        for part in [&answers.centre, &answers.size, &answers.embedding] {
+            check_finite(part, part.len(), index)?;
+        }
+        Ok(answers)
+    }
+
+    /// The boxes, best first, after suppression.
+    pub fn boxes(&self, views: &Views) -> Vec<Found> {
+        let area = self.rows * self.columns;
+        let score = |at: usize| 1.0 / (1.0 + f64::from(-self.centre[at]).exp());
+        let mut order: Vec<usize> = (0..area).filter(|at| score(*at) >= views.score).collect();
+        order.sort_by(|a, b| self.centre[*b].total_cmp(&self.centre[*a]));
+        order.truncate(CANDIDATES);
+        let bbox = |at: usize| {
+            let of = |values: &[f32], axis: usize| f64::from(values[axis * area + at]);
+            let length = |axis: usize| of(&self.size, axis).clamp(-3.0, 10.0).exp() * STRIDE as f64;
+            let middle = |place: usize, axis: usize| {
+                (place as f64 + 0.5 + of(&self.offset, axis).clamp(-0.5, 0.5)) * STRIDE as f64
+            };
+            let (h, w) = (length(0) / self.scale[1], length(1) / self.scale[0]);
+            let y = middle(at / self.columns, 0) / self.scale[1];
+            let x = middle(at % self.columns, 1) / self.scale[0];
+            // Cut to the scene.
+            let (left, top) = ((x - w / 2.0).max(0.0), (y - h / 2.0).max(0.0));
+            let right = (x + w / 2.0).min(self.limits[0]);
+            let bottom = (y + h / 2.0).min(self.limits[1]);
+            [left, top, (right - left).max(0.0), (bottom - top).max(0.0)]
+        };
+        let boxes: Vec<[f64; 4]> = order.iter().map(|at| bbox(*at)).collect();
+        let scores: Vec<f64> = order.iter().map(|at| score(*at)).collect();
+        let mut kept = nms(&boxes, &scores, views.nms);
+        kept.truncate(views.most);
+        { kept.into_iter() }
+            .map(|index| Found {
+                bbox: boxes[index],
+                score: scores[index],
+                embedding: self.at(order[index]),
+            })
+            .collect()
+    }
+
+    /// What stands for the person in a box: the embedding at its middle.
+    pub fn embedding_of(&self, bbox: [f64; 4]) -> Vec<f32> {
+        let [x, y, w, h] = bbox;
+        let [sx, sy] = self.scale;
+        let scaled = [x * sx, y * sy, w * sx, h * sy];
+        let middle = middle_of(scaled, self.rows, self.columns);
+        let [row, column] = middle.unwrap_or([self.rows / 2, self.columns / 2]);
+        self.at(row * self.columns + column)
+    }
+
+    fn at(&self, position: usize) -> Vec<f32> {
+        let area = self.rows * self.columns;
+        (0..self.length)
+            .map(|channel| self.embedding[channel * area + position])
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clasp_data::rng_for;
+
+    fn someone(bbox: [f64; 4]) -> Someone {
+        Someone {
+            bbox,
+            ignored: false,
+            person: None,
+        }
+    }
+
+    #[test]
+    fn targets_stand_where_people_do() {
+        // 40 x 24 positions; a person whose middle is (50, 82) in pixels, (12.5, 20.5) in positions.
+        let people = [
+            someone([40.0, 62.0, 20.0, 40.0]),
+            Someone {
+                ignored: true,
+                ..someone([0.0, 0.0, 16.0, 16.0])
+            },
+        ];
+        let targets = targets(&[&people], 160, 96);
+        let at = 20 * 24 + 12;
+        assert_eq!(targets.middles.iter().sum::<f32>(), 1.0);
+        assert_eq!((targets.middles[at], targets.nearness[at]), (1.0, 1.0));
+        assert!(targets.nearness[at + 1] < 1.0 && targets.nearness[at + 1] > 0.1);
+        assert_eq!(targets.offsets[at], 0.0);
+        assert!((targets.sizes[at] - 10.0_f32.ln()).abs() < 1e-6);
+        assert!((targets.sizes[24 * 40 + at] - 5.0_f32.ln()).abs() < 1e-6);
+        assert_eq!(targets.sized.iter().sum::<f32>(), 25.0);
+        assert_eq!(targets.counts.iter().filter(|c| **c == 0.0).count(), 16);
+    }
+
+    #[test]
+    fn perfect_answers_give_the_boxes_back() {
+        let people = [
+            someone([40.0, 62.0, 20.0, 40.0]),
+            someone([5.0, 20.0, 31.0, 77.0]),
+        ];
+        let found = targets(&[&people], 160, 96);
+        let answers = Answers {
+            centre: found.middles.iter().map(|m| 20.0 * m - 10.0).collect(),
+            size: found.sizes,
+            offset: found.offsets,
+            embedding: Vec::new(),
+            length: 0,
+            rows: 40,
+            columns: 24,
+            scale: [1.0; 2],
+            limits: [96.0, 160.0],
+        };
+        let boxes = answers.boxes(&Views::default());
+        assert_eq!(boxes.len(), 2);
+        for one in &people {
+            let near = |found: &Found| (0..4).all(|i| (found.bbox[i] - one.bbox[i]).abs() < 1e-3);
+            assert!(boxes.iter().any(near), "{boxes:?}");
+        }
+    }
+
+    #[test]
+    fn views_keep_people_where_they_are() {
+        // A scene whose red rectangle is a person; the view's box must cover what is red.
+        let mut image = Rgb::filled(200, 150, [0, 0, 90]);
+        for y in 40..100 {
+            for x in 120..150 {
+                let at = 3 * (y * 200 + x);
+                image.pixels[at..at + 3].copy_from_slice(&[200, 0, 0]);
+            }
+        }
+        let people = [someone([120.0, 40.0, 30.0, 60.0])];
+        let preprocess = Preprocess::imagenet(96, 128);
+        for seed in 0..40 {
+            let mut rng = rng_for(seed, 0, "view");
+            let (seen, shown) = view(&image, &people, &Views::default(), &preprocess, &mut rng);
+            assert_eq!((seen.height, seen.width), (96, 128));
+            let [x, y, w, h] = shown[0].bbox;
+            let reds =
+                (0..96 * 128).filter(|i| seen.pixels[3 * i] > 90 && seen.pixels[3 * i + 2] < 45);
+            for pixel in reds {
+                let (px, py) = ((pixel % 128) as f64, (pixel / 128) as f64);
+                let inside = px > x - 2.0 && px < x + w + 2.0 && py > y - 2.0 && py < y + h + 2.0;
+                assert!(inside, "seed {seed}: {px} {py} {:?}", shown[0].bbox);
+            }
+        }
+    }
+}

@@ -1,0 +1,496 @@
+//! Person search in one stage: the CSP head with an embedding at the middle of every person, under online instance matching
+//! (Xiao et al., CVPR 2017).
+//!
+//! SOLIDER's person search is SeqNet: proposals, RoIAlign, two further heads. One stage on the CSP head is chosen here
+//! instead, as AlignPS (Yan et al., CVPR 2021) and other anchor-free searchers do: it is the detector that is here already,
+//! a scene needs one pass with no step per proposal, and every layer is one that exports. Published two-stage figures are
+//! therefore not what this task reproduces.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use clasp_data::Rng as DataRng;
+use clasp_data::image::Rgb;
+use clasp_data::layouts::search::{Frame, GallerySize, Search};
+use clasp_metrics::search::{self, Context, Frame as FoundFrame, Gallery, Query, Scene, TOP};
+use clasp_model::backbone::Features;
+use clasp_model::heads::{DetectionHead, DetectionOutput, Training};
+use clasp_model::layers::Rng;
+use clasp_model::losses::{OimMemory, detection_losses};
+use clasp_model::mix::Mix;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::detection::{SHOWN, drawn};
+use super::scenes::{self, Answers, Found, Someone, Views, middle_of};
+use crate::TaskError;
+use crate::features::{Preprocess, read_image};
+use crate::finetune::model::values;
+use crate::finetune::recipe::setting;
+use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+
+/// Section `[task]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Channels of the head, a multiple of 32.
+    pub width: usize,
+    /// Length of an embedding.
+    pub embedding: usize,
+    /// Features of unknown people that are remembered: 5000 for CUHK-SYSU, 500 for PRW.
+    pub queue: usize,
+    /// Share of the old feature of a person in the new one.
+    pub momentum: f64,
+    /// What similarities are multiplied by in the loss.
+    pub scalar: f64,
+    /// Weight of the loss of middles.
+    pub centre_weight: f64,
+    /// Weight of the loss of sizes.
+    pub size_weight: f64,
+    /// Weight of the loss of offsets.
+    pub offset_weight: f64,
+    /// Weight of the loss of identities.
+    pub identity_weight: f64,
+    /// How scenes are seen, and what is told of them.
+    pub views: Views,
+    /// Boxes below this score are not searched.
+    pub search_score: f64,
+    /// Frames that a query of CUHK-SYSU is searched in: 50, 100, 500, 1000, 2000 or 4000; 0 for all.
+    pub gallery: usize,
+    /// Search frames of other cameras only (PRW; not the published protocol).
+    pub other_cameras: bool,
+    /// Multiply similarities by the score of the box.
+    pub weighted: bool,
+    /// Match the query's companions too in so many best boxes; 0 for not.
+    pub context_boxes: usize,
+    /// People of the query's frame in that.
+    pub context_people: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            width: 256,
+            embedding: 256,
+            queue: 5000,
+            momentum: 0.5,
+            scalar: 30.0,
+            centre_weight: 0.01,
+            size_weight: 1.0,
+            offset_weight: 0.1,
+            identity_weight: 0.1,
+            views: Views {
+                score: 0.05,
+                ..Views::default()
+            },
+            search_score: 0.5,
+            gallery: 100,
+            other_cameras: false,
+            weighted: false,
+            context_boxes: 0,
+            context_people: 3,
+        }
+    }
+}
+
+/// Person search.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SearchTask {
+    /// The settings.
+    pub settings: Settings,
+    /// People to train on, in the order of the memory.
+    pub people: Vec<i64>,
+}
+
+/// The CSP head and what it remembers of people.
+#[derive(Module, Debug)]
+pub struct SearchHead {
+    /// With an embedding.
+    pub detector: DetectionHead,
+    /// Changed after every step; of use in training only.
+    pub memory: OimMemory,
+}
+
+/// Scenes to train on.
+#[derive(Debug)]
+pub struct Data {
+    frames: Vec<Frame>,
+    people: Vec<Vec<Someone>>,
+}
+
+fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
+    let gallery = match settings.gallery {
+        0 => GallerySize::Full,
+        frames => GallerySize::Frames(frames),
+    };
+    Ok(Search::open(folder, gallery)?)
+}
+
+impl SearchTask {
+    fn answers(
+        &self,
+        model: &Model<Self>,
+        image: &Rgb,
+        index: usize,
+    ) -> Result<Answers, TaskError> {
+        let head = |maps: &[_]| model.head.detector.forward(maps);
+        Answers::new(model, head, image, &self.settings.views, index)
+    }
+
+    /// Embeddings at the middles of a batch's people, and who they are.
+    fn at_middles(
+        output: &DetectionOutput,
+        targets: &[(Vec<Someone>, [usize; 2])],
+    ) -> Option<(Tensor<2>, Vec<Option<usize>>)> {
+        let map = output.embedding.clone()?;
+        let [batch, length, rows, columns] = map.dims();
+        let (mut places, mut persons) = (Vec::new(), Vec::new());
+        for (index, (people, _)) in targets.iter().enumerate() {
+            for one in people.iter().filter(|one| !one.ignored) {
+                if let Some([row, column]) = middle_of(one.bbox, rows, columns) {
+                    places.push(((index * rows + row) * columns + column) as i32);
+                    persons.push(one.person);
+                }
+            }
+        }
+        if places.is_empty() {
+            return None;
+        }
+        let rows_of_map = map
+            .permute([0, 2, 3, 1])
+            .reshape([batch * rows * columns, length]);
+        let places = TensorData::from(places.as_slice());
+        let places = Tensor::<1, Int>::from_data(places, &rows_of_map.device());
+        Some((rows_of_map.select(0, places), persons))
+    }
+}
+
+impl Task for SearchTask {
+    const NAME: &'static str = "search";
+    type Settings = Settings;
+    type Data = Data;
+    type Eval = Search;
+    type Head = SearchHead;
+    /// People of a view, and its height and width.
+    type Target = (Vec<Someone>, [usize; 2]);
+
+    fn default_mix() -> Mix {
+        match Mix::new([0.5, 0.5, 0.0]) {
+            Ok(mix) => mix,
+            Err(_) => Mix::mean(),
+        }
+    }
+
+    fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    fn with_settings(&self, settings: Settings) -> Self {
+        Self {
+            settings,
+            ..self.clone()
+        }
+    }
+
+    fn open(
+        settings: &Settings,
+        folder: &Path,
+        _: Option<&Split>,
+    ) -> Result<(Self, Data), TaskError> {
+        let search = open(folder, settings)?;
+        let known = search.train.iter().flat_map(|frame| &frame.people);
+        let people: BTreeSet<i64> = known.filter_map(|marked| marked.person).collect();
+        let people: Vec<i64> = people.into_iter().collect();
+        if people.len() < 2 {
+            return Err(TaskError::TooFew {
+                what: search.root.display().to_string(),
+                expected: "at least 2 known people in the training frames",
+                found: people.len(),
+            });
+        }
+        let class = |person: i64| people.binary_search(&person).ok();
+        let someone = |frame: &Frame| -> Vec<Someone> {
+            { frame.people.iter() }
+                .map(|marked| Someone {
+                    bbox: marked.bbox,
+                    ignored: false,
+                    person: marked.person.and_then(class),
+                })
+                .collect()
+        };
+        let data = Data {
+            people: search.train.iter().map(someone).collect(),
+            frames: search.train,
+        };
+        let task = Self {
+            settings: settings.clone(),
+            people: people.clone(),
+        };
+        Ok((task, data))
+    }
+
+    fn open_eval(&self, folder: &Path, split: &Split) -> Result<Search, TaskError> {
+        if *split != Split::Test {
+            let expected = "last or test: person search data have no other split to search in";
+            return Err(setting("run.select", expected, split.name()));
+        }
+        open(folder, &self.settings)
+    }
+
+    fn examples(&self, data: &Data) -> usize {
+        data.frames.len()
+    }
+
+    fn example(
+        &self,
+        data: &Data,
+        index: usize,
+        preprocess: &Preprocess,
+        rng: &mut DataRng,
+    ) -> Result<Example<Self::Target>, TaskError> {
+        let path = &data.frames[index].path;
+        let image = read_image(path)?;
+        let views = &self.settings.views;
+        let (view, people) = scenes::view(&image, &data.people[index], views, preprocess, rng);
+        Ok(Example {
+            pixels: preprocess.normalise(&view),
+            target: (people, [preprocess.height, preprocess.width]),
+            key: path.display().to_string(),
+        })
+    }
+
+    fn head(
+        &self,
+        stages: &Stages,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<SearchHead, TaskError> {
+        let Settings {
+            width,
+            embedding,
+            queue,
+            ..
+        } = self.settings;
+        if embedding == 0 {
+            return Err(setting("task.embedding", "at least 1", 0));
+        }
+        let detector = scenes::head(stages, width, Some(embedding), rng, device)?;
+        // A queue of none would be a tensor of nothing.
+        let memory = OimMemory::init(self.people.len(), queue.max(1), embedding, device);
+        Ok(SearchHead { detector, memory })
+    }
+
+    fn loss(
+        &self,
+        head: &SearchHead,
+        features: &Features,
+        targets: &[Self::Target],
+        _: &mut Training<'_>,
+    ) -> Losses {
+        let [height, width] = targets.first().map_or([0, 0], |(_, size)| *size);
+        let people: Vec<&[Someone]> = targets
+            .iter()
+            .map(|(people, _)| people.as_slice())
+            .collect();
+        let output = head.detector.forward(scenes::maps(&features.pyramid));
+        let losses = detection_losses(&output, &scenes::targets(&people, height, width));
+        let settings = &self.settings;
+        let identity = match Self::at_middles(&output, targets) {
+            Some((embeddings, persons)) => head.memory.loss(embeddings, &persons, settings.scalar),
+            None => losses.centre.clone() * 0.0,
+        };
+        Losses::sum([
+            ("centre", losses.centre, settings.centre_weight),
+            ("size", losses.size, settings.size_weight),
+            ("offset", losses.offset, settings.offset_weight),
+            ("identity", identity, settings.identity_weight),
+        ])
+    }
+
+    fn follow(
+        &self,
+        head: SearchHead,
+        features: &Features,
+        targets: &[Self::Target],
+    ) -> SearchHead {
+        let output = head
+            .detector
+            .valid()
+            .forward(scenes::maps(&features.pyramid));
+        let Some((embeddings, persons)) = Self::at_middles(&output, targets) else {
+            return head;
+        };
+        let Ok(embeddings) = values(embeddings) else {
+            return head;
+        };
+        let momentum = self.settings.momentum as f32;
+        SearchHead {
+            memory: head.memory.follow(&embeddings, &persons, momentum),
+            ..head
+        }
+    }
+
+    fn evaluate(
+        &self,
+        model: &Model<Self>,
+        eval: &Search,
+        running: &Running<'_>,
+    ) -> Result<Report, TaskError> {
+        let settings = &self.settings;
+        let one = Running {
+            batch: 1,
+            ..*running
+        };
+        // What is found in each frame, and the embeddings of its queries.
+        let frames: Vec<(Vec<Found>, Vec<(usize, Vec<f32>)>)> =
+            model.batches("frames", eval.test.len(), &one, |model, items| {
+                items
+                    .map(|index| {
+                        let image = read_image(&eval.test[index].path)?;
+                        let answers = self.answers(model, &image, index)?;
+                        let queries = { eval.queries.iter().enumerate() }
+                            .filter(|(_, query)| query.frame == index)
+                            .map(|(number, query)| (number, answers.embedding_of(query.bbox)))
+                            .collect();
+                        Ok((answers.boxes(&settings.views), queries))
+                    })
+                    .collect()
+            })?;
+        let mut sought = vec![Vec::new(); eval.queries.len()];
+        for (number, embedding) in frames.iter().flat_map(|(_, queries)| queries) {
+            sought[*number].clone_from(embedding);
+        }
+        let boxes: Vec<Vec<[f64; 4]>> = { frames.iter() }
+            .map(|(found, _)| found.iter().map(|one| one.bbox).collect())
+            .collect();
+        let scores: Vec<Vec<f64>> = { frames.iter() }
+            .map(|(found, _)| found.iter().map(|one| one.score).collect())
+            .collect();
+        let features: Vec<Vec<f32>> = { frames.iter() }
+            .map(|(found, _)| found.iter().flat_map(|one| one.embedding.clone()).collect())
+            .collect();
+        let found: Vec<FoundFrame> = (0..frames.len())
+            .map(|index| FoundFrame {
+                boxes: &boxes[index],
+                scores: &scores[index],
+                features: &features[index],
+            })
+            .collect();
+        let gallery = Gallery::new(
+            &found,
+            settings.embedding,
+            settings.search_score,
+            settings.weighted,
+        )?;
+        let query = |number: usize| {
+            let query = &eval.queries[number];
+            Query {
+                feature: &sought[number],
+                companions: &features[query.frame],
+                gallery: eval.gallery(query, settings.other_cameras),
+            }
+        };
+        let context = (settings.context_boxes > 0).then_some(Context {
+            boxes: settings.context_boxes,
+            people: settings.context_people,
+        });
+        let metrics = gallery.evaluate(eval.queries.len(), query, context)?;
+        let truth: Vec<(Vec<[f64; 4]>, Vec<bool>)> = { eval.test.iter() }
+            .map(|frame| {
+                frame
+                    .people
+                    .iter()
+                    .map(|one| (one.bbox, one.person.is_some()))
+                    .unzip()
+            })
+            .collect();
+        let scenes: Vec<Scene> = (0..frames.len())
+            .map(|index| Scene {
+                truth: &truth[index].0,
+                labelled: &truth[index].1,
+                boxes: &boxes[index],
+                scores: &scores[index],
+            })
+            .collect();
+        let detection = search::detection(&scenes, settings.search_score, false)?;
+        let mut figures = vec![("mAP".to_owned(), metrics.map)];
+        figures.extend(
+            TOP.iter()
+                .zip(metrics.top)
+                .map(|(k, value)| (format!("top-{k}"), value)),
+        );
+        figures.extend(
+            detection
+                .recall
+                .map(|value| ("recall of people".to_owned(), value)),
+        );
+        figures.extend(detection.ap.map(|value| ("AP of people".to_owned(), value)));
+        let mut predictions = String::new();
+        for number in 0..eval.queries.len() {
+            let hits = gallery.ranking(&query(number), context)?;
+            let hits: Vec<Value> = { hits.iter().take(50) }
+                .map(|hit| {
+                    let path = &eval.test[hit.frame].path;
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    json!({"frame": name, "bbox": boxes[hit.frame][hit.index], "similarity": hit.similarity})
+                })
+                .collect();
+            let query = &eval.queries[number];
+            let line = json!({"person": query.person, "bbox": query.bbox, "hits": hits});
+            predictions.push_str(&format!("{line}\n"));
+        }
+        let searched = if settings.other_cameras {
+            "frames of other cameras"
+        } else {
+            "the published gallery, or all test frames but the query's own"
+        };
+        let context = if context.is_some() {
+            format!(
+                "; context of {} boxes and {} people",
+                settings.context_boxes, settings.context_people
+            )
+        } else {
+            String::new()
+        };
+        Ok(Report {
+            task: Self::NAME,
+            protocol: format!(
+                "Person search, fine-tuned, one stage on the CSP head, {}: whole frames at scale {}; boxes of score {} and above, suppressed above \
+                 IoU {}; queries by the embedding at the middle of their box, searched in {searched}; cosine{}{context}. A box is right that overlaps the \
+                 person's by min(0.5, wh/((w+10)(h+10))) and comes first in its frame; mAP counts frames without one as missed.",
+                eval.layout,
+                settings.views.test_scale,
+                settings.search_score,
+                settings.views.nms,
+                if settings.weighted {
+                    " times the box's score"
+                } else {
+                    ""
+                },
+            ),
+            figures,
+            details: json!({
+                "metrics": metrics,
+                "detection": detection,
+                "frames": eval.test.len(),
+            }),
+            table: String::new(),
+            predictions: predictions.into_bytes(),
+        })
+    }
+
+    fn predict(&self, model: &Model<Self>, image: &Rgb) -> Result<Value, TaskError> {
+        let mut found = self.answers(model, image, 0)?.boxes(&self.settings.views);
+        found.retain(|one| one.score >= SHOWN);
+        let boxes: Vec<Value> = { found.iter() }
+            .map(|one| json!({"bbox": one.bbox, "score": one.score, "embedding": one.embedding}))
+            .collect();
+        Ok(json!({ "boxes": boxes }))
+    }
+
+    fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
+        drawn(image, prediction)
+    }
+}

@@ -1,0 +1,222 @@
+//! Every task learns a handful of drawn people by heart, and its model survives the way to a file and back.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicBool;
+
+use burn::tensor::Device;
+use clasp_data::synth::{SynthConfig, write_dataset};
+use clasp_tasks::finetune::{Control, Model, Recipe, Report, Running, Split, Task, train};
+use clasp_tasks::tuned::attributes::AttributeTask;
+use clasp_tasks::tuned::detection::DetectionTask;
+use clasp_tasks::tuned::parsing::ParsingTask;
+use clasp_tasks::tuned::pose::PoseTask;
+use clasp_tasks::tuned::reid::Reid;
+use clasp_tasks::tuned::search::SearchTask;
+
+/// Six people by two cameras, and four scenes.
+fn drawn() -> PathBuf {
+    static DRAWN: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = DRAWN.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let config = SynthConfig {
+            train_identities: 6,
+            test_identities: 2,
+            cameras: 2,
+            shots: 2,
+            scenes: 8,
+            height: 64,
+            width: 32,
+            scene_height: 128,
+            scene_width: 192,
+            ..SynthConfig::default()
+        };
+        write_dataset(folder.path(), &config, &mut |_, _| {}).unwrap();
+        folder
+    });
+    folder.path().to_owned()
+}
+
+/// No augmentation, a small network, constant rate; `more` are further lines of the recipe.
+fn recipe<T: Task>(
+    data: &Path,
+    size: [usize; 2],
+    steps: u64,
+    batch: usize,
+    more: &str,
+) -> Recipe<T::Settings> {
+    let text = format!(
+        "[data]\npath = {data:?}\n[model]\nbackbone = \"swin-pico\"\nsize = {size:?}\ndrop_path = 0.0\n\
+         [optimiser]\nlr = 3e-3\nweight_decay = 0.0\ndecline = \"constant\"\nclip = 1.0\n\
+         [run]\nsteps = {steps}\nbatch = {batch}\nselect = \"last\"\nlog_every = 1\n[task]\n{more}"
+    );
+    Recipe::parse(&text, "test", &[]).unwrap()
+}
+
+/// Trains, reads the model's file, and evaluates it on what it was trained on.
+fn learnt<T: Task>(recipe: &Recipe<T::Settings>, split: &str) -> (f64, Report, Model<T>) {
+    let run = tempfile::tempdir().unwrap();
+    let stop = AtomicBool::new(false);
+    let progress = |_: clasp_tasks::Progress| ControlFlow::Continue(());
+    let mut control = Control {
+        device: Device::flex(),
+        cores: 2,
+        stop: &stop,
+        report: &mut |_| {},
+        evaluating: &progress,
+    };
+    let summary = train::<T>(recipe, &run.path().join("run"), false, &mut control).unwrap();
+    let model = Model::<T>::load(&run.path().join("run"), &Device::flex()).unwrap();
+    let eval = model.task.clone();
+    let eval = eval
+        .open_eval(&recipe.data.path, &Split::named(split))
+        .unwrap();
+    let running = Running {
+        batch: 8,
+        threads: 2,
+        predictions: true,
+        progress: &progress,
+    };
+    let report = model.task.evaluate(&model, &eval, &running).unwrap();
+    (summary.metrics["loss/total"], report, model)
+}
+
+fn figure(report: &Report, name: &str) -> f64 {
+    let found = report.figures.iter().find(|(figure, _)| figure == name);
+    found
+        .unwrap_or_else(|| panic!("no {name} in {:?}", report.figures))
+        .1
+}
+
+/// A prediction and a picture of it, for an image of the data.
+fn predicts<T: Task>(model: &Model<T>, image: &Path) {
+    let bytes = fs_err::read(image).unwrap();
+    let image = clasp_data::image::decode(&bytes, &clasp_data::image::Limits::default()).unwrap();
+    let prediction = model.task.predict(model, &image).unwrap();
+    assert!(prediction.is_object());
+    let picture = model.task.draw(&image, &prediction);
+    assert!(picture.width >= image.width && picture.height >= image.height);
+}
+
+fn crop() -> PathBuf {
+    let folder = drawn().join("market/bounding_box_train");
+    fs_err::read_dir(folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path()
+}
+
+fn scene() -> PathBuf {
+    let folder = drawn().join("scenes/images");
+    fs_err::read_dir(folder)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path()
+}
+
+#[test]
+fn reid_learns_by_heart() {
+    let more = "instances = 2\nflip = 0.0\npadding = 0\nerasing = 0.0\nfeature = \"after\"\n";
+    let recipe = recipe::<Reid>(&drawn(), [64, 32], 60, 8, more);
+    let (loss, report, model) = learnt::<Reid>(&recipe, "test");
+    assert!(loss < 0.4, "{loss}");
+    assert!(
+        report.protocol.contains("after the neck"),
+        "{}",
+        report.protocol
+    );
+    assert!(figure(&report, "mAP") > 0.0);
+    predicts(&model, &crop());
+}
+
+#[test]
+fn attributes_learn_by_heart() {
+    let more = "flip = 0.0\npadding = 0\n";
+    let recipe = recipe::<AttributeTask>(&drawn(), [64, 32], 120, 24, more);
+    let (loss, report, model) = learnt::<AttributeTask>(&recipe, "train");
+    let accuracy = figure(&report, "accuracy");
+    assert!(accuracy > 0.9, "{loss} {accuracy}");
+    predicts(&model, &crop());
+}
+
+#[test]
+fn parsing_learns_by_heart_with_either_head() {
+    for (head, width, steps) in [("light", 32, 60), ("ce2p", 16, 130)] {
+        let more = format!(
+            "head = \"{head}\"\nwidth = {width}\nflip = 0.0\nscale = 0.0\nrotation = 0.0\nflip_test = false\n"
+        );
+        let recipe = recipe::<ParsingTask>(&drawn(), [64, 32], steps, 12, &more);
+        let (loss, report, model) = learnt::<ParsingTask>(&recipe, "train");
+        let accuracy = figure(&report, "pixel accuracy");
+        assert!(accuracy > 0.88, "{head}: {loss} {accuracy}");
+        predicts(&model, &crop());
+    }
+}
+
+#[test]
+fn pose_learns_by_heart() {
+    let more = "coding = \"udp\"\nsigma = 1.5\nblur = 5\nwidth = 32\nflip = 0.0\nhalf_body = 0.0\nscale = 0.0\nrotation = 0.0\nflip_test = false\n";
+    let recipe = recipe::<PoseTask>(&drawn(), [64, 32], 250, 12, more);
+    let (loss, report, model) = learnt::<PoseTask>(&recipe, "train");
+    let pck = figure(&report, "PCK@0.2");
+    assert!(pck > 0.8, "{loss} {pck}");
+    predicts(&model, &crop());
+}
+
+const STILL: &str = "[task.views]\nscale = [1.0, 1.0]\nbrightness = [1.0, 1.0]\nflip = 0.0\n";
+
+#[test]
+fn detection_learns_by_heart() {
+    let more = format!("width = 32\ncentre_weight = 0.2\n{STILL}");
+    let recipe = recipe::<DetectionTask>(&drawn().join("scenes"), [128, 192], 120, 4, &more);
+    let (loss, report, model) = learnt::<DetectionTask>(&recipe, "train");
+    let ap = figure(&report, "AP.5");
+    assert!(ap > 0.6, "{loss} {ap}");
+    predicts(&model, &scene());
+}
+
+#[test]
+fn search_learns_and_remembers() {
+    // Each known person is in several of the scenes to train on; those to search in are made of the same ones.
+    let folder = tempfile::tempdir().unwrap();
+    let scenes = drawn().join("scenes");
+    for name in ["train", "test"] {
+        let text = fs_err::read_to_string(scenes.join("train.json")).unwrap();
+        let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
+        let people = json["annotations"].as_array_mut().unwrap();
+        for (index, one) in people.iter_mut().enumerate() {
+            one["pid"] = serde_json::json!(index % 3 + 1);
+        }
+        let images = scenes.join("images").display().to_string();
+        for image in json["images"].as_array_mut().unwrap() {
+            let file = format!("{images}/{}", image["file_name"].as_str().unwrap());
+            image["file_name"] = serde_json::json!(file);
+        }
+        fs_err::write(
+            folder.path().join(format!("instances_{name}.json")),
+            json.to_string(),
+        )
+        .unwrap();
+    }
+    let more = format!(
+        "width = 32\nembedding = 16\nqueue = 8\ncentre_weight = 0.2\nsearch_score = 0.1\n{STILL}"
+    );
+    let recipe = recipe::<SearchTask>(folder.path(), [128, 192], 60, 4, &more);
+    let (loss, report, model) = learnt::<SearchTask>(&recipe, "test");
+    assert!(
+        loss.is_finite() && figure(&report, "recall of people") > 0.3,
+        "{loss} {report:?}"
+    );
+    let table = model.head.memory.table.val().into_data();
+    assert!(
+        table.iter::<f32>().any(|value| value != 0.0),
+        "nobody is remembered"
+    );
+}

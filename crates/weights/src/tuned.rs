@@ -1,0 +1,159 @@
+//! The file of a fine-tuned model: a backbone and the head of a task.
+//!
+//! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold `format` =
+//! `clasp-task/1` and `model`, a JSON object with the fields of [`TunedMeta`].
+
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use clasp_model::backbone::Backbone;
+use clasp_model::layers::Rng;
+use clasp_model::mix::Mix;
+use rand_chacha::rand_core::SeedableRng;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::backbone::{BackboneMeta, backbone_state, load_backbone_state};
+use crate::checkpoint::{self, Metadata};
+use crate::error::WeightsError;
+use crate::state::StateDict;
+
+/// Value of `format` in the metadata.
+pub const FORMAT: &str = "clasp-task/1";
+
+/// What the file of a fine-tuned model says about it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TunedMeta {
+    /// Name of the task: `reid`, `attributes`, `parsing`, `pose`, `detection` or `search`.
+    pub task: String,
+    /// What the task needs to be rebuilt, as it wrote it: settings, names of classes or joints.
+    pub settings: Value,
+    /// The backbone, the preprocessing, where it comes from.
+    pub backbone: BackboneMeta,
+    /// The mix of prompts.
+    pub mix: Mix,
+    /// The metric by which this step was chosen, and its value; none for the last step.
+    pub chosen_by: Option<(String, f64)>,
+}
+
+/// Writes a model, whole or not at all.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn save(
+    path: &Path,
+    backbone: &Backbone,
+    head: &StateDict,
+    meta: &TunedMeta,
+) -> Result<(), WeightsError> {
+    let json = serde_json::to_string(meta).map_err(|error| WeightsError::format(path, error))?;
+    let metadata = Metadata::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("model".to_owned(), json),
+    ]);
+    let parts = [
+        ("backbone.", backbone_state(backbone)),
+        ("head.", head.clone()),
+    ];
+    let state = parts.into_iter().flat_map(|(prefix, state)| {
+        state
+            .into_iter()
+            .map(move |(name, array)| (format!("{prefix}{name}"), array))
+    });
+    checkpoint::write(path, &state.collect(), &metadata)
+}
+
+/// Whether a file, or `model.safetensors` of a run's folder, is a fine-tuned model, and what it says.
+///
+/// # Errors
+/// There is no such file, or what it says cannot be read.
+pub fn read_meta(path: &Path) -> Result<Option<TunedMeta>, WeightsError> {
+    // Published checkpoints of PyTorch are no safetensors, and no models of ours.
+    let ours = |file: &PathBuf| {
+        file.extension()
+            .is_some_and(|ending| ending == "safetensors")
+    };
+    let Some(file) = model_file(path).filter(ours) else {
+        return Ok(None);
+    };
+    parse(&file, &checkpoint::read_metadata(&file)?)
+}
+
+/// Reads the backbone and the head's tensors of a file, or of `model.safetensors` in a run's folder.
+///
+/// # Errors
+/// There is no such file, it is another kind of file, or its backbone is not whole.
+pub fn load(
+    path: &Path,
+    device: &Device,
+) -> Result<(Backbone, StateDict, TunedMeta), WeightsError> {
+    let file = model_file(path).ok_or_else(|| WeightsError::NotFound {
+        what: format!(
+            "{}: expected a fine-tuned model or the folder of its run, found none",
+            path.display()
+        ),
+        hint: "`clasp finetune` writes model.safetensors into its run folder when it ends"
+            .to_owned(),
+    })?;
+    let (state, metadata) = checkpoint::read(&file)?;
+    let meta = parse(&file, &metadata)?.ok_or_else(|| {
+        let found = metadata.get("format").map_or("none", String::as_str);
+        let problem = format!(
+            "not a fine-tuned model: expected `format` {FORMAT}, found {found}\nhint: make one with `clasp finetune TASK`"
+        );
+        WeightsError::format(&file, problem)
+    })?;
+    let of = |prefix: &str| -> StateDict {
+        let stripped = |(name, array): (&String, &_)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), Clone::clone(array)))
+        };
+        state.iter().filter_map(stripped).collect()
+    };
+    // A configuration that claims more than the file holds would fill the memory first.
+    let wrong = |problem: String| WeightsError::format(&file, problem);
+    let needed = (meta.backbone.config)
+        .parameters()
+        .map_err(|error| wrong(error.to_string()))?;
+    let held: usize = state.values().map(|array| array.data.len()).sum();
+    if needed > held {
+        return Err(wrong(format!(
+            "a backbone of {needed} values, but the file holds {held}"
+        )));
+    }
+    // The weights are replaced at once; the generator only fills the memory.
+    let fresh = meta
+        .backbone
+        .config
+        .init(&mut Rng::seed_from_u64(0), device);
+    let (backbone, report) = load_backbone_state(fresh, &of("backbone."));
+    if !report.is_complete() {
+        return Err(WeightsError::Keys {
+            path: file,
+            report: report.to_string(),
+        });
+    }
+    Ok((backbone, of("head."), meta))
+}
+
+fn parse(path: &Path, metadata: &Metadata) -> Result<Option<TunedMeta>, WeightsError> {
+    if metadata.get("format").map(String::as_str) != Some(FORMAT) {
+        return Ok(None);
+    }
+    let json = metadata.get("model").map_or("", String::as_str);
+    let meta: TunedMeta = serde_json::from_str(json)
+        .map_err(|error| WeightsError::format(path, format!("metadata `model`: {error}")))?;
+    meta.backbone
+        .config
+        .check()
+        .map_err(|error| WeightsError::format(path, error))?;
+    Ok(Some(meta))
+}
+
+fn model_file(path: &Path) -> Option<PathBuf> {
+    let file = if path.is_dir() {
+        path.join("model.safetensors")
+    } else {
+        path.to_owned()
+    };
+    file.is_file().then_some(file)
+}

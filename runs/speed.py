@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """clasp bench against PyTorch scripts that do the same work, in turn on one machine.
 
-    PYTHON runs/speed.py --peers PEERS --images JPEGS [--clasp target/release/clasp] [--rounds 3] [--only NAME ...]
+    PYTHON runs/speed.py --peers PEERS --images JPEGS [--clasp target/release/clasp] [--rounds 3] [--record FILE] [--only NAME ...]
 
 PYTHON is one with torch, torchvision, timm, open_clip_torch and pycocotools. PEERS is a folder with multicrop.py, clip_label.py,
 pretrain_step.py, embed.py, reid_rank.py and coco_eval.py, each of which prints one line of JSON with `images_per_s` or `s`; docs/results.md says what each does.
@@ -15,7 +15,7 @@ import subprocess
 import sys
 
 WORK = {
-    # name: (figures, clasp's arguments, the peer's)
+    # name: (figures, clasp's arguments, the peer's); a figure that is no rate is seconds
     "JPEG to 2 + 8 views": (["images_per_s"], ["data", "{images}"], ["multicrop.py", "{images}"]),
     "labelling, ViT-B/16": (["images_per_s"], ["label"], ["clip_label.py"]),
     "pre-training step, Swin-T, K = 65536": (
@@ -41,9 +41,11 @@ def main():
     p.add_argument("--images", required=True)
     p.add_argument("--clasp", default="target/release/clasp")
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--record", help="write the ratios to this file, for `clasp bench ... --check FILE`")
     p.add_argument("--only", nargs="*", help="words of the rows to measure")
     args = p.parse_args()
     print("| work | clasp | PyTorch | ratio | MiB |\n|---|---|---|---|---|", flush=True)
+    records = []
     for name, (figures, ours, theirs) in WORK.items():
         if args.only and not any(word in name for word in args.only):
             continue
@@ -56,12 +58,17 @@ def main():
         for figure in figures:
             mine, other = (statistics.median(run[figure] for run in side) for side in runs)
             memory = [statistics.median(run["peak_mib"] for run in side) for side in runs]
-            ratio = other / mine if figure.endswith("_s") and figure != "images_per_s" else mine / other
+            ratio = mine / other if figure == "images_per_s" else other / mine
             unit = "images/s" if figure == "images_per_s" else "s"
             print(
                 f"| {name} | {mine:.3g} {unit} | {other:.3g} {unit} | {ratio:.2f} | {memory[0]:.0f} / {memory[1]:.0f} |",
                 flush=True,
             )
+            work = runs[0][0]["work"]
+            records.append({"work": work, "figure": figure, "peer": other, "ratio": round(ratio, 2)})
+    if args.record:
+        with open(args.record, "w") as file:
+            json.dump(records, file, indent=1)
 
 
 if __name__ == "__main__":

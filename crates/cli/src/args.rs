@@ -71,7 +71,6 @@ pub enum Verb {
     /// Show what a clasp file, a published checkpoint or a CLIP folder holds
     Inspect(Inspect),
     /// Measure this machine: images per second, seconds, memory
-    #[command(subcommand)]
     Bench(Bench),
 }
 
@@ -580,8 +579,19 @@ pub struct Inspect {
 }
 
 /// `clasp bench`
+#[derive(Args, Debug)]
+pub struct Bench {
+    /// What to measure
+    #[command(subcommand)]
+    pub work: BenchWork,
+    /// Fail when a figure is more than 15 % below its record in this file, as runs/speed.py --record writes it
+    #[arg(long, global = true, value_name = "FILE")]
+    pub check: Option<PathBuf>,
+}
+
+/// What `clasp bench` measures.
 #[derive(Subcommand, Debug)]
-pub enum Bench {
+pub enum BenchWork {
     /// JPEG to 2 global and 8 local views
     Data(BenchData),
     /// CLIP ViT-B/16: parts and attributes
@@ -635,6 +645,9 @@ pub struct BenchPretrain {
     /// Local views
     #[arg(long, default_value_t = 8)]
     pub local: usize,
+    /// A key of the recipe and its value, as in `views.global_size=[384, 128]`; any number of times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// Options of `clasp bench coco`.

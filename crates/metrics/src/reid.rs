@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use crate::MetricError;
 use crate::matmul::{Matrix, matmul};
 
-/// Most values in one block of distances: 64 MiB of `f32`.
-const BLOCK_VALUES: usize = 16 << 20;
+/// Most values in one block of distances: 32 MiB of `f32`.
+const BLOCK_VALUES: usize = 8 << 20;
 
 /// Images of one side, query or gallery.
 #[derive(Debug, Clone, Copy)]
@@ -139,42 +139,47 @@ pub(crate) struct Matches {
 
 /// Ranks the matches of query `i`, given its distance to every gallery image. `None` if it has no match.
 ///
-/// The gallery is not sorted: the rank of a match is the number of images before it, which one pass counts.
+/// The gallery is not sorted: the rank of a match is the number of images before it, which is counted. That is one pass for
+/// each match, but of comparisons alone, many at a time.
 pub(crate) fn query_matches(
     query: &Images,
     gallery: &Images,
     i: usize,
     distances: &[f32],
 ) -> Option<Matches> {
-    let mut matches: Vec<(f32, usize)> = (0..gallery.len())
-        .filter(|&j| {
-            gallery.persons[j] == query.persons[i] && gallery.cameras[j] != query.cameras[i]
-        })
-        .map(|j| (distances[j], j))
-        .collect();
-    matches.sort_unstable_by(|a, b| by_distance(*a, *b));
-    let last = *matches.last()?;
-
-    // before[k]: images that come before match k and not before match k - 1.
-    let mut before = vec![0_usize; matches.len()];
-    let mut ranked = 0;
-    for (j, &distance) in distances.iter().enumerate() {
+    let same_person = gallery.persons.iter().enumerate();
+    let (mut matches, mut shots) = (Vec::new(), Vec::new());
+    for (j, _) in same_person.filter(|(_, person)| **person == query.persons[i]) {
         if is_same_shot(query, i, gallery, j) {
-            continue;
-        }
-        ranked += 1;
-        if distance <= last.0 && by_distance((distance, j), last).is_lt() {
-            before[matches.partition_point(|m| by_distance(*m, (distance, j)).is_le())] += 1;
+            shots.push((distances[j], j));
+        } else {
+            matches.push((distances[j], j));
         }
     }
-    let ranks = before
-        .iter()
-        .scan(0, |sum, count| {
-            *sum += count;
-            Some(*sum)
-        })
-        .collect();
-    Some(Matches { ranks, ranked })
+    if matches.is_empty() {
+        return None;
+    }
+    let rank = |&(distance, j): &(f32, usize)| {
+        let (before, after) = (&distances[..j], &distances[j + 1..]);
+        // An equal distance is before this one if it is so in the gallery.
+        let all = count(before, |other| other <= distance) + count(after, |other| other < distance);
+        let left_out = shots
+            .iter()
+            .filter(|shot| by_distance(**shot, (distance, j)).is_lt());
+        all - left_out.count()
+    };
+    let mut ranks: Vec<usize> = matches.iter().map(rank).collect();
+    ranks.sort_unstable();
+    Some(Matches {
+        ranks,
+        ranked: gallery.len() - shots.len(),
+    })
+}
+
+/// How many values `f` holds for; without branches, so that many are compared at a time.
+fn count(values: &[f32], f: impl Fn(f32) -> bool) -> usize {
+    let ones = values.iter().map(|value| u32::from(f(*value)));
+    ones.sum::<u32>() as usize
 }
 
 /// Means over queries.
@@ -190,6 +195,7 @@ pub(crate) fn summarise(
     }
     let mut first_hits = vec![0_usize; ranks];
     let (mut minp, mut chance_map) = (0.0, 0.0);
+    let harmonic = harmonic_numbers(gallery);
     let average_precision: Vec<Option<f64>> = matches
         .iter()
         .map(|matches| {
@@ -201,7 +207,7 @@ pub(crate) fn summarise(
                 *slot += 1;
             }
             minp += hits.len() as f64 / (hits[hits.len() - 1] + 1) as f64;
-            chance_map += expected_average_precision(hits.len(), *ranked);
+            chance_map += expected_average_precision(hits.len(), *ranked, &harmonic);
             let precisions = hits
                 .iter()
                 .enumerate()
@@ -231,14 +237,26 @@ pub(crate) fn summarise(
 
 /// Expected AP of a random order of `total` images, `hits` of which match:
 /// (1/n) Σ_k [ (h-1)/(n-1) · (k-1)/k + 1/k ] = ( (h-1)/(n-1) · (n - H_n) + H_n ) / n, with H_n the harmonic number.
-fn expected_average_precision(hits: usize, total: usize) -> f64 {
-    let harmonic: f64 = (1..=total).map(|k| 1.0 / k as f64).sum();
+fn expected_average_precision(hits: usize, total: usize, harmonic: &[f64]) -> f64 {
+    let harmonic = harmonic[total];
     let others = if total > 1 {
         (hits - 1) as f64 / (total - 1) as f64
     } else {
         0.0
     };
     (others * (total as f64 - harmonic) + harmonic) / total as f64
+}
+
+/// H_0 to H_n.
+fn harmonic_numbers(n: usize) -> Vec<f64> {
+    let mut sum = 0.0;
+    let next = |k| {
+        if k > 0 {
+            sum += 1.0 / k as f64;
+        }
+        sum
+    };
+    (0..=n).map(next).collect()
 }
 
 /// The same person from the same camera: neither right nor wrong, left out of the ranking.
@@ -475,7 +493,7 @@ mod tests {
     fn chance_is_the_mean_over_all_orders() {
         // 2 matches among 4: the six placements have AP 1, 5/6, 3/4, 7/12, 1/2, 5/12.
         let expected = (1.0 + 5.0 / 6.0 + 0.75 + 7.0 / 12.0 + 0.5 + 5.0 / 12.0) / 6.0;
-        assert!((expected_average_precision(2, 4) - expected).abs() < 1e-12);
-        assert_eq!(expected_average_precision(1, 1), 1.0);
+        assert!((expected_average_precision(2, 4, &harmonic_numbers(4)) - expected).abs() < 1e-12);
+        assert_eq!(expected_average_precision(1, 1, &harmonic_numbers(1)), 1.0);
     }
 }

@@ -146,16 +146,24 @@ impl Ord for Far {
 
 impl Neighbourhood {
     fn new(row: &[f32], count: usize) -> Self {
+        // Most of a row is farther than what was found; a stretch without a nearer value is passed over as a whole.
+        const STRETCH: usize = 64;
         let mut heap: BinaryHeap<Far> = BinaryHeap::with_capacity(count + 1);
         let mut farthest = 0.0_f32;
-        for (j, &distance) in row.iter().enumerate() {
-            farthest = farthest.max(distance);
-            if heap.len() < count {
-                heap.push(Far(distance, j));
-            } else if heap.peek().is_some_and(|worst| distance < worst.0) {
-                // An equal distance comes later in the row, so it stays out.
-                heap.pop();
-                heap.push(Far(distance, j));
+        for (index, stretch) in row.chunks(STRETCH).enumerate() {
+            let (least, most) = extremes(stretch);
+            farthest = farthest.max(most);
+            if heap.len() >= count && heap.peek().is_some_and(|worst| least >= worst.0) {
+                continue;
+            }
+            for (j, &distance) in (index * STRETCH..).zip(stretch) {
+                if heap.len() < count {
+                    heap.push(Far(distance, j));
+                } else if heap.peek().is_some_and(|worst| distance < worst.0) {
+                    // An equal distance comes later in the row, so it stays out.
+                    heap.pop();
+                    heap.push(Far(distance, j));
+                }
             }
         }
         let nearest = heap
@@ -173,6 +181,19 @@ impl Neighbourhood {
     fn first(&self, count: usize) -> &[u32] {
         &self.nearest[..count.min(self.nearest.len())]
     }
+}
+
+/// The least and the largest of some values, eight comparisons at a time.
+fn extremes(values: &[f32]) -> (f32, f32) {
+    let (mut least, mut most) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
+    for values in values.chunks(8) {
+        for ((least, most), value) in least.iter_mut().zip(&mut most).zip(values) {
+            *least = if *value < *least { *value } else { *least };
+            *most = if *value > *most { *value } else { *most };
+        }
+    }
+    let least = least.into_iter().fold(f32::INFINITY, f32::min);
+    (least, most.into_iter().fold(f32::NEG_INFINITY, f32::max))
 }
 
 /// N(i, k), in the order of distance.

@@ -1,9 +1,10 @@
 //! `clasp bench`: one line of JSON with what this machine does in a second. Weights and images are
 //! random (but for `data`): only the work is measured.
 
+use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::augment::{ViewsConfig, views};
 use clasp_data::image::{CLIP_MEAN, CLIP_STD, Limits, Rgb, decode};
@@ -25,9 +26,12 @@ use clasp_pretrain::views::Item;
 use clasp_weights::clip::ClipInfo;
 use rand::RngExt;
 use rayon::prelude::*;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::args::{Bench, BenchCoco, BenchData, BenchOptions, BenchPretrain, BenchRank, Common};
+use crate::args::{
+    Bench, BenchCoco, BenchData, BenchOptions, BenchPretrain, BenchRank, BenchWork, Common,
+};
 use crate::{Outcome, device};
 
 /// Runs the verb.
@@ -38,20 +42,91 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
         .num_threads(threads)
         .build_global()
         .context("starting the threads")?;
-    let mut figures = match arguments {
-        Bench::Data(options) => data(options, threads)?,
-        Bench::Label(options) => label(options, threads, &device)?,
-        Bench::Pretrain(options) => pretrain(options, threads, &device)?,
-        Bench::Embed(options) => embed(options, threads, &device)?,
-        Bench::Rank(options) => rank(options)?,
-        Bench::Coco(options) => coco(options)?,
+    let records = arguments.check.as_deref().map(read_records).transpose()?;
+    let mut figures = match &arguments.work {
+        BenchWork::Data(options) => data(options, threads)?,
+        BenchWork::Label(options) => label(options, threads, &device)?,
+        BenchWork::Pretrain(options) => pretrain(options, threads, &device)?,
+        BenchWork::Embed(options) => embed(options, threads, &device)?,
+        BenchWork::Rank(options) => rank(options)?,
+        BenchWork::Coco(options) => coco(options)?,
     };
     if let (Some(figures), Some(mib)) = (figures.as_object_mut(), device::peak_mib()) {
         figures.insert("threads".to_owned(), json!(threads));
         figures.insert("peak_mib".to_owned(), json!(mib));
     }
     print_line(&figures);
-    Ok(Outcome::Done)
+    let Some(records) = records else {
+        return Ok(Outcome::Done);
+    };
+    let fallen = fallen(&figures, &records)?;
+    for line in &fallen {
+        say(line);
+    }
+    Ok(if fallen.is_empty() {
+        Outcome::Done
+    } else {
+        Outcome::CheckFailed
+    })
+}
+
+/// A figure of this machine beside that of the peer, as it once was.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    /// `work` of the line that a benchmark prints.
+    work: String,
+    /// Name of the figure in that line: a rate, `images_per_s`, or seconds.
+    figure: String,
+    /// The peer's figure.
+    peer: f64,
+    /// How many times as fast as the peer clasp was.
+    ratio: f64,
+}
+
+/// Part of a recorded ratio that a figure must reach.
+const ENOUGH: f64 = 0.85;
+
+fn read_records(path: &Path) -> Result<Vec<Record>> {
+    let text = fs_err::read_to_string(path)?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{}: not a list of records", path.display()))
+}
+
+/// What there is to say about figures that are too far below their records.
+fn fallen(figures: &Value, records: &[Record]) -> Result<Vec<String>> {
+    let mut known = 0;
+    let mut lines = Vec::new();
+    for record in records
+        .iter()
+        .filter(|record| figures["work"] == record.work.as_str())
+    {
+        let Some(found) = figures[&record.figure].as_f64() else {
+            continue;
+        };
+        known += 1;
+        let ratio = match record.figure.as_str() {
+            "images_per_s" => found / record.peer,
+            _ => record.peer / found,
+        };
+        if ratio < ENOUGH * record.ratio {
+            lines.push(format!(
+                "{}: {} is {found:.3}, {ratio:.2} times the peer's; recorded {:.2} times",
+                record.work, record.figure, record.ratio
+            ));
+        }
+    }
+    ensure!(
+        known > 0,
+        "--check: the file has no record of {}",
+        figures["work"]
+    );
+    Ok(lines)
+}
+
+#[allow(clippy::print_stderr)]
+fn say(line: &str) {
+    eprintln!("slower: {line}");
 }
 
 #[allow(clippy::print_stdout)]
@@ -192,7 +267,7 @@ fn embed(options: &BenchOptions, threads: usize, device: &Device) -> Result<Valu
 
 /// One pre-training step: method `dino` without an adapter, as the peer's.
 fn pretrain(options: &BenchPretrain, threads: usize, device: &Device) -> Result<Value> {
-    let overrides = [
+    let mut overrides = vec![
         "method=dino".to_owned(),
         format!("model.backbone={}", options.model),
         format!("head.outputs={}", options.out_dim),
@@ -201,14 +276,17 @@ fn pretrain(options: &BenchPretrain, threads: usize, device: &Device) -> Result<
         "run.steps=1000".to_owned(),
         "optimiser.freeze_last_layer=0.0".to_owned(),
     ];
+    overrides.extend(options.set.iter().cloned());
     let recipe = Recipe::parse("", "bench", &overrides)?;
     let plan = recipe.plan(options.batch * 1000, threads, *device == Device::flex())?;
     let config = plan.recipe.views.clone();
+    let plan_size = config.global_size;
     let mut trainer = Trainer::new(plan, None, device)?;
+    let [height, width] = plan_size;
     let image = Rgb::new(
-        128,
-        256,
-        noise(3 * 128 * 256)
+        width,
+        height,
+        noise(3 * height * width)
             .iter()
             .map(|x| (255.0 * x.abs().min(1.0)) as u8)
             .collect(),
@@ -354,4 +432,33 @@ fn replicas(threads: usize, batch: usize, device: &Device) -> usize {
 fn noise(count: usize) -> Vec<f32> {
     let mut rng = rng_for(0, 0, "noise");
     (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_may_fall_by_15_percent() {
+        let records: Vec<Record> = serde_json::from_str(
+            r#"[{"work": "embed", "figure": "images_per_s", "peer": 10.0, "ratio": 2.0},
+                {"work": "rank", "figure": "rank_s", "peer": 2.0, "ratio": 4.0}]"#,
+        )
+        .unwrap();
+        let fallen = |figures: Value| fallen(&figures, &records).map(|lines| lines.len());
+        assert_eq!(
+            fallen(json!({ "work": "embed", "images_per_s": 17.1 })).unwrap(),
+            0
+        );
+        assert_eq!(
+            fallen(json!({ "work": "embed", "images_per_s": 16.9 })).unwrap(),
+            1
+        );
+        assert_eq!(
+            fallen(json!({ "work": "rank", "rank_s": 0.58 })).unwrap(),
+            0
+        );
+        assert_eq!(fallen(json!({ "work": "rank", "rank_s": 0.6 })).unwrap(), 1);
+        assert!(fallen(json!({ "work": "multicrop", "images_per_s": 1.0 })).is_err());
+    }
 }

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""How the cost of a pre-training step grows: one quantity at a time, the others as in `BASE`.
+
+    python3 runs/cost.py --out docs/cost.svg
+
+Prints a table and draws it. Costs are processor seconds a step, which other work on the machine hardly changes: those of a run
+of three timed steps less those of a run of one, halved. Threads are drawn in seconds on the clock and want a quiet machine.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+
+BASE = ["--batch", "4", "--out-dim", "65536"]
+MOE = ["--set", 'model.adapter="moe"']
+AXES = {
+    "images in a batch": [(n, ["--batch", str(n)]) for n in (2, 4, 8, 16)],
+    "rows of a global view": [
+        (n, ["--set", f"views.global_size=[{n}, {n // 2}]", "--set", f"views.local_size=[{n // 2}, {n // 4}]"])
+        for n in (128, 192, 256, 384)
+    ],
+    "prototypes, K": [(k, ["--out-dim", str(k)]) for k in (4096, 16384, 65536, 131072)],
+    "experts (0: none)": [(0, [])] + [(e, MOE + ["--set", f"model.experts={e}"]) for e in (2, 6, 12)],
+    "threads": [(t, ["--threads", str(t)]) for t in (1, 2)],
+}
+
+
+def run(clasp, words, iters):
+    """Seconds a step on the clock, and processor seconds of the whole run."""
+    command = [clasp, "bench", "pretrain", "--iters", str(iters), "--quiet", *words]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return json.loads(out.splitlines()[-1])["s_per_step"], after.ru_utime - before.ru_utime
+
+
+def cost(clasp, name, words):
+    if name == "threads":
+        return run(clasp, words, 3)[0]
+    return (run(clasp, words, 3)[1] - run(clasp, words, 1)[1]) / 2
+
+
+def panel(title, points, left):
+    """A small line chart of its own scale, from zero."""
+    width, height, top = 200, 150, 34
+    most_x, most_y = max(x for x, _ in points), 1.1 * max(y for _, y in points)
+    at = lambda x, y: (left + 40 + x / most_x * (width - 60), top + height - 24 - y / most_y * (height - 30))
+    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(x, y) for x, y in points))
+    parts = [f'<text x="{left + width / 2}" y="16" text-anchor="middle" font-weight="bold">{title}</text>']
+    x0, y0 = at(0, 0)
+    parts.append(f'<path d="M{x0},{top} V{y0} H{left + width - 14}" fill="none" stroke="#999"/>')
+    parts.append(f'<polyline points="{line}" fill="none" stroke="#2a6fb0" stroke-width="2"/>')
+    for x, y in points:
+        a, b = at(x, y)
+        parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="#2a6fb0"/>')
+        parts.append(f'<text x="{a:.1f}" y="{b - 7:.1f}" text-anchor="middle">{y:.1f} s</text>')
+    ticks = [points[0], *(p for p in points[1:] if p[0] >= most_x / 3.5)]
+    parts += [f'<text x="{at(x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="middle">{x}</text>' for x, _ in ticks]
+    return "".join(parts)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--out", required=True)
+    p.add_argument("--clasp", default="target/release/clasp")
+    args = p.parse_args()
+    panels = []
+    print("| quantity | value | s |\n|---|---|---|")
+    for index, (name, values) in enumerate(AXES.items()):
+        points = []
+        for value, words in values:
+            took = cost(args.clasp, name, combine(words))
+            print(f"| {name} | {value} | {took:.2f} |", flush=True)
+            points.append((value, took))
+        panels.append(panel(name, points, 210 * index))
+    style = 'font-family="sans-serif" font-size="10" fill="#555"'
+    size = f'width="{210 * len(panels)}" height="190"'
+    with open(args.out, "w") as file:
+        file.write(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(panels)}</svg>\n')
+
+
+def combine(words):
+    """`BASE` with the words of one value in its place: an option may be given once."""
+    base = [pair for pair in zip(BASE[::2], BASE[1::2]) if pair[0] not in words]
+    return [word for pair in base for word in pair] + words
+
+
+if __name__ == "__main__":
+    main()

@@ -127,11 +127,12 @@ pub fn train<T: Task>(
     let plan = recipe.clone().plan(examples, control.cores, on_cpu)?;
     let batch = plan.recipe.run.batch;
     task.check_batch(&data, batch)?;
-    if !resume {
-        begin::<T>(folder, &plan, examples, &control.device)?;
-    }
     let (backbone, meta, preprocess) = backbone(&plan, control)?;
     let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
+    // Only now, so that a run that cannot begin leaves no folder behind.
+    if !resume {
+        begin::<T>(folder, &trainer.plan, examples, &control.device)?;
+    }
     let mut progress = Progress::default();
     if resume && let Some(path) = checkpoints::latest(folder)? {
         progress = checkpoint::restore(&path, &mut trainer, examples)?;

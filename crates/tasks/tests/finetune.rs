@@ -163,7 +163,9 @@ fn parsing_learns_by_heart_with_either_head() {
 #[test]
 fn pose_learns_by_heart() {
     let more = "coding = \"udp\"\nsigma = 1.5\nblur = 5\nwidth = 32\nflip = 0.0\nhalf_body = 0.0\nscale = 0.0\nrotation = 0.0\nflip_test = false\n";
-    let recipe = recipe::<PoseTask>(&drawn(), [64, 32], 250, 12, more);
+    let mut recipe = recipe::<PoseTask>(&drawn(), [64, 32], 250, 12, more);
+    // At three times the rate the loss jumps, and where it ends is chance.
+    recipe.optimiser.lr = 1e-3;
     let (loss, report, model) = learnt::<PoseTask>(&recipe, "train");
     let pck = figure(&report, "PCK@0.2");
     assert!(pck > 0.8, "{loss} {pck}");

@@ -504,17 +504,20 @@ pub enum Export {
 /// `clasp export onnx`
 #[derive(Args, Debug)]
 pub struct ExportOnnx {
-    /// Backbone file, run folder or published checkpoint; for heads a run folder or one of its checkpoints
+    /// Backbone file, run folder or published checkpoint; for heads of pre-training a run folder or one of its checkpoints;
+    /// a fine-tuned model
     pub model: PathBuf,
     /// File to write
     #[arg(long, short)]
     pub out: PathBuf,
     /// What it gives, separated by commas: pooled, tokens, map, pyramid; part, attribute (heads of pre-training)
-    #[arg(long, default_value = "pooled", value_delimiter = ',')]
+    /// [default: pooled; of a fine-tuned model what its head gives]
+    #[arg(long, value_delimiter = ',')]
     pub outputs: Vec<OnnxOutput>,
-    /// Prompts to fold in, a task or weights; `input` to leave them as an input
-    #[arg(long, default_value = "identity")]
-    pub mix: String,
+    /// Prompts to fold in, a task or weights; `input` to leave them as an input [default: identity, or the fine-tuned
+    /// model's own]
+    #[arg(long)]
+    pub mix: Option<String>,
     /// Images at a time [default: any number]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
     pub batch: Option<u32>,

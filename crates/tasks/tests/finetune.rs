@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use clasp_data::synth::{SynthConfig, write_dataset};
+use clasp_model::backbone::Backbone;
 use clasp_tasks::finetune::{Control, Model, Recipe, Report, Running, Split, Task, train};
 use clasp_tasks::tuned::attributes::AttributeTask;
 use clasp_tasks::tuned::detection::DetectionTask;
@@ -16,6 +18,7 @@ use clasp_tasks::tuned::parsing::ParsingTask;
 use clasp_tasks::tuned::pose::PoseTask;
 use clasp_tasks::tuned::reid::Reid;
 use clasp_tasks::tuned::search::SearchTask;
+use clasp_weights::onnx;
 
 /// Six people by two cameras, and four scenes.
 fn drawn() -> PathBuf {
@@ -70,6 +73,7 @@ fn learnt<T: Task>(recipe: &Recipe<T::Settings>, split: &str) -> (f64, Report, M
     };
     let summary = train::<T>(recipe, &run.path().join("run"), false, &mut control).unwrap();
     let model = Model::<T>::load(&run.path().join("run"), &Device::flex()).unwrap();
+    leaves_as_onnx(&model, run.path());
     let eval = model.task.clone();
     let eval = eval
         .open_eval(&recipe.data.path, &Split::named(split))
@@ -82,6 +86,35 @@ fn learnt<T: Task>(recipe: &Recipe<T::Settings>, split: &str) -> (f64, Report, M
     };
     let report = model.task.evaluate(&model, &eval, &running).unwrap();
     (summary.metrics["loss/total"], report, model)
+}
+
+/// With its head, any batch, the mix folded in; an independent engine agrees or there is no file.
+fn leaves_as_onnx<T: Task>(model: &Model<T>, folder: &Path) {
+    type Both<T> = (Backbone, <T as Task>::Head);
+    let forward = |(backbone, head): &Both<T>, images: Tensor<4>, mix: Tensor<2>| {
+        model
+            .task
+            .outputs(head, backbone.forward(images, mix, None))
+    };
+    let network = (model.backbone.clone(), model.head.clone());
+    let folded = (model.backbone.clone().fold(model.mix), model.head.clone());
+    let reference = |images, mix| forward(&network, images, mix);
+    let options = onnx::Options {
+        size: [model.preprocess.height, model.preprocess.width],
+        batch: None,
+        prompt: onnx::Prompt::Folded(model.mix),
+        bytes: false,
+        mean: model.preprocess.mean,
+        std: model.preprocess.std,
+        half: false,
+        external: false,
+        metadata: BTreeMap::new(),
+        samples: (String::new(), Vec::new()),
+    };
+    let path = folder.join("model.onnx");
+    let exported = onnx::export(&path, &folded, &forward, &reference, &options);
+    let exported = exported.unwrap_or_else(|error| panic!("{}: {error}", T::NAME));
+    assert_eq!(exported.checks.len(), 2);
 }
 
 fn figure(report: &Report, name: &str) -> f64 {

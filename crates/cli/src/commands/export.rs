@@ -5,23 +5,27 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
+use clap::ValueEnum;
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
 use clasp_data::source::Source;
 use clasp_data::synth;
 use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::heads::{AttributeHead, PartHead};
-use clasp_model::mix::Mix;
+use clasp_model::mix::{IDENTITY, Mix};
 use clasp_pretrain::checkpoint::networks;
 use clasp_tasks::Preprocess;
+use clasp_tasks::finetune::Task as TunedTask;
 use clasp_weights::backbone::load_backbone;
 use clasp_weights::checkpoint::Precision;
 use clasp_weights::export;
 use clasp_weights::onnx::{self, Output, Prompt};
+use clasp_weights::tuned;
 use serde_json::json;
 
 use super::print_result;
+use super::tuned::{load, with_task};
 use crate::Outcome;
-use crate::args::{Common, Export, ExportOnnx, ExportSafetensors, OnnxOutput};
+use crate::args::{Common, Export, ExportOnnx, ExportSafetensors, OnnxOutput, Task};
 
 /// Images that an ONNX file is checked with.
 const SAMPLES: usize = 4;
@@ -117,90 +121,164 @@ impl Network {
     }
 }
 
+/// What is known of a network that leaves.
+struct Facts {
+    /// Whether it hears the mix.
+    adapter: Adapter,
+    /// How images become its input.
+    preprocess: Preprocess,
+    /// Licence lines.
+    licences: Vec<String>,
+    /// Where it comes from.
+    origin: String,
+    /// The mix that is folded in unless another is asked for, and its name.
+    mix: (String, Mix),
+}
+
 fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
+    if arguments.outputs.is_empty()
+        && let Some(meta) = tuned::read_meta(&arguments.model)?
+    {
+        let task = Task::from_str(&meta.task, true).map_err(anyhow::Error::msg)?;
+        return with_task!(task, T => onnx_of_task::<T>(common, arguments));
+    }
     let device = Device::flex();
     let mut wanted = arguments.outputs.clone();
+    if wanted.is_empty() {
+        wanted.push(OnnxOutput::Pooled);
+    }
     wanted.dedup();
     let wants = |output| wanted.contains(&output);
-    let (network, adapter, preprocess, licences, origin) =
-        if wants(OnnxOutput::Part) || wants(OnnxOutput::Attribute) {
-            let made = networks(&arguments.model, &device)?;
-            for (output, missing, task) in [
-                (OnnxOutput::Part, made.part.is_none(), "part"),
-                (OnnxOutput::Attribute, made.attribute.is_none(), "attribute"),
-            ] {
-                ensure!(
-                    !(wants(output) && missing),
-                    "{} has no head of {task}s: method `{}` did not learn them",
-                    made.path.display(),
-                    made.recipe.method.name()
-                );
-            }
-            let views = &made.recipe.views;
-            let preprocess = (views.global_size, views.mean, views.std, Filter::Bicubic);
-            let network = Network {
-                backbone: made.backbone,
-                part: made.part.filter(|_| wants(OnnxOutput::Part)),
-                attribute: made.attribute.filter(|_| wants(OnnxOutput::Attribute)),
-            };
-            let origin = format!("student of {}", made.path.display());
-            (network, made.config.adapter, preprocess, Vec::new(), origin)
-        } else {
-            let (backbone, meta) = load_backbone(&arguments.model, &device)?;
-            let network = Network {
-                backbone,
-                part: None,
-                attribute: None,
-            };
-            let size = [meta.height, meta.width];
-            let filter = Preprocess::of(&meta, &arguments.model)?.filter;
-            let preprocess = (size, meta.mean, meta.std, filter);
-            (
-                network,
-                meta.config.adapter,
-                preprocess,
-                meta.licences,
-                meta.origin,
-            )
+    let identity = ("identity".to_owned(), Mix::single(IDENTITY));
+    let (network, facts) = if wants(OnnxOutput::Part) || wants(OnnxOutput::Attribute) {
+        let made = networks(&arguments.model, &device)?;
+        for (output, missing, task) in [
+            (OnnxOutput::Part, made.part.is_none(), "part"),
+            (OnnxOutput::Attribute, made.attribute.is_none(), "attribute"),
+        ] {
+            ensure!(
+                !(wants(output) && missing),
+                "{} has no head of {task}s: method `{}` did not learn them",
+                made.path.display(),
+                made.recipe.method.name()
+            );
+        }
+        let views = &made.recipe.views;
+        let [height, width] = views.global_size;
+        let facts = Facts {
+            adapter: made.config.adapter,
+            preprocess: Preprocess {
+                mean: views.mean,
+                std: views.std,
+                ..Preprocess::imagenet(height, width)
+            },
+            licences: Vec::new(),
+            origin: format!("student of {}", made.path.display()),
+            mix: identity,
         };
-    let ([height, width], mean, std, filter) = preprocess;
+        let network = Network {
+            backbone: made.backbone,
+            part: made.part.filter(|_| wants(OnnxOutput::Part)),
+            attribute: made.attribute.filter(|_| wants(OnnxOutput::Attribute)),
+        };
+        (network, facts)
+    } else {
+        let (backbone, meta) = load_backbone(&arguments.model, &device)?;
+        let network = Network {
+            backbone,
+            part: None,
+            attribute: None,
+        };
+        let facts = Facts {
+            preprocess: Preprocess::of(&meta, &arguments.model)?,
+            adapter: meta.config.adapter,
+            licences: meta.licences,
+            origin: meta.origin,
+            mix: identity,
+        };
+        (network, facts)
+    };
+    let fold = |network: Network, mix| Network {
+        backbone: network.backbone.fold(mix),
+        ..network
+    };
+    let forward = |network: &Network, images: Tensor<4>, mix: Tensor<2>| {
+        network.outputs(images, mix, &wanted)
+    };
+    write_onnx(common, arguments, network, &fold, &forward, facts)
+}
+
+/// A fine-tuned model with its head.
+fn onnx_of_task<T: TunedTask>(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
+    let model = load::<T>(&arguments.model, &[], None, &Device::flex())?;
+    let facts = Facts {
+        adapter: model.meta.config.adapter,
+        preprocess: model.preprocess,
+        licences: model.meta.licences,
+        origin: format!("{} fine-tuned for {}", arguments.model.display(), T::NAME),
+        mix: ("the model's own".to_owned(), model.mix),
+    };
+    let task = model.task;
+    let fold = |(backbone, head): (Backbone, T::Head), mix| (backbone.fold(mix), head);
+    let forward = |(backbone, head): &(Backbone, T::Head), images: Tensor<4>, mix: Tensor<2>| {
+        task.outputs(head, backbone.forward(images, mix, None))
+    };
+    let network = (model.backbone, model.head);
+    write_onnx(common, arguments, network, &fold, &forward, facts)
+}
+
+fn write_onnx<M: Module>(
+    common: &Common,
+    arguments: &ExportOnnx,
+    network: M,
+    fold: &dyn Fn(M, Mix) -> M,
+    forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
+    facts: Facts,
+) -> Result<Outcome> {
+    let Preprocess {
+        height,
+        width,
+        mean,
+        std,
+        filter,
+    } = facts.preprocess;
     let size = arguments.size.unwrap_or([height, width]);
-    let prompt = match arguments.mix.as_str() {
-        "input" if adapter == Adapter::None => bail!(
+    let plain = facts.adapter == Adapter::None;
+    let (mix, prompt) = match arguments.mix.as_deref() {
+        Some("input") if plain => bail!(
             "{}: a backbone without an adapter does not hear the mix, so it cannot be an input\n  hint: leave out --mix",
             arguments.model.display()
         ),
-        "input" => Prompt::Input,
-        mix => Prompt::Folded(mix.parse::<Mix>()?),
+        Some("input") => (
+            "input `mix`: identity, part, attribute".to_owned(),
+            Prompt::Input,
+        ),
+        Some(text) => (text.to_owned(), Prompt::Folded(text.parse::<Mix>()?)),
+        None => (facts.mix.0, Prompt::Folded(facts.mix.1)),
+    };
+    let mix = if plain {
+        "none: the backbone has no adapter".to_owned()
+    } else {
+        mix
     };
     let samples = samples(arguments.check.as_deref(), size, filter)?;
-    let mix = match (prompt, &adapter) {
-        (Prompt::Folded(_), Adapter::None) => "none: the backbone has no adapter",
-        (Prompt::Folded(_), _) => arguments.mix.as_str(),
-        (Prompt::Input, _) => "input `mix`: identity, part, attribute",
-    };
     let numbers = |values: [f32; 3]| values.map(|value| value.to_string()).join(", ");
-    let metadata = BTreeMap::from([
-        ("mean".to_owned(), numbers(mean)),
-        ("std".to_owned(), numbers(std)),
-        (
-            "size".to_owned(),
-            format!("{}x{} (height x width)", size[0], size[1]),
-        ),
-        ("filter".to_owned(), format!("{filter:?}").to_lowercase()),
-        (
-            "pixels".to_owned(),
-            "0 to 1 before mean and std, RGB".to_owned(),
-        ),
-        ("mix".to_owned(), mix.to_owned()),
-        ("origin".to_owned(), origin),
-        ("licences".to_owned(), licences.join("\n")),
-    ]);
+    let metadata = [
+        ("mean", numbers(mean)),
+        ("std", numbers(std)),
+        ("size", format!("{}x{} (height x width)", size[0], size[1])),
+        ("filter", format!("{filter:?}").to_lowercase()),
+        ("pixels", "0 to 1 before mean and std, RGB".to_owned()),
+        ("mix", mix.clone()),
+        ("origin", facts.origin),
+        ("licences", facts.licences.join("\n")),
+    ];
+    let metadata: BTreeMap<String, String> = metadata
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect();
     let folded = match prompt {
-        Prompt::Folded(mix) => Network {
-            backbone: network.backbone.clone().fold(mix),
-            ..network.clone()
-        },
+        Prompt::Folded(mix) => fold(network.clone(), mix),
         Prompt::Input => network.clone(),
     };
     let options = onnx::Options {
@@ -215,11 +293,8 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         metadata,
         samples,
     };
-    let forward = |network: &Network, images: Tensor<4>, mix: Tensor<2>| {
-        network.outputs(images, mix, &wanted)
-    };
     let reference = |images, mix| forward(&network, images, mix);
-    let exported = onnx::export(&arguments.out, &folded, &forward, &reference, &options)?;
+    let exported = onnx::export(&arguments.out, &folded, forward, &reference, &options)?;
 
     let mut text = format!("{}\n", exported.signature.join("\n"));
     let nodes: usize = exported.operators.values().sum();

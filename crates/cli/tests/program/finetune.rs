@@ -49,6 +49,9 @@ fn finetune_evaluate_predict_search() {
             text.contains("6 steps") && text.contains("model.safetensors"),
             "{text}"
         );
+        let file = format!("{task}.onnx");
+        let text = done(at, &["export", "onnx", task, "-o", &file]);
+        assert!(text.contains("checked on 4 drawn people"), "{text}");
         let text = done(
             at,
             &[

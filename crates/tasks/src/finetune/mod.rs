@@ -37,6 +37,7 @@ use serde_json::Value;
 use crate::TaskError;
 use crate::features::Preprocess;
 use crate::frozen::Progress;
+use clasp_weights::onnx::Output;
 
 pub use model::Model;
 pub use recipe::Recipe;
@@ -262,6 +263,9 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
         rng: &mut Rng,
         device: &Device,
     ) -> Result<Self::Head, TaskError>;
+
+    /// What the head makes of features before anything is decoded, by name: for other programs.
+    fn outputs(&self, head: &Self::Head, features: Features) -> Vec<(String, Output)>;
 
     /// The loss of a batch.
     fn loss(

@@ -25,6 +25,7 @@ use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use clasp_weights::onnx::Output;
 
 /// Section `[task]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -232,6 +233,10 @@ impl Task for AttributeTask {
             rng,
             device,
         ))
+    }
+
+    fn outputs(&self, head: &LinearHead, features: Features) -> Vec<(String, Output)> {
+        vec![("logits".to_owned(), head.forward(features.pooled).into())]
     }
 
     fn loss(

@@ -23,6 +23,7 @@ use super::scenes::{self, Answers, Found, Someone, Views};
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use clasp_weights::onnx::Output;
 
 /// A box drawn or told by `clasp predict` has at least this score.
 pub const SHOWN: f64 = 0.3;
@@ -201,6 +202,10 @@ impl Task for DetectionTask {
         device: &Device,
     ) -> Result<DetectionHead, TaskError> {
         scenes::head(stages, self.settings.width, None, rng, device)
+    }
+
+    fn outputs(&self, head: &DetectionHead, features: Features) -> Vec<(String, Output)> {
+        scenes::outputs(head.forward(scenes::maps(&features.pyramid)))
     }
 
     fn loss(

@@ -31,6 +31,7 @@ use crate::features::{Preprocess, read_image};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use clasp_weights::onnx::Output;
 
 /// What [`ccp_parts`] makes of clothes: the parts of the standard vocabulary.
 const CCP_PARTS: [&str; 8] = [
@@ -471,6 +472,11 @@ impl Task for ParsingTask {
                 ParsingHead::Ce2p(config.init(rng, device))
             }
         })
+    }
+
+    fn outputs(&self, head: &ParsingHead, features: Features) -> Vec<(String, Output)> {
+        let logits = head.forward(&features.pyramid, None).logits;
+        vec![("logits".to_owned(), logits.into())]
     }
 
     fn loss(

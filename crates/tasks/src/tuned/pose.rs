@@ -30,6 +30,7 @@ use crate::features::{Preprocess, read_image};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use clasp_weights::onnx::Output;
 
 /// Pixels of the input per position of a heatmap.
 const STRIDE: usize = 4;
@@ -507,6 +508,11 @@ impl Task for PoseTask {
             rng,
             device,
         ))
+    }
+
+    fn outputs(&self, head: &PoseHead, features: Features) -> Vec<(String, Output)> {
+        let heatmaps = head.forward(features.map, None);
+        vec![("heatmaps".to_owned(), heatmaps.into())]
     }
 
     fn loss(

@@ -27,6 +27,7 @@ use crate::features::{Extracted, Extractor, Inputs, Preprocess, read_image};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use clasp_weights::onnx::Output;
 
 /// Ranks of the CMC that are kept.
 const RANKS: usize = 50;
@@ -401,6 +402,14 @@ impl Task for Reid {
             rng,
             device,
         ))
+    }
+
+    fn outputs(&self, head: &ReidHead, features: Features) -> Vec<(String, Output)> {
+        let feature = match self.settings.feature {
+            Feature::Before => features.pooled,
+            Feature::After => head.forward(features.pooled, None),
+        };
+        vec![("feature".to_owned(), feature.into())]
     }
 
     fn loss(

@@ -17,6 +17,7 @@ use crate::features::Preprocess;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Model, Stages, Task};
+use clasp_weights::onnx::Output;
 
 /// Pixels of the input per position of the head's grid.
 pub const STRIDE: usize = 4;
@@ -205,6 +206,21 @@ pub fn head(
 /// The maps that the head takes in.
 pub fn maps(pyramid: &[Tensor<4>]) -> &[Tensor<4>] {
     &pyramid[pyramid.len().saturating_sub(MAPS)..]
+}
+
+/// The answer by name.
+pub fn outputs(output: DetectionOutput) -> Vec<(String, Output)> {
+    let mut outputs: Vec<(String, Output)> = vec![
+        ("centre".to_owned(), output.centre.into()),
+        ("size".to_owned(), output.size.into()),
+        ("offset".to_owned(), output.offset.into()),
+    ];
+    outputs.extend(
+        output
+            .embedding
+            .map(|map| ("embedding".to_owned(), map.into())),
+    );
+    outputs
 }
 
 /// Checks the size of training views.

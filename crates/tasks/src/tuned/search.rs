@@ -30,6 +30,7 @@ use crate::features::{Preprocess, read_image};
 use crate::finetune::model::values;
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use clasp_weights::onnx::Output;
 
 /// Section `[task]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -280,6 +281,10 @@ impl Task for SearchTask {
         // A queue of none would be a tensor of nothing.
         let memory = OimMemory::init(self.people.len(), queue.max(1), embedding, device);
         Ok(SearchHead { detector, memory })
+    }
+
+    fn outputs(&self, head: &SearchHead, features: Features) -> Vec<(String, Output)> {
+        scenes::outputs(head.detector.forward(scenes::maps(&features.pyramid)))
     }
 
     fn loss(

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Distribution, Tensor};
 use clasp_data::synth::{SynthConfig, write_dataset};
 use clasp_model::backbone::Backbone;
 use clasp_tasks::finetune::{Control, Model, Recipe, Report, Running, Split, Task, train};
@@ -18,7 +18,9 @@ use clasp_tasks::tuned::parsing::ParsingTask;
 use clasp_tasks::tuned::pose::PoseTask;
 use clasp_tasks::tuned::reid::Reid;
 use clasp_tasks::tuned::search::SearchTask;
+use clasp_weights::checkpoint;
 use clasp_weights::onnx;
+use clasp_weights::state::Array;
 
 /// Six people by two cameras, and four scenes.
 fn drawn() -> PathBuf {
@@ -115,6 +117,33 @@ fn leaves_as_onnx<T: Task>(model: &Model<T>, folder: &Path) {
     let exported = onnx::export(&path, &folded, &forward, &reference, &options);
     let exported = exported.unwrap_or_else(|error| panic!("{}: {error}", T::NAME));
     assert_eq!(exported.checks.len(), 2);
+    // For `tests/golden/onnx_runtime.py` of clasp-weights.
+    let Ok(kept) = std::env::var("CLASP_ONNX") else {
+        return;
+    };
+    let kept = |ending: &str| Path::new(&kept).join(format!("{}-{ending}", T::NAME));
+    fs_err::copy(&path, kept("head.onnx")).unwrap();
+    for batch in [1, 8] {
+        let [height, width] = options.size;
+        let images = Tensor::<4>::random(
+            [batch, 3, height, width],
+            Distribution::Normal(0.0, 1.0),
+            &Device::flex(),
+        );
+        let mix = model.mix.tensor(batch, &Device::flex());
+        let mut outputs = reference(images.clone(), mix);
+        outputs.push(("input images".to_owned(), images.into()));
+        let state = outputs.into_iter().map(|(name, output)| {
+            let data = output.into_data();
+            let array = Array {
+                shape: data.shape().to_vec(),
+                data: data.iter::<f32>().collect(),
+            };
+            (name, array)
+        });
+        let path = kept(&format!("head.{batch}.safetensors"));
+        checkpoint::write(&path, &state.collect(), &BTreeMap::new()).unwrap();
+    }
 }
 
 fn figure(report: &Report, name: &str) -> f64 {

@@ -1,7 +1,10 @@
 """Asks ONNX's checker and ONNX Runtime about exported files.
 
     CLASP_ONNX=DIR cargo test --release --workspace write_for_onnx_runtime -- --ignored
+    CLASP_ONNX=DIR cargo test --release --workspace --test finetune
     python3 crates/weights/tests/golden/onnx_runtime.py DIR
+
+The first writes Swin-T and ViT-S with the heads of pre-training, the second small networks with the head of each task.
 
 Prints the largest difference of each output, relative to its largest value where that is above 1, and fails above 1e-4; of files in
 half precision the length of the difference over that of the output, and fails above 2e-2. Needs onnx, onnxruntime, numpy and safetensors.

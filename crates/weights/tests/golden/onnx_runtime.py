@@ -1,6 +1,6 @@
 """Asks ONNX's checker and ONNX Runtime about exported files.
 
-    CLASP_ONNX=DIR cargo test --release --workspace write_for_onnx_runtime -- --ignored
+    CLASP_ONNX=DIR cargo test --release --workspace leave_with_heads
     CLASP_ONNX=DIR cargo test --release --workspace --test finetune
     python3 crates/weights/tests/golden/onnx_runtime.py DIR
 

@@ -1,6 +1,6 @@
 //! Frozen re-identification: pooled features, cosine, nothing trained. See [`protocol`].
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
 use clasp_data::layouts::market1501::{Crop, Market1501};
@@ -43,6 +43,36 @@ pub struct Strip {
     pub matches: Vec<(PathBuf, bool)>,
 }
 
+/// Features of images, and whom they show.
+pub(crate) struct Described {
+    features: Vec<f32>,
+    channels: usize,
+    persons: Vec<i64>,
+    cameras: Vec<i64>,
+}
+
+impl Described {
+    /// A feature for each image.
+    pub(crate) fn new(features: Vec<Vec<f32>>, crops: &[&Crop]) -> Self {
+        Self {
+            channels: features.first().map_or(0, Vec::len),
+            features: features.into_iter().flatten().collect(),
+            persons: crops.iter().map(|crop| crop.person).collect(),
+            cameras: crops.iter().map(|crop| crop.camera).collect(),
+        }
+    }
+
+    /// Some of the images.
+    pub(crate) fn rows(&self, rows: Range<usize>) -> Images<'_> {
+        Images {
+            features: &self.features[rows.start * self.channels..rows.end * self.channels],
+            channels: self.channels,
+            persons: &self.persons[rows.clone()],
+            cameras: &self.cameras[rows],
+        }
+    }
+}
+
 /// The protocol in words.
 pub fn protocol(preprocess: &Preprocess, rerank: Option<Rerank>) -> String {
     let reranked = rerank.map_or(String::new(), |r| {
@@ -83,18 +113,12 @@ pub fn evaluate<E: Extractor>(
         stages: 0,
     };
     let rows = each_image(extractor, pass, options, load, keep, progress)?;
-    let channels = rows.iter().flatten().map(Vec::len).next().unwrap_or(0);
-    let features: Vec<f32> = rows.into_iter().flatten().flatten().collect();
-    let persons: Vec<i64> = crops.iter().map(|crop| crop.person).collect();
-    let cameras: Vec<i64> = crops.iter().map(|crop| crop.camera).collect();
-    let side = |rows: std::ops::Range<usize>| Images {
-        features: &features[rows.start * channels..rows.end * channels],
-        channels,
-        persons: &persons[rows.clone()],
-        cameras: &cameras[rows],
-    };
+    let described = Described::new(rows.into_iter().flatten().collect(), &crops);
     let queries = data.query.len();
-    let (query, gallery) = (side(0..queries), side(queries..crops.len()));
+    let (query, gallery) = (
+        described.rows(0..queries),
+        described.rows(queries..crops.len()),
+    );
     let metrics = reid::evaluate(&query, &gallery, RANKS)?;
     let reranked = rerank
         .map(|rerank| rerank::evaluate(&query, &gallery, rerank, RANKS))
@@ -107,12 +131,12 @@ pub fn evaluate<E: Extractor>(
         .into_iter()
         .map(|i| valid[i])
         .collect();
-    let shown_features: Vec<f32> = frozen::rows_of(&shown, query.features, channels);
-    let shown_persons: Vec<i64> = shown.iter().map(|&i| persons[i]).collect();
-    let shown_cameras: Vec<i64> = shown.iter().map(|&i| cameras[i]).collect();
+    let shown_features: Vec<f32> = frozen::rows_of(&shown, query.features, query.channels);
+    let shown_persons: Vec<i64> = shown.iter().map(|&i| query.persons[i]).collect();
+    let shown_cameras: Vec<i64> = shown.iter().map(|&i| query.cameras[i]).collect();
     let asked = Images {
         features: &shown_features,
-        channels,
+        channels: query.channels,
         persons: &shown_persons,
         cameras: &shown_cameras,
     };

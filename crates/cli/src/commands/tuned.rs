@@ -54,9 +54,8 @@ pub fn load<T: Task>(
         let keys: Vec<String> = { set.iter() }
             .map(|one| one.strip_prefix("task.").unwrap_or(one).to_owned())
             .collect();
-        let settings: T::Settings = clasp_run::recipe::parse(&text, "the model's settings", &keys)
+        *model.task.settings_mut() = clasp_run::recipe::parse(&text, "the model's settings", &keys)
             .context("--set changes how a model is tested, not its head")?;
-        model.task = model.task.with_settings(settings);
     }
     Ok(model)
 }

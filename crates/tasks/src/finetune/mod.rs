@@ -26,6 +26,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clasp_data::Rng as DataRng;
 use clasp_data::image::Rgb;
+use clasp_data::layouts::LayoutError;
 use clasp_model::backbone::Features;
 use clasp_model::heads::Training;
 use clasp_model::layers::Rng;
@@ -160,8 +161,11 @@ impl Split {
         }
     }
 
-    /// The first of the splits meant that is among those there are.
-    pub fn among(&self, splits: &[String]) -> Option<String> {
+    /// The first of the splits meant that is among those of a file.
+    ///
+    /// # Errors
+    /// [`LayoutError::NoSplit`].
+    pub fn among(&self, splits: Vec<String>, file: &Path) -> Result<String, LayoutError> {
         let wanted: &[&str] = match self {
             Self::Val => &["val"],
             Self::Test => &["test", "val"],
@@ -170,6 +174,22 @@ impl Split {
         { wanted.iter() }
             .find(|name| splits.iter().any(|split| split == *name))
             .map(|name| (*name).to_owned())
+            .ok_or_else(|| LayoutError::NoSplit {
+                file: file.display().to_string(),
+                wanted: self.name().to_owned(),
+                splits,
+            })
+    }
+
+    /// Opens the first of the splits meant that is there, where each is a file of its own.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open<D>(&self, open: impl Fn(&str) -> Result<D, LayoutError>) -> Result<D, LayoutError> {
+        match (self, open(self.name())) {
+            (Self::Test, Err(LayoutError::NotFound { .. })) => open("val"),
+            (_, opened) => opened,
+        }
     }
 
     /// Its name, or what it is looked for under.
@@ -203,8 +223,8 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
     /// The settings.
     fn settings(&self) -> &Self::Settings;
 
-    /// The same task with other settings, of those that do not shape the head.
-    fn with_settings(&self, settings: Self::Settings) -> Self;
+    /// The settings, of which those that do not shape the head may be changed.
+    fn settings_mut(&mut self) -> &mut Self::Settings;
 
     /// Opens the training data of a folder, and the task as the data make it. `choose_by` is what models will be chosen
     /// by, so that it can be kept apart.

@@ -8,7 +8,6 @@ use burn::tensor::Device;
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::shift;
 use clasp_data::image::{Rgb, flip, resize};
-use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::attributes::{Attributed, Attributes};
 use clasp_metrics::attributes as metrics;
 use clasp_model::backbone::Features;
@@ -126,11 +125,8 @@ impl Task for AttributeTask {
         &self.settings
     }
 
-    fn with_settings(&self, settings: Settings) -> Self {
-        Self {
-            settings,
-            ..self.clone()
-        }
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     fn open(
@@ -176,13 +172,7 @@ impl Task for AttributeTask {
                 found: data.names.join(", "),
             });
         }
-        let name = split
-            .among(&data.splits())
-            .ok_or_else(|| LayoutError::NoSplit {
-                file: data.file.display().to_string(),
-                wanted: split.name().to_owned(),
-                splits: data.splits(),
-            })?;
+        let name = split.among(data.splits(), &data.file)?;
         Ok(Labelled {
             images: owned(&data.split(&name)?),
             split: name,

@@ -5,7 +5,6 @@ use std::path::Path;
 use burn::tensor::Device;
 use clasp_data::Rng as DataRng;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::detection::Boxes;
 use clasp_metrics::detection::{
     CITYPERSONS, FoundBox, OTHER_SUBSETS, Pedestrian, TrueBox, box_ap, miss_rate,
@@ -128,8 +127,7 @@ impl Task for DetectionTask {
     type Data = Scenes;
     type Eval = Scenes;
     type Head = DetectionHead;
-    /// People of a view, and its height and width.
-    type Target = (Vec<Someone>, [usize; 2]);
+    type Target = scenes::Target;
 
     fn default_mix() -> Mix {
         Mix::single(PART)
@@ -139,8 +137,8 @@ impl Task for DetectionTask {
         &self.settings
     }
 
-    fn with_settings(&self, settings: Settings) -> Self {
-        Self { settings }
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     fn open(
@@ -163,13 +161,7 @@ impl Task for DetectionTask {
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Scenes, TaskError> {
-        let boxes = match split {
-            Split::Test => match Boxes::open(folder, "test") {
-                Err(LayoutError::NotFound { .. }) => Boxes::open(folder, "val")?,
-                other => other?,
-            },
-            other => Boxes::open(folder, other.name())?,
-        };
+        let boxes = split.open(|name| Boxes::open(folder, name))?;
         Ok(Scenes::new(boxes))
     }
 
@@ -185,14 +177,8 @@ impl Task for DetectionTask {
         rng: &mut DataRng,
     ) -> Result<Example<Self::Target>, TaskError> {
         let path = &data.boxes.images[index].path;
-        let image = read_image(path)?;
         let views = &self.settings.views;
-        let (view, people) = scenes::view(&image, &data.people[index], views, preprocess, rng);
-        Ok(Example {
-            pixels: preprocess.normalise(&view),
-            target: (people, [preprocess.height, preprocess.width]),
-            key: path.display().to_string(),
-        })
+        scenes::example(path, &data.people[index], views, preprocess, rng)
     }
 
     fn head(
@@ -215,13 +201,8 @@ impl Task for DetectionTask {
         targets: &[Self::Target],
         _: &mut Training<'_>,
     ) -> Losses {
-        let [height, width] = targets.first().map_or([0, 0], |(_, size)| *size);
-        let people: Vec<&[Someone]> = targets
-            .iter()
-            .map(|(people, _)| people.as_slice())
-            .collect();
         let output = head.forward(scenes::maps(&features.pyramid));
-        let losses = detection_losses(&output, &scenes::targets(&people, height, width));
+        let losses = detection_losses(&output, &scenes::targets(targets));
         let settings = &self.settings;
         Losses::sum([
             ("centre", losses.centre, settings.centre_weight),
@@ -301,13 +282,13 @@ impl Task for DetectionTask {
             .collect();
         let views = &self.settings.views;
         let protocol = format!(
-            "Pedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, suppressed above IoU {}, \
+            "Pedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, {}, \
              at most {} a scene. MR is the log-average miss rate over 0.01 to 1 false positives an image, lower is better: IoU 0.5, \
              pedestrians outside a subset's bounds (table) ignored, found boxes within 1.25 times its heights. AP.5 is COCO's.",
             eval.boxes.file.file_name().unwrap_or_default().display(),
             views.test_scale,
             views.score,
-            views.nms,
+            views.suppression(),
             views.most,
         );
         Ok(Report {

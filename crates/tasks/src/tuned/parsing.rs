@@ -12,7 +12,6 @@ use clasp_data::augment::erase::normal;
 use clasp_data::augment::{Affine, warp, warp_labels};
 use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Rgb, encode_label_png};
-use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::parsing::{IGNORE, LabelMap, Parsing};
 use clasp_metrics::parsing::Confusion;
 use clasp_model::backbone::Features;
@@ -328,11 +327,8 @@ impl Task for ParsingTask {
         &self.settings
     }
 
-    fn with_settings(&self, settings: Settings) -> Self {
-        Self {
-            settings,
-            ..self.clone()
-        }
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     fn open(
@@ -373,12 +369,7 @@ impl Task for ParsingTask {
                 found: parsing.classes.join(", "),
             });
         }
-        let splits = parsing.splits();
-        let name = split.among(&splits).ok_or_else(|| LayoutError::NoSplit {
-            file: parsing.file.display().to_string(),
-            wanted: split.name().to_owned(),
-            splits,
-        })?;
+        let name = split.among(parsing.splits(), &parsing.file)?;
         let images = parsing.split(&name)?;
         let images = { images.iter() }
             .map(|one| (one.image.clone(), one.mask.clone()))

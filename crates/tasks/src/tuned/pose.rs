@@ -8,7 +8,6 @@ use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::warp;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::coco::{Keypoints, Person};
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
@@ -334,11 +333,8 @@ impl Task for PoseTask {
         &self.settings
     }
 
-    fn with_settings(&self, settings: Settings) -> Self {
-        Self {
-            settings,
-            ..self.clone()
-        }
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     fn open(
@@ -370,13 +366,7 @@ impl Task for PoseTask {
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Eval, TaskError> {
-        let keypoints = match split {
-            Split::Test => match Keypoints::open(folder, "test") {
-                Err(LayoutError::NotFound { .. }) => Keypoints::open(folder, "val")?,
-                other => other?,
-            },
-            other => Keypoints::open(folder, other.name())?,
-        };
+        let keypoints = split.open(|name| Keypoints::open(folder, name))?;
         self.check(&keypoints)?;
         let settings = &self.settings;
         let boxes = if settings.boxes.as_os_str().is_empty() {

@@ -9,7 +9,7 @@ use clasp_data::augment::{erase, shift};
 use clasp_data::image::{Filter, Rgb, flip, resize};
 use clasp_data::layouts::reid::{Crop, MsmtVal, Reid as People, people};
 use clasp_data::rng_for;
-use clasp_metrics::reid::{self, Images};
+use clasp_metrics::reid;
 use clasp_metrics::rerank::{self, Rerank};
 use clasp_metrics::verify;
 use clasp_model::backbone::Features;
@@ -27,6 +27,7 @@ use crate::features::{Extracted, Extractor, Inputs, Preprocess, read_image};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use crate::reid::Described;
 use clasp_weights::onnx::Output;
 
 /// Ranks of the CMC that are kept.
@@ -234,11 +235,8 @@ impl Task for Reid {
         &self.settings
     }
 
-    fn with_settings(&self, settings: Settings) -> Self {
-        Self {
-            settings,
-            ..self.clone()
-        }
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     fn open(
@@ -470,18 +468,10 @@ impl Task for Reid {
                     .collect())
             },
         )?;
-        let channels = rows.first().map_or(0, Vec::len);
-        let features: Vec<f32> = rows.into_iter().flatten().collect();
-        let persons: Vec<i64> = crops.iter().map(|crop| crop.person).collect();
-        let cameras: Vec<i64> = crops.iter().map(|crop| crop.camera).collect();
-        let side = |rows: std::ops::Range<usize>| Images {
-            features: &features[rows.start * channels..rows.end * channels],
-            channels,
-            persons: &persons[rows.clone()],
-            cameras: &cameras[rows],
-        };
+        let described = Described::new(rows, &crops);
         let queries = eval.query.len();
-        let (query, gallery) = (side(0..queries), side(queries..crops.len()));
+        let query = described.rows(0..queries);
+        let gallery = described.rows(queries..crops.len());
         let metrics = reid::evaluate(&query, &gallery, RANKS)?;
         let rank = |k: usize| metrics.cmc.get(k - 1).copied().unwrap_or(1.0);
         let mut figures = vec![

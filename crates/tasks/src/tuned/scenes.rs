@@ -1,10 +1,12 @@
 //! What pedestrian detection and person search share: views of scenes, targets of the CSP head (Liu et al., CVPR 2019), and
 //! boxes from its answers.
 
+use std::path::Path;
+
 use burn::tensor::{Device, Tensor};
 use clasp_data::Rng as DataRng;
 use clasp_data::image::{Filter, Rgb, crop, flip, resize};
-use clasp_metrics::detection::nms;
+use clasp_metrics::detection::{Decay, nms, soft_nms};
 use clasp_model::heads::{DetectionHead, DetectionHeadConfig, DetectionOutput};
 use clasp_model::layers::Rng;
 use clasp_model::losses::DetectionTargets;
@@ -13,10 +15,10 @@ use serde::{Deserialize, Serialize};
 
 use super::picture::paste;
 use crate::TaskError;
-use crate::features::Preprocess;
+use crate::features::{Preprocess, read_image};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
-use crate::finetune::{Model, Stages, Task};
+use crate::finetune::{Example, Model, Stages, Task};
 use clasp_weights::onnx::Output;
 
 /// Pixels of the input per position of the head's grid.
@@ -48,6 +50,9 @@ pub struct Views {
     pub score: f64,
     /// Overlap (IoU) with a better box above which a box is dropped.
     pub nms: f64,
+    /// Lower the scores of overlapping boxes by exp(-IoU²/σ) with this σ instead of dropping them (soft NMS, 0.5 in its paper);
+    /// 0 for dropping them.
+    pub soft_sigma: f64,
     /// Most boxes of a scene.
     pub most: usize,
 }
@@ -61,7 +66,31 @@ impl Default for Views {
             test_scale: 1.0,
             score: 0.01,
             nms: 0.5,
+            soft_sigma: 0.0,
             most: 100,
+        }
+    }
+}
+
+impl Views {
+    /// The boxes to tell, best first, each with its score; those that repeat a better one are dropped or told with a lower score.
+    fn suppress(&self, boxes: &[[f64; 4]], scores: &[f64]) -> Vec<(usize, f64)> {
+        if self.soft_sigma > 0.0 {
+            let sigma = self.soft_sigma;
+            return soft_nms(boxes, scores, Decay::Gaussian { sigma }, self.score);
+        }
+        let kept = nms(boxes, scores, self.nms);
+        kept.into_iter()
+            .map(|index| (index, scores[index]))
+            .collect()
+    }
+
+    /// How repeated boxes are told apart, in words.
+    pub fn suppression(&self) -> String {
+        if self.soft_sigma > 0.0 {
+            format!("soft NMS of σ {}", self.soft_sigma)
+        } else {
+            format!("suppressed above IoU {}", self.nms)
         }
     }
 }
@@ -86,6 +115,28 @@ pub struct Found {
     pub score: f64,
     /// What stands for the person, of length 1; empty without embeddings.
     pub embedding: Vec<f32>,
+}
+
+/// People of a view, and its height and width.
+pub type Target = (Vec<Someone>, [usize; 2]);
+
+/// A training view of the scene in a file.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn example(
+    path: &Path,
+    people: &[Someone],
+    views: &Views,
+    preprocess: &Preprocess,
+    rng: &mut DataRng,
+) -> Result<Example<Target>, TaskError> {
+    let (view, people) = view(&read_image(path)?, people, views, preprocess, rng);
+    Ok(Example {
+        pixels: preprocess.normalise(&view),
+        target: (people, [preprocess.height, preprocess.width]),
+        key: path.display().to_string(),
+    })
 }
 
 /// A training view: the scene scaled, mirrored, brightened, and a piece of the input's size, about somebody if there is
@@ -246,12 +297,13 @@ pub fn middle_of([x, y, w, h]: [f64; 4], rows: usize, columns: usize) -> Option<
     inside.then_some([cy as usize, cx as usize])
 }
 
-/// Targets of a batch of views of `height` x `width`.
+/// Targets of a batch of views of one size.
 ///
 /// About a middle lies a Gaussian as wide as the box, σ = 0.3·((length − 1)/2 − 1) + 0.8 along each axis; sizes are learnt
 /// within two positions of it.
-pub fn targets(batch: &[&[Someone]], height: usize, width: usize) -> DetectionTargets {
+pub fn targets(batch: &[Target]) -> DetectionTargets {
     const RADIUS: i64 = 2;
+    let [height, width] = batch.first().map_or([0, 0], |(_, size)| *size);
     let (rows, columns) = (height / STRIDE, width / STRIDE);
     let area = rows * columns;
     let zeros = |channels: usize| vec![0.0; batch.len() * channels * area];
@@ -263,7 +315,7 @@ pub fn targets(batch: &[&[Someone]], height: usize, width: usize) -> DetectionTa
         sized: zeros(1),
         offsets: zeros(2),
     };
-    for (index, people) in batch.iter().enumerate() {
+    for (index, (people, _)) in batch.iter().enumerate() {
         let plane = index * area;
         let span = |bbox: [f64; 4], axis: usize, size: usize| {
             let start = bbox[axis] / STRIDE as f64;
@@ -408,12 +460,12 @@ impl Answers {
         };
         let boxes: Vec<[f64; 4]> = order.iter().map(|at| bbox(*at)).collect();
         let scores: Vec<f64> = order.iter().map(|at| score(*at)).collect();
-        let mut kept = nms(&boxes, &scores, views.nms);
+        let mut kept = views.suppress(&boxes, &scores);
         kept.truncate(views.most);
         { kept.into_iter() }
-            .map(|index| Found {
+            .map(|(index, score)| Found {
                 bbox: boxes[index],
-                score: scores[index],
+                score,
                 embedding: self.at(order[index]),
             })
             .collect()
@@ -451,6 +503,28 @@ mod tests {
     }
 
     #[test]
+    fn soft_suppression_lowers_what_hard_drops() {
+        let boxes = [
+            [0.0, 0.0, 10.0, 20.0],
+            [1.0, 0.0, 10.0, 20.0],
+            [50.0, 0.0, 10.0, 20.0],
+        ];
+        let scores = [0.9, 0.8, 0.7];
+        let hard = Views::default();
+        assert_eq!(hard.suppress(&boxes, &scores), [(0, 0.9), (2, 0.7)]);
+        let soft = Views {
+            soft_sigma: 0.5,
+            ..hard
+        };
+        let overlap: f64 = 9.0 / 11.0;
+        let lowered = 0.8 * (-overlap * overlap / 0.5).exp();
+        assert_eq!(
+            soft.suppress(&boxes, &scores),
+            [(0, 0.9), (2, 0.7), (1, lowered)]
+        );
+    }
+
+    #[test]
     fn targets_stand_where_people_do() {
         // 40 x 24 positions; a person whose middle is (50, 82) in pixels, (12.5, 20.5) in positions.
         let people = [
@@ -460,7 +534,7 @@ mod tests {
                 ..someone([0.0, 0.0, 16.0, 16.0])
             },
         ];
-        let targets = targets(&[&people], 160, 96);
+        let targets = targets(&[(people.to_vec(), [160, 96])]);
         let at = 20 * 24 + 12;
         assert_eq!(targets.middles.iter().sum::<f32>(), 1.0);
         assert_eq!((targets.middles[at], targets.nearness[at]), (1.0, 1.0));
@@ -478,7 +552,7 @@ mod tests {
             someone([40.0, 62.0, 20.0, 40.0]),
             someone([5.0, 20.0, 31.0, 77.0]),
         ];
-        let found = targets(&[&people], 160, 96);
+        let found = targets(&[(people.to_vec(), [160, 96])]);
         let answers = Answers {
             centre: found.middles.iter().map(|m| 20.0 * m - 10.0).collect(),
             size: found.sizes,

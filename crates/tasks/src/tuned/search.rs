@@ -143,7 +143,7 @@ impl SearchTask {
     /// Embeddings at the middles of a batch's people, and who they are.
     fn at_middles(
         output: &DetectionOutput,
-        targets: &[(Vec<Someone>, [usize; 2])],
+        targets: &[scenes::Target],
     ) -> Option<(Tensor<2>, Vec<Option<usize>>)> {
         let map = output.embedding.clone()?;
         let [batch, length, rows, columns] = map.dims();
@@ -174,8 +174,7 @@ impl Task for SearchTask {
     type Data = Data;
     type Eval = Search;
     type Head = SearchHead;
-    /// People of a view, and its height and width.
-    type Target = (Vec<Someone>, [usize; 2]);
+    type Target = scenes::Target;
 
     fn default_mix() -> Mix {
         match Mix::new([0.5, 0.5, 0.0]) {
@@ -188,11 +187,8 @@ impl Task for SearchTask {
         &self.settings
     }
 
-    fn with_settings(&self, settings: Settings) -> Self {
-        Self {
-            settings,
-            ..self.clone()
-        }
+    fn settings_mut(&mut self) -> &mut Settings {
+        &mut self.settings
     }
 
     fn open(
@@ -252,14 +248,8 @@ impl Task for SearchTask {
         rng: &mut DataRng,
     ) -> Result<Example<Self::Target>, TaskError> {
         let path = &data.frames[index].path;
-        let image = read_image(path)?;
         let views = &self.settings.views;
-        let (view, people) = scenes::view(&image, &data.people[index], views, preprocess, rng);
-        Ok(Example {
-            pixels: preprocess.normalise(&view),
-            target: (people, [preprocess.height, preprocess.width]),
-            key: path.display().to_string(),
-        })
+        scenes::example(path, &data.people[index], views, preprocess, rng)
     }
 
     fn head(
@@ -294,13 +284,8 @@ impl Task for SearchTask {
         targets: &[Self::Target],
         _: &mut Training<'_>,
     ) -> Losses {
-        let [height, width] = targets.first().map_or([0, 0], |(_, size)| *size);
-        let people: Vec<&[Someone]> = targets
-            .iter()
-            .map(|(people, _)| people.as_slice())
-            .collect();
         let output = head.detector.forward(scenes::maps(&features.pyramid));
-        let losses = detection_losses(&output, &scenes::targets(&people, height, width));
+        let losses = detection_losses(&output, &scenes::targets(targets));
         let settings = &self.settings;
         let identity = match Self::at_middles(&output, targets) {
             Some((embeddings, persons)) => head.memory.loss(embeddings, &persons, settings.scalar),
@@ -462,13 +447,13 @@ impl Task for SearchTask {
         Ok(Report {
             task: Self::NAME,
             protocol: format!(
-                "Person search, fine-tuned, one stage on the CSP head, {}: whole frames at scale {}; boxes of score {} and above, suppressed above \
-                 IoU {}; queries by the embedding at the middle of their box, searched in {searched}; cosine{}{context}. A box is right that overlaps the \
+                "Person search, fine-tuned, one stage on the CSP head, {}: whole frames at scale {}; boxes of score {} and above, {}; \
+                 queries by the embedding at the middle of their box, searched in {searched}; cosine{}{context}. A box is right that overlaps the \
                  person's by min(0.5, wh/((w+10)(h+10))) and comes first in its frame; mAP counts frames without one as missed.",
                 eval.layout,
                 settings.views.test_scale,
                 settings.search_score,
-                settings.views.nms,
+                settings.views.suppression(),
                 if settings.weighted {
                     " times the box's score"
                 } else {

@@ -119,11 +119,11 @@ impl Architecture {
     /// The sizes that the name stands for.
     pub fn sizes(self) -> Option<Sizes> {
         Some(match self {
-            Self::SwinPico => Sizes::Swin(SwinConfig::pico().sizes()),
-            Self::SwinNano => Sizes::Swin(SwinConfig::nano().sizes()),
-            Self::SwinTiny => Sizes::Swin(SwinConfig::tiny().sizes()),
-            Self::SwinSmall => Sizes::Swin(SwinConfig::small().sizes()),
-            Self::SwinBase => Sizes::Swin(SwinConfig::base().sizes()),
+            Self::SwinPico => Sizes::Swin(SwinSizes::pico()),
+            Self::SwinNano => Sizes::Swin(SwinSizes::nano()),
+            Self::SwinTiny => Sizes::Swin(SwinSizes::tiny()),
+            Self::SwinSmall => Sizes::Swin(SwinSizes::small()),
+            Self::SwinBase => Sizes::Swin(SwinSizes::base()),
             Self::VitPico => Sizes::Vit(VitSizes::pico()),
             Self::VitTiny => Sizes::Vit(VitSizes::tiny()),
             Self::VitSmall => Sizes::Vit(VitSizes::small()),
@@ -132,14 +132,15 @@ impl Architecture {
         })
     }
 
-    /// The name that comes nearest to sizes: the preset that they differ from in no more than the window of a
+    /// The name that comes nearest to sizes: the preset that they differ from in no more than the window and strides of a
     /// Swin, or the image, the patch and the pooling of a ViT.
     pub fn nearest(sizes: &Sizes) -> Self {
         let near = |name: &Self| match (sizes, name.sizes()) {
             (Sizes::Swin(one), Some(Sizes::Swin(other))) => {
-                let window_size = one.window_size;
+                let (window_size, merging) = (one.window_size, one.merging.clone());
                 *one == SwinSizes {
                     window_size,
+                    merging,
                     ..other
                 }
             }
@@ -267,6 +268,25 @@ impl BackboneConfig {
         }
     }
 
+    /// The same with a Swin's strides as they are published, such as 4, 2, 2, 1 ([`SwinSizes::with_strides`]).
+    ///
+    /// # Errors
+    /// Strides that do not go with the sizes, or a ViT.
+    pub fn with_strides(self, strides: &[usize]) -> Result<Self, ModelError> {
+        let Some(Sizes::Swin(sizes)) = self.sizes() else {
+            return Err(ModelError::Setting {
+                field: "strides",
+                expected: "none: only a Swin has them".into(),
+                found: format!("{strides:?}"),
+            });
+        };
+        let sizes = Sizes::Swin(sizes.with_strides(strides)?);
+        Ok(Self {
+            sizes: Some(sizes).filter(|sizes| self.name.sizes().as_ref() != Some(sizes)),
+            ..self
+        })
+    }
+
     /// The network's sizes; none for a name that needs them beside it.
     pub fn sizes(&self) -> Option<Sizes> {
         self.sizes.clone().or_else(|| self.name.sizes())
@@ -296,10 +316,10 @@ impl BackboneConfig {
     fn network(&self) -> Result<Network, ModelError> {
         Ok(match self.sizes() {
             Some(Sizes::Swin(sizes)) => Network::Swin(SwinConfig {
-                adapter: self.adapter.clone(),
+                sizes,
                 drop_path: self.drop_path,
                 padding: self.padding,
-                ..SwinConfig::tiny().with_sizes(&sizes)
+                adapter: self.adapter.clone(),
             }),
             Some(Sizes::Vit(sizes)) => Network::Vit(VitConfig {
                 sizes,
@@ -342,8 +362,8 @@ pub struct Features {
     /// The whole image: [batch, channels]. Mean of `map` over its positions; the class token of a ViT that has
     /// a trained one.
     pub pooled: Tensor<2>,
-    /// The output of each of four stages: [batch, channels, height, width]. The strides are 4, 8, 16, 32 in a Swin
-    /// and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
+    /// The output of each of four stages: [batch, channels, height, width]. The strides are 4, 8, 16, 32 in a Swin,
+    /// unless it has others, and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
     /// normalised.
     pub pyramid: Vec<Tensor<4>>,
     /// One entry a block that holds experts, in order; empty without.
@@ -382,7 +402,7 @@ impl Backbone {
     /// Its sizes.
     pub fn sizes(&self) -> Sizes {
         match self {
-            Self::Swin(swin) => Sizes::Swin(swin.config().sizes()),
+            Self::Swin(swin) => Sizes::Swin(swin.config().sizes.clone()),
             Self::Vit(vit) => Sizes::Vit(vit.config().sizes.clone()),
         }
     }

@@ -65,6 +65,10 @@ pub struct SwinSizes {
     pub window_size: usize,
     /// Hidden over outer channels of the MLPs.
     pub mlp_ratio: usize,
+    /// Stride of the merging before each later stage, 1 or 2; none for 2 everywhere. Dense tasks of SOLIDER lower the last:
+    /// the same weights see overlapping neighbours there, and the map stays finer.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub merging: Vec<usize>,
 }
 
 /// The patch of every published Swin.
@@ -72,33 +76,10 @@ fn published_patch() -> usize {
     4
 }
 
-/// Sizes of a Swin Transformer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SwinConfig {
-    /// Side of a patch in pixels.
-    pub patch_size: usize,
-    /// Channels of the first stage; each next stage has twice as many.
-    pub embed_dim: usize,
-    /// Blocks per stage.
-    pub depths: Vec<usize>,
-    /// Attention heads per stage.
-    pub num_heads: Vec<usize>,
-    /// Side of a window in positions.
-    pub window_size: usize,
-    /// Hidden over outer channels of the MLPs.
-    pub mlp_ratio: usize,
-    /// Drop path of the last block; earlier blocks have less, linearly from 0.
-    pub drop_path: f64,
-    /// How maps that the window does not divide are padded.
-    pub padding: WindowPadding,
-    /// How the network is adapted to a mix of tasks.
-    pub adapter: Adapter,
-}
-
-impl SwinConfig {
+impl SwinSizes {
     fn preset(embed_dim: usize, depths: &[usize], first_heads: usize, window_size: usize) -> Self {
         Self {
-            patch_size: 4,
+            patch_size: published_patch(),
             embed_dim,
             depths: depths.to_vec(),
             num_heads: (0..depths.len())
@@ -106,9 +87,7 @@ impl SwinConfig {
                 .collect(),
             window_size,
             mlp_ratio: 4,
-            drop_path: 0.1,
-            padding: WindowPadding::default(),
-            adapter: Adapter::None,
+            merging: Vec::new(),
         }
     }
 
@@ -141,52 +120,101 @@ impl SwinConfig {
         Self::preset(128, &[2, 2, 18, 2], 4, 7)
     }
 
-    /// The same with other sizes.
-    pub fn with_sizes(self, sizes: &SwinSizes) -> Self {
-        let SwinSizes {
-            patch_size,
-            embed_dim,
-            depths,
-            num_heads,
-            window_size,
-            mlp_ratio,
-        } = sizes.clone();
-        Self {
-            patch_size,
-            embed_dim,
-            depths,
-            num_heads,
-            window_size,
-            mlp_ratio,
+    /// The same with published strides, such as 4, 2, 2, 1: that of the patches, then of the merging before each later stage.
+    ///
+    /// # Errors
+    /// They are not the patch and as many ones and twos as there are later stages.
+    pub fn with_strides(self, strides: &[usize]) -> Result<Self, ModelError> {
+        let found = Self {
+            merging: strides.get(1..).unwrap_or_default().to_vec(),
             ..self
+        };
+        if strides.first() != Some(&found.patch_size) || !found.merging_fits() {
+            let later = found.depths.len() - 1;
+            return Err(ModelError::Setting {
+                field: "strides",
+                expected: format!("{}, then {later} times 1 or 2", found.patch_size),
+                found: format!("{strides:?}"),
+            });
         }
+        if found.merging.contains(&1) {
+            return Ok(found);
+        }
+        Ok(Self {
+            merging: Vec::new(),
+            ..found
+        })
     }
 
-    /// The sizes alone.
-    pub fn sizes(&self) -> SwinSizes {
-        SwinSizes {
-            patch_size: self.patch_size,
-            embed_dim: self.embed_dim,
-            depths: self.depths.clone(),
-            num_heads: self.num_heads.clone(),
-            window_size: self.window_size,
-            mlp_ratio: self.mlp_ratio,
+    fn merging_fits(&self) -> bool {
+        self.merging.len() + 1 == self.depths.len()
+            && self.merging.iter().all(|stride| matches!(stride, 1 | 2))
+    }
+
+    /// Channels of a stage, counted from 0; each has twice as many as the one before.
+    pub fn stage_channels(&self, stage: usize) -> usize {
+        self.embed_dim << stage
+    }
+
+    /// Pixels of the image per position of a stage's map.
+    pub fn stage_stride(&self, stage: usize) -> usize {
+        let merged: usize = (1..=stage).map(|stage| self.merging(stage)).product();
+        self.patch_size * merged
+    }
+
+    /// The stride of the merging before a stage.
+    fn merging(&self, stage: usize) -> usize {
+        self.merging.get(stage - 1).copied().unwrap_or(2)
+    }
+}
+
+/// A Swin Transformer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SwinConfig {
+    /// Its sizes.
+    pub sizes: SwinSizes,
+    /// Drop path of the last block; earlier blocks have less, linearly from 0.
+    pub drop_path: f64,
+    /// How maps that the window does not divide are padded.
+    pub padding: WindowPadding,
+    /// How the network is adapted to a mix of tasks.
+    pub adapter: Adapter,
+}
+
+impl SwinConfig {
+    /// The plain network, drop path 0.1.
+    pub fn new(sizes: SwinSizes) -> Self {
+        Self {
+            sizes,
+            drop_path: 0.1,
+            padding: WindowPadding::default(),
+            adapter: Adapter::None,
         }
     }
 
     /// Number of parameters, without building anything.
     pub fn parameters(&self) -> usize {
-        let mut count = self.embed_dim * (3 * self.patch_size * self.patch_size + 3);
-        for (stage, (depth, heads)) in self.depths.iter().zip(&self.num_heads).enumerate() {
-            let channels = self.stage_channels(stage);
+        let mut count =
+            self.sizes.embed_dim * (3 * self.sizes.patch_size * self.sizes.patch_size + 3);
+        for (stage, (depth, heads)) in self
+            .sizes
+            .depths
+            .iter()
+            .zip(&self.sizes.num_heads)
+            .enumerate()
+        {
+            let channels = self.sizes.stage_channels(stage);
             if stage > 0 {
-                let before = self.stage_channels(stage - 1);
+                let before = self.sizes.stage_channels(stage - 1);
                 count += 8 * before + 8 * before * before;
                 if let Adapter::Lambda(_) = self.adapter {
                     count += 6 * channels;
                 }
             }
-            let (hidden, relative) = (self.mlp_ratio * channels, 2 * self.window_size - 1);
+            let (hidden, relative) = (
+                self.sizes.mlp_ratio * channels,
+                2 * self.sizes.window_size - 1,
+            );
             let mut block = 4 * channels
                 + relative * relative * heads
                 + 4 * channels * (channels + 1)
@@ -201,12 +229,7 @@ impl SwinConfig {
             }
             count += depth * block;
         }
-        count + 2 * self.stage_channels(self.depths.len() - 1)
-    }
-
-    /// Channels of a stage, counted from 0.
-    pub fn stage_channels(&self, stage: usize) -> usize {
-        self.embed_dim << stage
+        count + 2 * self.sizes.stage_channels(self.sizes.depths.len() - 1)
     }
 
     /// Checks that the sizes can work.
@@ -227,19 +250,34 @@ impl SwinConfig {
             }
             Err(setting(field, format!("1 to {most}"), value.to_string()))
         };
-        within("patch_size", self.patch_size, 64)?;
-        within("embed_dim", self.embed_dim, 4096)?;
-        within("window_size", self.window_size, 64)?;
-        within("mlp_ratio", self.mlp_ratio, 16)?;
-        within("depths", self.depths.len(), 6)?;
-        if self.num_heads.len() != self.depths.len() {
-            let expected = format!("one entry for each of {} stages", self.depths.len());
-            let found = format!("{:?}", self.num_heads);
+        within("patch_size", self.sizes.patch_size, 64)?;
+        within("embed_dim", self.sizes.embed_dim, 4096)?;
+        within("window_size", self.sizes.window_size, 64)?;
+        within("mlp_ratio", self.sizes.mlp_ratio, 16)?;
+        within("depths", self.sizes.depths.len(), 6)?;
+        if self.sizes.num_heads.len() != self.sizes.depths.len() {
+            let expected = format!("one entry for each of {} stages", self.sizes.depths.len());
+            let found = format!("{:?}", self.sizes.num_heads);
             return Err(setting("num_heads", expected, found));
         }
-        for (stage, (depth, heads)) in self.depths.iter().zip(&self.num_heads).enumerate() {
+        if !self.sizes.merging.is_empty() && !self.sizes.merging_fits() {
+            let later = self.sizes.depths.len() - 1;
+            let found = format!("{:?}", self.sizes.merging);
+            return Err(setting(
+                "merging",
+                format!("{later} times 1 or 2, or none"),
+                found,
+            ));
+        }
+        for (stage, (depth, heads)) in self
+            .sizes
+            .depths
+            .iter()
+            .zip(&self.sizes.num_heads)
+            .enumerate()
+        {
             within("depths", *depth, 128)?;
-            let channels = self.stage_channels(stage);
+            let channels = self.sizes.stage_channels(stage);
             if *heads == 0 || !channels.is_multiple_of(*heads) {
                 let expected = format!("a divisor of the {channels} channels of stage {stage}");
                 return Err(setting("num_heads", expected, heads.to_string()));
@@ -254,8 +292,13 @@ impl SwinConfig {
             }
             Adapter::Moe(config) => {
                 config.check()?;
-                if let Some(stage) = config.stages.iter().find(|s| **s >= self.depths.len()) {
-                    let expected = format!("stages below {}, counted from 0", self.depths.len());
+                if let Some(stage) = config
+                    .stages
+                    .iter()
+                    .find(|s| **s >= self.sizes.depths.len())
+                {
+                    let expected =
+                        format!("stages below {}, counted from 0", self.sizes.depths.len());
                     return Err(setting("stages", expected, stage.to_string()));
                 }
             }
@@ -269,26 +312,31 @@ impl SwinConfig {
     /// On settings that [`SwinConfig::check`] refuses.
     pub fn init(&self, rng: &mut Rng, device: &Device) -> Swin {
         assert!(self.check().is_ok(), "{:?}", self.check());
-        let stages = self.depths.len();
-        let blocks: usize = self.depths.iter().sum();
+        let stages = self.sizes.depths.len();
+        let blocks: usize = self.sizes.depths.iter().sum();
         let rate = |block: usize| self.drop_path * block as f64 / (blocks.max(2) - 1) as f64;
 
         let patch_embed = PatchEmbed {
-            proj: PatchProjection::init(self.embed_dim, self.patch_size, rng, device),
-            norm: layers::layer_norm(self.embed_dim, device),
+            proj: PatchProjection::init(self.sizes.embed_dim, self.sizes.patch_size, rng, device),
+            norm: layers::layer_norm(self.sizes.embed_dim, device),
         };
         let mut before = 0;
         let stage_list = (0..stages)
             .map(|stage| {
-                let channels = self.stage_channels(stage);
-                let downsample = (stage > 0)
-                    .then(|| PatchMerging::init(self.stage_channels(stage - 1), rng, device));
-                let blocks = (0..self.depths[stage])
+                let channels = self.sizes.stage_channels(stage);
+                let downsample = (stage > 0).then(|| {
+                    let sizes = [
+                        self.sizes.stage_channels(stage - 1),
+                        self.sizes.merging(stage),
+                    ];
+                    PatchMerging::init(sizes, rng, device)
+                });
+                let blocks = (0..self.sizes.depths[stage])
                     .map(|index| {
                         Block::init(self, stage, rate(before + index), channels, rng, device)
                     })
                     .collect();
-                before += self.depths[stage];
+                before += self.sizes.depths[stage];
                 Stage { downsample, blocks }
             })
             .collect();
@@ -299,14 +347,15 @@ impl SwinConfig {
             _ => 0..0,
         };
         let mut modulations = || -> Vec<Linear> {
-            let layer = |stage| layers::linear(2, self.stage_channels(stage), true, rng, device);
+            let layer =
+                |stage| layers::linear(2, self.sizes.stage_channels(stage), true, rng, device);
             modulated.clone().map(layer).collect()
         };
         let (semantic_embed_w, semantic_embed_b) = (modulations(), modulations());
         Swin {
             patch_embed,
             layers: stage_list,
-            norm: layers::layer_norm(self.stage_channels(stages - 1), device),
+            norm: layers::layer_norm(self.sizes.stage_channels(stages - 1), device),
             semantic_embed_w,
             semantic_embed_b,
             config: self.clone(),
@@ -394,8 +443,8 @@ impl Swin {
     /// The windows of a stage's even blocks and of its odd blocks, which are shifted.
     fn windows(&self, stage: usize, height: usize, width: usize, x: &Tensor<4>) -> [Windows; 2] {
         let config = &self.config;
-        let side = config.window_size;
-        let one_window = 224usize.div_ceil(config.patch_size << stage) <= side;
+        let side = config.sizes.window_size;
+        let one_window = 224usize.div_ceil(config.sizes.stage_stride(stage)) <= side;
         let shift = match config.padding {
             WindowPadding::Classification if one_window => 0,
             _ => side / 2,
@@ -440,12 +489,16 @@ impl Swin {
 
     /// Channels of the last stage.
     pub fn channels(&self) -> usize {
-        self.config.stage_channels(self.config.depths.len() - 1)
+        self.config
+            .sizes
+            .stage_channels(self.config.sizes.depths.len() - 1)
     }
 
-    /// Pixels per position of the last map: 32 with four stages.
+    /// Pixels per position of the last map: 32 with four stages and published strides.
     pub fn stride(&self) -> usize {
-        self.config.patch_size << (self.config.depths.len() - 1)
+        self.config
+            .sizes
+            .stage_stride(self.config.sizes.depths.len() - 1)
     }
 
     /// The same network for one mix, without prompts ([`Moe::fold`]). SOLIDER's controller gets the mix's λ.
@@ -515,32 +568,41 @@ impl PatchEmbed {
     }
 }
 
-/// Halves the map and doubles the channels.
+/// Halves the map, unless its stride is 1, and doubles the channels.
 #[derive(Module, Debug)]
 pub struct PatchMerging {
     /// Norm over the four neighbours' channels.
     pub norm: LayerNorm,
     /// 4·channels → 2·channels, without bias.
     pub reduction: Linear,
+    stride: usize,
 }
 
 impl PatchMerging {
-    fn init(channels: usize, rng: &mut Rng, device: &Device) -> Self {
+    fn init([channels, stride]: [usize; 2], rng: &mut Rng, device: &Device) -> Self {
         Self {
             norm: layers::layer_norm(4 * channels, device),
             reduction: layers::linear(4 * channels, 2 * channels, false, rng, device),
+            stride,
         }
     }
 
-    /// x: [batch, height, width, channels] → [batch, ⌈height/2⌉, ⌈width/2⌉, 2·channels].
+    /// x: [batch, height, width, channels] → [batch, ⌈height/stride⌉, ⌈width/stride⌉, 2·channels].
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let x = pad_end(pad_end(x, 1, 2), 2, 2);
-        let [batch, height, width, channels] = x.dims();
         // The neighbours in the order (0,0), (1,0), (0,1), (1,1): columns outside, rows inside.
-        let neighbours = x
-            .reshape([batch, height / 2, 2, width / 2, 2, channels])
-            .permute([0, 1, 3, 4, 2, 5])
-            .reshape([batch, height / 2, width / 2, 4 * channels]);
+        let neighbours = if self.stride == 1 {
+            let [_, height, width, _] = x.dims();
+            // One row and one column of zeros at the end, as MMDetection's "corner" padding.
+            let x = pad_end(pad_end(x, 1, height + 1), 2, width + 1);
+            let from = |row, column| x.clone().narrow(1, row, height).narrow(2, column, width);
+            Tensor::cat(vec![from(0, 0), from(1, 0), from(0, 1), from(1, 1)], 3)
+        } else {
+            let x = pad_end(pad_end(x, 1, 2), 2, 2);
+            let [batch, height, width, channels] = x.dims();
+            x.reshape([batch, height / 2, 2, width / 2, 2, channels])
+                .permute([0, 1, 3, 4, 2, 5])
+                .reshape([batch, height / 2, width / 2, 4 * channels])
+        };
         self.reduction.forward(normalise(neighbours, &self.norm))
     }
 }
@@ -579,7 +641,7 @@ impl Block {
         rng: &mut Rng,
         device: &Device,
     ) -> Self {
-        let heads = config.num_heads[stage];
+        let heads = config.sizes.num_heads[stage];
         let moe = match &config.adapter {
             Adapter::Moe(moe) if moe.stages.contains(&stage) => {
                 Some(moe.init(channels, rng, device))
@@ -588,9 +650,9 @@ impl Block {
         };
         Self {
             norm1: layers::layer_norm(channels, device),
-            attn: WindowAttention::init(channels, heads, config.window_size, rng, device),
+            attn: WindowAttention::init(channels, heads, config.sizes.window_size, rng, device),
             norm2: layers::layer_norm(channels, device),
-            mlp: Mlp::init(channels, config.mlp_ratio * channels, rng, device),
+            mlp: Mlp::init(channels, config.sizes.mlp_ratio * channels, rng, device),
             moe,
             drop_path,
         }
@@ -1103,13 +1165,16 @@ mod tests {
                 }),
                 _ => Adapter::None,
             };
-            let config = SwinConfig {
+            let sizes = SwinSizes {
                 embed_dim: channels,
                 depths: vec![1],
                 num_heads: vec![heads],
                 window_size: side,
+                ..SwinSizes::tiny()
+            };
+            let config = SwinConfig {
                 adapter,
-                ..SwinConfig::tiny()
+                ..SwinConfig::new(sizes)
             };
             let padding = match seed % 2 {
                 0 => WindowPadding::Detection,

@@ -19,7 +19,7 @@ use clasp_model::{
     moe::{Moe, MoeConfig},
     named,
     optim::{self, AdamW, AdamWConfig, Clip, Step},
-    swin::{SwinConfig, SwinSizes},
+    swin::SwinSizes,
     vit::{Pool, VitSizes},
 };
 use rand_chacha::rand_core::SeedableRng;
@@ -569,6 +569,7 @@ fn parameters_are_counted_without_building() {
         num_heads: vec![2, 3, 4],
         window_size: 5,
         mlp_ratio: 3,
+        merging: vec![2, 1],
     };
     let mut configs: Vec<BackboneConfig> = cases()
         .into_iter()
@@ -617,7 +618,7 @@ fn absurd_sizes_are_refused() {
     vit(|s| s.registers = usize::MAX - 1, "registers");
     vit(|s| s.class_token = false, "pool");
     let swin = |change: fn(&mut SwinSizes), field: &str| {
-        let mut sizes = SwinConfig::pico().sizes();
+        let mut sizes = SwinSizes::pico();
         change(&mut sizes);
         let message = BackboneConfig::of_sizes(Sizes::Swin(sizes))
             .check()
@@ -630,6 +631,8 @@ fn absurd_sizes_are_refused() {
     swin(|s| s.depths = vec![], "depths");
     swin(|s| s.num_heads = vec![1], "num_heads");
     swin(|s| s.num_heads = vec![3; 4], "num_heads");
+    swin(|s| s.merging = vec![2, 1], "merging");
+    swin(|s| s.merging = vec![2, 3, 1], "merging");
     let nameless = r#"{"name":"vit"}"#;
     let config = serde_json::from_str::<BackboneConfig>(nameless).unwrap();
     assert!(config.check().unwrap_err().to_string().contains("sizes"));

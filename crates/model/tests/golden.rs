@@ -4,7 +4,7 @@
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor, TensorData},
+    tensor::{Device, Slice, Tensor, TensorData},
 };
 use clasp_model::{
     backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig},
@@ -16,7 +16,7 @@ use clasp_model::{
     named,
     optim::{AdamW, AdamWConfig, Clip, Step},
     schedule::Cosine,
-    swin::{SwinConfig, WindowPadding},
+    swin::{SwinConfig, SwinSizes, WindowPadding},
     vit::{Pool, VitConfig, VitSizes},
 };
 use rand_chacha::rand_core::SeedableRng;
@@ -173,6 +173,31 @@ fn swin_is_timms_and_the_detectors() {
     }
 }
 
+/// The strides of SOLIDER's dense tasks.
+#[test]
+fn merging_of_stride_1_is_mmdetections() {
+    let golden = Golden::open();
+    let device = Device::flex();
+    for strides in [[4, 2, 2, 1], [4, 2, 1, 1]] {
+        let config = BackboneConfig::named("swin-tiny").unwrap();
+        let config = config.with_strides(&strides).unwrap();
+        let backbone = fill(config.init(&mut Rng::seed_from_u64(0), &device), "");
+        for (height, width) in [(256, 128), (100, 60)] {
+            let images = noise(&format!("images {height}x{width}"), 3 * height * width);
+            let images = tensor(images, [1, 3, height, width], &device) * 2.0;
+            let features = backbone.forward(images, Mix::mean().tensor(1, &device), None);
+            let [_, _, rows, columns] = features.map.dims();
+            assert_eq!([rows, columns], backbone.grid(height, width));
+            let name = format!("strides {} {} {height}x{width} map", strides[2], strides[3]);
+            let map = { features.map }
+                .slice_dim(1, Slice::new(0, None, 32))
+                .slice_dim(2, Slice::new(0, None, 2))
+                .slice_dim(3, Slice::new(0, None, 2));
+            golden.check(&name, map, MODELS);
+        }
+    }
+}
+
 #[test]
 fn lambda_is_soliders() {
     let adapter = Adapter::Lambda(LambdaConfig { lambda: Some(0.3) });
@@ -229,12 +254,12 @@ fn vit_is_timms() {
 #[test]
 fn parameter_counts_are_timms() {
     let golden = Golden::open();
-    for (name, config) in [
-        ("tiny", SwinConfig::tiny()),
-        ("small", SwinConfig::small()),
-        ("base", SwinConfig::base()),
+    for (name, sizes) in [
+        ("tiny", SwinSizes::tiny()),
+        ("small", SwinSizes::small()),
+        ("base", SwinSizes::base()),
     ] {
-        let swin = config.init(&mut Rng::seed_from_u64(0), &Device::flex());
+        let swin = SwinConfig::new(sizes).init(&mut Rng::seed_from_u64(0), &Device::flex());
         assert_eq!(
             swin.num_params() as f64,
             golden.get(&format!("parameters {name}"))[0],

@@ -101,6 +101,15 @@ pub fn export(
             dropped.len()
         ));
     }
+    if let Sizes::Swin(swin) = &sizes
+        && !swin.merging.is_empty()
+    {
+        warnings.push(format!(
+            "weights of a Swin with strides {:?} between its stages: a network that halves before each, as timm's does, loads them but \
+             computes other features",
+            swin.merging
+        ));
+    }
     let python = match (options.names, &sizes) {
         (Names::Timm, Sizes::Swin(swin)) => {
             let detection = meta.config.padding == WindowPadding::Detection;
@@ -222,6 +231,7 @@ fn timm_swin(sizes: &SwinSizes, detection: bool) -> String {
         num_heads,
         window_size,
         mlp_ratio,
+        merging: _,
     } = sizes;
     // timm's default is the published patch.
     let patch = match patch_size {

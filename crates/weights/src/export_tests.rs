@@ -7,7 +7,6 @@ use burn::tensor::Device;
 use clasp_model::backbone::{BackboneConfig, LambdaConfig};
 use clasp_model::layers::Rng;
 use clasp_model::moe::MoeConfig;
-use clasp_model::swin::SwinConfig;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
@@ -28,6 +27,7 @@ fn swin(padding: WindowPadding) -> BackboneConfig {
         num_heads: vec![1, 1, 2, 2],
         window_size: 2,
         mlp_ratio: 4,
+        merging: Vec::new(),
     };
     BackboneConfig {
         padding,
@@ -174,7 +174,7 @@ fn an_adapter_is_only_dropped_when_that_is_asked_for() {
         (lambda, "SOLIDER's controller"),
     ] {
         let config = BackboneConfig {
-            sizes: Some(Sizes::Swin(SwinConfig::pico().sizes())),
+            sizes: Some(Sizes::Swin(SwinSizes::pico())),
             ..swin(WindowPadding::Classification)
         }
         .with_adapter(adapter);

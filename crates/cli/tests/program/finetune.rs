@@ -41,7 +41,14 @@ fn finetune_evaluate_predict_search() {
         let own: &[&str] = match task {
             "reid" => &["--set", "task.instances=2"],
             "parsing" => &["--set", "task.width=16", "--set", "run.eval_every=0"],
-            "pose" => &["--set", "task.width=16", "--set", "run.eval_every=0"],
+            "pose" => &[
+                "--set",
+                "task.width=16",
+                "--set",
+                "run.eval_every=0",
+                "--set",
+                "model.strides=[4,2,1,1]",
+            ],
             _ => &["--set", "run.eval_every=0"],
         };
         let text = done(at, &arguments(&first, own));
@@ -384,6 +391,11 @@ fn wrong_input_is_named() {
             ["no image of split `public`", "train, val"],
         ),
         ("pose", ["--set", "task.blur=4"], ["task.blur", "odd"]),
+        (
+            "pose",
+            ["--set", "model.strides=[4,2,1]"],
+            ["model.strides", "4, then 3 times 1 or 2"],
+        ),
         (
             "pose",
             ["--set", "optimiser.lr=-1"],

@@ -80,6 +80,15 @@ def detection_attn(self, x):
     return x[:, :height, :width]
 
 
+def merging_of_stride_1(self, x):
+    """MMDetection's patch merging at stride 1: "corner" padding, overlapping neighbours by unfolding; its order of channels turned
+    into Microsoft's, which the weights are in."""
+    batch, height, width, channels = x.shape
+    x = F.unfold(F.pad(x.permute(0, 3, 1, 2), (0, 1, 0, 1)), kernel_size=2, stride=1)
+    x = x.view(batch, channels, 2, 2, height, width).permute(0, 4, 5, 3, 2, 1)
+    return self.reduction(self.norm(x.reshape(batch, height, width, 4 * channels)))
+
+
 def tiny():
     model = timm.create_model(
         "swin_tiny_patch4_window7_224", num_classes=0, dynamic_img_size=True, drop_path_rate=0.0
@@ -128,6 +137,14 @@ for layer in model.layers:
         block._attn = types.MethodType(detection_attn, block)
 for size in SIZES:
     keep(f"detection {size[0]}x{size[1]}", features(model, *size))
+plain = [layer.downsample.forward for layer in model.layers]
+for strides in [(4, 2, 2, 1), (4, 2, 1, 1)]:
+    for layer, stride, forward in zip(model.layers, strides, plain):
+        layer.downsample.forward = types.MethodType(merging_of_stride_1, layer.downsample) if stride == 1 else forward
+    for size in [(256, 128), (100, 60)]:
+        keep(f"strides {strides[2]} {strides[3]} {size[0]}x{size[1]}", features(model, *size)[:, ::2, ::2])
+for layer, forward in zip(model.layers, plain):
+    layer.downsample.forward = forward
 keep("solider 256x128", features(model, 256, 128, torch.tensor([[0.3, 0.7]])))
 
 for name in ("tiny", "small", "base"):

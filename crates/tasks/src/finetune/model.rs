@@ -149,7 +149,7 @@ pub fn stages(
     let rows = |map: &Tensor<4>| height.min(128).div_ceil(map.dims()[2]);
     let exact = match backbone.sizes() {
         Sizes::Swin(sizes) => (0..features.pyramid.len())
-            .map(|stage| sizes.patch_size << stage)
+            .map(|stage| sizes.stage_stride(stage))
             .collect(),
         Sizes::Vit(sizes) => vec![sizes.patch; features.pyramid.len()],
     };

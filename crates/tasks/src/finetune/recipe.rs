@@ -118,6 +118,8 @@ pub struct ModelSection {
     pub init: PathBuf,
     /// Name of the backbone; of use without `init` only.
     pub backbone: String,
+    /// Strides of a Swin's patches and of the merging before each later stage, as in `[4, 2, 2, 1]`. Empty: those of `init`.
+    pub strides: Vec<usize>,
     /// Height and width of the network's input in pixels.
     pub size: [usize; 2],
     /// What images are normalised with.
@@ -138,6 +140,7 @@ impl Default for ModelSection {
         Self {
             init: PathBuf::new(),
             backbone: "swin-tiny".to_owned(),
+            strides: Vec::new(),
             size: [256, 128],
             norm: Norm::Backbone,
             mix: "auto".to_owned(),

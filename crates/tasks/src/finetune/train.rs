@@ -19,6 +19,7 @@ use burn::tensor::Device;
 use clasp_data::image::{Filter, IMAGENET_MEAN, IMAGENET_STD};
 use clasp_data::loader::{Loader, Position};
 use clasp_data::{atomic_write, rng_for};
+use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, backbone_state};
@@ -27,7 +28,7 @@ use clasp_weights::state::load_state_dict;
 use serde::Serialize;
 
 use super::checkpoint::{self, Best, Progress};
-use super::recipe::{Decline, Norm, Plan, Recipe};
+use super::recipe::{Decline, Norm, Plan, Recipe, setting};
 use super::trainer::Trainer;
 use super::{Example, Report, Running, Task};
 use crate::TaskError;
@@ -324,7 +325,7 @@ fn backbone<S>(
             drop_path: model.drop_path,
             ..BackboneConfig::named(&model.backbone)?
         };
-        let config = config.for_images(model.size);
+        let config = strided(config.for_images(model.size), &model.strides)?;
         let backbone = config.init(&mut rng, &device.autodiff());
         (backbone, fresh_meta(config))
     } else {
@@ -336,7 +337,7 @@ fn backbone<S>(
         (control.report)(Event::Loaded(&imported.report));
         let mut meta = imported.meta;
         meta.config.drop_path = model.drop_path;
-        meta.config = meta.config.for_images(model.size);
+        meta.config = strided(meta.config.for_images(model.size), &model.strides)?;
         let fresh = meta.config.init(&mut rng, &device.autodiff());
         let (backbone, report) = load_state_dict(fresh, &backbone_state(&imported.backbone));
         if !report.is_complete() {
@@ -356,6 +357,20 @@ fn backbone<S>(
     }
     let preprocess = Preprocess::of(&meta, &model.init)?;
     Ok((backbone, meta, preprocess))
+}
+
+/// The same backbone with the strides of a recipe, if it names any.
+fn strided(config: BackboneConfig, strides: &[usize]) -> Result<BackboneConfig, TaskError> {
+    if strides.is_empty() {
+        return Ok(config);
+    }
+    config.with_strides(strides).map_err(|error| {
+        let expected = match error {
+            ModelError::Setting { expected, .. } => format!("[] for its own, or {expected}"),
+            other => other.to_string(),
+        };
+        setting("model.strides", &expected, format!("{strides:?}"))
+    })
 }
 
 fn fresh_meta(config: BackboneConfig) -> BackboneMeta {

@@ -72,6 +72,7 @@ fn swin(state: &StateDict) -> Result<SwinSizes, String> {
         num_heads: Vec::new(),
         window_size: 0,
         mlp_ratio: 0,
+        merging: Vec::new(),
     };
     for stage in 0..stages {
         sizes

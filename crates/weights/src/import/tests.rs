@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use burn::tensor::Device;
 use clasp_model::backbone::{Adapter, Architecture, Sizes};
 use clasp_model::moe::MoeConfig;
-use clasp_model::swin::{SwinConfig, SwinSizes};
+use clasp_model::swin::SwinSizes;
 use clasp_model::vit::{Pool, VitSizes};
 use fs_err as fs;
 
@@ -200,7 +200,7 @@ fn resampling_is_pytorchs() {
     let swin = |window_size| {
         Sizes::Swin(SwinSizes {
             window_size,
-            ..SwinConfig::tiny().sizes()
+            ..SwinSizes::tiny()
         })
     };
     let table = "layers.0.blocks.0.attn.relative_position_bias_table";

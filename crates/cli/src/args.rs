@@ -607,6 +607,8 @@ pub enum BenchWork {
     Rank(BenchRank),
     /// COCO keypoint evaluation
     Coco(BenchCoco),
+    /// Confusion matrix of LIP's validation masks
+    Parsing(BenchParsing),
 }
 
 /// Options of the benchmarks.
@@ -662,6 +664,20 @@ pub struct BenchCoco {
     /// Timed runs after one warm-up; the median counts
     #[arg(long, default_value_t = 5)]
     pub iters: usize,
+}
+
+/// Options of `clasp bench parsing`.
+#[derive(Args, Debug)]
+pub struct BenchParsing {
+    /// Masks
+    #[arg(long, default_value_t = 10_000)]
+    pub images: usize,
+    /// Height x width of a mask
+    #[arg(long, value_parser = size, default_value = "572x384")]
+    pub size: [usize; 2],
+    /// Classes
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=255))]
+    pub classes: u8,
 }
 
 /// Options of `clasp bench rank`.

@@ -14,6 +14,8 @@ use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::{ClipLabeller, LabelConfig, Labeller};
+use clasp_metrics::MetricError;
+use clasp_metrics::parsing::Confusion;
 use clasp_metrics::pose::{PredictedPose, TruePose, oks_ap};
 use clasp_metrics::reid::{self, Images};
 use clasp_metrics::rerank::{self, Rerank};
@@ -30,7 +32,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::args::{
-    Bench, BenchCoco, BenchData, BenchOptions, BenchPretrain, BenchRank, BenchWork, Common,
+    Bench, BenchCoco, BenchData, BenchOptions, BenchParsing, BenchPretrain, BenchRank, BenchWork,
+    Common,
 };
 use crate::{Outcome, device};
 
@@ -50,6 +53,7 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
         BenchWork::Embed(options) => embed(options, threads, &device)?,
         BenchWork::Rank(options) => rank(options)?,
         BenchWork::Coco(options) => coco(options)?,
+        BenchWork::Parsing(options) => parsing(options)?,
     };
     if let (Some(figures), Some(mib)) = (figures.as_object_mut(), device::peak_mib()) {
         figures.insert("threads".to_owned(), json!(threads));
@@ -418,6 +422,61 @@ fn coco(options: &BenchCoco) -> Result<Value> {
         Ok(())
     })?;
     Ok(json!({ "work": "coco_eval", "images": options.images, "eval_s": seconds, "AP": ap }))
+}
+
+/// Masks of random blocks of labels, nine tenths of them found, counted mask by mask on all threads as an evaluation does.
+fn parsing(options: &BenchParsing) -> Result<Value> {
+    const BLOCK: usize = 16;
+    let [height, width] = options.size;
+    let classes = usize::from(options.classes);
+    let mask = |index: usize| -> [Vec<u8>; 2] {
+        let mut rng = rng_for(0, index as u64, "masks");
+        let blocks: Vec<[u8; 2]> = (0..height.div_ceil(BLOCK) * width.div_ceil(BLOCK))
+            .map(|_| {
+                let label = rng.random_range(0..options.classes);
+                let found = rng.random_bool(0.9);
+                [
+                    label,
+                    if found {
+                        label
+                    } else {
+                        rng.random_range(0..options.classes)
+                    },
+                ]
+            })
+            .collect();
+        [0, 1].map(|side| {
+            (0..height * width)
+                .map(|at| {
+                    let (row, column) = (at / width / BLOCK, at % width / BLOCK);
+                    blocks[row * width.div_ceil(BLOCK) + column][side]
+                })
+                .collect()
+        })
+    };
+    let begun = Instant::now();
+    let confusion = (0..options.images)
+        .into_par_iter()
+        .try_fold(
+            || Confusion::new(classes),
+            |mut confusion, index| {
+                let [truth, predicted] = mask(index);
+                confusion.add(&truth, &predicted)?;
+                Ok::<_, MetricError>(confusion)
+            },
+        )
+        .try_reduce(
+            || Confusion::new(classes),
+            |mut all, part| {
+                all.merge(&part);
+                Ok(all)
+            },
+        )?;
+    let seconds = begun.elapsed().as_secs_f64();
+    Ok(json!({
+        "work": "parsing_eval", "images": options.images, "size": options.size, "classes": classes,
+        "eval_s": seconds, "masks_per_s": options.images as f64 / seconds, "mIoU": confusion.metrics().mean_iou,
+    }))
 }
 
 /// On the CPU a replica a thread, but no more than images; elsewhere one.

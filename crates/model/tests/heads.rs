@@ -12,7 +12,7 @@ use clasp_model::heads::{
 };
 use clasp_model::layers::Rng;
 use clasp_model::losses::{
-    DetectionTargets, batch_hard_triplet, cross_entropy, detection_losses, edge_loss, edges_of,
+    DetectionTargets, OimMemory, batch_hard_triplet, cross_entropy, detection_losses, edge_loss, edges_of,
     heatmap_loss, lovasz_softmax, pixel_cross_entropy, weighted_bce,
 };
 use clasp_model::named;
@@ -337,4 +337,27 @@ fn losses_of_pose_and_detection() {
         let gradient = leaf.grad(&gradients).unwrap();
         golden.check(&format!("detection.gradient.{i}"), gradient, OPS);
     }
+}
+
+#[test]
+fn online_instance_matching() {
+    let (golden, device) = (Golden::load(), Device::flex());
+    let mut memory = OimMemory::init(4, 3, 5, &device);
+    let steps = [
+        vec![Some(0), None, Some(2)],
+        vec![Some(2), Some(2), None, None, Some(1)],
+        vec![None, Some(0), None, Some(3)],
+    ];
+    for (step, persons) in steps.iter().enumerate() {
+        let name = format!("oim.{step}");
+        let features = tensor(&name, [persons.len(), 5], 1.0, &device);
+        let unit = |x: Tensor<2>| x.clone() / x.square().sum_dim(1).sqrt();
+        check_loss(&golden, &name, features.clone(), |x| {
+            memory.loss(unit(x), persons, 10.0)
+        });
+        let seen: Vec<f32> = unit(features).into_data().iter().collect();
+        memory = memory.follow(&seen, persons, 0.5);
+    }
+    golden.check("oim.table", memory.table.val(), OPS);
+    golden.check("oim.queue", memory.queue.val(), OPS);
 }

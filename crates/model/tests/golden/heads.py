@@ -301,6 +301,22 @@ for name, value in dict(nearness=near, middles=middle, counts=counts, sizes=size
 for i, x in enumerate((c, s, o)):
     GOLDEN[f"detection.gradient.{i}"] = x.grad
 
+# OIM (Xiao et al. 2017, section 3.3): three steps of a table of 4 people and a queue of 3.
+table, queue, head = torch.zeros(4, 5), torch.zeros(3, 5), 0
+for step, persons in enumerate([[0, None, 2], [2, 2, None, None, 1], [None, 0, None, 3]]):
+    x = leaf(f"oim.{step}", (len(persons), 5))
+    unit = F.normalize(x)
+    scores = 10.0 * unit @ torch.cat([table, queue]).T
+    known = [i for i, person in enumerate(persons) if person is not None]
+    p = torch.stack([scores[i, persons[i]].exp() / scores[i].exp().sum() for i in known])
+    loss(f"oim.{step}", [x], -p.log().mean())
+    for person, v in zip(persons, unit.detach()):
+        if person is None:
+            queue[head], head = v, (head + 1) % 3
+        else:
+            table[person] = F.normalize(0.5 * table[person] + 0.5 * v, dim=0)
+GOLDEN["oim.table"], GOLDEN["oim.queue"] = table, queue
+
 path = Path(__file__).with_suffix(".safetensors")
 save_file({k: v.detach().contiguous().clone() for k, v in GOLDEN.items()}, path)
 print(path, path.stat().st_size)

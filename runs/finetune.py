@@ -1,0 +1,234 @@
+#!/usr/bin/env python3
+"""The six tasks fine-tuned from fresh weights and from pre-trained ones: the tables and curves of docs/results.md.
+
+    python3 runs/finetune.py real OUT --data DATA --init BACKBONE [--seeds 0 1]
+    python3 runs/finetune.py drawn OUT --data PEOPLE --init BACKBONE
+    python3 runs/finetune.py handful OUT --data DATA --init BACKBONE
+
+real: DATA holds pku_reid/, ccp/, lspe/ and pets/. drawn: PEOPLE is what `clasp synth` or `clasp demo` wrote. handful: the same few
+images of DATA to train and to test on, which every task must learn by heart.
+Each run is evaluated on the test images every fifth of the way; the table takes the last evaluation, so that nothing is chosen by
+them. A run that is there is not run again. OUT/curves.svg shows the evaluations.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+
+# Task: first figure, what a fifth of a run is in epochs, further settings.
+TASKS = {
+    "reid": ("mAP", 8, {}),
+    "attributes": ("mA", 6, {}),
+    "parsing": ("mIoU", 6, {}),
+    "pose": ("PCK@0.2", 6, {}),
+    "detection": ("AP.5", 16, {}),
+    "search": ("mAP", 16, {}),
+}
+REAL = {
+    "reid": ("pku_reid", {}),
+    "attributes": ("ccp", {}),
+    "parsing": ("ccp", {"task.classes": '"ccp_parts"'}),
+    "pose": ("lspe", {}),
+    "detection": ("pets-detection", {}),
+    # Four frames to train on: the more epochs.
+    "search": ("pets-search", {"run.epochs": 400, "run.eval_every": 80, "run.batch": 4}),
+}
+# No augmentation, no regularisation, a steady rate.
+BY_HEART = {"run.epochs": 150, "run.eval_every": 30, "run.batch": 8, "optimiser.weight_decay": 0, "optimiser.lr_end": 0.3, "task.flip": 0}
+SCENES = {"task.views.scale": [1.0, 1.0], "task.views.brightness": [1.0, 1.0], "task.views.flip": 0, "run.batch": 2, "run.epochs": 100, "run.eval_every": 20}
+HANDFUL = {
+    "reid": ("reid", BY_HEART | {"task.padding": 0, "task.erase": 0, "task.instances": 2}),
+    "attributes": ("attributes", BY_HEART | {"task.padding": 0}),
+    "parsing": ("parsing", BY_HEART | {"task.classes": '"ccp_parts"', "task.rotation": 0, "task.scale": 0}),
+    "pose": ("pose", BY_HEART | {"task.rotation": 0, "task.scale": 0}),
+    "detection": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
+    "search": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
+}
+# 800 people's crops and 90 scenes: fewer epochs.
+SHORT = lambda epochs: {"run.epochs": epochs, "run.eval_every": epochs // 5}
+DRAWN = {
+    "reid": ("market", SHORT(20)),
+    "attributes": ("", SHORT(20)),
+    "parsing": ("", SHORT(10)),
+    "pose": ("", SHORT(20)),
+    "detection": ("scenes", SHORT(15)),
+    "search": ("drawn-search", SHORT(15)),
+}
+
+
+def pets(source, out):
+    """Two data sets of the sequence: a detector's boxes to train detection on and the labelled frames to test on; and
+    the labelled frames in turn to train search on and to search in (the same people: there are no others)."""
+    truth = json.loads((source / "instances_val.json").read_text())
+    found = [d for d in json.loads((source / "detections.json").read_text()) if d["score"] >= 0.7]
+    labelled = sorted(image["id"] for image in truth["images"])
+    frames = {int(name.stem.split("_")[1]): name.name for name in (source / "images").glob("*.jpg")}
+    size = {key: truth["images"][0][key] for key in ("width", "height")}
+    image = lambda i: {"id": i, "file_name": frames[i], **size}
+    boxes = [
+        {"id": n, "image_id": d["image_id"], "category_id": 1, "bbox": d["bbox"], "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
+        for n, d in enumerate(found, 1)
+        if d["image_id"] not in labelled
+    ]
+    seen = sorted({box["image_id"] for box in boxes})
+    of = lambda ids: {
+        "images": [i for i in truth["images"] if i["id"] in ids],
+        "annotations": [a for a in truth["annotations"] if a["image_id"] in ids],
+        "categories": truth["categories"],
+    }
+    splits = {
+        "pets-detection": {
+            "train": {"images": [image(i) for i in seen], "annotations": boxes, "categories": truth["categories"]},
+            "test": truth,
+        },
+        "pets-search": {"train": of(labelled[::2]), "test": of(labelled[1::2])},
+    }
+    for name, parts in splits.items():
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        link(source / "images", folder / "images")
+        for split, content in parts.items():
+            (folder / f"instances_{split}.json").write_text(json.dumps(content))
+
+
+def handful(source, out):
+    """Eight or fewer images of each data set, the same to train and to test on."""
+    rows = (source / "ccp/parsing.csv").read_text().splitlines()
+    tags = (source / "ccp/attributes.csv").read_text().splitlines()
+    for name, lines in (("parsing", rows), ("attributes", tags)):
+        folder = out / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for below in ("images", "masks", "labels.txt"):
+            link(source / "ccp" / below, folder / below)
+        split = lines[0].split(",").index("split")
+        few = [line.split(",") for line in lines[1:] if line.split(",")[split] == "train"][:8]
+        if name == "attributes":
+            # Attributes that the few have both with and without.
+            keep = [j for j in range(len(few[0])) if j < 2 or len({row[j] for row in few}) == 2]
+            lines, few = [",".join(lines[0].split(",")[j] for j in keep)], [[row[j] for j in keep] for row in few]
+        of = lambda part: [",".join(part if j == split else cell for j, cell in enumerate(row)) for row in few]
+        (folder / f"{name}.csv").write_text("\n".join([lines[0], *of("train"), *of("val")]) + "\n")
+    images = sorted((source / "pku_reid/bounding_box_train").glob("*.png"))
+    people = sorted({image.name[:4] for image in images})[:4]
+    for person in people:
+        for camera in "12":
+            seen = [image for image in images if image.name.startswith(f"{person}_c{camera}")][:2]
+            for folder, some in (("bounding_box_train", seen), ("query", seen[:1]), ("bounding_box_test", seen)):
+                (out / "reid" / folder).mkdir(parents=True, exist_ok=True)
+                for image in some:
+                    link(image, out / "reid" / folder / image.name)
+    few = lambda whole, ids: {
+        **whole,
+        "images": [i for i in whole["images"] if i["id"] in ids],
+        "annotations": [a for a in whole["annotations"] if a["image_id"] in ids],
+    }
+    poses = json.loads((source / "lspe/person_keypoints_train.json").read_text())
+    scenes = json.loads((source / "pets/instances_val.json").read_text())
+    for name, base, whole, stem in (("pose", "lspe", poses, "person_keypoints"), ("scenes", "pets", scenes, "instances")):
+        (out / name).mkdir(parents=True, exist_ok=True)
+        link(source / base / "images", out / name / "images")
+        part = few(whole, [image["id"] for image in whole["images"]][:8])
+        for split in ("train", "test"):
+            (out / name / f"{stem}_{split}.json").write_text(json.dumps(part))
+
+
+def drawn_scenes(source, out):
+    """Drawn scenes under the names that person search reads; other people to train on and to search for."""
+    folder = out / "drawn-search"
+    folder.mkdir(parents=True, exist_ok=True)
+    link(source / "scenes/images", folder / "images")
+    for split, name in (("train", "train"), ("test", "val")):
+        link(source / f"scenes/{name}.json", folder / f"instances_{split}.json")
+
+
+def link(target, path):
+    if not path.is_symlink():
+        os.symlink(target.resolve(), path)
+
+
+def run(args, task, data, init, seed, more):
+    """One training; its evaluations as (step, figures)."""
+    folder = args.out / f"{task}-{'pretrained' if init else 'fresh'}-{seed}"
+    if not (folder / "model.safetensors").exists():
+        settings = {"run.select": '"test"', "run.eval_every": TASKS[task][1], "seed": seed, **more}
+        command = [args.clasp, "finetune", task, f"{task}-mini", "--data", str(data), "--out", str(folder), "--quiet"]
+        command += ["--init", str(init)] if init else []
+        for key, value in settings.items():
+            command += ["--set", f"{key}={value}"]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row) for row in rows if any(key.startswith("eval/") for key in row)]
+
+
+def panel(title, curves, left):
+    """Evaluations of a task: fresh weights grey, pre-trained blue."""
+    width, height, top = 200, 150, 34
+    points = [point for lines in curves.values() for line in lines for point in line]
+    most_x, most_y = max(x for x, _ in points), max(max(y for _, y in points) * 1.1, 1e-9)
+    at = lambda x, y: (left + 40 + x / most_x * (width - 60), top + height - 24 - y / most_y * (height - 30))
+    x0, y0 = at(0, 0)
+    parts = [f'<text x="{left + width / 2}" y="16" text-anchor="middle" font-weight="bold">{title}</text>']
+    parts.append(f'<path d="M{x0},{top} V{y0} H{left + width - 14}" fill="none" stroke="#999"/>')
+    for y in (most_y / 1.1, most_y / 2.2):
+        parts.append(f'<text x="{x0 - 4}" y="{at(0, y)[1] + 3:.1f}" text-anchor="end">{100 * y:.0f}</text>')
+    parts.append(f'<text x="{at(most_x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="end">{most_x} steps</text>')
+    for start, colour in (("fresh", "#999"), ("pretrained", "#2a6fb0")):
+        for line in curves[start]:
+            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(x, y) for x, y in line))
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="{colour}"/>' for a, b in (at(x, y) for x, y in line)]
+    return "".join(parts)
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("which", choices=["real", "drawn", "handful"])
+    p.add_argument("out", type=pathlib.Path)
+    p.add_argument("--data", type=pathlib.Path, required=True)
+    p.add_argument("--init", type=pathlib.Path, required=True)
+    p.add_argument("--seeds", type=int, nargs="*", default=[0])
+    p.add_argument("--tasks", nargs="*", default=list(TASKS))
+    p.add_argument("--clasp", default="target/release/clasp")
+    args = p.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    if args.which == "real":
+        pets(args.data / "pets", args.out)
+    if args.which == "handful":
+        handful(args.data, args.out)
+    if args.which == "drawn":
+        drawn_scenes(args.data, args.out)
+    sets = {"real": REAL, "drawn": DRAWN, "handful": HANDFUL}[args.which]
+    panels = []
+    print("| task | metric | fresh weights | pre-trained | gain |\n|---|---|---|---|---|")
+    for index, task in enumerate(args.tasks):
+        name, _, general = TASKS[task]
+        below, special = sets[task]
+        own = args.out / below
+        data = own if below and own.exists() else args.data / below
+        curves = {"fresh": [], "pretrained": []}
+        for seed in args.seeds:
+            for start, init in (("fresh", None), ("pretrained", args.init)):
+                if args.which == "handful" and start == "fresh":
+                    continue
+                rows = run(args, task, data, init, seed, {**general, **special})
+                curves[start].append([(step, row[f"eval/{name}"]) for step, row in rows])
+        last = {start: [100 * line[-1][1] for line in lines] for start, lines in curves.items()}
+        if not last["fresh"]:
+            print(f"| {task} | {name} | | {last['pretrained'][0]:.2f} | |", flush=True)
+            panels.append(panel(f"{task}, {name} in %", curves, 210 * index))
+            continue
+        gains = [b - a for a, b in zip(last["fresh"], last["pretrained"])]
+        cell = lambda v: f"{statistics.mean(v):.2f}" + (f" ({min(v):.2f} to {max(v):.2f})" if len(v) > 1 else "")
+        print(f"| {task} | {name} | {cell(last['fresh'])} | {cell(last['pretrained'])} | {cell(gains)} |", flush=True)
+        panels.append(panel(f"{task}, {name} in %", curves, 210 * index))
+    style = 'font-family="sans-serif" font-size="10" fill="#555"'
+    size = f'width="{210 * len(panels)}" height="190"'
+    with open(args.out / "curves.svg", "w") as file:
+        file.write(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(panels)}</svg>\n')
+
+
+if __name__ == "__main__":
+    main()

@@ -15,13 +15,14 @@
 //! so that the filter widens when the image shrinks ("antialiased"). Weights are rounded to fixed
 //! point with 22 fractional bits: 8 bits for the pixel and 2 for overshoot remain of 32.
 //!
-//! The inner loops run over contiguous lanes (32 rows at once along rows, 64 bytes of a row along
-//! columns), and are compiled for the widest vectors of the machine they run on. Integer sums do
-//! not depend on that choice.
+//! Both passes run over contiguous lanes, 64 rows at once along rows and 64 columns at once along columns; between them a plane
+//! is transposed. They are compiled for the widest vectors of the machine they run on, and sum whole numbers that `f32` holds
+//! exactly, so that the result does not depend on that choice.
 
 use pulp::{Arch, Simd, WithSimd};
 
 use crate::image::Rgb;
+use crate::vectors::vectorised;
 
 /// How a resized pixel is made from its neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -177,85 +178,288 @@ fn resample(
     if filter == Filter::Nearest {
         return nearest(image, columns, rows, height, width);
     }
-    let mut plane = Plane {
-        pixels: &image.pixels,
-        stride: 3 * image.width,
-        left: columns.offset,
-        top: rows.offset,
-        width: columns.length,
-        height: rows.length,
-    };
-    let row_taps = Taps::new(rows, height, filter);
-    let narrowed;
-    let mut first_row = 0;
-    if !columns.is_identity(width) {
-        let column_taps = Taps::new(columns, width, filter);
-        // Only the rows that the second pass reads.
-        let needed = row_taps.span();
-        first_row = needed.start;
-        plane.top += first_row;
-        plane.height = needed.len();
-        narrowed = Arch::new().dispatch(AlongRows {
-            plane: &plane,
-            taps: &column_taps,
-        });
-        plane = Plane {
-            pixels: &narrowed,
-            stride: 3 * width,
-            left: 0,
-            top: 0,
+    if columns.is_identity(width) && rows.is_identity(height) {
+        let of_row = |y| &image.row(rows.offset + y)[3 * columns.offset..][..3 * width];
+        return Rgb::new(
             width,
-            height: needed.len(),
-        };
+            height,
+            (0..height).flat_map(of_row).copied().collect(),
+        );
     }
-    if !rows.is_identity(height) {
-        let pixels = Arch::new().dispatch(AlongColumns {
-            plane: &plane,
-            taps: &row_taps,
-            first_row,
-        });
-        return Rgb::new(width, height, pixels);
-    }
-    let mut pixels = Vec::with_capacity(3 * height * width);
-    for y in 0..plane.height {
-        pixels.extend_from_slice(plane.row(y));
-    }
+    let by_columns = ByColumns::new(image, columns, rows);
+    let mut pixels = vec![0; 3 * height * width];
+    by_columns.resize(
+        columns,
+        rows,
+        [height, width],
+        filter,
+        false,
+        &mut Scratch::default(),
+        |channel, y, x, lanes| {
+            let row = &mut pixels[3 * (y * width + x)..];
+            for (pixel, lane) in row.chunks_exact_mut(3).zip(lanes) {
+                pixel[channel] = *lane as u8;
+            }
+        },
+    );
     Rgb::new(width, height, pixels)
 }
 
-/// A rectangle of an interleaved RGB image.
-struct Plane<'a> {
-    pixels: &'a [u8],
-    /// Bytes from a row to the next.
+/// Values that are computed side by side: eight of the widest vectors with their two sums.
+const LANES: usize = 64;
+
+/// An image turned on its side, `[column, channel, row]`, so that the pass along rows runs over contiguous bytes. One serves
+/// for any number of crops.
+pub(crate) struct ByColumns {
+    bytes: Vec<u8>,
+    /// Bytes from one channel of a column to the next: the rows, and room to read on for [`LANES`].
     stride: usize,
-    left: usize,
-    top: usize,
-    width: usize,
-    height: usize,
+    /// Height and width of what is there.
+    pub(crate) size: [usize; 2],
+    /// Column and row of the image that come first.
+    offset: [usize; 2],
 }
 
-impl<'a> Plane<'a> {
-    /// Row `y` of the rectangle, [width * 3].
-    #[inline(always)]
-    fn row(&self, y: usize) -> &'a [u8] {
-        let start = (self.top + y) * self.stride + 3 * self.left;
-        &self.pixels[start..start + 3 * self.width]
+/// Memory that the passes use, for the next image to use again.
+#[derive(Default)]
+pub(crate) struct Scratch {
+    /// A plane after the first pass, `[output column, row]`.
+    narrowed: Vec<u8>,
+    /// The same turned back, `[row, output column]`.
+    turned: Vec<u8>,
+    /// What a pass reads, as numbers: `[block of lanes, input, lane]`.
+    cells: Vec<[f32; LANES]>,
+}
+
+impl ByColumns {
+    /// The whole image.
+    pub(crate) fn whole(image: &Rgb) -> Self {
+        let [columns, rows] = [image.width, image.height].map(|side| Span::whole(0, side));
+        Self::new(image, columns, rows)
     }
+
+    /// The pixels that the spans may read.
+    fn new(image: &Rgb, columns: Span, rows: Span) -> Self {
+        let stride = (rows.length + LANES).next_multiple_of(8);
+        let mut bytes = vec![0; 3 * columns.length * stride];
+        let pixels = &image.pixels[3 * (rows.offset * image.width + columns.offset)..];
+        let size = [rows.length, 3 * columns.length];
+        transpose(pixels, 3 * image.width, size, &mut bytes, stride);
+        Self {
+            bytes,
+            stride,
+            size: [rows.length, columns.length],
+            offset: [columns.offset, rows.offset],
+        }
+    }
+
+    /// Resizes a rectangle of whole pixels of the image: [`resize_crop`], mirrored if asked.
+    ///
+    /// `sink` gets the result, whole numbers from 0 to 255: channel, row, first column, and as many pixels as are left of the
+    /// row, [`LANES`] at most; row by row of the red plane, then of the green and the blue.
+    pub(crate) fn resize_crop(
+        &self,
+        [x, y, w, h]: [usize; 4],
+        size: [usize; 2],
+        filter: Filter,
+        flip: bool,
+        scratch: &mut Scratch,
+        sink: impl FnMut(usize, usize, usize, &[f32]),
+    ) {
+        let (columns, rows) = (Span::whole(x, w), Span::whole(y, h));
+        self.resize(columns, rows, size, filter, flip, scratch, sink);
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn resize(
+        &self,
+        columns: Span,
+        rows: Span,
+        [height, width]: [usize; 2],
+        filter: Filter,
+        flip: bool,
+        scratch: &mut Scratch,
+        mut sink: impl FnMut(usize, usize, usize, &[f32]),
+    ) {
+        let column_taps = Taps::new(columns, width, filter);
+        let row_taps = Taps::new(rows, height, filter);
+        // Only the rows that the second pass reads.
+        let (needed, read) = (row_taps.span(), column_taps.span());
+        let first_row = rows.offset - self.offset[1] + needed.start;
+        let first_column = columns.offset - self.offset[0] + read.start;
+        // One output column after the other, then one row after the other.
+        let (tall, wide) = (
+            needed.len().next_multiple_of(LANES),
+            width.next_multiple_of(LANES),
+        );
+        grow(&mut scratch.narrowed, width * tall, 0);
+        grow(&mut scratch.turned, needed.len() * wide, 0);
+        let most = (tall / LANES * read.len()).max(wide / LANES * needed.len());
+        grow(&mut scratch.cells, most, [0.0; LANES]);
+        for channel in 0..3 {
+            let start = (3 * first_column + channel) * self.stride + first_row;
+            let inputs = Inputs {
+                bytes: &self.bytes[start..],
+                stride: 3 * self.stride,
+                count: read.len(),
+                lanes: tall,
+            };
+            let narrowed = &mut scratch.narrowed[..width * tall];
+            Arch::new().dispatch(AlongRows {
+                inputs,
+                taps: &column_taps,
+                flip,
+                cells: &mut scratch.cells,
+                narrowed,
+            });
+            let size = [width, needed.len()];
+            transpose(narrowed, tall, size, &mut scratch.turned, wide);
+            let inputs = Inputs {
+                bytes: &scratch.turned,
+                stride: wide,
+                count: needed.len(),
+                lanes: wide,
+            };
+            Arch::new().dispatch(AlongColumns {
+                inputs,
+                taps: &row_taps,
+                cells: &mut scratch.cells,
+                sink: |y, x, lanes: &[f32; LANES]| {
+                    sink(channel, y, x, &lanes[..LANES.min(width - x)]);
+                },
+            });
+        }
+    }
+}
+
+/// Makes room without clearing what is there.
+fn grow<T: Copy>(memory: &mut Vec<T>, length: usize, fill: T) {
+    if memory.len() < length {
+        memory.resize(length, fill);
+    }
+}
+
+/// What a pass reads: `count` inputs of `lanes` bytes.
+#[derive(Clone, Copy)]
+struct Inputs<'a> {
+    bytes: &'a [u8],
+    /// Bytes from an input to the next.
+    stride: usize,
+    count: usize,
+    /// A multiple of [`LANES`].
+    lanes: usize,
+}
+
+impl Inputs<'_> {
+    /// As numbers, `[block of lanes, input, lane]`.
+    #[inline(always)]
+    fn widen(&self, cells: &mut [[f32; LANES]]) {
+        for input in 0..self.count {
+            let bytes = &self.bytes[input * self.stride..][..self.lanes];
+            for (block, bytes) in bytes.as_chunks::<LANES>().0.iter().enumerate() {
+                let cell = &mut cells[block * self.count + input];
+                for (value, byte) in cell.iter_mut().zip(bytes) {
+                    *value = f32::from(*byte);
+                }
+            }
+        }
+    }
+}
+
+/// First pass, on one plane.
+struct AlongRows<'a> {
+    inputs: Inputs<'a>,
+    taps: &'a Taps,
+    flip: bool,
+    cells: &'a mut [[f32; LANES]],
+    /// `[output, lanes]`.
+    narrowed: &'a mut [u8],
+}
+
+impl WithSimd for AlongRows<'_> {
+    type Output = ();
+
+    // Compiled once per instruction set, into which all of it must be inlined.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let AlongRows {
+            inputs,
+            taps,
+            flip,
+            cells,
+            narrowed,
+        } = self;
+        inputs.widen(cells);
+        let (start, last) = (taps.span().start, taps.outputs.len() - 1);
+        for block in 0..inputs.lanes / LANES {
+            let cells = &cells[block * inputs.count..][..inputs.count];
+            for (x, (first, weights)) in taps.outputs.iter().enumerate() {
+                let values = taps.weigh(simd, weights.clone(), &cells[first - start..]);
+                let x = if flip { last - x } else { x };
+                let output = &mut narrowed[x * inputs.lanes + block * LANES..][..LANES];
+                for (byte, value) in output.iter_mut().zip(values) {
+                    *byte = to_byte(value);
+                }
+            }
+        }
+    }
+}
+
+/// Second pass, on one plane.
+struct AlongColumns<'a, F> {
+    inputs: Inputs<'a>,
+    taps: &'a Taps,
+    cells: &'a mut [[f32; LANES]],
+    /// Gets row, first column and values.
+    sink: F,
+}
+
+impl<F: FnMut(usize, usize, &[f32; LANES])> WithSimd for AlongColumns<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let AlongColumns {
+            inputs,
+            taps,
+            cells,
+            mut sink,
+        } = self;
+        inputs.widen(cells);
+        let start = taps.span().start;
+        for (y, (first, weights)) in taps.outputs.iter().enumerate() {
+            for block in 0..inputs.lanes / LANES {
+                let cells = &cells[block * inputs.count..][..inputs.count];
+                let values = taps.weigh(simd, weights.clone(), &cells[first - start..]);
+                sink(y, block * LANES, &values);
+            }
+        }
+    }
+}
+
+/// The byte of a whole number from 0 to 255: adding 2^23 leaves it in the lowest bits. (`as` would look for NaN.)
+#[inline(always)]
+fn to_byte(value: f32) -> u8 {
+    (value + 8_388_608.0).to_bits() as u8
 }
 
 /// Which input pixels, at what weight, make each output pixel of an axis.
 struct Taps {
     /// Per output pixel: the first input pixel and where its weights are.
     outputs: Vec<(usize, std::ops::Range<usize>)>,
-    /// Fixed point, [`FRACTION`] fractional bits.
-    weights: Vec<i32>,
+    /// Fixed point of [`FRACTION`] fractional bits, in two parts: `upper * PART + lower`, whole numbers.
+    weights: Vec<[f32; 2]>,
 }
 
 /// Fractional bits of a weight: 32 less 8 of the pixel less 2 for overshoot and sign.
 const FRACTION: u32 = 32 - 8 - 2;
 
-/// One half, so that the shift back to a pixel rounds.
-const HALF: i32 = 1 << (FRACTION - 1);
+/// What the upper part of a weight counts.
+const PART: f32 = (1 << (FRACTION / 2)) as f32;
+
+/// Weights after which the lower sum is carried into the upper one. A lower part is within 2^10 of 0 and a pixel below 2^8, so
+/// that the sum of 31 and a rest below 2^11 stays below 2^23.
+const CARRY: usize = 31;
 
 impl Taps {
     fn new(span: Span, size: usize, filter: Filter) -> Self {
@@ -280,7 +484,10 @@ impl Taps {
             weights.extend(exact.iter().map(|&weight| {
                 let normal = if sum == 0.0 { weight } else { weight / sum };
                 let scaled = normal * f64::from(1 << FRACTION);
-                (scaled + 0.5_f64.copysign(scaled)) as i32
+                let fixed = (scaled + 0.5_f64.copysign(scaled)) as i32;
+                let part = PART as i32;
+                let upper = (fixed + part / 2).div_euclid(part);
+                [upper as f32, (fixed - upper * part) as f32]
             }));
             outputs.push((first, start..weights.len()));
         }
@@ -293,115 +500,127 @@ impl Taps {
         let start = self.outputs.first().map_or(0, |(first, _)| *first);
         start..ends.max().unwrap_or(start)
     }
-}
 
-#[inline(always)]
-fn to_pixel(sum: i32) -> u8 {
-    (sum >> FRACTION).clamp(0, 255) as u8
-}
-
-/// First pass. Returns [height, outputs, 3].
-///
-/// Neighbouring outputs read overlapping pixels at different weights, which does not vectorise;
-/// the same output of several rows does. So 32 rows are interleaved into one
-/// strip, [column, row * 3 + channel], and every weight is applied to 96 lanes: fewer, and the
-/// compiler prefers to vectorise over the weights, three times slower.
-struct AlongRows<'a> {
-    plane: &'a Plane<'a>,
-    taps: &'a Taps,
-}
-
-impl WithSimd for AlongRows<'_> {
-    type Output = Vec<u8>;
-
-    // Compiled once per instruction set, into which all of it must be inlined.
+    /// The sum of inputs times weights, rounded to a whole number from 0 to 255.
+    ///
+    /// Exact: with u and l the sums of the upper and lower parts, the fixed-point sum u 2^11 + l is rounded and shifted by 22
+    /// bits as floor((u + 2^10 + floor(l / 2^11)) / 2^11), and every number in that has 24 bits at most. A product of integers
+    /// would take twice the time.
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
-        const ROWS: usize = 32;
-        const LANES: usize = 3 * ROWS;
-        let AlongRows { plane, taps } = self;
-        let span = taps.span();
-        let stride = 3 * taps.outputs.len();
-        let mut output = vec![0; plane.height * stride];
-        let mut strip = vec![[0_u8; LANES]; span.len()];
-        for (block, output) in output.chunks_mut(ROWS * stride).enumerate() {
-            let rows = output.len() / stride;
-            for row in 0..rows {
-                let pixels = &plane.row(block * ROWS + row)[3 * span.start..3 * span.end];
-                let (pixels, _) = pixels.as_chunks::<3>();
-                for (cell, pixel) in strip.iter_mut().zip(pixels) {
-                    cell[3 * row..3 * row + 3].copy_from_slice(pixel);
-                }
-            }
-            for (x, (first, weights)) in taps.outputs.iter().enumerate() {
-                let weights = &taps.weights[weights.clone()];
-                let cells = &strip[first - span.start..][..weights.len()];
-                let mut sums = [HALF; LANES];
-                for (weight, cell) in weights.iter().zip(cells) {
-                    for lane in 0..LANES {
-                        sums[lane] += weight * i32::from(cell[lane]);
+    fn weigh<S: Simd>(
+        &self,
+        simd: S,
+        weights: std::ops::Range<usize>,
+        cells: &[[f32; LANES]],
+    ) -> [f32; LANES] {
+        // Vectors with two sums each that are in the registers at once.
+        const GROUP: usize = 4;
+        let weights = &self.weights[weights];
+        let cells = &cells[..weights.len()];
+        let mut values = [0.0; LANES];
+        let (groups, _) = S::as_mut_simd_f32s(&mut values).0.as_chunks_mut::<GROUP>();
+        for (index, group) in groups.iter_mut().enumerate() {
+            let mut upper = [simd.splat_f32s(PART / 2.0); GROUP];
+            let mut lower = [simd.splat_f32s(0.0); GROUP];
+            for (weights, cells) in weights.chunks(CARRY).zip(cells.chunks(CARRY)) {
+                for ([high, low], cell) in weights.iter().zip(cells) {
+                    let (high, low) = (simd.splat_f32s(*high), simd.splat_f32s(*low));
+                    let cell = &S::as_simd_f32s(cell).0.as_chunks::<GROUP>().0[index];
+                    for v in 0..GROUP {
+                        upper[v] = simd.mul_add_f32s(high, cell[v], upper[v]);
+                        lower[v] = simd.mul_add_f32s(low, cell[v], lower[v]);
                     }
                 }
-                let pixels = sums.map(to_pixel);
-                for row in 0..rows {
-                    output[row * stride + 3 * x..][..3].copy_from_slice(&pixels[3 * row..][..3]);
+                for v in 0..GROUP {
+                    let carried = floor_of_part(simd, lower[v]);
+                    upper[v] = simd.add_f32s(upper[v], carried);
+                    lower[v] = simd.mul_add_f32s(carried, simd.splat_f32s(-PART), lower[v]);
                 }
             }
+            for v in 0..GROUP {
+                let value = floor_of_part(simd, upper[v]);
+                let value = simd.max_f32s(value, simd.splat_f32s(0.0));
+                group[v] = simd.min_f32s(value, simd.splat_f32s(255.0));
+            }
         }
-        output
+        values
     }
 }
 
-/// Second pass, over a plane whose first row is input row `first_row`. Returns
-/// [outputs, width, 3].
-struct AlongColumns<'a> {
-    plane: &'a Plane<'a>,
-    taps: &'a Taps,
-    first_row: usize,
+/// floor(x / [`PART`]) of whole numbers below 2^23: less almost one half, then rounded to the nearest by adding and taking
+/// away 1.5 * 2^23. What is rounded has 24 bits at most and never lies in the middle.
+#[inline(always)]
+fn floor_of_part<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
+    let almost_half = simd.splat_f32s(0.5 / PART - 0.5);
+    let moved = simd.mul_add_f32s(x, simd.splat_f32s(1.0 / PART), almost_half);
+    let round = simd.splat_f32s(12_582_912.0);
+    simd.sub_f32s(simd.add_f32s(moved, round), round)
 }
 
-impl WithSimd for AlongColumns<'_> {
-    type Output = Vec<u8>;
+/// Bytes `[rows, columns]`, `stride` from a row to the next, with rows and columns exchanged, `out_stride` bytes from a row to
+/// the next. Of `out` up to seven bytes after each row are written over.
+fn transpose(
+    bytes: &[u8],
+    stride: usize,
+    [rows, columns]: [usize; 2],
+    out: &mut [u8],
+    out_stride: usize,
+) {
+    debug_assert!(out_stride >= rows.next_multiple_of(8));
+    transpose_tiles(bytes, stride, [rows, columns], out, out_stride);
+}
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
-        const LANES: usize = 64;
-        let AlongColumns {
-            plane,
-            taps,
-            first_row,
-        } = self;
-        let stride = 3 * plane.width;
-        let mut output = vec![0; taps.outputs.len() * stride];
-        for (row, (first, weights)) in output.chunks_exact_mut(stride).zip(&taps.outputs) {
-            let weights = &taps.weights[weights.clone()];
-            let top = first - first_row;
-            let (blocks, rest) = row.as_chunks_mut::<LANES>();
-            let rest_at = blocks.len() * LANES;
-            for (index, block) in blocks.iter_mut().enumerate() {
-                let mut sums = [HALF; LANES];
-                for (y, weight) in weights.iter().enumerate() {
-                    let values = &plane.row(top + y)[index * LANES..][..LANES];
-                    for lane in 0..LANES {
-                        sums[lane] += weight * i32::from(values[lane]);
+vectorised! {
+    fn transpose_tiles<'a>(
+        bytes: &'a [u8],
+        stride: usize,
+        size: [usize; 2],
+        out: &'a mut [u8],
+        out_stride: usize,
+    ) {
+        // Eight tiles of 8 x 8 bytes side by side.
+        const WIDE: usize = 64;
+        let [rows, columns] = size;
+        for row in (0..rows).step_by(8) {
+            for column in (0..columns).step_by(WIDE) {
+                let wide = WIDE.min(columns - column);
+                let mut tiles = [[0_u64; WIDE / 8]; 8];
+                for (y, words) in tiles.iter_mut().enumerate().take(rows - row) {
+                    let mut line = [0_u8; WIDE];
+                    let source = &bytes[(row + y) * stride + column..][..wide];
+                    if wide == WIDE {
+                        line.copy_from_slice(source);
+                    } else {
+                        line[..wide].copy_from_slice(source);
+                    }
+                    for (word, bytes) in words.iter_mut().zip(line.as_chunks::<8>().0) {
+                        *word = u64::from_le_bytes(*bytes);
                     }
                 }
-                *block = sums.map(to_pixel);
-            }
-            if !rest.is_empty() {
-                let mut sums = [HALF; LANES];
-                for (y, weight) in weights.iter().enumerate() {
-                    let values = &plane.row(top + y)[rest_at..];
-                    for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum += weight * i32::from(*value);
-                    }
-                }
-                for (pixel, sum) in rest.iter_mut().zip(sums) {
-                    *pixel = to_pixel(sum);
+                exchange::<4>(&mut tiles, 32, 0x0000_0000_ffff_ffff);
+                exchange::<2>(&mut tiles, 16, 0x0000_ffff_0000_ffff);
+                exchange::<1>(&mut tiles, 8, 0x00ff_00ff_00ff_00ff);
+                for x in 0..wide {
+                    let word = tiles[x % 8][x / 8];
+                    let to = (column + x) * out_stride + row;
+                    out[to..to + 8].copy_from_slice(&word.to_le_bytes());
                 }
             }
         }
-        output
+    }
+}
+
+/// One of three steps that transpose tiles of 8 x 8 bytes, row `y` of which is `tiles[y]`: swaps the off-diagonal quarters of
+/// the squares of 2 `HALF`. `bits` and `mask`: `HALF` bytes.
+#[inline(always)]
+fn exchange<const HALF: usize>(tiles: &mut [[u64; 8]; 8], bits: u32, mask: u64) {
+    for y in (0..8).filter(|y| y & HALF == 0) {
+        let (above, below) = tiles.split_at_mut(y + HALF);
+        for (upper, lower) in above[y].iter_mut().zip(&mut below[0]) {
+            let swapped = ((*upper >> bits) ^ *lower) & mask;
+            *upper ^= swapped << bits;
+            *lower ^= swapped;
+        }
     }
 }
 
@@ -479,6 +698,52 @@ mod tests {
             cases += 1;
         }
         assert!(cases >= 40, "only {cases} cases");
+    }
+
+    #[test]
+    fn sums_of_hundreds_of_pixels_are_exact() {
+        let taps = Taps::new(Span::whole(0, 700), 5, Filter::Bicubic);
+        // Flat black and white, and all bytes mixed.
+        let byte = |input: usize, lane: usize| match lane {
+            0 => 0,
+            1 => 255,
+            _ => (input * (37 + lane) + input * input * lane) as u8,
+        };
+        let cells: Vec<[f32; LANES]> = (0..700)
+            .map(|input| std::array::from_fn(|lane| f32::from(byte(input, lane))))
+            .collect();
+        for (first, weights) in &taps.outputs {
+            assert!(weights.len() > 4 * CARRY, "{} weights", weights.len());
+            let found = taps.weigh(pulp::Scalar, weights.clone(), &cells[*first..]);
+            for (lane, found) in found.into_iter().enumerate() {
+                let terms = taps.weights[weights.clone()].iter().zip(*first..);
+                let sum: i64 = terms
+                    .map(|([upper, lower], input)| {
+                        (*upper as i64 * PART as i64 + *lower as i64) * i64::from(byte(input, lane))
+                    })
+                    .sum();
+                let expected = ((sum + (1 << (FRACTION - 1))) >> FRACTION).clamp(0, 255);
+                assert_eq!(found as i64, expected, "lane {lane}");
+            }
+        }
+    }
+
+    #[test]
+    fn transposing_any_size() {
+        for [rows, columns] in [[1_usize, 1], [8, 64], [7, 65], [9, 63], [50, 130]] {
+            let bytes: Vec<u8> = (0..rows * (columns + 3))
+                .map(|i| (i * i / 7) as u8)
+                .collect();
+            let stride = rows.next_multiple_of(8);
+            let mut out = vec![0; columns * stride];
+            transpose(&bytes, columns + 3, [rows, columns], &mut out, stride);
+            for (row, column) in (0..rows).flat_map(|r| (0..columns).map(move |c| (r, c))) {
+                assert_eq!(
+                    out[column * stride + row],
+                    bytes[row * (columns + 3) + column]
+                );
+            }
+        }
     }
 
     /// The source of the CLIP golden values, the same formula as in the script.

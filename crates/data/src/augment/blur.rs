@@ -1,5 +1,7 @@
 //! Gaussian blur of small float images.
 
+use crate::vectors::vectorised;
+
 /// How many standard deviations the kernel reaches; what lies beyond weighs 0.3 %.
 const REACH: f32 = 3.0;
 
@@ -20,18 +22,29 @@ pub(super) fn gaussian(
     // One plane, blurred along rows, between the mirrored rows above and below; then one row with
     // its mirrored ends.
     let plane_length = height * width;
-    scratch.clear();
-    scratch.resize(plane_length + width + 2 * reach, 0.0);
-    let (blurred, row) = scratch.split_at_mut(plane_length);
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for plane in pixels.chunks_exact_mut(plane_length) {
-                along_rows(plane, blurred, row, width, &kernel);
-                along_columns(blurred, plane, height, width, &kernel);
-            }
-        },
-    );
+    let needed = plane_length + width + 2 * reach;
+    // What is there already will be written over.
+    if scratch.len() < needed {
+        scratch.resize(needed, 0.0);
+    }
+    let (blurred, row) = scratch[..needed].split_at_mut(plane_length);
+    blur_planes(pixels, blurred, row, [height, width], &kernel);
+}
+
+vectorised! {
+    fn blur_planes<'a>(
+        pixels: &'a mut [f32],
+        blurred: &'a mut [f32],
+        row: &'a mut [f32],
+        size: [usize; 2],
+        kernel: &'a Kernel,
+    ) {
+        let [height, width] = size;
+        for plane in pixels.chunks_exact_mut(height * width) {
+            along_rows(plane, blurred, row, width, kernel);
+            along_columns(blurred, plane, height, width, kernel);
+        }
+    }
 }
 
 /// Weights of the middle and of the pixels at distance 1, 2, ... on both sides.

@@ -366,9 +366,7 @@ impl Normalised {
                 products,
             );
             let row = |(r, row): (usize, &mut [f32])| {
-                for (j, value) in row.iter_mut().enumerate() {
-                    *value = self.distance(start + r, columns.start + j, *value);
-                }
+                self.to_distances(start + r, columns.start, row);
                 f(start + r, row)
             };
             if width == 0 {
@@ -378,6 +376,40 @@ impl Normalised {
             }
         }
         results
+    }
+
+    /// `f(first, distances)` for blocks of rows from `first` on, with the distances of each to that row and all that follow:
+    /// `[rows of the block, len - first]`. Together with their mirror images, which have the same bits, these are all pairs.
+    pub(crate) fn for_upper_blocks(&self, mut f: impl FnMut(usize, &[f32])) {
+        // The corner of a block below the diagonal is computed twice: blocks of few rows.
+        const MOST_ROWS: usize = 512;
+        let mut products = Vec::new();
+        let mut start = 0;
+        while start < self.len() {
+            let width = self.len() - start;
+            let rows = (BLOCK_VALUES / width).clamp(1, MOST_ROWS.min(width));
+            // The first blocks are the widest but for the rounding.
+            products.resize(rows * width, 0.0);
+            let right = &self.features[start * self.channels..];
+            matmul(
+                Matrix::new(&right[..rows * self.channels], rows, self.channels),
+                Matrix::new(right, width, self.channels).transposed(),
+                &mut products,
+            );
+            let lines = products.par_chunks_mut(width).enumerate();
+            lines.for_each(|(r, row)| self.to_distances(start + r, start, row));
+            f(start, &products);
+            start += rows;
+        }
+    }
+
+    /// Makes products of row `i` with the rows from `first` on distances.
+    fn to_distances(&self, i: usize, first: usize, products: &mut [f32]) {
+        let square = self.squares[i];
+        for (value, other) in products.iter_mut().zip(&self.squares[first..]) {
+            let distance = square + other - 2.0 * *value;
+            *value = if distance > 0.0 { distance } else { 0.0 };
+        }
     }
 }
 

@@ -15,6 +15,7 @@
 
 use std::collections::BinaryHeap;
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -154,13 +155,23 @@ fn neighbourhoods(features: &Normalised, count: usize) -> Vec<Neighbourhood> {
         // before, the others here.
         let (own, others) = found[first..].split_at_mut(rows);
         let lines = own.par_iter_mut().zip(distances.par_chunks(width));
-        lines.for_each(|(nearest, row)| nearest.add_row(first, row));
+        lines.for_each(|(nearest, row)| {
+            Arch::new().dispatch(AddRow {
+                nearest,
+                first,
+                row,
+            });
+        });
         let columns = others.par_chunks_mut(COLUMNS).enumerate();
         columns.for_each(|(chunk, others)| {
             let place = rows + chunk * COLUMNS;
             let length = others.len();
             let rows = distances.chunks_exact(width);
-            add_columns(others, first, rows.map(|row| &row[place..place + length]));
+            Arch::new().dispatch(AddColumns {
+                nearest: others,
+                first,
+                rows: rows.map(|row| &row[place..place + length]),
+            });
         });
     });
     found.into_iter().map(Nearest::finish).collect()
@@ -202,22 +213,6 @@ impl Nearest {
         }
     }
 
-    /// Distances to the rows from `first` on.
-    fn add_row(&mut self, first: usize, row: &[f32]) {
-        for (index, stretch) in row.chunks(STRETCH).enumerate() {
-            let (least, most) = extremes(stretch);
-            self.farthest = self.farthest.max(most);
-            if least >= self.limit() {
-                continue;
-            }
-            for (j, &distance) in (first + index * STRETCH..).zip(stretch) {
-                if distance < self.limit() {
-                    self.add(distance, j);
-                }
-            }
-        }
-    }
-
     fn finish(self) -> Neighbourhood {
         let nearest = self.heap.into_sorted_vec();
         Neighbourhood {
@@ -231,37 +226,86 @@ impl Nearest {
     }
 }
 
-/// The distances of each of `nearest` to the rows from `first` on, of which each of `rows` has one for all of them.
-fn add_columns<'a>(nearest: &mut [Nearest], first: usize, rows: impl Iterator<Item = &'a [f32]>) {
-    let mut limits: Vec<f32> = nearest.iter().map(Nearest::limit).collect();
-    let mut farthest: Vec<f32> = nearest.iter().map(|nearest| nearest.farthest).collect();
-    for (i, row) in (first..).zip(rows) {
-        let stretches = row.chunks(STRETCH).zip(farthest.chunks_mut(STRETCH));
-        for (index, (stretch, farthest)) in stretches.enumerate() {
-            let limits = &mut limits[index * STRETCH..][..stretch.len()];
-            let mut near = 0;
-            for ((distance, limit), farthest) in stretch.iter().zip(&*limits).zip(farthest) {
-                near |= u32::from(distance < limit);
-                *farthest = if distance > farthest {
-                    *distance
-                } else {
-                    *farthest
-                };
-            }
-            if near == 0 {
+/// Distances of one row to the rows from `first` on.
+struct AddRow<'a> {
+    nearest: &'a mut Nearest,
+    first: usize,
+    row: &'a [f32],
+}
+
+impl WithSimd for AddRow<'_> {
+    type Output = ();
+
+    // Compiled once per instruction set, into which all of it must be inlined.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let AddRow {
+            nearest,
+            first,
+            row,
+        } = self;
+        for (index, stretch) in row.chunks(STRETCH).enumerate() {
+            let (least, most) = extremes(stretch);
+            nearest.farthest = nearest.farthest.max(most);
+            if least >= nearest.limit() {
                 continue;
             }
-            let nearest = &mut nearest[index * STRETCH..];
-            for ((distance, limit), nearest) in stretch.iter().zip(limits).zip(nearest) {
-                if distance < limit {
-                    nearest.add(*distance, i);
-                    *limit = nearest.limit();
+            for (j, &distance) in (first + index * STRETCH..).zip(stretch) {
+                if distance < nearest.limit() {
+                    nearest.add(distance, j);
                 }
             }
         }
     }
-    for (nearest, farthest) in nearest.iter_mut().zip(farthest) {
-        nearest.farthest = farthest;
+}
+
+/// The distances of each of `nearest` to the rows from `first` on, of which each of `rows` has one for all of them.
+struct AddColumns<'a, R> {
+    nearest: &'a mut [Nearest],
+    first: usize,
+    rows: R,
+}
+
+impl<'a, R: Iterator<Item = &'a [f32]>> WithSimd for AddColumns<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self {
+            nearest,
+            first,
+            rows,
+        } = self;
+        let mut limits: Vec<f32> = nearest.iter().map(Nearest::limit).collect();
+        let mut farthest: Vec<f32> = nearest.iter().map(|nearest| nearest.farthest).collect();
+        for (i, row) in (first..).zip(rows) {
+            let stretches = row.chunks(STRETCH).zip(farthest.chunks_mut(STRETCH));
+            for (index, (stretch, farthest)) in stretches.enumerate() {
+                let limits = &mut limits[index * STRETCH..][..stretch.len()];
+                let mut near = 0;
+                for ((distance, limit), farthest) in stretch.iter().zip(&*limits).zip(farthest) {
+                    near |= u32::from(distance < limit);
+                    *farthest = if distance > farthest {
+                        *distance
+                    } else {
+                        *farthest
+                    };
+                }
+                if near == 0 {
+                    continue;
+                }
+                let nearest = &mut nearest[index * STRETCH..];
+                for ((distance, limit), nearest) in stretch.iter().zip(limits).zip(nearest) {
+                    if distance < limit {
+                        nearest.add(*distance, i);
+                        *limit = nearest.limit();
+                    }
+                }
+            }
+        }
+        for (nearest, farthest) in nearest.iter_mut().zip(farthest) {
+            nearest.farthest = farthest;
+        }
     }
 }
 
@@ -272,10 +316,11 @@ impl Neighbourhood {
     }
 }
 
-/// The least and the largest of some values, eight comparisons at a time.
+/// The least and the largest of some values, sixteen comparisons at a time.
+#[inline(always)]
 fn extremes(values: &[f32]) -> (f32, f32) {
-    let (mut least, mut most) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
-    for values in values.chunks(8) {
+    let (mut least, mut most) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
+    for values in values.chunks(16) {
         for ((least, most), value) in least.iter_mut().zip(&mut most).zip(values) {
             *least = if *value < *least { *value } else { *least };
             *most = if *value > *most { *value } else { *most };

@@ -71,6 +71,10 @@ impl Kernel {
 /// again: 2 1 | 0 1 2 3 | 2 1 0 1 ...
 #[inline(always)]
 fn mirrored(position: isize, length: usize) -> usize {
+    // Most are inside, and a division takes as long as a row of sums.
+    if (0..length as isize).contains(&position) {
+        return position as usize;
+    }
     let period = (2 * length - 2).max(1) as isize;
     let place = position.rem_euclid(period) as usize;
     if place < length {
@@ -136,7 +140,7 @@ fn weigh<'a>(
             let (before, after) = pair(i + 1);
             let (before, after) = (&before[start..start + LANES], &after[start..start + LANES]);
             for ((sum, a), b) in sums.iter_mut().zip(before).zip(after) {
-                *sum += weight * (a + b);
+                *sum = weight.mul_add(a + b, *sum);
             }
         }
         out[start..start + LANES].copy_from_slice(&sums);
@@ -145,7 +149,7 @@ fn weigh<'a>(
         let mut sum = kernel.middle * middle[x];
         for (i, weight) in kernel.sides.iter().enumerate() {
             let (before, after) = pair(i + 1);
-            sum += weight * (before[x] + after[x]);
+            sum = weight.mul_add(before[x] + after[x], sum);
         }
         out[x] = sum;
     }

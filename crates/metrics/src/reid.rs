@@ -461,7 +461,7 @@ impl WithSimd for ToDistances<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// One-dimensional look-alike: unit vectors whose angle to the first axis is `degrees`.
@@ -472,7 +472,12 @@ mod tests {
             .collect()
     }
 
-    fn images<'a>(features: &'a [f32], persons: &'a [i64], cameras: &'a [i64]) -> Images<'a> {
+    /// Features of two channels.
+    pub(crate) fn images<'a>(
+        features: &'a [f32],
+        persons: &'a [i64],
+        cameras: &'a [i64],
+    ) -> Images<'a> {
         Images {
             features,
             channels: 2,

@@ -66,8 +66,8 @@ impl Taps {
     /// The sum of inputs times weights, rounded to a whole number from 0 to 255.
     ///
     /// Exact: with u and l the sums of the upper and lower parts, the fixed-point sum u 2^11 + l is rounded and shifted by 22
-    /// bits as floor((u + 2^10 + floor(l / 2^11)) / 2^11), and every number in that has 24 bits at most. A product of integers
-    /// would take twice the time.
+    /// bits as floor((u + 2^10 + floor(l / 2^11)) / 2^11), and every number in that has 24 bits at most. Products of 32-bit integers take
+    /// twice as many operations as the fused ones.
     #[inline(always)]
     pub(super) fn weigh<S: Simd>(
         &self,

@@ -25,7 +25,8 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::Rng;
-use crate::image::{Filter, IMAGENET_MEAN, IMAGENET_STD, Rgb, resize_crop};
+use crate::image::{Filter, IMAGENET_MEAN, IMAGENET_STD, Rgb};
+use crate::resize::{self, ByColumns};
 use colour::Operation;
 use crop::Crop;
 
@@ -265,9 +266,10 @@ pub fn views(
     if let Err(error) = config.check() {
         panic!("{error}");
     }
-    let mut scratch = Vec::new();
+    let mut scratch = Scratch::default();
+    let image = ByColumns::whole(image);
     let mut make = |kind, labels: Option<&LabelGrid<'_>>| {
-        view(image, labels, config, output_grid, kind, rng, &mut scratch)
+        view(&image, labels, config, output_grid, kind, rng, &mut scratch)
     };
     let kind = |i| if i == 0 { Kind::First } else { Kind::Global };
     Views {
@@ -278,22 +280,30 @@ pub fn views(
     }
 }
 
+/// Memory that a view needs, for the next one to use again.
+#[derive(Default)]
+struct Scratch {
+    resize: resize::Scratch,
+    blur: Vec<f32>,
+}
+
 fn view(
-    image: &Rgb,
+    image: &ByColumns,
     labels: Option<&LabelGrid<'_>>,
     config: &ViewsConfig,
     output_grid: [usize; 2],
     kind: Kind,
     rng: &mut Rng,
-    scratch: &mut Vec<f32>,
+    scratch: &mut Scratch,
 ) -> View {
     let ([height, width], scale) = match kind {
         Kind::Local => (config.local_size, config.local_scale),
         _ => (config.global_size, config.global_scale),
     };
+    let [image_height, image_width] = image.size;
     let target_ratio = width as f32 / height as f32;
     let ratio = config.ratio.map(|factor| factor * target_ratio);
-    let crop = Crop::draw(image.width, image.height, scale, ratio, rng);
+    let crop = Crop::draw(image_width, image_height, scale, ratio, rng);
     let changes = Changes::draw(config, kind, rng);
 
     let pixels = render(
@@ -305,14 +315,7 @@ fn view(
         config.std,
         scratch,
     );
-    let parts = labels.map(|grid| {
-        grid.carry(
-            &crop,
-            changes.flip,
-            [image.height, image.width],
-            output_grid,
-        )
-    });
+    let parts = labels.map(|grid| grid.carry(&crop, changes.flip, image.size, output_grid));
     View {
         height,
         width,
@@ -321,22 +324,29 @@ fn view(
     }
 }
 
-/// Crops, resizes and changes an image: `[3, height, width]`. `scratch` is space for the blur.
+/// Crops, resizes and changes an image: `[3, height, width]`.
 fn render(
-    image: &Rgb,
+    image: &ByColumns,
     crop: &Crop,
     changes: &Changes,
     [height, width]: [usize; 2],
     mean: [f32; 3],
     std: [f32; 3],
-    scratch: &mut Vec<f32>,
+    scratch: &mut Scratch,
 ) -> Vec<f32> {
-    let resized = resize_crop(image, crop.xywh(), height, width, Filter::Bicubic);
-    // The flip commutes with everything that follows, and costs nothing where pixels are copied.
-    let mut pixels = planes(&resized, changes.flip);
+    let mut pixels = Vec::with_capacity(3 * height * width);
+    // The flip commutes with everything that follows, and costs nothing where pixels are moved.
+    image.resize_crop(
+        crop.xywh(),
+        [height, width],
+        Filter::Bicubic,
+        changes.flip,
+        &mut scratch.resize,
+        |_, _, _, lanes| pixels.extend(lanes.iter().map(|value| value * (1.0 / 255.0))),
+    );
     colour::apply(&mut pixels, &changes.colours);
     if let Some(sigma) = changes.blur {
-        blur::gaussian(&mut pixels, height, width, sigma, scratch);
+        blur::gaussian(&mut pixels, height, width, sigma, &mut scratch.blur);
     }
     colour::finish(&mut pixels, changes.solarize, mean, std);
     pixels
@@ -397,38 +407,6 @@ fn happens(probability: f32, rng: &mut Rng) -> bool {
 
 fn uniform([least, most]: [f32; 2], rng: &mut Rng) -> f32 {
     least + (most - least) * rng.random::<f32>()
-}
-
-/// 8-bit pixels, interleaved, as planes from 0 to 1: `[3, height, width]`, mirrored if asked.
-fn planes(image: &Rgb, flip: bool) -> Vec<f32> {
-    let (width, area) = (image.width, image.width * image.height);
-    let mut out = vec![0.0; 3 * area];
-    let (red, rest) = out.split_at_mut(area);
-    let (green, blue) = rest.split_at_mut(area);
-    let unit = |byte: u8| f32::from(byte) / 255.0;
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            // All of a row, then its mirroring: both vectorise, a loop that runs against the
-            // pixels does not.
-            let planes = red
-                .chunks_exact_mut(width)
-                .zip(green.chunks_exact_mut(width))
-                .zip(blue.chunks_exact_mut(width));
-            for (row, ((red, green), blue)) in image.pixels.chunks_exact(3 * width).zip(planes) {
-                let cells = red.iter_mut().zip(green.iter_mut()).zip(blue.iter_mut());
-                for (&[r, g, b], ((red, green), blue)) in row.as_chunks().0.iter().zip(cells) {
-                    (*red, *green, *blue) = (unit(r), unit(g), unit(b));
-                }
-                if flip {
-                    for plane in [red, green, blue] {
-                        plane.reverse();
-                    }
-                }
-            }
-        },
-    );
-    out
 }
 
 #[cfg(test)]

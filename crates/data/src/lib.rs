@@ -31,6 +31,7 @@ pub mod random;
 pub mod resize;
 pub mod source;
 pub mod synth;
+mod vectors;
 pub mod vocabulary;
 
 pub use atomic::{atomic_write, atomic_write_unsynced};

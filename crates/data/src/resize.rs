@@ -15,13 +15,17 @@
 //! so that the filter widens when the image shrinks ("antialiased"). Weights are rounded to fixed
 //! point with 22 fractional bits: 8 bits for the pixel and 2 for overshoot remain of 32.
 //!
-//! The inner loops run over contiguous lanes (32 rows at once along rows, 64 bytes of a row along
-//! columns), and are compiled for the widest vectors of the machine they run on. Integer sums do
-//! not depend on that choice.
+//! Both passes run over contiguous lanes, 64 rows at once along rows and 64 columns at once along columns; between them a plane
+//! is transposed. They are compiled for the widest vectors of the machine they run on, and sum whole numbers that `f32` holds
+//! exactly, so that the result does not depend on that choice.
 
-use pulp::{Arch, Simd, WithSimd};
+mod passes;
+mod taps;
+mod transpose;
 
 use crate::image::Rgb;
+
+pub(crate) use passes::{ByColumns, Scratch};
 
 /// How a resized pixel is made from its neighbours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -177,232 +181,31 @@ fn resample(
     if filter == Filter::Nearest {
         return nearest(image, columns, rows, height, width);
     }
-    let mut plane = Plane {
-        pixels: &image.pixels,
-        stride: 3 * image.width,
-        left: columns.offset,
-        top: rows.offset,
-        width: columns.length,
-        height: rows.length,
-    };
-    let row_taps = Taps::new(rows, height, filter);
-    let narrowed;
-    let mut first_row = 0;
-    if !columns.is_identity(width) {
-        let column_taps = Taps::new(columns, width, filter);
-        // Only the rows that the second pass reads.
-        let needed = row_taps.span();
-        first_row = needed.start;
-        plane.top += first_row;
-        plane.height = needed.len();
-        narrowed = Arch::new().dispatch(AlongRows {
-            plane: &plane,
-            taps: &column_taps,
-        });
-        plane = Plane {
-            pixels: &narrowed,
-            stride: 3 * width,
-            left: 0,
-            top: 0,
+    if columns.is_identity(width) && rows.is_identity(height) {
+        let of_row = |y| &image.row(rows.offset + y)[3 * columns.offset..][..3 * width];
+        return Rgb::new(
             width,
-            height: needed.len(),
-        };
+            height,
+            (0..height).flat_map(of_row).copied().collect(),
+        );
     }
-    if !rows.is_identity(height) {
-        let pixels = Arch::new().dispatch(AlongColumns {
-            plane: &plane,
-            taps: &row_taps,
-            first_row,
-        });
-        return Rgb::new(width, height, pixels);
-    }
-    let mut pixels = Vec::with_capacity(3 * height * width);
-    for y in 0..plane.height {
-        pixels.extend_from_slice(plane.row(y));
-    }
+    let by_columns = ByColumns::new(image, columns, rows);
+    let mut pixels = vec![0; 3 * height * width];
+    by_columns.resize(
+        columns,
+        rows,
+        [height, width],
+        filter,
+        false,
+        &mut Scratch::default(),
+        |channel, y, x, lanes| {
+            let row = &mut pixels[3 * (y * width + x)..];
+            for (pixel, lane) in row.chunks_exact_mut(3).zip(lanes) {
+                pixel[channel] = *lane as u8;
+            }
+        },
+    );
     Rgb::new(width, height, pixels)
-}
-
-/// A rectangle of an interleaved RGB image.
-struct Plane<'a> {
-    pixels: &'a [u8],
-    /// Bytes from a row to the next.
-    stride: usize,
-    left: usize,
-    top: usize,
-    width: usize,
-    height: usize,
-}
-
-impl<'a> Plane<'a> {
-    /// Row `y` of the rectangle, [width * 3].
-    #[inline(always)]
-    fn row(&self, y: usize) -> &'a [u8] {
-        let start = (self.top + y) * self.stride + 3 * self.left;
-        &self.pixels[start..start + 3 * self.width]
-    }
-}
-
-/// Which input pixels, at what weight, make each output pixel of an axis.
-struct Taps {
-    /// Per output pixel: the first input pixel and where its weights are.
-    outputs: Vec<(usize, std::ops::Range<usize>)>,
-    /// Fixed point, [`FRACTION`] fractional bits.
-    weights: Vec<i32>,
-}
-
-/// Fractional bits of a weight: 32 less 8 of the pixel less 2 for overshoot and sign.
-const FRACTION: u32 = 32 - 8 - 2;
-
-/// One half, so that the shift back to a pixel rounds.
-const HALF: i32 = 1 << (FRACTION - 1);
-
-impl Taps {
-    fn new(span: Span, size: usize, filter: Filter) -> Self {
-        let scale = span.scale(size);
-        let widening = scale.max(1.0);
-        let support = filter.support() * widening;
-        let mut outputs = Vec::with_capacity(size);
-        let mut weights = Vec::with_capacity(size * (2 * support.ceil() as usize + 1));
-        let mut exact = Vec::new();
-        for x in 0..size {
-            let centre = f64::from(span.start) + (x as f64 + 0.5) * scale;
-            // `as usize` truncates, and takes what is negative to 0.
-            let first = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(span.length);
-            exact.clear();
-            exact.extend((first..end).map(|i| {
-                let distance = i as f64 - centre + 0.5;
-                filter.weight(distance * (1.0 / widening))
-            }));
-            let sum: f64 = exact.iter().sum();
-            let start = weights.len();
-            weights.extend(exact.iter().map(|&weight| {
-                let normal = if sum == 0.0 { weight } else { weight / sum };
-                let scaled = normal * f64::from(1 << FRACTION);
-                (scaled + 0.5_f64.copysign(scaled)) as i32
-            }));
-            outputs.push((first, start..weights.len()));
-        }
-        Taps { outputs, weights }
-    }
-
-    /// The input pixels that any output pixel reads.
-    fn span(&self) -> std::ops::Range<usize> {
-        let ends = self.outputs.iter().map(|(first, w)| first + w.len());
-        let start = self.outputs.first().map_or(0, |(first, _)| *first);
-        start..ends.max().unwrap_or(start)
-    }
-}
-
-#[inline(always)]
-fn to_pixel(sum: i32) -> u8 {
-    (sum >> FRACTION).clamp(0, 255) as u8
-}
-
-/// First pass. Returns [height, outputs, 3].
-///
-/// Neighbouring outputs read overlapping pixels at different weights, which does not vectorise;
-/// the same output of several rows does. So 32 rows are interleaved into one
-/// strip, [column, row * 3 + channel], and every weight is applied to 96 lanes: fewer, and the
-/// compiler prefers to vectorise over the weights, three times slower.
-struct AlongRows<'a> {
-    plane: &'a Plane<'a>,
-    taps: &'a Taps,
-}
-
-impl WithSimd for AlongRows<'_> {
-    type Output = Vec<u8>;
-
-    // Compiled once per instruction set, into which all of it must be inlined.
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
-        const ROWS: usize = 32;
-        const LANES: usize = 3 * ROWS;
-        let AlongRows { plane, taps } = self;
-        let span = taps.span();
-        let stride = 3 * taps.outputs.len();
-        let mut output = vec![0; plane.height * stride];
-        let mut strip = vec![[0_u8; LANES]; span.len()];
-        for (block, output) in output.chunks_mut(ROWS * stride).enumerate() {
-            let rows = output.len() / stride;
-            for row in 0..rows {
-                let pixels = &plane.row(block * ROWS + row)[3 * span.start..3 * span.end];
-                let (pixels, _) = pixels.as_chunks::<3>();
-                for (cell, pixel) in strip.iter_mut().zip(pixels) {
-                    cell[3 * row..3 * row + 3].copy_from_slice(pixel);
-                }
-            }
-            for (x, (first, weights)) in taps.outputs.iter().enumerate() {
-                let weights = &taps.weights[weights.clone()];
-                let cells = &strip[first - span.start..][..weights.len()];
-                let mut sums = [HALF; LANES];
-                for (weight, cell) in weights.iter().zip(cells) {
-                    for lane in 0..LANES {
-                        sums[lane] += weight * i32::from(cell[lane]);
-                    }
-                }
-                let pixels = sums.map(to_pixel);
-                for row in 0..rows {
-                    output[row * stride + 3 * x..][..3].copy_from_slice(&pixels[3 * row..][..3]);
-                }
-            }
-        }
-        output
-    }
-}
-
-/// Second pass, over a plane whose first row is input row `first_row`. Returns
-/// [outputs, width, 3].
-struct AlongColumns<'a> {
-    plane: &'a Plane<'a>,
-    taps: &'a Taps,
-    first_row: usize,
-}
-
-impl WithSimd for AlongColumns<'_> {
-    type Output = Vec<u8>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<u8> {
-        const LANES: usize = 64;
-        let AlongColumns {
-            plane,
-            taps,
-            first_row,
-        } = self;
-        let stride = 3 * plane.width;
-        let mut output = vec![0; taps.outputs.len() * stride];
-        for (row, (first, weights)) in output.chunks_exact_mut(stride).zip(&taps.outputs) {
-            let weights = &taps.weights[weights.clone()];
-            let top = first - first_row;
-            let (blocks, rest) = row.as_chunks_mut::<LANES>();
-            let rest_at = blocks.len() * LANES;
-            for (index, block) in blocks.iter_mut().enumerate() {
-                let mut sums = [HALF; LANES];
-                for (y, weight) in weights.iter().enumerate() {
-                    let values = &plane.row(top + y)[index * LANES..][..LANES];
-                    for lane in 0..LANES {
-                        sums[lane] += weight * i32::from(values[lane]);
-                    }
-                }
-                *block = sums.map(to_pixel);
-            }
-            if !rest.is_empty() {
-                let mut sums = [HALF; LANES];
-                for (y, weight) in weights.iter().enumerate() {
-                    let values = &plane.row(top + y)[rest_at..];
-                    for (sum, value) in sums.iter_mut().zip(values) {
-                        *sum += weight * i32::from(*value);
-                    }
-                }
-                for (pixel, sum) in rest.iter_mut().zip(sums) {
-                    *pixel = to_pixel(sum);
-                }
-            }
-        }
-        output
-    }
 }
 
 fn nearest(image: &Rgb, columns: Span, rows: Span, height: usize, width: usize) -> Rgb {

@@ -15,11 +15,12 @@
 
 use std::cmp::Ordering;
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::MetricError;
-use crate::matmul::{Matrix, matmul};
+use crate::matmul::{Matrix, dot, matmul};
 
 /// Most values in one block of distances: 32 MiB of `f32`.
 const BLOCK_VALUES: usize = 8 << 20;
@@ -159,16 +160,17 @@ pub(crate) fn query_matches(
     if matches.is_empty() {
         return None;
     }
-    let rank = |&(distance, j): &(f32, usize)| {
-        let (before, after) = (&distances[..j], &distances[j + 1..]);
-        // An equal distance is before this one if it is so in the gallery.
-        let all = count(before, |other| other <= distance) + count(after, |other| other < distance);
+    let all = Arch::new().dispatch(CountBefore {
+        distances,
+        of: &matches,
+    });
+    let rank = |(this, all): (&(f32, usize), usize)| {
         let left_out = shots
             .iter()
-            .filter(|shot| by_distance(**shot, (distance, j)).is_lt());
+            .filter(|shot| by_distance(**shot, *this).is_lt());
         all - left_out.count()
     };
-    let mut ranks: Vec<usize> = matches.iter().map(rank).collect();
+    let mut ranks: Vec<usize> = matches.iter().zip(all).map(rank).collect();
     ranks.sort_unstable();
     Some(Matches {
         ranks,
@@ -176,7 +178,37 @@ pub(crate) fn query_matches(
     })
 }
 
+/// For each pair of a distance and its place how many come before it.
+struct CountBefore<'a> {
+    distances: &'a [f32],
+    of: &'a [(f32, usize)],
+}
+
+impl WithSimd for CountBefore<'_> {
+    type Output = Vec<usize>;
+
+    // Compiled once per instruction set, into which all of it must be inlined.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<usize> {
+        /// Distances that stay in the nearest cache while all are compared with them.
+        const STRETCH: usize = 2048;
+        let mut counts = vec![0; self.of.len()];
+        for (index, stretch) in self.distances.chunks(STRETCH).enumerate() {
+            let start = index * STRETCH;
+            for ((distance, place), total) in self.of.iter().zip(&mut counts) {
+                // An equal distance is before this one if it is so in the gallery.
+                let (before, after) =
+                    stretch.split_at(place.saturating_sub(start).min(stretch.len()));
+                *total += count(before, |other| other <= *distance);
+                *total += count(after, |other| other < *distance);
+            }
+        }
+        counts
+    }
+}
+
 /// How many values `f` holds for; without branches, so that many are compared at a time.
+#[inline(always)]
 fn count(values: &[f32], f: impl Fn(f32) -> bool) -> usize {
     let ones = values.iter().map(|value| u32::from(f(*value)));
     ones.sum::<u32>() as usize
@@ -303,11 +335,7 @@ impl Normalised {
             features.extend_from_slice(images.features);
         }
         features.par_chunks_mut(channels.max(1)).for_each(|row| {
-            let length = row
-                .iter()
-                .map(|v| f64::from(*v) * f64::from(*v))
-                .sum::<f64>()
-                .sqrt();
+            let length = dot(row, row).sqrt();
             if length > 0.0 {
                 row.iter_mut()
                     .for_each(|v| *v = (f64::from(*v) / length) as f32);
@@ -315,7 +343,7 @@ impl Normalised {
         });
         let squares = features
             .par_chunks(channels.max(1))
-            .map(|row| row.iter().map(|v| v * v).sum())
+            .map(|row| dot(row, row) as f32)
             .collect();
         Ok(Self {
             features,
@@ -366,9 +394,7 @@ impl Normalised {
                 products,
             );
             let row = |(r, row): (usize, &mut [f32])| {
-                for (j, value) in row.iter_mut().enumerate() {
-                    *value = self.distance(start + r, columns.start + j, *value);
-                }
+                self.to_distances(start + r, columns.start, row);
                 f(start + r, row)
             };
             if width == 0 {
@@ -379,10 +405,63 @@ impl Normalised {
         }
         results
     }
+
+    /// `f(first, distances)` for blocks of rows from `first` on, with the distances of each to that row and all that follow:
+    /// `[rows of the block, len - first]`. Together with their mirror images, which have the same bits, these are all pairs.
+    pub(crate) fn for_upper_blocks(&self, mut f: impl FnMut(usize, &[f32])) {
+        // The corner of a block below the diagonal is computed twice: blocks of few rows.
+        const MOST_ROWS: usize = 512;
+        let mut products = Vec::new();
+        let mut start = 0;
+        while start < self.len() {
+            let width = self.len() - start;
+            let rows = (BLOCK_VALUES / width).clamp(1, MOST_ROWS.min(width));
+            // The first blocks are the widest but for the rounding.
+            products.resize(rows * width, 0.0);
+            let right = &self.features[start * self.channels..];
+            matmul(
+                Matrix::new(&right[..rows * self.channels], rows, self.channels),
+                Matrix::new(right, width, self.channels).transposed(),
+                &mut products,
+            );
+            let lines = products.par_chunks_mut(width).enumerate();
+            lines.for_each(|(r, row)| self.to_distances(start + r, start, row));
+            f(start, &products);
+            start += rows;
+        }
+    }
+
+    /// Makes products of row `i` with the rows from `first` on distances.
+    fn to_distances(&self, i: usize, first: usize, products: &mut [f32]) {
+        Arch::new().dispatch(ToDistances {
+            products,
+            square: self.squares[i],
+            squares: &self.squares[first..],
+        });
+    }
+}
+
+/// |a|² + |b|² - 2 a·b, not below 0, in place of a·b for one a and many b.
+struct ToDistances<'a> {
+    products: &'a mut [f32],
+    square: f32,
+    squares: &'a [f32],
+}
+
+impl WithSimd for ToDistances<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        for (value, square) in self.products.iter_mut().zip(self.squares) {
+            let distance = self.square + square - 2.0 * *value;
+            *value = if distance > 0.0 { distance } else { 0.0 };
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// One-dimensional look-alike: unit vectors whose angle to the first axis is `degrees`.
@@ -393,7 +472,12 @@ mod tests {
             .collect()
     }
 
-    fn images<'a>(features: &'a [f32], persons: &'a [i64], cameras: &'a [i64]) -> Images<'a> {
+    /// Features of two channels.
+    pub(crate) fn images<'a>(
+        features: &'a [f32],
+        persons: &'a [i64],
+        cameras: &'a [i64],
+    ) -> Images<'a> {
         Images {
             features,
             channels: 2,

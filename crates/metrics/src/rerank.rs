@@ -15,6 +15,7 @@
 
 use std::collections::BinaryHeap;
 
+use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
@@ -84,9 +85,7 @@ pub fn map_rows<T: Send>(
     );
     let features = Normalised::new(query, gallery)?;
     let all = features.len();
-    let neighbourhoods = features.map_rows(0..all, 0..all, |_, row| {
-        Neighbourhood::new(row, (k1 + 1).max(k2))
-    });
+    let neighbourhoods = neighbourhoods(&features, (k1 + 1).max(k2));
     let weights: Vec<Sparse> = (0..all)
         .into_par_iter()
         .map(|i| encode(i, k1, &neighbourhoods, &features))
@@ -144,49 +143,184 @@ impl Ord for Far {
     }
 }
 
-impl Neighbourhood {
-    fn new(row: &[f32], count: usize) -> Self {
-        // Most of a row is farther than what was found; a stretch without a nearer value is passed over as a whole.
-        const STRETCH: usize = 64;
-        let mut heap: BinaryHeap<Far> = BinaryHeap::with_capacity(count + 1);
-        let mut farthest = 0.0_f32;
-        for (index, stretch) in row.chunks(STRETCH).enumerate() {
-            let (least, most) = extremes(stretch);
-            farthest = farthest.max(most);
-            if heap.len() >= count && heap.peek().is_some_and(|worst| least >= worst.0) {
-                continue;
-            }
-            for (j, &distance) in (index * STRETCH..).zip(stretch) {
-                if heap.len() < count {
-                    heap.push(Far(distance, j));
-                } else if heap.peek().is_some_and(|worst| distance < worst.0) {
-                    // An equal distance comes later in the row, so it stays out.
-                    heap.pop();
-                    heap.push(Far(distance, j));
-                }
-            }
-        }
-        let nearest = heap
-            .into_sorted_vec()
-            .into_iter()
-            .map(|Far(_, j)| j as u32)
-            .collect();
+/// The neighbourhood of each row.
+fn neighbourhoods(features: &Normalised, count: usize) -> Vec<Neighbourhood> {
+    /// Rows whose distances to others are read from the columns of a block together.
+    const COLUMNS: usize = 512;
+    let mut found: Vec<Nearest> = (0..features.len()).map(|_| Nearest::new(count)).collect();
+    features.for_upper_blocks(|first, distances| {
+        let width = found.len() - first;
+        let rows = distances.len() / width;
+        // A row gets its distances in the order of the columns: those to rows before its block from the columns of blocks
+        // before, the others here.
+        let (own, others) = found[first..].split_at_mut(rows);
+        let lines = own.par_iter_mut().zip(distances.par_chunks(width));
+        lines.for_each(|(nearest, row)| {
+            Arch::new().dispatch(AddRow {
+                nearest,
+                first,
+                row,
+            });
+        });
+        let columns = others.par_chunks_mut(COLUMNS).enumerate();
+        columns.for_each(|(chunk, others)| {
+            let place = rows + chunk * COLUMNS;
+            let length = others.len();
+            let rows = distances.chunks_exact(width);
+            Arch::new().dispatch(AddColumns {
+                nearest: others,
+                first,
+                rows: rows.map(|row| &row[place..place + length]),
+            });
+        });
+    });
+    found.into_iter().map(Nearest::finish).collect()
+}
+
+/// The nearest rows and the farthest, while distances come in.
+struct Nearest {
+    heap: BinaryHeap<Far>,
+    count: usize,
+    farthest: f32,
+}
+
+/// Most distances are farther than what was found; a stretch without a nearer one is passed over as a whole.
+const STRETCH: usize = 64;
+
+impl Nearest {
+    fn new(count: usize) -> Self {
         Self {
-            nearest,
-            farthest: if farthest > 0.0 { farthest } else { 1.0 },
+            heap: BinaryHeap::with_capacity(count),
+            count,
+            farthest: 0.0,
         }
     }
 
+    /// Distances below this belong to the nearest.
+    fn limit(&self) -> f32 {
+        match self.heap.peek() {
+            Some(worst) if self.heap.len() >= self.count => worst.0,
+            _ => f32::INFINITY,
+        }
+    }
+
+    /// A distance below the limit, to a row after those before: an equal distance comes later, so it stays out.
+    fn add(&mut self, distance: f32, j: usize) {
+        if self.heap.len() < self.count {
+            self.heap.push(Far(distance, j));
+        } else if let Some(mut worst) = self.heap.peek_mut() {
+            *worst = Far(distance, j);
+        }
+    }
+
+    fn finish(self) -> Neighbourhood {
+        let nearest = self.heap.into_sorted_vec();
+        Neighbourhood {
+            nearest: nearest.into_iter().map(|Far(_, j)| j as u32).collect(),
+            farthest: if self.farthest > 0.0 {
+                self.farthest
+            } else {
+                1.0
+            },
+        }
+    }
+}
+
+/// Distances of one row to the rows from `first` on.
+struct AddRow<'a> {
+    nearest: &'a mut Nearest,
+    first: usize,
+    row: &'a [f32],
+}
+
+impl WithSimd for AddRow<'_> {
+    type Output = ();
+
+    // Compiled once per instruction set, into which all of it must be inlined.
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let AddRow {
+            nearest,
+            first,
+            row,
+        } = self;
+        for (index, stretch) in row.chunks(STRETCH).enumerate() {
+            let (least, most) = extremes(stretch);
+            nearest.farthest = nearest.farthest.max(most);
+            if least >= nearest.limit() {
+                continue;
+            }
+            for (j, &distance) in (first + index * STRETCH..).zip(stretch) {
+                if distance < nearest.limit() {
+                    nearest.add(distance, j);
+                }
+            }
+        }
+    }
+}
+
+/// The distances of each of `nearest` to the rows from `first` on, of which each of `rows` has one for all of them.
+struct AddColumns<'a, R> {
+    nearest: &'a mut [Nearest],
+    first: usize,
+    rows: R,
+}
+
+impl<'a, R: Iterator<Item = &'a [f32]>> WithSimd for AddColumns<'_, R> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self {
+            nearest,
+            first,
+            rows,
+        } = self;
+        let mut limits: Vec<f32> = nearest.iter().map(Nearest::limit).collect();
+        let mut farthest: Vec<f32> = nearest.iter().map(|nearest| nearest.farthest).collect();
+        for (i, row) in (first..).zip(rows) {
+            let stretches = row.chunks(STRETCH).zip(farthest.chunks_mut(STRETCH));
+            for (index, (stretch, farthest)) in stretches.enumerate() {
+                let limits = &mut limits[index * STRETCH..][..stretch.len()];
+                let mut near = 0;
+                for ((distance, limit), farthest) in stretch.iter().zip(&*limits).zip(farthest) {
+                    near |= u32::from(distance < limit);
+                    *farthest = if distance > farthest {
+                        *distance
+                    } else {
+                        *farthest
+                    };
+                }
+                if near == 0 {
+                    continue;
+                }
+                let nearest = &mut nearest[index * STRETCH..];
+                for ((distance, limit), nearest) in stretch.iter().zip(limits).zip(nearest) {
+                    if distance < limit {
+                        nearest.add(*distance, i);
+                        *limit = nearest.limit();
+                    }
+                }
+            }
+        }
+        for (nearest, farthest) in nearest.iter_mut().zip(farthest) {
+            nearest.farthest = farthest;
+        }
+    }
+}
+
+impl Neighbourhood {
     /// The first `count`, or as many as there are.
     fn first(&self, count: usize) -> &[u32] {
         &self.nearest[..count.min(self.nearest.len())]
     }
 }
 
-/// The least and the largest of some values, eight comparisons at a time.
+/// The least and the largest of some values, sixteen comparisons at a time.
+#[inline(always)]
 fn extremes(values: &[f32]) -> (f32, f32) {
-    let (mut least, mut most) = ([f32::INFINITY; 8], [f32::NEG_INFINITY; 8]);
-    for values in values.chunks(8) {
+    let (mut least, mut most) = ([f32::INFINITY; 16], [f32::NEG_INFINITY; 16]);
+    for values in values.chunks(16) {
         for ((least, most), value) in least.iter_mut().zip(&mut most).zip(values) {
             *least = if *value < *least { *value } else { *least };
             *most = if *value > *most { *value } else { *most };
@@ -313,6 +447,28 @@ mod tests {
         };
         let metrics = evaluate(&query, &gallery, Rerank::default(), 2).unwrap();
         assert_eq!((metrics.map, metrics.cmc), (1.0, vec![1.0, 1.0]));
+    }
+
+    #[test]
+    fn neighbourhoods_over_several_blocks_are_those_of_sorted_rows() {
+        // Few different features: many distances are equal.
+        let features: Vec<f32> = (0..1300_u32)
+            .flat_map(|i| [i * i % 7, i % 5, 1].map(|x| x as f32))
+            .collect();
+        let side = |rows: std::ops::Range<usize>| Images {
+            features: &features[3 * rows.start..3 * rows.end],
+            channels: 3,
+            persons: &[0; 1300][rows.clone()],
+            cameras: &[0; 1300][rows],
+        };
+        let features = Normalised::new(&side(0..300), &side(300..1300)).unwrap();
+        let rows = features.map_rows(0..1300, 0..1300, |_, row| row.to_vec());
+        for (row, found) in rows.iter().zip(neighbourhoods(&features, 21)) {
+            let mut order: Vec<u32> = (0..1300).collect();
+            order.sort_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]));
+            assert_eq!(found.nearest, order[..21]);
+            assert_eq!(found.farthest, row.iter().copied().fold(0.0, f32::max));
+        }
     }
 
     #[test]

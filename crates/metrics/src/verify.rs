@@ -245,15 +245,7 @@ impl Moments {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn images<'a>(features: &'a [f32], persons: &'a [i64], cameras: &'a [i64]) -> Images<'a> {
-        Images {
-            features,
-            channels: 2,
-            persons,
-            cameras,
-        }
-    }
+    use crate::reid::tests::images;
 
     #[test]
     fn four_pairs_by_hand() {

@@ -1,5 +1,7 @@
 //! Gaussian blur of small float images.
 
+use crate::vectors::vectorised;
+
 /// How many standard deviations the kernel reaches; what lies beyond weighs 0.3 %.
 const REACH: f32 = 3.0;
 
@@ -20,18 +22,29 @@ pub(super) fn gaussian(
     // One plane, blurred along rows, between the mirrored rows above and below; then one row with
     // its mirrored ends.
     let plane_length = height * width;
-    scratch.clear();
-    scratch.resize(plane_length + width + 2 * reach, 0.0);
-    let (blurred, row) = scratch.split_at_mut(plane_length);
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for plane in pixels.chunks_exact_mut(plane_length) {
-                along_rows(plane, blurred, row, width, &kernel);
-                along_columns(blurred, plane, height, width, &kernel);
-            }
-        },
-    );
+    let needed = plane_length + width + 2 * reach;
+    // What is there already will be written over.
+    if scratch.len() < needed {
+        scratch.resize(needed, 0.0);
+    }
+    let (blurred, row) = scratch[..needed].split_at_mut(plane_length);
+    blur_planes(pixels, blurred, row, [height, width], &kernel);
+}
+
+vectorised! {
+    fn blur_planes<'a>(
+        pixels: &'a mut [f32],
+        blurred: &'a mut [f32],
+        row: &'a mut [f32],
+        size: [usize; 2],
+        kernel: &'a Kernel,
+    ) {
+        let [height, width] = size;
+        for plane in pixels.chunks_exact_mut(height * width) {
+            along_rows(plane, blurred, row, width, kernel);
+            along_columns(blurred, plane, height, width, kernel);
+        }
+    }
 }
 
 /// Weights of the middle and of the pixels at distance 1, 2, ... on both sides.
@@ -58,6 +71,10 @@ impl Kernel {
 /// again: 2 1 | 0 1 2 3 | 2 1 0 1 ...
 #[inline(always)]
 fn mirrored(position: isize, length: usize) -> usize {
+    // Most are inside, and a division takes as long as a row of sums.
+    if (0..length as isize).contains(&position) {
+        return position as usize;
+    }
     let period = (2 * length - 2).max(1) as isize;
     let place = position.rem_euclid(period) as usize;
     if place < length {
@@ -123,7 +140,7 @@ fn weigh<'a>(
             let (before, after) = pair(i + 1);
             let (before, after) = (&before[start..start + LANES], &after[start..start + LANES]);
             for ((sum, a), b) in sums.iter_mut().zip(before).zip(after) {
-                *sum += weight * (a + b);
+                *sum = weight.mul_add(a + b, *sum);
             }
         }
         out[start..start + LANES].copy_from_slice(&sums);
@@ -132,7 +149,7 @@ fn weigh<'a>(
         let mut sum = kernel.middle * middle[x];
         for (i, weight) in kernel.sides.iter().enumerate() {
             let (before, after) = pair(i + 1);
-            sum += weight * (before[x] + after[x]);
+            sum = weight.mul_add(before[x] + after[x], sum);
         }
         out[x] = sum;
     }

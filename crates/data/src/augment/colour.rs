@@ -8,6 +8,8 @@
 //! in two passes at most, one up to the contrast and one from it on, and within a pass block by
 //! block, each block staying in the nearest cache while all operations go over it.
 
+use crate::vectors::vectorised;
+
 /// A change of colour.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Operation {
@@ -31,19 +33,9 @@ const SOLARIZE_FROM: f32 = 128.0 / 255.0;
 
 /// Applies the operations in order. `pixels`: `[3, height, width]`.
 pub(super) fn apply(pixels: &mut [f32], operations: &[Operation]) {
-    if !operations.is_empty() {
-        pulp::Arch::new().dispatch(
-            #[inline(always)]
-            || apply_inline(pixels, operations),
-        );
-    }
-}
-
-#[inline(always)]
-fn apply_inline(pixels: &mut [f32], operations: &[Operation]) {
     let mut rest = operations;
     let mut contrast = None;
-    loop {
+    while contrast.is_some() || !rest.is_empty() {
         let next = rest
             .iter()
             .position(|operation| matches!(operation, Operation::Contrast(_)));
@@ -57,13 +49,14 @@ fn apply_inline(pixels: &mut [f32], operations: &[Operation]) {
     }
 }
 
+vectorised! {
+
 /// One pass: a contrast with its mean grey, then operations on single pixels. Returns the mean
 /// grey of the result where `measure` asks for it.
-#[inline(always)]
-fn pass(
-    pixels: &mut [f32],
+fn pass<'a>(
+    pixels: &'a mut [f32],
     contrast: Option<(f32, f32)>,
-    operations: &[Operation],
+    operations: &'a [Operation],
     measure: bool,
 ) -> f32 {
     let area = pixels.len() / 3;
@@ -98,6 +91,7 @@ fn pass(
         }
     }
     (sum / area as f64) as f32
+}
 }
 
 /// Replaces every pixel of a block.
@@ -176,24 +170,21 @@ fn turn_hue([r, g, b]: [f32; 3], turn: f32) -> [f32; 3] {
     })
 }
 
-/// Solarizes if asked, then subtracts the mean and divides by the standard deviation.
-pub(super) fn finish(pixels: &mut [f32], solarize: bool, mean: [f32; 3], std: [f32; 3]) {
-    let area = pixels.len() / 3;
-    pulp::Arch::new().dispatch(
-        #[inline(always)]
-        || {
-            for ((plane, mean), std) in pixels.chunks_exact_mut(area).zip(mean).zip(std) {
-                let (scale, offset) = (1.0 / std, -mean / std);
-                if solarize {
-                    plane
-                        .iter_mut()
-                        .for_each(|x| *x = solarized(*x) * scale + offset);
-                } else {
-                    plane.iter_mut().for_each(|x| *x = *x * scale + offset);
-                }
+vectorised! {
+    /// Solarizes if asked, then subtracts the mean and divides by the standard deviation.
+    pub(super) fn finish<'a>(pixels: &'a mut [f32], solarize: bool, mean: [f32; 3], std: [f32; 3]) {
+        let area = pixels.len() / 3;
+        for ((plane, mean), std) in pixels.chunks_exact_mut(area).zip(mean).zip(std) {
+            let (scale, offset) = (1.0 / std, -mean / std);
+            if solarize {
+                plane
+                    .iter_mut()
+                    .for_each(|x| *x = solarized(*x) * scale + offset);
+            } else {
+                plane.iter_mut().for_each(|x| *x = *x * scale + offset);
             }
-        },
-    );
+        }
+    }
 }
 
 #[inline(always)]

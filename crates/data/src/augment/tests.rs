@@ -40,6 +40,13 @@ impl Golden {
     }
 }
 
+/// 8-bit pixels, interleaved, as planes from 0 to 1: `[3, height, width]`.
+fn planes(image: &Rgb) -> Vec<f32> {
+    let channel = |c| image.pixels.iter().skip(c).step_by(3);
+    let unit = |byte: &u8| f32::from(*byte) / 255.0;
+    (0..3).flat_map(channel).map(unit).collect()
+}
+
 fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
     assert_eq!(found.len(), expected.len());
     found
@@ -52,7 +59,7 @@ fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
 #[test]
 fn single_operations_equal_torchvision() {
     let golden = Golden::open();
-    let image = planes(&golden.image("image"), false);
+    let image = planes(&golden.image("image"));
     let kinds: [(&str, fn(f32) -> Operation); 4] = [
         ("brightness", Operation::Brightness),
         ("contrast", Operation::Contrast),
@@ -87,7 +94,7 @@ fn single_operations_equal_torchvision() {
 fn blur_equals_torchvision_and_is_close_to_pillow() {
     let golden = Golden::open();
     let source = golden.image("image");
-    let image = planes(&source, false);
+    let image = planes(&source);
     let (torchvision, pillow) = (
         golden.floats("blur"),
         golden.0.tensor("blur.pillow").unwrap().data(),
@@ -114,7 +121,7 @@ fn blur_equals_torchvision_and_is_close_to_pillow() {
             pixels: pillow[i * image.len()..][..image.len()].to_vec(),
             ..source.clone()
         };
-        let pillow = planes(&pillow, false);
+        let pillow = planes(&pillow);
         let inside = |i: &usize| {
             let (x, y) = (i % source.width, i / source.width % source.height);
             (6..source.width - 6).contains(&x) && (6..source.height - 6).contains(&y)
@@ -149,13 +156,13 @@ fn a_whole_view_equals_torchvision() {
         solarize: true,
     };
     let found = render(
-        &golden.image("source"),
+        &ByColumns::whole(&golden.image("source")),
         &crop,
         &changes,
         [48, 24],
         IMAGENET_MEAN,
         IMAGENET_STD,
-        &mut Vec::new(),
+        &mut Scratch::default(),
     );
     let expected = golden.floats("view");
     // Solarizing jumps from v to 1 - v only at one half, where both are the same but for one part
@@ -484,7 +491,7 @@ proptest! {
         let crop = Crop::draw(width, height, [0.3, 1.0], [0.4, 0.6], &mut rng);
         let size = [64, 32];
         let changes = Changes { flip, colours: Vec::new(), blur: None, solarize: false };
-        let pixels = render(&image, &crop, &changes, size, [0.0; 3], [1.0; 3], &mut Vec::new());
+        let pixels = render(&ByColumns::whole(&image), &crop, &changes, size, [0.0; 3], [1.0; 3], &mut Scratch::default());
         let labels = grid.carry(&crop, flip, [height, width], OUTPUT);
 
         let (mut compared, area) = (0, size[0] * size[1]);

@@ -155,11 +155,10 @@ impl Attributes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layouts::tests::in_folder;
 
     fn open(text: &str) -> Result<Attributes, LayoutError> {
-        let folder = tempfile::tempdir().unwrap();
-        fs_err::write(folder.path().join("attributes.csv"), text).unwrap();
-        Attributes::open(folder.path())
+        in_folder("attributes.csv", text, Attributes::open)
     }
 
     #[test]

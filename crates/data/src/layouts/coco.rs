@@ -443,6 +443,7 @@ pub(super) fn mirrored(joints: &[String]) -> Vec<[usize; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layouts::tests::assert_refused;
 
     const GOOD: &str = r#"{"images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 80}],
         "annotations": [
@@ -499,7 +500,7 @@ mod tests {
 
     #[test]
     fn wrong_entries_are_named() {
-        for (from, to, expected) in [
+        let changes = [
             (
                 "\"image_id\": 7, \"category_id\": 3",
                 "\"image_id\": 8, \"category_id\": 3",
@@ -545,11 +546,8 @@ mod tests {
                 "\"classes\"",
                 "not COCO keypoints: missing field `categories`",
             ),
-        ] {
-            assert!(GOOD.contains(from), "{from}");
-            let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
-            assert!(error.contains(expected), "{to}: {error}");
-        }
+        ];
+        assert_refused(GOOD, &changes, read);
         let error = Keypoints::open(Path::new("nowhere"), "val")
             .unwrap_err()
             .to_string();

@@ -349,6 +349,7 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layouts::tests::assert_refused;
 
     const GOOD: &str = r#"{"images": [{"id": 7, "im_name": "ulm_1.png", "width": 40, "height": 80}],
         "annotations": [
@@ -401,7 +402,7 @@ mod tests {
 
     #[test]
     fn wrong_entries_are_named() {
-        for (from, to, expected) in [
+        let changes = [
             (
                 "\"image_id\": 7, \"category_id\": 1, \"bbox\": [1,",
                 "\"image_id\": 8, \"category_id\": 1, \"bbox\": [1,",
@@ -422,11 +423,8 @@ mod tests {
                 "\"name\"",
                 "not COCO boxes: missing field `file_name`",
             ),
-        ] {
-            assert!(GOOD.contains(from), "{from}");
-            let error = read(&GOOD.replace(from, to)).unwrap_err().to_string();
-            assert!(error.contains(expected), "{to}: {error}");
-        }
+        ];
+        assert_refused(GOOD, &changes, read);
         let error = Boxes::open(Path::new("nowhere"), "val")
             .unwrap_err()
             .to_string();

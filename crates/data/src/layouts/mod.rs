@@ -174,3 +174,32 @@ fn in_split<'a, T>(
     }
     Ok(chosen)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// `text` as file `name` of a folder, read by `open`.
+    pub(super) fn in_folder<T>(
+        name: &str,
+        text: &str,
+        open: impl FnOnce(&Path) -> Result<T, LayoutError>,
+    ) -> Result<T, LayoutError> {
+        let folder = tempfile::tempdir().unwrap();
+        fs_err::write(folder.path().join(name), text).unwrap();
+        open(folder.path())
+    }
+
+    /// Each of `changes`, from a piece of the `good` text to another, is refused with a message that contains the third.
+    pub(super) fn assert_refused<T: std::fmt::Debug>(
+        good: &str,
+        changes: &[(&str, &str, &str)],
+        read: impl Fn(&str) -> Result<T, LayoutError>,
+    ) {
+        for (from, to, expected) in changes {
+            assert!(good.contains(from), "{from}");
+            let error = read(&good.replace(from, to)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{to}: {error}");
+        }
+    }
+}

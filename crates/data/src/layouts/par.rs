@@ -303,6 +303,7 @@ fn json(file: &Path) -> Result<Attributes, LayoutError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layouts::tests::assert_refused;
 
     /// The values of one split, as text.
     fn values(data: &Attributes, split: &str) -> Vec<(String, String)> {
@@ -384,7 +385,7 @@ mod tests {
             "{:?}",
             data.images
         );
-        for (from, to, expected) in [
+        let changes = [
             (
                 "[2], \"val\"",
                 "[3], \"val\"",
@@ -410,11 +411,8 @@ mod tests {
                 "names",
                 "not a split of attributes: missing field `attr_name`",
             ),
-        ] {
-            assert!(good.contains(from), "{from}");
-            let error = open(&good.replace(from, to)).unwrap_err().to_string();
-            assert!(error.contains(expected), "{error}");
-        }
+        ];
+        assert_refused(good, &changes, open);
         let error = Attributes::open(Path::new("nowhere"))
             .unwrap_err()
             .to_string();

@@ -295,11 +295,10 @@ fn numbers<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layouts::tests::in_folder;
 
     fn open(text: &str) -> Result<Reid, LayoutError> {
-        let folder = tempfile::tempdir().unwrap();
-        fs_err::write(folder.path().join("reid.csv"), text).unwrap();
-        Reid::open(folder.path())
+        in_folder("reid.csv", text, Reid::open)
     }
 
     #[test]

@@ -94,6 +94,13 @@ impl Mix {
     }
 }
 
+/// Panics unless there is a mix for each image of a batch.
+#[track_caller]
+pub(crate) fn assert_rows(mixes: &Tensor<2>, batch: usize) {
+    let rows = mixes.dims()[0];
+    assert_eq!(rows, batch, "mix for {rows} images, batch of {batch}");
+}
+
 /// Weights [batch, tasks] of one mix an image.
 pub fn mixes_tensor(mixes: &[Mix], device: &Device) -> Tensor<2> {
     let weights: Vec<f32> = mixes.iter().flat_map(|mix| mix.0).collect();

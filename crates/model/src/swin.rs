@@ -29,7 +29,7 @@ use crate::{
     error::ModelError,
     kernels::{self, attention::Grid, mlp, scalar::Activation},
     layers::{self, EPSILON, Rng, drop_factors, normalise, scale_samples},
-    mix::{IDENTITY, Mix},
+    mix::{self, IDENTITY, Mix},
     moe::{Moe, Routing},
 };
 
@@ -393,12 +393,7 @@ impl Swin {
         mut rng: Option<&mut Rng>,
     ) -> Features {
         let batch = images.dims()[0];
-        assert_eq!(
-            mix.dims()[0],
-            batch,
-            "mix for {} images, batch of {batch}",
-            mix.dims()[0]
-        );
+        mix::assert_rows(&mix, batch);
         let semantic = self.semantic_weight(&mix);
 
         let mut x = self.patch_embed.forward(images);

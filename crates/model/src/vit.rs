@@ -28,7 +28,7 @@ use crate::{
     error::ModelError,
     kernels::{self, attention::Grid, scalar::Activation},
     layers::{self, Rng, drop_factors, scale_samples},
-    mix::Mix,
+    mix::{self, Mix},
     moe::{Moe, Routing},
     swin::{Mlp, PatchProjection},
 };
@@ -330,12 +330,7 @@ impl Vit {
         mut rng: Option<&mut Rng>,
     ) -> Features {
         let batch = images.dims()[0];
-        assert_eq!(
-            mix.dims()[0],
-            batch,
-            "mix for {} images, batch of {batch}",
-            mix.dims()[0]
-        );
+        mix::assert_rows(&mix, batch);
         let (mut x, grid) = self.embed(images);
         let mut pyramid = Vec::with_capacity(STAGES);
         let mut routing = Vec::new();

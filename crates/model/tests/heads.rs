@@ -12,8 +12,8 @@ use clasp_model::heads::{
 };
 use clasp_model::layers::Rng;
 use clasp_model::losses::{
-    DetectionTargets, OimMemory, batch_hard_triplet, cross_entropy, detection_losses, edge_loss, edges_of,
-    heatmap_loss, lovasz_softmax, pixel_cross_entropy, weighted_bce,
+    DetectionTargets, OimMemory, batch_hard_triplet, cross_entropy, detection_losses, edge_loss,
+    edges_of, heatmap_loss, lovasz_softmax, pixel_cross_entropy, weighted_bce,
 };
 use clasp_model::named;
 use rand_chacha::rand_core::SeedableRng;

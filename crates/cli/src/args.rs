@@ -68,7 +68,7 @@ pub enum Verb {
     /// Write a backbone for other programs
     #[command(subcommand)]
     Export(Export),
-    /// Show what a clasp file, a published checkpoint or a CLIP folder holds
+    /// Show what a clasp file, a published checkpoint, an ONNX file or a CLIP folder holds
     Inspect(Inspect),
     /// Measure this machine: images per second, seconds, memory
     Bench(Bench),
@@ -577,7 +577,7 @@ pub struct ExportSafetensors {
 /// `clasp inspect`
 #[derive(Args, Debug)]
 pub struct Inspect {
-    /// A backbone file or run folder, a published checkpoint, a CLIP folder or a folder of labels
+    /// A backbone file or run folder, a published checkpoint, an ONNX file, a CLIP folder or a folder of labels
     pub file: PathBuf,
 }
 

@@ -1,10 +1,13 @@
-//! `clasp inspect FILE`: what a file of clasp, a published checkpoint or a CLIP folder holds.
+//! `clasp inspect FILE`: what a file of clasp, a published checkpoint, an ONNX file or a CLIP folder holds.
+
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_data::labels::Store;
 use clasp_weights::backbone::read_backbone_meta;
 use clasp_weights::import;
+use clasp_weights::onnx::Contents;
 use clasp_weights::tuned;
 use serde_json::json;
 
@@ -19,6 +22,11 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
     let path = &arguments.file;
     if !path.exists() && !mini::is_mini(&path.to_string_lossy()) {
         bail!("{}: no such file or folder", path.display());
+    }
+    if path.extension().is_some_and(|ending| ending == "onnx") {
+        let contents = Contents::read(path)?;
+        print_result(common.json, &contents, &in_words(path, &contents))?;
+        return Ok(Outcome::Done);
     }
     if let Ok(Some(meta)) = tuned::read_meta(path) {
         let chosen = match &meta.chosen_by {
@@ -116,4 +124,23 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
             path.display()
         ),
     }
+}
+
+fn in_words(path: &Path, contents: &Contents) -> String {
+    let opset = { contents.opset }.map_or("none".to_owned(), |version| version.to_string());
+    let mut lines = vec![
+        format!("ONNX {}", path.display()),
+        format!("  written by  {}", contents.written_by),
+        format!("  opset       {opset}, {} operations", contents.operations),
+    ];
+    for (what, ports) in [("input", &contents.inputs), ("output", &contents.outputs)] {
+        lines.extend(ports.iter().map(|port| format!("  {what:<10}  {port}")));
+    }
+    for (key, value) in &contents.metadata {
+        lines.push(format!(
+            "  {key:<10}  {}",
+            value.replace('\n', "\n              ")
+        ));
+    }
+    lines.join("\n")
 }

@@ -189,6 +189,21 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
     );
     assert!(printed.contains("mix identity"), "{printed}");
 
+    let printed = done(at, &["inspect", "out.onnx"]);
+    for expected in [
+        "images u8 [2, 64, 32, 3]",
+        "opset       17",
+        "size        64x32",
+    ] {
+        assert!(printed.contains(expected), "{expected}: {printed}");
+    }
+    std::fs::write(at.join("torn.onnx"), b"no protobuf").expect("a written file");
+    refused(
+        at,
+        &["inspect", "torn.onnx"],
+        &["torn.onnx", "expected an ONNX file"],
+    );
+
     // An export that fails leaves the last good file.
     let before = std::fs::read(at.join("out.onnx")).expect("a file");
     let arguments = export(&["--outputs", "part"]);

@@ -13,6 +13,7 @@
 //! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing and licences above all.
 
 mod check;
+mod contents;
 mod lower;
 mod proto;
 mod trace;
@@ -32,6 +33,7 @@ use serde::Serialize;
 
 use crate::error::WeightsError;
 use check::{Engine, Images, Values};
+pub use contents::{Contents, Port};
 use proto::{Constant, Element, Entry, GraphMessage, Model, OperatorSet, entry, int, ints};
 pub use trace::Output;
 use trace::Size;
@@ -88,6 +90,14 @@ pub enum OnnxError {
         difference: f32,
         /// Largest that is accepted.
         tolerance: f32,
+    },
+    /// A file that is no ONNX.
+    #[error("{file}: expected an ONNX file, found none: {cause}")]
+    Format {
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        cause: String,
     },
     /// The file system refused; the message names the path.
     #[error(transparent)]

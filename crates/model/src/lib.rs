@@ -37,3 +37,4 @@ pub mod tokenizer;
 pub mod vit;
 
 pub use error::ModelError;
+pub use kernels::Precision;

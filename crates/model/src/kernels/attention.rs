@@ -15,7 +15,7 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, add_product, set_product},
+    matrix::{Matrix, Weight, add_product, set_product},
     mlp::{Factors, RUN, totals},
     norm::{Affine, normalise, normalise_backward, strand},
     operation::{Operand, Operation, apply},
@@ -430,10 +430,8 @@ impl Operation<8> for Attention {
             beta,
             epsilon: self.epsilon,
         };
-        let (qkv_weight, weight) = (
-            Matrix::new(qkv_weight, 3 * channels),
-            Matrix::new(weight, channels),
-        );
+        let qkv_weight = Weight::new(qkv_weight, 3 * channels, save);
+        let weight = Weight::new(weight, channels, save);
         let share = strand(x.len(), channels);
 
         let mut qkv = vec![0.0; 3 * x.len()];
@@ -446,13 +444,7 @@ impl Operation<8> for Attention {
                     let normed = &mut normed[..x.len()];
                     normalise(norm, x, normed);
                     fill_rows(qkv, qkv_bias);
-                    add_product(
-                        qkv,
-                        3 * channels,
-                        Matrix::new(normed, channels),
-                        qkv_weight,
-                        1.0,
-                    );
+                    qkv_weight.add_product(qkv, normed);
                 }
             });
 
@@ -477,7 +469,7 @@ impl Operation<8> for Attention {
                 let runs = runs.zip(mixed.chunks(RUN * channels)).enumerate();
                 for (run, ((out, x), mixed)) in runs {
                     fill_rows(out, bias);
-                    add_product(out, channels, Matrix::new(mixed, channels), weight, 1.0);
+                    weight.add_product(out, mixed);
                     if let Some(factors) = &self.factors {
                         factors.scale(out, index * share + run * RUN * channels);
                     }

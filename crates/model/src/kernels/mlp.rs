@@ -10,7 +10,7 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, add_product, set_product},
+    matrix::{Matrix, Weight, add_product, set_product},
     norm::{Affine, normalise, normalise_backward, strand, total},
     operation::{Operand, Operation, apply},
     scalar::{
@@ -131,7 +131,8 @@ impl Operation<7> for Mlp {
             beta,
             epsilon: self.epsilon,
         };
-        let (weight1, weight2) = (Matrix::new(weight1, hidden), Matrix::new(weight2, channels));
+        let weight1 = Weight::new(weight1, hidden, save);
+        let weight2 = Weight::new(weight2, channels, save);
         let share = strand(x.len(), channels);
         let mut out = vec![0.0; x.len()];
         let mut saved = vec![0.0; if save { x.len() / channels * hidden } else { 0 }];
@@ -163,11 +164,11 @@ impl Operation<7> for Mlp {
                         None => &mut scratch[..count],
                     };
                     fill_rows(before, bias1);
-                    add_product(before, hidden, Matrix::new(normed, channels), weight1, 1.0);
+                    weight1.add_product(before, normed);
                     let active = &mut active[..count];
                     activate(before, active, self.activation);
                     fill_rows(out, bias2);
-                    add_product(out, channels, Matrix::new(active, hidden), weight2, 1.0);
+                    weight2.add_product(out, active);
                     if let Some(factors) = &self.factors {
                         factors.scale(out, index * share + run * RUN * channels);
                     }

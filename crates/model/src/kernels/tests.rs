@@ -14,6 +14,7 @@ use burn::{
 use rand_chacha::rand_core::SeedableRng;
 
 use super::{
+    Precision,
     attention::{self, Grid},
     mlp, norm,
     scalar::Activation,
@@ -229,4 +230,34 @@ fn the_same_bits_on_one_thread() {
         .unwrap();
     assert_eq!(pool.install(run), pool.install(run));
     assert_alike(&pool.install(run), &run(), "threads");
+}
+
+#[test]
+fn bf16_is_near_where_nothing_is_trained_and_nowhere_else() {
+    let rng = &mut Rng::seed_from_u64(6);
+    let parts = branch([2, 40, 48], 3 * 48, 48, rng);
+    let grid = Arc::new(Grid::whole(40, false));
+    let block = |parts: &Branch| {
+        let parameters = attention::Parameters::new(&parts.norm, &parts.first, &parts.second, None);
+        attention::attention(parts.x.val(), parameters, 1e-5, 3, grid.clone(), None)
+    };
+    let values = |x: Tensor<3>| -> Vec<f32> { x.try_into_vec_as().unwrap() };
+    let plain = parts.valid();
+    let exact = values(block(&plain));
+    let rounded = values(Precision::Bf16.within(|| block(&plain)));
+    let largest = exact.iter().fold(0.0_f32, |most, v| most.max(v.abs()));
+    let difference =
+        { exact.iter().zip(&rounded) }.fold(0.0_f32, |most, (a, b)| most.max((a - b).abs()));
+    assert!(
+        difference > 1e-5 * largest && difference < 1e-2 * largest,
+        "{difference} of {largest}"
+    );
+    // What a gradient is asked of stays as it is, and so does what comes after, a panic included.
+    assert_eq!(
+        Precision::Bf16.within(|| values(block(&parts).inner())),
+        exact
+    );
+    let panics = std::panic::catch_unwind(|| Precision::Bf16.within(|| panic!("on purpose")));
+    assert!(panics.is_err());
+    assert_eq!(values(block(&plain)), exact);
 }

@@ -47,15 +47,15 @@ HANDFUL = {
     "detection": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
     "search": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
 }
-# 800 people's crops and 90 scenes: fewer epochs.
+# 800 people's crops and 90 scenes.
 SHORT = lambda epochs: {"run.epochs": epochs, "run.eval_every": epochs // 5}
 DRAWN = {
     "reid": ("market", SHORT(20)),
     "attributes": ("", SHORT(20)),
     "parsing": ("", SHORT(10)),
     "pose": ("", SHORT(20)),
-    "detection": ("scenes", SHORT(15)),
-    "search": ("drawn-search", SHORT(15)),
+    "detection": ("scenes", SHORT(40) | {"run.batch": 4}),
+    "search": ("drawn-search", SHORT(40) | {"run.batch": 4}),
 }
 
 

@@ -18,12 +18,14 @@ WORK = {
     # name: (figures, clasp's arguments, the peer's); a figure that is no rate is seconds
     "JPEG to 2 + 8 views": (["images_per_s"], ["data", "{images}"], ["multicrop.py", "{images}"]),
     "labelling, ViT-B/16": (["images_per_s"], ["label"], ["clip_label.py"]),
+    "labelling with --precision bf16": (["images_per_s"], ["label", "--precision", "bf16"], ["clip_label.py"]),
     "pre-training step, Swin-T, K = 65536": (
         ["images_per_s"],
         ["pretrain", "--batch", "4"],
         ["pretrain_step.py", "--batch", "4", "--iters", "3"],
     ),
     "embedding, Swin-T 384x128": (["images_per_s"], ["embed"], ["embed.py"]),
+    "embedding with --precision bf16": (["images_per_s"], ["embed", "--precision", "bf16"], ["embed.py"]),
     "Market-1501-sized ranking": (["rank_s"], ["rank"], ["reid_rank.py"]),
     "the same with re-ranking": (["rerank_s"], ["rank", "--rerank"], ["reid_rank.py", "--rerank"]),
     "COCO keypoint evaluation, 2000 images": (["eval_s"], ["coco"], ["coco_eval.py"]),

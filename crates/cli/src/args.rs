@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clasp_model::Precision;
 use clasp_weights::export::Names;
 use clasp_weights::import::Source;
 
@@ -34,6 +35,14 @@ pub struct Common {
     /// No progress lines
     #[arg(long, short, global = true)]
     pub quiet: bool,
+}
+
+/// How precisely a verb that trains nothing computes.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct Products {
+    /// Numbers that tokens are multiplied with weights in, on the CPU: f32, or bf16, which is faster on processors with AMX
+    #[arg(long, value_name = "F32|BF16", default_value_t = Precision::F32)]
+    pub precision: Precision,
 }
 
 /// What to do.
@@ -222,6 +231,13 @@ pub enum LabelAction {
         /// Folder of labels
         labels: PathBuf,
     },
+    /// How far two folders of labels of the same images agree
+    Compare {
+        /// Folder of labels
+        one: PathBuf,
+        /// Another, with the same vocabulary and grid
+        other: PathBuf,
+    },
     /// A contact sheet of images with their part maps and attributes
     Show {
         /// Folder of labels
@@ -284,6 +300,9 @@ pub struct LabelRun {
     /// Go on when more than 5 % of the images cannot be read
     #[arg(long)]
     pub keep_going: bool,
+    /// How precisely to compute
+    #[command(flatten)]
+    pub products: Products,
 }
 
 /// `clasp pretrain`
@@ -369,6 +388,9 @@ pub struct Predict {
     /// Go on when more than 5 % of the images cannot be read
     #[arg(long)]
     pub keep_going: bool,
+    /// How precisely to compute
+    #[command(flatten)]
+    pub products: Products,
 }
 
 /// `clasp search`
@@ -401,6 +423,9 @@ pub struct Search {
     /// Go on when more than 5 % of the images cannot be read
     #[arg(long)]
     pub keep_going: bool,
+    /// How precisely to compute
+    #[command(flatten)]
+    pub products: Products,
 }
 
 /// `clasp eval`
@@ -436,6 +461,9 @@ pub struct Eval {
     /// k-reciprocal re-ranking (re-identification only)
     #[arg(long)]
     pub rerank: bool,
+    /// How precisely to compute
+    #[command(flatten)]
+    pub products: Products,
 }
 
 /// `clasp embed`
@@ -458,6 +486,9 @@ pub struct Embed {
     /// Go on when more than 5 % of the images cannot be read
     #[arg(long)]
     pub keep_going: bool,
+    /// How precisely to compute
+    #[command(flatten)]
+    pub products: Products,
 }
 
 /// `clasp import`
@@ -620,6 +651,9 @@ pub struct BenchOptions {
     /// Timed runs after one warm-up; the median counts
     #[arg(long, default_value_t = 5)]
     pub iters: usize,
+    /// How precisely to compute
+    #[command(flatten)]
+    pub products: Products,
 }
 
 /// Options of `clasp bench data`.

@@ -2,6 +2,10 @@
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
+use clasp_model::Precision;
+
+use crate::args::{Common, Products};
+use crate::progress::say;
 
 /// The device called `name`, or the best of this build.
 ///
@@ -36,6 +40,29 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
         ),
         _ => bail!("--device: expected cpu, cuda[:i], vulkan, metal or rocm, found `{name}`"),
     }
+}
+
+/// The precision that the user asked for.
+///
+/// # Errors
+///
+/// It is for the CPU, and another device computes.
+pub fn precision(common: &Common, products: Products, device: &Device) -> Result<Precision> {
+    let precision = products.precision;
+    if precision != Precision::F32 && *device != Device::flex() {
+        bail!(
+            "--precision {precision}: expected --device cpu, found another device\n  hint: leave --precision out"
+        );
+    }
+    if !precision.is_in_hardware() {
+        say(
+            common,
+            &format!(
+                "note: this processor has no products of {precision} (AMX on x86-64 Linux): f32 would be faster"
+            ),
+        );
+    }
+    Ok(precision)
 }
 
 /// How many threads to use: what the user asked for, else every core.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use clasp_data::vocabulary::Vocabulary;
+use clasp_model::Precision;
 use clasp_model::clip::Dense;
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +28,16 @@ pub struct LabelConfig {
     /// Where in an upright crop each class is expected, by class name; classes that are not named may be anywhere.
     /// Empty: no prior.
     pub vertical_prior: BTreeMap<String, Band>,
+    /// Precision of CLIP's image tower.
+    #[serde(skip_serializing_if = "is_f32")]
+    pub precision: Precision,
     /// Images in a batch. Changing it may change the last bits of the logits, as sums are grouped differently.
     pub batch: usize,
+}
+
+/// Stores from before there was a choice say nothing of it.
+fn is_f32(precision: &Precision) -> bool {
+    *precision == Precision::F32
 }
 
 impl Default for LabelConfig {
@@ -41,6 +50,7 @@ impl Default for LabelConfig {
             part_scale: 50.0,
             attribute_scale: 100.0,
             vertical_prior: BTreeMap::new(),
+            precision: Precision::F32,
             batch: 16,
         }
     }

@@ -8,6 +8,7 @@ use clasp_data::image::{self, Filter, Rgb};
 use clasp_data::labels::StoreMeta;
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
+use clasp_model::Precision;
 use clasp_model::clip::{Clip, Dense};
 use clasp_weights::clip::ClipInfo;
 
@@ -56,6 +57,7 @@ pub struct ClipLabeller {
     mapper: PartMapper,
     dense: Dense,
     attribute_scale: f32,
+    precision: Precision,
     size: [usize; 2],
     mean: [f32; 3],
     std: [f32; 3],
@@ -101,6 +103,7 @@ impl ClipLabeller {
             text,
             dense: config.dense,
             attribute_scale: config.attribute_scale,
+            precision: config.precision,
             size,
             mean: info.mean,
             std: info.std,
@@ -134,7 +137,8 @@ impl ClipLabeller {
     /// - `images`: [batch, 3, height, width], normalised
     /// - returns parts [batch, synonyms, rows · columns] and attribute logits [batch, values]
     pub fn scores(&self, images: Tensor<4>) -> (Tensor<3>, Option<Tensor<2>>) {
-        let (dense, pooled) = self.clip.encode_image_dense(images, self.dense);
+        let tower = || self.clip.encode_image_dense(images, self.dense);
+        let (dense, pooled) = self.precision.within(tower);
         let parts = cosines(dense, self.text.parts.clone());
         let attributes = self
             .text
@@ -236,7 +240,7 @@ where
 {
     /// `features` gives the last feature map [batch, channels, rows, columns] of images [batch, 3, height, width],
     /// which come at `size` = height and width with ImageNet's mean and deviation. `model` and `sha256` name its
-    /// weights. Of `config`, the grid, the confidence and the batch count; `seed` is that of k-means.
+    /// weights. Of `config`, the grid, the confidence, the precision and the batch count; `seed` is that of k-means.
     ///
     /// # Errors
     ///
@@ -310,10 +314,8 @@ where
 
     fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<ImageLabels>, Error> {
         let shape = [keys.len(), 3, self.size[0], self.size[1]];
-        let maps = (self.features)(Tensor::from_data(
-            TensorData::new(pixels, shape),
-            &self.device,
-        ));
+        let images = Tensor::from_data(TensorData::new(pixels, shape), &self.device);
+        let maps = (self.config.precision).within(|| (self.features)(images));
         let [_, channels, rows, columns] = maps.dims();
         let maps = read(maps, "feature map")?;
         Ok(maps

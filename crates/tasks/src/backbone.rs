@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
+use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::Mix;
 use clasp_weights::backbone::{BackboneMeta, load_backbone};
@@ -15,6 +16,7 @@ use crate::features::{Extracted, Extractor, Inputs, Maps, Preprocess};
 pub struct BackboneExtractor {
     backbone: Backbone,
     mix: Mix,
+    precision: Precision,
     device: Device,
 }
 
@@ -24,6 +26,7 @@ impl BackboneExtractor {
         Self {
             backbone,
             mix,
+            precision: Precision::F32,
             device,
         }
     }
@@ -40,6 +43,11 @@ impl BackboneExtractor {
         let (backbone, meta) = load_backbone(path, device)?;
         let preprocess = Preprocess::of(&meta, path)?;
         Ok((Self::new(backbone, mix, device.clone()), preprocess, meta))
+    }
+
+    /// The same backbone at another precision.
+    pub fn with_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The same backbone with another mix.
@@ -63,9 +71,8 @@ impl Extractor for BackboneExtractor {
             TensorData::new(values, [batch, 3, height, width]),
             &self.device,
         );
-        let features = self
-            .backbone
-            .forward(images, self.mix.tensor(batch, &self.device), None);
+        let mix = self.mix.tensor(batch, &self.device);
+        let features = (self.precision).within(|| self.backbone.forward(images, mix, None));
         let skipped = features.pyramid.len().saturating_sub(stages);
         let maps = features.pyramid.into_iter().skip(skipped).map(|map| {
             let [_, channels, height, width] = map.dims();

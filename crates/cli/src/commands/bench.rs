@@ -19,6 +19,7 @@ use clasp_metrics::parsing::Confusion;
 use clasp_metrics::pose::{PredictedPose, TruePose, oks_ap};
 use clasp_metrics::reid::{self, Images};
 use clasp_metrics::rerank::{self, Rerank};
+use clasp_model::Precision;
 use clasp_model::backbone::BackboneConfig;
 use clasp_model::clip::ClipConfig;
 use clasp_model::mix::{Mix, PART};
@@ -225,6 +226,7 @@ fn label(options: &BenchOptions, threads: usize, device: &Device) -> Result<Valu
     let batch = options.batch.max(1);
     let replicas = replicas(threads, batch, device);
     let config = LabelConfig {
+        precision: options.products.precision,
         batch: batch / replicas,
         ..LabelConfig::default()
     };
@@ -237,8 +239,16 @@ fn label(options: &BenchOptions, threads: usize, device: &Device) -> Result<Valu
         })
     })?;
     Ok(
-        json!({ "work": "clip_label", "batch": batch, "images_per_s": (batch / replicas * replicas) as f64 / seconds }),
+        json!({ "work": named("clip_label", options), "batch": batch, "images_per_s": (batch / replicas * replicas) as f64 / seconds }),
     )
+}
+
+/// What is measured, with the precision where it is not the usual one.
+fn named(work: &str, options: &BenchOptions) -> String {
+    match options.products.precision {
+        Precision::F32 => work.to_owned(),
+        Precision::Bf16 => format!("{work}_bf16"),
+    }
 }
 
 /// A Swin-T forward at 384x128 without gradient.
@@ -255,7 +265,9 @@ fn embed(options: &BenchOptions, threads: usize, device: &Device) -> Result<Valu
                 TensorData::new(pixels.clone(), [share, 3, height, width]),
                 device,
             );
-            let features = backbone.forward(images, Mix::mean().tensor(share, device), None);
+            let mix = Mix::mean().tensor(share, device);
+            let features =
+                { options.products.precision }.within(|| backbone.forward(images, mix, None));
             features
                 .pooled
                 .try_into_vec_as::<f32>()
@@ -264,7 +276,7 @@ fn embed(options: &BenchOptions, threads: usize, device: &Device) -> Result<Valu
         })
     })?;
     Ok(json!({
-        "work": "embed", "model": "swin-tiny", "size": format!("{height}x{width}"), "batch": batch,
+        "work": named("embed", options), "model": "swin-tiny", "size": format!("{height}x{width}"), "batch": batch,
         "images_per_s": (share * replicas) as f64 / seconds,
     }))
 }

@@ -21,7 +21,8 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     let mix: Mix = arguments.mix.parse()?;
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
-    let extractor = BackboneExtractor::new(model.backbone, mix, device);
+    let precision = device::precision(common, arguments.products, &device)?;
+    let extractor = BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
     let options = Options {
         threads: device::threads(common.threads),
         ..Options::default()

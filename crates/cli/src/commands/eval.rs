@@ -10,6 +10,7 @@ use clasp_data::layouts::attributes::Attributes;
 use clasp_data::layouts::market1501::Market1501;
 use clasp_data::layouts::parsing::Parsing;
 use clasp_metrics::rerank::Rerank;
+use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
 use clasp_tasks::reid::Strip;
@@ -56,6 +57,8 @@ pub struct Model {
     pub preprocess: Preprocess,
     /// Where it is.
     pub device: Device,
+    /// Precision of the network.
+    pub precision: Precision,
 }
 
 impl Model {
@@ -70,6 +73,7 @@ impl Model {
             backbone,
             preprocess,
             device: device.clone(),
+            precision: Precision::F32,
         })
     }
 }
@@ -100,7 +104,8 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         bail!("{what} is for fine-tuned models; leave it out, or leave out --frozen");
     }
     let device = device::pick(common.device.as_deref())?;
-    let model = Model::load(&arguments.model, arguments.size, &device)?;
+    let mut model = Model::load(&arguments.model, arguments.size, &device)?;
+    model.precision = device::precision(common, arguments.products, &device)?;
     let mixes = match arguments.mix.as_deref() {
         None => vec![default_mix(arguments.task)],
         Some("all") => {
@@ -147,7 +152,8 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     if arguments.rerank {
         set.push("rerank=true".to_owned());
     }
-    let model = super::tuned::load::<T>(&arguments.model, &set, arguments.size, &device)?;
+    let mut model = super::tuned::load::<T>(&arguments.model, &set, arguments.size, &device)?;
+    model.precision = device::precision(common, arguments.products, &device)?;
     let split = arguments.split.as_deref().unwrap_or("test");
     let data = model
         .task
@@ -166,7 +172,8 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
         predictions: arguments.predictions.is_some(),
         progress: &progress,
     };
-    let report = model.task.evaluate(&model, &data, &running)?;
+    let mut report = model.task.evaluate(&model, &data, &running)?;
+    report.protocol = with_precision(report.protocol, model.precision);
     drop(meter);
     if let Some(path) = &arguments.predictions {
         clasp_data::atomic_write(path, |file| file.write_all(&report.predictions))?;
@@ -177,6 +184,14 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     }
     print_result(common.json, &report, &text)?;
     Ok(Outcome::Done)
+}
+
+/// A protocol that says what is not usual.
+fn with_precision(protocol: String, precision: Precision) -> String {
+    match precision {
+        Precision::F32 => protocol,
+        Precision::Bf16 => format!("{protocol} · {precision}"),
+    }
 }
 
 /// The mix that a task is evaluated with unless another is asked for.
@@ -214,7 +229,8 @@ pub fn evaluate(
     rerank: bool,
     strips: usize,
 ) -> Result<Figures> {
-    let extractor = BackboneExtractor::new(model.backbone.clone(), mix, model.device.clone());
+    let extractor = BackboneExtractor::new(model.backbone.clone(), mix, model.device.clone())
+        .with_precision(model.precision);
     let options = Options {
         threads: device::threads(common.threads),
         ..Options::default()
@@ -338,7 +354,7 @@ pub fn evaluate(
         mix: mix_name.to_owned(),
         figures,
         chance,
-        protocol,
+        protocol: with_precision(protocol, model.precision),
         details,
         strips: shown,
     })

@@ -12,7 +12,7 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_label::show::{ShowOptions, contact_sheet};
 use clasp_label::{
     ClipLabeller, KMeansLabeller, LabelConfig, Labeller, Progress, RunOptions, RunReport,
-    calibrate, stats,
+    calibrate, compare, stats,
 };
 use clasp_model::clip::Dense;
 use clasp_model::mix::{Mix, PART};
@@ -61,6 +61,12 @@ pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
             say(common, &format!("wrote {}", out.display()));
             Ok(Outcome::Done)
         }
+        Some(LabelAction::Compare { one, other }) => {
+            let (one, other) = (Store::open(one)?, Store::open(other)?);
+            let agreement = compare::compare(&one, &other, CLOSE_CALL.0, CLOSE_CALL.1)?;
+            print_result(common.json, &agreement, &agreement.to_string())?;
+            Ok(Outcome::Done)
+        }
         Some(LabelAction::Stats { labels }) => {
             let store = Store::open(labels)?;
             let calibration = calibration(labels, &store)?;
@@ -90,12 +96,14 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
     let mut options = RunOptions::new(out, device::threads(common.threads));
     options.shard = arguments.shard.unwrap_or((0, 1));
     options.keep_going = arguments.keep_going;
+    let precision = device::precision(common, arguments.products, &device)?;
 
     let report = match &arguments.kmeans {
         Some(backbone) => {
             let config = LabelConfig {
                 grid: arguments.grid,
                 confidence: arguments.confidence,
+                precision,
                 batch: arguments.batch,
                 ..LabelConfig::default()
             };
@@ -115,6 +123,7 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
                     .map_err(anyhow::Error::msg)?,
                 grid: arguments.grid,
                 confidence: arguments.confidence,
+                precision,
                 batch: arguments.batch,
                 ..LabelConfig::default()
             };

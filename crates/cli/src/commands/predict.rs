@@ -27,7 +27,8 @@ pub fn run(common: &Common, arguments: &Predict) -> Result<Outcome> {
 
 fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
-    let model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
+    let mut model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
+    model.precision = device::precision(common, arguments.products, &device)?;
     let source = Source::open(&arguments.images)?;
     if let Some(folder) = &arguments.draw {
         fs::create_dir_all(folder)?;

@@ -25,9 +25,11 @@ use crate::{Outcome, device, interrupt};
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
+    let precision = device::precision(common, arguments.products, &device)?;
     match read_meta(&arguments.model)? {
         Some(meta) if meta.task == Reid::NAME => {
-            let model = Model::<Reid>::load(&arguments.model, &device)?;
+            let mut model = Model::<Reid>::load(&arguments.model, &device)?;
+            model.precision = precision;
             let preprocess = model.task.test_preprocess(&model.preprocess);
             search(common, arguments, &model, &preprocess)
         }
@@ -39,7 +41,8 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
         None => {
             let model = eval::Model::load(&arguments.model, None, &device)?;
             let mix = Mix::mostly(IDENTITY, 0.8);
-            let extractor = BackboneExtractor::new(model.backbone, mix, device);
+            let extractor =
+                BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
             search(common, arguments, &extractor, &model.preprocess)
         }
     }

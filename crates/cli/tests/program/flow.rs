@@ -1,6 +1,6 @@
 //! The way from images to figures, verb by verb, in the smallest form.
 
-use crate::{TINY, command, done, drawn};
+use crate::{TINY, command, done, drawn, refused};
 
 #[test]
 fn every_verb_says_what_it_is_for() {
@@ -45,6 +45,26 @@ fn label_pretrain_evaluate_embed() {
         ],
     );
     assert!(at.join("sheet.png").metadata().expect("a sheet").len() > 1000);
+    // Another precision is another setting, and changes next to nothing.
+    let bf16 = |out: &'static str| -> Vec<&str> {
+        let fixed = ["label", &images, "--grid", "8x4", "--precision", "bf16"];
+        fixed.into_iter().chain(["--out", out]).collect()
+    };
+    refused(at, &bf16("labels"), &["precision", "other settings"]);
+    done(at, &bf16("rounded"));
+    let text = done(at, &["label", "compare", "labels", "rounded", "--json"]);
+    let agreement: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(
+        (&agreement["images"], &agreement["alone"]),
+        (&40.into(), &0.into())
+    );
+    assert!(
+        agreement["cells"]
+            .as_f64()
+            .is_some_and(|share| share > 0.97),
+        "{text}"
+    );
+
     // Status 1 only says that something is hardly ever chosen, which is so in a few images.
     let stats = command(at, &["label", "stats", "labels", "--json"])
         .output()

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use clasp_model::Precision;
 use clasp_model::backbone::{Backbone, Features, Sizes};
 use clasp_model::layers::Rng;
 use clasp_model::mix::Mix;
@@ -27,6 +28,8 @@ pub struct Model<T: Task> {
     pub task: T,
     /// The mix of prompts.
     pub mix: Mix,
+    /// Precision of the backbone; not in the file.
+    pub precision: Precision,
     /// How an image becomes an input.
     pub preprocess: Preprocess,
     /// Where it computes.
@@ -71,6 +74,7 @@ impl<T: Task> Model<T> {
             head,
             task,
             mix: meta.mix,
+            precision: Precision::F32,
             preprocess,
             device: device.clone(),
             meta: meta.backbone,
@@ -108,7 +112,7 @@ impl<T: Task> Model<T> {
     /// Features of inputs [batch, 3, height, width].
     pub fn features_of(&self, images: Tensor<4>) -> Features {
         let mix = self.mix.tensor(images.dims()[0], &self.device);
-        self.backbone.forward(images, mix, None)
+        (self.precision).within(|| self.backbone.forward(images, mix, None))
     }
 
     /// Runs `work` on batches of `0..count`, each thread with its own clone of the model; results are in order.

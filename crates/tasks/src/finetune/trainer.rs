@@ -8,6 +8,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
+use clasp_model::Precision;
 use clasp_model::backbone::{Backbone, Features, Sizes};
 use clasp_model::groups::{Optimiser, clip_global};
 use clasp_model::heads::{Statistics, Training, update_statistics};
@@ -124,6 +125,7 @@ impl<T: Task> Trainer<T> {
             head,
             task: self.task.clone(),
             mix: self.mix,
+            precision: Precision::F32,
             preprocess: self.preprocess.clone(),
             device: self.device.clone(),
             meta: BackboneMeta {

@@ -116,18 +116,28 @@ pub fn nearest(
     count: usize,
 ) -> Result<Vec<Vec<usize>>, MetricError> {
     let features = Normalised::new(query, gallery)?;
-    Ok(features.map_query_rows(|i, distances| {
-        let mut kept: Vec<usize> = (0..gallery.len())
-            .filter(|&j| !is_same_shot(query, i, gallery, j))
-            .collect();
-        let order = |a: &usize, b: &usize| by_distance((distances[*a], *a), (distances[*b], *b));
-        if count < kept.len() && count > 0 {
-            kept.select_nth_unstable_by(count - 1, order);
-        }
-        kept.truncate(count);
-        kept.sort_unstable_by(order);
-        kept
-    }))
+    Ok(features
+        .map_query_rows(|i, distances| nearest_of_query(query, gallery, i, distances, count)))
+}
+
+/// [`nearest`] of query `i`, given its distance to every gallery image.
+pub(crate) fn nearest_of_query(
+    query: &Images,
+    gallery: &Images,
+    i: usize,
+    distances: &[f32],
+    count: usize,
+) -> Vec<usize> {
+    let mut kept: Vec<usize> = (0..gallery.len())
+        .filter(|&j| !is_same_shot(query, i, gallery, j))
+        .collect();
+    let order = |a: &usize, b: &usize| by_distance((distances[*a], *a), (distances[*b], *b));
+    if count < kept.len() && count > 0 {
+        kept.select_nth_unstable_by(count - 1, order);
+    }
+    kept.truncate(count);
+    kept.sort_unstable_by(order);
+    kept
 }
 
 /// Where the matches of one query stand.

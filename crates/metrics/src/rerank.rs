@@ -21,7 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::MetricError;
 use crate::matmul::dot;
-use crate::reid::{Images, Normalised, ReidMetrics, by_distance, query_matches, summarise};
+use crate::reid::{
+    Images, Normalised, ReidMetrics, by_distance, nearest_of_query, query_matches, summarise,
+};
 
 /// Parameters of the re-ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -63,6 +65,30 @@ pub fn evaluate(
         query_matches(query, gallery, i, row)
     })?;
     summarise(matches, query.len(), gallery.len(), ranks)
+}
+
+/// [`evaluate`], and the `count` nearest gallery images of each query, nearest first, without those of the same person and
+/// camera.
+///
+/// # Errors
+/// As [`evaluate`].
+///
+/// # Panics
+/// As [`evaluate`].
+pub fn evaluate_with_nearest(
+    query: &Images,
+    gallery: &Images,
+    rerank: Rerank,
+    ranks: usize,
+    count: usize,
+) -> Result<(ReidMetrics, Vec<Vec<usize>>), MetricError> {
+    let rows = map_rows(query, gallery, rerank, |i, row| {
+        let matches = query_matches(query, gallery, i, row);
+        (matches, nearest_of_query(query, gallery, i, row, count))
+    })?;
+    let (matches, nearest) = rows.into_iter().unzip();
+    let metrics = summarise(matches, query.len(), gallery.len(), ranks)?;
+    Ok((metrics, nearest))
 }
 
 /// `f(i, re-ranked distances to every gallery image)` for each query, in order.

@@ -136,20 +136,22 @@ pub(crate) fn load_backbone_state(backbone: Backbone, state: &StateDict) -> (Bac
 
 /// The file that a path means: itself, or that of a run's folder.
 pub(crate) fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
-    let file = if path.is_dir() {
-        path.join("backbone.safetensors")
+    let candidates = if path.is_dir() {
+        ["backbone.safetensors", "model.safetensors"]
+            .map(|name| path.join(name))
+            .to_vec()
     } else {
-        path.to_owned()
+        vec![path.to_owned()]
     };
-    if file.is_file() {
+    if let Some(file) = candidates.into_iter().find(|file| file.is_file()) {
         return Ok(file);
     }
     Err(WeightsError::NotFound {
         what: format!(
-            "{}: expected a backbone file or the folder of a run, found nothing",
-            file.display()
+            "{}: expected a backbone file, or the folder of a run that has ended, found nothing",
+            path.display()
         ),
-        hint: "`clasp pretrain` writes backbone.safetensors into its run folder when it ends"
+        hint: "`clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors"
             .to_owned(),
     })
 }

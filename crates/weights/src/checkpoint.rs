@@ -149,9 +149,27 @@ pub fn read_metadata(path: &Path) -> Result<Metadata, WeightsError> {
     struct Header {
         #[serde(default, rename = "__metadata__")]
         metadata: Metadata,
+        #[serde(flatten)]
+        tensors: BTreeMap<String, Tensor>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Tensor {
+        data_offsets: [u64; 2],
     }
     let header: Header = serde_json::from_slice(&header)
         .map_err(|error| WeightsError::format(path, format!("header: {error}")))?;
+    let ends = header.tensors.values().map(|tensor| tensor.data_offsets[1]);
+    let expected = ends
+        .max()
+        .unwrap_or(0)
+        .saturating_add(size)
+        .saturating_add(8);
+    if expected > length {
+        let problem = format!(
+            "cut short: expected {expected} bytes, found {length}\nhint: copy or download it again"
+        );
+        return Err(WeightsError::format(path, problem));
+    }
     Ok(header.metadata)
 }
 

@@ -135,7 +135,8 @@ pub fn load(
     Ok((backbone, of("head."), meta))
 }
 
-fn parse(path: &Path, metadata: &Metadata) -> Result<Option<TunedMeta>, WeightsError> {
+/// What metadata say of a fine-tuned model; none for those of other files.
+pub(crate) fn parse(path: &Path, metadata: &Metadata) -> Result<Option<TunedMeta>, WeightsError> {
     if metadata.get("format").map(String::as_str) != Some(FORMAT) {
         return Ok(None);
     }

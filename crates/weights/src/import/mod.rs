@@ -26,6 +26,7 @@ use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta
 use crate::error::WeightsError;
 use crate::state::{Array, StateDict};
 use crate::tensors::TensorFile;
+use crate::tuned;
 use hugging_face::View;
 
 pub mod hugging_face;
@@ -132,7 +133,8 @@ pub fn import_tensors(
         });
     }
     if !options.lenient && !report.is_complete() {
-        let hint = "hint: --lenient takes what fits and starts the rest afresh";
+        let hint =
+            "hint: `clasp import FILE -o OUT --lenient` takes what fits and starts the rest afresh";
         return Err(WeightsError::Keys {
             path,
             report: format!("not all of it fits\n{report}\n{hint}"),
@@ -158,6 +160,24 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         return Ok(Found {
             state,
             meta,
+            report,
+        });
+    }
+    if let Some(meta) = tuned::parse(&path, file.metadata())? {
+        let prefix = "backbone.";
+        let mut report = Report::new(Source::Clasp, &file, prefix);
+        let mut state = StateDict::new();
+        for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
+            if let Some(inner) = name.strip_prefix(prefix) {
+                state.insert(inner.to_owned(), file.read(&name)?);
+            } else {
+                let heads = report.left_out.entry("the head of a task").or_default();
+                heads.push(name);
+            }
+        }
+        return Ok(Found {
+            state,
+            meta: meta.backbone,
             report,
         });
     }

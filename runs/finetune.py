@@ -36,13 +36,13 @@ REAL = {
     # Four frames to train on: the more epochs.
     "search": ("pets-search", {"run.epochs": 400, "run.eval_every": 80, "run.batch": 4}),
 }
-# No augmentation, no regularisation, a steady rate.
+# No augmentation, no regularisation, a steady rate; parsing on finer maps.
 BY_HEART = {"run.epochs": 150, "run.eval_every": 30, "run.batch": 8, "optimiser.weight_decay": 0, "optimiser.lr_end": 0.3, "task.flip": 0}
-SCENES = {"task.views.scale": [1.0, 1.0], "task.views.brightness": [1.0, 1.0], "task.views.flip": 0, "run.batch": 2, "run.epochs": 100, "run.eval_every": 20}
+SCENES = {"task.views.scale": [1.0, 1.0], "task.views.brightness": [1.0, 1.0], "task.views.flip": 0, "run.batch": 2, "run.epochs": 600, "run.eval_every": 120}
 HANDFUL = {
     "reid": ("reid", BY_HEART | {"task.padding": 0, "task.erasing": 0, "task.instances": 2}),
     "attributes": ("attributes", BY_HEART | {"task.padding": 0}),
-    "parsing": ("parsing", BY_HEART | {"task.classes": '"ccp_parts"', "task.rotation": 0, "task.scale": 0}),
+    "parsing": ("parsing", BY_HEART | {"model.size": [256, 128], "run.epochs": 400, "run.eval_every": 80, "task.classes": '"ccp_parts"', "task.rotation": 0, "task.scale": 0}),
     "pose": ("pose", BY_HEART | {"task.rotation": 0, "task.scale": 0}),
     "detection": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
     "search": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),

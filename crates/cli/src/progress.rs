@@ -111,6 +111,12 @@ pub fn say(common: &Common, text: &str) {
     }
 }
 
+/// Something that the user must know, with --quiet too.
+#[allow(clippy::print_stderr)]
+pub fn warn(text: &str) {
+    eprintln!("note: {text}");
+}
+
 /// Seconds as `1 h 02 min`, `3 min 20 s` or `4.2 s`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;

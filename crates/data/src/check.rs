@@ -137,7 +137,7 @@ pub fn check(
             report.images = source.len();
             if decoding {
                 (report.unreadable, report.repeated) = decode_all(&source, progress);
-                report.decoded = Some(source.len());
+                report.decoded = Some(source.len() - report.unreadable.len());
             }
         }
         Err(error) if report.layouts.is_empty() => return Err(error),

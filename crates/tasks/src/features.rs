@@ -346,6 +346,22 @@ impl Features<'_> {
     }
 }
 
+/// Reads and decodes an image file that should have that height and width, for its labels are places in it.
+///
+/// # Errors
+/// Those of [`read_image`], and another size.
+pub fn read_sized(path: &Path, size: [usize; 2]) -> Result<Rgb, TaskError> {
+    let image = read_image(path)?;
+    if [image.height, image.width] == size {
+        return Ok(image);
+    }
+    Err(TaskError::Mismatch {
+        file: path.display().to_string(),
+        expected: format!("{}x{} (height x width) as in the JSON", size[0], size[1]),
+        found: format!("{}x{}", image.height, image.width),
+    })
+}
+
 /// Reads and decodes an image file.
 ///
 /// # Errors
@@ -355,7 +371,14 @@ pub fn read_image(path: &Path) -> Result<Rgb, TaskError> {
         file: path.display().to_string(),
         reason,
     };
-    let size = fs::metadata(path)?.len();
+    // The name comes from a file with labels.
+    let size = std::fs::metadata(path)
+        .map_err(|e| {
+            error(format!(
+                "expected an image that the labels name, found: {e}"
+            ))
+        })?
+        .len();
     if size > MAX_FILE_BYTES {
         return Err(error(format!(
             "{size} bytes, more than the {MAX_FILE_BYTES} allowed for an image"

@@ -10,13 +10,14 @@ use clasp_tasks::{BackboneExtractor, Options};
 use serde_json::json;
 
 use super::eval::Model;
-use super::print_result;
+use super::{check_writable, print_result};
 use crate::args::{Common, Embed};
 use crate::progress::Meter;
 use crate::{Outcome, device, interrupt};
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
+    check_writable(&arguments.out)?;
     let source = Source::open(&arguments.images)?;
     let mix: Mix = arguments.mix.parse()?;
     let device = device::pick(common.device.as_deref())?;

@@ -20,10 +20,10 @@ use clasp_tasks::{
 use clasp_weights::backbone::load_backbone;
 use serde::Serialize;
 
-use super::print_result;
 use super::tuned::with_task;
+use super::{check_data, check_writable, print_result};
 use crate::args::{Common, Eval, Task};
-use crate::progress::Meter;
+use crate::progress::{Meter, warn};
 use crate::{Outcome, device, interrupt};
 
 /// Weight of a task's own prompt in its default mix (METHOD: 0.8, the rest shared).
@@ -80,6 +80,10 @@ impl Model {
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
+    check_data(&arguments.data)?;
+    if let Some(path) = &arguments.predictions {
+        check_writable(path)?;
+    }
     if arguments.rerank && arguments.task != Task::Reid {
         bail!("--rerank is for reid, not for {}", name(arguments.task));
     }
@@ -175,6 +179,9 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     let mut report = model.task.evaluate(&model, &data, &running)?;
     report.protocol = with_precision(report.protocol, model.precision);
     drop(meter);
+    for note in &report.notes {
+        warn(note);
+    }
     if let Some(path) = &arguments.predictions {
         clasp_data::atomic_write(path, |file| file.write_all(&report.predictions))?;
     }

@@ -9,9 +9,9 @@ use clasp_tasks::finetune::recipe::Recipe;
 use clasp_tasks::finetune::{Control, Event, Task, train};
 
 use super::tuned::with_task;
-use super::{eval, print_result};
+use super::{check_data, eval, print_result};
 use crate::args::{Common, Finetune};
-use crate::progress::{Meter, duration};
+use crate::progress::{Meter, duration, warn};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the verb.
@@ -32,6 +32,15 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
             if let Some((what, _)) = given.iter().find(|(_, given)| *given) {
                 bail!("--resume RUN takes everything from the run; leave out {what}");
             }
+            if arguments
+                .set
+                .iter()
+                .any(|set| set.starts_with("run.epochs"))
+            {
+                bail!(
+                    "--resume: a run that has begun counts steps\n  hint: change them with --set run.steps=N, or leave out run.epochs"
+                );
+            }
             let recipe = Recipe::<T::Settings>::of_run(folder, &arguments.set)?;
             (recipe, folder.clone(), true)
         }
@@ -49,6 +58,7 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
                     "clasp finetune {name}: no data\n  hint: name the data set's folder with --data"
                 );
             }
+            check_data(&recipe.data.path)?;
             let seed = recipe.seed;
             let folder = { arguments.out.clone() }
                 .unwrap_or_else(|| PathBuf::from("runs").join(format!("{name}-{seed}")));
@@ -72,6 +82,7 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
             "{name} on {examples} examples, {steps} steps of {batch}, from step {from}; run folder {}",
             folder.display()
         )),
+        Event::Note(note) => warn(note),
         Event::Loaded(report) => line(&format!(
             "starting from {}: {report}",
             recipe.model.init.display()
@@ -112,9 +123,9 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
         Some(model) => {
             let chosen = match &summary.best {
                 Some(best) => format!(
-                    "chosen by {} on `{}`: {:.2} after step {}",
+                    "chosen by {} on {}: {:.2} after step {}",
                     best.metric,
-                    recipe.run.select,
+                    best.data,
                     100.0 * best.value,
                     best.step
                 ),

@@ -107,6 +107,12 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
             Err(error) => backbone_error = error.to_string(),
         }
     }
+    if path.is_file() {
+        bail!(
+            "{}: expected a backbone, a fine-tuned model, a published checkpoint or an ONNX file, found another file\n  as a checkpoint: {backbone_error}",
+            path.display()
+        );
+    }
     match mini::load(&path.to_string_lossy(), &Device::flex()) {
         Ok((clip, info)) => {
             let text = format!(

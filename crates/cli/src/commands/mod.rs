@@ -1,6 +1,8 @@
 //! A file for each verb: it turns arguments into library calls and results into text.
 
-use anyhow::Result;
+use std::path::Path;
+
+use anyhow::{Result, bail};
 use serde::Serialize;
 
 use crate::Outcome;
@@ -43,6 +45,36 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Verb::Inspect(arguments) => inspect::run(common, &arguments),
         Verb::Bench(arguments) => bench::run(common, &arguments),
     }
+}
+
+/// Checks, before hours of work, that a file can be written there.
+fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!(
+            "{}: expected a file to write, found a folder",
+            path.display()
+        );
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        bail!(
+            "{}: cannot be written, as there is no folder {}\n  hint: make it first",
+            path.display(),
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// Checks that there is a data set's folder or file.
+fn check_data(path: &Path) -> Result<()> {
+    if !path.exists() {
+        bail!("--data {}: no such folder", path.display());
+    }
+    Ok(())
 }
 
 /// A result on standard output: `value` as JSON if asked for, else `text`.

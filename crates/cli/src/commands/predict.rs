@@ -11,14 +11,17 @@ use clasp_tasks::finetune::{Running, Task};
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use super::print_result;
 use super::tuned::{load, with_task};
+use super::{check_writable, print_result};
 use crate::args::{Common, Predict};
-use crate::progress::Meter;
+use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt};
 
 /// Images that are predicted before their lines are written.
 const CHUNK: usize = 256;
+
+/// Unreadable images that are named one by one; all are in the JSON.
+const TOLD: usize = 20;
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Predict) -> Result<Outcome> {
@@ -26,6 +29,7 @@ pub fn run(common: &Common, arguments: &Predict) -> Result<Outcome> {
 }
 
 fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
+    check_writable(&arguments.out)?;
     let device = device::pick(common.device.as_deref())?;
     let mut model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.products, &device)?;
@@ -71,6 +75,9 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
         start += count;
     }
     drop(meter);
+    for (key, reason) in unreadable.failed.iter().take(TOLD) {
+        say(common, &format!("skipped {key}: {reason}"));
+    }
     if !arguments.keep_going {
         unreadable.check()?;
     }

@@ -17,13 +17,15 @@ use clasp_tasks::{BackboneExtractor, Options};
 use clasp_weights::tuned::read_meta;
 use serde_json::json;
 
-use super::{eval, print_result};
+use super::{check_writable, eval, print_result};
 use crate::args::{Common, Search};
 use crate::progress::Meter;
 use crate::{Outcome, device, interrupt};
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
+    check_writable(&arguments.out)?;
+    check_writable(&arguments.sheet)?;
     let device = device::pick(common.device.as_deref())?;
     let precision = device::precision(common, arguments.products, &device)?;
     match read_meta(&arguments.model)? {

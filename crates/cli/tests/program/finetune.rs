@@ -164,6 +164,127 @@ fn finetune_evaluate_predict_search() {
         &["eval", "reid", "--model", ".", "--data", &data],
         &["clasp finetune"],
     );
+    refused(
+        at,
+        &[
+            "eval", "reid", "--model", "reid", "--data", &data, "--split", "train",
+        ],
+        &["split `train`", "val, test"],
+    );
+    refused(
+        at,
+        &[
+            "predict",
+            "pose",
+            &images,
+            "--model",
+            "pose",
+            "--out",
+            "no/p.jsonl",
+        ],
+        &["no/p.jsonl", "there is no folder no"],
+    );
+
+    // One task's backbone starts another's; what is written for benchmarks is what is re-ranked.
+    let first = ["finetune", "attributes", "attributes-mini", "--data", &data];
+    let own = [
+        "--init",
+        "reid",
+        "--out",
+        "second",
+        "--set",
+        "run.select=last",
+    ];
+    done(at, &arguments(&first, &own));
+    let ranked = |file: &str, more: &[&str]| -> String {
+        let first = ["eval", "reid", "--model", "reid", "--data", &data];
+        let text = done(at, &[&first[..], &["--predictions", file], more].concat());
+        assert!(text.contains(" skipped"), "{text}");
+        std::fs::read_to_string(at.join(file)).expect("rankings")
+    };
+    assert!(ranked("plain.jsonl", &[]) != ranked("reranked.jsonl", &["--rerank"]));
+    let whole = std::fs::read(at.join("reid/model.safetensors")).expect("a model");
+    std::fs::write(at.join("cut.safetensors"), &whole[..whole.len() / 2]).expect("a file");
+    refused(
+        at,
+        &["inspect", "cut.safetensors"],
+        &["not a whole safetensors file"],
+    );
+}
+
+/// The scenes with `change` done to the annotation of each split, in a folder of their own.
+fn changed_scenes(folder: &Path, change: impl Fn(&mut serde_json::Value)) -> String {
+    let drawn = drawn().join("scenes");
+    for split in ["train", "val"] {
+        let text = std::fs::read_to_string(drawn.join(format!("{split}.json"))).expect("scenes");
+        let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        for image in json["images"].as_array_mut().expect("images") {
+            let name = image["file_name"].as_str().expect("a name");
+            let path = drawn.join("images").join(name);
+            image["file_name"] = path.to_string_lossy().into();
+        }
+        change(&mut json);
+        std::fs::create_dir_all(folder).expect("a folder");
+        std::fs::write(folder.join(format!("{split}.json")), json.to_string()).expect("a file");
+    }
+    folder.to_string_lossy().into_owned()
+}
+
+#[test]
+fn boxes_that_do_not_fit_are_told_of() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let train = |data: &str, out: &str| -> Vec<String> {
+        let first = ["finetune", "detection", "detection-mini", "--data", data];
+        let own = [
+            "--out",
+            out,
+            "--set",
+            "model.size=[64,64]",
+            "--set",
+            "task.width=32",
+            "--set",
+            "run.batch=2",
+            "--set",
+            "run.steps=2",
+        ];
+        { arguments(&first, &own).into_iter() }
+            .map(str::to_owned)
+            .collect()
+    };
+    let refused = |data: &str, expected: &[&str]| {
+        let arguments = train(data, "refused");
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        refused(at, &arguments, expected);
+        assert!(!at.join("refused/model.safetensors").exists());
+    };
+    let larger = changed_scenes(&at.join("larger"), |json| {
+        for image in json["images"].as_array_mut().expect("images") {
+            image["width"] = 4000.into();
+        }
+    });
+    refused(&larger, &["4000 (height x width) as in the JSON"]);
+    let nobody = changed_scenes(&at.join("nobody"), |json| {
+        for one in json["annotations"].as_array_mut().expect("annotations") {
+            one["ignore"] = 1.into();
+        }
+    });
+    refused(&nobody, &["people to be found", "found 0"]);
+    let gone = changed_scenes(&at.join("gone"), |json| {
+        json["images"][0]["file_name"] = "gone.jpg".into();
+    });
+    refused(&gone, &["gone.jpg", "files are missing"]);
+    let outside = changed_scenes(&at.join("outside"), |json| {
+        json["annotations"][0]["bbox"] = serde_json::json!([-50, -50, 20, 20]);
+    });
+    let arguments = train(&outside, "outside-run");
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let output = command(at, &arguments)
+        .output()
+        .expect("the program starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("covers nothing of its image"), "{said}");
 }
 
 #[test]
@@ -359,7 +480,17 @@ fn wrong_input_is_named() {
     refused(
         at,
         &["finetune", "reid", "--data", "nowhere"],
-        &["nowhere", "bounding_box_test"],
+        &["nowhere", "no such folder"],
+    );
+    refused(
+        at,
+        &["finetune", "reid", "--data", "."],
+        &["bounding_box_test"],
+    );
+    refused(
+        at,
+        &["finetune", "reid", "reed", "--data", "."],
+        &["reed", "reid-mini"],
     );
     let tiny = |task: &'static str, more: &[&'static str]| -> Vec<String> {
         let recipe = format!("{task}-mini");
@@ -406,6 +537,16 @@ fn wrong_input_is_named() {
             "parsing",
             ["--init", "nothing.safetensors"],
             ["nothing.safetensors", "found nothing"],
+        ),
+        (
+            "parsing",
+            ["--set", "task.classes=ccp_parts"],
+            ["Clothing Co-Parsing", "background"],
+        ),
+        (
+            "reid",
+            ["--set", "run.select=tset"],
+            ["no image of split `tset`", "val, test"],
         ),
     ] {
         let arguments = tiny(task, &more);

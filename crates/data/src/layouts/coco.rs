@@ -69,6 +69,11 @@ pub struct Person {
 }
 
 impl Person {
+    /// Whether this is one person of some area with labelled joints, as HRNet's code asks of who is trained and tested on.
+    pub fn is_to_be_found(&self) -> bool {
+        !self.crowd && self.area > 0.0 && self.labelled() > 0
+    }
+
     /// Number of joints that are labelled.
     pub fn labelled(&self) -> usize {
         self.keypoints.iter().filter(|k| k[2] > 0.0).count()
@@ -80,6 +85,8 @@ impl Person {
 pub struct Keypoints {
     /// The JSON file.
     pub file: PathBuf,
+    /// The category of people.
+    pub category: u64,
     /// Names of the joints.
     pub joints: Vec<String>,
     /// Bones, as pairs of joints counted from 0.
@@ -247,6 +254,7 @@ impl Keypoints {
         }
         Ok(Self {
             file: path.to_owned(),
+            category: category.id,
             joints: category.keypoints.clone(),
             skeleton: category
                 .skeleton

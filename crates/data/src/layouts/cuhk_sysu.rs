@@ -52,6 +52,7 @@ pub(super) fn open(folder: &Path, size: GallerySize) -> Result<Search, LayoutErr
             .map_err(in_file(&file))?;
         let frame = Frame {
             path: data.root.join("Image/SSM").join(&name),
+            size: None,
             camera: None,
             people: { boxes.into_iter() }
                 .filter(|bbox| bbox[2] > 0.0 && bbox[3] > 0.0)

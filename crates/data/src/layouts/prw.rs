@@ -89,6 +89,7 @@ fn frame(root: &Path, name: &str) -> Result<Frame, LayoutError> {
         .find(|key| mat.variables().any(|(name, _)| name == **key));
     Ok(Frame {
         path,
+        size: None,
         camera: Some(camera),
         people: people(&mat, key.unwrap_or(&KEYS[0])).map_err(in_file(&file))?,
     })

@@ -14,6 +14,8 @@ use super::{LayoutError, cuhk_sysu, prw};
 pub struct Frame {
     /// The file.
     pub path: PathBuf,
+    /// Height and width, where the annotation says.
+    pub size: Option<[usize; 2]>,
     /// Camera, where the data set has several.
     pub camera: Option<i64>,
     /// The people.
@@ -241,6 +243,7 @@ fn frames(boxes: &Boxes) -> Vec<Frame> {
     let mut frames: Vec<Frame> = { boxes.images.iter() }
         .map(|image| Frame {
             path: image.path.clone(),
+            size: Some([image.height, image.width]),
             camera: None,
             people: Vec::new(),
         })

@@ -49,6 +49,9 @@ pub struct Best {
     pub value: f64,
     /// Steps that were done.
     pub step: u64,
+    /// What it was evaluated on.
+    #[serde(default)]
+    pub data: String,
 }
 
 impl Default for Progress {

@@ -101,6 +101,24 @@ impl Losses {
     }
 }
 
+/// What to tell of entries that a data set's reader left out.
+pub fn left_out(file: &Path, problems: &[String]) -> Option<String> {
+    let (first, others) = (problems.first()?, problems.len() - 1);
+    let others = match others {
+        0 => String::new(),
+        others => format!(", and {others} more; `clasp data check` lists all"),
+    };
+    Some(format!("{}: {first}{others}", file.display()))
+}
+
+/// The last part of a path, to name a file by.
+pub fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
 /// The value of a loss.
 pub fn scalar(tensor: &Tensor<1>) -> f64 {
     let data = tensor.clone().without_autodiff().into_data();
@@ -114,6 +132,10 @@ pub struct Report {
     pub task: &'static str,
     /// What was done, in words.
     pub protocol: String,
+    /// What was evaluated on: a split, or a file.
+    pub data: String,
+    /// What the data hold that could not be used, in words.
+    pub notes: Vec<String>,
     /// The figures to quote, the one that models are chosen by first; larger is better, but where the name ends in `MR`.
     pub figures: Vec<(String, f64)>,
     /// Everything else that was measured.
@@ -242,6 +264,15 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
     /// # Errors
     /// The data are not there, not what they should be, or of other classes or joints.
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Self::Eval, TaskError>;
+
+    /// What the data hold that cannot be used, in words.
+    fn notes(&self, data: &Self::Data) -> Vec<String> {
+        let _ = data;
+        Vec::new()
+    }
+
+    /// The files that examples are read from.
+    fn files<'a>(&self, data: &'a Self::Data) -> Vec<&'a Path>;
 
     /// Examples of an epoch.
     fn examples(&self, data: &Self::Data) -> usize;

@@ -336,7 +336,17 @@ where
     pub fn load(path: &str, overrides: &[String]) -> Result<Self, TaskError> {
         match BUILT_IN.iter().find(|(name, _)| *name == path) {
             Some((name, text)) => Self::parse(text, &format!("recipe {name}"), overrides),
-            None => Self::parse(&fs::read_to_string(path)?, path, overrides),
+            None if Path::new(path).is_file() => {
+                Self::parse(&fs::read_to_string(path)?, path, overrides)
+            }
+            None => {
+                let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
+                Err(TaskError::Mismatch {
+                    file: path.to_owned(),
+                    expected: format!("a recipe's file, or one of {}", names.join(", ")),
+                    found: "no such file".to_owned(),
+                })
+            }
         }
     }
 

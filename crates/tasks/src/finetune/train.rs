@@ -51,6 +51,8 @@ pub struct Control<'a> {
 
 /// Something to tell the user.
 pub enum Event<'a> {
+    /// Something in the data that cannot be used.
+    Note(&'a str),
     /// The run begins, at step `from`.
     Start {
         /// Examples of an epoch.
@@ -123,6 +125,10 @@ pub fn train<T: Task>(
         Some(split) => Some(task.open_eval(&recipe.data.path, split)?),
         None => None,
     };
+    for note in task.notes(&data) {
+        (control.report)(Event::Note(&note));
+    }
+    check_files(&task.files(&data))?;
     let examples = task.examples(&data);
     let on_cpu = control.device == Device::flex();
     let plan = recipe.clone().plan(examples, control.cores, on_cpu)?;
@@ -244,7 +250,13 @@ fn choose<T: Task>(
         progress: control.evaluating,
     };
     let report = model.task.evaluate(&model, eval, &running)?;
-    let (name, value) = report.figures.first().cloned().unwrap_or_default();
+    let Some((name, value)) = report.figures.first().cloned() else {
+        return Err(TaskError::TooFew {
+            what: report.data,
+            expected: "something to choose a model by",
+            found: 0,
+        });
+    };
     let gain = |before: f64| {
         if lower_is_better(&name) {
             before - value
@@ -266,6 +278,7 @@ fn choose<T: Task>(
             metric: name,
             value,
             step: trainer.step,
+            data: report.data.clone(),
         });
     } else {
         progress.without_gain += 1;
@@ -291,6 +304,27 @@ fn choose<T: Task>(
 /// Whether a figure of that name is an error rate.
 pub fn lower_is_better(name: &str) -> bool {
     name.starts_with("MR")
+}
+
+/// Looks for all files before the first step, as the last may be read after hours.
+///
+/// # Errors
+/// One is not there.
+fn check_files(files: &[&Path]) -> Result<(), TaskError> {
+    let missing: Vec<&&Path> = files.iter().filter(|file| !file.is_file()).collect();
+    let Some(first) = missing.first() else {
+        return Ok(());
+    };
+    Err(TaskError::Mismatch {
+        file: first.display().to_string(),
+        expected: "a file that the labels name (paths are relative to the file with the labels)"
+            .to_owned(),
+        found: format!(
+            "none; {} of {} such files are missing",
+            missing.len(),
+            files.len()
+        ),
+    })
 }
 
 /// Makes the folder of a new run.
@@ -364,9 +398,13 @@ fn strided(config: BackboneConfig, strides: &[usize]) -> Result<BackboneConfig, 
     if strides.is_empty() {
         return Ok(config);
     }
+    let name = config.name;
     config.with_strides(strides).map_err(|error| {
         let expected = match error {
-            ModelError::Setting { expected, .. } => format!("[] for its own, or {expected}"),
+            ModelError::Setting { expected, .. } => format!(
+                "[] for the own strides of {} (--set 'model.strides=[]'), or {expected}",
+                name
+            ),
             other => other.to_string(),
         };
         setting("model.strides", &expected, format!("{strides:?}"))

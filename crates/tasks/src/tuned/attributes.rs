@@ -179,6 +179,12 @@ impl Task for AttributeTask {
         })
     }
 
+    fn files<'a>(&self, data: &'a Labelled) -> Vec<&'a Path> {
+        { data.images.iter() }
+            .map(|(path, _)| path.as_path())
+            .collect()
+    }
+
     fn examples(&self, data: &Labelled) -> usize {
         data.images.len()
     }
@@ -315,6 +321,8 @@ impl Task for AttributeTask {
         Ok(Report {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, &eval.split),
+            data: format!("split `{}`", eval.split),
+            notes: Vec::new(),
             figures,
             details: json!({"names": self.names, "metrics": found}),
             table,

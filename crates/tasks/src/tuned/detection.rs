@@ -20,8 +20,10 @@ use serde_json::{Value, json};
 use super::picture;
 use super::scenes::{self, Answers, Found, Someone, Views};
 use crate::TaskError;
-use crate::features::{Preprocess, read_image};
-use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use crate::features::Preprocess;
+use crate::finetune::{
+    Example, Losses, Model, Report, Running, Split, Stages, Task, file_name, left_out,
+};
 use clasp_weights::onnx::Output;
 
 /// A box drawn or told by `clasp predict` has at least this score.
@@ -83,6 +85,29 @@ impl Scenes {
             });
         }
         Self { boxes, people }
+    }
+
+    /// Scenes with somebody to be found.
+    fn with_people(boxes: Boxes) -> Result<Self, TaskError> {
+        let scenes = Self::new(boxes);
+        if scenes.people.iter().flatten().all(|one| one.ignored) {
+            return Err(TaskError::TooFew {
+                what: scenes.boxes.file.display().to_string(),
+                expected: "people to be found",
+                found: 0,
+            });
+        }
+        Ok(scenes)
+    }
+
+    fn read(&self, index: usize) -> Result<(Rgb, &Path), TaskError> {
+        let image = &self.boxes.images[index];
+        let scene = scenes::read(&image.path, Some([image.height, image.width]))?;
+        Ok((scene, &image.path))
+    }
+
+    fn notes(&self) -> Vec<String> {
+        Vec::from_iter(left_out(&self.boxes.file, &self.boxes.problems))
     }
 }
 
@@ -146,14 +171,7 @@ impl Task for DetectionTask {
         folder: &Path,
         _: Option<&Split>,
     ) -> Result<(Self, Scenes), TaskError> {
-        let scenes = Scenes::new(Boxes::open(folder, &settings.train)?);
-        if scenes.people.iter().flatten().all(|one| one.ignored) {
-            return Err(TaskError::TooFew {
-                what: scenes.boxes.file.display().to_string(),
-                expected: "people to be found",
-                found: 0,
-            });
-        }
+        let scenes = Scenes::with_people(Boxes::open(folder, &settings.train)?)?;
         let task = Self {
             settings: settings.clone(),
         };
@@ -162,7 +180,17 @@ impl Task for DetectionTask {
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Scenes, TaskError> {
         let boxes = split.open(|name| Boxes::open(folder, name))?;
-        Ok(Scenes::new(boxes))
+        Scenes::with_people(boxes)
+    }
+
+    fn notes(&self, data: &Scenes) -> Vec<String> {
+        data.notes()
+    }
+
+    fn files<'a>(&self, data: &'a Scenes) -> Vec<&'a Path> {
+        { data.boxes.images.iter() }
+            .map(|image| image.path.as_path())
+            .collect()
     }
 
     fn examples(&self, data: &Scenes) -> usize {
@@ -176,9 +204,12 @@ impl Task for DetectionTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<Self::Target>, TaskError> {
-        let path = &data.boxes.images[index].path;
+        let (scene, path) = data.read(index)?;
         let views = &self.settings.views;
-        scenes::example(path, &data.people[index], views, preprocess, rng)
+        let people = &data.people[index];
+        Ok(scenes::example(
+            &scene, path, people, views, preprocess, rng,
+        ))
     }
 
     fn head(
@@ -224,7 +255,7 @@ impl Task for DetectionTask {
         };
         let found = model.batches("scenes", images.len(), &one, |model, items| {
             items
-                .map(|index| self.find(model, &read_image(&images[index].path)?, index))
+                .map(|index| self.find(model, &eval.read(index)?.0, index))
                 .collect()
         })?;
         let ids: Vec<u64> = images.iter().map(|image| image.id).collect();
@@ -294,6 +325,8 @@ impl Task for DetectionTask {
         Ok(Report {
             task: Self::NAME,
             protocol,
+            data: file_name(&eval.boxes.file),
+            notes: eval.notes(),
             figures,
             details: json!({"miss_rates": rates, "ap": ap}),
             table,

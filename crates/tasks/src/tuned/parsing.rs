@@ -142,11 +142,27 @@ pub struct Labelled {
     split: String,
 }
 
+/// Labels by which masks of Clothing Co-Parsing are known.
+const CCP_NAMES: [&str; 3] = ["skin", "hair", "dress"];
+
 fn open_data(folder: &Path, classes: Classes) -> Result<Parsing, TaskError> {
     let parsing = Parsing::open(folder)?;
     Ok(match classes {
         Classes::Stored => parsing,
-        Classes::CcpParts => parsing.relabelled(&CCP_PARTS, ccp_parts),
+        Classes::CcpParts => {
+            let known = |name: &&str| parsing.classes.iter().any(|class| class == name);
+            if let Some(missing) = CCP_NAMES.iter().find(|name| !known(name)) {
+                let found = parsing.classes.iter().take(8).cloned();
+                return Err(TaskError::Mismatch {
+                    file: parsing.file.display().to_string(),
+                    expected: format!(
+                        "the labels of Clothing Co-Parsing for task.classes = \"ccp_parts\", `{missing}` among them"
+                    ),
+                    found: format!("{}, ...", found.collect::<Vec<_>>().join(", ")),
+                });
+            }
+            parsing.relabelled(&CCP_PARTS, ccp_parts)
+        }
     })
 }
 
@@ -381,6 +397,12 @@ impl Task for ParsingTask {
         })
     }
 
+    fn files<'a>(&self, data: &'a Labelled) -> Vec<&'a Path> {
+        { data.images.iter() }
+            .flat_map(|(image, mask)| [image.as_path(), mask.as_path()])
+            .collect()
+    }
+
     fn examples(&self, data: &Labelled) -> usize {
         data.images.len()
     }
@@ -541,6 +563,16 @@ impl Task for ParsingTask {
         batches.iter().for_each(|(batch, _)| confusion.merge(batch));
         let masks = batches.into_iter().flat_map(|(_, masks)| masks);
         let metrics = confusion.metrics();
+        if metrics.pixel_accuracy.is_none() {
+            return Err(TaskError::Mismatch {
+                file: eval.parsing.file.display().to_string(),
+                expected: format!(
+                    "masks with pixels of a class: {}",
+                    self.classes.join(", ")
+                ),
+                found: "pixels to be ignored alone\nhint: `task.classes` may be for other masks than these".to_owned(),
+            });
+        }
         let mut table = format!(
             "{:<24} {:>8} {:>8} {:>12}\n",
             "class", "IoU", "accuracy", "pixels"
@@ -557,6 +589,8 @@ impl Task for ParsingTask {
         Ok(Report {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, &eval.split),
+            data: format!("split `{}`", eval.split),
+            notes: Vec::new(),
             figures: vec![
                 ("mIoU".to_owned(), metrics.mean_iou),
                 (

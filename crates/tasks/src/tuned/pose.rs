@@ -1,6 +1,6 @@
 //! Top-down pose: heatmaps by deconvolutions (Xiao et al., ECCV 2018), with the codings of MSRA, DARK and UDP.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
@@ -8,7 +8,7 @@ use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::warp;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::coco::{Keypoints, Person};
+use clasp_data::layouts::coco::{CocoImage, Keypoints, Person};
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
 };
@@ -25,10 +25,12 @@ use serde_json::{Value, json};
 use super::heatmaps::{Coding, Grid};
 use super::picture;
 use crate::TaskError;
-use crate::features::{Preprocess, read_image};
+use crate::features::{Preprocess, read_sized};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
-use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use crate::finetune::{
+    Example, Losses, Model, Report, Running, Split, Stages, Task, file_name, left_out,
+};
 use clasp_weights::onnx::Output;
 
 /// Pixels of the input per position of a heatmap.
@@ -174,6 +176,25 @@ fn cut([x, y, w, h]: [f64; 4], height: usize, width: usize) -> Option<[f64; 4]> 
 }
 
 impl PoseTask {
+    /// What to tell of labelled people whose box covers nothing of their image.
+    fn left_out(&self, keypoints: &Keypoints) -> Vec<String> {
+        let outside = |person: &&Person| {
+            let image = &keypoints.images[person.image];
+            person.is_to_be_found() && cut(person.bbox, image.height, image.width).is_none()
+        };
+        let problems: Vec<String> = { keypoints.people.iter() }
+            .filter(outside)
+            .map(|person| {
+                let CocoImage { width, height, .. } = keypoints.images[person.image];
+                format!(
+                    "the box {:?} (x, y, width, height) covers nothing of its image of {width} x {height}: left out",
+                    person.bbox
+                )
+            })
+            .collect();
+        Vec::from_iter(left_out(&keypoints.file, &problems))
+    }
+
     fn aspect(preprocess: &Preprocess) -> f64 {
         preprocess.width as f64 / preprocess.height as f64
     }
@@ -349,9 +370,7 @@ impl Task for PoseTask {
         let usable: Vec<usize> = { keypoints.people.iter().enumerate() }
             .filter(|(_, person)| {
                 let image = &keypoints.images[person.image];
-                !person.crowd
-                    && person.labelled() > 0
-                    && cut(person.bbox, image.height, image.width).is_some()
+                person.is_to_be_found() && cut(person.bbox, image.height, image.width).is_some()
             })
             .map(|(index, _)| index)
             .collect();
@@ -365,6 +384,10 @@ impl Task for PoseTask {
         Ok((task, Data { keypoints, usable }))
     }
 
+    fn notes(&self, data: &Data) -> Vec<String> {
+        self.left_out(&data.keypoints)
+    }
+
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Eval, TaskError> {
         let keypoints = split.open(|name| Keypoints::open(folder, name))?;
         self.check(&keypoints)?;
@@ -374,7 +397,7 @@ impl Task for PoseTask {
             let candidate = |(index, person): (usize, &Person)| {
                 let image = &keypoints.images[person.image];
                 let bbox = cut(person.bbox, image.height, image.width)?;
-                (!person.crowd && person.labelled() > 0).then_some(Candidate {
+                person.is_to_be_found().then_some(Candidate {
                     image: person.image,
                     bbox,
                     score: 1.0,
@@ -395,6 +418,16 @@ impl Task for PoseTask {
         Ok(Eval { keypoints, boxes })
     }
 
+    fn files<'a>(&self, data: &'a Data) -> Vec<&'a Path> {
+        let Data { keypoints, usable } = data;
+        let images: BTreeSet<usize> = { usable.iter() }
+            .map(|person| keypoints.people[*person].image)
+            .collect();
+        { images.into_iter() }
+            .map(|image| keypoints.images[image].path.as_path())
+            .collect()
+    }
+
     fn examples(&self, data: &Data) -> usize {
         data.usable.len()
     }
@@ -409,7 +442,7 @@ impl Task for PoseTask {
         let settings = &self.settings;
         let person = &data.keypoints.people[data.usable[index]];
         let picture = &data.keypoints.images[person.image];
-        let mut image = read_sized(picture)?;
+        let mut image = read_sized(&picture.path, [picture.height, picture.width])?;
         let mut joints = person.keypoints.clone();
         let mut bbox = cut(person.bbox, image.height, image.width).unwrap_or(person.bbox);
         if rng.random::<f64>() < settings.half_body
@@ -538,7 +571,13 @@ impl Task for PoseTask {
             let mut images: Vec<(usize, Rgb)> = Vec::new();
             for candidate in &eval.boxes[items.clone()] {
                 if images.iter().all(|(index, _)| *index != candidate.image) {
-                    images.push((candidate.image, read_sized(&data.images[candidate.image])?));
+                    let CocoImage {
+                        path,
+                        height,
+                        width,
+                        ..
+                    } = &data.images[candidate.image];
+                    images.push((candidate.image, read_sized(path, [*height, *width])?));
                 }
             }
             let views: Vec<(&Rgb, [f64; 4])> = { eval.boxes[items.clone()].iter() }
@@ -594,7 +633,7 @@ impl Task for PoseTask {
                 let triples = triples.flat_map(|(p, c)| [p[0], p[1], *c]);
                 json!({
                     "image_id": data.images[candidate.image].id,
-                    "category_id": 1,
+                    "category_id": data.category,
                     "keypoints": triples.collect::<Vec<f64>>(),
                     "score": pose.score,
                 })
@@ -603,6 +642,8 @@ impl Task for PoseTask {
         Ok(Report {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, eval),
+            data: file_name(&data.file),
+            notes: self.left_out(data),
             figures,
             details: json!({"joints": self.joints, "oks": oks, "pck": pck, "people": kept.len()}),
             table,
@@ -686,22 +727,6 @@ fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option
     Some([middle[0] - w / 2.0, middle[1] - h / 2.0, w, h])
 }
 
-/// An image of the data set, which must be as large as its file says.
-fn read_sized(picture: &clasp_data::layouts::coco::CocoImage) -> Result<Rgb, TaskError> {
-    let image = read_image(&picture.path)?;
-    if [image.height, image.width] == [picture.height, picture.width] {
-        return Ok(image);
-    }
-    Err(TaskError::Mismatch {
-        file: picture.path.display().to_string(),
-        expected: format!(
-            "{}x{} (height x width) as in the JSON",
-            picture.height, picture.width
-        ),
-        found: format!("{}x{}", image.height, image.width),
-    })
-}
-
 /// Boxes of people in COCO's results format.
 fn detected(path: &Path, data: &Keypoints, threshold: f64) -> Result<Vec<Candidate>, TaskError> {
     #[derive(Deserialize)]
@@ -720,19 +745,25 @@ fn detected(path: &Path, data: &Keypoints, threshold: f64) -> Result<Vec<Candida
                 .to_owned(),
             found: error.to_string(),
         })?;
-    let mut boxes = Vec::new();
-    for one in raw {
+    let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
+        .map(|(index, image)| (image.id, index))
+        .collect();
+    let (mut boxes, all) = (Vec::new(), raw.len());
+    for (index, one) in raw.into_iter().enumerate() {
         let [_, _, w, h] = one.bbox;
-        let person = one.category_id.is_none_or(|category| category == 1);
-        if !person || one.score < threshold || !(w > 0.0 && h > 0.0) {
+        let person = { one.category_id }.is_none_or(|category| category == data.category);
+        if !person || one.score < threshold {
             continue;
         }
+        if !(w > 0.0 && h > 0.0 && one.score.is_finite()) {
+            return Err(TaskError::Mismatch {
+                file,
+                expected: "boxes [x, y, width, height] of a size, with a score".to_owned(),
+                found: format!("{:?} of score {} in detection {index}", one.bbox, one.score),
+            });
+        }
         // Detections of other images than these are of no use here.
-        if let Some(image) = data
-            .images
-            .iter()
-            .position(|image| image.id == one.image_id)
-        {
+        if let Some(&image) = images.get(&one.image_id) {
             boxes.push(Candidate {
                 image,
                 bbox: one.bbox,
@@ -740,6 +771,17 @@ fn detected(path: &Path, data: &Keypoints, threshold: f64) -> Result<Vec<Candida
                 person: None,
             });
         }
+    }
+    if boxes.is_empty() {
+        return Err(TaskError::Mismatch {
+            file,
+            expected: format!(
+                "boxes of category {} with scores from {threshold} in images of {}",
+                data.category,
+                data.file.display()
+            ),
+            found: format!("none among {all} detections"),
+        });
     }
     boxes.sort_by_key(|candidate| candidate.image);
     Ok(boxes)

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::{erase, shift};
 use clasp_data::image::{Filter, Rgb, flip, resize};
+use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::reid::{Crop, MsmtVal, Reid as People, people};
 use clasp_data::rng_for;
 use clasp_metrics::reid;
@@ -293,6 +294,13 @@ impl Task for Reid {
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Eval, TaskError> {
         let market = open(folder, &self.settings)?;
+        if let Split::Named(name) = split {
+            return Err(TaskError::Layout(LayoutError::NoSplit {
+                file: folder.display().to_string(),
+                wanted: name.clone(),
+                splits: vec!["val".to_owned(), "test".to_owned()],
+            }));
+        }
         if *split == Split::Val {
             let held = held_out(&market.train, self.settings.holdout);
             let gallery: Vec<Crop> = if held.is_empty() {
@@ -322,11 +330,22 @@ impl Task for Reid {
                 gallery,
             });
         }
+        let val = match (market.layout, self.settings.msmt_val) {
+            ("MSMT17", MsmtValidation::Train) => " (trained with list_val, as published)",
+            ("MSMT17", MsmtValidation::Holdout) => " (list_val kept out of training)",
+            _ => "",
+        };
         Ok(Eval {
-            name: format!("{}, queries against the test gallery", market.layout),
+            name: format!("{}, queries against the test gallery{val}", market.layout),
             query: market.query,
             gallery: market.gallery,
         })
+    }
+
+    fn files<'a>(&self, data: &'a Data) -> Vec<&'a Path> {
+        { data.crops.iter() }
+            .map(|(path, _)| path.as_path())
+            .collect()
     }
 
     fn examples(&self, data: &Data) -> usize {
@@ -481,8 +500,12 @@ impl Task for Reid {
             ("rank-10".to_owned(), rank(10)),
             ("mINP".to_owned(), metrics.minp),
         ];
+        let mut nearest = reid::nearest(&query, &gallery, NAMED)?;
         let reranked = if self.settings.rerank {
-            let metrics = rerank::evaluate(&query, &gallery, Rerank::default(), RANKS)?;
+            let rerank = Rerank::default();
+            let (metrics, order) =
+                rerank::evaluate_with_nearest(&query, &gallery, rerank, RANKS, NAMED)?;
+            nearest = order;
             let first = metrics.cmc.first().copied().unwrap_or(0.0);
             figures.push(("re-ranked mAP".to_owned(), metrics.map));
             figures.push(("re-ranked rank-1".to_owned(), first));
@@ -497,10 +520,7 @@ impl Task for Reid {
             name.to_string_lossy().into_owned()
         };
         let mut predictions = String::new();
-        for (i, nearest) in reid::nearest(&query, &gallery, NAMED)?
-            .into_iter()
-            .enumerate()
-        {
+        for (i, nearest) in nearest.into_iter().enumerate() {
             let names: Vec<String> = nearest
                 .into_iter()
                 .map(|j| name(&eval.gallery[j]))
@@ -508,20 +528,26 @@ impl Task for Reid {
             let line = json!({"query": name(&eval.query[i]), "gallery": names});
             predictions.push_str(&format!("{line}\n"));
         }
+        let compared = format!(
+            "{} queries compared, {} skipped (no image of the person by another camera); {} gallery images\n",
+            metrics.queries, metrics.skipped, metrics.gallery
+        );
         let thresholds = verification.iter().flat_map(|roc| &roc.at).flatten();
-        let table = thresholds
-            .map(|at| {
+        let table = std::iter::once(compared)
+            .chain(thresholds.map(|at| {
                 format!(
                     "same person from cosine {:.4}: {:.1} % of matches found, {:.3} % of others taken for one\n",
                     at.similarity,
                     100.0 * at.true_positive_rate,
                     100.0 * at.false_positive_rate
                 )
-            })
+            }))
             .collect();
         Ok(Report {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, eval),
+            data: eval.name.clone(),
+            notes: Vec::new(),
             details: json!({
                 "skipped": metrics.skipped,
                 "queries": metrics.queries,

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::picture::paste;
 use crate::TaskError;
-use crate::features::{Preprocess, read_image};
+use crate::features::{Preprocess, read_image, read_sized};
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Model, Stages, Task};
@@ -120,23 +120,32 @@ pub struct Found {
 /// People of a view, and its height and width.
 pub type Target = (Vec<Someone>, [usize; 2]);
 
-/// A training view of the scene in a file.
+/// The scene in a file, of that height and width where they are known.
 ///
 /// # Errors
-/// The file cannot be read.
+/// It cannot be read, or has another size.
+pub fn read(path: &Path, size: Option<[usize; 2]>) -> Result<Rgb, TaskError> {
+    match size {
+        Some(size) => read_sized(path, size),
+        None => read_image(path),
+    }
+}
+
+/// A training view of a scene.
 pub fn example(
-    path: &Path,
+    scene: &Rgb,
+    key: &Path,
     people: &[Someone],
     views: &Views,
     preprocess: &Preprocess,
     rng: &mut DataRng,
-) -> Result<Example<Target>, TaskError> {
-    let (view, people) = view(&read_image(path)?, people, views, preprocess, rng);
-    Ok(Example {
+) -> Example<Target> {
+    let (view, people) = view(scene, people, views, preprocess, rng);
+    Example {
         pixels: preprocess.normalise(&view),
         target: (people, [preprocess.height, preprocess.width]),
-        key: path.display().to_string(),
-    })
+        key: key.display().to_string(),
+    }
 }
 
 /// A training view: the scene scaled, mirrored, brightened, and a piece of the input's size, about somebody if there is

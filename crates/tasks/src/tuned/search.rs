@@ -26,10 +26,10 @@ use serde_json::{Value, json};
 use super::detection::{SHOWN, drawn};
 use super::scenes::{self, Answers, Found, Someone, Views, middle_of};
 use crate::TaskError;
-use crate::features::{Preprocess, read_image};
+use crate::features::Preprocess;
 use crate::finetune::model::values;
 use crate::finetune::recipe::setting;
-use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task, left_out};
 use clasp_weights::onnx::Output;
 
 /// Section `[task]`.
@@ -236,6 +236,12 @@ impl Task for SearchTask {
         open(folder, &self.settings)
     }
 
+    fn files<'a>(&self, data: &'a Data) -> Vec<&'a Path> {
+        { data.frames.iter() }
+            .map(|frame| frame.path.as_path())
+            .collect()
+    }
+
     fn examples(&self, data: &Data) -> usize {
         data.frames.len()
     }
@@ -247,9 +253,13 @@ impl Task for SearchTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<Self::Target>, TaskError> {
-        let path = &data.frames[index].path;
+        let Frame { path, size, .. } = &data.frames[index];
+        let scene = scenes::read(path, *size)?;
         let views = &self.settings.views;
-        scenes::example(path, &data.people[index], views, preprocess, rng)
+        let people = &data.people[index];
+        Ok(scenes::example(
+            &scene, path, people, views, preprocess, rng,
+        ))
     }
 
     fn head(
@@ -338,7 +348,8 @@ impl Task for SearchTask {
             model.batches("frames", eval.test.len(), &one, |model, items| {
                 items
                     .map(|index| {
-                        let image = read_image(&eval.test[index].path)?;
+                        let Frame { path, size, .. } = &eval.test[index];
+                        let image = scenes::read(path, *size)?;
                         let answers = self.answers(model, &image, index)?;
                         let queries = { eval.queries.iter().enumerate() }
                             .filter(|(_, query)| query.frame == index)
@@ -405,6 +416,7 @@ impl Task for SearchTask {
             })
             .collect();
         let detection = search::detection(&scenes, settings.search_score, false)?;
+        let known = search::detection(&scenes, settings.search_score, true)?;
         let mut figures = vec![("mAP".to_owned(), metrics.map)];
         figures.extend(
             TOP.iter()
@@ -417,6 +429,17 @@ impl Task for SearchTask {
                 .map(|value| ("recall of people".to_owned(), value)),
         );
         figures.extend(detection.ap.map(|value| ("AP of people".to_owned(), value)));
+        // PRW's custom is to count known people alone.
+        figures.extend(
+            known
+                .recall
+                .map(|value| ("recall of known people".to_owned(), value)),
+        );
+        figures.extend(
+            known
+                .ap
+                .map(|value| ("AP of known people".to_owned(), value)),
+        );
         let mut predictions = String::new();
         for number in 0..eval.queries.len() {
             let hits = gallery.ranking(&query(number), context)?;
@@ -431,10 +454,12 @@ impl Task for SearchTask {
             let line = json!({"person": query.person, "bbox": query.bbox, "hits": hits});
             predictions.push_str(&format!("{line}\n"));
         }
-        let searched = if settings.other_cameras {
-            "frames of other cameras"
-        } else {
-            "the published gallery, or all test frames but the query's own"
+        let published = eval.queries.iter().any(|query| query.protocol.is_some());
+        let searched = match (published, settings.gallery) {
+            (true, 0) => "all frames of the gallery".to_owned(),
+            (true, frames) => format!("its published gallery of {frames} frames"),
+            (false, _) if settings.other_cameras => "frames of other cameras".to_owned(),
+            (false, _) => "all test frames but the query's own".to_owned(),
         };
         let context = if context.is_some() {
             format!(
@@ -460,10 +485,13 @@ impl Task for SearchTask {
                     ""
                 },
             ),
+            data: eval.layout.to_owned(),
+            notes: Vec::from_iter(left_out(&eval.root, &eval.problems())),
             figures,
             details: json!({
                 "metrics": metrics,
                 "detection": detection,
+                "detection of known people": known,
                 "frames": eval.test.len(),
             }),
             table: String::new(),

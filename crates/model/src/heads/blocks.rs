@@ -14,6 +14,7 @@ use burn::{
     },
 };
 
+use crate::kernels::{can_fuse, conv};
 use crate::layers::{self, Rng, uniform};
 
 /// Share of a batch in the running statistics, PyTorch's default.
@@ -96,6 +97,9 @@ impl Conv {
     /// x: [batch, inputs, height, width] → [batch, outputs, height, width].
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let weight = self.weight.val();
+        if can_fuse(&x) && weight.dims()[2] % 2 == 1 {
+            return conv::conv(x, weight, self.bias.as_ref().map(Param::val));
+        }
         let padding = (weight.dims()[2] - 1) / 2;
         let options = ConvOptions::new([1, 1], [padding, padding], [1, 1], 1);
         conv2d(x, weight, self.bias.as_ref().map(Param::val), options)
@@ -136,6 +140,9 @@ impl Deconv {
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let weight = self.weight.val();
         let (kernel, stride) = (weight.dims()[2], self.stride);
+        if can_fuse(&x) && (kernel - stride).is_multiple_of(2) {
+            return conv::conv_transposed(x, weight, self.bias.as_ref().map(Param::val), stride);
+        }
         let padding = (kernel - stride) / 2;
         let options =
             ConvTransposeOptions::new([stride, stride], [padding, padding], [0, 0], [1, 1], 1);

@@ -10,6 +10,7 @@
 //! | [`norm::layer_norm`] | LN x |
 //! | [`mlp::mlp`] | x + f · MLP(LN x) |
 //! | [`attention::attention`] | x + f · Attn(LN x), within windows |
+//! | [`conv::conv`], [`conv::conv_transposed`] | W ∗ x + b |
 //! | [`prototypes::prototypes`] | x · (g ∘ v / ǀvǀ)ᵀ |
 //!
 //! Work is shared out over the threads of the rayon pool that the caller is in. On one thread equal inputs give equal
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) mod attention;
 mod bf16;
+pub(crate) mod conv;
 pub(crate) mod matrix;
 pub(crate) mod mlp;
 pub(crate) mod norm;

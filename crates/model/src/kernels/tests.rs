@@ -9,6 +9,8 @@ use burn::{
     tensor::{
         Device, Tensor, TensorData,
         activation::{gelu, sigmoid, softmax},
+        module::{conv_transpose2d, conv2d},
+        ops::{ConvOptions, ConvTransposeOptions},
     },
 };
 use rand_chacha::rand_core::SeedableRng;
@@ -16,7 +18,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::{
     Precision,
     attention::{self, Grid},
-    mlp, norm,
+    conv, mlp, norm,
     scalar::Activation,
 };
 use crate::{
@@ -260,4 +262,60 @@ fn bf16_is_near_where_nothing_is_trained_and_nowhere_else() {
     let panics = std::panic::catch_unwind(|| Precision::Bf16.within(|| panic!("on purpose")));
     assert!(panics.is_err());
     assert_eq!(values(block(&plain)), exact);
+}
+
+/// A convolution's input and parameters.
+#[derive(Module, Debug)]
+struct Maps {
+    x: Param<Tensor<4>>,
+    weight: Param<Tensor<4>>,
+    bias: Param<Tensor<1>>,
+}
+
+#[test]
+fn convolutions_are_the_graphs() {
+    for seed in 0..24 {
+        let rng = &mut Rng::seed_from_u64(seed);
+        let [inputs, outputs] = [pick(9, rng), pick(9, rng)];
+        // Some maps have more positions than a run, some are smaller than the kernel.
+        let size = [pick(if seed < 4 { 40 } else { 8 }, rng), pick(20, rng)];
+        let transposed = seed % 2 == 0;
+        let (kernel, stride) = match (transposed, seed % 3) {
+            (false, odd) => ([1, 3, 5][odd as usize], 1),
+            (true, 0) => (2, 2),
+            (true, 1) => (4, 2),
+            (true, _) => (4, 4),
+        };
+        let weight = if transposed {
+            [inputs, outputs, kernel, kernel]
+        } else {
+            [outputs, inputs, kernel, kernel]
+        };
+        let parts = Maps {
+            x: Param::from_tensor(random([pick(5, rng), inputs, size[0], size[1]], 0.1, rng)),
+            weight: Param::from_tensor(random(weight, 0.0, rng)),
+            bias: Param::from_tensor(random([outputs], 0.0, rng)),
+        };
+        let graph = trace(&parts, |parts| {
+            let (x, weight, bias) = (parts.x.val(), parts.weight.val(), Some(parts.bias.val()));
+            let padding = (kernel - stride) / 2;
+            if transposed {
+                let options =
+                    ConvTransposeOptions::new([stride; 2], [padding; 2], [0; 2], [1; 2], 1);
+                conv_transpose2d(x, weight, bias, options)
+            } else {
+                let options = ConvOptions::new([1; 2], [padding; 2], [1; 2], 1);
+                conv2d(x, weight, bias, options)
+            }
+        });
+        let fused = trace(&parts, |parts| {
+            let (x, weight, bias) = (parts.x.val(), parts.weight.val(), Some(parts.bias.val()));
+            if transposed {
+                conv::conv_transposed(x, weight, bias, stride)
+            } else {
+                conv::conv(x, weight, bias)
+            }
+        });
+        assert_alike(&graph, &fused, &format!("{weight:?} on {size:?}"));
+    }
 }

@@ -96,7 +96,10 @@ pub enum SourceError {
         reason: String,
     },
     /// Two images would have the same key.
-    #[error("two images have the key `{key}`: `{first}` and `{second}`")]
+    #[error(
+        "two images have the key `{key}`: `{first}` and `{second}`\n  \
+         hint: a key is the path without its ending; rename one, or give a list file of the images that are wanted"
+    )]
     Duplicate {
         /// The key.
         key: String,

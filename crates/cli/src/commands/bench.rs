@@ -94,8 +94,19 @@ const ENOUGH: f64 = 0.85;
 
 fn read_records(path: &Path) -> Result<Vec<Record>> {
     let text = fs_err::read_to_string(path)?;
-    serde_json::from_str(&text)
-        .with_context(|| format!("{}: not a list of records", path.display()))
+    let records: Vec<Record> = serde_json::from_str(&text)
+        .with_context(|| format!("{}: not a list of records", path.display()))?;
+    for record in &records {
+        ensure!(
+            record.peer > 0.0 && record.ratio > 0.0,
+            "{}: {}: expected a peer and a ratio above 0, found {} and {}",
+            path.display(),
+            record.work,
+            record.peer,
+            record.ratio
+        );
+    }
+    Ok(records)
 }
 
 /// What there is to say about figures that are too far below their records.

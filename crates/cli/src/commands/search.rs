@@ -26,6 +26,21 @@ use crate::{Outcome, device, interrupt};
 pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     check_writable(&arguments.sheet)?;
+    if arguments.out == arguments.sheet {
+        bail!(
+            "--out and --sheet: expected two files, found {} twice",
+            arguments.out.display()
+        );
+    }
+    if !(-1.0..=1.0).contains(&arguments.threshold) {
+        bail!(
+            "--threshold: expected a cosine from -1 to 1, found {}",
+            arguments.threshold
+        );
+    }
+    if arguments.top == 0 {
+        bail!("--top: expected at least 1 match, found 0");
+    }
     let device = device::pick(common.device.as_deref())?;
     let precision = device::precision(common, arguments.products, &device)?;
     match read_meta(&arguments.model)? {

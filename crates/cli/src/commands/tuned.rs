@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use clasp_tasks::finetune::{Model, Task};
 
 /// Runs an expression for the type of a task.
@@ -45,6 +45,12 @@ pub fn load<T: Task>(
     size: Option<[usize; 2]>,
     device: &burn::tensor::Device,
 ) -> Result<Model<T>> {
+    if T::SCENES && size.is_some() {
+        bail!(
+            "--size: {} looks at whole scenes\n  hint: change their scale with --set views.test_scale=0.5",
+            T::NAME
+        );
+    }
     let mut model = Model::<T>::load(path, device)?;
     if let Some([height, width]) = size {
         (model.preprocess.height, model.preprocess.width) = (height, width);
@@ -54,8 +60,9 @@ pub fn load<T: Task>(
         let keys: Vec<String> = { set.iter() }
             .map(|one| one.strip_prefix("task.").unwrap_or(one).to_owned())
             .collect();
-        *model.task.settings_mut() = clasp_run::recipe::parse(&text, "the model's settings", &keys)
-            .context("--set changes how a model is tested, not its head")?;
+        *model.task.settings_mut() =
+            clasp_run::recipe::parse(&text, "the model's settings", &keys)?;
     }
+    model.check()?;
     Ok(model)
 }

@@ -11,6 +11,7 @@
 //!
 //! What differs between tasks is a [`Task`], one file each in [`crate::tuned`].
 
+pub mod check;
 pub mod checkpoint;
 pub mod model;
 pub mod recipe;
@@ -247,6 +248,24 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
 
     /// The settings, of which those that do not shape the head may be changed.
     fn settings_mut(&mut self) -> &mut Self::Settings;
+
+    /// Whether it looks at whole scenes, at a scale of their own, and not at inputs of one size.
+    const SCENES: bool = false;
+
+    /// Checks the values of settings.
+    ///
+    /// # Errors
+    /// One is out of range.
+    fn check(settings: &Self::Settings) -> Result<(), TaskError>;
+
+    /// Checks the height and width of inputs against the strides of the backbone's maps.
+    ///
+    /// # Errors
+    /// The head cannot take inputs of that size.
+    fn check_size(size: [usize; 2], strides: &[usize]) -> Result<(), TaskError> {
+        let _ = strides;
+        check::size(size, 1)
+    }
 
     /// Opens the training data of a folder, and the task as the data make it. `choose_by` is what models will be chosen
     /// by, so that it can be kept apart.

@@ -13,6 +13,7 @@ use clasp_weights::state::{load_state_dict, state_dict};
 use clasp_weights::tuned::{self, TunedMeta};
 use rand_chacha::rand_core::SeedableRng;
 
+use super::recipe::setting;
 use super::{Running, Stages, Task};
 use crate::TaskError;
 use crate::features::{Preprocess, on_threads};
@@ -102,6 +103,26 @@ impl<T: Task> Model<T> {
         )?)
     }
 
+    /// Checks settings and a size that were changed after loading.
+    ///
+    /// # Errors
+    /// A value is out of range, or belongs to another head.
+    pub fn check(&self) -> Result<(), TaskError> {
+        T::check(self.task.settings())?;
+        let size = [self.preprocess.height, self.preprocess.width];
+        T::check_size(size, &strides(&self.backbone))?;
+        let stages = stages(&self.backbone, &self.mix, size, &self.device);
+        let head = self
+            .task
+            .head(&stages, &mut Rng::seed_from_u64(0), &self.device)?;
+        let (_, report) = load_state_dict(head, &state_dict(&self.head));
+        if report.is_complete() {
+            return Ok(());
+        }
+        let expected = "settings of how a model is used; its head is as it was trained";
+        Err(setting("task", expected, "settings of another head"))
+    }
+
     /// Features of inputs [batch, 3, height, width], row-major.
     pub fn features(&self, pixels: Vec<f32>, [batch, height, width]: [usize; 3]) -> Features {
         let data = TensorData::new(pixels, [batch, 3, height, width]);
@@ -137,6 +158,16 @@ impl<T: Task> Model<T> {
     }
 }
 
+/// Pixels of the image per position of each map of a backbone, along each axis.
+pub fn strides(backbone: &Backbone) -> Vec<usize> {
+    match backbone.sizes() {
+        Sizes::Swin(sizes) => (0..sizes.depths.len())
+            .map(|stage| sizes.stage_stride(stage))
+            .collect(),
+        Sizes::Vit(sizes) => vec![sizes.patch],
+    }
+}
+
 /// What a backbone hands to a head for inputs of that height and width.
 pub fn stages(
     backbone: &Backbone,
@@ -151,12 +182,10 @@ pub fn stages(
         .valid()
         .forward(image, mix.tensor(1, &device), None);
     let rows = |map: &Tensor<4>| height.min(128).div_ceil(map.dims()[2]);
-    let exact = match backbone.sizes() {
-        Sizes::Swin(sizes) => (0..features.pyramid.len())
-            .map(|stage| sizes.stage_stride(stage))
-            .collect(),
-        Sizes::Vit(sizes) => vec![sizes.patch; features.pyramid.len()],
-    };
+    let mut exact = strides(backbone);
+    // The maps of a ViT are all as fine.
+    let last = exact.last().copied().unwrap_or(1);
+    exact.resize(features.pyramid.len(), last);
     debug_assert!(
         features
             .pyramid

@@ -467,12 +467,22 @@ where
             ("optimiser.head_lr", optimiser.head_lr),
             ("optimiser.clip", optimiser.clip),
             ("optimiser.warmup_epochs", optimiser.warmup_epochs),
+            ("optimiser.warmup_start", optimiser.warmup_start),
+            ("optimiser.lr_end", optimiser.lr_end),
+            ("optimiser.gamma", optimiser.gamma),
             ("run.epochs", run.epochs),
             ("run.eval_every", run.eval_every),
         ] {
             if !value.is_finite() || value < 0.0 {
                 return Err(setting(key, "a number of at least 0", value));
             }
+        }
+        if let Some(wrong) = optimiser.milestones.iter().find(|at| at.is_nan() || **at < 0.0) {
+            return Err(setting(
+                "optimiser.milestones",
+                "epochs of at least 0",
+                wrong,
+            ));
         }
         for (key, value, below) in [
             ("optimiser.momentum", optimiser.momentum, 1.0),

@@ -10,6 +10,7 @@
 //! | `model.safetensors` | the one that `run.select` says |
 //! | `nonfinite.txt` | images of the batch that a loss was not finite on; only after that |
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,7 +28,9 @@ use clasp_weights::import::{self, import};
 use clasp_weights::state::load_state_dict;
 use serde::Serialize;
 
+use super::check;
 use super::checkpoint::{self, Best, Progress};
+use super::model::strides;
 use super::recipe::{Decline, Norm, Plan, Recipe, setting};
 use super::trainer::Trainer;
 use super::{Example, Report, Running, Task};
@@ -119,6 +122,8 @@ pub fn train<T: Task>(
     control: &mut Control<'_>,
 ) -> Result<Summary, TaskError> {
     let started = Instant::now();
+    T::check(&recipe.task)?;
+    check::size(recipe.model.size, 1)?;
     let choose_by = recipe.choose_by();
     let (task, data) = T::open(&recipe.task, &recipe.data.path, choose_by.as_ref())?;
     let eval = match &choose_by {
@@ -135,6 +140,8 @@ pub fn train<T: Task>(
     let batch = plan.recipe.run.batch;
     task.check_batch(&data, batch)?;
     let (backbone, meta, preprocess) = backbone(&plan, control)?;
+    T::check_size(recipe.model.size, &strides(&backbone))?;
+    check_frozen(&recipe.model.freeze, &backbone)?;
     let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
     // Only now, so that a run that cannot begin leaves no folder behind.
     if !resume {
@@ -304,6 +311,26 @@ fn choose<T: Task>(
 /// Whether a figure of that name is an error rate.
 pub fn lower_is_better(name: &str) -> bool {
     name.starts_with("MR")
+}
+
+/// Checks that each word of `model.freeze` begins the name of a parameter.
+///
+/// # Errors
+/// One does not.
+fn check_frozen(freeze: &[String], backbone: &Backbone) -> Result<(), TaskError> {
+    let names = backbone_state(backbone);
+    let known = |start: &&String| names.keys().any(|name| name.starts_with(start.as_str()));
+    match freeze.iter().find(|start| !known(start)) {
+        Some(unknown) => {
+            let first: BTreeSet<&str> = { names.keys() }
+                .filter_map(|name| name.split('.').next())
+                .collect();
+            let first: Vec<&str> = first.into_iter().collect();
+            let expected = format!("how names of parameters begin: {}", first.join(", "));
+            Err(setting("model.freeze", &expected, unknown))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Looks for all files before the first step, as the last may be read after hours.

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use super::picture;
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
+use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
 use clasp_weights::onnx::Output;
@@ -127,6 +128,15 @@ impl Task for AttributeTask {
 
     fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    fn check(settings: &Settings) -> Result<(), TaskError> {
+        check::count("task.padding", settings.padding, [0, 1024])?;
+        let shares = [
+            ("task.flip", settings.flip),
+            ("task.threshold", f64::from(settings.threshold)),
+        ];
+        check::within(&shares, [0.0, 1.0])
     }
 
     fn open(
@@ -298,7 +308,13 @@ impl Task for AttributeTask {
                 names.join(", ")
             );
         }
-        let mut predictions = format!("image,{}\n", self.names.join(","));
+        // A name may hold what separates cells.
+        let quoted = |name: &String| match name.contains([',', '"', '\n']) {
+            true => format!("\"{}\"", name.replace('"', "\"\"")),
+            false => name.clone(),
+        };
+        let names: Vec<String> = self.names.iter().map(quoted).collect();
+        let mut predictions = format!("image,{}\n", names.join(","));
         for ((path, _), row) in eval
             .images
             .iter()

@@ -21,6 +21,7 @@ use super::picture;
 use super::scenes::{self, Answers, Found, Someone, Views};
 use crate::TaskError;
 use crate::features::Preprocess;
+use crate::finetune::check;
 use crate::finetune::{
     Example, Losses, Model, Report, Running, Split, Stages, Task, file_name, left_out,
 };
@@ -164,6 +165,22 @@ impl Task for DetectionTask {
 
     fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    fn check(settings: &Settings) -> Result<(), TaskError> {
+        settings.views.check()?;
+        let weights = [
+            ("task.centre_weight", settings.centre_weight),
+            ("task.size_weight", settings.size_weight),
+            ("task.offset_weight", settings.offset_weight),
+        ];
+        check::within(&weights, [0.0, 1e4])
+    }
+
+    const SCENES: bool = true;
+
+    fn check_size(size: [usize; 2], _: &[usize]) -> Result<(), TaskError> {
+        check::size(size, scenes::MULTIPLE)
     }
 
     fn open(

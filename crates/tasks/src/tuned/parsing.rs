@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 use super::picture;
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
+use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
@@ -345,6 +346,33 @@ impl Task for ParsingTask {
 
     fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    fn check(settings: &Settings) -> Result<(), TaskError> {
+        check::count("task.width", settings.width, [1, 4096])?;
+        let shares = [
+            ("task.flip", settings.flip),
+            ("task.rotation_probability", settings.rotation_probability),
+        ];
+        check::within(&shares, [0.0, 1.0])?;
+        let weights = [
+            ("task.cross_entropy", settings.cross_entropy),
+            ("task.lovasz", settings.lovasz),
+            ("task.edges", settings.edges),
+        ];
+        check::within(&weights, [0.0, 1e4])?;
+        check::within(&[("task.scale", settings.scale)], [0.0, 10.0])?;
+        check::within(&[("task.scale_limit", settings.scale_limit)], [0.0, 0.99])?;
+        check::within(&[("task.rotation", settings.rotation)], [0.0, 180.0])?;
+        check::count(
+            "number of task.test_scales",
+            settings.test_scales.len(),
+            [1, 64],
+        )?;
+        for scale in &settings.test_scales {
+            check::within(&[("task.test_scales", *scale)], [0.1, 4.0])?;
+        }
+        Ok(())
     }
 
     fn open(

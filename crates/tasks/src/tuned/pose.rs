@@ -26,6 +26,7 @@ use super::heatmaps::{Coding, Grid};
 use super::picture;
 use crate::TaskError;
 use crate::features::{Preprocess, read_sized};
+use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{
@@ -358,14 +359,42 @@ impl Task for PoseTask {
         &mut self.settings
     }
 
+    fn check(settings: &Settings) -> Result<(), TaskError> {
+        check::count("task.width", settings.width, [1, 4096])?;
+        check::count("task.blur", settings.blur, [1, 255])?;
+        if settings.blur.is_multiple_of(2) {
+            return Err(setting("task.blur", "an odd number", settings.blur));
+        }
+        let shares = [
+            ("task.flip", settings.flip),
+            ("task.half_body", settings.half_body),
+            ("task.rotation_probability", settings.rotation_probability),
+            ("task.nms", settings.nms),
+        ];
+        check::within(&shares, [0.0, 1.0])?;
+        check::within(&[("task.scale", settings.scale)], [0.0, 0.99])?;
+        check::within(&[("task.rotation", settings.rotation)], [0.0, 180.0])?;
+        let lengths = [
+            ("task.sigma", settings.sigma),
+            ("task.padding", settings.padding),
+        ];
+        check::within(&lengths, [0.1, 100.0])?;
+        check::within(
+            &[("task.box_threshold", settings.box_threshold)],
+            [f64::MIN, f64::MAX],
+        )
+    }
+
+    /// Heatmaps are as fine as deconvolutions make the coarsest map.
+    fn check_size(size: [usize; 2], strides: &[usize]) -> Result<(), TaskError> {
+        check::size(size, strides.iter().copied().max().unwrap_or(1).max(STRIDE))
+    }
+
     fn open(
         settings: &Settings,
         folder: &Path,
         _: Option<&Split>,
     ) -> Result<(Self, Data), TaskError> {
-        if settings.blur.is_multiple_of(2) {
-            return Err(setting("task.blur", "an odd number", settings.blur));
-        }
         let keypoints = Keypoints::open(folder, &settings.train)?;
         let usable: Vec<usize> = { keypoints.people.iter().enumerate() }
             .filter(|(_, person)| {

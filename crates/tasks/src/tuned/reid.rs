@@ -25,6 +25,7 @@ use serde_json::{Value, json};
 
 use crate::TaskError;
 use crate::features::{Extracted, Extractor, Inputs, Preprocess, read_image};
+use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
@@ -238,6 +239,24 @@ impl Task for Reid {
 
     fn settings_mut(&mut self) -> &mut Settings {
         &mut self.settings
+    }
+
+    fn check(settings: &Settings) -> Result<(), TaskError> {
+        check::count("task.instances", settings.instances, [1, 1024])?;
+        check::count("task.padding", settings.padding, [0, 1024])?;
+        let shares = [
+            ("task.flip", settings.flip),
+            ("task.erasing", settings.erasing),
+            ("task.holdout", settings.holdout),
+            ("task.smoothing", settings.smoothing),
+        ];
+        check::within(&shares, [0.0, 1.0])?;
+        let weights = [
+            ("task.margin", settings.margin),
+            ("task.identity_weight", settings.identity_weight),
+            ("task.triplet_weight", settings.triplet_weight),
+        ];
+        check::within(&weights, [0.0, 1e4])
     }
 
     fn open(

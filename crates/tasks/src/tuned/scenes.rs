@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::picture::paste;
 use crate::TaskError;
 use crate::features::{Preprocess, read_image, read_sized};
+use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Model, Stages, Task};
@@ -24,7 +25,7 @@ use clasp_weights::onnx::Output;
 /// Pixels of the input per position of the head's grid.
 pub const STRIDE: usize = 4;
 /// Scenes are padded to multiples of this, so that every stage divides them.
-const MULTIPLE: usize = 32;
+pub const MULTIPLE: usize = 32;
 /// Maps that the head takes in, from the coarsest.
 const MAPS: usize = 3;
 /// Best positions that are looked at before suppression.
@@ -73,6 +74,24 @@ impl Default for Views {
 }
 
 impl Views {
+    /// Checks the values.
+    ///
+    /// # Errors
+    /// One is out of range.
+    pub fn check(&self) -> Result<(), TaskError> {
+        check::range("task.views.scale", self.scale, [0.05, 10.0])?;
+        check::range("task.views.brightness", self.brightness, [0.0, 100.0])?;
+        check::within(&[("task.views.test_scale", self.test_scale)], [0.05, 10.0])?;
+        let shares = [
+            ("task.views.flip", self.flip),
+            ("task.views.score", self.score),
+            ("task.views.nms", self.nms),
+        ];
+        check::within(&shares, [0.0, 1.0])?;
+        check::within(&[("task.views.soft_sigma", self.soft_sigma)], [0.0, 100.0])?;
+        check::count("task.views.most", self.most, [1, 100_000])
+    }
+
     /// The boxes to tell, best first, each with its score; those that repeat a better one are dropped or told with a lower score.
     fn suppress(&self, boxes: &[[f64; 4]], scores: &[f64]) -> Vec<(usize, f64)> {
         if self.soft_sigma > 0.0 {
@@ -244,8 +263,9 @@ pub fn head(
     rng: &mut Rng,
     device: &Device,
 ) -> Result<DetectionHead, TaskError> {
-    if width == 0 || (width > 32 && !width.is_multiple_of(32)) {
-        return Err(setting("task.width", "a multiple of 32", width));
+    if width == 0 || width > 4096 || (width > 32 && !width.is_multiple_of(32)) {
+        let expected = "1 to 32 or a multiple of 32 (groups of its normalisation)";
+        return Err(setting("task.width", expected, width));
     }
     let from = stages.channels.len().saturating_sub(MAPS);
     let strides: Vec<usize> = stages.strides[from..].iter().map(|s| s / STRIDE).collect();
@@ -281,22 +301,6 @@ pub fn outputs(output: DetectionOutput) -> Vec<(String, Output)> {
             .map(|map| ("embedding".to_owned(), map.into())),
     );
     outputs
-}
-
-/// Checks the size of training views.
-///
-/// # Errors
-/// It is no multiple of 32.
-pub fn check_size(height: usize, width: usize) -> Result<(), TaskError> {
-    if height.is_multiple_of(MULTIPLE) && width.is_multiple_of(MULTIPLE) {
-        return Ok(());
-    }
-    let expected = format!("multiples of {MULTIPLE} (height and width of a view)");
-    Err(setting(
-        "model.size",
-        &expected,
-        format!("{height} x {width}"),
-    ))
 }
 
 /// The position of a box's middle on a grid; none outside.

@@ -27,6 +27,7 @@ use super::detection::{SHOWN, drawn};
 use super::scenes::{self, Answers, Found, Someone, Views, middle_of};
 use crate::TaskError;
 use crate::features::Preprocess;
+use crate::finetune::check;
 use crate::finetune::model::values;
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task, left_out};
@@ -191,6 +192,31 @@ impl Task for SearchTask {
         &mut self.settings
     }
 
+    fn check(settings: &Settings) -> Result<(), TaskError> {
+        settings.views.check()?;
+        check::count("task.embedding", settings.embedding, [1, 65_536])?;
+        check::count("task.queue", settings.queue, [0, 1_000_000])?;
+        let shares = [
+            ("task.momentum", settings.momentum),
+            ("task.search_score", settings.search_score),
+        ];
+        check::within(&shares, [0.0, 1.0])?;
+        check::within(&[("task.scalar", settings.scalar)], [0.01, 1e4])?;
+        let weights = [
+            ("task.centre_weight", settings.centre_weight),
+            ("task.size_weight", settings.size_weight),
+            ("task.offset_weight", settings.offset_weight),
+            ("task.identity_weight", settings.identity_weight),
+        ];
+        check::within(&weights, [0.0, 1e4])
+    }
+
+    const SCENES: bool = true;
+
+    fn check_size(size: [usize; 2], _: &[usize]) -> Result<(), TaskError> {
+        check::size(size, scenes::MULTIPLE)
+    }
+
     fn open(
         settings: &Settings,
         folder: &Path,
@@ -274,9 +300,6 @@ impl Task for SearchTask {
             queue,
             ..
         } = self.settings;
-        if embedding == 0 {
-            return Err(setting("task.embedding", "at least 1", 0));
-        }
         let detector = scenes::head(stages, width, Some(embedding), rng, device)?;
         // A queue of none would be a tensor of nothing.
         let memory = OimMemory::init(self.people.len(), queue.max(1), embedding, device);

@@ -15,6 +15,7 @@ use clasp_model::mix::{IDENTITY, Mix};
 use clasp_pretrain::checkpoint::networks;
 use clasp_tasks::Preprocess;
 use clasp_tasks::finetune::Task as TunedTask;
+use clasp_tasks::finetune::model::strides;
 use clasp_weights::backbone::load_backbone;
 use clasp_weights::checkpoint::Precision;
 use clasp_weights::export;
@@ -211,6 +212,9 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
 /// A fine-tuned model with its head.
 fn onnx_of_task<T: TunedTask>(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
     let model = load::<T>(&arguments.model, &[], None, &Device::flex())?;
+    if let Some(size) = arguments.size {
+        T::check_size(size, &strides(&model.backbone))?;
+    }
     let facts = Facts {
         adapter: model.meta.config.adapter,
         preprocess: model.preprocess,

@@ -178,6 +178,8 @@ mod tests {
                     "views.test_scale=nan",
                     "views.score=nan",
                     "views.nms=nan",
+                    "views.test_scale=0",
+                    "views.brightness=[2.0,1.0]",
                     "views.most=0",
                     "views.soft_sigma=-1",
                     "centre_weight=-1",

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`recipe`] | the recipe: data, model, optimiser, run, and the task's own settings |
+//! | [`check`] | which values make sense |
 //! | [`schedule`] | learning rates by step, depth and kind of parameter |
 //! | [`trainer`] | one step: the backbone in replicas, the head once |
 //! | [`checkpoint`] | saving and going on |

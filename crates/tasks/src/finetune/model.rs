@@ -61,6 +61,10 @@ impl<T: Task> Model<T> {
             .map_err(|error| differs("settings of the task".to_owned(), error.to_string()))?;
         let preprocess = Preprocess::of(&meta.backbone, path)?;
         let size = [preprocess.height, preprocess.width];
+        // A file is input like any other: what it says decides what is allocated.
+        T::check(task.settings())
+            .and_then(|()| T::check_size(size, &strides(&backbone)))
+            .map_err(|error| differs("settings in range".to_owned(), error.to_string()))?;
         let stages = stages(&backbone, &meta.mix, size, device);
         let head = task.head(&stages, &mut Rng::seed_from_u64(0), device)?;
         let (head, report) = load_state_dict(head, &state);

@@ -477,7 +477,11 @@ where
                 return Err(setting(key, "a number of at least 0", value));
             }
         }
-        if let Some(wrong) = optimiser.milestones.iter().find(|at| at.is_nan() || **at < 0.0) {
+        if let Some(wrong) = optimiser
+            .milestones
+            .iter()
+            .find(|at| at.is_nan() || **at < 0.0)
+        {
             return Err(setting(
                 "optimiser.milestones",
                 "epochs of at least 0",

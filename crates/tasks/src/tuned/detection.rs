@@ -36,7 +36,7 @@ pub const SHOWN: f64 = 0.3;
 pub struct Settings {
     /// Split to train on.
     pub train: String,
-    /// Channels of the head, a multiple of 32.
+    /// Channels of the head: up to 32, or a multiple of 32.
     pub width: usize,
     /// Weight of the loss of middles.
     pub centre_weight: f64,
@@ -179,8 +179,11 @@ impl Task for DetectionTask {
 
     const SCENES: bool = true;
 
-    fn check_size(size: [usize; 2], _: &[usize]) -> Result<(), TaskError> {
-        check::size(size, scenes::MULTIPLE)
+    fn check_size(size: [usize; 2], strides: &[usize]) -> Result<(), TaskError> {
+        check::size(
+            size,
+            strides.iter().copied().max().unwrap_or(scenes::MULTIPLE),
+        )
     }
 
     fn open(

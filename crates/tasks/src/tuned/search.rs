@@ -37,7 +37,7 @@ use clasp_weights::onnx::Output;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Channels of the head, a multiple of 32.
+    /// Channels of the head: up to 32, or a multiple of 32.
     pub width: usize,
     /// Length of an embedding.
     pub embedding: usize,
@@ -213,8 +213,11 @@ impl Task for SearchTask {
 
     const SCENES: bool = true;
 
-    fn check_size(size: [usize; 2], _: &[usize]) -> Result<(), TaskError> {
-        check::size(size, scenes::MULTIPLE)
+    fn check_size(size: [usize; 2], strides: &[usize]) -> Result<(), TaskError> {
+        check::size(
+            size,
+            strides.iter().copied().max().unwrap_or(scenes::MULTIPLE),
+        )
     }
 
     fn open(

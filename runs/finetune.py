@@ -45,9 +45,10 @@ HANDFUL = {
     "parsing": ("parsing", BY_HEART | {"model.size": [256, 128], "run.epochs": 400, "run.eval_every": 80, "task.classes": '"ccp_parts"', "task.rotation": 0, "task.scale": 0}),
     "pose": ("pose", BY_HEART | {"task.rotation": 0, "task.scale": 0}),
     "detection": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
-    "search": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
+    # Of five people a steep OIM is content with embeddings that are hardly alike.
+    "search": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES | {"task.scalar": 6}),
 }
-# 800 people's crops and 90 scenes.
+# Crops of 200 people; scenes.
 SHORT = lambda epochs: {"run.epochs": epochs, "run.eval_every": epochs // 5}
 DRAWN = {
     "reid": ("market", SHORT(20)),
@@ -55,7 +56,7 @@ DRAWN = {
     "parsing": ("", SHORT(10)),
     "pose": ("", SHORT(20)),
     "detection": ("scenes", SHORT(40) | {"run.batch": 4}),
-    "search": ("drawn-search", SHORT(40) | {"run.batch": 4}),
+    "search": ("drawn-search", SHORT(30) | {"run.batch": 4}),
 }
 
 

@@ -28,7 +28,7 @@ use crate::{
     layers::Rng,
     mix::Mix,
     moe::MoeConfig,
-    swin::{Swin, SwinConfig, SwinSizes, WindowPadding},
+    swin::{LastStage, Swin, SwinConfig, SwinSizes, WindowPadding},
     vit::{Vit, VitConfig, VitSizes},
 };
 
@@ -396,6 +396,14 @@ impl Backbone {
         match self {
             Self::Swin(swin) => swin.forward(images, mix, drop_path),
             Self::Vit(vit) => vit.forward(images, mix, drop_path),
+        }
+    }
+
+    /// A copy of the last stage of a Swin for a mix ([`Swin::last_stage`]); none of a ViT, or of a Swin of one stage.
+    pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
+        match self {
+            Self::Swin(swin) => swin.last_stage(mix),
+            Self::Vit(_) => None,
         }
     }
 

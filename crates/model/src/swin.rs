@@ -306,6 +306,20 @@ impl SwinConfig {
         Ok(())
     }
 
+    /// s = (λ, 1−λ): [batch, 2], when the adapter is SOLIDER's.
+    fn semantic_weight(&self, mix: &Tensor<2>) -> Option<Tensor<2>> {
+        let Adapter::Lambda(config) = &self.adapter else {
+            return None;
+        };
+        let identity = mix.clone().narrow(1, IDENTITY, 1);
+        let one_minus_lambda = match config.lambda {
+            Some(lambda) => identity.full_like(1.0 - lambda),
+            None => identity,
+        };
+        let lambda = one_minus_lambda.clone().neg() + 1.0;
+        Some(Tensor::cat(vec![lambda, one_minus_lambda], 1))
+    }
+
     /// A network with fresh weights: truncated normal of standard deviation 0.02, biases zero.
     ///
     /// # Panics
@@ -394,7 +408,7 @@ impl Swin {
     ) -> Features {
         let batch = images.dims()[0];
         mix::assert_rows(&mix, batch);
-        let semantic = self.semantic_weight(&mix);
+        let semantic = self.config.semantic_weight(&mix);
 
         let mut x = self.patch_embed.forward(images);
         let mut pyramid = Vec::with_capacity(self.layers.len());
@@ -403,11 +417,12 @@ impl Swin {
             if let Some(downsample) = &stage.downsample {
                 x = downsample.forward(x);
                 if let Some(semantic) = &semantic {
-                    x = self.modulate(index - 1, x, semantic.clone());
+                    let layers = [&self.semantic_embed_w, &self.semantic_embed_b];
+                    x = modulate(layers.map(|list| &list[index - 1]), x, semantic.clone());
                 }
             }
             let [_, height, width, _] = x.dims();
-            let windows = self.windows(index, height, width, &x);
+            let windows = windows(&self.config, index, height, width, &x);
             for (position, block) in stage.blocks.iter().enumerate() {
                 let (output, routed) =
                     block.forward(x, &windows[position % 2], mix.clone(), rng.as_deref_mut());
@@ -433,48 +448,6 @@ impl Swin {
             pyramid,
             routing,
         }
-    }
-
-    /// The windows of a stage's even blocks and of its odd blocks, which are shifted.
-    fn windows(&self, stage: usize, height: usize, width: usize, x: &Tensor<4>) -> [Windows; 2] {
-        let config = &self.config;
-        let side = config.sizes.window_size;
-        let one_window = 224usize.div_ceil(config.sizes.stage_stride(stage)) <= side;
-        let shift = match config.padding {
-            WindowPadding::Classification if one_window => 0,
-            _ => side / 2,
-        };
-        [0, shift].map(|shift| {
-            let cut = Cut::new([height, width], side, shift, config.padding);
-            if kernels::can_fuse(x) {
-                Windows::Fused(Arc::new(cut.grid()))
-            } else {
-                Windows::Graph(Box::new(cut.tensors(&x.device())))
-            }
-        })
-    }
-
-    /// s = (λ, 1−λ): [batch, 2], when the adapter is SOLIDER's.
-    fn semantic_weight(&self, mix: &Tensor<2>) -> Option<Tensor<2>> {
-        let Adapter::Lambda(config) = &self.config.adapter else {
-            return None;
-        };
-        let identity = mix.clone().narrow(1, IDENTITY, 1);
-        let one_minus_lambda = match config.lambda {
-            Some(lambda) => identity.full_like(1.0 - lambda),
-            None => identity,
-        };
-        let lambda = one_minus_lambda.clone().neg() + 1.0;
-        Some(Tensor::cat(vec![lambda, one_minus_lambda], 1))
-    }
-
-    /// x·softplus(W s + b) + (W' s + b'); x: [batch, height, width, channels], s: [batch, 2].
-    fn modulate(&self, index: usize, x: Tensor<4>, semantic: Tensor<2>) -> Tensor<4> {
-        let [batch, _, _, channels] = x.dims();
-        let shape = [batch, 1, 1, channels];
-        let scale = softplus(self.semantic_embed_w[index].forward(semantic.clone()), 1.0);
-        let offset = self.semantic_embed_b[index].forward(semantic);
-        x * scale.reshape(shape) + offset.reshape(shape)
     }
 
     /// The configuration that made this network.
@@ -506,6 +479,96 @@ impl Swin {
         }
         self
     }
+
+    /// A copy of the last stage for a mix, with tensors of its own; none of a network of one stage.
+    pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
+        let tracked = self.norm.gamma.val().device().is_autodiff();
+        let mut swin = self.valid().fold(mix);
+        let stage = swin.layers.pop().filter(|stage| stage.downsample.is_some())?;
+        let lists = [&mut swin.semantic_embed_w, &mut swin.semantic_embed_b];
+        let last = LastStage {
+            stage,
+            norm: swin.norm,
+            semantic_embed: lists.into_iter().filter_map(Vec::pop).collect(),
+            config: swin.config,
+        };
+        Some(if tracked { last.train() } else { last })
+    }
+}
+
+/// The last stage and the norm after it as a network of its own, for one mix: two-stage detectors look at regions with it.
+#[derive(Module, Debug)]
+pub struct LastStage {
+    /// The stage.
+    pub stage: Stage,
+    /// The norm after it.
+    pub norm: LayerNorm,
+    /// SOLIDER's W and W' before the blocks; empty without that adapter.
+    pub semantic_embed: Vec<Linear>,
+    #[module(skip)]
+    config: SwinConfig,
+}
+
+impl LastStage {
+    /// What the stage makes of maps that the stage before it might have made.
+    ///
+    /// # Shapes
+    /// - maps: [batch, channels, height, width] → [batch, 2·channels, height/2, width/2], or as high and wide where the
+    ///   merging has a stride of 1
+    pub fn forward(&self, maps: Tensor<4>, mut rng: Option<&mut Rng>) -> Tensor<4> {
+        let (batch, index) = (maps.dims()[0], self.config.sizes.depths.len() - 1);
+        // Prompts are folded in, so that no block hears this.
+        let mix = Mix::mean().tensor(batch, &maps.device());
+        let mut x = maps.permute([0, 2, 3, 1]);
+        if let Some(downsample) = &self.stage.downsample {
+            x = downsample.forward(x);
+        }
+        if let ([scale, offset], Some(semantic)) =
+            (self.semantic_embed.as_slice(), self.config.semantic_weight(&mix))
+        {
+            x = modulate([scale, offset], x, semantic);
+        }
+        let [_, height, width, _] = x.dims();
+        let windows = windows(&self.config, index, height, width, &x);
+        for (position, block) in self.stage.blocks.iter().enumerate() {
+            let windows = &windows[position % 2];
+            (x, _) = block.forward(x, windows, mix.clone(), rng.as_deref_mut());
+        }
+        normalise(x, &self.norm).permute([0, 3, 1, 2])
+    }
+}
+
+/// The windows of a stage's even blocks and of its odd blocks, which are shifted.
+fn windows(
+    config: &SwinConfig,
+    stage: usize,
+    height: usize,
+    width: usize,
+    x: &Tensor<4>,
+) -> [Windows; 2] {
+    let side = config.sizes.window_size;
+    let one_window = 224usize.div_ceil(config.sizes.stage_stride(stage)) <= side;
+    let shift = match config.padding {
+        WindowPadding::Classification if one_window => 0,
+        _ => side / 2,
+    };
+    [0, shift].map(|shift| {
+        let cut = Cut::new([height, width], side, shift, config.padding);
+        if kernels::can_fuse(x) {
+            Windows::Fused(Arc::new(cut.grid()))
+        } else {
+            Windows::Graph(Box::new(cut.tensors(&x.device())))
+        }
+    })
+}
+
+/// x·softplus(W s + b) + (W' s + b'); x: [batch, height, width, channels], s: [batch, 2].
+fn modulate([scale, offset]: [&Linear; 2], x: Tensor<4>, semantic: Tensor<2>) -> Tensor<4> {
+    let [batch, _, _, channels] = x.dims();
+    let shape = [batch, 1, 1, channels];
+    let scale = softplus(scale.forward(semantic.clone()), 1.0);
+    let offset = offset.forward(semantic);
+    x * scale.reshape(shape) + offset.reshape(shape)
 }
 
 /// Square patches of pixels to tokens.

@@ -8,14 +8,19 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData, Tolerance};
 use clasp_model::heads::{
     Ce2pConfig, DetectionHeadConfig, DetectionOutput, PoseHead, Statistics, Training,
+    TwoStageConfig, TwoStageHead,
+    regions::{Region, cut},
     update_statistics,
 };
 use clasp_model::layers::Rng;
 use clasp_model::losses::{
-    DetectionTargets, OimMemory, batch_hard_triplet, cross_entropy, detection_losses, edge_loss,
-    edges_of, heatmap_loss, lovasz_softmax, pixel_cross_entropy, weighted_bce,
+    DetectionTargets, OimMemory, batch_hard_triplet, box_loss, cross_entropy, detection_losses,
+    edge_loss, edges_of, heatmap_loss, lovasz_softmax, objectness_loss, pixel_cross_entropy,
+    weighted_bce,
 };
+use clasp_model::mix::Mix;
 use clasp_model::named;
+use clasp_model::swin::{SwinConfig, SwinSizes, WindowPadding};
 use rand_chacha::rand_core::SeedableRng;
 use safetensors::SafeTensors;
 
@@ -223,6 +228,110 @@ fn the_detection_head_is_csp_with_an_embedding() {
     both_modes(&Golden::load(), "csp", head, &maps, &names, forward);
 }
 
+/// The regions of `heads.py`, on a map of eight pixels a position.
+fn regions() -> Vec<Region> {
+    let boxes = [
+        (0, [2.0, 3.0, 40.0, 90.0]),
+        (1, [-9.0, 10.0, 31.5, 130.0]),
+        (0, [55.0, 60.0, 55.2, 60.1]),
+        (1, [20.0, 0.0, 64.0, 96.0]),
+        (0, [70.0, 100.0, 90.0, 120.0]),
+        (1, [8.0, 8.0, 24.0, 56.0]),
+    ];
+    let region = |(image, corners): (usize, [f32; 4])| Region {
+        image,
+        corners: corners.map(|at| at / 8.0),
+    };
+    boxes.map(region).into()
+}
+
+#[test]
+fn regions_are_cut_out_by_roi_align() {
+    let golden = Golden::load();
+    let map = tensor("regions.map", [2, 3, 12, 8], 1.0, &Device::flex());
+    // The operation of the CPU, and the products that stand for it elsewhere, which gradient checkpointing asks for.
+    let checkpointed = Device::flex().autodiff().gradient_checkpointing();
+    for device in [Device::flex().autodiff(), checkpointed] {
+        let map = Tensor::<4>::from_data(map.clone().into_data(), &device).require_grad();
+        let cells = cut(map.clone(), &regions(), 14);
+        golden.check("regions.cells", cells.clone(), OPS);
+        let probe = tensor("regions.probe", cells.dims(), 1.0, &device);
+        let gradients = (cells * probe).sum().backward();
+        golden.check("regions.gradient", map.grad(&gradients).unwrap(), OPS);
+    }
+}
+
+#[test]
+fn the_two_stage_head_is_seqnet_on_a_swin() {
+    let device = Device::flex().autodiff();
+    let sizes = SwinSizes {
+        embed_dim: 4,
+        depths: vec![1, 1, 1, 2],
+        num_heads: vec![1, 1, 2, 4],
+        ..SwinSizes::tiny()
+    };
+    let swin = SwinConfig {
+        padding: WindowPadding::Classification,
+        drop_path: 0.0,
+        ..SwinConfig::new(sizes)
+    };
+    let rng = &mut Rng::seed_from_u64(0);
+    let swin = swin.init(rng, &device);
+    let stage = || swin.last_stage(Mix::mean()).unwrap();
+    let config = TwoStageConfig {
+        channels: [16, 32],
+        anchors: 3,
+        embedding: 6,
+    };
+    let head = config.init([stage(), stage()], rng, &device);
+    let forward =
+        |head: &TwoStageHead, maps: &[Tensor<4>], mut training: Option<&mut Training<'_>>| {
+            let map = head.map(maps[0].clone());
+            let proposals = head.propose(map.clone());
+            let looked = head.look(map.clone(), &regions(), training.as_deref_mut());
+            let known = head.recognise(map, &regions(), training);
+            let rows = [
+                looked.class,
+                looked.deltas,
+                known.embedding,
+                known.score.unsqueeze_dim(1),
+                known.deltas,
+            ];
+            let rows = rows.map(|rows| {
+                let [regions, values] = rows.dims();
+                rows.reshape([regions, values, 1, 1])
+            });
+            [vec![proposals.objectness, proposals.deltas], rows.into()].concat()
+        };
+    let map = tensor("two_stage.map", [2, 16, 12, 8], 1.0, &Device::flex());
+    let names = [
+        "objectness",
+        "proposed",
+        "class",
+        "first",
+        "embedding",
+        "score",
+        "second",
+    ];
+    both_modes(&Golden::load(), "two_stage", head, &[map], &names, forward);
+}
+
+#[test]
+fn losses_of_boxes() {
+    let (golden, device) = (Golden::load(), Device::flex());
+    let logits = tensor("boxes.objectness", [7], 3.0, &device);
+    check_loss(&golden, "boxes.objectness", logits, |x| {
+        objectness_loss(x, &[1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0])
+    });
+    let targets = noise("boxes.targets", 20);
+    for (beta, name) in [(1.0 / 9.0, "boxes.0.11"), (1.0, "boxes.1.00")] {
+        let deltas = tensor("boxes.deltas", [5, 4], 2.0, &device);
+        check_loss(&golden, name, deltas, |x| {
+            box_loss(x, targets.as_chunks::<4>().0, beta, 12)
+        });
+    }
+}
+
 /// Checks a loss of one leaf and its gradient.
 #[track_caller]
 fn check_loss<const D: usize>(
@@ -355,8 +464,13 @@ fn online_instance_matching() {
         check_loss(&golden, &name, features.clone(), |x| {
             memory.loss(unit(x), persons, 10.0)
         });
-        let seen: Vec<f32> = unit(features).into_data().iter().collect();
-        memory = memory.follow(&seen, persons, 0.5);
+        let (mut statistics, mut rng) = (Statistics::new(), Rng::seed_from_u64(0));
+        let mut training = Training {
+            statistics: &mut statistics,
+            rng: &mut rng,
+        };
+        memory.follow(unit(features), persons, 0.5, &mut training);
+        memory = update_statistics(memory, statistics);
     }
     golden.check("oim.table", memory.table.val(), OPS);
     golden.check("oim.queue", memory.queue.val(), OPS);

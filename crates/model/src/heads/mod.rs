@@ -7,7 +7,8 @@
 //! | [`linear`] | attribute recognition |
 //! | [`parsing`] | parsing: a light head and CE2P's |
 //! | [`pose`] | heatmaps |
-//! | [`detection`] | pedestrian detection, and person search with an embedding |
+//! | [`detection`] | pedestrian detection, and person search in one stage with an embedding |
+//! | [`two_stage`], [`regions`] | person search in two stages |
 //! | [`blocks`] | the layers of these |
 
 pub mod attribute;
@@ -18,7 +19,9 @@ pub mod linear;
 pub mod parsing;
 pub mod part;
 pub mod pose;
+pub mod regions;
 pub mod reid;
+pub mod two_stage;
 
 pub use attribute::{AttributeHead, AttributeHeadConfig};
 pub use blocks::{Statistics, Training, update_statistics};
@@ -29,6 +32,7 @@ pub use parsing::{Ce2pConfig, Ce2pHead, LightParsingHead, ParsingHead, ParsingOu
 pub use part::{PartHead, PartHeadConfig};
 pub use pose::PoseHead;
 pub use reid::ReidHead;
+pub use two_stage::{TwoStageConfig, TwoStageHead};
 
 #[cfg(test)]
 mod tests {

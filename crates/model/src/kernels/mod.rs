@@ -11,6 +11,7 @@
 //! | [`mlp::mlp`] | x + f · MLP(LN x) |
 //! | [`attention::attention`] | x + f · Attn(LN x), within windows |
 //! | [`conv::conv`], [`conv::conv_transposed`] | W ∗ x + b |
+//! | [`regions::cut`] | regions of maps, sampled bilinearly |
 //! | [`prototypes::prototypes`] | x · (g ∘ v / ǀvǀ)ᵀ |
 //!
 //! Work is shared out over the threads of the rayon pool that the caller is in. On one thread equal inputs give equal
@@ -31,6 +32,7 @@ pub(crate) mod mlp;
 pub(crate) mod norm;
 pub(crate) mod operation;
 pub(crate) mod prototypes;
+pub(crate) mod regions;
 pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -7,7 +7,8 @@
 //! | [`weighted_bce`](mod@weighted_bce) | attribute recognition |
 //! | [`parsing`] | cross-entropy, Lovász-softmax, edges |
 //! | [`heatmap`] | pose |
-//! | [`detection`], [`oim`] | pedestrian detection and person search |
+//! | [`detection`] | pedestrian detection |
+//! | [`regions`], [`oim`] | person search |
 
 pub mod attribute;
 pub mod balance;
@@ -18,6 +19,7 @@ pub mod identity;
 pub mod oim;
 pub mod parsing;
 pub mod part;
+pub mod regions;
 pub mod weighted_bce;
 
 pub use attribute::attribute_loss;
@@ -29,4 +31,5 @@ pub use identity::{batch_hard_triplet, cross_entropy};
 pub use oim::OimMemory;
 pub use parsing::{edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy};
 pub use part::part_loss;
+pub use regions::{box_loss, objectness_loss};
 pub use weighted_bce::weighted_bce;

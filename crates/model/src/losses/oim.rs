@@ -6,6 +6,7 @@ use burn::{
     tensor::{Device, Tensor, TensorData, activation::log_softmax},
 };
 
+use crate::heads::Training;
 use crate::layers;
 
 /// The table and the queue; not trained, but changed after every step.
@@ -55,17 +56,27 @@ impl OimMemory {
         (log_softmax(logits, 1) * target).sum().neg() / f64::max(known, 1.0)
     }
 
-    /// The memory after a step: known people's rows move to their features, table ← momentum · table +
-    /// (1 − momentum) · feature, of length 1 again; unknown people replace the oldest of the queue.
+    /// Remembers the features of a step: known people's rows move to their features, table ← momentum · table +
+    /// (1 − momentum) · feature, of length 1 again; unknown people replace the oldest of the queue. The new values go out through
+    /// `training`.
     ///
     /// # Shapes
-    /// As in [`OimMemory::loss`]; features row-major.
-    pub fn follow(self, features: &[f32], persons: &[Option<usize>], momentum: f32) -> Self {
+    /// As in [`OimMemory::loss`].
+    pub fn follow(
+        &self,
+        features: Tensor<2>,
+        persons: &[Option<usize>],
+        momentum: f64,
+        training: &mut Training<'_>,
+    ) {
+        let momentum = momentum as f32;
         let [_, channels] = self.table.dims();
-        let read = |param: &Param<Tensor<2>>| -> Vec<f32> {
-            param.val().inner().into_data().iter::<f32>().collect()
+        let read = |tensor: Tensor<2>| -> Vec<f32> {
+            let data = tensor.without_autodiff().into_data();
+            data.iter::<f32>().collect()
         };
-        let (mut table, mut queue) = (read(&self.table), read(&self.queue));
+        let (mut table, mut queue) = (read(self.table.val()), read(self.queue.val()));
+        let features = read(features);
         let length = queue.len() / channels;
         let mut next = self.next.val().into_scalar::<f32>() as usize;
         for (feature, person) in features.chunks_exact(channels).zip(persons) {
@@ -85,35 +96,46 @@ impl OimMemory {
                 None => {}
             }
         }
-        let write = |param: Param<Tensor<2>>, values: Vec<f32>| {
-            param.map(|old| Tensor::from_data(TensorData::new(values, old.dims()), &old.device()))
+        let device = self.table.val().device().inner();
+        let mut hand_out = |id, values: Vec<f32>| {
+            let values = TensorData::from(values.as_slice());
+            training.statistics.insert(id, Tensor::from_data(values, &device));
         };
-        Self {
-            table: write(self.table, table),
-            queue: write(self.queue, queue),
-            next: (self.next).map(|old| {
-                Tensor::from_data(TensorData::new(vec![next as f32], [1]), &old.device())
-            }),
-        }
+        hand_out(self.table.id, table);
+        hand_out(self.queue.id, queue);
+        hand_out(self.next.id, vec![next as f32]);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::heads::{Statistics, update_statistics};
+    use rand_chacha::rand_core::SeedableRng;
 
     #[test]
     fn known_people_move_their_row_and_unknown_ones_take_turns() {
-        let memory = OimMemory::init(2, 2, 2, &Device::flex());
-        let features = [0.0, 1.0, 1.0, 0.0, 0.6, 0.8, 0.0, -1.0];
-        let memory = memory.follow(&features, &[Some(1), None, None, None], 0.5);
+        let device = Device::flex();
+        let follow = |memory: OimMemory, features: Tensor<2>, persons: &[Option<usize>]| {
+            let (mut statistics, mut rng) = (Statistics::new(), layers::Rng::seed_from_u64(0));
+            let mut training = Training {
+                statistics: &mut statistics,
+                rng: &mut rng,
+            };
+            memory.follow(features, persons, 0.5, &mut training);
+            update_statistics(memory, statistics)
+        };
+        let memory = OimMemory::init(2, 2, 2, &device);
+        let features = Tensor::from_data([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.0, -1.0]], &device);
+        let memory = follow(memory, features, &[Some(1), None, None, None]);
         let read = |param: &Param<Tensor<2>>| -> Vec<f32> {
             param.val().into_data().iter::<f32>().collect()
         };
         assert_eq!(read(&memory.table), [0.0, 0.0, 0.0, 1.0]);
         assert_eq!(read(&memory.queue), [0.0, -1.0, 0.6, 0.8]);
         assert_eq!(memory.next.val().into_scalar::<f32>(), 1.0);
-        let memory = memory.follow(&[1.0, 0.0], &[Some(1)], 0.5);
+        let one = Tensor::from_data([[1.0, 0.0]], &device);
+        let memory = follow(memory, one, &[Some(1)]);
         let half = 0.5_f32.sqrt();
         assert!(
             read(&memory.table)
@@ -122,7 +144,7 @@ mod tests {
                 .all(|(a, b)| (a - b).abs() < 1e-6)
         );
 
-        let feature = Tensor::<2>::from_data([[0.0, 1.0], [1.0, 0.0]], &Device::flex());
+        let feature = Tensor::<2>::from_data([[0.0, 1.0], [1.0, 0.0]], &device);
         let loss = memory
             .loss(feature, &[Some(1), None], 1.0)
             .into_scalar::<f32>();

@@ -1,7 +1,7 @@
 """Golden values of the heads and losses of tasks, from PyTorch.
 
 Run: python heads.py      (writes heads.safetensors beside itself)
-Made with torch 2.15.0, numpy 2.4.6, safetensors 0.8.
+Made with torch 2.15.0, torchvision 0.29.2, timm 1.0.31, numpy 2.4.6, safetensors 0.8.
 
 Weights are filled from a hash of their names on both sides, as in model.py. The modules here are written from the papers
 (and PyTorch's layers) with the field names of crates/model/src/heads.
@@ -14,7 +14,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from timm.models.swin_transformer import SwinTransformerStage
 from torch import nn
+from torchvision.ops import roi_align
 
 
 def noise(name, shape):
@@ -38,6 +40,9 @@ def fill(module, prefix):
             if name.endswith("num_batches_tracked"):
                 continue
             shape = tuple(value.shape)
+            # Ours are [inputs, outputs].
+            linear = len(shape) == 2 and not name.endswith("table")
+            shape = shape[::-1] if linear else shape
             u = noise(f"{prefix}.{name}", shape)
             if name.endswith(("running_var",)) or (name.endswith("weight") and len(shape) == 1):
                 u = 1.0 + 0.1 * u
@@ -45,7 +50,7 @@ def fill(module, prefix):
                 u = 0.1 * u
             else:
                 u = u * (3.0 / int(np.prod(shape[1:]))) ** 0.5
-            value.copy_(u)
+            value.copy_(u.T if linear else u)
     return module
 
 
@@ -316,6 +321,85 @@ for step, persons in enumerate([[0, None, 2], [2, 2, None, None, 1], [None, 0, N
         else:
             table[person] = F.normalize(0.5 * table[person] + 0.5 * v, dim=0)
 GOLDEN["oim.table"], GOLDEN["oim.queue"] = table, queue
+
+# Two-stage search: RoIAlign, the head on two copies of a Swin's last stage (timm's), norm-aware embedding.
+REGIONS = torch.tensor([
+    [0, 2.0, 3.0, 40.0, 90.0], [1, -9.0, 10.0, 31.5, 130.0], [0, 55.0, 60.0, 55.2, 60.1], [1, 20.0, 0.0, 64.0, 96.0],
+    [0, 70.0, 100.0, 90.0, 120.0], [1, 8.0, 8.0, 24.0, 56.0]])
+x = leaf("regions.map", (2, 3, 12, 8))
+cells = roi_align(x, REGIONS, 14, spatial_scale=1 / 8, sampling_ratio=2)
+GOLDEN["regions.cells"] = cells.detach()
+(cells * noise("regions.probe", cells.shape)).sum().backward()
+GOLDEN["regions.gradient"] = x.grad
+
+
+class LastStage(nn.Module):
+    def __init__(self, channels, heads):
+        super().__init__()
+        self.stage = SwinTransformerStage(channels, 2 * channels, (14, 14), 2, downsample=True, num_heads=heads, window_size=7)
+        self.norm = nn.LayerNorm(2 * channels)
+
+    def forward(self, x):
+        return self.norm(self.stage(x.permute(0, 2, 3, 1))).permute(0, 3, 1, 2)
+
+
+class Proposals(nn.Module):
+    def __init__(self, channels, anchors):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.objectness, self.deltas = nn.Conv2d(channels, anchors, 1), nn.Conv2d(channels, 4 * anchors, 1)
+
+
+class First(nn.Module):
+    def __init__(self, channels, heads):
+        super().__init__()
+        self.stage = LastStage(channels, heads)
+        self._modules["class"] = nn.Linear(2 * channels, 2)
+        self.deltas = nn.Linear(2 * channels, 4)
+
+
+class Second(nn.Module):
+    def __init__(self, channels, heads, embedding):
+        super().__init__()
+        self.stage = LastStage(channels, heads)
+        self.projections = nn.ModuleList([nn.Linear(channels, embedding // 2), nn.Linear(2 * channels, embedding // 2)])
+        self.norms = nn.ModuleList([nn.BatchNorm1d(embedding // 2) for _ in range(2)])
+        self.rescaler = nn.BatchNorm1d(1)
+        self.deltas, self.deltas_norm = nn.Linear(2 * channels, 4), nn.BatchNorm1d(4)
+
+
+class TwoStage(nn.Module):
+    def __init__(self, channels, heads, anchors, embedding):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.proposals = Proposals(channels, anchors)
+        self.first, self.second = First(channels, heads), Second(channels, heads, embedding)
+
+    def forward(self, x):
+        x = self.norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        shared = F.relu(self.proposals.conv(x))
+        cells = roi_align(x, REGIONS, 14, spatial_scale=1 / 8, sampling_ratio=2)
+        seen = self.first.stage(cells).mean((2, 3))
+        known = self.second.stage(cells).mean((2, 3))
+        halves = [norm(layer(level)) for layer, norm, level in zip(self.second.projections, self.second.norms, (cells.mean((2, 3)), known))]
+        embedding = torch.cat(halves, 1)
+        rows = (
+            self.first._modules["class"](seen), self.first.deltas(seen),
+            F.normalize(embedding), self.second.rescaler(embedding.norm(dim=1, keepdim=True)),
+            self.second.deltas_norm(self.second.deltas(known)),
+        )
+        return self.proposals.objectness(shared), self.proposals.deltas(shared), *(x[..., None, None] for x in rows)
+
+
+both_modes("two_stage", fill(TwoStage(16, 4, 3, 6), "two_stage"), noise("two_stage.map", (2, 16, 12, 8)),
+           ["objectness", "proposed", "class", "first", "embedding", "score", "second"])
+
+x = leaf("boxes.objectness", (7,), 3)
+loss("boxes.objectness", [x], F.binary_cross_entropy_with_logits(x, torch.tensor([1.0, 0, 0, 1, 1, 0, 0])))
+for beta in (1 / 9, 1.0):
+    x = leaf("boxes.deltas", (5, 4), 2)
+    boxes = F.smooth_l1_loss(x, noise("boxes.targets", (5, 4)), beta=beta, reduction="sum") / 12
+    loss(f"boxes.{beta:.2f}", [x], boxes)
 
 path = Path(__file__).with_suffix(".safetensors")
 save_file({k: v.detach().contiguous().clone() for k, v in GOLDEN.items()}, path)

@@ -29,7 +29,7 @@ use burn::tensor::{Device, Tensor};
 use clasp_data::Rng as DataRng;
 use clasp_data::image::Rgb;
 use clasp_data::layouts::LayoutError;
-use clasp_model::backbone::Features;
+use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::Training;
 use clasp_model::layers::Rng;
 use clasp_model::mix::Mix;
@@ -51,6 +51,8 @@ pub use train::{Control, Event, Summary, train};
 pub struct Example<T> {
     /// Normalised, [3, height, width].
     pub pixels: Vec<f32>,
+    /// Height and width; smaller ones of a batch are padded at the bottom and the right.
+    pub size: [usize; 2],
     /// The truth, as far as the image shows it.
     pub target: T,
     /// Where it comes from, for messages.
@@ -58,8 +60,12 @@ pub struct Example<T> {
 }
 
 /// What a backbone hands to a head.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Stages {
+    /// The backbone, on its device.
+    pub backbone: Backbone,
+    /// The mix of prompts.
+    pub mix: Mix,
     /// Channels of the pooled features.
     pub pooled: usize,
     /// Channels of the map of each stage, finest first.
@@ -125,6 +131,12 @@ pub fn file_name(path: &Path) -> String {
 pub fn scalar(tensor: &Tensor<1>) -> f64 {
     let data = tensor.clone().without_autodiff().into_data();
     data.iter::<f64>().next().unwrap_or(f64::NAN)
+}
+
+/// The values of a tensor in training, row-major.
+pub fn read<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    let data = tensor.clone().without_autodiff().into_data();
+    data.iter::<f32>().collect()
 }
 
 /// What an evaluation found.
@@ -338,7 +350,7 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
     /// What the head makes of features before anything is decoded, by name: for other programs.
     fn outputs(&self, head: &Self::Head, features: Features) -> Vec<(String, Output)>;
 
-    /// The loss of a batch.
+    /// The loss of a batch; statistics and memories that are not trained go out through `training`.
     fn loss(
         &self,
         head: &Self::Head,
@@ -346,17 +358,6 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
         targets: &[Self::Target],
         training: &mut Training<'_>,
     ) -> Losses;
-
-    /// The head after a step in which it saw `features`, for memories that are not trained.
-    fn follow(
-        &self,
-        head: Self::Head,
-        features: &Features,
-        targets: &[Self::Target],
-    ) -> Self::Head {
-        let _ = (features, targets);
-        head
-    }
 
     /// Evaluates a model.
     ///

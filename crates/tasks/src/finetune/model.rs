@@ -198,6 +198,8 @@ pub fn stages(
             .all(|(map, stride)| rows(map) <= *stride)
     );
     Stages {
+        backbone: backbone.clone(),
+        mix: *mix,
         pooled: features.pooled.dims()[1],
         channels: features.pyramid.iter().map(|map| map.dims()[1]).collect(),
         strides: exact,

@@ -152,7 +152,12 @@ impl<T: Task> Trainer<T> {
         let shares: Vec<&[Example<T::Target>]> =
             examples.chunks(examples.len() / replicas).collect();
         let trained = self.plan.recipe.model.tune != Tune::Head;
-        let drafts = self.on_replicas(shares, |replica, share| self.draft(share, replica, trained));
+        let size = examples.iter().fold([0, 0], |most: [usize; 2], example| {
+            [0, 1].map(|axis| most[axis].max(example.size[axis]))
+        });
+        let drafts = self.on_replicas(shares, |replica, share| {
+            self.draft(share, size, replica, trained)
+        });
 
         let leaves = join(&drafts);
         let targets: Vec<T::Target> = examples.iter().map(|e| e.target.clone()).collect();
@@ -208,13 +213,6 @@ impl<T: Task> Trainer<T> {
         let lr = self.learning_rate();
         metrics.insert("schedule/lr".to_owned(), lr);
         self.update(gradients, lr, statistics);
-        let features = Features {
-            pooled: leaves.pooled.inner(),
-            map: leaves.map.inner(),
-            pyramid: leaves.pyramid.into_iter().map(Tensor::inner).collect(),
-            routing: Vec::new(),
-        };
-        self.head = self.task.follow(self.head.clone(), &features, &targets);
         self.average = self.average.take().map(|(backbone, head)| {
             let momentum = self.plan.recipe.run.ema;
             (
@@ -251,13 +249,23 @@ impl<T: Task> Trainer<T> {
         self.head = update_statistics(head, statistics);
     }
 
-    /// The forward pass over a share, with a graph if it is `trained`.
-    fn draft(&self, share: &[Example<T::Target>], replica: usize, trained: bool) -> Draft {
-        let (height, width) = (self.preprocess.height, self.preprocess.width);
-        let mut pixels = Vec::with_capacity(share.len() * 3 * height * width);
-        share
-            .iter()
-            .for_each(|example| pixels.extend_from_slice(&example.pixels));
+    /// The forward pass over a share as inputs of one height and width, with a graph if it is `trained`.
+    fn draft(
+        &self,
+        share: &[Example<T::Target>],
+        [height, width]: [usize; 2],
+        replica: usize,
+        trained: bool,
+    ) -> Draft {
+        let mut pixels = vec![0.0; share.len() * 3 * height * width];
+        for (input, example) in pixels.chunks_exact_mut(3 * height * width).zip(share) {
+            let [rows, columns] = example.size;
+            let planes = input.chunks_exact_mut(height * width);
+            for (plane, values) in planes.zip(example.pixels.chunks_exact(rows * columns)) {
+                let lines = plane.chunks_exact_mut(width).zip(values.chunks_exact(columns));
+                lines.for_each(|(to, from)| to[..columns].copy_from_slice(from));
+            }
+        }
         let data = TensorData::new(pixels, [share.len(), 3, height, width]);
         let images = Tensor::<4>::from_data(data, &self.device);
         let mix = self.mix.tensor(share.len(), &self.device);

@@ -222,6 +222,7 @@ impl Task for AttributeTask {
         };
         Ok(Example {
             pixels: preprocess.normalise(&image),
+            size: [preprocess.height, preprocess.width],
             target: target.clone(),
             key: path.display().to_string(),
         })

@@ -7,9 +7,9 @@
 //! | [`parsing`] | light, or CE2P's | cross-entropy, Lovász-softmax, edges | mIoU |
 //! | [`pose`] | deconvolutions | squared error of heatmaps | PCK, OKS AP |
 //! | [`detection`] | CSP | focal, smooth L1 | log-average miss rate, AP |
-//! | [`search`] | CSP with an embedding | and online instance matching | mAP, top-k |
+//! | [`search`] | SeqNet's two stages, or CSP with an embedding | and online instance matching | mAP, top-k |
 //!
-//! [`scenes`] holds what the last two share, [`heatmaps`] holds the codings of pose, [`picture`] what draws.
+//! [`scenes`] holds what the last two share, [`two_stage`] and [`regions`] SeqNet, [`heatmaps`] holds the codings of pose, [`picture`] what draws.
 
 pub mod attributes;
 pub mod detection;
@@ -17,6 +17,8 @@ pub mod heatmaps;
 pub mod parsing;
 pub mod picture;
 pub mod pose;
+pub mod regions;
 pub mod reid;
 pub mod scenes;
 pub mod search;
+pub mod two_stage;

@@ -472,6 +472,7 @@ impl Task for ParsingTask {
         }
         Ok(Example {
             pixels: preprocess.normalise(&image),
+            size: [preprocess.height, preprocess.width],
             target: (labels, [height, width]),
             key: path.display().to_string(),
         })

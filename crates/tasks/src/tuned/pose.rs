@@ -538,6 +538,7 @@ impl Task for PoseTask {
         }
         Ok(Example {
             pixels: preprocess.normalise(&view),
+            size: [preprocess.height, preprocess.width],
             target,
             key: format!("{} annotation {}", picture.path.display(), person.id),
         })

@@ -426,6 +426,7 @@ impl Task for Reid {
         );
         Ok(Example {
             pixels,
+            size: [preprocess.height, preprocess.width],
             target: *class,
             key: path.display().to_string(),
         })

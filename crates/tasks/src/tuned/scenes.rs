@@ -47,6 +47,9 @@ pub struct Views {
     pub flip: f64,
     /// Scale of the test.
     pub test_scale: f64,
+    /// Show whole scenes in training and in the test, so large that the shorter side has the first length, but the longer one at most
+    /// the second; 0 and 0 for pieces of scaled scenes in training, and `test_scale`.
+    pub fit: [usize; 2],
     /// Boxes below this score are not told.
     pub score: f64,
     /// Overlap (IoU) with a better box above which a box is dropped.
@@ -65,6 +68,7 @@ impl Default for Views {
             brightness: [0.5, 2.0],
             flip: 0.5,
             test_scale: 1.0,
+            fit: [0, 0],
             score: 0.01,
             nms: 0.5,
             soft_sigma: 0.0,
@@ -82,6 +86,10 @@ impl Views {
         check::range("task.views.scale", self.scale, [0.05, 10.0])?;
         check::range("task.views.brightness", self.brightness, [0.0, 100.0])?;
         check::within(&[("task.views.test_scale", self.test_scale)], [0.05, 10.0])?;
+        if self.fit != [0, 0] {
+            let [shorter, longer] = self.fit.map(|side| side as f64);
+            check::range("task.views.fit", [shorter, longer], [32.0, 8192.0])?;
+        }
         let shares = [
             ("task.views.flip", self.flip),
             ("task.views.score", self.score),
@@ -92,8 +100,27 @@ impl Views {
         check::count("task.views.most", self.most, [1, 100_000])
     }
 
+    /// How large a scene of that height and width is shown in the test, as a factor.
+    fn scale_of(&self, [height, width]: [usize; 2]) -> f64 {
+        match self.fit {
+            [0, _] => self.test_scale,
+            [shorter, longer] => {
+                let of = |wanted: usize, side: usize| wanted as f64 / side.max(1) as f64;
+                of(shorter, height.min(width)).min(of(longer, height.max(width)))
+            }
+        }
+    }
+
+    /// How large whole scenes are shown, in words.
+    pub fn shown(&self) -> String {
+        match self.fit {
+            [0, _] => format!("at scale {}", self.test_scale),
+            [shorter, longer] => format!("with a shorter side of {shorter} and a longer one of at most {longer} pixels"),
+        }
+    }
+
     /// The boxes to tell, best first, each with its score; those that repeat a better one are dropped or told with a lower score.
-    fn suppress(&self, boxes: &[[f64; 4]], scores: &[f64]) -> Vec<(usize, f64)> {
+    pub fn suppress(&self, boxes: &[[f64; 4]], scores: &[f64]) -> Vec<(usize, f64)> {
         if self.soft_sigma > 0.0 {
             let sigma = self.soft_sigma;
             return soft_nms(boxes, scores, Decay::Gaussian { sigma }, self.score);
@@ -136,8 +163,66 @@ pub struct Found {
     pub embedding: Vec<f32>,
 }
 
-/// People of a view, and its height and width.
-pub type Target = (Vec<Someone>, [usize; 2]);
+/// Who is to be seen in an input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Target {
+    /// The people.
+    pub people: Vec<Someone>,
+    /// Height and width of what shows the scene, at the top left of the input.
+    pub size: [usize; 2],
+    /// Height and width of the input.
+    pub input: [usize; 2],
+}
+
+/// Height and width of a batch, whose smaller inputs are padded.
+pub fn batch_size(batch: &[Target]) -> [usize; 2] {
+    let most = |axis: usize| batch.iter().map(|target| target.input[axis]).max();
+    [0, 1].map(|axis| most(axis).unwrap_or(0))
+}
+
+/// A whole scene as the network sees it, scaled and padded.
+pub struct Input {
+    /// Normalised: [3, padded height, padded width].
+    pub pixels: Vec<f32>,
+    /// Height and width with the padding.
+    pub padded: [usize; 2],
+    /// Height and width of the scene in it.
+    pub size: [usize; 2],
+    /// Pixels of the input per pixel of the scene, along x and y.
+    pub scale: [f64; 2],
+}
+
+impl Input {
+    /// A scene in the test.
+    pub fn new(image: &Rgb, views: &Views, preprocess: &Preprocess) -> Self {
+        let scale = views.scale_of([image.height, image.width]);
+        let scene = scaled(image, scale);
+        let size = [scene.height, scene.width];
+        let padded = size.map(|side| side.next_multiple_of(MULTIPLE));
+        let mut input = Rgb::filled(padded[1], padded[0], preprocess.mean_colour());
+        paste(&mut input, &scene, 0, 0);
+        Self {
+            pixels: preprocess.normalise(&input),
+            padded,
+            size,
+            scale: [
+                size[1] as f64 / image.width as f64,
+                size[0] as f64 / image.height as f64,
+            ],
+        }
+    }
+}
+
+/// An image of `scale` times the height and width.
+fn scaled(image: &Rgb, scale: f64) -> Rgb {
+    let side = |length: usize| ((length as f64 * scale).round() as usize).max(1);
+    let (height, width) = (side(image.height), side(image.width));
+    if [height, width] == [image.height, image.width] {
+        image.clone()
+    } else {
+        resize(image, height, width, Filter::Bilinear)
+    }
+}
 
 /// The scene in a file, of that height and width where they are known.
 ///
@@ -159,15 +244,51 @@ pub fn example(
     preprocess: &Preprocess,
     rng: &mut DataRng,
 ) -> Example<Target> {
-    let (view, people) = view(scene, people, views, preprocess, rng);
+    let (view, people, size) = if views.fit == [0, 0] {
+        let (view, people) = view(scene, people, views, preprocess, rng);
+        let size = [view.height, view.width];
+        (view, people, size)
+    } else {
+        whole(scene, people, views, preprocess, rng)
+    };
+    let input = [view.height, view.width];
     Example {
         pixels: preprocess.normalise(&view),
-        target: (people, [preprocess.height, preprocess.width]),
+        size: input,
+        target: Target {
+            people,
+            size,
+            input,
+        },
         key: key.display().to_string(),
     }
 }
 
-/// A training view: the scene scaled, mirrored, brightened, and a piece of the input's size, about somebody if there is
+/// The scene scaled as in the test, mirrored and brightened, padded; its people, and its height and width without the padding.
+fn whole(
+    image: &Rgb,
+    people: &[Someone],
+    views: &Views,
+    preprocess: &Preprocess,
+    rng: &mut DataRng,
+) -> (Rgb, Vec<Someone>, [usize; 2]) {
+    let scale = views.scale_of([image.height, image.width]);
+    let (scene, boxes) = augmented(image, people, scale, views, rng);
+    let size = [scene.height, scene.width];
+    let [height, width] = size.map(|side| side.next_multiple_of(MULTIPLE));
+    let mut seen = Rgb::filled(width, height, preprocess.mean_colour());
+    paste(&mut seen, &scene, 0, 0);
+    let shown = { people.iter().zip(boxes) }
+        .map(|(one, bbox)| Someone {
+            bbox,
+            ignored: one.ignored || bbox[3] < LOWEST,
+            person: one.person,
+        })
+        .collect();
+    (seen, shown, size)
+}
+
+/// A training view: a piece of the input's size of the scaled, mirrored, brightened scene, about somebody if there is
 /// anybody; the mean colour beyond the scene.
 pub fn view(
     image: &Rgb,
@@ -177,32 +298,7 @@ pub fn view(
     rng: &mut DataRng,
 ) -> (Rgb, Vec<Someone>) {
     let scale = rng.random_range(views.scale[0]..=views.scale[1]);
-    let side = |length: usize| ((length as f64 * scale).round() as usize).max(1);
-    let mut scene = resize(
-        image,
-        side(image.height),
-        side(image.width),
-        Filter::Bilinear,
-    );
-    let mirrored = rng.random_bool(views.flip);
-    if mirrored {
-        scene = flip(&scene);
-    }
-    let [low, high] = views.brightness;
-    let brightness = rng.random_range(low..=high);
-    for value in &mut scene.pixels {
-        *value = (f64::from(*value) * brightness).min(255.0) as u8;
-    }
-    let placed = |one: &Someone| {
-        let [x, y, w, h] = one.bbox.map(|v| v * scale);
-        let x = if mirrored {
-            scene.width as f64 - x - w
-        } else {
-            x
-        };
-        [x, y, w, h]
-    };
-    let boxes: Vec<[f64; 4]> = people.iter().map(placed).collect();
+    let (scene, boxes) = augmented(image, people, scale, views, rng);
     let (height, width) = (preprocess.height, preprocess.width);
     let wanted: Vec<usize> = (0..people.len()).filter(|i| !people[*i].ignored).collect();
     let start = |length: usize, size: usize, middle: Option<f64>, rng: &mut DataRng| -> i64 {
@@ -250,6 +346,37 @@ pub fn view(
         }
     }
     (seen, shown)
+}
+
+/// A scene scaled, and mirrored and brightened by chance, with the boxes of its people.
+fn augmented(
+    image: &Rgb,
+    people: &[Someone],
+    scale: f64,
+    views: &Views,
+    rng: &mut DataRng,
+) -> (Rgb, Vec<[f64; 4]>) {
+    let mut scene = scaled(image, scale);
+    let mirrored = rng.random_bool(views.flip);
+    if mirrored {
+        scene = flip(&scene);
+    }
+    let [low, high] = views.brightness;
+    let brightness = rng.random_range(low..=high);
+    for value in &mut scene.pixels {
+        *value = (f64::from(*value) * brightness).min(255.0) as u8;
+    }
+    let placed = |one: &Someone| {
+        let [x, y, w, h] = one.bbox.map(|v| v * scale);
+        let x = if mirrored {
+            scene.width as f64 - x - w
+        } else {
+            x
+        };
+        [x, y, w, h]
+    };
+    let boxes = people.iter().map(placed).collect();
+    (scene, boxes)
 }
 
 /// A head for a backbone.
@@ -316,7 +443,7 @@ pub fn middle_of([x, y, w, h]: [f64; 4], rows: usize, columns: usize) -> Option<
 /// within two positions of it.
 pub fn targets(batch: &[Target]) -> DetectionTargets {
     const RADIUS: i64 = 2;
-    let [height, width] = batch.first().map_or([0, 0], |(_, size)| *size);
+    let [height, width] = batch_size(batch);
     let (rows, columns) = (height / STRIDE, width / STRIDE);
     let area = rows * columns;
     let zeros = |channels: usize| vec![0.0; batch.len() * channels * area];
@@ -328,7 +455,7 @@ pub fn targets(batch: &[Target]) -> DetectionTargets {
         sized: zeros(1),
         offsets: zeros(2),
     };
-    for (index, (people, _)) in batch.iter().enumerate() {
+    for (index, Target { people, .. }) in batch.iter().enumerate() {
         let plane = index * area;
         let span = |bbox: [f64; 4], axis: usize, size: usize| {
             let start = bbox[axis] / STRIDE as f64;
@@ -411,18 +538,9 @@ impl Answers {
         views: &Views,
         index: usize,
     ) -> Result<Self, TaskError> {
-        let side = |length: usize| ((length as f64 * views.test_scale).round() as usize).max(1);
-        let (height, width) = (side(image.height), side(image.width));
-        let scene = if [height, width] == [image.height, image.width] {
-            image.clone()
-        } else {
-            resize(image, height, width, Filter::Bilinear)
-        };
-        let padded = [height, width].map(|side| side.next_multiple_of(MULTIPLE));
-        let mut input = Rgb::filled(padded[1], padded[0], model.preprocess.mean_colour());
-        paste(&mut input, &scene, 0, 0);
-        let pixels = model.preprocess.normalise(&input);
-        let features = model.features(pixels, [1, padded[0], padded[1]]);
+        let input = Input::new(image, views, &model.preprocess);
+        let [height, width] = input.padded;
+        let features = model.features(input.pixels, [1, height, width]);
         let output = head(maps(&features.pyramid));
         let [_, _, rows, columns] = output.centre.dims();
         let length = output.embedding.as_ref().map_or(0, |map| map.dims()[1]);
@@ -437,10 +555,7 @@ impl Answers {
             length,
             rows,
             columns,
-            scale: [
-                width as f64 / image.width as f64,
-                height as f64 / image.height as f64,
-            ],
+            scale: input.scale,
             limits: [image.width as f64, image.height as f64],
         };
         for part in [&answers.centre, &answers.size, &answers.embedding] {
@@ -537,6 +652,14 @@ mod tests {
         );
     }
 
+    fn target(people: &[Someone]) -> Target {
+        Target {
+            people: people.to_vec(),
+            size: [160, 96],
+            input: [160, 96],
+        }
+    }
+
     #[test]
     fn targets_stand_where_people_do() {
         // 40 x 24 positions; a person whose middle is (50, 82) in pixels, (12.5, 20.5) in positions.
@@ -547,7 +670,7 @@ mod tests {
                 ..someone([0.0, 0.0, 16.0, 16.0])
             },
         ];
-        let targets = targets(&[(people.to_vec(), [160, 96])]);
+        let targets = targets(&[target(&people)]);
         let at = 20 * 24 + 12;
         assert_eq!(targets.middles.iter().sum::<f32>(), 1.0);
         assert_eq!((targets.middles[at], targets.nearness[at]), (1.0, 1.0));
@@ -565,7 +688,7 @@ mod tests {
             someone([40.0, 62.0, 20.0, 40.0]),
             someone([5.0, 20.0, 31.0, 77.0]),
         ];
-        let found = targets(&[(people.to_vec(), [160, 96])]);
+        let found = targets(&[target(&people)]);
         let answers = Answers {
             centre: found.middles.iter().map(|m| 20.0 * m - 10.0).collect(),
             size: found.sizes,

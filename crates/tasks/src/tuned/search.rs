@@ -1,10 +1,8 @@
-//! Person search in one stage: the CSP head with an embedding at the middle of every person, under online instance matching
-//! (Xiao et al., CVPR 2017).
+//! Person search under online instance matching (Xiao et al., CVPR 2017), with either of two heads.
 //!
-//! SOLIDER's person search is SeqNet: proposals, RoIAlign, two further heads. One stage on the CSP head is chosen here
-//! instead, as AlignPS (Yan et al., CVPR 2021) and other anchor-free searchers do: it is the detector that is here already,
-//! a scene needs one pass with no step per proposal, and every layer is one that exports. Published two-stage figures are
-//! therefore not what this task reproduces.
+//! - Two stages ([`super::two_stage`]): SeqNet, which SOLIDER fine-tunes.
+//! - One stage: the CSP head with an embedding at the middle of every person, as AlignPS (Yan et al., CVPR 2021) and other
+//!   anchor-free searchers have it: one pass over a scene with no step per proposal.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -16,7 +14,7 @@ use clasp_data::image::Rgb;
 use clasp_data::layouts::search::{Frame, GallerySize, Search};
 use clasp_metrics::search::{self, Context, Frame as FoundFrame, Gallery, Query, Scene, TOP};
 use clasp_model::backbone::Features;
-use clasp_model::heads::{DetectionHead, DetectionOutput, Training};
+use clasp_model::heads::{DetectionHead, DetectionOutput, Training, TwoStageConfig, TwoStageHead};
 use clasp_model::layers::Rng;
 use clasp_model::losses::{OimMemory, detection_losses};
 use clasp_model::mix::Mix;
@@ -25,19 +23,31 @@ use serde_json::{Value, json};
 
 use super::detection::{SHOWN, drawn};
 use super::scenes::{self, Answers, Found, Someone, Views, middle_of};
+use super::two_stage::{self, Regions, Seen};
 use crate::TaskError;
 use crate::features::Preprocess;
 use crate::finetune::check;
-use crate::finetune::model::values;
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task, left_out};
 use clasp_weights::onnx::Output;
+
+/// Which head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Head {
+    /// SeqNet's.
+    TwoStage,
+    /// CSP's with an embedding.
+    OneStage,
+}
 
 /// Section `[task]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Settings {
-    /// Channels of the head: up to 32, or a multiple of 32.
+    /// Which head.
+    pub head: Head,
+    /// Channels of the head of one stage: up to 32, or a multiple of 32.
     pub width: usize,
     /// Length of an embedding.
     pub embedding: usize,
@@ -55,6 +65,8 @@ pub struct Settings {
     pub offset_weight: f64,
     /// Weight of the loss of identities.
     pub identity_weight: f64,
+    /// Regions of the head of two stages.
+    pub regions: Regions,
     /// How scenes are seen, and what is told of them.
     pub views: Views,
     /// Boxes below this score are not searched.
@@ -74,6 +86,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            head: Head::TwoStage,
             width: 256,
             embedding: 256,
             queue: 5000,
@@ -82,7 +95,8 @@ impl Default for Settings {
             centre_weight: 0.01,
             size_weight: 1.0,
             offset_weight: 0.1,
-            identity_weight: 0.1,
+            identity_weight: 1.0,
+            regions: Regions::default(),
             views: Views {
                 score: 0.05,
                 ..Views::default()
@@ -106,13 +120,24 @@ pub struct SearchTask {
     pub people: Vec<i64>,
 }
 
-/// The CSP head and what it remembers of people.
+/// What finds people, and what is remembered of them.
 #[derive(Module, Debug)]
 pub struct SearchHead {
-    /// With an embedding.
-    pub detector: DetectionHead,
+    /// What finds them.
+    pub detector: Detector,
     /// Changed after every step; of use in training only.
     pub memory: OimMemory,
+}
+
+/// Either head.
+// A head is made once; a box, which Burn has no module for, would save nothing.
+#[allow(clippy::large_enum_variant)]
+#[derive(Module, Debug)]
+pub enum Detector {
+    /// SeqNet's.
+    TwoStage(TwoStageHead),
+    /// CSP's with an embedding.
+    OneStage(DetectionHead),
 }
 
 /// Scenes to train on.
@@ -131,14 +156,55 @@ fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
 }
 
 impl SearchTask {
-    fn answers(
+    /// The people of a scene, and what stands for those in the boxes `sought`.
+    fn find(
         &self,
         model: &Model<Self>,
         image: &Rgb,
         index: usize,
-    ) -> Result<Answers, TaskError> {
-        let head = |maps: &[_]| model.head.detector.forward(maps);
-        Answers::new(model, head, image, &self.settings.views, index)
+        sought: &[[f64; 4]],
+    ) -> Result<(Vec<Found>, Vec<Vec<f32>>), TaskError> {
+        let Settings { views, regions, .. } = &self.settings;
+        match &model.head.detector {
+            Detector::TwoStage(head) => {
+                let seen = Seen::new(model, head, image, views, index);
+                Ok((seen.people(views, regions)?, seen.embeddings(sought)?))
+            }
+            Detector::OneStage(head) => {
+                let head = |maps: &[_]| head.forward(maps);
+                let answers = Answers::new(model, head, image, views, index)?;
+                let embeddings = sought.iter().map(|bbox| answers.embedding_of(*bbox));
+                Ok((answers.boxes(views), embeddings.collect()))
+            }
+        }
+    }
+
+    /// The losses of the head of one stage.
+    fn one_stage(
+        &self,
+        head: &DetectionHead,
+        memory: &OimMemory,
+        features: &Features,
+        targets: &[scenes::Target],
+        training: &mut Training<'_>,
+    ) -> Losses {
+        let output = head.forward(scenes::maps(&features.pyramid));
+        let losses = detection_losses(&output, &scenes::targets(targets));
+        let settings = &self.settings;
+        let identity = match Self::at_middles(&output, targets) {
+            Some((embeddings, persons)) => {
+                let loss = memory.loss(embeddings.clone(), &persons, settings.scalar);
+                memory.follow(embeddings, &persons, settings.momentum, training);
+                loss
+            }
+            None => losses.centre.clone() * 0.0,
+        };
+        Losses::sum([
+            ("centre", losses.centre, settings.centre_weight),
+            ("size", losses.size, settings.size_weight),
+            ("offset", losses.offset, settings.offset_weight),
+            ("identity", identity, settings.identity_weight),
+        ])
     }
 
     /// Embeddings at the middles of a batch's people, and who they are.
@@ -149,8 +215,8 @@ impl SearchTask {
         let map = output.embedding.clone()?;
         let [batch, length, rows, columns] = map.dims();
         let (mut places, mut persons) = (Vec::new(), Vec::new());
-        for (index, (people, _)) in targets.iter().enumerate() {
-            for one in people.iter().filter(|one| !one.ignored) {
+        for (index, target) in targets.iter().enumerate() {
+            for one in target.people.iter().filter(|one| !one.ignored) {
                 if let Some([row, column]) = middle_of(one.bbox, rows, columns) {
                     places.push(((index * rows + row) * columns + column) as i32);
                     persons.push(one.person);
@@ -194,7 +260,8 @@ impl Task for SearchTask {
 
     fn check(settings: &Settings) -> Result<(), TaskError> {
         settings.views.check()?;
-        check::count("task.embedding", settings.embedding, [1, 65_536])?;
+        settings.regions.check()?;
+        check::count("task.embedding", settings.embedding, [2, 65_536])?;
         check::count("task.queue", settings.queue, [0, 1_000_000])?;
         let shares = [
             ("task.momentum", settings.momentum),
@@ -303,14 +370,33 @@ impl Task for SearchTask {
             queue,
             ..
         } = self.settings;
-        let detector = scenes::head(stages, width, Some(embedding), rng, device)?;
+        let detector = match self.settings.head {
+            Head::OneStage => {
+                Detector::OneStage(scenes::head(stages, width, Some(embedding), rng, device)?)
+            }
+            Head::TwoStage => {
+                let (channels, copies) = two_stage::last_stages(stages)?;
+                let anchors = self.settings.regions.anchors_of_a_position();
+                let config = TwoStageConfig {
+                    channels,
+                    anchors,
+                    embedding,
+                };
+                Detector::TwoStage(config.init(copies, rng, device))
+            }
+        };
         // A queue of none would be a tensor of nothing.
         let memory = OimMemory::init(self.people.len(), queue.max(1), embedding, device);
         Ok(SearchHead { detector, memory })
     }
 
     fn outputs(&self, head: &SearchHead, features: Features) -> Vec<(String, Output)> {
-        scenes::outputs(head.detector.forward(scenes::maps(&features.pyramid)))
+        match &head.detector {
+            Detector::TwoStage(head) => two_stage::outputs(head, &features.pyramid),
+            Detector::OneStage(head) => {
+                scenes::outputs(head.forward(scenes::maps(&features.pyramid)))
+            }
+        }
     }
 
     fn loss(
@@ -318,43 +404,14 @@ impl Task for SearchTask {
         head: &SearchHead,
         features: &Features,
         targets: &[Self::Target],
-        _: &mut Training<'_>,
+        training: &mut Training<'_>,
     ) -> Losses {
-        let output = head.detector.forward(scenes::maps(&features.pyramid));
-        let losses = detection_losses(&output, &scenes::targets(targets));
-        let settings = &self.settings;
-        let identity = match Self::at_middles(&output, targets) {
-            Some((embeddings, persons)) => head.memory.loss(embeddings, &persons, settings.scalar),
-            None => losses.centre.clone() * 0.0,
-        };
-        Losses::sum([
-            ("centre", losses.centre, settings.centre_weight),
-            ("size", losses.size, settings.size_weight),
-            ("offset", losses.offset, settings.offset_weight),
-            ("identity", identity, settings.identity_weight),
-        ])
-    }
-
-    fn follow(
-        &self,
-        head: SearchHead,
-        features: &Features,
-        targets: &[Self::Target],
-    ) -> SearchHead {
-        let output = head
-            .detector
-            .valid()
-            .forward(scenes::maps(&features.pyramid));
-        let Some((embeddings, persons)) = Self::at_middles(&output, targets) else {
-            return head;
-        };
-        let Ok(embeddings) = values(embeddings) else {
-            return head;
-        };
-        let momentum = self.settings.momentum as f32;
-        SearchHead {
-            memory: head.memory.follow(&embeddings, &persons, momentum),
-            ..head
+        let (memory, settings) = (&head.memory, &self.settings);
+        match &head.detector {
+            Detector::TwoStage(head) => {
+                two_stage::losses(head, memory, features, targets, settings, training)
+            }
+            Detector::OneStage(head) => self.one_stage(head, memory, features, targets, training),
         }
     }
 
@@ -376,12 +433,13 @@ impl Task for SearchTask {
                     .map(|index| {
                         let Frame { path, size, .. } = &eval.test[index];
                         let image = scenes::read(path, *size)?;
-                        let answers = self.answers(model, &image, index)?;
-                        let queries = { eval.queries.iter().enumerate() }
-                            .filter(|(_, query)| query.frame == index)
-                            .map(|(number, query)| (number, answers.embedding_of(query.bbox)))
-                            .collect();
-                        Ok((answers.boxes(&settings.views), queries))
+                        let (numbers, boxes): (Vec<usize>, Vec<[f64; 4]>) =
+                            { eval.queries.iter().enumerate() }
+                                .filter(|(_, query)| query.frame == index)
+                                .map(|(number, query)| (number, query.bbox))
+                                .unzip();
+                        let (found, sought) = self.find(model, &image, index, &boxes)?;
+                        Ok((found, numbers.into_iter().zip(sought).collect()))
                     })
                     .collect()
             })?;
@@ -495,14 +553,18 @@ impl Task for SearchTask {
         } else {
             String::new()
         };
+        let head = match settings.head {
+            Head::TwoStage => "two stages (SeqNet)",
+            Head::OneStage => "one stage on the CSP head",
+        };
         Ok(Report {
             task: Self::NAME,
             protocol: format!(
-                "Person search, fine-tuned, one stage on the CSP head, {}: whole frames at scale {}; boxes of score {} and above, {}; \
-                 queries by the embedding at the middle of their box, searched in {searched}; cosine{}{context}. A box is right that overlaps the \
+                "Person search, fine-tuned, {head}, {}: whole frames {}; boxes of score {} and above, {}; \
+                 queries by the embedding of their box, searched in {searched}; cosine{}{context}. A box is right that overlaps the \
                  person's by min(0.5, wh/((w+10)(h+10))) and comes first in its frame; mAP counts frames without one as missed.",
                 eval.layout,
-                settings.views.test_scale,
+                settings.views.shown(),
                 settings.search_score,
                 settings.views.suppression(),
                 if settings.weighted {
@@ -526,7 +588,7 @@ impl Task for SearchTask {
     }
 
     fn predict(&self, model: &Model<Self>, image: &Rgb) -> Result<Value, TaskError> {
-        let mut found = self.answers(model, image, 0)?.boxes(&self.settings.views);
+        let (mut found, _) = self.find(model, image, 0, &[])?;
         found.retain(|one| one.score >= SHOWN);
         let boxes: Vec<Value> = { found.iter() }
             .map(|one| json!({"bbox": one.bbox, "score": one.score, "embedding": one.embedding}))

@@ -1,0 +1,100 @@
+//! Regions of maps, cut out by RoIAlign (He et al., "Mask R-CNN", ICCV 2017).
+
+use burn::tensor::{Tensor, TensorData};
+
+use crate::kernels::{self, can_fuse};
+
+/// Samples of a cell along each axis, as in torchvision's detectors.
+const SAMPLES: usize = 2;
+
+/// A rectangle on a map.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Region {
+    /// Image of the batch.
+    pub image: usize,
+    /// Left, top, right and bottom in positions of the map; 0 is the border of the map, not the middle of its first position.
+    pub corners: [f32; 4],
+}
+
+/// A position of an axis and what it counts.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Tap {
+    pub at: usize,
+    pub weight: f32,
+}
+
+/// What each of `size` cells between `start` and `end` of an axis takes from its `length` positions: two samples, each between
+/// two positions. Coordinates are those of torchvision's `roi_align` without `aligned`: a value stands at its index.
+pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap; 4]> {
+    let cell = (end - start).max(1.0) / size as f32;
+    let sample = |at: f32| -> [Tap; 2] {
+        if at < -1.0 || at > length as f32 || at.is_nan() {
+            return [Tap { at: 0, weight: 0.0 }; 2];
+        }
+        let at = at.clamp(0.0, (length - 1) as f32);
+        let low = at as usize;
+        let share = at - low as f32;
+        let weight = 1.0 / SAMPLES as f32;
+        [(low, 1.0 - share), ((low + 1).min(length - 1), share)].map(|(at, share)| Tap {
+            at,
+            weight: weight * share,
+        })
+    };
+    (0..size)
+        .map(|index| {
+            let at = |part: f32| start + (index as f32 + part) * cell;
+            let ([a, b], [c, d]) = (sample(at(0.25)), sample(at(0.75)));
+            [a, b, c, d]
+        })
+        .collect()
+}
+
+/// Cuts regions out of maps, each as size x size cells. No gradient goes to the corners.
+///
+/// # Shapes
+/// - map: [batch, channels, height, width]
+/// - output: [regions, channels, size, size]
+///
+/// # Panics
+/// Without regions, or when one is of an image that is not there.
+pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
+    let [batch, channels, height, width] = map.dims();
+    assert!(!regions.is_empty(), "no regions to cut out");
+    let outside = regions.iter().find(|region| region.image >= batch);
+    assert!(outside.is_none(), "{outside:?} of {batch} images");
+    if can_fuse(&map) {
+        return kernels::regions::cut(map, regions, size);
+    }
+    // Bilinear samples on a grid are one product along each axis.
+    let device = map.device();
+    let matrix = |count: usize, length: usize, places: &mut dyn Iterator<Item = Vec<[Tap; 4]>>| {
+        let mut values = vec![0.0; count * size * length];
+        for (row, taps) in places.flatten().enumerate() {
+            taps.iter().for_each(|tap| values[row * length + tap.at] += tap.weight);
+        }
+        values
+    };
+    let mut parts = Vec::new();
+    let mut order = Vec::new();
+    for image in 0..batch {
+        let own: Vec<usize> = (0..regions.len()).filter(|r| regions[*r].image == image).collect();
+        if own.is_empty() {
+            continue;
+        }
+        let corners = |axis: usize| own.iter().map(move |r| (regions[*r].corners[axis], regions[*r].corners[axis + 2]));
+        let rows = matrix(own.len(), height, &mut corners(1).map(|(a, b)| taps(a, b, height, size)));
+        let columns = matrix(own.len(), width, &mut corners(0).map(|(a, b)| taps(a, b, width, size)));
+        let rows = Tensor::<2>::from_data(TensorData::new(rows, [own.len() * size, height]), &device);
+        let columns = Tensor::<3>::from_data(TensorData::new(columns, [own.len(), size, width]), &device);
+        let plane = map.clone().narrow(0, image, 1).permute([2, 0, 1, 3]).reshape([height, channels * width]);
+        let across = rows.matmul(plane).reshape([own.len(), size * channels, width]);
+        let cells = across.matmul(columns.swap_dims(1, 2));
+        parts.push(cells.reshape([own.len(), size, channels, size]).permute([0, 2, 1, 3]));
+        order.extend(own);
+    }
+    // Back to the order of the regions.
+    let mut place = vec![0_i32; order.len()];
+    order.iter().enumerate().for_each(|(at, region)| place[*region] = at as i32);
+    let place = Tensor::from_data(TensorData::from(place.as_slice()), &device);
+    Tensor::cat(parts, 0).select(0, place)
+}

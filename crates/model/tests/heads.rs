@@ -16,7 +16,7 @@ use clasp_model::layers::Rng;
 use clasp_model::losses::{
     DetectionTargets, OimMemory, batch_hard_triplet, box_loss, cross_entropy, detection_losses,
     edge_loss, edges_of, heatmap_loss, lovasz_softmax, objectness_loss, pixel_cross_entropy,
-    weighted_bce,
+    refined_divergence, weighted_bce,
 };
 use clasp_model::mix::Mix;
 use clasp_model::named;
@@ -396,6 +396,12 @@ fn losses_of_parsing() {
         pixel_cross_entropy(logits, &ignored).into_scalar::<f32>(),
         0.0
     );
+
+    let soft: Tensor<4> = tensor("refined.soft", [2, 5, 6, 4], 3.0, &device);
+    let student: Tensor<4> = tensor("refined.logits", [2, 5, 6, 4], 2.0, &device);
+    check_loss(&golden, "refined", student, |x| {
+        refined_divergence(x, soft.clone(), &labels, &labels, 1.0 / 3.0)
+    });
 
     let labels = bytes(golden.values("edges.labels"));
     let (height, width) = (27, 14);

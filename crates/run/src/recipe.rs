@@ -107,6 +107,10 @@ pub fn to_toml<R: Serialize>(recipe: &R) -> String {
 
 /// The value of a dotted key, as TOML; empty where there is none.
 pub fn value<R: Serialize>(recipe: &R, key: &str) -> String {
+    at(recipe, key).to_string()
+}
+
+fn at<R: Serialize>(recipe: &R, key: &str) -> Value {
     let mut value = Value::try_from(recipe).unwrap_or(Value::Table(Table::new()));
     for part in key.split('.') {
         value = value
@@ -114,18 +118,26 @@ pub fn value<R: Serialize>(recipe: &R, key: &str) -> String {
             .cloned()
             .unwrap_or(Value::String(String::new()));
     }
-    value.to_string()
+    value
 }
 
-/// The first of `keys` in which two recipes differ, with both values.
+/// The first of `keys`, or of the keys in sections among them, in which two recipes differ, with both values.
 pub fn difference<R: Serialize>(
     now: &R,
     saved: &R,
     keys: &[&str],
 ) -> Option<(String, String, String)> {
-    keys.iter().find_map(|key| {
-        let (expected, found) = (value(now, key), value(saved, key));
-        (expected != found).then(|| ((*key).to_owned(), expected, found))
+    let leaves = |key: &&str| match at(now, key) {
+        Value::Table(section) => {
+            let mut paths = Vec::new();
+            flatten(key, &section, &mut paths);
+            paths
+        }
+        _ => vec![(*key).to_owned()],
+    };
+    keys.iter().flat_map(leaves).find_map(|key| {
+        let (expected, found) = (value(now, &key), value(saved, &key));
+        (expected != found).then_some((key, expected, found))
     })
 }
 

@@ -269,18 +269,21 @@ fn search_learns_and_remembers() {
         )
         .unwrap();
     }
-    let more = format!(
-        "width = 32\nembedding = 16\nqueue = 8\ncentre_weight = 0.2\nsearch_score = 0.1\n{STILL}"
-    );
-    let recipe = recipe::<SearchTask>(folder.path(), [128, 192], 60, 4, &more);
-    let (loss, report, model) = learnt::<SearchTask>(&recipe, "test");
-    assert!(
-        loss.is_finite() && figure(&report, "recall of people") > 0.3,
-        "{loss} {report:?}"
-    );
-    let table = model.head.memory.table.val().into_data();
-    assert!(
-        table.iter::<f32>().any(|value| value != 0.0),
-        "nobody is remembered"
-    );
+    let one = "head = \"one-stage\"\nwidth = 32\ncentre_weight = 0.2\nidentity_weight = 0.1\n";
+    let two = "head = \"two-stage\"\n[task.regions]\nanchors = [16.0, 40.0]\nratios = [2.0]\nsampled = [64, 16]\n";
+    for (head, steps) in [(one, 60), (two, 60)] {
+        let more = format!("embedding = 16\nqueue = 8\nsearch_score = 0.1\n{head}{STILL}score = 0.1\n");
+        let recipe = recipe::<SearchTask>(folder.path(), [128, 192], steps, 4, &more);
+        let (loss, report, model) = learnt::<SearchTask>(&recipe, "test");
+        assert!(
+            loss.is_finite() && figure(&report, "recall of people") > 0.3,
+            "{head}: {loss} {report:?}"
+        );
+        let table = model.head.memory.table.val().into_data();
+        assert!(
+            table.iter::<f32>().any(|value| value != 0.0),
+            "{head}: nobody is remembered"
+        );
+        predicts(&model, &scene());
+    }
 }

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::{Module, ModuleMapper, Param, ParamId},
+    nn::LayerNorm,
     tensor::{
         Device, Tensor, TensorData,
         module::{batch_norm, batch_norm_train, conv_transpose2d, conv2d},
@@ -236,6 +237,26 @@ impl GroupNorm {
         x.reshape([batch, channels, height, width]) * per_channel(&self.weight)
             + per_channel(&self.bias)
     }
+}
+
+/// Norms of the maps of all stages but the last, whose norm is the backbone's: dense heads take normalised maps, as published ones do.
+pub fn stage_norms(channels: &[usize], device: &Device) -> Vec<LayerNorm> {
+    let earlier = channels.iter().take(channels.len().saturating_sub(1));
+    earlier.map(|&channels| layers::layer_norm(channels, device)).collect()
+}
+
+/// The maps of all stages, those with a norm of [`stage_norms`] normalised over their channels.
+///
+/// maps: [batch, channels, height, width] each, the same shapes out.
+pub fn normalise_stages(maps: &[Tensor<4>], norms: &[LayerNorm]) -> Vec<Tensor<4>> {
+    let normalised = |(map, norm): (&Tensor<4>, _)| normalise_map(map.clone(), norm);
+    let later = maps.iter().skip(norms.len()).cloned();
+    maps.iter().zip(norms).map(normalised).chain(later).collect()
+}
+
+/// Layer norm over the channels of a map: [batch, channels, height, width], the same shape out.
+pub fn normalise_map(map: Tensor<4>, norm: &LayerNorm) -> Tensor<4> {
+    layers::normalise(map.permute([0, 2, 3, 1]), norm).permute([0, 3, 1, 2])
 }
 
 /// Drops whole channels with probability `rate` in training, and divides the others by 1 − rate (Tompson et al.

@@ -3,10 +3,11 @@
 
 use burn::{
     module::{Module, Param},
+    nn::LayerNorm,
     tensor::{Device, Tensor, activation::relu},
 };
 
-use super::blocks::{Conv, Deconv, GroupNorm};
+use super::blocks::{Conv, Deconv, GroupNorm, normalise_stages, stage_norms};
 use super::dino::l2_normalise;
 use crate::layers::{self, Rng};
 
@@ -46,6 +47,8 @@ pub struct DetectionHeadConfig {
 /// The CSP head.
 #[derive(Module, Debug)]
 pub struct DetectionHead {
+    /// Of all maps but the last.
+    pub norms: Vec<LayerNorm>,
     /// One a map, to the grid of the answer.
     pub ups: Vec<Up>,
     /// One a map: [width].
@@ -100,6 +103,7 @@ impl DetectionHeadConfig {
         let centre = answer(1, -((1.0 - PRIOR) / PRIOR).ln());
         let (size, offset) = (answer(2, 0.0), answer(2, 0.0));
         DetectionHead {
+            norms: stage_norms(&self.channels, device),
             scales: (0..ups.len())
                 .map(|_| layers::constant([width], NORM, device))
                 .collect(),
@@ -120,8 +124,9 @@ impl DetectionHead {
     /// - maps: [batch, channels, rows / stride, columns / stride] each, finest first; the first that is as fine as the
     ///   answer, or the strides, say how large the answer is
     pub fn forward(&self, maps: &[Tensor<4>]) -> DetectionOutput {
+        let maps = normalise_stages(maps, &self.norms);
         let mut joined: Vec<Tensor<4>> = Vec::new();
-        for ((up, scale), map) in self.ups.iter().zip(&self.scales).zip(maps) {
+        for ((up, scale), map) in self.ups.iter().zip(&self.scales).zip(&maps) {
             let x = match up {
                 Up::Same(conv) => conv.forward(map.clone()),
                 Up::Finer(deconv) => deconv.forward(map.clone()),

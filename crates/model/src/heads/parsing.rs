@@ -3,10 +3,14 @@
 
 use burn::{
     module::Module,
+    nn::LayerNorm,
     tensor::{Device, Tensor, activation::leaky_relu, activation::relu},
 };
 
-use super::blocks::{BatchNorm, Conv, Training, adaptive_mean, dropout_channels, resize_bilinear};
+use super::blocks::{
+    BatchNorm, Conv, Training, adaptive_mean, dropout_channels, normalise_stages, resize_bilinear,
+    stage_norms,
+};
 use crate::layers::Rng;
 
 /// Cells of the pyramid pooling along each axis.
@@ -90,6 +94,8 @@ impl ConvNorm {
 /// of FPN (Kirillov et al., CVPR 2019) and SegFormer.
 #[derive(Module, Debug)]
 pub struct LightParsingHead {
+    /// Of the maps of all stages but the last.
+    pub norms: Vec<LayerNorm>,
     /// One a stage: its channels → width.
     pub lateral: Vec<ConvNorm>,
     /// 3x3, width → width.
@@ -108,6 +114,7 @@ impl LightParsingHead {
         device: &Device,
     ) -> Self {
         Self {
+            norms: stage_norms(channels, device),
             lateral: { channels.iter() }
                 .map(|&channels| ConvNorm::init([channels, width, 1], rng, device))
                 .collect(),
@@ -122,9 +129,10 @@ impl LightParsingHead {
         pyramid: &[Tensor<4>],
         mut training: Option<&mut Training<'_>>,
     ) -> Tensor<4> {
+        let pyramid = normalise_stages(pyramid, &self.norms);
         let [_, _, rows, columns] = pyramid[0].dims();
         let mut sum: Option<Tensor<4>> = None;
-        for (lateral, map) in self.lateral.iter().zip(pyramid) {
+        for (lateral, map) in self.lateral.iter().zip(&pyramid) {
             let map = lateral.forward(map.clone(), training.as_deref_mut());
             let map = resize_bilinear(map, [rows, columns], false);
             sum = Some(match sum {
@@ -154,6 +162,8 @@ pub struct Ce2pConfig {
 /// fusion of both.
 #[derive(Module, Debug)]
 pub struct Ce2pHead {
+    /// Of the maps of all stages but the last.
+    pub norms: Vec<LayerNorm>,
     /// One a cell size of the pooling.
     pub pools: Vec<ConvNorm>,
     /// 3x3 over the last stage and its pools.
@@ -212,6 +222,7 @@ impl Ce2pConfig {
             .collect();
         let fusion = conv([decoder + 3 * edge, decoder, 1]);
         Ce2pHead {
+            norms: stage_norms(&self.channels, device),
             pools,
             context: joined,
             decoder_high,
@@ -247,7 +258,8 @@ impl Ce2pHead {
         dropout: f64,
         mut training: Option<&mut Training<'_>>,
     ) -> ParsingOutput {
-        let [first, second, third, last] = pyramid else {
+        let pyramid = normalise_stages(pyramid, &self.norms);
+        let [first, second, third, last] = pyramid.as_slice() else {
             panic!("expected maps of four stages, found {}", pyramid.len());
         };
         let size = |map: &Tensor<4>| [map.dims()[2], map.dims()[3]];

@@ -8,13 +8,13 @@
 use burn::{
     module::Module,
     nn::{LayerNorm, Linear},
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, activation::relu},
 };
 
-use super::blocks::{BatchNorm, Conv, Training};
+use super::blocks::{BatchNorm, Conv, Training, normalise_map};
 use super::dino::l2_normalise;
 use super::regions::{Region, cut};
-use crate::layers::{self, Rng, normalise};
+use crate::layers::{self, Rng};
 use crate::swin::LastStage;
 
 /// Cells of a region along each axis; the last stage halves them.
@@ -162,12 +162,12 @@ impl TwoStageConfig {
 impl TwoStageHead {
     /// The map that regions are cut from: [batch, channels, rows, columns], normalised over the channels.
     pub fn map(&self, stage: Tensor<4>) -> Tensor<4> {
-        normalise(stage.permute([0, 2, 3, 1]), &self.norm).permute([0, 3, 1, 2])
+        normalise_map(stage, &self.norm)
     }
 
     /// What is proposed on a map of [`TwoStageHead::map`].
     pub fn propose(&self, map: Tensor<4>) -> Proposals {
-        let x = burn::tensor::activation::relu(self.proposals.conv.forward(map));
+        let x = relu(self.proposals.conv.forward(map));
         Proposals {
             objectness: self.proposals.objectness.forward(x.clone()),
             deltas: self.proposals.deltas.forward(x),

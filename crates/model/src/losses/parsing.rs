@@ -53,6 +53,50 @@ fn weighted_pixel_cross_entropy(
     sum / if total > 0.0 { total } else { 1.0 }
 }
 
+/// Mean divergence Σ p (log p − log softmax logits) from refined labels, p = softmax((1 − share) · soft + share · one-hot label), over
+/// the pixels that `counted` does not label 255 (Li et al., "Self-Correction for Human Parsing", TPAMI 2020); 0 without any.
+///
+/// # Shapes
+/// - logits, soft: [batch, classes, height, width]; soft are the logits of another model, to which no gradient goes
+/// - labels, counted: row-major, [batch, height, width]
+pub fn refined_divergence(
+    logits: Tensor<4>,
+    soft: Tensor<4>,
+    labels: &[u8],
+    counted: &[u8],
+    share: f64,
+) -> Tensor<1> {
+    let [batch, classes, height, width] = logits.dims();
+    let area = height * width;
+    assert_eq!(labels.len(), batch * area, "labels of a batch");
+    assert_eq!(counted.len(), batch * area, "labels of a batch");
+    let mut one_hot = vec![0.0; batch * classes * area];
+    let mut counts = vec![0.0; batch * area];
+    for (pixel, &label) in labels.iter().enumerate() {
+        if counted[pixel] != IGNORE && usize::from(label) < classes {
+            one_hot[(pixel / area * classes + usize::from(label)) * area + pixel % area] = 1.0;
+            counts[pixel] = 1.0;
+        }
+    }
+    let total = counts.iter().sum::<f32>().max(1.0);
+    let device = soft.device();
+    let map = |values: Vec<f32>, channels: usize| {
+        let shape = [batch, channels, height, width];
+        Tensor::<4>::from_data(TensorData::new(values, shape), &device)
+    };
+    let refined = log_softmax(soft * (1.0 - share) + map(one_hot, classes) * share, 1);
+    let weights = refined.clone().exp() * map(counts, 1);
+    let place = |tensor: Tensor<4>| {
+        if logits.is_autodiff() {
+            Tensor::from_inner(tensor)
+        } else {
+            tensor
+        }
+    };
+    let (refined, weights) = (place(refined), place(weights));
+    ((refined - log_softmax(logits.clone(), 1)) * weights).sum() / total
+}
+
 /// Lovász-softmax (Berman et al., CVPR 2018) over the classes that the batch holds: the convex surrogate of 1 − IoU,
 /// with the batch as one image. Pixels labelled 255 do not count; 0 without any other.
 ///

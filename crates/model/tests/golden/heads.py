@@ -67,9 +67,20 @@ class ConvNorm(nn.Module):
         return F.leaky_relu(self.norm(self.conv(x)), 0.01)
 
 
+def stage_norms(channels):
+    return nn.ModuleList([nn.LayerNorm(c) for c in channels[:-1]])
+
+
+def normalise(maps, norms):
+    """All stages but the last, over their channels."""
+    earlier = [norm(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2) for x, norm in zip(maps, norms)]
+    return earlier + list(maps[len(norms):])
+
+
 class Ce2p(nn.Module):
     def __init__(self, channels, context, decoder, classes):
         super().__init__()
+        self.norms = stage_norms(channels)
         first, second, third, last = channels
         low, edge = first // 2, 2 * first
         self.pools = nn.ModuleList([ConvNorm(last, context, 1) for _ in range(4)])
@@ -85,7 +96,7 @@ class Ce2p(nn.Module):
         self.classifier = nn.Conv2d(decoder, classes, 1)
 
     def forward(self, maps):
-        x1, x2, x3, x4 = maps
+        x1, x2, x3, x4 = normalise(maps, self.norms)
         up = lambda x, to: F.interpolate(x, to.shape[2:], mode="bilinear", align_corners=True)
         context = [up(pool(F.adaptive_avg_pool2d(x4, cells)), x4) for pool, cells in zip(self.pools, (1, 2, 3, 6))]
         context = self.context(torch.cat(context + [x4], 1))
@@ -117,6 +128,7 @@ class Pose(nn.Module):
 class Csp(nn.Module):
     def __init__(self, channels, strides, width, embedding):
         super().__init__()
+        self.norms = stage_norms(channels)
         self.ups = nn.ModuleList([
             nn.Conv2d(c, width, 1) if s == 1 else nn.ConvTranspose2d(c, width, 4 if s == 2 else s, s, (4 - 2) // 2 if s == 2 else 0)
             for c, s in zip(channels, strides)])
@@ -129,7 +141,7 @@ class Csp(nn.Module):
 
     def forward(self, maps):
         joined = []
-        for up, scale, x in zip(self.ups, self.scales, maps):
+        for up, scale, x in zip(self.ups, self.scales, normalise(maps, self.norms)):
             x = up(x)
             if joined:
                 x = x[..., : joined[0].shape[2], : joined[0].shape[3]]
@@ -400,6 +412,16 @@ for beta in (1 / 9, 1.0):
     x = leaf("boxes.deltas", (5, 4), 2)
     boxes = F.smooth_l1_loss(x, noise("boxes.targets", (5, 4)), beta=beta, reduction="sum") / 12
     loss(f"boxes.{beta:.2f}", [x], boxes)
+
+# Labels refined by another model (Self-Correction, equations of section 3.3): KL to softmax of the mean of logits and one-hot labels.
+labels = GOLDEN["parsing.labels"].long()
+valid = (labels != 255).flatten()
+soft = 3 * noise("refined.soft", (2, 5, 6, 4))
+one_hot = F.one_hot(labels.clamp_max(4), 5).permute(0, 3, 1, 2).float()
+rows = lambda x: x.permute(0, 2, 3, 1).reshape(-1, 5)[valid]
+x = leaf("refined.logits", (2, 5, 6, 4), 2)
+p = F.softmax(soft * (2 / 3) + one_hot / 3, dim=1)
+loss("refined", [x], F.kl_div(rows(F.log_softmax(x, dim=1)), rows(p), reduction="batchmean"))
 
 path = Path(__file__).with_suffix(".safetensors")
 save_file({k: v.detach().contiguous().clone() for k, v in GOLDEN.items()}, path)

@@ -1,12 +1,13 @@
 //! Checkpoints of fine-tuning: everything that is needed to go on as if it had never stopped.
 //!
 //! `checkpoints/step-00000100.safetensors` holds `backbone.…`, `head.…`, with a moving average `average.backbone.…` and
-//! `average.head.…`, and `optimiser.…`; its metadata `format` (`clasp-finetune/1`), `task`, `step`, `examples`,
+//! `average.head.…`, with self-correction `corrected.backbone.…` and `corrected.head.…`, and `optimiser.…`; its metadata `format` (`clasp-finetune/1`), `task`, `step`, `examples`,
 //! `recipe` (TOML) and `progress` (JSON: the loader's place, plateaus, the best metric). Draws follow from seed, step and
 //! purpose, so there is no state of a generator.
 
 use std::path::{Path, PathBuf};
 
+use burn::module::Module;
 use clasp_data::loader::Position;
 use clasp_run::checkpoints;
 use clasp_run::recipe::{difference, to_toml};
@@ -17,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Task;
 use super::recipe::{FIXED, Recipe};
+use super::correct::Corrected;
 use super::trainer::Trainer;
 use crate::TaskError;
 
@@ -31,8 +33,12 @@ pub struct Progress {
     pub position: Position,
     /// What plateaus have multiplied the learning rate by.
     pub plateaus: f64,
-    /// Evaluations since the best.
+    /// Evaluations without a gain.
     pub without_gain: u32,
+    /// The lowest loss of an evaluation.
+    pub lowest: Option<f64>,
+    /// Cycles of self-correction that are done.
+    pub cycles: u64,
     /// Step after which the model was evaluated last.
     pub evaluated: u64,
     /// The best evaluation so far.
@@ -60,6 +66,8 @@ impl Default for Progress {
             position: Position::default(),
             plateaus: 1.0,
             without_gain: 0,
+            lowest: None,
+            cycles: 0,
             evaluated: 0,
             best: None,
         }
@@ -87,6 +95,10 @@ pub fn save<T: Task>(
     if let Some((backbone, head)) = &trainer.average {
         put("average.backbone.", state_dict(backbone));
         put("average.head.", state_dict(head));
+    }
+    if let Some(corrected) = &trainer.corrected {
+        put("corrected.backbone.", state_dict(&corrected.backbone));
+        put("corrected.head.", state_dict(&corrected.head));
     }
     put("optimiser.", trainer.optimiser.state());
     if let Some((name, _)) =
@@ -192,19 +204,28 @@ pub fn restore<T: Task>(
         }
         trainer.average = Some((backbone, head));
     }
+    let progress: Progress = serde_json::from_str(field("progress")).map_err(|error| {
+        let expected = "the loop's state".to_owned();
+        differs("progress", expected, error.to_string(), "")
+    })?;
+    if progress.cycles > 0 {
+        let old = (trainer.backbone.valid(), trainer.head.valid());
+        let (backbone, first) = load_state_dict(old.0, &of("corrected.backbone."));
+        let (head, second) = load_state_dict(old.1, &of("corrected.head."));
+        if !first.is_complete() || !second.is_complete() {
+            return Err(wrong("corrected", format!("{first}; {second}")));
+        }
+        trainer.corrected = Some(Corrected {
+            backbone,
+            head,
+            cycles: progress.cycles,
+        });
+    }
     trainer.optimiser = trainer.optimiser.clone().with_state(&of("optimiser."))?;
     (trainer.backbone, trainer.head) = (backbone, head);
     trainer.step = field("step")
         .parse()
         .map_err(|_| differs("step", "a number".to_owned(), field("step").to_owned(), ""))?;
-    let progress: Progress = serde_json::from_str(field("progress")).map_err(|error| {
-        differs(
-            "progress",
-            "the loop's state".to_owned(),
-            error.to_string(),
-            "",
-        )
-    })?;
     trainer.plateaus = progress.plateaus;
     Ok(progress)
 }

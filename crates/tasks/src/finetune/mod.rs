@@ -6,6 +6,7 @@
 //! | [`check`] | which values make sense |
 //! | [`schedule`] | learning rates by step, depth and kind of parameter |
 //! | [`trainer`] | one step: the backbone in replicas, the head once |
+//! | [`correct`] | self-correction of labels in cycles |
 //! | [`checkpoint`] | saving and going on |
 //! | [`mod@train`] | the loop |
 //! | [`model`] | the result: prediction on all threads |
@@ -14,6 +15,7 @@
 
 pub mod check;
 pub mod checkpoint;
+pub mod correct;
 pub mod model;
 pub mod recipe;
 pub mod schedule;
@@ -42,6 +44,7 @@ use crate::features::Preprocess;
 use crate::frozen::Progress;
 use clasp_weights::onnx::Output;
 
+pub use correct::Teacher;
 pub use model::Model;
 pub use recipe::Recipe;
 pub use train::{Control, Event, Summary, train};
@@ -148,6 +151,8 @@ pub struct Report {
     pub protocol: String,
     /// What was evaluated on: a split, or a file.
     pub data: String,
+    /// The training loss on these data, where published schedules watch it.
+    pub loss: Option<f64>,
     /// What the data hold that could not be used, in words.
     pub notes: Vec<String>,
     /// The figures to quote, the one that models are chosen by first; larger is better, but where the name ends in `MR`.
@@ -358,6 +363,22 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
         targets: &[Self::Target],
         training: &mut Training<'_>,
     ) -> Losses;
+
+    /// Whether it knows [`Task::refined_loss`].
+    const CORRECTS: bool = false;
+
+    /// The loss of a batch whose labels a model of earlier cycles refines ([`correct`]).
+    fn refined_loss(
+        &self,
+        head: &Self::Head,
+        features: &Features,
+        targets: &[Self::Target],
+        training: &mut Training<'_>,
+        teacher: &Teacher<'_, Self::Head>,
+    ) -> Losses {
+        let _ = teacher;
+        self.loss(head, features, targets, training)
+    }
 
     /// Evaluates a model.
     ///

@@ -60,8 +60,10 @@ pub enum Decline {
     Cosine,
     /// By `gamma` at each of the `milestones`.
     Step,
-    /// By `gamma` after more than `patience` evaluations without a better metric.
+    /// By `gamma` after more than `patience` evaluations without a lower loss, or a better metric where the task tells no loss.
     Plateau,
+    /// By a cosine from the end of the warm-up to the first cycle of self-correction, then by one in each cycle, from `cycle_lr`.
+    Cycles,
     /// Not at all.
     Constant,
 }
@@ -167,6 +169,8 @@ pub struct OptimiserSection {
     pub weight_decay: f64,
     /// Weight decay on biases, norms, tables of relative positions and prompts too.
     pub decay_all: bool,
+    /// Without weight decay whatever `decay_all` says: ends of names, such as `relative_position_bias_table`.
+    pub decay_except: Vec<String>,
     /// Learning rate of biases, times `lr`.
     pub bias_lr: f64,
     /// Learning rate of the head, times `lr`.
@@ -179,6 +183,8 @@ pub struct OptimiserSection {
     pub decline: Decline,
     /// Rate at the end of a cosine, times `lr`.
     pub lr_end: f64,
+    /// Rate at the start of a cycle, times `lr`.
+    pub cycle_lr: f64,
     /// Epochs in which the rate grows linearly.
     pub warmup_epochs: f64,
     /// Rate at the start of the warm-up, times `lr`.
@@ -202,12 +208,14 @@ impl Default for OptimiserSection {
             beta2: 0.999,
             weight_decay: 0.01,
             decay_all: false,
+            decay_except: Vec::new(),
             bias_lr: 1.0,
             head_lr: 1.0,
             layer_decay: 1.0,
             clip: 0.0,
             decline: Decline::Cosine,
             lr_end: 0.0,
+            cycle_lr: 0.5,
             warmup_epochs: 0.0,
             warmup_start: 0.01,
             milestones: Vec::new(),
@@ -232,6 +240,10 @@ pub struct Run {
     pub replicas: Auto<usize>,
     /// Share of the old weights in a moving average that is evaluated and kept instead; 0 for none.
     pub ema: f64,
+    /// Epochs after which self-correction begins ([`super::correct`]), for parsing; 0 for none.
+    pub correct_from: u64,
+    /// Epochs of a cycle of it.
+    pub correct_every: u64,
     /// Epochs between two evaluations; 0 for none before the end.
     pub eval_every: f64,
     /// What the kept model is chosen by: `last` for the last step, else the split that is evaluated. `test` is what some
@@ -253,6 +265,8 @@ impl Default for Run {
             batch: 64,
             replicas: Auto::Auto,
             ema: 0.0,
+            correct_from: 0,
+            correct_every: 10,
             eval_every: 1.0,
             select: "val".to_owned(),
             save_every: Auto::Auto,
@@ -314,15 +328,20 @@ pub const BUILT_IN: [(&str, &str); 12] = [
     ),
 ];
 
-/// Recipe keys that must not change when a run goes on: they shape tensors or the order of examples.
-pub const FIXED: [&str; 7] = [
+/// Recipe keys and sections that must not change when a run goes on: they shape tensors, the inputs or the order of examples.
+pub const FIXED: [&str; 12] = [
     "seed",
     "model.size",
     "model.backbone",
+    "model.strides",
+    "model.norm",
+    "model.mix",
     "model.tune",
+    "model.freeze",
     "optimiser.rule",
     "run.batch",
     "run.replicas",
+    "task",
 ];
 
 impl<S> Recipe<S>
@@ -469,6 +488,7 @@ where
             ("optimiser.warmup_epochs", optimiser.warmup_epochs),
             ("optimiser.warmup_start", optimiser.warmup_start),
             ("optimiser.lr_end", optimiser.lr_end),
+            ("optimiser.cycle_lr", optimiser.cycle_lr),
             ("optimiser.gamma", optimiser.gamma),
             ("run.epochs", run.epochs),
             ("run.eval_every", run.eval_every),
@@ -513,6 +533,13 @@ where
                 expected,
                 "plateau without them",
             ));
+        }
+        if run.correct_every == 0 {
+            return Err(setting("run.correct_every", "at least 1", 0));
+        }
+        if optimiser.decline == Decline::Cycles && run.correct_from == 0 {
+            let expected = "run.correct_from above 0 with it";
+            return Err(setting("optimiser.decline", expected, "cycles without it"));
         }
         if run.save_every == Auto::Value(0) {
             return Err(setting("run.save_every", "at least 1", 0));

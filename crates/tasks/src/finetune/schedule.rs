@@ -20,22 +20,35 @@ pub fn factor<S>(plan: &Plan<S>, step: u64) -> f64 {
     } else {
         step as f64 / per_epoch
     };
-    let (warmup, epochs) = (plan.warmup as f64 / per_epoch, plan.recipe.run.epochs);
+    let (warmup, run) = (plan.warmup as f64 / per_epoch, &plan.recipe.run);
+    let epochs = run.epochs;
+    let cosine = |from: f64, done: f64| {
+        optimiser.lr_end + 0.5 * (from - optimiser.lr_end) * (1.0 + (PI * done).cos())
+    };
+    if optimiser.decline == Decline::Cycles {
+        // This schedule counts epochs from 0.
+        let epoch = if optimiser.by_epoch { epoch - 1.0 } else { epoch };
+        let (first, every) = (run.correct_from as f64, run.correct_every as f64);
+        return if epoch < warmup {
+            optimiser.warmup_start + (1.0 - optimiser.warmup_start) * epoch / warmup
+        } else if epoch < first {
+            cosine(1.0, (epoch - warmup) / (first - warmup))
+        } else {
+            cosine(optimiser.cycle_lr, (epoch - first) % every / every)
+        };
+    }
     if epoch < warmup {
         return optimiser.warmup_start + (1.0 - optimiser.warmup_start) * epoch / warmup;
     }
     match optimiser.decline {
-        Decline::Cosine => {
-            let done = (epoch / epochs).min(1.0);
-            optimiser.lr_end + 0.5 * (1.0 - optimiser.lr_end) * (1.0 + (PI * done).cos())
-        }
+        Decline::Cosine => cosine(1.0, (epoch / epochs).min(1.0)),
         Decline::Step => {
             // Milestones are epochs that are over.
             let over = step as f64 / per_epoch;
             let passed = optimiser.milestones.iter().filter(|m| over >= **m).count();
             optimiser.gamma.powi(passed as i32)
         }
-        Decline::Plateau | Decline::Constant => 1.0,
+        Decline::Plateau | Decline::Constant | Decline::Cycles => 1.0,
     }
 }
 
@@ -81,7 +94,8 @@ impl Groups<'_> {
             lr *= self.optimiser.bias_lr;
         }
         let plain = decays(name, shape) && !name.ends_with("relative_position_bias_table");
-        let decay = if plain || self.optimiser.decay_all {
+        let except = { self.optimiser.decay_except.iter() }.any(|end| name.ends_with(end));
+        let decay = if !except && (plain || self.optimiser.decay_all) {
             self.optimiser.weight_decay
         } else {
             0.0
@@ -160,6 +174,29 @@ mod tests {
                 (factor(&plan, step) - expected).abs() < 1e-12,
                 "step {step}"
             );
+        }
+    }
+
+    /// The scheduler of Self-Correction for 150 epochs, warm-up 30, cycles of 10 from 120, in SOLIDER's parsing.
+    #[test]
+    fn the_published_cycles_of_parsing() {
+        let plan = plan(
+            "[optimiser]\ndecline = \"cycles\"\nlr_end = 0.002\nwarmup_epochs = 30\nwarmup_start = 0.002\nby_epoch = true\n\
+             [run]\nepochs = 150\ncorrect_from = 120\n",
+        );
+        let cosine = |from: f64, t: f64| 0.002 + 0.5 * (from - 0.002) * (1.0 + (PI * t).cos());
+        for (epoch, expected) in [
+            (0, 0.002),
+            (15, 0.501),
+            (30, 1.0),
+            (75, 0.501),
+            (119, cosine(1.0, 89.0 / 90.0)),
+            (120, 0.5),
+            (125, cosine(0.5, 0.5)),
+            (130, 0.5),
+        ] {
+            let found = factor(&plan, epoch * plan.steps_per_epoch);
+            assert!((found - expected).abs() < 1e-12, "epoch {epoch}: {found}");
         }
     }
 

@@ -38,6 +38,9 @@ use crate::TaskError;
 use crate::features::Preprocess;
 use crate::frozen;
 
+/// A loss is lower by this share or not at all, as PyTorch's scheduler of plateaus has it.
+const LOWER: f64 = 1e-4;
+
 /// What the caller gives a run to live with.
 pub struct Control<'a> {
     /// Where to compute.
@@ -124,6 +127,10 @@ pub fn train<T: Task>(
     let started = Instant::now();
     T::check(&recipe.task)?;
     check::size(recipe.model.size, 1)?;
+    if recipe.run.correct_from > 0 && !T::CORRECTS {
+        let expected = format!("0: {} has no labels that a model could refine", T::NAME);
+        return Err(setting("run.correct_from", &expected, recipe.run.correct_from));
+    }
     let choose_by = recipe.choose_by();
     let (task, data) = T::open(&recipe.task, &recipe.data.path, choose_by.as_ref())?;
     let eval = match &choose_by {
@@ -152,7 +159,8 @@ pub fn train<T: Task>(
         progress = checkpoint::restore(&path, &mut trainer, examples)?;
     }
     let plan = trainer.plan.clone();
-    let mut loader = loader(&trainer, Arc::new(data), progress.position);
+    let data = Arc::new(data);
+    let mut loader = loader(&trainer, Arc::clone(&data), progress.position);
     let mut log = Log::open(folder, trainer.step, &[])?;
     let mut metrics = Metrics::new();
     let mut saved = None;
@@ -167,8 +175,12 @@ pub fn train<T: Task>(
     loop {
         let step = trainer.step;
         let last = step >= plan.steps;
-        // Before the next step rather than after the last: a stop in the middle of an evaluation leaves it to the
-        // process that goes on.
+        // Before the next step rather than after the last: a stop in the middle of these leaves them to the process that
+        // goes on.
+        if cycles(&plan, step) > progress.cycles {
+            correct(&mut trainer, &data)?;
+            progress.cycles += 1;
+        }
         let due = step > progress.evaluated
             && (plan
                 .eval_every
@@ -241,6 +253,33 @@ pub fn train<T: Task>(
     })
 }
 
+/// Cycles of self-correction that end up to a step.
+fn cycles<S>(plan: &Plan<S>, step: u64) -> u64 {
+    let run = &plan.recipe.run;
+    let epoch = step / plan.steps_per_epoch;
+    match run.correct_from {
+        0 => 0,
+        first if epoch < first => 0,
+        first => (epoch - first) / run.correct_every + 1,
+    }
+}
+
+/// Ends a cycle of self-correction; statistics come from an epoch of training images.
+fn correct<T: Task>(trainer: &mut Trainer<T>, data: &Arc<T::Data>) -> Result<(), TaskError> {
+    let mut loader = loader(trainer, Arc::clone(data), Position::default());
+    let mut wrong = None;
+    let count = loader.steps_per_epoch();
+    let next = |_| match { loader.next().items.into_iter() }.collect::<Result<Vec<_>, _>>() {
+        Ok(batch) => Some(batch),
+        Err(error) => {
+            wrong = Some(error);
+            None
+        }
+    };
+    trainer.correct((0..count).map_while(next));
+    wrong.map_or(Ok(()), Err)
+}
+
 /// Evaluates the model, keeps it if it is the best so far, and lowers the learning rate on a plateau.
 fn choose<T: Task>(
     folder: &Path,
@@ -280,16 +319,25 @@ fn choose<T: Task>(
             &folder.join("best.safetensors"),
             Some((name.clone(), value)),
         )?;
-        progress.without_gain = 0;
         progress.best = Some(Best {
             metric: name,
             value,
             step: trainer.step,
             data: report.data.clone(),
         });
-    } else {
-        progress.without_gain += 1;
     }
+    // A plateau is one of the loss where there is one, else of the metric.
+    let better = match report.loss {
+        None => best,
+        Some(loss) => {
+            let lower = progress.lowest.is_none_or(|low| loss < low * (1.0 - LOWER));
+            if lower {
+                progress.lowest = Some(loss);
+            }
+            lower
+        }
+    };
+    progress.without_gain = if better { 0 } else { progress.without_gain + 1 };
     let optimiser = &trainer.plan.recipe.optimiser;
     if optimiser.decline == Decline::Plateau && progress.without_gain > optimiser.patience {
         trainer.plateaus *= optimiser.gamma;
@@ -480,7 +528,6 @@ fn loader<T: Task>(trainer: &Trainer<T>, data: Arc<T::Data>, from: Position) -> 
     let shown = Arc::clone(&data);
     let own = task.order(&data, batch, seed, 0).is_some();
     let load = move |index: usize, epoch: u64| {
-        // An image may come several times in an epoch of re-identification; it then looks alike.
         let mut rng = rng_for(seed, epoch, &format!("example {index}"));
         Some(task.example(&shown, index, &preprocess, &mut rng))
     };

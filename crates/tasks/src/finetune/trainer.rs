@@ -20,6 +20,7 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 use super::model::stages;
 use super::recipe::{Plan, Tune};
 use super::schedule::{Groups, factor};
+use super::correct::{Corrected, Teacher};
 use super::{Example, Model, Task, scalar};
 use crate::TaskError;
 use crate::features::Preprocess;
@@ -37,6 +38,8 @@ pub struct Trainer<T: Task> {
     pub head: T::Head,
     /// The moving average, where there is one.
     pub average: Option<(Backbone, T::Head)>,
+    /// The average of the ends of cycles, once there is one.
+    pub corrected: Option<Corrected<T>>,
     /// The optimiser with its state.
     pub optimiser: Optimiser,
     /// Steps that are done.
@@ -104,6 +107,7 @@ impl<T: Task> Trainer<T> {
             backbone,
             head,
             average,
+            corrected: None,
             preprocess,
             meta,
             mix,
@@ -114,11 +118,12 @@ impl<T: Task> Trainer<T> {
         })
     }
 
-    /// The model as it is now, or its moving average.
+    /// The model as it is now, its moving average, or the average of the ends of cycles.
     pub fn model(&self) -> Model<T> {
-        let (backbone, head) = match &self.average {
-            Some((backbone, head)) => (backbone.clone(), head.clone()),
-            None => (self.backbone.valid(), self.head.valid()),
+        let (backbone, head) = match (&self.corrected, &self.average) {
+            (Some(corrected), _) => (corrected.backbone.clone(), corrected.head.clone()),
+            (None, Some((backbone, head))) => (backbone.clone(), head.clone()),
+            (None, None) => (self.backbone.valid(), self.head.valid()),
         };
         Model {
             backbone,
@@ -152,8 +157,13 @@ impl<T: Task> Trainer<T> {
         let shares: Vec<&[Example<T::Target>]> =
             examples.chunks(examples.len() / replicas).collect();
         let trained = self.plan.recipe.model.tune != Tune::Head;
-        let size = examples.iter().fold([0, 0], |most: [usize; 2], example| {
-            [0, 1].map(|axis| most[axis].max(example.size[axis]))
+        let size = size(examples);
+        let teacher = self.corrected.as_ref().map(|corrected| {
+            let features = self.on_replicas(shares.clone(), |_, share| {
+                let (images, mix) = padded_inputs(share, size, &self.mix, &self.device);
+                corrected.backbone.forward(images, mix, None)
+            });
+            (corrected, together(&features))
         });
         let drafts = self.on_replicas(shares, |replica, share| {
             self.draft(share, size, replica, trained)
@@ -167,7 +177,18 @@ impl<T: Task> Trainer<T> {
             statistics: &mut statistics,
             rng: &mut rng,
         };
-        let losses = self.task.loss(&self.head, &leaves, &targets, &mut training);
+        let losses = match &teacher {
+            None => self.task.loss(&self.head, &leaves, &targets, &mut training),
+            Some((corrected, features)) => {
+                let teacher = Teacher {
+                    head: &corrected.head,
+                    features,
+                    cycles: corrected.cycles,
+                };
+                let (head, task) = (&self.head, &self.task);
+                task.refined_loss(head, &leaves, &targets, &mut training, &teacher)
+            }
+        };
         let total = scalar(&losses.total);
         let named = losses.terms.iter().map(|(name, value)| (*name, *value));
         let wrong = named
@@ -224,12 +245,20 @@ impl<T: Task> Trainer<T> {
         Ok(metrics)
     }
 
+    /// Puts the weights as they are now into the average of the ends of cycles; `batches` are training images.
+    pub fn correct(&mut self, batches: impl Iterator<Item = Vec<Example<T::Target>>>) {
+        let (backbone, head) = (self.backbone.valid(), self.head.valid());
+        let mut corrected = Corrected::with(self.corrected.take(), backbone, head);
+        corrected.restate(&self.task, &self.mix, &self.device, batches);
+        self.corrected = Some(corrected);
+    }
+
     /// The learning rate of the next step.
     pub fn learning_rate(&self) -> f64 {
         self.plan.recipe.optimiser.lr * factor(&self.plan, self.step) * self.plateaus
     }
 
-    fn update(&mut self, gradients: Gradients, lr: f64, statistics: Statistics) {
+    fn update(&mut self, mut gradients: Gradients, lr: f64, statistics: Statistics) {
         let recipe = &self.plan.recipe;
         let groups = Groups {
             optimiser: &recipe.optimiser,
@@ -239,6 +268,8 @@ impl<T: Task> Trainer<T> {
             lr,
         };
         let rates = |name: &str, shape: &[usize]| groups.rates(name, shape);
+        // What is not trained has no part in the norm that is limited.
+        gradients.retain(|name, _| rates(name, &[]).is_some());
         let mut gradients = match recipe.optimiser.clip {
             0.0 => gradients,
             limit => clip_global(gradients, limit),
@@ -253,22 +284,11 @@ impl<T: Task> Trainer<T> {
     fn draft(
         &self,
         share: &[Example<T::Target>],
-        [height, width]: [usize; 2],
+        size: [usize; 2],
         replica: usize,
         trained: bool,
     ) -> Draft {
-        let mut pixels = vec![0.0; share.len() * 3 * height * width];
-        for (input, example) in pixels.chunks_exact_mut(3 * height * width).zip(share) {
-            let [rows, columns] = example.size;
-            let planes = input.chunks_exact_mut(height * width);
-            for (plane, values) in planes.zip(example.pixels.chunks_exact(rows * columns)) {
-                let lines = plane.chunks_exact_mut(width).zip(values.chunks_exact(columns));
-                lines.for_each(|(to, from)| to[..columns].copy_from_slice(from));
-            }
-        }
-        let data = TensorData::new(pixels, [share.len(), 3, height, width]);
-        let images = Tensor::<4>::from_data(data, &self.device);
-        let mix = self.mix.tensor(share.len(), &self.device);
+        let (images, mix) = padded_inputs(share, size, &self.mix, &self.device);
         if !trained {
             let backbone = self.backbone.valid();
             let features = backbone.forward(images, mix, None);
@@ -309,6 +329,59 @@ impl<T: Task> Trainer<T> {
                 })
                 .collect()
         })
+    }
+}
+
+/// The greatest height and width of examples.
+fn size<T>(examples: &[Example<T>]) -> [usize; 2] {
+    let most = |axis: usize| examples.iter().map(|example| example.size[axis]).max();
+    [0, 1].map(|axis| most(axis).unwrap_or(0))
+}
+
+/// Examples as a batch of inputs: images [batch, 3, height, width], mix [batch, tasks].
+pub(super) fn inputs<T>(
+    examples: &[Example<T>],
+    mix: &Mix,
+    device: &Device,
+) -> (Tensor<4>, Tensor<2>) {
+    padded_inputs(examples, size(examples), mix, device)
+}
+
+fn padded_inputs<T>(
+    examples: &[Example<T>],
+    [height, width]: [usize; 2],
+    mix: &Mix,
+    device: &Device,
+) -> (Tensor<4>, Tensor<2>) {
+    let mut pixels = vec![0.0; examples.len() * 3 * height * width];
+    for (input, example) in pixels.chunks_exact_mut(3 * height * width).zip(examples) {
+        let [rows, columns] = example.size;
+        let planes = input.chunks_exact_mut(height * width);
+        for (plane, values) in planes.zip(example.pixels.chunks_exact(rows * columns)) {
+            let lines = plane.chunks_exact_mut(width).zip(values.chunks_exact(columns));
+            lines.for_each(|(to, from)| to[..columns].copy_from_slice(from));
+        }
+    }
+    let data = TensorData::new(pixels, [examples.len(), 3, height, width]);
+    let images = Tensor::from_data(data, device);
+    (images, mix.tensor(examples.len(), device))
+}
+
+/// The features of all shares in one.
+fn together(parts: &[Features]) -> Features {
+    let stages = parts.first().map_or(0, |features| features.pyramid.len());
+    let pyramid: Vec<Tensor<4>> = (0..stages)
+        .map(|stage| {
+            let maps = parts.iter().map(|features| features.pyramid[stage].clone());
+            Tensor::cat(maps.collect(), 0)
+        })
+        .collect();
+    let pooled = parts.iter().map(|features| features.pooled.clone());
+    Features {
+        map: pyramid[stages - 1].clone(),
+        pooled: Tensor::cat(pooled.collect(), 0),
+        pyramid,
+        routing: Vec::new(),
     }
 }
 
@@ -363,26 +436,18 @@ impl Draft {
 
 /// The features of all shares as leaves.
 fn join(drafts: &[Draft]) -> Features {
-    fn leaf<const D: usize>(parts: Vec<Tensor<D>>) -> Tensor<D> {
-        let parts = parts.into_iter().map(Tensor::without_autodiff).collect();
-        Tensor::from_inner(Tensor::cat(parts, 0)).require_grad()
+    fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+        Tensor::from_inner(tensor.without_autodiff()).require_grad()
     }
-    let stages = drafts
-        .first()
-        .map_or(0, |draft| draft.features.pyramid.len());
-    let pyramid: Vec<Tensor<4>> = (0..stages)
-        .map(|stage| {
-            let maps = drafts
-                .iter()
-                .map(|draft| draft.features.pyramid[stage].clone());
-            leaf(maps.collect())
-        })
-        .collect();
-    let pooled = drafts.iter().map(|draft| draft.features.pooled.clone());
+    let parts: Vec<Features> = drafts.iter().map(|draft| draft.features.clone()).collect();
+    let Features {
+        pooled, pyramid, ..
+    } = together(&parts);
+    let pyramid: Vec<Tensor<4>> = pyramid.into_iter().map(leaf).collect();
     Features {
         // The map is the last of the pyramid, and so its gradient is found there.
-        map: pyramid[stages - 1].clone(),
-        pooled: leaf(pooled.collect()),
+        map: pyramid[pyramid.len() - 1].clone(),
+        pooled: leaf(pooled),
         pyramid,
         routing: Vec::new(),
     }

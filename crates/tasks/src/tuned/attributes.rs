@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::shift;
-use clasp_data::image::{Rgb, flip, resize};
+use clasp_data::image::{Filter, Rgb, flip, resize};
 use clasp_data::layouts::attributes::{Attributed, Attributes};
 use clasp_metrics::attributes as metrics;
 use clasp_model::backbone::Features;
@@ -39,6 +39,8 @@ pub struct Settings {
     pub flip: f64,
     /// Most pixels that an image is shifted by.
     pub padding: usize,
+    /// Resize bilinearly, as the published code does, and not with the filter that the backbone was pre-trained with.
+    pub bilinear: bool,
     /// A probability above this predicts the attribute.
     pub threshold: f32,
 }
@@ -50,6 +52,7 @@ impl Default for Settings {
             weighted: true,
             flip: 0.5,
             padding: 10,
+            bilinear: false,
             threshold: 0.5,
         }
     }
@@ -74,12 +77,38 @@ pub struct Labelled {
 }
 
 impl AttributeTask {
+    /// How images are resized.
+    fn preprocess(&self, preprocess: &Preprocess) -> Preprocess {
+        let mut own = preprocess.clone();
+        if self.settings.bilinear {
+            own.filter = Filter::Bilinear;
+        }
+        own
+    }
+
+    /// The training loss of probabilities: sums over the attributes, the mean over the images.
+    fn loss_of(&self, probabilities: &[f32], truth: &[bool]) -> f64 {
+        let attributes = self.names.len();
+        let cost = |(at, (p, is)): (usize, (&f32, &bool))| {
+            let ratio = self.ratios[at % attributes];
+            let (right, share) = if *is {
+                (f64::from(*p), 1.0 - ratio)
+            } else {
+                (1.0 - f64::from(*p), ratio)
+            };
+            let weight = if self.settings.weighted { share.exp() } else { 1.0 };
+            -weight * right.max(f64::from(f32::EPSILON)).ln()
+        };
+        let costs = probabilities.iter().zip(truth).enumerate().map(cost);
+        costs.sum::<f64>() * attributes as f64 / probabilities.len().max(1) as f64
+    }
+
     fn probabilities(
         model: &Model<Self>,
         images: &[Rgb],
         first: usize,
     ) -> Result<Vec<f32>, TaskError> {
-        let preprocess = &model.preprocess;
+        let preprocess = &model.task.preprocess(&model.preprocess);
         let pixels = images
             .iter()
             .flat_map(|image| preprocess.apply(image))
@@ -208,12 +237,13 @@ impl Task for AttributeTask {
     ) -> Result<Example<Vec<bool>>, TaskError> {
         let (path, target) = &data.images[index];
         let image = read_image(path)?;
-        let image = resize(
-            &image,
-            preprocess.height,
-            preprocess.width,
-            preprocess.filter,
-        );
+        let Preprocess {
+            height,
+            width,
+            filter,
+            ..
+        } = self.preprocess(preprocess);
+        let image = resize(&image, height, width, filter);
         let image = shift(&image, self.settings.padding, rng);
         let image = if rng.random_bool(self.settings.flip) {
             flip(&image)
@@ -337,8 +367,9 @@ impl Task for AttributeTask {
         }
         Ok(Report {
             task: Self::NAME,
-            protocol: self.protocol(&model.preprocess, &eval.split),
+            protocol: self.protocol(&self.preprocess(&model.preprocess), &eval.split),
             data: format!("split `{}`", eval.split),
+            loss: Some(self.loss_of(&probabilities, &truth)),
             notes: Vec::new(),
             figures,
             details: json!({"names": self.names, "metrics": found}),

@@ -346,6 +346,7 @@ impl Task for DetectionTask {
             task: Self::NAME,
             protocol,
             data: file_name(&eval.boxes.file),
+            loss: None,
             notes: eval.notes(),
             figures,
             details: json!({"miss_rates": rates, "ap": ap}),

@@ -1,5 +1,5 @@
-//! Human parsing: a light head or CE2P's, trained as Self-Correction for Human Parsing (Li et al., TPAMI 2020) without its
-//! cycles, tested with mirroring and at several scales.
+//! Human parsing: a light head or CE2P's, trained as Self-Correction for Human Parsing (Li et al., TPAMI 2020), tested with mirroring
+//! and at several scales.
 //!
 //! Self-Correction's consistency term compares two maps of argmaxes where both are 1: it is always 0 and has no gradient,
 //! so it is left out.
@@ -18,7 +18,9 @@ use clasp_model::backbone::Features;
 use clasp_model::heads::blocks::resize_bilinear;
 use clasp_model::heads::{Ce2pConfig, LightParsingHead, ParsingHead, Training};
 use clasp_model::layers::Rng;
-use clasp_model::losses::{edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy};
+use clasp_model::losses::{
+    edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy, refined_divergence,
+};
 use clasp_model::mix::{Mix, PART};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -30,7 +32,7 @@ use crate::features::{Preprocess, read_image};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
-use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task, Teacher};
 use clasp_weights::onnx::Output;
 
 /// What [`ccp_parts`] makes of clothes: the parts of the standard vocabulary.
@@ -203,7 +205,7 @@ fn input_from_image(
     let (w, h) = ((image_width - 1) as f64, (image_height - 1) as f64);
     let aspect = width as f64 / height as f64;
     let wide = w.max(h * aspect) * scale;
-    let zoom = (width - 1) as f64 / (wide - 1.0).max(1.0);
+    let zoom = (width - 1) as f64 / wide.max(1.0);
     let to = [(width - 1) as f64 / 2.0, (height - 1) as f64 / 2.0];
     Affine::about([w / 2.0, h / 2.0], to, [zoom, zoom], degrees)
 }
@@ -296,6 +298,59 @@ impl ParsingTask {
             width: image.width,
             labels,
         })
+    }
+
+    /// The losses of a batch, whose labels a teacher refines if there is one: then the divergence from a mean of its logits and the
+    /// labels, which count the less the more cycles it has, takes the place of the cross-entropies.
+    fn losses(
+        &self,
+        head: &ParsingHead,
+        features: &Features,
+        targets: &[(Vec<u8>, [usize; 2])],
+        training: &mut Training<'_>,
+        teacher: Option<&Teacher<'_, ParsingHead>>,
+    ) -> Losses {
+        let settings = &self.settings;
+        let size @ [height, width] = targets.first().map_or([1, 1], |(_, size)| *size);
+        let labels: Vec<u8> = targets
+            .iter()
+            .flat_map(|(labels, _)| labels.clone())
+            .collect();
+        let up = |map: Tensor<4>| resize_bilinear(map, size, true);
+        let soft = teacher.map(|teacher| {
+            let output = teacher.head.forward(&teacher.features.pyramid, None);
+            let share = 1.0 / (teacher.cycles as f64 + 1.0);
+            (up(output.logits), output.edges.map(up), share)
+        });
+        let classes = |logits: Tensor<4>| match &soft {
+            None => pixel_cross_entropy(logits, &labels),
+            Some((soft, _, share)) => {
+                refined_divergence(logits, soft.clone(), &labels, &labels, *share)
+            }
+        };
+        let output = head.forward(&features.pyramid, Some(training));
+        let logits = up(output.logits);
+        let mut cross_entropy = classes(logits.clone());
+        let mut lovasz = lovasz_softmax(logits, &labels);
+        if let Some(first) = output.first {
+            let first = up(first);
+            cross_entropy = cross_entropy + classes(first.clone());
+            lovasz = lovasz + lovasz_softmax(first, &labels);
+        }
+        let (ce, lv) = (settings.cross_entropy, settings.lovasz);
+        let terms = [("cross_entropy", cross_entropy, ce), ("lovasz", lovasz, lv)];
+        let Some(edges) = output.edges.map(up) else {
+            return Losses::sum(terms);
+        };
+        let truth: Vec<u8> = { labels.chunks_exact(height * width) }
+            .flat_map(|labels| edges_of(labels, height, width))
+            .collect();
+        let edges = match soft {
+            Some((_, Some(soft), share)) => refined_divergence(edges, soft, &truth, &labels, share),
+            _ => edge_loss(edges, &truth),
+        };
+        let [first, second] = terms;
+        Losses::sum([first, second, ("edges", edges, settings.edges)])
     }
 
     fn protocol(&self, preprocess: &Preprocess, split: &str) -> String {
@@ -528,36 +583,20 @@ impl Task for ParsingTask {
         targets: &[Self::Target],
         training: &mut Training<'_>,
     ) -> Losses {
-        let settings = &self.settings;
-        let size @ [height, width] = targets.first().map_or([1, 1], |(_, size)| *size);
-        let labels: Vec<u8> = targets
-            .iter()
-            .flat_map(|(labels, _)| labels.clone())
-            .collect();
-        let output = head.forward(&features.pyramid, Some(training));
-        let up = |map: Tensor<4>| resize_bilinear(map, size, true);
-        let logits = up(output.logits);
-        let mut cross_entropy = pixel_cross_entropy(logits.clone(), &labels);
-        let mut lovasz = lovasz_softmax(logits, &labels);
-        if let Some(first) = output.first {
-            let first = up(first);
-            cross_entropy = cross_entropy + pixel_cross_entropy(first.clone(), &labels);
-            lovasz = lovasz + lovasz_softmax(first, &labels);
-        }
-        let (ce, lv) = (settings.cross_entropy, settings.lovasz);
-        match output.edges {
-            None => Losses::sum([("cross_entropy", cross_entropy, ce), ("lovasz", lovasz, lv)]),
-            Some(edges) => {
-                let truth: Vec<u8> = { labels.chunks_exact(height * width) }
-                    .flat_map(|labels| edges_of(labels, height, width))
-                    .collect();
-                Losses::sum([
-                    ("cross_entropy", cross_entropy, ce),
-                    ("lovasz", lovasz, lv),
-                    ("edges", edge_loss(up(edges), &truth), settings.edges),
-                ])
-            }
-        }
+        self.losses(head, features, targets, training, None)
+    }
+
+    const CORRECTS: bool = true;
+
+    fn refined_loss(
+        &self,
+        head: &ParsingHead,
+        features: &Features,
+        targets: &[Self::Target],
+        training: &mut Training<'_>,
+        teacher: &Teacher<'_, ParsingHead>,
+    ) -> Losses {
+        self.losses(head, features, targets, training, Some(teacher))
     }
 
     fn evaluate(
@@ -619,6 +658,7 @@ impl Task for ParsingTask {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, &eval.split),
             data: format!("split `{}`", eval.split),
+            loss: None,
             notes: Vec::new(),
             figures: vec![
                 ("mIoU".to_owned(), metrics.mean_iou),

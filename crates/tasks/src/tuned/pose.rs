@@ -40,8 +40,12 @@ const STRIDE: usize = 4;
 const PCK_THRESHOLD: f64 = 0.2;
 /// A joint below this heatmap value does not count in the score of a pose.
 const CONFIDENT: f64 = 0.2;
-/// Fewest labelled joints of a person of whom half may be taken.
+/// Half may be taken of a person with more labelled joints than this.
 const HALF_BODY_JOINTS: usize = 8;
+/// What the box of half a body is enlarged by, in the place of `padding`.
+const HALF_BODY_PADDING: f64 = 1.5;
+/// Probability of the upper half: published code takes it where a standard normal number is below 0.5.
+const UPPER_HALF: f64 = 0.6915;
 /// A region of more pixels than this is not a person.
 const MAX_REGION: f64 = 1e9;
 
@@ -79,7 +83,7 @@ pub struct Settings {
     pub boxes: PathBuf,
     /// Detected boxes below this score are left out.
     pub box_threshold: f64,
-    /// Detected poses with a larger OKS to a better one are dropped.
+    /// Poses with a larger OKS to a better one are dropped.
     pub nms: f64,
 }
 
@@ -305,10 +309,9 @@ impl PoseTask {
             "true boxes cut to the image".to_owned()
         } else {
             format!(
-                "boxes of {} with scores from {}, poses of OKS above {} to a better one dropped",
+                "boxes of {} with scores from {}",
                 settings.boxes.file_name().unwrap_or_default().display(),
                 settings.box_threshold,
-                settings.nms
             )
         };
         let grid = Self::grid(preprocess);
@@ -322,7 +325,7 @@ impl PoseTask {
         };
         format!(
             "Top-down pose, fine-tuned: {boxes}, enlarged to the input's aspect and by {}; input {}x{} (height x width), heatmaps {}x{}, coding {:?}, \
-             {mirrored}. Score: that of the box times the mean of the heatmap values above {CONFIDENT}. Evaluated on {}: OKS AP with at most 20 \
+             {mirrored}. Score: that of the box times the mean of the heatmap values above {CONFIDENT}; poses of OKS above {} to a better one dropped. Evaluated on {}: OKS AP with at most 20 \
              people an image; PCK@{PCK_THRESHOLD} of the longer torso diagonal (true boxes only).",
             settings.padding,
             preprocess.height,
@@ -330,6 +333,7 @@ impl PoseTask {
             grid.rows,
             grid.columns,
             settings.coding,
+            settings.nms,
             eval.keypoints
                 .file
                 .file_name()
@@ -474,10 +478,11 @@ impl Task for PoseTask {
         let mut image = read_sized(&picture.path, [picture.height, picture.width])?;
         let mut joints = person.keypoints.clone();
         let mut bbox = cut(person.bbox, image.height, image.width).unwrap_or(person.bbox);
+        let mut padding = settings.padding;
         if rng.random::<f64>() < settings.half_body
             && let Some(half) = half_body(&self.joints, &joints, rng)
         {
-            bbox = half;
+            (bbox, padding) = (half, HALF_BODY_PADDING);
         }
         if rng.random::<f64>() < settings.flip {
             image = clasp_data::image::flip(&image);
@@ -495,7 +500,7 @@ impl Task for PoseTask {
         let turn = rng.random::<f64>() < settings.rotation_probability;
         let most = 2.0 * settings.rotation;
         let degrees = (f64::from(normal(rng)) * settings.rotation).clamp(-most, most);
-        let region = region(bbox, Self::aspect(preprocess), settings.padding * scale);
+        let region = region(bbox, Self::aspect(preprocess), padding * scale);
         if region[2] * region[3] > MAX_REGION {
             return Err(TaskError::Mismatch {
                 file: data.keypoints.file.display().to_string(),
@@ -625,9 +630,7 @@ impl Task for PoseTask {
         for (candidate, pose) in &mut kept {
             pose.score *= candidate.score;
         }
-        if !self.settings.boxes.as_os_str().is_empty()
-            && let Some(sigmas) = &self.sigmas
-        {
+        if let Some(sigmas) = &self.sigmas {
             kept = suppress(kept, sigmas, self.settings.nms);
         }
         let oks = average_precision(data, &kept, self.sigmas.as_deref())?;
@@ -641,6 +644,10 @@ impl Task for PoseTask {
                 ("AP(M)", oks.ap_medium),
                 ("AP(L)", oks.ap_large),
                 ("AR", oks.ar),
+                ("AR.5", oks.ar50),
+                ("AR.75", oks.ar75),
+                ("AR(M)", oks.ar_medium),
+                ("AR(L)", oks.ar_large),
             ];
             let known = parts
                 .into_iter()
@@ -673,6 +680,7 @@ impl Task for PoseTask {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, eval),
             data: file_name(&data.file),
+            loss: None,
             notes: self.left_out(data),
             figures,
             details: json!({"joints": self.joints, "oks": oks, "pck": pck, "people": kept.len()}),
@@ -720,11 +728,11 @@ impl Task for PoseTask {
     }
 }
 
-/// Half of a person with enough joints: a box 1.5 times as large as the joints above or below the hips; the halves' names
-/// are COCO's, and a skeleton without shoulders and ankles has none.
+/// Half of a person with enough joints: a box as large as the joints above or below the hips, about their mean; the halves' names are
+/// COCO's, and a skeleton without shoulders and ankles has none.
 fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option<[f64; 4]> {
     let labelled = |index: &usize| joints[*index][2] > 0.0;
-    if (0..joints.len()).filter(labelled).count() < HALF_BODY_JOINTS {
+    if (0..joints.len()).filter(labelled).count() <= HALF_BODY_JOINTS {
         return None;
     }
     let low = |name: &str| {
@@ -735,7 +743,7 @@ fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option
     let (lower, upper): (Vec<usize>, Vec<usize>) = (0..joints.len())
         .filter(labelled)
         .partition(|index| low(&names[*index]));
-    let first = if rng.random_bool(0.5) {
+    let first = if rng.random_bool(UPPER_HALF) {
         [upper, lower]
     } else {
         [lower, upper]
@@ -753,7 +761,7 @@ fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option
     let middle: Vec<f64> = (0..2)
         .map(|axis| half.iter().map(|index| joints[*index][axis]).sum::<f64>() / half.len() as f64)
         .collect();
-    let (w, h) = (1.5 * (right - left).max(1.0), 1.5 * (bottom - top).max(1.0));
+    let (w, h) = ((right - left).max(1.0), (bottom - top).max(1.0));
     Some([middle[0] - w / 2.0, middle[1] - h / 2.0, w, h])
 }
 
@@ -851,13 +859,7 @@ fn average_precision(
     let Some(sigmas) = sigmas else {
         return Ok(None);
     };
-    let seen: BTreeSet<usize> = found.iter().map(|(candidate, _)| candidate.image).collect();
-    // With true boxes only images with a person to look at count; with detected ones, all.
-    let given = found
-        .iter()
-        .all(|(candidate, _)| candidate.person.is_some());
     let truths: Vec<TruePose> = { data.people.iter() }
-        .filter(|person| !given || seen.contains(&person.image))
         .map(|person| TruePose {
             image: person.image as u64,
             keypoints: person.keypoints.clone(),

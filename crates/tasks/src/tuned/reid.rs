@@ -567,6 +567,7 @@ impl Task for Reid {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, eval),
             data: eval.name.clone(),
+            loss: None,
             notes: Vec::new(),
             details: json!({
                 "skipped": metrics.skipped,

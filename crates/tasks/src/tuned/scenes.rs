@@ -558,7 +558,7 @@ impl Answers {
             scale: input.scale,
             limits: [image.width as f64, image.height as f64],
         };
-        for part in [&answers.centre, &answers.size, &answers.embedding] {
+        for part in [&answers.centre, &answers.size, &answers.offset, &answers.embedding] {
             check_finite(part, part.len(), index)?;
         }
         Ok(answers)

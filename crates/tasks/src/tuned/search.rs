@@ -574,6 +574,7 @@ impl Task for SearchTask {
                 },
             ),
             data: eval.layout.to_owned(),
+            loss: None,
             notes: Vec::from_iter(left_out(&eval.root, &eval.problems())),
             figures,
             details: json!({

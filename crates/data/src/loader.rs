@@ -36,6 +36,17 @@ pub struct Batch<T> {
     pub position: Position,
 }
 
+/// An item that is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Draw {
+    /// The item.
+    pub item: usize,
+    /// Epochs that are done.
+    pub epoch: u64,
+    /// Its place in the order of the epoch, in which an item may come several times.
+    pub place: usize,
+}
+
 /// How many items are tried in place of one that cannot be loaded.
 pub const ATTEMPTS: usize = 100;
 
@@ -53,7 +64,7 @@ pub struct Loader<T> {
 
 struct Shared<T> {
     plan: Plan,
-    load: Box<dyn Fn(usize, u64) -> Option<T> + Send + Sync>,
+    load: Box<dyn Fn(Draw) -> Option<T> + Send + Sync>,
     state: Mutex<State<T>>,
     /// Work may be taken, or the loader is being dropped.
     work: Condvar,
@@ -112,10 +123,15 @@ impl<T> Shared<T> {
     fn load_slot(&self, slot: u64, order: &[u32]) -> Outcome<T> {
         let (epoch, place) = self.plan.place(slot);
         let candidates = order.iter().cycle().skip(place % order.len());
+        let draw = |item: &u32| Draw {
+            item: *item as usize,
+            epoch,
+            place,
+        };
         catch_unwind(AssertUnwindSafe(|| {
             candidates
                 .take(ATTEMPTS.min(order.len()))
-                .find_map(|item| (self.load)(*item as usize, epoch))
+                .find_map(|item| (self.load)(draw(item)))
         }))
     }
 
@@ -151,7 +167,7 @@ impl<T> Shared<T> {
 impl<T: Send + 'static> Loader<T> {
     /// A loader of `len` items in batches of `batch`, going on from `start`.
     ///
-    /// `load(item, epoch)` makes an item, on any of `workers` threads (0: on the thread that asks
+    /// `load` makes an item, on any of `workers` threads (0: on the thread that asks
     /// for the batch), and must depend on nothing else. `None` means that it cannot be loaded: the
     /// next in the epoch's order takes its place.
     ///
@@ -166,7 +182,7 @@ impl<T: Send + 'static> Loader<T> {
         seed: u64,
         workers: usize,
         start: Position,
-        load: impl Fn(usize, u64) -> Option<T> + Send + Sync + 'static,
+        load: impl Fn(Draw) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
         let order = move |epoch| {
             let mut order: Vec<u32> = (0..len as u32).collect();
@@ -187,7 +203,7 @@ impl<T: Send + 'static> Loader<T> {
         workers: usize,
         start: Position,
         order: impl Fn(u64) -> Vec<u32> + Send + Sync + 'static,
-        load: impl Fn(usize, u64) -> Option<T> + Send + Sync + 'static,
+        load: impl Fn(Draw) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
         assert!(
             len > 0 && batch > 0 && u32::try_from(len).is_ok(),
@@ -327,7 +343,7 @@ mod tests {
     use std::time::Duration;
 
     fn numbers(len: usize, batch: usize, workers: usize, start: Position) -> Loader<(usize, u64)> {
-        Loader::new(len, batch, 7, workers, start, |item, epoch| {
+        Loader::new(len, batch, 7, workers, start, |Draw { item, epoch, .. }| {
             // Uneven work, so that items are finished out of order.
             if item % 3 == 0 {
                 std::thread::sleep(Duration::from_micros(200));
@@ -391,7 +407,7 @@ mod tests {
         let bad = [order[3], order[4], order[19]];
         for workers in [0, 3] {
             let start = Position::default();
-            let load = move |item, _| (!bad.contains(&item)).then_some(item);
+            let load = move |Draw { item, .. }| (!bad.contains(&item)).then_some(item);
             let mut loader = Loader::new(20, 5, 7, workers, start, load);
             let items: Vec<usize> = take(&mut loader, 4)
                 .into_iter()
@@ -407,7 +423,7 @@ mod tests {
     #[test]
     fn nothing_to_load_gives_empty_batches_rather_than_no_end() {
         for workers in [0, 2] {
-            let mut loader = Loader::new(9, 3, 0, workers, Position::default(), |_, _| None::<()>);
+            let mut loader = Loader::new(9, 3, 0, workers, Position::default(), |_| None::<()>);
             assert!(take(&mut loader, 4).iter().all(|b| b.items.is_empty()));
         }
     }
@@ -425,7 +441,7 @@ mod tests {
     fn dropping_stops_the_threads() {
         let alive = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&alive);
-        let mut loader = Loader::new(1000, 10, 0, 4, Position::default(), move |item, _| {
+        let mut loader = Loader::new(1000, 10, 0, 4, Position::default(), move |Draw { item, .. }| {
             counted.fetch_add(1, Ordering::SeqCst);
             Some(item)
         });
@@ -439,7 +455,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_load_function_reaches_the_caller() {
         for workers in [0, 2] {
-            let load = |item: usize, _| {
+            let load = |Draw { item, .. }| {
                 assert!(item != 5, "item five");
                 Some(item)
             };

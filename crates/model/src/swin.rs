@@ -484,7 +484,10 @@ impl Swin {
     pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
         let tracked = self.norm.gamma.val().device().is_autodiff();
         let mut swin = self.valid().fold(mix);
-        let stage = swin.layers.pop().filter(|stage| stage.downsample.is_some())?;
+        let stage = swin
+            .layers
+            .pop()
+            .filter(|stage| stage.downsample.is_some())?;
         let lists = [&mut swin.semantic_embed_w, &mut swin.semantic_embed_b];
         let last = LastStage {
             stage,
@@ -523,9 +526,10 @@ impl LastStage {
         if let Some(downsample) = &self.stage.downsample {
             x = downsample.forward(x);
         }
-        if let ([scale, offset], Some(semantic)) =
-            (self.semantic_embed.as_slice(), self.config.semantic_weight(&mix))
-        {
+        if let ([scale, offset], Some(semantic)) = (
+            self.semantic_embed.as_slice(),
+            self.config.semantic_weight(&mix),
+        ) {
             x = modulate([scale, offset], x, semantic);
         }
         let [_, height, width, _] = x.dims();

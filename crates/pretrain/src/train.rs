@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::atomic_write;
-use clasp_data::loader::{Loader, Position};
+use clasp_data::loader::{Draw, Loader, Position};
 use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
 use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
@@ -137,7 +137,7 @@ pub fn train(
         plan.recipe.seed,
         plan.workers,
         place.unwrap_or_default(),
-        move |index, epoch| maker.make(index, epoch),
+        move |Draw { item, epoch, .. }| maker.make(item, epoch),
     );
     let mut log = Log::open(folder, trainer.step, &["experts.jsonl"])?;
     let mut watch = Watch::new(

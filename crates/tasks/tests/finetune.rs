@@ -272,7 +272,8 @@ fn search_learns_and_remembers() {
     let one = "head = \"one-stage\"\nwidth = 32\ncentre_weight = 0.2\nidentity_weight = 0.1\n";
     let two = "head = \"two-stage\"\n[task.regions]\nanchors = [16.0, 40.0]\nratios = [2.0]\nsampled = [64, 16]\n";
     for (head, steps) in [(one, 60), (two, 60)] {
-        let more = format!("embedding = 16\nqueue = 8\nsearch_score = 0.1\n{head}{STILL}score = 0.1\n");
+        let more =
+            format!("embedding = 16\nqueue = 8\nsearch_score = 0.1\n{head}{STILL}score = 0.1\n");
         let recipe = recipe::<SearchTask>(folder.path(), [128, 192], steps, 4, &more);
         let (loss, report, model) = learnt::<SearchTask>(&recipe, "test");
         assert!(

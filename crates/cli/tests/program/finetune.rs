@@ -366,36 +366,42 @@ fn log(run: &Path) -> Vec<String> {
 
 #[test]
 fn a_killed_finetuning_goes_on_to_the_bit() {
+    let own = [
+        "run.ema=0.5",
+        "run.eval_every=0.5",
+        "optimiser.decline=plateau",
+        "optimiser.patience=0",
+        "model.drop_path=0.2",
+    ];
+    goes_on_to_the_bit("attributes", &own, "eval/mA");
+}
+
+#[test]
+fn a_killed_self_correction_goes_on_to_the_bit() {
+    // Three steps an epoch: cycles end after steps 3 and 6.
+    let own = [
+        "run.batch=16",
+        "run.correct_from=1",
+        "run.correct_every=1",
+        "optimiser.decline=cycles",
+        "task.head=ce2p",
+        "task.width=8",
+        "run.eval_every=1",
+    ];
+    goes_on_to_the_bit("parsing", &own, "eval/mIoU");
+}
+
+/// Kills a run three times, and compares what it comes to with one that was left alone.
+fn goes_on_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let data = drawn().to_string_lossy().into_owned();
+    let recipe = format!("{task}-mini");
     let start = |out: &str| {
-        let first = [
-            "finetune",
-            "attributes",
-            "attributes-mini",
-            "--data",
-            &data,
-            "--threads",
-            "1",
-            "--out",
-            out,
-        ];
-        let own = [
-            "--set",
-            "run.ema=0.5",
-            "--set",
-            "run.eval_every=0.5",
-            "--set",
-            "optimiser.decline=plateau",
-            "--set",
-            "optimiser.patience=0",
-            "--set",
-            "model.drop_path=0.2",
-        ];
-        arguments(&first, &own)
-            .into_iter()
-            .map(str::to_owned)
-            .collect::<Vec<_>>()
+        let first = ["finetune", task, &recipe, "--data", &data, "--threads", "1"];
+        let own = own.iter().flat_map(|setting| ["--set", setting]);
+        let own: Vec<&str> = own.chain(["--out", out]).collect();
+        let all = arguments(&first, &own).into_iter();
+        all.map(str::to_owned).collect::<Vec<_>>()
     };
     let whole = start("whole");
     done(
@@ -404,11 +410,12 @@ fn a_killed_finetuning_goes_on_to_the_bit() {
     );
     let expected = log(&folder.path().join("whole"));
     assert!(
-        expected.iter().any(|line| line.contains("eval/mA")),
+        expected.iter().any(|line| line.contains(evaluated)),
         "{expected:?}"
     );
 
     let run = folder.path().join("killed");
+    let resume = ["finetune", task, "--resume", "killed", "--threads", "1"];
     let mut arguments = start("killed");
     for lines in [1, 4, 7] {
         let texts: Vec<&str> = arguments.iter().map(String::as_str).collect();
@@ -428,45 +435,20 @@ fn a_killed_finetuning_goes_on_to_the_bit() {
         child.kill().ok();
         child.wait().expect("a child");
         if run.join("run.toml").exists() {
-            arguments = [
-                "finetune",
-                "attributes",
-                "--resume",
-                "killed",
-                "--threads",
-                "1",
-            ]
-            .map(str::to_owned)
-            .to_vec();
+            arguments = resume.map(str::to_owned).to_vec();
         }
     }
-    done(
-        folder.path(),
-        &[
-            "finetune",
-            "attributes",
-            "--resume",
-            "killed",
-            "--threads",
-            "1",
-        ],
-    );
+    done(folder.path(), &resume);
     assert_eq!(log(&run), expected);
     for file in ["model.safetensors", "last.safetensors"] {
         let read = |run: &str| std::fs::read(folder.path().join(run).join(file)).expect("a model");
         // The words in the file name the run's recipe alone, which is the same.
         assert!(read("whole") == read("killed"), "{file} differs");
     }
+    let changed = ["--set", "run.batch=4"];
     refused(
         folder.path(),
-        &[
-            "finetune",
-            "attributes",
-            "--resume",
-            "killed",
-            "--set",
-            "run.batch=4",
-        ],
+        &[&resume[..4], &changed].concat(),
         &["run.batch", "a run goes on with its own recipe"],
     );
 }

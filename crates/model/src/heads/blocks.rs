@@ -242,7 +242,9 @@ impl GroupNorm {
 /// Norms of the maps of all stages but the last, whose norm is the backbone's: dense heads take normalised maps, as published ones do.
 pub fn stage_norms(channels: &[usize], device: &Device) -> Vec<LayerNorm> {
     let earlier = channels.iter().take(channels.len().saturating_sub(1));
-    earlier.map(|&channels| layers::layer_norm(channels, device)).collect()
+    earlier
+        .map(|&channels| layers::layer_norm(channels, device))
+        .collect()
 }
 
 /// The maps of all stages, those with a norm of [`stage_norms`] normalised over their channels.
@@ -251,7 +253,11 @@ pub fn stage_norms(channels: &[usize], device: &Device) -> Vec<LayerNorm> {
 pub fn normalise_stages(maps: &[Tensor<4>], norms: &[LayerNorm]) -> Vec<Tensor<4>> {
     let normalised = |(map, norm): (&Tensor<4>, _)| normalise_map(map.clone(), norm);
     let later = maps.iter().skip(norms.len()).cloned();
-    maps.iter().zip(norms).map(normalised).chain(later).collect()
+    maps.iter()
+        .zip(norms)
+        .map(normalised)
+        .chain(later)
+        .collect()
 }
 
 /// Layer norm over the channels of a map: [batch, channels, height, width], the same shape out.

@@ -182,7 +182,11 @@ impl TwoStageHead {
         training: Option<&mut Training<'_>>,
     ) -> Looked {
         let cells = cut(map, regions, CELLS);
-        let seen = mean(self.first.stage.forward(cells, training.map(|t| &mut *t.rng)));
+        let seen = mean(
+            self.first
+                .stage
+                .forward(cells, training.map(|t| &mut *t.rng)),
+        );
         Looked {
             class: self.first.class.forward(seen.clone()),
             deltas: self.first.deltas.forward(seen),
@@ -208,7 +212,12 @@ impl TwoStageHead {
             .collect();
         let embedding = Tensor::cat(halves, 1);
         // The bound stands inside the root, where a zero row has a finite gradient.
-        let length = embedding.clone().square().sum_dim(1).clamp_min(1e-24).sqrt();
+        let length = embedding
+            .clone()
+            .square()
+            .sum_dim(1)
+            .clamp_min(1e-24)
+            .sqrt();
         let score = second.rescaler.forward(length, training.as_deref_mut());
         let deltas = second.deltas.forward(seen);
         Recognised {

@@ -59,15 +59,23 @@ impl Operation<1> for Cut {
             let span = place.span();
             let mut row = vec![0.0_f32; span.len()];
             let image = &map[place.image * channels * area..][..channels * area];
-            for (plane, out) in image.chunks_exact(area).zip(out.chunks_exact_mut(size * size)) {
+            for (plane, out) in image
+                .chunks_exact(area)
+                .zip(out.chunks_exact_mut(size * size))
+            {
                 for (taps, out) in place.rows.iter().zip(out.chunks_exact_mut(size)) {
                     row.fill(0.0);
                     for tap in taps {
                         let values = &plane[tap.at * width..][span.clone()];
-                        row.iter_mut().zip(values).for_each(|(to, from)| *to += tap.weight * from);
+                        row.iter_mut()
+                            .zip(values)
+                            .for_each(|(to, from)| *to += tap.weight * from);
                     }
                     for (taps, out) in place.columns.iter().zip(out) {
-                        *out = taps.iter().map(|tap| tap.weight * row[tap.at - span.start]).sum();
+                        *out = taps
+                            .iter()
+                            .map(|tap| tap.weight * row[tap.at - span.start])
+                            .sum();
                     }
                 }
             }
@@ -84,17 +92,25 @@ impl Operation<1> for Cut {
         planes.for_each(|(index, plane)| {
             let (image, channel) = (index / channels, index % channels);
             let mut row = vec![0.0_f32; width];
-            for (number, place) in self.places.iter().enumerate().filter(|(_, p)| p.image == image) {
+            for (number, place) in self
+                .places
+                .iter()
+                .enumerate()
+                .filter(|(_, p)| p.image == image)
+            {
                 let values = &output[(number * channels + channel) * size * size..][..size * size];
                 let span = place.span();
                 for (taps, values) in place.rows.iter().zip(values.chunks_exact(size)) {
                     row[span.clone()].fill(0.0);
                     for (taps, value) in place.columns.iter().zip(values) {
-                        taps.iter().for_each(|tap| row[tap.at] += tap.weight * value);
+                        taps.iter()
+                            .for_each(|tap| row[tap.at] += tap.weight * value);
                     }
                     for tap in taps {
                         let to = &mut plane[tap.at * width..][span.clone()];
-                        to.iter_mut().zip(&row[span.clone()]).for_each(|(to, from)| *to += tap.weight * from);
+                        to.iter_mut()
+                            .zip(&row[span.clone()])
+                            .for_each(|(to, from)| *to += tap.weight * from);
                     }
                 }
             }

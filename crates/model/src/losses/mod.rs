@@ -29,9 +29,7 @@ pub use dino::{Temperatures, centre_update, dino_loss};
 pub use heatmap::heatmap_loss;
 pub use identity::{batch_hard_triplet, cross_entropy};
 pub use oim::OimMemory;
-pub use parsing::{
-    edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy, refined_divergence,
-};
+pub use parsing::{edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy, refined_divergence};
 pub use part::part_loss;
 pub use regions::{box_loss, objectness_loss};
 pub use weighted_bce::weighted_bce;

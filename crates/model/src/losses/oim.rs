@@ -99,7 +99,9 @@ impl OimMemory {
         let device = self.table.val().device().inner();
         let mut hand_out = |id, values: Vec<f32>| {
             let values = TensorData::from(values.as_slice());
-            training.statistics.insert(id, Tensor::from_data(values, &device));
+            training
+                .statistics
+                .insert(id, Tensor::from_data(values, &device));
         };
         hand_out(self.table.id, table);
         hand_out(self.queue.id, queue);
@@ -126,7 +128,8 @@ mod tests {
             update_statistics(memory, statistics)
         };
         let memory = OimMemory::init(2, 2, 2, &device);
-        let features = Tensor::from_data([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.0, -1.0]], &device);
+        let features =
+            Tensor::from_data([[0.0, 1.0], [1.0, 0.0], [0.6, 0.8], [0.0, -1.0]], &device);
         let memory = follow(memory, features, &[Some(1), None, None, None]);
         let read = |param: &Param<Tensor<2>>| -> Vec<f32> {
             param.val().into_data().iter::<f32>().collect()

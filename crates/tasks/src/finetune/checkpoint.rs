@@ -17,8 +17,8 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use super::Task;
-use super::recipe::{FIXED, Recipe};
 use super::correct::Corrected;
+use super::recipe::{FIXED, Recipe};
 use super::trainer::Trainer;
 use crate::TaskError;
 

@@ -102,3 +102,103 @@ impl<T: Task> Corrected<T> {
         self.head = update_statistics(self.head.clone(), means.collect());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::finetune::model::stages;
+    use crate::tuned::parsing::{ParsingTask, Settings};
+    use clasp_model::backbone::BackboneConfig;
+    use clasp_weights::state::{StateDict, state_dict};
+
+    const SIZE: [usize; 2] = [128, 64];
+
+    fn task() -> ParsingTask {
+        ParsingTask {
+            settings: Settings {
+                width: 8,
+                ..Settings::default()
+            },
+            classes: ["background", "body"].map(str::to_owned).to_vec(),
+            mirrored: vec![0, 1],
+        }
+    }
+
+    /// A backbone and a head with weights of their own.
+    fn network(seed: u64) -> (Backbone, <ParsingTask as Task>::Head) {
+        let device = Device::flex();
+        let mut rng = rng_for(seed, 0, "network");
+        let config = BackboneConfig::named("swin-pico").unwrap();
+        let backbone = config.init(&mut rng, &device);
+        let stages = stages(&backbone, &Mix::mean(), SIZE, &device);
+        let head = task().head(&stages, &mut rng, &device).unwrap();
+        (backbone, head)
+    }
+
+    #[test]
+    fn every_cycle_counts_alike() {
+        let mut corrected: Option<Corrected<ParsingTask>> = None;
+        let mut sums = StateDict::new();
+        for seed in 0..3 {
+            let (backbone, head) = network(seed);
+            for (name, array) in state_dict(&head) {
+                let sum = sums.entry(name).or_insert_with(|| array.clone());
+                if seed > 0 {
+                    sum.data
+                        .iter_mut()
+                        .zip(array.data)
+                        .for_each(|(a, b)| *a += b);
+                }
+            }
+            corrected = Some(Corrected::with(corrected, backbone, head));
+        }
+        let corrected = corrected.unwrap();
+        assert_eq!(corrected.cycles, 3);
+        for (name, array) in state_dict(&corrected.head) {
+            let sums = &sums[&name].data;
+            let near = |(mean, sum): (&f32, &f32)| (mean - sum / 3.0).abs() < 1e-6;
+            assert!(array.data.iter().zip(sums).all(near), "{name}");
+        }
+    }
+
+    #[test]
+    fn statistics_are_those_of_the_images() {
+        let (backbone, head) = network(7);
+        let mut corrected = Corrected::<ParsingTask>::with(None, backbone, head);
+        let batch: Vec<Example<(Vec<u8>, [usize; 2])>> = (0..8)
+            .map(|index| {
+                let mut rng = rng_for(index, 0, "image");
+                let area = SIZE[0] * SIZE[1];
+                let draw = |_| clasp_model::layers::uniform(&mut rng) as f32;
+                Example {
+                    pixels: (0..3 * area).map(draw).collect(),
+                    size: SIZE,
+                    target: (vec![1; area], SIZE),
+                    key: String::new(),
+                }
+            })
+            .collect();
+        let device = Device::flex();
+        let (images, mix) = inputs(&batch, &Mix::mean(), &device);
+        let features = corrected.backbone.forward(images, mix, None);
+        let (mut statistics, mut rng) = (Statistics::new(), rng_for(0, 0, "statistics"));
+        let mut training = Training {
+            statistics: &mut statistics,
+            rng: &mut rng,
+        };
+        let by_batch = corrected
+            .head
+            .forward(&features.pyramid, Some(&mut training))
+            .logits;
+        // Twice the same images: the same statistics, but that running variances are unbiased.
+        let batches = [batch.clone(), batch].into_iter();
+        corrected.restate(&task(), &Mix::mean(), &device, batches);
+        let by_statistics = corrected.head.forward(&features.pyramid, None).logits;
+        let off = (by_batch.clone() - by_statistics)
+            .abs()
+            .max()
+            .into_scalar::<f32>();
+        let size = by_batch.abs().max().into_scalar::<f32>();
+        assert!(off < 0.02 * size, "{off} of {size}");
+    }
+}

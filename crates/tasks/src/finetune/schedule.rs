@@ -27,7 +27,11 @@ pub fn factor<S>(plan: &Plan<S>, step: u64) -> f64 {
     };
     if optimiser.decline == Decline::Cycles {
         // This schedule counts epochs from 0.
-        let epoch = if optimiser.by_epoch { epoch - 1.0 } else { epoch };
+        let epoch = if optimiser.by_epoch {
+            epoch - 1.0
+        } else {
+            epoch
+        };
         let (first, every) = (run.correct_from as f64, run.correct_every as f64);
         return if epoch < warmup {
             optimiser.warmup_start + (1.0 - optimiser.warmup_start) * epoch / warmup
@@ -78,11 +82,13 @@ impl Groups<'_> {
                 let frozen = { self.model.freeze.iter() }.any(|start| inner.starts_with(start));
                 let prompt = inner.ends_with("prompts.vectors");
                 let tuned = match self.model.tune {
+                    // Prompts are trained when they are asked for, and only then.
+                    _ if prompt => self.prompts,
                     Tune::Full => true,
                     Tune::Head => false,
                     Tune::Experts => adapter,
                 };
-                if frozen || !tuned || (prompt && !self.prompts) {
+                if frozen || !tuned {
                     return None;
                 }
                 let last: usize = self.layers.iter().sum::<usize>() + 1;

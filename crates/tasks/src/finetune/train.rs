@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::image::{Filter, IMAGENET_MEAN, IMAGENET_STD};
-use clasp_data::loader::{Loader, Position};
+use clasp_data::loader::{Draw, Loader, Position};
 use clasp_data::{atomic_write, rng_for};
 use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
@@ -31,7 +31,7 @@ use serde::Serialize;
 use super::check;
 use super::checkpoint::{self, Best, Progress};
 use super::model::strides;
-use super::recipe::{Decline, Norm, Plan, Recipe, setting};
+use super::recipe::{Decline, ModelSection, Norm, Plan, Recipe, Tune, setting};
 use super::trainer::Trainer;
 use super::{Example, Report, Running, Task};
 use crate::TaskError;
@@ -129,7 +129,11 @@ pub fn train<T: Task>(
     check::size(recipe.model.size, 1)?;
     if recipe.run.correct_from > 0 && !T::CORRECTS {
         let expected = format!("0: {} has no labels that a model could refine", T::NAME);
-        return Err(setting("run.correct_from", &expected, recipe.run.correct_from));
+        return Err(setting(
+            "run.correct_from",
+            &expected,
+            recipe.run.correct_from,
+        ));
     }
     let choose_by = recipe.choose_by();
     let (task, data) = T::open(&recipe.task, &recipe.data.path, choose_by.as_ref())?;
@@ -149,6 +153,7 @@ pub fn train<T: Task>(
     let (backbone, meta, preprocess) = backbone(&plan, control)?;
     T::check_size(recipe.model.size, &strides(&backbone))?;
     check_frozen(&recipe.model.freeze, &backbone)?;
+    check_adapter(&recipe.model, &backbone)?;
     let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
     // Only now, so that a run that cannot begin leaves no folder behind.
     if !resume {
@@ -381,6 +386,24 @@ fn check_frozen(freeze: &[String], backbone: &Backbone) -> Result<(), TaskError>
     }
 }
 
+/// Checks that the backbone has what the recipe wants trained of it.
+///
+/// # Errors
+/// It has no prompts to be learnt, or nothing that adapts it.
+fn check_adapter(model: &ModelSection, backbone: &Backbone) -> Result<(), TaskError> {
+    let names = backbone_state(backbone);
+    let has = |part: &str| names.keys().any(|name| name.contains(part));
+    if model.mix == "learn" && !has("prompts.vectors") {
+        let expected = "auto, a task or weights: this backbone has no prompts";
+        return Err(setting("model.mix", expected, &model.mix));
+    }
+    if model.tune == Tune::Experts && !has(".moe.") && !has("semantic_embed") {
+        let expected = "full or head: this backbone has no adapter";
+        return Err(setting("model.tune", expected, "experts"));
+    }
+    Ok(())
+}
+
 /// Looks for all files before the first step, as the last may be read after hours.
 ///
 /// # Errors
@@ -527,9 +550,9 @@ fn loader<T: Task>(trainer: &Trainer<T>, data: Arc<T::Data>, from: Position) -> 
     let (task, preprocess) = (trainer.task.clone(), trainer.preprocess.clone());
     let shown = Arc::clone(&data);
     let own = task.order(&data, batch, seed, 0).is_some();
-    let load = move |index: usize, epoch: u64| {
-        let mut rng = rng_for(seed, epoch, &format!("example {index}"));
-        Some(task.example(&shown, index, &preprocess, &mut rng))
+    let load = move |Draw { item, epoch, place }| {
+        let mut rng = rng_for(seed, epoch, &format!("example {item} at {place}"));
+        Some(task.example(&shown, item, &preprocess, &mut rng))
     };
     if !own {
         return Loader::new(examples, batch, seed, plan.workers, from, load);

@@ -17,10 +17,10 @@ use clasp_model::optim::{self, Gradients, ema};
 use clasp_run::Metrics;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
+use super::correct::{Corrected, Teacher};
 use super::model::stages;
 use super::recipe::{Plan, Tune};
 use super::schedule::{Groups, factor};
-use super::correct::{Corrected, Teacher};
 use super::{Example, Model, Task, scalar};
 use crate::TaskError;
 use crate::features::Preprocess;
@@ -156,7 +156,7 @@ impl<T: Task> Trainer<T> {
         );
         let shares: Vec<&[Example<T::Target>]> =
             examples.chunks(examples.len() / replicas).collect();
-        let trained = self.plan.recipe.model.tune != Tune::Head;
+        let trained = self.plan.recipe.model.tune != Tune::Head || self.prompts;
         let size = size(examples);
         let teacher = self.corrected.as_ref().map(|corrected| {
             let features = self.on_replicas(shares.clone(), |_, share| {
@@ -358,7 +358,9 @@ fn padded_inputs<T>(
         let [rows, columns] = example.size;
         let planes = input.chunks_exact_mut(height * width);
         for (plane, values) in planes.zip(example.pixels.chunks_exact(rows * columns)) {
-            let lines = plane.chunks_exact_mut(width).zip(values.chunks_exact(columns));
+            let lines = plane
+                .chunks_exact_mut(width)
+                .zip(values.chunks_exact(columns));
             lines.for_each(|(to, from)| to[..columns].copy_from_slice(from));
         }
     }

@@ -96,7 +96,11 @@ impl AttributeTask {
             } else {
                 (1.0 - f64::from(*p), ratio)
             };
-            let weight = if self.settings.weighted { share.exp() } else { 1.0 };
+            let weight = if self.settings.weighted {
+                share.exp()
+            } else {
+                1.0
+            };
             -weight * right.max(f64::from(f32::EPSILON)).ln()
         };
         let costs = probabilities.iter().zip(truth).enumerate().map(cost);

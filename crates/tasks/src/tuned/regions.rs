@@ -21,14 +21,20 @@ pub fn anchors(
 ) -> Vec<[f64; 4]> {
     let half = |length: f64| (length / 2.0).round_ties_even();
     let shapes: Vec<[f64; 2]> = { ratios.iter() }
-        .flat_map(|ratio| sizes.iter().map(move |size| [size / ratio.sqrt(), size * ratio.sqrt()]))
+        .flat_map(|ratio| {
+            sizes
+                .iter()
+                .map(move |size| [size / ratio.sqrt(), size * ratio.sqrt()])
+        })
         .map(|shape| shape.map(half))
         .collect();
     let at = |place: usize| (place * stride) as f64;
     (0..rows * columns)
         .flat_map(|place| {
             let (x, y) = (at(place % columns), at(place / columns));
-            shapes.iter().map(move |[w, h]| [x - w, y - h, 2.0 * w, 2.0 * h])
+            shapes
+                .iter()
+                .map(move |[w, h]| [x - w, y - h, 2.0 * w, 2.0 * h])
         })
         .collect()
 }
@@ -178,7 +184,8 @@ mod tests {
 
     #[track_caller]
     fn assert_near(found: [f64; 4], expected: [f64; 4], tolerance: f64) {
-        let near = |i: usize| (found[i] - expected[i]).abs() <= tolerance * expected[i].abs().max(1.0);
+        let near =
+            |i: usize| (found[i] - expected[i]).abs() <= tolerance * expected[i].abs().max(1.0);
         assert!((0..4).all(near), "{found:?}, expected {expected:?}");
     }
 
@@ -207,9 +214,10 @@ mod tests {
     #[test]
     fn boxes_stand_for_whom_torchvision_says() {
         let golden = golden();
-        for (name, overlap, keep_best) in
-            [("anchors", [0.3, 0.7], true), ("regions", [0.5, 0.5], false)]
-        {
+        for (name, overlap, keep_best) in [
+            ("anchors", [0.3, 0.7], true),
+            ("regions", [0.5, 0.5], false),
+        ] {
             let found = stand(&golden.people, &golden.anchors, overlap, keep_best);
             let found: Vec<i64> = { found.into_iter() }
                 .map(|stands| match stands {
@@ -220,7 +228,10 @@ mod tests {
                 .collect();
             assert_eq!(found, golden.matched[name], "{name}");
         }
-        assert_eq!(stand(&[], &golden.anchors[..2], [0.3, 0.7], true), [Stands::Nobody; 2]);
+        assert_eq!(
+            stand(&[], &golden.anchors[..2], [0.3, 0.7], true),
+            [Stands::Nobody; 2]
+        );
     }
 
     #[test]

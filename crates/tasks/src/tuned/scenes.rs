@@ -31,7 +31,7 @@ const MAPS: usize = 3;
 /// Best positions that are looked at before suppression.
 const CANDIDATES: usize = 1000;
 /// A person of whom less of the box lies in a view is neither to be found nor an error.
-const LEAST_INSIDE: f64 = 0.4;
+const LEAST_INSIDE: f64 = 0.5;
 /// A person lower than this in a view, in pixels, likewise.
 const LOWEST: f64 = 10.0;
 
@@ -43,6 +43,8 @@ pub struct Views {
     pub scale: [f64; 2],
     /// Least and largest brightness in training.
     pub brightness: [f64; 2],
+    /// Probability of another brightness.
+    pub brightness_probability: f64,
     /// Probability of mirroring.
     pub flip: f64,
     /// Scale of the test.
@@ -66,6 +68,7 @@ impl Default for Views {
         Self {
             scale: [0.4, 1.5],
             brightness: [0.5, 2.0],
+            brightness_probability: 0.5,
             flip: 0.5,
             test_scale: 1.0,
             fit: [0, 0],
@@ -92,6 +95,7 @@ impl Views {
         }
         let shares = [
             ("task.views.flip", self.flip),
+            ("task.views.brightness_probability", self.brightness_probability),
             ("task.views.score", self.score),
             ("task.views.nms", self.nms),
         ];
@@ -115,7 +119,9 @@ impl Views {
     pub fn shown(&self) -> String {
         match self.fit {
             [0, _] => format!("at scale {}", self.test_scale),
-            [shorter, longer] => format!("with a shorter side of {shorter} and a longer one of at most {longer} pixels"),
+            [shorter, longer] => format!(
+                "with a shorter side of {shorter} and a longer one of at most {longer} pixels"
+            ),
         }
     }
 
@@ -361,10 +367,18 @@ fn augmented(
     if mirrored {
         scene = flip(&scene);
     }
+    let brighter = rng.random_bool(views.brightness_probability);
     let [low, high] = views.brightness;
     let brightness = rng.random_range(low..=high);
-    for value in &mut scene.pixels {
-        *value = (f64::from(*value) * brightness).min(255.0) as u8;
+    if brighter {
+        for pixel in scene.pixels.chunks_exact_mut(3) {
+            // Up to white in the brightest channel, so that the hue stays (the V of HSV).
+            let most = pixel.iter().copied().max().unwrap_or(0).max(1);
+            let factor = brightness.min(255.0 / f64::from(most));
+            for value in pixel {
+                *value = (f64::from(*value) * factor).round() as u8;
+            }
+        }
     }
     let placed = |one: &Someone| {
         let [x, y, w, h] = one.bbox.map(|v| v * scale);
@@ -457,15 +471,26 @@ pub fn targets(batch: &[Target]) -> DetectionTargets {
     };
     for (index, Target { people, .. }) in batch.iter().enumerate() {
         let plane = index * area;
-        let span = |bbox: [f64; 4], axis: usize, size: usize| {
+        // Positions from the first to the last of a box along an axis.
+        let ends = |bbox: [f64; 4], axis: usize| {
             let start = bbox[axis] / STRIDE as f64;
-            let end = start + bbox[axis + 2] / STRIDE as f64;
-            let (start, end) = (start.ceil().max(0.0), end.floor().min(size as f64));
-            start as usize..(end.max(start) as usize).max(start as usize)
+            (start, start + bbox[axis + 2] / STRIDE as f64)
+        };
+        let range = |start: f64, end: f64, size: usize| {
+            let start = start.clamp(0.0, size as f64);
+            start as usize..end.clamp(start, size as f64) as usize
+        };
+        let touched = |bbox: [f64; 4], axis: usize, size: usize| {
+            let (start, end) = ends(bbox, axis);
+            range(start.floor(), end.ceil(), size)
+        };
+        let span = |bbox: [f64; 4], axis: usize, size: usize| {
+            let (start, end) = ends(bbox, axis);
+            range(start.ceil(), end.floor(), size)
         };
         for one in people.iter().filter(|one| one.ignored) {
-            for row in span(one.bbox, 1, rows) {
-                for column in span(one.bbox, 0, columns) {
+            for row in touched(one.bbox, 1, rows) {
+                for column in touched(one.bbox, 0, columns) {
                     targets.counts[plane + row * columns + column] = 0.0;
                 }
             }
@@ -482,8 +507,9 @@ pub fn targets(batch: &[Target]) -> DetectionTargets {
                 for c in span(one.bbox, 0, columns) {
                     let (dy, dx) = (r as f64 - row as f64, c as f64 - column as f64);
                     let near = (-dx * dx / wide - dy * dy / high).exp() as f32;
-                    let at = &mut targets.nearness[plane + r * columns + c];
-                    *at = at.max(near);
+                    let at = plane + r * columns + c;
+                    targets.nearness[at] = targets.nearness[at].max(near);
+                    targets.counts[at] = 1.0;
                 }
             }
             let at = row * columns + column;
@@ -558,7 +584,12 @@ impl Answers {
             scale: input.scale,
             limits: [image.width as f64, image.height as f64],
         };
-        for part in [&answers.centre, &answers.size, &answers.offset, &answers.embedding] {
+        for part in [
+            &answers.centre,
+            &answers.size,
+            &answers.offset,
+            &answers.embedding,
+        ] {
             check_finite(part, part.len(), index)?;
         }
         Ok(answers)

@@ -12,6 +12,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::Rng as DataRng;
 use clasp_data::image::Rgb;
 use clasp_data::layouts::search::{Frame, GallerySize, Search};
+use clasp_metrics::detection::iou;
 use clasp_metrics::search::{self, Context, Frame as FoundFrame, Gallery, Query, Scene, TOP};
 use clasp_model::backbone::Features;
 use clasp_model::heads::{DetectionHead, DetectionOutput, Training, TwoStageConfig, TwoStageHead};
@@ -463,6 +464,16 @@ impl Task for SearchTask {
                 features: &features[index],
             })
             .collect();
+        let companions: Vec<Vec<f32>> = { eval.queries.iter() }
+            .map(|query| {
+                // As published: found boxes that are sure enough and that the query's own, which is sure, does not suppress.
+                let others = frames[query.frame].0.iter().filter(|one| {
+                    one.score >= settings.search_score
+                        && iou(one.bbox, query.bbox) <= settings.views.nms
+                });
+                others.flat_map(|one| one.embedding.clone()).collect()
+            })
+            .collect();
         let gallery = Gallery::new(
             &found,
             settings.embedding,
@@ -473,7 +484,7 @@ impl Task for SearchTask {
             let query = &eval.queries[number];
             Query {
                 feature: &sought[number],
-                companions: &features[query.frame],
+                companions: &companions[number],
                 gallery: eval.gallery(query, settings.other_cameras),
             }
         };

@@ -76,7 +76,11 @@ impl Regions {
     /// # Errors
     /// One is out of range.
     pub fn check(&self) -> Result<(), TaskError> {
-        check::count("number of task.regions.anchors", self.anchors.len(), [1, 32])?;
+        check::count(
+            "number of task.regions.anchors",
+            self.anchors.len(),
+            [1, 32],
+        )?;
         check::count("number of task.regions.ratios", self.ratios.len(), [1, 32])?;
         for size in &self.anchors {
             check::within(&[("task.regions.anchors", *size)], [1.0, 10_000.0])?;
@@ -155,7 +159,10 @@ fn propose(
     let proposals = head.propose(map.clone());
     let [batch, each, rows, columns] = proposals.objectness.dims();
     let count = rows * columns * each;
-    let objectness = proposals.objectness.permute([0, 2, 3, 1]).reshape([batch * count]);
+    let objectness = proposals
+        .objectness
+        .permute([0, 2, 3, 1])
+        .reshape([batch * count]);
     let deltas = { proposals.deltas.reshape([batch, each, 4, rows, columns]) }
         .permute([0, 3, 4, 1, 2])
         .reshape([batch * count, 4]);
@@ -165,9 +172,10 @@ fn propose(
         .map(|(image, size)| {
             let scores = &scores[image * count..][..count];
             let moved = &moved.as_chunks::<4>().0[image * count..][..count];
-            let moved = moved.iter().zip(&anchors).map(|(deltas, anchor)| {
-                clip(decode(*deltas, *anchor, ANCHOR_WEIGHTS), *size)
-            });
+            let moved = moved
+                .iter()
+                .zip(&anchors)
+                .map(|(deltas, anchor)| clip(decode(*deltas, *anchor, ANCHOR_WEIGHTS), *size));
             best(moved.collect(), scores, PROPOSAL_NMS, [candidates, most])
         })
         .collect();
@@ -245,12 +253,7 @@ struct Chosen {
 
 impl Chosen {
     /// Proposed and true boxes of each image, sampled.
-    fn new(
-        boxes: &[Vec<[f64; 4]>],
-        truths: &[Truth],
-        count: usize,
-        rng: &mut Rng,
-    ) -> Self {
+    fn new(boxes: &[Vec<[f64; 4]>], truths: &[Truth], count: usize, rng: &mut Rng) -> Self {
         let mut chosen = Self::default();
         for (image, (boxes, truth)) in boxes.iter().zip(truths).enumerate() {
             let boxes = [boxes.as_slice(), &truth.people].concat();
@@ -262,7 +265,9 @@ impl Chosen {
                     chosen.targets.push(target);
                     chosen.persons.push(truth.persons[person]);
                 }
-                chosen.labels.push(f32::from(u8::from(stands[at] != Stands::Nobody)));
+                chosen
+                    .labels
+                    .push(f32::from(u8::from(stands[at] != Stands::Nobody)));
                 chosen.boxes.push((image, boxes[at]));
             }
         }
@@ -271,7 +276,9 @@ impl Chosen {
 
     fn regions(&self, stride: usize) -> Vec<Region> {
         let boxes = self.boxes.iter();
-        boxes.map(|(image, bbox)| region(*image, *bbox, stride)).collect()
+        boxes
+            .map(|(image, bbox)| region(*image, *bbox, stride))
+            .collect()
     }
 
     /// The loss of the boxes of somebody.
@@ -431,7 +438,9 @@ impl<'a> Seen<'a> {
         let boxes: Vec<[f64; 4]> = kept.iter().map(|at| boxes[*at]).collect();
         // The score of the first look stays, as published.
         let scores: Vec<f64> = kept.into_iter().map(|at| scores[at]).collect();
-        let known = self.head.recognise(self.map.clone(), &self.regions(&boxes), None);
+        let known = self
+            .head
+            .recognise(self.map.clone(), &self.regions(&boxes), None);
         let (embedding, deltas) = (values(known.embedding)?, values(known.deltas)?);
         check_finite(&embedding, embedding.len(), self.index)?;
         let length = embedding.len() / boxes.len();
@@ -463,15 +472,23 @@ impl<'a> Seen<'a> {
         let boxes: Vec<[f64; 4]> = { boxes.iter() }
             .map(|[x, y, w, h]| [x * across, y * down, w * across, h * down])
             .collect();
-        let known = self.head.recognise(self.map.clone(), &self.regions(&boxes), None);
+        let known = self
+            .head
+            .recognise(self.map.clone(), &self.regions(&boxes), None);
         let embedding = values(known.embedding)?;
         check_finite(&embedding, embedding.len(), self.index)?;
         let length = embedding.len() / boxes.len();
-        Ok(embedding.chunks_exact(length).map(<[f32]>::to_vec).collect())
+        Ok(embedding
+            .chunks_exact(length)
+            .map(<[f32]>::to_vec)
+            .collect())
     }
 
     fn regions(&self, boxes: &[[f64; 4]]) -> Vec<Region> {
-        boxes.iter().map(|bbox| region(0, *bbox, self.stride)).collect()
+        boxes
+            .iter()
+            .map(|bbox| region(0, *bbox, self.stride))
+            .collect()
     }
 
     fn moved(&self, boxes: &[[f64; 4]], deltas: &[f32]) -> Vec<[f64; 4]> {

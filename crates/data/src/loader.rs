@@ -343,13 +343,20 @@ mod tests {
     use std::time::Duration;
 
     fn numbers(len: usize, batch: usize, workers: usize, start: Position) -> Loader<(usize, u64)> {
-        Loader::new(len, batch, 7, workers, start, |Draw { item, epoch, .. }| {
-            // Uneven work, so that items are finished out of order.
-            if item % 3 == 0 {
-                std::thread::sleep(Duration::from_micros(200));
-            }
-            Some((item, epoch))
-        })
+        Loader::new(
+            len,
+            batch,
+            7,
+            workers,
+            start,
+            |Draw { item, epoch, .. }| {
+                // Uneven work, so that items are finished out of order.
+                if item % 3 == 0 {
+                    std::thread::sleep(Duration::from_micros(200));
+                }
+                Some((item, epoch))
+            },
+        )
     }
 
     fn take<T: Send + 'static>(loader: &mut Loader<T>, count: usize) -> Vec<Batch<T>> {
@@ -441,10 +448,17 @@ mod tests {
     fn dropping_stops_the_threads() {
         let alive = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&alive);
-        let mut loader = Loader::new(1000, 10, 0, 4, Position::default(), move |Draw { item, .. }| {
-            counted.fetch_add(1, Ordering::SeqCst);
-            Some(item)
-        });
+        let mut loader = Loader::new(
+            1000,
+            10,
+            0,
+            4,
+            Position::default(),
+            move |Draw { item, .. }| {
+                counted.fetch_add(1, Ordering::SeqCst);
+                Some(item)
+            },
+        );
         loader.next();
         drop(loader);
         let loads = alive.load(Ordering::SeqCst);

@@ -513,6 +513,11 @@ pub struct LastStage {
 }
 
 impl LastStage {
+    /// Cells along each axis of a region that fills one window of the stage, which halves them: 14 with published windows of 7.
+    pub fn cells(&self) -> usize {
+        2 * self.config.sizes.window_size
+    }
+
     /// What the stage makes of maps that the stage before it might have made.
     ///
     /// # Shapes

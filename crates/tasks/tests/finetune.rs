@@ -185,8 +185,18 @@ fn scene() -> PathBuf {
 
 #[test]
 fn reid_learns_by_heart() {
+    // The images to train on are searched for one another.
+    let folder = tempfile::tempdir().unwrap();
+    for split in ["bounding_box_train", "query", "bounding_box_test"] {
+        fs_err::create_dir_all(folder.path().join(split)).unwrap();
+        for image in fs_err::read_dir(drawn().join("market/bounding_box_train")).unwrap() {
+            let path = image.unwrap().path();
+            let name = path.file_name().unwrap();
+            fs_err::copy(&path, folder.path().join(split).join(name)).unwrap();
+        }
+    }
     let more = "instances = 2\nflip = 0.0\npadding = 0\nerasing = 0.0\nfeature = \"after\"\n";
-    let recipe = recipe::<Reid>(&drawn(), [64, 32], 60, 8, more);
+    let recipe = recipe::<Reid>(folder.path(), [64, 32], 100, 8, more);
     let (loss, report, model) = learnt::<Reid>(&recipe, "test");
     assert!(loss < 0.4, "{loss}");
     assert!(
@@ -194,7 +204,8 @@ fn reid_learns_by_heart() {
         "{}",
         report.protocol
     );
-    assert!(figure(&report, "mAP") > 0.0);
+    let map = figure(&report, "mAP");
+    assert!(map > 0.9, "{loss} {map}");
     predicts(&model, &crop());
 }
 
@@ -248,16 +259,13 @@ fn detection_learns_by_heart() {
 
 #[test]
 fn search_learns_and_remembers() {
-    // Each known person is in several of the scenes to train on; those to search in are made of the same ones.
+    // The scenes to train on are searched in.
     let folder = tempfile::tempdir().unwrap();
     let scenes = drawn().join("scenes");
     for name in ["train", "test"] {
         let text = fs_err::read_to_string(scenes.join("train.json")).unwrap();
         let mut json: serde_json::Value = serde_json::from_str(&text).unwrap();
-        let people = json["annotations"].as_array_mut().unwrap();
-        for (index, one) in people.iter_mut().enumerate() {
-            one["pid"] = serde_json::json!(index % 3 + 1);
-        }
+        assert!(json["annotations"].as_array_mut().unwrap().len() > 20);
         let images = scenes.join("images").display().to_string();
         for image in json["images"].as_array_mut().unwrap() {
             let file = format!("{images}/{}", image["file_name"].as_str().unwrap());
@@ -276,10 +284,9 @@ fn search_learns_and_remembers() {
             format!("embedding = 16\nqueue = 8\nsearch_score = 0.1\n{head}{STILL}score = 0.1\n");
         let recipe = recipe::<SearchTask>(folder.path(), [128, 192], steps, 4, &more);
         let (loss, report, model) = learnt::<SearchTask>(&recipe, "test");
-        assert!(
-            loss.is_finite() && figure(&report, "recall of people") > 0.3,
-            "{head}: {loss} {report:?}"
-        );
+        let (recall, map) = (figure(&report, "recall of people"), figure(&report, "mAP"));
+        eprintln!("{head}: {loss} recall {recall} mAP {map}");
+        assert!(recall > 0.5 && map > 0.3, "{head}: {loss} {recall} {map}");
         let table = model.head.memory.table.val().into_data();
         assert!(
             table.iter::<f32>().any(|value| value != 0.0),

@@ -17,8 +17,6 @@ use super::regions::{Region, cut};
 use crate::layers::{self, Rng};
 use crate::swin::LastStage;
 
-/// Cells of a region along each axis; the last stage halves them.
-const CELLS: usize = 14;
 /// Standard deviation of the weights of the layers that are published so.
 const STD: f64 = 0.01;
 
@@ -181,7 +179,7 @@ impl TwoStageHead {
         regions: &[Region],
         training: Option<&mut Training<'_>>,
     ) -> Looked {
-        let cells = cut(map, regions, CELLS);
+        let cells = cut(map, regions, self.first.stage.cells());
         let seen = mean(
             self.first
                 .stage
@@ -201,7 +199,7 @@ impl TwoStageHead {
         mut training: Option<&mut Training<'_>>,
     ) -> Recognised {
         let second = &self.second;
-        let cells = cut(map, regions, CELLS);
+        let cells = cut(map, regions, second.stage.cells());
         let rng = training.as_deref_mut().map(|training| &mut *training.rng);
         let seen = mean(second.stage.forward(cells.clone(), rng));
         let levels = [mean(cells), seen.clone()];

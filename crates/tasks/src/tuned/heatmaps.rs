@@ -265,6 +265,39 @@ fn blur(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inputs_are_those_of_the_published_code() {
+        #[derive(serde::Deserialize)]
+        struct Case {
+            region: [f64; 4],
+            input: [usize; 2],
+            degrees: f64,
+            msra: [[f64; 3]; 2],
+            udp: [[f64; 3]; 2],
+        }
+        #[derive(serde::Deserialize)]
+        struct Golden {
+            pose: Vec<Case>,
+        }
+        let golden: Golden =
+            serde_json::from_str(include_str!("../../tests/golden/affine.json")).unwrap();
+        for case in golden.pose {
+            for (coding, expected) in [(Coding::Msra, case.msra), (Coding::Udp, case.udp)] {
+                let [height, width] = case.input;
+                let found = coding
+                    .input_from_image(case.region, height, width, case.degrees)
+                    .0;
+                for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
+                    // OpenCV takes its points as f32.
+                    assert!(
+                        (found - expected).abs() < 2e-3,
+                        "{coding:?}: {found} {expected}"
+                    );
+                }
+            }
+        }
+    }
     use serde_json::Value;
 
     const GRID: Grid = Grid {

@@ -785,18 +785,45 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_image_comes_into_the_middle_and_back() {
-        for size in [[100, 30], [40, 90], [64, 32]] {
-            let map = input_from_image(size, [64, 32], 1.0, 0.0);
+    fn the_input_is_that_of_the_published_code() {
+        #[derive(Deserialize)]
+        struct Case {
+            image: [usize; 2],
+            input: [usize; 2],
+            scale: f64,
+            degrees: f64,
+            matrix: [[f64; 3]; 2],
+        }
+        #[derive(Deserialize)]
+        struct Golden {
+            parsing: Vec<Case>,
+        }
+        let golden: Golden =
+            serde_json::from_str(include_str!("../../tests/golden/affine.json")).unwrap();
+        for case in golden.parsing {
+            let found = input_from_image(case.image, case.input, case.scale, case.degrees).0;
+            for (found, expected) in found.iter().flatten().zip(case.matrix.iter().flatten()) {
+                // OpenCV takes its points as f32.
+                assert!((found - expected).abs() < 2e-3, "{found} {expected}");
+            }
+        }
+    }
+
+    /// The border of a mask was once lost on its way back: the image came a pixel over the edge of the input.
+    #[test]
+    fn every_pixel_of_an_image_comes_into_the_input_and_back() {
+        for size in [[100, 30], [40, 90], [64, 32], [120, 100], [300, 200]] {
+            let (height, width) = (57, 38);
+            let map = input_from_image(size, [height, width], 1.0, 0.0);
             for corner in [[0.0, 0.0], [(size[1] - 1) as f64, (size[0] - 1) as f64]] {
                 let [x, y] = map.apply(corner);
-                assert!(
-                    (-1.0..33.0).contains(&x) && (-2.0..66.0).contains(&y),
-                    "{x} {y}"
-                );
+                let inside =
+                    |at: f64, length: usize| (-1e-9..=length as f64 - 1.0 + 1e-9).contains(&at);
+                assert!(inside(x, width) && inside(y, height), "{size:?}: {x} {y}");
             }
-            let [x, y] = map.apply([(size[1] - 1) as f64 / 2.0, (size[0] - 1) as f64 / 2.0]);
-            assert!((x - 15.5).abs() < 1e-9 && (y - 31.5).abs() < 1e-9);
+            let labels = vec![1; height * width];
+            let back = warp_labels(&labels, [height, width], &map, size[0], size[1], 0);
+            assert!(back.iter().all(|label| *label == 1), "{size:?}");
         }
     }
 

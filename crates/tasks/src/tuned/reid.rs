@@ -79,6 +79,12 @@ pub struct Settings {
     pub flip_test: bool,
     /// Also re-rank by k-reciprocal encoding.
     pub rerank: bool,
+    /// Nearest neighbours that may be reciprocal in it, k1.
+    pub rerank_k1: usize,
+    /// Nearest neighbours whose encodings are averaged in it, k2.
+    pub rerank_k2: usize,
+    /// Share of the original distance in it.
+    pub rerank_lambda: f64,
     /// Where MSMT17's validation images go: into training, as published, or apart to choose models by.
     pub msmt_val: MsmtValidation,
 }
@@ -109,6 +115,9 @@ impl Default for Settings {
             test_bilinear: false,
             flip_test: false,
             rerank: false,
+            rerank_k1: Rerank::default().k1,
+            rerank_k2: Rerank::default().k2,
+            rerank_lambda: Rerank::default().lambda,
             msmt_val: MsmtValidation::Train,
         }
     }
@@ -179,6 +188,14 @@ impl Reid {
         preprocess
     }
 
+    fn rerank(&self) -> Rerank {
+        Rerank {
+            k1: self.settings.rerank_k1,
+            k2: self.settings.rerank_k2,
+            lambda: self.settings.rerank_lambda,
+        }
+    }
+
     /// The feature that is compared: [batch, channels] → [batch, channels].
     fn compared(&self, model: &Model<Self>, pooled: Tensor<2>) -> Tensor<2> {
         match self.settings.feature {
@@ -203,7 +220,7 @@ impl Reid {
         } else {
             ""
         };
-        let rerank = Rerank::default();
+        let rerank = self.rerank();
         let rerank = if settings.rerank {
             format!(
                 " Also re-ranked by k-reciprocal encoding, k1 {}, k2 {}, lambda {}.",
@@ -244,11 +261,18 @@ impl Task for Reid {
     fn check(settings: &Settings) -> Result<(), TaskError> {
         check::count("task.instances", settings.instances, [1, 1024])?;
         check::count("task.padding", settings.padding, [0, 1024])?;
+        check::count("task.rerank_k1", settings.rerank_k1, [1, 10_000])?;
+        check::count(
+            "task.rerank_k2",
+            settings.rerank_k2,
+            [1, settings.rerank_k1],
+        )?;
         let shares = [
             ("task.flip", settings.flip),
             ("task.erasing", settings.erasing),
             ("task.holdout", settings.holdout),
             ("task.smoothing", settings.smoothing),
+            ("task.rerank_lambda", settings.rerank_lambda),
         ];
         check::within(&shares, [0.0, 1.0])?;
         let weights = [
@@ -522,7 +546,7 @@ impl Task for Reid {
         ];
         let mut nearest = reid::nearest(&query, &gallery, NAMED)?;
         let reranked = if self.settings.rerank {
-            let rerank = Rerank::default();
+            let rerank = self.rerank();
             let (metrics, order) =
                 rerank::evaluate_with_nearest(&query, &gallery, rerank, RANKS, NAMED)?;
             nearest = order;

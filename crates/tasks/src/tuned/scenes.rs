@@ -95,7 +95,10 @@ impl Views {
         }
         let shares = [
             ("task.views.flip", self.flip),
-            ("task.views.brightness_probability", self.brightness_probability),
+            (
+                "task.views.brightness_probability",
+                self.brightness_probability,
+            ),
             ("task.views.score", self.score),
             ("task.views.nms", self.nms),
         ];

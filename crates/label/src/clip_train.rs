@@ -32,6 +32,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use clasp_data::atomic::remove_abandoned;
 use clasp_data::vocabulary::IGNORE;
 use clasp_model::ModelError;
 use clasp_model::clip::{Clip, ClipConfig, ClipConfigError, Dense};
@@ -382,6 +383,7 @@ pub fn train(
         check_pair(pair, index, last_size, 0)?;
     }
     fs::create_dir_all(folder)?;
+    remove_abandoned(folder)?;
     let path = folder.join("checkpoint.safetensors");
     let run = identity(config, model, words)?;
     let (mut clip, mut optimiser, start) = if path.exists() {

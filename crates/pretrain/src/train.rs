@@ -139,6 +139,7 @@ pub fn train(
         place.unwrap_or_default(),
         move |index, epoch| maker.make(index, epoch),
     );
+    checkpoints::tidy(folder)?;
     let mut log = Log::open(folder, trainer.step, &["experts.jsonl"])?;
     let mut watch = Watch::new(
         plan.outputs,

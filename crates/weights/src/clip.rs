@@ -214,7 +214,7 @@ pub fn save_clip(folder: &Path, clip: &Clip, half: bool) -> Result<(), WeightsEr
     };
     let metadata = Metadata::from([("format".to_owned(), "pt".to_owned())]);
     checkpoint::write_as(&folder.join(OPEN_CLIP[1]), &state, &metadata, precision)?;
-    checkpoint::write_atomically(&folder.join(OPEN_CLIP[0]), |out| {
+    clasp_data::atomic_write(&folder.join(OPEN_CLIP[0]), |out| {
         serde_json::to_writer_pretty(&mut *out, &contents)?;
         out.write_all(b"\n")
     })?;

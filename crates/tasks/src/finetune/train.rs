@@ -153,6 +153,7 @@ pub fn train<T: Task>(
     }
     let plan = trainer.plan.clone();
     let mut loader = loader(&trainer, Arc::new(data), progress.position);
+    checkpoints::tidy(folder)?;
     let mut log = Log::open(folder, trainer.step, &[])?;
     let mut metrics = Metrics::new();
     let mut saved = None;

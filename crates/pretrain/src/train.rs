@@ -151,7 +151,8 @@ pub fn train(
         unreadable: 0,
     };
     let mut metrics = Metrics::new();
-    let mut saved = None;
+    // What a resumed run starts from is written already.
+    let mut saved = place.map(|_| trainer.step);
     (control.report)(Event::Start {
         plan: &plan,
         images,

@@ -58,11 +58,11 @@ pub enum TaskError {
     },
     /// A feature that is not a finite number.
     #[error(
-        "image {image} has a feature of {found}\nhint: the backbone's weights are damaged or its training diverged"
+        "{image} has a feature of {found}\n  hint: the backbone's weights are damaged or its training diverged"
     )]
     NotFinite {
-        /// Position of the image in its list.
-        image: usize,
+        /// The image: its key or path, or its position where no more is known.
+        image: String,
         /// The value.
         found: f32,
     },

@@ -19,6 +19,7 @@ mod finetune;
 mod import;
 mod inspect;
 mod label;
+mod partial;
 mod predict;
 mod pretrain;
 mod search;

@@ -4,6 +4,7 @@ mod bad_input;
 mod demo;
 mod finetune;
 mod flow;
+mod interrupted;
 mod resume;
 mod weights;
 

@@ -260,11 +260,7 @@ fn table_text(results: &[Row]) -> String {
         let chance: String = row
             .figures
             .iter()
-            .map(|figures| {
-                figures.chance.map_or(format!("{:>18}", "-"), |chance| {
-                    format!("{:>18.2}", 100.0 * chance)
-                })
-            })
+            .map(|figures| format!("{:>18.2}", 100.0 * figures.chance))
             .collect();
         lines.push(format!("{:>18}{chance}", "chance"));
     }
@@ -294,13 +290,8 @@ fn table(results: &[Row]) -> Table {
         .collect();
     if let Some(row) = results.first() {
         let mut cells = vec![Cell::plain("chance")];
-        cells.extend(row.figures.iter().map(|figures| {
-            Cell::plain(
-                figures
-                    .chance
-                    .map_or("-".to_owned(), |chance| format!("{:.2}", 100.0 * chance)),
-            )
-        }));
+        let chances = row.figures.iter().map(|figures| 100.0 * figures.chance);
+        cells.extend(chances.map(|chance| Cell::plain(format!("{chance:.2}"))));
         rows.push(cells);
     }
     Table {

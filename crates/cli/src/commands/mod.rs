@@ -26,7 +26,7 @@ mod search;
 mod synth;
 mod tuned;
 
-/// Runs the verb.
+/// Runs the verb, on as many threads as were asked for.
 pub fn run(cli: Cli) -> Result<Outcome> {
     let common = &cli.common;
     start_threads(common)?;
@@ -105,12 +105,11 @@ fn check_data(path: &Path) -> Result<()> {
 }
 
 /// A result on standard output: `value` as JSON if asked for, else `text`.
-#[allow(clippy::print_stdout)]
 fn print_result(json: bool, value: &impl Serialize, text: &str) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(value)?);
+        print_text(&serde_json::to_string_pretty(value)?);
     } else {
-        println!("{}", text.trim_end());
+        print_text(text);
     }
     Ok(())
 }

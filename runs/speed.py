@@ -4,7 +4,7 @@
     PYTHON runs/speed.py --peers PEERS --images JPEGS [--clasp target/release/clasp] [--rounds 3] [--record FILE] [--only NAME ...]
 
 PYTHON is one with torch, torchvision, timm, open_clip_torch and pycocotools. PEERS is a folder with multicrop.py, clip_label.py,
-pretrain_step.py, embed.py, reid_rank.py and coco_eval.py, each of which prints one line of JSON with `images_per_s` or `s`; docs/results.md says what each does.
+pretrain_step.py, embed.py, reid_rank.py and coco_eval.py, each of which prints one line of JSON with `images_per_s` or `s`; docs/speed.md says what each does.
 Prints a table of medians with the ratio (above 1: clasp is faster), and the peak memory of both.
 """
 

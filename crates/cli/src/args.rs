@@ -3,8 +3,11 @@
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
+use clasp_run::check::MOST_THREADS;
 use clasp_weights::export::Names;
 use clasp_weights::import::Source;
 
@@ -26,8 +29,8 @@ pub struct Common {
     /// Where to compute: cpu, cuda[:i], vulkan, metal or rocm [default: the best of this build]
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
-    /// Worker threads [default: all cores]
-    #[arg(long, global = true, value_name = "N")]
+    /// Threads to compute and load with [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = count(1, MOST_THREADS))]
     pub threads: Option<usize>,
     /// Print results as JSON on standard output
     #[arg(long, global = true)]
@@ -89,6 +92,9 @@ pub struct Demo {
     /// Folder for everything that the demo makes
     #[arg(long, default_value = "clasp-demo")]
     pub out: PathBuf,
+    /// People to pre-train on; a 16th as many more, by 4 cameras, train the read-outs, and a 32nd test them
+    #[arg(long, default_value_t = 2400, value_parser = count(64, 1_000_000))]
+    pub people: usize,
     /// Seed of the drawn people and of the training
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -145,10 +151,10 @@ pub enum Data {
         #[arg(long)]
         out: PathBuf,
         /// Images in a shard
-        #[arg(long, default_value_t = 4096)]
+        #[arg(long, default_value_t = 4096, value_parser = count(1, 1_000_000))]
         per_shard: usize,
         /// Shrink higher images to this height (re-encodes them as JPEG)
-        #[arg(long)]
+        #[arg(long, value_parser = count(1, 65_536))]
         max_height: Option<usize>,
         /// Go on when more than 5 % of the images cannot be read
         #[arg(long)]
@@ -168,47 +174,55 @@ pub enum Data {
 #[derive(Subcommand, Debug)]
 pub enum Clip {
     /// Train a small CLIP on drawn people (and photos with tags)
-    Train {
-        /// Folder to write, in the layout of OpenCLIP
-        #[arg(long)]
-        out: PathBuf,
-        /// A folder in the layout of CCP (images/, attributes.csv, masks/, parsing.csv); train split only
-        #[arg(long)]
-        photos: Option<PathBuf>,
-        /// A CLIP to adapt, a folder or name; without it, a new small one
-        #[arg(long)]
-        from: Option<String>,
-        /// Image-caption pairs to see
-        #[arg(long, default_value_t = 200_000)]
-        pairs: usize,
-        /// Pairs in a batch
-        #[arg(long, default_value_t = 64)]
-        batch: usize,
-        /// Peak learning rate
-        #[arg(long, default_value_t = 1e-3)]
-        lr: f64,
-        /// Go on from the last checkpoint in OUT
-        #[arg(long)]
-        resume: bool,
-        /// Seed
-        #[arg(long, default_value_t = 0)]
-        seed: u64,
-    },
+    Train(ClipTrain),
     /// Zero-shot accuracy per attribute and part-map mIoU, beside chance
-    Score {
-        /// A CLIP folder or name
-        #[arg(long, default_value = "mini")]
-        clip: String,
-        /// A folder in the layout of CCP; its val split is scored too
-        #[arg(long)]
-        photos: Option<PathBuf>,
-        /// Drawn people to score
-        #[arg(long, default_value_t = 1000)]
-        people: usize,
-        /// Dense features: clear, mask or self
-        #[arg(long, default_value = "clear")]
-        dense: String,
-    },
+    Score(ClipScore),
+}
+
+/// `clasp clip train`
+#[derive(Args, Debug)]
+pub struct ClipTrain {
+    /// Folder to write, in the layout of OpenCLIP
+    #[arg(long)]
+    pub out: PathBuf,
+    /// A folder in the layout of CCP (images/, attributes.csv, masks/, parsing.csv); train split only
+    #[arg(long)]
+    pub photos: Option<PathBuf>,
+    /// A CLIP to adapt, a folder or name; without it, a new small one
+    #[arg(long)]
+    pub from: Option<String>,
+    /// Image-caption pairs to see
+    #[arg(long, default_value_t = 200_000)]
+    pub pairs: usize,
+    /// Pairs in a batch
+    #[arg(long, default_value_t = 64, value_parser = count(2, 65_536))]
+    pub batch: usize,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 1e-3)]
+    pub lr: f64,
+    /// Go on from the last checkpoint, in OUT.run
+    #[arg(long)]
+    pub resume: bool,
+    /// Seed
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+}
+
+/// `clasp clip score`
+#[derive(Args, Debug)]
+pub struct ClipScore {
+    /// A CLIP folder or name
+    #[arg(long, default_value = "mini")]
+    pub clip: String,
+    /// A folder in the layout of CCP; its val split is scored too
+    #[arg(long)]
+    pub photos: Option<PathBuf>,
+    /// Drawn people to score
+    #[arg(long, default_value_t = 1000)]
+    pub people: usize,
+    /// Dense features: clear, mask or self
+    #[arg(long, default_value = "clear")]
+    pub dense: String,
 }
 
 /// `clasp label`
@@ -248,7 +262,7 @@ pub enum LabelAction {
         #[arg(long, default_value = "labels.png")]
         out: PathBuf,
         /// Images on the sheet
-        #[arg(long, default_value_t = 16)]
+        #[arg(long, default_value_t = 16, value_parser = count(1, MOST_SHOWN))]
         count: usize,
         /// Seed of the choice
         #[arg(long, default_value_t = 0)]
@@ -295,7 +309,7 @@ pub struct LabelRun {
     #[arg(long, value_name = "I/N", value_parser = shard)]
     pub shard: Option<(usize, usize)>,
     /// Images in a batch
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 16, value_parser = count(1, 65_536))]
     pub batch: usize,
     /// Go on when more than 5 % of the images cannot be read
     #[arg(long)]
@@ -405,8 +419,8 @@ pub struct Search {
     /// Fine-tuned re-identification model, or a backbone
     #[arg(long)]
     pub model: PathBuf,
-    /// Matches of a query
-    #[arg(long, default_value_t = 10)]
+    /// Matches of a query; the contact sheet shows 20 of them at most
+    #[arg(long, default_value_t = 10, value_parser = count(1, usize::MAX))]
     pub top: usize,
     /// JSON lines to write: a query and its matches with their cosines
     #[arg(long, default_value = "matches.jsonl")]
@@ -415,7 +429,7 @@ pub struct Search {
     #[arg(long, default_value = "matches.png")]
     pub sheet: PathBuf,
     /// Queries on the sheet
-    #[arg(long, default_value_t = 20)]
+    #[arg(long, default_value_t = 20, value_parser = count(0, 200))]
     pub rows: usize,
     /// Below this cosine a match is left out; `clasp eval reid` tells thresholds
     #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
@@ -646,10 +660,10 @@ pub enum BenchWork {
 #[derive(Args, Debug)]
 pub struct BenchOptions {
     /// Images in a batch
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = count(1, 4096))]
     pub batch: usize,
     /// Timed runs after one warm-up; the median counts
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = count(1, 10_000))]
     pub iters: usize,
     /// How precisely to compute
     #[command(flatten)]
@@ -662,7 +676,7 @@ pub struct BenchData {
     /// A file, a folder, a list file or tar shards
     pub images: String,
     /// At most this many images
-    #[arg(long, default_value_t = 500)]
+    #[arg(long, default_value_t = 500, value_parser = count(1, 1_000_000))]
     pub limit: usize,
 }
 
@@ -673,16 +687,16 @@ pub struct BenchPretrain {
     #[arg(long, default_value = "swin-tiny")]
     pub model: String,
     /// Images in a batch
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, default_value_t = 4, value_parser = count(1, 4096))]
     pub batch: usize,
     /// Timed steps after one warm-up; the median counts
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = count(1, 10_000))]
     pub iters: usize,
     /// Outputs of the projection head
-    #[arg(long, default_value_t = 65536)]
+    #[arg(long, default_value_t = 65536, value_parser = count(2, 1 << 20))]
     pub out_dim: usize,
     /// Local views
-    #[arg(long, default_value_t = 8)]
+    #[arg(long, default_value_t = 8, value_parser = count(0, 64))]
     pub local: usize,
     /// A key of the recipe and its value, as in `views.global_size=[384, 128]`; any number of times
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -693,10 +707,10 @@ pub struct BenchPretrain {
 #[derive(Args, Debug)]
 pub struct BenchCoco {
     /// Images
-    #[arg(long, default_value_t = 2000)]
+    #[arg(long, default_value_t = 2000, value_parser = count(1, 1_000_000))]
     pub images: usize,
     /// Timed runs after one warm-up; the median counts
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = count(1, 10_000))]
     pub iters: usize,
 }
 
@@ -704,7 +718,7 @@ pub struct BenchCoco {
 #[derive(Args, Debug)]
 pub struct BenchParsing {
     /// Masks
-    #[arg(long, default_value_t = 10_000)]
+    #[arg(long, default_value_t = 10_000, value_parser = count(1, 10_000_000))]
     pub images: usize,
     /// Height x width of a mask
     #[arg(long, value_parser = size, default_value = "572x384")]
@@ -718,20 +732,25 @@ pub struct BenchParsing {
 #[derive(Args, Debug)]
 pub struct BenchRank {
     /// Queries
-    #[arg(long, default_value_t = 3368)]
+    #[arg(long, default_value_t = 3368, value_parser = count(1, 1_000_000))]
     pub queries: usize,
     /// Gallery images
-    #[arg(long, default_value_t = 15913)]
+    #[arg(long, default_value_t = 15913, value_parser = count(1, 1_000_000))]
     pub gallery: usize,
     /// Length of a feature
-    #[arg(long, default_value_t = 768)]
+    #[arg(long, default_value_t = 768, value_parser = count(1, 8192))]
     pub dim: usize,
     /// Identities
-    #[arg(long, default_value_t = 750)]
+    #[arg(long, default_value_t = 750, value_parser = count(1, 100_000))]
     pub identities: usize,
     /// Re-rank too
     #[arg(long)]
     pub rerank: bool,
+}
+
+/// A number from `from` to `to`.
+fn count(from: usize, to: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(from as u64..=to as u64)
 }
 
 /// `HEIGHTxWIDTH`.
@@ -786,6 +805,12 @@ mod tests {
     fn sizes_and_shards() {
         assert_eq!(size("256x128"), Ok([256, 128]));
         assert!(size("256").is_err() && size("0x5").is_err() && size("99999x1").is_err());
+        let threads = |text: &str| Cli::try_parse_from(["clasp", "demo", "--threads", text]);
+        assert_eq!(threads("2").unwrap().common.threads, Some(2));
+        for text in ["0", "300000", "many"] {
+            let message = threads(text).unwrap_err().to_string();
+            assert!(message.contains("--threads"), "{message}");
+        }
         assert_eq!(shard("2/8"), Ok((2, 8)));
         assert!(shard("8/8").is_err() && shard("1").is_err());
         assert_eq!(colours("0.5, 1,0"), Ok([0.5, 1.0, 0.0]));

@@ -1,8 +1,9 @@
 //! Files that appear whole or not at all.
 
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use fs_err as fs;
 
@@ -10,7 +11,7 @@ use fs_err as fs;
 ///
 /// Whoever looks at `path` sees the old content or the new, never a part of it, whatever happens
 /// in between (a kill, a full disk, an error of `write`). After an error the temporary file is
-/// removed; after a kill it stays, hidden and ending in `.tmp`.
+/// removed; after a kill it stays, hidden and ending in `.tmp`, until [`remove_abandoned`].
 ///
 /// # Errors
 /// What `write` returned, or the error of the file system, which names the file.
@@ -18,9 +19,9 @@ pub fn atomic_write(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    replace(path, write, true)?;
-    sync_folder(path);
-    Ok(())
+    let mut file = NewFile::create(path)?;
+    write(&mut file)?;
+    file.finish()
 }
 
 /// As [`atomic_write`], without waiting for the disk: for many small files that can be made again.
@@ -32,52 +33,155 @@ pub fn atomic_write_unsynced(
     path: &Path,
     write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    replace(path, write, false)
+    let mut file = NewFile::create(path)?;
+    write(&mut file)?;
+    file.out.flush()?;
+    file.rename()
 }
 
-fn replace(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    sync: bool,
-) -> io::Result<()> {
-    let temporary = temporary_name(path)?;
-    let result = write_new(&temporary, write, sync).and_then(|()| fs::rename(&temporary, path));
-    if result.is_err() {
-        // The first error is the one to report; a file that cannot be removed changes nothing.
-        let _ = fs::remove_file(&temporary);
+/// A file that is being written: under a temporary name until [`NewFile::finish`], and removed when dropped before.
+#[derive(Debug)]
+pub struct NewFile {
+    out: BufWriter<fs::File>,
+    temporary: PathBuf,
+    path: PathBuf,
+    named: bool,
+}
+
+impl NewFile {
+    /// Begins the file that is to be `path`.
+    ///
+    /// # Errors
+    /// `path` names no file, or its folder takes none.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        let (file, temporary) = temporary(path)?;
+        Ok(Self {
+            out: BufWriter::with_capacity(1 << 18, file),
+            temporary,
+            path: path.to_owned(),
+            named: false,
+        })
     }
-    result
+
+    /// Brings what is written to the disk, so that only the name is still to come.
+    ///
+    /// # Errors
+    /// That of the file system.
+    pub fn sync(&mut self) -> io::Result<()> {
+        self.out.flush()?;
+        self.out.get_ref().sync_all()
+    }
+
+    /// Brings the file to the disk and gives it its name.
+    ///
+    /// # Errors
+    /// That of the file system; the temporary file is removed.
+    pub fn finish(mut self) -> io::Result<()> {
+        self.sync()?;
+        self.rename()?;
+        sync_folder(&self.path);
+        Ok(())
+    }
+
+    fn rename(&mut self) -> io::Result<()> {
+        fs::rename(&self.temporary, &self.path)?;
+        self.named = true;
+        Ok(())
+    }
 }
 
-fn write_new(
-    temporary: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-    sync: bool,
-) -> io::Result<()> {
-    let file = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .open(temporary)?;
-    let mut buffered = BufWriter::with_capacity(1 << 18, file);
-    write(&mut buffered)?;
-    buffered.flush()?;
-    if sync {
-        buffered.get_ref().sync_all()?;
+impl Write for NewFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.out.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl Seek for NewFile {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        self.out.seek(to)
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        if !self.named {
+            // The first error is the one to report; a file that cannot be removed changes nothing.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Removes the temporary files that killed processes left in a folder; nothing where there is no such folder.
+///
+/// For folders that one process writes: one of another machine that shares the folder would look dead from here.
+///
+/// # Errors
+/// The folder cannot be read, or a file cannot be removed.
+pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    if !folder.is_dir() {
+        return Ok(());
+    }
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some((process, count)) = owner(&name) else {
+            continue;
+        };
+        let abandoned = match process == std::process::id() {
+            // An earlier process had the number that this one has, as in containers.
+            true => count >= COUNT.load(Ordering::Relaxed),
+            false => !is_running(process, &entry)?,
+        };
+        if abandoned && entry.file_type()?.is_file() {
+            fs::remove_file(entry.path())?;
+        }
     }
     Ok(())
 }
 
-/// `.name.process-count.tmp` beside `path`: two processes, or two threads, never share one.
-fn temporary_name(path: &Path) -> io::Result<PathBuf> {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
+/// Whether the process that left a file may still be at work on it.
+fn is_running(process: u32, file: &fs::DirEntry) -> io::Result<bool> {
+    let processes = Path::new("/proc");
+    if processes.join("self").exists() {
+        return Ok(processes.join(process.to_string()).exists());
+    }
+    // Elsewhere than on Linux, the time since the last byte has to tell.
+    let quiet = file.metadata()?.modified()?.elapsed().unwrap_or_default();
+    Ok(quiet < Duration::from_secs(24 * 3600))
+}
+
+/// Temporary files of this process so far.
+static COUNT: AtomicU64 = AtomicU64::new(0);
+
+/// Opens `.name.process-count.tmp` beside `path`: two processes, or two threads, never share one.
+fn temporary(path: &Path) -> io::Result<(fs::File, PathBuf)> {
     let name = path.file_name().ok_or_else(|| {
         let message = format!("`{}` does not name a file", path.display());
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })?;
-    let count = COUNT.fetch_add(1, Ordering::Relaxed);
     let process = std::process::id();
-    let name = format!(".{}.{process}-{count}.tmp", name.to_string_lossy());
-    Ok(path.with_file_name(name))
+    loop {
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!(".{}.{process}-{count}.tmp", name.to_string_lossy());
+        let temporary = path.with_file_name(name);
+        let mut options = fs::OpenOptions::new();
+        match options.write(true).create_new(true).open(&temporary) {
+            // Left by an earlier process that had this one's number.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            result => return Ok((result?, temporary)),
+        }
+    }
+}
+
+/// Process and count in the name of a temporary file.
+fn owner(name: &str) -> Option<(u32, u64)> {
+    let inner = name.strip_prefix('.')?.strip_suffix(".tmp")?;
+    let (process, count) = inner.rsplit_once('.')?.1.split_once('-')?;
+    Some((process.parse().ok()?, count.parse().ok()?))
 }
 
 /// Makes the rename itself durable. Not every file system can; then the rename is still atomic.
@@ -138,5 +242,73 @@ mod tests {
     #[test]
     fn a_path_without_a_name_is_an_error() {
         assert!(atomic_write(Path::new("/"), |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn what_killed_processes_left_goes_and_everything_else_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let own = std::process::id();
+        // No process has such a number; 1 is always there.
+        let dead = u32::MAX;
+        let kept = [
+            format!(".a.{own}-0.tmp"),
+            ".a.tmp".to_owned(),
+            format!("a.{dead}-0.tmp"),
+            format!(".a.{dead}-x.tmp"),
+            "a".to_owned(),
+            ".a.1-0.tmp".to_owned(),
+        ];
+        let gone = [
+            format!(".a.{dead}-0.tmp"),
+            format!(".step-8.safetensors.{dead}-12.tmp"),
+            format!(".a.{own}-{}.tmp", u64::MAX),
+        ];
+        for name in kept.iter().chain(&gone) {
+            fs::write(folder.path().join(name), b"").unwrap();
+        }
+        // This process has begun a file, so its own count is above 0.
+        let begun = NewFile::create(&folder.path().join("b")).unwrap();
+        remove_abandoned(folder.path()).unwrap();
+        for name in &kept {
+            assert!(folder.path().join(name).exists(), "{name}");
+        }
+        for name in gone.iter().filter(|_| Path::new("/proc/self").exists()) {
+            assert!(!folder.path().join(name).exists(), "{name}");
+        }
+        begun.finish().unwrap();
+        assert!(folder.path().join("b").exists());
+        remove_abandoned(&folder.path().join("absent")).unwrap();
+    }
+
+    #[test]
+    fn a_name_that_an_earlier_process_of_the_same_number_left_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        // Other tests count too, so the next name is one of many.
+        let next = COUNT.load(Ordering::Relaxed);
+        for count in next..next + 100 {
+            let name = format!(".a.{}-{count}.tmp", std::process::id());
+            fs::write(folder.path().join(name), b"left").unwrap();
+        }
+        atomic_write(&path, |w| w.write_all(b"new")).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn a_file_begun_and_dropped_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a");
+        let mut file = NewFile::create(&path).unwrap();
+        file.write_all(b"half").unwrap();
+        file.sync().unwrap();
+        drop(file);
+        assert!(names(folder.path()).is_empty());
+
+        let mut file = NewFile::create(&path).unwrap();
+        file.write_all(b"?bc").unwrap();
+        file.seek(SeekFrom::Start(0)).unwrap();
+        file.write_all(b"a").unwrap();
+        file.finish().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "abc");
     }
 }

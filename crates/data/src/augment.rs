@@ -25,7 +25,7 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::Rng;
-use crate::image::{Filter, IMAGENET_MEAN, IMAGENET_STD, Rgb};
+use crate::image::{DEVIATIONS, Filter, IMAGENET_MEAN, IMAGENET_STD, MEANS, Rgb};
 use crate::resize::{self, ByColumns};
 use colour::Operation;
 use crop::Crop;
@@ -205,11 +205,11 @@ impl ViewsConfig {
                 format!("{:?}", self.blur_radius),
             );
         }
-        if !self.mean.iter().all(|mean| mean.is_finite()) {
-            return fail("mean", "finite numbers", format!("{:?}", self.mean));
+        if !self.mean.iter().all(|mean| MEANS.contains(mean)) {
+            return fail("mean", "-1000 to 1000", format!("{:?}", self.mean));
         }
-        if !self.std.iter().all(|std| std.is_finite() && *std > 0.0) {
-            return fail("std", "numbers above 0", format!("{:?}", self.std));
+        if !self.std.iter().all(|std| DEVIATIONS.contains(std)) {
+            return fail("std", "0.0001 to 1000", format!("{:?}", self.std));
         }
         Ok(())
     }

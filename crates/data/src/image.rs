@@ -5,6 +5,7 @@
 //! checked before anything of that size is allocated.
 
 use std::io::Cursor;
+use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use image::codecs::jpeg::JpegEncoder;
@@ -24,6 +25,27 @@ pub const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation that goes with [`CLIP_MEAN`].
 pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
+
+/// What a mean of a channel may be, of values 0 to 1; the others are slips.
+pub const MEANS: RangeInclusive<f32> = -1e3..=1e3;
+/// What a standard deviation of a channel may be.
+pub const DEVIATIONS: RangeInclusive<f32> = 1e-4..=1e3;
+
+/// Checks what images are to be normalised with.
+///
+/// # Errors
+/// What is expected and what was found, in words.
+pub fn check_normalisation(mean: [f32; 3], std: [f32; 3]) -> Result<(), String> {
+    for (what, values, range) in [("mean", mean, MEANS), ("std", std, DEVIATIONS)] {
+        if !values.iter().all(|value| range.contains(value)) {
+            let (from, to) = (range.start(), range.end());
+            return Err(format!(
+                "{what}: expected numbers from {from} to {to}, found {values:?}"
+            ));
+        }
+    }
+    Ok(())
+}
 
 /// An 8-bit RGB image.
 #[derive(Clone, PartialEq, Eq)]

@@ -34,5 +34,5 @@ pub mod synth;
 mod vectors;
 pub mod vocabulary;
 
-pub use atomic::{atomic_write, atomic_write_unsynced};
+pub use atomic::{NewFile, atomic_write, atomic_write_unsynced};
 pub use random::{Rng, rng_for};

@@ -32,6 +32,7 @@ use std::time::Instant;
 use burn::module::Module;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use clasp_data::atomic::remove_abandoned;
 use clasp_data::vocabulary::IGNORE;
 use clasp_model::ModelError;
 use clasp_model::clip::{Clip, ClipConfig, ClipConfigError, Dense};
@@ -101,7 +102,7 @@ pub struct TrainConfig {
     pub dense: f64,
     /// Weight of the value loss beside the contrastive one; 0 for none.
     pub values: f64,
-    /// Threads among which a batch is split; 0 takes one for each core.
+    /// Threads among which a batch is split, no more than it has pairs; 0 takes one for each core.
     pub threads: usize,
     /// Steps between log lines.
     pub log_every: usize,
@@ -299,9 +300,6 @@ impl TrainConfig {
         if !(2..=65_536).contains(&self.batch) {
             return wrong("batch", self.batch.to_string(), "2 to 65536 pairs");
         }
-        if self.threads > self.batch {
-            return wrong("threads", self.threads.to_string(), "at most one a pair");
-        }
         if self.stages.is_empty() || self.steps() == 0 {
             return wrong("stages", "empty".into(), "at least one step");
         }
@@ -382,6 +380,7 @@ pub fn train(
         check_pair(pair, index, last_size, 0)?;
     }
     fs::create_dir_all(folder)?;
+    remove_abandoned(folder)?;
     let path = folder.join("checkpoint.safetensors");
     let run = identity(config, model, words)?;
     let (mut clip, mut optimiser, start) = if path.exists() {
@@ -390,11 +389,10 @@ pub fn train(
         (clip, AdamW::new(optimiser_config(config)), 0)
     };
     let threads = match config.threads {
-        0 => std::thread::available_parallelism()
-            .map_or(1, usize::from)
-            .min(config.batch),
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
+    let threads = threads.min(config.batch);
     let mut log = fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -1429,6 +1427,21 @@ mod tests {
     }
 
     #[test]
+    fn more_threads_than_pairs_are_as_many_as_pairs() {
+        let folder = tempfile::tempdir().unwrap();
+        let of = |threads, name: &str| {
+            let config = TrainConfig {
+                threads,
+                batch: 3,
+                ..config()
+            };
+            run(&config, &folder.path().join(name), Some(1)).step
+        };
+        assert!(of(100, "many") > 0);
+        assert_eq!(of(100, "many again"), of(3, "three"));
+    }
+
+    #[test]
     fn the_loss_is_clips_where_captions_differ() {
         let (images, texts) = ([[1.0, 0.0], [0.6, 0.8]], [[0.8, 0.6], [0.0, 1.0]]);
         let scale = Tensor::<1>::from_data([2.0f32], &Device::flex());
@@ -1684,10 +1697,6 @@ mod tests {
             },
             TrainConfig {
                 learning_rate: f64::NAN,
-                ..config()
-            },
-            TrainConfig {
-                threads: 100,
                 ..config()
             },
             TrainConfig {

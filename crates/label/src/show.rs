@@ -22,6 +22,9 @@ const LINE: usize = font::HEIGHT * SCALE + 1;
 /// How much of a part's colour lies over the image.
 const ALPHA: f32 = 0.55;
 
+/// Most images that fit on a sheet: one of them takes more than half a megabyte.
+pub const MOST_SHOWN: usize = 256;
+
 const PAPER: [u8; 3] = [255, 255, 255];
 const INK: [u8; 3] = [24, 24, 28];
 const PALE: [u8; 3] = [150, 150, 156];
@@ -30,7 +33,7 @@ const FRAME: [u8; 3] = [232, 232, 236];
 /// What goes on a sheet.
 #[derive(Debug, Clone)]
 pub struct ShowOptions {
-    /// Images on the sheet, at most.
+    /// Images on the sheet, at most; no more than [`MOST_SHOWN`].
     pub count: usize,
     /// Images beside each other.
     pub columns: usize,
@@ -85,7 +88,7 @@ pub fn contact_sheet(
         }
     };
     let mut rng = rng_for(options.seed, 0, "show");
-    let count = options.count.clamp(1, labelled.len());
+    let count = options.count.min(MOST_SHOWN).clamp(1, labelled.len());
     let mut chosen = rand::seq::index::sample(&mut rng, labelled.len(), count).into_vec();
     chosen.sort_unstable();
 

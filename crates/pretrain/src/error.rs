@@ -7,7 +7,7 @@ use clasp_data::augment::ViewsError;
 use clasp_data::labels::LabelError;
 use clasp_data::source::SourceError;
 use clasp_model::ModelError;
-use clasp_run::RecipeError;
+use clasp_run::{RecipeError, Setting};
 use clasp_weights::WeightsError;
 
 /// `Result` of this crate.
@@ -20,15 +20,8 @@ pub enum PretrainError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// A value of a recipe is out of range, or two values contradict each other.
-    #[error("recipe: `{key}`: expected {expected}, found {found}")]
-    Setting {
-        /// Dotted path of the value.
-        key: &'static str,
-        /// What would do.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] Setting),
     /// A value of `[views]` is out of range.
     #[error("recipe: {0}")]
     Views(#[from] ViewsError),

@@ -11,8 +11,8 @@ use clasp_data::augment::ViewsConfig;
 use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
 use clasp_model::mix::TASKS;
 use clasp_model::moe::MoeConfig;
-use clasp_run::recipe;
 pub use clasp_run::recipe::Auto;
+use clasp_run::{Setting, check, recipe};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -365,6 +365,13 @@ impl Default for Run {
     }
 }
 
+/// Range of a learning rate.
+const RATE: [f64; 2] = [0.0, 10.0];
+/// Range of a number of epochs.
+const EPOCHS: [f64; 2] = [0.0, 1e6];
+/// Longest run, a guard against a slip in a recipe.
+const MOST_STEPS: usize = 1_000_000_000_000;
+
 /// Recipes that come with the program, by name.
 pub const BUILT_IN: [(&str, &str); 7] = [
     ("demo", include_str!("../../../recipes/demo.toml")),
@@ -387,11 +394,7 @@ impl Recipe {
     ///
     /// The file cannot be read, a key is unknown or a value has another type.
     pub fn load(path: &str, overrides: &[String]) -> Result<Self> {
-        let built_in = BUILT_IN.iter().find(|(name, _)| *name == path);
-        match built_in {
-            Some((name, text)) => Self::parse(text, &format!("recipe {name}"), overrides),
-            None => Self::parse(&fs::read_to_string(path)?, path, overrides),
-        }
+        Ok(recipe::load(path, &BUILT_IN, overrides)?)
     }
 
     /// Parses `text`; `place` says in errors where it comes from.
@@ -426,6 +429,7 @@ impl Recipe {
         let steps_per_epoch = (images / self.run.batch) as u64;
         let steps = (self.run.epochs * steps_per_epoch as f64).round() as u64;
         let steps = self.run.steps.settle(steps.max(1));
+        check::count("run.steps", steps as usize, [0, MOST_STEPS])?;
         let epochs = steps as f64 / steps_per_epoch as f64;
         self.run.epochs = epochs;
 
@@ -444,7 +448,13 @@ impl Recipe {
             .settle(if small { 0.9995 } else { 0.996 });
         let outputs = self.head.outputs.settle(if small { 16384 } else { 65536 });
         let save_every = self.run.save_every.settle(steps_per_epoch.clamp(50, 1000));
-        let workers = self.data.workers.settle(cores);
+        let workers = self.data.workers.settle(cores.min(check::MOST_THREADS));
+        check::within(&[("optimiser.lr", lr)], RATE)?;
+        check::within(&[("optimiser.warmup_epochs", warmup)], EPOCHS)?;
+        check::within(&[("teacher.momentum", momentum)], [0.0, 1.0])?;
+        check::count("head.outputs", outputs, [2, 1 << 20])?;
+        check::count("run.save_every", save_every as usize, [1, MOST_STEPS])?;
+        check::count("data.workers", workers, [1, check::MOST_THREADS])?;
         let adapter = self.model.adapter.settle(match self.method {
             Method::Dino => AdapterKind::None,
             Method::Solider => AdapterKind::Lambda,
@@ -452,7 +462,7 @@ impl Recipe {
         });
         let part = self.run.batch / self.run.accumulate;
         let replicas = if on_cpu {
-            (1..=cores.max(1))
+            (1..=cores.clamp(1, check::MOST_THREADS))
                 .rev()
                 .find(|count| part.is_multiple_of(*count))
                 .unwrap_or(1)
@@ -460,12 +470,10 @@ impl Recipe {
             1
         };
         let replicas = self.run.replicas.settle(replicas);
-        if replicas == 0 || !part.is_multiple_of(replicas) {
-            return Err(PretrainError::Setting {
-                key: "run.replicas",
-                expected: format!("a divisor of run.batch / run.accumulate = {part}"),
-                found: replicas.to_string(),
-            });
+        check::count("run.replicas", replicas, [1, check::MOST_THREADS])?;
+        if !part.is_multiple_of(replicas) {
+            let expected = format!("a divisor of run.batch / run.accumulate = {part}");
+            return Err(Setting::new("run.replicas", expected, replicas).into());
         }
         // A method says which labels it has no use for.
         self.mix.tasks = TASKS
@@ -483,11 +491,8 @@ impl Recipe {
         let last = plain.stages();
         let stages = self.model.stages.settle((last.max(2) - 1..=last).collect());
         if stages.iter().any(|stage| !(1..=last).contains(stage)) {
-            return Err(PretrainError::Setting {
-                key: "model.stages",
-                expected: format!("stages from 1 to {last}, which {} has", self.model.backbone),
-                found: format!("{stages:?}"),
-            });
+            let expected = format!("stages from 1 to {last}, which {} has", self.model.backbone);
+            return Err(Setting::new("model.stages", expected, format!("{stages:?}")).into());
         }
         let adapter = match adapter {
             AdapterKind::None => Adapter::None,
@@ -525,108 +530,70 @@ impl Recipe {
         })
     }
 
-    /// Ranges that serde cannot say.
+    /// Ranges of the values that are never automatic.
     fn check(&self) -> Result<()> {
         self.views.check()?;
-        let wrong = |key, expected: &str, found: String| {
-            Err(PretrainError::Setting {
-                key,
-                expected: expected.to_owned(),
-                found,
-            })
-        };
-        let at_least_one = [
-            ("run.batch", self.run.batch),
-            ("run.accumulate", self.run.accumulate),
-            ("run.keep", self.run.keep),
-            ("run.log_every", self.run.log_every as usize),
-            ("head.hidden", self.head.hidden),
-            ("head.bottleneck", self.head.bottleneck),
-        ];
-        for (key, value) in at_least_one {
-            if value == 0 {
-                return wrong(key, "at least 1", "0".to_owned());
-            }
+        let (run, optimiser, loss) = (&self.run, &self.optimiser, &self.loss);
+        for (key, value, most) in [
+            ("run.batch", run.batch, 1 << 20),
+            ("run.accumulate", run.accumulate, 1 << 20),
+            ("run.keep", run.keep, usize::MAX),
+            ("run.log_every", run.log_every as usize, usize::MAX),
+            ("head.hidden", self.head.hidden, 1 << 14),
+            ("head.bottleneck", self.head.bottleneck, 1 << 14),
+        ] {
+            check::count(key, value, [1, most])?;
         }
-        if self.run.save_every == Auto::Value(0) {
-            return wrong("run.save_every", "at least 1", "0".to_owned());
-        }
-        if !self.run.batch.is_multiple_of(self.run.accumulate) {
-            let found = format!(
-                "batch {} and accumulate {}",
-                self.run.batch, self.run.accumulate
-            );
-            return wrong("run.accumulate", "a divisor of run.batch", found);
+        if !run.batch.is_multiple_of(run.accumulate) {
+            let found = format!("batch {} and accumulate {}", run.batch, run.accumulate);
+            return Err(Setting::new("run.accumulate", "a divisor of run.batch", found).into());
         }
         if self.views.global + self.views.local < 2 {
-            return wrong(
-                "views.global",
-                "two views of an image or more",
-                "one".to_owned(),
-            );
+            let expected = "two views of an image or more";
+            return Err(Setting::new("views.global", expected, "one").into());
         }
-        if let Some(task) = self
-            .mix
-            .tasks
-            .iter()
-            .find(|task| !TASKS.contains(&task.as_str()))
-        {
-            return wrong(
-                "mix.tasks",
-                &format!("some of {TASKS:?}"),
-                format!("`{task}`"),
-            );
+        let tasks = &self.mix.tasks;
+        if let Some(task) = tasks.iter().find(|task| !TASKS.contains(&task.as_str())) {
+            let expected = format!("some of {TASKS:?}");
+            return Err(Setting::new("mix.tasks", expected, format!("`{task}`")).into());
         }
-        if !self.mix.tasks.iter().any(|task| task == "identity") {
-            return wrong(
-                "mix.tasks",
-                "`identity`, which DINO's loss is for, among them",
-                format!("{:?}", self.mix.tasks),
-            );
+        if !tasks.iter().any(|task| task == "identity") {
+            let expected = "`identity`, which DINO's loss is for, among them";
+            return Err(Setting::new("mix.tasks", expected, format!("{tasks:?}")).into());
         }
-        let fractions = [
+        let shares = [
             ("mix.single", self.mix.single),
             ("model.drop_path", self.model.drop_path),
-            ("loss.centre_momentum", self.loss.centre_momentum),
+            ("loss.centre_momentum", loss.centre_momentum),
             ("teacher.momentum_end", self.teacher.momentum_end),
+            ("loss.attribute_low", f64::from(loss.attribute_low)),
+            ("loss.attribute_high", f64::from(loss.attribute_high)),
         ];
-        for (key, value) in fractions {
-            if !(0.0..=1.0).contains(&value) {
-                return wrong(key, "a number from 0 to 1", value.to_string());
-            }
-        }
-        let not_negative = [
-            ("loss.dino", self.loss.dino),
-            ("loss.part", self.loss.part),
-            ("loss.attribute", self.loss.attribute),
-            ("loss.balance", self.loss.balance),
-            ("optimiser.lr_end", self.optimiser.lr_end),
-            ("optimiser.clip", self.optimiser.clip),
-            (
-                "optimiser.freeze_last_layer",
-                self.optimiser.freeze_last_layer,
-            ),
-            ("optimiser.weight_decay", self.optimiser.weight_decay),
-            (
-                "optimiser.weight_decay_end",
-                self.optimiser.weight_decay_end,
-            ),
-            ("run.epochs", self.run.epochs),
+        check::within(&shares, [0.0, 1.0])?;
+        let weights = [
+            ("loss.dino", loss.dino),
+            ("loss.part", loss.part),
+            ("loss.attribute", loss.attribute),
+            ("loss.balance", loss.balance),
         ];
-        for (key, value) in not_negative {
-            if !value.is_finite() || value < 0.0 {
-                return wrong(key, "a number of at least 0", value.to_string());
-            }
-        }
-        for (key, value) in [
-            ("loss.student_temperature", self.loss.student_temperature),
-            ("loss.teacher_temperature", self.loss.teacher_temperature),
-        ] {
-            if !value.is_finite() || value <= 0.0 {
-                return wrong(key, "a number above 0", value.to_string());
-            }
-        }
-        Ok(())
+        check::within(&weights, [0.0, 1e4])?;
+        let temperatures = [
+            ("loss.student_temperature", loss.student_temperature),
+            ("loss.teacher_temperature", loss.teacher_temperature),
+        ];
+        check::within(&temperatures, [1e-4, 100.0])?;
+        check::within(&[("optimiser.lr_end", optimiser.lr_end)], RATE)?;
+        let decays = [
+            ("optimiser.weight_decay", optimiser.weight_decay),
+            ("optimiser.weight_decay_end", optimiser.weight_decay_end),
+        ];
+        check::within(&decays, [0.0, 100.0])?;
+        check::within(&[("optimiser.clip", optimiser.clip)], [0.0, 1e6])?;
+        let epochs = [
+            ("run.epochs", run.epochs),
+            ("optimiser.freeze_last_layer", optimiser.freeze_last_layer),
+        ];
+        Ok(check::within(&epochs, EPOCHS)?)
     }
 }
 
@@ -813,6 +780,40 @@ mod tests {
                 .unwrap_err()
                 .to_string()
         };
+        for (key, values) in [
+            ("head.outputs", &["0", "1", "100000000000000"][..]),
+            ("head.hidden", &["0", "100000000000"]),
+            ("head.bottleneck", &["0", "100000000000"]),
+            ("data.workers", &["0", "200000"]),
+            ("run.batch", &["0", "100000000000"]),
+            ("run.replicas", &["0", "2000"]),
+            ("run.save_every", &["0"]),
+            ("run.epochs", &["-1.0", "nan", "inf", "1e300"]),
+            ("optimiser.lr", &["-5.0", "nan", "inf", "1e30"]),
+            ("optimiser.lr_end", &["-5.0", "nan", "1e30"]),
+            ("optimiser.warmup_epochs", &["-1.0", "nan", "1e30"]),
+            ("optimiser.freeze_last_layer", &["-1.0", "1e30"]),
+            ("optimiser.weight_decay", &["-1.0", "nan", "1e30"]),
+            ("optimiser.clip", &["-1.0", "nan"]),
+            ("teacher.momentum", &["3.0", "-0.1", "nan"]),
+            ("teacher.momentum_end", &["3.0"]),
+            ("loss.dino", &["-1.0", "1e30"]),
+            ("loss.student_temperature", &["0.0", "nan", "1e-30"]),
+            ("loss.attribute_low", &["nan", "2.0"]),
+            ("mix.single", &["2.0"]),
+            ("views.mean", &["[1e30, 0.5, 0.5]", "[nan, 0.5, 0.5]"]),
+            ("views.std", &["[0.0, 0.5, 0.5]", "[1e-30, 0.5, 0.5]"]),
+            ("model.experts", &["0", "100000000000"]),
+            ("model.reduction", &["0"]),
+            ("model.drop_path", &["1.5", "nan"]),
+        ] {
+            for value in values {
+                let message = set(&format!("{key}={value}"));
+                let name = key.rsplit('.').next().unwrap();
+                assert!(message.contains(name), "{key}={value}: {message}");
+                assert!(message.contains("expected"), "{key}={value}: {message}");
+            }
+        }
         assert!(set("run.accumulate=3").contains("`run.accumulate`"));
         assert!(set("model.top_k=7").contains("`top_k`"));
         assert!(set("mix.tasks=[\"pose\"]").contains("`pose`"));

@@ -139,6 +139,7 @@ pub fn train(
         place.unwrap_or_default(),
         move |Draw { item, epoch, .. }| maker.make(item, epoch),
     );
+    checkpoints::tidy(folder)?;
     let mut log = Log::open(folder, trainer.step, &["experts.jsonl"])?;
     let mut watch = Watch::new(
         plan.outputs,
@@ -150,7 +151,8 @@ pub fn train(
         unreadable: 0,
     };
     let mut metrics = Metrics::new();
-    let mut saved = None;
+    // What a resumed run starts from is written already.
+    let mut saved = place.map(|_| trainer.step);
     (control.report)(Event::Start {
         plan: &plan,
         images,

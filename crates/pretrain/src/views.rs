@@ -16,6 +16,7 @@ use clasp_data::source::Source;
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use clasp_data::{Rng, rng_for};
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
+use clasp_run::Setting;
 use rand::RngExt;
 
 use crate::error::{PretrainError, Result};
@@ -44,11 +45,9 @@ impl Corpus {
     pub fn open(recipe: &Recipe) -> Result<Self> {
         let data = &recipe.data;
         if data.images.is_empty() {
-            return Err(PretrainError::Setting {
-                key: "data.images",
-                expected: "a file, folder, list or tar shards of images, as in `--set data.images=people/`".to_owned(),
-                found: "nothing".to_owned(),
-            });
+            let expected =
+                "a file, folder, list or tar shards of images, as in `--set data.images=people/`";
+            return Err(Setting::new("data.images", expected, "nothing").into());
         }
         let source = if data.keep_going {
             Source::open_lenient(&data.images)
@@ -133,11 +132,9 @@ impl Corpus {
 /// The calibration beside the labels, or, where nobody has made one, that of the same logits now.
 fn calibration(store: &Store, folder: &Path) -> Result<Calibration> {
     if store.meta.vocabulary.logits() == 0 {
-        return Err(PretrainError::Setting {
-            key: "mix.tasks",
-            expected: "no `attribute`, since the labels hold none; try --set mix.tasks='[\"identity\", \"part\"]'".to_owned(),
-            found: format!("{} made by {}", folder.display(), store.meta.method),
-        });
+        let expected = "no `attribute`, since the labels hold none; try --set mix.tasks='[\"identity\", \"part\"]'";
+        let found = format!("{} made by {}", folder.display(), store.meta.method);
+        return Err(Setting::new("mix.tasks", expected, found).into());
     }
     match Calibration::read(folder, &store.meta.vocabulary) {
         Err(LabelError::NoCalibration { .. }) => Ok(Calibration::of_store(store)?),

@@ -479,7 +479,12 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
     let recipe = recipe(
         folder,
         &[
-            "optimiser.lr=1e30",
+            // Each step multiplies the weights by about -1000.
+            "optimiser.lr=10",
+            "optimiser.lr_end=10",
+            "optimiser.weight_decay=100",
+            "optimiser.weight_decay_end=100",
+            "run.steps=40",
             "run.save_every=1",
             "optimiser.warmup_epochs=0",
             "method=dino",

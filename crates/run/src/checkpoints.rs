@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use clasp_data::atomic::remove_abandoned;
 use fs_err as fs;
 
 /// The file of the checkpoint after `step` steps.
@@ -43,6 +44,15 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 /// The folder cannot be read.
 pub fn latest(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(list(folder)?.pop())
+}
+
+/// Removes what killed processes left half-written in the run's folder. A checkpoint of that kind may have gigabytes.
+///
+/// # Errors
+/// A folder cannot be read, or a file cannot be removed.
+pub fn tidy(folder: &Path) -> io::Result<()> {
+    remove_abandoned(folder)?;
+    remove_abandoned(&folder.join("checkpoints"))
 }
 
 /// Removes all but the newest `keep`.

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`recipe`] | recipes in TOML: `"auto"`, overrides, errors that name the right key |
+//! | [`check`] | ranges of their values |
 //! | [`log`] | figures by step, as JSON lines and TensorBoard events |
 //! | [`checkpoints`] | which checkpoints a folder has, and which of them stay |
 //!
@@ -10,9 +11,11 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod check;
 pub mod checkpoints;
 pub mod log;
 pub mod recipe;
 
+pub use check::Setting;
 pub use log::{Log, Metrics};
 pub use recipe::{Auto, RecipeError};

@@ -3,6 +3,8 @@
 //! Every key has a default, an unknown key is an error that names the nearest right one, and `key=value` on
 //! the command line overrides what the file says.
 
+use std::path::Path;
+
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
@@ -65,6 +67,48 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
             D::Error::custom(format!("{}; or \"auto\" (found {found})", error.message()))
         })
     }
+}
+
+/// Reads the recipe file `path`, or that of `built_in` (name and text) which `path` names, and applies `overrides`.
+///
+/// # Errors
+/// There is no such file, it cannot be read, a key is unknown or a value has another type.
+pub fn load<R>(
+    path: &str,
+    built_in: &[(&str, &str)],
+    overrides: &[String],
+) -> Result<R, RecipeError>
+where
+    R: DeserializeOwned + Serialize + Default,
+{
+    if let Some((name, text)) = built_in.iter().find(|(name, _)| *name == path) {
+        return parse(text, &format!("recipe {name}"), overrides);
+    }
+    let error = |message: String| RecipeError {
+        place: path.to_owned(),
+        message,
+        hint: None,
+    };
+    if !Path::new(path).is_file() {
+        let names: Vec<&str> = built_in.iter().map(|(name, _)| *name).collect();
+        let names = names.join(", ");
+        let hint = (names_near(path, built_in)).map(|name| format!("did you mean `{name}`?"));
+        return Err(RecipeError {
+            hint,
+            ..error(format!(
+                "expected a recipe's file, or one of {names}, found no such file"
+            ))
+        });
+    }
+    let text = fs_err::read_to_string(path).map_err(|cause| error(cause.to_string()))?;
+    parse(&text, path, overrides)
+}
+
+/// The name that was probably meant.
+fn names_near<'a>(path: &str, built_in: &[(&'a str, &str)]) -> Option<&'a str> {
+    let close = |name: &str| Some(edits(path, name)).filter(|edits| *edits <= 2);
+    let near = { built_in.iter() }.filter_map(|(name, _)| Some((close(name)?, *name)));
+    near.min().map(|(_, name)| name)
 }
 
 /// Parses `text` and applies `overrides`, each `dotted.key=value`; `place` says in errors where it comes from.

@@ -80,6 +80,7 @@ pub fn evaluate<E: Extractor>(
             count: images.len(),
             size,
             stages: 0,
+            name: &|i| images[i].path.display().to_string(),
         };
         let rows = each_image(extractor, pass, options, load, keep, progress)?;
         Ok(rows.into_iter().flatten().flatten().collect())

@@ -1,15 +1,19 @@
 //! Features of any images, and files of them.
 //!
 //! `.npy` holds a `float32` array [images, channels] in NumPy's format, version 1.0, and `<file>.keys.txt` beside it one key
-//! a line. `.parquet` holds the columns `key` (string) and `feature` (list of floats).
+//! a line: row i of the array is of the image that line i names. The keys are written last, and those of an earlier array
+//! are removed first, so that keys never lie beside an array that they are not of. `.parquet` holds the columns `key`
+//! (string) and `feature` (list of floats).
 
-use std::ops::ControlFlow;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
-use clasp_data::atomic_write;
+use clasp_data::NewFile;
 use clasp_data::image::{Limits, decode};
 use clasp_data::source::{Source, Unreadable};
+use fs_err as fs;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
@@ -22,8 +26,10 @@ use crate::features::{Extractor, Features, Pass, Preprocess, each_image};
 use crate::frozen::{Options, Progress};
 
 /// Features of images.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embeddings {
+    /// Position of each image in its source.
+    pub items: Vec<usize>,
     /// Key of each image.
     pub keys: Vec<String>,
     /// Length of a feature.
@@ -47,107 +53,234 @@ pub fn embed<E: Extractor>(
     options: &Options,
     progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
 ) -> Result<Embeddings, TaskError> {
-    let failed: Mutex<Vec<(usize, String)>> = Mutex::new(Vec::new());
+    let mut found = Embeddings::default();
+    let chunk = options.chunk();
+    for start in (0..source.len()).step_by(chunk) {
+        let items = start..source.len().min(start + chunk);
+        let rows = embed_some(extractor, preprocess, source, items, options, progress)?;
+        for (item, row) in (start..).zip(rows) {
+            match row {
+                Ok(row) => {
+                    found.unreadable.ok();
+                    found.channels = row.len();
+                    found.features.extend(row);
+                    found.items.push(item);
+                    found.keys.push(source.key(item).to_owned());
+                }
+                Err(reason) => found.unreadable.fail(source.key(item), reason),
+            }
+        }
+        if !keep_going {
+            found.unreadable.check_early()?;
+        }
+    }
+    if !keep_going {
+        found.unreadable.check()?;
+    }
+    Ok(found)
+}
+
+/// Pooled features of some images of a source, in order; for an image that cannot be read, why. `progress` counts all
+/// images of the source.
+///
+/// # Errors
+/// Features that are not finite; a stop through `progress`.
+pub fn embed_some<E: Extractor>(
+    extractor: &E,
+    preprocess: &Preprocess,
+    source: &Source,
+    items: Range<usize>,
+    options: &Options,
+    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+) -> Result<Vec<Result<Vec<f32>, String>>, TaskError> {
+    let failed: Vec<OnceLock<String>> = vec![OnceLock::new(); items.len()];
     let load = |i: usize| {
-        let image = source.read(i).map_err(|e| e.to_string());
-        let image =
-            image.and_then(|bytes| decode(&bytes, &Limits::default()).map_err(|e| e.to_string()));
+        let image = source
+            .read(items.start + i)
+            .map_err(|error| error.to_string());
+        let image = image.and_then(|bytes| {
+            decode(&bytes, &Limits::default()).map_err(|error| error.to_string())
+        });
         match image {
             Ok(image) => Ok(Some(preprocess.apply(&image))),
             Err(reason) => {
-                failed
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((i, reason));
+                failed[i].get_or_init(|| reason);
                 Ok(None)
             }
         }
     };
     let keep = |_: usize, features: &Features| Ok(features.pooled.to_vec());
-    let size = [preprocess.height, preprocess.width];
     let pass = Pass {
         stage: "images",
-        count: source.len(),
-        size,
+        count: items.len(),
+        size: [preprocess.height, preprocess.width],
         stages: 0,
+        name: &|i| source.key(items.start + i).to_owned(),
     };
-    let rows = each_image(extractor, pass, options, load, keep, progress)?;
-
-    let mut failed = failed.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failed.sort_unstable();
-    let failed = failed
+    let of_all = |so_far: Progress| {
+        progress(Progress {
+            done: items.start + so_far.done,
+            total: source.len(),
+            ..so_far
+        })
+    };
+    let rows = each_image(extractor, pass, options, load, keep, &of_all)?;
+    let reasons = failed.into_iter().map(OnceLock::into_inner);
+    Ok(rows
         .into_iter()
-        .map(|(i, reason)| (source.key(i).to_owned(), reason))
-        .collect();
-    let unreadable = Unreadable {
-        seen: source.len() as u64,
-        failed,
-    };
-    if !keep_going {
-        unreadable.check()?;
-    }
-    let channels = rows.iter().flatten().map(Vec::len).next().unwrap_or(0);
-    let keys = source
-        .keys()
-        .zip(&rows)
-        .filter(|(_, row)| row.is_some())
-        .map(|(key, _)| key.to_owned())
-        .collect();
-    Ok(Embeddings {
-        keys,
-        channels,
-        features: rows.into_iter().flatten().flatten().collect(),
-        unreadable,
-    })
+        .zip(reasons)
+        .map(|(row, reason)| row.ok_or(reason.unwrap_or_default()))
+        .collect())
 }
 
-impl Embeddings {
-    /// Writes the features as the file's ending says, `.npy` or `.parquet`. Returns the files written.
+/// A file of features that is being written row by row, under its name only when it is whole.
+pub struct FeatureFile {
+    path: PathBuf,
+    rows: usize,
+    channels: usize,
+    format: Format,
+}
+
+enum Format {
+    Npy { array: NewFile, keys: NewFile },
+    Parquet(Parquet),
+}
+
+impl FeatureFile {
+    /// Begins the file, in the format that its ending says: `.npy` or `.parquet`.
     ///
     /// # Errors
-    /// Another ending, or a file that cannot be written.
-    pub fn write(&self, path: &Path) -> Result<Vec<PathBuf>, TaskError> {
-        match path.extension().and_then(|e| e.to_str()) {
+    /// Another ending, or a folder that takes no file.
+    pub fn create(path: &Path) -> Result<Self, TaskError> {
+        let format = match path.extension().and_then(|ending| ending.to_str()) {
             Some("npy") => {
-                let mut keys = path.as_os_str().to_owned();
-                keys.push(".keys.txt");
-                let keys = PathBuf::from(keys);
-                atomic_write(&keys, |out| {
-                    self.keys.iter().try_for_each(|key| writeln!(out, "{key}"))
-                })?;
-                atomic_write(path, |out| out.write_all(&self.npy()))?;
-                Ok(vec![path.to_owned(), keys])
+                let mut array = NewFile::create(path)?;
+                array.write_all(&npy_header(0, 0))?;
+                let keys = NewFile::create(&keys_file(path))?;
+                Format::Npy { array, keys }
             }
-            Some("parquet") => {
-                let bytes = self.parquet().map_err(std::io::Error::other)?;
-                atomic_write(path, |out| out.write_all(&bytes))?;
-                Ok(vec![path.to_owned()])
+            Some("parquet") => Format::Parquet(Parquet::create(path)?),
+            other => {
+                return Err(TaskError::Format {
+                    file: path.display().to_string(),
+                    found: other.map_or("none".to_owned(), |other| format!(".{other}")),
+                });
             }
-            other => Err(TaskError::Format {
-                file: path.display().to_string(),
-                found: other.map_or("none".to_owned(), |other| format!(".{other}")),
-            }),
+        };
+        Ok(Self {
+            path: path.to_owned(),
+            rows: 0,
+            channels: 0,
+            format,
+        })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// A key that does not fit on a line of its own, a row of another length than the first, or the file system.
+    pub fn push(&mut self, key: &str, row: &[f32]) -> Result<(), TaskError> {
+        let differs = |expected: String, found: String| TaskError::Mismatch {
+            file: self.path.display().to_string(),
+            expected,
+            found,
+        };
+        if self.rows == 0 {
+            self.channels = row.len();
+        }
+        if row.len() != self.channels {
+            let expected = format!("rows of {} numbers", self.channels);
+            return Err(differs(expected, format!("{} for `{key}`", row.len())));
+        }
+        match &mut self.format {
+            Format::Npy { array, keys } => {
+                if key.contains(['\n', '\r']) {
+                    let expected = "keys without line breaks (or a .parquet)".to_owned();
+                    return Err(differs(expected, format!("{key:?}")));
+                }
+                for value in row {
+                    array.write_all(&value.to_le_bytes())?;
+                }
+                writeln!(keys, "{key}")?;
+            }
+            Format::Parquet(parquet) => parquet.push(key, row).map_err(io::Error::other)?,
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    /// Gives the file its name, and says which files were written.
+    ///
+    /// # Errors
+    /// The file system's; nothing new has a name then, but keys of an earlier array may be gone.
+    pub fn finish(self) -> Result<Vec<PathBuf>, TaskError> {
+        match self.format {
+            Format::Npy {
+                mut array,
+                mut keys,
+            } => {
+                array.seek(SeekFrom::Start(0))?;
+                array.write_all(&npy_header(self.rows, self.channels))?;
+                array.sync()?;
+                keys.sync()?;
+                let names = keys_file(&self.path);
+                match fs::remove_file(&names) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                        return Err(error.into());
+                    }
+                    _ => array.finish()?,
+                }
+                keys.finish()?;
+                Ok(vec![self.path, names])
+            }
+            Format::Parquet(parquet) => {
+                let file = parquet.finish().map_err(io::Error::other)?;
+                file.finish()?;
+                Ok(vec![self.path])
+            }
         }
     }
+}
 
-    /// NumPy's format: magic, version, length of the header, header padded so that data begin at a multiple of 64, data.
-    fn npy(&self) -> Vec<u8> {
-        let shape = format!("({}, {})", self.keys.len(), self.channels);
-        let header = format!("{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}");
-        let padding = 63 - (10 + header.len()) % 64;
-        let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
-        bytes.extend(((header.len() + padding + 1) as u16).to_le_bytes());
-        bytes.extend(
-            header
-                .bytes()
-                .chain(std::iter::repeat_n(b' ', padding))
-                .chain([b'\n']),
-        );
-        bytes.extend(self.features.iter().flat_map(|v| v.to_le_bytes()));
-        bytes
+fn keys_file(path: &Path) -> PathBuf {
+    let mut keys = path.as_os_str().to_owned();
+    keys.push(".keys.txt");
+    PathBuf::from(keys)
+}
+
+/// NumPy's header: magic, version, its own length, what follows. Always 128 bytes, so that the number of rows can be
+/// filled in when it is known.
+fn npy_header(rows: usize, channels: usize) -> Vec<u8> {
+    let text =
+        format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {channels}), }}");
+    let mut bytes = b"\x93NUMPY\x01\x00".to_vec();
+    bytes.extend(118_u16.to_le_bytes());
+    bytes.extend(format!("{text:<117}\n").into_bytes());
+    bytes
+}
+
+/// Rows on their way into a Parquet file, in groups.
+struct Parquet {
+    writer: SerializedFileWriter<NewFile>,
+    keys: Vec<ByteArray>,
+    /// [keys, channels].
+    values: Vec<f32>,
+}
+
+impl Parquet {
+    /// Rows of a group.
+    const GROUP: usize = 1 << 14;
+
+    fn create(path: &Path) -> Result<Self, TaskError> {
+        let file = NewFile::create(path)?;
+        Ok(Self {
+            writer: Self::writer(file).map_err(io::Error::other)?,
+            keys: Vec::new(),
+            values: Vec::new(),
+        })
     }
 
-    fn parquet(&self) -> Result<Vec<u8>, ParquetError> {
+    fn writer(file: NewFile) -> Result<SerializedFileWriter<NewFile>, ParquetError> {
         let schema = "message embeddings {
             required binary key (STRING);
             required group feature (LIST) { repeated group list { required float element; } }
@@ -156,36 +289,50 @@ impl Embeddings {
             .set_compression(Compression::UNCOMPRESSED)
             .set_dictionary_enabled(false);
         let schema = Arc::new(parse_message_type(schema)?);
-        let mut writer =
-            SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties.build()))?;
-        let missing = || ParquetError::General("the schema has too few columns".into());
-        for start in (0..self.keys.len()).step_by(1 << 14) {
-            let rows = start..self.keys.len().min(start + (1 << 14));
-            let mut group = writer.next_row_group()?;
-            let keys: Vec<ByteArray> = self.keys[rows.clone()]
-                .iter()
-                .map(|key| key.as_str().into())
-                .collect();
-            let mut column = group.next_column()?.ok_or_else(missing)?;
-            column
-                .typed::<ByteArrayType>()
-                .write_batch(&keys, None, None)?;
-            column.close()?;
-            // A list is stored as its elements with a repetition level that is 0 where a list begins.
-            let values = &self.features[rows.start * self.channels..rows.end * self.channels];
-            let repetition: Vec<i16> = (0..values.len())
-                .map(|i| i16::from(i % self.channels != 0))
-                .collect();
-            let mut column = group.next_column()?.ok_or_else(missing)?;
-            column.typed::<FloatType>().write_batch(
-                values,
-                Some(&vec![1; values.len()]),
-                Some(&repetition),
-            )?;
-            column.close()?;
-            group.close()?;
+        SerializedFileWriter::new(file, schema, Arc::new(properties.build()))
+    }
+
+    fn push(&mut self, key: &str, row: &[f32]) -> Result<(), ParquetError> {
+        self.keys.push(key.into());
+        self.values.extend_from_slice(row);
+        if self.keys.len() == Self::GROUP {
+            self.write_group()?;
         }
-        writer.into_inner()
+        Ok(())
+    }
+
+    fn write_group(&mut self) -> Result<(), ParquetError> {
+        if self.keys.is_empty() {
+            return Ok(());
+        }
+        let missing = || ParquetError::General("the schema has too few columns".into());
+        let channels = self.values.len() / self.keys.len();
+        let mut group = self.writer.next_row_group()?;
+        let mut column = group.next_column()?.ok_or_else(missing)?;
+        column
+            .typed::<ByteArrayType>()
+            .write_batch(&self.keys, None, None)?;
+        column.close()?;
+        // A list is stored as its elements with a repetition level that is 0 where a list begins.
+        let repetition: Vec<i16> = (0..self.values.len())
+            .map(|i| i16::from(i % channels != 0))
+            .collect();
+        let mut column = group.next_column()?.ok_or_else(missing)?;
+        column.typed::<FloatType>().write_batch(
+            &self.values,
+            Some(&vec![1; self.values.len()]),
+            Some(&repetition),
+        )?;
+        column.close()?;
+        group.close()?;
+        self.keys.clear();
+        self.values.clear();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<NewFile, ParquetError> {
+        self.write_group()?;
+        self.writer.into_inner()
     }
 }
 
@@ -196,6 +343,7 @@ mod tests {
     use clasp_data::image::encode_jpeg;
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::RowAccessor;
+    use std::sync::Mutex;
 
     fn folder(good: usize, bad: usize) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -246,46 +394,133 @@ mod tests {
     }
 
     #[test]
-    fn files_hold_what_was_computed() {
-        let folder = folder(5, 0);
-        let found = run(folder.path(), false).unwrap();
-        let npy = folder.path().join("f.npy");
-        assert_eq!(found.write(&npy).unwrap().len(), 2);
-        let bytes = fs_err::read(&npy).unwrap();
+    fn a_feature_that_is_no_number_is_told_with_its_key() {
+        let folder = folder(3, 0);
+        let source = Source::open(&folder.path().display().to_string()).unwrap();
+        let preprocess = Preprocess::imagenet(64, 32);
+        let options = Options::default();
+        let error = embed(&Fake::Nan, &preprocess, &source, false, &options, &quiet).unwrap_err();
+        assert!(error.to_string().starts_with("a0 has"), "{error}");
+    }
+
+    #[test]
+    fn chunks_are_of_one_list() {
+        let folder = folder(8, 1);
+        let whole = run(folder.path(), true).unwrap();
+        let source = Source::open(&folder.path().display().to_string()).unwrap();
+        let preprocess = Preprocess::imagenet(64, 32);
+        let options = Options::default();
+        let last = Mutex::new(0);
+        let mut rows = Vec::new();
+        for items in [0..4, 4..9] {
+            let progress = |so_far: Progress| {
+                assert_eq!(so_far.total, 9);
+                *last.lock().unwrap() = so_far.done;
+                ControlFlow::Continue(())
+            };
+            let some = embed_some(
+                &Fake::Colours,
+                &preprocess,
+                &source,
+                items,
+                &options,
+                &progress,
+            );
+            rows.extend(some.unwrap());
+        }
+        assert_eq!(*last.lock().unwrap(), 9);
+        assert!(rows[1].as_ref().is_err_and(|reason| !reason.is_empty()));
+        let features: Vec<f32> = rows.into_iter().flatten().flatten().collect();
+        assert_eq!(features, whole.features);
+        assert_eq!(whole.items, [0, 2, 3, 4, 5, 6, 7, 8]);
+    }
+
+    /// Shape and values of a `.npy`.
+    fn npy(path: &Path) -> (String, Vec<f32>) {
+        let bytes = fs::read(path).unwrap();
         let header = 10 + u16::from_le_bytes([bytes[8], bytes[9]]) as usize;
         assert_eq!((header % 64, bytes[header - 1]), (0, b'\n'));
-        assert!(
-            String::from_utf8_lossy(&bytes[10..header])
-                .contains(&format!("(5, {})", found.channels))
-        );
-        let values: Vec<f32> = bytes[header..]
-            .chunks(4)
-            .map(|b| f32::from_le_bytes(b.try_into().unwrap()))
-            .collect();
-        assert_eq!(values, found.features);
-        let keys = fs_err::read_to_string(folder.path().join("f.npy.keys.txt")).unwrap();
-        assert_eq!(keys, "a0\na1\na2\na3\na4\n");
+        let text = String::from_utf8_lossy(&bytes[10..header]).into_owned();
+        let values = bytes[header..].chunks(4);
+        let values = values.map(|b| f32::from_le_bytes(b.try_into().unwrap()));
+        (text, values.collect())
+    }
+
+    #[test]
+    fn files_hold_what_was_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let rows = [("a/x", [1.0, -2.5]), ("b", [0.1, 3e-8]), ("c", [0.0, 4.0])];
+        let path = folder.path().join("f.npy");
+        let write = |path: &Path| {
+            let mut file = FeatureFile::create(path).unwrap();
+            for (key, row) in &rows {
+                file.push(key, row).unwrap();
+            }
+            file
+        };
+        let file = write(&path);
+        assert!(!path.exists(), "a file that is not whole has its name");
+        assert_eq!(file.finish().unwrap().len(), 2);
+        let (header, values) = npy(&path);
+        assert!(header.contains("'shape': (3, 2)"), "{header}");
+        assert_eq!(values, rows.map(|(_, row)| row).concat());
+        let keys = fs::read_to_string(folder.path().join("f.npy.keys.txt")).unwrap();
+        assert_eq!(keys, "a/x\nb\nc\n");
 
         let path = folder.path().join("f.parquet");
-        found.write(&path).unwrap();
-        let bytes = bytes::Bytes::from(fs_err::read(&path).unwrap());
+        write(&path).finish().unwrap();
+        let bytes = bytes::Bytes::from(fs::read(&path).unwrap());
         let reader = SerializedFileReader::new(bytes).unwrap();
-        let rows: Vec<_> = reader
+        let read: Vec<_> = reader
             .get_row_iter(None)
             .unwrap()
             .map(|row| row.unwrap())
             .collect();
         assert_eq!(
-            (rows.len(), rows[3].get_string(0).unwrap().as_str()),
-            (5, "a3")
+            (read.len(), read[0].get_string(0).unwrap().as_str()),
+            (3, "a/x")
         );
-        assert_eq!(rows[3].get_list(1).unwrap().len(), found.channels);
-        assert!(
-            found
-                .write(&folder.path().join("f.csv"))
-                .unwrap_err()
-                .to_string()
-                .contains("found .csv")
+        assert_eq!(read[2].get_list(1).unwrap().len(), 2);
+
+        let empty = folder.path().join("empty.npy");
+        FeatureFile::create(&empty).unwrap().finish().unwrap();
+        assert!(npy(&empty).0.contains("(0, 0)"));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let error = FeatureFile::create(&at("f.csv")).err().unwrap();
+        assert!(error.to_string().contains("found .csv"), "{error}");
+        let mut file = FeatureFile::create(&at("f.npy")).unwrap();
+        file.push("a", &[1.0]).unwrap();
+        let error = file.push("b", &[1.0, 2.0]).unwrap_err().to_string();
+        assert!(error.contains("`b`"), "{error}");
+        assert!(file.push("b\nc", &[1.0]).is_err());
+        drop(file);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn keys_never_lie_beside_an_array_of_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, keys) = (
+            folder.path().join("f.npy"),
+            folder.path().join("f.npy.keys.txt"),
         );
+        let begin = || {
+            let mut file = FeatureFile::create(&path).unwrap();
+            file.push("a", &[1.0]).unwrap();
+            file
+        };
+        begin().finish().unwrap();
+        assert!(keys.exists());
+        // The array cannot take its name, as a kill between the two would have it.
+        let file = begin();
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert!(file.finish().is_err());
+        assert!(!keys.exists(), "the keys of the earlier array are left");
     }
 }

@@ -6,7 +6,7 @@ use clasp_data::layouts::LayoutError;
 use clasp_data::source::{SourceError, TooManyUnreadable};
 use clasp_metrics::MetricError;
 use clasp_model::ModelError;
-use clasp_run::RecipeError;
+use clasp_run::{RecipeError, Setting};
 use clasp_weights::WeightsError;
 
 /// Errors of this crate.
@@ -58,11 +58,11 @@ pub enum TaskError {
     },
     /// A feature that is not a finite number.
     #[error(
-        "image {image} has a feature of {found}\nhint: the backbone's weights are damaged or its training diverged"
+        "{image} has a feature of {found}\n  hint: the backbone's weights are damaged or its training diverged"
     )]
     NotFinite {
-        /// Position of the image in its list.
-        image: usize,
+        /// The image: its key or path, or its position where no more is known.
+        image: String,
         /// The value.
         found: f32,
     },
@@ -81,15 +81,8 @@ pub enum TaskError {
     #[error(transparent)]
     Recipe(#[from] RecipeError),
     /// A value of a recipe is out of range, or two values contradict each other.
-    #[error("recipe: `{key}`: expected {expected}, found {found}")]
-    Setting {
-        /// Dotted path of the value.
-        key: &'static str,
-        /// What would do.
-        expected: String,
-        /// What is there.
-        found: String,
-    },
+    #[error(transparent)]
+    Setting(#[from] Setting),
     /// A network cannot be made.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -166,8 +166,8 @@ pub trait Extractor: Clone + Send {
 }
 
 /// A pass over images.
-#[derive(Debug, Clone, Copy)]
-pub struct Pass {
+#[derive(Clone, Copy)]
+pub struct Pass<'a> {
     /// What the images are, for progress.
     pub stage: &'static str,
     /// Number of images.
@@ -176,6 +176,8 @@ pub struct Pass {
     pub size: [usize; 2],
     /// How many of the last stages' maps are wanted.
     pub stages: usize,
+    /// What an image is called, for errors: its key or path.
+    pub name: &'a (dyn Fn(usize) -> String + Sync),
 }
 
 /// Features of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to leave it out; `keep(i, features)`
@@ -185,7 +187,7 @@ pub struct Pass {
 /// Those of `load`, `keep` and the extractor; [`TaskError::NotFinite`]; [`TaskError::Stopped`] if `progress` breaks.
 pub fn each_image<E: Extractor, T: Send>(
     extractor: &E,
-    pass: Pass,
+    pass: Pass<'_>,
     options: &Options,
     load: impl Fn(usize) -> Result<Option<Vec<f32>>, TaskError> + Sync,
     keep: impl Fn(usize, &Features) -> Result<T, TaskError> + Sync,
@@ -196,6 +198,7 @@ pub fn each_image<E: Extractor, T: Send>(
         count,
         size,
         stages,
+        name,
     } = pass;
     let one_batch = |extractor: &E, items: Range<usize>| -> Result<Vec<Option<T>>, TaskError> {
         let inputs = items.clone().map(&load).collect::<Result<Vec<_>, _>>()?;
@@ -215,7 +218,7 @@ pub fn each_image<E: Extractor, T: Send>(
             let extracted = extractor.extract(images, stages)?;
             for (position, &image) in loaded.iter().enumerate() {
                 let features = extracted.image(position, loaded.len());
-                features.check_finite(image)?;
+                features.check_finite(|| name(image))?;
                 results[image - items.start] = Some(keep(image, &features)?);
             }
         }
@@ -335,14 +338,15 @@ impl Extracted {
 }
 
 impl Features<'_> {
-    fn check_finite(&self, image: usize) -> Result<(), TaskError> {
+    fn check_finite(&self, image: impl Fn() -> String) -> Result<(), TaskError> {
         let mut values = self
             .pooled
             .iter()
             .chain(self.maps.iter().flat_map(|map| map.values));
-        values
-            .find(|v| !v.is_finite())
-            .map_or(Ok(()), |&found| Err(TaskError::NotFinite { image, found }))
+        values.find(|v| !v.is_finite()).map_or(Ok(()), |&found| {
+            let image = image();
+            Err(TaskError::NotFinite { image, found })
+        })
     }
 }
 

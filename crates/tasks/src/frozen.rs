@@ -65,6 +65,12 @@ impl Options {
         }
     }
 
+    /// Images of a long list that are worked on before their results are put away: enough batches for each thread that
+    /// the wait for the slowest one is short beside them.
+    pub fn chunk(&self) -> usize {
+        16 * self.batch.max(1) * self.threads.max(1)
+    }
+
     /// The training images to use, of so many, if each takes so many bytes.
     pub(crate) fn training(&self, count: usize, bytes: usize) -> Vec<usize> {
         let most = self.train_images.unwrap_or(count);
@@ -165,7 +171,7 @@ pub(crate) fn choose_strength<M: Clone>(
 /// Those of [`each_image`].
 pub(crate) fn first_tokens<E: Extractor>(
     extractor: &E,
-    pass: Pass,
+    pass: Pass<'_>,
     options: &Options,
     load: impl Fn(usize) -> Result<Option<Vec<f32>>, TaskError> + Sync,
 ) -> Result<Tokens, TaskError> {

@@ -85,18 +85,19 @@ pub fn evaluate<E: Extractor>(
     let confusion = Mutex::new(Confusion::new(classes));
 
     let load_first = |_: usize| Ok(Some(preprocess.apply(&read_image(&train[0].image)?)));
-    let pass = |stage, count| Pass {
-        stage,
-        count,
+    let pass = Pass {
+        stage: "first image",
+        count: 1,
         size,
         stages,
+        name: &|_| train[0].image.display().to_string(),
     };
     let Tokens {
         height,
         width,
         channels,
         ..
-    } = first_tokens(extractor, pass("first image", 1), options, load_first)?;
+    } = first_tokens(extractor, pass, options, load_first)?;
     let (grid, positions) = ([height, width], height * width);
     let bytes = positions * (channels + classes) * size_of::<f32>();
     let used = options.training(train.len(), bytes);
@@ -123,7 +124,12 @@ pub fn evaluate<E: Extractor>(
     let load_train = |i: usize| load(train[used[i]], &sizes[i]);
     let rows = each_image(
         extractor,
-        pass("training images", used.len()),
+        Pass {
+            stage: "training images",
+            count: used.len(),
+            name: &|i| train[used[i]].image.display().to_string(),
+            ..pass
+        },
         options,
         load_train,
         keep,
@@ -165,7 +171,12 @@ pub fn evaluate<E: Extractor>(
     let load_test = |i: usize| load(test[i], &sizes[i]);
     each_image(
         extractor,
-        pass("evaluation images", test.len()),
+        Pass {
+            stage: "evaluation images",
+            count: test.len(),
+            name: &|i| test[i].image.display().to_string(),
+            ..pass
+        },
         options,
         load_test,
         judge,

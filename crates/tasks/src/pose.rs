@@ -182,20 +182,23 @@ pub fn evaluate<E: Extractor>(
             preprocess.mean,
         ))))
     };
-    let pass = |stage, count| Pass {
-        stage,
-        count,
+    let name = |data: &Keypoints, subject: &Subject| {
+        let path = &data.images[subject.person.image].path;
+        path.display().to_string()
+    };
+    let pass = Pass {
+        stage: "first person",
+        count: 1,
         size,
         stages,
+        name: &|_| name(train, &train_people[0]),
     };
     let Tokens {
         height,
         width,
         channels,
         ..
-    } = first_tokens(extractor, pass("first person", 1), options, |_| {
-        input(train, &train_people[0])
-    })?;
+    } = first_tokens(extractor, pass, options, |_| input(train, &train_people[0]))?;
     let (grid, positions) = ([height, width], height * width);
     let bytes = positions * (channels + joints) * size_of::<f32>();
     let used = options.training(train_people.len(), bytes);
@@ -205,7 +208,12 @@ pub fn evaluate<E: Extractor>(
     let subjects: Vec<&Subject> = used.iter().map(|&i| &train_people[i]).collect();
     let rows = each_image(
         extractor,
-        pass("training people", subjects.len()),
+        Pass {
+            stage: "training people",
+            count: subjects.len(),
+            name: &|i| name(train, subjects[i]),
+            ..pass
+        },
         options,
         |i| input(train, subjects[i]),
         |_, features| Ok(Tokens::new(features).values),
@@ -261,7 +269,12 @@ pub fn evaluate<E: Extractor>(
 
     let poses = each_image(
         extractor,
-        pass("evaluation people", eval_people.len()),
+        Pass {
+            stage: "evaluation people",
+            count: eval_people.len(),
+            name: &|i| name(eval, &eval_people[i]),
+            ..pass
+        },
         options,
         |i| input(eval, &eval_people[i]),
         |i, features: &Features| {

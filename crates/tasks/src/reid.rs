@@ -111,6 +111,7 @@ pub fn evaluate<E: Extractor>(
         count: crops.len(),
         size,
         stages: 0,
+        name: &|i| crops[i].path.display().to_string(),
     };
     let rows = each_image(extractor, pass, options, load, keep, progress)?;
     let described = Described::new(rows.into_iter().flatten().collect(), &crops);
@@ -244,7 +245,7 @@ mod tests {
         let error =
             evaluate(&Fake::Nan, &preprocess, &data, None, 0, &options, &quiet).unwrap_err();
         assert!(
-            error.to_string().contains("image 0 has a feature of NaN"),
+            error.to_string().contains(".png has a feature of NaN"),
             "{error}"
         );
         let stop = |_: Progress| ControlFlow::Break(());

@@ -3,6 +3,7 @@
 use clasp_data::font;
 use clasp_data::image::{Filter, Rgb, resize};
 use clasp_metrics::matmul::{Matrix, matmul};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::embed::Embeddings;
@@ -12,11 +13,13 @@ use crate::tuned::picture::paste;
 const TILE: [usize; 2] = [128, 64];
 /// Pixels between tiles.
 const GAP: usize = 6;
+/// Most matches of a query on the sheet.
+pub const MOST_SHOWN: usize = 20;
 
 /// A gallery image that is near to a query.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Match {
-    /// Its position in the gallery.
+    /// Its position in the source of the gallery.
     pub item: usize,
     /// Its key.
     pub key: String,
@@ -26,7 +29,7 @@ pub struct Match {
 
 /// The `top` nearest gallery images of each query, nearest first, none below `threshold`; ties keep the gallery's order.
 ///
-/// Queries are taken in blocks, so the memory is bounded by the gallery.
+/// Queries are taken in blocks on all threads, so the memory is bounded by the gallery.
 ///
 /// # Panics
 /// When features of both sides differ in length.
@@ -49,19 +52,32 @@ pub fn nearest(
         let number = rows.len() / channels;
         let mut cosines = vec![0.0; number * count];
         matmul(Matrix::new(rows, number, channels), right, &mut cosines);
-        for row in cosines.chunks_exact(count) {
-            let mut order: Vec<usize> = (0..count).filter(|j| row[*j] >= threshold).collect();
-            order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
-            order.truncate(top);
-            let matches = order.into_iter().map(|item| Match {
-                item,
-                key: gallery.keys[item].clone(),
-                cosine: row[item],
+        let found = cosines.par_chunks_exact(count).map(|row| {
+            let matches = best(row, top, threshold).into_iter().map(|at| Match {
+                item: gallery.items[at],
+                key: gallery.keys[at].clone(),
+                cosine: row[at],
             });
-            all.push(matches.collect());
-        }
+            matches.collect::<Vec<_>>()
+        });
+        all.par_extend(found);
     }
     all
+}
+
+/// Positions of the `top` largest of `cosines` that reach `threshold`, largest first, equals in their order.
+fn best(cosines: &[f32], top: usize, threshold: f32) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..cosines.len())
+        .filter(|at| cosines[*at] >= threshold)
+        .collect();
+    // With the position no two are equal, so the order of those that are chosen does not depend on how.
+    let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
+    if top < order.len() {
+        order.select_nth_unstable_by(top, nearer);
+        order.truncate(top);
+    }
+    order.sort_unstable_by(nearer);
+    order
 }
 
 /// Rows of length 1.
@@ -77,13 +93,21 @@ fn unit(embeddings: &Embeddings) -> Vec<f32> {
 /// A row of the contact sheet.
 #[derive(Debug, Clone)]
 pub struct Row {
-    /// The query.
+    /// The query, a [`tile`].
     pub query: Rgb,
-    /// What was found, and the cosines.
+    /// What was found, [`tile`]s, and the cosines.
     pub matches: Vec<(Rgb, f32)>,
 }
 
+/// A picture as small as it is on the sheet.
+pub fn tile(image: &Rgb) -> Rgb {
+    resize(image, TILE[0], TILE[1], Filter::Bicubic)
+}
+
 /// The contact sheet: a query a row, its matches to the right with their cosines below.
+///
+/// # Panics
+/// When a picture is not of a tile's size.
 pub fn sheet(rows: &[Row]) -> Rgb {
     let [height, width] = TILE;
     let columns = 1 + rows.iter().map(|row| row.matches.len()).max().unwrap_or(0);
@@ -93,16 +117,17 @@ pub fn sheet(rows: &[Row]) -> Rgb {
         rows.len() * line + GAP,
     ];
     let mut sheet = Rgb::filled(size[0], size[1], [255; 3]);
-    let tile = |image: &Rgb| resize(image, height, width, Filter::Bicubic);
+    let mut put = |image: &Rgb, left: usize, top: usize, text: &str| {
+        assert_eq!([image.height, image.width], TILE, "size of a tile");
+        paste(&mut sheet, image, left, top);
+        font::draw(&mut sheet, left, top + height + 2, text, 1, [0; 3]);
+    };
     for (index, row) in rows.iter().enumerate() {
         let top = GAP + index * line;
-        paste(&mut sheet, &tile(&row.query), GAP, top);
-        font::draw(&mut sheet, GAP, top + height + 2, "query", 1, [0; 3]);
+        put(&row.query, GAP, top, "query");
         for (rank, (image, cosine)) in row.matches.iter().enumerate() {
             let left = 2 * GAP + (rank + 1) * (width + GAP);
-            paste(&mut sheet, &tile(image), left, top);
-            let text = format!("{} {cosine:.3}", rank + 1);
-            font::draw(&mut sheet, left, top + height + 2, &text, 1, [0; 3]);
+            put(image, left, top, &format!("{} {cosine:.3}", rank + 1));
         }
     }
     sheet
@@ -114,6 +139,7 @@ mod tests {
 
     fn embeddings(features: &[f32]) -> Embeddings {
         Embeddings {
+            items: (0..features.len() / 2).map(|i| 10 * i).collect(),
             keys: (0..features.len() / 2).map(|i| i.to_string()).collect(),
             features: features.to_vec(),
             channels: 2,
@@ -129,13 +155,33 @@ mod tests {
         let keys: Vec<&str> = found[0].iter().map(|one| one.key.as_str()).collect();
         assert_eq!(keys, ["3", "1", "4"]);
         assert!((found[0][1].cosine - 0.5_f32.sqrt()).abs() < 1e-6);
+        // Images that could not be read leave gaps in the source.
+        assert_eq!(found[0][1].item, 10);
         assert_eq!(nearest(&query, &gallery, 1, -1.0)[0].len(), 1);
-        let image = Rgb::filled(3, 9, [7; 3]);
+        let image = tile(&Rgb::filled(3, 9, [7; 3]));
         let row = Row {
             query: image.clone(),
             matches: vec![(image, 0.5)],
         };
         let sheet = sheet(&[row]);
         assert_eq!(sheet.pixel(GAP, GAP), [7; 3]);
+    }
+
+    #[test]
+    fn the_best_of_many_are_those_of_a_whole_sort() {
+        // Many ties, which the position decides.
+        let cosines: Vec<f32> = (0..500).map(|i| ((i * 37) % 50) as f32 / 50.0).collect();
+        for (top, threshold) in [
+            (0, -1.0),
+            (1, -1.0),
+            (7, 0.3),
+            (500, -1.0),
+            (usize::MAX, 0.9),
+        ] {
+            let mut expected: Vec<usize> = (0..500).filter(|i| cosines[*i] >= threshold).collect();
+            expected.sort_by(|a, b| cosines[*b].total_cmp(&cosines[*a]));
+            expected.truncate(top);
+            assert_eq!(best(&cosines, top, threshold), expected, "{top}");
+        }
     }
 }

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use clasp_data::image::check_normalisation;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -19,6 +20,9 @@ use crate::state::{LoadReport, StateDict, load_state_dict, state_dict};
 
 /// Value of `format` in the metadata.
 pub const FORMAT: &str = "clasp-backbone/1";
+
+/// Longest side of the images that a backbone is for, in pixels.
+const LONGEST: usize = 8192;
 
 /// What a backbone file says about its weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -58,16 +62,37 @@ pub struct BackboneMeta {
     pub origin: String,
 }
 
+impl BackboneMeta {
+    /// Checks what decides sizes and pixels, on the way into a file and out of it: a file is input like any other.
+    ///
+    /// # Errors
+    ///
+    /// What is expected and what was found, in words.
+    pub fn check(&self) -> Result<(), String> {
+        self.config.check().map_err(|error| error.to_string())?;
+        for (what, side) in [("height", self.height), ("width", self.width)] {
+            if !(1..=LONGEST).contains(&side) {
+                return Err(format!(
+                    "{what}: expected 1 to {LONGEST} pixels, found {side}"
+                ));
+            }
+        }
+        check_normalisation(self.mean, self.std)
+    }
+}
+
 /// Writes a backbone file, whole or not at all.
 ///
 /// # Errors
 ///
-/// The file cannot be written.
+/// The file cannot be written, or the metadata are out of range.
 pub fn save_backbone(
     path: &Path,
     backbone: &Backbone,
     meta: &BackboneMeta,
 ) -> Result<(), WeightsError> {
+    meta.check()
+        .map_err(|problem| WeightsError::format(path, problem))?;
     let json = serde_json::to_string(meta).map_err(|error| WeightsError::format(path, error))?;
     let metadata = Metadata::from([
         ("format".to_owned(), FORMAT.to_owned()),
@@ -96,11 +121,15 @@ pub fn load_backbone(
 ///
 /// There is no such file, or it cannot be read.
 pub fn digest(path: &Path) -> Result<String, WeightsError> {
-    let bytes = fs_err::read(backbone_file(path)?)?;
-    Ok(Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect())
+    sha256(&backbone_file(path)?)
+}
+
+/// SHA-256 of a file in hexadecimal.
+pub(crate) fn sha256(file: &Path) -> Result<String, WeightsError> {
+    let mut digest = Sha256::new();
+    std::io::copy(&mut fs_err::File::open(file)?, &mut digest)?;
+    let digest = digest.finalize();
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// What a backbone file, or that of a run's folder, says about itself, without reading its tensors.
@@ -178,9 +207,8 @@ fn parse_meta(path: &Path, metadata: &Metadata) -> Result<BackboneMeta, WeightsE
     let json = metadata.get("backbone").map_or("", String::as_str);
     let meta: BackboneMeta = serde_json::from_str(json)
         .map_err(|error| WeightsError::format(path, format!("metadata `backbone`: {error}")))?;
-    meta.config
-        .check()
-        .map_err(|error| WeightsError::format(path, error))?;
+    meta.check()
+        .map_err(|problem| WeightsError::format(path, problem))?;
     Ok(meta)
 }
 
@@ -277,6 +305,63 @@ mod tests {
             message.contains("another architecture") && message.contains("expected ["),
             "{message}"
         );
+    }
+
+    #[test]
+    fn preprocessing_out_of_range_is_neither_written_nor_read() {
+        let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
+        let path = folder.path().join("backbone.safetensors");
+        let config = config(Adapter::None);
+        let backbone = config.init(&mut Rng::seed_from_u64(1), &device);
+        let good = meta(config);
+        type Change = fn(&mut BackboneMeta);
+        let changes: [(&str, Change); 7] = [
+            ("height", |meta| meta.height = 0),
+            ("height", |meta| meta.height = 10_000_000_000_000),
+            ("width", |meta| meta.width = 8193),
+            ("mean", |meta| meta.mean[1] = 1e30),
+            ("std", |meta| meta.std[2] = 0.0),
+            ("std", |meta| meta.std[0] = -1.0),
+            ("std", |meta| meta.std[0] = 1e-30),
+        ];
+        for (what, change) in changes {
+            let mut bad = good.clone();
+            change(&mut bad);
+            let refused = |error: WeightsError| {
+                let message = error.to_string();
+                assert!(
+                    message.contains(what) && message.contains("backbone.safetensors"),
+                    "{message}"
+                );
+            };
+            refused(save_backbone(&path, &backbone, &bad).unwrap_err());
+            assert!(!path.exists());
+            // As another program may have written it.
+            let metadata = Metadata::from([
+                ("format".to_owned(), FORMAT.to_owned()),
+                ("backbone".to_owned(), serde_json::to_string(&bad).unwrap()),
+            ]);
+            checkpoint::write(&path, &backbone_state(&backbone), &metadata).unwrap();
+            refused(load_backbone(&path, &device).unwrap_err());
+            refused(read_backbone_meta(&path).unwrap_err());
+            fs_err::remove_file(&path).unwrap();
+            // The backbone of a fine-tuned model is no other.
+            let tuned = crate::tuned::TunedMeta {
+                task: "reid".to_owned(),
+                settings: serde_json::Value::Null,
+                backbone: bad,
+                mix: Mix::mean(),
+                chosen_by: None,
+            };
+            let metadata = Metadata::from([
+                ("format".to_owned(), crate::tuned::FORMAT.to_owned()),
+                ("model".to_owned(), serde_json::to_string(&tuned).unwrap()),
+            ]);
+            checkpoint::write(&path, &backbone_state(&backbone), &metadata).unwrap();
+            refused(crate::tuned::read_meta(&path).unwrap_err());
+            refused(load_backbone(&path, &device).unwrap_err());
+            fs_err::remove_file(&path).unwrap();
+        }
     }
 
     #[test]

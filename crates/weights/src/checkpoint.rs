@@ -8,10 +8,11 @@
 use crate::error::WeightsError;
 use crate::state::{Array, StateDict};
 use burn::tensor::f16;
+use clasp_data::atomic_write;
 use fs_err as fs;
 use safetensors::{Dtype, SafeTensors};
 use std::collections::BTreeMap;
-use std::io::{self, BufWriter, Read, Seek, Write};
+use std::io::{Read, Seek};
 use std::path::Path;
 
 /// How numbers are stored.
@@ -65,7 +66,7 @@ pub fn write_as(
     }
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
-    write_atomically(path, |out| {
+    atomic_write(path, |out| {
         out.write_all(&(header.len() as u64).to_le_bytes())?;
         out.write_all(&header)?;
         for array in state.values() {
@@ -176,33 +177,6 @@ pub fn read_metadata(path: &Path) -> Result<Metadata, WeightsError> {
 fn numbers<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f32) -> Vec<f32> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|&chunk| decode(chunk)).collect()
-}
-
-/// Writes a file whole or not at all: temporary name in the same folder, sync, rename. The temporary file is
-/// removed when something fails.
-pub(crate) fn write_atomically(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
-    let Some(name) = path.file_name() else {
-        let message = format!("`{}` names no file", path.display());
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
-    };
-    let mut temporary = name.to_owned();
-    temporary.push(format!(".{}.tmp", std::process::id()));
-    let temporary = path.with_file_name(temporary);
-    let result = (|| {
-        let mut out = BufWriter::with_capacity(1 << 20, fs::File::create(&temporary)?);
-        write(&mut out)?;
-        out.flush()?;
-        out.get_ref().sync_all()?;
-        fs::rename(&temporary, path)
-    })();
-    if result.is_err() {
-        // The first error is the one to report.
-        let _ = fs::remove_file(&temporary);
-    }
-    result
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use crate::error::WeightsError;
 use crate::hub;
 use crate::state::{Array, StateDict, load_state_dict, state_dict};
 use burn::tensor::Device;
+use clasp_data::image::check_normalisation;
 use clasp_model::clip::{Activation, Clip, ClipConfig, TextConfig, VOCABULARY, VisionConfig};
 use fs_err as fs;
 use serde::Deserialize;
@@ -214,7 +215,7 @@ pub fn save_clip(folder: &Path, clip: &Clip, half: bool) -> Result<(), WeightsEr
     };
     let metadata = Metadata::from([("format".to_owned(), "pt".to_owned())]);
     checkpoint::write_as(&folder.join(OPEN_CLIP[1]), &state, &metadata, precision)?;
-    checkpoint::write_atomically(&folder.join(OPEN_CLIP[0]), |out| {
+    clasp_data::atomic_write(&folder.join(OPEN_CLIP[0]), |out| {
         serde_json::to_writer_pretty(&mut *out, &contents)?;
         out.write_all(b"\n")
     })?;
@@ -315,14 +316,8 @@ fn check_preprocessing(
     mean: [f32; 3],
     std: [f32; 3],
 ) -> Result<[[f32; 3]; 2], WeightsError> {
-    if mean.iter().all(|value| value.is_finite())
-        && std.iter().all(|value| value.is_finite() && *value > 0.0)
-    {
-        return Ok([mean, std]);
-    }
-    let found = format!("{mean:?} and {std:?}");
-    let expected = "finite numbers, the deviations positive";
-    Err(WeightsError::config(path, "mean, std", found, expected))
+    check_normalisation(mean, std).map_err(|problem| WeightsError::format(path, problem))?;
+    Ok([mean, std])
 }
 
 /// A size, or height and width.

@@ -279,7 +279,7 @@ fn broken_folders_are_refused_with_a_reason() {
                     v["preprocess_cfg"]["std"] = json!([0.2, 0.0, 0.2])
                 }),
             ),
-            "the deviations positive",
+            "std: expected numbers from",
         ),
         (
             broken(

@@ -186,7 +186,7 @@ fn fetch_file(base: &str, file: &str, repository: &Path) -> io::Result<Option<()
         fs::create_dir_all(&snapshot)?;
         link(&blobs, &blob, &snapshot.join(file))?;
         fs::create_dir_all(repository.join("refs"))?;
-        crate::checkpoint::write_atomically(&repository.join("refs/main"), |out| {
+        clasp_data::atomic_write(&repository.join("refs/main"), |out| {
             out.write_all(commit.as_bytes())
         })?;
         Ok(Some(()))

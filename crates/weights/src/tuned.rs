@@ -13,7 +13,7 @@ use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::backbone::{BackboneMeta, backbone_state, load_backbone_state};
+use crate::backbone::{BackboneMeta, backbone_state, load_backbone_state, sha256};
 use crate::checkpoint::{self, Metadata};
 use crate::error::WeightsError;
 use crate::state::StateDict;
@@ -39,13 +39,16 @@ pub struct TunedMeta {
 /// Writes a model, whole or not at all.
 ///
 /// # Errors
-/// The file cannot be written.
+/// The file cannot be written, or the backbone's metadata are out of range.
 pub fn save(
     path: &Path,
     backbone: &Backbone,
     head: &StateDict,
     meta: &TunedMeta,
 ) -> Result<(), WeightsError> {
+    meta.backbone
+        .check()
+        .map_err(|problem| WeightsError::format(path, problem))?;
     let json = serde_json::to_string(meta).map_err(|error| WeightsError::format(path, error))?;
     let metadata = Metadata::from([
         ("format".to_owned(), FORMAT.to_owned()),
@@ -87,14 +90,7 @@ pub fn load(
     path: &Path,
     device: &Device,
 ) -> Result<(Backbone, StateDict, TunedMeta), WeightsError> {
-    let file = model_file(path).ok_or_else(|| WeightsError::NotFound {
-        what: format!(
-            "{}: expected a fine-tuned model or the folder of its run, found none",
-            path.display()
-        ),
-        hint: "`clasp finetune` writes model.safetensors into its run folder when it ends"
-            .to_owned(),
-    })?;
+    let file = existing(path)?;
     let (state, metadata) = checkpoint::read(&file)?;
     let meta = parse(&file, &metadata)?.ok_or_else(|| {
         let found = metadata.get("format").map_or("none", String::as_str);
@@ -144,10 +140,28 @@ pub(crate) fn parse(path: &Path, metadata: &Metadata) -> Result<Option<TunedMeta
     let meta: TunedMeta = serde_json::from_str(json)
         .map_err(|error| WeightsError::format(path, format!("metadata `model`: {error}")))?;
     meta.backbone
-        .config
         .check()
-        .map_err(|error| WeightsError::format(path, error))?;
+        .map_err(|problem| WeightsError::format(path, problem))?;
     Ok(Some(meta))
+}
+
+/// SHA-256 of the file of a model, or of that of a run's folder, in hexadecimal.
+///
+/// # Errors
+/// There is no such file, or it cannot be read.
+pub fn digest(path: &Path) -> Result<String, WeightsError> {
+    sha256(&existing(path)?)
+}
+
+fn existing(path: &Path) -> Result<PathBuf, WeightsError> {
+    model_file(path).ok_or_else(|| WeightsError::NotFound {
+        what: format!(
+            "{}: expected a fine-tuned model or the folder of its run, found none",
+            path.display()
+        ),
+        hint: "`clasp finetune` writes model.safetensors into its run folder when it ends"
+            .to_owned(),
+    })
 }
 
 fn model_file(path: &Path) -> Option<PathBuf> {

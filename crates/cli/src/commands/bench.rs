@@ -42,10 +42,6 @@ use crate::{Outcome, device};
 pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let threads = device::threads(common.threads);
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build_global()
-        .context("starting the threads")?;
     let records = arguments.check.as_deref().map(read_records).transpose()?;
     let mut figures = match &arguments.work {
         BenchWork::Data(options) => data(options, threads)?,

@@ -3,18 +3,18 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::clip_data::{ClipData, Photos, words};
-use clasp_label::clip_train::{Stage, TrainConfig, train};
+use clasp_label::clip_train::{Progress, Stage, TrainConfig, train};
 use clasp_label::score::{Score, score_drawn, score_photos};
 use clasp_label::{ClipLabeller, LabelConfig};
 use clasp_model::clip::{ClipConfig, Dense};
 use clasp_weights::clip::save_clip;
 
-use super::print_result;
-use crate::args::{Clip, Common};
+use super::{beside, print_result};
+use crate::args::{Clip, ClipScore, ClipTrain, Common};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt, mini};
 
@@ -28,118 +28,109 @@ const SCORE_SEED: u64 = 0x5343_4f52;
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Clip) -> Result<Outcome> {
-    let device = device::pick(common.device.as_deref())?;
     match arguments {
-        Clip::Train {
-            out,
-            photos,
-            from,
-            pairs,
-            batch,
-            lr,
-            resume,
-            seed,
-        } => {
-            let photos = photos.as_deref().map(Photos::open).transpose()?;
-            if let Some(photos) = &photos {
-                say(common, &format!("{} photos", photos.len()));
-            }
-            let run = out.with_extension("run");
-            if run.join("checkpoint.safetensors").exists() && !resume {
-                anyhow::bail!(
-                    "{}: holds the checkpoint of an earlier run\n  hint: go on with it by --resume, or remove the folder",
-                    run.display()
-                );
-            }
-            let config = TrainConfig {
-                seed: *seed,
-                batch: *batch,
-                stages: stages(pairs / (*batch).max(1)),
-                learning_rate: *lr,
-                threads: device::threads(common.threads),
-                ..TrainConfig::default()
-            };
-            let start = match from {
-                Some(name) => mini::load(name, &device)?.0,
-                None => ClipConfig::mini().init(&mut rng_for(*seed, 0, "clip"), &device),
-            };
-            let side = start.config().vision.image[0];
-            let data = ClipData::new(*seed, POOL.min((*pairs).max(1)), photos)?;
-            let held_out = data.held_out(HELD_OUT, side);
-            let stop = interrupt::flag()?;
-            let mut meter = Meter::new(common, "clip train", "steps");
-            let trained = train(
-                &config,
-                start,
-                &|index, size| data.pair(index, size),
-                &words()?,
-                &held_out,
-                &run,
-                &mut |progress| {
-                    let mut note = format!(
-                        "loss {:.3} of {:.3}, dense {:.3}, values {:.3}",
-                        progress.loss, progress.floor, progress.dense, progress.values
-                    );
-                    if let Some(found) = progress.held_out {
-                        meter.line(&format!(
-                            "step {}: held-out image to caption {:.3}, caption to image {:.3} (chance {:.3})",
-                            progress.step, found.image_to_text, found.text_to_image, found.chance
-                        ));
-                    }
-                    note.push_str(&format!(", {:.0} pairs/s", progress.pairs_per_second));
-                    meter.set(progress.step as u64, progress.steps as u64, &note);
-                    interrupt::flow(&stop)
-                },
-            )?;
-            drop(meter);
-            if !trained.finished {
-                say(
-                    common,
-                    &format!(
-                        "stopped after step {}; the same command with --resume goes on",
-                        trained.step
-                    ),
-                );
-                return Ok(Outcome::Done);
-            }
-            save_clip(out, &trained.clip, true)?;
-            say(
-                common,
-                &format!(
-                    "wrote {}; score it: clasp clip score --clip {0}",
-                    out.display()
-                ),
-            );
-            Ok(Outcome::Done)
-        }
-        Clip::Score {
-            clip,
-            photos,
-            people,
-            dense,
-        } => {
-            let (model, info) = mini::load(clip, &device)?;
-            let dense = dense.parse::<Dense>().map_err(anyhow::Error::msg)?;
-            let config = LabelConfig {
-                dense,
-                ..LabelConfig::default()
-            };
-            let labeller =
-                ClipLabeller::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
-            let mut scores = BTreeMap::new();
-            let mut meter = Meter::new(common, "score drawn people", "images");
-            let drawn = score_drawn(&labeller, *people, SCORE_SEED, &mut |done| {
-                meter.set(done as u64, *people as u64, "");
-            })?;
-            drop(meter);
-            scores.insert("drawn people", drawn);
-            if let Some(folder) = photos {
-                scores.insert("photos", score_photos(&labeller, folder, &mut |_| {})?);
-            }
-            print_result(common.json, &scores, &describe(&scores))?;
-            Ok(Outcome::Done)
-        }
+        Clip::Train(arguments) => train_clip(common, arguments),
+        Clip::Score(arguments) => score(common, arguments),
     }
+}
+
+fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
+    let (out, seed) = (&arguments.out, arguments.seed);
+    let device = device::pick(common.device.as_deref())?;
+    let photos = { arguments.photos.as_deref() }
+        .map(Photos::open)
+        .transpose()?;
+    if let Some(photos) = &photos {
+        say(common, &format!("{} photos", photos.len()));
+    }
+    let run = beside(out, ".run")?;
+    if run.join("checkpoint.safetensors").exists() && !arguments.resume {
+        bail!(
+            "{}: holds the checkpoint of an earlier run\n  hint: go on with it by --resume, or remove the folder",
+            run.display()
+        );
+    }
+    let config = TrainConfig {
+        seed,
+        batch: arguments.batch,
+        stages: stages(arguments.pairs / arguments.batch.max(1)),
+        learning_rate: arguments.lr,
+        threads: device::threads(common.threads),
+        ..TrainConfig::default()
+    };
+    let start = match &arguments.from {
+        Some(name) => mini::load(name, &device)?.0,
+        None => ClipConfig::mini().init(&mut rng_for(seed, 0, "clip"), &device),
+    };
+    let side = start.config().vision.image[0];
+    let data = ClipData::new(seed, POOL.min(arguments.pairs.max(1)), photos)?;
+    let held_out = data.held_out(HELD_OUT, side);
+    let stop = interrupt::flag()?;
+    let mut meter = Meter::new(common, "clip train", "steps");
+    let trained = train(
+        &config,
+        start,
+        &|index, size| data.pair(index, size),
+        &words()?,
+        &held_out,
+        &run,
+        &mut |progress| {
+            tell(&mut meter, progress);
+            interrupt::flow(&stop)
+        },
+    )?;
+    drop(meter);
+    let text = if trained.finished {
+        save_clip(out, &trained.clip, true)?;
+        format!(
+            "wrote {}; score it: clasp clip score --clip {0}",
+            out.display()
+        )
+    } else {
+        let step = trained.step;
+        format!("stopped after step {step}; the same command with --resume goes on")
+    };
+    say(common, &text);
+    Ok(Outcome::Done)
+}
+
+fn tell(meter: &mut Meter, progress: &Progress) {
+    if let Some(found) = progress.held_out {
+        meter.line(&format!(
+            "step {}: held-out image to caption {:.3}, caption to image {:.3} (chance {:.3})",
+            progress.step, found.image_to_text, found.text_to_image, found.chance
+        ));
+    }
+    let note = format!(
+        "loss {:.3} of {:.3}, dense {:.3}, values {:.3}, {:.0} pairs/s",
+        progress.loss, progress.floor, progress.dense, progress.values, progress.pairs_per_second
+    );
+    meter.set(progress.step as u64, progress.steps as u64, &note);
+}
+
+fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
+    let device = device::pick(common.device.as_deref())?;
+    let (model, info) = mini::load(&arguments.clip, &device)?;
+    let config = LabelConfig {
+        dense: arguments
+            .dense
+            .parse::<Dense>()
+            .map_err(anyhow::Error::msg)?,
+        ..LabelConfig::default()
+    };
+    let labeller = ClipLabeller::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
+    let people = arguments.people;
+    let mut meter = Meter::new(common, "score drawn people", "images");
+    let drawn = score_drawn(&labeller, people, SCORE_SEED, &mut |done| {
+        meter.set(done as u64, people as u64, "");
+    })?;
+    drop(meter);
+    let mut scores = BTreeMap::from([("drawn people", drawn)]);
+    if let Some(folder) = &arguments.photos {
+        scores.insert("photos", score_photos(&labeller, folder, &mut |_| {})?);
+    }
+    print_result(common.json, &scores, &describe(&scores))?;
+    Ok(Outcome::Done)
 }
 
 /// The scores as tables.

@@ -1,7 +1,8 @@
 //! `clasp demo`: the whole flow on drawn people, and a report.
 //!
 //! Everything is made by the libraries that the other verbs use, in the folder `--out`: `people/` (synth), `labels/`
-//! (label), `run/` (pretrain), `results.json` (eval --frozen) and `report.html`.
+//! (label), `run/` and `init/` (pretrain, to the end and not at all), `results.json` (eval --frozen) and `report.html`. Run
+//! again, it goes on where it was stopped or killed, and makes no label and takes no step twice.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +22,8 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_label::show::{colour, overlay};
 use clasp_label::{ClipLabeller, LabelConfig, RunOptions, calibrate};
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
-use clasp_pretrain::Recipe;
+use clasp_pretrain::{Recipe, Summary};
+use clasp_tasks::TaskError;
 use serde_json::{Value, json};
 
 use super::eval::{self, Figures, Model};
@@ -45,6 +47,18 @@ const FEATURES: usize = 4;
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
+    let finished = match demo(common, arguments) {
+        Err(error) if matches!(error.downcast_ref(), Some(TaskError::Stopped)) => false,
+        other => other?,
+    };
+    if !finished {
+        say(common, "stopped; the same command goes on");
+    }
+    Ok(Outcome::Done)
+}
+
+/// The whole flow; false where Ctrl-C stopped it.
+fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     let begun = Instant::now();
     let out = &arguments.out;
     let device = device::pick(common.device.as_deref())?;
@@ -53,12 +67,14 @@ pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
     let images = people.join("unlabelled");
 
     say(common, "1/5 drawing people");
-    draw(common, &people, arguments.seed)?;
+    draw(common, &people, arguments)?;
 
     say(common, "2/5 labelling them with the small CLIP");
     let labels = out.join("labels");
     let source = Source::open(&images.to_string_lossy())?;
-    label(common, &source, &labels, &device)?;
+    if !label(common, &source, &labels, &device)? {
+        return Ok(false);
+    }
 
     say(common, "3/5 pre-training");
     let mut overrides = vec![
@@ -69,22 +85,21 @@ pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
     overrides.extend(arguments.set.iter().cloned());
     let recipe = Recipe::load("demo", &overrides)?;
     let run = out.join("run");
-    let resume = run.join("checkpoints").is_dir();
-    let trained = pretrain(common, &recipe, &run, resume)?;
+    let trained = begin_or_go_on(common, &recipe, &run)?;
     if !trained.finished {
-        say(common, "stopped; the same command goes on");
-        return Ok(Outcome::Done);
+        return Ok(false);
+    }
+    if trained.metrics.is_empty() {
+        say(
+            common,
+            "all steps were taken before: only results and report are made again",
+        );
     }
 
     say(common, "4/5 evaluating on people it never saw");
     let mut start = overrides.clone();
     start.push("run.steps=0".to_owned());
-    let init = pretrain(
-        common,
-        &Recipe::load("demo", &start)?,
-        &out.join("init"),
-        false,
-    )?;
+    let init = begin_or_go_on(common, &Recipe::load("demo", &start)?, &out.join("init"))?;
     let before = Model::load(&init.backbone, None, &device)?;
     let after = Model::load(&trained.backbone, None, &device)?;
     let results = evaluate(common, &before, &after, &people)?;
@@ -95,9 +110,9 @@ pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
     })?;
 
     say(common, "5/5 writing the report");
-    let minutes = begun.elapsed().as_secs_f64();
+    let seconds = begun.elapsed().as_secs_f64();
     let page = report(
-        arguments, &results, &source, &labels, &run, &people, &before, &after, &recipe, minutes,
+        arguments, &results, &source, &labels, &run, &people, &before, &after, &recipe, seconds,
     )?;
     let path = out.join("report.html");
     atomic_write(&path, |file| file.write_all(page.as_bytes()))?;
@@ -115,20 +130,26 @@ pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
         common,
         &format!("done in {}", duration(begun.elapsed().as_secs_f64())),
     );
-    Ok(Outcome::Done)
+    Ok(true)
 }
 
-fn draw(common: &Common, folder: &Path, seed: u64) -> Result<()> {
+/// Runs a recipe in a folder: from the start, or on from where an earlier demo left it, however it ended.
+fn begin_or_go_on(common: &Common, recipe: &Recipe, folder: &Path) -> Result<Summary> {
+    let begun = folder.join("run.toml").is_file();
+    pretrain(common, recipe, folder, begun)
+}
+
+fn draw(common: &Common, folder: &Path, arguments: &Demo) -> Result<()> {
     let config = SynthConfig {
-        train_identities: 150,
-        test_identities: 75,
+        train_identities: arguments.people / 16,
+        test_identities: arguments.people / 32,
         cameras: 4,
         shots: 1,
-        unlabelled: 2400,
+        unlabelled: arguments.people,
         scenes: 1,
         height: SIZE[0],
         width: SIZE[1],
-        seed,
+        seed: arguments.seed,
         ..SynthConfig::default()
     };
     let mut meter = Meter::new(common, "draw", "images");
@@ -138,18 +159,17 @@ fn draw(common: &Common, folder: &Path, seed: u64) -> Result<()> {
     Ok(())
 }
 
-fn label(common: &Common, source: &Source, folder: &Path, device: &Device) -> Result<()> {
+/// Labels the drawn people; false where Ctrl-C stopped it.
+fn label(common: &Common, source: &Source, folder: &Path, device: &Device) -> Result<bool> {
     let (clip, info) = mini::load("mini", device)?;
     let config = LabelConfig::default();
     let labeller = ClipLabeller::new(clip, &info, &Vocabulary::standard()?, &config, device)?;
-    label_images(
-        common,
-        source,
-        &labeller,
-        &RunOptions::new(folder, device::threads(common.threads)),
-    )?;
+    let options = RunOptions::new(folder, device::threads(common.threads));
+    if label_images(common, source, &labeller, &options)?.stopped {
+        return Ok(false);
+    }
     calibrate::calibrate(folder)?;
-    Ok(())
+    Ok(true)
 }
 
 /// Figures of one network with one mix on all tasks.
@@ -240,11 +260,7 @@ fn table_text(results: &[Row]) -> String {
         let chance: String = row
             .figures
             .iter()
-            .map(|figures| {
-                figures.chance.map_or(format!("{:>18}", "-"), |chance| {
-                    format!("{:>18.2}", 100.0 * chance)
-                })
-            })
+            .map(|figures| format!("{:>18.2}", 100.0 * figures.chance))
             .collect();
         lines.push(format!("{:>18}{chance}", "chance"));
     }
@@ -274,13 +290,8 @@ fn table(results: &[Row]) -> Table {
         .collect();
     if let Some(row) = results.first() {
         let mut cells = vec![Cell::plain("chance")];
-        cells.extend(row.figures.iter().map(|figures| {
-            Cell::plain(
-                figures
-                    .chance
-                    .map_or("-".to_owned(), |chance| format!("{:.2}", 100.0 * chance)),
-            )
-        }));
+        let chances = row.figures.iter().map(|figures| 100.0 * figures.chance);
+        cells.extend(chances.map(|chance| Cell::plain(format!("{chance:.2}"))));
         rows.push(cells);
     }
     Table {
@@ -352,7 +363,12 @@ fn report(
                        with the part prompt. The three directions of largest spread over the pictures are red, green and blue."
             .to_owned(),
         features: features(people, before, after)?,
-        made: format!("clasp demo --seed {}\n\n{}", arguments.seed, recipe.to_toml()),
+        made: format!(
+            "clasp demo --seed {} --people {}\n\n{}",
+            arguments.seed,
+            arguments.people,
+            recipe.to_toml()
+        ),
     };
     askama::Template::render(&page).context("filling the report's template")
 }

@@ -2,66 +2,161 @@
 
 use std::sync::Mutex;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use clasp_data::source::Source;
 use clasp_model::mix::Mix;
-use clasp_tasks::embed::embed;
-use clasp_tasks::{BackboneExtractor, Options};
-use serde_json::json;
+use clasp_tasks::embed::{FeatureFile, embed_some};
+use clasp_tasks::{BackboneExtractor, Options, Preprocess, TaskError};
+use clasp_weights::backbone::digest;
+use serde_json::{Map, Value, json};
 
 use super::eval::Model;
+use super::partial::Partial;
 use super::{check_writable, print_result};
 use crate::args::{Common, Embed};
-use crate::progress::Meter;
+use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     check_writable(&arguments.out)?;
+    // Another ending is an error now, not after hours.
+    drop(FeatureFile::create(&arguments.out)?);
     let source = Source::open(&arguments.images)?;
     let mix: Mix = arguments.mix.parse()?;
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
     let precision = device::precision(common, arguments.products, &device)?;
+    let asked = json!({
+        "clasp": env!("CARGO_PKG_VERSION"),
+        "embed": arguments.images,
+        "model": digest(&arguments.model)?,
+        "mix": mix,
+        "size": arguments.size,
+        "precision": precision.to_string(),
+    });
     let extractor = BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
+    let mut partial = Partial::open(&arguments.out, &asked, &source)?;
+    if partial.done > 0 {
+        say(common, &format!("going on after {} images", partial.done));
+    }
+    let finished = all(
+        common,
+        arguments,
+        &extractor,
+        &model.preprocess,
+        &source,
+        &mut partial,
+    )?;
+    if !finished {
+        say(common, &partial.stopped(source.len()));
+        return Ok(Outcome::Done);
+    }
+    if !arguments.keep_going {
+        partial.unreadable.check()?;
+    }
+    let mut file = FeatureFile::create(&arguments.out)?;
+    let mut channels = 0;
+    partial.each(|_, line| {
+        let (key, row) = from_line(line)?;
+        channels = row.len();
+        Ok(file.push(key, &row)?)
+    })?;
+    let files = file.finish()?;
+    let unreadable = partial.unreadable.clone();
+    partial.remove()?;
+    let images = source.len() - unreadable.failed.len();
+    let text = format!(
+        "{images} features of length {channels} in {}; {} images unreadable",
+        files
+            .iter()
+            .map(|file| file.display().to_string())
+            .collect::<Vec<_>>()
+            .join(" and "),
+        unreadable.failed.len()
+    );
+    let value = json!({
+        "images": images,
+        "channels": channels,
+        "files": files,
+        "unreadable": unreadable,
+    });
+    print_result(common.json, &value, &text)?;
+    Ok(Outcome::Done)
+}
+
+/// Embeds all images that are still to do, putting rows away after each chunk; false where Ctrl-C stopped it.
+fn all(
+    common: &Common,
+    arguments: &Embed,
+    extractor: &BackboneExtractor,
+    preprocess: &Preprocess,
+    source: &Source,
+    partial: &mut Partial,
+) -> Result<bool> {
     let options = Options {
         threads: device::threads(common.threads),
         ..Options::default()
     };
     let stop = interrupt::flag()?;
     let meter = Mutex::new(Meter::new(common, "embed", "images"));
-    let embeddings = embed(
-        &extractor,
-        &model.preprocess,
-        &source,
-        arguments.keep_going,
-        &options,
-        &|progress| {
-            if let Ok(mut meter) = meter.lock() {
-                meter.set(progress.done as u64, progress.total as u64, "");
+    let progress = |progress: clasp_tasks::Progress| {
+        if let Ok(mut meter) = meter.lock() {
+            meter.set(progress.done as u64, progress.total as u64, "");
+        }
+        interrupt::flow(&stop)
+    };
+    while partial.done < source.len() {
+        let items = partial.done..source.len().min(partial.done + options.chunk());
+        let found = embed_some(extractor, preprocess, source, items, &options, &progress);
+        match found {
+            Err(TaskError::Stopped) => return Ok(false),
+            found => {
+                let rows = found?.into_iter().map(|row| row.map(|row| to_fields(&row)));
+                partial.put(source, rows.collect())?;
             }
-            interrupt::flow(&stop)
-        },
-    )?;
-    drop(meter);
-    let files = embeddings.write(&arguments.out)?;
-    let text = format!(
-        "{} features of length {} in {}; {} images unreadable",
-        embeddings.keys.len(),
-        embeddings.channels,
-        files
-            .iter()
-            .map(|file| file.display().to_string())
-            .collect::<Vec<_>>()
-            .join(" and "),
-        embeddings.unreadable.failed.len()
-    );
-    let value = json!({
-        "images": embeddings.keys.len(),
-        "channels": embeddings.channels,
-        "files": files,
-        "unreadable": embeddings.unreadable,
-    });
-    print_result(common.json, &value, &text)?;
-    Ok(Outcome::Done)
+        }
+        if !arguments.keep_going {
+            partial.unreadable.check_early()?;
+        }
+    }
+    Ok(true)
+}
+
+/// A feature as fields of a line, to the bit: base64 of its numbers, little endian.
+fn to_fields(row: &[f32]) -> Map<String, Value> {
+    let bytes: Vec<u8> = row.iter().flat_map(|value| value.to_le_bytes()).collect();
+    Map::from_iter([("feature".to_owned(), json!(BASE64_STANDARD.encode(bytes)))])
+}
+
+/// The key and the feature of a line.
+fn from_line(line: &Value) -> Result<(&str, Vec<f32>)> {
+    let field = |name: &str| {
+        line[name]
+            .as_str()
+            .context("a damaged line of what is done")
+    };
+    let bytes = BASE64_STANDARD.decode(field("feature")?)?;
+    let (values, _) = bytes.as_chunks::<4>();
+    let row = values.iter().map(|bytes| f32::from_le_bytes(*bytes));
+    Ok((field("image")?, row.collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_feature_comes_back_to_the_bit() {
+        let row = [0.1, -1.5e-38, 3.4e38, 0.0, -0.0];
+        let mut line = to_fields(&row);
+        line.insert("image".to_owned(), json!("a/b"));
+        let line = Value::Object(line);
+        let (key, back) = from_line(&line).unwrap();
+        assert_eq!(key, "a/b");
+        let bits = |row: &[f32]| row.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&back), bits(&row));
+    }
 }

@@ -1,6 +1,7 @@
 //! `clasp eval TASK`: a task's metric with its protocol printed beside it, of a fine-tuned model or a frozen backbone.
 
 use std::fmt::Write;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -12,7 +13,7 @@ use clasp_data::layouts::parsing::Parsing;
 use clasp_metrics::rerank::Rerank;
 use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
-use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
+use clasp_model::mix::{Mix, TASKS};
 use clasp_tasks::reid::Strip;
 use clasp_tasks::{
     BackboneExtractor, Options, Preprocess, Progress, attributes, finetune, parsing, pose, reid,
@@ -26,9 +27,6 @@ use crate::args::{Common, Eval, Task};
 use crate::progress::{Meter, warn};
 use crate::{Outcome, device, interrupt};
 
-/// Weight of a task's own prompt in its default mix (METHOD: 0.8, the rest shared).
-const OWN: f32 = 0.8;
-
 /// The result of a task with one mix.
 #[derive(Serialize)]
 pub struct Figures {
@@ -39,7 +37,7 @@ pub struct Figures {
     /// Names and values of the figures to quote, the first one first; larger is better.
     pub figures: Vec<(&'static str, f64)>,
     /// What the first figure is for guessing, or for the best constant answer.
-    pub chance: Option<f64>,
+    pub chance: f64,
     /// What was done, in words.
     pub protocol: String,
     /// Everything else that was measured.
@@ -93,12 +91,8 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         }
         return with_task!(arguments.task, T => tuned::<T>(common, arguments));
     }
-    if matches!(arguments.task, Task::Detection | Task::Search) {
-        bail!(
-            "{} has no frozen evaluation\n  hint: fine-tune a model with `clasp finetune {0}` and leave out --frozen",
-            name(arguments.task)
-        );
-    }
+    // Before a model is loaded.
+    frozen(arguments.task)?;
     let fine_tuned = [
         ("--split", arguments.split.is_some()),
         ("--set", !arguments.set.is_empty()),
@@ -139,10 +133,7 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         for (figure, value) in &figures.figures {
             let _ = write!(text, "  {figure} {:.2}", 100.0 * value);
         }
-        if let Some(chance) = figures.chance {
-            let _ = write!(text, "  (chance {:.2})", 100.0 * chance);
-        }
-        text.push('\n');
+        let _ = writeln!(text, "  (chance {:.2})", 100.0 * figures.chance);
         results.push(figures);
     }
     print_result(common.json, &results, &text)?;
@@ -201,28 +192,55 @@ fn with_precision(protocol: String, precision: Precision) -> String {
     }
 }
 
-/// The mix that a task is evaluated with unless another is asked for.
+/// The mix that a task is evaluated with unless another is asked for, as fine-tuning has it, and its name.
 pub fn default_mix(task: Task) -> (String, Mix) {
-    let own = match task {
-        Task::Reid => IDENTITY,
-        Task::Attributes => ATTRIBUTE,
-        Task::Parsing | Task::Pose | Task::Detection | Task::Search => PART,
-    };
-    (
-        format!("default ({} {OWN})", TASKS[own]),
-        Mix::mostly(own, OWN),
-    )
+    let mix = with_task!(task, T => <T as finetune::Task>::default_mix());
+    let weights = TASKS.iter().zip(mix.weights());
+    let most = weights.max_by(|(_, one), (_, other)| one.total_cmp(other));
+    let (own, weight) = most.unwrap_or((&"", 0.0));
+    (format!("default ({own} {weight})"), mix)
 }
 
 /// The task's name on the command line.
 pub fn name(task: Task) -> &'static str {
+    with_task!(task, T => <T as finetune::Task>::NAME)
+}
+
+/// A frozen evaluation under way.
+struct Run<'a> {
+    extractor: &'a BackboneExtractor,
+    preprocess: &'a Preprocess,
+    data: &'a Path,
+    rerank: bool,
+    strips: usize,
+    options: &'a Options,
+    progress: &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync),
+}
+
+/// What a frozen evaluation found, of any task.
+struct Found {
+    figures: Vec<(&'static str, f64)>,
+    chance: f64,
+    protocol: String,
+    details: serde_json::Value,
+    strips: Vec<Strip>,
+}
+
+/// How a frozen backbone is evaluated on a task.
+///
+/// # Errors
+///
+/// It is not: some tasks need a head of their own.
+fn frozen(task: Task) -> Result<fn(&Run<'_>) -> Result<Found>> {
     match task {
-        Task::Reid => "reid",
-        Task::Attributes => "attributes",
-        Task::Parsing => "parsing",
-        Task::Pose => "pose",
-        Task::Detection => "detection",
-        Task::Search => "search",
+        Task::Reid => Ok(frozen_reid),
+        Task::Attributes => Ok(frozen_attributes),
+        Task::Parsing => Ok(frozen_parsing),
+        Task::Pose => Ok(frozen_pose),
+        Task::Detection | Task::Search => bail!(
+            "{} has no frozen evaluation\n  hint: fine-tune a model with `clasp finetune {0}` and leave out --frozen",
+            name(task)
+        ),
     }
 }
 
@@ -236,6 +254,7 @@ pub fn evaluate(
     rerank: bool,
     strips: usize,
 ) -> Result<Figures> {
+    let evaluation = frozen(task)?;
     let extractor = BackboneExtractor::new(model.backbone.clone(), mix, model.device.clone())
         .with_precision(model.precision);
     let options = Options {
@@ -243,126 +262,151 @@ pub fn evaluate(
         ..Options::default()
     };
     let stop = interrupt::flag()?;
-    let meter = Mutex::new(Meter::new(
-        common,
-        &format!("eval {} ({mix_name})", name(task)),
-        "steps",
-    ));
+    let title = format!("eval {} ({mix_name})", name(task));
+    let meter = Mutex::new(Meter::new(common, &title, "steps"));
     let progress = |progress: Progress| {
         if let Ok(mut meter) = meter.lock() {
             meter.set(progress.done as u64, progress.total as u64, progress.stage);
         }
         interrupt::flow(&stop)
     };
-    let preprocess = &model.preprocess;
-    let mut shown = Vec::new();
-    let (figures, chance, protocol, details) = match task {
-        Task::Reid => {
-            let market = Market1501::open(data)?;
-            let rerank = rerank.then(Rerank::default);
-            let report = reid::evaluate(
-                &extractor, preprocess, &market, rerank, strips, &options, &progress,
-            )?;
-            shown.clone_from(&report.strips);
-            let metrics = &report.metrics;
-            let rank = |k: usize| metrics.cmc.get(k - 1).copied().unwrap_or(1.0);
-            let mut figures = vec![
-                ("mAP", metrics.map),
-                ("rank-1", rank(1)),
-                ("rank-5", rank(5)),
-                ("mINP", metrics.minp),
-            ];
-            if let Some(metrics) = &report.reranked {
-                figures.push(("re-ranked mAP", metrics.map));
-                figures.push((
-                    "re-ranked rank-1",
-                    metrics.cmc.first().copied().unwrap_or(0.0),
-                ));
-            }
-            (
-                figures,
-                Some(metrics.chance_map),
-                report.protocol.clone(),
-                serde_json::to_value(&report)?,
-            )
-        }
-        Task::Attributes => {
-            let report = attributes::evaluate(
-                &extractor,
-                preprocess,
-                &Attributes::open(data)?,
-                &options,
-                &progress,
-            )?;
-            let metrics = &report.metrics;
-            let mut figures = vec![("mA", metrics.ma)];
-            figures.extend(metrics.map.map(|map| ("mAP", map)));
-            figures.extend([
-                ("accuracy", metrics.accuracy),
-                ("precision", metrics.precision),
-                ("recall", metrics.recall),
-                ("F1", metrics.f1),
-            ]);
-            (
-                figures,
-                Some(report.chance_ma),
-                report.protocol.clone(),
-                serde_json::to_value(&report)?,
-            )
-        }
-        Task::Parsing => {
-            let report = parsing::evaluate(
-                &extractor,
-                preprocess,
-                &Parsing::open(data)?,
-                &options,
-                &progress,
-            )?;
-            let metrics = &report.metrics;
-            let figures = vec![
-                ("mIoU", metrics.mean_iou_present.unwrap_or(metrics.mean_iou)),
-                ("mean accuracy", metrics.mean_accuracy),
-                ("pixel accuracy", metrics.pixel_accuracy.unwrap_or(0.0)),
-            ];
-            (
-                figures,
-                Some(report.constant_mean_iou),
-                report.protocol.clone(),
-                serde_json::to_value(&report)?,
-            )
-        }
-        Task::Detection | Task::Search => bail!("{} has no frozen evaluation", name(task)),
-        Task::Pose => {
-            let (train, eval) = pose::open(data, &options)?;
-            let report =
-                pose::evaluate(&extractor, preprocess, &train, &eval, &options, &progress)?;
-            let pck = |scores: &pose::PoseScores| {
-                scores.pck_torso.mean.or(scores.pck_box.mean).unwrap_or(0.0)
-            };
-            let mut figures = vec![("PCK@0.2", pck(&report.scores))];
-            figures.extend(
-                report
-                    .scores
-                    .oks
-                    .as_ref()
-                    .and_then(|oks| oks.ap)
-                    .map(|ap| ("OKS AP", ap)),
-            );
-            (
-                figures,
-                Some(pck(&report.mean_pose)),
-                report.protocol.clone(),
-                serde_json::to_value(&report)?,
-            )
-        }
-    };
+    let found = evaluation(&Run {
+        extractor: &extractor,
+        preprocess: &model.preprocess,
+        data,
+        rerank,
+        strips,
+        options: &options,
+        progress: &progress,
+    })?;
     Ok(Figures {
         task: name(task),
         mix: mix_name.to_owned(),
-        figures,
-        chance,
-        protocol: with_precision(protocol, model.precision),
-        details,
-        strips: shown,
+        figures: found.figures,
+        chance: found.chance,
+        protocol: with_precision(found.protocol, model.precision),
+        details: found.details,
+        strips: found.strips,
     })
+}
+
+fn frozen_reid(run: &Run<'_>) -> Result<Found> {
+    let report = reid::evaluate(
+        run.extractor,
+        run.preprocess,
+        &Market1501::open(run.data)?,
+        run.rerank.then(Rerank::default),
+        run.strips,
+        run.options,
+        run.progress,
+    )?;
+    let metrics = &report.metrics;
+    let rank = |cmc: &[f64], k: usize| cmc.get(k - 1).copied().unwrap_or(1.0);
+    let mut figures = vec![
+        ("mAP", metrics.map),
+        ("rank-1", rank(&metrics.cmc, 1)),
+        ("rank-5", rank(&metrics.cmc, 5)),
+        ("mINP", metrics.minp),
+    ];
+    if let Some(metrics) = &report.reranked {
+        figures.push(("re-ranked mAP", metrics.map));
+        figures.push(("re-ranked rank-1", rank(&metrics.cmc, 1)));
+    }
+    Ok(Found {
+        figures,
+        chance: metrics.chance_map,
+        protocol: report.protocol.clone(),
+        details: serde_json::to_value(&report)?,
+        strips: report.strips,
+    })
+}
+
+fn frozen_attributes(run: &Run<'_>) -> Result<Found> {
+    let data = Attributes::open(run.data)?;
+    let report = attributes::evaluate(
+        run.extractor,
+        run.preprocess,
+        &data,
+        run.options,
+        run.progress,
+    )?;
+    let metrics = &report.metrics;
+    let mut figures = vec![("mA", metrics.ma)];
+    figures.extend(metrics.map.map(|map| ("mAP", map)));
+    figures.extend([
+        ("accuracy", metrics.accuracy),
+        ("precision", metrics.precision),
+        ("recall", metrics.recall),
+        ("F1", metrics.f1),
+    ]);
+    Ok(Found {
+        figures,
+        chance: report.chance_ma,
+        protocol: report.protocol.clone(),
+        details: serde_json::to_value(&report)?,
+        strips: Vec::new(),
+    })
+}
+
+fn frozen_parsing(run: &Run<'_>) -> Result<Found> {
+    let data = Parsing::open(run.data)?;
+    let report = parsing::evaluate(
+        run.extractor,
+        run.preprocess,
+        &data,
+        run.options,
+        run.progress,
+    )?;
+    let metrics = &report.metrics;
+    Ok(Found {
+        figures: vec![
+            ("mIoU", metrics.mean_iou_present.unwrap_or(metrics.mean_iou)),
+            ("mean accuracy", metrics.mean_accuracy),
+            ("pixel accuracy", metrics.pixel_accuracy.unwrap_or(0.0)),
+        ],
+        chance: report.constant_mean_iou,
+        protocol: report.protocol.clone(),
+        details: serde_json::to_value(&report)?,
+        strips: Vec::new(),
+    })
+}
+
+fn frozen_pose(run: &Run<'_>) -> Result<Found> {
+    let (train, eval) = pose::open(run.data, run.options)?;
+    let report = pose::evaluate(
+        run.extractor,
+        run.preprocess,
+        &train,
+        &eval,
+        run.options,
+        run.progress,
+    )?;
+    let pck =
+        |scores: &pose::PoseScores| scores.pck_torso.mean.or(scores.pck_box.mean).unwrap_or(0.0);
+    let mut figures = vec![("PCK@0.2", pck(&report.scores))];
+    let ap = report.scores.oks.as_ref().and_then(|oks| oks.ap);
+    figures.extend(ap.map(|ap| ("OKS AP", ap)));
+    Ok(Found {
+        figures,
+        chance: pck(&report.mean_pose),
+        protocol: report.protocol.clone(),
+        details: serde_json::to_value(&report)?,
+        strips: Vec::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_default_mix_is_that_of_fine_tuning_and_says_what_it_is_mostly() {
+        let (name, mix) = default_mix(Task::Reid);
+        assert_eq!(name, "default (identity 0.8)");
+        assert_eq!(mix, Mix::mostly(clasp_model::mix::IDENTITY, 0.8));
+        assert_eq!(
+            default_mix(Task::Search).1,
+            <clasp_tasks::tuned::search::SearchTask as finetune::Task>::default_mix()
+        );
+    }
 }

@@ -2,134 +2,157 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clasp_data::labels::Store;
-use clasp_weights::backbone::read_backbone_meta;
+use clasp_model::clip::Clip;
+use clasp_weights::backbone::{BackboneMeta, read_backbone_meta};
+use clasp_weights::clip::ClipInfo;
 use clasp_weights::import;
 use clasp_weights::onnx::Contents;
-use clasp_weights::tuned;
+use clasp_weights::tuned::{self, TunedMeta};
+use serde::Serialize;
 use serde_json::json;
 
 use super::import::describe;
-use super::print_result;
+use super::print_text;
 use crate::Outcome;
 use crate::args::{Common, Inspect};
 use crate::mini;
 
+/// What a file or folder holds, as JSON and in words.
+struct Shown {
+    json: String,
+    text: String,
+}
+
+impl Shown {
+    fn new(value: &impl Serialize, text: String) -> Result<Self> {
+        let json = serde_json::to_string_pretty(value)?;
+        Ok(Self { json, text })
+    }
+}
+
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
-    let path = &arguments.file;
+    let shown = look(&arguments.file)?;
+    print_text(if common.json {
+        &shown.json
+    } else {
+        &shown.text
+    });
+    Ok(Outcome::Done)
+}
+
+/// Tries one kind of content after the other, those first that are cheap to recognise.
+fn look(path: &Path) -> Result<Shown> {
     if !path.exists() && !mini::is_mini(&path.to_string_lossy()) {
         bail!("{}: no such file or folder", path.display());
     }
     if path.extension().is_some_and(|ending| ending == "onnx") {
-        let contents = Contents::read(path)?;
-        print_result(common.json, &contents, &in_words(path, &contents))?;
-        return Ok(Outcome::Done);
+        return onnx(path);
     }
     if let Ok(Some(meta)) = tuned::read_meta(path) {
-        let chosen = match &meta.chosen_by {
-            Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
-            None => "the last step".to_owned(),
-        };
-        let text = format!(
-            "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{}",
-            path.display(),
-            meta.task,
-            meta.mix,
-            describe(&meta.backbone)?
-        );
-        print_result(common.json, &meta, &text)?;
-        return Ok(Outcome::Done);
+        return fine_tuned(path, &meta);
     }
-    let backbone_error = match read_backbone_meta(path) {
-        Ok(meta) => {
-            let text = format!(
-                "backbone {} ({})\n{}",
-                path.display(),
-                meta.stage,
-                describe(&meta)?
-            );
-            print_result(common.json, &meta, &text)?;
-            return Ok(Outcome::Done);
-        }
+    let as_backbone = match read_backbone_meta(path) {
+        Ok(meta) => return backbone(path, &meta),
         Err(error) => error,
     };
     if let Ok(store) = Store::open(path) {
-        let meta = &store.meta;
-        let text = format!(
-            "labels {}\n  images      {}\n  method      {} {}\n  model       {} ({})\n  grid        {} rows x {} columns\n  \
-             parts       {}\n  attributes  {}",
-            path.display(),
-            store.len(),
-            meta.method,
-            meta.dense,
-            meta.model,
-            meta.model_sha256,
-            meta.rows,
-            meta.columns,
-            meta.vocabulary
-                .parts
-                .iter()
-                .map(|part| part.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-            meta.vocabulary
-                .attributes
-                .iter()
-                .map(|attribute| attribute.name.as_str())
-                .collect::<Vec<_>>()
-                .join(", "),
-        );
-        let value = json!({ "labels": path, "images": store.len(), "method": meta.method, "model": meta.model });
-        print_result(common.json, &value, &text)?;
-        return Ok(Outcome::Done);
-    }
-    let mut backbone_error = backbone_error.to_string();
-    if path.is_file() {
-        let lenient = import::Options {
-            lenient: true,
-            ..import::Options::default()
-        };
-        match import::import(path, &lenient, &Device::flex()) {
-            Ok(found) => {
-                let (report, meta) = (found.report, found.meta);
-                let text = format!(
-                    "checkpoint {}\n{report}\nas a backbone:\n{}",
-                    path.display(),
-                    describe(&meta)?
-                );
-                let value = json!({ "report": report, "backbone": meta });
-                print_result(common.json, &value, &text)?;
-                return Ok(Outcome::Done);
-            }
-            Err(error) => backbone_error = error.to_string(),
-        }
+        return labels(path, &store);
     }
     if path.is_file() {
-        bail!(
-            "{}: expected a backbone, a fine-tuned model, a published checkpoint or an ONNX file, found another file\n  as a checkpoint: {backbone_error}",
-            path.display()
-        );
+        return published(path).with_context(|| {
+            format!(
+                "{}: expected a backbone, a fine-tuned model, a published checkpoint or an ONNX file, found another file",
+                path.display()
+            )
+        });
     }
     match mini::load(&path.to_string_lossy(), &Device::flex()) {
-        Ok((clip, info)) => {
-            let text = format!(
-                "CLIP {}\n  sha256  {}\n  {:?}",
-                info.name,
-                info.sha256,
-                clip.config()
-            );
-            let value = json!({ "clip": info.name, "sha256": info.sha256, "config": format!("{:?}", clip.config()) });
-            print_result(common.json, &value, &text)?;
-            Ok(Outcome::Done)
-        }
-        Err(clip_error) => bail!(
-            "{}: neither a backbone, nor labels, nor a CLIP\n  as a backbone: {backbone_error}\n  as a CLIP: {clip_error}",
+        Ok((model, info)) => clip(&model, &info),
+        Err(as_clip) => bail!(
+            "{}: neither a backbone, nor labels, nor a CLIP\n  as a backbone: {as_backbone}\n  as a CLIP: {as_clip}",
             path.display()
         ),
     }
+}
+
+fn onnx(path: &Path) -> Result<Shown> {
+    let contents = Contents::read(path)?;
+    Shown::new(&contents, in_words(path, &contents))
+}
+
+fn fine_tuned(path: &Path, meta: &TunedMeta) -> Result<Shown> {
+    let chosen = match &meta.chosen_by {
+        Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
+        None => "the last step".to_owned(),
+    };
+    let text = format!(
+        "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{}",
+        path.display(),
+        meta.task,
+        meta.mix,
+        describe(&meta.backbone)?
+    );
+    Shown::new(meta, text)
+}
+
+fn backbone(path: &Path, meta: &BackboneMeta) -> Result<Shown> {
+    let (stage, about) = (&meta.stage, describe(meta)?);
+    let text = format!("backbone {} ({stage})\n{about}", path.display());
+    Shown::new(meta, text)
+}
+
+fn labels(path: &Path, store: &Store) -> Result<Shown> {
+    let meta = &store.meta;
+    let parts: Vec<&str> = { meta.vocabulary.parts.iter() }
+        .map(|part| part.name.as_str())
+        .collect();
+    let attributes: Vec<&str> = { meta.vocabulary.attributes.iter() }
+        .map(|attribute| attribute.name.as_str())
+        .collect();
+    let lines = [
+        format!("labels {}", path.display()),
+        format!("  images      {}", store.len()),
+        format!("  method      {} {}", meta.method, meta.dense),
+        format!("  model       {} ({})", meta.model, meta.model_sha256),
+        format!(
+            "  grid        {} rows x {} columns",
+            meta.rows, meta.columns
+        ),
+        format!("  parts       {}", parts.join(", ")),
+        format!("  attributes  {}", attributes.join(", ")),
+    ];
+    let value = json!({
+        "labels": path, "images": store.len(), "method": meta.method, "model": meta.model,
+    });
+    Shown::new(&value, lines.join("\n"))
+}
+
+/// A checkpoint of others, as far as it fits.
+fn published(path: &Path) -> Result<Shown> {
+    let lenient = import::Options {
+        lenient: true,
+        ..import::Options::default()
+    };
+    let found = import::import(path, &lenient, &Device::flex())?;
+    let (report, meta) = (found.report, found.meta);
+    let text = format!(
+        "checkpoint {}\n{report}\nas a backbone:\n{}",
+        path.display(),
+        describe(&meta)?
+    );
+    let value = json!({ "report": report, "backbone": meta });
+    Shown::new(&value, text)
+}
+
+fn clip(model: &Clip, info: &ClipInfo) -> Result<Shown> {
+    let config = format!("{:?}", model.config());
+    let text = format!("CLIP {}\n  sha256  {}\n  {config}", info.name, info.sha256);
+    let value = json!({ "clip": info.name, "sha256": info.sha256, "config": config });
+    Shown::new(&value, text)
 }
 
 fn in_words(path: &Path, contents: &Contents) -> String {

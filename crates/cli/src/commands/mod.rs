@@ -1,12 +1,12 @@
 //! A file for each verb: it turns arguments into library calls and results into text.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use serde::Serialize;
 
-use crate::Outcome;
-use crate::args::{Cli, Verb};
+use crate::args::{Cli, Common, Verb};
+use crate::{Outcome, device};
 
 mod bench;
 mod clip;
@@ -19,15 +19,17 @@ mod finetune;
 mod import;
 mod inspect;
 mod label;
+mod partial;
 mod predict;
 mod pretrain;
 mod search;
 mod synth;
 mod tuned;
 
-/// Runs the verb.
+/// Runs the verb, on as many threads as were asked for.
 pub fn run(cli: Cli) -> Result<Outcome> {
     let common = &cli.common;
+    start_threads(common)?;
     match cli.verb {
         Verb::Demo(arguments) => demo::run(common, &arguments),
         Verb::Synth(arguments) => synth::run(common, &arguments),
@@ -45,6 +47,17 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Verb::Inspect(arguments) => inspect::run(common, &arguments),
         Verb::Bench(arguments) => bench::run(common, &arguments),
     }
+}
+
+/// Starts the pool of threads that everything without a pool of its own computes in: the optimiser, averages, ranking.
+fn start_threads(common: &Common) -> Result<()> {
+    let threads = device::threads(common.threads);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build_global()
+        .with_context(|| {
+            format!("--threads: the system does not start {threads} threads\n  hint: ask for fewer")
+        })
 }
 
 /// Checks, before hours of work, that a file can be written there.
@@ -69,6 +82,20 @@ fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// `path` with `suffix` after its name: another file of the same folder, and another for every `path`.
+///
+/// # Errors
+///
+/// `path` names no file, as `..` does.
+fn beside(path: &Path, suffix: &str) -> Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        bail!("{}: expected a name, found none", path.display());
+    };
+    let mut name = name.to_owned();
+    name.push(suffix);
+    Ok(path.with_file_name(name))
+}
+
 /// Checks that there is a data set's folder or file.
 fn check_data(path: &Path) -> Result<()> {
     if !path.exists() {
@@ -78,12 +105,31 @@ fn check_data(path: &Path) -> Result<()> {
 }
 
 /// A result on standard output: `value` as JSON if asked for, else `text`.
-#[allow(clippy::print_stdout)]
 fn print_result(json: bool, value: &impl Serialize, text: &str) -> Result<()> {
     if json {
-        println!("{}", serde_json::to_string_pretty(value)?);
+        print_text(&serde_json::to_string_pretty(value)?);
     } else {
-        println!("{}", text.trim_end());
+        print_text(text);
     }
     Ok(())
+}
+
+#[allow(clippy::print_stdout)]
+fn print_text(text: &str) {
+    println!("{}", text.trim_end());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_beside_differs_where_names_differ() {
+        let run = |name: &str| beside(Path::new(name), ".run").unwrap();
+        assert_eq!(run("m"), Path::new("m.run"));
+        assert_eq!(run("a/m-0.1"), Path::new("a/m-0.1.run"));
+        assert_ne!(run("m-0.1"), run("m-0.2"));
+        assert_eq!(run("a/m/"), Path::new("a/m.run"));
+        assert!(beside(Path::new(".."), ".run").is_err());
+    }
 }

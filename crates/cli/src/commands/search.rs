@@ -3,7 +3,7 @@
 use std::io::Write as _;
 use std::sync::Mutex;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clasp_data::atomic_write;
 use clasp_data::image::{Limits, Rgb, decode, encode_png};
 use clasp_data::source::Source;
@@ -11,7 +11,7 @@ use clasp_model::mix::{IDENTITY, Mix};
 use clasp_tasks::embed::{Embeddings, embed};
 use clasp_tasks::features::{Extractor, Preprocess};
 use clasp_tasks::finetune::{Model, Task as _};
-use clasp_tasks::search::{Match, Row, nearest, sheet};
+use clasp_tasks::search::{MOST_SHOWN, Match, Row, nearest, sheet, tile};
 use clasp_tasks::tuned::reid::Reid;
 use clasp_tasks::{BackboneExtractor, Options};
 use clasp_weights::tuned::read_meta;
@@ -37,9 +37,6 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
             "--threshold: expected a cosine from -1 to 1, found {}",
             arguments.threshold
         );
-    }
-    if arguments.top == 0 {
-        bail!("--top: expected at least 1 match, found 0");
     }
     let device = device::pick(common.device.as_deref())?;
     let precision = device::precision(common, arguments.products, &device)?;
@@ -109,8 +106,8 @@ fn search<E: Extractor>(
     }
     atomic_write(&arguments.out, |file| file.write_all(&lines))?;
 
-    let rows = { query.keys.iter().zip(&found).take(arguments.rows) }
-        .map(|(key, matches)| row(&queries, key, &others, matches))
+    let rows = { query.items.iter().zip(&found).take(arguments.rows) }
+        .map(|(item, matches)| row(&queries, *item, &others, matches))
         .collect::<Result<Vec<_>>>()?;
     let picture = encode_png(&sheet(&rows));
     atomic_write(&arguments.sheet, |file| file.write_all(&picture))?;
@@ -133,17 +130,19 @@ fn search<E: Extractor>(
     Ok(Outcome::Done)
 }
 
-/// A query and its matches as pictures.
-fn row(queries: &Source, key: &str, gallery: &Source, matches: &[Match]) -> Result<Row> {
+/// A query and the first of its matches as pictures.
+fn row(queries: &Source, item: usize, gallery: &Source, matches: &[Match]) -> Result<Row> {
     Ok(Row {
-        query: picture(queries, key)?,
-        matches: { matches.iter() }
-            .map(|one| Ok((picture(gallery, &one.key)?, one.cosine)))
+        query: picture(queries, item)?,
+        matches: { matches.iter().take(MOST_SHOWN) }
+            .map(|one| Ok((picture(gallery, one.item)?, one.cosine)))
             .collect::<Result<_>>()?,
     })
 }
 
-fn picture(source: &Source, key: &str) -> Result<Rgb> {
-    let item = source.keys().position(|other| other == key).unwrap_or(0);
-    Ok(decode(&source.read(item)?, &Limits::default())?)
+/// A picture of the source, as small as it is shown.
+fn picture(source: &Source, item: usize) -> Result<Rgb> {
+    let image = decode(&source.read(item)?, &Limits::default())
+        .with_context(|| format!("{}: expected an image", source.place(item)))?;
+    Ok(tile(&image))
 }

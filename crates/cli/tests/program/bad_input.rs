@@ -134,6 +134,11 @@ fn recipes_that_make_no_sense() {
     refused(at, &["pretrain", "no-such-recipe"], &["no-such-recipe"]);
     refused(
         at,
+        &["pretrain", "swin-tny"],
+        &["swin-tny", "vit-small", "did you mean `swin-tiny`?"],
+    );
+    refused(
+        at,
         &["pretrain", "demo", "--set", "run.bach=3"],
         &["bach", "batch"],
     );
@@ -223,4 +228,66 @@ fn labels_and_checkpoints_of_something_else() {
         ],
         &["labels"],
     );
+}
+
+#[test]
+fn numbers_out_of_range_name_their_option() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    for arguments in [
+        &["inspect", "mini", "--threads", "300000"][..],
+        &["inspect", "mini", "--threads", "0"],
+        &["data", "pack", "x", "--out", "y", "--per-shard", "0"],
+        &["data", "pack", "x", "--out", "y", "--max-height", "0"],
+        &["label", "x", "--out", "y", "--batch", "0"],
+        &["label", "show", "x", "y", "--count", "100000"],
+        &["bench", "rank", "--identities", "0"],
+        &["bench", "rank", "--identities", "1000000000000"],
+        &["bench", "rank", "--dim", "0"],
+        &["bench", "rank", "--queries", "0"],
+        &["bench", "pretrain", "--out-dim", "0"],
+        &["bench", "pretrain", "--out-dim", "100000000000000"],
+        &["bench", "data", "x", "--limit", "0"],
+        &["bench", "coco", "--images", "0"],
+        &["bench", "parsing", "--images", "0"],
+    ] {
+        let (option, value) = (
+            arguments[arguments.len() - 2],
+            arguments[arguments.len() - 1],
+        );
+        refused(at, arguments, &[option, value]);
+    }
+    let arguments = |set: &'static str| {
+        let fixed = ["pretrain", "demo", "--out", "run"].map(str::to_owned);
+        let sets = [
+            format!("data.images={images:?}"),
+            "method=dino".to_owned(),
+            set.to_owned(),
+        ];
+        let mut all = fixed.to_vec();
+        all.extend(TINY.iter().map(|text| (*text).to_owned()));
+        all.extend(sets.into_iter().flat_map(|set| ["--set".to_owned(), set]));
+        all
+    };
+    for set in [
+        "data.workers=200000",
+        "head.outputs=0",
+        "head.hidden=100000000000",
+        "optimiser.lr=-5.0",
+        "optimiser.lr=nan",
+        "teacher.momentum=3.0",
+        "optimiser.warmup_epochs=-1.0",
+        "views.mean=[1e30, 0.5, 0.5]",
+    ] {
+        let texts = arguments(set);
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        refused(at, &texts, &[set.split('=').next().unwrap_or_default()]);
+        assert!(!at.join("run").exists(), "{set}: a run has begun");
+    }
+    let data = drawn().to_string_lossy().into_owned();
+    let set = ["--set", "data.workers=100000", "--out", "tuned"];
+    let first = ["finetune", "reid", "reid-mini", "--data", &data];
+    refused(at, &[&first[..], &set].concat(), &["data.workers", "1024"]);
+    assert!(!at.join("tuned").exists());
 }

@@ -1,8 +1,10 @@
 //! End-to-end tests: each runs the program as a user does.
 
 mod bad_input;
+mod demo;
 mod finetune;
 mod flow;
+mod interrupted;
 mod resume;
 mod weights;
 

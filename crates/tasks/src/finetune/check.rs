@@ -1,5 +1,7 @@
 //! Checks of what a recipe or `--set` says, before any memory is taken.
 
+use clasp_run::check;
+
 use super::recipe::setting;
 use crate::TaskError;
 
@@ -8,49 +10,28 @@ const LARGEST: usize = 8192;
 /// Smallest.
 const SMALLEST: usize = 8;
 
-/// Checks that numbers lie from `from` to `to`; what is no number does not.
+/// As [`clasp_run::check::within`].
 ///
 /// # Errors
-/// The first that does not.
-pub fn within(values: &[(&'static str, f64)], [from, to]: [f64; 2]) -> Result<(), TaskError> {
-    match values
-        .iter()
-        .find(|(_, value)| !(from..=to).contains(value))
-    {
-        Some((key, value)) => Err(setting(
-            key,
-            &format!("a number from {from} to {to}"),
-            value,
-        )),
-        None => Ok(()),
-    }
+/// The first number that is out of range.
+pub fn within(values: &[(&'static str, f64)], range: [f64; 2]) -> Result<(), TaskError> {
+    Ok(check::within(values, range)?)
 }
 
-/// Checks that a range [low, high] lies from `from` to `to`.
+/// As [`clasp_run::check::range`].
 ///
 /// # Errors
-/// It does not, or is upside down.
-pub fn range(
-    key: &'static str,
-    [low, high]: [f64; 2],
-    [from, to]: [f64; 2],
-) -> Result<(), TaskError> {
-    if (from..=to).contains(&low) && (low..=to).contains(&high) {
-        return Ok(());
-    }
-    let expected = format!("[low, high] with {from} <= low <= high <= {to}");
-    Err(setting(key, &expected, format!("[{low}, {high}]")))
+/// The range is not within `bounds`, or upside down.
+pub fn range(key: &'static str, range: [f64; 2], bounds: [f64; 2]) -> Result<(), TaskError> {
+    Ok(check::range(key, range, bounds)?)
 }
 
-/// Checks a count.
+/// As [`clasp_run::check::count`].
 ///
 /// # Errors
-/// It is not from `from` to `to`.
-pub fn count(key: &'static str, value: usize, [from, to]: [usize; 2]) -> Result<(), TaskError> {
-    if (from..=to).contains(&value) {
-        return Ok(());
-    }
-    Err(setting(key, &format!("{from} to {to}"), value))
+/// The count is out of range.
+pub fn count(key: &'static str, value: usize, range: [usize; 2]) -> Result<(), TaskError> {
+    Ok(check::count(key, value, range)?)
 }
 
 /// Checks the height and width of inputs.

@@ -224,7 +224,7 @@ pub fn check_finite(values: &[f32], row: usize, first: usize) -> Result<(), Task
     match values.iter().position(|value| !value.is_finite()) {
         None => Ok(()),
         Some(at) => Err(TaskError::NotFinite {
-            image: first + at / row.max(1),
+            image: format!("image {}", first + at / row.max(1)),
             found: values[at],
         }),
     }

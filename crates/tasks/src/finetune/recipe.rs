@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use clasp_model::groups::Rule;
 use clasp_model::mix::Mix;
 use clasp_run::recipe::{self, Auto};
+use clasp_run::{Setting, check};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -353,20 +354,7 @@ where
     /// # Errors
     /// The file cannot be read, a key is unknown or a value has another type.
     pub fn load(path: &str, overrides: &[String]) -> Result<Self, TaskError> {
-        match BUILT_IN.iter().find(|(name, _)| *name == path) {
-            Some((name, text)) => Self::parse(text, &format!("recipe {name}"), overrides),
-            None if Path::new(path).is_file() => {
-                Self::parse(&fs::read_to_string(path)?, path, overrides)
-            }
-            None => {
-                let names: Vec<&str> = BUILT_IN.iter().map(|(name, _)| *name).collect();
-                Err(TaskError::Mismatch {
-                    file: path.to_owned(),
-                    expected: format!("a recipe's file, or one of {}", names.join(", ")),
-                    found: "no such file".to_owned(),
-                })
-            }
-        }
+        Ok(recipe::load(path, &BUILT_IN, overrides)?)
     }
 
     /// Parses `text`; `place` says in errors where it comes from.
@@ -441,12 +429,18 @@ where
         let steps = (self.run.epochs * steps_per_epoch as f64).round() as u64;
         let steps = self.run.steps.settle(steps.max(1));
         self.run.epochs = steps as f64 / steps_per_epoch as f64;
-        let workers = self.data.workers.settle(cores);
+        let workers = self.data.workers.settle(cores.min(check::MOST_THREADS));
+        check::count("data.workers", workers, [1, check::MOST_THREADS])?;
         let save_every = self.run.save_every.settle(steps_per_epoch.clamp(50, 1000));
-        let most = if on_cpu { cores.max(1) } else { 1 };
+        let most = if on_cpu {
+            cores.clamp(1, check::MOST_THREADS)
+        } else {
+            1
+        };
         let divisor = (1..=most).rev().find(|count| batch.is_multiple_of(*count));
         let replicas = self.run.replicas.settle(divisor.unwrap_or(1));
-        if replicas == 0 || !batch.is_multiple_of(replicas) {
+        check::count("run.replicas", replicas, [1, check::MOST_THREADS])?;
+        if !batch.is_multiple_of(replicas) {
             return Err(setting(
                 "run.replicas",
                 &format!("a divisor of run.batch = {batch}"),
@@ -550,11 +544,7 @@ where
 
 /// An error about a value of a recipe.
 pub fn setting(key: &'static str, expected: &str, found: impl ToString) -> TaskError {
-    TaskError::Setting {
-        key,
-        expected: expected.to_owned(),
-        found: found.to_string(),
-    }
+    Setting::new(key, expected, found).into()
 }
 
 /// A recipe with every `"auto"` resolved, and what follows from it.

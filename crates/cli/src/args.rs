@@ -393,6 +393,9 @@ pub struct Predict {
     /// Folder for pictures of the predictions
     #[arg(long, value_name = "DIR")]
     pub draw: Option<PathBuf>,
+    /// Images are photos of several people, whom this fine-tuned model of detection or search finds first
+    #[arg(long, value_name = "MODEL")]
+    pub people: Option<PathBuf>,
     /// Change how the model is used: a key of `[task]` in its recipe, such as flip_test=false
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -431,7 +434,8 @@ pub struct Search {
     /// Queries on the sheet
     #[arg(long, default_value_t = 20, value_parser = count(0, 200))]
     pub rows: usize,
-    /// Below this cosine a match is left out; `clasp eval reid` tells thresholds
+    /// Below this cosine a match is left out. From the threshold of `clasp eval reid --calibrate` on matches are marked as the same
+    /// person
     #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
     pub threshold: f32,
     /// Go on when more than 5 % of the images cannot be read
@@ -475,6 +479,10 @@ pub struct Eval {
     /// k-reciprocal re-ranking (re-identification only)
     #[arg(long)]
     pub rerank: bool,
+    /// Keep with the model the threshold at which this share of pairs of two people pass for one, for `clasp search`
+    /// (re-identification, fine-tuned); take data of other people than those that the model is tested on
+    #[arg(long, value_name = "RATE")]
+    pub calibrate: Option<f64>,
     /// How precisely to compute
     #[command(flatten)]
     pub products: Products,

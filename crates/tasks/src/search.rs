@@ -13,6 +13,9 @@ use crate::tuned::picture::paste;
 const TILE: [usize; 2] = [128, 64];
 /// Pixels between tiles.
 const GAP: usize = 6;
+/// Width and colour of the frame of the same person.
+const FRAME: usize = 2;
+const SAME: [u8; 3] = [0, 160, 60];
 /// Most matches of a query on the sheet.
 pub const MOST_SHOWN: usize = 20;
 
@@ -25,9 +28,13 @@ pub struct Match {
     pub key: String,
     /// The cosine of both features.
     pub cosine: f32,
+    /// Whether it is taken to show the same person; none without a threshold for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub same: Option<bool>,
 }
 
-/// The `top` nearest gallery images of each query, nearest first, none below `threshold`; ties keep the gallery's order.
+/// The `top` nearest gallery images of each query, nearest first, none below `threshold`; ties keep the gallery's order. From the
+/// cosine `same` on they are taken to show the same person.
 ///
 /// Queries are taken in blocks on all threads, so the memory is bounded by the gallery.
 ///
@@ -38,6 +45,7 @@ pub fn nearest(
     gallery: &Embeddings,
     top: usize,
     threshold: f32,
+    same: Option<f64>,
 ) -> Vec<Vec<Match>> {
     const BLOCK: usize = 64;
     assert_eq!(
@@ -57,6 +65,7 @@ pub fn nearest(
                 item: gallery.items[at],
                 key: gallery.keys[at].clone(),
                 cosine: row[at],
+                same: same.map(|same| f64::from(row[at]) >= same),
             });
             matches.collect::<Vec<_>>()
         });
@@ -95,8 +104,8 @@ fn unit(embeddings: &Embeddings) -> Vec<f32> {
 pub struct Row {
     /// The query, a [`tile`].
     pub query: Rgb,
-    /// What was found, [`tile`]s, and the cosines.
-    pub matches: Vec<(Rgb, f32)>,
+    /// What was found, [`tile`]s, with the cosines and whether they are taken to show the same person.
+    pub matches: Vec<(Rgb, f32, Option<bool>)>,
 }
 
 /// A picture as small as it is on the sheet.
@@ -104,7 +113,8 @@ pub fn tile(image: &Rgb) -> Rgb {
     resize(image, TILE[0], TILE[1], Filter::Bicubic)
 }
 
-/// The contact sheet: a query a row, its matches to the right with their cosines below.
+/// The contact sheet: a query a row, its matches to the right with their cosines below, in a green frame where they are taken to show
+/// the same person.
 ///
 /// # Panics
 /// When a picture is not of a tile's size.
@@ -117,17 +127,29 @@ pub fn sheet(rows: &[Row]) -> Rgb {
         rows.len() * line + GAP,
     ];
     let mut sheet = Rgb::filled(size[0], size[1], [255; 3]);
-    let mut put = |image: &Rgb, left: usize, top: usize, text: &str| {
+    let put = |sheet: &mut Rgb, image: &Rgb, left: usize, top: usize, text: &str| {
         assert_eq!([image.height, image.width], TILE, "size of a tile");
-        paste(&mut sheet, image, left, top);
-        font::draw(&mut sheet, left, top + height + 2, text, 1, [0; 3]);
+        paste(sheet, image, left, top);
+        font::draw(sheet, left, top + height + 2, text, 1, [0; 3]);
     };
     for (index, row) in rows.iter().enumerate() {
         let top = GAP + index * line;
-        put(&row.query, GAP, top, "query");
-        for (rank, (image, cosine)) in row.matches.iter().enumerate() {
+        put(&mut sheet, &row.query, GAP, top, "query");
+        for (rank, (image, cosine, same)) in row.matches.iter().enumerate() {
             let left = 2 * GAP + (rank + 1) * (width + GAP);
-            put(image, left, top, &format!("{} {cosine:.3}", rank + 1));
+            let text = format!("{} {cosine:.3}", rank + 1);
+            if *same == Some(true) {
+                let (x, y) = (left - FRAME, top - FRAME);
+                font::fill(
+                    &mut sheet,
+                    x,
+                    y,
+                    width + 2 * FRAME,
+                    height + 2 * FRAME,
+                    SAME,
+                );
+            }
+            put(&mut sheet, image, left, top, &text);
         }
     }
     sheet
@@ -151,20 +173,23 @@ mod tests {
     fn the_nearest_come_first_and_the_far_not_at_all() {
         let query = embeddings(&[2.0, 0.0]);
         let gallery = embeddings(&[0.0, 1.0, 3.0, 3.0, -1.0, 0.0, 5.0, 0.0, 1.0, 1.0]);
-        let found = nearest(&query, &gallery, 10, 0.5);
+        let found = nearest(&query, &gallery, 10, 0.5, Some(0.9));
         let keys: Vec<&str> = found[0].iter().map(|one| one.key.as_str()).collect();
         assert_eq!(keys, ["3", "1", "4"]);
         assert!((found[0][1].cosine - 0.5_f32.sqrt()).abs() < 1e-6);
         // Images that could not be read leave gaps in the source.
         assert_eq!(found[0][1].item, 10);
-        assert_eq!(nearest(&query, &gallery, 1, -1.0)[0].len(), 1);
+        let same: Vec<Option<bool>> = found[0].iter().map(|one| one.same).collect();
+        assert_eq!(same, [Some(true), Some(false), Some(false)]);
+        assert_eq!(nearest(&query, &gallery, 1, -1.0, None)[0].len(), 1);
         let image = tile(&Rgb::filled(3, 9, [7; 3]));
         let row = Row {
             query: image.clone(),
-            matches: vec![(image, 0.5)],
+            matches: vec![(image, 0.5, Some(true))],
         };
         let sheet = sheet(&[row]);
         assert_eq!(sheet.pixel(GAP, GAP), [7; 3]);
+        assert_eq!(sheet.pixel(2 * GAP + TILE[1] + GAP - 1, GAP), SAME);
     }
 
     #[test]

@@ -153,7 +153,11 @@ pub fn digest(path: &Path) -> Result<String, WeightsError> {
     sha256(&existing(path)?)
 }
 
-fn existing(path: &Path) -> Result<PathBuf, WeightsError> {
+/// The file of a model, or that of a run's folder.
+///
+/// # Errors
+/// There is no such file.
+pub fn existing(path: &Path) -> Result<PathBuf, WeightsError> {
     model_file(path).ok_or_else(|| WeightsError::NotFound {
         what: format!(
             "{}: expected a fine-tuned model or the folder of its run, found none",

@@ -15,10 +15,12 @@ use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::{Mix, TASKS};
 use clasp_tasks::reid::Strip;
+use clasp_tasks::tuned::reid::{Reid, SamePerson};
 use clasp_tasks::{
     BackboneExtractor, Options, Preprocess, Progress, attributes, finetune, parsing, pose, reid,
 };
 use clasp_weights::backbone::load_backbone;
+use clasp_weights::tuned as weights_tuned;
 use serde::Serialize;
 
 use super::tuned::with_task;
@@ -82,8 +84,14 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     if let Some(path) = &arguments.predictions {
         check_writable(path)?;
     }
-    if arguments.rerank && arguments.task != Task::Reid {
-        bail!("--rerank is for reid, not for {}", name(arguments.task));
+    let of_reid = [
+        ("--rerank", arguments.rerank),
+        ("--calibrate", arguments.calibrate.is_some()),
+    ];
+    if let Some((option, _)) =
+        { of_reid.iter() }.find(|(_, given)| *given && arguments.task != Task::Reid)
+    {
+        bail!("{option} is for reid, not for {}", name(arguments.task));
     }
     if !arguments.frozen {
         if arguments.mix.is_some() {
@@ -97,6 +105,7 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         ("--split", arguments.split.is_some()),
         ("--set", !arguments.set.is_empty()),
         ("--predictions", arguments.predictions.is_some()),
+        ("--calibrate", arguments.calibrate.is_some()),
     ];
     if let Some((what, _)) = fine_tuned.iter().find(|(_, given)| *given) {
         bail!("{what} is for fine-tuned models; leave it out, or leave out --frozen");
@@ -147,6 +156,9 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     if arguments.rerank {
         set.push("rerank=true".to_owned());
     }
+    if let Some(rate) = arguments.calibrate {
+        set.push(format!("false_rate={rate:e}"));
+    }
     let mut model = super::tuned::load::<T>(&arguments.model, &set, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.products, &device)?;
     let split = arguments.split.as_deref().unwrap_or("test");
@@ -180,8 +192,35 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     for (figure, value) in &report.figures {
         let _ = write!(text, "{figure} {:.2}  ", 100.0 * value);
     }
+    if arguments.calibrate.is_some() {
+        text.push_str(&keep_threshold(&arguments.model, &report)?);
+    }
     print_result(common.json, &report, &text)?;
     Ok(Outcome::Done)
+}
+
+/// Writes the threshold of a report into the file of its model; what was done, in words.
+fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
+    let same = serde_json::from_value::<Option<SamePerson>>(report.details["same_person"].clone())?;
+    let Some(same) = same else {
+        bail!(
+            "--calibrate: expected pairs of one person and of two in {}, found none that a threshold could be read off",
+            report.data
+        );
+    };
+    let file = weights_tuned::existing(model)?;
+    let chosen_by = weights_tuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
+    let mut model = finetune::Model::<Reid>::load(&file, &Device::flex())?;
+    let text = format!(
+        "\nkept in {}: the same person from cosine {:.4}, which {:.1} % of the pairs of one person and {:.3} % of those of two reach",
+        file.display(),
+        same.cosine,
+        100.0 * same.true_rate,
+        100.0 * same.false_rate
+    );
+    model.task.same_person = Some(same);
+    model.save(&file, chosen_by)?;
+    Ok(text)
 }
 
 /// A protocol that says what is not usual.

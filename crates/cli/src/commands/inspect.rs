@@ -89,8 +89,13 @@ fn fine_tuned(path: &Path, meta: &TunedMeta) -> Result<Shown> {
         Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
         None => "the last step".to_owned(),
     };
+    let same = &meta.settings["same_person"];
+    let same = same["cosine"].as_f64().map_or(String::new(), |cosine| {
+        let data = same["data"].as_str().unwrap_or_default();
+        format!("  same person from cosine {cosine:.4}, read off {data}\n")
+    });
     let text = format!(
-        "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{}",
+        "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{same}{}",
         path.display(),
         meta.task,
         meta.mix,

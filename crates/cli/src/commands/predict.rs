@@ -1,14 +1,19 @@
-//! `clasp predict TASK IMAGES`: JSON lines, and pictures.
+//! `clasp predict TASK IMAGES`: JSON lines, and pictures. A line is `{"image": KEY, "prediction": …}`, or with `--people`
+//! `{"image": KEY, "people": [{"bbox": …, "score": …, "crop": …, "prediction": …}, …]}`.
 
 use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::Result;
-use clasp_data::image::{Limits, decode, encode_png};
+use anyhow::{Result, bail};
+use burn::tensor::Device;
+use clasp_data::image::{Limits, Rgb, decode, encode_png};
 use clasp_data::source::Source;
 use clasp_data::{atomic_write, atomic_write_unsynced};
+use clasp_model::Precision;
 use clasp_tasks::TaskError;
 use clasp_tasks::finetune::{Model, Running, Task};
+use clasp_tasks::tuned::detection::DetectionTask;
+use clasp_tasks::tuned::search::SearchTask;
 use clasp_weights::tuned;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
@@ -36,12 +41,18 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let mut model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.products, &device)?;
+    let people = match &arguments.people {
+        Some(_) if T::SCENES => bail!("--people: {} finds people itself; leave it out", T::NAME),
+        Some(path) => Some(People::load(path, &device, model.precision)?),
+        None => None,
+    };
     let source = Source::open(&arguments.images)?;
     let asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
         "predict": T::NAME,
         "images": arguments.images,
         "model": tuned::digest(&arguments.model)?,
+        "people": arguments.people.as_deref().map(tuned::digest).transpose()?,
         "set": arguments.set,
         "size": arguments.size,
         "precision": arguments.products.precision.to_string(),
@@ -51,7 +62,14 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     if partial.done > 0 {
         say(common, &format!("going on after {} images", partial.done));
     }
-    if !all(common, arguments, &model, &source, &mut partial)? {
+    if !all(
+        common,
+        arguments,
+        &model,
+        people.as_ref(),
+        &source,
+        &mut partial,
+    )? {
         say(common, &partial.stopped(source.len()));
         return Ok(Outcome::Done);
     }
@@ -87,6 +105,7 @@ fn all<T: Task>(
     common: &Common,
     arguments: &Predict,
     model: &Model<T>,
+    people: Option<&People>,
     source: &Source,
     partial: &mut Partial,
 ) -> Result<bool> {
@@ -110,7 +129,15 @@ fn all<T: Task>(
         };
         let found = model.batches("images", count, &running, |model, items| {
             items
-                .map(|item| one(model, source, start + item, arguments.draw.as_deref()))
+                .map(|item| {
+                    one(
+                        model,
+                        people,
+                        source,
+                        start + item,
+                        arguments.draw.as_deref(),
+                    )
+                })
                 .collect()
         });
         match found {
@@ -127,6 +154,7 @@ fn all<T: Task>(
 /// The prediction for an image of the source, or why it cannot be read.
 fn one<T: Task>(
     model: &Model<T>,
+    people: Option<&People>,
     source: &Source,
     item: usize,
     draw: Option<&Path>,
@@ -138,20 +166,122 @@ fn one<T: Task>(
         Ok(image) => image,
         Err(reason) => return Ok(Err(reason)),
     };
-    let prediction = (model.task.predict(model, &image)).map_err(|error| match error {
+    let (fields, picture) = match people {
+        None => of_image(model, &image, draw.is_some()),
+        Some(people) => of_people(model, people, &image, draw.is_some()),
+    }
+    .map_err(|error| match error {
         TaskError::NotFinite { found, .. } => TaskError::NotFinite {
             image: source.key(item).to_owned(),
             found,
         },
         other => other,
     })?;
-    if let Some(folder) = draw {
+    if let (Some(folder), Some(picture)) = (draw, picture) {
         // The key is a path inside the source, of plain names: as many folders here keep every picture its own file.
         let path = folder.join(format!("{}.png", source.key(item)));
         fs::create_dir_all(path.parent().unwrap_or(folder))?;
-        let bytes = encode_png(&model.task.draw(&image, &prediction));
+        let bytes = encode_png(&picture);
         atomic_write_unsynced(&path, |file| file.write_all(&bytes))?;
     }
+    Ok(Ok(fields))
+}
+
+/// The fields of a line, and the picture if it is wanted.
+type Told = (Map<String, Value>, Option<Rgb>);
+
+/// The prediction for the image as a whole.
+fn of_image<T: Task>(model: &Model<T>, image: &Rgb, draw: bool) -> Result<Told, TaskError> {
+    let prediction = model.task.predict(model, image)?;
+    let picture = draw.then(|| model.task.draw(image, &prediction));
     let fields = [("prediction".to_owned(), prediction)];
-    Ok(Ok(Map::from_iter(fields)))
+    Ok((Map::from_iter(fields), picture))
+}
+
+/// A prediction for each person that is found in a photo.
+fn of_people<T: Task>(
+    model: &Model<T>,
+    people: &People,
+    photo: &Rgb,
+    draw: bool,
+) -> Result<Told, TaskError> {
+    let found = people.find(photo)?;
+    let mut picture = draw.then(|| photo.clone());
+    let mut told = Vec::new();
+    for one in found["boxes"].as_array().into_iter().flatten() {
+        let Some(crop) = cut(&one["bbox"], T::MARGIN, photo) else {
+            continue;
+        };
+        let prediction = model
+            .task
+            .predict(model, &clasp_data::image::crop(photo, crop))?;
+        let at = [crop[0] as f64, crop[1] as f64];
+        let prediction = model.task.moved(prediction, at);
+        if let Some(picture) = &mut picture {
+            model.task.draw_person(picture, crop, &prediction);
+        }
+        told.push(json!({
+            "bbox": one["bbox"],
+            "score": one["score"],
+            "crop": crop,
+            "prediction": prediction,
+        }));
+    }
+    Ok((
+        Map::from_iter([("people".to_owned(), told.into())]),
+        picture,
+    ))
+}
+
+/// The pixels x, y, width, height of a box enlarged by `margin`, as far as they lie in the photo.
+fn cut(bbox: &Value, margin: f64, photo: &Rgb) -> Option<[usize; 4]> {
+    let number = |at: usize| bbox[at].as_f64();
+    let span = |start: f64, length: f64, size: usize| {
+        let more = length * (margin - 1.0) / 2.0;
+        let from = (start - more).floor().clamp(0.0, size as f64) as usize;
+        let to = (start + length + more).ceil().clamp(0.0, size as f64) as usize;
+        (to > from).then_some((from, to - from))
+    };
+    let (x, width) = span(number(0)?, number(2)?, photo.width)?;
+    let (y, height) = span(number(1)?, number(3)?, photo.height)?;
+    Some([x, y, width, height])
+}
+
+/// What finds people.
+enum People {
+    Detection(Box<Model<DetectionTask>>),
+    Search(Box<Model<SearchTask>>),
+}
+
+impl People {
+    fn load(path: &Path, device: &Device, precision: Precision) -> Result<Self> {
+        let task = tuned::read_meta(path)?.map(|meta| meta.task);
+        match task.as_deref() {
+            Some(DetectionTask::NAME) => {
+                let mut model = Model::load(path, device)?;
+                model.precision = precision;
+                Ok(Self::Detection(Box::new(model)))
+            }
+            Some(SearchTask::NAME) => {
+                let mut model = Model::load(path, device)?;
+                model.precision = precision;
+                Ok(Self::Search(Box::new(model)))
+            }
+            other => bail!(
+                "--people {}: expected a fine-tuned model of detection or search, found {}",
+                path.display(),
+                other.map_or("no fine-tuned model".to_owned(), |task| format!(
+                    "one of {task}"
+                ))
+            ),
+        }
+    }
+
+    /// `{"boxes": [{"bbox": [x, y, width, height], "score": …}, …]}`.
+    fn find(&self, photo: &Rgb) -> Result<Value, TaskError> {
+        match self {
+            Self::Detection(model) => model.task.predict(model, photo),
+            Self::Search(model) => model.task.predict(model, photo),
+        }
+    }
 }

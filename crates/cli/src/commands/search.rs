@@ -45,7 +45,8 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
             let mut model = Model::<Reid>::load(&arguments.model, &device)?;
             model.precision = precision;
             let preprocess = model.task.test_preprocess(&model.preprocess);
-            search(common, arguments, &model, &preprocess)
+            let same = model.task.same_person.as_ref().map(|same| same.cosine);
+            search(common, arguments, &model, &preprocess, same)
         }
         Some(meta) => bail!(
             "{}: expected a model of task reid or a backbone, found one of task {}",
@@ -57,7 +58,7 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
             let mix = Mix::mostly(IDENTITY, 0.8);
             let extractor =
                 BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
-            search(common, arguments, &extractor, &model.preprocess)
+            search(common, arguments, &extractor, &model.preprocess, None)
         }
     }
 }
@@ -67,6 +68,7 @@ fn search<E: Extractor>(
     arguments: &Search,
     extractor: &E,
     preprocess: &Preprocess,
+    same: Option<f64>,
 ) -> Result<Outcome> {
     let options = Options {
         threads: device::threads(common.threads),
@@ -99,7 +101,7 @@ fn search<E: Extractor>(
             gallery.keys.len()
         );
     }
-    let found = nearest(&query, &gallery, arguments.top, arguments.threshold);
+    let found = nearest(&query, &gallery, arguments.top, arguments.threshold, same);
     let mut lines = Vec::new();
     for (key, matches) in query.keys.iter().zip(&found) {
         writeln!(lines, "{}", json!({"query": key, "matches": matches}))?;
@@ -112,8 +114,15 @@ fn search<E: Extractor>(
     let picture = encode_png(&sheet(&rows));
     atomic_write(&arguments.sheet, |file| file.write_all(&picture))?;
     let without = found.iter().filter(|matches| matches.is_empty()).count();
+    let told = same.map_or(String::new(), |same| {
+        let known = found.iter().flatten().filter(|one| one.same == Some(true));
+        format!(
+            "; {} matches taken for the same person, from cosine {same:.3}",
+            known.count()
+        )
+    });
     let text = format!(
-        "{} queries against {} images: matches in {}, pictures in {}; {without} queries without a match",
+        "{} queries against {} images: matches in {}, pictures in {}; {without} queries without a match{told}",
         query.keys.len(),
         gallery.keys.len(),
         arguments.out.display(),
@@ -135,7 +144,7 @@ fn row(queries: &Source, item: usize, gallery: &Source, matches: &[Match]) -> Re
     Ok(Row {
         query: picture(queries, item)?,
         matches: { matches.iter().take(MOST_SHOWN) }
-            .map(|one| Ok((picture(gallery, one.item)?, one.cosine)))
+            .map(|one| Ok((picture(gallery, one.item)?, one.cosine, one.same)))
             .collect::<Result<_>>()?,
     })
 }

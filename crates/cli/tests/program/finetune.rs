@@ -125,6 +125,31 @@ fn finetune_evaluate_predict_search() {
     assert_eq!(line["matches"].as_array().map(Vec::len), Some(3));
     assert!(at.join("matches.png").metadata().expect("a sheet").len() > 1000);
 
+    // A threshold is kept with the model, and search marks by it.
+    let calibrate = ["--model", "reid", "--data", &data, "--calibrate", "0.2"];
+    let text = done(at, &[&["eval", "reid"], calibrate.as_slice()].concat());
+    assert!(text.contains("kept in reid/model.safetensors"), "{text}");
+    assert!(done(at, &["inspect", "reid"]).contains("same person from cosine"));
+    let both = ["--query", &images, "--gallery", &gallery, "--model", "reid"];
+    let text = done(at, &[&["search"], both.as_slice()].concat());
+    assert!(text.contains("taken for the same person"), "{text}");
+    let matches = std::fs::read_to_string(at.join("matches.jsonl")).expect("matches");
+    assert!(matches.contains("\"same\":true") && matches.contains("\"same\":false"));
+    refused(
+        at,
+        &[
+            "eval",
+            "pose",
+            "--model",
+            "pose",
+            "--data",
+            &data,
+            "--calibrate",
+            "0.1",
+        ],
+        &["--calibrate is for reid, not for pose"],
+    );
+
     // Settings of the test can be changed, and only those.
     let text = done(
         at,
@@ -311,6 +336,12 @@ fn scenes_are_learnt_too() {
         "run.batch=2",
         "--set",
         "run.select=last",
+        "--set",
+        "run.steps=150",
+        "--set",
+        "optimiser.lr=3e-3",
+        "--set",
+        "run.save_every=1000",
     ];
     done(at, &arguments(&first, &own));
     let text = done(
@@ -334,6 +365,68 @@ fn scenes_are_learnt_too() {
             "--draw",
             "pictures",
         ],
+    );
+    // People found in photos are what models of crops look at.
+    let data = drawn().to_string_lossy().into_owned();
+    let first = [
+        "finetune",
+        "pose",
+        "pose-mini",
+        "--data",
+        &data,
+        "--out",
+        "pose",
+    ];
+    done(
+        at,
+        &arguments(
+            &first,
+            &["--set", "task.width=16", "--set", "run.eval_every=0"],
+        ),
+    );
+    let found = ["--people", "d", "--out", "people.jsonl", "--draw", "drawn"];
+    let people = ["predict", "pose", &images, "--model", "pose"];
+    done(at, &[people.as_slice(), found.as_slice()].concat());
+    let lines = std::fs::read_to_string(at.join("people.jsonl")).expect("predictions");
+    let mut count = 0;
+    for line in lines.lines() {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        for one in line["people"].as_array().expect("people") {
+            let crop = |at: usize| one["crop"][at].as_f64().expect("a number");
+            let joints = one["prediction"]["joints"].as_array().expect("joints");
+            assert_eq!(joints.len(), 17);
+            // Where the crop is, not in its corner.
+            let x = joints[0]["x"].as_f64().expect("a number");
+            assert!(
+                x >= crop(0) - crop(2) && x <= crop(0) + 2.0 * crop(2),
+                "{one}"
+            );
+            count += 1;
+        }
+    }
+    assert!(count > 0, "nobody was found: {lines}");
+    assert!(at.join("drawn").is_dir());
+    refused(
+        at,
+        &[
+            "predict",
+            "detection",
+            &images,
+            "--model",
+            "d",
+            "--people",
+            "d",
+            "--out",
+            "x.jsonl",
+        ],
+        &["detection finds people itself"],
+    );
+    refused(
+        at,
+        &[
+            "predict", "pose", &images, "--model", "pose", "--people", "pose", "--out", "x.jsonl",
+        ],
+        &["expected a fine-tuned model of detection or search, found one of pose"],
     );
     refused(
         at,

@@ -399,4 +399,16 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
 
     /// A picture of a prediction.
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb;
+
+    /// What a person's box is enlarged by before it is cut out of a photo.
+    const MARGIN: f64 = 1.0;
+
+    /// The prediction for a crop as one for the photo that it was cut out of, at `left` and `top`.
+    fn moved(&self, prediction: Value, [left, top]: [f64; 2]) -> Value {
+        let _ = (left, top);
+        prediction
+    }
+
+    /// Draws the prediction for one person, [`Task::moved`], into a photo. crop: x, y, width, height.
+    fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value);
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::shift;
+use clasp_data::font;
 use clasp_data::image::{Filter, Rgb, flip, resize};
 use clasp_data::layouts::attributes::{Attributed, Attributes};
 use clasp_metrics::attributes as metrics;
@@ -105,6 +106,19 @@ impl AttributeTask {
         };
         let costs = probabilities.iter().zip(truth).enumerate().map(cost);
         costs.sum::<f64>() * attributes as f64 / probabilities.len().max(1) as f64
+    }
+
+    /// The attributes that a prediction says, the surest first, in words.
+    fn predicted(&self, prediction: &Value) -> Vec<String> {
+        let probability = |name: &str| prediction["attributes"][name].as_f64().unwrap_or(0.0);
+        let mut lines: Vec<(f64, &String)> = { self.names.iter() }
+            .map(|name| (probability(name), name))
+            .filter(|(p, _)| *p > f64::from(self.settings.threshold))
+            .collect();
+        lines.sort_by(|a, b| b.0.total_cmp(&a.0));
+        { lines.into_iter() }
+            .map(|(p, name)| format!("{:3.0}% {name}", 100.0 * p))
+            .collect()
     }
 
     fn probabilities(
@@ -391,15 +405,16 @@ impl Task for AttributeTask {
     }
 
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
-        let probability = |name: &str| prediction["attributes"][name].as_f64().unwrap_or(0.0);
-        let mut lines: Vec<(f64, &String)> = { self.names.iter() }
-            .map(|name| (probability(name), name))
-            .filter(|(p, _)| *p > f64::from(self.settings.threshold))
-            .collect();
-        lines.sort_by(|a, b| b.0.total_cmp(&a.0));
-        let lines: Vec<String> = { lines.into_iter() }
-            .map(|(p, name)| format!("{:3.0}% {name}", 100.0 * p))
-            .collect();
-        picture::beside(image, &lines)
+        picture::beside(image, &self.predicted(prediction))
+    }
+
+    fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value) {
+        picture::boxed(photo, crop.map(|at| at as f64), "", picture::colour(3));
+        let [x, y, width, _] = crop;
+        let lines = self.predicted(prediction);
+        for (row, line) in lines.iter().enumerate() {
+            let top = y + row * (font::HEIGHT + 1);
+            font::draw(photo, x + width + 2, top, line, 1, picture::colour(3));
+        }
     }
 }

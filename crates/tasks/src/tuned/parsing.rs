@@ -727,6 +727,12 @@ impl Task for ParsingTask {
         }
         sheet
     }
+
+    fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value) {
+        let part = clasp_data::image::crop(photo, crop);
+        let tinted = picture::tinted(&part, &labels_of(prediction));
+        picture::paste(photo, &tinted, crop[0], crop[1]);
+    }
 }
 
 /// A tar of files; the same files always give the same bytes.

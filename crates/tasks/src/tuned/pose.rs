@@ -726,6 +726,21 @@ impl Task for PoseTask {
         }
         drawn
     }
+
+    const MARGIN: f64 = 1.25;
+
+    fn moved(&self, mut prediction: Value, at: [f64; 2]) -> Value {
+        for joint in prediction["joints"].as_array_mut().into_iter().flatten() {
+            for (axis, start) in ["x", "y"].into_iter().zip(at) {
+                joint[axis] = json!(joint[axis].as_f64().unwrap_or(0.0) + start);
+            }
+        }
+        prediction
+    }
+
+    fn draw_person(&self, photo: &mut Rgb, _: [usize; 4], prediction: &Value) {
+        *photo = self.draw(photo, prediction);
+    }
 }
 
 /// Half of a person with enough joints: a box as large as the joints above or below the hips, about their mean; the halves' names are

@@ -23,6 +23,7 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::picture;
 use crate::TaskError;
 use crate::features::{Extracted, Extractor, Inputs, Preprocess, read_image};
 use crate::finetune::check;
@@ -77,6 +78,8 @@ pub struct Settings {
     pub test_bilinear: bool,
     /// Add the feature of the mirrored image.
     pub flip_test: bool,
+    /// Share of pairs of two people that may be taken for one, at which a threshold to keep is read off.
+    pub false_rate: f64,
     /// Also re-rank by k-reciprocal encoding.
     pub rerank: bool,
     /// Nearest neighbours that may be reciprocal in it, k1.
@@ -114,6 +117,7 @@ impl Default for Settings {
             feature: Feature::Before,
             test_bilinear: false,
             flip_test: false,
+            false_rate: 1e-3,
             rerank: false,
             rerank_k1: Rerank::default().k1,
             rerank_k2: Rerank::default().k2,
@@ -123,6 +127,19 @@ impl Default for Settings {
     }
 }
 
+/// Where two people's likeness ends: read off labelled images, kept with a model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SamePerson {
+    /// Images of at least this cosine are taken to show one person.
+    pub cosine: f64,
+    /// Share of pairs of two people that reach it.
+    pub false_rate: f64,
+    /// Share of pairs of one person that reach it.
+    pub true_rate: f64,
+    /// What it was read off.
+    pub data: String,
+}
+
 /// Re-identification.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Reid {
@@ -130,6 +147,9 @@ pub struct Reid {
     pub settings: Settings,
     /// Training identities, in the order of the classifier.
     pub identities: Vec<i64>,
+    /// The threshold, once it was read off.
+    #[serde(default)]
+    pub same_person: Option<SamePerson>,
 }
 
 /// Images to train on, and the class of each.
@@ -273,6 +293,7 @@ impl Task for Reid {
             ("task.holdout", settings.holdout),
             ("task.smoothing", settings.smoothing),
             ("task.rerank_lambda", settings.rerank_lambda),
+            ("task.false_rate", settings.false_rate),
         ];
         check::within(&shares, [0.0, 1.0])?;
         let weights = [
@@ -331,6 +352,7 @@ impl Task for Reid {
         let task = Self {
             settings: settings.clone(),
             identities,
+            same_person: None,
         };
         Ok((task, Data { crops, images }))
     }
@@ -558,7 +580,16 @@ impl Task for Reid {
             None
         };
         // A data set may have one kind of pairs only; it is no less evaluated for that.
-        let verification = verify::roc(&query, &gallery, &FALSE_RATES).ok();
+        let rates = [&[self.settings.false_rate], FALSE_RATES.as_slice()].concat();
+        let mut verification = verify::roc(&query, &gallery, &rates).ok();
+        // The first is the one to keep; the others are told of.
+        let kept = verification.as_mut().and_then(|roc| roc.at.remove(0));
+        let same_person = kept.map(|at| SamePerson {
+            cosine: at.similarity,
+            false_rate: at.false_positive_rate,
+            true_rate: at.true_positive_rate,
+            data: eval.name.clone(),
+        });
         let name = |crop: &Crop| {
             let name = crop.path.file_name().unwrap_or_default();
             name.to_string_lossy().into_owned()
@@ -601,6 +632,7 @@ impl Task for Reid {
                 "cmc": metrics.cmc,
                 "reranked": reranked.map(|metrics| json!({"map": metrics.map, "cmc": metrics.cmc})),
                 "verification": verification,
+                "same_person": same_person,
             }),
             figures,
             table,
@@ -617,6 +649,10 @@ impl Task for Reid {
 
     fn draw(&self, image: &Rgb, _: &Value) -> Rgb {
         image.clone()
+    }
+
+    fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], _: &Value) {
+        picture::boxed(photo, crop.map(|at| at as f64), "", picture::colour(3));
     }
 }
 

@@ -233,6 +233,41 @@ fn parsing_learns_by_heart_with_either_head() {
     }
 }
 
+/// Several scales, the mirror image and logits mapped back give nearly what one look gives.
+#[test]
+fn ways_of_parsing_agree() {
+    let more = "head = \"light\"\nwidth = 32\nflip = 0.5\nscale = 0.1\nrotation = 0.0\nflip_test = false\n";
+    let recipe = recipe::<ParsingTask>(&drawn(), [64, 32], 80, 12, more);
+    let (_, report, mut model) = learnt::<ParsingTask>(&recipe, "train");
+    let plain = figure(&report, "pixel accuracy");
+    let progress = |_: clasp_tasks::Progress| ControlFlow::Continue(());
+    let running = Running {
+        batch: 8,
+        threads: 2,
+        predictions: false,
+        progress: &progress,
+    };
+    let data = model
+        .task
+        .open_eval(&drawn(), &Split::named("train"))
+        .unwrap();
+    type Settings = clasp_tasks::tuned::parsing::Settings;
+    let ways: [(&str, fn(&mut Settings), f64); 4] = [
+        ("one scale twice", |s| s.test_scales = vec![1.0, 1.0], 1e-6),
+        ("two scales", |s| s.test_scales = vec![1.0, 1.5], 0.1),
+        ("mirrored", |s| s.flip_test = true, 0.05),
+        ("logits", |s| s.warp_logits = true, 0.05),
+    ];
+    for (name, change, near) in ways {
+        let before = model.task.settings.clone();
+        change(&mut model.task.settings);
+        let report = model.task.evaluate(&model, &data, &running).unwrap();
+        let found = figure(&report, "pixel accuracy");
+        assert!((found - plain).abs() < near, "{name}: {found}, once {plain}");
+        model.task.settings = before;
+    }
+}
+
 #[test]
 fn pose_learns_by_heart() {
     let more = "coding = \"udp\"\nsigma = 1.5\nblur = 5\nwidth = 32\nflip = 0.0\nhalf_body = 0.0\nscale = 0.0\nrotation = 0.0\nflip_test = false\n";
@@ -243,6 +278,45 @@ fn pose_learns_by_heart() {
     let pck = figure(&report, "PCK@0.2");
     assert!(pck > 0.8, "{loss} {pck}");
     predicts(&model, &crop());
+
+    // The same boxes as if a detector had found them, each twice: repeated poses are dropped, and the figures stay.
+    let keypoints = fs_err::read(drawn().join("person_keypoints_train.json")).unwrap();
+    let keypoints: serde_json::Value = serde_json::from_slice(&keypoints).unwrap();
+    let mut found = Vec::new();
+    for one in keypoints["annotations"].as_array().unwrap() {
+        // True boxes lose a pixel at the right and the bottom, as published.
+        let number = |at: usize| one["bbox"][at].as_f64().unwrap();
+        let bbox = [number(0), number(1), number(2) - 1.0, number(3) - 1.0];
+        for score in [0.9, 0.8] {
+            found.push(serde_json::json!({
+                "image_id": one["image_id"], "category_id": 1, "bbox": bbox, "score": score,
+            }));
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let boxes = folder.path().join("boxes.json");
+    fs_err::write(&boxes, serde_json::Value::from(found).to_string()).unwrap();
+    let progress = |_: clasp_tasks::Progress| ControlFlow::Continue(());
+    let running = Running {
+        batch: 8,
+        threads: 2,
+        predictions: true,
+        progress: &progress,
+    };
+    let mut model = model;
+    model.task.settings.boxes = boxes;
+    let data = model
+        .task
+        .open_eval(&drawn(), &Split::named("train"))
+        .unwrap();
+    let given = model.task.evaluate(&model, &data, &running).unwrap();
+    let (once, twice) = (figure(&report, "OKS AP"), figure(&given, "OKS AP"));
+    assert!((once - twice).abs() < 1e-3, "{once} {twice}");
+    let poses: Vec<serde_json::Value> = serde_json::from_slice(&given.predictions).unwrap();
+    assert_eq!(
+        poses.len(),
+        keypoints["annotations"].as_array().unwrap().len()
+    );
 }
 
 const STILL: &str = "[task.views]\nscale = [1.0, 1.0]\nbrightness = [1.0, 1.0]\nflip = 0.0\n";

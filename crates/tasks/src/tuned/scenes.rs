@@ -32,6 +32,8 @@ const MAPS: usize = 3;
 const CANDIDATES: usize = 1000;
 /// A person of whom less of the box lies in a view is neither to be found nor an error.
 const LEAST_INSIDE: f64 = 0.5;
+/// Most pixels of a scene that the network looks at in one piece.
+const MOST_PIXELS: f64 = 32e6;
 /// A person lower than this in a view, in pixels, likewise.
 const LOWEST: f64 = 10.0;
 
@@ -203,14 +205,27 @@ pub struct Input {
 
 impl Input {
     /// A scene in the test.
-    pub fn new(image: &Rgb, views: &Views, preprocess: &Preprocess) -> Self {
+    ///
+    /// # Errors
+    /// It would be shown with more than 32 million pixels.
+    pub fn new(image: &Rgb, views: &Views, preprocess: &Preprocess) -> Result<Self, TaskError> {
         let scale = views.scale_of([image.height, image.width]);
+        let (height, width) = (image.height as f64 * scale, image.width as f64 * scale);
+        if height * width > MOST_PIXELS {
+            let expected = format!(
+                "a scale at which a scene of {} x {} (height x width) has at most {:.0} million pixels; or views.fit, such as [900,1500]",
+                image.height,
+                image.width,
+                MOST_PIXELS / 1e6
+            );
+            return Err(setting("views.test_scale", &expected, scale));
+        }
         let scene = scaled(image, scale);
         let size = [scene.height, scene.width];
         let padded = size.map(|side| side.next_multiple_of(MULTIPLE));
         let mut input = Rgb::filled(padded[1], padded[0], preprocess.mean_colour());
         paste(&mut input, &scene, 0, 0);
-        Self {
+        Ok(Self {
             pixels: preprocess.normalise(&input),
             padded,
             size,
@@ -218,7 +233,7 @@ impl Input {
                 size[1] as f64 / image.width as f64,
                 size[0] as f64 / image.height as f64,
             ],
-        }
+        })
     }
 }
 
@@ -567,7 +582,7 @@ impl Answers {
         views: &Views,
         index: usize,
     ) -> Result<Self, TaskError> {
-        let input = Input::new(image, views, &model.preprocess);
+        let input = Input::new(image, views, &model.preprocess)?;
         let [height, width] = input.padded;
         let features = model.features(input.pixels, [1, height, width]);
         let output = head(maps(&features.pyramid));
@@ -740,6 +755,40 @@ mod tests {
             let near = |found: &Found| (0..4).all(|i| (found.bbox[i] - one.bbox[i]).abs() < 1e-3);
             assert!(boxes.iter().any(near), "{boxes:?}");
         }
+    }
+
+    #[test]
+    fn whole_scenes_fit_and_huge_ones_are_refused() {
+        let preprocess = Preprocess::imagenet(64, 64);
+        let views = Views {
+            fit: [90, 150],
+            ..Views::default()
+        };
+        // By the shorter side, and by the longer one where that would be too long.
+        for (scene, shown, padded) in [
+            ([120, 160], [90, 120], [96, 128]),
+            ([100, 400], [38, 150], [64, 160]),
+        ] {
+            let image = Rgb::filled(scene[1], scene[0], [9; 3]);
+            let input = Input::new(&image, &views, &preprocess).unwrap();
+            assert_eq!((input.size, input.padded), (shown, padded));
+            let mut rng = rng_for(0, 0, "whole");
+            let people = [someone([10.0, 20.0, 30.0, 60.0])];
+            let (seen, people, size) = whole(&image, &people, &views, &preprocess, &mut rng);
+            assert_eq!(([seen.height, seen.width], size), (padded, shown));
+            let scale = shown[0] as f64 / scene[0] as f64;
+            assert!((people[0].bbox[3] - 60.0 * scale).abs() < 0.5, "{people:?}");
+        }
+        let huge = Rgb::filled(8000, 5000, [9; 3]);
+        assert!(Input::new(&huge, &views, &preprocess).is_ok());
+        let error = Input::new(&huge, &Views::default(), &preprocess)
+            .err()
+            .unwrap();
+        let text = error.to_string();
+        assert!(
+            text.contains("5000 x 8000") && text.contains("views.fit"),
+            "{text}"
+        );
     }
 
     #[test]

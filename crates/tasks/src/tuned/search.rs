@@ -168,7 +168,7 @@ impl SearchTask {
         let Settings { views, regions, .. } = &self.settings;
         match &model.head.detector {
             Detector::TwoStage(head) => {
-                let seen = Seen::new(model, head, image, views, index);
+                let seen = Seen::new(model, head, image, views, index)?;
                 Ok((seen.people(views, regions)?, seen.embeddings(sought)?))
             }
             Detector::OneStage(head) => {

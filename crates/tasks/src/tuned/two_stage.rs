@@ -387,25 +387,28 @@ pub struct Seen<'a> {
 
 impl<'a> Seen<'a> {
     /// Runs a model's backbone on a scene.
+    ///
+    /// # Errors
+    /// The scene is too large.
     pub fn new<T: Task>(
         model: &Model<T>,
         head: &'a TwoStageHead,
         image: &Rgb,
         views: &Views,
         index: usize,
-    ) -> Self {
-        let input = Input::new(image, views, &model.preprocess);
+    ) -> Result<Self, TaskError> {
+        let input = Input::new(image, views, &model.preprocess)?;
         let [height, width] = input.padded;
         let features = model.features(input.pixels, [1, height, width]);
         let map = head.map(base(&features.pyramid));
-        Self {
+        Ok(Self {
             head,
             stride: stride(input.padded, &map),
             map,
             size: input.size,
             scale: input.scale,
             index,
-        }
+        })
     }
 
     /// The people, best first, after suppression.

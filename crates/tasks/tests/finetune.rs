@@ -263,7 +263,10 @@ fn ways_of_parsing_agree() {
         change(&mut model.task.settings);
         let report = model.task.evaluate(&model, &data, &running).unwrap();
         let found = figure(&report, "pixel accuracy");
-        assert!((found - plain).abs() < near, "{name}: {found}, once {plain}");
+        assert!(
+            (found - plain).abs() < near,
+            "{name}: {found}, once {plain}"
+        );
         model.task.settings = before;
     }
 }

@@ -120,16 +120,31 @@ fn find(
     layout: &'static str,
     expected: &'static str,
 ) -> Result<PathBuf, LayoutError> {
+    Ok(find_all(folder, candidates, layout, expected)?.swap_remove(0))
+}
+
+/// Those of `candidates` below `folder` that exist, at least one, or an error that lists them all.
+fn find_all(
+    folder: &Path,
+    candidates: &[String],
+    layout: &'static str,
+    expected: &'static str,
+) -> Result<Vec<PathBuf>, LayoutError> {
     let paths = candidates.iter().map(|candidate| folder.join(candidate));
-    paths
-        .clone()
-        .find(|path| path.exists())
-        .ok_or_else(|| LayoutError::NotFound {
+    // Where upper and lower case are the same, so are some of the candidates.
+    let mut known = BTreeSet::new();
+    let found: Vec<PathBuf> = { paths.clone() }
+        .filter(|path| path.canonicalize().is_ok_and(|place| known.insert(place)))
+        .collect();
+    if found.is_empty() {
+        return Err(LayoutError::NotFound {
             folder: folder.display().to_string(),
             layout,
             expected,
             tried: paths.map(|path| path.display().to_string()).collect(),
-        })
+        });
+    }
+    Ok(found)
 }
 
 /// Reads a MATLAB file.

@@ -346,7 +346,12 @@ impl Task for DetectionTask {
             task: Self::NAME,
             protocol,
             data: file_name(&eval.boxes.file),
-            notes: eval.notes(),
+            notes: { eval.notes().into_iter() }
+                .chain(left_out(
+                    &eval.boxes.file,
+                    &Vec::from_iter(eval.boxes.without_hidden()),
+                ))
+                .collect(),
             figures,
             details: json!({"miss_rates": rates, "ap": ap}),
             table,

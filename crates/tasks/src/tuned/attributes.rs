@@ -2,7 +2,7 @@
 //! Pedestrian Attribute Recognition" (Jia et al. 2021) and SOLIDER.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 use clasp_data::Rng as DataRng;
@@ -66,11 +66,12 @@ pub struct AttributeTask {
     pub ratios: Vec<f64>,
 }
 
-/// Images with answers, and the name of their split.
+/// Images with answers, the name of their split, and what to tell of them.
 #[derive(Debug)]
 pub struct Labelled {
-    images: Vec<(PathBuf, Vec<bool>)>,
+    images: Vec<Attributed>,
     split: String,
+    notes: Vec<String>,
 }
 
 impl AttributeTask {
@@ -105,9 +106,42 @@ impl AttributeTask {
     }
 }
 
-fn owned(images: &[&Attributed]) -> Vec<(PathBuf, Vec<bool>)> {
-    let pair = |image: &&Attributed| (image.path.clone(), image.values.clone());
-    images.iter().map(pair).collect()
+fn owned(images: Vec<&Attributed>) -> Vec<Attributed> {
+    images.into_iter().cloned().collect()
+}
+
+/// Which file was read, where there are several.
+fn chosen(data: &Attributes) -> Option<String> {
+    let others: Vec<String> = { data.others.iter() }
+        .map(|file| file.display().to_string())
+        .collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "{} is read; there is also {}: give a file as the data to take that one",
+            data.file.display(),
+            others.join(", ")
+        )
+    })
+}
+
+/// Attributes that every training image answers alike, in words.
+fn constant(names: &[String], ratios: &[f64], split: &str) -> Option<String> {
+    let of = |ratio: f64| -> Vec<&str> {
+        let all = names.iter().zip(ratios);
+        all.filter(|(_, found)| **found == ratio)
+            .map(|(name, _)| name.as_str())
+            .collect()
+    };
+    let (never, always) = (of(0.0), of(1.0));
+    let listed = [("never", never), ("always", always)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(word, names)| format!("{word} {}", names.join(", ")));
+    let listed: Vec<String> = listed.collect();
+    (!listed.is_empty()).then(|| {
+        let listed = listed.join("; ");
+        format!("split {split} has {listed}: nothing can be learnt of that, and a mean over attributes has it as it is")
+    })
 }
 
 impl Task for AttributeTask {
@@ -147,10 +181,10 @@ impl Task for AttributeTask {
         let data = Attributes::open(folder)?;
         let mut images = Vec::new();
         for split in &settings.train {
-            images.extend(owned(&data.split(split)?));
+            images.extend(owned(data.split(split)?));
         }
         let count = images.len().max(1) as f64;
-        let positives = |j: usize| images.iter().filter(|(_, values)| values[j]).count();
+        let positives = |j: usize| images.iter().filter(|image| image.values[j]).count();
         let ratios: Vec<f64> = (0..data.names.len())
             .map(|j| positives(j) as f64 / count)
             .collect();
@@ -164,13 +198,21 @@ impl Task for AttributeTask {
                 found: format!("{} attributes that never change", ratios.len()),
             });
         }
+        let split = settings.train.join(" + ");
+        let notes = { chosen(&data).into_iter() }
+            .chain(constant(&data.names, &ratios, &split))
+            .collect();
         let task = Self {
             settings: settings.clone(),
-            names: data.names.clone(),
+            names: data.names,
             ratios,
         };
-        let split = settings.train.join(" + ");
-        Ok((task, Labelled { images, split }))
+        let data = Labelled {
+            images,
+            split,
+            notes,
+        };
+        Ok((task, data))
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Labelled, TaskError> {
@@ -184,14 +226,19 @@ impl Task for AttributeTask {
         }
         let name = split.among(data.splits(), &data.file)?;
         Ok(Labelled {
-            images: owned(&data.split(&name)?),
+            images: owned(data.split(&name)?),
             split: name,
+            notes: chosen(&data).into_iter().collect(),
         })
+    }
+
+    fn notes(&self, data: &Labelled) -> Vec<String> {
+        data.notes.clone()
     }
 
     fn files<'a>(&self, data: &'a Labelled) -> Vec<&'a Path> {
         { data.images.iter() }
-            .map(|(path, _)| path.as_path())
+            .map(|image| image.path.as_path())
             .collect()
     }
 
@@ -206,7 +253,7 @@ impl Task for AttributeTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<Vec<bool>>, TaskError> {
-        let (path, target) = &data.images[index];
+        let Attributed { path, values, .. } = &data.images[index];
         let image = read_image(path)?;
         let image = resize(
             &image,
@@ -223,7 +270,7 @@ impl Task for AttributeTask {
         Ok(Example {
             pixels: preprocess.normalise(&image),
             size: [preprocess.height, preprocess.width],
-            target: target.clone(),
+            target: values.clone(),
             key: path.display().to_string(),
         })
     }
@@ -268,7 +315,7 @@ impl Task for AttributeTask {
         let (count, attributes) = (eval.images.len(), self.names.len());
         let rows = model.batches("evaluation images", count, running, |model, items| {
             let images = { eval.images[items.clone()].iter() }
-                .map(|(path, _)| read_image(path))
+                .map(|image| read_image(&image.path))
                 .collect::<Result<Vec<_>, _>>()?;
             let probabilities = Self::probabilities(model, &images, items.start)?;
             Ok(probabilities
@@ -278,7 +325,7 @@ impl Task for AttributeTask {
         })?;
         let probabilities: Vec<f32> = rows.into_iter().flatten().collect();
         let truth: Vec<bool> = { eval.images.iter() }
-            .flat_map(|(_, values)| values.iter().copied())
+            .flat_map(|image| image.values.iter().copied())
             .collect();
         let threshold = self.settings.threshold;
         let found = metrics::evaluate(&truth, &probabilities, attributes, threshold)?;
@@ -316,13 +363,10 @@ impl Task for AttributeTask {
         };
         let names: Vec<String> = self.names.iter().map(quoted).collect();
         let mut predictions = format!("image,{}\n", names.join(","));
-        for ((path, _), row) in eval
-            .images
-            .iter()
-            .zip(probabilities.chunks_exact(attributes))
-        {
+        let rows = probabilities.chunks_exact(attributes);
+        for (image, row) in eval.images.iter().zip(rows) {
             let cells: Vec<String> = row.iter().map(|p| format!("{p:.6}")).collect();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = quoted(&image.name);
             let _ = writeln!(predictions, "{name},{}", cells.join(","));
         }
         let mut figures = vec![("mA".to_owned(), found.ma)];
@@ -339,7 +383,7 @@ impl Task for AttributeTask {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, &eval.split),
             data: format!("split `{}`", eval.split),
-            notes: Vec::new(),
+            notes: eval.notes.clone(),
             figures,
             details: json!({"names": self.names, "metrics": found}),
             table,
@@ -366,5 +410,43 @@ impl Task for AttributeTask {
             .map(|(p, name)| format!("{:3.0}% {name}", 100.0 * p))
             .collect();
         picture::beside(image, &lines)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_never_change_and_the_file_that_was_read_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = |name: &str, rows: &str| {
+            let text = format!("image,split,hat,bag,shoe\n{rows}");
+            fs_err::write(folder.path().join(name), text).unwrap();
+        };
+        let rows = "a.jpg,train,0,1,1\nb.jpg,train,0,0,1\na/c.jpg,val,1,1,1\n";
+        table("attributes.csv", rows);
+        let open = || AttributeTask::open(&Settings::default(), folder.path(), None).unwrap();
+        let (task, data) = open();
+        let [note] = &task.notes(&data)[..] else {
+            panic!("{:?}", data.notes)
+        };
+        assert!(
+            note.starts_with("split train has never hat; always shoe:"),
+            "{note}"
+        );
+        fs_err::create_dir(folder.path().join("attributes")).unwrap();
+        table("attributes/labels.csv", rows);
+        let (task, data) = open();
+        let note = &task.notes(&data)[0];
+        assert!(
+            note.contains("attributes.csv is read; there is also") && note.contains("labels.csv"),
+            "{note}"
+        );
+        let eval = task.open_eval(folder.path(), &Split::Val).unwrap();
+        assert_eq!(
+            (eval.images[0].name.as_str(), eval.notes.len()),
+            ("a/c.jpg", 1)
+        );
     }
 }

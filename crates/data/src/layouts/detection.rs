@@ -171,6 +171,12 @@ impl Boxes {
         find(folder, &candidates, "COCO boxes", expected)
     }
 
+    /// Whether these are the images of CityPersons, by their names.
+    pub(crate) fn is_citypersons(&self) -> bool {
+        let name = |image: &CocoImage| image.path.to_string_lossy().contains("_leftImg8bit.");
+        self.images.first().is_some_and(name)
+    }
+
     /// What to tell where nobody is marked as partly hidden: the published subsets then say little.
     pub fn without_hidden(&self) -> Option<String> {
         let hidden = |marked: &Marked| marked.visibility < 1.0;
@@ -254,7 +260,7 @@ impl Boxes {
                 return Err(error(entry, "finite numbers", format!("{bbox:?}")));
             }
             let size = &images[image];
-            if is_outside(bbox, size) {
+            if is_outside(bbox, [size.height, size.width]) {
                 let CocoImage { width, height, .. } = size;
                 problems.push(format!(
                     "{entry}: the box {bbox:?} (x, y, width, height) covers nothing of its image of {width} x {height}: left out"
@@ -282,14 +288,14 @@ impl Boxes {
     }
 }
 
-/// Whether a box has no pixel in common with its image.
-fn is_outside([x, y, width, height]: [f64; 4], image: &CocoImage) -> bool {
+/// Whether a box, x, y, width, height, has no pixel in common with its image of some height and width.
+pub(crate) fn is_outside([x, y, width, height]: [f64; 4], image: [usize; 2]) -> bool {
     let shared =
         |start: f64, size: f64, limit: usize| (start + size).min(limit as f64) - start.max(0.0);
     width <= 0.0
         || height <= 0.0
-        || shared(x, width, image.width) <= 0.0
-        || shared(y, height, image.height) <= 0.0
+        || shared(x, width, image[1]) <= 0.0
+        || shared(y, height, image[0]) <= 0.0
 }
 
 /// The categories that are people; none if the file names no category.

@@ -12,7 +12,7 @@
 //! corners are cut to whole pixels.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use rayon::prelude::*;
@@ -24,11 +24,16 @@ use crate::mat::MatFile;
 const ROOTS: [&str; 4] = ["", "PRW", "prw", "PRW-v16.04.20"];
 const KEYS: [&str; 3] = ["box_new", "anno_file", "anno_previous"];
 
-/// Opens the data set in `folder` or in one of the usual folders below it.
-pub(super) fn open(folder: &Path) -> Result<Search, LayoutError> {
+/// The folder of the data set: `folder`, or one of the usual folders below it.
+pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| Path::new(root).join("frame_test.mat").display().to_string());
     let list = find(folder, &candidates, "PRW", "`frame_test.mat`")?;
-    let root = list.parent().unwrap_or(folder).to_owned();
+    Ok(list.parent().unwrap_or(folder).to_owned())
+}
+
+/// Reads the data set in a folder.
+pub(crate) fn read(root: PathBuf) -> Result<Search, LayoutError> {
+    let list = root.join("frame_test.mat");
     let train = frames(
         &root,
         &names(&root.join("frame_train.mat"), "img_index_train")?,

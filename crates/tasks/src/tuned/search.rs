@@ -5,7 +5,7 @@
 //!   anchor-free searchers have it: one pass over a scene with no step per proposal.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -143,8 +143,11 @@ pub enum Detector {
 /// Scenes to train on.
 #[derive(Debug)]
 pub struct Data {
+    root: PathBuf,
     frames: Vec<Frame>,
     people: Vec<Vec<Someone>>,
+    /// What cannot be used.
+    problems: Vec<String>,
 }
 
 fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
@@ -315,6 +318,8 @@ impl Task for SearchTask {
         };
         let data = Data {
             people: search.train.iter().map(someone).collect(),
+            problems: [search.problems, Search::outside(&search.train)].concat(),
+            root: search.root,
             frames: search.train,
         };
         let task = Self {
@@ -330,6 +335,10 @@ impl Task for SearchTask {
             return Err(setting("run.select", expected, split.name()));
         }
         open(folder, &self.settings)
+    }
+
+    fn notes(&self, data: &Data) -> Vec<String> {
+        Vec::from_iter(left_out(&data.root, &data.problems))
     }
 
     fn files<'a>(&self, data: &'a Data) -> Vec<&'a Path> {

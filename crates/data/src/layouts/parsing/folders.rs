@@ -63,8 +63,20 @@ const ATR: [&str; 18] = [
     "Bag",
     "Scarf",
 ];
-/// Published numbers of images to train and validate.
-pub const PUBLISHED: [(&str, [u64; 2]); 2] = [("LIP", [30_462, 10_000]), ("CIHP", [28_280, 5_000])];
+/// Published numbers of images: of each split, or of all where the authors have no splits (CCP's with a mask).
+pub const PUBLISHED: [(&str, &[(&str, u64)]); 4] = [
+    ("LIP", &[("train images", 30_462), ("val images", 10_000)]),
+    ("CIHP", &[("train images", 28_280), ("val images", 5_000)]),
+    (
+        "ATR",
+        &[
+            ("train images", 16_000),
+            ("val images", 700),
+            ("test images", 1_000),
+        ],
+    ),
+    ("CCP", &[("images", 1_004)]),
+];
 
 /// The usual folders below the one given.
 const ROOTS: [&str; 9] = [

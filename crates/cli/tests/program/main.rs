@@ -3,6 +3,8 @@
 mod bad_input;
 mod finetune;
 mod flow;
+mod layouts;
+mod miniatures;
 mod resume;
 mod weights;
 

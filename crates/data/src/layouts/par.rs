@@ -504,7 +504,7 @@ mod tests {
         fs::copy(golden.join("mat/peta/PETA.mat"), &mat).unwrap();
         let data = Attributes::open(folder.path()).unwrap();
         assert_eq!((data.layout, &data.file), ("PETA", &mat));
-        assert_eq!(data.others, [zero_shot.clone()]);
+        assert_eq!(data.others.as_slice(), std::slice::from_ref(&zero_shot));
         // The user's choice wins.
         let data = Attributes::open(&zero_shot).unwrap();
         assert_eq!((data.layout, data.others.len()), ("PETA zero-shot", 0));

@@ -955,8 +955,14 @@ mod tests {
         };
         let usual = Settings::default();
         let note = told(r#"["left_hip", "head"]"#, &usual);
-        assert!(note.contains("person_keypoints_train.json: no counterpart"), "{note}");
-        assert!(note.contains("left_hip, head") && note.contains("`flip_pairs`"), "{note}");
+        assert!(
+            note.contains("person_keypoints_train.json: no counterpart"),
+            "{note}"
+        );
+        assert!(
+            note.contains("left_hip, head") && note.contains("`flip_pairs`"),
+            "{note}"
+        );
         let still = Settings {
             flip: 0.0,
             flip_test: false,
@@ -964,7 +970,10 @@ mod tests {
         };
         assert_eq!(told(r#"["left_hip", "head"]"#, &still), "");
         assert_eq!(told(r#"["LHip", "RHip"]"#, &usual), "");
-        assert_eq!(told(r#"["left_hip", "head"], "flip_pairs": []"#, &usual), "");
+        assert_eq!(
+            told(r#"["left_hip", "head"], "flip_pairs": []"#, &usual),
+            ""
+        );
     }
 
     #[test]

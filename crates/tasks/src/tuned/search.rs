@@ -609,3 +609,25 @@ impl Task for SearchTask {
         drawn(image, prediction)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_outside_their_frame_are_told_of_at_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"images": [{"id": 1, "file_name": "a.jpg", "width": 90, "height": 90}, {"id": 2, "file_name": "b.jpg", "width": 90, "height": 90}],
+            "annotations": [{"id": 1, "image_id": 1, "bbox": [0, 0, 9, 9], "pid": 4}, {"id": 2, "image_id": 2, "bbox": [5, 0, 9, 9], "pid": 5},
+              {"id": 3, "image_id": 2, "bbox": [95, 0, 9, 9], "pid": 5}]}"#;
+        for split in ["train", "test"] {
+            let file = folder.path().join(format!("instances_{split}.json"));
+            fs_err::write(file, text).unwrap();
+        }
+        let (task, data) = SearchTask::open(&Settings::default(), folder.path(), None).unwrap();
+        let [note] = &task.notes(&data)[..] else {
+            panic!("{:?}", data.problems)
+        };
+        assert!(note.contains("the box [95.0, 0.0, 9.0, 9.0]"), "{note}");
+    }
+}

@@ -565,8 +565,7 @@ impl<'a> Machine<'a> {
             }
             ("numpy.core.multiarray._reconstruct", _) => Node::Array(None),
             ("numpy.core.numeric._frombuffer", [_, _, _, Node::Text(order)]) => {
-                let array = self.shaped(arguments[2], arguments[1], order == "F", arguments[0])?;
-                Node::Array(Some(array))
+                self.shaped(arguments[2], arguments[1], order == "F", arguments[0])?
             }
             _ => Node::Other,
         })
@@ -585,7 +584,7 @@ impl<'a> Machine<'a> {
             }),
             (Node::Array(None), [_, shape, dtype, fortran, data]) => {
                 let fortran = matches!(self.nodes[*fortran], Node::Number(set) if set != 0.0);
-                Node::Array(Some(self.shaped(*shape, *dtype, fortran, *data)?))
+                self.shaped(*shape, *dtype, fortran, *data)?
             }
             _ => return Ok(()),
         };
@@ -593,23 +592,19 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// An array, as large as its data say.
-    fn shaped(&self, shape: Id, dtype: Id, fortran: bool, data: Id) -> Result<Array> {
+    /// An array, as large as its data say; of another type of values than numbers, texts and objects nothing is known.
+    fn shaped(&self, shape: Id, dtype: Id, fortran: bool, data: Id) -> Result<Node<'a>> {
         let (Node::List(axes), Node::Dtype(dtype)) = (&self.nodes[shape], &self.nodes[dtype])
         else {
-            return Err("an array without a shape or of a type that is not known".to_owned());
+            return Ok(Node::Other);
         };
         let axis = |id: &Id| match self.nodes[*id] {
             Node::Number(size) if size >= 0.0 && size.fract() == 0.0 => Some(size as usize),
             _ => None,
         };
-        let shape: Vec<usize> = {
-            axes.iter()
-                .take(MOST_ARGUMENTS)
-                .map(axis)
-                .collect::<Option<_>>()
-        }
-        .ok_or("an array whose shape is none")?;
+        let axes = axes.iter().take(MOST_ARGUMENTS);
+        let shape: Option<Vec<usize>> = axes.map(axis).collect();
+        let shape = shape.ok_or("an array whose shape is none")?;
         let count = shape
             .iter()
             .try_fold(1_usize, |count, size| count.checked_mul(*size));
@@ -623,12 +618,12 @@ impl<'a> Machine<'a> {
                 "an array of shape {shape:?} with {held} bytes or values"
             ));
         }
-        Ok(Array {
+        Ok(Node::Array(Some(Array {
             shape,
             dtype: *dtype,
             fortran,
             data,
-        })
+        })))
     }
 }
 

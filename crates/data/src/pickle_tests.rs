@@ -42,7 +42,7 @@ fn reads_what_python_and_numpy_write() {
         let objects: Vec<_> = get("objects").items().unwrap().collect();
         assert_eq!(objects[0].text(), Some("a"));
         assert_eq!(objects[1].numbers().unwrap(), [1.0]);
-        for nothing in ["long", "none", "bytes"] {
+        for nothing in ["long", "none", "bytes", "day"] {
             assert!(get(nothing).text().is_none() && get(nothing).numbers().is_none());
         }
         assert!(pickle.root().get("absent").is_none());

@@ -17,6 +17,7 @@ pub fn make(root: &Path) {
     pa100k(&root.join("pa100k"));
     peta(&root.join("peta"));
     rap2(&root.join("rap2"));
+    split(&root.join("split"));
     lip(&root.join("lip"));
     cihp(&root.join("cihp"));
     atr(&root.join("atr"));
@@ -218,6 +219,14 @@ fn rap2(root: &Path) {
         "c.png",
     ];
     images(&root.join("RAP_dataset"), &names, PERSON);
+}
+
+/// A split of one's own as JSON; what is not to be seen is labelled 2, and an image is in no split.
+fn split(root: &Path) {
+    let json = r#"{"image_name": ["1.png", "2.png", "3.png", "4.png"], "attr_name": ["hat", "bag"],
+        "label": [[0, 1], [1, 2], [1, 0], [0, 0]], "partition": {"train": [2, 0], "trainval": [2, 0, 1], "val": [1], "test": [1]}}"#;
+    write(root.join("dataset_zs_run0.json"), json);
+    images(&root.join("images"), &["1.png", "2.png", "3.png"], PERSON);
 }
 
 /// Ids with spaces and the line ends of Windows; a mask of another size than its image, one with a label without a name.

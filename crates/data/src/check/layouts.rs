@@ -28,8 +28,8 @@ pub(super) struct Candidate {
 }
 
 /// What may be data sets in a folder, and the paths that were tried in vain.
-#[derive(Default)]
 pub(super) struct Candidates {
+    folder: PathBuf,
     pub(super) found: Vec<Candidate>,
     pub(super) tried: Vec<String>,
 }
@@ -37,7 +37,11 @@ pub(super) struct Candidates {
 impl Candidates {
     /// Those of a folder. Where each is is asked first, as reading some takes long.
     pub(super) fn of(folder: &Path) -> Self {
-        let mut all = Self::default();
+        let mut all = Self {
+            folder: folder.to_owned(),
+            found: Vec::new(),
+            tried: Vec::new(),
+        };
         all.add("Market-1501 layout", market1501::place(folder), |root| {
             people_of(market1501::read(root)?)
         });
@@ -127,7 +131,7 @@ impl Candidates {
             LayoutError::NotFound { tried, .. } => self.tried.extend(tried),
             error => self.found.push(Candidate {
                 name,
-                place: PathBuf::new(),
+                place: self.folder.clone(),
                 look: Box::new(move || Err(error)),
             }),
         }

@@ -44,7 +44,7 @@ values = {
     "names": ["hat", np.str_("Größe"), "hat"], "tuple": (1, 2, 3, 4), "nested": [row, row, [np.int16(-7)]], "bytes": b"\xff\x00",
     "matrix": np.arange(6, dtype=np.uint8).reshape(2, 3), "fortran": np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3)),
     "big": np.array([1, -2], ">i4"), "single": np.array([0.5, -1], np.float32), "logical": np.array([True, False]), "none_there": np.array([], np.int64),
-    "objects": np.array(["a", [1]], object), "scalar": np.float64(0.25), "twice": np.array([9], np.int8),
+    "objects": np.array(["a", [1]], object), "scalar": np.float64(0.25), "day": np.array(["2026-01-01"], "M8[D]"), "twice": np.array([9], np.int8),
 }
 for protocol in (2, 3, 4, 5):
     save(f"values{protocol}.pkl", values, protocol)

@@ -133,14 +133,14 @@ fn constant(names: &[String], ratios: &[f64], split: &str) -> Option<String> {
             .collect()
     };
     let (never, always) = (of(0.0), of(1.0));
-    let listed = [("never", never), ("always", always)]
+    let listed = [("nobody", never), ("everybody", always)]
         .into_iter()
         .filter(|(_, names)| !names.is_empty())
-        .map(|(word, names)| format!("{word} {}", names.join(", ")));
+        .map(|(word, names)| format!("{word} has {}", names.join(", ")));
     let listed: Vec<String> = listed.collect();
     (!listed.is_empty()).then(|| {
         let listed = listed.join("; ");
-        format!("split {split} has {listed}: nothing can be learnt of that, and a mean over attributes has it as it is")
+        format!("split {split}: {listed}; nothing can be learnt of these, though mA counts them")
     })
 }
 
@@ -432,7 +432,7 @@ mod tests {
             panic!("{:?}", data.notes)
         };
         assert!(
-            note.starts_with("split train has never hat; always shoe:"),
+            note.starts_with("split train: nobody has hat; everybody has shoe; nothing"),
             "{note}"
         );
         fs_err::create_dir(folder.path().join("attributes")).unwrap();

@@ -1,28 +1,31 @@
 //! What a folder holds, before it is used: `clasp data check`.
 //!
-//! Every known layout is looked for and counted, beside the official counts where there are any. Problems are images listed but
-//! not there, boxes outside their image, queries whom no gallery shows. On request every image is decoded, which finds what is
-//! broken in a copy, and what is in it twice.
+//! Every known layout is looked for, in the folder and in those below it, and counted, beside the official counts
+//! where there are any. Problems are what stands in the way of training or evaluation: images listed but not there, masks and
+//! labels of another size than their image, boxes outside it, queries whom no gallery shows. Notes are what one should know: answers
+//! that never change, people in training and test, joints outside their image. On request every image is decoded, which finds what
+//! is broken in a copy, and what is in it twice.
+
+mod layouts;
 
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeSet, HashMap};
 use std::hash::{Hash, Hasher};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use fs_err as fs;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::image::{Limits, decode};
 use crate::layouts::LayoutError;
-use crate::layouts::attributes::Attributes;
-use crate::layouts::coco::Keypoints;
-use crate::layouts::detection::{self, Boxes};
-use crate::layouts::par;
-use crate::layouts::parsing::{Masked, Parsing, folders};
-use crate::layouts::reid::{Reid, cameras, people};
-use crate::layouts::search::{self, GallerySize, Search};
 use crate::source::{Source, SourceError};
+
+/// Folders below the one given that are looked into, in levels.
+const DEPTH: usize = 3;
+/// A folder of more folders than this is one of people, not of data sets.
+const MOST_FOLDERS: usize = 100;
 
 /// The result of a check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -56,6 +59,8 @@ pub struct Found {
     pub counts: Vec<Count>,
     /// What is wrong with it; empty if nothing is.
     pub problems: Vec<String>,
+    /// What to know of it.
+    pub notes: Vec<String>,
 }
 
 /// A number of something.
@@ -96,43 +101,26 @@ pub fn check(
     decoding: bool,
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<Report, SourceError> {
-    let folder = Path::new(path);
-    let (mut layouts, mut tried) = (Vec::new(), Vec::new());
-    if folder.is_dir() {
-        let found = [
-            ("re-identification data", reid(folder)),
-            ("attribute table", attributes(folder)),
-            ("label maps", parsing(folder)),
-            ("person search data", person_search(folder)),
-        ];
-        let found = found
-            .into_iter()
-            .chain(keypoints(folder))
-            .chain(boxes(folder));
-        for (name, result) in found {
-            match result {
-                Ok(found) => layouts.push(found),
-                Err(LayoutError::NotFound { tried: paths, .. }) => tried.extend(paths),
-                Err(error) => layouts.push(Found {
-                    layout: name.to_owned(),
-                    place: path.to_owned(),
-                    counts: Vec::new(),
-                    problems: vec![error.to_string()],
-                }),
-            }
-        }
-    }
+    let (found, tried) = match Path::new(path) {
+        root if root.is_dir() => look(root),
+        _ => Default::default(),
+    };
     let mut report = Report {
         path: path.to_owned(),
         images: 0,
-        layouts,
+        layouts: found,
         tried,
         decoded: None,
         unreadable: Vec::new(),
         repeated: Vec::new(),
         problem: None,
     };
-    match Source::open(path) {
+    // Masks may lie beside their photos, under the same name; images that are to be labelled may not.
+    let source = match report.layouts.is_empty() {
+        true => Source::open(path),
+        false => Source::open_all(path),
+    };
+    match source {
         Ok(source) => {
             report.images = source.len();
             if decoding {
@@ -144,6 +132,73 @@ pub fn check(
         Err(error) => report.problem = Some(error.to_string()),
     }
     Ok(report)
+}
+
+/// The data sets in a folder and in those below it, and the paths of the folder itself that were tried in vain.
+fn look(root: &Path) -> (Vec<Found>, Vec<String>) {
+    let (mut found, mut tried, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
+    for folder in folders(root) {
+        let candidates = layouts::Candidates::of(&folder);
+        let is_root = folder == root;
+        if is_root {
+            tried = candidates.tried;
+        }
+        for candidate in candidates.found {
+            let place =
+                { candidate.place.canonicalize() }.unwrap_or_else(|_| candidate.place.clone());
+            if !known.insert((candidate.name, place)) {
+                continue;
+            }
+            let (name, place) = (candidate.name, candidate.place.display().to_string());
+            match (candidate.look)() {
+                Ok(layout) => found.push(layout),
+                Err(LayoutError::NotFound { tried: paths, .. }) if is_root => tried.extend(paths),
+                Err(LayoutError::NotFound { .. }) => {}
+                // A `train.json` somewhere below may be anything.
+                Err(LayoutError::Json { .. }) if !is_root && is_common(&candidate.place) => {}
+                Err(error) => found.push(Found {
+                    layout: name.to_owned(),
+                    place,
+                    counts: Vec::new(),
+                    problems: vec![error.to_string()],
+                    notes: Vec::new(),
+                }),
+            }
+        }
+    }
+    (found, tried)
+}
+
+/// Whether other programs have files of this name, too.
+fn is_common(file: &Path) -> bool {
+    ["train.json", "val.json", "test.json"]
+        .iter()
+        .any(|name| file.ends_with(name))
+}
+
+/// A folder and those below it that may hold data sets, each before those in it.
+fn folders(root: &Path) -> Vec<PathBuf> {
+    fn walk(folder: &Path, depth: usize, all: &mut Vec<PathBuf>) {
+        all.push(folder.to_owned());
+        if depth == 0 {
+            return;
+        }
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut below: Vec<PathBuf> = entries
+            .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+            // Most entries are images, of which nothing else is asked.
+            .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_file()))
+            .map(|entry| entry.path())
+            .filter(|path| path.is_dir())
+            .collect();
+        below.sort();
+        if below.len() <= MOST_FOLDERS {
+            below.iter().for_each(|folder| walk(folder, depth - 1, all));
+        }
+    }
+    let mut all = Vec::new();
+    walk(root, DEPTH, &mut all);
+    all
 }
 
 /// Places in the source's order, with a reason or an earlier place.
@@ -184,322 +239,10 @@ fn decode_all(source: &Source, progress: &(dyn Fn(usize, usize) + Sync)) -> (Pla
     (unreadable, repeated)
 }
 
-fn count(what: impl Into<String>, found: usize) -> Count {
-    Count {
-        what: what.into(),
-        found: found as u64,
-        official: None,
-    }
-}
-
-/// A message for files of a list that are not there.
-fn missing<'a>(what: &str, paths: impl Iterator<Item = &'a Path>) -> Vec<String> {
-    let missing: BTreeSet<&Path> = paths.filter(|path| !path.is_file()).collect();
-    let first = missing.first().map(|path| path.display().to_string());
-    first
-        .map(|first| format!("{} {what} are missing, the first: {first}", missing.len()))
-        .into_iter()
-        .collect()
-}
-
-/// Says what the published data set has of these.
-fn publish<'a>(counts: &mut [Count], published: impl IntoIterator<Item = (&'a str, u64)>) {
-    for (what, official) in published {
-        for count in counts.iter_mut().filter(|count| count.what == what) {
-            count.official = Some(official);
-        }
-    }
-}
-
-/// A message for boxes outside their images.
-fn outside(boxes: impl Iterator<Item = ([f64; 4], [usize; 2], String)>) -> Vec<String> {
-    let beyond = |bbox: &[f64; 4], [height, width]: &[usize; 2]| {
-        let shared =
-            |start: f64, size: f64, limit: usize| (start + size).min(limit as f64) - start.max(0.0);
-        shared(bbox[0], bbox[2], *width) <= 0.0 || shared(bbox[1], bbox[3], *height) <= 0.0
-    };
-    let wrong: Vec<String> = { boxes.filter(|(bbox, size, _)| beyond(bbox, size)) }
-        .map(|(bbox, [height, width], place)| format!("{bbox:?} in {place} of {width} x {height}"))
-        .collect();
-    let message = |first: &String| {
-        let count = wrong.len();
-        format!(
-            "{count} boxes cover nothing of their image, the first (x, y, width, height): {first}"
-        )
-    };
-    wrong.first().map(message).into_iter().collect()
-}
-
-fn reid(folder: &Path) -> Result<Found, LayoutError> {
-    let data = Reid::open(folder)?;
-    let mut counts = vec![
-        count("training images", data.train.len()),
-        count("training people", people(&data.train)),
-        count("query images", data.query.len()),
-        count("query people", people(&data.query)),
-        count("gallery images", data.gallery.len()),
-        count("gallery people", people(&data.gallery)),
-        count(
-            "distractors in the gallery",
-            data.gallery.iter().filter(|crop| crop.person == 0).count(),
-        ),
-        count("junk images, dropped", data.junk),
-        count(
-            "cameras",
-            cameras(&[data.train.as_slice(), &data.query, &data.gallery].concat()),
-        ),
-    ];
-    let published = data.published();
-    if let Some(published) = published {
-        let names: Vec<String> = counts[..6].iter().map(|count| count.what.clone()).collect();
-        publish(
-            &mut counts,
-            names.iter().map(String::as_str).zip(published.counts),
-        );
-    }
-    let crops = [&data.train, &data.val, &data.query, &data.gallery];
-    let paths = crops.into_iter().flatten().map(|crop| crop.path.as_path());
-    let mut problems = missing("images", paths);
-    problems.extend(data.problems());
-    Ok(Found {
-        layout: match published {
-            Some(published) if published.name != data.layout => {
-                format!("{} ({})", data.layout, published.name)
-            }
-            _ => data.layout.to_owned(),
-        },
-        place: data.root.display().to_string(),
-        counts,
-        problems,
-    })
-}
-
-fn person_search(folder: &Path) -> Result<Found, LayoutError> {
-    let data = Search::open(folder, GallerySize::default())?;
-    let boxes = |frames: &[search::Frame]| frames.iter().map(|frame| frame.people.len()).sum();
-    let mut counts = vec![
-        count("training frames", data.train.len()),
-        count("test frames", data.test.len()),
-        count("queries", data.queries.len()),
-        count("training people", Search::people(&data.train)),
-        count("test people", Search::people(&data.test)),
-        count("training boxes", boxes(&data.train)),
-        count("test boxes", boxes(&data.test)),
-    ];
-    if let Some((_, published)) = search::PUBLISHED
-        .iter()
-        .find(|(name, _)| *name == data.layout)
-    {
-        let names = [
-            "training frames",
-            "test frames",
-            "queries",
-            "training people",
-        ];
-        publish(&mut counts, names.into_iter().zip(*published));
-    }
-    let frames: Vec<&search::Frame> = data.train.iter().chain(&data.test).collect();
-    let mut problems = missing("frames", frames.iter().map(|frame| frame.path.as_path()));
-    let sized: Vec<(&search::Frame, [usize; 2])> = { frames.par_iter() }
-        .filter_map(|frame| {
-            let (width, height) = ::image::image_dimensions(&frame.path).ok()?;
-            Some((*frame, [height as usize, width as usize]))
-        })
-        .collect();
-    problems.extend(outside(sized.iter().flat_map(|(frame, size)| {
-        let place = frame.path.display();
-        { frame.people.iter() }.map(move |marked| (marked.bbox, *size, place.to_string()))
-    })));
-    problems.extend(data.problems());
-    Ok(Found {
-        layout: data.layout.to_owned(),
-        place: data.root.display().to_string(),
-        counts,
-        problems,
-    })
-}
-
-fn boxes(folder: &Path) -> impl Iterator<Item = (&'static str, Result<Found, LayoutError>)> {
-    ["train", "val", "test"]
-        .into_iter()
-        .enumerate()
-        .map(move |(index, split)| {
-            let found = Boxes::open(folder, split).map(|data| {
-                let mut counts = vec![
-                    count("images", data.images.len()),
-                    count("people", data.people.len()),
-                    count(
-                        "people that are ignored",
-                        data.people.iter().filter(|p| p.ignored).count(),
-                    ),
-                    count("crowds", data.people.iter().filter(|p| p.crowd).count()),
-                ];
-                let place = data.file.display().to_string();
-                if let Some(official) = detection::CITYPERSONS.get(index)
-                    && place.to_lowercase().contains("cityperson")
-                {
-                    publish(&mut counts, [("images", *official)]);
-                }
-                let mut problems = missing(
-                    "images",
-                    data.images.iter().map(|image| image.path.as_path()),
-                );
-                problems.extend(data.problems);
-                Found {
-                    layout: format!("COCO boxes, {split}"),
-                    place,
-                    counts,
-                    problems,
-                }
-            });
-            ("COCO boxes", found)
-        })
-}
-
-fn attributes(folder: &Path) -> Result<Found, LayoutError> {
-    let data = Attributes::open(folder)?;
-    let mut counts = vec![count("attributes", data.names.len())];
-    for split in data.splits() {
-        let images = data.split(&split)?;
-        counts.push(count(format!("{split} images"), images.len()));
-        let constant = |j: &usize| {
-            images
-                .iter()
-                .all(|image| image.values[*j] == images[0].values[*j])
-        };
-        counts.push(count(
-            format!("attributes that are the same in all of {split}"),
-            (0..data.names.len()).filter(constant).count(),
-        ));
-    }
-    if let Some((_, published)) = par::PUBLISHED.iter().find(|(name, _)| *name == data.layout) {
-        let names = ["attributes", "train images", "val images", "test images"];
-        publish(&mut counts, names.into_iter().zip(*published));
-    }
-    Ok(Found {
-        layout: data.layout.to_owned(),
-        place: data.file.display().to_string(),
-        counts,
-        problems: missing(
-            "images",
-            data.images.iter().map(|image| image.path.as_path()),
-        ),
-    })
-}
-
-fn parsing(folder: &Path) -> Result<Found, LayoutError> {
-    let data = Parsing::open(folder)?;
-    let mut counts = vec![count("classes", data.classes.len())];
-    for split in data.splits() {
-        counts.push(count(format!("{split} images"), data.split(&split)?.len()));
-    }
-    let mut problems = missing(
-        "images",
-        data.images.iter().map(|image| image.image.as_path()),
-    );
-    problems.extend(missing(
-        "masks",
-        data.images.iter().map(|image| image.mask.as_path()),
-    ));
-    // Masks are small beside images: reading them finds labels without a name and classes without a pixel.
-    let read = |image: &Masked| match data.read_mask(&image.mask) {
-        Ok(map) => {
-            let mut present = [false; 256];
-            map.labels
-                .iter()
-                .for_each(|label| present[usize::from(*label)] = true);
-            Ok((image.split.clone(), present))
-        }
-        Err(error) => Err(error.to_string()),
-    };
-    let (mut wrong, mut present) = (Vec::new(), HashMap::<String, [bool; 256]>::new());
-    let read: Vec<Result<_, String>> = { data.images.par_iter() }
-        .filter(|image| image.mask.is_file())
-        .map(read)
-        .collect();
-    for result in read {
-        match result {
-            Ok((split, labels)) => {
-                let all = present.entry(split).or_insert([false; 256]);
-                all.iter_mut()
-                    .zip(labels)
-                    .for_each(|(all, label)| *all |= label);
-            }
-            Err(error) => wrong.push(error),
-        }
-    }
-    for split in data.splits() {
-        let Some(present) = present.get(&split) else {
-            continue;
-        };
-        let absent: Vec<&str> = { data.classes.iter().zip(present) }
-            .filter(|(_, present)| !**present)
-            .map(|(class, _)| class.as_str())
-            .collect();
-        if !absent.is_empty() {
-            let names = absent.join(", ");
-            counts.push(count(
-                format!("classes in no mask of {split}: {names}"),
-                absent.len(),
-            ));
-        }
-    }
-    if let Some((_, published)) =
-        { folders::PUBLISHED.iter() }.find(|(name, _)| *name == data.layout)
-    {
-        publish(
-            &mut counts,
-            ["train images", "val images"].into_iter().zip(*published),
-        );
-    }
-    if let Some(first) = wrong.first() {
-        problems.push(format!(
-            "{} masks cannot be used, the first: {first}",
-            wrong.len()
-        ));
-    }
-    Ok(Found {
-        layout: data.layout.to_owned(),
-        place: data.file.display().to_string(),
-        counts,
-        problems,
-    })
-}
-
-fn keypoints(folder: &Path) -> impl Iterator<Item = (&'static str, Result<Found, LayoutError>)> {
-    ["train", "val", "test"].into_iter().map(move |split| {
-        let found = Keypoints::open(folder, split).map(|data| Found {
-            layout: format!("COCO keypoints, {split}"),
-            place: data.file.display().to_string(),
-            counts: vec![
-                count("joints", data.joints.len()),
-                count("images", data.images.len()),
-                count("people", data.people.len()),
-                count(
-                    "people with a labelled joint",
-                    data.people.iter().filter(|p| p.labelled() > 0).count(),
-                ),
-                count("crowds", data.people.iter().filter(|p| p.crowd).count()),
-            ],
-            problems: {
-                let paths = data.images.iter().map(|image| image.path.as_path());
-                let mut problems = missing("images", paths);
-                problems.extend(outside(data.people.iter().map(|person| {
-                    let image = &data.images[person.image];
-                    let size = [image.height, image.width];
-                    (person.bbox, size, image.path.display().to_string())
-                })));
-                problems
-            },
-        });
-        ("COCO keypoints", found)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Rgb, encode_jpeg};
+    use crate::image::{Rgb, encode_jpeg, encode_label_png};
     use fs_err as fs;
 
     fn jpeg(path: &Path) {
@@ -551,6 +294,48 @@ mod tests {
     }
 
     #[test]
+    fn all_data_sets_of_a_folder_are_found_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        for set in ["a/market1501", "b", "c/d/e/f"] {
+            for image in ["query/0001_c1.jpg", "bounding_box_test/0001_c2.jpg"] {
+                jpeg(&root.join(set).join(image));
+            }
+        }
+        fs::write(
+            root.join("b/attributes.csv"),
+            "image,split,hat\nx.jpg,train,1\n",
+        )
+        .unwrap();
+        fs::create_dir_all(root.join("b/attributes")).unwrap();
+        let other = "image,split,hat\ny.jpg,train,1\n";
+        fs::write(root.join("b/attributes/attributes.csv"), other).unwrap();
+        // Some other program's.
+        fs::write(root.join("b/val.json"), "[1]").unwrap();
+        let report = check(&root.display().to_string(), false, &|_, _| ()).unwrap();
+        let found: Vec<_> = { report.layouts.iter() }
+            .map(|found| {
+                (
+                    found.layout.as_str(),
+                    found.place.strip_prefix(&report.path).unwrap(),
+                )
+            })
+            .collect();
+        let expected = [
+            ("Market-1501 layout (Market-1501)", "/a/market1501"),
+            ("Market-1501 layout", "/b"),
+            ("attribute table", "/b/attributes.csv"),
+            ("attribute table", "/b/attributes/attributes.csv"),
+        ];
+        assert_eq!(found, expected);
+        // Where it is what was asked for, it has to be a data set.
+        let path = root.join("b").display().to_string();
+        let report = check(&path, false, &|_, _| ()).unwrap();
+        let boxes = |found: &&Found| found.layout.starts_with("COCO boxes");
+        assert_eq!(report.layouts.iter().filter(boxes).count(), 1);
+    }
+
+    #[test]
     fn boxes_beyond_the_image_repeats_and_absent_classes() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path();
@@ -587,13 +372,15 @@ mod tests {
         let problems = |index: usize| report.layouts[index].problems.join("\n");
         assert!(
             problems(0).starts_with(
-                "7 boxes cover nothing of their image, the first (x, y, width, height): [10.0,"
+                "the box [10.0, 20.0, 30.0, 60.0] (x, y, width, height) covers nothing of"
             ),
             "{}",
             problems(0)
         );
         assert!(
-            problems(1).starts_with("1 boxes cover nothing of their image"),
+            problems(1).contains(
+                "the box [5.0, 0.0, 2.0, 2.0] (x, y, width, height) covers nothing of it"
+            ),
             "{}",
             problems(1)
         );
@@ -605,6 +392,32 @@ mod tests {
         assert_eq!(
             official[..4],
             [Some(5_704), Some(6_112), Some(2_057), Some(482)]
+        );
+    }
+
+    #[test]
+    fn a_mask_may_lie_beside_its_photo() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path();
+        jpeg(&root.join("a.jpg"));
+        fs::write(root.join("a.png"), encode_label_png(&[0; 32], 8, 4)).unwrap();
+        let path = root.display().to_string();
+        assert!(check(&path, true, &|_, _| ()).is_err());
+        fs::write(root.join("labels.txt"), "background\n").unwrap();
+        fs::write(
+            root.join("parsing.csv"),
+            "image,mask,split\na.jpg,a.png,train\n",
+        )
+        .unwrap();
+        let report = check(&path, true, &|_, _| ()).unwrap();
+        assert_eq!((report.is_ok(), report.decoded), (true, Some(2)));
+        // Of another size than its image.
+        fs::write(root.join("a.png"), encode_label_png(&[0; 32], 4, 8)).unwrap();
+        let report = check(&path, false, &|_, _| ()).unwrap();
+        let problem = &report.layouts[0].problems[0];
+        assert!(
+            problem.contains("expected 4 x 8 (width x height) as its image, found 8 x 4"),
+            "{problem}"
         );
     }
 

@@ -4,10 +4,12 @@
 //! bits, an orientation tag) becomes that on decoding. The size of what a file claims to hold is
 //! checked before anything of that size is allocated.
 
-use std::io::Cursor;
+use std::io::{Cursor, Read};
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 
+use fs_err as fs;
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::metadata::Orientation;
@@ -208,6 +210,37 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb, ImageError> {
             format: name,
             reason: "the decoder panicked".to_owned(),
         })
+    })
+}
+
+/// Bytes at the start of a file in which its size is nearly always told.
+const HEAD: u64 = 1 << 16;
+
+/// Height and width that an image file would be decoded to, from its head alone; none if it is no image.
+pub fn size_of(path: &Path) -> Option<[usize; 2]> {
+    let size = |bytes: &[u8]| catch_unwind(AssertUnwindSafe(|| told_size(bytes))).ok()?;
+    let mut file = fs::File::open(path).ok()?;
+    let mut bytes = Vec::new();
+    file.by_ref().take(HEAD).read_to_end(&mut bytes).ok()?;
+    if let Some(size) = size(&bytes) {
+        return Some(size);
+    }
+    file.take(Limits::default().max_bytes)
+        .read_to_end(&mut bytes)
+        .ok()?;
+    size(&bytes)
+}
+
+fn told_size(bytes: &[u8]) -> Option<[usize; 2]> {
+    let (format, _) = known_format(bytes)?;
+    let reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let mut decoder = reader.into_decoder().ok()?;
+    let (width, height) = decoder.dimensions();
+    let size = [height as usize, width as usize];
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    Some(match decoder.orientation() {
+        Ok(Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH) => [size[1], size[0]],
+        _ => size,
     })
 }
 
@@ -555,6 +588,9 @@ mod tests {
             let turned = decoded(&with_orientation(&jpeg, tag));
             let size = if tag < 5 { (32, 16) } else { (16, 32) };
             assert_eq!((turned.width, turned.height), size, "orientation {tag}");
+            let file = tempfile::NamedTempFile::new().unwrap();
+            fs::write(file.path(), with_orientation(&jpeg, tag)).unwrap();
+            assert_eq!(size_of(file.path()), Some([size.1, size.0]), "{tag}");
             let (right, bottom) = (turned.width - 4, turned.height - 4);
             let corners = [(4, 4), (right, 4), (4, bottom), (right, bottom)];
             let found = corners.map(|(x, y)| (u16::from(turned.pixel(x, y)[0]) + 40) / 80);

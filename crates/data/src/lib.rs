@@ -8,7 +8,7 @@
 //! | [`loader`] | batches in a seeded order, loaded ahead by threads, resumable |
 //! | [`vocabulary`], [`labels`] | what pseudo-labels are about, and where they are kept |
 //! | [`layouts`], [`check`] | public data sets as their authors lay them out |
-//! | [`mat`] | MATLAB files, in which some of them are annotated |
+//! | [`mat`], [`pickle`] | MATLAB files and pickles of NumPy arrays, in which some of them are annotated |
 //! | [`synth`], [`captions`] | drawn people with exact labels, and image-caption pairs |
 //! | [`font`] | letters for pictures |
 //! | [`pack`] | tar shards from any source, and statistics |
@@ -27,6 +27,7 @@ pub mod layouts;
 pub mod loader;
 pub mod mat;
 pub mod pack;
+pub mod pickle;
 pub mod random;
 pub mod resize;
 pub mod source;

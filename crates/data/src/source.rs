@@ -188,7 +188,15 @@ impl Source {
     /// # Errors
     /// Where something is missing, holds no image, is damaged, or two images share a key.
     pub fn open(spec: &str) -> Result<Source, SourceError> {
-        Self::open_with(spec, false)
+        Self::open_with(spec, false)?.finish()
+    }
+
+    /// As [`Source::open`], but two images may share a key, as a photo and its mask beside it do.
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub(crate) fn open_all(spec: &str) -> Result<Source, SourceError> {
+        Ok(Self::open_with(spec, false)?.source())
     }
 
     /// As [`Source::open`], but of a tar that is cut short or damaged the whole members are used.
@@ -197,10 +205,10 @@ impl Source {
     /// # Errors
     /// As [`Source::open`], other than for damaged tars that have at least one whole image.
     pub fn open_lenient(spec: &str) -> Result<Source, SourceError> {
-        Self::open_with(spec, true)
+        Self::open_with(spec, true)?.finish()
     }
 
-    fn open_with(spec: &str, lenient: bool) -> Result<Source, SourceError> {
+    fn open_with(spec: &str, lenient: bool) -> Result<Index, SourceError> {
         let mut index = Index::default();
         for path in paths_of(spec)? {
             index.add(&path, spec, lenient)?;
@@ -211,7 +219,7 @@ impl Source {
                 found: "nothing is named".to_owned(),
             });
         }
-        index.finish()
+        Ok(index)
     }
 
     /// A source of files with given keys, in the given order, cut into shards named after `name`.
@@ -577,11 +585,15 @@ impl Index {
                 });
             }
         }
-        Ok(Source {
+        Ok(self.source())
+    }
+
+    fn source(self) -> Source {
+        Source {
             entries: self.entries.into(),
             shards: self.shards.into(),
             damage: self.damage.into(),
-        })
+        }
     }
 }
 

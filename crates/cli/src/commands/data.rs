@@ -1,6 +1,8 @@
 //! `clasp data check|pack|stats`.
 
+use std::collections::BTreeSet;
 use std::fmt::Write;
+use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Result;
@@ -125,8 +127,14 @@ fn describe(report: &Report) -> String {
                 None => {}
             }
         }
-        for problem in &found.problems {
-            let _ = write!(text, "\n  problem: {problem}");
+        for (word, all) in [("problem", &found.problems), ("note", &found.notes)] {
+            for one in all.iter().take(NAMED) {
+                let _ = write!(text, "\n  {word}: {one}");
+            }
+            if all.len() > NAMED {
+                let more = all.len() - NAMED;
+                let _ = write!(text, "\n    and {more} more (--json lists them)");
+            }
         }
     }
     if report.layouts.is_empty() {
@@ -134,6 +142,10 @@ fn describe(report: &Report) -> String {
     }
     for (key, reason) in report.unreadable.iter().take(NAMED) {
         let _ = write!(text, "\nunreadable: {key}: {reason}");
+    }
+    if report.unreadable.len() > NAMED {
+        let more = report.unreadable.len() - NAMED;
+        let _ = write!(text, "\n  and {more} more (--json lists them)");
     }
     for (key, earlier) in report.repeated.iter().take(NAMED) {
         let _ = write!(text, "\nthe same image twice: {key} and {earlier}");
@@ -149,10 +161,15 @@ fn describe(report: &Report) -> String {
         let _ = write!(text, "\nproblem: {problem}");
     }
     if report.layouts.is_empty() {
+        let name = |path: &String| {
+            let name = Path::new(path).file_name().unwrap_or_default();
+            name.to_string_lossy().into_owned()
+        };
+        let names: BTreeSet<String> = report.tried.iter().map(name).collect();
+        let names = Vec::from_iter(names).join(", ");
         let _ = write!(
             text,
-            "\nlooked for, not there:\n  {}",
-            report.tried.join("\n  ")
+            "\nlooked for here and in the usual folders below, and not found (--json has the paths):\n  {names}"
         );
     }
     text

@@ -5,6 +5,8 @@ mod demo;
 mod finetune;
 mod flow;
 mod interrupted;
+mod layouts;
+mod miniatures;
 mod resume;
 mod weights;
 

@@ -11,7 +11,7 @@
 use std::path::{Path, PathBuf};
 
 use super::csv::Table;
-use super::{LayoutError, distinct, find, in_split, par};
+use super::{LayoutError, distinct, find_all, in_split, par};
 
 /// Where the table is looked for.
 const FILES: [&str; 3] = [
@@ -25,6 +25,8 @@ const FILES: [&str; 3] = [
 pub struct Attributed {
     /// The file.
     pub path: PathBuf,
+    /// What the table calls it.
+    pub name: String,
     /// Name of its split.
     pub split: String,
     /// One value per attribute.
@@ -38,6 +40,8 @@ pub struct Attributes {
     pub layout: &'static str,
     /// The table's file.
     pub file: PathBuf,
+    /// Other files that could have been taken in its place.
+    pub others: Vec<PathBuf>,
     /// Names of the attributes.
     pub names: Vec<String>,
     /// Rows in the order of the file.
@@ -45,38 +49,39 @@ pub struct Attributes {
 }
 
 impl Attributes {
-    /// Opens a table or a published annotation, or the one in a folder.
+    /// Opens a table or a published annotation, or the first in a folder.
     ///
     /// # Errors
     /// If there is none or something in it cannot be.
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
         if path.is_file() {
-            let csv = path.extension().is_some_and(|extension| extension == "csv");
-            return if csv {
-                Self::table(path.to_owned())
-            } else {
-                par::open(path)
-            };
+            return Self::read(path.to_owned());
         }
-        let expected = "a table `attributes.csv` with columns image, split and 0/1 attributes";
-        match find(path, &FILES.map(String::from), "attribute table", expected) {
-            Ok(file) => Self::table(file),
-            Err(LayoutError::NotFound {
-                folder, mut tried, ..
-            }) => match par::open(path) {
-                Err(LayoutError::NotFound { tried: others, .. }) => {
-                    tried.extend(others);
-                    Err(LayoutError::NotFound {
-                        folder,
-                        layout: "attribute table",
-                        expected: "a table `attributes.csv` with columns image, split and 0/1 attributes, or the annotation \
-                                   of PA-100K, PETA or RAPv2",
-                        tried,
-                    })
-                }
-                other => other,
-            },
-            Err(other) => Err(other),
+        let mut files = Self::files(path)?.into_iter();
+        let mut data = Self::read(files.next().unwrap_or_else(|| path.to_owned()))?;
+        data.others = files.collect();
+        Ok(data)
+    }
+
+    /// All tables and published annotation in a folder; at least one.
+    ///
+    /// # Errors
+    /// [`LayoutError::NotFound`].
+    pub fn files(folder: &Path) -> Result<Vec<PathBuf>, LayoutError> {
+        let candidates = [FILES.map(String::from).to_vec(), par::candidates()].concat();
+        let expected = "a table `attributes.csv` with columns image, split and 0/1 attributes, or the annotation of PA-100K, \
+                        PETA or RAPv2";
+        find_all(folder, &candidates, "attribute table", expected)
+    }
+
+    /// Reads a table or a published annotation.
+    ///
+    /// # Errors
+    /// If something in it cannot be.
+    pub fn read(file: PathBuf) -> Result<Self, LayoutError> {
+        match file.extension().is_some_and(|extension| extension == "csv") {
+            true => Self::table(file),
+            false => par::open(file),
         }
     }
 
@@ -119,6 +124,7 @@ impl Attributes {
             };
             images.push(Attributed {
                 path: folder.join(cells[0].trim()),
+                name: cells[0].trim().to_owned(),
                 split: cells[1].trim().to_owned(),
                 values: names
                     .iter()
@@ -130,6 +136,7 @@ impl Attributes {
         Ok(Self {
             layout: "attribute table",
             file,
+            others: Vec::new(),
             names,
             images,
         })

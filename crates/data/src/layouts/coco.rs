@@ -1,7 +1,7 @@
 //! Keypoints in COCO's JSON, with any skeleton.
 //!
 //! The category that has `keypoints` gives the joints; besides COCO's own keys it may hold `flip_pairs` (indices from 0)
-//! and `sigmas`. Where they are missing, flip pairs follow from names with `left` and `right`, and σ is COCO's if the
+//! and `sigmas`. Where they are missing, flip pairs follow from the names ([`super::sides`]), and σ is COCO's if the
 //! joints are COCO's 17. Segmentations are not read.
 
 use std::collections::HashMap;
@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::Deserialize;
 
-use super::{LayoutError, find};
+use super::sides::{self, Sides};
+use super::{LayoutError, around, find};
 
 /// Names of COCO's 17 joints.
 pub const COCO_JOINTS: [&str; 17] = [
@@ -37,6 +38,9 @@ pub const COCO_SIGMAS: [f64; 17] = [
     0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
     0.087, 0.087, 0.089, 0.089,
 ];
+
+/// Published numbers of images of COCO 2017, to train and to validate.
+pub const COCO_2017: [(&str, u64); 2] = [("train2017", 118_287), ("val2017", 5_000)];
 
 /// An image of the data set.
 #[derive(Debug, Clone, PartialEq)]
@@ -93,6 +97,9 @@ pub struct Keypoints {
     pub skeleton: Vec<[usize; 2]>,
     /// Joints that change places in a mirrored image, counted from 0.
     pub flip_pairs: Vec<[usize; 2]>,
+    /// Joints with a side that has no counterpart, counted from 0, or all if none is known to have one; none if the file
+    /// says what changes places.
+    pub unpaired: Vec<usize>,
     /// σ of each joint for OKS.
     pub sigmas: Option<Vec<f64>>,
     /// Images in the order of the file.
@@ -151,6 +158,14 @@ impl Keypoints {
         if path.is_file() {
             return Self::read(path);
         }
+        Self::read(&Self::place(path, split)?)
+    }
+
+    /// The file of a split in a folder.
+    ///
+    /// # Errors
+    /// [`LayoutError::NotFound`].
+    pub fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> {
         let folders = [
             "",
             "annotations/",
@@ -167,7 +182,7 @@ impl Keypoints {
             .flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")))
             .collect();
         let expected = "a file `person_keypoints_<split>.json` in COCO's format";
-        Self::read(&find(path, &candidates, "COCO keypoints", expected)?)
+        find(folder, &candidates, "COCO keypoints", expected)
     }
 
     /// Reads a JSON file.
@@ -252,6 +267,17 @@ impl Keypoints {
                     .collect(),
             });
         }
+        let sides = match category.flip_pairs.clone() {
+            Some(pairs) => Sides {
+                pairs,
+                ..Sides::default()
+            },
+            None => Sides::among(&category.keypoints),
+        };
+        let unpaired = match category.flip_pairs.is_none() && sides.pairs.is_empty() && joints > 1 {
+            true => (0..joints).collect(),
+            false => sides.alone,
+        };
         Ok(Self {
             file: path.to_owned(),
             category: category.id,
@@ -261,10 +287,8 @@ impl Keypoints {
                 .iter()
                 .map(|[a, b]| [a - 1, b - 1])
                 .collect(),
-            flip_pairs: category
-                .flip_pairs
-                .clone()
-                .unwrap_or_else(|| mirrored(&category.keypoints)),
+            flip_pairs: sides.pairs,
+            unpaired,
             sigmas: category.sigmas.clone().or_else(|| {
                 category
                     .keypoints
@@ -277,9 +301,17 @@ impl Keypoints {
         })
     }
 
-    /// Position of a joint by name.
+    /// Published number of images, if this is a part of COCO 2017 by its joints and its file's name.
+    pub(crate) fn published(&self) -> Option<u64> {
+        let name = self.file.to_string_lossy();
+        let is_part = |(part, _): &&(&str, u64)| name.ends_with(&format!("_{part}.json"));
+        let part = COCO_2017.iter().find(is_part)?;
+        self.joints.iter().eq(COCO_JOINTS.iter()).then_some(part.1)
+    }
+
+    /// Position of a joint by name, whichever way it names its side.
     pub fn joint(&self, name: &str) -> Option<usize> {
-        self.joints.iter().position(|joint| joint == name)
+        sides::position(&self.joints, name)
     }
 
     /// The two diagonals of the torso, from a shoulder to the opposite hip; none if the skeleton has no such joints.
@@ -419,33 +451,13 @@ fn image_folder(json: &Path, first: Option<&RawImage>) -> PathBuf {
         split.to_owned(),
         format!("images/{split}"),
     ];
-    let above = near.iter().map(|name| Path::new("..").join(name));
-    let mut places = near
-        .iter()
-        .map(PathBuf::from)
-        .chain(above)
-        .map(|place| folder.join(place));
+    let mut places = around(json, &near).into_iter();
     let holds_first =
         |place: &PathBuf| first.is_some_and(|image| place.join(&image.file_name).is_file());
     // Where no place has it, opening the image reports the usual one.
     places
         .find(holds_first)
         .unwrap_or_else(|| folder.join("images"))
-}
-
-/// Pairs of joints whose names differ in `left` and `right` only.
-pub(super) fn mirrored(joints: &[String]) -> Vec<[usize; 2]> {
-    let other = |name: &String| {
-        joints
-            .iter()
-            .position(|joint| *joint == name.replace("left", "right"))
-    };
-    let left = joints
-        .iter()
-        .enumerate()
-        .filter(|(_, name)| name.contains("left"));
-    left.filter_map(|(i, name)| other(name).map(|j| [i, j]))
-        .collect()
 }
 
 #[cfg(test)]
@@ -482,6 +494,24 @@ mod tests {
         assert_eq!((data.people[0].image, data.people[0].labelled()), (0, 1));
         assert_eq!(data.people[0].keypoints[0], [5.0, 6.0, 2.0]);
         assert!(data.images[0].path.ends_with("images/a.jpg"));
+    }
+
+    #[test]
+    fn sides_are_known_by_any_of_the_usual_names_unless_the_file_says() {
+        let named = |joints: &str, more: &str| {
+            let joints = format!("{joints}{more}, \"skeleton\"");
+            let text = GOOD.replace(r#"["head", "left_hip", "right_hip"], "skeleton""#, &joints);
+            read(&text).unwrap()
+        };
+        let data = named(r#"["L_Shoulder", "RHip", "R_Shoulder"]"#, "");
+        assert_eq!(
+            (data.flip_pairs.as_slice(), data.unpaired.as_slice()),
+            (&[[0, 2]][..], &[1][..])
+        );
+        assert_eq!(data.torso_diagonals(), [[0, 1]]);
+        let said = r#", "flip_pairs": [[0, 1]]"#;
+        let data = named(r#"["L_Shoulder", "RHip", "R_Shoulder"]"#, said);
+        assert_eq!((data.flip_pairs, data.unpaired.len()), (vec![[0, 1]], 0));
     }
 
     #[test]

@@ -13,16 +13,18 @@
 //! list of 50 first and then in all others.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::search::{Frame, GallerySize, Marked, Protocol, Query, Search};
 use super::{LayoutError, find, in_file, read_mat};
 use crate::mat::{Array, MatError};
 
+/// Frames in the published galleries.
+const SIZES: [usize; 6] = [50, 100, 500, 1000, 2000, 4000];
 const ROOTS: [&str; 4] = ["", "CUHK-SYSU", "cuhk_sysu", "cuhk-sysu"];
 
-/// Opens the data set in `folder` or in one of the usual folders below it.
-pub(super) fn open(folder: &Path, size: GallerySize) -> Result<Search, LayoutError> {
+/// The folder of the data set: `folder`, or one of the usual folders below it.
+pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| {
         Path::new(root)
             .join("annotation/Images.mat")
@@ -30,8 +32,13 @@ pub(super) fn open(folder: &Path, size: GallerySize) -> Result<Search, LayoutErr
             .to_string()
     });
     let file = find(folder, &candidates, "CUHK-SYSU", "`annotation/Images.mat`")?;
-    let annotation = file.parent().unwrap_or(folder);
-    let root = annotation.parent().unwrap_or(folder).to_owned();
+    Ok({ file.ancestors().nth(2) }.unwrap_or(folder).to_owned())
+}
+
+/// Reads the data set in a folder.
+pub(crate) fn read(root: PathBuf, size: GallerySize) -> Result<Search, LayoutError> {
+    let annotation = root.join("annotation");
+    let file = annotation.join("Images.mat");
     let protocols = annotation.join("test/train_test");
 
     let (pool, problems) = (read_pool(&annotation.join("pool.mat"))?, Vec::new());
@@ -134,6 +141,52 @@ pub(super) fn open(folder: &Path, size: GallerySize) -> Result<Search, LayoutErr
         })
         .collect();
     Ok(data)
+}
+
+/// A published gallery: its name, its queries, the smallest and the largest number of frames that one is searched in.
+pub(crate) struct Gallery {
+    pub(crate) name: String,
+    pub(crate) queries: usize,
+    pub(crate) frames: [usize; 2],
+}
+
+/// The galleries that are there, one after the other, as the largest have gigabytes; and what is wrong with them.
+///
+/// # Errors
+/// If something in one cannot be.
+pub(crate) fn galleries(data: &Search) -> Result<(Vec<Gallery>, Vec<String>), LayoutError> {
+    let names = names_of(&data.test);
+    let index: HashMap<String, usize> = names.into_iter().zip(0..).collect();
+    let (mut galleries, mut problems) = (Vec::new(), Vec::new());
+    for size in SIZES {
+        let name = format!("TestG{size}");
+        let file = { data.root.join("annotation/test/train_test") }.join(format!("{name}.mat"));
+        if !file.is_file() {
+            continue;
+        }
+        let read = read_protocol(&file, &name, &index)?;
+        // People are numbered by the queries of the smallest.
+        let differs =
+            |((sought, _), query): &(&Sought, &Query)| *sought != (query.frame, query.bbox);
+        if let Some(number) = read
+            .iter()
+            .zip(&data.queries)
+            .position(|pair| differs(&pair))
+        {
+            let file = file.display();
+            problems.push(format!(
+                "{file}: query {} is another than in TestG50.mat",
+                number + 1
+            ));
+        }
+        let frames = || read.iter().map(|(_, protocol)| protocol.frames.len());
+        galleries.push(Gallery {
+            name,
+            queries: read.len(),
+            frames: [frames().min().unwrap_or(0), frames().max().unwrap_or(0)],
+        });
+    }
+    Ok((galleries, problems))
 }
 
 fn names_of(frames: &[Frame]) -> Vec<String> {

@@ -11,7 +11,7 @@
 //! no images (`Thumbs.db` is in the official archive) are passed over. DukeMTMC-reID, CUHK03 in its new protocol and some copies
 //! of MSMT17 have the same folders.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
@@ -35,8 +35,8 @@ const ROOTS: [&str; 13] = [
     "msmt17",
 ];
 
-/// Opens the data set in `folder` or in one of the usual folders below it; images are sorted by file name.
-pub(super) fn open(folder: &Path) -> Result<Market1501, LayoutError> {
+/// The folder with the layout: `folder`, or one of the usual folders below it.
+pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     // A folder `query` alone may be anything.
     let candidates: Vec<String> = { ROOTS.iter() }
         .flat_map(|root| ["bounding_box_test", "bounding_box_train"].map(|name| (root, name)))
@@ -44,7 +44,11 @@ pub(super) fn open(folder: &Path) -> Result<Market1501, LayoutError> {
         .collect();
     let expected = "folders `query` and `bounding_box_test`";
     let found = find(folder, &candidates, "Market-1501 layout", expected)?;
-    let root = found.parent().unwrap_or(folder).to_owned();
+    Ok(found.parent().unwrap_or(folder).to_owned())
+}
+
+/// Reads the data set in a folder; images are sorted by file name.
+pub(crate) fn read(root: PathBuf) -> Result<Market1501, LayoutError> {
     let mut junk = 0;
     let train = match root.join("bounding_box_train") {
         train if train.exists() => crops(&train, &mut junk)?,
@@ -80,8 +84,8 @@ fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<Crop>, LayoutError> {
     let mut crops = Vec::with_capacity(paths.len());
     let (mut found, images) = (0, paths.len());
     for path in paths {
-        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or("");
-        let (person, camera) = parse(name).ok_or_else(|| LayoutError::File {
+        let name = (path.file_name().unwrap_or_default()).to_string_lossy();
+        let (person, camera) = parse(&name).ok_or_else(|| LayoutError::File {
             file: path.display().to_string(),
             expected:
                 "a name that begins with person, `_c` and camera, as in 0002_c1s1_000451_03.jpg"
@@ -92,6 +96,7 @@ fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<Crop>, LayoutError> {
             found += 1;
         } else {
             crops.push(Crop {
+                name: name.into_owned(),
                 path,
                 person,
                 camera,

@@ -9,7 +9,7 @@
 //! | [`detection`] | COCO boxes JSON, CityPersons | pedestrian detection |
 //! | [`search`] | [`cuhk_sysu`], [`prw`], or COCO boxes with `pid` | person search |
 //!
-//! The drawn people have most of them in one folder. Readers look in the usual places, and an error lists where.
+//! [`sides`] finds left and right in names. The drawn people have most of them in one folder. Readers look in the usual places, and an error lists where.
 //! [`crate::check`] tells which layouts a folder has.
 
 pub mod attributes;
@@ -24,6 +24,7 @@ pub mod parsing;
 pub mod prw;
 pub mod reid;
 pub mod search;
+pub mod sides;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -120,16 +121,50 @@ fn find(
     layout: &'static str,
     expected: &'static str,
 ) -> Result<PathBuf, LayoutError> {
+    Ok(find_all(folder, candidates, layout, expected)?.swap_remove(0))
+}
+
+/// Those of `candidates` below `folder` that exist, at least one, or an error that lists them all.
+fn find_all(
+    folder: &Path,
+    candidates: &[String],
+    layout: &'static str,
+    expected: &'static str,
+) -> Result<Vec<PathBuf>, LayoutError> {
     let paths = candidates.iter().map(|candidate| folder.join(candidate));
-    paths
-        .clone()
-        .find(|path| path.exists())
-        .ok_or_else(|| LayoutError::NotFound {
+    // Where upper and lower case are the same, so are some of the candidates.
+    let mut known = BTreeSet::new();
+    let found: Vec<PathBuf> = { paths.clone() }
+        .filter(|path| path.canonicalize().is_ok_and(|place| known.insert(place)))
+        .collect();
+    if found.is_empty() {
+        return Err(LayoutError::NotFound {
             folder: folder.display().to_string(),
             layout,
             expected,
             tried: paths.map(|path| path.display().to_string()).collect(),
-        })
+        });
+    }
+    Ok(found)
+}
+
+/// The places `near` a file of annotation where its images may be: beside it, then beside its folder.
+fn around(file: &Path, near: &[String]) -> Vec<PathBuf> {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    // A folder that is a link has two others above it: that of the link, and that of its target.
+    let above = [
+        { folder.file_name() }
+            .and_then(|_| folder.parent())
+            .map(Path::to_owned),
+        Some(folder.join("..")),
+    ];
+    {
+        [folder.to_owned()]
+            .into_iter()
+            .chain(above.into_iter().flatten())
+    }
+    .flat_map(|folder| near.iter().map(move |name| folder.join(name)))
+    .collect()
 }
 
 /// Reads a MATLAB file.

@@ -29,12 +29,16 @@ const ROOTS: [&str; 8] = [
     "msmt17/MSMT17",
 ];
 
-/// Opens the data set in `folder` or in one of the usual folders below it.
-pub(super) fn open(folder: &Path, val: MsmtVal) -> Result<Reid, LayoutError> {
+/// The folder with the lists: `folder`, or one of the usual folders below it.
+pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| Path::new(root).join("list_query.txt").display().to_string());
     let expected = "lists `list_train.txt`, `list_query.txt` and `list_gallery.txt`";
     let query = find(folder, &candidates, "MSMT17", expected)?;
-    let root = query.parent().unwrap_or(folder).to_owned();
+    Ok(query.parent().unwrap_or(folder).to_owned())
+}
+
+/// Reads the data set in a folder.
+pub(crate) fn read(root: PathBuf, val: MsmtVal) -> Result<Reid, LayoutError> {
     let images = |plain: &str, masked: &str| match root.join(masked) {
         folder if folder.is_dir() => folder,
         _ => root.join(plain),
@@ -96,6 +100,7 @@ fn parse(line: &str, images: &Path) -> Option<Crop> {
     let person: u32 = person.parse().ok()?;
     Some(Crop {
         path: images.join(path.trim()),
+        name: path.trim().to_owned(),
         person: i64::from(person) + 1,
         camera: name.split('_').nth(2)?.parse().ok()?,
     })

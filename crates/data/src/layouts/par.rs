@@ -5,10 +5,12 @@
 //! | PA-100K | `annotation.mat` | `data/` or `release_data/release_data/` | all 26 |
 //! | PETA | `PETA.mat` | `images/` | the first 35 of 105, first of five splits |
 //! | RAPv2 | `RAP_annotation/RAP_annotation.mat` | `RAP_dataset/` beside it | the 54 selected of 152, first of five splits |
-//! | any split | `dataset_all.json`, `dataset_zs_run0.json` | one of the folders above beside it | all that the file has |
+//! | any of these, zero-shot | `dataset_all.pkl`, `dataset_zs_run0.pkl` | one of the folders above beside it | those to evaluate, first split |
+//! | any split | `dataset_all.json`, `dataset_zs_run0.json` | the same | all that the file has |
 //!
-//! The zero-shot splits, in which no person of the test set was seen in training, exist as Python pickles only;
-//! `runs/par_split.py` makes JSON of them without running what they hold:
+//! The zero-shot splits, in which no person of the test set was seen in training, exist only as pickles of "Rethinking of
+//! Pedestrian Attribute Recognition" (Jia et al. 2021); [`crate::pickle`] reads them as data. A folder may hold several of these
+//! files: the first is taken, in the order above, unless a file is given instead of the folder. A split of your own is:
 //!
 //! ```text
 //! {"image_name": ["00001.png", ..], "attr_name": ["hat", ..], "label": [[0, 1, ..], ..],
@@ -24,23 +26,27 @@ use fs_err as fs;
 use serde::Deserialize;
 
 use super::attributes::{Attributed, Attributes};
-use super::{LayoutError, find, in_file, read_mat};
+use super::{LayoutError, in_file, read_mat};
 use crate::mat::{Array, MatError, MatFile};
+use crate::pickle::{Pickle, Value};
 
-const FILES: [&str; 13] = [
-    "annotation.mat",
-    "PA100k/annotation.mat",
-    "PA-100K/annotation.mat",
-    "pa100k/annotation.mat",
-    "PETA.mat",
-    "PETA/PETA.mat",
-    "peta/PETA.mat",
-    "RAP_annotation/RAP_annotation.mat",
-    "RAP2/RAP_annotation/RAP_annotation.mat",
-    "rap2/RAP_annotation/RAP_annotation.mat",
-    "RAP_annotation.mat",
-    "dataset_all.json",
-    "dataset_zs_run0.json",
+/// Folders below the one given where a file of each name is looked for.
+const PLACES: [(&[&str], &[&str]); 4] = [
+    (&["annotation.mat"], &["", "PA100k", "PA-100K", "pa100k"]),
+    (&["PETA.mat"], &["", "PETA", "peta"]),
+    (
+        &["RAP_annotation/RAP_annotation.mat", "RAP_annotation.mat"],
+        &["", "RAP2", "rap2"],
+    ),
+    (
+        &[
+            "dataset_all.pkl",
+            "dataset_all.json",
+            "dataset_zs_run0.pkl",
+            "dataset_zs_run0.json",
+        ],
+        &["", "PA100k", "PETA", "RAP2"],
+    ),
 ];
 const IMAGE_FOLDERS: [&str; 5] = [
     "data",
@@ -54,30 +60,33 @@ const PETA_ATTRIBUTES: usize = 35;
 /// Columns of PETA's table before the attributes: numbers of image, person, data set, and person there.
 const PETA_NUMBERS: usize = 4;
 
-/// Published numbers of attributes and of images to train, validate and test.
-pub const PUBLISHED: [(&str, [u64; 4]); 3] = [
+/// Published numbers of attributes and of images to train, validate and test; of the zero-shot splits as Jia et al. give them.
+pub const PUBLISHED: [(&str, [u64; 4]); 5] = [
     ("PA-100K", [26, 80_000, 10_000, 10_000]),
     ("PETA", [35, 9_500, 1_900, 7_600]),
+    ("PETA zero-shot", [35, 11_241, 3_826, 3_933]),
     ("RAPv2", [54, 50_957, 16_986, 16_985]),
+    ("RAPv2 zero-shot", [53, 17_062, 4_648, 4_928]),
 ];
 
-/// Opens a file of these, or the one in a folder.
-pub(super) fn open(path: &Path) -> Result<Attributes, LayoutError> {
-    let expected = "`annotation.mat` (PA-100K), `PETA.mat`, `RAP_annotation.mat` or a JSON split";
-    let file = match path.is_file() {
-        true => path.to_owned(),
-        false => find(
-            path,
-            &FILES.map(String::from),
-            "attribute annotation",
-            expected,
-        )?,
+/// Where the files are looked for in a folder.
+pub(super) fn candidates() -> Vec<String> {
+    let of = |(names, folders): (&[&str], &[&str])| {
+        let pairs = names
+            .iter()
+            .flat_map(|name| folders.iter().map(move |folder| (folder, name)));
+        let path = |(folder, name): (&&str, &&str)| Path::new(folder).join(name);
+        Vec::from_iter(pairs.map(|pair| path(pair).display().to_string()))
     };
-    if file
-        .extension()
-        .is_some_and(|extension| extension == "json")
-    {
-        return json(&file);
+    PLACES.into_iter().flat_map(of).collect()
+}
+
+/// Opens a file of these.
+pub(super) fn open(file: PathBuf) -> Result<Attributes, LayoutError> {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("json") => return json(&file),
+        Some("pkl") => return pickled(file),
+        _ => {}
     }
     let mat = read_mat(&file)?;
     let names: Vec<String> = mat.variables().map(|(name, _)| name).collect();
@@ -141,15 +150,10 @@ impl Raw {
         let mut images = Vec::new();
         for (split, members) in &self.splits {
             for &member in members {
-                let index = member as usize;
-                if !(member >= 0.0 && member.fract() == 0.0 && index < count) {
+                let index = index(member, count).ok_or_else(|| {
                     let expected = format!("images 0 to {}", count.saturating_sub(1));
-                    return Err(error(
-                        format!("split {split}"),
-                        expected,
-                        member.to_string(),
-                    ));
-                }
+                    error(format!("split {split}"), expected, member.to_string())
+                })?;
                 let row = &self.labels[index];
                 let entry = || format!("labels of `{}`", self.images[index]);
                 if row.len() != self.names.len() {
@@ -161,6 +165,7 @@ impl Raw {
                 }
                 images.push(Attributed {
                     path: folder.join(place).join(&self.images[index]),
+                    name: self.images[index].clone(),
                     split: split.clone(),
                     values: row.iter().map(|value| *value == 1.0).collect(),
                 });
@@ -169,6 +174,7 @@ impl Raw {
         Ok(Attributes {
             layout: self.layout,
             file,
+            others: Vec::new(),
             names: self.names,
             images,
         })
@@ -270,6 +276,89 @@ fn rows(matrix: Array) -> Result<Vec<Vec<f64>>, MatError> {
     Ok((0..count).map(row).collect())
 }
 
+/// Most bytes of a pickle that is read; the largest published one has some ten million.
+const LARGEST: u64 = 1 << 30;
+
+fn pickled(file: PathBuf) -> Result<Attributes, LayoutError> {
+    let wrong = |found: String| LayoutError::File {
+        file: file.display().to_string(),
+        expected:
+            "a pickle with image_name, attr_name, label and partition, as those of Jia et al."
+                .to_owned(),
+        found,
+    };
+    let length = fs::metadata(&file)?.len();
+    if length > LARGEST {
+        return Err(wrong(format!("{length} bytes")));
+    }
+    let bytes = fs::read(&file)?;
+    let pickle = Pickle::read(&bytes).map_err(wrong)?;
+    let raw = split_of(pickle.root()).map_err(|missing| wrong(format!("no {missing}")))?;
+    raw.attributes(file)
+}
+
+/// What a pickle says; what it does not say, as an error.
+fn split_of(root: Value) -> Result<Raw, &'static str> {
+    let texts = |key| root.get(key).and_then(|texts| texts.texts());
+    let images = texts("image_name").ok_or("list of texts `image_name`")?;
+    let names = texts("attr_name").ok_or("list of texts `attr_name`")?;
+    let label = root.get("label");
+    let (Some([rows, columns]), Some(values)) = (
+        label.and_then(|label| label.shape()),
+        label.and_then(|label| label.numbers()),
+    ) else {
+        return Err("matrix of numbers `label`");
+    };
+    if *rows != images.len() || *columns != names.len() {
+        return Err("`label` with a row for each image and a column for each attribute");
+    }
+    // Those to evaluate, in the order of the published tables.
+    let used = match root.get("label_idx").and_then(|used| used.get("eval")) {
+        None => (0..*columns).collect(),
+        Some(used) => { used.numbers() }
+            .and_then(|used| used.into_iter().map(|i| index(i, *columns)).collect())
+            .ok_or("columns of `label` in `label_idx.eval`")?,
+    };
+    let used: Vec<usize> = used;
+    let partition = root.get("partition").ok_or("`partition`")?;
+    let mut splits = Vec::new();
+    let mut several = false;
+    for key in ["train", "val", "test"] {
+        let members = partition
+            .get(key)
+            .ok_or("`partition` with train, val and test")?;
+        let first = members.items().and_then(|mut splits| splits.next());
+        let first = first.filter(|first| first.numbers().is_some());
+        several |= first.is_some();
+        let members = first.unwrap_or(members).numbers();
+        let members = members.ok_or("lists of numbers in `partition`")?;
+        splits.push((key.to_owned(), members));
+    }
+    let description = root.get("description").and_then(|text| text.text());
+    Ok(Raw {
+        layout: match (description, several) {
+            (Some("pa100k"), _) => "PA-100K",
+            (Some("peta"), true) => "PETA",
+            (Some("peta"), false) => "PETA zero-shot",
+            (Some("rap2"), true) => "RAPv2",
+            (Some("rap2"), false) => "RAPv2 zero-shot",
+            _ => "attribute split",
+        },
+        images: images.into_iter().map(str::to_owned).collect(),
+        names: used.iter().map(|i| names[*i].to_owned()).collect(),
+        labels: { values.chunks_exact(columns.to_owned().max(1)) }
+            .map(|row| used.iter().map(|i| row[*i]).collect())
+            .collect(),
+        splits,
+    })
+}
+
+/// A position below `count`.
+fn index(number: f64, count: usize) -> Option<usize> {
+    let index = number as usize;
+    (number >= 0.0 && number.fract() == 0.0 && index < count).then_some(index)
+}
+
 #[derive(Deserialize)]
 struct Split {
     image_name: Vec<String>,
@@ -325,6 +414,11 @@ mod tests {
             .join(name)
     }
 
+    fn pickled(name: &str) -> Attributes {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pickles");
+        Attributes::open(&folder.join(name)).unwrap()
+    }
+
     #[test]
     fn pa100k_in_file_order() {
         let data = Attributes::open(&golden("pa100k")).unwrap();
@@ -363,6 +457,77 @@ mod tests {
         assert_eq!(values(&data, "val"), [pair("b.png", "00")]);
         assert_eq!(values(&data, "test"), [pair("c.png", "01")]);
         assert!(data.images[0].path.ends_with("rap2/data/a.png"));
+    }
+
+    #[test]
+    fn pickled_splits_have_the_attributes_to_evaluate_in_their_order() {
+        let data = pickled("peta/dataset_zs_run0.pkl");
+        let names = ["attribute1".to_owned(), "attribute0".into()];
+        assert_eq!(
+            (data.layout, &data.names[..]),
+            ("PETA zero-shot", &names[..])
+        );
+        let train = [pair("00001.png", "00"), pair("00004.png", "11")];
+        assert_eq!(values(&data, "train"), train);
+        assert_eq!(values(&data, "test"), [pair("00003.png", "10")]);
+        assert_eq!(values(&data, "trainval").len(), 3);
+        // Of several splits the first.
+        let data = pickled("peta/dataset_all.pkl");
+        assert_eq!((data.layout, data.names.len()), ("PETA", 2));
+        let train = [pair("00001.png", "00"), pair("00002.png", "01")];
+        assert_eq!(values(&data, "train"), train);
+        let data = pickled("rap2/dataset_zs_run0.pkl");
+        assert_eq!((data.layout, data.names.len()), ("RAPv2 zero-shot", 3));
+        assert_eq!(values(&data, "val"), [pair("00002.png", "100")]);
+        assert_eq!(values(&data, "test"), [pair("00003.png", "010")]);
+        // As many to evaluate as there are, in another order: names and labels go together.
+        let data = pickled("pa100k/dataset_all.pkl");
+        assert_eq!(
+            (data.layout, data.names[3].as_str()),
+            ("PA-100K", "attribute0")
+        );
+        assert_eq!(values(&data, "train")[1], pair("00002.png", "0001"));
+    }
+
+    #[test]
+    fn of_several_files_the_first_is_taken_and_the_others_are_known() {
+        let folder = tempfile::tempdir().unwrap();
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
+        fs::create_dir_all(folder.path().join("PETA/images")).unwrap();
+        fs::write(folder.path().join("PETA/images/00001.png"), b"").unwrap();
+        let zero_shot = folder.path().join("PETA/dataset_zs_run0.pkl");
+        fs::copy(golden.join("pickles/peta/dataset_zs_run0.pkl"), &zero_shot).unwrap();
+        let data = Attributes::open(folder.path()).unwrap();
+        assert_eq!((data.layout, data.others.len()), ("PETA zero-shot", 0));
+        assert!(data.images[0].path.ends_with("PETA/images/00001.png"));
+        let mat = folder.path().join("PETA/PETA.mat");
+        fs::copy(golden.join("mat/peta/PETA.mat"), &mat).unwrap();
+        let data = Attributes::open(folder.path()).unwrap();
+        assert_eq!((data.layout, &data.file), ("PETA", &mat));
+        assert_eq!(data.others.as_slice(), std::slice::from_ref(&zero_shot));
+        // The user's choice wins.
+        let data = Attributes::open(&zero_shot).unwrap();
+        assert_eq!((data.layout, data.others.len()), ("PETA zero-shot", 0));
+    }
+
+    #[test]
+    fn pickles_of_something_else_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("dataset_all.pkl");
+        for (bytes, expected) in [
+            (
+                &b"\x80\x04}."[..],
+                "dataset_all.pkl: expected a pickle with image_name",
+            ),
+            (b"\x80\x04}.", "found no list of texts `image_name`"),
+            (b"PK\x03\x04", "found opcode 0x50"),
+        ] {
+            fs::write(&file, bytes).unwrap();
+            let error = Attributes::open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let values = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/pickles/values4.pkl");
+        assert!(Attributes::open(&values).is_err());
     }
 
     #[test]

@@ -19,9 +19,10 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
+use rayon::prelude::*;
 
-use super::coco::mirrored;
 use super::csv::Table;
+use super::sides::Sides;
 use super::{LayoutError, distinct, find, in_file, in_split, read_mat};
 
 /// Where the table is looked for.
@@ -36,6 +37,8 @@ pub const IGNORE: u8 = 255;
 pub struct Masked {
     /// The image.
     pub image: PathBuf,
+    /// What the table calls it, else the file's name.
+    pub name: String,
     /// Its label map.
     pub mask: PathBuf,
     /// Name of its split.
@@ -82,7 +85,7 @@ impl Parsing {
         if path.is_file() {
             return Self::table(path.to_owned());
         }
-        let mut tried = match find(path, &FILES.map(String::from), "", "") {
+        let mut tried = match table_place(path) {
             Err(LayoutError::NotFound { tried, .. }) => tried,
             file => return Self::table(file?),
         };
@@ -101,7 +104,7 @@ impl Parsing {
         }
     }
 
-    fn table(file: PathBuf) -> Result<Self, LayoutError> {
+    pub(crate) fn table(file: PathBuf) -> Result<Self, LayoutError> {
         let folder = file.parent().unwrap_or(Path::new(""));
         let names = folder.join("labels.txt");
         let classes: Vec<String> = fs::read_to_string(&names)?
@@ -128,6 +131,7 @@ impl Parsing {
         let images = { table.rows.iter() }
             .map(|(_, cells)| Masked {
                 image: folder.join(cells[0].trim()),
+                name: cells[0].trim().to_owned(),
                 mask: folder.join(cells[1].trim()),
                 split: cells[2].trim().to_owned(),
             })
@@ -160,14 +164,9 @@ impl Parsing {
         }
     }
 
-    /// Classes that change places in a mirrored image: those whose names differ in `left` and `right` only.
-    pub fn flip_pairs(&self) -> Vec<[usize; 2]> {
-        let lower: Vec<String> = self
-            .classes
-            .iter()
-            .map(|class| class.to_lowercase())
-            .collect();
-        mirrored(&lower)
+    /// Classes that change places in a mirrored image, and those that should but cannot.
+    pub fn sides(&self) -> Sides {
+        Sides::among(&self.classes)
     }
 
     /// Names of the splits, in the order of the file.
@@ -205,6 +204,33 @@ impl Parsing {
         Ok(map)
     }
 
+    /// Classes without a pixel in some masks, those of which that cannot be read left out; reading ends when all were seen.
+    pub fn absent(&self, images: &[Masked]) -> Vec<usize> {
+        let mut seen = [false; 256];
+        for some in images.chunks(64) {
+            let masks = some
+                .par_iter()
+                .filter_map(|image| self.read_mask(&image.mask).ok());
+            let present = masks.map(|map| {
+                let mut present = [false; 256];
+                { map.labels.iter() }.for_each(|label| present[usize::from(*label)] = true);
+                present
+            });
+            let present: Vec<[bool; 256]> = present.collect();
+            for present in present {
+                seen.iter_mut()
+                    .zip(present)
+                    .for_each(|(seen, there)| *seen |= there);
+            }
+            if seen[..self.classes.len()].iter().all(|seen| *seen) {
+                break;
+            }
+        }
+        (0..self.classes.len())
+            .filter(|class| !seen[*class])
+            .collect()
+    }
+
     /// Pixels of each label of the classes, over a split: a look at the data before it is used.
     ///
     /// # Errors
@@ -218,6 +244,12 @@ impl Parsing {
         }
         Ok(counts)
     }
+}
+
+/// The table in a folder.
+pub(crate) fn table_place(folder: &Path) -> Result<PathBuf, LayoutError> {
+    let candidates = FILES.map(String::from);
+    find(folder, &candidates, "label maps", "`parsing.csv`")
 }
 
 /// Reads the indices of a PNG with one channel or a palette, or of the matrix `groundtruth` of a MATLAB file.

@@ -7,11 +7,12 @@
 //!     query_info.txt                             person x y width height name
 //! ```
 //!
-//! The rows are called `box_new`, `anno_file` or `anno_previous`; person -2 is unknown. Negative values are set to 0, as
-//! published.
+//! The rows are called `box_new`, `anno_file` or `anno_previous`; person -2 is unknown. As in the published code (SeqNet, which
+//! SOLIDER takes), negative values of a row are set to 0 before the corners are computed, those of a query after that, and
+//! corners are cut to whole pixels.
 
 use std::collections::HashMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use rayon::prelude::*;
@@ -23,11 +24,16 @@ use crate::mat::MatFile;
 const ROOTS: [&str; 4] = ["", "PRW", "prw", "PRW-v16.04.20"];
 const KEYS: [&str; 3] = ["box_new", "anno_file", "anno_previous"];
 
-/// Opens the data set in `folder` or in one of the usual folders below it.
-pub(super) fn open(folder: &Path) -> Result<Search, LayoutError> {
+/// The folder of the data set: `folder`, or one of the usual folders below it.
+pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| Path::new(root).join("frame_test.mat").display().to_string());
     let list = find(folder, &candidates, "PRW", "`frame_test.mat`")?;
-    let root = list.parent().unwrap_or(folder).to_owned();
+    Ok(list.parent().unwrap_or(folder).to_owned())
+}
+
+/// Reads the data set in a folder.
+pub(crate) fn read(root: PathBuf) -> Result<Search, LayoutError> {
+    let list = root.join("frame_test.mat");
     let train = frames(
         &root,
         &names(&root.join("frame_train.mat"), "img_index_train")?,
@@ -106,14 +112,22 @@ fn people(mat: &MatFile, key: &str) -> Result<Vec<Marked>, crate::mat::MatError>
         });
     }
     let value = |row: usize, column: usize| values[column * count + row];
-    let marked = |row| Marked {
-        bbox: [1, 2, 3, 4].map(|column| value(row, column).max(0.0)),
-        person: Some(value(row, 0) as i64).filter(|person| *person >= 0),
+    let marked = |row| {
+        let [x, y, width, height] = [1, 2, 3, 4].map(|column| value(row, column).max(0.0));
+        Marked {
+            bbox: between([x, y, x + width, y + height].map(f64::trunc)),
+            person: Some(value(row, 0) as i64).filter(|person| *person >= 0),
+        }
     };
     Ok((0..count)
         .map(marked)
         .filter(|m| m.bbox[2] > 0.0 && m.bbox[3] > 0.0)
         .collect())
+}
+
+/// x, y, width, height between two corners.
+fn between([left, top, right, bottom]: [f64; 4]) -> [f64; 4] {
+    [left, top, right - left, bottom - top]
 }
 
 /// The number after the `c` of a name.
@@ -128,16 +142,18 @@ fn camera(name: &str) -> Option<i64> {
 fn parse(line: &str, index: &HashMap<&str, usize>) -> Option<Query> {
     let mut words = line.split_whitespace();
     let person: i64 = words.next()?.parse().ok()?;
-    let mut bbox = [0.0; 4];
-    for value in &mut bbox {
-        *value = words.next()?.parse::<f64>().ok()?.max(0.0);
+    let mut numbers = [0.0; 4];
+    for number in &mut numbers {
+        *number = words.next()?.parse::<f64>().ok()?;
     }
+    let [x, y, width, height] = numbers;
+    let corners = [x, y, x + width, y + height].map(|v| v.trunc().max(0.0));
     let name = words.next()?;
     let frame = *index.get(name.strip_suffix(".jpg").unwrap_or(name))?;
-    let is_whole = words.next().is_none() && bbox.iter().all(|v| v.is_finite());
+    let is_whole = words.next().is_none() && numbers.iter().all(|v| v.is_finite());
     is_whole.then_some(Query {
         frame,
-        bbox,
+        bbox: between(corners),
         person,
         protocol: None,
     })
@@ -171,7 +187,7 @@ mod tests {
         for end in ["\r\n", "\n"] {
             let lines = [
                 "9 10 20 30 60.5 c1s1_000101",
-                "8 70 20 30 60 c1s1_000103",
+                "8 -3.5 20 30 60 c1s1_000103",
                 "",
             ];
             let folder = make(&lines.join(end));
@@ -190,9 +206,12 @@ mod tests {
                 .iter()
                 .map(|m| (m.person, m.bbox[3]))
                 .collect();
-            assert_eq!(train, [(Some(5), 60.0), (None, 61.5)]);
-            // Beyond the left edge: 0, as published.
+            // 20 + 61.5 is cut to 81.
+            assert_eq!(train, [(Some(5), 60.0), (None, 61.0)]);
+            // Beyond the left edge: a row keeps its width, a query its right edge, as published.
             assert_eq!(data.test[1].people[0].bbox, [0.0, 20.0, 30.0, 60.0]);
+            assert_eq!(data.queries[1].bbox, [0.0, 20.0, 26.0, 60.0]);
+            assert_eq!(data.queries[0].bbox, [10.0, 20.0, 30.0, 60.0]);
             let query = &data.queries[0];
             let shown = [0.0, 12.0].map(|x| Some([x, 20.0, 30.0, 60.0]));
             assert_eq!(data.gallery(query, false), [(1, shown[0]), (2, shown[1])]);
@@ -212,7 +231,8 @@ mod tests {
         for line in [
             "9 10 20 30 c1s1_000101",
             "9 10 20 30 60 c9s9_1",
-            "9 10 20 nan 60 c1s1_000101 x",
+            "9 10 20 nan 60 c1s1_000101",
+            "9 10 20 30 60 c1s1_000101 x",
         ] {
             let error = Search::open(make(line).path(), GallerySize::default())
                 .unwrap_err()

@@ -20,6 +20,8 @@ use super::{LayoutError, distinct, find, market1501, msmt17};
 pub struct Crop {
     /// The file.
     pub path: PathBuf,
+    /// What the data set calls it: its path in the table or the list, else the file's name.
+    pub name: String,
     /// Person; 0 for a distractor.
     pub person: i64,
     /// Camera, counted from 1 in published layouts.
@@ -86,13 +88,12 @@ impl Reid {
             return table(path);
         }
         let mut tried_all = Vec::new();
-        let csv = ["reid.csv".to_owned(), "reid/reid.csv".to_owned()];
-        for open in [
-            market1501::open(path),
-            msmt17::open(path, msmt_val),
-            find(path, &csv, "", "").and_then(|file| table(&file)),
-        ] {
-            match open {
+        let market = || market1501::read(market1501::place(path)?);
+        let msmt = || msmt17::read(msmt17::place(path)?, msmt_val);
+        let csv = || table(&table_place(path)?);
+        let layouts: [&dyn Fn() -> Result<Self, LayoutError>; 3] = [&market, &msmt, &csv];
+        for open in layouts {
+            match open() {
                 Err(LayoutError::NotFound { tried, .. }) => tried_all.extend(tried),
                 other => return other,
             }
@@ -174,7 +175,12 @@ pub struct Published {
     words: &'static [&'static str],
     /// Training images and people, query images and people, gallery images and people.
     pub counts: [u64; 6],
+    /// Cameras, where the files name them.
+    pub cameras: Option<u64>,
 }
+
+/// Images of MSMT17's `list_val.txt`, which are among those for training.
+pub const MSMT17_VAL: u64 = 2_373;
 
 /// Counts by the data sets' authors. Market-1501's gallery is without junk, its people with those of the queries alone.
 pub const PUBLISHED: [Published; 5] = [
@@ -182,26 +188,31 @@ pub const PUBLISHED: [Published; 5] = [
         "Market-1501",
         &["market"],
         [12_936, 751, 3_368, 750, 15_913, 750],
+        Some(6),
     ),
     published(
         "DukeMTMC-reID",
         &["duke"],
         [16_522, 702, 2_228, 702, 17_661, 1_110],
+        Some(8),
     ),
     published(
         "CUHK03 labelled",
         &["cuhk03", "label"],
         [7_368, 767, 1_400, 700, 5_328, 700],
+        None,
     ),
     published(
         "CUHK03 detected",
         &["cuhk03", "detect"],
         [7_365, 767, 1_400, 700, 5_332, 700],
+        None,
     ),
     published(
         "MSMT17",
         &["msmt17"],
         [32_621, 1_041, 11_659, 3_060, 82_161, 3_060],
+        Some(15),
     ),
 ];
 
@@ -209,11 +220,13 @@ const fn published(
     name: &'static str,
     words: &'static [&'static str],
     counts: [u64; 6],
+    cameras: Option<u64>,
 ) -> Published {
     Published {
         name,
         words,
         counts,
+        cameras,
     }
 }
 
@@ -229,7 +242,14 @@ pub fn cameras(crops: &[Crop]) -> usize {
     cameras.len()
 }
 
-fn table(path: &Path) -> Result<Reid, LayoutError> {
+/// The table in a folder.
+pub(crate) fn table_place(folder: &Path) -> Result<PathBuf, LayoutError> {
+    let candidates = ["reid.csv".to_owned(), "reid/reid.csv".to_owned()];
+    find(folder, &candidates, "re-identification table", "`reid.csv`")
+}
+
+/// Reads a table.
+pub(crate) fn table(path: &Path) -> Result<Reid, LayoutError> {
     let table = Table::read(path, &["image", "person", "camera", "split"])?;
     let root = path.parent().unwrap_or(Path::new("")).to_owned();
     let column = |index: usize| numbers(table.rows.iter().map(|(_, cells)| cells[index].trim()));
@@ -265,6 +285,7 @@ fn table(path: &Path) -> Result<Reid, LayoutError> {
             _ if person < -1 => return Err(error("a person from -1", &cells[1])),
             _ => split.push(Crop {
                 path: root.join(cells[0].trim()),
+                name: cells[0].trim().to_owned(),
                 person,
                 camera,
             }),

@@ -6,8 +6,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::detection::Boxes;
+use rayon::prelude::*;
+
+use super::detection::{Boxes, is_outside};
 use super::{LayoutError, cuhk_sysu, prw};
+use crate::image::size_of;
 
 /// A frame with the people in it.
 #[derive(Debug, Clone, PartialEq)]
@@ -99,12 +102,12 @@ impl Search {
     /// If there is none, or something in it cannot be.
     pub fn open(folder: &Path, gallery: GallerySize) -> Result<Self, LayoutError> {
         let mut tried_all = Vec::new();
-        for open in [
-            cuhk_sysu::open(folder, gallery),
-            prw::open(folder),
-            coco(folder),
-        ] {
-            match open {
+        let cuhk_sysu = || cuhk_sysu::read(cuhk_sysu::place(folder)?, gallery);
+        let prw = || prw::read(prw::place(folder)?);
+        let boxes = || boxes(folder);
+        let layouts: [&dyn Fn() -> Result<Self, LayoutError>; 3] = [&cuhk_sysu, &prw, &boxes];
+        for open in layouts {
+            match open() {
                 Err(LayoutError::NotFound { tried, .. }) => tried_all.extend(tried),
                 other => return other,
             }
@@ -175,6 +178,27 @@ impl Search {
         problems
     }
 
+    /// What to tell of boxes that cover nothing of their frame. Where the annotation does not say how large a frame is, its
+    /// file does.
+    pub fn outside(frames: &[Frame]) -> Vec<String> {
+        let of = |frame: &Frame| -> Vec<String> {
+            let Some(size) = frame.size.or_else(|| size_of(&frame.path)) else {
+                return Vec::new();
+            };
+            let (place, [height, width]) = (frame.path.display(), size);
+            { frame.people.iter() }
+                .filter(|marked| is_outside(marked.bbox, size))
+                .map(|marked| {
+                    format!(
+                        "the box {:?} (x, y, width, height) covers nothing of {place} of {width} x {height}",
+                        marked.bbox
+                    )
+                })
+                .collect()
+        };
+        frames.par_iter().flat_map_iter(of).collect()
+    }
+
     /// Different people in frames.
     pub fn people(frames: &[Frame]) -> usize {
         let marked = frames.iter().flat_map(|frame| &frame.people);
@@ -185,21 +209,30 @@ impl Search {
     }
 }
 
-fn coco(folder: &Path) -> Result<Search, LayoutError> {
-    let test = match Boxes::open(folder, "test") {
-        Err(LayoutError::NotFound { .. }) => Boxes::open(folder, "val")?,
-        other => other?,
-    };
+/// The file of boxes to search in.
+pub(crate) fn boxes_place(folder: &Path) -> Result<PathBuf, LayoutError> {
+    match Boxes::place(folder, "test") {
+        Err(LayoutError::NotFound { .. }) => Boxes::place(folder, "val"),
+        other => other,
+    }
+}
+
+/// Says that a file of boxes is for no person search.
+pub(crate) fn no_persons(file: &Path) -> LayoutError {
+    let folder = file.parent().unwrap_or(Path::new(""));
+    LayoutError::NotFound {
+        folder: folder.display().to_string(),
+        layout: "person search data",
+        expected: "annotations with `pid`",
+        tried: vec![format!("{} (annotations without `pid`)", file.display())],
+    }
+}
+
+/// Reads boxes with persons.
+pub(crate) fn boxes(folder: &Path) -> Result<Search, LayoutError> {
+    let test = Boxes::read(&boxes_place(folder)?)?;
     if test.people.iter().all(|marked| marked.person.is_none()) {
-        return Err(LayoutError::NotFound {
-            folder: folder.display().to_string(),
-            layout: "person search data",
-            expected: "annotations with `pid`",
-            tried: vec![format!(
-                "{} (annotations without `pid`)",
-                test.file.display()
-            )],
-        });
+        return Err(no_persons(&test.file));
     }
     let (train, mut problems) = match Boxes::open(folder, "train") {
         Err(LayoutError::NotFound { .. }) => (Vec::new(), Vec::new()),

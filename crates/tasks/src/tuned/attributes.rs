@@ -2,7 +2,7 @@
 //! Pedestrian Attribute Recognition" (Jia et al. 2021) and SOLIDER.
 
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use burn::tensor::Device;
 use clasp_data::Rng as DataRng;
@@ -70,11 +70,12 @@ pub struct AttributeTask {
     pub ratios: Vec<f64>,
 }
 
-/// Images with answers, and the name of their split.
+/// Images with answers, the name of their split, and what to tell of them.
 #[derive(Debug)]
 pub struct Labelled {
-    images: Vec<(PathBuf, Vec<bool>)>,
+    images: Vec<Attributed>,
     split: String,
+    notes: Vec<String>,
 }
 
 impl AttributeTask {
@@ -152,9 +153,42 @@ impl AttributeTask {
     }
 }
 
-fn owned(images: &[&Attributed]) -> Vec<(PathBuf, Vec<bool>)> {
-    let pair = |image: &&Attributed| (image.path.clone(), image.values.clone());
-    images.iter().map(pair).collect()
+fn owned(images: Vec<&Attributed>) -> Vec<Attributed> {
+    images.into_iter().cloned().collect()
+}
+
+/// Which file was read, where there are several.
+fn chosen(data: &Attributes) -> Option<String> {
+    let others: Vec<String> = { data.others.iter() }
+        .map(|file| file.display().to_string())
+        .collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "{} is read; there is also {}: give a file as the data to take that one",
+            data.file.display(),
+            others.join(", ")
+        )
+    })
+}
+
+/// Attributes that every training image answers alike, in words.
+fn constant(names: &[String], ratios: &[f64], split: &str) -> Option<String> {
+    let of = |ratio: f64| -> Vec<&str> {
+        let all = names.iter().zip(ratios);
+        all.filter(|(_, found)| **found == ratio)
+            .map(|(name, _)| name.as_str())
+            .collect()
+    };
+    let (never, always) = (of(0.0), of(1.0));
+    let listed = [("nobody", never), ("everybody", always)]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(word, names)| format!("{word} has {}", names.join(", ")));
+    let listed: Vec<String> = listed.collect();
+    (!listed.is_empty()).then(|| {
+        let listed = listed.join("; ");
+        format!("split {split}: {listed}; nothing can be learnt of these, though mA counts them")
+    })
 }
 
 impl Task for AttributeTask {
@@ -194,10 +228,10 @@ impl Task for AttributeTask {
         let data = Attributes::open(folder)?;
         let mut images = Vec::new();
         for split in &settings.train {
-            images.extend(owned(&data.split(split)?));
+            images.extend(owned(data.split(split)?));
         }
         let count = images.len().max(1) as f64;
-        let positives = |j: usize| images.iter().filter(|(_, values)| values[j]).count();
+        let positives = |j: usize| images.iter().filter(|image| image.values[j]).count();
         let ratios: Vec<f64> = (0..data.names.len())
             .map(|j| positives(j) as f64 / count)
             .collect();
@@ -211,13 +245,21 @@ impl Task for AttributeTask {
                 found: format!("{} attributes that never change", ratios.len()),
             });
         }
+        let split = settings.train.join(" + ");
+        let notes = { chosen(&data).into_iter() }
+            .chain(constant(&data.names, &ratios, &split))
+            .collect();
         let task = Self {
             settings: settings.clone(),
-            names: data.names.clone(),
+            names: data.names,
             ratios,
         };
-        let split = settings.train.join(" + ");
-        Ok((task, Labelled { images, split }))
+        let data = Labelled {
+            images,
+            split,
+            notes,
+        };
+        Ok((task, data))
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Labelled, TaskError> {
@@ -231,14 +273,19 @@ impl Task for AttributeTask {
         }
         let name = split.among(data.splits(), &data.file)?;
         Ok(Labelled {
-            images: owned(&data.split(&name)?),
+            images: owned(data.split(&name)?),
             split: name,
+            notes: chosen(&data).into_iter().collect(),
         })
+    }
+
+    fn notes(&self, data: &Labelled) -> Vec<String> {
+        data.notes.clone()
     }
 
     fn files<'a>(&self, data: &'a Labelled) -> Vec<&'a Path> {
         { data.images.iter() }
-            .map(|(path, _)| path.as_path())
+            .map(|image| image.path.as_path())
             .collect()
     }
 
@@ -253,7 +300,7 @@ impl Task for AttributeTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<Vec<bool>>, TaskError> {
-        let (path, target) = &data.images[index];
+        let Attributed { path, values, .. } = &data.images[index];
         let image = read_image(path)?;
         let Preprocess {
             height,
@@ -271,7 +318,7 @@ impl Task for AttributeTask {
         Ok(Example {
             pixels: preprocess.normalise(&image),
             size: [preprocess.height, preprocess.width],
-            target: target.clone(),
+            target: values.clone(),
             key: path.display().to_string(),
         })
     }
@@ -316,7 +363,7 @@ impl Task for AttributeTask {
         let (count, attributes) = (eval.images.len(), self.names.len());
         let rows = model.batches("evaluation images", count, running, |model, items| {
             let images = { eval.images[items.clone()].iter() }
-                .map(|(path, _)| read_image(path))
+                .map(|image| read_image(&image.path))
                 .collect::<Result<Vec<_>, _>>()?;
             let probabilities = Self::probabilities(model, &images, items.start)?;
             Ok(probabilities
@@ -326,7 +373,7 @@ impl Task for AttributeTask {
         })?;
         let probabilities: Vec<f32> = rows.into_iter().flatten().collect();
         let truth: Vec<bool> = { eval.images.iter() }
-            .flat_map(|(_, values)| values.iter().copied())
+            .flat_map(|image| image.values.iter().copied())
             .collect();
         let threshold = self.settings.threshold;
         let found = metrics::evaluate(&truth, &probabilities, attributes, threshold)?;
@@ -364,13 +411,10 @@ impl Task for AttributeTask {
         };
         let names: Vec<String> = self.names.iter().map(quoted).collect();
         let mut predictions = format!("image,{}\n", names.join(","));
-        for ((path, _), row) in eval
-            .images
-            .iter()
-            .zip(probabilities.chunks_exact(attributes))
-        {
+        let rows = probabilities.chunks_exact(attributes);
+        for (image, row) in eval.images.iter().zip(rows) {
             let cells: Vec<String> = row.iter().map(|p| format!("{p:.6}")).collect();
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            let name = quoted(&image.name);
             let _ = writeln!(predictions, "{name},{}", cells.join(","));
         }
         let mut figures = vec![("mA".to_owned(), found.ma)];
@@ -388,7 +432,7 @@ impl Task for AttributeTask {
             protocol: self.protocol(&self.preprocess(&model.preprocess), &eval.split),
             data: format!("split `{}`", eval.split),
             loss: Some(self.loss_of(&probabilities, &truth)),
-            notes: Vec::new(),
+            notes: eval.notes.clone(),
             figures,
             details: json!({"names": self.names, "metrics": found}),
             table,
@@ -416,5 +460,43 @@ impl Task for AttributeTask {
             let top = y + row * (font::HEIGHT + 1);
             font::draw(photo, x + width + 2, top, line, 1, picture::colour(3));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_never_change_and_the_file_that_was_read_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let table = |name: &str, rows: &str| {
+            let text = format!("image,split,hat,bag,shoe\n{rows}");
+            fs_err::write(folder.path().join(name), text).unwrap();
+        };
+        let rows = "a.jpg,train,0,1,1\nb.jpg,train,0,0,1\na/c.jpg,val,1,1,1\n";
+        table("attributes.csv", rows);
+        let open = || AttributeTask::open(&Settings::default(), folder.path(), None).unwrap();
+        let (task, data) = open();
+        let [note] = &task.notes(&data)[..] else {
+            panic!("{:?}", data.notes)
+        };
+        assert!(
+            note.starts_with("split train: nobody has hat; everybody has shoe; nothing"),
+            "{note}"
+        );
+        fs_err::create_dir(folder.path().join("attributes")).unwrap();
+        table("attributes/labels.csv", rows);
+        let (task, data) = open();
+        let note = &task.notes(&data)[0];
+        assert!(
+            note.contains("attributes.csv is read; there is also") && note.contains("labels.csv"),
+            "{note}"
+        );
+        let eval = task.open_eval(folder.path(), &Split::Val).unwrap();
+        assert_eq!(
+            (eval.images[0].name.as_str(), eval.notes.len()),
+            ("a/c.jpg", 1)
+        );
     }
 }

@@ -347,7 +347,12 @@ impl Task for DetectionTask {
             protocol,
             data: file_name(&eval.boxes.file),
             loss: None,
-            notes: eval.notes(),
+            notes: { eval.notes().into_iter() }
+                .chain(left_out(
+                    &eval.boxes.file,
+                    &Vec::from_iter(eval.boxes.without_hidden()),
+                ))
+                .collect(),
             figures,
             details: json!({"miss_rates": rates, "ap": ap}),
             table,

@@ -4,7 +4,7 @@
 //! Self-Correction's consistency term compares two maps of argmaxes where both are 1: it is always 0 and has no gradient,
 //! so it is left out.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::Rng as DataRng;
@@ -12,7 +12,7 @@ use clasp_data::augment::erase::normal;
 use clasp_data::augment::{Affine, warp, warp_labels};
 use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Rgb, encode_label_png};
-use clasp_data::layouts::parsing::{IGNORE, LabelMap, Parsing};
+use clasp_data::layouts::parsing::{IGNORE, LabelMap, Masked, Parsing};
 use clasp_metrics::parsing::Confusion;
 use clasp_model::backbone::Features;
 use clasp_model::heads::blocks::resize_bilinear;
@@ -141,7 +141,7 @@ pub struct ParsingTask {
 #[derive(Debug)]
 pub struct Labelled {
     parsing: Parsing,
-    images: Vec<(PathBuf, PathBuf)>,
+    images: Vec<Masked>,
     split: String,
 }
 
@@ -167,31 +167,6 @@ fn open_data(folder: &Path, classes: Classes) -> Result<Parsing, TaskError> {
             parsing.relabelled(&CCP_PARTS, ccp_parts)
         }
     })
-}
-
-/// The class that each becomes in a mirrored image: `left` in its name becomes `right`.
-fn mirrored(classes: &[String]) -> Vec<u8> {
-    let other = |name: &str| {
-        for (from, to) in [
-            ("left", "right"),
-            ("right", "left"),
-            ("Left", "Right"),
-            ("Right", "Left"),
-        ] {
-            if name.contains(from) {
-                return name.replacen(from, to, 1);
-            }
-        }
-        name.to_owned()
-    };
-    let place = |(index, name): (usize, &String)| {
-        let twin = other(name);
-        classes
-            .iter()
-            .position(|class| *class == twin)
-            .unwrap_or(index) as u8
-    };
-    classes.iter().enumerate().map(place).collect()
 }
 
 /// From the image to the network's input: the whole image in the middle, enlarged to the input's aspect, corners of the
@@ -438,16 +413,13 @@ impl Task for ParsingTask {
         let parsing = open_data(folder, settings.classes)?;
         let mut images = Vec::new();
         for split in &settings.train {
-            let chosen = parsing.split(split)?;
-            images.extend(
-                chosen
-                    .iter()
-                    .map(|one| (one.image.clone(), one.mask.clone())),
-            );
+            images.extend(parsing.split(split)?.into_iter().cloned());
         }
         let task = Self {
             settings: settings.clone(),
-            mirrored: mirrored(&parsing.classes),
+            mirrored: (parsing.sides().twins(parsing.classes.len()).into_iter())
+                .map(|twin| twin as u8)
+                .collect(),
             classes: parsing.classes.clone(),
         };
         let split = settings.train.join(" + ");
@@ -469,10 +441,7 @@ impl Task for ParsingTask {
             });
         }
         let name = split.among(parsing.splits(), &parsing.file)?;
-        let images = parsing.split(&name)?;
-        let images = { images.iter() }
-            .map(|one| (one.image.clone(), one.mask.clone()))
-            .collect();
+        let images = parsing.split(&name)?.into_iter().cloned().collect();
         Ok(Labelled {
             parsing,
             images,
@@ -480,9 +449,38 @@ impl Task for ParsingTask {
         })
     }
 
+    fn notes(&self, data: &Labelled) -> Vec<String> {
+        let (settings, file) = (&self.settings, data.parsing.file.display());
+        let names = |classes: &[usize]| -> String {
+            let names: Vec<&str> = classes
+                .iter()
+                .map(|class| self.classes[*class].as_str())
+                .collect();
+            names.join(", ")
+        };
+        let mut notes = Vec::new();
+        let absent = data.parsing.absent(&data.images);
+        if !absent.is_empty() {
+            notes.push(format!(
+                "{file}: no mask of split {} has a pixel of {}: nothing can be learnt of that, and mIoU counts it as 0 where it is evaluated",
+                data.split,
+                names(&absent)
+            ));
+        }
+        let alone = data.parsing.sides().alone;
+        if !alone.is_empty() && (settings.flip > 0.0 || settings.flip_test) {
+            notes.push(format!(
+                "{file}: there is no class for the other side of {}, so that mirrored images teach wrong labels: set task.flip = 0 and \
+                 task.flip_test = false, or name both sides alike",
+                names(&alone)
+            ));
+        }
+        notes
+    }
+
     fn files<'a>(&self, data: &'a Labelled) -> Vec<&'a Path> {
         { data.images.iter() }
-            .flat_map(|(image, mask)| [image.as_path(), mask.as_path()])
+            .flat_map(|one| [one.image.as_path(), one.mask.as_path()])
             .collect()
     }
 
@@ -498,8 +496,9 @@ impl Task for ParsingTask {
         rng: &mut DataRng,
     ) -> Result<Example<Self::Target>, TaskError> {
         let settings = &self.settings;
-        let (path, mask) = &data.images[index];
-        let (image, labels) = read_pair(&data.parsing, path, mask)?;
+        let Masked { image, mask, .. } = &data.images[index];
+        let key = image.display().to_string();
+        let (image, labels) = read_pair(&data.parsing, image, mask)?;
         let limit = settings.scale_limit;
         let scale = 1.0 + (f64::from(normal(rng)) * settings.scale).clamp(-limit, limit);
         let turn = rng.random::<f64>() < settings.rotation_probability;
@@ -529,7 +528,7 @@ impl Task for ParsingTask {
             pixels: preprocess.normalise(&image),
             size: [preprocess.height, preprocess.width],
             target: (labels, [height, width]),
-            key: path.display().to_string(),
+            key,
         })
     }
 
@@ -614,14 +613,15 @@ impl Task for ParsingTask {
                 let mut confusion = Confusion::new(classes);
                 let mut masks = Vec::new();
                 for index in items {
-                    let (path, mask) = &eval.images[index];
-                    let (image, labels) = read_pair(&eval.parsing, path, mask)?;
+                    let Masked {
+                        image, mask, name, ..
+                    } = &eval.images[index];
+                    let (image, labels) = read_pair(&eval.parsing, image, mask)?;
                     let found = self.parse(model, &image, index)?;
                     confusion.add(&labels.labels, &found.labels)?;
                     if running.predictions {
                         let png = encode_label_png(&found.labels, found.height, found.width);
-                        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-                        masks.push((format!("{name}.png"), png));
+                        masks.push((Path::new(name).with_extension("png"), png));
                     }
                 }
                 Ok(vec![(confusion, masks)])
@@ -736,9 +736,12 @@ impl Task for ParsingTask {
 }
 
 /// A tar of files; the same files always give the same bytes.
-fn tar_of(files: impl Iterator<Item = (String, Vec<u8>)>) -> Result<Vec<u8>, TaskError> {
+fn tar_of(files: impl Iterator<Item = (PathBuf, Vec<u8>)>) -> Result<Vec<u8>, TaskError> {
     let mut archive = tar::Builder::new(Vec::new());
     for (name, bytes) in files {
+        // A table may name images by their full path; an archive must not.
+        let is_name = |part: &Component| matches!(part, Component::Normal(_));
+        let name: PathBuf = name.components().filter(is_name).collect();
         let mut header = tar::Header::new_gnu();
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
@@ -784,10 +787,60 @@ mod tests {
         assert_eq!(names, CCP_PARTS);
     }
 
+    /// A table of two images and masks, one in a folder below, with a class that no mask has and a side without the other.
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let at = folder.path();
+        fs_err::create_dir(at.join("a")).unwrap();
+        fs_err::write(at.join("labels.txt"), "null\nLArm\nRArm\nleft shoe\n").unwrap();
+        let table = "image,mask,split\n1.png,1.png,train\na/1.png,a/1.png,train\n";
+        fs_err::write(at.join("parsing.csv"), table).unwrap();
+        for (name, labels) in [("1.png", [0, 1]), ("a/1.png", [3, 0])] {
+            fs_err::write(at.join(name), encode_label_png(&labels, 1, 2)).unwrap();
+        }
+        folder
+    }
+
     #[test]
-    fn left_and_right_change_places() {
-        let names = ["Background", "Left-arm", "Right-arm", "hat", "left shoe"].map(str::to_owned);
-        assert_eq!(mirrored(&names), [0, 2, 1, 3, 4]);
+    fn classes_that_mirrored_images_or_no_image_teaches_are_told() {
+        let folder = folder();
+        let open = |settings: &Settings| {
+            let (task, data) = ParsingTask::open(settings, folder.path(), None).unwrap();
+            let notes = task.notes(&data);
+            (task, notes)
+        };
+        let (task, notes) = open(&Settings::default());
+        assert_eq!(task.mirrored, [0, 2, 1, 3]);
+        assert!(
+            notes[0].contains("no mask of split train has a pixel of RArm:"),
+            "{notes:?}"
+        );
+        assert!(
+            notes[1].contains("the other side of left shoe, so"),
+            "{notes:?}"
+        );
+        let still = Settings {
+            flip: 0.0,
+            flip_test: false,
+            ..Settings::default()
+        };
+        assert_eq!(open(&still).1.len(), 1);
+    }
+
+    #[test]
+    fn masks_of_different_folders_have_different_names() {
+        let folder = folder();
+        let data = Parsing::open(folder.path()).unwrap();
+        let names: Vec<&str> = { data.images.iter() }
+            .map(|one| one.name.as_str())
+            .collect();
+        assert_eq!(names, ["1.png", "a/1.png"]);
+        let files = ["1.png", "a/1.png", "/b/../1.png"].map(|name| (PathBuf::from(name), vec![7]));
+        let bytes = tar_of(files.into_iter()).unwrap();
+        let mut archive = tar::Archive::new(bytes.as_slice());
+        let names = { archive.entries().unwrap() }
+            .map(|entry| entry.unwrap().path().unwrap().display().to_string());
+        assert_eq!(Vec::from_iter(names), ["1.png", "a/1.png", "b/1.png"]);
     }
 
     #[test]

@@ -200,6 +200,23 @@ impl PoseTask {
         Vec::from_iter(left_out(&keypoints.file, &problems))
     }
 
+    /// What to tell of joints that mirrored images would teach wrongly.
+    fn unpaired(&self, keypoints: &Keypoints) -> Option<String> {
+        let mirrors = self.settings.flip > 0.0 || self.settings.flip_test;
+        if !mirrors || keypoints.unpaired.is_empty() {
+            return None;
+        }
+        let names: Vec<&str> = { keypoints.unpaired.iter() }
+            .map(|joint| keypoints.joints[*joint].as_str())
+            .collect();
+        Some(format!(
+            "{}: no counterpart on the other side is known of {}, so that mirrored images teach wrong places: give the category \
+             `flip_pairs` (pairs of joints counted from 0; [] if none changes places), or set task.flip = 0 and task.flip_test = false",
+            keypoints.file.display(),
+            names.join(", ")
+        ))
+    }
+
     fn aspect(preprocess: &Preprocess) -> f64 {
         preprocess.width as f64 / preprocess.height as f64
     }
@@ -418,7 +435,9 @@ impl Task for PoseTask {
     }
 
     fn notes(&self, data: &Data) -> Vec<String> {
-        self.left_out(&data.keypoints)
+        let mut notes = self.left_out(&data.keypoints);
+        notes.extend(self.unpaired(&data.keypoints));
+        notes
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Eval, TaskError> {
@@ -751,6 +770,7 @@ fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option
         return None;
     }
     let low = |name: &str| {
+        let name = name.to_lowercase();
         ["hip", "knee", "ankle"]
             .iter()
             .any(|part| name.contains(part))
@@ -934,6 +954,42 @@ mod tests {
         assert_eq!(
             region([10.0, 10.0, 30.0, 80.0], 0.75, 1.25),
             [-12.5, 0.0, 75.0, 100.0]
+        );
+    }
+
+    #[test]
+    fn joints_that_mirrored_images_would_move_wrongly_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = |joints: &str, settings: &Settings| {
+            let text = format!(
+                r#"{{"images": [{{"id": 1, "file_name": "a.jpg", "width": 40, "height": 80}}],
+                "annotations": [{{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "area": 6, "keypoints": [5, 6, 2, 7, 8, 2]}}],
+                "categories": [{{"id": 1, "keypoints": {joints}}}]}}"#
+            );
+            fs::write(folder.path().join("person_keypoints_train.json"), text).unwrap();
+            let (task, data) = PoseTask::open(settings, folder.path(), None).unwrap();
+            task.notes(&data).concat()
+        };
+        let usual = Settings::default();
+        let note = told(r#"["left_hip", "head"]"#, &usual);
+        assert!(
+            note.contains("person_keypoints_train.json: no counterpart"),
+            "{note}"
+        );
+        assert!(
+            note.contains("left_hip, head") && note.contains("`flip_pairs`"),
+            "{note}"
+        );
+        let still = Settings {
+            flip: 0.0,
+            flip_test: false,
+            ..Settings::default()
+        };
+        assert_eq!(told(r#"["left_hip", "head"]"#, &still), "");
+        assert_eq!(told(r#"["LHip", "RHip"]"#, &usual), "");
+        assert_eq!(
+            told(r#"["left_hip", "head"], "flip_pairs": []"#, &usual),
+            ""
         );
     }
 

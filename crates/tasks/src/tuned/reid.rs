@@ -590,17 +590,11 @@ impl Task for Reid {
             true_rate: at.true_positive_rate,
             data: eval.name.clone(),
         });
-        let name = |crop: &Crop| {
-            let name = crop.path.file_name().unwrap_or_default();
-            name.to_string_lossy().into_owned()
-        };
         let mut predictions = String::new();
         for (i, nearest) in nearest.into_iter().enumerate() {
-            let names: Vec<String> = nearest
-                .into_iter()
-                .map(|j| name(&eval.gallery[j]))
-                .collect();
-            let line = json!({"query": name(&eval.query[i]), "gallery": names});
+            let gallery = nearest.into_iter().map(|j| &eval.gallery[j].name);
+            let names: Vec<&String> = gallery.collect();
+            let line = json!({"query": eval.query[i].name, "gallery": names});
             predictions.push_str(&format!("{line}\n"));
         }
         let compared = format!(
@@ -778,6 +772,7 @@ mod tests {
     fn identities_kept_apart_are_spread() {
         let crop = |person| Crop {
             path: PathBuf::new(),
+            name: String::new(),
             person,
             camera: 1,
         };

@@ -5,7 +5,7 @@
 //!   anchor-free searchers have it: one pass over a scene with no step per proposal.
 
 use std::collections::BTreeSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -144,8 +144,11 @@ pub enum Detector {
 /// Scenes to train on.
 #[derive(Debug)]
 pub struct Data {
+    root: PathBuf,
     frames: Vec<Frame>,
     people: Vec<Vec<Someone>>,
+    /// What cannot be used.
+    problems: Vec<String>,
 }
 
 fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
@@ -316,6 +319,8 @@ impl Task for SearchTask {
         };
         let data = Data {
             people: search.train.iter().map(someone).collect(),
+            problems: [search.problems, Search::outside(&search.train)].concat(),
+            root: search.root,
             frames: search.train,
         };
         let task = Self {
@@ -331,6 +336,10 @@ impl Task for SearchTask {
             return Err(setting("run.select", expected, split.name()));
         }
         open(folder, &self.settings)
+    }
+
+    fn notes(&self, data: &Data) -> Vec<String> {
+        Vec::from_iter(left_out(&data.root, &data.problems))
     }
 
     fn files<'a>(&self, data: &'a Data) -> Vec<&'a Path> {
@@ -614,5 +623,27 @@ impl Task for SearchTask {
 
     fn draw_person(&self, photo: &mut Rgb, _: [usize; 4], prediction: &Value) {
         *photo = drawn(photo, prediction);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn boxes_outside_their_frame_are_told_of_at_training() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"images": [{"id": 1, "file_name": "a.jpg", "width": 90, "height": 90}, {"id": 2, "file_name": "b.jpg", "width": 90, "height": 90}],
+            "annotations": [{"id": 1, "image_id": 1, "bbox": [0, 0, 9, 9], "pid": 4}, {"id": 2, "image_id": 2, "bbox": [5, 0, 9, 9], "pid": 5},
+              {"id": 3, "image_id": 2, "bbox": [95, 0, 9, 9], "pid": 5}]}"#;
+        for split in ["train", "test"] {
+            let file = folder.path().join(format!("instances_{split}.json"));
+            fs_err::write(file, text).unwrap();
+        }
+        let (task, data) = SearchTask::open(&Settings::default(), folder.path(), None).unwrap();
+        let [note] = &task.notes(&data)[..] else {
+            panic!("{:?}", data.problems)
+        };
+        assert!(note.contains("the box [95.0, 0.0, 9.0, 9.0]"), "{note}");
     }
 }

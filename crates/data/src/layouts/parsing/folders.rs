@@ -63,11 +63,23 @@ const ATR: [&str; 18] = [
     "Bag",
     "Scarf",
 ];
-/// Published numbers of images to train and validate.
-pub const PUBLISHED: [(&str, [u64; 2]); 2] = [("LIP", [30_462, 10_000]), ("CIHP", [28_280, 5_000])];
+/// Published numbers of images: of each split, or of all where the authors have no splits (CCP's with a mask).
+pub const PUBLISHED: [(&str, &[(&str, u64)]); 4] = [
+    ("LIP", &[("train images", 30_462), ("val images", 10_000)]),
+    ("CIHP", &[("train images", 28_280), ("val images", 5_000)]),
+    (
+        "ATR",
+        &[
+            ("train images", 16_000),
+            ("val images", 700),
+            ("test images", 1_000),
+        ],
+    ),
+    ("CCP", &[("images", 1_004)]),
+];
 
 /// The usual folders below the one given.
-const ROOTS: [&str; 8] = [
+const ROOTS: [&str; 9] = [
     "",
     "LIP",
     "CIHP",
@@ -75,6 +87,7 @@ const ROOTS: [&str; 8] = [
     "CIHP/instance-level_human_parsing",
     "ATR",
     "ATR/humanparsing",
+    "humanparsing",
     "CCP",
 ];
 
@@ -162,9 +175,13 @@ const LAYOUTS: [Folders; 4] = [
 ];
 
 /// Opens the first of these that `folder` or a usual folder below it has; what was tried, if there is none.
-pub(super) fn open(folder: &Path) -> Result<Result<Parsing, Vec<String>>, LayoutError> {
+pub(crate) fn open(folder: &Path) -> Result<Result<Parsing, Vec<String>>, LayoutError> {
     let mut tried = Vec::new();
-    for root in ROOTS.map(|root| folder.join(root)) {
+    for root in ROOTS {
+        let root = match root {
+            "" => folder.to_owned(),
+            root => folder.join(root),
+        };
         for layout in &LAYOUTS {
             let images = layout.images(&root)?;
             if !images.is_empty() {
@@ -198,14 +215,20 @@ impl Folders {
                 false if self.name == "ATR" && !split.is_empty() => continue,
                 false => masks(&mask_folder)?,
             };
-            images.extend({ masks.into_iter().enumerate() }.map(|(i, mask)| Masked {
-                image: image_of(&image_folder, &mask),
-                mask,
-                split: match *split {
-                    "" if i % 10 == 9 => "val".to_owned(),
-                    "" => "train".to_owned(),
-                    split => split.to_owned(),
-                },
+            images.extend({ masks.into_iter().enumerate() }.map(|(i, mask)| {
+                let image = image_of(&image_folder, &mask);
+                Masked {
+                    name: (image.file_name().unwrap_or_default())
+                        .to_string_lossy()
+                        .into_owned(),
+                    image,
+                    mask,
+                    split: match *split {
+                        "" if i % 10 == 9 => "val".to_owned(),
+                        "" => "train".to_owned(),
+                        split => split.to_owned(),
+                    },
+                }
             }));
         }
         Ok(images)
@@ -326,7 +349,7 @@ mod tests {
             (stems(&data, "train"), stems(&data, "val")),
             (vec!["b".into(), "a".into()], vec!["c".into()])
         );
-        assert_eq!(data.flip_pairs(), [[14, 15], [16, 17], [18, 19]]);
+        assert_eq!(data.sides().pairs, [[14, 15], [16, 17], [18, 19]]);
         assert!(data.images[0].image.ends_with("LIP/train_images/b.jpg"));
 
         let folder = make(&[

@@ -10,10 +10,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
 use clasp_model::Precision;
 use clasp_model::backbone::{Backbone, Features, Sizes};
-use clasp_model::groups::{Optimiser, clip_global};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::mix::Mix;
-use clasp_model::optim::{self, Gradients, ema};
+use clasp_model::optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
 use clasp_run::Metrics;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -94,9 +93,8 @@ impl<T: Task> Trainer<T> {
                 .collect::<Result<_, _>>()
                 .map_err(|error| TaskError::Io(std::io::Error::other(error)))?,
         };
-        let optimiser = &plan.recipe.optimiser;
         Ok(Self {
-            optimiser: Optimiser::new(optimiser.rule, optimiser.momentum, optimiser.beta2),
+            optimiser: Optimiser::new(optimiser_config(&plan)),
             step: 0,
             plateaus: 1.0,
             plan,
@@ -209,10 +207,11 @@ impl<T: Task> Trainer<T> {
             .map(|(name, value)| (format!("loss/{name}"), *value))
             .collect();
         metrics.insert("loss/total".to_owned(), total);
-        metrics.insert("gradient/norm".to_owned(), optim::norm(&gradients));
+        let norms = Norms::of(&gradients);
+        metrics.insert("gradient/norm".to_owned(), norms.total());
         let lr = self.learning_rate();
         metrics.insert("schedule/lr".to_owned(), lr);
-        self.update(gradients, lr, statistics);
+        self.update(gradients, &norms, lr, statistics);
         self.average = self.average.take().map(|(backbone, head)| {
             let momentum = self.plan.recipe.run.ema;
             (
@@ -224,12 +223,17 @@ impl<T: Task> Trainer<T> {
         Ok(metrics)
     }
 
+    /// Where it computes.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The learning rate of the next step.
     pub fn learning_rate(&self) -> f64 {
         self.plan.recipe.optimiser.lr * factor(&self.plan, self.step) * self.plateaus
     }
 
-    fn update(&mut self, gradients: Gradients, lr: f64, statistics: Statistics) {
+    fn update(&mut self, mut gradients: Gradients, norms: &Norms, lr: f64, statistics: Statistics) {
         let recipe = &self.plan.recipe;
         let groups = Groups {
             optimiser: &recipe.optimiser,
@@ -239,13 +243,10 @@ impl<T: Task> Trainer<T> {
             lr,
         };
         let rates = |name: &str, shape: &[usize]| groups.rates(name, shape);
-        let mut gradients = match recipe.optimiser.clip {
-            0.0 => gradients,
-            limit => clip_global(gradients, limit),
-        };
-        let optimiser = &mut self.optimiser;
-        self.backbone = optimiser.step("backbone.", self.backbone.clone(), &mut gradients, &rates);
-        let head = optimiser.step("head.", self.head.clone(), &mut gradients, &rates);
+        let (optimiser, gradients) = (&mut self.optimiser, &mut gradients);
+        let backbone = self.backbone.clone();
+        self.backbone = optimiser.step("backbone.", backbone, gradients, norms, &rates);
+        let head = optimiser.step("head.", self.head.clone(), gradients, norms, &rates);
         self.head = update_statistics(head, statistics);
     }
 
@@ -262,7 +263,9 @@ impl<T: Task> Trainer<T> {
             let [rows, columns] = example.size;
             let planes = input.chunks_exact_mut(height * width);
             for (plane, values) in planes.zip(example.pixels.chunks_exact(rows * columns)) {
-                let lines = plane.chunks_exact_mut(width).zip(values.chunks_exact(columns));
+                let lines = plane
+                    .chunks_exact_mut(width)
+                    .zip(values.chunks_exact(columns));
                 lines.for_each(|(to, from)| to[..columns].copy_from_slice(from));
             }
         }
@@ -309,6 +312,21 @@ impl<T: Task> Trainer<T> {
                 })
                 .collect()
         })
+    }
+}
+
+/// The recipe's optimiser.
+pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimiserConfig {
+    let optimiser = &plan.recipe.optimiser;
+    OptimiserConfig {
+        rule: optimiser.rule,
+        beta1: optimiser.momentum,
+        beta2: optimiser.beta2,
+        clip: match optimiser.clip {
+            0.0 => Clip::None,
+            limit => Clip::Global(limit),
+        },
+        ..OptimiserConfig::default()
     }
 }
 

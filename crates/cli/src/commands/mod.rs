@@ -10,6 +10,7 @@ use crate::args::{Cli, Verb};
 
 mod bench;
 mod clip;
+mod compare;
 mod data;
 mod demo;
 mod embed;

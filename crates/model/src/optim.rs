@@ -477,6 +477,36 @@ pub fn read(tensors: Vec<Tensor<1>>) -> Vec<f64> {
     reads.execute().into_iter().map(first).collect()
 }
 
+/// Adds gradients to others: in their memory where nothing else holds it, by all threads, so that many replicas do not wait for
+/// one.
+///
+/// # Panics
+/// When two of a name differ in size.
+pub fn add(sum: &mut Gradients, gradients: Gradients) {
+    for (name, gradient) in gradients {
+        let Some(before) = sum.remove(&name) else {
+            sum.insert(name, gradient);
+            continue;
+        };
+        assert_eq!(before.dims(), gradient.dims(), "gradients of `{name}`");
+        let total = if on_host(&before) {
+            let (mut before, gradient) = (host(before), host(gradient));
+            { before.storage_mut::<f32>().par_chunks_mut(CHUNK) }
+                .zip(slice(&gradient).par_chunks(CHUNK))
+                .for_each(|(before, gradient)| {
+                    before
+                        .iter_mut()
+                        .zip(gradient)
+                        .for_each(|(sum, g)| *sum += g);
+                });
+            Tensor::from_primitive::<Flex>(before)
+        } else {
+            before + gradient
+        };
+        sum.insert(name, total);
+    }
+}
+
 /// Mean of the replicas' gradients. What a replica has no gradient of counts as zero.
 ///
 /// # Panics
@@ -484,19 +514,12 @@ pub fn read(tensors: Vec<Tensor<1>>) -> Vec<f64> {
 pub fn average(replicas: Vec<Gradients>) -> Gradients {
     let count = replicas.len();
     assert!(count > 0, "no replicas to average");
-    let mut replicas = replicas.into_iter();
-    let mut sum = replicas.next().unwrap_or_default();
+    let mut sum = Gradients::new();
+    for replica in replicas {
+        add(&mut sum, replica);
+    }
     if count == 1 {
         return sum;
-    }
-    for replica in replicas {
-        for (name, gradient) in replica {
-            let total = match sum.remove(&name) {
-                Some(total) => total + gradient,
-                None => gradient,
-            };
-            sum.insert(name, total);
-        }
     }
     sum.into_iter()
         .map(|(name, gradient)| (name, gradient.div_scalar(count as f64)))
@@ -662,9 +685,8 @@ mod tests {
             for _ in 0..2 {
                 module = step(&mut whole, module, &rates);
             }
-            let load = |state: &StateDict| {
-                Optimiser::from_state(config(rule), state, &Device::flex())
-            };
+            let load =
+                |state: &StateDict| Optimiser::from_state(config(rule), state, &Device::flex());
             let mut again = load(&whole.state()).unwrap();
             again.check("m.", &module).unwrap();
             let expected = step(&mut whole, module.clone(), &rates);
@@ -729,6 +751,20 @@ mod tests {
                 assert!(apart < 1e-5, "{rule:?}: {apart}");
             }
         }
+    }
+
+    #[test]
+    fn gradients_add_up_by_name() {
+        let mut sum = Gradients::from([(
+            "m.b".to_owned(),
+            Tensor::from_floats([2.0], &Device::flex()),
+        )]);
+        let held = sum["m.b"].clone();
+        add(&mut sum, gradients());
+        add(&mut sum, gradients());
+        let of = |name: &str| -> Vec<f32> { sum[name].clone().try_into_vec_as().unwrap() };
+        assert_eq!((of("m.a"), of("m.b")), (vec![1.0, 0.5], vec![0.0]));
+        assert_eq!(held.into_scalar::<f32>(), 2.0);
     }
 
     #[test]

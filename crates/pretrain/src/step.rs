@@ -282,7 +282,7 @@ impl Trainer {
             let verdicts =
                 self.on_replicas(drafts, |_, draft| self.judge(draft, load.as_ref(), observe));
             for verdict in verdicts {
-                add(&mut gradients, verdict.gradients);
+                optim::add(&mut gradients, verdict.gradients);
                 teacher_means.push(verdict.teacher_mean);
                 figures.extend(verdict.figures);
                 usage.add(&verdict.usage);
@@ -516,17 +516,6 @@ fn mean_load(drafts: &[Draft]) -> Option<Tensor<2>> {
     let loads = drafts.iter().filter_map(|draft| draft.load.clone());
     let sum = loads.reduce(|sum, load| sum + load)?;
     Some(sum.div_scalar(drafts.len() as f64))
-}
-
-/// Adds the gradients of a share to those before it.
-fn add(sum: &mut Gradients, share: Gradients) {
-    for (name, gradient) in share {
-        let gradient = match sum.remove(&name) {
-            Some(before) => before + gradient,
-            None => gradient,
-        };
-        sum.insert(name, gradient);
-    }
 }
 
 /// The recipe's optimiser.
@@ -774,11 +763,7 @@ mod tests {
     fn a_run_in_bf16_learns_as_one_in_f32() {
         // The graph of other devices, on the CPU.
         let losses = |precision| {
-            let set = [
-                "method=clasp",
-                "optimiser.lr=0.002",
-                "model.drop_path=0.1",
-            ];
+            let set = ["method=clasp", "optimiser.lr=0.002", "model.drop_path=0.1"];
             let mut trainer = trainer(&set);
             trainer.plan.precision = precision;
             let items = items(&trainer, three_mixes);

@@ -193,14 +193,8 @@ impl<T: Task> Trainer<T> {
                 draft.backward(&at_leaves.share(replica * size, size))
             });
             for share in back {
-                for (name, gradient) in share {
-                    let name = format!("backbone.{name}");
-                    let sum = match gradients.remove(&name) {
-                        Some(before) => before + gradient,
-                        None => gradient,
-                    };
-                    gradients.insert(name, sum);
-                }
+                let named = |(name, gradient)| (format!("backbone.{name}"), gradient);
+                optim::add(&mut gradients, share.into_iter().map(named).collect());
             }
         }
         let mut metrics: Metrics = { losses.terms.iter() }

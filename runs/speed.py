@@ -66,11 +66,13 @@ def main():
                 f"| {name} | {mine:.3g} {unit} | {other:.3g} {unit} | {ratio:.2f} | {memory[0]:.0f} / {memory[1]:.0f} |",
                 flush=True,
             )
-            work = runs[0][0]["work"]
-            records.append({"work": work, "figure": figure, "peer": other, "ratio": round(ratio, 2)})
+            # A record holds for a run of the same settings alone.
+            line = runs[0][0]
+            record = {"work": line["work"], "settings": line["settings"], "figure": figure}
+            records.append({**record, "peer": other, "ratio": round(ratio, 2)})
     if args.record:
         with open(args.record, "w") as file:
-            json.dump(records, file, indent=1)
+            file.write("[\n" + ",\n".join(" " + json.dumps(record) for record in records) + "\n]\n")
 
 
 if __name__ == "__main__":

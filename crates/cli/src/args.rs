@@ -662,6 +662,8 @@ pub enum BenchWork {
     Coco(BenchCoco),
     /// Confusion matrix of LIP's validation masks
     Parsing(BenchParsing),
+    /// A pass, its gradients and a step on --device beside the CPU's, which must be alike: before anything is timed there
+    Compare(BenchCompare),
 }
 
 /// Options of the benchmarks.
@@ -707,6 +709,17 @@ pub struct BenchPretrain {
     #[arg(long, default_value_t = 8, value_parser = count(0, 64))]
     pub local: usize,
     /// A key of the recipe and its value, as in `views.global_size=[384, 128]`; any number of times
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Options of `clasp bench compare`.
+#[derive(Args, Debug)]
+pub struct BenchCompare {
+    /// Backbone
+    #[arg(long, default_value = "swin-pico")]
+    pub model: String,
+    /// A key of the recipe and its value, as in `views.global_size=[256, 128]`; any number of times
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }

@@ -1,20 +1,30 @@
 //! Which device computes, by name.
 
-use anyhow::{Result, bail};
-use burn::tensor::Device;
+use anyhow::{Result, bail, ensure};
+use burn::tensor::{DType, Device, DeviceType};
 use clasp_model::Precision;
 
 use crate::args::{Common, Products};
 use crate::progress::say;
 
-/// The device called `name`, or the best of this build.
+/// Kinds of devices by name, the best first, that an accelerator may be asked for by.
+const ACCELERATORS: [&str; 4] = ["cuda", "rocm", "metal", "vulkan"];
+
+/// The device called `name`, or the best that this build and this machine have.
+///
+/// Accelerators of a kind are counted from 0 in the order of their driver; Vulkan's and Metal's with discrete ones first.
+/// Without a name a driver that emulates a GPU on the CPU is passed over, as the CPU itself is faster.
 ///
 /// # Errors
 ///
-/// The name is unknown, or this build lacks the device's Cargo feature.
+/// The name is unknown, this build lacks the device's Cargo feature, or this machine has no such device.
 pub fn pick(name: Option<&str>) -> Result<Device> {
     let Some(name) = name else {
-        return Ok(Device::default());
+        let found = ACCELERATORS
+            .into_iter()
+            .flat_map(|kind| found(kind).unwrap_or_default())
+            .find(|device| !is_emulated(device));
+        return Ok(found.unwrap_or_else(Device::flex));
     };
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => match index.parse::<usize>() {
@@ -23,22 +33,59 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
         },
         None => (name, 0),
     };
-    let _ = index;
-    match kind {
-        "cpu" => Ok(Device::flex()),
-        #[cfg(feature = "cuda")]
-        "cuda" => Ok(Device::cuda(index)),
-        #[cfg(feature = "rocm")]
-        "rocm" => Ok(Device::rocm(index)),
-        #[cfg(feature = "vulkan")]
-        "vulkan" => Ok(Device::vulkan(burn::tensor::DeviceKind::DefaultDevice)),
-        #[cfg(feature = "metal")]
-        "metal" => Ok(Device::metal(burn::tensor::DeviceKind::DefaultDevice)),
-        "cuda" | "rocm" | "vulkan" | "metal" => bail!(
-            "--device {name}: this build of clasp computes on the CPU only\n  \
+    if kind == "cpu" {
+        ensure!(
+            index == 0,
+            "--device {name}: expected cpu, which is all processors\n  hint: limit it with --threads N"
+        );
+        return Ok(Device::flex());
+    }
+    ensure!(
+        ACCELERATORS.contains(&kind),
+        "--device: expected cpu, cuda[:i], rocm[:i], metal[:i] or vulkan[:i], found `{name}`"
+    );
+    let Some(devices) = found(kind) else {
+        bail!(
+            "--device {name}: this build of clasp cannot compute there\n  \
              hint: build it with `cargo build --release --features {kind}`"
+        );
+    };
+    match (devices.len(), devices.into_iter().nth(index)) {
+        (_, Some(device)) => Ok(device),
+        (0, None) => bail!(
+            "--device {name}: this machine has no such device, or no driver for it\n  hint: try --device cpu"
         ),
-        _ => bail!("--device: expected cpu, cuda[:i], vulkan, metal or rocm, found `{name}`"),
+        (count, None) => bail!(
+            "--device {name}: expected {kind}:0 to {kind}:{}, which this machine has",
+            count - 1
+        ),
+    }
+}
+
+/// The devices of a kind on this machine; none where this build cannot use the kind.
+fn found(kind: &str) -> Option<Vec<Device>> {
+    let types: &[(&str, DeviceType)] = &[
+        #[cfg(feature = "cuda")]
+        ("cuda", DeviceType::Cuda),
+        #[cfg(feature = "rocm")]
+        ("rocm", DeviceType::Rocm),
+        #[cfg(feature = "metal")]
+        ("metal", DeviceType::Metal),
+        #[cfg(feature = "vulkan")]
+        ("vulkan", DeviceType::Vulkan),
+    ];
+    let (_, of_kind) = types.iter().find(|(name, _)| *name == kind)?;
+    Some(Device::enumerate(of_kind.clone()).into_vec())
+}
+
+/// Whether a driver on the CPU pretends to be that device.
+fn is_emulated(device: &Device) -> bool {
+    #[cfg(feature = "vulkan")]
+    return *device == Device::vulkan(burn::tensor::DeviceKind::Cpu);
+    #[cfg(not(feature = "vulkan"))]
+    {
+        let _ = device;
+        false
     }
 }
 
@@ -46,15 +93,16 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
 ///
 /// # Errors
 ///
-/// It is for the CPU, and another device computes.
+/// The device does not compute in it.
 pub fn precision(common: &Common, products: Products, device: &Device) -> Result<Precision> {
     let precision = products.precision;
-    if precision != Precision::F32 && *device != Device::flex() {
-        bail!(
-            "--precision {precision}: expected --device cpu, found another device\n  hint: leave --precision out"
-        );
-    }
-    if !precision.is_in_hardware() {
+    let on_cpu = *device == Device::flex();
+    ensure!(
+        on_cpu || precision == Precision::F32 || device.supports_dtype(DType::BF16),
+        "--precision {precision}: expected f32, as the device does not compute in {precision}\n  \
+         hint: leave --precision out, or take --device cpu"
+    );
+    if on_cpu && !precision.is_in_hardware() {
         say(
             common,
             &format!(
@@ -79,4 +127,38 @@ pub fn peak_mib() -> Option<u64> {
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib / 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(name: &str) -> String {
+        pick(Some(name)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_device_is_what_was_asked_for_or_an_error() {
+        for name in ["cpu", "cpu:0"] {
+            assert_eq!(pick(Some(name)).unwrap(), Device::flex());
+        }
+        assert!(error("cpu:7").contains("--threads"));
+        assert!(error("cuda:x").contains("a number after the colon"));
+        assert!(error("npu").contains("vulkan"));
+        for (kind, built) in [
+            ("cuda", cfg!(feature = "cuda")),
+            ("rocm", cfg!(feature = "rocm")),
+            ("metal", cfg!(feature = "metal")),
+            ("vulkan", cfg!(feature = "vulkan")),
+        ] {
+            // No machine has that many.
+            let error = error(&format!("{kind}:60000"));
+            let expected = if built {
+                "this machine has"
+            } else {
+                "--features"
+            };
+            assert!(error.contains(kind) && error.contains(expected), "{error}");
+        }
+    }
 }

@@ -36,7 +36,7 @@ use clasp_data::atomic::remove_abandoned;
 use clasp_data::vocabulary::IGNORE;
 use clasp_model::ModelError;
 use clasp_model::clip::{Clip, ClipConfig, ClipConfigError, Dense};
-use clasp_model::optim::{self, AdamW, AdamWConfig, Gradients, Step};
+use clasp_model::optim::{self, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays};
 use clasp_model::tokenizer::tokenize_flat;
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint;
@@ -386,7 +386,7 @@ pub fn train(
     let (mut clip, mut optimiser, start) = if path.exists() {
         resume(&path, &run, config, clip)?
     } else {
-        (clip, AdamW::new(optimiser_config(config)), 0)
+        (clip, Optimiser::new(optimiser_config(config)), 0)
     };
     let threads = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -445,20 +445,26 @@ pub fn train(
                 floor,
                 dense,
                 values,
-                gradients,
+                mut gradients,
             } = losses;
             let loss = contrastive + dense + values;
             if !loss.is_finite() {
                 return Err(TrainError::Diverged { step, loss });
             }
-            let length = optim::norm(&gradients);
+            let norms = Norms::of(&gradients);
+            let length = norms.total();
             let learning_rate = config.learning_rate(step);
-            let settings = Step {
-                learning_rate,
-                weight_decay: config.weight_decay,
-                frozen: &[],
+            let rates = |name: &str, shape: &[usize]| {
+                Some(Rates {
+                    lr: learning_rate,
+                    decay: if decays(name, shape) {
+                        config.weight_decay
+                    } else {
+                        0.0
+                    },
+                })
             };
-            clip = optimiser.step(clip, gradients, &settings);
+            clip = optimiser.step("", clip, &mut gradients, &norms, &rates);
             clip.logit_scale = clip
                 .logit_scale
                 .map(|scale| scale.clamp(0.0, LARGEST_SCALE.ln()));
@@ -515,12 +521,12 @@ pub fn train(
 /// CLIP's bound of the factor on cosines.
 const LARGEST_SCALE: f64 = 100.0;
 
-fn optimiser_config(config: &TrainConfig) -> AdamWConfig {
-    AdamWConfig {
-        beta1: 0.9,
+fn optimiser_config(config: &TrainConfig) -> OptimiserConfig {
+    OptimiserConfig {
         beta2: 0.98,
         epsilon: 1e-6,
         clip: optim::Clip::Global(config.clip),
+        ..OptimiserConfig::default()
     }
 }
 
@@ -1246,7 +1252,7 @@ fn save(
     path: &Path,
     run: &str,
     clip: &Clip,
-    optimiser: &AdamW,
+    optimiser: &Optimiser,
     step: usize,
 ) -> Result<(), TrainError> {
     let mut state = state_dict(clip);
@@ -1266,7 +1272,7 @@ fn resume(
     run: &str,
     config: &TrainConfig,
     clip: Clip,
-) -> Result<(Clip, AdamW, usize), TrainError> {
+) -> Result<(Clip, Optimiser, usize), TrainError> {
     let other = |problem: String| TrainError::OtherRun {
         path: path.to_owned(),
         problem,
@@ -1289,8 +1295,8 @@ fn resume(
         None => true,
     });
     let device = clip.logit_scale.val().device();
-    let optimiser = AdamW::from_state(optimiser_config(config), &moments, &device)?;
-    optimiser.check(&clip)?;
+    let optimiser = Optimiser::from_state(optimiser_config(config), &moments, &device)?;
+    optimiser.check("", &clip)?;
     let (clip, report) = load_state_dict(clip, &state);
     if !report.is_complete() {
         return Err(other(report.to_string()));

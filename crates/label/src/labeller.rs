@@ -8,7 +8,7 @@ use clasp_data::image::{self, Filter, Rgb};
 use clasp_data::labels::StoreMeta;
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::Precision;
+use clasp_model::{Precision, Shares};
 use clasp_model::clip::{Clip, Dense};
 use clasp_weights::clip::ClipInfo;
 
@@ -28,7 +28,7 @@ pub struct ImageLabels {
 }
 
 /// Something that labels images.
-pub trait Labeller: Clone + Send {
+pub trait Labeller: Clone + Send + Sync {
     /// What the store's files say about the labels.
     fn meta(&self) -> &StoreMeta;
 
@@ -37,6 +37,11 @@ pub trait Labeller: Clone + Send {
 
     /// Images that are labelled at once.
     fn batch(&self) -> usize;
+
+    /// How the network is shared out over so many threads. A copy a thread, as on the CPU, unless it is elsewhere.
+    fn shares(&self, threads: usize) -> Shares {
+        Shares::of_cpu(threads)
+    }
 
     /// An image as the network wants it: [3, height, width], the same length for all images.
     fn prepare(&self, image: &Rgb) -> Vec<f32>;
@@ -164,6 +169,10 @@ impl Labeller for ClipLabeller {
 
     /// The whole image squeezed to CLIP's size by bicubic interpolation, without a crop: a crop would cut off heads
     /// and feet.
+    fn shares(&self, threads: usize) -> Shares {
+        Shares::of(&self.device, threads)
+    }
+
     fn prepare(&self, image: &Rgb) -> Vec<f32> {
         let [height, width] = self.size;
         image::normalise(
@@ -236,7 +245,7 @@ pub struct KMeansLabeller<F> {
 
 impl<F> KMeansLabeller<F>
 where
-    F: Fn(Tensor<4>) -> Tensor<4> + Clone + Send,
+    F: Fn(Tensor<4>) -> Tensor<4> + Clone + Send + Sync,
 {
     /// `features` gives the last feature map [batch, channels, rows, columns] of images [batch, 3, height, width],
     /// which come at `size` = height and width with ImageNet's mean and deviation. `model` and `sha256` name its
@@ -292,7 +301,7 @@ where
 
 impl<F> Labeller for KMeansLabeller<F>
 where
-    F: Fn(Tensor<4>) -> Tensor<4> + Clone + Send,
+    F: Fn(Tensor<4>) -> Tensor<4> + Clone + Send + Sync,
 {
     fn meta(&self) -> &StoreMeta {
         &self.meta
@@ -304,6 +313,10 @@ where
 
     fn batch(&self) -> usize {
         self.config.batch
+    }
+
+    fn shares(&self, threads: usize) -> Shares {
+        Shares::of(&self.device, threads)
     }
 
     fn prepare(&self, image: &Rgb) -> Vec<f32> {

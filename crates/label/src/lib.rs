@@ -69,8 +69,13 @@ fn read<const D: usize>(tensor: Tensor<D>, place: &'static str) -> Result<Vec<f3
 
 /// A rayon pool of one thread: what is computed in it does not depend on how many there are.
 fn one_thread() -> Result<rayon::ThreadPool, Error> {
+    pool(1)
+}
+
+/// A rayon pool of so many threads.
+fn pool(threads: usize) -> Result<rayon::ThreadPool, Error> {
     Ok(rayon::ThreadPoolBuilder::new()
-        .num_threads(1)
+        .num_threads(threads)
         .build()
         .map_err(std::io::Error::other)?)
 }

@@ -17,11 +17,12 @@ use clasp_data::atomic_write;
 use clasp_data::image::{self, Limits};
 use clasp_data::labels::{self, Labels};
 use clasp_data::source::{Source, Unreadable};
+use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::labeller::Labeller;
 use crate::parts::IGNORE;
-use crate::{Error, one_thread};
+use crate::{Error, pool};
 
 /// How a run works, as opposed to what the labels are.
 #[derive(Debug, Clone)]
@@ -30,8 +31,7 @@ pub struct RunOptions {
     pub folder: PathBuf,
     /// Part `i` of `n` of the corpus, counted from 0.
     pub shard: (usize, usize),
-    /// Threads; each decodes and labels whole batches, in a rayon pool of one thread with a clone of the model. On
-    /// a CPU this is faster than one pool for all; on a GPU it overlaps decoding with computing.
+    /// Threads, shared out as [`Labeller::shares`] says: each copy of the model decodes and labels whole batches.
     pub workers: usize,
     /// Go on when more than 5 % of the images cannot be read.
     pub keep_going: bool,
@@ -228,12 +228,13 @@ pub fn run<L: Labeller>(
     let stop = AtomicBool::new(report.stopped);
     let outcome = std::thread::scope(|scope| -> Result<(), Error> {
         // Bounded, so that workers wait for a slow disk instead of filling the memory.
-        let (sender, receiver) = mpsc::sync_channel(2 * options.workers.max(1));
+        let shares = labeller.shares(options.workers);
+        let (sender, receiver) = mpsc::sync_channel(2 * shares.replicas);
         let mut threads = Vec::new();
-        for _ in 0..options.workers.max(1) {
+        for _ in 0..shares.replicas {
             let (sender, labeller) = (sender.clone(), labeller.clone());
             let (jobs, next, stop, limits) = (&jobs, &next, &stop, &options.limits);
-            let pool = one_thread()?;
+            let pool = pool(shares.threads)?;
             threads.push(scope.spawn(move || {
                 pool.install(move || {
                     while !stop.load(Ordering::Relaxed) {
@@ -362,12 +363,19 @@ fn work<L: Labeller>(
     images: Range<usize>,
     limits: &Limits,
 ) -> Result<(Vec<Labels>, Vec<(usize, String)>), Error> {
+    let prepared: Vec<_> = images
+        .into_par_iter()
+        .map(|index| {
+            let prepare = |(image, size)| (labeller.prepare(&image), size);
+            (index, decode(source, index, limits).map(prepare))
+        })
+        .collect();
     let mut pixels = Vec::new();
     let (mut read, mut failures) = (Vec::new(), Vec::new());
-    for index in images {
-        match decode(source, index, limits) {
-            Ok((image, size)) => {
-                pixels.append(&mut labeller.prepare(&image));
+    for (index, image) in prepared {
+        match image {
+            Ok((mut values, size)) => {
+                pixels.append(&mut values);
                 read.push((index, size));
             }
             Err(reason) => failures.push((index, reason)),

@@ -312,6 +312,19 @@ impl BackboneConfig {
         })
     }
 
+    /// Floating-point operations of the products of a pass over an image of that size, two a multiplication: what a device's
+    /// rate of products is compared with.
+    ///
+    /// # Errors
+    /// Settings that [`BackboneConfig::check`] refuses.
+    pub fn operations(&self, size: [usize; 2]) -> Result<usize, ModelError> {
+        self.check()?;
+        Ok(match self.network()? {
+            Network::Swin(config) => config.operations(size),
+            Network::Vit(config) => config.operations(size),
+        })
+    }
+
     /// The network behind this configuration.
     fn network(&self) -> Result<Network, ModelError> {
         Ok(match self.sizes() {

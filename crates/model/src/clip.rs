@@ -15,14 +15,14 @@ use std::sync::Arc;
 
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, LayerNorm, LayerNormConfig, Linear};
-use burn::tensor::activation::{gelu, sigmoid, softmax};
-use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Device, Int, Tensor, TensorData, module::attention};
+use burn::tensor::activation::{gelu, sigmoid};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use crate::kernels::{self, attention::Grid, scalar};
+use crate::layers::{self, project};
 
 /// The number of tokens of CLIP's byte-pair vocabulary.
 pub const VOCABULARY: usize = 49_408;
@@ -281,6 +281,15 @@ impl ClipConfig {
             + blocks(text.width, text.hidden, text.layers)
             + text.width * self.embed;
         image + words + 1
+    }
+
+    /// Floating-point operations of the products of the image tower on an image of its size, two a multiplication.
+    pub fn operations(&self) -> usize {
+        let vision = &self.vision;
+        let [rows, columns] = self.grid(vision.image[0], vision.image[1]);
+        let (patches, width) = (rows * columns, vision.width);
+        let block = layers::block_operations(patches + 1, patches + 1, width, vision.hidden);
+        2 * patches * 3 * vision.patch.pow(2) * width + vision.layers * block
     }
 
     /// A new model, initialised as OpenCLIP initialises it: PyTorch's defaults in the image tower, normal
@@ -787,7 +796,7 @@ impl Attention {
     /// [batch, tokens, width] to three times [batch, heads, tokens, width / heads].
     fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let [batch, tokens, width] = x.dims();
-        let qkv = self.in_proj.forward(x);
+        let qkv = project(x, &self.in_proj);
         let part = |index: usize| {
             qkv.clone()
                 .slice([0..batch, 0..tokens, index * width..(index + 1) * width])
@@ -801,7 +810,7 @@ impl Attention {
     fn output(&self, x: Tensor<4>) -> Tensor<3> {
         let [batch, heads, tokens, dim] = x.dims();
         let x = x.swap_dims(1, 2).reshape([batch, tokens, heads * dim]);
-        self.out_proj.forward(x)
+        project(x, &self.out_proj)
     }
 }
 
@@ -818,25 +827,18 @@ pub struct Mlp {
 
 impl Mlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        self.c_proj
-            .forward(self.activation.forward(self.c_fc.forward(x)))
+        let active = self.activation.forward(project(x, &self.c_fc));
+        project(active, &self.c_proj)
     }
 }
 
 /// `softmax(q kᵀ / √d + mask) v`, all [batch, heads, tokens, d].
 fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<&Tensor<4>>) -> Tensor<4> {
-    if !q.is_autodiff() && mask.is_none() {
-        // The fused kernel has no gradient of its own: under autodiff it would fall back to one that also
-        // differentiates the row maxima, which is slower than the lines below.
-        return attention(q, k, v, None, None, AttentionModuleOptions::default());
+    match mask {
+        None => layers::attend([q, k, v], None),
+        // Minus infinity is not for a fused operation to meet.
+        Some(mask) => layers::attend_in_steps([q, k, v], Some(mask.clone())),
     }
-    let dim = q.dims()[3];
-    let scores = (q * (dim as f64).powf(-0.5)).matmul(k.transpose());
-    let scores = match mask {
-        Some(mask) => scores + mask.clone(),
-        None => scores,
-    };
-    softmax(scores, 3).matmul(v)
 }
 
 /// Minus infinity above the diagonal, 0 elsewhere: [1, 1, tokens, tokens].

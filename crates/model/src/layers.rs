@@ -6,12 +6,17 @@
 use burn::{
     module::Param,
     nn::{LayerNorm, LayerNormConfig, Linear},
-    tensor::{Device, Tensor, TensorData},
+    tensor::{
+        DType, Device, Tensor, TensorData,
+        activation::softmax,
+        module::{attention, linear as linear_of_tensors},
+        ops::AttentionModuleOptions,
+    },
 };
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::Rng as _;
 
-use crate::kernels;
+use crate::kernels::{self, Precision};
 
 /// The generator of every draw in this crate.
 pub type Rng = ChaCha8Rng;
@@ -112,7 +117,7 @@ pub fn drop_path<const D: usize>(branch: Tensor<D>, rate: f64, rng: Option<&mut 
 }
 
 /// What [`drop_path`] multiplies the branch of each image with; none where it drops nothing.
-pub fn drop_factors(batch: usize, rate: f64, rng: Option<&mut Rng>) -> Option<Vec<f32>> {
+fn drop_factors(batch: usize, rate: f64, rng: Option<&mut Rng>) -> Option<Vec<f32>> {
     assert!(
         (0.0..1.0).contains(&rate),
         "drop path rate {rate} is not in [0, 1)"
@@ -130,12 +135,165 @@ pub fn drop_factors(batch: usize, rate: f64, rng: Option<&mut Rng>) -> Option<Ve
 }
 
 /// x: [batch, ...], each sample times its factor.
-pub fn scale_samples<const D: usize>(x: Tensor<D>, factors: Option<&[f32]>) -> Tensor<D> {
+pub(crate) fn scale_samples<const D: usize>(x: Tensor<D>, factors: Option<&[f32]>) -> Tensor<D> {
     let Some(factors) = factors else { return x };
     let mut shape = [1; D];
     shape[0] = factors.len();
     let factors = Tensor::<D>::from_data(TensorData::new(factors.to_vec(), shape), &x.device());
     x * factors
+}
+
+/// Drop path of a whole pass: the factors of two branches a block, drawn in their order, and sent to the device at once.
+#[derive(Debug)]
+pub(crate) struct Drops(std::vec::IntoIter<[Option<Factors>; 2]>);
+
+/// Factors of a branch: one an image.
+#[derive(Debug, Clone)]
+pub(crate) struct Factors {
+    /// As fused operations take them.
+    pub values: Vec<f32>,
+    /// Row of the tensor of all factors, [branches, batch]; none where `values` are at hand for the device.
+    row: Option<(Tensor<2>, usize)>,
+}
+
+impl Drops {
+    /// For blocks of these rates. Without a generator nothing is dropped. `device` computes.
+    pub fn draw(
+        rates: impl Iterator<Item = f64>,
+        batch: usize,
+        mut rng: Option<&mut Rng>,
+        device: &Device,
+    ) -> Self {
+        let drawn: Vec<[Option<Vec<f32>>; 2]> = rates
+            .map(|rate| [(); 2].map(|()| drop_factors(batch, rate, rng.as_deref_mut())))
+            .collect();
+        let device = device.clone().inner();
+        let all: Vec<f32> = drawn
+            .iter()
+            .flatten()
+            .flatten()
+            .flatten()
+            .copied()
+            .collect();
+        let tensor = (!all.is_empty() && device != Device::flex()).then(|| {
+            let rows = all.len() / batch;
+            Tensor::<2>::from_data(TensorData::new(all, [rows, batch]), &device)
+        });
+        let mut rows = 0..;
+        let blocks: Vec<[Option<Factors>; 2]> = drawn
+            .into_iter()
+            .map(|branches| {
+                branches.map(|values| {
+                    values.map(|values| Factors {
+                        values,
+                        row: tensor.clone().zip(rows.next()),
+                    })
+                })
+            })
+            .collect();
+        Self(blocks.into_iter())
+    }
+
+    /// Factors of the next block's attention and MLP.
+    pub fn next(&mut self) -> [Option<Factors>; 2] {
+        self.0.next().unwrap_or_default()
+    }
+}
+
+impl Factors {
+    /// x: [batch, ...], each sample times its factor.
+    pub fn scale<const D: usize>(factors: &Option<Self>, x: Tensor<D>) -> Tensor<D> {
+        match factors {
+            None => x,
+            Some(Self {
+                row: Some((tensor, row)),
+                ..
+            }) => {
+                let mut shape = [1; D];
+                shape[0] = x.dims()[0];
+                x * tensor.clone().narrow(0, *row, 1).reshape(shape)
+            }
+            Some(Self { values, .. }) => scale_samples(x, Some(values)),
+        }
+    }
+}
+
+/// Whether factors of products are to be cast: fused operations of the CPU see to their own.
+fn halves<const D: usize>(x: &Tensor<D>) -> bool {
+    Precision::current() == Precision::Bf16 && !kernels::can_fuse(x)
+}
+
+/// x · W + b, the product in the thread's [`Precision`].
+///
+/// # Shapes
+/// - x: [..., inputs], any rank; W: [inputs, outputs]
+pub(crate) fn project<const D: usize>(x: Tensor<D>, layer: &Linear) -> Tensor<D> {
+    product(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
+}
+
+/// As [`project`], of tensors.
+pub(crate) fn product<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let product = if halves(&x) {
+        let (x, weight) = (x.cast(DType::BF16), weight.cast(DType::BF16));
+        linear_of_tensors(x, weight, None).cast(DType::F32)
+    } else if Precision::current() == Precision::Bf16 && !x.is_autodiff() && !weight.is_autodiff() {
+        kernels::project::project(x, weight)
+    } else {
+        return linear_of_tensors(x, weight, bias);
+    };
+    match bias {
+        None => product,
+        Some(bias) => product + bias.unsqueeze(),
+    }
+}
+
+/// a · b of each matrix of the leading axes, in the thread's [`Precision`].
+pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    if !halves(&a) {
+        return a.matmul(b);
+    }
+    a.cast(DType::BF16)
+        .matmul(b.cast(DType::BF16))
+        .cast(DType::F32)
+}
+
+/// softmax(q kᵀ / √d + bias) v, all [batch, heads, tokens, d] but `bias`, which broadcasts to [batch, heads, tokens, tokens].
+pub(crate) fn attend([query, key, value]: [Tensor<4>; 3], bias: Option<Tensor<4>>) -> Tensor<4> {
+    // Burn's operation has no gradient of its own: under autodiff it would fall back to one that also differentiates the row
+    // maxima, which is slower than the lines below.
+    if !query.is_autodiff() && !halves(&query) {
+        let options = AttentionModuleOptions::default();
+        return attention(query, key, value, None, bias, options);
+    }
+    attend_in_steps([query, key, value], bias)
+}
+
+/// As [`attend`], by operations that each have a gradient.
+pub(crate) fn attend_in_steps(
+    [query, key, value]: [Tensor<4>; 3],
+    bias: Option<Tensor<4>>,
+) -> Tensor<4> {
+    let width = query.dims()[3] as f64;
+    let scores = matmul(query * width.powf(-0.5), key.swap_dims(2, 3));
+    let scores = match bias {
+        None => scores,
+        Some(bias) => scores + bias,
+    };
+    matmul(softmax(scores, 3), value)
+}
+
+/// Floating-point operations of a transformer block's products: projections, attention among `window` tokens, and the MLP.
+pub(crate) fn block_operations(
+    tokens: usize,
+    window: usize,
+    channels: usize,
+    hidden: usize,
+) -> usize {
+    tokens * (8 * channels * channels + 4 * window * channels + 4 * channels * hidden)
 }
 
 /// ε of [`layer_norm`].

@@ -13,16 +13,15 @@
 //! | [`losses`] | losses of both |
 //! | `kernels` | fused operations for the CPU |
 //! | [`named`] | parameters by name |
-//! | [`optim`] | AdamW, moving averages |
-//! | [`groups`] | SGD, Adam, AdamW with rates of their own for each parameter |
+//! | [`optim`] | SGD, Adam, AdamW with rates of their own for each parameter; moving averages |
 //! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
+//! | `shares` | copies of a network, and threads of each |
 //!
 //! Nothing here reads or writes files.
 
 pub mod backbone;
 pub mod clip;
 pub mod error;
-pub mod groups;
 pub mod heads;
 mod kernels;
 pub mod layers;
@@ -32,9 +31,11 @@ pub mod moe;
 pub mod named;
 pub mod optim;
 pub mod schedule;
+mod shares;
 pub mod swin;
 pub mod tokenizer;
 pub mod vit;
 
 pub use error::ModelError;
-pub use kernels::Precision;
+pub use kernels::{Precision, fuses, recomputing, unfused};
+pub use shares::Shares;

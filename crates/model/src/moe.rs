@@ -93,6 +93,12 @@ impl MoeConfig {
         channels * (3 + self.experts + 2 * width) + prompts
     }
 
+    /// Floating-point operations of its products for one token of `channels` channels.
+    pub(crate) fn operations(&self, channels: usize) -> usize {
+        let width = self.experts * (channels / self.reduction).max(1);
+        2 * channels * (self.experts + 2 * width)
+    }
+
     /// A mixture over `channels` channels.
     pub fn init(&self, channels: usize, rng: &mut Rng, device: &Device) -> Moe {
         let hidden = (channels / self.reduction).max(1);
@@ -180,11 +186,11 @@ impl Moe {
         let routing = self.route(hidden.clone(), mix);
         let [batch, count, channels] = hidden.dims();
 
-        let hidden = relu(self.down.forward(hidden));
+        let hidden = relu(layers::project(hidden, &self.down));
         let width = hidden.dims()[2];
         let per_expert = [batch, count, self.experts, width / self.experts];
         let weighted = hidden.reshape(per_expert) * routing.weights.clone().unsqueeze_dim::<4>(3);
-        let output = self.up.forward(weighted.reshape([batch, count, width]));
+        let output = layers::project(weighted.reshape([batch, count, width]), &self.up);
         let gamma = self.gamma.val().reshape([1, 1, channels]);
         (output * gamma, routing)
     }

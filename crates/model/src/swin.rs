@@ -10,16 +10,17 @@
 //! projections run on the real positions and padding is added after them. On the CPU a block is two fused
 //! operations (`kernels`).
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::{
+    backend::DispatchDevice,
     module::{Module, Param},
     nn::{LayerNorm, Linear},
     tensor::{
         Device, Int, Tensor, TensorData,
-        activation::{gelu, sigmoid, softmax, softplus},
-        module::{attention, linear},
-        ops::AttentionModuleOptions,
+        activation::{gelu, sigmoid, softplus},
+        module::linear,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,7 @@ use crate::{
     backbone::{Adapter, Features},
     error::ModelError,
     kernels::{self, attention::Grid, mlp, scalar::Activation},
-    layers::{self, EPSILON, Rng, drop_factors, normalise, scale_samples},
+    layers::{self, Drops, EPSILON, Factors, Rng, normalise, project},
     mix::{self, IDENTITY, Mix},
     moe::{Moe, Routing},
 };
@@ -232,6 +233,31 @@ impl SwinConfig {
         count + 2 * self.sizes.stage_channels(self.sizes.depths.len() - 1)
     }
 
+    /// Floating-point operations of the products of a pass over an image, two a multiplication.
+    pub fn operations(&self, [height, width]: [usize; 2]) -> usize {
+        let sizes = &self.sizes;
+        let mut map = [height, width].map(|size| size.div_ceil(sizes.patch_size));
+        let mut count = 2 * map[0] * map[1] * 3 * sizes.patch_size.pow(2) * sizes.embed_dim;
+        for (stage, depth) in sizes.depths.iter().enumerate() {
+            let channels = sizes.stage_channels(stage);
+            if stage > 0 {
+                map = map.map(|size| size.div_ceil(sizes.merging(stage)));
+                // Four neighbours of half as many channels.
+                count += 2 * map[0] * map[1] * 2 * channels * channels;
+            }
+            let tokens = map[0] * map[1];
+            let window = sizes.window_size.pow(2);
+            count += depth
+                * layers::block_operations(tokens, window, channels, sizes.mlp_ratio * channels);
+            if let Adapter::Moe(moe) = &self.adapter
+                && moe.stages.contains(&stage)
+            {
+                count += depth * tokens * moe.operations(channels);
+            }
+        }
+        count
+    }
+
     /// Checks that the sizes can work.
     pub fn check(&self) -> Result<(), ModelError> {
         let setting = |field, expected: String, found: String| ModelError::Setting {
@@ -404,11 +430,14 @@ impl Swin {
         &self,
         images: Tensor<4>,
         mix: Tensor<2>,
-        mut rng: Option<&mut Rng>,
+        rng: Option<&mut Rng>,
     ) -> Features {
         let batch = images.dims()[0];
         mix::assert_rows(&mix, batch);
         let semantic = self.config.semantic_weight(&mix);
+
+        let rates = { self.layers.iter() }.flat_map(|stage| stage.blocks.iter().map(|b| b.drop_path));
+        let mut drops = Drops::draw(rates, batch, rng, &images.device());
 
         let mut x = self.patch_embed.forward(images);
         let mut pyramid = Vec::with_capacity(self.layers.len());
@@ -425,7 +454,7 @@ impl Swin {
             let windows = windows(&self.config, index, height, width, &x);
             for (position, block) in stage.blocks.iter().enumerate() {
                 let (output, routed) =
-                    block.forward(x, &windows[position % 2], mix.clone(), rng.as_deref_mut());
+                    block.forward(x, &windows[position % 2], mix.clone(), drops.next());
                 x = output;
                 routing.extend(routed);
             }
@@ -523,10 +552,12 @@ impl LastStage {
     /// # Shapes
     /// - maps: [batch, channels, height, width] → [batch, 2·channels, height/2, width/2], or as high and wide where the
     ///   merging has a stride of 1
-    pub fn forward(&self, maps: Tensor<4>, mut rng: Option<&mut Rng>) -> Tensor<4> {
+    pub fn forward(&self, maps: Tensor<4>, rng: Option<&mut Rng>) -> Tensor<4> {
         let (batch, index) = (maps.dims()[0], self.config.sizes.depths.len() - 1);
         // Prompts are folded in, so that no block hears this.
         let mix = Mix::mean().tensor(batch, &maps.device());
+        let rates = self.stage.blocks.iter().map(|block| block.drop_path);
+        let mut drops = Drops::draw(rates, batch, rng, &maps.device());
         let mut x = maps.permute([0, 2, 3, 1]);
         if let Some(downsample) = &self.stage.downsample {
             x = downsample.forward(x);
@@ -541,7 +572,7 @@ impl LastStage {
         let windows = windows(&self.config, index, height, width, &x);
         for (position, block) in self.stage.blocks.iter().enumerate() {
             let windows = &windows[position % 2];
-            (x, _) = block.forward(x, windows, mix.clone(), rng.as_deref_mut());
+            (x, _) = block.forward(x, windows, mix.clone(), drops.next());
         }
         normalise(x, &self.norm).permute([0, 3, 1, 2])
     }
@@ -562,13 +593,64 @@ fn windows(
         _ => side / 2,
     };
     [0, shift].map(|shift| {
-        let cut = Cut::new([height, width], side, shift, config.padding);
-        if kernels::can_fuse(x) {
-            Windows::Fused(Arc::new(cut.grid()))
-        } else {
-            Windows::Graph(Box::new(cut.tensors(&x.device())))
-        }
+        let key = Key {
+            size: [height, width],
+            side,
+            shift,
+            padding: config.padding,
+            device: (!kernels::can_fuse(x)).then(|| x.device().inner()),
+        };
+        cached(key, Key::windows)
     })
+}
+
+/// What a block's windows follow from.
+#[derive(Debug, Clone, PartialEq)]
+struct Key {
+    /// Rows and columns of the map.
+    size: [usize; 2],
+    side: usize,
+    shift: usize,
+    padding: WindowPadding,
+    /// Where Burn's graph computes; none for the fused operation.
+    device: Option<Device>,
+}
+
+impl Key {
+    fn windows(&self) -> Windows {
+        let cut = Cut::new(self.size, self.side, self.shift, self.padding);
+        match &self.device {
+            None => Windows::Fused(Arc::new(cut.grid())),
+            Some(device) => Windows::Graph(Arc::new(cut.tensors(device))),
+        }
+    }
+}
+
+/// The windows of `key`, from an earlier pass if they were made not long ago: making them costs more on the host than a small
+/// block, and sending them to a device a wait.
+fn cached(key: Key, make: impl FnOnce(&Key) -> Windows) -> Windows {
+    /// As many as the stages of two backbones need for three sizes of images.
+    const KEPT: usize = 48;
+    /// Positions of a map whose windows are kept: masks of larger ones take too much of a device's memory.
+    const POSITIONS: usize = 1 << 14;
+    static RECENT: Mutex<VecDeque<(Key, Windows)>> = Mutex::new(VecDeque::new());
+    let records = { key.device.as_ref() }
+        .is_some_and(|device| matches!(device.as_dispatch(), DispatchDevice::Capture(_)));
+    if records || key.size.iter().product::<usize>() > POSITIONS {
+        return make(&key);
+    }
+    // The list is whole whenever a thread lets go of it.
+    let recent = || RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, windows)) = recent().iter().find(|(known, _)| *known == key) {
+        return windows.clone();
+    }
+    let windows = make(&key);
+    let mut recent = recent();
+    if recent.len() == KEPT {
+        recent.pop_front();
+    }
+    recent.push_back((key, windows.clone()));
+    windows
 }
 
 /// x·softplus(W s + b) + (W' s + b'); x: [batch, height, width, channels], s: [batch, 2].
@@ -670,7 +752,7 @@ impl PatchMerging {
                 .permute([0, 1, 3, 4, 2, 5])
                 .reshape([batch, height / 2, width / 2, 4 * channels])
         };
-        self.reduction.forward(normalise(neighbours, &self.norm))
+        project(normalise(neighbours, &self.norm), &self.reduction)
     }
 }
 
@@ -731,11 +813,10 @@ impl Block {
         x: Tensor<4>,
         windows: &Windows,
         mix: Tensor<2>,
-        mut rng: Option<&mut Rng>,
+        [factors, later]: [Option<Factors>; 2],
     ) -> (Tensor<4>, Option<Routing>) {
         let [batch, height, width, channels] = x.dims();
         let flat = [batch, height * width, channels];
-        let factors = drop_factors(batch, self.drop_path, rng.as_deref_mut());
         let x = match windows {
             Windows::Fused(grid) => kernels::attention::attention(
                 x.reshape(flat),
@@ -743,30 +824,26 @@ impl Block {
                 EPSILON,
                 self.attn.heads,
                 grid.clone(),
-                factors,
+                factors.map(|factors| factors.values),
             ),
             Windows::Graph(windows) => {
                 let attended = self.attn.forward(self.norm1.forward(x.clone()), windows);
-                (x + scale_samples(attended, factors.as_deref())).reshape(flat)
+                (x + Factors::scale(&factors, attended)).reshape(flat)
             }
         };
 
-        let factors = drop_factors(batch, self.drop_path, rng);
         let (experts, routing) = match &self.moe {
             None => (None, None),
             Some(moe) => {
                 let (experts, routing) = moe.forward(x.clone(), mix);
-                (
-                    Some(scale_samples(experts, factors.as_deref())),
-                    Some(routing),
-                )
+                (Some(Factors::scale(&later, experts)), Some(routing))
             }
         };
         let x = match windows {
-            Windows::Fused(_) => self.mlp.residual(x, &self.norm2, EPSILON, factors),
+            Windows::Fused(_) => self.mlp.residual(x, &self.norm2, EPSILON, later),
             Windows::Graph(_) => {
                 let branch = self.mlp.forward(self.norm2.forward(x.clone()));
-                x + scale_samples(branch, factors.as_deref())
+                x + Factors::scale(&later, branch)
             }
         };
         let x = match experts {
@@ -803,11 +880,12 @@ impl Mlp {
     }
 
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = self.fc1.forward(x);
-        self.fc2.forward(match self.activation {
+        let hidden = project(x, &self.fc1);
+        let active = match self.activation {
             Activation::Gelu => gelu(hidden),
             Activation::QuickGelu => hidden.clone() * sigmoid(hidden * 1.702),
-        })
+        };
+        project(active, &self.fc2)
     }
 
     /// x + f · MLP(LN x) in one operation, for tensors that [`kernels::can_fuse`].
@@ -816,9 +894,10 @@ impl Mlp {
         x: Tensor<3>,
         norm: &LayerNorm,
         epsilon: f64,
-        factors: Option<Vec<f32>>,
+        factors: Option<Factors>,
     ) -> Tensor<3> {
         let parameters = mlp::Parameters::new(norm, &self.fc1, &self.fc2);
+        let factors = factors.map(|factors| factors.values);
         mlp::mlp(x, parameters, epsilon, self.activation, factors)
     }
 }
@@ -866,7 +945,7 @@ impl WindowAttention {
         let (heads, width) = (self.heads, channels / self.heads);
 
         // The bias comes after the padding: a padding position has no input, only the bias.
-        let qkv = windows.cut.arrange(linear(x, self.qkv.weight.val(), None));
+        let qkv = windows.cut.arrange(layers::product(x, self.qkv.weight.val(), None));
         let qkv = match &self.qkv.bias {
             Some(bias) => qkv + bias.val().reshape([1, 1, 1, 3 * channels]),
             None => qkv,
@@ -883,28 +962,12 @@ impl WindowAttention {
             batch * rows * columns
         };
         let merged = batch * rows * columns * heads / groups;
-        let [query, key, value] = three(qkv.reshape([3, groups, merged, area, width]));
-        let output = if query.is_autodiff() {
-            // The fused operation falls back to separate ones under autodiff, and these are fewer: no
-            // gradient goes through the row maximum.
-            let scores = (query * (width as f64).powf(-0.5)).matmul(key.swap_dims(2, 3)) + bias;
-            softmax(scores, 3).matmul(value)
-        } else {
-            attention(
-                query,
-                key,
-                value,
-                None,
-                Some(bias),
-                AttentionModuleOptions::default(),
-            )
-        };
-
-        let output = output
+        let qkv = three(qkv.reshape([3, groups, merged, area, width]));
+        let output = layers::attend(qkv, Some(bias))
             .reshape([batch, rows, columns, heads, side, side, width])
             .permute([0, 1, 4, 2, 5, 3, 6])
             .reshape([batch, rows * side, columns * side, channels]);
-        self.proj.forward(windows.cut.restore(output))
+        project(windows.cut.restore(output), &self.proj)
     }
 
     /// What is added to the scores: [1, heads, area, area], or [1, windows·heads, area, area] with a mask.
@@ -961,11 +1024,12 @@ fn relative_position_index(side: usize) -> Vec<u32> {
 }
 
 /// The windows of a block, in the form that its attention takes.
+#[derive(Clone)]
 enum Windows {
     /// Of the fused operation.
     Fused(Arc<Grid>),
     /// Of Burn's graph.
-    Graph(Box<CutTensors>),
+    Graph(Arc<CutTensors>),
 }
 
 /// How a map is cut into windows: where its rows and columns go.
@@ -1261,14 +1325,13 @@ mod tests {
                 trace(&case, |case| {
                     let mix = Mix::mean().tensor(shape[0], &device);
                     let mut rng = Rng::seed_from_u64(seed);
-                    case.block
-                        .forward(case.x.val(), &windows, mix, Some(&mut rng))
-                        .0
+                    let mut drops = Drops::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
+                    case.block.forward(case.x.val(), &windows, mix, drops.next()).0
                 })
             };
             let cut = || Cut::new(size, side, shift, padding);
             assert_alike(
-                &run(Windows::Graph(Box::new(cut().tensors(&device)))),
+                &run(Windows::Graph(Arc::new(cut().tensors(&device)))),
                 &run(Windows::Fused(Arc::new(cut().grid()))),
                 &format!("{shape:?}, {heads} heads, window {side}, shift {shift}, {padding:?}"),
             );

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use burn::{
     module::{Module, Param},
     nn::{LayerNorm, LayerNormConfig, Linear},
-    tensor::{Device, Tensor, activation::softmax, module::attention, ops::AttentionModuleOptions},
+    tensor::{Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,7 +27,7 @@ use crate::{
     clip::resample_grid,
     error::ModelError,
     kernels::{self, attention::Grid, scalar::Activation},
-    layers::{self, Rng, drop_factors, scale_samples},
+    layers::{self, Drops, Factors, Rng, project},
     mix::{self, Mix},
     moe::{Moe, Routing},
     swin::{Mlp, PatchProjection},
@@ -253,6 +253,22 @@ impl VitConfig {
             + experts
     }
 
+    /// Floating-point operations of the products of a pass over an image, two a multiplication.
+    pub fn operations(&self, size: [usize; 2]) -> usize {
+        let sizes = &self.sizes;
+        let [rows, columns] = size.map(|size| size.div_ceil(sizes.patch));
+        let tokens = sizes.prefix() + rows * columns;
+        let block = layers::block_operations(tokens, tokens, sizes.width, sizes.hidden);
+        let experts: usize = match &self.adapter {
+            Adapter::Moe(moe) => {
+                let blocks = (0..sizes.depth).filter(|b| moe.stages.contains(&self.stage(*b)));
+                blocks.count() * tokens * moe.operations(sizes.width)
+            }
+            _ => 0,
+        };
+        2 * rows * columns * 3 * sizes.patch.pow(2) * sizes.width + sizes.depth * block + experts
+    }
+
     /// A network with fresh weights, as DINO has them: truncated normal of standard deviation 0.02, biases zero.
     ///
     /// # Panics
@@ -323,19 +339,16 @@ impl Vit {
     /// # Shapes
     /// - images: [batch, 3, height, width]
     /// - mix: [batch, tasks]
-    pub fn forward(
-        &self,
-        images: Tensor<4>,
-        mix: Tensor<2>,
-        mut rng: Option<&mut Rng>,
-    ) -> Features {
+    pub fn forward(&self, images: Tensor<4>, mix: Tensor<2>, rng: Option<&mut Rng>) -> Features {
         let batch = images.dims()[0];
         mix::assert_rows(&mix, batch);
+        let rates = self.blocks.iter().map(|block| block.drop_path);
+        let mut drops = Drops::draw(rates, batch, rng, &images.device());
         let (mut x, grid) = self.embed(images);
         let mut pyramid = Vec::with_capacity(STAGES);
         let mut routing = Vec::new();
         for (index, block) in self.blocks.iter().enumerate() {
-            let (output, routed) = block.forward(x, mix.clone(), rng.as_deref_mut());
+            let (output, routed) = block.forward(x, mix.clone(), drops.next());
             x = output;
             routing.extend(routed);
             // A network of fewer blocks than stages gives some maps twice, so that there are always four.
@@ -500,11 +513,10 @@ impl Block {
         &self,
         x: Tensor<3>,
         mix: Tensor<2>,
-        mut rng: Option<&mut Rng>,
+        [factors, later]: [Option<Factors>; 2],
     ) -> (Tensor<3>, Option<Routing>) {
-        let [batch, tokens, _] = x.dims();
+        let tokens = x.dims()[1];
         let fuse = kernels::can_fuse(&x) && self.ls1.is_none() && self.ls2.is_none();
-        let factors = drop_factors(batch, self.drop_path, rng.as_deref_mut());
         let x = if fuse {
             let parameters = kernels::attention::Parameters::new(
                 &self.norm1,
@@ -513,28 +525,28 @@ impl Block {
                 None,
             );
             let grid = Arc::new(Grid::whole(tokens, false));
+            let factors = factors.map(|factors| factors.values);
             kernels::attention::attention(x, parameters, EPSILON, self.attn.heads, grid, factors)
         } else {
             let attended = self.attn.forward(normalise(x.clone(), &self.norm1));
             let attended = LayerScale::apply(&self.ls1, attended);
-            x + scale_samples(attended, factors.as_deref())
+            x + Factors::scale(&factors, attended)
         };
 
-        let factors = drop_factors(batch, self.drop_path, rng);
         let (experts, routing) = match &self.moe {
             None => (None, None),
             Some(moe) => {
                 let (experts, routing) = moe.forward(x.clone(), mix);
-                let experts = scale_samples(experts, factors.as_deref());
+                let experts = Factors::scale(&later, experts);
                 (Some(experts), Some(routing))
             }
         };
         let x = if fuse {
-            self.mlp.residual(x, &self.norm2, EPSILON, factors)
+            self.mlp.residual(x, &self.norm2, EPSILON, later)
         } else {
             let branch = self.mlp.forward(normalise(x.clone(), &self.norm2));
             let branch = LayerScale::apply(&self.ls2, branch);
-            x + scale_samples(branch, factors.as_deref())
+            x + Factors::scale(&later, branch)
         };
         let x = match experts {
             None => x,
@@ -576,22 +588,12 @@ impl Attention {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();
         let dim = width / self.heads;
-        let qkv = self
-            .qkv
-            .forward(x)
+        let qkv = project(x, &self.qkv)
             .reshape([batch, tokens, 3, self.heads, dim])
             .permute([2, 0, 3, 1, 4]);
-        let [query, key, value] =
-            [0, 1, 2].map(|index| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0));
-        let output = if query.is_autodiff() {
-            // The fused operation has no gradient of its own; see `swin::WindowAttention`.
-            let scores = (query * (dim as f64).powf(-0.5)).matmul(key.swap_dims(2, 3));
-            softmax(scores, 3).matmul(value)
-        } else {
-            let options = AttentionModuleOptions::default();
-            attention(query, key, value, None, None, options)
-        };
+        let qkv = [0, 1, 2].map(|index| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0));
+        let output = layers::attend(qkv, None);
         let output = output.swap_dims(1, 2).reshape([batch, tokens, width]);
-        self.proj.forward(output)
+        project(output, &self.proj)
     }
 }

@@ -18,7 +18,7 @@ use clasp_model::{
     mix::{IDENTITY, Mix, PART, mixes_tensor},
     moe::{Moe, MoeConfig},
     named,
-    optim::{self, AdamW, AdamWConfig, Clip, Step},
+    optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays},
     swin::SwinSizes,
     vit::{Pool, VitSizes},
 };
@@ -117,7 +117,7 @@ fn any_size_gives_features_and_finite_gradients() {
             let mut backward = features.pooled.square().sum().backward();
             let gradients = optim::gradients(&backbone, &mut backward);
             assert!(
-                optim::norm(&gradients).is_finite(),
+                Norms::of(&gradients).total().is_finite(),
                 "{name} {adapter:?} {height}x{width}"
             );
         }
@@ -327,22 +327,31 @@ fn loss(student: &Student, device: &Device) -> Tensor<1> {
     .mean();
     let total = dino + part + attribute;
     let passes = views.each_ref().map(|view| view.routing.as_slice());
-    if passes[0].is_empty() {
+    let Some(load) = expert_load(&passes) else {
         return total;
-    }
-    let load = expert_load(&passes);
-    assert!(
-        load.iter()
-            .all(|load| (load.iter().sum::<f32>() - 1.0).abs() < 1e-5)
-    );
+    };
+    let sums: Vec<f32> = load.clone().sum_dim(1).try_into_vec_as().unwrap();
+    assert!(sums.iter().all(|sum| (sum - 1.0).abs() < 1e-5));
     total + balance_loss(&passes, &load) * 0.01
 }
 
-const STEP: Step<'static> = Step {
-    learning_rate: 1e-3,
-    weight_decay: 0.04,
-    frozen: &[],
-};
+/// One step of AdamW; what begins with one of `frozen` stays.
+fn step(
+    optimiser: &mut Optimiser,
+    student: Student,
+    mut gradients: Gradients,
+    frozen: &[&str],
+) -> Student {
+    let norms = Norms::of(&gradients);
+    let rates = |name: &str, shape: &[usize]| {
+        let trained = !frozen.iter().any(|prefix| name.starts_with(prefix));
+        trained.then(|| Rates {
+            lr: 1e-3,
+            decay: if decays(name, shape) { 0.04 } else { 0.0 },
+        })
+    };
+    optimiser.step("", student, &mut gradients, &norms, &rates)
+}
 
 #[test]
 fn every_parameter_moves_and_the_loss_falls() {
@@ -350,13 +359,13 @@ fn every_parameter_moves_and_the_loss_falls() {
     for (name, adapter) in cases() {
         let mut student = student(name, adapter.clone(), &device);
         let before = values(&student);
-        let mut optimiser = AdamW::new(AdamWConfig::default());
+        let mut optimiser = Optimiser::new(OptimiserConfig::default());
         let mut losses = Vec::new();
         for _ in 0..4 {
             let loss = loss(&student, &device);
             losses.push(loss.clone().into_scalar::<f32>());
             let gradients = optim::gradients(&student, &mut loss.backward());
-            student = optimiser.step(student, gradients, &STEP);
+            student = step(&mut optimiser, student, gradients, &[]);
         }
         assert!(
             losses.windows(2).all(|pair| pair[1] < pair[0]),
@@ -375,16 +384,13 @@ fn frozen_names_stay_and_their_history_does_not_start() {
     let device = Device::flex().autodiff();
     let student = student(KINDS[0], Adapter::None, &device);
     let before = values(&student);
-    let mut optimiser = AdamW::new(AdamWConfig {
+    let mut optimiser = Optimiser::new(OptimiserConfig {
         clip: Clip::Global(1.0),
-        ..AdamWConfig::default()
+        ..OptimiserConfig::default()
     });
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
-    let step = Step {
-        frozen: &["dino.last_layer", "backbone.layers.0"],
-        ..STEP
-    };
-    let student = optimiser.step(student, gradients, &step);
+    let frozen = ["dino.last_layer", "backbone.layers.0"];
+    let student = step(&mut optimiser, student, gradients, &frozen);
     for (name, after) in values(&student) {
         let frozen = name.starts_with("dino.last_layer") || name.starts_with("backbone.layers.0");
         assert_eq!(after == before[&name], frozen, "`{name}`");
@@ -396,10 +402,10 @@ fn frozen_names_stay_and_their_history_does_not_start() {
 #[test]
 fn a_resumed_run_is_the_same_run() {
     let device = Device::flex().autodiff();
-    let train = |mut student: Student, mut optimiser: AdamW, steps: usize| {
+    let train = |mut student: Student, mut optimiser: Optimiser, steps: usize| {
         for _ in 0..steps {
             let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
-            student = optimiser.step(student, gradients, &STEP);
+            student = step(&mut optimiser, student, gradients, &[]);
         }
         (student, optimiser)
     };
@@ -407,7 +413,7 @@ fn a_resumed_run_is_the_same_run() {
     let start = || {
         (
             student(KINDS[0], adapter.clone(), &device),
-            AdamW::new(AdamWConfig::default()),
+            Optimiser::new(OptimiserConfig::default()),
         )
     };
     let (whole, _) = train(start().0, start().1, 4);
@@ -418,8 +424,9 @@ fn a_resumed_run_is_the_same_run() {
         student(KINDS[0], adapter.clone(), &device),
         &mut |name, _, value| Tensor::from_floats(saved[name].as_slice(), &value.device()),
     );
-    let optimiser = AdamW::from_state(AdamWConfig::default(), &state, &Device::flex()).unwrap();
-    optimiser.check(&fresh).unwrap();
+    let optimiser =
+        Optimiser::from_state(OptimiserConfig::default(), &state, &Device::flex()).unwrap();
+    optimiser.check("", &fresh).unwrap();
     let (resumed, _) = train(fresh, optimiser, 2);
     assert!(values(&whole) == values(&resumed));
 }
@@ -428,11 +435,11 @@ fn a_resumed_run_is_the_same_run() {
 fn a_broken_optimiser_state_is_an_error() {
     let device = Device::flex().autodiff();
     let student = student(KINDS[0], Adapter::None, &device);
-    let mut optimiser = AdamW::new(AdamWConfig::default());
+    let mut optimiser = Optimiser::new(OptimiserConfig::default());
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
-    let _ = optimiser.step(student.clone(), gradients, &STEP);
+    let _ = step(&mut optimiser, student.clone(), gradients, &[]);
     let state = optimiser.state();
-    let load = |state| AdamW::from_state(AdamWConfig::default(), state, &Device::flex());
+    let load = |state| Optimiser::from_state(OptimiserConfig::default(), state, &Device::flex());
 
     let mut missing = state.clone();
     missing.remove("part.layers.0.bias.second");
@@ -449,8 +456,20 @@ fn a_broken_optimiser_state_is_an_error() {
         .data
         .pop();
     assert!(load(&short).unwrap_err().to_string().contains("needs"));
-    let other = load(&state).unwrap().check(&student.part).unwrap_err();
+    let other = load(&state).unwrap().check("", &student.part).unwrap_err();
     assert!(other.to_string().contains("not a parameter"), "{other}");
+}
+
+#[test]
+fn operations_are_the_published_ones() {
+    // timm's and torchvision's tables: multiplications, in billions, at 224x224.
+    for (name, published) in [("swin-tiny", 4.5), ("swin-base", 15.4), ("vit-small", 4.6)] {
+        let config = BackboneConfig::named(name).unwrap();
+        let found = config.operations([224, 224]).unwrap() as f64 / 2e9;
+        assert!((found / published - 1.0).abs() < 0.03, "{name}: {found}");
+        let moe = config.with_adapter(Adapter::Moe(MoeConfig::default()));
+        assert!(moe.operations([224, 224]).unwrap() as f64 / 2e9 > found);
+    }
 }
 
 #[test]

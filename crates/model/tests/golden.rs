@@ -14,7 +14,7 @@ use clasp_model::{
     mix::{Mix, mixes_tensor},
     moe::MoeConfig,
     named,
-    optim::{AdamW, AdamWConfig, Clip, Step},
+    optim::{Clip, Norms, Optimiser, OptimiserConfig, Rates, decays},
     schedule::Cosine,
     swin::{SwinConfig, SwinSizes, WindowPadding},
     vit::{Pool, VitConfig, VitSizes},
@@ -337,19 +337,19 @@ fn adamw_is_pytorchs() {
         weight: Param::from_tensor(tensor(noise("adamw weight", 35), [7, 5], &device)),
         bias: Param::from_tensor(tensor(noise("adamw bias", 7), [7], &device)),
     };
-    let config = AdamWConfig {
+    let config = OptimiserConfig {
         clip: Clip::PerTensor(3.0),
-        ..AdamWConfig::default()
+        ..OptimiserConfig::default()
     };
-    let mut optimiser = AdamW::new(config);
+    let mut optimiser = Optimiser::new(config);
     for step in 0..5 {
         if step == 3 {
             // A resume in the middle changes nothing.
-            optimiser = AdamW::from_state(config, &optimiser.state(), &Device::flex()).unwrap();
-            optimiser.check(&layer).unwrap();
+            optimiser = Optimiser::from_state(config, &optimiser.state(), &Device::flex()).unwrap();
+            optimiser.check("", &layer).unwrap();
         }
         let scale = if step < 2 { 4.0 } else { 0.1 };
-        let gradients = [("weight", 35), ("bias", 7)]
+        let mut gradients = [("weight", 35), ("bias", 7)]
             .map(|(name, count)| {
                 let values = noise(&format!("adamw {name} gradient {step}"), count);
                 (
@@ -358,12 +358,15 @@ fn adamw_is_pytorchs() {
                 )
             })
             .into();
-        let step = Step {
-            learning_rate: 1e-2 / (step + 1) as f64,
-            weight_decay: 0.04 + 0.05 * step as f64,
-            frozen: &[],
+        let norms = Norms::of(&gradients);
+        let rates = |name: &str, shape: &[usize]| {
+            let decay = 0.04 + 0.05 * step as f64;
+            Some(Rates {
+                lr: 1e-2 / (step + 1) as f64,
+                decay: if decays(name, shape) { decay } else { 0.0 },
+            })
         };
-        layer = optimiser.step(layer, gradients, &step);
+        layer = optimiser.step("", layer, &mut gradients, &norms, &rates);
     }
     golden.check("adamw weight", layer.weight.val(), 1e-6);
     golden.check("adamw bias", layer.bias.val(), 1e-6);

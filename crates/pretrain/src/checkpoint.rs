@@ -24,7 +24,7 @@ use clasp_data::loader::Position;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
 use clasp_model::layers::Rng;
-use clasp_model::optim::AdamW;
+use clasp_model::optim::Optimiser;
 use clasp_run::checkpoints::{self, latest, prune};
 use clasp_run::recipe::difference;
 use clasp_weights::WeightsError;
@@ -34,7 +34,7 @@ use fs_err as fs;
 use rand::SeedableRng;
 
 use crate::error::{PretrainError, Result};
-use crate::recipe::Recipe;
+use crate::recipe::{Machine, Recipe};
 use crate::step::{Trainer, adamw};
 
 /// Value of `format` in the metadata.
@@ -181,7 +181,13 @@ pub fn networks(path: &Path, device: &Device) -> Result<Networks> {
     let images =
         images.map_err(|_| wrong(&path, "images", "a number", field("images").to_owned()))?;
     let recipe = Recipe::parse(field("recipe"), &path.display().to_string(), &[])?;
-    let plan = recipe.plan(images, 1, true)?;
+    // For its networks alone, wherever it was trained.
+    let anywhere = Machine {
+        cores: 1,
+        on_cpu: false,
+        bf16: true,
+    };
+    let plan = recipe.plan(images, anywhere)?;
 
     let part = |prefix: &str| -> StateDict {
         let named = state.iter();
@@ -341,12 +347,12 @@ pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Posi
         TensorData::new(centre.data.clone(), centre.shape.clone()),
         &trainer.centre.device(),
     );
-    let optimiser = AdamW::from_state(
+    let optimiser = Optimiser::from_state(
         adamw(&trainer.plan),
         &of("optimiser."),
         &trainer.centre.device(),
     )?;
-    optimiser.check(&student)?;
+    optimiser.check("", &student)?;
     trainer.optimiser = optimiser;
     trainer.student = student;
     trainer.teacher = teacher;

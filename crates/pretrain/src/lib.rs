@@ -22,5 +22,5 @@ pub mod train;
 pub mod views;
 
 pub use error::{PretrainError, Result};
-pub use recipe::{Plan, Recipe};
+pub use recipe::{Machine, Plan, Recipe};
 pub use train::{Control, Event, Summary, train};

@@ -7,7 +7,9 @@
 
 use std::path::{Path, PathBuf};
 
+use burn::tensor::{DType, Device};
 use clasp_data::augment::ViewsConfig;
+use clasp_model::Precision;
 use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
 use clasp_model::mix::TASKS;
 use clasp_model::moe::MoeConfig;
@@ -342,6 +344,12 @@ pub struct Run {
     pub accumulate: usize,
     /// Copies of the student that share a part, each on one thread. Auto: one a core on the CPU, else 1.
     pub replicas: Auto<usize>,
+    /// Numbers that factors of products are rounded to: `f32`, or `bf16`, faster where the device has it, with weights, optimiser,
+    /// norms and losses in f32. Auto: bf16 on devices that compute in it, f32 on the CPU.
+    pub precision: Auto<Precision>,
+    /// Whether what the backward pass needs is computed again instead of kept: less memory, more time, the same gradients.
+    /// Smaller parts (`accumulate`) save memory too, and no time is lost.
+    pub checkpointing: bool,
     /// Steps between two checkpoints. Auto: an epoch, but between 50 and 1000 steps.
     pub save_every: Auto<u64>,
     /// Checkpoints that are kept.
@@ -358,6 +366,8 @@ impl Default for Run {
             batch: 256,
             accumulate: 1,
             replicas: Auto::Auto,
+            precision: Auto::Auto,
+            checkpointing: false,
             save_every: Auto::Auto,
             keep: 3,
             log_every: 10,
@@ -411,14 +421,14 @@ impl Recipe {
         recipe::to_toml(self)
     }
 
-    /// Checks the values and resolves every `"auto"` for a corpus of `images` images, on the CPU
-    /// with `cores` cores or on another device.
+    /// Checks the values and resolves every `"auto"` for a corpus of `images` images on a machine.
     ///
     /// # Errors
     ///
     /// A value is out of range, two values contradict each other, or there are too few images.
-    pub fn plan(mut self, images: usize, cores: usize, on_cpu: bool) -> Result<Plan> {
+    pub fn plan(mut self, images: usize, machine: Machine) -> Result<Plan> {
         self.check()?;
+        let Machine { cores, on_cpu, .. } = machine;
         if images < self.run.batch {
             return Err(PretrainError::TooFewImages {
                 images: self.data.images.clone(),
@@ -471,6 +481,19 @@ impl Recipe {
         };
         let replicas = self.run.replicas.settle(replicas);
         check::count("run.replicas", replicas, [1, check::MOST_THREADS])?;
+        let precision = self.run.precision.settle(if machine.bf16 && !on_cpu {
+            Precision::Bf16
+        } else {
+            Precision::F32
+        });
+        if precision == Precision::Bf16 && (on_cpu || !machine.bf16) {
+            let expected = if on_cpu {
+                "f32 on the CPU, whose training has no faster one"
+            } else {
+                "f32: the device does not compute in bf16"
+            };
+            return Err(Setting::new("run.precision", expected.to_owned(), precision).into());
+        }
         if !part.is_multiple_of(replicas) {
             let expected = format!("a divisor of run.batch / run.accumulate = {part}");
             return Err(Setting::new("run.replicas", expected, replicas).into());
@@ -525,6 +548,7 @@ impl Recipe {
             steps_per_epoch,
             save_every,
             replicas,
+            precision,
             workers,
             recipe: self,
         })
@@ -597,6 +621,29 @@ impl Recipe {
     }
 }
 
+/// What a plan depends on besides recipe and images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Cores that may be used.
+    pub cores: usize,
+    /// Whether the CPU computes.
+    pub on_cpu: bool,
+    /// Whether the device computes in bf16.
+    pub bf16: bool,
+}
+
+impl Machine {
+    /// `cores` cores beside `device`.
+    pub fn of(device: &Device, cores: usize) -> Self {
+        let on_cpu = *device == Device::flex();
+        Self {
+            cores,
+            on_cpu,
+            bf16: !on_cpu && device.supports_dtype(DType::BF16),
+        }
+    }
+}
+
 /// A recipe with every `"auto"` resolved, and what follows from it.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -624,6 +671,8 @@ pub struct Plan {
     pub save_every: u64,
     /// Copies of the student.
     pub replicas: usize,
+    /// Precision of products.
+    pub precision: Precision,
     /// Threads that load.
     pub workers: usize,
 }
@@ -673,6 +722,36 @@ pub fn of_run(folder: &Path, overrides: &[String]) -> Result<Recipe> {
 mod tests {
     use super::*;
 
+    fn cpu(cores: usize) -> Machine {
+        Machine::of(&Device::flex(), cores)
+    }
+
+    #[test]
+    fn precision_follows_the_device() {
+        let plan = |set: &str, on_cpu: bool, bf16: bool| {
+            let machine = Machine {
+                cores: 1,
+                on_cpu,
+                bf16,
+            };
+            let set: Vec<String> = set.split_whitespace().map(str::to_owned).collect();
+            let plan = Recipe::parse("", "test", &set).unwrap().plan(1000, machine);
+            plan.map(|plan| plan.precision)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(plan("", true, true), Ok(Precision::F32));
+        assert_eq!(plan("", false, true), Ok(Precision::Bf16));
+        assert_eq!(plan("", false, false), Ok(Precision::F32));
+        assert_eq!(plan("run.precision=f32", false, true), Ok(Precision::F32));
+        for (on_cpu, word) in [(true, "on the CPU"), (false, "device")] {
+            let error = plan("run.precision=bf16", on_cpu, on_cpu).unwrap_err();
+            assert!(
+                error.contains("run.precision") && error.contains(word),
+                "{error}"
+            );
+        }
+    }
+
     fn error(text: &str, overrides: &[&str]) -> String {
         let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
         Recipe::parse(text, "r.toml", &overrides)
@@ -685,7 +764,7 @@ mod tests {
         for (name, _) in BUILT_IN {
             let recipe = Recipe::load(name, &[]).unwrap();
             recipe
-                .plan(100_000, 2, true)
+                .plan(100_000, cpu(2))
                 .unwrap_or_else(|error| panic!("{name}: {error}"));
         }
     }
@@ -740,7 +819,7 @@ mod tests {
     fn auto_follows_from_batch_and_corpus_and_is_resolved_once() {
         let mut recipe = Recipe::default();
         recipe.run.batch = 128;
-        let plan = recipe.plan(12_800, 3, true).unwrap();
+        let plan = recipe.plan(12_800, cpu(3)).unwrap();
         assert_eq!((plan.steps_per_epoch, plan.steps), (100, 10_000));
         assert!((plan.lr - 2.5e-4).abs() < 1e-12);
         assert_eq!((plan.momentum, plan.outputs), (0.9995, 16384));
@@ -767,7 +846,7 @@ mod tests {
                 method,
                 ..Recipe::default()
             };
-            assert_eq!(recipe.plan(1000, 1, true).unwrap().tasks, tasks);
+            assert_eq!(recipe.plan(1000, cpu(1)).unwrap().tasks, tasks);
         }
     }
 
@@ -776,7 +855,7 @@ mod tests {
         let set = |text: &str| {
             Recipe::parse("", "r", &[text.to_owned()])
                 .unwrap()
-                .plan(1000, 2, true)
+                .plan(1000, cpu(2))
                 .unwrap_err()
                 .to_string()
         };

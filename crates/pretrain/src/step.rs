@@ -15,18 +15,20 @@
 //! scaled, and its part loss is over plain and masked views, as in its code.
 
 use burn::module::Module;
-use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::backbone::Routing;
 use clasp_model::losses::attribute::{attribute_accuracy, attribute_loss};
 use clasp_model::losses::balance::{balance_loss, expert_load};
-use clasp_model::losses::dino::{Temperatures, centre_update, dino_loss, teacher_mean};
+use clasp_model::losses::dino::{Answers, Temperatures, centre_update, dino_loss_of, teacher_mean};
 use clasp_model::losses::part::{part_accuracy, part_loss};
 use clasp_model::mix::{ATTRIBUTE, Mix, PART};
-use clasp_model::optim::{self, AdamW, AdamWConfig, Clip, Gradients, Step, ema};
+use clasp_model::optim::{
+    self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, decays, ema, read, squares,
+};
 use clasp_model::schedule::Cosine;
+use clasp_model::{fuses, recomputing};
 use clasp_weights::import::{self, start_from};
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -51,7 +53,7 @@ pub struct Trainer {
     /// Mean of the teacher's projections: [1, outputs].
     pub centre: Tensor<2>,
     /// AdamW with its moments.
-    pub optimiser: AdamW,
+    pub optimiser: Optimiser,
     /// Steps that are done.
     pub step: u64,
     vocabulary: Option<Vocabulary>,
@@ -85,8 +87,8 @@ struct Draft {
     inputs: Inputs,
     teacher: Vec<Tensor<2>>,
     forward: Forward,
-    /// Share of choices by block and expert.
-    load: Vec<Vec<f32>>,
+    /// Share of choices, [blocks, experts], where there are experts.
+    load: Option<Tensor<2>>,
 }
 
 /// A replica's share of a part after the backward pass.
@@ -94,13 +96,14 @@ struct Verdict {
     gradients: Gradients,
     /// Mean projection of the teacher over the share: [1, outputs].
     teacher_mean: Tensor<2>,
-    terms: Terms,
+    figures: Vec<(Figure, Tensor<1>)>,
     usage: UsageSums,
 }
 
 /// What a batch teaches.
 struct Lesson {
     gradients: Gradients,
+    norms: Norms,
     /// Mean projection of the teacher over the batch: [1, outputs].
     teacher_mean: Tensor<2>,
     terms: Terms,
@@ -109,21 +112,25 @@ struct Lesson {
     shares: f64,
 }
 
-/// The losses and figures of a share, as sums that can be added up.
-#[derive(Clone, Copy, Debug, Default)]
-struct Terms {
-    total: f64,
-    dino: f64,
-    part: f64,
-    attribute: f64,
-    balance: f64,
-    entropy: f64,
-    spread: f64,
-    part_right: f64,
-    part_known: f64,
-    attribute_right: f64,
-    attribute_known: f64,
+/// What is measured of a share: losses first, in the order in which one that is not finite is named.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Figure {
+    Dino,
+    Part,
+    Attribute,
+    Balance,
+    Total,
+    Entropy,
+    Spread,
+    PartRight,
+    PartKnown,
+    AttributeRight,
+    AttributeKnown,
 }
+
+/// Sums of figures over shares.
+#[derive(Clone, Copy, Debug, Default)]
+struct Terms([f64; Figure::AttributeKnown as usize + 1]);
 
 impl Trainer {
     /// A trainer at step 0, with fresh weights.
@@ -146,7 +153,7 @@ impl Trainer {
         Ok(Self {
             grid: teacher.backbone.grid(height, width),
             centre: Tensor::zeros([1, plan.outputs], &device),
-            optimiser: AdamW::new(adamw(&plan)),
+            optimiser: Optimiser::new(adamw(&plan)),
             step: 0,
             student,
             teacher,
@@ -194,26 +201,28 @@ impl Trainer {
     ///
     /// Where `items` are not as many as the recipe's batch.
     pub fn step(&mut self, items: &[Item], observe: bool) -> Result<Outcome, NonFinite> {
-        let lesson = self.lesson(items, observe);
+        let mut lesson = self.lesson(items, observe);
         lesson.terms.check()?;
         let mut metrics = lesson.terms.metrics(lesson.shares, &self.plan);
-        metrics.insert("gradient/norm".to_owned(), optim::norm(&lesson.gradients));
+        metrics.insert("gradient/norm".to_owned(), lesson.norms.total());
 
         let rates = Rates::at(&self.plan, self.step);
-        let frozen: &[&str] = if self.step < self.plan.frozen_steps {
-            &[LAST_LAYER]
-        } else {
-            &[]
+        let of_parameter = |name: &str, shape: &[usize]| {
+            Some(optim::Rates {
+                lr: rates.lr,
+                decay: if decays(name, shape) {
+                    rates.weight_decay
+                } else {
+                    0.0
+                },
+            })
         };
-        let how = Step {
-            learning_rate: rates.lr,
-            weight_decay: rates.weight_decay,
-            frozen,
-        };
-        self.student = self
-            .optimiser
-            .step(self.student.clone(), lesson.gradients, &how);
-        self.teacher = ema(self.teacher.clone(), &self.student.trunk, rates.momentum);
+        let (student, gradients) = (self.student.clone(), &mut lesson.gradients);
+        let optimiser = &mut self.optimiser;
+        self.student = optimiser.step("", student, gradients, &lesson.norms, &of_parameter);
+        // The student stands in for the teacher meanwhile, so that nothing but the average holds its memory.
+        let teacher = std::mem::replace(&mut self.teacher, self.student.trunk.valid());
+        self.teacher = ema(teacher, &self.student.trunk, rates.momentum);
         let momentum = self.plan.recipe.loss.centre_momentum;
         self.centre = centre_update(self.centre.clone(), lesson.teacher_mean, momentum);
         self.step += 1;
@@ -224,6 +233,30 @@ impl Trainer {
             metrics,
             usage: lesson.usage.usage(self.step),
         })
+    }
+
+    /// The loss of a batch and its gradients by name; changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// A loss is not finite.
+    ///
+    /// # Panics
+    ///
+    /// Where `items` are not as many as the recipe's batch.
+    pub fn gradients(&self, items: &[Item]) -> Result<(f64, Gradients), NonFinite> {
+        let lesson = self.lesson(items, false);
+        lesson.terms.check()?;
+        Ok((
+            lesson.terms.of(Figure::Total) / lesson.shares,
+            lesson.gradients,
+        ))
+    }
+
+    /// The teacher's pooled features of the global views of a batch: [views · batch, channels].
+    pub fn features(&self, items: &[Item]) -> Tensor<2> {
+        let inputs = Inputs::new(items, self.grid, &self.device);
+        self.plan.precision.within(|| self.teacher.pool(&inputs))
     }
 
     /// Losses and gradients of a batch; changes nothing.
@@ -240,22 +273,33 @@ impl Trainer {
         let share_size = part_size / self.plan.replicas;
         let mut gradients = Gradients::new();
         let mut teacher_means = Vec::new();
-        let (mut terms, mut usage) = (Terms::default(), UsageSums::default());
+        let (mut figures, mut usage) = (Vec::new(), UsageSums::default());
         for (part, items) in items.chunks(part_size).enumerate() {
             let shares: Vec<&[Item]> = items.chunks(share_size).collect();
             let drafts =
                 self.on_replicas(shares, |replica, share| self.draft(share, part, replica));
             let load = mean_load(&drafts);
-            let verdicts = self.on_replicas(drafts, |_, draft| self.judge(draft, &load, observe));
+            let verdicts =
+                self.on_replicas(drafts, |_, draft| self.judge(draft, load.as_ref(), observe));
             for verdict in verdicts {
-                add(&mut gradients, verdict.gradients);
+                optim::add(&mut gradients, verdict.gradients);
                 teacher_means.push(verdict.teacher_mean);
-                terms.add(&verdict.terms);
+                figures.extend(verdict.figures);
                 usage.add(&verdict.usage);
             }
         }
+        if self.step < self.plan.frozen_steps {
+            gradients.retain(|name, _| !name.starts_with(LAST_LAYER));
+        }
+        // The step's only wait for the device.
+        let (figures, mut numbers): (Vec<_>, Vec<_>) = figures.into_iter().unzip();
+        numbers.extend(squares(&gradients));
+        let numbers = read(numbers);
+        let (values, squares) = numbers.split_at(figures.len());
+        let terms = Terms::sum(figures.into_iter().zip(values.iter().copied()));
         let shares = teacher_means.len() as f64;
         Lesson {
+            norms: Norms::new(&gradients, squares),
             gradients,
             teacher_mean: teacher_mean(&teacher_means),
             terms,
@@ -302,10 +346,15 @@ impl Trainer {
     /// The forward passes of teacher and student over a share.
     fn draft(&self, items: &[Item], part: usize, replica: usize) -> Draft {
         let (seed, recipe) = (self.plan.recipe.seed, &self.plan.recipe);
+        let (precision, checkpointing) = (self.plan.precision, recipe.run.checkpointing);
         let inputs = Inputs::new(items, self.grid, &self.device);
-        let teacher = self.teacher.project(&inputs);
-        // Leaves of its own, so that replicas do not build one graph.
-        let student = self.student.clone().fork(&self.device.clone().autodiff());
+        let teacher = precision.within(|| self.teacher.project(&inputs));
+        // Leaves of its own, so that replicas do not build one graph. The CPU's fused operations see to recomputing themselves.
+        let mut graph = self.device.clone().autodiff();
+        if checkpointing && !fuses(&self.device) {
+            graph = graph.gradient_checkpointing();
+        }
+        let student = self.student.clone().fork(&graph);
         let classes = self
             .vocabulary
             .as_ref()
@@ -316,7 +365,8 @@ impl Trainer {
             &mut rng_for(seed, self.step, "hidden part"),
         );
         let mut rng = rng_for(seed, self.step, &format!("drop path {part} {replica}"));
-        let forward = student.forward(&inputs, hidden, &mut rng);
+        let forward = precision
+            .within(|| recomputing(checkpointing, || student.forward(&inputs, hidden, &mut rng)));
         let load = expert_load(&passes(&forward));
         Draft {
             student,
@@ -328,7 +378,7 @@ impl Trainer {
     }
 
     /// The losses of a share, and their gradients.
-    fn judge(&self, draft: Draft, load: &[Vec<f32>], observe: bool) -> Verdict {
+    fn judge(&self, draft: Draft, load: Option<&Tensor<2>>, observe: bool) -> Verdict {
         let Draft {
             student,
             inputs,
@@ -341,33 +391,58 @@ impl Trainer {
             student: loss.student_temperature,
             teacher: loss.teacher_temperature,
         };
-        let dino = dino_loss(&forward.views, &teacher, self.centre.clone(), &temperatures);
+        let answers = Answers::new(&teacher, &self.centre, &temperatures);
+        let dino = dino_loss_of(&forward.views, &answers.probabilities, &temperatures);
         let mut total = dino.clone() * loss.dino;
-        let mut terms = Terms {
-            dino: scalar(&dino),
-            ..Terms::default()
-        };
+        let mut figures = vec![
+            (Figure::Dino, dino),
+            (Figure::Entropy, answers.entropy),
+            (Figure::Spread, spread(forward.pooled.clone().inner())),
+        ];
 
         if let (Some(logits), Some(labels)) = (&forward.parts, &inputs.parts) {
             let weights = self.weights(&inputs.mixes, PART);
-            let part = self.part_term(logits.clone(), labels.clone(), &weights, &mut terms);
-            terms.part = scalar(&part);
-            total = total + part * loss.part;
+            let copies = logits.dims()[0] / labels.dims()[0];
+            let labels = Tensor::cat(vec![labels.clone(); copies], 0);
+            if observe {
+                let counts = part_accuracy(logits.clone().inner(), labels.clone());
+                figures.extend(
+                    [Figure::PartRight, Figure::PartKnown]
+                        .into_iter()
+                        .zip(counts),
+                );
+            }
+            let part = weighted_mean(part_loss(logits.clone(), labels), &weights);
+            total = total + part.clone() * loss.part;
+            figures.push((Figure::Part, part));
         }
         if let (Some(logits), Some((target, mask))) = (&forward.attributes, &inputs.attributes) {
             let weights = self.weights(&inputs.mixes, ATTRIBUTE);
-            let attribute = self.attribute_term(logits.clone(), target, mask, &weights, &mut terms);
-            terms.attribute = scalar(&attribute);
-            total = total + attribute * loss.attribute;
+            let views = logits.dims()[0] / target.dims()[0];
+            let [target, mask] = [target, mask].map(|one| Tensor::cat(vec![one.clone(); views], 0));
+            let ranges = { self.vocabulary.as_ref() }
+                .map(Vocabulary::ranges)
+                .unwrap_or_default();
+            if observe {
+                let (logits, target, mask) = (logits.clone().inner(), target.clone(), mask.clone());
+                let counts = attribute_accuracy(logits, target, mask, &ranges).map(Tensor::sum);
+                figures.extend(
+                    [Figure::AttributeRight, Figure::AttributeKnown]
+                        .into_iter()
+                        .zip(counts),
+                );
+            }
+            let losses = attribute_loss(logits.clone(), target, mask, &ranges);
+            let attribute = weighted_mean(losses, &weights);
+            total = total + attribute.clone() * loss.attribute;
+            figures.push((Figure::Attribute, attribute));
         }
-        if !load.is_empty() {
+        if let Some(load) = load {
             let balance = balance_loss(&passes(&forward), load);
-            terms.balance = scalar(&balance);
-            total = total + balance * loss.balance;
+            total = total + balance.clone() * loss.balance;
+            figures.push((Figure::Balance, balance));
         }
-        terms.total = scalar(&total);
-        terms.entropy = teacher_entropy(&teacher, &self.centre, loss.teacher_temperature);
-        terms.spread = spread(forward.pooled.clone().inner());
+        figures.push((Figure::Total, total.clone()));
         let usage = if observe {
             usage(&forward)
         } else {
@@ -375,15 +450,13 @@ impl Trainer {
         };
 
         let shares = (self.plan.replicas * self.plan.recipe.run.accumulate) as f64;
-        let gradients = if terms.total.is_finite() {
-            optim::gradients(&student, &mut (total / shares).backward())
-        } else {
-            Gradients::new()
-        };
+        let figures = { figures.into_iter() }
+            .map(|(figure, value)| (figure, value.without_autodiff()))
+            .collect();
         Verdict {
-            gradients,
+            gradients: optim::gradients(&student, &mut (total / shares).backward()),
             teacher_mean: teacher_mean(&teacher),
-            terms,
+            figures,
             usage,
         }
     }
@@ -400,50 +473,6 @@ impl Trainer {
             .iter()
             .map(|mix| mix.weights()[task] * scale)
             .collect()
-    }
-
-    /// mean_i m_i · L_part,i; logits are of the global views and, for SOLIDER, of the same views masked.
-    fn part_term(
-        &self,
-        logits: Tensor<4>,
-        labels: Tensor<3, Int>,
-        weights: &[f32],
-        terms: &mut Terms,
-    ) -> Tensor<1> {
-        let copies = logits.dims()[0] / labels.dims()[0];
-        let labels = Tensor::cat(vec![labels; copies], 0);
-        let (right, known) = part_accuracy(logits.clone().inner(), labels.clone());
-        (terms.part_right, terms.part_known) = (f64::from(right), f64::from(known));
-        weighted_mean(part_loss(logits, labels), weights)
-    }
-
-    /// mean_i m_i · L_attr,i over the global views.
-    fn attribute_term(
-        &self,
-        logits: Tensor<2>,
-        target: &Tensor<2>,
-        mask: &Tensor<2>,
-        weights: &[f32],
-        terms: &mut Terms,
-    ) -> Tensor<1> {
-        let views = logits.dims()[0] / target.dims()[0];
-        let target = Tensor::cat(vec![target.clone(); views], 0);
-        let mask = Tensor::cat(vec![mask.clone(); views], 0);
-        let ranges = self
-            .vocabulary
-            .as_ref()
-            .map(Vocabulary::ranges)
-            .unwrap_or_default();
-        for (right, known) in attribute_accuracy(
-            logits.clone().inner(),
-            target.clone(),
-            mask.clone(),
-            &ranges,
-        ) {
-            terms.attribute_right += f64::from(right);
-            terms.attribute_known += f64::from(known);
-        }
-        weighted_mean(attribute_loss(logits, target, mask, &ranges), weights)
     }
 }
 
@@ -483,46 +512,23 @@ fn passes(forward: &Forward) -> Vec<&[Routing]> {
 }
 
 /// The load of the experts over all replicas; their shares are equal, so it is the mean.
-fn mean_load(drafts: &[Draft]) -> Vec<Vec<f32>> {
-    let count = drafts.len() as f32;
-    let Some(first) = drafts.first() else {
-        return Vec::new();
-    };
-    let mut mean = first.load.clone();
-    for (block, experts) in mean.iter_mut().enumerate() {
-        for (expert, load) in experts.iter_mut().enumerate() {
-            *load = drafts
-                .iter()
-                .map(|draft| draft.load[block][expert])
-                .sum::<f32>()
-                / count;
-        }
-    }
-    mean
-}
-
-/// Adds the gradients of a share to those before it.
-fn add(sum: &mut Gradients, share: Gradients) {
-    for (name, gradient) in share {
-        let gradient = match sum.remove(&name) {
-            Some(before) => before + gradient,
-            None => gradient,
-        };
-        sum.insert(name, gradient);
-    }
+fn mean_load(drafts: &[Draft]) -> Option<Tensor<2>> {
+    let loads = drafts.iter().filter_map(|draft| draft.load.clone());
+    let sum = loads.reduce(|sum, load| sum + load)?;
+    Some(sum.div_scalar(drafts.len() as f64))
 }
 
 /// The recipe's optimiser.
-pub(crate) fn adamw(plan: &Plan) -> AdamWConfig {
+pub(crate) fn adamw(plan: &Plan) -> OptimiserConfig {
     let optimiser = &plan.recipe.optimiser;
     let clip = match optimiser.clip_by {
         _ if optimiser.clip == 0.0 => Clip::None,
         ClipBy::Tensor => Clip::PerTensor(optimiser.clip),
         ClipBy::Global => Clip::Global(optimiser.clip),
     };
-    AdamWConfig {
+    OptimiserConfig {
         clip,
-        ..AdamWConfig::default()
+        ..OptimiserConfig::default()
     }
 }
 
@@ -543,93 +549,81 @@ fn weighted_mean(losses: Tensor<1>, weights: &[f32]) -> Tensor<1> {
     (losses * weights).mean()
 }
 
-/// Mean entropy of the teacher's answers.
-fn teacher_entropy(teacher: &[Tensor<2>], centre: &Tensor<2>, temperature: f64) -> f64 {
-    let entropy = |logits: &Tensor<2>| {
-        let scaled = (logits.clone() - centre.clone()) / temperature;
-        let log_p = log_softmax(scaled, 1);
-        -scalar(&(log_p.clone().exp() * log_p).sum_dim(1).mean())
-    };
-    teacher.iter().map(entropy).sum::<f64>() / teacher.len().max(1) as f64
-}
-
 /// Standard deviation over the batch of each channel of the normalised features, mean over channels,
 /// times the root of their number: 1 for features in all directions alike, 0 for equal features.
-fn spread(pooled: Tensor<2>) -> f64 {
+fn spread(pooled: Tensor<2>) -> Tensor<1> {
     let channels = pooled.dims()[1] as f64;
     let norm = pooled.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
     let features = pooled / norm;
     let mean = features.clone().mean_dim(0);
     let std = (features - mean).square().mean_dim(0).sqrt().mean();
-    scalar(&std) * channels.sqrt()
-}
-
-fn scalar(tensor: &Tensor<1>) -> f64 {
-    tensor
-        .clone()
-        .inner()
-        .into_data()
-        .iter::<f64>()
-        .next()
-        .unwrap_or(f64::NAN)
+    std * channels.sqrt()
 }
 
 impl Terms {
-    fn add(&mut self, other: &Self) {
-        self.total += other.total;
-        self.dino += other.dino;
-        self.part += other.part;
-        self.attribute += other.attribute;
-        self.balance += other.balance;
-        self.entropy += other.entropy;
-        self.spread += other.spread;
-        self.part_right += other.part_right;
-        self.part_known += other.part_known;
-        self.attribute_right += other.attribute_right;
-        self.attribute_known += other.attribute_known;
+    fn sum(figures: impl Iterator<Item = (Figure, f64)>) -> Self {
+        let mut terms = Self::default();
+        for (figure, value) in figures {
+            terms.0[figure as usize] += value;
+        }
+        terms
+    }
+
+    fn of(&self, figure: Figure) -> f64 {
+        self.0[figure as usize]
     }
 
     /// The term that is not finite, if any.
     fn check(&self) -> Result<(), NonFinite> {
         let terms = [
-            ("DINO", self.dino),
-            ("part", self.part),
-            ("attribute", self.attribute),
-            ("balance", self.balance),
-            ("total", self.total),
-        ];
+            ("DINO", Figure::Dino),
+            ("part", Figure::Part),
+            ("attribute", Figure::Attribute),
+            ("balance", Figure::Balance),
+            ("total", Figure::Total),
+        ]
+        .map(|(term, figure)| (term, self.of(figure)));
         match terms.into_iter().find(|(_, value)| !value.is_finite()) {
             Some((term, value)) => Err(NonFinite { term, value }),
             None => Ok(()),
         }
     }
 
-    /// Means over `shares` shares, of the terms that the plan has.
+    /// Means over `shares` shares, of the terms that the plan has and that were measured.
     fn metrics(&self, shares: f64, plan: &Plan) -> Metrics {
-        let mut metrics = Metrics::from([
-            ("loss/total".to_owned(), self.total / shares),
-            ("loss/dino".to_owned(), self.dino / shares),
-            ("teacher/entropy".to_owned(), self.entropy / shares),
-            ("features/std".to_owned(), self.spread / shares),
-        ]);
+        let mut metrics = Metrics::new();
         let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
-        if plan.tasks[PART] {
-            put("loss/part", self.part / shares);
-            if self.part_known > 0.0 {
-                put("accuracy/part", self.part_right / self.part_known);
+        let mean = |figure| self.of(figure) / shares;
+        put("loss/total", mean(Figure::Total));
+        put("loss/dino", mean(Figure::Dino));
+        put("teacher/entropy", mean(Figure::Entropy));
+        put("features/std", mean(Figure::Spread));
+        let tasks = [
+            (
+                PART,
+                "part",
+                Figure::Part,
+                Figure::PartRight,
+                Figure::PartKnown,
+            ),
+            (
+                ATTRIBUTE,
+                "attribute",
+                Figure::Attribute,
+                Figure::AttributeRight,
+                Figure::AttributeKnown,
+            ),
+        ];
+        for (task, name, loss, right, known) in tasks {
+            if plan.tasks[task] {
+                put(&format!("loss/{name}"), mean(loss));
+                if self.of(known) > 0.0 {
+                    put(&format!("accuracy/{name}"), self.of(right) / self.of(known));
+                }
             }
         }
-        if plan.tasks[ATTRIBUTE] {
-            put("loss/attribute", self.attribute / shares);
-            if self.attribute_known > 0.0 {
-                put(
-                    "accuracy/attribute",
-                    self.attribute_right / self.attribute_known,
-                );
-            }
-        }
-        if self.balance > 0.0 {
-            put("loss/balance", self.balance / shares);
+        if self.of(Figure::Balance) > 0.0 {
+            put("loss/balance", mean(Figure::Balance));
         }
         metrics
     }
@@ -637,10 +631,10 @@ impl Terms {
 
 #[cfg(test)]
 mod tests {
-    use clasp_model::named;
+    use clasp_model::{Precision, named, unfused};
 
     use super::*;
-    use crate::recipe::Recipe;
+    use crate::recipe::{Machine, Recipe};
     use crate::views::noise;
 
     const TINY: [&str; 14] = [
@@ -672,7 +666,7 @@ mod tests {
             Method::Solider => Some(Vocabulary::kmeans()),
             Method::Clasp => Some(Vocabulary::standard().unwrap()),
         };
-        let plan = recipe.plan(80, 1, true).unwrap();
+        let plan = recipe.plan(80, Machine::of(&Device::flex(), 1)).unwrap();
         Trainer::new(plan, vocabulary, &Device::flex()).unwrap()
     }
 
@@ -736,13 +730,62 @@ mod tests {
                 .max()
                 .into_scalar::<f32>();
             assert!(apart < 1e-5, "{method} {change}: centre {apart}");
-            let [expected_loss, loss] = [&expected.terms, &found.terms].map(|terms| terms.total);
+            let [expected_loss, loss] =
+                [&expected.terms, &found.terms].map(|terms| terms.of(Figure::Total));
             assert!(
                 (expected_loss - loss / found.shares).abs() < 1e-4,
                 "{method} {change}"
             );
             assert_eq!(expected.usage.usage(1).len(), found.usage.usage(1).len());
         }
+    }
+
+    #[test]
+    fn what_is_computed_again_has_the_same_gradients() {
+        for method in ["method=dino", "method=solider", "method=clasp"] {
+            let plain = trainer(&[method, "model.drop_path=0.2"]);
+            let again = trainer(&[method, "model.drop_path=0.2", "run.checkpointing=true"]);
+            let items = items(&plain, three_mixes);
+            let [expected, found] = [&plain, &again].map(|one| one.gradients(&items).unwrap());
+            assert_eq!(found.0, expected.0, "{method}");
+            // The CPU's fused operations run once more as they ran first; Burn's graph has a way of its own.
+            for (name, gradient) in &expected.1 {
+                let same = numbers(gradient) == numbers(&found.1[name]);
+                assert!(same, "{method}: `{name}`");
+            }
+            let found = unfused(|| again.gradients(&items).unwrap());
+            let apart = difference(&expected.1, &found.1);
+            assert!(apart < 1e-4, "{method}: {apart}");
+        }
+    }
+
+    #[test]
+    fn a_run_in_bf16_learns_as_one_in_f32() {
+        // The graph of other devices, on the CPU.
+        let losses = |precision| {
+            let set = ["method=clasp", "optimiser.lr=0.002", "model.drop_path=0.1"];
+            let mut trainer = trainer(&set);
+            trainer.plan.precision = precision;
+            let items = items(&trainer, three_mixes);
+            let mut step = || trainer.step(&items, false).unwrap().metrics["loss/total"];
+            unfused(|| (0..15).map(|_| step()).collect::<Vec<f64>>())
+        };
+        let (full, half) = (losses(Precision::F32), losses(Precision::Bf16));
+        assert!(full[14] < 0.9 * full[0], "nothing is learned: {full:?}");
+        assert_ne!(full, half);
+        let first = full[0];
+        let apart = |full: &f64, half: &f64| (full - half).abs() / first;
+        for (full, half) in full.iter().zip(&half) {
+            assert!(apart(full, half) < 0.02, "{full} and {half}");
+        }
+        // Weights and what the optimiser keeps stay f32, so that small steps are not lost.
+        let mut trainer = trainer(&["method=clasp"]);
+        trainer.plan.precision = Precision::Bf16;
+        let items = items(&trainer, three_mixes);
+        unfused(|| trainer.step(&items, false).unwrap());
+        named::visit(&trainer.student, &mut |name, _, value| {
+            assert_eq!(value.dtype(), burn::tensor::DType::F32, "{name}");
+        });
     }
 
     #[test]
@@ -817,20 +860,23 @@ mod tests {
     #[test]
     fn the_mix_weighs_the_losses() {
         let trainer = trainer(&["method=clasp"]);
-        let terms = |mix: Mix| trainer.lesson(&items(&trainer, |_| mix), false).terms;
+        let terms = |mix: Mix| {
+            let terms = trainer.lesson(&items(&trainer, |_| mix), false).terms;
+            [Figure::Dino, Figure::Part, Figure::Attribute].map(|figure| terms.of(figure))
+        };
         let identity = terms(Mix::single(0));
-        assert_eq!((identity.part, identity.attribute), (0.0, 0.0));
+        assert_eq!(identity[1..], [0.0, 0.0]);
         let part = terms(Mix::single(PART));
-        assert!(part.part > 0.0 && part.attribute == 0.0);
+        assert!(part[1] > 0.0 && part[2] == 0.0);
         // At initialisation the adapter is silent, so only the weights differ: 3 · 1/3 against 3 · 1.
         let mean = terms(Mix::mean());
         assert!(
-            (3.0 * mean.part - part.part).abs() < 1e-4,
+            (3.0 * mean[1] - part[1]).abs() < 1e-4,
             "{} {}",
-            mean.part,
-            part.part
+            mean[1],
+            part[1]
         );
-        assert!((identity.dino - part.dino).abs() < 1e-5);
+        assert!((identity[0] - part[0]).abs() < 1e-5);
         // SOLIDER's λ is not scaled.
         let solider = super::tests::trainer(&["method=solider"]);
         assert_eq!(

@@ -86,7 +86,7 @@ impl Student {
     pub fn forward(&self, inputs: &Inputs, masked: Option<u8>, rng: &mut Rng) -> Forward {
         let batch = inputs.mixes.len();
         let device = self.device();
-        let globals = Tensor::from_inner(inputs.globals.clone());
+        let globals = inputs.globals.clone();
         let mixes = repeat(&inputs.mixes, globals.dims()[0] / batch);
         let features =
             self.trunk
@@ -97,12 +97,12 @@ impl Student {
         let mut routing = vec![(features.routing, mixes.clone())];
 
         if let Some(locals) = &inputs.locals {
-            let locals = Tensor::from_inner(locals.clone());
             let mixes = repeat(&inputs.mixes, locals.dims()[0] / batch);
-            let features =
-                self.trunk
-                    .backbone
-                    .forward(locals, mixes_tensor(&mixes, &device), Some(rng));
+            let features = self.trunk.backbone.forward(
+                locals.clone(),
+                mixes_tensor(&mixes, &device),
+                Some(rng),
+            );
             pooled.push(features.pooled);
             routing.push((features.routing, mixes));
         }
@@ -146,11 +146,15 @@ impl Student {
 impl Trunk {
     /// Projections of the global views, one tensor [batch, outputs] a view: what the teacher says.
     pub fn project(&self, inputs: &Inputs) -> Vec<Tensor<2>> {
-        let batch = inputs.mixes.len();
-        let views = inputs.globals.dims()[0] / batch;
+        split(self.dino.forward(self.pool(inputs)), inputs.mixes.len())
+    }
+
+    /// Pooled features of the global views: [views · batch, channels].
+    pub fn pool(&self, inputs: &Inputs) -> Tensor<2> {
+        let views = inputs.globals.dims()[0] / inputs.mixes.len();
         let mix = mixes_tensor(&repeat(&inputs.mixes, views), &inputs.globals.device());
-        let features = self.backbone.forward(inputs.globals.clone(), mix, None);
-        split(self.dino.forward(features.pooled), batch)
+        let images = inputs.globals.clone();
+        self.backbone.forward(images, mix, None).pooled
     }
 }
 
@@ -175,7 +179,7 @@ fn hide(images: Tensor<4>, labels: Tensor<3, Int>, part: u8) -> Tensor<4> {
         .reshape([views, 1, rows * cell_height, columns * cell_width])
         .narrow(2, 0, height)
         .narrow(3, 0, width);
-    images * Tensor::from_inner(shown)
+    images * shown
 }
 
 fn repeat(mixes: &[Mix], views: usize) -> Vec<Mix> {

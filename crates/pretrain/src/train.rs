@@ -28,7 +28,7 @@ use serde::Serialize;
 use crate::checkpoint;
 use crate::error::{PretrainError, Result};
 use crate::monitor::{Usage, Watch};
-use crate::recipe::{Plan, Recipe, run_toml};
+use crate::recipe::{Machine, Plan, Recipe, run_toml};
 use crate::step::{NonFinite, Trainer};
 use crate::views::{Corpus, Item, Maker, Unreadable};
 
@@ -112,8 +112,8 @@ pub fn train(
     let started = Instant::now();
     let corpus = Arc::new(Corpus::open(recipe)?);
     let images = corpus.len();
-    let on_cpu = control.device == Device::flex();
-    let plan = recipe.clone().plan(images, control.cores, on_cpu)?;
+    let machine = Machine::of(&control.device, control.cores);
+    let plan = recipe.clone().plan(images, machine)?;
     let mut trainer = Trainer::new(plan.clone(), corpus.vocabulary().cloned(), &control.device)?;
     let place = if resume {
         go_on(folder, &mut trainer, images)?

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_model::Precision;
+use clasp_model::{Precision, Shares};
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::Mix;
 use clasp_weights::backbone::{BackboneMeta, load_backbone};
@@ -60,6 +60,10 @@ impl BackboneExtractor {
 }
 
 impl Extractor for BackboneExtractor {
+    fn shares(&self, threads: usize) -> Shares {
+        Shares::of(&self.device, threads)
+    }
+
     fn extract(&self, images: Inputs, stages: usize) -> Result<Extracted, TaskError> {
         let Inputs {
             values,

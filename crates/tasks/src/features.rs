@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use clasp_data::image::{self, Filter, Limits, Rgb};
 use clasp_data::source::MAX_FILE_BYTES;
+use clasp_model::Shares;
 use clasp_weights::backbone::BackboneMeta;
 use fs_err as fs;
+use rayon::prelude::*;
 
 use crate::TaskError;
 use crate::frozen::{Options, Progress};
@@ -158,6 +160,11 @@ pub struct Map<'a> {
 
 /// What turns images into features. A clone is made for each thread.
 pub trait Extractor: Clone + Send {
+    /// How the network is shared out over so many threads. A copy a thread, as on the CPU, unless it is elsewhere.
+    fn shares(&self, threads: usize) -> Shares {
+        Shares::of_cpu(threads)
+    }
+
     /// Pooled features, and the maps of the last `stages` stages (or of as many as there are).
     ///
     /// # Errors
@@ -201,7 +208,7 @@ pub fn each_image<E: Extractor, T: Send>(
         name,
     } = pass;
     let one_batch = |extractor: &E, items: Range<usize>| -> Result<Vec<Option<T>>, TaskError> {
-        let inputs = items.clone().map(&load).collect::<Result<Vec<_>, _>>()?;
+        let inputs = { items.clone().into_par_iter().map(&load) }.collect::<Result<Vec<_>, _>>()?;
         let loaded: Vec<usize> = items
             .clone()
             .filter(|i| inputs[i - items.start].is_some())
@@ -224,24 +231,27 @@ pub fn each_image<E: Extractor, T: Send>(
         }
         Ok(results)
     };
-    let sizes = [count, options.batch.max(1), options.threads];
-    on_threads(extractor, stage, sizes, one_batch, progress)
+    let (sizes, shares) = (
+        [count, options.batch.max(1)],
+        extractor.shares(options.threads),
+    );
+    on_replicas(extractor, stage, sizes, shares, one_batch, progress)
 }
 
-/// Runs `work` on batches of `0..count`, each thread with its own clone of the model in a pool of one thread. `sizes` are
-/// the count, the items of a batch, and the threads; results are in order.
+/// Runs `work` on batches of `0..count`, each replica of the model in a pool of threads of its own; results are in order.
 ///
 /// # Errors
 /// Those of `work`, of the earliest batch where several fail; [`TaskError::Stopped`] if `progress` breaks.
-pub fn on_threads<M: Clone + Send, T: Send>(
+pub fn on_replicas<M: Clone + Send, T: Send>(
     model: &M,
     stage: &'static str,
-    [count, batch, threads]: [usize; 3],
+    [count, batch]: [usize; 2],
+    shares: Shares,
     work: impl Fn(&M, Range<usize>) -> Result<Vec<T>, TaskError> + Sync,
     progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
 ) -> Result<Vec<T>, TaskError> {
     let batches = count.div_ceil(batch);
-    let threads = threads.clamp(1, batches.max(1));
+    let shares = shares.at_most(batches);
     let (next, done, stop) = (
         AtomicUsize::new(0),
         AtomicUsize::new(0),
@@ -263,9 +273,8 @@ pub fn on_threads<M: Clone + Send, T: Send>(
     };
     let (next, stop, one_batch) = (&next, &stop, &one_batch);
     let worker = move |model: M| -> Result<Vec<(usize, Vec<T>)>, (usize, TaskError)> {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+        let pool = { rayon::ThreadPoolBuilder::new().num_threads(shares.threads) }.build();
         let pool = pool.map_err(|error| (0, TaskError::Io(std::io::Error::other(error))))?;
-        // The clone moves into the pool: only one thread ever sees it.
         pool.install(move || {
             let mut results = Vec::new();
             while !stop.load(Ordering::Relaxed) {
@@ -285,7 +294,7 @@ pub fn on_threads<M: Clone + Send, T: Send>(
         })
     };
     let outcomes = std::thread::scope(|scope| {
-        let handles: Vec<_> = (0..threads)
+        let handles: Vec<_> = (0..shares.replicas)
             .map(|_| model.clone())
             .map(|model| scope.spawn(move || worker(model)))
             .collect();

@@ -10,6 +10,7 @@ use crate::{Outcome, device};
 
 mod bench;
 mod clip;
+mod compare;
 mod data;
 mod demo;
 mod embed;

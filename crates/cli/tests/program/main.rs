@@ -1,6 +1,7 @@
 //! End-to-end tests: each runs the program as a user does.
 
 mod bad_input;
+mod bench;
 mod demo;
 mod finetune;
 mod flow;

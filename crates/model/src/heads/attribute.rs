@@ -54,6 +54,7 @@ impl AttributeHead {
     /// - pooled: [batch, input]
     /// - output: [batch, values]
     pub fn forward(&self, pooled: Tensor<2>) -> Tensor<2> {
-        self.fc2.forward(gelu(self.fc1.forward(pooled)))
+        let hidden = gelu(layers::project(pooled, &self.fc1));
+        layers::project(hidden, &self.fc2)
     }
 }

@@ -91,7 +91,7 @@ impl WeightNormLinear {
         let norms = v.clone().square().sum_dim(1).sqrt();
         let gain = self.weight_g.val() / norms;
         // Scaling the outputs instead of the rows needs no second copy of the weights.
-        x.matmul(v.transpose()) * gain.transpose()
+        layers::matmul(x, v.transpose()) * gain.transpose()
     }
 }
 
@@ -108,7 +108,7 @@ impl DinoHead {
             .iter()
             .enumerate()
             .fold(pooled, |x, (index, layer)| {
-                let x = layer.forward(x);
+                let x = layers::project(x, layer);
                 if index < last { gelu(x) } else { x }
             });
         self.last_layer.forward(l2_normalise(x))

@@ -64,7 +64,7 @@ impl PartHead {
             .iter()
             .enumerate()
             .fold(tokens, |x, (index, layer)| {
-                let x = layer.forward(x);
+                let x = layers::project(x, layer);
                 if index < last { gelu(x) } else { x }
             })
             .permute([0, 3, 1, 2])

@@ -257,7 +257,7 @@ impl Convolution {
 impl Operation<3> for Convolution {
     type Saved = ();
 
-    fn forward(&self, [x, weight, bias]: [&[f32]; 3], save: bool) -> (Vec<f32>, Option<()>) {
+    fn forward(&self, [x, weight, bias]: [&[f32]; 3], _save: bool) -> (Vec<f32>, Option<()>) {
         let [before, after] = self.image_sizes();
         let weight = Matrix::new(weight, self.patches.depth());
         let mut out = vec![0.0; x.len() / before * after];
@@ -274,7 +274,7 @@ impl Operation<3> for Convolution {
                 }
             },
         );
-        (out, save.then_some(()))
+        (out, Some(()))
     }
 
     fn backward(&self, [x, weight, bias]: [&[f32]; 3], (): (), output: Vec<f32>) -> [Vec<f32>; 3] {

@@ -2,8 +2,8 @@
 //!
 //! Burn's graph of a transformer block makes some sixty tensors, each written to memory and read back. The operations
 //! here work on a run of tokens at a time, so that what lies between two matrix products stays in the cache, and
-//! keep for the backward pass only what is dear to make again. Elsewhere than on the CPU, and for numbers other than f32,
-//! the graph of Burn's operations is taken; tests compare the two.
+//! keep for the backward pass only what is dear to make again, or with [`recomputing`] nothing. Elsewhere than on the CPU,
+//! for numbers other than f32 and within [`unfused`] the graph of Burn's operations is taken; tests compare the two.
 //!
 //! | operation | computes |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | [`attention::attention`] | x + f · Attn(LN x), within windows |
 //! | [`conv::conv`], [`conv::conv_transposed`] | W ∗ x + b |
 //! | [`regions::cut`] | regions of maps, sampled bilinearly |
+//! | [`project::project`] | x · W, where nothing is trained |
 //! | [`prototypes::prototypes`] | x · (g ∘ v / ǀvǀ)ᵀ |
 //!
 //! Work is shared out over the threads of the rayon pool that the caller is in. On one thread equal inputs give equal
@@ -31,44 +32,105 @@ pub(crate) mod matrix;
 pub(crate) mod mlp;
 pub(crate) mod norm;
 pub(crate) mod operation;
+pub(crate) mod project;
 pub(crate) mod prototypes;
 pub(crate) mod regions;
 pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;
 
-/// Numbers that products of tokens with a block's weights are made of, on the CPU and where nothing is trained.
+/// Numbers that products of tokens with weights, and of queries, keys and values, are made of. All else, weights, what the
+/// optimiser keeps, norms, softmaxes and losses among it, is f32.
+///
+/// The CPU's fused operations round what they multiply with a block's weights, where nothing is trained; the graph of other
+/// devices casts every factor, in training too, and its results come out in bf16 before they are f32 again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 24 bits.
     #[default]
     F32,
-    /// Both factors rounded to 8 bits, sums of 24: faster with Intel's AMX, slower elsewhere; equal but for the order of sums.
+    /// Both factors rounded to 8 bits, sums of 24: on the CPU faster with Intel's AMX, slower elsewhere; equal but for the order
+    /// of sums.
     Bf16,
 }
 
+/// How operations compute that begin in a thread.
+#[derive(Debug, Clone, Copy)]
+struct Mode {
+    precision: Precision,
+    fuses: bool,
+    recomputes: bool,
+}
+
 thread_local! {
-    static PRECISION: Cell<Precision> = const { Cell::new(Precision::F32) };
+    static MODE: Cell<Mode> = const {
+        Cell::new(Mode {
+            precision: Precision::F32,
+            fuses: true,
+            recomputes: false,
+        })
+    };
+}
+
+impl Mode {
+    /// Runs `work` in this mode.
+    fn within<T>(self, work: impl FnOnce() -> T) -> T {
+        /// Sets back, whatever happens in between.
+        struct Before(Mode);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                MODE.set(self.0);
+            }
+        }
+        let _before = Before(MODE.replace(self));
+        work()
+    }
+}
+
+/// Runs `work` as on a device that is not the CPU: by the graph of Burn's operations instead of fused ones, for the operations
+/// that `work` starts in this thread. For comparisons.
+pub fn unfused<T>(work: impl FnOnce() -> T) -> T {
+    let mode = Mode {
+        fuses: false,
+        ..MODE.get()
+    };
+    mode.within(work)
+}
+
+/// Runs `work`; with `recompute`, fused operations that it starts in this thread keep their inputs alone for the backward pass and
+/// compute there once more what they would have kept. The gradients are the same to the bit.
+pub fn recomputing<T>(recompute: bool, work: impl FnOnce() -> T) -> T {
+    let mode = Mode {
+        recomputes: recompute,
+        ..MODE.get()
+    };
+    mode.within(work)
+}
+
+/// Whether operations that begin in this thread are the CPU's fused ones on that device.
+pub fn fuses(device: &Device) -> bool {
+    MODE.get().fuses && device.clone().inner() == Device::flex()
+}
+
+/// Whether the operation that begins in this thread keeps its inputs alone.
+pub(crate) fn recomputes() -> bool {
+    MODE.get().recomputes
 }
 
 impl Precision {
     /// Runs `work` with products of this precision. They are those that `work` starts in this thread, wherever they are computed.
     pub fn within<T>(self, work: impl FnOnce() -> T) -> T {
-        /// Sets back, whatever happens in between.
-        struct Before(Precision);
-        impl Drop for Before {
-            fn drop(&mut self) {
-                PRECISION.set(self.0);
-            }
-        }
-        let _before = Before(PRECISION.replace(self));
-        work()
+        let mode = Mode {
+            precision: self,
+            ..MODE.get()
+        };
+        mode.within(work)
     }
 
     /// That of the operation that begins in this thread.
     pub(crate) fn current() -> Self {
-        PRECISION.get()
+        MODE.get().precision
     }
 
     /// Whether this processor has products of its own for it.
@@ -101,9 +163,9 @@ impl fmt::Display for Precision {
 /// Whether the operations of this module can take the tensor.
 pub(crate) fn can_fuse<const D: usize>(x: &Tensor<D>) -> bool {
     let device = x.device();
-    // A graph that keeps less and computes again is not what these operations record.
+    // Burn's own strategy of keeping less makes graphs of another kind than these operations do.
     let keeps = device
         .gradient_checkpointing_strategy()
         .is_none_or(|strategy| strategy == burn::backend::GradientCheckpointingStrategy::Disabled);
-    keeps && x.dtype() == DType::F32 && device.inner() == Device::flex()
+    keeps && x.dtype() == DType::F32 && fuses(&device)
 }

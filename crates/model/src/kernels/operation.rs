@@ -16,12 +16,15 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 
+use super::{Precision, recomputes};
+
 /// An operation of `N` tensors.
 pub trait Operation<const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs besides the inputs.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The output; with `save`, what the backward pass needs.
+    /// The output; with `save`, what the backward pass needs, and without it too where that is small. On one thread the output
+    /// has the same bits with and without.
     fn forward(&self, inputs: [&[f32]; N], save: bool) -> (Vec<f32>, Option<Self::Saved>);
 
     /// The gradients of the inputs, given that of the output. Those of inputs without one are not looked at.
@@ -83,7 +86,8 @@ pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
     let output = match prepared.compute_bound().stateful() {
         OpsKind::UnTracked(prepared) => prepared.finish(run(false).0),
         OpsKind::Tracked(prepared) => {
-            let (output, saved) = run(true);
+            // What is trained is computed in f32, the first time and again.
+            let (output, saved) = Precision::F32.within(|| run(!recomputes()));
             prepared.finish((plain, saved), output)
         }
     };
@@ -91,7 +95,7 @@ pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
 }
 
 /// The values of a contiguous tensor.
-fn values(tensor: &FlexTensor) -> &[f32] {
+pub fn values(tensor: &FlexTensor) -> &[f32] {
     match tensor.as_slice::<f32>() {
         Some(values) => values,
         None => panic!("a contiguous tensor of f32 is not a slice"),
@@ -116,12 +120,13 @@ impl<K: Operation<N>, const N: usize> Backward<Flex, N> for Node<K> {
             Ok(values) => values,
             Err(error) => panic!("a gradient is not f32: {error}"),
         };
-        let (inputs, Some(saved)) = ops.state else {
-            panic!("a step without what its forward pass saved");
+        let (inputs, saved) = ops.state;
+        let slices = inputs.each_ref().map(values);
+        let again = || Precision::F32.within(|| self.0.forward(slices, true).1);
+        let Some(saved) = saved.or_else(again) else {
+            panic!("an operation that saves nothing");
         };
-        let found = self
-            .0
-            .backward(inputs.each_ref().map(values), saved, output);
+        let found = self.0.backward(slices, saved, output);
         for ((node, input), gradient) in ops.parents.into_iter().zip(&inputs).zip(found) {
             if let Some(node) = node {
                 let data = TensorData::new(gradient, input.layout().shape().clone());

@@ -72,7 +72,7 @@ impl Operation<3> for Prototypes {
     /// g / |v|.
     type Saved = Vec<f32>;
 
-    fn forward(&self, [x, v, g]: [&[f32]; 3], save: bool) -> (Vec<f32>, Option<Vec<f32>>) {
+    fn forward(&self, [x, v, g]: [&[f32]; 3], _save: bool) -> (Vec<f32>, Option<Vec<f32>>) {
         let (inputs, outputs, batch) = (self.inputs, g.len(), x.len() / self.inputs);
         let x = Matrix::new(x, inputs);
         let share = strand(outputs, 1);
@@ -105,7 +105,7 @@ impl Operation<3> for Prototypes {
             }
             out
         };
-        (out, save.then_some(scales))
+        (out, Some(scales))
     }
 
     fn backward(

@@ -50,7 +50,7 @@ impl Place {
 impl Operation<1> for Cut {
     type Saved = ();
 
-    fn forward(&self, [map]: [&[f32]; 1], save: bool) -> (Vec<f32>, Option<()>) {
+    fn forward(&self, [map]: [&[f32]; 1], _save: bool) -> (Vec<f32>, Option<()>) {
         let ([channels, height, width], size) = (self.map, self.size);
         let area = height * width;
         let mut out = vec![0.0; self.places.len() * channels * size * size];
@@ -80,7 +80,7 @@ impl Operation<1> for Cut {
                 }
             }
         });
-        (out, save.then_some(()))
+        (out, Some(()))
     }
 
     fn backward(&self, [map]: [&[f32]; 1], (): (), output: Vec<f32>) -> [Vec<f32>; 1] {

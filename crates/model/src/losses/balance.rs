@@ -13,11 +13,11 @@ use burn::tensor::Tensor;
 
 use crate::moe::Routing;
 
-/// f of each block and expert over all runs: it sums to 1 over a block's experts. The mean of equal
-/// replicas' loads is the load of the whole batch.
+/// f of each block and expert over all runs, [blocks, experts], without gradient: it sums to 1 over a block's experts. The
+/// mean of equal replicas' loads is the load of the whole batch. None of a backbone without experts.
 ///
 /// passes: the routing of each run of the backbone, one entry a block.
-pub fn expert_load(passes: &[&[Routing]]) -> Vec<Vec<f32>> {
+pub fn expert_load(passes: &[&[Routing]]) -> Option<Tensor<2>> {
     let rows: Vec<Tensor<2>> = (0..blocks(passes))
         .map(|block| {
             let (sum, tokens) = total(passes, block, |routing| &routing.chosen);
@@ -25,36 +25,23 @@ pub fn expert_load(passes: &[&[Routing]]) -> Vec<Vec<f32>> {
             sum.div_scalar(tokens as f64) / k
         })
         .collect();
-    if rows.is_empty() {
-        return Vec::new();
-    }
-    let experts = rows[0].dims()[1];
-    // One read for all blocks.
-    let values: Vec<f32> = Tensor::cat(rows, 0).into_data().iter::<f32>().collect();
-    values.chunks(experts).map(<[f32]>::to_vec).collect()
+    (!rows.is_empty()).then(|| Tensor::cat(rows, 0).without_autodiff())
 }
 
-/// The loss of all blocks for a given load: [1].
+/// The loss of all blocks for a given load, that of [`expert_load`]: [1].
 ///
 /// # Panics
-/// When `load` has not one entry a block.
-pub fn balance_loss(passes: &[&[Routing]], load: &[Vec<f32>]) -> Tensor<1> {
+/// When `load` has not one row a block.
+pub fn balance_loss(passes: &[&[Routing]], load: &Tensor<2>) -> Tensor<1> {
     let count = blocks(passes);
-    assert_eq!(
-        load.len(),
-        count,
-        "load of {} blocks, routing of {count}",
-        load.len()
-    );
+    let rows = load.dims()[0];
+    assert_eq!(rows, count, "load of {rows} blocks, routing of {count}");
     assert!(count > 0, "balance_loss needs a block with experts");
-    let terms: Vec<Tensor<1>> = load
-        .iter()
-        .enumerate()
-        .map(|(block, load)| {
+    let terms: Vec<Tensor<1>> = (0..count)
+        .map(|block| {
             let (sum, tokens) = total(passes, block, |routing| &routing.probabilities);
             let experts = sum.dims()[1];
-            let load = Tensor::<1>::from_floats(load.as_slice(), &sum.device()).unsqueeze::<2>();
-            (sum * load)
+            (sum * load.clone().narrow(0, block, 1))
                 .sum()
                 .mul_scalar(experts as f64 / tokens as f64)
         })
@@ -95,6 +82,10 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
 
+    fn values(load: &Tensor<2>) -> Vec<f32> {
+        load.clone().try_into_vec_as().unwrap()
+    }
+
     fn routing(probabilities: &[[f32; 4]], chosen: &[[f32; 4]]) -> Routing {
         let device = Device::flex();
         let tensor = |rows: &[[f32; 4]]| {
@@ -114,14 +105,14 @@ mod tests {
             &[[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]],
         );
         let passes: [&[Routing]; 1] = [&[even]];
-        let load = expert_load(&passes);
-        assert_eq!(load, [[0.25; 4]]);
+        let load = expert_load(&passes).unwrap();
+        assert_eq!(values(&load), [0.25; 4]);
         let loss: f32 = balance_loss(&passes, &load).into_scalar();
         assert!((loss - 1.0).abs() < 1e-6);
 
         let one = routing(&[[1.0, 0.0, 0.0, 0.0]; 2], &[[1.0, 0.0, 0.0, 0.0]; 2]);
         let passes: [&[Routing]; 1] = [&[one]];
-        let loss: f32 = balance_loss(&passes, &expert_load(&passes)).into_scalar();
+        let loss: f32 = balance_loss(&passes, &expert_load(&passes).unwrap()).into_scalar();
         assert!((loss - 4.0).abs() < 1e-6);
     }
 
@@ -145,8 +136,8 @@ mod tests {
         );
         let two: [&[Routing]; 2] = [&[long], &[short]];
         let one: [&[Routing]; 1] = [&[joined]];
-        assert_eq!(expert_load(&two), [[0.75, 0.25, 0.0, 0.0]]);
-        let load = expert_load(&two);
+        let load = expert_load(&two).unwrap();
+        assert_eq!(values(&load), [0.75, 0.25, 0.0, 0.0]);
         let [a, b]: [f32; 2] =
             [balance_loss(&two, &load), balance_loss(&one, &load)].map(Tensor::into_scalar);
         assert!((a - b).abs() < 1e-6);

@@ -7,10 +7,7 @@
 //! c ← 0.9 c + 0.1 · mean of z over the teacher's views
 //! ```
 
-use burn::tensor::{
-    Tensor,
-    activation::{log_softmax, softmax},
-};
+use burn::tensor::{Tensor, activation::log_softmax};
 
 /// What logits are divided by before the softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -30,21 +27,42 @@ impl Default for Temperatures {
     }
 }
 
-/// The teacher's distribution over prototypes, without gradient: [batch, prototypes].
-pub fn teacher_probabilities(
-    logits: Tensor<2>,
-    centre: Tensor<2>,
-    temperatures: &Temperatures,
-) -> Tensor<2> {
-    softmax((logits - centre).div_scalar(temperatures.teacher), 1).detach()
+/// What a teacher says of its views, without gradient.
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// q of each global view: [batch, prototypes] each.
+    pub probabilities: Vec<Tensor<2>>,
+    /// Mean entropy over views and images: [1].
+    pub entropy: Tensor<1>,
+}
+
+impl Answers {
+    /// # Shapes
+    /// - teacher: logits of the global views, [batch, prototypes] each
+    /// - centre: [1, prototypes]
+    ///
+    /// # Panics
+    /// Without a view.
+    pub fn new(teacher: &[Tensor<2>], centre: &Tensor<2>, temperatures: &Temperatures) -> Self {
+        let answer = |logits: &Tensor<2>| {
+            let scaled = (logits.clone() - centre.clone()).div_scalar(temperatures.teacher);
+            let log_q = log_softmax(scaled.detach(), 1);
+            let q = log_q.clone().exp();
+            (q.clone(), (q * log_q).sum_dim(1).mean().neg())
+        };
+        let (probabilities, entropies): (Vec<_>, Vec<_>) = teacher.iter().map(answer).unzip();
+        assert!(!entropies.is_empty(), "a teacher needs a view");
+        Self {
+            probabilities,
+            entropy: Tensor::cat(entropies, 0).mean(),
+        }
+    }
 }
 
 /// The loss over all pairs of a teacher's view and another student's view: [1].
 ///
 /// # Shapes
-/// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local views,
-///   [n · batch, prototypes] each, where one entry may hold any number n of views one after another (no
-///   slicing of the largest tensor of the step)
+/// - student: as [`dino_loss_of`] takes it
 /// - teacher: the global views, [batch, prototypes] each
 /// - centre: [1, prototypes]
 pub fn dino_loss(
@@ -53,17 +71,29 @@ pub fn dino_loss(
     centre: Tensor<2>,
     temperatures: &Temperatures,
 ) -> Tensor<1> {
-    let globals = teacher.len();
+    let answers = Answers::new(teacher, &centre, temperatures);
+    dino_loss_of(student, &answers.probabilities, temperatures)
+}
+
+/// The same, given what the teacher says.
+///
+/// # Shapes
+/// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local views,
+///   [n · batch, prototypes] each, where one entry may hold any number n of views one after another (no
+///   slicing of the largest tensor of the step)
+/// - targets: [`Answers::probabilities`]
+pub fn dino_loss_of(
+    student: &[Tensor<2>],
+    targets: &[Tensor<2>],
+    temperatures: &Temperatures,
+) -> Tensor<1> {
+    let globals = targets.len();
     assert!(globals > 0, "dino_loss needs a view of the teacher");
     assert!(
         student.len() >= globals,
         "{} student views for {globals} teacher views",
         student.len()
     );
-    let targets: Vec<Tensor<2>> = teacher
-        .iter()
-        .map(|logits| teacher_probabilities(logits.clone(), centre.clone(), temperatures))
-        .collect();
     let [batch, prototypes] = targets[0].dims();
 
     let mut total: Option<Tensor<1>> = None;

@@ -4,6 +4,7 @@ use burn::tensor::{
     Tensor, TensorData,
     activation::{log_softmax, softmax},
 };
+use rayon::prelude::*;
 
 use super::part::IGNORE;
 
@@ -127,19 +128,21 @@ pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
         })
         .collect();
     // error = constant + sign · probability, so the loss is Σ coefficient·sign·probability + Σ coefficient·constant.
-    let mut coefficients = vec![0.0_f32; values.len()];
-    let mut constant = 0.0_f64;
-    for &class in &present {
+    // coefficients of a class: [batch, area]; returns its constant.
+    let of_class = |class: usize, coefficients: &mut [f32]| -> f64 {
         let right = |pixel: usize| usize::from(labels[pixel]) == class;
-        let error = |pixel: usize| {
-            let p = values[place(pixel, class)];
-            if right(pixel) { 1.0 - p } else { p }
-        };
-        let mut order = counted.clone();
-        order.sort_by(|a, b| error(*b).total_cmp(&error(*a)));
-        let total = order.iter().filter(|pixel| right(**pixel)).count() as f64;
-        let (mut missed, mut wrong, mut before) = (0.0, 0.0, 0.0);
-        for pixel in order {
+        let mut errors: Vec<(f32, u32)> = { counted.iter() }
+            .map(|&pixel| {
+                let p = values[place(pixel, class)];
+                (if right(pixel) { 1.0 - p } else { p }, pixel as u32)
+            })
+            .collect();
+        // Equal errors in the order of their pixels.
+        errors.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)));
+        let total = { errors.iter() }.filter(|(_, pixel)| right(*pixel as usize));
+        let total = total.count() as f64;
+        let (mut missed, mut wrong, mut before, mut constant) = (0.0, 0.0, 0.0, 0.0);
+        for pixel in errors.into_iter().map(|(_, pixel)| pixel as usize) {
             if right(pixel) {
                 missed += 1.0;
             } else {
@@ -148,12 +151,25 @@ pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
             let jaccard = 1.0 - (total - missed) / (total + wrong);
             let coefficient = (jaccard - before) / present.len() as f64;
             before = jaccard;
-            coefficients[place(pixel, class)] = if right(pixel) {
+            coefficients[pixel] = if right(pixel) {
                 constant += coefficient;
                 -coefficient as f32
             } else {
                 coefficient as f32
             };
+        }
+        constant
+    };
+    let mut by_class = vec![0.0_f32; present.len() * labels.len()];
+    let constants: Vec<f64> = { by_class.par_chunks_mut(labels.len().max(1)) }
+        .zip(&present)
+        .map(|(coefficients, class)| of_class(*class, coefficients))
+        .collect();
+    let constant: f64 = constants.iter().sum();
+    let mut coefficients = vec![0.0_f32; values.len()];
+    for (class, of_class) in present.iter().zip(by_class.chunks(labels.len().max(1))) {
+        for (image, of_image) in of_class.chunks(area).enumerate() {
+            coefficients[(image * classes + class) * area..][..area].copy_from_slice(of_image);
         }
     }
     let shape = [batch, classes, height, width];

@@ -45,13 +45,12 @@ pub fn part_loss(logits: Tensor<4>, labels: Tensor<3, Int>) -> Tensor<1> {
     sum.neg() / counted.clamp_min(1.0)
 }
 
-/// How many positions are right, and how many count. Shapes as in [`part_loss`].
-pub fn part_accuracy(logits: Tensor<4>, labels: Tensor<3, Int>) -> (f32, f32) {
+/// How many positions are right, and how many count: [1] each. Shapes as in [`part_loss`].
+pub fn part_accuracy(logits: Tensor<4>, labels: Tensor<3, Int>) -> [Tensor<1>; 2] {
     let classes = logits.dims()[1];
     let target = one_hot(labels, classes);
     let guess = one_hot(logits.argmax(1).squeeze_dim::<3>(1), classes);
-    let right = (guess * target.clone()).sum().into_scalar::<f32>();
-    (right, target.sum().into_scalar::<f32>())
+    [(guess * target.clone()).sum(), target.sum()]
 }
 
 #[cfg(test)]
@@ -75,6 +74,7 @@ mod tests {
         let expected = (1.0f32 + (-2.0f32).exp()).ln();
         assert!((loss[0] - expected).abs() < 1e-6, "{loss:?}");
         assert_eq!(loss[1], 0.0);
-        assert_eq!(part_accuracy(logits, labels), (1.0, 1.0));
+        let found = part_accuracy(logits, labels).map(Tensor::into_scalar::<f32>);
+        assert_eq!(found, [1.0, 1.0]);
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use clasp_data::loader::Position;
+use clasp_model::optim::Optimiser;
 use clasp_run::checkpoints;
 use clasp_run::recipe::{difference, to_toml};
 use clasp_weights::checkpoint::{self, Metadata};
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::Task;
 use super::correct::Corrected;
 use super::recipe::{FIXED, Recipe};
-use super::trainer::Trainer;
+use super::trainer::{Trainer, optimiser_config};
 use crate::TaskError;
 
 /// Value of `format` in the metadata.
@@ -221,7 +222,12 @@ pub fn restore<T: Task>(
             cycles: progress.cycles,
         });
     }
-    trainer.optimiser = trainer.optimiser.clone().with_state(&of("optimiser."))?;
+    let state = of("optimiser.");
+    let optimiser =
+        Optimiser::from_state(optimiser_config(&trainer.plan), &state, trainer.device())?;
+    optimiser.check("backbone.", &backbone)?;
+    optimiser.check("head.", &head)?;
+    trainer.optimiser = optimiser;
     (trainer.backbone, trainer.head) = (backbone, head);
     trainer.step = field("step")
         .parse()

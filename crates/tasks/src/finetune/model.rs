@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_model::Precision;
+use clasp_model::{Precision, Shares};
 use clasp_model::backbone::{Backbone, Features, Sizes};
 use clasp_model::layers::Rng;
 use clasp_model::mix::Mix;
@@ -16,7 +16,7 @@ use rand_chacha::rand_core::SeedableRng;
 use super::recipe::setting;
 use super::{Running, Stages, Task};
 use crate::TaskError;
-use crate::features::{Preprocess, on_threads};
+use crate::features::{Preprocess, on_replicas};
 
 /// A backbone, a head and what belongs to them, without gradients.
 #[derive(Debug, Clone)]
@@ -140,7 +140,7 @@ impl<T: Task> Model<T> {
         (self.precision).within(|| self.backbone.forward(images, mix, None))
     }
 
-    /// Runs `work` on batches of `0..count`, each thread with its own clone of the model; results are in order.
+    /// Runs `work` on batches of `0..count`, on replicas of the model; results are in order.
     ///
     /// # Errors
     /// Those of `work`, and a stop.
@@ -152,13 +152,8 @@ impl<T: Task> Model<T> {
         work: impl Fn(&Self, std::ops::Range<usize>) -> Result<Vec<R>, TaskError> + Sync,
     ) -> Result<Vec<R>, TaskError> {
         let batch = running.batch.max(1);
-        on_threads(
-            self,
-            stage,
-            [count, batch, running.threads],
-            work,
-            running.progress,
-        )
+        let shares = Shares::of(&self.device, running.threads);
+        on_replicas(self, stage, [count, batch], shares, work, running.progress)
     }
 }
 

@@ -19,8 +19,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clasp_model::groups::Rule;
 use clasp_model::mix::Mix;
+use clasp_model::optim::Rule;
 use clasp_run::recipe::{self, Auto};
 use clasp_run::{Setting, check};
 use fs_err as fs;

@@ -2,8 +2,7 @@
 
 use std::f64::consts::PI;
 
-use clasp_model::groups::Rates;
-use clasp_model::optim::decays;
+use clasp_model::optim::{Rates, decays};
 
 use super::recipe::{Decline, ModelSection, OptimiserSection, Plan, Tune};
 

@@ -10,10 +10,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
 use clasp_model::Precision;
 use clasp_model::backbone::{Backbone, Features, Sizes};
-use clasp_model::groups::{Optimiser, clip_global};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::mix::Mix;
-use clasp_model::optim::{self, Gradients, ema};
+use clasp_model::optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
 use clasp_run::Metrics;
 use rayon::{ThreadPool, ThreadPoolBuilder};
 
@@ -97,9 +96,8 @@ impl<T: Task> Trainer<T> {
                 .collect::<Result<_, _>>()
                 .map_err(|error| TaskError::Io(std::io::Error::other(error)))?,
         };
-        let optimiser = &plan.recipe.optimiser;
         Ok(Self {
-            optimiser: Optimiser::new(optimiser.rule, optimiser.momentum, optimiser.beta2),
+            optimiser: Optimiser::new(optimiser_config(&plan)),
             step: 0,
             plateaus: 1.0,
             plan,
@@ -216,24 +214,18 @@ impl<T: Task> Trainer<T> {
                 draft.backward(&at_leaves.share(replica * size, size))
             });
             for share in back {
-                for (name, gradient) in share {
-                    let name = format!("backbone.{name}");
-                    let sum = match gradients.remove(&name) {
-                        Some(before) => before + gradient,
-                        None => gradient,
-                    };
-                    gradients.insert(name, sum);
-                }
+                let named = |(name, gradient)| (format!("backbone.{name}"), gradient);
+                optim::add(&mut gradients, share.into_iter().map(named).collect());
             }
         }
         let mut metrics: Metrics = { losses.terms.iter() }
             .map(|(name, value)| (format!("loss/{name}"), *value))
             .collect();
         metrics.insert("loss/total".to_owned(), total);
-        metrics.insert("gradient/norm".to_owned(), optim::norm(&gradients));
         let lr = self.learning_rate();
         metrics.insert("schedule/lr".to_owned(), lr);
-        self.update(gradients, lr, statistics);
+        let norm = self.update(gradients, lr, statistics);
+        metrics.insert("gradient/norm".to_owned(), norm);
         self.average = self.average.take().map(|(backbone, head)| {
             let momentum = self.plan.recipe.run.ema;
             (
@@ -253,12 +245,18 @@ impl<T: Task> Trainer<T> {
         self.corrected = Some(corrected);
     }
 
+    /// Where it computes.
+    pub(super) fn device(&self) -> &Device {
+        &self.device
+    }
+
     /// The learning rate of the next step.
     pub fn learning_rate(&self) -> f64 {
         self.plan.recipe.optimiser.lr * factor(&self.plan, self.step) * self.plateaus
     }
 
-    fn update(&mut self, mut gradients: Gradients, lr: f64, statistics: Statistics) {
+    /// Takes a step with the gradients of what is trained and returns their norm.
+    fn update(&mut self, mut gradients: Gradients, lr: f64, statistics: Statistics) -> f64 {
         let recipe = &self.plan.recipe;
         let groups = Groups {
             optimiser: &recipe.optimiser,
@@ -270,14 +268,13 @@ impl<T: Task> Trainer<T> {
         let rates = |name: &str, shape: &[usize]| groups.rates(name, shape);
         // What is not trained has no part in the norm that is limited.
         gradients.retain(|name, _| rates(name, &[]).is_some());
-        let mut gradients = match recipe.optimiser.clip {
-            0.0 => gradients,
-            limit => clip_global(gradients, limit),
-        };
-        let optimiser = &mut self.optimiser;
-        self.backbone = optimiser.step("backbone.", self.backbone.clone(), &mut gradients, &rates);
-        let head = optimiser.step("head.", self.head.clone(), &mut gradients, &rates);
+        let norms = Norms::of(&gradients);
+        let (optimiser, gradients) = (&mut self.optimiser, &mut gradients);
+        let backbone = self.backbone.clone();
+        self.backbone = optimiser.step("backbone.", backbone, gradients, &norms, &rates);
+        let head = optimiser.step("head.", self.head.clone(), gradients, &norms, &rates);
         self.head = update_statistics(head, statistics);
+        norms.total()
     }
 
     /// The forward pass over a share as inputs of one height and width, with a graph if it is `trained`.
@@ -384,6 +381,21 @@ fn together(parts: &[Features]) -> Features {
         pooled: Tensor::cat(pooled.collect(), 0),
         pyramid,
         routing: Vec::new(),
+    }
+}
+
+/// The recipe's optimiser.
+pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimiserConfig {
+    let optimiser = &plan.recipe.optimiser;
+    OptimiserConfig {
+        rule: optimiser.rule,
+        beta1: optimiser.momentum,
+        beta2: optimiser.beta2,
+        clip: match optimiser.clip {
+            0.0 => Clip::None,
+            limit => Clip::Global(limit),
+        },
+        ..OptimiserConfig::default()
     }
 }
 

@@ -1,0 +1,218 @@
+//! `clasp bench compare`: whether a device computes what the CPU does.
+//!
+//! The same weights and the same noise go through a forward pass, the losses and their gradients, and a step of the optimiser
+//! and the teacher, by the CPU's fused operations and by the graph that other devices run. With `--device cpu` the graph runs on
+//! the CPU too, which compares the two ways of computing alone.
+
+use anyhow::{Result, bail};
+use burn::tensor::{Device, Tensor};
+use clasp_data::vocabulary::Vocabulary;
+use clasp_model::{Precision, named, unfused};
+use clasp_pretrain::step::Trainer;
+use clasp_pretrain::views::{Item, noise};
+use clasp_pretrain::{Machine, Recipe};
+use serde_json::{Value, json};
+
+use crate::Outcome;
+use crate::args::BenchCompare;
+
+/// A recipe whose step has everything, and takes a second on one thread.
+const TINY: [&str; 15] = [
+    "method=clasp",
+    "model.drop_path=0.1",
+    "views.global_size=[64, 32]",
+    "views.local_size=[32, 16]",
+    "views.local=2",
+    "head.outputs=256",
+    "head.hidden=64",
+    "head.bottleneck=32",
+    "run.batch=6",
+    "run.steps=10",
+    "run.replicas=1",
+    "optimiser.lr=0.01",
+    "teacher.momentum=0.5",
+    "optimiser.warmup_epochs=0.0",
+    "optimiser.freeze_last_layer=0.0",
+];
+
+/// Compares `device` with the CPU.
+pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
+    let cpu = Device::flex();
+    let one = way(options, &cpu)?;
+    let other = if *device == cpu {
+        unfused(|| way(options, device))
+    } else {
+        way(options, device)
+    }?;
+    let found = differences(&one, &other);
+    let limits = limits(other.precision);
+    let mut line = json!({
+        "work": "compare", "model": options.model, "precision": other.precision, "graph": format!("{device:?}"),
+        "fused": format!("{cpu:?}"), "loss": other.loss,
+    });
+    let mut too_far = Vec::new();
+    for ((name, value), limit) in found.iter().zip(limits) {
+        line[format!("{name}_apart")] = json!(value);
+        // Not `value > limit`: what is not a number is too far too.
+        if !matches!(value.partial_cmp(&limit), Some(std::cmp::Ordering::Less)) {
+            too_far.push(format!(
+                "{name} {value:.2e} apart, expected below {limit:e}"
+            ));
+        }
+    }
+    print_line(&line);
+    if too_far.is_empty() {
+        return Ok(Outcome::Done);
+    }
+    say(&format!("not alike: {}", too_far.join("; ")));
+    Ok(Outcome::CheckFailed)
+}
+
+/// What one way of computing found.
+struct Way {
+    precision: Precision,
+    /// Pooled features of the teacher: [views, channels].
+    features: Vec<f32>,
+    loss: f64,
+    gradients: Vec<Vec<f32>>,
+    /// Parameters before the step and after it.
+    student: [Vec<Vec<f32>>; 2],
+    teacher: [Vec<Vec<f32>>; 2],
+}
+
+fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
+    let mut set: Vec<String> = TINY.map(str::to_owned).to_vec();
+    set.push(format!("model.backbone={}", options.model));
+    set.extend(options.set.iter().cloned());
+    let recipe = Recipe::parse("", "bench compare", &set)?;
+    let batch = recipe.run.batch;
+    let plan = recipe.plan(10 * batch, Machine::of(device, 1))?;
+    let precision = plan.precision;
+    let mut trainer = Trainer::new(plan, Some(Vocabulary::standard()?), device)?;
+    let recipe = trainer.plan.recipe.clone();
+    let items: Vec<Item> = noise(&recipe, trainer.grid(), trainer.vocabulary(), 1);
+    let features = values(trainer.features(&items));
+    let (loss, gradients) = match trainer.gradients(&items) {
+        Ok(found) => found,
+        Err(error) => bail!("the loss `{}` is {}", error.term, error.value),
+    };
+    let before = (parameters(&trainer.student), parameters(&trainer.teacher));
+    if let Err(error) = trainer.step(&items, true) {
+        bail!("the loss `{}` is {}", error.term, error.value);
+    }
+    Ok(Way {
+        precision,
+        features,
+        loss,
+        gradients: gradients.into_values().map(values).collect(),
+        student: [before.0, parameters(&trainer.student)],
+        teacher: [before.1, parameters(&trainer.teacher)],
+    })
+}
+
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().iter::<f32>().collect()
+}
+
+fn parameters<M: burn::module::Module>(module: &M) -> Vec<Vec<f32>> {
+    let mut all = Vec::new();
+    named::visit(module, &mut |_, _, value| all.push(values(value)));
+    all
+}
+
+/// Names of what is compared and how far it is apart: features and gradients by the largest difference over the largest value
+/// of their tensor, the loss by the difference over it, the step by the mean difference over the mean step. (AdamW's first
+/// step is nearly as long for a gradient of nearly 0 as for others, and noise decides where it goes.)
+fn differences(one: &Way, other: &Way) -> [(&'static str, f64); 5] {
+    let steepest = one
+        .gradients
+        .iter()
+        .map(|gradient| largest(gradient))
+        .fold(0.0, f64::max);
+    let gradients = { one.gradients.iter().zip(&other.gradients) }
+        // What is nearly 0 in all of a tensor, as the keys' biases, is noise.
+        .map(|(a, b)| farthest(a, b) / largest(a).max(1e-3 * steepest))
+        .fold(0.0, f64::max);
+    let moved = |of: fn(&Way) -> &[Vec<Vec<f32>>; 2]| {
+        let ([before, after], [_, after_other]) = (of(one), of(other));
+        distance(after, after_other) / distance(before, after)
+    };
+    [
+        (
+            "features",
+            farthest(&one.features, &other.features) / largest(&one.features),
+        ),
+        ("loss", (one.loss - other.loss).abs() / one.loss.abs()),
+        ("gradients", gradients),
+        ("step", moved(|way| &way.student)),
+        ("teacher", moved(|way| &way.teacher)),
+    ]
+}
+
+/// What [`differences`] must stay below. Sums in another order differ by some 1e-6; a device may multiply f32 by 11 bits, and
+/// bf16 has 8.
+fn limits(precision: Precision) -> [f64; 5] {
+    match precision {
+        Precision::F32 => [2e-3, 1e-3, 2e-2, 5e-2, 5e-2],
+        Precision::Bf16 => [5e-2, 2e-2, 0.3, 0.5, 0.5],
+    }
+}
+
+fn largest(values: &[f32]) -> f64 {
+    values
+        .iter()
+        .fold(0.0, |most, value| most.max(f64::from(value.abs())))
+}
+
+/// Infinite for tensors of different sizes, and where one holds no number.
+fn farthest(one: &[f32], other: &[f32]) -> f64 {
+    if one.len() != other.len() || other.iter().any(|value| value.is_nan()) {
+        return f64::INFINITY;
+    }
+    let apart = one.iter().zip(other).map(|(a, b)| f64::from((a - b).abs()));
+    apart.fold(0.0, f64::max)
+}
+
+/// Sum of the absolute differences.
+fn distance(one: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
+    let pairs = one.iter().flatten().zip(other.iter().flatten());
+    pairs.map(|(a, b)| f64::from((a - b).abs())).sum()
+}
+
+#[allow(clippy::print_stderr)]
+fn say(line: &str) {
+    eprintln!("{line}");
+}
+
+#[allow(clippy::print_stdout)]
+fn print_line(figures: &Value) {
+    println!("{figures}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> BenchCompare {
+        BenchCompare {
+            model: "swin-pico".to_owned(),
+            set: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_graph_of_other_devices_is_the_fused_operations_on_the_cpu() {
+        let cpu = Device::flex();
+        let one = way(&options(), &cpu).unwrap();
+        let other = unfused(|| way(&options(), &cpu)).unwrap();
+        for ((name, value), limit) in differences(&one, &other).iter().zip(limits(Precision::F32)) {
+            assert!(value < &(0.1 * limit), "{name}: {value}");
+        }
+        // Another batch is another loss.
+        let mut wrong = way(&options(), &cpu).unwrap();
+        wrong.gradients[3][0] += 0.1 * largest(&one.gradients[3]) as f32;
+        assert!(differences(&one, &wrong)[2].1 > 0.09);
+        wrong.student[1][0][0] = f32::NAN;
+        assert!(differences(&one, &wrong)[3].1.is_nan());
+    }
+}

@@ -1,0 +1,94 @@
+//! What benchmarks promise: a device is compared before it is timed, and a record holds for the run that it is of.
+
+use serde_json::Value;
+
+use crate::{done, refused};
+
+/// The last line of a benchmark.
+fn line(text: &str) -> Value {
+    serde_json::from_str(text.lines().last().expect("a line")).expect("JSON")
+}
+
+#[test]
+fn the_graph_of_other_devices_is_alike_on_the_cpu() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for model in ["swin-pico", "vit-pico"] {
+        let found = line(&done(
+            folder.path(),
+            &["bench", "compare", "--model", model],
+        ));
+        for what in ["features", "loss", "gradients", "step", "teacher"] {
+            let apart = found[format!("{what}_apart")].as_f64().expect("a number");
+            assert!(apart < 1e-4, "{model} {what}: {apart}");
+        }
+    }
+    refused(
+        folder.path(),
+        &["bench", "compare", "--device", "cpu:1"],
+        &["cpu:1", "--threads"],
+    );
+}
+
+#[test]
+fn a_record_holds_for_its_own_settings() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let run = [
+        "bench",
+        "pretrain",
+        "--model",
+        "swin-pico",
+        "--batch",
+        "2",
+        "--iters",
+        "1",
+    ];
+    let small = ["--out-dim", "64", "--local", "0", "--threads", "1"];
+    let run: Vec<&str> = run.into_iter().chain(small).collect();
+    let found = line(&done(at, &run));
+    for figure in [
+        "images_per_s",
+        "gflop_per_s",
+        "product_gflop_per_s",
+        "share_of_product",
+    ] {
+        assert!(found[figure].as_f64().is_some_and(|v| v > 0.0), "{found}");
+    }
+    // A peer a thousand times slower than half of clasp: passed by far.
+    let record = serde_json::json!([{
+        "work": found["work"], "settings": found["settings"], "figure": "images_per_s",
+        "peer": 1e-3 * found["images_per_s"].as_f64().expect("a rate"), "ratio": 2.0,
+    }]);
+    std::fs::write(at.join("record.json"), record.to_string()).expect("written");
+    let with = |more: &[&'static str]| -> Vec<&str> {
+        let check = ["--check", "record.json"];
+        run.iter()
+            .copied()
+            .chain(more.iter().copied())
+            .chain(check)
+            .collect()
+    };
+    done(at, &with(&[]));
+    let other = ["--set", "run.checkpointing=true"];
+    refused(
+        at,
+        &with(&other),
+        &["checkpointing false in the record, true here", "--record"],
+    );
+}
+
+/// On a build with Vulkan, and a driver for it, be it one in software.
+#[cfg(feature = "vulkan")]
+#[test]
+fn vulkan_computes_what_the_cpu_does() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let arguments = ["bench", "compare", "--device", "vulkan"];
+    let output = crate::command(folder.path(), &arguments)
+        .output()
+        .expect("the program starts");
+    let message = String::from_utf8_lossy(&output.stderr);
+    if message.contains("this machine has no such device") {
+        return;
+    }
+    assert!(output.status.success(), "{message}");
+}

@@ -8,8 +8,8 @@ use clasp_data::image::{self, Filter, Rgb};
 use clasp_data::labels::StoreMeta;
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::{Precision, Shares};
 use clasp_model::clip::{Clip, Dense};
+use clasp_model::{Precision, Shares};
 use clasp_weights::clip::ClipInfo;
 
 use crate::attributes::logits;
@@ -44,6 +44,8 @@ pub trait Labeller: Clone + Send + Sync {
     }
 
     /// An image as the network wants it: [3, height, width], the same length for all images.
+    /// The whole image squeezed to CLIP's size by bicubic interpolation, without a crop: a crop would cut off heads
+    /// and feet.
     fn prepare(&self, image: &Rgb) -> Vec<f32>;
 
     /// Labels of a batch. `pixels`: [batch, 3, height, width]; `keys`: [batch]
@@ -167,8 +169,6 @@ impl Labeller for ClipLabeller {
         self.batch
     }
 
-    /// The whole image squeezed to CLIP's size by bicubic interpolation, without a crop: a crop would cut off heads
-    /// and feet.
     fn shares(&self, threads: usize) -> Shares {
         Shares::of(&self.device, threads)
     }

@@ -15,7 +15,7 @@
 //! | [`named`] | parameters by name |
 //! | [`optim`] | SGD, Adam, AdamW with rates of their own for each parameter; moving averages |
 //! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
-//! | `shares` | copies of a network, and threads of each |
+//! | `shares` | copies of a network in use and in training, and threads of each |
 //!
 //! Nothing here reads or writes files.
 
@@ -38,4 +38,4 @@ pub mod vit;
 
 pub use error::ModelError;
 pub use kernels::{Precision, fuses, recomputing, unfused};
-pub use shares::Shares;
+pub use shares::{Replicas, Shares};

@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 
 use burn::{
-    backend::{Flex, flex::FlexTensor},
+    backend::Flex,
     module::Module,
     tensor::{Device, Tensor, Transaction},
 };
@@ -20,7 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::ModelError,
-    kernels::scalar::{dot, vectorised},
+    kernels::{
+        operation::{host, values},
+        scalar::{dot, vectorised},
+    },
     named::{self, Array, StateDict},
 };
 
@@ -204,13 +207,16 @@ impl Optimiser {
         let mut moments = BTreeMap::new();
         for name in state.keys() {
             let Some(parameter) = name.strip_suffix(".steps") else {
-                if kept.iter().any(|moment| {
-                    let parameter = name.strip_suffix(moment);
-                    parameter.is_some_and(|parameter| parameter.ends_with('.'))
-                }) {
-                    continue;
-                }
-                return Err(ModelError::Unexpected { name: name.clone() });
+                let moment = kept.iter().find_map(|moment| {
+                    let parameter = name.strip_suffix(moment)?.strip_suffix('.')?;
+                    Some(parameter)
+                });
+                let Some(parameter) = moment else {
+                    return Err(ModelError::Unexpected { name: name.clone() });
+                };
+                // A moment without a count is not passed over: the optimiser would start from nothing there.
+                get(format!("{parameter}.steps"))?;
+                continue;
             };
             let size = get(format!("{parameter}.first"))?.data.len();
             let tensor = |moment: &str| {
@@ -227,7 +233,7 @@ impl Optimiser {
                 Ok(Tensor::<1>::from_floats(array.data.as_slice(), device))
             };
             let steps = get(name.clone())?;
-            let [low, high] = steps.data[..] else {
+            let Some(steps) = join_count(&steps.data) else {
                 return Err(ModelError::Values {
                     name: name.clone(),
                     shape: steps.shape.clone(),
@@ -236,7 +242,7 @@ impl Optimiser {
                 });
             };
             let entry = Moments {
-                steps: join_count([low, high]),
+                steps,
                 first: tensor("first")?,
                 second: match config.rule {
                     Rule::Sgd => None,
@@ -282,8 +288,13 @@ fn split_count(count: u64) -> [f32; 2] {
     [(count & 0xff_ffff) as f32, (count >> 24) as f32]
 }
 
-fn join_count([low, high]: [f32; 2]) -> u64 {
-    low as u64 + ((high as u64) << 24)
+/// What [`split_count`] split; none of anything else.
+fn join_count(parts: &[f32]) -> Option<u64> {
+    let whole = |part: f32| (0.0..16_777_216.0).contains(&part) && part.fract() == 0.0;
+    match *parts {
+        [low, high] if whole(low) && whole(high) => Some(low as u64 + ((high as u64) << 24)),
+        _ => None,
+    }
 }
 
 /// A rule for one parameter at one step: numbers of the host alone.
@@ -353,7 +364,7 @@ impl Formula {
 
         // The gradient's memory becomes the new value's: the old value may be held elsewhere still.
         let values = { gradient.storage_mut::<f32>().par_chunks_mut(CHUNK) }
-            .zip(slice(&value).par_chunks(CHUNK))
+            .zip(values(&value).par_chunks(CHUNK))
             .zip(first.storage_mut::<f32>().par_chunks_mut(CHUNK));
         match &mut second {
             None => values.for_each(|((gradients, values), firsts)| {
@@ -457,7 +468,7 @@ impl Norms {
 pub fn squares(gradients: &Gradients) -> Vec<Tensor<1>> {
     let square = |gradient: &Tensor<1>| {
         if on_host(gradient) {
-            let sum = square_sum(slice(&host(gradient.clone())));
+            let sum = square_sum(values(&host(gradient.clone())));
             Tensor::from_floats([sum as f32], &gradient.device())
         } else {
             gradient.clone().square().sum()
@@ -492,7 +503,7 @@ pub fn add(sum: &mut Gradients, gradients: Gradients) {
         let total = if on_host(&before) {
             let (mut before, gradient) = (host(before), host(gradient));
             { before.storage_mut::<f32>().par_chunks_mut(CHUNK) }
-                .zip(slice(&gradient).par_chunks(CHUNK))
+                .zip(values(&gradient).par_chunks(CHUNK))
                 .for_each(|(before, gradient)| {
                     before
                         .iter_mut()
@@ -532,12 +543,12 @@ pub fn average(replicas: Vec<Gradients>) -> Gradients {
 /// # Panics
 /// When the student lacks a parameter of the teacher.
 pub fn ema<T: Module, S: Module>(teacher: T, student: &S, momentum: f64) -> T {
-    let mut values = BTreeMap::new();
+    let mut news = BTreeMap::new();
     named::visit(student, &mut |name, _, value| {
-        values.insert(name.to_string(), value);
+        news.insert(name.to_string(), value);
     });
     named::map(teacher, &mut |name, _, old| {
-        let Some(new) = values.remove(name) else {
+        let Some(new) = news.remove(name) else {
             panic!("the student has no `{name}`");
         };
         if !on_host(&old) {
@@ -546,7 +557,7 @@ pub fn ema<T: Module, S: Module>(teacher: T, student: &S, momentum: f64) -> T {
         let (keep, take) = (momentum as f32, (1.0 - momentum) as f32);
         let (mut old, new) = (host(old), host(new));
         { old.storage_mut::<f32>().par_iter_mut() }
-            .zip(slice(&new))
+            .zip(values(&new))
             .with_min_len(CHUNK)
             .for_each(|(old, new)| *old = keep * *old + take * new);
         Tensor::from_primitive::<Flex>(old)
@@ -556,21 +567,6 @@ pub fn ema<T: Module, S: Module>(teacher: T, student: &S, momentum: f64) -> T {
 /// Whether slices of the tensor's memory can be had without a transfer.
 fn on_host(tensor: &Tensor<1>) -> bool {
     tensor.device() == Device::flex()
-}
-
-/// The tensor as the CPU has it: in one piece, and copied only where it is not.
-fn host(tensor: Tensor<1>) -> FlexTensor {
-    match tensor.try_into_primitive::<Flex>() {
-        Ok(tensor) => tensor.to_contiguous(),
-        Err(error) => panic!("not a tensor of the CPU: {error:?}"),
-    }
-}
-
-fn slice(tensor: &FlexTensor) -> &[f32] {
-    match tensor.as_slice::<f32>() {
-        Some(values) => values,
-        None => panic!("a tensor of f32 in one piece is not a slice"),
-    }
 }
 
 fn square_sum(values: &[f32]) -> f64 {
@@ -635,7 +631,7 @@ mod tests {
         }
     }
 
-    fn values(module: &Two) -> Vec<f32> {
+    fn weights(module: &Two) -> Vec<f32> {
         let mut all = Vec::new();
         named::visit(module, &mut |_, _, value| {
             all.extend(value.into_data().iter::<f32>());
@@ -667,7 +663,7 @@ mod tests {
         // By hand: m1 = 0.5 + 0.01, p1 = 1 − 0.051; m2 = 0.9·0.51 + 0.5 + 0.01·0.949.
         let p1 = 1.0 - 0.1 * 0.51;
         let p2 = p1 - 0.1 * (0.9 * 0.51 + 0.5 + 0.01 * p1);
-        let found = values(&module);
+        let found = weights(&module);
         assert!((found[0] - p2).abs() < 1e-6 && found[2] == 0.5, "{found:?}");
     }
 
@@ -691,7 +687,7 @@ mod tests {
             again.check("m.", &module).unwrap();
             let expected = step(&mut whole, module.clone(), &rates);
             let found = step(&mut again, module, &rates);
-            assert_eq!(values(&found), values(&expected));
+            assert_eq!(weights(&found), weights(&expected));
             let mut broken = whole.state();
             broken.remove("m.a.first");
             assert!(load(&broken).is_err());
@@ -720,6 +716,40 @@ mod tests {
         ] {
             let found = factor(clip, name);
             assert!((found - expected).abs() < 1e-5, "{clip:?} {name}: {found}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_is_not_whole_is_told() {
+        let mut optimiser = optimiser(Rule::AdamW);
+        let rates = |_: &str, _: &[usize]| {
+            Some(Rates {
+                lr: 0.1,
+                decay: 0.0,
+            })
+        };
+        step(&mut optimiser, module(), &rates);
+        let whole = optimiser.state();
+        let load = |state: &StateDict| {
+            Optimiser::from_state(config(Rule::AdamW), state, &Device::flex()).map(drop)
+        };
+        load(&whole).unwrap();
+        for name in whole.keys() {
+            let mut state = whole.clone();
+            state.remove(name);
+            assert!(load(&state).is_err(), "without {name}");
+        }
+        for steps in [
+            vec![1.5, 0.0],
+            vec![-1.0, 0.0],
+            vec![f32::NAN, 0.0],
+            vec![1.0, 1e20],
+        ] {
+            let mut state = whole.clone();
+            if let Some(array) = state.get_mut("m.a.steps") {
+                array.data = steps.clone();
+            }
+            assert!(load(&state).is_err(), "{steps:?} steps");
         }
     }
 
@@ -773,7 +803,7 @@ mod tests {
             let mut place = None;
             named::visit(module, &mut |name, _, value| {
                 if name == "a" {
-                    place = Some(slice(&host(value)).as_ptr() as usize);
+                    place = Some(values(&host(value)).as_ptr() as usize);
                 }
             });
             place
@@ -786,6 +816,6 @@ mod tests {
         let held = teacher.clone();
         let moved = ema(teacher, &named::map(student, &mut |_, _, v| v + 1.0), 0.5);
         assert_ne!(place(&moved), before);
-        assert_eq!(values(&held)[0], 1.0);
+        assert_eq!(weights(&held)[0], 1.0);
     }
 }

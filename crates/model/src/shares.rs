@@ -1,8 +1,55 @@
-//! How a network that trains nothing is shared out over threads.
+//! How networks are shared out over threads.
 
 use burn::tensor::Device;
+use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// Copies of a network, which share its weights, and the threads of each.
+/// A thread for each replica of a network in training; none for a single one, which works where it is called.
+#[derive(Debug)]
+pub struct Replicas(Vec<ThreadPool>);
+
+impl Replicas {
+    /// Of `count` replicas.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn new(count: usize) -> Result<Self, ThreadPoolBuildError> {
+        let pools = if count <= 1 { 0 } else { count };
+        (0..pools)
+            .map(|_| ThreadPoolBuilder::new().num_threads(1).build())
+            .collect::<Result<_, _>>()
+            .map(Self)
+    }
+
+    /// Does `work` on every share, each on its replica's thread; results are in order.
+    pub fn map<S: Send, R: Send>(
+        &self,
+        shares: Vec<S>,
+        work: impl Fn(usize, S) -> R + Sync,
+    ) -> Vec<R> {
+        let shares = shares.into_iter().enumerate();
+        if self.0.is_empty() {
+            return shares
+                .map(|(replica, share)| work(replica, share))
+                .collect();
+        }
+        let work = &work;
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = { self.0.iter().zip(shares) }
+                .map(|(pool, (replica, share))| {
+                    scope.spawn(move || pool.install(|| work(replica, share)))
+                })
+                .collect();
+            { threads.into_iter() }
+                .map(|thread| {
+                    let result = thread.join();
+                    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                })
+                .collect()
+        })
+    }
+}
+
+/// Copies of a network that trains nothing, which share its weights, and the threads of each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shares {
     /// Copies of the network, each of which takes whole batches.

@@ -426,17 +426,13 @@ impl Swin {
     /// # Shapes
     /// - images: [batch, 3, height, width]
     /// - mix: [batch, tasks]
-    pub fn forward(
-        &self,
-        images: Tensor<4>,
-        mix: Tensor<2>,
-        rng: Option<&mut Rng>,
-    ) -> Features {
+    pub fn forward(&self, images: Tensor<4>, mix: Tensor<2>, rng: Option<&mut Rng>) -> Features {
         let batch = images.dims()[0];
         mix::assert_rows(&mix, batch);
         let semantic = self.config.semantic_weight(&mix);
 
-        let rates = { self.layers.iter() }.flat_map(|stage| stage.blocks.iter().map(|b| b.drop_path));
+        let rates =
+            { self.layers.iter() }.flat_map(|stage| stage.blocks.iter().map(|b| b.drop_path));
         let mut drops = Drops::draw(rates, batch, rng, &images.device());
 
         let mut x = self.patch_embed.forward(images);
@@ -646,10 +642,13 @@ fn cached(key: Key, make: impl FnOnce(&Key) -> Windows) -> Windows {
     }
     let windows = make(&key);
     let mut recent = recent();
-    if recent.len() == KEPT {
-        recent.pop_front();
+    // Another replica may have put it there meanwhile.
+    if recent.iter().all(|(known, _)| *known != key) {
+        if recent.len() == KEPT {
+            recent.pop_front();
+        }
+        recent.push_back((key, windows.clone()));
     }
-    recent.push_back((key, windows.clone()));
     windows
 }
 
@@ -945,7 +944,9 @@ impl WindowAttention {
         let (heads, width) = (self.heads, channels / self.heads);
 
         // The bias comes after the padding: a padding position has no input, only the bias.
-        let qkv = windows.cut.arrange(layers::product(x, self.qkv.weight.val(), None));
+        let qkv = windows
+            .cut
+            .arrange(layers::product(x, self.qkv.weight.val(), None));
         let qkv = match &self.qkv.bias {
             Some(bias) => qkv + bias.val().reshape([1, 1, 1, 3 * channels]),
             None => qkv,
@@ -1163,7 +1164,7 @@ impl Cut {
         )
     }
 
-    /// Undoes [`Windows::arrange`]: what stands at padding positions is dropped.
+    /// Undoes [`Cut::arrange`]: what stands at padding positions is dropped.
     fn restore(&self, x: Tensor<4>) -> Tensor<4> {
         take_runs(
             take_runs(x, 1, &self.rows.restore),
@@ -1325,8 +1326,11 @@ mod tests {
                 trace(&case, |case| {
                     let mix = Mix::mean().tensor(shape[0], &device);
                     let mut rng = Rng::seed_from_u64(seed);
-                    let mut drops = Drops::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
-                    case.block.forward(case.x.val(), &windows, mix, drops.next()).0
+                    let mut drops =
+                        Drops::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
+                    case.block
+                        .forward(case.x.val(), &windows, mix, drops.next())
+                        .0
                 })
             };
             let cut = || Cut::new(size, side, shift, padding);

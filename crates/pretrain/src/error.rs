@@ -165,16 +165,16 @@ pub enum PretrainError {
         /// The last good checkpoint.
         kept: Option<PathBuf>,
     },
-    /// A loss is infinite or not a number.
+    /// A loss or the norm of the gradients is infinite or not a number.
     #[error(
-        "step {step}: the {term} loss is {value}; the run has stopped and the last good checkpoint is kept\n  \
+        "step {step}: the {term} is {value}; the run has stopped and the last good checkpoint is kept\n  \
          the images of the batch are listed in {keys}\n  \
          hint: lower `optimiser.lr`, lengthen `optimiser.warmup_epochs`, or look at those images"
     )]
     NonFinite {
         /// Step that failed.
         step: u64,
-        /// Name of the loss.
+        /// What it is.
         term: String,
         /// Its value.
         value: f64,

@@ -28,9 +28,8 @@ use clasp_model::optim::{
     self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, decays, ema, read, squares,
 };
 use clasp_model::schedule::Cosine;
-use clasp_model::{fuses, recomputing};
+use clasp_model::{Replicas, fuses, recomputing};
 use clasp_weights::import::{self, start_from};
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::error::Result;
 use crate::monitor::{Usage, UsageSums};
@@ -61,7 +60,7 @@ pub struct Trainer {
     grid: [usize; 2],
     device: Device,
     /// One pool of one thread a replica; none for one replica, which has all threads.
-    pools: Vec<ThreadPool>,
+    replicas: Replicas,
 }
 
 /// What a step found.
@@ -75,7 +74,7 @@ pub struct Outcome {
 /// A loss that is infinite or not a number; the step has changed nothing.
 #[derive(Debug)]
 pub struct NonFinite {
-    /// Name of the loss.
+    /// What it is.
     pub term: &'static str,
     /// Its value.
     pub value: f64,
@@ -144,12 +143,6 @@ impl Trainer {
         let student = Student::new(&plan, vocabulary.as_ref(), &mut rng, &device);
         let teacher = student.trunk.valid();
         let [height, width] = plan.recipe.views.global_size;
-        let pools = match plan.replicas {
-            1 => Vec::new(),
-            count => (0..count)
-                .map(|_| ThreadPoolBuilder::new().num_threads(1).build())
-                .collect::<Result<_, _>>()?,
-        };
         Ok(Self {
             grid: teacher.backbone.grid(height, width),
             centre: Tensor::zeros([1, plan.outputs], &device),
@@ -159,7 +152,7 @@ impl Trainer {
             teacher,
             vocabulary,
             device,
-            pools,
+            replicas: Replicas::new(plan.replicas)?,
             plan,
         })
     }
@@ -203,10 +196,17 @@ impl Trainer {
     pub fn step(&mut self, items: &[Item], observe: bool) -> Result<Outcome, NonFinite> {
         let mut lesson = self.lesson(items, observe);
         lesson.terms.check()?;
+        let norm = lesson.norms.total();
+        if !norm.is_finite() {
+            return Err(NonFinite {
+                term: "norm of the gradients",
+                value: norm,
+            });
+        }
         let mut metrics = lesson.terms.metrics(lesson.shares, &self.plan);
-        metrics.insert("gradient/norm".to_owned(), lesson.norms.total());
+        metrics.insert("gradient/norm".to_owned(), norm);
 
-        let rates = Rates::at(&self.plan, self.step);
+        let rates = Scheduled::at(&self.plan, self.step);
         let of_parameter = |name: &str, shape: &[usize]| {
             Some(optim::Rates {
                 lr: rates.lr,
@@ -276,11 +276,13 @@ impl Trainer {
         let (mut figures, mut usage) = (Vec::new(), UsageSums::default());
         for (part, items) in items.chunks(part_size).enumerate() {
             let shares: Vec<&[Item]> = items.chunks(share_size).collect();
-            let drafts =
-                self.on_replicas(shares, |replica, share| self.draft(share, part, replica));
+            let drafts = self
+                .replicas
+                .map(shares, |replica, share| self.draft(share, part, replica));
             let load = mean_load(&drafts);
-            let verdicts =
-                self.on_replicas(drafts, |_, draft| self.judge(draft, load.as_ref(), observe));
+            let verdicts = self
+                .replicas
+                .map(drafts, |_, draft| self.judge(draft, load.as_ref(), observe));
             for verdict in verdicts {
                 optim::add(&mut gradients, verdict.gradients);
                 teacher_means.push(verdict.teacher_mean);
@@ -291,7 +293,7 @@ impl Trainer {
         if self.step < self.plan.frozen_steps {
             gradients.retain(|name, _| !name.starts_with(LAST_LAYER));
         }
-        // The step's only wait for the device.
+        // The only wait for the device in a step that is not observed.
         let (figures, mut numbers): (Vec<_>, Vec<_>) = figures.into_iter().unzip();
         numbers.extend(squares(&gradients));
         let numbers = read(numbers);
@@ -306,41 +308,6 @@ impl Trainer {
             usage,
             shares,
         }
-    }
-
-    /// Runs `work` on every share, each on its replica's thread; results are in order.
-    fn on_replicas<T: Send, R: Send>(
-        &self,
-        shares: Vec<T>,
-        work: impl Fn(usize, T) -> R + Sync,
-    ) -> Vec<R> {
-        if self.pools.is_empty() {
-            return shares
-                .into_iter()
-                .enumerate()
-                .map(|(replica, share)| work(replica, share))
-                .collect();
-        }
-        let work = &work;
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = self
-                .pools
-                .iter()
-                .zip(shares)
-                .enumerate()
-                .map(|(replica, (pool, share))| {
-                    scope.spawn(move || pool.install(|| work(replica, share)))
-                })
-                .collect();
-            threads
-                .into_iter()
-                .map(|thread| {
-                    thread
-                        .join()
-                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect()
-        })
     }
 
     /// The forward passes of teacher and student over a share.
@@ -478,7 +445,7 @@ impl Trainer {
 
 /// Learning rate, weight decay and teacher's momentum of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Rates {
+pub struct Scheduled {
     /// Learning rate.
     pub lr: f64,
     /// Weight decay.
@@ -487,8 +454,8 @@ pub struct Rates {
     pub momentum: f64,
 }
 
-impl Rates {
-    /// The rates of `step`, counted from 0.
+impl Scheduled {
+    /// The values of `step`, counted from 0.
     pub fn at(plan: &Plan, step: u64) -> Self {
         let (optimiser, teacher) = (&plan.recipe.optimiser, &plan.recipe.teacher);
         let cosine = |from, to| Cosine::new(from, to, plan.steps);
@@ -576,11 +543,11 @@ impl Terms {
     /// The term that is not finite, if any.
     fn check(&self) -> Result<(), NonFinite> {
         let terms = [
-            ("DINO", Figure::Dino),
-            ("part", Figure::Part),
-            ("attribute", Figure::Attribute),
-            ("balance", Figure::Balance),
-            ("total", Figure::Total),
+            ("DINO loss", Figure::Dino),
+            ("part loss", Figure::Part),
+            ("attribute loss", Figure::Attribute),
+            ("balance loss", Figure::Balance),
+            ("total loss", Figure::Total),
         ]
         .map(|(term, figure)| (term, self.of(figure)));
         match terms.into_iter().find(|(_, value)| !value.is_finite()) {
@@ -895,7 +862,7 @@ mod tests {
         let mut items = items(&trainer, |_| Mix::single(0));
         items[3].views.global[0].pixels[5] = f32::NAN;
         let error = trainer.step(&items, false).err().unwrap();
-        assert_eq!((error.term, trainer.step), ("DINO", 0));
+        assert_eq!((error.term, trainer.step), ("DINO loss", 0));
         let mut finite = true;
         named::visit(&trainer.student, &mut |_, _, value| {
             finite &= numbers(&value).iter().all(|v| v.is_finite())

@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_model::{Precision, Shares};
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::Mix;
+use clasp_model::{Precision, Shares};
 use clasp_weights::backbone::{BackboneMeta, load_backbone};
 
 use crate::TaskError;

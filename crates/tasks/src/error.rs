@@ -108,16 +108,16 @@ pub enum TaskError {
         /// What to do.
         hint: &'static str,
     },
-    /// A loss is infinite or not a number.
+    /// A loss or the norm of the gradients is infinite or not a number.
     #[error(
-        "step {step}: the loss `{term}` is {value}; the run has stopped and the last good checkpoint is kept\n  \
+        "step {step}: the {term} is {value}; the run has stopped and the last good checkpoint is kept\n  \
          the images of the batch are listed in {keys}\n  \
          hint: lower `optimiser.lr`, lengthen `optimiser.warmup_epochs`, set `optimiser.clip`, or look at those images"
     )]
     NonFiniteLoss {
         /// Step that failed.
         step: u64,
-        /// Name of the loss.
+        /// What it is.
         term: String,
         /// Its value.
         value: f64,

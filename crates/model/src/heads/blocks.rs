@@ -19,7 +19,7 @@ use crate::kernels::{can_fuse, conv};
 use crate::layers::{self, Rng, uniform};
 
 /// Share of a batch in the running statistics, PyTorch's default.
-const MOMENTUM: f64 = 0.1;
+pub const MOMENTUM: f64 = 0.1;
 const EPSILON: f64 = 1e-5;
 
 /// What a forward pass in training has and one in use has not.

@@ -94,6 +94,17 @@ pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
+/// A tensor outside autodiff as the CPU has it: in one piece, and copied only where it is not.
+///
+/// # Panics
+/// When [`super::can_fuse`] says no.
+pub fn host<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
+    match tensor.try_into_primitive::<Flex>() {
+        Ok(tensor) => tensor.to_contiguous(),
+        Err(error) => panic!("not a tensor of the CPU: {error:?}"),
+    }
+}
+
 /// The values of a contiguous tensor.
 pub fn values(tensor: &FlexTensor) -> &[f32] {
     match tensor.as_slice::<f32>() {

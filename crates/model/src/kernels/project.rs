@@ -6,7 +6,11 @@ use burn::{
 };
 use rayon::prelude::*;
 
-use super::{matrix::Weight, norm::strand, operation::values};
+use super::{
+    matrix::Weight,
+    norm::strand,
+    operation::{host, values},
+};
 
 /// x · W, both rounded. x: [..., inputs] of the CPU and outside autodiff, any rank; W: [inputs, outputs].
 ///
@@ -16,7 +20,7 @@ pub fn project<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     let [inputs, outputs] = weight.dims();
     let mut shape = x.dims();
     shape[D - 1] = outputs;
-    let (x, weight) = (plain(x), plain(weight));
+    let (x, weight) = (host(x), host(weight));
     let (x, weight) = (values(&x), Weight::new(values(&weight), outputs, false));
     let mut out = vec![0.0; x.len() / inputs * outputs];
     let share = strand(x.len(), inputs);
@@ -24,11 +28,4 @@ pub fn project<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
         .zip(x.par_chunks(share))
         .for_each(|(out, x)| weight.add_product(out, x));
     Tensor::from_primitive::<Flex>(FlexTensor::from_data(TensorData::new(out, shape)))
-}
-
-fn plain<const D: usize>(tensor: Tensor<D>) -> FlexTensor {
-    match tensor.try_into_primitive::<Flex>() {
-        Ok(tensor) => tensor.to_contiguous(),
-        Err(error) => panic!("not a tensor of the CPU: {error:?}"),
-    }
 }

@@ -59,7 +59,7 @@ impl Answers {
     }
 }
 
-/// The loss over all pairs of a teacher's view and another student's view: [1].
+/// The loss over all pairs of a teacher's view and another student's view, from all logits at once, as the golden files have it: [1].
 ///
 /// # Shapes
 /// - student: as [`dino_loss_of`] takes it

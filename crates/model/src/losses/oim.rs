@@ -78,7 +78,7 @@ impl OimMemory {
         let (mut table, mut queue) = (read(self.table.val()), read(self.queue.val()));
         let features = read(features);
         let length = queue.len() / channels;
-        let mut next = self.next.val().into_scalar::<f32>() as usize;
+        let mut next = self.next.val().into_scalar::<f32>() as usize % length.max(1);
         for (feature, person) in features.chunks_exact(channels).zip(persons) {
             match person {
                 Some(person) => {

@@ -8,15 +8,13 @@
 use burn::tensor::Device;
 use clasp_data::rng_for;
 use clasp_model::backbone::{Backbone, Features};
+use clasp_model::heads::blocks::MOMENTUM;
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::optim::ema;
 
 use super::trainer::inputs;
 use super::{Example, Task};
 use clasp_model::mix::Mix;
-
-/// Share of a batch in the running statistics of [`clasp_model::heads::blocks::BatchNorm`].
-const MOMENTUM: f64 = 0.1;
 
 /// The average of the weights at the ends of cycles, without gradients.
 #[derive(Debug, Clone)]

@@ -4,10 +4,10 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_model::{Precision, Shares};
 use clasp_model::backbone::{Backbone, Features, Sizes};
 use clasp_model::layers::Rng;
 use clasp_model::mix::Mix;
+use clasp_model::{Precision, Shares};
 use clasp_weights::backbone::BackboneMeta;
 use clasp_weights::state::{load_state_dict, state_dict};
 use clasp_weights::tuned::{self, TunedMeta};

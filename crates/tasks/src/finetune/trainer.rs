@@ -8,13 +8,12 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
-use clasp_model::Precision;
 use clasp_model::backbone::{Backbone, Features, Sizes};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::mix::Mix;
 use clasp_model::optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
+use clasp_model::{Precision, Replicas};
 use clasp_run::Metrics;
-use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use super::correct::{Corrected, Teacher};
 use super::model::stages;
@@ -53,13 +52,13 @@ pub struct Trainer<T: Task> {
     prompts: bool,
     layers: Vec<usize>,
     device: Device,
-    pools: Vec<ThreadPool>,
+    replicas: Replicas,
 }
 
-/// A loss that is infinite or not a number; the step has changed nothing.
+/// A loss, or the norm of the gradients, that is infinite or not a number; the step has changed nothing.
 #[derive(Debug)]
 pub struct NonFinite {
-    /// Name of the term.
+    /// What it is.
     pub term: String,
     /// Its value.
     pub value: f64,
@@ -89,13 +88,8 @@ impl<T: Task> Trainer<T> {
             Sizes::Swin(sizes) => sizes.depths,
             Sizes::Vit(sizes) => vec![sizes.depth],
         };
-        let pools = match plan.replicas {
-            1 => Vec::new(),
-            count => (0..count)
-                .map(|_| ThreadPoolBuilder::new().num_threads(1).build())
-                .collect::<Result<_, _>>()
-                .map_err(|error| TaskError::Io(std::io::Error::other(error)))?,
-        };
+        let replicas = Replicas::new(plan.replicas)
+            .map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
         Ok(Self {
             optimiser: Optimiser::new(optimiser_config(&plan)),
             step: 0,
@@ -112,7 +106,7 @@ impl<T: Task> Trainer<T> {
             prompts,
             layers,
             device,
-            pools,
+            replicas,
         })
     }
 
@@ -157,13 +151,13 @@ impl<T: Task> Trainer<T> {
         let trained = self.plan.recipe.model.tune != Tune::Head || self.prompts;
         let size = size(examples);
         let teacher = self.corrected.as_ref().map(|corrected| {
-            let features = self.on_replicas(shares.clone(), |_, share| {
+            let features = self.replicas.map(shares.clone(), |_, share| {
                 let (images, mix) = padded_inputs(share, size, &self.mix, &self.device);
                 corrected.backbone.forward(images, mix, None)
             });
             (corrected, together(&features))
         });
-        let drafts = self.on_replicas(shares, |replica, share| {
+        let drafts = self.replicas.map(shares, |replica, share| {
             self.draft(share, size, replica, trained)
         });
 
@@ -194,7 +188,7 @@ impl<T: Task> Trainer<T> {
             .find(|(_, v)| !v.is_finite());
         if let Some((term, value)) = wrong {
             return Err(NonFinite {
-                term: term.to_owned(),
+                term: format!("loss `{term}`"),
                 value,
             });
         }
@@ -210,7 +204,7 @@ impl<T: Task> Trainer<T> {
             };
             drop(graph);
             let size = examples.len() / replicas;
-            let back = self.on_replicas(drafts, |replica, draft| {
+            let back = self.replicas.map(drafts, |replica, draft| {
                 draft.backward(&at_leaves.share(replica * size, size))
             });
             for share in back {
@@ -224,7 +218,7 @@ impl<T: Task> Trainer<T> {
         metrics.insert("loss/total".to_owned(), total);
         let lr = self.learning_rate();
         metrics.insert("schedule/lr".to_owned(), lr);
-        let norm = self.update(gradients, lr, statistics);
+        let norm = self.update(gradients, lr, statistics)?;
         metrics.insert("gradient/norm".to_owned(), norm);
         self.average = self.average.take().map(|(backbone, head)| {
             let momentum = self.plan.recipe.run.ema;
@@ -256,7 +250,12 @@ impl<T: Task> Trainer<T> {
     }
 
     /// Takes a step with the gradients of what is trained and returns their norm.
-    fn update(&mut self, mut gradients: Gradients, lr: f64, statistics: Statistics) -> f64 {
+    fn update(
+        &mut self,
+        mut gradients: Gradients,
+        lr: f64,
+        statistics: Statistics,
+    ) -> Result<f64, NonFinite> {
         let recipe = &self.plan.recipe;
         let groups = Groups {
             optimiser: &recipe.optimiser,
@@ -269,12 +268,19 @@ impl<T: Task> Trainer<T> {
         // What is not trained has no part in the norm that is limited.
         gradients.retain(|name, _| rates(name, &[]).is_some());
         let norms = Norms::of(&gradients);
+        let norm = norms.total();
+        if !norm.is_finite() {
+            return Err(NonFinite {
+                term: "norm of the gradients".to_owned(),
+                value: norm,
+            });
+        }
         let (optimiser, gradients) = (&mut self.optimiser, &mut gradients);
         let backbone = self.backbone.clone();
         self.backbone = optimiser.step("backbone.", backbone, gradients, &norms, &rates);
         let head = optimiser.step("head.", self.head.clone(), gradients, &norms, &rates);
         self.head = update_statistics(head, statistics);
-        norms.total()
+        Ok(norm)
     }
 
     /// The forward pass over a share as inputs of one height and width, with a graph if it is `trained`.
@@ -298,34 +304,6 @@ impl<T: Task> Trainer<T> {
         let (images, mix) = (Tensor::from_inner(images), Tensor::from_inner(mix));
         let features = backbone.forward(images, mix, Some(&mut rng));
         Draft { backbone, features }
-    }
-
-    /// Runs `work` on every share, each on its replica's thread; results are in order.
-    fn on_replicas<S: Send, R: Send>(
-        &self,
-        shares: Vec<S>,
-        work: impl Fn(usize, S) -> R + Sync,
-    ) -> Vec<R> {
-        if self.pools.is_empty() {
-            let shares = shares.into_iter().enumerate();
-            return shares
-                .map(|(replica, share)| work(replica, share))
-                .collect();
-        }
-        let work = &work;
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = { self.pools.iter().zip(shares).enumerate() }
-                .map(|(replica, (pool, share))| {
-                    scope.spawn(move || pool.install(|| work(replica, share)))
-                })
-                .collect();
-            { threads.into_iter() }
-                .map(|thread| {
-                    let result = thread.join();
-                    result.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-                })
-                .collect()
-        })
     }
 }
 

@@ -26,7 +26,7 @@ pub struct Cli {
 /// Options of every verb.
 #[derive(Args, Debug, Clone)]
 pub struct Common {
-    /// Where to compute: cpu, cuda[:i], vulkan, metal or rocm [default: the best of this build]
+    /// Where to compute: cpu, cuda[:i], rocm[:i], metal[:i] or vulkan[:i] [default: the best that this build and this machine have]
     #[arg(long, global = true, value_name = "DEVICE")]
     pub device: Option<String>,
     /// Threads to compute and load with [default: all cores]
@@ -43,7 +43,7 @@ pub struct Common {
 /// How precisely a verb that trains nothing computes.
 #[derive(Args, Debug, Clone, Copy)]
 pub struct Products {
-    /// Numbers that tokens are multiplied with weights in, on the CPU: f32, or bf16, which is faster on processors with AMX
+    /// Numbers that tokens are multiplied with weights in: f32, or bf16, which is faster on processors with AMX and on GPUs that have it
     #[arg(long, value_name = "F32|BF16", default_value_t = Precision::F32)]
     pub precision: Precision,
 }
@@ -358,7 +358,7 @@ pub enum Task {
 pub struct Finetune {
     /// Task
     pub task: Task,
-    /// Recipe (TOML), or the name of a built-in one: TASK (as published) or TASK-mini (small) [default: TASK]
+    /// Recipe (TOML), or the name of a built-in one: TASK (as published), TASK-mini (small), search-one-stage [default: TASK]
     pub recipe: Option<String>,
     /// Folder of the data set
     #[arg(long)]
@@ -662,6 +662,10 @@ pub enum BenchWork {
     Coco(BenchCoco),
     /// Confusion matrix of LIP's validation masks
     Parsing(BenchParsing),
+    /// Miss rates of ten subsets at the size of CityPersons' validation images
+    Detection(BenchDetection),
+    /// Person search with the largest galleries of CUHK-SYSU
+    Search(BenchSearch),
     /// A pass, its gradients and a step on --device beside the CPU's, which must be alike: before anything is timed there
     Compare(BenchCompare),
 }
@@ -714,7 +718,7 @@ pub struct BenchPretrain {
 }
 
 /// Options of `clasp bench compare`.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Clone)]
 pub struct BenchCompare {
     /// Backbone
     #[arg(long, default_value = "swin-pico")]
@@ -730,6 +734,9 @@ pub struct BenchCoco {
     /// Images
     #[arg(long, default_value_t = 2000, value_parser = count(1, 1_000_000))]
     pub images: usize,
+    /// Poses found for each of an image's 1 to 5 people
+    #[arg(long, default_value_t = 2, value_parser = count(1, 100))]
+    pub found: usize,
     /// Timed runs after one warm-up; the median counts
     #[arg(long, default_value_t = 5, value_parser = count(1, 10_000))]
     pub iters: usize,
@@ -747,6 +754,40 @@ pub struct BenchParsing {
     /// Classes
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u8).range(1..=255))]
     pub classes: u8,
+}
+
+/// Options of `clasp bench detection`.
+#[derive(Args, Debug)]
+pub struct BenchDetection {
+    /// Images
+    #[arg(long, default_value_t = 500, value_parser = count(1, 1_000_000))]
+    pub images: usize,
+    /// Boxes found in each, of which one is near each of its 0 to 12 pedestrians
+    #[arg(long, default_value_t = 200, value_parser = count(12, 1000))]
+    pub found: usize,
+    /// Timed runs after one warm-up; the median counts
+    #[arg(long, default_value_t = 5, value_parser = count(1, 10_000))]
+    pub iters: usize,
+}
+
+/// Options of `clasp bench search`.
+#[derive(Args, Debug)]
+pub struct BenchSearch {
+    /// Queries, each a person of their own
+    #[arg(long, default_value_t = 2900, value_parser = count(1, 100_000))]
+    pub queries: usize,
+    /// Frames
+    #[arg(long, default_value_t = 6978, value_parser = count(1, 1_000_000))]
+    pub frames: usize,
+    /// Frames that a query is searched in
+    #[arg(long, default_value_t = 4000, value_parser = count(1, 1_000_000))]
+    pub gallery: usize,
+    /// People found in a frame
+    #[arg(long, default_value_t = 8, value_parser = count(1, 1000))]
+    pub people: usize,
+    /// Length of a feature
+    #[arg(long, default_value_t = 256, value_parser = count(1, 8192))]
+    pub dim: usize,
 }
 
 /// Options of `clasp bench rank`.

@@ -62,6 +62,17 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
     }
 }
 
+/// The name by which [`pick`] finds a device again: `cpu`, or as `cuda:0`.
+pub fn name(device: &Device) -> String {
+    let names = ACCELERATORS.into_iter().flat_map(|kind| {
+        let devices = found(kind).unwrap_or_default().into_iter().enumerate();
+        devices.map(move |(index, device)| (format!("{kind}:{index}"), device))
+    });
+    { names.into_iter() }
+        .find(|(_, found)| found == device)
+        .map_or("cpu".to_owned(), |(name, _)| name)
+}
+
 /// The devices of a kind on this machine; none where this build cannot use the kind.
 fn found(kind: &str) -> Option<Vec<Device>> {
     let types: &[(&str, DeviceType)] = &[

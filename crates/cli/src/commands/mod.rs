@@ -10,7 +10,6 @@ use crate::{Outcome, device};
 
 mod bench;
 mod clip;
-mod compare;
 mod data;
 mod demo;
 mod embed;

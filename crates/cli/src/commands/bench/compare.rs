@@ -4,7 +4,9 @@
 //! and the teacher, by the CPU's fused operations and by the graph that other devices run. With `--device cpu` the graph runs on
 //! the CPU too, which compares the two ways of computing alone.
 
-use anyhow::{Result, bail};
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail, ensure};
 use burn::tensor::{Device, Tensor};
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::{Precision, named, unfused};
@@ -38,7 +40,10 @@ const TINY: [&str; 15] = [
 /// Compares `device` with the CPU.
 pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
     let cpu = Device::flex();
-    let one = way(options, &cpu)?;
+    let mut of_cpu = options.clone();
+    // The CPU trains in nothing else.
+    of_cpu.set.push("run.precision=f32".to_owned());
+    let one = way(&of_cpu, &cpu)?;
     let other = if *device == cpu {
         unfused(|| way(options, device))
     } else {
@@ -71,10 +76,10 @@ pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
 /// What one way of computing found.
 struct Way {
     precision: Precision,
-    /// Pooled features of the teacher: [views, channels].
+    /// Pooled features of the teacher: [views · batch, channels].
     features: Vec<f32>,
     loss: f64,
-    gradients: Vec<Vec<f32>>,
+    gradients: BTreeMap<String, Vec<f32>>,
     /// Parameters before the step and after it.
     student: [Vec<Vec<f32>>; 2],
     teacher: [Vec<Vec<f32>>; 2],
@@ -87,6 +92,12 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
     let recipe = Recipe::parse("", "bench compare", &set)?;
     let batch = recipe.run.batch;
     let plan = recipe.plan(10 * batch, Machine::of(device, 1))?;
+    // Only this thread computes unfused when it is asked to.
+    ensure!(
+        plan.replicas == 1,
+        "--set run.replicas: expected 1 in a comparison, found {}",
+        plan.replicas
+    );
     let precision = plan.precision;
     let mut trainer = Trainer::new(plan, Some(Vocabulary::standard()?), device)?;
     let recipe = trainer.plan.recipe.clone();
@@ -94,17 +105,19 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
     let features = values(trainer.features(&items));
     let (loss, gradients) = match trainer.gradients(&items) {
         Ok(found) => found,
-        Err(error) => bail!("the loss `{}` is {}", error.term, error.value),
+        Err(error) => bail!("the {} is {}", error.term, error.value),
     };
     let before = (parameters(&trainer.student), parameters(&trainer.teacher));
     if let Err(error) = trainer.step(&items, true) {
-        bail!("the loss `{}` is {}", error.term, error.value);
+        bail!("the {} is {}", error.term, error.value);
     }
     Ok(Way {
         precision,
         features,
         loss,
-        gradients: gradients.into_values().map(values).collect(),
+        gradients: { gradients.into_iter() }
+            .map(|(name, gradient)| (name, values(gradient)))
+            .collect(),
         student: [before.0, parameters(&trainer.student)],
         teacher: [before.1, parameters(&trainer.teacher)],
     })
@@ -126,13 +139,17 @@ fn parameters<M: burn::module::Module>(module: &M) -> Vec<Vec<f32>> {
 fn differences(one: &Way, other: &Way) -> [(&'static str, f64); 5] {
     let steepest = one
         .gradients
-        .iter()
+        .values()
         .map(|gradient| largest(gradient))
         .fold(0.0, f64::max);
-    let gradients = { one.gradients.iter().zip(&other.gradients) }
-        // What is nearly 0 in all of a tensor, as the keys' biases, is noise.
-        .map(|(a, b)| farthest(a, b) / largest(a).max(1e-3 * steepest))
-        .fold(0.0, f64::max);
+    let gradients = if one.gradients.keys().eq(other.gradients.keys()) {
+        { one.gradients.values().zip(other.gradients.values()) }
+            // What is nearly 0 in all of a tensor, as the keys' biases, is noise.
+            .map(|(a, b)| farthest(a, b) / largest(a).max(1e-3 * steepest))
+            .fold(0.0, f64::max)
+    } else {
+        f64::INFINITY
+    };
     let moved = |of: fn(&Way) -> &[Vec<Vec<f32>>; 2]| {
         let ([before, after], [_, after_other]) = (of(one), of(other));
         distance(after, after_other) / distance(before, after)
@@ -166,7 +183,7 @@ fn largest(values: &[f32]) -> f64 {
 
 /// Infinite for tensors of different sizes, and where one holds no number.
 fn farthest(one: &[f32], other: &[f32]) -> f64 {
-    if one.len() != other.len() || other.iter().any(|value| value.is_nan()) {
+    if one.len() != other.len() || one.iter().chain(other).any(|value| value.is_nan()) {
         return f64::INFINITY;
     }
     let apart = one.iter().zip(other).map(|(a, b)| f64::from((a - b).abs()));
@@ -208,11 +225,16 @@ mod tests {
         for ((name, value), limit) in differences(&one, &other).iter().zip(limits(Precision::F32)) {
             assert!(value < &(0.1 * limit), "{name}: {value}");
         }
-        // Another batch is another loss.
+        // What differs is seen.
         let mut wrong = way(&options(), &cpu).unwrap();
-        wrong.gradients[3][0] += 0.1 * largest(&one.gradients[3]) as f32;
+        if let Some(mut entry) = wrong.gradients.first_entry() {
+            let most = largest(entry.get());
+            entry.get_mut()[0] += 0.1 * most as f32;
+        }
         assert!(differences(&one, &wrong)[2].1 > 0.09);
         wrong.student[1][0][0] = f32::NAN;
         assert!(differences(&one, &wrong)[3].1.is_nan());
+        wrong.gradients.pop_first();
+        assert_eq!(differences(&one, &wrong)[2].1, f64::INFINITY);
     }
 }

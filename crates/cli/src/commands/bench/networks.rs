@@ -1,0 +1,360 @@
+//! How fast networks and the views they see are computed. Weights are random, and so are images but for `data`.
+
+use anyhow::{Result, anyhow, bail};
+use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
+use clasp_data::augment::{ViewsConfig, views as crop};
+use clasp_data::image::{CLIP_MEAN, CLIP_STD, Limits, Rgb, decode};
+use clasp_data::labels::AttributeTargets;
+use clasp_data::rng_for;
+use clasp_data::source::Source;
+use clasp_data::vocabulary::Vocabulary;
+use clasp_label::{ClipLabeller, LabelConfig, Labeller};
+use clasp_model::backbone::BackboneConfig;
+use clasp_model::clip::ClipConfig;
+use clasp_model::mix::{Mix, PART};
+use clasp_model::{Precision, Shares};
+use clasp_pretrain::step::Trainer;
+use clasp_pretrain::views::Item;
+use clasp_pretrain::{Machine, Plan, Recipe};
+use clasp_weights::clip::ClipInfo;
+use rand::RngExt;
+use rayon::prelude::*;
+use serde_json::{Value, json};
+use std::time::Instant;
+
+use super::{Found, add_peak, timed};
+use crate::args::{BenchData, BenchOptions, BenchPretrain, Common};
+use crate::device;
+
+/// Waits until the device has done what it was given, so that the clock sees it.
+fn wait(device: &Device) -> Result<()> {
+    let done = device.sync();
+    done.map_err(|error| anyhow!("waiting for the device: {error:?}"))
+}
+
+/// Floating-point operations a second, in billions, of a product of square matrices so large that it takes 50 ms, by Burn:
+/// what the device gives at best to a program that has no product of its own.
+fn product_rate(device: &Device, precision: Precision) -> Result<f64> {
+    const LARGEST: usize = 8192;
+    let mut size = 1024;
+    loop {
+        let dtype = match precision {
+            Precision::Bf16 if *device != Device::flex() => DType::BF16,
+            _ => DType::F32,
+        };
+        let square = || Tensor::<2>::random([size; 2], Distribution::Uniform(-1.0, 1.0), device);
+        let (a, b) = (square().cast(dtype), square().cast(dtype));
+        let seconds = timed(3, || {
+            let product = a.clone().matmul(b.clone());
+            wait(device)?;
+            drop(product);
+            Ok(())
+        })?;
+        if seconds > 0.05 || size == LARGEST {
+            return Ok(2.0 * (size as f64).powi(3) / seconds / 1e9);
+        }
+        size *= 2;
+    }
+}
+
+/// Where the networks are measured.
+pub struct On<'a> {
+    pub common: &'a Common,
+    pub device: &'a Device,
+    pub threads: usize,
+}
+
+impl On<'_> {
+    /// Figures of `operations` of products in `seconds`, beside the device's rate, and what its allocator has taken.
+    fn add_share(
+        &self,
+        figures: &mut Value,
+        operations: usize,
+        seconds: f64,
+        precision: Precision,
+    ) -> Result<()> {
+        // Before the products below take memory of their own.
+        add_peak(figures, self.device);
+        if let Some(usage) = self.device.memory_pool_usage() {
+            figures["device_mib"] = json!(usage.bytes_reserved >> 20);
+        }
+        let (rate, product) = (
+            operations as f64 / seconds / 1e9,
+            product_rate(self.device, precision)?,
+        );
+        figures["gflop_per_s"] = json!(rate);
+        figures["product_gflop_per_s"] = json!(product);
+        figures["share_of_product"] = json!(rate / product);
+        Ok(())
+    }
+
+    /// JPEG bytes to 2 global and 8 local views.
+    pub fn data(&self, options: &BenchData) -> Result<Found> {
+        let source = Source::open(&options.images)?;
+        let files: Vec<Vec<u8>> = (0..source.len().min(options.limit))
+            .map(|i| source.read(i))
+            .collect::<Result<_, _>>()?;
+        let config = ViewsConfig::default();
+        let make = |(index, bytes): (usize, &Vec<u8>)| -> Result<usize> {
+            let image = decode(bytes, &Limits::default())?;
+            let views = crop(
+                &image,
+                None,
+                &config,
+                [8, 4],
+                &mut rng_for(0, 0, &index.to_string()),
+            );
+            Ok(views.global.len() + views.local.len())
+        };
+        files
+            .par_iter()
+            .take(2 * self.threads)
+            .enumerate()
+            .try_for_each(|item| make(item).map(drop))?;
+        let begun = Instant::now();
+        files
+            .par_iter()
+            .enumerate()
+            .try_for_each(|item| make(item).map(drop))?;
+        let seconds = begun.elapsed().as_secs_f64();
+        Ok(Found {
+            work: "multicrop",
+            settings: json!({ "images": files.len() }),
+            figures: json!({ "images_per_s": files.len() as f64 / seconds }),
+        })
+    }
+
+    /// Runs `work` on the replicas of `model` that labelling and embedding would make, each in a rayon pool of its own.
+    fn on_replicas<M: Clone + Send>(
+        &self,
+        model: &M,
+        shares: Shares,
+        work: impl Fn(M) -> Result<()> + Sync,
+    ) -> Result<()> {
+        let work = &work;
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..shares.replicas)
+                .map(|_| {
+                    let model = model.clone();
+                    scope.spawn(move || -> Result<()> {
+                        let pool = rayon::ThreadPoolBuilder::new()
+                            .num_threads(shares.threads)
+                            .build()?;
+                        pool.install(|| work(model))
+                    })
+                })
+                .collect();
+            for handle in handles {
+                match handle.join() {
+                    Ok(result) => result?,
+                    Err(_) => bail!("a worker thread stopped unexpectedly"),
+                }
+            }
+            wait(self.device)
+        })
+    }
+
+    /// CLIP ViT-B/16 with random weights against the default vocabulary.
+    pub fn label(&self, options: &BenchOptions) -> Result<Found> {
+        let clip = ClipConfig::vit_b_16();
+        let operations = clip.operations();
+        let clip = clip.init(&mut rng_for(0, 0, "bench"), self.device);
+        let info = ClipInfo {
+            name: "random".to_owned(),
+            sha256: String::new(),
+            image_size: [224, 224],
+            mean: CLIP_MEAN,
+            std: CLIP_STD,
+        };
+        let precision = device::precision(self.common, options.products, self.device)?;
+        let shares = Shares::of(self.device, self.threads).at_most(options.batch);
+        let share = options.batch.max(1) / shares.replicas;
+        let config = LabelConfig {
+            precision,
+            batch: share,
+            ..LabelConfig::default()
+        };
+        let vocabulary = Vocabulary::standard()?;
+        let labeller = ClipLabeller::new(clip, &info, &vocabulary, &config, self.device)?;
+        let pixels = noise(share * 3 * 224 * 224);
+        let keys = vec!["image"; share];
+        let seconds = timed(options.iters, || {
+            self.on_replicas(&labeller, shares, |labeller| {
+                Ok(labeller.label(&keys, pixels.clone()).map(drop)?)
+            })
+        })?;
+        let batch = share * shares.replicas;
+        let mut figures = json!({ "images_per_s": batch as f64 / seconds });
+        self.add_share(&mut figures, batch * operations, seconds, precision)?;
+        Ok(Found {
+            work: "clip_label",
+            settings: json!({
+                "model": "vit-b-16", "size": "224x224", "batch": batch, "precision": precision, "device": device::name(self.device),
+            }),
+            figures,
+        })
+    }
+
+    /// A Swin-T forward at 384x128 without gradient.
+    pub fn embed(&self, options: &BenchOptions) -> Result<Found> {
+        let (height, width) = (384, 128);
+        let config = BackboneConfig::named("swin-tiny")?;
+        let operations = config.operations([height, width])?;
+        let backbone = config.init(&mut rng_for(0, 0, "bench"), self.device);
+        let precision = device::precision(self.common, options.products, self.device)?;
+        let shares = Shares::of(self.device, self.threads).at_most(options.batch);
+        let share = options.batch.max(1) / shares.replicas;
+        let pixels = noise(share * 3 * height * width);
+        let seconds = timed(options.iters, || {
+            self.on_replicas(&backbone, shares, |backbone| {
+                let images = Tensor::from_data(
+                    TensorData::new(pixels.clone(), [share, 3, height, width]),
+                    self.device,
+                );
+                let mix = Mix::mean().tensor(share, self.device);
+                let features = precision.within(|| backbone.forward(images, mix, None));
+                features
+                    .pooled
+                    .try_into_vec_as::<f32>()
+                    .map(drop)
+                    .map_err(|error| anyhow!("{error}"))
+            })
+        })?;
+        let batch = share * shares.replicas;
+        let mut figures = json!({ "images_per_s": batch as f64 / seconds });
+        self.add_share(&mut figures, batch * operations, seconds, precision)?;
+        Ok(Found {
+            work: "embed",
+            settings: json!({
+                "model": "swin-tiny", "size": format!("{height}x{width}"), "batch": batch, "precision": precision,
+                "device": device::name(self.device),
+            }),
+            figures,
+        })
+    }
+
+    /// One pre-training step: method `dino` without an adapter, as the peer's.
+    pub fn pretrain(&self, options: &BenchPretrain) -> Result<Found> {
+        let mut overrides = vec![
+            "method=dino".to_owned(),
+            format!("model.backbone={}", options.model),
+            format!("head.outputs={}", options.out_dim),
+            format!("views.local={}", options.local),
+            format!("run.batch={}", options.batch),
+            "run.steps=1000".to_owned(),
+            "optimiser.freeze_last_layer=0.0".to_owned(),
+        ];
+        overrides.extend(options.set.iter().cloned());
+        let recipe = Recipe::parse("", "bench", &overrides)?;
+        let machine = Machine::of(self.device, self.threads);
+        let plan = recipe.plan(options.batch * 1000, machine)?;
+        let (views, run) = (plan.recipe.views.clone(), plan.recipe.run.clone());
+        let [global, local] = [views.global_size, views.local_size];
+        let mut trainer = Trainer::new(plan, None, self.device)?;
+        let operations = step_operations(&trainer.plan, trainer.teacher.backbone.channels())?;
+        let [height, width] = global;
+        let image = Rgb::new(
+            width,
+            height,
+            noise(3 * height * width)
+                .iter()
+                .map(|x| (255.0 * x.abs().min(1.0)) as u8)
+                .collect(),
+        );
+        let grid = trainer.grid();
+        let items: Vec<Item> = (0..run.batch)
+            .map(|i| Item {
+                key: i.to_string(),
+                mix: Mix::single(PART),
+                views: crop(
+                    &image,
+                    None,
+                    &views,
+                    grid,
+                    &mut rng_for(0, 0, &i.to_string()),
+                ),
+                attributes: None::<AttributeTargets>,
+            })
+            .collect();
+        let seconds = timed(options.iters, || match trainer.step(&items, false) {
+            Ok(_) => wait(self.device),
+            Err(error) => bail!("the {} is {}", error.term, error.value),
+        })?;
+        let precision = trainer.plan.precision;
+        let mut figures =
+            json!({ "s_per_step": seconds, "images_per_s": run.batch as f64 / seconds });
+        self.add_share(&mut figures, operations, seconds, precision)?;
+        let size = |[height, width]: [usize; 2]| format!("{height}x{width}");
+        let mut settings = json!({
+                "model": trainer.plan.recipe.model.backbone, "method": trainer.plan.recipe.method, "batch": run.batch,
+                "out_dim": trainer.plan.outputs,
+                "views": format!("{} of {}, {} of {}", views.global, size(global), views.local, size(local)),
+                "accumulate": run.accumulate, "checkpointing": run.checkpointing, "precision": precision,
+                "device": device::name(self.device),
+        });
+        // What else a recipe can change.
+        if !options.set.is_empty() {
+            settings["set"] = json!(options.set);
+        }
+        Ok(Found {
+            work: "pretrain_step",
+            settings,
+            figures,
+        })
+    }
+}
+
+/// Floating-point operations of the products of a step: those of the student three times, for the backward pass makes two
+/// products of each, and those of the teacher.
+fn step_operations(plan: &Plan, channels: usize) -> Result<usize> {
+    let (views, head) = (&plan.recipe.views, &plan.recipe.head);
+    let of_views =
+        |count: usize, size| Ok::<_, anyhow::Error>(count * plan.backbone.operations(size)?);
+    let global = of_views(views.global, views.global_size)?;
+    let local = of_views(views.local, views.local_size)?;
+    let layers = [
+        (channels, head.hidden),
+        (head.hidden, head.hidden),
+        (head.hidden, head.bottleneck),
+        (head.bottleneck, plan.outputs),
+    ];
+    let projection: usize = layers
+        .iter()
+        .map(|(inputs, outputs)| 2 * inputs * outputs)
+        .sum();
+    let student = global + local + (views.global + views.local) * projection;
+    let teacher = global + views.global * projection;
+    Ok(plan.recipe.run.batch * (3 * student + teacher))
+}
+
+fn noise(count: usize) -> Vec<f32> {
+    let mut rng = rng_for(0, 0, "noise");
+    (0..count).map(|_| rng.random_range(-1.0..1.0)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_costs_three_students_and_a_teacher() {
+        let set = [
+            "run.batch=2",
+            "views.local=0",
+            "model.backbone=swin-pico",
+            "head.outputs=64",
+        ];
+        let set: Vec<String> = set.map(str::to_owned).to_vec();
+        let recipe = Recipe::parse("", "test", &set).unwrap();
+        let plan = recipe.plan(2, Machine::of(&Device::flex(), 1)).unwrap();
+        let one = plan
+            .backbone
+            .operations(plan.recipe.views.global_size)
+            .unwrap();
+        let head = 2 * (128 * 2048 + 2048 * 2048 + 2048 * 256 + 256 * 64);
+        assert_eq!(
+            step_operations(&plan, 128).unwrap(),
+            2 * 4 * 2 * (one + head)
+        );
+    }
+}

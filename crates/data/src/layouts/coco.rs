@@ -341,36 +341,37 @@ pub struct DetectedBox {
 #[derive(Deserialize)]
 struct RawDetection {
     image_id: u64,
-    category_id: u64,
+    #[serde(default)]
+    category_id: Option<u64>,
     bbox: [f64; 4],
     score: f64,
 }
 
 /// Reads the boxes of one category from a file of COCO results, such as `COCO_val2017_detections_AP_H_56_person.json`
-/// (category 1): `[{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ..]`.
+/// (category 1): `[{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ..]`. Without a
+/// category a box is of the one asked for.
 ///
 /// # Errors
-/// If it is no such file, or a box is not finite or of negative size.
+/// If it is no such file, or a box is not finite or of no size.
 pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, LayoutError> {
     let file = path.display().to_string();
     let raw: Vec<RawDetection> =
         serde_json::from_slice(&fs::read(path)?).map_err(|error| LayoutError::Json {
             file: file.clone(),
-            expected: "COCO results with boxes",
+            expected: "COCO results with boxes: [{image_id, bbox, score}, ...]",
             reason: error.to_string(),
         })?;
     let mut boxes = Vec::new();
-    for (index, item) in raw
-        .iter()
-        .enumerate()
-        .filter(|(_, item)| item.category_id == category)
-    {
+    for (index, item) in raw.iter().enumerate() {
+        if item.category_id.is_some_and(|found| found != category) {
+            continue;
+        }
         let is_finite = item.bbox.iter().chain([&item.score]).all(|v| v.is_finite());
-        if !is_finite || item.bbox[2] < 0.0 || item.bbox[3] < 0.0 {
+        if !is_finite || item.bbox[2] <= 0.0 || item.bbox[3] <= 0.0 {
             return Err(LayoutError::Entry {
                 file,
                 entry: format!("detection {index}"),
-                expected: "finite numbers and a size that is not negative".to_owned(),
+                expected: "[x, y, width, height] of a size, with a score".to_owned(),
                 found: format!("{:?}, score {}", item.bbox, item.score),
             });
         }
@@ -531,7 +532,7 @@ mod tests {
         fs::write(&path, text.replace("4.5", "-4.5")).unwrap();
         let error = read_boxes(&path, 1).unwrap_err().to_string();
         assert!(
-            error.contains("detection 0: expected finite numbers"),
+            error.contains("detection 0: expected [x, y, width, height] of a size"),
             "{error}"
         );
     }

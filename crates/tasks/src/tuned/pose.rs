@@ -8,7 +8,7 @@ use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::warp;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::coco::{CocoImage, Keypoints, Person};
+use clasp_data::layouts::coco::{CocoImage, Keypoints, Person, read_boxes};
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
 };
@@ -17,7 +17,6 @@ use clasp_model::heads::{PoseHead, Training};
 use clasp_model::layers::Rng;
 use clasp_model::losses::heatmap_loss;
 use clasp_model::mix::{Mix, PART};
-use fs_err as fs;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -800,60 +799,33 @@ fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option
     Some([middle[0] - w / 2.0, middle[1] - h / 2.0, w, h])
 }
 
-/// Boxes of people in COCO's results format.
+/// Boxes of people in COCO's results format; those of other images than these are of no use here.
 fn detected(path: &Path, data: &Keypoints, threshold: f64) -> Result<Vec<Candidate>, TaskError> {
-    #[derive(Deserialize)]
-    struct Raw {
-        image_id: u64,
-        #[serde(default)]
-        category_id: Option<u64>,
-        bbox: [f64; 4],
-        score: f64,
-    }
-    let file = path.display().to_string();
-    let raw: Vec<Raw> =
-        serde_json::from_slice(&fs::read(path)?).map_err(|error| TaskError::Mismatch {
-            file: file.clone(),
-            expected: "detections in COCO's results format: [{image_id, bbox, score}, ...]"
-                .to_owned(),
-            found: error.to_string(),
-        })?;
     let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
         .map(|(index, image)| (image.id, index))
         .collect();
-    let (mut boxes, all) = (Vec::new(), raw.len());
-    for (index, one) in raw.into_iter().enumerate() {
-        let [_, _, w, h] = one.bbox;
-        let person = { one.category_id }.is_none_or(|category| category == data.category);
-        if !person || one.score < threshold {
-            continue;
-        }
-        if !(w > 0.0 && h > 0.0 && one.score.is_finite()) {
-            return Err(TaskError::Mismatch {
-                file,
-                expected: "boxes [x, y, width, height] of a size, with a score".to_owned(),
-                found: format!("{:?} of score {} in detection {index}", one.bbox, one.score),
-            });
-        }
-        // Detections of other images than these are of no use here.
-        if let Some(&image) = images.get(&one.image_id) {
-            boxes.push(Candidate {
-                image,
+    let found = read_boxes(path, data.category)?;
+    let all = found.len();
+    let mut boxes: Vec<Candidate> = { found.into_iter() }
+        .filter(|one| one.score >= threshold)
+        .filter_map(|one| {
+            Some(Candidate {
+                image: *images.get(&one.image)?,
                 bbox: one.bbox,
                 score: one.score,
                 person: None,
-            });
-        }
-    }
+            })
+        })
+        .collect();
     if boxes.is_empty() {
         return Err(TaskError::Mismatch {
-            file,
+            file: path.display().to_string(),
             expected: format!(
                 "boxes of category {} with scores from {threshold} in images of {}",
                 data.category,
                 data.file.display()
             ),
-            found: format!("none among {all} detections"),
+            found: format!("none among {all} detections of people"),
         });
     }
     boxes.sort_by_key(|candidate| candidate.image);
@@ -966,7 +938,7 @@ mod tests {
                 "annotations": [{{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "area": 6, "keypoints": [5, 6, 2, 7, 8, 2]}}],
                 "categories": [{{"id": 1, "keypoints": {joints}}}]}}"#
             );
-            fs::write(folder.path().join("person_keypoints_train.json"), text).unwrap();
+            fs_err::write(folder.path().join("person_keypoints_train.json"), text).unwrap();
             let (task, data) = PoseTask::open(settings, folder.path(), None).unwrap();
             task.notes(&data).concat()
         };

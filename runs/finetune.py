@@ -34,7 +34,7 @@ REAL = {
     "pose": ("lspe", {}),
     "detection": ("pets-detection", {}),
     # Four frames to train on: the more epochs.
-    "search": ("pets-search", {"run.epochs": 400, "run.eval_every": 80, "run.batch": 4}),
+    "search": ("pets-search", {"run.epochs": 200, "run.eval_every": 40, "run.batch": 4}),
 }
 # No augmentation, no regularisation, a steady rate; parsing on finer maps.
 BY_HEART = {"run.epochs": 150, "run.eval_every": 30, "run.batch": 8, "optimiser.weight_decay": 0, "optimiser.lr_end": 0.3, "task.flip": 0}
@@ -45,8 +45,12 @@ HANDFUL = {
     "parsing": ("parsing", BY_HEART | {"model.size": [256, 128], "run.epochs": 400, "run.eval_every": 80, "task.classes": '"ccp_parts"', "task.rotation": 0, "task.scale": 0}),
     "pose": ("pose", BY_HEART | {"task.rotation": 0, "task.scale": 0}),
     "detection": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES),
-    # Of five people a steep OIM is content with embeddings that are hardly alike.
-    "search": ("scenes", {k: v for k, v in BY_HEART.items() if k != "task.flip"} | SCENES | {"task.scalar": 6}),
+    # Whole scenes. Of five people a steep OIM is content with embeddings that are hardly alike.
+    "search": (
+        "scenes",
+        {k: v for k, v in (BY_HEART | SCENES).items() if k not in ("task.flip", "task.views.scale")}
+        | {"run.batch": 4, "run.epochs": 100, "run.eval_every": 20, "task.scalar": 6},
+    ),
 }
 # Crops of 200 people; scenes.
 SHORT = lambda epochs: {"run.epochs": epochs, "run.eval_every": epochs // 5}
@@ -56,7 +60,7 @@ DRAWN = {
     "parsing": ("", SHORT(10)),
     "pose": ("", SHORT(20)),
     "detection": ("scenes", SHORT(40) | {"run.batch": 4}),
-    "search": ("drawn-search", SHORT(30) | {"run.batch": 4}),
+    "search": ("drawn-search", SHORT(10) | {"run.batch": 4}),
 }
 
 

@@ -278,7 +278,7 @@ impl Default for Run {
 }
 
 /// Recipes that come with the program: name and text. The name begins with the task's.
-pub const BUILT_IN: [(&str, &str); 12] = [
+pub const BUILT_IN: [(&str, &str); 13] = [
     (
         "reid",
         include_str!("../../../../recipes/finetune-reid.toml"),
@@ -322,6 +322,10 @@ pub const BUILT_IN: [(&str, &str); 12] = [
     (
         "search",
         include_str!("../../../../recipes/finetune-search.toml"),
+    ),
+    (
+        "search-one-stage",
+        include_str!("../../../../recipes/finetune-search-one-stage.toml"),
     ),
     (
         "search-mini",

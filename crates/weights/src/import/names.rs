@@ -87,7 +87,7 @@ fn open_mmlab(name: &str, first: &str, rest: &str, stages: usize) -> Name {
     if let Some(stage) = first.strip_prefix("norm") {
         return match stage.parse::<usize>() {
             Ok(stage) if stage == last => Name::Is(format!("norm.{rest}")),
-            Ok(_) => Name::LeftOut("norms of earlier stages' maps, which are not normalised here"),
+            Ok(_) => Name::LeftOut("norms of earlier stages' maps, of which each head has its own"),
             Err(_) => Name::Is(name.to_owned()),
         };
     }

@@ -77,6 +77,30 @@ fn a_record_holds_for_its_own_settings() {
     );
 }
 
+#[test]
+fn metrics_are_those_of_what_was_drawn() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let bench = |arguments: &str| {
+        let arguments = ["bench"].into_iter().chain(arguments.split(' '));
+        line(&done(folder.path(), &Vec::from_iter(arguments)))
+    };
+    let share = |found: &Value, name: &str| found[name].as_f64().expect("a figure");
+    let poses = bench("coco --images 20 --found 3 --iters 1");
+    assert_eq!(poses["poses"].as_u64().map(|poses| poses % 3), Some(0));
+    // A box a twentieth of its height beside the pedestrian is right; nearly all others are wrong, and as sure.
+    let boxes = bench("detection --images 20 --found 30 --iters 1");
+    assert_eq!(boxes["boxes"], 600);
+    let missed = share(&boxes, "miss_rate");
+    assert!(missed > 0.3 && missed < 1.0, "{boxes}");
+    // Features of length 256 tell 20 people apart, but not those of length 1.
+    let people = "search --queries 20 --frames 60 --gallery 40 --people 3";
+    let [known, guessed] = [256, 1].map(|dim| bench(&format!("{people} --dim {dim}")));
+    assert!(
+        share(&known, "mAP") > 0.5 && share(&guessed, "mAP") < 0.3,
+        "{known} {guessed}"
+    );
+}
+
 /// On a build with Vulkan, and a driver for it, be it one in software.
 #[cfg(feature = "vulkan")]
 #[test]

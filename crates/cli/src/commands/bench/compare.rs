@@ -15,8 +15,8 @@ use clasp_pretrain::views::{Item, noise};
 use clasp_pretrain::{Machine, Recipe};
 use serde_json::{Value, json};
 
-use crate::Outcome;
 use crate::args::BenchCompare;
+use crate::{Outcome, device};
 
 /// A recipe whose step has everything, and takes a second on one thread.
 const TINY: [&str; 15] = [
@@ -52,8 +52,7 @@ pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
     let found = differences(&one, &other);
     let limits = limits(other.precision);
     let mut line = json!({
-        "work": "compare", "model": options.model, "precision": other.precision, "graph": format!("{device:?}"),
-        "fused": format!("{cpu:?}"), "loss": other.loss,
+        "work": "compare", "model": options.model, "precision": other.precision, "device": device::name(device), "loss": other.loss,
     });
     let mut too_far = Vec::new();
     for ((name, value), limit) in found.iter().zip(limits) {

@@ -40,7 +40,7 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
         &shown.json
     } else {
         &shown.text
-    });
+    })?;
     Ok(Outcome::Done)
 }
 

@@ -1,5 +1,6 @@
 //! A file for each verb: it turns arguments into library calls and results into text.
 
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -107,16 +108,19 @@ fn check_data(path: &Path) -> Result<()> {
 /// A result on standard output: `value` as JSON if asked for, else `text`.
 fn print_result(json: bool, value: &impl Serialize, text: &str) -> Result<()> {
     if json {
-        print_text(&serde_json::to_string_pretty(value)?);
+        print_text(&serde_json::to_string_pretty(value)?)
     } else {
-        print_text(text);
+        print_text(text)
     }
-    Ok(())
 }
 
-#[allow(clippy::print_stdout)]
-fn print_text(text: &str) {
-    println!("{}", text.trim_end());
+/// Text on standard output. What nobody reads any more, as behind `head`, is no error.
+fn print_text(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,10 @@
 //! What benchmarks promise: a device is compared before it is timed, and a record holds for the run that it is of.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 
-use crate::{done, refused};
+use crate::{command, done, refused};
 
 /// The last line of a benchmark.
 fn line(text: &str) -> Value {
@@ -99,6 +101,17 @@ fn metrics_are_those_of_what_was_drawn() {
         share(&known, "mAP") > 0.5 && share(&guessed, "mAP") < 0.3,
         "{known} {guessed}"
     );
+}
+
+/// It used to be a panic.
+#[test]
+fn a_result_that_nobody_reads_is_no_error() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let arguments = ["bench", "coco", "--images", "5", "--iters", "1"];
+    let mut run = command(folder.path(), &arguments);
+    let mut child = run.stdout(Stdio::piped()).spawn().expect("started");
+    drop(child.stdout.take());
+    assert_eq!(child.wait().expect("ended").code(), Some(0));
 }
 
 /// On a build with Vulkan, and a driver for it, be it one in software.

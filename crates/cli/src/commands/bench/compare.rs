@@ -13,9 +13,10 @@ use clasp_model::{Precision, named, unfused};
 use clasp_pretrain::step::Trainer;
 use clasp_pretrain::views::{Item, noise};
 use clasp_pretrain::{Machine, Recipe};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::args::BenchCompare;
+use crate::commands::print_text;
 use crate::{Outcome, device};
 
 /// A recipe whose step has everything, and takes a second on one thread.
@@ -64,7 +65,7 @@ pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
             ));
         }
     }
-    print_line(&line);
+    print_text(&line.to_string())?;
     if too_far.is_empty() {
         return Ok(Outcome::Done);
     }
@@ -198,11 +199,6 @@ fn distance(one: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
     eprintln!("{line}");
-}
-
-#[allow(clippy::print_stdout)]
-fn print_line(figures: &Value) {
-    println!("{figures}");
 }
 
 #[cfg(test)]

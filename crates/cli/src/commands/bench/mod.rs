@@ -14,6 +14,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use self::networks::On;
+use super::print_text;
 use crate::args::{Bench, BenchWork, Common};
 use crate::{Outcome, device};
 
@@ -46,7 +47,7 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
     found.settings["threads"] = json!(threads);
     // A figure of the network's device is there already.
     add_peak(&mut found.figures, &Device::flex());
-    print_line(&found.line());
+    print_text(&found.line().to_string())?;
     let Some(records) = records else {
         return Ok(Outcome::Done);
     };
@@ -195,11 +196,6 @@ fn fallen(found: &Found, records: &[Record]) -> Result<Vec<String>> {
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
     eprintln!("slower: {line}");
-}
-
-#[allow(clippy::print_stdout)]
-fn print_line(figures: &Value) {
-    println!("{figures}");
 }
 
 /// Median seconds of `iters` runs after one warm-up.

@@ -8,8 +8,12 @@
 //! Values live in one arena and refer to one another by number, so that a cycle costs nothing; blocks of bytes stay in the
 //! pickle and are read where they are asked for. A hostile file can therefore take no more memory than a multiple of its size.
 
+mod stack;
+
 use std::borrow::Cow;
 use std::collections::HashMap;
+
+pub use stack::Stack;
 
 /// Most values, and most of a range that is read: several times what the largest published pickle has.
 const MOST: usize = 1 << 22;
@@ -99,8 +103,7 @@ impl<'a> Pickle<'a> {
             bytes,
             place: 0,
             nodes: Vec::new(),
-            stack: Vec::new(),
-            marks: Vec::new(),
+            stack: Stack::default(),
             memo: HashMap::new(),
             copied: 0,
         };
@@ -276,8 +279,7 @@ struct Machine<'a> {
     bytes: &'a [u8],
     place: usize,
     nodes: Vec<Node<'a>>,
-    stack: Vec<Id>,
-    marks: Vec<usize>,
+    stack: Stack<Id>,
     memo: HashMap<u64, Id>,
     /// Bytes that were copied.
     copied: usize,
@@ -292,11 +294,11 @@ impl<'a> Machine<'a> {
                 version => return Err(format!("protocol {version}, expected 2 to 5")),
             },
             0x95 => drop(self.take(8)?),
-            b'.' => return self.pop().map(Some),
+            b'.' => return self.stack.pop().map(Some),
 
-            b'(' => self.marks.push(self.stack.len()),
-            b'0' => drop(self.pop()?),
-            b'1' => drop(self.pop_to_mark()?),
+            b'(' => self.stack.mark(),
+            b'0' => drop(self.stack.pop()?),
+            b'1' => drop(self.stack.pop_to_mark()?),
 
             b'N' => self.make(Node::Other)?,
             0x88 => self.make(Node::Number(1.0))?,
@@ -332,40 +334,37 @@ impl<'a> Machine<'a> {
 
             b')' | b']' | 0x8f => self.make(Node::List(Vec::new()))?,
             b't' | 0x91 => {
-                let items = self.pop_to_mark()?;
+                let items = self.stack.pop_to_mark()?;
                 self.make(Node::List(items))?;
             }
             opcode @ 0x85..=0x87 => {
                 let count = usize::from(opcode - 0x84);
-                let start = (self.stack.len().checked_sub(count))
-                    .filter(|start| *start >= self.floor())
-                    .ok_or("values are used that are not there")?;
-                let items = self.stack.split_off(start);
+                let items = self.stack.pop_many(count)?;
                 self.make(Node::List(items))?;
             }
             b'a' => {
-                let item = self.pop()?;
+                let item = self.stack.pop()?;
                 self.append(vec![item])?;
             }
             b'e' | 0x90 => {
-                let items = self.pop_to_mark()?;
+                let items = self.stack.pop_to_mark()?;
                 self.append(items)?;
             }
             b'}' => self.make(Node::Dict(Vec::new()))?,
             b's' => {
-                let value = self.pop()?;
-                let key = self.pop()?;
+                let value = self.stack.pop()?;
+                let key = self.stack.pop()?;
                 self.set(&[key, value])?;
             }
             b'u' => {
-                let items = self.pop_to_mark()?;
+                let items = self.stack.pop_to_mark()?;
                 self.set(&items)?;
             }
 
             b'q' => self.put(1)?,
             b'r' => self.put(4)?,
             0x94 => {
-                let top = self.top()?;
+                let top = self.stack.top()?;
                 self.memo.insert(self.memo.len() as u64, top);
             }
             b'h' => self.get(1)?,
@@ -376,7 +375,7 @@ impl<'a> Machine<'a> {
                 self.make(global(module, name))?;
             }
             0x93 => {
-                let (name, module) = (self.pop()?, self.pop()?);
+                let (name, module) = (self.stack.pop()?, self.stack.pop()?);
                 let (module, name) = (self.nodes[module].text(), self.nodes[name].text());
                 let (Some(module), Some(name)) = (module, name) else {
                     return Err("a class whose name is not a text".to_owned());
@@ -385,18 +384,18 @@ impl<'a> Machine<'a> {
                 self.make(global)?;
             }
             b'R' => {
-                let (arguments, callable) = (self.pop()?, self.pop()?);
+                let (arguments, callable) = (self.stack.pop()?, self.stack.pop()?);
                 let made = self.call(callable, arguments)?;
                 self.make(made)?;
             }
             // A new object: what it holds follows.
             0x81 => {
-                self.pop()?;
-                self.pop()?;
+                self.stack.pop()?;
+                self.stack.pop()?;
                 self.make(Node::Dict(Vec::new()))?;
             }
             b'b' => {
-                let (state, object) = (self.pop()?, self.top()?);
+                let (state, object) = (self.stack.pop()?, self.stack.top()?);
                 self.build(object, state)?;
             }
             other => {
@@ -460,34 +459,8 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Where the values above the innermost mark begin.
-    fn floor(&self) -> usize {
-        self.marks.last().copied().unwrap_or(0)
-    }
-
-    fn top(&self) -> Result<Id> {
-        let above = self.stack.get(self.floor()..).unwrap_or(&[]);
-        above
-            .last()
-            .copied()
-            .ok_or_else(|| "a value is used that is not there".to_owned())
-    }
-
-    fn pop(&mut self) -> Result<Id> {
-        let top = self.top()?;
-        self.stack.pop();
-        Ok(top)
-    }
-
-    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
-        match self.marks.pop() {
-            Some(mark) if mark <= self.stack.len() => Ok(self.stack.split_off(mark)),
-            _ => Err("a mark is used that is not there".to_owned()),
-        }
-    }
-
     fn append(&mut self, items: Vec<Id>) -> Result<()> {
-        let list = self.top()?;
+        let list = self.stack.top()?;
         match &mut self.nodes[list] {
             Node::List(list) => list.extend(items),
             // Of a class that is not known.
@@ -498,7 +471,7 @@ impl<'a> Machine<'a> {
     }
 
     fn set(&mut self, items: &[Id]) -> Result<()> {
-        let dict = self.top()?;
+        let dict = self.stack.top()?;
         let (pairs, rest) = items.as_chunks::<2>();
         if !rest.is_empty() {
             return Err("a dictionary with a key and no value".to_owned());
@@ -512,7 +485,7 @@ impl<'a> Machine<'a> {
     }
 
     fn put(&mut self, bytes: u64) -> Result<()> {
-        let (slot, top) = (self.whole(bytes)?, self.top()?);
+        let (slot, top) = (self.whole(bytes)?, self.stack.top()?);
         self.memo.insert(slot, top);
         Ok(())
     }

@@ -11,6 +11,8 @@
 use std::collections::HashMap;
 use std::io::Read;
 
+use clasp_data::pickle::Stack;
+
 /// The longest pickle: the description of a checkpoint has a few megabytes at most, its numbers lie elsewhere.
 const LONGEST: u64 = 64 << 20;
 /// The most values in a pickle.
@@ -354,8 +356,7 @@ pub fn read(input: &mut impl Read) -> Result<Pickle> {
 #[derive(Default)]
 struct Machine {
     nodes: Vec<Node>,
-    stack: Vec<Id>,
-    marks: Vec<usize>,
+    stack: Stack<Id>,
     memo: HashMap<u32, Id>,
     pushes: usize,
 }
@@ -374,24 +375,22 @@ impl Machine {
             0x95 => {
                 stream.array::<8>()?;
             }
-            b'.' => return self.pop().map(Some),
+            b'.' => return self.stack.pop().map(Some),
 
             b'(' => {
                 self.count()?;
-                self.marks.push(self.stack.len());
+                self.stack.mark();
             }
             b'0' => {
-                if self.marks.last() == Some(&self.stack.len()) {
-                    self.marks.pop();
-                } else {
-                    self.pop()?;
+                if !self.stack.unmark() {
+                    self.stack.pop()?;
                 }
             }
             b'1' => {
-                self.pop_to_mark()?;
+                self.stack.pop_to_mark()?;
             }
             b'2' => {
-                let top = self.top()?;
+                let top = self.stack.top()?;
                 self.push(top)?;
             }
 
@@ -484,37 +483,37 @@ impl Machine {
 
             b')' | b']' | 0x8f => self.make(Node::Sequence(Vec::new()))?,
             b't' | b'l' | 0x91 => {
-                let items = self.pop_to_mark()?;
+                let items = self.stack.pop_to_mark()?;
                 self.make(Node::Sequence(items))?;
             }
             0x85..=0x87 => {
                 let mut items = Vec::new();
                 for _ in 0..opcode - 0x84 {
-                    items.push(self.pop()?);
+                    items.push(self.stack.pop()?);
                 }
                 items.reverse();
                 self.make(Node::Sequence(items))?;
             }
             b'a' => {
-                let item = self.pop()?;
+                let item = self.stack.pop()?;
                 self.append(vec![item])?;
             }
             b'e' | 0x90 => {
-                let items = self.pop_to_mark()?;
+                let items = self.stack.pop_to_mark()?;
                 self.append(items)?;
             }
             b'}' => self.make(Node::Dict(Vec::new()))?,
             b'd' => {
-                let items = self.pop_to_mark()?;
+                let items = self.stack.pop_to_mark()?;
                 self.make(Node::Dict(pairs(&items)?))?;
             }
             b's' => {
-                let value = self.pop()?;
-                let key = self.pop()?;
+                let value = self.stack.pop()?;
+                let key = self.stack.pop()?;
                 self.set(vec![(key, value)])?;
             }
             b'u' => {
-                let items = self.pop_to_mark()?;
+                let items = self.stack.pop_to_mark()?;
                 self.set(pairs(&items)?)?;
             }
 
@@ -552,7 +551,7 @@ impl Machine {
                 self.make(Node::Global(format!("{module}.{name}")))?;
             }
             0x93 => {
-                let (name, module) = (self.pop()?, self.pop()?);
+                let (name, module) = (self.stack.pop()?, self.stack.pop()?);
                 let (Node::Text(module), Node::Text(name)) = (self.node(module), self.node(name))
                 else {
                     return Err("a class whose name is not a text".to_owned());
@@ -561,31 +560,32 @@ impl Machine {
                 self.make(global)?;
             }
             b'R' | 0x81 => {
-                let (arguments, callable) = (self.pop()?, self.pop()?);
+                let (arguments, callable) = (self.stack.pop()?, self.stack.pop()?);
                 self.call(callable, arguments)?;
             }
             0x92 => {
-                let (_, arguments, class) = (self.pop()?, self.pop()?, self.pop()?);
+                let (_, arguments, class) =
+                    (self.stack.pop()?, self.stack.pop()?, self.stack.pop()?);
                 self.call(class, arguments)?;
             }
             b'o' => {
-                self.pop_to_mark()?;
+                self.stack.pop_to_mark()?;
                 self.make(Node::Opaque)?;
             }
             b'i' => {
                 stream.line()?;
                 stream.line()?;
-                self.pop_to_mark()?;
+                self.stack.pop_to_mark()?;
                 self.make(Node::Opaque)?;
             }
             // The state of an object: the tensors of state dicts do not lie there.
             b'b' => {
-                self.pop()?;
-                self.top()?;
+                self.stack.pop()?;
+                self.stack.top()?;
             }
 
             b'Q' => {
-                let id = self.pop()?;
+                let id = self.stack.pop()?;
                 self.persistent(id)?;
             }
             b'P' => return Err("a reference to a storage in text form".to_owned()),
@@ -625,33 +625,8 @@ impl Machine {
         self.push(id)
     }
 
-    /// Where the values above the innermost mark begin.
-    fn floor(&self) -> usize {
-        self.marks.last().copied().unwrap_or(0)
-    }
-
-    fn top(&self) -> Result<Id> {
-        match self.stack.get(self.floor()..).and_then(<[Id]>::last) {
-            Some(id) => Ok(*id),
-            None => Err("a value is used that is not there".to_owned()),
-        }
-    }
-
-    fn pop(&mut self) -> Result<Id> {
-        let top = self.top()?;
-        self.stack.pop();
-        Ok(top)
-    }
-
-    fn pop_to_mark(&mut self) -> Result<Vec<Id>> {
-        match self.marks.pop() {
-            Some(mark) if mark <= self.stack.len() => Ok(self.stack.split_off(mark)),
-            _ => Err("a mark is used that is not there".to_owned()),
-        }
-    }
-
     fn append(&mut self, items: Vec<Id>) -> Result<()> {
-        let list = self.top()?;
+        let list = self.stack.top()?;
         match self.nodes.get_mut(list as usize) {
             Some(Node::Sequence(list)) => list.extend(items),
             Some(Node::Opaque) => {}
@@ -661,7 +636,7 @@ impl Machine {
     }
 
     fn set(&mut self, items: Vec<(Id, Id)>) -> Result<()> {
-        let dict = self.top()?;
+        let dict = self.stack.top()?;
         match self.nodes.get_mut(dict as usize) {
             Some(Node::Dict(dict)) => dict.extend(items),
             // Of a class that is not known.
@@ -672,7 +647,7 @@ impl Machine {
     }
 
     fn put(&mut self, slot: u32) -> Result<()> {
-        let top = self.top()?;
+        let top = self.stack.top()?;
         if self.memo.len() >= MOST_NODES {
             return Err(format!("more than {MOST_NODES} values in the memo"));
         }

@@ -265,6 +265,23 @@ struct Found {
     strips: Vec<Strip>,
 }
 
+impl Found {
+    fn new(
+        figures: Vec<(&'static str, f64)>,
+        chance: f64,
+        protocol: &str,
+        report: &impl Serialize,
+    ) -> Result<Self> {
+        Ok(Self {
+            figures,
+            chance,
+            protocol: protocol.to_owned(),
+            details: serde_json::to_value(report)?,
+            strips: Vec::new(),
+        })
+    }
+}
+
 /// How a frozen backbone is evaluated on a task.
 ///
 /// # Errors
@@ -351,12 +368,10 @@ fn frozen_reid(run: &Run<'_>) -> Result<Found> {
         figures.push(("re-ranked mAP", metrics.map));
         figures.push(("re-ranked rank-1", rank(&metrics.cmc, 1)));
     }
+    let found = Found::new(figures, metrics.chance_map, &report.protocol, &report)?;
     Ok(Found {
-        figures,
-        chance: metrics.chance_map,
-        protocol: report.protocol.clone(),
-        details: serde_json::to_value(&report)?,
         strips: report.strips,
+        ..found
     })
 }
 
@@ -378,13 +393,7 @@ fn frozen_attributes(run: &Run<'_>) -> Result<Found> {
         ("recall", metrics.recall),
         ("F1", metrics.f1),
     ]);
-    Ok(Found {
-        figures,
-        chance: report.chance_ma,
-        protocol: report.protocol.clone(),
-        details: serde_json::to_value(&report)?,
-        strips: Vec::new(),
-    })
+    Found::new(figures, report.chance_ma, &report.protocol, &report)
 }
 
 fn frozen_parsing(run: &Run<'_>) -> Result<Found> {
@@ -397,17 +406,12 @@ fn frozen_parsing(run: &Run<'_>) -> Result<Found> {
         run.progress,
     )?;
     let metrics = &report.metrics;
-    Ok(Found {
-        figures: vec![
-            ("mIoU", metrics.mean_iou_present.unwrap_or(metrics.mean_iou)),
-            ("mean accuracy", metrics.mean_accuracy),
-            ("pixel accuracy", metrics.pixel_accuracy.unwrap_or(0.0)),
-        ],
-        chance: report.constant_mean_iou,
-        protocol: report.protocol.clone(),
-        details: serde_json::to_value(&report)?,
-        strips: Vec::new(),
-    })
+    let figures = vec![
+        ("mIoU", metrics.mean_iou_present.unwrap_or(metrics.mean_iou)),
+        ("mean accuracy", metrics.mean_accuracy),
+        ("pixel accuracy", metrics.pixel_accuracy.unwrap_or(0.0)),
+    ];
+    Found::new(figures, report.constant_mean_iou, &report.protocol, &report)
 }
 
 fn frozen_pose(run: &Run<'_>) -> Result<Found> {
@@ -425,13 +429,7 @@ fn frozen_pose(run: &Run<'_>) -> Result<Found> {
     let mut figures = vec![("PCK@0.2", pck(&report.scores))];
     let ap = report.scores.oks.as_ref().and_then(|oks| oks.ap);
     figures.extend(ap.map(|ap| ("OKS AP", ap)));
-    Ok(Found {
-        figures,
-        chance: pck(&report.mean_pose),
-        protocol: report.protocol.clone(),
-        details: serde_json::to_value(&report)?,
-        strips: Vec::new(),
-    })
+    Found::new(figures, pck(&report.mean_pose), &report.protocol, &report)
 }
 
 #[cfg(test)]

@@ -10,11 +10,11 @@ use clasp_data::rng_for;
 use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::blocks::MOMENTUM;
 use clasp_model::heads::{Statistics, Training, update_statistics};
+use clasp_model::mix::Mix;
 use clasp_model::optim::ema;
 
 use super::trainer::inputs;
 use super::{Example, Task};
-use clasp_model::mix::Mix;
 
 /// The average of the weights at the ends of cycles, without gradients.
 #[derive(Debug, Clone)]

@@ -15,6 +15,7 @@ use clasp_pretrain::views::{Item, noise};
 use clasp_pretrain::{Machine, Recipe};
 use serde_json::json;
 
+use super::say;
 use crate::args::BenchCompare;
 use crate::commands::print_text;
 use crate::{Outcome, device};
@@ -194,11 +195,6 @@ fn farthest(one: &[f32], other: &[f32]) -> f64 {
 fn distance(one: &[Vec<f32>], other: &[Vec<f32>]) -> f64 {
     let pairs = one.iter().flatten().zip(other.iter().flatten());
     pairs.map(|(a, b)| f64::from((a - b).abs())).sum()
-}
-
-#[allow(clippy::print_stderr)]
-fn say(line: &str) {
-    eprintln!("{line}");
 }
 
 #[cfg(test)]

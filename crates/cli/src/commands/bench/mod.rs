@@ -53,7 +53,7 @@ pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
     };
     let fallen = fallen(&found, &records)?;
     for line in &fallen {
-        say(line);
+        say(&format!("slower: {line}"));
     }
     Ok(if fallen.is_empty() {
         Outcome::Done
@@ -195,7 +195,7 @@ fn fallen(found: &Found, records: &[Record]) -> Result<Vec<String>> {
 
 #[allow(clippy::print_stderr)]
 fn say(line: &str) {
-    eprintln!("slower: {line}");
+    eprintln!("{line}");
 }
 
 /// Median seconds of `iters` runs after one warm-up.

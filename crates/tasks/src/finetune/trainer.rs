@@ -429,9 +429,19 @@ impl Draft {
 /// The features of all shares as leaves.
 fn join(drafts: &[Draft]) -> Features {
     fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-        Tensor::from_inner(tensor.without_autodiff()).require_grad()
+        Tensor::from_inner(tensor).require_grad()
     }
-    let parts: Vec<Features> = drafts.iter().map(|draft| draft.features.clone()).collect();
+    // Off the replicas' graphs first: joined before, these become one graph, whose backward passes wait for one another.
+    let parts: Vec<Features> = { drafts.iter() }
+        .map(|Draft { features, .. }| Features {
+            map: features.map.clone().without_autodiff(),
+            pooled: features.pooled.clone().without_autodiff(),
+            pyramid: { features.pyramid.iter() }
+                .map(|map| map.clone().without_autodiff())
+                .collect(),
+            routing: Vec::new(),
+        })
+        .collect();
     let Features {
         pooled, pyramid, ..
     } = together(&parts);

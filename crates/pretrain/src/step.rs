@@ -71,8 +71,9 @@ pub struct Outcome {
     pub usage: Vec<Usage>,
 }
 
-/// A loss that is infinite or not a number; the step has changed nothing.
-#[derive(Debug)]
+/// A loss, or the norm of the gradients, that is infinite or not a number; the step has changed nothing.
+#[derive(Debug, thiserror::Error)]
+#[error("the {term} is {value}")]
 pub struct NonFinite {
     /// What it is.
     pub term: &'static str,

@@ -131,10 +131,7 @@ fn describe(report: &Report) -> String {
             for one in all.iter().take(NAMED) {
                 let _ = write!(text, "\n  {word}: {one}");
             }
-            if all.len() > NAMED {
-                let more = all.len() - NAMED;
-                let _ = write!(text, "\n    and {more} more (--json lists them)");
-            }
+            and_more(&mut text, "    ", all.len());
         }
     }
     if report.layouts.is_empty() {
@@ -143,20 +140,11 @@ fn describe(report: &Report) -> String {
     for (key, reason) in report.unreadable.iter().take(NAMED) {
         let _ = write!(text, "\nunreadable: {key}: {reason}");
     }
-    if report.unreadable.len() > NAMED {
-        let more = report.unreadable.len() - NAMED;
-        let _ = write!(text, "\n  and {more} more (--json lists them)");
-    }
+    and_more(&mut text, "  ", report.unreadable.len());
     for (key, earlier) in report.repeated.iter().take(NAMED) {
         let _ = write!(text, "\nthe same image twice: {key} and {earlier}");
     }
-    if report.repeated.len() > NAMED {
-        let _ = write!(
-            text,
-            "\n  and {} more (--json lists them)",
-            report.repeated.len() - NAMED
-        );
-    }
+    and_more(&mut text, "  ", report.repeated.len());
     if let Some(problem) = &report.problem {
         let _ = write!(text, "\nproblem: {problem}");
     }
@@ -187,12 +175,14 @@ fn list_unreadable(text: &mut String, unreadable: &Unreadable) {
     for (key, reason) in unreadable.failed.iter().take(NAMED) {
         let _ = write!(text, "\n  {key}: {reason}");
     }
-    if unreadable.failed.len() > NAMED {
-        let _ = write!(
-            text,
-            "\n  and {} more (--json lists them)",
-            unreadable.failed.len() - NAMED
-        );
+    and_more(text, "  ", unreadable.failed.len());
+}
+
+/// Says how many of `all` are not named.
+fn and_more(text: &mut String, indent: &str, all: usize) {
+    if all > NAMED {
+        let more = all - NAMED;
+        let _ = write!(text, "\n{indent}and {more} more (--json lists them)");
     }
 }
 

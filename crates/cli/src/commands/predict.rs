@@ -10,10 +10,10 @@ use clasp_data::image::{Limits, Rgb, decode, encode_png};
 use clasp_data::source::Source;
 use clasp_data::{atomic_write, atomic_write_unsynced};
 use clasp_model::Precision;
-use clasp_tasks::TaskError;
 use clasp_tasks::finetune::{Model, Running, Task};
 use clasp_tasks::tuned::detection::DetectionTask;
 use clasp_tasks::tuned::search::SearchTask;
+use clasp_tasks::{Options, TaskError};
 use clasp_weights::tuned;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
@@ -43,7 +43,7 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     model.precision = device::precision(common, arguments.products, &device)?;
     let people = match &arguments.people {
         Some(_) if T::SCENES => bail!("--people: {} finds people itself; leave it out", T::NAME),
-        Some(path) => Some(People::load(path, &device, model.precision)?),
+        Some(path) => Some(finder(path, &device, model.precision)?),
         None => None,
     };
     let source = Source::open(&arguments.images)?;
@@ -105,16 +105,22 @@ fn all<T: Task>(
     common: &Common,
     arguments: &Predict,
     model: &Model<T>,
-    people: Option<&People>,
+    people: Option<&Finder>,
     source: &Source,
     partial: &mut Partial,
 ) -> Result<bool> {
     let stop = interrupt::flag()?;
     let meter = Mutex::new(Meter::new(common, "predict", "images"));
     let threads = device::threads(common.threads);
+    let chunk = Options {
+        batch: BATCH,
+        threads,
+        ..Options::default()
+    }
+    .chunk();
     while partial.done < source.len() {
         let start = partial.done;
-        let count = (16 * BATCH * threads).min(source.len() - start);
+        let count = chunk.min(source.len() - start);
         let progress = |progress: clasp_tasks::Progress| {
             if let Ok(mut meter) = meter.lock() {
                 meter.set((start + progress.done) as u64, source.len() as u64, "");
@@ -154,7 +160,7 @@ fn all<T: Task>(
 /// The prediction for an image of the source, or why it cannot be read.
 fn one<T: Task>(
     model: &Model<T>,
-    people: Option<&People>,
+    people: Option<&Finder>,
     source: &Source,
     item: usize,
     draw: Option<&Path>,
@@ -201,11 +207,11 @@ fn of_image<T: Task>(model: &Model<T>, image: &Rgb, draw: bool) -> Result<Told, 
 /// A prediction for each person that is found in a photo.
 fn of_people<T: Task>(
     model: &Model<T>,
-    people: &People,
+    people: &Finder,
     photo: &Rgb,
     draw: bool,
 ) -> Result<Told, TaskError> {
-    let found = people.find(photo)?;
+    let found = people(photo)?;
     let mut picture = draw.then(|| photo.clone());
     let mut told = Vec::new();
     for one in found["boxes"].as_array().into_iter().flatten() {
@@ -247,41 +253,26 @@ fn cut(bbox: &Value, margin: f64, photo: &Rgb) -> Option<[usize; 4]> {
     Some([x, y, width, height])
 }
 
-/// What finds people.
-enum People {
-    Detection(Box<Model<DetectionTask>>),
-    Search(Box<Model<SearchTask>>),
+/// Finds people in a photo: `{"boxes": [{"bbox": [x, y, width, height], "score": …}, …]}`.
+type Finder = Box<dyn Fn(&Rgb) -> Result<Value, TaskError> + Sync>;
+
+fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
+    let task = tuned::read_meta(path)?.map(|meta| meta.task);
+    match task.as_deref() {
+        Some(DetectionTask::NAME) => finder_of::<DetectionTask>(path, device, precision),
+        Some(SearchTask::NAME) => finder_of::<SearchTask>(path, device, precision),
+        other => bail!(
+            "--people {}: expected a fine-tuned model of detection or search, found {}",
+            path.display(),
+            other.map_or("no fine-tuned model".to_owned(), |task| format!(
+                "one of {task}"
+            ))
+        ),
+    }
 }
 
-impl People {
-    fn load(path: &Path, device: &Device, precision: Precision) -> Result<Self> {
-        let task = tuned::read_meta(path)?.map(|meta| meta.task);
-        match task.as_deref() {
-            Some(DetectionTask::NAME) => {
-                let mut model = Model::load(path, device)?;
-                model.precision = precision;
-                Ok(Self::Detection(Box::new(model)))
-            }
-            Some(SearchTask::NAME) => {
-                let mut model = Model::load(path, device)?;
-                model.precision = precision;
-                Ok(Self::Search(Box::new(model)))
-            }
-            other => bail!(
-                "--people {}: expected a fine-tuned model of detection or search, found {}",
-                path.display(),
-                other.map_or("no fine-tuned model".to_owned(), |task| format!(
-                    "one of {task}"
-                ))
-            ),
-        }
-    }
-
-    /// `{"boxes": [{"bbox": [x, y, width, height], "score": …}, …]}`.
-    fn find(&self, photo: &Rgb) -> Result<Value, TaskError> {
-        match self {
-            Self::Detection(model) => model.task.predict(model, photo),
-            Self::Search(model) => model.task.predict(model, photo),
-        }
-    }
+fn finder_of<T: Task>(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
+    let mut model = Model::<T>::load(path, device)?;
+    model.precision = precision;
+    Ok(Box::new(move |photo| model.task.predict(&model, photo)))
 }

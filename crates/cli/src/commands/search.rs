@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use clasp_data::atomic_write;
 use clasp_data::image::{Limits, Rgb, decode, encode_png};
 use clasp_data::source::Source;
-use clasp_model::mix::{IDENTITY, Mix};
 use clasp_tasks::embed::{Embeddings, embed};
 use clasp_tasks::features::{Extractor, Preprocess};
 use clasp_tasks::finetune::{Model, Task as _};
@@ -55,7 +54,7 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
         ),
         None => {
             let model = eval::Model::load(&arguments.model, None, &device)?;
-            let mix = Mix::mostly(IDENTITY, 0.8);
+            let mix = Reid::default_mix();
             let extractor =
                 BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
             search(common, arguments, &extractor, &model.preprocess, None)

@@ -343,9 +343,7 @@ fn label_maps(data: &Parsing) -> Result<Found, LayoutError> {
                 told(size)
             ));
         }
-        let mut present = [false; 256];
-        { map.labels.iter() }.for_each(|label| present[usize::from(*label)] = true);
-        Ok(present)
+        Ok(map.present())
     };
     let read: Vec<(&str, Result<[bool; 256], String>)> = { data.images.par_iter() }
         .filter(|image| image.mask.is_file())

@@ -76,6 +76,17 @@ pub struct LabelMap {
     pub labels: Vec<u8>,
 }
 
+impl LabelMap {
+    /// Which labels it has.
+    pub fn present(&self) -> [bool; 256] {
+        let mut present = [false; 256];
+        for label in &self.labels {
+            present[usize::from(*label)] = true;
+        }
+        present
+    }
+}
+
 impl Parsing {
     /// Opens a table with `labels.txt` beside it, or the one in a folder, or a published folder without one.
     ///
@@ -211,12 +222,7 @@ impl Parsing {
             let masks = some
                 .par_iter()
                 .filter_map(|image| self.read_mask(&image.mask).ok());
-            let present = masks.map(|map| {
-                let mut present = [false; 256];
-                { map.labels.iter() }.for_each(|label| present[usize::from(*label)] = true);
-                present
-            });
-            let present: Vec<[bool; 256]> = present.collect();
+            let present: Vec<[bool; 256]> = masks.map(|map| map.present()).collect();
             for present in present {
                 seen.iter_mut()
                     .zip(present)

@@ -34,15 +34,15 @@ impl Sides {
         }
         sides
     }
+}
 
-    /// The position that each of `count` positions becomes in a mirrored image.
-    pub fn twins(&self, count: usize) -> Vec<usize> {
-        let mut twins: Vec<usize> = (0..count).collect();
-        for [a, b] in &self.pairs {
-            twins.swap(*a, *b);
-        }
-        twins
+/// The position that each of `count` positions becomes in a mirrored image, where `pairs` change places.
+pub fn twins(pairs: &[[usize; 2]], count: usize) -> Vec<usize> {
+    let mut twins: Vec<usize> = (0..count).collect();
+    for [a, b] in pairs {
+        twins.swap(*a, *b);
     }
+    twins
 }
 
 /// Position of the name that says the same as `name`: `LShoulder` for `left_shoulder`.
@@ -168,10 +168,13 @@ mod tests {
             "leg",
         ]);
         assert_eq!((sides.pairs.len(), &sides.alone[..]), (0, &[0, 1, 3][..]));
-        assert_eq!(sides.twins(7), [0, 1, 2, 3, 4, 5, 6]);
+        assert_eq!(twins(&sides.pairs, 7), [0, 1, 2, 3, 4, 5, 6]);
         // LIP has sides for some of its classes.
         let sides = among(&["Hat", "Left-arm", "Right-arm", "Skirt"]);
-        assert_eq!((sides.twins(4), sides.alone), (vec![0, 2, 1, 3], vec![]));
+        assert_eq!(
+            (twins(&sides.pairs, 4), sides.alone),
+            (vec![0, 2, 1, 3], vec![])
+        );
         assert_eq!(among(&["", "_", "l", "r"]).pairs, [[2, 3]]);
         let names = ["Hip", "RHip", "LHip"].map(str::to_owned);
         assert_eq!(position(&names, "left_hip"), Some(2));

@@ -1,6 +1,6 @@
 //! Checks of what a recipe or `--set` says, before any memory is taken.
 
-use clasp_run::check;
+pub use clasp_run::check::{count, range, within};
 
 use super::recipe::setting;
 use crate::TaskError;
@@ -9,30 +9,6 @@ use crate::TaskError;
 const LARGEST: usize = 8192;
 /// Smallest.
 const SMALLEST: usize = 8;
-
-/// As [`clasp_run::check::within`].
-///
-/// # Errors
-/// The first number that is out of range.
-pub fn within(values: &[(&'static str, f64)], range: [f64; 2]) -> Result<(), TaskError> {
-    Ok(check::within(values, range)?)
-}
-
-/// As [`clasp_run::check::range`].
-///
-/// # Errors
-/// The range is not within `bounds`, or upside down.
-pub fn range(key: &'static str, range: [f64; 2], bounds: [f64; 2]) -> Result<(), TaskError> {
-    Ok(check::range(key, range, bounds)?)
-}
-
-/// As [`clasp_run::check::count`].
-///
-/// # Errors
-/// The count is out of range.
-pub fn count(key: &'static str, value: usize, range: [usize; 2]) -> Result<(), TaskError> {
-    Ok(check::count(key, value, range)?)
-}
 
 /// Checks the height and width of inputs.
 ///

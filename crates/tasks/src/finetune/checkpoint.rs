@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use clasp_data::loader::Position;
+use clasp_model::backbone::Backbone;
 use clasp_model::optim::Optimiser;
 use clasp_run::checkpoints;
 use clasp_run::recipe::{difference, to_toml};
@@ -197,25 +198,24 @@ pub fn restore<T: Task>(
     if !report.is_complete() {
         return Err(wrong("head", report.to_string()));
     }
-    if let Some((old_backbone, old_head)) = trainer.average.clone() {
-        let (backbone, first) = load_state_dict(old_backbone, &of("average.backbone."));
-        let (head, second) = load_state_dict(old_head, &of("average.head."));
-        if !first.is_complete() || !second.is_complete() {
-            return Err(wrong("average", format!("{first}; {second}")));
+    let pair = |what: &str, backbone: Backbone, head: T::Head| {
+        let (backbone, first) = load_state_dict(backbone, &of(&format!("{what}.backbone.")));
+        let (head, second) = load_state_dict(head, &of(&format!("{what}.head.")));
+        if first.is_complete() && second.is_complete() {
+            Ok((backbone, head))
+        } else {
+            Err(wrong(what, format!("{first}; {second}")))
         }
-        trainer.average = Some((backbone, head));
+    };
+    if let Some((backbone, head)) = trainer.average.take() {
+        trainer.average = Some(pair("average", backbone, head)?);
     }
     let progress: Progress = serde_json::from_str(field("progress")).map_err(|error| {
         let expected = "the loop's state".to_owned();
         differs("progress", expected, error.to_string(), "")
     })?;
     if progress.cycles > 0 {
-        let old = (trainer.backbone.valid(), trainer.head.valid());
-        let (backbone, first) = load_state_dict(old.0, &of("corrected.backbone."));
-        let (head, second) = load_state_dict(old.1, &of("corrected.head."));
-        if !first.is_complete() || !second.is_complete() {
-            return Err(wrong("corrected", format!("{first}; {second}")));
-        }
+        let (backbone, head) = pair("corrected", trainer.backbone.valid(), trainer.head.valid())?;
         trainer.corrected = Some(Corrected {
             backbone,
             head,

@@ -13,9 +13,10 @@ use super::recipe::{Decline, ModelSection, OptimiserSection, Plan, Tune};
 pub fn factor<S>(plan: &Plan<S>, step: u64) -> f64 {
     let optimiser = &plan.recipe.optimiser;
     let per_epoch = plan.steps_per_epoch as f64;
-    // By epoch, the first one is number 1, as the published code counts.
+    // By epoch, the first one is number 1, as the published code counts; the schedule of cycles counts from 0.
+    let first = u64::from(optimiser.decline != Decline::Cycles);
     let epoch = if optimiser.by_epoch {
-        (step / plan.steps_per_epoch + 1) as f64
+        (step / plan.steps_per_epoch + first) as f64
     } else {
         step as f64 / per_epoch
     };
@@ -24,22 +25,6 @@ pub fn factor<S>(plan: &Plan<S>, step: u64) -> f64 {
     let cosine = |from: f64, done: f64| {
         optimiser.lr_end + 0.5 * (from - optimiser.lr_end) * (1.0 + (PI * done).cos())
     };
-    if optimiser.decline == Decline::Cycles {
-        // This schedule counts epochs from 0.
-        let epoch = if optimiser.by_epoch {
-            epoch - 1.0
-        } else {
-            epoch
-        };
-        let (first, every) = (run.correct_from as f64, run.correct_every as f64);
-        return if epoch < warmup {
-            optimiser.warmup_start + (1.0 - optimiser.warmup_start) * epoch / warmup
-        } else if epoch < first {
-            cosine(1.0, (epoch - warmup) / (first - warmup))
-        } else {
-            cosine(optimiser.cycle_lr, (epoch - first) % every / every)
-        };
-    }
     if epoch < warmup {
         return optimiser.warmup_start + (1.0 - optimiser.warmup_start) * epoch / warmup;
     }
@@ -51,7 +36,15 @@ pub fn factor<S>(plan: &Plan<S>, step: u64) -> f64 {
             let passed = optimiser.milestones.iter().filter(|m| over >= **m).count();
             optimiser.gamma.powi(passed as i32)
         }
-        Decline::Plateau | Decline::Constant | Decline::Cycles => 1.0,
+        Decline::Cycles => {
+            let (first, every) = (run.correct_from as f64, run.correct_every as f64);
+            if epoch < first {
+                cosine(1.0, (epoch - warmup) / (first - warmup))
+            } else {
+                cosine(optimiser.cycle_lr, (epoch - first) % every / every)
+            }
+        }
+        Decline::Plateau | Decline::Constant => 1.0,
     }
 }
 

@@ -22,6 +22,7 @@ use clasp_data::loader::{Draw, Loader, Position};
 use clasp_data::{atomic_write, rng_for};
 use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
+use clasp_model::named;
 use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, backbone_state};
 use clasp_weights::import::{self, import};
@@ -152,8 +153,10 @@ pub fn train<T: Task>(
     task.check_batch(&data, batch)?;
     let (backbone, meta, preprocess) = backbone(&plan, control)?;
     T::check_size(recipe.model.size, &strides(&backbone))?;
-    check_frozen(&recipe.model.freeze, &backbone)?;
-    check_adapter(&recipe.model, &backbone)?;
+    let mut names = Vec::new();
+    named::visit(&backbone, &mut |name, _, _| names.push(name.to_owned()));
+    check_frozen(&recipe.model.freeze, &names)?;
+    check_adapter(&recipe.model, &names)?;
     let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
     // Only now, so that a run that cannot begin leaves no folder behind.
     if !resume {
@@ -367,16 +370,15 @@ pub fn lower_is_better(name: &str) -> bool {
     name.starts_with("MR")
 }
 
-/// Checks that each word of `model.freeze` begins the name of a parameter.
+/// Checks that each word of `model.freeze` begins the name of a parameter of the backbone.
 ///
 /// # Errors
 /// One does not.
-fn check_frozen(freeze: &[String], backbone: &Backbone) -> Result<(), TaskError> {
-    let names = backbone_state(backbone);
-    let known = |start: &&String| names.keys().any(|name| name.starts_with(start.as_str()));
+fn check_frozen(freeze: &[String], names: &[String]) -> Result<(), TaskError> {
+    let known = |start: &&String| names.iter().any(|name| name.starts_with(start.as_str()));
     match freeze.iter().find(|start| !known(start)) {
         Some(unknown) => {
-            let first: BTreeSet<&str> = { names.keys() }
+            let first: BTreeSet<&str> = { names.iter() }
                 .filter_map(|name| name.split('.').next())
                 .collect();
             let first: Vec<&str> = first.into_iter().collect();
@@ -387,13 +389,12 @@ fn check_frozen(freeze: &[String], backbone: &Backbone) -> Result<(), TaskError>
     }
 }
 
-/// Checks that the backbone has what the recipe wants trained of it.
+/// Checks that the backbone, of parameters called `names`, has what the recipe wants trained of it.
 ///
 /// # Errors
 /// It has no prompts to be learnt, or nothing that adapts it.
-fn check_adapter(model: &ModelSection, backbone: &Backbone) -> Result<(), TaskError> {
-    let names = backbone_state(backbone);
-    let has = |part: &str| names.keys().any(|name| name.contains(part));
+fn check_adapter(model: &ModelSection, names: &[String]) -> Result<(), TaskError> {
+    let has = |part: &str| names.iter().any(|name| name.contains(part));
     if model.mix == "learn" && !has("prompts.vectors") {
         let expected = "auto, a task or weights: this backbone has no prompts";
         return Err(setting("model.mix", expected, &model.mix));

@@ -217,7 +217,7 @@ impl Task for AttributeTask {
             ("task.flip", settings.flip),
             ("task.threshold", f64::from(settings.threshold)),
         ];
-        check::within(&shares, [0.0, 1.0])
+        Ok(check::within(&shares, [0.0, 1.0])?)
     }
 
     fn open(

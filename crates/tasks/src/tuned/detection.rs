@@ -174,7 +174,7 @@ impl Task for DetectionTask {
             ("task.size_weight", settings.size_weight),
             ("task.offset_weight", settings.offset_weight),
         ];
-        check::within(&weights, [0.0, 1e4])
+        Ok(check::within(&weights, [0.0, 1e4])?)
     }
 
     const SCENES: bool = true;
@@ -368,9 +368,5 @@ impl Task for DetectionTask {
 
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
         drawn(image, prediction)
-    }
-
-    fn draw_person(&self, photo: &mut Rgb, _: [usize; 4], prediction: &Value) {
-        *photo = drawn(photo, prediction);
     }
 }

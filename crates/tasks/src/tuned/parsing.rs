@@ -13,6 +13,7 @@ use clasp_data::augment::{Affine, warp, warp_labels};
 use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Rgb, encode_label_png};
 use clasp_data::layouts::parsing::{IGNORE, LabelMap, Masked, Parsing};
+use clasp_data::layouts::sides::twins;
 use clasp_metrics::parsing::Confusion;
 use clasp_model::backbone::Features;
 use clasp_model::heads::blocks::resize_bilinear;
@@ -417,7 +418,7 @@ impl Task for ParsingTask {
         }
         let task = Self {
             settings: settings.clone(),
-            mirrored: (parsing.sides().twins(parsing.classes.len()).into_iter())
+            mirrored: (twins(&parsing.sides().pairs, parsing.classes.len()).into_iter())
                 .map(|twin| twin as u8)
                 .collect(),
             classes: parsing.classes.clone(),

@@ -9,6 +9,7 @@ use clasp_data::augment::erase::normal;
 use clasp_data::augment::warp;
 use clasp_data::image::Rgb;
 use clasp_data::layouts::coco::{CocoImage, Keypoints, Person, read_boxes};
+use clasp_data::layouts::sides::twins;
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
 };
@@ -275,7 +276,7 @@ impl PoseTask {
         if settings.flip_test {
             let other = heatmaps(&mut inputs.iter().map(clasp_data::image::flip))?;
             let shift = usize::from(settings.shift_heatmap && settings.coding != Coding::Udp);
-            let twin = self.twins();
+            let twin = twins(&self.flip_pairs, joints);
             for (index, value) in maps.iter_mut().enumerate() {
                 let (map, at) = (index / area, index % area);
                 let (row, column) = (at / grid.columns, at % grid.columns);
@@ -308,15 +309,6 @@ impl PoseTask {
             }
         };
         Ok(people.map(person).collect())
-    }
-
-    /// The joint that each becomes in a mirrored image.
-    fn twins(&self) -> Vec<usize> {
-        let mut twins: Vec<usize> = (0..self.joints.len()).collect();
-        for [a, b] in &self.flip_pairs {
-            twins.swap(*a, *b);
-        }
-        twins
     }
 
     fn protocol(&self, preprocess: &Preprocess, eval: &Eval) -> String {
@@ -399,10 +391,10 @@ impl Task for PoseTask {
             ("task.padding", settings.padding),
         ];
         check::within(&lengths, [0.1, 100.0])?;
-        check::within(
+        Ok(check::within(
             &[("task.box_threshold", settings.box_threshold)],
             [f64::MIN, f64::MAX],
-        )
+        )?)
     }
 
     /// Heatmaps are as fine as deconvolutions make the coarsest map.
@@ -754,10 +746,6 @@ impl Task for PoseTask {
             }
         }
         prediction
-    }
-
-    fn draw_person(&self, photo: &mut Rgb, _: [usize; 4], prediction: &Value) {
-        *photo = self.draw(photo, prediction);
     }
 }
 

@@ -301,7 +301,7 @@ impl Task for Reid {
             ("task.identity_weight", settings.identity_weight),
             ("task.triplet_weight", settings.triplet_weight),
         ];
-        check::within(&weights, [0.0, 1e4])
+        Ok(check::within(&weights, [0.0, 1e4])?)
     }
 
     fn open(

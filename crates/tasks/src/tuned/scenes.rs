@@ -106,7 +106,7 @@ impl Views {
         ];
         check::within(&shares, [0.0, 1.0])?;
         check::within(&[("task.views.soft_sigma", self.soft_sigma)], [0.0, 100.0])?;
-        check::count("task.views.most", self.most, [1, 100_000])
+        Ok(check::count("task.views.most", self.most, [1, 100_000])?)
     }
 
     /// How large a scene of that height and width is shown in the test, as a factor.

@@ -279,7 +279,7 @@ impl Task for SearchTask {
             ("task.offset_weight", settings.offset_weight),
             ("task.identity_weight", settings.identity_weight),
         ];
-        check::within(&weights, [0.0, 1e4])
+        Ok(check::within(&weights, [0.0, 1e4])?)
     }
 
     const SCENES: bool = true;
@@ -619,10 +619,6 @@ impl Task for SearchTask {
 
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
         drawn(image, prediction)
-    }
-
-    fn draw_person(&self, photo: &mut Rgb, _: [usize; 4], prediction: &Value) {
-        *photo = drawn(photo, prediction);
     }
 }
 

@@ -97,7 +97,10 @@ impl Regions {
             check::count(key, other, [2, most])?;
         }
         check::within(&[("task.regions.box_weight", self.box_weight)], [0.0, 1e4])?;
-        check::within(&[("task.regions.nms", self.nms)], [0.0, 1.0])
+        Ok(check::within(
+            &[("task.regions.nms", self.nms)],
+            [0.0, 1.0],
+        )?)
     }
 
     /// Anchors at each position.

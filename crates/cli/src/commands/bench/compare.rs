@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor};
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::{Precision, named, unfused};
@@ -104,14 +104,9 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
     let recipe = trainer.plan.recipe.clone();
     let items: Vec<Item> = noise(&recipe, trainer.grid(), trainer.vocabulary(), 1);
     let features = values(trainer.features(&items));
-    let (loss, gradients) = match trainer.gradients(&items) {
-        Ok(found) => found,
-        Err(error) => bail!("the {} is {}", error.term, error.value),
-    };
+    let (loss, gradients) = trainer.gradients(&items)?;
     let before = (parameters(&trainer.student), parameters(&trainer.teacher));
-    if let Err(error) = trainer.step(&items, true) {
-        bail!("the {} is {}", error.term, error.value);
-    }
+    trainer.step(&items, true)?;
     Ok(Way {
         precision,
         features,

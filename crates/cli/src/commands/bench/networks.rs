@@ -276,9 +276,9 @@ impl On<'_> {
                 attributes: None::<AttributeTargets>,
             })
             .collect();
-        let seconds = timed(options.iters, || match trainer.step(&items, false) {
-            Ok(_) => wait(self.device),
-            Err(error) => bail!("the {} is {}", error.term, error.value),
+        let seconds = timed(options.iters, || {
+            trainer.step(&items, false)?;
+            wait(self.device)
         })?;
         let precision = trainer.plan.precision;
         let mut figures =

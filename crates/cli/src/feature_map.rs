@@ -36,7 +36,7 @@ pub fn pictures(model: &Model, mix: &Mix, images: &[Rgb], size: [usize; 2]) -> R
     );
     let features = model
         .backbone
-        .forward(input, mix.tensor(images.len(), &model.device), None);
+        .forward(input, mix.tensor(&model.device), None);
     let mut stages = features.pyramid;
     stages.pop();
     let map = stages.pop().unwrap_or(features.map);

@@ -9,7 +9,7 @@
 //! let device = Device::flex();
 //! let backbone = BackboneConfig::named("swin-pico")?.init(&mut Rng::seed_from_u64(0), &device);
 //! let images = Tensor::zeros([2, 3, 128, 64], &device);
-//! let features = backbone.forward(images, Mix::mean().tensor(2, &device), None);
+//! let features = backbone.forward(images, Mix::mean().tensor(&device), None);
 //! assert_eq!(features.map.dims(), [2, backbone.channels(), 4, 2]);
 //! # Ok(())
 //! # }
@@ -27,7 +27,7 @@ use crate::{
     error::ModelError,
     layers::Rng,
     mix::Mix,
-    moe::MoeConfig,
+    moe::{Moe, MoeConfig, MoeKind},
     swin::{LastStage, Swin, SwinConfig, SwinSizes, WindowPadding},
     vit::{Vit, VitConfig, VitSizes},
 };
@@ -46,6 +46,19 @@ pub enum Adapter {
     Lambda(LambdaConfig),
     /// Prompt-controlled mixture of experts ([`crate::moe`]).
     Moe(MoeConfig),
+}
+
+impl Adapter {
+    /// What it becomes when prompt weights are folded in: gated and merged experts leave a plain backbone.
+    pub fn folded(&self) -> Self {
+        match self {
+            Self::Moe(MoeConfig {
+                form: MoeKind::Gated | MoeKind::Merged,
+                ..
+            }) => Self::None,
+            other => other.clone(),
+        }
+    }
 }
 
 /// Setting of SOLIDER's controller.
@@ -247,6 +260,18 @@ impl BackboneConfig {
         }
     }
 
+    /// Number of all blocks, and of those of the last stage.
+    pub fn blocks(&self) -> [usize; 2] {
+        match self.sizes() {
+            Some(Sizes::Swin(sizes)) => [
+                sizes.depths.iter().sum(),
+                sizes.depths.last().copied().unwrap_or(0),
+            ],
+            Some(Sizes::Vit(sizes)) => [sizes.depth, sizes.last_stage()],
+            None => [0, 0],
+        }
+    }
+
     /// The plain backbone of those sizes, drop path 0.1.
     pub fn of_sizes(sizes: Sizes) -> Self {
         let name = Architecture::nearest(&sizes);
@@ -367,6 +392,28 @@ enum Network {
     Vit(VitConfig),
 }
 
+/// What the blocks before the conditional ones make of a batch.
+#[derive(Debug, Clone)]
+pub struct Shared {
+    /// Tokens: [batch, height, width, channels] of a Swin, [batch, 1, tokens, channels] of a ViT.
+    pub(crate) x: Tensor<4>,
+    /// The pyramid as far as it is complete.
+    pub(crate) pyramid: Vec<Tensor<4>>,
+    /// Rows and columns of the map.
+    pub(crate) grid: [usize; 2],
+}
+
+impl Shared {
+    /// The same without the graph behind it, so that no gradient reaches the shared blocks.
+    pub fn detach(self) -> Self {
+        Self {
+            x: self.x.detach(),
+            pyramid: self.pyramid.into_iter().map(Tensor::detach).collect(),
+            grid: self.grid,
+        }
+    }
+}
+
 /// What a backbone makes of a batch.
 #[derive(Debug, Clone)]
 pub struct Features {
@@ -379,7 +426,7 @@ pub struct Features {
     /// unless it has others, and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
     /// normalised.
     pub pyramid: Vec<Tensor<4>>,
-    /// One entry a block that holds experts, in order; empty without.
+    /// One entry a block with routed experts, in order; empty without.
     pub routing: Vec<Routing>,
 }
 
@@ -397,18 +444,50 @@ impl Backbone {
     ///
     /// # Shapes
     /// - images: [batch, 3, height, width], normalised; any size
-    /// - mix: [batch, tasks], see [`Mix::tensor`]; without an adapter it is ignored
+    /// - mix: [1, tasks], see [`Mix::tensor`]; [batch, tasks] for SOLIDER's controller too; ignored without an adapter
     ///
     /// `drop_path` is the generator of stochastic depth, for training; without it nothing is dropped.
     pub fn forward(
         &self,
         images: Tensor<4>,
         mix: Tensor<2>,
+        mut drop_path: Option<&mut Rng>,
+    ) -> Features {
+        let shared = self.shared(images, &mix, drop_path.as_deref_mut());
+        self.conditional(shared, &mix, drop_path)
+    }
+
+    /// The first part of [`Backbone::forward`]: all blocks before the conditional ones. It does not depend on prompts,
+    /// so that it runs once for the passes under several prompts; SOLIDER's controller, which has no conditional blocks,
+    /// takes its mix here.
+    ///
+    /// # Shapes
+    /// As in [`Backbone::forward`].
+    pub fn shared(
+        &self,
+        images: Tensor<4>,
+        mix: &Tensor<2>,
+        drop_path: Option<&mut Rng>,
+    ) -> Shared {
+        match self {
+            Self::Swin(swin) => swin.shared(images, mix, drop_path),
+            Self::Vit(vit) => vit.shared(images, drop_path),
+        }
+    }
+
+    /// The second part of [`Backbone::forward`]: the conditional blocks under a mix, and the last norm.
+    ///
+    /// # Shapes
+    /// - mix: [1, tasks]
+    pub fn conditional(
+        &self,
+        shared: Shared,
+        mix: &Tensor<2>,
         drop_path: Option<&mut Rng>,
     ) -> Features {
         match self {
-            Self::Swin(swin) => swin.forward(images, mix, drop_path),
-            Self::Vit(vit) => vit.forward(images, mix, drop_path),
+            Self::Swin(swin) => swin.conditional(shared, mix, drop_path),
+            Self::Vit(vit) => vit.conditional(shared, mix, drop_path),
         }
     }
 
@@ -418,6 +497,21 @@ impl Backbone {
             Self::Swin(swin) => swin.last_stage(mix),
             Self::Vit(_) => None,
         }
+    }
+
+    /// Weights of merged experts under each prompt, [tasks, experts] a block; empty without such experts.
+    pub fn expert_weights(&self) -> Vec<Tensor<2>> {
+        let moe: Vec<Option<&Moe>> = match self {
+            Self::Swin(swin) => { swin.layers.iter() }
+                .flat_map(|stage| &stage.blocks)
+                .map(|block| block.moe.as_ref())
+                .collect(),
+            Self::Vit(vit) => vit.blocks.iter().map(|block| block.moe.as_ref()).collect(),
+        };
+        moe.into_iter()
+            .flatten()
+            .filter_map(Moe::expert_weights)
+            .collect()
     }
 
     /// Its sizes.
@@ -454,7 +548,8 @@ impl Backbone {
         self.num_params()
     }
 
-    /// The same backbone for one mix, without prompts to feed: the export form.
+    /// The same backbone for one mix, without prompts to feed: the export form. With gated or merged experts it is a plain
+    /// backbone, and its configuration's adapter is [`Adapter::folded`].
     pub fn fold(self, mix: Mix) -> Self {
         match self {
             Self::Swin(swin) => Self::Swin(swin.fold(mix)),

@@ -6,10 +6,7 @@ use std::{fmt, str::FromStr};
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    error::ModelError,
-    layers::{Rng, uniform},
-};
+use crate::error::ModelError;
 
 /// The tasks of pre-training, in the order of every tensor that has a tasks axis.
 pub const TASKS: [&str; 3] = ["identity", "part", "attribute"];
@@ -70,35 +67,25 @@ impl Mix {
         Self(weights)
     }
 
-    /// A mix for one image of pre-training: with probability `single` one task, each as likely, else a
-    /// draw from Dirichlet(1, 1, 1), the uniform distribution over all mixes. Our choice.
-    pub fn draw(single: f64, rng: &mut Rng) -> Self {
-        if uniform(rng) < single {
-            let task = (uniform(rng) * TASKS.len() as f64) as usize;
-            return Self::single(task.min(TASKS.len() - 1));
-        }
-        // Normalised exponential draws are Dirichlet(1, ..., 1).
-        let draws = [(); 3].map(|()| -(1.0 - uniform(rng)).ln() + f64::MIN_POSITIVE);
-        let sum: f64 = draws.iter().sum();
-        Self(draws.map(|d| (d / sum) as f32))
-    }
-
     /// The weights, in the order of [`TASKS`].
     pub fn weights(&self) -> [f32; 3] {
         self.0
     }
 
-    /// Weights [batch, tasks] with this mix for every image.
-    pub fn tensor(&self, batch: usize, device: &Device) -> Tensor<2> {
-        mixes_tensor(&vec![*self; batch], device)
+    /// Weights [1, tasks], for all images of a batch.
+    pub fn tensor(&self, device: &Device) -> Tensor<2> {
+        mixes_tensor(&[*self], device)
     }
 }
 
-/// Panics unless there is a mix for each image of a batch.
+/// Panics unless there is one mix for a batch, or one for each of its images.
 #[track_caller]
 pub(crate) fn assert_rows(mixes: &Tensor<2>, batch: usize) {
     let rows = mixes.dims()[0];
-    assert_eq!(rows, batch, "mix for {rows} images, batch of {batch}");
+    assert!(
+        rows == 1 || rows == batch,
+        "mix for {rows} images, batch of {batch}"
+    );
 }
 
 /// Weights [batch, tasks] of one mix an image.
@@ -176,7 +163,6 @@ impl fmt::Display for Mix {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand_chacha::rand_core::SeedableRng;
 
     #[test]
     fn text_round_trips() {
@@ -209,22 +195,5 @@ mod tests {
             let message = text.parse::<Mix>().unwrap_err().to_string();
             assert!(message.contains(expected), "{text}: {message}");
         }
-    }
-
-    #[test]
-    fn draws_are_mixes_with_the_right_mean() {
-        let mut rng = Rng::seed_from_u64(3);
-        let mut sum = [0.0f64; 3];
-        let mut singles = 0;
-        for _ in 0..6000 {
-            let weights = Mix::draw(0.75, &mut rng).weights();
-            assert!((weights.iter().sum::<f32>() - 1.0).abs() < 1e-6);
-            singles += usize::from(weights.contains(&1.0));
-            for (sum, weight) in sum.iter_mut().zip(weights) {
-                *sum += f64::from(weight) / 6000.0;
-            }
-        }
-        assert!((singles as f64 / 6000.0 - 0.75).abs() < 0.02, "{singles}");
-        assert!(sum.iter().all(|s| (s - 1.0 / 3.0).abs() < 0.02), "{sum:?}");
     }
 }

@@ -189,9 +189,8 @@ mod tests {
             "layers.0.blocks.1.attn.relative_position_bias_table",
             "layers.1.downsample.reduction.weight",
             "layers.3.blocks.1.mlp.fc2.bias",
-            "layers.3.blocks.1.moe.prompts.vectors",
-            "layers.3.blocks.1.moe.prompts.a",
-            "layers.3.blocks.1.moe.gamma",
+            "layers.3.blocks.1.moe.prompts.norm1_scale",
+            "layers.3.blocks.1.moe.prompts.hidden_scale",
             "norm.weight",
         ] {
             assert!(

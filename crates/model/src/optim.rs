@@ -24,6 +24,7 @@ use crate::{
         operation::{host, values},
         scalar::{dot, vectorised},
     },
+    moe::is_prompt,
     named::{self, Array, StateDict},
 };
 
@@ -97,9 +98,9 @@ pub struct Rates {
     pub decay: f64,
 }
 
-/// Whether weight decay acts on a parameter: not on vectors (biases, norms, γ, a) and prompts.
+/// Whether weight decay acts on a parameter: not on biases, norms and prompts.
 pub fn decays(name: &str, shape: &[usize]) -> bool {
-    shape.len() > 1 && !name.ends_with(".bias") && !name.ends_with("prompts.vectors")
+    shape.len() > 1 && !name.ends_with(".bias") && !is_prompt(name)
 }
 
 /// Moments of one parameter.
@@ -447,7 +448,13 @@ impl Norms {
 
     /// Norm of all gradients together.
     pub fn total(&self) -> f64 {
-        self.0.values().map(|norm| norm * norm).sum::<f64>().sqrt()
+        self.total_of(|_| true)
+    }
+
+    /// Norm of the gradients whose names `of` accepts together.
+    pub fn total_of(&self, of: impl Fn(&str) -> bool) -> f64 {
+        let norms = self.0.iter().filter(|(name, _)| of(name));
+        norms.map(|(_, norm)| norm * norm).sum::<f64>().sqrt()
     }
 
     /// What the gradient of a name is to be multiplied by.

@@ -26,12 +26,12 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    backbone::{Adapter, Features},
+    backbone::{Adapter, Features, Shared},
     error::ModelError,
     kernels::{self, attention::Grid, mlp, scalar::Activation},
     layers::{self, Drops, EPSILON, Factors, Rng, normalise, project},
     mix::{self, IDENTITY, Mix},
-    moe::{Moe, Routing},
+    moe::{self, Moe, Routing},
 };
 
 /// What forbids attention between regions that a cyclic shift made neighbours, added to the scores.
@@ -216,19 +216,18 @@ impl SwinConfig {
                 self.sizes.mlp_ratio * channels,
                 2 * self.sizes.window_size - 1,
             );
-            let mut block = 4 * channels
+            let block = 4 * channels
                 + relative * relative * heads
                 + 4 * channels * (channels + 1)
                 + 2 * channels * hidden
                 + hidden
                 + channels;
-            match &self.adapter {
-                Adapter::Moe(moe) if moe.stages.contains(&stage) => {
-                    block += moe.parameters(channels);
-                }
-                _ => {}
-            }
             count += depth * block;
+            if let Adapter::Moe(moe) = &self.adapter
+                && stage + 1 == self.sizes.depths.len()
+            {
+                count += moe.blocks * moe.parameters(channels, hidden);
+            }
         }
         count + 2 * self.sizes.stage_channels(self.sizes.depths.len() - 1)
     }
@@ -250,9 +249,9 @@ impl SwinConfig {
             count += depth
                 * layers::block_operations(tokens, window, channels, sizes.mlp_ratio * channels);
             if let Adapter::Moe(moe) = &self.adapter
-                && moe.stages.contains(&stage)
+                && stage + 1 == sizes.depths.len()
             {
-                count += depth * tokens * moe.operations(channels);
+                count += moe.blocks * tokens * moe.operations(channels);
             }
         }
         count
@@ -317,22 +316,13 @@ impl SwinConfig {
                 }
             }
             Adapter::Moe(config) => {
-                config.check()?;
-                if let Some(stage) = config
-                    .stages
-                    .iter()
-                    .find(|s| **s >= self.sizes.depths.len())
-                {
-                    let expected =
-                        format!("stages below {}, counted from 0", self.sizes.depths.len());
-                    return Err(setting("stages", expected, stage.to_string()));
-                }
+                config.check(self.sizes.depths.last().copied().unwrap_or(0))?;
             }
         }
         Ok(())
     }
 
-    /// s = (λ, 1−λ): [batch, 2], when the adapter is SOLIDER's.
+    /// s = (λ, 1−λ): [1 or batch, 2], when the adapter is SOLIDER's.
     fn semantic_weight(&self, mix: &Tensor<2>) -> Option<Tensor<2>> {
         let Adapter::Lambda(config) = &self.adapter else {
             return None;
@@ -373,7 +363,8 @@ impl SwinConfig {
                 });
                 let blocks = (0..self.sizes.depths[stage])
                     .map(|index| {
-                        Block::init(self, stage, rate(before + index), channels, rng, device)
+                        let place = [stage, index];
+                        Block::init(self, place, rate(before + index), channels, rng, device)
                     })
                     .collect();
                 before += self.sizes.depths[stage];
@@ -421,23 +412,23 @@ pub struct Swin {
 }
 
 impl Swin {
-    /// Features of a batch for a mix; see [`crate::backbone::Backbone::forward`].
-    ///
-    /// # Shapes
-    /// - images: [batch, 3, height, width]
-    /// - mix: [batch, tasks]
-    pub fn forward(&self, images: Tensor<4>, mix: Tensor<2>, rng: Option<&mut Rng>) -> Features {
+    /// What the blocks before the conditional ones make of a batch; see [`crate::backbone::Backbone::shared`].
+    pub(crate) fn shared(
+        &self,
+        images: Tensor<4>,
+        mix: &Tensor<2>,
+        rng: Option<&mut Rng>,
+    ) -> Shared {
         let batch = images.dims()[0];
-        mix::assert_rows(&mix, batch);
-        let semantic = self.config.semantic_weight(&mix);
-
-        let rates =
-            { self.layers.iter() }.flat_map(|stage| stage.blocks.iter().map(|b| b.drop_path));
+        mix::assert_rows(mix, batch);
+        let semantic = self.config.semantic_weight(mix);
+        let rates = self.layers.iter().flat_map(|stage| &stage.blocks);
+        let count = rates.clone().count() - self.conditional_blocks();
+        let rates = rates.map(|block| block.drop_path).take(count);
         let mut drops = Drops::draw(rates, batch, rng, &images.device());
 
         let mut x = self.patch_embed.forward(images);
         let mut pyramid = Vec::with_capacity(self.layers.len());
-        let mut routing = Vec::new();
         for (index, stage) in self.layers.iter().enumerate() {
             if let Some(downsample) = &stage.downsample {
                 x = downsample.forward(x);
@@ -448,13 +439,51 @@ impl Swin {
             }
             let [_, height, width, _] = x.dims();
             let windows = windows(&self.config, index, height, width, &x);
-            for (position, block) in stage.blocks.iter().enumerate() {
-                let (output, routed) =
-                    block.forward(x, &windows[position % 2], mix.clone(), drops.next());
+            let last = index + 1 == self.layers.len();
+            let blocks = match last {
+                true => &stage.blocks[..self.first_conditional()],
+                false => &stage.blocks[..],
+            };
+            for (position, block) in blocks.iter().enumerate() {
+                (x, _) = block.forward(x, &windows[position % 2], mix, drops.next());
+            }
+            if !last {
+                pyramid.push(x.clone().permute([0, 3, 1, 2]));
+            }
+        }
+        let [_, height, width, _] = x.dims();
+        Shared {
+            x,
+            pyramid,
+            grid: [height, width],
+        }
+    }
+
+    /// What the conditional blocks make of it; see [`crate::backbone::Backbone::conditional`].
+    pub(crate) fn conditional(
+        &self,
+        shared: Shared,
+        mix: &Tensor<2>,
+        rng: Option<&mut Rng>,
+    ) -> Features {
+        let Shared {
+            mut x, mut pyramid, ..
+        } = shared;
+        let [batch, height, width, _] = x.dims();
+        mix::assert_rows(mix, batch);
+        let mut routing = Vec::new();
+        if let Some(stage) = self.layers.last() {
+            let first = self.first_conditional();
+            let blocks = &stage.blocks[first..];
+            let rates = blocks.iter().map(|block| block.drop_path);
+            let mut drops = Drops::draw(rates, batch, rng, &x.device());
+            let windows = windows(&self.config, self.layers.len() - 1, height, width, &x);
+            for (position, block) in blocks.iter().enumerate() {
+                let windows = &windows[(first + position) % 2];
+                let (output, routed) = block.forward(x, windows, mix, drops.next());
                 x = output;
                 routing.extend(routed);
             }
-            pyramid.push(x.clone().permute([0, 3, 1, 2]));
         }
         let x = normalise(x, &self.norm);
         let [_, height, width, channels] = x.dims();
@@ -464,14 +493,25 @@ impl Swin {
             .mean_dim(1)
             .squeeze_dim::<2>(1);
         let map = x.permute([0, 3, 1, 2]);
-        if let Some(last) = pyramid.last_mut() {
-            *last = map.clone();
-        }
+        pyramid.push(map.clone());
         Features {
             map,
             pooled,
             pyramid,
             routing,
+        }
+    }
+
+    /// The first conditional block of the last stage; as many as there are without conditional ones.
+    fn first_conditional(&self) -> usize {
+        let depth = self.layers.last().map_or(0, |stage| stage.blocks.len());
+        depth - self.conditional_blocks()
+    }
+
+    fn conditional_blocks(&self) -> usize {
+        match &self.config.adapter {
+            Adapter::Moe(moe) => moe.blocks,
+            _ => 0,
         }
     }
 
@@ -494,14 +534,17 @@ impl Swin {
             .stage_stride(self.config.sizes.depths.len() - 1)
     }
 
-    /// The same network for one mix, without prompts ([`Moe::fold`]). SOLIDER's controller gets the mix's λ.
+    /// The same network for one mix, without prompts. Gated and merged experts leave the plain network, routed ones their
+    /// router; SOLIDER's controller gets the mix's λ.
     pub fn fold(mut self, mix: Mix) -> Self {
         if let Adapter::Lambda(config) = &mut self.config.adapter {
             config.lambda.get_or_insert(1.0 - mix.weights()[IDENTITY]);
         }
+        let device = self.norm.gamma.val().device();
         for block in self.layers.iter_mut().flat_map(|stage| &mut stage.blocks) {
-            block.moe = block.moe.take().map(|moe| moe.fold(mix));
+            *block = block.clone().fold(&mix.tensor(&device));
         }
+        self.config.adapter = self.config.adapter.folded();
         self
     }
 
@@ -550,8 +593,8 @@ impl LastStage {
     ///   merging has a stride of 1
     pub fn forward(&self, maps: Tensor<4>, rng: Option<&mut Rng>) -> Tensor<4> {
         let (batch, index) = (maps.dims()[0], self.config.sizes.depths.len() - 1);
-        // Prompts are folded in, so that no block hears this.
-        let mix = Mix::mean().tensor(batch, &maps.device());
+        // Prompts are folded in, so that no block depends on this.
+        let mix = Mix::mean().tensor(&maps.device());
         let rates = self.stage.blocks.iter().map(|block| block.drop_path);
         let mut drops = Drops::draw(rates, batch, rng, &maps.device());
         let mut x = maps.permute([0, 2, 3, 1]);
@@ -568,7 +611,7 @@ impl LastStage {
         let windows = windows(&self.config, index, height, width, &x);
         for (position, block) in self.stage.blocks.iter().enumerate() {
             let windows = &windows[position % 2];
-            (x, _) = block.forward(x, windows, mix.clone(), drops.next());
+            (x, _) = block.forward(x, windows, &mix, drops.next());
         }
         normalise(x, &self.norm).permute([0, 3, 1, 2])
     }
@@ -652,10 +695,9 @@ fn cached(key: Key, make: impl FnOnce(&Key) -> Windows) -> Windows {
     windows
 }
 
-/// x·softplus(W s + b) + (W' s + b'); x: [batch, height, width, channels], s: [batch, 2].
+/// x·softplus(W s + b) + (W' s + b'); x: [batch, height, width, channels], s: [1 or batch, 2].
 fn modulate([scale, offset]: [&Linear; 2], x: Tensor<4>, semantic: Tensor<2>) -> Tensor<4> {
-    let [batch, _, _, channels] = x.dims();
-    let shape = [batch, 1, 1, channels];
+    let shape = [semantic.dims()[0], 1, 1, x.dims()[3]];
     let scale = softplus(scale.forward(semantic.clone()), 1.0);
     let offset = offset.forward(semantic);
     x * scale.reshape(shape) + offset.reshape(shape)
@@ -764,7 +806,7 @@ pub struct Stage {
     pub blocks: Vec<Block>,
 }
 
-/// Window attention, an MLP and, in adapted stages, experts beside the MLP.
+/// Window attention, an MLP and, in conditional blocks, the mixture of experts.
 #[derive(Module, Debug)]
 pub struct Block {
     /// LN1.
@@ -775,7 +817,7 @@ pub struct Block {
     pub norm2: LayerNorm,
     /// The MLP.
     pub mlp: Mlp,
-    /// The experts, with LN3.
+    /// The mixture of experts of a conditional block.
     pub moe: Option<Moe>,
     drop_path: f64,
 }
@@ -783,65 +825,103 @@ pub struct Block {
 impl Block {
     fn init(
         config: &SwinConfig,
-        stage: usize,
+        [stage, index]: [usize; 2],
         drop_path: f64,
         channels: usize,
         rng: &mut Rng,
         device: &Device,
     ) -> Self {
         let heads = config.sizes.num_heads[stage];
-        let moe = match &config.adapter {
-            Adapter::Moe(moe) if moe.stages.contains(&stage) => {
-                Some(moe.init(channels, rng, device))
-            }
-            _ => None,
-        };
-        Self {
+        let hidden = config.sizes.mlp_ratio * channels;
+        let last = stage + 1 == config.sizes.depths.len();
+        let plain = Self {
             norm1: layers::layer_norm(channels, device),
             attn: WindowAttention::init(channels, heads, config.sizes.window_size, rng, device),
             norm2: layers::layer_norm(channels, device),
-            mlp: Mlp::init(channels, config.sizes.mlp_ratio * channels, rng, device),
-            moe,
+            mlp: Mlp::init(channels, hidden, rng, device),
+            moe: None,
             drop_path,
+        };
+        // Drawn last, so that the plain part of a block is the same with and without experts.
+        let moe = match &config.adapter {
+            Adapter::Moe(moe) if last && index + moe.blocks >= config.sizes.depths[stage] => {
+                Some(moe.init(channels, hidden, rng, device))
+            }
+            _ => None,
+        };
+        Self { moe, ..plain }
+    }
+
+    /// The block under prompt weights [1, tasks]: without prompts, its tensors of the graph.
+    fn condition(&self, mix: &Tensor<2>) -> Option<Self> {
+        let moe = self.moe.as_ref()?;
+        let moe::Conditioned { norm1, norm2, mlp } =
+            moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
+        Some(Self {
+            norm1,
+            norm2,
+            mlp,
+            moe: None,
+            ..self.clone()
+        })
+    }
+
+    /// The same for prompt weights, as a block of its own.
+    fn fold(self, mix: &Tensor<2>) -> Self {
+        let Some(block) = self.condition(mix) else {
+            return self;
+        };
+        Self {
+            norm1: moe::detached_norm(block.norm1),
+            norm2: moe::detached_norm(block.norm2),
+            mlp: block.mlp.detached(),
+            moe: self.moe.and_then(|moe| moe.fold(mix)),
+            ..block
         }
     }
 
-    /// x: [batch, height, width, channels], mix: [batch, tasks].
+    /// x: [batch, height, width, channels], mix: [1, tasks].
     fn forward(
         &self,
         x: Tensor<4>,
         windows: &Windows,
-        mix: Tensor<2>,
+        mix: &Tensor<2>,
         [factors, later]: [Option<Factors>; 2],
     ) -> (Tensor<4>, Option<Routing>) {
+        let conditioned = self.condition(mix);
+        let Self {
+            norm1,
+            norm2,
+            attn,
+            mlp,
+            ..
+        } = conditioned.as_ref().unwrap_or(self);
         let [batch, height, width, channels] = x.dims();
         let flat = [batch, height * width, channels];
         let x = match windows {
             Windows::Fused(grid) => kernels::attention::attention(
                 x.reshape(flat),
-                self.attn.parameters(&self.norm1),
+                attn.parameters(norm1),
                 EPSILON,
-                self.attn.heads,
+                attn.heads,
                 grid.clone(),
                 factors.map(|factors| factors.values),
             ),
             Windows::Graph(windows) => {
-                let attended = self.attn.forward(self.norm1.forward(x.clone()), windows);
+                let attended = attn.forward(norm1.forward(x.clone()), windows);
                 (x + Factors::scale(&factors, attended)).reshape(flat)
             }
         };
 
-        let (experts, routing) = match &self.moe {
+        let routed = self.moe.as_ref().and_then(|moe| moe.route(&x, mix));
+        let (experts, routing) = match routed {
             None => (None, None),
-            Some(moe) => {
-                let (experts, routing) = moe.forward(x.clone(), mix);
-                (Some(Factors::scale(&later, experts)), Some(routing))
-            }
+            Some((experts, routing)) => (Some(Factors::scale(&later, experts)), Some(routing)),
         };
         let x = match windows {
-            Windows::Fused(_) => self.mlp.residual(x, &self.norm2, EPSILON, later),
+            Windows::Fused(_) => mlp.residual(x, norm2, EPSILON, later),
             Windows::Graph(_) => {
-                let branch = self.mlp.forward(self.norm2.forward(x.clone()));
+                let branch = mlp.forward(norm2.forward(x.clone()));
                 x + Factors::scale(&later, branch)
             }
         };
@@ -870,6 +950,29 @@ impl Mlp {
             fc1: layers::linear(channels, hidden, true, rng, device),
             fc2: layers::linear(hidden, channels, true, rng, device),
             activation: Activation::Gelu,
+        }
+    }
+
+    /// The same with other layers.
+    pub(crate) fn with_layers(&self, fc1: Linear, fc2: Linear) -> Self {
+        let activation = self.activation;
+        Self {
+            fc1,
+            fc2,
+            activation,
+        }
+    }
+
+    /// The same with tensors that are no part of a graph.
+    pub(crate) fn detached(self) -> Self {
+        let detached = |layer: Linear| Linear {
+            weight: moe::detached(layer.weight),
+            bias: layer.bias.map(moe::detached),
+        };
+        Self {
+            fc1: detached(self.fc1),
+            fc2: detached(self.fc2),
+            activation: self.activation,
         }
     }
 
@@ -1269,7 +1372,7 @@ mod tests {
     use super::*;
     use crate::{
         kernels::tests::{assert_alike, trace},
-        moe::MoeConfig,
+        moe::{MoeConfig, MoeKind},
         named,
     };
     use rand_chacha::rand_core::SeedableRng;
@@ -1290,11 +1393,16 @@ mod tests {
             let (heads, side) = (pick(3), 1 + pick(4));
             let (channels, size) = (4 * heads * pick(3), [pick(11), pick(11)]);
             let shape = [pick(3), size[0], size[1], channels];
-            let adapter = match seed % 3 {
+            let adapter = match seed % 4 {
                 0 => Adapter::Moe(MoeConfig {
-                    stages: vec![0],
+                    form: MoeKind::Routed,
                     ..MoeConfig::default()
                 }),
+                1 => Adapter::Moe(MoeConfig {
+                    form: MoeKind::Merged,
+                    ..MoeConfig::default()
+                }),
+                2 => Adapter::Moe(MoeConfig::default()),
                 _ => Adapter::None,
             };
             let sizes = SwinSizes {
@@ -1314,7 +1422,7 @@ mod tests {
             };
             let shift = if pick(2) == 1 { 0 } else { side / 2 };
             let case = Case {
-                block: Block::init(&config, 0, 0.3, channels, &mut rng, &device),
+                block: Block::init(&config, [0, 0], 0.3, channels, &mut rng, &device),
                 x: layers::trunc_normal(shape, 1.0, &mut rng, &device),
             };
             // Away from biases and norms that do nothing.
@@ -1324,12 +1432,15 @@ mod tests {
             });
             let run = |windows: Windows| {
                 trace(&case, |case| {
-                    let mix = Mix::mean().tensor(shape[0], &device);
+                    let mix = "identity=0.7,part=0.3"
+                        .parse::<Mix>()
+                        .unwrap()
+                        .tensor(&device);
                     let mut rng = Rng::seed_from_u64(seed);
                     let mut drops =
                         Drops::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
                     case.block
-                        .forward(case.x.val(), &windows, mix, drops.next())
+                        .forward(case.x.val(), &windows, &mix, drops.next())
                         .0
                 })
             };

@@ -11,7 +11,7 @@
 //! * the class token has a position embedding and registers have none, as in DINOv2.
 //!
 //! For what works with stages, the blocks count as four stages of equal depth: the pyramid holds the map after
-//! each, and [`MoeConfig::stages`](crate::moe::MoeConfig) chooses among them, so the last half has experts.
+//! each, and conditional blocks lie in the last.
 
 use std::sync::Arc;
 
@@ -23,13 +23,13 @@ use burn::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    backbone::{Adapter, Features},
+    backbone::{Adapter, Features, Shared},
     clip::resample_grid,
     error::ModelError,
     kernels::{self, attention::Grid, scalar::Activation},
     layers::{self, Drops, Factors, Rng, project},
     mix::{self, Mix},
-    moe::{Moe, Routing},
+    moe::{self, Moe, Routing},
     swin::{Mlp, PatchProjection},
 };
 
@@ -138,6 +138,12 @@ impl VitSizes {
         self.image.map(|size| size.div_ceil(self.patch))
     }
 
+    /// Blocks that count to the last stage.
+    pub fn last_stage(&self) -> usize {
+        let last = |block: &usize| block * STAGES / self.depth + 1 == STAGES;
+        (0..self.depth).filter(last).count().max(1)
+    }
+
     /// Tokens in front of the patches.
     fn prefix(&self) -> usize {
         usize::from(self.class_token) + self.registers
@@ -207,11 +213,7 @@ impl VitConfig {
                 return Err(setting("adapter", expected.into(), "lambda".into()));
             }
             Adapter::Moe(config) => {
-                config.check()?;
-                if let Some(stage) = config.stages.iter().find(|stage| **stage >= STAGES) {
-                    let expected = format!("stages below {STAGES}, counted from 0");
-                    return Err(setting("stages", expected, stage.to_string()));
-                }
+                config.check(sizes.last_stage())?;
             }
         }
         Ok(())
@@ -238,10 +240,7 @@ impl VitConfig {
             + width
             + layer_scale;
         let experts: usize = match &self.adapter {
-            Adapter::Moe(moe) => {
-                let blocks = (0..sizes.depth).filter(|b| moe.stages.contains(&self.stage(*b)));
-                blocks.count() * moe.parameters(width)
-            }
+            Adapter::Moe(moe) => moe.blocks * moe.parameters(width, hidden),
             _ => 0,
         };
         let class = usize::from(sizes.class_token);
@@ -260,10 +259,7 @@ impl VitConfig {
         let tokens = sizes.prefix() + rows * columns;
         let block = layers::block_operations(tokens, tokens, sizes.width, sizes.hidden);
         let experts: usize = match &self.adapter {
-            Adapter::Moe(moe) => {
-                let blocks = (0..sizes.depth).filter(|b| moe.stages.contains(&self.stage(*b)));
-                blocks.count() * tokens * moe.operations(sizes.width)
-            }
+            Adapter::Moe(moe) => moe.blocks * tokens * moe.operations(sizes.width),
             _ => 0,
         };
         2 * rows * columns * 3 * sizes.patch.pow(2) * sizes.width + sizes.depth * block + experts
@@ -334,32 +330,54 @@ fn normalise(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
 }
 
 impl Vit {
-    /// Features of a batch for a mix; see [`crate::backbone::Backbone::forward`].
-    ///
-    /// # Shapes
-    /// - images: [batch, 3, height, width]
-    /// - mix: [batch, tasks]
-    pub fn forward(&self, images: Tensor<4>, mix: Tensor<2>, rng: Option<&mut Rng>) -> Features {
+    /// What the blocks before the conditional ones make of a batch; see [`crate::backbone::Backbone::shared`].
+    pub(crate) fn shared(&self, images: Tensor<4>, rng: Option<&mut Rng>) -> Shared {
         let batch = images.dims()[0];
-        mix::assert_rows(&mix, batch);
-        let rates = self.blocks.iter().map(|block| block.drop_path);
+        let blocks = &self.blocks[..self.first_conditional()];
+        let rates = blocks.iter().map(|block| block.drop_path);
         let mut drops = Drops::draw(rates, batch, rng, &images.device());
         let (mut x, grid) = self.embed(images);
         let mut pyramid = Vec::with_capacity(STAGES);
+        // No mix reaches blocks without experts.
+        let mix = Mix::mean().tensor(&x.device());
+        for (index, block) in blocks.iter().enumerate() {
+            (x, _) = block.forward(x, &mix, drops.next());
+            self.collect(&mut pyramid, index, &x, grid);
+        }
+        let [_, tokens, width] = x.dims();
+        // As a map with the tokens in front as further rows: [batch, 1, tokens, width] and the grid beside.
+        Shared {
+            x: x.reshape([batch, 1, tokens, width]),
+            pyramid,
+            grid,
+        }
+    }
+
+    /// What the conditional blocks make of it; see [`crate::backbone::Backbone::conditional`].
+    pub(crate) fn conditional(
+        &self,
+        shared: Shared,
+        mix: &Tensor<2>,
+        rng: Option<&mut Rng>,
+    ) -> Features {
+        let Shared {
+            x,
+            mut pyramid,
+            grid,
+        } = shared;
+        let [batch, _, tokens, width] = x.dims();
+        let mut x = x.reshape([batch, tokens, width]);
+        mix::assert_rows(mix, batch);
+        let first = self.first_conditional();
+        let blocks = &self.blocks[first..];
+        let rates = blocks.iter().map(|block| block.drop_path);
+        let mut drops = Drops::draw(rates, batch, rng, &x.device());
         let mut routing = Vec::new();
-        for (index, block) in self.blocks.iter().enumerate() {
-            let (output, routed) = block.forward(x, mix.clone(), drops.next());
+        for (index, block) in blocks.iter().enumerate() {
+            let (output, routed) = block.forward(x, mix, drops.next());
             x = output;
             routing.extend(routed);
-            // A network of fewer blocks than stages gives some maps twice, so that there are always four.
-            let next = if index + 1 == self.blocks.len() {
-                STAGES
-            } else {
-                self.config.stage(index + 1)
-            };
-            while pyramid.len() < next {
-                pyramid.push(self.map(x.clone(), grid));
-            }
+            self.collect(&mut pyramid, first + index, &x, grid);
         }
         let x = normalise(x, &self.norm);
         let map = self.map(x.clone(), grid);
@@ -378,6 +396,27 @@ impl Vit {
             pooled: pooled.squeeze_dim::<2>(1),
             pyramid,
             routing,
+        }
+    }
+
+    /// Adds the map after block `index` to the pyramid where a stage ends there. A network of fewer blocks than stages
+    /// gives some maps twice, so that there are always four.
+    fn collect(&self, pyramid: &mut Vec<Tensor<4>>, index: usize, x: &Tensor<3>, grid: [usize; 2]) {
+        let next = if index + 1 == self.blocks.len() {
+            STAGES
+        } else {
+            self.config.stage(index + 1)
+        };
+        while pyramid.len() < next {
+            pyramid.push(self.map(x.clone(), grid));
+        }
+    }
+
+    /// The first conditional block; as many as there are without conditional ones.
+    fn first_conditional(&self) -> usize {
+        match &self.config.adapter {
+            Adapter::Moe(moe) => self.blocks.len() - moe.blocks,
+            _ => self.blocks.len(),
         }
     }
 
@@ -431,11 +470,14 @@ impl Vit {
         &self.config
     }
 
-    /// The same network for one mix, without prompts ([`Moe::fold`]).
+    /// The same network for one mix, without prompts. Gated and merged experts leave the plain network, routed ones their
+    /// router.
     pub fn fold(mut self, mix: Mix) -> Self {
+        let device = self.pos_embed.val().device();
         for block in &mut self.blocks {
-            block.moe = block.moe.take().map(|moe| moe.fold(mix));
+            *block = block.clone().fold(&mix.tensor(&device));
         }
+        self.config.adapter = self.config.adapter.folded();
         self
     }
 }
@@ -447,7 +489,7 @@ pub struct PatchEmbed {
     pub proj: PatchProjection,
 }
 
-/// Attention, an MLP and, in adapted blocks, experts beside the MLP.
+/// Attention, an MLP and, in conditional blocks, the mixture of experts.
 #[derive(Module, Debug)]
 pub struct Block {
     /// LN1.
@@ -460,9 +502,9 @@ pub struct Block {
     pub norm2: LayerNorm,
     /// The MLP.
     pub mlp: Mlp,
-    /// Scale of the MLP's branch; the experts have their own, γ.
+    /// Scale of the MLP's branch.
     pub ls2: Option<LayerScale>,
-    /// The experts, with LN3.
+    /// The mixture of experts of a conditional block.
     pub moe: Option<Moe>,
     drop_path: f64,
 }
@@ -482,13 +524,7 @@ impl Block {
                 gamma: layers::constant([width], LAYER_SCALE, device),
             })
         };
-        let moe = match &config.adapter {
-            Adapter::Moe(moe) if moe.stages.contains(&config.stage(block)) => {
-                Some(moe.init(width, rng, device))
-            }
-            _ => None,
-        };
-        Self {
+        let plain = Self {
             norm1: norm(width, device),
             attn: Attention {
                 qkv: layers::linear(width, 3 * width, sizes.qkv_bias, rng, device),
@@ -503,48 +539,85 @@ impl Block {
                 Activation::Gelu
             }),
             ls2: scale(),
-            moe,
+            moe: None,
             drop_path,
+        };
+        // Drawn last, so that the plain part of a block is the same with and without experts.
+        let moe = match &config.adapter {
+            Adapter::Moe(moe) if block + moe.blocks >= sizes.depth => {
+                Some(moe.init(width, sizes.hidden, rng, device))
+            }
+            _ => None,
+        };
+        Self { moe, ..plain }
+    }
+
+    /// The block under prompt weights [1, tasks]: without prompts, its tensors of the graph.
+    fn condition(&self, mix: &Tensor<2>) -> Option<Self> {
+        let moe = self.moe.as_ref()?;
+        let moe::Conditioned { norm1, norm2, mlp } =
+            moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
+        Some(Self {
+            norm1,
+            norm2,
+            mlp,
+            moe: None,
+            ..self.clone()
+        })
+    }
+
+    /// The same for prompt weights, as a block of its own.
+    fn fold(self, mix: &Tensor<2>) -> Self {
+        let Some(block) = self.condition(mix) else {
+            return self;
+        };
+        Self {
+            norm1: moe::detached_norm(block.norm1),
+            norm2: moe::detached_norm(block.norm2),
+            mlp: block.mlp.detached(),
+            moe: self.moe.and_then(|moe| moe.fold(mix)),
+            ..block
         }
     }
 
-    /// x: [batch, tokens, width], mix: [batch, tasks].
+    /// x: [batch, tokens, width], mix: [1, tasks].
     fn forward(
         &self,
         x: Tensor<3>,
-        mix: Tensor<2>,
+        mix: &Tensor<2>,
         [factors, later]: [Option<Factors>; 2],
     ) -> (Tensor<3>, Option<Routing>) {
+        let conditioned = self.condition(mix);
+        let Self {
+            norm1,
+            norm2,
+            attn,
+            mlp,
+            ..
+        } = conditioned.as_ref().unwrap_or(self);
         let tokens = x.dims()[1];
         let fuse = kernels::can_fuse(&x) && self.ls1.is_none() && self.ls2.is_none();
         let x = if fuse {
-            let parameters = kernels::attention::Parameters::new(
-                &self.norm1,
-                &self.attn.qkv,
-                &self.attn.proj,
-                None,
-            );
+            let parameters =
+                kernels::attention::Parameters::new(norm1, &attn.qkv, &attn.proj, None);
             let grid = Arc::new(Grid::whole(tokens, false));
             let factors = factors.map(|factors| factors.values);
-            kernels::attention::attention(x, parameters, EPSILON, self.attn.heads, grid, factors)
+            kernels::attention::attention(x, parameters, EPSILON, attn.heads, grid, factors)
         } else {
-            let attended = self.attn.forward(normalise(x.clone(), &self.norm1));
+            let attended = attn.forward(normalise(x.clone(), norm1));
             let attended = LayerScale::apply(&self.ls1, attended);
             x + Factors::scale(&factors, attended)
         };
 
-        let (experts, routing) = match &self.moe {
+        let routed = self.moe.as_ref().and_then(|moe| moe.route(&x, mix));
+        let (experts, routing) = match routed {
             None => (None, None),
-            Some(moe) => {
-                let (experts, routing) = moe.forward(x.clone(), mix);
-                let experts = Factors::scale(&later, experts);
-                (Some(experts), Some(routing))
-            }
+            Some((experts, routing)) => (Some(Factors::scale(&later, experts)), Some(routing)),
         };
         let x = if fuse {
-            self.mlp.residual(x, &self.norm2, EPSILON, later)
+            mlp.residual(x, norm2, EPSILON, later)
         } else {
-            let branch = self.mlp.forward(normalise(x.clone(), &self.norm2));
+            let branch = mlp.forward(normalise(x.clone(), norm2));
             let branch = LayerScale::apply(&self.ls2, branch);
             x + Factors::scale(&later, branch)
         };

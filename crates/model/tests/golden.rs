@@ -7,12 +7,12 @@ use burn::{
     tensor::{Device, Slice, Tensor, TensorData},
 };
 use clasp_model::{
-    backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig},
+    backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes},
     heads::DinoHeadConfig,
     layers::Rng,
     losses::{Temperatures, centre_update, dino::teacher_mean, dino_loss},
-    mix::{Mix, mixes_tensor},
-    moe::MoeConfig,
+    mix::Mix,
+    moe::{MoeConfig, MoeKind},
     named,
     optim::{Clip, Norms, Optimiser, OptimiserConfig, Rates, decays},
     schedule::Cosine,
@@ -68,10 +68,7 @@ fn fill<M: Module>(module: M, prefix: &str) -> M {
         let name = format!("{prefix}{name}");
         let device = old.device();
         let values = match (name.as_str(), shape) {
-            (name, _) if name.ends_with(".vectors") || name.ends_with("moe.gamma") => {
-                noise(name, old.dims()[0])
-            }
-            (name, _) if name.ends_with(".a") => vec![0.4],
+            (name, _) if name.contains(".moe.prompts.") => noise(name, old.dims()[0]),
             (name, _) if name.ends_with("weight_g") => vec![1.0; old.dims()[0]],
             // A linear layer's weight is stored the other way round.
             (name, [inputs, outputs]) if name.ends_with(".weight") => {
@@ -142,7 +139,7 @@ fn check_features(golden: &Golden, backbone: &Backbone, name: &str, height: usiz
     let device = Device::flex();
     let images = noise(&format!("images {height}x{width}"), 3 * height * width);
     let images = tensor(images, [1, 3, height, width], &device) * 2.0;
-    let features = backbone.forward(images, Mix::mean().tensor(1, &device), None);
+    let features = backbone.forward(images, Mix::mean().tensor(&device), None);
     assert_eq!(features.map.dims()[2..], backbone.grid(height, width));
     golden.check(
         &format!("{name} {height}x{width} pooled"),
@@ -185,7 +182,7 @@ fn merging_of_stride_1_is_mmdetections() {
         for (height, width) in [(256, 128), (100, 60)] {
             let images = noise(&format!("images {height}x{width}"), 3 * height * width);
             let images = tensor(images, [1, 3, height, width], &device) * 2.0;
-            let features = backbone.forward(images, Mix::mean().tensor(1, &device), None);
+            let features = backbone.forward(images, Mix::mean().tensor(&device), None);
             let [_, _, rows, columns] = features.map.dims();
             assert_eq!([rows, columns], backbone.grid(height, width));
             let name = format!("strides {} {} {height}x{width} map", strides[2], strides[3]);
@@ -238,7 +235,7 @@ fn vit_is_timms() {
         for (height, width) in [(256, 128), (100, 60)] {
             let images = noise(&format!("images {height}x{width}"), 3 * height * width);
             let images = tensor(images, [1, 3, height, width], &device) * 2.0;
-            let features = vit.forward(images, Mix::mean().tensor(1, &device), None);
+            let features = vit.forward(images, Mix::mean().tensor(&device), None);
             let name = format!("{name} {height}x{width}");
             golden.check(&format!("{name} pooled"), features.pooled, MODELS);
             let channels = (0..features.map.dims()[1] / 24)
@@ -277,16 +274,39 @@ fn parameter_counts_are_timms() {
 }
 
 #[test]
-fn experts_are_those_of_the_token_by_token_reference() {
-    let device = Device::flex();
-    let moe = fill(
-        MoeConfig::default().init(16, &mut Rng::seed_from_u64(0), &device),
-        "moe.",
+fn experts_are_those_of_the_reference() {
+    let (golden, device) = (Golden::open(), Device::flex());
+    let mix = Mix::new([0.2, 0.3, 0.5]).unwrap();
+    let images = tensor(
+        noise("moe images", 2 * 3 * 32 * 16),
+        [2, 3, 32, 16],
+        &device,
     );
-    let tokens = tensor(noise("moe tokens", 2 * 5 * 16), [2, 5, 16], &device);
-    let mixes = [Mix::single(0), Mix::new([0.2, 0.3, 0.5]).unwrap()];
-    let (output, _) = moe.forward(tokens, mixes_tensor(&mixes, &device));
-    Golden::open().check("moe output", output, OPS);
+    let sizes = VitSizes {
+        image: [32, 16],
+        patch: 8,
+        width: 16,
+        depth: 1,
+        heads: 2,
+        hidden: 24,
+        ..VitSizes::pico()
+    };
+    for (name, form) in [("gated", MoeKind::Gated), ("merged", MoeKind::Merged)] {
+        let adapter = Adapter::Moe(MoeConfig {
+            form,
+            ..MoeConfig::default()
+        });
+        let config = BackboneConfig::of_sizes(Sizes::Vit(sizes.clone())).with_adapter(adapter);
+        let backbone = fill(config.init(&mut Rng::seed_from_u64(0), &device), "");
+        let expected = format!("moe {name} map");
+        let map = |backbone: &Backbone| {
+            backbone
+                .forward(images.clone(), mix.tensor(&device), None)
+                .map
+        };
+        golden.check(&expected, map(&backbone), OPS);
+        golden.check(&expected, map(&backbone.fold(mix)), OPS);
+    }
 }
 
 #[test]

@@ -7,9 +7,10 @@
 //! | `student.…` | backbone (`student.trunk.backbone.…`) and all heads |
 //! | `teacher.…` | backbone and projection head of the moving average |
 //! | `centre` | centre of the teacher's projections: [1, outputs] |
+//! | `usual_targets` | moving sum of the mean of the teacher's targets: [1, outputs] |
 //! | `optimiser.…` | moments and step count of AdamW, by parameter |
 //!
-//! and the metadata `format` (`clasp-pretrain/1`), `clasp` (version), `step`, `position` (the
+//! and the metadata `format` (`clasp-pretrain/2`), `clasp` (version), `step`, `position` (the
 //! loader's place, JSON), `images` (of the corpus), `vocabulary` (digest, empty without labels) and
 //! `recipe` (resolved, TOML). There is no state of a random generator: every draw follows from the
 //! recipe's seed, the step or epoch, and what it is for, so seed and step are that state. Schedules
@@ -38,20 +39,19 @@ use crate::recipe::{Machine, Recipe};
 use crate::step::{Trainer, adamw};
 
 /// Value of `format` in the metadata.
-pub const FORMAT: &str = "clasp-pretrain/1";
+pub const FORMAT: &str = "clasp-pretrain/2";
 
 /// Recipe keys that must not change when a run goes on: they shape tensors or the order of images.
-const FIXED: [&str; 14] = [
+const FIXED: [&str; 13] = [
     "method",
     "seed",
     "run.batch",
     "model.backbone",
     "model.adapter",
-    "model.stages",
+    "model.conditional_blocks",
     "model.experts",
     "model.top_k",
     "model.reduction",
-    "model.prompts",
     "head.outputs",
     "head.hidden",
     "head.bottleneck",
@@ -329,30 +329,29 @@ pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Posi
     whole("student", &report)?;
     let (teacher, report) = load_state_dict(trainer.teacher.clone(), &of("teacher."));
     whole("teacher", &report)?;
-    let centre = state
-        .get("centre")
-        .filter(|array| array.shape == trainer.centre.dims());
-    let Some(centre) = centre else {
-        let found = state
-            .get("centre")
-            .map_or("none".to_owned(), |array| format!("{:?}", array.shape));
-        return Err(differs(
-            "centre",
-            format!("{:?}", trainer.centre.dims()),
-            &found,
-            "",
-        ));
+    let row = |name: &str, like: &Tensor<2>| {
+        let array = state.get(name);
+        match array.filter(|array| array.shape == like.dims()) {
+            Some(array) => Ok(Tensor::from_data(
+                TensorData::new(array.data.clone(), array.shape.clone()),
+                &like.device(),
+            )),
+            None => {
+                let found = array.map_or("none".to_owned(), |array| format!("{:?}", array.shape));
+                Err(differs(name, format!("{:?}", like.dims()), &found, ""))
+            }
+        }
     };
-    trainer.centre = Tensor::from_data(
-        TensorData::new(centre.data.clone(), centre.shape.clone()),
-        &trainer.centre.device(),
-    );
+    let centre = row("centre", &trainer.centre)?;
+    let usual_targets = row("usual_targets", &trainer.usual_targets)?;
     let optimiser = Optimiser::from_state(
         adamw(&trainer.plan),
         &of("optimiser."),
         &trainer.centre.device(),
     )?;
     optimiser.check("", &student)?;
+    trainer.centre = centre;
+    trainer.usual_targets = usual_targets;
     trainer.optimiser = optimiser;
     trainer.student = student;
     trainer.teacher = teacher;
@@ -371,10 +370,16 @@ fn state(trainer: &Trainer) -> StateDict {
     put("student.", state_dict(&trainer.student));
     put("teacher.", state_dict(&trainer.teacher));
     put("optimiser.", trainer.optimiser.state());
-    let centre = Array {
-        shape: trainer.centre.dims().to_vec(),
-        data: trainer.centre.clone().into_data().iter::<f32>().collect(),
+    let row = |tensor: &Tensor<2>| Array {
+        shape: tensor.dims().to_vec(),
+        data: tensor.clone().into_data().iter::<f32>().collect(),
     };
-    put("", StateDict::from([("centre".to_owned(), centre)]));
+    put(
+        "",
+        StateDict::from([
+            ("centre".to_owned(), row(&trainer.centre)),
+            ("usual_targets".to_owned(), row(&trainer.usual_targets)),
+        ]),
+    );
     state
 }

@@ -4,9 +4,10 @@
 //! |---|---|
 //! | [`recipe`] | the recipe, its defaults, `"auto"` and overrides |
 //! | [`views`] | from images and labels to the tensors of a step |
-//! | [`student`] | the networks: trunk and heads |
-//! | [`step`] | one step: losses, replicas, optimiser, teacher, centre |
-//! | [`monitor`] | collapse, use of the experts |
+//! | [`student`] | the networks, and which features each loss sees |
+//! | `objective` | the losses of a share of a batch |
+//! | [`step`] | one step: replicas, optimiser, teacher, centre |
+//! | [`monitor`] | the collapse monitor, use of the experts |
 //! | [`checkpoint`] | saving and going on |
 //! | [`mod@train`] | the loop |
 //!
@@ -15,6 +16,7 @@
 pub mod checkpoint;
 pub mod error;
 pub mod monitor;
+mod objective;
 pub mod recipe;
 pub mod step;
 pub mod student;

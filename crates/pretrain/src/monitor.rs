@@ -1,30 +1,42 @@
-//! What to watch while a run goes: collapse, and who uses which expert.
+//! The collapse monitor, and who uses which expert.
 
 use clasp_model::backbone::Routing;
-use clasp_model::mix::{Mix, TASKS};
+use clasp_model::mix::TASKS;
 use serde::Serialize;
 
 use clasp_run::Metrics;
 
-/// Steps over which the figures are averaged before they are judged.
+/// Steps over which metrics are averaged before they are judged.
 const MEMORY: f64 = 20.0;
-/// A loss or an entropy this close to ln K, as a share of it, counts as being there.
-const CLOSE: f64 = 0.01;
-/// A teacher entropy below this share of ln K counts as 0.
-const PEAKED: f64 = 0.005;
+/// H − L_dino below this share of ln K is uniform collapse: the student predicts no more than the mean target.
+const NO_LEARNING: f64 = 0.05;
+/// H below this share of ln min(K, samples) is sharp collapse, where the features' spread falls too.
+const SHARP: f64 = 0.5;
+/// A spread below this share of its largest value has fallen.
+const FALLEN: f64 = 0.8;
 /// A standard deviation of features below this (1 is what independent features have) counts as 0.
 const FLAT: f64 = 0.02;
 
-/// Looks for collapse and says once what it sees.
-pub struct Watch {
-    /// Natural logarithm of the head's outputs.
+/// Warns of collapse. H is the entropy of the mean of the teacher's targets, over several batches
+/// (`teacher/mean_entropy`); the best constant prediction has a DINO loss of H.
+///
+/// | warning | rule |
+/// |---|---|
+/// | no learning (uniform collapse) | H − L_dino ≤ 0.05 · ln K |
+/// | sharp collapse | H < ½ · ln min(K, samples), and the features' standard deviation has fallen |
+/// | features alike | standard deviation of features over the batch < 0.02 |
+pub struct CollapseMonitor {
+    /// ln K.
     log_outputs: f64,
+    /// ln min(K, samples of a step).
+    log_samples: f64,
     /// Step before which nothing is judged: everything looks collapsed when a run begins.
     from: u64,
     loss: Average,
     entropy: Average,
     spread: Average,
-    said: [bool; 4],
+    largest_spread: f64,
+    warned: [bool; 3],
 }
 
 /// An exponential average without the bias of its start.
@@ -43,91 +55,117 @@ impl Average {
     }
 }
 
-impl Watch {
-    /// A watch over a head of `outputs` outputs that speaks after step `from`.
-    pub fn new(outputs: usize, from: u64) -> Self {
+impl CollapseMonitor {
+    /// A monitor of a head of `outputs` outputs that sees `samples` targets a step, and warns after step `from`.
+    pub fn new(outputs: usize, samples: usize, from: u64) -> Self {
         Self {
             log_outputs: (outputs as f64).ln(),
+            log_samples: (outputs.min(samples) as f64).ln(),
             from,
             loss: Average::default(),
             entropy: Average::default(),
             spread: Average::default(),
-            said: [false; 4],
+            largest_spread: 0.0,
+            warned: [false; 3],
         }
     }
 
     /// Warnings after `step`, each with what to change; each is given once, and again only after
     /// the run had recovered.
-    pub fn look(&mut self, step: u64, metrics: &Metrics) -> Vec<String> {
+    pub fn check(&mut self, step: u64, metrics: &Metrics) -> Vec<String> {
         let average =
             |average: &mut Average, name: &str| metrics.get(name).map(|value| average.add(*value));
         let (Some(loss), Some(entropy), Some(spread)) = (
             average(&mut self.loss, "loss/dino"),
-            average(&mut self.entropy, "teacher/entropy"),
+            average(&mut self.entropy, "teacher/mean_entropy"),
             average(&mut self.spread, "features/std"),
         ) else {
             return Vec::new();
         };
+        self.largest_spread = self.largest_spread.max(spread);
         if step < self.from {
             return Vec::new();
         }
         let full = self.log_outputs;
-        let seen = [
+        let rules = [
             (
-                (loss - full).abs() < CLOSE * full,
+                entropy - loss <= NO_LEARNING * full,
                 format!(
-                    "collapse? the DINO loss sits at {loss:.3}, and ln K is {full:.3}: the student learns nothing; \
-                     lower `loss.teacher_temperature` or `head.outputs`, or raise `optimiser.lr`"
+                    "self-distillation does not learn: the DINO loss is {loss:.3}, where a constant prediction \
+                     would have {entropy:.3} (ln K = {full:.3}); lower `loss.teacher_temperature` or \
+                     `head.outputs`, or raise `teacher.momentum` or `optimiser.lr`"
                 ),
             ),
             (
-                entropy > (1.0 - CLOSE) * full,
+                entropy < SHARP * self.log_samples && spread < FALLEN * self.largest_spread,
                 format!(
-                    "collapse: the teacher's entropy is {entropy:.3} of at most ln K = {full:.3}: it gives every \
-                     output to every image; lower `loss.teacher_temperature`"
-                ),
-            ),
-            (
-                entropy < PEAKED * full,
-                format!(
-                    "collapse: the teacher's entropy is {entropy:.4}, nearly 0: it gives few outputs to all images; \
-                     lower `loss.centre_momentum` or raise `loss.teacher_temperature`"
+                    "sharp collapse: the teacher gives few outputs to all images (entropy of its mean target \
+                     {entropy:.3}, of at most {:.3}) and the features' standard deviation fell from {:.3} to \
+                     {spread:.3}; raise `loss.teacher_temperature`, or lower `loss.centre_momentum` or \
+                     `optimiser.lr`",
+                    self.log_samples, self.largest_spread
                 ),
             ),
             (
                 spread < FLAT,
                 format!(
-                    "collapse: the features' standard deviation over the batch is {spread:.4} (1 is free of collapse): \
-                     all images look alike; lower `optimiser.lr` or raise `teacher.momentum`"
+                    "collapse: the features' standard deviation over the batch is {spread:.4} (1 is free of \
+                     collapse): all images have the same features; lower `optimiser.lr` or raise `teacher.momentum`"
                 ),
             ),
         ];
         let mut warnings = Vec::new();
-        for (said, (now, text)) in self.said.iter_mut().zip(seen) {
-            if now && !*said {
+        for (warned, (now, text)) in self.warned.iter_mut().zip(rules) {
+            if now && !*warned {
                 warnings.push(format!("step {step}: {text}"));
             }
-            *said = now;
+            *warned = now;
         }
         warnings
     }
 }
 
-/// How the images of one task use the experts of one block.
+/// How the passes under one prompt use the experts of one block.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Usage {
     /// Step of the measurement.
     pub step: u64,
     /// Place of the block among those with experts, from the input on.
     pub block: usize,
-    /// Name of the task; only images whose mix is this task alone are counted.
+    /// Name of the task whose prompt it is.
     pub task: &'static str,
-    /// Share of the tokens' choices that fell on each expert; sums to 1.
+    /// Share of the tokens' choices that fell on each routed expert, or the weight of each merged one; sums to 1.
     pub frequency: Vec<f64>,
     /// Mean probability of each expert over all experts; sums to 1.
     pub mass: Vec<f64>,
     /// Entropy of `frequency`, over that of equal shares: 1 when all are used alike.
     pub entropy: f64,
+}
+
+impl Usage {
+    /// The usage of merged experts: their weights under each prompt, one row a task.
+    pub fn of_weights(step: u64, block: usize, rows: Vec<Vec<f64>>) -> Vec<Self> {
+        let usage = |(task, weights): (&'static str, Vec<f64>)| Self {
+            step,
+            block,
+            task,
+            entropy: relative_entropy(&weights),
+            mass: weights.clone(),
+            frequency: weights,
+        };
+        TASKS.into_iter().zip(rows).map(usage).collect()
+    }
+}
+
+/// Entropy of shares over that of equal ones: 1 when all are alike.
+fn relative_entropy(shares: &[f64]) -> f64 {
+    let terms = shares.iter().filter(|share| **share > 0.0);
+    let entropy = -terms.map(|share| share * share.ln()).sum::<f64>();
+    if shares.len() > 1 {
+        entropy / (shares.len() as f64).ln()
+    } else {
+        1.0
+    }
 }
 
 /// Sums from which [`Usage`] is made; those of replicas and of parts of a batch add up.
@@ -138,24 +176,20 @@ pub struct UsageSums {
 }
 
 impl UsageSums {
-    /// Sums over one forward pass: `routing` has one entry a block, `mixes` one an image.
-    pub fn new(routing: &[Routing], mixes: &[Mix]) -> Self {
+    /// Sums over one forward pass under the prompt of `task`: `routing` has one entry a block.
+    pub fn new(routing: &[Routing], task: usize) -> Self {
         let sums = routing
             .iter()
             .map(|block| {
-                let [_, _, experts] = block.probabilities.dims();
-                let chosen = per_image(block.chosen.clone());
-                let mass = per_image(block.probabilities.clone());
-                let mut tasks = [(); TASKS.len()].map(|()| vec![(0.0, 0.0); experts]);
-                for (image, mix) in mixes.iter().enumerate() {
-                    let Some(task) = mix.weights().iter().position(|weight| *weight == 1.0) else {
-                        continue;
-                    };
-                    for (expert, sums) in tasks[task].iter_mut().enumerate() {
-                        sums.0 += f64::from(chosen[image * experts + expert]);
-                        sums.1 += f64::from(mass[image * experts + expert]);
-                    }
-                }
+                let total = |values: &burn::tensor::Tensor<3>| -> Vec<f32> {
+                    let sums = values.clone().inner().sum_dim(0).sum_dim(1);
+                    sums.into_data().iter::<f32>().collect()
+                };
+                let pairs = total(&block.chosen)
+                    .into_iter()
+                    .zip(total(&block.probabilities));
+                let mut tasks = [(); TASKS.len()].map(|()| Vec::new());
+                tasks[task] = pairs.map(|(c, p)| (f64::from(c), f64::from(p))).collect();
                 tasks
             })
             .collect();
@@ -168,15 +202,20 @@ impl UsageSums {
             self.sums.clone_from(&other.sums);
             return;
         }
-        for (mine, theirs) in self.sums.iter_mut().zip(&other.sums) {
-            for (mine, theirs) in mine.iter_mut().flatten().zip(theirs.iter().flatten()) {
+        let mine = self.sums.iter_mut().flatten();
+        for (mine, theirs) in mine.zip(other.sums.iter().flatten()) {
+            if mine.is_empty() {
+                mine.clone_from(theirs);
+                continue;
+            }
+            for (mine, theirs) in mine.iter_mut().zip(theirs) {
                 mine.0 += theirs.0;
                 mine.1 += theirs.1;
             }
         }
     }
 
-    /// Usage by block and task; tasks that no image was of are left out.
+    /// Usage by block and task; tasks without a pass are left out.
     pub fn usage(&self, step: u64) -> Vec<Usage> {
         let mut all = Vec::new();
         for (block, tasks) in self.sums.iter().enumerate() {
@@ -188,38 +227,18 @@ impl UsageSums {
                     continue;
                 }
                 let frequency: Vec<f64> = sums.iter().map(|one| one.0 / choices).collect();
-                let entropy = -frequency
-                    .iter()
-                    .filter(|f| **f > 0.0)
-                    .map(|f| f * f.ln())
-                    .sum::<f64>();
                 all.push(Usage {
                     step,
                     block,
                     task,
                     mass: sums.iter().map(|one| one.1 / probability).collect(),
-                    entropy: if sums.len() > 1 {
-                        entropy / (sums.len() as f64).ln()
-                    } else {
-                        1.0
-                    },
+                    entropy: relative_entropy(&frequency),
                     frequency,
                 });
             }
         }
         all
     }
-}
-
-/// [batch, tokens, experts] summed over tokens, as numbers.
-fn per_image(tensor: burn::tensor::Tensor<3>) -> Vec<f32> {
-    tensor
-        .inner()
-        .sum_dim(1)
-        .into_data()
-        .convert::<f32>()
-        .try_into_vec()
-        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -231,60 +250,86 @@ mod tests {
     fn metrics(loss: f64, entropy: f64, spread: f64) -> Metrics {
         Metrics::from([
             ("loss/dino".to_owned(), loss),
-            ("teacher/entropy".to_owned(), entropy),
+            ("teacher/mean_entropy".to_owned(), entropy),
             ("features/std".to_owned(), spread),
         ])
     }
 
-    #[test]
-    fn each_kind_of_collapse_is_named_once() {
-        let full = 1024.0_f64.ln();
-        for (figures, word) in [
-            (metrics(full, 3.0, 0.5), "DINO loss sits"),
-            (metrics(5.0, full, 0.5), "every output"),
-            (metrics(5.0, 0.001, 0.5), "nearly 0"),
-            (metrics(5.0, 3.0, 0.001), "all images look alike"),
-        ] {
-            let mut watch = Watch::new(1024, 10);
-            let said: Vec<String> = (1..50)
-                .flat_map(|step| watch.look(step, &figures))
-                .collect();
-            assert_eq!(said.len(), 1, "{said:?}");
-            assert!(
-                said[0].starts_with("step 10:") && said[0].contains(word),
-                "{said:?}"
-            );
-        }
-        let mut watch = Watch::new(1024, 10);
-        assert!((1..50).all(|step| watch.look(step, &metrics(5.0, 3.0, 0.5)).is_empty()));
+    /// Warnings of 100 steps whose metrics are functions of the step.
+    fn warnings(of: impl Fn(f64) -> Metrics) -> Vec<String> {
+        let mut monitor = CollapseMonitor::new(512, 64, 30);
+        (1..=100)
+            .flat_map(|step| monitor.check(step, &of(step as f64)))
+            .collect()
     }
 
     #[test]
-    fn usage_counts_images_of_one_task_only() {
+    fn uniform_collapse_is_no_learning_whatever_the_entropy_of_a_target() {
+        // Finding 2: a loss of 6.05 to 6.20 with K = 512 (ln K = 6.238) was taken for health, as it was not within a
+        // hundredth of ln K.
+        let found = warnings(|_| metrics(6.05, 6.2, 0.8));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].starts_with("step 30:"), "{found:?}");
+        assert!(found[0].contains("does not learn"), "{found:?}");
+        // Few outputs in use, and a student that predicts their shares alone.
+        let found = warnings(|_| metrics(3.0, 3.1, 0.8));
+        assert!(found[0].contains("does not learn"), "{found:?}");
+        // 0.5 below what a constant would have: something is learned, also where few outputs are in use.
+        assert!(warnings(|_| metrics(5.5, 6.0, 0.8)).is_empty());
+        assert!(warnings(|_| metrics(2.5, 3.0, 0.8)).is_empty());
+    }
+
+    #[test]
+    fn sharp_collapse_is_few_outputs_and_features_that_come_together() {
+        let spread = |step: f64| 0.8 * (1.0 - step / 120.0);
+        let found = warnings(|step| metrics(0.3, 1.0, spread(step)));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("sharp collapse"), "{found:?}");
+        // Few outputs alone may be what the images are like.
+        assert!(warnings(|_| metrics(0.3, 1.0, 0.8)).is_empty());
+        // Features alone may come together for a while.
+        assert!(warnings(|step| metrics(3.0, 5.0, spread(step))).is_empty());
+    }
+
+    #[test]
+    fn equal_features_are_named_and_a_warning_is_given_again_after_recovery() {
+        let found = warnings(|_| metrics(3.0, 5.0, 0.001));
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(found[0].contains("same features"), "{found:?}");
+
+        let mut monitor = CollapseMonitor::new(512, 64, 0);
+        let mut count = |metrics: &Metrics| -> usize {
+            (0..200)
+                .map(|step| monitor.check(step, metrics).len())
+                .sum()
+        };
+        let (bad, good) = (metrics(6.2, 6.2, 0.8), metrics(4.0, 6.0, 0.8));
+        assert_eq!([count(&bad), count(&good), count(&bad)], [1, 0, 1]);
+    }
+
+    #[test]
+    fn usage_is_counted_by_the_prompt_of_the_pass() {
         let device = Device::flex();
         // Image 0 chooses experts 0 and 1 for both tokens, image 1 always 2 and one of 0 and 1.
-        let chosen = Tensor::<3>::from_data(
-            [
-                [[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]],
-                [[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]],
-            ],
-            &device,
+        let tensor = |rows: [[[f32; 3]; 2]; 1]| Tensor::<3>::from_data(rows, &device);
+        let pass = |chosen, probabilities| {
+            let chosen = tensor(chosen);
+            [Routing {
+                weights: chosen.clone(),
+                probabilities: tensor(probabilities),
+                chosen,
+            }]
+        };
+        let identity = pass(
+            [[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]],
+            [[[0.5, 0.5, 0.0], [0.7, 0.3, 0.0]]],
         );
-        let probabilities = Tensor::<3>::from_data(
-            [
-                [[0.5, 0.5, 0.0], [0.7, 0.3, 0.0]],
-                [[0.2, 0.2, 0.6], [0.2, 0.2, 0.6]],
-            ],
-            &device,
+        let part = pass(
+            [[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]],
+            [[[0.2, 0.2, 0.6], [0.2, 0.2, 0.6]]],
         );
-        let routing = [Routing {
-            weights: chosen.clone(),
-            probabilities,
-            chosen,
-        }];
-        let mut sums = UsageSums::new(&routing, &[Mix::single(0), Mix::single(1)]);
-        let mixed = UsageSums::new(&routing, &[Mix::mean(), Mix::mean()]);
-        sums.add(&mixed);
+        let mut sums = UsageSums::new(&identity, 0);
+        sums.add(&UsageSums::new(&part, 1));
         let usage = sums.usage(7);
         assert_eq!(usage.len(), 2);
         assert_eq!((usage[0].task, usage[0].step), ("identity", 7));

@@ -12,7 +12,7 @@ use clasp_data::augment::ViewsConfig;
 use clasp_model::Precision;
 use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
 use clasp_model::mix::TASKS;
-use clasp_model::moe::MoeConfig;
+use clasp_model::moe::{MoeConfig, MoeKind};
 pub use clasp_run::recipe::Auto;
 use clasp_run::{Setting, check, recipe};
 use fs_err as fs;
@@ -52,8 +52,22 @@ pub enum AdapterKind {
     None,
     /// SOLIDER's controller.
     Lambda,
-    /// The prompt-controlled mixture of experts.
-    Moe,
+    /// Prompts that scale the hidden units of the MLP and modulate the norms.
+    Gated,
+    /// Experts that are averaged under prompts.
+    Merged,
+    /// Experts that prompt and token choose.
+    Routed,
+}
+
+/// What keeps the teacher's targets from collapsing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Centering {
+    /// A moving mean of the teacher's projections is subtracted, as in DINO.
+    Center,
+    /// Sinkhorn–Knopp gives each output an equal share of the step's samples, as in SwAV and DINOv2.
+    Sinkhorn,
 }
 
 /// What to do with an image that has no labels.
@@ -92,8 +106,8 @@ pub struct Recipe {
     pub views: ViewsConfig,
     /// Projection head of DINO.
     pub head: Head,
-    /// Mix of tasks.
-    pub mix: MixDraw,
+    /// Which tasks are learnt.
+    pub mix: Tasks,
     /// Weights and temperatures of the losses.
     pub loss: Loss,
     /// AdamW and its schedules.
@@ -113,7 +127,7 @@ impl Default for Recipe {
             model: Model::default(),
             views: ViewsConfig::default(),
             head: Head::default(),
-            mix: MixDraw::default(),
+            mix: Tasks::default(),
             loss: Loss::default(),
             optimiser: Optimiser::default(),
             teacher: Teacher::default(),
@@ -132,6 +146,8 @@ pub struct Data {
     pub labels: PathBuf,
     /// What to do with an image that has no labels.
     pub missing: Missing,
+    /// A control for experiments: each image has the labels of another, drawn at random once.
+    pub permute_labels: bool,
     /// Train on although more than 5 % of the images cannot be read.
     pub keep_going: bool,
     /// Threads that decode and augment. Auto: the cores.
@@ -144,6 +160,7 @@ impl Default for Data {
             images: String::new(),
             labels: PathBuf::new(),
             missing: Missing::Error,
+            permute_labels: false,
             keep_going: false,
             workers: Auto::Auto,
         }
@@ -158,18 +175,18 @@ pub struct Model {
     pub backbone: String,
     /// Checkpoint that the backbone starts from: of clasp, or any that `clasp import` reads. Empty: none.
     pub init: PathBuf,
-    /// Auto: what the method is published with (`none`, `lambda`, `moe`).
+    /// `none`, `lambda` (SOLIDER's), or a mixture of experts under prompts: `gated`, `merged`, `routed`.
+    /// Auto: `none` for `dino`, `lambda` for `solider`, `gated` for `clasp`.
     pub adapter: Auto<AdapterKind>,
-    /// Stages that hold experts, counted from 1; a ViT has four of equal depth. Auto: the last two.
-    pub stages: Auto<Vec<usize>>,
-    /// Experts of a block.
+    /// Blocks with a mixture of experts, counted from the last. Auto: a quarter of all blocks, at least one, and no more
+    /// than the last stage has.
+    pub conditional_blocks: Auto<usize>,
+    /// Experts of a block (`merged`, `routed`).
     pub experts: usize,
-    /// Experts that a token is given to.
+    /// Experts that a token is given to (`routed`).
     pub top_k: usize,
-    /// Channels of a block over channels inside an expert.
+    /// Channels of a block over channels inside an expert (`routed`).
     pub reduction: usize,
-    /// Whether prompts control the experts; without, the tokens alone do.
-    pub prompts: bool,
     /// Share of residual branches that the student drops in the last block, growing from 0 linearly.
     pub drop_path: f64,
 }
@@ -180,11 +197,10 @@ impl Default for Model {
             backbone: "swin-tiny".to_owned(),
             init: PathBuf::new(),
             adapter: Auto::Auto,
-            stages: Auto::Auto,
+            conditional_blocks: Auto::Auto,
             experts: 6,
             top_k: 2,
             reduction: 8,
-            prompts: true,
             drop_path: 0.1,
         }
     }
@@ -215,19 +231,16 @@ impl Default for Head {
 /// `[mix]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct MixDraw {
+pub struct Tasks {
     /// Tasks to learn; leave out `part` or `attribute` to do without its labels. Auto in effect:
     /// `dino` learns `identity` only and `solider` no `attribute`, whatever stands here.
     pub tasks: Vec<String>,
-    /// Share of images whose mix is one task; the others draw from Dirichlet(1, …, 1).
-    pub single: f64,
 }
 
-impl Default for MixDraw {
+impl Default for Tasks {
     fn default() -> Self {
         Self {
             tasks: TASKS.map(str::to_owned).to_vec(),
-            single: 0.75,
         }
     }
 }
@@ -242,12 +255,24 @@ pub struct Loss {
     pub part: f64,
     /// Weight of the attribute loss.
     pub attribute: f64,
-    /// Weight of the balance of the experts.
-    pub balance: f64,
+    /// λ: what the part and attribute losses on features under the identity prompt count, times their own weights; those
+    /// under the prompts of part and attribute count 1. Without prompts there is one of each.
+    pub identity_labels: f64,
+    /// Whether the gradient of DINO's loss stops before the conditional blocks, so that the blocks before them learn from
+    /// labels alone.
+    pub detach_shared: bool,
+    /// Weight of the information that prompts give on routed experts.
+    pub routing: f64,
+    /// What keeps the teacher's targets from collapsing.
+    pub centering: Centering,
     /// Temperature of the student.
     pub student_temperature: f64,
-    /// Temperature of the teacher.
+    /// Temperature of the teacher after its warm-up.
     pub teacher_temperature: f64,
+    /// Temperature of the teacher at the start of its warm-up. Auto: the same.
+    pub teacher_temperature_start: Auto<f64>,
+    /// Epochs in which the teacher's temperature goes linearly from the one to the other.
+    pub teacher_temperature_warmup: f64,
     /// Share of the old centre in the new one.
     pub centre_momentum: f64,
     /// Attribute targets above this and below `attribute_high` are not learnt.
@@ -262,9 +287,14 @@ impl Default for Loss {
             dino: 1.0,
             part: 1.0,
             attribute: 1.0,
-            balance: 0.01,
+            identity_labels: 0.5,
+            detach_shared: false,
+            routing: 0.1,
+            centering: Centering::Center,
             student_temperature: 0.1,
             teacher_temperature: 0.04,
+            teacher_temperature_start: Auto::Auto,
+            teacher_temperature_warmup: 0.0,
             centre_momentum: 0.9,
             attribute_low: 0.35,
             attribute_high: 0.65,
@@ -280,6 +310,8 @@ pub struct Optimiser {
     pub lr: Auto<f64>,
     /// Learning rate at the end.
     pub lr_end: f64,
+    /// Learning rate of prompts, times that of all else.
+    pub prompt_lr: f64,
     /// Epochs in which the rate grows from 0. Auto: 10, but no more than a tenth of the run.
     pub warmup_epochs: Auto<f64>,
     /// Weight decay at the start.
@@ -299,6 +331,7 @@ impl Default for Optimiser {
         Self {
             lr: Auto::Auto,
             lr_end: 1e-6,
+            prompt_lr: 3.0,
             warmup_epochs: Auto::Auto,
             weight_decay: 0.04,
             weight_decay_end: 0.4,
@@ -377,6 +410,8 @@ impl Default for Run {
 
 /// Range of a learning rate.
 const RATE: [f64; 2] = [0.0, 10.0];
+/// Range of a temperature.
+const TEMPERATURE: [f64; 2] = [1e-4, 100.0];
 /// Range of a number of epochs.
 const EPOCHS: [f64; 2] = [0.0, 1e6];
 /// Longest run, a guard against a slip in a recipe.
@@ -468,7 +503,7 @@ impl Recipe {
         let adapter = self.model.adapter.settle(match self.method {
             Method::Dino => AdapterKind::None,
             Method::Solider => AdapterKind::Lambda,
-            Method::Clasp => AdapterKind::Moe,
+            Method::Clasp => AdapterKind::Gated,
         });
         let part = self.run.batch / self.run.accumulate;
         let replicas = if on_cpu {
@@ -511,23 +546,43 @@ impl Recipe {
             .collect();
         let tasks = TASKS.map(|task| self.mix.tasks.iter().any(|wanted| wanted == task));
         let plain = BackboneConfig::named(&self.model.backbone)?;
-        let last = plain.stages();
-        let stages = self.model.stages.settle((last.max(2) - 1..=last).collect());
-        if stages.iter().any(|stage| !(1..=last).contains(stage)) {
-            let expected = format!("stages from 1 to {last}, which {} has", self.model.backbone);
-            return Err(Setting::new("model.stages", expected, format!("{stages:?}")).into());
-        }
-        let adapter = match adapter {
-            AdapterKind::None => Adapter::None,
-            AdapterKind::Lambda => Adapter::Lambda(LambdaConfig::default()),
-            AdapterKind::Moe => Adapter::Moe(MoeConfig {
+        let [blocks, last] = plain.blocks();
+        let conditional = (blocks / 4).clamp(1, last);
+        let conditional = self.model.conditional_blocks.settle(conditional);
+        let moe = |form| {
+            Adapter::Moe(MoeConfig {
+                form,
+                blocks: conditional,
                 experts: self.model.experts,
                 top_k: self.model.top_k,
                 reduction: self.model.reduction,
-                stages: stages.iter().map(|stage| stage - 1).collect(),
-                prompts: self.model.prompts,
-            }),
+            })
         };
+        let adapter = match adapter {
+            AdapterKind::None => Adapter::None,
+            AdapterKind::Lambda => Adapter::Lambda(LambdaConfig::default()),
+            AdapterKind::Gated => moe(MoeKind::Gated),
+            AdapterKind::Merged => moe(MoeKind::Merged),
+            AdapterKind::Routed => moe(MoeKind::Routed),
+        };
+        if self.method == Method::Solider && matches!(adapter, Adapter::Moe(_)) {
+            let expected = "lambda or none, which SOLIDER is defined with";
+            return Err(Setting::new("model.adapter", expected, "a mixture of experts").into());
+        }
+        if self.loss.centering == Centering::Sinkhorn {
+            let samples = self.run.batch * self.views.global;
+            if outputs > samples {
+                let expected = format!(
+                    "at most {samples} = run.batch · views.global with loss.centering = \"sinkhorn\", which gives \
+                     each output a share of the samples"
+                );
+                return Err(Setting::new("head.outputs", expected, outputs).into());
+            }
+        }
+        let start = self.loss.teacher_temperature;
+        let start = self.loss.teacher_temperature_start.settle(start);
+        check::within(&[("loss.teacher_temperature_start", start)], TEMPERATURE)?;
+        let temperature_warmup = self.loss.teacher_temperature_warmup;
         let backbone = BackboneConfig {
             drop_path: self.model.drop_path,
             ..plain
@@ -542,6 +597,8 @@ impl Recipe {
             lr,
             momentum,
             warmup_steps: (warmup * steps_per_epoch as f64).round() as u64,
+            teacher_temperature_start: start,
+            temperature_steps: (temperature_warmup * steps_per_epoch as f64).round() as u64,
             frozen_steps: (self.optimiser.freeze_last_layer * steps_per_epoch as f64).round()
                 as u64,
             steps,
@@ -586,7 +643,6 @@ impl Recipe {
             return Err(Setting::new("mix.tasks", expected, format!("{tasks:?}")).into());
         }
         let shares = [
-            ("mix.single", self.mix.single),
             ("model.drop_path", self.model.drop_path),
             ("loss.centre_momentum", loss.centre_momentum),
             ("teacher.momentum_end", self.teacher.momentum_end),
@@ -598,15 +654,17 @@ impl Recipe {
             ("loss.dino", loss.dino),
             ("loss.part", loss.part),
             ("loss.attribute", loss.attribute),
-            ("loss.balance", loss.balance),
+            ("loss.identity_labels", loss.identity_labels),
+            ("loss.routing", loss.routing),
         ];
         check::within(&weights, [0.0, 1e4])?;
         let temperatures = [
             ("loss.student_temperature", loss.student_temperature),
             ("loss.teacher_temperature", loss.teacher_temperature),
         ];
-        check::within(&temperatures, [1e-4, 100.0])?;
+        check::within(&temperatures, TEMPERATURE)?;
         check::within(&[("optimiser.lr_end", optimiser.lr_end)], RATE)?;
+        check::within(&[("optimiser.prompt_lr", optimiser.prompt_lr)], [0.0, 1e3])?;
         let decays = [
             ("optimiser.weight_decay", optimiser.weight_decay),
             ("optimiser.weight_decay_end", optimiser.weight_decay_end),
@@ -616,6 +674,10 @@ impl Recipe {
         let epochs = [
             ("run.epochs", run.epochs),
             ("optimiser.freeze_last_layer", optimiser.freeze_last_layer),
+            (
+                "loss.teacher_temperature_warmup",
+                loss.teacher_temperature_warmup,
+            ),
         ];
         Ok(check::within(&epochs, EPOCHS)?)
     }
@@ -661,6 +723,10 @@ pub struct Plan {
     pub momentum: f64,
     /// Steps in which the learning rate grows.
     pub warmup_steps: u64,
+    /// Temperature of the teacher at the first step.
+    pub teacher_temperature_start: f64,
+    /// Steps in which the temperature of the teacher goes to that of the recipe.
+    pub temperature_steps: u64,
     /// Steps in which the last layer is frozen.
     pub frozen_steps: u64,
     /// Steps of the run.
@@ -879,11 +945,12 @@ mod tests {
             ("loss.dino", &["-1.0", "1e30"]),
             ("loss.student_temperature", &["0.0", "nan", "1e-30"]),
             ("loss.attribute_low", &["nan", "2.0"]),
-            ("mix.single", &["2.0"]),
+            ("loss.identity_labels", &["-1.0", "nan"]),
+            ("loss.teacher_temperature_start", &["0.0", "nan"]),
+            ("optimiser.prompt_lr", &["-1.0", "nan"]),
+            ("model.conditional_blocks", &["0", "3", "100000000000"]),
             ("views.mean", &["[1e30, 0.5, 0.5]", "[nan, 0.5, 0.5]"]),
             ("views.std", &["[0.0, 0.5, 0.5]", "[1e-30, 0.5, 0.5]"]),
-            ("model.experts", &["0", "100000000000"]),
-            ("model.reduction", &["0"]),
             ("model.drop_path", &["1.5", "nan"]),
         ] {
             for value in values {
@@ -894,10 +961,25 @@ mod tests {
             }
         }
         assert!(set("run.accumulate=3").contains("`run.accumulate`"));
-        assert!(set("model.top_k=7").contains("`top_k`"));
+        for (adapter, key, value) in [
+            ("routed", "top_k", "7"),
+            ("routed", "reduction", "0"),
+            ("routed", "experts", "0"),
+            ("merged", "experts", "3"),
+            ("merged", "experts", "100000000000"),
+        ] {
+            let set = [
+                format!("model.adapter={adapter}"),
+                format!("model.{key}={value}"),
+            ];
+            let recipe = Recipe::parse("", "r", &set).unwrap();
+            let message = recipe.plan(1000, cpu(2)).unwrap_err().to_string();
+            assert!(message.contains(&format!("`{key}`")), "{message}");
+        }
         assert!(set("mix.tasks=[\"pose\"]").contains("`pose`"));
         assert!(set("loss.teacher_temperature=0").contains("`loss.teacher_temperature`"));
-        assert!(set("model.stages=[2, 5]").contains("stages from 1 to 4"));
+        let message = set("loss.centering=sinkhorn");
+        assert!(message.contains("`head.outputs`"), "{message}");
         assert!(set("run.batch=1001").contains("at least one batch of 1001"));
         assert!(set("run.replicas=3").contains("`run.replicas`"));
         assert!(set("model.backbone=\"swin-huge\"").contains("swin-huge"));

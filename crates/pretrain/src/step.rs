@@ -1,45 +1,38 @@
-//! One step of the optimiser: losses of a batch, over its parts and over replicas.
+//! One step of the optimiser: gradients of a batch, over its parts and over replicas.
 //!
 //! A batch is taken in `run.accumulate` parts, one after the other, and each part is shared out over
 //! `run.replicas` copies of the student, each on one thread of its own. All shares are of one size,
 //! so the mean over the batch is the mean over shares, and gradients are added up in a fixed order.
-//! What needs the whole batch is exchanged: the centre is updated once a step from everything that
-//! the teacher said, and the balance of the experts takes its fractions from all replicas of a part.
-//!
-//! ```text
-//! L = L_dino + w_p · mean_i m_i,part · L_part,i + w_a · mean_i m_i,attribute · L_attr,i + w_b · L_bal
-//! ```
-//!
-//! with the m scaled to a mean of 1: times the number of tasks, the inverse of their expected mean.
-//! (The batch's own mean would differ between parts and replicas, and can be 0.) SOLIDER's λ is not
-//! scaled, and its part loss is over plain and masked views, as in its code.
+//! What needs the whole batch comes first: the teacher sees all images before the student does, so that
+//! Sinkhorn–Knopp has all samples of the step, and the centre is updated once from all of them.
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::backbone::Routing;
-use clasp_model::losses::attribute::{attribute_accuracy, attribute_loss};
-use clasp_model::losses::balance::{balance_loss, expert_load};
-use clasp_model::losses::dino::{Answers, Temperatures, centre_update, dino_loss_of, teacher_mean};
-use clasp_model::losses::part::{part_accuracy, part_loss};
-use clasp_model::mix::{ATTRIBUTE, Mix, PART};
+use clasp_model::losses::dino::{
+    centered_targets, centre_update, mean_entropy, sinkhorn_knopp, teacher_mean,
+};
+use clasp_model::moe::is_prompt;
 use clasp_model::optim::{
     self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, decays, ema, read, squares,
 };
 use clasp_model::schedule::Cosine;
 use clasp_model::{Replicas, fuses, recomputing};
+use clasp_run::Metrics;
 use clasp_weights::import::{self, start_from};
 
 use crate::error::Result;
 use crate::monitor::{Usage, UsageSums};
-use crate::recipe::{ClipBy, Method, Plan};
+use crate::objective::{Measure, Setting, Targets, objective};
+use crate::recipe::{Centering, ClipBy, Plan};
 use crate::student::{Forward, Student, Trunk, part_to_hide};
 use crate::views::{Inputs, Item};
-use clasp_run::Metrics;
 
 /// Name of the projection head's last layer, which stays as it is at first.
 const LAST_LAYER: &str = "trunk.dino.last_layer";
+/// Iterations of Sinkhorn–Knopp, as in SwAV and DINOv2.
+const SINKHORN_ITERATIONS: usize = 3;
 
 /// Student, teacher and all that changes from step to step.
 pub struct Trainer {
@@ -51,6 +44,8 @@ pub struct Trainer {
     pub teacher: Trunk,
     /// Mean of the teacher's projections: [1, outputs].
     pub centre: Tensor<2>,
+    /// Moving sum of the mean of the teacher's targets, not normalised: [1, outputs]. For the monitor alone.
+    pub usual_targets: Tensor<2>,
     /// AdamW with its moments.
     pub optimiser: Optimiser,
     /// Steps that are done.
@@ -65,7 +60,7 @@ pub struct Trainer {
 
 /// What a step found.
 pub struct Outcome {
-    /// Losses and figures of the step.
+    /// Losses and other metrics of the step.
     pub metrics: Metrics,
     /// Use of the experts, where it was asked for.
     pub usage: Vec<Usage>,
@@ -76,61 +71,46 @@ pub struct Outcome {
 #[error("the {term} is {value}")]
 pub struct NonFinite {
     /// What it is.
-    pub term: &'static str,
+    pub term: String,
     /// Its value.
     pub value: f64,
 }
 
-/// A replica's share of a part after the forward passes.
-struct Draft {
-    student: Student,
-    inputs: Inputs,
-    teacher: Vec<Tensor<2>>,
-    forward: Forward,
-    /// Share of choices, [blocks, experts], where there are experts.
-    load: Option<Tensor<2>>,
-}
-
 /// A replica's share of a part after the backward pass.
-struct Verdict {
+struct ShareResult {
     gradients: Gradients,
-    /// Mean projection of the teacher over the share: [1, outputs].
-    teacher_mean: Tensor<2>,
-    figures: Vec<(Figure, Tensor<1>)>,
+    measured: Vec<(Measure, Tensor<1>)>,
     usage: UsageSums,
 }
 
-/// What a batch teaches.
-struct Lesson {
+/// The teacher's targets of a batch.
+struct BatchTargets {
+    /// By part and share.
+    shares: Vec<Targets>,
+    /// Mean projection over the batch: [1, outputs].
+    mean: Tensor<2>,
+    /// Mean of the targets over the batch: [1, outputs].
+    usual: Tensor<2>,
+}
+
+/// Gradients of a batch and what was measured on the way.
+struct BatchGradients {
     gradients: Gradients,
     norms: Norms,
-    /// Mean projection of the teacher over the batch: [1, outputs].
-    teacher_mean: Tensor<2>,
-    terms: Terms,
+    targets_mean: Tensor<2>,
+    usual_targets: Tensor<2>,
+    /// Entropy of the usual targets of this and earlier steps.
+    usual_entropy: f64,
+    measures: Measures,
     usage: UsageSums,
-    /// Shares that the terms are sums over.
+}
+
+/// Sums over shares.
+#[derive(Clone, Debug, Default)]
+struct Measures {
+    sums: std::collections::BTreeMap<Measure, f64>,
     shares: f64,
 }
-
-/// What is measured of a share: losses first, in the order in which one that is not finite is named.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Figure {
-    Dino,
-    Part,
-    Attribute,
-    Balance,
-    Total,
-    Entropy,
-    Spread,
-    PartRight,
-    PartKnown,
-    AttributeRight,
-    AttributeKnown,
-}
-
-/// Sums of figures over shares.
-#[derive(Clone, Copy, Debug, Default)]
-struct Terms([f64; Figure::AttributeKnown as usize + 1]);
 
 impl Trainer {
     /// A trainer at step 0, with fresh weights.
@@ -147,6 +127,7 @@ impl Trainer {
         Ok(Self {
             grid: teacher.backbone.grid(height, width),
             centre: Tensor::zeros([1, plan.outputs], &device),
+            usual_targets: Tensor::zeros([1, plan.outputs], &device),
             optimiser: Optimiser::new(adamw(&plan)),
             step: 0,
             student,
@@ -185,7 +166,7 @@ impl Trainer {
         self.vocabulary.as_ref()
     }
 
-    /// One step on the items of a batch. With `observe`, the use of the experts is measured too.
+    /// One step on the items of a batch. With `observe`, what takes time is measured too.
     ///
     /// # Errors
     ///
@@ -195,22 +176,41 @@ impl Trainer {
     ///
     /// Where `items` are not as many as the recipe's batch.
     pub fn step(&mut self, items: &[Item], observe: bool) -> Result<Outcome, NonFinite> {
-        let mut lesson = self.lesson(items, observe);
-        lesson.terms.check()?;
-        let norm = lesson.norms.total();
+        let mut batch = self.batch_gradients(items, observe);
+        batch.measures.check()?;
+        let norm = batch.norms.total();
         if !norm.is_finite() {
             return Err(NonFinite {
-                term: "norm of the gradients",
+                term: "norm of the gradients".to_owned(),
                 value: norm,
             });
         }
-        let mut metrics = lesson.terms.metrics(lesson.shares, &self.plan);
-        metrics.insert("gradient/norm".to_owned(), norm);
+        let mut metrics = batch.measures.metrics();
+        let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
+        put("gradient/norm", norm);
+        put("teacher/mean_entropy", batch.usual_entropy);
+        if observe {
+            put(
+                "gradient/backbone",
+                batch
+                    .norms
+                    .total_of(|name| name.starts_with("trunk.backbone.") && !is_prompt(name)),
+            );
+            let prompts = batch.norms.total_of(is_prompt);
+            if prompts > 0.0 {
+                put("gradient/prompts", prompts);
+            }
+        }
 
         let rates = Scheduled::at(&self.plan, self.step);
+        let prompt_lr = self.plan.recipe.optimiser.prompt_lr;
         let of_parameter = |name: &str, shape: &[usize]| {
             Some(optim::Rates {
-                lr: rates.lr,
+                lr: if is_prompt(name) {
+                    rates.lr * prompt_lr
+                } else {
+                    rates.lr
+                },
                 decay: if decays(name, shape) {
                     rates.weight_decay
                 } else {
@@ -218,22 +218,26 @@ impl Trainer {
                 },
             })
         };
-        let (student, gradients) = (self.student.clone(), &mut lesson.gradients);
+        let (student, gradients) = (self.student.clone(), &mut batch.gradients);
         let optimiser = &mut self.optimiser;
-        self.student = optimiser.step("", student, gradients, &lesson.norms, &of_parameter);
+        self.student = optimiser.step("", student, gradients, &batch.norms, &of_parameter);
         // The student stands in for the teacher meanwhile, so that nothing but the average holds its memory.
         let teacher = std::mem::replace(&mut self.teacher, self.student.trunk.valid());
         self.teacher = ema(teacher, &self.student.trunk, rates.momentum);
         let momentum = self.plan.recipe.loss.centre_momentum;
-        self.centre = centre_update(self.centre.clone(), lesson.teacher_mean, momentum);
+        self.centre = centre_update(self.centre.clone(), batch.targets_mean, momentum);
+        self.usual_targets = batch.usual_targets;
         self.step += 1;
-        metrics.insert("schedule/lr".to_owned(), rates.lr);
-        metrics.insert("schedule/weight_decay".to_owned(), rates.weight_decay);
-        metrics.insert("schedule/momentum".to_owned(), rates.momentum);
-        Ok(Outcome {
-            metrics,
-            usage: lesson.usage.usage(self.step),
-        })
+        let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
+        put("schedule/lr", rates.lr);
+        put("schedule/weight_decay", rates.weight_decay);
+        put("schedule/momentum", rates.momentum);
+        put("schedule/teacher_temperature", rates.teacher_temperature);
+        let mut usage = batch.usage.usage(self.step);
+        if observe {
+            usage.extend(self.merged_usage());
+        }
+        Ok(Outcome { metrics, usage })
     }
 
     /// The loss of a batch and its gradients by name; changes nothing.
@@ -246,22 +250,19 @@ impl Trainer {
     ///
     /// Where `items` are not as many as the recipe's batch.
     pub fn gradients(&self, items: &[Item]) -> Result<(f64, Gradients), NonFinite> {
-        let lesson = self.lesson(items, false);
-        lesson.terms.check()?;
-        Ok((
-            lesson.terms.of(Figure::Total) / lesson.shares,
-            lesson.gradients,
-        ))
+        let batch = self.batch_gradients(items, false);
+        batch.measures.check()?;
+        Ok((batch.measures.mean(Measure::Total), batch.gradients))
     }
 
     /// The teacher's pooled features of the global views of a batch: [views · batch, channels].
     pub fn features(&self, items: &[Item]) -> Tensor<2> {
-        let inputs = Inputs::new(items, self.grid, &self.device);
+        let inputs = Inputs::new(items, self.grid, self.plan.recipe.method, &self.device);
         self.plan.precision.within(|| self.teacher.pool(&inputs))
     }
 
     /// Losses and gradients of a batch; changes nothing.
-    fn lesson(&self, items: &[Item], observe: bool) -> Lesson {
+    fn batch_gradients(&self, items: &[Item], observe: bool) -> BatchGradients {
         let run = &self.plan.recipe.run;
         assert_eq!(
             items.len(),
@@ -272,51 +273,118 @@ impl Trainer {
         );
         let part_size = run.batch / run.accumulate;
         let share_size = part_size / self.plan.replicas;
+        let BatchTargets {
+            shares: targets,
+            mean,
+            usual,
+        } = self.targets(items, part_size, share_size);
+        let mut targets = targets.into_iter();
         let mut gradients = Gradients::new();
-        let mut teacher_means = Vec::new();
-        let (mut figures, mut usage) = (Vec::new(), UsageSums::default());
+        let (mut measured, mut usage) = (Vec::new(), UsageSums::default());
+        let mut count = 0.0;
         for (part, items) in items.chunks(part_size).enumerate() {
-            let shares: Vec<&[Item]> = items.chunks(share_size).collect();
-            let drafts = self
-                .replicas
-                .map(shares, |replica, share| self.draft(share, part, replica));
-            let load = mean_load(&drafts);
-            let verdicts = self
-                .replicas
-                .map(drafts, |_, draft| self.judge(draft, load.as_ref(), observe));
-            for verdict in verdicts {
-                optim::add(&mut gradients, verdict.gradients);
-                teacher_means.push(verdict.teacher_mean);
-                figures.extend(verdict.figures);
-                usage.add(&verdict.usage);
+            let shares: Vec<(&[Item], Targets)> =
+                { items.chunks(share_size) }.zip(targets.by_ref()).collect();
+            let results = self.replicas.map(shares, |replica, (items, targets)| {
+                self.share(items, &targets, [part, replica], observe)
+            });
+            for result in results {
+                optim::add(&mut gradients, result.gradients);
+                measured.extend(result.measured);
+                usage.add(&result.usage);
+                count += 1.0;
             }
         }
         if self.step < self.plan.frozen_steps {
             gradients.retain(|name, _| !name.starts_with(LAST_LAYER));
         }
+        let usual_targets = self.usual_targets.clone() * (1.0 - 1.0 / self.monitor_steps()) + usual;
+        let total = usual_targets.clone().sum().reshape([1, 1]);
+        let usual_entropy = mean_entropy(&[usual_targets.clone() / total]);
         // The only wait for the device in a step that is not observed.
-        let (figures, mut numbers): (Vec<_>, Vec<_>) = figures.into_iter().unzip();
+        let (measures, mut numbers): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
+        numbers.push(usual_entropy);
         numbers.extend(squares(&gradients));
         let numbers = read(numbers);
-        let (values, squares) = numbers.split_at(figures.len());
-        let terms = Terms::sum(figures.into_iter().zip(values.iter().copied()));
-        let shares = teacher_means.len() as f64;
-        Lesson {
-            norms: Norms::new(&gradients, squares),
+        let (values, rest) = numbers.split_at(measures.len());
+        let mut sums = std::collections::BTreeMap::new();
+        for (measure, value) in measures.into_iter().zip(values) {
+            *sums.entry(measure).or_insert(0.0) += value;
+        }
+        BatchGradients {
+            norms: Norms::new(&gradients, &rest[1..]),
             gradients,
-            teacher_mean: teacher_mean(&teacher_means),
-            terms,
+            targets_mean: mean,
+            usual_targets,
+            usual_entropy: rest[0],
+            measures: Measures {
+                sums,
+                shares: count,
+            },
             usage,
-            shares,
         }
     }
 
-    /// The forward passes of teacher and student over a share.
-    fn draft(&self, items: &[Item], part: usize, replica: usize) -> Draft {
+    /// Steps over which the monitor averages the teacher's targets: enough that there are several samples for each
+    /// output.
+    fn monitor_steps(&self) -> f64 {
+        let recipe = &self.plan.recipe;
+        let samples = (recipe.run.batch * recipe.views.global.max(1)) as f64;
+        (4.0 * self.plan.outputs as f64 / samples).clamp(20.0, 1000.0)
+    }
+
+    /// The teacher's targets of all images of a batch.
+    fn targets(&self, items: &[Item], part_size: usize, share_size: usize) -> BatchTargets {
+        let temperature = Scheduled::at(&self.plan, self.step).teacher_temperature;
+        let precision = self.plan.precision;
+        // By share, one tensor [batch, outputs] a view.
+        let mut logits: Vec<Vec<Tensor<2>>> = Vec::new();
+        for items in items.chunks(part_size) {
+            let shares: Vec<&[Item]> = items.chunks(share_size).collect();
+            logits.extend(self.replicas.map(shares, |_, items| {
+                let inputs = Inputs::new(items, self.grid, self.plan.recipe.method, &self.device);
+                precision.within(|| self.teacher.project(&inputs))
+            }));
+        }
+        let means: Vec<Tensor<2>> = logits.iter().map(|views| teacher_mean(views)).collect();
+        let probabilities: Vec<Vec<Tensor<2>>> = match self.plan.recipe.loss.centering {
+            Centering::Center => { logits.iter() }
+                .map(|views| centered_targets(views, &self.centre, temperature))
+                .collect(),
+            Centering::Sinkhorn => {
+                let views = logits.first().map_or(1, Vec::len);
+                let all = Tensor::cat(logits.into_iter().flatten().collect(), 0);
+                let rows = all.dims()[0] / (views * means.len());
+                let q = sinkhorn_knopp(all, temperature, SINKHORN_ITERATIONS);
+                let each = q.split(rows, 0);
+                each.chunks(views).map(<[_]>::to_vec).collect()
+            }
+        };
+        let usual: Vec<Tensor<2>> = probabilities.iter().map(|q| teacher_mean(q)).collect();
+        BatchTargets {
+            shares: probabilities
+                .into_iter()
+                .map(|probabilities| Targets {
+                    entropy: mean_entropy(&probabilities),
+                    probabilities,
+                })
+                .collect(),
+            mean: teacher_mean(&means),
+            usual: teacher_mean(&usual),
+        }
+    }
+
+    /// Forward and backward pass of the student over a share.
+    fn share(
+        &self,
+        items: &[Item],
+        targets: &Targets,
+        [part, replica]: [usize; 2],
+        observe: bool,
+    ) -> ShareResult {
         let (seed, recipe) = (self.plan.recipe.seed, &self.plan.recipe);
         let (precision, checkpointing) = (self.plan.precision, recipe.run.checkpointing);
-        let inputs = Inputs::new(items, self.grid, &self.device);
-        let teacher = precision.within(|| self.teacher.project(&inputs));
+        let inputs = Inputs::new(items, self.grid, self.plan.recipe.method, &self.device);
         // Leaves of its own, so that replicas do not build one graph. The CPU's fused operations see to recomputing themselves.
         let mut graph = self.device.clone().autodiff();
         if checkpointing && !fuses(&self.device) {
@@ -335,116 +403,45 @@ impl Trainer {
         let mut rng = rng_for(seed, self.step, &format!("drop path {part} {replica}"));
         let forward = precision
             .within(|| recomputing(checkpointing, || student.forward(&inputs, hidden, &mut rng)));
-        let load = expert_load(&passes(&forward));
-        Draft {
-            student,
-            inputs,
-            teacher,
-            forward,
-            load,
-        }
-    }
-
-    /// The losses of a share, and their gradients.
-    fn judge(&self, draft: Draft, load: Option<&Tensor<2>>, observe: bool) -> Verdict {
-        let Draft {
-            student,
-            inputs,
-            teacher,
-            forward,
-            ..
-        } = draft;
-        let loss = &self.plan.recipe.loss;
-        let temperatures = Temperatures {
-            student: loss.student_temperature,
-            teacher: loss.teacher_temperature,
+        let ranges = { self.vocabulary.as_ref() }
+            .map(Vocabulary::ranges)
+            .unwrap_or_default();
+        let setting = Setting {
+            loss: &recipe.loss,
+            ranges: &ranges,
+            observe,
         };
-        let answers = Answers::new(&teacher, &self.centre, &temperatures);
-        let dino = dino_loss_of(&forward.views, &answers.probabilities, &temperatures);
-        let mut total = dino.clone() * loss.dino;
-        let mut figures = vec![
-            (Figure::Dino, dino),
-            (Figure::Entropy, answers.entropy),
-            (Figure::Spread, spread(forward.pooled.clone().inner())),
-        ];
-
-        if let (Some(logits), Some(labels)) = (&forward.parts, &inputs.parts) {
-            let weights = self.weights(&inputs.mixes, PART);
-            let copies = logits.dims()[0] / labels.dims()[0];
-            let labels = Tensor::cat(vec![labels.clone(); copies], 0);
-            if observe {
-                let counts = part_accuracy(logits.clone().inner(), labels.clone());
-                figures.extend(
-                    [Figure::PartRight, Figure::PartKnown]
-                        .into_iter()
-                        .zip(counts),
-                );
-            }
-            let part = weighted_mean(part_loss(logits.clone(), labels), &weights);
-            total = total + part.clone() * loss.part;
-            figures.push((Figure::Part, part));
-        }
-        if let (Some(logits), Some((target, mask))) = (&forward.attributes, &inputs.attributes) {
-            let weights = self.weights(&inputs.mixes, ATTRIBUTE);
-            let views = logits.dims()[0] / target.dims()[0];
-            let [target, mask] = [target, mask].map(|one| Tensor::cat(vec![one.clone(); views], 0));
-            let ranges = { self.vocabulary.as_ref() }
-                .map(Vocabulary::ranges)
-                .unwrap_or_default();
-            if observe {
-                let (logits, target, mask) = (logits.clone().inner(), target.clone(), mask.clone());
-                let counts = attribute_accuracy(logits, target, mask, &ranges).map(Tensor::sum);
-                figures.extend(
-                    [Figure::AttributeRight, Figure::AttributeKnown]
-                        .into_iter()
-                        .zip(counts),
-                );
-            }
-            let losses = attribute_loss(logits.clone(), target, mask, &ranges);
-            let attribute = weighted_mean(losses, &weights);
-            total = total + attribute.clone() * loss.attribute;
-            figures.push((Figure::Attribute, attribute));
-        }
-        if let Some(load) = load {
-            let balance = balance_loss(&passes(&forward), load);
-            total = total + balance.clone() * loss.balance;
-            figures.push((Figure::Balance, balance));
-        }
-        figures.push((Figure::Total, total.clone()));
+        let (total, measured) = objective(&forward, &inputs, targets, &setting);
         let usage = if observe {
             usage(&forward)
         } else {
             UsageSums::default()
         };
-
-        let shares = (self.plan.replicas * self.plan.recipe.run.accumulate) as f64;
-        let figures = { figures.into_iter() }
-            .map(|(figure, value)| (figure, value.without_autodiff()))
-            .collect();
-        Verdict {
+        let shares = (self.plan.replicas * recipe.run.accumulate) as f64;
+        ShareResult {
             gradients: optim::gradients(&student, &mut (total / shares).backward()),
-            teacher_mean: teacher_mean(&teacher),
-            figures,
+            measured,
             usage,
         }
     }
 
-    /// Weight of every image in the loss of `task`.
-    fn weights(&self, mixes: &[Mix], task: usize) -> Vec<f32> {
-        let tasks = self.plan.tasks.iter().filter(|used| **used).count() as f32;
-        let scale = if self.plan.recipe.method == Method::Solider {
-            1.0
-        } else {
-            tasks
+    /// The weights of merged experts under each prompt.
+    fn merged_usage(&self) -> Vec<Usage> {
+        let weights = self.student.trunk.backbone.expert_weights();
+        let of = |(block, weights): (usize, Tensor<2>)| {
+            let experts = weights.dims()[1];
+            let values: Vec<f32> = weights.into_data().iter::<f32>().collect();
+            let rows = values
+                .chunks(experts)
+                .map(|row| row.iter().map(|w| f64::from(*w)));
+            let rows: Vec<Vec<f64>> = rows.map(Iterator::collect).collect();
+            Usage::of_weights(self.step, block, rows)
         };
-        mixes
-            .iter()
-            .map(|mix| mix.weights()[task] * scale)
-            .collect()
+        weights.into_iter().enumerate().flat_map(of).collect()
     }
 }
 
-/// Learning rate, weight decay and teacher's momentum of a step.
+/// Learning rate, weight decay, teacher's momentum and temperature of a step.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scheduled {
     /// Learning rate.
@@ -453,6 +450,8 @@ pub struct Scheduled {
     pub weight_decay: f64,
     /// Share of the old teacher in the new one.
     pub momentum: f64,
+    /// Temperature of the teacher.
+    pub teacher_temperature: f64,
 }
 
 impl Scheduled {
@@ -466,24 +465,17 @@ impl Scheduled {
                 .at(step),
             weight_decay: cosine(optimiser.weight_decay, optimiser.weight_decay_end).at(step),
             momentum: cosine(plan.momentum, teacher.momentum_end).at(step),
+            teacher_temperature: {
+                let loss = &plan.recipe.loss;
+                let done = match plan.temperature_steps {
+                    0 => 1.0,
+                    steps => (step as f64 / steps as f64).min(1.0),
+                };
+                let start = plan.teacher_temperature_start;
+                start + (loss.teacher_temperature - start) * done
+            },
         }
     }
-}
-
-/// The routing of a share by pass.
-fn passes(forward: &Forward) -> Vec<&[Routing]> {
-    forward
-        .routing
-        .iter()
-        .map(|(blocks, _)| blocks.as_slice())
-        .collect()
-}
-
-/// The load of the experts over all replicas; their shares are equal, so it is the mean.
-fn mean_load(drafts: &[Draft]) -> Option<Tensor<2>> {
-    let loads = drafts.iter().filter_map(|draft| draft.load.clone());
-    let sum = loads.reduce(|sum, load| sum + load)?;
-    Some(sum.div_scalar(drafts.len() as f64))
 }
 
 /// The recipe's optimiser.
@@ -502,96 +494,65 @@ pub(crate) fn adamw(plan: &Plan) -> OptimiserConfig {
 
 fn usage(forward: &Forward) -> UsageSums {
     let mut sums = UsageSums::default();
-    for (blocks, mixes) in &forward.routing {
-        sums.add(&UsageSums::new(blocks, mixes));
+    for (blocks, task) in &forward.routing {
+        sums.add(&UsageSums::new(blocks, *task));
     }
     sums
 }
 
-/// Mean over views and images of weight · loss. losses: [views · batch], weights: one an image.
-fn weighted_mean(losses: Tensor<1>, weights: &[f32]) -> Tensor<1> {
-    let views = losses.dims()[0] / weights.len();
-    let repeated = weights.repeat(views);
-    let weights =
-        Tensor::<1>::from_data(TensorData::new(repeated, losses.dims()), &losses.device());
-    (losses * weights).mean()
-}
-
-/// Standard deviation over the batch of each channel of the normalised features, mean over channels,
-/// times the root of their number: 1 for features in all directions alike, 0 for equal features.
-fn spread(pooled: Tensor<2>) -> Tensor<1> {
-    let channels = pooled.dims()[1] as f64;
-    let norm = pooled.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-    let features = pooled / norm;
-    let mean = features.clone().mean_dim(0);
-    let std = (features - mean).square().mean_dim(0).sqrt().mean();
-    std * channels.sqrt()
-}
-
-impl Terms {
-    fn sum(figures: impl Iterator<Item = (Figure, f64)>) -> Self {
-        let mut terms = Self::default();
-        for (figure, value) in figures {
-            terms.0[figure as usize] += value;
-        }
-        terms
+impl Measures {
+    fn of(&self, measure: Measure) -> Option<f64> {
+        self.sums.get(&measure).copied()
     }
 
-    fn of(&self, figure: Figure) -> f64 {
-        self.0[figure as usize]
+    /// Mean over shares; 0 where nothing was measured.
+    fn mean(&self, measure: Measure) -> f64 {
+        self.of(measure).unwrap_or(0.0) / self.shares
     }
 
-    /// The term that is not finite, if any.
+    /// The loss that is not finite, if any.
     fn check(&self) -> Result<(), NonFinite> {
-        let terms = [
-            ("DINO loss", Figure::Dino),
-            ("part loss", Figure::Part),
-            ("attribute loss", Figure::Attribute),
-            ("balance loss", Figure::Balance),
-            ("total loss", Figure::Total),
-        ]
-        .map(|(term, figure)| (term, self.of(figure)));
-        match terms.into_iter().find(|(_, value)| !value.is_finite()) {
-            Some((term, value)) => Err(NonFinite { term, value }),
+        let losses = Measure::LOSSES.into_iter();
+        let mut values = losses.filter_map(|(loss, name)| Some((name, self.of(loss)?)));
+        match values.find(|(_, value)| !value.is_finite()) {
+            Some((name, value)) => Err(NonFinite {
+                term: format!("{name} loss"),
+                value,
+            }),
             None => Ok(()),
         }
     }
 
-    /// Means over `shares` shares, of the terms that the plan has and that were measured.
-    fn metrics(&self, shares: f64, plan: &Plan) -> Metrics {
-        let mut metrics = Metrics::new();
-        let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
-        let mean = |figure| self.of(figure) / shares;
-        put("loss/total", mean(Figure::Total));
-        put("loss/dino", mean(Figure::Dino));
-        put("teacher/entropy", mean(Figure::Entropy));
-        put("features/std", mean(Figure::Spread));
-        let tasks = [
+    /// What was measured, by its name in the log.
+    fn metrics(&self) -> Metrics {
+        let losses =
+            { Measure::LOSSES.into_iter() }.map(|(loss, name)| (loss, format!("loss/{name}")));
+        let others = [
+            (Measure::Entropy, "teacher/entropy"),
+            (Measure::Spread, "features/std"),
+            (Measure::PromptDistance, "features/prompt_distance"),
+            (Measure::ImageDistance, "features/image_distance"),
+        ];
+        let others = { others.into_iter() }.map(|(measure, name)| (measure, name.to_owned()));
+        let mut metrics: Metrics = losses
+            .chain(others)
+            .filter(|(measure, _)| self.of(*measure).is_some())
+            .map(|(measure, name)| (name, self.mean(measure)))
+            .collect();
+        let shares = [
+            ("part", Measure::PartRight, Measure::PartKnown),
             (
-                PART,
-                "part",
-                Figure::Part,
-                Figure::PartRight,
-                Figure::PartKnown,
-            ),
-            (
-                ATTRIBUTE,
                 "attribute",
-                Figure::Attribute,
-                Figure::AttributeRight,
-                Figure::AttributeKnown,
+                Measure::AttributeRight,
+                Measure::AttributeKnown,
             ),
         ];
-        for (task, name, loss, right, known) in tasks {
-            if plan.tasks[task] {
-                put(&format!("loss/{name}"), mean(loss));
-                if self.of(known) > 0.0 {
-                    put(&format!("accuracy/{name}"), self.of(right) / self.of(known));
-                }
+        for (name, right, known) in shares {
+            if let (Some(right), Some(known)) = (self.of(right), self.of(known))
+                && known > 0.0
+            {
+                metrics.insert(format!("accuracy/{name}"), right / known);
             }
-        }
-        if self.of(Figure::Balance) > 0.0 {
-            put("loss/balance", mean(Figure::Balance));
         }
         metrics
     }

@@ -1,15 +1,26 @@
-//! The networks of pre-training: the trunk, which student and teacher both have, and the heads
+//! The networks of pre-training: backbone and projection head, which student and teacher both have, and the heads
 //! that only the student has.
+//!
+//! Each loss sees features under the prompt of its own task. The blocks before the conditional ones (T) run once for a
+//! view, the conditional ones (B) once for each prompt:
+//!
+//! ```text
+//! L = w_d·L_dino(B_identity(T(v))) + w_p·L_part(B_part(T(v_global))) + w_a·L_attr(B_attribute(T(v_global)))
+//!     + λ·(w_p·L_part + w_a·L_attr)(B_identity(T(v_global)))
+//! ```
+//!
+//! The teacher is always under `identity`: were prompts drawn at random and shared by student and teacher, recognizing
+//! the prompt would be the easiest way to lower L_dino.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::backbone::{Backbone, Routing};
+use clasp_model::backbone::{Adapter, Backbone, Routing};
 use clasp_model::heads::{
     AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
 };
 use clasp_model::layers::Rng;
-use clasp_model::mix::{ATTRIBUTE, Mix, PART, mixes_tensor};
+use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, mixes_tensor};
 
 use crate::recipe::{Method, Plan};
 use crate::views::Inputs;
@@ -32,22 +43,38 @@ pub struct Student {
     pub part: Option<PartHead>,
     /// Attributes of the image, where they are learnt.
     pub attribute: Option<AttributeHead>,
+    /// Whether the last blocks depend on prompts.
+    prompted: bool,
+    /// Whether the part and attribute losses also see the features under the identity prompt.
+    labels_on_identity: bool,
+    /// Whether the gradient of DINO's loss stops before the conditional blocks.
+    detach_shared: bool,
+}
+
+/// The output of a label head under the prompt of its own task, and under that of identity. Without prompts there is
+/// one output only, under `own`.
+pub struct Heads<T> {
+    /// Under the prompt of the task.
+    pub own: T,
+    /// Under the identity prompt, where the losses see it.
+    pub identity: Option<T>,
 }
 
 /// What the student makes of a batch.
 pub struct Forward {
     /// Projections: [batch, outputs] of each global view, then those of all local views in one.
     pub views: Vec<Tensor<2>>,
-    /// Pooled features of the global views: [global views · batch, channels].
+    /// Pooled features of the global views under the identity prompt: [global views · batch, channels].
     pub pooled: Tensor<2>,
+    /// The same under the prompts of part and attribute, where these are learnt under prompts.
+    pub prompted: Vec<Tensor<2>>,
     /// Part logits of the global views and, for SOLIDER, of the masked ones after them:
     /// [views · batch, classes, rows, columns].
-    pub parts: Option<Tensor<4>>,
+    pub parts: Option<Heads<Tensor<4>>>,
     /// Attribute logits of the global views: [global views · batch, values].
-    pub attributes: Option<Tensor<2>>,
-    /// Routing of the blocks in the passes over global, local and masked views, each with the mix of
-    /// every view.
-    pub routing: Vec<(Vec<Routing>, Vec<Mix>)>,
+    pub attributes: Option<Heads<Tensor<2>>>,
+    /// Routing of the blocks with routed experts in each pass, and the task whose prompt it had.
+    pub routing: Vec<(Vec<Routing>, usize)>,
 }
 
 impl Student {
@@ -75,46 +102,85 @@ impl Student {
             .map(|vocabulary| {
                 AttributeHeadConfig::new(channels, vocabulary.logits()).init(rng, &device)
             });
+        let loss = &plan.recipe.loss;
         Self {
             trunk: Trunk { backbone, dino },
             part,
             attribute,
+            prompted: matches!(plan.backbone.adapter, Adapter::Moe(_)),
+            labels_on_identity: loss.identity_labels > 0.0,
+            detach_shared: loss.detach_shared,
         }
     }
 
     /// One pass over all views of a batch. `masked` is SOLIDER's part to hide, if any.
     pub fn forward(&self, inputs: &Inputs, masked: Option<u8>, rng: &mut Rng) -> Forward {
-        let batch = inputs.mixes.len();
+        let batch = inputs.batch;
         let device = self.device();
+        let backbone = &self.trunk.backbone;
         let globals = inputs.globals.clone();
-        let mixes = repeat(&inputs.mixes, globals.dims()[0] / batch);
-        let features =
-            self.trunk
-                .backbone
-                .forward(globals.clone(), mixes_tensor(&mixes, &device), Some(rng));
+        let mix = inputs.mix(globals.dims()[0] / batch, &device);
+        let shared = backbone.shared(globals.clone(), &mix, Some(rng));
+        let stop = |shared| self.stop(shared);
+        let features = backbone.conditional(stop(shared.clone()), &mix, Some(rng));
+        // The features that the label losses see without a prompt of their own.
+        let identity = if self.detach_shared && (self.labels_on_identity || !self.prompted) {
+            backbone.conditional(shared.clone(), &mix, Some(rng))
+        } else {
+            features.clone()
+        };
         let mut pooled = vec![features.pooled.clone()];
-        let mut maps = vec![features.map];
-        let mut routing = vec![(features.routing, mixes.clone())];
+        let mut routing = vec![(features.routing, IDENTITY)];
 
         if let Some(locals) = &inputs.locals {
-            let mixes = repeat(&inputs.mixes, locals.dims()[0] / batch);
-            let features = self.trunk.backbone.forward(
-                locals.clone(),
-                mixes_tensor(&mixes, &device),
-                Some(rng),
-            );
+            let mix = inputs.mix(locals.dims()[0] / batch, &device);
+            let shared = backbone.shared(locals.clone(), &mix, Some(rng));
+            let features = backbone.conditional(stop(shared), &mix, Some(rng));
             pooled.push(features.pooled);
-            routing.push((features.routing, mixes));
+            routing.push((features.routing, IDENTITY));
         }
-        if let (Some(part), Some(labels)) = (masked, &inputs.parts) {
-            let hidden = hide(globals, labels.clone(), part);
-            let features =
-                self.trunk
-                    .backbone
-                    .forward(hidden, mixes_tensor(&mixes, &device), Some(rng));
-            maps.push(features.map);
-            routing.push((features.routing, mixes));
-        }
+
+        let mut prompted = Vec::new();
+        let mut under = |task: usize, rng: &mut Rng| {
+            let mix = Mix::single(task).tensor(&device);
+            let features = backbone.conditional(shared.clone(), &mix, Some(rng));
+            prompted.push(features.pooled.clone());
+            routing.push((features.routing.clone(), task));
+            features
+        };
+        let parts = self.part.as_ref().map(|head| {
+            if self.prompted {
+                let own = under(PART, rng).map;
+                let also = self.labels_on_identity.then(|| identity.map.clone());
+                return Heads {
+                    own: head.forward(own),
+                    identity: also.map(|map| head.forward(map)),
+                };
+            }
+            let mut maps = vec![identity.map.clone()];
+            if let (Some(part), Some(labels)) = (masked, &inputs.parts) {
+                let hidden = hide(globals, labels.clone(), part);
+                maps.push(backbone.forward(hidden, mix, Some(rng)).map);
+            }
+            Heads {
+                own: head.forward(Tensor::cat(maps, 0)),
+                identity: None,
+            }
+        });
+        let attributes = self.attribute.as_ref().map(|head| {
+            if self.prompted {
+                let own = under(ATTRIBUTE, rng).pooled;
+                let also = self.labels_on_identity.then(|| identity.pooled.clone());
+                return Heads {
+                    own: head.forward(own),
+                    identity: also.map(|pooled| head.forward(pooled)),
+                };
+            }
+            Heads {
+                own: head.forward(identity.pooled.clone()),
+                identity: None,
+            }
+        });
         // The last layer is the largest: it is read once for all views.
         let globals = features.pooled.dims()[0];
         let projections = self.trunk.dino.forward(Tensor::cat(pooled, 0));
@@ -125,16 +191,20 @@ impl Student {
         }
         Forward {
             views,
-            parts: self
-                .part
-                .as_ref()
-                .map(|head| head.forward(Tensor::cat(maps, 0))),
-            attributes: self
-                .attribute
-                .as_ref()
-                .map(|head| head.forward(features.pooled.clone())),
+            parts,
+            attributes,
             pooled: features.pooled,
+            prompted,
             routing,
+        }
+    }
+
+    /// What DINO's branch goes on with.
+    fn stop(&self, shared: clasp_model::backbone::Shared) -> clasp_model::backbone::Shared {
+        if self.detach_shared {
+            shared.detach()
+        } else {
+            shared
         }
     }
 
@@ -144,17 +214,39 @@ impl Student {
 }
 
 impl Trunk {
-    /// Projections of the global views, one tensor [batch, outputs] a view: what the teacher says.
+    /// Projections of the global views, one tensor [batch, outputs] a view: what the teacher's targets are made of.
     pub fn project(&self, inputs: &Inputs) -> Vec<Tensor<2>> {
-        split(self.dino.forward(self.pool(inputs)), inputs.mixes.len())
+        split(self.dino.forward(self.pool(inputs)), inputs.batch)
     }
 
-    /// Pooled features of the global views: [views · batch, channels].
+    /// Pooled features of the global views under the identity prompt: [views · batch, channels].
     pub fn pool(&self, inputs: &Inputs) -> Tensor<2> {
-        let views = inputs.globals.dims()[0] / inputs.mixes.len();
-        let mix = mixes_tensor(&repeat(&inputs.mixes, views), &inputs.globals.device());
         let images = inputs.globals.clone();
+        let views = images.dims()[0] / inputs.batch;
+        let mix = inputs.mix(views, &images.device());
         self.backbone.forward(images, mix, None).pooled
+    }
+}
+
+impl Inputs {
+    /// Prompt weights of a pass over `views` views: those of identity, [1, tasks], or SOLIDER's λ by image,
+    /// [views · batch, tasks].
+    fn mix(&self, views: usize, device: &Device) -> Tensor<2> {
+        match &self.lambdas {
+            None => Mix::single(IDENTITY).tensor(device),
+            Some(lambdas) => {
+                let mixes: Vec<Mix> = lambdas.iter().map(|lambda| lambda_mix(*lambda)).collect();
+                mixes_tensor(&mixes.repeat(views), device)
+            }
+        }
+    }
+}
+
+/// λ as prompt weights: the controller reads λ as 1 less the weight of identity.
+fn lambda_mix(lambda: f32) -> Mix {
+    match Mix::new([1.0 - lambda, lambda, 0.0]) {
+        Ok(mix) => mix,
+        Err(_) => Mix::single(IDENTITY),
     }
 }
 
@@ -166,7 +258,7 @@ pub fn part_to_hide(method: Method, classes: usize, rng: &mut Rng) -> Option<u8>
         .flatten()
 }
 
-/// Images with the cells of one part set to 0, which is the mean colour after normalisation.
+/// Images with the grid positions of one part set to 0, which is the mean colour after normalisation.
 /// images: [views, 3, height, width], labels: [views, rows, columns].
 fn hide(images: Tensor<4>, labels: Tensor<3, Int>, part: u8) -> Tensor<4> {
     let [views, _, height, width] = images.dims();
@@ -180,10 +272,6 @@ fn hide(images: Tensor<4>, labels: Tensor<3, Int>, part: u8) -> Tensor<4> {
         .narrow(2, 0, height)
         .narrow(3, 0, width);
     images * shown
-}
-
-fn repeat(mixes: &[Mix], views: usize) -> Vec<Mix> {
-    mixes.repeat(views)
 }
 
 /// [views · batch, outputs] as one [batch, outputs] a view.

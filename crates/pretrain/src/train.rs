@@ -27,7 +27,7 @@ use serde::Serialize;
 
 use crate::checkpoint;
 use crate::error::{PretrainError, Result};
-use crate::monitor::{Usage, Watch};
+use crate::monitor::{CollapseMonitor, Usage};
 use crate::recipe::{Machine, Plan, Recipe, run_toml};
 use crate::step::{NonFinite, Trainer};
 use crate::views::{Corpus, Item, Maker, Unreadable};
@@ -141,8 +141,9 @@ pub fn train(
     );
     checkpoints::tidy(folder)?;
     let mut log = Log::open(folder, trainer.step, &["experts.jsonl"])?;
-    let mut watch = Watch::new(
+    let mut monitor = CollapseMonitor::new(
         plan.outputs,
+        plan.recipe.run.batch * plan.recipe.views.global,
         plan.warmup_steps.max(plan.frozen_steps).max(100),
     );
     let mut run = Report {
@@ -189,7 +190,7 @@ pub fn train(
                 metrics.insert(format!("experts/{task}/entropy"), entropy);
             }
         }
-        for warning in watch.look(trainer.step, &metrics) {
+        for warning in monitor.check(trainer.step, &metrics) {
             (control.report)(Event::Warning(&warning));
             run.warnings.push(warning);
         }
@@ -380,7 +381,7 @@ impl Report<'_> {
             Err(error) => error.into(),
             Ok(()) => PretrainError::NonFinite {
                 step,
-                term: error.term.to_owned(),
+                term: error.term.clone(),
                 value: error.value,
                 keys,
             },

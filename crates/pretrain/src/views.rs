@@ -12,10 +12,10 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::augment::{LabelGrid, View, Views, ViewsConfig, views};
 use clasp_data::image::{Limits, decode};
 use clasp_data::labels::{AttributeTargets, Calibration, LabelError, Store, attribute_targets};
+use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
-use clasp_data::{Rng, rng_for};
-use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
+use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
 use clasp_run::Setting;
 use rand::RngExt;
 
@@ -28,6 +28,8 @@ pub struct Corpus {
     labels: Option<Labels>,
     /// Places in the source of the images that are trained on.
     images: Vec<usize>,
+    /// For each of these, the one whose labels it has: itself, unless labels are permuted.
+    labelled_as: Vec<usize>,
 }
 
 struct Labels {
@@ -58,10 +60,11 @@ impl Corpus {
         let part = recipe.method != Method::Dino && wants(TASKS[PART]);
         let attribute = recipe.method == Method::Clasp && wants(TASKS[ATTRIBUTE]);
         if !part && !attribute {
-            let images = (0..source.len()).collect();
+            let images: Vec<usize> = (0..source.len()).collect();
             return Ok(Self {
                 source,
                 labels: None,
+                labelled_as: images.clone(),
                 images,
             });
         }
@@ -107,6 +110,11 @@ impl Corpus {
         Ok(Self {
             source,
             labels: Some(Labels { store, calibration }),
+            labelled_as: if data.permute_labels {
+                cycle(&images, recipe.seed)
+            } else {
+                images.clone()
+            },
             images,
         })
     }
@@ -127,6 +135,16 @@ impl Corpus {
             .as_ref()
             .map(|labels| &labels.store.meta.vocabulary)
     }
+}
+
+/// A random cyclic permutation of `images` (Sattolo 1986): where there are two or more, none stays in its place.
+fn cycle(images: &[usize], seed: u64) -> Vec<usize> {
+    let mut rng = rng_for(seed, 0, "permuted labels");
+    let mut permuted = images.to_vec();
+    for last in (1..permuted.len()).rev() {
+        permuted.swap(last, rng.random_range(0..last));
+    }
+    permuted
 }
 
 /// The calibration beside the labels, or, where nobody has made one, that of the same logits now.
@@ -156,8 +174,8 @@ pub struct Unreadable {
 pub struct Item {
     /// The image's key.
     pub key: String,
-    /// Weights of the tasks, shared by student and teacher.
-    pub mix: Mix,
+    /// SOLIDER's λ, shared by student and teacher: 0 or 1.
+    pub lambda: f32,
     /// The views, with part labels where there are any.
     pub views: Views,
     /// Attribute targets, where they are learnt.
@@ -170,7 +188,7 @@ pub struct Maker {
     config: ViewsConfig,
     /// Rows and columns of the feature map of a global view.
     grid: [usize; 2],
-    mixes: Mixes,
+    solider: bool,
     targets: (f32, f32),
     seed: u64,
     unreadable: Arc<Mutex<Unreadable>>,
@@ -190,11 +208,7 @@ impl Maker {
             corpus,
             config: recipe.views.clone(),
             grid,
-            mixes: Mixes {
-                method: recipe.method,
-                tasks: plan.tasks,
-                single: recipe.mix.single,
-            },
+            solider: recipe.method == Method::Solider,
             targets: (recipe.loss.attribute_low, recipe.loss.attribute_high),
             seed: recipe.seed,
             unreadable,
@@ -224,9 +238,11 @@ impl Maker {
         };
         drop(unreadable);
         let mut rng = rng_for(self.seed, epoch, key);
-        let mix = self.mixes.draw(&mut rng);
+        // Drawn for every method, so that all see the same views of an image.
+        let lambda = f32::from(u8::from(rng.random_bool(0.5)));
         let labels = self.corpus.labels.as_ref();
-        let row = labels.and_then(|labels| labels.store.get(key));
+        let labelled_as = self.corpus.source.key(self.corpus.labelled_as[index]);
+        let row = labels.and_then(|labels| labels.store.get(labelled_as));
         let grid = labels.zip(row).map(|(labels, row)| LabelGrid {
             rows: labels.store.meta.rows,
             columns: labels.store.meta.columns,
@@ -246,48 +262,10 @@ impl Maker {
         });
         Some(Item {
             key: key.to_owned(),
-            mix,
+            lambda: if self.solider { lambda } else { 0.0 },
             views,
             attributes,
         })
-    }
-}
-
-/// How the mix of an image is drawn.
-#[derive(Clone, Copy, Debug)]
-pub struct Mixes {
-    /// SOLIDER draws its λ instead.
-    pub method: Method,
-    /// Tasks that take part.
-    pub tasks: [bool; 3],
-    /// Share of images with one task.
-    pub single: f64,
-}
-
-impl Mixes {
-    /// A mix: one task, each as likely, with probability `single`, else Dirichlet(1, …, 1) over the
-    /// tasks. For SOLIDER, λ is 0 or 1 with equal chances, as its code draws it: λ = 1 is a mix of
-    /// `part` alone, λ = 0 of `identity` alone.
-    pub fn draw(&self, rng: &mut Rng) -> Mix {
-        let count = self.tasks.iter().filter(|used| **used).count();
-        let single = if self.method == Method::Solider {
-            1.0
-        } else {
-            self.single
-        };
-        if rng.random::<f64>() < single {
-            let chosen = rng.random_range(0..count);
-            let task = (0..TASKS.len())
-                .filter(|task| self.tasks[*task])
-                .nth(chosen);
-            return Mix::single(task.unwrap_or(IDENTITY));
-        }
-        // Exponential draws over their sum are Dirichlet(1, …, 1).
-        let weights = self.tasks.map(|used| {
-            let draw = -(1.0 - rng.random::<f64>()).ln();
-            if used { draw as f32 } else { 0.0 }
-        });
-        Mix::new(weights).unwrap_or_else(|_| Mix::single(IDENTITY))
     }
 }
 
@@ -299,8 +277,10 @@ pub struct Inputs {
     pub globals: Tensor<4>,
     /// [local views · batch, 3, height, width], where there are local views.
     pub locals: Option<Tensor<4>>,
-    /// One an image.
-    pub mixes: Vec<Mix>,
+    /// Images.
+    pub batch: usize,
+    /// SOLIDER's λ, one an image.
+    pub lambdas: Option<Vec<f32>>,
     /// [global views · batch, rows, columns], 255 where the part is not known.
     pub parts: Option<Tensor<3, Int>>,
     /// Targets [batch, values] and mask [batch, attributes], 1 where a target counts.
@@ -309,7 +289,7 @@ pub struct Inputs {
 
 impl Inputs {
     /// The tensors of `items` on `device`; `grid` is rows and columns of a global view's feature map.
-    pub fn new(items: &[Item], grid: [usize; 2], device: &Device) -> Self {
+    pub fn new(items: &[Item], grid: [usize; 2], method: Method, device: &Device) -> Self {
         let globals = items.first().map_or(0, |item| item.views.global.len());
         let locals = items.first().map_or(0, |item| item.views.local.len());
         let global = |view: usize| items.iter().map(move |item| &item.views.global[view]);
@@ -321,7 +301,9 @@ impl Inputs {
             keys: items.iter().map(|item| item.key.clone()).collect(),
             globals: pixels((0..globals).flat_map(global), device),
             locals: (locals > 0).then(|| pixels((0..locals).flat_map(local), device)),
-            mixes: items.iter().map(|item| item.mix).collect(),
+            batch: items.len(),
+            lambdas: (method == Method::Solider)
+                .then(|| items.iter().map(|item| item.lambda).collect()),
             parts: labelled.then(|| part_labels((0..globals).flat_map(global), grid, device)),
             attributes: attribute_tensors(items, device),
         }
@@ -423,7 +405,7 @@ pub fn noise(
     (0..recipe.run.batch)
         .map(|index| Item {
             key: format!("noise {index}"),
-            mix: Mix::single(index % TASKS.len()),
+            lambda: f32::from(u8::from(index % 2 == 1)),
             views: Views {
                 global: (0..views.global)
                     .map(|_| view(views.global_size, true))
@@ -443,60 +425,16 @@ pub fn noise(
 mod tests {
     use super::*;
 
-    fn mean(mixes: Mixes) -> ([f64; 3], f64) {
-        let mut rng = rng_for(0, 0, "mixes");
-        let (mut mean, mut single) = ([0.0; 3], 0.0);
-        let draws = 6000;
-        for _ in 0..draws {
-            let weights = mixes.draw(&mut rng).weights();
-            for (mean, weight) in mean.iter_mut().zip(weights) {
-                *mean += f64::from(weight) / f64::from(draws);
-            }
-            single += f64::from(u8::from(weights.contains(&1.0))) / f64::from(draws);
-        }
-        (mean, single)
-    }
-
     #[test]
-    fn mixes_have_their_mean_and_keep_to_their_tasks() {
-        let close = |a: f64, b: f64| (a - b).abs() < 0.02;
-        let clasp = Mixes {
-            method: Method::Clasp,
-            tasks: [true; 3],
-            single: 0.75,
-        };
-        let (weights, single) = mean(clasp);
-        assert!(
-            weights.iter().all(|weight| close(*weight, 1.0 / 3.0)) && close(single, 0.75),
-            "{weights:?} {single}"
-        );
-        let (weights, single) = mean(Mixes {
-            tasks: [true, true, false],
-            single: 0.5,
-            ..clasp
-        });
-        assert!(
-            close(weights[0], 0.5) && weights[2] == 0.0 && close(single, 0.5),
-            "{weights:?} {single}"
-        );
-        let (weights, single) = mean(Mixes {
-            method: Method::Solider,
-            tasks: [true, true, false],
-            ..clasp
-        });
-        assert!(
-            close(weights[0], 0.5) && single > 0.999,
-            "{weights:?} {single}"
-        );
-        let (weights, _) = mean(Mixes {
-            method: Method::Dino,
-            tasks: [true, false, false],
-            ..clasp
-        });
-        assert!(
-            close(weights[0], 1.0) && weights[1..] == [0.0, 0.0],
-            "{weights:?}"
-        );
+    fn permuted_labels_are_all_of_another_image() {
+        let images: Vec<usize> = (3..40).collect();
+        let permuted = cycle(&images, 5);
+        assert!(images.iter().zip(&permuted).all(|(a, b)| a != b));
+        let mut sorted = permuted.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, images);
+        assert_ne!(permuted, cycle(&images, 6));
+        assert_eq!(cycle(&[4], 0), [4]);
     }
 
     #[test]
@@ -509,7 +447,7 @@ mod tests {
         };
         let item = |value: f32, parts: Option<Vec<u8>>| Item {
             key: value.to_string(),
-            mix: Mix::mean(),
+            lambda: 0.0,
             views: Views {
                 global: vec![view(value, parts.clone()), view(value + 10.0, parts)],
                 local: Vec::new(),
@@ -519,6 +457,7 @@ mod tests {
         let inputs = Inputs::new(
             &[item(1.0, Some(vec![3])), item(2.0, None)],
             [1, 1],
+            Method::Clasp,
             &Device::flex(),
         );
         let firsts: Vec<f32> = inputs

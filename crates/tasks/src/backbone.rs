@@ -75,7 +75,7 @@ impl Extractor for BackboneExtractor {
             TensorData::new(values, [batch, 3, height, width]),
             &self.device,
         );
-        let mix = self.mix.tensor(batch, &self.device);
+        let mix = self.mix.tensor(&self.device);
         let features = (self.precision).within(|| self.backbone.forward(images, mix, None));
         let skipped = features.pyramid.len().saturating_sub(stages);
         let maps = features.pyramid.into_iter().skip(skipped).map(|map| {
@@ -128,7 +128,7 @@ mod tests {
         let found = extractor.extract(images, 2).unwrap();
 
         let images = Tensor::from_data(TensorData::new(values, [2, 3, 64, 32]), &device);
-        let features = backbone.forward(images, Mix::single(1).tensor(2, &device), None);
+        let features = backbone.forward(images, Mix::single(1).tensor(&device), None);
         assert_eq!(
             found.pooled,
             features.pooled.try_into_vec_as::<f32>().unwrap()

@@ -130,7 +130,7 @@ fn leaves_as_onnx<T: Task>(model: &Model<T>, folder: &Path) {
             Distribution::Normal(0.0, 1.0),
             &Device::flex(),
         );
-        let mix = model.mix.tensor(batch, &Device::flex());
+        let mix = model.mix.tensor(&Device::flex());
         let mut outputs = reference(images.clone(), mix);
         outputs.push(("input images".to_owned(), images.into()));
         let state = outputs.into_iter().map(|(name, output)| {

@@ -220,7 +220,7 @@ mod tests {
     use clasp_model::backbone::Adapter;
     use clasp_model::layers::Rng;
     use clasp_model::mix::Mix;
-    use clasp_model::moe::MoeConfig;
+    use clasp_model::moe::{MoeConfig, MoeKind};
     use rand_chacha::rand_core::SeedableRng;
 
     fn meta(config: BackboneConfig) -> BackboneMeta {
@@ -265,7 +265,7 @@ mod tests {
             let images = Tensor::ones([1, 3, 64, 32], &device);
             let features = |backbone: &Backbone| {
                 backbone
-                    .forward(images.clone(), Mix::mean().tensor(1, &device), None)
+                    .forward(images.clone(), Mix::mean().tensor(&device), None)
                     .pooled
                     .into_data()
             };
@@ -285,7 +285,7 @@ mod tests {
         let (adapted, report) = start_from(adapted, &path).unwrap();
         assert!(report.unexpected.is_empty() && !report.missing.is_empty());
         let images = Tensor::ones([1, 3, 64, 32], &device);
-        let mix = Mix::single(1).tensor(1, &device);
+        let mix = Mix::single(1).tensor(&device);
         let features = |backbone: &Backbone| {
             backbone
                 .forward(images.clone(), mix.clone(), None)
@@ -378,8 +378,8 @@ mod tests {
         // A configuration that claims more than the file holds.
         let small = config(Adapter::Moe(MoeConfig::default()));
         let large = config(Adapter::Moe(MoeConfig {
+            form: MoeKind::Merged,
             experts: 1024,
-            reduction: 1,
             ..MoeConfig::default()
         }));
         let backbone = small.init(&mut Rng::seed_from_u64(1), &device);

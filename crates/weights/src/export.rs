@@ -16,6 +16,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clasp_model::backbone::{Adapter, Backbone, Sizes};
+use clasp_model::moe::is_moe;
 use clasp_model::swin::{SwinSizes, WindowPadding};
 use clasp_model::vit::{Pool, VitSizes};
 use serde::Serialize;
@@ -169,8 +170,7 @@ fn drop_adapter(
     options: Options,
 ) -> Result<Vec<String>, WeightsError> {
     let of_adapter = |name: &&String| {
-        name.contains(".moe.")
-            || (options.names == Names::Timm && name.starts_with("semantic_embed"))
+        is_moe(name) || (options.names == Names::Timm && name.starts_with("semantic_embed"))
     };
     let dropped: Vec<String> = state.keys().filter(of_adapter).cloned().collect();
     if !dropped.is_empty() && !options.drop_adapter {
@@ -181,12 +181,9 @@ fn drop_adapter(
         let all = count(&mut state.values());
         let what = match &meta.config.adapter {
             Adapter::Moe(moe) => format!(
-                "the mixture of {} experts in {} blocks",
-                moe.experts,
-                dropped
-                    .iter()
-                    .filter(|name| name.ends_with("moe.gamma"))
-                    .count()
+                "the mixture of experts of {} block{}",
+                moe.blocks,
+                if moe.blocks == 1 { "" } else { "s" }
             ),
             _ => "SOLIDER's controller".to_owned(),
         };
@@ -196,8 +193,11 @@ fn drop_adapter(
             lost: format!(
                 "{lost} of {all} numbers would be lost, and with them the control by the mix of tasks"
             ),
-            hint: "--drop-adapter writes the plain network without it; its features are other ones"
-                .to_owned(),
+            hint: match &meta.config.adapter {
+                Adapter::Moe(_) => "--mix TASK folds the prompts of a task into the plain network, which keeps its features",
+                _ => "--drop-adapter writes the plain network without it; its features are other ones",
+            }
+            .to_owned(),
         });
     }
     for name in &dropped {

@@ -170,7 +170,7 @@ fn an_adapter_is_only_dropped_when_that_is_asked_for() {
     let moe = Adapter::Moe(MoeConfig::default());
     let lambda = Adapter::Lambda(LambdaConfig::default());
     for (adapter, what) in [
-        (moe, "6 experts in 4 blocks"),
+        (moe, "the mixture of experts of 1 block"),
         (lambda, "SOLIDER's controller"),
     ] {
         let config = BackboneConfig {

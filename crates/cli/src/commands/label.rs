@@ -213,7 +213,7 @@ pub fn kmeans_labeller(
     let features = {
         let device = device.clone();
         move |images: Tensor<4>| {
-            let mix = Mix::single(PART).tensor(images.dims()[0], &device);
+            let mix = Mix::single(PART).tensor(&device);
             backbone.forward(images, mix, None).map
         }
     };

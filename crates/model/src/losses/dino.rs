@@ -7,7 +7,10 @@
 //! c ← 0.9 c + 0.1 · mean of z over the teacher's views
 //! ```
 
-use burn::tensor::{Tensor, activation::log_softmax};
+use burn::tensor::{
+    Tensor,
+    activation::{log_softmax, softmax},
+};
 
 /// What logits are divided by before the softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,36 +30,60 @@ impl Default for Temperatures {
     }
 }
 
-/// What a teacher says of its views, without gradient.
-#[derive(Debug, Clone)]
-pub struct Answers {
-    /// q of each global view: [batch, prototypes] each.
-    pub probabilities: Vec<Tensor<2>>,
-    /// Mean entropy over views and images: [1].
-    pub entropy: Tensor<1>,
+/// The teacher's targets with centering: q of each view of [batch, prototypes] logits, without gradient.
+///
+/// # Shapes
+/// - teacher: logits of the global views, [batch, prototypes] each
+/// - centre: [1, prototypes]
+pub fn centered_targets(
+    teacher: &[Tensor<2>],
+    centre: &Tensor<2>,
+    temperature: f64,
+) -> Vec<Tensor<2>> {
+    let target = |logits: &Tensor<2>| {
+        let scaled = (logits.clone() - centre.clone()).div_scalar(temperature);
+        softmax(scaled.detach(), 1)
+    };
+    teacher.iter().map(target).collect()
 }
 
-impl Answers {
-    /// # Shapes
-    /// - teacher: logits of the global views, [batch, prototypes] each
-    /// - centre: [1, prototypes]
-    ///
-    /// # Panics
-    /// Without a view.
-    pub fn new(teacher: &[Tensor<2>], centre: &Tensor<2>, temperatures: &Temperatures) -> Self {
-        let answer = |logits: &Tensor<2>| {
-            let scaled = (logits.clone() - centre.clone()).div_scalar(temperatures.teacher);
-            let log_q = log_softmax(scaled.detach(), 1);
-            let q = log_q.clone().exp();
-            (q.clone(), (q * log_q).sum_dim(1).mean().neg())
-        };
-        let (probabilities, entropies): (Vec<_>, Vec<_>) = teacher.iter().map(answer).unzip();
-        assert!(!entropies.is_empty(), "a teacher needs a view");
-        Self {
-            probabilities,
-            entropy: Tensor::cat(entropies, 0).mean(),
-        }
+/// The teacher's targets by Sinkhorn–Knopp (Cuturi 2013), as in SwAV (Caron et al. 2020) and DINOv2: exp(z/τ) scaled in
+/// turn so that every prototype has an equal share of the samples and every sample sums to 1. No centre is needed.
+///
+/// With more prototypes than samples an equal share is less than a sample, and each target spreads over at least
+/// prototypes/samples of them.
+///
+/// # Shapes
+/// - logits: [samples, prototypes], of all samples of a step
+/// - returns [samples, prototypes]; rows sum to 1
+pub fn sinkhorn_knopp(logits: Tensor<2>, temperature: f64, iterations: usize) -> Tensor<2> {
+    let [samples, prototypes] = logits.dims();
+    let scaled = logits.detach().div_scalar(temperature);
+    let largest = scaled.clone().max().reshape([1, 1]);
+    let mut q = (scaled - largest).exp();
+    for _ in 0..iterations {
+        let share = q.clone().sum_dim(0).clamp_min(1e-30) * (prototypes as f64 / samples as f64);
+        q = q / share;
+        let row = q.clone().sum_dim(1).clamp_min(1e-30);
+        q = q / row;
     }
+    q
+}
+
+/// Mean entropy over all rows of distributions: [1]. 0 ln 0 counts as 0.
+///
+/// # Panics
+/// Without a tensor.
+pub fn mean_entropy(distributions: &[Tensor<2>]) -> Tensor<1> {
+    let entropies: Vec<Tensor<1>> = distributions
+        .iter()
+        .map(|q| {
+            let log = q.clone().clamp_min(1e-30).log();
+            (q.clone() * log).sum_dim(1).mean().neg()
+        })
+        .collect();
+    assert!(!entropies.is_empty(), "the entropy of no distribution");
+    Tensor::cat(entropies, 0).mean()
 }
 
 /// The loss over all pairs of a teacher's view and another student's view, from all logits at once, as the golden files have it: [1].
@@ -71,17 +98,17 @@ pub fn dino_loss(
     centre: Tensor<2>,
     temperatures: &Temperatures,
 ) -> Tensor<1> {
-    let answers = Answers::new(teacher, &centre, temperatures);
-    dino_loss_of(student, &answers.probabilities, temperatures)
+    let targets = centered_targets(teacher, &centre, temperatures.teacher);
+    dino_loss_of(student, &targets, temperatures)
 }
 
-/// The same, given what the teacher says.
+/// The same, given the teacher's targets.
 ///
 /// # Shapes
 /// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local views,
 ///   [n · batch, prototypes] each, where one entry may hold any number n of views one after another (no
 ///   slicing of the largest tensor of the step)
-/// - targets: [`Answers::probabilities`]
+/// - targets: [batch, prototypes] of each global view, from [`centered_targets`] or [`sinkhorn_knopp`]
 pub fn dino_loss_of(
     student: &[Tensor<2>],
     targets: &[Tensor<2>],
@@ -195,6 +222,26 @@ mod tests {
         let loss: f32 =
             dino_loss(&student, &teacher, centre, &Temperatures::default()).into_scalar();
         assert!((loss - 5.0f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn sinkhorn_gives_prototypes_equal_shares_and_samples_a_distribution() {
+        let device = Device::flex();
+        // Without it, every sample would choose the first prototype.
+        let z = Tensor::<2>::from_data([[0.9, 0.1], [0.8, 0.2], [0.7, 0.0], [0.9, 0.5]], &device);
+        let q = sinkhorn_knopp(z.clone(), 0.1, 50);
+        let rows: Vec<f32> = q.clone().sum_dim(1).try_into_vec_as().unwrap();
+        let shares: Vec<f32> = q.clone().mean_dim(0).try_into_vec_as().unwrap();
+        assert!(rows.iter().all(|sum| (sum - 1.0).abs() < 1e-5), "{rows:?}");
+        assert!(shares.iter().all(|s| (s - 0.5).abs() < 1e-3), "{shares:?}");
+        // By hand, one iteration: columns e^0, e^-1, e^-2, e^0 and e^-8, e^-7, e^-9, e^-4, each over its mean, rows to 1.
+        let once: Vec<f32> = sinkhorn_knopp(z, 0.1, 1).try_into_vec_as().unwrap();
+        let columns = [[0.0_f64, -1.0, -2.0, 0.0], [-8.0, -7.0, -9.0, -4.0]];
+        let sums = columns.map(|column| column.iter().map(|v| v.exp()).sum::<f64>());
+        for (row, found) in once.chunks(2).enumerate() {
+            let [a, b] = [0, 1].map(|c| columns[c][row].exp() / sums[c]);
+            assert!((f64::from(found[0]) - a / (a + b)).abs() < 1e-5, "{once:?}");
+        }
     }
 
     #[test]

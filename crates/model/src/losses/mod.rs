@@ -2,7 +2,7 @@
 //!
 //! | file | for |
 //! |---|---|
-//! | [`dino`], [`part`], [`attribute`], [`balance`] | pre-training |
+//! | [`dino`], [`part`], [`attribute`], [`routing`] | pre-training |
 //! | [`identity`] | re-identification: cross-entropy, batch-hard triplets |
 //! | [`weighted_bce`](mod@weighted_bce) | attribute recognition |
 //! | [`parsing`] | cross-entropy, Lovász-softmax, edges |
@@ -11,7 +11,6 @@
 //! | [`regions`], [`oim`] | person search |
 
 pub mod attribute;
-pub mod balance;
 pub mod detection;
 pub mod dino;
 pub mod heatmap;
@@ -20,16 +19,17 @@ pub mod oim;
 pub mod parsing;
 pub mod part;
 pub mod regions;
+pub mod routing;
 pub mod weighted_bce;
 
 pub use attribute::attribute_loss;
-pub use balance::{balance_loss, expert_load};
 pub use detection::{DetectionLosses, DetectionTargets, detection_losses};
-pub use dino::{Temperatures, centre_update, dino_loss};
+pub use dino::{Temperatures, centre_update, dino_loss, sinkhorn_knopp};
 pub use heatmap::heatmap_loss;
 pub use identity::{batch_hard_triplet, cross_entropy};
 pub use oim::OimMemory;
 pub use parsing::{edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy, refined_divergence};
 pub use part::part_loss;
 pub use regions::{box_loss, objectness_loss};
+pub use routing::prompt_information_loss;
 pub use weighted_bce::weighted_bce;

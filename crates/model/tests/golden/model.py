@@ -187,30 +187,49 @@ for name in ("tiny", "small", "base"):
     model = timm.create_model(f"vit_{name}_patch16_224", num_classes=0)
     GOLDEN[f"parameters vit-{name}"] = torch.tensor([sum(p.numel() for p in model.parameters())], dtype=torch.float64)
 
-# --- Mixture of experts, token by token -------------------------------------------------------------------
+# --- Mixture of experts under prompts -------------------------------------------------------------------------
 
-D, E, K, HIDDEN = 16, 6, 2, 2
-tokens = noise("moe tokens", (2, 5, D))
-mix = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]])
-normed = F.layer_norm(tokens, (D,), parameter("moe.norm.weight", (D,)), parameter("moe.norm.bias", (D,)))
-router = parameter("moe.router.weight", (E, D))
-prompt_router = parameter("moe.prompts.router.weight", (E, D))
-vectors = noise("moe.prompts.vectors", (3, D))
-down = parameter("moe.down.weight", (E * HIDDEN, D))
-up = parameter("moe.up.weight", (D, E * HIDDEN))
-gamma = noise("moe.gamma", (D,))
-a = 0.4
-output = torch.zeros_like(tokens)
-for image in range(2):
-    prompt = sum(mix[image, t] * vectors[t] for t in range(3))
-    for token in range(5):
-        h = normed[image, token]
-        g = (1 - a) * router @ h + a * prompt_router @ prompt
-        values, chosen = g.topk(K)
-        for weight, expert in zip(values.softmax(0), chosen):
-            part = slice(expert * HIDDEN, (expert + 1) * HIDDEN)
-            output[image, token] += weight * (up[:, part] @ torch.relu(down[part] @ h))
-GOLDEN["moe output"] = gamma * output
+# A ViT of one block, by its definition: timm's block with the norms and the MLP that the prompt weights give.
+MIX = torch.tensor([0.2, 0.3, 0.5])
+EXPERTS = 6
+block_sizes = {"img_size": (32, 16), "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "mlp_ratio": 1.5}
+
+
+def conditioned(change):
+    model = VIT(**block_sizes, num_classes=0).eval()
+    fill(model)
+    with torch.no_grad():
+        change(model.blocks[0])
+        tokens = model.forward_features(noise("moe images", (2, 3, 32, 16)))[:, 1:]
+    return tokens.transpose(1, 2).reshape(2, 16, 4, 2)
+
+
+def mixed(name, width):
+    return MIX @ noise(f"blocks.0.moe.prompts.{name}", (3, width))
+
+
+def gated(block):
+    # N(x) = (1 + s) * LN(x) + b, and hidden units scaled by 1 + c after the activation.
+    for norm, name in [(block.norm1, "norm1"), (block.norm2, "norm2")]:
+        scale, shift = mixed(f"{name}_scale", 16), mixed(f"{name}_shift", 16)
+        plain = norm.forward
+        norm.forward = lambda x, plain=plain, scale=scale, shift=shift: (1 + scale) * plain(x) + shift
+    factor, activation = 1 + mixed("hidden_scale", 24), block.mlp.act
+    block.mlp.act = lambda x: factor * activation(x)
+
+
+def merged(block):
+    # W = W + sum of w_e D_e, the weights averaged over prompts after their softmax.
+    weights = MIX @ noise("blocks.0.moe.prompts.gate", (3, EXPERTS)).softmax(1)
+    for layer, name in [(block.mlp.fc1, "fc1"), (block.mlp.fc2, "fc2")]:
+        outputs, inputs = layer.weight.shape
+        difference = parameter(f"blocks.0.moe.{name}.weight", (EXPERTS, inputs, outputs))
+        layer.weight += torch.einsum("e,eio->oi", weights, difference)
+        layer.bias += weights @ parameter(f"blocks.0.moe.{name}.bias", (EXPERTS, outputs))
+
+
+GOLDEN["moe gated map"] = conditioned(gated)
+GOLDEN["moe merged map"] = conditioned(merged)
 
 # --- DINO's loss, as published ------------------------------------------------------------------------------
 

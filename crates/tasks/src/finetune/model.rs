@@ -136,7 +136,7 @@ impl<T: Task> Model<T> {
 
     /// Features of inputs [batch, 3, height, width].
     pub fn features_of(&self, images: Tensor<4>) -> Features {
-        let mix = self.mix.tensor(images.dims()[0], &self.device);
+        let mix = self.mix.tensor(&self.device);
         (self.precision).within(|| self.backbone.forward(images, mix, None))
     }
 
@@ -177,9 +177,7 @@ pub fn stages(
     // Looking is simpler than deriving, and cannot be wrong.
     let device = device.clone().inner();
     let image = Tensor::zeros([1, 3, height.min(128), width.min(128)], &device);
-    let features = backbone
-        .valid()
-        .forward(image, mix.tensor(1, &device), None);
+    let features = backbone.valid().forward(image, mix.tensor(&device), None);
     let rows = |map: &Tensor<4>| height.min(128).div_ceil(map.dims()[2]);
     let mut exact = strides(backbone);
     // The maps of a ViT are all as fine.

@@ -2,6 +2,7 @@
 
 use std::f64::consts::PI;
 
+use clasp_model::moe::{is_moe, is_prompt};
 use clasp_model::optim::{Rates, decays};
 
 use super::recipe::{Decline, ModelSection, OptimiserSection, Plan, Tune};
@@ -70,9 +71,9 @@ impl Groups<'_> {
         match name.strip_prefix("backbone.") {
             None => lr *= self.optimiser.head_lr,
             Some(inner) => {
-                let adapter = inner.contains(".moe.") || inner.starts_with("semantic_embed");
+                let adapter = is_moe(inner) || inner.starts_with("semantic_embed");
                 let frozen = { self.model.freeze.iter() }.any(|start| inner.starts_with(start));
-                let prompt = inner.ends_with("prompts.vectors");
+                let prompt = is_prompt(inner);
                 let tuned = match self.model.tune {
                     // Prompts are trained when they are asked for, and only then.
                     _ if prompt => self.prompts,
@@ -276,7 +277,7 @@ mod tests {
             ),
             Some((0.25, 0.5))
         );
-        let prompt = "backbone.layers.1.blocks.0.moe.prompts.vectors";
+        let prompt = "backbone.layers.1.blocks.0.moe.prompts.gate";
         assert_eq!(rates(&optimiser, &model, prompt), None);
         model.tune = Tune::Experts;
         assert_eq!(
@@ -287,7 +288,7 @@ mod tests {
             ),
             None
         );
-        let expert = "backbone.layers.1.blocks.0.moe.experts.down";
+        let expert = "backbone.layers.1.blocks.0.moe.fc1.weight";
         assert_eq!(rates(&optimiser, &model, expert), Some((0.5, 0.5)));
         optimiser.decay_all = true;
         assert_eq!(rates(&optimiser, &model, "head.fc.bias"), Some((20.0, 0.5)));

@@ -22,6 +22,7 @@ use clasp_data::loader::{Draw, Loader, Position};
 use clasp_data::{atomic_write, rng_for};
 use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
+use clasp_model::moe::{is_moe, is_prompt};
 use clasp_model::named;
 use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, backbone_state};
@@ -394,12 +395,12 @@ fn check_frozen(freeze: &[String], names: &[String]) -> Result<(), TaskError> {
 /// # Errors
 /// It has no prompts to be learnt, or nothing that adapts it.
 fn check_adapter(model: &ModelSection, names: &[String]) -> Result<(), TaskError> {
-    let has = |part: &str| names.iter().any(|name| name.contains(part));
-    if model.mix == "learn" && !has("prompts.vectors") {
+    if model.mix == "learn" && !names.iter().any(|name| is_prompt(name)) {
         let expected = "auto, a task or weights: this backbone has no prompts";
         return Err(setting("model.mix", expected, &model.mix));
     }
-    if model.tune == Tune::Experts && !has(".moe.") && !has("semantic_embed") {
+    let adapted = |name: &String| is_moe(name) || name.contains("semantic_embed");
+    if model.tune == Tune::Experts && !names.iter().any(adapted) {
         let expected = "full or head: this backbone has no adapter";
         return Err(setting("model.tune", expected, "experts"));
     }

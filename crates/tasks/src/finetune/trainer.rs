@@ -341,7 +341,7 @@ fn padded_inputs<T>(
     }
     let data = TensorData::new(pixels, [examples.len(), 3, height, width]);
     let images = Tensor::from_data(data, device);
-    (images, mix.tensor(examples.len(), device))
+    (images, mix.tensor(device))
 }
 
 /// The features of all shares in one.

@@ -19,6 +19,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes};
 use clasp_model::layers::Rng;
+use clasp_model::moe::is_moe;
 use clasp_model::swin::WindowPadding;
 use rand_chacha::rand_core::SeedableRng;
 
@@ -287,7 +288,7 @@ pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, Report),
     }
     let (backbone, load) = load_backbone_state(backbone, &state);
     report.take(load);
-    let adapter = |name: &String| name.contains(".moe.") || name.starts_with("semantic_embed");
+    let adapter = |name: &String| is_moe(name) || name.starts_with("semantic_embed");
     let fits = report.missing.iter().all(adapter)
         && report.unexpected.iter().all(adapter)
         && report.mismatched.is_empty();

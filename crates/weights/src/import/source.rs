@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use clasp_model::backbone::Sizes;
+use clasp_model::moe::is_moe;
 
 use super::Options;
 use super::names::{Layout, sides};
@@ -335,7 +336,7 @@ pub(crate) fn recognise(
         }
         None if has("layers.0.blocks.0.attn.relative_position_bias_table") => {
             match has("layers.0.downsample.reduction.weight") {
-                _ if shapes.keys().any(|name| name.contains(".moe.")) => Source::Clasp,
+                _ if shapes.keys().any(|name| is_moe(name)) => Source::Clasp,
                 true => Source::MicrosoftSwin,
                 false => Source::TimmSwin,
             }

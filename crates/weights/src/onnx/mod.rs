@@ -7,7 +7,7 @@
 //! | | name | type | shape |
 //! |---|---|---|---|
 //! | input | `images` | f32, normalised, or u8 | [batch, 3, height, width], or [batch, height, width, 3] |
-//! | input, unless a mix is folded in | `mix` | f32 | [batch, tasks]: identity, part, attribute |
+//! | input, unless a mix is folded in | `mix` | f32 | [1, tasks]: identity, part, attribute |
 //! | outputs | as the network calls them | f32 | |
 //!
 //! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing and licences above all.
@@ -180,7 +180,7 @@ pub struct Exported {
 
 /// Writes `network` as ONNX, whole and checked or not at all.
 ///
-/// `forward` is the network on normalised images [batch, 3, height, width] and a mix [batch, tasks]; it names its outputs.
+/// `forward` is the network on normalised images [batch, 3, height, width] and a mix [1, tasks]; it names its outputs.
 /// `reference` is what the file has to agree with: the same, or the network before a mix was folded in.
 ///
 /// # Errors
@@ -294,7 +294,7 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
         proto::value("images", Element::F32, &sized([3, height, width]))
     }];
     if options.prompt == Prompt::Input {
-        let sizes = [batch, Size::Fixed(TASKS.len())];
+        let sizes = [Size::Fixed(1), Size::Fixed(TASKS.len())];
         inputs.push(proto::value("mix", Element::F32, &sizes));
     } else if nodes
         .iter()
@@ -407,8 +407,8 @@ fn checks(
         ));
     }
     let mut checks = Vec::new();
-    for (on, batch, bytes) in runs {
-        let mix = mixes(options.prompt, batch);
+    for (run, (on, batch, bytes)) in runs.into_iter().enumerate() {
+        let mix = mix_of_run(options.prompt, run);
         let normalised = normalise(&bytes, options);
         let shape = [batch, 3, height, width];
         let device = Device::flex();
@@ -446,15 +446,15 @@ fn checks(
 }
 
 /// The mix of each image: the one that was folded in, or each task and their mean in turn.
-fn mixes(prompt: Prompt, batch: usize) -> Values {
-    let rows = (0..batch).flat_map(|image| match prompt {
-        Prompt::Folded(mix) => mix.weights(),
-        Prompt::Input if image % 4 == 0 => Mix::mean().weights(),
-        Prompt::Input => Mix::single(image % 4 - 1).weights(),
-    });
+fn mix_of_run(prompt: Prompt, run: usize) -> Values {
+    let mix = match prompt {
+        Prompt::Folded(mix) => mix,
+        Prompt::Input if run.is_multiple_of(4) => Mix::mean(),
+        Prompt::Input => Mix::single(run % 4 - 1),
+    };
     Values {
-        shape: vec![batch, TASKS.len()],
-        data: rows.collect(),
+        shape: vec![1, TASKS.len()],
+        data: mix.weights().to_vec(),
     }
 }
 

@@ -14,7 +14,7 @@ use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig};
 use clasp_model::heads::{
     AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
 };
-use clasp_model::moe::MoeConfig;
+use clasp_model::moe::{MoeConfig, MoeKind};
 use clasp_model::swin::WindowPadding;
 
 use crate::testing::{filled, noise};
@@ -82,7 +82,11 @@ fn export_backbone(
 fn backbones_leave_in_every_form() {
     let folder = tempfile::tempdir().unwrap();
     let moe = Adapter::Moe(MoeConfig {
-        stages: vec![0, 1, 3],
+        blocks: 2,
+        ..MoeConfig::default()
+    });
+    let merged = Adapter::Moe(MoeConfig {
+        form: MoeKind::Merged,
         ..MoeConfig::default()
     });
     let lambda = Adapter::Lambda(LambdaConfig::default());
@@ -108,9 +112,16 @@ fn backbones_leave_in_every_form() {
             [64, 32],
         ),
         ("swin-pico", lambda, Detection, folded, [64, 32]),
-        ("vit-pico", moe.clone(), Detection, Prompt::Input, [64, 32]),
+        ("swin-pico", merged.clone(), Detection, folded, [64, 32]),
+        (
+            "vit-pico",
+            merged.clone(),
+            Detection,
+            Prompt::Input,
+            [64, 32],
+        ),
         // Position embeddings of another size.
-        ("vit-pico", moe, Detection, folded, [48, 48]),
+        ("vit-pico", merged, Detection, folded, [48, 48]),
     ];
     for (name, adapter, padding, prompt, size) in cases {
         let backbone = backbone(name, adapter, padding);
@@ -156,7 +167,7 @@ fn bytes_halves_and_weights_beside() {
         plain.signature[..3],
         [
             "input images: u8 [batch, 64, 32, 3]",
-            "input mix: f32 [batch, 3]",
+            "input mix: f32 [1, 3]",
             "output pooled: f32 [batch, 128]",
         ]
     );

@@ -116,7 +116,7 @@ impl Graph {
     }
 }
 
-/// Records `network` on images [batch, 3, height, width] and a mix [batch, tasks]; without a batch for any.
+/// Records `network` on images [batch, 3, height, width] and a mix [1, tasks]; without a batch for any.
 pub(super) fn trace<M: Module>(
     network: &M,
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
@@ -131,7 +131,7 @@ pub(super) fn trace<M: Module>(
             let network = network.clone().to_device(&device);
             // As operations, which are left out, and not as data, which would be as large as the batch.
             let images = Tensor::<4>::zeros([batch, 3, height, width], &device);
-            let mix = Tensor::<2>::zeros([batch, tasks], &device);
+            let mix = Tensor::<2>::zeros([1, tasks], &device);
             let names = parameter_names(&network);
             let inputs = [id(&images), id(&mix)];
             let outputs = forward(&network, images, mix);

@@ -11,7 +11,7 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_label::{ClipLabeller, LabelConfig, Labeller};
 use clasp_model::backbone::BackboneConfig;
 use clasp_model::clip::ClipConfig;
-use clasp_model::mix::{Mix, PART};
+use clasp_model::mix::Mix;
 use clasp_model::{Precision, Shares};
 use clasp_pretrain::step::Trainer;
 use clasp_pretrain::views::Item;
@@ -211,7 +211,7 @@ impl On<'_> {
                     TensorData::new(pixels.clone(), [share, 3, height, width]),
                     self.device,
                 );
-                let mix = Mix::mean().tensor(share, self.device);
+                let mix = Mix::mean().tensor(self.device);
                 let features = precision.within(|| backbone.forward(images, mix, None));
                 features
                     .pooled
@@ -265,7 +265,7 @@ impl On<'_> {
         let items: Vec<Item> = (0..run.batch)
             .map(|i| Item {
                 key: i.to_string(),
-                mix: Mix::single(PART),
+                lambda: 1.0,
                 views: crop(
                     &image,
                     None,

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`recipe`] | the recipe, its defaults, `"auto"` and overrides |
+//! | [`attributes`] | how stored logits become attribute targets |
 //! | [`views`] | from images and labels to the tensors of a step |
 //! | [`student`] | the networks: trunk and heads |
 //! | [`step`] | one step: losses, replicas, optimiser, teacher, centre |
@@ -12,6 +13,7 @@
 //!
 //! What is the paper's and what is this project's choice is told in `docs/method.md`.
 
+pub mod attributes;
 pub mod checkpoint;
 pub mod error;
 pub mod monitor;

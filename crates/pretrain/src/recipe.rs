@@ -18,6 +18,7 @@ use clasp_run::{Setting, check, recipe};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+pub use crate::attributes::Attributes;
 use crate::error::{PretrainError, Result};
 
 /// What is learnt.
@@ -96,6 +97,8 @@ pub struct Recipe {
     pub mix: MixDraw,
     /// Weights and temperatures of the losses.
     pub loss: Loss,
+    /// How stored logits become attribute targets.
+    pub attributes: Attributes,
     /// AdamW and its schedules.
     pub optimiser: Optimiser,
     /// The moving average.
@@ -115,6 +118,7 @@ impl Default for Recipe {
             head: Head::default(),
             mix: MixDraw::default(),
             loss: Loss::default(),
+            attributes: Attributes::default(),
             optimiser: Optimiser::default(),
             teacher: Teacher::default(),
             run: Run::default(),
@@ -250,10 +254,6 @@ pub struct Loss {
     pub teacher_temperature: f64,
     /// Share of the old centre in the new one.
     pub centre_momentum: f64,
-    /// Attribute targets above this and below `attribute_high` are not learnt.
-    pub attribute_low: f32,
-    /// See `attribute_low`.
-    pub attribute_high: f32,
 }
 
 impl Default for Loss {
@@ -266,8 +266,6 @@ impl Default for Loss {
             student_temperature: 0.1,
             teacher_temperature: 0.04,
             centre_momentum: 0.9,
-            attribute_low: 0.35,
-            attribute_high: 0.65,
         }
     }
 }
@@ -557,6 +555,7 @@ impl Recipe {
     /// Ranges of the values that are never automatic.
     fn check(&self) -> Result<()> {
         self.views.check()?;
+        self.attributes.config()?;
         let (run, optimiser, loss) = (&self.run, &self.optimiser, &self.loss);
         for (key, value, most) in [
             ("run.batch", run.batch, 1 << 20),
@@ -590,8 +589,6 @@ impl Recipe {
             ("model.drop_path", self.model.drop_path),
             ("loss.centre_momentum", loss.centre_momentum),
             ("teacher.momentum_end", self.teacher.momentum_end),
-            ("loss.attribute_low", f64::from(loss.attribute_low)),
-            ("loss.attribute_high", f64::from(loss.attribute_high)),
         ];
         check::within(&shares, [0.0, 1.0])?;
         let weights = [
@@ -878,7 +875,11 @@ mod tests {
             ("teacher.momentum_end", &["3.0"]),
             ("loss.dino", &["-1.0", "1e30"]),
             ("loss.student_temperature", &["0.0", "nan", "1e-30"]),
-            ("loss.attribute_low", &["nan", "2.0"]),
+            ("attributes.mask_low", &["nan", "2.0"]),
+            ("attributes.mask_high", &["0.2", "1.0"]),
+            ("attributes.confident_share", &["0.0", "1.5"]),
+            ("attributes.temperature", &["0.0", "nan"]),
+            ("attributes.minimum_spread", &["-1.0", "nan"]),
             ("mix.single", &["2.0"]),
             ("views.mean", &["[1e30, 0.5, 0.5]", "[nan, 0.5, 0.5]"]),
             ("views.std", &["[0.0, 0.5, 0.5]", "[1e-30, 0.5, 0.5]"]),

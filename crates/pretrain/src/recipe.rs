@@ -816,6 +816,8 @@ mod tests {
     fn auto_follows_from_batch_and_corpus_and_is_resolved_once() {
         let mut recipe = Recipe::default();
         recipe.run.batch = 128;
+        // Follows from the labels, which a plan does not see.
+        recipe.attributes.temperature = Auto::Value(1.5);
         let plan = recipe.plan(12_800, cpu(3)).unwrap();
         assert_eq!((plan.steps_per_epoch, plan.steps), (100, 10_000));
         assert!((plan.lr - 2.5e-4).abs() < 1e-12);

@@ -123,6 +123,12 @@ impl Corpus {
         self.images.is_empty()
     }
 
+    /// Temperature of the attribute targets in units of logits, where attributes are learnt.
+    pub fn temperature(&self) -> Option<f64> {
+        let rule = self.labels.as_ref()?.rule.as_ref()?;
+        Some(f64::from(rule.temperature))
+    }
+
     /// What the labels answer, where the method learns from labels.
     pub fn vocabulary(&self) -> Option<&Vocabulary> {
         self.labels

@@ -224,7 +224,8 @@ impl Calibration {
                 return Err(format!("{name}: expected {expected} values, found {found}"));
             }
         }
-        let not = |values: &[f32], good: fn(f32) -> bool| values.iter().copied().find(|&x| !good(x));
+        let not =
+            |values: &[f32], good: fn(f32) -> bool| values.iter().copied().find(|&x| !good(x));
         if let Some(value) = not(&self.mean, f32::is_finite) {
             return Err(format!("mean: expected finite numbers, found {value}"));
         }
@@ -233,9 +234,7 @@ impl Calibration {
         }
         for margins in &self.margins {
             let ordered = margins.windows(2).all(|pair| pair[0] <= pair[1]);
-            if margins.len() != INTERVALS + 1
-                || !ordered
-                || margins.iter().any(|x| !x.is_finite())
+            if margins.len() != INTERVALS + 1 || !ordered || margins.iter().any(|x| !x.is_finite())
             {
                 return Err(format!(
                     "margins: expected {} ascending numbers for each attribute, found {margins:?}",
@@ -312,7 +311,10 @@ fn percentiles(mut values: Vec<f32>) -> Vec<f32> {
 /// Share of a distribution, given by its percentiles, that lies at `limit` or above.
 fn share_from(percentiles: &[f32], limit: f32) -> f64 {
     let below = percentiles.iter().filter(|&&x| x < limit).count();
-    match (below.checked_sub(1).map(|i| percentiles[i]), percentiles.get(below)) {
+    match (
+        below.checked_sub(1).map(|i| percentiles[i]),
+        percentiles.get(below),
+    ) {
         (None, _) => 1.0,
         (_, None) => 0.0,
         (Some(low), Some(&high)) => {
@@ -389,10 +391,18 @@ impl AttributeConfig {
         if let Some(temperature) = self.temperature
             && !(1e-6..=1e6).contains(&temperature)
         {
-            return wrong("temperature", "a number from 1e-6 to 1e6, or \"auto\"", temperature);
+            return wrong(
+                "temperature",
+                "a number from 1e-6 to 1e6, or \"auto\"",
+                temperature,
+            );
         }
         if !(0.0..=1e4).contains(&self.minimum_spread) {
-            return wrong("minimum_spread", "a number from 0 to 1e4", self.minimum_spread);
+            return wrong(
+                "minimum_spread",
+                "a number from 0 to 1e4",
+                self.minimum_spread,
+            );
         }
         let (low, high) = (f64::from(self.mask_low), f64::from(self.mask_high));
         if !(0.0..=0.5).contains(&low) {
@@ -465,7 +475,9 @@ impl AttributeRule {
         let kept = |&spread: &f32| spread > 0.0 && spread >= least;
         let (count, sum) = { spread.iter() }
             .filter(|spread| kept(spread))
-            .fold((0.0_f32, 0.0), |(count, sum), spread| (count + 1.0, sum + spread));
+            .fold((0.0_f32, 0.0), |(count, sum), spread| {
+                (count + 1.0, sum + spread)
+            });
         let equal = calibration.log_probabilities || config.weights == GroupWeights::Equal;
         let weight = { spread.iter() }
             .map(|spread| match (kept(spread), equal) {
@@ -539,14 +551,16 @@ impl AttributeRule {
 /// by bisection of ln τ: a margin m counts if σ(m/τ) reaches `mask_high` or, in a pair, falls to
 /// `mask_low`, so the share falls with τ. 1 where no attribute has a spread.
 fn auto_temperature(calibration: &Calibration, config: &AttributeConfig) -> f32 {
-    let widest = { calibration.spread.iter().zip(&calibration.margins) }
-        .fold((0.0_f32, None), |(most, widest), (&spread, margins)| {
+    let widest = { calibration.spread.iter().zip(&calibration.margins) }.fold(
+        (0.0_f32, None),
+        |(most, widest), (&spread, margins)| {
             if spread > most {
                 (spread, Some(margins))
             } else {
                 (most, widest)
             }
-        });
+        },
+    );
     let (spread, Some(margins)) = widest else {
         return 1.0;
     };

@@ -166,7 +166,10 @@ mod tests {
             {
                 let truth = drawn.attributes[attribute.name.as_str()];
                 if !clear {
-                    assert_eq!((attribute.name.as_str(), drawn.attributes["view"]), ("glasses", "back"));
+                    assert_eq!(
+                        (attribute.name.as_str(), drawn.attributes["view"]),
+                        ("glasses", "back")
+                    );
                     masked += 1;
                     continue;
                 }
@@ -174,10 +177,16 @@ mod tests {
                 let best = { attribute.values.iter().zip(&targets.target[range]) }
                     .max_by(|a, b| a.1.total_cmp(b.1))
                     .unwrap();
-                assert!(best.0.name == truth && *best.1 > 0.99, "{best:?} for {truth}");
+                assert!(
+                    best.0.name == truth && *best.1 > 0.99,
+                    "{best:?} for {truth}"
+                );
             }
             // People stand in the middle; the corner is nobody's.
-            assert!(row.parts.iter().any(|&part| part != 0) && row.parts[0] == 0, "{key}");
+            assert!(
+                row.parts.iter().any(|&part| part != 0) && row.parts[0] == 0,
+                "{key}"
+            );
         }
         assert!(masked > 0 && unmasked > 13 * 55, "{masked} and {unmasked}");
         // A second call finds everything there; one without the store makes it again.

@@ -62,7 +62,10 @@ fn at(temperature: f64) -> AttributeConfig {
 fn close(found: &[f32], expected: &[f32]) {
     assert_eq!(found.len(), expected.len());
     for (a, b) in found.iter().zip(expected) {
-        assert!((a - b).abs() < 1e-5, "expected {expected:?}, found {found:?}");
+        assert!(
+            (a - b).abs() < 1e-5,
+            "expected {expected:?}, found {found:?}"
+        );
     }
 }
 
@@ -134,7 +137,12 @@ fn close_calls_are_masked() {
 #[test]
 fn weights_are_spreads_with_mean_one_and_narrow_groups_are_off() {
     let pair = AttributeKind::Pair;
-    let vocabulary = vocabulary_of(&[("a", pair, 2), ("b", pair, 2), ("c", pair, 2), ("d", pair, 2)]);
+    let vocabulary = vocabulary_of(&[
+        ("a", pair, 2),
+        ("b", pair, 2),
+        ("c", pair, 2),
+        ("d", pair, 2),
+    ]);
     let calibration = Calibration {
         spread: vec![1.0, 0.2, 3.0, 0.0],
         ..plain(&vocabulary)
@@ -177,7 +185,8 @@ fn an_offset_common_to_all_values_of_an_image_changes_no_target() {
         .map(|rows| AttributeRule::new(&of(rows, &vocabulary), &AttributeConfig::default()));
     assert!((rules[0].temperature / rules[1].temperature - 1.0).abs() < 1e-3);
     for (row, moved) in rows.iter().zip(&moved) {
-        let [a, b] = [(&rules[0], row), (&rules[1], moved)].map(|(r, row)| r.targets(row, &vocabulary));
+        let [a, b] =
+            [(&rules[0], row), (&rules[1], moved)].map(|(r, row)| r.targets(row, &vocabulary));
         for (a, b) in a.target.iter().zip(&b.target) {
             assert!((a - b).abs() < 1e-3, "{a} and {b}");
         }
@@ -252,7 +261,10 @@ fn the_stated_share_of_the_widest_attribute_is_clear() {
             .filter(|row| rule.targets(row, &vocabulary).mask[1])
             .count();
         let found = clear as f64 / rows.len() as f64;
-        assert!((found - share).abs() < 0.01, "expected {share}, found {found}");
+        assert!(
+            (found - share).abs() < 0.01,
+            "expected {share}, found {found}"
+        );
     }
 }
 
@@ -325,10 +337,22 @@ fn a_calibration_is_refused_for_another_vocabulary_or_length() {
     let cases: [(fn(&mut Calibration), &str); 6] = [
         (|c| c.mean.truncate(4), "mean: expected 5 values, found 4"),
         (|c| c.spread.push(1.0), "spread: expected 2 values, found 3"),
-        (|c| c.spread[0] = -1.0, "spread: expected numbers from 0 up, found -1"),
-        (|c| c.margins.truncate(1), "margins: expected 2 values, found 1"),
-        (|c| c.margins[1].truncate(3), "margins: expected 101 ascending numbers"),
-        (|c| c.margins[0][0] = 1.0, "margins: expected 101 ascending numbers"),
+        (
+            |c| c.spread[0] = -1.0,
+            "spread: expected numbers from 0 up, found -1",
+        ),
+        (
+            |c| c.margins.truncate(1),
+            "margins: expected 2 values, found 1",
+        ),
+        (
+            |c| c.margins[1].truncate(3),
+            "margins: expected 101 ascending numbers",
+        ),
+        (
+            |c| c.margins[0][0] = 1.0,
+            "margins: expected 101 ascending numbers",
+        ),
     ];
     for (change, expected) in cases {
         let mut wrong = calibration.clone();

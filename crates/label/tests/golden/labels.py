@@ -93,11 +93,11 @@ def kmeans(x):
     x = x.reshape(c, -1).T
     border = np.ones((h, w), bool)
     border[1:-1, 1:-1] = False
-    eight = KMeans(8, n_init=100, random_state=0).fit(x).labels_
-    touching = np.array([border.ravel()[eight == k].mean() for k in range(8)])
+    regions = KMeans(12, n_init=100, random_state=0).fit(x).labels_
+    touching = np.array([border.ravel()[regions == k].mean() for k in range(12)])
     # Nothing may hang on the last bits.
-    assert np.abs(touching - 0.4 * border.mean()).min() > 1e-3
-    front = (touching < 0.4 * border.mean())[eight]
+    assert np.abs(touching - 0.45 * border.mean()).min() > 1e-3
+    front = (touching < 0.45 * border.mean())[regions]
     if not 0.1 <= front.mean() <= 0.8:
         return None
     three = KMeans(3, n_init=100, random_state=0).fit(x[front])
@@ -108,19 +108,20 @@ def kmeans(x):
     return result.reshape(h, w)
 
 
-# Four colours of a person inside, four of the place; in map 4 the person's colours run to the border.
+# Four colours of a person inside, eight of the place; in map 4 the person's colours run to the border.
 maps, expected = [], []
 for i in range(6):
-    colours = rng.normal(size=(8, 8)) * 3
+    colours = rng.normal(size=(12, 8)) * 3
     x = rng.normal(size=(8, 10, 6)) * 0.3
     for row in range(10):
         for column in range(6):
             if i == 4:
-                kind = (row + 3 * column) % 8
+                kind = (row + 3 * column) % 12
             elif 1 <= row <= 8 and 1 <= column <= 4:
                 kind = 0 if row < 3 else 1 if row < 6 else 2 + (column > 2)
             else:
-                kind = 4 if row == 0 else 5 if row == 9 else 6 + (column == 5)
+                side = 0 if row == 0 else 1 if row == 9 else 2 + (column == 5)
+                kind = 4 + 2 * side + (column > 2 if side < 2 else row > 4)
             x[:, row, column] += colours[kind]
     maps.append(x)
     classes_ = kmeans(x.astype(np.float32).astype(np.float64))

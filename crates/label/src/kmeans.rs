@@ -93,7 +93,7 @@ pub fn clusters(
     let all: Vec<&[f64]> = points.iter().map(Vec::as_slice).collect();
     let foreground = foreground(&k_means(&all, REGIONS, rng)?, columns);
     let share = foreground.len() as f64 / positions as f64;
-    if share < FOREGROUND[0] || share > FOREGROUND[1] {
+    if !(FOREGROUND[0]..=FOREGROUND[1]).contains(&share) {
         return None;
     }
     let chosen: Vec<&[f64]> = { foreground.iter() }

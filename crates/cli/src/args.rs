@@ -240,12 +240,13 @@ pub struct Label {
 /// What can be done with labels that exist.
 #[derive(Subcommand, Debug)]
 pub enum LabelAction {
-    /// Mean and deviation of every attribute over the corpus (never runs CLIP again)
+    /// Statistics of the attribute logits over the corpus (never runs CLIP again)
     Calibrate {
         /// Folder of labels
         labels: PathBuf,
     },
-    /// How far two folders of labels of the same images agree
+    /// How far two folders of labels of the same images agree; if one is the truth (`clasp synth`, OUT/truth), how right
+    /// the other is
     Compare {
         /// Folder of labels
         one: PathBuf,

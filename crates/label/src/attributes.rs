@@ -1,7 +1,7 @@
 //! Attributes: the pooled image feature against the text feature of every value.
 //!
 //! The logits `s · cos` are stored as they are. What they say is relative to the corpus, so they become targets only
-//! after calibration ([`clasp_data::labels::attribute_targets`]), which never runs CLIP again.
+//! after calibration ([`clasp_data::labels::AttributeRule`]), which never runs CLIP again.
 
 use burn::tensor::Tensor;
 

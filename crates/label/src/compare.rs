@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use clasp_data::labels::{Calibration, Store, attribute_targets};
+use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, Store};
 use clasp_data::vocabulary::Vocabulary;
 use serde::Serialize;
 
@@ -60,11 +60,11 @@ impl Count {
     }
 }
 
-/// Compares two stores, each calibrated over itself. `low` and `high` as in [`crate::stats::stats`].
+/// Compares two stores, each calibrated over itself, with targets by `config`.
 ///
 /// # Errors
 /// They asked other things, have other grids, or have no image in common.
-pub fn compare(one: &Store, other: &Store, low: f32, high: f32) -> Result<Agreement, Error> {
+pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<Agreement, Error> {
     let differ = |key: &str, expected: String, found: String| {
         Err(Error::Config {
             key: key.to_owned(),
@@ -85,7 +85,8 @@ pub fn compare(one: &Store, other: &Store, low: f32, high: f32) -> Result<Agreem
     if grid(one) != grid(other) {
         return differ("grid", grid(one), grid(other));
     }
-    let calibrations = [Calibration::of_store(one)?, Calibration::of_store(other)?];
+    let rules = [Calibration::of_store(one)?, Calibration::of_store(other)?]
+        .map(|calibration| AttributeRule::new(&calibration, config));
     let ranges = vocabulary.ranges();
     let (mut cells, mut labelled) = (Count::default(), Count::default());
     let mut attributes = vec![[Count::default(); 2]; ranges.len()];
@@ -104,8 +105,8 @@ pub fn compare(one: &Store, other: &Store, low: f32, high: f32) -> Result<Agreem
         for (a, b) in mine.attributes.iter().zip(theirs.attributes) {
             largest = largest.max((a - b).abs());
         }
-        let [a, b] = [(mine, &calibrations[0]), (theirs, &calibrations[1])]
-            .map(|(labels, c)| attribute_targets(labels.attributes, vocabulary, c, low, high));
+        let [a, b] = [(mine, &rules[0]), (theirs, &rules[1])]
+            .map(|(labels, rule)| rule.targets(labels.attributes, vocabulary));
         for (index, (range, [all, clear])) in ranges.iter().zip(&mut attributes).enumerate() {
             let best = |target: &[f32]| {
                 let best = range
@@ -232,7 +233,7 @@ mod tests {
     fn what_differs_is_counted() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let one = store(folders[0].path(), 0..10, |_, _| {});
-        let same = compare(&one, &one, 0.35, 0.65).unwrap();
+        let same = compare(&one, &one, &AttributeConfig::default()).unwrap();
         assert_eq!(
             (same.images, same.alone, same.cells, same.labelled_cells),
             (10, 0, 1.0, 1.0)
@@ -249,7 +250,7 @@ mod tests {
             4 => labels.attributes[4] = 4.5,
             _ => {}
         });
-        let found = compare(&one, &other, 0.35, 0.65).unwrap();
+        let found = compare(&one, &other, &AttributeConfig::default()).unwrap();
         assert_eq!((found.images, found.alone), (8, 4));
         assert_eq!(
             (found.cells, found.labelled_cells),
@@ -265,7 +266,9 @@ mod tests {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let one = store(folders[0].path(), 0..3, |_, _| {});
         let other = store(folders[1].path(), 5..8, |_, _| {});
-        let error = compare(&one, &other, 0.35, 0.65).unwrap_err().to_string();
+        let error = compare(&one, &other, &AttributeConfig::default())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("images that are in both folders"), "{error}");
     }
 }

@@ -1,4 +1,5 @@
 //! The way from features to labels against NumPy and scikit-learn; `tests/golden/labels.py` made the values.
+//! The foreground of k-means against masks; `tests/golden/foreground.py` says how its feature maps were made.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
@@ -134,4 +135,56 @@ fn kmeans_equals_scikit_learn() {
             "map {index}"
         );
     }
+}
+
+/// Numbers of 16 bits (IEEE 754 binary16) as f32; neither infinities nor NaN.
+fn halves(data: &[u8]) -> Vec<f32> {
+    let value = |bits: u16| {
+        let (exponent, fraction) = (i32::from(bits >> 10 & 31), f32::from(bits & 1023));
+        let size = match exponent {
+            0 => fraction / 1024.0 * 2f32.powi(-14),
+            _ => (1.0 + fraction / 1024.0) * 2f32.powi(exponent - 15),
+        };
+        if bits >> 15 == 1 { -size } else { size }
+    };
+    data.chunks_exact(2)
+        .map(|b| value(u16::from_le_bytes([b[0], b[1]])))
+        .collect()
+}
+
+/// Synthetic people seen by a backbone that learned by DINO: finding the person by the larger norms had a precision of
+/// 0.36 and a recall of 0.57 on such maps.
+#[test]
+fn the_foreground_of_a_trained_backbone_is_the_person() {
+    let file = SafeTensors::deserialize(include_bytes!("../tests/golden/foreground.safetensors"));
+    let file = file.unwrap();
+    let maps = file.tensor("maps").unwrap();
+    let (values, shape) = (halves(maps.data()), maps.shape().to_vec());
+    let (count, channels, rows, columns) = (shape[0], shape[1], shape[2], shape[3]);
+    let person = file.tensor("person").unwrap().data().to_vec();
+    let positions = rows * columns;
+    let (mut both, mut found, mut true_ones, mut skipped) = (0, 0, 0, 0);
+    for (index, (map, person)) in values
+        .chunks_exact(channels * positions)
+        .zip(person.chunks_exact(positions))
+        .enumerate()
+    {
+        let mut rng = rng_for(0, 0, &index.to_string());
+        let Some(classes) = kmeans::clusters(map, channels, columns, &mut rng) else {
+            skipped += 1;
+            continue;
+        };
+        for (&class, &share) in classes.iter().zip(person) {
+            both += u32::from(class > 0 && share >= 128);
+            found += u32::from(class > 0);
+            true_ones += u32::from(share >= 128);
+        }
+    }
+    let [precision, recall] = [found, true_ones].map(|of| f64::from(both) / f64::from(of));
+    let skipped = f64::from(skipped) / count as f64;
+    let figures = format!("precision {precision:.3}, recall {recall:.3}, skipped {skipped:.3}");
+    assert!(
+        precision >= 0.8 && recall >= 0.6 && skipped <= 0.2,
+        "{figures}"
+    );
 }

@@ -9,9 +9,10 @@
 //! | [`kmeans`] | part maps without CLIP |
 //! | [`labeller`] | the two above as one interface |
 //! | [`run`] | the labelling run: shards, threads, resume |
-//! | [`calibrate`] | mean and deviation of the logits over the corpus |
+//! | [`calibrate`] | statistics of the logits over the corpus |
 //! | [`stats`] | what was labelled, with warnings |
 //! | [`compare`] | how far two stores agree |
+//! | [`mod@accuracy`] | how right a store is, against the truth of drawn people |
 //! | [`score`] | zero-shot answers against known truth |
 //! | [`show`] | a contact sheet with overlays and a legend |
 //! | [`clip_train`], [`clip_data`] | training a small CLIP of our own |
@@ -20,6 +21,7 @@
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod accuracy;
 pub mod attributes;
 pub mod calibrate;
 pub mod clip_data;

@@ -1,7 +1,7 @@
 //! A contact sheet of labelled images: the image, its part map over it, its attributes beside it, and a legend.
 
 use clasp_data::image::{self, Filter, Limits, Rgb};
-use clasp_data::labels::{Calibration, LabelRef, Store, StoreMeta, attribute_targets};
+use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, Store, StoreMeta};
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 
@@ -39,10 +39,8 @@ pub struct ShowOptions {
     pub columns: usize,
     /// Seed of the choice.
     pub seed: u64,
-    /// An attribute whose call is closer than this is shown as unsure (see [`attribute_targets`]).
-    pub low: f32,
-    /// The upper end of that.
-    pub high: f32,
+    /// How logits become targets; what would be masked in training is shown as unsure.
+    pub attributes: AttributeConfig,
 }
 
 impl Default for ShowOptions {
@@ -51,8 +49,7 @@ impl Default for ShowOptions {
             count: 16,
             columns: 2,
             seed: 0,
-            low: 0.35,
-            high: 0.65,
+            attributes: AttributeConfig::default(),
         }
     }
 }
@@ -87,6 +84,7 @@ pub fn contact_sheet(
             &own
         }
     };
+    let rule = AttributeRule::new(calibration, &options.attributes);
     let mut rng = rng_for(options.seed, 0, "show");
     let count = options.count.min(MOST_SHOWN).clamp(1, labelled.len());
     let mut chosen = rand::seq::index::sample(&mut rng, labelled.len(), count).into_vec();
@@ -120,8 +118,7 @@ pub fn contact_sheet(
                 index,
                 labels,
                 &store.meta,
-                calibration,
-                options,
+                &rule,
             );
         }
     }
@@ -129,7 +126,6 @@ pub fn contact_sheet(
 }
 
 /// One image with its labels; an image that cannot be read any more leaves its boxes empty.
-#[allow(clippy::too_many_arguments)]
 fn draw_entry(
     sheet: &mut Rgb,
     [x, y]: [usize; 2],
@@ -137,8 +133,7 @@ fn draw_entry(
     index: usize,
     labels: LabelRef<'_>,
     meta: &StoreMeta,
-    calibration: &Calibration,
-    options: &ShowOptions,
+    rule: &AttributeRule,
 ) {
     let second = x + BOX[1] + GAP / 2;
     for x in [x, second] {
@@ -171,13 +166,7 @@ fn draw_entry(
     };
     write(labels.key, PALE);
     let vocabulary = &meta.vocabulary;
-    let targets = attribute_targets(
-        labels.attributes,
-        vocabulary,
-        calibration,
-        options.low,
-        options.high,
-    );
+    let targets = rule.targets(labels.attributes, vocabulary);
     for ((attribute, range), &sure) in vocabulary
         .attributes
         .iter()

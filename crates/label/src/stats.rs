@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use clasp_data::labels::{Calibration, Store, attribute_targets};
+use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, Store};
 use serde::Serialize;
 
 use crate::Error;
@@ -12,6 +12,8 @@ use crate::parts::IGNORE;
 const HARDLY_EVER: f64 = 0.01;
 /// A class or value that is chosen more often than this is nearly always chosen.
 const NEARLY_ALWAYS: f64 = 0.95;
+/// An attribute that is masked in this share of the images or more teaches nothing.
+const TEACHES_NOTHING: f64 = 0.97;
 /// Bins of the confidence histogram.
 const BINS: usize = 10;
 
@@ -34,6 +36,8 @@ pub struct Stats {
     pub mean_confidence: f64,
     /// Share of cells whose largest probability is in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
     pub confidence: [f64; BINS],
+    /// Temperature of the attribute targets, in units of logits.
+    pub temperature: f32,
     /// Each attribute, after calibration.
     pub attributes: Vec<AttributeStats>,
     /// What looks wrong, in words.
@@ -56,7 +60,11 @@ pub struct PartStats {
 pub struct AttributeStats {
     /// Its name.
     pub name: String,
-    /// Share of the images that are too close to call and left out of training.
+    /// Standard deviation of its logits inside the attribute, in units of logits (see [`Calibration::spread`]).
+    pub spread: f32,
+    /// Its weight in the loss; 0 = switched off for its small spread.
+    pub weight: f32,
+    /// Share of the images that are left out of training: too close to call, or the attribute is switched off.
     pub masked: f64,
     /// Each value.
     pub values: Vec<ValueStats>,
@@ -71,8 +79,8 @@ pub struct ValueStats {
     pub share: f64,
 }
 
-/// Counts a store. The calibration is the one beside the labels, or taken from `store` if absent; `low` and `high`
-/// bound the calls that are too close (METHOD: 0.35 and 0.65).
+/// Counts a store. The calibration is the one beside the labels, or taken from `store` if absent; `config` says how
+/// logits become targets.
 ///
 /// # Errors
 ///
@@ -80,8 +88,7 @@ pub struct ValueStats {
 pub fn stats(
     store: &Store,
     calibration: Option<&Calibration>,
-    low: f32,
-    high: f32,
+    config: &AttributeConfig,
 ) -> Result<Stats, Error> {
     let meta = &store.meta;
     let vocabulary = &meta.vocabulary;
@@ -93,6 +100,7 @@ pub fn stats(
             &own
         }
     };
+    let rule = AttributeRule::new(calibration, config);
     let ranges = vocabulary.ranges();
     let mut cells = vec![0u64; vocabulary.parts.len()];
     let mut images = vec![0u64; vocabulary.parts.len()];
@@ -114,7 +122,7 @@ pub fn stats(
             bins[(usize::from(c) * BINS / 255).min(BINS - 1)] += 1;
             confidence += u64::from(c);
         }
-        let targets = attribute_targets(labels.attributes, vocabulary, calibration, low, high);
+        let targets = rule.targets(labels.attributes, vocabulary);
         for ((range, counts), masked) in ranges.iter().zip(&targets.mask).zip(&mut masked) {
             let best = range.clone().fold(range.start, |best, i| {
                 if targets.target[i] > targets.target[best] {
@@ -155,24 +163,30 @@ pub fn stats(
             .collect(),
         mean_confidence: share(confidence, all_cells) / 255.0,
         confidence: bins.map(|count| share(count, all_cells)),
+        temperature: rule.temperature,
         attributes: vocabulary
             .attributes
             .iter()
             .zip(&ranges)
             .zip(&masked)
-            .map(|((attribute, range), &masked)| AttributeStats {
-                name: attribute.name.clone(),
-                masked: share(masked, total),
-                values: attribute
-                    .values
-                    .iter()
-                    .zip(&chosen[range.clone()])
-                    .map(|(value, &count)| ValueStats {
-                        name: value.name.clone(),
-                        share: share(count, total),
-                    })
-                    .collect(),
-            })
+            .zip(calibration.spread.iter().zip(&rule.weight))
+            .map(
+                |(((attribute, range), &masked), (&spread, &weight))| AttributeStats {
+                    name: attribute.name.clone(),
+                    spread,
+                    weight,
+                    masked: share(masked, total),
+                    values: attribute
+                        .values
+                        .iter()
+                        .zip(&chosen[range.clone()])
+                        .map(|(value, &count)| ValueStats {
+                            name: value.name.clone(),
+                            share: share(count, total),
+                        })
+                        .collect(),
+                },
+            )
             .collect(),
         warnings: Vec::new(),
     };
@@ -207,6 +221,22 @@ fn warnings(stats: &Stats) -> Vec<String> {
         }
     }
     for attribute in &stats.attributes {
+        if attribute.weight == 0.0 {
+            warnings.push(format!(
+                "attribute `{}` teaches nothing: it is switched off, as its logits hardly vary from image to image \
+                 (spread {:.3}): try other prompts, or lower attributes.minimum_spread",
+                attribute.name, attribute.spread
+            ));
+            continue;
+        }
+        if attribute.masked >= TEACHES_NOTHING {
+            warnings.push(format!(
+                "attribute `{}` teaches nothing: {} of the images are too close to call: try other prompts",
+                attribute.name,
+                percent(attribute.masked)
+            ));
+            continue;
+        }
         for value in &attribute.values {
             let how = match value.share {
                 share if share < HARDLY_EVER => "hardly ever",
@@ -267,8 +297,8 @@ impl fmt::Display for Stats {
         if !self.attributes.is_empty() {
             writeln!(
                 f,
-                "\n{:<18} {:>8}  % of images by value, after calibration",
-                "attribute", "unsure %"
+                "\nattributes at temperature {:.3}\n{:<18} {:>7} {:>7} {:>8}  % of images by value",
+                self.temperature, "attribute", "spread", "weight", "masked %"
             )?;
         }
         for attribute in &self.attributes {
@@ -279,8 +309,13 @@ impl fmt::Display for Stats {
                 .collect();
             writeln!(
                 f,
-                "{:<18} {:>8.1}  {}",
+                "{:<18} {:>7.3} {:>7} {:>8.1}  {}",
                 attribute.name,
+                attribute.spread,
+                match attribute.weight {
+                    0.0 => "off".to_owned(),
+                    weight => format!("{weight:.2}"),
+                },
                 percent(attribute.masked),
                 values.join(", ")
             )?;
@@ -324,7 +359,7 @@ mod tests {
     #[test]
     fn shares_are_counted() {
         let folder = tempfile::tempdir().unwrap();
-        let stats = stats(&store(folder.path()), None, 0.35, 0.65).unwrap();
+        let stats = stats(&store(folder.path()), None, &AttributeConfig::default()).unwrap();
         assert_eq!(
             (stats.images, stats.labelled_cells, stats.without_parts),
             (10, 0.9, 0.0)
@@ -381,15 +416,47 @@ mod tests {
             mean: vec![0.0, 0.0, 0.0, 1000.0, -1000.0],
             ..Calibration::of_store(&store).unwrap()
         };
-        let calibration = Calibration {
-            std: vec![1.0; 5],
-            ..calibration
-        };
-        let stats = stats(&store, Some(&calibration), 0.35, 0.65).unwrap();
+        let stats = stats(&store, Some(&calibration), &AttributeConfig::default()).unwrap();
         let all = stats.warnings.join("\n");
         assert!(
             all.contains("`yes` is nearly always") && all.contains("`no` is hardly ever"),
             "{all}"
         );
+    }
+
+    #[test]
+    fn attributes_that_teach_nothing_are_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = store(folder.path());
+        // Ages vary and glasses do not.
+        let narrow = Calibration {
+            spread: vec![1.0, 0.01],
+            ..Calibration::of_store(&store).unwrap()
+        };
+        let stats_of = |calibration: &Calibration, temperature: Option<f64>| {
+            let config = AttributeConfig {
+                temperature,
+                ..AttributeConfig::default()
+            };
+            stats(&store, Some(calibration), &config).unwrap()
+        };
+        let found = stats_of(&narrow, None);
+        assert_eq!(found.attributes[1].weight, 0.0);
+        assert_eq!(found.attributes[1].masked, 1.0);
+        let all = found.warnings.join("\n");
+        assert!(
+            all.contains("`glasses` teaches nothing: it is switched off"),
+            "{all}"
+        );
+        assert!(!all.contains("`age` teaches nothing"), "{all}");
+        assert!(found.to_string().contains("off"), "{found}");
+        // So warm that every call is close.
+        let all = stats_of(&Calibration::of_store(&store).unwrap(), Some(1e4))
+            .warnings
+            .join("\n");
+        for name in ["age", "glasses"] {
+            let words = format!("`{name}` teaches nothing: 100.0 % of the images");
+            assert!(all.contains(&words), "{all}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`recipe`] | the recipe, its defaults, `"auto"` and overrides |
+//! | [`attributes`] | how stored logits become attribute targets |
 //! | [`views`] | from images and labels to the tensors of a step |
 //! | [`student`] | the networks, and which features each loss sees |
 //! | `objective` | the losses of a share of a batch |
@@ -13,6 +14,7 @@
 //!
 //! What is the paper's and what is this project's choice is told in `docs/method.md`.
 
+pub mod attributes;
 pub mod checkpoint;
 pub mod error;
 pub mod monitor;

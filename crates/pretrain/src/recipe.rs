@@ -18,6 +18,7 @@ use clasp_run::{Setting, check, recipe};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+pub use crate::attributes::Attributes;
 use crate::error::{PretrainError, Result};
 
 /// What is learnt.
@@ -110,6 +111,8 @@ pub struct Recipe {
     pub mix: Tasks,
     /// Weights and temperatures of the losses.
     pub loss: Loss,
+    /// How stored logits become attribute targets.
+    pub attributes: Attributes,
     /// AdamW and its schedules.
     pub optimiser: Optimiser,
     /// The moving average.
@@ -129,6 +132,7 @@ impl Default for Recipe {
             head: Head::default(),
             mix: Tasks::default(),
             loss: Loss::default(),
+            attributes: Attributes::default(),
             optimiser: Optimiser::default(),
             teacher: Teacher::default(),
             run: Run::default(),
@@ -275,10 +279,6 @@ pub struct Loss {
     pub teacher_temperature_warmup: f64,
     /// Share of the old centre in the new one.
     pub centre_momentum: f64,
-    /// Attribute targets above this and below `attribute_high` are not learnt.
-    pub attribute_low: f32,
-    /// See `attribute_low`.
-    pub attribute_high: f32,
 }
 
 impl Default for Loss {
@@ -296,8 +296,6 @@ impl Default for Loss {
             teacher_temperature_start: Auto::Auto,
             teacher_temperature_warmup: 0.0,
             centre_momentum: 0.9,
-            attribute_low: 0.35,
-            attribute_high: 0.65,
         }
     }
 }
@@ -614,6 +612,7 @@ impl Recipe {
     /// Ranges of the values that are never automatic.
     fn check(&self) -> Result<()> {
         self.views.check()?;
+        self.attributes.config()?;
         let (run, optimiser, loss) = (&self.run, &self.optimiser, &self.loss);
         for (key, value, most) in [
             ("run.batch", run.batch, 1 << 20),
@@ -646,8 +645,6 @@ impl Recipe {
             ("model.drop_path", self.model.drop_path),
             ("loss.centre_momentum", loss.centre_momentum),
             ("teacher.momentum_end", self.teacher.momentum_end),
-            ("loss.attribute_low", f64::from(loss.attribute_low)),
-            ("loss.attribute_high", f64::from(loss.attribute_high)),
         ];
         check::within(&shares, [0.0, 1.0])?;
         let weights = [
@@ -885,6 +882,8 @@ mod tests {
     fn auto_follows_from_batch_and_corpus_and_is_resolved_once() {
         let mut recipe = Recipe::default();
         recipe.run.batch = 128;
+        // Follows from the labels, which a plan does not see.
+        recipe.attributes.temperature = Auto::Value(1.5);
         let plan = recipe.plan(12_800, cpu(3)).unwrap();
         assert_eq!((plan.steps_per_epoch, plan.steps), (100, 10_000));
         assert!((plan.lr - 2.5e-4).abs() < 1e-12);
@@ -944,11 +943,15 @@ mod tests {
             ("teacher.momentum_end", &["3.0"]),
             ("loss.dino", &["-1.0", "1e30"]),
             ("loss.student_temperature", &["0.0", "nan", "1e-30"]),
-            ("loss.attribute_low", &["nan", "2.0"]),
             ("loss.identity_labels", &["-1.0", "nan"]),
             ("loss.teacher_temperature_start", &["0.0", "nan"]),
             ("optimiser.prompt_lr", &["-1.0", "nan"]),
             ("model.conditional_blocks", &["0", "3", "100000000000"]),
+            ("attributes.mask_low", &["nan", "2.0"]),
+            ("attributes.mask_high", &["0.2", "1.0"]),
+            ("attributes.confident_share", &["0.0", "1.5"]),
+            ("attributes.temperature", &["0.0", "nan"]),
+            ("attributes.minimum_spread", &["-1.0", "nan"]),
             ("views.mean", &["[1e30, 0.5, 0.5]", "[nan, 0.5, 0.5]"]),
             ("views.std", &["[0.0, 0.5, 0.5]", "[1e-30, 0.5, 0.5]"]),
             ("model.drop_path", &["1.5", "nan"]),

@@ -113,7 +113,12 @@ pub fn train(
     let corpus = Arc::new(Corpus::open(recipe)?);
     let images = corpus.len();
     let machine = Machine::of(&control.device, control.cores);
-    let plan = recipe.clone().plan(images, machine)?;
+    let mut recipe = recipe.clone();
+    if let Some(temperature) = corpus.temperature() {
+        // An automatic temperature follows from the labels; run.toml keeps what it came to.
+        recipe.attributes.temperature.settle(temperature);
+    }
+    let plan = recipe.plan(images, machine)?;
     let mut trainer = Trainer::new(plan.clone(), corpus.vocabulary().cloned(), &control.device)?;
     let place = if resume {
         go_on(folder, &mut trainer, images)?

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::augment::{LabelGrid, View, Views, ViewsConfig, views};
 use clasp_data::image::{Limits, decode};
-use clasp_data::labels::{AttributeTargets, Calibration, LabelError, Store, attribute_targets};
+use clasp_data::labels::{AttributeRule, AttributeTargets, Calibration, LabelError, Store};
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
@@ -34,8 +34,8 @@ pub struct Corpus {
 
 struct Labels {
     store: Store,
-    /// Where there are attributes to learn.
-    calibration: Option<Calibration>,
+    /// How logits become targets, where there are attributes to learn.
+    rule: Option<AttributeRule>,
 }
 
 impl Corpus {
@@ -102,14 +102,16 @@ impl Corpus {
                     .to_owned(),
             });
         }
-        let calibration = if attribute {
-            Some(calibration(&store, &data.labels)?)
+        let rule = if attribute {
+            let config = recipe.attributes.config()?;
+            let calibration = calibration(&store, &data.labels)?;
+            Some(AttributeRule::new(&calibration, &config))
         } else {
             None
         };
         Ok(Self {
             source,
-            labels: Some(Labels { store, calibration }),
+            labels: Some(Labels { store, rule }),
             labelled_as: if data.permute_labels {
                 cycle(&images, recipe.seed)
             } else {
@@ -127,6 +129,12 @@ impl Corpus {
     /// Whether there is no image.
     pub fn is_empty(&self) -> bool {
         self.images.is_empty()
+    }
+
+    /// Temperature of the attribute targets in units of logits, where attributes are learnt.
+    pub fn temperature(&self) -> Option<f64> {
+        let rule = self.labels.as_ref()?.rule.as_ref()?;
+        Some(f64::from(rule.temperature))
     }
 
     /// What the labels answer, where the method learns from labels.
@@ -189,7 +197,6 @@ pub struct Maker {
     /// Rows and columns of the feature map of a global view.
     grid: [usize; 2],
     solider: bool,
-    targets: (f32, f32),
     seed: u64,
     unreadable: Arc<Mutex<Unreadable>>,
 }
@@ -209,7 +216,6 @@ impl Maker {
             config: recipe.views.clone(),
             grid,
             solider: recipe.method == Method::Solider,
-            targets: (recipe.loss.attribute_low, recipe.loss.attribute_high),
             seed: recipe.seed,
             unreadable,
         }
@@ -250,15 +256,8 @@ impl Maker {
         });
         let views = views(&image, grid, &self.config, self.grid, &mut rng);
         let attributes = labels.zip(row).and_then(|(labels, row)| {
-            let calibration = labels.calibration.as_ref()?;
-            let (low, high) = self.targets;
-            Some(attribute_targets(
-                row.attributes,
-                &labels.store.meta.vocabulary,
-                calibration,
-                low,
-                high,
-            ))
+            let rule = labels.rule.as_ref()?;
+            Some(rule.targets(row.attributes, &labels.store.meta.vocabulary))
         });
         Some(Item {
             key: key.to_owned(),
@@ -283,7 +282,7 @@ pub struct Inputs {
     pub lambdas: Option<Vec<f32>>,
     /// [global views · batch, rows, columns], 255 where the part is not known.
     pub parts: Option<Tensor<3, Int>>,
-    /// Targets [batch, values] and mask [batch, attributes], 1 where a target counts.
+    /// Targets [batch, values] and weights [batch, attributes], 0 where a target is not learnt.
     pub attributes: Option<(Tensor<2>, Tensor<2>)>,
 }
 
@@ -341,26 +340,26 @@ fn part_labels<'a>(
     Tensor::from_data(TensorData::new(values, [count, grid[0], grid[1]]), device)
 }
 
-/// Targets [batch, values] and mask [batch, attributes]; an image without targets is masked.
+/// Targets [batch, values] and weights [batch, attributes], 0 for an image without targets.
 fn attribute_tensors(items: &[Item], device: &Device) -> Option<(Tensor<2>, Tensor<2>)> {
     let first = items.iter().find_map(|item| item.attributes.as_ref())?;
-    let (values, attributes) = (first.target.len(), first.mask.len());
-    let (mut targets, mut mask) = (Vec::new(), Vec::new());
+    let (values, attributes) = (first.target.len(), first.weight.len());
+    let (mut targets, mut weights) = (Vec::new(), Vec::new());
     for item in items {
         match &item.attributes {
             Some(one) => {
                 targets.extend_from_slice(&one.target);
-                mask.extend(one.mask.iter().map(|counts| f32::from(u8::from(*counts))));
+                weights.extend_from_slice(&one.weight);
             }
             None => {
                 targets.resize(targets.len() + values, 0.0);
-                mask.resize(mask.len() + attributes, 0.0);
+                weights.resize(weights.len() + attributes, 0.0);
             }
         }
     }
     Some((
         Tensor::from_data(TensorData::new(targets, [items.len(), values]), device),
-        Tensor::from_data(TensorData::new(mask, [items.len(), attributes]), device),
+        Tensor::from_data(TensorData::new(weights, [items.len(), attributes]), device),
     ))
 }
 
@@ -397,10 +396,15 @@ pub fn noise(
         for range in vocabulary.ranges() {
             target[range.start + index % range.len()] = 1.0;
         }
-        let mask = (0..vocabulary.attributes.len())
+        let mask: Vec<bool> = (0..vocabulary.attributes.len())
             .map(|attribute| !(attribute + index).is_multiple_of(3))
             .collect();
-        AttributeTargets { target, mask }
+        let weight = mask.iter().map(|&counts| f32::from(u8::from(counts)));
+        AttributeTargets {
+            target,
+            weight: weight.collect(),
+            mask,
+        }
     };
     (0..recipe.run.batch)
         .map(|index| Item {

@@ -13,7 +13,7 @@ use burn::tensor::Device;
 use clasp_data::atomic_write;
 use clasp_data::augment::views;
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
-use clasp_data::labels::{Calibration, LabelRef, Store, attribute_targets};
+use clasp_data::labels::{AttributeRule, Calibration, LabelRef, Store};
 use clasp_data::layouts::market1501::Market1501;
 use clasp_data::rng_for;
 use clasp_data::source::Source;
@@ -27,7 +27,7 @@ use clasp_tasks::TaskError;
 use serde_json::{Value, json};
 
 use super::eval::{self, Figures, Model};
-use super::label::{CLOSE_CALL, label_images};
+use super::label::label_images;
 use super::pretrain::pretrain;
 use crate::args::{Common, Demo, Task};
 use crate::progress::{Meter, duration, say};
@@ -318,10 +318,11 @@ fn report(
 ) -> Result<String> {
     let store = Store::open(labels)?;
     let calibration = Calibration::read(labels, &store.meta.vocabulary)?;
+    let rule = AttributeRule::new(&calibration, &recipe.attributes.config()?);
     let shown: Vec<usize> = (0..SAMPLES).map(|i| i * source.len() / SAMPLES).collect();
     let samples = shown
         .iter()
-        .map(|&i| sample(source, i, &store, &calibration))
+        .map(|&i| sample(source, i, &store, &rule))
         .collect::<Result<Vec<_>>>()?;
     let parts = &store.meta.vocabulary.parts;
     let legend = parts.iter().enumerate().map(|(class, part)| {
@@ -373,7 +374,7 @@ fn report(
     askama::Template::render(&page).context("filling the report's template")
 }
 
-fn sample(source: &Source, i: usize, store: &Store, calibration: &Calibration) -> Result<Sample> {
+fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Result<Sample> {
     let image = decode(&source.read(i)?, &Limits::default())?;
     let key = source.key(i);
     let labels = store
@@ -383,20 +384,14 @@ fn sample(source: &Source, i: usize, store: &Store, calibration: &Calibration) -
     Ok(Sample {
         image: photo_url(&image),
         parts: map_url(&overlay(&image, labels.parts, grid)),
-        attributes: vec![attribute_line(&labels, store, calibration)],
+        attributes: vec![attribute_line(&labels, store, rule)],
     })
 }
 
 /// The most probable value of each attribute; unsure ones with a question mark.
-fn attribute_line(labels: &LabelRef, store: &Store, calibration: &Calibration) -> String {
+fn attribute_line(labels: &LabelRef, store: &Store, rule: &AttributeRule) -> String {
     let vocabulary = &store.meta.vocabulary;
-    let targets = attribute_targets(
-        labels.attributes,
-        vocabulary,
-        calibration,
-        CLOSE_CALL.0,
-        CLOSE_CALL.1,
-    );
+    let targets = rule.targets(labels.attributes, vocabulary);
     let words = vocabulary
         .attributes
         .iter()

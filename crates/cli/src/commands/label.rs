@@ -6,9 +6,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 use clasp_data::image::encode_png;
-use clasp_data::labels::{Calibration, LabelError, Store};
+use clasp_data::labels::{AttributeConfig, Calibration, LabelError, METHOD_TRUTH, Store};
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
+use clasp_label::accuracy::accuracy;
+use clasp_label::kmeans::FOREGROUND;
 use clasp_label::show::{ShowOptions, contact_sheet};
 use clasp_label::{
     ClipLabeller, KMeansLabeller, LabelConfig, Labeller, Progress, RunOptions, RunReport,
@@ -22,9 +24,6 @@ use super::print_result;
 use crate::args::{Common, Label, LabelAction, LabelRun};
 use crate::progress::{Meter, duration, say};
 use crate::{Outcome, device, interrupt, mini};
-
-/// An attribute whose probability lies between is too close to call (METHOD: masked in training).
-pub const CLOSE_CALL: (f32, f32) = (0.35, 0.65);
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
@@ -62,15 +61,32 @@ pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
             Ok(Outcome::Done)
         }
         Some(LabelAction::Compare { one, other }) => {
-            let (one, other) = (Store::open(one)?, Store::open(other)?);
-            let agreement = compare::compare(&one, &other, CLOSE_CALL.0, CLOSE_CALL.1)?;
-            print_result(common.json, &agreement, &agreement.to_string())?;
+            let (first, second) = (Store::open(one)?, Store::open(other)?);
+            let config = AttributeConfig::default();
+            let true_one = |store: &Store| store.meta.method == METHOD_TRUTH;
+            let against = match (true_one(&first), true_one(&second)) {
+                (_, true) => Some((one, &first, &second)),
+                (true, false) => Some((other, &second, &first)),
+                _ => None,
+            };
+            match against {
+                Some((folder, labels, truth)) => {
+                    let own = calibration(folder, labels)?;
+                    let found = accuracy(labels, truth, own.as_ref(), &config)?;
+                    print_result(common.json, &found, &found.to_string())?;
+                }
+                None => {
+                    let agreement = compare::compare(&first, &second, &config)?;
+                    print_result(common.json, &agreement, &agreement.to_string())?;
+                }
+            }
             Ok(Outcome::Done)
         }
         Some(LabelAction::Stats { labels }) => {
             let store = Store::open(labels)?;
             let calibration = calibration(labels, &store)?;
-            let stats = stats::stats(&store, calibration.as_ref(), CLOSE_CALL.0, CLOSE_CALL.1)?;
+            let config = AttributeConfig::default();
+            let stats = stats::stats(&store, calibration.as_ref(), &config)?;
             print_result(common.json, &stats, &stats.to_string())?;
             // Warnings are for the eye: in a small set many values are rare.
             Ok(Outcome::Done)
@@ -139,7 +155,8 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
     if !report.stopped && report.shards > 0 {
         calibrate::calibrate(out)?;
     }
-    print_result(common.json, &report, &describe(&report, out))?;
+    let text = describe(&report, out, arguments.kmeans.is_some());
+    print_result(common.json, &report, &text)?;
     Ok(Outcome::Done)
 }
 
@@ -168,7 +185,7 @@ pub fn label_images(
     Ok(report)
 }
 
-fn describe(report: &RunReport, out: &Path) -> String {
+fn describe(report: &RunReport, out: &Path, kmeans: bool) -> String {
     let mut text = format!(
         "{} images: {} labelled in {} ({:.1}/s), {} labelled before, {} unreadable; {} shards in {}",
         report.images,
@@ -180,7 +197,15 @@ fn describe(report: &RunReport, out: &Path) -> String {
         report.shards,
         out.display()
     );
-    if report.without_parts > 0 {
+    if kmeans {
+        let share = 100.0 * report.without_parts as f64 / report.labelled.max(1) as f64;
+        let [least, most] = FOREGROUND.map(|share| 100.0 * share);
+        let _ = write!(
+            text,
+            "\n{} of {} images skipped ({share:.1} %): no foreground of {least:.0} to {most:.0} %",
+            report.without_parts, report.labelled
+        );
+    } else if report.without_parts > 0 {
         let _ = write!(
             text,
             "\n{} images have no labelled cell",

@@ -65,6 +65,18 @@ fn label_pretrain_evaluate_embed() {
         "{text}"
     );
 
+    // How right the labels are, whichever comes first; the truth itself is right.
+    let truth = drawn().join("truth").to_string_lossy().into_owned();
+    for pair in [["labels", &truth], [&truth, "labels"], [&truth, &truth]] {
+        let text = done(at, &["label", "compare", pair[0], pair[1], "--json"]);
+        let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(found["images"], 40, "{text}");
+        let attributes = found["attributes"].as_array().expect("attributes");
+        assert_eq!(attributes.len(), 14, "{text}");
+        let right = |a: &serde_json::Value| a["off"] == true || a["right"] == 1.0;
+        assert_eq!(attributes.iter().all(right), pair[0] == pair[1], "{text}");
+    }
+
     // Status 1 only says that something is hardly ever chosen, which is so in a few images.
     let stats = command(at, &["label", "stats", "labels", "--json"])
         .output()

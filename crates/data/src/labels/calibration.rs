@@ -1,22 +1,38 @@
-//! From raw logits to targets: what is unusual in this corpus, rather than what CLIP likes to say.
+//! From stored logits to attribute targets.
 //!
-//! CLIP answers most questions the same way for nearly everybody. A logit therefore counts by
-//! how far it lies from its mean over the corpus, in standard deviations. Both are taken from
-//! the stored logits, so they can be made again without running CLIP.
+//! CLIP answers most questions the same way for nearly everybody, so a logit counts by how far it
+//! lies from its mean over the corpus. It is not divided by its own standard deviation: most of
+//! that deviation is an offset which all values of an attribute share in one image, which cancels
+//! in the softmax. One temperature τ for the whole store turns differences into probabilities:
+//!
+//! ```text
+//! target = softmax((logit − mean of the value over the corpus) / τ)    in a group
+//! target = sigmoid((yes − its mean − no + its mean) / τ)               in a pair, which is the same
+//! ```
+//!
+//! [`Calibration`] holds statistics of the corpus only, from the stored logits. Everything that is
+//! a choice ([`AttributeConfig`]) is applied when targets are made ([`AttributeRule`]), so neither
+//! labels nor statistics have to be made again for another choice.
 
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::{LabelError, Store, store};
+use super::{LabelError, METHOD_TRUTH, Store, store};
 use crate::vocabulary::{AttributeKind, Vocabulary};
 
-/// A logit with less spread than this over the corpus says nothing about anybody: it counts as
-/// lying on its mean.
-const LEAST_STD: f32 = 1e-6;
+/// Intervals between the stored quantiles of a margin: percentiles.
+const INTERVALS: usize = 100;
 
-/// Mean and spread of every attribute logit over a corpus, `_calibration.json` in the store.
+/// Halvings of the interval in which the temperature is searched, on a logarithmic scale.
+const HALVINGS: usize = 60;
+
+/// Statistics of the attribute logits of a corpus, `_calibration.json` in the store.
+///
+/// With l the logit of value v of an attribute with K values in image i, the residual is
+/// r_iv = (l_iv − mean_u l_iu) − mean over images of the same: the image's offset is taken out,
+/// then the corpus mean.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
@@ -24,11 +40,22 @@ pub struct Calibration {
     pub vocabulary: String,
     /// Number of images.
     pub count: u64,
-    /// Mean of each value's logit.
+    /// Whether the logits are log-probabilities of the truth (up to a constant): they are used as
+    /// they are, with no mean subtracted and, unless a temperature is given, at temperature 1.
+    pub log_probabilities: bool,
+    /// Mean of each value's logit; [values].
     pub mean: Vec<f32>,
-    /// Standard deviation of each value's logit, with the number of images as divisor.
-    pub std: Vec<f32>,
+    /// Standard deviation of each attribute's residuals over images and values, in units of
+    /// logits; [attributes].
+    pub spread: Vec<f32>,
+    /// Percentiles 0 to 100 over the corpus of each attribute's margin, in units of logits:
+    /// best minus second-best centred logit in a group, yes minus no in a pair;
+    /// [attributes][101].
+    pub margins: Vec<Vec<f32>>,
 }
+
+/// Calls `each` with the attribute logits of every image of one label file after the other.
+type Visit<'a> = dyn FnMut(&mut dyn FnMut(&[f32])) -> Result<(), LabelError> + 'a;
 
 impl Calibration {
     /// The calibration of a store in memory.
@@ -37,17 +64,21 @@ impl Calibration {
     ///
     /// A store without images: there is no mean.
     pub fn of_store(store: &Store) -> Result<Self, LabelError> {
-        let mut moments = Moments::new(store.meta.vocabulary.logits());
-        store.iter().for_each(|row| moments.add(row.attributes));
-        moments
-            .finish(&store.meta.vocabulary)
-            .ok_or_else(|| LabelError::Calibration {
+        let mut visit = |each: &mut dyn FnMut(&[f32])| {
+            store.iter().for_each(|row| each(row.attributes));
+            Ok(())
+        };
+        let meta = &store.meta;
+        Self::of_rows(&meta.vocabulary, meta.method == METHOD_TRUTH, &mut visit)?.ok_or_else(|| {
+            LabelError::Calibration {
                 path: PathBuf::from("calibration"),
                 problem: "expected labels of at least one image, found none".into(),
-            })
+            }
+        })
     }
 
-    /// The calibration of a folder of labels, holding one file at a time.
+    /// The calibration of a folder of labels. Two passes over the files, holding one at a time,
+    /// and one margin for each attribute of each image.
     ///
     /// # Errors
     ///
@@ -58,25 +89,68 @@ impl Calibration {
         };
         let paths = store::files(folder)?;
         let first_path = paths.first().ok_or_else(empty)?;
-        let first = store::read(first_path)?;
-        let logits = first.meta.vocabulary.logits();
-        let mut moments = Moments::new(logits);
-        let mut add = |attributes: &[f32]| {
-            // Without attributes there is nothing to add, and no chunks of size 0.
-            attributes
-                .chunks_exact(logits.max(1))
-                .for_each(|row| moments.add(row));
+        let meta = store::read(first_path)?.meta;
+        let logits = meta.vocabulary.logits();
+        let mut visit = |each: &mut dyn FnMut(&[f32])| {
+            for path in &paths {
+                let shard = store::read(path)?;
+                meta.check_same(first_path, &shard.meta, path)?;
+                for row in 0..shard.columns.keys.len() {
+                    each(&shard.columns.attributes[row * logits..(row + 1) * logits]);
+                }
+            }
+            Ok(())
         };
-        add(&first.columns.attributes);
-        let mut count = first.columns.keys.len();
-        for path in &paths[1..] {
-            let shard = store::read(path)?;
-            first.meta.check_same(first_path, &shard.meta, path)?;
-            add(&shard.columns.attributes);
-            count += shard.columns.keys.len();
+        Self::of_rows(&meta.vocabulary, meta.method == METHOD_TRUTH, &mut visit)?.ok_or_else(empty)
+    }
+
+    /// Statistics of the rows that `visit` gives, twice the same; none without a row.
+    fn of_rows(
+        vocabulary: &Vocabulary,
+        log_probabilities: bool,
+        visit: &mut Visit<'_>,
+    ) -> Result<Option<Self>, LabelError> {
+        let ranges = vocabulary.ranges();
+        let logits = vocabulary.logits();
+        let (mut raw, mut residual) = (Moments::new(logits), Moments::new(logits));
+        let mut centred = vec![0.0; logits];
+        visit(&mut |row| {
+            raw.add(row);
+            for range in &ranges {
+                let group = &row[range.clone()];
+                let offset = group.iter().map(|&x| f64::from(x)).sum::<f64>() / group.len() as f64;
+                for (out, &x) in centred[range.clone()].iter_mut().zip(group) {
+                    *out = (f64::from(x) - offset) as f32;
+                }
+            }
+            residual.add(&centred);
+        })?;
+        if raw.count == 0 {
+            return Ok(None);
         }
-        moments.count = count as u64;
-        moments.finish(&first.meta.vocabulary).ok_or_else(empty)
+        let mean: Vec<f32> = raw.mean.iter().map(|&mean| mean as f32).collect();
+        let spread = ranges.iter().map(|range| {
+            let squares: f64 = residual.squares[range.clone()].iter().sum();
+            (squares / (raw.count * range.len() as u64) as f64).sqrt() as f32
+        });
+        let spread = spread.collect();
+        let mut margins: Vec<Vec<f32>> = vec![Vec::new(); ranges.len()];
+        visit(&mut |row| {
+            let score = |i: usize| row[i] - if log_probabilities { 0.0 } else { mean[i] };
+            for ((attribute, range), margins) in
+                (vocabulary.attributes.iter().zip(&ranges)).zip(&mut margins)
+            {
+                margins.push(margin(attribute.kind, range.clone().map(score)));
+            }
+        })?;
+        Ok(Some(Self {
+            vocabulary: vocabulary.digest(),
+            count: raw.count,
+            log_probabilities,
+            mean,
+            spread,
+            margins: margins.into_iter().map(percentiles).collect(),
+        }))
     }
 
     /// Where the calibration of a store lies.
@@ -92,7 +166,7 @@ impl Calibration {
     pub fn write(&self, folder: &Path) -> Result<PathBuf, LabelError> {
         let path = Self::path(folder);
         crate::atomic_write(&path, |out| {
-            serde_json::to_writer_pretty(&mut *out, self)?;
+            serde_json::to_writer(&mut *out, self)?;
             out.write_all(b"\n")
         })?;
         Ok(path)
@@ -102,8 +176,8 @@ impl Calibration {
     ///
     /// # Errors
     ///
-    /// No such file, another vocabulary, a wrong number of values, or numbers that are no means
-    /// and deviations.
+    /// No such file, one of an older form, another vocabulary, a wrong number of values, or
+    /// numbers that are no means, deviations and percentiles.
     pub fn read(folder: &Path, vocabulary: &Vocabulary) -> Result<Self, LabelError> {
         let path = Self::path(folder);
         let text = match fs::read_to_string(&path) {
@@ -116,38 +190,64 @@ impl Calibration {
             path: path.clone(),
             problem,
         };
-        let calibration: Self =
+        let value: serde_json::Value =
             serde_json::from_str(&text).map_err(|error| problem(error.to_string()))?;
+        if value.get("std").is_some() && value.get("spread").is_none() {
+            return Err(problem(
+                "expected the spread and the margins of each attribute, found the older form with \
+                 a standard deviation of each value"
+                    .into(),
+            ));
+        }
+        let calibration: Self =
+            serde_json::from_value(value).map_err(|error| problem(error.to_string()))?;
         let (expected, found) = (vocabulary.digest(), &calibration.vocabulary);
         if *found != expected {
             return Err(problem(format!(
                 "expected the calibration of vocabulary {expected}, found that of {found}"
             )));
         }
-        for (name, values, least) in [
-            ("mean", &calibration.mean, f32::MIN),
-            ("std", &calibration.std, 0.0),
-        ] {
-            if values.len() != vocabulary.logits() {
-                return Err(problem(format!(
-                    "{name}: expected {} values, found {}",
-                    vocabulary.logits(),
-                    values.len()
-                )));
-            }
-            if let Some(value) = values
-                .iter()
-                .find(|value| !value.is_finite() || **value < least)
-            {
-                return Err(problem(format!("{name}: found {value}")));
+        calibration.check(vocabulary).map_err(problem)?;
+        Ok(calibration)
+    }
+
+    /// Names what cannot be statistics of `vocabulary`.
+    fn check(&self, vocabulary: &Vocabulary) -> Result<(), String> {
+        let attributes = vocabulary.attributes.len();
+        let lengths = [
+            ("mean", self.mean.len(), vocabulary.logits()),
+            ("spread", self.spread.len(), attributes),
+            ("margins", self.margins.len(), attributes),
+        ];
+        for (name, found, expected) in lengths {
+            if found != expected {
+                return Err(format!("{name}: expected {expected} values, found {found}"));
             }
         }
-        Ok(calibration)
+        let not =
+            |values: &[f32], good: fn(f32) -> bool| values.iter().copied().find(|&x| !good(x));
+        if let Some(value) = not(&self.mean, f32::is_finite) {
+            return Err(format!("mean: expected finite numbers, found {value}"));
+        }
+        if let Some(value) = not(&self.spread, |x| x.is_finite() && x >= 0.0) {
+            return Err(format!("spread: expected numbers from 0 up, found {value}"));
+        }
+        for margins in &self.margins {
+            let ordered = margins.windows(2).all(|pair| pair[0] <= pair[1]);
+            if margins.len() != INTERVALS + 1 || !ordered || margins.iter().any(|x| !x.is_finite())
+            {
+                return Err(format!(
+                    "margins: expected {} ascending numbers for each attribute, found {margins:?}",
+                    INTERVALS + 1
+                ));
+            }
+        }
+        Ok(())
     }
 }
 
 /// Running mean and sum of squared deviations (Welford), one of each for every logit: one pass,
-/// and no loss of digits where the mean is large against the spread.
+/// and no loss of digits where the mean is large against the deviation.
 struct Moments {
     count: u64,
     mean: Vec<f64>,
@@ -172,86 +272,335 @@ impl Moments {
             *squares += before * (f64::from(logit) - *mean);
         }
     }
+}
 
-    fn finish(self, vocabulary: &Vocabulary) -> Option<Calibration> {
-        let count = self.count;
-        (count > 0).then(|| Calibration {
-            vocabulary: vocabulary.digest(),
-            count,
-            mean: self.mean.iter().map(|&mean| mean as f32).collect(),
-            std: self
-                .squares
-                .iter()
-                .map(|&squares| (squares / count as f64).sqrt() as f32)
-                .collect(),
-        })
+/// Best minus second-best score in a group, yes minus no in a pair.
+fn margin(kind: AttributeKind, scores: impl Iterator<Item = f32>) -> f32 {
+    match kind {
+        AttributeKind::Pair => scores.fold(0.0, |no, score| score - no),
+        AttributeKind::Group => {
+            let lowest = f32::NEG_INFINITY;
+            let (best, second) = scores.fold((lowest, lowest), |(best, second), score| {
+                if score > best {
+                    (score, best)
+                } else {
+                    (best, second.max(score))
+                }
+            });
+            if second == lowest { 0.0 } else { best - second }
+        }
     }
 }
 
-/// What the attribute head learns from one image.
+/// Percentiles 0 to 100 by linear interpolation between order statistics; all 0 of nothing.
+fn percentiles(mut values: Vec<f32>) -> Vec<f32> {
+    values.sort_by(f32::total_cmp);
+    let last = values.len().saturating_sub(1);
+    (0..=INTERVALS)
+        .map(|i| {
+            let place = (last * i) as f64 / INTERVALS as f64;
+            let (low, part) = (place as usize, place.fract() as f32);
+            match (values.get(low), values.get((low + 1).min(last))) {
+                (Some(a), Some(b)) => a + part * (b - a),
+                _ => 0.0,
+            }
+        })
+        .collect()
+}
+
+/// Share of a distribution, given by its percentiles, that lies at `limit` or above.
+fn share_from(percentiles: &[f32], limit: f32) -> f64 {
+    let below = percentiles.iter().filter(|&&x| x < limit).count();
+    match (
+        below.checked_sub(1).map(|i| percentiles[i]),
+        percentiles.get(below),
+    ) {
+        (None, _) => 1.0,
+        (_, None) => 0.0,
+        (Some(low), Some(&high)) => {
+            let part = f64::from(limit - low) / f64::from(high - low);
+            1.0 - (below as f64 - 1.0 + part) / INTERVALS as f64
+        }
+    }
+}
+
+/// How groups weigh in the mean over the attributes of an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum GroupWeights {
+    /// By their spread: what varies more from image to image is likelier to be seen.
+    Spread,
+    /// All the same.
+    Equal,
+}
+
+/// How logits become targets.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttributeConfig {
+    /// Without a `temperature`: share of the images that are not masked in the attribute of the
+    /// largest spread. Of a normally distributed margin, 0.8 masks what lies within a quarter of
+    /// a standard deviation of 0, and gives an image at one standard deviation a target of 0.92
+    /// against 0.08: most images have a target that is neither soft nor certain.
+    pub confident_share: f64,
+    /// Temperature τ in units of logits; none: from `confident_share`.
+    pub temperature: Option<f64>,
+    /// Attributes of a spread below this share of the median spread are not learnt.
+    pub minimum_spread: f64,
+    /// Weights of the others.
+    pub weights: GroupWeights,
+    /// Targets above this and below `mask_high` are not learnt: see [`AttributeRule::targets`].
+    pub mask_low: f32,
+    /// See `mask_low`.
+    pub mask_high: f32,
+}
+
+impl Default for AttributeConfig {
+    fn default() -> Self {
+        Self {
+            confident_share: 0.8,
+            temperature: None,
+            minimum_spread: 0.25,
+            weights: GroupWeights::Spread,
+            mask_low: 0.35,
+            mask_high: 0.65,
+        }
+    }
+}
+
+impl AttributeConfig {
+    /// Checks the values; an error names the field, what is expected and what was found.
+    ///
+    /// # Errors
+    ///
+    /// A value is out of range, or `confident_share` can mean nothing as nothing is masked.
+    pub fn check(&self) -> Result<(), AttributeConfigError> {
+        let wrong = |field, expected, found: f64| {
+            Err(AttributeConfigError {
+                field,
+                expected,
+                found: found.to_string(),
+            })
+        };
+        if !(self.confident_share > 0.0 && self.confident_share < 1.0) {
+            return wrong(
+                "confident_share",
+                "a number above 0 and below 1",
+                self.confident_share,
+            );
+        }
+        if let Some(temperature) = self.temperature
+            && !(1e-6..=1e6).contains(&temperature)
+        {
+            return wrong(
+                "temperature",
+                "a number from 1e-6 to 1e6, or \"auto\"",
+                temperature,
+            );
+        }
+        if !(0.0..=1e4).contains(&self.minimum_spread) {
+            return wrong(
+                "minimum_spread",
+                "a number from 0 to 1e4",
+                self.minimum_spread,
+            );
+        }
+        let (low, high) = (f64::from(self.mask_low), f64::from(self.mask_high));
+        if !(0.0..=0.5).contains(&low) {
+            return wrong("mask_low", "a number from 0 to 0.5", low);
+        }
+        if !(0.5..=1.0).contains(&high) {
+            return wrong("mask_high", "a number from 0.5 to 1", high);
+        }
+        if self.temperature.is_none() && (high <= 0.5 || high >= 1.0) {
+            return wrong(
+                "mask_high",
+                "a number above 0.5 and below 1, or a number for `temperature`",
+                high,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// A value of [`AttributeConfig`] that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}`: expected {expected}, found {found}")]
+pub struct AttributeConfigError {
+    /// Name of the field.
+    pub field: &'static str,
+    /// What would do.
+    pub expected: &'static str,
+    /// What is there.
+    pub found: String,
+}
+
+/// What an image's attributes are to teach.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AttributeTargets {
     /// One probability for each value of the vocabulary; those of an attribute sum to 1. A
     /// pair's are `[1 - p, p]`.
     pub target: Vec<f32>,
-    /// For each attribute, whether its target counts: true = it does, false = it is masked.
+    /// For each attribute, whether it is clear enough to be learnt from this image: false where it
+    /// is too close to call, and where the attribute is switched off.
     pub mask: Vec<bool>,
+    /// Weight of each attribute in the mean over the attributes of this image; 0 where `mask` is
+    /// false.
+    pub weight: Vec<f32>,
 }
 
-/// Targets of one image from its raw logits.
-///
-/// Each logit, less its mean and over its standard deviation in the corpus, gives a score; a
-/// group's target is the softmax of its scores at temperature 1, a pair's the sigmoid of yes
-/// less no, which is the same.
-///
-/// A pair is masked where its p lies strictly between `low` and `high`: too close to call. A
-/// group is judged by its best value against its second, p1 / (p1 + p2), which for two values
-/// is the same rule. The share of the best value alone would not do for large groups: of eleven
-/// colours a clear winner may have 0.4, and a target without any winner 0.15. (The rule for
-/// groups is this project's choice.)
-///
-/// # Panics
-///
-/// Where the logits, the calibration and the vocabulary differ in their number of values.
-pub fn attribute_targets(
-    logits: &[f32],
-    vocabulary: &Vocabulary,
-    calibration: &Calibration,
+/// How the logits of one store become targets: statistics and choices, settled.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttributeRule {
+    /// What is subtracted from each value's logit.
+    mean: Vec<f32>,
+    /// Temperature τ, in units of logits.
+    pub temperature: f32,
+    /// Weight of each attribute, with mean 1 over those above 0; 0 = switched off.
+    pub weight: Vec<f32>,
     low: f32,
     high: f32,
-) -> AttributeTargets {
-    let expected = vocabulary.logits();
-    assert_eq!(logits.len(), expected, "logits and the vocabulary's values");
-    assert_eq!(
-        calibration.mean.len(),
-        expected,
-        "calibrated means and the vocabulary's values"
-    );
-    assert_eq!(
-        calibration.std.len(),
-        expected,
-        "calibrated deviations and the vocabulary's values"
-    );
-    let score = |i: usize| {
-        let (mean, std) = (calibration.mean[i], calibration.std[i]);
-        if std < LEAST_STD {
-            0.0
-        } else {
-            (logits[i] - mean) / std
-        }
-    };
-    let mut target: Vec<f32> = (0..expected).map(score).collect();
-    let mut mask = Vec::with_capacity(vocabulary.attributes.len());
-    for (attribute, range) in vocabulary.attributes.iter().zip(vocabulary.ranges()) {
-        let probabilities = &mut target[range];
-        softmax(probabilities);
-        let certainty = match attribute.kind {
-            AttributeKind::Pair => probabilities[1],
-            AttributeKind::Group => best_against_second(probabilities),
+}
+
+impl AttributeRule {
+    /// Settles τ and the weights for a store.
+    ///
+    /// τ is the largest at which a share of at least `confident_share` of the images is not masked
+    /// in the attribute of the largest spread. An attribute is switched off whose spread is 0 or
+    /// below `minimum_spread` times the median spread. The weight of the others is their spread
+    /// over the mean of their spreads. Log-probabilities of the truth are all equally sure: those
+    /// attributes weigh 1.
+    pub fn new(calibration: &Calibration, config: &AttributeConfig) -> Self {
+        let spread = &calibration.spread;
+        let least = config.minimum_spread as f32 * median(spread);
+        let kept = |&spread: &f32| spread > 0.0 && spread >= least;
+        let (count, sum) = { spread.iter() }
+            .filter(|spread| kept(spread))
+            .fold((0.0_f32, 0.0), |(count, sum), spread| {
+                (count + 1.0, sum + spread)
+            });
+        let equal = calibration.log_probabilities || config.weights == GroupWeights::Equal;
+        let weight = { spread.iter() }
+            .map(|spread| match (kept(spread), equal) {
+                (false, _) => 0.0,
+                (true, true) => 1.0,
+                (true, false) => spread * count / sum,
+            })
+            .collect();
+        let temperature = match config.temperature {
+            Some(temperature) => temperature as f32,
+            None if calibration.log_probabilities => 1.0,
+            None => auto_temperature(calibration, config),
         };
-        mask.push(!(low < certainty && certainty < high));
+        Self {
+            mean: if calibration.log_probabilities {
+                vec![0.0; calibration.mean.len()]
+            } else {
+                calibration.mean.clone()
+            },
+            temperature,
+            weight,
+            low: config.mask_low,
+            high: config.mask_high,
+        }
     }
-    AttributeTargets { target, mask }
+
+    /// Targets of one image from its logits.
+    ///
+    /// A pair is masked where its p lies strictly between `mask_low` and `mask_high`: too close to
+    /// call. A group is judged by its best value against its second, p1 / (p1 + p2), which for two
+    /// values is the same rule. The share of the best value alone would not do for large groups:
+    /// of eleven colours a clear winner may have 0.4, and a target without any winner 0.15. (The
+    /// rule for groups is this project's choice.)
+    ///
+    /// # Panics
+    ///
+    /// Where the logits, the calibration and the vocabulary differ in their number of values.
+    pub fn targets(&self, logits: &[f32], vocabulary: &Vocabulary) -> AttributeTargets {
+        let expected = vocabulary.logits();
+        assert_eq!(logits.len(), expected, "logits and the vocabulary's values");
+        assert_eq!(
+            (self.mean.len(), self.weight.len()),
+            (expected, vocabulary.attributes.len()),
+            "calibrated values and attributes, and the vocabulary's"
+        );
+        let mut target: Vec<f32> = { logits.iter().zip(&self.mean) }
+            .map(|(logit, mean)| (logit - mean) / self.temperature)
+            .collect();
+        let mut mask = Vec::with_capacity(self.weight.len());
+        for ((attribute, range), weight) in { vocabulary.attributes.iter() }
+            .zip(vocabulary.ranges())
+            .zip(&self.weight)
+        {
+            let scores = &mut target[range];
+            let p = sigmoid(margin(attribute.kind, scores.iter().copied()));
+            mask.push(*weight > 0.0 && !(self.low < p && p < self.high));
+            softmax(scores);
+        }
+        let weight = { mask.iter().zip(&self.weight) }
+            .map(|(&counts, &weight)| if counts { weight } else { 0.0 })
+            .collect();
+        AttributeTargets {
+            target,
+            mask,
+            weight,
+        }
+    }
+}
+
+/// The largest τ at which the attribute of the largest spread keeps its share of the images, found
+/// by bisection of ln τ: a margin m counts if σ(m/τ) reaches `mask_high` or, in a pair, falls to
+/// `mask_low`, so the share falls with τ. 1 where no attribute has a spread.
+fn auto_temperature(calibration: &Calibration, config: &AttributeConfig) -> f32 {
+    let widest = { calibration.spread.iter().zip(&calibration.margins) }.fold(
+        (0.0_f32, None),
+        |(most, widest), (&spread, margins)| {
+            if spread > most {
+                (spread, Some(margins))
+            } else {
+                (most, widest)
+            }
+        },
+    );
+    let (spread, Some(margins)) = widest else {
+        return 1.0;
+    };
+    let logit = |p: f32| (p / (1.0 - p)).ln();
+    let (low, high) = (logit(config.mask_low), logit(config.mask_high));
+    let kept = |temperature: f32| {
+        let above = share_from(margins, temperature * high);
+        let limit = temperature * low;
+        let below = { margins.first() }
+            .filter(|&&least| least < 0.0 && limit.is_finite())
+            .map_or(0.0, |_| 1.0 - share_from(margins, limit));
+        above + below
+    };
+    // Far from both ends: at 1e-3 of the spread all but ties count, at 1e3 nothing does.
+    let (mut least, mut most) = ((1e-3 * spread).ln(), (1e3 * spread).ln());
+    for _ in 0..HALVINGS {
+        let middle = 0.5 * (least + most);
+        if kept(middle.exp()) >= config.confident_share {
+            least = middle;
+        } else {
+            most = middle;
+        }
+    }
+    least.exp()
+}
+
+/// The middle value, or the mean of the two in the middle; 0 of nothing.
+fn median(values: &[f32]) -> f32 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f32::total_cmp);
+    let middle = sorted.len() / 2;
+    match (sorted.get(middle), sorted.len() % 2) {
+        (Some(upper), 0) => 0.5 * (sorted[middle - 1] + upper),
+        (Some(middle), _) => *middle,
+        (None, _) => 0.0,
+    }
+}
+
+fn sigmoid(x: f32) -> f32 {
+    1.0 / (1.0 + (-x).exp())
 }
 
 fn softmax(scores: &mut [f32]) {
@@ -263,200 +612,5 @@ fn softmax(scores: &mut [f32]) {
     scores.iter_mut().for_each(|score| *score /= sum);
 }
 
-fn best_against_second(probabilities: &[f32]) -> f32 {
-    let (best, second) = probabilities
-        .iter()
-        .fold((0.0_f32, 0.0_f32), |(best, second), &p| {
-            if p > best {
-                (p, best)
-            } else {
-                (best, second.max(p))
-            }
-        });
-    best / (best + second)
-}
-
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::vocabulary::{Attribute, Value};
-
-    /// A group of three, then a pair.
-    fn vocabulary() -> Vocabulary {
-        let value = |name: &str| Value {
-            name: name.into(),
-            prompts: vec![name.into()],
-        };
-        let attribute = |name: &str, kind, values: &[&str]| Attribute {
-            name: name.into(),
-            kind,
-            values: values.iter().map(|name| value(name)).collect(),
-        };
-        Vocabulary {
-            attributes: vec![
-                attribute("age", AttributeKind::Group, &["child", "adult", "older"]),
-                attribute("glasses", AttributeKind::Pair, &["no", "yes"]),
-            ],
-            ..Vocabulary::kmeans()
-        }
-    }
-
-    fn plain(vocabulary: &Vocabulary) -> Calibration {
-        let logits = vocabulary.logits();
-        Calibration {
-            vocabulary: vocabulary.digest(),
-            count: 1,
-            mean: vec![0.0; logits],
-            std: vec![1.0; logits],
-        }
-    }
-
-    #[test]
-    fn moments_equal_two_passes_where_the_mean_is_large() {
-        let values = [1000.0_f32, 1000.5, 1001.0, 999.5, 1000.25];
-        let mut moments = Moments::new(1);
-        values.iter().for_each(|&value| moments.add(&[value]));
-        let calibration = moments.finish(&vocabulary()).unwrap();
-        let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / 5.0;
-        let variance = values
-            .iter()
-            .map(|&v| (f64::from(v) - mean).powi(2))
-            .sum::<f64>()
-            / 5.0;
-        assert_eq!(calibration.mean[0], mean as f32);
-        assert!((f64::from(calibration.std[0]) - variance.sqrt()).abs() < 1e-7);
-        assert_eq!(calibration.count, 5);
-    }
-
-    #[test]
-    fn targets_by_hand() {
-        let vocabulary = vocabulary();
-        let mut calibration = plain(&vocabulary);
-        calibration.mean = vec![20.0, 30.0, 10.0, 5.0, 7.0];
-        calibration.std = vec![2.0, 1.0, 4.0, 1.0, 2.0];
-        // Scores 1, -1, 0 and 0, 1.
-        let targets = attribute_targets(
-            &[22.0, 29.0, 10.0, 5.0, 9.0],
-            &vocabulary,
-            &calibration,
-            0.35,
-            0.65,
-        );
-        let e = std::f32::consts::E;
-        let sum = e + 1.0 / e + 1.0;
-        let yes = e / (1.0 + e);
-        for (found, expected) in
-            targets
-                .target
-                .iter()
-                .zip([e / sum, 1.0 / e / sum, 1.0 / sum, 1.0 - yes, yes])
-        {
-            assert!(
-                (found - expected).abs() < 1e-6,
-                "expected {expected}, found {found}"
-            );
-        }
-        // e : 1 is above 0.65 : 0.35 in both.
-        assert_eq!(targets.mask, [true, true]);
-    }
-
-    #[test]
-    fn close_calls_are_masked() {
-        let vocabulary = vocabulary();
-        let mask = |logits: [f32; 5]| {
-            attribute_targets(&logits, &vocabulary, &plain(&vocabulary), 0.35, 0.65).mask
-        };
-        // ln(0.65 / 0.35) = 0.619: below it a call is too close, on either side of a pair.
-        assert_eq!(mask([0.6, 0.0, -5.0, 0.0, 0.6]), [false, false]);
-        assert_eq!(mask([0.64, 0.0, -5.0, 0.0, 0.64]), [true, true]);
-        assert_eq!(mask([0.0, 0.0, 0.64, 0.64, 0.0]), [true, true]);
-        assert_eq!(mask([1.0, 1.0, 0.0, 0.6, 0.0]), [false, false]);
-    }
-
-    #[test]
-    fn a_logit_that_never_varies_says_nothing() {
-        let vocabulary = vocabulary();
-        let mut calibration = plain(&vocabulary);
-        calibration.std = vec![0.0; 5];
-        let targets = attribute_targets(
-            &[1e9, -1e9, 3.0, 0.0, 1e9],
-            &vocabulary,
-            &calibration,
-            0.35,
-            0.65,
-        );
-        assert_eq!(&targets.target[3..], [0.5, 0.5]);
-        assert_eq!(targets.mask, [false, false]);
-    }
-
-    #[test]
-    fn a_calibration_is_refused_for_another_vocabulary_or_length() {
-        let folder = tempfile::tempdir().unwrap();
-        let vocabulary = vocabulary();
-        let error = Calibration::read(folder.path(), &vocabulary).unwrap_err();
-        assert!(matches!(error, LabelError::NoCalibration { .. }), "{error}");
-
-        let calibration = Calibration {
-            mean: vec![0.1, 1e-8, 3.0, -7.25, 1e8],
-            ..plain(&vocabulary)
-        };
-        calibration.write(folder.path()).unwrap();
-        assert_eq!(
-            Calibration::read(folder.path(), &vocabulary).unwrap(),
-            calibration
-        );
-
-        let error = Calibration::read(folder.path(), &Vocabulary::kmeans())
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains(&vocabulary.digest()) && error.contains("hint"),
-            "{error}"
-        );
-
-        let cases: [(fn(&mut Calibration), &str); 3] = [
-            (|c| c.mean.truncate(4), "mean: expected 5 values, found 4"),
-            (|c| c.std.push(1.0), "std: expected 5 values, found 6"),
-            (|c| c.std[0] = -1.0, "std: found -1"),
-        ];
-        for (damage, expected) in cases {
-            let mut broken = calibration.clone();
-            damage(&mut broken);
-            broken.write(folder.path()).unwrap();
-            let error = Calibration::read(folder.path(), &vocabulary)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.contains(expected),
-                "expected {expected:?} in {error:?}"
-            );
-        }
-        fs::write(Calibration::path(folder.path()), "{\"mean\":").unwrap();
-        assert!(Calibration::read(folder.path(), &vocabulary).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn targets_are_probabilities(logits in prop::collection::vec(-1e4_f32..1e4, 5), low in 0.0_f32..0.5) {
-            let vocabulary = vocabulary();
-            let targets = attribute_targets(&logits, &vocabulary, &plain(&vocabulary), low, 1.0 - low);
-            for range in vocabulary.ranges() {
-                let values = &targets.target[range];
-                prop_assert!(values.iter().all(|p| (0.0..=1.0).contains(p)));
-                prop_assert!((values.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-            }
-            prop_assert_eq!(targets.mask.len(), 2);
-        }
-
-        #[test]
-        fn a_wider_band_masks_no_less(logits in prop::collection::vec(-3.0_f32..3.0, 5), low in 0.0_f32..0.4) {
-            let vocabulary = vocabulary();
-            let mask = |low: f32| attribute_targets(&logits, &vocabulary, &plain(&vocabulary), low, 1.0 - low).mask;
-            for (wide, narrow) in mask(low).into_iter().zip(mask(low + 0.1)) {
-                prop_assert!(narrow || !wide);
-            }
-        }
-    }
-}
+mod tests;

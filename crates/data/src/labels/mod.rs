@@ -20,17 +20,19 @@
 //!
 //! The file's key-value metadata hold `clasp.format` (`1`), `clasp.shard` (name of the input
 //! shard), `clasp.vocabulary` (TOML), `clasp.model`, `clasp.model_sha256`, `clasp.rows`,
-//! `clasp.columns`, `clasp.method` (`clip` or `kmeans`), `clasp.dense`, `clasp.confidence`, and
-//! `clasp.digest`, a SHA-256 over the pages and the metadata above: a damaged file is noticed,
-//! not trained on.
+//! `clasp.columns`, `clasp.method` (`clip`, `kmeans` or `truth`), `clasp.dense`,
+//! `clasp.confidence`, and `clasp.digest`, a SHA-256 over the pages and the metadata above: a
+//! damaged file is noticed, not trained on. With the method `truth` (drawn people) the logits are
+//! log-probabilities up to a constant: 0 for the true value, a large negative number for the
+//! others, 0 for all values of an attribute that is not known.
 //!
 //! Pages are not compressed. Half of a row is logits, which hardly compress, and a reader of
 //! plain pages never allocates by a size that a damaged page header claims. An image takes
 //! about 0.5 kB.
 //!
-//! `_calibration.json`, beside the files, holds mean and standard deviation of each logit over
-//! the corpus ([`Calibration`]). It is a file of its own because it can be known only when all
-//! shards are, and may be made again without touching them. Its name begins with `_` because
+//! `_calibration.json`, beside the files, holds the mean of each logit over the corpus and the
+//! spread and the margins of each attribute ([`Calibration`]). It is a file of its own because it
+//! can be known only when all shards are, and may be made again without touching them. Its name begins with `_` because
 //! readers of Parquet folders pass over such names.
 //!
 //! Reading a store in Python:
@@ -46,10 +48,16 @@ mod store;
 
 use std::path::{Path, PathBuf};
 
-pub use calibration::{AttributeTargets, Calibration, attribute_targets};
+pub use calibration::{
+    AttributeConfig, AttributeConfigError, AttributeRule, AttributeTargets, Calibration,
+    GroupWeights,
+};
 pub use store::{LabelRef, Store, finished_shards, shard_keys, write_shard};
 
 use crate::vocabulary::{IGNORE, Vocabulary};
+
+/// [`StoreMeta::method`] of a store that holds what is true of drawn people.
+pub const METHOD_TRUTH: &str = "truth";
 
 /// Most cells of a label grid; bounds what a file can claim.
 const MOST_CELLS: usize = 1 << 16;
@@ -98,9 +106,9 @@ pub struct StoreMeta {
     pub rows: usize,
     /// Columns of the label grid.
     pub columns: usize,
-    /// `clip` or `kmeans`.
+    /// `clip`, `kmeans` or [`METHOD_TRUTH`].
     pub method: String,
-    /// How dense features were taken: `clear`, `mask` or `self`; empty for k-means.
+    /// How dense features were taken: `clear`, `mask` or `self`; empty without CLIP.
     pub dense: String,
     /// Cells whose best probability lies below are 255.
     pub confidence: f32,

@@ -12,6 +12,8 @@
 //!     scenes/images/, scenes/{train,val}.json   CityPersons-style, with `pid` for person search (-1 = nobody known)
 //!                                           and keypoints
 //!     unlabelled/unlabelled-000.tar         further people, for pre-training
+//!     truth/                                what is true of these, as a store of labels ([`super::truth_labels`]):
+//!                                           `clasp pretrain --set data.labels=OUT/truth`
 //! ```
 //!
 //! All tasks read the same crops. Split `train` holds the people of `bounding_box_train`, `val` those of `query` and
@@ -30,9 +32,11 @@ use serde_json::json;
 use super::camera::Camera;
 use super::person::{ATTRIBUTES, Attributes, Person};
 use super::scene::{Scene, draw_scene};
-use super::{Drawn, Shot, draw, part};
+use super::{Drawn, Shot, draw, part, truth_labels, truth_meta};
 use crate::image::{encode_jpeg, encode_label_png};
+use crate::labels::{self, Calibration, LabelError, Labels, StoreMeta};
 use crate::layouts::coco::COCO_JOINTS;
+use crate::vocabulary::VocabularyError;
 use crate::{Rng, atomic_write, atomic_write_unsynced, rng_for};
 
 /// Pictures drawn between two reports of progress; also bounds the memory.
@@ -95,6 +99,12 @@ pub enum SynthError {
     /// A file could not be written or read.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// The store of the truth could not be written.
+    #[error(transparent)]
+    Labels(#[from] LabelError),
+    /// The built-in vocabulary of the store of the truth cannot be read.
+    #[error(transparent)]
+    Vocabulary(#[from] VocabularyError),
     /// A setting that cannot be.
     #[error("`{field}`: expected {expected}, found {found}")]
     Setting {
@@ -265,8 +275,12 @@ pub fn write_dataset(
     config.check()?;
     fs::create_dir_all(folder)?;
     let manifest = folder.join("synth.json");
+    let truth = folder.join("truth");
     if let Some(done) = read_manifest(folder, &manifest, config)? {
-        return Ok(done);
+        // Folders from before there was a store of the truth lack it; it is made then.
+        if config.unlabelled == 0 || Calibration::path(&truth).exists() && whole(&truth, config) {
+            return Ok(done);
+        }
     }
     write_json(
         &manifest,
@@ -308,16 +322,22 @@ pub fn write_dataset(
     if shards > 0 {
         fs::create_dir_all(folder.join("unlabelled"))?;
     }
+    let meta = truth_meta()?;
     for shard in 0..shards {
         let range = shard * SHARD..((shard + 1) * SHARD).min(config.unlabelled);
-        let path = folder.join(format!("unlabelled/unlabelled-{shard:03}.tar"));
-        if !path.exists() {
-            write_shard(&path, config, range.clone(), &mut |n| {
+        let name = shard_name(shard);
+        let path = folder.join(format!("unlabelled/{name}.tar"));
+        if !path.exists() || !truth.join(format!("{name}.parquet")).exists() {
+            let labels = write_shard(&path, config, &meta, range.clone(), &mut |n| {
                 progress(done + n, total)
             })?;
+            labels::write_shard(&truth, &name, &meta, &labels)?;
         }
         done += range.len();
         progress(done, total);
+    }
+    if shards > 0 {
+        Calibration::of_folder(&truth)?.write(&truth)?;
     }
 
     let pedestrians = write_scenes(folder, config, &mut |n| progress(done + n, total))?;
@@ -339,6 +359,17 @@ pub fn write_dataset(
         },
     )?;
     Ok(summary)
+}
+
+/// Name of a tar of unlabelled people and of its labels.
+fn shard_name(shard: usize) -> String {
+    format!("unlabelled-{shard:03}")
+}
+
+/// Whether the labels of every shard are there; each file is whole.
+fn whole(truth: &Path, config: &SynthConfig) -> bool {
+    (0..config.unlabelled.div_ceil(SHARD))
+        .all(|shard| truth.join(shard_name(shard) + ".parquet").exists())
 }
 
 fn version() -> String {
@@ -571,31 +602,49 @@ fn write_tables(folder: &Path, config: &SynthConfig, records: &[Record]) -> Resu
 /// The `index`-th of an endless row of people, each seen once by a camera of its own, as JPEG with its name.
 #[must_use]
 pub fn unlabelled(seed: u64, index: u64, height: usize, width: usize) -> (String, Vec<u8>) {
+    let (key, drawn, quality) = draw_unlabelled(seed, index, height, width);
+    (format!("{key}.jpg"), encode_jpeg(&drawn.image, quality))
+}
+
+/// Key, picture with its truth, and JPEG quality of one of [`unlabelled`].
+pub(super) fn draw_unlabelled(
+    seed: u64,
+    index: u64,
+    height: usize,
+    width: usize,
+) -> (String, Drawn, u8) {
     let mut rng = rng_for(seed, 0, &format!("unlabelled {index}"));
     let person = Person::sample(&mut rng);
     let shot = Shot::sample(&person, &mut rng);
     let drawn = draw(&person, &shot, height, width);
-    (
-        format!("{index:08}.jpg"),
-        encode_jpeg(&drawn.image, shot.camera.quality),
-    )
+    (format!("{index:08}"), drawn, shot.camera.quality)
 }
 
+/// Writes a tar of unlabelled people and returns what is true of them, in its order.
 fn write_shard(
     path: &Path,
     config: &SynthConfig,
+    meta: &StoreMeta,
     range: std::ops::Range<usize>,
     progress: &mut dyn FnMut(usize),
-) -> Result<(), SynthError> {
+) -> Result<Vec<Labels>, SynthError> {
+    let mut labels = Vec::with_capacity(range.len());
     atomic_write(path, |out| {
         let mut tar = tar::Builder::new(out);
         let start = range.start;
         for first in range.clone().step_by(CHUNK) {
-            let chunk: Vec<(String, Vec<u8>)> = (first..(first + CHUNK).min(range.end))
+            let chunk: Vec<(String, Vec<u8>, Labels)> = (first..(first + CHUNK).min(range.end))
                 .into_par_iter()
-                .map(|index| unlabelled(config.seed, index as u64, config.height, config.width))
+                .map(|index| {
+                    let (height, width) = (config.height, config.width);
+                    let (key, drawn, quality) =
+                        draw_unlabelled(config.seed, index as u64, height, width);
+                    let labels = truth_labels(&key, &drawn, meta);
+                    let bytes = encode_jpeg(&drawn.image, quality);
+                    (format!("{key}.jpg"), bytes, labels)
+                })
                 .collect();
-            for (name, bytes) in &chunk {
+            for (name, bytes, _) in &chunk {
                 let mut header = tar::Header::new_gnu();
                 header.set_size(bytes.len() as u64);
                 header.set_mode(0o644);
@@ -603,10 +652,11 @@ fn write_shard(
                 tar.append_data(&mut header, name, bytes.as_slice())?;
             }
             progress(first + chunk.len() - start);
+            labels.extend(chunk.into_iter().map(|(_, _, labels)| labels));
         }
         tar.finish()
     })?;
-    Ok(())
+    Ok(labels)
 }
 
 /// One scene with the identities of its people (-1: not an identity of this set).

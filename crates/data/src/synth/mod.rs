@@ -24,6 +24,7 @@ mod scene;
 #[cfg(test)]
 mod tests;
 mod things;
+mod truth;
 
 use rand::{RngExt, SeedableRng};
 
@@ -37,6 +38,7 @@ pub use person::{
 pub use pose::{Arm, Leg, Pose, view_of};
 pub use scene::{Pedestrian, Scene, draw_scene};
 pub use things::Occluder;
+pub use truth::{majority, truth_labels, truth_meta};
 
 use crate::Rng;
 use crate::image::Rgb;

@@ -88,15 +88,19 @@ for name, grid, scale, threshold, prior in [
 
 
 def kmeans(x):
-    """x [channels, rows, columns] -> classes [rows, columns], or none. After SOLIDER's description."""
+    """x [channels, rows, columns] -> classes [rows, columns], or none."""
     c, h, w = x.shape
     x = x.reshape(c, -1).T
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    two = KMeans(2, n_init=10, random_state=0).fit(norms)
-    front = two.labels_ == two.cluster_centers_[:, 0].argmax()
-    if front.sum() <= 0.5 * h * w:
+    border = np.ones((h, w), bool)
+    border[1:-1, 1:-1] = False
+    regions = KMeans(12, n_init=100, random_state=0).fit(x).labels_
+    touching = np.array([border.ravel()[regions == k].mean() for k in range(12)])
+    # Nothing may hang on the last bits.
+    assert np.abs(touching - 0.45 * border.mean()).min() > 1e-3
+    front = (touching < 0.45 * border.mean())[regions]
+    if not 0.1 <= front.mean() <= 0.8:
         return None
-    three = KMeans(3, n_init=50, random_state=0).fit(x[front])
+    three = KMeans(3, n_init=100, random_state=0).fit(x[front])
     height = np.repeat(np.arange(h), w)[front]
     order = np.argsort([height[three.labels_ == k].mean() for k in range(3)])
     result = np.zeros(h * w, np.uint8)
@@ -104,18 +108,25 @@ def kmeans(x):
     return result.reshape(h, w)
 
 
+# Four colours of a person inside, eight of the place; in map 4 the person's colours run to the border.
 maps, expected = [], []
 for i in range(6):
-    share = 3 if i != 4 else 1
-    body = unit(rng.normal(size=(3, 8)), 1) * 3
-    x = rng.normal(size=(8, 8, 4)) * 0.45
-    for row in range(8):
-        band = 0 if row < 2 else 1 if row < 5 else 2
-        x[:, row, :share] += body[band][:, None]
+    colours = rng.normal(size=(12, 8)) * 3
+    x = rng.normal(size=(8, 10, 6)) * 0.3
+    for row in range(10):
+        for column in range(6):
+            if i == 4:
+                kind = (row + 3 * column) % 12
+            elif 1 <= row <= 8 and 1 <= column <= 4:
+                kind = 0 if row < 3 else 1 if row < 6 else 2 + (column > 2)
+            else:
+                side = 0 if row == 0 else 1 if row == 9 else 2 + (column == 5)
+                kind = 4 + 2 * side + (column > 2 if side < 2 else row > 4)
+            x[:, row, column] += colours[kind]
     maps.append(x)
     classes_ = kmeans(x.astype(np.float32).astype(np.float64))
     print(i, None if classes_ is None else np.bincount(classes_.ravel()))
-    expected.append(np.full((8, 4), 255, np.uint8) if classes_ is None else classes_)
+    expected.append(np.full((10, 6), 255, np.uint8) if classes_ is None else classes_)
 assert (np.stack(expected)[4] == 255).all()
 out["kmeans.maps"], out["kmeans.classes"] = np.stack(maps), np.stack(expected)
 

@@ -7,19 +7,23 @@ use std::ops::Range;
 
 use burn::tensor::{Tensor, activation::log_softmax};
 
-/// Mean over the attributes of each image that count; 0 for an image without any: [batch].
+/// Sum of weights of an image below which it counts as having none.
+const LEAST_WEIGHT: f64 = 1e-6;
+
+/// Weighted mean over the attributes of each image, Σ w·loss / Σ w; 0 for an image without any
+/// weight: [batch].
 ///
 /// # Shapes
 /// - logits, targets: [batch, values]; targets sum to 1 over each attribute's values
-/// - counts: [batch, attributes], 1 where a target counts, 0 where it is masked
+/// - weights: [batch, attributes], from 0 up; 0 where a target is not learnt
 /// - ranges: the values of each attribute
 pub fn attribute_loss(
     logits: Tensor<2>,
     targets: Tensor<2>,
-    counts: Tensor<2>,
+    weights: Tensor<2>,
     ranges: &[Range<usize>],
 ) -> Tensor<1> {
-    check(&logits, &targets, &counts, ranges);
+    check(&logits, &targets, &weights, ranges);
     let losses = ranges
         .iter()
         .map(|range| {
@@ -28,19 +32,21 @@ pub fn attribute_loss(
             (log_p * target).sum_dim(1).neg()
         })
         .collect();
-    let losses = Tensor::cat(losses, 1) * counts.clone();
-    (losses.sum_dim(1) / counts.sum_dim(1).clamp_min(1.0)).squeeze_dim(1)
+    let losses = Tensor::cat(losses, 1) * weights.clone();
+    (losses.sum_dim(1) / weights.sum_dim(1).clamp_min(LEAST_WEIGHT)).squeeze_dim(1)
 }
 
-/// Per attribute, how many images have the target's likeliest value as the logits', and how many count:
-/// [1, attributes] each. Shapes as in [`attribute_loss`].
+/// Per attribute, how many images have the target's likeliest value as the logits', and how many
+/// have a weight above 0, each counted once whatever its weight: [1, attributes] each. Shapes as in
+/// [`attribute_loss`].
 pub fn attribute_accuracy(
     logits: Tensor<2>,
     targets: Tensor<2>,
-    counts: Tensor<2>,
+    weights: Tensor<2>,
     ranges: &[Range<usize>],
 ) -> [Tensor<2>; 2] {
-    check(&logits, &targets, &counts, ranges);
+    check(&logits, &targets, &weights, ranges);
+    let counts = weights.greater_elem(0.0).float();
     let best = |values: &Tensor<2>, range: &Range<usize>| {
         values.clone().narrow(1, range.start, range.len()).argmax(1)
     };
@@ -52,7 +58,7 @@ pub fn attribute_accuracy(
     [right, counts].map(|counted| counted.sum_dim(0))
 }
 
-fn check(logits: &Tensor<2>, targets: &Tensor<2>, counts: &Tensor<2>, ranges: &[Range<usize>]) {
+fn check(logits: &Tensor<2>, targets: &Tensor<2>, weights: &Tensor<2>, ranges: &[Range<usize>]) {
     let [batch, values] = logits.dims();
     assert_eq!(
         targets.dims(),
@@ -60,9 +66,9 @@ fn check(logits: &Tensor<2>, targets: &Tensor<2>, counts: &Tensor<2>, ranges: &[
         "targets do not fit the logits"
     );
     assert_eq!(
-        counts.dims(),
+        weights.dims(),
         [batch, ranges.len()],
-        "counts do not fit the attributes"
+        "weights do not fit the attributes"
     );
     assert!(!ranges.is_empty(), "no attributes");
     assert!(
@@ -79,7 +85,7 @@ mod tests {
     use burn::tensor::Device;
 
     #[test]
-    fn a_pair_is_binary_cross_entropy_and_masks_hold() {
+    fn a_pair_is_binary_cross_entropy_and_weights_hold() {
         let device = Device::flex();
         let (no, yes, p) = (0.3f32, 1.1f32, 0.8f32);
         let logits = Tensor::<2>::from_data(
@@ -91,9 +97,9 @@ mod tests {
             &device,
         );
         let ranges = [0..2, 2..5];
-        let loss = |counts: [[f32; 2]; 2]| {
-            let counts = Tensor::<2>::from_data(counts, &device);
-            attribute_loss(logits.clone(), targets.clone(), counts, &ranges)
+        let loss = |weights: [[f32; 2]; 2]| {
+            let weights = Tensor::<2>::from_data(weights, &device);
+            attribute_loss(logits.clone(), targets.clone(), weights, &ranges)
                 .into_data()
                 .try_into_vec::<f32>()
                 .unwrap()
@@ -108,8 +114,14 @@ mod tests {
         let one = loss([[1.0, 0.0], [0.0, 0.0]]);
         assert!((one[0] - pair).abs() < 1e-6 && one[1] == 0.0, "{one:?}");
 
-        let counts = Tensor::<2>::from_data([[1.0, 1.0], [0.0, 0.0]], &device);
-        let accuracy = attribute_accuracy(logits, targets, counts, &ranges);
+        // A mean by weight, also where the weights' sum is below 1.
+        let weighed = loss([[0.6, 1.8], [0.0, 0.2]]);
+        let expected = (0.6 * pair + 1.8 * group) / 2.4;
+        assert!((weighed[0] - expected).abs() < 1e-6, "{weighed:?}");
+        assert!((weighed[1] - 3f32.ln()).abs() < 1e-6, "{weighed:?}");
+
+        let weights = Tensor::<2>::from_data([[0.3, 1.7], [0.0, 0.0]], &device);
+        let accuracy = attribute_accuracy(logits, targets, weights, &ranges);
         let accuracy = accuracy.map(|counts| counts.try_into_vec_as::<f32>().unwrap());
         assert_eq!(accuracy, [[1.0, 0.0], [1.0, 1.0]]);
     }

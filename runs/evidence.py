@@ -215,7 +215,10 @@ class Evidence:
             shutil.rmtree(folder, ignore_errors=True)
             return {"report": self.clasp("label", self.images(world, seed), "--out", folder, *more)}
 
-        kept = self.once(folder.with_name(folder.name + ".json"), {"world": world, "seed": seed}, work)
+        # CLIP's labels of photos do not depend on the seed; those by k-means depend on their backbone.
+        of = {"world": world, "seed": seed if world == "drawn" or more else None}
+        self.images(world, seed)
+        kept = self.once(folder.with_name(folder.name + ".json"), of, work)
         return folder, kept["processor_seconds"]
 
     # Backbones.
@@ -651,6 +654,9 @@ def main(words=None):
                 texts[name] = finetuned_table(evidence, name, seeds)
             else:
                 arms = args.arms or (QUICK if args.quick else DEFAULT_ARMS).get(name) or DEFAULT_ARMS[name]
+                if name == "prompts":
+                    # The others have no prompts.
+                    arms = [arm for arm in arms if ARMS[arm].kind == "recipe" and "method=dino" not in ARMS[arm].set]
                 steps = args.steps or STEPS["photos" if name in PHOTOS else "drawn"]
                 texts[name] = makers[name](evidence, seeds, arms, steps)
         except Problem as problem:

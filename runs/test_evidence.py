@@ -36,6 +36,21 @@ if words[0] == "pretrain":
     value = 0.1 + 0.01 * seed + 0.2 * (not any(one.startswith("method") for one in settings))
     (out / "backbone.safetensors").write_text(str(value))
     print(json.dumps({{"steps": 1, "images": 9, "metrics": {{}}, "warnings": []}}))
+elif words[0] == "finetune":
+    out = pathlib.Path(of("--out"))
+    out.mkdir(parents=True)
+    gain = 0.3 if "--init" in words else 0.0
+    row = {{f"eval/{{name}}": 0.2 + gain for name in ("mAP", "mA", "mIoU", "PCK@0.2", "AP.5", "rank-1", "top-1")}}
+    (out / "metrics.jsonl").write_text(json.dumps({{"step": 1, **row}}))
+    (out / "model.safetensors").write_text("")
+elif words[0] == "demo":
+    out = pathlib.Path(of("--out")) / "run"
+    out.mkdir(parents=True)
+    (out / "metrics.jsonl").write_text(json.dumps({{"step": 500}}))
+    value = 0.1 + 0.01 * int(of("--seed"))
+    tasks = {{"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}}
+    tasks = {{task: {{"mix": "", "chance": 0.03, "figures": {{name: value}}}} for task, name in tasks.items()}}
+    print(json.dumps([{{"name": name, "tasks": tasks}} for name in ("initialisation", "DINO", "CLASP")]))
 elif words[0] == "eval":
     value = float((pathlib.Path(of("--model")) / "backbone.safetensors").read_text())
     own = {{"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}}[words[1]]
@@ -96,7 +111,7 @@ class Runs(unittest.TestCase):
         self.program.write_text(FAKE.format(python=sys.executable))
         self.program.chmod(self.program.stat().st_mode | stat.S_IXUSR)
         self.document = self.at / "results.md"
-        self.document.write_text("".join(f"<!-- evidence:{name} -->\n<!-- /evidence:{name} -->\n" for name in ("main", "prompts")))
+        self.document.write_text("".join(f"<!-- evidence:{name} -->\n<!-- /evidence:{name} -->\n" for name in ("main", "prompts", "photos", "demo")))
 
     def run_it(self, *more):
         words = [self.at / "out", "--clasp", self.program, "--write", self.document, *more]
@@ -164,6 +179,30 @@ class Runs(unittest.TestCase):
         self.assertEqual(one.equal_time(["dino", "clasp"], [0, 1], 500), {"dino": 1020, "clasp": 500})
         kept = json.loads((self.at / "out/compute/steps.json").read_text())
         self.assertEqual(kept, {"dino": 1020, "clasp": 500})
+
+    def test_photos_compare_fresh_weights_with_pre_trained_ones(self):
+        data = self.at / "photos"
+        (data / "pets/images").mkdir(parents=True)
+        empty = {"images": [{"id": 1, "file_name": "f_1.jpg", "width": 2, "height": 2}], "annotations": [], "categories": []}
+        (data / "pets/instances_val.json").write_text(json.dumps(empty))
+        (data / "pets/detections.json").write_text("[]")
+        words = ["--tables", "photos", "--data", data, "--arms", "fresh", "clasp", "--seeds", "0", "1", "2"]
+        status, said = self.run_it(*words)
+        self.assertEqual(status, 0, said)
+        text = self.document.read_text()
+        self.assertIn("| fresh weights (`fresh`) | 20.00 (20.00–20.00) |", text)
+        self.assertIn("| fresh weights | +30.00 (+30.00 to +30.00) ± 0.00 (✓) |", text)
+        calls = [call for call in self.calls() if call.startswith("finetune")]
+        self.assertEqual((len(calls), sum("--init" in call for call in calls)), (36, 18))
+        self.assertEqual(len({call.split("--init ")[1].split()[0] for call in calls if "--init" in call}), 3)
+
+    def test_the_demo_leaves_ranges_beside_the_document(self):
+        self.assertEqual(self.run_it("--tables", "demo", "--seeds", "0", "1", "2")[0], 0)
+        self.assertIn("| DINO | 11.00 (10.00–12.00) |", self.document.read_text())
+        ranges = json.loads((self.at / "demo-ranges.json").read_text())
+        self.assertEqual((ranges["people"], ranges["steps"], ranges["seeds"]), (2400, 500, 3))
+        self.assertEqual(ranges["rows"]["CLASP"]["reid"], [11.0, 10.0, 12.0])
+        self.assertEqual(ranges["rows"]["chance"]["pose"], [3.0, 3.0, 3.0])
 
     def test_a_document_without_markers_is_an_error(self):
         self.document.write_text("nothing")

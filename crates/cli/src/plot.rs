@@ -68,14 +68,12 @@ pub fn lines(axes: Axes<'_>, lines: &[Line], reference: Option<&Reference>) -> S
             short(tick)
         );
     }
-    if let Some(Reference { name, at }) = reference {
-        let y = y_at(y_range, *at);
+    if let Some(reference) = reference {
+        let y = y_at(y_range, reference.at);
         let _ = write!(
             svg,
-            r#"<line class="reference" x1="{LEFT}" x2="{0:.1}" y1="{y:.1}" y2="{y:.1}"/><text class="tick" x="{0:.1}" y="{1:.1}" text-anchor="end">{2}</text>"#,
-            WIDTH - RIGHT,
-            y + 14.0,
-            escape(name)
+            r#"<line class="reference" x1="{LEFT}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/>"#,
+            WIDTH - RIGHT
         );
     }
     for (index, line) in lines.iter().enumerate() {
@@ -92,7 +90,17 @@ pub fn lines(axes: Axes<'_>, lines: &[Line], reference: Option<&Reference>) -> S
             points.join(" ")
         );
     }
-    legend(&mut svg, lines.iter().map(|line| line.name));
+    let x = legend(&mut svg, lines.iter().map(|line| line.name));
+    if let Some(reference) = reference {
+        // In the legend, where it hides no line.
+        let _ = write!(
+            svg,
+            r#"<line class="reference" x1="{x:.1}" x2="{:.1}" y1="31" y2="31"/><text class="tick" x="{:.1}" y="36">{}</text>"#,
+            x + 24.0,
+            x + 30.0,
+            escape(&reference.name)
+        );
+    }
     svg.push_str("</svg>");
     svg
 }
@@ -173,8 +181,8 @@ fn grid(svg: &mut String, range: Range) {
     }
 }
 
-/// Names of the lines or bars, below the title.
-fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) {
+/// Names of the lines or bars, below the title; where more can stand on that line.
+fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) -> f64 {
     let mut x = LEFT;
     for (index, name) in names.enumerate() {
         let _ = write!(
@@ -186,6 +194,7 @@ fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) {
         );
         x += 7.5 * name.chars().count() as f64 + 32.0;
     }
+    x
 }
 
 /// Text as it may stand in HTML and SVG.

@@ -521,8 +521,8 @@ fn report(
                  self-distillation alone.",
                 arguments.people
             ),
-            "The people are synthetic, and the CLIP was trained on other synthetic people with known attributes and \
-             parts: this page shows that the method works from end to end, not how good it is on photos."
+            "The people are synthetic, and the CLIP was trained on other synthetic people with known attributes and parts: \
+             these figures say nothing of photos, for which docs/results.md has others."
                 .to_owned(),
         ],
         warnings: printed,

@@ -430,9 +430,9 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<Table>> {
             .map(str::to_owned)
             .to_vec(),
         rows,
-        note: "Accuracy against the truth of the synthetic people. “Where used”: without positions and attributes that \
-               are too uncertain to learn from. “Commonest value” is the accuracy of always giving the most frequent true \
-               value; a label below it can still teach, as it is right more often than a guess that ignores the image."
+        note: "Accuracy against the truth of the synthetic people. “Where used”: without grid positions and attributes that \
+               are too uncertain to learn from. “Commonest value”: accuracy of always giving the most frequent true value. \
+               Labels are calibrated to use rare values too, so an accuracy below that one can still carry information."
             .to_owned(),
     }))
 }

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import pathlib
+import shutil
 import statistics
 import subprocess
 
@@ -154,12 +155,15 @@ def link(target, path):
         os.symlink(target.resolve(), path)
 
 
-def run(args, task, data, init, seed, more):
-    """One training; its evaluations as (step, figures)."""
-    folder = args.out / f"{task}-{'pretrained' if init else 'fresh'}-{seed}"
+def run(clasp, folder, task, data, init, seed, more, threads=None):
+    """One training in `folder`; its evaluations as (step, figures). A finished one is only read; what a killed one
+    left is removed."""
     if not (folder / "model.safetensors").exists():
+        if folder.exists():
+            shutil.rmtree(folder)
         settings = {"run.select": '"test"', "run.eval_every": TASKS[task][1], "seed": seed, **more}
-        command = [args.clasp, "finetune", task, f"{task}-mini", "--data", str(data), "--out", str(folder), "--quiet"]
+        command = [clasp, "finetune", task, f"{task}-mini", "--data", str(data), "--out", str(folder), "--quiet"]
+        command += ["--threads", str(threads)] if threads else []
         command += ["--init", str(init)] if init else []
         for key, value in settings.items():
             command += ["--set", f"{key}={value}"]
@@ -224,7 +228,11 @@ def main():
         starts = {"fresh": None, "pretrained": args.init}
         if args.which == "handful":
             del starts["fresh"]
-        rows = {start: [run(args, task, data, init, seed, special) for seed in args.seeds] for start, init in starts.items()}
+        folder = lambda start, seed: args.out / f"{task}-{start}-{seed}"
+        rows = {
+            start: [run(args.clasp, folder(start, seed), task, data, init, seed, special) for seed in args.seeds]
+            for start, init in starts.items()
+        }
         for name in names:
             last = {start: [100 * run[-1][1][f"eval/{name}"] for run in runs] for start, runs in rows.items()}
             gains = [b - a for a, b in zip(last.get("fresh", []), last["pretrained"])]

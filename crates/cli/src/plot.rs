@@ -11,15 +11,35 @@ pub struct Line<'a> {
     pub points: &'a [(f64, f64)],
 }
 
-const WIDTH: f64 = 460.0;
-const HEIGHT: f64 = 220.0;
-const LEFT: f64 = 48.0;
-const RIGHT: f64 = 12.0;
-const TOP: f64 = 28.0;
-const BOTTOM: f64 = 30.0;
+/// Title and names of the axes of a chart.
+#[derive(Clone, Copy)]
+pub struct Axes<'a> {
+    /// Title, above.
+    pub title: &'a str,
+    /// Name and unit of the horizontal axis.
+    pub x: &'a str,
+    /// Name and unit of the vertical axis.
+    pub y: &'a str,
+}
 
-/// Lines over a shared x axis. Points that are not finite are left out.
-pub fn lines(title: &str, x_name: &str, lines: &[Line]) -> String {
+/// A horizontal line to hold the others against.
+pub struct Reference {
+    /// What it is.
+    pub name: String,
+    /// Where it lies on the vertical axis.
+    pub at: f64,
+}
+
+const WIDTH: f64 = 460.0;
+const HEIGHT: f64 = 250.0;
+const LEFT: f64 = 62.0;
+const RIGHT: f64 = 14.0;
+const TOP: f64 = 50.0;
+const BOTTOM: f64 = 42.0;
+
+/// Lines over a shared x axis, with a dashed reference line if one is given. Points that are not
+/// finite are left out.
+pub fn lines(axes: Axes<'_>, lines: &[Line], reference: Option<&Reference>) -> String {
     let finite = || {
         lines
             .iter()
@@ -31,22 +51,14 @@ pub fn lines(title: &str, x_name: &str, lines: &[Line]) -> String {
         x_range.include(x);
         y_range.include(y);
     }
+    if let Some(reference) = reference {
+        y_range.include(reference.at);
+    }
     let (x_range, y_range) = (x_range.padded(0.0), y_range.padded(0.05));
     let x_at = |x: f64| LEFT + x_range.part(x) * (WIDTH - LEFT - RIGHT);
-    let y_at = |y: f64| HEIGHT - BOTTOM - y_range.part(y) * (HEIGHT - TOP - BOTTOM);
 
-    let mut svg = open(title);
-    for tick in y_range.ticks() {
-        let y = y_at(tick);
-        let _ = write!(
-            svg,
-            r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/><text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
-            WIDTH - RIGHT,
-            LEFT - 6.0,
-            y + 4.0,
-            short(tick)
-        );
-    }
+    let mut svg = open(axes);
+    grid(&mut svg, y_range);
     for tick in x_range.ticks() {
         let _ = write!(
             svg,
@@ -56,19 +68,20 @@ pub fn lines(title: &str, x_name: &str, lines: &[Line]) -> String {
             short(tick)
         );
     }
-    let _ = write!(
-        svg,
-        r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
-        WIDTH - RIGHT,
-        HEIGHT - 2.0,
-        escape(x_name)
-    );
+    if let Some(reference) = reference {
+        let y = y_at(y_range, reference.at);
+        let _ = write!(
+            svg,
+            r#"<line class="reference" x1="{LEFT}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/>"#,
+            WIDTH - RIGHT
+        );
+    }
     for (index, line) in lines.iter().enumerate() {
         let points: Vec<String> = line
             .points
             .iter()
             .filter(|(x, y)| x.is_finite() && y.is_finite())
-            .map(|&(x, y)| format!("{:.1},{:.1}", x_at(x), y_at(y)))
+            .map(|&(x, y)| format!("{:.1},{:.1}", x_at(x), y_at(y_range, y)))
             .collect();
         let _ = write!(
             svg,
@@ -77,13 +90,23 @@ pub fn lines(title: &str, x_name: &str, lines: &[Line]) -> String {
             points.join(" ")
         );
     }
-    legend(&mut svg, lines.iter().map(|line| line.name));
+    let x = legend(&mut svg, lines.iter().map(|line| line.name));
+    if let Some(reference) = reference {
+        // In the legend, where it hides no line.
+        let _ = write!(
+            svg,
+            r#"<line class="reference" x1="{x:.1}" x2="{:.1}" y1="31" y2="31"/><text class="tick" x="{:.1}" y="36">{}</text>"#,
+            x + 24.0,
+            x + 30.0,
+            escape(&reference.name)
+        );
+    }
     svg.push_str("</svg>");
     svg
 }
 
-/// Groups of bars: one group per row name, one bar per column name; values from 0 to 1.
-pub fn bars(title: &str, rows: &[&str], columns: &[String], values: &[Vec<f64>]) -> String {
+/// Groups of bars: one group per column name, one bar per row name; values from 0 on.
+pub fn bars(axes: Axes<'_>, rows: &[&str], columns: &[String], values: &[Vec<f64>]) -> String {
     let top = values
         .iter()
         .flatten()
@@ -94,18 +117,8 @@ pub fn bars(title: &str, rows: &[&str], columns: &[String], values: &[Vec<f64>])
         low: 0.0,
         high: top * 1.05,
     };
-    let mut svg = open(title);
-    for tick in range.ticks() {
-        let y = HEIGHT - BOTTOM - range.part(tick) * (HEIGHT - TOP - BOTTOM);
-        let _ = write!(
-            svg,
-            r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/><text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
-            WIDTH - RIGHT,
-            LEFT - 6.0,
-            y + 4.0,
-            short(tick)
-        );
-    }
+    let mut svg = open(axes);
+    grid(&mut svg, range);
     let group = (WIDTH - LEFT - RIGHT) / columns.len().max(1) as f64;
     let bar = group * 0.8 / rows.len().max(1) as f64;
     for (column, name) in columns.iter().enumerate() {
@@ -136,29 +149,52 @@ pub fn bars(title: &str, rows: &[&str], columns: &[String], values: &[Vec<f64>])
     svg
 }
 
-fn open(title: &str) -> String {
+fn y_at(range: Range, y: f64) -> f64 {
+    HEIGHT - BOTTOM - range.part(y) * (HEIGHT - TOP - BOTTOM)
+}
+
+/// An empty chart with its title and the names of its axes.
+fn open(Axes { title, x, y }: Axes<'_>) -> String {
+    let middle = (TOP + HEIGHT - BOTTOM) / 2.0;
     format!(
-        r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{0}"><text class="title" x="{LEFT}" y="14">{0}</text>"#,
-        escape(title)
+        r#"<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{0}"><text class="title" x="{LEFT}" y="16">{0}</text><text class="tick" x="{1:.1}" y="{2:.1}" text-anchor="end">{3}</text><text class="tick" x="14" y="{middle:.1}" text-anchor="middle" transform="rotate(-90 14 {middle:.1})">{4}</text>"#,
+        escape(title),
+        WIDTH - RIGHT,
+        HEIGHT - 6.0,
+        escape(x),
+        escape(y)
     )
 }
 
-fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) {
-    let names: Vec<&str> = names.collect();
-    if names.len() < 2 {
-        return;
-    }
-    let mut x = WIDTH - RIGHT;
-    for (index, name) in names.iter().enumerate().rev() {
-        x -= 7.0 * name.chars().count() as f64 + 18.0;
+/// Horizontal grid lines with their values.
+fn grid(svg: &mut String, range: Range) {
+    for tick in range.ticks() {
+        let y = y_at(range, tick);
         let _ = write!(
             svg,
-            r#"<rect class="bar c{}" x="{x:.1}" y="6" width="9" height="9"/><text class="tick" x="{:.1}" y="14">{}</text>"#,
-            index % 6,
-            x + 13.0,
-            escape(name)
+            r#"<line class="grid" x1="{LEFT}" x2="{:.1}" y1="{y:.1}" y2="{y:.1}"/><text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text>"#,
+            WIDTH - RIGHT,
+            LEFT - 6.0,
+            y + 4.0,
+            short(tick)
         );
     }
+}
+
+/// Names of the lines or bars, below the title; where more can stand on that line.
+fn legend<'a>(svg: &mut String, names: impl Iterator<Item = &'a str>) -> f64 {
+    let mut x = LEFT;
+    for (index, name) in names.enumerate() {
+        let _ = write!(
+            svg,
+            r#"<rect class="bar c{}" x="{x:.1}" y="26" width="10" height="10"/><text class="tick" x="{:.1}" y="36">{}</text>"#,
+            index % 6,
+            x + 15.0,
+            escape(name)
+        );
+        x += 7.5 * name.chars().count() as f64 + 32.0;
+    }
+    x
 }
 
 /// Text as it may stand in HTML and SVG.
@@ -237,29 +273,63 @@ fn short(value: f64) -> String {
 mod tests {
     use super::*;
 
+    const AXES: Axes<'_> = Axes {
+        title: "a < b",
+        x: "step",
+        y: "nats",
+    };
+
+    /// The points of the chart's only line, as (x, y).
+    fn points_of(svg: &str) -> Vec<(f64, f64)> {
+        let points = svg.split("points=\"").nth(1).unwrap();
+        let points = points.split('"').next().unwrap().split_whitespace();
+        points
+            .map(|point| {
+                let (x, y) = point.split_once(',').unwrap();
+                (x.parse().unwrap(), y.parse().unwrap())
+            })
+            .collect()
+    }
+
     #[test]
     fn charts_hold_every_finite_point_and_escape_names() {
         let points = [(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)];
-        let svg = lines(
-            "a < b",
-            "step",
-            &[Line {
-                name: "loss",
-                points: &points,
-            }],
-        );
+        let line = Line {
+            name: "loss",
+            points: &points,
+        };
+        let svg = lines(AXES, &[line], None);
         assert!(svg.contains("a &lt; b") && !svg.contains("NaN"));
-        let polyline = svg
-            .split("points=\"")
-            .nth(1)
-            .and_then(|rest| rest.split('"').next());
-        assert_eq!(polyline.map(|points| points.split(' ').count()), Some(2));
+        assert!(svg.contains(">step</text>") && svg.contains(">nats</text>"));
+        assert_eq!(points_of(&svg).len(), 2);
+    }
+
+    #[test]
+    fn a_reference_line_is_drawn_where_its_value_lies_even_above_all_points() {
+        let points = [(0.0, 1.0), (1.0, 2.0)];
+        let line = Line {
+            name: "loss",
+            points: &points,
+        };
+        let reference = Reference {
+            name: "ln 8 = 2.08".to_owned(),
+            at: 8f64.ln(),
+        };
+        let svg = lines(AXES, &[line], Some(&reference));
+        assert!(svg.contains(">ln 8 = 2.08</text>"));
+        let drawn = svg.split("class=\"reference\"").nth(1).unwrap();
+        let y = drawn.split("y1=\"").nth(1).unwrap().split('"').next();
+        let y: f64 = y.unwrap().parse().unwrap();
+        // Above the highest point by its share of what lies between the two points.
+        let found = points_of(&svg);
+        let expected = found[1].1 - (8f64.ln() - 2.0) * (found[0].1 - found[1].1);
+        assert!(y >= TOP && (y - expected).abs() < 0.2, "{y} {expected}");
     }
 
     #[test]
     fn an_empty_chart_and_a_flat_line_have_an_axis() {
         for points in [&[][..], &[(0.0, 5.0), (1.0, 5.0)][..]] {
-            let svg = lines("t", "x", &[Line { name: "n", points }]);
+            let svg = lines(AXES, &[Line { name: "n", points }], None);
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>") && !svg.contains("NaN"));
         }
     }

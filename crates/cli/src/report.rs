@@ -14,24 +14,34 @@ pub struct Report {
     pub subtitle: String,
     /// What this is, in a few paragraphs.
     pub introduction: Vec<String>,
-    /// Result tables.
-    pub tables: Vec<Table>,
-    /// Where the labels come from and how good they are.
+    /// Every warning that the program printed.
+    pub warnings: Vec<String>,
+    /// Results.
+    pub results: Table,
+    /// Where the labels come from.
     pub label_note: String,
+    /// How often the labels are right.
+    pub label_accuracy: Option<Table>,
+    /// How to read the samples.
+    pub sample_note: String,
     /// Colours of the part classes.
     pub legend: Vec<LegendEntry>,
     /// Images with their labels.
     pub samples: Vec<Sample>,
     /// Views of one image.
     pub views: Vec<ViewPicture>,
+    /// How to read the charts.
+    pub chart_note: String,
     /// SVG charts.
     pub charts: Vec<String>,
-    /// What the strips show.
+    /// What the retrieved pictures show.
     pub retrieval_note: String,
     /// Queries and what was found.
     pub strips: Vec<Strip>,
     /// What the feature pictures show.
     pub feature_note: String,
+    /// Names of the feature pictures, left to right.
+    pub feature_names: Vec<String>,
     /// Feature pictures.
     pub features: Vec<FeaturePicture>,
     /// Commands, recipe, seed, machine.
@@ -49,10 +59,12 @@ pub struct Table {
 }
 
 /// A cell; the best of its column is set in bold.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Cell {
     /// What stands in it.
     pub text: String,
+    /// What stands beside it in small: the range over other runs; empty for none.
+    pub range: String,
     /// Whether nothing in its column is better.
     pub best: bool,
 }
@@ -62,7 +74,7 @@ impl Cell {
     pub fn plain(text: impl Into<String>) -> Self {
         Self {
             text: text.into(),
-            best: false,
+            ..Self::default()
         }
     }
 }
@@ -93,11 +105,17 @@ pub struct ViewPicture {
     pub small: bool,
 }
 
-/// A query and what was found for it.
+/// A query and what each network found for it.
 pub struct Strip {
     /// Data URL of the query.
     pub query: String,
-    /// Caption of the query.
+    /// A row for each network.
+    pub rows: Vec<Retrieved>,
+}
+
+/// What a network found for a query.
+pub struct Retrieved {
+    /// The network, and its average precision for this query.
     pub name: String,
     /// Matches, best first.
     pub found: Vec<Found>,
@@ -113,8 +131,6 @@ pub struct Found {
 
 /// An image beside pictures of its features.
 pub struct FeaturePicture {
-    /// What is shown.
-    pub name: String,
     /// Data URLs.
     pub images: Vec<String>,
 }

@@ -308,7 +308,8 @@ pub struct Optimiser {
     pub lr: Auto<f64>,
     /// Learning rate at the end.
     pub lr_end: f64,
-    /// Learning rate of prompts, times that of all else.
+    /// Learning rate of prompts, times that of all else. Prompts are factors around 1 where weights are around 0.02, so
+    /// steps of the same size change nothing.
     pub prompt_lr: f64,
     /// Epochs in which the rate grows from 0. Auto: 10, but no more than a tenth of the run.
     pub warmup_epochs: Auto<f64>,
@@ -329,7 +330,7 @@ impl Default for Optimiser {
         Self {
             lr: Auto::Auto,
             lr_end: 1e-6,
-            prompt_lr: 3.0,
+            prompt_lr: 30.0,
             warmup_epochs: Auto::Auto,
             weight_decay: 0.04,
             weight_decay_end: 0.4,

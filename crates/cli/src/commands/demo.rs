@@ -1,8 +1,9 @@
-//! `clasp demo`: the whole flow on drawn people, and a report.
+//! `clasp demo`: the whole flow on synthetic people, and a report.
 //!
 //! Everything is made by the libraries that the other verbs use, in the folder `--out`: `people/` (synth), `labels/`
-//! (label), `run/` and `init/` (pretrain, to the end and not at all), `results.json` (eval --frozen) and `report.html`. Run
-//! again, it goes on where it was stopped or killed, and makes no label and takes no step twice.
+//! (label), `run/`, `dino/` and `init/` (pretrain: CLASP, DINO with as many steps, and no step at all), `results.json`
+//! (eval --frozen) and `report.html`. Run again, it goes on where it was stopped or killed, and makes no label and takes
+//! no step twice. How many steps both take stands in one place, `run.steps` of the recipe `demo`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,27 +14,30 @@ use burn::tensor::Device;
 use clasp_data::atomic_write;
 use clasp_data::augment::views;
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
-use clasp_data::labels::{AttributeRule, Calibration, LabelRef, Store};
+use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, Store};
 use clasp_data::layouts::market1501::Market1501;
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::synth::{SynthConfig, write_dataset};
 use clasp_data::vocabulary::Vocabulary;
+use clasp_label::accuracy::accuracy;
 use clasp_label::show::{colour, overlay};
 use clasp_label::{ClipLabeller, LabelConfig, RunOptions, calibrate};
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
+use clasp_pretrain::recipe::{Auto, of_run};
 use clasp_pretrain::{Recipe, Summary};
 use clasp_tasks::TaskError;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::eval::{self, Figures, Model};
 use super::label::label_images;
-use super::pretrain::pretrain;
+use super::pretrain::{pretrain, warnings};
 use crate::args::{Common, Demo, Task};
 use crate::progress::{Meter, duration, say};
 use crate::report::{
-    Cell, FeaturePicture, Found, LegendEntry, Report, Sample, Strip, Table, ViewPicture, map_url,
-    photo_url,
+    Cell, FeaturePicture, Found, LegendEntry, Report, Retrieved, Sample, Strip, Table, ViewPicture,
+    map_url, photo_url,
 };
 use crate::{Outcome, device, feature_map, mini, plot};
 
@@ -44,6 +48,18 @@ const TASKS_SHOWN: [Task; 4] = [Task::Reid, Task::Attributes, Task::Parsing, Tas
 const STRIPS: usize = 6;
 const SAMPLES: usize = 8;
 const FEATURES: usize = 4;
+/// Names of rows of the table.
+const INITIALISATION: &str = "initialisation";
+const DINO: &str = "DINO";
+const CLASP: &str = "CLASP";
+/// What changes the demo's recipe into that of DINO, whatever else was set.
+const AS_DINO: [&str; 3] = [
+    "method=\"dino\"",
+    "model.adapter=\"none\"",
+    "data.labels=\"\"",
+];
+/// Figures of several seeds, as `runs/evidence.py --tables demo --write docs/results.md` writes them.
+const RANGES: &str = include_str!("../../../../docs/demo-ranges.json");
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
@@ -66,7 +82,7 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     let people = out.join("people");
     let images = people.join("unlabelled");
 
-    say(common, "1/5 drawing people");
+    say(common, "1/5 drawing synthetic people");
     draw(common, &people, arguments)?;
 
     say(common, "2/5 labelling them with the small CLIP");
@@ -89,7 +105,14 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     if !trained.finished {
         return Ok(false);
     }
-    if trained.metrics.is_empty() {
+    say(common, "    and DINO with as many steps, to compare with");
+    let mut plain = overrides.clone();
+    plain.extend(AS_DINO.map(str::to_owned));
+    let plain = begin_or_go_on(common, &Recipe::load("demo", &plain)?, &out.join("dino"))?;
+    if !plain.finished {
+        return Ok(false);
+    }
+    if trained.metrics.is_empty() && plain.metrics.is_empty() {
         say(
             common,
             "all steps were taken before: only results and report are made again",
@@ -100,9 +123,12 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     let mut start = overrides.clone();
     start.push("run.steps=0".to_owned());
     let init = begin_or_go_on(common, &Recipe::load("demo", &start)?, &out.join("init"))?;
-    let before = Model::load(&init.backbone, None, &device)?;
-    let after = Model::load(&trained.backbone, None, &device)?;
-    let results = evaluate(common, &before, &after, &people)?;
+    let networks = Networks {
+        before: Model::load(&init.backbone, None, &device)?,
+        dino: Model::load(&plain.backbone, None, &device)?,
+        after: Model::load(&trained.backbone, None, &device)?,
+    };
+    let results = evaluate(common, &networks, &people)?;
     let figures: Vec<Value> = results.iter().map(Row::to_json).collect();
     let text = serde_json::to_string_pretty(&figures)?;
     atomic_write(&out.join("results.json"), |file| {
@@ -112,7 +138,7 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     say(common, "5/5 writing the report");
     let seconds = begun.elapsed().as_secs_f64();
     let page = report(
-        arguments, &results, &source, &labels, &run, &people, &before, &after, &recipe, seconds,
+        arguments, &results, &source, &labels, out, &people, &networks, &recipe, seconds,
     )?;
     let path = out.join("report.html");
     atomic_write(&path, |file| file.write_all(page.as_bytes()))?;
@@ -195,7 +221,17 @@ impl Row {
     }
 }
 
-fn evaluate(common: &Common, before: &Model, after: &Model, people: &Path) -> Result<Vec<Row>> {
+/// The networks that are compared.
+struct Networks {
+    /// CLASP's, before the first step.
+    before: Model,
+    /// After as many steps of DINO.
+    dino: Model,
+    /// After pre-training.
+    after: Model,
+}
+
+fn evaluate(common: &Common, networks: &Networks, people: &Path) -> Result<Vec<Row>> {
     let row = |name: &str, model: &Model, mix: Option<usize>| -> Result<Row> {
         let figures = TASKS_SHOWN.iter().map(|&task| {
             let (mix_name, mix) = match mix {
@@ -209,13 +245,21 @@ fn evaluate(common: &Common, before: &Model, after: &Model, people: &Path) -> Re
             figures: figures.collect::<Result<_>>()?,
         })
     };
-    Ok(vec![
-        row("initialisation", before, None)?,
-        row("pre-trained", after, None)?,
-        row("  identity prompt", after, Some(IDENTITY))?,
-        row("  part prompt", after, Some(PART))?,
-        row("  attribute prompt", after, Some(ATTRIBUTE))?,
-    ])
+    let Networks {
+        before,
+        dino,
+        after,
+    } = networks;
+    let mut rows = vec![
+        row(INITIALISATION, before, None)?,
+        row(DINO, dino, None)?,
+        row(CLASP, after, None)?,
+    ];
+    for task in [IDENTITY, PART, ATTRIBUTE] {
+        let name = format!("{CLASP}, {} prompt", TASKS[task]);
+        rows.push(row(&name, after, Some(task))?);
+    }
+    Ok(rows)
 }
 
 /// The figures to quote: name and place among those of a task.
@@ -242,32 +286,60 @@ fn first(figures: &Figures) -> f64 {
 }
 
 fn table_text(results: &[Row]) -> String {
-    let mut lines = vec![
-        header(results)
-            .iter()
-            .map(|name| format!("{name:>18}"))
-            .collect::<String>(),
-    ];
-    for row in results {
-        let values: String = row
-            .figures
-            .iter()
-            .map(|figures| format!("{:>18.2}", 100.0 * first(figures)))
-            .collect();
-        lines.push(format!("{:>18}{values}", row.name));
-    }
+    let line = |name: &str, values: &mut dyn Iterator<Item = String>| {
+        let values: String = values.map(|value| format!("{value:>16}")).collect();
+        format!("{name:<24}{values}")
+    };
+    let percent = |value: f64| format!("{:.2}", 100.0 * value);
+    let mut lines = vec![line("", &mut header(results).into_iter().skip(1))];
     if let Some(row) = results.first() {
-        let chance: String = row
-            .figures
-            .iter()
-            .map(|figures| format!("{:>18.2}", 100.0 * figures.chance))
-            .collect();
-        lines.push(format!("{:>18}{chance}", "chance"));
+        let chance = &mut row.figures.iter().map(|figures| percent(figures.chance));
+        lines.push(line("chance", chance));
+    }
+    for row in results {
+        let values = &mut row.figures.iter().map(|figures| percent(first(figures)));
+        lines.push(line(&row.name, values));
     }
     lines.join("\n")
 }
 
-fn table(results: &[Row]) -> Table {
+/// What docs/results.md has: for each row and task the mean, least and largest first figure over
+/// several seeds, in percent.
+#[derive(Debug, Deserialize)]
+struct Ranges {
+    /// Unlabelled people of each run.
+    people: usize,
+    /// Steps of each run.
+    steps: u64,
+    /// Runs.
+    seeds: usize,
+    /// Commit of the program that made them.
+    made: String,
+    /// Row, task, figures.
+    rows: BTreeMap<String, BTreeMap<String, [f64; 3]>>,
+}
+
+impl Ranges {
+    fn read() -> Result<Self> {
+        serde_json::from_str(RANGES).context("docs/demo-ranges.json")
+    }
+
+    /// What stands beside a figure; nothing where that row and task were not measured.
+    fn beside(&self, row: &str, task: &str) -> String {
+        let found = self.rows.get(row).and_then(|tasks| tasks.get(task));
+        found.map_or_else(String::new, |[mean, low, high]| {
+            format!("{mean:.1} ({low:.1}–{high:.1})")
+        })
+    }
+}
+
+fn table(results: &[Row], people: usize, steps: u64) -> Result<Table> {
+    let ranges = Ranges::read()?;
+    let same = ranges.people == people && ranges.steps == steps;
+    let beside = |row: &str, task: &str| {
+        let text = same.then(|| ranges.beside(row, task));
+        text.unwrap_or_default()
+    };
     let columns = results.first().map_or(0, |row| row.figures.len());
     let best: Vec<f64> = (0..columns)
         .map(|c| {
@@ -277,30 +349,110 @@ fn table(results: &[Row]) -> Table {
                 .fold(f64::NEG_INFINITY, f64::max)
         })
         .collect();
-    let mut rows: Vec<Vec<Cell>> = results
-        .iter()
-        .map(|row| {
-            let mut cells = vec![Cell::plain(&*row.name)];
-            cells.extend(row.figures.iter().zip(&best).map(|(figures, best)| Cell {
-                text: format!("{:.2}", 100.0 * first(figures)),
-                best: first(figures) >= *best,
-            }));
-            cells
-        })
-        .collect();
+    let mut rows = Vec::new();
     if let Some(row) = results.first() {
         let mut cells = vec![Cell::plain("chance")];
-        let chances = row.figures.iter().map(|figures| 100.0 * figures.chance);
-        cells.extend(chances.map(|chance| Cell::plain(format!("{chance:.2}"))));
+        cells.extend(row.figures.iter().map(|figures| Cell {
+            text: format!("{:.2}", 100.0 * figures.chance),
+            range: beside("chance", figures.task),
+            best: false,
+        }));
         rows.push(cells);
     }
-    Table {
+    rows.extend(results.iter().map(|row| {
+        let mut cells = vec![Cell::plain(&*row.name)];
+        cells.extend(row.figures.iter().zip(&best).map(|(figures, best)| Cell {
+            text: format!("{:.2}", 100.0 * first(figures)),
+            range: beside(&row.name, figures.task),
+            best: first(figures) >= *best,
+        }));
+        cells
+    }));
+    let mut note = format!(
+        "In percent; the best of each column is bold. The backbone is frozen and a linear probe is trained on it (none \
+         for re-identification); the test people are in no training set. Chance: guessing, or the best constant answer; for \
+         pose the mean pose. {DINO} took as many steps as {CLASP} from the same images, without labels. Rows without a named \
+         prompt use each task's default mix of prompts; the last three rows use one prompt for every task. "
+    );
+    if same {
+        note.push_str(&format!(
+            "In small: mean and range over {} seeds, as in docs/results.md (clasp {}); one run differs from another by that much.",
+            ranges.seeds, ranges.made
+        ));
+    } else {
+        note.push_str(&format!(
+            "One run says little about small differences: docs/results.md has ranges over {} seeds, for {} people and {} \
+             steps.",
+            ranges.seeds, ranges.people, ranges.steps
+        ));
+    }
+    Ok(Table {
         header: header(results),
         rows,
-        note: "Frozen backbone, linear read-out (none for re-identification), test people unlike those of any training. \
-               The two upper rows use each task's default mix of prompts; the others one prompt for every task."
-            .to_owned(),
+        note,
+    })
+}
+
+/// How often the labels are right: `labels` beside what is true of the synthetic people, which
+/// `clasp synth` writes as another store of labels. `None` where the folder of people has none.
+///
+/// This is the one place that says how the accuracy of labels is measured.
+fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<Table>> {
+    let truth = people.join("truth");
+    if !truth.is_dir() {
+        return Ok(None);
     }
+    let (store, truth) = (Store::open(labels)?, Store::open(&truth)?);
+    let calibration = Calibration::read(labels, &store.meta.vocabulary)?;
+    let config = AttributeConfig::default();
+    let found = accuracy(&store, &truth, Some(&calibration), &config)?;
+    let percent = |share: f64| Cell::plain(format!("{:.1} %", 100.0 * share));
+    let mut rows = vec![vec![
+        Cell::plain("body parts (grid positions)"),
+        percent(found.parts.right.unwrap_or(0.0)),
+        percent(found.parts.labelled),
+        percent(commonest_part(&truth)),
+    ]];
+    rows.extend(found.attributes.iter().map(|one| {
+        let learnt = match one.off {
+            true => Cell::plain("switched off".to_owned()),
+            false => percent(1.0 - one.masked),
+        };
+        vec![
+            Cell::plain(one.name.replace('_', " ")),
+            percent(one.right),
+            learnt,
+            percent(one.commonest),
+        ]
+    }));
+    Ok(Some(Table {
+        header: ["label", "correct", "share learnt", "commonest value"]
+            .map(str::to_owned)
+            .to_vec(),
+        rows,
+        note: "Accuracy of the labels that are learnt, against the truth of the synthetic people. The others are too \
+               uncertain and masked, or their attribute is switched off because it hardly varies. “Commonest value”: \
+               accuracy of always giving the most frequent true value. Labels are calibrated to use rare values too, \
+               so an accuracy below that one can still carry information."
+            .to_owned(),
+    }))
+}
+
+/// Share of the grid positions that the most frequent class has.
+fn commonest_part(truth: &Store) -> f64 {
+    let mut counts = BTreeMap::<u8, usize>::new();
+    for label in truth.iter() {
+        for part in label.parts {
+            *counts.entry(*part).or_default() += 1;
+        }
+    }
+    share_of_most(counts.values().copied())
+}
+
+/// The largest of some counts over their sum; 0 of nothing.
+fn share_of_most(counts: impl Iterator<Item = usize> + Clone) -> f64 {
+    let most = counts.clone().max().unwrap_or(0);
+    most as f64 / counts.sum::<usize>().max(1) as f64
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -309,10 +461,9 @@ fn report(
     results: &[Row],
     source: &Source,
     labels: &Path,
-    run: &Path,
+    out: &Path,
     people: &Path,
-    before: &Model,
-    after: &Model,
+    networks: &Networks,
     recipe: &Recipe,
     seconds: f64,
 ) -> Result<String> {
@@ -332,46 +483,80 @@ fn report(
             name: part.name.clone(),
         }
     });
-    let strips = results
-        .get(1)
-        .and_then(|row| row.figures.first())
-        .map_or(&[][..], |figures| &figures.strips);
+    let runs = [(CLASP, out.join("run")), (DINO, out.join("dino"))];
+    let mut printed = Vec::new();
+    for (name, run) in &runs {
+        let found = warnings(run)?.into_iter();
+        printed.extend(found.map(|text| format!("{name}, {text}")));
+    }
+    let [(_, run), (_, dino)] = &runs;
+    let steps = steps_of(run)?;
     let page = Report {
         title: "clasp demo".to_owned(),
-        subtitle: format!("drawn people, seed {}, {} in all", arguments.seed, duration(seconds)),
+        subtitle: format!(
+            "synthetic people, seed {}, {steps} steps; this call took {}",
+            arguments.seed,
+            duration(seconds)
+        ),
         introduction: vec![
-            "People were drawn, a small CLIP gave each picture a map of body parts and attributes, and a small Swin \
-             with a prompt-controlled mixture of experts was pre-trained on them. Then it was frozen and evaluated on other \
-             people, beside the same network before training."
-                .to_owned(),
-            "The people are drawn and the CLIP is a stand-in: this page shows that the flow works, not how good clasp is \
-             on photos."
+            format!(
+                "{} synthetic people were drawn. A small CLIP labelled the body parts and the attributes of each picture, and \
+                 a small Swin transformer was pre-trained on these labels and by self-distillation. Then it was frozen and \
+                 evaluated on other people, beside the same network before training and beside DINO, which is \
+                 self-distillation alone.",
+                arguments.people
+            ),
+            "The people are synthetic, and the CLIP was trained on other synthetic people with known attributes and parts: \
+             these figures say nothing of photos, for which docs/results.md has others."
                 .to_owned(),
         ],
-        tables: vec![table(results)],
-        label_note: "Part maps and calibrated attributes as clasp-mini gives them, right or wrong; nothing was corrected. A \
-                     question mark stands at a call too close to learn from, dark cells are left out."
+        warnings: printed,
+        results: table(results, arguments.people, steps)?,
+        label_note: "Pre-training sees no ground truth, only the labels that clasp-mini, the bundled CLIP, gives each picture."
+            .to_owned(),
+        label_accuracy: label_accuracy(labels, people)?,
+        sample_note: "Eight of the pictures with their labels, right or wrong. A question mark: too uncertain to learn \
+                      from. Dark grid positions have no part label for the same reason."
             .to_owned(),
         legend: legend.collect(),
         samples,
         views: example_views(source, recipe)?,
-        charts: charts(run)?,
-        retrieval_note: "Queries (left) and the nearest pictures from other cameras, by the pre-trained features with the \
-                         default mix; green frames show the same person."
+        chart_note: "Self-distillation learns while its loss is below ln K, the loss of a student that gives each of the \
+                     K outputs the same probability (dashed line)."
             .to_owned(),
-        strips: strips.iter().map(strip).collect::<Result<_>>()?,
-        feature_note: "Left to right: the picture, the features before training, after it with the identity prompt, and \
-                       with the part prompt. The three directions of largest spread over the pictures are red, green and blue."
+        charts: charts(run, dino)?,
+        retrieval_note: format!(
+            "A query (left) and the nearest pictures from other cameras, nearest first, before training and after {CLASP}. \
+             Green with ✓: the same person. Red with ✗: another person. AP: average precision of this query, 1 at best."
+        ),
+        strips: retrieval(results)?,
+        feature_note: "The three directions in which the features vary most over these pictures, shown as red, green and \
+                       blue; colours can be compared within a column only."
             .to_owned(),
-        features: features(people, before, after)?,
+        feature_names: ["picture", "before training", "identity prompt", "part prompt"]
+            .map(str::to_owned)
+            .to_vec(),
+        features: features(people, networks)?,
         made: format!(
-            "clasp demo --seed {} --people {}\n\n{}",
+            "clasp demo --seed {} --people {}{}\n\n{}",
             arguments.seed,
             arguments.people,
+            arguments.set.iter().map(|set| format!(" --set '{set}'")).collect::<String>(),
             recipe.to_toml()
         ),
     };
     askama::Template::render(&page).context("filling the report's template")
+}
+
+/// Steps that a run took, by its recipe.
+fn steps_of(run: &Path) -> Result<u64> {
+    match of_run(run, &[])?.run.steps {
+        Auto::Value(steps) => Ok(steps),
+        Auto::Auto => anyhow::bail!(
+            "{}: expected a number of steps in run.toml, found \"auto\"",
+            run.display()
+        ),
+    }
 }
 
 fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Result<Sample> {
@@ -443,52 +628,90 @@ fn example_views(source: &Source, recipe: &Recipe) -> Result<Vec<ViewPicture>> {
         .collect())
 }
 
-fn charts(run: &Path) -> Result<Vec<String>> {
-    let lines = |name: &str| -> Result<Vec<Value>> {
-        let text = fs_err::read_to_string(run.join(name))?;
-        Ok(text
-            .lines()
-            .filter_map(|line| serde_json::from_str(line).ok())
-            .collect())
+/// The lines of a run's log; none where there is no such log.
+fn log_lines(path: &Path) -> Result<Vec<Value>> {
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let text = fs_err::read_to_string(path)?;
+    Ok(text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect())
+}
+
+fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
+    let log = log_lines(&run.join("metrics.jsonl"))?;
+    let dino = log_lines(&dino.join("metrics.jsonl"))?;
+    let uniform = match of_run(run, &[])?.head.outputs {
+        Auto::Value(outputs) => Some(plot::Reference {
+            name: format!("ln K = ln {outputs} = {:.2}", (outputs as f64).ln()),
+            at: (outputs as f64).ln(),
+        }),
+        Auto::Auto => None,
     };
-    let log = lines("metrics.jsonl")?;
-    let series = |key: &str| -> Vec<(f64, f64)> {
+    let series = |log: &[Value], key: &str| -> Vec<(f64, f64)> {
         log.iter()
             .filter_map(|line| Some((line["step"].as_f64()?, line[key].as_f64()?)))
             .collect()
     };
-    let chart = |title: &str, keys: &[(&str, &str)]| {
-        let series: Vec<(&str, Vec<(f64, f64)>)> = keys
+    let chart = |title, y, curves: &[(&str, &[Value], &str)], reference| {
+        let series: Vec<(&str, Vec<(f64, f64)>)> = curves
             .iter()
-            .map(|(name, key)| (*name, series(key)))
+            .map(|(name, log, key)| (*name, series(log, key)))
             .collect();
         let kept: Vec<plot::Line> = series
             .iter()
             .filter(|(_, points)| !points.is_empty())
             .map(|(name, points)| plot::Line { name, points })
             .collect();
-        (!kept.is_empty()).then(|| plot::lines(title, "step", &kept))
+        let axes = plot::Axes {
+            title,
+            x: "training step",
+            y,
+        };
+        (!kept.is_empty()).then(|| plot::lines(axes, &kept, reference))
     };
     let mut charts: Vec<String> = [
-        chart("Self-distillation loss", &[("DINO", "loss/dino")]),
         chart(
-            "Part and attribute loss",
-            &[("part", "loss/part"), ("attribute", "loss/attribute")],
+            "Self-distillation loss",
+            "cross-entropy (nats)",
+            &[(CLASP, &log, "loss/dino"), (DINO, &dino, "loss/dino")],
+            uniform.as_ref(),
         ),
         chart(
-            "Accuracy of the heads on the labels",
+            "Entropy of the teacher's answer to an image",
+            "entropy (nats)",
             &[
-                ("part", "accuracy/part"),
-                ("attribute", "accuracy/attribute"),
+                (CLASP, &log, "teacher/entropy"),
+                (DINO, &dino, "teacher/entropy"),
             ],
+            uniform.as_ref(),
         ),
-        chart("Teacher entropy", &[("entropy", "teacher/entropy")]),
+        chart(
+            "Loss on the labels, CLASP",
+            "cross-entropy (nats)",
+            &[
+                ("body parts", &log, "loss/part"),
+                ("attributes", &log, "loss/attribute"),
+            ],
+            None,
+        ),
+        chart(
+            "Agreement with the labels, CLASP",
+            "share correct",
+            &[
+                ("body parts", &log, "accuracy/part"),
+                ("attributes", &log, "accuracy/attribute"),
+            ],
+            None,
+        ),
     ]
     .into_iter()
     .flatten()
     .collect();
 
-    let usage = lines("experts.jsonl")?;
+    let usage = log_lines(&run.join("experts.jsonl"))?;
     let step = usage.iter().filter_map(|line| line["step"].as_u64()).max();
     let last: Vec<&Value> = usage
         .iter()
@@ -509,39 +732,63 @@ fn charts(run: &Path) -> Result<Vec<String>> {
         .collect();
     if let Some((_, experts)) = used.first() {
         let columns: Vec<String> = (1..=experts.len())
-            .map(|expert| format!("expert {expert}"))
+            .map(|expert| expert.to_string())
             .collect();
         let rows: Vec<&str> = used.iter().map(|(task, _)| *task).collect();
         let values: Vec<Vec<f64>> = used.iter().map(|(_, values)| values.clone()).collect();
-        charts.push(plot::bars("Last block's experts", &rows, &columns, &values));
+        let axes = plot::Axes {
+            title: "Use of the last block's experts by prompt",
+            x: "expert",
+            y: "share of choices",
+        };
+        charts.push(plot::bars(axes, &rows, &columns, &values));
     }
     Ok(charts)
 }
 
-fn strip(strip: &clasp_tasks::reid::Strip) -> Result<Strip> {
+/// The same queries before training and after it.
+fn retrieval(results: &[Row]) -> Result<Vec<Strip>> {
+    let of = |name: &str| {
+        let row = results.iter().find(|row| row.name == name);
+        row.and_then(|row| row.figures.first())
+            .map_or(&[][..], |figures| &figures.strips)
+    };
     let url = |path: &Path| -> Result<String> {
         Ok(photo_url(&decode(
             &fs_err::read(path)?,
             &Limits::default(),
         )?))
     };
-    Ok(Strip {
-        query: url(&strip.query)?,
-        name: format!("AP {:.2}", strip.average_precision),
-        found: strip
-            .matches
-            .iter()
-            .map(|(path, right)| {
-                Ok(Found {
-                    image: url(path)?,
-                    right: *right,
-                })
+    let retrieved = |name: &str, strip: &clasp_tasks::reid::Strip| -> Result<Retrieved> {
+        let found = strip.matches.iter().map(|(path, right)| {
+            Ok(Found {
+                image: url(path)?,
+                right: *right,
             })
-            .collect::<Result<_>>()?,
-    })
+        });
+        Ok(Retrieved {
+            name: format!("{name}, AP {:.2}", strip.average_precision),
+            found: found.collect::<Result<_>>()?,
+        })
+    };
+    let (before, after) = (of(INITIALISATION), of(CLASP));
+    let strips = after.iter().map(|after| {
+        let before = before.iter().find(|before| before.query == after.query);
+        let mut rows = Vec::new();
+        if let Some(before) = before {
+            rows.push(retrieved("before training", before)?);
+        }
+        rows.push(retrieved(CLASP, after)?);
+        Ok(Strip {
+            query: url(&after.query)?,
+            rows,
+        })
+    });
+    strips.collect()
 }
 
-fn features(people: &Path, before: &Model, after: &Model) -> Result<Vec<FeaturePicture>> {
+fn features(people: &Path, networks: &Networks) -> Result<Vec<FeaturePicture>> {
+    let Networks { before, after, .. } = networks;
     let market = Market1501::open(people)?;
     let count = FEATURES.min(market.query.len());
     let images = (0..count)
@@ -567,10 +814,36 @@ fn features(people: &Path, before: &Model, after: &Model) -> Result<Vec<FeatureP
                 Filter::Bilinear,
             ))];
             urls.extend(columns.iter().map(|column| map_url(&column[i])));
-            FeaturePicture {
-                name: format!("features {i}"),
-                images: urls,
-            }
+            FeaturePicture { images: urls }
         })
         .collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ranges_of_the_results_are_read_and_their_rows_are_those_of_the_demo() {
+        let ranges = Ranges::read().unwrap();
+        assert!(ranges.seeds >= 3 && !ranges.made.is_empty());
+        for name in ["chance", INITIALISATION, CLASP] {
+            for task in TASKS_SHOWN {
+                let task = eval::name(task);
+                let [mean, low, high] = ranges.rows[name][task];
+                assert!(
+                    low <= mean && mean <= high && high <= 100.0,
+                    "{name} {task}"
+                );
+                assert!(!ranges.beside(name, task).is_empty());
+            }
+        }
+        assert_eq!(ranges.beside("CLASP, no prompt", "reid"), "");
+    }
+
+    #[test]
+    fn the_share_of_the_commonest_is_that_of_all() {
+        assert!((share_of_most([1, 3, 0].into_iter()) - 0.75).abs() < 1e-12);
+        assert!(share_of_most([].into_iter()).abs() < 1e-12);
+    }
 }

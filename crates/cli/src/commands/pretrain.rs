@@ -1,8 +1,9 @@
 //! `clasp pretrain RECIPE`.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clasp_pretrain::recipe::of_run;
 use clasp_pretrain::{Control, Event, Recipe, Summary, train};
 
@@ -58,10 +59,44 @@ fn default_folder(name: &str, recipe: &Recipe) -> PathBuf {
     PathBuf::from("runs").join(format!("{stem}-{}-{}", recipe.method.name(), recipe.seed))
 }
 
+/// Warnings of a run, a line each, in its folder: what was printed can be read again.
+const WARNINGS: &str = "warnings.txt";
+
+/// The warnings that training printed in a run's folder, each once, in the order of their first
+/// appearance: a run that was killed and goes on may print one again.
+///
+/// # Errors
+///
+/// The file is there and cannot be read.
+pub fn warnings(folder: &Path) -> Result<Vec<String>> {
+    let path = folder.join(WARNINGS);
+    if !path.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found: Vec<String> = Vec::new();
+    for line in fs_err::read_to_string(path)?.lines() {
+        if !found.iter().any(|known| known == line) {
+            found.push(line.to_owned());
+        }
+    }
+    Ok(found)
+}
+
+/// Appends a warning to the list of a run.
+fn keep_warning(folder: &Path, text: &str) -> std::io::Result<()> {
+    let path = folder.join(WARNINGS);
+    let mut file = fs_err::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)?;
+    writeln!(file, "{}", text.replace('\n', " "))
+}
+
 /// Runs a recipe with progress lines; Ctrl-C stops after the step and leaves a checkpoint.
 pub fn pretrain(common: &Common, recipe: &Recipe, folder: &Path, resume: bool) -> Result<Summary> {
     let stop = interrupt::flag()?;
     let mut meter = Meter::new(common, "pretrain", "steps");
+    let mut unkept = None;
     let mut report = |event: Event<'_>| match event {
         Event::Start { plan, images, from } => meter.line(&format!(
             "{} on {images} images, {} steps of {} images, from step {from}; run folder {}",
@@ -91,7 +126,12 @@ pub fn pretrain(common: &Common, recipe: &Recipe, folder: &Path, resume: bool) -
             "starting from {}: {report}",
             recipe.model.init.display()
         )),
-        Event::Warning(text) => meter.line(&format!("warning: {text}")),
+        Event::Warning(text) => {
+            meter.line(&format!("warning: {text}"));
+            if let Err(error) = keep_warning(folder, text) {
+                unkept.get_or_insert(error);
+            }
+        }
         Event::Saved(_) => {}
     };
     let mut control = Control {
@@ -100,5 +140,27 @@ pub fn pretrain(common: &Common, recipe: &Recipe, folder: &Path, resume: bool) -
         stop: &stop,
         report: &mut report,
     };
-    Ok(train(recipe, folder, resume, &mut control)?)
+    let summary = train(recipe, folder, resume, &mut control)?;
+    match unkept {
+        Some(error) => Err(error).context("writing the list of warnings"),
+        None => Ok(summary),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_kept_in_the_folder_and_listed_once() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(warnings(folder.path()).unwrap().is_empty());
+        for text in ["step 3: a\nb", "step 9: c", "step 3: a\nb"] {
+            keep_warning(folder.path(), text).unwrap();
+        }
+        assert_eq!(
+            warnings(folder.path()).unwrap(),
+            ["step 3: a b", "step 9: c"]
+        );
+    }
 }

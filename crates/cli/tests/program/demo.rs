@@ -32,8 +32,13 @@ fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice()
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let run = at.join("d/run");
-    // Before the first checkpoint, in pre-training, and when the network at initialisation lies there.
-    for lies in ["run.toml", "checkpoints", "../init/run.toml"] {
+    // Before the first checkpoint, in both pre-trainings, and when the network at initialisation lies there.
+    for lies in [
+        "run.toml",
+        "checkpoints",
+        "../dino/checkpoints",
+        "../init/run.toml",
+    ] {
         let mut child = command(at, &demo("64"))
             .spawn()
             .expect("the program starts");
@@ -43,7 +48,15 @@ fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice()
     }
     done(at, &demo("64"));
     let first = results(at);
-    assert!(at.join("d/report.html").is_file());
+    let page = std::fs::read_to_string(at.join("d/report.html")).expect("a report");
+    assert!(page.contains("ln K = ln 64 = 4.16"), "no line at ln K");
+    assert!(page.find("<td>chance") < page.find("<td>initialisation"));
+    for name in ["initialisation", "DINO", "CLASP", "CLASP, part prompt"] {
+        assert!(first.contains(&format!("\"{name}\"")), "{name}");
+    }
+    // DINO takes as many steps.
+    let log = std::fs::read_to_string(at.join("d/dino/metrics.jsonl")).expect("a log");
+    assert_eq!(log.lines().count(), 8);
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
     assert_eq!(log.lines().count(), 8);
 
@@ -52,8 +65,13 @@ fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice()
         file.modified().expect("a time")
     };
     let before = written("checkpoints/step-00000008.safetensors");
+    // What was printed as a warning stands in the report.
+    let warning = "step 1: an <invented> warning";
+    std::fs::write(run.join("warnings.txt"), warning).expect("a file");
     done(at, &demo("64"));
     assert_eq!(results(at), first);
+    let page = std::fs::read_to_string(at.join("d/report.html")).expect("a report");
+    assert!(page.contains("CLASP, step 1: an &#60;invented&#62; warning"));
     let log = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
     assert_eq!(log.lines().count(), 8);
     assert_eq!(written("checkpoints/step-00000008.safetensors"), before);

@@ -1,0 +1,689 @@
+#!/usr/bin/env python3
+"""Every table of docs/results.md, made again: arms x seeds, paired by seed.
+
+    python3 runs/evidence.py OUT                            # synthetic people: main, compute, prompts, demo
+    python3 runs/evidence.py OUT --quick                    # one seed, six arms: within 30 minutes on two cores
+    python3 runs/evidence.py OUT --data DIR                 # photos too: pre-training on DIR/persons, fine-tuning
+    python3 runs/evidence.py OUT --write docs/results.md    # puts the tables between their markers
+
+Each arm and seed leaves OUT/TABLE/ARM/seed-N.json, and a later run with the same OUT skips what is there. A file that
+was made with other settings is an error: take another OUT, or remove it. Without --write the tables go to standard
+output. Seeds below 100 are for the final tables; choose recipes, prompts and mixes with seeds from 100 on, which draw
+other people.
+
+Tables:
+  main           arms on synthetic people, frozen backbone, equal steps
+  compute        the same, with as much processor time for each arm as CLASP took
+  prompts        each task under each prompt
+  demo           `clasp demo`; also docs/demo-ranges.json, which the demo's report shows beside its own figures
+  photos-frozen  arms pre-trained on photos, frozen backbone (--data)
+  photos         the same arms, six tasks fine-tuned, and fresh weights (--data)
+  drawn          six tasks fine-tuned on synthetic people from CLASP's backbone
+  by-heart       the same few photos to train and to test on (--data)
+Standard library only. Tests: python3 -m unittest discover -s runs
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import pathlib
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import finetune
+from paired import RULE, between_markers, cell, claim, difference_cell, differences, prose, table
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+SEEDS = {"main": 5, "compute": 5, "prompts": 5}
+STEPS = {"drawn": 500, "photos": 2000}
+# Tables that run without photos, and those that need them.
+DRAWN, PHOTOS = ["main", "compute", "prompts", "demo"], ["photos-frozen", "photos"]
+MORE = ["drawn", "by-heart"]
+FROZEN = {"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}
+TUNED = {task: figures[0] for task, (figures, _) in finetune.TASKS.items()}
+OWN_PROMPT = {"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}
+PROMPTS = ["identity", "attribute", "part"]
+PEOPLE = {"unlabelled": 2400, "train": 150, "test": 75, "cameras": 4}
+PHOTO_DATA = {"reid": "pku_reid", "attributes": "ccp", "parsing": "ccp", "pose": "lspe"}
+LABELLER = (
+    "Labels come from the bundled clasp-mini, a CLIP trained on captions, part masks and attribute values of other "
+    "synthetic people and of CCP's training photos: they are labels of a supervised model."
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """How one arm is pre-trained: `kind` is recipe, start (no step is taken), two-stage, clip, fresh or missing."""
+
+    what: str
+    set: tuple = ()
+    labels: str = "clip"
+    kind: str = "recipe"
+
+
+ARMS = {
+    "initialisation": Arm("the network before the first step", kind="start"),
+    "dino": Arm("DINO", ("method=dino",), labels=""),
+    "solider": Arm("SOLIDER: half the steps DINO, k-means labels from it, half the steps on", kind="two-stage"),
+    "clip-frozen": Arm("the labels' own CLIP: frozen image tower of clasp-mini", kind="clip", labels=""),
+    "clip-distill": Arm("distillation of CLIP's features: no recipe key does it", kind="missing"),
+    "labels-only": Arm("labels without self-distillation", ("loss.dino=0", "views.local=0")),
+    "labels-shuffled": Arm("labels permuted between the images", ("data.permute_labels=true",)),
+    "clasp-none": Arm("CLASP without prompts and experts", ("model.adapter=none",)),
+    "no-prompts": Arm("CLASP without prompts", ("model.prompts=false",)),
+    "parts-only": Arm("CLASP, part labels only", ("loss.attribute=0",)),
+    "attributes-only": Arm("CLASP, attribute labels only", ("loss.part=0",)),
+    "lambda-0": Arm("CLASP, no labels on the identity prompt (λ = 0)", ("loss.identity_labels=0",)),
+    "detach": Arm("CLASP, self-distillation's gradient stops before the trunk", ("loss.detach_shared=true",)),
+    "clasp": Arm("CLASP"),
+    "clasp-truth": Arm("CLASP with true labels: the upper bound", labels="truth"),
+    # Only by --arms: candidates of the adapter.
+    "adapter-lambda": Arm("CLASP with SOLIDER's controller", ("model.adapter=lambda",)),
+    "adapter-gated": Arm("CLASP with gated units", ("model.adapter=gated",)),
+    "adapter-merged": Arm("CLASP with merged experts", ("model.adapter=merged",)),
+    "adapter-routed": Arm("CLASP with routed experts", ("model.adapter=routed",)),
+    "fresh": Arm("fresh weights", kind="fresh"),
+}
+MAIN = [name for name in ARMS if not name.startswith("adapter-") and name != "fresh"]
+DEFAULT_ARMS = {
+    "main": MAIN,
+    "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],
+    "prompts": ["clasp", "lambda-0"],
+    "photos-frozen": ["initialisation", "dino", "solider", "clasp"],
+    "photos": ["fresh", "dino", "solider", "clasp"],
+}
+QUICK = {"main": ["initialisation", "dino", "solider", "labels-only", "clasp-none", "clasp"], "prompts": ["clasp"]}
+
+
+class Problem(Exception):
+    """Something that stops one arm; the others go on."""
+
+
+def processor():
+    """Name of the processor and number of cores."""
+    name = "unknown processor"
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def commit():
+    """The commit of this checkout, `+` where files differ from it."""
+    git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout
+    try:
+        return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def processor_seconds():
+    """User and system time of all child processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def write_json(path, value):
+    """Written under another name first: a file that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_suffix(".tmp")
+    whole.write_text(json.dumps(value, indent=1) + "\n")
+    whole.replace(path)
+
+
+class Evidence:
+    """Runs the program and keeps what came of it below `out`."""
+
+    def __init__(self, args):
+        self.args, self.out = args, args.out
+        self.made = {"commit": commit(), "processor": processor(), "threads": args.threads or os.cpu_count()}
+        self.problems = {}
+
+    def clasp(self, *words):
+        """Runs the program; its result, or a Problem with its message."""
+        command = [self.args.clasp, *map(str, words), "--json", "--quiet"]
+        command += ["--threads", str(self.args.threads)] if self.args.threads else []
+        print("+ " + " ".join(command), file=sys.stderr, flush=True)
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise Problem(f"`clasp {words[0]}` ended with {done.returncode}: {' '.join(done.stderr.split())[:300]}")
+        return json.loads(done.stdout) if done.stdout.strip() else None
+
+    def once(self, path, settings, work):
+        """What `path` holds, or what `work` returns with the time that it took, which `path` then holds."""
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["settings"] != settings:
+                raise Problem(f"{path}: expected settings {settings}, found {kept['settings']}; take another OUT or remove it")
+            return kept
+        begun, used = time.monotonic(), processor_seconds()
+        result = {"settings": settings, **work(), "made": self.made}
+        result["seconds"] = time.monotonic() - begun
+        result["processor_seconds"] = processor_seconds() - used
+        write_json(path, result)
+        return result
+
+    # Data of a seed, made once for all arms.
+
+    def people(self, seed):
+        """Folder of a seed's synthetic people."""
+        folder = self.out / "data" / f"people-{seed}"
+
+        def draw():
+            shutil.rmtree(folder, ignore_errors=True)
+            sizes = ["--train-identities", PEOPLE["train"], "--test-identities", PEOPLE["test"]]
+            sizes += ["--cameras", PEOPLE["cameras"], "--shots", 1, "--scenes", 1, "--size", "128x64"]
+            self.clasp("synth", "--out", folder, *sizes, "--unlabelled", PEOPLE["unlabelled"], "--seed", seed)
+            return {}
+
+        self.once(folder.with_suffix(".json"), {"seed": seed, **PEOPLE}, draw)
+        return folder
+
+    def images(self, world, seed):
+        """Unlabelled images to pre-train on."""
+        return self.people(seed) / "unlabelled" if world == "drawn" else self.args.data / "persons"
+
+    def labels(self, world, kind, seed):
+        """Folder of labels and processor seconds that they took."""
+        if not kind:
+            return None, 0.0
+        if kind == "truth":
+            if world != "drawn":
+                raise Problem("photos have no true labels")
+            folder = self.people(seed) / "truth"
+            if not folder.is_dir():
+                raise Problem(f"{folder}: expected the true labels that `clasp synth` writes, found no such folder")
+            if not (folder / "_calibration.json").exists():
+                self.clasp("label", "calibrate", folder)
+            return folder, 0.0
+        folder = self.out / "data" / (f"labels-{seed}" if world == "drawn" else "labels-photos")
+        return self.label(world, seed, folder, [])
+
+    def label(self, world, seed, folder, more):
+        """Labels the images of a seed into `folder`."""
+
+        def work():
+            shutil.rmtree(folder, ignore_errors=True)
+            return {"report": self.clasp("label", self.images(world, seed), "--out", folder, *more)}
+
+        # CLIP's labels of photos do not depend on the seed; those by k-means depend on their backbone.
+        of = {"world": world, "seed": seed if world == "drawn" or more else None}
+        self.images(world, seed)
+        kept = self.once(folder.with_name(folder.name + ".json"), of, work)
+        return folder, kept["processor_seconds"]
+
+    # Backbones.
+
+    def backbone(self, world, name, seed, steps):
+        """File or folder of an arm's backbone, and what is known of its making."""
+        arm = ARMS[name]
+        if arm.kind == "missing":
+            raise Problem(f"not available: {arm.what}")
+        if arm.kind == "clip":
+            return self.clip(), {"steps": 0, "fixed": 0.0, "each_step": 0.0}
+        if arm.kind == "start":
+            return self.pretrained(world, name, seed, 0, self.labels(world, arm.labels, seed)[0], arm.set)
+        if arm.kind != "two-stage":
+            labels, fixed = self.labels(world, arm.labels, seed)
+            folder, told = self.pretrained(world, name, seed, steps, labels, arm.set)
+            return folder, {**told, "fixed": fixed}
+        first = steps // 2
+        begin, one = self.pretrained(world, "dino", seed, first, None, ARMS["dino"].set)
+        place = self.out / "runs" / world / f"kmeans-{first}" / f"seed-{seed}"
+        labels, fixed = self.label(world, seed, place, ["--kmeans", begin])
+        start = ("method=solider", f"model.init={json.dumps(str(begin / 'backbone.safetensors'))}")
+        folder, two = self.pretrained(world, name, seed, steps - first, labels, start)
+        each = (one["each_step"] * first + two["each_step"] * (steps - first)) / max(steps, 1)
+        warnings = one["warnings"] + two["warnings"]
+        return folder, {**two, "steps": steps, "fixed": fixed, "each_step": each, "warnings": warnings}
+
+    def pretrained(self, world, name, seed, steps, labels, settings):
+        """One run of `clasp pretrain`; a run that was cut off begins again, so that its time is right."""
+        folder = self.out / "runs" / world / f"{name}-{steps}" / f"seed-{seed}"
+        recipe = "demo" if world == "drawn" else "mini"
+        chosen = [f"seed={seed}", f"run.steps={steps}", *settings, *self.args.set]
+        # Paths are left out: a folder that was moved is the same.
+        known = {"recipe": recipe, "set": [one for one in chosen if not one.startswith("model.init")]}
+
+        def work():
+            shutil.rmtree(folder, ignore_errors=True)
+            paths = [f"data.images={json.dumps(str(self.images(world, seed)))}"]
+            paths += [f"data.labels={json.dumps(str(labels))}"] if labels else []
+            words = [word for one in [*paths, *chosen] for word in ("--set", one)]
+            summary = self.clasp("pretrain", recipe, "--out", folder, *words)
+            return {key: summary[key] for key in ("steps", "images", "metrics", "warnings")}
+
+        self.images(world, seed)
+        told = self.once(folder.with_name(folder.name + ".json"), known, work)
+        each = told["processor_seconds"] / steps if steps else 0.0
+        return folder, {"steps": steps, "fixed": 0.0, "each_step": each, "metrics": told["metrics"], "warnings": told["warnings"]}
+
+    def clip(self):
+        """The image tower of clasp-mini as a backbone, without its projection to the text."""
+        source, target = ROOT / "assets/clasp-mini", self.out / "data/clip.safetensors"
+        if not target.exists():
+            config = json.loads((source / "open_clip_config.json").read_text())
+            tower, images = config["model_cfg"]["vision_cfg"], config["preprocess_cfg"]
+            kind = "clip-openai" if config["model_cfg"].get("quick_gelu") else "clip-open"
+            numbers = lambda values: ",".join(map(str, values))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            words = ["--as", kind, "--heads", tower["width"] // tower["head_width"]]
+            words += ["--size", "{0}x{0}".format(tower["image_size"])]
+            words += ["--mean", numbers(images["mean"]), "--std", numbers(images["std"])]
+            self.clasp("import", source / "open_clip_model.safetensors", "-o", target, *words)
+        return target
+
+    # Evaluations: {"figures": {task: value}, "chance": {task: value}}.
+
+    def frozen(self, model, data, mixes=None):
+        """First figure of each task of a frozen backbone with its default mix; with `mixes` of each mix."""
+        figures, chance = {}, {}
+        for task, metric in FROZEN.items():
+            for mix in mixes or [None]:
+                more = ["--mix", mix] if mix else []
+                [found] = self.clasp("eval", task, "--frozen", "--data", data(task), "--model", model, *more)
+                value = dict(map(tuple, found["figures"]))[metric]
+                if mixes:
+                    figures.setdefault(task, {})[mix] = value
+                else:
+                    figures[task] = value
+                chance[task] = found["chance"]
+        return {"figures": figures, "chance": chance}
+
+    def data(self, world, seed):
+        """Folder of the labelled data of a task."""
+        return lambda task: self.people(seed) if world == "drawn" else self.args.data / PHOTO_DATA[task]
+
+    def result(self, name, arm, seed, settings, work):
+        """The result of an arm and seed of a table, None where it failed."""
+        path = self.out / name / arm / f"seed-{seed}.json"
+        try:
+            return self.once(path, {"arm": arm, "seed": seed, "set": self.args.set, **settings}, work)
+        except (Problem, subprocess.CalledProcessError) as problem:
+            self.problems[name, arm] = str(problem)
+            print(f"{name}, {arm}, seed {seed}: {problem}", file=sys.stderr, flush=True)
+            return None
+
+    def arms(self, name, world, arms, seeds, steps_of, evaluate):
+        """{arm: {seed: result}}, in order of the seeds: all arms of a seed before the next."""
+        results = {arm: {} for arm in arms}
+        for seed in seeds:
+            for arm in arms:
+
+                def work():
+                    model, told = self.backbone(world, arm, seed, steps_of(arm))
+                    return {**told, **evaluate(model, arm, seed)}
+
+                found = self.result(name, arm, seed, {"steps": steps_of(arm)}, work)
+                if found:
+                    results[arm][seed] = found
+        return results
+
+    def equal_time(self, arms, seeds, steps):
+        """Steps of each arm that take as much processor time as `steps` of CLASP, labels included. Measured once, over
+        the seeds that table main has; kept, so that later seeds have the same steps."""
+        path = self.out / "compute/steps.json"
+        if path.exists():
+            kept = json.loads(path.read_text())
+            if kept["clasp"] != steps or not set(arms) <= set(kept):
+                raise Problem(f"{path}: made for {kept}, now {steps} steps of CLASP and {arms}; remove it and {path.parent}")
+            return kept
+        of = lambda arm: [r for r in self.main(arms, seeds, steps)[arm].values()]
+        mean = lambda arm, key: statistics.mean([r[key] for r in of(arm)])
+        known = [arm for arm in arms if of(arm)]
+        if "clasp" not in known:
+            raise Problem("equal processor time needs CLASP's own run in table main; see what stopped it")
+        budget = mean("clasp", "fixed") + mean("clasp", "each_step") * steps
+        counts = {arm: max(10, round((budget - mean(arm, "fixed")) / mean(arm, "each_step"), -1)) for arm in known}
+        counts = {arm: int(count) for arm, count in counts.items()} | {"clasp": steps}
+        write_json(path, counts)
+        return counts
+
+    def main(self, arms, seeds, steps):
+        evaluate = lambda model, arm, seed: self.frozen(model, self.data("drawn", seed))
+        return self.arms("main", "drawn", arms, seeds, lambda arm: steps, evaluate)
+
+
+def value_rows(results, tasks, arms, problems, cost=True):
+    """A row an arm: its figures, and processor seconds of pre-training."""
+    rows = []
+    # Every arm of a seed has the same chance.
+    found = list(max(results.values(), key=len, default={}).values())
+    if found and "chance" in found[0]:
+        rows.append(["chance", *[cell([result["chance"][task] for result in found]) for task in tasks], *[""] * cost])
+    for arm in arms:
+        seeds = results.get(arm, {})
+        if not seeds:
+            rows.append([f"{ARMS[arm].what} (`{arm}`)", f"not run: {problems.get(arm, 'no seed')}", *[""] * (len(tasks) - 1 + cost)])
+            continue
+        cells = [cell([result["figures"][task] for result in seeds.values()]) for task in tasks]
+        if cost:
+            took = [r["fixed"] + r["each_step"] * r["steps"] for r in seeds.values() if "fixed" in r]
+            cells.append(f"{statistics.mean(took):.0f} s, {next(iter(seeds.values()))['steps']} steps" if took and max(took) else "")
+        rows.append([f"{ARMS[arm].what} (`{arm}`)", *cells])
+    return rows
+
+
+def difference_rows(results, tasks, arms):
+    """CLASP minus each other arm, seed by seed."""
+    rows = []
+    for arm in arms:
+        if arm == "clasp" or not results.get(arm) or not results.get("clasp"):
+            continue
+        of = lambda name, task: {seed: result["figures"][task] for seed, result in results[name].items()}
+        rows.append([ARMS[arm].what, *[difference_cell(differences(of("clasp", task), of(arm, task))) for task in tasks]])
+    return rows
+
+
+def comparison(results, tasks, arms, problems):
+    """The table of values and that of differences."""
+    names = [f"{task} {metric}" for task, metric in tasks.items()]
+    text = table(["arm", *names, "processor time"], value_rows(results, tasks, arms, problems))
+    rows = difference_rows(results, tasks, arms)
+    if rows:
+        how = "CLASP minus the other arm, in points, paired by seed: mean (range) ± standard error. "
+        text += f"\n\n{prose(how + RULE)}\n\n" + table(["CLASP minus", *names], rows)
+    return text
+
+
+def prompt_rows(seeds):
+    """Rows of one arm's table of prompts, `seeds` {seed: result} with figures [task][prompt].
+
+    The shuffled prompt gives each task a prompt of another one. An evaluation has one prompt for all its images, and of
+    three prompts the two permutations that leave none in place give each task each of the two other prompts once: the
+    shuffled figure is the mean of those two."""
+    by_prompt = lambda task, prompt: {seed: result["figures"][task][prompt] for seed, result in seeds.items()}
+    others = lambda task: [prompt for prompt in PROMPTS if prompt != OWN_PROMPT[task]]
+    shuffled = lambda task: {
+        seed: statistics.mean(result["figures"][task][prompt] for prompt in others(task)) for seed, result in seeds.items()
+    }
+    rows = []
+    for prompt in PROMPTS:
+        cells = [cell(list(by_prompt(task, prompt).values())) for task in FROZEN]
+        own = [OWN_PROMPT[task] == prompt for task in FROZEN]
+        rows.append([f"{prompt} prompt", *[f"**{text}**" if mine else text for text, mine in zip(cells, own)]])
+    rows.append(["shuffled prompt", *[cell(list(shuffled(task).values())) for task in FROZEN]])
+    gains = [difference_cell(differences(by_prompt(task, OWN_PROMPT[task]), shuffled(task))) for task in FROZEN]
+    rows.append(["own minus shuffled", *gains])
+    wins = []
+    for task in FROZEN:
+        own = by_prompt(task, OWN_PROMPT[task])
+        best = [all(own[seed] > by_prompt(task, other)[seed] for other in others(task)) for seed in own]
+        wins.append(f"{sum(best)} of {len(best)} seeds")
+    rows.append(["own prompt best", *wins])
+    return rows
+
+
+def seeds_text(seeds):
+    return "seed " + str(seeds[0]) if len(seeds) == 1 else "seeds " + ", ".join(map(str, seeds))
+
+
+def head(args, name, seeds, text, results):
+    """The command that makes a table, and what it rests on."""
+    made = [result["made"] for arms in results.values() for result in arms.values()]
+    commits = ", ".join(sorted({one["commit"] for one in made})) or "unknown"
+    machines = "; ".join(sorted({f"{one['processor']}, {one['threads']} threads" for one in made}))
+    command = f"python3 runs/evidence.py OUT --tables {name} --seeds " + " ".join(map(str, seeds))
+    command += " --data DIR" if name in PHOTOS + ["by-heart"] else ""
+    command += f" --steps {args.steps}" if args.steps else ""
+    command += " --arms " + " ".join(args.arms) if args.arms else ""
+    command += "".join(f" --set {one}" for one in args.set)
+    text += f" {seeds_text(seeds).capitalize()}; {machines or processor()}; clasp {commits}. In percent: mean (range)."
+    return f"    {command}\n\n{prose(text)}\n\n"
+
+
+def main_table(evidence, seeds, arms, steps):
+    results = evidence.main(arms, seeds, steps)
+    text = (
+        f"Synthetic people: {PEOPLE['unlabelled']:,} unlabelled pictures, recipe `demo`, {steps} steps for each arm; then the frozen backbone "
+        f"with a linear probe (none for re-identification), tested on {PEOPLE['test']} other people by {PEOPLE['cameras']} cameras. All arms of a seed "
+        f"share people, labels, initial weights and the order of images. {LABELLER} Processor time is that of labels and pre-training, "
+        "summed over cores."
+    )
+    return head(evidence.args, "main", seeds, text, results) + comparison(results, FROZEN, arms, problems_of(evidence, "main"))
+
+
+def compute_table(evidence, seeds, arms, steps):
+    counts = evidence.equal_time(arms, seeds, steps)
+    arms = [arm for arm in arms if arm in counts]
+    evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("drawn", seed))
+    results = evidence.arms("compute", "drawn", arms, seeds, counts.get, evaluate)
+    text = (
+        f"As the main table, but each arm takes as many steps as fit in the processor time of {steps} steps of CLASP, labels included "
+        "(the bundled CLIP's own training is not counted)."
+    )
+    return head(evidence.args, "compute", seeds, text, results) + comparison(results, FROZEN, arms, problems_of(evidence, "compute"))
+
+
+def prompts_table(evidence, seeds, arms, steps):
+    evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("drawn", seed), PROMPTS)
+    results = evidence.arms("prompts", "drawn", arms, seeds, lambda arm: steps, evaluate)
+    text = (
+        "Backbones of the main table, each task under one prompt at a time; a task's own prompt is set in bold. *Shuffled*: the prompts are "
+        "permuted so that every task has another's; the mean over both such permutations, which is the mean of the task's two other prompts."
+    )
+    parts = [head(evidence.args, "prompts", seeds, text, results) + prose(RULE)]
+    for arm in arms:
+        title = f"{ARMS[arm].what} (`{arm}`)"
+        if results[arm]:
+            names = [f"{task} {metric}" for task, metric in FROZEN.items()]
+            parts.append(f"{title}:\n\n" + table(["prompt", *names], prompt_rows(results[arm])))
+        else:
+            parts.append(f"{title}: not run: {evidence.problems.get(('prompts', arm), 'no seed')}")
+    return "\n\n".join(parts)
+
+
+def photos_frozen_table(evidence, seeds, arms, steps):
+    evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("photos", seed))
+    results = evidence.arms("photos-frozen", "photos", arms, seeds, lambda arm: steps, evaluate)
+    text = (
+        f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm; then the frozen backbone with a linear probe: "
+        f"re-identification on PKU-Reid, attributes and parsing (all classes) on CCP, pose on LSPE. {LABELLER}"
+    )
+    return head(evidence.args, "photos-frozen", seeds, text, results) + comparison(
+        results, FROZEN, arms, problems_of(evidence, "photos-frozen")
+    )
+
+
+def photos_table(evidence, seeds, arms, steps):
+    place = evidence.out / "finetune"
+    place.mkdir(parents=True, exist_ok=True)
+    finetune.pets(evidence.args.data / "pets", place)
+
+    def evaluate(model, arm, seed):
+        figures = {}
+        for task, metric in TUNED.items():
+            below, special = finetune.REAL[task]
+            data = place / below if (place / below).exists() else evidence.args.data / below
+            folder = place / f"{task}-{arm}-{steps}" / f"seed-{seed}"
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            print(f"+ finetune {task}, {arm}, seed {seed}", file=sys.stderr, flush=True)
+            rows = finetune.run(evidence.args.clasp, folder, task, data, model, seed, special, evidence.args.threads)
+            figures[task] = rows[-1][1][f"eval/{metric}"]
+        return {"figures": figures}
+
+    results = {arm: {} for arm in arms}
+    for seed in seeds:
+        for arm in arms:
+
+            def work():
+                if ARMS[arm].kind == "fresh":
+                    return evaluate(None, arm, seed)
+                model, told = evidence.backbone("photos", arm, seed, steps)
+                return {**told, **evaluate(model, arm, seed)}
+
+            found = evidence.result("photos", arm, seed, {"steps": steps}, work)
+            if found:
+                results[arm][seed] = found
+    text = (
+        f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm; then six tasks fine-tuned with their recipes "
+        f"`*-mini`, the seed of pre-training also that of fine-tuning; the figure is that of the last step, nothing is chosen on test images. {LABELLER}"
+    )
+    return head(evidence.args, "photos", seeds, text, results) + comparison(results, TUNED, arms, problems_of(evidence, "photos"))
+
+
+def demo_table(evidence, seeds):
+    """The demo's own table over seeds; returns the text and the ranges that the demo's report shows."""
+    runs = {}
+    for seed in seeds:
+
+        def work():
+            folder = evidence.out / "demo-runs" / f"seed-{seed}"
+            rows = evidence.clasp("demo", "--out", folder, "--seed", seed, *[w for one in evidence.args.set for w in ("--set", one)])
+            last = (folder / "run/metrics.jsonl").read_text().splitlines()[-1]
+            return {"rows": rows, "steps": json.loads(last)["step"]}
+
+        found = evidence.result("demo", "clasp", seed, {}, work)
+        if found:
+            runs[seed] = found
+    if not runs:
+        return None, None
+    values, names = {}, []
+    for run in runs.values():
+        for row in run["rows"]:
+            name = row["name"].strip()
+            names += [name] if name not in names else []
+            for task, metric in FROZEN.items():
+                value = row["tasks"][task]["figures"][metric]
+                values.setdefault(name, {}).setdefault(task, []).append(value)
+                if row is run["rows"][0]:
+                    values.setdefault("chance", {}).setdefault(task, []).append(row["tasks"][task]["chance"])
+    rows = [[name, *[cell(values[name][task]) for task in FROZEN]] for name in ["chance", *names]]
+    steps = sorted({run["steps"] for run in runs.values()})
+    minutes = statistics.mean(run["seconds"] for run in runs.values()) / 60
+    text = (
+        f"`clasp demo` with each seed, {'/'.join(map(str, steps))} steps, {minutes:.1f} minutes each on average: other people, other weights, tests on "
+        f"people of its own. Frozen backbone, linear probe (none for re-identification); chance of pose is the mean pose. {LABELLER}"
+    )
+    names = [f"{task} {metric}" for task, metric in FROZEN.items()]
+    ranges = {
+        "people": PEOPLE["unlabelled"],
+        "steps": steps[-1],
+        "seeds": len(runs),
+        "made": ", ".join(sorted({run["made"]["commit"] for run in runs.values()})),
+        "rows": {
+            name: {task: [round(100 * f(found), 2) for f in (statistics.mean, min, max)] for task, found in tasks.items()}
+            for name, tasks in values.items()
+        },
+    }
+    return head(evidence.args, "demo", seeds, text, {"clasp": runs}) + table(["", *names], rows), ranges
+
+
+def finetuned_table(evidence, which, seeds):
+    """Tables of runs/finetune.py with CLASP's backbone of the first seed."""
+    args = evidence.args
+    if which == "drawn":
+        model, told = evidence.backbone("drawn", "clasp", seeds[0], args.steps or STEPS["drawn"])
+        data = evidence.out / "data/finetune-people"
+
+        def draw():
+            shutil.rmtree(data, ignore_errors=True)
+            sizes = ["--train-identities", 200, "--test-identities", 75, "--cameras", 4, "--shots", 1, "--size", "128x64"]
+            evidence.clasp("synth", "--out", data, *sizes, "--scenes", 360, "--unlabelled", 0, "--seed", 1000)
+            return {}
+
+        evidence.once(data.with_suffix(".json"), {"seed": 1000}, draw)
+    else:
+        model, told = evidence.backbone("photos", "clasp", seeds[0], args.steps or STEPS["photos"])
+        data = args.data
+    command = [sys.executable, ROOT / "runs/finetune.py", {"drawn": "drawn", "by-heart": "handful"}[which]]
+    command += [evidence.out / f"finetune-{which}", "--data", data, "--init", model, "--seeds", *seeds, "--clasp", args.clasp]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    if done.returncode:
+        raise Problem(f"runs/finetune.py {which} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
+    text = {
+        "drawn": "Six tasks fine-tuned on synthetic people, from fresh weights and from CLASP's backbone, which saw none of them.",
+        "by-heart": "The same few photos to train and to test on, without augmentation: each task has to learn them by heart.",
+    }[which]
+    made = {"clasp": {seeds[0]: {"made": evidence.made}}}
+    return head(args, which, seeds, f"{text} The backbone took {told['steps']} steps. {LABELLER}", made) + done.stdout.strip()
+
+
+def problems_of(evidence, name):
+    return {arm: text for (where, arm), text in evidence.problems.items() if where == name}
+
+
+def parse(words=None):
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("out", type=pathlib.Path, help="folder for everything that is made")
+    p.add_argument("--quick", action="store_true", help="one seed, main table of six arms, prompts of CLASP")
+    p.add_argument("--data", type=pathlib.Path, help="photos: persons/, pku_reid/, ccp/, lspe/, pets/")
+    p.add_argument("--tables", nargs="+", choices=[*DRAWN, *PHOTOS, *MORE], help="which tables")
+    p.add_argument("--arms", nargs="+", choices=list(ARMS), help="which arms, `clasp` to compare with included")
+    p.add_argument("--seeds", type=int, nargs="+", help="default: five for main, compute and prompts, else three")
+    p.add_argument("--steps", type=int, help=f"steps of each arm: {STEPS['drawn']}, on photos {STEPS['photos']}")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every pre-training")
+    p.add_argument("--clasp", default=str(ROOT / "target/release/clasp"), help="the program")
+    p.add_argument("--threads", type=int, help="threads of the program")
+    p.add_argument("--write", type=pathlib.Path, metavar="FILE", help="a document with markers, docs/results.md")
+    args = p.parse_args(words)
+    args.out = args.out.resolve()
+    args.data = args.data.resolve() if args.data else None
+    args.tables = args.tables or (list(QUICK) if args.quick else DRAWN) + (PHOTOS if args.data else [])
+    if not args.data and set(args.tables) & {*PHOTOS, "by-heart"}:
+        p.error(f"tables {', '.join(PHOTOS)} and by-heart need --data DIR")
+    return args
+
+
+def main(words=None):
+    args = parse(words)
+    evidence = Evidence(args)
+    makers = {
+        "main": main_table,
+        "compute": compute_table,
+        "prompts": prompts_table,
+        "photos-frozen": photos_frozen_table,
+        "photos": photos_table,
+    }
+    texts, ranges = {}, None
+    for name in args.tables:
+        seeds = args.seeds or ([0] if args.quick else list(range(SEEDS.get(name, 3))))
+        try:
+            if name == "demo":
+                texts[name], ranges = demo_table(evidence, seeds)
+            elif name in MORE:
+                texts[name] = finetuned_table(evidence, name, seeds)
+            else:
+                arms = args.arms or (QUICK if args.quick else DEFAULT_ARMS).get(name) or DEFAULT_ARMS[name]
+                if name == "prompts":
+                    # The others have no prompts.
+                    arms = [arm for arm in arms if ARMS[arm].kind == "recipe" and "method=dino" not in ARMS[arm].set]
+                steps = args.steps or STEPS["photos" if name in PHOTOS else "drawn"]
+                texts[name] = makers[name](evidence, seeds, arms, steps)
+        except Problem as problem:
+            evidence.problems[name, "table"] = str(problem)
+        if texts.get(name) and args.write:
+            write_table(args.write, name, texts[name])
+        elif texts.get(name):
+            print(f"## {name}\n\n{texts[name]}\n", flush=True)
+    if ranges and args.write:
+        write_json(args.write.with_name("demo-ranges.json"), ranges)
+    # An arm that does not exist is no failure.
+    failed = {where: text for where, text in evidence.problems.items() if ARMS.get(where[1], ARMS["clasp"]).kind != "missing"}
+    for (name, arm), text in failed.items():
+        print(f"error: {name}, {arm}: {text}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def write_table(path, name, text):
+    try:
+        document = between_markers(path.read_text(), name, text)
+    except KeyError:
+        raise SystemExit(
+            f"{path}: expected one pair of markers <!-- evidence:{name} --> and <!-- /evidence:{name} -->, found none or several; "
+            "add them where the table belongs"
+        ) from None
+    path.write_text(document)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""Tests of the statistics of runs/paired.py, and of runs/evidence.py with a program that answers from a table.
+
+    python3 -m unittest discover -s runs
+"""
+
+import contextlib
+import io
+import json
+import math
+import pathlib
+import stat
+import sys
+import tempfile
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import evidence
+import paired
+
+# Answers as the program does. An arm's figure is 0.1 + 0.01 x seed, and 0.2 more where its recipe has no `method`;
+# under a task's own prompt 0.05 more. Every call is noted in calls.txt.
+FAKE = """#!{python}
+import json, pathlib, sys
+words = sys.argv[1:]
+here = pathlib.Path(__file__).parent
+with open(here / "calls.txt", "a") as file:
+    file.write(" ".join(words) + "\\n")
+of = lambda name: words[words.index(name) + 1]
+settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+if words[0] == "pretrain":
+    if "loss.part=0" in settings:
+        sys.exit("error: loss.part: unknown key")
+    out = pathlib.Path(of("--out"))
+    out.mkdir(parents=True)
+    seed = int([one for one in settings if one.startswith("seed=")][0][5:])
+    value = 0.1 + 0.01 * seed + 0.2 * (not any(one.startswith("method") for one in settings))
+    (out / "backbone.safetensors").write_text(str(value))
+    print(json.dumps({{"steps": 1, "images": 9, "metrics": {{}}, "warnings": []}}))
+elif words[0] == "finetune":
+    out = pathlib.Path(of("--out"))
+    out.mkdir(parents=True)
+    gain = 0.3 if "--init" in words else 0.0
+    row = {{f"eval/{{name}}": 0.2 + gain for name in ("mAP", "mA", "mIoU", "PCK@0.2", "AP.5", "rank-1", "top-1")}}
+    (out / "metrics.jsonl").write_text(json.dumps({{"step": 1, **row}}))
+    (out / "model.safetensors").write_text("")
+elif words[0] == "demo":
+    out = pathlib.Path(of("--out")) / "run"
+    out.mkdir(parents=True)
+    (out / "metrics.jsonl").write_text(json.dumps({{"step": 500}}))
+    value = 0.1 + 0.01 * int(of("--seed"))
+    tasks = {{"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}}
+    tasks = {{task: {{"mix": "", "chance": 0.03, "figures": {{name: value}}}} for task, name in tasks.items()}}
+    print(json.dumps([{{"name": name, "tasks": tasks}} for name in ("initialisation", "DINO", "CLASP")]))
+elif words[0] == "eval":
+    value = float((pathlib.Path(of("--model")) / "backbone.safetensors").read_text())
+    own = {{"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}}[words[1]]
+    value += 0.05 * ("--mix" in words and of("--mix") == own)
+    metric = {{"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}}[words[1]]
+    print(json.dumps([{{"task": words[1], "figures": [[metric, value]], "chance": 0.04}}]))
+else:
+    pathlib.Path(of("--out")).mkdir(parents=True, exist_ok=True)
+    print("{{}}")
+"""
+
+
+class Statistics(unittest.TestCase):
+    def test_differences_are_taken_of_the_seeds_that_both_have(self):
+        self.assertEqual(paired.differences({0: 3, 1: 5, 2: 9}, {2: 4, 1: 1}), [4, 5])
+
+    def test_the_standard_error_is_that_of_the_mean(self):
+        # Standard deviation of 1, 2, 3 is 1.
+        self.assertAlmostEqual(paired.standard_error([1, 2, 3]), 1 / math.sqrt(3))
+        self.assertEqual(paired.standard_error([1]), math.inf)
+
+    def test_five_seeds_need_one_sign_and_two_standard_errors(self):
+        self.assertEqual(paired.claim([1, 2, 3, 2, 1]), paired.ESTABLISHED)
+        self.assertEqual(paired.claim([-1, -2, -3, -2, -1]), paired.ESTABLISHED)
+        self.assertEqual(paired.claim([1, 2, 3, 2, -0.1]), paired.NOTHING)
+        self.assertEqual(paired.claim([1, 2, 3, 2, 0]), paired.NOTHING)
+        # Mean 2.4, standard error 1.9: one sign is not enough.
+        self.assertEqual(paired.claim([0.5, 0.5, 0.5, 0.5, 10]), paired.NOTHING)
+
+    def test_three_seeds_indicate_and_two_say_nothing(self):
+        self.assertEqual(paired.claim([1, 2, 30]), paired.INDICATIVE)
+        self.assertEqual(paired.claim([1, 2, 3, 4]), paired.INDICATIVE)
+        self.assertEqual(paired.claim([1, -2, 3]), paired.NOTHING)
+        self.assertEqual(paired.claim([1, 2]), paired.NOTHING)
+        self.assertEqual(paired.claim([]), paired.NOTHING)
+
+    def test_cells_are_in_percent(self):
+        self.assertEqual(paired.cell([0.1, 0.2]), "15.00 (10.00–20.00)")
+        self.assertEqual(paired.cell([0.1]), "10.00")
+        self.assertEqual(paired.difference_cell([-0.01, -0.02, -0.03]), "−2.00 (−3.00 to −1.00) ± 0.58 (✓)")
+
+    def test_markers_keep_what_is_around_them(self):
+        document = "a\n<!-- evidence:x -->\nold\n<!-- /evidence:x -->\nb\n"
+        new = paired.between_markers(document, "x", "new")
+        self.assertEqual(new, "a\n<!-- evidence:x -->\nnew\n<!-- /evidence:x -->\nb\n")
+        self.assertEqual(paired.between_markers(new, "x", "new"), new)
+        for broken in (document * 2, "a", document.replace("/evidence", "evidence")):
+            with self.assertRaises(KeyError):
+                paired.between_markers(broken, "x", "new")
+
+
+class Runs(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.at = pathlib.Path(folder.name)
+        self.program = self.at / "clasp"
+        self.program.write_text(FAKE.format(python=sys.executable))
+        self.program.chmod(self.program.stat().st_mode | stat.S_IXUSR)
+        self.document = self.at / "results.md"
+        self.document.write_text("".join(f"<!-- evidence:{name} -->\n<!-- /evidence:{name} -->\n" for name in ("main", "prompts", "photos", "demo")))
+
+    def run_it(self, *more):
+        words = [self.at / "out", "--clasp", self.program, "--write", self.document, *more]
+        with contextlib.redirect_stderr(io.StringIO()) as said:
+            status = evidence.main(list(map(str, words)))
+        return status, said.getvalue()
+
+    def calls(self):
+        return (self.at / "calls.txt").read_text().splitlines()
+
+    def test_a_table_has_paired_differences_and_a_second_run_runs_nothing(self):
+        words = ["--tables", "main", "--arms", "dino", "clasp", "--seeds", "0", "1", "2", "--steps", "4"]
+        self.assertEqual(self.run_it(*words)[0], 0)
+        text = self.document.read_text()
+        self.assertIn("| DINO (`dino`) | 11.00 (10.00–12.00) |", text)
+        self.assertIn("| CLASP (`clasp`) | 31.00 (30.00–32.00) |", text)
+        self.assertIn("| DINO | +20.00 (+20.00 to +20.00) ± 0.00 (✓) |", text)
+        self.assertIn("| chance | 4.00 (4.00–4.00) |", text)
+        prose = [line for line in text.splitlines() if line[:1] not in ("|", " ")]
+        self.assertLessEqual(max(map(len, prose)), 100)
+        self.assertIn("\n    python3 runs/evidence.py OUT --tables main --seeds 0 1 2 --steps 4", text)
+        before = self.calls()
+        self.assertEqual(len([call for call in before if call.startswith("synth")]), 3)
+        self.assertEqual(self.run_it(*words)[0], 0)
+        self.assertEqual(self.calls(), before)
+        self.assertEqual(self.document.read_text(), text)
+
+    def test_solider_pays_for_its_dino_stage(self):
+        self.assertEqual(self.run_it("--tables", "main", "--arms", "solider", "--seeds", "0", "--steps", "5")[0], 0)
+        runs = [call for call in self.calls() if call.startswith("pretrain")]
+        self.assertEqual(["run.steps=2" in run for run in runs], [True, False])
+        self.assertEqual(["run.steps=3" in run for run in runs], [False, True])
+        self.assertIn("method=dino", runs[0])
+        self.assertIn("dino-2/seed-0/backbone.safetensors", runs[1])
+
+    def test_other_settings_are_refused(self):
+        words = ["--tables", "main", "--arms", "clasp", "--seeds", "0"]
+        self.assertEqual(self.run_it(*words, "--steps", "4")[0], 0)
+        status, said = self.run_it(*words, "--steps", "5")
+        self.assertEqual(status, 1)
+        self.assertIn("expected settings", said)
+
+    def test_an_arm_that_fails_leaves_the_others_and_says_why(self):
+        status, said = self.run_it("--tables", "main", "--arms", "attributes-only", "clip-distill", "clasp", "--seeds", "0")
+        self.assertEqual(status, 1)
+        self.assertIn("error: main, attributes-only", said)
+        self.assertNotIn("error: main, clip-distill", said)
+        text = self.document.read_text()
+        self.assertIn("not run: `clasp pretrain` ended with 1: error: loss.part: unknown key", text)
+        self.assertIn("not run: not available", text)
+        self.assertIn("| CLASP (`clasp`) | 30.00 |", text)
+
+    def test_the_own_prompt_is_held_against_the_mean_of_the_others(self):
+        self.assertEqual(self.run_it("--tables", "prompts", "--arms", "clasp", "--seeds", "0", "1", "2")[0], 0)
+        text = self.document.read_text()
+        self.assertIn("| part prompt | 31.00 (30.00–32.00) | 31.00 (30.00–32.00) | **36.00 (35.00–37.00)** |", text)
+        gain = "+5.00 (+5.00 to +5.00) ± 0.00 (✓)"
+        self.assertIn(f"| own minus shuffled | {gain} | {gain} | {gain} | {gain} |", text)
+        self.assertIn("| own prompt best | 3 of 3 seeds | 3 of 3 seeds |", text)
+
+    def test_equal_time_gives_a_cheap_arm_more_steps(self):
+        one = evidence.Evidence(evidence.parse([str(self.at / "out")]))
+        each = lambda fixed, step: {0: {"fixed": fixed, "each_step": step}, 1: {"fixed": fixed, "each_step": step}}
+        one.main = lambda arms, seeds, steps: {"clasp": each(20.0, 2.0), "dino": each(0.0, 1.0)}
+        self.assertEqual(one.equal_time(["dino", "clasp"], [0, 1], 500), {"dino": 1020, "clasp": 500})
+        kept = json.loads((self.at / "out/compute/steps.json").read_text())
+        self.assertEqual(kept, {"dino": 1020, "clasp": 500})
+
+    def test_photos_compare_fresh_weights_with_pre_trained_ones(self):
+        data = self.at / "photos"
+        (data / "pets/images").mkdir(parents=True)
+        empty = {"images": [{"id": 1, "file_name": "f_1.jpg", "width": 2, "height": 2}], "annotations": [], "categories": []}
+        (data / "pets/instances_val.json").write_text(json.dumps(empty))
+        (data / "pets/detections.json").write_text("[]")
+        words = ["--tables", "photos", "--data", data, "--arms", "fresh", "clasp", "--seeds", "0", "1", "2"]
+        status, said = self.run_it(*words)
+        self.assertEqual(status, 0, said)
+        text = self.document.read_text()
+        self.assertIn("| fresh weights (`fresh`) | 20.00 (20.00–20.00) |", text)
+        self.assertIn("| fresh weights | +30.00 (+30.00 to +30.00) ± 0.00 (✓) |", text)
+        calls = [call for call in self.calls() if call.startswith("finetune")]
+        self.assertEqual((len(calls), sum("--init" in call for call in calls)), (36, 18))
+        self.assertEqual(len({call.split("--init ")[1].split()[0] for call in calls if "--init" in call}), 3)
+
+    def test_the_demo_leaves_ranges_beside_the_document(self):
+        self.assertEqual(self.run_it("--tables", "demo", "--seeds", "0", "1", "2")[0], 0)
+        self.assertIn("| DINO | 11.00 (10.00–12.00) |", self.document.read_text())
+        ranges = json.loads((self.at / "demo-ranges.json").read_text())
+        self.assertEqual((ranges["people"], ranges["steps"], ranges["seeds"]), (2400, 500, 3))
+        self.assertEqual(ranges["rows"]["CLASP"]["reid"], [11.0, 10.0, 12.0])
+        self.assertEqual(ranges["rows"]["chance"]["pose"], [3.0, 3.0, 3.0])
+
+    def test_a_document_without_markers_is_an_error(self):
+        self.document.write_text("nothing")
+        with self.assertRaisesRegex(SystemExit, "expected one pair of markers"):
+            self.run_it("--tables", "main", "--arms", "clasp", "--seeds", "0")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -191,6 +191,16 @@ pub struct ClipTrain {
     /// A CLIP to adapt, a folder or name; without it, a new small one
     #[arg(long)]
     pub from: Option<String>,
+    /// Height and width of the images that it is for; the model's own if absent. Another size resamples the position
+    /// embeddings of the CLIP given by --from
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Weight of the loss on known attribute values beside the contrastive one
+    #[arg(long, default_value_t = 4.0)]
+    pub value_weight: f64,
+    /// Weight of the loss on known parts beside the contrastive one
+    #[arg(long, default_value_t = 1.0)]
+    pub part_weight: f64,
     /// Image-caption pairs to see
     #[arg(long, default_value_t = 200_000)]
     pub pairs: usize,

@@ -12,8 +12,9 @@
 //! * where the answers to questions about a picture are known, its pooled feature is set against one phrase for each
 //!   value of the question: [`value_loss`], CLIP's rule for zero-shot answers. Captions name many facts at once, and
 //!   a batch hardly ever holds two that differ in one small fact alone: a hat, a sleeve;
-//! * training starts at a small size, and on a part of the patches (FLIP, arXiv 2212.00794), and ends at the full
-//!   size: [`Stage`]. Position embeddings are resampled as at inference, so nothing is converted in between;
+//! * training may go through several sizes, on all patches or a part of them (FLIP, arXiv 2212.00794): [`Stage`].
+//!   Position embeddings are resampled as at inference, so nothing is converted in between;
+//! * what a run gives is the moving average of its weights, so that a run that is stopped gives a usable model too;
 //! * a batch is split over threads, each with its own copy of the model's graph. The loss needs the whole batch:
 //!   features are gathered, the loss and its gradient on them computed once, and that gradient is pushed back
 //!   through each part. The result does not depend on timing, only on the number of threads.
@@ -36,7 +37,7 @@ use clasp_data::atomic::remove_abandoned;
 use clasp_data::vocabulary::IGNORE;
 use clasp_model::ModelError;
 use clasp_model::clip::{Clip, ClipConfig, ClipConfigError, Dense};
-use clasp_model::optim::{self, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays};
+use clasp_model::optim::{self, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays, ema};
 use clasp_model::tokenizer::tokenize_flat;
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint;
@@ -49,11 +50,11 @@ use serde::{Deserialize, Serialize};
 /// An image and what it shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// [3, size, size], normalised with the mean and standard deviation that the model will be saved with.
+    /// [3, height, width], normalised with the mean and standard deviation that the model will be saved with.
     pub image: Vec<f32>,
     /// The caption.
     pub caption: String,
-    /// Part class of each pixel, [size, size]; 255 where unknown. `None` if nothing is known.
+    /// Part class of each pixel, [height, width]; 255 where unknown. `None` if nothing is known.
     pub parts: Option<Vec<u8>>,
     /// Value of each attribute of [`Words`]; 255 where unknown. Empty if nothing is known.
     pub values: Vec<u8>,
@@ -72,8 +73,8 @@ pub struct Words {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Side of the square images in pixels.
-    pub size: usize,
+    /// Height and width of the images in pixels.
+    pub size: [usize; 2],
     /// Number of steps.
     pub steps: usize,
     /// Share of the patches that is seen, drawn anew each step: 1 for all.
@@ -102,6 +103,9 @@ pub struct TrainConfig {
     pub dense: f64,
     /// Weight of the value loss beside the contrastive one; 0 for none.
     pub values: f64,
+    /// Momentum of the moving average of the weights (Polyak averaging), 0 for none. The average is what is measured on
+    /// the held-out pairs and what a run gives, whether it ended or was stopped.
+    pub average: f64,
     /// Threads among which a batch is split, no more than it has pairs; 0 takes one for each core.
     pub threads: usize,
     /// Steps between log lines.
@@ -122,17 +126,14 @@ impl Default for TrainConfig {
         Self {
             seed: 0,
             batch: 128,
-            stages: vec![
-                stage(64, 1500, 0.5),
-                stage(96, 400, 0.5),
-                stage(96, 100, 1.0),
-            ],
+            stages: vec![stage([128, 64], 2000, 1.0)],
             learning_rate: 1e-3,
             warm_up: 100,
             weight_decay: 0.1,
             clip: 1.0,
             dense: 1.0,
-            values: 1.0,
+            values: 4.0,
+            average: 0.995,
             threads: 0,
             log_every: 10,
             evaluate_every: 200,
@@ -215,8 +216,8 @@ pub struct Progress {
     pub steps: usize,
     /// Pairs seen, repetitions counted.
     pub pairs: u64,
-    /// Side of the images.
-    pub size: usize,
+    /// Height and width of the images.
+    pub size: [usize; 2],
     /// Mean contrastive loss since the last line.
     pub loss: f32,
     /// The smallest contrastive loss that could be reached with the last batch's equal captions.
@@ -251,7 +252,7 @@ pub struct Retrieval {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Trained {
-    /// The model, without gradients.
+    /// The moving average of the weights, without gradients.
     pub clip: Clip,
     /// Steps done in all.
     pub step: usize,
@@ -273,6 +274,11 @@ impl TrainConfig {
         let rest = (self.steps() - self.warm_up.min(self.steps())).max(1);
         let done = (step - self.warm_up) as f64 / rest as f64;
         0.5 * self.learning_rate * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
+    }
+
+    /// Momentum of the average at a step, counted from 0: smaller at first, so that the start is soon forgotten.
+    fn momentum(&self, step: usize) -> f64 {
+        self.average.min((1 + step) as f64 / (10 + step) as f64)
     }
 
     /// The stage of a step, counted from 0; the last one behind the end.
@@ -304,10 +310,11 @@ impl TrainConfig {
             return wrong("stages", "empty".into(), "at least one step");
         }
         for stage in &self.stages {
-            if stage.size < model.vision.patch || stage.size > 4096 {
+            let sides = model.vision.patch..=4096;
+            if stage.size.iter().any(|side| !sides.contains(side)) {
                 return wrong(
                     "stages.size",
-                    stage.size.to_string(),
+                    format!("{:?}", stage.size),
                     "one patch to 4096 pixels",
                 );
             }
@@ -323,6 +330,9 @@ impl TrainConfig {
             if !(value.is_finite() && value >= 0.0) {
                 return wrong(field, value.to_string(), "0 or a positive number");
             }
+        }
+        if !(0.0..1.0).contains(&self.average) {
+            return wrong("average", self.average.to_string(), "0 or more, below 1");
         }
         for (field, value) in [("learning_rate", self.learning_rate), ("clip", self.clip)] {
             if !(value.is_finite() && value > 0.0) {
@@ -365,7 +375,7 @@ impl TrainConfig {
 pub fn train(
     config: &TrainConfig,
     clip: Clip,
-    data: &(dyn Fn(u64, usize) -> Pair + Sync),
+    data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync),
     words: &Words,
     held_out: &[Pair],
     folder: &Path,
@@ -383,10 +393,11 @@ pub fn train(
     remove_abandoned(folder)?;
     let path = folder.join("checkpoint.safetensors");
     let run = identity(config, model, words)?;
-    let (mut clip, mut optimiser, start) = if path.exists() {
+    let (mut clip, mut average, mut optimiser, start) = if path.exists() {
         resume(&path, &run, config, clip)?
     } else {
-        (clip, Optimiser::new(optimiser_config(config)), 0)
+        let average = clip.clone();
+        (clip, average, Optimiser::new(optimiser_config(config)), 0)
     };
     let threads = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -468,6 +479,7 @@ pub fn train(
             clip.logit_scale = clip
                 .logit_scale
                 .map(|scale| scale.clamp(0.0, LARGEST_SCALE.ln()));
+            average = ema(average, &clip, config.momentum(step));
 
             let done = step + 1;
             since.1 += 1;
@@ -492,7 +504,7 @@ pub fn train(
                     gradient: length,
                     scale: clip.scale().into_scalar::<f32>(),
                     pairs_per_second: (since.1 * config.batch) as f64 / seconds.max(1e-9),
-                    held_out: evaluate.then(|| retrieval(&clip, held_out, last_size, &plain)),
+                    held_out: evaluate.then(|| retrieval(&average, held_out, last_size, &plain)),
                 };
                 let text = serde_json::to_string(&line).map_err(std::io::Error::from)?;
                 writeln!(log, "{text}")?;
@@ -500,18 +512,18 @@ pub fn train(
                 since = (Instant::now(), 0, [0.0; 3]);
             }
             if done % config.save_every == 0 || done == steps || stop {
-                save(&path, &run, &clip, &optimiser, done)?;
+                save(&path, &run, [&clip, &average], &optimiser, done)?;
             }
             if stop {
                 return Ok(Trained {
-                    clip,
+                    clip: average,
                     step: done,
                     finished: done == steps,
                 });
             }
         }
         Ok(Trained {
-            clip,
+            clip: average,
             step: steps,
             finished: true,
         })
@@ -532,8 +544,8 @@ fn optimiser_config(config: &TrainConfig) -> OptimiserConfig {
 
 /// Pairs as arrays.
 struct Batch {
-    size: usize,
-    /// [batch, 3, size, size].
+    size: [usize; 2],
+    /// [batch, 3, height, width].
     images: Vec<f32>,
     /// [batch, columns].
     tokens: Vec<i64>,
@@ -547,7 +559,12 @@ struct Batch {
 }
 
 /// `attributes`: how many there are; a pair knows the values of all or says nothing of them.
-fn check_pair(pair: &Pair, index: u64, size: usize, attributes: usize) -> Result<(), TrainError> {
+fn check_pair(
+    pair: &Pair,
+    index: u64,
+    [height, width]: [usize; 2],
+    attributes: usize,
+) -> Result<(), TrainError> {
     let check = |what, found, expected| {
         if found == expected {
             return Ok(());
@@ -559,22 +576,22 @@ fn check_pair(pair: &Pair, index: u64, size: usize, attributes: usize) -> Result
             expected,
         })
     };
-    check("the image", pair.image.len(), 3 * size * size)?;
+    check("the image", pair.image.len(), 3 * height * width)?;
     if attributes > 0 && !pair.values.is_empty() {
         check("the list of attributes", pair.values.len(), attributes)?;
     }
     match &pair.parts {
-        Some(parts) => check("the map of classes", parts.len(), size * size),
+        Some(parts) => check("the map of classes", parts.len(), height * width),
         None => Ok(()),
     }
 }
 
 /// The batch of a step: the pairs from `step · batch` on, drawn by `threads` threads.
 fn draw(
-    data: &(dyn Fn(u64, usize) -> Pair + Sync),
+    data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync),
     step: usize,
     batch: usize,
-    size: usize,
+    size: [usize; 2],
     model: &ClipConfig,
     words: &Words,
     threads: usize,
@@ -628,29 +645,37 @@ fn draw(
     })
 }
 
-/// The class that covers at least 60 % of each patch, 255 where none does.
+/// The class that covers most of each patch and at least two fifths of it, 255 where none does. Of equals, the lowest.
 ///
-/// parts: [size, size]; returns [rows · columns of patches]
-fn patch_classes(parts: Option<&[u8]>, size: usize, patch: usize) -> Vec<u8> {
-    let side = size / patch;
+/// Small parts seldom cover more than half of a patch: with a higher bound feet, bare arms and bags are hardly
+/// ever learned.
+///
+/// parts: [height, width]; returns [rows · columns of patches]
+fn patch_classes(parts: Option<&[u8]>, [height, width]: [usize; 2], patch: usize) -> Vec<u8> {
+    let (rows, columns) = (height / patch, width / patch);
     let Some(parts) = parts else {
-        return vec![IGNORE; side * side];
+        return vec![IGNORE; rows * columns];
     };
     let class = |place: usize| {
-        let (top, left) = (place / side * patch, place % side * patch);
+        let (top, left) = (place / columns * patch, place % columns * patch);
         let mut counts = [0usize; 256];
         for row in top..top + patch {
-            for &part in &parts[row * size + left..row * size + left + patch] {
+            for &part in &parts[row * width + left..row * width + left + patch] {
                 counts[usize::from(part)] += 1;
             }
         }
         let most = counts
             .iter()
-            .position(|&count| 10 * count >= 6 * patch * patch);
-        most.and_then(|class| u8::try_from(class).ok())
-            .unwrap_or(IGNORE)
+            .enumerate()
+            .max_by_key(|(class, count)| (**count, 255 - *class));
+        match most {
+            Some((class, count)) if 5 * count >= 2 * patch * patch => {
+                u8::try_from(class).unwrap_or(IGNORE)
+            }
+            _ => IGNORE,
+        }
     };
-    (0..side * side).map(class).collect()
+    (0..rows * columns).map(class).collect()
 }
 
 /// Equal texts get equal numbers.
@@ -667,7 +692,7 @@ fn numbers(texts: &[&str]) -> Vec<usize> {
 
 /// The patches that a step sees, in order; `None` for all.
 fn draw_patches(seed: u64, step: usize, stage: &Stage, model: &ClipConfig) -> Option<Vec<i64>> {
-    let [rows, columns] = model.grid(stage.size, stage.size);
+    let [rows, columns] = model.grid(stage.size[0], stage.size[1]);
     let count = rows * columns;
     let kept = ((count as f32 * stage.patches).round() as usize).clamp(1, count);
     if kept == count {
@@ -811,12 +836,12 @@ impl Part<'_> {
         gradients: &Receiver<Pushed>,
     ) -> Result<([f32; 2], Gradients), TrainError> {
         let batch = self.batch;
-        let (count, size) = (self.rows.len(), batch.size);
+        let (count, [height, width]) = (self.rows.len(), batch.size);
         let tracked = self.device.clone().autodiff();
-        let pixels = 3 * size * size;
+        let pixels = 3 * height * width;
         let images = batch.images[self.rows.start * pixels..self.rows.end * pixels].to_vec();
-        let images =
-            Tensor::<4>::from_data(TensorData::new(images, [count, 3, size, size]), &tracked);
+        let shape = [count, 3, height, width];
+        let images = Tensor::<4>::from_data(TensorData::new(images, shape), &tracked);
         let columns = batch.columns;
         let tokens = &batch.tokens[self.rows.start * columns..self.rows.end * columns];
         let tokens = integers(tokens.to_vec(), [count, columns], &tracked);
@@ -1193,7 +1218,14 @@ pub fn contrastive_loss(
 }
 
 /// How often the nearest caption of an image, and the nearest image of a caption, is a right one.
-pub fn retrieval(clip: &Clip, pairs: &[Pair], size: usize, device: &Device) -> Retrieval {
+///
+/// `size`: height and width of the images.
+pub fn retrieval(
+    clip: &Clip,
+    pairs: &[Pair],
+    [height, width]: [usize; 2],
+    device: &Device,
+) -> Retrieval {
     let count = pairs.len();
     let captions: Vec<&str> = pairs.iter().map(|pair| pair.caption.as_str()).collect();
     let captions_number = numbers(&captions);
@@ -1204,7 +1236,7 @@ pub fn retrieval(clip: &Clip, pairs: &[Pair], size: usize, device: &Device) -> R
             .iter()
             .flat_map(|pair| pair.image.iter().copied())
             .collect();
-        let pixels = TensorData::new(pixels, [pairs.len(), 3, size, size]);
+        let pixels = TensorData::new(pixels, [pairs.len(), 3, height, width]);
         images.push(clip.encode_image(Tensor::from_data(pixels, device)));
         let captions: Vec<&str> = pairs.iter().map(|pair| pair.caption.as_str()).collect();
         let (tokens, columns) = tokenize_flat(&captions, clip.config().text.context);
@@ -1234,6 +1266,8 @@ fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 /// In front of the names of the optimiser's arrays in a checkpoint.
 const OPTIMISER: &str = "optimiser.";
+/// In front of the names of the averaged weights in a checkpoint.
+const AVERAGE: &str = "average.";
 
 /// The settings that decide what a run computes, as text: a run continues only under the same.
 fn identity(config: &TrainConfig, model: &ClipConfig, words: &Words) -> Result<String, TrainError> {
@@ -1251,11 +1285,14 @@ fn identity(config: &TrainConfig, model: &ClipConfig, words: &Words) -> Result<S
 fn save(
     path: &Path,
     run: &str,
-    clip: &Clip,
+    [clip, average]: [&Clip; 2],
     optimiser: &Optimiser,
     step: usize,
 ) -> Result<(), TrainError> {
     let mut state = state_dict(clip);
+    for (name, array) in state_dict(average) {
+        state.insert(format!("{AVERAGE}{name}"), array);
+    }
     for (name, array) in optimiser.state() {
         state.insert(format!("{OPTIMISER}{name}"), array);
     }
@@ -1272,7 +1309,7 @@ fn resume(
     run: &str,
     config: &TrainConfig,
     clip: Clip,
-) -> Result<(Clip, Optimiser, usize), TrainError> {
+) -> Result<(Clip, Clip, Optimiser, usize), TrainError> {
     let other = |problem: String| TrainError::OtherRun {
         path: path.to_owned(),
         problem,
@@ -1286,22 +1323,36 @@ fn resume(
         .and_then(|step| step.parse::<usize>().ok())
         .filter(|step| *step <= config.steps())
         .ok_or_else(|| other("it names no step of this run".to_owned()))?;
-    let mut moments = StateDict::new();
-    state.retain(|name, array| match name.strip_prefix(OPTIMISER) {
-        Some(name) => {
-            moments.insert(name.to_owned(), std::mem::take(array));
-            false
-        }
-        None => true,
-    });
+    let mut taken = |prefix: &str| {
+        let mut found = StateDict::new();
+        state.retain(|name, array| match name.strip_prefix(prefix) {
+            Some(name) => {
+                found.insert(name.to_owned(), std::mem::take(array));
+                false
+            }
+            None => true,
+        });
+        found
+    };
+    let (moments, averaged) = (taken(OPTIMISER), taken(AVERAGE));
     let device = clip.logit_scale.val().device();
     let optimiser = Optimiser::from_state(optimiser_config(config), &moments, &device)?;
     optimiser.check("", &clip)?;
-    let (clip, report) = load_state_dict(clip, &state);
-    if !report.is_complete() {
-        return Err(other(report.to_string()));
-    }
-    Ok((clip, optimiser, step))
+    let average = clip.clone();
+    let load = |clip: Clip, state: &StateDict| {
+        let (clip, report) = load_state_dict(clip, state);
+        if report.is_complete() {
+            Ok(clip)
+        } else {
+            Err(other(report.to_string()))
+        }
+    };
+    Ok((
+        load(clip, &state)?,
+        load(average, &averaged)?,
+        optimiser,
+        step,
+    ))
 }
 
 #[cfg(test)]
@@ -1311,6 +1362,7 @@ mod tests {
     use clasp_weights::state::Array;
 
     const SIZE: usize = 16;
+    const SQUARE: [usize; 2] = [SIZE, SIZE];
 
     fn tiny() -> ClipConfig {
         ClipConfig {
@@ -1337,7 +1389,7 @@ mod tests {
 
     fn config() -> TrainConfig {
         let stage = |steps, patches| Stage {
-            size: SIZE,
+            size: SQUARE,
             steps,
             patches,
         };
@@ -1355,7 +1407,7 @@ mod tests {
     }
 
     /// A picture of one of six colours, a little noisy, and its name.
-    fn pair(index: u64, size: usize) -> Pair {
+    fn pair(index: u64, [height, width]: [usize; 2]) -> Pair {
         const COLOURS: [(&str, [f32; 3]); 6] = [
             ("red", [1.0, -1.0, -1.0]),
             ("green", [-1.0, 1.0, -1.0]),
@@ -1369,7 +1421,7 @@ mod tests {
         let noise = |rng: &mut ChaCha8Rng| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.4;
         let image = colour
             .iter()
-            .flat_map(|&value| std::iter::repeat_n(value, size * size))
+            .flat_map(|&value| std::iter::repeat_n(value, height * width))
             .map(|value| value + noise(&mut rng))
             .collect();
         // The left half is the wall, of the class 1 or 2 by its colour; the right half is unknown.
@@ -1378,9 +1430,9 @@ mod tests {
             image,
             caption: format!("a {name} wall"),
             parts: Some(
-                (0..size * size)
+                (0..height * width)
                     .map(|place| {
-                        if place % size < size / 2 {
+                        if place % width < width / 2 {
                             class
                         } else {
                             IGNORE
@@ -1520,17 +1572,21 @@ mod tests {
         parts[..2].fill(7);
         (parts[8], parts[9], parts[12]) = (1, 1, 1);
         // Of the upper left patch, half each; of the lower left, three quarters.
-        assert_eq!(patch_classes(Some(&parts), 4, 2), [255, 3, 1, 3]);
-        assert_eq!(patch_classes(None, 4, 2), [255; 4]);
+        assert_eq!(patch_classes(Some(&parts), [4, 4], 2), [3, 3, 1, 3]);
+        // The same pixels as a picture of two rows: columns 0 and 1 of both rows make the first patch.
+        assert_eq!(patch_classes(Some(&parts), [2, 8], 2), [1, 3, 3, 3]);
+        assert_eq!(patch_classes(None, [4, 4], 2), [255; 4]);
+        // Four classes with a quarter each: nothing covers two fifths.
+        assert_eq!(patch_classes(Some(&[1, 2, 3, 4]), [2, 2], 2), [255]);
         parts.fill(IGNORE);
-        assert_eq!(patch_classes(Some(&parts), 4, 2), [255; 4]);
+        assert_eq!(patch_classes(Some(&parts), [4, 4], 2), [255; 4]);
     }
 
     #[test]
     fn the_gradient_does_not_depend_on_the_split() {
         let device = Device::flex();
         let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(1), &device);
-        let batch = draw(&pair, 0, 9, SIZE, &tiny(), &words(), 2).unwrap();
+        let batch = draw(&pair, 0, 9, SQUARE, &tiny(), &words(), 2).unwrap();
         let seen = [0, 3];
         let dense = DenseStep::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
         let values = ValueStep::new(&config(), 0, &words().attributes, &batch, &tiny());
@@ -1581,15 +1637,15 @@ mod tests {
         let config = TrainConfig {
             batch: 24,
             stages: vec![Stage {
-                size: SIZE,
+                size: SQUARE,
                 steps: 60,
                 patches: 1.0,
             }],
             ..config()
         };
         let clip = run(&config, folder.path(), None).clip;
-        let held_out: Vec<Pair> = (1000..1030).map(|index| pair(index, SIZE)).collect();
-        let found = retrieval(&clip, &held_out, SIZE, &Device::flex());
+        let held_out: Vec<Pair> = (1000..1030).map(|index| pair(index, SQUARE)).collect();
+        let found = retrieval(&clip, &held_out, SQUARE, &Device::flex());
         let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
         let losses: Vec<[f32; 2]> = log
             .lines()
@@ -1670,7 +1726,7 @@ mod tests {
     fn what_cannot_work_is_said_before_anything_is_made() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("run");
-        let attempt = |config: TrainConfig, data: &(dyn Fn(u64, usize) -> Pair + Sync)| {
+        let attempt = |config: TrainConfig, data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync)| {
             train(&config, fresh(), data, &words(), &[], &folder, &mut |_| {
                 ControlFlow::Continue(())
             })
@@ -1687,7 +1743,7 @@ mod tests {
             },
             TrainConfig {
                 stages: vec![Stage {
-                    size: 4,
+                    size: [16, 4],
                     steps: 1,
                     patches: 1.0,
                 }],
@@ -1695,7 +1751,7 @@ mod tests {
             },
             TrainConfig {
                 stages: vec![Stage {
-                    size: 16,
+                    size: SQUARE,
                     steps: 1,
                     patches: 0.0,
                 }],
@@ -1714,7 +1770,7 @@ mod tests {
             assert!(matches!(error, TrainError::Setting { .. }), "{error}");
         }
         assert!(!folder.exists());
-        let wrong = |index, _| pair(index, 8);
+        let wrong = |index, _| pair(index, [8, 8]);
         assert!(matches!(
             attempt(config(), &wrong),
             TrainError::Pair {

@@ -8,11 +8,16 @@
 //!   (each value's logit minus its mean, over its deviation), and the mean over values of the recall, which does not
 //!   reward answering the commonest value. Guessing has a recall of one over the number of values; always answering
 //!   the commonest value has its share right;
+//! * **AUC** of an attribute: for each value that some images have and others have not, the share of pairs of one
+//!   image with the value and one without whose order is right by the value's probability among the attribute's values
+//!   (one against the rest; a tie counts half), and the mean of that over the values. Guessing has 0.5 whatever the
+//!   values' frequencies, and no bias for a value changes its order;
 //! * **parts**: intersection over union of each class on the stored grid, over all images together, where a cell's
 //!   truth is the class that covers most of it, and cells that are mostly unknown are left out. Guessing each cell
 //!   evenly among K classes gives a class of share p an IoU of `p/K / (p + 1/K − p/K)` = `p / (K·p + 1 − p)`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::captions::ccp_parts;
@@ -46,6 +51,9 @@ pub struct AttributeScore {
     pub name: String,
     /// Images whose truth is known.
     pub images: usize,
+    /// Area under the ROC curve of each value against the rest, mean over the values; guessing has 0.5. Absent
+    /// where all images have the same value.
+    pub auc: Option<f64>,
     /// Share of right answers from raw logits.
     pub raw: f64,
     /// Share of right answers from calibrated logits.
@@ -370,6 +378,7 @@ fn attribute_scores(
         scores.push(AttributeScore {
             name: attribute.name.clone(),
             images: known.len(),
+            auc: attribute_auc(logits, &range, &known),
             raw: share(raw),
             calibrated: share(hits.iter().sum()),
             recall: recalls.iter().sum::<f64>() / recalls.len() as f64,
@@ -378,6 +387,54 @@ fn attribute_scores(
         });
     }
     scores
+}
+
+/// Mean over values of the area under the ROC curve of one value against the rest, by the value's log-odds within the
+/// attribute: its logit minus the log of the sum of the others' exponentials. `None` where no value has both kinds of
+/// images.
+///
+/// `logits`: [images][values of all attributes]; `range`: the attribute's; `known`: image and true value.
+fn attribute_auc(
+    logits: &[Vec<f32>],
+    range: &Range<usize>,
+    known: &[(usize, usize)],
+) -> Option<f64> {
+    let areas: Vec<f64> = (0..range.len())
+        .filter_map(|value| {
+            let scores = known.iter().map(|&(image, truth)| {
+                let row = &logits[image][range.clone()];
+                let others = || {
+                    (0..row.len())
+                        .filter(|o| *o != value)
+                        .map(|o| f64::from(row[o]))
+                };
+                let most = others().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = others().map(|x| (x - most).exp()).sum();
+                (f64::from(row[value]) - most - sum.ln(), truth == value)
+            });
+            auc(scores.collect())
+        })
+        .collect();
+    (!areas.is_empty()).then(|| areas.iter().sum::<f64>() / areas.len() as f64)
+}
+
+/// Share of pairs of a positive and a negative in which the positive has the higher score, ties counting half; `None`
+/// without positives or without negatives. Each item is a score and whether it is positive.
+fn auc(mut scores: Vec<(f64, bool)>) -> Option<f64> {
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let positives = scores.iter().filter(|(_, positive)| *positive).count();
+    let negatives = scores.len() - positives;
+    if positives == 0 || negatives == 0 {
+        return None;
+    }
+    let (mut below, mut won) = (0usize, 0.0);
+    for equal in scores.chunk_by(|a, b| a.0 == b.0) {
+        let here = equal.iter().filter(|(_, positive)| *positive).count();
+        let others = equal.len() - here;
+        won += here as f64 * (below as f64 + 0.5 * others as f64);
+        below += others;
+    }
+    Some(won / (positives as f64 * negatives as f64))
 }
 
 /// Each logit minus its mean over the images, over its deviation.
@@ -480,6 +537,27 @@ mod tests {
         );
         assert!(scores[0].calibrated > 0.5, "{:?}", scores[0]);
         assert_eq!(scores[0].chance, 1.0 / attribute.values.len() as f64);
+    }
+
+    #[test]
+    fn auc_by_hand() {
+        assert_eq!(auc(vec![(1.0, true), (2.0, true)]), None);
+        let scores = vec![(0.9, true), (0.8, false), (0.7, true), (0.1, false)];
+        assert_eq!(auc(scores), Some(0.75));
+        // Equal scores say nothing.
+        assert_eq!(
+            auc(vec![(1.0, true), (1.0, false), (1.0, false)]),
+            Some(0.5)
+        );
+        // Two values: the difference decides, not the height that both share.
+        let logits = [[9.0, 8.0], [3.0, 1.0], [5.0, 6.0], [0.0, 0.0]].map(|row| row.to_vec());
+        let known = [(0, 0), (1, 0), (2, 1), (3, 1)];
+        assert_eq!(attribute_auc(&logits, &(0..2), &known), Some(1.0));
+        assert_eq!(
+            attribute_auc(&logits, &(0..2), &[(0, 0), (1, 1), (2, 0)]),
+            Some(0.0)
+        );
+        assert_eq!(attribute_auc(&logits, &(0..2), &known[..2]), None);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clasp_data::synth::Style;
 use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
 use clasp_run::check::MOST_THREADS;
@@ -230,6 +231,10 @@ pub struct ClipScore {
     /// Drawn people to score
     #[arg(long, default_value_t = 1000)]
     pub people: usize,
+    /// Drawing style of the people: standard, or held-out with garment shades, cuts, patterns, scenery and rendering
+    /// that `clasp clip train` never draws
+    #[arg(long, default_value = "standard")]
+    pub style: Style,
     /// Dense features: clear, mask or self
     #[arg(long, default_value = "clear")]
     pub dense: String,

@@ -14,6 +14,7 @@ use clasp_data::image::{
 };
 use clasp_data::layouts::attributes::Attributes;
 use clasp_data::layouts::parsing::Parsing;
+use clasp_data::synth::part;
 use clasp_data::vocabulary::{Attribute, IGNORE, Part, Vocabulary, fill};
 use clasp_data::{Rng, rng_for};
 use rand::RngExt;
@@ -331,6 +332,23 @@ fn augment(picture: &Picture, size: [usize; 2], kept: f32, rng: &mut Rng) -> Pai
     }
 }
 
+/// Part classes on which an attribute of the default vocabulary can be seen.
+fn places(attribute: &Attribute) -> Vec<u8> {
+    let places: &[u8] = match attribute.name.as_str() {
+        "age" | "hair_length" | "headwear" | "glasses" => &[part::HEAD],
+        "gender" | "view" => &[part::HEAD, part::UPPER_BODY],
+        "upper_colour" | "upper_pattern" => &[part::UPPER_BODY],
+        "sleeve_length" => &[part::UPPER_BODY, part::ARMS],
+        "lower_colour" => &[part::LOWER_BODY],
+        "lower_type" => &[part::LOWER_BODY, part::LEGS],
+        "footwear" => &[part::FEET],
+        "bag" => &[part::UPPER_BODY, part::BAG],
+        "carried_object" => &[part::ARMS],
+        _ => &[],
+    };
+    places.to_vec()
+}
+
 /// Words for part classes and values of attributes: those of the default vocabulary in its templates.
 ///
 /// # Errors
@@ -354,6 +372,7 @@ pub fn words() -> Result<Words, Error> {
     Ok(Words {
         parts: vocabulary.parts.iter().map(part).collect(),
         attributes: vocabulary.attributes.iter().map(attribute).collect(),
+        places: vocabulary.attributes.iter().map(places).collect(),
     })
 }
 

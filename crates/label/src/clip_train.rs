@@ -67,6 +67,9 @@ pub struct Words {
     pub parts: Vec<Vec<String>>,
     /// Phrases for each value of each attribute, for the value loss; none for no such loss.
     pub attributes: Vec<Vec<Vec<String>>>,
+    /// Part classes on which each attribute can be seen, for the value loss of single tokens; an attribute without
+    /// any is learned from the pooled feature alone. Attributes that the list lacks have none.
+    pub places: Vec<Vec<u8>>,
 }
 
 /// A part of the training at one size.
@@ -433,19 +436,13 @@ pub fn train(
             let batch = batches.recv().map_err(|_| TrainError::Worker)??;
             let stage = config.stage(step);
             let patches = draw_patches(config.seed, step, stage, model);
-            let dense = DenseStep::new(
-                config,
-                step,
-                &words.parts,
-                &batch,
-                patches.as_deref(),
-                model,
-            );
-            let values = ValueStep::new(config, step, &words.attributes, &batch, model);
+            let patches = patches.as_deref();
+            let dense = DenseStep::new(config, step, &words.parts, &batch, patches, model);
+            let values = ValueStep::new(config, step, words, &batch, patches, model);
             let losses = gradients(
                 &clip,
                 &batch,
-                patches.as_deref(),
+                patches,
                 dense.as_ref(),
                 values.as_ref(),
                 &pools,
@@ -859,13 +856,16 @@ impl Part<'_> {
         let texts = replica.encode_text(tokens);
         let parts = [host(images.clone().inner()), host(texts.clone().inner())];
         features.send(parts).map_err(|_| TrainError::Worker)?;
+        let (mut values, mut of_values) = (None, 0.0);
+        if let Some(step) = self.values {
+            let rows = &self.rows;
+            let (loss, alone) = step.loss(&replica, images.clone(), maps.as_ref(), rows, &tracked);
+            (values, of_values) = (Some(loss), alone);
+        }
         let dense = match (self.dense, maps) {
             (Some(dense), Some(maps)) => dense.loss(&replica, maps, &self.rows, &tracked),
             _ => None,
         };
-        let values = self
-            .values
-            .and_then(|values| values.loss(&replica, images.clone(), &self.rows, &tracked));
 
         let Pushed {
             features: [image_gradient, text_gradient],
@@ -887,6 +887,7 @@ impl Part<'_> {
                 product = product + loss * (weight * parts);
             }
         }
+        found[1] = of_values;
         let gradients = optim::gradients(&replica, &mut product.backward());
         Ok((found, gradients))
     }
@@ -909,6 +910,8 @@ struct DenseStep {
 
 /// Phrases for each class in a step.
 const PHRASES: usize = 3;
+/// Phrases for each value in a step, one of which is set against the mean of the others.
+const VALUE_PHRASES: usize = 4;
 /// The factor on cosines at which part maps are read (METHOD: labels).
 const PART_SCALE: f64 = 50.0;
 
@@ -1023,7 +1026,8 @@ impl DenseStep {
 /// A step's part of the value loss: the batch's answers, and words for them.
 struct ValueStep {
     weight: f64,
-    /// A phrase for each value of each attribute, one attribute after the other: [values, columns], and the columns.
+    /// [`VALUE_PHRASES`] phrases for each value of each attribute, one attribute after the other:
+    /// [values · phrases, columns], and the columns.
     tokens: (Vec<i64>, usize),
     /// Number of values of each attribute.
     counts: Vec<usize>,
@@ -1031,6 +1035,11 @@ struct ValueStep {
     values: Vec<u8>,
     /// Known answers of the batch.
     known: usize,
+    /// Value of each attribute that can be seen at each seen patch, [batch, seen patches, attributes]; 255 where it
+    /// is not known or cannot be seen there. Empty where nothing is known of patches.
+    token_values: Vec<u8>,
+    /// Known answers of the batch's tokens, for each attribute.
+    token_known: Vec<usize>,
 }
 
 impl ValueStep {
@@ -1038,20 +1047,24 @@ impl ValueStep {
     fn new(
         config: &TrainConfig,
         step: usize,
-        attributes: &[Vec<Vec<String>>],
+        words: &Words,
         batch: &Batch,
+        patches: Option<&[i64]>,
         model: &ClipConfig,
     ) -> Option<Self> {
+        let attributes = &words.attributes;
         let known = batch.values.iter().filter(|value| **value != IGNORE);
         let known = known.count();
         if known == 0 || config.values == 0.0 {
             return None;
         }
+        let token_values = token_values(words, batch, patches);
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ 0x7661_6c75);
         rng.set_stream(1 + step as u64);
         let texts: Vec<&str> = attributes
             .iter()
             .flatten()
+            .flat_map(|phrases| std::iter::repeat_n(phrases, VALUE_PHRASES))
             .map(|phrases| {
                 let place = rng.next_u64() % phrases.len().max(1) as u64;
                 phrases.get(place as usize).map_or("", String::as_str)
@@ -1063,30 +1076,146 @@ impl ValueStep {
             counts: attributes.iter().map(Vec::len).collect(),
             values: batch.values.clone(),
             known,
+            token_known: (0..attributes.len())
+                .map(|attribute| {
+                    let of_attribute = token_values.iter().skip(attribute);
+                    let of_attribute = of_attribute.step_by(attributes.len());
+                    of_attribute.filter(|value| **value != IGNORE).count()
+                })
+                .collect(),
+            token_values,
         })
     }
 
-    /// The loss of the images `rows`, a share of the batch's, from their features [rows, embed]; `None` if no answer
-    /// is known.
+    /// The loss of the images `rows`, a share of the batch's, from their features [rows, embed], and the same share of
+    /// the loss on the phrases themselves.
+    ///
+    /// Each value is named by the mean feature of all but one of its phrases, as labels are read from a mean over
+    /// phrases. The one that is left out is set against these means like an image whose answer is known: phrases in
+    /// other words for the same value come together and values apart. Without it there is a saddle point: where the
+    /// phrases of two values are alike, images get no gradient that tells the values apart, and while images do not
+    /// tell them apart, neither do phrases get one.
+    ///
+    /// The tokens of a part are set against the values that can be seen on it, each attribute with the same weight. The
+    /// pooled feature takes up what tokens say (its last block averages the very values that make dense features), and
+    /// a token that shows a hat is a far stronger signal than an image that has one somewhere.
+    ///
+    /// Returns the sum of the three, and the images' alone.
     fn loss(
         &self,
         clip: &Clip,
         images: Tensor<2>,
+        maps: Option<&[Tensor<3>; 2]>,
+        rows: &std::ops::Range<usize>,
+        device: &Device,
+    ) -> (Tensor<1>, f32) {
+        let attributes = self.counts.len();
+        let answers = rows.start * attributes..rows.end * attributes;
+        let truth = &self.values[answers];
+        let (phrases, columns) = &self.tokens;
+        let values: usize = self.counts.iter().sum();
+        let shape = [values * VALUE_PHRASES, *columns];
+        let phrases = clip.encode_text(integers(phrases.clone(), shape, device));
+        let [_, embed] = phrases.dims();
+        let phrases = phrases.reshape([values, VALUE_PHRASES, embed]);
+        let asked = phrases.clone().slice([0..values, 0..1]);
+        let asked = asked.reshape([values, embed]);
+        let named = phrases.slice([0..values, 1..VALUE_PHRASES]).mean_dim(1);
+        let named = named.reshape([values, embed]);
+        let length = (named.clone() * named.clone()).sum_dim(1).sqrt();
+        let named = named / (length + 1e-6);
+        let scale = clip.scale().detach();
+        let of_images = value_loss(images, named.clone(), scale.clone(), &self.counts, truth);
+        let of_images = of_images / self.known.max(1) as f64;
+        let images_alone = of_images.clone().into_scalar::<f32>();
+        let own = own_values(&self.counts);
+        let of_phrases = value_loss(asked, named.clone(), scale.clone(), &self.counts, &own);
+        let share = rows.len() as f64 * attributes as f64 / self.values.len() as f64;
+        let mut sum = of_images + of_phrases * (share / values as f64);
+        if let Some(maps) = maps {
+            for map in maps {
+                let loss = self.token_loss(map.clone(), named.clone(), scale.clone(), rows, device);
+                sum = match loss {
+                    Some(loss) => sum + loss * 0.5,
+                    None => sum,
+                };
+            }
+        }
+        (sum, images_alone)
+    }
+
+    /// The loss of the tokens of the images `rows`, [rows, seen patches, embed], mean over the attributes that any
+    /// token of the batch shows; `None` where these images show none.
+    fn token_loss(
+        &self,
+        map: Tensor<3>,
+        named: Tensor<2>,
+        scale: Tensor<1>,
         rows: &std::ops::Range<usize>,
         device: &Device,
     ) -> Option<Tensor<1>> {
+        let [count, seen, embed] = map.dims();
         let attributes = self.counts.len();
-        let values = &self.values[rows.start * attributes..rows.end * attributes];
-        if values.iter().all(|value| *value == IGNORE) {
+        let width = seen * attributes;
+        let truth = self
+            .token_values
+            .get(rows.start * width..rows.end * width)?;
+        let (places, truth): (Vec<i64>, Vec<&[u8]>) = (0..)
+            .zip(truth.chunks_exact(attributes))
+            .filter(|(_, answers)| answers.iter().any(|value| *value != IGNORE))
+            .unzip();
+        if places.is_empty() {
             return None;
         }
-        let (phrases, columns) = &self.tokens;
-        let shape = [self.counts.iter().sum(), *columns];
-        let phrases = clip.encode_text(integers(phrases.clone(), shape, device));
-        let scale = clip.scale().detach();
-        let sum = value_loss(images, phrases, scale, &self.counts, values);
-        Some(sum / self.known as f64)
+        let kept = places.len();
+        let places = integers(places, [kept], device);
+        let tokens = map.reshape([count * seen, embed]).select(0, places);
+        let losses = value_losses(tokens, named, scale, &self.counts, &truth.concat());
+        let shown = self.token_known.iter().filter(|known| **known > 0).count();
+        { losses.into_iter().zip(&self.token_known) }
+            .filter(|(_, known)| **known > 0)
+            .map(|(loss, known)| loss / (*known as f64 * shown as f64))
+            .reduce(|sum, loss| sum + loss)
     }
+}
+
+/// Value of each attribute at each seen patch, [batch, seen patches, attributes], see [`Words::places`].
+fn token_values(words: &Words, batch: &Batch, patches: Option<&[i64]>) -> Vec<u8> {
+    if words.places.iter().all(Vec::is_empty) {
+        return Vec::new();
+    }
+    let all = batch.classes.len() / batch.captions.len();
+    let every: Vec<i64> = (0..all as i64).collect();
+    let patches = patches.unwrap_or(&every);
+    let attributes = words.attributes.len();
+    let mut found = Vec::with_capacity(batch.captions.len() * patches.len() * attributes);
+    let images = { batch.classes.chunks_exact(all) }.zip(batch.values.chunks_exact(attributes));
+    for (classes, values) in images {
+        for &patch in patches {
+            let class = classes[patch as usize];
+            found.extend(values.iter().enumerate().map(|(attribute, value)| {
+                let places = words.places.get(attribute);
+                match places.is_some_and(|places| places.contains(&class)) {
+                    true => *value,
+                    false => IGNORE,
+                }
+            }));
+        }
+    }
+    found
+}
+
+/// The truth of each value's phrase, [values, attributes]: the value in its own attribute, 255 in the others.
+fn own_values(counts: &[usize]) -> Vec<u8> {
+    let mut truth = Vec::new();
+    for (attribute, &values) in counts.iter().enumerate() {
+        for value in 0..values {
+            let row = truth.len() + attribute;
+            truth.resize(truth.len() + counts.len(), IGNORE);
+            truth[row] = u8::try_from(value).unwrap_or(IGNORE);
+        }
+    }
+    truth
 }
 
 /// How well images answer questions whose answers are known: the sum, over images and attributes, of
@@ -1108,10 +1237,24 @@ pub fn value_loss(
     truth: &[u8],
 ) -> Tensor<1> {
     let device = images.device();
+    let losses = value_losses(images, phrases, scale, counts, truth);
+    let first = Tensor::<1>::zeros([1], &device);
+    losses.into_iter().fold(first, |sum, loss| sum + loss)
+}
+
+/// [`value_loss`] of each attribute.
+fn value_losses(
+    images: Tensor<2>,
+    phrases: Tensor<2>,
+    scale: Tensor<1>,
+    counts: &[usize],
+    truth: &[u8],
+) -> Vec<Tensor<1>> {
+    let device = images.device();
     let count = images.dims()[0];
     let logits = images.matmul(phrases.transpose()) * scale.unsqueeze();
     let mut start = 0;
-    let mut sum = Tensor::<1>::zeros([1], &device);
+    let mut losses = Vec::new();
     for (attribute, &values) in counts.iter().enumerate() {
         let mut one_hot = vec![0f32; count * values];
         for (image, answers) in truth.chunks_exact(counts.len()).enumerate() {
@@ -1121,10 +1264,10 @@ pub fn value_loss(
         }
         let own = log_softmax(logits.clone().narrow(1, start, values), 1);
         let one_hot = Tensor::<2>::from_data(TensorData::new(one_hot, [count, values]), &device);
-        sum = sum - (own * one_hot).sum();
+        losses.push((own * one_hot).sum().neg());
         start += values;
     }
-    sum
+    losses
 }
 
 fn integers<const D: usize>(
@@ -1457,6 +1600,7 @@ mod tests {
         Words {
             parts: texts(&["nothing", "something bright", "something dark"]),
             attributes: vec![texts(&["light", "dark"]), texts(&["a", "b", "c"])],
+            places: vec![vec![1, 2]],
         }
     }
 
@@ -1567,6 +1711,61 @@ mod tests {
     }
 
     #[test]
+    fn phrases_learn_their_values_without_images() {
+        assert_eq!(own_values(&[2, 1]), [0, 255, 1, 255, 255, 0]);
+        // Images of noise: nothing can be learned from them, and yet the phrases of two values part.
+        let noise = |index: u64, size: [usize; 2]| {
+            let mut rng = ChaCha8Rng::seed_from_u64(index);
+            let mut number = || rng.next_u32() as f32 / u32::MAX as f32 - 0.5;
+            let image: Vec<f32> = (0..3 * size[0] * size[1]).map(|_| number()).collect();
+            let value = u8::from(number() > 0.0);
+            Pair {
+                image,
+                caption: "noise".to_owned(),
+                parts: None,
+                values: vec![value],
+            }
+        };
+        let phrases = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let hats = phrases(&["a person with a hat", "a hat"]);
+        let none = phrases(&["a person without a hat", "no hat"]);
+        let words = Words {
+            parts: Vec::new(),
+            attributes: vec![vec![hats, none]],
+            places: Vec::new(),
+        };
+        let cosine = |clip: &Clip| {
+            let texts = ["a person with a hat", "a person without a hat"];
+            let (tokens, columns) = tokenize_flat(&texts, 8);
+            let features = clip.encode_text(integers(tokens, [2, columns], &Device::flex()));
+            host(features.clone().matmul(features.transpose()))[1]
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig {
+            stages: vec![Stage {
+                size: SQUARE,
+                steps: 60,
+                patches: 1.0,
+            }],
+            ..config()
+        };
+        let train = train(
+            &config,
+            fresh(),
+            &noise,
+            &words,
+            &[],
+            folder.path(),
+            &mut |_| ControlFlow::Continue(()),
+        );
+        let (before, after) = (cosine(&fresh()), cosine(&train.unwrap().clip));
+        assert!(
+            before > 0.8 && after < 0.5,
+            "{before} before, {after} after"
+        );
+    }
+
+    #[test]
     fn a_patch_has_the_class_of_most_of_it() {
         let mut parts = vec![3u8; 16];
         parts[..2].fill(7);
@@ -1589,7 +1788,9 @@ mod tests {
         let batch = draw(&pair, 0, 9, SQUARE, &tiny(), &words(), 2).unwrap();
         let seen = [0, 3];
         let dense = DenseStep::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
-        let values = ValueStep::new(&config(), 0, &words().attributes, &batch, &tiny());
+        let values = ValueStep::new(&config(), 0, &words(), &batch, Some(&seen), &tiny());
+        let of_tokens = values.as_ref().map(|step| step.token_known.clone());
+        assert!(of_tokens.is_some_and(|known| known[0] > 0 && known[1] == 0));
         assert!(dense.is_some() && values.is_some());
         let pools = |count| -> Vec<rayon::ThreadPool> {
             let pool = |_| {

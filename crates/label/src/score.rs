@@ -25,7 +25,7 @@ use clasp_data::image::{Limits, Rgb, decode};
 use clasp_data::layouts::attributes::Attributes;
 use clasp_data::layouts::parsing::Parsing;
 use clasp_data::rng_for;
-use clasp_data::synth::{self, Person, Shot};
+use clasp_data::synth::{self, Person, Shot, Style};
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use serde::{Deserialize, Serialize};
 
@@ -90,7 +90,7 @@ struct Truth {
     parts: Option<Vec<u8>>,
 }
 
-/// Scores on `count` people drawn from `seed`, whole and upright.
+/// Scores on `count` people drawn from `seed` in a style, whole and upright. Training draws the standard style only.
 ///
 /// # Errors
 ///
@@ -99,12 +99,13 @@ pub fn score_drawn(
     labeller: &ClipLabeller,
     count: usize,
     seed: u64,
+    style: Style,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Score, Error> {
     let people = (0..count).map(|index| {
         let mut rng = rng_for(seed, 0, &format!("clip score {index}"));
-        let person = Person::sample(&mut rng);
-        let shot = Shot::sample(&person, &mut rng);
+        let person = Person::sample_in(style, &mut rng);
+        let shot = Shot::sample_in(style, &person, &mut rng);
         let drawn = synth::draw(&person, &shot, DRAWN[0], DRAWN[1]);
         Ok(Truth {
             image: drawn.image,
@@ -574,9 +575,13 @@ mod tests {
     fn drawn_people_are_scored_the_same_each_time() {
         let labeller = labeller(&LabelConfig::default());
         let mut seen = 0;
-        let score = score_drawn(&labeller, 5, 7, &mut |done| seen = done).unwrap();
+        let of = |style, progress: &mut dyn FnMut(usize)| {
+            score_drawn(&labeller, 5, 7, style, progress).unwrap()
+        };
+        let score = of(Style::Standard, &mut |done| seen = done);
         assert_eq!(seen, 5);
-        assert_eq!(score, score_drawn(&labeller, 5, 7, &mut |_| {}).unwrap());
+        assert_eq!(score, of(Style::Standard, &mut |_| {}));
+        assert_ne!(score, of(Style::HeldOut, &mut |_| {}));
         let parts = score.parts.unwrap();
         assert_eq!(parts.images, 5);
         assert!(parts.mean_iou >= 0.0 && parts.chance > 0.0);

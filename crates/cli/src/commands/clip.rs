@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use anyhow::{Result, bail};
 use clasp_data::rng_for;
+use clasp_data::synth::Style;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::clip_data::{ClipData, Photos, words};
 use clasp_label::clip_train::{Progress, Stage, TrainConfig, train};
@@ -135,11 +136,21 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
     let labeller = ClipLabeller::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
     let people = arguments.people;
     let mut meter = Meter::new(common, "score drawn people", "images");
-    let drawn = score_drawn(&labeller, people, SCORE_SEED, &mut |done| {
-        meter.set(done as u64, people as u64, "");
-    })?;
+    let drawn = score_drawn(
+        &labeller,
+        people,
+        SCORE_SEED,
+        arguments.style,
+        &mut |done| {
+            meter.set(done as u64, people as u64, "");
+        },
+    )?;
     drop(meter);
-    let mut scores = BTreeMap::from([("drawn people", drawn)]);
+    let drawn_people = match arguments.style {
+        Style::Standard => "drawn people",
+        Style::HeldOut => "drawn people, held-out style",
+    };
+    let mut scores = BTreeMap::from([(drawn_people, drawn)]);
     if let Some(folder) = &arguments.photos {
         scores.insert("photos", score_photos(&labeller, folder, &mut |_| {})?);
     }

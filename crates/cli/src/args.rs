@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use clasp_data::synth::Style;
 use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
 use clasp_run::check::MOST_THREADS;
@@ -191,6 +192,16 @@ pub struct ClipTrain {
     /// A CLIP to adapt, a folder or name; without it, a new small one
     #[arg(long)]
     pub from: Option<String>,
+    /// Height and width of the images that it is for; the model's own if absent. Another size resamples the position
+    /// embeddings of the CLIP given by --from
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Weight of the loss on known attribute values beside the contrastive one
+    #[arg(long, default_value_t = 4.0)]
+    pub value_weight: f64,
+    /// Weight of the loss on known parts beside the contrastive one
+    #[arg(long, default_value_t = 1.0)]
+    pub part_weight: f64,
     /// Image-caption pairs to see
     #[arg(long, default_value_t = 200_000)]
     pub pairs: usize,
@@ -220,6 +231,10 @@ pub struct ClipScore {
     /// Drawn people to score
     #[arg(long, default_value_t = 1000)]
     pub people: usize,
+    /// Drawing style of the people: standard, or held-out with garment shades, cuts, patterns, scenery and rendering
+    /// that `clasp clip train` never draws
+    #[arg(long, default_value = "standard")]
+    pub style: Style,
     /// Dense features: clear, mask or self
     #[arg(long, default_value = "clear")]
     pub dense: String,

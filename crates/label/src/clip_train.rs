@@ -12,8 +12,9 @@
 //! * where the answers to questions about a picture are known, its pooled feature is set against one phrase for each
 //!   value of the question: [`value_loss`], CLIP's rule for zero-shot answers. Captions name many facts at once, and
 //!   a batch hardly ever holds two that differ in one small fact alone: a hat, a sleeve;
-//! * training starts at a small size, and on a part of the patches (FLIP, arXiv 2212.00794), and ends at the full
-//!   size: [`Stage`]. Position embeddings are resampled as at inference, so nothing is converted in between;
+//! * training may go through several sizes, on all patches or a part of them (FLIP, arXiv 2212.00794): [`Stage`].
+//!   Position embeddings are resampled as at inference, so nothing is converted in between;
+//! * what a run gives is the moving average of its weights, so that a run that is stopped gives a usable model too;
 //! * a batch is split over threads, each with its own copy of the model's graph. The loss needs the whole batch:
 //!   features are gathered, the loss and its gradient on them computed once, and that gradient is pushed back
 //!   through each part. The result does not depend on timing, only on the number of threads.
@@ -36,7 +37,7 @@ use clasp_data::atomic::remove_abandoned;
 use clasp_data::vocabulary::IGNORE;
 use clasp_model::ModelError;
 use clasp_model::clip::{Clip, ClipConfig, ClipConfigError, Dense};
-use clasp_model::optim::{self, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays};
+use clasp_model::optim::{self, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays, ema};
 use clasp_model::tokenizer::tokenize_flat;
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint;
@@ -49,11 +50,11 @@ use serde::{Deserialize, Serialize};
 /// An image and what it shows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
-    /// [3, size, size], normalised with the mean and standard deviation that the model will be saved with.
+    /// [3, height, width], normalised with the mean and standard deviation that the model will be saved with.
     pub image: Vec<f32>,
     /// The caption.
     pub caption: String,
-    /// Part class of each pixel, [size, size]; 255 where unknown. `None` if nothing is known.
+    /// Part class of each pixel, [height, width]; 255 where unknown. `None` if nothing is known.
     pub parts: Option<Vec<u8>>,
     /// Value of each attribute of [`Words`]; 255 where unknown. Empty if nothing is known.
     pub values: Vec<u8>,
@@ -66,14 +67,17 @@ pub struct Words {
     pub parts: Vec<Vec<String>>,
     /// Phrases for each value of each attribute, for the value loss; none for no such loss.
     pub attributes: Vec<Vec<Vec<String>>>,
+    /// Part classes on which each attribute can be seen, for the value loss of single tokens; an attribute without
+    /// any is learned from the pooled feature alone. Attributes that the list lacks have none.
+    pub places: Vec<Vec<u8>>,
 }
 
 /// A part of the training at one size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stage {
-    /// Side of the square images in pixels.
-    pub size: usize,
+    /// Height and width of the images in pixels.
+    pub size: [usize; 2],
     /// Number of steps.
     pub steps: usize,
     /// Share of the patches that is seen, drawn anew each step: 1 for all.
@@ -102,6 +106,9 @@ pub struct TrainConfig {
     pub dense: f64,
     /// Weight of the value loss beside the contrastive one; 0 for none.
     pub values: f64,
+    /// Momentum of the moving average of the weights (Polyak averaging), 0 for none. The average is what is measured on
+    /// the held-out pairs and what a run gives, whether it ended or was stopped.
+    pub average: f64,
     /// Threads among which a batch is split, no more than it has pairs; 0 takes one for each core.
     pub threads: usize,
     /// Steps between log lines.
@@ -122,17 +129,14 @@ impl Default for TrainConfig {
         Self {
             seed: 0,
             batch: 128,
-            stages: vec![
-                stage(64, 1500, 0.5),
-                stage(96, 400, 0.5),
-                stage(96, 100, 1.0),
-            ],
+            stages: vec![stage([128, 64], 2000, 1.0)],
             learning_rate: 1e-3,
             warm_up: 100,
             weight_decay: 0.1,
             clip: 1.0,
             dense: 1.0,
-            values: 1.0,
+            values: 4.0,
+            average: 0.995,
             threads: 0,
             log_every: 10,
             evaluate_every: 200,
@@ -215,8 +219,8 @@ pub struct Progress {
     pub steps: usize,
     /// Pairs seen, repetitions counted.
     pub pairs: u64,
-    /// Side of the images.
-    pub size: usize,
+    /// Height and width of the images.
+    pub size: [usize; 2],
     /// Mean contrastive loss since the last line.
     pub loss: f32,
     /// The smallest contrastive loss that could be reached with the last batch's equal captions.
@@ -251,7 +255,7 @@ pub struct Retrieval {
 /// How a run ended.
 #[derive(Debug)]
 pub struct Trained {
-    /// The model, without gradients.
+    /// The moving average of the weights, without gradients.
     pub clip: Clip,
     /// Steps done in all.
     pub step: usize,
@@ -273,6 +277,11 @@ impl TrainConfig {
         let rest = (self.steps() - self.warm_up.min(self.steps())).max(1);
         let done = (step - self.warm_up) as f64 / rest as f64;
         0.5 * self.learning_rate * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
+    }
+
+    /// Momentum of the average at a step, counted from 0: smaller at first, so that the start is soon forgotten.
+    fn momentum(&self, step: usize) -> f64 {
+        self.average.min((1 + step) as f64 / (10 + step) as f64)
     }
 
     /// The stage of a step, counted from 0; the last one behind the end.
@@ -304,10 +313,11 @@ impl TrainConfig {
             return wrong("stages", "empty".into(), "at least one step");
         }
         for stage in &self.stages {
-            if stage.size < model.vision.patch || stage.size > 4096 {
+            let sides = model.vision.patch..=4096;
+            if stage.size.iter().any(|side| !sides.contains(side)) {
                 return wrong(
                     "stages.size",
-                    stage.size.to_string(),
+                    format!("{:?}", stage.size),
                     "one patch to 4096 pixels",
                 );
             }
@@ -323,6 +333,9 @@ impl TrainConfig {
             if !(value.is_finite() && value >= 0.0) {
                 return wrong(field, value.to_string(), "0 or a positive number");
             }
+        }
+        if !(0.0..1.0).contains(&self.average) {
+            return wrong("average", self.average.to_string(), "0 or more, below 1");
         }
         for (field, value) in [("learning_rate", self.learning_rate), ("clip", self.clip)] {
             if !(value.is_finite() && value > 0.0) {
@@ -365,7 +378,7 @@ impl TrainConfig {
 pub fn train(
     config: &TrainConfig,
     clip: Clip,
-    data: &(dyn Fn(u64, usize) -> Pair + Sync),
+    data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync),
     words: &Words,
     held_out: &[Pair],
     folder: &Path,
@@ -383,10 +396,11 @@ pub fn train(
     remove_abandoned(folder)?;
     let path = folder.join("checkpoint.safetensors");
     let run = identity(config, model, words)?;
-    let (mut clip, mut optimiser, start) = if path.exists() {
+    let (mut clip, mut average, mut optimiser, start) = if path.exists() {
         resume(&path, &run, config, clip)?
     } else {
-        (clip, Optimiser::new(optimiser_config(config)), 0)
+        let average = clip.clone();
+        (clip, average, Optimiser::new(optimiser_config(config)), 0)
     };
     let threads = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -422,19 +436,13 @@ pub fn train(
             let batch = batches.recv().map_err(|_| TrainError::Worker)??;
             let stage = config.stage(step);
             let patches = draw_patches(config.seed, step, stage, model);
-            let dense = DenseStep::new(
-                config,
-                step,
-                &words.parts,
-                &batch,
-                patches.as_deref(),
-                model,
-            );
-            let values = ValueStep::new(config, step, &words.attributes, &batch, model);
+            let patches = patches.as_deref();
+            let dense = DenseStep::new(config, step, &words.parts, &batch, patches, model);
+            let values = ValueStep::new(config, step, words, &batch, patches, model);
             let losses = gradients(
                 &clip,
                 &batch,
-                patches.as_deref(),
+                patches,
                 dense.as_ref(),
                 values.as_ref(),
                 &pools,
@@ -468,6 +476,7 @@ pub fn train(
             clip.logit_scale = clip
                 .logit_scale
                 .map(|scale| scale.clamp(0.0, LARGEST_SCALE.ln()));
+            average = ema(average, &clip, config.momentum(step));
 
             let done = step + 1;
             since.1 += 1;
@@ -492,7 +501,7 @@ pub fn train(
                     gradient: length,
                     scale: clip.scale().into_scalar::<f32>(),
                     pairs_per_second: (since.1 * config.batch) as f64 / seconds.max(1e-9),
-                    held_out: evaluate.then(|| retrieval(&clip, held_out, last_size, &plain)),
+                    held_out: evaluate.then(|| retrieval(&average, held_out, last_size, &plain)),
                 };
                 let text = serde_json::to_string(&line).map_err(std::io::Error::from)?;
                 writeln!(log, "{text}")?;
@@ -500,18 +509,18 @@ pub fn train(
                 since = (Instant::now(), 0, [0.0; 3]);
             }
             if done % config.save_every == 0 || done == steps || stop {
-                save(&path, &run, &clip, &optimiser, done)?;
+                save(&path, &run, [&clip, &average], &optimiser, done)?;
             }
             if stop {
                 return Ok(Trained {
-                    clip,
+                    clip: average,
                     step: done,
                     finished: done == steps,
                 });
             }
         }
         Ok(Trained {
-            clip,
+            clip: average,
             step: steps,
             finished: true,
         })
@@ -532,8 +541,8 @@ fn optimiser_config(config: &TrainConfig) -> OptimiserConfig {
 
 /// Pairs as arrays.
 struct Batch {
-    size: usize,
-    /// [batch, 3, size, size].
+    size: [usize; 2],
+    /// [batch, 3, height, width].
     images: Vec<f32>,
     /// [batch, columns].
     tokens: Vec<i64>,
@@ -547,7 +556,12 @@ struct Batch {
 }
 
 /// `attributes`: how many there are; a pair knows the values of all or says nothing of them.
-fn check_pair(pair: &Pair, index: u64, size: usize, attributes: usize) -> Result<(), TrainError> {
+fn check_pair(
+    pair: &Pair,
+    index: u64,
+    [height, width]: [usize; 2],
+    attributes: usize,
+) -> Result<(), TrainError> {
     let check = |what, found, expected| {
         if found == expected {
             return Ok(());
@@ -559,22 +573,22 @@ fn check_pair(pair: &Pair, index: u64, size: usize, attributes: usize) -> Result
             expected,
         })
     };
-    check("the image", pair.image.len(), 3 * size * size)?;
+    check("the image", pair.image.len(), 3 * height * width)?;
     if attributes > 0 && !pair.values.is_empty() {
         check("the list of attributes", pair.values.len(), attributes)?;
     }
     match &pair.parts {
-        Some(parts) => check("the map of classes", parts.len(), size * size),
+        Some(parts) => check("the map of classes", parts.len(), height * width),
         None => Ok(()),
     }
 }
 
 /// The batch of a step: the pairs from `step · batch` on, drawn by `threads` threads.
 fn draw(
-    data: &(dyn Fn(u64, usize) -> Pair + Sync),
+    data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync),
     step: usize,
     batch: usize,
-    size: usize,
+    size: [usize; 2],
     model: &ClipConfig,
     words: &Words,
     threads: usize,
@@ -628,29 +642,37 @@ fn draw(
     })
 }
 
-/// The class that covers at least 60 % of each patch, 255 where none does.
+/// The class that covers most of each patch and at least two fifths of it, 255 where none does. Of equals, the lowest.
 ///
-/// parts: [size, size]; returns [rows · columns of patches]
-fn patch_classes(parts: Option<&[u8]>, size: usize, patch: usize) -> Vec<u8> {
-    let side = size / patch;
+/// Small parts seldom cover more than half of a patch: with a higher bound feet, bare arms and bags are hardly
+/// ever learned.
+///
+/// parts: [height, width]; returns [rows · columns of patches]
+fn patch_classes(parts: Option<&[u8]>, [height, width]: [usize; 2], patch: usize) -> Vec<u8> {
+    let (rows, columns) = (height / patch, width / patch);
     let Some(parts) = parts else {
-        return vec![IGNORE; side * side];
+        return vec![IGNORE; rows * columns];
     };
     let class = |place: usize| {
-        let (top, left) = (place / side * patch, place % side * patch);
+        let (top, left) = (place / columns * patch, place % columns * patch);
         let mut counts = [0usize; 256];
         for row in top..top + patch {
-            for &part in &parts[row * size + left..row * size + left + patch] {
+            for &part in &parts[row * width + left..row * width + left + patch] {
                 counts[usize::from(part)] += 1;
             }
         }
         let most = counts
             .iter()
-            .position(|&count| 10 * count >= 6 * patch * patch);
-        most.and_then(|class| u8::try_from(class).ok())
-            .unwrap_or(IGNORE)
+            .enumerate()
+            .max_by_key(|(class, count)| (**count, 255 - *class));
+        match most {
+            Some((class, count)) if 5 * count >= 2 * patch * patch => {
+                u8::try_from(class).unwrap_or(IGNORE)
+            }
+            _ => IGNORE,
+        }
     };
-    (0..side * side).map(class).collect()
+    (0..rows * columns).map(class).collect()
 }
 
 /// Equal texts get equal numbers.
@@ -667,7 +689,7 @@ fn numbers(texts: &[&str]) -> Vec<usize> {
 
 /// The patches that a step sees, in order; `None` for all.
 fn draw_patches(seed: u64, step: usize, stage: &Stage, model: &ClipConfig) -> Option<Vec<i64>> {
-    let [rows, columns] = model.grid(stage.size, stage.size);
+    let [rows, columns] = model.grid(stage.size[0], stage.size[1]);
     let count = rows * columns;
     let kept = ((count as f32 * stage.patches).round() as usize).clamp(1, count);
     if kept == count {
@@ -811,12 +833,12 @@ impl Part<'_> {
         gradients: &Receiver<Pushed>,
     ) -> Result<([f32; 2], Gradients), TrainError> {
         let batch = self.batch;
-        let (count, size) = (self.rows.len(), batch.size);
+        let (count, [height, width]) = (self.rows.len(), batch.size);
         let tracked = self.device.clone().autodiff();
-        let pixels = 3 * size * size;
+        let pixels = 3 * height * width;
         let images = batch.images[self.rows.start * pixels..self.rows.end * pixels].to_vec();
-        let images =
-            Tensor::<4>::from_data(TensorData::new(images, [count, 3, size, size]), &tracked);
+        let shape = [count, 3, height, width];
+        let images = Tensor::<4>::from_data(TensorData::new(images, shape), &tracked);
         let columns = batch.columns;
         let tokens = &batch.tokens[self.rows.start * columns..self.rows.end * columns];
         let tokens = integers(tokens.to_vec(), [count, columns], &tracked);
@@ -834,13 +856,16 @@ impl Part<'_> {
         let texts = replica.encode_text(tokens);
         let parts = [host(images.clone().inner()), host(texts.clone().inner())];
         features.send(parts).map_err(|_| TrainError::Worker)?;
+        let (mut values, mut of_values) = (None, 0.0);
+        if let Some(step) = self.values {
+            let rows = &self.rows;
+            let (loss, alone) = step.loss(&replica, images.clone(), maps.as_ref(), rows, &tracked);
+            (values, of_values) = (Some(loss), alone);
+        }
         let dense = match (self.dense, maps) {
             (Some(dense), Some(maps)) => dense.loss(&replica, maps, &self.rows, &tracked),
             _ => None,
         };
-        let values = self
-            .values
-            .and_then(|values| values.loss(&replica, images.clone(), &self.rows, &tracked));
 
         let Pushed {
             features: [image_gradient, text_gradient],
@@ -862,6 +887,7 @@ impl Part<'_> {
                 product = product + loss * (weight * parts);
             }
         }
+        found[1] = of_values;
         let gradients = optim::gradients(&replica, &mut product.backward());
         Ok((found, gradients))
     }
@@ -884,6 +910,8 @@ struct DenseStep {
 
 /// Phrases for each class in a step.
 const PHRASES: usize = 3;
+/// Phrases for each value in a step, one of which is set against the mean of the others.
+const VALUE_PHRASES: usize = 4;
 /// The factor on cosines at which part maps are read (METHOD: labels).
 const PART_SCALE: f64 = 50.0;
 
@@ -998,7 +1026,8 @@ impl DenseStep {
 /// A step's part of the value loss: the batch's answers, and words for them.
 struct ValueStep {
     weight: f64,
-    /// A phrase for each value of each attribute, one attribute after the other: [values, columns], and the columns.
+    /// [`VALUE_PHRASES`] phrases for each value of each attribute, one attribute after the other:
+    /// [values · phrases, columns], and the columns.
     tokens: (Vec<i64>, usize),
     /// Number of values of each attribute.
     counts: Vec<usize>,
@@ -1006,6 +1035,11 @@ struct ValueStep {
     values: Vec<u8>,
     /// Known answers of the batch.
     known: usize,
+    /// Value of each attribute that can be seen at each seen patch, [batch, seen patches, attributes]; 255 where it
+    /// is not known or cannot be seen there. Empty where nothing is known of patches.
+    token_values: Vec<u8>,
+    /// Known answers of the batch's tokens, for each attribute.
+    token_known: Vec<usize>,
 }
 
 impl ValueStep {
@@ -1013,20 +1047,24 @@ impl ValueStep {
     fn new(
         config: &TrainConfig,
         step: usize,
-        attributes: &[Vec<Vec<String>>],
+        words: &Words,
         batch: &Batch,
+        patches: Option<&[i64]>,
         model: &ClipConfig,
     ) -> Option<Self> {
+        let attributes = &words.attributes;
         let known = batch.values.iter().filter(|value| **value != IGNORE);
         let known = known.count();
         if known == 0 || config.values == 0.0 {
             return None;
         }
+        let token_values = token_values(words, batch, patches);
         let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ 0x7661_6c75);
         rng.set_stream(1 + step as u64);
         let texts: Vec<&str> = attributes
             .iter()
             .flatten()
+            .flat_map(|phrases| std::iter::repeat_n(phrases, VALUE_PHRASES))
             .map(|phrases| {
                 let place = rng.next_u64() % phrases.len().max(1) as u64;
                 phrases.get(place as usize).map_or("", String::as_str)
@@ -1038,30 +1076,146 @@ impl ValueStep {
             counts: attributes.iter().map(Vec::len).collect(),
             values: batch.values.clone(),
             known,
+            token_known: (0..attributes.len())
+                .map(|attribute| {
+                    let of_attribute = token_values.iter().skip(attribute);
+                    let of_attribute = of_attribute.step_by(attributes.len());
+                    of_attribute.filter(|value| **value != IGNORE).count()
+                })
+                .collect(),
+            token_values,
         })
     }
 
-    /// The loss of the images `rows`, a share of the batch's, from their features [rows, embed]; `None` if no answer
-    /// is known.
+    /// The loss of the images `rows`, a share of the batch's, from their features [rows, embed], and the same share of
+    /// the loss on the phrases themselves.
+    ///
+    /// Each value is named by the mean feature of all but one of its phrases, as labels are read from a mean over
+    /// phrases. The one that is left out is set against these means like an image whose answer is known: phrases in
+    /// other words for the same value come together and values apart. Without it there is a saddle point: where the
+    /// phrases of two values are alike, images get no gradient that tells the values apart, and while images do not
+    /// tell them apart, neither do phrases get one.
+    ///
+    /// The tokens of a part are set against the values that can be seen on it, each attribute with the same weight. The
+    /// pooled feature takes up what tokens say (its last block averages the very values that make dense features), and
+    /// a token that shows a hat is a far stronger signal than an image that has one somewhere.
+    ///
+    /// Returns the sum of the three, and the images' alone.
     fn loss(
         &self,
         clip: &Clip,
         images: Tensor<2>,
+        maps: Option<&[Tensor<3>; 2]>,
+        rows: &std::ops::Range<usize>,
+        device: &Device,
+    ) -> (Tensor<1>, f32) {
+        let attributes = self.counts.len();
+        let answers = rows.start * attributes..rows.end * attributes;
+        let truth = &self.values[answers];
+        let (phrases, columns) = &self.tokens;
+        let values: usize = self.counts.iter().sum();
+        let shape = [values * VALUE_PHRASES, *columns];
+        let phrases = clip.encode_text(integers(phrases.clone(), shape, device));
+        let [_, embed] = phrases.dims();
+        let phrases = phrases.reshape([values, VALUE_PHRASES, embed]);
+        let asked = phrases.clone().slice([0..values, 0..1]);
+        let asked = asked.reshape([values, embed]);
+        let named = phrases.slice([0..values, 1..VALUE_PHRASES]).mean_dim(1);
+        let named = named.reshape([values, embed]);
+        let length = (named.clone() * named.clone()).sum_dim(1).sqrt();
+        let named = named / (length + 1e-6);
+        let scale = clip.scale().detach();
+        let of_images = value_loss(images, named.clone(), scale.clone(), &self.counts, truth);
+        let of_images = of_images / self.known.max(1) as f64;
+        let images_alone = of_images.clone().into_scalar::<f32>();
+        let own = own_values(&self.counts);
+        let of_phrases = value_loss(asked, named.clone(), scale.clone(), &self.counts, &own);
+        let share = rows.len() as f64 * attributes as f64 / self.values.len() as f64;
+        let mut sum = of_images + of_phrases * (share / values as f64);
+        if let Some(maps) = maps {
+            for map in maps {
+                let loss = self.token_loss(map.clone(), named.clone(), scale.clone(), rows, device);
+                sum = match loss {
+                    Some(loss) => sum + loss * 0.5,
+                    None => sum,
+                };
+            }
+        }
+        (sum, images_alone)
+    }
+
+    /// The loss of the tokens of the images `rows`, [rows, seen patches, embed], mean over the attributes that any
+    /// token of the batch shows; `None` where these images show none.
+    fn token_loss(
+        &self,
+        map: Tensor<3>,
+        named: Tensor<2>,
+        scale: Tensor<1>,
         rows: &std::ops::Range<usize>,
         device: &Device,
     ) -> Option<Tensor<1>> {
+        let [count, seen, embed] = map.dims();
         let attributes = self.counts.len();
-        let values = &self.values[rows.start * attributes..rows.end * attributes];
-        if values.iter().all(|value| *value == IGNORE) {
+        let width = seen * attributes;
+        let truth = self
+            .token_values
+            .get(rows.start * width..rows.end * width)?;
+        let (places, truth): (Vec<i64>, Vec<&[u8]>) = (0..)
+            .zip(truth.chunks_exact(attributes))
+            .filter(|(_, answers)| answers.iter().any(|value| *value != IGNORE))
+            .unzip();
+        if places.is_empty() {
             return None;
         }
-        let (phrases, columns) = &self.tokens;
-        let shape = [self.counts.iter().sum(), *columns];
-        let phrases = clip.encode_text(integers(phrases.clone(), shape, device));
-        let scale = clip.scale().detach();
-        let sum = value_loss(images, phrases, scale, &self.counts, values);
-        Some(sum / self.known as f64)
+        let kept = places.len();
+        let places = integers(places, [kept], device);
+        let tokens = map.reshape([count * seen, embed]).select(0, places);
+        let losses = value_losses(tokens, named, scale, &self.counts, &truth.concat());
+        let shown = self.token_known.iter().filter(|known| **known > 0).count();
+        { losses.into_iter().zip(&self.token_known) }
+            .filter(|(_, known)| **known > 0)
+            .map(|(loss, known)| loss / (*known as f64 * shown as f64))
+            .reduce(|sum, loss| sum + loss)
     }
+}
+
+/// Value of each attribute at each seen patch, [batch, seen patches, attributes], see [`Words::places`].
+fn token_values(words: &Words, batch: &Batch, patches: Option<&[i64]>) -> Vec<u8> {
+    if words.places.iter().all(Vec::is_empty) {
+        return Vec::new();
+    }
+    let all = batch.classes.len() / batch.captions.len();
+    let every: Vec<i64> = (0..all as i64).collect();
+    let patches = patches.unwrap_or(&every);
+    let attributes = words.attributes.len();
+    let mut found = Vec::with_capacity(batch.captions.len() * patches.len() * attributes);
+    let images = { batch.classes.chunks_exact(all) }.zip(batch.values.chunks_exact(attributes));
+    for (classes, values) in images {
+        for &patch in patches {
+            let class = classes[patch as usize];
+            found.extend(values.iter().enumerate().map(|(attribute, value)| {
+                let places = words.places.get(attribute);
+                match places.is_some_and(|places| places.contains(&class)) {
+                    true => *value,
+                    false => IGNORE,
+                }
+            }));
+        }
+    }
+    found
+}
+
+/// The truth of each value's phrase, [values, attributes]: the value in its own attribute, 255 in the others.
+fn own_values(counts: &[usize]) -> Vec<u8> {
+    let mut truth = Vec::new();
+    for (attribute, &values) in counts.iter().enumerate() {
+        for value in 0..values {
+            let row = truth.len() + attribute;
+            truth.resize(truth.len() + counts.len(), IGNORE);
+            truth[row] = u8::try_from(value).unwrap_or(IGNORE);
+        }
+    }
+    truth
 }
 
 /// How well images answer questions whose answers are known: the sum, over images and attributes, of
@@ -1083,10 +1237,24 @@ pub fn value_loss(
     truth: &[u8],
 ) -> Tensor<1> {
     let device = images.device();
+    let losses = value_losses(images, phrases, scale, counts, truth);
+    let first = Tensor::<1>::zeros([1], &device);
+    losses.into_iter().fold(first, |sum, loss| sum + loss)
+}
+
+/// [`value_loss`] of each attribute.
+fn value_losses(
+    images: Tensor<2>,
+    phrases: Tensor<2>,
+    scale: Tensor<1>,
+    counts: &[usize],
+    truth: &[u8],
+) -> Vec<Tensor<1>> {
+    let device = images.device();
     let count = images.dims()[0];
     let logits = images.matmul(phrases.transpose()) * scale.unsqueeze();
     let mut start = 0;
-    let mut sum = Tensor::<1>::zeros([1], &device);
+    let mut losses = Vec::new();
     for (attribute, &values) in counts.iter().enumerate() {
         let mut one_hot = vec![0f32; count * values];
         for (image, answers) in truth.chunks_exact(counts.len()).enumerate() {
@@ -1096,10 +1264,10 @@ pub fn value_loss(
         }
         let own = log_softmax(logits.clone().narrow(1, start, values), 1);
         let one_hot = Tensor::<2>::from_data(TensorData::new(one_hot, [count, values]), &device);
-        sum = sum - (own * one_hot).sum();
+        losses.push((own * one_hot).sum().neg());
         start += values;
     }
-    sum
+    losses
 }
 
 fn integers<const D: usize>(
@@ -1193,7 +1361,14 @@ pub fn contrastive_loss(
 }
 
 /// How often the nearest caption of an image, and the nearest image of a caption, is a right one.
-pub fn retrieval(clip: &Clip, pairs: &[Pair], size: usize, device: &Device) -> Retrieval {
+///
+/// `size`: height and width of the images.
+pub fn retrieval(
+    clip: &Clip,
+    pairs: &[Pair],
+    [height, width]: [usize; 2],
+    device: &Device,
+) -> Retrieval {
     let count = pairs.len();
     let captions: Vec<&str> = pairs.iter().map(|pair| pair.caption.as_str()).collect();
     let captions_number = numbers(&captions);
@@ -1204,7 +1379,7 @@ pub fn retrieval(clip: &Clip, pairs: &[Pair], size: usize, device: &Device) -> R
             .iter()
             .flat_map(|pair| pair.image.iter().copied())
             .collect();
-        let pixels = TensorData::new(pixels, [pairs.len(), 3, size, size]);
+        let pixels = TensorData::new(pixels, [pairs.len(), 3, height, width]);
         images.push(clip.encode_image(Tensor::from_data(pixels, device)));
         let captions: Vec<&str> = pairs.iter().map(|pair| pair.caption.as_str()).collect();
         let (tokens, columns) = tokenize_flat(&captions, clip.config().text.context);
@@ -1234,6 +1409,8 @@ fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
 
 /// In front of the names of the optimiser's arrays in a checkpoint.
 const OPTIMISER: &str = "optimiser.";
+/// In front of the names of the averaged weights in a checkpoint.
+const AVERAGE: &str = "average.";
 
 /// The settings that decide what a run computes, as text: a run continues only under the same.
 fn identity(config: &TrainConfig, model: &ClipConfig, words: &Words) -> Result<String, TrainError> {
@@ -1251,11 +1428,14 @@ fn identity(config: &TrainConfig, model: &ClipConfig, words: &Words) -> Result<S
 fn save(
     path: &Path,
     run: &str,
-    clip: &Clip,
+    [clip, average]: [&Clip; 2],
     optimiser: &Optimiser,
     step: usize,
 ) -> Result<(), TrainError> {
     let mut state = state_dict(clip);
+    for (name, array) in state_dict(average) {
+        state.insert(format!("{AVERAGE}{name}"), array);
+    }
     for (name, array) in optimiser.state() {
         state.insert(format!("{OPTIMISER}{name}"), array);
     }
@@ -1272,7 +1452,7 @@ fn resume(
     run: &str,
     config: &TrainConfig,
     clip: Clip,
-) -> Result<(Clip, Optimiser, usize), TrainError> {
+) -> Result<(Clip, Clip, Optimiser, usize), TrainError> {
     let other = |problem: String| TrainError::OtherRun {
         path: path.to_owned(),
         problem,
@@ -1286,22 +1466,36 @@ fn resume(
         .and_then(|step| step.parse::<usize>().ok())
         .filter(|step| *step <= config.steps())
         .ok_or_else(|| other("it names no step of this run".to_owned()))?;
-    let mut moments = StateDict::new();
-    state.retain(|name, array| match name.strip_prefix(OPTIMISER) {
-        Some(name) => {
-            moments.insert(name.to_owned(), std::mem::take(array));
-            false
-        }
-        None => true,
-    });
+    let mut taken = |prefix: &str| {
+        let mut found = StateDict::new();
+        state.retain(|name, array| match name.strip_prefix(prefix) {
+            Some(name) => {
+                found.insert(name.to_owned(), std::mem::take(array));
+                false
+            }
+            None => true,
+        });
+        found
+    };
+    let (moments, averaged) = (taken(OPTIMISER), taken(AVERAGE));
     let device = clip.logit_scale.val().device();
     let optimiser = Optimiser::from_state(optimiser_config(config), &moments, &device)?;
     optimiser.check("", &clip)?;
-    let (clip, report) = load_state_dict(clip, &state);
-    if !report.is_complete() {
-        return Err(other(report.to_string()));
-    }
-    Ok((clip, optimiser, step))
+    let average = clip.clone();
+    let load = |clip: Clip, state: &StateDict| {
+        let (clip, report) = load_state_dict(clip, state);
+        if report.is_complete() {
+            Ok(clip)
+        } else {
+            Err(other(report.to_string()))
+        }
+    };
+    Ok((
+        load(clip, &state)?,
+        load(average, &averaged)?,
+        optimiser,
+        step,
+    ))
 }
 
 #[cfg(test)]
@@ -1311,6 +1505,7 @@ mod tests {
     use clasp_weights::state::Array;
 
     const SIZE: usize = 16;
+    const SQUARE: [usize; 2] = [SIZE, SIZE];
 
     fn tiny() -> ClipConfig {
         ClipConfig {
@@ -1337,7 +1532,7 @@ mod tests {
 
     fn config() -> TrainConfig {
         let stage = |steps, patches| Stage {
-            size: SIZE,
+            size: SQUARE,
             steps,
             patches,
         };
@@ -1355,7 +1550,7 @@ mod tests {
     }
 
     /// A picture of one of six colours, a little noisy, and its name.
-    fn pair(index: u64, size: usize) -> Pair {
+    fn pair(index: u64, [height, width]: [usize; 2]) -> Pair {
         const COLOURS: [(&str, [f32; 3]); 6] = [
             ("red", [1.0, -1.0, -1.0]),
             ("green", [-1.0, 1.0, -1.0]),
@@ -1369,7 +1564,7 @@ mod tests {
         let noise = |rng: &mut ChaCha8Rng| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.4;
         let image = colour
             .iter()
-            .flat_map(|&value| std::iter::repeat_n(value, size * size))
+            .flat_map(|&value| std::iter::repeat_n(value, height * width))
             .map(|value| value + noise(&mut rng))
             .collect();
         // The left half is the wall, of the class 1 or 2 by its colour; the right half is unknown.
@@ -1378,9 +1573,9 @@ mod tests {
             image,
             caption: format!("a {name} wall"),
             parts: Some(
-                (0..size * size)
+                (0..height * width)
                     .map(|place| {
-                        if place % size < size / 2 {
+                        if place % width < width / 2 {
                             class
                         } else {
                             IGNORE
@@ -1405,6 +1600,7 @@ mod tests {
         Words {
             parts: texts(&["nothing", "something bright", "something dark"]),
             attributes: vec![texts(&["light", "dark"]), texts(&["a", "b", "c"])],
+            places: vec![vec![1, 2]],
         }
     }
 
@@ -1515,25 +1711,86 @@ mod tests {
     }
 
     #[test]
+    fn phrases_learn_their_values_without_images() {
+        assert_eq!(own_values(&[2, 1]), [0, 255, 1, 255, 255, 0]);
+        // Images of noise: nothing can be learned from them, and yet the phrases of two values part.
+        let noise = |index: u64, size: [usize; 2]| {
+            let mut rng = ChaCha8Rng::seed_from_u64(index);
+            let mut number = || rng.next_u32() as f32 / u32::MAX as f32 - 0.5;
+            let image: Vec<f32> = (0..3 * size[0] * size[1]).map(|_| number()).collect();
+            let value = u8::from(number() > 0.0);
+            Pair {
+                image,
+                caption: "noise".to_owned(),
+                parts: None,
+                values: vec![value],
+            }
+        };
+        let phrases = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        let hats = phrases(&["a person with a hat", "a hat"]);
+        let none = phrases(&["a person without a hat", "no hat"]);
+        let words = Words {
+            parts: Vec::new(),
+            attributes: vec![vec![hats, none]],
+            places: Vec::new(),
+        };
+        let cosine = |clip: &Clip| {
+            let texts = ["a person with a hat", "a person without a hat"];
+            let (tokens, columns) = tokenize_flat(&texts, 8);
+            let features = clip.encode_text(integers(tokens, [2, columns], &Device::flex()));
+            host(features.clone().matmul(features.transpose()))[1]
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let config = TrainConfig {
+            stages: vec![Stage {
+                size: SQUARE,
+                steps: 60,
+                patches: 1.0,
+            }],
+            ..config()
+        };
+        let train = train(
+            &config,
+            fresh(),
+            &noise,
+            &words,
+            &[],
+            folder.path(),
+            &mut |_| ControlFlow::Continue(()),
+        );
+        let (before, after) = (cosine(&fresh()), cosine(&train.unwrap().clip));
+        assert!(
+            before > 0.8 && after < 0.5,
+            "{before} before, {after} after"
+        );
+    }
+
+    #[test]
     fn a_patch_has_the_class_of_most_of_it() {
         let mut parts = vec![3u8; 16];
         parts[..2].fill(7);
         (parts[8], parts[9], parts[12]) = (1, 1, 1);
         // Of the upper left patch, half each; of the lower left, three quarters.
-        assert_eq!(patch_classes(Some(&parts), 4, 2), [255, 3, 1, 3]);
-        assert_eq!(patch_classes(None, 4, 2), [255; 4]);
+        assert_eq!(patch_classes(Some(&parts), [4, 4], 2), [3, 3, 1, 3]);
+        // The same pixels as a picture of two rows: columns 0 and 1 of both rows make the first patch.
+        assert_eq!(patch_classes(Some(&parts), [2, 8], 2), [1, 3, 3, 3]);
+        assert_eq!(patch_classes(None, [4, 4], 2), [255; 4]);
+        // Four classes with a quarter each: nothing covers two fifths.
+        assert_eq!(patch_classes(Some(&[1, 2, 3, 4]), [2, 2], 2), [255]);
         parts.fill(IGNORE);
-        assert_eq!(patch_classes(Some(&parts), 4, 2), [255; 4]);
+        assert_eq!(patch_classes(Some(&parts), [4, 4], 2), [255; 4]);
     }
 
     #[test]
     fn the_gradient_does_not_depend_on_the_split() {
         let device = Device::flex();
         let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(1), &device);
-        let batch = draw(&pair, 0, 9, SIZE, &tiny(), &words(), 2).unwrap();
+        let batch = draw(&pair, 0, 9, SQUARE, &tiny(), &words(), 2).unwrap();
         let seen = [0, 3];
         let dense = DenseStep::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
-        let values = ValueStep::new(&config(), 0, &words().attributes, &batch, &tiny());
+        let values = ValueStep::new(&config(), 0, &words(), &batch, Some(&seen), &tiny());
+        let of_tokens = values.as_ref().map(|step| step.token_known.clone());
+        assert!(of_tokens.is_some_and(|known| known[0] > 0 && known[1] == 0));
         assert!(dense.is_some() && values.is_some());
         let pools = |count| -> Vec<rayon::ThreadPool> {
             let pool = |_| {
@@ -1581,15 +1838,15 @@ mod tests {
         let config = TrainConfig {
             batch: 24,
             stages: vec![Stage {
-                size: SIZE,
+                size: SQUARE,
                 steps: 60,
                 patches: 1.0,
             }],
             ..config()
         };
         let clip = run(&config, folder.path(), None).clip;
-        let held_out: Vec<Pair> = (1000..1030).map(|index| pair(index, SIZE)).collect();
-        let found = retrieval(&clip, &held_out, SIZE, &Device::flex());
+        let held_out: Vec<Pair> = (1000..1030).map(|index| pair(index, SQUARE)).collect();
+        let found = retrieval(&clip, &held_out, SQUARE, &Device::flex());
         let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
         let losses: Vec<[f32; 2]> = log
             .lines()
@@ -1670,7 +1927,7 @@ mod tests {
     fn what_cannot_work_is_said_before_anything_is_made() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("run");
-        let attempt = |config: TrainConfig, data: &(dyn Fn(u64, usize) -> Pair + Sync)| {
+        let attempt = |config: TrainConfig, data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync)| {
             train(&config, fresh(), data, &words(), &[], &folder, &mut |_| {
                 ControlFlow::Continue(())
             })
@@ -1687,7 +1944,7 @@ mod tests {
             },
             TrainConfig {
                 stages: vec![Stage {
-                    size: 4,
+                    size: [16, 4],
                     steps: 1,
                     patches: 1.0,
                 }],
@@ -1695,7 +1952,7 @@ mod tests {
             },
             TrainConfig {
                 stages: vec![Stage {
-                    size: 16,
+                    size: SQUARE,
                     steps: 1,
                     patches: 0.0,
                 }],
@@ -1714,7 +1971,7 @@ mod tests {
             assert!(matches!(error, TrainError::Setting { .. }), "{error}");
         }
         assert!(!folder.exists());
-        let wrong = |index, _| pair(index, 8);
+        let wrong = |index, _| pair(index, [8, 8]);
         assert!(matches!(
             attempt(config(), &wrong),
             TrainError::Pair {

@@ -8,11 +8,16 @@
 //!   (each value's logit minus its mean, over its deviation), and the mean over values of the recall, which does not
 //!   reward answering the commonest value. Guessing has a recall of one over the number of values; always answering
 //!   the commonest value has its share right;
+//! * **AUC** of an attribute: for each value that some images have and others have not, the share of pairs of one
+//!   image with the value and one without whose order is right by the value's probability among the attribute's values
+//!   (one against the rest; a tie counts half), and the mean of that over the values. Guessing has 0.5 whatever the
+//!   values' frequencies, and no bias for a value changes its order;
 //! * **parts**: intersection over union of each class on the stored grid, over all images together, where a cell's
 //!   truth is the class that covers most of it, and cells that are mostly unknown are left out. Guessing each cell
 //!   evenly among K classes gives a class of share p an IoU of `p/K / (p + 1/K − p/K)` = `p / (K·p + 1 − p)`.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::captions::ccp_parts;
@@ -20,7 +25,7 @@ use clasp_data::image::{Limits, Rgb, decode};
 use clasp_data::layouts::attributes::Attributes;
 use clasp_data::layouts::parsing::Parsing;
 use clasp_data::rng_for;
-use clasp_data::synth::{self, Person, Shot};
+use clasp_data::synth::{self, Person, Shot, Style};
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +51,9 @@ pub struct AttributeScore {
     pub name: String,
     /// Images whose truth is known.
     pub images: usize,
+    /// Area under the ROC curve of each value against the rest, mean over the values; guessing has 0.5. Absent
+    /// where all images have the same value.
+    pub auc: Option<f64>,
     /// Share of right answers from raw logits.
     pub raw: f64,
     /// Share of right answers from calibrated logits.
@@ -82,7 +90,7 @@ struct Truth {
     parts: Option<Vec<u8>>,
 }
 
-/// Scores on `count` people drawn from `seed`, whole and upright.
+/// Scores on `count` people drawn from `seed` in a style, whole and upright. Training draws the standard style only.
 ///
 /// # Errors
 ///
@@ -91,12 +99,13 @@ pub fn score_drawn(
     labeller: &ClipLabeller,
     count: usize,
     seed: u64,
+    style: Style,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Score, Error> {
     let people = (0..count).map(|index| {
         let mut rng = rng_for(seed, 0, &format!("clip score {index}"));
-        let person = Person::sample(&mut rng);
-        let shot = Shot::sample(&person, &mut rng);
+        let person = Person::sample_in(style, &mut rng);
+        let shot = Shot::sample_in(style, &person, &mut rng);
         let drawn = synth::draw(&person, &shot, DRAWN[0], DRAWN[1]);
         Ok(Truth {
             image: drawn.image,
@@ -370,6 +379,7 @@ fn attribute_scores(
         scores.push(AttributeScore {
             name: attribute.name.clone(),
             images: known.len(),
+            auc: attribute_auc(logits, &range, &known),
             raw: share(raw),
             calibrated: share(hits.iter().sum()),
             recall: recalls.iter().sum::<f64>() / recalls.len() as f64,
@@ -378,6 +388,54 @@ fn attribute_scores(
         });
     }
     scores
+}
+
+/// Mean over values of the area under the ROC curve of one value against the rest, by the value's log-odds within the
+/// attribute: its logit minus the log of the sum of the others' exponentials. `None` where no value has both kinds of
+/// images.
+///
+/// `logits`: [images][values of all attributes]; `range`: the attribute's; `known`: image and true value.
+fn attribute_auc(
+    logits: &[Vec<f32>],
+    range: &Range<usize>,
+    known: &[(usize, usize)],
+) -> Option<f64> {
+    let areas: Vec<f64> = (0..range.len())
+        .filter_map(|value| {
+            let scores = known.iter().map(|&(image, truth)| {
+                let row = &logits[image][range.clone()];
+                let others = || {
+                    (0..row.len())
+                        .filter(|o| *o != value)
+                        .map(|o| f64::from(row[o]))
+                };
+                let most = others().fold(f64::NEG_INFINITY, f64::max);
+                let sum: f64 = others().map(|x| (x - most).exp()).sum();
+                (f64::from(row[value]) - most - sum.ln(), truth == value)
+            });
+            auc(scores.collect())
+        })
+        .collect();
+    (!areas.is_empty()).then(|| areas.iter().sum::<f64>() / areas.len() as f64)
+}
+
+/// Share of pairs of a positive and a negative in which the positive has the higher score, ties counting half; `None`
+/// without positives or without negatives. Each item is a score and whether it is positive.
+fn auc(mut scores: Vec<(f64, bool)>) -> Option<f64> {
+    scores.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let positives = scores.iter().filter(|(_, positive)| *positive).count();
+    let negatives = scores.len() - positives;
+    if positives == 0 || negatives == 0 {
+        return None;
+    }
+    let (mut below, mut won) = (0usize, 0.0);
+    for equal in scores.chunk_by(|a, b| a.0 == b.0) {
+        let here = equal.iter().filter(|(_, positive)| *positive).count();
+        let others = equal.len() - here;
+        won += here as f64 * (below as f64 + 0.5 * others as f64);
+        below += others;
+    }
+    Some(won / (positives as f64 * negatives as f64))
 }
 
 /// Each logit minus its mean over the images, over its deviation.
@@ -483,6 +541,27 @@ mod tests {
     }
 
     #[test]
+    fn auc_by_hand() {
+        assert_eq!(auc(vec![(1.0, true), (2.0, true)]), None);
+        let scores = vec![(0.9, true), (0.8, false), (0.7, true), (0.1, false)];
+        assert_eq!(auc(scores), Some(0.75));
+        // Equal scores say nothing.
+        assert_eq!(
+            auc(vec![(1.0, true), (1.0, false), (1.0, false)]),
+            Some(0.5)
+        );
+        // Two values: the difference decides, not the height that both share.
+        let logits = [[9.0, 8.0], [3.0, 1.0], [5.0, 6.0], [0.0, 0.0]].map(|row| row.to_vec());
+        let known = [(0, 0), (1, 0), (2, 1), (3, 1)];
+        assert_eq!(attribute_auc(&logits, &(0..2), &known), Some(1.0));
+        assert_eq!(
+            attribute_auc(&logits, &(0..2), &[(0, 0), (1, 1), (2, 0)]),
+            Some(0.0)
+        );
+        assert_eq!(attribute_auc(&logits, &(0..2), &known[..2]), None);
+    }
+
+    #[test]
     fn tags_tell_what_they_can() {
         let truth = of_tags(&["jeans", "t-shirt", "hat", "boots", "sneakers"]);
         assert_eq!(truth["lower_type"], "trousers");
@@ -496,9 +575,13 @@ mod tests {
     fn drawn_people_are_scored_the_same_each_time() {
         let labeller = labeller(&LabelConfig::default());
         let mut seen = 0;
-        let score = score_drawn(&labeller, 5, 7, &mut |done| seen = done).unwrap();
+        let of = |style, progress: &mut dyn FnMut(usize)| {
+            score_drawn(&labeller, 5, 7, style, progress).unwrap()
+        };
+        let score = of(Style::Standard, &mut |done| seen = done);
         assert_eq!(seen, 5);
-        assert_eq!(score, score_drawn(&labeller, 5, 7, &mut |_| {}).unwrap());
+        assert_eq!(score, of(Style::Standard, &mut |_| {}));
+        assert_ne!(score, of(Style::HeldOut, &mut |_| {}));
         let parts = score.parts.unwrap();
         assert_eq!(parts.images, 5);
         assert!(parts.mean_iou >= 0.0 && parts.chance > 0.0);

@@ -154,14 +154,14 @@ impl ClipConfig {
     }
 
     /// A stand-in small enough to train on a CPU and to ship with the program (our choice, about 7.8 million
-    /// parameters, most of them the token table): 96×96 pixels in patches of 8.
+    /// parameters, most of them the token table): 128×64 pixels in patches of 8.
     pub fn mini() -> Self {
         Self {
             embed: 128,
             activation: Activation::Gelu,
             epsilon: 1e-5,
             vision: VisionConfig {
-                image: [96, 96],
+                image: [128, 64],
                 patch: 8,
                 width: 192,
                 layers: 6,
@@ -454,6 +454,22 @@ impl Clip {
     /// The configuration the model was built from.
     pub fn config(&self) -> &ClipConfig {
         &self.config
+    }
+
+    /// The same model for images of another height and width in pixels: the position embeddings of the image tower are
+    /// resampled once, as they would be for each image of that size (see [`resample_matrix`]).
+    ///
+    /// # Errors
+    ///
+    /// A size that the configuration does not allow, such as one below a patch.
+    pub fn resized(mut self, image: [usize; 2]) -> Result<Self, ClipConfigError> {
+        self.config.vision.image = image;
+        self.config.validate()?;
+        let grid = self.config.grid(image[0], image[1]);
+        let positions = self.visual.positions(grid);
+        self.visual.positional_embedding = self.visual.positional_embedding.map(|_| positions);
+        self.visual.grid = grid;
+        Ok(self)
     }
 
     /// Normalised image features.
@@ -1063,6 +1079,20 @@ mod tests {
         assert!(ClipConfig::mini().parameters() < 8_000_000);
         let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(0), &Device::flex());
         assert_eq!(clip.num_params(), tiny().parameters());
+    }
+
+    #[test]
+    fn a_resized_model_sees_images_of_that_size_as_before() {
+        let device = Device::flex();
+        let mut rng = ChaCha8Rng::seed_from_u64(3);
+        let clip = tiny().init(&mut rng, &device);
+        let x = images([2, 3, 40, 16], &mut rng, &device);
+        let before = clip.encode_image(x.clone());
+        let resized = clip.clone().resized([40, 16]).unwrap();
+        assert_eq!(resized.config().vision.image, [40, 16]);
+        assert_eq!(resized.num_params(), resized.config().parameters());
+        assert!(largest_difference(before, resized.encode_image(x)) < 1e-5);
+        assert!(clip.resized([4, 16]).is_err());
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use anyhow::{Result, bail};
 use clasp_data::rng_for;
+use clasp_data::synth::Style;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::clip_data::{ClipData, Photos, words};
 use clasp_label::clip_train::{Progress, Stage, TrainConfig, train};
@@ -21,7 +22,7 @@ use crate::{Outcome, device, interrupt, mini};
 /// Held-out drawn pairs that training measures itself on.
 const HELD_OUT: usize = 512;
 /// Drawn pairs of which training sees crops.
-const POOL: usize = 24_576;
+const POOL: usize = 32_768;
 
 /// Seed of the people that are scored; training never sees it.
 const SCORE_SEED: u64 = 0x5343_4f52;
@@ -50,21 +51,32 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
             run.display()
         );
     }
-    let config = TrainConfig {
-        seed,
-        batch: arguments.batch,
-        stages: stages(arguments.pairs / arguments.batch.max(1)),
-        learning_rate: arguments.lr,
-        threads: device::threads(common.threads),
-        ..TrainConfig::default()
-    };
     let start = match &arguments.from {
         Some(name) => mini::load(name, &device)?.0,
         None => ClipConfig::mini().init(&mut rng_for(seed, 0, "clip"), &device),
     };
-    let side = start.config().vision.image[0];
+    let start = match arguments.size {
+        Some(size) => start.resized(size)?,
+        None => start,
+    };
+    let size = start.config().vision.image;
+    let config = TrainConfig {
+        seed,
+        batch: arguments.batch,
+        stages: vec![Stage {
+            size,
+            steps: (arguments.pairs / arguments.batch.max(1)).max(1),
+            patches: 1.0,
+        }],
+        learning_rate: arguments.lr,
+        dense: arguments.part_weight,
+        values: arguments.value_weight,
+        evaluate_every: 500,
+        threads: device::threads(common.threads),
+        ..TrainConfig::default()
+    };
     let data = ClipData::new(seed, POOL.min(arguments.pairs.max(1)), photos)?;
-    let held_out = data.held_out(HELD_OUT, side);
+    let held_out = data.held_out(HELD_OUT, size);
     let stop = interrupt::flag()?;
     let mut meter = Meter::new(common, "clip train", "steps");
     let trained = train(
@@ -80,15 +92,18 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
         },
     )?;
     drop(meter);
+    save_clip(out, &trained.clip, true)?;
     let text = if trained.finished {
-        save_clip(out, &trained.clip, true)?;
         format!(
             "wrote {}; score it: clasp clip score --clip {0}",
             out.display()
         )
     } else {
         let step = trained.step;
-        format!("stopped after step {step}; the same command with --resume goes on")
+        format!(
+            "stopped after step {step}; wrote {} as it is so far; the same command with --resume goes on",
+            out.display()
+        )
     };
     say(common, &text);
     Ok(Outcome::Done)
@@ -121,11 +136,21 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
     let labeller = ClipLabeller::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
     let people = arguments.people;
     let mut meter = Meter::new(common, "score drawn people", "images");
-    let drawn = score_drawn(&labeller, people, SCORE_SEED, &mut |done| {
-        meter.set(done as u64, people as u64, "");
-    })?;
+    let drawn = score_drawn(
+        &labeller,
+        people,
+        SCORE_SEED,
+        arguments.style,
+        &mut |done| {
+            meter.set(done as u64, people as u64, "");
+        },
+    )?;
     drop(meter);
-    let mut scores = BTreeMap::from([("drawn people", drawn)]);
+    let drawn_people = match arguments.style {
+        Style::Standard => "drawn people",
+        Style::HeldOut => "drawn people, held-out style",
+    };
+    let mut scores = BTreeMap::from([(drawn_people, drawn)]);
     if let Some(folder) = &arguments.photos {
         scores.insert("photos", score_photos(&labeller, folder, &mut |_| {})?);
     }
@@ -139,15 +164,16 @@ fn describe(scores: &BTreeMap<&str, Score>) -> String {
     for (images, score) in scores {
         let _ = writeln!(
             text,
-            "{images}\n  {:<16} {:>7} {:>8} {:>11} {:>8} {:>8} {:>10}",
-            "attribute", "images", "raw", "calibrated", "recall", "chance", "commonest"
+            "{images}\n  {:<16} {:>7} {:>7} {:>8} {:>11} {:>8} {:>8} {:>10}",
+            "attribute", "images", "AUC", "raw", "calibrated", "recall", "chance", "commonest"
         );
         for row in &score.attributes {
             let _ = writeln!(
                 text,
-                "  {:<16} {:>7} {:>7.1}% {:>10.1}% {:>7.1}% {:>7.1}% {:>9.1}%",
+                "  {:<16} {:>7} {:>7} {:>7.1}% {:>10.1}% {:>7.1}% {:>7.1}% {:>9.1}%",
                 row.name,
                 row.images,
+                row.auc.map_or("-".to_owned(), |auc| format!("{auc:.3}")),
                 100.0 * row.raw,
                 100.0 * row.calibrated,
                 100.0 * row.recall,
@@ -170,26 +196,4 @@ fn describe(scores: &BTreeMap<&str, Score>) -> String {
         }
     }
     text
-}
-
-/// Most steps at a small size on half of the patches, then the full size, the last ones on all patches.
-fn stages(steps: usize) -> Vec<Stage> {
-    let part = |share: f64| ((steps as f64 * share) as usize).max(1);
-    vec![
-        Stage {
-            size: 64,
-            steps: part(0.72),
-            patches: 0.5,
-        },
-        Stage {
-            size: 96,
-            steps: part(0.2),
-            patches: 0.5,
-        },
-        Stage {
-            size: 96,
-            steps: part(0.08),
-            patches: 1.0,
-        },
-    ]
 }

@@ -1,6 +1,7 @@
 //! Cameras: how they look at people, and what they do to the picture.
 
 use rand::RngExt;
+use rand::seq::IndexedRandom;
 
 use super::backdrop::Place;
 use super::person::from_hsl;
@@ -8,7 +9,14 @@ use super::pose::jitter;
 use crate::Rng;
 use crate::image::Rgb;
 
-/// One camera. Pictures of one camera share its place, its angle and its colours.
+/// Numbers of scenes that a camera sees: at least and at most.
+const SCENES: [usize; 2] = [4, 8];
+
+/// What a camera can have in its view: a kind of place and the seed of its arrangement.
+pub(crate) type Scenery = (Place, u64);
+
+/// One camera at one moment. Pictures of one camera share its lens, its sensor and its processing; where it looks, and the
+/// light, change from shot to shot: see [`Camera::moment`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Camera {
     /// How far it looks down, radians.
@@ -35,11 +43,60 @@ pub struct Camera {
     pub place: Place,
     /// The arrangement of that place.
     pub place_seed: u64,
+    /// What may stand behind the people; `place` and `place_seed` are one of these.
+    pub scenes: Vec<(Place, u64)>,
 }
 
 impl Camera {
-    /// Some camera.
+    /// Some camera with scenes of its own.
     pub fn sample(rng: &mut Rng) -> Self {
+        let count = rng.random_range(SCENES[0]..=SCENES[1]);
+        let scenes: Vec<Scenery> = (0..count)
+            .map(|_| (Place::sample(rng), rng.random()))
+            .collect();
+        Self::with_scenes(scenes, rng)
+    }
+
+    /// The scenes of a site that several cameras watch: a few more than one camera sees.
+    pub(crate) fn site(rng: &mut Rng) -> Vec<Scenery> {
+        { 0..SCENES[1] + 2 }
+            .map(|_| (Place::sample(rng), rng.random()))
+            .collect()
+    }
+
+    /// Some camera of several that watch the same `scenes`: it sees four to eight of them.
+    pub(crate) fn sample_among(scenes: &[Scenery], rng: &mut Rng) -> Self {
+        let count = rng.random_range(SCENES[0]..=SCENES[1]);
+        let own = scenes.sample(rng, count).copied().collect();
+        Self::with_scenes(own, rng)
+    }
+
+    /// The camera at another moment: turned to any of its scenes, in other light, with the exposure and white balance
+    /// that its automatic control has settled on, and with the angle at which it sees someone nearer or farther.
+    ///
+    /// With one fixed scene a camera, pictures of one camera would be told by their background alone.
+    pub(crate) fn moment(&self, rng: &mut Rng) -> Self {
+        let (place, place_seed) =
+            { self.scenes.choose(rng).copied() }.unwrap_or((self.place, self.place_seed));
+        let tint = from_hsl(rng.random_range(0.0..360.0), 1.0, 0.5);
+        let strength = 0.1 * rng.random::<f32>();
+        Camera {
+            place,
+            place_seed,
+            pitch: (self.pitch + jitter(rng, 0.0, 0.05)).clamp(0.03, 0.35),
+            tilt: self.tilt + jitter(rng, 0.0, 0.02),
+            light: if rng.random_bool(0.5) { -1.0 } else { 1.0 },
+            exposure: (self.exposure * jitter(rng, 1.0, 0.15)).clamp(0.62, 1.25),
+            contrast: (self.contrast * jitter(rng, 1.0, 0.08)).clamp(0.7, 1.2),
+            saturation: (self.saturation * jitter(rng, 1.0, 0.08)).clamp(0.6, 1.15),
+            cast: std::array::from_fn(|c| self.cast[c] * (1.0 + strength * (tint[c] - 0.5))),
+            ..self.clone()
+        }
+    }
+
+    fn with_scenes(scenes: Vec<Scenery>, rng: &mut Rng) -> Self {
+        let (place, place_seed) =
+            { scenes.first().copied() }.unwrap_or_else(|| (Place::sample(rng), rng.random()));
         let hue = rng.random_range(0.0..360.0);
         let strength = 0.12 * rng.random::<f32>();
         let tint = from_hsl(hue, 1.0, 0.5);
@@ -54,8 +111,9 @@ impl Camera {
             blur: 0.0045 * rng.random::<f32>().powi(2),
             noise: 0.024 * rng.random::<f32>().powi(2),
             quality: rng.random_range(55..=92),
-            place: Place::sample(rng),
-            place_seed: rng.random(),
+            place,
+            place_seed,
+            scenes,
         }
     }
 

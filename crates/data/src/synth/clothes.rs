@@ -10,6 +10,7 @@ use super::figure::{Figure, LIGHT, SHADOW, Section, darker, group, rect_at, towa
 use super::part;
 use super::person::{LowerKind, Pattern, UpperKind, luminance};
 use super::pose::add;
+use super::style::{self, Style};
 use crate::Rng;
 
 impl Figure<'_> {
@@ -466,7 +467,7 @@ impl Figure<'_> {
     /// A print on the chest and on the back.
     pub(super) fn print(&self, canvas: &mut Canvas, ease: f32) {
         let upper = &self.person.upper;
-        let style = (upper.period * 4000.0) as usize % 4;
+        let design = (upper.period * 4000.0) as usize % 4;
         for back in [0.0, PI] {
             let spot = |u: f32, v: f32| {
                 // u, v: -1 to 1 across and down the print.
@@ -505,7 +506,14 @@ impl Figure<'_> {
                 );
                 out
             };
-            match style {
+            if self.style == Style::HeldOut {
+                for (outline, second) in style::print(design) {
+                    let colour = if second { upper.second } else { upper.colour };
+                    canvas.solid(shape(&outline).as_ref(), colour.rgb, None);
+                }
+                continue;
+            }
+            match design {
                 0 => {
                     canvas.solid(shape(&circle(0.85)).as_ref(), upper.second.rgb, None);
                     canvas.solid(shape(&circle(0.45)).as_ref(), upper.colour.rgb, None);

@@ -211,16 +211,15 @@ impl SynthConfig {
     }
 
     /// The person of an identity, numbered from 1: training identities first.
-    fn identity(&self, pid: usize) -> Person {
+    pub(super) fn identity(&self, pid: usize) -> Person {
         Person::sample(&mut rng_for(self.seed, 0, &format!("identity {pid}")))
     }
 
-    fn camera(&self, kind: &str, number: usize) -> Camera {
-        Camera::sample(&mut rng_for(
-            self.seed,
-            0,
-            &format!("{kind} camera {number}"),
-        ))
+    /// A camera of several that watch the same site from other sides: their scenes overlap.
+    pub(super) fn camera(&self, kind: &str, number: usize) -> Camera {
+        let site = Camera::site(&mut rng_for(self.seed, 0, &format!("{kind} site")));
+        let mut rng = rng_for(self.seed, 0, &format!("{kind} camera {number}"));
+        Camera::sample_among(&site, &mut rng)
     }
 }
 

@@ -10,6 +10,7 @@ use super::canvas::{Canvas, Label, P, gradient, open_line, rect, rgba, smooth, t
 use super::head;
 use super::person::{Age, Gender, Pattern, Person, from_hsl};
 use super::pose::{Frame, Pose, Skeleton, V, add, mix};
+use super::style::{self, Style};
 use crate::Rng;
 
 /// Which limb or thing a pixel belongs to; tells whether a joint is seen.
@@ -33,6 +34,8 @@ pub(crate) struct Figure<'a> {
     pub who: u8,
     /// Where the light comes from, in the picture: -1 left, +1 right.
     pub light: f32,
+    /// How it is drawn.
+    pub style: Style,
 }
 
 pub(crate) const SHADOW: [f32; 3] = [0.03, 0.03, 0.07];
@@ -245,6 +248,9 @@ impl Figure<'_> {
         right: P,
         strength: f32,
     ) {
+        if self.style == Style::HeldOut {
+            return;
+        }
         let (lit, dark) = if self.light < 0.0 {
             (left, right)
         } else {
@@ -284,12 +290,19 @@ impl Figure<'_> {
     }
 
     pub fn contour(&self, canvas: &mut Canvas, path: Option<&Path>, rgb: [f32; 3]) {
-        canvas.line(path, darker(rgb, 0.35), 0.45, self.px(0.0032), None);
+        let (ink, alpha, width) = match self.style {
+            Style::Standard => (darker(rgb, 0.35), 0.45, 0.0032),
+            Style::HeldOut => ([0.08, 0.07, 0.1], 1.0, 0.007),
+        };
+        canvas.line(path, ink, alpha, self.px(width), None);
     }
 
     /// The upper garment's tile, or none where it is of one colour.
     pub(super) fn tile(&self) -> Option<Pixmap> {
         let upper = &self.person.upper;
+        if self.style == Style::HeldOut {
+            return style::tile(upper);
+        }
         let mut tile = Pixmap::new(16, 16)?;
         tile.fill(rgba(upper.colour.rgb, 1.0));
         let mut band = |x: f32, y: f32, w: f32, h: f32, alpha: f32| {
@@ -347,6 +360,9 @@ impl Figure<'_> {
         count: usize,
         rng: &mut Rng,
     ) {
+        if self.style == Style::HeldOut {
+            return;
+        }
         let Some(mask) = canvas.mask(path) else {
             return;
         };

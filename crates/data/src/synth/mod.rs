@@ -21,6 +21,7 @@ mod limbs;
 mod person;
 mod pose;
 mod scene;
+mod style;
 #[cfg(test)]
 mod tests;
 mod things;
@@ -37,6 +38,7 @@ pub use person::{
 };
 pub use pose::{Arm, Leg, Pose, view_of};
 pub use scene::{Pedestrian, Scene, draw_scene};
+pub use style::Style;
 pub use things::Occluder;
 pub use truth::{majority, truth_labels, truth_meta};
 
@@ -86,7 +88,7 @@ pub struct Shot {
     pub yaw: f32,
     /// Pose.
     pub pose: Pose,
-    /// Camera.
+    /// The camera as it is at this moment.
     pub camera: Camera,
     /// Height of the person over the height of the picture.
     pub fill: f32,
@@ -100,6 +102,8 @@ pub struct Shot {
     pub moment: f32,
     /// Folds, expression, noise.
     pub seed: u64,
+    /// Scenery and rendering.
+    pub style: Style,
 }
 
 impl Shot {
@@ -109,18 +113,27 @@ impl Shot {
         Shot::with_camera(person, &camera, rng)
     }
 
-    /// A moment in front of a given camera.
+    /// A moment in front of a given camera, which sees one of its scenes in the light of that moment.
     pub fn with_camera(person: &Person, camera: &Camera, rng: &mut Rng) -> Self {
         Shot {
             yaw: sample_yaw(rng),
             pose: Pose::sample(person, rng),
-            camera: camera.clone(),
-            fill: rng.random_range(0.82..0.97),
-            shift: [jitter(rng, 0.0, 0.07), jitter(rng, 0.0, 0.03)],
+            camera: camera.moment(rng),
+            fill: rng.random_range(0.74..0.97),
+            shift: [jitter(rng, 0.0, 0.07), jitter(rng, 0.0, 0.04)],
             pan: jitter(rng, 0.0, 1.0),
             occluder: rng.random_bool(0.1).then(|| Occluder::sample(rng)),
             moment: jitter(rng, 1.0, 0.08),
             seed: rng.random(),
+            style: Style::Standard,
+        }
+    }
+
+    /// A moment with a camera of its own, in a style: nothing but garments, scenery and rendering depends on it.
+    pub fn sample_in(style: Style, person: &Person, rng: &mut Rng) -> Self {
+        Shot {
+            style,
+            ..Shot::sample(person, rng)
         }
     }
 
@@ -173,13 +186,16 @@ pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn 
         pan: shot.pan * w,
     };
     let mut place_rng = Rng::seed_from_u64(shot.camera.place_seed);
-    backdrop::draw(
-        &mut canvas,
-        shot.camera.place,
-        ground,
-        shot.camera.light,
-        &mut place_rng,
-    );
+    match shot.style {
+        Style::Standard => backdrop::draw(
+            &mut canvas,
+            shot.camera.place,
+            ground,
+            shot.camera.light,
+            &mut place_rng,
+        ),
+        Style::HeldOut => style::place(&mut canvas, ground, &mut place_rng),
+    }
     let figure = Figure {
         person,
         pose: &shot.pose,
@@ -187,6 +203,7 @@ pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn 
         frame,
         who: 1,
         light: shot.camera.light,
+        style: shot.style,
     };
     for i in 0..2 {
         let foot = frame.point([

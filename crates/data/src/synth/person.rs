@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use rand::RngExt;
 
+use super::style::{Style, dress_anew, held_out_shade};
 use crate::Rng;
 
 /// One of the eleven colour words that garments are described with, in linear order of [`Hue::ALL`].
@@ -58,7 +59,7 @@ impl Hue {
     }
 
     /// Ranges of hue (degrees), saturation and lightness within which the word stays true.
-    fn ranges(self) -> ([f32; 2], [f32; 2], [f32; 2]) {
+    pub(super) fn ranges(self) -> ([f32; 2], [f32; 2], [f32; 2]) {
         match self {
             Hue::Black => ([0.0, 360.0], [0.0, 0.12], [0.05, 0.13]),
             Hue::White => ([30.0, 60.0], [0.0, 0.25], [0.88, 0.97]),
@@ -87,7 +88,15 @@ pub struct Colour {
 impl Colour {
     /// Some colour that the word describes.
     pub fn sample(hue: Hue, rng: &mut Rng) -> Self {
-        let (h, s, l) = hue.ranges();
+        Self::sample_in(Style::Standard, hue, rng)
+    }
+
+    /// Some colour that the word describes, of those of a style; no colour belongs to both styles.
+    pub(super) fn sample_in(style: Style, hue: Hue, rng: &mut Rng) -> Self {
+        let (h, s, l) = match style {
+            Style::Standard => hue.ranges(),
+            Style::HeldOut => held_out_shade(hue),
+        };
         let rgb = from_hsl(between(rng, h), between(rng, s), between(rng, l));
         Colour { hue, rgb }
     }
@@ -300,7 +309,16 @@ const COLOURS: &[&str] = &[
 ];
 
 impl Person {
-    /// A new person.
+    /// A new person in garments of a style. In either style the attributes are as frequent.
+    pub fn sample_in(style: Style, rng: &mut Rng) -> Self {
+        let person = Self::sample(rng);
+        match style {
+            Style::Standard => person,
+            Style::HeldOut => dress_anew(person, rng),
+        }
+    }
+
+    /// A new person of the standard style.
     pub fn sample(rng: &mut Rng) -> Self {
         let gender = weighted(rng, &[(Gender::Male, 1.0), (Gender::Female, 1.0)]);
         let age = weighted(

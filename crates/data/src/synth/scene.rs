@@ -8,6 +8,7 @@ use super::canvas::{Canvas, Label};
 use super::figure::Figure;
 use super::person::Person;
 use super::pose::{Frame, Pose, Skeleton, jitter, sample_yaw};
+use super::style::Style;
 use super::{extent, keypoints, things};
 use crate::Rng;
 use crate::image::Rgb;
@@ -195,6 +196,7 @@ pub fn draw_scene(
                     frame,
                     who,
                     light: camera.light,
+                    style: Style::Standard,
                 };
                 things::ground_shadow(&mut canvas, [x, base], 0.1 * frame.scale, camera.light);
                 figure.draw(&mut canvas, &mut rng);

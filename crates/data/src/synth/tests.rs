@@ -240,7 +240,15 @@ fn a_camera_is_the_same_for_everybody() {
         Shot::with_camera(&a, &camera, &mut rng),
         Shot::with_camera(&b, &camera, &mut rng),
     );
-    assert_eq!(a.camera, b.camera);
+    // Lens, sensor and processing are the camera's; scene and light are the moment's.
+    for own in [&a.camera, &b.camera] {
+        assert_eq!(
+            (own.blur, own.noise, own.quality, &own.scenes),
+            (camera.blur, camera.noise, camera.quality, &camera.scenes)
+        );
+        assert!(camera.scenes.contains(&(own.place, own.place_seed)));
+    }
+    assert_ne!(a.camera, b.camera);
     assert_ne!(a.seed, b.seed);
 }
 
@@ -378,4 +386,136 @@ fn a_data_set_reads_back_in_every_layout_and_goes_on_after_an_interruption() {
     )
     .unwrap_err();
     assert_eq!(error.to_string(), "`cameras`: expected 1 to 9, found 12");
+}
+
+/// What a matcher by background sees of a picture: mean colours along its border, a twelfth of the width and a
+/// sixteenth of the height deep, in eight stretches on each long side and four above and below.
+fn border(image: &Rgb) -> Vec<f32> {
+    let (width, height) = (image.width, image.height);
+    let (deep_x, deep_y) = (width / 12, height / 16);
+    let mean = |x: std::ops::Range<usize>, y: std::ops::Range<usize>| -> [f32; 3] {
+        let mut sum = [0.0; 3];
+        let count = (x.len() * y.len()) as f32;
+        for (row, column) in y.flat_map(|row| x.clone().map(move |column| (row, column))) {
+            for (c, sum) in sum.iter_mut().enumerate() {
+                *sum += f32::from(image.pixels[3 * (row * width + column) + c]) / count;
+            }
+        }
+        sum
+    };
+    let mut found = Vec::new();
+    for k in 0..8 {
+        let rows = k * height / 8..(k + 1) * height / 8;
+        found.extend(mean(0..deep_x, rows.clone()));
+        found.extend(mean(width - deep_x..width, rows));
+    }
+    for k in 0..4 {
+        let columns = k * width / 4..(k + 1) * width / 4;
+        found.extend(mean(columns.clone(), 0..deep_y));
+        found.extend(mean(columns, height - deep_y..height));
+    }
+    found
+}
+
+/// Each camera had one scene and one light, so that the background alone told the camera, and what a network learned
+/// from it was no re-identification.
+#[test]
+fn the_background_tells_neither_camera_nor_person() {
+    const CAMERAS: usize = 3;
+    let config = SynthConfig {
+        cameras: CAMERAS,
+        ..SynthConfig::default()
+    };
+    let cameras: Vec<Camera> = (1..=CAMERAS).map(|c| config.camera("crop", c)).collect();
+    let mut shots = Vec::new();
+    for pid in 1..=40 {
+        let person = config.identity(pid);
+        for (number, camera) in cameras.iter().enumerate() {
+            for shot in 0..2 {
+                let mut rng = rng_for(1, 0, &format!("{pid} {number} {shot}"));
+                let shot = Shot::with_camera(&person, camera, &mut rng);
+                let drawn = draw(&person, &shot, 96, 48);
+                shots.push((pid, number, border(&drawn.image)));
+            }
+        }
+    }
+    let nearest = |i: usize, allowed: &dyn Fn(usize) -> bool| {
+        let distance = |j: usize| -> f32 {
+            let pairs = shots[i].2.iter().zip(&shots[j].2);
+            pairs.map(|(a, b)| (a - b).powi(2)).sum()
+        };
+        (0..shots.len())
+            .filter(|j| *j != i && allowed(*j))
+            .min_by(|a, b| distance(*a).total_cmp(&distance(*b)))
+            .unwrap()
+    };
+    let share = |right: &dyn Fn(usize) -> bool| {
+        (0..shots.len()).filter(|i| right(*i)).count() as f32 / shots.len() as f32
+    };
+    let camera = share(&|i| shots[nearest(i, &|_| true)].1 == shots[i].1);
+    let within = share(&|i| shots[nearest(i, &|j| shots[j].1 == shots[i].1)].0 == shots[i].0);
+    let across = share(&|i| shots[nearest(i, &|j| shots[j].1 != shots[i].1)].0 == shots[i].0);
+    // Guessing: a third of the cameras, one of 79 others and four of 160 others for the person.
+    assert!(camera < 0.65, "camera told by the background: {camera}");
+    assert!(within < 0.08, "person told within a camera: {within}");
+    assert!(across < 0.1, "person told across cameras: {across}");
+}
+
+#[test]
+fn training_never_draws_the_held_out_style() {
+    // No shade belongs to both styles: of each word, hue, saturation or lightness do not meet.
+    for hue in Hue::ALL {
+        let (a, b) = (hue.ranges(), style::held_out_shade(hue));
+        let apart = |a: [f32; 2], b: [f32; 2]| a[1] < b[0] || b[1] < a[0];
+        assert!(
+            apart(a.0, b.0) || apart(a.1, b.1) || apart(a.2, b.2),
+            "{hue:?}: {a:?} and {b:?}"
+        );
+    }
+    let mut rng = rng_for(6, 0, "styles");
+    for _ in 0..500 {
+        let state = rng.clone();
+        let person = Person::sample(&mut rng);
+        assert_eq!(Shot::sample(&person, &mut rng).style, Style::Standard);
+        let camera = Camera::sample(&mut rng);
+        let shot = Shot::with_camera(&person, &camera, &mut rng);
+        assert_eq!(shot.style, Style::Standard);
+        assert!(person.lower.length <= 0.75);
+        assert!(person.lower.kind != LowerKind::Shorts || person.lower.length <= 0.4);
+        // The same person in the other style: the same attributes, other colours and cuts.
+        let other = Person::sample_in(Style::HeldOut, &mut state.clone());
+        let view = shot.view();
+        assert_eq!(other.attributes(view), person.attributes(view));
+        assert_ne!(other.upper.colour, person.upper.colour);
+        assert_ne!(other.lower.colour, person.lower.colour);
+        assert_ne!(other.shoes.1, person.shoes.1);
+        assert!(other.lower.length > 0.4);
+    }
+}
+
+#[test]
+fn the_held_out_style_changes_the_picture_and_not_the_truth() {
+    let mut differ = 0;
+    for index in 0..12 {
+        let (person, shot) = person_and_shot(300 + index);
+        let other = Shot {
+            style: Style::HeldOut,
+            ..shot.clone()
+        };
+        let (a, b) = (
+            draw(&person, &shot, 128, 64),
+            draw(&person, &other, 128, 64),
+        );
+        assert_eq!((&a.parts, a.bbox_xywh), (&b.parts, b.bbox_xywh));
+        assert_eq!(a.attributes, b.attributes);
+        let changed = { a.image.pixels.iter().zip(&b.image.pixels) }
+            .filter(|(a, b)| a.abs_diff(**b) > 12)
+            .count();
+        differ += usize::from(2 * changed > a.image.pixels.len());
+        assert_eq!(b.image, draw(&person, &other, 128, 64).image);
+    }
+    assert!(
+        differ >= 10,
+        "{differ} of 12 pictures differ in most pixels"
+    );
 }

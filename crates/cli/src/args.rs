@@ -635,6 +635,9 @@ pub struct ExportSafetensors {
     /// Whose names: timm or solider
     #[arg(long, default_value = "timm", value_parser = parse::<Names>)]
     pub names: Names,
+    /// Fold prompts into the plain network: identity, part, attribute, or weights (identity=0.8,part=0.2)
+    #[arg(long)]
+    pub mix: Option<String>,
     /// Leave out an adapter that has no place there
     #[arg(long)]
     pub drop_adapter: bool,

@@ -563,7 +563,7 @@ mod tests {
     use clasp_model::{Precision, named, unfused};
 
     use super::*;
-    use crate::recipe::{Machine, Recipe};
+    use crate::recipe::{Machine, Method, Recipe};
     use crate::views::noise;
 
     const TINY: [&str; 14] = [
@@ -599,26 +599,10 @@ mod tests {
         Trainer::new(plan, vocabulary, &Device::flex()).unwrap()
     }
 
-    /// Items of noise with these mixes.
-    fn items(trainer: &Trainer, mix: impl Fn(usize) -> Mix) -> Vec<Item> {
-        let mut items = noise(
-            &trainer.plan.recipe,
-            trainer.grid(),
-            trainer.vocabulary(),
-            1,
-        );
-        for (index, item) in items.iter_mut().enumerate() {
-            item.mix = mix(index);
-        }
-        items
-    }
-
-    fn three_mixes(index: usize) -> Mix {
-        if index == 7 {
-            Mix::mean()
-        } else {
-            Mix::single(index % 3)
-        }
+    /// Items of noise.
+    fn items(trainer: &Trainer) -> Vec<Item> {
+        let (recipe, vocabulary) = (&trainer.plan.recipe, trainer.vocabulary());
+        noise(recipe, trainer.grid(), vocabulary, 1)
     }
 
     fn numbers(tensor: &Tensor<1>) -> Vec<f32> {
@@ -640,32 +624,36 @@ mod tests {
 
     #[test]
     fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
-        // Balance is left out for parts: its fractions are those of a part.
-        for (method, change) in [
-            ("method=dino", "run.accumulate=4"),
-            ("method=dino", "run.replicas=2"),
-            ("method=solider", "run.replicas=2"),
-            ("method=clasp", "run.replicas=4"),
+        for (set, change) in [
+            (&["method=dino"][..], "run.accumulate=4"),
+            (&["method=dino"], "run.replicas=2"),
+            (&["method=solider"], "run.replicas=2"),
+            (&["method=clasp"], "run.replicas=4"),
+            (&["method=clasp", "model.adapter=merged"], "run.replicas=2"),
         ] {
-            let whole = trainer(&[method]);
-            let items = items(&whole, three_mixes);
-            let expected = whole.lesson(&items, true);
-            let divided = trainer(&[method, change]);
-            let found = divided.lesson(&items, true);
-            let apart = difference(&expected.gradients, &found.gradients);
-            assert!(apart < 1e-4, "{method} {change}: {apart}");
-            let apart = (expected.teacher_mean - found.teacher_mean)
-                .abs()
-                .max()
-                .into_scalar::<f32>();
-            assert!(apart < 1e-5, "{method} {change}: centre {apart}");
-            let [expected_loss, loss] =
-                [&expected.terms, &found.terms].map(|terms| terms.of(Figure::Total));
-            assert!(
-                (expected_loss - loss / found.shares).abs() < 1e-4,
-                "{method} {change}"
-            );
-            assert_eq!(expected.usage.usage(1).len(), found.usage.usage(1).len());
+            // Sinkhorn–Knopp needs all samples of the step; its equal shares are those of the whole batch, not of a part.
+            for centering in ["center", "sinkhorn"] {
+                let centering = [&format!("loss.centering={centering}"), "head.outputs=16"];
+                let set = [set, &centering].concat();
+                let whole = trainer(&set);
+                let items = items(&whole);
+                let expected = whole.batch_gradients(&items, true);
+                let divided = trainer(&[&set[..], &[change]].concat());
+                let found = divided.batch_gradients(&items, true);
+                let apart = difference(&expected.gradients, &found.gradients);
+                assert!(apart < 1e-4, "{set:?} {change}: {apart}");
+                for (expected, found) in [
+                    (expected.targets_mean, found.targets_mean),
+                    (expected.usual_targets, found.usual_targets),
+                ] {
+                    let apart: f32 = (expected - found).abs().max().into_scalar();
+                    assert!(apart < 1e-5, "{set:?} {change}: {apart}");
+                }
+                for (loss, name) in Measure::LOSSES {
+                    let [one, other] = [&expected.measures, &found.measures].map(|m| m.mean(loss));
+                    assert!((one - other).abs() < 1e-4, "{set:?} {change}: {name}");
+                }
+            }
         }
     }
 
@@ -674,7 +662,7 @@ mod tests {
         for method in ["method=dino", "method=solider", "method=clasp"] {
             let plain = trainer(&[method, "model.drop_path=0.2"]);
             let again = trainer(&[method, "model.drop_path=0.2", "run.checkpointing=true"]);
-            let items = items(&plain, three_mixes);
+            let items = items(&plain);
             let [expected, found] = [&plain, &again].map(|one| one.gradients(&items).unwrap());
             assert_eq!(found.0, expected.0, "{method}");
             // The CPU's fused operations run once more as they ran first; Burn's graph has a way of its own.
@@ -695,7 +683,7 @@ mod tests {
             let set = ["method=clasp", "optimiser.lr=0.002", "model.drop_path=0.1"];
             let mut trainer = trainer(&set);
             trainer.plan.precision = precision;
-            let items = items(&trainer, three_mixes);
+            let items = items(&trainer);
             let mut step = || trainer.step(&items, false).unwrap().metrics["loss/total"];
             unfused(|| (0..15).map(|_| step()).collect::<Vec<f64>>())
         };
@@ -710,7 +698,7 @@ mod tests {
         // Weights and what the optimiser keeps stay f32, so that small steps are not lost.
         let mut trainer = trainer(&["method=clasp"]);
         trainer.plan.precision = Precision::Bf16;
-        let items = items(&trainer, three_mixes);
+        let items = items(&trainer);
         unfused(|| trainer.step(&items, false).unwrap());
         named::visit(&trainer.student, &mut |name, _, value| {
             assert_eq!(value.dtype(), burn::tensor::DType::F32, "{name}");
@@ -721,7 +709,7 @@ mod tests {
     fn every_head_moves_and_the_teacher_follows_without_gradients() {
         for method in ["dino", "solider", "clasp"] {
             let mut trainer = trainer(&[&format!("method={method}")]);
-            let items = items(&trainer, three_mixes);
+            let items = items(&trainer);
             let values = |module: &Student| {
                 let mut values = std::collections::BTreeMap::new();
                 named::visit(module, &mut |name, _, value| {
@@ -774,7 +762,7 @@ mod tests {
             );
             assert!(!trainer.teacher.dino.last_layer.weight_v.val().is_autodiff());
 
-            // Once U has left zero, γ, D and the router have a gradient too: all parameters move.
+            // All parameters move.
             trainer.step(&items, false).unwrap();
             trainer.step(&items, false).unwrap();
             let last = values(&trainer.student);
@@ -786,45 +774,128 @@ mod tests {
         }
     }
 
+    /// Gradients of the parameters whose names `of` accepts.
+    fn of(gradients: &Gradients, of: impl Fn(&str) -> bool) -> Gradients {
+        let kept = gradients.iter().filter(|(name, _)| of(name));
+        kept.map(|(name, gradient)| (name.clone(), gradient.clone()))
+            .collect()
+    }
+
+    fn norm(gradients: &Gradients) -> f64 {
+        Norms::of(gradients).total()
+    }
+
     #[test]
-    fn the_mix_weighs_the_losses() {
-        let trainer = trainer(&["method=clasp"]);
-        let terms = |mix: Mix| {
-            let terms = trainer.lesson(&items(&trainer, |_| mix), false).terms;
-            [Figure::Dino, Figure::Part, Figure::Attribute].map(|figure| terms.of(figure))
+    fn student_and_teacher_share_no_random_prompt() {
+        // Once, both had the same random mix, and recognizing it lowered DINO's loss. With prompts that change features
+        // much, the teacher's targets and the student's projections are now those of the identity prompt alone.
+        let mut trainer = trainer(&["method=clasp", "loss.part=0", "loss.attribute=0"]);
+        let items = items(&trainer);
+        let expected = trainer.batch_gradients(&items, false);
+        let shout = |name: &str, task: usize| name.contains(".moe.prompts.") && task > 0;
+        let student = trainer.student.clone();
+        trainer.student = named::map(student, &mut |name, shape, value| {
+            if !shout(name, 1) {
+                return value;
+            }
+            // The rows of part and attribute.
+            let width = shape[1];
+            let rows = value.reshape([shape[0], width]);
+            let first = rows.clone().narrow(0, 0, 1);
+            let rest = rows.narrow(0, 1, shape[0] - 1) + 3.0;
+            Tensor::cat(vec![first, rest], 0).reshape([shape[0] * width])
+        });
+        trainer.teacher = trainer.student.trunk.valid();
+        let found = trainer.batch_gradients(&items, false);
+        let dino = |batch: &BatchGradients| batch.measures.mean(Measure::Dino);
+        assert_eq!(dino(&expected), dino(&found));
+    }
+
+    #[test]
+    fn each_loss_trains_the_prompt_of_its_task() {
+        let gradients = |set: &[&str]| {
+            let trainer = trainer(&[&["method=clasp", "loss.identity_labels=0"], set].concat());
+            let items = items(&trainer);
+            trainer.gradients(&items).unwrap().1
         };
-        let identity = terms(Mix::single(0));
-        assert_eq!(identity[1..], [0.0, 0.0]);
-        let part = terms(Mix::single(PART));
-        assert!(part[1] > 0.0 && part[2] == 0.0);
-        // At initialisation the adapter is silent, so only the weights differ: 3 · 1/3 against 3 · 1.
-        let mean = terms(Mix::mean());
-        assert!(
-            (3.0 * mean[1] - part[1]).abs() < 1e-4,
-            "{} {}",
-            mean[1],
-            part[1]
-        );
-        assert!((identity[0] - part[0]).abs() < 1e-5);
-        // SOLIDER's λ is not scaled.
-        let solider = super::tests::trainer(&["method=solider"]);
-        assert_eq!(
-            solider.weights(&[Mix::single(PART), Mix::single(0)], PART),
-            [1.0, 0.0]
-        );
-        assert_eq!(
-            trainer.weights(&[Mix::single(PART), Mix::mean()], PART),
-            [3.0, 1.0]
-        );
+        // Rows of tasks that have a gradient, in every prompt.
+        let rows = |gradients: &Gradients| -> Vec<bool> {
+            let gradient =
+                numbers(&gradients["trunk.backbone.layers.3.blocks.1.moe.prompts.hidden_scale"]);
+            let row = |row: &[f32]| row.iter().any(|value| *value != 0.0);
+            gradient.chunks(gradient.len() / 3).map(row).collect()
+        };
+        let none = ["loss.dino=0", "loss.part=0", "loss.attribute=0"];
+        for (task, key) in ["dino", "part", "attribute"].iter().enumerate() {
+            let set: Vec<String> = { none.iter() }
+                .filter(|other| !other.contains(key))
+                .map(|text| (*text).to_owned())
+                .collect();
+            let set: Vec<&str> = set.iter().map(String::as_str).collect();
+            let expected: Vec<bool> = (0..3).map(|row| row == task).collect();
+            assert_eq!(rows(&gradients(&set)), expected, "{key}");
+        }
+        // λ: labels teach the identity prompt too.
+        let set = [
+            "loss.dino=0",
+            "loss.attribute=0",
+            "loss.identity_labels=0.5",
+        ];
+        assert_eq!(rows(&gradients(&set)), [true, true, false]);
+    }
+
+    #[test]
+    fn the_label_losses_on_identity_features_count_lambda_times() {
+        let total = |lambda: &str| {
+            let trainer = trainer(&["method=clasp", &format!("loss.identity_labels={lambda}")]);
+            let batch = trainer.batch_gradients(&items(&trainer), false);
+            let of = |measure| batch.measures.mean(measure);
+            let labels = of(Measure::PartIdentity) + of(Measure::AttributeIdentity);
+            (of(Measure::Total), labels)
+        };
+        let ([none, half, whole], labels) = (["0", "0.5", "1"].map(|l| total(l).0), total("1").1);
+        assert!((half - none - 0.5 * labels).abs() < 1e-4);
+        assert!((whole - none - labels).abs() < 1e-4);
+        assert_eq!(total("0").1, 0.0);
+    }
+
+    #[test]
+    fn detached_distillation_leaves_the_shared_blocks_to_labels() {
+        let shared =
+            |name: &str| name.contains("backbone.layers.0") || name.contains("patch_embed");
+        let gradients = |set: &[&str]| {
+            let trainer = trainer(&[&["method=clasp", "loss.detach_shared=true"], set].concat());
+            let items = items(&trainer);
+            trainer.gradients(&items).unwrap().1
+        };
+        let dino = gradients(&["loss.part=0", "loss.attribute=0", "loss.identity_labels=0"]);
+        assert_eq!(norm(&of(&dino, shared)), 0.0);
+        assert!(norm(&of(&dino, |name| name.contains("layers.3.blocks.1"))) > 0.0);
+        assert!(norm(&of(&gradients(&[]), shared)) > 0.0);
+    }
+
+    #[test]
+    fn the_teachers_temperature_warms_up() {
+        let trainer = trainer(&[
+            "method=dino",
+            "loss.teacher_temperature=0.04",
+            "loss.teacher_temperature_start=0.02",
+            "loss.teacher_temperature_warmup=1",
+        ]);
+        // 80 images, 8 a step.
+        let at = |step| Scheduled::at(&trainer.plan, step).teacher_temperature;
+        assert_eq!(at(0), 0.02);
+        assert!((at(5) - 0.03).abs() < 1e-12);
+        assert_eq!([at(10), at(19)], [0.04, 0.04]);
     }
 
     #[test]
     fn a_loss_that_is_not_finite_is_named_and_changes_nothing() {
         let mut trainer = trainer(&["method=dino"]);
-        let mut items = items(&trainer, |_| Mix::single(0));
+        let mut items = items(&trainer);
         items[3].views.global[0].pixels[5] = f32::NAN;
         let error = trainer.step(&items, false).err().unwrap();
-        assert_eq!((error.term, trainer.step), ("DINO loss", 0));
+        assert_eq!((error.term.as_str(), trainer.step), ("dino loss", 0));
         let mut finite = true;
         named::visit(&trainer.student, &mut |_, _, value| {
             finite &= numbers(&value).iter().all(|v| v.is_finite())
@@ -835,19 +906,21 @@ mod tests {
     #[test]
     fn solider_hides_one_part() {
         let trainer = trainer(&["method=solider"]);
-        let items = items(&trainer, |_| Mix::single(PART));
-        let inputs = Inputs::new(&items, trainer.grid(), &Device::flex());
+        let items = items(&trainer);
+        let inputs = Inputs::new(&items, trainer.grid(), Method::Solider, &Device::flex());
         let mut rng = rng_for(0, 0, "drop path");
         let plain = trainer
             .student
             .forward(&inputs, None, &mut rng)
             .parts
-            .unwrap();
+            .unwrap()
+            .own;
         let both = trainer
             .student
             .forward(&inputs, Some(2), &mut rng)
             .parts
-            .unwrap();
+            .unwrap()
+            .own;
         assert_eq!((plain.dims()[0], both.dims()[0]), (16, 32));
         let hidden: Vec<_> = (0..20)
             .map(|step| part_to_hide(Method::Solider, 4, &mut rng_for(0, step, "hidden part")))

@@ -3,10 +3,11 @@
 //! `tests/golden/export.py` loads the files `tests/golden/export/*.safetensors` in timm with `strict=True` and keeps
 //! the features. They are what the tests here write; `CLASP_WRITE_EXPORTS=1 cargo test exported` writes them anew.
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use clasp_model::backbone::{BackboneConfig, LambdaConfig};
 use clasp_model::layers::Rng;
-use clasp_model::moe::MoeConfig;
+use clasp_model::mix::Mix;
+use clasp_model::moe::{MoeConfig, MoeKind};
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
@@ -182,7 +183,11 @@ fn an_adapter_is_only_dropped_when_that_is_asked_for() {
         let message = export(&path, &backbone, &meta(&config), TIMM)
             .unwrap_err()
             .to_string();
-        for words in [what, "--drop-adapter", "numbers would be lost"] {
+        let hint = match &config.adapter {
+            Adapter::Moe(_) => "--mix",
+            _ => "--drop-adapter",
+        };
+        for words in [what, hint, "numbers would be lost"] {
             assert!(message.contains(words), "{message}");
         }
         assert!(!path.exists());
@@ -195,5 +200,46 @@ fn an_adapter_is_only_dropped_when_that_is_asked_for() {
         let again = import::import(&path, &import::Options::default(), &Device::flex()).unwrap();
         assert_eq!(again.meta.config.adapter, Adapter::None);
         fs_err::remove_file(&path).unwrap();
+    }
+}
+
+#[test]
+fn prompts_fold_into_a_file_of_the_plain_network() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("folded.safetensors");
+    let device = Device::flex();
+    let mix: Mix = "part=0.7,attribute=0.3".parse().unwrap();
+    for form in [MoeKind::Gated, MoeKind::Merged] {
+        for sizes in [Sizes::Swin(SwinSizes::pico()), Sizes::Vit(vit())] {
+            let adapter = Adapter::Moe(MoeConfig {
+                form,
+                ..MoeConfig::default()
+            });
+            let config = BackboneConfig {
+                padding: WindowPadding::Classification,
+                ..BackboneConfig::of_sizes(sizes)
+            }
+            .with_adapter(adapter.clone());
+            let backbone = backbone(&config);
+            let images = Tensor::<4>::ones([1, 3, 48, 40], &device);
+            let map = |backbone: &Backbone, mix: Mix| {
+                backbone
+                    .forward(images.clone(), mix.tensor(&device), None)
+                    .map
+            };
+            let expected = map(&backbone, mix);
+            let plain = BackboneConfig {
+                adapter: adapter.folded(),
+                ..config
+            };
+            let exported = export(&path, &backbone.fold(mix), &meta(&plain), TIMM).unwrap();
+            assert!(exported.dropped.is_empty() && exported.warnings.is_empty());
+            let again = import::import(&path, &import::Options::default(), &device).unwrap();
+            assert_eq!(again.meta.config.adapter, Adapter::None);
+            let found = map(&again.backbone, Mix::single(0));
+            let apart: f32 = (found - expected).abs().max().into_scalar();
+            assert!(apart < 1e-5, "{form:?}: {apart}");
+            fs_err::remove_file(&path).unwrap();
+        }
     }
 }

@@ -40,7 +40,17 @@ pub fn run(common: &Common, arguments: &Export) -> Result<Outcome> {
 }
 
 fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome> {
-    let (backbone, meta) = load_backbone(&arguments.model, &Device::flex())?;
+    let (mut backbone, mut meta) = load_backbone(&arguments.model, &Device::flex())?;
+    if let Some(mix) = &arguments.mix {
+        let mix: Mix = mix.parse()?;
+        ensure!(
+            matches!(meta.config.adapter, Adapter::Moe(_)),
+            "--mix {mix}: {} has no prompts to fold\n  hint: leave out --mix",
+            arguments.model.display()
+        );
+        backbone = backbone.fold(mix);
+        meta.config.adapter = meta.config.adapter.folded();
+    }
     let options = export::Options {
         names: arguments.names,
         drop_adapter: arguments.drop_adapter,

@@ -214,8 +214,8 @@ def gated(block):
         scale, shift = mixed(f"{name}_scale", 16), mixed(f"{name}_shift", 16)
         plain = norm.forward
         norm.forward = lambda x, plain=plain, scale=scale, shift=shift: (1 + scale) * plain(x) + shift
-    factor, activation = 1 + mixed("hidden_scale", 24), block.mlp.act
-    block.mlp.act = lambda x: factor * activation(x)
+    factor = 1 + mixed("hidden_scale", 24)
+    block.mlp.act.register_forward_hook(lambda module, inputs, output: factor * output)
 
 
 def merged(block):

@@ -67,7 +67,8 @@ fn label_pretrain_evaluate_embed() {
 
     // How right the labels are, whichever comes first; the truth itself is right.
     let truth = drawn().join("truth").to_string_lossy().into_owned();
-    for pair in [["labels", &truth], [&truth, "labels"], [&truth, &truth]] {
+    let truth = truth.as_str();
+    for pair in [["labels", truth], [truth, "labels"], [truth, truth]] {
         let text = done(at, &["label", "compare", pair[0], pair[1], "--json"]);
         let found: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         assert_eq!(found["images"], 40, "{text}");

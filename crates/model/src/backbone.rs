@@ -27,12 +27,10 @@ use crate::{
     error::ModelError,
     layers::Rng,
     mix::Mix,
-    moe::{Moe, MoeConfig, MoeKind},
+    moe::{Moe, MoeConfig},
     swin::{LastStage, Swin, SwinConfig, SwinSizes, WindowPadding},
     vit::{Vit, VitConfig, VitSizes},
 };
-
-pub use crate::moe::Routing;
 
 /// How a backbone is adapted to a mix of tasks.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -49,13 +47,10 @@ pub enum Adapter {
 }
 
 impl Adapter {
-    /// What it becomes when prompt weights are folded in: gated and merged experts leave a plain backbone.
+    /// What it becomes when prompt weights are folded in: experts leave a plain backbone.
     pub fn folded(&self) -> Self {
         match self {
-            Self::Moe(MoeConfig {
-                form: MoeKind::Gated | MoeKind::Merged,
-                ..
-            }) => Self::None,
+            Self::Moe(_) => Self::None,
             other => other.clone(),
         }
     }
@@ -426,8 +421,6 @@ pub struct Features {
     /// unless it has others, and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
     /// normalised.
     pub pyramid: Vec<Tensor<4>>,
-    /// One entry a block with routed experts, in order; empty without.
-    pub routing: Vec<Routing>,
 }
 
 /// A backbone of any kind.
@@ -548,7 +541,7 @@ impl Backbone {
         self.num_params()
     }
 
-    /// The same backbone for one mix, without prompts to feed: the export form. With gated or merged experts it is a plain
+    /// The same backbone for one mix, without prompts to feed: the export form. With experts it is a plain
     /// backbone, and its configuration's adapter is [`Adapter::folded`].
     pub fn fold(self, mix: Mix) -> Self {
         match self {

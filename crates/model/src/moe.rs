@@ -1,7 +1,7 @@
 //! Prompt-controlled mixture of experts (PC-MoE): the last blocks of a backbone compute differently under the
 //! prompt of each pre-training task.
 //!
-//! The abstract of CLASP (arXiv 2601.13133) names a prompt-controlled mixture of experts; the three forms below,
+//! The abstract of CLASP (arXiv 2601.13133) names a prompt-controlled mixture of experts; the two forms below,
 //! their sizes and their initialization are this project's choice. m are the prompt weights, one for each task,
 //! with a sum of 1.
 //!
@@ -24,23 +24,14 @@
 //! D_e starts as noise with Σ_e w_te·D_e = 0 for every task t, and w is linear in m, so that the block starts as the
 //! plain block for every m, to rounding. G_t starts as a mild preference for the experts e with e mod tasks = t.
 //!
-//! *Routed* ([`Routed`]). Small experts beside the MLP, the top k chosen for each token:
-//!
-//! ```text
-//! x ← x + MLP(LN2 x) + Σ_{e ∈ top-k} softmax_top-k(g)_e · Expert_e(LN3 x)
-//! g = W_x LN3(x) + Σ_t m_t G_t,    Expert_e(h) = U_e ReLU(D_e h),   U starts at zero
-//! ```
-//!
-//! All forms start as the plain backbone, so published weights load without loss. For fixed prompt weights the first
-//! two fold into a plain block ([`Moe::condition`]), which other programs can load.
+//! Both start as the plain backbone, so published weights load without loss. For fixed prompt weights both fold into a
+//! plain block, which other programs can load. Experts that are routed token by token were compared and removed
+//! (docs/LOG.md).
 
 use burn::{
     module::{Module, Param, ParamId},
     nn::{LayerNorm, Linear},
-    tensor::{
-        Device, Int, Tensor,
-        activation::{relu, softmax},
-    },
+    tensor::{Device, Tensor, activation::softmax},
 };
 use serde::{Deserialize, Serialize};
 
@@ -63,8 +54,6 @@ pub enum MoeKind {
     Gated,
     /// Prompts weigh copies of the MLP, whose weights are averaged.
     Merged,
-    /// Prompt and token choose small experts beside the MLP.
-    Routed,
 }
 
 /// Form and sizes of the mixture of experts, and the blocks that hold it.
@@ -75,12 +64,8 @@ pub struct MoeConfig {
     pub form: MoeKind,
     /// Conditional blocks, counted from the last.
     pub blocks: usize,
-    /// Number of experts, E (merged and routed).
+    /// Number of merged experts, E.
     pub experts: usize,
-    /// Experts of a token, k (routed).
-    pub top_k: usize,
-    /// Channels over hidden channels of an expert (routed).
-    pub reduction: usize,
 }
 
 impl Default for MoeConfig {
@@ -89,8 +74,6 @@ impl Default for MoeConfig {
             form: MoeKind::default(),
             blocks: 1,
             experts: 6,
-            top_k: 2,
-            reduction: 8,
         }
     }
 }
@@ -110,23 +93,9 @@ impl MoeConfig {
             let expected = format!("1 to {blocks}, the blocks of the last stage");
             return Err(setting("blocks", expected, self.blocks));
         }
-        let least = match self.form {
-            MoeKind::Gated => return Ok(()),
-            MoeKind::Merged => TASKS.len() + 1,
-            MoeKind::Routed => 1,
-        };
-        if !(least..=1024).contains(&self.experts) {
+        let least = TASKS.len() + 1;
+        if self.form == MoeKind::Merged && !(least..=1024).contains(&self.experts) {
             return Err(setting("experts", format!("{least} to 1024"), self.experts));
-        }
-        if self.form == MoeKind::Merged {
-            return Ok(());
-        }
-        if self.top_k == 0 || self.top_k > self.experts {
-            let expected = format!("1 to the number of experts, {}", self.experts);
-            return Err(setting("top_k", expected, self.top_k));
-        }
-        if self.reduction == 0 {
-            return Err(setting("reduction", "at least 1".into(), 0));
         }
         Ok(())
     }
@@ -137,23 +106,7 @@ impl MoeConfig {
         match self.form {
             MoeKind::Gated => tasks * (4 * channels + hidden),
             MoeKind::Merged => self.experts * (tasks + 2 * channels * hidden + hidden + channels),
-            MoeKind::Routed => {
-                channels * (2 + self.experts + 2 * self.width(channels)) + tasks * self.experts
-            }
         }
-    }
-
-    /// Floating-point operations that it adds to the products of a block for one token of `channels` channels.
-    pub(crate) fn operations(&self, channels: usize) -> usize {
-        match self.form {
-            MoeKind::Routed => 2 * channels * (self.experts + 2 * self.width(channels)),
-            _ => 0,
-        }
-    }
-
-    /// Hidden units of all routed experts together.
-    fn width(&self, channels: usize) -> usize {
-        self.experts * (channels / self.reduction).max(1)
     }
 
     /// The mixture of a block of `channels` channels whose MLP has `hidden` units.
@@ -176,27 +129,6 @@ impl MoeConfig {
                 prompts: Gate::init(self.experts, device),
                 fc1: Differences::init([self.experts, channels, hidden], rng, device),
                 fc2: Differences::init([self.experts, hidden, channels], rng, device),
-            }),
-            MoeKind::Routed => Moe::Routed(Routed {
-                norm: layers::layer_norm(channels, device),
-                router: layers::linear(channels, self.experts, false, rng, device),
-                prompts: Some(Gate::init(self.experts, device)),
-                // Kaiming-uniform for ReLU (He et al. 2015): bound = sqrt(6 / inputs).
-                down: Linear {
-                    weight: layers::uniform_symmetric(
-                        [channels, self.width(channels)],
-                        (6.0 / channels as f64).sqrt(),
-                        rng,
-                        device,
-                    ),
-                    bias: None,
-                },
-                up: Linear {
-                    weight: layers::constant([self.width(channels), channels], 0.0, device),
-                    bias: None,
-                },
-                experts: self.experts,
-                top_k: self.top_k,
             }),
         }
     }
@@ -223,8 +155,6 @@ pub enum Moe {
     Gated(Gated),
     /// Merged experts.
     Merged(Merged),
-    /// Routed experts.
-    Routed(Routed),
 }
 
 /// The layers of a block that prompts change.
@@ -240,45 +170,20 @@ pub struct Conditioned {
 
 impl Moe {
     /// The norms and the MLP of a block under prompt weights [1, tasks], as tensors of the graph: gradients reach the
-    /// weights and the prompts. Routed experts change neither.
+    /// weights and the prompts.
     pub(crate) fn condition(
         &self,
         [norm1, norm2]: [&LayerNorm; 2],
         mlp: &Mlp,
         mix: &Tensor<2>,
     ) -> Conditioned {
-        let plain = || Conditioned {
-            norm1: norm1.clone(),
-            norm2: norm2.clone(),
-            mlp: mlp.clone(),
-        };
         match self {
             Self::Gated(gated) => gated.condition([norm1, norm2], mlp, mix),
             Self::Merged(merged) => Conditioned {
+                norm1: norm1.clone(),
+                norm2: norm2.clone(),
                 mlp: merged.merge(mlp, mix),
-                ..plain()
             },
-            Self::Routed(_) => plain(),
-        }
-    }
-
-    /// What is left of it once prompt weights are folded into the block.
-    pub(crate) fn fold(self, mix: &Tensor<2>) -> Option<Self> {
-        match self {
-            Self::Gated(_) | Self::Merged(_) => None,
-            Self::Routed(routed) => Some(Self::Routed(routed.fold(mix))),
-        }
-    }
-
-    /// Output of routed experts and their routing; none of the other forms.
-    pub(crate) fn route(
-        &self,
-        tokens: &Tensor<3>,
-        mix: &Tensor<2>,
-    ) -> Option<(Tensor<3>, Routing)> {
-        match self {
-            Self::Routed(routed) => Some(routed.forward(tokens.clone(), mix)),
-            _ => None,
         }
     }
 
@@ -286,7 +191,7 @@ impl Moe {
     pub fn expert_weights(&self) -> Option<Tensor<2>> {
         match self {
             Self::Merged(merged) => Some(softmax(merged.prompts.gate.val().inner(), 1)),
-            _ => None,
+            Self::Gated(_) => None,
         }
     }
 }
@@ -466,104 +371,5 @@ impl Merged {
             self.fc1.merge(&mlp.fc1, &weights),
             self.fc2.merge(&mlp.fc2, &weights),
         )
-    }
-}
-
-/// Small experts beside the MLP.
-///
-/// All are evaluated and the unchosen weigh zero: one product with the D_e side by side, a scaling of each expert's
-/// units by its weight, and one product with the U_e stacked.
-#[derive(Module, Debug)]
-pub struct Routed {
-    /// LN3.
-    pub norm: LayerNorm,
-    /// W_x: channels → experts. Has a bias only when prompt weights were folded into it.
-    pub router: Linear,
-    /// The prompts; none after [`Moe::fold`].
-    pub prompts: Option<Gate>,
-    /// The D_e side by side: channels → experts · hidden.
-    pub down: Linear,
-    /// The U_e stacked: experts · hidden → channels.
-    pub up: Linear,
-    experts: usize,
-    top_k: usize,
-}
-
-/// Where the tokens of one block went.
-#[derive(Debug, Clone)]
-pub struct Routing {
-    /// Softmax of the router over all experts: [batch, tokens, experts]. Carries gradients.
-    pub probabilities: Tensor<3>,
-    /// 1 where an expert is in the token's top k, else 0: [batch, tokens, experts]. No gradient.
-    pub chosen: Tensor<3>,
-    /// The weights used: softmax over the top k, 0 elsewhere: [batch, tokens, experts].
-    pub weights: Tensor<3>,
-}
-
-impl Routed {
-    /// tokens: [batch, tokens, channels], before LN3; mix: [1, tasks].
-    fn forward(&self, tokens: Tensor<3>, mix: &Tensor<2>) -> (Tensor<3>, Routing) {
-        let hidden = layers::normalise(tokens, &self.norm);
-        let routing = self.route(hidden.clone(), mix);
-        let [batch, count, _] = hidden.dims();
-
-        let hidden = relu(layers::project(hidden, &self.down));
-        let width = hidden.dims()[2];
-        let per_expert = [batch, count, self.experts, width / self.experts];
-        let weighted = hidden.reshape(per_expert) * routing.weights.clone().unsqueeze_dim::<4>(3);
-        let output = layers::project(weighted.reshape([batch, count, width]), &self.up);
-        (output, routing)
-    }
-
-    /// hidden: [batch, tokens, channels], after LN3.
-    fn route(&self, hidden: Tensor<3>, mix: &Tensor<2>) -> Routing {
-        let logits = self.router.forward(hidden);
-        let logits = match &self.prompts {
-            None => logits,
-            Some(prompts) => {
-                let preference = mix.clone().matmul(prompts.gate.val());
-                logits + preference.unsqueeze_dim::<3>(1)
-            }
-        };
-        // The choice has no gradient; the weights and the probabilities have.
-        let mut rest = logits.clone().detach();
-        let experts = Tensor::<1, Int>::arange(0..self.experts as i64, &rest.device()).reshape([
-            1,
-            1,
-            self.experts,
-        ]);
-        for _ in 0..self.top_k {
-            let best = rest.clone().argmax(2);
-            let hit = experts
-                .clone()
-                .expand(rest.dims())
-                .equal(best.expand(rest.dims()));
-            rest = rest.mask_fill(hit, f32::NEG_INFINITY);
-        }
-        let chosen = rest.equal_scalar(f32::NEG_INFINITY);
-        let top = logits
-            .clone()
-            .mask_fill(chosen.clone().bool_not(), f32::NEG_INFINITY);
-        Routing {
-            probabilities: softmax(logits, 2),
-            chosen: chosen.float(),
-            weights: softmax(top, 2),
-        }
-    }
-
-    /// The same for fixed prompt weights: their preference becomes the router's bias.
-    fn fold(self, mix: &Tensor<2>) -> Self {
-        let Some(prompts) = self.prompts else {
-            return self;
-        };
-        let preference = mix.clone().matmul(prompts.gate.val()).squeeze_dim::<1>(0);
-        Self {
-            router: Linear {
-                bias: Some(leaf(preference)),
-                ..self.router
-            },
-            prompts: None,
-            ..self
-        }
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     kernels::{self, attention::Grid, mlp, scalar::Activation},
     layers::{self, Drops, EPSILON, Factors, Rng, normalise, project},
     mix::{self, IDENTITY, Mix},
-    moe::{self, Moe, Routing},
+    moe::{self, Moe},
 };
 
 /// What forbids attention between regions that a cyclic shift made neighbours, added to the scores.
@@ -248,11 +248,6 @@ impl SwinConfig {
             let window = sizes.window_size.pow(2);
             count += depth
                 * layers::block_operations(tokens, window, channels, sizes.mlp_ratio * channels);
-            if let Adapter::Moe(moe) = &self.adapter
-                && stage + 1 == sizes.depths.len()
-            {
-                count += moe.blocks * tokens * moe.operations(channels);
-            }
         }
         count
     }
@@ -445,7 +440,7 @@ impl Swin {
                 false => &stage.blocks[..],
             };
             for (position, block) in blocks.iter().enumerate() {
-                (x, _) = block.forward(x, &windows[position % 2], mix, drops.next());
+                x = block.forward(x, &windows[position % 2], mix, drops.next());
             }
             if !last {
                 pyramid.push(x.clone().permute([0, 3, 1, 2]));
@@ -471,7 +466,6 @@ impl Swin {
         } = shared;
         let [batch, height, width, _] = x.dims();
         mix::assert_rows(mix, batch);
-        let mut routing = Vec::new();
         if let Some(stage) = self.layers.last() {
             let first = self.first_conditional();
             let blocks = &stage.blocks[first..];
@@ -480,9 +474,7 @@ impl Swin {
             let windows = windows(&self.config, self.layers.len() - 1, height, width, &x);
             for (position, block) in blocks.iter().enumerate() {
                 let windows = &windows[(first + position) % 2];
-                let (output, routed) = block.forward(x, windows, mix, drops.next());
-                x = output;
-                routing.extend(routed);
+                x = block.forward(x, windows, mix, drops.next());
             }
         }
         let x = normalise(x, &self.norm);
@@ -498,7 +490,6 @@ impl Swin {
             map,
             pooled,
             pyramid,
-            routing,
         }
     }
 
@@ -534,8 +525,7 @@ impl Swin {
             .stage_stride(self.config.sizes.depths.len() - 1)
     }
 
-    /// The same network for one mix, without prompts. Gated and merged experts leave the plain network, routed ones their
-    /// router; SOLIDER's controller gets the mix's λ.
+    /// The same network for one mix, without prompts. Experts leave the plain network; SOLIDER's controller gets the mix's λ.
     pub fn fold(mut self, mix: Mix) -> Self {
         if let Adapter::Lambda(config) = &mut self.config.adapter {
             config.lambda.get_or_insert(1.0 - mix.weights()[IDENTITY]);
@@ -611,7 +601,7 @@ impl LastStage {
         let windows = windows(&self.config, index, height, width, &x);
         for (position, block) in self.stage.blocks.iter().enumerate() {
             let windows = &windows[position % 2];
-            (x, _) = block.forward(x, windows, &mix, drops.next());
+            x = block.forward(x, windows, &mix, drops.next());
         }
         normalise(x, &self.norm).permute([0, 3, 1, 2])
     }
@@ -875,7 +865,6 @@ impl Block {
             norm1: moe::detached_norm(block.norm1),
             norm2: moe::detached_norm(block.norm2),
             mlp: block.mlp.detached(),
-            moe: self.moe.and_then(|moe| moe.fold(mix)),
             ..block
         }
     }
@@ -887,7 +876,7 @@ impl Block {
         windows: &Windows,
         mix: &Tensor<2>,
         [factors, later]: [Option<Factors>; 2],
-    ) -> (Tensor<4>, Option<Routing>) {
+    ) -> Tensor<4> {
         let conditioned = self.condition(mix);
         let Self {
             norm1,
@@ -913,11 +902,6 @@ impl Block {
             }
         };
 
-        let routed = self.moe.as_ref().and_then(|moe| moe.route(&x, mix));
-        let (experts, routing) = match routed {
-            None => (None, None),
-            Some((experts, routing)) => (Some(Factors::scale(&later, experts)), Some(routing)),
-        };
         let x = match windows {
             Windows::Fused(_) => mlp.residual(x, norm2, EPSILON, later),
             Windows::Graph(_) => {
@@ -925,11 +909,7 @@ impl Block {
                 x + Factors::scale(&later, branch)
             }
         };
-        let x = match experts {
-            None => x,
-            Some(experts) => x + experts,
-        };
-        (x.reshape([batch, height, width, channels]), routing)
+        x.reshape([batch, height, width, channels])
     }
 }
 
@@ -1394,10 +1374,6 @@ mod tests {
             let (channels, size) = (4 * heads * pick(3), [pick(11), pick(11)]);
             let shape = [pick(3), size[0], size[1], channels];
             let adapter = match seed % 4 {
-                0 => Adapter::Moe(MoeConfig {
-                    form: MoeKind::Routed,
-                    ..MoeConfig::default()
-                }),
                 1 => Adapter::Moe(MoeConfig {
                     form: MoeKind::Merged,
                     ..MoeConfig::default()
@@ -1441,7 +1417,6 @@ mod tests {
                         Drops::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
                     case.block
                         .forward(case.x.val(), &windows, &mix, drops.next())
-                        .0
                 })
             };
             let cut = || Cut::new(size, side, shift, padding);

@@ -29,7 +29,7 @@ use crate::{
     kernels::{self, attention::Grid, scalar::Activation},
     layers::{self, Drops, Factors, Rng, project},
     mix::{self, Mix},
-    moe::{self, Moe, Routing},
+    moe::{self, Moe},
     swin::{Mlp, PatchProjection},
 };
 
@@ -258,11 +258,7 @@ impl VitConfig {
         let [rows, columns] = size.map(|size| size.div_ceil(sizes.patch));
         let tokens = sizes.prefix() + rows * columns;
         let block = layers::block_operations(tokens, tokens, sizes.width, sizes.hidden);
-        let experts: usize = match &self.adapter {
-            Adapter::Moe(moe) => moe.blocks * tokens * moe.operations(sizes.width),
-            _ => 0,
-        };
-        2 * rows * columns * 3 * sizes.patch.pow(2) * sizes.width + sizes.depth * block + experts
+        2 * rows * columns * 3 * sizes.patch.pow(2) * sizes.width + sizes.depth * block
     }
 
     /// A network with fresh weights, as DINO has them: truncated normal of standard deviation 0.02, biases zero.
@@ -341,7 +337,7 @@ impl Vit {
         // No mix reaches blocks without experts.
         let mix = Mix::mean().tensor(&x.device());
         for (index, block) in blocks.iter().enumerate() {
-            (x, _) = block.forward(x, &mix, drops.next());
+            x = block.forward(x, &mix, drops.next());
             self.collect(&mut pyramid, index, &x, grid);
         }
         let [_, tokens, width] = x.dims();
@@ -372,11 +368,8 @@ impl Vit {
         let blocks = &self.blocks[first..];
         let rates = blocks.iter().map(|block| block.drop_path);
         let mut drops = Drops::draw(rates, batch, rng, &x.device());
-        let mut routing = Vec::new();
         for (index, block) in blocks.iter().enumerate() {
-            let (output, routed) = block.forward(x, mix, drops.next());
-            x = output;
-            routing.extend(routed);
+            x = block.forward(x, mix, drops.next());
             self.collect(&mut pyramid, first + index, &x, grid);
         }
         let x = normalise(x, &self.norm);
@@ -395,7 +388,6 @@ impl Vit {
             map,
             pooled: pooled.squeeze_dim::<2>(1),
             pyramid,
-            routing,
         }
     }
 
@@ -470,8 +462,7 @@ impl Vit {
         &self.config
     }
 
-    /// The same network for one mix, without prompts. Gated and merged experts leave the plain network, routed ones their
-    /// router.
+    /// The same network for one mix, without prompts. Experts leave the plain network.
     pub fn fold(mut self, mix: Mix) -> Self {
         let device = self.pos_embed.val().device();
         for block in &mut self.blocks {
@@ -575,7 +566,6 @@ impl Block {
             norm1: moe::detached_norm(block.norm1),
             norm2: moe::detached_norm(block.norm2),
             mlp: block.mlp.detached(),
-            moe: self.moe.and_then(|moe| moe.fold(mix)),
             ..block
         }
     }
@@ -586,7 +576,7 @@ impl Block {
         x: Tensor<3>,
         mix: &Tensor<2>,
         [factors, later]: [Option<Factors>; 2],
-    ) -> (Tensor<3>, Option<Routing>) {
+    ) -> Tensor<3> {
         let conditioned = self.condition(mix);
         let Self {
             norm1,
@@ -609,23 +599,13 @@ impl Block {
             x + Factors::scale(&factors, attended)
         };
 
-        let routed = self.moe.as_ref().and_then(|moe| moe.route(&x, mix));
-        let (experts, routing) = match routed {
-            None => (None, None),
-            Some((experts, routing)) => (Some(Factors::scale(&later, experts)), Some(routing)),
-        };
-        let x = if fuse {
+        if fuse {
             mlp.residual(x, norm2, EPSILON, later)
         } else {
             let branch = mlp.forward(normalise(x.clone(), norm2));
             let branch = LayerScale::apply(&self.ls2, branch);
             x + Factors::scale(&later, branch)
-        };
-        let x = match experts {
-            None => x,
-            Some(experts) => x + experts,
-        };
-        (x, routing)
+        }
     }
 }
 

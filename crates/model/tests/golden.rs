@@ -235,7 +235,8 @@ fn vit_is_timms() {
         for (height, width) in [(256, 128), (100, 60)] {
             let images = noise(&format!("images {height}x{width}"), 3 * height * width);
             let images = tensor(images, [1, 3, height, width], &device) * 2.0;
-            let features = vit.forward(images, Mix::mean().tensor(&device), None);
+            let features =
+                Backbone::Vit(vit.clone()).forward(images, Mix::mean().tensor(&device), None);
             let name = format!("{name} {height}x{width}");
             golden.check(&format!("{name} pooled"), features.pooled, MODELS);
             let channels = (0..features.map.dims()[1] / 24)

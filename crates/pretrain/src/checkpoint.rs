@@ -42,7 +42,7 @@ use crate::step::{Trainer, adamw};
 pub const FORMAT: &str = "clasp-pretrain/2";
 
 /// Recipe keys that must not change when a run goes on: they shape tensors or the order of images.
-const FIXED: [&str; 13] = [
+const FIXED: [&str; 11] = [
     "method",
     "seed",
     "run.batch",
@@ -50,8 +50,6 @@ const FIXED: [&str; 13] = [
     "model.adapter",
     "model.conditional_blocks",
     "model.experts",
-    "model.top_k",
-    "model.reduction",
     "head.outputs",
     "head.hidden",
     "head.bottleneck",

@@ -1,6 +1,5 @@
 //! The collapse monitor, and who uses which expert.
 
-use clasp_model::backbone::Routing;
 use clasp_model::mix::TASKS;
 use serde::Serialize;
 
@@ -125,7 +124,7 @@ impl CollapseMonitor {
     }
 }
 
-/// How the passes under one prompt use the experts of one block.
+/// How one prompt weighs the merged experts of one block.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Usage {
     /// Step of the measurement.
@@ -134,11 +133,9 @@ pub struct Usage {
     pub block: usize,
     /// Name of the task whose prompt it is.
     pub task: &'static str,
-    /// Share of the tokens' choices that fell on each routed expert, or the weight of each merged one; sums to 1.
-    pub frequency: Vec<f64>,
-    /// Mean probability of each expert over all experts; sums to 1.
-    pub mass: Vec<f64>,
-    /// Entropy of `frequency`, over that of equal shares: 1 when all are used alike.
+    /// Weight of each expert; sums to 1.
+    pub weights: Vec<f64>,
+    /// Entropy of the weights, over that of equal ones: 1 when all weigh the same.
     pub entropy: f64,
 }
 
@@ -150,8 +147,7 @@ impl Usage {
             block,
             task,
             entropy: relative_entropy(&weights),
-            mass: weights.clone(),
-            frequency: weights,
+            weights,
         };
         TASKS.into_iter().zip(rows).map(usage).collect()
     }
@@ -168,83 +164,8 @@ fn relative_entropy(shares: &[f64]) -> f64 {
     }
 }
 
-/// Sums from which [`Usage`] is made; those of replicas and of parts of a batch add up.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct UsageSums {
-    /// [blocks][tasks][experts] of (choices, probability).
-    sums: Vec<[Vec<(f64, f64)>; TASKS.len()]>,
-}
-
-impl UsageSums {
-    /// Sums over one forward pass under the prompt of `task`: `routing` has one entry a block.
-    pub fn new(routing: &[Routing], task: usize) -> Self {
-        let sums = routing
-            .iter()
-            .map(|block| {
-                let total = |values: &burn::tensor::Tensor<3>| -> Vec<f32> {
-                    let sums = values.clone().inner().sum_dim(0).sum_dim(1);
-                    sums.into_data().iter::<f32>().collect()
-                };
-                let pairs = total(&block.chosen)
-                    .into_iter()
-                    .zip(total(&block.probabilities));
-                let mut tasks = [(); TASKS.len()].map(|()| Vec::new());
-                tasks[task] = pairs.map(|(c, p)| (f64::from(c), f64::from(p))).collect();
-                tasks
-            })
-            .collect();
-        Self { sums }
-    }
-
-    /// Adds the sums of another pass.
-    pub fn add(&mut self, other: &Self) {
-        if self.sums.is_empty() {
-            self.sums.clone_from(&other.sums);
-            return;
-        }
-        let mine = self.sums.iter_mut().flatten();
-        for (mine, theirs) in mine.zip(other.sums.iter().flatten()) {
-            if mine.is_empty() {
-                mine.clone_from(theirs);
-                continue;
-            }
-            for (mine, theirs) in mine.iter_mut().zip(theirs) {
-                mine.0 += theirs.0;
-                mine.1 += theirs.1;
-            }
-        }
-    }
-
-    /// Usage by block and task; tasks without a pass are left out.
-    pub fn usage(&self, step: u64) -> Vec<Usage> {
-        let mut all = Vec::new();
-        for (block, tasks) in self.sums.iter().enumerate() {
-            for (task, sums) in TASKS.iter().zip(tasks) {
-                let (choices, probability) = sums
-                    .iter()
-                    .fold((0.0, 0.0), |total, one| (total.0 + one.0, total.1 + one.1));
-                if choices <= 0.0 || probability <= 0.0 {
-                    continue;
-                }
-                let frequency: Vec<f64> = sums.iter().map(|one| one.0 / choices).collect();
-                all.push(Usage {
-                    step,
-                    block,
-                    task,
-                    mass: sums.iter().map(|one| one.1 / probability).collect(),
-                    entropy: relative_entropy(&frequency),
-                    frequency,
-                });
-            }
-        }
-        all
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Device, Tensor};
-
     use super::*;
 
     fn metrics(loss: f64, entropy: f64, spread: f64) -> Metrics {
@@ -308,34 +229,14 @@ mod tests {
     }
 
     #[test]
-    fn usage_is_counted_by_the_prompt_of_the_pass() {
-        let device = Device::flex();
-        // Image 0 chooses experts 0 and 1 for both tokens, image 1 always 2 and one of 0 and 1.
-        let tensor = |rows: [[[f32; 3]; 2]; 1]| Tensor::<3>::from_data(rows, &device);
-        let pass = |chosen, probabilities| {
-            let chosen = tensor(chosen);
-            [Routing {
-                weights: chosen.clone(),
-                probabilities: tensor(probabilities),
-                chosen,
-            }]
-        };
-        let identity = pass(
-            [[[1.0, 1.0, 0.0], [1.0, 1.0, 0.0]]],
-            [[[0.5, 0.5, 0.0], [0.7, 0.3, 0.0]]],
-        );
-        let part = pass(
-            [[[1.0, 0.0, 1.0], [0.0, 1.0, 1.0]]],
-            [[[0.2, 0.2, 0.6], [0.2, 0.2, 0.6]]],
-        );
-        let mut sums = UsageSums::new(&identity, 0);
-        sums.add(&UsageSums::new(&part, 1));
-        let usage = sums.usage(7);
-        assert_eq!(usage.len(), 2);
-        assert_eq!((usage[0].task, usage[0].step), ("identity", 7));
-        assert_eq!(usage[0].frequency, [0.5, 0.5, 0.0]);
-        assert!((usage[0].mass[0] - 0.6).abs() < 1e-6);
-        assert!((usage[0].entropy - 2.0_f64.ln() / 3.0_f64.ln()).abs() < 1e-12);
-        assert_eq!(usage[1].frequency, [0.25, 0.25, 0.5]);
+    fn usage_of_merged_experts_has_a_row_a_task() {
+        let rows = vec![vec![0.5, 0.5], vec![1.0, 0.0], vec![0.5, 0.5]];
+        let usage = Usage::of_weights(7, 1, rows);
+        let found: Vec<_> = usage
+            .iter()
+            .map(|u| (u.task, u.step, u.block, u.entropy))
+            .collect();
+        let expected = [("identity", 1.0), ("part", 0.0), ("attribute", 1.0)];
+        assert_eq!(found, expected.map(|(task, entropy)| (task, 7, 1, entropy)));
     }
 }

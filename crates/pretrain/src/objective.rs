@@ -6,7 +6,6 @@ use burn::tensor::{Tensor, TensorData};
 use clasp_model::losses::attribute::{attribute_accuracy, attribute_loss};
 use clasp_model::losses::dino::{Temperatures, dino_loss_of};
 use clasp_model::losses::part::{part_accuracy, part_loss};
-use clasp_model::losses::routing::prompt_information_loss;
 
 use crate::recipe::Loss;
 use crate::student::{Forward, Heads};
@@ -20,7 +19,6 @@ pub(crate) enum Measure {
     PartIdentity,
     Attribute,
     AttributeIdentity,
-    Routing,
     Total,
     /// Mean entropy of the teacher's targets.
     Entropy,
@@ -38,13 +36,12 @@ pub(crate) enum Measure {
 
 impl Measure {
     /// The losses: their name in the log and in errors.
-    pub(crate) const LOSSES: [(Self, &'static str); 7] = [
+    pub(crate) const LOSSES: [(Self, &'static str); 6] = [
         (Self::Dino, "dino"),
         (Self::Part, "part"),
         (Self::PartIdentity, "part_identity"),
         (Self::Attribute, "attribute"),
         (Self::AttributeIdentity, "attribute_identity"),
-        (Self::Routing, "routing"),
         (Self::Total, "total"),
     ];
 }
@@ -128,10 +125,6 @@ pub(crate) fn objective(
             let names = [Measure::AttributeRight, Measure::AttributeKnown];
             measured.extend(names.into_iter().zip(counts));
         }
-    }
-    if let Some(routing) = prompt_information_loss(&forward.routing) {
-        measured.push((Measure::Routing, routing.clone()));
-        total = total + routing * loss.routing;
     }
     if setting.observe && !forward.prompted.is_empty() {
         let [prompts, images] = distances(forward, inputs.batch);

@@ -57,8 +57,6 @@ pub enum AdapterKind {
     Gated,
     /// Experts that are averaged under prompts.
     Merged,
-    /// Experts that prompt and token choose.
-    Routed,
 }
 
 /// What keeps the teacher's targets from collapsing.
@@ -179,18 +177,14 @@ pub struct Model {
     pub backbone: String,
     /// Checkpoint that the backbone starts from: of clasp, or any that `clasp import` reads. Empty: none.
     pub init: PathBuf,
-    /// `none`, `lambda` (SOLIDER's), or a mixture of experts under prompts: `gated`, `merged`, `routed`.
+    /// `none`, `lambda` (SOLIDER's), or a mixture of experts under prompts: `gated`, `merged`.
     /// Auto: `none` for `dino`, `lambda` for `solider`, `gated` for `clasp`.
     pub adapter: Auto<AdapterKind>,
     /// Blocks with a mixture of experts, counted from the last. Auto: a quarter of all blocks, at least one, and no more
     /// than the last stage has.
     pub conditional_blocks: Auto<usize>,
-    /// Experts of a block (`merged`, `routed`).
+    /// Experts of a block (`merged`).
     pub experts: usize,
-    /// Experts that a token is given to (`routed`).
-    pub top_k: usize,
-    /// Channels of a block over channels inside an expert (`routed`).
-    pub reduction: usize,
     /// Share of residual branches that the student drops in the last block, growing from 0 linearly.
     pub drop_path: f64,
 }
@@ -203,8 +197,6 @@ impl Default for Model {
             adapter: Auto::Auto,
             conditional_blocks: Auto::Auto,
             experts: 6,
-            top_k: 2,
-            reduction: 8,
             drop_path: 0.1,
         }
     }
@@ -265,8 +257,6 @@ pub struct Loss {
     /// Whether the gradient of DINO's loss stops before the conditional blocks, so that the blocks before them learn from
     /// labels alone.
     pub detach_shared: bool,
-    /// Weight of the information that prompts give on routed experts.
-    pub routing: f64,
     /// What keeps the teacher's targets from collapsing.
     pub centering: Centering,
     /// Temperature of the student.
@@ -287,9 +277,8 @@ impl Default for Loss {
             dino: 1.0,
             part: 1.0,
             attribute: 1.0,
-            identity_labels: 0.5,
+            identity_labels: 1.0,
             detach_shared: false,
-            routing: 0.1,
             centering: Centering::Center,
             student_temperature: 0.1,
             teacher_temperature: 0.04,
@@ -553,8 +542,6 @@ impl Recipe {
                 form,
                 blocks: conditional,
                 experts: self.model.experts,
-                top_k: self.model.top_k,
-                reduction: self.model.reduction,
             })
         };
         let adapter = match adapter {
@@ -562,7 +549,6 @@ impl Recipe {
             AdapterKind::Lambda => Adapter::Lambda(LambdaConfig::default()),
             AdapterKind::Gated => moe(MoeKind::Gated),
             AdapterKind::Merged => moe(MoeKind::Merged),
-            AdapterKind::Routed => moe(MoeKind::Routed),
         };
         if self.method == Method::Solider && matches!(adapter, Adapter::Moe(_)) {
             let expected = "lambda or none, which SOLIDER is defined with";
@@ -653,7 +639,6 @@ impl Recipe {
             ("loss.part", loss.part),
             ("loss.attribute", loss.attribute),
             ("loss.identity_labels", loss.identity_labels),
-            ("loss.routing", loss.routing),
         ];
         check::within(&weights, [0.0, 1e4])?;
         let temperatures = [
@@ -966,9 +951,6 @@ mod tests {
         }
         assert!(set("run.accumulate=3").contains("`run.accumulate`"));
         for (adapter, key, value) in [
-            ("routed", "top_k", "7"),
-            ("routed", "reduction", "0"),
-            ("routed", "experts", "0"),
             ("merged", "experts", "3"),
             ("merged", "experts", "100000000000"),
         ] {

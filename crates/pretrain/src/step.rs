@@ -23,10 +23,10 @@ use clasp_run::Metrics;
 use clasp_weights::import::{self, start_from};
 
 use crate::error::Result;
-use crate::monitor::{Usage, UsageSums};
+use crate::monitor::Usage;
 use crate::objective::{Measure, Setting, Targets, objective};
 use crate::recipe::{Centering, ClipBy, Plan};
-use crate::student::{Forward, Student, Trunk, part_to_hide};
+use crate::student::{Student, Trunk, part_to_hide};
 use crate::views::{Inputs, Item};
 
 /// Name of the projection head's last layer, which stays as it is at first.
@@ -80,7 +80,6 @@ pub struct NonFinite {
 struct ShareResult {
     gradients: Gradients,
     measured: Vec<(Measure, Tensor<1>)>,
-    usage: UsageSums,
 }
 
 /// The teacher's targets of a batch.
@@ -102,7 +101,6 @@ struct BatchGradients {
     /// Entropy of the usual targets of this and earlier steps.
     usual_entropy: f64,
     measures: Measures,
-    usage: UsageSums,
 }
 
 /// Sums over shares.
@@ -233,10 +231,11 @@ impl Trainer {
         put("schedule/weight_decay", rates.weight_decay);
         put("schedule/momentum", rates.momentum);
         put("schedule/teacher_temperature", rates.teacher_temperature);
-        let mut usage = batch.usage.usage(self.step);
-        if observe {
-            usage.extend(self.merged_usage());
-        }
+        let usage = if observe {
+            self.merged_usage()
+        } else {
+            Vec::new()
+        };
         Ok(Outcome { metrics, usage })
     }
 
@@ -280,7 +279,7 @@ impl Trainer {
         } = self.targets(items, part_size, share_size);
         let mut targets = targets.into_iter();
         let mut gradients = Gradients::new();
-        let (mut measured, mut usage) = (Vec::new(), UsageSums::default());
+        let mut measured = Vec::new();
         let mut count = 0.0;
         for (part, items) in items.chunks(part_size).enumerate() {
             let shares: Vec<(&[Item], Targets)> =
@@ -291,7 +290,6 @@ impl Trainer {
             for result in results {
                 optim::add(&mut gradients, result.gradients);
                 measured.extend(result.measured);
-                usage.add(&result.usage);
                 count += 1.0;
             }
         }
@@ -321,7 +319,6 @@ impl Trainer {
                 sums,
                 shares: count,
             },
-            usage,
         }
     }
 
@@ -412,16 +409,10 @@ impl Trainer {
             observe,
         };
         let (total, measured) = objective(&forward, &inputs, targets, &setting);
-        let usage = if observe {
-            usage(&forward)
-        } else {
-            UsageSums::default()
-        };
         let shares = (self.plan.replicas * recipe.run.accumulate) as f64;
         ShareResult {
             gradients: optim::gradients(&student, &mut (total / shares).backward()),
             measured,
-            usage,
         }
     }
 
@@ -490,14 +481,6 @@ pub(crate) fn adamw(plan: &Plan) -> OptimiserConfig {
         clip,
         ..OptimiserConfig::default()
     }
-}
-
-fn usage(forward: &Forward) -> UsageSums {
-    let mut sums = UsageSums::default();
-    for (blocks, task) in &forward.routing {
-        sums.add(&UsageSums::new(blocks, *task));
-    }
-    sums
 }
 
 impl Measures {

@@ -15,7 +15,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::backbone::{Adapter, Backbone, Routing};
+use clasp_model::backbone::{Adapter, Backbone, Shared};
 use clasp_model::heads::{
     AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
 };
@@ -73,8 +73,6 @@ pub struct Forward {
     pub parts: Option<Heads<Tensor<4>>>,
     /// Attribute logits of the global views: [global views · batch, values].
     pub attributes: Option<Heads<Tensor<2>>>,
-    /// Routing of the blocks with routed experts in each pass, and the task whose prompt it had.
-    pub routing: Vec<(Vec<Routing>, usize)>,
 }
 
 impl Student {
@@ -130,14 +128,12 @@ impl Student {
             features.clone()
         };
         let mut pooled = vec![features.pooled.clone()];
-        let mut routing = vec![(features.routing, IDENTITY)];
 
         if let Some(locals) = &inputs.locals {
             let mix = inputs.mix(locals.dims()[0] / batch, &device);
             let shared = backbone.shared(locals.clone(), &mix, Some(rng));
             let features = backbone.conditional(stop(shared), &mix, Some(rng));
             pooled.push(features.pooled);
-            routing.push((features.routing, IDENTITY));
         }
 
         let mut prompted = Vec::new();
@@ -145,7 +141,6 @@ impl Student {
             let mix = Mix::single(task).tensor(&device);
             let features = backbone.conditional(shared.clone(), &mix, Some(rng));
             prompted.push(features.pooled.clone());
-            routing.push((features.routing.clone(), task));
             features
         };
         let parts = self.part.as_ref().map(|head| {
@@ -195,12 +190,11 @@ impl Student {
             attributes,
             pooled: features.pooled,
             prompted,
-            routing,
         }
     }
 
     /// What DINO's branch goes on with.
-    fn stop(&self, shared: clasp_model::backbone::Shared) -> clasp_model::backbone::Shared {
+    fn stop(&self, shared: Shared) -> Shared {
         if self.detach_shared {
             shared.detach()
         } else {

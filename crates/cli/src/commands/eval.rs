@@ -237,7 +237,11 @@ pub fn default_mix(task: Task) -> (String, Mix) {
     let weights = TASKS.iter().zip(mix.weights());
     let most = weights.max_by(|(_, one), (_, other)| one.total_cmp(other));
     let (own, weight) = most.unwrap_or((&"", 0.0));
-    (format!("default ({own} {weight})"), mix)
+    let name = match weight {
+        1.0 => format!("default ({own})"),
+        _ => format!("default ({own} {weight})"),
+    };
+    (name, mix)
 }
 
 /// The task's name on the command line.
@@ -439,8 +443,8 @@ mod tests {
     #[test]
     fn a_default_mix_is_that_of_fine_tuning_and_says_what_it_is_mostly() {
         let (name, mix) = default_mix(Task::Reid);
-        assert_eq!(name, "default (identity 0.8)");
-        assert_eq!(mix, Mix::mostly(clasp_model::mix::IDENTITY, 0.8));
+        assert_eq!(name, "default (attribute)");
+        assert_eq!(mix, Mix::single(clasp_model::mix::ATTRIBUTE));
         assert_eq!(
             default_mix(Task::Search).1,
             <clasp_tasks::tuned::search::SearchTask as finetune::Task>::default_mix()

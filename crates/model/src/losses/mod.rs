@@ -2,7 +2,7 @@
 //!
 //! | file | for |
 //! |---|---|
-//! | [`dino`], [`part`], [`attribute`], [`routing`] | pre-training |
+//! | [`dino`], [`part`], [`attribute`] | pre-training |
 //! | [`identity`] | re-identification: cross-entropy, batch-hard triplets |
 //! | [`weighted_bce`](mod@weighted_bce) | attribute recognition |
 //! | [`parsing`] | cross-entropy, Lovász-softmax, edges |
@@ -19,7 +19,6 @@ pub mod oim;
 pub mod parsing;
 pub mod part;
 pub mod regions;
-pub mod routing;
 pub mod weighted_bce;
 
 pub use attribute::attribute_loss;
@@ -31,5 +30,4 @@ pub use oim::OimMemory;
 pub use parsing::{edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy, refined_divergence};
 pub use part::part_loss;
 pub use regions::{box_loss, objectness_loss};
-pub use routing::prompt_information_loss;
 pub use weighted_bce::weighted_bce;

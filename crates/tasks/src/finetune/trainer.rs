@@ -358,7 +358,6 @@ fn together(parts: &[Features]) -> Features {
         map: pyramid[stages - 1].clone(),
         pooled: Tensor::cat(pooled.collect(), 0),
         pyramid,
-        routing: Vec::new(),
     }
 }
 
@@ -439,7 +438,6 @@ fn join(drafts: &[Draft]) -> Features {
             pyramid: { features.pyramid.iter() }
                 .map(|map| map.clone().without_autodiff())
                 .collect(),
-            routing: Vec::new(),
         })
         .collect();
     let Features {
@@ -451,6 +449,5 @@ fn join(drafts: &[Draft]) -> Features {
         map: pyramid[pyramid.len() - 1].clone(),
         pooled: leaf(pooled),
         pyramid,
-        routing: Vec::new(),
     }
 }

@@ -200,7 +200,7 @@ impl Task for AttributeTask {
     type Target = Vec<bool>;
 
     fn default_mix() -> Mix {
-        Mix::mostly(ATTRIBUTE, 0.8)
+        Mix::single(ATTRIBUTE)
     }
 
     fn settings(&self) -> &Settings {

@@ -368,7 +368,7 @@ impl Task for ParsingTask {
     type Target = (Vec<u8>, [usize; 2]);
 
     fn default_mix() -> Mix {
-        Mix::mostly(PART, 0.8)
+        Mix::single(PART)
     }
 
     fn settings(&self) -> &Settings {

@@ -360,7 +360,7 @@ impl Task for PoseTask {
     type Target = Target;
 
     fn default_mix() -> Mix {
-        Mix::mostly(PART, 0.8)
+        Mix::single(PART)
     }
 
     fn settings(&self) -> &Settings {

@@ -528,7 +528,7 @@ fn backbones_leave_with_heads() {
         for batch in [1, 8] {
             let mut pixels = vec![0; batch * 3 * size[0] * size[1]];
             Rng::seed_from_u64(3).fill_bytes(&mut pixels);
-            let mix = mixes(prompt, batch);
+            let mix = mix_of_run(prompt, 2);
             let images =
                 TensorData::new(normalise(&pixels, &options), [batch, 3, size[0], size[1]]);
             let mix = TensorData::new(mix.data, mix.shape);

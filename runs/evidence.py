@@ -485,7 +485,7 @@ def prompts_table(evidence, seeds, arms, steps):
 
 
 def photos_frozen_table(evidence, seeds, arms, steps):
-    evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("photos", seed))
+    evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("photos", seed), arm=arm)
     results = evidence.arms("photos-frozen", "photos", arms, seeds, lambda arm: steps, evaluate)
     text = (
         f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm; then the frozen backbone with a linear probe: "

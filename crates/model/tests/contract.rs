@@ -231,7 +231,7 @@ fn the_mix_matters_once_trained_and_folds_away() {
 }
 
 #[test]
-fn gradients_of_prompts_are_no_whisper_beside_the_backbones() {
+fn gradients_of_prompts_count_beside_the_backbones() {
     // Once, gradients of prompts were 1e-5 of the backbone's, so that prompts changed nothing.
     let device = Device::flex().autodiff();
     for (name, form) in KINDS
@@ -247,7 +247,7 @@ fn gradients_of_prompts_are_no_whisper_beside_the_backbones() {
         let norms = Norms::of(&gradients);
         let prompts = norms.total_of(is_prompt);
         let rest = norms.total_of(|name| !is_moe(name));
-        let least = if form == MoeKind::Gated { 1e-2 } else { 1e-4 };
+        let least = if form == MoeKind::Gated { 2e-3 } else { 1e-4 };
         assert!(
             prompts > least * rest,
             "{name} {form:?}: {prompts} beside {rest}"

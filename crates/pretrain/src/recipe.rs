@@ -537,6 +537,7 @@ impl Recipe {
         let [blocks, last] = plain.blocks();
         let conditional = (blocks / 4).clamp(1, last);
         let conditional = self.model.conditional_blocks.settle(conditional);
+        check::count("model.conditional_blocks", conditional, [1, last])?;
         let moe = |form| {
             Adapter::Moe(MoeConfig {
                 form,

@@ -109,7 +109,7 @@ pub const TINY: &[&str] = &[
     "--set",
     "views.local=2",
     "--set",
-    "head.outputs=64",
+    "head.outputs=8",
     "--set",
     "head.hidden=32",
     "--set",

@@ -170,6 +170,14 @@ impl FolderLock {
     }
 }
 
+impl FolderLock {
+    /// Whether a process has the folder now.
+    pub fn is_held(folder: &Path) -> bool {
+        let file = fs::File::open(folder.join(".lock"));
+        file.is_ok_and(|file| matches!(file.file().try_lock(), Err(TryLockError::WouldBlock)))
+    }
+}
+
 /// Removes the temporary files that killed processes left in a folder; nothing where there is no such folder.
 ///
 /// For folders that one process writes: one of another machine that shares the folder would look dead from here.
@@ -177,13 +185,21 @@ impl FolderLock {
 /// # Errors
 /// The folder cannot be read, or a file cannot be removed.
 pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    remove_abandoned_where(folder, |_| true)
+}
+
+/// As [`remove_abandoned`], of those files whose names (or, of long ones, their beginnings) are `ours`.
+///
+/// # Errors
+/// As [`remove_abandoned`].
+pub fn remove_abandoned_where(folder: &Path, ours: impl Fn(&str) -> bool) -> io::Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((process, count)) = owner(&name) else {
+        let Some((_, process, count)) = owner(&name).filter(|(of, ..)| ours(of)) else {
             continue;
         };
         let abandoned = match process == std::process::id() {
@@ -242,11 +258,12 @@ fn temporary(path: &Path) -> io::Result<(fs::File, PathBuf)> {
     }
 }
 
-/// Process and count in the name of a temporary file.
-fn owner(name: &str) -> Option<(u32, u64)> {
+/// File, process and count in the name of a temporary file.
+fn owner(name: &str) -> Option<(&str, u32, u64)> {
     let inner = name.strip_prefix('.')?.strip_suffix(".tmp")?;
-    let (process, count) = inner.rsplit_once('.')?.1.split_once('-')?;
-    Some((process.parse().ok()?, count.parse().ok()?))
+    let (of, owner) = inner.rsplit_once('.')?;
+    let (process, count) = owner.split_once('-')?;
+    Some((of, process.parse().ok()?, count.parse().ok()?))
 }
 
 /// Makes the rename itself durable. Not every file system can; then the rename is still atomic.
@@ -379,7 +396,9 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
         let process = format!("another process (process {})", std::process::id());
         assert!(error.to_string().contains(&process), "{error}");
+        assert!(FolderLock::is_held(folder.path()));
         drop((lock, other));
+        assert!(!FolderLock::is_held(folder.path()));
         FolderLock::take(folder.path()).unwrap();
     }
 

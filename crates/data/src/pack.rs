@@ -187,7 +187,9 @@ impl Manifest {
                     ..
                 } = &manifest.settings;
                 let height = max_height.map_or("none".to_owned(), |height| height.to_string());
-                format!("{images_per_shard} images a shard, largest height {height}, quality {quality}")
+                format!(
+                    "{images_per_shard} images a shard, largest height {height}, quality {quality}"
+                )
             };
             return Err(other("setting", words(now), words(self)));
         }
@@ -206,7 +208,9 @@ impl Manifest {
 /// where it is whole or nothing says so.
 pub(crate) fn unfinished(path: &Path) -> io::Result<Option<(usize, usize)>> {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let digits = stem.rsplit_once('-').map(|(prefix, number)| (prefix, number.as_bytes()));
+    let digits = stem
+        .rsplit_once('-')
+        .map(|(prefix, number)| (prefix, number.as_bytes()));
     let Some((prefix, _)) = digits.filter(|(_, number)| number.iter().all(u8::is_ascii_digit))
     else {
         return Ok(None);
@@ -383,7 +387,10 @@ fn digest(source: &Source) -> String {
         hash.update(key.as_bytes());
         hash.update(b"\n");
     }
-    hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn refuse_existing(out: &Path, prefix: &str) -> Result<(), PackError> {
@@ -664,7 +671,10 @@ mod tests {
 
         let spec = format!("{}/images-{{000..002}}.tar", out.path().display());
         let packed = Source::open(&spec).unwrap();
-        assert_eq!(Source::open(out.path().to_str().unwrap()).unwrap().len(), 23);
+        assert_eq!(
+            Source::open(out.path().to_str().unwrap()).unwrap().len(),
+            23
+        );
         let kept = source.keys().filter(|key| !failed.contains(key));
         assert!(packed.keys().eq(kept));
         for i in 0..packed.len() {
@@ -718,20 +728,33 @@ mod tests {
         assert!(part.stopped && part.images > 0 && part.images < once.images);
         for spec in [broken.clone(), part.shards[0].clone()] {
             let error = Source::open(spec.to_str().unwrap()).unwrap_err();
-            assert!(matches!(error, crate::source::SourceError::Unfinished { .. }), "{error}");
+            assert!(
+                matches!(error, crate::source::SourceError::Unfinished { .. }),
+                "{error}"
+            );
         }
         // A kill in the middle of the next shard, which is written again.
         let next = broken.join(format!("images-{:03}.tar", part.shards.len()));
         fs::write(&next, "part").unwrap();
-        fs::write(broken.join(format!(".images-009.tar.{}-0.tmp", u32::MAX)), "part").unwrap();
+        fs::write(
+            broken.join(format!(".images-009.tar.{}-0.tmp", u32::MAX)),
+            "part",
+        )
+        .unwrap();
         let other = PackConfig {
             images_per_shard: 60,
             ..config.clone()
         };
         let error = pack_to(&source, &broken, &other).unwrap_err().to_string();
-        assert!(error.contains("another setting: expected 60 images"), "{error}");
+        assert!(
+            error.contains("another setting: expected 60 images"),
+            "{error}"
+        );
         let rest = pack_to(&source, &broken, &config).unwrap();
-        assert_eq!((rest.images, &rest.unreadable), (once.images, &once.unreadable));
+        assert_eq!(
+            (rest.images, &rest.unreadable),
+            (once.images, &once.unreadable)
+        );
         assert!(rest.resumed > 0 && !rest.stopped);
         let files = |folder: &Path| {
             let mut names: Vec<_> = (fs::read_dir(folder).unwrap())
@@ -757,7 +780,9 @@ mod tests {
         let out = folder.path().join("out");
         let error = pack_to(&source, &out, &PackConfig::default()).unwrap_err();
         assert!(matches!(error, PackError::Nothing { .. }), "{error}");
-        let left = fs::read_dir(out).unwrap().map(|entry| entry.unwrap().file_name());
+        let left = fs::read_dir(out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<Vec<_>>(), [".lock"]);
     }
 

@@ -35,7 +35,7 @@ use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
 use self::folder::Folder;
-use crate::image::format_of;
+use crate::image::{ImageError, Limits, Rgb, decode, format_of};
 use crate::pack::unfinished;
 use crate::text::{decode_text, read_text};
 
@@ -66,8 +66,24 @@ const NOT_READ: [&str; 33] = [
 
 /// Words that name a mask between a photo's name and the extension, as in `x.seg.png`.
 const FIELDS: [&str; 18] = [
-    "alpha", "annotation", "depth", "densepose", "gt", "instance", "label", "labels", "mask",
-    "matte", "normal", "normals", "parsing", "parts", "pose", "seg", "segmentation", "semantic",
+    "alpha",
+    "annotation",
+    "depth",
+    "densepose",
+    "gt",
+    "instance",
+    "label",
+    "labels",
+    "mask",
+    "matte",
+    "normal",
+    "normals",
+    "parsing",
+    "parts",
+    "pose",
+    "seg",
+    "segmentation",
+    "semantic",
 ];
 
 /// Why images cannot be found or read.
@@ -284,12 +300,21 @@ impl LeftOut {
         let counts = [
             (self.unnamed, "images without extension"),
             (self.hidden, "hidden images"),
-            (self.fields, "masks or other fields beside images, as x.seg.png"),
+            (
+                self.fields,
+                "masks or other fields beside images, as x.seg.png",
+            ),
             (self.masks, "masks in folders of masks"),
             (self.special, "pipes, sockets, devices or sparse files"),
             (self.broken_links, "links to files that are not in the tar"),
-            (self.linked_folders, "linked folders that are read under another name"),
-            (self.repeated_lines, "lines of a list that repeat an earlier one"),
+            (
+                self.linked_folders,
+                "linked folders that are read under another name",
+            ),
+            (
+                self.repeated_lines,
+                "lines of a list that repeat an earlier one",
+            ),
         ];
         let told = counts.into_iter().filter(|(count, _)| *count > 0);
         lines.extend(told.map(|(count, what)| format!("left out {count} {what}")));
@@ -326,10 +351,7 @@ impl Source {
     ///
     /// # Errors
     /// As [`Source::open`].
-    pub fn open_several(
-        specs: &[impl AsRef<str>],
-        lenient: bool,
-    ) -> Result<Source, SourceError> {
+    pub fn open_several(specs: &[impl AsRef<str>], lenient: bool) -> Result<Source, SourceError> {
         Self::open_with(specs, lenient, false)?.finish()
     }
 
@@ -478,6 +500,17 @@ impl Source {
         let mut bytes = vec![0; size as usize];
         file.read_exact(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Image `i`, decoded.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or its bytes are no image.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Source::len`].
+    pub fn load(&self, i: usize, limits: &Limits) -> Result<Rgb, Failure> {
+        Ok(decode(&self.read(i)?, limits)?)
     }
 
     /// The runs of images that are worked on as a whole: one per tar; folders and lists are cut
@@ -818,7 +851,7 @@ fn is_image_file(path: &Path) -> bool {
     EXTENSIONS.contains(&extension(path).as_str()) && path.is_file()
 }
 
-fn is_hidden(path: &Path) -> bool {
+pub(crate) fn is_hidden(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().starts_with('.')
 }
@@ -977,6 +1010,40 @@ fn number_range(first: &str, last: &str) -> Result<Vec<String>, String> {
     Ok((from..=to).map(|n| format!("{n:0width$}")).collect())
 }
 
+/// Why an image could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What is wrong, in words.
+    pub reason: String,
+    /// Whether the bytes of the image are at fault, so that it fails again. Otherwise they could not
+    /// be read (a share that is away, too many open files), which passes.
+    pub damaged: bool,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self {
+            reason: error.to_string(),
+            damaged: false,
+        }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        Self {
+            reason: error.to_string(),
+            damaged: true,
+        }
+    }
+}
+
 /// Images that were tried and those that could not be used.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unreadable {
@@ -1054,7 +1121,7 @@ impl Unreadable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Limits, Rgb, decode, encode_png};
+    use crate::image::encode_png;
     use proptest::prelude::*;
     use tempfile::TempDir;
 
@@ -1250,7 +1317,14 @@ mod tests {
     #[test]
     fn links_pipes_and_other_kinds_are_read_once_or_told() {
         use std::os::unix::fs::symlink;
-        let names = ["in/a.png", "in/b.jfif", "in/c.jpe", "in/d.tif", "in/e.gif", "in/f.heic"];
+        let names = [
+            "in/a.png",
+            "in/b.jfif",
+            "in/c.jpe",
+            "in/d.tif",
+            "in/e.gif",
+            "in/f.heic",
+        ];
         let folder = folder(&names);
         let path = |name: &str| folder.path().join(name);
         fs::write(path("in/._a.png"), "resource fork").unwrap();
@@ -1272,10 +1346,16 @@ mod tests {
         assert_eq!(colours(&source), [0, 1, 2, 0, 9, 0]);
         let left_out = source.left_out();
         assert_eq!(left_out.kinds.values().sum::<usize>(), 3);
-        assert_eq!((left_out.special, left_out.hidden, left_out.unnamed), (1, 1, 1));
+        assert_eq!(
+            (left_out.special, left_out.hidden, left_out.unnamed),
+            (1, 1, 1)
+        );
         assert_eq!(left_out.linked_folders, 3);
         let told = left_out.describe().join("\n");
-        assert!(told.contains("1 x .heic") && told.contains("left out 3 files"), "{told}");
+        assert!(
+            told.contains("1 x .heic") && told.contains("left out 3 files"),
+            "{told}"
+        );
         let error = open(&path("in/s.png")).unwrap_err();
         assert!(matches!(error, SourceError::Special { .. }), "{error}");
         let listed = Source::from_files("s", [("s".to_owned(), path("in/s.png"))]).unwrap();
@@ -1284,11 +1364,29 @@ mod tests {
 
     #[test]
     fn masks_beside_photos_are_no_photos() {
-        let names = ["images/a.jpg", "images/a.seg.png", "images/a.2.png", "images/b.png"];
-        let more = ["masks/a.png", "masks/b.png", "masks/c.png", "labels/x.jpg", "x.jpg"];
+        let names = [
+            "images/a.jpg",
+            "images/a.seg.png",
+            "images/a.2.png",
+            "images/b.png",
+        ];
+        let more = [
+            "masks/a.png",
+            "masks/b.png",
+            "masks/c.png",
+            "labels/x.jpg",
+            "x.jpg",
+        ];
         let folder = folder(&[&names[..], &more[..]].concat());
         let source = open(folder.path()).unwrap();
-        let expected = ["images/a.2", "images/a", "images/b", "labels/x", "masks/c", "x"];
+        let expected = [
+            "images/a.2",
+            "images/a",
+            "images/b",
+            "labels/x",
+            "masks/c",
+            "x",
+        ];
         assert_eq!(keys(&source), expected);
         assert_eq!((source.left_out().fields, source.left_out().masks), (1, 2));
         // The folder of masks itself may be what is wanted, and a check counts everything.
@@ -1314,7 +1412,10 @@ mod tests {
         let source = open(&path).unwrap();
         assert_eq!(keys(&source), ["00000", "a.b/c", "00001.0", "00001"]);
         assert_eq!(colours(&source), [1, 3, 4, 5]);
-        assert_eq!((source.left_out().fields, source.left_out().kinds["tif"]), (1, 1));
+        assert_eq!(
+            (source.left_out().fields, source.left_out().kinds["tif"]),
+            (1, 1)
+        );
     }
 
     #[test]
@@ -1331,12 +1432,36 @@ mod tests {
                 to => tar.append_link(&mut header, name, to).unwrap(),
             }
         };
-        add(&mut tar, tar::EntryType::Symlink, "x/early.png", "../x/0.png", b"");
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/early.png",
+            "../x/0.png",
+            b"",
+        );
         add(&mut tar, tar::EntryType::Regular, "x/0.png", "", &png(7));
         add(&mut tar, tar::EntryType::Link, "x/hard.png", "x/0.png", b"");
-        add(&mut tar, tar::EntryType::Symlink, "x/soft.png", "hard.png", b"");
-        add(&mut tar, tar::EntryType::Symlink, "x/gone.png", "/elsewhere.png", b"");
-        add(&mut tar, tar::EntryType::Symlink, "x/loop.png", "loop.png", b"");
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/soft.png",
+            "hard.png",
+            b"",
+        );
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/gone.png",
+            "/elsewhere.png",
+            b"",
+        );
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/loop.png",
+            "loop.png",
+            b"",
+        );
         add(&mut tar, tar::EntryType::Fifo, "x/pipe.png", "", b"");
         tar.into_inner().unwrap();
         let other = folder.path().join("m.tar");

@@ -98,7 +98,10 @@ mod tests {
     #[test]
     fn other_encodings_are_named_with_the_line() {
         let latin = decode_text(b"a.png\ncaf\xe9.png\n".to_vec()).unwrap_err();
-        assert!(latin.starts_with("line 2: expected text in UTF-8"), "{latin}");
+        assert!(
+            latin.starts_with("line 2: expected text in UTF-8"),
+            "{latin}"
+        );
         let odd = decode_text(vec![0xff, 0xfe, b'a']).unwrap_err();
         assert!(odd.contains("UTF-16"), "{odd}");
     }

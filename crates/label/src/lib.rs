@@ -11,6 +11,7 @@
 //! | [`run`] | the labelling run: shards, threads, resume |
 //! | [`calibrate`] | mean and deviation of the logits over the corpus |
 //! | [`stats`] | what was labelled, with warnings |
+//! | [`check`] | labels against their images |
 //! | [`compare`] | how far two stores agree |
 //! | [`score`] | zero-shot answers against known truth |
 //! | [`show`] | a contact sheet with overlays and a legend |
@@ -22,6 +23,7 @@
 
 pub mod attributes;
 pub mod calibrate;
+pub mod check;
 pub mod clip_data;
 pub mod clip_train;
 pub mod compare;

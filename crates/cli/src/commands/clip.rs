@@ -91,7 +91,10 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
         format!("stopped after step {step}; the same command with --resume goes on")
     };
     say(common, &text);
-    Ok(Outcome::Done)
+    Ok(match trained.finished {
+        true => Outcome::Done,
+        false => Outcome::Stopped,
+    })
 }
 
 fn tell(meter: &mut Meter, progress: &Progress) {

@@ -339,7 +339,7 @@ fn samples(
             ("drawn people", people.collect::<Result<_, _>>()?)
         }
         Some(images) => {
-            let source = Source::open(images)?;
+            let source = open_images(&[images], false)?;
             let count = source.len().min(SAMPLES);
             ensure!(count > 0, "{images} holds no image");
             let read = |index| {

@@ -50,7 +50,10 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
     };
     let summary = train::<T>(&recipe, &folder, resume, &mut control)?;
     print_result(common.json, &summary, &describe(T::NAME, &summary, &folder))?;
-    Ok(Outcome::Done)
+    Ok(match summary.model {
+        Some(_) => Outcome::Done,
+        None => Outcome::Stopped,
+    })
 }
 
 /// The recipe of a run that has begun.

@@ -48,7 +48,10 @@ pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
         );
     }
     print_result(common.json, &summary, &text)?;
-    Ok(Outcome::Done)
+    Ok(match summary.finished {
+        true => Outcome::Done,
+        false => Outcome::Stopped,
+    })
 }
 
 fn default_folder(name: &str, recipe: &Recipe) -> PathBuf {

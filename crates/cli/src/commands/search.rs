@@ -88,8 +88,8 @@ fn search<E: Extractor>(
         )?)
     };
     let (queries, others) = (
-        Source::open(&arguments.query)?,
-        Source::open(&arguments.gallery)?,
+        open_images(&[&arguments.query], arguments.keep_going)?,
+        open_images(&[&arguments.gallery], arguments.keep_going)?,
     );
     let query = features("search: queries", &queries)?;
     let gallery = features("search: gallery", &others)?;

@@ -157,9 +157,7 @@ impl Reader {
                 if size > MOST_NAME {
                     return Err(self.damaged(
                         offset - BLOCK,
-                        format!(
-                            "a name of {size} bytes, more than the {MOST_NAME} that are read,"
-                        ),
+                        format!("a name of {size} bytes, more than the {MOST_NAME} that are read,"),
                     ));
                 }
                 let mut bytes = vec![0; size as usize];

@@ -534,6 +534,9 @@ pub struct Search {
     /// person
     #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
     pub threshold: f32,
+    /// Height x width [default: the model's own]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
     /// Go on when more than 5 % of the images cannot be read, and with the whole images of damaged tars
     #[arg(long)]
     pub keep_going: bool,

@@ -327,7 +327,7 @@ pub fn evaluate(
     };
     let stop = interrupt::flag()?;
     let title = format!("eval {} ({mix_name})", name(task));
-    let meter = Mutex::new(Meter::new(common, &title, "steps"));
+    let meter = Mutex::new(Meter::new(common, &title, "images"));
     let progress = |progress: Progress| {
         if let Ok(mut meter) = meter.lock() {
             meter.set(progress.done as u64, progress.total as u64, progress.stage);

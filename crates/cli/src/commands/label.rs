@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
-use clasp_data::image::{Limits, encode_png};
+use clasp_data::image::{Limits, encode_jpeg, encode_png};
 use clasp_data::labels::{Calibration, LabelError, Store};
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
@@ -58,7 +58,12 @@ pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
                 calibration.as_ref(),
                 &options,
             )?;
-            clasp_data::atomic_write(out, |file| file.write_all(&encode_png(&sheet)))
+            let ending = out.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+            let bytes = match ending.as_str() {
+                "jpg" | "jpeg" => encode_jpeg(&sheet, 92),
+                _ => encode_png(&sheet),
+            };
+            clasp_data::atomic_write(out, |file| file.write_all(&bytes))
                 .with_context(|| format!("writing {}", out.display()))?;
             say(common, &format!("wrote {}", out.display()));
             Ok(Outcome::Done)

@@ -76,7 +76,7 @@ impl Partial {
     fn go_on(&mut self, asked: &Value, source: &Source) -> Result<()> {
         let mut whole = 0;
         let length = self.file.metadata()?.len();
-        let mut lines = BufReader::new(&mut self.file);
+        let mut lines = BufReader::new(self.file.try_clone()?);
         if let Some(first) = next(&mut lines)? {
             if first.value != *asked {
                 let (what, was, is) = difference(&first.value, asked);

@@ -405,7 +405,8 @@ fn lines(
             companions: &[],
             gallery: eval.gallery(query, settings.other_cameras),
         };
-        let hits: Vec<Value> = { gallery.ranking(&asked, None)?.iter().take(NAMED) }
+        let ranking = gallery.ranking(&asked, None)?;
+        let hits: Vec<Value> = { ranking.iter().take(NAMED) }
             .map(|hit| {
                 json!({
                     "frame": name(hit.frame),

@@ -22,8 +22,8 @@ use clasp_weights::onnx::{self, Output, Prompt};
 use clasp_weights::tuned;
 use serde_json::json;
 
-use super::{open_images, print_result};
 use super::tuned::{load, with_task};
+use super::{open_images, print_result};
 use crate::Outcome;
 use crate::args::{Common, Export, ExportOnnx, ExportSafetensors, OnnxOutput, Task};
 

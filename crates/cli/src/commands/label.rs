@@ -58,7 +58,11 @@ pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
                 calibration.as_ref(),
                 &options,
             )?;
-            let ending = out.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+            let ending = out
+                .extension()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .to_lowercase();
             let bytes = match ending.as_str() {
                 "jpg" | "jpeg" => encode_jpeg(&sheet, 92),
                 _ => encode_png(&sheet),

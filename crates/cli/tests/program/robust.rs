@@ -1,7 +1,7 @@
 //! What must not end the work, and how work that is ended ends: readers that go away, signals, locks, images that
 //! are away for a moment.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -25,6 +25,16 @@ fn pretraining<'a>(images: &'a str, out: &'a str, steps: &'a str) -> Vec<&'a str
     arguments.extend(TINY);
     arguments.extend(["--set", images, "--set", "method=dino", "--set", steps]);
     arguments
+}
+
+/// Drawn people, each a file.
+fn photos() -> Vec<PathBuf> {
+    let entries = fs_err::read_dir(drawn().join("market/bounding_box_train")).unwrap();
+    let mut paths: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jpg"));
+    paths.sort();
+    assert!(paths.len() >= 30, "{}", paths.len());
+    paths
 }
 
 fn lines(path: &Path) -> usize {
@@ -113,33 +123,14 @@ fn images_that_were_away_are_embedded_by_the_next_run() {
     let here = folder.path().join("images");
     fs_err::create_dir(&here).unwrap();
     let mut list = String::new();
-    let unlabelled = fs_err::read_dir(drawn().join("unlabelled")).unwrap();
-    let mut paths: Vec<_> = unlabelled.map(|entry| entry.unwrap().path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|extension| extension == "jpg"));
-    paths.sort();
-    for path in paths.iter().take(30) {
+    for path in photos().iter().take(30) {
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         fs_err::copy(path, here.join(&name)).unwrap();
         list.push_str(&format!("images/{name}\n"));
     }
     fs_err::write(folder.path().join("list.txt"), &list).unwrap();
-    let embed = |out: &str| {
-        let out = out.to_owned();
-        vec![
-            "embed".to_owned(),
-            "list.txt".to_owned(),
-            "--model".to_owned(),
-            "model".to_owned(),
-            "--out".to_owned(),
-            out,
-        ]
-    };
-    let run = |out: &str| embed(out);
-    let whole = run("whole.npy");
-    done(
-        folder.path(),
-        &whole.iter().map(String::as_str).collect::<Vec<_>>(),
-    );
+    let embed = |out: &'static str| ["embed", "list.txt", "--model", "model", "--out", out];
+    done(folder.path(), &embed("whole.npy"));
     let away = tempfile::tempdir().unwrap();
     let names: Vec<String> = list.lines().map(str::to_owned).collect();
     for name in &names[10..14] {
@@ -147,8 +138,7 @@ fn images_that_were_away_are_embedded_by_the_next_run() {
         fs_err::copy(folder.path().join(name), away.path().join(file)).unwrap();
         fs_err::remove_file(folder.path().join(name)).unwrap();
     }
-    let part = run("part.npy");
-    let part: Vec<&str> = part.iter().map(String::as_str).collect();
+    let part = embed("part.npy");
     refused(folder.path(), &part, &["4 of 30 images cannot be read"]);
     for name in &names[10..14] {
         let file = Path::new(name).file_name().unwrap();
@@ -179,17 +169,15 @@ fn names_with_escape_sequences_do_not_reach_the_terminal() {
 #[test]
 fn several_arguments_and_a_list_on_standard_input_are_images() {
     let folder = tempfile::tempdir().unwrap();
-    let unlabelled = drawn().join("unlabelled");
-    let entries = fs_err::read_dir(&unlabelled)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut paths: Vec<String> = entries.map(|path| path.display().to_string()).collect();
-    paths.retain(|path| path.ends_with(".jpg"));
-    paths.sort();
+    let photos = photos();
+    let paths: Vec<String> = photos
+        .iter()
+        .map(|path| path.display().to_string())
+        .collect();
     let mut arguments = vec!["data", "stats"];
     arguments.extend(paths.iter().take(3).map(String::as_str));
     assert!(done(folder.path(), &arguments).starts_with("3 images"));
-    let pattern = format!("{}/*.jpg", unlabelled.display());
+    let pattern = format!("{}/*.jpg", photos[0].parent().unwrap().display());
     let all = done(folder.path(), &["data", "stats", &pattern]);
     assert!(all.starts_with(&format!("{} images", paths.len())), "{all}");
     let list = folder.path().join("list");

@@ -219,6 +219,23 @@ impl Open {
     }
 }
 
+/// Removes a folder of pieces that holds none. Not where other jobs may be about to write there.
+fn remove_empty(pieces: &Path) -> Result<(), Error> {
+    if !pieces.is_dir() {
+        return Ok(());
+    }
+    for entry in fs_err::read_dir(pieces)? {
+        if entry?
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "parquet")
+        {
+            return Ok(());
+        }
+    }
+    Ok(fs_err::remove_dir_all(pieces)?)
+}
+
 /// Removes a file; one that is gone is removed.
 fn remove(path: &Path) -> std::io::Result<()> {
     match fs_err::remove_file(path) {
@@ -508,6 +525,8 @@ pub fn run<L: Labeller>(
                     stop.store(true, Ordering::Relaxed);
                 }
             }
+            // Everything may have been under way.
+            report.stopped &= left > 0;
             Ok(())
         })();
         stop.store(true, Ordering::Relaxed);
@@ -530,8 +549,9 @@ pub fn run<L: Labeller>(
         }
     });
     outcome?;
-    // Nothing of this run is left there, and an empty folder says nothing; others may still use it.
-    let _ = fs_err::remove_dir(&pieces_folder);
+    if count == 1 {
+        remove_empty(&pieces_folder)?;
+    }
     if !options.keep_going && !report.stopped {
         readable.check()?;
     }
@@ -795,7 +815,7 @@ mod tests {
     #[test]
     fn an_interrupted_run_goes_on_to_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let source = images(&folder.path().join("images"), 3, 7);
+        let source = images(&folder.path().join("images"), 12, 7);
         let expected = undisturbed(&source, &folder.path().join("whole"));
         let out = folder.path().join("interrupted");
         let labeller = labeller(&LabelConfig::default());
@@ -810,8 +830,12 @@ mod tests {
             &mut stop_after_a_shard,
         )
         .unwrap();
-        assert!(report.stopped && report.shards == 1, "{report:?}");
-        assert!(files(&out).len() == 3);
+        assert!(
+            report.stopped && (1..12).contains(&report.shards),
+            "{report:?}"
+        );
+        let whole = report.shards;
+        assert!(files(&out).len() == 2 + whole);
         let mut resumed = None;
         let mut note = |progress: Progress<'_>| {
             if let Progress::Resumed { shards, images } = progress {
@@ -820,17 +844,17 @@ mod tests {
             ControlFlow::Continue(())
         };
         let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut note).unwrap();
-        assert_eq!((report.kept + report.labelled, report.shards), (21, 3));
+        assert_eq!((report.kept + report.labelled, report.shards), (84, 12));
         // The batches that were under way when it was stopped are kept too.
         assert!(report.kept >= 7, "{report:?}");
-        assert_eq!(resumed, Some((1, report.kept)));
+        assert_eq!(resumed, Some((whole, report.kept)));
         assert!(files(&out) == expected);
         // And once more: there is nothing to do.
         let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
             GO_ON
         })
         .unwrap();
-        assert_eq!((report.kept, report.labelled), (21, 0));
+        assert_eq!((report.kept, report.labelled), (84, 0));
     }
 
     #[test]
@@ -1122,7 +1146,9 @@ mod tests {
             ..RunOptions::new(&out, 1)
         };
         let report = run(&source, &labeller, &options, &mut note).unwrap();
-        assert_eq!((report.labelled, report.unreadable, keys.len()), (18, 2, 2));
+        // What the run before it had done was put away.
+        assert_eq!((report.kept + report.labelled, report.unreadable), (18, 2));
+        assert!(report.kept > 0 && !keys.is_empty());
         assert_eq!(Store::open(&out).unwrap().len(), 18);
     }
 

@@ -447,7 +447,7 @@ mod tests {
             rows.extend(some.unwrap());
         }
         assert_eq!(*last.lock().unwrap(), 9);
-        assert!(rows[1].as_ref().is_err_and(|reason| !reason.is_empty()));
+        assert!(rows[1].as_ref().is_err_and(|reason| reason.damaged));
         let features: Vec<f32> = rows.into_iter().flatten().flatten().collect();
         assert_eq!(features, whole.features);
         assert_eq!(whole.items, [0, 2, 3, 4, 5, 6, 7, 8]);

@@ -575,9 +575,8 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let mut answers = repository();
         let weights = b"the weights".to_vec();
-        let tag: String = { Sha256::digest(&weights).iter() }
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let hash = Sha256::digest(&weights);
+        let tag: String = { hash.iter() }.map(|byte| format!("{byte:02x}")).collect();
         let at = format!("/some/model/resolve/main/{}", HUGGING_FACE[1]);
         let mut damaged = weights.clone();
         damaged[3] ^= 0x40;
@@ -753,11 +752,11 @@ mod tests {
         let server = serve(repository());
         let to = folder.path().join("file");
         let address = format!("{}/some/model/resolve/main/config.json", server.address);
-        let headers = download_curl(&address, &to).unwrap().unwrap();
+        let headers = download_curl(&address, &to, PATIENCE).unwrap().unwrap();
         assert_eq!(headers.commit.as_deref(), Some("abc123"));
         assert_eq!(fs::read_to_string(&to).unwrap(), "contents of config.json");
         let absent = format!("{}/absent", server.address);
-        assert_eq!(download_curl(&absent, &to).unwrap(), None);
+        assert_eq!(download_curl(&absent, &to, PATIENCE).unwrap(), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clasp_data::synth::Style;
+use clap_complete::Shell;
 use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
 use clasp_run::check::MOST_THREADS;
@@ -28,16 +29,21 @@ pub struct Cli {
 #[derive(Args, Debug, Clone)]
 pub struct Common {
     /// Where to compute: cpu, cuda[:i], rocm[:i], metal[:i] or vulkan[:i] [default: the best that this build and this machine have]
-    #[arg(long, global = true, value_name = "DEVICE")]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DEVICE",
+        help_heading = "Options of every verb"
+    )]
     pub device: Option<String>,
     /// Threads to compute and load with [default: all cores]
-    #[arg(long, global = true, value_name = "N", value_parser = count(1, MOST_THREADS))]
+    #[arg(long, global = true, value_name = "N", value_parser = count(1, MOST_THREADS), help_heading = "Options of every verb")]
     pub threads: Option<usize>,
     /// Print results as JSON on standard output
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every verb")]
     pub json: bool,
     /// No progress lines
-    #[arg(long, short, global = true)]
+    #[arg(long, short, global = true, help_heading = "Options of every verb")]
     pub quiet: bool,
 }
 
@@ -53,8 +59,10 @@ pub struct Products {
 #[derive(Subcommand, Debug)]
 pub enum Verb {
     /// The whole flow on drawn people, with a report to look at
+    #[command(after_help = "Examples:\n  clasp demo --out clasp-demo")]
     Demo(Demo),
     /// Draw people with ground truth for every task
+    #[command(after_help = "Examples:\n  clasp synth --out drawn --unlabelled 2000")]
     Synth(Synth),
     /// Look at, pack and count images and data sets
     #[command(subcommand)]
@@ -63,28 +71,105 @@ pub enum Verb {
     #[command(subcommand)]
     Clip(Clip),
     /// Turn what CLIP knows into part maps and attributes
+    #[command(
+        after_help = "Examples:\n  clasp label photos/ --clip openai/clip-vit-base-patch16 --out labels\n  clasp label photos/*.jpg --out labels\n  clasp label show labels photos/ --out labels.png"
+    )]
     Label(Label),
     /// Pre-train a backbone: dino, solider or clasp
+    #[command(
+        after_help = "Examples:\n  clasp pretrain mini --set data.images=photos/ --set data.labels=labels --out runs/a\n  clasp pretrain --resume runs/a"
+    )]
     Pretrain(Pretrain),
     /// Train a backbone and a head for a task on labelled images
+    #[command(
+        after_help = "Examples:\n  clasp finetune reid reid-mini --data market/ --init runs/a --out runs/reid\n  clasp finetune reid --resume runs/reid"
+    )]
     Finetune(Finetune),
     /// Evaluate a fine-tuned model, or a frozen backbone, with the published metric of a task
+    #[command(
+        after_help = "Examples:\n  clasp eval reid --data market/ --model runs/reid\n  clasp eval reid --data market/ --model runs/a --frozen"
+    )]
     Eval(Eval),
     /// What a fine-tuned model makes of images, as JSON lines and pictures
+    #[command(
+        after_help = "Examples:\n  clasp predict pose photos/ --model runs/pose --out poses.jsonl --draw drawn/"
+    )]
     Predict(Predict),
     /// The gallery images nearest to each query, as JSON and a contact sheet
+    #[command(
+        after_help = "Examples:\n  clasp search --query wanted.jpg --gallery photos/ --model runs/reid"
+    )]
     Search(Search),
     /// Features of images, as .npy or .parquet
+    #[command(
+        after_help = "Examples:\n  clasp embed photos/ --model runs/a --out features.npy\n  find photos -name '*.jpg' | clasp embed - --model runs/a --out features.parquet"
+    )]
     Embed(Embed),
     /// Make a backbone file of a published checkpoint, with a table of what fitted
+    #[command(after_help = "Examples:\n  clasp import swin_tiny.pth -o backbone.safetensors")]
     Import(Import),
     /// Write a backbone for other programs
     #[command(subcommand)]
     Export(Export),
     /// Show what a clasp file, a published checkpoint, an ONNX file or a CLIP folder holds
+    #[command(after_help = "Examples:\n  clasp inspect runs/a")]
     Inspect(Inspect),
+    /// Judge predictions of any program by a data set, with the metric of `eval`
+    #[command(
+        after_help = "Examples:\n  clasp score detection --data city/ --predictions boxes.json"
+    )]
+    Score(Score),
+    /// List the built-in recipes, print one with its comments, or its keys
+    #[command(after_help = "Examples:\n  clasp recipes\n  clasp recipes reid-mini --keys")]
+    Recipes(Recipes),
+    /// List the runs below a folder with their state and best metric
+    #[command(after_help = "Examples:\n  clasp runs runs/")]
+    Runs(Runs),
     /// Measure this machine: images per second, seconds, memory
+    #[command(after_help = "Examples:\n  clasp bench embed --batch 8")]
     Bench(Bench),
+    /// Completions for a shell, on standard output: bash, zsh, fish, elvish, powershell
+    Completions {
+        /// Shell
+        shell: Shell,
+    },
+}
+
+/// `clasp score`
+#[derive(Args, Debug)]
+pub struct Score {
+    /// Task
+    pub task: Task,
+    /// Folder of the data set
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Predictions in the form that the task's benchmark takes, as `clasp eval --predictions` writes them
+    #[arg(long, value_name = "FILE")]
+    pub predictions: PathBuf,
+    /// Split [default: test, or val where there is no other]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Probability above which an attribute is predicted
+    #[arg(long, default_value_t = 0.5)]
+    pub threshold: f32,
+}
+
+/// `clasp recipes`
+#[derive(Args, Debug)]
+pub struct Recipes {
+    /// A built-in recipe to print, as it is written [default: list all]
+    pub name: Option<String>,
+    /// Print its keys with their values, those that the file does not set included
+    #[arg(long, requires = "name")]
+    pub keys: bool,
+}
+
+/// `clasp runs`
+#[derive(Args, Debug)]
+pub struct Runs {
+    /// Folder of runs
+    #[arg(default_value = "runs")]
+    pub folder: PathBuf,
 }
 
 /// `clasp demo`
@@ -146,8 +231,9 @@ pub enum Data {
     },
     /// Write images as tar shards
     Pack {
-        /// A file, a folder, a list file or tar shards (people-{000..099}.tar)
-        images: String,
+        /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from standard input
+        #[arg(required = true, num_args = 1..)]
+        images: Vec<String>,
         /// Folder for the shards
         #[arg(long)]
         out: PathBuf,
@@ -157,15 +243,16 @@ pub enum Data {
         /// Shrink higher images to this height (re-encodes them as JPEG)
         #[arg(long, value_parser = count(1, 65_536))]
         max_height: Option<usize>,
-        /// Go on when more than 5 % of the images cannot be read
+        /// Go on when more than 5 % of the images cannot be read, and with the whole images of damaged tars
         #[arg(long)]
         keep_going: bool,
     },
     /// Count images, sizes and unreadable files
     Stats {
-        /// A file, a folder, a list file or tar shards
-        images: String,
-        /// Go on when more than 5 % of the images cannot be read
+        /// Files, folders, list files or tar shards; `-` reads a list from standard input
+        #[arg(required = true, num_args = 1..)]
+        images: Vec<String>,
+        /// Go on when more than 5 % of the images cannot be read, and with the whole images of damaged tars
         #[arg(long)]
         keep_going: bool,
     },
@@ -260,6 +347,14 @@ pub enum LabelAction {
         /// Folder of labels
         labels: PathBuf,
     },
+    /// Whether labels, also those that other programs wrote or corrected, fit their images
+    Check {
+        /// Folder of labels
+        labels: PathBuf,
+        /// The images that were labelled
+        #[arg(required = true, num_args = 1..)]
+        images: Vec<String>,
+    },
     /// How far two folders of labels of the same images agree; if one is the truth (`clasp synth`, OUT/truth), how right
     /// the other is
     Compare {
@@ -294,9 +389,9 @@ pub enum LabelAction {
 /// `clasp label IMAGES`
 #[derive(Args, Debug)]
 pub struct LabelRun {
-    /// A file, a folder, a list file or tar shards (people-{000..099}.tar)
-    #[arg(required = true)]
-    pub images: Option<String>,
+    /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from standard input
+    #[arg(required = true, num_args = 1..)]
+    pub images: Vec<String>,
     /// Folder for the labels
     #[arg(long, required = true)]
     pub out: Option<PathBuf>,
@@ -327,7 +422,7 @@ pub struct LabelRun {
     /// Images in a batch
     #[arg(long, default_value_t = 16, value_parser = count(1, 65_536))]
     pub batch: usize,
-    /// Go on when more than 5 % of the images cannot be read
+    /// Go on when more than 5 % of the images cannot be read, and with the whole images of damaged tars
     #[arg(long)]
     pub keep_going: bool,
     /// How precisely to compute
@@ -398,8 +493,9 @@ pub struct Finetune {
 pub struct Predict {
     /// Task of the model
     pub task: Task,
-    /// A file, a folder, a list file or tar shards
-    pub images: String,
+    /// Files, folders, list files or tar shards; `-` reads a list from standard input
+    #[arg(required = true, num_args = 1..)]
+    pub images: Vec<String>,
     /// Fine-tuned model or the folder of its run
     #[arg(long)]
     pub model: PathBuf,
@@ -418,7 +514,7 @@ pub struct Predict {
     /// Height x width [default: the model's own]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
-    /// Go on when more than 5 % of the images cannot be read
+    /// Go on when more than 5 % of the images cannot be read, and with the whole images of damaged tars
     #[arg(long)]
     pub keep_going: bool,
     /// How precisely to compute
@@ -454,7 +550,10 @@ pub struct Search {
     /// person
     #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
     pub threshold: f32,
-    /// Go on when more than 5 % of the images cannot be read
+    /// Height x width [default: the model's own]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Go on when more than 5 % of the images cannot be read, and with the whole images of damaged tars
     #[arg(long)]
     pub keep_going: bool,
     /// How precisely to compute
@@ -507,8 +606,9 @@ pub struct Eval {
 /// `clasp embed`
 #[derive(Args, Debug)]
 pub struct Embed {
-    /// A file, a folder, a list file or tar shards
-    pub images: String,
+    /// Files, folders, list files or tar shards; `-` reads a list from standard input
+    #[arg(required = true, num_args = 1..)]
+    pub images: Vec<String>,
     /// Backbone file, run folder or published checkpoint
     #[arg(long)]
     pub model: PathBuf,
@@ -521,7 +621,7 @@ pub struct Embed {
     /// Height x width [default: the backbone's own]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
-    /// Go on when more than 5 % of the images cannot be read
+    /// Go on when more than 5 % of the images cannot be read, and with the whole images of damaged tars
     #[arg(long)]
     pub keep_going: bool,
     /// How precisely to compute

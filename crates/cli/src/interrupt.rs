@@ -1,14 +1,22 @@
-//! Ctrl-C: the first asks the work to stop at the next safe point, the second ends the program.
+//! Ctrl-C (SIGINT) and SIGTERM, as from `docker stop`, Slurm and systemd: the first asks the work to
+//! stop at the next safe point, where it keeps what is done; the second ends the program.
+//!
+//! Either way the exit status is that of shells, 128 and the number of the signal: 130 or 143.
 
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context, Result};
 
+use crate::progress::tell;
+
 static STOP: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
-/// The flag that Ctrl-C sets. The handler is installed at the first call.
+/// Number of the first signal; 0 before it.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// The flag that Ctrl-C and SIGTERM set. The handler is installed at the first call.
 ///
 /// # Errors
 ///
@@ -18,15 +26,45 @@ pub fn flag() -> Result<Arc<AtomicBool>> {
         return Ok(stop.clone());
     }
     let stop = STOP.get_or_init(Arc::default).clone();
-    let handler = stop.clone();
-    ctrlc::set_handler(move || {
-        if handler.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        announce();
-    })
-    .context("installing the handler of Ctrl-C")?;
+    install(stop.clone()).context("installing the handler of signals")?;
     Ok(stop)
+}
+
+/// The exit status of work that a signal stopped; none where none did.
+pub fn status() -> Option<u8> {
+    match SIGNAL.load(Ordering::Relaxed) {
+        0 => None,
+        signal => u8::try_from(128 + signal).ok(),
+    }
+}
+
+/// What a signal does.
+fn on_signal(signal: i32, stop: &AtomicBool) {
+    if stop.swap(true, Ordering::Relaxed) {
+        std::process::exit(128 + signal);
+    }
+    SIGNAL.store(signal, Ordering::Relaxed);
+    tell("\nstopping at the next safe point; a second signal (Ctrl-C again) ends at once");
+}
+
+#[cfg(unix)]
+fn install(stop: Arc<AtomicBool>) -> std::io::Result<()> {
+    use signal_hook::consts::{SIGINT, SIGTERM};
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let listen = move || {
+        signals
+            .forever()
+            .for_each(|signal| on_signal(signal, &stop))
+    };
+    std::thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(listen)
+        .map(drop)
+}
+
+#[cfg(not(unix))]
+fn install(stop: Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
+    ctrlc::set_handler(move || on_signal(2, &stop))
 }
 
 /// What work that asks after each step is told: to break once the flag is set.
@@ -36,9 +74,4 @@ pub fn flow(stop: &AtomicBool) -> ControlFlow<()> {
     } else {
         ControlFlow::Continue(())
     }
-}
-
-#[allow(clippy::print_stderr)]
-fn announce() {
-    eprintln!("\nstopping at the next safe point; Ctrl-C again ends at once");
 }

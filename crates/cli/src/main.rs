@@ -1,11 +1,12 @@
 //! `clasp`: human-centric visual pre-training from the command line.
 //!
 //! Results go to standard output, progress and messages to standard error. Exit status: 0 done,
-//! 1 ran but a check failed, 2 error.
+//! 1 ran but a check failed, 2 error, 130 stopped by Ctrl-C, 143 by SIGTERM.
 
 use std::process::ExitCode;
 
 use clap::Parser;
+use clasp_tasks::TaskError;
 
 mod allocator;
 mod args;
@@ -24,14 +25,22 @@ pub enum Outcome {
     Done,
     /// It ran, but what it checked is not as it should be.
     CheckFailed,
+    /// A signal stopped it; what was done is kept.
+    Stopped,
 }
 
 fn main() -> ExitCode {
     allocator::keep_pages();
+    clasp_run::origin::set_commit(env!("CLASP_COMMIT"));
     let cli = args::Cli::parse();
     match commands::run(cli) {
         Ok(Outcome::Done) => ExitCode::SUCCESS,
         Ok(Outcome::CheckFailed) => ExitCode::from(1),
+        Ok(Outcome::Stopped) => ExitCode::from(interrupt::status().unwrap_or(130)),
+        Err(error) if matches!(error.downcast_ref(), Some(TaskError::Stopped)) => {
+            progress::tell("stopped");
+            ExitCode::from(interrupt::status().unwrap_or(130))
+        }
         Err(error) => {
             // The causes of an error follow it, unless the error already quotes them.
             let mut message = error.to_string();
@@ -41,13 +50,8 @@ fn main() -> ExitCode {
                     message = format!("{message}\n  because: {cause}");
                 }
             }
-            report_error(&message);
+            progress::tell(&format!("error: {message}"));
             ExitCode::from(2)
         }
     }
-}
-
-#[allow(clippy::print_stderr)]
-fn report_error(message: &str) {
-    eprintln!("error: {message}");
 }

@@ -1,15 +1,23 @@
 //! Progress on standard error: a bar with a rate and the time left on a terminal, a plain line now
 //! and then elsewhere.
+//!
+//! Progress is a courtesy: work goes on when nobody reads it, or the disk that it goes to is full.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use clasp_data::text::printable;
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
 use crate::args::Common;
 
 /// Seconds between two plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// A line on standard error. That it cannot be written is no error.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+}
 
 /// Shows how far a piece of work is.
 pub struct Meter {
@@ -28,10 +36,32 @@ impl Meter {
         let bar = (!common.quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(0);
             let style = ProgressStyle::with_template(
-                "{msg:<28} {wide_bar} {human_pos}/{human_len} {per_sec:>14} {eta:>5}",
+                "{msg:<28} {wide_bar} {human_pos}/{human_len} {unit} {speed} {left}",
             );
-            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = style
+                .with_key(
+                    "unit",
+                    move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+                        let _ = write!(out, "{unit}");
+                    },
+                )
+                .with_key(
+                    "speed",
+                    move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                        let _ = write!(out, "{}", rate(state.per_sec(), unit));
+                    },
+                )
+                .with_key(
+                    "left",
+                    |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+                        let _ = write!(out, "{} left", duration(state.eta().as_secs_f64()));
+                    },
+                );
+            bar.set_style(style);
             bar.set_message(what.to_owned());
+            // The time left is told while a long step goes on.
+            bar.enable_steady_tick(Duration::from_secs(1));
             bar
         });
         let now = Instant::now();
@@ -64,12 +94,9 @@ impl Meter {
         }
         self.printed = Instant::now();
         let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
-        let rate = (done.saturating_sub(first)) as f64 / seconds;
-        let left = if rate > 0.0 {
-            format!(
-                ", {} left",
-                duration((total.saturating_sub(done)) as f64 / rate)
-            )
+        let speed = (done.saturating_sub(first)) as f64 / seconds;
+        let left = if speed > 0.0 && done < total {
+            format!(", {} left", duration((total - done) as f64 / speed))
         } else {
             String::new()
         };
@@ -78,19 +105,22 @@ impl Meter {
         } else {
             format!(", {note}")
         };
+        let speed = match speed > 0.0 {
+            true => format!(", {}", rate(speed, self.unit)),
+            false => String::new(),
+        };
         self.line(&format!(
-            "{}: {done}/{total} {}, {rate:.1} {}/s{left}{note}",
-            self.what, self.unit, self.unit
+            "{}: {done}/{total} {}{speed}{left}{note}",
+            self.what, self.unit
         ));
     }
 
     /// A line of text that stays.
-    #[allow(clippy::print_stderr)]
     pub fn line(&self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.println(text),
+            Some(bar) => bar.println(printable(text)),
             None if self.quiet => {}
-            None => eprintln!("{text}"),
+            None => tell(text),
         }
     }
 }
@@ -104,25 +134,57 @@ impl Drop for Meter {
 }
 
 /// A line on standard error, unless quiet.
-#[allow(clippy::print_stderr)]
 pub fn say(common: &Common, text: &str) {
     if !common.quiet {
-        eprintln!("{text}");
+        tell(text);
     }
 }
 
 /// Something that the user must know, with --quiet too.
-#[allow(clippy::print_stderr)]
 pub fn warn(text: &str) {
-    eprintln!("note: {text}");
+    tell(&format!("note: {text}"));
 }
 
-/// Seconds as `1 h 02 min`, `3 min 20 s` or `4.2 s`.
+/// A rate with three digits or so, as `24.3 images/s`; what takes long is told as its time,
+/// `2.5 s a step`.
+pub fn rate(per_second: f64, unit: &str) -> String {
+    if !per_second.is_finite() || per_second <= 0.0 {
+        return format!("0 {unit}/s");
+    }
+    match per_second {
+        100.0.. => format!("{per_second:.0} {unit}/s"),
+        1.0.. => format!("{per_second:.1} {unit}/s"),
+        _ => {
+            let one = unit.strip_suffix('s').unwrap_or(unit);
+            format!("{} per {one}", duration(1.0 / per_second))
+        }
+    }
+}
+
+/// Seconds as `2 d 03 h`, `1 h 02 min`, `3 min 20 s` or `4.2 s`.
 pub fn duration(seconds: f64) -> String {
     let whole = seconds.round() as u64;
     match whole {
+        86_400.. => format!("{} d {:02} h", whole / 86_400, whole % 86_400 / 3600),
         3600.. => format!("{} h {:02} min", whole / 3600, whole % 3600 / 60),
         60.. => format!("{} min {:02} s", whole / 60, whole % 60),
         _ => format!("{seconds:.1} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_and_times_have_one_form() {
+        assert_eq!(rate(24.25325760400074, "images"), "24.3 images/s");
+        assert_eq!(rate(1234.5, "images"), "1234 images/s");
+        assert_eq!(rate(0.4, "steps"), "2.5 s per step");
+        assert_eq!(rate(0.004, "steps"), "4 min 10 s per step");
+        assert_eq!(rate(0.0, "steps"), "0 steps/s");
+        assert_eq!(duration(59.96), "1 min 00 s");
+        assert_eq!(duration(3725.0), "1 h 02 min");
+        assert_eq!(duration(183_600.0), "2 d 03 h");
     }
 }

@@ -1,5 +1,6 @@
-//! Files that appear whole or not at all.
+//! Files that appear whole or not at all, and folders that one process at a time writes.
 
+use std::fs::TryLockError;
 use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,6 +116,68 @@ impl Drop for NewFile {
     }
 }
 
+/// A folder that this process alone writes, until it is dropped.
+///
+/// The lock is on the open file `.lock` in the folder, so it goes with the process, however that
+/// ends; the file stays. Where the file system has no locks there is none.
+#[derive(Debug)]
+pub struct FolderLock {
+    _file: fs::File,
+}
+
+impl FolderLock {
+    /// Locks a folder, which exists.
+    ///
+    /// # Errors
+    /// Another process has it, or the file cannot be made.
+    pub fn take(folder: &Path) -> io::Result<Self> {
+        Self::named(folder, ".lock")
+    }
+
+    /// As [`FolderLock::take`], for one of several jobs that share a folder.
+    ///
+    /// # Errors
+    /// As [`FolderLock::take`].
+    pub fn named(folder: &Path, name: &str) -> io::Result<Self> {
+        let path = folder.join(name);
+        let mut options = fs::OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false);
+        let mut file = file.open(&path)?;
+        match file.file().try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                let mut owner = String::new();
+                let _ = io::Read::read_to_string(&mut file, &mut owner);
+                let owner = match owner.trim() {
+                    "" => String::new(),
+                    number => format!(" (process {number})"),
+                };
+                return Err(io::Error::new(
+                    io::ErrorKind::ResourceBusy,
+                    format!(
+                        "{}: another process{owner} is writing there\n  \
+                         hint: wait for it, stop it, or choose another folder",
+                        folder.display()
+                    ),
+                ));
+            }
+            // Not every file system has locks.
+            Err(TryLockError::Error(_)) | Ok(()) => {}
+        }
+        // For the message above; a full disk is no reason not to begin.
+        let _ = file.set_len(0);
+        let _ = write!(file, "{}", std::process::id());
+        Ok(Self { _file: file })
+    }
+}
+
+impl FolderLock {
+    /// Whether a process has the folder now.
+    pub fn is_held(folder: &Path) -> bool {
+        let file = fs::File::open(folder.join(".lock"));
+        file.is_ok_and(|file| matches!(file.file().try_lock(), Err(TryLockError::WouldBlock)))
+    }
+}
+
 /// Removes the temporary files that killed processes left in a folder; nothing where there is no such folder.
 ///
 /// For folders that one process writes: one of another machine that shares the folder would look dead from here.
@@ -122,13 +185,21 @@ impl Drop for NewFile {
 /// # Errors
 /// The folder cannot be read, or a file cannot be removed.
 pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
+    remove_abandoned_where(folder, |_| true)
+}
+
+/// As [`remove_abandoned`], of those files whose names (or, of long ones, their beginnings) are `ours`.
+///
+/// # Errors
+/// As [`remove_abandoned`].
+pub fn remove_abandoned_where(folder: &Path, ours: impl Fn(&str) -> bool) -> io::Result<()> {
     if !folder.is_dir() {
         return Ok(());
     }
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let Some((process, count)) = owner(&name) else {
+        let Some((_, process, count)) = owner(&name).filter(|(of, ..)| ours(of)) else {
             continue;
         };
         let abandoned = match process == std::process::id() {
@@ -154,6 +225,9 @@ fn is_running(process: u32, file: &fs::DirEntry) -> io::Result<bool> {
     Ok(quiet < Duration::from_secs(24 * 3600))
 }
 
+/// Bytes of a file's name that its temporary name begins with.
+const MOST_OF_A_NAME: usize = 200;
+
 /// Temporary files of this process so far.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
@@ -164,9 +238,16 @@ fn temporary(path: &Path) -> io::Result<(fs::File, PathBuf)> {
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })?;
     let process = std::process::id();
+    // Most file systems take 255 bytes a name, and some count UTF-16 units: a long one is cut.
+    let name = name.to_string_lossy();
+    let mut end = name.len().min(MOST_OF_A_NAME);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    let name = &name[..end];
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!(".{}.{process}-{count}.tmp", name.to_string_lossy());
+        let name = format!(".{name}.{process}-{count}.tmp");
         let temporary = path.with_file_name(name);
         let mut options = fs::OpenOptions::new();
         match options.write(true).create_new(true).open(&temporary) {
@@ -177,11 +258,12 @@ fn temporary(path: &Path) -> io::Result<(fs::File, PathBuf)> {
     }
 }
 
-/// Process and count in the name of a temporary file.
-fn owner(name: &str) -> Option<(u32, u64)> {
+/// File, process and count in the name of a temporary file.
+fn owner(name: &str) -> Option<(&str, u32, u64)> {
     let inner = name.strip_prefix('.')?.strip_suffix(".tmp")?;
-    let (process, count) = inner.rsplit_once('.')?.1.split_once('-')?;
-    Some((process.parse().ok()?, count.parse().ok()?))
+    let (of, owner) = inner.rsplit_once('.')?;
+    let (process, count) = owner.split_once('-')?;
+    Some((of, process.parse().ok()?, count.parse().ok()?))
 }
 
 /// Makes the rename itself durable. Not every file system can; then the rename is still atomic.
@@ -292,6 +374,32 @@ mod tests {
         }
         atomic_write(&path, |w| w.write_all(b"new")).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[test]
+    fn names_as_long_as_the_file_system_takes_are_written() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["x".repeat(255), "é".repeat(127), "日".repeat(85)] {
+            let path = folder.path().join(&name);
+            atomic_write(&path, |w| w.write_all(b"long")).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), "long");
+        }
+        assert_eq!(names(folder.path()).len(), 3);
+    }
+
+    #[test]
+    fn a_folder_has_one_writer_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = FolderLock::take(folder.path()).unwrap();
+        let other = FolderLock::named(folder.path(), ".lock-1").unwrap();
+        let error = FolderLock::take(folder.path()).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ResourceBusy);
+        let process = format!("another process (process {})", std::process::id());
+        assert!(error.to_string().contains(&process), "{error}");
+        assert!(FolderLock::is_held(folder.path()));
+        drop((lock, other));
+        assert!(!FolderLock::is_held(folder.path()));
+        FolderLock::take(folder.path()).unwrap();
     }
 
     #[test]

@@ -18,7 +18,7 @@ use fs_err as fs;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Limits, decode};
+use crate::image::{Limits, decode, is_turned};
 use crate::layouts::LayoutError;
 use crate::source::{Source, SourceError};
 
@@ -44,6 +44,8 @@ pub struct Report {
     pub unreadable: Vec<(String, String)>,
     /// Images with the same bytes as an earlier one, and that; known if images were decoded. No problem in itself.
     pub repeated: Vec<(String, String)>,
+    /// What lies among the images and is not read, in words.
+    pub left_out: Vec<String>,
     /// What keeps the images from being listed, if anything.
     pub problem: Option<String>,
 }
@@ -113,6 +115,7 @@ pub fn check(
         decoded: None,
         unreadable: Vec::new(),
         repeated: Vec::new(),
+        left_out: Vec::new(),
         problem: None,
     };
     // Masks may lie beside their photos, under the same name; images that are to be labelled may not.
@@ -123,12 +126,23 @@ pub fn check(
     match source {
         Ok(source) => {
             report.images = source.len();
+            report.left_out = source.left_out().describe();
             if decoding {
-                (report.unreadable, report.repeated) = decode_all(&source, progress);
+                let turned;
+                (report.unreadable, report.repeated, turned) = decode_all(&source, progress);
+                if let Some(first) = turned.first() {
+                    report.left_out.push(format!(
+                        "{} images carry an EXIF orientation, which is applied when they are read; boxes, joints and \
+                         masks must be those of the turned image, the first: {first}",
+                        turned.len()
+                    ));
+                }
                 report.decoded = Some(source.len() - report.unreadable.len());
             }
         }
         Err(error) if report.layouts.is_empty() => return Err(error),
+        // A table may lie apart from its images; whether these are there is checked with the table.
+        Err(SourceError::Empty { .. }) => {}
         Err(error) => report.problem = Some(error.to_string()),
     }
     Ok(report)
@@ -152,8 +166,11 @@ fn look(root: &Path) -> (Vec<Found>, Vec<String>) {
             let (name, place) = (candidate.name, candidate.place.display().to_string());
             match (candidate.look)() {
                 Ok(layout) => found.push(layout),
-                Err(LayoutError::NotFound { tried: paths, .. }) if is_root => tried.extend(paths),
-                Err(LayoutError::NotFound { .. }) => {}
+                Err(
+                    LayoutError::NotFound { tried: paths, .. }
+                    | LayoutError::NoSplitFile { tried: paths, .. },
+                ) if is_root => tried.extend(paths),
+                Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {}
                 // A `train.json` somewhere below may be anything.
                 Err(LayoutError::Json { .. }) if !is_root && is_common(&candidate.place) => {}
                 Err(error) => found.push(Found {
@@ -204,8 +221,11 @@ fn folders(root: &Path) -> Vec<PathBuf> {
 /// Places in the source's order, with a reason or an earlier place.
 type Places = Vec<(String, String)>;
 
-/// Tries every image on all threads: what cannot be read, and what is there twice.
-fn decode_all(source: &Source, progress: &(dyn Fn(usize, usize) + Sync)) -> (Places, Places) {
+/// Tries every image on all threads: what cannot be read, what is there twice, and what is turned on reading.
+fn decode_all(
+    source: &Source,
+    progress: &(dyn Fn(usize, usize) + Sync),
+) -> (Places, Places, Vec<String>) {
     let done = AtomicUsize::new(0);
     let try_one = |i| {
         let result = source.read(i).map_err(|error| error.to_string());
@@ -213,30 +233,36 @@ fn decode_all(source: &Source, progress: &(dyn Fn(usize, usize) + Sync)) -> (Pla
             Ok(_) => {
                 let mut hasher = DefaultHasher::new();
                 bytes.hash(&mut hasher);
-                Ok((bytes.len(), hasher.finish()))
+                Ok(((bytes.len(), hasher.finish()), is_turned(&bytes)))
             }
             Err(error) => Err(error.to_string()),
         });
         progress(1 + done.fetch_add(1, Ordering::Relaxed), source.len());
         result
     };
-    let results: Vec<Result<(usize, u64), String>> =
+    let results: Vec<Result<((usize, u64), bool), String>> =
         (0..source.len()).into_par_iter().map(try_one).collect();
     let (mut unreadable, mut repeated, mut first) = (Vec::new(), Vec::new(), HashMap::new());
+    let mut turned = Vec::new();
     for (i, result) in results.into_iter().enumerate() {
         match result {
-            Ok(content) => match first.entry(content) {
-                Entry::Occupied(earlier) => {
-                    repeated.push((source.place(i), source.place(*earlier.get())))
+            Ok((content, is_turned)) => {
+                if is_turned {
+                    turned.push(source.place(i));
                 }
-                Entry::Vacant(place) => {
-                    place.insert(i);
+                match first.entry(content) {
+                    Entry::Occupied(earlier) => {
+                        repeated.push((source.place(i), source.place(*earlier.get())))
+                    }
+                    Entry::Vacant(place) => {
+                        place.insert(i);
+                    }
                 }
-            },
+            }
             Err(reason) => unreadable.push((source.place(i), reason)),
         }
     }
-    (unreadable, repeated)
+    (unreadable, repeated, turned)
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! bits, an orientation tag) becomes that on decoding. The size of what a file claims to hold is
 //! checked before anything of that size is allocated.
 
+use std::borrow::Cow;
 use std::io::{Cursor, Read};
 use std::ops::RangeInclusive;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -231,6 +232,17 @@ pub fn size_of(path: &Path) -> Option<[usize; 2]> {
     size(&bytes)
 }
 
+/// Whether an image file carries an EXIF orientation that turns or mirrors it.
+pub fn is_turned(bytes: &[u8]) -> bool {
+    let orientation = || {
+        let (format, _) = known_format(bytes)?;
+        let reader = ImageReader::with_format(Cursor::new(bytes), format);
+        reader.into_decoder().ok()?.orientation().ok()
+    };
+    let orientation = catch_unwind(AssertUnwindSafe(orientation)).unwrap_or(None);
+    orientation.is_some_and(|orientation| orientation != Orientation::NoTransforms)
+}
+
 fn told_size(bytes: &[u8]) -> Option<[usize; 2]> {
     let (format, _) = known_format(bytes)?;
     let reader = ImageReader::with_format(Cursor::new(bytes), format);
@@ -261,6 +273,11 @@ fn decode_as(
             format: name,
             reason: error.to_string(),
         },
+    };
+    let bytes = &*match format {
+        ImageFormat::Png => without_profile(bytes),
+        ImageFormat::Jpeg => with_tables(bytes),
+        _ => Cow::Borrowed(bytes),
     };
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // The decoders' own tables and rows come on top of the image.
@@ -296,6 +313,113 @@ fn decode_as(
     let (width, height) = (image.width() as usize, image.height() as usize);
     Ok(Rgb::new(width, height, image.into_rgb8().into_raw()))
 }
+
+/// A PNG without its colour profile, which is not used, and which the decoder would inflate without
+/// a bound.
+fn without_profile(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut at = 8;
+    while let Some(head) = bytes.get(at..at + 8) {
+        let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
+        let end = at.saturating_add(length).saturating_add(12);
+        match &head[4..] {
+            b"iCCP" if end <= bytes.len() => {
+                return Cow::Owned([&bytes[..at], &bytes[end..]].concat());
+            }
+            // Profiles stand before the pixels.
+            b"IDAT" | b"iCCP" => break,
+            _ => at = end,
+        }
+    }
+    Cow::Borrowed(bytes)
+}
+
+/// A JPEG with the Huffman tables of the standard (ITU T.81, K.3 to K.6) if it has none, as frames of
+/// motion-JPEG cameras leave them out.
+fn with_tables(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let mut at = 2;
+    while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4).and_then(|s| s.first_chunk())
+    {
+        match marker {
+            // Fill.
+            0xff => at += 1,
+            // Tables are there, or the frame is of another coding (arithmetic, or progressive without tables).
+            0xc4 | 0xc2 | 0xc9..=0xcb => break,
+            0xda => {
+                return Cow::Owned([&bytes[..at], &standard_tables()[..], &bytes[at..]].concat());
+            }
+            0x01 | 0xd0..=0xd8 => at += 2,
+            _ => at += 2 + usize::from(u16::from_be_bytes([high, low])),
+        }
+    }
+    Cow::Borrowed(bytes)
+}
+
+/// The segment of the standard's four Huffman tables.
+fn standard_tables() -> Vec<u8> {
+    // Codes of each length, then what they stand for, of T.81's tables K.3, K.5, K.4 and K.6.
+    let dc_values: Vec<u8> = (0..12).collect();
+    let tables: [(u8, [u8; 16], &[u8]); 4] = [
+        (
+            0x00,
+            [0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0],
+            &dc_values,
+        ),
+        (
+            0x10,
+            [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125],
+            &AC_LUMINANCE,
+        ),
+        (
+            0x01,
+            [0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0],
+            &dc_values,
+        ),
+        (
+            0x11,
+            [0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119],
+            &AC_CHROMINANCE,
+        ),
+    ];
+    let mut segment = vec![0xff, 0xc4, 0x01, 0xa2];
+    for (class, lengths, values) in tables {
+        segment.push(class);
+        segment.extend(lengths);
+        segment.extend(values);
+    }
+    segment
+}
+
+/// Table K.5: run and size of AC coefficients of luminance, by code.
+#[rustfmt::skip]
+const AC_LUMINANCE: [u8; 162] = [
+    0x01, 0x02, 0x03, 0x00, 0x04, 0x11, 0x05, 0x12, 0x21, 0x31, 0x41, 0x06, 0x13, 0x51, 0x61, 0x07,
+    0x22, 0x71, 0x14, 0x32, 0x81, 0x91, 0xa1, 0x08, 0x23, 0x42, 0xb1, 0xc1, 0x15, 0x52, 0xd1, 0xf0,
+    0x24, 0x33, 0x62, 0x72, 0x82, 0x09, 0x0a, 0x16, 0x17, 0x18, 0x19, 0x1a, 0x25, 0x26, 0x27, 0x28,
+    0x29, 0x2a, 0x34, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48, 0x49,
+    0x4a, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68, 0x69,
+    0x6a, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89,
+    0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5, 0xa6, 0xa7,
+    0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3, 0xc4, 0xc5,
+    0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda, 0xe1, 0xe2,
+    0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf1, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8,
+    0xf9, 0xfa,
+];
+
+/// Table K.6: run and size of AC coefficients of chrominance, by code.
+#[rustfmt::skip]
+const AC_CHROMINANCE: [u8; 162] = [
+    0x00, 0x01, 0x02, 0x03, 0x11, 0x04, 0x05, 0x21, 0x31, 0x06, 0x12, 0x41, 0x51, 0x07, 0x61, 0x71,
+    0x13, 0x22, 0x32, 0x81, 0x08, 0x14, 0x42, 0x91, 0xa1, 0xb1, 0xc1, 0x09, 0x23, 0x33, 0x52, 0xf0,
+    0x15, 0x62, 0x72, 0xd1, 0x0a, 0x16, 0x24, 0x34, 0xe1, 0x25, 0xf1, 0x17, 0x18, 0x19, 0x1a, 0x26,
+    0x27, 0x28, 0x29, 0x2a, 0x35, 0x36, 0x37, 0x38, 0x39, 0x3a, 0x43, 0x44, 0x45, 0x46, 0x47, 0x48,
+    0x49, 0x4a, 0x53, 0x54, 0x55, 0x56, 0x57, 0x58, 0x59, 0x5a, 0x63, 0x64, 0x65, 0x66, 0x67, 0x68,
+    0x69, 0x6a, 0x73, 0x74, 0x75, 0x76, 0x77, 0x78, 0x79, 0x7a, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87,
+    0x88, 0x89, 0x8a, 0x92, 0x93, 0x94, 0x95, 0x96, 0x97, 0x98, 0x99, 0x9a, 0xa2, 0xa3, 0xa4, 0xa5,
+    0xa6, 0xa7, 0xa8, 0xa9, 0xaa, 0xb2, 0xb3, 0xb4, 0xb5, 0xb6, 0xb7, 0xb8, 0xb9, 0xba, 0xc2, 0xc3,
+    0xc4, 0xc5, 0xc6, 0xc7, 0xc8, 0xc9, 0xca, 0xd2, 0xd3, 0xd4, 0xd5, 0xd6, 0xd7, 0xd8, 0xd9, 0xda,
+    0xe2, 0xe3, 0xe4, 0xe5, 0xe6, 0xe7, 0xe8, 0xe9, 0xea, 0xf2, 0xf3, 0xf4, 0xf5, 0xf6, 0xf7, 0xf8,
+    0xf9, 0xfa,
+];
 
 fn over_white(image: &image::RgbaImage) -> image::RgbImage {
     let mut rgb = image::RgbImage::new(image.width(), image.height());
@@ -563,6 +687,46 @@ mod tests {
     }
 
     #[test]
+    fn a_jpeg_without_huffman_tables_is_decoded_with_those_of_the_standard() {
+        let pixels = (0..3 * 40 * 24).map(|i| (i * i % 251) as u8).collect();
+        let whole = encode_jpeg(&Rgb::new(40, 24, pixels), 90);
+        // Leave the segments of tables out.
+        let (mut bare, mut at) = (whole[..2].to_vec(), 2);
+        while whole[at + 1] != 0xda {
+            let end = at + 2 + usize::from(u16::from_be_bytes([whole[at + 2], whole[at + 3]]));
+            if whole[at + 1] != 0xc4 {
+                bare.extend_from_slice(&whole[at..end]);
+            }
+            at = end;
+        }
+        bare.extend_from_slice(&whole[at..]);
+        assert!(bare.len() + 400 < whole.len());
+        assert!(decoded(&bare) == decoded(&whole));
+        assert!(matches!(with_tables(&whole), Cow::Borrowed(_)));
+        for cut in 0..bare.len() {
+            let _ = with_tables(&bare[..cut]);
+        }
+    }
+
+    #[test]
+    fn a_colour_profile_takes_no_memory() {
+        let chunk = |kind: &[u8], data: &[u8]| {
+            let length = (data.len() as u32).to_be_bytes();
+            // The checksum is not right: the chunk is not looked into.
+            [&length[..], kind, data, &[0; 4]].concat()
+        };
+        let png = encode_png(&Rgb::filled(5, 4, [9, 8, 7]));
+        let header = 8 + 25;
+        assert_eq!(&png[header - 21..header - 17], b"IHDR");
+        let profile = chunk(b"iCCP", &[b"k\0\0", &[0; 1000][..]].concat());
+        let with = [&png[..header], &profile, &png[header..]].concat();
+        assert!(decoded(&with) == decoded(&png));
+        for cut in 0..with.len() {
+            let _ = without_profile(&with[..cut]);
+        }
+    }
+
+    #[test]
     fn the_orientation_tag_is_applied() {
         // Four flat corners tell all eight orientations apart.
         let mut image = Rgb::filled(32, 16, [0, 0, 0]);
@@ -586,6 +750,7 @@ mod tests {
         ];
         for (tag, expected) in cases {
             let turned = decoded(&with_orientation(&jpeg, tag));
+            assert_eq!(is_turned(&with_orientation(&jpeg, tag)), tag != 1);
             let size = if tag < 5 { (32, 16) } else { (16, 32) };
             assert_eq!((turned.width, turned.height), size, "orientation {tag}");
             let file = tempfile::NamedTempFile::new().unwrap();

@@ -13,6 +13,7 @@
 //! | [`font`] | letters for pictures |
 //! | [`pack`] | tar shards from any source, and statistics |
 //! | [`random`], [`atomic`] | generators that depend on their purpose alone; files written whole |
+//! | [`text`] | text files in the encodings that tools write |
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -32,6 +33,7 @@ pub mod random;
 pub mod resize;
 pub mod source;
 pub mod synth;
+pub mod text;
 mod vectors;
 pub mod vocabulary;
 

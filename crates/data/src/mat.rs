@@ -14,6 +14,12 @@ use std::path::Path;
 use fs_err as fs;
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
+/// Times its size that the variables of a file may have when inflated. Published annotation has up to about 20.
+const MOST_INFLATION: usize = 200;
+
+/// What small files may inflate to whatever their size.
+const LEAST_LIMIT: usize = 64 << 20;
+
 /// Most bytes that the variables of a file may have when inflated: 3 GiB. The largest published ones, the galleries of
 /// 4000 frames of CUHK-SYSU, need about 2.
 pub const MAX_INFLATED: usize = 3 << 30;
@@ -61,7 +67,9 @@ impl MatFile {
     /// # Errors
     /// If it is no file of this format or inflates beyond [`MAX_INFLATED`].
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, MatError> {
-        Self::with_limit(bytes, MAX_INFLATED)
+        // A variable that inflates without end is cut off long before the memory is.
+        let most = bytes.len().saturating_mul(MOST_INFLATION).max(LEAST_LIMIT);
+        Self::with_limit(bytes, MAX_INFLATED.min(most))
     }
 
     fn with_limit(bytes: &[u8], mut limit: usize) -> Result<Self, MatError> {

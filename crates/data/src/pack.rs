@@ -3,16 +3,23 @@
 //! Millions of small files are slow to list, copy and open; a few thousand tars of a thousand
 //! images are not. A packed shard is a plain tar whose members are the images, named by their keys,
 //! as WebDataset has them. The same source and settings give the same bytes.
+//!
+//! `{prefix}.pack.json` beside the shards says what they are: the settings, a digest of the source's
+//! keys, each shard's name, images and bytes, the images left out, and `complete`. A packing that
+//! was stopped has `"complete": false`; [`Source::open`] then refuses its shards, and the same
+//! packing goes on after the shards that are listed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::atomic_write;
+use crate::atomic::{FolderLock, atomic_write, remove_abandoned};
 use crate::image::{Filter, Limits, decode, encode_jpeg, format_of, resize};
 use crate::source::{Source, Unreadable};
 
@@ -57,6 +64,10 @@ pub struct PackReport {
     pub bytes: u64,
     /// Images left out because they cannot be decoded.
     pub unreadable: Unreadable,
+    /// Images of the source that an earlier process had done.
+    pub resumed: usize,
+    /// Whether it was asked to stop before all was done.
+    pub stopped: bool,
 }
 
 /// Why packing failed.
@@ -66,6 +77,30 @@ pub enum PackError {
     /// Shards of that name are there already; mixed with new ones they would be read as one set.
     #[error("`{}` exists\nhint: choose another folder or prefix, or remove it", .0.display())]
     Exists(PathBuf),
+    /// A packing that was stopped, of other images or with other settings.
+    #[error(
+        "`{}`: an unfinished packing with another {what}: expected {expected}, found {found}\n  \
+         hint: give the same to go on with it, remove its shards and this file, or choose another folder",
+        .path.display()
+    )]
+    Other {
+        /// The manifest.
+        path: PathBuf,
+        /// What differs.
+        what: &'static str,
+        /// What this packing has.
+        expected: String,
+        /// What the manifest says.
+        found: String,
+    },
+    /// A manifest that is none.
+    #[error("`{}`: {reason}\n  hint: remove it and the shards beside it", .path.display())]
+    Manifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// The settings make no sense.
     #[error("{0}")]
     Config(String),
@@ -84,11 +119,115 @@ pub enum PackError {
     Io(#[from] io::Error),
 }
 
+/// A finished shard, in the manifest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Shard {
+    name: String,
+    images: u64,
+    bytes: u64,
+}
+
+/// What lies beside the shards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Manifest {
+    /// Whether all images are packed.
+    complete: bool,
+    settings: PackConfig,
+    /// SHA-256 of the keys of the source.
+    source: String,
+    /// Images of the source.
+    total: usize,
+    /// Images of the source that are packed or left out.
+    done: usize,
+    /// Images in the shards that were made smaller.
+    resized: u64,
+    /// Bytes of the images in the shards.
+    image_bytes: u64,
+    shards: Vec<Shard>,
+    unreadable: Unreadable,
+}
+
+impl Manifest {
+    fn path(folder: &Path, prefix: &str) -> PathBuf {
+        folder.join(format!("{prefix}.pack.json"))
+    }
+
+    fn read(path: &Path) -> Result<Option<Self>, PackError> {
+        let bytes = match fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            bytes => bytes?,
+        };
+        let manifest = serde_json::from_slice(&bytes);
+        manifest.map(Some).map_err(|error| PackError::Manifest {
+            path: path.to_owned(),
+            reason: format!("not what `clasp data pack` writes: {error}"),
+        })
+    }
+
+    fn write(&self, path: &Path) -> Result<(), PackError> {
+        let mut text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
+        text.push(b'\n');
+        Ok(atomic_write(path, |file| file.write_all(&text))?)
+    }
+
+    /// Checks that an unfinished packing is this one.
+    fn check_same(&self, now: &Self, path: &Path) -> Result<(), PackError> {
+        let other = |what, expected: String, found: String| PackError::Other {
+            path: path.to_owned(),
+            what,
+            expected,
+            found,
+        };
+        if self.settings != now.settings {
+            let words = |manifest: &Self| {
+                let PackConfig {
+                    images_per_shard,
+                    max_height,
+                    quality,
+                    ..
+                } = &manifest.settings;
+                let height = max_height.map_or("none".to_owned(), |height| height.to_string());
+                format!(
+                    "{images_per_shard} images a shard, largest height {height}, quality {quality}"
+                )
+            };
+            return Err(other("setting", words(now), words(self)));
+        }
+        if (&self.source, self.total) != (&now.source, now.total) {
+            let words = |manifest: &Self| {
+                let digest = manifest.source.get(..12).unwrap_or_default();
+                format!("{} images, digest {digest}", manifest.total)
+            };
+            return Err(other("source", words(now), words(self)));
+        }
+        Ok(())
+    }
+}
+
+/// Images done and to be done of an unfinished packing that the tar at `path` is a shard of; none
+/// where it is whole or nothing says so.
+pub(crate) fn unfinished(path: &Path) -> io::Result<Option<(usize, usize)>> {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let digits = stem
+        .rsplit_once('-')
+        .map(|(prefix, number)| (prefix, number.as_bytes()));
+    let Some((prefix, _)) = digits.filter(|(_, number)| number.iter().all(u8::is_ascii_digit))
+    else {
+        return Ok(None);
+    };
+    let folder = path.parent().unwrap_or(Path::new(""));
+    match Manifest::read(&Manifest::path(folder, prefix)) {
+        Ok(Some(manifest)) if !manifest.complete => Ok(Some((manifest.done, manifest.total))),
+        Ok(_) => Ok(None),
+        Err(error) => Err(io::Error::other(error.to_string())),
+    }
+}
+
 /// Writes the images of a source to tar shards in the folder `out`, in order. Each shard appears
-/// whole or not at all.
+/// whole or not at all; a packing that was stopped goes on where it was.
 ///
 /// Every image is decoded, so that what is packed is known to be readable; `progress` is told the
-/// number of images done and their total.
+/// number of images done and their total, and ends the work between two shards when it breaks.
 ///
 /// # Errors
 /// See [`PackError`]. Images that cannot be decoded are no error: they are left out and listed.
@@ -97,7 +236,7 @@ pub fn pack(
     out: &Path,
     config: &PackConfig,
     limits: &Limits,
-    progress: &mut dyn FnMut(usize, usize),
+    progress: &mut dyn FnMut(usize, usize) -> ControlFlow<()>,
 ) -> Result<PackReport, PackError> {
     if config.images_per_shard == 0 || config.max_height == Some(0) {
         return Err(PackError::Config(
@@ -111,22 +250,66 @@ pub fn pack(
         )));
     }
     fs::create_dir_all(out)?;
-    refuse_existing(out, &config.prefix)?;
+    let _lock = FolderLock::take(out)?;
+    remove_abandoned(out)?;
+    let path = Manifest::path(out, &config.prefix);
+    let mut manifest = Manifest {
+        complete: false,
+        settings: config.clone(),
+        source: digest(source),
+        total: source.len(),
+        done: 0,
+        resized: 0,
+        image_bytes: 0,
+        shards: Vec::new(),
+        unreadable: Unreadable::default(),
+    };
+    match Manifest::read(&path)? {
+        Some(there) if !there.complete => {
+            there.check_same(&manifest, &path)?;
+            manifest = there;
+            manifest.keep_whole(out, source)?;
+        }
+        _ => refuse_existing(out, &config.prefix)?,
+    }
     let most = source.len().div_ceil(config.images_per_shard).max(1) - 1;
     let digits = most.to_string().len().max(3);
+    let resumed = manifest.done;
     let mut feed = Feed {
         source,
         config,
         limits,
         progress,
-        next: 0,
+        next: manifest.done,
+        done: manifest.done,
+        stopped: false,
         ready: VecDeque::new(),
-        report: PackReport::default(),
+        unreadable: manifest.unreadable.clone(),
     };
-    while feed.fill() {
-        let number = feed.report.shards.len();
-        let path = out.join(format!("{}-{number:0digits$}.tar", config.prefix));
-        atomic_write(&path, |writer| {
+    let failed = |feed: &Feed, done: usize| {
+        let mut unreadable = feed.unreadable.clone();
+        // Images read ahead of the shard belong to the next one.
+        let ahead = |key: &String| feed.keys_after(done).any(|later| later == key);
+        unreadable.failed.retain(|(key, _)| !ahead(key));
+        unreadable.seen = done as u64;
+        unreadable
+    };
+    let mut begun = resumed > 0;
+    while feed.fill() && !feed.stopped {
+        // A source without a single good image leaves nothing behind.
+        if !begun {
+            manifest.write(&path)?;
+            begun = true;
+        }
+        let number = manifest.shards.len();
+        let name = format!("{}-{number:0digits$}.tar", config.prefix);
+        let mut shard = Shard {
+            name,
+            images: 0,
+            bytes: 0,
+        };
+        let (mut resized, mut image_bytes) = (0, 0);
+        atomic_write(&out.join(&shard.name), |writer| {
             let mut tar = tar::Builder::new(writer);
             for _ in 0..config.images_per_shard {
                 let Some(image) = feed.take() else { break };
@@ -135,20 +318,79 @@ pub fn pack(
                 header.set_mode(0o644);
                 header.set_mtime(0);
                 tar.append_data(&mut header, &image.name, &image.bytes[..])?;
+                shard.images += 1;
+                image_bytes += image.bytes.len() as u64;
+                resized += u64::from(image.resized);
             }
             tar.finish()
         })?;
-        feed.report.shards.push(path);
+        shard.bytes = fs::metadata(out.join(&shard.name))?.len();
+        manifest.shards.push(shard);
+        manifest.resized += resized;
+        manifest.image_bytes += image_bytes;
+        manifest.done = feed.done;
+        manifest.unreadable = failed(&feed, manifest.done);
+        manifest.write(&path)?;
     }
-    let report = feed.report;
-    match report.unreadable.failed.first() {
-        Some((key, reason)) if report.images == 0 => Err(PackError::Nothing {
-            seen: report.unreadable.seen,
+    let stopped = feed.stopped;
+    if !stopped {
+        manifest.done = source.len();
+        manifest.unreadable = feed.unreadable.clone();
+    }
+    let images = manifest.shards.iter().map(|shard| shard.images).sum();
+    if let (Some((key, reason)), 0, false) = (manifest.unreadable.failed.first(), images, stopped) {
+        return Err(PackError::Nothing {
+            seen: manifest.unreadable.seen,
             key: key.clone(),
             reason: reason.clone(),
-        }),
-        _ => Ok(report),
+        });
     }
+    if !stopped {
+        manifest.complete = true;
+        manifest.write(&path)?;
+    }
+    let shards = manifest.shards.iter().map(|shard| out.join(&shard.name));
+    Ok(PackReport {
+        shards: shards.collect(),
+        images,
+        resized: manifest.resized,
+        bytes: manifest.image_bytes,
+        unreadable: manifest.unreadable.clone(),
+        resumed,
+        stopped,
+    })
+}
+
+impl Manifest {
+    /// Forgets the shards from the first that is not as it was written.
+    fn keep_whole(&mut self, out: &Path, source: &Source) -> Result<(), PackError> {
+        let whole = |shard: &Shard| match fs::metadata(out.join(&shard.name)) {
+            Ok(metadata) => metadata.len() == shard.bytes,
+            Err(_) => false,
+        };
+        if self.shards.iter().all(whole) {
+            return Ok(());
+        }
+        // Which image the kept shards end with is known only from the beginning.
+        self.shards.clear();
+        (self.done, self.resized, self.image_bytes) = (0, 0, 0);
+        self.total = source.len();
+        self.unreadable = Unreadable::default();
+        Ok(())
+    }
+}
+
+/// SHA-256 of the keys of a source, in hex.
+fn digest(source: &Source) -> String {
+    let mut hash = Sha256::new();
+    for key in source.keys() {
+        hash.update(key.as_bytes());
+        hash.update(b"\n");
+    }
+    hash.finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn refuse_existing(out: &Path, prefix: &str) -> Result<(), PackError> {
@@ -178,10 +420,14 @@ struct Feed<'a> {
     source: &'a Source,
     config: &'a PackConfig,
     limits: &'a Limits,
-    progress: &'a mut dyn FnMut(usize, usize),
+    progress: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
+    /// Images of the source that were looked at.
     next: usize,
-    ready: VecDeque<Packed>,
-    report: PackReport,
+    /// Images of the source up to the last one taken.
+    done: usize,
+    stopped: bool,
+    ready: VecDeque<(usize, Packed)>,
+    unreadable: Unreadable,
 }
 
 impl Feed<'_> {
@@ -196,25 +442,28 @@ impl Feed<'_> {
             for (i, packed) in (self.next..end).zip(chunk) {
                 match packed {
                     Ok(packed) => {
-                        self.report.unreadable.ok();
-                        self.ready.push_back(packed);
+                        self.unreadable.ok();
+                        self.ready.push_back((i, packed));
                     }
-                    Err(reason) => self.report.unreadable.fail(self.source.key(i), reason),
+                    Err(reason) => self.unreadable.fail(self.source.key(i), reason),
                 }
             }
             self.next = end;
-            (self.progress)(end, self.source.len());
+            self.stopped |= (self.progress)(end, self.source.len()).is_break();
         }
         !self.ready.is_empty()
     }
 
     fn take(&mut self) -> Option<Packed> {
         self.fill();
-        let packed = self.ready.pop_front()?;
-        self.report.images += 1;
-        self.report.bytes += packed.bytes.len() as u64;
-        self.report.resized += u64::from(packed.resized);
+        let (image, packed) = self.ready.pop_front()?;
+        self.done = image + 1;
         Some(packed)
+    }
+
+    /// Keys of images that were looked at, from `done` on.
+    fn keys_after(&self, done: usize) -> impl Iterator<Item = &str> {
+        (done..self.next).map(|image| self.source.key(image))
     }
 }
 
@@ -388,7 +637,9 @@ mod tests {
     }
 
     fn pack_to(source: &Source, out: &Path, config: &PackConfig) -> Result<PackReport, PackError> {
-        pack(source, out, config, &Limits::default(), &mut |_, _| {})
+        pack(source, out, config, &Limits::default(), &mut |_, _| {
+            ControlFlow::Continue(())
+        })
     }
 
     #[test]
@@ -402,7 +653,10 @@ mod tests {
         };
         let mut last = (0, 0);
         let limits = Limits::default();
-        let to = &mut |done, total| last = (done, total);
+        let to = &mut |done, total| {
+            last = (done, total);
+            ControlFlow::Continue(())
+        };
         let report = pack(&source, out.path(), &config, &limits, to).unwrap();
         assert_eq!(last, (25, 25));
         assert_eq!((report.images, report.resized), (23, 4));
@@ -417,6 +671,10 @@ mod tests {
 
         let spec = format!("{}/images-{{000..002}}.tar", out.path().display());
         let packed = Source::open(&spec).unwrap();
+        assert_eq!(
+            Source::open(out.path().to_str().unwrap()).unwrap().len(),
+            23
+        );
         let kept = source.keys().filter(|key| !failed.contains(key));
         assert!(packed.keys().eq(kept));
         for i in 0..packed.len() {
@@ -443,6 +701,78 @@ mod tests {
     }
 
     #[test]
+    fn a_stopped_packing_is_refused_as_a_source_and_goes_on_to_the_same_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        for i in 0..300_u32 {
+            // One in a hundred is unreadable, at the end of a shard and after one.
+            let bytes = match i % 100 {
+                49 | 50 => b"text".to_vec(),
+                _ => encode_png(&Rgb::filled(4, 8, [i as u8, (i / 256) as u8, 0])),
+            };
+            fs::write(folder.path().join(format!("{i:03}.png")), bytes).unwrap();
+        }
+        let source = Source::open(folder.path().to_str().unwrap()).unwrap();
+        let config = PackConfig {
+            images_per_shard: 50,
+            ..PackConfig::default()
+        };
+        let outs = tempfile::tempdir().unwrap();
+        let (whole, broken) = (outs.path().join("whole"), outs.path().join("broken"));
+        let once = pack_to(&source, &whole, &config).unwrap();
+        let mut stop = |done: usize, _| match done {
+            ..=CHUNK => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(()),
+        };
+        let limits = Limits::default();
+        let part = pack(&source, &broken, &config, &limits, &mut stop).unwrap();
+        assert!(part.stopped && part.images > 0 && part.images < once.images);
+        for spec in [broken.clone(), part.shards[0].clone()] {
+            let error = Source::open(spec.to_str().unwrap()).unwrap_err();
+            assert!(
+                matches!(error, crate::source::SourceError::Unfinished { .. }),
+                "{error}"
+            );
+        }
+        // A kill in the middle of the next shard, which is written again.
+        let next = broken.join(format!("images-{:03}.tar", part.shards.len()));
+        fs::write(&next, "part").unwrap();
+        fs::write(
+            broken.join(format!(".images-009.tar.{}-0.tmp", u32::MAX)),
+            "part",
+        )
+        .unwrap();
+        let other = PackConfig {
+            images_per_shard: 60,
+            ..config.clone()
+        };
+        let error = pack_to(&source, &broken, &other).unwrap_err().to_string();
+        assert!(
+            error.contains("another setting: expected 60 images"),
+            "{error}"
+        );
+        let rest = pack_to(&source, &broken, &config).unwrap();
+        assert_eq!(
+            (rest.images, &rest.unreadable),
+            (once.images, &once.unreadable)
+        );
+        assert!(rest.resumed > 0 && !rest.stopped);
+        let files = |folder: &Path| {
+            let mut names: Vec<_> = (fs::read_dir(folder).unwrap())
+                .map(|entry| entry.unwrap().file_name())
+                .collect();
+            names.sort();
+            let read = |name: &std::ffi::OsString| fs::read(folder.join(name)).unwrap();
+            (names.iter().map(read).collect::<Vec<_>>(), names)
+        };
+        assert!(files(&whole) == files(&broken));
+        let packed = Source::open(broken.to_str().unwrap()).unwrap();
+        assert_eq!(packed.len(), 294);
+        // What is finished is not packed again, and a shard that went missing is noticed.
+        let error = pack_to(&source, &broken, &config).unwrap_err();
+        assert!(matches!(error, PackError::Exists(_)), "{error}");
+    }
+
+    #[test]
     fn nothing_readable_leaves_no_shard() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.png"), "text").unwrap();
@@ -450,7 +780,10 @@ mod tests {
         let out = folder.path().join("out");
         let error = pack_to(&source, &out, &PackConfig::default()).unwrap_err();
         assert!(matches!(error, PackError::Nothing { .. }), "{error}");
-        assert_eq!(fs::read_dir(out).unwrap().count(), 0);
+        let left = fs::read_dir(out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), [".lock"]);
     }
 
     #[test]

@@ -7,13 +7,23 @@
 //! ```text
 //! photos/                      every image below it, sorted; hidden files are left out
 //! people.txt                   one path a line, relative to the list; `#` starts a comment
+//! -                            the same from standard input, relative to the current folder
 //! shards/                      a folder of tars and no image: these, sorted
 //! people-{000..099}.tar        shards; braces also hold alternatives, {train,val}.tar
+//! shards/*.tar                 what fits the pattern, sorted
 //! a.jpg,b.jpg,more/            several of these, joined
 //! ```
 //!
+//! Each image is read once. What is not read is counted and told ([`Source::left_out`]): image
+//! kinds that are not decoded, masks beside photos (`x.seg.png`, `masks/x.png`), lines of a list
+//! that repeat an earlier one, pipes and devices, and links that lead nowhere or to a folder that
+//! is read anyway.
+//!
 //! The key of an image is its path below the folder, as listed, or in the tar, without extension
 //! and with `/` between folders. No two images of a source share one.
+
+mod folder;
+mod tars;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Read, Seek, SeekFrom};
@@ -24,10 +34,19 @@ use std::sync::Arc;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use crate::image::format_of;
+use self::folder::Folder;
+use crate::image::{ImageError, Limits, Rgb, decode, format_of};
+use crate::pack::unfinished;
+use crate::text::{decode_text, read_text};
 
-/// Images in a shard of a folder or a list.
+/// Images in a shard of a folder or a list, unless it is small.
 pub const SHARD_SIZE: usize = 4096;
+
+/// Images in a shard of a folder or a list of fewer than [`SMALL`], so that several jobs can share it.
+pub const SMALL_SHARD_SIZE: usize = 256;
+
+/// Images of a folder or a list up to which its shards are small.
+pub const SMALL: usize = 64 * SMALL_SHARD_SIZE;
 
 /// Largest file or tar member that is read.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
@@ -36,7 +55,36 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 const MAX_EXPANSION: usize = 1_000_000;
 
 /// Extensions of images, in small letters.
-const EXTENSIONS: [&str; 5] = ["jpg", "jpeg", "png", "webp", "bmp"];
+const EXTENSIONS: [&str; 8] = ["jpg", "jpeg", "jpe", "jfif", "jif", "png", "webp", "bmp"];
+
+/// Extensions of images that are not decoded, and of archives: told when they are left out.
+const NOT_READ: [&str; 33] = [
+    "7z", "arw", "avif", "bz2", "cr2", "dng", "exr", "gif", "gz", "hdr", "heic", "heif", "ico",
+    "j2k", "jp2", "jxl", "nef", "pbm", "pgm", "ppm", "psd", "rar", "raw", "svg", "tar", "tga",
+    "tgz", "tif", "tiff", "xz", "zip", "zst", "zstd",
+];
+
+/// Words that name a mask between a photo's name and the extension, as in `x.seg.png`.
+const FIELDS: [&str; 18] = [
+    "alpha",
+    "annotation",
+    "depth",
+    "densepose",
+    "gt",
+    "instance",
+    "label",
+    "labels",
+    "mask",
+    "matte",
+    "normal",
+    "normals",
+    "parsing",
+    "parts",
+    "pose",
+    "seg",
+    "segmentation",
+    "semantic",
+];
 
 /// Why images cannot be found or read.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +117,8 @@ pub enum SourceError {
     /// The tar ends inside a member or without its end mark.
     #[error(
         "`{archive}` is cut short: {what} at byte {offset} needs {need} bytes, {have} are there\n\
-         hint: copy it again; {complete} images before that are whole and can be used leniently"
+         hint: copy it again; with --keep-going (in a recipe: data.keep_going = true) the \
+         {complete} whole images before that are used"
     )]
     Truncated {
         /// The tar.
@@ -86,7 +135,11 @@ pub enum SourceError {
         complete: usize,
     },
     /// The content is not that of a tar.
-    #[error("`{archive}` is not a readable tar: {reason} after byte {offset}")]
+    #[error(
+        "`{archive}` is not a readable tar: {reason} at byte {offset}\n\
+         hint: copy it again; with --keep-going (in a recipe: data.keep_going = true) the \
+         {complete} whole images before that are used"
+    )]
     Damaged {
         /// The tar.
         archive: String,
@@ -94,6 +147,27 @@ pub enum SourceError {
         offset: u64,
         /// What is wrong.
         reason: String,
+        /// Whole images before it.
+        complete: usize,
+    },
+    /// Tars that `clasp data pack` has not finished.
+    #[error(
+        "`{place}` is being packed, or its packing was stopped: {done} of {total} images so far\n  \
+         hint: the same `clasp data pack` goes on with it"
+    )]
+    Unfinished {
+        /// The tar or its folder.
+        place: String,
+        /// Images that are packed.
+        done: usize,
+        /// Images that are to be packed.
+        total: usize,
+    },
+    /// What is to be read as an image is none of the things that can be.
+    #[error("`{place}`: expected a file, found a named pipe, a socket or a device")]
+    Special {
+        /// The path.
+        place: String,
     },
     /// Two images would have the same key.
     #[error(
@@ -124,6 +198,14 @@ pub enum SourceError {
     Braces {
         /// The specification.
         spec: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A pattern that no file fits, or that is none.
+    #[error("`{pattern}`: {reason}")]
+    NoMatch {
+        /// The pattern.
+        pattern: String,
         /// What is wrong.
         reason: String,
     },
@@ -164,6 +246,80 @@ pub struct Source {
     entries: Arc<[Entry]>,
     shards: Arc<[Shard]>,
     damage: Arc<[String]>,
+    left_out: Arc<LeftOut>,
+}
+
+/// What lies among the images of a source and is not read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Image kinds that are not decoded, and archives, by extension.
+    pub kinds: BTreeMap<String, usize>,
+    /// Images without extension.
+    pub unnamed: usize,
+    /// Hidden images.
+    pub hidden: usize,
+    /// Masks and other fields of a sample beside its image: `x.seg.png`.
+    pub fields: usize,
+    /// Masks in folders of masks.
+    pub masks: usize,
+    /// Pipes, sockets, devices, and members of a tar that are no plain files.
+    pub special: usize,
+    /// Links in a tar to what is not in it.
+    pub broken_links: usize,
+    /// Linked folders that are read under another name, or hold the link.
+    pub linked_folders: usize,
+    /// Lines of a list that repeat an earlier one.
+    pub repeated_lines: usize,
+    notes: Vec<String>,
+}
+
+impl LeftOut {
+    fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    fn other(&mut self, extension: &str) {
+        self.others(extension, 1);
+    }
+
+    fn others(&mut self, extension: &str, count: usize) {
+        if NOT_READ.contains(&extension) {
+            *self.kinds.entry(extension.to_owned()).or_default() += count;
+        }
+    }
+
+    /// In words, a line a kind of thing; nothing where all was read.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = self.notes.clone();
+        if !self.kinds.is_empty() {
+            lines.push(format!(
+                "left out {} of kinds that are not read",
+                describe_others(&self.kinds).replace("other ", "")
+            ));
+        }
+        let counts = [
+            (self.unnamed, "images without extension"),
+            (self.hidden, "hidden images"),
+            (
+                self.fields,
+                "masks or other fields beside images, as x.seg.png",
+            ),
+            (self.masks, "masks in folders of masks"),
+            (self.special, "pipes, sockets, devices or sparse files"),
+            (self.broken_links, "links to files that are not in the tar"),
+            (
+                self.linked_folders,
+                "linked folders that are read under another name",
+            ),
+            (
+                self.repeated_lines,
+                "lines of a list that repeat an earlier one",
+            ),
+        ];
+        let told = counts.into_iter().filter(|(count, _)| *count > 0);
+        lines.extend(told.map(|(count, what)| format!("left out {count} {what}")));
+        lines
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -188,7 +344,15 @@ impl Source {
     /// # Errors
     /// Where something is missing, holds no image, is damaged, or two images share a key.
     pub fn open(spec: &str) -> Result<Source, SourceError> {
-        Self::open_with(spec, false)?.finish()
+        Self::open_with(&[spec], false, false)?.finish()
+    }
+
+    /// As [`Source::open`], of several things, joined; with `lenient` as [`Source::open_lenient`].
+    ///
+    /// # Errors
+    /// As [`Source::open`].
+    pub fn open_several(specs: &[impl AsRef<str>], lenient: bool) -> Result<Source, SourceError> {
+        Self::open_with(specs, lenient, false)?.finish()
     }
 
     /// As [`Source::open`], but two images may share a key, as a photo and its mask beside it do.
@@ -196,7 +360,7 @@ impl Source {
     /// # Errors
     /// As [`Source::open`].
     pub(crate) fn open_all(spec: &str) -> Result<Source, SourceError> {
-        Ok(Self::open_with(spec, false)?.source())
+        Ok(Self::open_with(&[spec], false, true)?.source())
     }
 
     /// As [`Source::open`], but of a tar that is cut short or damaged the whole members are used.
@@ -205,17 +369,41 @@ impl Source {
     /// # Errors
     /// As [`Source::open`], other than for damaged tars that have at least one whole image.
     pub fn open_lenient(spec: &str) -> Result<Source, SourceError> {
-        Self::open_with(spec, true)?.finish()
+        Self::open_with(&[spec], true, false)?.finish()
     }
 
-    fn open_with(spec: &str, lenient: bool) -> Result<Index, SourceError> {
-        let mut index = Index::default();
-        for path in paths_of(spec)? {
-            index.add(&path, spec, lenient)?;
+    fn open_with(
+        specs: &[impl AsRef<str>],
+        lenient: bool,
+        masks: bool,
+    ) -> Result<Index, SourceError> {
+        let mut index = Index {
+            lenient,
+            masks,
+            ..Index::default()
+        };
+        // What a shell makes of `photos/*.jpg` is one thing, not hundreds of one image.
+        let mut files = Vec::new();
+        for spec in specs.iter().map(AsRef::as_ref) {
+            if spec == "-" {
+                index.cut_files(&mut files);
+                index.add_stdin()?;
+                continue;
+            }
+            for path in paths_of(spec)? {
+                if specs.len() > 1 && is_image_file(&path) {
+                    files.push(path);
+                } else {
+                    index.cut_files(&mut files);
+                    index.add(&path, spec)?;
+                }
+            }
         }
+        index.cut_files(&mut files);
         if index.entries.is_empty() {
+            let all: Vec<&str> = specs.iter().map(AsRef::as_ref).collect();
             return Err(SourceError::Empty {
-                place: spec.to_owned(),
+                place: all.join(" "),
                 found: "nothing is named".to_owned(),
             });
         }
@@ -283,6 +471,12 @@ impl Source {
         let place = &self.entries[i].place;
         let (mut file, size) = match place {
             Place::File(path) => {
+                // Before it is opened: to open a pipe is to wait for a writer.
+                if !fs::metadata(&**path)?.is_file() {
+                    return Err(SourceError::Special {
+                        place: place.describe(),
+                    });
+                }
                 let file = fs::File::open(&**path)?;
                 let size = file.metadata()?.len();
                 (file, size)
@@ -306,6 +500,17 @@ impl Source {
         let mut bytes = vec![0; size as usize];
         file.read_exact(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// Image `i`, decoded.
+    ///
+    /// # Errors
+    /// Where it cannot be read, or its bytes are no image.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Source::len`].
+    pub fn load(&self, i: usize, limits: &Limits) -> Result<Rgb, Failure> {
+        Ok(decode(&self.read(i)?, limits)?)
     }
 
     /// The runs of images that are worked on as a whole: one per tar; folders and lists are cut
@@ -334,7 +539,13 @@ impl Source {
             entries: entries.into(),
             shards: shards.into(),
             damage: Arc::clone(&self.damage),
+            left_out: Arc::clone(&self.left_out),
         }
+    }
+
+    /// What was found and is not read.
+    pub fn left_out(&self) -> &LeftOut {
+        &self.left_out
     }
 
     /// What [`Source::open_lenient`] found damaged, one message per tar.
@@ -361,10 +572,14 @@ struct Index {
     shards: Vec<Shard>,
     damage: Vec<String>,
     names: HashSet<String>,
+    left_out: LeftOut,
+    lenient: bool,
+    /// Whether masks are images too.
+    masks: bool,
 }
 
 impl Index {
-    fn add(&mut self, path: &Path, spec: &str, lenient: bool) -> Result<(), SourceError> {
+    fn add(&mut self, path: &Path, spec: &str) -> Result<(), SourceError> {
         let start = self.entries.len();
         let shown = path.display().to_string();
         let metadata = fs::metadata(path).map_err(|error| match error.kind() {
@@ -375,11 +590,14 @@ impl Index {
             _ => error.into(),
         })?;
         if metadata.is_dir() {
-            let folder = Folder::walk(path)?;
+            let mut left_out = std::mem::take(&mut self.left_out);
+            let folder = Folder::walk(path, self.masks, &mut left_out);
+            self.left_out = left_out;
+            let folder = folder?;
             // A folder of shards and nothing else stands for its shards.
             if folder.files.is_empty() && !folder.tars.is_empty() {
                 for tar in &folder.tars {
-                    self.add(tar, spec, lenient)?;
+                    self.add(tar, spec)?;
                 }
                 return Ok(());
             }
@@ -395,10 +613,30 @@ impl Index {
             self.cut(&name_of(path), start);
             return Ok(());
         }
+        if !metadata.is_file() {
+            return Err(SourceError::Special { place: shown });
+        }
         match extension(path).as_str() {
             "tar" => {
-                if let Err(error) = self.add_tar(path, metadata.len()) {
-                    if !lenient || self.entries.len() == start {
+                if let Some((done, total)) = unfinished(path)? {
+                    return Err(SourceError::Unfinished {
+                        place: shown,
+                        done,
+                        total,
+                    });
+                }
+                let (members, ended) = tars::index(path, &mut self.left_out);
+                let archive: Arc<Path> = path.into();
+                self.entries.extend(members.into_iter().map(|member| Entry {
+                    key: key_of(Path::new(&member.path)).into(),
+                    place: Place::Member {
+                        archive: Arc::clone(&archive),
+                        offset: member.offset,
+                        size: member.size,
+                    },
+                }));
+                if let Err(error) = ended {
+                    if !self.lenient || self.entries.len() == start {
                         return Err(error);
                     }
                     self.damage.push(error.to_string());
@@ -408,7 +646,9 @@ impl Index {
                 self.shards.push(Shard { name, range });
             }
             "txt" | "lst" => {
-                self.add_list(path)?;
+                let text = read_text(path)?;
+                let folder = path.parent().unwrap_or(Path::new(""));
+                self.add_lines(&text, folder, &shown)?;
                 self.cut(&name_of(path), start);
             }
             extension => {
@@ -432,6 +672,46 @@ impl Index {
         Ok(())
     }
 
+    /// Adds single files that were named one by one, as one thing: their keys are their names
+    /// where these differ, else their paths.
+    fn cut_files(&mut self, files: &mut Vec<PathBuf>) {
+        if files.is_empty() {
+            return;
+        }
+        let start = self.entries.len();
+        let name = |path: &Path| path.file_name().map(PathBuf::from).unwrap_or_default();
+        let stems: HashSet<String> = files.iter().map(|path| key_of(&name(path))).collect();
+        let differ = stems.len() == files.len();
+        let mut seen = HashSet::new();
+        for path in files.drain(..) {
+            if !seen.insert(path.clone()) {
+                self.left_out.repeated_lines += 1;
+                continue;
+            }
+            let relative = if differ { name(&path) } else { path.clone() };
+            self.push_file(&relative, path);
+        }
+        let folder = { self.entries.get(start) }.and_then(|first| match &first.place {
+            Place::File(path) => path.parent().map(name_of),
+            Place::Member { .. } => None,
+        });
+        self.cut(&folder.unwrap_or_default(), start);
+    }
+
+    /// Adds the list that standard input holds.
+    fn add_stdin(&mut self) -> Result<(), SourceError> {
+        let start = self.entries.len();
+        let mut bytes = Vec::new();
+        io::stdin().lock().read_to_end(&mut bytes)?;
+        let text = decode_text(bytes).map_err(|reason| {
+            let message = format!("standard input: {reason}");
+            io::Error::new(io::ErrorKind::InvalidData, message)
+        })?;
+        self.add_lines(&text, Path::new(""), "standard input")?;
+        self.cut("list", start);
+        Ok(())
+    }
+
     fn push_file(&mut self, relative: &Path, file: PathBuf) {
         self.entries.push(Entry {
             key: key_of(relative).into(),
@@ -439,19 +719,29 @@ impl Index {
         });
     }
 
-    fn add_list(&mut self, list: &Path) -> Result<(), SourceError> {
+    /// Adds the files that a list names, relative to `folder`; `list` is for messages.
+    fn add_lines(&mut self, text: &str, folder: &Path, list: &str) -> Result<(), SourceError> {
         /// So many of the listed files are looked for, spread over the list.
         const LOOKED_FOR: usize = 16;
-        let text = fs::read_to_string(list)?;
-        let folder = list.parent().unwrap_or(Path::new(""));
-        let lines = text.lines().map(str::trim);
         let start = self.entries.len();
+        let lines = text.lines().map(str::trim);
+        let mut seen = HashSet::new();
         for line in lines.filter(|line| !line.is_empty() && !line.starts_with('#')) {
-            self.push_file(Path::new(line), folder.join(line));
+            // A list of Windows on another system: only where there is no file of that very name.
+            let slashes = match line.contains('\\') && !folder.join(line).exists() {
+                true => line.replace('\\', "/"),
+                false => line.to_owned(),
+            };
+            if !seen.insert(slashes.clone()) {
+                self.left_out.repeated_lines += 1;
+                continue;
+            }
+            let path = folder.join(&slashes);
+            self.push_file(Path::new(&slashes), path);
         }
         let listed = &self.entries[start..];
         let first = listed.first().ok_or_else(|| SourceError::Empty {
-            place: list.display().to_string(),
+            place: list.to_owned(),
             found: "no line names a file".to_owned(),
         })?;
         let step = listed.len().div_ceil(LOOKED_FOR);
@@ -461,91 +751,8 @@ impl Index {
         };
         if !listed.iter().step_by(step).any(exists) {
             return Err(SourceError::ListedMissing {
-                list: list.display().to_string(),
+                list: list.to_owned(),
                 example: first.place.describe(),
-            });
-        }
-        Ok(())
-    }
-
-    /// Adds the whole images of a tar, then returns the error that ended it, if any.
-    fn add_tar(&mut self, path: &Path, length: u64) -> Result<(), SourceError> {
-        const BLOCK: u64 = 512;
-        let start = self.entries.len();
-        let name = path.display().to_string();
-        let archive: Arc<Path> = path.into();
-        let mut tar = tar::Archive::new(fs::File::open(path)?);
-        // The end of the last member that was read, padded to a block.
-        let mut end = 0;
-        let mut others = BTreeMap::new();
-        for member in tar.entries_with_seek()? {
-            let complete = self.entries.len() - start;
-            let member = member.map_err(|error| {
-                if length.saturating_sub(end) < 2 * BLOCK {
-                    return SourceError::Truncated {
-                        archive: name.clone(),
-                        what: "the next member's header".to_owned(),
-                        offset: end,
-                        need: BLOCK,
-                        have: length.saturating_sub(end),
-                        complete,
-                    };
-                }
-                SourceError::Damaged {
-                    archive: name.clone(),
-                    offset: end,
-                    reason: error.to_string(),
-                }
-            })?;
-            let (offset, size) = (member.raw_file_position(), member.size());
-            let key_path = String::from_utf8_lossy(&member.path_bytes()).into_owned();
-            let member_end = offset.checked_add(size);
-            if member_end.is_none_or(|end| end > length) {
-                return Err(SourceError::Truncated {
-                    archive: name,
-                    what: format!("`{key_path}`"),
-                    offset,
-                    need: size,
-                    have: length.saturating_sub(offset),
-                    complete,
-                });
-            }
-            end = offset.saturating_add(size).next_multiple_of(BLOCK);
-            let key_path = Path::new(&key_path);
-            // Folders and links hold nothing; hidden ones are leavings of file managers.
-            if !member.header().entry_type().is_file() || is_hidden(key_path) {
-                continue;
-            }
-            let extension = extension(key_path);
-            if EXTENSIONS.contains(&extension.as_str()) {
-                self.entries.push(Entry {
-                    key: key_of(key_path).into(),
-                    place: Place::Member {
-                        archive: Arc::clone(&archive),
-                        offset,
-                        size,
-                    },
-                });
-            } else {
-                *others.entry(extension).or_default() += 1;
-            }
-        }
-        // A cut that falls between two members shows only in the missing end mark, two empty
-        // blocks. One is enough here: some writers leave out the second.
-        if length < end + BLOCK {
-            return Err(SourceError::Truncated {
-                archive: name,
-                what: "the end mark".to_owned(),
-                offset: end,
-                need: BLOCK,
-                have: length.saturating_sub(end),
-                complete: self.entries.len() - start,
-            });
-        }
-        if self.entries.len() == start {
-            return Err(SourceError::Empty {
-                place: name,
-                found: describe_others(&others),
             });
         }
         Ok(())
@@ -555,10 +762,14 @@ impl Index {
     fn cut(&mut self, name: &str, start: usize) {
         let end = self.entries.len();
         let name = self.unused_name(name);
-        for (number, start) in (start..end).step_by(SHARD_SIZE).enumerate() {
+        let size = match end - start {
+            ..SMALL => SMALL_SHARD_SIZE,
+            _ => SHARD_SIZE,
+        };
+        for (number, start) in (start..end).step_by(size).enumerate() {
             self.shards.push(Shard {
                 name: format!("{name}-{number:05}"),
-                range: start..end.min(start + SHARD_SIZE),
+                range: start..end.min(start + size),
             });
         }
     }
@@ -593,71 +804,9 @@ impl Index {
             entries: self.entries.into(),
             shards: self.shards.into(),
             damage: self.damage.into(),
+            left_out: Arc::new(self.left_out),
         }
     }
-}
-
-/// The files below a folder.
-struct Folder {
-    /// Path below the folder, and whole path, of every image, sorted.
-    files: Vec<(PathBuf, PathBuf)>,
-    /// Path of every tar, sorted.
-    tars: Vec<PathBuf>,
-    /// Other files by extension.
-    others: BTreeMap<String, usize>,
-}
-
-impl Folder {
-    fn walk(root: &Path) -> Result<Folder, SourceError> {
-        let mut folder = Folder {
-            files: Vec::new(),
-            tars: Vec::new(),
-            others: BTreeMap::new(),
-        };
-        let mut pending = vec![(root.to_owned(), PathBuf::new())];
-        while let Some((path, relative)) = pending.pop() {
-            for entry in fs::read_dir(&path)? {
-                let entry = entry?;
-                let relative = relative.join(entry.file_name());
-                if is_hidden(&relative) {
-                    continue;
-                }
-                let kind = entry.file_type()?;
-                let path = entry.path();
-                // A link is followed; one that leads nowhere is no file.
-                let is_folder = kind.is_dir() || kind.is_symlink() && path.is_dir();
-                if is_folder {
-                    if !(kind.is_symlink() && is_above(&path)?) {
-                        pending.push((path, relative));
-                    }
-                    continue;
-                }
-                let extension = extension(&path);
-                if EXTENSIONS.contains(&extension.as_str()) {
-                    folder.files.push((relative, path));
-                } else {
-                    if extension == "tar" {
-                        folder.tars.push(path);
-                    }
-                    *folder.others.entry(extension).or_default() += 1;
-                }
-            }
-        }
-        folder.files.sort();
-        folder.tars.sort();
-        Ok(folder)
-    }
-
-    fn describe(&self) -> String {
-        describe_others(&self.others)
-    }
-}
-
-/// Whether a linked folder holds the link itself, so that following it would never end.
-fn is_above(link: &Path) -> io::Result<bool> {
-    let target = fs::canonicalize(link)?;
-    let parent = fs::canonicalize(link.parent().unwrap_or(Path::new(".")))?;
-    Ok(parent.starts_with(target))
 }
 
 fn describe_others(others: &BTreeMap<String, usize>) -> String {
@@ -684,7 +833,25 @@ fn extension(path: &Path) -> String {
     extension.to_string_lossy().to_ascii_lowercase()
 }
 
-fn is_hidden(path: &Path) -> bool {
+/// Whether an image's path is `BASE.FIELD.EXTENSION` beside an image of the name `BASE`, so that it
+/// is a field of that sample rather than another photo; with `any`, whatever word the field is but
+/// a number, else one of [`FIELDS`].
+fn is_sidecar_field(path: &str, is_image: impl Fn(&str) -> bool, any: bool) -> bool {
+    let Some((base, field)) = { path.rsplit_once('.') }.and_then(|(stem, _)| stem.rsplit_once('.'))
+    else {
+        return false;
+    };
+    let field = field.to_ascii_lowercase();
+    let is_word = !field.contains('/') && !field.bytes().all(|byte| byte.is_ascii_digit());
+    is_word && (any || FIELDS.contains(&field.as_str())) && is_image(base)
+}
+
+/// Whether there is a file of that name with the extension of an image.
+fn is_image_file(path: &Path) -> bool {
+    EXTENSIONS.contains(&extension(path).as_str()) && path.is_file()
+}
+
+pub(crate) fn is_hidden(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default();
     name.to_string_lossy().starts_with('.')
 }
@@ -741,10 +908,36 @@ fn paths_of(spec: &str) -> Result<Vec<PathBuf>, SourceError> {
         }
         if Path::new(part).exists() {
             paths.push(PathBuf::from(part));
-        } else {
-            paths.extend(expand_braces(part)?.into_iter().map(PathBuf::from));
+            continue;
+        }
+        for path in expand_braces(part)? {
+            match path.contains(['*', '?', '[']) && !Path::new(&path).exists() {
+                true => paths.extend(matches_of(&path)?),
+                false => paths.push(PathBuf::from(path)),
+            }
         }
     }
+    Ok(paths)
+}
+
+/// The paths that fit a pattern with `*`, `?`, `[…]` and `**`, sorted.
+fn matches_of(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
+    let wrong = |reason: String| SourceError::NoMatch {
+        pattern: pattern.to_owned(),
+        reason,
+    };
+    let options = glob::MatchOptions {
+        require_literal_leading_dot: true,
+        ..glob::MatchOptions::default()
+    };
+    let found = glob::glob_with(pattern, options).map_err(|error| wrong(error.to_string()))?;
+    let mut paths = found
+        .collect::<Result<Vec<PathBuf>, _>>()
+        .map_err(|error| SourceError::Io(error.into()))?;
+    if paths.is_empty() {
+        return Err(wrong("no file fits the pattern".to_owned()));
+    }
+    paths.sort();
     Ok(paths)
 }
 
@@ -815,6 +1008,40 @@ fn number_range(first: &str, last: &str) -> Result<Vec<String>, String> {
     }
     let width = first.len();
     Ok((from..=to).map(|n| format!("{n:0width$}")).collect())
+}
+
+/// Why an image could not be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// What is wrong, in words.
+    pub reason: String,
+    /// Whether the bytes of the image are at fault, so that it fails again. Otherwise they could not
+    /// be read (a share that is away, too many open files), which passes.
+    pub damaged: bool,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<SourceError> for Failure {
+    fn from(error: SourceError) -> Self {
+        Self {
+            reason: error.to_string(),
+            damaged: false,
+        }
+    }
+}
+
+impl From<ImageError> for Failure {
+    fn from(error: ImageError) -> Self {
+        Self {
+            reason: error.to_string(),
+            damaged: true,
+        }
+    }
 }
 
 /// Images that were tried and those that could not be used.
@@ -894,7 +1121,7 @@ impl Unreadable {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::image::{Limits, Rgb, decode, encode_png};
+    use crate::image::encode_png;
     use proptest::prelude::*;
     use tempfile::TempDir;
 
@@ -962,6 +1189,7 @@ mod tests {
         let source = open(folder.path()).unwrap();
         assert_eq!(keys(&source), ["a/x", "gone"]);
         assert!(source.read(1).is_err());
+        assert_eq!(source.left_out().linked_folders, 1);
     }
 
     #[test]
@@ -1085,6 +1313,229 @@ mod tests {
         assert!(error.contains("1 x .json"), "{error}");
     }
 
+    #[cfg(unix)]
+    #[test]
+    fn links_pipes_and_other_kinds_are_read_once_or_told() {
+        use std::os::unix::fs::symlink;
+        let names = [
+            "in/a.png",
+            "in/b.jfif",
+            "in/c.jpe",
+            "in/d.tif",
+            "in/e.gif",
+            "in/f.heic",
+        ];
+        let folder = folder(&names);
+        let path = |name: &str| folder.path().join(name);
+        fs::write(path("in/._a.png"), "resource fork").unwrap();
+        fs::write(path("in/.h.png"), png(1)).unwrap();
+        fs::write(path("in/unnamed"), png(1)).unwrap();
+        fs::write(path("in/notes"), "words").unwrap();
+        fs::hard_link(path("in/a.png"), path("in/hard.png")).unwrap();
+        symlink("a.png", path("in/soft.png")).unwrap();
+        fs::create_dir_all(path("other/deep")).unwrap();
+        fs::write(path("other/deep/x.png"), png(9)).unwrap();
+        symlink(path("other"), path("in/l1")).unwrap();
+        symlink(path("other"), path("in/l2")).unwrap();
+        // A loop of two links, and one to the folder above.
+        symlink(path("in"), path("other/back")).unwrap();
+        symlink(folder.path(), path("in/up")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(path("in/s.png")).unwrap();
+        let source = open(&path("in")).unwrap();
+        assert_eq!(keys(&source), ["a", "b", "c", "hard", "l1/deep/x", "soft"]);
+        assert_eq!(colours(&source), [0, 1, 2, 0, 9, 0]);
+        let left_out = source.left_out();
+        assert_eq!(left_out.kinds.values().sum::<usize>(), 3);
+        assert_eq!(
+            (left_out.special, left_out.hidden, left_out.unnamed),
+            (1, 1, 1)
+        );
+        assert_eq!(left_out.linked_folders, 3);
+        let told = left_out.describe().join("\n");
+        assert!(
+            told.contains("1 x .heic") && told.contains("left out 3 files"),
+            "{told}"
+        );
+        let error = open(&path("in/s.png")).unwrap_err();
+        assert!(matches!(error, SourceError::Special { .. }), "{error}");
+        let listed = Source::from_files("s", [("s".to_owned(), path("in/s.png"))]).unwrap();
+        assert!(listed.read(0).unwrap_err().to_string().contains("a device"));
+    }
+
+    #[test]
+    fn masks_beside_photos_are_no_photos() {
+        let names = [
+            "images/a.jpg",
+            "images/a.seg.png",
+            "images/a.2.png",
+            "images/b.png",
+        ];
+        let more = [
+            "masks/a.png",
+            "masks/b.png",
+            "masks/c.png",
+            "labels/x.jpg",
+            "x.jpg",
+        ];
+        let folder = folder(&[&names[..], &more[..]].concat());
+        let source = open(folder.path()).unwrap();
+        let expected = [
+            "images/a.2",
+            "images/a",
+            "images/b",
+            "labels/x",
+            "masks/c",
+            "x",
+        ];
+        assert_eq!(keys(&source), expected);
+        assert_eq!((source.left_out().fields, source.left_out().masks), (1, 2));
+        // The folder of masks itself may be what is wanted, and a check counts everything.
+        assert_eq!(open(&folder.path().join("masks")).unwrap().len(), 3);
+        let all = Source::open_all(folder.path().to_str().unwrap()).unwrap();
+        assert_eq!(all.len(), 9);
+    }
+
+    #[test]
+    fn the_image_of_a_sample_is_read_and_its_other_fields_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s.tar");
+        let members = [
+            ("00000.png", png(1)),
+            ("00000.seg.png", png(2)),
+            ("00000.json", b"{}".to_vec()),
+            ("a.b/c.png", png(3)),
+            ("00001.0.png", png(4)),
+            ("00001.png", png(5)),
+            ("x.tif", png(6)),
+        ];
+        write_tar(&path, &members);
+        let source = open(&path).unwrap();
+        assert_eq!(keys(&source), ["00000", "a.b/c", "00001.0", "00001"]);
+        assert_eq!(colours(&source), [1, 3, 4, 5]);
+        assert_eq!(
+            (source.left_out().fields, source.left_out().kinds["tif"]),
+            (1, 1)
+        );
+    }
+
+    #[test]
+    fn links_in_a_tar_and_several_tars_in_one_file_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("l.tar");
+        let mut tar = tar::Builder::new(fs::File::create(&path).unwrap());
+        let add = |tar: &mut tar::Builder<_>, kind, name: &str, to: &str, bytes: &[u8]| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(bytes.len() as u64);
+            match to {
+                "" => tar.append_data(&mut header, name, bytes).unwrap(),
+                to => tar.append_link(&mut header, name, to).unwrap(),
+            }
+        };
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/early.png",
+            "../x/0.png",
+            b"",
+        );
+        add(&mut tar, tar::EntryType::Regular, "x/0.png", "", &png(7));
+        add(&mut tar, tar::EntryType::Link, "x/hard.png", "x/0.png", b"");
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/soft.png",
+            "hard.png",
+            b"",
+        );
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/gone.png",
+            "/elsewhere.png",
+            b"",
+        );
+        add(
+            &mut tar,
+            tar::EntryType::Symlink,
+            "x/loop.png",
+            "loop.png",
+            b"",
+        );
+        add(&mut tar, tar::EntryType::Fifo, "x/pipe.png", "", b"");
+        tar.into_inner().unwrap();
+        let other = folder.path().join("m.tar");
+        write_tar(&other, &[("y.png", png(8))]);
+        let mut bytes = fs::read(&path).unwrap();
+        bytes.extend(fs::read(&other).unwrap());
+        bytes.extend(b"words that are no tar");
+        fs::write(&path, bytes).unwrap();
+        let source = open(&path).unwrap();
+        let expected = ["x/early", "x/0", "x/hard", "x/soft", "y"];
+        assert_eq!(keys(&source), expected);
+        assert_eq!(colours(&source), [7, 7, 7, 7, 8]);
+        let left_out = source.left_out();
+        assert_eq!((left_out.broken_links, left_out.special), (2, 1));
+        let told = left_out.describe().join("\n");
+        assert!(told.contains("21 bytes after its end are no tar"), "{told}");
+    }
+
+    #[test]
+    fn a_name_in_a_tar_is_bounded_before_it_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("n.tar");
+        let size = 40 << 30;
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(size);
+        header.set_cksum();
+        let mut file = fs::File::create(&path).unwrap();
+        io::Write::write_all(&mut file, header.as_bytes()).unwrap();
+        // A file with holes takes no space; to read the name would take 40 GiB.
+        file.set_len(512 + size + 1024).unwrap();
+        let error = open(&path).unwrap_err().to_string();
+        assert!(error.contains("a name of 42949672960 bytes"), "{error}");
+    }
+
+    #[test]
+    fn lists_of_other_systems_are_read_and_repeats_told() {
+        let folder = folder(&["a/0.png", "a/1.png", "a/2.png"]);
+        let list = folder.path().join("list.txt");
+        let lines = "a\\0.png\r\na\\1.png\r\na/1.png\r\na\\2.png\r\n";
+        let wide = "\u{feff}".to_owned() + lines;
+        let wide: Vec<u8> = wide.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for bytes in [format!("\u{feff}{lines}").into_bytes(), wide] {
+            fs::write(&list, bytes).unwrap();
+            let source = open(&list).unwrap();
+            assert_eq!(keys(&source), ["a/0", "a/1", "a/2"]);
+            assert_eq!(colours(&source), [0, 1, 2]);
+            assert_eq!(source.left_out().repeated_lines, 1);
+        }
+        fs::write(&list, b"a/0.png\n\xe9.png\n").unwrap();
+        let error = open(&list).unwrap_err().to_string();
+        assert!(error.contains("line 2: expected text in UTF-8"), "{error}");
+    }
+
+    #[test]
+    fn several_arguments_and_patterns_are_one_source() {
+        let folder = folder(&["b.png", "a.png", "more/a.png", "more/c.png", "x.txt"]);
+        let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+        let several = |names: &[&str]| {
+            let names: Vec<String> = names.iter().map(|name| at(name)).collect();
+            Source::open_several(&names, false)
+        };
+        let source = several(&["a.png", "b.png"]).unwrap();
+        assert_eq!((keys(&source), source.shards().len()), (vec!["a", "b"], 1));
+        let source = several(&["b.png", "more"]).unwrap();
+        assert_eq!(keys(&source), ["b", "a", "c"]);
+        let source = several(&["a.png", "more/a.png"]).unwrap();
+        assert!(source.key(1).ends_with("more/a"), "{}", source.key(1));
+        let source = Source::open(&at("more/*.png")).unwrap();
+        assert_eq!(keys(&source), ["a", "c"]);
+        let error = Source::open(&at("none/*.png")).unwrap_err().to_string();
+        assert!(error.contains("no file fits the pattern"), "{error}");
+    }
+
     #[test]
     fn what_is_missing_or_empty_is_said() {
         let texts = folder(&["a.txt", "sub/b.txt", "c"]);
@@ -1173,10 +1624,12 @@ mod tests {
     #[test]
     fn a_folder_is_cut_into_shards_with_names_of_their_own() {
         let files = |range: Range<usize>| range.map(|i| (format!("{i:05}"), PathBuf::from("x")));
-        let source = Source::from_files("all", files(0..SHARD_SIZE + 3)).unwrap();
+        let source = Source::from_files("all", files(0..SMALL_SHARD_SIZE + 3)).unwrap();
         let shards = source.shards();
         assert_eq!(shards[0].name, "all-00000");
-        assert_eq!(shards[1].range, SHARD_SIZE..SHARD_SIZE + 3);
+        assert_eq!(shards[1].range, SMALL_SHARD_SIZE..SMALL_SHARD_SIZE + 3);
+        let many = Source::from_files("all", files(0..SMALL)).unwrap();
+        assert_eq!(many.shards()[1].range, SHARD_SIZE..2 * SHARD_SIZE);
 
         let a = folder(&["same/a.png"]);
         let b = folder(&["same/b.png"]);

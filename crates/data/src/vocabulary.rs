@@ -191,7 +191,7 @@ impl Vocabulary {
     ///
     /// As [`Vocabulary::parse`], or the file cannot be read.
     pub fn read(path: &Path) -> Result<Self, VocabularyError> {
-        Self::parse(&fs_err::read_to_string(path)?, &path.display().to_string())
+        Self::parse(&crate::text::read_text(path)?, &path.display().to_string())
     }
 
     /// Parses and checks a vocabulary; `origin` names it in messages.

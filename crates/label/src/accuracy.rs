@@ -392,6 +392,7 @@ mod tests {
                 parts: parts.clone(),
                 part_confidence: vec![255; parts.len()],
                 attributes: attributes.clone(),
+                image_sha256: String::new(),
             })
             .collect();
         write_shard(folder, "people", meta, &labels).unwrap();

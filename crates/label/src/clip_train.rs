@@ -393,6 +393,7 @@ pub fn train(
         check_pair(pair, index, last_size, 0)?;
     }
     fs::create_dir_all(folder)?;
+    let _lock = clasp_data::atomic::FolderLock::take(folder)?;
     remove_abandoned(folder)?;
     let path = folder.join("checkpoint.safetensors");
     let run = identity(config, model, words)?;

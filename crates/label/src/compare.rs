@@ -213,6 +213,7 @@ mod tests {
                     height: 1,
                     parts: vec![0, 1],
                     part_confidence: vec![255, 255],
+                    image_sha256: String::new(),
                     attributes: vec![
                         1.0,
                         2.0 + i as f32,

@@ -11,6 +11,7 @@
 //! | [`run`] | the labelling run: shards, threads, resume |
 //! | [`calibrate`] | statistics of the logits over the corpus |
 //! | [`stats`] | what was labelled, with warnings |
+//! | [`check`] | labels against their images |
 //! | [`compare`] | how far two stores agree |
 //! | [`mod@accuracy`] | how right a store is, against the truth of drawn people |
 //! | [`score`] | zero-shot answers against known truth |
@@ -24,6 +25,7 @@
 pub mod accuracy;
 pub mod attributes;
 pub mod calibrate;
+pub mod check;
 pub mod clip_data;
 pub mod clip_train;
 pub mod compare;

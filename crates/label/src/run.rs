@@ -1,10 +1,14 @@
 //! The labelling run: images in, a folder of label files out.
 //!
-//! The unit that is kept is the shard of the images: its labels are one file, written under a temporary name and
-//! renamed when whole. A run that was killed goes on after the shards that are there. The unit of work is a batch of
-//! neighbouring images of one shard, so every batch holds the same images whatever the threads, the interruptions and
-//! the part `i/n` of the corpus, and the files are the same to the byte. `_label.toml` beside them holds the settings,
-//! and a run with others into the same folder is refused.
+//! The labels of a shard of the images are one file, written under a temporary name and renamed when whole. What is done
+//! of a shard is put away every [`PIECE`] images and at the end of any stop, as pieces in `_pieces`, which the whole file
+//! replaces. A run that was killed goes on after what is there. The unit of work is a batch of neighbouring images of one
+//! shard, so every batch holds the same images whatever the threads, the interruptions and the part `i/n` of the corpus,
+//! and the files are the same to the byte. `_label.toml` beside them holds the settings, and a run with others into the
+//! same folder is refused.
+//!
+//! Nothing is remembered of an image that could not be read: a later run tries it again, and labels its shard again if
+//! it can be read now. A file that another program changed is kept as it is.
 
 use std::collections::BTreeSet;
 use std::ops::{ControlFlow, Range};
@@ -13,10 +17,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
+use clasp_data::atomic::{FolderLock, remove_abandoned_where};
 use clasp_data::atomic_write;
 use clasp_data::image::{self, Limits};
-use clasp_data::labels::{self, Labels};
-use clasp_data::source::{Source, Unreadable};
+use clasp_data::labels::{self, Labels, StoreMeta, image_digest};
+use clasp_data::source::{Shard, Source, Unreadable};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -61,6 +66,18 @@ pub enum Progress<'a> {
         shards: usize,
         /// Images in them.
         images: usize,
+    },
+    /// This part of the corpus has no image, as there are fewer shards than parts.
+    Empty {
+        /// Shards of the corpus.
+        shards: usize,
+        /// Parts that were asked for.
+        jobs: usize,
+    },
+    /// Labels that another program changed are kept.
+    Edited {
+        /// The shard.
+        shard: &'a str,
     },
     /// A batch is done.
     Images {
@@ -112,6 +129,12 @@ pub struct RunReport {
     pub stopped: bool,
 }
 
+/// Images after which what is done of a shard is put away.
+pub const PIECE: usize = 256;
+
+/// The folder of pieces in that of the labels. Readers of Parquet folders pass over names that begin with `_`.
+const PIECES: &str = "_pieces";
+
 /// A batch: which shard of the list of open ones, and which images of the source.
 struct Job {
     shard: usize,
@@ -125,16 +148,106 @@ struct Done {
     failures: Vec<(usize, String)>,
 }
 
-/// Labels that came for a shard so far, by job.
-struct Partial {
+/// A shard that is not whole.
+struct Open {
+    shard: Shard,
+    /// Batches that are still to come.
     waiting: usize,
-    labels: Vec<(usize, Vec<Labels>)>,
+    /// What is done of it.
+    done: Vec<Piece>,
+    /// Images among those that are not put away yet.
+    unsaved: usize,
+}
+
+/// Neighbouring images of a shard that are done.
+struct Piece {
+    /// Images of the source.
+    images: Range<usize>,
+    /// Labels of those among them that could be read.
+    labels: Vec<Labels>,
+    /// Whether they are put away.
+    saved: bool,
+}
+
+impl Open {
+    /// Puts away what is done and is not yet, neighbours together.
+    fn put_away(&mut self, folder: &Path, meta: &StoreMeta) -> Result<(), Error> {
+        self.done.sort_by_key(|piece| piece.images.start);
+        let mut joined: Vec<Piece> = Vec::new();
+        for piece in std::mem::take(&mut self.done) {
+            match joined.last_mut() {
+                Some(before)
+                    if !before.saved && !piece.saved && before.images.end == piece.images.start =>
+                {
+                    before.images.end = piece.images.end;
+                    before.labels.extend(piece.labels);
+                }
+                _ => joined.push(piece),
+            }
+        }
+        self.done = joined;
+        for at in 0..self.done.len() {
+            let name = self.piece_name(&self.done[at].images);
+            let piece = &mut self.done[at];
+            if !piece.saved {
+                labels::write_shard(&folder.join(PIECES), &name, meta, &piece.labels)?;
+                piece.saved = true;
+            }
+        }
+        self.unsaved = 0;
+        Ok(())
+    }
+
+    /// `SHARD@00256-00512` for images 256 to 511 of the shard.
+    fn piece_name(&self, images: &Range<usize>) -> String {
+        let [from, to] = [images.start, images.end].map(|image| image - self.shard.range.start);
+        format!("{}@{from:05}-{to:05}", self.shard.name)
+    }
+
+    /// Writes the whole shard in place of its pieces.
+    fn finish(&mut self, folder: &Path, meta: &StoreMeta) -> Result<usize, Error> {
+        self.done.sort_by_key(|piece| piece.images.start);
+        let saved = { self.done.iter() }.filter(|piece| piece.saved);
+        let saved: Vec<String> = saved.map(|piece| self.piece_name(&piece.images)).collect();
+        let labels = std::mem::take(&mut self.done).into_iter();
+        let labels: Vec<Labels> = labels.flat_map(|piece| piece.labels).collect();
+        labels::write_shard(folder, &self.shard.name, meta, &labels)?;
+        for name in saved {
+            remove(&folder.join(PIECES).join(labels::shard_file(&name)))?;
+        }
+        Ok(labels.len())
+    }
+}
+
+/// Removes a folder of pieces that holds none. Not where other jobs may be about to write there.
+fn remove_empty(pieces: &Path) -> Result<(), Error> {
+    if !pieces.is_dir() {
+        return Ok(());
+    }
+    for entry in fs_err::read_dir(pieces)? {
+        if entry?
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "parquet")
+        {
+            return Ok(());
+        }
+    }
+    Ok(fs_err::remove_dir_all(pieces)?)
+}
+
+/// Removes a file; one that is gone is removed.
+fn remove(path: &Path) -> std::io::Result<()> {
+    match fs_err::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 /// Labels all images of `source` (or part `i` of `n` of them) into `options.folder`, going on after what is there.
 ///
-/// `progress` is called on the calling thread; when it returns `Break` the run stops, keeping the shards that are
-/// whole. The files do not depend on `options.workers`, nor on interruptions.
+/// `progress` is called on the calling thread; when it returns `Break` the run stops, keeping what is done. The files do
+/// not depend on `options.workers`, nor on interruptions.
 ///
 /// # Errors
 ///
@@ -157,10 +270,13 @@ pub fn run<L: Labeller>(
         });
     }
     let (index, count) = options.shard;
+    let all_shards = source.shards().len();
     let source = &source.shard(index, count);
     let total = source.len();
     let meta = labeller.meta();
     fs_err::create_dir_all(&options.folder)?;
+    // Jobs of one corpus share the folder; two of the same part do not.
+    let _lock = FolderLock::named(&options.folder, &format!(".lock-{index}-of-{count}"))?;
 
     let mut report = RunReport {
         images: total,
@@ -175,27 +291,104 @@ pub fn run<L: Labeller>(
         stopped: false,
     };
     check_settings(&options.folder, &labeller.settings())?;
+    if source.is_empty() {
+        let _ = progress(Progress::Empty {
+            shards: all_shards,
+            jobs: count,
+        });
+        return Ok(report);
+    }
+    let pieces_folder = options.folder.join(PIECES);
+    let mine = source.shards();
+    for folder in [&options.folder, &pieces_folder] {
+        let files: Vec<String> = (mine.iter())
+            .map(|shard| labels::shard_file(&shard.name))
+            .map(|name| name.trim_end_matches(".parquet").to_owned())
+            .collect();
+        remove_abandoned_where(folder, |of| {
+            files.iter().any(|file| of.starts_with(file.as_str()))
+        })?;
+    }
     let finished: BTreeSet<String> = labels::finished_shards(&options.folder, meta)?;
-    let mut open = Vec::new();
+    let pieces: BTreeSet<String> = labels::finished_shards(&pieces_folder, meta)?;
+    let batch = labeller.batch().max(1);
+    let mut open: Vec<Open> = Vec::new();
     let mut failures: Vec<(usize, String)> = Vec::new();
     let mut done = 0;
-    for shard in source.shards() {
-        if finished.contains(&shard.name) {
-            let rows = check_keys(&options.folder, source, &shard.name, &shard.range)?;
-            report.kept += rows;
-            report.unreadable += shard.range.len() - rows;
-            report.shards += 1;
-            done += shard.range.len();
-        } else {
-            open.push(shard);
+    for shard in mine {
+        let mut whole = finished.contains(&shard.name);
+        if whole {
+            let kept = kept(&options.folder, source, &shard.name, &shard.range)?;
+            if kept.edited {
+                let _ = progress(Progress::Edited { shard: &shard.name });
+            }
+            // Those that could not be read may be readable now.
+            whole = kept.edited
+                || !kept
+                    .missing
+                    .iter()
+                    .any(|image| reads(source, *image, &options.limits));
+            if whole {
+                report.kept += kept.labels.len();
+                report.unreadable += kept.missing.len();
+                report.shards += 1;
+                done += shard.range.len();
+            }
         }
+        let prefix = format!("{}@", shard.name);
+        let of_shard = pieces.iter().filter(|name| name.starts_with(&prefix));
+        let of_shard: Vec<String> = of_shard.cloned().collect();
+        if whole {
+            for name in of_shard {
+                remove(&pieces_folder.join(labels::shard_file(&name)))?;
+            }
+            continue;
+        }
+        let mut one = Open {
+            waiting: 0,
+            done: Vec::new(),
+            unsaved: 0,
+            shard,
+        };
+        for name in of_shard {
+            let range = piece_range(&name[prefix.len()..], &one.shard.range, batch);
+            let after = one.done.last().map_or(0, |piece| piece.images.end);
+            let fits = range.filter(|range| range.start >= after);
+            let kept = fits.map(|range| Ok((kept(&pieces_folder, source, &name, &range)?, range)));
+            let kept = kept.transpose().map(|kept: Option<(Kept, _)>| {
+                kept.filter(|(kept, _)| {
+                    !kept
+                        .missing
+                        .iter()
+                        .any(|image| reads(source, *image, &options.limits))
+                })
+            });
+            match kept {
+                Ok(Some((kept, range))) => {
+                    report.kept += kept.labels.len();
+                    report.unreadable += kept.missing.len();
+                    done += range.len();
+                    one.done.push(Piece {
+                        images: range,
+                        labels: kept.labels,
+                        saved: true,
+                    });
+                }
+                // What does not fit is done again.
+                Ok(None) | Err(Error::OtherImages { .. }) => {
+                    remove(&pieces_folder.join(labels::shard_file(&name)))?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        open.push(one);
     }
     // The verdict on unreadable images must not depend on where a run was interrupted, so those of earlier runs count.
     let mut readable = Unreadable::default();
     (0..report.kept).for_each(|_| readable.ok());
     (0..report.unreadable)
         .for_each(|_| readable.fail("an image of an earlier run", "not in the labels"));
-    if report.shards > 0 {
+    if done > 0 {
         let resumed = Progress::Resumed {
             shards: report.shards,
             images: done,
@@ -203,26 +396,29 @@ pub fn run<L: Labeller>(
         report.stopped = progress(resumed).is_break();
     }
 
-    let batch = labeller.batch().max(1);
-    let jobs: Vec<Job> = open
-        .iter()
-        .enumerate()
-        .flat_map(|(index, shard)| {
-            let end = shard.range.end;
-            let images = move |start| start..end.min(start + batch);
-            shard.range.clone().step_by(batch).map(move |start| Job {
-                shard: index,
-                images: images(start),
-            })
-        })
-        .collect();
-    let mut partial: Vec<Partial> = open
-        .iter()
-        .map(|shard| Partial {
-            waiting: shard.range.len().div_ceil(batch),
-            labels: Vec::new(),
-        })
-        .collect();
+    let mut jobs: Vec<Job> = Vec::new();
+    for (index, one) in open.iter_mut().enumerate() {
+        let mut start = one.shard.range.start;
+        let before = jobs.len();
+        let gaps = one.done.iter().map(|piece| piece.images.clone());
+        for images in gaps.chain([one.shard.range.end..one.shard.range.end]) {
+            while start < images.start {
+                let end = images.start.min(start + batch);
+                jobs.push(Job {
+                    shard: index,
+                    images: start..end,
+                });
+                start = end;
+            }
+            start = images.end;
+        }
+        one.waiting = jobs.len() - before;
+        // A kill between the last piece and the whole file.
+        if one.waiting == 0 {
+            one.finish(&options.folder, meta)?;
+            report.shards += 1;
+        }
+    }
 
     let next = AtomicUsize::new(0);
     let stop = AtomicBool::new(report.stopped);
@@ -257,11 +453,15 @@ pub fn run<L: Labeller>(
         }
         drop(sender);
 
-        let outcome = (|| {
+        let mut outcome = (|| {
             let mut left = jobs.len();
-            while left > 0 && !stop.load(Ordering::Relaxed) {
-                // All senders gone with work left: a worker panicked.
-                let batch = receiver.recv().map_err(|_| Error::Worker)??;
+            while left > 0 {
+                let batch = match receiver.recv() {
+                    Ok(batch) => batch?,
+                    // After a stop the batches that were under way have come; else a worker panicked.
+                    Err(_) if report.stopped => break,
+                    Err(_) => return Err(Error::Worker),
+                };
                 left -= 1;
                 let job = &jobs[batch.job];
                 done += job.images.len();
@@ -290,24 +490,26 @@ pub fn run<L: Labeller>(
                 if !options.keep_going && report.unreadable * 20 > total {
                     readable.check()?;
                 }
-                let shard = &mut partial[job.shard];
-                shard.labels.push((batch.job, batch.labels));
-                shard.waiting -= 1;
-                if shard.waiting == 0 {
-                    let mut batches = std::mem::take(&mut shard.labels);
-                    batches.sort_by_key(|&(job, _)| job);
-                    let labels: Vec<Labels> =
-                        batches.into_iter().flat_map(|(_, labels)| labels).collect();
-                    let name = &open[job.shard].name;
-                    labels::write_shard(&options.folder, name, meta, &labels)?;
+                let one = &mut open[job.shard];
+                one.done.push(Piece {
+                    images: job.images.clone(),
+                    labels: batch.labels,
+                    saved: false,
+                });
+                one.unsaved += job.images.len();
+                one.waiting -= 1;
+                if one.waiting == 0 {
+                    let labels = one.finish(&options.folder, meta)?;
                     report.shards += 1;
                     flow = either(
                         flow,
                         progress(Progress::Written {
-                            shard: name,
-                            labels: labels.len(),
+                            shard: &one.shard.name,
+                            labels,
                         }),
                     );
+                } else if one.unsaved >= PIECE {
+                    one.put_away(&options.folder, meta)?;
                 }
                 let per_second = report.labelled as f64 / started.elapsed().as_secs_f64().max(1e-9);
                 flow = either(
@@ -323,10 +525,20 @@ pub fn run<L: Labeller>(
                     stop.store(true, Ordering::Relaxed);
                 }
             }
+            // Everything may have been under way.
+            report.stopped &= left > 0;
             Ok(())
         })();
         stop.store(true, Ordering::Relaxed);
         drop(receiver);
+        // However it ended, what is done is kept; the first error is the one to tell.
+        for one in open
+            .iter_mut()
+            .filter(|one| one.waiting > 0 && one.unsaved > 0)
+        {
+            let put = one.put_away(&options.folder, meta);
+            outcome = outcome.and(put);
+        }
         let panicked = threads
             .into_iter()
             .map(|thread| thread.join())
@@ -337,6 +549,9 @@ pub fn run<L: Labeller>(
         }
     });
     outcome?;
+    if count == 1 {
+        remove_empty(&pieces_folder)?;
+    }
     if !options.keep_going && !report.stopped {
         readable.check()?;
     }
@@ -366,7 +581,7 @@ fn work<L: Labeller>(
     let prepared: Vec<_> = images
         .into_par_iter()
         .map(|index| {
-            let prepare = |(image, size)| (labeller.prepare(&image), size);
+            let prepare = |(image, read)| (labeller.prepare(&image), read);
             (index, decode(source, index, limits).map(prepare))
         })
         .collect();
@@ -374,9 +589,9 @@ fn work<L: Labeller>(
     let (mut read, mut failures) = (Vec::new(), Vec::new());
     for (index, image) in prepared {
         match image {
-            Ok((mut values, size)) => {
+            Ok((mut values, of_image)) => {
                 pixels.append(&mut values);
-                read.push((index, size));
+                read.push((index, of_image));
             }
             Err(reason) => failures.push((index, reason)),
         }
@@ -384,7 +599,7 @@ fn work<L: Labeller>(
     if read.is_empty() {
         return Ok((Vec::new(), failures));
     }
-    let keys: Vec<&str> = read.iter().map(|&(index, _)| source.key(index)).collect();
+    let keys: Vec<&str> = read.iter().map(|(index, _)| source.key(*index)).collect();
     let labels = labeller.label(&keys, pixels)?;
     if labels.len() != keys.len() {
         return Err(Error::Network {
@@ -396,28 +611,42 @@ fn work<L: Labeller>(
     let labels = labels
         .into_iter()
         .zip(&read)
-        .map(|(labels, &(index, (height, width)))| Labels {
-            key: source.key(index).to_owned(),
-            width,
-            height,
+        .map(|(labels, (index, of_image))| Labels {
+            key: source.key(*index).to_owned(),
+            width: of_image.width,
+            height: of_image.height,
             parts: labels.map.parts,
             part_confidence: labels.map.confidence,
             attributes: labels.attributes,
+            image_sha256: of_image.digest.clone(),
         })
         .collect();
     Ok((labels, failures))
 }
 
-/// An image with its height and width as the store keeps them, or why there is none.
-fn decode(
-    source: &Source,
-    index: usize,
-    limits: &Limits,
-) -> Result<(image::Rgb, (u16, u16)), String> {
+/// What the store keeps of an image.
+struct OfImage {
+    height: u16,
+    width: u16,
+    digest: String,
+}
+
+/// An image with what the store keeps of it, or why there is none.
+fn decode(source: &Source, index: usize, limits: &Limits) -> Result<(image::Rgb, OfImage), String> {
     let bytes = source.read(index).map_err(|error| error.to_string())?;
     let image = image::decode(&bytes, limits).map_err(|error| error.to_string())?;
     match (u16::try_from(image.height), u16::try_from(image.width)) {
-        (Ok(height), Ok(width)) => Ok((image, (height, width))),
+        (Ok(height), Ok(width)) => {
+            let digest = image_digest(&bytes);
+            Ok((
+                image,
+                OfImage {
+                    height,
+                    width,
+                    digest,
+                },
+            ))
+        }
         _ => Err(format!(
             "expected sides of at most {} pixels, found {}x{}",
             u16::MAX,
@@ -466,29 +695,63 @@ fn check_settings(folder: &Path, settings: &toml::Table) -> Result<(), Error> {
     }
 }
 
-/// The number of labels in a finished shard, after checking that they are of these images.
-fn check_keys(
-    folder: &Path,
-    source: &Source,
-    shard: &str,
-    range: &Range<usize>,
-) -> Result<usize, Error> {
-    let keys = labels::shard_keys(folder, shard)?;
-    let other = |found: String| Error::OtherImages {
-        folder: folder.to_owned(),
-        shard: shard.to_owned(),
-        found,
-    };
+/// What a label file holds of some images.
+struct Kept {
+    labels: Vec<Labels>,
+    /// Images that it has no labels of.
+    missing: Vec<usize>,
+    /// Whether another program wrote or changed it.
+    edited: bool,
+}
+
+/// The labels of a file, after checking that they are of these images.
+fn kept(folder: &Path, source: &Source, shard: &str, range: &Range<usize>) -> Result<Kept, Error> {
+    let (labels, edited) = labels::read_shard(folder, shard)?;
+    let mut missing = Vec::new();
     // Labels keep the order of the images, so one walk over both is enough.
     let mut images = range.clone();
-    for key in &keys {
-        if !images.any(|index| source.key(index) == key) {
-            return Err(other(format!(
-                "the key `{key}`, which is not among the images of this shard or not in their order"
-            )));
+    for label in &labels {
+        loop {
+            match images.next() {
+                Some(image) if source.key(image) == label.key => break,
+                Some(image) => missing.push(image),
+                // Whoever edits a file may sort it.
+                None if edited => break,
+                None => {
+                    return Err(Error::OtherImages {
+                        folder: folder.to_owned(),
+                        shard: shard.to_owned(),
+                        found: format!(
+                            "the key `{}`, which is not among the images of this shard or not in their order",
+                            label.key
+                        ),
+                    });
+                }
+            }
         }
     }
-    Ok(keys.len())
+    missing.extend(images);
+    Ok(Kept {
+        labels,
+        missing,
+        edited,
+    })
+}
+
+/// Whether an image can be used.
+fn reads(source: &Source, image: usize, limits: &Limits) -> bool {
+    decode(source, image, limits).is_ok()
+}
+
+/// The images of a piece `00256-00512` of a shard, if it is made of whole batches.
+fn piece_range(name: &str, shard: &Range<usize>, batch: usize) -> Option<Range<usize>> {
+    let (from, to) = name.split_once('-')?;
+    let (from, to): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);
+    let whole = from < to
+        && to <= shard.len()
+        && from.is_multiple_of(batch)
+        && (to.is_multiple_of(batch) || to == shard.len());
+    whole.then(|| shard.start + from..shard.start + to)
 }
 
 #[cfg(test)]
@@ -525,7 +788,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = images(&folder.path().join("images"), 3, 7);
         let expected = undisturbed(&source, &folder.path().join("one"));
-        assert_eq!(expected.len(), 4, "{:?}", expected.keys());
+        assert_eq!(expected.len(), 5, "{:?}", expected.keys());
         let three = folder.path().join("three");
         run(
             &source,
@@ -552,7 +815,7 @@ mod tests {
     #[test]
     fn an_interrupted_run_goes_on_to_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let source = images(&folder.path().join("images"), 3, 7);
+        let source = images(&folder.path().join("images"), 12, 7);
         let expected = undisturbed(&source, &folder.path().join("whole"));
         let out = folder.path().join("interrupted");
         let labeller = labeller(&LabelConfig::default());
@@ -567,8 +830,12 @@ mod tests {
             &mut stop_after_a_shard,
         )
         .unwrap();
-        assert!(report.stopped && report.shards == 1, "{report:?}");
-        assert!(files(&out).len() == 2);
+        assert!(
+            report.stopped && (1..12).contains(&report.shards),
+            "{report:?}"
+        );
+        let whole = report.shards;
+        assert!(files(&out).len() == 2 + whole);
         let mut resumed = None;
         let mut note = |progress: Progress<'_>| {
             if let Progress::Resumed { shards, images } = progress {
@@ -577,15 +844,108 @@ mod tests {
             ControlFlow::Continue(())
         };
         let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut note).unwrap();
-        assert_eq!((report.kept, report.labelled, report.shards), (7, 14, 3));
-        assert_eq!(resumed, Some((1, 7)));
+        assert_eq!((report.kept + report.labelled, report.shards), (84, 12));
+        // The batches that were under way when it was stopped are kept too.
+        assert!(report.kept >= 7, "{report:?}");
+        assert_eq!(resumed, Some((whole, report.kept)));
         assert!(files(&out) == expected);
         // And once more: there is nothing to do.
         let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
             GO_ON
         })
         .unwrap();
-        assert_eq!((report.kept, report.labelled), (21, 0));
+        assert_eq!((report.kept, report.labelled), (84, 0));
+    }
+
+    #[test]
+    fn what_is_done_is_put_away_in_the_middle_of_a_shard() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = images(&folder.path().join("images"), 1, 3 * PIECE / 2);
+        assert_eq!(source.shards().len(), 2);
+        let expected = undisturbed(&source, &folder.path().join("whole"));
+        let out = folder.path().join("interrupted");
+        let labeller = labeller(&LabelConfig::default());
+        let (mut runs, mut labelled) = (0, 0);
+        loop {
+            let mut seen = 0;
+            // Stop long before the shard is whole, then later.
+            let mut stop = |progress: Progress<'_>| match progress {
+                Progress::Images { .. } => {
+                    seen += 1;
+                    match seen {
+                        ..5 => ControlFlow::Continue(()),
+                        _ => ControlFlow::Break(()),
+                    }
+                }
+                _ => ControlFlow::Continue(()),
+            };
+            let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut stop).unwrap();
+            assert_eq!(report.kept, labelled);
+            labelled += report.labelled;
+            runs += 1;
+            if !report.stopped {
+                break;
+            }
+            // The batches that were under way count too, and none is lost.
+            assert!(
+                report.labelled >= 5 * labeller.batch().min(16),
+                "{report:?}"
+            );
+        }
+        assert!(runs > 2, "{runs}");
+        assert_eq!(labelled, source.len());
+        assert!(files(&out) == expected && !out.join(PIECES).exists());
+    }
+
+    #[test]
+    fn images_that_were_away_are_labelled_by_the_next_run_and_edited_files_are_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = images(&folder.path().join("images"), 1, 40);
+        let expected = undisturbed(&source, &folder.path().join("whole"));
+        let out = folder.path().join("labels");
+        let labeller = labeller(&LabelConfig::default());
+        let (place, away) = (source.place(7), folder.path().join("away"));
+        fs_err::rename(&place, &away).unwrap();
+        let options = RunOptions::new(&out, 1);
+        let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+        assert_eq!((report.labelled, report.unreadable), (39, 1));
+        // Still away: nothing to do.
+        let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+        assert_eq!(
+            (report.labelled, report.kept, report.unreadable),
+            (0, 39, 1)
+        );
+        fs_err::rename(&away, &place).unwrap();
+        let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+        assert_eq!(
+            (report.labelled, report.kept, report.unreadable),
+            (40, 0, 0)
+        );
+        assert!(files(&out) == expected);
+    }
+
+    #[test]
+    fn a_part_without_images_is_told_and_a_part_has_one_job_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = images(&folder.path().join("images"), 2, 4);
+        let labeller = labeller(&LabelConfig::default());
+        let out = folder.path().join("labels");
+        let mut options = RunOptions::new(&out, 1);
+        options.shard = (2, 3);
+        let mut told = None;
+        let mut note = |progress: Progress<'_>| {
+            if let Progress::Empty { shards, jobs } = progress {
+                told = Some((shards, jobs));
+            }
+            ControlFlow::Continue(())
+        };
+        let report = run(&source, &labeller, &options, &mut note).unwrap();
+        assert_eq!((told, report.images), (Some((2, 3)), 0));
+        let _lock = FolderLock::named(&out, ".lock-2-of-3").unwrap();
+        let error = run(&source, &labeller, &options, &mut { GO_ON }).unwrap_err();
+        assert!(error.to_string().contains("another process"), "{error}");
+        options.shard = (0, 3);
+        run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
     }
 
     /// Not a test of its own: what [`a_killed_run_goes_on_to_the_same_bytes`] starts as a process and kills.
@@ -786,7 +1146,9 @@ mod tests {
             ..RunOptions::new(&out, 1)
         };
         let report = run(&source, &labeller, &options, &mut note).unwrap();
-        assert_eq!((report.labelled, report.unreadable, keys.len()), (18, 2, 2));
+        // What the run before it had done was put away.
+        assert_eq!((report.kept + report.labelled, report.unreadable), (18, 2));
+        assert!(report.kept > 0 && !keys.is_empty());
         assert_eq!(Store::open(&out).unwrap().len(), 18);
     }
 

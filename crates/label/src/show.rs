@@ -372,6 +372,7 @@ mod tests {
                 parts: vec![0, 1, 2, IGNORE],
                 part_confidence: vec![255; 4],
                 attributes: vec![i as f32, 2.0, 3.0, 1.0, 0.5 * i as f32],
+                image_sha256: String::new(),
             })
             .collect();
         let out = folder.path().join("labels");

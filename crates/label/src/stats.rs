@@ -343,6 +343,7 @@ mod tests {
                 height: 1,
                 parts: if i < 8 { vec![0, 1] } else { vec![0, IGNORE] },
                 part_confidence: vec![255, if i < 8 { 204 } else { 25 }],
+                image_sha256: String::new(),
                 attributes: vec![
                     10.0,
                     20.0 + i as f32,

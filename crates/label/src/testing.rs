@@ -148,7 +148,7 @@ pub fn files(folder: &Path) -> BTreeMap<String, Vec<u8>> {
                 path,
             )
         })
-        .filter(|(name, _)| !name.starts_with('.'))
+        .filter(|(name, path)| !name.starts_with('.') && path.is_file())
         .map(|(name, path)| (name, fs_err::read(path).unwrap()))
         .collect()
 }

@@ -103,6 +103,41 @@ pub fn evaluate(
     summarise(matches, query.len(), gallery.len(), ranks)
 }
 
+/// Evaluates rankings that were made elsewhere: `rankings` holds gallery images by position, the best first, for each query.
+/// Persons and cameras are pairs. Images that a ranking does not name come after those that it does, in their order.
+///
+/// # Errors
+/// [`MetricError::NoValidQuery`].
+///
+/// # Panics
+/// If there is not one ranking a query, or one names a position that the gallery does not have.
+pub fn evaluate_rankings(
+    query: &[[i64; 2]],
+    gallery: &[[i64; 2]],
+    rankings: &[Vec<usize>],
+    ranks: usize,
+) -> Result<ReidMetrics, MetricError> {
+    assert_eq!(query.len(), rankings.len(), "rankings of the queries");
+    let of = |([person, camera], ranking): (&[i64; 2], &Vec<usize>)| {
+        let mut named = vec![false; gallery.len()];
+        ranking.iter().for_each(|place| named[*place] = true);
+        let rest = (0..gallery.len()).filter(|place| !named[*place]);
+        let is_same_shot = |place: &usize| gallery[*place] == [*person, *camera];
+        let order = ranking.iter().copied().chain(rest);
+        let order: Vec<usize> = order.filter(|place| !is_same_shot(place)).collect();
+        let hits: Vec<usize> = { order.iter().enumerate() }
+            .filter(|(_, place)| gallery[**place][0] == *person)
+            .map(|(rank, _)| rank)
+            .collect();
+        (!hits.is_empty()).then_some(Matches {
+            ranks: hits,
+            ranked: order.len(),
+        })
+    };
+    let matches = query.iter().zip(rankings).map(of).collect();
+    summarise(matches, query.len(), gallery.len(), ranks)
+}
+
 /// The `count` nearest gallery images of each query, nearest first, without those of the same person and camera.
 ///
 /// # Errors
@@ -494,6 +529,41 @@ pub(crate) mod tests {
             persons,
             cameras,
         }
+    }
+
+    #[test]
+    fn a_ranking_made_elsewhere_has_the_figures_of_its_features() {
+        // Features on a circle, so that angles are the order.
+        let turn = |degrees: &[f32]| -> Vec<f32> {
+            let point = |angle: &f32| [angle.to_radians().cos(), angle.to_radians().sin()];
+            degrees.iter().flat_map(point).collect()
+        };
+        let (query, gallery) = (
+            turn(&[0.0, 90.0]),
+            turn(&[3.0, 10.0, 40.0, 80.0, 85.0, 1.0]),
+        );
+        let of = |features: &'static [f32], persons, cameras| Images {
+            features,
+            channels: 2,
+            persons,
+            cameras,
+        };
+        let query = of(query.leak(), &[1, 2], &[1, 1]);
+        let gallery = of(gallery.leak(), &[2, 1, 2, 1, 2, 1], &[2, 2, 3, 3, 2, 1]);
+        let expected = evaluate(&query, &gallery, 5).unwrap();
+        let orders = nearest(&query, &gallery, 6).unwrap();
+        let pairs = |images: &Images| -> Vec<[i64; 2]> {
+            let pairs = images.persons.iter().zip(images.cameras);
+            pairs.map(|(person, camera)| [*person, *camera]).collect()
+        };
+        let found = evaluate_rankings(&pairs(&query), &pairs(&gallery), &orders, 5).unwrap();
+        assert_eq!(found, expected);
+        // The first two of six, the rest in the order of the gallery.
+        let short = [vec![1, 5], vec![4]];
+        let found = evaluate_rankings(&pairs(&query), &pairs(&gallery), &short, 5).unwrap();
+        // Query 0: image 1, then 0, 2, 3, 4: hits at ranks 1 and 4. Query 1: 4, then 0, 1, 2: hits at 1, 2 and 4.
+        let map = ((1.0 + 2.0 / 4.0) / 2.0 + (1.0 + 1.0 + 3.0 / 4.0) / 3.0) / 2.0;
+        assert!((found.map - map).abs() < 1e-12, "{} {map}", found.map);
     }
 
     #[test]

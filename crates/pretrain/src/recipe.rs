@@ -731,9 +731,10 @@ pub struct Plan {
 pub fn run_toml(plan: &Plan, images: usize, device: &str) -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     format!(
-        "# The recipe that this run resolved; `clasp pretrain run.toml` repeats it.\n\
+        "# The recipe that this run resolved; `clasp pretrain run.toml` repeats it.\n{}\
          # clasp {} · seed {} · {} {} · {cores} cores · device {device}\n\
          # {images} images · {} steps an epoch · {} steps\n\n{}",
+        clasp_run::origin::lines(env!("CARGO_PKG_VERSION")),
         env!("CARGO_PKG_VERSION"),
         plan.recipe.seed,
         std::env::consts::OS,

@@ -18,7 +18,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use clasp_data::atomic_write;
+use clasp_data::atomic::{FolderLock, atomic_write};
 use clasp_data::loader::{Draw, Loader, Position};
 use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
 use clasp_run::{Log, Metrics, checkpoints};
@@ -110,6 +110,11 @@ pub fn train(
     control: &mut Control<'_>,
 ) -> Result<Summary> {
     let started = Instant::now();
+    // Of a run that exists from here on; a new one has no folder until it can begin.
+    let mut lock = match resume && folder.is_dir() {
+        true => Some(FolderLock::take(folder)?),
+        false => None,
+    };
     let corpus = Arc::new(Corpus::open(recipe)?);
     let images = corpus.len();
     let machine = Machine::of(&control.device, control.cores);
@@ -131,7 +136,7 @@ pub fn train(
         (control.report)(Event::Loaded(&report));
     }
     if !resume {
-        begin(folder, &plan, images, &control.device)?;
+        lock = Some(begin(folder, &plan, images, &control.device)?);
     }
 
     let unreadable = Arc::new(Mutex::new(Unreadable::default()));
@@ -230,6 +235,16 @@ pub fn train(
         &backbone_meta(&trainer),
     )?;
     run.list_unreadable(&unreadable)?;
+    if run.unreadable > 0 {
+        let warning = format!(
+            "{} images could not be used; {} says which and why",
+            run.unreadable,
+            folder.join("unreadable.txt").display()
+        );
+        (control.report)(Event::Warning(&warning));
+        run.warnings.push(warning);
+    }
+    drop(lock);
     Ok(Summary {
         steps: trainer.step,
         finished: trainer.step >= plan.steps,
@@ -243,17 +258,19 @@ pub fn train(
     })
 }
 
-/// Makes the folder of a new run.
-fn begin(folder: &Path, plan: &Plan, images: usize, device: &Device) -> Result<()> {
+/// Makes the folder of a new run, and locks it.
+fn begin(folder: &Path, plan: &Plan, images: usize, device: &Device) -> Result<FolderLock> {
+    fs_err::create_dir_all(folder)?;
+    let lock = FolderLock::take(folder)?;
     let path = folder.join("run.toml");
     if path.exists() {
         return Err(PretrainError::RunExists {
             folder: folder.to_owned(),
         });
     }
-    fs_err::create_dir_all(folder)?;
     let text = run_toml(plan, images, &format!("{device:?}"));
-    Ok(atomic_write(&path, |file| file.write_all(text.as_bytes()))?)
+    atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
+    Ok(lock)
 }
 
 /// Brings `trainer` to the last checkpoint of a run and returns the loader's place; `None` for one

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::augment::{LabelGrid, View, Views, ViewsConfig, views};
-use clasp_data::image::{Limits, decode};
+use clasp_data::image::{Limits, Rgb, decode};
 use clasp_data::labels::{AttributeRule, AttributeTargets, Calibration, LabelError, Store};
 use clasp_data::rng_for;
 use clasp_data::source::Source;
@@ -221,13 +221,24 @@ impl Maker {
         }
     }
 
+    /// The image, if its labels are of it and not of one that had its name before.
+    fn unchanged(&self, key: &str, bytes: &[u8], image: Rgb) -> std::result::Result<Rgb, String> {
+        let row = (self.corpus.labels.as_ref()).and_then(|labels| labels.store.get(key));
+        match row.and_then(|row| row.is_of_another(bytes, [image.height, image.width])) {
+            Some(changed) => Err(format!("{changed}; label it again")),
+            None => Ok(image),
+        }
+    }
+
     /// The item of image `index` in `epoch`; `None`, and an entry in the list, where the image
     /// cannot be read.
     pub fn make(&self, index: usize, epoch: u64) -> Option<Item> {
         let place = self.corpus.images[index];
         let key = self.corpus.source.key(place);
         let image = match self.corpus.source.read(place) {
-            Ok(bytes) => decode(&bytes, &Limits::default()).map_err(|error| error.to_string()),
+            Ok(bytes) => decode(&bytes, &Limits::default())
+                .map_err(|error| error.to_string())
+                .and_then(|image| self.unchanged(key, &bytes, image)),
             Err(error) => Err(error.to_string()),
         };
         let mut unreadable = self

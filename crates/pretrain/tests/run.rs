@@ -66,6 +66,7 @@ fn corpus(folder: &Path, vocabulary: &Vocabulary) {
                 .map(|_| rng.random_range(0..vocabulary.parts.len() as u8))
                 .collect(),
             part_confidence: vec![200; 32],
+            image_sha256: String::new(),
             attributes: (0..vocabulary.logits())
                 .map(|_| rng.random_range(-1.0..1.0))
                 .collect(),
@@ -321,6 +322,7 @@ fn labels_that_do_not_fit_are_refused() {
         parts: vec![1; 32],
         part_confidence: vec![200; 32],
         attributes: vec![0.5; vocabulary.logits()],
+        image_sha256: String::new(),
     };
 
     let set = format!("data.labels={}", labels("foreign").display());

@@ -5,6 +5,7 @@
 //! | [`recipe`] | recipes in TOML: `"auto"`, overrides, errors that name the right key |
 //! | [`check`] | ranges of their values |
 //! | [`log`] | figures by step, as JSON lines and TensorBoard events |
+//! | [`origin`] | date, command line and version, for the head of `run.toml` |
 //! | [`checkpoints`] | which checkpoints a folder has, and which of them stay |
 //!
 //! Nothing here knows a network.
@@ -14,6 +15,7 @@
 pub mod check;
 pub mod checkpoints;
 pub mod log;
+pub mod origin;
 pub mod recipe;
 
 pub use check::Setting;

@@ -5,6 +5,7 @@
 
 use std::path::Path;
 
+use clasp_data::text::read_text;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
@@ -100,15 +101,21 @@ where
             ))
         });
     }
-    let text = fs_err::read_to_string(path).map_err(|cause| error(cause.to_string()))?;
+    let text = read_text(Path::new(path)).map_err(|cause| error(cause.to_string()))?;
     parse(&text, path, overrides)
 }
 
-/// The name that was probably meant.
+/// The name that was probably meant: one of few changed letters, else one that begins or ends so (`mini` for `reid-mini`).
 fn names_near<'a>(path: &str, built_in: &[(&'a str, &str)]) -> Option<&'a str> {
-    let close = |name: &str| Some(edits(path, name)).filter(|edits| *edits <= 2);
+    let stem = path.strip_suffix(".toml").unwrap_or(path).replace('_', "-");
+    let close = |name: &str| Some(edits(&stem, name)).filter(|edits| *edits <= 2);
     let near = { built_in.iter() }.filter_map(|(name, _)| Some((close(name)?, *name)));
-    near.min().map(|(_, name)| name)
+    let part = |name: &&str| {
+        stem.len() > 2
+            && (name.starts_with(&stem) || name.ends_with(&stem) || stem.starts_with(name))
+    };
+    let near = near.min().map(|(_, name)| name);
+    near.or_else(|| built_in.iter().map(|(name, _)| *name).find(part))
 }
 
 /// Parses `text` and applies `overrides`, each `dotted.key=value`; `place` says in errors where it comes from.
@@ -133,7 +140,7 @@ where
     let mut table: Table =
         toml::from_str(text).map_err(|cause| error(place, cause.message(), cause.message()))?;
     for assignment in overrides {
-        let place = format!("--set {assignment}");
+        let place = format!("--set {}", excerpt(assignment));
         set(&mut table, assignment).map_err(|message| error(&place, "", &message))?;
         let _: R = Value::Table(table.clone())
             .try_into()
@@ -185,6 +192,31 @@ pub fn difference<R: Serialize>(
     })
 }
 
+/// Levels that a key may have; recipes have three.
+const MOST_LEVELS: usize = 16;
+
+/// The start of a text, short enough for a message.
+fn excerpt(text: &str) -> String {
+    const MOST: usize = 120;
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}...", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+/// The dotted keys of a recipe with their values as TOML, sorted by section.
+pub fn keys<R: Serialize>(recipe: &R) -> Vec<(String, String)> {
+    let mut paths = Vec::new();
+    if let Ok(Value::Table(table)) = Value::try_from(recipe) {
+        flatten("", &table, &mut paths);
+    }
+    let value = |path: String| {
+        let value = at(recipe, &path).to_string();
+        (path, value)
+    };
+    paths.into_iter().map(value).collect()
+}
+
 /// Writes `dotted.key=value` into a recipe. A value that is not TOML is taken as text, so that
 /// `method=dino` needs no quotes.
 fn set(table: &mut Table, assignment: &str) -> Result<(), String> {
@@ -196,6 +228,13 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), String> {
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()));
     let mut parts: Vec<&str> = key.trim().split('.').collect();
+    // What is nested deeply is also dropped, copied and written so: the stack has an end.
+    if parts.len() > MOST_LEVELS {
+        return Err(format!(
+            "expected a key of at most {MOST_LEVELS} levels, found {}",
+            parts.len()
+        ));
+    }
     let last = parts.pop().unwrap_or_default();
     let mut inner = table;
     for part in parts {
@@ -268,4 +307,52 @@ fn edits(a: &str, b: &str) -> usize {
         }
     }
     row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Small {
+        seed: u64,
+        run: Run,
+    }
+
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Run {
+        steps: u64,
+    }
+
+    #[test]
+    fn a_key_of_too_many_levels_is_refused_in_words() {
+        let key = vec!["a"; 50_000].join(".");
+        let error = parse::<Small>("", "x", &[format!("{key}=1")]).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("at most 16 levels, found 50000"), "{told}");
+        assert!(told.len() < 300, "{}", told.len());
+        let set = ["run.steps=7".to_owned()];
+        assert_eq!(parse::<Small>("", "x", &set).unwrap().run.steps, 7);
+    }
+
+    #[test]
+    fn a_part_of_a_name_is_enough_to_guess_it() {
+        let built_in = [("reid-mini", ""), ("swin-tiny", "")];
+        assert_eq!(names_near("mini", &built_in), Some("reid-mini"));
+        assert_eq!(names_near("swin_tiny.toml", &built_in), Some("swin-tiny"));
+        assert_eq!(names_near("red-mini", &built_in), Some("reid-mini"));
+        assert_eq!(names_near("x", &built_in), None);
+    }
+
+    #[test]
+    fn keys_are_listed_with_their_values() {
+        let keys = keys(&Small::default());
+        let expected = [("run.steps", "0"), ("seed", "0")];
+        assert_eq!(
+            keys,
+            expected.map(|(key, value)| (key.to_owned(), value.to_owned()))
+        );
+    }
 }

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use clasp_data::NewFile;
-use clasp_data::image::{Limits, decode};
-use clasp_data::source::{Source, Unreadable};
+use clasp_data::image::Limits;
+use clasp_data::source::{Failure, Source, Unreadable};
 use fs_err as fs;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
@@ -67,7 +67,7 @@ pub fn embed<E: Extractor>(
                     found.items.push(item);
                     found.keys.push(source.key(item).to_owned());
                 }
-                Err(reason) => found.unreadable.fail(source.key(item), reason),
+                Err(failure) => found.unreadable.fail(source.key(item), failure),
             }
         }
         if !keep_going {
@@ -80,7 +80,7 @@ pub fn embed<E: Extractor>(
     Ok(found)
 }
 
-/// Pooled features of some images of a source, in order; for an image that cannot be read, why. `progress` counts all
+/// Pooled features of some images of a source, in order; for an image that cannot be used, why. `progress` counts all
 /// images of the source.
 ///
 /// # Errors
@@ -92,21 +92,13 @@ pub fn embed_some<E: Extractor>(
     items: Range<usize>,
     options: &Options,
     progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
-) -> Result<Vec<Result<Vec<f32>, String>>, TaskError> {
-    let failed: Vec<OnceLock<String>> = vec![OnceLock::new(); items.len()];
-    let load = |i: usize| {
-        let image = source
-            .read(items.start + i)
-            .map_err(|error| error.to_string());
-        let image = image.and_then(|bytes| {
-            decode(&bytes, &Limits::default()).map_err(|error| error.to_string())
-        });
-        match image {
-            Ok(image) => Ok(Some(preprocess.apply(&image))),
-            Err(reason) => {
-                failed[i].get_or_init(|| reason);
-                Ok(None)
-            }
+) -> Result<Vec<Result<Vec<f32>, Failure>>, TaskError> {
+    let failed: Vec<OnceLock<Failure>> = vec![OnceLock::new(); items.len()];
+    let load = |i: usize| match source.load(items.start + i, &Limits::default()) {
+        Ok(image) => Ok(Some(preprocess.apply(&image))),
+        Err(failure) => {
+            failed[i].get_or_init(|| failure);
+            Ok(None)
         }
     };
     let keep = |_: usize, features: &Features| Ok(features.pooled.to_vec());
@@ -129,7 +121,12 @@ pub fn embed_some<E: Extractor>(
     Ok(rows
         .into_iter()
         .zip(reasons)
-        .map(|(row, reason)| row.ok_or(reason.unwrap_or_default()))
+        .map(|(row, failure)| {
+            row.ok_or(failure.unwrap_or(Failure {
+                reason: String::new(),
+                damaged: false,
+            }))
+        })
         .collect())
 }
 
@@ -175,6 +172,28 @@ impl FeatureFile {
         })
     }
 
+    /// Checks, before any work, that the keys of a source can be written.
+    ///
+    /// # Errors
+    /// A key with a line break, of which `.npy`'s list of keys cannot have any.
+    pub fn check_keys(&self, source: &Source) -> Result<(), TaskError> {
+        match self.format {
+            Format::Npy { .. } => source.keys().try_for_each(|key| self.check_key(key)),
+            Format::Parquet(_) => Ok(()),
+        }
+    }
+
+    fn check_key(&self, key: &str) -> Result<(), TaskError> {
+        if !key.contains(['\n', '\r']) {
+            return Ok(());
+        }
+        Err(TaskError::Mismatch {
+            file: self.path.display().to_string(),
+            expected: "keys without line breaks (a .parquet takes any)".to_owned(),
+            found: format!("{key:?}"),
+        })
+    }
+
     /// Adds a row.
     ///
     /// # Errors
@@ -192,12 +211,11 @@ impl FeatureFile {
             let expected = format!("rows of {} numbers", self.channels);
             return Err(differs(expected, format!("{} for `{key}`", row.len())));
         }
+        if matches!(self.format, Format::Npy { .. }) {
+            self.check_key(key)?;
+        }
         match &mut self.format {
             Format::Npy { array, keys } => {
-                if key.contains(['\n', '\r']) {
-                    let expected = "keys without line breaks (or a .parquet)".to_owned();
-                    return Err(differs(expected, format!("{key:?}")));
-                }
                 for value in row {
                     array.write_all(&value.to_le_bytes())?;
                 }
@@ -429,7 +447,7 @@ mod tests {
             rows.extend(some.unwrap());
         }
         assert_eq!(*last.lock().unwrap(), 9);
-        assert!(rows[1].as_ref().is_err_and(|reason| !reason.is_empty()));
+        assert!(rows[1].as_ref().is_err_and(|reason| reason.damaged));
         let features: Vec<f32> = rows.into_iter().flatten().flatten().collect();
         assert_eq!(features, whole.features);
         assert_eq!(whole.items, [0, 2, 3, 4, 5, 6, 7, 8]);

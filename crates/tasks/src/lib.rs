@@ -11,6 +11,7 @@
 //! | [`attributes`] | a linear classifier of pooled features per attribute |
 //! | [`parsing`] | a linear classifier per position of the feature map |
 //! | [`pose`] | a linear heatmap per joint |
+//! | [`score`] | predictions of any program, judged by a data set |
 //! | [`search`] | the nearest images of a gallery, and a contact sheet |
 //! | [`finetune`] | one training loop for all tasks |
 //! | [`tuned`] | the fine-tuned tasks, one file each |
@@ -31,6 +32,7 @@ pub mod linear;
 pub mod parsing;
 pub mod pose;
 pub mod reid;
+pub mod score;
 pub mod search;
 #[cfg(test)]
 mod testing;

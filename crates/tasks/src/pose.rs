@@ -113,7 +113,9 @@ pub fn open(folder: &Path, options: &Options) -> Result<(Keypoints, Keypoints), 
     let eval = match &options.eval_split {
         Some(split) => Keypoints::open(folder, split)?,
         None => match Keypoints::open(folder, "test") {
-            Err(LayoutError::NotFound { .. }) => Keypoints::open(folder, "val")?,
+            Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {
+                Keypoints::open(folder, "val")?
+            }
             other => other?,
         },
     };

@@ -4,6 +4,9 @@
 //! `__metadata__`, text → text), then the tensors. Files are written under a temporary name in the same folder,
 //! synced and renamed, so a reader sees the old file or the new one, never half of one. Equal contents give
 //! equal bytes.
+//!
+//! The metadata hold `clasp.sha256`, a SHA-256 over the other metadata and over each tensor's name, shape and bytes,
+//! so that a flipped bit is noticed. Files without it, as other programs write them, are read as they are.
 
 use crate::error::WeightsError;
 use crate::state::{Array, StateDict};
@@ -11,6 +14,7 @@ use burn::tensor::f16;
 use clasp_data::atomic_write;
 use fs_err as fs;
 use safetensors::{Dtype, SafeTensors};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::path::Path;
@@ -44,10 +48,23 @@ pub fn write_as(
         Precision::Full => ("F32", 4),
         Precision::Half => ("F16", 2),
     };
-    let mut header = serde_json::Map::new();
-    if !metadata.is_empty() {
-        header.insert("__metadata__".into(), serde_json::json!(metadata));
+    let mut digest = Content::new(metadata);
+    for (name, array) in state {
+        digest.tensor(name, &array.shape);
+        for values in array.data.chunks(DIGESTED) {
+            let bytes: Vec<u8> = match precision {
+                Precision::Full => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                Precision::Half => { values.iter() }
+                    .flat_map(|v| f16::from_f32(*v).to_le_bytes())
+                    .collect(),
+            };
+            digest.0.update(&bytes);
+        }
     }
+    let mut metadata = metadata.clone();
+    metadata.insert(DIGEST.to_owned(), digest.hex());
+    let mut header = serde_json::Map::new();
+    header.insert("__metadata__".into(), serde_json::json!(metadata));
     let mut offset = 0;
     for (name, array) in state {
         let count: usize = array.shape.iter().product();
@@ -82,6 +99,68 @@ pub fn write_as(
     Ok(())
 }
 
+/// The metadata key of [`Content`].
+const DIGEST: &str = "clasp.sha256";
+
+/// Numbers that are hashed at a time.
+const DIGESTED: usize = 1 << 14;
+
+/// SHA-256 of what a file holds; lengths go in before contents.
+struct Content(Sha256);
+
+impl Content {
+    fn new(metadata: &Metadata) -> Self {
+        let mut content = Self(Sha256::new());
+        for (key, value) in metadata.iter().filter(|(key, _)| *key != DIGEST) {
+            content.text(key);
+            content.text(value);
+        }
+        content
+    }
+
+    fn text(&mut self, text: &str) {
+        self.0.update((text.len() as u64).to_le_bytes());
+        self.0.update(text);
+    }
+
+    fn tensor(&mut self, name: &str, shape: &[usize]) {
+        self.text(name);
+        self.0.update((shape.len() as u64).to_le_bytes());
+        for axis in shape {
+            self.0.update((*axis as u64).to_le_bytes());
+        }
+    }
+
+    fn hex(self) -> String {
+        let hash = self.0.finalize();
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// What a file is that is taken for weights and holds none, by its first bytes.
+pub(crate) fn not_weights(beginning: &[u8]) -> Option<&'static str> {
+    let text = beginning.trim_ascii_start();
+    let starts = |word: &str| {
+        let start = text.get(..word.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(word.as_bytes()))
+    };
+    if ["<!doctype", "<html", "<?xml"]
+        .iter()
+        .any(|word| starts(word))
+    {
+        return Some(
+            "a web page (HTML), as file hosts send it in place of a file that is too large or needs a log-in\n\
+             hint: download it again, with a browser or with the host's own tool",
+        );
+    }
+    if starts("version https://git-lfs") {
+        return Some(
+            "a Git LFS pointer: the file itself was not fetched\nhint: run `git lfs pull` where it was cloned",
+        );
+    }
+    None
+}
+
 /// Reads a safetensors file: every float tensor as f32 (from f64, f32, f16 or bf16), and the metadata. Integer
 /// and boolean tensors, which no parameter is, are skipped.
 ///
@@ -102,13 +181,17 @@ pub fn read_bytes(bytes: &[u8], path: &Path) -> Result<(StateDict, Metadata), We
             ),
         )
     };
+    if let Some(found) = not_weights(&bytes[..bytes.len().min(64)]) {
+        return Err(WeightsError::format(path, found));
+    }
     let (_, header) = SafeTensors::read_metadata(bytes).map_err(wrong)?;
-    let metadata = header
+    let mut metadata: Metadata = header
         .metadata()
         .clone()
         .unwrap_or_default()
         .into_iter()
         .collect();
+    let expected = metadata.remove(DIGEST);
     let tensors = SafeTensors::deserialize(bytes).map_err(wrong)?;
     let mut state = StateDict::new();
     for (name, view) in tensors.iter() {
@@ -120,6 +203,13 @@ pub fn read_bytes(bytes: &[u8], path: &Path) -> Result<(StateDict, Metadata), We
             Dtype::BF16 => numbers(bytes, |b: [u8; 2]| {
                 f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
             }),
+            other if format!("{other:?}").starts_with(['F', 'E']) => {
+                let problem = format!(
+                    "`{name}`: numbers of the type {other:?} (8-bit floats or smaller), which are not read\n\
+                     hint: convert the file to 16 or 32 bits a number"
+                );
+                return Err(WeightsError::format(path, problem));
+            }
             _ => continue,
         };
         let array = Array {
@@ -127,6 +217,23 @@ pub fn read_bytes(bytes: &[u8], path: &Path) -> Result<(StateDict, Metadata), We
             data,
         };
         state.insert(name.to_owned(), array);
+    }
+    if let Some(expected) = expected {
+        let mut content = Content::new(&metadata);
+        let mut views = tensors.tensors();
+        views.sort_by(|a, b| a.0.cmp(&b.0));
+        for (name, view) in &views {
+            content.tensor(name, view.shape());
+            content.0.update(view.data());
+        }
+        let found = content.hex();
+        if found != expected {
+            let problem = format!(
+                "damaged: its content has SHA-256 {found}, it was written with {expected}\n\
+                 hint: copy it again, or take an earlier checkpoint"
+            );
+            return Err(WeightsError::format(path, problem));
+        }
     }
     Ok((state, metadata))
 }
@@ -140,6 +247,9 @@ pub fn read_metadata(path: &Path) -> Result<Metadata, WeightsError> {
     let mut size = [0; 8];
     let short = || WeightsError::format(path, format!("not a safetensors file ({length} bytes)"));
     file.read_exact(&mut size).map_err(|_| short())?;
+    if let Some(found) = not_weights(&size) {
+        return Err(WeightsError::format(path, found));
+    }
     let size = u64::from_le_bytes(size);
     if size > LONGEST_HEADER || size > length.saturating_sub(file.stream_position()?) {
         return Err(short());
@@ -171,7 +281,9 @@ pub fn read_metadata(path: &Path) -> Result<Metadata, WeightsError> {
         );
         return Err(WeightsError::format(path, problem));
     }
-    Ok(header.metadata)
+    let mut metadata = header.metadata;
+    metadata.remove(DIGEST);
+    Ok(metadata)
 }
 
 fn numbers<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f32) -> Vec<f32> {
@@ -182,6 +294,75 @@ fn numbers<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f32) -> Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flipped_bit_anywhere_is_noticed_or_harmless() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.safetensors");
+        let metadata = Metadata::from([("step".to_owned(), "7".to_owned())]);
+        for precision in [Precision::Full, Precision::Half] {
+            write_as(&path, &state(), &metadata, precision).unwrap();
+            let bytes = fs::read(&path).unwrap();
+            let (written, _) = read_bytes(&bytes, &path).unwrap();
+            let mut noticed = 0;
+            for at in 0..8 * bytes.len() {
+                let mut flipped = bytes.clone();
+                flipped[at / 8] ^= 1 << (at % 8);
+                match read_bytes(&flipped, &path) {
+                    Ok(read) => {
+                        let same = |a: &StateDict, b: &StateDict| {
+                            let bits = |state: &StateDict| -> Vec<_> {
+                                let bits = |array: &Array| -> Vec<u32> {
+                                    array.data.iter().map(|value| value.to_bits()).collect()
+                                };
+                                let all = state.iter();
+                                all.map(|(name, array)| (name.clone(), bits(array)))
+                                    .collect()
+                            };
+                            bits(a) == bits(b)
+                        };
+                        // The name of the digest itself, and with it the digest, may be lost.
+                        assert!(same(&read.0, &written), "bit {at}");
+                    }
+                    Err(_) => noticed += 1,
+                }
+            }
+            assert!(noticed > 8 * bytes.len() / 2, "{noticed}");
+            let last = bytes.len() - 1;
+            let mut flipped = bytes.clone();
+            flipped[last] ^= 1;
+            let error = read_bytes(&flipped, &path).unwrap_err().to_string();
+            assert!(
+                error.contains("damaged: its content has SHA-256"),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_no_weights_is_named() {
+        let path = Path::new("a.pth");
+        for (content, expected) in [
+            (&b"<!DOCTYPE html><html></html>"[..], "a web page (HTML)"),
+            (b"\n <HTML lang=en>", "a web page (HTML)"),
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:00",
+                "a Git LFS pointer",
+            ),
+        ] {
+            let error = read_bytes(content, path).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let header = br#"{"w":{"dtype":"F8_E4M3","shape":[4],"data_offsets":[0,4]}}"#;
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header);
+        bytes.extend([0; 4]);
+        let error = read_bytes(&bytes, path).unwrap_err().to_string();
+        assert!(
+            error.contains("`w`: numbers of the type F8_E4M3"),
+            "{error}"
+        );
+    }
 
     fn state() -> StateDict {
         let array = |shape: &[usize], data: &[f32]| Array {

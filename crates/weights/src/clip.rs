@@ -24,6 +24,7 @@ use fs_err as fs;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use std::io::Read;
 use std::path::Path;
 
 /// Means of the red, green and blue of CLIP's training images, in 0 to 1.
@@ -71,6 +72,8 @@ pub fn load_clip(folder_or_name: &str, device: &Device) -> Result<(Clip, ClipInf
             |name| name.to_string_lossy().into_owned(),
         );
         (path.to_owned(), name)
+    } else if path.is_file() || is_weights_name(path) {
+        return Err(single_file(path));
     } else {
         let folder = hub::fetch(folder_or_name, &hub::Options::from_env())?;
         (folder, folder_or_name.to_owned())
@@ -78,6 +81,43 @@ pub fn load_clip(folder_or_name: &str, device: &Device) -> Result<(Clip, ClipInf
     let (clip, info) = load_folder(&folder, &name, device)?;
     check_vocabulary(&clip, &folder)?;
     Ok((clip, info))
+}
+
+/// Whether a path is called like a file of weights, which no model on the hub is.
+fn is_weights_name(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default().to_string_lossy();
+    ["pt", "pth", "bin", "ckpt", "safetensors", "onnx"].contains(&extension.as_ref())
+}
+
+/// Says what to give in place of one file, which lacks the model's configuration.
+fn single_file(path: &Path) -> WeightsError {
+    let mut beginning = Vec::new();
+    let read =
+        fs_err::File::open(path).and_then(|file| file.take(1 << 16).read_to_end(&mut beginning));
+    let names = |name: &[u8]| beginning.windows(name.len()).any(|bytes| bytes == name);
+    let what = match read {
+        Err(error) => return error.into(),
+        Ok(_) if beginning.starts_with(b"PK") && (names(b"constants.pkl") || names(b"/code/")) => {
+            "a TorchScript archive, as OpenAI published CLIP: it holds a program, which is not run"
+        }
+        Ok(_) if beginning.starts_with(b"PK") => {
+            "a file of PyTorch, without the model's configuration"
+        }
+        Ok(_) => match crate::checkpoint::not_weights(&beginning) {
+            Some(found) => found,
+            None => "one file, without the model's configuration",
+        },
+    };
+    let [open_config, open_weights] = crate::clip::OPEN_CLIP;
+    let [config, weights] = crate::clip::HUGGING_FACE;
+    WeightsError::Format {
+        path: path.to_owned(),
+        problem: format!(
+            "expected the folder of a CLIP, found {what}\nhint: give a folder with {open_config} and {open_weights}, or with \
+             {config}, {weights} and {PREPROCESSOR}; the same model has them on the hub under a name such as \
+             openai/clip-vit-base-patch16"
+        ),
+    }
 }
 
 /// A model must know every token that CLIP's tokenizer gives.

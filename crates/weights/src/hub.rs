@@ -18,15 +18,19 @@
 use crate::clip::{HUGGING_FACE, OPEN_CLIP, PREPROCESSOR};
 use crate::error::WeightsError;
 use fs_err as fs;
+use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 /// The hub that is asked when no other is named.
 pub const ENDPOINT: &str = "https://huggingface.co";
 /// The largest file that is fetched: no CLIP comes near.
 const LARGEST: u64 = 16 << 30;
+/// How long a hub may send nothing.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Redirections that are followed.
 const REDIRECTIONS: usize = 5;
 
@@ -39,6 +43,8 @@ pub struct Options {
     pub cache: Option<PathBuf>,
     /// Look into the cache only.
     pub offline: bool,
+    /// How long a hub may send nothing before it is given up.
+    pub patience: Duration,
 }
 
 impl Options {
@@ -64,6 +70,7 @@ impl Options {
             endpoint: variable("HF_ENDPOINT").unwrap_or_else(|| ENDPOINT.to_owned()),
             cache,
             offline,
+            patience: PATIENCE,
         }
     }
 }
@@ -105,7 +112,7 @@ pub fn fetch(name: &str, options: &Options) -> Result<PathBuf, WeightsError> {
         options.endpoint.trim_end_matches('/')
     );
     let get = |file: &str| {
-        fetch_file(&base, file, &repository)
+        fetch_file(&base, file, &repository, options.patience)
             .map_err(|error| not_found(format!("{base}/{file} could not be fetched: {error}")))
     };
     for [config, weights] in [OPEN_CLIP, HUGGING_FACE] {
@@ -168,11 +175,16 @@ fn cached(repository: &Path) -> Option<PathBuf> {
 }
 
 /// Fetches one file into the cache; `None` if the hub does not have it.
-fn fetch_file(base: &str, file: &str, repository: &Path) -> io::Result<Option<()>> {
+fn fetch_file(
+    base: &str,
+    file: &str,
+    repository: &Path,
+    patience: Duration,
+) -> io::Result<Option<()>> {
     let blobs = repository.join("blobs");
     fs::create_dir_all(&blobs)?;
     let partial = blobs.join(format!("{file}.{}.incomplete", std::process::id()));
-    let result = download(&format!("{base}/{file}"), &partial).and_then(|headers| {
+    let result = download(&format!("{base}/{file}"), &partial, patience).and_then(|headers| {
         let Some(headers) = headers else {
             return Ok(None);
         };
@@ -180,6 +192,19 @@ fn fetch_file(base: &str, file: &str, repository: &Path) -> io::Result<Option<()
         let commit = headers.commit.filter(|name| is_file_name(name));
         let commit = commit.unwrap_or_else(|| "main".to_owned());
         let blob = headers.tag.filter(|name| is_file_name(name));
+        // Of large files the hub's tag is their SHA-256. A damaged one must not enter the cache, which other programs
+        // use too.
+        if let Some(expected) = blob.as_deref().filter(|tag| is_sha256(tag)) {
+            let found = sha256(&partial)?;
+            if found != expected {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!(
+                        "it came damaged: its SHA-256 is {found}, the hub says {expected} (try again)"
+                    ),
+                ));
+            }
+        }
         let blob = blob.unwrap_or_else(|| format!("{commit}-{file}"));
         fs::rename(&partial, blobs.join(&blob))?;
         let snapshot = repository.join("snapshots").join(&commit);
@@ -196,6 +221,24 @@ fn fetch_file(base: &str, file: &str, repository: &Path) -> io::Result<Option<()
         let _ = fs::remove_file(&partial);
     }
     result
+}
+
+fn is_sha256(tag: &str) -> bool {
+    tag.len() == 64
+        && tag
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+/// SHA-256 of a file, in hex.
+fn sha256(path: &Path) -> io::Result<String> {
+    let mut hash = Sha256::new();
+    io::copy(&mut fs::File::open(path)?, &mut hash)?;
+    Ok(hash
+        .finalize()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect())
 }
 
 /// Makes a snapshot's file from a blob: a relative link where there are such, else a copy.
@@ -233,15 +276,63 @@ impl Headers {
 }
 
 /// Fetches an address into a file; `None` if there is nothing (404, or 401 for what does not exist publicly).
-fn download(address: &str, to: &Path) -> io::Result<Option<Headers>> {
+fn download(address: &str, to: &Path, patience: Duration) -> io::Result<Option<Headers>> {
     if address.starts_with("http://") {
-        download_http(address, to)
+        download_http(address, to, patience)
     } else {
-        download_curl(address, to)
+        download_curl(address, to, patience)
     }
 }
 
-fn download_http(address: &str, to: &Path) -> io::Result<Option<Headers>> {
+/// Writes a body to a file, and gives up when nothing comes for `patience`. How many bytes came.
+fn receive(
+    mut body: impl Read + Send + 'static,
+    file: &mut fs::File,
+    patience: Duration,
+) -> io::Result<u64> {
+    // A read may wait for ever: it is another thread that waits, and ends with the connection or the program.
+    let (sender, receiver) = mpsc::sync_channel(4);
+    std::thread::Builder::new()
+        .name("download".to_owned())
+        .spawn(move || {
+            loop {
+                let mut bytes = vec![0; 1 << 17];
+                let read = body.read(&mut bytes).map(|length| {
+                    bytes.truncate(length);
+                    bytes
+                });
+                let ended = !matches!(&read, Ok(bytes) if !bytes.is_empty());
+                if sender.send(read).is_err() || ended {
+                    return;
+                }
+            }
+        })?;
+    let mut length = 0;
+    loop {
+        let bytes = match receiver.recv_timeout(patience) {
+            Ok(bytes) => bytes?,
+            Err(RecvTimeoutError::Timeout) => {
+                let seconds = patience.as_secs_f64();
+                let message = format!("nothing came for {seconds} s after {length} bytes");
+                return Err(io::Error::new(io::ErrorKind::TimedOut, message));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(io::Error::other("the thread that receives it ended"));
+            }
+        };
+        if bytes.is_empty() {
+            file.flush()?;
+            return Ok(length);
+        }
+        length += bytes.len() as u64;
+        if length > LARGEST {
+            return Err(io::Error::other(format!("more than {LARGEST} bytes")));
+        }
+        file.write_all(&bytes)?;
+    }
+}
+
+fn download_http(address: &str, to: &Path, patience: Duration) -> io::Result<Option<Headers>> {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .max_redirects(0)
         .http_status_as_error(false)
@@ -253,7 +344,7 @@ fn download_http(address: &str, to: &Path) -> io::Result<Option<Headers>> {
     let mut address = address.to_owned();
     let mut headers = Headers::default();
     for _ in 0..=REDIRECTIONS {
-        let mut response = agent.get(&address).call().map_err(io::Error::other)?;
+        let response = agent.get(&address).call().map_err(io::Error::other)?;
         // The tag of the target before the tag of the redirection.
         for name in ["x-repo-commit", "x-linked-etag", "etag"] {
             if let Some(value) = response
@@ -271,9 +362,7 @@ fn download_http(address: &str, to: &Path) -> io::Result<Option<Headers>> {
                     .get("content-length")
                     .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
                 let mut file = fs::File::create(to)?;
-                let mut body = response.body_mut().as_reader().take(LARGEST);
-                let length = io::copy(&mut body, &mut file)?;
-                file.flush()?;
+                let length = receive(response.into_body().into_reader(), &mut file, patience)?;
                 if claimed.is_some_and(|claimed| claimed != length) {
                     let message = format!("the connection broke after {length} bytes");
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, message));
@@ -287,7 +376,7 @@ fn download_http(address: &str, to: &Path) -> io::Result<Option<Headers>> {
                     .unwrap_or_default();
                 address = resolve(&address, target)?;
                 if !address.starts_with("http://") {
-                    return Ok(download_curl(&address, to)?.map(|_| headers));
+                    return Ok(download_curl(&address, to, patience)?.map(|_| headers));
                 }
             }
             401 | 404 => return Ok(None),
@@ -313,7 +402,7 @@ fn resolve(address: &str, target: &str) -> io::Result<String> {
 }
 
 /// By the system's `curl`, which brings TLS, certificates and proxies.
-fn download_curl(address: &str, to: &Path) -> io::Result<Option<Headers>> {
+fn download_curl(address: &str, to: &Path, patience: Duration) -> io::Result<Option<Headers>> {
     let output = Command::new("curl")
         .args([
             "--silent",
@@ -323,6 +412,8 @@ fn download_curl(address: &str, to: &Path) -> io::Result<Option<Headers>> {
             "-",
         ])
         .args(["--proto", "=http,https", "--connect-timeout", "30"])
+        .args(["--speed-limit", "1"])
+        .args(["--speed-time", &patience.as_secs().max(1).to_string()])
         .args(["--max-redirs", &REDIRECTIONS.to_string()])
         .args(["--max-filesize", &LARGEST.to_string()])
         .arg("--output")
@@ -379,6 +470,8 @@ mod tests {
         File(Vec<u8>),
         Redirect(String),
         Cut(Vec<u8>),
+        Stall(Vec<u8>),
+        Tagged(Vec<u8>, String),
         Status(u16),
     }
 
@@ -408,6 +501,14 @@ mod tests {
                     Some(Answer::Cut(body)) => {
                         ("200 OK".to_owned(), body.clone(), body.len() + 100)
                     }
+                    Some(Answer::Stall(body)) => {
+                        ("200 OK".to_owned(), body.clone(), body.len() + 100)
+                    }
+                    Some(Answer::Tagged(body, tag)) => (
+                        format!("200 OK\r\nX-Repo-Commit: abc123\r\nX-Linked-ETag: \"{tag}\""),
+                        body.clone(),
+                        body.len(),
+                    ),
                     Some(Answer::Redirect(to)) => (
                         format!(
                             "302 Found\r\nLocation: {to}\r\nX-Repo-Commit: abc123\r\nX-Linked-ETag: \"{}\"",
@@ -426,6 +527,9 @@ mod tests {
                 let _ = stream
                     .write_all(head.as_bytes())
                     .and_then(|()| stream.write_all(&body));
+                if matches!(answers.get(&path), Some(Answer::Stall(_))) {
+                    std::thread::sleep(Duration::from_secs(5));
+                }
             }
         });
         Server { address, asked }
@@ -436,6 +540,7 @@ mod tests {
             endpoint: server.address.clone(),
             cache: Some(cache.to_owned()),
             offline: false,
+            patience: Duration::from_secs(30),
         }
     }
 
@@ -448,6 +553,54 @@ mod tests {
             answers.insert(format!("/store/{file}"), body);
         }
         answers
+    }
+
+    #[test]
+    fn a_hub_that_stops_sending_is_given_up() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut answers = repository();
+        let body = Answer::Stall(b"half of it".to_vec());
+        answers.insert(format!("/store/{}", HUGGING_FACE[1]), body);
+        let mut options = options(&serve(answers), cache.path());
+        options.patience = Duration::from_millis(200);
+        let error = fetch("some/model", &options).unwrap_err().to_string();
+        assert!(
+            error.contains("nothing came for 0.2 s after 10 bytes"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn what_came_damaged_does_not_enter_the_cache() {
+        let cache = tempfile::tempdir().unwrap();
+        let mut answers = repository();
+        let weights = b"the weights".to_vec();
+        let hash = Sha256::digest(&weights);
+        let tag: String = { hash.iter() }.map(|byte| format!("{byte:02x}")).collect();
+        let at = format!("/some/model/resolve/main/{}", HUGGING_FACE[1]);
+        let mut damaged = weights.clone();
+        damaged[3] ^= 0x40;
+        answers.insert(at.clone(), Answer::Tagged(damaged, tag.clone()));
+        let error = fetch(
+            "some/model",
+            &options(&serve(answers.clone()), cache.path()),
+        );
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains("it came damaged") && error.contains(&tag),
+            "{error}"
+        );
+        let blobs = cache.path().join("models--some--model/blobs");
+        for blob in fs::read_dir(&blobs).unwrap() {
+            let name = blob.unwrap().file_name().to_string_lossy().into_owned();
+            assert!(
+                !name.contains(&tag) && !name.contains("incomplete"),
+                "{name}"
+            );
+        }
+        answers.insert(at, Answer::Tagged(weights, tag.clone()));
+        fetch("some/model", &options(&serve(answers), cache.path())).unwrap();
+        assert!(blobs.join(tag).is_file());
     }
 
     #[test]
@@ -599,11 +752,11 @@ mod tests {
         let server = serve(repository());
         let to = folder.path().join("file");
         let address = format!("{}/some/model/resolve/main/config.json", server.address);
-        let headers = download_curl(&address, &to).unwrap().unwrap();
+        let headers = download_curl(&address, &to, PATIENCE).unwrap().unwrap();
         assert_eq!(headers.commit.as_deref(), Some("abc123"));
         assert_eq!(fs::read_to_string(&to).unwrap(), "contents of config.json");
         let absent = format!("{}/absent", server.address);
-        assert_eq!(download_curl(&absent, &to).unwrap(), None);
+        assert_eq!(download_curl(&absent, &to, PATIENCE).unwrap(), None);
     }
 
     #[test]

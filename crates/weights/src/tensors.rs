@@ -34,6 +34,9 @@ impl TensorFile {
         let mut file = fs::File::open(path)?;
         let mut beginning = Vec::new();
         file.by_ref().take(64).read_to_end(&mut beginning)?;
+        if let Some(found) = checkpoint::not_weights(&beginning) {
+            return Err(WeightsError::format(path, found));
+        }
         if !torch::is_torch(&beginning) {
             let (state, metadata) = checkpoint::read(path)?;
             return Ok(Self::safetensors(path, state, metadata));

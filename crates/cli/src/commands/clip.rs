@@ -106,7 +106,10 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
         )
     };
     say(common, &text);
-    Ok(Outcome::Done)
+    Ok(match trained.finished {
+        true => Outcome::Done,
+        false => Outcome::Stopped,
+    })
 }
 
 fn tell(meter: &mut Meter, progress: &Progress) {

@@ -9,12 +9,12 @@ use anyhow::Result;
 use clasp_data::check::{Report, check};
 use clasp_data::image::Limits;
 use clasp_data::pack::{self, PackConfig};
-use clasp_data::source::{Source, Unreadable};
+use clasp_data::source::Unreadable;
 
-use super::print_result;
-use crate::Outcome;
+use super::{open_images, print_result};
 use crate::args::{Common, Data};
-use crate::progress::Meter;
+use crate::progress::{Meter, say};
+use crate::{Outcome, interrupt};
 
 /// Unreadable files named on the screen; `--json` has them all.
 const NAMED: usize = 10;
@@ -44,13 +44,14 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
             max_height,
             keep_going,
         } => {
-            let source = Source::open(images)?;
+            let source = open_images(images, *keep_going)?;
             let config = PackConfig {
                 images_per_shard: *per_shard,
                 max_height: *max_height,
                 ..PackConfig::default()
             };
             let mut meter = Meter::new(common, "pack", "images");
+            let stop = interrupt::flag()?;
             let report = pack::pack(
                 &source,
                 out,
@@ -58,9 +59,18 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
                 &Limits::default(),
                 &mut |done, total| {
                     meter.set(done as u64, total as u64, "");
+                    interrupt::flow(&stop)
                 },
             )?;
             drop(meter);
+            if report.stopped {
+                let packed = report.images;
+                say(
+                    common,
+                    &format!("stopped after {packed} images; the same command goes on"),
+                );
+                return Ok(Outcome::Stopped);
+            }
             let mut text = format!(
                 "{} images ({:.1} MiB) in {} shards in {}",
                 report.images,
@@ -76,7 +86,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
             unreadable_outcome(&report.unreadable, *keep_going)
         }
         Data::Stats { images, keep_going } => {
-            let source = Source::open(images)?;
+            let source = open_images(images, *keep_going)?;
             let mut meter = Meter::new(common, "stats", "images");
             let stats = pack::stats(&source, &Limits::default(), &mut |done, total| {
                 meter.set(done as u64, total as u64, "");
@@ -145,6 +155,9 @@ fn describe(report: &Report) -> String {
         let _ = write!(text, "\nthe same image twice: {key} and {earlier}");
     }
     and_more(&mut text, "  ", report.repeated.len());
+    for line in &report.left_out {
+        let _ = write!(text, "\nnote: {line}");
+    }
     if let Some(problem) = &report.problem {
         let _ = write!(text, "\nproblem: {problem}");
     }

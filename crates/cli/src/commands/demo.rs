@@ -69,6 +69,7 @@ pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
     };
     if !finished {
         say(common, "stopped; the same command goes on");
+        return Ok(Outcome::Stopped);
     }
     Ok(Outcome::Done)
 }

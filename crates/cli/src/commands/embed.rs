@@ -1,5 +1,6 @@
 //! `clasp embed IMAGES`.
 
+use std::ops::Range;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result};
@@ -13,8 +14,8 @@ use clasp_weights::backbone::digest;
 use serde_json::{Map, Value, json};
 
 use super::eval::Model;
-use super::partial::Partial;
-use super::{check_writable, print_result};
+use super::partial::{self, Partial, remove_abandoned_of};
+use super::{check_writable, one_or_all, open_images, print_result};
 use crate::args::{Common, Embed};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt};
@@ -22,16 +23,17 @@ use crate::{Outcome, device, interrupt};
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     check_writable(&arguments.out)?;
-    // Another ending is an error now, not after hours.
-    drop(FeatureFile::create(&arguments.out)?);
-    let source = Source::open(&arguments.images)?;
+    remove_abandoned_of(&arguments.out)?;
+    let source = open_images(&arguments.images, arguments.keep_going)?;
+    // Another ending, or a name that does not fit, is an error now, not after hours.
+    FeatureFile::create(&arguments.out)?.check_keys(&source)?;
     let mix: Mix = arguments.mix.parse()?;
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
     let precision = device::precision(common, arguments.products, &device)?;
     let asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
-        "embed": arguments.images,
+        "embed": one_or_all(&arguments.images),
         "model": digest(&arguments.model)?,
         "mix": mix,
         "size": arguments.size,
@@ -52,10 +54,10 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     )?;
     if !finished {
         say(common, &partial.stopped(source.len()));
-        return Ok(Outcome::Done);
+        return Ok(Outcome::Stopped);
     }
     if !arguments.keep_going {
-        partial.unreadable.check()?;
+        partial.unreadable().check()?;
     }
     let mut file = FeatureFile::create(&arguments.out)?;
     let mut channels = 0;
@@ -65,7 +67,7 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
         Ok(file.push(key, &row)?)
     })?;
     let files = file.finish()?;
-    let unreadable = partial.unreadable.clone();
+    let unreadable = partial.unreadable();
     partial.remove()?;
     let images = source.len() - unreadable.failed.len();
     let text = format!(
@@ -108,21 +110,17 @@ fn all(
         }
         interrupt::flow(&stop)
     };
-    while partial.done < source.len() {
-        let items = partial.done..source.len().min(partial.done + options.chunk());
-        let found = embed_some(extractor, preprocess, source, items, &options, &progress);
-        match found {
-            Err(TaskError::Stopped) => return Ok(false),
-            found => {
-                let rows = found?.into_iter().map(|row| row.map(|row| to_fields(&row)));
-                partial.put(source, rows.collect())?;
+    let some = |items: Range<usize>| -> Result<Option<Vec<partial::Outcome>>> {
+        match embed_some(extractor, preprocess, source, items, &options, &progress) {
+            Err(TaskError::Stopped) => Ok(None),
+            Err(error) => Err(anyhow::Error::from(error)),
+            Ok(rows) => {
+                let rows = rows.into_iter().map(|row| row.map(|row| to_fields(&row)));
+                Ok(Some(rows.collect()))
             }
         }
-        if !arguments.keep_going {
-            partial.unreadable.check_early()?;
-        }
-    }
-    Ok(true)
+    };
+    partial.work(source, options.chunk(), arguments.keep_going, some)
 }
 
 /// A feature as fields of a line, to the bit: base64 of its numbers, little endian.

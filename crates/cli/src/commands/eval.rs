@@ -47,6 +47,8 @@ pub struct Figures {
     /// Queries and what was found (re-identification).
     #[serde(skip)]
     pub strips: Vec<Strip>,
+    /// What the figures are means over, where something was left out.
+    pub counted: String,
 }
 
 /// A backbone that is ready to be evaluated.
@@ -143,6 +145,9 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
             let _ = write!(text, "  {figure} {:.2}", 100.0 * value);
         }
         let _ = writeln!(text, "  (chance {:.2})", 100.0 * figures.chance);
+        if !figures.counted.is_empty() {
+            let _ = writeln!(text, "{}", figures.counted);
+        }
         results.push(figures);
     }
     print_result(common.json, &results, &text)?;
@@ -267,6 +272,8 @@ struct Found {
     protocol: String,
     details: serde_json::Value,
     strips: Vec<Strip>,
+    /// What the figures are means over, where something was left out.
+    counted: String,
 }
 
 impl Found {
@@ -282,6 +289,7 @@ impl Found {
             protocol: protocol.to_owned(),
             details: serde_json::to_value(report)?,
             strips: Vec::new(),
+            counted: String::new(),
         })
     }
 }
@@ -323,7 +331,7 @@ pub fn evaluate(
     };
     let stop = interrupt::flag()?;
     let title = format!("eval {} ({mix_name})", name(task));
-    let meter = Mutex::new(Meter::new(common, &title, "steps"));
+    let meter = Mutex::new(Meter::new(common, &title, "images"));
     let progress = |progress: Progress| {
         if let Ok(mut meter) = meter.lock() {
             meter.set(progress.done as u64, progress.total as u64, progress.stage);
@@ -347,6 +355,7 @@ pub fn evaluate(
         protocol: with_precision(found.protocol, model.precision),
         details: found.details,
         strips: found.strips,
+        counted: found.counted,
     })
 }
 
@@ -375,6 +384,12 @@ fn frozen_reid(run: &Run<'_>) -> Result<Found> {
     let found = Found::new(figures, metrics.chance_map, &report.protocol, &report)?;
     Ok(Found {
         strips: report.strips,
+        counted: format!(
+            "{} of {} queries count, {} skipped (no image of the person by another camera in the gallery)",
+            metrics.queries - metrics.skipped,
+            metrics.queries,
+            metrics.skipped
+        ),
         ..found
     })
 }

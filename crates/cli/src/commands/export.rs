@@ -7,7 +7,6 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clap::ValueEnum;
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
-use clasp_data::source::Source;
 use clasp_data::synth;
 use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::heads::{AttributeHead, PartHead};
@@ -23,8 +22,8 @@ use clasp_weights::onnx::{self, Output, Prompt};
 use clasp_weights::tuned;
 use serde_json::json;
 
-use super::print_result;
 use super::tuned::{load, with_task};
+use super::{open_images, print_result};
 use crate::Outcome;
 use crate::args::{Common, Export, ExportOnnx, ExportSafetensors, OnnxOutput, Task};
 
@@ -349,7 +348,7 @@ fn samples(
             ("drawn people", people.collect::<Result<_, _>>()?)
         }
         Some(images) => {
-            let source = Source::open(images)?;
+            let source = open_images(&[images], false)?;
             let count = source.len().min(SAMPLES);
             ensure!(count > 0, "{images} holds no image");
             let read = |index| {

@@ -10,7 +10,7 @@ use clasp_tasks::finetune::{Control, Event, Summary, Task, train};
 use super::tuned::with_task;
 use super::{check_data, print_result};
 use crate::args::{Common, Finetune};
-use crate::progress::{Meter, duration, warn};
+use crate::progress::{Meter, duration, rate, warn};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the verb.
@@ -50,7 +50,10 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
     };
     let summary = train::<T>(&recipe, &folder, resume, &mut control)?;
     print_result(common.json, &summary, &describe(T::NAME, &summary, &folder))?;
-    Ok(Outcome::Done)
+    Ok(match summary.model {
+        Some(_) => Outcome::Done,
+        None => Outcome::Stopped,
+    })
 }
 
 /// The recipe of a run that has begun.
@@ -131,9 +134,9 @@ impl Teller {
             } => {
                 let figure = |key: &str| metrics.get(key).copied().unwrap_or(f64::NAN);
                 let note = format!(
-                    "loss {:.4} images/s {:.1}",
+                    "loss {:.4}, {}",
                     figure("loss/total"),
-                    figure("speed/images_per_second")
+                    rate(figure("speed/images_per_second"), "images")
                 );
                 self.meter.set(step, steps, &note);
             }
@@ -168,10 +171,11 @@ fn describe(name: &str, summary: &Summary, folder: &Path) -> String {
         None => "the last step's".to_owned(),
     };
     format!(
-        "{} steps on {} examples in {}\nmodel: {} ({chosen})",
+        "{} steps on {} examples in {}\nmodel: {} ({chosen})\nnext: clasp eval {name} --data DATA --model {}",
         summary.steps,
         summary.examples,
         duration(summary.seconds),
-        model.display()
+        model.display(),
+        folder.display()
     )
 }

@@ -11,6 +11,7 @@ use serde_json::json;
 use super::print_result;
 use crate::Outcome;
 use crate::args::{Common, Import};
+use crate::progress::warn;
 
 /// Runs the verb.
 pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
@@ -32,6 +33,11 @@ pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
     meta.mean = arguments.mean.unwrap_or(meta.mean);
     meta.std = arguments.std.unwrap_or(meta.std);
     save_backbone(&arguments.out, &imported.backbone, meta)?;
+    imported
+        .report
+        .assumed
+        .iter()
+        .for_each(|assumed| warn(assumed));
     let mut text = format!("{}\n{}", imported.report, describe(meta)?);
     let _ = write!(text, "\nwritten to {}", arguments.out.display());
     let value = json!({ "report": imported.report, "backbone": meta, "out": arguments.out });

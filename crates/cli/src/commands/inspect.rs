@@ -129,6 +129,10 @@ fn labels(path: &Path, store: &Store) -> Result<Shown> {
         ),
         format!("  parts       {}", parts.join(", ")),
         format!("  attributes  {}", attributes.join(", ")),
+        match store.edited.len() {
+            0 => "  as labelled; no file was changed since".to_owned(),
+            count => format!("  {count} files were changed since, or written by other programs"),
+        },
     ];
     let value = json!({
         "labels": path, "images": store.len(), "method": meta.method, "model": meta.model,

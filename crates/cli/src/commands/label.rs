@@ -2,14 +2,16 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::sync::Mutex;
 
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
-use clasp_data::image::encode_png;
+use clasp_data::image::{Limits, encode_jpeg, encode_png};
 use clasp_data::labels::{AttributeConfig, Calibration, LabelError, METHOD_TRUTH, Store};
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
+use clasp_label::check::check;
 use clasp_label::kmeans::FOREGROUND;
 use clasp_label::show::{ShowOptions, contact_sheet};
 use clasp_label::{
@@ -20,9 +22,9 @@ use clasp_model::clip::Dense;
 use clasp_model::mix::{Mix, PART};
 use clasp_weights::backbone::load_backbone;
 
-use super::print_result;
+use super::{open_images, print_result};
 use crate::args::{Common, Label, LabelAction, LabelRun};
-use crate::progress::{Meter, duration, say};
+use crate::progress::{Meter, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
 
 /// Runs the verb.
@@ -50,15 +52,40 @@ pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
                 ..ShowOptions::default()
             };
             let sheet = contact_sheet(
-                &Source::open(images)?,
+                &open_images(&[images], false)?,
                 &store,
                 calibration.as_ref(),
                 &options,
             )?;
-            clasp_data::atomic_write(out, |file| file.write_all(&encode_png(&sheet)))
+            let ending = out
+                .extension()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .to_lowercase();
+            let bytes = match ending.as_str() {
+                "jpg" | "jpeg" => encode_jpeg(&sheet, 92),
+                _ => encode_png(&sheet),
+            };
+            clasp_data::atomic_write(out, |file| file.write_all(&bytes))
                 .with_context(|| format!("writing {}", out.display()))?;
             say(common, &format!("wrote {}", out.display()));
             Ok(Outcome::Done)
+        }
+        Some(LabelAction::Check { labels, images }) => {
+            let store = Store::open(labels)?;
+            let source = open_images(images, false)?;
+            let meter = Mutex::new(Meter::new(common, "label check", "images"));
+            let found = check(&store, &source, &Limits::default(), &|done, total| {
+                if let Ok(mut meter) = meter.lock() {
+                    meter.set(done as u64, total as u64, "");
+                }
+            });
+            drop(meter);
+            print_result(common.json, &found, &found.to_string())?;
+            Ok(match found.is_ok() {
+                true => Outcome::Done,
+                false => Outcome::CheckFailed,
+            })
         }
         Some(LabelAction::Compare { one, other }) => {
             let (first, second) = (Store::open(one)?, Store::open(other)?);
@@ -104,10 +131,10 @@ fn calibration(labels: &Path, store: &Store) -> Result<Option<Calibration>> {
 }
 
 fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
-    let (Some(images), Some(out)) = (&arguments.images, &arguments.out) else {
+    let (false, Some(out)) = (arguments.images.is_empty(), &arguments.out) else {
         anyhow::bail!("clasp label needs IMAGES and --out");
     };
-    let source = Source::open(images)?;
+    let source = open_images(&arguments.images, arguments.keep_going)?;
     let device = device::pick(common.device.as_deref())?;
     let mut options = RunOptions::new(out, device::threads(common.threads));
     options.shard = arguments.shard.unwrap_or((0, 1));
@@ -157,7 +184,10 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
     }
     let text = describe(&report, out, arguments.kmeans.is_some());
     print_result(common.json, &report, &text)?;
-    Ok(Outcome::Done)
+    Ok(match report.stopped {
+        true => Outcome::Stopped,
+        false => Outcome::Done,
+    })
 }
 
 /// Labels `source` into `options.folder` with a progress line; Ctrl-C stops after the batch.
@@ -173,9 +203,16 @@ pub fn label_images(
         match progress {
             Progress::Resumed { shards, images } => {
                 meter.line(&format!(
-                    "going on after {shards} shards with {images} images"
+                    "going on after {images} images, {shards} whole shards"
                 ));
             }
+            Progress::Empty { shards, jobs } => warn(&format!(
+                "this part has no image: the images are cut into {shards} shards, too few for \
+                 {jobs} jobs\n  hint: start at most {shards} jobs"
+            )),
+            Progress::Edited { shard } => warn(&format!(
+                "the labels of {shard} were changed by other programs, and are kept as they are"
+            )),
             Progress::Images { done, total, .. } => meter.set(done as u64, total as u64, ""),
             Progress::Unreadable { key, reason } => meter.line(&format!("skipped {key}: {reason}")),
             Progress::Written { .. } => {}
@@ -187,11 +224,11 @@ pub fn label_images(
 
 fn describe(report: &RunReport, out: &Path, kmeans: bool) -> String {
     let mut text = format!(
-        "{} images: {} labelled in {} ({:.1}/s), {} labelled before, {} unreadable; {} shards in {}",
+        "{} images: {} labelled in {} ({}), {} labelled before, {} unreadable; {} shards in {}",
         report.images,
         report.labelled,
         duration(report.seconds),
-        report.per_second,
+        rate(report.per_second, "images"),
         report.kept,
         report.unreadable,
         report.shards,

@@ -4,9 +4,13 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clap::CommandFactory;
+use clasp_data::source::Source;
+use clasp_data::text::printable;
 use serde::Serialize;
 
 use crate::args::{Cli, Common, Verb};
+use crate::progress::warn;
 use crate::{Outcome, device};
 
 mod bench;
@@ -23,6 +27,9 @@ mod label;
 mod partial;
 mod predict;
 mod pretrain;
+mod recipes;
+mod runs;
+mod score;
 mod search;
 mod synth;
 mod tuned;
@@ -47,6 +54,15 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         Verb::Export(arguments) => export::run(common, &arguments),
         Verb::Inspect(arguments) => inspect::run(common, &arguments),
         Verb::Bench(arguments) => bench::run(common, &arguments),
+        Verb::Score(arguments) => score::run(common, &arguments),
+        Verb::Recipes(arguments) => recipes::run(common, &arguments),
+        Verb::Runs(arguments) => runs::run(common, &arguments),
+        Verb::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "clasp", &mut script);
+            print_text(&String::from_utf8_lossy(&script))?;
+            Ok(Outcome::Done)
+        }
     }
 }
 
@@ -59,6 +75,31 @@ fn start_threads(common: &Common) -> Result<()> {
         .with_context(|| {
             format!("--threads: the system does not start {threads} threads\n  hint: ask for fewer")
         })
+}
+
+/// The images that `specs` name, after telling what among them is not read; with `keep_going`, the
+/// whole images of damaged tars are used.
+///
+/// # Errors
+///
+/// There are none, or they cannot be used.
+fn open_images(specs: &[impl AsRef<str>], keep_going: bool) -> Result<Source> {
+    let source = Source::open_several(specs, keep_going)?;
+    source.damage().iter().for_each(|damage| warn(damage));
+    source
+        .left_out()
+        .describe()
+        .iter()
+        .for_each(|line| warn(line));
+    Ok(source)
+}
+
+/// Several arguments as one JSON value: a text where there is one, as earlier versions wrote.
+fn one_or_all(specs: &[String]) -> serde_json::Value {
+    match specs {
+        [one] => one.clone().into(),
+        all => all.to_vec().into(),
+    }
 }
 
 /// Checks, before hours of work, that a file can be written there.
@@ -110,7 +151,7 @@ fn print_result(json: bool, value: &impl Serialize, text: &str) -> Result<()> {
     if json {
         print_text(&serde_json::to_string_pretty(value)?)
     } else {
-        print_text(text)
+        print_text(&printable(text))
     }
 }
 

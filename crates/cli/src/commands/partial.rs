@@ -4,20 +4,26 @@
 //! then one an image of the source in its order, `{"image": KEY, …}` with its result or with why it is `unreadable`. Asked
 //! for the same again, the work goes on after the last whole line; asked for something else, it says so and touches
 //! nothing. When all images are done the lines become OUT, whole, and the partial file goes.
+//!
+//! An image whose bytes are damaged stays so. One that could not be read (a share that was away, too many open files)
+//! has `"again": true` and is tried again, at the end and by every later process; what comes of that is a line at the
+//! end of the file, after a line `{"again": ITEM}` that says which image of the source it is of.
 
+use std::collections::BTreeMap;
 use std::fs::TryLockError;
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clasp_data::source::{Source, Unreadable};
+use clasp_data::source::{Failure, Source, Unreadable};
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
 use super::beside;
 
-/// An image's result, fields of its line; or why it cannot be read.
-pub type Outcome = Result<Map<String, Value>, String>;
+/// An image's result, fields of its line; or why it cannot be used.
+pub type Outcome = Result<Map<String, Value>, Failure>;
 
 /// The file of what is done.
 pub struct Partial {
@@ -25,8 +31,16 @@ pub struct Partial {
     file: fs::File,
     /// Images that are done.
     pub done: usize,
-    /// Those among them that cannot be read.
-    pub unreadable: Unreadable,
+    /// Those among them that cannot be used, in the order of the source.
+    failed: BTreeMap<usize, Failed>,
+    /// Lines at the end that stand for others.
+    again: usize,
+}
+
+/// An image that cannot be used.
+struct Failed {
+    key: String,
+    failure: Failure,
 }
 
 impl Partial {
@@ -51,7 +65,8 @@ impl Partial {
             path,
             file,
             done: 0,
-            unreadable: Unreadable::default(),
+            failed: BTreeMap::new(),
+            again: 0,
         };
         partial.go_on(asked, source)?;
         Ok(partial)
@@ -61,7 +76,7 @@ impl Partial {
     fn go_on(&mut self, asked: &Value, source: &Source) -> Result<()> {
         let mut whole = 0;
         let length = self.file.metadata()?.len();
-        let mut lines = BufReader::new(&mut self.file);
+        let mut lines = BufReader::new(self.file.try_clone()?);
         if let Some(first) = next(&mut lines)? {
             if first.value != *asked {
                 let (what, was, is) = difference(&first.value, asked);
@@ -72,24 +87,32 @@ impl Partial {
                 );
             }
             whole += first.text.len();
-            while self.done < source.len()
-                && let Some(Line { text, value }) = next(&mut lines)?
-            {
-                let key = source.key(self.done);
+            while let Some(Line { text, value }) = next(&mut lines)? {
+                let (item, text, value) = match value["again"].as_u64() {
+                    // A kill between the two lines: the image is still to be tried.
+                    Some(item) => match next(&mut lines)? {
+                        Some(line) => (item as usize, [text, line.text].concat(), line.value),
+                        None => break,
+                    },
+                    None => (self.done, text, value),
+                };
+                let key = match item < source.len().min(self.done + 1) {
+                    true => source.key(item),
+                    false => "no further image",
+                };
                 if value["image"] != key {
                     bail!(
-                        "{}: the images have changed: number {} was {}, now it is `{key}`\n  \
+                        "{}: the images have changed: number {item} was {}, now it is `{key}`\n  \
                          hint: remove it to begin again",
                         self.path.display(),
-                        self.done,
                         value["image"]
                     );
                 }
-                match value["unreadable"].as_str() {
-                    Some(reason) => self.unreadable.fail(key, reason),
-                    None => self.unreadable.ok(),
-                }
-                self.done += 1;
+                let outcome = value["unreadable"].as_str().map(|reason| Failure {
+                    reason: reason.to_owned(),
+                    damaged: value["again"] != true,
+                });
+                self.count(item, key, outcome);
                 whole += text.len();
             }
         } else if length > 0 {
@@ -107,45 +130,166 @@ impl Partial {
         Ok(())
     }
 
+    /// Notes what became of an image, the next one or an earlier one that was tried again.
+    fn count(&mut self, item: usize, key: &str, failure: Option<Failure>) {
+        self.again += usize::from(item < self.done);
+        self.done += usize::from(item == self.done);
+        match failure {
+            Some(failure) => {
+                let key = key.to_owned();
+                self.failed.insert(item, Failed { key, failure });
+            }
+            None => {
+                self.failed.remove(&item);
+            }
+        }
+    }
+
     /// Puts the next images' results away.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
     pub fn put(&mut self, source: &Source, outcomes: Vec<Outcome>) -> Result<()> {
+        let items = self.done..self.done + outcomes.len();
+        self.write(source, items.zip(outcomes))
+    }
+
+    /// Puts the results of earlier images away, which were tried again.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn put_again(&mut self, source: &Source, outcomes: Vec<(usize, Outcome)>) -> Result<()> {
+        self.write(source, outcomes.into_iter())
+    }
+
+    fn write(
+        &mut self,
+        source: &Source,
+        outcomes: impl Iterator<Item = (usize, Outcome)>,
+    ) -> Result<()> {
         let mut lines = Vec::new();
-        for outcome in outcomes {
-            let key = source.key(self.done);
-            let mut line = Map::from_iter([("image".to_owned(), json!(key))]);
-            match outcome {
-                Ok(fields) => {
-                    self.unreadable.ok();
-                    line.extend(fields);
-                }
-                Err(reason) => {
-                    line.insert("unreadable".to_owned(), json!(reason));
-                    self.unreadable.fail(key, reason);
-                }
+        for (item, outcome) in outcomes {
+            if item < self.done {
+                serde_json::to_writer(&mut lines, &json!({"again": item}))?;
+                lines.push(b'\n');
             }
+            let key = source.key(item);
+            let mut line = Map::from_iter([("image".to_owned(), json!(key))]);
+            let failure = match outcome {
+                Ok(fields) => {
+                    line.extend(fields);
+                    None
+                }
+                Err(failure) => {
+                    line.insert("unreadable".to_owned(), json!(failure.reason));
+                    if !failure.damaged {
+                        line.insert("again".to_owned(), json!(true));
+                    }
+                    Some(failure)
+                }
+            };
+            self.count(item, key, failure);
             serde_json::to_writer(&mut lines, &line)?;
             lines.push(b'\n');
-            self.done += 1;
         }
         // One write: a kill leaves at most the last line short.
         Ok(self.file.write_all(&lines)?)
     }
 
-    /// Hands every image's line to `take`, as text and as JSON, in order, without those that cannot be read.
+    /// Images that could not be read and may be now, in order.
+    pub fn to_try_again(&self) -> Vec<usize> {
+        let failed = self.failed.iter();
+        let again = failed.filter(|(_, failed)| !failed.failure.damaged);
+        again.map(|(item, _)| *item).collect()
+    }
+
+    /// The images that are done, and those among them that cannot be used.
+    pub fn unreadable(&self) -> Unreadable {
+        let failed = self.failed.values();
+        let failed = failed.map(|failed| (failed.key.clone(), failed.failure.reason.clone()));
+        Unreadable {
+            seen: self.done as u64,
+            failed: failed.collect(),
+        }
+    }
+
+    /// Does all images that are still to do, `chunk` at a time, those first that could not be read before; those that
+    /// cannot be read now are tried once more at the end. `some` gives the outcomes of a range of images, or none where
+    /// a signal stopped it.
+    ///
+    /// False where a signal stopped it.
+    ///
+    /// # Errors
+    ///
+    /// Those of `some`, of the file, and more than 5 % of the images unreadable, unless `keep_going`.
+    pub fn work(
+        &mut self,
+        source: &Source,
+        chunk: usize,
+        keep_going: bool,
+        mut some: impl FnMut(Range<usize>) -> Result<Option<Vec<Outcome>>>,
+    ) -> Result<bool> {
+        let before = self.done;
+        if !self.try_again(source, chunk, &mut some)? {
+            return Ok(false);
+        }
+        while self.done < source.len() {
+            let items = self.done..source.len().min(self.done + chunk);
+            match some(items)? {
+                None => return Ok(false),
+                Some(outcomes) => self.put(source, outcomes)?,
+            }
+            if !keep_going {
+                self.unreadable().check_early()?;
+            }
+        }
+        match before < self.done {
+            true => self.try_again(source, chunk, &mut some),
+            false => Ok(true),
+        }
+    }
+
+    fn try_again(
+        &mut self,
+        source: &Source,
+        chunk: usize,
+        some: &mut impl FnMut(Range<usize>) -> Result<Option<Vec<Outcome>>>,
+    ) -> Result<bool> {
+        let items = self.to_try_again();
+        // Neighbours are done together.
+        for run in items.chunk_by(|a, b| a + 1 == *b) {
+            for part in run.chunks(chunk) {
+                let Some(outcomes) = some(part[0]..part[0] + part.len())? else {
+                    return Ok(false);
+                };
+                self.put_again(source, part.iter().copied().zip(outcomes).collect())?;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Hands every image's line to `take`, as text and as JSON, in order, without those that cannot be used.
     ///
     /// # Errors
     ///
     /// Those of `take`, and a file that cannot be read.
     pub fn each(&mut self, mut take: impl FnMut(&[u8], &Value) -> Result<()>) -> Result<()> {
+        let mut later = match self.again {
+            0 => BTreeMap::new(),
+            _ => self.later_lines()?,
+        };
         self.file.seek(SeekFrom::Start(0))?;
         let mut lines = BufReader::new(&mut self.file);
         next(&mut lines)?;
         let mut count = 0;
-        while let Some(Line { text, value }) = next(&mut lines)? {
+        while let Some(line) = next(&mut lines)? {
+            if line.value["again"].is_u64() {
+                next(&mut lines)?;
+                continue;
+            }
+            let Line { text, value } = later.remove(&count).unwrap_or(line);
             if value.get("unreadable").is_none() {
                 take(&text, &value)?;
             }
@@ -159,6 +303,22 @@ impl Partial {
             );
         }
         Ok(())
+    }
+
+    /// The lines that stand for others, by the image that they are of; the last where there are several.
+    fn later_lines(&mut self) -> Result<BTreeMap<usize, Line>> {
+        let mut later = BTreeMap::new();
+        self.file.seek(SeekFrom::Start(0))?;
+        let mut lines = BufReader::new(&mut self.file);
+        next(&mut lines)?;
+        while let Some(line) = next(&mut lines)? {
+            if let Some(item) = line.value["again"].as_u64()
+                && let Some(line) = next(&mut lines)?
+            {
+                later.insert(item as usize, line);
+            }
+        }
+        Ok(later)
     }
 
     /// Removes the file: what was done has its own place now.
@@ -179,6 +339,23 @@ impl Partial {
             self.path.display()
         )
     }
+}
+
+/// Removes what killed processes left half-written of the file `out` and of those beside it whose names begin with its
+/// own, as `F.npy.keys.txt`.
+///
+/// # Errors
+///
+/// The folder cannot be read, or a file cannot be removed.
+pub fn remove_abandoned_of(out: &Path) -> Result<()> {
+    let folder = match out.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    Ok(clasp_data::atomic::remove_abandoned_where(folder, |of| {
+        of.starts_with(&*name)
+    })?)
 }
 
 /// A line of the file.
@@ -224,6 +401,20 @@ mod tests {
         Ok(Map::from_iter([("prediction".to_owned(), json!(value))]))
     }
 
+    fn broken() -> Failure {
+        Failure {
+            reason: "broken".to_owned(),
+            damaged: true,
+        }
+    }
+
+    fn away() -> Failure {
+        Failure {
+            reason: "no such file".to_owned(),
+            damaged: false,
+        }
+    }
+
     fn values(partial: &mut Partial) -> Vec<u64> {
         let mut values = Vec::new();
         let take = |text: &[u8], line: &Value| {
@@ -242,7 +433,7 @@ mod tests {
         let (out, asked) = (folder.path().join("out.jsonl"), json!({"task": "reid"}));
         let path = folder.path().join("out.jsonl.partial");
         let mut partial = Partial::open(&out, &asked, &source).unwrap();
-        let first = vec![result(7), Err("broken".to_owned()), result(8)];
+        let first = vec![result(7), Err(broken()), result(8)];
         partial.put(&source, first).unwrap();
         assert!(partial.stopped(4).contains("3 of 4"));
         drop(partial);
@@ -253,13 +444,51 @@ mod tests {
         let mut partial = Partial::open(&out, &asked, &source).unwrap();
         assert_eq!(partial.done, 2);
         assert_eq!(
-            (partial.unreadable.seen, partial.unreadable.failed.len()),
+            (partial.unreadable().seen, partial.unreadable().failed.len()),
             (2, 1)
         );
+        assert!(partial.to_try_again().is_empty());
         partial.put(&source, vec![result(8), result(9)]).unwrap();
         assert_eq!(values(&mut partial), [7, 8, 9]);
         partial.remove().unwrap();
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_could_not_be_read_is_tried_again_and_takes_its_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = source(folder.path(), &["a", "b", "c", "d", "e"]);
+        let (out, asked) = (folder.path().join("out.jsonl"), json!({"task": "reid"}));
+        let path = folder.path().join("out.jsonl.partial");
+        let mut partial = Partial::open(&out, &asked, &source).unwrap();
+        let first = vec![Err(away()), result(1), Err(broken()), Err(away())];
+        partial.put(&source, first).unwrap();
+        assert_eq!(partial.to_try_again(), [0, 3]);
+        partial.put_again(&source, vec![(0, Err(away()))]).unwrap();
+        drop(partial);
+
+        let mut partial = Partial::open(&out, &asked, &source).unwrap();
+        assert_eq!((partial.done, partial.to_try_again()), (4, vec![0, 3]));
+        partial
+            .put_again(&source, vec![(0, result(10)), (3, result(13))])
+            .unwrap();
+        let whole = fs::read(&path).unwrap();
+        // A kill in the middle of the last line, and one right before it.
+        let cut = whole.len() - b"{\"image\":\"d\",\"prediction\":13}\n".len();
+        for end in [whole.len() - 3, cut] {
+            drop(partial);
+            fs::write(&path, &whole[..end]).unwrap();
+            partial = Partial::open(&out, &asked, &source).unwrap();
+            assert_eq!((partial.done, partial.to_try_again()), (4, vec![3]));
+        }
+        partial.put(&source, vec![result(4)]).unwrap();
+        partial.put_again(&source, vec![(3, result(3))]).unwrap();
+        drop(partial);
+        let mut partial = Partial::open(&out, &asked, &source).unwrap();
+        assert_eq!(values(&mut partial), [10, 1, 3, 4]);
+        let unreadable = partial.unreadable();
+        assert_eq!(unreadable.seen, 5);
+        assert_eq!(unreadable.failed, [("c".to_owned(), "broken".to_owned())]);
     }
 
     #[test]

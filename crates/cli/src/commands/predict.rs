@@ -1,12 +1,16 @@
 //! `clasp predict TASK IMAGES`: JSON lines, and pictures. A line is `{"image": KEY, "prediction": …}`, or with `--people`
 //! `{"image": KEY, "people": [{"bbox": …, "score": …, "crop": …, "prediction": …}, …]}`.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
-use clasp_data::image::{Limits, Rgb, decode, encode_png};
+use clasp_data::atomic::remove_abandoned;
+use clasp_data::image::{Limits, Rgb, encode_png};
 use clasp_data::source::Source;
 use clasp_data::{atomic_write, atomic_write_unsynced};
 use clasp_model::Precision;
@@ -18,9 +22,9 @@ use clasp_weights::tuned;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
-use super::partial::{self, Partial};
+use super::partial::{self, Partial, remove_abandoned_of};
 use super::tuned::{load, with_task};
-use super::{check_writable, print_result};
+use super::{check_writable, one_or_all, open_images, print_result};
 use crate::args::{Common, Predict};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt};
@@ -46,11 +50,15 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
         Some(path) => Some(finder(path, &device, model.precision)?),
         None => None,
     };
-    let source = Source::open(&arguments.images)?;
+    remove_abandoned_of(&arguments.out)?;
+    let source = open_images(&arguments.images, arguments.keep_going)?;
+    if let Some(folder) = &arguments.draw {
+        remove_half_drawn(folder, &source)?;
+    }
     let asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
         "predict": T::NAME,
-        "images": arguments.images,
+        "images": one_or_all(&arguments.images),
         "model": tuned::digest(&arguments.model)?,
         "people": arguments.people.as_deref().map(tuned::digest).transpose()?,
         "set": arguments.set,
@@ -71,20 +79,20 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
         &mut partial,
     )? {
         say(common, &partial.stopped(source.len()));
-        return Ok(Outcome::Done);
+        return Ok(Outcome::Stopped);
     }
-    for (key, reason) in partial.unreadable.failed.iter().take(TOLD) {
+    let unreadable = partial.unreadable();
+    for (key, reason) in unreadable.failed.iter().take(TOLD) {
         say(common, &format!("skipped {key}: {reason}"));
     }
     if !arguments.keep_going {
-        partial.unreadable.check()?;
+        unreadable.check()?;
     }
     atomic_write(&arguments.out, |file| {
         // As it was written: to read numbers and write them again may change their last digit.
         let line = |text: &[u8], _: &Value| Ok(file.write_all(text)?);
         partial.each(line).map_err(std::io::Error::other)
     })?;
-    let unreadable = partial.unreadable.clone();
     partial.remove()?;
     let done = source.len() - unreadable.failed.len();
     let drawn = { arguments.draw.as_ref() }.map_or(String::new(), |folder| {
@@ -118,9 +126,8 @@ fn all<T: Task>(
         ..Options::default()
     }
     .chunk();
-    while partial.done < source.len() {
-        let start = partial.done;
-        let count = chunk.min(source.len() - start);
+    let some = |items: Range<usize>| -> Result<Option<Vec<partial::Outcome>>> {
+        let start = items.start;
         let progress = |progress: clasp_tasks::Progress| {
             if let Ok(mut meter) = meter.lock() {
                 meter.set((start + progress.done) as u64, source.len() as u64, "");
@@ -133,28 +140,30 @@ fn all<T: Task>(
             predictions: false,
             progress: &progress,
         };
-        let found = model.batches("images", count, &running, |model, items| {
+        let draw = arguments.draw.as_deref();
+        let found = model.batches("images", items.len(), &running, |model, items| {
             items
-                .map(|item| {
-                    one(
-                        model,
-                        people,
-                        source,
-                        start + item,
-                        arguments.draw.as_deref(),
-                    )
-                })
+                .map(|item| one(model, people, source, start + item, draw))
                 .collect()
         });
         match found {
-            Err(TaskError::Stopped) => return Ok(false),
-            found => partial.put(source, found?)?,
+            Err(TaskError::Stopped) => Ok(None),
+            found => Ok(Some(found?)),
         }
-        if !arguments.keep_going {
-            partial.unreadable.check_early()?;
-        }
+    };
+    partial.work(source, chunk, arguments.keep_going, some)
+}
+
+/// Removes pictures that a killed process left half-written.
+fn remove_half_drawn(folder: &Path, source: &Source) -> Result<()> {
+    let pictures = source.keys().map(|key| folder.join(format!("{key}.png")));
+    let folders: BTreeSet<PathBuf> = pictures
+        .filter_map(|picture| picture.parent().map(Path::to_owned))
+        .collect();
+    for folder in folders {
+        remove_abandoned(&folder)?;
     }
-    Ok(true)
+    Ok(())
 }
 
 /// The prediction for an image of the source, or why it cannot be read.
@@ -165,12 +174,9 @@ fn one<T: Task>(
     item: usize,
     draw: Option<&Path>,
 ) -> Result<partial::Outcome, TaskError> {
-    let read = source.read(item).map_err(|error| error.to_string());
-    let image = read
-        .and_then(|bytes| decode(&bytes, &Limits::default()).map_err(|error| error.to_string()));
-    let image = match image {
+    let image = match source.load(item, &Limits::default()) {
         Ok(image) => image,
-        Err(reason) => return Ok(Err(reason)),
+        Err(failure) => return Ok(Err(failure)),
     };
     let (fields, picture) = match people {
         None => of_image(model, &image, draw.is_some()),
@@ -185,12 +191,32 @@ fn one<T: Task>(
     })?;
     if let (Some(folder), Some(picture)) = (draw, picture) {
         // The key is a path inside the source, of plain names: as many folders here keep every picture its own file.
-        let path = folder.join(format!("{}.png", source.key(item)));
+        let path = folder.join(picture_name(source.key(item)));
         fs::create_dir_all(path.parent().unwrap_or(folder))?;
         let bytes = encode_png(&picture);
         atomic_write_unsynced(&path, |file| file.write_all(&bytes))?;
     }
     Ok(Ok(fields))
+}
+
+/// Bytes that a file's name may have on most file systems.
+const MOST_OF_A_NAME: usize = 255;
+
+/// The path of the picture for an image, below the folder of pictures. Where the name would be longer than file systems
+/// take, as that of `KEY.jpg` with 252 bytes before its ending, a digest stands in for its end.
+fn picture_name(key: &str) -> PathBuf {
+    let (folder, name) = key.rsplit_once('/').unwrap_or(("", key));
+    let mut name = format!("{name}.png");
+    if name.len() > MOST_OF_A_NAME {
+        let mut hasher = DefaultHasher::new();
+        key.hash(&mut hasher);
+        let mut end = MOST_OF_A_NAME - 21;
+        while !name.is_char_boundary(end) {
+            end -= 1;
+        }
+        name = format!("{}-{:016x}.png", &name[..end], hasher.finish());
+    }
+    Path::new(folder).join(name)
 }
 
 /// The fields of a line, and the picture if it is wanted.
@@ -275,4 +301,26 @@ fn finder_of<T: Task>(path: &Path, device: &Device, precision: Precision) -> Res
     let mut model = Model::<T>::load(path, device)?;
     model.precision = precision;
     Ok(Box::new(move |photo| model.task.predict(&model, photo)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pictures_of_long_names_have_names_of_their_own() {
+        assert_eq!(picture_name("a/b"), Path::new("a/b.png"));
+        for letter in ["x", "é"] {
+            let long = format!("a/{}", letter.repeat(251 / letter.len()));
+            let (one, other) = (
+                picture_name(&format!("{long}1")),
+                picture_name(&format!("{long}2")),
+            );
+            assert_ne!(one, other);
+            for path in [one, other] {
+                let name = path.file_name().unwrap().to_string_lossy().into_owned();
+                assert!(name.len() <= 255 && name.ends_with(".png"), "{name}");
+            }
+        }
+    }
 }

@@ -9,7 +9,7 @@ use clasp_pretrain::{Control, Event, Recipe, Summary, train};
 
 use super::print_result;
 use crate::args::{Common, Pretrain};
-use crate::progress::{Meter, duration};
+use crate::progress::{Meter, duration, rate};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the verb.
@@ -35,11 +35,12 @@ pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
     };
     let summary = pretrain(common, &recipe, &folder, resume)?;
     let mut text = format!(
-        "{} steps on {} images in {}\nbackbone: {}",
+        "{} steps on {} images in {}\nbackbone: {}\nnext: clasp finetune TASK --data DATA --init {}",
         summary.steps,
         summary.images,
         duration(summary.seconds),
-        summary.backbone.display()
+        summary.backbone.display(),
+        folder.display()
     );
     if !summary.finished {
         text = format!(
@@ -49,7 +50,10 @@ pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
         );
     }
     print_result(common.json, &summary, &text)?;
-    Ok(Outcome::Done)
+    Ok(match summary.finished {
+        true => Outcome::Done,
+        false => Outcome::Stopped,
+    })
 }
 
 fn default_folder(name: &str, recipe: &Recipe) -> PathBuf {
@@ -111,16 +115,10 @@ pub fn pretrain(common: &Common, recipe: &Recipe, folder: &Path, resume: bool) -
             metrics,
         } => {
             let figure = |name: &str| metrics.get(name).copied();
-            let mut note = String::new();
-            for (name, key) in [
-                ("loss", "loss/total"),
-                ("images/s", "speed/images_per_second"),
-            ] {
-                if let Some(value) = figure(key) {
-                    note.push_str(&format!("{name} {value:.3} "));
-                }
-            }
-            meter.set(step, steps, note.trim_end());
+            let loss = figure("loss/total").map(|loss| format!("loss {loss:.3}"));
+            let speed = figure("speed/images_per_second").map(|speed| rate(speed, "images"));
+            let note: Vec<String> = loss.into_iter().chain(speed).collect();
+            meter.set(step, steps, &note.join(", "));
         }
         Event::Loaded(report) => meter.line(&format!(
             "starting from {}: {report}",

@@ -16,7 +16,7 @@ use clasp_tasks::{BackboneExtractor, Options};
 use clasp_weights::tuned::read_meta;
 use serde_json::json;
 
-use super::{check_writable, eval, print_result};
+use super::{check_writable, eval, open_images, print_result};
 use crate::args::{Common, Search};
 use crate::progress::Meter;
 use crate::{Outcome, device, interrupt};
@@ -43,6 +43,9 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
         Some(meta) if meta.task == Reid::NAME => {
             let mut model = Model::<Reid>::load(&arguments.model, &device)?;
             model.precision = precision;
+            if let Some([height, width]) = arguments.size {
+                (model.preprocess.height, model.preprocess.width) = (height, width);
+            }
             let preprocess = model.task.test_preprocess(&model.preprocess);
             let same = model.task.same_person.as_ref().map(|same| same.cosine);
             search(common, arguments, &model, &preprocess, same)
@@ -53,7 +56,7 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
             meta.task
         ),
         None => {
-            let model = eval::Model::load(&arguments.model, None, &device)?;
+            let model = eval::Model::load(&arguments.model, arguments.size, &device)?;
             let mix = Reid::default_mix();
             let extractor =
                 BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
@@ -88,8 +91,8 @@ fn search<E: Extractor>(
         )?)
     };
     let (queries, others) = (
-        Source::open(&arguments.query)?,
-        Source::open(&arguments.gallery)?,
+        open_images(&[&arguments.query], arguments.keep_going)?,
+        open_images(&[&arguments.gallery], arguments.keep_going)?,
     );
     let query = features("search: queries", &queries)?;
     let gallery = features("search: gallery", &others)?;

@@ -98,7 +98,7 @@ fn ctrl_c_stops_a_demo_that_labels() {
     assert!(sent.expect("a signal").success());
     let output = child.wait_with_output().expect("a child");
     let message = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{message}");
+    assert_eq!(output.status.code(), Some(130), "{message}");
     assert!(
         message.contains("stopped; the same command goes on"),
         "{message}"

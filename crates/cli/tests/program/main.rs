@@ -9,6 +9,7 @@ mod interrupted;
 mod layouts;
 mod miniatures;
 mod resume;
+mod robust;
 mod weights;
 
 use std::path::{Path, PathBuf};

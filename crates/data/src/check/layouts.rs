@@ -127,9 +127,9 @@ impl Candidates {
     }
 
     fn fail(&mut self, name: &'static str, error: LayoutError) {
-        match error {
-            LayoutError::NotFound { tried, .. } => self.tried.extend(tried),
-            error => self.found.push(Candidate {
+        match error.missing() {
+            Ok(tried) => self.tried.extend(tried),
+            Err(error) => self.found.push(Candidate {
                 name,
                 place: self.folder.clone(),
                 look: Box::new(move || Err(error)),
@@ -199,6 +199,61 @@ fn in_both(train: &BTreeSet<i64>, test: &BTreeSet<i64>) -> Option<String> {
     ))
 }
 
+/// What to tell of images of a split that are trained on, too; `train` gives the images of that split.
+fn in_training_too(
+    split: &str,
+    images: &[CocoImage],
+    train: impl FnOnce() -> Option<Vec<CocoImage>>,
+) -> Option<String> {
+    if split == "train" {
+        return None;
+    }
+    let train: BTreeSet<PathBuf> = train()?.into_iter().map(|image| image.path).collect();
+    let both = images.iter().filter(|image| train.contains(&image.path));
+    let both: Vec<String> = both.map(|image| image.path.display().to_string()).collect();
+    let told = counted(&format!("images of {split} are in train, too"), &both)?;
+    Some(format!("{told}; figures on them flatter"))
+}
+
+/// What to tell of images that a table lists more than once: in one split, with other answers, in train and another split.
+/// `rows`: path, split, and whatever the answer is.
+fn listed_again<T: PartialEq>(rows: &[(&Path, &str, T)]) -> Vec<String> {
+    let mut first: BTreeMap<(&Path, &str), &T> = BTreeMap::new();
+    let (mut twice, mut other) = (Vec::new(), Vec::new());
+    for (path, split, answer) in rows {
+        match first.get(&(*path, *split)) {
+            Some(earlier) => {
+                twice.push(path.display().to_string());
+                if *earlier != answer {
+                    other.push(path.display().to_string());
+                }
+            }
+            None => {
+                first.insert((path, split), answer);
+            }
+        }
+    }
+    let mut notes = Vec::from_iter(counted("images are listed twice in one split", &twice));
+    notes.extend(counted(
+        "images listed twice have other answers the second time",
+        &other,
+    ));
+    let mut shared: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (path, split) in first.keys() {
+        if *split != "train" && first.contains_key(&(*path, "train")) {
+            shared
+                .entry(split)
+                .or_default()
+                .push(path.display().to_string());
+        }
+    }
+    for (split, images) in shared {
+        let told = counted(&format!("images of {split} are in train, too"), &images);
+        notes.extend(told.map(|told| format!("{told}; figures on them flatter")));
+    }
+    notes
+}
+
 /// Names between quotes.
 fn quoted<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     let names: Vec<String> = names.into_iter().map(|name| format!("`{name}`")).collect();
@@ -257,6 +312,20 @@ fn people_of(mut data: Reid) -> Result<Found, LayoutError> {
     let both = (!is_msmt17)
         .then(|| in_both(&numbers(&data.train), &test))
         .flatten();
+    let splits = [
+        ("train", &data.train),
+        ("val", &data.val),
+        ("query", &data.query),
+        ("gallery", &data.gallery),
+    ];
+    let rows: Vec<(&Path, &str, i64)> = { splits.iter() }
+        .flat_map(|(split, crops)| {
+            crops
+                .iter()
+                .map(move |crop| (crop.path.as_path(), *split, crop.person))
+        })
+        .collect();
+    let again = listed_again(&rows);
     let mut problems = Vec::from_iter(missing(
         "images",
         all.iter().map(|crop| crop.path.as_path()),
@@ -272,7 +341,7 @@ fn people_of(mut data: Reid) -> Result<Found, LayoutError> {
         place: data.root.display().to_string(),
         counts,
         problems,
-        notes: Vec::from_iter(both),
+        notes: both.into_iter().chain(again).collect(),
     })
 }
 
@@ -307,6 +376,9 @@ fn attributes(file: PathBuf, first: Option<PathBuf>) -> Result<Found, LayoutErro
         publish(&mut counts, names.into_iter().zip(*published));
     }
     let paths = data.images.iter().map(|image| image.path.as_path());
+    let rows = { data.images.iter() }
+        .map(|image| (image.path.as_path(), image.split.as_str(), &image.values));
+    notes.extend(listed_again(&Vec::from_iter(rows)));
     Ok(Found {
         layout: data.layout.to_owned(),
         place: data.file.display().to_string(),
@@ -350,11 +422,16 @@ fn label_maps(data: &Parsing) -> Result<Found, LayoutError> {
         .map(|image| (image.split.as_str(), read(image)))
         .collect();
     let (mut wrong, mut present) = (Vec::new(), BTreeMap::<&str, [bool; 256]>::new());
+    let mut any = [false; 256];
     for (split, result) in read {
         match result {
-            Ok(labels) => { present.entry(split).or_insert([false; 256]).iter_mut() }
-                .zip(labels)
-                .for_each(|(all, label)| *all |= label),
+            Ok(labels) => {
+                let present = present.entry(split).or_insert([false; 256]);
+                for (label, there) in labels.into_iter().enumerate() {
+                    present[label] |= there;
+                    any[label] |= there;
+                }
+            }
             Err(error) => wrong.push(error),
         }
     }
@@ -379,11 +456,17 @@ fn label_maps(data: &Parsing) -> Result<Found, LayoutError> {
             "classes with a side that has no counterpart, wrong in mirrored images: {names}"
         ));
     }
+    let rows = { data.images.iter() }
+        .map(|image| (image.image.as_path(), image.split.as_str(), &image.mask));
+    notes.extend(listed_again(&Vec::from_iter(rows)));
     let images = data.images.iter().map(|image| image.image.as_path());
     let masks = data.images.iter().map(|image| image.mask.as_path());
     let mut problems = Vec::from_iter(missing("images", images));
     problems.extend(missing("masks", masks));
     problems.extend(counted("masks cannot be used", &wrong));
+    if parsing::is_black_and_white(&any) {
+        problems.push(parsing::BLACK_AND_WHITE.to_owned());
+    }
     Ok(Found {
         layout: data.layout.to_owned(),
         place: data.file.display().to_string(),
@@ -479,7 +562,11 @@ fn boxes(file: &Path, split: &str, citypersons: Option<u64>) -> Result<Found, La
     let mut problems = Vec::from_iter(missing("images", paths));
     problems.extend(other_sizes(&data.images));
     // Nothing is evaluated on what is trained on.
-    let notes = Vec::from_iter(data.without_hidden().filter(|_| split != "train"));
+    let mut notes = Vec::from_iter(data.without_hidden().filter(|_| split != "train"));
+    notes.extend(in_training_too(split, &data.images, || {
+        let train = Boxes::open(file.parent()?, "train").ok()?;
+        Some(train.images)
+    }));
     problems.extend(data.problems);
     Ok(Found {
         layout: match is_citypersons {
@@ -513,6 +600,7 @@ fn keypoints(file: &Path, split: &str) -> Result<Found, LayoutError> {
     let paths = data.images.iter().map(|image| image.path.as_path());
     let mut problems = Vec::from_iter(missing("images", paths));
     problems.extend(other_sizes(&data.images));
+    problems.extend(data.problems.iter().cloned());
     let mut beyond = Vec::new();
     for one in &data.people {
         let image = &data.images[one.image];
@@ -540,6 +628,10 @@ fn keypoints(file: &Path, split: &str) -> Result<Found, LayoutError> {
         }
     }
     let mut notes = Vec::from_iter(counted("labelled joints are outside their image", &beyond));
+    notes.extend(in_training_too(split, &data.images, || {
+        let train = Keypoints::open(file.parent()?, "train").ok()?;
+        Some(train.images)
+    }));
     if !data.unpaired.is_empty() {
         let names = quoted(data.unpaired.iter().map(|joint| &data.joints[*joint]));
         notes.push(format!(

@@ -14,21 +14,27 @@
 //! | `parts` | fixed binary, rows x columns bytes | part class of each cell, row by row; 255 = not sure |
 //! | `part_confidence` | the same | round(255 p), p the probability of the best class |
 //! | `attributes` | list of 32-bit floats | one raw logit for each value of the vocabulary, in its order |
+//! | `image_sha256` | string | first 16 hexadecimal digits of the image file's SHA-256 ([`image_digest`]) |
 //!
 //! Parquet has no list of fixed length: each list has as many logits as the vocabulary has
 //! values, which writer and reader check.
 //!
-//! The file's key-value metadata hold `clasp.format` (`1`), `clasp.shard` (name of the input
+//! Labels may be made and corrected by other programs. Any Parquet file with these columns is read,
+//! found by their names: maps as binary or as lists of whole numbers, numbers of any width, columns
+//! that allow missing values, further columns, any order, compression, encoding and row groups. What
+//! such programs do not keep, the metadata below, stands in `_store.toml` beside the files; a file
+//! whose digest is missing or does not fit is one that was edited, which [`Store::edited`] tells.
+//! `image_sha256` may be missing or empty: then only the image's size is compared.
+//!
+//! The file's key-value metadata hold `clasp.format` (`2`; `1` has no `image_sha256`), `clasp.shard` (name of the input
 //! shard), `clasp.vocabulary` (TOML), `clasp.model`, `clasp.model_sha256`, `clasp.rows`,
 //! `clasp.columns`, `clasp.method` (`clip`, `kmeans` or `truth`), `clasp.dense`,
-//! `clasp.confidence`, and `clasp.digest`, a SHA-256 over the pages and the metadata above: a
-//! damaged file is noticed, not trained on. With the method `truth` (drawn people) the logits are
+//! `clasp.confidence`, and `clasp.digest`, a SHA-256 over the pages and the metadata above. With the method `truth` (drawn people) the logits are
 //! log-probabilities up to a constant: 0 for the true value, a large negative number for the
 //! others, 0 for all values of an attribute that is not known.
 //!
-//! Pages are not compressed. Half of a row is logits, which hardly compress, and a reader of
-//! plain pages never allocates by a size that a damaged page header claims. An image takes
-//! about 0.5 kB.
+//! Pages are not compressed: half of a row is logits, which hardly compress. An image takes about
+//! 0.5 kB. What a file claims to hold is compared with its size before anything is allocated by it.
 //!
 //! `_calibration.json`, beside the files, holds the mean of each logit over the corpus and the
 //! spread and the margins of each attribute ([`Calibration`]). It is a file of its own because it
@@ -43,6 +49,7 @@
 //! ```
 
 mod calibration;
+mod pages;
 mod shard;
 mod store;
 
@@ -52,7 +59,9 @@ pub use calibration::{
     AttributeConfig, AttributeConfigError, AttributeRule, AttributeTargets, Calibration,
     GroupWeights,
 };
-pub use store::{LabelRef, Store, finished_shards, shard_keys, write_shard};
+pub use store::{
+    LabelRef, Store, finished_shards, image_digest, read_shard, shard_file, shard_keys, write_shard,
+};
 
 use crate::vocabulary::{IGNORE, Vocabulary};
 
@@ -77,6 +86,8 @@ pub struct Labels {
     pub part_confidence: Vec<u8>,
     /// Raw logits, one for each value of the vocabulary.
     pub attributes: Vec<f32>,
+    /// [`image_digest`] of the file that was labelled; empty where it is not known.
+    pub image_sha256: String,
 }
 
 impl Labels {
@@ -89,6 +100,7 @@ impl Labels {
             parts: &self.parts,
             part_confidence: &self.part_confidence,
             attributes: &self.attributes,
+            image_sha256: &self.image_sha256,
         }
     }
 }
@@ -251,7 +263,11 @@ pub enum LabelError {
         folder: PathBuf,
     },
     /// A file that is damaged, or was not written by `clasp label`.
-    #[error("{}: not a whole label file: {problem}\nhint: delete it and label again, the other shards are kept", path.display())]
+    #[error(
+        "{}: not a label file that can be read: {problem}\n  \
+         hint: mend it (docs/formats.md has the columns), or delete it and label again; the other shards are kept",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

@@ -46,6 +46,10 @@ fn label(key: &str, meta: &StoreMeta, seed: u64) -> Labels {
         attributes: (0..meta.vocabulary.logits())
             .map(|_| next() as f32 / 1e8 - 10.0)
             .collect(),
+        image_sha256: match seed % 3 {
+            0 => String::new(),
+            _ => image_digest(key.as_bytes()),
+        },
     }
 }
 
@@ -380,9 +384,126 @@ proptest! {
             let at = index.index(bytes.len());
             bytes[at] ^= flip;
         }
-        // No panic; and if it opens, then with the labels that were written.
-        if let Ok(store) = open_bytes(folder.path(), &bytes) {
+        // No panic; and if it opens, then with the labels that were written, or as edited.
+        if let Ok(store) = open_bytes(folder.path(), &bytes) && store.edited.is_empty() {
             prop_assert_eq!(store.iter().map(|row| row.to_labels()).collect::<Vec<_>>(), labels);
         }
+    }
+}
+
+/// Labels as `tests/labels/write.py` writes them with other programs.
+fn of_others(i: usize) -> Labels {
+    let cells = 0..16 * 8;
+    let part = |j| match (i + j) % 11 {
+        0 => 255,
+        _ => ((i + j) % 8) as u8,
+    };
+    Labels {
+        key: format!("a/{i:05}"),
+        width: 10 + i as u16,
+        height: 20 + i as u16,
+        parts: cells.clone().map(part).collect(),
+        part_confidence: cells.map(|j| (i * j % 256) as u8).collect(),
+        attributes: (0..55).map(|k| i as f32 - k as f32 / 4.0).collect(),
+        image_sha256: format!("{i:016x}"),
+    }
+}
+
+#[test]
+fn files_of_other_programs_are_read_by_names_and_types_and_told() {
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labels");
+    let meta = standard();
+    let expected: Vec<Labels> = (0..6).map(of_others).collect();
+    for program in ["pandas", "polars", "version2", "duckdb"] {
+        let folder = tempfile::tempdir().unwrap();
+        write_shard(folder.path(), "people", &meta, &many(&meta, "b", 2)).unwrap();
+        let path = write_shard(folder.path(), "a/b", &meta, &expected).unwrap();
+        let own = Store::open(folder.path()).unwrap();
+        assert!(own.edited.is_empty());
+        fs::copy(files.join(format!("{program}.parquet")), &path).unwrap();
+        let store = Store::open(folder.path()).unwrap_or_else(|e| panic!("{program}: {e}"));
+        assert_eq!(store.edited, ["a/b"], "{program}");
+        assert_eq!(
+            (&store.meta, &store.shards),
+            (&own.meta, &own.shards),
+            "{program}"
+        );
+        for label in &expected {
+            assert_eq!(
+                store.get(&label.key).unwrap().to_labels(),
+                *label,
+                "{program}"
+            );
+        }
+        assert_eq!(store.len(), 8);
+        let (labels, edited) = read_shard(folder.path(), "a/b").unwrap();
+        assert!(labels == expected && edited, "{program}");
+        // Without the sidecar nobody knows what the numbers are of.
+        fs::remove_file(folder.path().join("_store.toml")).unwrap();
+        let error = Store::open(folder.path()).unwrap_err().to_string();
+        assert!(
+            error.contains("no `_store.toml` beside it"),
+            "{program}: {error}"
+        );
+    }
+}
+
+#[test]
+fn an_edited_file_that_does_not_fit_names_column_and_row() {
+    let folder = tempfile::tempdir().unwrap();
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labels");
+    // The same file in a store of another grid.
+    let other = meta(Vocabulary::standard().unwrap(), 4, 2);
+    let path = write_shard(folder.path(), "s", &other, &[]).unwrap();
+    fs::copy(files.join("polars.parquet"), path).unwrap();
+    let error = Store::open(folder.path()).unwrap_err().to_string();
+    assert!(
+        error.contains("column `parts`: row 0: expected 8 cells, found 128"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_changed_image_is_known_by_its_size_and_its_bytes() {
+    let mut label = of_others(3);
+    let bytes = b"the file of an image";
+    label.image_sha256 = image_digest(bytes);
+    assert_eq!(label.image_sha256.len(), 16);
+    let differs = |label: &Labels, bytes: &[u8], size| label.view().is_of_another(bytes, size);
+    assert_eq!(differs(&label, bytes, [23, 13]), None);
+    let told = differs(&label, bytes, [13, 23]).unwrap();
+    assert!(
+        told.contains("23 x 13 pixels") && told.contains("13 x 23"),
+        "{told}"
+    );
+    assert!(
+        differs(&label, b"another", [23, 13])
+            .unwrap()
+            .contains("another content")
+    );
+    label.image_sha256.clear();
+    assert_eq!(differs(&label, b"another", [23, 13]), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// What other programs write has no checksum: damage may change labels, but never panics or takes memory.
+    #[test]
+    fn damaged_files_of_others_never_panic(
+        program in 0_usize..4,
+        places in prop::collection::vec((any::<prop::sample::Index>(), 1_u8..), 1..6),
+    ) {
+        let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labels");
+        let name = ["pandas", "polars", "version2", "duckdb"][program];
+        let mut bytes = fs::read(files.join(format!("{name}.parquet"))).unwrap();
+        for (index, flip) in places {
+            let at = index.index(bytes.len());
+            bytes[at] ^= flip;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let meta = standard();
+        write_shard(folder.path(), "s", &meta, &[]).unwrap();
+        let _ = open_bytes(folder.path(), &bytes);
     }
 }

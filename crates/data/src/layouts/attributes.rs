@@ -6,11 +6,12 @@
 //! ```
 //!
 //! The first two columns are `image`, a path relative to the table, and `split`, any name; each other column is an
-//! attribute, its cells 0 or 1. Published annotation in other files is read by [`super::par`].
+//! attribute, its cells 0 or 1 (also `1.0`, `true`; -1 for 0 where the table has no 0). Published annotation in other files is read by [`super::par`].
 
 use std::path::{Path, PathBuf};
 
-use super::csv::Table;
+use super::csv::{Table, check_lines};
+use super::json::whole;
 use super::{LayoutError, distinct, find_all, in_split, par};
 
 /// Where the table is looked for.
@@ -112,27 +113,36 @@ impl Attributes {
         }
         let folder = file.parent().unwrap_or(Path::new(""));
         let mut images = Vec::with_capacity(table.rows.len());
+        // Some tables write -1 for 0 (as CelebA's does); beside 0 it may mean that nobody knows.
+        let cells = || table.rows.iter().flat_map(|(_, cells)| &cells[2..]);
+        let signed = !cells().any(|cell| whole(cell) == Some(0));
+        let mut faults = Vec::new();
         for (line, cells) in &table.rows {
-            let value = |(name, cell): (&String, &String)| match cell.trim() {
-                "0" => Ok(false),
-                "1" => Ok(true),
-                other => Err(line_error(
-                    *line,
-                    format!("0 or 1 in column `{name}`"),
-                    format!("`{other}`"),
-                )),
-            };
+            let mut values = Vec::with_capacity(names.len());
+            for (name, cell) in names.iter().zip(&cells[2..]) {
+                let value = match (whole(cell), cell.trim()) {
+                    (Some(0), _) | (None, "false" | "False" | "FALSE") => Some(false),
+                    (Some(1), _) | (None, "true" | "True" | "TRUE") => Some(true),
+                    (Some(-1), _) if signed => Some(false),
+                    _ => None,
+                };
+                if value.is_none() {
+                    let expected = match cell.trim() {
+                        "-1" | "-1.0" => format!("0 or 1, or -1 or 1, in column `{name}`"),
+                        _ => format!("0 or 1 in column `{name}`"),
+                    };
+                    faults.push(line_error(*line, expected, format!("`{}`", cell.trim())));
+                }
+                values.push(value.unwrap_or(false));
+            }
             images.push(Attributed {
                 path: folder.join(cells[0].trim()),
                 name: cells[0].trim().to_owned(),
                 split: cells[1].trim().to_owned(),
-                values: names
-                    .iter()
-                    .zip(&cells[2..])
-                    .map(value)
-                    .collect::<Result<_, _>>()?,
+                values,
             });
         }
+        check_lines(faults)?;
         Ok(Self {
             layout: "attribute table",
             file,
@@ -183,6 +193,30 @@ mod tests {
             error.contains("`test`") && error.contains("train, val"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn answers_as_other_tools_write_them() {
+        let values = |text: &str| -> Vec<Vec<bool>> {
+            let data = open(&format!("image,split,hat,bag\n{text}")).unwrap();
+            data.images.into_iter().map(|image| image.values).collect()
+        };
+        let expected = vec![vec![true, false], vec![false, true]];
+        assert_eq!(values("a,train,1.0,0.0\nb,train,0.0,1\n"), expected);
+        assert_eq!(values("a,train,true,False\nb,train,FALSE,True\n"), expected);
+        assert_eq!(values("a,train,1,-1\nb,train,-1.0,1\n"), expected);
+        let error =
+            open("image,split,hat,bag\na,train,0,-1\nb,train,,2\nc,train,0.5,1\n").unwrap_err();
+        let told = error.to_string();
+        for part in [
+            "4 lines cannot be used",
+            "line 2: expected 0 or 1, or -1 or 1, in column `bag`, found `-1`",
+            "line 3: expected 0 or 1 in column `hat`, found ``",
+            "line 3: expected 0 or 1 in column `bag`, found `2`",
+            "line 4: expected 0 or 1 in column `hat`, found `0.5`",
+        ] {
+            assert!(told.contains(part), "{told}");
+        }
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! and `sigmas`. Where they are missing, flip pairs follow from the names ([`super::sides`]), and σ is COCO's if the
 //! joints are COCO's 17. Segmentations are not read.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use serde::Deserialize;
 
+use super::json::{self, Entry, Faults, Flag, Real, Whole, other_form};
 use super::sides::{self, Sides};
-use super::{LayoutError, around, find};
+use super::{LayoutError, around, find, with_splits};
 
 /// Names of COCO's 17 joints.
 pub const COCO_JOINTS: [&str; 17] = [
@@ -106,40 +106,42 @@ pub struct Keypoints {
     pub images: Vec<CocoImage>,
     /// People in the order of the file.
     pub people: Vec<Person>,
+    /// What was left out, in words.
+    pub problems: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct File {
     images: Vec<RawImage>,
-    #[serde(default)]
-    annotations: Vec<RawPerson>,
+    #[serde(default = "Vec::new")]
+    annotations: Vec<Entry<RawPerson>>,
     categories: Vec<RawCategory>,
 }
 
 #[derive(Deserialize)]
 struct RawImage {
-    id: u64,
+    id: Whole,
     file_name: String,
-    width: usize,
-    height: usize,
+    width: Whole,
+    height: Whole,
 }
 
 #[derive(Deserialize)]
 struct RawPerson {
-    id: u64,
-    image_id: u64,
-    category_id: u64,
-    bbox: [f64; 4],
-    area: f64,
+    id: Whole,
+    image_id: Whole,
+    category_id: Whole,
+    bbox: [Real; 4],
+    area: Option<f64>,
     #[serde(default)]
-    iscrowd: u8,
+    iscrowd: Flag,
     #[serde(default)]
-    keypoints: Vec<f64>,
+    keypoints: Option<Vec<Real>>,
 }
 
 #[derive(Deserialize)]
 struct RawCategory {
-    id: u64,
+    id: Whole,
     #[serde(default)]
     keypoints: Vec<String>,
     #[serde(default)]
@@ -158,7 +160,8 @@ impl Keypoints {
         if path.is_file() {
             return Self::read(path);
         }
-        Self::read(&Self::place(path, split)?)
+        let place = |split: &str| Self::place(path, split);
+        Self::read(&place(split).map_err(|error| with_splits(error, split, place))?)
     }
 
     /// The file of a split in a folder.
@@ -190,83 +193,113 @@ impl Keypoints {
     /// # Errors
     /// If something in it cannot be.
     pub fn read(path: &Path) -> Result<Self, LayoutError> {
-        let file = path.display().to_string();
-        let bytes = fs::read(path)?;
-        let raw: File = serde_json::from_slice(&bytes).map_err(|error| LayoutError::Json {
-            file: file.clone(),
-            expected: "COCO keypoints",
-            reason: error.to_string(),
-        })?;
-        let error = |entry: String, expected: &str, found: String| LayoutError::Entry {
-            file: file.clone(),
-            entry,
-            expected: expected.to_owned(),
-            found,
+        let raw: File = json::read(path, "COCO keypoints")?;
+        let mut faults = Faults::default();
+        let category = category(&raw.categories, &mut faults);
+        let Some(category) = category else {
+            faults.check(path)?;
+            return Err(LayoutError::File {
+                file: path.display().to_string(),
+                expected: "one category with `keypoints`".to_owned(),
+                found: "none".to_owned(),
+            });
         };
-        let category = category(&raw.categories, &error)?;
         let joints = category.keypoints.len();
         let folder = image_folder(path, raw.images.first());
         let mut index = HashMap::with_capacity(raw.images.len());
         let mut images = Vec::with_capacity(raw.images.len());
         for image in raw.images {
-            let entry = format!("image {}", image.id);
-            if image.width == 0 || image.height == 0 {
-                return Err(error(
-                    entry,
-                    "a size",
-                    format!("{} x {}", image.width, image.height),
-                ));
+            let Some(found) = read_image(image.id, [image.height, image.width], &mut faults) else {
+                continue;
+            };
+            let (id, [height, width]) = found;
+            if index.insert(id, images.len()).is_some() {
+                faults.add(
+                    format!("image {id}"),
+                    "every id once",
+                    "it twice".to_owned(),
+                );
             }
-            if index.insert(image.id, images.len()).is_some() {
-                return Err(error(entry, "every id once", "it twice".to_owned()));
-            }
-            let path = folder.join(&image.file_name);
             images.push(CocoImage {
-                id: image.id,
-                path,
-                height: image.height,
-                width: image.width,
+                id,
+                path: folder.join(&image.file_name),
+                height,
+                width,
             });
         }
         let mut people = Vec::with_capacity(raw.annotations.len());
-        for person in raw.annotations {
+        let mut strangers = Strangers::default();
+        let known: Vec<i64> = raw
+            .categories
+            .iter()
+            .map(|category| category.id.0)
+            .collect();
+        for (place, entry) in raw.annotations.into_iter().enumerate() {
+            let person = match entry.read("annotation", place) {
+                Ok(person) => person,
+                Err(fault) => {
+                    faults.push(fault);
+                    continue;
+                }
+            };
             if person.category_id != category.id {
+                strangers.see(person.category_id.0, &known);
                 continue;
             }
-            let entry = format!("annotation {}", person.id);
-            let Some(&image) = index.get(&person.image_id) else {
-                return Err(error(
-                    entry,
-                    "an image of `images`",
-                    format!("image_id {}", person.image_id),
-                ));
+            let entry = || format!("annotation {}", person.id.0);
+            let Some(&image) =
+                { person.image_id.0.try_into().ok() }.and_then(|id: u64| index.get(&id))
+            else {
+                let found = format!("image_id {}", person.image_id.0);
+                faults.add(entry(), "an image of `images`", found);
+                continue;
             };
-            if person.keypoints.len() != 3 * joints {
+            // Nobody has labelled a joint.
+            let keypoints = person.keypoints.unwrap_or_default();
+            let keypoints: Vec<f64> = match keypoints.is_empty() {
+                true => vec![0.0; 3 * joints],
+                false => keypoints.iter().map(|value| value.0).collect(),
+            };
+            if keypoints.len() != 3 * joints {
                 let expected = format!("{} numbers, 3 for each of {joints} joints", 3 * joints);
-                return Err(error(entry, &expected, person.keypoints.len().to_string()));
+                faults.add(entry(), &expected, keypoints.len().to_string());
+                continue;
             }
-            let [_, _, width, height] = person.bbox;
-            if !(width >= 0.0 && height >= 0.0 && person.area >= 0.0) {
-                let found = format!("{width} x {height}, {}", person.area);
-                return Err(error(
-                    entry,
-                    "a box and an area that are not negative",
-                    found,
-                ));
+            let bbox = person.bbox.map(|value| value.0);
+            let area = person.area.unwrap_or(bbox[2] * bbox[3]);
+            if !{ bbox.iter().chain(&keypoints).chain([&area]) }.all(|value| value.is_finite()) {
+                faults.add(
+                    entry(),
+                    "finite numbers",
+                    format!("{bbox:?} and its joints"),
+                );
+                continue;
+            }
+            if bbox[2] < 0.0 || bbox[3] < 0.0 || area < 0.0 {
+                let found = format!("{} x {}, {area}", bbox[2], bbox[3]);
+                faults.add(entry(), "a box and an area that are not negative", found);
+                continue;
             }
             people.push(Person {
-                id: person.id,
+                id: person.id.0 as u64,
                 image,
-                bbox: person.bbox,
-                area: person.area,
-                crowd: person.iscrowd != 0,
-                keypoints: person
-                    .keypoints
-                    .chunks_exact(3)
+                bbox,
+                area,
+                crowd: person.iscrowd.0,
+                keypoints: { keypoints.chunks_exact(3) }
                     .map(|k| [k[0], k[1], k[2]])
                     .collect(),
             });
         }
+        let sizes = people.iter().map(|person: &Person| {
+            let image: &CocoImage = &images[person.image];
+            (person.bbox, [image.height, image.width])
+        });
+        if let Some(form) = other_form(sizes) {
+            let expected = "boxes of x, y, width, height in pixels";
+            faults.add("annotations".to_owned(), expected, form.to_owned());
+        }
+        faults.check(path)?;
         let sides = match category.flip_pairs.clone() {
             Some(pairs) => Sides {
                 pairs,
@@ -280,7 +313,7 @@ impl Keypoints {
         };
         Ok(Self {
             file: path.to_owned(),
-            category: category.id,
+            category: category.id.0 as u64,
             joints: category.keypoints.clone(),
             skeleton: category
                 .skeleton
@@ -298,6 +331,7 @@ impl Keypoints {
             }),
             images,
             people,
+            problems: strangers.describe(),
         })
     }
 
@@ -340,9 +374,9 @@ pub struct DetectedBox {
 
 #[derive(Deserialize)]
 struct RawDetection {
-    image_id: u64,
+    image_id: Whole,
     #[serde(default)]
-    category_id: Option<u64>,
+    category_id: Option<Whole>,
     bbox: [f64; 4],
     score: f64,
 }
@@ -355,15 +389,14 @@ struct RawDetection {
 /// If it is no such file, or a box is not finite or of no size.
 pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, LayoutError> {
     let file = path.display().to_string();
-    let raw: Vec<RawDetection> =
-        serde_json::from_slice(&fs::read(path)?).map_err(|error| LayoutError::Json {
-            file: file.clone(),
-            expected: "COCO results with boxes: [{image_id, bbox, score}, ...]",
-            reason: error.to_string(),
-        })?;
+    let expected = "COCO results with boxes: [{image_id, bbox, score}, ...]";
+    let raw: Vec<RawDetection> = json::read(path, expected)?;
     let mut boxes = Vec::new();
     for (index, item) in raw.iter().enumerate() {
-        if item.category_id.is_some_and(|found| found != category) {
+        if item
+            .category_id
+            .is_some_and(|found| found.0 != category as i64)
+        {
             continue;
         }
         let is_finite = item.bbox.iter().chain([&item.score]).all(|v| v.is_finite());
@@ -376,7 +409,7 @@ pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, Layout
             });
         }
         boxes.push(DetectedBox {
-            image: item.image_id,
+            image: item.image_id.0 as u64,
             bbox: item.bbox,
             score: item.score,
         });
@@ -384,58 +417,151 @@ pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, Layout
     Ok(boxes)
 }
 
-/// The one category with joints, checked.
-fn category<'a>(
-    categories: &'a [RawCategory],
-    error: &impl Fn(String, &str, String) -> LayoutError,
-) -> Result<&'a RawCategory, LayoutError> {
+/// A pose that some program found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DetectedPose {
+    /// Number of its image, as in [`CocoImage::id`].
+    pub image: u64,
+    /// x, y of each joint in pixels.
+    pub keypoints: Vec<[f64; 2]>,
+    /// Confidence.
+    pub score: f64,
+}
+
+/// Reads the poses of one category from a file of COCO results:
+/// `[{"image_id": 139, "category_id": 1, "keypoints": [x, y, confidence, ...], "score": 0.9}, ..]`. Without a category a
+/// pose is of the one asked for.
+///
+/// # Errors
+/// If it is no such file, or a pose has not 3 finite numbers for each of `joints` joints.
+pub fn read_poses(
+    path: &Path,
+    category: u64,
+    joints: usize,
+) -> Result<Vec<DetectedPose>, LayoutError> {
+    #[derive(Deserialize)]
+    struct Raw {
+        image_id: Whole,
+        #[serde(default)]
+        category_id: Option<Whole>,
+        keypoints: Vec<Real>,
+        score: f64,
+    }
+    let expected = "COCO results with keypoints: [{image_id, keypoints, score}, ...]";
+    let raw: Vec<Raw> = json::read(path, expected)?;
+    let mut faults = Faults::default();
+    let mut poses = Vec::new();
+    for (index, item) in raw.iter().enumerate() {
+        if item
+            .category_id
+            .is_some_and(|found| found.0 != category as i64)
+        {
+            continue;
+        }
+        let values: Vec<f64> = item.keypoints.iter().map(|value| value.0).collect();
+        let finite = values
+            .iter()
+            .chain([&item.score])
+            .all(|value| value.is_finite());
+        if values.len() != 3 * joints || !finite {
+            let expected = format!("3 finite numbers for each of {joints} joints, and a score");
+            faults.add(
+                format!("pose {index}"),
+                &expected,
+                format!("{} numbers", values.len()),
+            );
+            continue;
+        }
+        poses.push(DetectedPose {
+            image: item.image_id.0 as u64,
+            keypoints: values.chunks_exact(3).map(|k| [k[0], k[1]]).collect(),
+            score: item.score,
+        });
+    }
+    faults.check(path)?;
+    Ok(poses)
+}
+
+/// Number, height and width of an image, if they can be.
+pub(super) fn read_image(
+    id: Whole,
+    [height, width]: [Whole; 2],
+    faults: &mut Faults,
+) -> Option<(u64, [usize; 2])> {
+    let entry = format!("image {}", id.0);
+    let side = |side: Whole| usize::try_from(side.0).ok().filter(|side| *side > 0);
+    let (Some(height), Some(width)) = (side(height), side(width)) else {
+        faults.add(entry, "a size", format!("{} x {}", width.0, height.0));
+        return None;
+    };
+    let Ok(id) = u64::try_from(id.0) else {
+        faults.add(entry, "an id from 0", id.0.to_string());
+        return None;
+    };
+    Some((id, [height, width]))
+}
+
+/// Annotations of categories that the file does not have.
+#[derive(Default)]
+pub(super) struct Strangers(BTreeMap<i64, usize>);
+
+impl Strangers {
+    /// Counts an annotation that is of no category of people; `known` are all categories.
+    pub fn see(&mut self, category: i64, known: &[i64]) {
+        if !known.contains(&category) {
+            *self.0.entry(category).or_default() += 1;
+        }
+    }
+
+    /// What to tell of them.
+    pub fn describe(&self) -> Vec<String> {
+        let all = self.0.iter();
+        all.map(|(category, count)| {
+            format!("{count} annotations have category_id {category}, which is none of `categories`: left out")
+        })
+        .collect()
+    }
+}
+
+/// The one category with joints, if it can be used.
+fn category<'a>(categories: &'a [RawCategory], faults: &mut Faults) -> Option<&'a RawCategory> {
     let with_joints: Vec<&RawCategory> = categories
         .iter()
         .filter(|c| !c.keypoints.is_empty())
         .collect();
     let [category] = with_joints[..] else {
         let expected = "one category with `keypoints`";
-        return Err(error(
+        faults.add(
             "categories".to_owned(),
             expected,
             with_joints.len().to_string(),
-        ));
+        );
+        return None;
     };
     let joints = category.keypoints.len();
-    let entry = || format!("category {}", category.id);
-    if let Some(bone) = category
-        .skeleton
-        .iter()
-        .find(|bone| bone.iter().any(|j| !(1..=joints).contains(j)))
-    {
-        return Err(error(
-            entry(),
-            &format!("`skeleton` with joints 1 to {joints}"),
-            format!("{bone:?}"),
-        ));
+    let entry = || format!("category {}", category.id.0);
+    let mut skeleton = category.skeleton.iter();
+    let bone = skeleton.find(|bone| bone.iter().any(|joint| !(1..=joints).contains(joint)));
+    if let Some(bone) = bone {
+        let expected = format!("`skeleton` with joints 1 to {joints}");
+        faults.add(entry(), &expected, format!("{bone:?}"));
+        return None;
     }
-    if let Some(pair) = category
-        .flip_pairs
-        .iter()
-        .flatten()
-        .find(|pair| pair.iter().any(|j| *j >= joints))
-    {
-        return Err(error(
-            entry(),
-            &format!("`flip_pairs` with joints 0 to {}", joints - 1),
-            format!("{pair:?}"),
-        ));
+    let mut pairs = category.flip_pairs.iter().flatten();
+    if let Some(pair) = pairs.find(|pair| pair.iter().any(|joint| *joint >= joints)) {
+        let expected = format!("`flip_pairs` with joints 0 to {}", joints - 1);
+        faults.add(entry(), &expected, format!("{pair:?}"));
     }
     if let Some(sigmas) = &category.sigmas
         && (sigmas.len() != joints || !sigmas.iter().all(|s| *s > 0.0))
     {
-        return Err(error(
+        faults.add(
             entry(),
             &format!("{joints} positive `sigmas`"),
             format!("{sigmas:?}"),
-        ));
+        );
     }
-    Ok(category)
+    Some(category)
 }
 
 /// The folder of the images: that one of the usual places that holds the first.
@@ -465,6 +591,7 @@ fn image_folder(json: &Path, first: Option<&RawImage>) -> PathBuf {
 mod tests {
     use super::*;
     use crate::layouts::tests::assert_refused;
+    use fs_err as fs;
 
     const GOOD: &str = r#"{"images": [{"id": 7, "file_name": "a.jpg", "width": 40, "height": 80}],
         "annotations": [

@@ -2,9 +2,8 @@
 
 use std::path::Path;
 
-use fs_err as fs;
-
 use super::LayoutError;
+use crate::text::read_text;
 
 /// A table as text.
 pub(super) struct Table {
@@ -20,27 +19,13 @@ impl Table {
     /// Reads a table whose first columns have the names in `first`.
     pub fn read(path: &Path, first: &[&str]) -> Result<Self, LayoutError> {
         let file = path.display().to_string();
-        let bytes = fs::read(path)?;
-        let text = String::from_utf8(bytes).map_err(|error| {
-            let valid = error.utf8_error().valid_up_to();
-            let line = 1 + error.as_bytes()[..valid]
-                .iter()
-                .filter(|byte| **byte == b'\n')
-                .count();
-            LayoutError::Line {
-                file: file.clone(),
-                line,
-                expected: "UTF-8 text".into(),
-                found: "other bytes".into(),
-            }
+        let text = read_text(path)?;
+        let mut rows = records(&text).map_err(|line| LayoutError::Line {
+            file: file.clone(),
+            line,
+            expected: "a closing quote".into(),
+            found: "the end of the file".into(),
         })?;
-        let mut rows =
-            records(text.trim_start_matches('\u{feff}')).map_err(|line| LayoutError::Line {
-                file: file.clone(),
-                line,
-                expected: "a closing quote".into(),
-                found: "the end of the file".into(),
-            })?;
         let named = |cells: &[String]| {
             cells
                 .iter()
@@ -75,6 +60,49 @@ impl Table {
         }
         Ok(Self { file, header, rows })
     }
+}
+
+/// The header and the rows, each with its line counted from 1, of a table whose first column is called `first`.
+///
+/// # Errors
+/// It is no such table.
+pub fn read_columns(
+    path: &Path,
+    first: &str,
+) -> Result<(Vec<String>, Vec<(usize, Vec<String>)>), LayoutError> {
+    let table = Table::read(path, &[first])?;
+    Ok((table.header, table.rows))
+}
+
+/// Faulty lines of a table that are listed one by one.
+const LISTED: usize = 20;
+
+/// # Errors
+/// If there is any fault: one by itself, several in a list.
+pub(super) fn check_lines(mut faults: Vec<LayoutError>) -> Result<(), LayoutError> {
+    let count = faults.len();
+    if count <= 1 {
+        return faults.pop().map_or(Ok(()), Err);
+    }
+    let mut table = String::new();
+    let mut lines = Vec::new();
+    for fault in faults.into_iter().take(LISTED) {
+        if let LayoutError::Line {
+            file,
+            line,
+            expected,
+            found,
+        } = fault
+        {
+            lines.push(format!("line {line}: expected {expected}, found {found}"));
+            table = file;
+        }
+    }
+    Err(LayoutError::Lines {
+        file: table,
+        count,
+        lines,
+    })
 }
 
 /// The start of a text, short enough for a message.

@@ -16,11 +16,11 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use serde::Deserialize;
 
-use super::coco::CocoImage;
-use super::{LayoutError, around, find};
+use super::coco::{CocoImage, Strangers, read_image};
+use super::json::{self, Entry, Faults, Flag, Real, Whole, other_form};
+use super::{LayoutError, around, find, with_splits};
 
 /// Published numbers of images of CityPersons, to train and to validate.
 pub const CITYPERSONS: [u64; 2] = [2_975, 500];
@@ -59,33 +59,34 @@ pub struct Boxes {
     pub people: Vec<Marked>,
     /// What was left out, in words.
     pub problems: Vec<String>,
+    /// The category of people; 1 where the file names none.
+    pub category: u64,
 }
 
 #[derive(Deserialize)]
 struct File {
     images: Vec<RawImage>,
-    #[serde(default)]
-    annotations: Vec<RawBox>,
+    #[serde(default = "Vec::new")]
+    annotations: Vec<Entry<RawBox>>,
     #[serde(default)]
     categories: Vec<RawCategory>,
 }
 
 #[derive(Deserialize)]
 struct RawImage {
-    id: u64,
+    id: Whole,
     #[serde(alias = "im_name")]
     file_name: String,
-    width: usize,
-    height: usize,
+    width: Whole,
+    height: Whole,
 }
 
 #[derive(Deserialize)]
 struct RawBox {
-    id: u64,
-    image_id: u64,
-    #[serde(default = "one")]
-    category_id: u64,
-    bbox: [f64; 4],
+    id: Whole,
+    image_id: Whole,
+    category_id: Option<Whole>,
+    bbox: [Real; 4],
     area: Option<f64>,
     height: Option<f64>,
     vis_ratio: Option<f64>,
@@ -95,39 +96,12 @@ struct RawBox {
     #[serde(default)]
     iscrowd: Flag,
     #[serde(alias = "person_id")]
-    pid: Option<i64>,
-}
-
-fn one() -> u64 {
-    1
-}
-
-/// 0 and 1, or false and true.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Flag {
-    Bool(bool),
-    Number(f64),
-}
-
-impl Default for Flag {
-    fn default() -> Self {
-        Self::Bool(false)
-    }
-}
-
-impl Flag {
-    fn is_set(&self) -> bool {
-        match self {
-            Self::Bool(set) => *set,
-            Self::Number(number) => *number != 0.0,
-        }
-    }
+    pid: Option<Whole>,
 }
 
 #[derive(Deserialize)]
 struct RawCategory {
-    id: u64,
+    id: Whole,
     name: String,
 }
 
@@ -141,7 +115,8 @@ impl Boxes {
         if path.is_file() {
             return Self::read(path);
         }
-        Self::read(&Self::place(path, split)?)
+        let place = |split: &str| Self::place(path, split);
+        Self::read(&place(split).map_err(|error| with_splits(error, split, place))?)
     }
 
     /// The file of a split in a folder.
@@ -193,20 +168,9 @@ impl Boxes {
     /// # Errors
     /// If something in it cannot be. A box of no size or wholly outside its image is left out and told of in `problems`.
     pub fn read(path: &Path) -> Result<Self, LayoutError> {
-        let file = path.display().to_string();
-        let raw: File =
-            serde_json::from_slice(&fs::read(path)?).map_err(|error| LayoutError::Json {
-                file: file.clone(),
-                expected: "COCO boxes",
-                reason: error.to_string(),
-            })?;
-        let error = |entry: String, expected: &str, found: String| LayoutError::Entry {
-            file: file.clone(),
-            entry,
-            expected: expected.to_owned(),
-            found,
-        };
-        let categories = categories(&raw.categories, &error)?;
+        let raw: File = json::read(path, "COCO boxes")?;
+        let mut faults = Faults::default();
+        let categories = categories(&raw.categories, &mut faults);
         let place = Place::of(
             path,
             raw.images.first().map(|image| image.file_name.as_str()),
@@ -214,35 +178,54 @@ impl Boxes {
         let (mut index, mut names) = (HashMap::new(), BTreeSet::new());
         let (mut images, mut problems) = (Vec::new(), Vec::new());
         for image in raw.images {
-            let entry = format!("image {}", image.id);
-            if image.width == 0 || image.height == 0 {
-                let found = format!("{} x {}", image.width, image.height);
-                return Err(error(entry, "a size", found));
-            }
-            if index.insert(image.id, images.len()).is_some() {
-                return Err(error(entry, "every id once", "it twice".to_owned()));
+            let Some(found) = read_image(image.id, [image.height, image.width], &mut faults) else {
+                continue;
+            };
+            let (id, [height, width]) = found;
+            let entry = format!("image {id}");
+            if index.insert(id, images.len()).is_some() {
+                faults.add(entry.clone(), "every id once", "it twice".to_owned());
             }
             images.push(CocoImage {
-                id: image.id,
+                id,
                 path: place.path(&image.file_name),
-                height: image.height,
-                width: image.width,
+                height,
+                width,
             });
             if !names.insert(image.file_name.clone()) {
                 problems.push(format!("{entry}: `{}` is listed twice", image.file_name));
             }
         }
         let mut people = Vec::with_capacity(raw.annotations.len());
-        for item in raw.annotations {
-            if !categories.is_empty() && !categories.contains(&item.category_id) {
+        let mut strangers = Strangers::default();
+        let known: Vec<i64> = raw
+            .categories
+            .iter()
+            .map(|category| category.id.0)
+            .collect();
+        let mut sizes = Vec::new();
+        for (place, entry) in raw.annotations.into_iter().enumerate() {
+            let item = match entry.read("annotation", place) {
+                Ok(item) => item,
+                Err(fault) => {
+                    faults.push(fault);
+                    continue;
+                }
+            };
+            let category = item.category_id.unwrap_or(Whole(1));
+            if !categories.is_empty() && !categories.contains(&category) {
+                strangers.see(category.0, &known);
                 continue;
             }
-            let entry = format!("annotation {}", item.id);
-            let Some(&image) = index.get(&item.image_id) else {
-                let found = format!("image_id {}", item.image_id);
-                return Err(error(entry, "an image of `images`", found));
+            let entry = format!("annotation {}", item.id.0);
+            let Some(&image) =
+                { item.image_id.0.try_into().ok() }.and_then(|id: u64| index.get(&id))
+            else {
+                let found = format!("image_id {}", item.image_id.0);
+                faults.add(entry, "an image of `images`", found);
+                continue;
             };
-            let bbox = item.bbox;
+            let bbox = item.bbox.map(|value| value.0);
             let area = item.area.unwrap_or(bbox[2] * bbox[3]);
             let height = item.height.unwrap_or(bbox[3]);
             let visible = item
@@ -257,9 +240,11 @@ impl Boxes {
                 .chain([&area, &height, &visibility])
                 .all(|v| v.is_finite())
             {
-                return Err(error(entry, "finite numbers", format!("{bbox:?}")));
+                faults.add(entry, "finite numbers", format!("{bbox:?}"));
+                continue;
             }
             let size = &images[image];
+            sizes.push((bbox, [size.height, size.width]));
             if is_outside(bbox, [size.height, size.width]) {
                 let CocoImage { width, height, .. } = size;
                 problems.push(format!(
@@ -268,24 +253,60 @@ impl Boxes {
                 continue;
             }
             people.push(Marked {
-                id: item.id,
+                id: item.id.0 as u64,
                 image,
                 bbox,
                 area,
                 height,
                 visibility,
-                ignored: item.ignore.is_set(),
-                crowd: item.iscrowd.is_set(),
-                person: item.pid,
+                ignored: item.ignore.0,
+                crowd: item.iscrowd.0,
+                person: item.pid.map(|pid| pid.0),
             });
         }
+        if let Some(form) = other_form(sizes.iter().copied()) {
+            let expected = "boxes of x, y, width, height in pixels";
+            faults.add("annotations".to_owned(), expected, form.to_owned());
+        }
+        faults.check(path)?;
+        problems.extend(strangers.describe());
+        problems.extend(without_unknown(&mut people));
         Ok(Self {
             file: path.to_owned(),
             images,
             people,
             problems,
+            category: categories.first().map_or(1, |category| category.0 as u64),
         })
     }
+}
+
+/// The number that the published code for person search gives to people who are nobody known.
+const UNKNOWN: i64 = 5555;
+
+/// Makes those nobody known whose number says so: a negative one, or 5555 where it is somebody's twice in one image, which
+/// no one person can be. What to tell of the latter.
+fn without_unknown(people: &mut [Marked]) -> Option<String> {
+    let mut seen = BTreeSet::new();
+    let unknown = |marked: &&Marked| marked.person == Some(UNKNOWN);
+    let twice = { people.iter() }
+        .filter(unknown)
+        .any(|marked| !seen.insert(marked.image));
+    let count = people.iter().filter(unknown).count();
+    for marked in people {
+        if marked
+            .person
+            .is_some_and(|person| person < 0 || (twice && person == UNKNOWN))
+        {
+            marked.person = None;
+        }
+    }
+    (!twice && count > 1).then(|| {
+        format!(
+            "{count} boxes are of person {UNKNOWN}, which published code takes for people who are not known; here it is one \
+             person, as no image has it twice (for an unknown person write -1)"
+        )
+    })
 }
 
 /// Whether a box, x, y, width, height, has no pixel in common with its image of some height and width.
@@ -299,26 +320,20 @@ pub(crate) fn is_outside([x, y, width, height]: [f64; 4], image: [usize; 2]) -> 
 }
 
 /// The categories that are people; none if the file names no category.
-fn categories(
-    all: &[RawCategory],
-    error: &impl Fn(String, &str, String) -> LayoutError,
-) -> Result<Vec<u64>, LayoutError> {
+fn categories(all: &[RawCategory], faults: &mut Faults) -> Vec<Whole> {
     let is_person =
         |c: &&RawCategory| ["person", "pedestrian"].contains(&c.name.to_lowercase().as_str());
-    let people: Vec<u64> = all.iter().filter(is_person).map(|c| c.id).collect();
+    let people: Vec<Whole> = all.iter().filter(is_person).map(|c| c.id).collect();
     if people.is_empty() && all.len() > 1 {
         let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
         let expected = "a category `person` or `pedestrian`, or one category";
-        return Err(error(
-            "categories".to_owned(),
-            expected,
-            format!("`{}`", names.join("`, `")),
-        ));
+        let found = format!("`{}`", names.join("`, `"));
+        faults.add("categories".to_owned(), expected, found);
     }
-    Ok(match people[..] {
+    match people[..] {
         [] => all.iter().map(|c| c.id).collect(),
         _ => people,
-    })
+    }
 }
 
 /// Where the images of a file are.
@@ -377,6 +392,7 @@ impl Place {
 mod tests {
     use super::*;
     use crate::layouts::tests::assert_refused;
+    use fs_err as fs;
 
     const GOOD: &str = r#"{"images": [{"id": 7, "im_name": "ulm_1.png", "width": 40, "height": 80}],
         "annotations": [

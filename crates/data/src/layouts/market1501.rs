@@ -17,6 +17,7 @@ use fs_err as fs;
 
 pub use super::reid::{Crop, Reid as Market1501, cameras, people};
 use super::{LayoutError, find};
+use crate::source::is_hidden;
 
 /// Folders below the one given where the layout is looked for.
 const ROOTS: [&str; 13] = [
@@ -76,7 +77,9 @@ fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<Crop>, LayoutError> {
             .and_then(|e| e.to_str())
             .unwrap_or("")
             .to_ascii_lowercase();
-        if ["jpg", "jpeg", "png", "webp", "bmp"].contains(&extension.as_str()) {
+        // `._0001_c1.jpg` beside an image is what macOS keeps of it.
+        if ["jpg", "jpeg", "png", "webp", "bmp"].contains(&extension.as_str()) && !is_hidden(&path)
+        {
             paths.push(path);
         }
     }

@@ -14,9 +14,10 @@
 
 pub mod attributes;
 pub mod coco;
-mod csv;
+pub mod csv;
 pub mod cuhk_sysu;
 pub mod detection;
+mod json;
 pub mod market1501;
 pub mod msmt17;
 pub mod par;
@@ -81,6 +82,46 @@ pub enum LayoutError {
         /// What is there.
         found: String,
     },
+    /// Several entries of a JSON file that cannot be.
+    #[error("{file}: {count} entries cannot be used:\n  {}{}", .lines.join("\n  "), more(*.count, .lines.len()))]
+    Entries {
+        /// The file.
+        file: String,
+        /// How many there are.
+        count: usize,
+        /// The first of them, each with what is expected and what is there.
+        lines: Vec<String>,
+    },
+    /// Several lines of a table that cannot be.
+    #[error("{file}: {count} lines cannot be used:\n  {}{}", .lines.join("\n  "), more(*.count, .lines.len()))]
+    Lines {
+        /// The table.
+        file: String,
+        /// How many there are.
+        count: usize,
+        /// The first of them, each with what is expected and what is there.
+        lines: Vec<String>,
+    },
+    /// A layout with a file a split that has other splits than the one asked for.
+    #[error(
+        "`{folder}` holds no {layout} of split `{wanted}`: it has {}\n  \
+         hint: name a split that is there (`--split`, or in a recipe `task.train`); where it is asked for to choose \
+         the best model by, `--set run.select=last` takes the last one\nlooked for: {}",
+        list(.splits),
+        .tried.join(", ")
+    )]
+    NoSplitFile {
+        /// The folder that was given.
+        folder: String,
+        /// Name of the layout.
+        layout: &'static str,
+        /// The split asked for.
+        wanted: String,
+        /// The splits that are there.
+        splits: Vec<String>,
+        /// Every path that was tried.
+        tried: Vec<String>,
+    },
     /// A file whose name does not say what it must, or whose content is of another kind.
     #[error("{file}: expected {expected}, found {found}")]
     File {
@@ -104,6 +145,60 @@ pub enum LayoutError {
     /// A file that cannot be read; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+fn more(count: usize, listed: usize) -> String {
+    match count.checked_sub(listed) {
+        None | Some(0) => String::new(),
+        Some(more) => format!("\n  and {more} more"),
+    }
+}
+
+/// Names the splits that a folder has where the one asked for is not among them; `place` finds the file of a split.
+fn with_splits(
+    error: LayoutError,
+    wanted: &str,
+    place: impl Fn(&str) -> Result<PathBuf, LayoutError>,
+) -> LayoutError {
+    let LayoutError::NotFound {
+        folder,
+        layout,
+        tried,
+        expected,
+    } = error
+    else {
+        return error;
+    };
+    let usual = ["train", "val", "test"].into_iter();
+    let splits: Vec<String> = usual
+        .filter(|split| *split != wanted && place(split).is_ok())
+        .map(str::to_owned)
+        .collect();
+    match splits.is_empty() {
+        true => LayoutError::NotFound {
+            folder,
+            layout,
+            tried,
+            expected,
+        },
+        false => LayoutError::NoSplitFile {
+            folder,
+            layout,
+            wanted: wanted.to_owned(),
+            splits,
+            tried,
+        },
+    }
+}
+
+impl LayoutError {
+    /// The paths that were tried, where nothing is there.
+    pub fn missing(self) -> Result<Vec<String>, Self> {
+        match self {
+            Self::NotFound { tried, .. } | Self::NoSplitFile { tried, .. } => Ok(tried),
+            other => Err(other),
+        }
+    }
 }
 
 fn list(names: &[String]) -> String {

@@ -12,8 +12,6 @@
 
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
-
 use super::reid::{Crop, MsmtVal, Reid};
 use super::{LayoutError, find};
 
@@ -68,7 +66,7 @@ pub(crate) fn read(root: PathBuf, val: MsmtVal) -> Result<Reid, LayoutError> {
 }
 
 fn crops(list: &Path, images: &Path) -> Result<Vec<Crop>, LayoutError> {
-    let text = fs::read_to_string(list)?;
+    let text = crate::text::read_text(list)?;
     let mut crops = Vec::new();
     for (number, line) in text
         .lines()
@@ -110,6 +108,7 @@ fn parse(line: &str, images: &Path) -> Option<Crop> {
 mod tests {
     use super::*;
     use crate::layouts::reid::{cameras, people};
+    use fs_err as fs;
 
     fn make(root: &str, folders: [&str; 2]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();

@@ -118,7 +118,7 @@ impl Parsing {
     pub(crate) fn table(file: PathBuf) -> Result<Self, LayoutError> {
         let folder = file.parent().unwrap_or(Path::new(""));
         let names = folder.join("labels.txt");
-        let classes: Vec<String> = fs::read_to_string(&names)?
+        let classes: Vec<String> = crate::text::read_text(&names)?
             .lines()
             .map(|line| line.trim().to_owned())
             .collect();
@@ -252,6 +252,16 @@ impl Parsing {
     }
 }
 
+/// What is told of masks in which [`is_black_and_white`] holds.
+pub const BLACK_AND_WHITE: &str = "the masks hold 0 and 255 alone: 255 is the index of pixels that are ignored, so nothing \
+     but class 0 would be learnt; write the class (as 1) in place of 255";
+
+/// Whether masks with these labels are of two colours, black and white, rather than of class indices.
+pub fn is_black_and_white(present: &[bool; 256]) -> bool {
+    let there = (0..256).filter(|label| present[*label]);
+    there.eq([0, 255])
+}
+
 /// The table in a folder.
 pub(crate) fn table_place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = FILES.map(String::from);
@@ -266,9 +276,16 @@ pub fn read_label_map(path: &Path) -> Result<LabelMap, LayoutError> {
     if path.extension().is_some_and(|extension| extension == "mat") {
         return read_label_matrix(path);
     }
-    let bytes = fs::read(path)?;
+    label_map(fs::read(path)?, &path.display().to_string())
+}
+
+/// As [`read_label_map`], of the bytes of a PNG; `place` is for messages.
+///
+/// # Errors
+/// As [`read_label_map`].
+pub fn label_map(bytes: Vec<u8>, place: &str) -> Result<LabelMap, LayoutError> {
     let error = |expected: &str, found: String| LayoutError::File {
-        file: path.display().to_string(),
+        file: place.to_owned(),
         expected: expected.to_owned(),
         found,
     };

@@ -14,7 +14,6 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use fs_err as fs;
 use rayon::prelude::*;
 
 use super::search::{Frame, Marked, Query, Search};
@@ -44,7 +43,7 @@ pub(crate) fn read(root: PathBuf) -> Result<Search, LayoutError> {
 
     let file = root.join("query_info.txt");
     let mut queries = Vec::new();
-    let text = fs::read_to_string(&file)?;
+    let text = crate::text::read_text(&file)?;
     for (number, line) in text
         .lines()
         .enumerate()
@@ -163,6 +162,7 @@ fn parse(line: &str, index: &HashMap<&str, usize>) -> Option<Query> {
 mod tests {
     use super::*;
     use crate::layouts::search::GallerySize;
+    use fs_err as fs;
 
     /// A copy of the miniature with this list of queries.
     fn make(queries: &str) -> tempfile::TempDir {

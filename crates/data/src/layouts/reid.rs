@@ -7,12 +7,14 @@
 //! ```
 //!
 //! Paths are relative to the table; splits are `train`, `val`, `query` and `gallery`. Person and camera are whole numbers, or any
-//! names; person 0 is a distractor, whom no query shows, person -1 is dropped.
+//! names; person -1 is dropped. Person 0 is a distractor where only the gallery shows it, as in Market-1501; in a table
+//! that numbers its people from 0 (train or queries show person 0) it is a person like all others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::csv::Table;
+use super::csv::{Table, check_lines};
+use super::json::whole;
 use super::{LayoutError, distinct, find, market1501, msmt17};
 
 /// An image of one person.
@@ -263,6 +265,11 @@ pub(crate) fn table(path: &Path) -> Result<Reid, LayoutError> {
         gallery: Vec::new(),
         junk: 0,
     };
+    // Nobody is searched for, or trained on, who is a distractor.
+    let shown = |(_, cells): &(usize, Vec<String>)| cells[3].trim() != "gallery";
+    let from_zero =
+        { table.rows.iter().zip(&persons) }.any(|(row, person)| *person == 0 && shown(row));
+    let mut faults = Vec::new();
     for (((line, cells), person), camera) in table.rows.iter().zip(persons).zip(cameras) {
         let error = |expected: &str, found: &str| LayoutError::Line {
             file: table.file.clone(),
@@ -271,43 +278,48 @@ pub(crate) fn table(path: &Path) -> Result<Reid, LayoutError> {
             found: format!("`{found}`"),
         };
         if let Some(empty) = cells[..4].iter().position(|cell| cell.trim().is_empty()) {
-            return Err(error("a value in each column", &table.header[empty]));
+            faults.push(error("a value in each column", &table.header[empty]));
+            continue;
         }
         let split = match cells[3].trim() {
             "train" => &mut reid.train,
             "val" => &mut reid.val,
             "query" => &mut reid.query,
             "gallery" => &mut reid.gallery,
-            other => return Err(error("a split `train`, `val`, `query` or `gallery`", other)),
+            other => {
+                faults.push(error("a split `train`, `val`, `query` or `gallery`", other));
+                continue;
+            }
         };
         match person {
             -1 => reid.junk += 1,
-            _ if person < -1 => return Err(error("a person from -1", &cells[1])),
+            _ if person < -1 => faults.push(error("a person from -1", &cells[1])),
             _ => split.push(Crop {
                 path: root.join(cells[0].trim()),
                 name: cells[0].trim().to_owned(),
-                person,
+                person: person + i64::from(from_zero),
                 camera,
             }),
         }
     }
+    check_lines(faults)?;
     Ok(reid)
 }
 
 /// Names as numbers: as they are if all are numbers, else counted from 1 in the order of their occurrence, but for 0 and -1.
 fn numbers<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<i64> {
-    if let Ok(numbers) = names.clone().map(str::parse).collect() {
+    if let Some(numbers) = names.clone().map(whole).collect() {
         return numbers;
     }
     let known: BTreeMap<String, i64> = { distinct(names.clone()).into_iter() }
-        .filter(|name| name != "0" && name != "-1")
+        .filter(|name| !matches!(whole(name), Some(0 | -1)))
         .zip(1..)
         .collect();
     let number = |name: &str| {
         known
             .get(name)
             .copied()
-            .or_else(|| name.parse().ok())
+            .or_else(|| whole(name))
             .unwrap_or(0)
     };
     names.map(number).collect()
@@ -341,6 +353,38 @@ mod tests {
         assert_eq!((gallery, data.junk), (vec![(0, 2), (2, 1)], 1));
         assert!(data.problems().is_empty() && data.published().is_none());
         assert!(data.query[0].path.ends_with("c.jpg"));
+    }
+
+    #[test]
+    fn people_numbered_from_zero_and_as_decimals_are_all_there() {
+        let header = "image,person,camera,split\n";
+        let data = open(&format!(
+            "{header}a.jpg,0,1,train\nb.jpg,1,1,train\nc.jpg,5555,1,train\nd.jpg,2.0,1,gallery\ne.jpg,-1.0,1,gallery\n"
+        ))
+        .unwrap();
+        let people = |crops: &[Crop]| crops.iter().map(|crop| crop.person).collect::<Vec<_>>();
+        assert_eq!(
+            (people(&data.train), people(&data.gallery)),
+            (vec![1, 2, 5556], vec![3])
+        );
+        assert_eq!(data.junk, 1);
+        // Where only the gallery shows person 0 it is a distractor.
+        let data = open(&format!(
+            "{header}a.jpg,1.0,1,query\nb.jpg,0.0,1,gallery\nc.jpg,1,2,gallery\n"
+        ));
+        let data = data.unwrap();
+        assert_eq!(
+            (people(&data.query), people(&data.gallery)),
+            (vec![1], vec![0, 1])
+        );
+        let error = open(&format!("{header}a.jpg,,2,train\nb.jpg,1,1,test\n")).unwrap_err();
+        let told = error.to_string();
+        assert!(told.contains("2 lines cannot be used"), "{told}");
+        assert!(
+            told.contains("line 2: expected a value in each column, found `person`"),
+            "{told}"
+        );
+        assert!(told.contains("line 3: expected a split"), "{told}");
     }
 
     #[test]

@@ -235,7 +235,9 @@ pub(crate) fn boxes(folder: &Path) -> Result<Search, LayoutError> {
         return Err(no_persons(&test.file));
     }
     let (train, mut problems) = match Boxes::open(folder, "train") {
-        Err(LayoutError::NotFound { .. }) => (Vec::new(), Vec::new()),
+        Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {
+            (Vec::new(), Vec::new())
+        }
         other => {
             let train = other?;
             (frames(&train), train.problems)

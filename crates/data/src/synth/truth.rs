@@ -62,6 +62,7 @@ pub fn truth_labels(key: &str, drawn: &Drawn, meta: &StoreMeta) -> Labels {
         parts: cells.iter().map(|cell| cell.0).collect(),
         part_confidence: cells.iter().map(|cell| share(cell.1)).collect(),
         attributes,
+        image_sha256: String::new(),
     }
 }
 

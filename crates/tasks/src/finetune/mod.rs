@@ -168,6 +168,17 @@ pub struct Report {
     pub predictions: Vec<u8>,
 }
 
+/// The judgement of predictions, whoever made them.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    /// The figures to quote, as in [`Report::figures`].
+    pub figures: Vec<(String, f64)>,
+    /// A table for eyes.
+    pub table: String,
+    /// Everything else that was measured.
+    pub details: Value,
+}
+
 /// How an evaluation runs; what it does is in the task's settings.
 #[derive(Clone, Copy)]
 pub struct Running<'a> {
@@ -228,7 +239,9 @@ impl Split {
     /// Those of `open`.
     pub fn open<D>(&self, open: impl Fn(&str) -> Result<D, LayoutError>) -> Result<D, LayoutError> {
         match (self, open(self.name())) {
-            (Self::Test, Err(LayoutError::NotFound { .. })) => open("val"),
+            (Self::Test, Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. })) => {
+                open("val")
+            }
             (_, opened) => opened,
         }
     }

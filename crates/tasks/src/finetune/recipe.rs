@@ -576,7 +576,8 @@ impl<S: Serialize> Plan<S> {
     /// The resolved recipe with the facts of this run as comments above it.
     pub fn to_toml(&self, task: &str, examples: usize, device: &str) -> String {
         format!(
-            "# clasp finetune {task}: the recipe that this run resolved.\n# clasp {} · {examples} examples · {} steps an epoch · device {device}\n\n{}",
+            "# clasp finetune {task}: the recipe that this run resolved.\n{}# clasp {} · {examples} examples · {} steps an epoch · device {device}\n\n{}",
+            clasp_run::origin::lines(env!("CARGO_PKG_VERSION")),
             env!("CARGO_PKG_VERSION"),
             self.steps_per_epoch,
             recipe::to_toml(&self.recipe),

@@ -17,9 +17,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use burn::tensor::Device;
+use clasp_data::atomic::{FolderLock, atomic_write};
 use clasp_data::image::{Filter, IMAGENET_MEAN, IMAGENET_STD};
 use clasp_data::loader::{Draw, Loader, Position};
-use clasp_data::{atomic_write, rng_for};
+use clasp_data::rng_for;
 use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::moe::{is_moe, is_prompt};
@@ -127,6 +128,11 @@ pub fn train<T: Task>(
     control: &mut Control<'_>,
 ) -> Result<Summary, TaskError> {
     let started = Instant::now();
+    // Of a run that exists from here on; a new one has no folder until it can begin.
+    let mut lock = match resume && folder.is_dir() {
+        true => Some(FolderLock::take(folder)?),
+        false => None,
+    };
     T::check(&recipe.task)?;
     check::size(recipe.model.size, 1)?;
     if recipe.run.correct_from > 0 && !T::CORRECTS {
@@ -161,7 +167,12 @@ pub fn train<T: Task>(
     let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
     // Only now, so that a run that cannot begin leaves no folder behind.
     if !resume {
-        begin::<T>(folder, &trainer.plan, examples, &control.device)?;
+        lock = Some(begin::<T>(
+            folder,
+            &trainer.plan,
+            examples,
+            &control.device,
+        )?);
     }
     let mut progress = Progress::default();
     if resume && let Some(path) = checkpoints::latest(folder)? {
@@ -252,6 +263,7 @@ pub fn train<T: Task>(
         let bytes = fs_err::read(chosen)?;
         atomic_write(&model, |file| file.write_all(&bytes))?;
     }
+    drop(lock);
     Ok(Summary {
         steps: trainer.step,
         finished,
@@ -434,16 +446,18 @@ fn begin<T: Task>(
     plan: &Plan<T::Settings>,
     examples: usize,
     device: &Device,
-) -> Result<(), TaskError> {
+) -> Result<FolderLock, TaskError> {
+    fs_err::create_dir_all(folder)?;
+    let lock = FolderLock::take(folder)?;
     let path = folder.join("run.toml");
     if path.exists() {
         return Err(TaskError::RunExists {
             folder: folder.to_owned(),
         });
     }
-    fs_err::create_dir_all(folder)?;
     let text = plan.to_toml(T::NAME, examples, &format!("{device:?}"));
-    Ok(atomic_write(&path, |file| file.write_all(text.as_bytes()))?)
+    atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
+    Ok(lock)
 }
 
 /// The backbone to start from, on the autodiff side of the device, what its file will say, and the preprocessing.

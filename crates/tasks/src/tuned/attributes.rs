@@ -25,7 +25,7 @@ use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
-use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
+use crate::finetune::{Example, Judged, Losses, Model, Report, Running, Split, Stages, Task};
 use clasp_weights::onnx::Output;
 
 /// Section `[task]`.
@@ -151,6 +151,58 @@ impl AttributeTask {
             self.settings.threshold,
         )
     }
+}
+
+/// Judges probabilities [images, attributes] by the truth of the same shape.
+pub(crate) fn judge(
+    names: &[String],
+    truth: &[bool],
+    probabilities: &[f32],
+    threshold: f32,
+) -> Result<Judged, TaskError> {
+    let found = metrics::evaluate(truth, probabilities, names.len(), threshold)?;
+    let mut table = format!(
+        "{:<28} {:>9} {:>7} {:>7} {:>7} {:>7}\n",
+        "attribute", "positives", "TPR", "TNR", "mean", "AP"
+    );
+    let percent =
+        |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
+    for (name, score) in names.iter().zip(&found.per_attribute) {
+        let _ = writeln!(
+            table,
+            "{name:<28} {:>9} {:>7} {:>7} {:>7.2} {:>7}",
+            score.positives,
+            percent(score.true_positive_rate),
+            percent(score.true_negative_rate),
+            100.0 * score.balanced_accuracy,
+            percent(score.average_precision),
+        );
+    }
+    if !found.degenerate.is_empty() {
+        let names: Vec<&str> = { found.degenerate.iter() }
+            .map(|&j| names[j].as_str())
+            .collect();
+        let _ = writeln!(
+            table,
+            "always or never there in this split: {}",
+            names.join(", ")
+        );
+    }
+    let mut figures = vec![("mA".to_owned(), found.ma)];
+    figures.extend(found.map.map(|map| ("mAP".to_owned(), map)));
+    for (name, value) in [
+        ("accuracy", found.accuracy),
+        ("precision", found.precision),
+        ("recall", found.recall),
+        ("F1", found.f1),
+    ] {
+        figures.push((name.to_owned(), value));
+    }
+    Ok(Judged {
+        figures,
+        table,
+        details: json!({"names": names, "metrics": found}),
+    })
 }
 
 fn owned(images: Vec<&Attributed>) -> Vec<Attributed> {
@@ -376,34 +428,11 @@ impl Task for AttributeTask {
             .flat_map(|image| image.values.iter().copied())
             .collect();
         let threshold = self.settings.threshold;
-        let found = metrics::evaluate(&truth, &probabilities, attributes, threshold)?;
-        let mut table = format!(
-            "{:<28} {:>9} {:>7} {:>7} {:>7} {:>7}\n",
-            "attribute", "positives", "TPR", "TNR", "mean", "AP"
-        );
-        let percent =
-            |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
-        for (name, score) in self.names.iter().zip(&found.per_attribute) {
-            let _ = writeln!(
-                table,
-                "{name:<28} {:>9} {:>7} {:>7} {:>7.2} {:>7}",
-                score.positives,
-                percent(score.true_positive_rate),
-                percent(score.true_negative_rate),
-                100.0 * score.balanced_accuracy,
-                percent(score.average_precision),
-            );
-        }
-        if !found.degenerate.is_empty() {
-            let names: Vec<&str> = { found.degenerate.iter() }
-                .map(|&j| self.names[j].as_str())
-                .collect();
-            let _ = writeln!(
-                table,
-                "always or never there in this split: {}",
-                names.join(", ")
-            );
-        }
+        let Judged {
+            figures,
+            table,
+            details,
+        } = judge(&self.names, &truth, &probabilities, threshold)?;
         // A name may hold what separates cells.
         let quoted = |name: &String| match name.contains([',', '"', '\n']) {
             true => format!("\"{}\"", name.replace('"', "\"\"")),
@@ -417,16 +446,6 @@ impl Task for AttributeTask {
             let name = quoted(&image.name);
             let _ = writeln!(predictions, "{name},{}", cells.join(","));
         }
-        let mut figures = vec![("mA".to_owned(), found.ma)];
-        figures.extend(found.map.map(|map| ("mAP".to_owned(), map)));
-        for (name, value) in [
-            ("accuracy", found.accuracy),
-            ("precision", found.precision),
-            ("recall", found.recall),
-            ("F1", found.f1),
-        ] {
-            figures.push((name.to_owned(), value));
-        }
         Ok(Report {
             task: Self::NAME,
             protocol: self.protocol(&self.preprocess(&model.preprocess), &eval.split),
@@ -434,7 +453,7 @@ impl Task for AttributeTask {
             loss: Some(self.loss_of(&probabilities, &truth)),
             notes: eval.notes.clone(),
             figures,
-            details: json!({"names": self.names, "metrics": found}),
+            details,
             table,
             predictions: predictions.into_bytes(),
         })

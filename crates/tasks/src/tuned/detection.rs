@@ -23,7 +23,7 @@ use crate::TaskError;
 use crate::features::Preprocess;
 use crate::finetune::check;
 use crate::finetune::{
-    Example, Losses, Model, Report, Running, Split, Stages, Task, file_name, left_out,
+    Example, Judged, Losses, Model, Report, Running, Split, Stages, Task, file_name, left_out,
 };
 use clasp_weights::onnx::Output;
 
@@ -123,6 +123,57 @@ impl DetectionTask {
         let views = &self.settings.views;
         Ok(Answers::new(model, head, image, views, index)?.boxes(views))
     }
+}
+
+/// The truth for COCO's AP. Ignored people are as crowds are there: what is found on them counts neither way.
+fn truth(boxes: &Boxes) -> Vec<TrueBox> {
+    { boxes.people.iter() }
+        .map(|one| TrueBox {
+            image: boxes.images[one.image].id,
+            bbox: one.bbox,
+            area: one.area,
+            crowd: one.crowd || one.ignored,
+        })
+        .collect()
+}
+
+/// Judges found boxes, in any order, by the data: miss rates and AP.
+pub(crate) fn judge(boxes: &Boxes, found: &[FoundBox]) -> Result<Judged, TaskError> {
+    let ids: Vec<u64> = boxes.images.iter().map(|image| image.id).collect();
+    let people = &boxes.people;
+    let pedestrians: Vec<Pedestrian> = { people.iter() }
+        .map(|one| Pedestrian {
+            image: ids[one.image],
+            bbox: one.bbox,
+            height: one.height,
+            visibility: one.visibility,
+            ignored: one.ignored || one.crowd,
+        })
+        .collect();
+    let mut figures = Vec::new();
+    let mut table = String::new();
+    let mut rates = Vec::new();
+    for subset in CITYPERSONS.iter().chain(&OTHER_SUBSETS) {
+        let rate = miss_rate(&ids, &pedestrians, found, subset)?;
+        if let Some(value) = rate.value {
+            table.push_str(&format!(
+                "MR^-2 {:6.2}  {subset}, {} pedestrians\n",
+                100.0 * value,
+                rate.pedestrians
+            ));
+            if CITYPERSONS.contains(subset) {
+                figures.push((format!("MR {}", subset.name), value));
+            }
+        }
+        rates.push(rate);
+    }
+    let ap = box_ap(&truth(boxes), found)?;
+    figures.extend(ap.ap50.map(|value| ("AP.5".to_owned(), value)));
+    Ok(Judged {
+        figures,
+        table,
+        details: json!({"miss_rates": rates, "ap": ap}),
+    })
 }
 
 /// The JSON form of boxes.
@@ -288,47 +339,19 @@ impl Task for DetectionTask {
                 })
             })
             .collect();
-        let people = &eval.boxes.people;
-        let pedestrians: Vec<Pedestrian> = { people.iter() }
-            .map(|one| Pedestrian {
-                image: ids[one.image],
-                bbox: one.bbox,
-                height: one.height,
-                visibility: one.visibility,
-                ignored: one.ignored || one.crowd,
-            })
-            .collect();
-        let mut figures = Vec::new();
-        let mut table = String::new();
-        let mut rates = Vec::new();
-        for subset in CITYPERSONS.iter().chain(&OTHER_SUBSETS) {
-            let rate = miss_rate(&ids, &pedestrians, &found, subset)?;
-            if let Some(value) = rate.value {
-                table.push_str(&format!(
-                    "MR^-2 {:6.2}  {subset}, {} pedestrians\n",
-                    100.0 * value,
-                    rate.pedestrians
-                ));
-                if CITYPERSONS.contains(subset) {
-                    figures.push((format!("MR {}", subset.name), value));
-                }
-            }
-            rates.push(rate);
-        }
-        let truth: Vec<TrueBox> = { people.iter() }
-            .filter(|one| !one.ignored)
-            .map(|one| TrueBox {
-                image: ids[one.image],
-                bbox: one.bbox,
-                area: one.area,
-                crowd: one.crowd,
-            })
-            .collect();
-        let ap = box_ap(&truth, &found)?;
-        figures.extend(ap.ap50.map(|value| ("AP.5".to_owned(), value)));
+        let Judged {
+            figures,
+            table,
+            details,
+        } = judge(&eval.boxes, &found)?;
         let results: Vec<Value> = { found.iter() }
             .map(|one| {
-                json!({"image_id": one.image, "category_id": 1, "bbox": one.bbox, "score": one.score})
+                json!({
+                    "image_id": one.image,
+                    "category_id": eval.boxes.category,
+                    "bbox": one.bbox,
+                    "score": one.score,
+                })
             })
             .collect();
         let views = &self.settings.views;
@@ -354,7 +377,7 @@ impl Task for DetectionTask {
                 ))
                 .collect(),
             figures,
-            details: json!({"miss_rates": rates, "ap": ap}),
+            details,
             table,
             predictions: Value::from(results).to_string().into_bytes(),
         })
@@ -368,5 +391,35 @@ impl Task for DetectionTask {
 
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
         drawn(image, prediction)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_on_an_ignored_person_counts_neither_way_in_ap() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"images": [{"id": 7, "file_name": "a.jpg", "width": 200, "height": 200}],
+            "annotations": [
+              {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 100]},
+              {"id": 2, "image_id": 7, "category_id": 3, "bbox": [100, 10, 40, 100], "ignore": 1}],
+            "categories": [{"id": 1, "name": "car"}, {"id": 3, "name": "person"}]}"#;
+        fs_err::write(folder.path().join("instances_val.json"), text).unwrap();
+        let boxes = Boxes::open(folder.path(), "val").unwrap();
+        assert_eq!(boxes.category, 3);
+        let found = |bbox, score| FoundBox {
+            image: 7,
+            bbox,
+            score,
+        };
+        // The surest box is on the ignored person: dropped from the truth it would be wrong, and AP 0.5.
+        let all = [
+            found([100.0, 10.0, 40.0, 100.0], 0.9),
+            found([10.0, 10.0, 40.0, 100.0], 0.8),
+        ];
+        let ap = box_ap(&truth(&boxes), &all).unwrap().ap.unwrap();
+        assert!((ap - 1.0).abs() < 1e-12, "{ap}");
     }
 }

@@ -12,7 +12,9 @@ use clasp_data::augment::erase::normal;
 use clasp_data::augment::{Affine, warp, warp_labels};
 use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Rgb, encode_label_png};
-use clasp_data::layouts::parsing::{IGNORE, LabelMap, Masked, Parsing};
+use clasp_data::layouts::parsing::{
+    BLACK_AND_WHITE, IGNORE, LabelMap, Masked, Parsing, is_black_and_white,
+};
 use clasp_data::layouts::sides::twins;
 use clasp_metrics::parsing::Confusion;
 use clasp_model::backbone::Features;
@@ -33,7 +35,9 @@ use crate::features::{Preprocess, read_image};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
-use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task, Teacher};
+use crate::finetune::{
+    Example, Judged, Losses, Model, Report, Running, Split, Stages, Task, Teacher,
+};
 use clasp_weights::onnx::Output;
 
 /// What [`ccp_parts`] makes of clothes: the parts of the standard vocabulary.
@@ -358,6 +362,53 @@ impl ParsingTask {
     }
 }
 
+/// Judges the confusion of classes; `file` is the data's, for messages.
+pub(crate) fn judge(
+    classes: &[String],
+    confusion: &Confusion,
+    file: &Path,
+) -> Result<Judged, TaskError> {
+    let metrics = confusion.metrics();
+    if metrics.pixel_accuracy.is_none() {
+        return Err(TaskError::Mismatch {
+            file: file.display().to_string(),
+            expected: format!("masks with pixels of a class: {}", classes.join(", ")),
+            found:
+                "pixels to be ignored alone\nhint: `task.classes` may be for other masks than these"
+                    .to_owned(),
+        });
+    }
+    let mut table = format!(
+        "{:<24} {:>8} {:>8} {:>12}\n",
+        "class", "IoU", "accuracy", "pixels"
+    );
+    let percent =
+        |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
+    for (name, class) in classes.iter().zip(&metrics.per_class) {
+        let (iou, accuracy) = (percent(class.iou), percent(class.accuracy));
+        table.push_str(&format!(
+            "{name:<24} {iou:>8} {accuracy:>8} {:>12}\n",
+            class.pixels
+        ));
+    }
+    Ok(Judged {
+        figures: vec![
+            ("mIoU".to_owned(), metrics.mean_iou),
+            (
+                "mIoU of classes present".to_owned(),
+                metrics.mean_iou_present.unwrap_or(metrics.mean_iou),
+            ),
+            ("mean accuracy".to_owned(), metrics.mean_accuracy),
+            (
+                "pixel accuracy".to_owned(),
+                metrics.pixel_accuracy.unwrap_or(0.0),
+            ),
+        ],
+        table,
+        details: json!({"classes": classes, "metrics": metrics}),
+    })
+}
+
 impl Task for ParsingTask {
     const NAME: &'static str = "parsing";
     type Settings = Settings;
@@ -461,6 +512,18 @@ impl Task for ParsingTask {
         };
         let mut notes = Vec::new();
         let absent = data.parsing.absent(&data.images);
+        // Two colours: 255 is what is ignored, and all of one class would be learnt.
+        if absent.len() + 1 == self.classes.len() && !absent.contains(&0) {
+            let masks = data.images.iter().take(64).filter_map(|image| {
+                let map = data.parsing.read_mask(&image.mask).ok()?;
+                Some(map.present())
+            });
+            let mut present = [false; 256];
+            masks.for_each(|mask| (0..256).for_each(|label| present[label] |= mask[label]));
+            if is_black_and_white(&present) {
+                notes.push(format!("{file}: {BLACK_AND_WHITE}"));
+            }
+        }
         if !absent.is_empty() {
             notes.push(format!(
                 "{file}: no mask of split {} has a pixel of {}: nothing can be learnt of that, and mIoU counts it as 0 where it is evaluated",
@@ -631,49 +694,19 @@ impl Task for ParsingTask {
         let mut confusion = Confusion::new(classes);
         batches.iter().for_each(|(batch, _)| confusion.merge(batch));
         let masks = batches.into_iter().flat_map(|(_, masks)| masks);
-        let metrics = confusion.metrics();
-        if metrics.pixel_accuracy.is_none() {
-            return Err(TaskError::Mismatch {
-                file: eval.parsing.file.display().to_string(),
-                expected: format!(
-                    "masks with pixels of a class: {}",
-                    self.classes.join(", ")
-                ),
-                found: "pixels to be ignored alone\nhint: `task.classes` may be for other masks than these".to_owned(),
-            });
-        }
-        let mut table = format!(
-            "{:<24} {:>8} {:>8} {:>12}\n",
-            "class", "IoU", "accuracy", "pixels"
-        );
-        let percent =
-            |value: Option<f64>| value.map_or("-".to_owned(), |v| format!("{:.2}", 100.0 * v));
-        for (name, class) in self.classes.iter().zip(&metrics.per_class) {
-            let (iou, accuracy) = (percent(class.iou), percent(class.accuracy));
-            table.push_str(&format!(
-                "{name:<24} {iou:>8} {accuracy:>8} {:>12}\n",
-                class.pixels
-            ));
-        }
+        let Judged {
+            figures,
+            table,
+            details,
+        } = judge(&self.classes, &confusion, &eval.parsing.file)?;
         Ok(Report {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, &eval.split),
             data: format!("split `{}`", eval.split),
             loss: None,
             notes: Vec::new(),
-            figures: vec![
-                ("mIoU".to_owned(), metrics.mean_iou),
-                (
-                    "mIoU of classes present".to_owned(),
-                    metrics.mean_iou_present.unwrap_or(metrics.mean_iou),
-                ),
-                ("mean accuracy".to_owned(), metrics.mean_accuracy),
-                (
-                    "pixel accuracy".to_owned(),
-                    metrics.pixel_accuracy.unwrap_or(0.0),
-                ),
-            ],
-            details: json!({"classes": self.classes, "metrics": metrics}),
+            figures,
+            details,
             table,
             predictions: tar_of(masks)?,
         })

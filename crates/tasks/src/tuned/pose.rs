@@ -640,30 +640,14 @@ impl Task for PoseTask {
         for (candidate, pose) in &mut kept {
             pose.score *= candidate.score;
         }
-        if let Some(sigmas) = &self.sigmas {
+        // OKS is a matter of the data: what they say of their joints comes before what the model was trained with.
+        let sigmas = data.sigmas.as_deref().or(self.sigmas.as_deref());
+        if let Some(sigmas) = sigmas {
             kept = suppress(kept, sigmas, self.settings.nms);
         }
-        let oks = average_precision(data, &kept, self.sigmas.as_deref())?;
+        let oks = average_precision(data, &kept, sigmas)?;
         let pck = correct_joints(data, &kept);
-        let mut figures = Vec::new();
-        if let Some(oks) = &oks {
-            let parts = [
-                ("OKS AP", oks.ap),
-                ("AP.5", oks.ap50),
-                ("AP.75", oks.ap75),
-                ("AP(M)", oks.ap_medium),
-                ("AP(L)", oks.ap_large),
-                ("AR", oks.ar),
-                ("AR.5", oks.ar50),
-                ("AR.75", oks.ar75),
-                ("AR(M)", oks.ar_medium),
-                ("AR(L)", oks.ar_large),
-            ];
-            let known = parts
-                .into_iter()
-                .filter_map(|(name, v)| Some((name.to_owned(), v?)));
-            figures.extend(known);
-        }
+        let mut figures = oks.as_ref().map(oks_figures).unwrap_or_default();
         let pck_mean = pck.as_ref().and_then(|pck| pck.mean);
         figures.extend(pck_mean.map(|value| (format!("PCK@{PCK_THRESHOLD}"), value)));
         let table = pck.as_ref().map_or(String::new(), |pck| {
@@ -846,6 +830,39 @@ fn suppress<'a>(
     kept
 }
 
+/// The figures of OKS AP to quote.
+pub(crate) fn oks_figures(oks: &OksAp) -> Vec<(String, f64)> {
+    let parts = [
+        ("OKS AP", oks.ap),
+        ("AP.5", oks.ap50),
+        ("AP.75", oks.ap75),
+        ("AP(M)", oks.ap_medium),
+        ("AP(L)", oks.ap_large),
+        ("AR", oks.ar),
+        ("AR.5", oks.ar50),
+        ("AR.75", oks.ar75),
+        ("AR(M)", oks.ar_medium),
+        ("AR(L)", oks.ar_large),
+    ];
+    let known = parts.into_iter();
+    known
+        .filter_map(|(name, value)| Some((name.to_owned(), value?)))
+        .collect()
+}
+
+/// The people of the data, for OKS AP.
+pub(crate) fn true_poses(data: &Keypoints) -> Vec<TruePose> {
+    { data.people.iter() }
+        .map(|person| TruePose {
+            image: person.image as u64,
+            keypoints: person.keypoints.clone(),
+            bbox: person.bbox,
+            area: person.area,
+            crowd: person.crowd,
+        })
+        .collect()
+}
+
 fn average_precision(
     data: &Keypoints,
     found: &[(&Candidate, Found)],
@@ -854,15 +871,7 @@ fn average_precision(
     let Some(sigmas) = sigmas else {
         return Ok(None);
     };
-    let truths: Vec<TruePose> = { data.people.iter() }
-        .map(|person| TruePose {
-            image: person.image as u64,
-            keypoints: person.keypoints.clone(),
-            bbox: person.bbox,
-            area: person.area,
-            crowd: person.crowd,
-        })
-        .collect();
+    let truths = true_poses(data);
     let predicted: Vec<PredictedPose> = { found.iter() }
         .map(|(candidate, pose)| PredictedPose {
             image: candidate.image as u64,

@@ -599,8 +599,11 @@ impl Task for Reid {
             predictions.push_str(&format!("{line}\n"));
         }
         let compared = format!(
-            "{} queries compared, {} skipped (no image of the person by another camera); {} gallery images\n",
-            metrics.queries, metrics.skipped, metrics.gallery
+            "{} of {} queries count, {} skipped (no image of the person by another camera); {} gallery images\n",
+            metrics.queries - metrics.skipped,
+            metrics.queries,
+            metrics.skipped,
+            metrics.gallery
         );
         let thresholds = verification.iter().flat_map(|roc| &roc.at).flatten();
         let table = std::iter::once(compared)

@@ -29,7 +29,9 @@ use crate::TaskError;
 use crate::features::Preprocess;
 use crate::finetune::check;
 use crate::finetune::recipe::setting;
-use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task, left_out};
+use crate::finetune::{
+    Example, Judged, Losses, Model, Report, Running, Split, Stages, Task, left_out,
+};
 use clasp_weights::onnx::Output;
 
 /// Which head.
@@ -151,7 +153,7 @@ pub struct Data {
     problems: Vec<String>,
 }
 
-fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
+pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
     let gallery = match settings.gallery {
         0 => GallerySize::Full,
         frames => GallerySize::Frames(frames),
@@ -238,6 +240,205 @@ impl SearchTask {
         Some((rows_of_map.select(0, places), persons))
     }
 }
+
+/// Judges what was found in each frame, and the embeddings of the queries, by the data.
+pub(crate) fn judge(
+    settings: &Settings,
+    eval: &Search,
+    frames: &[Vec<Found>],
+    sought: &[Vec<f32>],
+) -> Result<Judged, TaskError> {
+    let boxes: Vec<Vec<[f64; 4]>> = { frames.iter() }
+        .map(|found| found.iter().map(|one| one.bbox).collect())
+        .collect();
+    let scores: Vec<Vec<f64>> = { frames.iter() }
+        .map(|found| found.iter().map(|one| one.score).collect())
+        .collect();
+    let features: Vec<Vec<f32>> = { frames.iter() }
+        .map(|found| found.iter().flat_map(|one| one.embedding.clone()).collect())
+        .collect();
+    let found: Vec<FoundFrame> = (0..frames.len())
+        .map(|index| FoundFrame {
+            boxes: &boxes[index],
+            scores: &scores[index],
+            features: &features[index],
+        })
+        .collect();
+    let companions: Vec<Vec<f32>> = { eval.queries.iter() }
+        .map(|query| {
+            // As published: found boxes that are sure enough and that the query's own, which is sure, does not suppress.
+            let others = frames[query.frame].iter().filter(|one| {
+                one.score >= settings.search_score
+                    && iou(one.bbox, query.bbox) <= settings.views.nms
+            });
+            others.flat_map(|one| one.embedding.clone()).collect()
+        })
+        .collect();
+    let gallery = Gallery::new(
+        &found,
+        settings.embedding,
+        settings.search_score,
+        settings.weighted,
+    )?;
+    let query = |number: usize| {
+        let query = &eval.queries[number];
+        Query {
+            feature: &sought[number],
+            companions: &companions[number],
+            gallery: eval.gallery(query, settings.other_cameras),
+        }
+    };
+    let context = settings.context();
+    let metrics = gallery.evaluate(eval.queries.len(), query, context)?;
+    let truth: Vec<(Vec<[f64; 4]>, Vec<bool>)> = { eval.test.iter() }
+        .map(|frame| {
+            frame
+                .people
+                .iter()
+                .map(|one| (one.bbox, one.person.is_some()))
+                .unzip()
+        })
+        .collect();
+    let scenes: Vec<Scene> = (0..frames.len())
+        .map(|index| Scene {
+            truth: &truth[index].0,
+            labelled: &truth[index].1,
+            boxes: &boxes[index],
+            scores: &scores[index],
+        })
+        .collect();
+    let detection = search::detection(&scenes, settings.search_score, false)?;
+    let known = search::detection(&scenes, settings.search_score, true)?;
+    let mut figures = vec![("mAP".to_owned(), metrics.map)];
+    figures.extend(
+        TOP.iter()
+            .zip(metrics.top)
+            .map(|(k, value)| (format!("top-{k}"), value)),
+    );
+    figures.extend(
+        detection
+            .recall
+            .map(|value| ("recall of people".to_owned(), value)),
+    );
+    figures.extend(detection.ap.map(|value| ("AP of people".to_owned(), value)));
+    // PRW's custom is to count known people alone.
+    figures.extend(
+        known
+            .recall
+            .map(|value| ("recall of known people".to_owned(), value)),
+    );
+    figures.extend(
+        known
+            .ap
+            .map(|value| ("AP of known people".to_owned(), value)),
+    );
+    Ok(Judged {
+        figures,
+        table: format!(
+            "{} of {} queries count, {} skipped (in no frame of their gallery)\n",
+            metrics.queries - metrics.skipped,
+            metrics.queries,
+            metrics.skipped
+        ),
+        details: json!({
+            "metrics": metrics,
+            "detection": detection,
+            "detection of known people": known,
+            "frames": eval.test.len(),
+        }),
+    })
+}
+
+/// Predictions as JSON lines, enough to judge them again: the settings of the search; each frame with its boxes, their
+/// scores and embeddings; each query with its embedding and its best hits.
+fn lines(
+    settings: &Settings,
+    eval: &Search,
+    frames: &[Vec<Found>],
+    sought: &[Vec<f32>],
+) -> Result<String, TaskError> {
+    let name = |frame: usize| {
+        let path = &eval.test[frame].path;
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let mut lines = format!("{}\n", json!({"settings": settings}));
+    for (index, found) in frames.iter().enumerate() {
+        let boxes: Vec<[f64; 4]> = found.iter().map(|one| one.bbox).collect();
+        let scores: Vec<f64> = found.iter().map(|one| one.score).collect();
+        let embeddings: Vec<&[f32]> = found.iter().map(|one| &one.embedding[..]).collect();
+        let line = json!({
+            "frame": name(index),
+            "boxes": boxes,
+            "scores": scores,
+            "embeddings": embeddings,
+        });
+        lines.push_str(&format!("{line}\n"));
+    }
+    let boxes: Vec<Vec<[f64; 4]>> = { frames.iter() }
+        .map(|found| found.iter().map(|one| one.bbox).collect())
+        .collect();
+    let scores: Vec<Vec<f64>> = { frames.iter() }
+        .map(|found| found.iter().map(|one| one.score).collect())
+        .collect();
+    let features: Vec<Vec<f32>> = { frames.iter() }
+        .map(|found| found.iter().flat_map(|one| one.embedding.clone()).collect())
+        .collect();
+    let found: Vec<FoundFrame> = (0..frames.len())
+        .map(|index| FoundFrame {
+            boxes: &boxes[index],
+            scores: &scores[index],
+            features: &features[index],
+        })
+        .collect();
+    let gallery = Gallery::new(
+        &found,
+        settings.embedding,
+        settings.search_score,
+        settings.weighted,
+    )?;
+    for (number, query) in eval.queries.iter().enumerate() {
+        let asked = Query {
+            feature: &sought[number],
+            companions: &[],
+            gallery: eval.gallery(query, settings.other_cameras),
+        };
+        let ranking = gallery.ranking(&asked, None)?;
+        let hits: Vec<Value> = { ranking.iter().take(NAMED) }
+            .map(|hit| {
+                json!({
+                    "frame": name(hit.frame),
+                    "bbox": boxes[hit.frame][hit.index],
+                    "similarity": hit.similarity,
+                })
+            })
+            .collect();
+        let line = json!({
+            "person": query.person,
+            "of": name(query.frame),
+            "bbox": query.bbox,
+            "embedding": sought[number],
+            "hits": hits,
+        });
+        lines.push_str(&format!("{line}\n"));
+    }
+    Ok(lines)
+}
+
+impl Settings {
+    /// Context matching, if it is asked for.
+    fn context(&self) -> Option<Context> {
+        (self.context_boxes > 0).then_some(Context {
+            boxes: self.context_boxes,
+            people: self.context_people,
+        })
+    }
+}
+
+/// Hits of a query that are named in the predictions.
+const NAMED: usize = 50;
 
 impl Task for SearchTask {
     const NAME: &'static str = "search";
@@ -457,107 +658,17 @@ impl Task for SearchTask {
         for (number, embedding) in frames.iter().flat_map(|(_, queries)| queries) {
             sought[*number].clone_from(embedding);
         }
-        let boxes: Vec<Vec<[f64; 4]>> = { frames.iter() }
-            .map(|(found, _)| found.iter().map(|one| one.bbox).collect())
-            .collect();
-        let scores: Vec<Vec<f64>> = { frames.iter() }
-            .map(|(found, _)| found.iter().map(|one| one.score).collect())
-            .collect();
-        let features: Vec<Vec<f32>> = { frames.iter() }
-            .map(|(found, _)| found.iter().flat_map(|one| one.embedding.clone()).collect())
-            .collect();
-        let found: Vec<FoundFrame> = (0..frames.len())
-            .map(|index| FoundFrame {
-                boxes: &boxes[index],
-                scores: &scores[index],
-                features: &features[index],
-            })
-            .collect();
-        let companions: Vec<Vec<f32>> = { eval.queries.iter() }
-            .map(|query| {
-                // As published: found boxes that are sure enough and that the query's own, which is sure, does not suppress.
-                let others = frames[query.frame].0.iter().filter(|one| {
-                    one.score >= settings.search_score
-                        && iou(one.bbox, query.bbox) <= settings.views.nms
-                });
-                others.flat_map(|one| one.embedding.clone()).collect()
-            })
-            .collect();
-        let gallery = Gallery::new(
-            &found,
-            settings.embedding,
-            settings.search_score,
-            settings.weighted,
-        )?;
-        let query = |number: usize| {
-            let query = &eval.queries[number];
-            Query {
-                feature: &sought[number],
-                companions: &companions[number],
-                gallery: eval.gallery(query, settings.other_cameras),
-            }
+        let boxes: Vec<Vec<Found>> = frames.into_iter().map(|(found, _)| found).collect();
+        let Judged {
+            figures,
+            table,
+            details,
+        } = judge(settings, eval, &boxes, &sought)?;
+        let predictions = match running.predictions {
+            true => lines(settings, eval, &boxes, &sought)?,
+            false => String::new(),
         };
-        let context = (settings.context_boxes > 0).then_some(Context {
-            boxes: settings.context_boxes,
-            people: settings.context_people,
-        });
-        let metrics = gallery.evaluate(eval.queries.len(), query, context)?;
-        let truth: Vec<(Vec<[f64; 4]>, Vec<bool>)> = { eval.test.iter() }
-            .map(|frame| {
-                frame
-                    .people
-                    .iter()
-                    .map(|one| (one.bbox, one.person.is_some()))
-                    .unzip()
-            })
-            .collect();
-        let scenes: Vec<Scene> = (0..frames.len())
-            .map(|index| Scene {
-                truth: &truth[index].0,
-                labelled: &truth[index].1,
-                boxes: &boxes[index],
-                scores: &scores[index],
-            })
-            .collect();
-        let detection = search::detection(&scenes, settings.search_score, false)?;
-        let known = search::detection(&scenes, settings.search_score, true)?;
-        let mut figures = vec![("mAP".to_owned(), metrics.map)];
-        figures.extend(
-            TOP.iter()
-                .zip(metrics.top)
-                .map(|(k, value)| (format!("top-{k}"), value)),
-        );
-        figures.extend(
-            detection
-                .recall
-                .map(|value| ("recall of people".to_owned(), value)),
-        );
-        figures.extend(detection.ap.map(|value| ("AP of people".to_owned(), value)));
-        // PRW's custom is to count known people alone.
-        figures.extend(
-            known
-                .recall
-                .map(|value| ("recall of known people".to_owned(), value)),
-        );
-        figures.extend(
-            known
-                .ap
-                .map(|value| ("AP of known people".to_owned(), value)),
-        );
-        let mut predictions = String::new();
-        for number in 0..eval.queries.len() {
-            let hits = gallery.ranking(&query(number), context)?;
-            let hits: Vec<Value> = { hits.iter().take(50) }
-                .map(|hit| {
-                    let path = &eval.test[hit.frame].path;
-                    let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    json!({"frame": name, "bbox": boxes[hit.frame][hit.index], "similarity": hit.similarity})
-                })
-                .collect();
-            let query = &eval.queries[number];
-            let line = json!({"person": query.person, "bbox": query.bbox, "hits": hits});
-            predictions.push_str(&format!("{line}\n"));
-        }
+        let context = settings.context();
         let published = eval.queries.iter().any(|query| query.protocol.is_some());
         let searched = match (published, settings.gallery) {
             (true, 0) => "all frames of the gallery".to_owned(),
@@ -597,13 +708,8 @@ impl Task for SearchTask {
             loss: None,
             notes: Vec::from_iter(left_out(&eval.root, &eval.problems())),
             figures,
-            details: json!({
-                "metrics": metrics,
-                "detection": detection,
-                "detection of known people": known,
-                "frames": eval.test.len(),
-            }),
-            table: String::new(),
+            details,
+            table,
             predictions: predictions.into_bytes(),
         })
     }

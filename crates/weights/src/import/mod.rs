@@ -107,12 +107,11 @@ pub fn import_tensors(
         meta.config = config;
     }
     let wrong = |error| WeightsError::format(&path, error);
-    // The configuration decides what is allocated, so it may not outgrow the numbers that were read. Lenient:
-    // half of the network may be missing.
+    // The configuration decides what is allocated, so it may not outgrow the numbers that were read by much: half of
+    // the network may be missing, which is then told by name.
     let values: usize = state.values().map(|array| array.data.len()).sum();
     let needed = meta.config.parameters().map_err(wrong)?;
-    let most = if options.lenient { 2 * values } else { values };
-    if needed > most {
+    if needed > 2 * values {
         let listed = report.to_string();
         let problem = format!(
             "its names and shapes are those of a network of {needed} numbers ({:?}), and it holds {values}\n{listed}",
@@ -156,6 +155,12 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
             let array = file.read(&name)?;
             state.insert(name, array);
+        }
+        if let Some((name, count)) = not_finite(&state) {
+            return Err(WeightsError::format(
+                &path,
+                format!("`{name}`: {count} of its numbers are not finite (NaN or infinite)"),
+            ));
         }
         let report = Report::new(Source::Clasp, &file, "");
         return Ok(Found {
@@ -220,7 +225,27 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
     if state.is_empty() {
         return Err(wrong(format!("nothing of a backbone\n{report}")));
     }
+    if let Some((name, count)) = not_finite(&state) {
+        return Err(wrong(format!(
+            "`{name}`: {count} of its numbers are not finite (NaN or infinite), as after a training that diverged\n\
+             hint: take an earlier checkpoint"
+        )));
+    }
     let sizes = sizes::derive(source.layout(), source, &state, options).map_err(wrong)?;
+    if let (Sizes::Vit(vit), None) = (&sizes, options.heads) {
+        report.assumed.push(format!(
+            "{} attention heads, as published networks of width {} have; heads do not show in a file, and with another \
+             number every feature is wrong: --heads N",
+            vit.heads, vit.width
+        ));
+    }
+    if source == Source::TimmVit && recognised.upright {
+        report.assumed.push(
+            "ImageNet's mean and standard deviation; the file is of images higher than wide, as TransReID-SSL's, and does \
+             not say whose it is: --as transreid-ssl"
+                .to_owned(),
+        );
+    }
     let size = options
         .size
         .unwrap_or_else(|| source.size(&sizes, &recognised));
@@ -256,6 +281,15 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         state,
         meta,
         report,
+    })
+}
+
+/// The first tensor with numbers that are not finite, and how many.
+fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
+    let mut tensors = state.iter();
+    tensors.find_map(|(name, array)| {
+        let count = array.data.iter().filter(|value| !value.is_finite()).count();
+        (count > 0).then_some((name.as_str(), count))
     })
 }
 

@@ -33,6 +33,8 @@ pub struct Report {
     pub unexpected: Vec<String>,
     /// Parameters whose shapes differ; they keep the values of a fresh network.
     pub mismatched: Vec<Change>,
+    /// What the file does not show and was taken from published networks, in words.
+    pub assumed: Vec<String>,
     /// Tensors that are known not to belong to a backbone of this program, by reason.
     pub left_out: BTreeMap<&'static str, Vec<String>>,
 }
@@ -60,6 +62,7 @@ impl Report {
             missing: Vec::new(),
             unexpected: Vec::new(),
             mismatched: Vec::new(),
+            assumed: Vec::new(),
             left_out: BTreeMap::new(),
         }
     }
@@ -108,8 +111,8 @@ impl fmt::Display for Report {
             self.resampled.len(),
             &changes(&self.resampled),
         )?;
-        line(f, "missing", self.missing.len(), &self.missing)?;
-        line(f, "unexpected", self.unexpected.len(), &self.unexpected)?;
+        all(f, "missing", &self.missing)?;
+        all(f, "unexpected", &self.unexpected)?;
         // The shapes as the network has them come first: they are what is expected.
         let mismatched: Vec<String> = self
             .mismatched
@@ -118,6 +121,9 @@ impl fmt::Display for Report {
             .map(|c| format!("{}: expected {:?}, found {:?}", c.name, c.to, c.from))
             .collect();
         line(f, "other shape", self.mismatched.len(), &mismatched)?;
+        for assumed in &self.assumed {
+            write!(f, "\n  {:<12}{:>6}  {assumed}", "assumed", "")?;
+        }
         for (reason, names) in &self.left_out {
             write!(f, "\n  {:<12}{:>6}  {reason}", "left out", names.len())?;
             list(f, names.len(), names)?;
@@ -129,6 +135,15 @@ impl fmt::Display for Report {
 fn line(f: &mut fmt::Formatter<'_>, what: &str, count: usize, names: &[String]) -> fmt::Result {
     write!(f, "\n  {what:<12}{count:>6}")?;
     list(f, count, names)
+}
+
+/// A line with every name: what is missing or left over is to be looked up.
+fn all(f: &mut fmt::Formatter<'_>, what: &str, names: &[String]) -> fmt::Result {
+    write!(f, "\n  {what:<12}{:>6}", names.len())?;
+    for (index, name) in names.iter().enumerate() {
+        write!(f, "{}{name}", if index == 0 { "  " } else { ", " })?;
+    }
+    Ok(())
 }
 
 fn list(f: &mut fmt::Formatter<'_>, count: usize, names: &[String]) -> fmt::Result {

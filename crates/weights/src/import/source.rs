@@ -276,6 +276,8 @@ pub(crate) struct Recognised {
     pub prefix: String,
     /// Stages of a Swin.
     pub stages: usize,
+    /// Whether a ViT's position embeddings are of images that are not square.
+    pub upright: bool,
 }
 
 /// The tensor that every backbone here begins with, in its two names.
@@ -365,28 +367,33 @@ pub(crate) fn recognise(
         source,
         prefix: prefix.to_owned(),
         stages,
+        upright: is_upright(shapes, prefix),
     })
 }
 
-fn vit(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str, training: bool) -> Source {
+/// People are higher than wide: networks for them are trained on such images, those for ImageNet on squares.
+fn is_upright(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str) -> bool {
     let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
-    // People are higher than wide: networks for them are trained on such images, those for ImageNet on squares.
-    let upright = match shapes.get(&format!("{prefix}pos_embed")).map(Vec::as_slice) {
+    match shapes.get(&format!("{prefix}pos_embed")).map(Vec::as_slice) {
         Some([1, count, _]) => {
             let patches = count - usize::from(has("cls_token")).min(*count);
             sides(patches).is_none_or(|[rows, columns]| rows != columns)
         }
         _ => false,
-    };
+    }
+}
+
+fn vit(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str, training: bool) -> Source {
+    let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
+    let upright = is_upright(shapes, prefix);
     if has("part_token1") {
         Source::Pass
     } else if has("decoder_embed.weight") {
         if upright { Source::Hap } else { Source::Mae }
     } else if has("register_tokens") || (has("mask_token") && has("blocks.0.ls1.gamma")) {
         Source::DinoV2
-    } else if upright && !has("head.weight") && !has("reg_token") {
-        Source::TransReidSsl
     } else if training {
+        // A training checkpoint of DINO's program; whose images it is of does not show.
         Source::Dino
     } else {
         Source::TimmVit

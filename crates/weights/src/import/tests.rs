@@ -55,7 +55,8 @@ fn every_source_is_recognised_and_gives_its_features() {
         ("dinov2 registers", Source::DinoV2, [70, 70]),
         ("timm-vit registers", Source::TimmVit, [64, 64]),
         ("timm-vit registers embedded", Source::TimmVit, [64, 64]),
-        ("transreid-ssl", Source::TransReidSsl, upright),
+        // Nothing in it says whose it is.
+        ("transreid-ssl", Source::TimmVit, upright),
         ("pass", Source::Pass, upright),
         ("mae", Source::Mae, [112, 112]),
         ("hap", Source::Hap, upright),
@@ -85,6 +86,68 @@ fn every_source_is_recognised_and_gives_its_features() {
         let named = import_state(&state, &named).unwrap();
         assert_eq!(named.meta, imported.meta, "{key}");
     }
+}
+
+#[test]
+fn what_a_file_does_not_show_is_told_not_guessed() {
+    let state = state("transreid-ssl");
+    let imported = import_state(&state, &Options::default()).unwrap();
+    let told = imported.report.assumed.join("\n");
+    assert!(
+        told.contains("attention heads") && told.contains("--heads N"),
+        "{told}"
+    );
+    assert!(told.contains("--as transreid-ssl"), "{told}");
+    assert!(imported.report.to_string().contains("assumed"));
+    let Some(Sizes::Vit(sizes)) = imported.meta.config.sizes() else {
+        panic!("{:?}", imported.meta.config)
+    };
+    let named = Options {
+        source: Some(Source::TransReidSsl),
+        heads: Some(sizes.heads),
+        ..Options::default()
+    };
+    let named = import_state(&state, &named).unwrap();
+    assert!(
+        named.report.assumed.is_empty(),
+        "{:?}",
+        named.report.assumed
+    );
+    assert!(named.meta.licences[0].contains("TransReID-SSL"));
+    assert_ne!(named.meta.mean, imported.meta.mean);
+}
+
+#[test]
+fn numbers_that_are_not_finite_and_missing_tensors_are_named() {
+    let mut state = state("timm-vit");
+    let whole = state.clone();
+    let name = state
+        .keys()
+        .find(|name| name.ends_with("mlp.fc1.weight"))
+        .unwrap()
+        .clone();
+    state.get_mut(&name).unwrap().data[3] = f32::NAN;
+    let error = import_state(&state, &Options::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("fc1") && error.contains("1 of its numbers are not finite"),
+        "{error}"
+    );
+    let mut state = whole;
+    let name = state
+        .keys()
+        .find(|name| name.ends_with("mlp.fc2.weight"))
+        .unwrap()
+        .clone();
+    state.remove(&name);
+    let error = import_state(&state, &Options::default())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("missing") && error.contains(&name),
+        "{error}"
+    );
 }
 
 #[test]

@@ -17,6 +17,7 @@ use fs_err as fs;
 
 use super::{Masked, Parsing};
 use crate::layouts::{LayoutError, in_file, read_mat};
+use crate::source::is_hidden;
 
 /// Classes of LIP; also those of CIHP, whose class 10 is skin of the torso instead of jumpsuits.
 const LIP: [&str; 20] = [
@@ -237,7 +238,7 @@ impl Folders {
     fn parsing(&self, root: PathBuf, images: Vec<Masked>) -> Result<Parsing, LayoutError> {
         let labels = root.join("labels.txt");
         let classes = if labels.is_file() {
-            let text = fs::read_to_string(&labels)?;
+            let text = crate::text::read_text(&labels)?;
             text.lines().map(|line| line.trim().to_owned()).collect()
         } else {
             match self.name {
@@ -267,7 +268,7 @@ fn masks(folder: &Path) -> Result<Vec<PathBuf>, LayoutError> {
     let mut masks = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
-        if path.extension().is_some_and(|e| e == "png" || e == "mat") {
+        if path.extension().is_some_and(|e| e == "png" || e == "mat") && !is_hidden(&path) {
             masks.push(path);
         }
     }
@@ -277,7 +278,7 @@ fn masks(folder: &Path) -> Result<Vec<PathBuf>, LayoutError> {
 
 /// The masks of a list of ids, one a line.
 fn listed(list: &Path, folder: &Path) -> Result<Vec<PathBuf>, LayoutError> {
-    let text = fs::read_to_string(list)?;
+    let text = crate::text::read_text(list)?;
     let ids = text.lines().map(str::trim).filter(|id| !id.is_empty());
     // LIP's ids have no extension, some copies have that of the image.
     let stem = |id: &str| {

@@ -1,0 +1,102 @@
+//! `clasp recipes [NAME]`: the built-in recipes.
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+use clasp_run::recipe::keys;
+use clasp_tasks::finetune::{Task as _, recipe as finetune};
+use serde_json::{Map, Value, json};
+
+use super::tuned::with_task;
+use super::{print_result, print_text};
+use crate::Outcome;
+use crate::args::{Common, Recipes, Task};
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Recipes) -> Result<Outcome> {
+    let verbs = ["pretrain", "finetune"];
+    let lists = [
+        &clasp_pretrain::recipe::BUILT_IN[..],
+        &finetune::BUILT_IN[..],
+    ];
+    let Some(name) = &arguments.name else {
+        let mut text = String::new();
+        let mut value = Vec::new();
+        for (verb, list) in verbs.into_iter().zip(lists) {
+            for (name, recipe) in list {
+                let about = about(recipe);
+                text.push_str(&format!("{verb:<9} {name:<20} {about}\n"));
+                value.push(json!({"verb": verb, "name": name, "about": about}));
+            }
+        }
+        text.push_str(
+            "print one: clasp recipes NAME; with all its keys: clasp recipes NAME --keys",
+        );
+        print_result(common.json, &value, &text)?;
+        return Ok(Outcome::Done);
+    };
+    let mut all = lists.iter().flat_map(|list| list.iter());
+    let Some((_, recipe)) = all.find(|(known, _)| known == name) else {
+        let names: Vec<&str> = { lists.iter() }
+            .flat_map(|list| list.iter().map(|(name, _)| *name))
+            .collect();
+        bail!("{name}: expected one of {}", names.join(", "));
+    };
+    if !arguments.keys {
+        print_text(recipe)?;
+        return Ok(Outcome::Done);
+    }
+    let keys = keys_of(name)?;
+    let text: Vec<String> = keys
+        .iter()
+        .map(|(key, value)| format!("{key} = {value}"))
+        .collect();
+    let value: Map<String, Value> = { keys.into_iter() }
+        .map(|(key, value)| (key, Value::from(value)))
+        .collect();
+    print_result(common.json, &value, &text.join("\n"))?;
+    Ok(Outcome::Done)
+}
+
+/// The keys of a built-in recipe with their values as TOML.
+fn keys_of(name: &str) -> Result<Vec<(String, String)>> {
+    if clasp_pretrain::recipe::BUILT_IN
+        .iter()
+        .any(|(known, _)| *known == name)
+    {
+        return Ok(keys(&clasp_pretrain::Recipe::load(name, &[])?));
+    }
+    // A recipe for a task begins with the task's name.
+    for task in Task::value_variants() {
+        with_task!(*task, T => if name.starts_with(T::NAME) {
+            type Settings = <T as clasp_tasks::finetune::Task>::Settings;
+            return Ok(keys(&finetune::Recipe::<Settings>::load(name, &[])?));
+        });
+    }
+    bail!("{name}: no task has a recipe of that name")
+}
+
+/// The first sentence of a recipe's comment.
+fn about(recipe: &str) -> String {
+    let comment = recipe.lines().find_map(|line| line.strip_prefix("# "));
+    comment.unwrap_or_default().trim_end_matches(':').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_built_in_recipe_has_keys() {
+        let lists = [
+            &clasp_pretrain::recipe::BUILT_IN[..],
+            &finetune::BUILT_IN[..],
+        ];
+        for (name, _) in lists.iter().flat_map(|list| list.iter()) {
+            let keys = keys_of(name).unwrap();
+            assert!(
+                keys.iter().any(|(key, _)| key == "run.batch"),
+                "{name}: {keys:?}"
+            );
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! `clasp runs DIR`: the training runs below a folder.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+use clasp_data::atomic::FolderLock;
+use clasp_run::checkpoints;
+use clasp_weights::tuned;
+use fs_err as fs;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::print_result;
+use crate::Outcome;
+use crate::args::{Common, Runs};
+
+/// Folders below the one given that are looked into.
+const DEPTH: usize = 3;
+
+/// A run.
+#[derive(Serialize)]
+struct Run {
+    folder: PathBuf,
+    /// `pretrain` or `finetune TASK`.
+    kind: String,
+    /// `running`, `finished` or `stopped`.
+    state: &'static str,
+    /// Step of the last figures that were logged.
+    step: u64,
+    /// The metric that the model was chosen by, where one was.
+    chosen_by: Option<String>,
+}
+
+/// Runs the verb.
+pub fn run(common: &Common, arguments: &Runs) -> Result<Outcome> {
+    if !arguments.folder.is_dir() {
+        bail!("{}: no such folder", arguments.folder.display());
+    }
+    let mut runs = Vec::new();
+    find(&arguments.folder, DEPTH, &mut runs)?;
+    let mut text = String::new();
+    for run in &runs {
+        let chosen = run.chosen_by.as_deref().unwrap_or_default();
+        text.push_str(&format!(
+            "{:<9} step {:>8}  {:<20} {}  {chosen}\n",
+            run.state,
+            run.step,
+            run.kind,
+            run.folder.display()
+        ));
+    }
+    if runs.is_empty() {
+        text = format!("{}: no run (run.toml) here", arguments.folder.display());
+    }
+    print_result(common.json, &runs, &text)?;
+    Ok(Outcome::Done)
+}
+
+fn find(folder: &Path, depth: usize, runs: &mut Vec<Run>) -> Result<()> {
+    if folder.join("run.toml").is_file() {
+        runs.push(look(folder)?);
+        return Ok(());
+    }
+    if depth == 0 {
+        return Ok(());
+    }
+    let mut below = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            below.push(entry.path());
+        }
+    }
+    below.sort();
+    below
+        .iter()
+        .try_for_each(|folder| find(folder, depth - 1, runs))
+}
+
+fn look(folder: &Path) -> Result<Run> {
+    let head = fs::read_to_string(folder.join("run.toml"))?;
+    let kind = { head.lines().next() }
+        .and_then(|line| line.strip_prefix("# clasp "))
+        .and_then(|line| line.split(':').next())
+        .unwrap_or("pretrain")
+        .to_owned();
+    let model = folder.join("model.safetensors");
+    let is_whole = model.is_file() || folder.join("backbone.safetensors").is_file();
+    let log = match fs::read_to_string(folder.join("metrics.jsonl")) {
+        Ok(log) => log,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => return Err(error.into()),
+    };
+    let line = log.lines().last().map(serde_json::from_str::<Value>);
+    let step = line
+        .and_then(Result::ok)
+        .and_then(|line| line["step"].as_u64());
+    // A stopped pre-training writes its backbone too: what it lacks is the steps of its recipe.
+    let steps = head.lines().find_map(|line| {
+        let line = line.strip_prefix("# ")?;
+        let word = line.rsplit(" · ").next()?;
+        word.strip_suffix(" steps")?.parse::<u64>().ok()
+    });
+    let finished = match steps {
+        Some(steps) => is_whole && step.unwrap_or(0) >= steps,
+        None => is_whole,
+    };
+    let chosen_by = match model.is_file() {
+        true => tuned::read_meta(&model)?.and_then(|meta| meta.chosen_by),
+        false => None,
+    };
+    Ok(Run {
+        folder: folder.to_owned(),
+        kind,
+        state: match (FolderLock::is_held(folder), finished) {
+            (true, _) => "running",
+            (false, true) => "finished",
+            (false, false) => "stopped",
+        },
+        step: step.unwrap_or_else(|| last_checkpoint(folder)),
+        chosen_by: chosen_by.map(|(metric, value)| format!("{metric} {:.2}", 100.0 * value)),
+    })
+}
+
+/// Step of the last checkpoint; 0 without one.
+fn last_checkpoint(folder: &Path) -> u64 {
+    let path = checkpoints::latest(folder).ok().flatten();
+    let stem = path.as_deref().and_then(Path::file_stem);
+    let stem = stem.map(|stem| stem.to_string_lossy().into_owned());
+    { stem.as_deref() }
+        .and_then(|stem| stem.strip_prefix("step-"))
+        .and_then(|step| step.parse().ok())
+        .unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_told_by_what_their_folders_hold() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = |name: &str, head: &str, log: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(&path).unwrap();
+            fs::write(path.join("run.toml"), head).unwrap();
+            fs::write(path.join("metrics.jsonl"), log).unwrap();
+            path
+        };
+        let head = "# The recipe.\n# 8 images · 2 steps an epoch · 20 steps\n";
+        let done = run("a/done", head, "{\"step\":10}\n{\"step\":20}\n");
+        fs::write(done.join("backbone.safetensors"), "").unwrap();
+        let stopped = run("a/stopped", head, "{\"step\":7}\n");
+        fs::write(stopped.join("backbone.safetensors"), "").unwrap();
+        let busy = run("b", "# clasp finetune reid: the recipe.\n", "");
+        let _lock = FolderLock::take(&busy).unwrap();
+        let mut runs = Vec::new();
+        find(folder.path(), DEPTH, &mut runs).unwrap();
+        let told: Vec<_> = { runs.iter() }
+            .map(|run| (run.kind.as_str(), run.state, run.step))
+            .collect();
+        let expected = [
+            ("pretrain", "finished", 20),
+            ("pretrain", "stopped", 7),
+            ("finetune reid", "running", 0),
+        ];
+        assert_eq!(told, expected);
+    }
+}

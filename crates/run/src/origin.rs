@@ -1,0 +1,84 @@
+//! Where a run comes from: when it began, with which command, by which build.
+
+use std::sync::OnceLock;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+static COMMIT: OnceLock<String> = OnceLock::new();
+
+/// Says which commit the program was built from; the first call counts.
+pub fn set_commit(commit: &str) {
+    // A second call is of the same program.
+    let _ = COMMIT.set(commit.to_owned());
+}
+
+/// Lines for the head of a `run.toml`, each after `# `: date, version and commit, command line.
+pub fn lines(version: &str) -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seconds = seconds.map_or(0, |since| since.as_secs());
+    let commit = match COMMIT.get().map(String::as_str) {
+        Some(commit) if !commit.is_empty() => format!(", commit {commit}"),
+        _ => String::new(),
+    };
+    format!(
+        "# begun {} by clasp {version}{commit}\n# command: {}\n",
+        date(seconds),
+        command(std::env::args())
+    )
+}
+
+/// A time in seconds since 1970 as `2026-11-29 18:51:07 UTC`.
+pub fn date(seconds: u64) -> String {
+    let (days, time) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1 March of year 0, in eras of 400 years (Howard Hinnant, "chrono-compatible
+    // low-level date algorithms").
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = 400 * era + year + u64::from(month <= 2);
+    let (hour, minute, second) = (time / 3600, time % 3600 / 60, time % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
+}
+
+/// A command line that a shell would take back, on one line.
+fn command(arguments: impl Iterator<Item = String>) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    let quoted = |argument: String| match !argument.is_empty() && argument.chars().all(plain) {
+        true => argument,
+        false => {
+            let escaped = argument.replace('\'', r"'\''");
+            let shown: String = escaped
+                .chars()
+                .map(|c| if c.is_control() { '?' } else { c })
+                .collect();
+            format!("'{shown}'")
+        }
+    };
+    arguments.map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_those_of_the_calendar() {
+        assert_eq!(date(0), "1970-01-01 00:00:00 UTC");
+        assert_eq!(date(951_782_400), "2000-02-29 00:00:00 UTC");
+        assert_eq!(date(1_795_978_267), "2026-11-29 18:51:07 UTC");
+        assert_eq!(date(4_107_542_399), "2100-02-28 23:59:59 UTC");
+    }
+
+    #[test]
+    fn a_command_line_is_one_line_that_a_shell_takes() {
+        let arguments = ["clasp", "my recipe.toml", "--set", "a.b='x'", "", "n\nl"];
+        let line = command(arguments.into_iter().map(str::to_owned));
+        assert_eq!(
+            line,
+            r"clasp 'my recipe.toml' --set 'a.b='\''x'\''' '' 'n?l'"
+        );
+    }
+}

@@ -284,10 +284,10 @@ pub struct ClipTrain {
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
     /// Weight of the loss on known attribute values beside the contrastive one
-    #[arg(long, default_value_t = 4.0)]
+    #[arg(long, default_value_t = 10.0)]
     pub value_weight: f64,
     /// Weight of the loss on known parts beside the contrastive one
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 2.0)]
     pub part_weight: f64,
     /// Image-caption pairs to see
     #[arg(long, default_value_t = 200_000)]
@@ -296,7 +296,7 @@ pub struct ClipTrain {
     #[arg(long, default_value_t = 64, value_parser = count(2, 65_536))]
     pub batch: usize,
     /// Peak learning rate
-    #[arg(long, default_value_t = 1e-3)]
+    #[arg(long, default_value_t = 3e-4)]
     pub lr: f64,
     /// Go on from the last checkpoint, in OUT.run
     #[arg(long)]

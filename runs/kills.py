@@ -62,7 +62,11 @@ def content(folder):
 class Campaign:
     def __init__(self, clasp, root, seed):
         self.clasp, self.root, self.draw = clasp, root, random.Random(seed)
-        self.faults, self.counts = [], {}
+        self.faults = []
+
+    def fault(self, text):
+        self.faults.append(text)
+        print("fault:", text, flush=True)
 
     def run(self, arguments, folder):
         return subprocess.run(
@@ -93,7 +97,7 @@ class Campaign:
                 if done >= kills:
                     result = self.run(arguments, folder)
                     if result.returncode != 0:
-                        self.faults.append(f"{name}: ended with {result.returncode}: {result.stderr}")
+                        self.fault(f"{name}: ended with {result.returncode}: {result.stderr}")
                     break
                 kind = self.draw.choice(["KILL", "INT", "TERM"])
                 child = subprocess.Popen(
@@ -104,7 +108,7 @@ class Campaign:
                     child.wait(self.draw.uniform(0, 1.1 * seconds))
                     statuses["too late"] += 1
                     if child.returncode != 0:
-                        self.faults.append(f"{name}: ended with {child.returncode}: {child.stderr.read()}")
+                        self.fault(f"{name}: ended with {child.returncode}: {child.stderr.read()}")
                     break
                 except subprocess.TimeoutExpired:
                     child.send_signal(getattr(signal, f"SIG{kind}"))
@@ -114,13 +118,12 @@ class Campaign:
                 # Before the handler is there a signal ends the program as signals do.
                 right = {"KILL": [-9], "INT": [130, -2, 0], "TERM": [143, -15, 0]}[kind]
                 if status not in right:
-                    self.faults.append(f"{name}: SIG{kind} gave {status}: {child.stderr.read()}")
+                    self.fault(f"{name}: SIG{kind} gave {status}: {child.stderr.read()}")
             found = content(folder)
             differing = [k for k in sorted(set(expected) | set(found)) if expected.get(k) != found.get(k)]
             if differing:
-                self.faults.append(f"{name}, round {rounds}: {', '.join(differing[:5])} differ")
+                self.fault(f"{name}, round {rounds}: {', '.join(differing[:5])} differ")
             shutil.rmtree(folder)
-        self.counts[name] = statuses
         print(f"{name}: {done} stops in {rounds} rounds ({statuses}), {seconds:.1f} s unbroken", flush=True)
 
 
@@ -173,8 +176,6 @@ def main():
         for verb in only:
             start, resume = verbs[verb]
             campaign.verb(verb, start, resume, options.kills)
-        for fault in campaign.faults:
-            print("fault:", fault)
         print(f"{len(campaign.faults)} faults")
         sys.exit(bool(campaign.faults))
 

@@ -239,7 +239,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
             vit.heads, vit.width
         ));
     }
-    if source == Source::TimmVit && recognised.upright {
+    if matches!(source, Source::TimmVit | Source::Dino) && recognised.upright {
         report.assumed.push(
             "ImageNet's mean and standard deviation; the file is of images higher than wide, as TransReID-SSL's, and does \
              not say whose it is: --as transreid-ssl"

@@ -55,8 +55,8 @@ fn every_source_is_recognised_and_gives_its_features() {
         ("dinov2 registers", Source::DinoV2, [70, 70]),
         ("timm-vit registers", Source::TimmVit, [64, 64]),
         ("timm-vit registers embedded", Source::TimmVit, [64, 64]),
-        // Nothing in it says whose it is.
-        ("transreid-ssl", Source::TimmVit, upright),
+        // It is of DINO's program; nothing in it says whose.
+        ("transreid-ssl", Source::Dino, upright),
         ("pass", Source::Pass, upright),
         ("mae", Source::Mae, [112, 112]),
         ("hap", Source::Hap, upright),

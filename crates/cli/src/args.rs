@@ -5,8 +5,8 @@ use std::str::FromStr;
 
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clasp_data::synth::Style;
 use clap_complete::Shell;
+use clasp_data::synth::Style;
 use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
 use clasp_run::check::MOST_THREADS;

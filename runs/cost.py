@@ -13,7 +13,7 @@ import resource
 import subprocess
 
 BASE = ["--batch", "4", "--out-dim", "65536"]
-MOE = ["--set", 'model.adapter="moe"']
+MERGED = ["--set", 'model.adapter="merged"']
 AXES = {
     "images in a batch": [(n, ["--batch", str(n)]) for n in (2, 4, 8, 16)],
     "rows of a global view": [
@@ -21,7 +21,7 @@ AXES = {
         for n in (128, 192, 256, 384)
     ],
     "prototypes, K": [(k, ["--out-dim", str(k)]) for k in (4096, 16384, 65536, 131072)],
-    "experts (0: none)": [(0, [])] + [(e, MOE + ["--set", f"model.experts={e}"]) for e in (2, 6, 12)],
+    "merged experts (0: none)": [(0, [])] + [(e, MERGED + ["--set", f"model.experts={e}"]) for e in (4, 6, 12)],
     "threads": [(t, ["--threads", str(t)]) for t in (1, 2)],
 }
 

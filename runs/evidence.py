@@ -15,11 +15,13 @@ Tables:
   main           arms on synthetic people, frozen backbone, equal steps
   compute        the same, with as much processor time for each arm as CLASP took
   prompts        each task under each prompt
-  demo           `clasp demo`; also docs/demo-ranges.json, which the demo's report shows beside its own figures
+  demo           `clasp demo`
   photos-frozen  arms pre-trained on photos, frozen backbone (--data)
   photos         the same arms, six tasks fine-tuned, and fresh weights (--data)
   drawn          six tasks fine-tuned on synthetic people from CLASP's backbone
   by-heart       the same few photos to train and to test on (--data)
+With --write, tables main and prompts together, or demo, of three seeds or more also make docs/demo-ranges.json, which
+the demo's report shows beside its own figures.
 Standard library only. Tests: python3 -m unittest discover -s runs
 """
 
@@ -580,6 +582,30 @@ def demo_table(evidence, seeds):
     return head(evidence.args, "demo", seeds, text, {"clasp": runs}) + table(["", *names], rows), ranges
 
 
+def ranges_of_main(evidence, seeds, steps):
+    """The ranges that the demo's report shows, from tables main and prompts: its people, recipe and steps are theirs."""
+    main = evidence.main(["initialisation", "dino", "clasp"], seeds, steps)
+    rows = {"chance": {}, "initialisation": {}, "DINO": {}, "CLASP": {}}
+    for task in FROZEN:
+        rows["chance"][task] = [found["chance"][task] for found in main["clasp"].values()]
+        for name, arm in [("initialisation", "initialisation"), ("DINO", "dino"), ("CLASP", "clasp")]:
+            rows[name][task] = [found["figures"][task] for found in main[arm].values()]
+    for prompt in PROMPTS:
+        files = [evidence.out / "prompts/clasp" / f"seed-{seed}.json" for seed in seeds]
+        found = [json.loads(path.read_text())["figures"] for path in files if path.exists()]
+        if len(found) == len(seeds):
+            rows[f"CLASP, {prompt} prompt"] = {task: [one[task][prompt] for one in found] for task in FROZEN}
+    triple = lambda values: [round(100 * f(values), 2) for f in (statistics.mean, min, max)]
+    made = sorted({found["made"]["commit"] for arms in main.values() for found in arms.values()})
+    return {
+        "people": PEOPLE["unlabelled"],
+        "steps": steps,
+        "seeds": len(seeds),
+        "made": ", ".join(made),
+        "rows": {name: {task: triple(values) for task, values in tasks.items()} for name, tasks in rows.items()},
+    }
+
+
 def finetuned_table(evidence, which, seeds):
     """Tables of runs/finetune.py with CLASP's backbone of the first seed."""
     args = evidence.args
@@ -661,6 +687,8 @@ def main(words=None):
                     arms = [arm for arm in arms if ARMS[arm].kind == "recipe" and "method=dino" not in ARMS[arm].set]
                 steps = args.steps or STEPS["photos" if name in PHOTOS else "drawn"]
                 texts[name] = makers[name](evidence, seeds, arms, steps)
+                if name == "prompts" and "clasp" in arms and len(seeds) >= 3 and "main" in args.tables:
+                    ranges = ranges_of_main(evidence, seeds, steps)
         except Problem as problem:
             evidence.problems[name, "table"] = str(problem)
         if texts.get(name) and args.write:

@@ -105,50 +105,6 @@ pub fn lines(axes: Axes<'_>, lines: &[Line], reference: Option<&Reference>) -> S
     svg
 }
 
-/// Groups of bars: one group per column name, one bar per row name; values from 0 on.
-pub fn bars(axes: Axes<'_>, rows: &[&str], columns: &[String], values: &[Vec<f64>]) -> String {
-    let top = values
-        .iter()
-        .flatten()
-        .copied()
-        .fold(0.0, f64::max)
-        .max(1e-9);
-    let range = Range {
-        low: 0.0,
-        high: top * 1.05,
-    };
-    let mut svg = open(axes);
-    grid(&mut svg, range);
-    let group = (WIDTH - LEFT - RIGHT) / columns.len().max(1) as f64;
-    let bar = group * 0.8 / rows.len().max(1) as f64;
-    for (column, name) in columns.iter().enumerate() {
-        let start = LEFT + column as f64 * group + group * 0.1;
-        for (row, series) in values.iter().enumerate() {
-            let value = series.get(column).copied().unwrap_or(0.0);
-            let height = range.part(value) * (HEIGHT - TOP - BOTTOM);
-            let _ = write!(
-                svg,
-                r#"<rect class="bar c{}" x="{:.1}" y="{:.1}" width="{bar:.1}" height="{height:.1}"><title>{} {}: {value:.3}</title></rect>"#,
-                row % 6,
-                start + row as f64 * bar,
-                HEIGHT - BOTTOM - height,
-                escape(rows.get(row).copied().unwrap_or("")),
-                escape(name)
-            );
-        }
-        let _ = write!(
-            svg,
-            r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="middle">{}</text>"#,
-            start + group * 0.4,
-            HEIGHT - BOTTOM + 16.0,
-            escape(name)
-        );
-    }
-    legend(&mut svg, rows.iter().copied());
-    svg.push_str("</svg>");
-    svg
-}
-
 fn y_at(range: Range, y: f64) -> f64 {
     HEIGHT - BOTTOM - range.part(y) * (HEIGHT - TOP - BOTTOM)
 }

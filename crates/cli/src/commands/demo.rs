@@ -673,7 +673,7 @@ fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
         };
         (!kept.is_empty()).then(|| plot::lines(axes, &kept, reference))
     };
-    let mut charts: Vec<String> = [
+    let charts = [
         chart(
             "Self-distillation loss",
             "cross-entropy (nats)",
@@ -707,44 +707,19 @@ fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
             ],
             None,
         ),
+        chart(
+            "Distance between features, CLASP",
+            "1 − cosine",
+            &[
+                ("one image, two prompts", &log, "features/prompt_distance"),
+                ("two images, one prompt", &log, "features/image_distance"),
+            ],
+            None,
+        ),
     ]
     .into_iter()
-    .flatten()
-    .collect();
-
-    let usage = log_lines(&run.join("experts.jsonl"))?;
-    let step = usage.iter().filter_map(|line| line["step"].as_u64()).max();
-    let last: Vec<&Value> = usage
-        .iter()
-        .filter(|line| line["step"].as_u64() == step)
-        .collect();
-    let block = last.iter().filter_map(|line| line["block"].as_u64()).max();
-    let frequency = |task: &str| -> Option<Vec<f64>> {
-        let line = last
-            .iter()
-            .find(|line| line["task"] == task && line["block"].as_u64() == block)?;
-        line["frequency"]
-            .as_array()
-            .map(|values| values.iter().filter_map(Value::as_f64).collect())
-    };
-    let used: Vec<(&str, Vec<f64>)> = TASKS
-        .iter()
-        .filter_map(|task| Some((*task, frequency(task)?)))
-        .collect();
-    if let Some((_, experts)) = used.first() {
-        let columns: Vec<String> = (1..=experts.len())
-            .map(|expert| expert.to_string())
-            .collect();
-        let rows: Vec<&str> = used.iter().map(|(task, _)| *task).collect();
-        let values: Vec<Vec<f64>> = used.iter().map(|(_, values)| values.clone()).collect();
-        let axes = plot::Axes {
-            title: "Use of the last block's experts by prompt",
-            x: "expert",
-            y: "share of choices",
-        };
-        charts.push(plot::bars(axes, &rows, &columns, &values));
-    }
-    Ok(charts)
+    .flatten();
+    Ok(charts.collect())
 }
 
 /// The same queries before training and after it.

@@ -50,8 +50,7 @@ const LEAST_OUTSIDE: usize = 1024;
 const ALIGNMENT: usize = 4096;
 /// Largest difference to the network, relative to the largest value of an output where that is above 1.
 const TOLERANCE: f32 = 1e-4;
-/// Of weights rounded to 16 bits: the length of the difference over that of the output. A token whose two best experts are nearly
-/// equal may go to another one, so no single value is a measure.
+/// Of weights rounded to 16 bits: the length of the difference over that of the output.
 const TOLERANCE_HALF: f32 = 2e-2;
 
 /// Why a network cannot leave.

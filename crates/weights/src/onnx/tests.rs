@@ -483,12 +483,7 @@ fn backbones_leave_with_heads() {
             _ => "vit-pico",
         };
         let size = if published { [256, 128] } else { [64, 32] };
-        // Halves change the choice of experts that nearly tie: of a small network's few tokens, too large a share.
-        let adapter = if half && !published {
-            Adapter::None
-        } else {
-            moe.clone()
-        };
+        let adapter = moe.clone();
         let backbone = backbone(
             if published { name } else { small },
             adapter,

@@ -280,7 +280,8 @@ class Evidence:
             numbers = lambda values: ",".join(map(str, values))
             target.parent.mkdir(parents=True, exist_ok=True)
             words = ["--as", kind, "--heads", tower["width"] // tower["head_width"]]
-            words += ["--size", "{0}x{0}".format(tower["image_size"])]
+            size = tower["image_size"]
+            words += ["--size", "x".join(map(str, size if isinstance(size, list) else [size, size]))]
             words += ["--mean", numbers(images["mean"]), "--std", numbers(images["std"])]
             self.clasp("import", source / "open_clip_model.safetensors", "-o", target, *words)
         return target

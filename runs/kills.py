@@ -46,7 +46,12 @@ def sets(values):
 def content(folder):
     """Digest of every file below a folder by its path; logs without speeds."""
     found = {}
-    for path in sorted(folder.rglob("*")):
+    paths = sorted(folder.rglob("*"))
+    # A stop writes a checkpoint of its own, so which of the earlier ones are still there differs.
+    last = {path.parent: path for path in paths if path.parent.name == "checkpoints"}
+    for path in paths:
+        if path.parent in last and path != last[path.parent]:
+            continue
         name = path.relative_to(folder).as_posix()
         if not path.is_file() or path.name.startswith(LEFT_OUT):
             continue

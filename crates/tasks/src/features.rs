@@ -272,9 +272,10 @@ pub fn on_replicas<M: Clone + Send, T: Send>(
         }
     };
     let (next, stop, one_batch) = (&next, &stop, &one_batch);
-    let worker = move |model: M| -> Result<Vec<(usize, Vec<T>)>, (usize, TaskError)> {
+    let worker = move |model: M| -> Result<Vec<(usize, Vec<T>)>, (usize, Box<TaskError>)> {
         let pool = { rayon::ThreadPoolBuilder::new().num_threads(shares.threads) }.build();
-        let pool = pool.map_err(|error| (0, TaskError::Io(std::io::Error::other(error))))?;
+        let pool =
+            pool.map_err(|error| (0, Box::new(TaskError::Io(std::io::Error::other(error)))))?;
         pool.install(move || {
             let mut results = Vec::new();
             while !stop.load(Ordering::Relaxed) {
@@ -286,7 +287,7 @@ pub fn on_replicas<M: Clone + Send, T: Send>(
                     Ok(batch) => results.push((index, batch)),
                     Err(error) => {
                         stop.store(true, Ordering::Relaxed);
-                        return Err((index, error));
+                        return Err((index, Box::new(error)));
                     }
                 }
             }
@@ -314,7 +315,7 @@ pub fn on_replicas<M: Clone + Send, T: Send>(
     }
     // Several threads may have failed before they saw the flag: report what comes first in the data.
     if let Some((_, error)) = errors.into_iter().min_by_key(|(index, _)| *index) {
-        return Err(error);
+        return Err(*error);
     }
     results.sort_unstable_by_key(|(index, _)| *index);
     Ok(results.into_iter().flat_map(|(_, batch)| batch).collect())

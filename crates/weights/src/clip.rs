@@ -103,10 +103,8 @@ fn single_file(path: &Path) -> WeightsError {
         Ok(_) if beginning.starts_with(b"PK") => {
             "a file of PyTorch, without the model's configuration"
         }
-        Ok(_) => match crate::checkpoint::not_weights(&beginning) {
-            Some(found) => found,
-            None => "one file, without the model's configuration",
-        },
+        Ok(_) => crate::checkpoint::not_weights(&beginning)
+            .unwrap_or("one file, without the model's configuration"),
     };
     let [open_config, open_weights] = crate::clip::OPEN_CLIP;
     let [config, weights] = crate::clip::HUGGING_FACE;

@@ -1,5 +1,7 @@
 //! End-to-end tests: each runs the program as a user does.
 
+#![allow(clippy::unwrap_used)]
+
 mod bad_input;
 mod bench;
 mod demo;

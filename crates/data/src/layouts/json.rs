@@ -43,7 +43,7 @@ pub(super) fn read<T: DeserializeOwned>(
 fn without_nan(text: &str) -> Option<String> {
     let mut plain = String::with_capacity(text.len());
     let (mut rest, mut inside, mut found) = (text, false, false);
-    while let Some(at) = rest.find(|c| matches!(c, '"' | '\\' | 'N' | 'I' | '-')) {
+    while let Some(at) = rest.find(['"', '\\', 'N', 'I', '-']) {
         let (before, from) = rest.split_at(at);
         plain.push_str(before);
         let word = ["NaN", "Infinity", "-Infinity"];

@@ -684,8 +684,10 @@ def main(words=None):
             else:
                 arms = args.arms or (QUICK if args.quick else DEFAULT_ARMS).get(name) or DEFAULT_ARMS[name]
                 if name == "prompts":
-                    # The others have no prompts.
-                    arms = [arm for arm in arms if ARMS[arm].kind == "recipe" and "method=dino" not in ARMS[arm].set]
+                    # The others have no prompts, and of several tables at once this one has its own arms alone.
+                    own = DEFAULT_ARMS["prompts"] if len(args.tables) > 1 else arms
+                    prompted = lambda arm: ARMS[arm].kind == "recipe" and not {"method=dino", "model.adapter=none"} & set(ARMS[arm].set)
+                    arms = [arm for arm in arms if arm in own and prompted(arm)]
                 steps = args.steps or STEPS["photos" if name in PHOTOS else "drawn"]
                 texts[name] = makers[name](evidence, seeds, arms, steps)
                 if name == "prompts" and "clasp" in arms and len(seeds) >= 3 and "main" in args.tables:

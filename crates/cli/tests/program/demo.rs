@@ -49,7 +49,7 @@ fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice()
     done(at, &demo("64"));
     let first = results(at);
     let page = std::fs::read_to_string(at.join("d/report.html")).expect("a report");
-    assert!(page.contains("ln K = ln 64 = 4.16"), "no line at ln K");
+    assert!(page.contains("ln K = ln 8 = 2.08"), "no line at ln K");
     assert!(page.find("<td>chance") < page.find("<td>initialisation"));
     for name in ["initialisation", "DINO", "CLASP", "CLASP, part prompt"] {
         assert!(first.contains(&format!("\"{name}\"")), "{name}");

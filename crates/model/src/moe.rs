@@ -168,6 +168,22 @@ pub struct Conditioned {
     pub mlp: Mlp,
 }
 
+impl Conditioned {
+    /// The same layers on their own: their tensors become leaves.
+    pub(crate) fn detached(self) -> Self {
+        let norm = |mut norm: LayerNorm| {
+            norm.gamma = detached(norm.gamma);
+            norm.beta = norm.beta.map(detached);
+            norm
+        };
+        Self {
+            norm1: norm(self.norm1),
+            norm2: norm(self.norm2),
+            mlp: self.mlp.detached(),
+        }
+    }
+}
+
 impl Moe {
     /// The norms and the MLP of a block under prompt weights [1, tasks], as tensors of the graph: gradients reach the
     /// weights and the prompts.
@@ -211,14 +227,6 @@ fn leaf<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
     let tracked = tensor.is_autodiff();
     let values = tensor.without_autodiff();
     Param::from_tensor(if tracked { values.autodiff() } else { values })
-}
-
-/// As [`detached`], of a norm.
-pub(crate) fn detached_norm(norm: LayerNorm) -> LayerNorm {
-    let mut norm = norm;
-    norm.gamma = detached(norm.gamma);
-    norm.beta = norm.beta.map(detached);
-    norm
 }
 
 /// The prompts of gated hidden units, one row a task.

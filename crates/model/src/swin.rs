@@ -31,7 +31,7 @@ use crate::{
     kernels::{self, attention::Grid, mlp, scalar::Activation},
     layers::{self, Drops, EPSILON, Factors, Rng, normalise, project},
     mix::{self, IDENTITY, Mix},
-    moe::{self, Moe},
+    moe::{self, Conditioned, Moe},
 };
 
 /// What forbids attention between regions that a cyclic shift made neighbours, added to the scores.
@@ -842,30 +842,19 @@ impl Block {
         Self { moe, ..plain }
     }
 
-    /// The block under prompt weights [1, tasks]: without prompts, its tensors of the graph.
-    fn condition(&self, mix: &Tensor<2>) -> Option<Self> {
-        let moe = self.moe.as_ref()?;
-        let moe::Conditioned { norm1, norm2, mlp } =
-            moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
-        Some(Self {
+    /// The same for prompt weights [1, tasks], as a block without prompts.
+    fn fold(self, mix: &Tensor<2>) -> Self {
+        let Some(moe) = &self.moe else {
+            return self;
+        };
+        let conditioned = moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
+        let Conditioned { norm1, norm2, mlp } = conditioned.detached();
+        Self {
             norm1,
             norm2,
             mlp,
             moe: None,
-            ..self.clone()
-        })
-    }
-
-    /// The same for prompt weights, as a block of its own.
-    fn fold(self, mix: &Tensor<2>) -> Self {
-        let Some(block) = self.condition(mix) else {
-            return self;
-        };
-        Self {
-            norm1: moe::detached_norm(block.norm1),
-            norm2: moe::detached_norm(block.norm2),
-            mlp: block.mlp.detached(),
-            ..block
+            ..self
         }
     }
 
@@ -877,34 +866,30 @@ impl Block {
         mix: &Tensor<2>,
         [factors, later]: [Option<Factors>; 2],
     ) -> Tensor<4> {
-        let conditioned = self.condition(mix);
-        let Self {
-            norm1,
-            norm2,
-            attn,
-            mlp,
-            ..
-        } = conditioned.as_ref().unwrap_or(self);
+        let norms = [&self.norm1, &self.norm2];
+        let conditioned = { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, mix));
+        let (norm1, norm2, mlp) = match &conditioned {
+            Some(Conditioned { norm1, norm2, mlp }) => (norm1, norm2, mlp),
+            None => (&self.norm1, &self.norm2, &self.mlp),
+        };
+        let attn = &self.attn;
         let [batch, height, width, channels] = x.dims();
         let flat = [batch, height * width, channels];
         let x = match windows {
-            Windows::Fused(grid) => kernels::attention::attention(
-                x.reshape(flat),
-                attn.parameters(norm1),
-                EPSILON,
-                attn.heads,
-                grid.clone(),
-                factors.map(|factors| factors.values),
-            ),
+            Windows::Fused(grid) => {
+                let x = kernels::attention::attention(
+                    x.reshape(flat),
+                    attn.parameters(norm1),
+                    EPSILON,
+                    attn.heads,
+                    grid.clone(),
+                    factors.map(|factors| factors.values),
+                );
+                mlp.residual(x, norm2, EPSILON, later)
+            }
             Windows::Graph(windows) => {
                 let attended = attn.forward(norm1.forward(x.clone()), windows);
-                (x + Factors::scale(&factors, attended)).reshape(flat)
-            }
-        };
-
-        let x = match windows {
-            Windows::Fused(_) => mlp.residual(x, norm2, EPSILON, later),
-            Windows::Graph(_) => {
+                let x = (x + Factors::scale(&factors, attended)).reshape(flat);
                 let branch = mlp.forward(norm2.forward(x.clone()));
                 x + Factors::scale(&later, branch)
             }

@@ -29,7 +29,7 @@ use crate::{
     kernels::{self, attention::Grid, scalar::Activation},
     layers::{self, Drops, Factors, Rng, project},
     mix::{self, Mix},
-    moe::{self, Moe},
+    moe::{Conditioned, Moe},
     swin::{Mlp, PatchProjection},
 };
 
@@ -543,30 +543,19 @@ impl Block {
         Self { moe, ..plain }
     }
 
-    /// The block under prompt weights [1, tasks]: without prompts, its tensors of the graph.
-    fn condition(&self, mix: &Tensor<2>) -> Option<Self> {
-        let moe = self.moe.as_ref()?;
-        let moe::Conditioned { norm1, norm2, mlp } =
-            moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
-        Some(Self {
+    /// The same for prompt weights [1, tasks], as a block without prompts.
+    fn fold(self, mix: &Tensor<2>) -> Self {
+        let Some(moe) = &self.moe else {
+            return self;
+        };
+        let conditioned = moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
+        let Conditioned { norm1, norm2, mlp } = conditioned.detached();
+        Self {
             norm1,
             norm2,
             mlp,
             moe: None,
-            ..self.clone()
-        })
-    }
-
-    /// The same for prompt weights, as a block of its own.
-    fn fold(self, mix: &Tensor<2>) -> Self {
-        let Some(block) = self.condition(mix) else {
-            return self;
-        };
-        Self {
-            norm1: moe::detached_norm(block.norm1),
-            norm2: moe::detached_norm(block.norm2),
-            mlp: block.mlp.detached(),
-            ..block
+            ..self
         }
     }
 
@@ -577,14 +566,13 @@ impl Block {
         mix: &Tensor<2>,
         [factors, later]: [Option<Factors>; 2],
     ) -> Tensor<3> {
-        let conditioned = self.condition(mix);
-        let Self {
-            norm1,
-            norm2,
-            attn,
-            mlp,
-            ..
-        } = conditioned.as_ref().unwrap_or(self);
+        let norms = [&self.norm1, &self.norm2];
+        let conditioned = { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, mix));
+        let (norm1, norm2, mlp) = match &conditioned {
+            Some(Conditioned { norm1, norm2, mlp }) => (norm1, norm2, mlp),
+            None => (&self.norm1, &self.norm2, &self.mlp),
+        };
+        let attn = &self.attn;
         let tokens = x.dims()[1];
         let fuse = kernels::can_fuse(&x) && self.ls1.is_none() && self.ls2.is_none();
         let x = if fuse {

@@ -76,36 +76,30 @@ pub(crate) fn objective(
         ..Temperatures::default()
     };
     let dino = dino_loss_of(&forward.views, &targets.probabilities, &temperatures);
-    let mut total = dino.clone() * loss.dino;
-    let mut measured = vec![
-        (Measure::Dino, dino),
+    let mut sum = Sum {
+        total: dino.clone() * loss.dino,
+        measured: vec![(Measure::Dino, dino)],
+    };
+    sum.measured.extend([
         (Measure::Entropy, targets.entropy.clone()),
         (Measure::Spread, spread(forward.pooled.clone().inner())),
-    ];
-    let mut add = |total: Tensor<1>, measure, value: Tensor<1>, weight: f64| {
-        measured.push((measure, value.clone()));
-        total + value * weight
-    };
+    ]);
     if let (Some(logits), Some(labels)) = (&forward.parts, &inputs.parts) {
         let copies = logits.own.dims()[0] / labels.dims()[0];
         let all = Tensor::cat(vec![labels.clone(); copies], 0);
         let part = inputs.label_mean(part_loss(logits.own.clone(), all.clone()));
-        total = add(total, Measure::Part, part, loss.part);
+        sum.add(Measure::Part, part, loss.part);
         if let Some(identity) = &logits.identity {
             let part = inputs.label_mean(part_loss(identity.clone(), labels.clone()));
             let weight = loss.part * loss.identity_labels;
-            total = add(total, Measure::PartIdentity, part, weight);
+            sum.add(Measure::PartIdentity, part, weight);
         }
         if setting.observe {
             let counts = part_accuracy(logits.own.clone().inner(), all);
             let names = [Measure::PartRight, Measure::PartKnown];
-            measured.extend(names.into_iter().zip(counts));
+            sum.measured.extend(names.into_iter().zip(counts));
         }
     }
-    let mut add = |total: Tensor<1>, measure, value: Tensor<1>, weight: f64| {
-        measured.push((measure, value.clone()));
-        total + value * weight
-    };
     if let (Some(logits), Some((target, mask))) = (&forward.attributes, &inputs.attributes) {
         let views = logits.own.dims()[0] / target.dims()[0];
         let [target, mask] = [target, mask].map(|one| Tensor::cat(vec![one.clone(); views], 0));
@@ -114,28 +108,46 @@ pub(crate) fn objective(
             inputs.label_mean(attribute_loss(logits.clone(), target, mask, setting.ranges))
         };
         let Heads { own, identity } = logits;
-        total = add(total, Measure::Attribute, of(own), loss.attribute);
+        sum.add(Measure::Attribute, of(own), loss.attribute);
         if let Some(identity) = identity {
             let weight = loss.attribute * loss.identity_labels;
-            total = add(total, Measure::AttributeIdentity, of(identity), weight);
+            sum.add(Measure::AttributeIdentity, of(identity), weight);
         }
         if setting.observe {
             let own = own.clone().inner();
             let counts = attribute_accuracy(own, target, mask, setting.ranges).map(Tensor::sum);
             let names = [Measure::AttributeRight, Measure::AttributeKnown];
-            measured.extend(names.into_iter().zip(counts));
+            sum.measured.extend(names.into_iter().zip(counts));
         }
     }
     if setting.observe && !forward.prompted.is_empty() {
         let [prompts, images] = distances(forward, inputs.batch);
-        measured.push((Measure::PromptDistance, prompts));
-        measured.push((Measure::ImageDistance, images));
+        sum.measured.push((Measure::PromptDistance, prompts));
+        sum.measured.push((Measure::ImageDistance, images));
     }
+    let Sum {
+        total,
+        mut measured,
+    } = sum;
     measured.push((Measure::Total, total.clone()));
     let measured = { measured.into_iter() }
         .map(|(measure, value)| (measure, value.without_autodiff()))
         .collect();
     (total, measured)
+}
+
+/// The loss as far as it is summed up, and what was measured.
+struct Sum {
+    total: Tensor<1>,
+    measured: Vec<(Measure, Tensor<1>)>,
+}
+
+impl Sum {
+    /// Adds a loss with its weight, and keeps its value.
+    fn add(&mut self, measure: Measure, value: Tensor<1>, weight: f64) {
+        self.measured.push((measure, value.clone()));
+        self.total = self.total.clone() + value * weight;
+    }
 }
 
 impl Inputs {
@@ -155,14 +167,10 @@ impl Inputs {
 /// images under identity: [1] each.
 fn distances(forward: &Forward, batch: usize) -> [Tensor<1>; 2] {
     // One view of each image: [batch, channels], of length 1.
-    let unit = |pooled: &Tensor<2>| {
-        let features = pooled.clone().inner().narrow(0, 0, batch);
-        let norm = features.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-        features / norm
-    };
-    let identity = unit(&forward.pooled);
+    let one_view = |pooled: &Tensor<2>| unit(pooled.clone().inner().narrow(0, 0, batch));
+    let identity = one_view(&forward.pooled);
     let others: Vec<Tensor<1>> = { forward.prompted.iter() }
-        .map(|pooled| (identity.clone() * unit(pooled)).sum_dim(1).mean())
+        .map(|pooled| (identity.clone() * one_view(pooled)).sum_dim(1).mean())
         .collect();
     let prompts = Tensor::cat(others, 0).mean().neg() + 1.0;
     // Σ_{i≠j} cos = |Σ f|² − n.
@@ -172,12 +180,17 @@ fn distances(forward: &Forward, batch: usize) -> [Tensor<1>; 2] {
     [prompts, (sum - n).div_scalar(pairs).neg() + 1.0]
 }
 
+/// Each row of [batch, channels] over its length.
+fn unit(features: Tensor<2>) -> Tensor<2> {
+    let norm = features.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+    features / norm
+}
+
 /// Standard deviation over the batch of each channel of the normalised features, mean over channels,
 /// times the root of their number: 1 for features in all directions alike, 0 for equal features.
 pub(crate) fn spread(pooled: Tensor<2>) -> Tensor<1> {
     let channels = pooled.dims()[1] as f64;
-    let norm = pooled.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
-    let features = pooled / norm;
+    let features = unit(pooled);
     let mean = features.clone().mean_dim(0);
     let std = (features - mean).square().mean_dim(0).sqrt().mean();
     std * channels.sqrt()

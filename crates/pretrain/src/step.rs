@@ -256,7 +256,7 @@ impl Trainer {
 
     /// The teacher's pooled features of the global views of a batch: [views · batch, channels].
     pub fn features(&self, items: &[Item]) -> Tensor<2> {
-        let inputs = Inputs::new(items, self.grid, self.plan.recipe.method, &self.device);
+        let inputs = Inputs::of_globals(items, self.plan.recipe.method, &self.device);
         self.plan.precision.within(|| self.teacher.pool(&inputs))
     }
 
@@ -339,7 +339,7 @@ impl Trainer {
         for items in items.chunks(part_size) {
             let shares: Vec<&[Item]> = items.chunks(share_size).collect();
             logits.extend(self.replicas.map(shares, |_, items| {
-                let inputs = Inputs::new(items, self.grid, self.plan.recipe.method, &self.device);
+                let inputs = Inputs::of_globals(items, self.plan.recipe.method, &self.device);
                 precision.within(|| self.teacher.project(&inputs))
             }));
         }

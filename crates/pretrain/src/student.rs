@@ -119,8 +119,7 @@ impl Student {
         let globals = inputs.globals.clone();
         let mix = inputs.mix(globals.dims()[0] / batch, &device);
         let shared = backbone.shared(globals.clone(), &mix, Some(rng));
-        let stop = |shared| self.stop(shared);
-        let features = backbone.conditional(stop(shared.clone()), &mix, Some(rng));
+        let features = backbone.conditional(self.stop(shared.clone()), &mix, Some(rng));
         // The features that the label losses see without a prompt of their own.
         let identity = if self.detach_shared && (self.labels_on_identity || !self.prompted) {
             backbone.conditional(shared.clone(), &mix, Some(rng))
@@ -132,7 +131,7 @@ impl Student {
         if let Some(locals) = &inputs.locals {
             let mix = inputs.mix(locals.dims()[0] / batch, &device);
             let shared = backbone.shared(locals.clone(), &mix, Some(rng));
-            let features = backbone.conditional(stop(shared), &mix, Some(rng));
+            let features = backbone.conditional(self.stop(shared), &mix, Some(rng));
             pooled.push(features.pooled);
         }
 

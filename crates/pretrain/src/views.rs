@@ -300,22 +300,35 @@ pub struct Inputs {
 impl Inputs {
     /// The tensors of `items` on `device`; `grid` is rows and columns of a global view's feature map.
     pub fn new(items: &[Item], grid: [usize; 2], method: Method, device: &Device) -> Self {
-        let globals = items.first().map_or(0, |item| item.views.global.len());
-        let locals = items.first().map_or(0, |item| item.views.local.len());
+        let views = items.first().map(|item| &item.views);
+        let [globals, locals] =
+            views.map_or([0; 2], |views| [views.global.len(), views.local.len()]);
         let global = |view: usize| items.iter().map(move |item| &item.views.global[view]);
         let local = |view: usize| items.iter().map(move |item| &item.views.local[view]);
         let labelled = items
             .iter()
             .any(|item| item.views.global.iter().any(|view| view.parts.is_some()));
         Self {
+            locals: (locals > 0).then(|| pixels((0..locals).flat_map(local), device)),
+            parts: labelled.then(|| part_labels((0..globals).flat_map(global), grid, device)),
+            attributes: attribute_tensors(items, device),
+            ..Self::of_globals(items, method, device)
+        }
+    }
+
+    /// What the teacher sees of `items`: their global views, without local ones and labels.
+    pub fn of_globals(items: &[Item], method: Method, device: &Device) -> Self {
+        let globals = items.first().map_or(0, |item| item.views.global.len());
+        let global = |view: usize| items.iter().map(move |item| &item.views.global[view]);
+        Self {
             keys: items.iter().map(|item| item.key.clone()).collect(),
             globals: pixels((0..globals).flat_map(global), device),
-            locals: (locals > 0).then(|| pixels((0..locals).flat_map(local), device)),
+            locals: None,
             batch: items.len(),
             lambdas: (method == Method::Solider)
                 .then(|| items.iter().map(|item| item.lambda).collect()),
-            parts: labelled.then(|| part_labels((0..globals).flat_map(global), grid, device)),
-            attributes: attribute_tensors(items, device),
+            parts: None,
+            attributes: None,
         }
     }
 }

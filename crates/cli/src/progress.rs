@@ -60,7 +60,7 @@ impl Meter {
                 );
             bar.set_style(style);
             bar.set_message(what.to_owned());
-            // The time left is told while a long step goes on.
+            // The time left is also shown while a long step runs.
             bar.enable_steady_tick(Duration::from_secs(1));
             bar
         });

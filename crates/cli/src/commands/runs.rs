@@ -14,7 +14,7 @@ use super::print_result;
 use crate::Outcome;
 use crate::args::{Common, Runs};
 
-/// Folders below the one given that are looked into.
+/// Levels of folders below the one given that are searched.
 const DEPTH: usize = 3;
 
 /// A run.

@@ -86,6 +86,11 @@ impl Reader {
         let mut file = std::io::BufReader::new(fs::File::open(path)?);
         let length = file.get_ref().metadata()?.len();
         let (mut at, mut ahead, mut ended) = (0_u64, Ahead::default(), false);
+        let archive = self.archive.clone();
+        let after_end = |at: u64, left_out: &mut LeftOut| {
+            let rest = length - at;
+            left_out.note(format!("{archive}: {rest} bytes after its end are no tar"));
+        };
         loop {
             if length < at + BLOCK {
                 // One empty block is enough of an end mark: some writers leave out the second.
@@ -93,11 +98,7 @@ impl Reader {
                     return Ok(());
                 }
                 if ended {
-                    left_out.note(format!(
-                        "{}: {} bytes after its end are no tar",
-                        self.archive,
-                        length - at
-                    ));
+                    after_end(at, left_out);
                     return Ok(());
                 }
                 let what = match length == at && ahead.path.is_none() {
@@ -118,11 +119,7 @@ impl Reader {
             let header = Header::from_byte_slice(&block);
             if let Err(reason) = check(&block, header) {
                 if ended {
-                    left_out.note(format!(
-                        "{}: {} bytes after its end are no tar",
-                        self.archive,
-                        length - at
-                    ));
+                    after_end(at, left_out);
                     return Ok(());
                 }
                 return Err(self.damaged(at, reason));

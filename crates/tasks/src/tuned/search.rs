@@ -241,6 +241,42 @@ impl SearchTask {
     }
 }
 
+/// What was found in each frame, by column, as a gallery takes it.
+struct Columns {
+    /// x, y, width, height of each person, in pixels of the scene.
+    boxes: Vec<Vec<[f64; 4]>>,
+    scores: Vec<Vec<f64>>,
+    /// Embeddings of all people, one after the other.
+    features: Vec<Vec<f32>>,
+}
+
+impl Columns {
+    fn new(frames: &[Vec<Found>]) -> Self {
+        Self {
+            boxes: { frames.iter() }
+                .map(|found| found.iter().map(|one| one.bbox).collect())
+                .collect(),
+            scores: { frames.iter() }
+                .map(|found| found.iter().map(|one| one.score).collect())
+                .collect(),
+            features: { frames.iter() }
+                .map(|found| found.iter().flat_map(|one| one.embedding.clone()).collect())
+                .collect(),
+        }
+    }
+
+    fn frames(&self) -> Vec<FoundFrame<'_>> {
+        let scored = self.boxes.iter().zip(&self.scores);
+        { scored.zip(&self.features) }
+            .map(|((boxes, scores), features)| FoundFrame {
+                boxes,
+                scores,
+                features,
+            })
+            .collect()
+    }
+}
+
 /// Judges what was found in each frame, and the embeddings of the queries, by the data.
 pub(crate) fn judge(
     settings: &Settings,
@@ -248,22 +284,8 @@ pub(crate) fn judge(
     frames: &[Vec<Found>],
     sought: &[Vec<f32>],
 ) -> Result<Judged, TaskError> {
-    let boxes: Vec<Vec<[f64; 4]>> = { frames.iter() }
-        .map(|found| found.iter().map(|one| one.bbox).collect())
-        .collect();
-    let scores: Vec<Vec<f64>> = { frames.iter() }
-        .map(|found| found.iter().map(|one| one.score).collect())
-        .collect();
-    let features: Vec<Vec<f32>> = { frames.iter() }
-        .map(|found| found.iter().flat_map(|one| one.embedding.clone()).collect())
-        .collect();
-    let found: Vec<FoundFrame> = (0..frames.len())
-        .map(|index| FoundFrame {
-            boxes: &boxes[index],
-            scores: &scores[index],
-            features: &features[index],
-        })
-        .collect();
+    let columns = Columns::new(frames);
+    let found = columns.frames();
     let companions: Vec<Vec<f32>> = { eval.queries.iter() }
         .map(|query| {
             // As published: found boxes that are sure enough and that the query's own, which is sure, does not suppress.
@@ -303,8 +325,8 @@ pub(crate) fn judge(
         .map(|index| Scene {
             truth: &truth[index].0,
             labelled: &truth[index].1,
-            boxes: &boxes[index],
-            scores: &scores[index],
+            boxes: &columns.boxes[index],
+            scores: &columns.scores[index],
         })
         .collect();
     let detection = search::detection(&scenes, settings.search_score, false)?;
@@ -377,22 +399,8 @@ fn lines(
         });
         lines.push_str(&format!("{line}\n"));
     }
-    let boxes: Vec<Vec<[f64; 4]>> = { frames.iter() }
-        .map(|found| found.iter().map(|one| one.bbox).collect())
-        .collect();
-    let scores: Vec<Vec<f64>> = { frames.iter() }
-        .map(|found| found.iter().map(|one| one.score).collect())
-        .collect();
-    let features: Vec<Vec<f32>> = { frames.iter() }
-        .map(|found| found.iter().flat_map(|one| one.embedding.clone()).collect())
-        .collect();
-    let found: Vec<FoundFrame> = (0..frames.len())
-        .map(|index| FoundFrame {
-            boxes: &boxes[index],
-            scores: &scores[index],
-            features: &features[index],
-        })
-        .collect();
+    let columns = Columns::new(frames);
+    let found = columns.frames();
     let gallery = Gallery::new(
         &found,
         settings.embedding,
@@ -410,7 +418,7 @@ fn lines(
             .map(|hit| {
                 json!({
                     "frame": name(hit.frame),
-                    "bbox": boxes[hit.frame][hit.index],
+                    "bbox": columns.boxes[hit.frame][hit.index],
                     "similarity": hit.similarity,
                 })
             })

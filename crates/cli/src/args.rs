@@ -6,10 +6,10 @@ use std::str::FromStr;
 use clap::builder::RangedU64ValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
-use clasp_data::synth::Style;
 use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
 use clasp_run::check::MOST_THREADS;
+use clasp_synth::Style;
 use clasp_weights::export::Names;
 use clasp_weights::import::Source;
 

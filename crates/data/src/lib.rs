@@ -6,10 +6,9 @@
 //! | [`image`], [`resize`] | decodes, resizes as Pillow does, normalises |
 //! | [`augment`] | the pretraining views, with the label grid carried along |
 //! | [`loader`] | batches in a seeded order, loaded ahead by threads, resumable |
-//! | [`vocabulary`], [`labels`] | what pseudo-labels are about, and where they are kept |
+//! | [`vocabulary`], [`part`], [`labels`] | what pseudo-labels are about, and where they are kept |
 //! | [`layouts`], [`check`] | public data sets as their authors lay them out |
 //! | [`mat`], [`pickle`] | MATLAB files and pickles of NumPy arrays, in which some of them are annotated |
-//! | [`synth`], [`captions`] | drawn people with exact labels, and image-caption pairs |
 //! | [`font`] | letters for pictures |
 //! | [`pack`] | tar shards from any source, and statistics |
 //! | [`random`], [`atomic`] | generators that depend on their purpose alone; files written whole |
@@ -19,7 +18,6 @@
 
 pub mod atomic;
 pub mod augment;
-pub mod captions;
 pub mod check;
 pub mod font;
 pub mod image;
@@ -28,11 +26,11 @@ pub mod layouts;
 pub mod loader;
 pub mod mat;
 pub mod pack;
+pub mod part;
 pub mod pickle;
 pub mod random;
 pub mod resize;
 pub mod source;
-pub mod synth;
 pub mod text;
 mod vectors;
 pub mod vocabulary;

@@ -14,9 +14,7 @@
 //! | [`check`] | labels against their images |
 //! | [`compare`] | how far two stores agree |
 //! | [`mod@accuracy`] | how right a store is, against the truth of drawn people |
-//! | [`score`] | zero-shot answers against known truth |
 //! | [`show`] | a contact sheet with overlays and a legend |
-//! | [`clip_train`], [`clip_data`] | training a small CLIP of our own |
 //!
 //! Labels are made once and stored in the format of [`clasp_data::labels`]; pre-training reads that, never this crate.
 
@@ -26,8 +24,6 @@ pub mod accuracy;
 pub mod attributes;
 pub mod calibrate;
 pub mod check;
-pub mod clip_data;
-pub mod clip_train;
 pub mod compare;
 pub mod config;
 mod error;
@@ -38,7 +34,6 @@ pub mod labeller;
 pub mod parts;
 pub mod prompts;
 pub mod run;
-pub mod score;
 pub mod show;
 pub mod stats;
 #[cfg(test)]

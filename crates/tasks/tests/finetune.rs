@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{Device, Distribution, Tensor};
-use clasp_data::synth::{SynthConfig, write_dataset};
 use clasp_model::backbone::Backbone;
+use clasp_synth::{SynthConfig, write_dataset};
 use clasp_tasks::finetune::{Control, Model, Recipe, Report, Running, Split, Task, train};
 use clasp_tasks::tuned::attributes::AttributeTask;
 use clasp_tasks::tuned::detection::DetectionTask;

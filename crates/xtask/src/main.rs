@@ -17,6 +17,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "clasp-label",
         &["clasp-data", "clasp-model", "clasp-weights"],
     ),
+    ("clasp-synth", &["clasp-data"]),
+    (
+        "clasp-clip",
+        &[
+            "clasp-data",
+            "clasp-label",
+            "clasp-model",
+            "clasp-synth",
+            "clasp-weights",
+        ],
+    ),
     ("clasp-run", &["clasp-data"]),
     (
         "clasp-pretrain",
@@ -35,12 +46,14 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "clasp",
         &[
+            "clasp-clip",
             "clasp-data",
             "clasp-label",
             "clasp-metrics",
             "clasp-model",
             "clasp-pretrain",
             "clasp-run",
+            "clasp-synth",
             "clasp-tasks",
             "clasp-weights",
         ],
@@ -49,7 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 /// Crates that stay free of Burn, so that they build and test in seconds.
-const WITHOUT_BURN: &[&str] = &["clasp-data", "clasp-metrics"];
+const WITHOUT_BURN: &[&str] = &["clasp-data", "clasp-metrics", "clasp-synth"];
 
 fn main() -> Result<()> {
     match std::env::args().nth(1).as_deref() {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Result, bail};
+use clasp_clip::pairs::{ClipData, Photos, words};
+use clasp_clip::train::{Progress, Stage, TrainConfig, train};
+use clasp_clip::zero_shot::{Score, score_drawn, score_photos};
 use clasp_data::rng_for;
-use clasp_data::synth::Style;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_label::clip_data::{ClipData, Photos, words};
-use clasp_label::clip_train::{Progress, Stage, TrainConfig, train};
-use clasp_label::score::{Score, score_drawn, score_photos};
 use clasp_label::{ClipLabeller, LabelConfig};
 use clasp_model::clip::{ClipConfig, Dense};
+use clasp_synth::Style;
 use clasp_weights::clip::save_clip;
 
 use super::{beside, print_result};

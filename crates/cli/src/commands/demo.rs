@@ -18,7 +18,6 @@ use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, 
 use clasp_data::layouts::market1501::Market1501;
 use clasp_data::rng_for;
 use clasp_data::source::Source;
-use clasp_data::synth::{SynthConfig, write_dataset};
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
 use clasp_label::show::{colour, overlay};
@@ -26,6 +25,7 @@ use clasp_label::{ClipLabeller, LabelConfig, RunOptions, calibrate};
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
 use clasp_pretrain::recipe::{Auto, of_run};
 use clasp_pretrain::{Recipe, Summary};
+use clasp_synth::{SynthConfig, write_dataset};
 use clasp_tasks::TaskError;
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -7,7 +7,6 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clap::ValueEnum;
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
-use clasp_data::synth;
 use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::heads::{AttributeHead, PartHead};
 use clasp_model::mix::{IDENTITY, Mix};
@@ -343,7 +342,7 @@ fn samples(
 ) -> Result<(String, Vec<u8>)> {
     let (name, people): (&str, Vec<Rgb>) = match images {
         None => {
-            let drawn = |index| synth::unlabelled(0, index, height.max(64), width.max(32)).1;
+            let drawn = |index| clasp_synth::unlabelled(0, index, height.max(64), width.max(32)).1;
             let people = (0..SAMPLES as u64).map(|index| decode(&drawn(index), &Limits::default()));
             ("drawn people", people.collect::<Result<_, _>>()?)
         }

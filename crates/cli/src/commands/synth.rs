@@ -1,7 +1,7 @@
 //! `clasp synth`.
 
 use anyhow::Result;
-use clasp_data::synth::{SynthConfig, write_dataset};
+use clasp_synth::{SynthConfig, write_dataset};
 
 use super::print_result;
 use crate::Outcome;

@@ -13,6 +13,7 @@
 //! [`crate::check`] tells which layouts a folder has.
 
 pub mod attributes;
+pub mod ccp;
 pub mod coco;
 pub mod csv;
 pub mod cuhk_sysu;

@@ -158,7 +158,7 @@ impl Parsing {
     }
 
     /// The same images with other classes, made of the stored labels by `relabel`: for example
-    /// [`crate::captions::ccp_parts`] for the parts of the body in CCP.
+    /// [`super::ccp::ccp_parts`] for the parts of the body in CCP.
     ///
     /// # Panics
     /// If there is no class or more than 255.

@@ -10,8 +10,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::{Affine, warp, warp_labels};
-use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Rgb, encode_label_png};
+use clasp_data::layouts::ccp::ccp_parts;
 use clasp_data::layouts::parsing::{
     BLACK_AND_WHITE, IGNORE, LabelMap, Masked, Parsing, is_black_and_white,
 };

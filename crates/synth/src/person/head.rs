@@ -7,12 +7,12 @@ use std::f32::consts::PI;
 use rand::RngExt;
 use tiny_skia::Path;
 
-use super::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, smooth, tube};
-use super::figure::{Figure, SHADOW, darker, group, mix2, table, towards};
-use super::part;
-use super::person::{Age, Gender, Glasses, HairStyle, Headwear};
-use super::pose::{Frame, V, add, mix, scaled};
-use crate::Rng;
+use crate::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, smooth, tube};
+use crate::person::appearance::{Age, Gender, Glasses, HairStyle, Headwear};
+use crate::person::figure::{Figure, SHADOW, darker, group, mix2, table, towards};
+use crate::person::pose::{Frame, V, add, mix, scaled};
+use clasp_data::Rng;
+use clasp_data::part;
 
 /// Half width, half depth and forward shift of the head from chin (-0.5) to crown (0.5).
 const SKULL: [(f32, [f32; 3]); 11] = [

@@ -9,77 +9,42 @@
 //! hands), lower body (trousers, shorts, a skirt, a dress below the waist), legs (bare or stockinged), feet (shoes,
 //! boots, socks), bag (with its straps). What is carried, occluders and the place are background.
 
-mod backdrop;
-mod bags;
 mod camera;
 mod canvas;
-mod clothes;
 mod dataset;
-mod figure;
-mod head;
-mod limbs;
+mod ground_truth;
 mod person;
-mod pose;
 mod scene;
+mod scenery;
 mod style;
 #[cfg(test)]
 mod tests;
-mod things;
-mod truth;
 
 use rand::{RngExt, SeedableRng};
 
-pub use backdrop::Place;
 pub use camera::Camera;
+pub use clasp_data::part;
 pub use dataset::{SynthConfig, SynthError, SynthSummary, unlabelled, write_dataset};
-pub use person::{
+pub use ground_truth::{majority, truth_labels, truth_meta};
+pub use person::appearance::{
     ATTRIBUTES, Age, Attributes, BagKind, Body, Carried, Colour, Footwear, Gender, Glasses, Hair,
     HairStyle, Headwear, Hue, Lower, LowerKind, Pattern, Person, Sleeve, Upper, UpperKind, View,
 };
-pub use pose::{Arm, Leg, Pose, view_of};
+pub use person::figure::group;
+pub use person::pose::{Arm, Leg, Pose, view_of};
 pub use scene::{Pedestrian, Scene, draw_scene};
+pub use scenery::backdrop::Place;
+pub use scenery::objects::Occluder;
 pub use style::Style;
-pub use things::Occluder;
-pub use truth::{majority, truth_labels, truth_meta};
 
-use crate::Rng;
-use crate::image::Rgb;
-use backdrop::Ground;
-use canvas::{Canvas, P};
-use figure::Figure;
-pub(crate) use figure::group;
-use pose::{Frame, Skeleton, jitter, sample_yaw};
-
-/// Numbers of the part classes on a mask, as in the default vocabulary.
-pub mod part {
-    /// Everything that is nobody's.
-    pub const BACKGROUND: u8 = 0;
-    /// Face, hair, neck, headwear, glasses.
-    pub const HEAD: u8 = 1;
-    /// The upper garment with its sleeves.
-    pub const UPPER_BODY: u8 = 2;
-    /// Bare arms and hands.
-    pub const ARMS: u8 = 3;
-    /// Trousers, shorts, skirt.
-    pub const LOWER_BODY: u8 = 4;
-    /// Bare or stockinged legs.
-    pub const LEGS: u8 = 5;
-    /// Shoes, boots, socks.
-    pub const FEET: u8 = 6;
-    /// A bag with its straps.
-    pub const BAG: u8 = 7;
-    /// Names, by number.
-    pub const NAMES: [&str; 8] = [
-        "background",
-        "head",
-        "upper body",
-        "arms",
-        "lower body",
-        "legs",
-        "feet",
-        "bag",
-    ];
-}
+use crate::canvas::{Canvas, P};
+use crate::person::figure::Figure;
+use crate::person::head;
+use crate::person::pose::{Frame, Skeleton, jitter, sample_yaw};
+use crate::scenery::backdrop::{self, Ground};
+use crate::scenery::objects;
+use clasp_data::Rng;
+use clasp_data::image::Rgb;
 
 /// One moment: how the person stands, where the camera is, what else is in the picture.
 #[derive(Clone, Debug, PartialEq)]
@@ -160,7 +125,7 @@ pub struct Drawn {
     /// Attribute values.
     pub attributes: Attributes,
     /// Which limb each pixel belongs to; captions tell a sleeve from a trunk by it.
-    pub(crate) limbs: Vec<u8>,
+    pub limbs: Vec<u8>,
 }
 
 /// Draws a person at one moment. The same arguments give the same picture.
@@ -211,7 +176,7 @@ pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn 
             0.0,
             figure.skeleton.ankles[i][2] + 0.03,
         ]);
-        things::ground_shadow(&mut canvas, foot, figure.px(0.06), shot.camera.light);
+        objects::ground_shadow(&mut canvas, foot, figure.px(0.06), shot.camera.light);
     }
     figure.draw(&mut canvas, &mut rng);
     if let Some(occluder) = shot.occluder {

@@ -5,13 +5,13 @@ use std::f32::consts::PI;
 use rand::RngExt;
 use tiny_skia::{Path, Shader};
 
-use super::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, rgba};
-use super::figure::{Figure, LIGHT, SHADOW, Section, darker, group, rect_at, towards};
-use super::part;
-use super::person::{LowerKind, Pattern, UpperKind, luminance};
-use super::pose::add;
-use super::style::{self, Style};
-use crate::Rng;
+use crate::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, rgba};
+use crate::person::appearance::{LowerKind, Pattern, UpperKind, luminance};
+use crate::person::figure::{Figure, LIGHT, SHADOW, Section, darker, group, rect_at, towards};
+use crate::person::pose::add;
+use crate::style::{self, Style};
+use clasp_data::Rng;
+use clasp_data::part;
 
 impl Figure<'_> {
     /// Row of a garment that hangs around the legs at height `y`: as wide as the legs need, at least `least`.

@@ -1,8 +1,8 @@
 //! What is true of drawn people, as a store of labels: the upper bound of any labeller.
 
-use super::{Drawn, part};
-use crate::labels::{Labels, METHOD_TRUTH, StoreMeta};
-use crate::vocabulary::{IGNORE, Vocabulary, VocabularyError};
+use crate::{Drawn, part};
+use clasp_data::labels::{Labels, METHOD_TRUTH, StoreMeta};
+use clasp_data::vocabulary::{IGNORE, Vocabulary, VocabularyError};
 
 /// Rows and columns of the part maps, as `clasp label` stores them by default.
 const GRID: [usize; 2] = [16, 8];
@@ -108,9 +108,9 @@ const _: () = assert!(part::NAMES.len() == 8);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::labels::{AttributeConfig, AttributeRule, Calibration, Store};
-    use crate::source::Source;
-    use crate::synth::{SynthConfig, write_dataset};
+    use crate::{SynthConfig, write_dataset};
+    use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, Store};
+    use clasp_data::source::Source;
 
     #[test]
     fn a_cell_has_the_class_of_most_of_its_pixels() {
@@ -127,7 +127,7 @@ mod tests {
             .map(|part| part.name.as_str())
             .collect();
         assert_eq!(names, part::NAMES);
-        for (name, values) in crate::synth::ATTRIBUTES {
+        for (name, values) in crate::ATTRIBUTES {
             let attribute = { meta.vocabulary.attributes.iter() }.find(|a| a.name == *name);
             let found: Vec<&str> = { attribute.unwrap().values.iter() }
                 .map(|value| value.name.as_str())
@@ -159,7 +159,7 @@ mod tests {
         let (mut unmasked, mut masked) = (0, 0);
         for (index, key) in source.keys().enumerate() {
             let row = store.get(key).unwrap();
-            let (_, drawn, _) = super::super::dataset::draw_unlabelled(0, index as u64, 64, 32);
+            let (_, drawn, _) = crate::dataset::draw_unlabelled(0, index as u64, 64, 32);
             let targets = rule.targets(row.attributes, vocabulary);
             for ((attribute, range), clear) in { vocabulary.attributes.iter() }
                 .zip(vocabulary.ranges())

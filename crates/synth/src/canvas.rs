@@ -6,7 +6,7 @@ use tiny_skia::{
     Stroke, Transform,
 };
 
-use crate::image::Rgb;
+use clasp_data::image::Rgb;
 
 /// A point in pixels, x to the right and y down.
 pub(crate) type P = [f32; 2];

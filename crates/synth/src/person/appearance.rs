@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use rand::RngExt;
 
-use super::style::{Style, dress_anew, held_out_shade};
-use crate::Rng;
+use crate::style::{Style, dress_anew, held_out_shade};
+use clasp_data::Rng;
 
 /// One of the eleven colour words that garments are described with, in linear order of [`Hue::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -59,7 +59,7 @@ impl Hue {
     }
 
     /// Ranges of hue (degrees), saturation and lightness within which the word stays true.
-    pub(super) fn ranges(self) -> ([f32; 2], [f32; 2], [f32; 2]) {
+    pub(crate) fn ranges(self) -> ([f32; 2], [f32; 2], [f32; 2]) {
         match self {
             Hue::Black => ([0.0, 360.0], [0.0, 0.12], [0.05, 0.13]),
             Hue::White => ([30.0, 60.0], [0.0, 0.25], [0.88, 0.97]),
@@ -92,7 +92,7 @@ impl Colour {
     }
 
     /// Some colour that the word describes, of those of a style; no colour belongs to both styles.
-    pub(super) fn sample_in(style: Style, hue: Hue, rng: &mut Rng) -> Self {
+    pub(crate) fn sample_in(style: Style, hue: Hue, rng: &mut Rng) -> Self {
         let (h, s, l) = match style {
             Style::Standard => hue.ranges(),
             Style::HeldOut => held_out_shade(hue),

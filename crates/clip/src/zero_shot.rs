@@ -20,17 +20,17 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Limits, Rgb, decode};
 use clasp_data::layouts::attributes::Attributes;
+use clasp_data::layouts::ccp::ccp_parts;
 use clasp_data::layouts::parsing::Parsing;
 use clasp_data::rng_for;
-use clasp_data::synth::{self, Person, Shot, Style};
+
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use serde::{Deserialize, Serialize};
 
-use crate::Error;
-use crate::labeller::{ClipLabeller, Labeller};
+use clasp_label::{ClipLabeller, Error, Labeller};
+use clasp_synth::{self as synth, Person, Shot, Style};
 
 /// The size at which people are drawn: height and width.
 const DRAWN: [usize; 2] = [256, 128];
@@ -475,8 +475,8 @@ fn largest(values: &[f32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::LabelConfig;
     use crate::testing::{labeller, vocabulary};
+    use clasp_label::LabelConfig;
 
     #[test]
     fn a_cell_is_what_covers_most_of_it() {

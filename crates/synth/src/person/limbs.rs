@@ -2,12 +2,12 @@
 
 use tiny_skia::{Mask, Path, Transform};
 
-use super::canvas::{Canvas, P, ellipse, glow, gradient, loft, open_line, smooth, tube};
-use super::figure::{Figure, LIGHT, SHADOW, darker, group, mix2, table};
-use super::part;
-use super::person::{Age, BagKind, Footwear, LowerKind, Sleeve};
-use super::pose::{V, add, mix, scaled};
-use crate::Rng;
+use crate::canvas::{Canvas, P, ellipse, glow, gradient, loft, open_line, smooth, tube};
+use crate::person::appearance::{Age, BagKind, Footwear, LowerKind, Sleeve};
+use crate::person::figure::{Figure, LIGHT, SHADOW, darker, group, mix2, table};
+use crate::person::pose::{V, add, mix, scaled};
+use clasp_data::Rng;
+use clasp_data::part;
 
 impl Figure<'_> {
     /// Points of a leg from hip (0) over knee (1) to ankle (2), with radii.

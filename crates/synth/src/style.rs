@@ -15,11 +15,13 @@ use std::f32::consts::PI;
 use rand::RngExt;
 use tiny_skia::{Pixmap, Shader, Transform};
 
-use super::backdrop::Ground;
-use super::canvas::{Canvas, P, ellipse, gradient, open_line, polygon, rect, rgba};
-use super::figure::{SHADOW, darker, towards};
-use super::person::{Colour, Hue, LowerKind, Pattern, Person, Upper, from_hsl, luminance};
-use crate::Rng;
+use crate::canvas::{Canvas, P, ellipse, gradient, open_line, polygon, rect, rgba};
+use crate::person::appearance::{
+    Colour, Hue, LowerKind, Pattern, Person, Upper, from_hsl, luminance,
+};
+use crate::person::figure::{SHADOW, darker, towards};
+use crate::scenery::backdrop::Ground;
+use clasp_data::Rng;
 
 /// How people and places look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -2,11 +2,11 @@
 
 use std::f32::consts::PI;
 
-use super::canvas::{Canvas, Label, P, ellipse, loft, open_line, polygon, smooth, tube};
-use super::figure::{Figure, darker, group, mix2, rect_at, towards};
-use super::part;
-use super::person::{BagKind, Carried, Colour};
-use super::pose::{V, add, mix};
+use crate::canvas::{Canvas, Label, P, ellipse, loft, open_line, polygon, smooth, tube};
+use crate::person::appearance::{BagKind, Carried, Colour};
+use crate::person::figure::{Figure, darker, group, mix2, rect_at, towards};
+use crate::person::pose::{V, add, mix};
+use clasp_data::part;
 
 impl Figure<'_> {
     pub(super) fn handbag(&self, canvas: &mut Canvas, i: usize, colour: Colour) {

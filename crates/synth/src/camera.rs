@@ -3,11 +3,11 @@
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use super::backdrop::Place;
-use super::person::from_hsl;
-use super::pose::jitter;
-use crate::Rng;
-use crate::image::Rgb;
+use crate::person::appearance::from_hsl;
+use crate::person::pose::jitter;
+use crate::scenery::backdrop::Place;
+use clasp_data::Rng;
+use clasp_data::image::Rgb;
 
 /// Numbers of scenes that a camera sees: at least and at most.
 const SCENES: [usize; 2] = [4, 8];

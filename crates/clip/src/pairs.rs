@@ -1,4 +1,4 @@
-//! Image-caption pairs for the training of a small CLIP ([`crate::clip_train`]): drawn people, and photos
+//! Image-caption pairs for the training of a small CLIP ([`crate::train`]): drawn people, and photos
 //! with tags and masks in the layout of CCP.
 //!
 //! Drawing a pair costs more than learning from it, so a pool of drawn pairs is made once and seen again with other
@@ -8,20 +8,21 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use clasp_data::captions::{ccp_caption, ccp_pair, ccp_parts, pair as drawn_pair};
 use clasp_data::image::{
     self, CLIP_MEAN, CLIP_STD, Filter, Limits, Rgb, decode, normalise, resize, resize_crop,
 };
 use clasp_data::layouts::attributes::Attributes;
+use clasp_data::layouts::ccp::ccp_parts;
 use clasp_data::layouts::parsing::Parsing;
-use clasp_data::synth::part;
+use clasp_data::part;
 use clasp_data::vocabulary::{Attribute, IGNORE, Part, Vocabulary, fill};
 use clasp_data::{Rng, rng_for};
 use rand::RngExt;
 
-use crate::Error;
-use crate::clip_train::{Pair, Words};
-use crate::score::of_tags;
+use crate::captions::{ccp_caption, ccp_pair, pair as drawn_pair};
+use crate::train::{Pair, Words};
+use crate::zero_shot::of_tags;
+use clasp_label::Error;
 
 /// Photos kept in memory are at most this high.
 const PHOTO_HEIGHT: usize = 256;

@@ -6,9 +6,9 @@ use std::f32::consts::PI;
 
 use rand::RngExt;
 
-use super::canvas::P;
-use super::person::{BagKind, Body, Carried, Person, View, weighted};
-use crate::Rng;
+use crate::canvas::P;
+use crate::person::appearance::{BagKind, Body, Carried, Person, View, weighted};
+use clasp_data::Rng;
 
 /// A point in body coordinates.
 pub(crate) type V = [f32; 3];

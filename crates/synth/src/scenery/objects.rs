@@ -4,12 +4,12 @@ use std::f32::consts::PI;
 
 use rand::RngExt;
 
-use super::backdrop::grey;
-use super::canvas::{Canvas, Label, P, ellipse, gradient, open_line, polygon, rect, smooth};
-use super::figure::{SHADOW, darker, dull, towards};
-use super::person::from_hsl;
-use super::pose::jitter;
-use crate::Rng;
+use crate::canvas::{Canvas, Label, P, ellipse, gradient, open_line, polygon, rect, smooth};
+use crate::person::appearance::from_hsl;
+use crate::person::figure::{SHADOW, darker, dull, towards};
+use crate::person::pose::jitter;
+use crate::scenery::backdrop::grey;
+use clasp_data::Rng;
 
 pub(super) fn house(
     canvas: &mut Canvas,

@@ -12,7 +12,7 @@
 //!     scenes/images/, scenes/{train,val}.json   CityPersons-style, with `pid` for person search (-1 = nobody known)
 //!                                           and keypoints
 //!     unlabelled/unlabelled-000.tar         further people, for pre-training
-//!     truth/                                what is true of these, as a store of labels ([`super::truth_labels`]):
+//!     truth/                                what is true of these, as a store of labels ([`crate::truth_labels`]):
 //!                                           `clasp pretrain --set data.labels=OUT/truth`
 //! ```
 //!
@@ -29,15 +29,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::camera::Camera;
-use super::person::{ATTRIBUTES, Attributes, Person};
-use super::scene::{Scene, draw_scene};
-use super::{Drawn, Shot, draw, part, truth_labels, truth_meta};
-use crate::image::{encode_jpeg, encode_label_png};
-use crate::labels::{self, Calibration, LabelError, Labels, StoreMeta};
-use crate::layouts::coco::COCO_JOINTS;
-use crate::vocabulary::VocabularyError;
-use crate::{Rng, atomic_write, atomic_write_unsynced, rng_for};
+use crate::camera::Camera;
+use crate::person::appearance::{ATTRIBUTES, Attributes, Person};
+use crate::scene::{Scene, draw_scene};
+use crate::{Drawn, Shot, draw, part, truth_labels, truth_meta};
+use clasp_data::image::{encode_jpeg, encode_label_png};
+use clasp_data::labels::{self, Calibration, LabelError, Labels, StoreMeta};
+use clasp_data::layouts::coco::COCO_JOINTS;
+use clasp_data::vocabulary::VocabularyError;
+use clasp_data::{Rng, atomic_write, atomic_write_unsynced, rng_for};
 
 /// Pictures drawn between two reports of progress; also bounds the memory.
 const CHUNK: usize = 64;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::rng_for;
+use clasp_data::rng_for;
 
 fn person_and_shot(index: u64) -> (Person, Shot) {
     let mut rng = rng_for(7, 0, &format!("test {index}"));
@@ -180,7 +180,7 @@ fn no_attribute_value_is_hardly_ever_or_nearly_always_true() {
     let mut rng = rng_for(11, 0, "frequencies");
     for _ in 0..PEOPLE {
         let person = Person::sample(&mut rng);
-        for (name, value) in person.attributes(view_of(pose::sample_yaw(&mut rng))) {
+        for (name, value) in person.attributes(view_of(sample_yaw(&mut rng))) {
             *counts.entry((name, value)).or_default() += 1;
         }
     }
@@ -194,7 +194,7 @@ fn no_attribute_value_is_hardly_ever_or_nearly_always_true() {
 
 #[test]
 fn attributes_are_those_of_the_default_vocabulary() {
-    let vocabulary = crate::vocabulary::Vocabulary::standard().unwrap();
+    let vocabulary = clasp_data::vocabulary::Vocabulary::standard().unwrap();
     let ours: Vec<(&str, Vec<&str>)> = ATTRIBUTES.iter().map(|(n, v)| (*n, v.to_vec())).collect();
     let theirs: Vec<(&str, Vec<&str>)> = vocabulary
         .attributes
@@ -320,26 +320,26 @@ fn a_data_set_reads_back_in_every_layout_and_goes_on_after_an_interruption() {
     assert_eq!((summary.train, summary.query, summary.gallery), (12, 4, 6));
     assert_eq!(last, (22 + 5 + 4, 22 + 5 + 4));
 
-    let market = crate::layouts::market1501::Market1501::open(&first).unwrap();
+    let market = clasp_data::layouts::market1501::Market1501::open(&first).unwrap();
     assert_eq!((market.train.len(), market.query.len()), (12, 4));
-    let attributes = crate::layouts::attributes::Attributes::open(&first).unwrap();
+    let attributes = clasp_data::layouts::attributes::Attributes::open(&first).unwrap();
     assert_eq!(attributes.images.len(), 22);
     assert_eq!(attributes.splits(), ["train", "val"]);
     assert!(attributes.names.iter().any(|n| n == "upper_colour.red"));
-    let parsing = crate::layouts::parsing::Parsing::open(&first).unwrap();
+    let parsing = clasp_data::layouts::parsing::Parsing::open(&first).unwrap();
     assert_eq!(parsing.classes, part::NAMES);
     assert_eq!(parsing.split("val").unwrap().len(), 10);
     for split in ["train", "val"] {
-        let keypoints = crate::layouts::coco::Keypoints::open(&first, split).unwrap();
+        let keypoints = clasp_data::layouts::coco::Keypoints::open(&first, split).unwrap();
         assert!(keypoints.images.iter().all(|image| image.path.is_file()));
-        let scenes = crate::layouts::coco::Keypoints::open(
+        let scenes = clasp_data::layouts::coco::Keypoints::open(
             &first.join(format!("scenes/{split}.json")),
             split,
         )
         .unwrap();
         assert!(scenes.images.iter().all(|image| image.path.is_file()));
     }
-    let people = crate::source::Source::open(
+    let people = clasp_data::source::Source::open(
         &first
             .join("unlabelled/unlabelled-000.tar")
             .display()

@@ -6,21 +6,26 @@
 use rand::RngExt;
 use tiny_skia::{Path, Pixmap, Shader, Transform};
 
-use super::canvas::{Canvas, Label, P, gradient, open_line, rect, rgba, smooth, tiled};
-use super::head;
-use super::person::{Age, Gender, Pattern, Person, from_hsl};
-use super::pose::{Frame, Pose, Skeleton, V, add, mix};
-use super::style::{self, Style};
-use crate::Rng;
+use crate::canvas::{Canvas, Label, P, gradient, open_line, rect, rgba, smooth, tiled};
+use crate::person::appearance::{Age, Gender, Pattern, Person, from_hsl};
+use crate::person::head;
+use crate::person::pose::{Frame, Pose, Skeleton, V, add, mix};
+use crate::style::{self, Style};
+use clasp_data::Rng;
 
-/// Which limb or thing a pixel belongs to; tells whether a joint is seen.
-pub(crate) mod group {
+/// Which limb or thing of a person a pixel belongs to; decides whether a joint is visible.
+pub mod group {
+    /// The trunk above the hips.
     pub const TORSO: u8 = 1;
-    /// Left arm; the right arm is the next number. The same for legs.
+    /// Left arm; the right arm is the next number.
     pub const ARMS: u8 = 2;
+    /// Left leg; the right leg is the next number.
     pub const LEGS: u8 = 4;
+    /// Head, hair, headwear, neck.
     pub const HEAD: u8 = 6;
+    /// A bag with its straps.
     pub const BAG: u8 = 7;
+    /// The seat, skirts.
     pub const HIPS: u8 = 8;
 }
 

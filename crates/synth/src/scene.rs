@@ -2,16 +2,17 @@
 
 use rand::{RngExt, SeedableRng};
 
-use super::backdrop::{self, Ground, Place};
-use super::camera::Camera;
-use super::canvas::{Canvas, Label};
-use super::figure::Figure;
-use super::person::Person;
-use super::pose::{Frame, Pose, Skeleton, jitter, sample_yaw};
-use super::style::Style;
-use super::{extent, keypoints, things};
-use crate::Rng;
-use crate::image::Rgb;
+use crate::camera::Camera;
+use crate::canvas::{Canvas, Label};
+use crate::person::appearance::Person;
+use crate::person::figure::Figure;
+use crate::person::pose::{Frame, Pose, Skeleton, jitter, sample_yaw};
+use crate::scenery::backdrop::{self, Ground, Place};
+use crate::scenery::objects as things;
+use crate::style::Style;
+use crate::{extent, keypoints};
+use clasp_data::Rng;
+use clasp_data::image::Rgb;
 
 /// Someone in a scene. Boxes are x, y, width, height in pixels, cut at the picture's edge.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,7 +27,7 @@ pub struct Pedestrian {
     pub visible: f32,
     /// Number of pixels seen.
     pub area: u32,
-    /// COCO's 17 keypoints, as in [`super::Drawn`].
+    /// COCO's 17 keypoints, as in [`crate::Drawn`].
     pub keypoints: [[f32; 3]; 17],
     /// Too small or too hidden to be asked for: lower than 20 pixels or less than a tenth seen.
     pub ignore: bool,
@@ -39,7 +40,7 @@ pub struct Scene {
     pub image: Rgb,
     /// The people, from the farthest to the nearest.
     pub people: Vec<Pedestrian>,
-    /// Part classes: height x width, row-major, see [`super::part`].
+    /// Part classes: height x width, row-major, see [`clasp_data::part`].
     pub parts: Vec<u8>,
 }
 

@@ -3,12 +3,12 @@
 use rand::RngExt;
 use tiny_skia::Transform;
 
-use super::canvas::{Canvas, ellipse, glow, gradient, open_line, polygon, rect};
-use super::figure::{SHADOW, darker, dull, towards};
-use super::person::from_hsl;
-use super::pose::jitter;
-use super::things::{car, house, lamp, pole, sign, tree};
-use crate::Rng;
+use crate::canvas::{Canvas, ellipse, glow, gradient, open_line, polygon, rect};
+use crate::person::appearance::from_hsl;
+use crate::person::figure::{SHADOW, darker, dull, towards};
+use crate::person::pose::jitter;
+use crate::scenery::objects::{car, house, lamp, pole, sign, tree};
+use clasp_data::Rng;
 
 /// A kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,0 +1,4 @@
+//! What surrounds people: places, and things in them.
+
+pub(crate) mod backdrop;
+pub(crate) mod objects;

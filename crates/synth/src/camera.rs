@@ -3,9 +3,9 @@
 use rand::RngExt;
 use rand::seq::IndexedRandom;
 
-use crate::person::appearance::from_hsl;
-use crate::person::pose::jitter;
-use crate::scenery::backdrop::Place;
+use crate::color::from_hsl;
+use crate::sampling::jitter;
+use crate::scenery::place::Place;
 use clasp_data::Rng;
 use clasp_data::image::Rgb;
 

@@ -108,6 +108,26 @@ impl Canvas {
         })
     }
 
+    /// Tight box and number of pixels of one person on the label sheet.
+    pub fn visible_box(&self, who: u8) -> ([f32; 4], u32) {
+        let width = self.width() as usize;
+        let (mut x0, mut y0, mut x1, mut y1, mut area) = (usize::MAX, usize::MAX, 0, 0, 0u32);
+        for (at, label) in self.labels().enumerate() {
+            if label.who == who {
+                let (x, y) = (at % width, at / width);
+                (x0, y0, x1, y1) = (x0.min(x), y0.min(y), x1.max(x + 1), y1.max(y + 1));
+                area += 1;
+            }
+        }
+        if area == 0 {
+            return ([0.0; 4], 0);
+        }
+        (
+            [x0 as f32, y0 as f32, (x1 - x0) as f32, (y1 - y0) as f32],
+            area,
+        )
+    }
+
     /// The picture without its (opaque) alpha.
     pub fn rgb(&self) -> Rgb {
         let pixels = self
@@ -200,7 +220,7 @@ impl Canvas {
     }
 }
 
-/// Colour stops along a straight line from `a` to `b`.
+/// Color stops along a straight line from `a` to `b`.
 pub(crate) fn gradient(a: P, b: P, stops: &[(f32, [f32; 3], f32)]) -> Shader<'static> {
     let list = stops
         .iter()
@@ -216,7 +236,7 @@ pub(crate) fn gradient(a: P, b: P, stops: &[(f32, [f32; 3], f32)]) -> Shader<'st
     .unwrap_or(Shader::SolidColor(Color::TRANSPARENT))
 }
 
-/// Colour stops outwards from a point.
+/// Color stops outwards from a point.
 pub(crate) fn glow(
     centre: P,
     radius: f32,

@@ -30,12 +30,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::camera::Camera;
+use crate::ground_truth::{truth_labels, truth_meta};
 use crate::person::appearance::{ATTRIBUTES, Attributes, Person};
+use crate::render::{Drawn, Shot, draw};
 use crate::scene::{Scene, draw_scene};
-use crate::{Drawn, Shot, draw, part, truth_labels, truth_meta};
 use clasp_data::image::{encode_jpeg, encode_label_png};
 use clasp_data::labels::{self, Calibration, LabelError, Labels, StoreMeta};
 use clasp_data::layouts::coco::COCO_JOINTS;
+use clasp_data::part;
 use clasp_data::vocabulary::VocabularyError;
 use clasp_data::{Rng, atomic_write, atomic_write_unsynced, rng_for};
 

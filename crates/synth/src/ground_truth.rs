@@ -1,7 +1,8 @@
 //! What is true of drawn people, as a store of labels: the upper bound of any labeller.
 
-use crate::{Drawn, part};
+use crate::render::Drawn;
 use clasp_data::labels::{Labels, METHOD_TRUTH, StoreMeta};
+use clasp_data::part;
 use clasp_data::vocabulary::{IGNORE, Vocabulary, VocabularyError};
 
 /// Rows and columns of the part maps, as `clasp label` stores them by default.

@@ -1,358 +1,50 @@
-//! Drawn people: pictures of people nobody ever met, with the truth about every pixel.
+//! Synthetic people: rendered pictures of people who do not exist, with exact annotations of every
+//! pixel.
 //!
-//! [`Person`] is what stays the same (body, hair, clothes, bag), [`Camera`] what a camera adds, [`Shot`] one
-//! moment in front of one camera; [`draw`] makes the picture and its ground truth. [`draw_scene`] puts several
-//! people into a street, [`write_dataset`] writes everything in the layouts that the tasks read.
+//! | module | holds |
+//! |---|---|
+//! | [`write_dataset`] in `dataset` | a whole dataset in the layouts that the tasks read |
+//! | [`render`], [`render_scene`] | a picture of one person, of several people in a street |
+//! | `person` | appearance, poses, and how both are drawn |
+//! | `scenery`, `camera` | places and objects around people; lens, sensor and light |
+//! | `ground_truth` | annotations as a label store |
+//! | `canvas`, `color`, `sampling` | picture and label map, colors, random draws |
 //!
-//! What a pixel is called (unsided, by what is seen, as in LIP and CCP): head (face, hair, neck, headwear,
-//! glasses), upper body (the upper garment with its sleeves, a scarf, the top of a dress), arms (bare arms and
-//! hands), lower body (trousers, shorts, a skirt, a dress below the waist), legs (bare or stockinged), feet (shoes,
-//! boots, socks), bag (with its straps). What is carried, occluders and the place are background.
+//! [`SynthPerson`] is what stays the same from picture to picture (body, hair, garments, bag),
+//! [`Camera`] what a camera adds, [`Shot`] one moment in front of one camera.
+//!
+//! Part classes of pixels are unsided and follow what is visible, as in LIP and CCP: head (face,
+//! hair, neck, headwear, glasses), upper body (the upper garment with its sleeves, a scarf, the top
+//! of a dress), arms (bare arms and hands), lower body (trousers, shorts, a skirt, a dress below the
+//! waist), legs (bare or stockinged), feet (shoes, boots, socks), bag (with its straps). Carried
+//! objects, occluders and scenery are background.
 
 mod camera;
 mod canvas;
+mod color;
 mod dataset;
 mod ground_truth;
 mod person;
+mod render;
+mod sampling;
 mod scene;
 mod scenery;
 mod style;
 #[cfg(test)]
 mod tests;
 
-use rand::{RngExt, SeedableRng};
-
 pub use camera::Camera;
-pub use clasp_data::part;
+pub use color::{Color, Hue};
 pub use dataset::{SynthConfig, SynthError, SynthSummary, unlabelled, write_dataset};
 pub use ground_truth::{majority, truth_labels, truth_meta};
 pub use person::appearance::{
-    ATTRIBUTES, Age, Attributes, BagKind, Body, Carried, Colour, Footwear, Gender, Glasses, Hair,
-    HairStyle, Headwear, Hue, Lower, LowerKind, Pattern, Person, Sleeve, Upper, UpperKind, View,
+    ATTRIBUTES, Age, Attributes, BagKind, Body, Carried, Footwear, Gender, Glasses, Hair,
+    HairStyle, Headwear, Lower, LowerKind, Pattern, Person, Sleeve, Upper, UpperKind, View,
 };
-pub use person::figure::group;
+pub use person::group;
 pub use person::pose::{Arm, Leg, Pose, view_of};
+pub use render::{Drawn, Shot, draw, draw_place};
 pub use scene::{Pedestrian, Scene, draw_scene};
-pub use scenery::backdrop::Place;
 pub use scenery::objects::Occluder;
+pub use scenery::place::Place;
 pub use style::Style;
-
-use crate::canvas::{Canvas, P};
-use crate::person::figure::Figure;
-use crate::person::head;
-use crate::person::pose::{Frame, Skeleton, jitter, sample_yaw};
-use crate::scenery::backdrop::{self, Ground};
-use crate::scenery::objects;
-use clasp_data::Rng;
-use clasp_data::image::Rgb;
-
-/// One moment: how the person stands, where the camera is, what else is in the picture.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Shot {
-    /// Turn of the body, radians; 0 faces the camera, a quarter turn faces to the right of the picture.
-    pub yaw: f32,
-    /// Pose.
-    pub pose: Pose,
-    /// The camera as it is at this moment.
-    pub camera: Camera,
-    /// Height of the person over the height of the picture.
-    pub fill: f32,
-    /// Middle of the person off the middle of the picture, in widths and heights of the picture.
-    pub shift: [f32; 2],
-    /// Where the camera's place is cut, in widths.
-    pub pan: f32,
-    /// Something in front of the person.
-    pub occluder: Option<Occluder>,
-    /// Factor on the camera's light at this moment.
-    pub moment: f32,
-    /// Folds, expression, noise.
-    pub seed: u64,
-    /// Scenery and rendering.
-    pub style: Style,
-}
-
-impl Shot {
-    /// A moment with a camera of its own.
-    pub fn sample(person: &Person, rng: &mut Rng) -> Self {
-        let camera = Camera::sample(rng);
-        Shot::with_camera(person, &camera, rng)
-    }
-
-    /// A moment in front of a given camera, which sees one of its scenes in the light of that moment.
-    pub fn with_camera(person: &Person, camera: &Camera, rng: &mut Rng) -> Self {
-        Shot {
-            yaw: sample_yaw(rng),
-            pose: Pose::sample(person, rng),
-            camera: camera.moment(rng),
-            fill: rng.random_range(0.74..0.97),
-            shift: [jitter(rng, 0.0, 0.07), jitter(rng, 0.0, 0.04)],
-            pan: jitter(rng, 0.0, 1.0),
-            occluder: rng.random_bool(0.1).then(|| Occluder::sample(rng)),
-            moment: jitter(rng, 1.0, 0.08),
-            seed: rng.random(),
-            style: Style::Standard,
-        }
-    }
-
-    /// A moment with a camera of its own, in a style: nothing but garments, scenery and rendering depends on it.
-    pub fn sample_in(style: Style, person: &Person, rng: &mut Rng) -> Self {
-        Shot {
-            style,
-            ..Shot::sample(person, rng)
-        }
-    }
-
-    /// The side of the person that faces the camera.
-    #[must_use]
-    pub fn view(&self) -> View {
-        view_of(self.yaw)
-    }
-}
-
-/// A picture with everything that is true of it.
-#[derive(Clone, Debug)]
-pub struct Drawn {
-    /// The picture.
-    pub image: Rgb,
-    /// Part classes: height x width, row-major, see [`part`].
-    pub parts: Vec<u8>,
-    /// COCO's 17 keypoints: x, y in pixels and 0 = not in the picture, 1 = hidden, 2 = seen.
-    pub keypoints: [[f32; 3]; 17],
-    /// Tight box around what is seen of the person, pixels; all zero where nothing is.
-    pub bbox_xywh: [f32; 4],
-    /// Number of pixels of the person.
-    pub area: u32,
-    /// Attribute values.
-    pub attributes: Attributes,
-    /// Which limb each pixel belongs to; captions tell a sleeve from a trunk by it.
-    pub limbs: Vec<u8>,
-}
-
-/// Draws a person at one moment. The same arguments give the same picture.
-///
-/// # Panics
-/// If a side is 0 or above 8192.
-#[must_use]
-pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn {
-    let mut canvas = Canvas::new(height, width);
-    let (w, h) = (width as f32, height as f32);
-    let mut rng = Rng::seed_from_u64(shot.seed);
-
-    let skeleton = Skeleton::new(&person.body, &shot.pose);
-    let frame = fit(&skeleton, shot, h, w);
-    canvas.transform =
-        tiny_skia::Transform::from_rotate_at(shot.camera.tilt.to_degrees(), w / 2.0, h / 2.0);
-
-    let metre = frame.scale / person.body.metres;
-    let ground = Ground {
-        // The horizon is at the camera's eye level; a camera that looks down sees it higher in the picture.
-        horizon: frame.foot[1] - metre * (0.25 + 3.2 * shot.camera.pitch),
-        metre,
-        pan: shot.pan * w,
-    };
-    let mut place_rng = Rng::seed_from_u64(shot.camera.place_seed);
-    match shot.style {
-        Style::Standard => backdrop::draw(
-            &mut canvas,
-            shot.camera.place,
-            ground,
-            shot.camera.light,
-            &mut place_rng,
-        ),
-        Style::HeldOut => style::place(&mut canvas, ground, &mut place_rng),
-    }
-    let figure = Figure {
-        person,
-        pose: &shot.pose,
-        skeleton,
-        frame,
-        who: 1,
-        light: shot.camera.light,
-        style: shot.style,
-    };
-    for i in 0..2 {
-        let foot = frame.point([
-            figure.skeleton.ankles[i][0],
-            0.0,
-            figure.skeleton.ankles[i][2] + 0.03,
-        ]);
-        objects::ground_shadow(&mut canvas, foot, figure.px(0.06), shot.camera.light);
-    }
-    figure.draw(&mut canvas, &mut rng);
-    if let Some(occluder) = shot.occluder {
-        occluder.draw(&mut canvas, &mut rng);
-    }
-
-    let keypoints = keypoints(&figure, &canvas);
-    let (bbox_xywh, area) = extent(&canvas, 1);
-    let parts = canvas.labels().map(|l| l.part).collect();
-    let limbs = canvas.labels().map(|l| l.group).collect();
-    let mut image = canvas.rgb();
-    let camera = Camera {
-        exposure: shot.camera.exposure * shot.moment,
-        ..shot.camera.clone()
-    };
-    camera.develop(&mut image, &mut rng);
-    Drawn {
-        image,
-        parts,
-        keypoints,
-        bbox_xywh,
-        area,
-        attributes: person.attributes(shot.view()),
-        limbs,
-    }
-}
-
-/// The camera's place without anybody in it.
-///
-/// # Panics
-/// If a side is 0 or above 8192.
-#[must_use]
-pub fn draw_place(camera: &Camera, height: usize, width: usize, rng: &mut Rng) -> Rgb {
-    let mut canvas = Canvas::new(height, width);
-    let (w, h) = (width as f32, height as f32);
-    canvas.transform =
-        tiny_skia::Transform::from_rotate_at(camera.tilt.to_degrees(), w / 2.0, h / 2.0);
-    let metre = h * rng.random_range(0.4..0.7f32);
-    let ground = Ground {
-        horizon: h * rng.random_range(0.35..0.85f32),
-        metre,
-        pan: jitter(rng, 0.0, 1.0) * w,
-    };
-    let mut place_rng = Rng::seed_from_u64(camera.place_seed);
-    backdrop::draw(
-        &mut canvas,
-        camera.place,
-        ground,
-        camera.light,
-        &mut place_rng,
-    );
-    let mut image = canvas.rgb();
-    camera.develop(&mut image, rng);
-    image
-}
-
-/// Where the person stands so that the skeleton fills the picture as the shot asks.
-fn fit(skeleton: &Skeleton, shot: &Shot, height: f32, width: f32) -> Frame {
-    let mut frame = Frame {
-        scale: 1.0,
-        foot: [0.0, 0.0],
-        yaw: shot.yaw,
-        pitch: shot.camera.pitch,
-    };
-    let unit = skeleton.head_height;
-    let mut points = vec![
-        frame.point([
-            skeleton.head[0],
-            skeleton.head[1] + 0.56 * unit,
-            skeleton.head[2],
-        ]),
-        frame.point([
-            skeleton.head[0],
-            skeleton.head[1] - 0.5 * unit,
-            skeleton.head[2],
-        ]),
-    ];
-    for i in 0..2 {
-        let ankle = skeleton.ankles[i];
-        points.push(frame.point([ankle[0], ankle[1] - 0.05, ankle[2] - 0.04]));
-        points.push(frame.point([ankle[0], ankle[1] - 0.05, ankle[2] + 0.1]));
-        points.push(frame.point(skeleton.hands[i]));
-        points.push(frame.point(skeleton.elbows[i]));
-    }
-    let bound = |c: usize| {
-        let low = points.iter().map(|p| p[c]).fold(f32::INFINITY, f32::min);
-        let high = points
-            .iter()
-            .map(|p| p[c])
-            .fold(f32::NEG_INFINITY, f32::max);
-        (low, high)
-    };
-    let ((x0, x1), (y0, y1)) = (bound(0), bound(1));
-    // Limbs have thickness that the joints do not show.
-    let (x0, x1) = (x0 - 0.04, x1 + 0.04);
-    frame.scale = shot.fill * (height / (y1 - y0)).min(1.02 * width / (x1 - x0));
-    let centre = [
-        width * (0.5 + shot.shift[0]),
-        height * (0.5 + shot.shift[1]),
-    ];
-    frame.foot = [
-        centre[0] - frame.scale * (x0 + x1) / 2.0,
-        centre[1] - frame.scale * (y0 + y1) / 2.0,
-    ];
-    frame
-}
-
-/// COCO's keypoints of a figure that was drawn on the canvas, with what can be seen of them.
-fn keypoints(figure: &Figure<'_>, canvas: &Canvas) -> [[f32; 3]; 17] {
-    let s = &figure.skeleton;
-    let body = [
-        (s.shoulders, group::ARMS, group::TORSO),
-        (s.elbows, group::ARMS, 0),
-        (s.wrists, group::ARMS, 0),
-        (s.hips, group::LEGS, group::HIPS),
-        (s.knees, group::LEGS, group::HIPS),
-        (s.ankles, group::LEGS, 0),
-    ];
-    let mut out = [[0.0; 3]; 17];
-    let mut put = |index: usize, point: P, possible: bool, groups: &[u8]| {
-        let mut p = tiny_skia::Point::from_xy(point[0], point[1]);
-        canvas.transform.map_point(&mut p);
-        let (x, y) = (p.x.floor() as i64, p.y.floor() as i64);
-        if p.x < 0.0 || p.y < 0.0 || p.x >= canvas.width() || p.y >= canvas.height() {
-            return;
-        }
-        // A point at the very edge of its limb still counts as seen.
-        let seen = possible
-            && [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
-                .iter()
-                .any(|(dx, dy)| {
-                    let label = canvas.label_at(x + dx, y + dy);
-                    label.who == figure.who && groups.contains(&label.group)
-                });
-        out[index] = [p.x, p.y, if seen { 2.0 } else { 1.0 }];
-    };
-    for (i, (point, facing)) in head::face_points(figure).into_iter().enumerate() {
-        put(i, point, facing > -0.15, &[group::HEAD]);
-    }
-    for (k, (pair, own, also)) in body.into_iter().enumerate() {
-        for (side, point) in pair.into_iter().enumerate() {
-            let mut groups = vec![own + side as u8];
-            if also != 0 {
-                groups.push(also);
-            }
-            // The trunk hides the shoulder and the hip of the far side.
-            let far = figure.frame.near(point)
-                < figure.frame.near(if k < 3 { s.neck } else { s.pelvis }) - 0.04;
-            let possible = !(far && also != 0 && figure.frame.yaw.cos().abs() < 0.5);
-            put(
-                5 + 2 * k + side,
-                figure.frame.point(point),
-                possible,
-                &groups,
-            );
-        }
-    }
-    out
-}
-
-/// Tight box and number of pixels of one person on the label sheet.
-fn extent(canvas: &Canvas, who: u8) -> ([f32; 4], u32) {
-    let width = canvas.width() as usize;
-    let (mut x0, mut y0, mut x1, mut y1, mut area) = (usize::MAX, usize::MAX, 0, 0, 0u32);
-    for (at, label) in canvas.labels().enumerate() {
-        if label.who == who {
-            let (x, y) = (at % width, at / width);
-            (x0, y0, x1, y1) = (x0.min(x), y0.min(y), x1.max(x + 1), y1.max(y + 1));
-            area += 1;
-        }
-    }
-    if area == 0 {
-        return ([0.0; 4], 0);
-    }
-    (
-        [x0 as f32, y0 as f32, (x1 - x0) as f32, (y1 - y0) as f32],
-        area,
-    )
-}

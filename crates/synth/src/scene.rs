@@ -6,11 +6,13 @@ use crate::camera::Camera;
 use crate::canvas::{Canvas, Label};
 use crate::person::appearance::Person;
 use crate::person::figure::Figure;
-use crate::person::pose::{Frame, Pose, Skeleton, jitter, sample_yaw};
-use crate::scenery::backdrop::{self, Ground, Place};
-use crate::scenery::objects as things;
+use crate::person::keypoints::keypoints;
+use crate::person::pose::{Frame, Pose, Skeleton, sample_yaw};
+use crate::sampling::jitter;
+use crate::scenery::backdrop::{self};
+use crate::scenery::objects;
+use crate::scenery::place::{Ground, Place};
 use crate::style::Style;
-use crate::{extent, keypoints};
 use clasp_data::Rng;
 use clasp_data::image::Rgb;
 
@@ -150,7 +152,7 @@ pub fn draw_scene(
         match thing {
             Thing::Car => {
                 let length = rng.random_range(3.9..4.6f32) * scale;
-                things::car(
+                objects::car(
                     &mut canvas,
                     x - length / 2.0,
                     base,
@@ -159,7 +161,7 @@ pub fn draw_scene(
                     &mut rng,
                 );
             }
-            Thing::Tree => things::tree(
+            Thing::Tree => objects::tree(
                 &mut canvas,
                 x,
                 base,
@@ -168,7 +170,7 @@ pub fn draw_scene(
                 &mut rng,
             ),
             Thing::Pole => {
-                things::pole(
+                objects::pole(
                     &mut canvas,
                     x,
                     base,
@@ -199,10 +201,10 @@ pub fn draw_scene(
                     light: camera.light,
                     style: Style::Standard,
                 };
-                things::ground_shadow(&mut canvas, [x, base], 0.1 * frame.scale, camera.light);
+                objects::ground_shadow(&mut canvas, [x, base], 0.1 * frame.scale, camera.light);
                 figure.draw(&mut canvas, &mut rng);
                 // Nothing is in front of the newest person yet: what is drawn is everything.
-                let (full, area) = extent(&canvas, who);
+                let (full, area) = canvas.visible_box(who);
                 placed.push(Placed {
                     figure,
                     person: index,
@@ -217,7 +219,7 @@ pub fn draw_scene(
         .iter()
         .filter(|p| p.area > 0)
         .map(|p| {
-            let (visible_xywh, area) = extent(&canvas, p.figure.who);
+            let (visible_xywh, area) = canvas.visible_box(p.figure.who);
             let visible = area as f32 / p.area as f32;
             Pedestrian {
                 person: p.person,

@@ -3,6 +3,9 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::person::pose::sample_yaw;
+use clasp_data::image::Rgb;
+use clasp_data::part;
 use clasp_data::rng_for;
 
 fn person_and_shot(index: u64) -> (Person, Shot) {
@@ -465,7 +468,7 @@ fn the_background_tells_neither_camera_nor_person() {
 fn training_never_draws_the_held_out_style() {
     // No shade belongs to both styles: of each word, hue, saturation or lightness do not meet.
     for hue in Hue::ALL {
-        let (a, b) = (hue.ranges(), style::held_out_shade(hue));
+        let (a, b) = (hue.ranges(), hue.held_out_ranges());
         let apart = |a: [f32; 2], b: [f32; 2]| a[1] < b[0] || b[1] < a[0];
         assert!(
             apart(a.0, b.0) || apart(a.1, b.1) || apart(a.2, b.2),

@@ -10,12 +10,13 @@ use rand::seq::{IndexedRandom, SliceRandom};
 
 use clasp_data::image::{Rgb, crop};
 use clasp_data::layouts::ccp::{CcpPart, ccp_part, ccp_parts};
+use clasp_data::part;
 use clasp_data::vocabulary::IGNORE;
 use clasp_data::{Rng, rng_for};
 use clasp_synth::{
     Age, Attributes, BagKind, Camera, Carried, Drawn, Footwear, Gender, Glasses, HairStyle,
     Headwear, LowerKind, Occluder, Pattern, Person, Place, Shot, Sleeve, UpperKind, View, draw,
-    draw_place, group, part,
+    draw_place, group,
 };
 
 /// A picture and a caption that is true of it.

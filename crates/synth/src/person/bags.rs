@@ -3,13 +3,15 @@
 use std::f32::consts::PI;
 
 use crate::canvas::{Canvas, Label, P, ellipse, loft, open_line, polygon, smooth, tube};
-use crate::person::appearance::{BagKind, Carried, Colour};
-use crate::person::figure::{Figure, darker, group, mix2, rect_at, towards};
+use crate::color::{Color, darker, towards};
+use crate::person::appearance::{BagKind, Carried};
+use crate::person::figure::{Figure, mix2, rect_at};
+use crate::person::group;
 use crate::person::pose::{V, add, mix};
 use clasp_data::part;
 
 impl Figure<'_> {
-    pub(super) fn handbag(&self, canvas: &mut Canvas, i: usize, colour: Colour) {
+    pub(super) fn handbag(&self, canvas: &mut Canvas, i: usize, colour: Color) {
         let k = &self.skeleton;
         let hand = self.frame.point(mix(k.wrists[i], k.hands[i], 0.75));
         let rgb = colour.rgb;
@@ -254,7 +256,7 @@ impl Figure<'_> {
         self.contour(canvas, path.as_ref(), rgb);
     }
 
-    pub(super) fn carried(&self, canvas: &mut Canvas, i: usize, kind: Carried, colour: Colour) {
+    pub(super) fn carried(&self, canvas: &mut Canvas, i: usize, kind: Carried, colour: Color) {
         let k = &self.skeleton;
         let hand = self.frame.point(mix(k.wrists[i], k.hands[i], 0.6));
         let rgb = colour.rgb;

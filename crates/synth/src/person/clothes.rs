@@ -6,10 +6,13 @@ use rand::RngExt;
 use tiny_skia::{Path, Shader};
 
 use crate::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, rgba};
-use crate::person::appearance::{LowerKind, Pattern, UpperKind, luminance};
-use crate::person::figure::{Figure, LIGHT, SHADOW, Section, darker, group, rect_at, towards};
+use crate::color::{LIGHT, SHADOW, darker, luminance, towards};
+use crate::person::appearance::{LowerKind, Pattern, UpperKind};
+use crate::person::figure::{Figure, Section, rect_at};
+use crate::person::group;
+use crate::person::held_out;
 use crate::person::pose::add;
-use crate::style::{self, Style};
+use crate::style::Style;
 use clasp_data::Rng;
 use clasp_data::part;
 
@@ -507,7 +510,7 @@ impl Figure<'_> {
                 out
             };
             if self.style == Style::HeldOut {
-                for (outline, second) in style::print(design) {
+                for (outline, second) in held_out::print(design) {
                     let colour = if second { upper.second } else { upper.colour };
                     canvas.solid(shape(&outline).as_ref(), colour.rgb, None);
                 }

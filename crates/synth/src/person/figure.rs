@@ -7,27 +7,12 @@ use rand::RngExt;
 use tiny_skia::{Path, Pixmap, Shader, Transform};
 
 use crate::canvas::{Canvas, Label, P, gradient, open_line, rect, rgba, smooth, tiled};
-use crate::person::appearance::{Age, Gender, Pattern, Person, from_hsl};
-use crate::person::head;
+use crate::color::{LIGHT, SHADOW, darker};
+use crate::person::appearance::{Age, Gender, Pattern, Person};
+use crate::person::held_out;
 use crate::person::pose::{Frame, Pose, Skeleton, V, add, mix};
-use crate::style::{self, Style};
+use crate::style::Style;
 use clasp_data::Rng;
-
-/// Which limb or thing of a person a pixel belongs to; decides whether a joint is visible.
-pub mod group {
-    /// The trunk above the hips.
-    pub const TORSO: u8 = 1;
-    /// Left arm; the right arm is the next number.
-    pub const ARMS: u8 = 2;
-    /// Left leg; the right leg is the next number.
-    pub const LEGS: u8 = 4;
-    /// Head, hair, headwear, neck.
-    pub const HEAD: u8 = 6;
-    /// A bag with its straps.
-    pub const BAG: u8 = 7;
-    /// The seat, skirts.
-    pub const HIPS: u8 = 8;
-}
 
 /// One person in front of one camera.
 pub(crate) struct Figure<'a> {
@@ -41,17 +26,6 @@ pub(crate) struct Figure<'a> {
     pub light: f32,
     /// How it is drawn.
     pub style: Style,
-}
-
-pub(crate) const SHADOW: [f32; 3] = [0.03, 0.03, 0.07];
-pub(crate) const LIGHT: [f32; 3] = [1.0, 0.99, 0.94];
-
-pub(crate) fn darker(rgb: [f32; 3], by: f32) -> [f32; 3] {
-    rgb.map(|v| v * by)
-}
-
-pub(crate) fn towards(rgb: [f32; 3], other: [f32; 3], t: f32) -> [f32; 3] {
-    std::array::from_fn(|c| rgb[c] + (other[c] - rgb[c]) * t)
 }
 
 /// Linear interpolation in a table of (place, values), clamped at the ends.
@@ -76,55 +50,6 @@ pub(crate) struct Section {
 }
 
 impl Figure<'_> {
-    pub fn draw(&self, canvas: &mut Canvas, rng: &mut Rng) {
-        let facing = self.frame.yaw.cos();
-        let near_arm = [0, 1].map(|i| self.arm_nearness(i) > -0.012);
-        let pack_behind = facing > -0.25;
-
-        if facing > -0.2 {
-            head::hair_fall(self, canvas);
-        }
-        for i in self.by_nearness(|i| self.arm_nearness(i)) {
-            if !near_arm[i] {
-                self.arm(canvas, i, rng);
-            }
-        }
-        if pack_behind {
-            self.backpack(canvas);
-        }
-        if self.side_bag_nearness().is_some_and(|n| n < -0.03) {
-            self.side_bag(canvas);
-        }
-        for i in self.by_nearness(|i| {
-            self.frame.near(self.skeleton.knees[i]) + self.frame.near(self.skeleton.hips[i])
-        }) {
-            self.leg(canvas, i, rng);
-        }
-        self.lower(canvas, rng);
-        self.upper(canvas, rng);
-        self.straps(canvas);
-        head::neck(self, canvas);
-        if self.side_bag_nearness().is_some_and(|n| n >= -0.03) {
-            self.side_bag(canvas);
-        }
-        if facing <= -0.2 {
-            self.hood(canvas);
-        }
-        if !pack_behind {
-            self.backpack(canvas);
-        }
-        head::head(self, canvas, rng);
-        if facing <= -0.2 {
-            head::hair_fall(self, canvas);
-        }
-        head::headwear(self, canvas);
-        for i in self.by_nearness(|i| self.arm_nearness(i)) {
-            if near_arm[i] {
-                self.arm(canvas, i, rng);
-            }
-        }
-    }
-
     pub(super) fn by_nearness(&self, near: impl Fn(usize) -> f32) -> [usize; 2] {
         if near(0) <= near(1) { [0, 1] } else { [1, 0] }
     }
@@ -306,7 +231,7 @@ impl Figure<'_> {
     pub(super) fn tile(&self) -> Option<Pixmap> {
         let upper = &self.person.upper;
         if self.style == Style::HeldOut {
-            return style::tile(upper);
+            return held_out::tile(upper);
         }
         let mut tile = Pixmap::new(16, 16)?;
         tile.fill(rgba(upper.colour.rgb, 1.0));
@@ -402,13 +327,4 @@ pub(crate) fn rect_at(centre: P, half_width: f32, half_height: f32) -> Option<Pa
 
 pub(crate) fn mix2(a: P, b: P, t: f32) -> P {
     [a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t]
-}
-
-/// A random muted colour for things that nobody describes.
-pub(crate) fn dull(rng: &mut Rng) -> [f32; 3] {
-    from_hsl(
-        rng.random_range(0.0..360.0),
-        rng.random_range(0.03..0.3),
-        rng.random_range(0.3..0.75),
-    )
 }

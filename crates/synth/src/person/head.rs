@@ -8,8 +8,10 @@ use rand::RngExt;
 use tiny_skia::Path;
 
 use crate::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, smooth, tube};
+use crate::color::{SHADOW, darker, towards};
 use crate::person::appearance::{Age, Gender, Glasses, HairStyle, Headwear};
-use crate::person::figure::{Figure, SHADOW, darker, group, mix2, table, towards};
+use crate::person::figure::{Figure, mix2, table};
+use crate::person::group;
 use crate::person::pose::{Frame, V, add, mix, scaled};
 use clasp_data::Rng;
 use clasp_data::part;

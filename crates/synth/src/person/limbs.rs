@@ -3,8 +3,10 @@
 use tiny_skia::{Mask, Path, Transform};
 
 use crate::canvas::{Canvas, P, ellipse, glow, gradient, loft, open_line, smooth, tube};
+use crate::color::{LIGHT, SHADOW, darker};
 use crate::person::appearance::{Age, BagKind, Footwear, LowerKind, Sleeve};
-use crate::person::figure::{Figure, LIGHT, SHADOW, darker, group, mix2, table};
+use crate::person::figure::{Figure, mix2, table};
+use crate::person::group;
 use crate::person::pose::{V, add, mix, scaled};
 use clasp_data::Rng;
 use clasp_data::part;

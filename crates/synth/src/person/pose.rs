@@ -7,7 +7,9 @@ use std::f32::consts::PI;
 use rand::RngExt;
 
 use crate::canvas::P;
-use crate::person::appearance::{BagKind, Body, Carried, Person, View, weighted};
+use crate::person::appearance::{BagKind, Body, Carried, Person, View};
+use crate::sampling::jitter;
+use crate::sampling::weighted;
 use clasp_data::Rng;
 
 /// A point in body coordinates.
@@ -276,11 +278,6 @@ impl ArmStyle {
             },
         })
     }
-}
-
-/// `centre` plus or minus up to `spread`.
-pub(crate) fn jitter(rng: &mut Rng, centre: f32, spread: f32) -> f32 {
-    centre + spread * (2.0 * rng.random::<f32>() - 1.0)
 }
 
 /// Which side faces a camera for a turn of the body in radians (0 = towards the camera).

@@ -4,65 +4,12 @@ use rand::RngExt;
 use tiny_skia::Transform;
 
 use crate::canvas::{Canvas, ellipse, glow, gradient, open_line, polygon, rect};
-use crate::person::appearance::from_hsl;
-use crate::person::figure::{SHADOW, darker, dull, towards};
-use crate::person::pose::jitter;
+use crate::color::gray;
+use crate::color::{SHADOW, darker, dull, from_hsl, towards};
+use crate::sampling::jitter;
 use crate::scenery::objects::{car, house, lamp, pole, sign, tree};
+use crate::scenery::place::{Ground, Place};
 use clasp_data::Rng;
-
-/// A kind of place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    /// A street with houses and cars.
-    Street,
-    /// A wall close behind.
-    Wall,
-    /// Grass, a path and trees.
-    Park,
-    /// A hall or a shop.
-    Indoor,
-}
-
-impl Place {
-    /// Every kind.
-    pub const ALL: [Place; 4] = [Place::Street, Place::Wall, Place::Park, Place::Indoor];
-
-    /// Some kind; streets are the most frequent.
-    pub fn sample(rng: &mut Rng) -> Self {
-        match rng.random_range(0..10u32) {
-            0..=3 => Place::Street,
-            4..=5 => Place::Wall,
-            6..=7 => Place::Park,
-            _ => Place::Indoor,
-        }
-    }
-
-    /// A few words for captions.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Place::Street => "street",
-            Place::Wall => "wall",
-            Place::Park => "park",
-            Place::Indoor => "hall",
-        }
-    }
-}
-
-/// Where the place lies in the picture.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ground {
-    /// Row of the horizon, or where the wall meets the floor.
-    pub horizon: f32,
-    /// Pixels per metre at the near edge, for the size of things.
-    pub metre: f32,
-    /// Shift of the view sideways, pixels.
-    pub pan: f32,
-}
-
-pub(super) fn grey(v: f32) -> [f32; 3] {
-    [v, v, v * 0.98]
-}
 
 /// Draws a place over the whole canvas. The same generator state gives the same place.
 pub(crate) fn draw(canvas: &mut Canvas, place: Place, ground: Ground, light: f32, rng: &mut Rng) {
@@ -83,8 +30,8 @@ fn full(canvas: &Canvas) -> [f32; 4] {
 fn sky(canvas: &mut Canvas, horizon: f32, rng: &mut Rng) {
     let [x, y, w, _] = full(canvas);
     let cloud = rng.random::<f32>();
-    let top = towards([0.42, 0.6, 0.86], grey(0.78), cloud);
-    let low = towards([0.8, 0.88, 0.95], grey(0.88), cloud);
+    let top = towards([0.42, 0.6, 0.86], gray(0.78), cloud);
+    let low = towards([0.8, 0.88, 0.95], gray(0.88), cloud);
     let shader = gradient(
         [0.0, 0.0],
         [0.0, horizon.max(1.0)],
@@ -100,7 +47,7 @@ fn floor(canvas: &mut Canvas, ground: Ground, rgb: [f32; 3], slabs: bool) {
     let shader = gradient(
         [0.0, ground.horizon],
         [0.0, bottom.max(ground.horizon + 1.0)],
-        &[(0.0, towards(rgb, grey(0.75), 0.25), 1.0), (1.0, rgb, 1.0)],
+        &[(0.0, towards(rgb, gray(0.75), 0.25), 1.0), (1.0, rgb, 1.0)],
     );
     canvas.fill(rect(x, ground.horizon, w, h).as_ref(), shader, None);
     if !slabs {
@@ -143,11 +90,11 @@ fn street(canvas: &mut Canvas, ground: Ground, _light: f32, rng: &mut Rng) {
         house(canvas, at, ground.horizon + 0.06 * m, width, height, rng);
         at += width + if rng.random_bool(0.25) { 0.5 * m } else { 0.0 };
     }
-    let asphalt = grey(rng.random_range(0.34..0.62));
+    let asphalt = gray(rng.random_range(0.34..0.62));
     floor(canvas, ground, asphalt, rng.random_bool(0.6));
     // A kerb, perhaps a line of the road.
     let kerb = ground.horizon + 0.12 * m;
-    canvas.solid(rect(x, kerb, w, 0.05 * m).as_ref(), grey(0.72), None);
+    canvas.solid(rect(x, kerb, w, 0.05 * m).as_ref(), gray(0.72), None);
     canvas.glaze(
         rect(x, kerb + 0.05 * m, w, 0.03 * m).as_ref(),
         SHADOW,
@@ -332,10 +279,10 @@ fn wall(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
                     );
                 }
             }
-            _ => pole(canvas, cx, base, 3.0 * m, 0.09 * m, None, grey(0.5)),
+            _ => pole(canvas, cx, base, 3.0 * m, 0.09 * m, None, gray(0.5)),
         }
     }
-    let pavement = grey(rng.random_range(0.45..0.7));
+    let pavement = gray(rng.random_range(0.45..0.7));
     floor(
         canvas,
         Ground {
@@ -387,7 +334,7 @@ fn park(canvas: &mut Canvas, ground: Ground, light: f32, rng: &mut Rng) {
         [centre + near_w, bottom],
         [centre - near_w, bottom],
     ]);
-    canvas.solid(path.as_ref(), towards(sand, grey(0.6), rng.random()), None);
+    canvas.solid(path.as_ref(), towards(sand, gray(0.6), rng.random()), None);
     for _ in 0..60 {
         let px = x + w * rng.random::<f32>();
         let t = rng.random::<f32>();
@@ -436,7 +383,7 @@ fn park(canvas: &mut Canvas, ground: Ground, light: f32, rng: &mut Rng) {
         for u in [0.1, 1.2] {
             canvas.solid(
                 rect(bx + u * m, by - 0.75 * m, 0.06 * m, 0.8 * m).as_ref(),
-                grey(0.2),
+                gray(0.2),
                 None,
             );
         }
@@ -505,14 +452,14 @@ fn indoor(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
                 );
                 canvas.line(
                     rect(cx, base - dh, dw, dh).as_ref(),
-                    grey(0.35),
+                    gray(0.35),
                     1.0,
                     0.05 * m,
                     None,
                 );
                 canvas.line(
                     open_line(&[[cx + 0.5 * dw, base - dh], [cx + 0.5 * dw, base]]).as_ref(),
-                    grey(0.35),
+                    gray(0.35),
                     1.0,
                     0.04 * m,
                     None,
@@ -539,7 +486,7 @@ fn indoor(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
                 );
                 canvas.line(
                     rect(cx, base - 1.9 * m, 0.8 * m, 0.6 * m).as_ref(),
-                    grey(0.2),
+                    gray(0.2),
                     0.9,
                     0.04 * m,
                     None,
@@ -552,7 +499,7 @@ fn indoor(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
                 4.0 * m,
                 0.32 * m,
                 None,
-                towards(wall, grey(0.5), 0.3),
+                towards(wall, gray(0.5), 0.3),
             ),
         }
     }

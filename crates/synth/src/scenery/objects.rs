@@ -5,10 +5,8 @@ use std::f32::consts::PI;
 use rand::RngExt;
 
 use crate::canvas::{Canvas, Label, P, ellipse, gradient, open_line, polygon, rect, smooth};
-use crate::person::appearance::from_hsl;
-use crate::person::figure::{SHADOW, darker, dull, towards};
-use crate::person::pose::jitter;
-use crate::scenery::backdrop::grey;
+use crate::color::{SHADOW, darker, dull, from_hsl, gray, towards};
+use crate::sampling::jitter;
 use clasp_data::Rng;
 
 pub(super) fn house(
@@ -34,7 +32,7 @@ pub(super) fn house(
     let columns = rng.random_range(2..5u32);
     let rows = rng.random_range(3..6u32);
     let (cell_w, cell_h) = (width / columns as f32, height / rows as f32);
-    let glass = towards([0.25, 0.32, 0.4], grey(0.65), rng.random());
+    let glass = towards([0.25, 0.32, 0.4], gray(0.65), rng.random());
     let lit = rng.random_range(0.4..0.62f32);
     for r in 0..rows {
         for c in 0..columns {
@@ -186,7 +184,7 @@ pub(crate) fn car(
         );
         canvas.solid(
             ellipse(at(u, 0.2), 0.5 * r, 0.5 * r, 0.0).as_ref(),
-            grey(0.6),
+            gray(0.6),
             None,
         );
     }
@@ -216,13 +214,13 @@ pub(crate) fn pole(
 }
 
 pub(super) fn lamp(canvas: &mut Canvas, x: f32, base: f32, height: f32) {
-    pole(canvas, x, base, height, height * 0.016, None, grey(0.28));
+    pole(canvas, x, base, height, height * 0.016, None, gray(0.28));
     let head = ellipse([x, base - height], height * 0.035, height * 0.03, 0.0);
     canvas.solid(head.as_ref(), [0.95, 0.92, 0.78], None);
 }
 
 pub(super) fn sign(canvas: &mut Canvas, x: f32, base: f32, height: f32, rng: &mut Rng) {
-    pole(canvas, x, base, height, height * 0.025, None, grey(0.55));
+    pole(canvas, x, base, height, height * 0.025, None, gray(0.55));
     let rgb = [[0.78, 0.1, 0.1], [0.1, 0.25, 0.65], [0.9, 0.75, 0.1]][rng.random_range(0..3usize)];
     let centre = [x, base - height * 0.92];
     canvas.solid(
@@ -297,7 +295,7 @@ impl Occluder {
                 1.5 * h,
                 0.07 * w,
                 label,
-                grey(rng.random_range(0.25..0.6)),
+                gray(rng.random_range(0.25..0.6)),
             ),
             Occluder::Car(roof) => {
                 let length = 2.9 * (1.0 - roof) * h + 0.5 * h;

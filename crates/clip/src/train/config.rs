@@ -1,0 +1,178 @@
+//! How to train: sizes, schedule, optimizer, weights of the losses.
+
+use clasp_model::clip::ClipConfig;
+use serde::{Deserialize, Serialize};
+
+use super::error::TrainError;
+
+/// A part of the training at one size.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stage {
+    /// Height and width of the images in pixels.
+    pub size: [usize; 2],
+    /// Number of steps.
+    pub steps: usize,
+    /// Share of the patches that is seen, drawn anew each step: 1 for all.
+    pub patches: f32,
+}
+
+/// How to train.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Seed of the patches and phrases that each step sees.
+    pub seed: u64,
+    /// Pairs in a step.
+    pub batch: usize,
+    /// Sizes in turn.
+    pub stages: Vec<Stage>,
+    /// Largest learning rate; reached after `warm_up` steps, then falling to zero by half a cosine.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up.
+    pub warm_up: usize,
+    /// Weight decay (decoupled), on matrices only. The moments' constants are CLIP's: 0.9, 0.98, 1e-6.
+    pub weight_decay: f64,
+    /// Largest length of the gradient, over all parameters.
+    pub clip: f64,
+    /// Weight of the dense loss beside the contrastive one; 0 for none.
+    pub dense: f64,
+    /// Weight of the value loss beside the contrastive one; 0 for none.
+    pub values: f64,
+    /// Momentum of the moving average of the weights (Polyak averaging), 0 for none. The average is what is measured on
+    /// the held-out pairs and what a run gives, whether it ended or was stopped.
+    pub average: f64,
+    /// Threads among which a batch is split, no more than it has pairs; 0 takes one for each core.
+    pub threads: usize,
+    /// Steps between log lines.
+    pub log_every: usize,
+    /// Steps between measurements on the held-out pairs.
+    pub evaluate_every: usize,
+    /// Steps between checkpoints.
+    pub save_every: usize,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        let stage = |size, steps, patches| Stage {
+            size,
+            steps,
+            patches,
+        };
+        Self {
+            seed: 0,
+            batch: 128,
+            stages: vec![stage([128, 64], 2000, 1.0)],
+            learning_rate: 1e-3,
+            warm_up: 100,
+            weight_decay: 0.1,
+            clip: 1.0,
+            dense: 1.0,
+            values: 4.0,
+            average: 0.995,
+            threads: 0,
+            log_every: 10,
+            evaluate_every: 200,
+            save_every: 100,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Steps of all stages.
+    pub fn steps(&self) -> usize {
+        self.stages.iter().map(|stage| stage.steps).sum()
+    }
+
+    /// Learning rate of a step, counted from 0.
+    pub fn learning_rate(&self, step: usize) -> f64 {
+        if step < self.warm_up {
+            return self.learning_rate * (step + 1) as f64 / self.warm_up as f64;
+        }
+        let rest = (self.steps() - self.warm_up.min(self.steps())).max(1);
+        let done = (step - self.warm_up) as f64 / rest as f64;
+        0.5 * self.learning_rate * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
+    }
+
+    /// Momentum of the average at a step, counted from 0: smaller at first, so that the start is soon forgotten.
+    pub(super) fn momentum(&self, step: usize) -> f64 {
+        self.average.min((1 + step) as f64 / (10 + step) as f64)
+    }
+
+    /// The stage of a step, counted from 0; the last one behind the end.
+    pub(super) fn stage(&self, step: usize) -> &Stage {
+        let mut end = 0;
+        let found = self.stages.iter().find(|stage| {
+            end += stage.steps;
+            step < end
+        });
+        match found.or(self.stages.last()) {
+            Some(stage) => stage,
+            None => unreachable!("checked: at least one stage"),
+        }
+    }
+
+    pub(super) fn check(&self, model: &ClipConfig) -> Result<(), TrainError> {
+        model.validate()?;
+        let wrong = |field, found: String, expected: &str| {
+            Err(TrainError::Setting {
+                field,
+                found,
+                expected: expected.to_owned(),
+            })
+        };
+        if !(2..=65_536).contains(&self.batch) {
+            return wrong("batch", self.batch.to_string(), "2 to 65536 pairs");
+        }
+        if self.stages.is_empty() || self.steps() == 0 {
+            return wrong("stages", "empty".into(), "at least one step");
+        }
+        for stage in &self.stages {
+            let sides = model.vision.patch..=4096;
+            if stage.size.iter().any(|side| !sides.contains(side)) {
+                return wrong(
+                    "stages.size",
+                    format!("{:?}", stage.size),
+                    "one patch to 4096 pixels",
+                );
+            }
+            if !(stage.patches > 0.0 && stage.patches <= 1.0) {
+                return wrong(
+                    "stages.patches",
+                    stage.patches.to_string(),
+                    "more than 0, at most 1",
+                );
+            }
+        }
+        for (field, value) in [("dense", self.dense), ("values", self.values)] {
+            if !(value.is_finite() && value >= 0.0) {
+                return wrong(field, value.to_string(), "0 or a positive number");
+            }
+        }
+        if !(0.0..1.0).contains(&self.average) {
+            return wrong("average", self.average.to_string(), "0 or more, below 1");
+        }
+        for (field, value) in [("learning_rate", self.learning_rate), ("clip", self.clip)] {
+            if !(value.is_finite() && value > 0.0) {
+                return wrong(field, value.to_string(), "a positive number");
+            }
+        }
+        if !(0.0..1.0).contains(&(self.weight_decay * self.learning_rate)) {
+            return wrong(
+                "weight_decay",
+                self.weight_decay.to_string(),
+                "a small positive number",
+            );
+        }
+        for (field, value) in [
+            ("log_every", self.log_every),
+            ("evaluate_every", self.evaluate_every),
+            ("save_every", self.save_every),
+        ] {
+            if value == 0 {
+                return wrong(field, "0".into(), "at least 1");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! What can go wrong in CLIP training.
+
+use std::path::PathBuf;
+
+use clasp_model::ModelError;
+use clasp_model::clip::ClipConfigError;
+use clasp_weights::WeightsError;
+
+/// What can go wrong in training.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// A setting that cannot work.
+    #[error("CLIP training: `{field}` is {found}; expected {expected}")]
+    Setting {
+        /// The setting.
+        field: &'static str,
+        /// Its value.
+        found: String,
+        /// What would be accepted.
+        expected: String,
+    },
+    /// Sizes of the model that cannot be built.
+    #[error(transparent)]
+    Model(#[from] ClipConfigError),
+    /// A checkpoint that cannot be read or written.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The optimiser's state in a checkpoint is not whole.
+    #[error(transparent)]
+    Optimiser(#[from] ModelError),
+    /// The log cannot be written.
+    #[error(transparent)]
+    Io(#[from] std::io::Error),
+    /// A checkpoint of another run.
+    #[error(
+        "{}: the checkpoint does not belong to this run: {problem}\n\
+         hint: give the settings it was started with, or another folder", path.display()
+    )]
+    OtherRun {
+        /// The checkpoint.
+        path: PathBuf,
+        /// What differs.
+        problem: String,
+    },
+    /// Training that left the finite numbers.
+    #[error(
+        "step {step}: the loss is {loss}; the last checkpoint is kept\n\
+         hint: lower `learning_rate` or lengthen `warm_up`"
+    )]
+    Diverged {
+        /// The step.
+        step: usize,
+        /// The loss.
+        loss: f32,
+    },
+    /// A pair that is not what was asked for.
+    #[error("pair {index}: {what} has {found} values; expected {expected}")]
+    Pair {
+        /// The pair's index.
+        index: u64,
+        /// The image or its classes.
+        what: &'static str,
+        /// The number of values.
+        found: usize,
+        /// What the size asked for needs.
+        expected: usize,
+    },
+    /// A thread of the run ended before its work did.
+    #[error("a training thread stopped unexpectedly; the last checkpoint is kept")]
+    Worker,
+}

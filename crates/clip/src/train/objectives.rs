@@ -1,0 +1,336 @@
+//! The part and attribute losses of a step: which texts name the classes, and which tokens and images
+//! are compared with them.
+
+use burn::tensor::{Device, Tensor};
+use clasp_data::vocabulary::IGNORE;
+use clasp_model::clip::{Clip, ClipConfig};
+use clasp_model::tokenizer::tokenize_flat;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng};
+
+use super::batch::{Batch, Words};
+use super::config::TrainConfig;
+use super::losses::{dense_loss, value_loss, value_losses};
+use super::tensors::integers;
+
+/// A step's part of the dense loss: which tokens of which class, and words for the classes.
+pub(super) struct DenseStep {
+    pub(super) weight: f64,
+    /// [phrases, columns], and the columns.
+    tokens: (Vec<i64>, usize),
+    /// Class of each phrase.
+    phrase_class: Vec<usize>,
+    /// Class of each seen patch, [batch, seen patches]; 255 where unknown.
+    classes: Vec<u8>,
+    /// Weight of a token by its class; all tokens of the batch have a weight of 1 together.
+    class_weight: Vec<f32>,
+    /// Seen patches of an image.
+    seen: usize,
+}
+
+/// Phrases for each class in a step.
+const PHRASES: usize = 3;
+/// Phrases for each value in a step, one of which is set against the mean of the others.
+const VALUE_PHRASES: usize = 4;
+impl DenseStep {
+    /// `None` where there is nothing to learn: no phrases, no weight, or no token whose class is known.
+    pub(super) fn new(
+        config: &TrainConfig,
+        step: usize,
+        phrases: &[Vec<String>],
+        batch: &Batch,
+        patches: Option<&[i64]>,
+        model: &ClipConfig,
+    ) -> Option<Self> {
+        if phrases.is_empty() || config.dense == 0.0 {
+            return None;
+        }
+        let all = batch.classes.len() / batch.captions.len();
+        let every: Vec<i64> = (0..all as i64).collect();
+        let patches = patches.unwrap_or(&every);
+        let classes: Vec<u8> = batch
+            .classes
+            .chunks_exact(all)
+            .flat_map(|row| patches.iter().map(|&patch| row[patch as usize]))
+            .map(|class| {
+                if usize::from(class) < phrases.len() {
+                    class
+                } else {
+                    IGNORE
+                }
+            })
+            .collect();
+        let mut counts = vec![0f32; phrases.len()];
+        for &class in classes.iter().filter(|class| **class != IGNORE) {
+            counts[usize::from(class)] += 1.0;
+        }
+        let total: f32 = counts.iter().map(|count| count.sqrt()).sum();
+        if total == 0.0 {
+            return None;
+        }
+        // Between every token alike and every class alike: bags are small, and backgrounds are not.
+        let class_weight = counts
+            .iter()
+            .map(|count| {
+                if *count > 0.0 {
+                    1.0 / (count.sqrt() * total)
+                } else {
+                    0.0
+                }
+            })
+            .collect();
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ 0x7061_7274);
+        rng.set_stream(1 + step as u64);
+        let mut texts = Vec::new();
+        let mut phrase_class = Vec::new();
+        for (class, phrases) in phrases.iter().enumerate() {
+            for _ in 0..PHRASES.min(phrases.len()) {
+                let place = (rng.next_u64() % phrases.len() as u64) as usize;
+                texts.push(phrases[place].as_str());
+                phrase_class.push(class);
+            }
+        }
+        Some(Self {
+            weight: config.dense,
+            tokens: tokenize_flat(&texts, model.text.context),
+            phrase_class,
+            classes,
+            class_weight,
+            seen: patches.len(),
+        })
+    }
+
+    /// The loss of the images `rows`, a share of the batch's, mean over both maps; `None` if no class is known.
+    ///
+    /// Clear features are the mask features averaged over tokens whose queries are alike. While queries are not yet
+    /// alike by part, the mean hides what is where, so the mask features learn beside them.
+    pub(super) fn loss(
+        &self,
+        clip: &Clip,
+        maps: [Tensor<3>; 2],
+        rows: &std::ops::Range<usize>,
+        device: &Device,
+    ) -> Option<Tensor<1>> {
+        let [count, seen, embed] = maps[0].dims();
+        let known: Vec<(i64, usize)> = self.classes[rows.start * self.seen..rows.end * self.seen]
+            .iter()
+            .enumerate()
+            .filter(|(_, class)| **class != IGNORE)
+            .map(|(place, class)| (place as i64, usize::from(*class)))
+            .collect();
+        if known.is_empty() {
+            return None;
+        }
+        let places = known.iter().map(|(place, _)| *place).collect();
+        let classes: Vec<usize> = known.iter().map(|(_, class)| *class).collect();
+        let weights: Vec<f32> = classes
+            .iter()
+            .map(|class| self.class_weight[*class])
+            .collect();
+        let places = integers(places, [known.len()], device);
+        let (phrases, columns) = &self.tokens;
+        let shape = [self.phrase_class.len(), *columns];
+        let phrases = clip.encode_text(integers(phrases.clone(), shape, device));
+        let [clear, mask] = maps.map(|map| {
+            let tokens = map.reshape([count * seen, embed]).select(0, places.clone());
+            let phrases = phrases.clone();
+            dense_loss(tokens, phrases, &classes, &self.phrase_class, &weights)
+        });
+        Some((clear + mask) * 0.5)
+    }
+}
+
+/// A step's part of the value loss: the batch's answers, and words for them.
+pub(super) struct ValueStep {
+    pub(super) weight: f64,
+    /// [`VALUE_PHRASES`] phrases for each value of each attribute, one attribute after the other:
+    /// [values · phrases, columns], and the columns.
+    tokens: (Vec<i64>, usize),
+    /// Number of values of each attribute.
+    counts: Vec<usize>,
+    /// Value of each attribute, [batch, attributes]; 255 where unknown.
+    values: Vec<u8>,
+    /// Known answers of the batch.
+    known: usize,
+    /// Value of each attribute that can be seen at each seen patch, [batch, seen patches, attributes]; 255 where it
+    /// is not known or cannot be seen there. Empty where nothing is known of patches.
+    token_values: Vec<u8>,
+    /// Known answers of the batch's tokens, for each attribute.
+    pub(super) token_known: Vec<usize>,
+}
+
+impl ValueStep {
+    /// `None` where there is nothing to learn: no attributes, no weight, or no answer that is known.
+    pub(super) fn new(
+        config: &TrainConfig,
+        step: usize,
+        words: &Words,
+        batch: &Batch,
+        patches: Option<&[i64]>,
+        model: &ClipConfig,
+    ) -> Option<Self> {
+        let attributes = &words.attributes;
+        let known = batch.values.iter().filter(|value| **value != IGNORE);
+        let known = known.count();
+        if known == 0 || config.values == 0.0 {
+            return None;
+        }
+        let token_values = token_values(words, batch, patches);
+        let mut rng = ChaCha8Rng::seed_from_u64(config.seed ^ 0x7661_6c75);
+        rng.set_stream(1 + step as u64);
+        let texts: Vec<&str> = attributes
+            .iter()
+            .flatten()
+            .flat_map(|phrases| std::iter::repeat_n(phrases, VALUE_PHRASES))
+            .map(|phrases| {
+                let place = rng.next_u64() % phrases.len().max(1) as u64;
+                phrases.get(place as usize).map_or("", String::as_str)
+            })
+            .collect();
+        Some(Self {
+            weight: config.values,
+            tokens: tokenize_flat(&texts, model.text.context),
+            counts: attributes.iter().map(Vec::len).collect(),
+            values: batch.values.clone(),
+            known,
+            token_known: (0..attributes.len())
+                .map(|attribute| {
+                    let of_attribute = token_values.iter().skip(attribute);
+                    let of_attribute = of_attribute.step_by(attributes.len());
+                    of_attribute.filter(|value| **value != IGNORE).count()
+                })
+                .collect(),
+            token_values,
+        })
+    }
+
+    /// The loss of the images `rows`, a share of the batch's, from their features [rows, embed], and the same share of
+    /// the loss on the phrases themselves.
+    ///
+    /// Each value is named by the mean feature of all but one of its phrases, as labels are read from a mean over
+    /// phrases. The one that is left out is set against these means like an image whose answer is known: phrases in
+    /// other words for the same value come together and values apart. Without it there is a saddle point: where the
+    /// phrases of two values are alike, images get no gradient that tells the values apart, and while images do not
+    /// tell them apart, neither do phrases get one.
+    ///
+    /// The tokens of a part are set against the values that can be seen on it, each attribute with the same weight. The
+    /// pooled feature takes up what tokens say (its last block averages the very values that make dense features), and
+    /// a token that shows a hat is a far stronger signal than an image that has one somewhere.
+    ///
+    /// Returns the sum of the three, and the images' alone.
+    pub(super) fn loss(
+        &self,
+        clip: &Clip,
+        images: Tensor<2>,
+        maps: Option<&[Tensor<3>; 2]>,
+        rows: &std::ops::Range<usize>,
+        device: &Device,
+    ) -> (Tensor<1>, f32) {
+        let attributes = self.counts.len();
+        let answers = rows.start * attributes..rows.end * attributes;
+        let truth = &self.values[answers];
+        let (phrases, columns) = &self.tokens;
+        let values: usize = self.counts.iter().sum();
+        let shape = [values * VALUE_PHRASES, *columns];
+        let phrases = clip.encode_text(integers(phrases.clone(), shape, device));
+        let [_, embed] = phrases.dims();
+        let phrases = phrases.reshape([values, VALUE_PHRASES, embed]);
+        let asked = phrases.clone().slice([0..values, 0..1]);
+        let asked = asked.reshape([values, embed]);
+        let named = phrases.slice([0..values, 1..VALUE_PHRASES]).mean_dim(1);
+        let named = named.reshape([values, embed]);
+        let length = (named.clone() * named.clone()).sum_dim(1).sqrt();
+        let named = named / (length + 1e-6);
+        let scale = clip.scale().detach();
+        let of_images = value_loss(images, named.clone(), scale.clone(), &self.counts, truth);
+        let of_images = of_images / self.known.max(1) as f64;
+        let images_alone = of_images.clone().into_scalar::<f32>();
+        let own = own_values(&self.counts);
+        let of_phrases = value_loss(asked, named.clone(), scale.clone(), &self.counts, &own);
+        let share = rows.len() as f64 * attributes as f64 / self.values.len() as f64;
+        let mut sum = of_images + of_phrases * (share / values as f64);
+        if let Some(maps) = maps {
+            for map in maps {
+                let loss = self.token_loss(map.clone(), named.clone(), scale.clone(), rows, device);
+                sum = match loss {
+                    Some(loss) => sum + loss * 0.5,
+                    None => sum,
+                };
+            }
+        }
+        (sum, images_alone)
+    }
+
+    /// The loss of the tokens of the images `rows`, [rows, seen patches, embed], mean over the attributes that any
+    /// token of the batch shows; `None` where these images show none.
+    fn token_loss(
+        &self,
+        map: Tensor<3>,
+        named: Tensor<2>,
+        scale: Tensor<1>,
+        rows: &std::ops::Range<usize>,
+        device: &Device,
+    ) -> Option<Tensor<1>> {
+        let [count, seen, embed] = map.dims();
+        let attributes = self.counts.len();
+        let width = seen * attributes;
+        let truth = self
+            .token_values
+            .get(rows.start * width..rows.end * width)?;
+        let (places, truth): (Vec<i64>, Vec<&[u8]>) = (0..)
+            .zip(truth.chunks_exact(attributes))
+            .filter(|(_, answers)| answers.iter().any(|value| *value != IGNORE))
+            .unzip();
+        if places.is_empty() {
+            return None;
+        }
+        let kept = places.len();
+        let places = integers(places, [kept], device);
+        let tokens = map.reshape([count * seen, embed]).select(0, places);
+        let losses = value_losses(tokens, named, scale, &self.counts, &truth.concat());
+        let shown = self.token_known.iter().filter(|known| **known > 0).count();
+        { losses.into_iter().zip(&self.token_known) }
+            .filter(|(_, known)| **known > 0)
+            .map(|(loss, known)| loss / (*known as f64 * shown as f64))
+            .reduce(|sum, loss| sum + loss)
+    }
+}
+
+/// Value of each attribute at each seen patch, [batch, seen patches, attributes], see [`Words::places`].
+fn token_values(words: &Words, batch: &Batch, patches: Option<&[i64]>) -> Vec<u8> {
+    if words.places.iter().all(Vec::is_empty) {
+        return Vec::new();
+    }
+    let all = batch.classes.len() / batch.captions.len();
+    let every: Vec<i64> = (0..all as i64).collect();
+    let patches = patches.unwrap_or(&every);
+    let attributes = words.attributes.len();
+    let mut found = Vec::with_capacity(batch.captions.len() * patches.len() * attributes);
+    let images = { batch.classes.chunks_exact(all) }.zip(batch.values.chunks_exact(attributes));
+    for (classes, values) in images {
+        for &patch in patches {
+            let class = classes[patch as usize];
+            found.extend(values.iter().enumerate().map(|(attribute, value)| {
+                let places = words.places.get(attribute);
+                match places.is_some_and(|places| places.contains(&class)) {
+                    true => *value,
+                    false => IGNORE,
+                }
+            }));
+        }
+    }
+    found
+}
+
+/// The truth of each value's phrase, [values, attributes]: the value in its own attribute, 255 in the others.
+pub(super) fn own_values(counts: &[usize]) -> Vec<u8> {
+    let mut truth = Vec::new();
+    for (attribute, &values) in counts.iter().enumerate() {
+        for value in 0..values {
+            let row = truth.len() + attribute;
+            truth.resize(truth.len() + counts.len(), IGNORE);
+            truth[row] = u8::try_from(value).unwrap_or(IGNORE);
+        }
+    }
+    truth
+}

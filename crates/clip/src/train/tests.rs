@@ -1,0 +1,524 @@
+//! Training on pictures of six colors.
+
+use burn::tensor::{Device, Tensor, TensorData};
+use clasp_data::vocabulary::IGNORE;
+use clasp_model::clip::ClipConfig;
+use clasp_model::tokenizer::tokenize_flat;
+use clasp_weights::checkpoint;
+use clasp_weights::state::state_dict;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng as _, SeedableRng};
+
+use super::batch::patch_classes;
+use super::objectives::own_values;
+use super::tensors::{host, integers};
+use super::*;
+use clasp_model::clip::{TextConfig, VisionConfig};
+use clasp_weights::state::Array;
+
+const SIZE: usize = 16;
+const SQUARE: [usize; 2] = [SIZE, SIZE];
+
+fn tiny() -> ClipConfig {
+    ClipConfig {
+        embed: 16,
+        vision: VisionConfig {
+            image: [SIZE, SIZE],
+            patch: 8,
+            width: 16,
+            layers: 1,
+            heads: 2,
+            hidden: 32,
+        },
+        text: TextConfig {
+            context: 8,
+            width: 16,
+            layers: 1,
+            heads: 2,
+            hidden: 32,
+            ..ClipConfig::mini().text
+        },
+        ..ClipConfig::mini()
+    }
+}
+
+fn config() -> TrainConfig {
+    let stage = |steps, patches| Stage {
+        size: SQUARE,
+        steps,
+        patches,
+    };
+    TrainConfig {
+        batch: 9,
+        stages: vec![stage(6, 0.5), stage(6, 1.0)],
+        warm_up: 2,
+        learning_rate: 3e-3,
+        threads: 2,
+        log_every: 4,
+        evaluate_every: 1000,
+        save_every: 5,
+        ..TrainConfig::default()
+    }
+}
+
+/// A picture of one of six colours, a little noisy, and its name.
+fn pair(index: u64, [height, width]: [usize; 2]) -> Pair {
+    const COLOURS: [(&str, [f32; 3]); 6] = [
+        ("red", [1.0, -1.0, -1.0]),
+        ("green", [-1.0, 1.0, -1.0]),
+        ("blue", [-1.0, -1.0, 1.0]),
+        ("yellow", [1.0, 1.0, -1.0]),
+        ("white", [1.0, 1.0, 1.0]),
+        ("black", [-1.0, -1.0, -1.0]),
+    ];
+    let mut rng = ChaCha8Rng::seed_from_u64(index);
+    let (name, colour) = COLOURS[(rng.next_u64() % 6) as usize];
+    let noise = |rng: &mut ChaCha8Rng| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.4;
+    let image = colour
+        .iter()
+        .flat_map(|&value| std::iter::repeat_n(value, height * width))
+        .map(|value| value + noise(&mut rng))
+        .collect();
+    // The left half is the wall, of the class 1 or 2 by its colour; the right half is unknown.
+    let class = 1 + u8::from(name < "red");
+    Pair {
+        image,
+        caption: format!("a {name} wall"),
+        parts: Some(
+            (0..height * width)
+                .map(|place| {
+                    if place % width < width / 2 {
+                        class
+                    } else {
+                        IGNORE
+                    }
+                })
+                .collect(),
+        ),
+        // Of every third picture nothing else is known.
+        values: match index % 3 {
+            0 => Vec::new(),
+            _ => vec![class - 1, IGNORE],
+        },
+    }
+}
+
+fn fresh() -> Clip {
+    tiny().init(&mut ChaCha8Rng::seed_from_u64(5), &Device::flex())
+}
+
+fn words() -> Words {
+    let texts = |texts: &[&str]| texts.iter().map(|text| vec![(*text).to_owned()]).collect();
+    Words {
+        parts: texts(&["nothing", "something bright", "something dark"]),
+        attributes: vec![texts(&["light", "dark"]), texts(&["a", "b", "c"])],
+        places: vec![vec![1, 2]],
+    }
+}
+
+fn run(config: &TrainConfig, folder: &Path, stop: Option<usize>) -> Trained {
+    train(
+        config,
+        fresh(),
+        &pair,
+        &words(),
+        &[],
+        folder,
+        &mut |progress| {
+            if stop.is_some_and(|stop| progress.step >= stop) {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            }
+        },
+    )
+    .unwrap()
+}
+
+fn rows(values: &[[f32; 2]]) -> Tensor<2> {
+    let flat: Vec<f32> = values.iter().flatten().copied().collect();
+    Tensor::from_data(TensorData::new(flat, [values.len(), 2]), &Device::flex())
+}
+
+#[test]
+fn more_threads_than_pairs_are_as_many_as_pairs() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |threads, name: &str| {
+        let config = TrainConfig {
+            threads,
+            batch: 3,
+            ..config()
+        };
+        run(&config, &folder.path().join(name), Some(1)).step
+    };
+    assert!(of(100, "many") > 0);
+    assert_eq!(of(100, "many again"), of(3, "three"));
+}
+
+#[test]
+fn the_loss_is_clips_where_captions_differ() {
+    let (images, texts) = ([[1.0, 0.0], [0.6, 0.8]], [[0.8, 0.6], [0.0, 1.0]]);
+    let scale = Tensor::<1>::from_data([2.0f32], &Device::flex());
+    let (loss, floor) = contrastive_loss(rows(&images), rows(&texts), scale, &[0, 1]);
+    // Cosines: [[0.8, 0.0], [0.96, 0.8]]; twice that are the logits.
+    let entropy = |right: f32, wrong: f32| ((right - wrong).exp().recip() + 1.0).ln();
+    let expected = [(1.6, 0.0), (1.6, 1.92), (1.6, 1.92), (1.6, 0.0)];
+    let expected: f32 = expected.iter().map(|(r, w)| entropy(*r, *w)).sum::<f32>() / 4.0;
+    assert!((loss.into_scalar::<f32>() - expected).abs() < 1e-5);
+    assert_eq!(floor, 0.0);
+}
+
+#[test]
+fn equal_captions_are_matches_of_one_another() {
+    let images = rows(&[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]);
+    let scale = Tensor::<1>::from_data([100.0f32], &Device::flex());
+    let (loss, floor) = contrastive_loss(images.clone(), images, scale, &[4, 4, 7]);
+    let loss = loss.into_scalar::<f32>();
+    assert!((floor - 2.0 / 3.0 * 2f32.ln()).abs() < 1e-6);
+    assert!((loss - floor).abs() < 1e-5, "{loss} against {floor}");
+}
+
+#[test]
+fn a_token_is_named_by_any_phrase_of_its_class() {
+    let tokens = rows(&[[1.0, 0.0], [0.0, 1.0]]);
+    // Cosines with the first token: 0.1, 0.08, 0; with the second: about 0.995, 0.997, 0.1.
+    let phrases = rows(&[[0.1, 0.994_987], [0.08, 0.996_795], [0.0, 0.1]]);
+    let of = |classes: &[usize], weights: &[f32]| {
+        let classes_of_phrases = [0, 0, 1];
+        dense_loss(
+            tokens.clone(),
+            phrases.clone(),
+            classes,
+            &classes_of_phrases,
+            weights,
+        )
+        .into_scalar::<f32>()
+    };
+    let [a, b, c] = [5f32, 4.0, 0.0].map(f32::exp);
+    let expected = -((a + b) / (a + b + c)).ln();
+    assert!((of(&[0, 0], &[1.0, 0.0]) - expected).abs() < 1e-5);
+    let expected = -(c / (a + b + c)).ln();
+    assert!((of(&[1, 0], &[1.0, 0.0]) - expected).abs() < 1e-4);
+    assert!(of(&[0, 0], &[0.0, 1.0]) < 1e-6);
+    assert!(of(&[0, 1], &[0.0, 1.0]) > 40.0);
+}
+
+#[test]
+fn an_answer_is_judged_among_the_values_of_its_attribute() {
+    let images = rows(&[[1.0, 0.0], [0.0, 1.0]]);
+    let phrases = rows(&[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [1.0, 0.0]]);
+    let of = |truth: &[u8]| {
+        let scale = Tensor::<1>::from_data([2.0f32], &Device::flex());
+        value_loss(images.clone(), phrases.clone(), scale, &[2, 3], truth).into_scalar::<f32>()
+    };
+    let softmax = |logits: &[f32], at: usize| {
+        let sum: f32 = logits.iter().map(|logit| logit.exp()).sum();
+        -(logits[at].exp() / sum).ln()
+    };
+    let first = softmax(&[2.0, 1.2], 1);
+    let second = softmax(&[2.0, 1.2, 0.0], 0);
+    assert!((of(&[1, 255, 255, 255]) - first).abs() < 1e-5);
+    assert!((of(&[1, 255, 255, 0]) - first - second).abs() < 1e-5);
+    assert_eq!(of(&[255, 255, 2, 3]).abs(), 0.0);
+}
+
+#[test]
+fn phrases_learn_their_values_without_images() {
+    assert_eq!(own_values(&[2, 1]), [0, 255, 1, 255, 255, 0]);
+    // Images of noise: nothing can be learned from them, and yet the phrases of two values part.
+    let noise = |index: u64, size: [usize; 2]| {
+        let mut rng = ChaCha8Rng::seed_from_u64(index);
+        let mut number = || rng.next_u32() as f32 / u32::MAX as f32 - 0.5;
+        let image: Vec<f32> = (0..3 * size[0] * size[1]).map(|_| number()).collect();
+        let value = u8::from(number() > 0.0);
+        Pair {
+            image,
+            caption: "noise".to_owned(),
+            parts: None,
+            values: vec![value],
+        }
+    };
+    let phrases = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    let hats = phrases(&["a person with a hat", "a hat"]);
+    let none = phrases(&["a person without a hat", "no hat"]);
+    let words = Words {
+        parts: Vec::new(),
+        attributes: vec![vec![hats, none]],
+        places: Vec::new(),
+    };
+    let cosine = |clip: &Clip| {
+        let texts = ["a person with a hat", "a person without a hat"];
+        let (tokens, columns) = tokenize_flat(&texts, 8);
+        let features = clip.encode_text(integers(tokens, [2, columns], &Device::flex()));
+        host(features.clone().matmul(features.transpose()))[1]
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        stages: vec![Stage {
+            size: SQUARE,
+            steps: 60,
+            patches: 1.0,
+        }],
+        ..config()
+    };
+    let train = train(
+        &config,
+        fresh(),
+        &noise,
+        &words,
+        &[],
+        folder.path(),
+        &mut |_| ControlFlow::Continue(()),
+    );
+    let (before, after) = (cosine(&fresh()), cosine(&train.unwrap().clip));
+    assert!(
+        before > 0.8 && after < 0.5,
+        "{before} before, {after} after"
+    );
+}
+
+#[test]
+fn a_patch_has_the_class_of_most_of_it() {
+    let mut parts = vec![3u8; 16];
+    parts[..2].fill(7);
+    (parts[8], parts[9], parts[12]) = (1, 1, 1);
+    // Of the upper left patch, half each; of the lower left, three quarters.
+    assert_eq!(patch_classes(Some(&parts), [4, 4], 2), [3, 3, 1, 3]);
+    // The same pixels as a picture of two rows: columns 0 and 1 of both rows make the first patch.
+    assert_eq!(patch_classes(Some(&parts), [2, 8], 2), [1, 3, 3, 3]);
+    assert_eq!(patch_classes(None, [4, 4], 2), [255; 4]);
+    // Four classes with a quarter each: nothing covers two fifths.
+    assert_eq!(patch_classes(Some(&[1, 2, 3, 4]), [2, 2], 2), [255]);
+    parts.fill(IGNORE);
+    assert_eq!(patch_classes(Some(&parts), [4, 4], 2), [255; 4]);
+}
+
+#[test]
+fn the_gradient_does_not_depend_on_the_split() {
+    let device = Device::flex();
+    let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(1), &device);
+    let batch = draw(&pair, 0, 9, SQUARE, &tiny(), &words(), 2).unwrap();
+    let seen = [0, 3];
+    let dense = DenseStep::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
+    let values = ValueStep::new(&config(), 0, &words(), &batch, Some(&seen), &tiny());
+    let of_tokens = values.as_ref().map(|step| step.token_known.clone());
+    assert!(of_tokens.is_some_and(|known| known[0] > 0 && known[1] == 0));
+    assert!(dense.is_some() && values.is_some());
+    let pools = |count| -> Vec<rayon::ThreadPool> {
+        let pool = |_| {
+            let builder = rayon::ThreadPoolBuilder::new().num_threads(1);
+            builder.build().unwrap()
+        };
+        (0..count).map(pool).collect()
+    };
+    let of = |threads| {
+        let pools = pools(threads);
+        let found = gradients(
+            &clip,
+            &batch,
+            Some(&[0, 3]),
+            dense.as_ref(),
+            values.as_ref(),
+            &pools,
+            &device,
+        )
+        .unwrap();
+        let losses = [found.contrastive, found.dense, found.values];
+        (losses, found.gradients)
+    };
+    let (losses, whole) = of(1);
+    for threads in [2, 3, 4] {
+        let (others, split) = of(threads);
+        for (loss, other) in losses.iter().zip(others) {
+            assert!((loss - other).abs() < 1e-5, "{loss} and {other}");
+        }
+        assert_eq!(whole.len(), split.len());
+        for (name, gradient) in &whole {
+            let scale = gradient.clone().abs().max().into_scalar::<f32>().max(1e-3);
+            let difference = gradient.clone() - split[name].clone();
+            let difference = difference.abs().max().into_scalar::<f32>();
+            assert!(difference < 1e-4 * scale, "{name}: {difference} of {scale}");
+        }
+    }
+    // Every parameter learns.
+    assert_eq!(whole.len(), state_dict(&clip).len());
+}
+
+#[test]
+fn six_colours_are_learned() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        batch: 24,
+        stages: vec![Stage {
+            size: SQUARE,
+            steps: 60,
+            patches: 1.0,
+        }],
+        ..config()
+    };
+    let clip = run(&config, folder.path(), None).clip;
+    let held_out: Vec<Pair> = (1000..1030).map(|index| pair(index, SQUARE)).collect();
+    let found = retrieval(&clip, &held_out, SQUARE, &Device::flex());
+    let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
+    let losses: Vec<[f32; 2]> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Progress>(line).unwrap())
+        .map(|progress| [progress.dense, progress.values])
+        .collect();
+    let (first, last) = (losses[0], losses[losses.len() - 1]);
+    for (first, last) in first.iter().zip(last) {
+        assert!(*first > 0.5 && last < 0.2, "{losses:?}");
+    }
+    assert_eq!((found.image_to_text, found.text_to_image), (1.0, 1.0));
+    assert!(found.chance > 0.1 && found.chance < 0.3, "{found:?}");
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on_to_the_same_end() {
+    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let expected = run(&config(), whole.path(), None);
+    let stopped = run(&config(), parts.path(), Some(4));
+    assert_eq!((stopped.step, stopped.finished), (4, false));
+    let found = run(&config(), parts.path(), None);
+    assert_eq!((found.step, found.finished), (12, true));
+    assert_eq!(state_dict(&found.clip), state_dict(&expected.clip));
+    let read = |folder: &tempfile::TempDir| {
+        checkpoint::read(&folder.path().join("checkpoint.safetensors")).unwrap()
+    };
+    assert_eq!(read(&whole), read(&parts));
+    let log = fs::read_to_string(parts.path().join("log.jsonl")).unwrap();
+    let steps: Vec<usize> = log
+        .lines()
+        .map(|line| serde_json::from_str::<Progress>(line).unwrap().step)
+        .collect();
+    assert_eq!(steps, [4, 8, 12]);
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused_and_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    run(&config(), folder.path(), Some(4));
+    let path = folder.path().join("checkpoint.safetensors");
+    let before = fs::read(&path).unwrap();
+    let attempt = |config: &TrainConfig| {
+        train(
+            config,
+            fresh(),
+            &pair,
+            &words(),
+            &[],
+            folder.path(),
+            &mut |_| ControlFlow::Continue(()),
+        )
+        .unwrap_err()
+        .to_string()
+    };
+    let other = TrainConfig {
+        batch: 10,
+        ..config()
+    };
+    assert!(attempt(&other).contains("does not belong to this run"));
+    fs::write(&path, &before[..before.len() / 2]).unwrap();
+    assert!(attempt(&config()).contains("not a whole safetensors file"));
+    let (mut state, metadata) = {
+        fs::write(&path, &before).unwrap();
+        checkpoint::read(&path).unwrap()
+    };
+    state.insert(
+        "optimiser.ln_final.weight.first".into(),
+        Array {
+            shape: vec![1],
+            data: vec![0.0],
+        },
+    );
+    checkpoint::write(&path, &state, &metadata).unwrap();
+    assert!(attempt(&config()).contains("ln_final.weight"));
+}
+
+#[test]
+fn what_cannot_work_is_said_before_anything_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path().join("run");
+    let attempt = |config: TrainConfig, data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync)| {
+        train(&config, fresh(), data, &words(), &[], &folder, &mut |_| {
+            ControlFlow::Continue(())
+        })
+        .unwrap_err()
+    };
+    for config in [
+        TrainConfig {
+            batch: 1,
+            ..config()
+        },
+        TrainConfig {
+            stages: vec![],
+            ..config()
+        },
+        TrainConfig {
+            stages: vec![Stage {
+                size: [16, 4],
+                steps: 1,
+                patches: 1.0,
+            }],
+            ..config()
+        },
+        TrainConfig {
+            stages: vec![Stage {
+                size: SQUARE,
+                steps: 1,
+                patches: 0.0,
+            }],
+            ..config()
+        },
+        TrainConfig {
+            learning_rate: f64::NAN,
+            ..config()
+        },
+        TrainConfig {
+            log_every: 0,
+            ..config()
+        },
+    ] {
+        let error = attempt(config, &pair);
+        assert!(matches!(error, TrainError::Setting { .. }), "{error}");
+    }
+    assert!(!folder.exists());
+    let wrong = |index, _| pair(index, [8, 8]);
+    assert!(matches!(
+        attempt(config(), &wrong),
+        TrainError::Pair {
+            expected: 768,
+            found: 192,
+            ..
+        }
+    ));
+    let broken = |index, size| {
+        let mut pair = pair(index, size);
+        pair.image.fill(f32::NAN);
+        pair
+    };
+    assert!(matches!(
+        attempt(config(), &broken),
+        TrainError::Diverged { step: 0, .. }
+    ));
+    let panics = |_, _| -> Pair { panic!("a test's data") };
+    assert!(matches!(attempt(config(), &panics), TrainError::Worker));
+}
+
+#[test]
+fn the_rate_rises_and_falls_and_stages_follow_one_another() {
+    let config = config();
+    assert_eq!(config.learning_rate(0), 1.5e-3);
+    assert_eq!(config.learning_rate(1), 3e-3);
+    assert_eq!(config.learning_rate(2), 3e-3);
+    assert!((config.learning_rate(7) - 1.5e-3).abs() < 1e-12);
+    assert!(config.learning_rate(11) > 0.0 && config.learning_rate(12) < 1e-12);
+    assert_eq!(config.stage(5).patches, 0.5);
+    assert_eq!(
+        (config.stage(6).patches, config.stage(99).patches),
+        (1.0, 1.0)
+    );
+    let patches = draw_patches(0, 3, &config.stages[0], &tiny()).unwrap();
+    assert_eq!(patches.len(), 2);
+    assert_eq!(draw_patches(0, 9, &config.stages[1], &tiny()), None);
+}

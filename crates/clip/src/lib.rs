@@ -10,8 +10,12 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod captions;
+mod error;
 pub mod pairs;
+mod photos;
 #[cfg(test)]
 mod testing;
 pub mod train;
 pub mod zero_shot;
+
+pub use error::Error;

@@ -8,23 +8,19 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use clasp_data::image::{
-    self, CLIP_MEAN, CLIP_STD, Filter, Limits, Rgb, decode, normalise, resize, resize_crop,
-};
-use clasp_data::layouts::attributes::Attributes;
+use clasp_data::image::{self, CLIP_MEAN, CLIP_STD, Filter, Rgb, normalise, resize, resize_crop};
 use clasp_data::layouts::ccp::ccp_parts;
-use clasp_data::layouts::parsing::Parsing;
 use clasp_data::part;
 use clasp_data::vocabulary::{Attribute, IGNORE, Part, Vocabulary, fill};
 use clasp_data::{Rng, rng_for};
 use rand::RngExt;
 
-use crate::captions::{ccp_caption, ccp_pair, pair as drawn_pair};
-use crate::train::{Pair, Words};
-use crate::zero_shot::of_tags;
-use clasp_label::Error;
+use crate::captions::{ccp_caption, ccp_pair, synthetic_pair};
+use crate::error::Error;
+use crate::photos::{CcpPhotos, attributes_of_tags};
+use crate::train::{ClassPhrases, TrainingPair};
 
-/// Photos kept in memory are at most this high.
+/// PhotoDataset kept in memory are at most this high.
 const PHOTO_HEIGHT: usize = 256;
 /// Share of the pairs that are photos, where there are any.
 const PHOTO_SHARE: f64 = 0.3;
@@ -47,7 +43,7 @@ struct Photo {
 }
 
 /// A picture in any size with its caption and, where known, the part class of each pixel.
-struct Picture {
+struct AnnotatedImage {
     image: Rgb,
     caption: String,
     parts: Option<Vec<u8>>,
@@ -55,8 +51,8 @@ struct Picture {
     values: Vec<u8>,
 }
 
-/// Photos of the train split of a folder in the layout of CCP.
-pub struct Photos {
+/// PhotoDataset of the train split of a folder in the layout of CCP.
+pub struct PhotoDataset {
     photos: Vec<Photo>,
     with_mask: Vec<usize>,
     with_tags: Vec<usize>,
@@ -64,46 +60,29 @@ pub struct Photos {
     vocabulary: Vocabulary,
 }
 
-impl Photos {
+impl PhotoDataset {
     /// Reads the train split of `attributes.csv` and `parsing.csv` in `folder`.
     ///
     /// # Errors
     ///
     /// A file is missing or broken; the message names it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let attributes = Attributes::open(folder)?;
-        let parsing = Parsing::open(folder)?;
+        let source = CcpPhotos::open(folder)?;
         let mut photos = Vec::new();
-        for item in attributes.split("train")? {
-            let tags = attributes
-                .names
-                .iter()
-                .zip(&item.values)
-                .filter(|(_, value)| **value)
-                .map(|(name, _)| name.clone())
-                .collect();
+        for photo in source.tagged("train")? {
+            let photo = photo?;
             photos.push(Photo {
-                image: small(read(&item.path)?),
-                tags,
+                image: small(photo.image),
+                tags: photo.tags,
                 mask: None,
             });
         }
         let with_tags = (0..photos.len()).collect();
-        for item in parsing.split("train")? {
-            let photo = read(&item.image)?;
-            let map = parsing.read_mask(&item.mask)?;
-            if (map.height, map.width) != (photo.height, photo.width) {
-                return Err(Error::Empty {
-                    place: item.mask.display().to_string(),
-                    expected: "a mask as large as its image",
-                });
-            }
-            let image = small(photo);
-            let mask = nearest(
-                &map.labels,
-                [map.height, map.width],
-                [image.height, image.width],
-            );
+        for photo in source.masked("train")? {
+            let photo = photo?;
+            let from = [photo.image.height, photo.image.width];
+            let image = small(photo.image);
+            let mask = nearest(&photo.labels, from, [image.height, image.width]);
             photos.push(Photo {
                 image,
                 tags: Vec::new(),
@@ -117,7 +96,7 @@ impl Photos {
             photos,
             with_mask,
             with_tags,
-            labels: parsing.classes,
+            labels: source.classes().to_vec(),
             vocabulary: Vocabulary::standard()?,
         })
     }
@@ -133,7 +112,7 @@ impl Photos {
     }
 
     /// A photo, whole with its tags or a part by its mask.
-    fn pair(&self, rng: &mut Rng) -> Option<Picture> {
+    fn pair(&self, rng: &mut Rng) -> Option<AnnotatedImage> {
         if !self.with_mask.is_empty() && (self.with_tags.is_empty() || rng.random_bool(PHOTO_PARTS))
         {
             // Not every photo shows every part.
@@ -149,7 +128,7 @@ impl Photos {
                 if let Some(mask) = &photo.mask
                     && let Some(pair) = ccp_pair(&photo.image, mask, &self.labels, class, rng)
                 {
-                    return Some(Picture {
+                    return Some(AnnotatedImage {
                         image: pair.image,
                         caption: pair.caption,
                         parts: Some(pair.parts),
@@ -164,16 +143,16 @@ impl Photos {
         }
         let photo = &self.photos[self.with_tags[rng.random_range(0..self.with_tags.len())]];
         let tags: Vec<&str> = photo.tags.iter().map(String::as_str).collect();
-        Some(Picture {
+        Some(AnnotatedImage {
             image: photo.image.clone(),
             caption: ccp_caption(&tags, rng),
             parts: None,
-            values: values(&self.vocabulary, &of_tags(&tags)),
+            values: values(&self.vocabulary, &attributes_of_tags(&tags)),
         })
     }
 
     /// A whole photo with a mask, whose labels are its tags.
-    fn whole(&self, image: &Rgb, mask: &[u8], rng: &mut Rng) -> Picture {
+    fn whole(&self, image: &Rgb, mask: &[u8], rng: &mut Rng) -> AnnotatedImage {
         let mut counts = [0usize; 256];
         mask.iter()
             .for_each(|&label| counts[usize::from(label)] += 1);
@@ -182,11 +161,11 @@ impl Photos {
             .filter(|(label, name)| seen(*label) && !matches!(name.as_str(), "null" | "skin"))
             .map(|(_, name)| name.as_str())
             .collect();
-        Picture {
+        AnnotatedImage {
             image: image.clone(),
             caption: ccp_caption(&tags, rng),
             parts: Some(ccp_parts(mask, image.width, &self.labels)),
-            values: values(&self.vocabulary, &of_tags(&tags)),
+            values: values(&self.vocabulary, &attributes_of_tags(&tags)),
         }
     }
 }
@@ -203,14 +182,14 @@ fn values(vocabulary: &Vocabulary, truth: &BTreeMap<String, String>) -> Vec<u8> 
 }
 
 /// The training data: a function of an index.
-pub struct ClipData {
+pub struct PairDataset {
     seed: u64,
-    pool: Vec<OnceLock<Picture>>,
-    photos: Option<Photos>,
+    pool: Vec<OnceLock<AnnotatedImage>>,
+    photos: Option<PhotoDataset>,
     vocabulary: Vocabulary,
 }
 
-impl ClipData {
+impl PairDataset {
     /// A pool of `drawn` pairs, drawn when first asked for, and photos.
     ///
     /// # Errors
@@ -220,7 +199,7 @@ impl ClipData {
     /// # Panics
     ///
     /// If the pool is to be empty.
-    pub fn new(seed: u64, drawn: usize, photos: Option<Photos>) -> Result<Self, Error> {
+    pub fn new(seed: u64, drawn: usize, photos: Option<PhotoDataset>) -> Result<Self, Error> {
         assert!(
             drawn > 0,
             "expected a pool of at least 1 drawn pair, found {drawn}"
@@ -234,7 +213,7 @@ impl ClipData {
     }
 
     /// The pair of an index, with its own crop, flip and light: image [3, height, width].
-    pub fn pair(&self, index: u64, size: [usize; 2]) -> Pair {
+    pub fn pair(&self, index: u64, size: [usize; 2]) -> TrainingPair {
         let mut rng = rng_for(self.seed, 1, &format!("clip pair {index}"));
         let photo = match &self.photos {
             Some(photos) if rng.random_bool(PHOTO_SHARE) => photos.pair(&mut rng),
@@ -245,9 +224,9 @@ impl ClipData {
             None => {
                 let at = rng.random_range(0..self.pool.len());
                 self.pool[at].get_or_init(|| {
-                    let pair = drawn_pair(self.seed, at as u64);
+                    let pair = synthetic_pair(self.seed, at as u64);
                     let from = [pair.image.height, pair.image.width];
-                    Picture {
+                    AnnotatedImage {
                         image: resize(&pair.image, POOL_SIZE[0], POOL_SIZE[1], Filter::Bicubic),
                         caption: pair.caption,
                         parts: Some(nearest(&pair.parts, from, POOL_SIZE)),
@@ -264,12 +243,12 @@ impl ClipData {
         augment(picture, size, kept, &mut rng)
     }
 
-    /// Drawn pairs that no index gives.
-    pub fn held_out(&self, count: usize, size: [usize; 2]) -> Vec<Pair> {
+    /// RenderedPerson pairs that no index gives.
+    pub fn held_out(&self, count: usize, size: [usize; 2]) -> Vec<TrainingPair> {
         (0..count as u64)
             .map(|i| {
-                let pair = drawn_pair(self.seed ^ 0x4845_4c44, i);
-                Pair {
+                let pair = synthetic_pair(self.seed ^ 0x4845_4c44, i);
+                TrainingPair {
                     image: plain(&pair.image, size),
                     caption: pair.caption,
                     parts: None,
@@ -289,11 +268,11 @@ fn plain(image: &Rgb, [height, width]: [usize; 2]) -> Vec<f32> {
     )
 }
 
-/// A mild crop that keeps at least the share `kept` of each side, a flip, and other light; no colour is turned into
-/// another. The classes go through the same crop and flip, by nearest neighbour.
+/// A mild crop that keeps at least the share `kept` of each side, a flip, and other light; no color is turned into
+/// another. The classes go through the same crop and flip, by nearest neighbor.
 ///
 /// `size`: height and width.
-fn augment(picture: &Picture, size: [usize; 2], kept: f32, rng: &mut Rng) -> Pair {
+fn augment(picture: &AnnotatedImage, size: [usize; 2], kept: f32, rng: &mut Rng) -> TrainingPair {
     let image = &picture.image;
     let mut keep = |side: usize| {
         let kept = ((side as f32 * rng.random_range(kept..=1.0f32)) as usize).clamp(1, side);
@@ -325,7 +304,7 @@ fn augment(picture: &Picture, size: [usize; 2], kept: f32, rng: &mut Rng) -> Pai
     for value in &mut view.pixels {
         *value = (f32::from(*value) * gain + shift).clamp(0.0, 255.0) as u8;
     }
-    Pair {
+    TrainingPair {
         image: normalise(&view, CLIP_MEAN, CLIP_STD),
         caption: picture.caption.clone(),
         parts,
@@ -350,12 +329,12 @@ fn places(attribute: &Attribute) -> Vec<u8> {
     places.to_vec()
 }
 
-/// Words for part classes and values of attributes: those of the default vocabulary in its templates.
+/// ClassPhrases for part classes and values of attributes: those of the default vocabulary in its templates.
 ///
 /// # Errors
 ///
 /// The vocabulary that is built in cannot be read, which its tests exclude.
-pub fn words() -> Result<Words, Error> {
+pub fn class_phrases() -> Result<ClassPhrases, Error> {
     let vocabulary = Vocabulary::standard()?;
     let every = |templates: &[String], texts: &[String]| -> Vec<String> {
         let pairs = texts
@@ -370,19 +349,10 @@ pub fn words() -> Result<Words, Error> {
             .map(|value| every(&vocabulary.templates, &value.prompts))
             .collect()
     };
-    Ok(Words {
+    Ok(ClassPhrases {
         parts: vocabulary.parts.iter().map(part).collect(),
         attributes: vocabulary.attributes.iter().map(attribute).collect(),
         places: vocabulary.attributes.iter().map(places).collect(),
-    })
-}
-
-fn read(path: &Path) -> Result<Rgb, Error> {
-    decode(&fs_err::read(path)?, &Limits::default()).map_err(|error| {
-        Error::Io(std::io::Error::other(format!(
-            "{}: {error}",
-            path.display()
-        )))
     })
 }
 
@@ -408,8 +378,8 @@ mod tests {
 
     #[test]
     fn an_index_always_gives_the_same_pair_and_others_differ() {
-        let data = ClipData::new(3, 4, None).unwrap();
-        let again = ClipData::new(3, 4, None).unwrap();
+        let data = PairDataset::new(3, 4, None).unwrap();
+        let again = PairDataset::new(3, 4, None).unwrap();
         let (first, second) = (data.pair(7, [32, 24]), data.pair(8, [32, 24]));
         assert_eq!(first, again.pair(7, [32, 24]));
         assert_eq!(first.image.len(), 3 * 32 * 24);
@@ -419,10 +389,10 @@ mod tests {
 
     #[test]
     fn what_is_true_of_a_picture_is_numbered_as_the_words_for_it() {
-        let (vocabulary, words) = (Vocabulary::standard().unwrap(), words().unwrap());
+        let (vocabulary, words) = (Vocabulary::standard().unwrap(), class_phrases().unwrap());
         assert_eq!(words.attributes.len(), vocabulary.attributes.len());
         let known = |index| {
-            let pair = drawn_pair(3, index);
+            let pair = synthetic_pair(3, index);
             let truth = pair.attributes?.into_iter();
             let truth = truth.map(|(name, value)| (name.to_owned(), value.to_owned()));
             Some(truth.collect::<BTreeMap<_, _>>())

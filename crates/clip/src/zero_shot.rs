@@ -20,33 +20,34 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
 
-use clasp_data::image::{Limits, Rgb, decode};
-use clasp_data::layouts::attributes::Attributes;
+use clasp_data::image::Rgb;
 use clasp_data::layouts::ccp::ccp_parts;
-use clasp_data::layouts::parsing::Parsing;
 use clasp_data::rng_for;
 
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use serde::{Deserialize, Serialize};
 
-use clasp_label::{ClipLabeller, Error, Labeller};
-use clasp_synth::{self as synth, Person, Shot, Style};
+use clasp_label::{ClipLabeller, Labeller};
+use clasp_synth::{self as synth, Shot, Style, SynthPerson};
+
+use crate::error::Error;
+use crate::photos::{CcpPhotos, attributes_of_tags};
 
 /// The size at which people are drawn: height and width.
 const DRAWN: [usize; 2] = [256, 128];
 
 /// Scores on one kind of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Score {
+pub struct ZeroShotScores {
     /// One for each attribute whose truth is known, in the vocabulary's order.
-    pub attributes: Vec<AttributeScore>,
+    pub attributes: Vec<ZeroShotAttribute>,
     /// The part maps, where masks are known.
-    pub parts: Option<PartScore>,
+    pub parts: Option<ZeroShotParts>,
 }
 
 /// How an attribute is answered.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct AttributeScore {
+pub struct ZeroShotAttribute {
     /// The attribute.
     pub name: String,
     /// Images whose truth is known.
@@ -68,7 +69,7 @@ pub struct AttributeScore {
 
 /// How part maps are.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PartScore {
+pub struct ZeroShotParts {
     /// Images whose truth is known.
     pub images: usize,
     /// Mean over the classes that occur in the truth.
@@ -82,7 +83,7 @@ pub struct PartScore {
 }
 
 /// An image and what is true of it.
-struct Truth {
+struct LabeledImage {
     image: Rgb,
     /// Attribute to value, as the vocabulary names them.
     attributes: BTreeMap<String, String>,
@@ -95,19 +96,19 @@ struct Truth {
 /// # Errors
 ///
 /// The network failed.
-pub fn score_drawn(
+pub fn score_synthetic(
     labeller: &ClipLabeller,
     count: usize,
     seed: u64,
     style: Style,
     progress: &mut dyn FnMut(usize),
-) -> Result<Score, Error> {
+) -> Result<ZeroShotScores, Error> {
     let people = (0..count).map(|index| {
         let mut rng = rng_for(seed, 0, &format!("clip score {index}"));
-        let person = Person::sample_in(style, &mut rng);
+        let person = SynthPerson::sample_in(style, &mut rng);
         let shot = Shot::sample_in(style, &person, &mut rng);
-        let drawn = synth::draw(&person, &shot, DRAWN[0], DRAWN[1]);
-        Ok(Truth {
+        let drawn = synth::render(&person, &shot, DRAWN[0], DRAWN[1]);
+        Ok(LabeledImage {
             image: drawn.image,
             attributes: drawn
                 .attributes
@@ -131,104 +132,43 @@ pub fn score_photos(
     labeller: &ClipLabeller,
     folder: &Path,
     progress: &mut dyn FnMut(usize),
-) -> Result<Score, Error> {
-    let tagged = Attributes::open(folder)?;
-    let parsing = Parsing::open(folder)?;
-    let photos = tagged.split("val")?;
-    let masked = parsing.split("val")?;
-    let with_tags = photos.iter().map(|photo| {
-        let tags = tagged.names.iter().zip(&photo.values);
-        let tags: Vec<&str> = tags
-            .filter(|(_, value)| **value)
-            .map(|(name, _)| name.as_str())
-            .collect();
-        Ok(Truth {
-            image: read(&photo.path)?,
-            attributes: of_tags(&tags),
+) -> Result<ZeroShotScores, Error> {
+    let photos = CcpPhotos::open(folder)?;
+    let tagged = photos.tagged("val")?.map(|photo| {
+        let photo = photo?;
+        Ok(LabeledImage {
+            attributes: attributes_of_tags(&photo.tags()),
+            image: photo.image,
             parts: None,
         })
     });
-    let with_masks = masked.iter().map(|photo| {
-        let image = read(&photo.image)?;
-        let mask = parsing.read_mask(&photo.mask)?;
-        if (mask.height, mask.width) != (image.height, image.width) {
-            return Err(Error::Empty {
-                place: photo.mask.display().to_string(),
-                expected: "a mask as large as its image",
-            });
-        }
-        Ok(Truth {
-            image,
+    let masked = photos.masked("val")?.map(|photo| {
+        let photo = photo?;
+        let width = photo.image.width;
+        Ok(LabeledImage {
+            image: photo.image,
             attributes: BTreeMap::new(),
-            parts: Some(ccp_parts(&mask.labels, mask.width, &parsing.classes)),
+            parts: Some(ccp_parts(&photo.labels, width, photos.classes())),
         })
     });
-    score(labeller, with_tags.chain(with_masks), progress)
-}
-
-fn read(path: &Path) -> Result<Rgb, Error> {
-    decode(&fs_err::read(path)?, &Limits::default()).map_err(|error| {
-        Error::Io(std::io::Error::other(format!(
-            "{}: {error}",
-            path.display()
-        )))
-    })
-}
-
-/// Attributes that CCP's tags tell.
-pub(crate) fn of_tags(tags: &[&str]) -> BTreeMap<String, String> {
-    const LOWER: [(&str, &[&str]); 4] = [
-        ("trousers", &["pants", "jeans", "leggings"]),
-        ("shorts", &["shorts"]),
-        ("skirt", &["skirt"]),
-        ("dress", &["dress"]),
-    ];
-    const SHOES: [(&str, &[&str]); 3] = [
-        (
-            "shoes",
-            &[
-                "shoes", "flats", "heels", "loafers", "pumps", "sneakers", "wedges",
-            ],
-        ),
-        ("boots", &["boots"]),
-        ("sandals", &["sandals"]),
-    ];
-    let has = |any: &[&str]| any.iter().any(|tag| tags.contains(tag));
-    let mut truth = BTreeMap::new();
-    for (name, kinds) in [
-        ("lower_type", LOWER.as_slice()),
-        ("footwear", SHOES.as_slice()),
-    ] {
-        let mut worn = kinds.iter().filter(|(_, names)| has(names));
-        if let (Some((kind, _)), None) = (worn.next(), worn.next()) {
-            truth.insert(name.to_owned(), (*kind).to_owned());
-        }
-    }
-    for (name, names) in [
-        ("headwear", ["hat"].as_slice()),
-        ("glasses", &["glasses", "sunglasses"]),
-    ] {
-        let answer = if has(names) { "yes" } else { "no" };
-        truth.insert(name.to_owned(), answer.to_owned());
-    }
-    truth
+    score(labeller, tagged.chain(masked), progress)
 }
 
 /// Labels images batch by batch and compares with what is true.
 fn score(
     labeller: &ClipLabeller,
-    images: impl Iterator<Item = Result<Truth, Error>>,
+    images: impl Iterator<Item = Result<LabeledImage, Error>>,
     progress: &mut dyn FnMut(usize),
-) -> Result<Score, Error> {
+) -> Result<ZeroShotScores, Error> {
     let meta = labeller.meta();
     let vocabulary = &meta.vocabulary;
     let grid = [meta.rows, meta.columns];
     let mut logits = Vec::new();
     let mut truths = Vec::new();
-    let mut confusion = Confusion::new(vocabulary.parts.len());
+    let mut confusion = PartConfusion::new(vocabulary.parts.len());
     let mut images = images.peekable();
     while images.peek().is_some() {
-        let batch: Vec<Truth> = images
+        let batch: Vec<LabeledImage> = images
             .by_ref()
             .take(labeller.batch().max(1))
             .collect::<Result<_, _>>()?;
@@ -247,7 +187,7 @@ fn score(
         }
         progress(truths.len());
     }
-    Ok(Score {
+    Ok(ZeroShotScores {
         attributes: attribute_scores(vocabulary, &logits, &truths),
         parts: confusion.score(vocabulary),
     })
@@ -280,13 +220,13 @@ fn cells(parts: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2])
 }
 
 /// True class by found class; found classes have one more column for "not sure".
-struct Confusion {
+struct PartConfusion {
     classes: usize,
     images: usize,
     counts: Vec<u64>,
 }
 
-impl Confusion {
+impl PartConfusion {
     fn new(classes: usize) -> Self {
         Self {
             classes,
@@ -305,7 +245,7 @@ impl Confusion {
         }
     }
 
-    fn score(&self, vocabulary: &Vocabulary) -> Option<PartScore> {
+    fn score(&self, vocabulary: &Vocabulary) -> Option<ZeroShotParts> {
         let count = |truth: usize, found: usize| self.counts[truth * (self.classes + 1) + found];
         let total: u64 = self.counts.iter().sum();
         if total == 0 {
@@ -326,7 +266,7 @@ impl Confusion {
                 iou.insert(vocabulary.parts[class].name.clone(), both as f64 / union);
             }
         }
-        Some(PartScore {
+        Some(ZeroShotParts {
             images: self.images,
             mean_iou: iou.values().sum::<f64>() / iou.len() as f64,
             chance: chance / iou.len() as f64,
@@ -340,7 +280,7 @@ fn attribute_scores(
     vocabulary: &Vocabulary,
     logits: &[Vec<f32>],
     truths: &[BTreeMap<String, String>],
-) -> Vec<AttributeScore> {
+) -> Vec<ZeroShotAttribute> {
     let calibrated = calibrate(logits);
     let mut scores = Vec::new();
     for (attribute, range) in vocabulary.attributes.iter().zip(vocabulary.ranges()) {
@@ -376,7 +316,7 @@ fn attribute_scores(
             .map(|(hits, total)| *hits as f64 / *total as f64)
             .collect();
         let share = |count: usize| count as f64 / known.len() as f64;
-        scores.push(AttributeScore {
+        scores.push(ZeroShotAttribute {
             name: attribute.name.clone(),
             images: known.len(),
             auc: attribute_auc(logits, &range, &known),
@@ -461,7 +401,7 @@ fn calibrate(logits: &[Vec<f32>]) -> Vec<Vec<f32>> {
         .collect()
 }
 
-/// Place of the largest number; the first of equals.
+/// PlaceKind of the largest number; the first of equals.
 fn largest(values: &[f32]) -> usize {
     let mut best = 0;
     for (place, value) in values.iter().enumerate() {
@@ -493,7 +433,7 @@ mod tests {
     #[test]
     fn intersection_over_union_by_hand() {
         let vocabulary = vocabulary();
-        let mut confusion = Confusion::new(vocabulary.parts.len());
+        let mut confusion = PartConfusion::new(vocabulary.parts.len());
         assert_eq!(confusion.score(&vocabulary), None);
         // Class 2 does not occur; the unknown cell does not count; "not sure" is wrong.
         confusion.count(&[0, 0, 0, 1, 1, 255], &[0, 0, 1, 1, 255, 0]);
@@ -562,21 +502,11 @@ mod tests {
     }
 
     #[test]
-    fn tags_tell_what_they_can() {
-        let truth = of_tags(&["jeans", "t-shirt", "hat", "boots", "sneakers"]);
-        assert_eq!(truth["lower_type"], "trousers");
-        assert_eq!(truth["headwear"], "yes");
-        assert_eq!(truth["glasses"], "no");
-        assert!(!truth.contains_key("footwear"), "two kinds");
-        assert!(!of_tags(&["top"]).contains_key("lower_type"));
-    }
-
-    #[test]
     fn drawn_people_are_scored_the_same_each_time() {
         let labeller = labeller(&LabelConfig::default());
         let mut seen = 0;
         let of = |style, progress: &mut dyn FnMut(usize)| {
-            score_drawn(&labeller, 5, 7, style, progress).unwrap()
+            score_synthetic(&labeller, 5, 7, style, progress).unwrap()
         };
         let score = of(Style::Standard, &mut |done| seen = done);
         assert_eq!(seen, 5);

@@ -5,7 +5,7 @@ use rand::seq::IndexedRandom;
 
 use crate::color::from_hsl;
 use crate::sampling::jitter;
-use crate::scenery::place::Place;
+use crate::scenery::place::PlaceKind;
 use clasp_data::Rng;
 use clasp_data::image::Rgb;
 
@@ -13,7 +13,7 @@ use clasp_data::image::Rgb;
 const SCENES: [usize; 2] = [4, 8];
 
 /// What a camera can have in its view: a kind of place and the seed of its arrangement.
-pub(crate) type Scenery = (Place, u64);
+pub(crate) type Background = (PlaceKind, u64);
 
 /// One camera at one moment. Pictures of one camera share its lens, its sensor and its processing; where it looks, and the
 /// light, change from shot to shot: see [`Camera::moment`].
@@ -40,32 +40,32 @@ pub struct Camera {
     /// JPEG quality of what it writes.
     pub quality: u8,
     /// What stands behind the people.
-    pub place: Place,
+    pub place: PlaceKind,
     /// The arrangement of that place.
     pub place_seed: u64,
     /// What may stand behind the people; `place` and `place_seed` are one of these.
-    pub scenes: Vec<(Place, u64)>,
+    pub scenes: Vec<(PlaceKind, u64)>,
 }
 
 impl Camera {
     /// Some camera with scenes of its own.
     pub fn sample(rng: &mut Rng) -> Self {
         let count = rng.random_range(SCENES[0]..=SCENES[1]);
-        let scenes: Vec<Scenery> = (0..count)
-            .map(|_| (Place::sample(rng), rng.random()))
+        let scenes: Vec<Background> = (0..count)
+            .map(|_| (PlaceKind::sample(rng), rng.random()))
             .collect();
         Self::with_scenes(scenes, rng)
     }
 
     /// The scenes of a site that several cameras watch: a few more than one camera sees.
-    pub(crate) fn site(rng: &mut Rng) -> Vec<Scenery> {
+    pub(crate) fn site(rng: &mut Rng) -> Vec<Background> {
         { 0..SCENES[1] + 2 }
-            .map(|_| (Place::sample(rng), rng.random()))
+            .map(|_| (PlaceKind::sample(rng), rng.random()))
             .collect()
     }
 
     /// Some camera of several that watch the same `scenes`: it sees four to eight of them.
-    pub(crate) fn sample_among(scenes: &[Scenery], rng: &mut Rng) -> Self {
+    pub(crate) fn sample_among(scenes: &[Background], rng: &mut Rng) -> Self {
         let count = rng.random_range(SCENES[0]..=SCENES[1]);
         let own = scenes.sample(rng, count).copied().collect();
         Self::with_scenes(own, rng)
@@ -94,9 +94,9 @@ impl Camera {
         }
     }
 
-    fn with_scenes(scenes: Vec<Scenery>, rng: &mut Rng) -> Self {
+    fn with_scenes(scenes: Vec<Background>, rng: &mut Rng) -> Self {
         let (place, place_seed) =
-            { scenes.first().copied() }.unwrap_or_else(|| (Place::sample(rng), rng.random()));
+            { scenes.first().copied() }.unwrap_or_else(|| (PlaceKind::sample(rng), rng.random()));
         let hue = rng.random_range(0.0..360.0);
         let strength = 0.12 * rng.random::<f32>();
         let tint = from_hsl(hue, 1.0, 0.5);
@@ -131,12 +131,12 @@ impl Camera {
                 let v = f32::from(pixel[c]) * gain[c];
                 (v - 118.0) * self.contrast + 118.0
             });
-            let grey = 0.299 * value[0] + 0.587 * value[1] + 0.114 * value[2];
-            // Brightness noise is stronger than colour noise, as in small sensors.
+            let gray = 0.299 * value[0] + 0.587 * value[1] + 0.114 * value[2];
+            // Brightness noise is stronger than color noise, as in small sensors.
             let shared = grain * noise.next();
             for (out, value) in pixel.iter_mut().zip(value) {
                 let v =
-                    grey + (value - grey) * self.saturation + shared + 0.4 * grain * noise.next();
+                    gray + (value - gray) * self.saturation + shared + 0.4 * grain * noise.next();
                 *out = v.round().clamp(0.0, 255.0) as u8;
             }
         }

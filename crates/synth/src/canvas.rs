@@ -9,30 +9,30 @@ use tiny_skia::{
 use clasp_data::image::Rgb;
 
 /// A point in pixels, x to the right and y down.
-pub(crate) type P = [f32; 2];
+pub(crate) type Point2 = [f32; 2];
 
 /// What a pixel of the label sheet says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Label {
+pub(crate) struct PixelLabel {
     /// Part class.
     pub part: u8,
     /// Which person, from 1; 0 = nobody.
-    pub who: u8,
+    pub instance: u8,
     /// Which limb or thing of the person: see `figure::group`.
     pub group: u8,
 }
 
-impl Label {
+impl PixelLabel {
     /// Nobody: the background, an occluder, a thing that is carried.
-    pub const NOBODY: Label = Label {
+    pub const BACKGROUND: PixelLabel = PixelLabel {
         part: 0,
-        who: 0,
+        instance: 0,
         group: 0,
     };
 }
 
 pub(crate) struct Canvas {
-    pub colour: Pixmap,
+    pub color: Pixmap,
     labels: Pixmap,
     /// Applied to every path: the camera's tilt.
     pub transform: Transform,
@@ -64,56 +64,56 @@ impl Canvas {
             }
         };
         let mut canvas = Canvas {
-            colour: sheet(),
+            color: sheet(),
             labels: sheet(),
             transform: Transform::identity(),
         };
-        canvas.colour.fill(Color::BLACK);
+        canvas.color.fill(Color::BLACK);
         canvas.labels.fill(Color::BLACK);
         canvas
     }
 
     pub fn height(&self) -> f32 {
-        self.colour.height() as f32
+        self.color.height() as f32
     }
 
     pub fn width(&self) -> f32 {
-        self.colour.width() as f32
+        self.color.width() as f32
     }
 
     /// The label at a pixel; outside, nobody.
-    pub fn label_at(&self, x: i64, y: i64) -> Label {
+    pub fn label_at(&self, x: i64, y: i64) -> PixelLabel {
         let (width, height) = (
             i64::from(self.labels.width()),
             i64::from(self.labels.height()),
         );
         if x < 0 || y < 0 || x >= width || y >= height {
-            return Label::NOBODY;
+            return PixelLabel::BACKGROUND;
         }
         let at = (y * width + x) as usize * 4;
         let data = self.labels.data();
-        Label {
+        PixelLabel {
             part: data[at],
-            who: data[at + 1],
+            instance: data[at + 1],
             group: data[at + 2],
         }
     }
 
     /// Every pixel's label, row-major.
-    pub fn labels(&self) -> impl Iterator<Item = Label> + '_ {
-        self.labels.data().chunks_exact(4).map(|p| Label {
+    pub fn labels(&self) -> impl Iterator<Item = PixelLabel> + '_ {
+        self.labels.data().chunks_exact(4).map(|p| PixelLabel {
             part: p[0],
-            who: p[1],
+            instance: p[1],
             group: p[2],
         })
     }
 
     /// Tight box and number of pixels of one person on the label sheet.
-    pub fn visible_box(&self, who: u8) -> ([f32; 4], u32) {
+    pub fn visible_box(&self, instance: u8) -> ([f32; 4], u32) {
         let width = self.width() as usize;
         let (mut x0, mut y0, mut x1, mut y1, mut area) = (usize::MAX, usize::MAX, 0, 0, 0u32);
         for (at, label) in self.labels().enumerate() {
-            if label.who == who {
+            if label.instance == instance {
                 let (x, y) = (at % width, at / width);
                 (x0, y0, x1, y1) = (x0.min(x), y0.min(y), x1.max(x + 1), y1.max(y + 1));
                 area += 1;
@@ -131,20 +131,20 @@ impl Canvas {
     /// The picture without its (opaque) alpha.
     pub fn rgb(&self) -> Rgb {
         let pixels = self
-            .colour
+            .color
             .data()
             .chunks_exact(4)
             .flat_map(|p| [p[0], p[1], p[2]])
             .collect();
         Rgb {
-            width: self.colour.width() as usize,
-            height: self.colour.height() as usize,
+            width: self.color.width() as usize,
+            height: self.color.height() as usize,
             pixels,
         }
     }
 
     /// Fills a shape and gives its pixels a label (no label: a layer of light or ornament).
-    pub fn fill(&mut self, path: Option<&Path>, shader: Shader<'_>, label: Option<Label>) {
+    pub fn fill(&mut self, path: Option<&Path>, shader: Shader<'_>, label: Option<PixelLabel>) {
         self.fill_in(path, shader, label, None);
     }
 
@@ -153,11 +153,11 @@ impl Canvas {
         &mut self,
         path: Option<&Path>,
         shader: Shader<'_>,
-        label: Option<Label>,
+        label: Option<PixelLabel>,
         mask: Option<&Mask>,
     ) {
         let Some(path) = path else { return };
-        self.colour.fill_path(
+        self.color.fill_path(
             path,
             &paint(shader),
             FillRule::Winding,
@@ -168,7 +168,7 @@ impl Canvas {
             let flat = Paint {
                 shader: Shader::SolidColor(Color::from_rgba8(
                     label.part,
-                    label.who,
+                    label.instance,
                     label.group,
                     255,
                 )),
@@ -181,12 +181,12 @@ impl Canvas {
         }
     }
 
-    /// Fills with one colour.
-    pub fn solid(&mut self, path: Option<&Path>, rgb: [f32; 3], label: Option<Label>) {
+    /// Fills with one color.
+    pub fn solid(&mut self, path: Option<&Path>, rgb: [f32; 3], label: Option<PixelLabel>) {
         self.fill(path, Shader::SolidColor(rgba(rgb, 1.0)), label);
     }
 
-    /// A translucent layer of one colour, perhaps within a mask.
+    /// A translucent layer of one color, perhaps within a mask.
     pub fn glaze(&mut self, path: Option<&Path>, rgb: [f32; 3], alpha: f32, mask: Option<&Mask>) {
         self.fill_in(path, Shader::SolidColor(rgba(rgb, alpha)), None, mask);
     }
@@ -208,20 +208,20 @@ impl Canvas {
             ..Stroke::default()
         };
         let paint = paint(Shader::SolidColor(rgba(rgb, alpha)));
-        self.colour
+        self.color
             .stroke_path(path, &paint, &stroke, self.transform, mask);
     }
 
     /// A mask that lets through the inside of a shape.
     pub fn mask(&self, path: Option<&Path>) -> Option<Mask> {
-        let mut mask = Mask::new(self.colour.width(), self.colour.height())?;
+        let mut mask = Mask::new(self.color.width(), self.color.height())?;
         mask.fill_path(path?, FillRule::Winding, true, self.transform);
         Some(mask)
     }
 }
 
 /// Color stops along a straight line from `a` to `b`.
-pub(crate) fn gradient(a: P, b: P, stops: &[(f32, [f32; 3], f32)]) -> Shader<'static> {
+pub(crate) fn gradient(a: Point2, b: Point2, stops: &[(f32, [f32; 3], f32)]) -> Shader<'static> {
     let list = stops
         .iter()
         .map(|&(at, rgb, alpha)| GradientStop::new(at, rgba(rgb, alpha)))
@@ -238,7 +238,7 @@ pub(crate) fn gradient(a: P, b: P, stops: &[(f32, [f32; 3], f32)]) -> Shader<'st
 
 /// Color stops outwards from a point.
 pub(crate) fn glow(
-    centre: P,
+    center: Point2,
     radius: f32,
     stops: &[(f32, [f32; 3], f32)],
     transform: Transform,
@@ -247,11 +247,11 @@ pub(crate) fn glow(
         .iter()
         .map(|&(at, rgb, alpha)| GradientStop::new(at, rgba(rgb, alpha)))
         .collect();
-    let centre = Point::from_xy(centre[0], centre[1]);
+    let center = Point::from_xy(center[0], center[1]);
     RadialGradient::new(
-        centre,
+        center,
         0.0,
-        centre,
+        center,
         radius.max(0.01),
         list,
         SpreadMode::Pad,
@@ -271,7 +271,7 @@ pub(crate) fn tiled(tile: &Pixmap, transform: Transform) -> Shader<'_> {
     )
 }
 
-pub(crate) fn polygon(points: &[P]) -> Option<Path> {
+pub(crate) fn polygon(points: &[Point2]) -> Option<Path> {
     let mut path = PathBuilder::with_capacity(points.len() + 1, points.len());
     for (i, p) in points.iter().enumerate() {
         if i == 0 {
@@ -284,7 +284,7 @@ pub(crate) fn polygon(points: &[P]) -> Option<Path> {
     path.finish()
 }
 
-pub(crate) fn open_line(points: &[P]) -> Option<Path> {
+pub(crate) fn open_line(points: &[Point2]) -> Option<Path> {
     let mut path = PathBuilder::new();
     for (i, p) in points.iter().enumerate() {
         if i == 0 {
@@ -306,14 +306,14 @@ pub(crate) fn rect(x: f32, y: f32, width: f32, height: f32) -> Option<Path> {
 }
 
 /// An ellipse turned by `angle` radians.
-pub(crate) fn ellipse(centre: P, rx: f32, ry: f32, angle: f32) -> Option<Path> {
+pub(crate) fn ellipse(center: Point2, rx: f32, ry: f32, angle: f32) -> Option<Path> {
     const STEPS: usize = 20;
     let (sin, cos) = angle.sin_cos();
-    let points: Vec<P> = (0..STEPS)
+    let points: Vec<Point2> = (0..STEPS)
         .map(|i| {
             let t = i as f32 / STEPS as f32 * std::f32::consts::TAU;
             let (x, y) = (rx * t.cos(), ry * t.sin());
-            [centre[0] + x * cos - y * sin, centre[1] + x * sin + y * cos]
+            [center[0] + x * cos - y * sin, center[1] + x * sin + y * cos]
         })
         .collect();
     polygon(&points)
@@ -333,8 +333,8 @@ fn spline(values: &[f32], place: f32) -> f32 {
         + (3.0 * b - a - 3.0 * c + d) * t3)
 }
 
-/// The smooth curve through points, sampled `steps` times between neighbours.
-pub(crate) fn smooth(points: &[P], steps: usize) -> Vec<P> {
+/// The smooth curve through points, sampled `steps` times between neighbors.
+pub(crate) fn smooth(points: &[Point2], steps: usize) -> Vec<Point2> {
     if points.len() < 3 {
         return points.to_vec();
     }
@@ -350,7 +350,7 @@ pub(crate) fn smooth(points: &[P], steps: usize) -> Vec<P> {
 }
 
 /// A limb: a smooth tube through points with a radius at each, round at both ends unless cut.
-pub(crate) fn tube(points: &[(P, f32)], round_start: bool, round_end: bool) -> Option<Path> {
+pub(crate) fn tube(points: &[(Point2, f32)], round_start: bool, round_end: bool) -> Option<Path> {
     const STEPS: usize = 5;
     let xs: Vec<f32> = points.iter().map(|p| p.0[0]).collect();
     let ys: Vec<f32> = points.iter().map(|p| p.0[1]).collect();
@@ -389,39 +389,39 @@ pub(crate) fn tube(points: &[(P, f32)], round_start: bool, round_end: bool) -> O
         left.push([x - d[1] * r, y + d[0] * r]);
         right.push([x + d[1] * r, y - d[0] * r]);
     }
-    let cap = |centre: P, r: f32, direction: P, turn: f32, out: &mut Vec<P>| {
+    let cap = |center: Point2, r: f32, direction: Point2, turn: f32, out: &mut Vec<Point2>| {
         for k in 1..6 {
             let angle = std::f32::consts::PI * k as f32 / 6.0;
             let (sin, cos) = angle.sin_cos();
             // From the left normal over the direction to the right normal.
             let normal = [-direction[1], direction[0]];
             out.push([
-                centre[0] + r * (turn * normal[0] * cos + turn * direction[0] * sin),
-                centre[1] + r * (turn * normal[1] * cos + turn * direction[1] * sin),
+                center[0] + r * (turn * normal[0] * cos + turn * direction[0] * sin),
+                center[1] + r * (turn * normal[1] * cos + turn * direction[1] * sin),
             ]);
         }
     };
     if round_end {
-        let (centre, r) = points[points.len() - 1];
-        cap(centre, r, last, 1.0, &mut left);
+        let (center, r) = points[points.len() - 1];
+        cap(center, r, last, 1.0, &mut left);
     }
     left.extend(right.into_iter().rev());
     if round_start {
-        let (centre, r) = points[0];
-        cap(centre, r, first, -1.0, &mut left);
+        let (center, r) = points[0];
+        cap(center, r, first, -1.0, &mut left);
     }
     polygon(&left)
 }
 
 /// A body or garment as seen: left and right edge through rows from top to bottom.
 ///
-/// Each row is (centre, half width); the last row bulges down by `hem`, the first up by `top` pixels.
-pub(crate) fn loft(rows: &[(P, f32)], top: f32, hem: f32) -> Option<Path> {
+/// Each row is (center, half width); the last row bulges down by `hem`, the first up by `top` pixels.
+pub(crate) fn loft(rows: &[(Point2, f32)], top: f32, hem: f32) -> Option<Path> {
     const STEPS: usize = 4;
-    let lefts: Vec<P> = rows.iter().map(|r| [r.0[0] - r.1, r.0[1]]).collect();
-    let rights: Vec<P> = rows.iter().map(|r| [r.0[0] + r.1, r.0[1]]).collect();
+    let lefts: Vec<Point2> = rows.iter().map(|r| [r.0[0] - r.1, r.0[1]]).collect();
+    let rights: Vec<Point2> = rows.iter().map(|r| [r.0[0] + r.1, r.0[1]]).collect();
     let mut outline = smooth(&rights, STEPS);
-    let arc = |row: (P, f32), bulge: f32, sign: f32, out: &mut Vec<P>| {
+    let arc = |row: (Point2, f32), bulge: f32, sign: f32, out: &mut Vec<Point2>| {
         for k in 1..8 {
             let t = k as f32 / 8.0 * std::f32::consts::PI;
             out.push([

@@ -26,7 +26,7 @@ pub(crate) fn gray(v: f32) -> [f32; 3] {
     [v, v, v * 0.98]
 }
 
-/// A random muted colour for things that nobody describes.
+/// A random muted color for things that nobody describes.
 pub(crate) fn dull(rng: &mut Rng) -> [f32; 3] {
     from_hsl(
         rng.random_range(0.0..360.0),
@@ -44,18 +44,18 @@ pub(crate) fn from_hsl(hue: f32, saturation: f32, lightness: f32) -> [f32; 3] {
     })
 }
 
-/// Rec. 601 luma of a colour.
+/// Rec. 601 luma of a color.
 pub(crate) fn luminance(rgb: [f32; 3]) -> f32 {
     0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2]
 }
 
-/// One of the eleven colour words that garments are described with, in linear order of [`Hue::ALL`].
+/// One of the eleven color words that garments are described with, in linear order of [`Hue::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Hue {
     Black,
     White,
-    Grey,
+    Gray,
     Red,
     Orange,
     Yellow,
@@ -67,11 +67,11 @@ pub enum Hue {
 }
 
 impl Hue {
-    /// Every colour word.
+    /// Every color word.
     pub const ALL: [Hue; 11] = [
         Hue::Black,
         Hue::White,
-        Hue::Grey,
+        Hue::Gray,
         Hue::Red,
         Hue::Orange,
         Hue::Yellow,
@@ -88,7 +88,7 @@ impl Hue {
         match self {
             Hue::Black => "black",
             Hue::White => "white",
-            Hue::Grey => "grey",
+            Hue::Gray => "grey",
             Hue::Red => "red",
             Hue::Orange => "orange",
             Hue::Yellow => "yellow",
@@ -105,7 +105,7 @@ impl Hue {
         match self {
             Hue::Black => ([0.0, 360.0], [0.0, 0.12], [0.05, 0.13]),
             Hue::White => ([30.0, 60.0], [0.0, 0.25], [0.88, 0.97]),
-            Hue::Grey => ([0.0, 360.0], [0.0, 0.06], [0.38, 0.66]),
+            Hue::Gray => ([0.0, 360.0], [0.0, 0.06], [0.38, 0.66]),
             Hue::Red => ([-8.0, 6.0], [0.6, 0.85], [0.34, 0.48]),
             Hue::Orange => ([20.0, 30.0], [0.75, 0.95], [0.48, 0.58]),
             Hue::Yellow => ([46.0, 56.0], [0.7, 0.95], [0.5, 0.66]),
@@ -117,12 +117,12 @@ impl Hue {
         }
     }
 
-    /// Ranges of hue (degrees), saturation and lightness of a colour word in the held-out style.
+    /// Ranges of hue (degrees), saturation and lightness of a color word in the held-out style.
     pub(crate) fn held_out_ranges(self) -> ([f32; 2], [f32; 2], [f32; 2]) {
         match self {
             Hue::Black => ([0.0, 360.0], [0.0, 0.12], [0.0, 0.045]),
             Hue::White => ([30.0, 60.0], [0.0, 0.25], [0.975, 1.0]),
-            Hue::Grey => ([0.0, 360.0], [0.0, 0.06], [0.67, 0.75]),
+            Hue::Gray => ([0.0, 360.0], [0.0, 0.06], [0.67, 0.75]),
             Hue::Red => ([-8.0, 6.0], [0.6, 0.85], [0.49, 0.56]),
             Hue::Orange => ([31.0, 37.0], [0.75, 0.95], [0.48, 0.58]),
             Hue::Yellow => ([57.0, 61.0], [0.7, 0.95], [0.5, 0.66]),
@@ -135,22 +135,22 @@ impl Hue {
     }
 }
 
-/// A colour with its word.
+/// A color with its word.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Color {
     /// The word that describes it.
     pub hue: Hue,
-    /// The colour itself, 0 to 1.
+    /// The color itself, 0 to 1.
     pub rgb: [f32; 3],
 }
 
 impl Color {
-    /// Some colour that the word describes.
+    /// Some color that the word describes.
     pub fn sample(hue: Hue, rng: &mut Rng) -> Self {
         Self::sample_in(Style::Standard, hue, rng)
     }
 
-    /// Some colour that the word describes, of those of a style; no colour belongs to both styles.
+    /// Some color that the word describes, of those of a style; no color belongs to both styles.
     pub(crate) fn sample_in(style: Style, hue: Hue, rng: &mut Rng) -> Self {
         let (h, s, l) = match style {
             Style::Standard => hue.ranges(),

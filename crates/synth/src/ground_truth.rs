@@ -1,6 +1,6 @@
 //! What is true of drawn people, as a store of labels: the upper bound of any labeller.
 
-use crate::render::Drawn;
+use crate::render::RenderedPerson;
 use clasp_data::labels::{Labels, METHOD_TRUTH, StoreMeta};
 use clasp_data::part;
 use clasp_data::vocabulary::{IGNORE, Vocabulary, VocabularyError};
@@ -17,7 +17,7 @@ const FALSE_LOGIT: f32 = -10.0;
 /// # Errors
 ///
 /// The vocabulary that is built in cannot be read, which its tests exclude.
-pub fn truth_meta() -> Result<StoreMeta, VocabularyError> {
+pub fn ground_truth_meta() -> Result<StoreMeta, VocabularyError> {
     Ok(StoreMeta {
         vocabulary: Vocabulary::standard()?,
         model: "drawn people".into(),
@@ -37,7 +37,7 @@ pub fn truth_meta() -> Result<StoreMeta, VocabularyError> {
 /// training, where the vocabulary does not name the true value, and for what no picture can show:
 /// glasses from behind, and anything of a person that is hidden altogether.
 #[must_use]
-pub fn truth_labels(key: &str, drawn: &Drawn, meta: &StoreMeta) -> Labels {
+pub fn ground_truth_labels(key: &str, drawn: &RenderedPerson, meta: &StoreMeta) -> Labels {
     let (height, width) = (drawn.image.height, drawn.image.width);
     let cells = majority(&drawn.parts, [height, width], [meta.rows, meta.columns]);
     let vocabulary = &meta.vocabulary;
@@ -123,7 +123,7 @@ mod tests {
 
     #[test]
     fn classes_of_masks_are_those_of_the_vocabulary() {
-        let meta = truth_meta().unwrap();
+        let meta = ground_truth_meta().unwrap();
         let names: Vec<&str> = { meta.vocabulary.parts.iter() }
             .map(|part| part.name.as_str())
             .collect();
@@ -138,12 +138,12 @@ mod tests {
     }
 
     #[test]
-    fn the_store_of_the_truth_is_that_of_the_unlabelled_pictures_and_its_targets_are_right() {
+    fn the_store_of_the_truth_is_that_of_the_unlabeled_pictures_and_its_targets_are_right() {
         let folder = tempfile::tempdir().unwrap();
         let config = SynthConfig {
             train_identities: 0,
             test_identities: 0,
-            unlabelled: 60,
+            unlabeled: 60,
             scenes: 0,
             height: 64,
             width: 32,
@@ -160,7 +160,7 @@ mod tests {
         let (mut unmasked, mut masked) = (0, 0);
         for (index, key) in source.keys().enumerate() {
             let row = store.get(key).unwrap();
-            let (_, drawn, _) = crate::dataset::draw_unlabelled(0, index as u64, 64, 32);
+            let (_, drawn, _) = crate::dataset::render_unlabeled(0, index as u64, 64, 32);
             let targets = rule.targets(row.attributes, vocabulary);
             for ((attribute, range), clear) in { vocabulary.attributes.iter() }
                 .zip(vocabulary.ranges())

@@ -35,16 +35,17 @@ mod tests;
 
 pub use camera::Camera;
 pub use color::{Color, Hue};
-pub use dataset::{SynthConfig, SynthError, SynthSummary, unlabelled, write_dataset};
-pub use ground_truth::{majority, truth_labels, truth_meta};
+pub use dataset::{SynthConfig, SynthError, SynthSummary, unlabeled_jpeg, write_dataset};
+pub use ground_truth::{ground_truth_labels, ground_truth_meta, majority};
 pub use person::appearance::{
-    ATTRIBUTES, Age, Attributes, BagKind, Body, Carried, Footwear, Gender, Glasses, Hair,
-    HairStyle, Headwear, Lower, LowerKind, Pattern, Person, Sleeve, Upper, UpperKind, View,
+    ATTRIBUTES, Age, AttributeValues, BagKind, Body, Carried, Footwear, Gender, Glasses, Hair,
+    HairStyle, Headwear, LowerGarment, LowerKind, Pattern, Sleeve, SynthPerson, UpperGarment,
+    UpperKind, View,
 };
 pub use person::group;
 pub use person::pose::{Arm, Leg, Pose, view_of};
-pub use render::{Drawn, Shot, draw, draw_place};
-pub use scene::{Pedestrian, Scene, draw_scene};
+pub use render::{RenderedPerson, Shot, render, render_place};
+pub use scene::{RenderedScene, ScenePerson, render_scene};
 pub use scenery::objects::Occluder;
-pub use scenery::place::Place;
+pub use scenery::place::PlaceKind;
 pub use style::Style;

@@ -6,13 +6,13 @@ use rand::{RngExt, SeedableRng};
 
 use crate::camera::Camera;
 use crate::canvas::Canvas;
-use crate::person::appearance::{Attributes, Person, View};
+use crate::person::appearance::{AttributeValues, SynthPerson, View};
 use crate::person::figure::Figure;
 use crate::person::keypoints::keypoints;
-use crate::person::pose::{Frame, Pose, Skeleton, sample_yaw, view_of};
+use crate::person::pose::{BodyProjection, Pose, Skeleton, sample_yaw, view_of};
 use crate::sampling::jitter;
 use crate::scenery::objects::{self, Occluder};
-use crate::scenery::place::Ground;
+use crate::scenery::place::GroundPlane;
 use crate::scenery::{backdrop, held_out};
 use crate::style::Style;
 
@@ -37,19 +37,19 @@ pub struct Shot {
     pub moment: f32,
     /// Folds, expression, noise.
     pub seed: u64,
-    /// Scenery and rendering.
+    /// Background and rendering.
     pub style: Style,
 }
 
 impl Shot {
     /// A moment with a camera of its own.
-    pub fn sample(person: &Person, rng: &mut Rng) -> Self {
+    pub fn sample(person: &SynthPerson, rng: &mut Rng) -> Self {
         let camera = Camera::sample(rng);
         Shot::with_camera(person, &camera, rng)
     }
 
     /// A moment in front of a given camera, which sees one of its scenes in the light of that moment.
-    pub fn with_camera(person: &Person, camera: &Camera, rng: &mut Rng) -> Self {
+    pub fn with_camera(person: &SynthPerson, camera: &Camera, rng: &mut Rng) -> Self {
         Shot {
             yaw: sample_yaw(rng),
             pose: Pose::sample(person, rng),
@@ -65,7 +65,7 @@ impl Shot {
     }
 
     /// A moment with a camera of its own, in a style: nothing but garments, scenery and rendering depends on it.
-    pub fn sample_in(style: Style, person: &Person, rng: &mut Rng) -> Self {
+    pub fn sample_in(style: Style, person: &SynthPerson, rng: &mut Rng) -> Self {
         Shot {
             style,
             ..Shot::sample(person, rng)
@@ -81,7 +81,7 @@ impl Shot {
 
 /// A picture with everything that is true of it.
 #[derive(Clone, Debug)]
-pub struct Drawn {
+pub struct RenderedPerson {
     /// The picture.
     pub image: Rgb,
     /// Part classes: height x width, row-major, see [`part`].
@@ -93,7 +93,7 @@ pub struct Drawn {
     /// Number of pixels of the person.
     pub area: u32,
     /// Attribute values.
-    pub attributes: Attributes,
+    pub attributes: AttributeValues,
     /// Which limb each pixel belongs to; captions tell a sleeve from a trunk by it.
     pub limbs: Vec<u8>,
 }
@@ -103,7 +103,7 @@ pub struct Drawn {
 /// # Panics
 /// If a side is 0 or above 8192.
 #[must_use]
-pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn {
+pub fn render(person: &SynthPerson, shot: &Shot, height: usize, width: usize) -> RenderedPerson {
     let mut canvas = Canvas::new(height, width);
     let (w, h) = (width as f32, height as f32);
     let mut rng = Rng::seed_from_u64(shot.seed);
@@ -113,11 +113,11 @@ pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn 
     canvas.transform =
         tiny_skia::Transform::from_rotate_at(shot.camera.tilt.to_degrees(), w / 2.0, h / 2.0);
 
-    let metre = frame.scale / person.body.metres;
-    let ground = Ground {
+    let meter = frame.scale / person.body.meters;
+    let ground = GroundPlane {
         // The horizon is at the camera's eye level; a camera that looks down sees it higher in the picture.
-        horizon: frame.foot[1] - metre * (0.25 + 3.2 * shot.camera.pitch),
-        metre,
+        horizon: frame.foot[1] - meter * (0.25 + 3.2 * shot.camera.pitch),
+        meter,
         pan: shot.pan * w,
     };
     let mut place_rng = Rng::seed_from_u64(shot.camera.place_seed);
@@ -136,7 +136,7 @@ pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn 
         pose: &shot.pose,
         skeleton,
         frame,
-        who: 1,
+        instance: 1,
         light: shot.camera.light,
         style: shot.style,
     };
@@ -163,7 +163,7 @@ pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn 
         ..shot.camera.clone()
     };
     camera.develop(&mut image, &mut rng);
-    Drawn {
+    RenderedPerson {
         image,
         parts,
         keypoints,
@@ -179,15 +179,15 @@ pub fn draw(person: &Person, shot: &Shot, height: usize, width: usize) -> Drawn 
 /// # Panics
 /// If a side is 0 or above 8192.
 #[must_use]
-pub fn draw_place(camera: &Camera, height: usize, width: usize, rng: &mut Rng) -> Rgb {
+pub fn render_place(camera: &Camera, height: usize, width: usize, rng: &mut Rng) -> Rgb {
     let mut canvas = Canvas::new(height, width);
     let (w, h) = (width as f32, height as f32);
     canvas.transform =
         tiny_skia::Transform::from_rotate_at(camera.tilt.to_degrees(), w / 2.0, h / 2.0);
-    let metre = h * rng.random_range(0.4..0.7f32);
-    let ground = Ground {
+    let meter = h * rng.random_range(0.4..0.7f32);
+    let ground = GroundPlane {
         horizon: h * rng.random_range(0.35..0.85f32),
-        metre,
+        meter,
         pan: jitter(rng, 0.0, 1.0) * w,
     };
     let mut place_rng = Rng::seed_from_u64(camera.place_seed);
@@ -204,8 +204,8 @@ pub fn draw_place(camera: &Camera, height: usize, width: usize, rng: &mut Rng) -
 }
 
 /// Where the person stands so that the skeleton fills the picture as the shot asks.
-fn fit(skeleton: &Skeleton, shot: &Shot, height: f32, width: f32) -> Frame {
-    let mut frame = Frame {
+fn fit(skeleton: &Skeleton, shot: &Shot, height: f32, width: f32) -> BodyProjection {
+    let mut frame = BodyProjection {
         scale: 1.0,
         foot: [0.0, 0.0],
         yaw: shot.yaw,
@@ -243,13 +243,13 @@ fn fit(skeleton: &Skeleton, shot: &Shot, height: f32, width: f32) -> Frame {
     // Limbs have thickness that the joints do not show.
     let (x0, x1) = (x0 - 0.04, x1 + 0.04);
     frame.scale = shot.fill * (height / (y1 - y0)).min(1.02 * width / (x1 - x0));
-    let centre = [
+    let center = [
         width * (0.5 + shot.shift[0]),
         height * (0.5 + shot.shift[1]),
     ];
     frame.foot = [
-        centre[0] - frame.scale * (x0 + x1) / 2.0,
-        centre[1] - frame.scale * (y0 + y1) / 2.0,
+        center[0] - frame.scale * (x0 + x1) / 2.0,
+        center[1] - frame.scale * (y0 + y1) / 2.0,
     ];
     frame
 }

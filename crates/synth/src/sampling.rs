@@ -8,9 +8,9 @@ pub(crate) fn between(rng: &mut Rng, [low, high]: [f32; 2]) -> f32 {
     low + (high - low) * rng.random::<f32>()
 }
 
-/// `centre` plus or minus up to `spread`.
-pub(crate) fn jitter(rng: &mut Rng, centre: f32, spread: f32) -> f32 {
-    centre + spread * (2.0 * rng.random::<f32>() - 1.0)
+/// `center` plus or minus up to `spread`.
+pub(crate) fn jitter(rng: &mut Rng, center: f32, spread: f32) -> f32 {
+    center + spread * (2.0 * rng.random::<f32>() - 1.0)
 }
 
 /// Picks by weight; the weights need not add up to anything.

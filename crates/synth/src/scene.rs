@@ -3,22 +3,22 @@
 use rand::{RngExt, SeedableRng};
 
 use crate::camera::Camera;
-use crate::canvas::{Canvas, Label};
-use crate::person::appearance::Person;
+use crate::canvas::{Canvas, PixelLabel};
+use crate::person::appearance::SynthPerson;
 use crate::person::figure::Figure;
 use crate::person::keypoints::keypoints;
-use crate::person::pose::{Frame, Pose, Skeleton, sample_yaw};
+use crate::person::pose::{BodyProjection, Pose, Skeleton, sample_yaw};
 use crate::sampling::jitter;
 use crate::scenery::backdrop::{self};
 use crate::scenery::objects;
-use crate::scenery::place::{Ground, Place};
+use crate::scenery::place::{GroundPlane, PlaceKind};
 use crate::style::Style;
 use clasp_data::Rng;
 use clasp_data::image::Rgb;
 
 /// Someone in a scene. Boxes are x, y, width, height in pixels, cut at the picture's edge.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pedestrian {
+pub struct ScenePerson {
     /// Position in the list of people that the scene was drawn from.
     pub person: usize,
     /// Everything of the person inside the picture, hidden or not.
@@ -29,7 +29,7 @@ pub struct Pedestrian {
     pub visible: f32,
     /// Number of pixels seen.
     pub area: u32,
-    /// COCO's 17 keypoints, as in [`crate::Drawn`].
+    /// COCO's 17 keypoints, as in [`crate::RenderedPerson`].
     pub keypoints: [[f32; 3]; 17],
     /// Too small or too hidden to be asked for: lower than 20 pixels or less than a tenth seen.
     pub ignore: bool,
@@ -37,16 +37,16 @@ pub struct Pedestrian {
 
 /// A picture of several people.
 #[derive(Clone, Debug)]
-pub struct Scene {
+pub struct RenderedScene {
     /// The picture.
     pub image: Rgb,
     /// The people, from the farthest to the nearest.
-    pub people: Vec<Pedestrian>,
+    pub people: Vec<ScenePerson>,
     /// Part classes: height x width, row-major, see [`clasp_data::part`].
     pub parts: Vec<u8>,
 }
 
-enum Thing {
+enum SceneObject {
     Person(usize),
     Car,
     Pole,
@@ -58,13 +58,13 @@ enum Thing {
 /// # Panics
 /// If there are more than 255 people, or a side is 0 or above 8192.
 #[must_use]
-pub fn draw_scene(
-    people: &[&Person],
+pub fn render_scene(
+    people: &[&SynthPerson],
     camera: &Camera,
     seed: u64,
     height: usize,
     width: usize,
-) -> Scene {
+) -> RenderedScene {
     assert!(
         people.len() <= 255,
         "a scene holds at most 255 people, not {}",
@@ -82,27 +82,27 @@ pub fn draw_scene(
     let camera_height = 1.5 + 9.0 * camera.pitch;
     let horizon = h * (0.40 - 0.7 * camera.pitch);
     let far = match camera.place {
-        Place::Street | Place::Park => fixed.random_range(16.0..26.0f32),
-        Place::Wall | Place::Indoor => fixed.random_range(10.0..16.0f32),
+        PlaceKind::Street | PlaceKind::Park => fixed.random_range(16.0..26.0f32),
+        PlaceKind::Wall | PlaceKind::Indoor => fixed.random_range(10.0..16.0f32),
     };
     // Near enough that a person's feet are still in the picture.
     let near = camera_height * focal / (h * 0.95 - horizon);
     let row = |z: f32| horizon + camera_height * focal / z;
     // Houses are drawn small for close crops; a scene shows them whole.
-    let metre = if camera.place == Place::Street {
+    let meter = if camera.place == PlaceKind::Street {
         2.6
     } else {
         1.6
     } * focal
         / far;
-    let ground = Ground {
-        horizon: row(far) - 0.1 * metre,
-        metre,
+    let ground = GroundPlane {
+        horizon: row(far) - 0.1 * meter,
+        meter,
         pan: 0.0,
     };
     backdrop::draw(&mut canvas, camera.place, ground, camera.light, &mut fixed);
 
-    let mut things: Vec<(f32, f32, Thing)> = Vec::new();
+    let mut things: Vec<(f32, f32, SceneObject)> = Vec::new();
     let mut companion: Option<(f32, f32)> = None;
     for index in 0..people.len() {
         // Now and then the next one walks beside or close behind the last.
@@ -121,21 +121,21 @@ pub fn draw_scene(
             }
         };
         companion = Some((z, x));
-        things.push((z, x, Thing::Person(index)));
+        things.push((z, x, SceneObject::Person(index)));
     }
     for _ in 0..rng.random_range(1..5u32) {
         let z = near + (far - 2.0 - near).max(0.1) * rng.random_range(0.1..1.0f32);
         let x = w * rng.random::<f32>();
         let thing = match (camera.place, rng.random_range(0..3u32)) {
-            (Place::Street, 0..=1) => Thing::Car,
-            (Place::Park, 0..=1) => Thing::Tree,
-            _ => Thing::Pole,
+            (PlaceKind::Street, 0..=1) => SceneObject::Car,
+            (PlaceKind::Park, 0..=1) => SceneObject::Tree,
+            _ => SceneObject::Pole,
         };
         things.push((z, x, thing));
     }
     things.sort_by(|a, b| b.0.total_cmp(&a.0));
 
-    struct Placed<'a> {
+    struct PlacedFigure<'a> {
         figure: Figure<'a>,
         person: usize,
         full: [f32; 4],
@@ -145,67 +145,67 @@ pub fn draw_scene(
         .iter()
         .map(|person| Pose::sample(person, &mut rng))
         .collect();
-    let mut placed: Vec<Placed<'_>> = Vec::new();
+    let mut placed: Vec<PlacedFigure<'_>> = Vec::new();
     for (z, x, thing) in things {
         let base = row(z);
         let scale = focal / z;
         match thing {
-            Thing::Car => {
+            SceneObject::Car => {
                 let length = rng.random_range(3.9..4.6f32) * scale;
                 objects::car(
                     &mut canvas,
                     x - length / 2.0,
                     base,
                     length,
-                    Some(Label::NOBODY),
+                    Some(PixelLabel::BACKGROUND),
                     &mut rng,
                 );
             }
-            Thing::Tree => objects::tree(
+            SceneObject::Tree => objects::tree(
                 &mut canvas,
                 x,
                 base,
                 rng.random_range(3.5..6.0f32) * scale,
-                Some(Label::NOBODY),
+                Some(PixelLabel::BACKGROUND),
                 &mut rng,
             ),
-            Thing::Pole => {
+            SceneObject::Pole => {
                 objects::pole(
                     &mut canvas,
                     x,
                     base,
                     4.0 * scale,
                     0.14 * scale,
-                    Some(Label::NOBODY),
+                    Some(PixelLabel::BACKGROUND),
                     [0.35, 0.36, 0.38],
                 );
             }
-            Thing::Person(index) => {
+            SceneObject::Person(index) => {
                 let person = people[index];
-                let frame = Frame {
-                    scale: scale * person.body.metres,
+                let frame = BodyProjection {
+                    scale: scale * person.body.meters,
                     foot: [x, base],
                     yaw: sample_yaw(&mut rng),
-                    pitch: ((camera_height - 0.5 * person.body.metres) / z)
+                    pitch: ((camera_height - 0.5 * person.body.meters) / z)
                         .atan()
                         .max(0.0),
                 };
-                let who = placed.len() as u8 + 1;
+                let instance = placed.len() as u8 + 1;
                 let pose = &poses[index];
                 let figure = Figure {
                     person,
                     pose,
                     skeleton: Skeleton::new(&person.body, pose),
                     frame,
-                    who,
+                    instance,
                     light: camera.light,
                     style: Style::Standard,
                 };
                 objects::ground_shadow(&mut canvas, [x, base], 0.1 * frame.scale, camera.light);
                 figure.draw(&mut canvas, &mut rng);
                 // Nothing is in front of the newest person yet: what is drawn is everything.
-                let (full, area) = canvas.visible_box(who);
-                placed.push(Placed {
+                let (full, area) = canvas.visible_box(instance);
+                placed.push(PlacedFigure {
                     figure,
                     person: index,
                     full,
@@ -219,9 +219,9 @@ pub fn draw_scene(
         .iter()
         .filter(|p| p.area > 0)
         .map(|p| {
-            let (visible_xywh, area) = canvas.visible_box(p.figure.who);
+            let (visible_xywh, area) = canvas.visible_box(p.figure.instance);
             let visible = area as f32 / p.area as f32;
-            Pedestrian {
+            ScenePerson {
                 person: p.person,
                 bbox_xywh: p.full,
                 visible_xywh,
@@ -240,7 +240,7 @@ pub fn draw_scene(
         ..camera.clone()
     };
     camera.develop(&mut image, &mut rng);
-    Scene {
+    RenderedScene {
         image,
         people,
         parts,

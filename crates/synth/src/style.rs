@@ -2,11 +2,11 @@
 //!
 //! A model that was trained on drawn people is tested on people whose appearance training never showed. Held out are:
 //!
-//! * **shades**: each colour word has a second range of colours, disjoint from the first ([`Hue`] says which);
+//! * **shades**: each color word has a second range of colors, disjoint from the first ([`Hue`] says which);
 //! * **cuts**: wider upper garments, longer skirts, dresses and shorts;
 //! * **patterns**: diagonal stripes, argyle diamonds and coarse checks, and other prints;
 //! * **scenery**: a shore and an aisle between shelves;
-//! * **rendering**: flat colours with a dark outline, without shading and folds.
+//! * **rendering**: flat colors with a dark outline, without shading and folds.
 //!
 //! Bodies, poses, hair, headwear, glasses and bags keep their shapes.
 

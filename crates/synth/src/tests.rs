@@ -8,15 +8,15 @@ use clasp_data::image::Rgb;
 use clasp_data::part;
 use clasp_data::rng_for;
 
-fn person_and_shot(index: u64) -> (Person, Shot) {
+fn person_and_shot(index: u64) -> (SynthPerson, Shot) {
     let mut rng = rng_for(7, 0, &format!("test {index}"));
-    let person = Person::sample(&mut rng);
+    let person = SynthPerson::sample(&mut rng);
     let shot = Shot::sample(&person, &mut rng);
     (person, shot)
 }
 
 /// Whether one of the classes lies within `reach` pixels of a point.
-fn near(drawn: &Drawn, point: [f32; 3], classes: &[u8], reach: i64) -> bool {
+fn near(drawn: &RenderedPerson, point: [f32; 3], classes: &[u8], reach: i64) -> bool {
     let (width, height) = (drawn.image.width as i64, drawn.image.height as i64);
     let (x, y) = (point[0] as i64, point[1] as i64);
     (-reach..=reach).any(|dy| {
@@ -32,7 +32,10 @@ fn near(drawn: &Drawn, point: [f32; 3], classes: &[u8], reach: i64) -> bool {
 #[test]
 fn same_arguments_same_picture() {
     let (person, shot) = person_and_shot(1);
-    let (a, b) = (draw(&person, &shot, 96, 48), draw(&person, &shot, 96, 48));
+    let (a, b) = (
+        render(&person, &shot, 96, 48),
+        render(&person, &shot, 96, 48),
+    );
     assert_eq!(a.image, b.image);
     assert_eq!(a.parts, b.parts);
     assert_eq!(a.keypoints, b.keypoints);
@@ -40,14 +43,14 @@ fn same_arguments_same_picture() {
         seed: shot.seed ^ 1,
         ..shot
     };
-    assert_ne!(draw(&person, &other, 96, 48).image, a.image);
+    assert_ne!(render(&person, &other, 96, 48).image, a.image);
 }
 
 #[test]
 fn any_size_draws() {
     let (person, shot) = person_and_shot(2);
     for (height, width) in [(1, 1), (7, 3), (31, 64), (300, 90)] {
-        let drawn = draw(&person, &shot, height, width);
+        let drawn = render(&person, &shot, height, width);
         assert_eq!((drawn.image.height, drawn.image.width), (height, width));
         assert_eq!(drawn.parts.len(), height * width);
         assert!(drawn.keypoints.iter().flatten().all(|v| v.is_finite()));
@@ -79,7 +82,7 @@ fn seen_keypoints_lie_on_their_parts() {
     let (mut seen, mut hidden) = (0, 0);
     for index in 0..60 {
         let (person, shot) = person_and_shot(index);
-        let drawn = draw(&person, &shot, 256, 128);
+        let drawn = render(&person, &shot, 256, 128);
         for (k, point) in drawn.keypoints.iter().enumerate() {
             match point[2] as u8 {
                 2 => {
@@ -102,7 +105,7 @@ fn seen_keypoints_lie_on_their_parts() {
 fn a_seen_person_lies_in_its_box() {
     for index in 0..20 {
         let (person, shot) = person_and_shot(100 + index);
-        let drawn = draw(
+        let drawn = render(
             &person,
             &Shot {
                 occluder: None,
@@ -127,12 +130,12 @@ fn a_seen_person_lies_in_its_box() {
 fn the_view_decides_what_is_seen_of_the_face() {
     let mut rng = rng_for(3, 0, "views");
     for _ in 0..20 {
-        let person = Person {
+        let person = SynthPerson {
             headwear: None,
             glasses: Glasses::None,
             carried: None,
             bag: None,
-            ..Person::sample(&mut rng)
+            ..SynthPerson::sample(&mut rng)
         };
         let mut shot = Shot {
             occluder: None,
@@ -146,7 +149,7 @@ fn the_view_decides_what_is_seen_of_the_face() {
             inward: 0.0,
         });
         let eyes = |yaw: f32| {
-            let drawn = draw(
+            let drawn = render(
                 &person,
                 &Shot {
                     yaw,
@@ -182,7 +185,7 @@ fn no_attribute_value_is_hardly_ever_or_nearly_always_true() {
     const PEOPLE: usize = 3000;
     let mut rng = rng_for(11, 0, "frequencies");
     for _ in 0..PEOPLE {
-        let person = Person::sample(&mut rng);
+        let person = SynthPerson::sample(&mut rng);
         for (name, value) in person.attributes(view_of(sample_yaw(&mut rng))) {
             *counts.entry((name, value)).or_default() += 1;
         }
@@ -215,16 +218,13 @@ fn attributes_are_those_of_the_default_vocabulary() {
 }
 
 #[test]
-fn many_people_share_a_colour() {
+fn many_people_share_a_color() {
     let mut rng = rng_for(5, 0, "colours");
     let mut pairs: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for _ in 0..500 {
-        let person = Person::sample(&mut rng);
+        let person = SynthPerson::sample(&mut rng);
         *pairs
-            .entry((
-                person.upper.colour.hue.name(),
-                person.lower.colour.hue.name(),
-            ))
+            .entry((person.upper.color.hue.name(), person.lower.color.hue.name()))
             .or_default() += 1;
     }
     let alone = pairs.values().filter(|n| **n == 1).count();
@@ -238,7 +238,7 @@ fn many_people_share_a_colour() {
 fn a_camera_is_the_same_for_everybody() {
     let camera = Camera::sample(&mut rng_for(1, 0, "camera"));
     let mut rng = rng_for(2, 0, "people");
-    let (a, b) = (Person::sample(&mut rng), Person::sample(&mut rng));
+    let (a, b) = (SynthPerson::sample(&mut rng), SynthPerson::sample(&mut rng));
     let (a, b) = (
         Shot::with_camera(&a, &camera, &mut rng),
         Shot::with_camera(&b, &camera, &mut rng),
@@ -258,15 +258,15 @@ fn a_camera_is_the_same_for_everybody() {
 #[test]
 fn scenes_tell_how_much_is_seen() {
     let mut rng = rng_for(4, 0, "scene");
-    let people: Vec<Person> = (0..9).map(|_| Person::sample(&mut rng)).collect();
-    let list: Vec<&Person> = people.iter().collect();
+    let people: Vec<SynthPerson> = (0..9).map(|_| SynthPerson::sample(&mut rng)).collect();
+    let list: Vec<&SynthPerson> = people.iter().collect();
     let camera = Camera::sample(&mut rng);
     let (mut hidden, mut all) = (0, 0);
     for seed in 0..6 {
-        let scene = draw_scene(&list, &camera, seed, 240, 427);
+        let scene = render_scene(&list, &camera, seed, 240, 427);
         assert_eq!(
             scene.image,
-            draw_scene(&list, &camera, seed, 240, 427).image
+            render_scene(&list, &camera, seed, 240, 427).image
         );
         let area: u32 = scene.people.iter().map(|p| p.area).sum();
         assert!(area as usize >= scene.parts.iter().filter(|p| **p != 0).count());
@@ -308,7 +308,7 @@ fn a_data_set_reads_back_in_every_layout_and_goes_on_after_an_interruption() {
         cameras: 2,
         shots: 2,
         distractors: 2,
-        unlabelled: 5,
+        unlabeled: 5,
         scenes: 4,
         height: 64,
         width: 32,
@@ -391,7 +391,7 @@ fn a_data_set_reads_back_in_every_layout_and_goes_on_after_an_interruption() {
     assert_eq!(error.to_string(), "`cameras`: expected 1 to 9, found 12");
 }
 
-/// What a matcher by background sees of a picture: mean colours along its border, a twelfth of the width and a
+/// What a matcher by background sees of a picture: mean colors along its border, a twelfth of the width and a
 /// sixteenth of the height deep, in eight stretches on each long side and four above and below.
 fn border(image: &Rgb) -> Vec<f32> {
     let (width, height) = (image.width, image.height);
@@ -437,7 +437,7 @@ fn the_background_tells_neither_camera_nor_person() {
             for shot in 0..2 {
                 let mut rng = rng_for(1, 0, &format!("{pid} {number} {shot}"));
                 let shot = Shot::with_camera(&person, camera, &mut rng);
-                let drawn = draw(&person, &shot, 96, 48);
+                let drawn = render(&person, &shot, 96, 48);
                 shots.push((pid, number, border(&drawn.image)));
             }
         }
@@ -478,19 +478,19 @@ fn training_never_draws_the_held_out_style() {
     let mut rng = rng_for(6, 0, "styles");
     for _ in 0..500 {
         let state = rng.clone();
-        let person = Person::sample(&mut rng);
+        let person = SynthPerson::sample(&mut rng);
         assert_eq!(Shot::sample(&person, &mut rng).style, Style::Standard);
         let camera = Camera::sample(&mut rng);
         let shot = Shot::with_camera(&person, &camera, &mut rng);
         assert_eq!(shot.style, Style::Standard);
         assert!(person.lower.length <= 0.75);
         assert!(person.lower.kind != LowerKind::Shorts || person.lower.length <= 0.4);
-        // The same person in the other style: the same attributes, other colours and cuts.
-        let other = Person::sample_in(Style::HeldOut, &mut state.clone());
+        // The same person in the other style: the same attributes, other colors and cuts.
+        let other = SynthPerson::sample_in(Style::HeldOut, &mut state.clone());
         let view = shot.view();
         assert_eq!(other.attributes(view), person.attributes(view));
-        assert_ne!(other.upper.colour, person.upper.colour);
-        assert_ne!(other.lower.colour, person.lower.colour);
+        assert_ne!(other.upper.color, person.upper.color);
+        assert_ne!(other.lower.color, person.lower.color);
         assert_ne!(other.shoes.1, person.shoes.1);
         assert!(other.lower.length > 0.4);
     }
@@ -506,8 +506,8 @@ fn the_held_out_style_changes_the_picture_and_not_the_truth() {
             ..shot.clone()
         };
         let (a, b) = (
-            draw(&person, &shot, 128, 64),
-            draw(&person, &other, 128, 64),
+            render(&person, &shot, 128, 64),
+            render(&person, &other, 128, 64),
         );
         assert_eq!((&a.parts, a.bbox_xywh), (&b.parts, b.bbox_xywh));
         assert_eq!(a.attributes, b.attributes);
@@ -515,7 +515,7 @@ fn the_held_out_style_changes_the_picture_and_not_the_truth() {
             .filter(|(a, b)| a.abs_diff(**b) > 12)
             .count();
         differ += usize::from(2 * changed > a.image.pixels.len());
-        assert_eq!(b.image, draw(&person, &other, 128, 64).image);
+        assert_eq!(b.image, render(&person, &other, 128, 64).image);
     }
     assert!(
         differ >= 10,

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Result, bail};
-use clasp_clip::pairs::{ClipData, Photos, words};
-use clasp_clip::train::{Progress, Stage, TrainConfig, train};
-use clasp_clip::zero_shot::{Score, score_drawn, score_photos};
+use clasp_clip::pairs::{PairDataset, PhotoDataset, class_phrases};
+use clasp_clip::train::{ClipTrainConfig, ClipTrainProgress, ResolutionStage, train};
+use clasp_clip::zero_shot::{ZeroShotScores, score_photos, score_synthetic};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::{ClipLabeller, LabelConfig};
@@ -39,7 +39,7 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
     let (out, seed) = (&arguments.out, arguments.seed);
     let device = device::pick(common.device.as_deref())?;
     let photos = { arguments.photos.as_deref() }
-        .map(Photos::open)
+        .map(PhotoDataset::open)
         .transpose()?;
     if let Some(photos) = &photos {
         say(common, &format!("{} photos", photos.len()));
@@ -60,22 +60,22 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
         None => start,
     };
     let size = start.config().vision.image;
-    let config = TrainConfig {
+    let config = ClipTrainConfig {
         seed,
         batch: arguments.batch,
-        stages: vec![Stage {
+        stages: vec![ResolutionStage {
             size,
             steps: (arguments.pairs / arguments.batch.max(1)).max(1),
             patches: 1.0,
         }],
-        learning_rate: arguments.lr,
-        dense: arguments.part_weight,
-        values: arguments.value_weight,
+        lr: arguments.lr,
+        part_weight: arguments.part_weight,
+        attribute_weight: arguments.value_weight,
         evaluate_every: 500,
         threads: device::threads(common.threads),
-        ..TrainConfig::default()
+        ..ClipTrainConfig::default()
     };
-    let data = ClipData::new(seed, POOL.min(arguments.pairs.max(1)), photos)?;
+    let data = PairDataset::new(seed, POOL.min(arguments.pairs.max(1)), photos)?;
     let held_out = data.held_out(HELD_OUT, size);
     let stop = interrupt::flag()?;
     let mut meter = Meter::new(common, "clip train", "steps");
@@ -83,7 +83,7 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
         &config,
         start,
         &|index, size| data.pair(index, size),
-        &words()?,
+        &class_phrases()?,
         &held_out,
         &run,
         &mut |progress| {
@@ -112,7 +112,7 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
     })
 }
 
-fn tell(meter: &mut Meter, progress: &Progress) {
+fn tell(meter: &mut Meter, progress: &ClipTrainProgress) {
     if let Some(found) = progress.held_out {
         meter.line(&format!(
             "step {}: held-out image to caption {:.3}, caption to image {:.3} (chance {:.3})",
@@ -139,7 +139,7 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
     let labeller = ClipLabeller::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
     let people = arguments.people;
     let mut meter = Meter::new(common, "score drawn people", "images");
-    let drawn = score_drawn(
+    let drawn = score_synthetic(
         &labeller,
         people,
         SCORE_SEED,
@@ -162,7 +162,7 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
 }
 
 /// The scores as tables.
-fn describe(scores: &BTreeMap<&str, Score>) -> String {
+fn describe(scores: &BTreeMap<&str, ZeroShotScores>) -> String {
     let mut text = String::new();
     for (images, score) in scores {
         let _ = writeln!(

@@ -172,7 +172,7 @@ fn draw(common: &Common, folder: &Path, arguments: &Demo) -> Result<()> {
         test_identities: arguments.people / 32,
         cameras: 4,
         shots: 1,
-        unlabelled: arguments.people,
+        unlabeled: arguments.people,
         scenes: 1,
         height: SIZE[0],
         width: SIZE[1],

@@ -342,7 +342,8 @@ fn samples(
 ) -> Result<(String, Vec<u8>)> {
     let (name, people): (&str, Vec<Rgb>) = match images {
         None => {
-            let drawn = |index| clasp_synth::unlabelled(0, index, height.max(64), width.max(32)).1;
+            let drawn =
+                |index| clasp_synth::unlabeled_jpeg(0, index, height.max(64), width.max(32)).1;
             let people = (0..SAMPLES as u64).map(|index| decode(&drawn(index), &Limits::default()));
             ("drawn people", people.collect::<Result<_, _>>()?)
         }

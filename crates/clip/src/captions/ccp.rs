@@ -6,7 +6,7 @@ use clasp_data::{Rng, part};
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::Pair;
+use super::captioned_image::CaptionedImage;
 use super::crops::{part_crop, part_image};
 use super::templates::{a, framed, one, part_framed};
 
@@ -91,7 +91,7 @@ pub fn ccp_pair(
     labels: &[String],
     class: u8,
     rng: &mut Rng,
-) -> Option<Pair> {
+) -> Option<CaptionedImage> {
     assert!(
         mask.len() == image.width * image.height,
         "a mask of {} pixels for an image of {}x{}",
@@ -152,7 +152,7 @@ pub fn ccp_pair(
         part_framed(phrase, rng)
     };
     let (image, parts) = part_image(image, &parts, area, rng);
-    Some(Pair {
+    Some(CaptionedImage {
         image,
         caption,
         part: Some(class),

@@ -5,7 +5,7 @@ use clasp_data::vocabulary::IGNORE;
 use clasp_data::{Rng, part};
 use rand::RngExt;
 
-/// The crop itself, or the whole picture with everything outside the crop in one colour.
+/// The crop itself, or the whole picture with everything outside the crop in one color.
 ///
 /// Dense features are asked for on pictures of whole people, where a part is small and elsewhere than in the middle:
 /// the second kind shows a part as it looks there.
@@ -21,7 +21,7 @@ pub(super) fn part_image(
         return (crop(image, area), crop_labels(parts, image.width, area));
     }
     let [x, y, w, h] = area;
-    let colour: [u8; 3] = if rng.random_bool(0.5) {
+    let color: [u8; 3] = if rng.random_bool(0.5) {
         let mut sum = [0u64; 3];
         for pixel in image.pixels.chunks_exact(3) {
             for (sum, value) in sum.iter_mut().zip(pixel) {
@@ -33,15 +33,15 @@ pub(super) fn part_image(
     } else {
         [rng.random_range(60..200u8); 3]
     };
-    let mut pixels = colour.repeat(image.width * image.height);
-    let mut shown = vec![IGNORE; image.width * image.height];
+    let mut pixels = color.repeat(image.width * image.height);
+    let mut extent = vec![IGNORE; image.width * image.height];
     for row in y..y + h {
         let at = row * image.width + x;
-        shown[at..at + w].copy_from_slice(&parts[at..at + w]);
+        extent[at..at + w].copy_from_slice(&parts[at..at + w]);
         let (from, to) = (3 * at, 3 * (at + w));
         pixels[from..to].copy_from_slice(&image.pixels[from..to]);
     }
-    (Rgb::new(image.width, image.height, pixels), shown)
+    (Rgb::new(image.width, image.height, pixels), extent)
 }
 
 /// A rectangle of a map of classes: labels [rows, width], area x, y, width, height.

@@ -2,28 +2,34 @@
 
 use clasp_data::{Rng, part};
 use clasp_synth::{
-    Drawn, Footwear, HairStyle, Headwear, LowerKind, Person, Place, Shot, Sleeve, View, group,
+    Footwear, HairStyle, Headwear, LowerKind, PlaceKind, RenderedPerson, Shot, Sleeve, SynthPerson,
+    View, group,
 };
 use rand::RngExt;
 use rand::seq::{IndexedRandom, SliceRandom};
 
 use super::facts::{
-    Shown, bag_fact, bag_noun, dress_noun, facts, hair_fact, lower_noun, shoe_noun, subject,
+    BodyExtent, bag_fact, bag_noun, dress_noun, facts, hair_fact, lower_noun, shoe_noun, subject,
     upper_noun, view_fact,
 };
 use super::templates::{a, framed, one, part_framed};
 
 /// A caption of a whole person, from one attribute to all of them.
-pub fn caption(person: &Person, shot: &Shot, rng: &mut Rng) -> String {
-    describe(person, shot, Shown::Whole, rng)
+pub fn caption(person: &SynthPerson, shot: &Shot, rng: &mut Rng) -> String {
+    describe(person, shot, BodyExtent::Whole, rng)
 }
 
-pub(super) fn describe(person: &Person, shot: &Shot, shown: Shown, rng: &mut Rng) -> String {
-    let mut facts = facts(person, shot, shown, rng);
-    let half = |text: String| match shown {
-        Shown::Whole => text,
-        Shown::UpperHalf => format!("the upper half of {text}"),
-        Shown::LowerHalf => format!("the lower half of {text}"),
+pub(super) fn describe(
+    person: &SynthPerson,
+    shot: &Shot,
+    extent: BodyExtent,
+    rng: &mut Rng,
+) -> String {
+    let mut facts = facts(person, shot, extent, rng);
+    let half = |text: String| match extent {
+        BodyExtent::Whole => text,
+        BodyExtent::UpperHalf => format!("the upper half of {text}"),
+        BodyExtent::LowerHalf => format!("the lower half of {text}"),
     };
     let style = rng.random_range(0..100u32);
     // Short captions about one thing are like the prompts of zero-shot labelling: they come often.
@@ -41,7 +47,7 @@ pub(super) fn describe(person: &Person, shot: &Shot, shown: Shown, rng: &mut Rng
         return framed(half(format!("{who} {fact}")), rng);
     }
     let who = subject(person, rng);
-    if style < 70 || shown != Shown::Whole {
+    if style < 70 || extent != BodyExtent::Whole {
         facts.shuffle(rng);
         let count = rng.random_range(2..=4usize).min(facts.len());
         let (last, first) = (facts[count - 1].clone(), facts[..count - 1].join(", "));
@@ -79,9 +85,9 @@ pub(super) fn describe(person: &Person, shot: &Shot, shown: Shown, rng: &mut Rng
     framed(text, rng)
 }
 
-pub(super) fn background_caption(place: Place, rng: &mut Rng) -> String {
+pub(super) fn background_caption(place: PlaceKind, rng: &mut Rng) -> String {
     let words: &[&str] = match place {
-        Place::Street => &[
+        PlaceKind::Street => &[
             "a street",
             "a road",
             "buildings",
@@ -89,13 +95,13 @@ pub(super) fn background_caption(place: Place, rng: &mut Rng) -> String {
             "an empty street",
             "houses in a street",
         ],
-        Place::Wall => &[
+        PlaceKind::Wall => &[
             "a wall",
             "a wall and the ground",
             "a wall without people",
             "an empty place by a wall",
         ],
-        Place::Park => &[
+        PlaceKind::Park => &[
             "grass",
             "trees",
             "a park",
@@ -103,7 +109,7 @@ pub(super) fn background_caption(place: Place, rng: &mut Rng) -> String {
             "a meadow with trees",
             "trees and grass",
         ],
-        Place::Indoor => &[
+        PlaceKind::Indoor => &[
             "a room",
             "an empty hall",
             "a wall and a floor",
@@ -137,9 +143,9 @@ pub(super) fn background_caption(place: Place, rng: &mut Rng) -> String {
 
 /// A caption of a crop that one part fills.
 pub(super) fn part_caption(
-    person: &Person,
+    person: &SynthPerson,
     shot: &Shot,
-    drawn: &Drawn,
+    drawn: &RenderedPerson,
     class: u8,
     area: [usize; 4],
     rng: &mut Rng,
@@ -175,9 +181,9 @@ pub(super) fn part_caption(
             (View::Front | View::Side, 0..=1) => format!("the face of {}", whose(rng)),
             (View::Front | View::Side, 2) => "a face".to_owned(),
             (_, 3) => match person.headwear {
-                Some((Headwear::Cap, colour)) => {
+                Some((Headwear::Cap, color)) => {
                     one(rng, &["a head with a cap", "a cap", "a head in a cap"]).to_owned()
-                        + &dab(colour.hue.name(), rng)
+                        + &with_color(color.hue.name(), rng)
                 }
                 Some((_, _)) => {
                     one(rng, &["a head with a hat", "a hat", "a hat on a head"]).to_owned()
@@ -249,9 +255,9 @@ pub(super) fn part_caption(
             _ => lower_noun(person, rng),
         },
         part::LEGS => match (person.stockings, rng.random_range(0..6u32)) {
-            (Some(colour), 0..=2) => {
+            (Some(color), 0..=2) => {
                 one(rng, &["stockings", "legs in stockings"]).to_owned()
-                    + &dab(colour.hue.name(), rng)
+                    + &with_color(color.hue.name(), rng)
             }
             (None, 0..=1) => one(rng, &["bare legs", "a bare leg"]).to_owned(),
             (None, 2) => one(rng, &["knees", "bare legs with knees", "a bare leg"]).to_owned(),
@@ -272,12 +278,12 @@ pub(super) fn part_caption(
             _ => shoe_noun(person, rng),
         },
         part::BAG => match person.bag {
-            Some((kind, colour)) => {
+            Some((kind, color)) => {
                 let noun = bag_noun(kind, rng);
                 match rng.random_range(0..5u32) {
                     0 => "a bag".to_owned(),
                     1..=2 => a(noun),
-                    3 => a(&format!("{} {noun}", colour.hue.name())),
+                    3 => a(&format!("{} {noun}", color.hue.name())),
                     _ => format!("the {noun} of {}", whose(rng)),
                 }
             }
@@ -288,8 +294,8 @@ pub(super) fn part_caption(
     part_framed(phrase, rng)
 }
 
-/// A colour added to a noun phrase, or nothing.
-pub(super) fn dab(hue: &str, rng: &mut Rng) -> String {
+/// A color added to a noun phrase, or nothing.
+pub(super) fn with_color(hue: &str, rng: &mut Rng) -> String {
     if rng.random_bool(0.3) {
         format!(", {hue}")
     } else {

@@ -3,7 +3,7 @@
 use clasp_data::Rng;
 use clasp_synth::{
     Age, BagKind, Carried, Footwear, Gender, Glasses, HairStyle, Headwear, LowerKind, Pattern,
-    Person, Place, Shot, Sleeve, UpperKind, View,
+    PlaceKind, Shot, Sleeve, SynthPerson, UpperKind, View,
 };
 use rand::RngExt;
 
@@ -11,13 +11,13 @@ use super::templates::{a, one};
 
 /// How much of a person a picture shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Shown {
+pub(super) enum BodyExtent {
     Whole,
     UpperHalf,
     LowerHalf,
 }
 
-pub(super) fn subject(person: &Person, rng: &mut Rng) -> String {
+pub(super) fn subject(person: &SynthPerson, rng: &mut Rng) -> String {
     let words: &[&str] = match (person.gender, person.age) {
         (Gender::Male, Age::Child) => &[
             "a boy",
@@ -78,7 +78,7 @@ pub(super) fn subject(person: &Person, rng: &mut Rng) -> String {
 }
 
 /// The upper garment as a noun phrase without article: "red striped short-sleeved shirt".
-pub(super) fn upper_noun(person: &Person, rng: &mut Rng) -> String {
+pub(super) fn upper_noun(person: &SynthPerson, rng: &mut Rng) -> String {
     let upper = &person.upper;
     if person.lower.kind == LowerKind::Dress {
         return dress_noun(person, rng);
@@ -94,7 +94,7 @@ pub(super) fn upper_noun(person: &Person, rng: &mut Rng) -> String {
     dressed(person, noun, rng)
 }
 
-pub(super) fn dress_noun(person: &Person, rng: &mut Rng) -> String {
+pub(super) fn dress_noun(person: &SynthPerson, rng: &mut Rng) -> String {
     let noun = if person.lower.length > 0.55 {
         one(rng, &["dress", "long dress"])
     } else {
@@ -104,12 +104,12 @@ pub(super) fn dress_noun(person: &Person, rng: &mut Rng) -> String {
 }
 
 /// Colour, pattern and sleeves around a garment's noun, any of them perhaps left out.
-pub(super) fn dressed(person: &Person, noun: &str, rng: &mut Rng) -> String {
+pub(super) fn dressed(person: &SynthPerson, noun: &str, rng: &mut Rng) -> String {
     let upper = &person.upper;
     let mut words: Vec<&str> = Vec::new();
     let mut after = "";
     if rng.random_bool(0.8) {
-        words.push(upper.colour.hue.name());
+        words.push(upper.color.hue.name());
     }
     if rng.random_bool(0.65) {
         match (upper.pattern, rng.random_bool(0.6)) {
@@ -139,27 +139,27 @@ pub(super) fn dressed(person: &Person, noun: &str, rng: &mut Rng) -> String {
 }
 
 /// The lower garment: "blue jeans", "a black skirt".
-pub(super) fn lower_noun(person: &Person, rng: &mut Rng) -> String {
+pub(super) fn lower_noun(person: &SynthPerson, rng: &mut Rng) -> String {
     let lower = &person.lower;
-    let colour = if rng.random_bool(0.8) {
-        format!("{} ", lower.colour.hue.name())
+    let color = if rng.random_bool(0.8) {
+        format!("{} ", lower.color.hue.name())
     } else {
         String::new()
     };
     match lower.kind {
-        LowerKind::Trousers if lower.jeans && rng.random_bool(0.7) => format!("{colour}jeans"),
+        LowerKind::Trousers if lower.jeans && rng.random_bool(0.7) => format!("{color}jeans"),
         LowerKind::Trousers => format!(
-            "{colour}{}",
+            "{color}{}",
             one(rng, &["trousers", "pants", "trousers", "long pants"])
         ),
-        LowerKind::Shorts => format!("{colour}{}", one(rng, &["shorts", "shorts", "short pants"])),
-        LowerKind::Skirt => a(&format!("{colour}skirt")),
+        LowerKind::Shorts => format!("{color}{}", one(rng, &["shorts", "shorts", "short pants"])),
+        LowerKind::Skirt => a(&format!("{color}skirt")),
         LowerKind::Dress => a(&dress_noun(person, rng)),
     }
 }
 
-pub(super) fn shoe_noun(person: &Person, rng: &mut Rng) -> String {
-    let (kind, colour) = person.shoes;
+pub(super) fn shoe_noun(person: &SynthPerson, rng: &mut Rng) -> String {
+    let (kind, color) = person.shoes;
     let noun = match kind {
         Footwear::Shoes => one(rng, &["shoes", "low shoes", "shoes"]),
         Footwear::Sneakers => one(rng, &["sneakers", "shoes", "trainers"]),
@@ -167,7 +167,7 @@ pub(super) fn shoe_noun(person: &Person, rng: &mut Rng) -> String {
         Footwear::Sandals => one(rng, &["sandals", "open shoes", "sandals"]),
     };
     if rng.random_bool(0.6) {
-        format!("{} {noun}", colour.hue.name())
+        format!("{} {noun}", color.hue.name())
     } else {
         noun.to_owned()
     }
@@ -182,28 +182,36 @@ pub(super) fn bag_noun(kind: BagKind, rng: &mut Rng) -> &'static str {
 }
 
 /// Phrases that follow "a person", one set per attribute that can be seen. Every phrase is true.
-pub(super) fn facts(person: &Person, shot: &Shot, shown: Shown, rng: &mut Rng) -> Vec<String> {
+pub(super) fn facts(
+    person: &SynthPerson,
+    shot: &Shot,
+    extent: BodyExtent,
+    rng: &mut Rng,
+) -> Vec<String> {
     let mut facts: Vec<String> = Vec::new();
     let view = shot.view();
-    let (top, bottom) = (shown != Shown::LowerHalf, shown != Shown::UpperHalf);
+    let (top, bottom) = (
+        extent != BodyExtent::LowerHalf,
+        extent != BodyExtent::UpperHalf,
+    );
     if top {
         facts.push(hair_fact(person, rng));
         facts.push(match person.headwear {
-            Some((kind, colour)) => {
+            Some((kind, color)) => {
                 let noun = match kind {
                     Headwear::Cap => one(rng, &["cap", "baseball cap", "hat"]),
                     Headwear::Beanie => one(rng, &["beanie", "knitted cap", "hat"]),
                     Headwear::Hat => one(rng, &["hat", "brimmed hat", "hat"]),
                 };
-                let coloured = if rng.random_bool(0.5) {
-                    format!("{} {noun}", colour.hue.name())
+                let colored = if rng.random_bool(0.5) {
+                    format!("{} {noun}", color.hue.name())
                 } else {
                     noun.to_owned()
                 };
                 match rng.random_range(0..3u32) {
-                    0 => format!("wearing {}", a(&coloured)),
-                    1 => format!("with {} on the head", a(&coloured)),
-                    _ => format!("in {}", a(&coloured)),
+                    0 => format!("wearing {}", a(&colored)),
+                    1 => format!("with {} on the head", a(&colored)),
+                    _ => format!("in {}", a(&colored)),
                 }
             }
             None => one(
@@ -329,11 +337,11 @@ pub(super) fn facts(person: &Person, shot: &Shot, shown: Shown, rng: &mut Rng) -
         let noun = shoe_noun(person, rng);
         facts.push(format!("{} {noun}", one(rng, &["wearing", "in", "with"])));
     }
-    if shown == Shown::Whole {
+    if extent == BodyExtent::Whole {
         facts.push(bag_fact(person, rng));
         let holds_bag = matches!(person.bag, Some((BagKind::Hand, _)));
         match person.carried {
-            Some((kind, colour)) => facts.push(carried_fact(kind, colour.hue.name(), rng)),
+            Some((kind, color)) => facts.push(carried_fact(kind, color.hue.name(), rng)),
             None if !holds_bag => {
                 facts.push(
                     one(
@@ -363,12 +371,12 @@ pub(super) fn facts(person: &Person, shot: &Shot, shown: Shown, rng: &mut Rng) -
         if rng.random_bool(0.5) {
             facts.push(
                 match shot.camera.place {
-                    Place::Street => {
+                    PlaceKind::Street => {
                         one(rng, &["in a street", "on a street", "outdoors in a town"])
                     }
-                    Place::Wall => one(rng, &["in front of a wall", "by a wall"]),
-                    Place::Park => one(rng, &["in a park", "outdoors on grass"]),
-                    Place::Indoor => one(rng, &["indoors", "in a hall", "in a room"]),
+                    PlaceKind::Wall => one(rng, &["in front of a wall", "by a wall"]),
+                    PlaceKind::Park => one(rng, &["in a park", "outdoors on grass"]),
+                    PlaceKind::Indoor => one(rng, &["indoors", "in a hall", "in a room"]),
                 }
                 .to_owned(),
             );
@@ -397,33 +405,33 @@ pub(super) fn view_fact(view: View, rng: &mut Rng) -> &'static str {
     }
 }
 
-pub(super) fn hair_fact(person: &Person, rng: &mut Rng) -> String {
-    let colour = person.hair.word;
+pub(super) fn hair_fact(person: &SynthPerson, rng: &mut Rng) -> String {
+    let color = person.hair.word;
     match (person.hair.style, rng.random_range(0..3u32)) {
         (HairStyle::Bald, 0) => "with a bald head".to_owned(),
         (HairStyle::Bald, 1) => "without hair".to_owned(),
         (HairStyle::Bald, _) => "with a shaved head".to_owned(),
-        (HairStyle::Long, 0) => format!("with long {colour} hair"),
+        (HairStyle::Long, 0) => format!("with long {color} hair"),
         (HairStyle::Long, 1) => "whose hair falls over the shoulders".to_owned(),
         (HairStyle::Long, _) => "with long hair".to_owned(),
-        (HairStyle::Ponytail, 0) => format!("with {} ponytail", a(colour)),
-        (HairStyle::Ponytail, 1) => format!("with long {colour} hair in a ponytail"),
+        (HairStyle::Ponytail, 0) => format!("with {} ponytail", a(color)),
+        (HairStyle::Ponytail, 1) => format!("with long {color} hair in a ponytail"),
         (HairStyle::Ponytail, _) => "with long hair".to_owned(),
-        (HairStyle::Afro, 0) => format!("with curly {colour} hair"),
-        (HairStyle::Bun, 0) => format!("with {colour} hair in a bun"),
-        (_, 0) => format!("with short {colour} hair"),
+        (HairStyle::Afro, 0) => format!("with curly {color} hair"),
+        (HairStyle::Bun, 0) => format!("with {color} hair in a bun"),
+        (_, 0) => format!("with short {color} hair"),
         (_, 1) => "whose hair is cut short".to_owned(),
         _ => "with short hair".to_owned(),
     }
 }
 
-pub(super) fn bag_fact(person: &Person, rng: &mut Rng) -> String {
-    let Some((kind, colour)) = person.bag else {
+pub(super) fn bag_fact(person: &SynthPerson, rng: &mut Rng) -> String {
+    let Some((kind, color)) = person.bag else {
         return one(rng, &["without a bag", "with no bag", "who carries no bag"]).to_owned();
     };
     let noun = bag_noun(kind, rng);
     let noun = if rng.random_bool(0.5) {
-        a(&format!("{} {noun}", colour.hue.name()))
+        a(&format!("{} {noun}", color.hue.name()))
     } else {
         a(noun)
     };

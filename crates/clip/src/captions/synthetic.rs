@@ -3,29 +3,29 @@
 use clasp_data::image::crop;
 use clasp_data::{Rng, part, rng_for};
 use clasp_synth::{
-    Attributes, Camera, LowerKind, Occluder, Person, Shot, Sleeve, draw, draw_place,
+    AttributeValues, Camera, LowerKind, Occluder, Shot, Sleeve, SynthPerson, render, render_place,
 };
 use rand::RngExt;
 
-use super::Pair;
+use super::captioned_image::CaptionedImage;
 use super::crops::{crop_labels, part_crop, part_image};
 use super::describe::{background_caption, describe, part_caption};
-use super::facts::Shown;
+use super::facts::BodyExtent;
 
 /// The `index`-th pair of an endless series. The same arguments give the same pair, in any order.
 ///
 /// Of a hundred pairs about 60 show a whole person, 16 a half, 24 a part (three for each of the eight classes).
 #[must_use]
-pub fn pair(seed: u64, index: u64) -> Pair {
+pub fn synthetic_pair(seed: u64, index: u64) -> CaptionedImage {
     let mut rng = rng_for(seed, 0, &format!("drawn pair {index}"));
     let share = rng.random_range(0..100u32);
     if share < 76 {
-        let shown = match share {
-            0..=59 => Shown::Whole,
-            60..=70 => Shown::UpperHalf,
-            _ => Shown::LowerHalf,
+        let extent = match share {
+            0..=59 => BodyExtent::Whole,
+            60..=70 => BodyExtent::UpperHalf,
+            _ => BodyExtent::LowerHalf,
         };
-        return person_pair(shown, &mut rng);
+        return person_pair(extent, &mut rng);
     }
     let class = ((share - 76) / 3) as u8;
     // Hardly any drawing fails to show the part that was asked for; another one will.
@@ -34,20 +34,20 @@ pub fn pair(seed: u64, index: u64) -> Pair {
             return pair;
         }
     }
-    person_pair(Shown::Whole, &mut rng)
+    person_pair(BodyExtent::Whole, &mut rng)
 }
 
-fn person_pair(shown: Shown, rng: &mut Rng) -> Pair {
-    let person = Person::sample(rng);
+fn person_pair(extent: BodyExtent, rng: &mut Rng) -> CaptionedImage {
+    let person = SynthPerson::sample(rng);
     let mut shot = Shot::sample(&person, rng);
     // A caption may name anything of the person: only what hides little may stand in front.
-    if shown != Shown::Whole
+    if extent != BodyExtent::Whole
         || !matches!(shot.occluder, Some(Occluder::Pole(_) | Occluder::Edge(_)))
     {
         shot.occluder = None;
     }
     let height = rng.random_range(144..=320usize);
-    let drawn = draw(&person, &shot, height, height / 2);
+    let drawn = render(&person, &shot, height, height / 2);
     let (h, w) = (height as f32, height as f32 / 2.0);
     let [x, y, bw, bh] = drawn.bbox_xywh;
     let cut = |x0: f32, y0: f32, x1: f32, y1: f32| -> [usize; 4] {
@@ -67,15 +67,15 @@ fn person_pair(shown: Shown, rng: &mut Rng) -> Pair {
         ]
     };
     let loose = |rng: &mut Rng, size: f32| size * rng.random_range(0.0..0.16f32);
-    let area = match shown {
-        Shown::Whole if rng.random_bool(0.4) => [0, 0, drawn.image.width, drawn.image.height],
-        Shown::Whole => cut(
+    let area = match extent {
+        BodyExtent::Whole if rng.random_bool(0.4) => [0, 0, drawn.image.width, drawn.image.height],
+        BodyExtent::Whole => cut(
             x - loose(rng, bw),
             y - loose(rng, bh) * 0.5,
             x + bw + loose(rng, bw),
             y + bh + loose(rng, bh) * 0.5,
         ),
-        Shown::UpperHalf => {
+        BodyExtent::UpperHalf => {
             let end = y + bh * rng.random_range(0.4..0.5f32);
             cut(
                 x - loose(rng, bw),
@@ -84,7 +84,7 @@ fn person_pair(shown: Shown, rng: &mut Rng) -> Pair {
                 end,
             )
         }
-        Shown::LowerHalf => {
+        BodyExtent::LowerHalf => {
             let start = y + bh * rng.random_range(0.44..0.5f32);
             cut(
                 x - loose(rng, bw),
@@ -94,18 +94,18 @@ fn person_pair(shown: Shown, rng: &mut Rng) -> Pair {
             )
         }
     };
-    Pair {
+    CaptionedImage {
         image: crop(&drawn.image, area),
-        caption: describe(&person, &shot, shown, rng),
+        caption: describe(&person, &shot, extent, rng),
         part: None,
         parts: crop_labels(&drawn.parts, drawn.image.width, area),
-        attributes: Some(seen_attributes(drawn.attributes, shown)),
+        attributes: Some(seen_attributes(drawn.attributes, extent)),
     }
 }
 
-/// The attributes that can be read off what is shown. A bag hangs at either half, so that neither half tells it; and
+/// The attributes that can be read off what is extent. A bag hangs at either half, so that neither half tells it; and
 /// a dress is told from a skirt by both.
-fn seen_attributes(mut attributes: Attributes, shown: Shown) -> Attributes {
+fn seen_attributes(mut attributes: AttributeValues, extent: BodyExtent) -> AttributeValues {
     const UPPER: &[&str] = &[
         "gender",
         "age",
@@ -118,17 +118,17 @@ fn seen_attributes(mut attributes: Attributes, shown: Shown) -> Attributes {
         "view",
     ];
     const LOWER: &[&str] = &["lower_colour", "lower_type", "footwear", "view"];
-    let kept = match shown {
-        Shown::Whole => return attributes,
-        Shown::UpperHalf => UPPER,
-        Shown::LowerHalf => LOWER,
+    let kept = match extent {
+        BodyExtent::Whole => return attributes,
+        BodyExtent::UpperHalf => UPPER,
+        BodyExtent::LowerHalf => LOWER,
     };
     attributes.retain(|name, value| kept.contains(name) && !matches!(*value, "dress" | "skirt"));
     attributes
 }
 
 /// A person that surely has the part, and a crop that the part fills.
-fn part_pair(class: u8, rng: &mut Rng) -> Option<Pair> {
+fn part_pair(class: u8, rng: &mut Rng) -> Option<CaptionedImage> {
     let person = person_with(class, rng)?;
     let mut shot = Shot::sample(&person, rng);
     shot.occluder = None;
@@ -136,7 +136,7 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<Pair> {
     if class == part::BACKGROUND && rng.random_bool(0.5) {
         // A place without people.
         let camera = Camera::sample(rng);
-        let image = draw_place(&camera, height, height / 2, rng);
+        let image = render_place(&camera, height, height / 2, rng);
         let side = rng.random_range(0.3..1.0f32);
         let (ch, cw) = (
             (height as f32 * side) as usize,
@@ -148,7 +148,7 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<Pair> {
             cw,
             ch,
         ];
-        return Some(Pair {
+        return Some(CaptionedImage {
             image: crop(&image, area),
             caption: background_caption(camera.place, rng),
             part: Some(class),
@@ -156,11 +156,11 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<Pair> {
             attributes: None,
         });
     }
-    let drawn = draw(&person, &shot, height, height / 2);
+    let drawn = render(&person, &shot, height, height / 2);
     let area = part_crop(&drawn.parts, drawn.image.width, class, rng)?;
     let caption = part_caption(&person, &shot, &drawn, class, area, rng);
     let (image, parts) = part_image(&drawn.image, &drawn.parts, area, rng);
-    Some(Pair {
+    Some(CaptionedImage {
         image,
         caption,
         part: Some(class),
@@ -170,11 +170,11 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<Pair> {
 }
 
 /// Some person that shows the class.
-fn person_with(class: u8, rng: &mut Rng) -> Option<Person> {
+fn person_with(class: u8, rng: &mut Rng) -> Option<SynthPerson> {
     // Under long sleeves only hands are bare; half of the arms are to be whole.
     let short = rng.random_bool(0.5);
     (0..60)
-        .map(|_| Person::sample(rng))
+        .map(|_| SynthPerson::sample(rng))
         .find(|person| match class {
             part::BAG => person.bag.is_some(),
             part::LEGS => person.lower.kind != LowerKind::Trousers,

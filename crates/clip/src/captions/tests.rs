@@ -3,7 +3,7 @@
 use clasp_data::rng_for;
 use clasp_synth::{
     Age, BagKind, Carried, Footwear, Gender, Glasses, HairStyle, Headwear, LowerKind, Pattern,
-    Person, Shot, Sleeve, UpperKind, View,
+    Shot, Sleeve, SynthPerson, UpperKind, View,
 };
 
 use super::*;
@@ -11,10 +11,10 @@ use super::*;
 #[test]
 fn the_same_index_gives_the_same_pair() {
     for index in [0, 17, 4242] {
-        let (a, b) = (pair(3, index), pair(3, index));
+        let (a, b) = (synthetic_pair(3, index), synthetic_pair(3, index));
         assert_eq!((a.image, a.caption, a.part), (b.image, b.caption, b.part));
     }
-    assert_ne!(pair(3, 1).image, pair(4, 1).image);
+    assert_ne!(synthetic_pair(3, 1).image, synthetic_pair(4, 1).image);
 }
 
 #[test]
@@ -23,7 +23,7 @@ fn parts_come_equally_often() {
     let mut people = 0;
     const PAIRS: u64 = 1200;
     for index in 0..PAIRS {
-        match pair(1, index).part {
+        match synthetic_pair(1, index).part {
             Some(class) => counts[usize::from(class)] += 1,
             None => people += 1,
         }
@@ -39,7 +39,7 @@ fn parts_come_equally_often() {
 }
 
 /// Words that claim something, with what must hold for the claim.
-fn claims(person: &Person, view: View) -> Vec<(&'static str, bool)> {
+fn claims(person: &SynthPerson, view: View) -> Vec<(&'static str, bool)> {
     let lower = person.lower.kind;
     let bag = person.bag.map(|b| b.0);
     vec![
@@ -110,7 +110,7 @@ fn what_is_said_is_true() {
     let mut rng = rng_for(8, 0, "captions");
     let mut said = std::collections::BTreeMap::<&str, usize>::new();
     for _ in 0..4000 {
-        let person = Person::sample(&mut rng);
+        let person = SynthPerson::sample(&mut rng);
         let shot = Shot::sample(&person, &mut rng);
         let text = format!(" {} ", caption(&person, &shot, &mut rng)).replace(" dressed", " clad");
         for (word, holds) in claims(&person, shot.view()) {
@@ -120,16 +120,16 @@ fn what_is_said_is_true() {
             }
         }
         for hue in clasp_synth::Hue::ALL {
-            // A colour before an upper garment's noun is that garment's.
+            // A color before an upper garment's noun is that garment's.
             for noun in ["t-shirt", "sweater", "jacket", "coat"] {
                 if text.contains(&format!(" {} {noun}", hue.name())) {
-                    assert_eq!(hue, person.upper.colour.hue, "{text}");
+                    assert_eq!(hue, person.upper.color.hue, "{text}");
                 }
             }
         }
     }
     // Every claim is made now and then.
-    let person = Person::sample(&mut rng);
+    let person = SynthPerson::sample(&mut rng);
     for (word, _) in claims(&person, View::Front) {
         assert!(
             said.get(word).copied().unwrap_or(0) >= 5,

@@ -9,36 +9,36 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::config::Stage;
-use super::error::TrainError;
+use super::config::ResolutionStage;
+use super::error::ClipTrainError;
 
 /// An image and what it shows.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Pair {
+pub struct TrainingPair {
     /// [3, height, width], normalised with the mean and standard deviation that the model will be saved with.
     pub image: Vec<f32>,
     /// The caption.
     pub caption: String,
-    /// Part class of each pixel, [height, width]; 255 where unknown. `None` if nothing is known.
+    /// ReplicaBatch class of each pixel, [height, width]; 255 where unknown. `None` if nothing is known.
     pub parts: Option<Vec<u8>>,
-    /// Value of each attribute of [`Words`]; 255 where unknown. Empty if nothing is known.
+    /// Value of each attribute of [`ClassPhrases`]; 255 where unknown. Empty if nothing is known.
     pub values: Vec<u8>,
 }
 
 /// Texts that name what is known of pictures beside their captions.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Words {
+pub struct ClassPhrases {
     /// Phrases for each part class, for the dense loss; none for no such loss.
     pub parts: Vec<Vec<String>>,
     /// Phrases for each value of each attribute, for the value loss; none for no such loss.
     pub attributes: Vec<Vec<Vec<String>>>,
-    /// Part classes on which each attribute can be seen, for the value loss of single tokens; an attribute without
+    /// ReplicaBatch classes on which each attribute can be seen, for the value loss of single tokens; an attribute without
     /// any is learned from the pooled feature alone. Attributes that the list lacks have none.
     pub places: Vec<Vec<u8>>,
 }
 
 /// Pairs as arrays.
-pub(super) struct Batch {
+pub(super) struct PairBatch {
     pub size: [usize; 2],
     /// [batch, 3, height, width].
     pub images: Vec<f32>,
@@ -47,7 +47,7 @@ pub(super) struct Batch {
     pub columns: usize,
     /// Pairs with the same number have the same caption.
     pub captions: Vec<usize>,
-    /// Part class of each patch, [batch, patches]; 255 where no class has most of the patch.
+    /// ReplicaBatch class of each patch, [batch, patches]; 255 where no class has most of the patch.
     pub classes: Vec<u8>,
     /// Value of each attribute, [batch, attributes]; 255 where unknown.
     pub values: Vec<u8>,
@@ -55,16 +55,16 @@ pub(super) struct Batch {
 
 /// `attributes`: how many there are; a pair knows the values of all or says nothing of them.
 pub(super) fn check_pair(
-    pair: &Pair,
+    pair: &TrainingPair,
     index: u64,
     [height, width]: [usize; 2],
     attributes: usize,
-) -> Result<(), TrainError> {
+) -> Result<(), ClipTrainError> {
     let check = |what, found, expected| {
         if found == expected {
             return Ok(());
         }
-        Err(TrainError::Pair {
+        Err(ClipTrainError::Pair {
             index,
             what,
             found,
@@ -83,16 +83,16 @@ pub(super) fn check_pair(
 
 /// The batch of a step: the pairs from `step · batch` on, drawn by `threads` threads.
 pub(super) fn draw(
-    data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync),
+    data: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync),
     step: usize,
     batch: usize,
     size: [usize; 2],
     model: &ClipConfig,
-    words: &Words,
+    words: &ClassPhrases,
     threads: usize,
-) -> Result<Batch, TrainError> {
+) -> Result<PairBatch, ClipTrainError> {
     let first = (step * batch) as u64;
-    let pairs: Vec<Pair> = std::thread::scope(|scope| {
+    let pairs: Vec<TrainingPair> = std::thread::scope(|scope| {
         let share = batch.div_ceil(threads);
         let parts: Vec<_> = (0..batch)
             .step_by(share)
@@ -109,7 +109,7 @@ pub(super) fn draw(
         let parts: Result<Vec<_>, _> = parts.into_iter().collect();
         parts.map(|parts| parts.concat())
     })
-    .map_err(|_| TrainError::Worker)?;
+    .map_err(|_| ClipTrainError::Worker)?;
     for (index, pair) in (first..).zip(&pairs) {
         check_pair(pair, index, size, words.attributes.len())?;
     }
@@ -117,7 +117,7 @@ pub(super) fn draw(
     let captions: Vec<&str> = pairs.iter().map(|pair| pair.caption.as_str()).collect();
     let (tokens, columns) = tokenize_flat(&captions, model.text.context);
     let patch = model.vision.patch;
-    Ok(Batch {
+    Ok(PairBatch {
         size,
         tokens,
         columns,
@@ -193,7 +193,7 @@ pub(super) fn numbers(texts: &[&str]) -> Vec<usize> {
 pub(super) fn draw_patches(
     seed: u64,
     step: usize,
-    stage: &Stage,
+    stage: &ResolutionStage,
     model: &ClipConfig,
 ) -> Option<Vec<i64>> {
     let [rows, columns] = model.grid(stage.size[0], stage.size[1]);

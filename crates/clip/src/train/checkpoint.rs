@@ -7,9 +7,9 @@ use clasp_model::optim::{self, Optimiser, OptimiserConfig};
 use clasp_weights::checkpoint;
 use clasp_weights::state::{StateDict, load_state_dict, state_dict};
 
-use super::batch::Words;
-use super::config::TrainConfig;
-use super::error::TrainError;
+use super::batch::ClassPhrases;
+use super::config::ClipTrainConfig;
+use super::error::ClipTrainError;
 
 /// In front of the names of the optimiser's arrays in a checkpoint.
 const OPTIMISER: &str = "optimiser.";
@@ -18,10 +18,10 @@ const AVERAGE: &str = "average.";
 
 /// The settings that decide what a run computes, as text: a run continues only under the same.
 pub(super) fn identity(
-    config: &TrainConfig,
+    config: &ClipTrainConfig,
     model: &ClipConfig,
-    words: &Words,
-) -> Result<String, TrainError> {
+    words: &ClassPhrases,
+) -> Result<String, ClipTrainError> {
     let mut config = config.clone();
     (
         config.log_every,
@@ -39,7 +39,7 @@ pub(super) fn save(
     [clip, average]: [&Clip; 2],
     optimiser: &Optimiser,
     step: usize,
-) -> Result<(), TrainError> {
+) -> Result<(), ClipTrainError> {
     let mut state = state_dict(clip);
     for (name, array) in state_dict(average) {
         state.insert(format!("{AVERAGE}{name}"), array);
@@ -58,10 +58,10 @@ pub(super) fn save(
 pub(super) fn resume(
     path: &Path,
     run: &str,
-    config: &TrainConfig,
+    config: &ClipTrainConfig,
     clip: Clip,
-) -> Result<(Clip, Clip, Optimiser, usize), TrainError> {
-    let other = |problem: String| TrainError::OtherRun {
+) -> Result<(Clip, Clip, Optimiser, usize), ClipTrainError> {
+    let other = |problem: String| ClipTrainError::OtherRun {
         path: path.to_owned(),
         problem,
     };
@@ -106,11 +106,11 @@ pub(super) fn resume(
     ))
 }
 
-pub(super) fn optimiser_config(config: &TrainConfig) -> OptimiserConfig {
+pub(super) fn optimiser_config(config: &ClipTrainConfig) -> OptimiserConfig {
     OptimiserConfig {
         beta2: 0.98,
         epsilon: 1e-6,
-        clip: optim::Clip::Global(config.clip),
+        clip: optim::Clip::Global(config.clip_grad),
         ..OptimiserConfig::default()
     }
 }

@@ -3,12 +3,12 @@
 use clasp_model::clip::ClipConfig;
 use serde::{Deserialize, Serialize};
 
-use super::error::TrainError;
+use super::error::ClipTrainError;
 
 /// A part of the training at one size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Stage {
+pub struct ResolutionStage {
     /// Height and width of the images in pixels.
     pub size: [usize; 2],
     /// Number of steps.
@@ -20,28 +20,28 @@ pub struct Stage {
 /// How to train.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct TrainConfig {
+pub struct ClipTrainConfig {
     /// Seed of the patches and phrases that each step sees.
     pub seed: u64,
     /// Pairs in a step.
     pub batch: usize,
     /// Sizes in turn.
-    pub stages: Vec<Stage>,
-    /// Largest learning rate; reached after `warm_up` steps, then falling to zero by half a cosine.
-    pub learning_rate: f64,
+    pub stages: Vec<ResolutionStage>,
+    /// Largest learning rate; reached after `warmup_steps` steps, then falling to zero by half a cosine.
+    pub lr: f64,
     /// Steps of linear warm-up.
-    pub warm_up: usize,
+    pub warmup_steps: usize,
     /// Weight decay (decoupled), on matrices only. The moments' constants are CLIP's: 0.9, 0.98, 1e-6.
     pub weight_decay: f64,
     /// Largest length of the gradient, over all parameters.
-    pub clip: f64,
+    pub clip_grad: f64,
     /// Weight of the dense loss beside the contrastive one; 0 for none.
-    pub dense: f64,
+    pub part_weight: f64,
     /// Weight of the value loss beside the contrastive one; 0 for none.
-    pub values: f64,
+    pub attribute_weight: f64,
     /// Momentum of the moving average of the weights (Polyak averaging), 0 for none. The average is what is measured on
     /// the held-out pairs and what a run gives, whether it ended or was stopped.
-    pub average: f64,
+    pub ema_momentum: f64,
     /// Threads among which a batch is split, no more than it has pairs; 0 takes one for each core.
     pub threads: usize,
     /// Steps between log lines.
@@ -52,9 +52,9 @@ pub struct TrainConfig {
     pub save_every: usize,
 }
 
-impl Default for TrainConfig {
+impl Default for ClipTrainConfig {
     fn default() -> Self {
-        let stage = |size, steps, patches| Stage {
+        let stage = |size, steps, patches| ResolutionStage {
             size,
             steps,
             patches,
@@ -63,13 +63,13 @@ impl Default for TrainConfig {
             seed: 0,
             batch: 128,
             stages: vec![stage([128, 64], 2000, 1.0)],
-            learning_rate: 1e-3,
-            warm_up: 100,
+            lr: 1e-3,
+            warmup_steps: 100,
             weight_decay: 0.1,
-            clip: 1.0,
-            dense: 1.0,
-            values: 4.0,
-            average: 0.995,
+            clip_grad: 1.0,
+            part_weight: 1.0,
+            attribute_weight: 4.0,
+            ema_momentum: 0.995,
             threads: 0,
             log_every: 10,
             evaluate_every: 200,
@@ -78,7 +78,7 @@ impl Default for TrainConfig {
     }
 }
 
-impl TrainConfig {
+impl ClipTrainConfig {
     /// Steps of all stages.
     pub fn steps(&self) -> usize {
         self.stages.iter().map(|stage| stage.steps).sum()
@@ -86,21 +86,22 @@ impl TrainConfig {
 
     /// Learning rate of a step, counted from 0.
     pub fn learning_rate(&self, step: usize) -> f64 {
-        if step < self.warm_up {
-            return self.learning_rate * (step + 1) as f64 / self.warm_up as f64;
+        if step < self.warmup_steps {
+            return self.lr * (step + 1) as f64 / self.warmup_steps as f64;
         }
-        let rest = (self.steps() - self.warm_up.min(self.steps())).max(1);
-        let done = (step - self.warm_up) as f64 / rest as f64;
-        0.5 * self.learning_rate * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
+        let rest = (self.steps() - self.warmup_steps.min(self.steps())).max(1);
+        let done = (step - self.warmup_steps) as f64 / rest as f64;
+        0.5 * self.lr * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
     }
 
     /// Momentum of the average at a step, counted from 0: smaller at first, so that the start is soon forgotten.
     pub(super) fn momentum(&self, step: usize) -> f64 {
-        self.average.min((1 + step) as f64 / (10 + step) as f64)
+        self.ema_momentum
+            .min((1 + step) as f64 / (10 + step) as f64)
     }
 
     /// The stage of a step, counted from 0; the last one behind the end.
-    pub(super) fn stage(&self, step: usize) -> &Stage {
+    pub(super) fn stage(&self, step: usize) -> &ResolutionStage {
         let mut end = 0;
         let found = self.stages.iter().find(|stage| {
             end += stage.steps;
@@ -112,10 +113,10 @@ impl TrainConfig {
         }
     }
 
-    pub(super) fn check(&self, model: &ClipConfig) -> Result<(), TrainError> {
+    pub(super) fn check(&self, model: &ClipConfig) -> Result<(), ClipTrainError> {
         model.validate()?;
         let wrong = |field, found: String, expected: &str| {
-            Err(TrainError::Setting {
+            Err(ClipTrainError::Setting {
                 field,
                 found,
                 expected: expected.to_owned(),
@@ -144,20 +145,27 @@ impl TrainConfig {
                 );
             }
         }
-        for (field, value) in [("dense", self.dense), ("values", self.values)] {
+        for (field, value) in [
+            ("part_weight", self.part_weight),
+            ("attribute_weight", self.attribute_weight),
+        ] {
             if !(value.is_finite() && value >= 0.0) {
                 return wrong(field, value.to_string(), "0 or a positive number");
             }
         }
-        if !(0.0..1.0).contains(&self.average) {
-            return wrong("average", self.average.to_string(), "0 or more, below 1");
+        if !(0.0..1.0).contains(&self.ema_momentum) {
+            return wrong(
+                "ema_momentum",
+                self.ema_momentum.to_string(),
+                "0 or more, below 1",
+            );
         }
-        for (field, value) in [("learning_rate", self.learning_rate), ("clip", self.clip)] {
+        for (field, value) in [("lr", self.lr), ("clip_grad", self.clip_grad)] {
             if !(value.is_finite() && value > 0.0) {
                 return wrong(field, value.to_string(), "a positive number");
             }
         }
-        if !(0.0..1.0).contains(&(self.weight_decay * self.learning_rate)) {
+        if !(0.0..1.0).contains(&(self.weight_decay * self.lr)) {
             return wrong(
                 "weight_decay",
                 self.weight_decay.to_string(),

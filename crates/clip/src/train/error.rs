@@ -9,7 +9,7 @@ use clasp_weights::WeightsError;
 /// What can go wrong in training.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum TrainError {
+pub enum ClipTrainError {
     /// A setting that cannot work.
     #[error("CLIP training: `{field}` is {found}; expected {expected}")]
     Setting {
@@ -28,7 +28,7 @@ pub enum TrainError {
     Weights(#[from] WeightsError),
     /// The optimiser's state in a checkpoint is not whole.
     #[error(transparent)]
-    Optimiser(#[from] ModelError),
+    Optimizer(#[from] ModelError),
     /// The log cannot be written.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -46,7 +46,7 @@ pub enum TrainError {
     /// Training that left the finite numbers.
     #[error(
         "step {step}: the loss is {loss}; the last checkpoint is kept\n\
-         hint: lower `learning_rate` or lengthen `warm_up`"
+         hint: lower `lr` or raise `warmup_steps`"
     )]
     Diverged {
         /// The step.

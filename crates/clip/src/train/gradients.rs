@@ -7,14 +7,14 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::clip::{Clip, Dense};
 use clasp_model::optim::{self, Gradients};
 
-use super::batch::Batch;
-use super::error::TrainError;
+use super::batch::PairBatch;
+use super::error::ClipTrainError;
 use super::losses::contrastive_loss;
-use super::objectives::{DenseStep, ValueStep};
+use super::objectives::{AttributeObjective, PartObjective};
 use super::tensors::{host, integers};
 
 /// What a step finds.
-pub(super) struct Losses {
+pub(super) struct BatchGradients {
     pub contrastive: f32,
     pub floor: f32,
     pub dense: f32,
@@ -25,13 +25,13 @@ pub(super) struct Losses {
 /// All losses and the gradient of every parameter.
 pub(super) fn gradients(
     clip: &Clip,
-    batch: &Batch,
+    batch: &PairBatch,
     patches: Option<&[i64]>,
-    dense: Option<&DenseStep>,
-    values: Option<&ValueStep>,
+    dense: Option<&PartObjective>,
+    values: Option<&AttributeObjective>,
     pools: &[rayon::ThreadPool],
     device: &Device,
-) -> Result<Losses, TrainError> {
+) -> Result<BatchGradients, ClipTrainError> {
     let count = batch.captions.len();
     let share = count.div_ceil(pools.len());
     let embed = clip.config().embed;
@@ -40,10 +40,10 @@ pub(super) fn gradients(
         for (pool, start) in pools.iter().zip((0..count).step_by(share)) {
             let rows = start..count.min(start + share);
             let (features_out, features) = channel::<[Vec<f32>; 2]>();
-            let (grads_out, grads) = channel::<Pushed>();
+            let (grads_out, grads) = channel::<FeatureGradients>();
             // A graph of its own: the values are shared, the nodes are not.
             let replica = clip.valid().train();
-            let part = Part {
+            let part = ReplicaBatch {
                 batch,
                 rows,
                 patches,
@@ -58,7 +58,7 @@ pub(super) fn gradients(
 
         let mut gathered = [Vec::new(), Vec::new()];
         for (_, features, _) in &workers {
-            let part = features.recv().map_err(|_| TrainError::Worker)?;
+            let part = features.recv().map_err(|_| ClipTrainError::Worker)?;
             for (all, part) in gathered.iter_mut().zip(part) {
                 all.extend(part);
             }
@@ -76,27 +76,27 @@ pub(super) fn gradients(
         );
         let contrastive = loss.clone().into_scalar::<f32>();
         let grads = loss.backward();
-        let scale_gradient = log_scale.grad(&grads).ok_or(TrainError::Worker)?;
+        let scale_gradient = log_scale.grad(&grads).ok_or(ClipTrainError::Worker)?;
         // The parts' gradients add up, but will be averaged.
         let parts = workers.len() as f64;
-        let images = host(images.grad(&grads).ok_or(TrainError::Worker)? * parts);
-        let texts = host(texts.grad(&grads).ok_or(TrainError::Worker)? * parts);
+        let images = host(images.grad(&grads).ok_or(ClipTrainError::Worker)? * parts);
+        let texts = host(texts.grad(&grads).ok_or(ClipTrainError::Worker)? * parts);
 
         let mut rows = 0;
         for (index, (_, _, grads)) in workers.iter().enumerate() {
             let end = count.min((index + 1) * share) * embed;
-            let part = Pushed {
+            let part = FeatureGradients {
                 features: [images[rows..end].to_vec(), texts[rows..end].to_vec()],
                 parts,
             };
-            grads.send(part).map_err(|_| TrainError::Worker)?;
+            grads.send(part).map_err(|_| ClipTrainError::Worker)?;
             rows = end;
         }
         let mut replicas = Vec::new();
         let (mut dense, mut values) = (0.0, 0.0);
         for (handle, _, _) in workers {
             let ([of_tokens, of_values], gradients) =
-                handle.join().map_err(|_| TrainError::Worker)??;
+                handle.join().map_err(|_| ClipTrainError::Worker)??;
             dense += of_tokens;
             values += of_values;
             replicas.push(gradients);
@@ -104,7 +104,7 @@ pub(super) fn gradients(
         let mut gradients = optim::average(replicas);
         // The temperature takes part only in the gathered loss.
         gradients.insert("logit_scale".to_owned(), scale_gradient);
-        Ok(Losses {
+        Ok(BatchGradients {
             contrastive,
             floor,
             dense,
@@ -115,29 +115,29 @@ pub(super) fn gradients(
 }
 
 /// What comes back to a part: the contrastive loss's gradient on its features, and the number of parts.
-struct Pushed {
+struct FeatureGradients {
     features: [Vec<f32>; 2],
     parts: f64,
 }
 
 /// One thread's share of a batch.
-struct Part<'a> {
-    batch: &'a Batch,
+struct ReplicaBatch<'a> {
+    batch: &'a PairBatch,
     rows: std::ops::Range<usize>,
     patches: Option<&'a [i64]>,
-    dense: Option<&'a DenseStep>,
-    values: Option<&'a ValueStep>,
+    dense: Option<&'a PartObjective>,
+    values: Option<&'a AttributeObjective>,
     device: &'a Device,
 }
 
-impl Part<'_> {
+impl ReplicaBatch<'_> {
     /// Features out, their gradient in; this part's dense and value loss and the parameters' gradients back.
     fn run(
         &self,
         replica: Clip,
         features: &Sender<[Vec<f32>; 2]>,
-        gradients: &Receiver<Pushed>,
-    ) -> Result<([f32; 2], Gradients), TrainError> {
+        gradients: &Receiver<FeatureGradients>,
+    ) -> Result<([f32; 2], Gradients), ClipTrainError> {
         let batch = self.batch;
         let (count, [height, width]) = (self.rows.len(), batch.size);
         let tracked = self.device.clone().autodiff();
@@ -161,7 +161,7 @@ impl Part<'_> {
         };
         let texts = replica.encode_text(tokens);
         let parts = [host(images.clone().inner()), host(texts.clone().inner())];
-        features.send(parts).map_err(|_| TrainError::Worker)?;
+        features.send(parts).map_err(|_| ClipTrainError::Worker)?;
         let (mut values, mut of_values) = (None, 0.0);
         if let Some(step) = self.values {
             let rows = &self.rows;
@@ -173,10 +173,10 @@ impl Part<'_> {
             _ => None,
         };
 
-        let Pushed {
+        let FeatureGradients {
             features: [image_gradient, text_gradient],
             parts,
-        } = gradients.recv().map_err(|_| TrainError::Worker)?;
+        } = gradients.recv().map_err(|_| ClipTrainError::Worker)?;
         let shape = images.dims();
         let tensor = |values| Tensor::<2>::from_data(TensorData::new(values, shape), &tracked);
         // d/dw Σ f(w)·g is the gradient of the loss when g is the loss's gradient on the features.

@@ -62,7 +62,7 @@ pub fn contrastive_loss(
 /// - phrases: [phrases, embed], rows of length 1
 /// - classes, weights: one for each token; phrase_class: one for each phrase
 /// - output: [1]
-pub fn dense_loss(
+pub fn part_loss(
     tokens: Tensor<2>,
     phrases: Tensor<2>,
     classes: &[usize],
@@ -101,7 +101,7 @@ pub fn dense_loss(
 /// - counts: how many values each attribute has
 /// - truth: [images, attributes], 255 or any value that the attribute does not have where unknown
 /// - output: [1]
-pub fn value_loss(
+pub fn attribute_loss(
     images: Tensor<2>,
     phrases: Tensor<2>,
     scale: Tensor<1>,
@@ -109,13 +109,13 @@ pub fn value_loss(
     truth: &[u8],
 ) -> Tensor<1> {
     let device = images.device();
-    let losses = value_losses(images, phrases, scale, counts, truth);
+    let losses = attribute_losses(images, phrases, scale, counts, truth);
     let first = Tensor::<1>::zeros([1], &device);
     losses.into_iter().fold(first, |sum, loss| sum + loss)
 }
 
-/// [`value_loss`] of each attribute.
-pub(super) fn value_losses(
+/// [`attribute_loss`] of each attribute.
+pub(super) fn attribute_losses(
     images: Tensor<2>,
     phrases: Tensor<2>,
     scale: Tensor<1>,

@@ -7,12 +7,12 @@
 //!   drawn people have few words, and a batch holds many equal captions. Where all captions differ this is
 //!   CLIP's loss;
 //! * where it is known which part of a person each pixel shows, the dense features that part maps are read from learn
-//!   it too, from words alone: [`dense_loss`], on the clear and the mask features. Contrast between whole pictures teaches a small model on little data
+//!   it too, from words alone: [`part_loss`], on the clear and the mask features. Contrast between whole pictures teaches a small model on little data
 //!   next to nothing about where things are;
 //! * where the answers to questions about a picture are known, its pooled feature is set against one phrase for each
-//!   value of the question: [`value_loss`], CLIP's rule for zero-shot answers. Captions name many facts at once, and
+//!   value of the question: [`attribute_loss`], CLIP's rule for zero-shot answers. Captions name many facts at once, and
 //!   a batch hardly ever holds two that differ in one small fact alone: a hat, a sleeve;
-//! * training may go through several sizes, on all patches or a part of them (FLIP, arXiv 2212.00794): [`Stage`].
+//! * training may go through several sizes, on all patches or a part of them (FLIP, arXiv 2212.00794): [`ResolutionStage`].
 //!   Position embeddings are resampled as at inference, so nothing is converted in between;
 //! * what a run gives is the moving average of its weights, so that a run that is stopped gives a usable model too;
 //! * a batch is split over threads, each with its own copy of the model's graph. The loss needs the whole batch:
@@ -48,20 +48,20 @@ use clasp_model::optim::{Norms, Optimiser, Rates, decays, ema};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-pub use self::batch::{Pair, Words};
-pub use self::config::{Stage, TrainConfig};
-pub use self::error::TrainError;
-pub use self::losses::{contrastive_loss, dense_loss, value_loss};
+pub use self::batch::{ClassPhrases, TrainingPair};
+pub use self::config::{ClipTrainConfig, ResolutionStage};
+pub use self::error::ClipTrainError;
+pub use self::losses::{attribute_loss, contrastive_loss, part_loss};
 pub use self::retrieval::{Retrieval, retrieval};
 
-use self::batch::{Batch, check_pair, draw, draw_patches};
+use self::batch::{PairBatch, check_pair, draw, draw_patches};
 use self::checkpoint::{identity, optimiser_config, resume, save};
-use self::gradients::{Losses, gradients};
-use self::objectives::{DenseStep, ValueStep};
+use self::gradients::{BatchGradients, gradients};
+use self::objectives::{AttributeObjective, PartObjective};
 
 /// Where a run is; also a line of its log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct ClipTrainProgress {
     /// Steps done.
     pub step: usize,
     /// Steps in all.
@@ -92,7 +92,7 @@ pub struct Progress {
 
 /// How a run ended.
 #[derive(Debug)]
-pub struct Trained {
+pub struct TrainedClip {
     /// The moving average of the weights, without gradients.
     pub clip: Clip,
     /// Steps done in all.
@@ -118,14 +118,14 @@ const LARGEST_SCALE: f64 = 100.0;
 /// A setting that cannot work, a folder that cannot be written, a checkpoint of another run, or a loss that is
 /// not finite (the last checkpoint is kept).
 pub fn train(
-    config: &TrainConfig,
+    config: &ClipTrainConfig,
     clip: Clip,
-    data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync),
-    words: &Words,
-    held_out: &[Pair],
+    data: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync),
+    words: &ClassPhrases,
+    held_out: &[TrainingPair],
     folder: &Path,
-    progress: &mut dyn FnMut(&Progress) -> ControlFlow<()>,
-) -> Result<Trained, TrainError> {
+    progress: &mut dyn FnMut(&ClipTrainProgress) -> ControlFlow<()>,
+) -> Result<TrainedClip, ClipTrainError> {
     let model = &clip.config().clone();
     let clip = clip.valid();
     let plain = clip.logit_scale.val().device();
@@ -157,11 +157,11 @@ pub fn train(
     let pools = (0..threads)
         .map(|_| rayon::ThreadPoolBuilder::new().num_threads(1).build())
         .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| TrainError::Worker)?;
+        .map_err(|_| ClipTrainError::Worker)?;
     let steps = config.steps();
 
     std::thread::scope(|scope| {
-        let (send, batches) = sync_channel::<Result<Batch, TrainError>>(1);
+        let (send, batches) = sync_channel::<Result<PairBatch, ClipTrainError>>(1);
         scope.spawn(move || {
             for step in start..steps {
                 let size = config.stage(step).size;
@@ -176,12 +176,12 @@ pub fn train(
 
         let mut since = (Instant::now(), 0usize, [0f64; 3]);
         for step in start..steps {
-            let batch = batches.recv().map_err(|_| TrainError::Worker)??;
+            let batch = batches.recv().map_err(|_| ClipTrainError::Worker)??;
             let stage = config.stage(step);
             let patches = draw_patches(config.seed, step, stage, model);
             let patches = patches.as_deref();
-            let dense = DenseStep::new(config, step, &words.parts, &batch, patches, model);
-            let values = ValueStep::new(config, step, words, &batch, patches, model);
+            let dense = PartObjective::new(config, step, &words.parts, &batch, patches, model);
+            let values = AttributeObjective::new(config, step, words, &batch, patches, model);
             let losses = gradients(
                 &clip,
                 &batch,
@@ -191,7 +191,7 @@ pub fn train(
                 &pools,
                 &plain,
             )?;
-            let Losses {
+            let BatchGradients {
                 contrastive,
                 floor,
                 dense,
@@ -200,7 +200,7 @@ pub fn train(
             } = losses;
             let loss = contrastive + dense + values;
             if !loss.is_finite() {
-                return Err(TrainError::Diverged { step, loss });
+                return Err(ClipTrainError::Diverged { step, loss });
             }
             let norms = Norms::of(&gradients);
             let length = norms.total();
@@ -231,7 +231,7 @@ pub fn train(
             let mut stop = false;
             if done % config.log_every == 0 || done == steps || evaluate {
                 let seconds = since.0.elapsed().as_secs_f64();
-                let line = Progress {
+                let line = ClipTrainProgress {
                     step: done,
                     steps,
                     pairs: (done * config.batch) as u64,
@@ -255,14 +255,14 @@ pub fn train(
                 save(&path, &run, [&clip, &average], &optimiser, done)?;
             }
             if stop {
-                return Ok(Trained {
+                return Ok(TrainedClip {
                     clip: average,
                     step: done,
                     finished: done == steps,
                 });
             }
         }
-        Ok(Trained {
+        Ok(TrainedClip {
             clip: average,
             step: steps,
             finished: true,

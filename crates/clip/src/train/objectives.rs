@@ -8,13 +8,13 @@ use clasp_model::tokenizer::tokenize_flat;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 
-use super::batch::{Batch, Words};
-use super::config::TrainConfig;
-use super::losses::{dense_loss, value_loss, value_losses};
+use super::batch::{ClassPhrases, PairBatch};
+use super::config::ClipTrainConfig;
+use super::losses::{attribute_loss, attribute_losses, part_loss};
 use super::tensors::integers;
 
 /// A step's part of the dense loss: which tokens of which class, and words for the classes.
-pub(super) struct DenseStep {
+pub(super) struct PartObjective {
     pub(super) weight: f64,
     /// [phrases, columns], and the columns.
     tokens: (Vec<i64>, usize),
@@ -32,17 +32,17 @@ pub(super) struct DenseStep {
 const PHRASES: usize = 3;
 /// Phrases for each value in a step, one of which is set against the mean of the others.
 const VALUE_PHRASES: usize = 4;
-impl DenseStep {
+impl PartObjective {
     /// `None` where there is nothing to learn: no phrases, no weight, or no token whose class is known.
     pub(super) fn new(
-        config: &TrainConfig,
+        config: &ClipTrainConfig,
         step: usize,
         phrases: &[Vec<String>],
-        batch: &Batch,
+        batch: &PairBatch,
         patches: Option<&[i64]>,
         model: &ClipConfig,
     ) -> Option<Self> {
-        if phrases.is_empty() || config.dense == 0.0 {
+        if phrases.is_empty() || config.part_weight == 0.0 {
             return None;
         }
         let all = batch.classes.len() / batch.captions.len();
@@ -91,7 +91,7 @@ impl DenseStep {
             }
         }
         Some(Self {
-            weight: config.dense,
+            weight: config.part_weight,
             tokens: tokenize_flat(&texts, model.text.context),
             phrase_class,
             classes,
@@ -134,14 +134,14 @@ impl DenseStep {
         let [clear, mask] = maps.map(|map| {
             let tokens = map.reshape([count * seen, embed]).select(0, places.clone());
             let phrases = phrases.clone();
-            dense_loss(tokens, phrases, &classes, &self.phrase_class, &weights)
+            part_loss(tokens, phrases, &classes, &self.phrase_class, &weights)
         });
         Some((clear + mask) * 0.5)
     }
 }
 
 /// A step's part of the value loss: the batch's answers, and words for them.
-pub(super) struct ValueStep {
+pub(super) struct AttributeObjective {
     pub(super) weight: f64,
     /// [`VALUE_PHRASES`] phrases for each value of each attribute, one attribute after the other:
     /// [values · phrases, columns], and the columns.
@@ -159,20 +159,20 @@ pub(super) struct ValueStep {
     pub(super) token_known: Vec<usize>,
 }
 
-impl ValueStep {
+impl AttributeObjective {
     /// `None` where there is nothing to learn: no attributes, no weight, or no answer that is known.
     pub(super) fn new(
-        config: &TrainConfig,
+        config: &ClipTrainConfig,
         step: usize,
-        words: &Words,
-        batch: &Batch,
+        words: &ClassPhrases,
+        batch: &PairBatch,
         patches: Option<&[i64]>,
         model: &ClipConfig,
     ) -> Option<Self> {
         let attributes = &words.attributes;
         let known = batch.values.iter().filter(|value| **value != IGNORE);
         let known = known.count();
-        if known == 0 || config.values == 0.0 {
+        if known == 0 || config.attribute_weight == 0.0 {
             return None;
         }
         let token_values = token_values(words, batch, patches);
@@ -188,7 +188,7 @@ impl ValueStep {
             })
             .collect();
         Some(Self {
-            weight: config.values,
+            weight: config.attribute_weight,
             tokens: tokenize_flat(&texts, model.text.context),
             counts: attributes.iter().map(Vec::len).collect(),
             values: batch.values.clone(),
@@ -242,11 +242,11 @@ impl ValueStep {
         let length = (named.clone() * named.clone()).sum_dim(1).sqrt();
         let named = named / (length + 1e-6);
         let scale = clip.scale().detach();
-        let of_images = value_loss(images, named.clone(), scale.clone(), &self.counts, truth);
+        let of_images = attribute_loss(images, named.clone(), scale.clone(), &self.counts, truth);
         let of_images = of_images / self.known.max(1) as f64;
         let images_alone = of_images.clone().into_scalar::<f32>();
         let own = own_values(&self.counts);
-        let of_phrases = value_loss(asked, named.clone(), scale.clone(), &self.counts, &own);
+        let of_phrases = attribute_loss(asked, named.clone(), scale.clone(), &self.counts, &own);
         let share = rows.len() as f64 * attributes as f64 / self.values.len() as f64;
         let mut sum = of_images + of_phrases * (share / values as f64);
         if let Some(maps) = maps {
@@ -287,7 +287,7 @@ impl ValueStep {
         let kept = places.len();
         let places = integers(places, [kept], device);
         let tokens = map.reshape([count * seen, embed]).select(0, places);
-        let losses = value_losses(tokens, named, scale, &self.counts, &truth.concat());
+        let losses = attribute_losses(tokens, named, scale, &self.counts, &truth.concat());
         let shown = self.token_known.iter().filter(|known| **known > 0).count();
         { losses.into_iter().zip(&self.token_known) }
             .filter(|(_, known)| **known > 0)
@@ -296,8 +296,8 @@ impl ValueStep {
     }
 }
 
-/// Value of each attribute at each seen patch, [batch, seen patches, attributes], see [`Words::places`].
-fn token_values(words: &Words, batch: &Batch, patches: Option<&[i64]>) -> Vec<u8> {
+/// Value of each attribute at each seen patch, [batch, seen patches, attributes], see [`ClassPhrases::places`].
+fn token_values(words: &ClassPhrases, batch: &PairBatch, patches: Option<&[i64]>) -> Vec<u8> {
     if words.places.iter().all(Vec::is_empty) {
         return Vec::new();
     }

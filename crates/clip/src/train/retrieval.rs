@@ -5,7 +5,7 @@ use clasp_model::clip::Clip;
 use clasp_model::tokenizer::tokenize_flat;
 use serde::{Deserialize, Serialize};
 
-use super::batch::{Pair, numbers};
+use super::batch::{TrainingPair, numbers};
 use super::tensors::host;
 
 /// How often the right caption, or image, is the nearest among all that are held out.
@@ -24,7 +24,7 @@ pub struct Retrieval {
 /// `size`: height and width of the images.
 pub fn retrieval(
     clip: &Clip,
-    pairs: &[Pair],
+    pairs: &[TrainingPair],
     [height, width]: [usize; 2],
     device: &Device,
 ) -> Retrieval {

@@ -42,27 +42,27 @@ fn tiny() -> ClipConfig {
     }
 }
 
-fn config() -> TrainConfig {
-    let stage = |steps, patches| Stage {
+fn config() -> ClipTrainConfig {
+    let stage = |steps, patches| ResolutionStage {
         size: SQUARE,
         steps,
         patches,
     };
-    TrainConfig {
+    ClipTrainConfig {
         batch: 9,
         stages: vec![stage(6, 0.5), stage(6, 1.0)],
-        warm_up: 2,
-        learning_rate: 3e-3,
+        warmup_steps: 2,
+        lr: 3e-3,
         threads: 2,
         log_every: 4,
         evaluate_every: 1000,
         save_every: 5,
-        ..TrainConfig::default()
+        ..ClipTrainConfig::default()
     }
 }
 
 /// A picture of one of six colours, a little noisy, and its name.
-fn pair(index: u64, [height, width]: [usize; 2]) -> Pair {
+fn pair(index: u64, [height, width]: [usize; 2]) -> TrainingPair {
     const COLOURS: [(&str, [f32; 3]); 6] = [
         ("red", [1.0, -1.0, -1.0]),
         ("green", [-1.0, 1.0, -1.0]),
@@ -81,7 +81,7 @@ fn pair(index: u64, [height, width]: [usize; 2]) -> Pair {
         .collect();
     // The left half is the wall, of the class 1 or 2 by its colour; the right half is unknown.
     let class = 1 + u8::from(name < "red");
-    Pair {
+    TrainingPair {
         image,
         caption: format!("a {name} wall"),
         parts: Some(
@@ -107,16 +107,16 @@ fn fresh() -> Clip {
     tiny().init(&mut ChaCha8Rng::seed_from_u64(5), &Device::flex())
 }
 
-fn words() -> Words {
+fn words() -> ClassPhrases {
     let texts = |texts: &[&str]| texts.iter().map(|text| vec![(*text).to_owned()]).collect();
-    Words {
+    ClassPhrases {
         parts: texts(&["nothing", "something bright", "something dark"]),
         attributes: vec![texts(&["light", "dark"]), texts(&["a", "b", "c"])],
         places: vec![vec![1, 2]],
     }
 }
 
-fn run(config: &TrainConfig, folder: &Path, stop: Option<usize>) -> Trained {
+fn run(config: &ClipTrainConfig, folder: &Path, stop: Option<usize>) -> TrainedClip {
     train(
         config,
         fresh(),
@@ -144,7 +144,7 @@ fn rows(values: &[[f32; 2]]) -> Tensor<2> {
 fn more_threads_than_pairs_are_as_many_as_pairs() {
     let folder = tempfile::tempdir().unwrap();
     let of = |threads, name: &str| {
-        let config = TrainConfig {
+        let config = ClipTrainConfig {
             threads,
             batch: 3,
             ..config()
@@ -185,7 +185,7 @@ fn a_token_is_named_by_any_phrase_of_its_class() {
     let phrases = rows(&[[0.1, 0.994_987], [0.08, 0.996_795], [0.0, 0.1]]);
     let of = |classes: &[usize], weights: &[f32]| {
         let classes_of_phrases = [0, 0, 1];
-        dense_loss(
+        part_loss(
             tokens.clone(),
             phrases.clone(),
             classes,
@@ -209,7 +209,7 @@ fn an_answer_is_judged_among_the_values_of_its_attribute() {
     let phrases = rows(&[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [1.0, 0.0]]);
     let of = |truth: &[u8]| {
         let scale = Tensor::<1>::from_data([2.0f32], &Device::flex());
-        value_loss(images.clone(), phrases.clone(), scale, &[2, 3], truth).into_scalar::<f32>()
+        attribute_loss(images.clone(), phrases.clone(), scale, &[2, 3], truth).into_scalar::<f32>()
     };
     let softmax = |logits: &[f32], at: usize| {
         let sum: f32 = logits.iter().map(|logit| logit.exp()).sum();
@@ -231,7 +231,7 @@ fn phrases_learn_their_values_without_images() {
         let mut number = || rng.next_u32() as f32 / u32::MAX as f32 - 0.5;
         let image: Vec<f32> = (0..3 * size[0] * size[1]).map(|_| number()).collect();
         let value = u8::from(number() > 0.0);
-        Pair {
+        TrainingPair {
             image,
             caption: "noise".to_owned(),
             parts: None,
@@ -241,7 +241,7 @@ fn phrases_learn_their_values_without_images() {
     let phrases = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
     let hats = phrases(&["a person with a hat", "a hat"]);
     let none = phrases(&["a person without a hat", "no hat"]);
-    let words = Words {
+    let words = ClassPhrases {
         parts: Vec::new(),
         attributes: vec![vec![hats, none]],
         places: Vec::new(),
@@ -253,8 +253,8 @@ fn phrases_learn_their_values_without_images() {
         host(features.clone().matmul(features.transpose()))[1]
     };
     let folder = tempfile::tempdir().unwrap();
-    let config = TrainConfig {
-        stages: vec![Stage {
+    let config = ClipTrainConfig {
+        stages: vec![ResolutionStage {
             size: SQUARE,
             steps: 60,
             patches: 1.0,
@@ -299,8 +299,8 @@ fn the_gradient_does_not_depend_on_the_split() {
     let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(1), &device);
     let batch = draw(&pair, 0, 9, SQUARE, &tiny(), &words(), 2).unwrap();
     let seen = [0, 3];
-    let dense = DenseStep::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
-    let values = ValueStep::new(&config(), 0, &words(), &batch, Some(&seen), &tiny());
+    let dense = PartObjective::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
+    let values = AttributeObjective::new(&config(), 0, &words(), &batch, Some(&seen), &tiny());
     let of_tokens = values.as_ref().map(|step| step.token_known.clone());
     assert!(of_tokens.is_some_and(|known| known[0] > 0 && known[1] == 0));
     assert!(dense.is_some() && values.is_some());
@@ -347,9 +347,9 @@ fn the_gradient_does_not_depend_on_the_split() {
 #[test]
 fn six_colours_are_learned() {
     let folder = tempfile::tempdir().unwrap();
-    let config = TrainConfig {
+    let config = ClipTrainConfig {
         batch: 24,
-        stages: vec![Stage {
+        stages: vec![ResolutionStage {
             size: SQUARE,
             steps: 60,
             patches: 1.0,
@@ -357,12 +357,12 @@ fn six_colours_are_learned() {
         ..config()
     };
     let clip = run(&config, folder.path(), None).clip;
-    let held_out: Vec<Pair> = (1000..1030).map(|index| pair(index, SQUARE)).collect();
+    let held_out: Vec<TrainingPair> = (1000..1030).map(|index| pair(index, SQUARE)).collect();
     let found = retrieval(&clip, &held_out, SQUARE, &Device::flex());
     let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
     let losses: Vec<[f32; 2]> = log
         .lines()
-        .map(|line| serde_json::from_str::<Progress>(line).unwrap())
+        .map(|line| serde_json::from_str::<ClipTrainProgress>(line).unwrap())
         .map(|progress| [progress.dense, progress.values])
         .collect();
     let (first, last) = (losses[0], losses[losses.len() - 1]);
@@ -389,7 +389,11 @@ fn a_run_that_was_stopped_goes_on_to_the_same_end() {
     let log = fs::read_to_string(parts.path().join("log.jsonl")).unwrap();
     let steps: Vec<usize> = log
         .lines()
-        .map(|line| serde_json::from_str::<Progress>(line).unwrap().step)
+        .map(|line| {
+            serde_json::from_str::<ClipTrainProgress>(line)
+                .unwrap()
+                .step
+        })
         .collect();
     assert_eq!(steps, [4, 8, 12]);
 }
@@ -400,7 +404,7 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
     run(&config(), folder.path(), Some(4));
     let path = folder.path().join("checkpoint.safetensors");
     let before = fs::read(&path).unwrap();
-    let attempt = |config: &TrainConfig| {
+    let attempt = |config: &ClipTrainConfig| {
         train(
             config,
             fresh(),
@@ -413,7 +417,7 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
         .unwrap_err()
         .to_string()
     };
-    let other = TrainConfig {
+    let other = ClipTrainConfig {
         batch: 10,
         ..config()
     };
@@ -439,54 +443,55 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
 fn what_cannot_work_is_said_before_anything_is_made() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("run");
-    let attempt = |config: TrainConfig, data: &(dyn Fn(u64, [usize; 2]) -> Pair + Sync)| {
+    let attempt = |config: ClipTrainConfig,
+                   data: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync)| {
         train(&config, fresh(), data, &words(), &[], &folder, &mut |_| {
             ControlFlow::Continue(())
         })
         .unwrap_err()
     };
     for config in [
-        TrainConfig {
+        ClipTrainConfig {
             batch: 1,
             ..config()
         },
-        TrainConfig {
+        ClipTrainConfig {
             stages: vec![],
             ..config()
         },
-        TrainConfig {
-            stages: vec![Stage {
+        ClipTrainConfig {
+            stages: vec![ResolutionStage {
                 size: [16, 4],
                 steps: 1,
                 patches: 1.0,
             }],
             ..config()
         },
-        TrainConfig {
-            stages: vec![Stage {
+        ClipTrainConfig {
+            stages: vec![ResolutionStage {
                 size: SQUARE,
                 steps: 1,
                 patches: 0.0,
             }],
             ..config()
         },
-        TrainConfig {
-            learning_rate: f64::NAN,
+        ClipTrainConfig {
+            lr: f64::NAN,
             ..config()
         },
-        TrainConfig {
+        ClipTrainConfig {
             log_every: 0,
             ..config()
         },
     ] {
         let error = attempt(config, &pair);
-        assert!(matches!(error, TrainError::Setting { .. }), "{error}");
+        assert!(matches!(error, ClipTrainError::Setting { .. }), "{error}");
     }
     assert!(!folder.exists());
     let wrong = |index, _| pair(index, [8, 8]);
     assert!(matches!(
         attempt(config(), &wrong),
-        TrainError::Pair {
+        ClipTrainError::Pair {
             expected: 768,
             found: 192,
             ..
@@ -499,10 +504,10 @@ fn what_cannot_work_is_said_before_anything_is_made() {
     };
     assert!(matches!(
         attempt(config(), &broken),
-        TrainError::Diverged { step: 0, .. }
+        ClipTrainError::Diverged { step: 0, .. }
     ));
-    let panics = |_, _| -> Pair { panic!("a test's data") };
-    assert!(matches!(attempt(config(), &panics), TrainError::Worker));
+    let panics = |_, _| -> TrainingPair { panic!("a test's data") };
+    assert!(matches!(attempt(config(), &panics), ClipTrainError::Worker));
 }
 
 #[test]

@@ -32,7 +32,7 @@ words!(/// What is worn on the head.
     Headwear { Cap = "cap", Beanie = "beanie", Hat = "hat" });
 words!(/// Glasses.
     Glasses { None = "none", Clear = "glasses", Dark = "sunglasses" });
-words!(/// Kind of upper garment; the kind decides its shape, not its colour.
+words!(/// Kind of upper garment; the kind decides its shape, not its color.
     UpperKind { TShirt = "t-shirt", Shirt = "shirt", Sweater = "sweater", Hoodie = "hoodie", Jacket = "jacket", Coat = "coat" });
 words!(/// Surface of the upper garment.
     Pattern { Plain = "plain", Striped = "striped", Checked = "checked", Logo = "logo" });
@@ -49,20 +49,20 @@ words!(/// What is carried besides a bag.
 words!(/// The side of the person that faces the camera.
     View { Front = "front", Side = "side", Back = "back" });
 
-/// Upper garment.
+/// UpperGarment garment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Upper {
+pub struct UpperGarment {
     /// Its cut.
     pub kind: UpperKind,
-    /// Main colour.
-    pub colour: Color,
+    /// Main color.
+    pub color: Color,
     /// Stripes, checks, the print, or the shirt under an open jacket.
     pub second: Color,
     /// Surface.
     pub pattern: Pattern,
     /// Sleeves.
     pub sleeve: Sleeve,
-    /// A jacket or coat worn open over a shirt of the second colour.
+    /// A jacket or coat worn open over a shirt of the second color.
     pub open: bool,
     /// Ease added to the body's radii, in body heights.
     pub ease: f32,
@@ -72,13 +72,13 @@ pub struct Upper {
     pub upright: bool,
 }
 
-/// Lower garment.
+/// LowerGarment garment.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lower {
+pub struct LowerGarment {
     /// Its cut.
     pub kind: LowerKind,
     /// Color; a dress has the upper garment's.
-    pub colour: Color,
+    pub color: Color,
     /// Blue or black cotton with seams.
     pub jeans: bool,
     /// 0 = tight, 1 = wide.
@@ -92,21 +92,21 @@ pub struct Lower {
 pub struct Hair {
     /// Its cut.
     pub style: HairStyle,
-    /// Word for its colour.
+    /// Word for its color.
     pub word: &'static str,
-    /// Its colour.
+    /// Its color.
     pub rgb: [f32; 3],
     /// Parting and volume, 0 to 1.
     pub volume: f32,
-    /// A beard of the same colour.
+    /// A beard of the same color.
     pub beard: bool,
 }
 
 /// Proportions, relative to an average adult.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Body {
-    /// Height of the person in metres; scenes use it.
-    pub metres: f32,
+    /// Height of the person in meters; scenes use it.
+    pub meters: f32,
     /// Girth: 0.85 slim, 1 average, 1.3 heavy.
     pub build: f32,
     /// Head height over body height.
@@ -123,44 +123,44 @@ pub struct Body {
 
 /// A person: everything that two pictures of the same one share.
 ///
-/// A single garment colour is shared by about one person in ten, so it never gives the identity away;
+/// A single garment color is shared by about one person in ten, so it never gives the identity away;
 /// an identity is the whole combination.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Person {
+pub struct SynthPerson {
     /// How the person presents.
     pub gender: Gender,
     /// Coarse age.
     pub age: Age,
     /// Proportions.
     pub body: Body,
-    /// Skin colour, 0 to 1.
+    /// Skin color, 0 to 1.
     pub skin: [f32; 3],
     /// Hair.
     pub hair: Hair,
-    /// Cap, beanie or hat with its colour.
+    /// Cap, beanie or hat with its color.
     pub headwear: Option<(Headwear, Color)>,
     /// Glasses.
     pub glasses: Glasses,
-    /// Upper garment.
-    pub upper: Upper,
-    /// Lower garment.
-    pub lower: Lower,
+    /// UpperGarment garment.
+    pub upper: UpperGarment,
+    /// LowerGarment garment.
+    pub lower: LowerGarment,
     /// Color of stockings where legs are bare otherwise.
     pub stockings: Option<Color>,
-    /// Footwear with its colour.
+    /// Footwear with its color.
     pub shoes: (Footwear, Color),
-    /// A scarf's colour.
+    /// A scarf's color.
     pub scarf: Option<Color>,
-    /// Bag with its colour.
+    /// Bag with its color.
     pub bag: Option<(BagKind, Color)>,
-    /// Something in the hand, with its colour.
+    /// Something in the hand, with its color.
     pub carried: Option<(Carried, Color)>,
     /// Bag and carried object are on the left (+1) and right (-1) side of the person.
     pub bag_side: f32,
 }
 
 /// Attribute values of one picture, attribute name to value name; both as in the default vocabulary.
-pub type Attributes = BTreeMap<&'static str, &'static str>;
+pub type AttributeValues = BTreeMap<&'static str, &'static str>;
 
 /// Every attribute with its values, in the order of the columns of `attributes.csv`.
 pub const ATTRIBUTES: &[(&str, &[&str])] = &[
@@ -184,7 +184,7 @@ const COLOURS: &[&str] = &[
     "black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown",
 ];
 
-impl Person {
+impl SynthPerson {
     /// Hair that falls to the shoulders or lower, seen or pinned up in a tail.
     #[must_use]
     pub fn long_hair(&self) -> bool {
@@ -193,9 +193,9 @@ impl Person {
 
     /// The attribute values of a picture of this person from `view`.
     #[must_use]
-    pub fn attributes(&self, view: View) -> Attributes {
+    pub fn attributes(&self, view: View) -> AttributeValues {
         let yes_no = |yes: bool| if yes { "yes" } else { "no" };
-        Attributes::from([
+        AttributeValues::from([
             ("gender", self.gender.name()),
             ("age", self.age.name()),
             (
@@ -204,10 +204,10 @@ impl Person {
             ),
             ("headwear", yes_no(self.headwear.is_some())),
             ("glasses", yes_no(self.glasses != Glasses::None)),
-            ("upper_colour", self.upper.colour.hue.name()),
+            ("upper_colour", self.upper.color.hue.name()),
             ("sleeve_length", self.upper.sleeve.name()),
             ("upper_pattern", self.upper.pattern.name()),
-            ("lower_colour", self.lower.colour.hue.name()),
+            ("lower_colour", self.lower.color.hue.name()),
             ("lower_type", self.lower.kind.name()),
             (
                 "footwear",

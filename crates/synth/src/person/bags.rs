@@ -2,19 +2,19 @@
 
 use std::f32::consts::PI;
 
-use crate::canvas::{Canvas, Label, P, ellipse, loft, open_line, polygon, smooth, tube};
+use crate::canvas::{Canvas, PixelLabel, Point2, ellipse, loft, open_line, polygon, smooth, tube};
 use crate::color::{Color, darker, towards};
 use crate::person::appearance::{BagKind, Carried};
 use crate::person::figure::{Figure, mix2, rect_at};
 use crate::person::group;
-use crate::person::pose::{V, add, mix};
+use crate::person::pose::{Point3, add, mix};
 use clasp_data::part;
 
 impl Figure<'_> {
-    pub(super) fn handbag(&self, canvas: &mut Canvas, i: usize, colour: Color) {
+    pub(super) fn handbag(&self, canvas: &mut Canvas, i: usize, color: Color) {
         let k = &self.skeleton;
         let hand = self.frame.point(mix(k.wrists[i], k.hands[i], 0.75));
-        let rgb = colour.rgb;
+        let rgb = color.rgb;
         let (w, h) = (self.frame.half(0.045, 0.07), self.px(0.1));
         let top = hand[1] + self.px(0.05);
         for side in [-1.0f32, 1.0] {
@@ -67,12 +67,12 @@ impl Figure<'_> {
     }
 
     pub(super) fn backpack(&self, canvas: &mut Canvas) {
-        let Some((BagKind::Backpack, colour)) = self.person.bag else {
+        let Some((BagKind::Backpack, color)) = self.person.bag else {
             return;
         };
-        let rgb = colour.rgb;
+        let rgb = color.rgb;
         let depth = 0.052;
-        let rows: Vec<(P, f32)> = [
+        let rows: Vec<(Point2, f32)> = [
             (1.02, 0.05, 0.6),
             (0.95, 0.078, 0.9),
             (0.75, 0.086, 1.0),
@@ -83,18 +83,18 @@ impl Figure<'_> {
         .into_iter()
         .map(|(t, a, b)| {
             let s = self.section(0.6, self.person.upper.ease);
-            let centre = add(self.spine(t), [0.0, 0.0, s.z - s.b - depth * 0.75]);
-            (self.frame.point(centre), self.frame.half(a, depth * b))
+            let center = add(self.spine(t), [0.0, 0.0, s.z - s.b - depth * 0.75]);
+            (self.frame.point(center), self.frame.half(a, depth * b))
         })
         .collect();
         let path = loft(&rows, self.px(0.012), self.px(0.008));
         canvas.solid(path.as_ref(), rgb, self.label(part::BAG, group::BAG));
-        let (centre, half) = rows[2];
+        let (center, half) = rows[2];
         self.shade(
             canvas,
             path.as_ref(),
-            [centre[0] - half, centre[1]],
-            [centre[0] + half, centre[1]],
+            [center[0] - half, center[1]],
+            [center[0] + half, center[1]],
             1.0,
         );
         self.contour(canvas, path.as_ref(), rgb);
@@ -109,10 +109,10 @@ impl Figure<'_> {
             canvas.line(pocket.as_ref(), darker(rgb, 0.5), 0.8, self.px(0.005), None);
             let zip = smooth(
                 &[
-                    [centre[0] - half * 0.8, centre[1] + self.px(0.02)],
-                    [centre[0] - half * 0.6, centre[1] - self.px(0.045)],
-                    [centre[0] + half * 0.6, centre[1] - self.px(0.045)],
-                    [centre[0] + half * 0.8, centre[1] + self.px(0.02)],
+                    [center[0] - half * 0.8, center[1] + self.px(0.02)],
+                    [center[0] - half * 0.6, center[1] - self.px(0.045)],
+                    [center[0] + half * 0.6, center[1] - self.px(0.045)],
+                    [center[0] + half * 0.8, center[1] + self.px(0.02)],
                 ],
                 4,
             );
@@ -126,7 +126,7 @@ impl Figure<'_> {
         }
     }
 
-    /// Draws a strap on the trunk: colour, shade and label.
+    /// Draws a strap on the trunk: color, shade and label.
     pub(super) fn strap(
         &self,
         canvas: &mut Canvas,
@@ -136,7 +136,7 @@ impl Figure<'_> {
     ) {
         let ease = self.person.upper.ease + 0.004;
         // Edges of the band rather than a stroke, so that the label sheet gets it too.
-        let seen: Vec<(P, f32)> = points
+        let seen: Vec<(Point2, f32)> = points
             .iter()
             .map(|(t, azimuth)| self.surface(*t, *azimuth, ease))
             .filter(|s| s.1 > 0.0)
@@ -152,7 +152,7 @@ impl Figure<'_> {
 
     pub(super) fn straps(&self, canvas: &mut Canvas) {
         match self.person.bag {
-            Some((BagKind::Backpack, colour)) => {
+            Some((BagKind::Backpack, color)) => {
                 for side in [-1.0f32, 1.0] {
                     let run = [
                         (1.08, 0.95),
@@ -166,14 +166,14 @@ impl Figure<'_> {
                         canvas,
                         &run.map(|(t, azimuth)| (t, side * azimuth)),
                         0.026,
-                        darker(colour.rgb, 0.85),
+                        darker(color.rgb, 0.85),
                     );
                 }
             }
-            Some((BagKind::Shoulder, colour)) => {
+            Some((BagKind::Shoulder, color)) => {
                 // From the far shoulder across the chest, and across the back.
                 let side = self.person.bag_side;
-                let rgb = darker(colour.rgb, 0.85);
+                let rgb = darker(color.rgb, 0.85);
                 let run = [
                     (1.06, -0.75),
                     (0.96, -0.55),
@@ -200,7 +200,7 @@ impl Figure<'_> {
         }
     }
 
-    pub(super) fn side_bag_centre(&self) -> V {
+    pub(super) fn side_bag_centre(&self) -> Point3 {
         let s = self.section(0.05, self.person.upper.ease);
         add(
             self.spine(0.0),
@@ -214,18 +214,18 @@ impl Figure<'_> {
     }
 
     pub(super) fn side_bag(&self, canvas: &mut Canvas) {
-        let Some((_, colour)) = self.person.bag else {
+        let Some((_, color)) = self.person.bag else {
             return;
         };
-        let rgb = colour.rgb;
-        let centre = self.frame.point(self.side_bag_centre());
+        let rgb = color.rgb;
+        let center = self.frame.point(self.side_bag_centre());
         let (w, h) = (self.frame.half(0.034, 0.075), self.px(0.055));
         let path = loft(
             &[
-                ([centre[0], centre[1] - h], w * 0.86),
-                ([centre[0], centre[1] - 0.5 * h], w * 0.97),
-                ([centre[0], centre[1] + 0.5 * h], w),
-                ([centre[0], centre[1] + 0.95 * h], w * 0.92),
+                ([center[0], center[1] - h], w * 0.86),
+                ([center[0], center[1] - 0.5 * h], w * 0.97),
+                ([center[0], center[1] + 0.5 * h], w),
+                ([center[0], center[1] + 0.95 * h], w * 0.92),
             ],
             self.px(0.006),
             self.px(0.008),
@@ -234,15 +234,15 @@ impl Figure<'_> {
         self.shade(
             canvas,
             path.as_ref(),
-            [centre[0] - w, centre[1]],
-            [centre[0] + w, centre[1]],
+            [center[0] - w, center[1]],
+            [center[0] + w, center[1]],
             0.9,
         );
         let flap = smooth(
             &[
-                [centre[0] - 0.9 * w, centre[1] - 0.7 * h],
-                [centre[0], centre[1] + 0.15 * h],
-                [centre[0] + 0.9 * w, centre[1] - 0.7 * h],
+                [center[0] - 0.9 * w, center[1] - 0.7 * h],
+                [center[0], center[1] + 0.15 * h],
+                [center[0] + 0.9 * w, center[1] - 0.7 * h],
             ],
             5,
         );
@@ -256,11 +256,11 @@ impl Figure<'_> {
         self.contour(canvas, path.as_ref(), rgb);
     }
 
-    pub(super) fn carried(&self, canvas: &mut Canvas, i: usize, kind: Carried, colour: Color) {
+    pub(super) fn carried(&self, canvas: &mut Canvas, i: usize, kind: Carried, color: Color) {
         let k = &self.skeleton;
         let hand = self.frame.point(mix(k.wrists[i], k.hands[i], 0.6));
-        let rgb = colour.rgb;
-        let label = Some(Label::NOBODY);
+        let rgb = color.rgb;
+        let label = Some(PixelLabel::BACKGROUND);
         let half = |a: f32, b: f32| self.frame.half(a, b);
         let path = match kind {
             Carried::Phone => {
@@ -332,19 +332,19 @@ impl Figure<'_> {
             }
             Carried::Box => {
                 let other = self.frame.point(mix(k.wrists[1 - i], k.hands[1 - i], 0.6));
-                let centre = mix2(hand, other, 0.5);
+                let center = mix2(hand, other, 0.5);
                 let w = half(0.085, 0.06);
                 let card = towards(rgb, [0.72, 0.55, 0.36], 0.6);
-                let path = rect_at([centre[0], centre[1] - self.px(0.02)], w, self.px(0.055));
+                let path = rect_at([center[0], center[1] - self.px(0.02)], w, self.px(0.055));
                 canvas.solid(path.as_ref(), card, label);
                 self.shade(
                     canvas,
                     path.as_ref(),
-                    [centre[0] - w, centre[1]],
-                    [centre[0] + w, centre[1]],
+                    [center[0] - w, center[1]],
+                    [center[0] + w, center[1]],
                     0.6,
                 );
-                let tape = rect_at([centre[0], centre[1] - self.px(0.02)], w, self.px(0.007));
+                let tape = rect_at([center[0], center[1] - self.px(0.02)], w, self.px(0.007));
                 canvas.solid(tape.as_ref(), towards(card, [0.95, 0.9, 0.75], 0.5), None);
                 path
             }

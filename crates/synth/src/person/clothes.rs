@@ -5,10 +5,10 @@ use std::f32::consts::PI;
 use rand::RngExt;
 use tiny_skia::{Path, Shader};
 
-use crate::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, rgba};
+use crate::canvas::{Canvas, Point2, ellipse, gradient, loft, open_line, polygon, rgba};
 use crate::color::{LIGHT, SHADOW, darker, luminance, towards};
 use crate::person::appearance::{LowerKind, Pattern, UpperKind};
-use crate::person::figure::{Figure, Section, rect_at};
+use crate::person::figure::{Figure, TrunkSection, rect_at};
 use crate::person::group;
 use crate::person::held_out;
 use crate::person::pose::add;
@@ -18,7 +18,7 @@ use clasp_data::part;
 
 impl Figure<'_> {
     /// Row of a garment that hangs around the legs at height `y`: as wide as the legs need, at least `least`.
-    pub(super) fn hanging_row(&self, y: f32, ease: f32, least: Section) -> (P, f32, f32) {
+    pub(super) fn hanging_row(&self, y: f32, ease: f32, least: TrunkSection) -> (Point2, f32, f32) {
         let (mut left, mut right, mut front, mut back) =
             (least.a, -least.a, least.z + least.b, least.z - least.b);
         for i in 0..2 {
@@ -41,16 +41,16 @@ impl Figure<'_> {
             back = back.min(p[2] - r);
         }
         let (a, b) = ((left - right) / 2.0, (front - back) / 2.0);
-        let centre = [(left + right) / 2.0, y, (front + back) / 2.0];
+        let center = [(left + right) / 2.0, y, (front + back) / 2.0];
         (
-            self.frame.point(centre),
+            self.frame.point(center),
             self.frame.half(a, b),
             self.frame.bulge(a, b),
         )
     }
 
     /// Rows of a skirt or a coat's tail from the hips to height `end`.
-    pub(super) fn tail(&self, end: f32, ease: f32, flare: f32) -> (Vec<(P, f32)>, f32) {
+    pub(super) fn tail(&self, end: f32, ease: f32, flare: f32) -> (Vec<(Point2, f32)>, f32) {
         let top = self.skeleton.pelvis[1];
         let mut rows = Vec::new();
         let mut hem = 0.0;
@@ -61,8 +61,8 @@ impl Figure<'_> {
             least.a += flare * t;
             least.b += flare * t;
             least.z *= 1.0 - t;
-            let (centre, half, bulge) = self.hanging_row(y, ease * 0.6, least);
-            rows.push((centre, half));
+            let (center, half, bulge) = self.hanging_row(y, ease * 0.6, least);
+            rows.push((center, half));
             hem = bulge;
         }
         (rows, hem)
@@ -83,7 +83,7 @@ impl Figure<'_> {
 
     pub(super) fn lower(&self, canvas: &mut Canvas, rng: &mut Rng) {
         let lower = &self.person.lower;
-        let rgb = lower.colour.rgb;
+        let rgb = lower.color.rgb;
         let label = self.label(part::LOWER_BODY, group::HIPS);
         if matches!(lower.kind, LowerKind::Skirt | LowerKind::Dress) {
             let ease = 0.008;
@@ -155,12 +155,12 @@ impl Figure<'_> {
         seat[3].1 *= 0.92;
         let path = loft(&seat, 0.0, (crotch[1] - seat[3].0[1]).max(self.px(0.008)));
         canvas.solid(path.as_ref(), rgb, label);
-        let (centre, half) = seat[2];
+        let (center, half) = seat[2];
         self.shade(
             canvas,
             path.as_ref(),
-            [centre[0] - half, centre[1]],
-            [centre[0] + half, centre[1]],
+            [center[0] - half, center[1]],
+            [center[0] + half, center[1]],
             0.85,
         );
         if self.frame.yaw.cos().abs() > 0.3 {
@@ -183,7 +183,7 @@ impl Figure<'_> {
     pub(super) fn upper(&self, canvas: &mut Canvas, rng: &mut Rng) {
         let upper = &self.person.upper;
         let ease = upper.ease;
-        let rgb = upper.colour.rgb;
+        let rgb = upper.color.rgb;
         let dress = self.person.lower.kind == LowerKind::Dress;
         let label = self.label(part::UPPER_BODY, group::TORSO);
         let tile = self.tile();
@@ -195,7 +195,7 @@ impl Figure<'_> {
             UpperKind::Jacket => -0.05,
             UpperKind::Coat => 0.0,
         };
-        let mut rows: Vec<(P, f32)> = [1.17, 1.07, 0.96, 0.84, 0.68, 0.52, 0.36, 0.18]
+        let mut rows: Vec<(Point2, f32)> = [1.17, 1.07, 0.96, 0.84, 0.68, 0.52, 0.36, 0.18]
             .into_iter()
             .filter(|t| *t > hem_at + 0.05)
             .map(|t| self.row(t, self.drape(t)))
@@ -234,7 +234,7 @@ impl Figure<'_> {
             let (left, right) = (edge(1.0), edge(-1.0));
             let facing = left[2].1.max(right[2].1);
             if facing > 0.0 {
-                let mut outline: Vec<P> = left.iter().map(|p| p.0).collect();
+                let mut outline: Vec<Point2> = left.iter().map(|p| p.0).collect();
                 let end = rows[rows.len() - 1].0;
                 outline.push([left[5].0[0], end[1] + hem]);
                 outline.push([right[5].0[0], end[1] + hem]);
@@ -243,12 +243,12 @@ impl Figure<'_> {
                     // Below the shirt the trousers show.
                     canvas.fill_in(
                         polygon(&outline).as_ref(),
-                        Shader::SolidColor(rgba(self.person.lower.colour.rgb, 1.0)),
+                        Shader::SolidColor(rgba(self.person.lower.color.rgb, 1.0)),
                         None,
                         Some(&mask),
                     );
                 }
-                let mut shirt: Vec<P> = left.iter().map(|p| p.0).collect();
+                let mut shirt: Vec<Point2> = left.iter().map(|p| p.0).collect();
                 shirt.extend(right.iter().rev().map(|p| p.0));
                 canvas.fill_in(
                     polygon(&shirt).as_ref(),
@@ -347,7 +347,7 @@ impl Figure<'_> {
     /// Placket, zip, buttons, collar, pocket: whatever of it faces the camera.
     pub(super) fn front_details(&self, canvas: &mut Canvas, hem_at: f32, ease: f32) {
         let upper = &self.person.upper;
-        let rgb = upper.colour.rgb;
+        let rgb = upper.color.rgb;
         let ink = if luminance(rgb) > 0.25 {
             darker(rgb, 0.5)
         } else {
@@ -410,7 +410,7 @@ impl Figure<'_> {
                         None,
                     );
                 }
-                let rim: Vec<P> = (0..9)
+                let rim: Vec<Point2> = (0..9)
                     .map(|k| {
                         self.surface(
                             1.1,
@@ -429,7 +429,7 @@ impl Figure<'_> {
                 );
             }
             UpperKind::TShirt | UpperKind::Sweater => {
-                let ring: Vec<P> = (0..9)
+                let ring: Vec<Point2> = (0..9)
                     .map(|k| {
                         self.surface(
                             1.14,
@@ -480,8 +480,8 @@ impl Figure<'_> {
             if spot(0.0, 0.0).1 < 0.05 && spot(1.0, 0.0).1 < 0.1 && spot(-1.0, 0.0).1 < 0.1 {
                 continue;
             }
-            let shape = |points: &[P]| -> Option<Path> {
-                let seen: Vec<P> = points
+            let shape = |points: &[Point2]| -> Option<Path> {
+                let seen: Vec<Point2> = points
                     .iter()
                     .map(|p| spot(p[0], p[1]))
                     .filter(|s| s.1 > -0.02)
@@ -489,7 +489,7 @@ impl Figure<'_> {
                     .collect();
                 if seen.len() < 3 { None } else { polygon(&seen) }
             };
-            let circle = |r: f32| -> Vec<P> {
+            let circle = |r: f32| -> Vec<Point2> {
                 (0..24)
                     .map(|k| {
                         let t = k as f32 / 12.0 * PI;
@@ -497,9 +497,9 @@ impl Figure<'_> {
                     })
                     .collect()
             };
-            let bar = |x0: f32, y0: f32, x1: f32, y1: f32| -> Vec<P> {
+            let bar = |x0: f32, y0: f32, x1: f32, y1: f32| -> Vec<Point2> {
                 let n = 6;
-                let mut out: Vec<P> = (0..=n)
+                let mut out: Vec<Point2> = (0..=n)
                     .map(|k| [x0 + (x1 - x0) * k as f32 / n as f32, y0])
                     .collect();
                 out.extend(
@@ -511,15 +511,15 @@ impl Figure<'_> {
             };
             if self.style == Style::HeldOut {
                 for (outline, second) in held_out::print(design) {
-                    let colour = if second { upper.second } else { upper.colour };
-                    canvas.solid(shape(&outline).as_ref(), colour.rgb, None);
+                    let color = if second { upper.second } else { upper.color };
+                    canvas.solid(shape(&outline).as_ref(), color.rgb, None);
                 }
                 continue;
             }
             match design {
                 0 => {
                     canvas.solid(shape(&circle(0.85)).as_ref(), upper.second.rgb, None);
-                    canvas.solid(shape(&circle(0.45)).as_ref(), upper.colour.rgb, None);
+                    canvas.solid(shape(&circle(0.45)).as_ref(), upper.color.rgb, None);
                 }
                 1 => {
                     canvas.solid(
@@ -539,7 +539,7 @@ impl Figure<'_> {
                     );
                 }
                 2 => {
-                    let star: Vec<P> = (0..10)
+                    let star: Vec<Point2> = (0..10)
                         .map(|k| {
                             let t = k as f32 / 5.0 * PI - PI / 2.0;
                             let r = if k % 2 == 0 { 1.0 } else { 0.45 };
@@ -556,12 +556,12 @@ impl Figure<'_> {
                     );
                     canvas.solid(
                         shape(&bar(-0.55, -0.45, 0.55, -0.1)).as_ref(),
-                        upper.colour.rgb,
+                        upper.color.rgb,
                         None,
                     );
                     canvas.solid(
                         shape(&bar(-0.2, 0.1, 0.2, 0.55)).as_ref(),
-                        upper.colour.rgb,
+                        upper.color.rgb,
                         None,
                     );
                 }
@@ -574,7 +574,7 @@ impl Figure<'_> {
         if self.person.upper.kind != UpperKind::Hoodie {
             return;
         }
-        let rgb = darker(self.person.upper.colour.rgb, 0.88);
+        let rgb = darker(self.person.upper.color.rgb, 0.88);
         let (p, _) = self.surface(1.0, PI, 0.012);
         let path = ellipse(
             [p[0], p[1]],

@@ -6,22 +6,22 @@
 use rand::RngExt;
 use tiny_skia::{Path, Pixmap, Shader, Transform};
 
-use crate::canvas::{Canvas, Label, P, gradient, open_line, rect, rgba, smooth, tiled};
+use crate::canvas::{Canvas, PixelLabel, Point2, gradient, open_line, rect, rgba, smooth, tiled};
 use crate::color::{LIGHT, SHADOW, darker};
-use crate::person::appearance::{Age, Gender, Pattern, Person};
+use crate::person::appearance::{Age, Gender, Pattern, SynthPerson};
 use crate::person::held_out;
-use crate::person::pose::{Frame, Pose, Skeleton, V, add, mix};
+use crate::person::pose::{BodyProjection, Point3, Pose, Skeleton, add, mix};
 use crate::style::Style;
 use clasp_data::Rng;
 
 /// One person in front of one camera.
 pub(crate) struct Figure<'a> {
-    pub person: &'a Person,
+    pub person: &'a SynthPerson,
     pub pose: &'a Pose,
     pub skeleton: Skeleton,
-    pub frame: Frame,
+    pub frame: BodyProjection,
     /// Number of the person on the label sheet.
-    pub who: u8,
+    pub instance: u8,
     /// Where the light comes from, in the picture: -1 left, +1 right.
     pub light: f32,
     /// How it is drawn.
@@ -41,9 +41,9 @@ pub(crate) fn table<const N: usize>(rows: &[(f32, [f32; N])], place: f32) -> [f3
     std::array::from_fn(|i| low.1[i] + (high.1[i] - low.1[i]) * t)
 }
 
-/// Section of the trunk: half width, half depth, shift forward.
+/// TrunkSection of the trunk: half width, half depth, shift forward.
 #[derive(Clone, Copy)]
-pub(crate) struct Section {
+pub(crate) struct TrunkSection {
     pub a: f32,
     pub b: f32,
     pub z: f32,
@@ -64,10 +64,10 @@ impl Figure<'_> {
         weights.iter().map(|(v, w)| w * self.frame.near(*v)).sum()
     }
 
-    pub fn label(&self, part: u8, group: u8) -> Option<Label> {
-        Some(Label {
+    pub fn label(&self, part: u8, group: u8) -> Option<PixelLabel> {
+        Some(PixelLabel {
             part,
-            who: self.who,
+            instance: self.instance,
             group,
         })
     }
@@ -77,8 +77,8 @@ impl Figure<'_> {
         heights * self.frame.scale
     }
 
-    /// Section at `t`: 0 = hip joints, 1 = shoulder joints, below 0 the seat.
-    pub fn section(&self, t: f32, ease: f32) -> Section {
+    /// TrunkSection at `t`: 0 = hip joints, 1 = shoulder joints, below 0 the seat.
+    pub fn section(&self, t: f32, ease: f32) -> TrunkSection {
         let body = &self.person.body;
         let female = self.person.gender == Gender::Female;
         let child = self.person.age == Age::Child;
@@ -110,7 +110,7 @@ impl Figure<'_> {
             body.build
         };
         let belly = (body.build - 1.05).max(0.0) * (1.0 - ((t - 0.35) / 0.35).powi(2)).max(0.0);
-        Section {
+        TrunkSection {
             a: a * girth + ease,
             b: b * girth + ease + 0.1 * belly,
             z: z + 0.16 * belly,
@@ -118,7 +118,7 @@ impl Figure<'_> {
     }
 
     /// A point on the spine at `t`.
-    pub(super) fn spine(&self, t: f32) -> V {
+    pub(super) fn spine(&self, t: f32) -> Point3 {
         let s = &self.skeleton;
         if t < 0.0 {
             let trunk = s.neck[1] - s.pelvis[1];
@@ -128,18 +128,18 @@ impl Figure<'_> {
     }
 
     /// Row of the outline of a garment on the trunk.
-    pub(super) fn row(&self, t: f32, ease: f32) -> (P, f32) {
+    pub(super) fn row(&self, t: f32, ease: f32) -> (Point2, f32) {
         let section = self.section(t, ease);
-        let centre = add(self.spine(t), [0.0, 0.0, section.z]);
+        let center = add(self.spine(t), [0.0, 0.0, section.z]);
         (
-            self.frame.point(centre),
+            self.frame.point(center),
             self.frame.half(section.a, section.b),
         )
     }
 
     /// Pixel of the trunk's surface at `t` and azimuth (0 = front, + to the person's left), and how squarely it
     /// faces the camera (negative: turned away).
-    pub fn surface(&self, t: f32, azimuth: f32, ease: f32) -> (P, f32) {
+    pub fn surface(&self, t: f32, azimuth: f32, ease: f32) -> (Point2, f32) {
         let s = self.section(t, ease);
         let (sin, cos) = azimuth.sin_cos();
         let point = add(self.spine(t), [s.a * sin, 0.0, s.z + s.b * cos]);
@@ -158,7 +158,7 @@ impl Figure<'_> {
         points: impl Iterator<Item = (f32, f32)>,
         ease: f32,
     ) -> Option<Path> {
-        let seen: Vec<P> = points
+        let seen: Vec<Point2> = points
             .filter_map(|(t, azimuth)| {
                 let (p, facing) = self.surface(t, azimuth, ease);
                 (facing > 0.02).then_some(p)
@@ -174,8 +174,8 @@ impl Figure<'_> {
         &self,
         canvas: &mut Canvas,
         path: Option<&Path>,
-        left: P,
-        right: P,
+        left: Point2,
+        right: Point2,
         strength: f32,
     ) {
         if self.style == Style::HeldOut {
@@ -202,8 +202,8 @@ impl Figure<'_> {
         &self,
         canvas: &mut Canvas,
         path: Option<&Path>,
-        from: (P, f32),
-        to: (P, f32),
+        from: (Point2, f32),
+        to: (Point2, f32),
         strength: f32,
     ) {
         let d = [to.0[0] - from.0[0], to.0[1] - from.0[1]];
@@ -227,14 +227,14 @@ impl Figure<'_> {
         canvas.line(path, ink, alpha, self.px(width), None);
     }
 
-    /// The upper garment's tile, or none where it is of one colour.
+    /// The upper garment's tile, or none where it is of one color.
     pub(super) fn tile(&self) -> Option<Pixmap> {
         let upper = &self.person.upper;
         if self.style == Style::HeldOut {
             return held_out::tile(upper);
         }
         let mut tile = Pixmap::new(16, 16)?;
-        tile.fill(rgba(upper.colour.rgb, 1.0));
+        tile.fill(rgba(upper.color.rgb, 1.0));
         let mut band = |x: f32, y: f32, w: f32, h: f32, alpha: f32| {
             let paint = tiny_skia::Paint {
                 shader: Shader::SolidColor(rgba(upper.second.rgb, alpha)),
@@ -263,12 +263,12 @@ impl Figure<'_> {
         canvas: &mut Canvas,
         path: Option<&Path>,
         tile: Option<&Pixmap>,
-        origin: P,
-        axis: P,
-        label: Option<Label>,
+        origin: Point2,
+        axis: Point2,
+        label: Option<PixelLabel>,
     ) {
         match tile {
-            None => canvas.solid(path, self.person.upper.colour.rgb, label),
+            None => canvas.solid(path, self.person.upper.color.rgb, label),
             Some(tile) => {
                 let size = self.px(self.person.upper.period).max(2.5) / 16.0;
                 let turn = axis[0].atan2(axis[1]).to_degrees();
@@ -285,7 +285,7 @@ impl Figure<'_> {
         &self,
         canvas: &mut Canvas,
         path: Option<&Path>,
-        at: P,
+        at: Point2,
         radius: f32,
         count: usize,
         rng: &mut Rng,
@@ -316,15 +316,15 @@ impl Figure<'_> {
 }
 
 /// A rectangle around a point.
-pub(crate) fn rect_at(centre: P, half_width: f32, half_height: f32) -> Option<Path> {
+pub(crate) fn rect_at(center: Point2, half_width: f32, half_height: f32) -> Option<Path> {
     rect(
-        centre[0] - half_width,
-        centre[1] - half_height,
+        center[0] - half_width,
+        center[1] - half_height,
         2.0 * half_width,
         2.0 * half_height,
     )
 }
 
-pub(crate) fn mix2(a: P, b: P, t: f32) -> P {
+pub(crate) fn mix2(a: Point2, b: Point2, t: f32) -> Point2 {
     [a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t]
 }

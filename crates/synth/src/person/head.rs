@@ -7,12 +7,12 @@ use std::f32::consts::PI;
 use rand::RngExt;
 use tiny_skia::Path;
 
-use crate::canvas::{Canvas, P, ellipse, gradient, loft, open_line, polygon, smooth, tube};
+use crate::canvas::{Canvas, Point2, ellipse, gradient, loft, open_line, polygon, smooth, tube};
 use crate::color::{SHADOW, darker, towards};
 use crate::person::appearance::{Age, Gender, Glasses, HairStyle, Headwear};
 use crate::person::figure::{Figure, mix2, table};
 use crate::person::group;
-use crate::person::pose::{Frame, V, add, mix, scaled};
+use crate::person::pose::{BodyProjection, Point3, add, mix, scaled};
 use clasp_data::Rng;
 use clasp_data::part;
 
@@ -32,22 +32,22 @@ const SKULL: [(f32, [f32; 3]); 11] = [
 ];
 
 /// The head's own view of the camera.
-struct Head<'a> {
+struct HeadGeometry<'a> {
     figure: &'a Figure<'a>,
-    frame: Frame,
+    frame: BodyProjection,
     bow: f32,
     unit: f32,
     jaw: f32,
 }
 
-impl<'a> Head<'a> {
+impl<'a> HeadGeometry<'a> {
     fn new(figure: &'a Figure<'a>) -> Self {
         let jaw = match (figure.person.gender, figure.person.age) {
             (_, Age::Child) => 1.04,
             (Gender::Male, _) => 1.05,
             (Gender::Female, _) => 0.93,
         };
-        Head {
+        HeadGeometry {
             figure,
             frame: figure.frame.turned(figure.pose.head_turn),
             bow: figure.pose.head_bow + 0.4 * figure.pose.lean,
@@ -67,13 +67,13 @@ impl<'a> Head<'a> {
     }
 
     /// Pixel and nearness of a point in head coordinates.
-    fn place(&self, v: V) -> (P, f32) {
+    fn place(&self, v: Point3) -> (Point2, f32) {
         let (sin, cos) = self.bow.sin_cos();
         let bowed = [v[0], v[1] * cos - v[2] * sin, v[2] * cos + v[1] * sin];
         // The head turns about its own axis, not about the body's.
-        let (centre, near) = self.figure.frame.project(self.figure.skeleton.head);
-        let local = Frame {
-            foot: centre,
+        let (center, near) = self.figure.frame.project(self.figure.skeleton.head);
+        let local = BodyProjection {
+            foot: center,
             ..self.frame
         };
         let (point, local_near) = local.project(scaled(bowed, self.unit));
@@ -85,7 +85,7 @@ impl<'a> Head<'a> {
     }
 
     /// Surface point at azimuth and height, `out` above the skin, and how squarely it faces the camera.
-    fn surface(&self, azimuth: f32, u: f32, out: f32) -> (P, f32) {
+    fn surface(&self, azimuth: f32, u: f32, out: f32) -> (Point2, f32) {
         let [a, b, z] = self.section(u);
         let (sin, cos) = azimuth.sin_cos();
         let (p, _) = self.place([(a + out) * sin, u, z + (b + out) * cos]);
@@ -94,7 +94,7 @@ impl<'a> Head<'a> {
         (p, (-nx * ys + nz * yc) / nx.hypot(nz))
     }
 
-    fn row(&self, u: f32, out: f32) -> (P, f32) {
+    fn row(&self, u: f32, out: f32) -> (Point2, f32) {
         let [a, b, z] = self.section(u);
         (
             self.place([0.0, u, z]).0,
@@ -113,7 +113,7 @@ impl<'a> Head<'a> {
     fn cap(&self, low: impl Fn(f32) -> f32, out: f32) -> Option<Path> {
         const STEPS: usize = 16;
         let edge = self.edge();
-        let mut points: Vec<P> = (0..=STEPS)
+        let mut points: Vec<Point2> = (0..=STEPS)
             .map(|k| {
                 let azimuth = edge - PI + PI * k as f32 / STEPS as f32;
                 self.surface(azimuth, low(azimuth), out).0
@@ -121,14 +121,14 @@ impl<'a> Head<'a> {
             .collect();
         let right = low(edge);
         let left = low(edge - PI);
-        let side = |from: f32, sign: f32| -> Vec<P> {
+        let side = |from: f32, sign: f32| -> Vec<Point2> {
             let mut out_points = Vec::new();
             for k in 0..=8 {
                 let u = from + (0.47 - from) * k as f32 / 8.0;
-                let (centre, half) = self.row(u, out);
+                let (center, half) = self.row(u, out);
                 // Hair stands off the crown too.
                 let lift = out * ((u - 0.1) / 0.37).clamp(0.0, 1.0);
-                out_points.push([centre[0] + sign * half, centre[1] - self.px(lift)]);
+                out_points.push([center[0] + sign * half, center[1] - self.px(lift)]);
             }
             out_points
         };
@@ -142,20 +142,20 @@ impl<'a> Head<'a> {
     }
 
     fn shade(&self, canvas: &mut Canvas, path: Option<&Path>, strength: f32) {
-        let (centre, half) = self.row(0.0, 0.02);
+        let (center, half) = self.row(0.0, 0.02);
         self.figure.shade(
             canvas,
             path,
-            [centre[0] - half, centre[1]],
-            [centre[0] + half, centre[1]],
+            [center[0] - half, center[1]],
+            [center[0] + half, center[1]],
             strength,
         );
     }
 }
 
 /// Positions in body coordinates of nose, left eye, right eye, left ear, right ear, with how squarely they are seen.
-pub(crate) fn face_points(figure: &Figure<'_>) -> [(P, f32); 5] {
-    let head = Head::new(figure);
+pub(crate) fn face_points(figure: &Figure<'_>) -> [(Point2, f32); 5] {
+    let head = HeadGeometry::new(figure);
     let nose = head.surface(0.0, -0.13, 0.07);
     let eye = |side: f32| head.surface(side * 0.42, 0.03, 0.0);
     let ear = |side: f32| head.surface(side * 1.62, -0.02, 0.02);
@@ -173,7 +173,7 @@ pub(crate) fn neck(figure: &Figure<'_>, canvas: &mut Canvas) {
             (Gender::Female, _) => 0.95,
         };
     let frame = &figure.frame;
-    let head = Head::new(figure);
+    let head = HeadGeometry::new(figure);
     let top = head.place([0.0, -0.2, -0.08]).0;
     let base = frame.point(add(s.neck, [0.0, 0.035, -0.004]));
     let run = [
@@ -206,9 +206,9 @@ pub(crate) fn neck(figure: &Figure<'_>, canvas: &mut Canvas) {
     );
     canvas.fill(path.as_ref(), shade, None);
     if let Some(scarf) = person.scarf {
-        let centre = frame.point(add(s.neck, [0.0, 0.03, 0.008]));
+        let center = frame.point(add(s.neck, [0.0, 0.03, 0.008]));
         let (w, h) = (frame.half(0.052, 0.056), figure.px(0.028));
-        let path = ellipse(centre, w, h, 0.0);
+        let path = ellipse(center, w, h, 0.0);
         canvas.solid(
             path.as_ref(),
             scarf.rgb,
@@ -217,7 +217,7 @@ pub(crate) fn neck(figure: &Figure<'_>, canvas: &mut Canvas) {
         let (end, facing) = figure.surface(0.85, 0.22, person.upper.ease + 0.01);
         if facing > 0.1 {
             let tail = tube(
-                &[(centre, figure.px(0.02)), (end, figure.px(0.021))],
+                &[(center, figure.px(0.02)), (end, figure.px(0.021))],
                 false,
                 false,
             );
@@ -231,15 +231,15 @@ pub(crate) fn neck(figure: &Figure<'_>, canvas: &mut Canvas) {
         figure.shade(
             canvas,
             path.as_ref(),
-            [centre[0] - w, centre[1]],
-            [centre[0] + w, centre[1]],
+            [center[0] - w, center[1]],
+            [center[0] + w, center[1]],
             0.9,
         );
         let fold = open_line(&smooth(
             &[
-                [centre[0] - 0.9 * w, centre[1]],
-                [centre[0], centre[1] + 0.5 * h],
-                [centre[0] + 0.9 * w, centre[1]],
+                [center[0] - 0.9 * w, center[1]],
+                [center[0], center[1] + 0.5 * h],
+                [center[0] + 0.9 * w, center[1]],
             ],
             4,
         ));
@@ -249,11 +249,11 @@ pub(crate) fn neck(figure: &Figure<'_>, canvas: &mut Canvas) {
 }
 
 pub(crate) fn head(figure: &Figure<'_>, canvas: &mut Canvas, rng: &mut Rng) {
-    let head = Head::new(figure);
+    let head = HeadGeometry::new(figure);
     let person = figure.person;
     let label = figure.label(part::HEAD, group::HEAD);
     let skin = person.skin;
-    let rows: Vec<(P, f32)> = [
+    let rows: Vec<(Point2, f32)> = [
         0.5, 0.46, 0.39, 0.28, 0.14, 0.0, -0.12, -0.24, -0.36, -0.45, -0.5,
     ]
     .iter()
@@ -317,7 +317,7 @@ pub(crate) fn head(figure: &Figure<'_>, canvas: &mut Canvas, rng: &mut Rng) {
     glasses(&head, canvas);
 }
 
-fn face(head: &Head<'_>, canvas: &mut Canvas, nose: &[P; 4], rng: &mut Rng) {
+fn face(head: &HeadGeometry<'_>, canvas: &mut Canvas, nose: &[Point2; 4], rng: &mut Rng) {
     let figure = head.figure;
     let person = figure.person;
     let skin = person.skin;
@@ -345,7 +345,7 @@ fn face(head: &Head<'_>, canvas: &mut Canvas, nose: &[P; 4], rng: &mut Rng) {
             [0.13, 0.09, 0.07],
             None,
         );
-        let lid: Vec<P> = [-0.16, -0.05, 0.06, 0.16]
+        let lid: Vec<Point2> = [-0.16, -0.05, 0.06, 0.16]
             .map(|d| {
                 head.surface(side * 0.42 + d, 0.055 - 0.12 * d * d * 4.0, 0.0)
                     .0
@@ -358,7 +358,7 @@ fn face(head: &Head<'_>, canvas: &mut Canvas, nose: &[P; 4], rng: &mut Rng) {
             head.px(0.018),
             None,
         );
-        let brow: Vec<P> = [-0.22, 0.0, 0.2]
+        let brow: Vec<Point2> = [-0.22, 0.0, 0.2]
             .map(|d| {
                 head.surface(side * 0.43 + d, 0.125 - 0.15 * d * side * d.abs(), 0.01)
                     .0
@@ -377,7 +377,7 @@ fn face(head: &Head<'_>, canvas: &mut Canvas, nose: &[P; 4], rng: &mut Rng) {
             None,
         );
         if old {
-            let line: Vec<P> = [(0.25, -0.2), (0.4, -0.3)]
+            let line: Vec<Point2> = [(0.25, -0.2), (0.4, -0.3)]
                 .map(|(a, u)| head.surface(side * a, u, 0.0).0)
                 .to_vec();
             canvas.line(open_line(&line).as_ref(), dark, 0.5, head.px(0.016), None);
@@ -393,7 +393,7 @@ fn face(head: &Head<'_>, canvas: &mut Canvas, nose: &[P; 4], rng: &mut Rng) {
     if head.frame.yaw.cos() > 0.3 {
         canvas.glaze(polygon(&ridge).as_ref(), dark, 0.3, None);
     }
-    let under: Vec<P> = [-0.16, 0.0, 0.16]
+    let under: Vec<Point2> = [-0.16, 0.0, 0.16]
         .map(|a| head.surface(a, -0.185, 0.02).0)
         .to_vec();
     canvas.line(open_line(&under).as_ref(), dark, 0.55, head.px(0.022), None);
@@ -411,7 +411,7 @@ fn face(head: &Head<'_>, canvas: &mut Canvas, nose: &[P; 4], rng: &mut Rng) {
         towards(skin, [0.5, 0.2, 0.18], 0.45)
     };
     let smile = rng.random_range(-0.01..0.03f32);
-    let mouth: Vec<P> = [-0.34, -0.17, 0.0, 0.17, 0.34]
+    let mouth: Vec<Point2> = [-0.34, -0.17, 0.0, 0.17, 0.34]
         .iter()
         .map(|a| (head.surface(*a, -0.29 + smile * (a.abs() / 0.34), 0.0), *a))
         .filter(|(s, _)| s.1 > 0.1)
@@ -437,9 +437,9 @@ fn face(head: &Head<'_>, canvas: &mut Canvas, nose: &[P; 4], rng: &mut Rng) {
     );
     if person.hair.beard {
         let edge = head.edge();
-        let mut outline: Vec<P> = Vec::new();
+        let mut outline: Vec<Point2> = Vec::new();
         const STEPS: usize = 12;
-        let mut low: Vec<P> = Vec::new();
+        let mut low: Vec<Point2> = Vec::new();
         for k in 0..=STEPS {
             let azimuth = edge - PI + PI * k as f32 / STEPS as f32;
             let away = azimuth.sin().atan2(azimuth.cos()).abs();
@@ -511,7 +511,7 @@ fn hairline(style: HairStyle, azimuth: f32) -> f32 {
     table(rows, away)[0]
 }
 
-fn hair(head: &Head<'_>, canvas: &mut Canvas) {
+fn hair(head: &HeadGeometry<'_>, canvas: &mut Canvas) {
     let figure = head.figure;
     let hair = &figure.person.hair;
     let label = figure.label(part::HEAD, group::HEAD);
@@ -544,7 +544,7 @@ fn hair(head: &Head<'_>, canvas: &mut Canvas) {
         let edge = head.edge();
         for k in 1..8 {
             let azimuth = edge - PI + PI * k as f32 / 8.0;
-            let points: Vec<P> = [0.47, 0.3, 0.1, -0.1, -0.35]
+            let points: Vec<Point2> = [0.47, 0.3, 0.1, -0.1, -0.35]
                 .map(|u| head.surface(azimuth, u, out).0)
                 .to_vec();
             let rgb = if k % 2 == 0 {
@@ -596,7 +596,7 @@ fn hair(head: &Head<'_>, canvas: &mut Canvas) {
 /// Hair below the head: behind the shoulders, or down the back when seen from there.
 pub(crate) fn hair_fall(figure: &Figure<'_>, canvas: &mut Canvas) {
     let hair = &figure.person.hair;
-    let head = Head::new(figure);
+    let head = HeadGeometry::new(figure);
     let label = figure.label(part::HEAD, group::HEAD);
     let s = &figure.skeleton;
     let back = figure.section(0.95, figure.person.upper.ease);
@@ -643,7 +643,8 @@ pub(crate) fn hair_fall(figure: &Figure<'_>, canvas: &mut Canvas) {
             if let Some(mask) = canvas.mask(path.as_ref()) {
                 for k in -3..=3 {
                     let u = k as f32 / 3.6;
-                    let points: Vec<P> = rows.iter().map(|r| [r.0[0] + u * r.1, r.0[1]]).collect();
+                    let points: Vec<Point2> =
+                        rows.iter().map(|r| [r.0[0] + u * r.1, r.0[1]]).collect();
                     let rgb = if k % 2 == 0 {
                         towards(hair.rgb, [1.0, 0.95, 0.85], 0.3)
                     } else {
@@ -660,7 +661,7 @@ pub(crate) fn hair_fall(figure: &Figure<'_>, canvas: &mut Canvas) {
             }
             if figure.frame.yaw.cos() <= -0.2 {
                 // The seam with the cap must not show: only the lower edge gets a contour.
-                let edge: Vec<P> = rows[2..]
+                let edge: Vec<Point2> = rows[2..]
                     .iter()
                     .map(|r| [r.0[0] - r.1, r.0[1]])
                     .chain(rows[2..].iter().rev().map(|r| [r.0[0] + r.1, r.0[1]]))
@@ -709,13 +710,13 @@ pub(crate) fn hair_fall(figure: &Figure<'_>, canvas: &mut Canvas) {
     }
 }
 
-fn glasses(head: &Head<'_>, canvas: &mut Canvas) {
+fn glasses(head: &HeadGeometry<'_>, canvas: &mut Canvas) {
     let kind = head.figure.person.glasses;
     if kind == Glasses::None || head.frame.yaw.cos() < -0.3 {
         return;
     }
     let frame_rgb = [0.07, 0.06, 0.06];
-    let mut rims: Vec<P> = Vec::new();
+    let mut rims: Vec<Point2> = Vec::new();
     for side in [-1.0f32, 1.0] {
         let (p, facing) = head.surface(side * 0.4, 0.02, 0.03);
         let (ear, ear_facing) = head.surface(side * 1.55, 0.04, 0.02);
@@ -753,12 +754,12 @@ fn glasses(head: &Head<'_>, canvas: &mut Canvas) {
 }
 
 pub(crate) fn headwear(figure: &Figure<'_>, canvas: &mut Canvas) {
-    let Some((kind, colour)) = figure.person.headwear else {
+    let Some((kind, color)) = figure.person.headwear else {
         return;
     };
-    let head = Head::new(figure);
+    let head = HeadGeometry::new(figure);
     let label = figure.label(part::HEAD, group::HEAD);
-    let rgb = colour.rgb;
+    let rgb = color.rgb;
     let out = if figure.person.hair.style == HairStyle::Afro {
         0.11
     } else {
@@ -766,7 +767,7 @@ pub(crate) fn headwear(figure: &Figure<'_>, canvas: &mut Canvas) {
     };
     let brim = |canvas: &mut Canvas, reach: f32, from: f32, to: f32, u: f32| {
         // A flat ring sector around the head, seen from slightly above.
-        let mut points: Vec<P> = Vec::new();
+        let mut points: Vec<Point2> = Vec::new();
         const STEPS: usize = 20;
         for k in 0..=STEPS {
             let azimuth = from + (to - from) * k as f32 / STEPS as f32;
@@ -796,7 +797,7 @@ pub(crate) fn headwear(figure: &Figure<'_>, canvas: &mut Canvas) {
             canvas.solid(crown.as_ref(), rgb, label);
             head.shade(canvas, crown.as_ref(), 1.0);
             figure.contour(canvas, crown.as_ref(), rgb);
-            let seam: Vec<P> = [0.18, 0.32, 0.47]
+            let seam: Vec<Point2> = [0.18, 0.32, 0.47]
                 .map(|u| head.surface(0.0, u, out).0)
                 .to_vec();
             if front > 0.1 {
@@ -817,7 +818,7 @@ pub(crate) fn headwear(figure: &Figure<'_>, canvas: &mut Canvas) {
             canvas.solid(crown.as_ref(), rgb, label);
             head.shade(canvas, crown.as_ref(), 1.0);
             let edge = head.edge();
-            let fold: Vec<P> = (0..=10)
+            let fold: Vec<Point2> = (0..=10)
                 .map(|k| {
                     let azimuth = edge - PI + PI * k as f32 / 10.0;
                     head.surface(azimuth, 0.22 - 0.14 * (1.0 - azimuth.cos()) / 2.0, out)
@@ -834,7 +835,7 @@ pub(crate) fn headwear(figure: &Figure<'_>, canvas: &mut Canvas) {
             head.shade(canvas, crown.as_ref(), 1.0);
             figure.contour(canvas, crown.as_ref(), rgb);
             let edge = head.edge();
-            let band: Vec<P> = (0..=10)
+            let band: Vec<Point2> = (0..=10)
                 .map(|k| {
                     head.surface(edge - PI + PI * k as f32 / 10.0, 0.23, out + 0.02)
                         .0

@@ -6,23 +6,23 @@ use clasp_data::Rng;
 use rand::RngExt;
 use tiny_skia::{Pixmap, Transform};
 
-use super::appearance::{LowerKind, Pattern, Person, Upper};
-use crate::canvas::{P, rgba};
+use super::appearance::{LowerKind, Pattern, SynthPerson, UpperGarment};
+use crate::canvas::{Point2, rgba};
 use crate::color::{Color, Hue, luminance};
 use crate::style::Style;
 use tiny_skia::Shader;
 
-/// A person of the standard style in held-out shades and cuts. Attributes stay as they are.
-pub(super) fn dress_anew(mut person: Person, rng: &mut Rng) -> Person {
-    let anew = |colour: &mut Color, rng: &mut Rng| {
-        *colour = Color::sample_in(Style::HeldOut, colour.hue, rng);
+/// A person of the standard style in held-out shades and cuts. AttributeValues stay as they are.
+pub(super) fn dress_anew(mut person: SynthPerson, rng: &mut Rng) -> SynthPerson {
+    let anew = |color: &mut Color, rng: &mut Rng| {
+        *color = Color::sample_in(Style::HeldOut, color.hue, rng);
     };
     let upper = &mut person.upper;
-    anew(&mut upper.colour, rng);
+    anew(&mut upper.color, rng);
     anew(&mut upper.second, rng);
-    // The second colour must still show on the first.
-    if (luminance(upper.second.rgb) - luminance(upper.colour.rgb)).abs() <= 0.2 {
-        let hue = if luminance(upper.colour.rgb) > 0.45 {
+    // The second color must still show on the first.
+    if (luminance(upper.second.rgb) - luminance(upper.color.rgb)).abs() <= 0.2 {
+        let hue = if luminance(upper.color.rgb) > 0.45 {
             Hue::Black
         } else {
             Hue::White
@@ -32,9 +32,9 @@ pub(super) fn dress_anew(mut person: Person, rng: &mut Rng) -> Person {
     upper.ease *= 1.7;
     let lower = &mut person.lower;
     if lower.kind == LowerKind::Dress {
-        lower.colour = upper.colour;
+        lower.color = upper.color;
     } else {
-        anew(&mut lower.colour, rng);
+        anew(&mut lower.color, rng);
     }
     lower.length = match lower.kind {
         LowerKind::Shorts => rng.random_range(0.42..0.5),
@@ -48,16 +48,16 @@ pub(super) fn dress_anew(mut person: Person, rng: &mut Rng) -> Person {
         person.stockings.as_mut(),
         person.scarf.as_mut(),
     ];
-    for colour in others.into_iter().flatten() {
-        anew(colour, rng);
+    for color in others.into_iter().flatten() {
+        anew(color, rng);
     }
     person
 }
 
 /// Tile of 16 by 16 of a patterned garment, or none where the pattern needs no tile.
-pub(super) fn tile(upper: &Upper) -> Option<Pixmap> {
+pub(super) fn tile(upper: &UpperGarment) -> Option<Pixmap> {
     let mut tile = Pixmap::new(16, 16)?;
-    tile.fill(rgba(upper.colour.rgb, 1.0));
+    tile.fill(rgba(upper.color.rgb, 1.0));
     let second = |x: i32, y: i32| -> f32 {
         match upper.pattern {
             // Diagonal stripes, to one side or the other.
@@ -97,9 +97,9 @@ pub(super) fn tile(upper: &Upper) -> Option<Pixmap> {
 }
 
 /// Outlines of a print in its own coordinates, -1 to 1 across and down, each with whether it has the garment's second
-/// colour (otherwise its first).
-pub(super) fn print(style: usize) -> Vec<(Vec<P>, bool)> {
-    let ring = |r: f32| -> Vec<P> {
+/// color (otherwise its first).
+pub(super) fn print(style: usize) -> Vec<(Vec<Point2>, bool)> {
+    let ring = |r: f32| -> Vec<Point2> {
         (0..24)
             .map(|k| {
                 let t = k as f32 / 12.0 * PI;

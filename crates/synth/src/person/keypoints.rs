@@ -2,7 +2,7 @@
 
 use super::figure::Figure;
 use super::{group, head};
-use crate::canvas::{Canvas, P};
+use crate::canvas::{Canvas, Point2};
 
 /// COCO's keypoints of a figure that was drawn on the canvas, with what can be seen of them.
 pub(crate) fn keypoints(figure: &Figure<'_>, canvas: &Canvas) -> [[f32; 3]; 17] {
@@ -16,7 +16,7 @@ pub(crate) fn keypoints(figure: &Figure<'_>, canvas: &Canvas) -> [[f32; 3]; 17] 
         (s.ankles, group::LEGS, 0),
     ];
     let mut out = [[0.0; 3]; 17];
-    let mut put = |index: usize, point: P, possible: bool, groups: &[u8]| {
+    let mut put = |index: usize, point: Point2, possible: bool, groups: &[u8]| {
         let mut p = tiny_skia::Point::from_xy(point[0], point[1]);
         canvas.transform.map_point(&mut p);
         let (x, y) = (p.x.floor() as i64, p.y.floor() as i64);
@@ -29,7 +29,7 @@ pub(crate) fn keypoints(figure: &Figure<'_>, canvas: &Canvas) -> [[f32; 3]; 17] 
                 .iter()
                 .any(|(dx, dy)| {
                     let label = canvas.label_at(x + dx, y + dy);
-                    label.who == figure.who && groups.contains(&label.group)
+                    label.instance == figure.instance && groups.contains(&label.group)
                 });
         out[index] = [p.x, p.y, if seen { 2.0 } else { 1.0 }];
     };

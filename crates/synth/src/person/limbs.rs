@@ -2,12 +2,12 @@
 
 use tiny_skia::{Mask, Path, Transform};
 
-use crate::canvas::{Canvas, P, ellipse, glow, gradient, loft, open_line, smooth, tube};
+use crate::canvas::{Canvas, Point2, ellipse, glow, gradient, loft, open_line, smooth, tube};
 use crate::color::{LIGHT, SHADOW, darker};
 use crate::person::appearance::{Age, BagKind, Footwear, LowerKind, Sleeve};
 use crate::person::figure::{Figure, mix2, table};
 use crate::person::group;
-use crate::person::pose::{V, add, mix, scaled};
+use crate::person::pose::{Point3, add, mix, scaled};
 use clasp_data::Rng;
 use clasp_data::part;
 
@@ -19,7 +19,7 @@ impl Figure<'_> {
         from: f32,
         to: f32,
         extra: impl Fn(f32) -> f32,
-    ) -> Vec<(P, f32)> {
+    ) -> Vec<(Point2, f32)> {
         let places = [0.0, 0.35, 0.7, 1.0, 1.35, 1.7, 2.0];
         let mut run: Vec<f32> = places
             .into_iter()
@@ -37,7 +37,7 @@ impl Figure<'_> {
             .collect()
     }
 
-    pub(super) fn leg_point(&self, i: usize, s: f32) -> V {
+    pub(super) fn leg_point(&self, i: usize, s: f32) -> Point3 {
         let k = &self.skeleton;
         if s <= 1.0 {
             mix(k.hips[i], k.knees[i], s)
@@ -89,7 +89,7 @@ impl Figure<'_> {
             self.contour(canvas, path.as_ref(), rgb);
         }
         self.shoe(canvas, i);
-        let rgb = lower.colour.rgb;
+        let rgb = lower.color.rgb;
         let (end, ease) = match lower.kind {
             LowerKind::Trousers => {
                 let boots = person.shoes.0 == Footwear::Boots && lower.width < 0.5;
@@ -147,7 +147,7 @@ impl Figure<'_> {
     }
 
     pub(super) fn shoe(&self, canvas: &mut Canvas, i: usize) {
-        let (kind, colour) = self.person.shoes;
+        let (kind, color) = self.person.shoes;
         let k = &self.skeleton;
         let group = group::LEGS + i as u8;
         let (ankle, foot) = (k.ankles[i], k.feet[i]);
@@ -163,7 +163,7 @@ impl Figure<'_> {
         let [pa, ph, pb, pt] = [ankle, heel, ball, toe].map(|v| self.frame.point(v));
         let sole_drop = self.px(0.016);
         let label = self.label(part::FEET, group);
-        let rgb = colour.rgb;
+        let rgb = color.rgb;
         if kind == Footwear::Sandals {
             let bare = [
                 tube(
@@ -188,11 +188,11 @@ impl Figure<'_> {
                 0.6,
             );
             let side = self.px(0.02);
-            for (centre, drop) in [(pb, 0.004), (mix2(pa, pb, 0.45), 0.0)] {
+            for (center, drop) in [(pb, 0.004), (mix2(pa, pb, 0.45), 0.0)] {
                 let strap = open_line(&[
-                    [centre[0] - side, centre[1] + self.px(0.006 + drop)],
-                    [centre[0], centre[1] - self.px(0.006)],
-                    [centre[0] + side, centre[1] + self.px(0.006 + drop)],
+                    [center[0] - side, center[1] + self.px(0.006 + drop)],
+                    [center[0], center[1] - self.px(0.006)],
+                    [center[0] + side, center[1] + self.px(0.006 + drop)],
                 ]);
                 canvas.line(strap.as_ref(), rgb, 1.0, self.px(0.009), None);
             }
@@ -281,7 +281,7 @@ impl Figure<'_> {
         }
     }
 
-    pub(super) fn arm_point(&self, i: usize, s: f32) -> V {
+    pub(super) fn arm_point(&self, i: usize, s: f32) -> Point3 {
         let k = &self.skeleton;
         if s <= 1.0 {
             mix(k.shoulders[i], k.elbows[i], s)
@@ -290,7 +290,7 @@ impl Figure<'_> {
         }
     }
 
-    pub(super) fn arm_run(&self, i: usize, to: f32, extra: f32) -> Vec<(P, f32)> {
+    pub(super) fn arm_run(&self, i: usize, to: f32, extra: f32) -> Vec<(Point2, f32)> {
         let rows = [
             (0.0, [0.033]),
             (0.3, [0.034]),
@@ -332,8 +332,8 @@ impl Figure<'_> {
             self.contour(canvas, path.as_ref(), skin);
         }
         let (wrist, tip) = (self.frame.point(k.wrists[i]), self.frame.point(k.hands[i]));
-        if let Some((kind, colour)) = carrying {
-            self.carried(canvas, i, kind, colour);
+        if let Some((kind, color)) = carrying {
+            self.carried(canvas, i, kind, color);
         }
         let hand = tube(
             &[
@@ -389,21 +389,26 @@ impl Figure<'_> {
         if let Some(open) = sleeve_outline(&run) {
             canvas.line(
                 Some(&open),
-                darker(upper.colour.rgb, 0.35),
+                darker(upper.color.rgb, 0.35),
                 0.45,
                 self.px(0.0032),
                 None,
             );
         }
-        if let Some((BagKind::Hand, colour)) = person.bag
+        if let Some((BagKind::Hand, color)) = person.bag
             && usize::from(person.bag_side < 0.0) == i
         {
-            self.handbag(canvas, i, colour);
+            self.handbag(canvas, i, color);
         }
     }
 
     /// Shades a sleeve but leaves its top to the trunk, so that the shoulder does not look like a ball.
-    pub(super) fn shade_sleeve(&self, canvas: &mut Canvas, path: Option<&Path>, run: &[(P, f32)]) {
+    pub(super) fn shade_sleeve(
+        &self,
+        canvas: &mut Canvas,
+        path: Option<&Path>,
+        run: &[(Point2, f32)],
+    ) {
         let Some(mut mask) = canvas.mask(path) else {
             return;
         };
@@ -415,7 +420,7 @@ impl Figure<'_> {
         let d = [d[0] / length, d[1] / length];
         let reach = (1.9 * r).max(1.0);
         let width = mask.width() as usize;
-        let x_range = |p: &(P, f32)| {
+        let x_range = |p: &(Point2, f32)| {
             (
                 p.0[0] - p.1 - 3.0,
                 p.0[0] + p.1 + 3.0,
@@ -479,7 +484,7 @@ impl Figure<'_> {
         let run = self.arm_run(i, 2.0, 0.004);
         let shift = -self.light.signum() * self.px(0.008);
         for (grow, alpha) in [(1.15, 0.07), (1.0, 0.1)] {
-            let moved: Vec<(P, f32)> = run[2..]
+            let moved: Vec<(Point2, f32)> = run[2..]
                 .iter()
                 .map(|(p, r)| ([p[0] + shift, p[1] + self.px(0.004)], r * grow))
                 .collect();
@@ -493,7 +498,7 @@ impl Figure<'_> {
 
     /// The trunk of this person as a mask.
     pub(super) fn own_mask(&self, canvas: &Canvas) -> Option<Mask> {
-        let rows: Vec<(P, f32)> = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0, -0.15]
+        let rows: Vec<(Point2, f32)> = [1.0, 0.8, 0.6, 0.4, 0.2, 0.0, -0.15]
             .iter()
             .map(|t| self.row(*t, 0.0))
             .collect();
@@ -502,7 +507,7 @@ impl Figure<'_> {
 }
 
 /// The two long edges of a sleeve with its cuff, without the round top.
-fn sleeve_outline(run: &[(P, f32)]) -> Option<Path> {
+fn sleeve_outline(run: &[(Point2, f32)]) -> Option<Path> {
     let n = run.len();
     if n < 3 {
         return None;
@@ -513,7 +518,7 @@ fn sleeve_outline(run: &[(P, f32)]) -> Option<Path> {
         let length = d[0].hypot(d[1]).max(1e-3);
         [-d[1] / length, d[0] / length]
     };
-    let edge = |side: f32| -> Vec<P> {
+    let edge = |side: f32| -> Vec<Point2> {
         (1..n)
             .map(|i| {
                 let m = normal(i);

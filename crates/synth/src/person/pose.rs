@@ -6,21 +6,21 @@ use std::f32::consts::PI;
 
 use rand::RngExt;
 
-use crate::canvas::P;
-use crate::person::appearance::{BagKind, Body, Carried, Person, View};
+use crate::canvas::Point2;
+use crate::person::appearance::{BagKind, Body, Carried, SynthPerson, View};
 use crate::sampling::jitter;
 use crate::sampling::weighted;
 use clasp_data::Rng;
 
 /// A point in body coordinates.
-pub(crate) type V = [f32; 3];
+pub(crate) type Point3 = [f32; 3];
 
 /// Angles of one arm, radians.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arm {
-    /// Upper arm forward (+) or back (-).
+    /// UpperGarment arm forward (+) or back (-).
     pub flex: f32,
-    /// Upper arm away from the body.
+    /// UpperGarment arm away from the body.
     pub abduct: f32,
     /// Bend of the elbow.
     pub elbow: f32,
@@ -75,7 +75,7 @@ enum ArmStyle {
 
 impl Pose {
     /// A pose that suits what the person carries.
-    pub fn sample(person: &Person, rng: &mut Rng) -> Self {
+    pub fn sample(person: &SynthPerson, rng: &mut Rng) -> Self {
         let walking = rng.random_bool(0.6);
         let mut pose = if walking {
             Pose::walking(rng.random::<f32>(), rng)
@@ -317,33 +317,33 @@ pub(crate) fn yaw_for(view: View, rng: &mut Rng) -> f32 {
 /// Joints in body coordinates; index 0 is the left one of a pair.
 #[derive(Clone, Debug)]
 pub(crate) struct Skeleton {
-    pub pelvis: V,
-    pub neck: V,
+    pub pelvis: Point3,
+    pub neck: Point3,
     /// Middle of the head.
-    pub head: V,
-    pub shoulders: [V; 2],
-    pub elbows: [V; 2],
-    pub wrists: [V; 2],
+    pub head: Point3,
+    pub shoulders: [Point3; 2],
+    pub elbows: [Point3; 2],
+    pub wrists: [Point3; 2],
     /// Ends of the hands.
-    pub hands: [V; 2],
-    pub hips: [V; 2],
-    pub knees: [V; 2],
-    pub ankles: [V; 2],
+    pub hands: [Point3; 2],
+    pub hips: [Point3; 2],
+    pub knees: [Point3; 2],
+    pub ankles: [Point3; 2],
     /// Directions of the feet, unit length.
-    pub feet: [V; 2],
+    pub feet: [Point3; 2],
     /// Height of the head from chin to crown.
     pub head_height: f32,
 }
 
-pub(crate) fn add(a: V, b: V) -> V {
+pub(crate) fn add(a: Point3, b: Point3) -> Point3 {
     [a[0] + b[0], a[1] + b[1], a[2] + b[2]]
 }
 
-pub(crate) fn scaled(a: V, k: f32) -> V {
+pub(crate) fn scaled(a: Point3, k: f32) -> Point3 {
     a.map(|v| v * k)
 }
 
-pub(crate) fn mix(a: V, b: V, t: f32) -> V {
+pub(crate) fn mix(a: Point3, b: Point3, t: f32) -> Point3 {
     [
         a[0] + (b[0] - a[0]) * t,
         a[1] + (b[1] - a[1]) * t,
@@ -414,7 +414,7 @@ impl Skeleton {
             // The forearm bends in the plane of the upper arm's swing, then turns inwards.
             let bent = direction(arm.flex + arm.elbow, arm.abduct * 0.6, side);
             let inward = arm.inward * arm.elbow.min(1.0);
-            let bent = normalise([bent[0] - side * inward, bent[1], bent[2]]);
+            let bent = normalize([bent[0] - side * inward, bent[1], bent[2]]);
             skeleton.shoulders[i] = shoulder;
             skeleton.elbows[i] = elbow;
             skeleton.wrists[i] = add(elbow, scaled(bent, fore));
@@ -427,7 +427,7 @@ impl Skeleton {
             skeleton.knees[i] = knee;
             skeleton.ankles[i] = add(knee, scaled(lower, shin));
             let toe = bend.toe - 0.4 * (bend.flex - bend.knee).min(0.0);
-            skeleton.feet[i] = normalise([side * 0.16, -toe.sin(), toe.cos()]);
+            skeleton.feet[i] = normalize([side * 0.16, -toe.sin(), toe.cos()]);
         }
         // The lower foot stands on the floor.
         let floor = (0..2)
@@ -459,7 +459,7 @@ impl Skeleton {
 }
 
 /// A limb's direction: straight down, swung forward by `flex` and away from the body by `abduct`.
-fn direction(flex: f32, abduct: f32, side: f32) -> V {
+fn direction(flex: f32, abduct: f32, side: f32) -> Point3 {
     [
         side * abduct.sin(),
         -flex.cos() * abduct.cos(),
@@ -467,26 +467,26 @@ fn direction(flex: f32, abduct: f32, side: f32) -> V {
     ]
 }
 
-fn normalise(v: V) -> V {
+fn normalize(v: Point3) -> Point3 {
     let length = (v[0] * v[0] + v[1] * v[1] + v[2] * v[2]).sqrt().max(1e-6);
     v.map(|x| x / length)
 }
 
 /// From body coordinates to pixels: turn, parallel projection seen from slightly above, scale.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Frame {
+pub(crate) struct BodyProjection {
     /// Pixels per body height.
     pub scale: f32,
     /// Pixel of the floor point under the pelvis.
-    pub foot: P,
+    pub foot: Point2,
     pub yaw: f32,
     /// How far the camera looks down, radians.
     pub pitch: f32,
 }
 
-impl Frame {
+impl BodyProjection {
     /// Pixel and nearness to the camera (in body heights, larger is nearer).
-    pub fn project(&self, v: V) -> (P, f32) {
+    pub fn project(&self, v: Point3) -> (Point2, f32) {
         let (sin, cos) = self.yaw.sin_cos();
         let x = v[0] * cos + v[2] * sin;
         let near = -v[0] * sin + v[2] * cos;
@@ -500,11 +500,11 @@ impl Frame {
         )
     }
 
-    pub fn point(&self, v: V) -> P {
+    pub fn point(&self, v: Point3) -> Point2 {
         self.project(v).0
     }
 
-    pub fn near(&self, v: V) -> f32 {
+    pub fn near(&self, v: Point3) -> f32 {
         self.project(v).1
     }
 
@@ -521,8 +521,8 @@ impl Frame {
     }
 
     /// The same frame turned by a further `angle`.
-    pub fn turned(self, angle: f32) -> Frame {
-        Frame {
+    pub fn turned(self, angle: f32) -> BodyProjection {
+        BodyProjection {
             yaw: self.yaw + angle,
             ..self
         }

@@ -5,15 +5,15 @@ use clasp_data::Rng;
 use rand::RngExt;
 
 use super::appearance::{
-    Age, BagKind, Body, Carried, Footwear, Gender, Glasses, Hair, HairStyle, Headwear, Lower,
-    LowerKind, Pattern, Person, Sleeve, Upper, UpperKind,
+    Age, BagKind, Body, Carried, Footwear, Gender, Glasses, Hair, HairStyle, Headwear,
+    LowerGarment, LowerKind, Pattern, Sleeve, SynthPerson, UpperGarment, UpperKind,
 };
 use super::held_out::dress_anew;
 use crate::color::{Color, Hue, luminance};
 use crate::sampling::{between, weighted};
 use crate::style::Style;
 
-impl Person {
+impl SynthPerson {
     /// A new person in garments of a style. In either style the attributes are as frequent.
     pub fn sample_in(style: Style, rng: &mut Rng) -> Self {
         let person = Self::sample(rng);
@@ -45,11 +45,11 @@ impl Person {
                     (Footwear::Sandals, if warm { 0.3 } else { 0.06 }),
                 ],
             );
-            let colours: &[(Hue, f32)] = match kind {
+            let colors: &[(Hue, f32)] = match kind {
                 Footwear::Sneakers => &[
                     (Hue::White, 3.0),
                     (Hue::Black, 1.0),
-                    (Hue::Grey, 1.0),
+                    (Hue::Gray, 1.0),
                     (Hue::Red, 1.0),
                     (Hue::Blue, 1.0),
                     (Hue::Green, 0.5),
@@ -59,13 +59,13 @@ impl Person {
                 Footwear::Shoes | Footwear::Boots => &[
                     (Hue::Black, 3.0),
                     (Hue::Brown, 2.5),
-                    (Hue::Grey, 0.7),
+                    (Hue::Gray, 0.7),
                     (Hue::Red, 0.4),
                     (Hue::White, 0.4),
                 ],
                 Footwear::Sandals => &[(Hue::Brown, 2.0), (Hue::Black, 1.5), (Hue::White, 1.0)],
             };
-            let hue = weighted(rng, colours);
+            let hue = weighted(rng, colors);
             (kind, Color::sample(hue, rng))
         };
         let bag = {
@@ -78,7 +78,7 @@ impl Person {
                     (Some(BagKind::Hand), if female { 0.24 } else { 0.14 }),
                 ],
             );
-            kind.map(|kind| (kind, any_colour(rng, 1.5)))
+            kind.map(|kind| (kind, any_color(rng, 1.5)))
         };
         let carried = rng.random_bool(0.33).then(|| {
             let kind = weighted(
@@ -98,7 +98,7 @@ impl Person {
                     (Carried::Paper, 0.7),
                 ],
             );
-            (kind, any_colour(rng, 1.0))
+            (kind, any_color(rng, 1.0))
         });
         let hair = sample_hair(rng, gender, age);
         let headwear = rng.random_bool(0.27).then(|| {
@@ -110,7 +110,7 @@ impl Person {
                     (Headwear::Hat, 0.9),
                 ],
             );
-            (kind, any_colour(rng, 1.5))
+            (kind, any_color(rng, 1.5))
         });
         let glasses = weighted(
             rng,
@@ -124,13 +124,13 @@ impl Person {
             (lower.kind != LowerKind::Trousers && female && rng.random_bool(0.3)).then(|| {
                 let hue = weighted(
                     rng,
-                    &[(Hue::Black, 3.0), (Hue::Grey, 1.0), (Hue::White, 0.6)],
+                    &[(Hue::Black, 3.0), (Hue::Gray, 1.0), (Hue::White, 0.6)],
                 );
                 Color::sample(hue, rng)
             });
         let scarf =
-            (upper.sleeve == Sleeve::Long && rng.random_bool(0.16)).then(|| any_colour(rng, 0.5));
-        Person {
+            (upper.sleeve == Sleeve::Long && rng.random_bool(0.16)).then(|| any_color(rng, 0.5));
+        SynthPerson {
             gender,
             age,
             body: sample_body(rng, gender, age),
@@ -150,17 +150,17 @@ impl Person {
     }
 }
 
-/// Any colour word, `dull` times as often black, gray, white or brown as another.
-fn any_colour(rng: &mut Rng, dull: f32) -> Color {
+/// Any color word, `dull` times as often black, gray, white or brown as another.
+fn any_color(rng: &mut Rng, dull: f32) -> Color {
     let choices = Hue::ALL.map(|hue| {
-        let plain = matches!(hue, Hue::Black | Hue::White | Hue::Grey | Hue::Brown);
+        let plain = matches!(hue, Hue::Black | Hue::White | Hue::Gray | Hue::Brown);
         (hue, if plain { dull } else { 1.0 })
     });
     let hue = weighted(rng, &choices);
     Color::sample(hue, rng)
 }
 
-fn sample_upper(rng: &mut Rng) -> Upper {
+fn sample_upper(rng: &mut Rng) -> UpperGarment {
     let kind = weighted(
         rng,
         &[
@@ -194,20 +194,20 @@ fn sample_upper(rng: &mut Rng) -> Upper {
             ),
         ],
     );
-    let colour = any_colour(rng, 1.2);
-    // The second colour must show on the first.
+    let color = any_color(rng, 1.2);
+    // The second color must show on the first.
     let second = loop {
         let second = if rng.random_bool(0.4) {
-            let hue = if luminance(colour.rgb) > 0.45 {
+            let hue = if luminance(color.rgb) > 0.45 {
                 Hue::Black
             } else {
                 Hue::White
             };
             Color::sample(hue, rng)
         } else {
-            any_colour(rng, 1.0)
+            any_color(rng, 1.0)
         };
-        if second.hue != colour.hue && (luminance(second.rgb) - luminance(colour.rgb)).abs() > 0.2 {
+        if second.hue != color.hue && (luminance(second.rgb) - luminance(color.rgb)).abs() > 0.2 {
             break second;
         }
     };
@@ -219,9 +219,9 @@ fn sample_upper(rng: &mut Rng) -> Upper {
         UpperKind::Jacket => 0.016,
         UpperKind::Coat => 0.02,
     };
-    Upper {
+    UpperGarment {
         kind,
-        colour,
+        color,
         second,
         pattern,
         sleeve,
@@ -232,7 +232,7 @@ fn sample_upper(rng: &mut Rng) -> Upper {
     }
 }
 
-fn sample_lower(rng: &mut Rng, female: bool, upper: &Upper) -> Lower {
+fn sample_lower(rng: &mut Rng, female: bool, upper: &UpperGarment) -> LowerGarment {
     let outer = matches!(
         upper.kind,
         UpperKind::Jacket | UpperKind::Coat | UpperKind::Hoodie
@@ -257,24 +257,24 @@ fn sample_lower(rng: &mut Rng, female: bool, upper: &Upper) -> Lower {
         kind,
         LowerKind::Trousers | LowerKind::Shorts | LowerKind::Skirt
     ) && rng.random_bool(0.35);
-    let colour = if kind == LowerKind::Dress {
-        upper.colour
+    let color = if kind == LowerKind::Dress {
+        upper.color
     } else if jeans {
         let hue = weighted(
             rng,
-            &[(Hue::Blue, 4.0), (Hue::Black, 1.0), (Hue::Grey, 0.5)],
+            &[(Hue::Blue, 4.0), (Hue::Black, 1.0), (Hue::Gray, 0.5)],
         );
         Color::sample(hue, rng)
     } else {
-        any_colour(rng, 1.7)
+        any_color(rng, 1.7)
     };
     let length = match kind {
         LowerKind::Shorts => between(rng, [0.18, 0.4]),
         _ => between(rng, [0.15, 0.75]),
     };
-    Lower {
+    LowerGarment {
         kind,
-        colour,
+        color,
         jeans,
         width: rng.random(),
         length,
@@ -338,7 +338,7 @@ fn sample_hair(rng: &mut Rng, gender: Gender, age: Age) -> Hair {
 fn sample_body(rng: &mut Rng, gender: Gender, age: Age) -> Body {
     let female = gender == Gender::Female;
     let mut body = Body {
-        metres: between(rng, if female { [1.54, 1.76] } else { [1.66, 1.92] }),
+        meters: between(rng, if female { [1.54, 1.76] } else { [1.66, 1.92] }),
         build: between(rng, [0.88, 1.22]),
         head: between(rng, [0.128, 0.138]),
         hip: between(rng, [0.505, 0.535]),
@@ -350,7 +350,7 @@ fn sample_body(rng: &mut Rng, gender: Gender, age: Age) -> Body {
         Age::Child => {
             // Five to ten years: the younger the smaller, with a larger head and shorter legs.
             let young = rng.random::<f32>();
-            body.metres = 1.42 - 0.36 * young;
+            body.meters = 1.42 - 0.36 * young;
             body.head = 0.155 + 0.03 * young;
             body.hip = 0.5 - 0.03 * young;
             body.shoulders = between(rng, [0.86, 0.93]);
@@ -358,7 +358,7 @@ fn sample_body(rng: &mut Rng, gender: Gender, age: Age) -> Body {
             body.build = between(rng, [0.95, 1.15]);
         }
         Age::Older => {
-            body.metres -= between(rng, [0.02, 0.08]);
+            body.meters -= between(rng, [0.02, 0.08]);
             body.build += between(rng, [0.0, 0.1]);
             body.stoop = between(rng, [0.06, 0.26]);
         }

@@ -8,16 +8,22 @@ use crate::color::gray;
 use crate::color::{SHADOW, darker, dull, from_hsl, towards};
 use crate::sampling::jitter;
 use crate::scenery::objects::{car, house, lamp, pole, sign, tree};
-use crate::scenery::place::{Ground, Place};
+use crate::scenery::place::{GroundPlane, PlaceKind};
 use clasp_data::Rng;
 
 /// Draws a place over the whole canvas. The same generator state gives the same place.
-pub(crate) fn draw(canvas: &mut Canvas, place: Place, ground: Ground, light: f32, rng: &mut Rng) {
+pub(crate) fn draw(
+    canvas: &mut Canvas,
+    place: PlaceKind,
+    ground: GroundPlane,
+    light: f32,
+    rng: &mut Rng,
+) {
     match place {
-        Place::Street => street(canvas, ground, light, rng),
-        Place::Wall => wall(canvas, ground, rng),
-        Place::Park => park(canvas, ground, light, rng),
-        Place::Indoor => indoor(canvas, ground, rng),
+        PlaceKind::Street => street(canvas, ground, light, rng),
+        PlaceKind::Wall => wall(canvas, ground, rng),
+        PlaceKind::Park => park(canvas, ground, light, rng),
+        PlaceKind::Indoor => indoor(canvas, ground, rng),
     }
 }
 
@@ -41,7 +47,7 @@ fn sky(canvas: &mut Canvas, horizon: f32, rng: &mut Rng) {
 }
 
 /// The floor, darker towards the viewer's feet, with the joints of slabs in perspective.
-fn floor(canvas: &mut Canvas, ground: Ground, rgb: [f32; 3], slabs: bool) {
+fn floor(canvas: &mut Canvas, ground: GroundPlane, rgb: [f32; 3], slabs: bool) {
     let [x, _, w, h] = full(canvas);
     let bottom = canvas.height();
     let shader = gradient(
@@ -65,10 +71,10 @@ fn floor(canvas: &mut Canvas, ground: Ground, rgb: [f32; 3], slabs: bool) {
             None,
         );
     }
-    let centre = canvas.width() / 2.0 + ground.pan;
+    let center = canvas.width() / 2.0 + ground.pan;
     for k in -8..=8 {
-        let at = centre + k as f32 * ground.metre * 0.7;
-        let far = centre + k as f32 * ground.metre * 0.16;
+        let at = center + k as f32 * ground.meter * 0.7;
+        let far = center + k as f32 * ground.meter * 0.16;
         canvas.line(
             open_line(&[[far, ground.horizon], [at, bottom * 1.05]]).as_ref(),
             SHADOW,
@@ -79,9 +85,9 @@ fn floor(canvas: &mut Canvas, ground: Ground, rgb: [f32; 3], slabs: bool) {
     }
 }
 
-fn street(canvas: &mut Canvas, ground: Ground, _light: f32, rng: &mut Rng) {
+fn street(canvas: &mut Canvas, ground: GroundPlane, _light: f32, rng: &mut Rng) {
     let [x, _, w, _] = full(canvas);
-    let m = ground.metre;
+    let m = ground.meter;
     sky(canvas, ground.horizon, rng);
     let mut at = x + ground.pan - rng.random::<f32>() * 3.0 * m;
     while at < x + w {
@@ -135,9 +141,9 @@ fn street(canvas: &mut Canvas, ground: Ground, _light: f32, rng: &mut Rng) {
     }
 }
 
-fn wall(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
+fn wall(canvas: &mut Canvas, ground: GroundPlane, rng: &mut Rng) {
     let [x, y, w, _] = full(canvas);
-    let m = ground.metre;
+    let m = ground.meter;
     let base = ground.horizon + 0.12 * m;
     let rgb = from_hsl(
         rng.random_range(0.0..60.0),
@@ -285,7 +291,7 @@ fn wall(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
     let pavement = gray(rng.random_range(0.45..0.7));
     floor(
         canvas,
-        Ground {
+        GroundPlane {
             horizon: base,
             ..ground
         },
@@ -295,9 +301,9 @@ fn wall(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
     canvas.glaze(rect(x, base, w, 0.06 * m).as_ref(), SHADOW, 0.3, None);
 }
 
-fn park(canvas: &mut Canvas, ground: Ground, light: f32, rng: &mut Rng) {
+fn park(canvas: &mut Canvas, ground: GroundPlane, light: f32, rng: &mut Rng) {
     let [x, _, w, _] = full(canvas);
-    let m = ground.metre;
+    let m = ground.meter;
     sky(canvas, ground.horizon, rng);
     let hue = rng.random_range(75.0..115.0);
     // A far hedge.
@@ -324,15 +330,15 @@ fn park(canvas: &mut Canvas, ground: Ground, light: f32, rng: &mut Rng) {
     floor(canvas, ground, grass, false);
     let bottom = canvas.height() * 1.1;
     // A path that comes towards the viewer.
-    let centre = canvas.width() / 2.0 + ground.pan;
-    let far = centre + jitter(rng, 0.0, 1.5) * m;
+    let center = canvas.width() / 2.0 + ground.pan;
+    let far = center + jitter(rng, 0.0, 1.5) * m;
     let (near_w, far_w) = (rng.random_range(0.8..2.0) * m, 0.15 * m);
     let sand = [0.72, 0.64, 0.52];
     let path = polygon(&[
         [far - far_w, ground.horizon],
         [far + far_w, ground.horizon],
-        [centre + near_w, bottom],
-        [centre - near_w, bottom],
+        [center + near_w, bottom],
+        [center - near_w, bottom],
     ]);
     canvas.solid(path.as_ref(), towards(sand, gray(0.6), rng.random()), None);
     for _ in 0..60 {
@@ -390,9 +396,9 @@ fn park(canvas: &mut Canvas, ground: Ground, light: f32, rng: &mut Rng) {
     }
 }
 
-fn indoor(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
+fn indoor(canvas: &mut Canvas, ground: GroundPlane, rng: &mut Rng) {
     let [x, y, w, _] = full(canvas);
-    let m = ground.metre;
+    let m = ground.meter;
     let base = ground.horizon + 0.1 * m;
     let wall = from_hsl(
         rng.random_range(0.0..360.0),
@@ -510,7 +516,7 @@ fn indoor(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
     );
     floor(
         canvas,
-        Ground {
+        GroundPlane {
             horizon: base,
             ..ground
         },

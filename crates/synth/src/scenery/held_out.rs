@@ -1,14 +1,14 @@
-//! Scenery of the held-out style: a shore, and an aisle between shelves.
+//! Background of the held-out style: a shore, and an aisle between shelves.
 
 use clasp_data::Rng;
 use rand::RngExt;
 
-use super::place::Ground;
+use super::place::GroundPlane;
 use crate::canvas::{Canvas, ellipse, gradient, open_line, polygon, rect};
 use crate::color::{SHADOW, darker, from_hsl, towards};
 
 /// Draws held-out scenery over the whole canvas. The same generator state gives the same place.
-pub(crate) fn draw(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
+pub(crate) fn draw(canvas: &mut Canvas, ground: GroundPlane, rng: &mut Rng) {
     let (w, h) = (canvas.width(), canvas.height());
     // Larger than the picture, so that a tilt shows no corner.
     let [x, y, w, h] = [-0.3 * w, -0.3 * h, 1.6 * w, 1.6 * h];
@@ -20,8 +20,8 @@ pub(crate) fn draw(canvas: &mut Canvas, ground: Ground, rng: &mut Rng) {
 }
 
 /// Sky, sea and sand with parasols.
-fn shore(canvas: &mut Canvas, ground: Ground, [x, y, w, h]: [f32; 4], rng: &mut Rng) {
-    let m = ground.metre;
+fn shore(canvas: &mut Canvas, ground: GroundPlane, [x, y, w, h]: [f32; 4], rng: &mut Rng) {
+    let m = ground.meter;
     let evening = rng.random::<f32>();
     let high = towards([0.35, 0.62, 0.9], [0.86, 0.5, 0.42], evening);
     let low = towards([0.85, 0.93, 0.96], [0.98, 0.82, 0.6], evening);
@@ -76,7 +76,7 @@ fn shore(canvas: &mut Canvas, ground: Ground, [x, y, w, h]: [f32; 4], rng: &mut 
             0.05 * m,
             None,
         );
-        let colour = from_hsl(rng.random_range(0.0..360.0), 0.7, 0.55);
+        let color = from_hsl(rng.random_range(0.0..360.0), 0.7, 0.55);
         for k in 0..4 {
             let at = |k: i32| foot[0] - half + half * 0.5 * k as f32;
             let gore = polygon(&[
@@ -84,15 +84,15 @@ fn shore(canvas: &mut Canvas, ground: Ground, [x, y, w, h]: [f32; 4], rng: &mut 
                 [at(k), top + 0.35 * m],
                 [at(k + 1), top + 0.35 * m],
             ]);
-            let rgb = if k % 2 == 0 { colour } else { [0.95; 3] };
+            let rgb = if k % 2 == 0 { color } else { [0.95; 3] };
             canvas.solid(gore.as_ref(), rgb, None);
         }
     }
 }
 
 /// An aisle: shelves with boxes and bottles behind, large tiles before them.
-fn shelves(canvas: &mut Canvas, ground: Ground, [x, y, w, h]: [f32; 4], rng: &mut Rng) {
-    let m = ground.metre;
+fn shelves(canvas: &mut Canvas, ground: GroundPlane, [x, y, w, h]: [f32; 4], rng: &mut Rng) {
+    let m = ground.meter;
     let back = from_hsl(
         rng.random_range(0.0..360.0),
         0.12,
@@ -115,8 +115,8 @@ fn shelves(canvas: &mut Canvas, ground: Ground, [x, y, w, h]: [f32; 4], rng: &mu
             if rng.random_bool(0.6) {
                 canvas.solid(rect(at, row - height, width, height).as_ref(), rgb, None);
             } else {
-                let centre = [at + width / 2.0, row - height / 2.0];
-                let bottle = ellipse(centre, width / 3.0, height / 2.0, 0.0);
+                let center = [at + width / 2.0, row - height / 2.0];
+                let bottle = ellipse(center, width / 3.0, height / 2.0, 0.0);
                 canvas.solid(bottle.as_ref(), rgb, None);
             }
             at += width + step * rng.random_range(0.05..0.3f32);

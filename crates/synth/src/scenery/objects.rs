@@ -4,7 +4,9 @@ use std::f32::consts::PI;
 
 use rand::RngExt;
 
-use crate::canvas::{Canvas, Label, P, ellipse, gradient, open_line, polygon, rect, smooth};
+use crate::canvas::{
+    Canvas, PixelLabel, Point2, ellipse, gradient, open_line, polygon, rect, smooth,
+};
 use crate::color::{SHADOW, darker, dull, from_hsl, gray, towards};
 use crate::sampling::jitter;
 use clasp_data::Rng;
@@ -75,7 +77,7 @@ pub(crate) fn tree(
     x: f32,
     base: f32,
     height: f32,
-    label: Option<Label>,
+    label: Option<PixelLabel>,
     rng: &mut Rng,
 ) {
     let bark = [0.33, 0.25, 0.18];
@@ -92,15 +94,15 @@ pub(crate) fn tree(
         let angle = k as f32 * 2.4;
         let r = height * rng.random_range(0.1..0.17);
         let spread = height * 0.17 * (k as f32 / 9.0).sqrt() * 1.4;
-        let centre = [
+        let center = [
             x + spread * angle.cos(),
             base - 0.74 * height + 0.8 * spread * angle.sin(),
         ];
         let rgb = from_hsl(hue, 0.35, 0.2 + 0.14 * rng.random::<f32>());
-        canvas.solid(ellipse(centre, r, r * 0.9, 0.0).as_ref(), rgb, label);
+        canvas.solid(ellipse(center, r, r * 0.9, 0.0).as_ref(), rgb, label);
         canvas.glaze(
             ellipse(
-                [centre[0] - 0.3 * r, centre[1] - 0.35 * r],
+                [center[0] - 0.3 * r, center[1] - 0.35 * r],
                 0.5 * r,
                 0.4 * r,
                 0.0,
@@ -118,7 +120,7 @@ pub(crate) fn car(
     x: f32,
     base: f32,
     length: f32,
-    label: Option<Label>,
+    label: Option<PixelLabel>,
     rng: &mut Rng,
 ) {
     let rgb = from_hsl(
@@ -196,7 +198,7 @@ pub(crate) fn pole(
     base: f32,
     height: f32,
     width: f32,
-    label: Option<Label>,
+    label: Option<PixelLabel>,
     rgb: [f32; 3],
 ) {
     let shape = rect(x - width / 2.0, base - height, width, height);
@@ -222,16 +224,16 @@ pub(super) fn lamp(canvas: &mut Canvas, x: f32, base: f32, height: f32) {
 pub(super) fn sign(canvas: &mut Canvas, x: f32, base: f32, height: f32, rng: &mut Rng) {
     pole(canvas, x, base, height, height * 0.025, None, gray(0.55));
     let rgb = [[0.78, 0.1, 0.1], [0.1, 0.25, 0.65], [0.9, 0.75, 0.1]][rng.random_range(0..3usize)];
-    let centre = [x, base - height * 0.92];
+    let center = [x, base - height * 0.92];
     canvas.solid(
-        ellipse(centre, height * 0.1, height * 0.1, 0.0).as_ref(),
+        ellipse(center, height * 0.1, height * 0.1, 0.0).as_ref(),
         rgb,
         None,
     );
     canvas.solid(
         rect(
             x - height * 0.055,
-            centre[1] - height * 0.015,
+            center[1] - height * 0.015,
             height * 0.11,
             height * 0.03,
         )
@@ -242,11 +244,11 @@ pub(super) fn sign(canvas: &mut Canvas, x: f32, base: f32, height: f32, rng: &mu
 }
 
 /// The shadow on the ground under a person.
-pub(crate) fn ground_shadow(canvas: &mut Canvas, at: P, width: f32, light: f32) {
+pub(crate) fn ground_shadow(canvas: &mut Canvas, at: Point2, width: f32, light: f32) {
     for (grow, alpha) in [(1.5, 0.1), (1.15, 0.14), (0.8, 0.18)] {
-        let centre = [at[0] - light * 0.35 * width * grow, at[1]];
+        let center = [at[0] - light * 0.35 * width * grow, at[1]];
         canvas.glaze(
-            ellipse(centre, width * grow, 0.2 * width * grow, 0.0).as_ref(),
+            ellipse(center, width * grow, 0.2 * width * grow, 0.0).as_ref(),
             SHADOW,
             alpha,
             None,
@@ -286,7 +288,7 @@ impl Occluder {
 
     pub(crate) fn draw(self, canvas: &mut Canvas, rng: &mut Rng) {
         let (w, h) = (canvas.width(), canvas.height());
-        let label = Some(Label::NOBODY);
+        let label = Some(PixelLabel::BACKGROUND);
         match self {
             Occluder::Pole(at) => pole(
                 canvas,
@@ -317,7 +319,7 @@ impl Occluder {
                 );
                 for _ in 0..40 {
                     let r = rng.random_range(0.05..0.12) * w;
-                    let centre = [
+                    let center = [
                         rng.random_range(-0.1..1.1) * w,
                         top * h + rng.random::<f32>() * (1.05 - top) * h,
                     ];
@@ -327,7 +329,7 @@ impl Occluder {
                         rng.random_range(0.18..0.36),
                     );
                     canvas.solid(
-                        ellipse(centre, r, 0.8 * r, PI * rng.random::<f32>()).as_ref(),
+                        ellipse(center, r, 0.8 * r, PI * rng.random::<f32>()).as_ref(),
                         rgb,
                         label,
                     );

@@ -5,7 +5,7 @@ use rand::RngExt;
 
 /// A kind of place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum PlaceKind {
     /// A street with houses and cars.
     Street,
     /// A wall close behind.
@@ -16,17 +16,22 @@ pub enum Place {
     Indoor,
 }
 
-impl Place {
+impl PlaceKind {
     /// Every kind.
-    pub const ALL: [Place; 4] = [Place::Street, Place::Wall, Place::Park, Place::Indoor];
+    pub const ALL: [PlaceKind; 4] = [
+        PlaceKind::Street,
+        PlaceKind::Wall,
+        PlaceKind::Park,
+        PlaceKind::Indoor,
+    ];
 
     /// Some kind; streets are the most frequent.
     pub fn sample(rng: &mut Rng) -> Self {
         match rng.random_range(0..10u32) {
-            0..=3 => Place::Street,
-            4..=5 => Place::Wall,
-            6..=7 => Place::Park,
-            _ => Place::Indoor,
+            0..=3 => PlaceKind::Street,
+            4..=5 => PlaceKind::Wall,
+            6..=7 => PlaceKind::Park,
+            _ => PlaceKind::Indoor,
         }
     }
 
@@ -34,21 +39,21 @@ impl Place {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Place::Street => "street",
-            Place::Wall => "wall",
-            Place::Park => "park",
-            Place::Indoor => "hall",
+            PlaceKind::Street => "street",
+            PlaceKind::Wall => "wall",
+            PlaceKind::Park => "park",
+            PlaceKind::Indoor => "hall",
         }
     }
 }
 
 /// Where the place lies in the picture.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Ground {
+pub(crate) struct GroundPlane {
     /// Row of the horizon, or where the wall meets the floor.
     pub horizon: f32,
-    /// Pixels per metre at the near edge, for the size of things.
-    pub metre: f32,
+    /// Pixels per meter at the near edge, for the size of things.
+    pub meter: f32,
     /// Shift of the view sideways, pixels.
     pub pan: f32,
 }

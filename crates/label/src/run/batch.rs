@@ -1,0 +1,106 @@
+//! Reads, decodes and labels the images of a batch.
+
+use std::ops::Range;
+
+use clasp_data::image::{self, Limits};
+use clasp_data::labels::{Labels, image_digest};
+use clasp_data::source::Source;
+use rayon::prelude::*;
+
+use crate::Error;
+use crate::labeller::Labeller;
+
+/// Reads, decodes and labels a batch. Images that cannot be read are left out and returned with the reason.
+#[allow(clippy::type_complexity)]
+pub(super) fn label_batch<L: Labeller>(
+    source: &Source,
+    labeller: &L,
+    images: Range<usize>,
+    limits: &Limits,
+) -> Result<(Vec<Labels>, Vec<(usize, String)>), Error> {
+    let prepared: Vec<_> = images
+        .into_par_iter()
+        .map(|index| {
+            let prepare = |(image, read)| (labeller.prepare(&image), read);
+            (index, decode(source, index, limits).map(prepare))
+        })
+        .collect();
+    let mut pixels = Vec::new();
+    let (mut read, mut failures) = (Vec::new(), Vec::new());
+    for (index, image) in prepared {
+        match image {
+            Ok((mut values, of_image)) => {
+                pixels.append(&mut values);
+                read.push((index, of_image));
+            }
+            Err(reason) => failures.push((index, reason)),
+        }
+    }
+    if read.is_empty() {
+        return Ok((Vec::new(), failures));
+    }
+    let keys: Vec<&str> = read.iter().map(|(index, _)| source.key(*index)).collect();
+    let labels = labeller.label(&keys, pixels)?;
+    if labels.len() != keys.len() {
+        return Err(Error::Network {
+            place: "labels of a batch",
+            expected: format!("{} of them", keys.len()),
+            found: labels.len().to_string(),
+        });
+    }
+    let labels = labels
+        .into_iter()
+        .zip(&read)
+        .map(|(labels, (index, of_image))| Labels {
+            key: source.key(*index).to_owned(),
+            width: of_image.width,
+            height: of_image.height,
+            parts: labels.map.parts,
+            part_confidence: labels.map.confidence,
+            attributes: labels.attributes,
+            image_sha256: of_image.digest.clone(),
+        })
+        .collect();
+    Ok((labels, failures))
+}
+
+/// What the store keeps of an image.
+struct ImageFacts {
+    height: u16,
+    width: u16,
+    digest: String,
+}
+
+/// An image with what the store keeps of it, or why there is none.
+fn decode(
+    source: &Source,
+    index: usize,
+    limits: &Limits,
+) -> Result<(image::Rgb, ImageFacts), String> {
+    let bytes = source.read(index).map_err(|error| error.to_string())?;
+    let image = image::decode(&bytes, limits).map_err(|error| error.to_string())?;
+    match (u16::try_from(image.height), u16::try_from(image.width)) {
+        (Ok(height), Ok(width)) => {
+            let digest = image_digest(&bytes);
+            Ok((
+                image,
+                ImageFacts {
+                    height,
+                    width,
+                    digest,
+                },
+            ))
+        }
+        _ => Err(format!(
+            "expected sides of at most {} pixels, found {}x{}",
+            u16::MAX,
+            image.height,
+            image.width
+        )),
+    }
+}
+
+/// Whether an image can be used.
+pub(super) fn is_readable(source: &Source, image: usize, limits: &Limits) -> bool {
+    decode(source, image, limits).is_ok()
+}

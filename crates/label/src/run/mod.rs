@@ -1,0 +1,558 @@
+//! The labelling run: images in, a folder of label files out.
+//!
+//! The labels of a shard of the images are one file, written under a temporary name and renamed when whole. What is done
+//! of a shard is put away every [`PIECE`] images and at the end of any stop, as pieces in `_pieces`, which the whole file
+//! replaces. A run that was killed goes on after what is there. The unit of work is a batch of neighbouring images of one
+//! shard, so every batch holds the same images whatever the threads, the interruptions and the part `i/n` of the corpus,
+//! and the files are the same to the byte. `_label.toml` beside them holds the settings, and a run with others into the
+//! same folder is refused.
+//!
+//! Nothing is remembered of an image that could not be read: a later run tries it again, and labels its shard again if
+//! it can be read now. A file that another program changed is kept as it is.
+
+mod batch;
+mod settings;
+mod shard;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::ops::{ControlFlow, Range};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Instant;
+
+use clasp_data::atomic::{FolderLock, remove_abandoned_where};
+use clasp_data::image::Limits;
+use clasp_data::labels::{self, Labels, StoreMeta};
+use clasp_data::source::{Shard, Source, Unreadable};
+use serde::Serialize;
+
+use self::batch::{is_readable, label_batch};
+use self::settings::check_settings;
+use self::shard::{
+    KeptLabels, OpenShard, PIECES, Piece, piece_range, read_kept, remove, remove_empty,
+};
+use crate::labeller::Labeller;
+use crate::parts::IGNORE;
+use crate::{Error, pool};
+
+/// How a run works, as opposed to what the labels are.
+#[derive(Debug, Clone)]
+pub struct RunOptions {
+    /// Folder of the labels; made if it is missing.
+    pub folder: PathBuf,
+    /// Part `i` of `n` of the corpus, counted from 0.
+    pub shard: (usize, usize),
+    /// Threads, shared out as [`Labeller::shares`] says: each copy of the model decodes and labels whole batches.
+    pub workers: usize,
+    /// Go on when more than 5 % of the images cannot be read.
+    pub keep_going: bool,
+    /// What an image may be.
+    pub limits: Limits,
+}
+
+impl RunOptions {
+    /// All of the corpus into `folder`, with `workers` threads and the default limits.
+    pub fn new(folder: &Path, workers: usize) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            shard: (0, 1),
+            workers,
+            keep_going: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// What a run tells while it works.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// An earlier run left whole shards, which are kept.
+    Resumed {
+        /// Shards that are kept.
+        shards: usize,
+        /// Images in them.
+        images: usize,
+    },
+    /// This part of the corpus has no image, as there are fewer shards than parts.
+    Empty {
+        /// Shards of the corpus.
+        shards: usize,
+        /// Parts that were asked for.
+        jobs: usize,
+    },
+    /// Labels that another program changed are kept.
+    Edited {
+        /// The shard.
+        shard: &'a str,
+    },
+    /// A batch is done.
+    Images {
+        /// Images that are done, those of earlier runs included.
+        done: usize,
+        /// Images of this part of the corpus.
+        total: usize,
+        /// Images a second of this run.
+        per_second: f64,
+    },
+    /// An image is skipped.
+    Unreadable {
+        /// Its key.
+        key: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// A shard is whole and on disk.
+    Written {
+        /// Its name.
+        shard: &'a str,
+        /// Its labels.
+        labels: usize,
+    },
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Serialize)]
+pub struct RunReport {
+    /// Images of this part of the corpus.
+    pub images: usize,
+    /// Images that this run labelled.
+    pub labelled: usize,
+    /// Labels that were there before.
+    pub kept: usize,
+    /// Images that could not be read, those of earlier runs included.
+    pub unreadable: usize,
+    /// Key of each image that this run could not read, and why, in the order of the images.
+    pub failures: Vec<(String, String)>,
+    /// Images without a single labelled cell: not sure anywhere, or skipped by k-means.
+    pub without_parts: usize,
+    /// Shards of this part of the corpus that are whole now.
+    pub shards: usize,
+    /// Seconds of this run.
+    pub seconds: f64,
+    /// Images a second of this run.
+    pub per_second: f64,
+    /// True if `progress` asked to stop before all was done.
+    pub stopped: bool,
+}
+
+impl RunReport {
+    fn new(images: usize) -> Self {
+        Self {
+            images,
+            labelled: 0,
+            kept: 0,
+            unreadable: 0,
+            failures: Vec::new(),
+            without_parts: 0,
+            shards: 0,
+            seconds: 0.0,
+            per_second: 0.0,
+            stopped: false,
+        }
+    }
+}
+
+/// Number of labeled images of an open shard that are saved together as a piece.
+pub const PIECE: usize = 256;
+
+/// A batch to label: the index of its open shard, and its images in the source.
+struct BatchJob {
+    shard: usize,
+    images: Range<usize>,
+}
+
+/// The labels of a batch, and its images that could not be read, each with the reason.
+struct LabeledBatch {
+    job: usize,
+    labels: Vec<Labels>,
+    failures: Vec<(usize, String)>,
+}
+
+/// Labels all images of `source` (or part `i` of `n` of them) into `options.folder`, going on after what is there.
+///
+/// `progress` is called on the calling thread; when it returns `Break` the run stops, keeping what is done. The files do
+/// not depend on `options.workers`, nor on interruptions.
+///
+/// # Errors
+///
+/// - the source is empty, or more than 5 % of its images cannot be read and `options.keep_going` is false (shards that
+///   were written stay);
+/// - the folder holds labels of another vocabulary, model, grid or method, or of other images;
+/// - a file cannot be written, for instance on a full disk: nothing that was written before is lost;
+/// - the network failed.
+pub fn run<L: Labeller>(
+    source: &Source,
+    labeller: &L,
+    options: &RunOptions,
+    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+) -> Result<RunReport, Error> {
+    let started = Instant::now();
+    if source.is_empty() {
+        return Err(Error::Empty {
+            place: "labelling".into(),
+            expected: "images",
+        });
+    }
+    let (index, count) = options.shard;
+    let all_shards = source.shards().len();
+    let source = &source.shard(index, count);
+    fs_err::create_dir_all(&options.folder)?;
+    // Jobs of one corpus share the folder; two of the same part do not.
+    let _lock = FolderLock::named(&options.folder, &format!(".lock-{index}-of-{count}"))?;
+    let mut run = LabelRun {
+        source,
+        labeller,
+        options,
+        meta: labeller.meta(),
+        started,
+        report: RunReport::new(source.len()),
+        open: Vec::new(),
+        done: 0,
+        readable: Unreadable::default(),
+        failures: Vec::new(),
+    };
+    check_settings(&options.folder, &labeller.settings())?;
+    if source.is_empty() {
+        let _ = progress(Progress::Empty {
+            shards: all_shards,
+            jobs: count,
+        });
+        return Ok(run.report);
+    }
+    run.resume(progress)?;
+    let jobs = run.jobs()?;
+    run.label(&jobs, progress)?;
+    if count == 1 {
+        remove_empty(&run.pieces_folder())?;
+    }
+    if !options.keep_going && !run.report.stopped {
+        run.readable.check()?;
+    }
+    Ok(run.finish())
+}
+
+/// The state of a run.
+struct LabelRun<'a, L> {
+    source: &'a Source,
+    labeller: &'a L,
+    options: &'a RunOptions,
+    meta: &'a StoreMeta,
+    started: Instant,
+    report: RunReport,
+    /// Shards that are not whole.
+    open: Vec<OpenShard>,
+    /// Images that are done, those of earlier runs included.
+    done: usize,
+    readable: Unreadable,
+    /// Images that could not be read, with the reason.
+    failures: Vec<(usize, String)>,
+}
+
+impl<L: Labeller> LabelRun<'_, L> {
+    fn pieces_folder(&self) -> PathBuf {
+        self.options.folder.join(PIECES)
+    }
+
+    /// Takes over what earlier runs left in the folder.
+    fn resume(
+        &mut self,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let shards = self.source.shards();
+        let pieces_folder = self.pieces_folder();
+        let files: Vec<String> = (shards.iter())
+            .map(|shard| labels::shard_file(&shard.name))
+            .map(|name| name.trim_end_matches(".parquet").to_owned())
+            .collect();
+        for folder in [&self.options.folder, &pieces_folder] {
+            remove_abandoned_where(folder, |of| {
+                files.iter().any(|file| of.starts_with(file.as_str()))
+            })?;
+        }
+        let finished: BTreeSet<String> = labels::finished_shards(&self.options.folder, self.meta)?;
+        let pieces: BTreeSet<String> = labels::finished_shards(&pieces_folder, self.meta)?;
+        for shard in shards {
+            let prefix = format!("{}@", shard.name);
+            let of_shard = pieces.iter().filter(|name| name.starts_with(&prefix));
+            let of_shard: Vec<String> = of_shard.cloned().collect();
+            if finished.contains(&shard.name) && self.keep_whole(&shard, progress)? {
+                for name in of_shard {
+                    remove(&pieces_folder.join(labels::shard_file(&name)))?;
+                }
+                continue;
+            }
+            let shard = self.keep_pieces(shard, &of_shard)?;
+            self.open.push(shard);
+        }
+        // Whether too many images are unreadable must not depend on where a run was interrupted, so
+        // those of earlier runs count.
+        (0..self.report.kept).for_each(|_| self.readable.ok());
+        (0..self.report.unreadable).for_each(|_| {
+            self.readable
+                .fail("an image of an earlier run", "not in the labels");
+        });
+        if self.done > 0 {
+            let resumed = Progress::Resumed {
+                shards: self.report.shards,
+                images: self.done,
+            };
+            self.report.stopped = progress(resumed).is_break();
+        }
+        Ok(())
+    }
+
+    /// Keeps the labels of a whole shard; false if an image that could not be read is readable now.
+    fn keep_whole(
+        &mut self,
+        shard: &Shard,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<bool, Error> {
+        let kept = read_kept(&self.options.folder, self.source, &shard.name, &shard.range)?;
+        if kept.edited {
+            let _ = progress(Progress::Edited { shard: &shard.name });
+        }
+        let whole = kept.edited || !self.any_readable(&kept.missing);
+        if whole {
+            self.report.shards += 1;
+            self.keep(&kept, shard.range.len());
+        }
+        Ok(whole)
+    }
+
+    /// The shard with those of its pieces that are still valid; the others are removed.
+    fn keep_pieces(&mut self, shard: Shard, names: &[String]) -> Result<OpenShard, Error> {
+        let pieces_folder = self.pieces_folder();
+        let batch = self.labeller.batch().max(1);
+        let mut open = OpenShard::new(shard);
+        for name in names {
+            let place = &name[open.shard.name.len() + 1..];
+            let after = open.done.last().map_or(0, |piece| piece.images.end);
+            let range = piece_range(place, &open.shard.range, batch);
+            let kept = match range.filter(|range| range.start >= after) {
+                Some(range) => match read_kept(&pieces_folder, self.source, name, &range) {
+                    Ok(kept) if self.any_readable(&kept.missing) => None,
+                    Ok(kept) => Some((kept, range)),
+                    Err(Error::OtherImages { .. }) => None,
+                    Err(error) => return Err(error),
+                },
+                None => None,
+            };
+            match kept {
+                Some((kept, range)) => {
+                    self.keep(&kept, range.len());
+                    open.done.push(Piece {
+                        images: range,
+                        labels: kept.labels,
+                        saved: true,
+                    });
+                }
+                // Labeled again.
+                None => remove(&pieces_folder.join(labels::shard_file(name)))?,
+            }
+        }
+        Ok(open)
+    }
+
+    /// Counts labels of an earlier run.
+    fn keep(&mut self, kept: &KeptLabels, images: usize) {
+        self.report.kept += kept.labels.len();
+        self.report.unreadable += kept.missing.len();
+        self.done += images;
+    }
+
+    fn any_readable(&self, images: &[usize]) -> bool {
+        let readable = |image: &usize| is_readable(self.source, *image, &self.options.limits);
+        images.iter().any(readable)
+    }
+
+    /// The batches that are still to be labeled; a shard without any is finished.
+    fn jobs(&mut self) -> Result<Vec<BatchJob>, Error> {
+        let batch = self.labeller.batch().max(1);
+        let mut jobs: Vec<BatchJob> = Vec::new();
+        for (index, one) in self.open.iter_mut().enumerate() {
+            let mut start = one.shard.range.start;
+            let before = jobs.len();
+            let gaps = one.done.iter().map(|piece| piece.images.clone());
+            for images in gaps.chain([one.shard.range.end..one.shard.range.end]) {
+                while start < images.start {
+                    let end = images.start.min(start + batch);
+                    jobs.push(BatchJob {
+                        shard: index,
+                        images: start..end,
+                    });
+                    start = end;
+                }
+                start = images.end;
+            }
+            one.waiting = jobs.len() - before;
+            // A kill between the last piece and the whole file.
+            if one.waiting == 0 {
+                one.finish(&self.options.folder, self.meta)?;
+                self.report.shards += 1;
+            }
+        }
+        Ok(jobs)
+    }
+
+    /// Labels batches on worker threads and writes the shards as they become whole.
+    fn label(
+        &mut self,
+        jobs: &[BatchJob],
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let next = AtomicUsize::new(0);
+        let stop = AtomicBool::new(self.report.stopped);
+        let (source, limits) = (self.source, &self.options.limits);
+        std::thread::scope(|scope| -> Result<(), Error> {
+            // Bounded, so that workers wait for a slow disk instead of filling the memory.
+            let shares = self.labeller.shares(self.options.workers);
+            let (sender, receiver) = mpsc::sync_channel(2 * shares.replicas);
+            let mut threads = Vec::new();
+            for _ in 0..shares.replicas {
+                let (sender, labeller) = (sender.clone(), self.labeller.clone());
+                let (next, stop) = (&next, &stop);
+                let pool = pool(shares.threads)?;
+                threads.push(scope.spawn(move || {
+                    pool.install(move || {
+                        while !stop.load(Ordering::Relaxed) {
+                            let index = next.fetch_add(1, Ordering::Relaxed);
+                            let Some(job) = jobs.get(index) else { return };
+                            let labels = label_batch(source, &labeller, job.images.clone(), limits);
+                            let labeled = labels.map(|(labels, failures)| LabeledBatch {
+                                job: index,
+                                labels,
+                                failures,
+                            });
+                            // The channel is closed when the run has failed.
+                            if sender.send(labeled).is_err() {
+                                return;
+                            }
+                        }
+                    });
+                }));
+            }
+            drop(sender);
+
+            let mut outcome = self.receive(jobs, &receiver, &stop, progress);
+            stop.store(true, Ordering::Relaxed);
+            drop(receiver);
+            // What is done is kept in any case; the first error is reported.
+            let unsaved = |one: &&mut OpenShard| one.waiting > 0 && one.unsaved > 0;
+            for one in self.open.iter_mut().filter(unsaved) {
+                let saved = one.save_pieces(&self.options.folder, self.meta);
+                outcome = outcome.and(saved);
+            }
+            let panicked = threads
+                .into_iter()
+                .map(|thread| thread.join())
+                .any(|joined| joined.is_err());
+            match outcome {
+                Ok(()) if panicked => Err(Error::Worker),
+                outcome => outcome,
+            }
+        })
+    }
+
+    /// Receives all batches, or those under way when the run is stopped.
+    fn receive(
+        &mut self,
+        jobs: &[BatchJob],
+        receiver: &mpsc::Receiver<Result<LabeledBatch, Error>>,
+        stop: &AtomicBool,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Error> {
+        let mut left = jobs.len();
+        while left > 0 {
+            let batch = match receiver.recv() {
+                Ok(batch) => batch?,
+                // After a stop the batches that were under way have come; else a worker panicked.
+                Err(_) if self.report.stopped => break,
+                Err(_) => return Err(Error::Worker),
+            };
+            left -= 1;
+            let flow = self.add(&jobs[batch.job], batch, progress)?;
+            if flow.is_break() && left > 0 {
+                self.report.stopped = true;
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        // The stop may have come when everything was under way.
+        self.report.stopped &= left > 0;
+        Ok(())
+    }
+
+    /// Adds a batch to its shard, which is written when it is whole.
+    fn add(
+        &mut self,
+        job: &BatchJob,
+        batch: LabeledBatch,
+        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, Error> {
+        self.done += job.images.len();
+        self.report.labelled += batch.labels.len();
+        let without_parts = |labels: &&Labels| labels.parts.iter().all(|&part| part == IGNORE);
+        self.report.without_parts += batch.labels.iter().filter(without_parts).count();
+        batch.labels.iter().for_each(|_| self.readable.ok());
+        let mut flow = ControlFlow::Continue(());
+        for (image, reason) in batch.failures {
+            let key = self.source.key(image);
+            self.readable.fail(key, &reason);
+            self.report.unreadable += 1;
+            let unreadable = Progress::Unreadable {
+                key,
+                reason: &reason,
+            };
+            flow = either(flow, progress(unreadable));
+            self.failures.push((image, reason));
+        }
+        // More than 5 % of all images, whatever the rest is like.
+        if !self.options.keep_going && self.report.unreadable * 20 > self.report.images {
+            self.readable.check()?;
+        }
+        let one = &mut self.open[job.shard];
+        one.done.push(Piece {
+            images: job.images.clone(),
+            labels: batch.labels,
+            saved: false,
+        });
+        one.unsaved += job.images.len();
+        one.waiting -= 1;
+        if one.waiting == 0 {
+            let labels = one.finish(&self.options.folder, self.meta)?;
+            self.report.shards += 1;
+            let written = Progress::Written {
+                shard: &one.shard.name,
+                labels,
+            };
+            flow = either(flow, progress(written));
+        } else if one.unsaved >= PIECE {
+            one.save_pieces(&self.options.folder, self.meta)?;
+        }
+        let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
+        let images = Progress::Images {
+            done: self.done,
+            total: self.report.images,
+            per_second: self.report.labelled as f64 / seconds,
+        };
+        Ok(either(flow, progress(images)))
+    }
+
+    /// The report, with the unreadable images in the order of the source.
+    fn finish(mut self) -> RunReport {
+        // The threads finish in any order.
+        self.failures.sort_unstable();
+        self.report.failures = { self.failures.into_iter() }
+            .map(|(image, reason)| (self.source.key(image).to_owned(), reason))
+            .collect();
+        self.report.seconds = self.started.elapsed().as_secs_f64();
+        self.report.per_second = self.report.labelled as f64 / self.report.seconds.max(1e-9);
+        self.report
+    }
+}
+
+fn either(a: ControlFlow<()>, b: ControlFlow<()>) -> ControlFlow<()> {
+    if a.is_break() { a } else { b }
+}

@@ -1,0 +1,177 @@
+//! Shards of labels on disk: whole files, and pieces of shards that are not whole yet.
+
+use std::ops::Range;
+use std::path::Path;
+
+use clasp_data::labels::{self, Labels, StoreMeta};
+use clasp_data::source::{Shard, Source};
+
+use crate::Error;
+
+/// The folder of pieces in that of the labels. Readers of Parquet folders skip names that begin with `_`.
+pub(super) const PIECES: &str = "_pieces";
+
+/// A shard that is not whole.
+pub(super) struct OpenShard {
+    pub shard: Shard,
+    /// Batches that are still to come.
+    pub waiting: usize,
+    /// What is done of it.
+    pub done: Vec<Piece>,
+    /// Images among those that are not put away yet.
+    pub unsaved: usize,
+}
+
+/// Neighbouring images of a shard that are done.
+pub(super) struct Piece {
+    /// Images of the source.
+    pub images: Range<usize>,
+    /// Labels of those among them that could be read.
+    pub labels: Vec<Labels>,
+    /// Whether they are put away.
+    pub saved: bool,
+}
+
+impl OpenShard {
+    /// A shard of which nothing is done.
+    pub fn new(shard: Shard) -> Self {
+        Self {
+            shard,
+            waiting: 0,
+            done: Vec::new(),
+            unsaved: 0,
+        }
+    }
+
+    /// Saves what is done and not saved yet; neighboring pieces become one.
+    pub fn save_pieces(&mut self, folder: &Path, meta: &StoreMeta) -> Result<(), Error> {
+        self.done.sort_by_key(|piece| piece.images.start);
+        let mut joined: Vec<Piece> = Vec::new();
+        for piece in std::mem::take(&mut self.done) {
+            match joined.last_mut() {
+                Some(before)
+                    if !before.saved && !piece.saved && before.images.end == piece.images.start =>
+                {
+                    before.images.end = piece.images.end;
+                    before.labels.extend(piece.labels);
+                }
+                _ => joined.push(piece),
+            }
+        }
+        self.done = joined;
+        for at in 0..self.done.len() {
+            let name = self.piece_name(&self.done[at].images);
+            let piece = &mut self.done[at];
+            if !piece.saved {
+                labels::write_shard(&folder.join(PIECES), &name, meta, &piece.labels)?;
+                piece.saved = true;
+            }
+        }
+        self.unsaved = 0;
+        Ok(())
+    }
+
+    /// `SHARD@00256-00512` for images 256 to 511 of the shard.
+    fn piece_name(&self, images: &Range<usize>) -> String {
+        let [from, to] = [images.start, images.end].map(|image| image - self.shard.range.start);
+        format!("{}@{from:05}-{to:05}", self.shard.name)
+    }
+
+    /// Writes the whole shard in place of its pieces.
+    pub fn finish(&mut self, folder: &Path, meta: &StoreMeta) -> Result<usize, Error> {
+        self.done.sort_by_key(|piece| piece.images.start);
+        let saved = { self.done.iter() }.filter(|piece| piece.saved);
+        let saved: Vec<String> = saved.map(|piece| self.piece_name(&piece.images)).collect();
+        let labels = std::mem::take(&mut self.done).into_iter();
+        let labels: Vec<Labels> = labels.flat_map(|piece| piece.labels).collect();
+        labels::write_shard(folder, &self.shard.name, meta, &labels)?;
+        for name in saved {
+            remove(&folder.join(PIECES).join(labels::shard_file(&name)))?;
+        }
+        Ok(labels.len())
+    }
+}
+
+/// Removes a folder of pieces that holds none. Not where other jobs may be about to write there.
+pub(super) fn remove_empty(pieces: &Path) -> Result<(), Error> {
+    if !pieces.is_dir() {
+        return Ok(());
+    }
+    for entry in fs_err::read_dir(pieces)? {
+        if entry?
+            .path()
+            .extension()
+            .is_some_and(|extension| extension == "parquet")
+        {
+            return Ok(());
+        }
+    }
+    Ok(fs_err::remove_dir_all(pieces)?)
+}
+
+/// Removes a file; one that is gone is removed.
+pub(super) fn remove(path: &Path) -> std::io::Result<()> {
+    match fs_err::remove_file(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
+}
+
+/// What a label file holds of some images.
+pub(super) struct KeptLabels {
+    pub labels: Vec<Labels>,
+    /// Images that it has no labels of.
+    pub missing: Vec<usize>,
+    /// Whether another program wrote or changed it.
+    pub edited: bool,
+}
+
+/// The labels of a file, after checking that they are of these images.
+pub(super) fn read_kept(
+    folder: &Path,
+    source: &Source,
+    shard: &str,
+    range: &Range<usize>,
+) -> Result<KeptLabels, Error> {
+    let (labels, edited) = labels::read_shard(folder, shard)?;
+    let mut missing = Vec::new();
+    // Labels keep the order of the images, so one walk over both is enough.
+    let mut images = range.clone();
+    for label in &labels {
+        loop {
+            match images.next() {
+                Some(image) if source.key(image) == label.key => break,
+                Some(image) => missing.push(image),
+                // Whoever edits a file may sort it.
+                None if edited => break,
+                None => {
+                    return Err(Error::OtherImages {
+                        folder: folder.to_owned(),
+                        shard: shard.to_owned(),
+                        found: format!(
+                            "the key `{}`, which is not among the images of this shard or not in their order",
+                            label.key
+                        ),
+                    });
+                }
+            }
+        }
+    }
+    missing.extend(images);
+    Ok(KeptLabels {
+        labels,
+        missing,
+        edited,
+    })
+}
+
+/// The images of a piece `00256-00512` of a shard, if it is made of whole batches.
+pub(super) fn piece_range(name: &str, shard: &Range<usize>, batch: usize) -> Option<Range<usize>> {
+    let (from, to) = name.split_once('-')?;
+    let (from, to): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);
+    let whole = from < to
+        && to <= shard.len()
+        && from.is_multiple_of(batch)
+        && (to.is_multiple_of(batch) || to == shard.len());
+    whole.then(|| shard.start + from..shard.start + to)
+}

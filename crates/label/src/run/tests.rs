@@ -1,0 +1,460 @@
+//! Runs that are resumed, killed, split and refused.
+
+use super::*;
+use crate::config::LabelConfig;
+use crate::labeller::KMeansLabeller;
+use crate::testing::{files, images, labeller};
+use burn::tensor::Device;
+use clasp_data::labels::{LabelError, Store};
+use std::time::Duration;
+
+const GO_ON: fn(Progress<'_>) -> ControlFlow<()> = |_| ControlFlow::Continue(());
+
+/// The files of a run that nothing disturbed.
+fn undisturbed(source: &Source, folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
+    let report = run(
+        source,
+        &labeller(&LabelConfig::default()),
+        &RunOptions::new(folder, 1),
+        &mut { GO_ON },
+    )
+    .unwrap();
+    assert_eq!(
+        (report.labelled, report.kept, report.unreadable),
+        (source.len(), 0, 0)
+    );
+    assert!(!report.stopped);
+    files(folder)
+}
+
+#[test]
+fn labels_do_not_depend_on_threads() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 3, 7);
+    let expected = undisturbed(&source, &folder.path().join("one"));
+    assert_eq!(expected.len(), 5, "{:?}", expected.keys());
+    let three = folder.path().join("three");
+    run(
+        &source,
+        &labeller(&LabelConfig::default()),
+        &RunOptions::new(&three, 3),
+        &mut { GO_ON },
+    )
+    .unwrap();
+    assert!(files(&three) == expected);
+    // What the labels say about the images is there.
+    let store = Store::open(&three).unwrap();
+    assert_eq!(store.len(), 21);
+    let (key, last) = (source.key(20), store.get(source.key(20)).unwrap());
+    assert_eq!(
+        (last.width, last.height, last.parts.len()),
+        (16, 32, 8),
+        "{key}"
+    );
+    // A random CLIP is not sure, yet it must tell images apart.
+    let first = store.get(source.key(0)).unwrap();
+    assert_ne!(first.attributes, last.attributes);
+}
+
+#[test]
+fn an_interrupted_run_goes_on_to_the_same_bytes() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 12, 7);
+    let expected = undisturbed(&source, &folder.path().join("whole"));
+    let out = folder.path().join("interrupted");
+    let labeller = labeller(&LabelConfig::default());
+    let mut stop_after_a_shard = |progress: Progress<'_>| match progress {
+        Progress::Written { .. } => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    let report = run(
+        &source,
+        &labeller,
+        &RunOptions::new(&out, 2),
+        &mut stop_after_a_shard,
+    )
+    .unwrap();
+    assert!(
+        report.stopped && (1..12).contains(&report.shards),
+        "{report:?}"
+    );
+    let whole = report.shards;
+    assert!(files(&out).len() == 2 + whole);
+    let mut resumed = None;
+    let mut note = |progress: Progress<'_>| {
+        if let Progress::Resumed { shards, images } = progress {
+            resumed = Some((shards, images));
+        }
+        ControlFlow::Continue(())
+    };
+    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut note).unwrap();
+    assert_eq!((report.kept + report.labelled, report.shards), (84, 12));
+    // The batches that were under way when it was stopped are kept too.
+    assert!(report.kept >= 7, "{report:?}");
+    assert_eq!(resumed, Some((whole, report.kept)));
+    assert!(files(&out) == expected);
+    // And once more: there is nothing to do.
+    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+        GO_ON
+    })
+    .unwrap();
+    assert_eq!((report.kept, report.labelled), (84, 0));
+}
+
+#[test]
+fn what_is_done_is_put_away_in_the_middle_of_a_shard() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 1, 3 * PIECE / 2);
+    assert_eq!(source.shards().len(), 2);
+    let expected = undisturbed(&source, &folder.path().join("whole"));
+    let out = folder.path().join("interrupted");
+    let labeller = labeller(&LabelConfig::default());
+    let (mut runs, mut labelled) = (0, 0);
+    loop {
+        let mut seen = 0;
+        // Stop long before the shard is whole, then later.
+        let mut stop = |progress: Progress<'_>| match progress {
+            Progress::Images { .. } => {
+                seen += 1;
+                match seen {
+                    ..5 => ControlFlow::Continue(()),
+                    _ => ControlFlow::Break(()),
+                }
+            }
+            _ => ControlFlow::Continue(()),
+        };
+        let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut stop).unwrap();
+        assert_eq!(report.kept, labelled);
+        labelled += report.labelled;
+        runs += 1;
+        if !report.stopped {
+            break;
+        }
+        // The batches that were under way count too, and none is lost.
+        assert!(
+            report.labelled >= 5 * labeller.batch().min(16),
+            "{report:?}"
+        );
+    }
+    assert!(runs > 2, "{runs}");
+    assert_eq!(labelled, source.len());
+    assert!(files(&out) == expected && !out.join(PIECES).exists());
+}
+
+#[test]
+fn images_that_were_away_are_labelled_by_the_next_run_and_edited_files_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 1, 40);
+    let expected = undisturbed(&source, &folder.path().join("whole"));
+    let out = folder.path().join("labels");
+    let labeller = labeller(&LabelConfig::default());
+    let (place, away) = (source.place(7), folder.path().join("away"));
+    fs_err::rename(&place, &away).unwrap();
+    let options = RunOptions::new(&out, 1);
+    let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+    assert_eq!((report.labelled, report.unreadable), (39, 1));
+    // Still away: nothing to do.
+    let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+    assert_eq!(
+        (report.labelled, report.kept, report.unreadable),
+        (0, 39, 1)
+    );
+    fs_err::rename(&away, &place).unwrap();
+    let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+    assert_eq!(
+        (report.labelled, report.kept, report.unreadable),
+        (40, 0, 0)
+    );
+    assert!(files(&out) == expected);
+}
+
+#[test]
+fn a_part_without_images_is_told_and_a_part_has_one_job_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 2, 4);
+    let labeller = labeller(&LabelConfig::default());
+    let out = folder.path().join("labels");
+    let mut options = RunOptions::new(&out, 1);
+    options.shard = (2, 3);
+    let mut told = None;
+    let mut note = |progress: Progress<'_>| {
+        if let Progress::Empty { shards, jobs } = progress {
+            told = Some((shards, jobs));
+        }
+        ControlFlow::Continue(())
+    };
+    let report = run(&source, &labeller, &options, &mut note).unwrap();
+    assert_eq!((told, report.images), (Some((2, 3)), 0));
+    let _lock = FolderLock::named(&out, ".lock-2-of-3").unwrap();
+    let error = run(&source, &labeller, &options, &mut { GO_ON }).unwrap_err();
+    assert!(error.to_string().contains("another process"), "{error}");
+    options.shard = (0, 3);
+    run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+}
+
+/// Not a test of its own: what [`a_killed_run_goes_on_to_the_same_bytes`] starts as a process and kills.
+#[test]
+fn child() {
+    let Ok(folder) = std::env::var("CLASP_LABEL_TEST_CHILD") else {
+        return;
+    };
+    let source = source_of(Path::new(&folder));
+    let mut slowly = |_: Progress<'_>| {
+        std::thread::sleep(Duration::from_millis(30));
+        ControlFlow::Continue(())
+    };
+    let options = RunOptions::new(&Path::new(&folder).join("labels"), 2);
+    run(
+        &source,
+        &labeller(&LabelConfig::default()),
+        &options,
+        &mut slowly,
+    )
+    .unwrap();
+}
+
+fn source_of(folder: &Path) -> Source {
+    let shards: Vec<String> = (0..4)
+        .map(|i| {
+            folder
+                .join(format!("images/shard{i}"))
+                .display()
+                .to_string()
+        })
+        .collect();
+    Source::open(&shards.join(",")).unwrap()
+}
+
+#[test]
+fn a_killed_run_goes_on_to_the_same_bytes() {
+    for whole_shards in [0, 1, 3] {
+        let folder = tempfile::tempdir().unwrap();
+        let source = images(&folder.path().join("images"), 4, 7);
+        let expected = undisturbed(&source, &folder.path().join("whole"));
+        let out = folder.path().join("labels");
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["run::tests::child", "--exact"])
+            .env("CLASP_LABEL_TEST_CHILD", folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let written = || {
+            let names = fs_err::read_dir(&out)
+                .into_iter()
+                .flatten()
+                .map(|entry| entry.unwrap().file_name());
+            names
+                .filter(|name| !name.as_encoded_bytes().starts_with(b"."))
+                .count()
+        };
+        // The settings' file is the first.
+        while written() < whole_shards + 1 && child.try_wait().unwrap().is_none() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        // SIGKILL on Unix.
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(written() < 5, "killed too late to test anything");
+        run(
+            &source,
+            &labeller(&LabelConfig::default()),
+            &RunOptions::new(&out, 2),
+            &mut { GO_ON },
+        )
+        .unwrap();
+        assert!(files(&out) == expected, "after {whole_shards} whole shards");
+    }
+}
+
+#[test]
+fn parts_of_a_corpus_together_are_the_corpus() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 3, 4);
+    let expected = undisturbed(&source, &folder.path().join("whole"));
+    let out = folder.path().join("parts");
+    for index in [2, 0, 1, 3] {
+        let options = RunOptions {
+            shard: (index, 4),
+            ..RunOptions::new(&out, 1)
+        };
+        let report = run(
+            &source,
+            &labeller(&LabelConfig::default()),
+            &options,
+            &mut { GO_ON },
+        )
+        .unwrap();
+        assert_eq!(report.images, if index < 3 { 4 } else { 0 });
+    }
+    assert!(files(&out) == expected);
+}
+
+#[test]
+fn other_settings_vocabularies_and_images_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 1, 4);
+    let out = folder.path().join("labels");
+    let before = undisturbed(&source, &out);
+    let again = |source: &Source, config: &LabelConfig| {
+        run(source, &labeller(config), &RunOptions::new(&out, 1), &mut {
+            GO_ON
+        })
+        .unwrap_err()
+    };
+
+    let config = LabelConfig {
+        image_size: Some([48, 24]),
+        ..LabelConfig::default()
+    };
+    let error = again(&source, &config);
+    assert!(
+        matches!(&error, Error::OtherSettings { key, .. } if key == "image_size"),
+        "{error}"
+    );
+    assert!(
+        error
+            .to_string()
+            .contains("expected [32, 32], found [48, 24]"),
+        "{error}"
+    );
+
+    // Images of the same names and number of shards with one that was not there.
+    let other = tempfile::tempdir().unwrap();
+    let others = images(other.path(), 1, 4);
+    fs_err::rename(
+        other.path().join("shard0/0-001.png"),
+        other.path().join("shard0/0-0010.png"),
+    )
+    .unwrap();
+    drop(others);
+    let others = Source::open(&other.path().join("shard0").display().to_string()).unwrap();
+    let error = again(&others, &LabelConfig::default());
+    assert!(matches!(error, Error::OtherImages { .. }), "{error}");
+    assert!(error.to_string().contains("0-001"), "{error}");
+
+    // Another vocabulary.
+    let mut changed = labeller(&LabelConfig::default());
+    changed.meta_mut().vocabulary.parts[1].name = "face".into();
+    let error = run(&source, &changed, &RunOptions::new(&out, 1), &mut { GO_ON }).unwrap_err();
+    assert!(
+        matches!(error, Error::Labels(LabelError::Conflict { .. })),
+        "{error}"
+    );
+    assert!(files(&out) == before);
+}
+
+#[test]
+fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    images(folder.path(), 1, 20);
+    let place = folder.path().join("shard0");
+    fs_err::write(place.join("0-003.png"), b"not an image").unwrap();
+    let source = Source::open(&place.display().to_string()).unwrap();
+    let labeller = labeller(&LabelConfig::default());
+    let out = folder.path().join("one");
+    // One of 20 is just right.
+    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+        GO_ON
+    })
+    .unwrap();
+    assert_eq!((report.labelled, report.unreadable), (19, 1));
+    assert!(
+        report.failures[0].0.ends_with("0-003"),
+        "{:?}",
+        report.failures
+    );
+    // Going on counts what an earlier run could not read.
+    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+        GO_ON
+    })
+    .unwrap();
+    assert_eq!((report.kept, report.unreadable), (19, 1));
+
+    let half = fs_err::read(place.join("0-010.png")).unwrap();
+    fs_err::write(place.join("0-010.png"), &half[..half.len() / 2]).unwrap();
+    let out = folder.path().join("two");
+    let error = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+        GO_ON
+    })
+    .unwrap_err();
+    assert!(matches!(error, Error::TooManyUnreadable(_)), "{error}");
+    let mut keys = Vec::new();
+    let mut note = |progress: Progress<'_>| {
+        if let Progress::Unreadable { key, .. } = progress {
+            keys.push(key.to_owned());
+        }
+        ControlFlow::Continue(())
+    };
+    let options = RunOptions {
+        keep_going: true,
+        ..RunOptions::new(&out, 1)
+    };
+    let report = run(&source, &labeller, &options, &mut note).unwrap();
+    // What the run before it had done was put away.
+    assert_eq!((report.kept + report.labelled, report.unreadable), (18, 2));
+    assert!(report.kept > 0 && !keys.is_empty());
+    assert_eq!(Store::open(&out).unwrap().len(), 18);
+}
+
+#[test]
+fn kmeans_labels_go_the_same_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 2, 5);
+    let device = Device::flex();
+    // The image itself, shrunk to 8 × 4, as a feature map: it has three channels.
+    let features = |images: burn::tensor::Tensor<4>| {
+        let [batch, channels, ..] = images.dims();
+        images
+            .reshape([batch, channels, 8, 4, 4, 4])
+            .mean_dim(3)
+            .mean_dim(5)
+            .reshape([batch, channels, 8, 4])
+    };
+    let config = LabelConfig {
+        grid: [8, 4],
+        batch: 2,
+        ..LabelConfig::default()
+    };
+    let labeller =
+        KMeansLabeller::new(features, [32, 16], "squares", "", &config, 0, &device).unwrap();
+    let (one, two) = (folder.path().join("one"), folder.path().join("two"));
+    let report = run(&source, &labeller, &RunOptions::new(&one, 1), &mut {
+        GO_ON
+    })
+    .unwrap();
+    run(&source, &labeller, &RunOptions::new(&two, 2), &mut {
+        GO_ON
+    })
+    .unwrap();
+    assert!(files(&one) == files(&two));
+    let store = Store::open(&one).unwrap();
+    assert_eq!(
+        (
+            store.len(),
+            store.meta.method.as_str(),
+            store.meta.vocabulary.parts.len()
+        ),
+        (10, "kmeans", 4)
+    );
+    let skipped = store
+        .iter()
+        .filter(|labels| labels.parts.iter().all(|&part| part == IGNORE))
+        .count();
+    assert_eq!(skipped, report.without_parts);
+}
+
+#[test]
+fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 1, 2);
+    let file = folder.path().join("file");
+    fs_err::write(&file, b"in the way").unwrap();
+    let error = run(
+        &source,
+        &labeller(&LabelConfig::default()),
+        &RunOptions::new(&file, 1),
+        &mut { GO_ON },
+    )
+    .unwrap_err();
+    assert!(error.to_string().contains("file"), "{error}");
+}

@@ -7,7 +7,7 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_model::clip::{Activation, Clip, ClipConfig, TextConfig, VisionConfig};
 use clasp_weights::clip::ClipInfo;
 
-use clasp_label::{ClipLabeller, LabelConfig};
+use clasp_label::{ClipLabeler, LabelConfig};
 
 /// Three parts with four synonyms; a group of three values and a pair.
 pub fn vocabulary() -> Vocabulary {
@@ -67,8 +67,8 @@ pub fn tiny_clip(device: &Device) -> Clip {
     config.init(&mut rng_for(7, 0, "tiny clip"), device)
 }
 
-/// A labeller with the tiny CLIP and batches of three.
-pub fn labeller(config: &LabelConfig) -> ClipLabeller {
+/// A labeler with the tiny CLIP and batches of three.
+pub fn labeler(config: &LabelConfig) -> ClipLabeler {
     let device = Device::flex();
     let info = ClipInfo {
         name: "tiny".into(),
@@ -83,5 +83,5 @@ pub fn labeller(config: &LabelConfig) -> ClipLabeller {
         grid: [4, 2],
         ..config.clone()
     };
-    ClipLabeller::new(tiny_clip(&device), &info, &vocabulary(), &config, &device).unwrap()
+    ClipLabeler::new(tiny_clip(&device), &info, &vocabulary(), &config, &device).unwrap()
 }

@@ -1,7 +1,7 @@
 //! How good a CLIP's zero-shot answers are, against known truth: attributes and part maps of drawn people, and of
 //! photos in the layout of CCP (Clothing Co-Parsing).
 //!
-//! Everything goes through the labeller that labels images, so this measures what pre-training will be given. Each
+//! Everything goes through the labeler that labels images, so this measures what pre-training will be given. Each
 //! figure stands beside what guessing reaches:
 //!
 //! * **attributes**: the share of right answers with raw logits, and with logits calibrated over the scored images
@@ -27,7 +27,7 @@ use clasp_data::rng_for;
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use serde::{Deserialize, Serialize};
 
-use clasp_label::{ClipLabeller, Labeller};
+use clasp_label::{ClipLabeler, Labeler};
 use clasp_synth::{self as synth, Shot, Style, SynthPerson};
 
 use crate::error::Error;
@@ -97,7 +97,7 @@ struct LabeledImage {
 ///
 /// The network failed.
 pub fn score_synthetic(
-    labeller: &ClipLabeller,
+    labeler: &ClipLabeler,
     count: usize,
     seed: u64,
     style: Style,
@@ -118,7 +118,7 @@ pub fn score_synthetic(
             parts: Some(drawn.parts),
         })
     });
-    score(labeller, people, progress)
+    score(labeler, people, progress)
 }
 
 /// Scores on the `val` split of a folder in the layout of CCP. The truth of attributes is read off the photos' tags:
@@ -129,7 +129,7 @@ pub fn score_synthetic(
 ///
 /// A file is missing or broken, or the network failed.
 pub fn score_photos(
-    labeller: &ClipLabeller,
+    labeler: &ClipLabeler,
     folder: &Path,
     progress: &mut dyn FnMut(usize),
 ) -> Result<ZeroShotScores, Error> {
@@ -151,16 +151,16 @@ pub fn score_photos(
             parts: Some(ccp_parts(&photo.labels, width, photos.classes())),
         })
     });
-    score(labeller, tagged.chain(masked), progress)
+    score(labeler, tagged.chain(masked), progress)
 }
 
 /// Labels images batch by batch and compares with what is true.
 fn score(
-    labeller: &ClipLabeller,
+    labeler: &ClipLabeler,
     images: impl Iterator<Item = Result<LabeledImage, Error>>,
     progress: &mut dyn FnMut(usize),
 ) -> Result<ZeroShotScores, Error> {
-    let meta = labeller.meta();
+    let meta = labeler.meta();
     let vocabulary = &meta.vocabulary;
     let grid = [meta.rows, meta.columns];
     let mut logits = Vec::new();
@@ -170,14 +170,14 @@ fn score(
     while images.peek().is_some() {
         let batch: Vec<LabeledImage> = images
             .by_ref()
-            .take(labeller.batch().max(1))
+            .take(labeler.batch().max(1))
             .collect::<Result<_, _>>()?;
         let keys = vec![""; batch.len()];
         let pixels = batch
             .iter()
-            .flat_map(|truth| labeller.prepare(&truth.image))
+            .flat_map(|truth| labeler.prepare(&truth.image))
             .collect();
-        for (truth, labels) in batch.into_iter().zip(labeller.label(&keys, pixels)?) {
+        for (truth, labels) in batch.into_iter().zip(labeler.label(&keys, pixels)?) {
             if let Some(parts) = &truth.parts {
                 let cells = cells(parts, [truth.image.height, truth.image.width], grid);
                 confusion.count(&cells, &labels.map.parts);
@@ -415,7 +415,7 @@ fn largest(values: &[f32]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{labeller, vocabulary};
+    use crate::testing::{labeler, vocabulary};
     use clasp_label::LabelConfig;
 
     #[test]
@@ -503,10 +503,10 @@ mod tests {
 
     #[test]
     fn drawn_people_are_scored_the_same_each_time() {
-        let labeller = labeller(&LabelConfig::default());
+        let labeler = labeler(&LabelConfig::default());
         let mut seen = 0;
         let of = |style, progress: &mut dyn FnMut(usize)| {
-            score_synthetic(&labeller, 5, 7, style, progress).unwrap()
+            score_synthetic(&labeler, 5, 7, style, progress).unwrap()
         };
         let score = of(Style::Standard, &mut |done| seen = done);
         assert_eq!(seen, 5);

@@ -22,21 +22,21 @@ pub struct Accuracy {
 }
 
 /// How right part maps are, over all grid positions of all images together whose true class is known. Where the grids
-/// differ, a position of the truth is compared with the label at its centre.
+/// differ, a position of the truth is compared with the label at its center.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartAccuracy {
-    /// Share of the images without a single labelled position: k-means skips such images.
+    /// Share of the images without a single labeled position: k-means skips such images.
     pub skipped: f64,
     /// Share of the positions that have a label, that is, not 255.
-    pub labelled: f64,
-    /// Share of the labelled positions whose label is the true class; none where the classes are others (k-means).
+    pub labeled: f64,
+    /// Share of the labeled positions whose label is the true class; none where the classes are others (k-means).
     pub right: Option<f64>,
-    /// Intersection over union of each class, in the order of the vocabulary, over labelled positions; a class that
+    /// Intersection over union of each class, in the order of the vocabulary, over labeled positions; a class that
     /// occurs neither in the labels nor in the truth is left out. Empty where the classes are others.
     pub iou: Vec<(String, f64)>,
-    /// Of the labelled positions that the labels call foreground (any class but the first), the share that is.
+    /// Of the labeled positions that the labels call foreground (any class but the first), the share that is.
     pub foreground_precision: f64,
-    /// Of the labelled positions that are foreground, the share that the labels call so.
+    /// Of the labeled positions that are foreground, the share that the labels call so.
     pub foreground_recall: f64,
 }
 
@@ -64,11 +64,12 @@ pub struct AttributeAccuracy {
 }
 
 impl Accuracy {
-    /// Mean over the attributes of the share of right targets among those that are learnt; attributes of which nothing
-    /// is learnt are left out. 0 if there are none.
+    /// Mean over the attributes of the share of right targets among those that are learned; attributes of which nothing
+    /// is learned are left out. 0 if there are none.
     pub fn attributes_right(&self) -> f64 {
-        let learnt = self.attributes.iter().filter(|a| a.masked < 1.0);
-        let (sum, count) = learnt.fold((0.0, 0usize), |(sum, count), a| (sum + a.right, count + 1));
+        let learned = self.attributes.iter().filter(|a| a.masked < 1.0);
+        let (sum, count) =
+            learned.fold((0.0, 0usize), |(sum, count), a| (sum + a.right, count + 1));
         sum / count.max(1) as f64
     }
 
@@ -102,8 +103,8 @@ pub fn accuracy(
     let vocabulary = &labels.meta.vocabulary;
     let rule = AttributeRule::new(calibration, config);
     let matched = matches(labels, truth);
-    let mut counts: Vec<Count> = { matched.iter() }
-        .map(|m| Count::new(m.values.len()))
+    let mut counts: Vec<AttributeCounts> = { matched.iter() }
+        .map(|m| AttributeCounts::new(m.values.len()))
         .collect();
     let classes = {
         let names = |store: &Store| -> Vec<String> {
@@ -113,7 +114,7 @@ pub fn accuracy(
         let (mine, true_ones) = (names(labels), names(truth));
         (mine == true_ones).then_some(mine)
     };
-    let mut parts = Parts::default();
+    let mut parts = PartCounts::default();
     let (mut images, mut unknown) = (0, 0);
     for row in labels.iter() {
         let Some(right) = truth.get(row.key) else {
@@ -156,7 +157,7 @@ pub fn accuracy(
 }
 
 /// An attribute that both stores have.
-struct Match {
+struct MatchedAttribute {
     /// Its place in the labels' vocabulary.
     index: usize,
     /// Its values in the labels.
@@ -167,7 +168,7 @@ struct Match {
     values: Vec<Option<usize>>,
 }
 
-fn matches(labels: &Store, truth: &Store) -> Vec<Match> {
+fn matches(labels: &Store, truth: &Store) -> Vec<MatchedAttribute> {
     let (mine, known) = (&labels.meta.vocabulary, &truth.meta.vocabulary);
     let known_ranges = known.ranges();
     let same = |name: &str| known.attributes.iter().position(|a| a.name == name);
@@ -176,7 +177,7 @@ fn matches(labels: &Store, truth: &Store) -> Vec<Match> {
             let other = same(&attribute.name)?;
             let values = &known.attributes[other].values;
             let place = |name: &str| attribute.values.iter().position(|v| v.name == name);
-            Some(Match {
+            Some(MatchedAttribute {
                 index,
                 labels: range,
                 truth: known_ranges[other].clone(),
@@ -199,7 +200,7 @@ fn largest(values: &[f32]) -> usize {
 }
 
 /// Counts of one attribute.
-struct Count {
+struct AttributeCounts {
     images: usize,
     clear: usize,
     clear_right: usize,
@@ -208,7 +209,7 @@ struct Count {
     hits: Vec<usize>,
 }
 
-impl Count {
+impl AttributeCounts {
     fn new(values: usize) -> Self {
         Self {
             images: 0,
@@ -252,13 +253,13 @@ fn share(count: usize, of: usize) -> f64 {
 }
 
 /// Counts of grid positions: `confusion[(true class, label)]`.
-struct Parts {
+struct PartCounts {
     positions: usize,
     skipped: usize,
     confusion: Vec<[usize; 256]>,
 }
 
-impl Default for Parts {
+impl Default for PartCounts {
     fn default() -> Self {
         Self {
             positions: 0,
@@ -268,7 +269,7 @@ impl Default for Parts {
     }
 }
 
-impl Parts {
+impl PartCounts {
     fn add(&mut self, labels: &[u8], from: [usize; 2], truth: &[u8], to: [usize; 2]) {
         self.skipped += usize::from(labels.iter().all(|&label| label == IGNORE));
         let at = |i: usize, from: usize, to: usize| (2 * i + 1) * from / (2 * to);
@@ -291,9 +292,9 @@ impl Parts {
     fn accuracy(&self, images: usize, classes: Option<Vec<String>>) -> PartAccuracy {
         let total = |class: usize| self.confusion[class].iter().sum::<usize>();
         let called = |class: usize| self.confusion.iter().map(|row| row[class]).sum::<usize>();
-        let labelled: usize = (0..256).map(total).sum();
+        let labeled: usize = (0..256).map(total).sum();
         let right: usize = (0..256).map(|class| self.confusion[class][class]).sum();
-        let both = labelled - total(0) - called(0) + self.confusion[0][0];
+        let both = labeled - total(0) - called(0) + self.confusion[0][0];
         let iou = { classes.iter().flatten().enumerate() }.filter_map(|(class, name)| {
             let hits = self.confusion[class][class];
             let union = total(class) + called(class) - hits;
@@ -301,11 +302,11 @@ impl Parts {
         });
         PartAccuracy {
             skipped: share(self.skipped, images),
-            labelled: share(labelled, self.positions),
-            right: classes.as_ref().map(|_| share(right, labelled)),
+            labeled: share(labeled, self.positions),
+            right: classes.as_ref().map(|_| share(right, labeled)),
             iou: iou.collect(),
-            foreground_precision: share(both, labelled - called(0)),
-            foreground_recall: share(both, labelled - total(0)),
+            foreground_precision: share(both, labeled - called(0)),
+            foreground_recall: share(both, labeled - total(0)),
         }
     }
 }
@@ -321,8 +322,8 @@ impl fmt::Display for Accuracy {
         )?;
         writeln!(
             f,
-            "parts: {:.1} % of the grid positions labelled, {:.1} % of the images not at all",
-            percent(parts.labelled),
+            "parts: {:.1} % of the grid positions labeled, {:.1} % of the images not at all",
+            percent(parts.labeled),
             percent(parts.skipped)
         )?;
         writeln!(
@@ -332,7 +333,7 @@ impl fmt::Display for Accuracy {
             percent(parts.foreground_recall)
         )?;
         if let Some(right) = parts.right {
-            writeln!(f, "right class: {:.1} % of the labelled", percent(right))?;
+            writeln!(f, "right class: {:.1} % of the labeled", percent(right))?;
         }
         for (name, iou) in &parts.iou {
             writeln!(f, "  IoU {name:<16} {:>6.1}", percent(*iou))?;
@@ -370,7 +371,7 @@ impl fmt::Display for Accuracy {
         }
         write!(
             f,
-            "\nmean over attributes: {:.1} % right of what is learnt, {:.1} % masked",
+            "\nmean over attributes: {:.1} % right of what is learned, {:.1} % masked",
             percent(self.attributes_right()),
             percent(self.attributes_masked())
         )
@@ -433,11 +434,11 @@ mod tests {
         };
         let found = accuracy(&labels, &truth, Some(&calibration), &config).unwrap();
         assert_eq!((found.images, found.unknown), (4, 0));
-        // 15 known positions; image 2 has no label, so 11 are labelled. Labels are right at the two 0s and the 1 of
+        // 15 known positions; image 2 has no label, so 11 are labeled. Labels are right at the two 0s and the 1 of
         // image 0, the 1 of image 1, the 0 and the 2 of image 3.
         let parts = &found.parts;
         assert_eq!(parts.skipped, 0.25);
-        assert_eq!(parts.labelled, 11.0 / 15.0);
+        assert_eq!(parts.labeled, 11.0 / 15.0);
         assert_eq!(parts.right, Some(6.0 / 11.0));
         // Foreground: 6 positions, all called so, and two more.
         assert_eq!(parts.foreground_precision, 6.0 / 8.0);

@@ -15,7 +15,7 @@ const LISTED: usize = 10;
 
 /// How labels fit their images. That each row fits the vocabulary and the grid was checked when the store was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Check {
+pub struct LabelCheck {
     /// Images of the source.
     pub images: usize,
     /// Labels of the store.
@@ -26,13 +26,13 @@ pub struct Check {
     pub without_image: Vec<String>,
     /// Keys of images that have no labels.
     pub without_labels: Vec<String>,
-    /// Key of each image that has changed since it was labelled, and how.
+    /// Key of each image that has changed since it was labeled, and how.
     pub changed: Vec<(String, String)>,
-    /// Key of each labelled image that cannot be read now, and why.
+    /// Key of each labeled image that cannot be read now, and why.
     pub unreadable: Vec<(String, String)>,
 }
 
-impl Check {
+impl LabelCheck {
     /// Whether every label is of an image as it is now. Images without labels and edited shards are no fault.
     pub fn is_ok(&self) -> bool {
         self.without_image.is_empty() && self.changed.is_empty() && self.unreadable.is_empty()
@@ -45,33 +45,33 @@ pub fn check(
     source: &Source,
     limits: &Limits,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Check {
+) -> LabelCheck {
     let done = AtomicUsize::new(0);
-    enum Found {
+    enum ImageCheck {
         Fits,
-        Unlabelled,
+        Unlabeled,
         Changed(String),
         Unreadable(String),
     }
     let look = |image: usize| {
         let found = match store.get(source.key(image)) {
-            None => Found::Unlabelled,
+            None => ImageCheck::Unlabeled,
             Some(label) => match source.read(image) {
-                Err(error) => Found::Unreadable(error.to_string()),
+                Err(error) => ImageCheck::Unreadable(error.to_string()),
                 Ok(bytes) => match decode(&bytes, limits) {
-                    Err(error) => Found::Unreadable(error.to_string()),
+                    Err(error) => ImageCheck::Unreadable(error.to_string()),
                     Ok(pixels) => label
                         .is_of_another(&bytes, [pixels.height, pixels.width])
-                        .map_or(Found::Fits, Found::Changed),
+                        .map_or(ImageCheck::Fits, ImageCheck::Changed),
                 },
             },
         };
         progress(1 + done.fetch_add(1, Ordering::Relaxed), source.len());
         found
     };
-    let found: Vec<Found> = (0..source.len()).into_par_iter().map(look).collect();
+    let found: Vec<ImageCheck> = (0..source.len()).into_par_iter().map(look).collect();
     let keys: HashSet<&str> = source.keys().collect();
-    let mut check = Check {
+    let mut check = LabelCheck {
         images: source.len(),
         labels: store.len(),
         edited: store.edited.clone(),
@@ -85,16 +85,16 @@ pub fn check(
     };
     for (key, found) in source.keys().map(str::to_owned).zip(found) {
         match found {
-            Found::Fits => {}
-            Found::Unlabelled => check.without_labels.push(key),
-            Found::Changed(how) => check.changed.push((key, how)),
-            Found::Unreadable(why) => check.unreadable.push((key, why)),
+            ImageCheck::Fits => {}
+            ImageCheck::Unlabeled => check.without_labels.push(key),
+            ImageCheck::Changed(how) => check.changed.push((key, how)),
+            ImageCheck::Unreadable(why) => check.unreadable.push((key, why)),
         }
     }
     check
 }
 
-impl fmt::Display for Check {
+impl fmt::Display for LabelCheck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} labels, {} images", self.labels, self.images)?;
         let edited = self.edited.iter().map(|shard| (shard, ""));
@@ -113,11 +113,11 @@ impl fmt::Display for Check {
             ("labels without an image", keys(&self.without_image)),
             ("images without labels", keys(&self.without_labels)),
             (
-                "images changed since they were labelled",
+                "images changed since they were labeled",
                 self.changed.clone(),
             ),
             (
-                "labelled images that cannot be read",
+                "labeled images that cannot be read",
                 self.unreadable.clone(),
             ),
         ];
@@ -148,8 +148,8 @@ impl fmt::Display for Check {
 mod tests {
     use super::*;
     use crate::config::LabelConfig;
-    use crate::testing::{images, labeller};
-    use crate::{RunOptions, run};
+    use crate::testing::{images, labeler};
+    use crate::{LabelRunConfig, run};
     use clasp_data::image::{Rgb, encode_png};
     use std::ops::ControlFlow;
 
@@ -158,9 +158,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let source = images(&folder.path().join("images"), 1, 6);
         let out = folder.path().join("labels");
-        let options = RunOptions::new(&out, 1);
-        let go_on = &mut |_: crate::Progress<'_>| ControlFlow::Continue(());
-        run(&source, &labeller(&LabelConfig::default()), &options, go_on).unwrap();
+        let options = LabelRunConfig::new(&out, 1);
+        let go_on = &mut |_: crate::LabelProgress<'_>| ControlFlow::Continue(());
+        run(&source, &labeler(&LabelConfig::default()), &options, go_on).unwrap();
         let store = Store::open(&out).unwrap();
         let look = |source: &Source| check(&store, source, &Limits::default(), &|_, _| ());
         assert!(look(&source).is_ok());
@@ -188,7 +188,7 @@ mod tests {
         assert!(
             found
                 .to_string()
-                .contains("2 images changed since they were labelled")
+                .contains("2 images changed since they were labeled")
         );
     }
 }

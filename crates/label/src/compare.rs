@@ -16,10 +16,10 @@ pub struct Agreement {
     pub images: usize,
     /// Images that one has alone.
     pub alone: usize,
-    /// Share of the cells with the same class or without one in both.
-    pub cells: f64,
-    /// The same of the cells that have a class in both.
-    pub labelled_cells: f64,
+    /// Share of the positions with the same class or without one in both.
+    pub positions: f64,
+    /// The same of the positions that have a class in both.
+    pub labeled_positions: f64,
     /// Share of the images with the same most probable value, and the same of those that training uses from both; by attribute.
     pub attributes: Vec<AttributeAgreement>,
     /// Largest difference of two logits.
@@ -39,12 +39,12 @@ pub struct AttributeAgreement {
 
 /// Shares of what is equal.
 #[derive(Default, Clone, Copy)]
-struct Count {
+struct EqualCount {
     equal: u64,
     all: u64,
 }
 
-impl Count {
+impl EqualCount {
     fn add(&mut self, equal: bool) {
         self.equal += u64::from(equal);
         self.all += 1;
@@ -88,8 +88,8 @@ pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<A
     let rules = [Calibration::of_store(one)?, Calibration::of_store(other)?]
         .map(|calibration| AttributeRule::new(&calibration, config));
     let ranges = vocabulary.ranges();
-    let (mut cells, mut labelled) = (Count::default(), Count::default());
-    let mut attributes = vec![[Count::default(); 2]; ranges.len()];
+    let (mut positions, mut labeled) = (EqualCount::default(), EqualCount::default());
+    let mut attributes = vec![[EqualCount::default(); 2]; ranges.len()];
     let (mut images, mut largest) = (0, 0.0_f32);
     for mine in one.iter() {
         let Some(theirs) = other.get(mine.key) else {
@@ -97,9 +97,9 @@ pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<A
         };
         images += 1;
         for (a, b) in mine.parts.iter().zip(theirs.parts) {
-            cells.add(a == b);
+            positions.add(a == b);
             if *a != IGNORE && *b != IGNORE {
-                labelled.add(a == b);
+                labeled.add(a == b);
             }
         }
         for (a, b) in mine.attributes.iter().zip(theirs.attributes) {
@@ -131,8 +131,8 @@ pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<A
     Ok(Agreement {
         images,
         alone: one.len() + other.len() - 2 * images,
-        cells: cells.share(),
-        labelled_cells: labelled.share(),
+        positions: positions.share(),
+        labeled_positions: labeled.share(),
         attributes: { vocabulary.attributes.iter().zip(attributes) }
             .map(|(attribute, [all, clear])| AttributeAgreement {
                 name: attribute.name.clone(),
@@ -168,9 +168,9 @@ impl fmt::Display for Agreement {
         )?;
         writeln!(
             f,
-            "cells alike: {}   of those with a class in both: {}",
-            percent(self.cells),
-            percent(self.labelled_cells)
+            "positions alike: {}   of those with a class in both: {}",
+            percent(self.positions),
+            percent(self.labeled_positions)
         )?;
         writeln!(
             f,
@@ -236,7 +236,12 @@ mod tests {
         let one = store(folders[0].path(), 0..10, |_, _| {});
         let same = compare(&one, &one, &AttributeConfig::default()).unwrap();
         assert_eq!(
-            (same.images, same.alone, same.cells, same.labelled_cells),
+            (
+                same.images,
+                same.alone,
+                same.positions,
+                same.labeled_positions
+            ),
             (10, 0, 1.0, 1.0)
         );
         assert!(
@@ -244,7 +249,7 @@ mod tests {
                 .iter()
                 .all(|a| (a.all, a.clear) == (1.0, 1.0))
         );
-        // Of 02 to 09, one cell of 02 is another, one of 03 is without a class, and 04 has the other value of the last attribute.
+        // Of 02 to 09, one position of 02 is another, one of 03 is without a class, and 04 has the other value of the last attribute.
         let other = store(folders[1].path(), 2..12, |i, labels| match i {
             2 => labels.parts[1] = 0,
             3 => labels.parts[1] = IGNORE,
@@ -254,7 +259,7 @@ mod tests {
         let found = compare(&one, &other, &AttributeConfig::default()).unwrap();
         assert_eq!((found.images, found.alone), (8, 4));
         assert_eq!(
-            (found.cells, found.labelled_cells),
+            (found.positions, found.labeled_positions),
             (14.0 / 16.0, 14.0 / 15.0)
         );
         let last = found.attributes.last().unwrap();

@@ -1,4 +1,4 @@
-//! How images are labelled: plain data, the same in a recipe's TOML and on the command line.
+//! How images are labeled: plain data, the same in a recipe's TOML and on the command line.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// How images are labelled.
+/// How images are labeled.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LabelConfig {
@@ -19,7 +19,7 @@ pub struct LabelConfig {
     pub dense: Dense,
     /// Rows and columns of the stored part map.
     pub grid: [usize; 2],
-    /// A cell whose largest class probability is below this is labelled 255, ignore.
+    /// A position whose largest class probability is below this is labeled 255, ignore.
     pub confidence: f32,
     /// Factor on the cosines of parts before the softmax over classes.
     pub part_scale: f32,
@@ -27,7 +27,7 @@ pub struct LabelConfig {
     pub attribute_scale: f32,
     /// Where in an upright crop each class is expected, by class name; classes that are not named may be anywhere.
     /// Empty: no prior.
-    pub vertical_prior: BTreeMap<String, Band>,
+    pub vertical_prior: BTreeMap<String, VerticalBand>,
     /// Precision of CLIP's image tower.
     #[serde(skip_serializing_if = "is_f32")]
     pub precision: Precision,
@@ -59,11 +59,11 @@ impl Default for LabelConfig {
 /// Where a class is expected: a bell over the height of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Band {
-    /// Centre, 0 at the top edge and 1 at the bottom edge.
-    pub centre: f32,
+pub struct VerticalBand {
+    /// Center, 0 at the top edge and 1 at the bottom edge.
+    pub center: f32,
     /// Standard deviation, in heights of the image.
-    pub spread: f32,
+    pub std: f32,
 }
 
 impl LabelConfig {
@@ -123,10 +123,10 @@ impl LabelConfig {
                     format!("`{name}`"),
                 );
             }
-            if !(band.centre.is_finite() && band.spread.is_finite() && band.spread > 0.0) {
+            if !(band.center.is_finite() && band.std.is_finite() && band.std > 0.0) {
                 return wrong(
                     "vertical_prior",
-                    "a finite centre and a positive spread",
+                    "a finite center and a positive std",
                     format!("{band:?} for `{name}`"),
                 );
             }
@@ -144,9 +144,9 @@ mod tests {
         let mut config = LabelConfig::default();
         config.vertical_prior.insert(
             "head".into(),
-            Band {
-                centre: 0.1,
-                spread: 0.1,
+            VerticalBand {
+                center: 0.1,
+                std: 0.1,
             },
         );
         let text = toml::to_string(&config).unwrap();
@@ -161,14 +161,8 @@ mod tests {
         assert!(error.contains("confidance"), "{error}");
     }
 
-    fn band(name: &str, spread: f32) -> BTreeMap<String, Band> {
-        BTreeMap::from([(
-            name.to_owned(),
-            Band {
-                centre: 0.1,
-                spread,
-            },
-        )])
+    fn band(name: &str, std: f32) -> BTreeMap<String, VerticalBand> {
+        BTreeMap::from([(name.to_owned(), VerticalBand { center: 0.1, std })])
     }
 
     #[test]

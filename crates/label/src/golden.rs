@@ -6,7 +6,7 @@ use clasp_data::rng_for;
 use safetensors::SafeTensors;
 
 use crate::attributes::logits;
-use crate::config::{Band, LabelConfig};
+use crate::config::{LabelConfig, VerticalBand};
 use crate::parts::{self, PartMapper};
 use crate::testing::vocabulary;
 use crate::{kmeans, read};
@@ -50,16 +50,16 @@ fn part_maps_equal_numpy() {
     };
     prior.vertical_prior.insert(
         "head".into(),
-        Band {
-            centre: 0.15,
-            spread: 0.1,
+        VerticalBand {
+            center: 0.15,
+            std: 0.1,
         },
     );
     prior.vertical_prior.insert(
         "legs".into(),
-        Band {
-            centre: 0.8,
-            spread: 0.2,
+        VerticalBand {
+            center: 0.8,
+            std: 0.2,
         },
     );
     let cases = [
@@ -128,10 +128,10 @@ fn kmeans_equals_scikit_learn() {
             0.5,
             &mut rng,
         );
-        let cells = rows * columns;
+        let positions = rows * columns;
         assert_eq!(
             map.parts,
-            expected[index * cells..(index + 1) * cells],
+            expected[index * positions..(index + 1) * positions],
             "map {index}"
         );
     }

@@ -25,8 +25,8 @@
 //! | of twelve clusters (this) | .85 .76 4 % | .82 .74 2 % | .83 .88 0 % |
 //! | all positions that are not on the border, without any features | .75 .94 0 % | | |
 //!
-//! Two clusters mix person and place, as both have several colours; twelve are pure enough for the border to tell
-//! them apart. Much of the result is the border and what an untrained network tells of colours: the last row and the
+//! Two clusters mix person and place, as both have several colors; twelve are pure enough for the border to tell
+//! them apart. Much of the result is the border and what an untrained network tells of colors: the last row and the
 //! untrained column say how much. At 256 × 128 pixels, 16 × 8 positions, the backbone of DINO gives .80 .72 3 %.
 //!
 //! Each k-means starts from 10 seedings of k-means++, drawn by the image's key, and keeps the best.
@@ -146,7 +146,7 @@ fn foreground(clusters: &[usize], columns: usize) -> Vec<usize> {
 /// The part map on the stored grid of one image; all [`IGNORE`] with confidence 0 if it is skipped.
 ///
 /// At the backbone's own grid it holds the clusters themselves. To another grid they are resampled as probabilities of
-/// 0 and 1, the way CLIP's are, and a cell that no cluster fills to `confidence` is ignored.
+/// 0 and 1, the way CLIP's are, and a position that no cluster fills to `confidence` is ignored.
 ///
 /// `features`: [channels, rows, columns] with `from` = rows and columns
 pub fn part_map(
@@ -177,8 +177,8 @@ pub fn part_map(
 fn k_means(points: &[&[f64]], clusters: usize, rng: &mut Rng) -> Option<Vec<usize>> {
     let mut best: Option<(f64, Vec<usize>)> = None;
     for _ in 0..SEEDINGS {
-        let centres = seeds(points, clusters, rng)?;
-        let (inertia, clusters) = lloyd(points, centres);
+        let centers = seeds(points, clusters, rng)?;
+        let (inertia, clusters) = lloyd(points, centers);
         if best.as_ref().is_none_or(|(least, _)| inertia < *least) {
             best = Some((inertia, clusters));
         }
@@ -192,20 +192,20 @@ fn seeds(points: &[&[f64]], clusters: usize, rng: &mut Rng) -> Option<Vec<Vec<f6
     if points.is_empty() {
         return None;
     }
-    let mut centres = vec![points[rng.random_range(0..points.len())]];
-    while centres.len() < clusters {
-        centres.push(draw(points, &centres, rng)?);
+    let mut centers = vec![points[rng.random_range(0..points.len())]];
+    while centers.len() < clusters {
+        centers.push(draw(points, &centers, rng)?);
     }
-    Some(centres.into_iter().map(<[f64]>::to_vec).collect())
+    Some(centers.into_iter().map(<[f64]>::to_vec).collect())
 }
 
-fn draw<'a>(points: &[&'a [f64]], centres: &[&[f64]], rng: &mut Rng) -> Option<&'a [f64]> {
+fn draw<'a>(points: &[&'a [f64]], centers: &[&[f64]], rng: &mut Rng) -> Option<&'a [f64]> {
     let weights: Vec<f64> = points
         .iter()
         .map(|point| {
-            centres
+            centers
                 .iter()
-                .map(|centre| distance(point, centre))
+                .map(|center| distance(point, center))
                 .fold(f64::INFINITY, f64::min)
         })
         .collect();
@@ -226,54 +226,54 @@ fn draw<'a>(points: &[&'a [f64]], centres: &[&[f64]], rng: &mut Rng) -> Option<&
 
 /// Lloyd's rounds until no point changes its cluster; returns the sum of squared distances and the clusters, none
 /// of which is empty.
-fn lloyd(points: &[&[f64]], mut centres: Vec<Vec<f64>>) -> (f64, Vec<usize>) {
+fn lloyd(points: &[&[f64]], mut centers: Vec<Vec<f64>>) -> (f64, Vec<usize>) {
     let mut clusters = vec![usize::MAX; points.len()];
     for _ in 0..MOST_ROUNDS {
         let mut nearest: Vec<usize> = points
             .iter()
             .map(|point| {
-                let d: Vec<f64> = { centres.iter() }.map(|c| distance(point, c)).collect();
+                let d: Vec<f64> = { centers.iter() }.map(|c| distance(point, c)).collect();
                 (0..d.len()).fold(0, |best, i| if d[i] < d[best] { i } else { best })
             })
             .collect();
-        refill(points, &centres, &mut nearest);
+        refill(points, &centers, &mut nearest);
         if nearest == clusters {
             break;
         }
         clusters = nearest;
-        for (index, centre) in centres.iter_mut().enumerate() {
+        for (index, center) in centers.iter_mut().enumerate() {
             let mut count = 0.0;
-            centre.fill(0.0);
+            center.fill(0.0);
             for (point, _) in points
                 .iter()
                 .zip(&clusters)
                 .filter(|&(_, &cluster)| cluster == index)
             {
-                centre.iter_mut().zip(*point).for_each(|(sum, x)| *sum += x);
+                center.iter_mut().zip(*point).for_each(|(sum, x)| *sum += x);
                 count += 1.0;
             }
-            centre.iter_mut().for_each(|sum| *sum /= count);
+            center.iter_mut().for_each(|sum| *sum /= count);
         }
     }
     let inertia = points
         .iter()
         .zip(&clusters)
-        .map(|(point, &cluster)| distance(point, &centres[cluster]))
+        .map(|(point, &cluster)| distance(point, &centers[cluster]))
         .sum();
     (inertia, clusters)
 }
 
-/// Gives every empty cluster the point that is farthest from its centre, out of a cluster that has others.
-fn refill(points: &[&[f64]], centres: &[Vec<f64>], clusters: &mut [usize]) {
-    for empty in 0..centres.len() {
-        let mut counts = vec![0usize; centres.len()];
+/// Gives every empty cluster the point that is farthest from its center, out of a cluster that has others.
+fn refill(points: &[&[f64]], centers: &[Vec<f64>], clusters: &mut [usize]) {
+    for empty in 0..centers.len() {
+        let mut counts = vec![0usize; centers.len()];
         clusters.iter().for_each(|&cluster| counts[cluster] += 1);
         if counts[empty] > 0 {
             continue;
         }
         let farthest = (0..points.len())
             .filter(|&i| counts[clusters[i]] > 1)
-            .map(|i| (distance(points[i], &centres[clusters[i]]), i))
+            .map(|i| (distance(points[i], &centers[clusters[i]]), i))
             .fold(
                 (-1.0, None),
                 |best, (d, i)| if d > best.0 { (d, Some(i)) } else { best },
@@ -298,7 +298,7 @@ mod tests {
     const POSITIONS: usize = ROWS * COLUMNS;
 
     /// A map of 8 × 5 positions and 9 channels. A person in bands of 1, 2 and 3 rows stands in the middle; the place
-    /// around has five colours, of much larger norm: the top, the bottom in two, the
+    /// around has five colors, of much larger norm: the top, the bottom in two, the
     /// left and the right side.
     fn person() -> (Vec<f32>, Vec<u8>) {
         let mut features = vec![0.0; 9 * POSITIONS];
@@ -378,7 +378,7 @@ mod tests {
 
     #[test]
     fn a_foreground_of_less_than_a_tenth_or_more_than_four_fifths_is_skipped() {
-        // Colours by row, of a map of 14 × 5, and one other position: only that one may keep off the border.
+        // Colors by row, of a map of 14 × 5, and one other position: only that one may keep off the border.
         let mut rows = vec![0.0; 15 * 70];
         for position in 0..70 {
             let channel = if position == 32 { 14 } else { position / 5 };
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(clusters(&rows, 15, 5, &mut rng_for(0, 0, "a")), None);
         let map = part_map(&rows, 15, [14, 5], [2, 2], 0.5, &mut rng_for(0, 0, "a"));
         assert_eq!((map.parts, map.confidence), (vec![IGNORE; 4], vec![0; 4]));
-        // Four colours of the border and eight inside, which are 79 % of 18 × 18 positions and 81 % of 20 × 20.
+        // Four colors of the border and eight inside, which are 79 % of 18 × 18 positions and 81 % of 20 × 20.
         let inside = |side: usize| {
             let mut features = vec![0.0; 12 * side * side];
             for position in 0..side * side {
@@ -427,7 +427,7 @@ mod tests {
     fn an_empty_cluster_is_refilled() {
         let points: Vec<Vec<f64>> = vec![vec![0.0], vec![0.1], vec![5.0], vec![9.0]];
         let points: Vec<&[f64]> = points.iter().map(Vec::as_slice).collect();
-        // The third centre is too far away for any point.
+        // The third center is too far away for any point.
         let (_, clusters) = lloyd(&points, vec![vec![0.0], vec![6.0], vec![1000.0]]);
         for cluster in 0..3 {
             assert!(clusters.contains(&cluster), "{clusters:?}");

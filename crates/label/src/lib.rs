@@ -7,10 +7,10 @@
 //! | [`parts`] | cosines to a part map |
 //! | [`attributes`] | pooled features to logits |
 //! | [`kmeans`] | part maps without CLIP |
-//! | [`labeller`] | the two above as one interface |
-//! | [`run`] | the labelling run: shards, threads, resume |
+//! | [`labeler`] | the two above as one interface |
+//! | [`run`] | the labeling run: shards, threads, resume |
 //! | [`calibrate`] | statistics of the logits over the corpus |
-//! | [`stats`] | what was labelled, with warnings |
+//! | [`stats`] | what was labeled, with warnings |
 //! | [`check`] | labels against their images |
 //! | [`compare`] | how far two stores agree |
 //! | [`mod@accuracy`] | how right a store is, against the truth of drawn people |
@@ -30,7 +30,7 @@ mod error;
 #[cfg(test)]
 mod golden;
 pub mod kmeans;
-pub mod labeller;
+pub mod labeler;
 pub mod parts;
 pub mod prompts;
 pub mod run;
@@ -41,10 +41,10 @@ mod testing;
 
 use burn::tensor::Tensor;
 
-pub use config::{Band, LabelConfig};
+pub use config::{LabelConfig, VerticalBand};
 pub use error::Error;
-pub use labeller::{ClipLabeller, KMeansLabeller, Labeller};
-pub use run::{Progress, RunOptions, RunReport, run};
+pub use labeler::{ClipLabeler, KMeansLabeler, Labeler};
+pub use run::{LabelProgress, LabelRunConfig, LabelRunReport, run};
 
 /// The numbers of a tensor, which `place` names.
 ///

@@ -16,16 +16,16 @@ use clasp_data::vocabulary::Vocabulary;
 
 use crate::config::LabelConfig;
 
-/// A class that a band all but excludes keeps this much of the weight of one in its band's centre, so that the
+/// A class that a band all but excludes keeps this much of the weight of one in its band's center, so that the
 /// prior can be overruled by what is seen. Our choice.
 const PRIOR_FLOOR: f32 = 0.01;
 
 /// A part map on the stored grid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartMap {
-    /// Class of each cell, [rows, columns]; [`IGNORE`] where none is sure.
+    /// Class of each position, [rows, columns]; [`IGNORE`] where none is sure.
     pub parts: Vec<u8>,
-    /// round(255 · largest probability) of each cell, [rows, columns].
+    /// round(255 · largest probability) of each position, [rows, columns].
     pub confidence: Vec<u8>,
 }
 
@@ -134,54 +134,59 @@ pub fn class_scores(
     scores
 }
 
-/// Softmax over the first axis of [classes, cells], in place.
-pub fn softmax_over_planes(planes: &mut [f32], cells: usize) {
-    for cell in 0..cells {
+/// Softmax over the first axis of [classes, positions], in place.
+pub fn softmax_over_planes(planes: &mut [f32], positions: usize) {
+    for position in 0..positions {
         let max = planes
             .iter()
-            .skip(cell)
-            .step_by(cells)
+            .skip(position)
+            .step_by(positions)
             .copied()
             .fold(f32::NEG_INFINITY, f32::max);
         let mut sum = 0.0;
-        for value in planes.iter_mut().skip(cell).step_by(cells) {
+        for value in planes.iter_mut().skip(position).step_by(positions) {
             *value = (*value - max).exp();
             sum += *value;
         }
-        for value in planes.iter_mut().skip(cell).step_by(cells) {
+        for value in planes.iter_mut().skip(position).step_by(positions) {
             *value /= sum;
         }
     }
 }
 
-/// Largest class of each cell, and how sure it is. Ties go to the lower class.
+/// Largest class of each position, and how sure it is. Ties go to the lower class.
 ///
 /// `probabilities`: [classes, rows, columns]
 pub fn label(probabilities: &[f32], grid: [usize; 2], confidence: f32) -> PartMap {
-    let cells = grid[0] * grid[1];
+    let positions = grid[0] * grid[1];
     let mut map = PartMap {
-        parts: vec![IGNORE; cells],
-        confidence: vec![0; cells],
+        parts: vec![IGNORE; positions],
+        confidence: vec![0; positions],
     };
-    for cell in 0..cells {
+    for position in 0..positions {
         let mut best = (0usize, f32::NEG_INFINITY);
-        for (class, &p) in probabilities.iter().skip(cell).step_by(cells).enumerate() {
+        for (class, &p) in probabilities
+            .iter()
+            .skip(position)
+            .step_by(positions)
+            .enumerate()
+        {
             if p > best.1 {
                 best = (class, p);
             }
         }
         let (class, p) = best;
         // The cast saturates, and a NaN becomes 0: a broken network shows as a map without confidence.
-        map.confidence[cell] = (255.0 * p).round() as u8;
+        map.confidence[position] = (255.0 * p).round() as u8;
         if p >= confidence {
-            map.parts[cell] = u8::try_from(class).unwrap_or(IGNORE);
+            map.parts[position] = u8::try_from(class).unwrap_or(IGNORE);
         }
     }
     map
 }
 
 /// Resamples planes to another grid, each axis by itself: the mean over the covered interval where the axis shrinks,
-/// linear interpolation between cell centres (clamped at the edges) where it grows. The weights of an output cell
+/// linear interpolation between position centers (clamped at the edges) where it grows. The weights of an output position
 /// sum to 1, so probabilities stay probabilities.
 ///
 /// `planes`: [planes, from rows, from columns]; returns [planes, to rows, to columns]
@@ -189,7 +194,7 @@ pub fn resample(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     assert_eq!(
         planes.len() % (from[0] * from[1]),
         0,
-        "planes do not divide into cells of {from:?}"
+        "planes do not divide into positions of {from:?}"
     );
     if from == to {
         return planes.to_vec();
@@ -211,7 +216,7 @@ pub fn resample(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
     out
 }
 
-/// Input cells and weights of every output cell along one axis.
+/// Input positions and weights of every output position along one axis.
 fn taps(from: usize, to: usize) -> Vec<Vec<(usize, f32)>> {
     let step = from as f64 / to as f64;
     (0..to)
@@ -224,10 +229,10 @@ fn taps(from: usize, to: usize) -> Vec<Vec<(usize, f32)>> {
                     .map(|(j, weight)| (j, weight as f32))
                     .collect()
             } else {
-                let centre = ((i as f64 + 0.5) * step - 0.5).max(0.0);
-                let left = (centre as usize).min(from - 1);
+                let center = ((i as f64 + 0.5) * step - 0.5).max(0.0);
+                let left = (center as usize).min(from - 1);
                 let right = (left + 1).min(from - 1);
-                let weight = (centre - left as f64) as f32;
+                let weight = (center - left as f64) as f32;
                 vec![(left, 1.0 - weight), (right, weight)]
             }
         })
@@ -236,7 +241,7 @@ fn taps(from: usize, to: usize) -> Vec<Vec<(usize, f32)>> {
 
 /// log π_c(row) of the vertical prior, [classes, rows]; none if no class has a band.
 ///
-/// π_c(row) is the bell of the class at the row's centre (1 for a class without a band), at least [`PRIOR_FLOOR`],
+/// π_c(row) is the bell of the class at the row's center (1 for a class without a band), at least [`PRIOR_FLOOR`],
 /// over the sum of all classes.
 fn log_prior(vocabulary: &Vocabulary, config: &LabelConfig, rows: usize) -> Option<Vec<f32>> {
     if config.vertical_prior.is_empty() {
@@ -250,7 +255,7 @@ fn log_prior(vocabulary: &Vocabulary, config: &LabelConfig, rows: usize) -> Opti
     let weight = |class: usize, row: usize| {
         bands[class].map_or(1.0, |band| {
             let y = (row as f32 + 0.5) / rows as f32;
-            (-0.5 * ((y - band.centre) / band.spread).powi(2))
+            (-0.5 * ((y - band.center) / band.std).powi(2))
                 .exp()
                 .max(PRIOR_FLOOR)
         })
@@ -271,7 +276,7 @@ fn log_prior(vocabulary: &Vocabulary, config: &LabelConfig, rows: usize) -> Opti
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Band;
+    use crate::config::VerticalBand;
 
     /// Values that look random, from 0 to 1, without a generator.
     fn noise(count: usize) -> Vec<f32> {
@@ -299,23 +304,23 @@ mod tests {
             ([32, 16], [1, 1]),
             ([16, 8], [16, 8]),
         ] {
-            let cells = from[0] * from[1];
-            let mut planes = noise(5 * cells);
+            let positions = from[0] * from[1];
+            let mut planes = noise(5 * positions);
             planes.iter_mut().for_each(|v| *v *= 20.0);
-            softmax_over_planes(&mut planes, cells);
+            softmax_over_planes(&mut planes, positions);
             let out = resample(&planes, from, to);
-            let cells = to[0] * to[1];
-            assert_eq!(out.len(), 5 * cells);
-            for cell in 0..cells {
-                let sum: f32 = out.iter().skip(cell).step_by(cells).sum();
+            let positions = to[0] * to[1];
+            assert_eq!(out.len(), 5 * positions);
+            for position in 0..positions {
+                let sum: f32 = out.iter().skip(position).step_by(positions).sum();
                 assert!(
                     (sum - 1.0).abs() < 1e-5,
-                    "{from:?} to {to:?}, cell {cell}: {sum}"
+                    "{from:?} to {to:?}, position {position}: {sum}"
                 );
                 assert!(
                     out.iter()
-                        .skip(cell)
-                        .step_by(cells)
+                        .skip(position)
+                        .step_by(positions)
                         .all(|&p| (0.0..=1.0 + 1e-6).contains(&p))
                 );
             }
@@ -325,19 +330,19 @@ mod tests {
     #[test]
     fn shrinking_is_the_mean_over_area_and_growing_is_linear() {
         assert_eq!(resample(&[1.0, 3.0, 5.0, 7.0], [1, 4], [1, 2]), [2.0, 6.0]);
-        // Three cells onto two: the middle one counts half in each.
+        // Three positions onto two: the middle one counts half in each.
         let out = resample(&[0.0, 3.0, 6.0], [3, 1], [2, 1]);
         assert!(
             (out[0] - 1.0).abs() < 1e-6 && (out[1] - 5.0).abs() < 1e-6,
             "{out:?}"
         );
-        // Half-pixel centres, clamped at the edges.
+        // Half-pixel centers, clamped at the edges.
         assert_eq!(resample(&[0.0, 4.0], [1, 2], [1, 4]), [0.0, 1.0, 3.0, 4.0]);
     }
 
     #[test]
     fn unsure_cells_are_ignored_and_ties_go_to_the_lower_class() {
-        // Two classes, three cells.
+        // Two classes, three positions.
         let map = label(&[0.9, 0.45, 0.5, 0.1, 0.55, 0.5], [1, 3], 0.5);
         assert_eq!(map.parts, [0, 1, 0]);
         assert_eq!(map.confidence, [230, 140, 128]);
@@ -373,18 +378,18 @@ mod tests {
             if part.name != "head" {
                 config.vertical_prior.insert(
                     part.name.clone(),
-                    Band {
-                        centre: 0.8,
-                        spread: 0.2,
+                    VerticalBand {
+                        center: 0.8,
+                        std: 0.2,
                     },
                 );
             }
         }
         config.vertical_prior.insert(
             "head".into(),
-            Band {
-                centre: 0.1,
-                spread: 0.1,
+            VerticalBand {
+                center: 0.1,
+                std: 0.1,
             },
         );
         let map = mapper(&config).map(&cosines);

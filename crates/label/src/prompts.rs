@@ -1,7 +1,7 @@
 //! Text features of a vocabulary: what CLIP's text tower says for every part name and attribute value.
 //!
-//! A phrase's feature is: each template filled with the phrase, encoded, normalised, averaged over the templates,
-//! normalised again. Synonyms of a part stay apart, as the best one counts at every token of an image; the prompts
+//! A phrase's feature is: each template filled with the phrase, encoded, normalized, averaged over the templates,
+//! normalized again. Synonyms of a part stay apart, as the best one counts at every token of an image; the prompts
 //! of an attribute's value are averaged too, before the last normalisation (our choice: a value has one logit).
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -70,7 +70,7 @@ fn filled(templates: &[String], phrases: &[String]) -> Vec<String> {
         .collect()
 }
 
-/// One feature for each group of texts: the normalised mean of theirs. [groups, embed]
+/// One feature for each group of texts: the normalized mean of theirs. [groups, embed]
 fn encode_means(clip: &Clip, groups: &[Vec<String>], device: &Device) -> Result<Tensor<2>, Error> {
     let texts: Vec<&str> = groups.iter().flatten().map(String::as_str).collect();
     let embed = clip.config().embed;

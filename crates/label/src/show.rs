@@ -1,4 +1,4 @@
-//! A contact sheet of labelled images: the image, its part map over it, its attributes beside it, and a legend.
+//! A contact sheet of labeled images: the image, its part map over it, its attributes beside it, and a legend.
 
 use clasp_data::image::{self, Filter, Limits, Rgb};
 use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, Store, StoreMeta};
@@ -19,7 +19,7 @@ const GAP: usize = 12;
 const SCALE: usize = 2;
 /// From one line of text to the next, in pixels.
 const LINE: usize = font::HEIGHT * SCALE + 1;
-/// How much of a part's colour lies over the image.
+/// How much of a part's color lies over the image.
 const ALPHA: f32 = 0.55;
 
 /// Most images that fit on a sheet: one of them takes more than half a megabyte.
@@ -32,7 +32,7 @@ const FRAME: [u8; 3] = [232, 232, 236];
 
 /// What goes on a sheet.
 #[derive(Debug, Clone)]
-pub struct ShowOptions {
+pub struct ContactSheetConfig {
     /// Images on the sheet, at most; no more than [`MOST_SHOWN`].
     pub count: usize,
     /// Images beside each other.
@@ -43,7 +43,7 @@ pub struct ShowOptions {
     pub attributes: AttributeConfig,
 }
 
-impl Default for ShowOptions {
+impl Default for ContactSheetConfig {
     fn default() -> Self {
         Self {
             count: 16,
@@ -65,12 +65,12 @@ pub fn contact_sheet(
     source: &Source,
     store: &Store,
     calibration: Option<&Calibration>,
-    options: &ShowOptions,
+    options: &ContactSheetConfig,
 ) -> Result<Rgb, Error> {
-    let labelled: Vec<usize> = (0..source.len())
+    let labeled: Vec<usize> = (0..source.len())
         .filter(|&i| store.get(source.key(i)).is_some())
         .collect();
-    if labelled.is_empty() {
+    if labeled.is_empty() {
         return Err(Error::Empty {
             place: "show".into(),
             expected: "images that these labels were made from (their keys are compared)",
@@ -86,8 +86,8 @@ pub fn contact_sheet(
     };
     let rule = AttributeRule::new(calibration, &options.attributes);
     let mut rng = rng_for(options.seed, 0, "show");
-    let count = options.count.min(MOST_SHOWN).clamp(1, labelled.len());
-    let mut chosen = rand::seq::index::sample(&mut rng, labelled.len(), count).into_vec();
+    let count = options.count.min(MOST_SHOWN).clamp(1, labeled.len());
+    let mut chosen = rand::seq::index::sample(&mut rng, labeled.len(), count).into_vec();
     chosen.sort_unstable();
 
     let columns = options.columns.clamp(1, count);
@@ -109,7 +109,7 @@ pub fn contact_sheet(
     for (place, &index) in chosen.iter().enumerate() {
         let x = GAP + place % columns * (entry_width + GAP);
         let y = legend.height + 2 * GAP + place / columns * entry_height;
-        let index = labelled[index];
+        let index = labeled[index];
         if let Some(labels) = store.get(source.key(index)) {
             draw_entry(
                 &mut sheet,
@@ -153,14 +153,14 @@ fn draw_entry(
     }
     let text = second + BOX[1] + GAP;
     let mut line = y;
-    let mut write = |words: &str, colour: [u8; 3]| {
+    let mut write = |words: &str, color: [u8; 3]| {
         font::draw(
             sheet,
             text,
             line,
             &font::fit(words, TEXT, SCALE),
             SCALE,
-            colour,
+            color,
         );
         line += LINE;
     };
@@ -191,14 +191,17 @@ fn draw_entry(
         write(&words, if sure { INK } else { PALE });
     }
     if vocabulary.attributes.is_empty() {
-        let cells = labels.parts.len().max(1);
+        let positions = labels.parts.len().max(1);
         for (class, part) in vocabulary.parts.iter().enumerate() {
             let count = labels
                 .parts
                 .iter()
                 .filter(|&&p| usize::from(p) == class)
                 .count();
-            write(&format!("{}: {} %", part.name, 100 * count / cells), INK);
+            write(
+                &format!("{}: {} %", part.name, 100 * count / positions),
+                INK,
+            );
         }
     }
 }
@@ -220,7 +223,7 @@ fn fitted(picture: &Rgb) -> Rgb {
     )
 }
 
-/// A picture with the colours of its parts over it. Cells without a class stay grey and dark.
+/// A picture with the colors of its parts over it. Cells without a class stay gray and dark.
 ///
 /// `parts`: [rows, columns] with `grid` = rows and columns
 pub fn overlay(picture: &Rgb, parts: &[u8], grid: [usize; 2]) -> Rgb {
@@ -235,11 +238,11 @@ pub fn overlay(picture: &Rgb, parts: &[u8], grid: [usize; 2]) -> Rgb {
             let part =
                 parts[(y * grid[0] / picture.height) * grid[1] + x * grid[1] / picture.width];
             let pixel = picture.pixel(x, y).map(f32::from);
-            // Grey below, so that the colours are those of the parts and not of the clothes.
-            let grey = 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2];
+            // Grey below, so that the colors are those of the parts and not of the clothes.
+            let gray = 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2];
             let mixed = match part {
-                IGNORE => [0.5 * grey; 3],
-                part => colour(part).map(|c| ALPHA * f32::from(c) + (1.0 - ALPHA) * grey),
+                IGNORE => [0.5 * gray; 3],
+                part => color(part).map(|c| ALPHA * f32::from(c) + (1.0 - ALPHA) * gray),
             };
             let at = 3 * (y * picture.width + x);
             out.pixels[at..at + 3].copy_from_slice(&mixed.map(|c| c.round() as u8));
@@ -248,8 +251,8 @@ pub fn overlay(picture: &Rgb, parts: &[u8], grid: [usize; 2]) -> Rgb {
     out
 }
 
-/// The colour of a part class; classes beyond the table get hues a golden angle apart.
-pub fn colour(class: u8) -> [u8; 3] {
+/// The color of a part class; classes beyond the table get hues a golden angle apart.
+pub fn color(class: u8) -> [u8; 3] {
     const TABLE: [[u8; 3]; 8] = [
         [96, 104, 120],
         [230, 40, 80],
@@ -261,7 +264,7 @@ pub fn colour(class: u8) -> [u8; 3] {
         [70, 225, 225],
     ];
     match TABLE.get(usize::from(class)) {
-        Some(&colour) => colour,
+        Some(&color) => color,
         None => {
             let hue = (f32::from(class) * 137.508) % 360.0 / 60.0;
             [0.0, 4.0, 2.0].map(|offset| {
@@ -272,10 +275,10 @@ pub fn colour(class: u8) -> [u8; 3] {
     }
 }
 
-/// What the colours mean: swatches with names, in as many lines as they need.
+/// What the colors mean: swatches with names, in as many lines as they need.
 struct Legend {
     title: String,
-    /// Colour, name, and where.
+    /// Color, name, and where.
     entries: Vec<([u8; 3], String, [usize; 2])>,
     height: usize,
 }
@@ -293,17 +296,17 @@ impl Legend {
             .iter()
             .enumerate()
             .map(|(class, part)| {
-                let colour = u8::try_from(class).map_or(INK, colour);
-                (colour, part.name.clone())
+                let color = u8::try_from(class).map_or(INK, color);
+                (color, part.name.clone())
             });
         let (mut x, mut y) = (0, LINE + GAP / 2);
         let mut entries = Vec::new();
-        for (colour, name) in names.chain([([60; 3], "not sure".to_owned())]) {
+        for (color, name) in names.chain([([60; 3], "not sure".to_owned())]) {
             let wide = LINE + GAP / 2 + font::width(&name, SCALE) + GAP;
             if x > 0 && x + wide > width {
                 (x, y) = (0, y + LINE + GAP / 2);
             }
-            entries.push((colour, name, [x, y]));
+            entries.push((color, name, [x, y]));
             x += wide;
         }
         Self {
@@ -315,8 +318,8 @@ impl Legend {
 
     fn draw(&self, sheet: &mut Rgb) {
         font::draw(sheet, GAP, GAP, &self.title, SCALE, INK);
-        for (colour, name, [x, y]) in &self.entries {
-            fill(sheet, GAP + x, GAP + y, LINE, LINE - 3, *colour);
+        for (color, name, [x, y]) in &self.entries {
+            fill(sheet, GAP + x, GAP + y, LINE, LINE - 3, *color);
             font::draw(
                 sheet,
                 GAP + x + LINE + GAP / 2,
@@ -353,11 +356,11 @@ mod tests {
     }
 
     #[test]
-    fn colours_differ() {
-        let mut colours: Vec<_> = (0..40).map(colour).collect();
-        colours.sort();
-        colours.dedup();
-        assert_eq!(colours.len(), 40);
+    fn colors_differ() {
+        let mut colors: Vec<_> = (0..40).map(color).collect();
+        colors.sort();
+        colors.dedup();
+        assert_eq!(colors.len(), 40);
     }
 
     #[test]
@@ -378,7 +381,7 @@ mod tests {
         let out = folder.path().join("labels");
         write_shard(&out, "people", &meta([2, 2]), &labels).unwrap();
         let store = Store::open(&out).unwrap();
-        let sheet = contact_sheet(&source, &store, None, &ShowOptions::default()).unwrap();
+        let sheet = contact_sheet(&source, &store, None, &ContactSheetConfig::default()).unwrap();
         // Three images in two columns.
         assert!(
             sheet.height > 2 * BOX[0] && sheet.height < 3 * BOX[0],
@@ -387,11 +390,16 @@ mod tests {
         );
         assert!(sheet.pixels.chunks_exact(3).any(|p| p == INK));
         assert!(image::encode_png(&sheet).starts_with(b"\x89PNG"));
-        let again = contact_sheet(&source, &store, None, &ShowOptions::default()).unwrap();
+        let again = contact_sheet(&source, &store, None, &ContactSheetConfig::default()).unwrap();
         assert!(sheet == again);
 
-        let error =
-            contact_sheet(&source.shard(1, 2), &store, None, &ShowOptions::default()).unwrap_err();
+        let error = contact_sheet(
+            &source.shard(1, 2),
+            &store,
+            None,
+            &ContactSheetConfig::default(),
+        )
+        .unwrap_err();
         assert!(matches!(error, Error::Empty { .. }), "{error}");
     }
 }

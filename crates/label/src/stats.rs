@@ -19,22 +19,22 @@ const BINS: usize = 10;
 
 /// What is in a store of labels. All shares are from 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Stats {
-    /// Labelled images.
+pub struct LabelStats {
+    /// Labeled images.
     pub images: usize,
     /// Whether `clip` or `kmeans` made the labels.
     pub method: String,
     /// The model that did.
     pub model: String,
-    /// Share of cells that have a class, that is, are not 255.
-    pub labelled_cells: f64,
-    /// Share of images without a single labelled cell.
+    /// Share of positions that have a class, that is, are not 255.
+    pub labeled_positions: f64,
+    /// Share of images without a single labeled position.
     pub without_parts: f64,
     /// Each part class.
     pub parts: Vec<PartStats>,
-    /// Mean of the largest class probability over all cells.
+    /// Mean of the largest class probability over all positions.
     pub mean_confidence: f64,
-    /// Share of cells whose largest probability is in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
+    /// Share of positions whose largest probability is in [0, 0.1), [0.1, 0.2), ... [0.9, 1].
     pub confidence: [f64; BINS],
     /// Temperature of the attribute targets, in units of logits.
     pub temperature: f32,
@@ -49,9 +49,9 @@ pub struct Stats {
 pub struct PartStats {
     /// Its name.
     pub name: String,
-    /// Share of the labelled cells that have it.
-    pub cells: f64,
-    /// Share of the images that have it in a cell at least.
+    /// Share of the labeled positions that have it.
+    pub positions: f64,
+    /// Share of the images that have it in a position at least.
     pub images: f64,
 }
 
@@ -89,7 +89,7 @@ pub fn stats(
     store: &Store,
     calibration: Option<&Calibration>,
     config: &AttributeConfig,
-) -> Result<Stats, Error> {
+) -> Result<LabelStats, Error> {
     let meta = &store.meta;
     let vocabulary = &meta.vocabulary;
     let own;
@@ -102,7 +102,7 @@ pub fn stats(
     };
     let rule = AttributeRule::new(calibration, config);
     let ranges = vocabulary.ranges();
-    let mut cells = vec![0u64; vocabulary.parts.len()];
+    let mut positions = vec![0u64; vocabulary.parts.len()];
     let mut images = vec![0u64; vocabulary.parts.len()];
     let mut chosen = vec![0u64; vocabulary.logits()];
     let mut masked = vec![0u64; vocabulary.attributes.len()];
@@ -110,7 +110,7 @@ pub fn stats(
     for labels in store.iter() {
         let mut seen = vec![false; vocabulary.parts.len()];
         for &part in labels.parts.iter().filter(|&&part| part != IGNORE) {
-            cells[usize::from(part)] += 1;
+            positions[usize::from(part)] += 1;
             seen[usize::from(part)] = true;
         }
         without += u64::from(!seen.contains(&true));
@@ -143,26 +143,26 @@ pub fn stats(
         }
     };
     let total = store.len() as u64;
-    let all_cells = total * (meta.rows * meta.columns) as u64;
-    let labelled: u64 = cells.iter().sum();
-    let mut stats = Stats {
+    let all_positions = total * (meta.rows * meta.columns) as u64;
+    let labeled: u64 = positions.iter().sum();
+    let mut stats = LabelStats {
         images: store.len(),
         method: meta.method.clone(),
         model: meta.model.clone(),
-        labelled_cells: share(labelled, all_cells),
+        labeled_positions: share(labeled, all_positions),
         without_parts: share(without, total),
         parts: vocabulary
             .parts
             .iter()
-            .zip(cells.iter().zip(&images))
-            .map(|(part, (&cells, &images))| PartStats {
+            .zip(positions.iter().zip(&images))
+            .map(|(part, (&positions, &images))| PartStats {
                 name: part.name.clone(),
-                cells: share(cells, labelled),
+                positions: share(positions, labeled),
                 images: share(images, total),
             })
             .collect(),
-        mean_confidence: share(confidence, all_cells) / 255.0,
-        confidence: bins.map(|count| share(count, all_cells)),
+        mean_confidence: share(confidence, all_positions) / 255.0,
+        confidence: bins.map(|count| share(count, all_positions)),
         temperature: rule.temperature,
         attributes: vocabulary
             .attributes
@@ -195,13 +195,13 @@ pub fn stats(
 }
 
 /// What looks wrong. A part counts as hardly ever chosen by images, since a foot is a small part of every image, and
-/// as nearly always chosen by cells.
-fn warnings(stats: &Stats) -> Vec<String> {
+/// as nearly always chosen by positions.
+fn warnings(stats: &LabelStats) -> Vec<String> {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut warnings = Vec::new();
     if stats.without_parts > 0.5 {
         warnings.push(format!(
-            "{} of the images have no labelled cell: lower the confidence, or look at them with `show`",
+            "{} of the images have no labeled position: lower the confidence, or look at them with `show`",
             percent(stats.without_parts)
         ));
     }
@@ -212,11 +212,11 @@ fn warnings(stats: &Stats) -> Vec<String> {
                 part.name,
                 percent(part.images)
             ));
-        } else if part.cells > NEARLY_ALWAYS {
+        } else if part.positions > NEARLY_ALWAYS {
             warnings.push(format!(
-                "part `{}` is nearly always chosen ({} of the labelled cells): the part maps say little",
+                "part `{}` is nearly always chosen ({} of the labeled positions): the part maps say little",
                 part.name,
-                percent(part.cells)
+                percent(part.positions)
             ));
         }
     }
@@ -254,36 +254,36 @@ fn warnings(stats: &Stats) -> Vec<String> {
     warnings
 }
 
-impl fmt::Display for Stats {
+impl fmt::Display for LabelStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |share: f64| 100.0 * share;
         writeln!(
             f,
-            "{} images labelled by {} ({})",
+            "{} images labeled by {} ({})",
             self.images, self.model, self.method
         )?;
         writeln!(
             f,
-            "cells with a class: {:.1} %   mean confidence: {:.2}   images without any: {:.1} %",
-            percent(self.labelled_cells),
+            "positions with a class: {:.1} %   mean confidence: {:.2}   images without any: {:.1} %",
+            percent(self.labeled_positions),
             self.mean_confidence,
             percent(self.without_parts)
         )?;
         writeln!(
             f,
             "\n{:<20} {:>12} {:>12}",
-            "part", "% of cells", "% of images"
+            "part", "% of positions", "% of images"
         )?;
         for part in &self.parts {
             writeln!(
                 f,
                 "{:<20} {:>12.1} {:>12.1}",
                 part.name,
-                percent(part.cells),
+                percent(part.positions),
                 percent(part.images)
             )?;
         }
-        writeln!(f, "\nconfidence of cells")?;
+        writeln!(f, "\nconfidence of positions")?;
         for (bin, &share) in self.confidence.iter().enumerate() {
             let bar = "#".repeat((share * 50.0).round() as usize);
             writeln!(
@@ -333,7 +333,7 @@ mod tests {
     use crate::testing::{meta, vocabulary};
     use clasp_data::labels::{Labels, write_shard};
 
-    /// Ten images with two cells: background and head each; the last ones unsure. Glasses vary, sleeves do not.
+    /// Ten images with two positions: background and head each; the last ones unsure. Glasses vary, sleeves do not.
     fn store(folder: &std::path::Path) -> Store {
         let meta = meta([1, 2]);
         let labels: Vec<Labels> = (0..10)
@@ -362,10 +362,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let stats = stats(&store(folder.path()), None, &AttributeConfig::default()).unwrap();
         assert_eq!(
-            (stats.images, stats.labelled_cells, stats.without_parts),
+            (stats.images, stats.labeled_positions, stats.without_parts),
             (10, 0.9, 0.0)
         );
-        assert!((stats.parts[0].cells - 10.0 / 18.0).abs() < 1e-12);
+        assert!((stats.parts[0].positions - 10.0 / 18.0).abs() < 1e-12);
         assert_eq!(
             (
                 stats.parts[0].images,
@@ -404,7 +404,7 @@ mod tests {
         assert!(
             serde_json::to_string(&stats)
                 .unwrap()
-                .contains("\"labelled_cells\":0.9")
+                .contains("\"labeled_positions\":0.9")
         );
     }
 

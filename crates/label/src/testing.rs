@@ -13,7 +13,7 @@ use clasp_model::clip::{Activation, Clip, ClipConfig, TextConfig, VisionConfig};
 use clasp_weights::clip::ClipInfo;
 
 use crate::config::LabelConfig;
-use crate::labeller::ClipLabeller;
+use crate::labeler::ClipLabeler;
 
 /// Three parts with four synonyms; a group of three values and a pair.
 pub fn vocabulary() -> Vocabulary {
@@ -94,7 +94,7 @@ pub fn images(folder: &Path, shards: usize, count: usize) -> Source {
         let place = folder.join(format!("shard{shard}"));
         fs_err::create_dir_all(&place).unwrap();
         for i in 0..count {
-            // Bands of colours that differ from image to image.
+            // Bands of colors that differ from image to image.
             let (height, width) = (20 + 2 * i, 10 + i);
             let pixels = (0..height * width)
                 .flat_map(|p| {
@@ -118,8 +118,8 @@ pub fn images(folder: &Path, shards: usize, count: usize) -> Source {
     Source::open(&spec.join(",")).unwrap()
 }
 
-/// A labeller with the tiny CLIP and batches of three.
-pub fn labeller(config: &LabelConfig) -> ClipLabeller {
+/// A labeler with the tiny CLIP and batches of three.
+pub fn labeler(config: &LabelConfig) -> ClipLabeler {
     let device = Device::flex();
     let info = ClipInfo {
         name: "tiny".into(),
@@ -134,7 +134,7 @@ pub fn labeller(config: &LabelConfig) -> ClipLabeller {
         grid: [4, 2],
         ..config.clone()
     };
-    ClipLabeller::new(tiny_clip(&device), &info, &vocabulary(), &config, &device).unwrap()
+    ClipLabeler::new(tiny_clip(&device), &info, &vocabulary(), &config, &device).unwrap()
 }
 
 /// Every file of a folder that is not hidden, by name.

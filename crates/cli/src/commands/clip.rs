@@ -9,7 +9,7 @@ use clasp_clip::train::{ClipTrainConfig, ClipTrainProgress, ResolutionStage, tra
 use clasp_clip::zero_shot::{ZeroShotScores, score_photos, score_synthetic};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_label::{ClipLabeller, LabelConfig};
+use clasp_label::{ClipLabeler, LabelConfig};
 use clasp_model::clip::{ClipConfig, Dense};
 use clasp_synth::Style;
 use clasp_weights::clip::save_clip;
@@ -136,18 +136,12 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
             .map_err(anyhow::Error::msg)?,
         ..LabelConfig::default()
     };
-    let labeller = ClipLabeller::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
+    let labeler = ClipLabeler::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
     let people = arguments.people;
     let mut meter = Meter::new(common, "score drawn people", "images");
-    let drawn = score_synthetic(
-        &labeller,
-        people,
-        SCORE_SEED,
-        arguments.style,
-        &mut |done| {
-            meter.set(done as u64, people as u64, "");
-        },
-    )?;
+    let drawn = score_synthetic(&labeler, people, SCORE_SEED, arguments.style, &mut |done| {
+        meter.set(done as u64, people as u64, "");
+    })?;
     drop(meter);
     let drawn_people = match arguments.style {
         Style::Standard => "drawn people",
@@ -155,7 +149,7 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
     };
     let mut scores = BTreeMap::from([(drawn_people, drawn)]);
     if let Some(folder) = &arguments.photos {
-        scores.insert("photos", score_photos(&labeller, folder, &mut |_| {})?);
+        scores.insert("photos", score_photos(&labeler, folder, &mut |_| {})?);
     }
     print_result(common.json, &scores, &describe(&scores))?;
     Ok(Outcome::Done)

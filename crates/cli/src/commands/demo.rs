@@ -20,8 +20,8 @@ use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
-use clasp_label::show::{colour, overlay};
-use clasp_label::{ClipLabeller, LabelConfig, RunOptions, calibrate};
+use clasp_label::show::{color, overlay};
+use clasp_label::{ClipLabeler, LabelConfig, LabelRunConfig, calibrate};
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
 use clasp_pretrain::recipe::{Auto, of_run};
 use clasp_pretrain::{Recipe, Summary};
@@ -190,9 +190,9 @@ fn draw(common: &Common, folder: &Path, arguments: &Demo) -> Result<()> {
 fn label(common: &Common, source: &Source, folder: &Path, device: &Device) -> Result<bool> {
     let (clip, info) = mini::load("mini", device)?;
     let config = LabelConfig::default();
-    let labeller = ClipLabeller::new(clip, &info, &Vocabulary::standard()?, &config, device)?;
-    let options = RunOptions::new(folder, device::threads(common.threads));
-    if label_images(common, source, &labeller, &options)?.stopped {
+    let labeler = ClipLabeler::new(clip, &info, &Vocabulary::standard()?, &config, device)?;
+    let options = LabelRunConfig::new(folder, device::threads(common.threads));
+    if label_images(common, source, &labeler, &options)?.stopped {
         return Ok(false);
     }
     calibrate::calibrate(folder)?;
@@ -411,7 +411,7 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<Table>> {
     let mut rows = vec![vec![
         Cell::plain("body parts (grid positions)"),
         percent(found.parts.right.unwrap_or(0.0)),
-        percent(found.parts.labelled),
+        percent(found.parts.labeled),
         percent(commonest_part(&truth)),
     ]];
     rows.extend(found.attributes.iter().map(|one| {
@@ -478,7 +478,7 @@ fn report(
         .collect::<Result<Vec<_>>>()?;
     let parts = &store.meta.vocabulary.parts;
     let legend = parts.iter().enumerate().map(|(class, part)| {
-        let [r, g, b] = colour(class as u8);
+        let [r, g, b] = color(class as u8);
         LegendEntry {
             colour: format!("rgb({r},{g},{b})"),
             name: part.name.clone(),

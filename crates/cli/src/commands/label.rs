@@ -13,10 +13,10 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
 use clasp_label::check::check;
 use clasp_label::kmeans::FOREGROUND;
-use clasp_label::show::{ShowOptions, contact_sheet};
+use clasp_label::show::{ContactSheetConfig, contact_sheet};
 use clasp_label::{
-    ClipLabeller, KMeansLabeller, LabelConfig, Labeller, Progress, RunOptions, RunReport,
-    calibrate, compare, stats,
+    ClipLabeler, KMeansLabeler, LabelConfig, LabelProgress, LabelRunConfig, LabelRunReport,
+    Labeler, calibrate, compare, stats,
 };
 use clasp_model::clip::Dense;
 use clasp_model::mix::{Mix, PART};
@@ -46,10 +46,10 @@ pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
         }) => {
             let store = Store::open(labels)?;
             let calibration = calibration(labels, &store)?;
-            let options = ShowOptions {
+            let options = ContactSheetConfig {
                 count: *count,
                 seed: *seed,
-                ..ShowOptions::default()
+                ..ContactSheetConfig::default()
             };
             let sheet = contact_sheet(
                 &open_images(&[images], false)?,
@@ -136,9 +136,9 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
     };
     let source = open_images(&arguments.images, arguments.keep_going)?;
     let device = device::pick(common.device.as_deref())?;
-    let mut options = RunOptions::new(out, device::threads(common.threads));
+    let mut options = LabelRunConfig::new(out, device::threads(common.threads));
     options.shard = arguments.shard.unwrap_or((0, 1));
-    options.keep_going = arguments.keep_going;
+    options.skip_unreadable = arguments.keep_going;
     let precision = device::precision(common, arguments.products, &device)?;
 
     let report = match &arguments.kmeans {
@@ -150,8 +150,8 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
                 batch: arguments.batch,
                 ..LabelConfig::default()
             };
-            let labeller = kmeans_labeller(backbone, arguments.size, &config, &device)?;
-            label_images(common, &source, &labeller, &options)?
+            let labeler = kmeans_labeler(backbone, arguments.size, &config, &device)?;
+            label_images(common, &source, &labeler, &options)?
         }
         None => {
             let vocabulary = match &arguments.vocabulary {
@@ -174,8 +174,8 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
             if mini::is_mini(&arguments.clip) {
                 say(common, mini::NOTE);
             }
-            let labeller = ClipLabeller::new(clip, &info, &vocabulary, &config, &device)?;
-            label_images(common, &source, &labeller, &options)?
+            let labeler = ClipLabeler::new(clip, &info, &vocabulary, &config, &device)?;
+            label_images(common, &source, &labeler, &options)?
         }
     };
     // The last part of the corpus to finish calibrates over all that is there.
@@ -194,39 +194,41 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
 pub fn label_images(
     common: &Common,
     source: &Source,
-    labeller: &impl Labeller,
-    options: &RunOptions,
-) -> Result<RunReport> {
+    labeler: &impl Labeler,
+    options: &LabelRunConfig,
+) -> Result<LabelRunReport> {
     let stop = interrupt::flag()?;
     let mut meter = Meter::new(common, "label", "images");
-    let report = clasp_label::run(source, labeller, options, &mut |progress| {
+    let report = clasp_label::run(source, labeler, options, &mut |progress| {
         match progress {
-            Progress::Resumed { shards, images } => {
+            LabelProgress::Resumed { shards, images } => {
                 meter.line(&format!(
                     "going on after {images} images, {shards} whole shards"
                 ));
             }
-            Progress::Empty { shards, jobs } => warn(&format!(
+            LabelProgress::Empty { shards, jobs } => warn(&format!(
                 "this part has no image: the images are cut into {shards} shards, too few for \
                  {jobs} jobs\n  hint: start at most {shards} jobs"
             )),
-            Progress::Edited { shard } => warn(&format!(
+            LabelProgress::Edited { shard } => warn(&format!(
                 "the labels of {shard} were changed by other programs, and are kept as they are"
             )),
-            Progress::Images { done, total, .. } => meter.set(done as u64, total as u64, ""),
-            Progress::Unreadable { key, reason } => meter.line(&format!("skipped {key}: {reason}")),
-            Progress::Written { .. } => {}
+            LabelProgress::Images { done, total, .. } => meter.set(done as u64, total as u64, ""),
+            LabelProgress::Unreadable { key, reason } => {
+                meter.line(&format!("skipped {key}: {reason}"))
+            }
+            LabelProgress::Written { .. } => {}
         }
         interrupt::flow(&stop)
     })?;
     Ok(report)
 }
 
-fn describe(report: &RunReport, out: &Path, kmeans: bool) -> String {
+fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
     let mut text = format!(
         "{} images: {} labelled in {} ({}), {} labelled before, {} unreadable; {} shards in {}",
         report.images,
-        report.labelled,
+        report.labeled,
         duration(report.seconds),
         rate(report.per_second, "images"),
         report.kept,
@@ -235,12 +237,12 @@ fn describe(report: &RunReport, out: &Path, kmeans: bool) -> String {
         out.display()
     );
     if kmeans {
-        let share = 100.0 * report.without_parts as f64 / report.labelled.max(1) as f64;
+        let share = 100.0 * report.without_parts as f64 / report.labeled.max(1) as f64;
         let [least, most] = FOREGROUND.map(|share| 100.0 * share);
         let _ = write!(
             text,
             "\n{} of {} images skipped ({share:.1} %): no foreground of {least:.0} to {most:.0} %",
-            report.without_parts, report.labelled
+            report.without_parts, report.labeled
         );
     } else if report.without_parts > 0 {
         let _ = write!(
@@ -261,14 +263,14 @@ fn describe(report: &RunReport, out: &Path, kmeans: bool) -> String {
     text
 }
 
-/// A labeller by k-means on the features of the backbone in `path`, with the part prompt, which is
+/// A labeler by k-means on the features of the backbone in `path`, with the part prompt, which is
 /// to tell parts apart.
-pub fn kmeans_labeller(
+pub fn kmeans_labeler(
     path: &Path,
     size: Option<[usize; 2]>,
     config: &LabelConfig,
     device: &Device,
-) -> Result<impl Labeller + use<>> {
+) -> Result<impl Labeler + use<>> {
     let (backbone, meta) = load_backbone(path, device)?;
     let sha256 = clasp_weights::backbone::digest(path)?;
     let size = size.unwrap_or([meta.height, meta.width]);
@@ -282,7 +284,7 @@ pub fn kmeans_labeller(
     let name = path
         .file_name()
         .map_or_else(String::new, |name| name.to_string_lossy().into_owned());
-    Ok(KMeansLabeller::new(
+    Ok(KMeansLabeler::new(
         features, size, &name, &sha256, config, 0, device,
     )?)
 }

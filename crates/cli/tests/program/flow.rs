@@ -59,7 +59,7 @@ fn label_pretrain_evaluate_embed() {
         (&40.into(), &0.into())
     );
     assert!(
-        agreement["cells"]
+        agreement["positions"]
             .as_f64()
             .is_some_and(|share| share > 0.97),
         "{text}"

@@ -8,20 +8,20 @@ use clasp_data::source::Source;
 use rayon::prelude::*;
 
 use crate::Error;
-use crate::labeller::Labeller;
+use crate::labeler::Labeler;
 
 /// Reads, decodes and labels a batch. Images that cannot be read are left out and returned with the reason.
 #[allow(clippy::type_complexity)]
-pub(super) fn label_batch<L: Labeller>(
+pub(super) fn label_batch<L: Labeler>(
     source: &Source,
-    labeller: &L,
+    labeler: &L,
     images: Range<usize>,
     limits: &Limits,
 ) -> Result<(Vec<Labels>, Vec<(usize, String)>), Error> {
     let prepared: Vec<_> = images
         .into_par_iter()
         .map(|index| {
-            let prepare = |(image, read)| (labeller.prepare(&image), read);
+            let prepare = |(image, read)| (labeler.prepare(&image), read);
             (index, decode(source, index, limits).map(prepare))
         })
         .collect();
@@ -40,7 +40,7 @@ pub(super) fn label_batch<L: Labeller>(
         return Ok((Vec::new(), failures));
     }
     let keys: Vec<&str> = read.iter().map(|(index, _)| source.key(*index)).collect();
-    let labels = labeller.label(&keys, pixels)?;
+    let labels = labeler.label(&keys, pixels)?;
     if labels.len() != keys.len() {
         return Err(Error::Network {
             place: "labels of a batch",

@@ -1,8 +1,8 @@
-//! The labelling run: images in, a folder of label files out.
+//! The labeling run: images in, a folder of label files out.
 //!
 //! The labels of a shard of the images are one file, written under a temporary name and renamed when whole. What is done
 //! of a shard is put away every [`PIECE`] images and at the end of any stop, as pieces in `_pieces`, which the whole file
-//! replaces. A run that was killed goes on after what is there. The unit of work is a batch of neighbouring images of one
+//! replaces. A run that was killed goes on after what is there. The unit of work is a batch of neighboring images of one
 //! shard, so every batch holds the same images whatever the threads, the interruptions and the part `i/n` of the corpus,
 //! and the files are the same to the byte. `_label.toml` beside them holds the settings, and a run with others into the
 //! same folder is refused.
@@ -34,33 +34,33 @@ use self::settings::check_settings;
 use self::shard::{
     KeptLabels, OpenShard, PIECES, Piece, piece_range, read_kept, remove, remove_empty,
 };
-use crate::labeller::Labeller;
+use crate::labeler::Labeler;
 use crate::parts::IGNORE;
 use crate::{Error, pool};
 
 /// How a run works, as opposed to what the labels are.
 #[derive(Debug, Clone)]
-pub struct RunOptions {
+pub struct LabelRunConfig {
     /// Folder of the labels; made if it is missing.
     pub folder: PathBuf,
     /// Part `i` of `n` of the corpus, counted from 0.
     pub shard: (usize, usize),
-    /// Threads, shared out as [`Labeller::shares`] says: each copy of the model decodes and labels whole batches.
+    /// Threads, shared out as [`Labeler::shares`] says: each copy of the model decodes and labels whole batches.
     pub workers: usize,
     /// Go on when more than 5 % of the images cannot be read.
-    pub keep_going: bool,
+    pub skip_unreadable: bool,
     /// What an image may be.
     pub limits: Limits,
 }
 
-impl RunOptions {
+impl LabelRunConfig {
     /// All of the corpus into `folder`, with `workers` threads and the default limits.
     pub fn new(folder: &Path, workers: usize) -> Self {
         Self {
             folder: folder.to_owned(),
             shard: (0, 1),
             workers,
-            keep_going: false,
+            skip_unreadable: false,
             limits: Limits::default(),
         }
     }
@@ -68,7 +68,7 @@ impl RunOptions {
 
 /// What a run tells while it works.
 #[derive(Debug)]
-pub enum Progress<'a> {
+pub enum LabelProgress<'a> {
     /// An earlier run left whole shards, which are kept.
     Resumed {
         /// Shards that are kept.
@@ -115,18 +115,18 @@ pub enum Progress<'a> {
 
 /// What a run did.
 #[derive(Debug, Clone, Serialize)]
-pub struct RunReport {
+pub struct LabelRunReport {
     /// Images of this part of the corpus.
     pub images: usize,
-    /// Images that this run labelled.
-    pub labelled: usize,
+    /// Images that this run labeled.
+    pub labeled: usize,
     /// Labels that were there before.
     pub kept: usize,
     /// Images that could not be read, those of earlier runs included.
     pub unreadable: usize,
     /// Key of each image that this run could not read, and why, in the order of the images.
     pub failures: Vec<(String, String)>,
-    /// Images without a single labelled cell: not sure anywhere, or skipped by k-means.
+    /// Images without a single labeled position: not sure anywhere, or skipped by k-means.
     pub without_parts: usize,
     /// Shards of this part of the corpus that are whole now.
     pub shards: usize,
@@ -138,11 +138,11 @@ pub struct RunReport {
     pub stopped: bool,
 }
 
-impl RunReport {
+impl LabelRunReport {
     fn new(images: usize) -> Self {
         Self {
             images,
-            labelled: 0,
+            labeled: 0,
             kept: 0,
             unreadable: 0,
             failures: Vec::new(),
@@ -178,21 +178,21 @@ struct LabeledBatch {
 ///
 /// # Errors
 ///
-/// - the source is empty, or more than 5 % of its images cannot be read and `options.keep_going` is false (shards that
+/// - the source is empty, or more than 5 % of its images cannot be read and `options.skip_unreadable` is false (shards that
 ///   were written stay);
 /// - the folder holds labels of another vocabulary, model, grid or method, or of other images;
 /// - a file cannot be written, for instance on a full disk: nothing that was written before is lost;
 /// - the network failed.
-pub fn run<L: Labeller>(
+pub fn run<L: Labeler>(
     source: &Source,
-    labeller: &L,
-    options: &RunOptions,
-    progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
-) -> Result<RunReport, Error> {
+    labeler: &L,
+    options: &LabelRunConfig,
+    progress: &mut dyn FnMut(LabelProgress<'_>) -> ControlFlow<()>,
+) -> Result<LabelRunReport, Error> {
     let started = Instant::now();
     if source.is_empty() {
         return Err(Error::Empty {
-            place: "labelling".into(),
+            place: "labeling".into(),
             expected: "images",
         });
     }
@@ -204,19 +204,19 @@ pub fn run<L: Labeller>(
     let _lock = FolderLock::named(&options.folder, &format!(".lock-{index}-of-{count}"))?;
     let mut run = LabelRun {
         source,
-        labeller,
+        labeler,
         options,
-        meta: labeller.meta(),
+        meta: labeler.meta(),
         started,
-        report: RunReport::new(source.len()),
+        report: LabelRunReport::new(source.len()),
         open: Vec::new(),
         done: 0,
         readable: Unreadable::default(),
         failures: Vec::new(),
     };
-    check_settings(&options.folder, &labeller.settings())?;
+    check_settings(&options.folder, &labeler.settings())?;
     if source.is_empty() {
-        let _ = progress(Progress::Empty {
+        let _ = progress(LabelProgress::Empty {
             shards: all_shards,
             jobs: count,
         });
@@ -228,7 +228,7 @@ pub fn run<L: Labeller>(
     if count == 1 {
         remove_empty(&run.pieces_folder())?;
     }
-    if !options.keep_going && !run.report.stopped {
+    if !options.skip_unreadable && !run.report.stopped {
         run.readable.check()?;
     }
     Ok(run.finish())
@@ -237,11 +237,11 @@ pub fn run<L: Labeller>(
 /// The state of a run.
 struct LabelRun<'a, L> {
     source: &'a Source,
-    labeller: &'a L,
-    options: &'a RunOptions,
+    labeler: &'a L,
+    options: &'a LabelRunConfig,
     meta: &'a StoreMeta,
     started: Instant,
-    report: RunReport,
+    report: LabelRunReport,
     /// Shards that are not whole.
     open: Vec<OpenShard>,
     /// Images that are done, those of earlier runs included.
@@ -251,7 +251,7 @@ struct LabelRun<'a, L> {
     failures: Vec<(usize, String)>,
 }
 
-impl<L: Labeller> LabelRun<'_, L> {
+impl<L: Labeler> LabelRun<'_, L> {
     fn pieces_folder(&self) -> PathBuf {
         self.options.folder.join(PIECES)
     }
@@ -259,7 +259,7 @@ impl<L: Labeller> LabelRun<'_, L> {
     /// Takes over what earlier runs left in the folder.
     fn resume(
         &mut self,
-        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(LabelProgress<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let shards = self.source.shards();
         let pieces_folder = self.pieces_folder();
@@ -295,7 +295,7 @@ impl<L: Labeller> LabelRun<'_, L> {
                 .fail("an image of an earlier run", "not in the labels");
         });
         if self.done > 0 {
-            let resumed = Progress::Resumed {
+            let resumed = LabelProgress::Resumed {
                 shards: self.report.shards,
                 images: self.done,
             };
@@ -308,11 +308,11 @@ impl<L: Labeller> LabelRun<'_, L> {
     fn keep_whole(
         &mut self,
         shard: &Shard,
-        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(LabelProgress<'_>) -> ControlFlow<()>,
     ) -> Result<bool, Error> {
         let kept = read_kept(&self.options.folder, self.source, &shard.name, &shard.range)?;
         if kept.edited {
-            let _ = progress(Progress::Edited { shard: &shard.name });
+            let _ = progress(LabelProgress::Edited { shard: &shard.name });
         }
         let whole = kept.edited || !self.any_readable(&kept.missing);
         if whole {
@@ -325,7 +325,7 @@ impl<L: Labeller> LabelRun<'_, L> {
     /// The shard with those of its pieces that are still valid; the others are removed.
     fn keep_pieces(&mut self, shard: Shard, names: &[String]) -> Result<OpenShard, Error> {
         let pieces_folder = self.pieces_folder();
-        let batch = self.labeller.batch().max(1);
+        let batch = self.labeler.batch().max(1);
         let mut open = OpenShard::new(shard);
         for name in names {
             let place = &name[open.shard.name.len() + 1..];
@@ -370,7 +370,7 @@ impl<L: Labeller> LabelRun<'_, L> {
 
     /// The batches that are still to be labeled; a shard without any is finished.
     fn jobs(&mut self) -> Result<Vec<BatchJob>, Error> {
-        let batch = self.labeller.batch().max(1);
+        let batch = self.labeler.batch().max(1);
         let mut jobs: Vec<BatchJob> = Vec::new();
         for (index, one) in self.open.iter_mut().enumerate() {
             let mut start = one.shard.range.start;
@@ -401,18 +401,18 @@ impl<L: Labeller> LabelRun<'_, L> {
     fn label(
         &mut self,
         jobs: &[BatchJob],
-        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(LabelProgress<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(self.report.stopped);
         let (source, limits) = (self.source, &self.options.limits);
         std::thread::scope(|scope| -> Result<(), Error> {
             // Bounded, so that workers wait for a slow disk instead of filling the memory.
-            let shares = self.labeller.shares(self.options.workers);
+            let shares = self.labeler.shares(self.options.workers);
             let (sender, receiver) = mpsc::sync_channel(2 * shares.replicas);
             let mut threads = Vec::new();
             for _ in 0..shares.replicas {
-                let (sender, labeller) = (sender.clone(), self.labeller.clone());
+                let (sender, labeler) = (sender.clone(), self.labeler.clone());
                 let (next, stop) = (&next, &stop);
                 let pool = pool(shares.threads)?;
                 threads.push(scope.spawn(move || {
@@ -420,7 +420,7 @@ impl<L: Labeller> LabelRun<'_, L> {
                         while !stop.load(Ordering::Relaxed) {
                             let index = next.fetch_add(1, Ordering::Relaxed);
                             let Some(job) = jobs.get(index) else { return };
-                            let labels = label_batch(source, &labeller, job.images.clone(), limits);
+                            let labels = label_batch(source, &labeler, job.images.clone(), limits);
                             let labeled = labels.map(|(labels, failures)| LabeledBatch {
                                 job: index,
                                 labels,
@@ -462,7 +462,7 @@ impl<L: Labeller> LabelRun<'_, L> {
         jobs: &[BatchJob],
         receiver: &mpsc::Receiver<Result<LabeledBatch, Error>>,
         stop: &AtomicBool,
-        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(LabelProgress<'_>) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let mut left = jobs.len();
         while left > 0 {
@@ -489,10 +489,10 @@ impl<L: Labeller> LabelRun<'_, L> {
         &mut self,
         job: &BatchJob,
         batch: LabeledBatch,
-        progress: &mut dyn FnMut(Progress<'_>) -> ControlFlow<()>,
+        progress: &mut dyn FnMut(LabelProgress<'_>) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, Error> {
         self.done += job.images.len();
-        self.report.labelled += batch.labels.len();
+        self.report.labeled += batch.labels.len();
         let without_parts = |labels: &&Labels| labels.parts.iter().all(|&part| part == IGNORE);
         self.report.without_parts += batch.labels.iter().filter(without_parts).count();
         batch.labels.iter().for_each(|_| self.readable.ok());
@@ -501,7 +501,7 @@ impl<L: Labeller> LabelRun<'_, L> {
             let key = self.source.key(image);
             self.readable.fail(key, &reason);
             self.report.unreadable += 1;
-            let unreadable = Progress::Unreadable {
+            let unreadable = LabelProgress::Unreadable {
                 key,
                 reason: &reason,
             };
@@ -509,7 +509,7 @@ impl<L: Labeller> LabelRun<'_, L> {
             self.failures.push((image, reason));
         }
         // More than 5 % of all images, whatever the rest is like.
-        if !self.options.keep_going && self.report.unreadable * 20 > self.report.images {
+        if !self.options.skip_unreadable && self.report.unreadable * 20 > self.report.images {
             self.readable.check()?;
         }
         let one = &mut self.open[job.shard];
@@ -523,7 +523,7 @@ impl<L: Labeller> LabelRun<'_, L> {
         if one.waiting == 0 {
             let labels = one.finish(&self.options.folder, self.meta)?;
             self.report.shards += 1;
-            let written = Progress::Written {
+            let written = LabelProgress::Written {
                 shard: &one.shard.name,
                 labels,
             };
@@ -532,23 +532,23 @@ impl<L: Labeller> LabelRun<'_, L> {
             one.save_pieces(&self.options.folder, self.meta)?;
         }
         let seconds = self.started.elapsed().as_secs_f64().max(1e-9);
-        let images = Progress::Images {
+        let images = LabelProgress::Images {
             done: self.done,
             total: self.report.images,
-            per_second: self.report.labelled as f64 / seconds,
+            per_second: self.report.labeled as f64 / seconds,
         };
         Ok(either(flow, progress(images)))
     }
 
     /// The report, with the unreadable images in the order of the source.
-    fn finish(mut self) -> RunReport {
+    fn finish(mut self) -> LabelRunReport {
         // The threads finish in any order.
         self.failures.sort_unstable();
         self.report.failures = { self.failures.into_iter() }
             .map(|(image, reason)| (self.source.key(image).to_owned(), reason))
             .collect();
         self.report.seconds = self.started.elapsed().as_secs_f64();
-        self.report.per_second = self.report.labelled as f64 / self.report.seconds.max(1e-9);
+        self.report.per_second = self.report.labeled as f64 / self.report.seconds.max(1e-9);
         self.report
     }
 }

@@ -2,25 +2,25 @@
 
 use super::*;
 use crate::config::LabelConfig;
-use crate::labeller::KMeansLabeller;
-use crate::testing::{files, images, labeller};
+use crate::labeler::KMeansLabeler;
+use crate::testing::{files, images, labeler};
 use burn::tensor::Device;
 use clasp_data::labels::{LabelError, Store};
 use std::time::Duration;
 
-const GO_ON: fn(Progress<'_>) -> ControlFlow<()> = |_| ControlFlow::Continue(());
+const GO_ON: fn(LabelProgress<'_>) -> ControlFlow<()> = |_| ControlFlow::Continue(());
 
 /// The files of a run that nothing disturbed.
 fn undisturbed(source: &Source, folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
     let report = run(
         source,
-        &labeller(&LabelConfig::default()),
-        &RunOptions::new(folder, 1),
+        &labeler(&LabelConfig::default()),
+        &LabelRunConfig::new(folder, 1),
         &mut { GO_ON },
     )
     .unwrap();
     assert_eq!(
-        (report.labelled, report.kept, report.unreadable),
+        (report.labeled, report.kept, report.unreadable),
         (source.len(), 0, 0)
     );
     assert!(!report.stopped);
@@ -36,8 +36,8 @@ fn labels_do_not_depend_on_threads() {
     let three = folder.path().join("three");
     run(
         &source,
-        &labeller(&LabelConfig::default()),
-        &RunOptions::new(&three, 3),
+        &labeler(&LabelConfig::default()),
+        &LabelRunConfig::new(&three, 3),
         &mut { GO_ON },
     )
     .unwrap();
@@ -62,15 +62,15 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
     let source = images(&folder.path().join("images"), 12, 7);
     let expected = undisturbed(&source, &folder.path().join("whole"));
     let out = folder.path().join("interrupted");
-    let labeller = labeller(&LabelConfig::default());
-    let mut stop_after_a_shard = |progress: Progress<'_>| match progress {
-        Progress::Written { .. } => ControlFlow::Break(()),
+    let labeler = labeler(&LabelConfig::default());
+    let mut stop_after_a_shard = |progress: LabelProgress<'_>| match progress {
+        LabelProgress::Written { .. } => ControlFlow::Break(()),
         _ => ControlFlow::Continue(()),
     };
     let report = run(
         &source,
-        &labeller,
-        &RunOptions::new(&out, 2),
+        &labeler,
+        &LabelRunConfig::new(&out, 2),
         &mut stop_after_a_shard,
     )
     .unwrap();
@@ -81,24 +81,24 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
     let whole = report.shards;
     assert!(files(&out).len() == 2 + whole);
     let mut resumed = None;
-    let mut note = |progress: Progress<'_>| {
-        if let Progress::Resumed { shards, images } = progress {
+    let mut note = |progress: LabelProgress<'_>| {
+        if let LabelProgress::Resumed { shards, images } = progress {
             resumed = Some((shards, images));
         }
         ControlFlow::Continue(())
     };
-    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut note).unwrap();
-    assert_eq!((report.kept + report.labelled, report.shards), (84, 12));
+    let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut note).unwrap();
+    assert_eq!((report.kept + report.labeled, report.shards), (84, 12));
     // The batches that were under way when it was stopped are kept too.
     assert!(report.kept >= 7, "{report:?}");
     assert_eq!(resumed, Some((whole, report.kept)));
     assert!(files(&out) == expected);
     // And once more: there is nothing to do.
-    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+    let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
         GO_ON
     })
     .unwrap();
-    assert_eq!((report.kept, report.labelled), (84, 0));
+    assert_eq!((report.kept, report.labeled), (84, 0));
 }
 
 #[test]
@@ -108,13 +108,13 @@ fn what_is_done_is_put_away_in_the_middle_of_a_shard() {
     assert_eq!(source.shards().len(), 2);
     let expected = undisturbed(&source, &folder.path().join("whole"));
     let out = folder.path().join("interrupted");
-    let labeller = labeller(&LabelConfig::default());
-    let (mut runs, mut labelled) = (0, 0);
+    let labeler = labeler(&LabelConfig::default());
+    let (mut runs, mut labeled) = (0, 0);
     loop {
         let mut seen = 0;
         // Stop long before the shard is whole, then later.
-        let mut stop = |progress: Progress<'_>| match progress {
-            Progress::Images { .. } => {
+        let mut stop = |progress: LabelProgress<'_>| match progress {
+            LabelProgress::Images { .. } => {
                 seen += 1;
                 match seen {
                     ..5 => ControlFlow::Continue(()),
@@ -123,48 +123,39 @@ fn what_is_done_is_put_away_in_the_middle_of_a_shard() {
             }
             _ => ControlFlow::Continue(()),
         };
-        let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut stop).unwrap();
-        assert_eq!(report.kept, labelled);
-        labelled += report.labelled;
+        let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut stop).unwrap();
+        assert_eq!(report.kept, labeled);
+        labeled += report.labeled;
         runs += 1;
         if !report.stopped {
             break;
         }
         // The batches that were under way count too, and none is lost.
-        assert!(
-            report.labelled >= 5 * labeller.batch().min(16),
-            "{report:?}"
-        );
+        assert!(report.labeled >= 5 * labeler.batch().min(16), "{report:?}");
     }
     assert!(runs > 2, "{runs}");
-    assert_eq!(labelled, source.len());
+    assert_eq!(labeled, source.len());
     assert!(files(&out) == expected && !out.join(PIECES).exists());
 }
 
 #[test]
-fn images_that_were_away_are_labelled_by_the_next_run_and_edited_files_are_kept() {
+fn images_that_were_away_are_labeled_by_the_next_run_and_edited_files_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 1, 40);
     let expected = undisturbed(&source, &folder.path().join("whole"));
     let out = folder.path().join("labels");
-    let labeller = labeller(&LabelConfig::default());
+    let labeler = labeler(&LabelConfig::default());
     let (place, away) = (source.place(7), folder.path().join("away"));
     fs_err::rename(&place, &away).unwrap();
-    let options = RunOptions::new(&out, 1);
-    let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
-    assert_eq!((report.labelled, report.unreadable), (39, 1));
+    let options = LabelRunConfig::new(&out, 1);
+    let report = run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
+    assert_eq!((report.labeled, report.unreadable), (39, 1));
     // Still away: nothing to do.
-    let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
-    assert_eq!(
-        (report.labelled, report.kept, report.unreadable),
-        (0, 39, 1)
-    );
+    let report = run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
+    assert_eq!((report.labeled, report.kept, report.unreadable), (0, 39, 1));
     fs_err::rename(&away, &place).unwrap();
-    let report = run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
-    assert_eq!(
-        (report.labelled, report.kept, report.unreadable),
-        (40, 0, 0)
-    );
+    let report = run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
+    assert_eq!((report.labeled, report.kept, report.unreadable), (40, 0, 0));
     assert!(files(&out) == expected);
 }
 
@@ -172,24 +163,24 @@ fn images_that_were_away_are_labelled_by_the_next_run_and_edited_files_are_kept(
 fn a_part_without_images_is_told_and_a_part_has_one_job_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 2, 4);
-    let labeller = labeller(&LabelConfig::default());
+    let labeler = labeler(&LabelConfig::default());
     let out = folder.path().join("labels");
-    let mut options = RunOptions::new(&out, 1);
+    let mut options = LabelRunConfig::new(&out, 1);
     options.shard = (2, 3);
     let mut told = None;
-    let mut note = |progress: Progress<'_>| {
-        if let Progress::Empty { shards, jobs } = progress {
+    let mut note = |progress: LabelProgress<'_>| {
+        if let LabelProgress::Empty { shards, jobs } = progress {
             told = Some((shards, jobs));
         }
         ControlFlow::Continue(())
     };
-    let report = run(&source, &labeller, &options, &mut note).unwrap();
+    let report = run(&source, &labeler, &options, &mut note).unwrap();
     assert_eq!((told, report.images), (Some((2, 3)), 0));
     let _lock = FolderLock::named(&out, ".lock-2-of-3").unwrap();
-    let error = run(&source, &labeller, &options, &mut { GO_ON }).unwrap_err();
+    let error = run(&source, &labeler, &options, &mut { GO_ON }).unwrap_err();
     assert!(error.to_string().contains("another process"), "{error}");
     options.shard = (0, 3);
-    run(&source, &labeller, &options, &mut { GO_ON }).unwrap();
+    run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
 }
 
 /// Not a test of its own: what [`a_killed_run_goes_on_to_the_same_bytes`] starts as a process and kills.
@@ -199,14 +190,14 @@ fn child() {
         return;
     };
     let source = source_of(Path::new(&folder));
-    let mut slowly = |_: Progress<'_>| {
+    let mut slowly = |_: LabelProgress<'_>| {
         std::thread::sleep(Duration::from_millis(30));
         ControlFlow::Continue(())
     };
-    let options = RunOptions::new(&Path::new(&folder).join("labels"), 2);
+    let options = LabelRunConfig::new(&Path::new(&folder).join("labels"), 2);
     run(
         &source,
-        &labeller(&LabelConfig::default()),
+        &labeler(&LabelConfig::default()),
         &options,
         &mut slowly,
     )
@@ -257,8 +248,8 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
         assert!(written() < 5, "killed too late to test anything");
         run(
             &source,
-            &labeller(&LabelConfig::default()),
-            &RunOptions::new(&out, 2),
+            &labeler(&LabelConfig::default()),
+            &LabelRunConfig::new(&out, 2),
             &mut { GO_ON },
         )
         .unwrap();
@@ -273,16 +264,13 @@ fn parts_of_a_corpus_together_are_the_corpus() {
     let expected = undisturbed(&source, &folder.path().join("whole"));
     let out = folder.path().join("parts");
     for index in [2, 0, 1, 3] {
-        let options = RunOptions {
+        let options = LabelRunConfig {
             shard: (index, 4),
-            ..RunOptions::new(&out, 1)
+            ..LabelRunConfig::new(&out, 1)
         };
-        let report = run(
-            &source,
-            &labeller(&LabelConfig::default()),
-            &options,
-            &mut { GO_ON },
-        )
+        let report = run(&source, &labeler(&LabelConfig::default()), &options, &mut {
+            GO_ON
+        })
         .unwrap();
         assert_eq!(report.images, if index < 3 { 4 } else { 0 });
     }
@@ -296,9 +284,12 @@ fn other_settings_vocabularies_and_images_are_refused() {
     let out = folder.path().join("labels");
     let before = undisturbed(&source, &out);
     let again = |source: &Source, config: &LabelConfig| {
-        run(source, &labeller(config), &RunOptions::new(&out, 1), &mut {
-            GO_ON
-        })
+        run(
+            source,
+            &labeler(config),
+            &LabelRunConfig::new(&out, 1),
+            &mut { GO_ON },
+        )
         .unwrap_err()
     };
 
@@ -333,9 +324,12 @@ fn other_settings_vocabularies_and_images_are_refused() {
     assert!(error.to_string().contains("0-001"), "{error}");
 
     // Another vocabulary.
-    let mut changed = labeller(&LabelConfig::default());
+    let mut changed = labeler(&LabelConfig::default());
     changed.meta_mut().vocabulary.parts[1].name = "face".into();
-    let error = run(&source, &changed, &RunOptions::new(&out, 1), &mut { GO_ON }).unwrap_err();
+    let error = run(&source, &changed, &LabelRunConfig::new(&out, 1), &mut {
+        GO_ON
+    })
+    .unwrap_err();
     assert!(
         matches!(error, Error::Labels(LabelError::Conflict { .. })),
         "{error}"
@@ -350,21 +344,21 @@ fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
     let place = folder.path().join("shard0");
     fs_err::write(place.join("0-003.png"), b"not an image").unwrap();
     let source = Source::open(&place.display().to_string()).unwrap();
-    let labeller = labeller(&LabelConfig::default());
+    let labeler = labeler(&LabelConfig::default());
     let out = folder.path().join("one");
     // One of 20 is just right.
-    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+    let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
         GO_ON
     })
     .unwrap();
-    assert_eq!((report.labelled, report.unreadable), (19, 1));
+    assert_eq!((report.labeled, report.unreadable), (19, 1));
     assert!(
         report.failures[0].0.ends_with("0-003"),
         "{:?}",
         report.failures
     );
     // Going on counts what an earlier run could not read.
-    let report = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+    let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
         GO_ON
     })
     .unwrap();
@@ -373,25 +367,25 @@ fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
     let half = fs_err::read(place.join("0-010.png")).unwrap();
     fs_err::write(place.join("0-010.png"), &half[..half.len() / 2]).unwrap();
     let out = folder.path().join("two");
-    let error = run(&source, &labeller, &RunOptions::new(&out, 2), &mut {
+    let error = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
         GO_ON
     })
     .unwrap_err();
     assert!(matches!(error, Error::TooManyUnreadable(_)), "{error}");
     let mut keys = Vec::new();
-    let mut note = |progress: Progress<'_>| {
-        if let Progress::Unreadable { key, .. } = progress {
+    let mut note = |progress: LabelProgress<'_>| {
+        if let LabelProgress::Unreadable { key, .. } = progress {
             keys.push(key.to_owned());
         }
         ControlFlow::Continue(())
     };
-    let options = RunOptions {
-        keep_going: true,
-        ..RunOptions::new(&out, 1)
+    let options = LabelRunConfig {
+        skip_unreadable: true,
+        ..LabelRunConfig::new(&out, 1)
     };
-    let report = run(&source, &labeller, &options, &mut note).unwrap();
+    let report = run(&source, &labeler, &options, &mut note).unwrap();
     // What the run before it had done was put away.
-    assert_eq!((report.kept + report.labelled, report.unreadable), (18, 2));
+    assert_eq!((report.kept + report.labeled, report.unreadable), (18, 2));
     assert!(report.kept > 0 && !keys.is_empty());
     assert_eq!(Store::open(&out).unwrap().len(), 18);
 }
@@ -415,14 +409,14 @@ fn kmeans_labels_go_the_same_way() {
         batch: 2,
         ..LabelConfig::default()
     };
-    let labeller =
-        KMeansLabeller::new(features, [32, 16], "squares", "", &config, 0, &device).unwrap();
+    let labeler =
+        KMeansLabeler::new(features, [32, 16], "squares", "", &config, 0, &device).unwrap();
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
-    let report = run(&source, &labeller, &RunOptions::new(&one, 1), &mut {
+    let report = run(&source, &labeler, &LabelRunConfig::new(&one, 1), &mut {
         GO_ON
     })
     .unwrap();
-    run(&source, &labeller, &RunOptions::new(&two, 2), &mut {
+    run(&source, &labeler, &LabelRunConfig::new(&two, 2), &mut {
         GO_ON
     })
     .unwrap();
@@ -451,8 +445,8 @@ fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
     fs_err::write(&file, b"in the way").unwrap();
     let error = run(
         &source,
-        &labeller(&LabelConfig::default()),
-        &RunOptions::new(&file, 1),
+        &labeler(&LabelConfig::default()),
+        &LabelRunConfig::new(&file, 1),
         &mut { GO_ON },
     )
     .unwrap_err();

@@ -8,7 +8,7 @@ use clasp_data::labels::AttributeTargets;
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_label::{ClipLabeller, LabelConfig, Labeller};
+use clasp_label::{ClipLabeler, LabelConfig, Labeler};
 use clasp_model::backbone::BackboneConfig;
 use clasp_model::clip::ClipConfig;
 use clasp_model::mix::Mix;
@@ -175,12 +175,12 @@ impl On<'_> {
             ..LabelConfig::default()
         };
         let vocabulary = Vocabulary::standard()?;
-        let labeller = ClipLabeller::new(clip, &info, &vocabulary, &config, self.device)?;
+        let labeler = ClipLabeler::new(clip, &info, &vocabulary, &config, self.device)?;
         let pixels = noise(share * 3 * 224 * 224);
         let keys = vec!["image"; share];
         let seconds = timed(options.iters, || {
-            self.on_replicas(&labeller, shares, |labeller| {
-                Ok(labeller.label(&keys, pixels.clone()).map(drop)?)
+            self.on_replicas(&labeler, shares, |labeler| {
+                Ok(labeler.label(&keys, pixels.clone()).map(drop)?)
             })
         })?;
         let batch = share * shares.replicas;

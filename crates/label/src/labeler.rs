@@ -1,6 +1,6 @@
 //! What turns pixels into labels: CLIP, or k-means on the features of a backbone.
 //!
-//! A labeller is cloned for each worker thread of a run (clones share the weights) and is a pure function of the batch
+//! A labeler is cloned for each worker thread of a run (clones share the weights) and is a pure function of the batch
 //! it is given.
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -28,14 +28,14 @@ pub struct ImageLabels {
 }
 
 /// Something that labels images.
-pub trait Labeller: Clone + Send + Sync {
+pub trait Labeler: Clone + Send + Sync {
     /// What the store's files say about the labels.
     fn meta(&self) -> &StoreMeta;
 
     /// Everything else that decides the labels, by name: a store holds labels of one setting.
     fn settings(&self) -> toml::Table;
 
-    /// Images that are labelled at once.
+    /// Images that are labeled at once.
     fn batch(&self) -> usize;
 
     /// How the network is shared out over so many threads. A copy a thread, as on the CPU, unless it is elsewhere.
@@ -58,7 +58,7 @@ pub trait Labeller: Clone + Send + Sync {
 
 /// Labels by CLIP: part maps from its dense features, attributes from the pooled one.
 #[derive(Debug, Clone)]
-pub struct ClipLabeller {
+pub struct ClipLabeler {
     clip: Clip,
     text: TextFeatures,
     mapper: PartMapper,
@@ -74,7 +74,7 @@ pub struct ClipLabeller {
     device: Device,
 }
 
-impl ClipLabeller {
+impl ClipLabeler {
     /// Encodes the vocabulary once and keeps it. The text features are computed on one thread, so that they do not
     /// depend on how many there are.
     ///
@@ -141,7 +141,7 @@ impl ClipLabeller {
     ///
     /// # Shapes
     ///
-    /// - `images`: [batch, 3, height, width], normalised
+    /// - `images`: [batch, 3, height, width], normalized
     /// - returns parts [batch, synonyms, rows · columns] and attribute logits [batch, values]
     pub fn scores(&self, images: Tensor<4>) -> (Tensor<3>, Option<Tensor<2>>) {
         let tower = || self.clip.encode_image_dense(images, self.dense);
@@ -156,7 +156,7 @@ impl ClipLabeller {
     }
 }
 
-impl Labeller for ClipLabeller {
+impl Labeler for ClipLabeler {
     fn meta(&self) -> &StoreMeta {
         &self.meta
     }
@@ -233,7 +233,7 @@ pub fn dense_name(dense: Dense) -> &'static str {
 
 /// Labels by k-means on the last feature map of any network: SOLIDER's parts, no attributes.
 #[derive(Clone)]
-pub struct KMeansLabeller<F> {
+pub struct KMeansLabeler<F> {
     features: F,
     size: [usize; 2],
     config: LabelConfig,
@@ -243,7 +243,7 @@ pub struct KMeansLabeller<F> {
     device: Device,
 }
 
-impl<F> KMeansLabeller<F>
+impl<F> KMeansLabeler<F>
 where
     F: Fn(Tensor<4>) -> Tensor<4> + Clone + Send + Sync,
 {
@@ -299,7 +299,7 @@ where
     }
 }
 
-impl<F> Labeller for KMeansLabeller<F>
+impl<F> Labeler for KMeansLabeler<F>
 where
     F: Fn(Tensor<4>) -> Tensor<4> + Clone + Send + Sync,
 {

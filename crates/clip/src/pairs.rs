@@ -1,8 +1,9 @@
-//! Image-caption pairs for the training of a small CLIP ([`crate::train`]): drawn people, and photos
-//! with tags and masks in the layout of CCP.
+//! Image-caption pairs for the training of a small CLIP ([`crate::train`]): synthetic people, and
+//! photos with tags and masks in the layout of CCP.
 //!
-//! Drawing a pair costs more than learning from it, so a pool of drawn pairs is made once and seen again with other
-//! crops, flips and light. No caption tells left from right, so a flip keeps it true.
+//! Rendering a pair costs more than training on it, so a pool of synthetic pairs is rendered once
+//! and used again with other crops, flips and brightness. No caption names left or right, so it
+//! stays true of a flipped picture.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +21,7 @@ use crate::error::Error;
 use crate::photos::{CcpPhotos, attributes_of_tags};
 use crate::train::{ClassPhrases, TrainingPair};
 
-/// PhotoDataset kept in memory are at most this high.
+/// Height to which photos in memory are reduced.
 const PHOTO_HEIGHT: usize = 256;
 /// Share of the pairs that are photos, where there are any.
 const PHOTO_SHARE: f64 = 0.3;
@@ -32,10 +33,11 @@ const PHOTO_WHOLE: f64 = 0.5;
 const CLASSES: u8 = 8;
 /// Height and width at which pooled pictures are kept.
 const POOL_SIZE: [usize; 2] = [160, 80];
-/// A random crop keeps at least this share of each side: of drawn pictures, of which there are many, and of photos.
+/// A random crop keeps at least this share of each side: of synthetic pictures, of which there are
+/// many, and of photos.
 const KEPT: [f32; 2] = [0.88, 0.75];
 
-/// A photo with what it is tagged or masked with.
+/// A photo with its tags or its mask.
 struct Photo {
     image: Rgb,
     tags: Vec<String>,
@@ -51,7 +53,7 @@ struct AnnotatedImage {
     values: Vec<u8>,
 }
 
-/// PhotoDataset of the train split of a folder in the layout of CCP.
+/// The photos of the train split of a folder in the layout of CCP.
 pub struct PhotoDataset {
     photos: Vec<Photo>,
     with_mask: Vec<usize>,
@@ -190,23 +192,23 @@ pub struct PairDataset {
 }
 
 impl PairDataset {
-    /// A pool of `drawn` pairs, drawn when first asked for, and photos.
+    /// A pool of `count` synthetic pairs, rendered when first used, and photos.
     ///
     /// # Errors
     ///
-    /// The vocabulary that is built in cannot be read, which its tests exclude.
+    /// The built-in vocabulary cannot be read.
     ///
     /// # Panics
     ///
-    /// If the pool is to be empty.
-    pub fn new(seed: u64, drawn: usize, photos: Option<PhotoDataset>) -> Result<Self, Error> {
+    /// If `count` is 0.
+    pub fn new(seed: u64, count: usize, photos: Option<PhotoDataset>) -> Result<Self, Error> {
         assert!(
-            drawn > 0,
-            "expected a pool of at least 1 drawn pair, found {drawn}"
+            count > 0,
+            "expected a pool of at least 1 synthetic pair, found {count}"
         );
         Ok(Self {
             seed,
-            pool: (0..drawn).map(|_| OnceLock::new()).collect(),
+            pool: (0..count).map(|_| OnceLock::new()).collect(),
             photos,
             vocabulary: Vocabulary::standard()?,
         })
@@ -243,7 +245,7 @@ impl PairDataset {
         augment(picture, size, kept, &mut rng)
     }
 
-    /// RenderedPerson pairs that no index gives.
+    /// Synthetic pairs that no index gives.
     pub fn held_out(&self, count: usize, size: [usize; 2]) -> Vec<TrainingPair> {
         (0..count as u64)
             .map(|i| {
@@ -259,7 +261,7 @@ impl PairDataset {
     }
 }
 
-/// An image as CLIP sees it: [3, height, width].
+/// An image as the input of CLIP: `[3, height, width]`.
 fn plain(image: &Rgb, [height, width]: [usize; 2]) -> Vec<f32> {
     normalise(
         &resize(image, height, width, Filter::Bicubic),
@@ -268,8 +270,8 @@ fn plain(image: &Rgb, [height, width]: [usize; 2]) -> Vec<f32> {
     )
 }
 
-/// A mild crop that keeps at least the share `kept` of each side, a flip, and other light; no color is turned into
-/// another. The classes go through the same crop and flip, by nearest neighbor.
+/// A mild crop that keeps at least the share `kept` of each side, a flip, and another brightness;
+/// no color becomes another. The classes go through the same crop and flip, by nearest neighbor.
 ///
 /// `size`: height and width.
 fn augment(picture: &AnnotatedImage, size: [usize; 2], kept: f32, rng: &mut Rng) -> TrainingPair {
@@ -329,11 +331,12 @@ fn places(attribute: &Attribute) -> Vec<u8> {
     places.to_vec()
 }
 
-/// ClassPhrases for part classes and values of attributes: those of the default vocabulary in its templates.
+/// Texts for part classes and attribute values: the phrases of the default vocabulary in its
+/// templates.
 ///
 /// # Errors
 ///
-/// The vocabulary that is built in cannot be read, which its tests exclude.
+/// The built-in vocabulary cannot be read.
 pub fn class_phrases() -> Result<ClassPhrases, Error> {
     let vocabulary = Vocabulary::standard()?;
     let every = |templates: &[String], texts: &[String]| -> Vec<String> {

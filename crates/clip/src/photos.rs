@@ -112,8 +112,8 @@ fn read_image(path: &Path) -> Result<Rgb, Error> {
     })
 }
 
-/// The attributes that CCP's tags determine: lower type and footwear where exactly one kind is tagged,
-/// headwear and glasses by the presence of their tags (a forgotten tag counts as absent).
+/// The attributes that CCP's tags determine: lower type and footwear where exactly one kind is
+/// tagged, headwear and glasses by the presence of their tags (a forgotten tag counts as absent).
 pub(crate) fn attributes_of_tags(tags: &[&str]) -> BTreeMap<String, String> {
     const LOWER: [(&str, &[&str]); 4] = [
         ("trousers", &["pants", "jeans", "leggings"]),

@@ -1,4 +1,4 @@
-//! What the tests of this crate share: a tiny CLIP with random weights, a small vocabulary.
+//! Shared by the tests of this crate: a tiny CLIP with random weights, a small vocabulary.
 
 use burn::tensor::Device;
 use clasp_data::image;

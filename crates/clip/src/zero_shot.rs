@@ -1,20 +1,23 @@
-//! How good a CLIP's zero-shot answers are, against known truth: attributes and part maps of drawn people, and of
-//! photos in the layout of CCP (Clothing Co-Parsing).
+//! Zero-shot scores of a CLIP against ground truth: attributes and part maps of synthetic people,
+//! and of photos in the layout of CCP (Clothing Co-Parsing).
 //!
-//! Everything goes through the labeler that labels images, so this measures what pre-training will be given. Each
-//! figure stands beside what guessing reaches:
+//! The labels are those of the labeling run, so this measures the quality of pseudo-labels. Each
+//! score is given with that of guessing:
 //!
-//! * **attributes**: the share of right answers with raw logits, and with logits calibrated over the scored images
-//!   (each value's logit minus its mean, over its deviation), and the mean over values of the recall, which does not
-//!   reward answering the commonest value. Guessing has a recall of one over the number of values; always answering
-//!   the commonest value has its share right;
-//! * **AUC** of an attribute: for each value that some images have and others have not, the share of pairs of one
-//!   image with the value and one without whose order is right by the value's probability among the attribute's values
-//!   (one against the rest; a tie counts half), and the mean of that over the values. Guessing has 0.5 whatever the
-//!   values' frequencies, and no bias for a value changes its order;
-//! * **parts**: intersection over union of each class on the stored grid, over all images together, where a cell's
-//!   truth is the class that covers most of it, and cells that are mostly unknown are left out. Guessing each cell
-//!   evenly among K classes gives a class of share p an IoU of `p/K / (p + 1/K − p/K)` = `p / (K·p + 1 − p)`.
+//! * **attributes**: the share of right answers with raw logits, and with logits calibrated over
+//!   the scored images (each value's logit minus its mean, over its standard deviation), and the
+//!   mean over values of the recall, which does not reward answering the commonest value. Guessing
+//!   has a recall of one over the number of values; always answering the commonest value has its
+//!   share right;
+//! * **AUC** of an attribute: for each value that some images have and others have not, the share
+//!   of pairs of one image with the value and one without whose order is right by the value's
+//!   probability among the attribute's values (one against the rest; a tie counts half), and the
+//!   mean of that over the values. Guessing has 0.5 whatever the values' frequencies, and no bias
+//!   for a value changes its order;
+//! * **parts**: intersection over union of each class on the stored grid, over all images together,
+//!   where the ground truth of a patch position is the class that covers most of it, and positions
+//!   that are mostly unknown are ignored. Guessing each position evenly among K classes gives a
+//!   class of share p an IoU of `p/K / (p + 1/K − p/K)` = `p / (K·p + 1 − p)`.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -33,27 +36,27 @@ use clasp_synth::{self as synth, Shot, Style, SynthPerson};
 use crate::error::Error;
 use crate::photos::{CcpPhotos, attributes_of_tags};
 
-/// The size at which people are drawn: height and width.
+/// Height and width of rendered people.
 const DRAWN: [usize; 2] = [256, 128];
 
 /// Scores on one kind of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ZeroShotScores {
-    /// One for each attribute whose truth is known, in the vocabulary's order.
+    /// One for each attribute with ground truth, in the vocabulary's order.
     pub attributes: Vec<ZeroShotAttribute>,
     /// The part maps, where masks are known.
     pub parts: Option<ZeroShotParts>,
 }
 
-/// How an attribute is answered.
+/// Zero-shot scores of an attribute.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ZeroShotAttribute {
     /// The attribute.
     pub name: String,
-    /// Images whose truth is known.
+    /// Images with ground truth.
     pub images: usize,
-    /// Area under the ROC curve of each value against the rest, mean over the values; guessing has 0.5. Absent
-    /// where all images have the same value.
+    /// Area under the ROC curve of each value against the rest, mean over the values; guessing has
+    /// 0.5. Absent where all images have the same value.
     pub auc: Option<f64>,
     /// Share of right answers from raw logits.
     pub raw: f64,
@@ -67,22 +70,22 @@ pub struct ZeroShotAttribute {
     pub commonest: f64,
 }
 
-/// How part maps are.
+/// Zero-shot scores of part maps.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ZeroShotParts {
-    /// Images whose truth is known.
+    /// Images with ground truth.
     pub images: usize,
     /// Mean over the classes that occur in the truth.
     pub mean_iou: f64,
     /// The same of guessing.
     pub chance: f64,
-    /// Share of cells with the right class.
+    /// Share of patch positions with the right class.
     pub accuracy: f64,
     /// Intersection over union of each class, by name; absent where the class does not occur.
     pub iou: BTreeMap<String, f64>,
 }
 
-/// An image and what is true of it.
+/// An image with its ground truth.
 struct LabeledImage {
     image: Rgb,
     /// Attribute to value, as the vocabulary names them.
@@ -91,7 +94,8 @@ struct LabeledImage {
     parts: Option<Vec<u8>>,
 }
 
-/// Scores on `count` people drawn from `seed` in a style, whole and upright. Training draws the standard style only.
+/// Scores on `count` synthetic people of a style, whole and upright, drawn from `seed`. Training
+/// uses the standard style only.
 ///
 /// # Errors
 ///
@@ -121,9 +125,9 @@ pub fn score_synthetic(
     score(labeler, people, progress)
 }
 
-/// Scores on the `val` split of a folder in the layout of CCP. The truth of attributes is read off the photos' tags:
-/// lower type and footwear where exactly one kind is tagged, headwear and glasses by the presence of their tags (a
-/// tag that was forgotten counts as absent).
+/// Scores on the `val` split of a folder in the layout of CCP. The ground truth of attributes
+/// follows from the tags: lower type and footwear where exactly one kind is tagged, headwear and
+/// glasses by the presence of their tags (a tag that was forgotten counts as absent).
 ///
 /// # Errors
 ///
@@ -154,7 +158,7 @@ pub fn score_photos(
     score(labeler, tagged.chain(masked), progress)
 }
 
-/// Labels images batch by batch and compares with what is true.
+/// Labels images batch by batch and compares the labels with the ground truth.
 fn score(
     labeler: &ClipLabeler,
     images: impl Iterator<Item = Result<LabeledImage, Error>>,
@@ -193,7 +197,7 @@ fn score(
     })
 }
 
-/// The class that covers most of each cell of the grid, 255 where most is unknown.
+/// The class that covers most of each patch position, 255 (ignore index) where most is unknown.
 fn cells(parts: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Vec<u8> {
     let mut counts = vec![[0u32; 256]; rows * columns];
     for (place, &part) in parts.iter().enumerate() {
@@ -206,7 +210,8 @@ fn cells(parts: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2])
     counts
         .iter()
         .map(|counts| {
-            // Of equals, the lowest class; an image smaller than the grid has cells without a pixel.
+            // Of equals, the lowest class; in an image smaller than the grid some positions have no
+            // pixel.
             let best = counts
                 .iter()
                 .enumerate()
@@ -219,7 +224,8 @@ fn cells(parts: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2])
         .collect()
 }
 
-/// True class by found class; found classes have one more column for "not sure".
+/// Pixel counts by true class and predicted class; predictions have one more column for the ignore
+/// index.
 struct PartConfusion {
     classes: usize,
     images: usize,
@@ -330,11 +336,12 @@ fn attribute_scores(
     scores
 }
 
-/// Mean over values of the area under the ROC curve of one value against the rest, by the value's log-odds within the
-/// attribute: its logit minus the log of the sum of the others' exponentials. `None` where no value has both kinds of
-/// images.
+/// Mean over values of the area under the ROC curve of one value against the rest, by the value's
+/// log-odds within the attribute: its logit minus the log of the sum of the others' exponentials.
+/// `None` where no value has both kinds of images.
 ///
-/// `logits`: [images][values of all attributes]; `range`: the attribute's; `known`: image and true value.
+/// `logits`: [images][values of all attributes]; `range`: the attribute's; `known`: image and true
+/// value.
 fn attribute_auc(
     logits: &[Vec<f32>],
     range: &Range<usize>,
@@ -359,8 +366,9 @@ fn attribute_auc(
     (!areas.is_empty()).then(|| areas.iter().sum::<f64>() / areas.len() as f64)
 }
 
-/// Share of pairs of a positive and a negative in which the positive has the higher score, ties counting half; `None`
-/// without positives or without negatives. Each item is a score and whether it is positive.
+/// Share of pairs of a positive and a negative in which the positive has the higher score, ties
+/// counting half; `None` without positives or without negatives. Each item is a score and whether
+/// it is positive.
 fn auc(mut scores: Vec<(f64, bool)>) -> Option<f64> {
     scores.sort_by(|a, b| a.0.total_cmp(&b.0));
     let positives = scores.iter().filter(|(_, positive)| *positive).count();
@@ -378,7 +386,7 @@ fn auc(mut scores: Vec<(f64, bool)>) -> Option<f64> {
     Some(won / (positives as f64 * negatives as f64))
 }
 
-/// Each logit minus its mean over the images, over its deviation.
+/// Each logit minus its mean over the images, over its standard deviation.
 fn calibrate(logits: &[Vec<f32>]) -> Vec<Vec<f32>> {
     let count = logits.len().max(1) as f64;
     let values = logits.first().map_or(0, Vec::len);
@@ -401,7 +409,7 @@ fn calibrate(logits: &[Vec<f32>]) -> Vec<Vec<f32>> {
         .collect()
 }
 
-/// PlaceKind of the largest number; the first of equals.
+/// Index of the largest number; the first of equals.
 fn largest(values: &[f32]) -> usize {
     let mut best = 0;
     for (place, value) in values.iter().enumerate() {

@@ -1,6 +1,6 @@
 //! Numbers of the part classes on a mask, as in the default vocabulary.
 
-/// Everything that is nobody's.
+/// Everything that belongs to no person.
 pub const BACKGROUND: u8 = 0;
 /// Face, hair, neck, headwear, glasses.
 pub const HEAD: u8 = 1;

@@ -1,4 +1,5 @@
-//! How right labels are: a store against the store of the truth of the same images, as `clasp synth` writes it.
+//! Accuracy of labels: a store against the ground truth of the same images, as `clasp synth` writes
+//! it.
 
 use std::fmt;
 
@@ -8,64 +9,65 @@ use serde::Serialize;
 use crate::Error;
 use crate::parts::IGNORE;
 
-/// How right the labels of a store are. All shares are from 0 to 1, and 0 of nothing.
+/// Accuracy of the labels of a store. All shares are from 0 to 1, and 0 of nothing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Accuracy {
-    /// Images that both stores have.
+    /// Images in both stores.
     pub images: usize,
-    /// Images that the labels have and the truth has not.
+    /// Images of the labels without ground truth.
     pub unknown: usize,
     /// The part maps.
     pub parts: PartAccuracy,
-    /// Each attribute of the labels that the truth knows, in the order of the labels' vocabulary.
+    /// Each attribute of the labels with ground truth, in the order of the labels' vocabulary.
     pub attributes: Vec<AttributeAccuracy>,
 }
 
-/// How right part maps are, over all grid positions of all images together whose true class is known. Where the grids
-/// differ, a position of the truth is compared with the label at its center.
+/// Accuracy of part maps, over all patch positions of all images whose true class is known. Where
+/// the grids differ, a position of the ground truth is compared with the label at its center.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PartAccuracy {
     /// Share of the images without a single labeled position: k-means skips such images.
     pub skipped: f64,
     /// Share of the positions that have a label, that is, not 255.
     pub labeled: f64,
-    /// Share of the labeled positions whose label is the true class; none where the classes are others (k-means).
+    /// Share of the labeled positions whose label is the true class; `None` where the classes
+    /// differ (k-means).
     pub right: Option<f64>,
-    /// Intersection over union of each class, in the order of the vocabulary, over labeled positions; a class that
-    /// occurs neither in the labels nor in the truth is left out. Empty where the classes are others.
+    /// Intersection over union of each class, in the order of the vocabulary, over labeled
+    /// positions; a class that occurs in neither store is omitted. Empty where the classes differ.
     pub iou: Vec<(String, f64)>,
-    /// Of the labeled positions that the labels call foreground (any class but the first), the share that is.
+    /// Precision of the foreground (any class but the first) over labeled positions.
     pub foreground_precision: f64,
-    /// Of the labeled positions that are foreground, the share that the labels call so.
+    /// Recall of the foreground over labeled positions.
     pub foreground_recall: f64,
 }
 
-/// How right an attribute is.
+/// Accuracy of an attribute.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttributeAccuracy {
     /// Its name.
     pub name: String,
-    /// Images whose true value is known.
+    /// Images with a known true value.
     pub images: usize,
-    /// Share of these that training leaves out: too close to call, or the attribute is switched off.
+    /// Share of these that training masks: too small a margin, or a disabled attribute.
     pub masked: f64,
-    /// Whether the attribute is switched off for its small spread.
+    /// Whether the attribute is disabled for its small spread.
     pub off: bool,
-    /// Of those that are not masked, the share whose most probable value is the true one.
+    /// Accuracy of the most probable value over the unmasked images.
     pub right: f64,
-    /// The same of all.
+    /// Accuracy over all images.
     pub right_of_all: f64,
-    /// Of all, the mean of that share over the true values that occur: one over their number by chance.
+    /// Mean recall over the true values that occur.
     pub recall: f64,
     /// Mean recall of guessing.
     pub chance: f64,
-    /// Share of the commonest true value: what always answering it gets right.
+    /// Share of the commonest true value, the accuracy of always predicting it.
     pub commonest: f64,
 }
 
 impl Accuracy {
-    /// Mean over the attributes of the share of right targets among those that are learned; attributes of which nothing
-    /// is learned are left out. 0 if there are none.
+    /// Mean accuracy over the attributes, each over its unmasked images; attributes without any are
+    /// omitted. 0 if there are none.
     pub fn attributes_right(&self) -> f64 {
         let learned = self.attributes.iter().filter(|a| a.masked < 1.0);
         let (sum, count) =
@@ -80,8 +82,8 @@ impl Accuracy {
     }
 }
 
-/// Compares `labels` with `truth`. Attributes and values are matched by name; the labels' calibration is that beside
-/// them, or taken from `labels` if absent.
+/// Compares `labels` with `truth`. Attributes and values are matched by name; the labels'
+/// calibration is that beside them, or taken from `labels` if absent.
 ///
 /// # Errors
 ///
@@ -137,7 +139,7 @@ pub fn accuracy(
     if images == 0 {
         return Err(Error::Config {
             key: "images".into(),
-            expected: "labels of images whose truth is known".into(),
+            expected: "labels of images with ground truth".into(),
             found: format!("{} labels and {} others", labels.len(), truth.len()),
         });
     }
@@ -156,15 +158,15 @@ pub fn accuracy(
     })
 }
 
-/// An attribute that both stores have.
+/// An attribute of both stores.
 struct MatchedAttribute {
-    /// Its place in the labels' vocabulary.
+    /// Its index in the labels' vocabulary.
     index: usize,
     /// Its values in the labels.
     labels: std::ops::Range<usize>,
-    /// Its values in the truth.
+    /// Its values in the ground truth.
     truth: std::ops::Range<usize>,
-    /// For each value of the truth, which one it is in the labels.
+    /// For each value of the ground truth, its index in the labels.
     values: Vec<Option<usize>>,
 }
 
@@ -187,13 +189,13 @@ fn matches(labels: &Store, truth: &Store) -> Vec<MatchedAttribute> {
         .collect()
 }
 
-/// The true value by its log-probabilities; none where they are all equal, which means that it is not known.
+/// The true value by its log-probabilities; `None` where they are all equal, which means unknown.
 fn true_value(logits: &[f32]) -> Option<usize> {
     let known = logits.windows(2).any(|pair| pair[0] != pair[1]);
     known.then(|| largest(logits))
 }
 
-/// Place of the largest number; the first of equals.
+/// Index of the largest number; the first of equals.
 fn largest(values: &[f32]) -> usize {
     let best = |best: usize, i: usize| if values[i] > values[best] { i } else { best };
     (0..values.len()).fold(0, best)
@@ -317,7 +319,7 @@ impl fmt::Display for Accuracy {
         let parts = &self.parts;
         writeln!(
             f,
-            "{} images with known truth, {} without",
+            "{} images with ground truth, {} without",
             self.images, self.unknown
         )?;
         writeln!(
@@ -346,7 +348,7 @@ impl fmt::Display for Accuracy {
             "\n{:<18} {:>8} {:>14} {:>13} {:>12} {:>8} {:>12}",
             "attribute",
             "masked %",
-            "right, clear %",
+            "right, kept %",
             "right, all %",
             "mean recall",
             "chance",
@@ -371,7 +373,7 @@ impl fmt::Display for Accuracy {
         }
         write!(
             f,
-            "\nmean over attributes: {:.1} % right of what is learned, {:.1} % masked",
+            "\nmean over attributes: {:.1} % right of the unmasked images, {:.1} % masked",
             percent(self.attributes_right()),
             percent(self.attributes_masked())
         )
@@ -434,8 +436,8 @@ mod tests {
         };
         let found = accuracy(&labels, &truth, Some(&calibration), &config).unwrap();
         assert_eq!((found.images, found.unknown), (4, 0));
-        // 15 known positions; image 2 has no label, so 11 are labeled. Labels are right at the two 0s and the 1 of
-        // image 0, the 1 of image 1, the 0 and the 2 of image 3.
+        // 15 known positions; image 2 has no label, so 11 are labeled. Labels are right at the two
+        // 0s and the 1 of image 0, the 1 of image 1, the 0 and the 2 of image 3.
         let parts = &found.parts;
         assert_eq!(parts.skipped, 0.25);
         assert_eq!(parts.labeled, 11.0 / 15.0);
@@ -480,9 +482,6 @@ mod tests {
         let truth = store(folders[0].path(), &meta([1, 2]), &[]);
         let labels = store(folders[1].path(), &meta([1, 2]), &[row]);
         let error = accuracy(&labels, &truth, None, &AttributeConfig::default()).unwrap_err();
-        assert!(
-            error.to_string().contains("whose truth is known"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("with ground truth"), "{error}");
     }
 }

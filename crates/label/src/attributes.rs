@@ -1,7 +1,8 @@
-//! Attributes: the pooled image feature against the text feature of every value.
+//! Attributes: cosines between the pooled image feature and the text feature of every value.
 //!
-//! The logits `s · cos` are stored as they are. What they say is relative to the corpus, so they become targets only
-//! after calibration ([`clasp_data::labels::AttributeRule`]), which never runs CLIP again.
+//! The logits `s · cos` are stored as they are. They are only meaningful relative to all images, so
+//! they become targets after calibration ([`clasp_data::labels::AttributeRule`]), which never runs
+//! CLIP again.
 
 use burn::tensor::Tensor;
 

@@ -1,6 +1,6 @@
-//! Calibration: how each attribute logit lies over the whole corpus.
+//! Calibration: statistics of each attribute logit over all images.
 //!
-//! It is taken from the stored logits when all shards are there, and may be taken again at any time; CLIP does not run.
+//! It is computed from the stored logits when all shards are complete, without running CLIP again.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Labels against the images that they are of.
+//! Consistency of labels and images.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -10,10 +10,10 @@ use clasp_data::source::Source;
 use rayon::prelude::*;
 use serde::Serialize;
 
-/// Keys that are listed in words; the JSON has all.
+/// Keys that the text lists; the JSON lists all.
 const LISTED: usize = 10;
 
-/// How labels fit their images. That each row fits the vocabulary and the grid was checked when the store was opened.
+/// Consistency of labels and images. Vocabulary and grid are checked when a store is opened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LabelCheck {
     /// Images of the source.
@@ -33,13 +33,15 @@ pub struct LabelCheck {
 }
 
 impl LabelCheck {
-    /// Whether every label is of an image as it is now. Images without labels and edited shards are no fault.
+    /// Whether every label belongs to an unchanged image. Images without labels and edited shards
+    /// are no errors.
     pub fn is_ok(&self) -> bool {
         self.without_image.is_empty() && self.changed.is_empty() && self.unreadable.is_empty()
     }
 }
 
-/// Compares the labels of a store with the images of a source. `progress` is told the number of images done and their total.
+/// Compares the labels of a store with the images of a source. `progress` receives the number of
+/// images done and their total.
 pub fn check(
     store: &Store,
     source: &Source,

@@ -1,4 +1,4 @@
-//! How far two stores of labels of the same images agree: what another model, precision or size changes.
+//! Agreement of two label stores of the same images: what another model, precision or size changes.
 
 use std::fmt;
 
@@ -9,31 +9,32 @@ use serde::Serialize;
 use crate::Error;
 use crate::parts::IGNORE;
 
-/// How far two stores agree. All shares are from 0 to 1.
+/// Agreement of two stores. All shares are from 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Agreement {
-    /// Images that both have.
+    /// Images in both.
     pub images: usize,
-    /// Images that one has alone.
+    /// Images in one store only.
     pub alone: usize,
-    /// Share of the positions with the same class or without one in both.
+    /// Share of the patch positions with the same class, or ignored, in both.
     pub positions: f64,
     /// The same of the positions that have a class in both.
     pub labeled_positions: f64,
-    /// Share of the images with the same most probable value, and the same of those that training uses from both; by attribute.
+    /// Share of the images with the same most probable value, and the same of those that training
+    /// uses from both; by attribute.
     pub attributes: Vec<AttributeAgreement>,
     /// Largest difference of two logits.
     pub largest_difference: f32,
 }
 
-/// How far two stores agree on an attribute.
+/// Agreement on an attribute.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AttributeAgreement {
     /// Its name.
     pub name: String,
     /// Share of the images with the same most probable value.
     pub all: f64,
-    /// The same of the images that are too close to call in neither.
+    /// The same of the images that neither store masks.
     pub clear: f64,
 }
 
@@ -63,7 +64,7 @@ impl EqualCount {
 /// Compares two stores, each calibrated over itself, with targets by `config`.
 ///
 /// # Errors
-/// They asked other things, have other grids, or have no image in common.
+/// The vocabularies or grids differ, or no image is in both.
 pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<Agreement, Error> {
     let differ = |key: &str, expected: String, found: String| {
         Err(Error::Config {
@@ -73,7 +74,7 @@ pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<A
         })
     };
     let vocabulary = &one.meta.vocabulary;
-    // Prompts may differ: what they change is worth knowing.
+    // Prompts may differ: their effect can be compared.
     if names(vocabulary) != names(&other.meta.vocabulary) {
         return differ(
             "vocabulary",
@@ -168,14 +169,14 @@ impl fmt::Display for Agreement {
         )?;
         writeln!(
             f,
-            "positions alike: {}   of those with a class in both: {}",
+            "equal positions: {}   of those with a class in both: {}",
             percent(self.positions),
             percent(self.labeled_positions)
         )?;
         writeln!(
             f,
             "\n{:<20} {:>10} {:>16}",
-            "attribute", "alike", "of clear calls"
+            "attribute", "equal", "equal, unmasked"
         )?;
         for attribute in &self.attributes {
             writeln!(
@@ -249,7 +250,8 @@ mod tests {
                 .iter()
                 .all(|a| (a.all, a.clear) == (1.0, 1.0))
         );
-        // Of 02 to 09, one position of 02 is another, one of 03 is without a class, and 04 has the other value of the last attribute.
+        // Of 02 to 09, one position of 02 is another, one of 03 is without a class, and 04 has the
+        // other value of the last attribute.
         let other = store(folders[1].path(), 2..12, |i, labels| match i {
             2 => labels.parts[1] = 0,
             3 => labels.parts[1] = IGNORE,

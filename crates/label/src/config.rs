@@ -1,4 +1,4 @@
-//! How images are labeled: plain data, the same in a recipe's TOML and on the command line.
+//! Settings of labeling, the same in TOML and on the command line.
 
 use std::collections::BTreeMap;
 
@@ -9,33 +9,35 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 
-/// How images are labeled.
+/// Settings of labeling.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LabelConfig {
-    /// Height and width in pixels at which CLIP sees an image, multiples of its patch; the model's own if absent.
+    /// Height and width in pixels at which CLIP sees an image, multiples of its patch; the model's
+    /// own if absent.
     pub image_size: Option<[usize; 2]>,
     /// How the last block of CLIP gives dense features.
     pub dense: Dense,
     /// Rows and columns of the stored part map.
     pub grid: [usize; 2],
-    /// A position whose largest class probability is below this is labeled 255, ignore.
+    /// A patch position whose largest class probability is below this gets the ignore index 255.
     pub confidence: f32,
     /// Factor on the cosines of parts before the softmax over classes.
     pub part_scale: f32,
     /// Factor on the cosines of attributes; the stored logits have it.
     pub attribute_scale: f32,
-    /// Where in an upright crop each class is expected, by class name; classes that are not named may be anywhere.
-    /// Empty: no prior.
+    /// Where in an upright crop each class is expected, by class name; classes that are not named
+    /// may be anywhere. Empty: no prior.
     pub vertical_prior: BTreeMap<String, VerticalBand>,
     /// Precision of CLIP's image tower.
     #[serde(skip_serializing_if = "is_f32")]
     pub precision: Precision,
-    /// Images in a batch. Changing it may change the last bits of the logits, as sums are grouped differently.
+    /// Images in a batch. Changing it may change the last bits of the logits, as sums are grouped
+    /// differently.
     pub batch: usize,
 }
 
-/// Stores from before there was a choice say nothing of it.
+/// Omitted for f32, so that stores of earlier versions stay valid.
 fn is_f32(precision: &Precision) -> bool {
     *precision == Precision::F32
 }
@@ -56,7 +58,7 @@ impl Default for LabelConfig {
     }
 }
 
-/// Where a class is expected: a bell over the height of the image.
+/// Where a class is expected: a Gaussian over the height of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VerticalBand {
@@ -84,7 +86,7 @@ impl LabelConfig {
             return wrong(
                 "grid",
                 "1 to 256 rows and columns",
-                format!("{:?}", self.grid),
+                format!("{} x {}", self.grid[0], self.grid[1]),
             );
         }
         if let Some(size) = self.image_size
@@ -93,7 +95,7 @@ impl LabelConfig {
             return wrong(
                 "image_size",
                 "height and width of 1 to 4096 pixels",
-                format!("{size:?}"),
+                format!("{} x {}", size[0], size[1]),
             );
         }
         if !(0.0..=1.0).contains(&self.confidence) {
@@ -127,7 +129,7 @@ impl LabelConfig {
                 return wrong(
                     "vertical_prior",
                     "a finite center and a positive std",
-                    format!("{band:?} for `{name}`"),
+                    format!("center {} and std {} for `{name}`", band.center, band.std),
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! What can go wrong while labeling.
+//! Errors of labeling.
 
 use std::path::PathBuf;
 
@@ -14,7 +14,7 @@ pub enum Error {
     /// More than 5 % of the images cannot be read.
     #[error(transparent)]
     TooManyUnreadable(#[from] TooManyUnreadable),
-    /// A data set with captions to learn from cannot be read.
+    /// A dataset cannot be read.
     #[error(transparent)]
     Layout(#[from] clasp_data::layouts::LayoutError),
     /// A vocabulary cannot be used.
@@ -26,7 +26,7 @@ pub enum Error {
     /// A file cannot be read or written; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// A value of the configuration makes no sense.
+    /// A setting out of range.
     #[error("label configuration: `{key}`: expected {expected}, found {found}")]
     Config {
         /// Name of the value.
@@ -47,7 +47,7 @@ pub enum Error {
         folder: PathBuf,
         /// Shard of the images.
         shard: String,
-        /// What tells that they are others.
+        /// The difference.
         found: String,
     },
     /// The folder's labels were made with other settings.
@@ -74,7 +74,7 @@ pub enum Error {
         /// What was looked for.
         expected: &'static str,
     },
-    /// The network gave something else than it promised, or the device failed.
+    /// The network returned an unexpected result, or the device failed.
     #[error("{place}: expected {expected}, found {found}")]
     Network {
         /// What was computed.

@@ -1,5 +1,6 @@
-//! The way from features to labels against NumPy and scikit-learn; `tests/golden/labels.py` made the values.
-//! The foreground of k-means against masks; `tests/golden/foreground.py` says how its feature maps were made.
+//! Features to labels, compared with NumPy and scikit-learn; `tests/golden/labels.py` made the
+//! values. The foreground of k-means against masks; `tests/golden/foreground.py` says how its
+//! feature maps were made.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
@@ -152,8 +153,8 @@ fn halves(data: &[u8]) -> Vec<f32> {
         .collect()
 }
 
-/// Synthetic people seen by a backbone that learned by DINO: finding the person by the larger norms had a precision of
-/// 0.36 and a recall of 0.57 on such maps.
+/// Synthetic people seen by a backbone that learned by DINO: finding the person by the larger norms
+/// had a precision of 0.36 and a recall of 0.57 on such maps.
 #[test]
 fn the_foreground_of_a_trained_backbone_is_the_person() {
     let file = SafeTensors::deserialize(include_bytes!("../tests/golden/foreground.safetensors"));

@@ -3,18 +3,19 @@
 //! From the last feature map of a self-supervised backbone, for each image by itself:
 //!
 //! 1. k-means with twelve clusters on the features of the map;
-//! 2. foreground are the clusters that hardly touch the image's border: those whose positions lie on the border less
-//!    than 0.45 times as often as the positions of the whole map;
+//! 2. foreground are the clusters that hardly touch the border of the image: those whose positions
+//!    lie on the border less than 0.45 times as often as the positions of the whole map;
 //! 3. an image with less than 10 % or more than 80 % of foreground is skipped;
-//! 4. three-means on the foreground's features; ordered by mean height, the clusters are head, upper body and lower
-//!    body. No names are involved, so the parts are only as good as "the head is above" is true.
+//! 4. three-means on the foreground's features; ordered by mean height, the clusters are head,
+//!    upper body and lower body. The order of heights is the only criterion, so people must be
+//!    upright.
 //!
 //! # Departures from SOLIDER
 //!
-//! SOLIDER takes the foreground from two-means on the norms of the features: larger norms are the person, images with
-//! a foreground of half of the map or less are skipped. That does not hold here. Measured on 200 synthetic people of
-//! 128 × 64 pixels, whose maps have 8 × 4 positions, 30 % of them person; precision and recall of the foreground, and
-//! the share of images outside 10–80 %:
+//! SOLIDER takes the foreground from two-means on the norms of the features: larger norms are the
+//! person, images with a foreground of half of the map or less are skipped. That does not hold
+//! here. Measured on 200 synthetic people of 128 × 64 pixels, whose maps have 8 × 4 positions, 30 %
+//! of them person; precision and recall of the foreground, and the share of images outside 10–80 %:
 //!
 //! | foreground | DINO, 400 steps | untrained | CLASP, 300 steps |
 //! |---|---|---|---|
@@ -25,9 +26,10 @@
 //! | of twelve clusters (this) | .85 .76 4 % | .82 .74 2 % | .83 .88 0 % |
 //! | all positions that are not on the border, without any features | .75 .94 0 % | | |
 //!
-//! Two clusters mix person and place, as both have several colors; twelve are pure enough for the border to tell
-//! them apart. Much of the result is the border and what an untrained network tells of colors: the last row and the
-//! untrained column say how much. At 256 × 128 pixels, 16 × 8 positions, the backbone of DINO gives .80 .72 3 %.
+//! Two clusters mix person and place, as both have several colors; twelve are pure enough for the
+//! border to tell them apart. Much of the result is due to the border and to the colors that an
+//! untrained network separates: the last row and the untrained column show how much. At 256 × 128
+//! pixels, 16 × 8 positions, a backbone trained with DINO reaches .80 .72 3 %.
 //!
 //! Each k-means starts from 10 seedings of k-means++, drawn by the image's key, and keeps the best.
 
@@ -42,11 +44,11 @@ pub const CLASSES: usize = 4;
 /// Least and largest share of foreground of an image that is not skipped.
 pub const FOREGROUND: [f64; 2] = [0.1, 0.8];
 
-/// Clusters among which the border tells foreground from background.
+/// Number of clusters that the border divides into foreground and background.
 const REGIONS: usize = 12;
 
-/// A cluster is foreground if the share of its positions that lie on the border is below this many times the share of
-/// all positions that do.
+/// A cluster is foreground if the share of its positions that lie on the border is below this many
+/// times the share of all positions that do.
 const BORDER: f64 = 0.45;
 
 /// Clusters of the foreground.
@@ -60,10 +62,12 @@ const MOST_ROUNDS: usize = 300;
 
 /// Class of every position of one feature map, or none if the image is skipped.
 ///
-/// Skipped are images whose share of foreground is outside [`FOREGROUND`], whose map has fewer than twelve different
-/// features or whose foreground fewer than three, or whose features are not finite.
+/// Skipped are images whose share of foreground is outside [`FOREGROUND`], whose map has fewer than
+/// twelve different features or whose foreground fewer than three, or whose features are not
+/// finite.
 ///
-/// `features`: [channels, positions], row-major with `columns` positions in a row; returns [positions]
+/// `features`: [channels, positions], row-major with `columns` positions in a row; returns
+/// [positions]
 pub fn clusters(
     features: &[f32],
     channels: usize,
@@ -120,7 +124,8 @@ pub fn clusters(
     Some(classes)
 }
 
-/// The positions, ascending, of the clusters that hardly touch the border of a map with `columns` positions in a row.
+/// The positions, ascending, of the clusters that hardly touch the border of a map with `columns`
+/// positions in a row.
 ///
 /// `clusters`: [positions], each below [`REGIONS`]
 fn foreground(clusters: &[usize], columns: usize) -> Vec<usize> {
@@ -145,8 +150,9 @@ fn foreground(clusters: &[usize], columns: usize) -> Vec<usize> {
 
 /// The part map on the stored grid of one image; all [`IGNORE`] with confidence 0 if it is skipped.
 ///
-/// At the backbone's own grid it holds the clusters themselves. To another grid they are resampled as probabilities of
-/// 0 and 1, the way CLIP's are, and a position that no cluster fills to `confidence` is ignored.
+/// At the backbone's own grid it holds the clusters themselves. To another grid they are resampled
+/// as probabilities of 0 and 1, the way CLIP's are, and a position that no cluster fills to
+/// `confidence` is ignored.
 ///
 /// `features`: [channels, rows, columns] with `from` = rows and columns
 pub fn part_map(
@@ -173,7 +179,8 @@ pub fn part_map(
     label(&resample(&planes, from, to), to, confidence)
 }
 
-/// Cluster of each point, the best of several runs; none with fewer different points than `clusters`.
+/// Cluster of each point, the best of several runs; none with fewer different points than
+/// `clusters`.
 fn k_means(points: &[&[f64]], clusters: usize, rng: &mut Rng) -> Option<Vec<usize>> {
     let mut best: Option<(f64, Vec<usize>)> = None;
     for _ in 0..SEEDINGS {
@@ -186,8 +193,8 @@ fn k_means(points: &[&[f64]], clusters: usize, rng: &mut Rng) -> Option<Vec<usiz
     best.map(|(_, clusters)| clusters)
 }
 
-/// Different points, the first drawn evenly and each other with a probability that grows with the squared distance to
-/// those before it (k-means++, Arthur and Vassilvitskii 2007).
+/// Different points, the first drawn evenly and each other with a probability that grows with the
+/// squared distance to those before it (k-means++, Arthur and Vassilvitskii 2007).
 fn seeds(points: &[&[f64]], clusters: usize, rng: &mut Rng) -> Option<Vec<Vec<f64>>> {
     if points.is_empty() {
         return None;
@@ -224,8 +231,8 @@ fn draw<'a>(points: &[&'a [f64]], centers: &[&[f64]], rng: &mut Rng) -> Option<&
         .map(|index| points[index])
 }
 
-/// Lloyd's rounds until no point changes its cluster; returns the sum of squared distances and the clusters, none
-/// of which is empty.
+/// Lloyd's rounds until no point changes its cluster; returns the sum of squared distances and the
+/// clusters, none of which is empty.
 fn lloyd(points: &[&[f64]], mut centers: Vec<Vec<f64>>) -> (f64, Vec<usize>) {
     let mut clusters = vec![usize::MAX; points.len()];
     for _ in 0..MOST_ROUNDS {
@@ -263,7 +270,8 @@ fn lloyd(points: &[&[f64]], mut centers: Vec<Vec<f64>>) -> (f64, Vec<usize>) {
     (inertia, clusters)
 }
 
-/// Gives every empty cluster the point that is farthest from its center, out of a cluster that has others.
+/// Gives every empty cluster the point that is farthest from its center, out of a cluster that has
+/// others.
 fn refill(points: &[&[f64]], centers: &[Vec<f64>], clusters: &mut [usize]) {
     for empty in 0..centers.len() {
         let mut counts = vec![0usize; centers.len()];
@@ -297,9 +305,9 @@ mod tests {
     const COLUMNS: usize = 5;
     const POSITIONS: usize = ROWS * COLUMNS;
 
-    /// A map of 8 × 5 positions and 9 channels. A person in bands of 1, 2 and 3 rows stands in the middle; the place
-    /// around has five colors, of much larger norm: the top, the bottom in two, the
-    /// left and the right side.
+    /// A map of 8 × 5 positions and 9 channels. A person in bands of 1, 2 and 3 rows stands in the
+    /// middle; the place around has five colors, of much larger norm: the top, the bottom in two,
+    /// the left and the right side.
     fn person() -> (Vec<f32>, Vec<u8>) {
         let mut features = vec![0.0; 9 * POSITIONS];
         let mut expected = vec![0; POSITIONS];
@@ -378,7 +386,8 @@ mod tests {
 
     #[test]
     fn a_foreground_of_less_than_a_tenth_or_more_than_four_fifths_is_skipped() {
-        // Colors by row, of a map of 14 × 5, and one other position: only that one may keep off the border.
+        // Colors by row, of a map of 14 × 5, and one other position: only that one may keep off the
+        // border.
         let mut rows = vec![0.0; 15 * 70];
         for position in 0..70 {
             let channel = if position == 32 { 14 } else { position / 5 };
@@ -387,7 +396,8 @@ mod tests {
         assert_eq!(clusters(&rows, 15, 5, &mut rng_for(0, 0, "a")), None);
         let map = part_map(&rows, 15, [14, 5], [2, 2], 0.5, &mut rng_for(0, 0, "a"));
         assert_eq!((map.parts, map.confidence), (vec![IGNORE; 4], vec![0; 4]));
-        // Four colors of the border and eight inside, which are 79 % of 18 × 18 positions and 81 % of 20 × 20.
+        // Four colors of the border and eight inside, which are 79 % of 18 × 18 positions and 81 %
+        // of 20 × 20.
         let inside = |side: usize| {
             let mut features = vec![0.0; 12 * side * side];
             for position in 0..side * side {

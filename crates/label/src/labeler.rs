@@ -1,7 +1,7 @@
-//! What turns pixels into labels: CLIP, or k-means on the features of a backbone.
+//! Labelers: CLIP, or k-means on the features of a backbone.
 //!
-//! A labeler is cloned for each worker thread of a run (clones share the weights) and is a pure function of the batch
-//! it is given.
+//! A labeler is cloned for each worker thread of a run (clones share the weights) and is a pure
+//! function of the batch it is given.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::image::{self, Filter, Rgb};
@@ -27,25 +27,25 @@ pub struct ImageLabels {
     pub attributes: Vec<f32>,
 }
 
-/// Something that labels images.
+/// A source of labels for images.
 pub trait Labeler: Clone + Send + Sync {
-    /// What the store's files say about the labels.
+    /// Metadata of the label store.
     fn meta(&self) -> &StoreMeta;
 
-    /// Everything else that decides the labels, by name: a store holds labels of one setting.
+    /// All other settings on which the labels depend, by name: a store holds labels of one setting.
     fn settings(&self) -> toml::Table;
 
     /// Images that are labeled at once.
     fn batch(&self) -> usize;
 
-    /// How the network is shared out over so many threads. A copy a thread, as on the CPU, unless it is elsewhere.
+    /// How many replicas of the network use how many threads each. On the CPU one for each thread.
     fn shares(&self, threads: usize) -> Shares {
         Shares::of_cpu(threads)
     }
 
-    /// An image as the network wants it: [3, height, width], the same length for all images.
-    /// The whole image squeezed to CLIP's size by bicubic interpolation, without a crop: a crop would cut off heads
-    /// and feet.
+    /// An image as the network's input: `[3, height, width]`, the same size for all images. The
+    /// whole image is resized to CLIP's size by bicubic interpolation without keeping its aspect
+    /// ratio; a crop would cut off heads and feet.
     fn prepare(&self, image: &Rgb) -> Vec<f32>;
 
     /// Labels of a batch. `pixels`: [batch, 3, height, width]; `keys`: [batch]
@@ -75,12 +75,13 @@ pub struct ClipLabeler {
 }
 
 impl ClipLabeler {
-    /// Encodes the vocabulary once and keeps it. The text features are computed on one thread, so that they do not
-    /// depend on how many there are.
+    /// Encodes the vocabulary once and keeps it. The text features are computed on one thread, so
+    /// that they do not depend on how many there are.
     ///
     /// # Errors
     ///
-    /// A value of `config` makes no sense for `vocabulary` or for this CLIP, or the text tower failed.
+    /// A value of `config` makes no sense for `vocabulary` or for this CLIP, or the text tower
+    /// failed.
     pub fn new(
         clip: Clip,
         info: &ClipInfo,
@@ -207,7 +208,8 @@ impl Labeler for ClipLabeler {
     }
 }
 
-/// The settings as a table, with the image size that is used and without the batch, which decides no label.
+/// The settings as a table, with the image size that is used and without the batch, which decides
+/// no label.
 fn settings(config: &LabelConfig, size: [usize; 2]) -> Result<toml::Table, Error> {
     let config = LabelConfig {
         image_size: Some(size),
@@ -247,9 +249,10 @@ impl<F> KMeansLabeler<F>
 where
     F: Fn(Tensor<4>) -> Tensor<4> + Clone + Send + Sync,
 {
-    /// `features` gives the last feature map [batch, channels, rows, columns] of images [batch, 3, height, width],
-    /// which come at `size` = height and width with ImageNet's mean and deviation. `model` and `sha256` name its
-    /// weights. Of `config`, the grid, the confidence, the precision and the batch count; `seed` is that of k-means.
+    /// `features` gives the last feature map [batch, channels, rows, columns] of images [batch, 3,
+    /// height, width], which come at `size` = height and width with ImageNet's mean and deviation.
+    /// `model` and `sha256` name its weights. Of `config`, the grid, the confidence, the precision
+    /// and the batch count; `seed` is that of k-means.
     ///
     /// # Errors
     ///

@@ -1,4 +1,5 @@
-//! Pseudo-labels for images of people: part maps and attributes from CLIP, or part maps from k-means without it.
+//! Pseudo-labels for images of people: part maps and attributes from CLIP, or part maps from
+//! k-means without it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -16,7 +17,8 @@
 //! | [`mod@accuracy`] | how right a store is, against the truth of drawn people |
 //! | [`show`] | a contact sheet with overlays and a legend |
 //!
-//! Labels are made once and stored in the format of [`clasp_data::labels`]; pre-training reads that, never this crate.
+//! Labels are made once and stored in the format of [`clasp_data::labels`]; pre-training reads
+//! that, never this crate.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 

@@ -1,4 +1,4 @@
-//! Part maps: from cosines of image tokens and part names to a small grid of classes.
+//! Part maps: from cosines between image tokens and part names to a class for each patch position.
 //!
 //! ```text
 //! score[c, i] = max over synonyms t of c of  s · cos(u_i, t)   (+ log π_c(row of i))
@@ -7,8 +7,8 @@
 //! label       = argmax over c, or 255 where the largest probability is below the confidence
 //! ```
 //!
-//! The cosines come off the device, a few planes instead of the whole embedding; the rest is plain arithmetic on slices
-//! in f32. Planes are row-major, height before width.
+//! The cosines come off the device, a few planes instead of the whole embedding; the rest is plain
+//! arithmetic on slices in f32. Planes are row-major, height before width.
 
 use burn::tensor::Tensor;
 pub use clasp_data::vocabulary::IGNORE;
@@ -16,14 +16,14 @@ use clasp_data::vocabulary::Vocabulary;
 
 use crate::config::LabelConfig;
 
-/// A class that a band all but excludes keeps this much of the weight of one in its band's center, so that the
-/// prior can be overruled by what is seen. Our choice.
+/// Least weight of a class far from the center of its band, so that the image can overrule the
+/// prior. Our choice.
 const PRIOR_FLOOR: f32 = 0.01;
 
 /// A part map on the stored grid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PartMap {
-    /// Class of each position, [rows, columns]; [`IGNORE`] where none is sure.
+    /// Class of each position, [rows, columns]; [`IGNORE`] where the confidence is too low.
     pub parts: Vec<u8>,
     /// round(255 · largest probability) of each position, [rows, columns].
     pub confidence: Vec<u8>,
@@ -43,8 +43,8 @@ pub struct PartMapper {
 }
 
 impl PartMapper {
-    /// For images of `tokens` rows and columns and the classes of `vocabulary`, whose synonyms come in the order of
-    /// `class_of_synonym` (see [`crate::prompts::TextFeatures`]).
+    /// For images of `tokens` rows and columns and the classes of `vocabulary`, whose synonyms come
+    /// in the order of `class_of_synonym` (see [`crate::prompts::TextFeatures`]).
     pub fn new(
         vocabulary: &Vocabulary,
         class_of_synonym: &[usize],
@@ -154,7 +154,7 @@ pub fn softmax_over_planes(planes: &mut [f32], positions: usize) {
     }
 }
 
-/// Largest class of each position, and how sure it is. Ties go to the lower class.
+/// Most probable class of each position, with its probability. Ties go to the lower class.
 ///
 /// `probabilities`: [classes, rows, columns]
 pub fn label(probabilities: &[f32], grid: [usize; 2], confidence: f32) -> PartMap {
@@ -176,7 +176,8 @@ pub fn label(probabilities: &[f32], grid: [usize; 2], confidence: f32) -> PartMa
             }
         }
         let (class, p) = best;
-        // The cast saturates, and a NaN becomes 0: a broken network shows as a map without confidence.
+        // The cast saturates, and a NaN becomes 0: a broken network shows as a map without
+        // confidence.
         map.confidence[position] = (255.0 * p).round() as u8;
         if p >= confidence {
             map.parts[position] = u8::try_from(class).unwrap_or(IGNORE);
@@ -185,9 +186,9 @@ pub fn label(probabilities: &[f32], grid: [usize; 2], confidence: f32) -> PartMa
     map
 }
 
-/// Resamples planes to another grid, each axis by itself: the mean over the covered interval where the axis shrinks,
-/// linear interpolation between position centers (clamped at the edges) where it grows. The weights of an output position
-/// sum to 1, so probabilities stay probabilities.
+/// Resamples planes to another grid, each axis by itself: the mean over the covered interval where
+/// the axis shrinks, linear interpolation between position centers (clamped at the edges) where it
+/// grows. The weights of an output position sum to 1, so probabilities stay probabilities.
 ///
 /// `planes`: [planes, from rows, from columns]; returns [planes, to rows, to columns]
 pub fn resample(planes: &[f32], from: [usize; 2], to: [usize; 2]) -> Vec<f32> {
@@ -241,8 +242,8 @@ fn taps(from: usize, to: usize) -> Vec<Vec<(usize, f32)>> {
 
 /// log π_c(row) of the vertical prior, [classes, rows]; none if no class has a band.
 ///
-/// π_c(row) is the bell of the class at the row's center (1 for a class without a band), at least [`PRIOR_FLOOR`],
-/// over the sum of all classes.
+/// π_c(row) is the bell of the class at the row's center (1 for a class without a band), at least
+/// [`PRIOR_FLOOR`], over the sum of all classes.
 fn log_prior(vocabulary: &Vocabulary, config: &LabelConfig, rows: usize) -> Option<Vec<f32>> {
     if config.vertical_prior.is_empty() {
         return None;

@@ -1,8 +1,10 @@
-//! Text features of a vocabulary: what CLIP's text tower says for every part name and attribute value.
+//! Text features of a vocabulary: what CLIP's text tower says for every part name and attribute
+//! value.
 //!
-//! A phrase's feature is: each template filled with the phrase, encoded, normalized, averaged over the templates,
-//! normalized again. Synonyms of a part stay apart, as the best one counts at every token of an image; the prompts
-//! of an attribute's value are averaged too, before the last normalisation (our choice: a value has one logit).
+//! A phrase's feature is: each template filled with the phrase, encoded, normalized, averaged over
+//! the templates, normalized again. Synonyms of a part stay apart, as the best one counts at every
+//! token of an image; the prompts of an attribute's value are averaged too, before the last
+//! normalisation (our choice: a value has one logit).
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::vocabulary::{Vocabulary, fill};

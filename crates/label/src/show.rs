@@ -1,4 +1,5 @@
-//! A contact sheet of labeled images: the image, its part map over it, its attributes beside it, and a legend.
+//! A contact sheet of labeled images: the image, its part map over it, its attributes beside it,
+//! and a legend.
 
 use clasp_data::image::{self, Filter, Limits, Rgb};
 use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, Store, StoreMeta};
@@ -13,7 +14,7 @@ use clasp_data::font::{self, fill};
 const BOX: [usize; 2] = [288, 168];
 /// Width of the text beside, in pixels: 28 letters.
 const TEXT: usize = 28 * font::ADVANCE * SCALE;
-/// Space between things, in pixels.
+/// Gaps, in pixels.
 const GAP: usize = 12;
 /// Enlargement of the letters.
 const SCALE: usize = 2;
@@ -30,7 +31,7 @@ const INK: [u8; 3] = [24, 24, 28];
 const PALE: [u8; 3] = [150, 150, 156];
 const FRAME: [u8; 3] = [232, 232, 236];
 
-/// What goes on a sheet.
+/// Settings of a contact sheet.
 #[derive(Debug, Clone)]
 pub struct ContactSheetConfig {
     /// Images on the sheet, at most; no more than [`MOST_SHOWN`].
@@ -39,7 +40,7 @@ pub struct ContactSheetConfig {
     pub columns: usize,
     /// Seed of the choice.
     pub seed: u64,
-    /// How logits become targets; what would be masked in training is shown as unsure.
+    /// How logits become targets; attributes that training would mask are marked.
     pub attributes: AttributeConfig,
 }
 
@@ -54,7 +55,8 @@ impl Default for ContactSheetConfig {
     }
 }
 
-/// Draws images of `source` that `store` has labels of, chosen by the seed, in the order of the source.
+/// Draws images of `source` that `store` has labels of, chosen by the seed, in the order of the
+/// source.
 ///
 /// Without a calibration the attributes are calibrated over `store` itself.
 ///
@@ -275,7 +277,7 @@ pub fn color(class: u8) -> [u8; 3] {
     }
 }
 
-/// What the colors mean: swatches with names, in as many lines as they need.
+/// The legend: swatches with names, in as many lines as needed.
 struct Legend {
     title: String,
     /// Color, name, and where.

@@ -1,4 +1,4 @@
-//! What is in a store of labels, and what looks wrong with it.
+//! Statistics of a label store, with warnings.
 
 use std::fmt;
 
@@ -9,15 +9,15 @@ use crate::Error;
 use crate::parts::IGNORE;
 
 /// A class or value that is chosen less often than this is hardly ever chosen.
-const HARDLY_EVER: f64 = 0.01;
+const RARELY: f64 = 0.01;
 /// A class or value that is chosen more often than this is nearly always chosen.
-const NEARLY_ALWAYS: f64 = 0.95;
-/// An attribute that is masked in this share of the images or more teaches nothing.
-const TEACHES_NOTHING: f64 = 0.97;
+const ALMOST_ALWAYS: f64 = 0.95;
+/// An attribute that is masked in this share of the images or more cannot be learned.
+const MOSTLY_MASKED: f64 = 0.97;
 /// Bins of the confidence histogram.
 const BINS: usize = 10;
 
-/// What is in a store of labels. All shares are from 0 to 1.
+/// Statistics of a label store. All shares are from 0 to 1.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LabelStats {
     /// Labeled images.
@@ -26,7 +26,7 @@ pub struct LabelStats {
     pub method: String,
     /// The model that did.
     pub model: String,
-    /// Share of positions that have a class, that is, are not 255.
+    /// Share of patch positions with a class other than the ignore index 255.
     pub labeled_positions: f64,
     /// Share of images without a single labeled position.
     pub without_parts: f64,
@@ -40,7 +40,7 @@ pub struct LabelStats {
     pub temperature: f32,
     /// Each attribute, after calibration.
     pub attributes: Vec<AttributeStats>,
-    /// What looks wrong, in words.
+    /// Warnings.
     pub warnings: Vec<String>,
 }
 
@@ -51,7 +51,7 @@ pub struct PartStats {
     pub name: String,
     /// Share of the labeled positions that have it.
     pub positions: f64,
-    /// Share of the images that have it in a position at least.
+    /// Share of the images that have it in at least one position.
     pub images: f64,
 }
 
@@ -60,11 +60,13 @@ pub struct PartStats {
 pub struct AttributeStats {
     /// Its name.
     pub name: String,
-    /// Standard deviation of its logits inside the attribute, in units of logits (see [`Calibration::spread`]).
+    /// Standard deviation of its logits inside the attribute, in units of logits (see
+    /// [`Calibration::spread`]).
     pub spread: f32,
-    /// Its weight in the loss; 0 = switched off for its small spread.
+    /// Its weight in the loss; 0 = disabled for its small spread.
     pub weight: f32,
-    /// Share of the images that are left out of training: too close to call, or the attribute is switched off.
+    /// Share of the images that are masked in training: too small a margin, or a disabled
+    /// attribute.
     pub masked: f64,
     /// Each value.
     pub values: Vec<ValueStats>,
@@ -75,12 +77,12 @@ pub struct AttributeStats {
 pub struct ValueStats {
     /// Its name.
     pub name: String,
-    /// Share of the images whose most probable value it is, close calls included.
+    /// Share of the images whose most probable value it is, masked ones included.
     pub share: f64,
 }
 
-/// Counts a store. The calibration is the one beside the labels, or taken from `store` if absent; `config` says how
-/// logits become targets.
+/// Counts a store. The calibration is the one beside the labels, or taken from `store` if absent;
+/// `config` says how logits become targets.
 ///
 /// # Errors
 ///
@@ -194,8 +196,8 @@ pub fn stats(
     Ok(stats)
 }
 
-/// What looks wrong. A part counts as hardly ever chosen by images, since a foot is a small part of every image, and
-/// as nearly always chosen by positions.
+/// Warnings about a store. A part counts as hardly ever chosen by images, since a foot is a small
+/// part of every image, and as nearly always chosen by positions.
 fn warnings(stats: &LabelStats) -> Vec<String> {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut warnings = Vec::new();
@@ -206,15 +208,15 @@ fn warnings(stats: &LabelStats) -> Vec<String> {
         ));
     }
     for part in &stats.parts {
-        if part.images < HARDLY_EVER {
+        if part.images < RARELY {
             warnings.push(format!(
-                "part `{}` is hardly ever chosen (in {} of the images): try other synonyms",
+                "part `{}` is rarely chosen (in {} of the images): try other synonyms",
                 part.name,
                 percent(part.images)
             ));
-        } else if part.positions > NEARLY_ALWAYS {
+        } else if part.positions > ALMOST_ALWAYS {
             warnings.push(format!(
-                "part `{}` is nearly always chosen ({} of the labeled positions): the part maps say little",
+                "part `{}` is almost always chosen ({} of the labeled positions): the part maps carry little information",
                 part.name,
                 percent(part.positions)
             ));
@@ -223,15 +225,15 @@ fn warnings(stats: &LabelStats) -> Vec<String> {
     for attribute in &stats.attributes {
         if attribute.weight == 0.0 {
             warnings.push(format!(
-                "attribute `{}` teaches nothing: it is switched off, as its logits hardly vary from image to image \
+                "attribute `{}` is disabled, because its logits hardly vary from image to image \
                  (spread {:.3}): try other prompts, or lower attributes.minimum_spread",
                 attribute.name, attribute.spread
             ));
             continue;
         }
-        if attribute.masked >= TEACHES_NOTHING {
+        if attribute.masked >= MOSTLY_MASKED {
             warnings.push(format!(
-                "attribute `{}` teaches nothing: {} of the images are too close to call: try other prompts",
+                "attribute `{}` is masked in {} of the images, whose margins are too small: try other prompts",
                 attribute.name,
                 percent(attribute.masked)
             ));
@@ -239,8 +241,8 @@ fn warnings(stats: &LabelStats) -> Vec<String> {
         }
         for value in &attribute.values {
             let how = match value.share {
-                share if share < HARDLY_EVER => "hardly ever",
-                share if share > NEARLY_ALWAYS => "nearly always",
+                share if share < RARELY => "rarely",
+                share if share > ALMOST_ALWAYS => "almost always",
                 _ => continue,
             };
             warnings.push(format!(
@@ -333,7 +335,8 @@ mod tests {
     use crate::testing::{meta, vocabulary};
     use clasp_data::labels::{Labels, write_shard};
 
-    /// Ten images with two positions: background and head each; the last ones unsure. Glasses vary, sleeves do not.
+    /// Ten images with two positions: background and head each; the last ones unsure. Glasses vary,
+    /// sleeves do not.
     fn store(folder: &std::path::Path) -> Store {
         let meta = meta([1, 2]);
         let labels: Vec<Labels> = (0..10)
@@ -420,7 +423,7 @@ mod tests {
         let stats = stats(&store, Some(&calibration), &AttributeConfig::default()).unwrap();
         let all = stats.warnings.join("\n");
         assert!(
-            all.contains("`yes` is nearly always") && all.contains("`no` is hardly ever"),
+            all.contains("`yes` is almost always") && all.contains("`no` is rarely"),
             "{all}"
         );
     }
@@ -445,18 +448,18 @@ mod tests {
         assert_eq!(found.attributes[1].weight, 0.0);
         assert_eq!(found.attributes[1].masked, 1.0);
         let all = found.warnings.join("\n");
+        assert!(all.contains("`glasses` is disabled"), "{all}");
         assert!(
-            all.contains("`glasses` teaches nothing: it is switched off"),
+            !all.contains("`age` is disabled") && !all.contains("`age` is masked"),
             "{all}"
         );
-        assert!(!all.contains("`age` teaches nothing"), "{all}");
         assert!(found.to_string().contains("off"), "{found}");
         // So warm that every call is close.
         let all = stats_of(&Calibration::of_store(&store).unwrap(), Some(1e4))
             .warnings
             .join("\n");
         for name in ["age", "glasses"] {
-            let words = format!("`{name}` teaches nothing: 100.0 % of the images");
+            let words = format!("`{name}` is masked in 100.0 % of the images");
             assert!(all.contains(&words), "{all}");
         }
     }

@@ -1,4 +1,5 @@
-//! What the tests of this crate share: a tiny CLIP with random weights, a small vocabulary, drawn files.
+//! Shared by the tests of this crate: a tiny CLIP with random weights, a small vocabulary, drawn
+//! files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -47,7 +48,7 @@ pub fn vocabulary() -> Vocabulary {
     .unwrap()
 }
 
-/// What a store of the tests' vocabulary says.
+/// Metadata of a store with the tests' vocabulary.
 pub fn meta(grid: [usize; 2]) -> StoreMeta {
     StoreMeta {
         vocabulary: vocabulary(),

@@ -1,4 +1,4 @@
-//! Cameras: how they look at people, and what they do to the picture.
+//! Cameras: position, light, lens, sensor and processing.
 
 use rand::RngExt;
 use rand::seq::IndexedRandom;
@@ -9,17 +9,17 @@ use crate::scenery::place::PlaceKind;
 use clasp_data::Rng;
 use clasp_data::image::Rgb;
 
-/// Numbers of scenes that a camera sees: at least and at most.
+/// Least and largest number of backgrounds of a camera.
 const SCENES: [usize; 2] = [4, 8];
 
-/// What a camera can have in its view: a kind of place and the seed of its arrangement.
+/// A background: a kind of place and the seed of its arrangement.
 pub(crate) type Background = (PlaceKind, u64);
 
-/// One camera at one moment. Pictures of one camera share its lens, its sensor and its processing; where it looks, and the
-/// light, change from shot to shot: see [`Camera::moment`].
+/// One camera at one moment. Pictures of one camera share its lens, its sensor and its processing;
+/// its direction and the light change from shot to shot: see [`Camera::moment`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct Camera {
-    /// How far it looks down, radians.
+    /// Downward tilt, radians.
     pub pitch: f32,
     /// How far it is turned about its axis, radians.
     pub tilt: f32,
@@ -39,16 +39,16 @@ pub struct Camera {
     pub noise: f32,
     /// JPEG quality of what it writes.
     pub quality: u8,
-    /// What stands behind the people.
+    /// Place behind the people.
     pub place: PlaceKind,
     /// The arrangement of that place.
     pub place_seed: u64,
-    /// What may stand behind the people; `place` and `place_seed` are one of these.
+    /// The backgrounds of the camera; `place` and `place_seed` are one of these.
     pub scenes: Vec<(PlaceKind, u64)>,
 }
 
 impl Camera {
-    /// Some camera with scenes of its own.
+    /// A random camera with backgrounds of its own.
     pub fn sample(rng: &mut Rng) -> Self {
         let count = rng.random_range(SCENES[0]..=SCENES[1]);
         let scenes: Vec<Background> = (0..count)
@@ -57,24 +57,24 @@ impl Camera {
         Self::with_scenes(scenes, rng)
     }
 
-    /// The scenes of a site that several cameras watch: a few more than one camera sees.
+    /// The backgrounds of a site with several cameras: a few more than one camera has.
     pub(crate) fn site(rng: &mut Rng) -> Vec<Background> {
         { 0..SCENES[1] + 2 }
             .map(|_| (PlaceKind::sample(rng), rng.random()))
             .collect()
     }
 
-    /// Some camera of several that watch the same `scenes`: it sees four to eight of them.
+    /// A random camera of a site: it has four to eight of the backgrounds `scenes`.
     pub(crate) fn sample_among(scenes: &[Background], rng: &mut Rng) -> Self {
         let count = rng.random_range(SCENES[0]..=SCENES[1]);
         let own = scenes.sample(rng, count).copied().collect();
         Self::with_scenes(own, rng)
     }
 
-    /// The camera at another moment: turned to any of its scenes, in other light, with the exposure and white balance
-    /// that its automatic control has settled on, and with the angle at which it sees someone nearer or farther.
+    /// The camera at another moment: another of its backgrounds, other light, other automatic
+    /// exposure and white balance, and the angle to a person nearer or farther.
     ///
-    /// With one fixed scene a camera, pictures of one camera would be told by their background alone.
+    /// With a single background for each camera, the background alone would identify the camera.
     pub(crate) fn moment(&self, rng: &mut Rng) -> Self {
         let (place, place_seed) =
             { self.scenes.choose(rng).copied() }.unwrap_or((self.place, self.place_seed));
@@ -117,7 +117,7 @@ impl Camera {
         }
     }
 
-    /// What the camera's lens, sensor and processing do to a picture.
+    /// Applies lens blur, sensor noise, exposure, contrast and color of the camera to a picture.
     pub(crate) fn develop(&self, image: &mut Rgb, rng: &mut Rng) {
         let sigma = self.blur * image.height as f32;
         if sigma > 0.25 {

@@ -1,4 +1,4 @@
-//! The two sheets that everything is drawn on at once: a picture and, with the same geometry, a map of labels.
+//! A picture and a label map of the same geometry, drawn at once.
 
 use tiny_skia::{
     BlendMode, Color, FillRule, FilterQuality, GradientStop, LineCap, LineJoin, LinearGradient,
@@ -11,19 +11,19 @@ use clasp_data::image::Rgb;
 /// A point in pixels, x to the right and y down.
 pub(crate) type Point2 = [f32; 2];
 
-/// What a pixel of the label sheet says.
+/// Label of a pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PixelLabel {
     /// Part class.
     pub part: u8,
-    /// Which person, from 1; 0 = nobody.
+    /// Number of the person, from 1; 0 = none.
     pub instance: u8,
     /// Which limb or thing of the person: see `figure::group`.
     pub group: u8,
 }
 
 impl PixelLabel {
-    /// Nobody: the background, an occluder, a thing that is carried.
+    /// No person: the background, an occluder, a carried object.
     pub const BACKGROUND: PixelLabel = PixelLabel {
         part: 0,
         instance: 0,
@@ -81,7 +81,7 @@ impl Canvas {
         self.color.width() as f32
     }
 
-    /// The label at a pixel; outside, nobody.
+    /// The label at a pixel; background outside the picture.
     pub fn label_at(&self, x: i64, y: i64) -> PixelLabel {
         let (width, height) = (
             i64::from(self.labels.width()),
@@ -108,7 +108,7 @@ impl Canvas {
         })
     }
 
-    /// Tight box and number of pixels of one person on the label sheet.
+    /// Tight box and number of pixels of one person on the label map.
     pub fn visible_box(&self, instance: u8) -> ([f32; 4], u32) {
         let width = self.width() as usize;
         let (mut x0, mut y0, mut x1, mut y1, mut area) = (usize::MAX, usize::MAX, 0, 0, 0u32);
@@ -148,7 +148,7 @@ impl Canvas {
         self.fill_in(path, shader, label, None);
     }
 
-    /// The same within a mask. Labels take no notice of the mask.
+    /// The same within a mask. Labels ignore the mask.
     pub fn fill_in(
         &mut self,
         path: Option<&Path>,
@@ -415,7 +415,8 @@ pub(crate) fn tube(points: &[(Point2, f32)], round_start: bool, round_end: bool)
 
 /// A body or garment as seen: left and right edge through rows from top to bottom.
 ///
-/// Each row is (center, half width); the last row bulges down by `hem`, the first up by `top` pixels.
+/// Each row is (center, half width); the last row bulges down by `hem`, the first up by `top`
+/// pixels.
 pub(crate) fn loft(rows: &[(Point2, f32)], top: f32, hem: f32) -> Option<Path> {
     const STEPS: usize = 4;
     let lefts: Vec<Point2> = rows.iter().map(|r| [r.0[0] - r.1, r.0[1]]).collect();

@@ -26,7 +26,7 @@ pub(crate) fn gray(v: f32) -> [f32; 3] {
     [v, v, v * 0.98]
 }
 
-/// A random muted color for things that nobody describes.
+/// A random muted color for objects that no caption describes.
 pub(crate) fn dull(rng: &mut Rng) -> [f32; 3] {
     from_hsl(
         rng.random_range(0.0..360.0),
@@ -145,12 +145,12 @@ pub struct Color {
 }
 
 impl Color {
-    /// Some color that the word describes.
+    /// A random color that the word describes.
     pub fn sample(hue: Hue, rng: &mut Rng) -> Self {
         Self::sample_in(Style::Standard, hue, rng)
     }
 
-    /// Some color that the word describes, of those of a style; no color belongs to both styles.
+    /// A random color that the word describes, in the shades of a style; the styles share no shade.
     pub(crate) fn sample_in(style: Style, hue: Hue, rng: &mut Rng) -> Self {
         let (h, s, l) = match style {
             Style::Standard => hue.ranges(),

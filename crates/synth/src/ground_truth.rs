@@ -1,4 +1,4 @@
-//! What is true of drawn people, as a store of labels: the upper bound of any labeller.
+//! The ground truth of synthetic people as a label store: the upper bound of any labeler.
 
 use crate::render::RenderedPerson;
 use clasp_data::labels::{Labels, METHOD_TRUTH, StoreMeta};
@@ -16,11 +16,11 @@ const FALSE_LOGIT: f32 = -10.0;
 ///
 /// # Errors
 ///
-/// The vocabulary that is built in cannot be read, which its tests exclude.
+/// The built-in vocabulary cannot be read.
 pub fn ground_truth_meta() -> Result<StoreMeta, VocabularyError> {
     Ok(StoreMeta {
         vocabulary: Vocabulary::standard()?,
-        model: "drawn people".into(),
+        model: "synthetic people".into(),
         model_sha256: String::new(),
         rows: GRID[0],
         columns: GRID[1],

@@ -15,9 +15,9 @@
 //!
 //! Part classes of pixels are unsided and follow what is visible, as in LIP and CCP: head (face,
 //! hair, neck, headwear, glasses), upper body (the upper garment with its sleeves, a scarf, the top
-//! of a dress), arms (bare arms and hands), lower body (trousers, shorts, a skirt, a dress below the
-//! waist), legs (bare or stockinged), feet (shoes, boots, socks), bag (with its straps). Carried
-//! objects, occluders and scenery are background.
+//! of a dress), arms (bare arms and hands), lower body (trousers, shorts, a skirt, a dress below
+//! the waist), legs (bare or stockinged), feet (shoes, boots, socks), bag (with its straps).
+//! Carried objects, occluders and scenery are background.
 
 mod camera;
 mod canvas;

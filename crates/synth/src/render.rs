@@ -19,7 +19,8 @@ use crate::style::Style;
 /// One moment: how the person stands, where the camera is, what else is in the picture.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Shot {
-    /// Turn of the body, radians; 0 faces the camera, a quarter turn faces to the right of the picture.
+    /// Turn of the body, radians; 0 faces the camera, a quarter turn faces to the right of the
+    /// picture.
     pub yaw: f32,
     /// Pose.
     pub pose: Pose,
@@ -33,22 +34,22 @@ pub struct Shot {
     pub pan: f32,
     /// Something in front of the person.
     pub occluder: Option<Occluder>,
-    /// Factor on the camera's light at this moment.
+    /// Factor on the camera's exposure at this moment.
     pub moment: f32,
-    /// Folds, expression, noise.
+    /// Seed of folds, expression and noise.
     pub seed: u64,
-    /// Background and rendering.
+    /// How scenery and person are drawn.
     pub style: Style,
 }
 
 impl Shot {
-    /// A moment with a camera of its own.
+    /// A random moment with a random camera.
     pub fn sample(person: &SynthPerson, rng: &mut Rng) -> Self {
         let camera = Camera::sample(rng);
         Shot::with_camera(person, &camera, rng)
     }
 
-    /// A moment in front of a given camera, which sees one of its scenes in the light of that moment.
+    /// A random moment in front of a given camera, with one of its backgrounds.
     pub fn with_camera(person: &SynthPerson, camera: &Camera, rng: &mut Rng) -> Self {
         Shot {
             yaw: sample_yaw(rng),
@@ -64,7 +65,8 @@ impl Shot {
         }
     }
 
-    /// A moment with a camera of its own, in a style: nothing but garments, scenery and rendering depends on it.
+    /// A random moment with a random camera, in a style; only garments, scenery and rendering
+    /// depend on the style.
     pub fn sample_in(style: Style, person: &SynthPerson, rng: &mut Rng) -> Self {
         Shot {
             style,
@@ -79,26 +81,27 @@ impl Shot {
     }
 }
 
-/// A picture with everything that is true of it.
+/// A rendered picture with its annotations.
 #[derive(Clone, Debug)]
 pub struct RenderedPerson {
     /// The picture.
     pub image: Rgb,
     /// Part classes: height x width, row-major, see [`part`].
     pub parts: Vec<u8>,
-    /// COCO's 17 keypoints: x, y in pixels and 0 = not in the picture, 1 = hidden, 2 = seen.
+    /// COCO's 17 keypoints: x, y in pixels and 0 = not in the picture, 1 = occluded, 2 = visible.
     pub keypoints: [[f32; 3]; 17],
-    /// Tight box around what is seen of the person, pixels; all zero where nothing is.
+    /// Tight box around the visible pixels of the person; all zero where there are none.
     pub bbox_xywh: [f32; 4],
     /// Number of pixels of the person.
     pub area: u32,
     /// Attribute values.
     pub attributes: AttributeValues,
-    /// Which limb each pixel belongs to; captions tell a sleeve from a trunk by it.
+    /// Limb of each pixel, see [`crate::group`], height x width; distinguishes a sleeve from the
+    /// trunk.
     pub limbs: Vec<u8>,
 }
 
-/// Draws a person at one moment. The same arguments give the same picture.
+/// Renders a person at one moment. The same arguments give the same picture.
 ///
 /// # Panics
 /// If a side is 0 or above 8192.
@@ -115,7 +118,8 @@ pub fn render(person: &SynthPerson, shot: &Shot, height: usize, width: usize) ->
 
     let meter = frame.scale / person.body.meters;
     let ground = GroundPlane {
-        // The horizon is at the camera's eye level; a camera that looks down sees it higher in the picture.
+        // The horizon is at the camera's eye level; in a camera that points down it is higher in
+        // the picture.
         horizon: frame.foot[1] - meter * (0.25 + 3.2 * shot.camera.pitch),
         meter,
         pan: shot.pan * w,
@@ -174,7 +178,7 @@ pub fn render(person: &SynthPerson, shot: &Shot, height: usize, width: usize) ->
     }
 }
 
-/// The camera's place without anybody in it.
+/// Renders the camera's place without people.
 ///
 /// # Panics
 /// If a side is 0 or above 8192.
@@ -203,7 +207,7 @@ pub fn render_place(camera: &Camera, height: usize, width: usize, rng: &mut Rng)
     image
 }
 
-/// Where the person stands so that the skeleton fills the picture as the shot asks.
+/// The projection with which the skeleton fills the picture as `shot.fill` requires.
 fn fit(skeleton: &Skeleton, shot: &Shot, height: f32, width: f32) -> BodyProjection {
     let mut frame = BodyProjection {
         scale: 1.0,

@@ -13,7 +13,7 @@ pub(crate) fn jitter(rng: &mut Rng, center: f32, spread: f32) -> f32 {
     center + spread * (2.0 * rng.random::<f32>() - 1.0)
 }
 
-/// Picks by weight; the weights need not add up to anything.
+/// Draws one of the choices with a probability proportional to its weight.
 pub(crate) fn weighted<T: Copy>(rng: &mut Rng, choices: &[(T, f32)]) -> T {
     let total: f32 = choices.iter().map(|c| c.1).sum();
     let mut rest = rng.random::<f32>() * total;

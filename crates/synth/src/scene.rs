@@ -1,4 +1,4 @@
-//! Several people in one place, at different depths, partly hidden by one another and by things.
+//! Several people in one place, at different depths, partly occluded by one another and by objects.
 
 use rand::{RngExt, SeedableRng};
 
@@ -16,22 +16,22 @@ use crate::style::Style;
 use clasp_data::Rng;
 use clasp_data::image::Rgb;
 
-/// Someone in a scene. Boxes are x, y, width, height in pixels, cut at the picture's edge.
+/// A person in a scene. Boxes are x, y, width, height in pixels, cut at the picture's edge.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ScenePerson {
     /// Position in the list of people that the scene was drawn from.
     pub person: usize,
-    /// Everything of the person inside the picture, hidden or not.
+    /// Box of the person inside the picture, occluded parts included.
     pub bbox_xywh: [f32; 4],
-    /// What is seen; all zero if nothing is.
+    /// Box of what is visible; all zero if nothing is.
     pub visible_xywh: [f32; 4],
-    /// Share of the person's pixels that are seen, 0 to 1.
+    /// Share of the person's pixels that are visible, 0 to 1.
     pub visible: f32,
-    /// Number of pixels seen.
+    /// Number of visible pixels.
     pub area: u32,
     /// COCO's 17 keypoints, as in [`crate::RenderedPerson`].
     pub keypoints: [[f32; 3]; 17],
-    /// Too small or too hidden to be asked for: lower than 20 pixels or less than a tenth seen.
+    /// To be ignored in evaluation: lower than 20 pixels, or less than a tenth visible.
     pub ignore: bool,
 }
 
@@ -53,7 +53,7 @@ enum SceneObject {
     Tree,
 }
 
-/// Draws people, all of those given, in front of a camera. The same arguments give the same picture.
+/// Renders all of the given people in front of a camera. The same arguments give the same picture.
 ///
 /// # Panics
 /// If there are more than 255 people, or a side is 0 or above 8192.
@@ -105,7 +105,7 @@ pub fn render_scene(
     let mut things: Vec<(f32, f32, SceneObject)> = Vec::new();
     let mut companion: Option<(f32, f32)> = None;
     for index in 0..people.len() {
-        // Now and then the next one walks beside or close behind the last.
+        // Sometimes the next person walks beside or close behind the previous one.
         let (z, x) = match companion {
             Some((z, x)) if rng.random_bool(0.4) => (
                 (z + jitter(&mut rng, 0.0, 0.9)).clamp(near, far - 1.0),
@@ -203,7 +203,7 @@ pub fn render_scene(
                 };
                 objects::ground_shadow(&mut canvas, [x, base], 0.1 * frame.scale, camera.light);
                 figure.draw(&mut canvas, &mut rng);
-                // Nothing is in front of the newest person yet: what is drawn is everything.
+                // The person that was drawn last is not occluded yet: this is the full box.
                 let (full, area) = canvas.visible_box(instance);
                 placed.push(PlacedFigure {
                     figure,

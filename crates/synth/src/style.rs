@@ -1,8 +1,11 @@
-//! Drawing styles: the standard one, in which all training data is drawn, and one that is held out for tests.
+//! Rendering styles: the standard one, in which all training data is rendered, and one that is held
+//! out for tests.
 //!
-//! A model that was trained on drawn people is tested on people whose appearance training never showed. Held out are:
+//! A model that was trained on synthetic people is tested on people whose appearance training never
+//! showed. Held out are:
 //!
-//! * **shades**: each color word has a second range of colors, disjoint from the first ([`Hue`] says which);
+//! * **shades**: each color word has a second range of colors, disjoint from the first ([`Hue`]
+//!   says which);
 //! * **cuts**: wider upper garments, longer skirts, dresses and shorts;
 //! * **patterns**: diagonal stripes, argyle diamonds and coarse checks, and other prints;
 //! * **scenery**: a shore and an aisle between shelves;
@@ -10,13 +13,13 @@
 //!
 //! Bodies, poses, hair, headwear, glasses and bags keep their shapes.
 
-/// How people and places look.
+/// The appearance of people and places.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Style {
-    /// Everything that is drawn for training.
+    /// The style of all training data.
     #[default]
     Standard,
-    /// Garments, patterns, scenery and rendering that are drawn for tests only.
+    /// Garments, patterns, scenery and rendering of tests only.
     HeldOut,
 }
 

@@ -391,8 +391,9 @@ fn a_data_set_reads_back_in_every_layout_and_goes_on_after_an_interruption() {
     assert_eq!(error.to_string(), "`cameras`: expected 1 to 9, found 12");
 }
 
-/// What a matcher by background sees of a picture: mean colors along its border, a twelfth of the width and a
-/// sixteenth of the height deep, in eight stretches on each long side and four above and below.
+/// What a matcher by background sees of a picture: mean colors along its border, a twelfth of the
+/// width and a sixteenth of the height deep, in eight stretches on each long side and four above
+/// and below.
 fn border(image: &Rgb) -> Vec<f32> {
     let (width, height) = (image.width, image.height);
     let (deep_x, deep_y) = (width / 12, height / 16);
@@ -420,8 +421,8 @@ fn border(image: &Rgb) -> Vec<f32> {
     found
 }
 
-/// Each camera had one scene and one light, so that the background alone told the camera, and what a network learned
-/// from it was no re-identification.
+/// Each camera had one scene and one light, so that the background alone told the camera, and what
+/// a network learned from it was no re-identification.
 #[test]
 fn the_background_tells_neither_camera_nor_person() {
     const CAMERAS: usize = 3;

@@ -181,7 +181,7 @@ fn describe(scores: &BTreeMap<&str, ZeroShotScores>) -> String {
         if let Some(parts) = &score.parts {
             let _ = writeln!(
                 text,
-                "  part maps of {} images: mIoU {:.1}% (chance {:.1}%), cells right {:.1}%",
+                "  part maps of {} images: mIoU {:.1}% (chance {:.1}%), patch positions right {:.1}%",
                 parts.images,
                 100.0 * parts.mean_iou,
                 100.0 * parts.chance,

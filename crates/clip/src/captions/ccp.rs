@@ -33,9 +33,9 @@ fn ccp_noun(tag: &str) -> String {
     if plural { tag.to_owned() } else { a(tag) }
 }
 
-/// A caption for a photo of CCP from its tags; what is said is in the tags, but not every tag is said.
+/// A caption for a photo of CCP from its tags; it names only tagged things, but not all of them.
 pub fn ccp_caption(tags: &[&str], rng: &mut Rng) -> String {
-    // Everybody has hair and skin; `accessories` and `null` say nothing.
+    // Hair and skin are in every photo; `accessories` and `null` name nothing.
     let dull = ["null", "skin", "accessories", "intimate"];
     let mut nouns: Vec<String> = tags
         .iter()
@@ -78,10 +78,11 @@ pub fn ccp_caption(tags: &[&str], rng: &mut Rng) -> String {
     }
 }
 
-/// A crop of a CCP photo that one part fills, with a caption from the label that fills most of it; none where
-/// the part is too small.
+/// A crop of a CCP photo that one part fills, with a caption from the label that fills most of it;
+/// none where the part is too small.
 ///
-/// mask: label numbers, [height, width] as the image; labels: names by number; class: the part class wanted.
+/// mask: label numbers, [height, width] as the image; labels: names by number; class: the part
+/// class wanted.
 ///
 /// # Panics
 /// If mask and image differ in size.

@@ -7,8 +7,8 @@ use rand::RngExt;
 
 /// The crop itself, or the whole picture with everything outside the crop in one color.
 ///
-/// Dense features are asked for on pictures of whole people, where a part is small and elsewhere than in the middle:
-/// the second kind shows a part as it looks there.
+/// Dense features are read from pictures of whole people, where a part is small and off center: the
+/// second kind shows a part in this way.
 ///
 /// Returns the image and its classes; what is painted over is unknown.
 pub(super) fn part_image(
@@ -52,8 +52,8 @@ pub(super) fn crop_labels(labels: &[u8], width: usize, [x, y, w, h]: [usize; 4])
         .collect()
 }
 
-/// A box that one class fills: at least half of it is the class and no other person's part is a third of it.
-/// For the background, nearly all of it.
+/// A box that one class fills: at least half of it is the class and no other person's part is a
+/// third of it. For the background, nearly all of it.
 ///
 /// parts: [height, width], row-major. Returns x, y, width, height.
 pub(super) fn part_crop(
@@ -67,7 +67,7 @@ pub(super) fn part_crop(
     if own.len() < 40 {
         return None;
     }
-    // Integral images of the class and of everybody's other parts.
+    // Integral images of the class and of all other parts.
     let stride = width + 1;
     let mut sums = vec![[0u32; 2]; stride * (height + 1)];
     for y in 0..height {
@@ -108,7 +108,7 @@ pub(super) fn part_crop(
         } else {
             share >= 0.5 && others <= 0.3
         };
-        // The larger the better, with some luck so that small boxes come too.
+        // Larger boxes are preferred, with a random factor so that small ones occur too.
         let score = total * rng.random_range(0.3..1.0f32);
         if enough && best.is_none_or(|b| score > b.0) {
             best = Some((score, area));

@@ -32,7 +32,7 @@ pub(super) fn describe(
         BodyExtent::LowerHalf => format!("the lower half of {text}"),
     };
     let style = rng.random_range(0..100u32);
-    // Short captions about one thing are like the prompts of zero-shot labelling: they come often.
+    // Short captions about one thing are like the prompts of zero-shot labeling: they come often.
     if style < 38 {
         if rng.random_bool(0.12) {
             let subject = subject(person, rng);

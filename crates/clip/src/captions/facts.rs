@@ -103,7 +103,7 @@ pub(super) fn dress_noun(person: &SynthPerson, rng: &mut Rng) -> String {
     dressed(person, noun, rng)
 }
 
-/// Colour, pattern and sleeves around a garment's noun, any of them perhaps left out.
+/// Color, pattern and sleeves around a garment's noun, any of them perhaps left out.
 pub(super) fn dressed(person: &SynthPerson, noun: &str, rng: &mut Rng) -> String {
     let upper = &person.upper;
     let mut words: Vec<&str> = Vec::new();

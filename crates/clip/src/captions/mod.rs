@@ -1,9 +1,10 @@
-//! Captions for contrastive training, in varied wordings and always true.
+//! Captions for contrastive training, in varied wordings; every caption is true of its picture.
 //!
-//! [`pair`] draws the n-th image-caption pair: whole people in loose crops, halves of people, and crops that one
-//! part fills, with a caption about that part. The last kind is what teaches an image tower to tell parts apart, so
-//! the eight part classes come equally often. [`ccp_caption`] and [`ccp_pair`] do the same for the photos of
-//! Clothing Co-Parsing from their tags and masks, with [`ccp_parts`] as the mapping from its labels to part classes.
+//! [`synthetic_pair`] gives the n-th image-caption pair: whole people in loose crops, halves of
+//! people, and crops that one part fills, with a caption about that part. The last kind is what
+//! teaches an image tower to tell parts apart, so the eight part classes come equally often.
+//! [`ccp_caption`] and [`ccp_pair`] do the same for the photos of Clothing Co-Parsing from their
+//! tags and masks.
 
 mod captioned_image;
 mod ccp;

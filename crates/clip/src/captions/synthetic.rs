@@ -12,9 +12,10 @@ use super::crops::{crop_labels, part_crop, part_image};
 use super::describe::{background_caption, describe, part_caption};
 use super::facts::BodyExtent;
 
-/// The `index`-th pair of an endless series. The same arguments give the same pair, in any order.
+/// The `index`-th pair of an unlimited series. The same arguments give the same pair, in any order.
 ///
-/// Of a hundred pairs about 60 show a whole person, 16 a half, 24 a part (three for each of the eight classes).
+/// Of a hundred pairs about 60 show a whole person, 16 a half, 24 a part (three for each of the
+/// eight classes).
 #[must_use]
 pub fn synthetic_pair(seed: u64, index: u64) -> CaptionedImage {
     let mut rng = rng_for(seed, 0, &format!("drawn pair {index}"));
@@ -28,7 +29,7 @@ pub fn synthetic_pair(seed: u64, index: u64) -> CaptionedImage {
         return person_pair(extent, &mut rng);
     }
     let class = ((share - 76) / 3) as u8;
-    // Hardly any drawing fails to show the part that was asked for; another one will.
+    // A picture rarely lacks the wanted part; then another one is rendered.
     for _ in 0..24 {
         if let Some(pair) = part_pair(class, &mut rng) {
             return pair;
@@ -40,7 +41,7 @@ pub fn synthetic_pair(seed: u64, index: u64) -> CaptionedImage {
 fn person_pair(extent: BodyExtent, rng: &mut Rng) -> CaptionedImage {
     let person = SynthPerson::sample(rng);
     let mut shot = Shot::sample(&person, rng);
-    // A caption may name anything of the person: only what hides little may stand in front.
+    // A caption may name anything about the person: only narrow occluders are allowed.
     if extent != BodyExtent::Whole
         || !matches!(shot.occluder, Some(Occluder::Pole(_) | Occluder::Edge(_)))
     {
@@ -103,8 +104,8 @@ fn person_pair(extent: BodyExtent, rng: &mut Rng) -> CaptionedImage {
     }
 }
 
-/// The attributes that can be read off what is extent. A bag hangs at either half, so that neither half tells it; and
-/// a dress is told from a skirt by both.
+/// The attributes that can be determined from what is shown. A bag may hang at either half, so
+/// neither half determines it; a dress differs from a skirt only by both halves.
 fn seen_attributes(mut attributes: AttributeValues, extent: BodyExtent) -> AttributeValues {
     const UPPER: &[&str] = &[
         "gender",
@@ -127,7 +128,7 @@ fn seen_attributes(mut attributes: AttributeValues, extent: BodyExtent) -> Attri
     attributes
 }
 
-/// A person that surely has the part, and a crop that the part fills.
+/// A person that has the part, and a crop that the part fills.
 fn part_pair(class: u8, rng: &mut Rng) -> Option<CaptionedImage> {
     let person = person_with(class, rng)?;
     let mut shot = Shot::sample(&person, rng);
@@ -169,7 +170,7 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<CaptionedImage> {
     })
 }
 
-/// Some person that shows the class.
+/// A random person that shows the class.
 fn person_with(class: u8, rng: &mut Rng) -> Option<SynthPerson> {
     // Under long sleeves only hands are bare; half of the arms are to be whole.
     let short = rng.random_bool(0.5);

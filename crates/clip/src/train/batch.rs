@@ -12,32 +12,36 @@ use serde::{Deserialize, Serialize};
 use super::config::ResolutionStage;
 use super::error::ClipTrainError;
 
-/// An image and what it shows.
+/// An image with its caption and annotations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TrainingPair {
-    /// [3, height, width], normalised with the mean and standard deviation that the model will be saved with.
+    /// [3, height, width], normalized with the mean and standard deviation that the model will be
+    /// saved with.
     pub image: Vec<f32>,
     /// The caption.
     pub caption: String,
-    /// ReplicaBatch class of each pixel, [height, width]; 255 where unknown. `None` if nothing is known.
+    /// Part class of each pixel, [height, width]; 255 (ignore index) where unknown. `None` if no
+    /// class is known.
     pub parts: Option<Vec<u8>>,
-    /// Value of each attribute of [`ClassPhrases`]; 255 where unknown. Empty if nothing is known.
+    /// Value of each attribute of [`ClassPhrases`]; 255 (ignore index) where unknown. Empty if no
+    /// value is known.
     pub values: Vec<u8>,
 }
 
-/// Texts that name what is known of pictures beside their captions.
+/// Texts for part classes and attribute values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClassPhrases {
-    /// Phrases for each part class, for the dense loss; none for no such loss.
+    /// Phrases for each part class, for the part loss; empty for none.
     pub parts: Vec<Vec<String>>,
-    /// Phrases for each value of each attribute, for the value loss; none for no such loss.
+    /// Phrases for each value of each attribute, for the attribute loss; empty for none.
     pub attributes: Vec<Vec<Vec<String>>>,
-    /// ReplicaBatch classes on which each attribute can be seen, for the value loss of single tokens; an attribute without
-    /// any is learned from the pooled feature alone. Attributes that the list lacks have none.
+    /// Part classes on which each attribute is visible, for the attribute loss of single tokens; an
+    /// attribute without any is learned from the pooled feature alone. Attributes beyond the list
+    /// have none.
     pub places: Vec<Vec<u8>>,
 }
 
-/// Pairs as arrays.
+/// A batch of pairs as arrays.
 pub(super) struct PairBatch {
     pub size: [usize; 2],
     /// [batch, 3, height, width].
@@ -47,13 +51,13 @@ pub(super) struct PairBatch {
     pub columns: usize,
     /// Pairs with the same number have the same caption.
     pub captions: Vec<usize>,
-    /// ReplicaBatch class of each patch, [batch, patches]; 255 where no class has most of the patch.
+    /// Part class of each patch, [batch, patches]; 255 where no class has most of the patch.
     pub classes: Vec<u8>,
     /// Value of each attribute, [batch, attributes]; 255 where unknown.
     pub values: Vec<u8>,
 }
 
-/// `attributes`: how many there are; a pair knows the values of all or says nothing of them.
+/// `attributes`: how many there are; a pair has a value for each of them, or none at all.
 pub(super) fn check_pair(
     pair: &TrainingPair,
     index: u64,
@@ -81,7 +85,7 @@ pub(super) fn check_pair(
     }
 }
 
-/// The batch of a step: the pairs from `step · batch` on, drawn by `threads` threads.
+/// The batch of a step: the pairs from `step · batch` on, loaded by `threads` threads.
 pub(super) fn draw(
     data: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync),
     step: usize,
@@ -104,7 +108,8 @@ pub(super) fn draw(
                 })
             })
             .collect();
-        // All are joined before the first failure is looked at: a scope panics for threads that nobody joined.
+        // All are joined before the first failure is returned: a scope panics for panicked threads
+        // that are not joined.
         let parts: Vec<_> = parts.into_iter().map(|part| part.join()).collect();
         let parts: Result<Vec<_>, _> = parts.into_iter().collect();
         parts.map(|parts| parts.concat())
@@ -140,10 +145,11 @@ pub(super) fn draw(
     })
 }
 
-/// The class that covers most of each patch and at least two fifths of it, 255 where none does. Of equals, the lowest.
+/// The class that covers most of each patch and at least two fifths of it, 255 where none does. Of
+/// equals, the lowest.
 ///
-/// Small parts seldom cover more than half of a patch: with a higher bound feet, bare arms and bags are hardly
-/// ever learned.
+/// Small parts seldom cover more than half of a patch: with a higher bound feet, bare arms and bags
+/// are hardly ever learned.
 ///
 /// parts: [height, width]; returns [rows · columns of patches]
 pub(super) fn patch_classes(
@@ -189,7 +195,7 @@ pub(super) fn numbers(texts: &[&str]) -> Vec<usize> {
         .collect()
 }
 
-/// The patches that a step sees, in order; `None` for all.
+/// The patches that a step uses, ascending; `None` for all.
 pub(super) fn draw_patches(
     seed: u64,
     step: usize,

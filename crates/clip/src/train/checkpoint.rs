@@ -11,12 +11,12 @@ use super::batch::ClassPhrases;
 use super::config::ClipTrainConfig;
 use super::error::ClipTrainError;
 
-/// In front of the names of the optimiser's arrays in a checkpoint.
+/// Prefix of the optimizer's arrays in a checkpoint.
 const OPTIMISER: &str = "optimiser.";
-/// In front of the names of the averaged weights in a checkpoint.
+/// Prefix of the averaged weights in a checkpoint.
 const AVERAGE: &str = "average.";
 
-/// The settings that decide what a run computes, as text: a run continues only under the same.
+/// The settings on which the result of a run depends, as text: a run resumes only with the same.
 pub(super) fn identity(
     config: &ClipTrainConfig,
     model: &ClipConfig,

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::ClipTrainError;
 
-/// A part of the training at one size.
+/// A stage of the training, at one image size.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ResolutionStage {
@@ -13,40 +13,42 @@ pub struct ResolutionStage {
     pub size: [usize; 2],
     /// Number of steps.
     pub steps: usize,
-    /// Share of the patches that is seen, drawn anew each step: 1 for all.
+    /// Share of the patches that are used, drawn anew each step; 1 for all.
     pub patches: f32,
 }
 
-/// How to train.
+/// Settings of CLIP training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClipTrainConfig {
-    /// Seed of the patches and phrases that each step sees.
+    /// Seed of the patches and phrases of each step.
     pub seed: u64,
     /// Pairs in a step.
     pub batch: usize,
-    /// Sizes in turn.
+    /// Stages, in this order.
     pub stages: Vec<ResolutionStage>,
-    /// Largest learning rate; reached after `warmup_steps` steps, then falling to zero by half a cosine.
+    /// Largest learning rate; reached after `warmup_steps` steps, then falling to zero by half a
+    /// cosine.
     pub lr: f64,
     /// Steps of linear warm-up.
     pub warmup_steps: usize,
-    /// Weight decay (decoupled), on matrices only. The moments' constants are CLIP's: 0.9, 0.98, 1e-6.
+    /// Weight decay (decoupled), on matrices only. The moments' constants are CLIP's: 0.9, 0.98,
+    /// 1e-6.
     pub weight_decay: f64,
-    /// Largest length of the gradient, over all parameters.
+    /// Largest global norm of the gradient.
     pub clip_grad: f64,
-    /// Weight of the dense loss beside the contrastive one; 0 for none.
+    /// Weight of the part loss beside the contrastive one; 0 for none.
     pub part_weight: f64,
-    /// Weight of the value loss beside the contrastive one; 0 for none.
+    /// Weight of the attribute loss beside the contrastive one; 0 for none.
     pub attribute_weight: f64,
-    /// Momentum of the moving average of the weights (Polyak averaging), 0 for none. The average is what is measured on
-    /// the held-out pairs and what a run gives, whether it ended or was stopped.
+    /// Momentum of the moving average of the weights (Polyak averaging), 0 for none. The average is
+    /// evaluated on the held-out pairs and is the result of a run, finished or stopped.
     pub ema_momentum: f64,
-    /// Threads among which a batch is split, no more than it has pairs; 0 takes one for each core.
+    /// Threads among which a batch is split, at most one for each pair; 0 for one for each core.
     pub threads: usize,
     /// Steps between log lines.
     pub log_every: usize,
-    /// Steps between measurements on the held-out pairs.
+    /// Steps between evaluations on the held-out pairs.
     pub evaluate_every: usize,
     /// Steps between checkpoints.
     pub save_every: usize,
@@ -94,13 +96,14 @@ impl ClipTrainConfig {
         0.5 * self.lr * (1.0 + (std::f64::consts::PI * done.min(1.0)).cos())
     }
 
-    /// Momentum of the average at a step, counted from 0: smaller at first, so that the start is soon forgotten.
+    /// Momentum of the average at a step, counted from 0: smaller at first, so that the initial
+    /// weights fade soon.
     pub(super) fn momentum(&self, step: usize) -> f64 {
         self.ema_momentum
             .min((1 + step) as f64 / (10 + step) as f64)
     }
 
-    /// The stage of a step, counted from 0; the last one behind the end.
+    /// The stage of a step, counted from 0; the last one beyond the end.
     pub(super) fn stage(&self, step: usize) -> &ResolutionStage {
         let mut end = 0;
         let found = self.stages.iter().find(|stage| {
@@ -133,7 +136,7 @@ impl ClipTrainConfig {
             if stage.size.iter().any(|side| !sides.contains(side)) {
                 return wrong(
                     "stages.size",
-                    format!("{:?}", stage.size),
+                    format!("{} x {}", stage.size[0], stage.size[1]),
                     "one patch to 4096 pixels",
                 );
             }

@@ -10,7 +10,7 @@ use clasp_weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClipTrainError {
-    /// A setting that cannot work.
+    /// A setting out of range.
     #[error("CLIP training: `{field}` is {found}; expected {expected}")]
     Setting {
         /// The setting.
@@ -26,7 +26,7 @@ pub enum ClipTrainError {
     /// A checkpoint that cannot be read or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
-    /// The optimiser's state in a checkpoint is not whole.
+    /// The optimizer state in a checkpoint is incomplete.
     #[error(transparent)]
     Optimizer(#[from] ModelError),
     /// The log cannot be written.
@@ -43,7 +43,7 @@ pub enum ClipTrainError {
         /// What differs.
         problem: String,
     },
-    /// Training that left the finite numbers.
+    /// The loss is not finite.
     #[error(
         "step {step}: the loss is {loss}; the last checkpoint is kept\n\
          hint: lower `lr` or raise `warmup_steps`"
@@ -54,16 +54,16 @@ pub enum ClipTrainError {
         /// The loss.
         loss: f32,
     },
-    /// A pair that is not what was asked for.
+    /// A pair with an image or annotations of the wrong size.
     #[error("pair {index}: {what} has {found} values; expected {expected}")]
     Pair {
         /// The pair's index.
         index: u64,
-        /// The image or its classes.
+        /// The image or the annotation.
         what: &'static str,
         /// The number of values.
         found: usize,
-        /// What the size asked for needs.
+        /// The number of values at this size.
         expected: usize,
     },
     /// A thread of the run ended before its work did.

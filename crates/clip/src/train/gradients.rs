@@ -13,7 +13,7 @@ use super::losses::contrastive_loss;
 use super::objectives::{AttributeObjective, PartObjective};
 use super::tensors::{host, integers};
 
-/// What a step finds.
+/// Losses and gradients of a batch.
 pub(super) struct BatchGradients {
     pub contrastive: f32,
     pub floor: f32,
@@ -41,7 +41,7 @@ pub(super) fn gradients(
             let rows = start..count.min(start + share);
             let (features_out, features) = channel::<[Vec<f32>; 2]>();
             let (grads_out, grads) = channel::<FeatureGradients>();
-            // A graph of its own: the values are shared, the nodes are not.
+            // Each replica has its own autodiff graph and shares the values.
             let replica = clip.valid().train();
             let part = ReplicaBatch {
                 batch,
@@ -77,7 +77,7 @@ pub(super) fn gradients(
         let contrastive = loss.clone().into_scalar::<f32>();
         let grads = loss.backward();
         let scale_gradient = log_scale.grad(&grads).ok_or(ClipTrainError::Worker)?;
-        // The parts' gradients add up, but will be averaged.
+        // The gradients of the replicas add up, but are averaged below.
         let parts = workers.len() as f64;
         let images = host(images.grad(&grads).ok_or(ClipTrainError::Worker)? * parts);
         let texts = host(texts.grad(&grads).ok_or(ClipTrainError::Worker)? * parts);
@@ -102,7 +102,7 @@ pub(super) fn gradients(
             replicas.push(gradients);
         }
         let mut gradients = optim::average(replicas);
-        // The temperature takes part only in the gathered loss.
+        // The scale occurs only in the gathered loss.
         gradients.insert("logit_scale".to_owned(), scale_gradient);
         Ok(BatchGradients {
             contrastive,
@@ -114,13 +114,14 @@ pub(super) fn gradients(
     })
 }
 
-/// What comes back to a part: the contrastive loss's gradient on its features, and the number of parts.
+/// Sent back to a replica: the gradient of the contrastive loss with respect to its features, and
+/// the number of replicas.
 struct FeatureGradients {
     features: [Vec<f32>; 2],
     parts: f64,
 }
 
-/// One thread's share of a batch.
+/// The share of a batch of one replica.
 struct ReplicaBatch<'a> {
     batch: &'a PairBatch,
     rows: std::ops::Range<usize>,
@@ -131,7 +132,8 @@ struct ReplicaBatch<'a> {
 }
 
 impl ReplicaBatch<'_> {
-    /// Features out, their gradient in; this part's dense and value loss and the parameters' gradients back.
+    /// Sends the features and receives their gradient; returns the part and attribute losses of
+    /// this share, and the gradients of the parameters.
     fn run(
         &self,
         replica: Clip,

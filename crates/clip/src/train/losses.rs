@@ -1,17 +1,17 @@
-//! The losses, as functions of tensors.
+//! The losses, as pure functions of tensors.
 
 use std::collections::BTreeMap;
 
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Tensor, TensorData};
 
-/// The factor on cosines at which part maps are read (METHOD: labels).
+/// Scale of cosines in the part maps of pseudo-labels (docs/method.md).
 const PART_SCALE: f64 = 50.0;
 
 /// Symmetric cross-entropy between images and texts, and the smallest value it can take.
 ///
-/// With s = scale and P the matrix that spreads each pair's target evenly over all pairs with the same caption:
-/// `L = ½ (CE(P, s·I Tᵀ) + CE(Pᵀ, s·T Iᵀ))`. P is the identity where captions differ.
+/// With s = scale and P the matrix that spreads each pair's target evenly over all pairs with the
+/// same caption: `L = ½ (CE(P, s·I Tᵀ) + CE(Pᵀ, s·T Iᵀ))`. P is the identity where captions differ.
 ///
 /// # Shapes
 ///
@@ -51,10 +51,10 @@ pub fn contrastive_loss(
     ((both * targets).sum() / (-2.0 * count as f64), floor)
 }
 
-/// How well each token is named by the words for its part: a weighted sum over tokens of
-/// `−log Σ_{t names the class of i} softmax_t(s · cos(u_i, t))`, s = 50, the rule by which part maps are read. Any
-/// one of a class's phrases may take the probability, so a sleeve need not be "a shirt" and "a coat" at once (as in
-/// MIL-NCE, arXiv 1912.06430).
+/// Cross-entropy between tokens and the phrases of their part class, a weighted sum over tokens of
+/// `−log Σ_{t names the class of i} softmax_t(s · cos(u_i, t))`, s = 50, the rule by which part
+/// maps are read. Any one of a class's phrases may take the probability, so a sleeve need not be "a
+/// shirt" and "a coat" at once (as in MIL-NCE, arXiv 1912.06430).
 ///
 /// # Shapes
 ///
@@ -90,13 +90,15 @@ pub fn part_loss(
     (own * weights).sum().neg()
 }
 
-/// How well images answer questions whose answers are known: the sum, over images and attributes, of
-/// `−log softmax_v(s · cos(image, phrase of v))` at the true value, the softmax over the values of one attribute.
+/// Cross-entropy of zero-shot classification: the sum, over images and attributes, of `−log
+/// softmax_v(s · cos(image, phrase of v))` at the true value, the softmax over the values of one
+/// attribute.
 ///
 /// # Shapes
 ///
 /// - images: [images, embed], rows of length 1
-/// - phrases: [values, embed], rows of length 1: those of the first attribute, then of the second, …
+/// - phrases: [values, embed], rows of length 1: those of the first attribute, then of the second,
+///   …
 /// - scale: [1]
 /// - counts: how many values each attribute has
 /// - truth: [images, attributes], 255 or any value that the attribute does not have where unknown

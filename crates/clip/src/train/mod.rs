@@ -1,27 +1,31 @@
 //! Contrastive training of a small CLIP on image-caption pairs.
 //!
-//! The loss is CLIP's (arXiv 2103.00020): a batch's image and text features against each other, cross-entropy
-//! both ways, with a learned temperature whose factor is kept at most 100. Our choices beside it:
+//! The loss is CLIP's (arXiv 2103.00020): symmetric cross-entropy between the image and text
+//! features of a batch, with a learned scale of at most 100. Our choices beside it:
 //!
-//! * captions that are equal, letter by letter, count as matches of one another (as in UniCL, arXiv 2204.03610):
-//!   drawn people have few words, and a batch holds many equal captions. Where all captions differ this is
-//!   CLIP's loss;
-//! * where it is known which part of a person each pixel shows, the dense features that part maps are read from learn
-//!   it too, from words alone: [`part_loss`], on the clear and the mask features. Contrast between whole pictures teaches a small model on little data
-//!   next to nothing about where things are;
-//! * where the answers to questions about a picture are known, its pooled feature is set against one phrase for each
-//!   value of the question: [`attribute_loss`], CLIP's rule for zero-shot answers. Captions name many facts at once, and
-//!   a batch hardly ever holds two that differ in one small fact alone: a hat, a sleeve;
-//! * training may go through several sizes, on all patches or a part of them (FLIP, arXiv 2212.00794): [`ResolutionStage`].
-//!   Position embeddings are resampled as at inference, so nothing is converted in between;
-//! * what a run gives is the moving average of its weights, so that a run that is stopped gives a usable model too;
-//! * a batch is split over threads, each with its own copy of the model's graph. The loss needs the whole batch:
-//!   features are gathered, the loss and its gradient on them computed once, and that gradient is pushed back
-//!   through each part. The result does not depend on timing, only on the number of threads.
+//! * equal captions are positives of one another (as in UniCL, arXiv 2204.03610): captions of
+//!   synthetic people have few words, and a batch holds many equal ones. Where all captions differ
+//!   this is CLIP's loss;
+//! * where the part class of each pixel is known, a loss on dense features, from which part maps
+//!   are read: [`part_loss`], on the clear and the mask features. From contrast between whole
+//!   pictures, a small model on little data learns hardly anything about positions;
+//! * where attribute values of a picture are known, a loss on its pooled feature and one phrase for
+//!   each value: [`attribute_loss`], the rule of zero-shot classification. Captions name many facts
+//!   at once, and a batch hardly ever holds two that differ in a single one, such as a hat or a
+//!   sleeve;
+//! * training may go through several sizes, on all patches or a part of them (FLIP, arXiv
+//!   2212.00794): [`ResolutionStage`]. Position embeddings are resampled as at inference, so
+//!   nothing is converted in between;
+//! * the result of a run is the moving average (EMA) of its weights, so that a stopped run has a
+//!   usable model too;
+//! * a batch is split over threads, each with its own copy of the model's graph. The loss needs the
+//!   whole batch: features are gathered, the loss and its gradient with respect to them are
+//!   computed once, and each replica propagates its share of the gradient. The result depends on
+//!   the number of threads, but not on timing.
 //!
-//! The data is a function of an index, so a run continues after a checkpoint with the next index and nothing else
-//! to remember. A run folder holds `checkpoint.safetensors` (weights, both moments, step and configuration) and
-//! `log.jsonl` (a JSON object each logged step).
+//! The data is a function of an index, so a run resumes from a checkpoint with the next index and
+//! needs no other state. A run folder holds `checkpoint.safetensors` (weights, both moments, step
+//! and configuration) and `log.jsonl` (a JSON object each logged step).
 
 mod batch;
 mod checkpoint;
@@ -59,7 +63,7 @@ use self::checkpoint::{identity, optimiser_config, resume, save};
 use self::gradients::{BatchGradients, gradients};
 use self::objectives::{AttributeObjective, PartObjective};
 
-/// Where a run is; also a line of its log.
+/// Progress of a run; also a line of its log.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ClipTrainProgress {
     /// Steps done.
@@ -72,15 +76,15 @@ pub struct ClipTrainProgress {
     pub size: [usize; 2],
     /// Mean contrastive loss since the last line.
     pub loss: f32,
-    /// The smallest contrastive loss that could be reached with the last batch's equal captions.
+    /// Lower bound of the contrastive loss for the last batch, from its equal captions.
     pub floor: f32,
-    /// Mean dense loss since the last line; 0 without one.
+    /// Mean part loss since the last line; 0 without one.
     pub dense: f32,
-    /// Mean value loss since the last line; 0 without one.
+    /// Mean attribute loss since the last line; 0 without one.
     pub values: f32,
     /// Learning rate.
     pub learning_rate: f64,
-    /// Length of the gradient before clipping.
+    /// Norm of the gradient before clipping.
     pub gradient: f64,
     /// Factor on the cosines.
     pub scale: f32,
@@ -90,33 +94,33 @@ pub struct ClipTrainProgress {
     pub held_out: Option<Retrieval>,
 }
 
-/// How a run ended.
+/// Result of a run.
 #[derive(Debug)]
 pub struct TrainedClip {
     /// The moving average of the weights, without gradients.
     pub clip: Clip,
     /// Steps done in all.
     pub step: usize,
-    /// Whether these were all steps; otherwise the callback stopped the run, and it can go on from its folder.
+    /// Whether all steps are done; otherwise the callback stopped the run, which can be resumed.
     pub finished: bool,
 }
 
 /// CLIP's bound of the factor on cosines.
 const LARGEST_SCALE: f64 = 100.0;
 
-/// Trains a CLIP, or goes on with the run that the folder holds.
+/// Trains a CLIP, or resumes the run in `folder`.
 ///
-/// * `clip` is where a new run starts: a fresh model, or one to adapt; it is trained on the device it lies on.
-/// * `data(index, size)` gives the pair of an index at a size; the same index always gives the same pair. It is
-///   called from several threads, a batch ahead of the training.
-/// * `words` name part classes and values of attributes, for the dense and the value loss.
+/// * `clip` is the initial model of a new run, trained on its own device.
+/// * `data(index, size)` gives the pair of an index at a size; the same index always gives the same
+///   pair. It is called from several threads, a batch ahead of the training.
+/// * `words`: phrases for part classes and attribute values, for the part and attribute losses.
 /// * `held_out` are pairs at the last stage's size that `data` never gives.
 /// * `progress` is called after each logged step; `Break` stops the run after a checkpoint.
 ///
 /// # Errors
 ///
-/// A setting that cannot work, a folder that cannot be written, a checkpoint of another run, or a loss that is
-/// not finite (the last checkpoint is kept).
+/// A setting out of range, a folder that cannot be written, a checkpoint of another run, or a loss
+/// that is not finite (the last checkpoint is kept).
 pub fn train(
     config: &ClipTrainConfig,
     clip: Clip,

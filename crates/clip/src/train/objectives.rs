@@ -1,5 +1,5 @@
-//! The part and attribute losses of a step: which texts name the classes, and which tokens and images
-//! are compared with them.
+//! The part and attribute losses of a step: which texts name the classes, and which tokens and
+//! images are compared with them.
 
 use burn::tensor::{Device, Tensor};
 use clasp_data::vocabulary::IGNORE;
@@ -13,27 +13,27 @@ use super::config::ClipTrainConfig;
 use super::losses::{attribute_loss, attribute_losses, part_loss};
 use super::tensors::integers;
 
-/// A step's part of the dense loss: which tokens of which class, and words for the classes.
+/// The part loss of a step: the class of each token, and phrases for the classes.
 pub(super) struct PartObjective {
     pub(super) weight: f64,
     /// [phrases, columns], and the columns.
     tokens: (Vec<i64>, usize),
     /// Class of each phrase.
     phrase_class: Vec<usize>,
-    /// Class of each seen patch, [batch, seen patches]; 255 where unknown.
+    /// Class of each used patch, [batch, used patches]; 255 where unknown.
     classes: Vec<u8>,
-    /// Weight of a token by its class; all tokens of the batch have a weight of 1 together.
+    /// Weight of a token by its class; the weights of all tokens of the batch sum to 1.
     class_weight: Vec<f32>,
-    /// Seen patches of an image.
+    /// Used patches of an image.
     seen: usize,
 }
 
 /// Phrases for each class in a step.
 const PHRASES: usize = 3;
-/// Phrases for each value in a step, one of which is set against the mean of the others.
+/// Phrases for each value in a step, one of which is compared with the mean of the others.
 const VALUE_PHRASES: usize = 4;
 impl PartObjective {
-    /// `None` where there is nothing to learn: no phrases, no weight, or no token whose class is known.
+    /// `None` without phrases, without weight, or without a token whose class is known.
     pub(super) fn new(
         config: &ClipTrainConfig,
         step: usize,
@@ -68,7 +68,8 @@ impl PartObjective {
         if total == 0.0 {
             return None;
         }
-        // Between every token alike and every class alike: bags are small, and backgrounds are not.
+        // A compromise between equal weights of tokens and of classes: bags are small, backgrounds
+        // large.
         let class_weight = counts
             .iter()
             .map(|count| {
@@ -100,10 +101,12 @@ impl PartObjective {
         })
     }
 
-    /// The loss of the images `rows`, a share of the batch's, mean over both maps; `None` if no class is known.
+    /// The loss of the images `rows`, a share of the batch's, mean over both maps; `None` if no
+    /// class is known.
     ///
-    /// Clear features are the mask features averaged over tokens whose queries are alike. While queries are not yet
-    /// alike by part, the mean hides what is where, so the mask features learn beside them.
+    /// Clear features are the mask features averaged over tokens with similar queries. Until
+    /// queries are similar within a part, this mean blurs positions, so the mask features are
+    /// trained as well.
     pub(super) fn loss(
         &self,
         clip: &Clip,
@@ -140,7 +143,7 @@ impl PartObjective {
     }
 }
 
-/// A step's part of the value loss: the batch's answers, and words for them.
+/// The attribute loss of a step: the values of the batch, and phrases for them.
 pub(super) struct AttributeObjective {
     pub(super) weight: f64,
     /// [`VALUE_PHRASES`] phrases for each value of each attribute, one attribute after the other:
@@ -150,17 +153,17 @@ pub(super) struct AttributeObjective {
     counts: Vec<usize>,
     /// Value of each attribute, [batch, attributes]; 255 where unknown.
     values: Vec<u8>,
-    /// Known answers of the batch.
+    /// Number of known values in the batch.
     known: usize,
-    /// Value of each attribute that can be seen at each seen patch, [batch, seen patches, attributes]; 255 where it
-    /// is not known or cannot be seen there. Empty where nothing is known of patches.
+    /// Value of each attribute at each used patch, [batch, used patches, attributes]; 255 where it
+    /// is unknown or not visible. Empty without known part classes.
     token_values: Vec<u8>,
-    /// Known answers of the batch's tokens, for each attribute.
+    /// Number of tokens of the batch with a known value, for each attribute.
     pub(super) token_known: Vec<usize>,
 }
 
 impl AttributeObjective {
-    /// `None` where there is nothing to learn: no attributes, no weight, or no answer that is known.
+    /// `None` without attributes, without weight, or without a known value.
     pub(super) fn new(
         config: &ClipTrainConfig,
         step: usize,
@@ -204,20 +207,22 @@ impl AttributeObjective {
         })
     }
 
-    /// The loss of the images `rows`, a share of the batch's, from their features [rows, embed], and the same share of
-    /// the loss on the phrases themselves.
+    /// The loss of the images `rows`, a share of the batch, from their features [rows, embed], with
+    /// the same share of the loss on the phrases themselves.
     ///
-    /// Each value is named by the mean feature of all but one of its phrases, as labels are read from a mean over
-    /// phrases. The one that is left out is set against these means like an image whose answer is known: phrases in
-    /// other words for the same value come together and values apart. Without it there is a saddle point: where the
-    /// phrases of two values are alike, images get no gradient that tells the values apart, and while images do not
-    /// tell them apart, neither do phrases get one.
+    /// Each value is represented by the mean feature of all but one of its phrases, as
+    /// pseudo-labels use a mean over phrases. The remaining phrase is classified with these means
+    /// like an image of known value, which pulls phrases of the same value together and pushes
+    /// values apart. Without this term there is a saddle point: where the phrases of two values
+    /// coincide, images get no gradient that separates the values, and while images do not separate
+    /// them, neither do phrases get one.
     ///
-    /// The tokens of a part are set against the values that can be seen on it, each attribute with the same weight. The
-    /// pooled feature takes up what tokens say (its last block averages the very values that make dense features), and
-    /// a token that shows a hat is a far stronger signal than an image that has one somewhere.
+    /// The tokens of a part are classified by the attributes that are visible on it, each attribute
+    /// with the same weight. The pooled feature follows (its last block averages the values from
+    /// which dense features are made), and a token that shows a hat is a far stronger signal than
+    /// an image that has one somewhere.
     ///
-    /// Returns the sum of the three, and the images' alone.
+    /// Returns the sum of the three terms, and the term of the images alone.
     pub(super) fn loss(
         &self,
         clip: &Clip,
@@ -261,8 +266,8 @@ impl AttributeObjective {
         (sum, images_alone)
     }
 
-    /// The loss of the tokens of the images `rows`, [rows, seen patches, embed], mean over the attributes that any
-    /// token of the batch shows; `None` where these images show none.
+    /// The loss of the tokens of the images `rows`, [rows, seen patches, embed], mean over the
+    /// attributes that are visible on any token of the batch; `None` where these images show none.
     fn token_loss(
         &self,
         map: Tensor<3>,
@@ -296,7 +301,8 @@ impl AttributeObjective {
     }
 }
 
-/// Value of each attribute at each seen patch, [batch, seen patches, attributes], see [`ClassPhrases::places`].
+/// Value of each attribute at each used patch, [batch, used patches, attributes], see
+/// [`ClassPhrases::places`].
 fn token_values(words: &ClassPhrases, batch: &PairBatch, patches: Option<&[i64]>) -> Vec<u8> {
     if words.places.iter().all(Vec::is_empty) {
         return Vec::new();
@@ -322,7 +328,8 @@ fn token_values(words: &ClassPhrases, batch: &PairBatch, patches: Option<&[i64]>
     found
 }
 
-/// The truth of each value's phrase, [values, attributes]: the value in its own attribute, 255 in the others.
+/// Target of the phrase of each value, [values, attributes]: the value for its own attribute, 255
+/// for the others.
 pub(super) fn own_values(counts: &[usize]) -> Vec<u8> {
     let mut truth = Vec::new();
     for (attribute, &values) in counts.iter().enumerate() {

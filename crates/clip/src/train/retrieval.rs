@@ -8,18 +8,18 @@ use serde::{Deserialize, Serialize};
 use super::batch::{TrainingPair, numbers};
 use super::tensors::host;
 
-/// How often the right caption, or image, is the nearest among all that are held out.
+/// Retrieval among the held-out pairs: the share of matches at rank 1.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Retrieval {
     /// Share of images whose nearest caption is theirs (or equal to theirs).
     pub image_to_text: f32,
     /// Share of captions whose nearest image is theirs (or has an equal caption).
     pub text_to_image: f32,
-    /// What guessing would reach.
+    /// Expected share of guessing.
     pub chance: f32,
 }
 
-/// How often the nearest caption of an image, and the nearest image of a caption, is a right one.
+/// Retrieval between images and captions: how often the nearest is a match.
 ///
 /// `size`: height and width of the images.
 pub fn retrieval(

@@ -1,4 +1,4 @@
-//! Between arrays and tensors.
+//! Conversions between arrays and tensors.
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 

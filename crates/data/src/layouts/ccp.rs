@@ -7,7 +7,8 @@ use crate::part;
 pub enum CcpPart {
     /// All of it is one class.
     One(u8),
-    /// One piece for both halves: the upper body down to this share of its height, the lower body below.
+    /// One piece for both halves: the upper body down to this share of its height, the lower body
+    /// below.
     Split(f32),
     /// Bare skin: head, arms or legs, by where it lies.
     Skin,
@@ -52,9 +53,10 @@ pub fn ccp_part(label: &str) -> CcpPart {
 
 /// Part classes of a CCP mask; 255 where the label does not say.
 ///
-/// mask: [height, width] label numbers, row-major; labels: the names by number. Skin is told apart by connected
-/// regions: one that reaches the lowest 28 % of the person is legs; one that starts in the uppermost fifth is the
-/// head down to where the upper garment begins and arms below; any other is arms.
+/// mask: [height, width] label numbers, row-major; labels: the names by number. Skin is told apart
+/// by connected regions: one that reaches the lowest 28 % of the person is legs; one that starts in
+/// the uppermost fifth is the head down to where the upper garment begins and arms below; any other
+/// is arms.
 ///
 /// # Panics
 /// If the mask is not a whole number of rows.

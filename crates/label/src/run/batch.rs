@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use crate::Error;
 use crate::labeler::Labeler;
 
-/// Reads, decodes and labels a batch. Images that cannot be read are left out and returned with the reason.
+/// Reads, decodes and labels a batch. Unreadable images are returned with the reason.
 #[allow(clippy::type_complexity)]
 pub(super) fn label_batch<L: Labeler>(
     source: &Source,
@@ -64,14 +64,14 @@ pub(super) fn label_batch<L: Labeler>(
     Ok((labels, failures))
 }
 
-/// What the store keeps of an image.
+/// Size and digest of an image, as stored with its labels.
 struct ImageFacts {
     height: u16,
     width: u16,
     digest: String,
 }
 
-/// An image with what the store keeps of it, or why there is none.
+/// An image with its size and digest, or why it cannot be used.
 fn decode(
     source: &Source,
     index: usize,

@@ -1,14 +1,15 @@
-//! The labeling run: images in, a folder of label files out.
+//! The labeling run: from images to a folder of label files.
 //!
-//! The labels of a shard of the images are one file, written under a temporary name and renamed when whole. What is done
-//! of a shard is put away every [`PIECE`] images and at the end of any stop, as pieces in `_pieces`, which the whole file
-//! replaces. A run that was killed goes on after what is there. The unit of work is a batch of neighboring images of one
-//! shard, so every batch holds the same images whatever the threads, the interruptions and the part `i/n` of the corpus,
-//! and the files are the same to the byte. `_label.toml` beside them holds the settings, and a run with others into the
-//! same folder is refused.
+//! The labels of a shard of the images are one file, written under a temporary name and renamed
+//! when complete. Finished batches of an incomplete shard are saved every [`PIECE`] images and when
+//! the run stops, as pieces in `_pieces`, which the complete file replaces. A run that was killed
+//! resumes from these files. The unit of work is a batch of neighboring images of one shard, so
+//! batches do not depend on threads, interruptions or the part `i/n` of the images, and the files
+//! are the same to the byte. `_label.toml` beside them holds the settings; a run with other
+//! settings into the same folder is refused.
 //!
-//! Nothing is remembered of an image that could not be read: a later run tries it again, and labels its shard again if
-//! it can be read now. A file that another program changed is kept as it is.
+//! Unreadable images are not recorded: a later run tries them again, and labels their shard again
+//! if one has become readable. A file that another program changed is kept as it is.
 
 mod batch;
 mod settings;
@@ -38,23 +39,23 @@ use crate::labeler::Labeler;
 use crate::parts::IGNORE;
 use crate::{Error, pool};
 
-/// How a run works, as opposed to what the labels are.
+/// How a run works; the labels do not depend on it.
 #[derive(Debug, Clone)]
 pub struct LabelRunConfig {
     /// Folder of the labels; made if it is missing.
     pub folder: PathBuf,
-    /// Part `i` of `n` of the corpus, counted from 0.
+    /// Part `i` of `n` of the images, counted from 0.
     pub shard: (usize, usize),
-    /// Threads, shared out as [`Labeler::shares`] says: each copy of the model decodes and labels whole batches.
+    /// Threads, divided by [`Labeler::shares`]: each replica decodes and labels whole batches.
     pub workers: usize,
-    /// Go on when more than 5 % of the images cannot be read.
+    /// Skip unreadable images even if they are more than 5 %.
     pub skip_unreadable: bool,
-    /// What an image may be.
+    /// Largest accepted images.
     pub limits: Limits,
 }
 
 impl LabelRunConfig {
-    /// All of the corpus into `folder`, with `workers` threads and the default limits.
+    /// All images into `folder`, with `workers` threads and the default limits.
     pub fn new(folder: &Path, workers: usize) -> Self {
         Self {
             folder: folder.to_owned(),
@@ -66,21 +67,21 @@ impl LabelRunConfig {
     }
 }
 
-/// What a run tells while it works.
+/// Progress of a run.
 #[derive(Debug)]
 pub enum LabelProgress<'a> {
-    /// An earlier run left whole shards, which are kept.
+    /// Labels of an earlier run are kept.
     Resumed {
         /// Shards that are kept.
         shards: usize,
         /// Images in them.
         images: usize,
     },
-    /// This part of the corpus has no image, as there are fewer shards than parts.
+    /// This part has no image, as there are fewer shards than parts.
     Empty {
-        /// Shards of the corpus.
+        /// Shards of all images.
         shards: usize,
-        /// Parts that were asked for.
+        /// Number of parts.
         jobs: usize,
     },
     /// Labels that another program changed are kept.
@@ -92,7 +93,7 @@ pub enum LabelProgress<'a> {
     Images {
         /// Images that are done, those of earlier runs included.
         done: usize,
-        /// Images of this part of the corpus.
+        /// Images of this part.
         total: usize,
         /// Images a second of this run.
         per_second: f64,
@@ -104,7 +105,7 @@ pub enum LabelProgress<'a> {
         /// Why.
         reason: &'a str,
     },
-    /// A shard is whole and on disk.
+    /// A shard is complete and on disk.
     Written {
         /// Its name.
         shard: &'a str,
@@ -113,28 +114,28 @@ pub enum LabelProgress<'a> {
     },
 }
 
-/// What a run did.
+/// Summary of a run.
 #[derive(Debug, Clone, Serialize)]
 pub struct LabelRunReport {
-    /// Images of this part of the corpus.
+    /// Images of this part.
     pub images: usize,
     /// Images that this run labeled.
     pub labeled: usize,
-    /// Labels that were there before.
+    /// Labels of earlier runs.
     pub kept: usize,
     /// Images that could not be read, those of earlier runs included.
     pub unreadable: usize,
     /// Key of each image that this run could not read, and why, in the order of the images.
     pub failures: Vec<(String, String)>,
-    /// Images without a single labeled position: not sure anywhere, or skipped by k-means.
+    /// Images without a labeled position: no confidence anywhere, or skipped by k-means.
     pub without_parts: usize,
-    /// Shards of this part of the corpus that are whole now.
+    /// Complete shards of this part.
     pub shards: usize,
     /// Seconds of this run.
     pub seconds: f64,
     /// Images a second of this run.
     pub per_second: f64,
-    /// True if `progress` asked to stop before all was done.
+    /// True if `progress` stopped the run.
     pub stopped: bool,
 }
 
@@ -171,17 +172,19 @@ struct LabeledBatch {
     failures: Vec<(usize, String)>,
 }
 
-/// Labels all images of `source` (or part `i` of `n` of them) into `options.folder`, going on after what is there.
+/// Labels all images of `source` (or part `i` of `n` of them) into `options.folder`, resuming an
+/// earlier run.
 ///
-/// `progress` is called on the calling thread; when it returns `Break` the run stops, keeping what is done. The files do
-/// not depend on `options.workers`, nor on interruptions.
+/// `progress` is called on the calling thread; when it returns `Break` the run stops and keeps its
+/// finished batches. The files do not depend on `options.workers`, nor on interruptions.
 ///
 /// # Errors
 ///
-/// - the source is empty, or more than 5 % of its images cannot be read and `options.skip_unreadable` is false (shards that
-///   were written stay);
+/// - the source is empty, or more than 5 % of its images cannot be read and
+///   `options.skip_unreadable` is false (shards that were written stay);
 /// - the folder holds labels of another vocabulary, model, grid or method, or of other images;
-/// - a file cannot be written, for instance on a full disk: nothing that was written before is lost;
+/// - a file cannot be written, for instance on a full disk: nothing that was written before is
+///   lost;
 /// - the network failed.
 pub fn run<L: Labeler>(
     source: &Source,
@@ -256,7 +259,7 @@ impl<L: Labeler> LabelRun<'_, L> {
         self.options.folder.join(PIECES)
     }
 
-    /// Takes over what earlier runs left in the folder.
+    /// Takes over the labels of earlier runs.
     fn resume(
         &mut self,
         progress: &mut dyn FnMut(LabelProgress<'_>) -> ControlFlow<()>,
@@ -388,7 +391,7 @@ impl<L: Labeler> LabelRun<'_, L> {
                 start = images.end;
             }
             one.waiting = jobs.len() - before;
-            // A kill between the last piece and the whole file.
+            // The earlier run was killed between the last piece and the complete file.
             if one.waiting == 0 {
                 one.finish(&self.options.folder, self.meta)?;
                 self.report.shards += 1;

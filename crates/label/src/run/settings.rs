@@ -7,7 +7,8 @@ use clasp_data::atomic_write;
 
 use crate::Error;
 
-/// The file with the settings of a store. Its name begins with `_`, so that readers of folders of Parquet pass over it.
+/// The file with the settings of a store. Its name begins with `_`, so that readers of folders of
+/// Parquet pass over it.
 const SETTINGS: &str = "_label.toml";
 
 /// Writes the settings into a new store, or checks that they are those of an old one.

@@ -8,17 +8,18 @@ use clasp_data::source::{Shard, Source};
 
 use crate::Error;
 
-/// The folder of pieces in that of the labels. Readers of Parquet folders skip names that begin with `_`.
+/// The folder of pieces in that of the labels. Readers of Parquet folders skip names that begin
+/// with `_`.
 pub(super) const PIECES: &str = "_pieces";
 
-/// A shard that is not whole.
+/// A shard that is not complete.
 pub(super) struct OpenShard {
     pub shard: Shard,
-    /// Batches that are still to come.
+    /// Batches that are not labeled yet.
     pub waiting: usize,
-    /// What is done of it.
+    /// Its finished pieces.
     pub done: Vec<Piece>,
-    /// Images among those that are not put away yet.
+    /// Finished images that are not saved yet.
     pub unsaved: usize,
 }
 
@@ -28,7 +29,7 @@ pub(super) struct Piece {
     pub images: Range<usize>,
     /// Labels of those among them that could be read.
     pub labels: Vec<Labels>,
-    /// Whether they are put away.
+    /// Whether it is saved.
     pub saved: bool,
 }
 
@@ -43,7 +44,7 @@ impl OpenShard {
         }
     }
 
-    /// Saves what is done and not saved yet; neighboring pieces become one.
+    /// Saves the finished pieces; neighboring ones become one.
     pub fn save_pieces(&mut self, folder: &Path, meta: &StoreMeta) -> Result<(), Error> {
         self.done.sort_by_key(|piece| piece.images.start);
         let mut joined: Vec<Piece> = Vec::new();
@@ -77,7 +78,7 @@ impl OpenShard {
         format!("{}@{from:05}-{to:05}", self.shard.name)
     }
 
-    /// Writes the whole shard in place of its pieces.
+    /// Writes the complete shard and removes its pieces.
     pub fn finish(&mut self, folder: &Path, meta: &StoreMeta) -> Result<usize, Error> {
         self.done.sort_by_key(|piece| piece.images.start);
         let saved = { self.done.iter() }.filter(|piece| piece.saved);
@@ -92,7 +93,7 @@ impl OpenShard {
     }
 }
 
-/// Removes a folder of pieces that holds none. Not where other jobs may be about to write there.
+/// Removes an empty folder of pieces. Must not be called while other jobs may write there.
 pub(super) fn remove_empty(pieces: &Path) -> Result<(), Error> {
     if !pieces.is_dir() {
         return Ok(());
@@ -109,7 +110,7 @@ pub(super) fn remove_empty(pieces: &Path) -> Result<(), Error> {
     Ok(fs_err::remove_dir_all(pieces)?)
 }
 
-/// Removes a file; one that is gone is removed.
+/// Removes a file if it exists.
 pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     match fs_err::remove_file(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
@@ -117,12 +118,12 @@ pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// What a label file holds of some images.
+/// Labels of an earlier run.
 pub(super) struct KeptLabels {
     pub labels: Vec<Labels>,
-    /// Images that it has no labels of.
+    /// Images without labels.
     pub missing: Vec<usize>,
-    /// Whether another program wrote or changed it.
+    /// Whether another program wrote or changed the file.
     pub edited: bool,
 }
 
@@ -142,7 +143,7 @@ pub(super) fn read_kept(
             match images.next() {
                 Some(image) if source.key(image) == label.key => break,
                 Some(image) => missing.push(image),
-                // Whoever edits a file may sort it.
+                // Another program may have changed the order.
                 None if edited => break,
                 None => {
                     return Err(Error::OtherImages {

@@ -183,7 +183,8 @@ fn a_part_without_images_is_told_and_a_part_has_one_job_at_a_time() {
     run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
 }
 
-/// Not a test of its own: what [`a_killed_run_goes_on_to_the_same_bytes`] starts as a process and kills.
+/// Not a test of its own: what [`a_killed_run_goes_on_to_the_same_bytes`] starts as a process and
+/// kills.
 #[test]
 fn child() {
     let Ok(folder) = std::env::var("CLASP_LABEL_TEST_CHILD") else {

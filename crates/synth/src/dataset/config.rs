@@ -7,7 +7,7 @@ use super::error::SynthError;
 use crate::camera::Camera;
 use crate::person::appearance::SynthPerson;
 
-/// What to draw.
+/// Contents of a dataset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SynthConfig {
@@ -19,7 +19,7 @@ pub struct SynthConfig {
     pub cameras: usize,
     /// Shots of an identity by a camera.
     pub shots: usize,
-    /// Crops of people who are no query, in `bounding_box_test`.
+    /// Crops of people without a query, in `bounding_box_test`.
     pub distractors: usize,
     /// Crops of further people in tars, without labels.
     pub unlabeled: usize,
@@ -111,7 +111,7 @@ impl SynthConfig {
         SynthPerson::sample(&mut rng_for(self.seed, 0, &format!("identity {pid}")))
     }
 
-    /// A camera of several that watch the same site from other sides: their scenes overlap.
+    /// A camera of a site; the cameras of a site share backgrounds.
     pub(crate) fn camera(&self, kind: &str, number: usize) -> Camera {
         let site = Camera::site(&mut rng_for(self.seed, 0, &format!("{kind} site")));
         let mut rng = rng_for(self.seed, 0, &format!("{kind} camera {number}"));

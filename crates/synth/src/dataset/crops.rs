@@ -13,7 +13,7 @@ use crate::camera::Camera;
 use crate::person::appearance::{ATTRIBUTES, AttributeValues, SynthPerson};
 use crate::render::{RenderedPerson, Shot, render};
 
-/// One crop to draw.
+/// One crop to render.
 pub(super) struct CropSpec {
     pid: usize,
     camera: usize,
@@ -24,7 +24,7 @@ pub(super) struct CropSpec {
 
 impl CropSpec {
     fn name(&self) -> String {
-        // The fourth field stands for the frame number of the original.
+        // The fourth field is the frame number in the original dataset.
         let frame = if self.pid == 0 {
             self.shot
         } else {
@@ -39,7 +39,7 @@ impl CropSpec {
     }
 }
 
-/// What remains of a crop once its files are written.
+/// Annotations of a crop whose files are written.
 pub(super) struct CropRecord {
     image: String,
     mask: String,
@@ -56,7 +56,8 @@ pub(super) fn tasks(config: &SynthConfig) -> Vec<CropSpec> {
         let train = pid <= config.train_identities;
         for camera in 1..=config.cameras {
             for shot in 0..config.shots {
-                // With a single shot a camera, the first camera asks and the others are searched.
+                // With a single shot for each camera, the first camera gives the queries and the
+                // others the gallery.
                 let asks = shot == 0 && (config.shots > 1 || camera == 1);
                 let (folder, split) = match (train, asks) {
                     (true, _) => ("bounding_box_train", "train"),

@@ -5,19 +5,19 @@ use std::io;
 use clasp_data::labels::LabelError;
 use clasp_data::vocabulary::VocabularyError;
 
-/// Why a data set was not written.
+/// Why a dataset was not written.
 #[derive(Debug, thiserror::Error)]
 pub enum SynthError {
     /// A file could not be written or read.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// The store of the truth could not be written.
+    /// The label store of the ground truth could not be written.
     #[error(transparent)]
     Labels(#[from] LabelError),
-    /// The built-in vocabulary of the store of the truth cannot be read.
+    /// The built-in vocabulary cannot be read.
     #[error(transparent)]
     Vocabulary(#[from] VocabularyError),
-    /// A setting that cannot be.
+    /// A setting out of range.
     #[error("`{field}`: expected {expected}, found {found}")]
     Setting {
         /// Name of the setting.
@@ -27,9 +27,9 @@ pub enum SynthError {
         /// What it is.
         found: usize,
     },
-    /// The folder holds a data set with other settings.
+    /// The folder holds a dataset with other settings.
     #[error(
-        "`{folder}` holds drawn people with other settings ({found})\nhint: choose another folder, or remove this one"
+        "`{folder}` holds synthetic people with other settings ({found})\nhint: choose another folder, or remove this one"
     )]
     OtherSettings {
         /// The folder.

@@ -17,7 +17,7 @@ pub(super) fn write_json(path: &Path, value: &impl Serialize) -> Result<(), Synt
     Ok(())
 }
 
-/// Writes unless it is there: a file under its final name is whole.
+/// Writes a file unless it exists: a file under its final name is complete.
 pub(super) fn write_new(path: &Path, bytes: impl FnOnce() -> Vec<u8>) -> Result<(), SynthError> {
     if !path.exists() {
         let bytes = bytes();

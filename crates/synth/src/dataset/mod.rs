@@ -1,4 +1,4 @@
-//! Whole data sets of drawn people on disk.
+//! Datasets of synthetic people on disk.
 //!
 //! ```text
 //! OUT/synth.json                            the settings; `finished` once everything is there
@@ -16,9 +16,10 @@
 //!                                           `clasp pretrain --set data.labels=OUT/truth`
 //! ```
 //!
-//! All tasks read the same crops. Split `train` holds the people of `bounding_box_train`, `val` those of `query` and
-//! `bounding_box_test`: no person is in both. Every picture depends on the seed and its own name only, so threads and
-//! interruptions change nothing: a run that was killed goes on and ends with the same files.
+//! All tasks read the same crops. Split `train` holds the people of `bounding_box_train`, `val`
+//! those of `query` and `bounding_box_test`: no person is in both. Every picture depends on the
+//! seed and its own name only, so threads and interruptions change nothing: a run that was killed
+//! is resumed and ends with the same files.
 
 mod config;
 mod crops;
@@ -47,7 +48,7 @@ use self::unlabeled::{SHARD, shard_name, whole, write_shard};
 use crate::camera::Camera;
 use crate::ground_truth::ground_truth_meta;
 
-/// Pictures drawn between two reports of progress; also bounds the memory.
+/// Pictures rendered between two calls of `progress`; also bounds the memory.
 const CHUNK: usize = 64;
 /// What was written.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,12 +75,13 @@ struct DatasetManifest {
     finished: Option<SynthSummary>,
 }
 
-/// Draws a data set into a folder, or goes on with one that was begun.
+/// Renders a dataset into a folder, or resumes one that is unfinished.
 ///
-/// `progress` is told how many pictures are done, of how many. See the module for what is written.
+/// `progress` receives the numbers of finished and of all pictures. The module documentation lists
+/// the files.
 ///
 /// # Errors
-/// Settings that cannot be, a folder with other settings, or the file system.
+/// A setting out of range, a folder with other settings, or a failure of the file system.
 pub fn write_dataset(
     folder: &Path,
     config: &SynthConfig,
@@ -90,7 +92,7 @@ pub fn write_dataset(
     let manifest = folder.join("synth.json");
     let truth = folder.join("truth");
     if let Some(done) = read_manifest(folder, &manifest, config)? {
-        // Folders from before there was a store of the truth lack it; it is made then.
+        // A folder without a label store of the ground truth gets one.
         if config.unlabeled == 0 || Calibration::path(&truth).exists() && whole(&truth, config) {
             return Ok(done);
         }
@@ -178,7 +180,8 @@ fn version() -> String {
     env!("CARGO_PKG_VERSION").to_owned()
 }
 
-/// The summary of a finished data set with the same settings; none if there is none or it is unfinished.
+/// The summary of a finished dataset with the same settings; `None` if there is none or it is
+/// unfinished.
 fn read_manifest(
     folder: &Path,
     file: &Path,

@@ -23,20 +23,21 @@ pub(super) fn shard_name(shard: usize) -> String {
     format!("unlabelled-{shard:03}")
 }
 
-/// Whether the labels of every shard are there; each file is whole.
+/// Whether the labels of every shard exist.
 pub(super) fn whole(truth: &Path, config: &SynthConfig) -> bool {
     (0..config.unlabeled.div_ceil(SHARD))
         .all(|shard| truth.join(shard_name(shard) + ".parquet").exists())
 }
 
-/// The `index`-th of an endless row of people, each seen once by a camera of its own, as JPEG with its name.
+/// The `index`-th of an unlimited series of people, each with a camera of its own, as JPEG with its
+/// file name.
 #[must_use]
 pub fn unlabeled_jpeg(seed: u64, index: u64, height: usize, width: usize) -> (String, Vec<u8>) {
     let (key, drawn, quality) = render_unlabeled(seed, index, height, width);
     (format!("{key}.jpg"), encode_jpeg(&drawn.image, quality))
 }
 
-/// Key, picture with its truth, and JPEG quality of one of [`unlabeled_jpeg`].
+/// Key, annotated picture and JPEG quality of one of [`unlabeled_jpeg`].
 pub(crate) fn render_unlabeled(
     seed: u64,
     index: u64,
@@ -50,7 +51,7 @@ pub(crate) fn render_unlabeled(
     (format!("{index:08}"), drawn, shot.camera.quality)
 }
 
-/// Writes a tar of unlabeled people and returns what is true of them, in its order.
+/// Writes a tar of unlabeled people and returns their ground truth in the same order.
 pub(super) fn write_shard(
     path: &Path,
     config: &SynthConfig,

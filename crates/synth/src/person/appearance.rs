@@ -1,4 +1,4 @@
-//! What stays the same about a drawn person from one picture to the next: body, hair, clothes, bag.
+//! What all pictures of a synthetic person share: body, hair, clothes, bag.
 
 use std::collections::BTreeMap;
 
@@ -49,7 +49,7 @@ words!(/// What is carried besides a bag.
 words!(/// The side of the person that faces the camera.
     View { Front = "front", Side = "side", Back = "back" });
 
-/// UpperGarment garment.
+/// Upper garment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct UpperGarment {
     /// Its cut.
@@ -72,7 +72,7 @@ pub struct UpperGarment {
     pub upright: bool,
 }
 
-/// LowerGarment garment.
+/// Lower garment.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LowerGarment {
     /// Its cut.
@@ -123,8 +123,8 @@ pub struct Body {
 
 /// A person: everything that two pictures of the same one share.
 ///
-/// A single garment color is shared by about one person in ten, so it never gives the identity away;
-/// an identity is the whole combination.
+/// A single garment color is shared by about one person in ten, so it never gives the identity
+/// away; an identity is the whole combination.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SynthPerson {
     /// How the person presents.
@@ -141,9 +141,9 @@ pub struct SynthPerson {
     pub headwear: Option<(Headwear, Color)>,
     /// Glasses.
     pub glasses: Glasses,
-    /// UpperGarment garment.
+    /// Upper garment.
     pub upper: UpperGarment,
-    /// LowerGarment garment.
+    /// Lower garment.
     pub lower: LowerGarment,
     /// Color of stockings where legs are bare otherwise.
     pub stockings: Option<Color>,
@@ -159,7 +159,8 @@ pub struct SynthPerson {
     pub bag_side: f32,
 }
 
-/// Attribute values of one picture, attribute name to value name; both as in the default vocabulary.
+/// Attribute values of one picture, attribute name to value name; both as in the default
+/// vocabulary.
 pub type AttributeValues = BTreeMap<&'static str, &'static str>;
 
 /// Every attribute with its values, in the order of the columns of `attributes.csv`.

@@ -135,7 +135,7 @@ impl Figure<'_> {
         rgb: [f32; 3],
     ) {
         let ease = self.person.upper.ease + 0.004;
-        // Edges of the band rather than a stroke, so that the label sheet gets it too.
+        // Edges of the band rather than a stroke, so that the label map gets it too.
         let seen: Vec<(Point2, f32)> = points
             .iter()
             .map(|(t, azimuth)| self.surface(*t, *azimuth, ease))

@@ -1,4 +1,5 @@
-//! Garments of the trunk: trousers' seat, skirts and dresses below; shirts, knitwear, jackets and coats above.
+//! Garments of the trunk: trousers' seat, skirts and dresses below; shirts, knitwear, jackets and
+//! coats above.
 
 use std::f32::consts::PI;
 
@@ -17,7 +18,8 @@ use clasp_data::Rng;
 use clasp_data::part;
 
 impl Figure<'_> {
-    /// Row of a garment that hangs around the legs at height `y`: as wide as the legs need, at least `least`.
+    /// Row of a garment that hangs around the legs at height `y`: as wide as the legs need, at
+    /// least `least`.
     pub(super) fn hanging_row(&self, y: f32, ease: f32, least: TrunkSection) -> (Point2, f32, f32) {
         let (mut left, mut right, mut front, mut back) =
             (least.a, -least.a, least.z + least.b, least.z - least.b);

@@ -1,7 +1,8 @@
-//! Draws one person: limbs, garments, bag and head, from the farthest to the nearest.
+//! A person in front of a camera: cross-sections of the trunk, shading, cloth.
 //!
-//! The body is a stack of elliptical sections, so one description serves every turn: an ellipse with half axes
-//! a (sideways) and b (forward) seen from the angle t is hypot(a cos t, b sin t) wide on each side.
+//! The body is a stack of elliptical sections, so one description serves every turn: an ellipse
+//! with half axes a (sideways) and b (forward) seen from the angle t is hypot(a cos t, b sin t)
+//! wide on each side.
 
 use rand::RngExt;
 use tiny_skia::{Path, Pixmap, Shader, Transform};
@@ -20,7 +21,7 @@ pub(crate) struct Figure<'a> {
     pub pose: &'a Pose,
     pub skeleton: Skeleton,
     pub frame: BodyProjection,
-    /// Number of the person on the label sheet.
+    /// Number of the person on the label map.
     pub instance: u8,
     /// Where the light comes from, in the picture: -1 left, +1 right.
     pub light: f32,
@@ -41,7 +42,7 @@ pub(crate) fn table<const N: usize>(rows: &[(f32, [f32; N])], place: f32) -> [f3
     std::array::from_fn(|i| low.1[i] + (high.1[i] - low.1[i]) * t)
 }
 
-/// TrunkSection of the trunk: half width, half depth, shift forward.
+/// Cross-section of the trunk, an ellipse: half width, half depth, shift forward.
 #[derive(Clone, Copy)]
 pub(crate) struct TrunkSection {
     pub a: f32,
@@ -77,7 +78,7 @@ impl Figure<'_> {
         heights * self.frame.scale
     }
 
-    /// TrunkSection at `t`: 0 = hip joints, 1 = shoulder joints, below 0 the seat.
+    /// Cross-section of the trunk at `t`: 0 = hip joints, 1 = shoulder joints, below 0 the seat.
     pub fn section(&self, t: f32, ease: f32) -> TrunkSection {
         let body = &self.person.body;
         let female = self.person.gender == Gender::Female;
@@ -137,8 +138,8 @@ impl Figure<'_> {
         )
     }
 
-    /// Pixel of the trunk's surface at `t` and azimuth (0 = front, + to the person's left), and how squarely it
-    /// faces the camera (negative: turned away).
+    /// Pixel of the trunk's surface at `t` and azimuth (0 = front, + to the person's left), and how
+    /// squarely it faces the camera (negative: turned away).
     pub fn surface(&self, t: f32, azimuth: f32, ease: f32) -> (Point2, f32) {
         let s = self.section(t, ease);
         let (sin, cos) = azimuth.sin_cos();
@@ -257,7 +258,8 @@ impl Figure<'_> {
         Some(tile)
     }
 
-    /// Fills with the upper garment's cloth, the pattern turned along `axis` (pixels) and starting at `origin`.
+    /// Fills with the upper garment's cloth, the pattern turned along `axis` (pixels) and starting
+    /// at `origin`.
     pub(super) fn cloth(
         &self,
         canvas: &mut Canvas,

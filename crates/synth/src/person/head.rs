@@ -1,6 +1,7 @@
 //! The head: skull, face, ears, hair, headwear, glasses.
 //!
-//! Head coordinates: unit = head height, middle of the head at 0, x to the person's left, y up, z forward.
+//! Head coordinates: unit = head height, middle of the head at 0, x to the person's left, y up, z
+//! forward.
 
 use std::f32::consts::PI;
 
@@ -31,7 +32,7 @@ const SKULL: [(f32, [f32; 3]); 11] = [
     (0.5, [0.07, 0.1, -0.03]),
 ];
 
-/// The head's own view of the camera.
+/// Geometry of the head: its own turn and bow relative to the camera.
 struct HeadGeometry<'a> {
     figure: &'a Figure<'a>,
     frame: BodyProjection,
@@ -84,7 +85,8 @@ impl<'a> HeadGeometry<'a> {
         heads * self.unit * self.frame.scale
     }
 
-    /// Surface point at azimuth and height, `out` above the skin, and how squarely it faces the camera.
+    /// Surface point at azimuth and height, `out` above the skin, and how squarely it faces the
+    /// camera.
     fn surface(&self, azimuth: f32, u: f32, out: f32) -> (Point2, f32) {
         let [a, b, z] = self.section(u);
         let (sin, cos) = azimuth.sin_cos();
@@ -153,7 +155,8 @@ impl<'a> HeadGeometry<'a> {
     }
 }
 
-/// Positions in body coordinates of nose, left eye, right eye, left ear, right ear, with how squarely they are seen.
+/// Positions in body coordinates of nose, left eye, right eye, left ear, right ear, with how
+/// squarely they are seen.
 pub(crate) fn face_points(figure: &Figure<'_>) -> [(Point2, f32); 5] {
     let head = HeadGeometry::new(figure);
     let nose = head.surface(0.0, -0.13, 0.07);
@@ -281,7 +284,8 @@ pub(crate) fn head(figure: &Figure<'_>, canvas: &mut Canvas, rng: &mut Rng) {
         }
     }
     canvas.solid(skull.as_ref(), skin, label);
-    // The nose stands out in profile; seen from the front the shape is empty and only its shade shows.
+    // The nose stands out in profile; seen from the front the shape is empty and only its shade
+    // shows.
     let [_, b, z] = head.section(-0.13);
     let nose = [
         head.place([

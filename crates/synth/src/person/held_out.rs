@@ -12,7 +12,7 @@ use crate::color::{Color, Hue, luminance};
 use crate::style::Style;
 use tiny_skia::Shader;
 
-/// A person of the standard style in held-out shades and cuts. AttributeValues stay as they are.
+/// A person of the standard style in held-out shades and cuts. Attributes stay as they are.
 pub(super) fn dress_anew(mut person: SynthPerson, rng: &mut Rng) -> SynthPerson {
     let anew = |color: &mut Color, rng: &mut Rng| {
         *color = Color::sample_in(Style::HeldOut, color.hue, rng);
@@ -96,8 +96,8 @@ pub(super) fn tile(upper: &UpperGarment) -> Option<Pixmap> {
     Some(tile)
 }
 
-/// Outlines of a print in its own coordinates, -1 to 1 across and down, each with whether it has the garment's second
-/// color (otherwise its first).
+/// Outlines of a print in its own coordinates, -1 to 1 across and down, each with whether it has
+/// the garment's second color (otherwise its first).
 pub(super) fn print(style: usize) -> Vec<(Vec<Point2>, bool)> {
     let ring = |r: f32| -> Vec<Point2> {
         (0..24)

@@ -4,7 +4,8 @@ use super::figure::Figure;
 use super::{group, head};
 use crate::canvas::{Canvas, Point2};
 
-/// COCO's keypoints of a figure that was drawn on the canvas, with what can be seen of them.
+/// COCO's 17 keypoints of a figure after everything is drawn: x, y and visibility, as in
+/// [`crate::RenderedPerson`].
 pub(crate) fn keypoints(figure: &Figure<'_>, canvas: &Canvas) -> [[f32; 3]; 17] {
     let s = &figure.skeleton;
     let body = [
@@ -23,7 +24,7 @@ pub(crate) fn keypoints(figure: &Figure<'_>, canvas: &Canvas) -> [[f32; 3]; 17] 
         if p.x < 0.0 || p.y < 0.0 || p.x >= canvas.width() || p.y >= canvas.height() {
             return;
         }
-        // A point at the very edge of its limb still counts as seen.
+        // A point at the very edge of its limb still counts as visible.
         let seen = possible
             && [(0, 0), (1, 0), (-1, 0), (0, 1), (0, -1)]
                 .iter()

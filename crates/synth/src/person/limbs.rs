@@ -402,7 +402,8 @@ impl Figure<'_> {
         }
     }
 
-    /// Shades a sleeve but leaves its top to the trunk, so that the shoulder does not look like a ball.
+    /// Shades a sleeve but leaves its top to the trunk, so that the shoulder does not look like a
+    /// ball.
     pub(super) fn shade_sleeve(
         &self,
         canvas: &mut Canvas,

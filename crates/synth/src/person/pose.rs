@@ -18,9 +18,9 @@ pub(crate) type Point3 = [f32; 3];
 /// Angles of one arm, radians.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Arm {
-    /// UpperGarment arm forward (+) or back (-).
+    /// Upper arm forward (+) or back (-).
     pub flex: f32,
-    /// UpperGarment arm away from the body.
+    /// Upper arm away from the body.
     pub abduct: f32,
     /// Bend of the elbow.
     pub elbow: f32,
@@ -109,7 +109,7 @@ impl Pose {
                 pose.arms[side] = arm;
             }
         }
-        // The hand that holds something does what the thing asks for.
+        // The pose of a hand follows from what it holds.
         let near = usize::from(person.bag_side < 0.0);
         if let Some((kind, _)) = person.bag {
             let arm = &mut pose.arms[near];
@@ -242,7 +242,7 @@ impl Pose {
 }
 
 impl ArmStyle {
-    /// The arm's angles, or none where the gait decides.
+    /// The arm's angles; `None` where the gait determines them.
     fn arm(self, side: usize, rng: &mut Rng) -> Option<Arm> {
         Some(match self {
             ArmStyle::Swing | ArmStyle::Hang => return None,
@@ -303,7 +303,7 @@ pub(crate) fn sample_yaw(rng: &mut Rng) -> f32 {
     yaw_for(view, rng)
 }
 
-/// Some turn of the body that shows `view`.
+/// A random turn of the body that shows `view`.
 pub(crate) fn yaw_for(view: View, rng: &mut Rng) -> f32 {
     let side = if rng.random_bool(0.5) { 1.0 } else { -1.0 };
     let degrees = match view {
@@ -480,7 +480,7 @@ pub(crate) struct BodyProjection {
     /// Pixel of the floor point under the pelvis.
     pub foot: Point2,
     pub yaw: f32,
-    /// How far the camera looks down, radians.
+    /// Downward tilt of the camera, radians.
     pub pitch: f32,
 }
 

@@ -1,4 +1,4 @@
-//! What stands behind and before people: streets, walls, parks, rooms; and things that hide a part of them.
+//! Places behind people: streets, walls, parks, rooms.
 
 use rand::RngExt;
 use tiny_skia::Transform;

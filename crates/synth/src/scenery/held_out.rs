@@ -1,4 +1,4 @@
-//! Background of the held-out style: a shore, and an aisle between shelves.
+//! Scenery of the held-out style: a shore, and an aisle between shelves.
 
 use clasp_data::Rng;
 use rand::RngExt;

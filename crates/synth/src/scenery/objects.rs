@@ -1,4 +1,4 @@
-//! Things around people: houses, trees, cars, poles, signs; shadows; and what hides a part of a person.
+//! Objects around people: houses, trees, cars, poles, signs; shadows; occluders.
 
 use std::f32::consts::PI;
 
@@ -256,7 +256,7 @@ pub(crate) fn ground_shadow(canvas: &mut Canvas, at: Point2, width: f32, light: 
     }
 }
 
-/// Something between the camera and the person: a pole, a car, a hedge, a wall, another's shoulder.
+/// An object between the camera and the person.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Occluder {
     /// A pole at a share of the width.
@@ -272,7 +272,7 @@ pub enum Occluder {
 }
 
 impl Occluder {
-    /// Some occluder that leaves most of the person in sight.
+    /// A random occluder that leaves most of the person visible.
     pub fn sample(rng: &mut Rng) -> Self {
         match rng.random_range(0..5u32) {
             0 => Occluder::Pole(rng.random_range(0.15..0.85)),

@@ -25,7 +25,7 @@ impl PlaceKind {
         PlaceKind::Indoor,
     ];
 
-    /// Some kind; streets are the most frequent.
+    /// A random kind; streets are the most frequent.
     pub fn sample(rng: &mut Rng) -> Self {
         match rng.random_range(0..10u32) {
             0..=3 => PlaceKind::Street,

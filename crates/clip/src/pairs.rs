@@ -391,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_true_of_a_picture_is_numbered_as_the_words_for_it() {
+    fn attribute_values_are_numbered_as_their_phrases() {
         let (vocabulary, words) = (Vocabulary::standard().unwrap(), class_phrases().unwrap());
         assert_eq!(words.attributes.len(), vocabulary.attributes.len());
         let known = |index| {

@@ -37,7 +37,7 @@ use crate::error::Error;
 use crate::photos::{CcpPhotos, attributes_of_tags};
 
 /// Height and width of rendered people.
-const DRAWN: [usize; 2] = [256, 128];
+const RENDER_SIZE: [usize; 2] = [256, 128];
 
 /// Scores on one kind of images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -111,15 +111,15 @@ pub fn score_synthetic(
         let mut rng = rng_for(seed, 0, &format!("clip score {index}"));
         let person = SynthPerson::sample_in(style, &mut rng);
         let shot = Shot::sample_in(style, &person, &mut rng);
-        let drawn = synth::render(&person, &shot, DRAWN[0], DRAWN[1]);
+        let rendered = synth::render(&person, &shot, RENDER_SIZE[0], RENDER_SIZE[1]);
         Ok(LabeledImage {
-            image: drawn.image,
-            attributes: drawn
+            image: rendered.image,
+            attributes: rendered
                 .attributes
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
-            parts: Some(drawn.parts),
+            parts: Some(rendered.parts),
         })
     });
     score(labeler, people, progress)
@@ -427,7 +427,7 @@ mod tests {
     use clasp_label::LabelConfig;
 
     #[test]
-    fn a_cell_is_what_covers_most_of_it() {
+    fn a_position_has_the_class_that_covers_most_of_it() {
         let parts = [
             1, 1, 2, 2, //
             1, 0, 2, 255, //
@@ -510,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn drawn_people_are_scored_the_same_each_time() {
+    fn scores_of_synthetic_people_are_reproducible() {
         let labeler = labeler(&LabelConfig::default());
         let mut seen = 0;
         let of = |style, progress: &mut dyn FnMut(usize)| {

@@ -403,7 +403,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_right_is_counted_by_hand() {
+    fn accuracy_equals_a_count_by_hand() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         // Three ages, glasses no and yes. Of the last person the age is not known.
         let truth_meta = StoreMeta {

@@ -156,13 +156,19 @@ mod tests {
     use std::ops::ControlFlow;
 
     #[test]
-    fn changed_missing_and_new_images_are_told_apart() {
+    fn changed_missing_and_new_images_are_distinguished() {
         let folder = tempfile::tempdir().unwrap();
         let source = images(&folder.path().join("images"), 1, 6);
         let out = folder.path().join("labels");
         let options = LabelRunConfig::new(&out, 1);
-        let go_on = &mut |_: crate::LabelProgress<'_>| ControlFlow::Continue(());
-        run(&source, &labeler(&LabelConfig::default()), &options, go_on).unwrap();
+        let keep_running = &mut |_: crate::LabelProgress<'_>| ControlFlow::Continue(());
+        run(
+            &source,
+            &labeler(&LabelConfig::default()),
+            &options,
+            keep_running,
+        )
+        .unwrap();
         let store = Store::open(&out).unwrap();
         let look = |source: &Source| check(&store, source, &Limits::default(), &|_, _| ());
         assert!(look(&source).is_ok());

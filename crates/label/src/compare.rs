@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_is_counted() {
+    fn differences_are_counted() {
         let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
         let one = store(folders[0].path(), 0..10, |_, _| {});
         let same = compare(&one, &one, &AttributeConfig::default()).unwrap();

@@ -37,19 +37,20 @@ pub fn ground_truth_meta() -> Result<StoreMeta, VocabularyError> {
 /// training, where the vocabulary does not name the true value, and for what no picture can show:
 /// glasses from behind, and anything of a person that is hidden altogether.
 #[must_use]
-pub fn ground_truth_labels(key: &str, drawn: &RenderedPerson, meta: &StoreMeta) -> Labels {
-    let (height, width) = (drawn.image.height, drawn.image.width);
-    let cells = majority(&drawn.parts, [height, width], [meta.rows, meta.columns]);
+pub fn ground_truth_labels(key: &str, rendered: &RenderedPerson, meta: &StoreMeta) -> Labels {
+    let (height, width) = (rendered.image.height, rendered.image.width);
+    let cells = majority(&rendered.parts, [height, width], [meta.rows, meta.columns]);
     let vocabulary = &meta.vocabulary;
     let mut attributes = vec![0.0; vocabulary.logits()];
     for (attribute, range) in vocabulary.attributes.iter().zip(vocabulary.ranges()) {
-        let truth = drawn.attributes.get(attribute.name.as_str());
-        let unseen = attribute.name == "glasses" && drawn.attributes.get("view") == Some(&"back");
+        let truth = rendered.attributes.get(attribute.name.as_str());
+        let unseen =
+            attribute.name == "glasses" && rendered.attributes.get("view") == Some(&"back");
         let value = attribute
             .values
             .iter()
             .position(|value| Some(&value.name.as_str()) == truth)
-            .filter(|_| !unseen && drawn.area > 0);
+            .filter(|_| !unseen && rendered.area > 0);
         if let Some(value) = value {
             attributes[range.clone()].fill(FALSE_LOGIT);
             attributes[range.start + value] = 0.0;
@@ -114,7 +115,7 @@ mod tests {
     use clasp_data::source::Source;
 
     #[test]
-    fn a_cell_has_the_class_of_most_of_its_pixels() {
+    fn a_position_has_the_class_of_most_of_its_pixels() {
         let parts = [1, 1, 2, 3, 1, 2, 3, 2];
         let found = majority(&parts, [2, 4], [1, 2]);
         assert_eq!(found, [(1, 0.75), (2, 0.5)]);
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_store_of_the_truth_is_that_of_the_unlabeled_pictures_and_its_targets_are_right() {
+    fn the_ground_truth_store_matches_the_unlabeled_images() {
         let folder = tempfile::tempdir().unwrap();
         let config = SynthConfig {
             train_identities: 0,
@@ -160,16 +161,16 @@ mod tests {
         let (mut unmasked, mut masked) = (0, 0);
         for (index, key) in source.keys().enumerate() {
             let row = store.get(key).unwrap();
-            let (_, drawn, _) = crate::dataset::render_unlabeled(0, index as u64, 64, 32);
+            let (_, rendered, _) = crate::dataset::render_unlabeled(0, index as u64, 64, 32);
             let targets = rule.targets(row.attributes, vocabulary);
             for ((attribute, range), clear) in { vocabulary.attributes.iter() }
                 .zip(vocabulary.ranges())
                 .zip(&targets.mask)
             {
-                let truth = drawn.attributes[attribute.name.as_str()];
+                let truth = rendered.attributes[attribute.name.as_str()];
                 if !clear {
                     assert_eq!(
-                        (attribute.name.as_str(), drawn.attributes["view"]),
+                        (attribute.name.as_str(), rendered.attributes["view"]),
                         ("glasses", "back")
                     );
                     masked += 1;

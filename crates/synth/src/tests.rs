@@ -16,15 +16,15 @@ fn person_and_shot(index: u64) -> (SynthPerson, Shot) {
 }
 
 /// Whether one of the classes lies within `reach` pixels of a point.
-fn near(drawn: &RenderedPerson, point: [f32; 3], classes: &[u8], reach: i64) -> bool {
-    let (width, height) = (drawn.image.width as i64, drawn.image.height as i64);
+fn near(rendered: &RenderedPerson, point: [f32; 3], classes: &[u8], reach: i64) -> bool {
+    let (width, height) = (rendered.image.width as i64, rendered.image.height as i64);
     let (x, y) = (point[0] as i64, point[1] as i64);
     (-reach..=reach).any(|dy| {
         (-reach..=reach).any(|dx| {
             let (x, y) = (x + dx, y + dy);
             (0..width).contains(&x)
                 && (0..height).contains(&y)
-                && classes.contains(&drawn.parts[(y * width + x) as usize])
+                && classes.contains(&rendered.parts[(y * width + x) as usize])
         })
     })
 }
@@ -50,15 +50,18 @@ fn same_arguments_same_picture() {
 fn any_size_draws() {
     let (person, shot) = person_and_shot(2);
     for (height, width) in [(1, 1), (7, 3), (31, 64), (300, 90)] {
-        let drawn = render(&person, &shot, height, width);
-        assert_eq!((drawn.image.height, drawn.image.width), (height, width));
-        assert_eq!(drawn.parts.len(), height * width);
-        assert!(drawn.keypoints.iter().flatten().all(|v| v.is_finite()));
+        let rendered = render(&person, &shot, height, width);
+        assert_eq!(
+            (rendered.image.height, rendered.image.width),
+            (height, width)
+        );
+        assert_eq!(rendered.parts.len(), height * width);
+        assert!(rendered.keypoints.iter().flatten().all(|v| v.is_finite()));
     }
 }
 
 #[test]
-fn seen_keypoints_lie_on_their_parts() {
+fn visible_keypoints_lie_on_their_parts() {
     use part::{ARMS, BAG, FEET, HEAD, LEGS, LOWER_BODY, UPPER_BODY};
     let classes: [&[u8]; 17] = [
         &[HEAD],
@@ -82,13 +85,13 @@ fn seen_keypoints_lie_on_their_parts() {
     let (mut seen, mut hidden) = (0, 0);
     for index in 0..60 {
         let (person, shot) = person_and_shot(index);
-        let drawn = render(&person, &shot, 256, 128);
-        for (k, point) in drawn.keypoints.iter().enumerate() {
+        let rendered = render(&person, &shot, 256, 128);
+        for (k, point) in rendered.keypoints.iter().enumerate() {
             match point[2] as u8 {
                 2 => {
                     seen += 1;
                     assert!(
-                        near(&drawn, *point, classes[k], 2),
+                        near(&rendered, *point, classes[k], 2),
                         "person {index}: keypoint {k} at {point:?} is not near {:?}",
                         classes[k]
                     );
@@ -102,10 +105,10 @@ fn seen_keypoints_lie_on_their_parts() {
 }
 
 #[test]
-fn a_seen_person_lies_in_its_box() {
+fn a_visible_person_lies_in_its_box() {
     for index in 0..20 {
         let (person, shot) = person_and_shot(100 + index);
-        let drawn = render(
+        let rendered = render(
             &person,
             &Shot {
                 occluder: None,
@@ -114,20 +117,20 @@ fn a_seen_person_lies_in_its_box() {
             128,
             64,
         );
-        let [x, y, w, h] = drawn.bbox_xywh;
-        let inside = drawn.parts.iter().enumerate().all(|(at, part)| {
+        let [x, y, w, h] = rendered.bbox_xywh;
+        let inside = rendered.parts.iter().enumerate().all(|(at, part)| {
             let (px, py) = ((at % 64) as f32, (at / 64) as f32);
             *part == 0 || (px >= x && px < x + w && py >= y && py < y + h)
         });
         assert!(inside);
-        let area = drawn.parts.iter().filter(|p| **p != 0).count();
-        assert_eq!(area as u32, drawn.area);
+        let area = rendered.parts.iter().filter(|p| **p != 0).count();
+        assert_eq!(area as u32, rendered.area);
         assert!(h > 70.0, "{h} of 128 pixels high");
     }
 }
 
 #[test]
-fn the_view_decides_what_is_seen_of_the_face() {
+fn the_view_determines_visible_parts_of_the_face() {
     let mut rng = rng_for(3, 0, "views");
     for _ in 0..20 {
         let person = SynthPerson {
@@ -149,7 +152,7 @@ fn the_view_decides_what_is_seen_of_the_face() {
             inward: 0.0,
         });
         let eyes = |yaw: f32| {
-            let drawn = render(
+            let rendered = render(
                 &person,
                 &Shot {
                     yaw,
@@ -160,7 +163,7 @@ fn the_view_decides_what_is_seen_of_the_face() {
                 256,
                 128,
             );
-            [drawn.keypoints[1][2], drawn.keypoints[2][2]]
+            [rendered.keypoints[1][2], rendered.keypoints[2][2]]
         };
         assert_eq!(eyes(0.0), [2.0, 2.0]);
         assert_eq!(eyes(std::f32::consts::PI), [1.0, 1.0]);
@@ -171,7 +174,7 @@ fn the_view_decides_what_is_seen_of_the_face() {
 }
 
 #[test]
-fn views_are_cut_as_documented() {
+fn views_are_bounded_as_documented() {
     assert_eq!(view_of(0.0), View::Front);
     assert_eq!(view_of(-0.6), View::Front);
     assert_eq!(view_of(1.6), View::Side);
@@ -180,7 +183,7 @@ fn views_are_cut_as_documented() {
 }
 
 #[test]
-fn no_attribute_value_is_hardly_ever_or_nearly_always_true() {
+fn every_attribute_value_is_neither_rare_nor_almost_constant() {
     let mut counts: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     const PEOPLE: usize = 3000;
     let mut rng = rng_for(11, 0, "frequencies");
@@ -235,7 +238,7 @@ fn many_people_share_a_color() {
 }
 
 #[test]
-fn a_camera_is_the_same_for_everybody() {
+fn a_camera_is_the_same_for_all_people() {
     let camera = Camera::sample(&mut rng_for(1, 0, "camera"));
     let mut rng = rng_for(2, 0, "people");
     let (a, b) = (SynthPerson::sample(&mut rng), SynthPerson::sample(&mut rng));
@@ -256,7 +259,7 @@ fn a_camera_is_the_same_for_everybody() {
 }
 
 #[test]
-fn scenes_tell_how_much_is_seen() {
+fn scenes_report_visibility() {
     let mut rng = rng_for(4, 0, "scene");
     let people: Vec<SynthPerson> = (0..9).map(|_| SynthPerson::sample(&mut rng)).collect();
     let list: Vec<&SynthPerson> = people.iter().collect();
@@ -301,7 +304,7 @@ fn files(folder: &std::path::Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 #[test]
-fn a_data_set_reads_back_in_every_layout_and_goes_on_after_an_interruption() {
+fn a_dataset_reads_back_in_every_layout_and_resumes() {
     let config = SynthConfig {
         train_identities: 3,
         test_identities: 2,
@@ -424,7 +427,7 @@ fn border(image: &Rgb) -> Vec<f32> {
 /// Each camera had one scene and one light, so that the background alone told the camera, and what
 /// a network learned from it was no re-identification.
 #[test]
-fn the_background_tells_neither_camera_nor_person() {
+fn the_background_identifies_neither_camera_nor_person() {
     const CAMERAS: usize = 3;
     let config = SynthConfig {
         cameras: CAMERAS,
@@ -438,8 +441,8 @@ fn the_background_tells_neither_camera_nor_person() {
             for shot in 0..2 {
                 let mut rng = rng_for(1, 0, &format!("{pid} {number} {shot}"));
                 let shot = Shot::with_camera(&person, camera, &mut rng);
-                let drawn = render(&person, &shot, 96, 48);
-                shots.push((pid, number, border(&drawn.image)));
+                let rendered = render(&person, &shot, 96, 48);
+                shots.push((pid, number, border(&rendered.image)));
             }
         }
     }
@@ -466,7 +469,7 @@ fn the_background_tells_neither_camera_nor_person() {
 }
 
 #[test]
-fn training_never_draws_the_held_out_style() {
+fn training_never_uses_the_held_out_style() {
     // No shade belongs to both styles: of each word, hue, saturation or lightness do not meet.
     for hue in Hue::ALL {
         let (a, b) = (hue.ranges(), hue.held_out_ranges());
@@ -498,7 +501,7 @@ fn training_never_draws_the_held_out_style() {
 }
 
 #[test]
-fn the_held_out_style_changes_the_picture_and_not_the_truth() {
+fn the_held_out_style_changes_the_picture_and_not_the_annotations() {
     let mut differ = 0;
     for index in 0..12 {
         let (person, shot) = person_and_shot(300 + index);

@@ -145,7 +145,7 @@ pub(super) fn background_caption(place: PlaceKind, rng: &mut Rng) -> String {
 pub(super) fn part_caption(
     person: &SynthPerson,
     shot: &Shot,
-    drawn: &RenderedPerson,
+    rendered: &RenderedPerson,
     class: u8,
     area: [usize; 4],
     rng: &mut Rng,
@@ -154,9 +154,9 @@ pub(super) fn part_caption(
     let mut limbs = [0usize; 16];
     for y in area[1]..area[1] + area[3] {
         for x in area[0]..area[0] + area[2] {
-            let at = y * drawn.image.width + x;
-            if drawn.parts[at] == class {
-                limbs[usize::from(drawn.limbs[at]) & 15] += 1;
+            let at = y * rendered.image.width + x;
+            if rendered.parts[at] == class {
+                limbs[usize::from(rendered.limbs[at]) & 15] += 1;
             }
         }
     }

@@ -181,7 +181,7 @@ pub(super) fn bag_noun(kind: BagKind, rng: &mut Rng) -> &'static str {
     }
 }
 
-/// Phrases that follow "a person", one set per attribute that can be seen. Every phrase is true.
+/// Phrases that follow "a person", at most one for each visible attribute. Every phrase is true.
 pub(super) fn facts(
     person: &SynthPerson,
     shot: &Shot,
@@ -190,200 +190,214 @@ pub(super) fn facts(
 ) -> Vec<String> {
     let mut facts: Vec<String> = Vec::new();
     let view = shot.view();
-    let (top, bottom) = (
-        extent != BodyExtent::LowerHalf,
-        extent != BodyExtent::UpperHalf,
-    );
-    if top {
-        facts.push(hair_fact(person, rng));
-        facts.push(match person.headwear {
-            Some((kind, color)) => {
-                let noun = match kind {
-                    Headwear::Cap => one(rng, &["cap", "baseball cap", "hat"]),
-                    Headwear::Beanie => one(rng, &["beanie", "knitted cap", "hat"]),
-                    Headwear::Hat => one(rng, &["hat", "brimmed hat", "hat"]),
-                };
-                let colored = if rng.random_bool(0.5) {
-                    format!("{} {noun}", color.hue.name())
-                } else {
-                    noun.to_owned()
-                };
-                match rng.random_range(0..3u32) {
-                    0 => format!("wearing {}", a(&colored)),
-                    1 => format!("with {} on the head", a(&colored)),
-                    _ => format!("in {}", a(&colored)),
-                }
-            }
-            None => one(
-                rng,
-                &[
-                    "without a hat",
-                    "with nothing on the head",
-                    "with a bare head",
-                ],
-            )
-            .to_owned(),
-        });
-        if view != View::Back {
-            facts.push(
-                match person.glasses {
-                    Glasses::None => one(rng, &["without glasses", "wearing no glasses"]),
-                    Glasses::Clear => {
-                        one(rng, &["wearing glasses", "with glasses", "with spectacles"])
-                    }
-                    Glasses::Dark => one(
-                        rng,
-                        &[
-                            "wearing sunglasses",
-                            "with dark glasses",
-                            "wearing glasses",
-                            "with sunglasses",
-                        ],
-                    ),
-                }
-                .to_owned(),
-            );
-        }
-        let noun = upper_noun(person, rng);
-        facts.push(format!(
-            "{} {}",
-            one(rng, &["wearing", "in", "with", "dressed in"]),
-            a(&noun)
-        ));
-        facts.push(
-            match person.upper.sleeve {
-                Sleeve::Short => one(
-                    rng,
-                    &[
-                        "with short sleeves",
-                        "with bare arms",
-                        "in a short-sleeved top",
-                        "wearing a short-sleeved shirt",
-                    ],
-                ),
-                Sleeve::Long => one(
-                    rng,
-                    &[
-                        "with long sleeves",
-                        "in a long-sleeved top",
-                        "wearing long sleeves",
-                        "whose arms are covered by sleeves",
-                    ],
-                ),
-            }
-            .to_owned(),
-        );
-        facts.push(
-            match person.upper.pattern {
-                Pattern::Plain => one(
-                    rng,
-                    &[
-                        "in a plain top",
-                        "wearing a plain shirt",
-                        "in a shirt of one colour",
-                    ],
-                ),
-                Pattern::Striped => one(
-                    rng,
-                    &[
-                        "in a striped top",
-                        "wearing a striped shirt",
-                        "in a shirt with stripes",
-                    ],
-                ),
-                Pattern::Checked => one(
-                    rng,
-                    &[
-                        "in a checked top",
-                        "wearing a plaid shirt",
-                        "wearing a checked shirt",
-                    ],
-                ),
-                Pattern::Logo => one(
-                    rng,
-                    &[
-                        "in a printed top",
-                        "wearing a shirt with a logo",
-                        "in a shirt with a print",
-                    ],
-                ),
-            }
-            .to_owned(),
-        );
-        if let Some(scarf) = person.scarf {
-            facts.push(format!(
-                "with {}",
-                a(&format!("{} scarf", scarf.hue.name()))
-            ));
-        }
+    if extent != BodyExtent::LowerHalf {
+        head_facts(person, view, &mut facts, rng);
+        upper_facts(person, &mut facts, rng);
     }
-    if bottom {
-        let noun = lower_noun(person, rng);
-        facts.push(format!(
-            "{} {noun}",
-            one(rng, &["wearing", "in", "with", "dressed in"])
-        ));
-        facts.push(
-            match person.lower.kind {
-                LowerKind::Trousers => {
-                    one(rng, &["wearing trousers", "in long pants", "wearing pants"])
-                }
-                LowerKind::Shorts => one(rng, &["wearing shorts", "in shorts", "in short pants"]),
-                LowerKind::Skirt => one(rng, &["wearing a skirt", "in a skirt"]),
-                LowerKind::Dress => one(rng, &["wearing a dress", "in a dress"]),
-            }
-            .to_owned(),
-        );
-        let noun = shoe_noun(person, rng);
-        facts.push(format!("{} {noun}", one(rng, &["wearing", "in", "with"])));
+    if extent != BodyExtent::UpperHalf {
+        lower_facts(person, &mut facts, rng);
     }
     if extent == BodyExtent::Whole {
-        facts.push(bag_fact(person, rng));
-        let holds_bag = matches!(person.bag, Some((BagKind::Hand, _)));
-        match person.carried {
-            Some((kind, color)) => facts.push(carried_fact(kind, color.hue.name(), rng)),
-            None if !holds_bag => {
-                facts.push(
-                    one(
-                        rng,
-                        &[
-                            "with empty hands",
-                            "holding nothing",
-                            "with nothing in the hands",
-                        ],
-                    )
-                    .to_owned(),
-                );
-            }
-            None => {}
-        }
-        facts.push(
-            one(
-                rng,
-                if shot.pose.walking {
-                    &["walking", "who walks"]
-                } else {
-                    &["standing", "who stands"]
-                },
-            )
-            .to_owned(),
-        );
-        if rng.random_bool(0.5) {
-            facts.push(
-                match shot.camera.place {
-                    PlaceKind::Street => {
-                        one(rng, &["in a street", "on a street", "outdoors in a town"])
-                    }
-                    PlaceKind::Wall => one(rng, &["in front of a wall", "by a wall"]),
-                    PlaceKind::Park => one(rng, &["in a park", "outdoors on grass"]),
-                    PlaceKind::Indoor => one(rng, &["indoors", "in a hall", "in a room"]),
-                }
-                .to_owned(),
-            );
-        }
+        whole_facts(person, shot, &mut facts, rng);
     }
     facts.push(view_fact(view, rng).to_owned());
     facts
+}
+
+/// Hair, headwear and, unless seen from behind, glasses.
+fn head_facts(person: &SynthPerson, view: View, facts: &mut Vec<String>, rng: &mut Rng) {
+    facts.push(hair_fact(person, rng));
+    facts.push(match person.headwear {
+        Some((kind, color)) => {
+            let noun = match kind {
+                Headwear::Cap => one(rng, &["cap", "baseball cap", "hat"]),
+                Headwear::Beanie => one(rng, &["beanie", "knitted cap", "hat"]),
+                Headwear::Hat => one(rng, &["hat", "brimmed hat", "hat"]),
+            };
+            let colored = if rng.random_bool(0.5) {
+                format!("{} {noun}", color.hue.name())
+            } else {
+                noun.to_owned()
+            };
+            match rng.random_range(0..3u32) {
+                0 => format!("wearing {}", a(&colored)),
+                1 => format!("with {} on the head", a(&colored)),
+                _ => format!("in {}", a(&colored)),
+            }
+        }
+        None => one(
+            rng,
+            &[
+                "without a hat",
+                "with nothing on the head",
+                "with a bare head",
+            ],
+        )
+        .to_owned(),
+    });
+    if view != View::Back {
+        facts.push(
+            match person.glasses {
+                Glasses::None => one(rng, &["without glasses", "wearing no glasses"]),
+                Glasses::Clear => one(rng, &["wearing glasses", "with glasses", "with spectacles"]),
+                Glasses::Dark => one(
+                    rng,
+                    &[
+                        "wearing sunglasses",
+                        "with dark glasses",
+                        "wearing glasses",
+                        "with sunglasses",
+                    ],
+                ),
+            }
+            .to_owned(),
+        );
+    }
+}
+
+/// The upper garment, its sleeves and pattern, and a scarf.
+fn upper_facts(person: &SynthPerson, facts: &mut Vec<String>, rng: &mut Rng) {
+    let noun = upper_noun(person, rng);
+    facts.push(format!(
+        "{} {}",
+        one(rng, &["wearing", "in", "with", "dressed in"]),
+        a(&noun)
+    ));
+    facts.push(
+        match person.upper.sleeve {
+            Sleeve::Short => one(
+                rng,
+                &[
+                    "with short sleeves",
+                    "with bare arms",
+                    "in a short-sleeved top",
+                    "wearing a short-sleeved shirt",
+                ],
+            ),
+            Sleeve::Long => one(
+                rng,
+                &[
+                    "with long sleeves",
+                    "in a long-sleeved top",
+                    "wearing long sleeves",
+                    "whose arms are covered by sleeves",
+                ],
+            ),
+        }
+        .to_owned(),
+    );
+    facts.push(
+        match person.upper.pattern {
+            Pattern::Plain => one(
+                rng,
+                &[
+                    "in a plain top",
+                    "wearing a plain shirt",
+                    "in a shirt of one colour",
+                ],
+            ),
+            Pattern::Striped => one(
+                rng,
+                &[
+                    "in a striped top",
+                    "wearing a striped shirt",
+                    "in a shirt with stripes",
+                ],
+            ),
+            Pattern::Checked => one(
+                rng,
+                &[
+                    "in a checked top",
+                    "wearing a plaid shirt",
+                    "wearing a checked shirt",
+                ],
+            ),
+            Pattern::Logo => one(
+                rng,
+                &[
+                    "in a printed top",
+                    "wearing a shirt with a logo",
+                    "in a shirt with a print",
+                ],
+            ),
+        }
+        .to_owned(),
+    );
+    if let Some(scarf) = person.scarf {
+        facts.push(format!(
+            "with {}",
+            a(&format!("{} scarf", scarf.hue.name()))
+        ));
+    }
+}
+
+/// The lower garment and the shoes.
+fn lower_facts(person: &SynthPerson, facts: &mut Vec<String>, rng: &mut Rng) {
+    let noun = lower_noun(person, rng);
+    facts.push(format!(
+        "{} {noun}",
+        one(rng, &["wearing", "in", "with", "dressed in"])
+    ));
+    facts.push(
+        match person.lower.kind {
+            LowerKind::Trousers => {
+                one(rng, &["wearing trousers", "in long pants", "wearing pants"])
+            }
+            LowerKind::Shorts => one(rng, &["wearing shorts", "in shorts", "in short pants"]),
+            LowerKind::Skirt => one(rng, &["wearing a skirt", "in a skirt"]),
+            LowerKind::Dress => one(rng, &["wearing a dress", "in a dress"]),
+        }
+        .to_owned(),
+    );
+    let noun = shoe_noun(person, rng);
+    facts.push(format!("{} {noun}", one(rng, &["wearing", "in", "with"])));
+}
+
+/// What only a picture of the whole person shows: bag, carried object, gait and place.
+fn whole_facts(person: &SynthPerson, shot: &Shot, facts: &mut Vec<String>, rng: &mut Rng) {
+    facts.push(bag_fact(person, rng));
+    let holds_bag = matches!(person.bag, Some((BagKind::Hand, _)));
+    match person.carried {
+        Some((kind, color)) => facts.push(carried_fact(kind, color.hue.name(), rng)),
+        None if !holds_bag => {
+            facts.push(
+                one(
+                    rng,
+                    &[
+                        "with empty hands",
+                        "holding nothing",
+                        "with nothing in the hands",
+                    ],
+                )
+                .to_owned(),
+            );
+        }
+        None => {}
+    }
+    facts.push(
+        one(
+            rng,
+            if shot.pose.walking {
+                &["walking", "who walks"]
+            } else {
+                &["standing", "who stands"]
+            },
+        )
+        .to_owned(),
+    );
+    if rng.random_bool(0.5) {
+        facts.push(
+            match shot.camera.place {
+                PlaceKind::Street => {
+                    one(rng, &["in a street", "on a street", "outdoors in a town"])
+                }
+                PlaceKind::Wall => one(rng, &["in front of a wall", "by a wall"]),
+                PlaceKind::Park => one(rng, &["in a park", "outdoors on grass"]),
+                PlaceKind::Indoor => one(rng, &["indoors", "in a hall", "in a room"]),
+            }
+            .to_owned(),
+        );
+    }
 }
 
 pub(super) fn view_fact(view: View, rng: &mut Rng) -> &'static str {

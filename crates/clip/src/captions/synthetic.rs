@@ -48,9 +48,9 @@ fn person_pair(extent: BodyExtent, rng: &mut Rng) -> CaptionedImage {
         shot.occluder = None;
     }
     let height = rng.random_range(144..=320usize);
-    let drawn = render(&person, &shot, height, height / 2);
+    let rendered = render(&person, &shot, height, height / 2);
     let (h, w) = (height as f32, height as f32 / 2.0);
-    let [x, y, bw, bh] = drawn.bbox_xywh;
+    let [x, y, bw, bh] = rendered.bbox_xywh;
     let cut = |x0: f32, y0: f32, x1: f32, y1: f32| -> [usize; 4] {
         let (x0, y0) = (
             x0.clamp(0.0, w - 8.0) as usize,
@@ -63,13 +63,15 @@ fn person_pair(extent: BodyExtent, rng: &mut Rng) -> CaptionedImage {
         [
             x0,
             y0,
-            (x1 - x0).min(drawn.image.width - x0),
-            (y1 - y0).min(drawn.image.height - y0),
+            (x1 - x0).min(rendered.image.width - x0),
+            (y1 - y0).min(rendered.image.height - y0),
         ]
     };
     let loose = |rng: &mut Rng, size: f32| size * rng.random_range(0.0..0.16f32);
     let area = match extent {
-        BodyExtent::Whole if rng.random_bool(0.4) => [0, 0, drawn.image.width, drawn.image.height],
+        BodyExtent::Whole if rng.random_bool(0.4) => {
+            [0, 0, rendered.image.width, rendered.image.height]
+        }
         BodyExtent::Whole => cut(
             x - loose(rng, bw),
             y - loose(rng, bh) * 0.5,
@@ -96,11 +98,11 @@ fn person_pair(extent: BodyExtent, rng: &mut Rng) -> CaptionedImage {
         }
     };
     CaptionedImage {
-        image: crop(&drawn.image, area),
+        image: crop(&rendered.image, area),
         caption: describe(&person, &shot, extent, rng),
         part: None,
-        parts: crop_labels(&drawn.parts, drawn.image.width, area),
-        attributes: Some(seen_attributes(drawn.attributes, extent)),
+        parts: crop_labels(&rendered.parts, rendered.image.width, area),
+        attributes: Some(seen_attributes(rendered.attributes, extent)),
     }
 }
 
@@ -157,10 +159,10 @@ fn part_pair(class: u8, rng: &mut Rng) -> Option<CaptionedImage> {
             attributes: None,
         });
     }
-    let drawn = render(&person, &shot, height, height / 2);
-    let area = part_crop(&drawn.parts, drawn.image.width, class, rng)?;
-    let caption = part_caption(&person, &shot, &drawn, class, area, rng);
-    let (image, parts) = part_image(&drawn.image, &drawn.parts, area, rng);
+    let rendered = render(&person, &shot, height, height / 2);
+    let area = part_crop(&rendered.parts, rendered.image.width, class, rng)?;
+    let caption = part_caption(&person, &shot, &rendered, class, area, rng);
+    let (image, parts) = part_image(&rendered.image, &rendered.parts, area, rng);
     Some(CaptionedImage {
         image,
         caption,

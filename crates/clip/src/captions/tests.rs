@@ -106,7 +106,7 @@ fn claims(person: &SynthPerson, view: View) -> Vec<(&'static str, bool)> {
 }
 
 #[test]
-fn what_is_said_is_true() {
+fn captions_are_true() {
     let mut rng = rng_for(8, 0, "captions");
     let mut said = std::collections::BTreeMap::<&str, usize>::new();
     for _ in 0..4000 {
@@ -139,7 +139,7 @@ fn what_is_said_is_true() {
 }
 
 #[test]
-fn ccp_captions_say_only_what_is_tagged() {
+fn ccp_captions_name_only_tagged_things() {
     let mut rng = rng_for(1, 0, "ccp");
     let tags = ["skin", "hair", "jacket", "jeans", "boots"];
     for _ in 0..200 {

@@ -12,7 +12,7 @@ use super::config::ClipTrainConfig;
 use super::error::ClipTrainError;
 
 /// Prefix of the optimizer's arrays in a checkpoint.
-const OPTIMISER: &str = "optimiser.";
+const OPTIMIZER: &str = "optimizer.";
 /// Prefix of the averaged weights in a checkpoint.
 const AVERAGE: &str = "average.";
 
@@ -37,15 +37,15 @@ pub(super) fn save(
     path: &Path,
     run: &str,
     [clip, average]: [&Clip; 2],
-    optimiser: &Optimiser,
+    optimizer: &Optimiser,
     step: usize,
 ) -> Result<(), ClipTrainError> {
     let mut state = state_dict(clip);
     for (name, array) in state_dict(average) {
         state.insert(format!("{AVERAGE}{name}"), array);
     }
-    for (name, array) in optimiser.state() {
-        state.insert(format!("{OPTIMISER}{name}"), array);
+    for (name, array) in optimizer.state() {
+        state.insert(format!("{OPTIMIZER}{name}"), array);
     }
     let metadata = [
         ("kind".to_owned(), "clasp clip training".to_owned()),
@@ -85,10 +85,10 @@ pub(super) fn resume(
         });
         found
     };
-    let (moments, averaged) = (taken(OPTIMISER), taken(AVERAGE));
+    let (moments, averaged) = (taken(OPTIMIZER), taken(AVERAGE));
     let device = clip.logit_scale.val().device();
-    let optimiser = Optimiser::from_state(optimiser_config(config), &moments, &device)?;
-    optimiser.check("", &clip)?;
+    let optimizer = Optimiser::from_state(optimizer_config(config), &moments, &device)?;
+    optimizer.check("", &clip)?;
     let average = clip.clone();
     let load = |clip: Clip, state: &StateDict| {
         let (clip, report) = load_state_dict(clip, state);
@@ -101,12 +101,12 @@ pub(super) fn resume(
     Ok((
         load(clip, &state)?,
         load(average, &averaged)?,
-        optimiser,
+        optimizer,
         step,
     ))
 }
 
-pub(super) fn optimiser_config(config: &ClipTrainConfig) -> OptimiserConfig {
+pub(super) fn optimizer_config(config: &ClipTrainConfig) -> OptimiserConfig {
     OptimiserConfig {
         beta2: 0.98,
         epsilon: 1e-6,

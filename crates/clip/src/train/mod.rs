@@ -59,7 +59,7 @@ pub use self::losses::{attribute_loss, contrastive_loss, part_loss};
 pub use self::retrieval::{Retrieval, retrieval};
 
 use self::batch::{PairBatch, check_pair, draw, draw_patches};
-use self::checkpoint::{identity, optimiser_config, resume, save};
+use self::checkpoint::{identity, optimizer_config, resume, save};
 use self::gradients::{BatchGradients, gradients};
 use self::objectives::{AttributeObjective, PartObjective};
 
@@ -143,11 +143,11 @@ pub fn train(
     remove_abandoned(folder)?;
     let path = folder.join("checkpoint.safetensors");
     let run = identity(config, model, words)?;
-    let (mut clip, mut average, mut optimiser, start) = if path.exists() {
+    let (mut clip, mut average, mut optimizer, start) = if path.exists() {
         resume(&path, &run, config, clip)?
     } else {
         let average = clip.clone();
-        (clip, average, Optimiser::new(optimiser_config(config)), 0)
+        (clip, average, Optimiser::new(optimizer_config(config)), 0)
     };
     let threads = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -178,7 +178,7 @@ pub fn train(
             }
         });
 
-        let mut since = (Instant::now(), 0usize, [0f64; 3]);
+        let mut means = LogMeans::new();
         for step in start..steps {
             let batch = batches.recv().map_err(|_| ClipTrainError::Worker)??;
             let stage = config.stage(step);
@@ -219,44 +219,41 @@ pub fn train(
                     },
                 })
             };
-            clip = optimiser.step("", clip, &mut gradients, &norms, &rates);
+            clip = optimizer.step("", clip, &mut gradients, &norms, &rates);
             clip.logit_scale = clip
                 .logit_scale
                 .map(|scale| scale.clamp(0.0, LARGEST_SCALE.ln()));
             average = ema(average, &clip, config.momentum(step));
 
             let done = step + 1;
-            since.1 += 1;
-            since.2[0] += f64::from(contrastive);
-            since.2[1] += f64::from(dense);
-            since.2[2] += f64::from(values);
+            means.add([contrastive, dense, values]);
             let evaluate =
                 !held_out.is_empty() && (done % config.evaluate_every == 0 || done == steps);
             let mut stop = false;
             if done % config.log_every == 0 || done == steps || evaluate {
-                let seconds = since.0.elapsed().as_secs_f64();
+                let [loss, dense, values] = means.means();
                 let line = ClipTrainProgress {
                     step: done,
                     steps,
                     pairs: (done * config.batch) as u64,
                     size: stage.size,
-                    loss: (since.2[0] / since.1 as f64) as f32,
+                    loss,
                     floor,
-                    dense: (since.2[1] / since.1 as f64) as f32,
-                    values: (since.2[2] / since.1 as f64) as f32,
+                    dense,
+                    values,
                     learning_rate,
                     gradient: length,
                     scale: clip.scale().into_scalar::<f32>(),
-                    pairs_per_second: (since.1 * config.batch) as f64 / seconds.max(1e-9),
+                    pairs_per_second: means.pairs_per_second(config.batch),
                     held_out: evaluate.then(|| retrieval(&average, held_out, last_size, &plain)),
                 };
                 let text = serde_json::to_string(&line).map_err(std::io::Error::from)?;
                 writeln!(log, "{text}")?;
                 stop = progress(&line).is_break();
-                since = (Instant::now(), 0, [0.0; 3]);
+                means = LogMeans::new();
             }
             if done % config.save_every == 0 || done == steps || stop {
-                save(&path, &run, [&clip, &average], &optimiser, done)?;
+                save(&path, &run, [&clip, &average], &optimizer, done)?;
             }
             if stop {
                 return Ok(TrainedClip {
@@ -272,4 +269,37 @@ pub fn train(
             finished: true,
         })
     })
+}
+
+/// Means of the losses since the last line of the log.
+struct LogMeans {
+    started: Instant,
+    steps: usize,
+    sums: [f64; 3],
+}
+
+impl LogMeans {
+    fn new() -> Self {
+        Self {
+            started: Instant::now(),
+            steps: 0,
+            sums: [0.0; 3],
+        }
+    }
+
+    fn add(&mut self, losses: [f32; 3]) {
+        self.steps += 1;
+        for (sum, loss) in self.sums.iter_mut().zip(losses) {
+            *sum += f64::from(loss);
+        }
+    }
+
+    fn means(&self) -> [f32; 3] {
+        self.sums.map(|sum| (sum / self.steps as f64) as f32)
+    }
+
+    fn pairs_per_second(&self, batch: usize) -> f64 {
+        let seconds = self.started.elapsed().as_secs_f64();
+        (self.steps * batch) as f64 / seconds.max(1e-9)
+    }
 }

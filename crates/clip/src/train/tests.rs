@@ -156,7 +156,7 @@ fn more_threads_than_pairs_are_as_many_as_pairs() {
 }
 
 #[test]
-fn the_loss_is_clips_where_captions_differ() {
+fn the_loss_equals_clips_where_captions_differ() {
     let (images, texts) = ([[1.0, 0.0], [0.6, 0.8]], [[0.8, 0.6], [0.0, 1.0]]);
     let scale = Tensor::<1>::from_data([2.0f32], &Device::flex());
     let (loss, floor) = contrastive_loss(rows(&images), rows(&texts), scale, &[0, 1]);
@@ -169,7 +169,7 @@ fn the_loss_is_clips_where_captions_differ() {
 }
 
 #[test]
-fn equal_captions_are_matches_of_one_another() {
+fn equal_captions_are_positives_of_one_another() {
     let images = rows(&[[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]);
     let scale = Tensor::<1>::from_data([100.0f32], &Device::flex());
     let (loss, floor) = contrastive_loss(images.clone(), images, scale, &[4, 4, 7]);
@@ -179,7 +179,7 @@ fn equal_captions_are_matches_of_one_another() {
 }
 
 #[test]
-fn a_token_is_named_by_any_phrase_of_its_class() {
+fn a_token_matches_any_phrase_of_its_class() {
     let tokens = rows(&[[1.0, 0.0], [0.0, 1.0]]);
     // Cosines with the first token: 0.1, 0.08, 0; with the second: about 0.995, 0.997, 0.1.
     let phrases = rows(&[[0.1, 0.994_987], [0.08, 0.996_795], [0.0, 0.1]]);
@@ -204,7 +204,7 @@ fn a_token_is_named_by_any_phrase_of_its_class() {
 }
 
 #[test]
-fn an_answer_is_judged_among_the_values_of_its_attribute() {
+fn the_attribute_loss_compares_the_values_of_one_attribute() {
     let images = rows(&[[1.0, 0.0], [0.0, 1.0]]);
     let phrases = rows(&[[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [0.8, 0.6], [1.0, 0.0]]);
     let of = |truth: &[u8]| {
@@ -223,7 +223,7 @@ fn an_answer_is_judged_among_the_values_of_its_attribute() {
 }
 
 #[test]
-fn phrases_learn_their_values_without_images() {
+fn phrases_of_values_separate_without_images() {
     assert_eq!(own_values(&[2, 1]), [0, 255, 1, 255, 255, 0]);
     // Images of noise: nothing can be learned from them, and yet the phrases of two values part.
     let noise = |index: u64, size: [usize; 2]| {
@@ -374,7 +374,7 @@ fn six_colours_are_learned() {
 }
 
 #[test]
-fn a_run_that_was_stopped_goes_on_to_the_same_end() {
+fn a_stopped_run_resumes_to_the_same_result() {
     let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let expected = run(&config(), whole.path(), None);
     let stopped = run(&config(), parts.path(), Some(4));
@@ -429,7 +429,7 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
         checkpoint::read(&path).unwrap()
     };
     state.insert(
-        "optimiser.ln_final.weight.first".into(),
+        "optimizer.ln_final.weight.first".into(),
         Array {
             shape: vec![1],
             data: vec![0.0],
@@ -440,7 +440,7 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
 }
 
 #[test]
-fn what_cannot_work_is_said_before_anything_is_made() {
+fn settings_are_checked_before_files_are_made() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("run");
     let attempt = |config: ClipTrainConfig,
@@ -511,7 +511,7 @@ fn what_cannot_work_is_said_before_anything_is_made() {
 }
 
 #[test]
-fn the_rate_rises_and_falls_and_stages_follow_one_another() {
+fn the_learning_rate_follows_its_schedule_and_stages_their_order() {
     let config = config();
     assert_eq!(config.learning_rate(0), 1.5e-3);
     assert_eq!(config.learning_rate(1), 3e-3);

@@ -8,7 +8,7 @@ use burn::tensor::Device;
 use clasp_data::labels::{LabelError, Store};
 use std::time::Duration;
 
-const GO_ON: fn(LabelProgress<'_>) -> ControlFlow<()> = |_| ControlFlow::Continue(());
+const CONTINUE: fn(LabelProgress<'_>) -> ControlFlow<()> = |_| ControlFlow::Continue(());
 
 /// The files of a run that nothing disturbed.
 fn undisturbed(source: &Source, folder: &Path) -> std::collections::BTreeMap<String, Vec<u8>> {
@@ -16,7 +16,7 @@ fn undisturbed(source: &Source, folder: &Path) -> std::collections::BTreeMap<Str
         source,
         &labeler(&LabelConfig::default()),
         &LabelRunConfig::new(folder, 1),
-        &mut { GO_ON },
+        &mut { CONTINUE },
     )
     .unwrap();
     assert_eq!(
@@ -38,7 +38,7 @@ fn labels_do_not_depend_on_threads() {
         &source,
         &labeler(&LabelConfig::default()),
         &LabelRunConfig::new(&three, 3),
-        &mut { GO_ON },
+        &mut { CONTINUE },
     )
     .unwrap();
     assert!(files(&three) == expected);
@@ -57,7 +57,7 @@ fn labels_do_not_depend_on_threads() {
 }
 
 #[test]
-fn an_interrupted_run_goes_on_to_the_same_bytes() {
+fn an_interrupted_run_resumes_to_the_same_bytes() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 12, 7);
     let expected = undisturbed(&source, &folder.path().join("whole"));
@@ -95,14 +95,14 @@ fn an_interrupted_run_goes_on_to_the_same_bytes() {
     assert!(files(&out) == expected);
     // And once more: there is nothing to do.
     let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
-        GO_ON
+        CONTINUE
     })
     .unwrap();
     assert_eq!((report.kept, report.labeled), (84, 0));
 }
 
 #[test]
-fn what_is_done_is_put_away_in_the_middle_of_a_shard() {
+fn finished_batches_are_saved_within_a_shard() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 1, 3 * PIECE / 2);
     assert_eq!(source.shards().len(), 2);
@@ -139,7 +139,7 @@ fn what_is_done_is_put_away_in_the_middle_of_a_shard() {
 }
 
 #[test]
-fn images_that_were_away_are_labeled_by_the_next_run_and_edited_files_are_kept() {
+fn missing_images_are_labeled_by_the_next_run_and_edited_files_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 1, 40);
     let expected = undisturbed(&source, &folder.path().join("whole"));
@@ -148,19 +148,19 @@ fn images_that_were_away_are_labeled_by_the_next_run_and_edited_files_are_kept()
     let (place, away) = (source.place(7), folder.path().join("away"));
     fs_err::rename(&place, &away).unwrap();
     let options = LabelRunConfig::new(&out, 1);
-    let report = run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
+    let report = run(&source, &labeler, &options, &mut { CONTINUE }).unwrap();
     assert_eq!((report.labeled, report.unreadable), (39, 1));
     // Still away: nothing to do.
-    let report = run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
+    let report = run(&source, &labeler, &options, &mut { CONTINUE }).unwrap();
     assert_eq!((report.labeled, report.kept, report.unreadable), (0, 39, 1));
     fs_err::rename(&away, &place).unwrap();
-    let report = run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
+    let report = run(&source, &labeler, &options, &mut { CONTINUE }).unwrap();
     assert_eq!((report.labeled, report.kept, report.unreadable), (40, 0, 0));
     assert!(files(&out) == expected);
 }
 
 #[test]
-fn a_part_without_images_is_told_and_a_part_has_one_job_at_a_time() {
+fn a_part_without_images_is_reported_and_a_part_has_one_job_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 2, 4);
     let labeler = labeler(&LabelConfig::default());
@@ -177,13 +177,13 @@ fn a_part_without_images_is_told_and_a_part_has_one_job_at_a_time() {
     let report = run(&source, &labeler, &options, &mut note).unwrap();
     assert_eq!((told, report.images), (Some((2, 3)), 0));
     let _lock = FolderLock::named(&out, ".lock-2-of-3").unwrap();
-    let error = run(&source, &labeler, &options, &mut { GO_ON }).unwrap_err();
+    let error = run(&source, &labeler, &options, &mut { CONTINUE }).unwrap_err();
     assert!(error.to_string().contains("another process"), "{error}");
     options.shard = (0, 3);
-    run(&source, &labeler, &options, &mut { GO_ON }).unwrap();
+    run(&source, &labeler, &options, &mut { CONTINUE }).unwrap();
 }
 
-/// Not a test of its own: what [`a_killed_run_goes_on_to_the_same_bytes`] starts as a process and
+/// Not a test of its own: what [`a_killed_run_resumes_to_the_same_bytes`] starts as a process and
 /// kills.
 #[test]
 fn child() {
@@ -218,7 +218,7 @@ fn source_of(folder: &Path) -> Source {
 }
 
 #[test]
-fn a_killed_run_goes_on_to_the_same_bytes() {
+fn a_killed_run_resumes_to_the_same_bytes() {
     for whole_shards in [0, 1, 3] {
         let folder = tempfile::tempdir().unwrap();
         let source = images(&folder.path().join("images"), 4, 7);
@@ -251,7 +251,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
             &source,
             &labeler(&LabelConfig::default()),
             &LabelRunConfig::new(&out, 2),
-            &mut { GO_ON },
+            &mut { CONTINUE },
         )
         .unwrap();
         assert!(files(&out) == expected, "after {whole_shards} whole shards");
@@ -259,7 +259,7 @@ fn a_killed_run_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn parts_of_a_corpus_together_are_the_corpus() {
+fn the_parts_of_a_source_make_the_whole() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 3, 4);
     let expected = undisturbed(&source, &folder.path().join("whole"));
@@ -270,7 +270,7 @@ fn parts_of_a_corpus_together_are_the_corpus() {
             ..LabelRunConfig::new(&out, 1)
         };
         let report = run(&source, &labeler(&LabelConfig::default()), &options, &mut {
-            GO_ON
+            CONTINUE
         })
         .unwrap();
         assert_eq!(report.images, if index < 3 { 4 } else { 0 });
@@ -289,7 +289,7 @@ fn other_settings_vocabularies_and_images_are_refused() {
             source,
             &labeler(config),
             &LabelRunConfig::new(&out, 1),
-            &mut { GO_ON },
+            &mut { CONTINUE },
         )
         .unwrap_err()
     };
@@ -328,7 +328,7 @@ fn other_settings_vocabularies_and_images_are_refused() {
     let mut changed = labeler(&LabelConfig::default());
     changed.meta_mut().vocabulary.parts[1].name = "face".into();
     let error = run(&source, &changed, &LabelRunConfig::new(&out, 1), &mut {
-        GO_ON
+        CONTINUE
     })
     .unwrap_err();
     assert!(
@@ -349,7 +349,7 @@ fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
     let out = folder.path().join("one");
     // One of 20 is just right.
     let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
-        GO_ON
+        CONTINUE
     })
     .unwrap();
     assert_eq!((report.labeled, report.unreadable), (19, 1));
@@ -360,7 +360,7 @@ fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
     );
     // Going on counts what an earlier run could not read.
     let report = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
-        GO_ON
+        CONTINUE
     })
     .unwrap();
     assert_eq!((report.kept, report.unreadable), (19, 1));
@@ -369,7 +369,7 @@ fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
     fs_err::write(place.join("0-010.png"), &half[..half.len() / 2]).unwrap();
     let out = folder.path().join("two");
     let error = run(&source, &labeler, &LabelRunConfig::new(&out, 2), &mut {
-        GO_ON
+        CONTINUE
     })
     .unwrap_err();
     assert!(matches!(error, Error::TooManyUnreadable(_)), "{error}");
@@ -392,7 +392,7 @@ fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
 }
 
 #[test]
-fn kmeans_labels_go_the_same_way() {
+fn kmeans_labels_are_stored_alike() {
     let folder = tempfile::tempdir().unwrap();
     let source = images(&folder.path().join("images"), 2, 5);
     let device = Device::flex();
@@ -414,11 +414,11 @@ fn kmeans_labels_go_the_same_way() {
         KMeansLabeler::new(features, [32, 16], "squares", "", &config, 0, &device).unwrap();
     let (one, two) = (folder.path().join("one"), folder.path().join("two"));
     let report = run(&source, &labeler, &LabelRunConfig::new(&one, 1), &mut {
-        GO_ON
+        CONTINUE
     })
     .unwrap();
     run(&source, &labeler, &LabelRunConfig::new(&two, 2), &mut {
-        GO_ON
+        CONTINUE
     })
     .unwrap();
     assert!(files(&one) == files(&two));
@@ -448,7 +448,7 @@ fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
         &source,
         &labeler(&LabelConfig::default()),
         &LabelRunConfig::new(&file, 1),
-        &mut { GO_ON },
+        &mut { CONTINUE },
     )
     .unwrap_err();
     assert!(error.to_string().contains("file"), "{error}");

@@ -33,8 +33,8 @@ pub(super) fn whole(truth: &Path, config: &SynthConfig) -> bool {
 /// file name.
 #[must_use]
 pub fn unlabeled_jpeg(seed: u64, index: u64, height: usize, width: usize) -> (String, Vec<u8>) {
-    let (key, drawn, quality) = render_unlabeled(seed, index, height, width);
-    (format!("{key}.jpg"), encode_jpeg(&drawn.image, quality))
+    let (key, rendered, quality) = render_unlabeled(seed, index, height, width);
+    (format!("{key}.jpg"), encode_jpeg(&rendered.image, quality))
 }
 
 /// Key, annotated picture and JPEG quality of one of [`unlabeled_jpeg`].
@@ -47,8 +47,8 @@ pub(crate) fn render_unlabeled(
     let mut rng = rng_for(seed, 0, &format!("unlabelled {index}"));
     let person = SynthPerson::sample(&mut rng);
     let shot = Shot::sample(&person, &mut rng);
-    let drawn = render(&person, &shot, height, width);
-    (format!("{index:08}"), drawn, shot.camera.quality)
+    let rendered = render(&person, &shot, height, width);
+    (format!("{index:08}"), rendered, shot.camera.quality)
 }
 
 /// Writes a tar of unlabeled people and returns their ground truth in the same order.
@@ -68,10 +68,10 @@ pub(super) fn write_shard(
                 .into_par_iter()
                 .map(|index| {
                     let (height, width) = (config.height, config.width);
-                    let (key, drawn, quality) =
+                    let (key, rendered, quality) =
                         render_unlabeled(config.seed, index as u64, height, width);
-                    let labels = ground_truth_labels(&key, &drawn, meta);
-                    let bytes = encode_jpeg(&drawn.image, quality);
+                    let labels = ground_truth_labels(&key, &rendered, meta);
+                    let bytes = encode_jpeg(&rendered.image, quality);
                     (format!("{key}.jpg"), bytes, labels)
                 })
                 .collect();

@@ -193,7 +193,7 @@ class Evidence:
 
     def images(self, world, seed):
         """Unlabelled images to pre-train on."""
-        return self.people(seed) / "unlabelled" if world == "drawn" else self.args.data / "persons"
+        return self.people(seed) / "unlabeled" if world == "drawn" else self.args.data / "persons"
 
     def labels(self, world, kind, seed):
         """Folder of labels and processor seconds that they took."""

@@ -156,7 +156,7 @@ def main():
              "--test-identities", "8", "--unlabelled", "700", "--scenes", "0"], root)
         if drawn.returncode != 0:
             sys.exit(drawn.stderr)
-        images, data = f"{root}/drawn/unlabelled", f"{root}/drawn"
+        images, data = f"{root}/drawn/unlabeled", f"{root}/drawn"
         pretrain = ["pretrain", "mini", "--out", "run",
                     *sets({**TINY, "method": "dino", "data.images": f'"{images}"'})]
         finetune = ["finetune", "attributes", "attributes-mini", "--data", data, "--out", "run",

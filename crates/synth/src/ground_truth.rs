@@ -151,7 +151,7 @@ mod tests {
             ..SynthConfig::default()
         };
         write_dataset(folder.path(), &config, &mut |_, _| {}).unwrap();
-        let images = folder.path().join("unlabelled").display().to_string();
+        let images = folder.path().join("unlabeled").display().to_string();
         let source = Source::open(&images).unwrap();
         let store = Store::open(&folder.path().join("truth")).unwrap();
         assert_eq!(store.len(), 60);
@@ -193,7 +193,7 @@ mod tests {
         }
         assert!(masked > 0 && unmasked > 13 * 55, "{masked} and {unmasked}");
         // A second call finds everything there; one without the store makes it again.
-        std::fs::remove_file(folder.path().join("truth/unlabelled-000.parquet")).unwrap();
+        std::fs::remove_file(folder.path().join("truth/unlabeled-000.parquet")).unwrap();
         write_dataset(folder.path(), &config, &mut |_, _| {}).unwrap();
         let again = Store::open(&folder.path().join("truth")).unwrap();
         assert!(again.iter().eq(store.iter()));

@@ -347,7 +347,7 @@ fn a_dataset_reads_back_in_every_layout_and_resumes() {
     }
     let people = clasp_data::source::Source::open(
         &first
-            .join("unlabelled/unlabelled-000.tar")
+            .join("unlabeled/unlabeled-000.tar")
             .display()
             .to_string(),
     )

@@ -81,7 +81,7 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     let device = device::pick(common.device.as_deref())?;
     fs_err::create_dir_all(out)?;
     let people = out.join("people");
-    let images = people.join("unlabelled");
+    let images = people.join("unlabeled");
 
     say(common, "1/5 drawing synthetic people");
     draw(common, &people, arguments)?;

@@ -112,7 +112,7 @@ fn a_picture_of_one_pixel_is_an_image() {
 fn a_tar_that_was_cut() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
-    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    let images = drawn().join("unlabeled").to_string_lossy().into_owned();
     done(at, &["data", "pack", &images, "--out", "shards"]);
     let tar = fs::read_dir(at.join("shards"))
         .expect("a folder")
@@ -149,7 +149,7 @@ fn recipes_that_make_no_sense() {
 fn labels_and_checkpoints_of_something_else() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
-    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    let images = drawn().join("unlabeled").to_string_lossy().into_owned();
     let others = drawn().join("market/query").to_string_lossy().into_owned();
     done(at, &["label", &images, "--out", "labels", "--grid", "8x4"]);
 
@@ -234,7 +234,7 @@ fn labels_and_checkpoints_of_something_else() {
 fn numbers_out_of_range_name_their_option() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
-    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    let images = drawn().join("unlabeled").to_string_lossy().into_owned();
     for arguments in [
         &["inspect", "mini", "--threads", "300000"][..],
         &["inspect", "mini", "--threads", "0"],

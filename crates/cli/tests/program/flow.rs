@@ -29,7 +29,7 @@ fn label_pretrain_evaluate_embed() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let data = drawn().to_string_lossy().into_owned();
-    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    let images = drawn().join("unlabeled").to_string_lossy().into_owned();
     done(at, &["label", &images, "--out", "labels", "--grid", "8x4"]);
     done(
         at,

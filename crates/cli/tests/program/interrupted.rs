@@ -94,7 +94,7 @@ fn features_go_on_where_they_were_stopped() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     people(at);
-    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    let images = drawn().join("unlabeled").to_string_lossy().into_owned();
     let sets = [
         "method=dino".to_owned(),
         format!("data.images={images:?}"),

@@ -28,7 +28,7 @@ fn losses(run: &Path) -> BTreeMap<u64, String> {
 #[test]
 fn a_killed_pretraining_goes_on_to_the_bit() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let (images, labels) = (drawn().join("unlabelled"), folder.path().join("labels"));
+    let (images, labels) = (drawn().join("unlabeled"), folder.path().join("labels"));
     let (images, labels) = (
         images.to_string_lossy().into_owned(),
         labels.to_string_lossy().into_owned(),
@@ -105,7 +105,7 @@ fn a_killed_pretraining_goes_on_to_the_bit() {
 #[test]
 fn killed_labelling_goes_on_to_the_byte() {
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let images = drawn().join("unlabelled").to_string_lossy().into_owned();
+    let images = drawn().join("unlabeled").to_string_lossy().into_owned();
     done(
         folder.path(),
         &[

@@ -45,7 +45,7 @@ fn lines(path: &Path) -> usize {
 #[test]
 fn sigterm_and_ctrl_c_stop_after_the_step_with_a_checkpoint_and_their_status() {
     let folder = tempfile::tempdir().unwrap();
-    let images = format!("data.images={}", drawn().join("unlabelled").display());
+    let images = format!("data.images={}", drawn().join("unlabeled").display());
     for (signal, status) in [("-TERM", 143), ("-INT", 130)] {
         let out = format!("run{signal}");
         let mut arguments = pretraining(&images, &out, "run.steps=5000");
@@ -86,7 +86,7 @@ fn sigterm_and_ctrl_c_stop_after_the_step_with_a_checkpoint_and_their_status() {
 #[test]
 fn work_goes_on_when_nobody_reads_its_messages() {
     let folder = tempfile::tempdir().unwrap();
-    let unlabelled = drawn().join("unlabelled").display().to_string();
+    let unlabelled = drawn().join("unlabeled").display().to_string();
     let images = format!("data.images={unlabelled}");
     let train = pretraining(&images, "run", "run.steps=3");
     let label = ["label", &unlabelled, "--out", "labels", "--threads", "1"];
@@ -118,7 +118,7 @@ fn work_goes_on_when_nobody_reads_its_messages() {
 #[test]
 fn images_that_were_away_are_embedded_by_the_next_run() {
     let folder = tempfile::tempdir().unwrap();
-    let images = format!("data.images={}", drawn().join("unlabelled").display());
+    let images = format!("data.images={}", drawn().join("unlabeled").display());
     done(folder.path(), &pretraining(&images, "model", "run.steps=0"));
     let here = folder.path().join("images");
     fs_err::create_dir(&here).unwrap();
@@ -207,7 +207,7 @@ fn recipes_completions_and_runs_are_told() {
         &["finetune", "reid", "mini", "--data", "."],
         &["did you mean `reid-mini`"],
     );
-    let images = format!("data.images={}", drawn().join("unlabelled").display());
+    let images = format!("data.images={}", drawn().join("unlabeled").display());
     done(
         folder.path(),
         &pretraining(&images, "runs/a", "run.steps=1"),

@@ -5,7 +5,7 @@ What `kmeans::golden` tests the foreground of k-means labels with. Made by
     clasp synth --out people --train-identities 24 --test-identities 12 --cameras 2 --shots 1 \
         --unlabelled 1500 --scenes 1 --size 128x64
     clasp pretrain demo --set method=dino --set loss.teacher_temperature=0.015 \
-        --set data.images=people/unlabelled --set run.steps=400 --set run.replicas=1 --out dino
+        --set data.images=people/unlabeled --set run.steps=400 --set run.replicas=1 --out dino
     clasp synth --out others --train-identities 300 --test-identities 0 --cameras 4 --shots 1 \
         --scenes 0 --size 128x64
     clasp export onnx dino --out dino.onnx --outputs map --size 128x64

@@ -93,7 +93,7 @@ impl SynthConfig {
             "at most ten million",
         )?;
         within(
-            "unlabelled",
+            "unlabeled",
             self.unlabeled,
             0,
             100_000_000,

@@ -135,13 +135,13 @@ pub fn write_dataset(
     write_tables(folder, config, &records)?;
 
     if shards > 0 {
-        fs::create_dir_all(folder.join("unlabelled"))?;
+        fs::create_dir_all(folder.join("unlabeled"))?;
     }
     let meta = ground_truth_meta()?;
     for shard in 0..shards {
         let range = shard * SHARD..((shard + 1) * SHARD).min(config.unlabeled);
         let name = shard_name(shard);
-        let path = folder.join(format!("unlabelled/{name}.tar"));
+        let path = folder.join(format!("unlabeled/{name}.tar"));
         if !path.exists() || !truth.join(format!("{name}.parquet")).exists() {
             let labels = write_shard(&path, config, &meta, range.clone(), &mut |n| {
                 progress(done + n, total)

@@ -20,7 +20,7 @@ pub(super) const SHARD: usize = 1000;
 
 /// Name of a tar of unlabeled people and of its labels.
 pub(super) fn shard_name(shard: usize) -> String {
-    format!("unlabelled-{shard:03}")
+    format!("unlabeled-{shard:03}")
 }
 
 /// Whether the labels of every shard exist.

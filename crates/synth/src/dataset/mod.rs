@@ -1,19 +1,26 @@
 //! Datasets of synthetic people on disk.
 //!
 //! ```text
-//! OUT/synth.json                            the settings; `finished` once everything is there
-//!     market/bounding_box_train/0001_c1s1_000001_00.jpg    identities to train on (1 to n), every camera
-//!     market/query/                         other identities: the first shot of each camera
-//!     market/bounding_box_test/             their other shots, and distractors (0000)
-//!     attributes.csv                        image,split, then one column of 0/1 per value: `upper_color.red`;
-//!                                           yes/no questions have `headwear.yes` only
-//!     parsing.csv, labels.txt, masks/       image,mask,split; PNG masks, one byte a pixel
-//!     person_keypoints_{train,val}.json     COCO keypoints of the same crops
-//!     scenes/images/, scenes/{train,val}.json   CityPersons-style, with `pid` for person search (-1 = nobody known)
-//!                                           and keypoints
-//!     unlabeled/unlabeled-000.tar         further people, for pre-training
-//!     truth/                                what is true of these, as a store of labels ([`crate::ground_truth_labels`]):
-//!                                           `clasp pretrain --set data.labels=OUT/truth`
+//! OUT/synth.json               the settings; `finished` when everything is written
+//!     market/bounding_box_train/0001_c1s1_000001_00.jpg
+//!                              training identities (1 to n), every camera
+//!     market/query/            other identities: the first shot of each camera
+//!     market/bounding_box_test/
+//!                              their other shots, and distractors (0000)
+//!     attributes.csv           image,split, then a column of 0/1 for each value, `upper_colour.red`;
+//!                              yes/no questions have the column `headwear.yes` only
+//!     parsing.csv, labels.txt, masks/
+//!                              image,mask,split; PNG masks, one byte per pixel
+//!     person_keypoints_{train,val}.json
+//!                              COCO keypoints of the same crops
+//!     scenes/images/, scenes/{train,val}.json
+//!                              as CityPersons, with `pid` for person search (-1 = unknown person)
+//!                              and keypoints
+//!     unlabeled/unlabeled-000.tar
+//!                              further people, for pre-training
+//!     truth/                   their ground truth as a label store
+//!                              ([`crate::ground_truth_labels`]):
+//!                              `clasp pretrain --set data.labels=OUT/truth`
 //! ```
 //!
 //! All tasks read the same crops. Split `train` holds the people of `bounding_box_train`, `val`

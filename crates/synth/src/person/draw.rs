@@ -3,7 +3,7 @@
 use clasp_data::Rng;
 
 use super::figure::Figure;
-use super::head;
+use super::{hair, head, headwear};
 use crate::canvas::Canvas;
 
 impl Figure<'_> {
@@ -14,7 +14,7 @@ impl Figure<'_> {
         let pack_behind = facing > -0.25;
 
         if facing > -0.2 {
-            head::hair_fall(self, canvas);
+            hair::hair_fall(self, canvas);
         }
         for i in self.by_nearness(|i| self.arm_nearness(i)) {
             if !near_arm[i] {
@@ -47,9 +47,9 @@ impl Figure<'_> {
         }
         head::head(self, canvas, rng);
         if facing <= -0.2 {
-            head::hair_fall(self, canvas);
+            hair::hair_fall(self, canvas);
         }
-        head::headwear(self, canvas);
+        headwear::headwear(self, canvas);
         for i in self.by_nearness(|i| self.arm_nearness(i)) {
             if near_arm[i] {
                 self.arm(canvas, i, rng);

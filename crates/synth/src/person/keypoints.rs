@@ -1,7 +1,7 @@
 //! COCO's keypoints of a figure, with their visibility.
 
 use super::figure::Figure;
-use super::{group, head};
+use super::{group, head_geometry};
 use crate::canvas::{Canvas, Point2};
 
 /// COCO's 17 keypoints of a figure after everything is drawn: x, y and visibility, as in
@@ -34,7 +34,7 @@ pub(crate) fn keypoints(figure: &Figure<'_>, canvas: &Canvas) -> [[f32; 3]; 17] 
                 });
         out[index] = [p.x, p.y, if seen { 2.0 } else { 1.0 }];
     };
-    for (i, (point, facing)) in head::face_points(figure).into_iter().enumerate() {
+    for (i, (point, facing)) in head_geometry::face_points(figure).into_iter().enumerate() {
         put(i, point, facing > -0.15, &[group::HEAD]);
     }
     for (k, (pair, own, also)) in body.into_iter().enumerate() {

@@ -2,11 +2,12 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `appearance` | what all pictures of a person share: body, hair, garments, bag; the attribute values |
+//! | `appearance` | what all pictures of a person share: body, hair, garments, bag; attributes |
 //! | `sample`, `held_out` | random people; the held-out style of their garments |
 //! | `pose` | poses, the skeleton, the projection into the picture |
 //! | `figure` | a person in front of a camera: sections of the trunk, shading, cloth |
-//! | `head`, `limbs`, `clothes`, `bags` | what is drawn on a figure |
+//! | `head`, `face`, `hair`, `headwear` | the head, on the shape in `head_geometry` |
+//! | `limbs`, `clothes`, `bags` | limbs, garments, bags and carried objects |
 //! | `draw` | the order in which it is drawn |
 //! | `group`, `keypoints` | which limb a pixel shows; keypoints with their visibility |
 
@@ -14,9 +15,13 @@ pub(crate) mod appearance;
 mod bags;
 mod clothes;
 mod draw;
+mod face;
 pub(crate) mod figure;
 pub mod group;
-pub(crate) mod head;
+mod hair;
+mod head;
+mod head_geometry;
+mod headwear;
 mod held_out;
 pub(crate) mod keypoints;
 mod limbs;

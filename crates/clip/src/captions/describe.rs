@@ -162,136 +162,170 @@ pub(super) fn part_caption(
     }
     let on = |first: u8| limbs[usize::from(first)] + limbs[usize::from(first) + 1];
     let total: usize = limbs.iter().sum();
-    let whose = |rng: &mut Rng| {
-        let who = subject(person, rng);
-        if rng.random_bool(0.5) {
-            who
-        } else {
-            "a person".to_owned()
-        }
-    };
+    let on_arms = on(group::ARMS) * 10 > total * 7;
     let phrase = match class {
-        part::HEAD => match (shot.view(), rng.random_range(0..6u32)) {
-            (View::Back, 0..=1) => "the back of a head".to_owned(),
-            (View::Back, 2)
-                if person.headwear.is_none() && person.hair.style != HairStyle::Bald =>
-            {
-                "hair".to_owned()
-            }
-            (View::Front | View::Side, 0..=1) => format!("the face of {}", whose(rng)),
-            (View::Front | View::Side, 2) => "a face".to_owned(),
-            (_, 3) => match person.headwear {
-                Some((Headwear::Cap, color)) => {
-                    one(rng, &["a head with a cap", "a cap", "a head in a cap"]).to_owned()
-                        + &with_color(color.hue.name(), rng)
-                }
-                Some((_, _)) => {
-                    one(rng, &["a head with a hat", "a hat", "a hat on a head"]).to_owned()
-                }
-                None if person.hair.style == HairStyle::Bald => "a bald head".to_owned(),
-                None => format!("a head with {} hair", person.hair.word),
-            },
-            (_, 4) => format!("the head of {}", whose(rng)),
-            _ => one(rng, &["a head", "a head", "a head and a neck"]).to_owned(),
-        },
-        part::UPPER_BODY => {
-            if on(group::ARMS) * 10 > total * 7 {
-                let noun = a(&upper_noun(person, rng));
-                match rng.random_range(0..4u32) {
-                    0..=1 => "a sleeve".to_owned(),
-                    2 => format!("the sleeve of {noun}"),
-                    _ => noun,
-                }
-            } else {
-                match rng.random_range(0..6u32) {
-                    0 => "an upper body".to_owned(),
-                    1 => "a torso".to_owned(),
-                    2 => format!("the upper body of {}", whose(rng)),
-                    3 => format!(
-                        "the torso of {} in {}",
-                        whose(rng),
-                        a(&upper_noun(person, rng))
-                    ),
-                    _ => a(&upper_noun(person, rng)),
-                }
-            }
-        }
-        part::ARMS => {
-            if person.upper.sleeve == Sleeve::Long {
-                one(
-                    rng,
-                    &[
-                        "a hand",
-                        "a hand",
-                        "hands",
-                        "the hand of a person",
-                        "a bare hand",
-                    ],
-                )
-                .to_owned()
-            } else {
-                match rng.random_range(0..6u32) {
-                    0 => "an arm".to_owned(),
-                    1 => "arms".to_owned(),
-                    2..=3 => "a bare arm".to_owned(),
-                    4 => format!("an arm of {}", whose(rng)),
-                    _ => one(
-                        rng,
-                        &["an arm and a hand", "an elbow of a bare arm", "bare arms"],
-                    )
-                    .to_owned(),
-                }
-            }
-        }
-        part::LOWER_BODY => match rng.random_range(0..6u32) {
-            0 => "a lower body".to_owned(),
-            1 => format!("the lower body of {}", whose(rng)),
-            2 => format!(
-                "the lower body of {} in {}",
-                whose(rng),
-                lower_noun(person, rng)
-            ),
-            3 if person.lower.kind == LowerKind::Dress => "the skirt of a dress".to_owned(),
-            _ => lower_noun(person, rng),
-        },
-        part::LEGS => match (person.stockings, rng.random_range(0..6u32)) {
-            (Some(color), 0..=2) => {
-                one(rng, &["stockings", "legs in stockings"]).to_owned()
-                    + &with_color(color.hue.name(), rng)
-            }
-            (None, 0..=1) => one(rng, &["bare legs", "a bare leg"]).to_owned(),
-            (None, 2) => one(rng, &["knees", "bare legs with knees", "a bare leg"]).to_owned(),
-            (_, 3) => "legs".to_owned(),
-            (_, 4) => format!("the legs of {}", whose(rng)),
-            _ => format!("legs of {} in {}", whose(rng), lower_noun(person, rng)),
-        },
-        part::FEET => match rng.random_range(0..6u32) {
-            0 => "feet".to_owned(),
-            1 => format!("the feet of {}", whose(rng)),
-            2 => match person.shoes.0 {
-                Footwear::Boots => "a boot",
-                Footwear::Sandals => "a sandal",
-                _ => "a shoe",
-            }
-            .to_owned(),
-            3 => format!("feet in {}", shoe_noun(person, rng)),
-            _ => shoe_noun(person, rng),
-        },
-        part::BAG => match person.bag {
-            Some((kind, color)) => {
-                let noun = bag_noun(kind, rng);
-                match rng.random_range(0..5u32) {
-                    0 => "a bag".to_owned(),
-                    1..=2 => a(noun),
-                    3 => a(&format!("{} {noun}", color.hue.name())),
-                    _ => format!("the {noun} of {}", whose(rng)),
-                }
-            }
-            None => "a bag".to_owned(),
-        },
+        part::HEAD => head_phrase(person, shot, rng),
+        part::UPPER_BODY => upper_body_phrase(person, on_arms, rng),
+        part::ARMS => arms_phrase(person, rng),
+        part::LOWER_BODY => lower_body_phrase(person, rng),
+        part::LEGS => legs_phrase(person, rng),
+        part::FEET => feet_phrase(person, rng),
+        part::BAG => bag_phrase(person, rng),
         _ => return background_caption(shot.camera.place, rng),
     };
     part_framed(phrase, rng)
+}
+
+/// The head: its side, hair or headwear.
+fn head_phrase(person: &SynthPerson, shot: &Shot, rng: &mut Rng) -> String {
+    match (shot.view(), rng.random_range(0..6u32)) {
+        (View::Back, 0..=1) => "the back of a head".to_owned(),
+        (View::Back, 2) if person.headwear.is_none() && person.hair.style != HairStyle::Bald => {
+            "hair".to_owned()
+        }
+        (View::Front | View::Side, 0..=1) => format!("the face of {}", whose(person, rng)),
+        (View::Front | View::Side, 2) => "a face".to_owned(),
+        (_, 3) => match person.headwear {
+            Some((Headwear::Cap, color)) => {
+                one(rng, &["a head with a cap", "a cap", "a head in a cap"]).to_owned()
+                    + &with_color(color.hue.name(), rng)
+            }
+            Some((_, _)) => one(rng, &["a head with a hat", "a hat", "a hat on a head"]).to_owned(),
+            None if person.hair.style == HairStyle::Bald => "a bald head".to_owned(),
+            None => format!("a head with {} hair", person.hair.word),
+        },
+        (_, 4) => format!("the head of {}", whose(person, rng)),
+        _ => one(rng, &["a head", "a head", "a head and a neck"]).to_owned(),
+    }
+}
+
+/// The upper body, or a sleeve if most of the crop is on the arms.
+fn upper_body_phrase(person: &SynthPerson, on_arms: bool, rng: &mut Rng) -> String {
+    if on_arms {
+        let noun = a(&upper_noun(person, rng));
+        match rng.random_range(0..4u32) {
+            0..=1 => "a sleeve".to_owned(),
+            2 => format!("the sleeve of {noun}"),
+            _ => noun,
+        }
+    } else {
+        match rng.random_range(0..6u32) {
+            0 => "an upper body".to_owned(),
+            1 => "a torso".to_owned(),
+            2 => format!("the upper body of {}", whose(person, rng)),
+            3 => format!(
+                "the torso of {} in {}",
+                whose(person, rng),
+                a(&upper_noun(person, rng))
+            ),
+            _ => a(&upper_noun(person, rng)),
+        }
+    }
+}
+
+/// Bare arms, or hands under long sleeves.
+fn arms_phrase(person: &SynthPerson, rng: &mut Rng) -> String {
+    if person.upper.sleeve == Sleeve::Long {
+        one(
+            rng,
+            &[
+                "a hand",
+                "a hand",
+                "hands",
+                "the hand of a person",
+                "a bare hand",
+            ],
+        )
+        .to_owned()
+    } else {
+        match rng.random_range(0..6u32) {
+            0 => "an arm".to_owned(),
+            1 => "arms".to_owned(),
+            2..=3 => "a bare arm".to_owned(),
+            4 => format!("an arm of {}", whose(person, rng)),
+            _ => one(
+                rng,
+                &["an arm and a hand", "an elbow of a bare arm", "bare arms"],
+            )
+            .to_owned(),
+        }
+    }
+}
+
+/// The lower body or its garment.
+fn lower_body_phrase(person: &SynthPerson, rng: &mut Rng) -> String {
+    match rng.random_range(0..6u32) {
+        0 => "a lower body".to_owned(),
+        1 => format!("the lower body of {}", whose(person, rng)),
+        2 => format!(
+            "the lower body of {} in {}",
+            whose(person, rng),
+            lower_noun(person, rng)
+        ),
+        3 if person.lower.kind == LowerKind::Dress => "the skirt of a dress".to_owned(),
+        _ => lower_noun(person, rng),
+    }
+}
+
+/// Legs, bare or in stockings.
+fn legs_phrase(person: &SynthPerson, rng: &mut Rng) -> String {
+    match (person.stockings, rng.random_range(0..6u32)) {
+        (Some(color), 0..=2) => {
+            one(rng, &["stockings", "legs in stockings"]).to_owned()
+                + &with_color(color.hue.name(), rng)
+        }
+        (None, 0..=1) => one(rng, &["bare legs", "a bare leg"]).to_owned(),
+        (None, 2) => one(rng, &["knees", "bare legs with knees", "a bare leg"]).to_owned(),
+        (_, 3) => "legs".to_owned(),
+        (_, 4) => format!("the legs of {}", whose(person, rng)),
+        _ => format!(
+            "legs of {} in {}",
+            whose(person, rng),
+            lower_noun(person, rng)
+        ),
+    }
+}
+
+/// Feet or shoes.
+fn feet_phrase(person: &SynthPerson, rng: &mut Rng) -> String {
+    match rng.random_range(0..6u32) {
+        0 => "feet".to_owned(),
+        1 => format!("the feet of {}", whose(person, rng)),
+        2 => match person.shoes.0 {
+            Footwear::Boots => "a boot",
+            Footwear::Sandals => "a sandal",
+            _ => "a shoe",
+        }
+        .to_owned(),
+        3 => format!("feet in {}", shoe_noun(person, rng)),
+        _ => shoe_noun(person, rng),
+    }
+}
+
+/// The bag.
+fn bag_phrase(person: &SynthPerson, rng: &mut Rng) -> String {
+    match person.bag {
+        Some((kind, color)) => {
+            let noun = bag_noun(kind, rng);
+            match rng.random_range(0..5u32) {
+                0 => "a bag".to_owned(),
+                1..=2 => a(noun),
+                3 => a(&format!("{} {noun}", color.hue.name())),
+                _ => format!("the {noun} of {}", whose(person, rng)),
+            }
+        }
+        None => "a bag".to_owned(),
+    }
+}
+
+/// "a person", or who it is.
+fn whose(person: &SynthPerson, rng: &mut Rng) -> String {
+    let who = subject(person, rng);
+    if rng.random_bool(0.5) {
+        who
+    } else {
+        "a person".to_owned()
+    }
 }
 
 /// A color added to a noun phrase, or nothing.

@@ -75,7 +75,7 @@ pub struct ZeroShotAttribute {
 pub struct ZeroShotParts {
     /// Images with ground truth.
     pub images: usize,
-    /// Mean over the classes that occur in the truth.
+    /// Mean over the classes that occur in the ground truth.
     pub mean_iou: f64,
     /// The same of guessing.
     pub chance: f64,
@@ -443,7 +443,7 @@ mod tests {
         let vocabulary = vocabulary();
         let mut confusion = PartConfusion::new(vocabulary.parts.len());
         assert_eq!(confusion.score(&vocabulary), None);
-        // Class 2 does not occur; the unknown cell does not count; "not sure" is wrong.
+        // Class 2 does not occur; the unknown position does not count; "not sure" is wrong.
         confusion.count(&[0, 0, 0, 1, 1, 255], &[0, 0, 1, 1, 255, 0]);
         let score = confusion.score(&vocabulary).unwrap();
         let name = |class: usize| &vocabulary.parts[class].name;
@@ -466,7 +466,8 @@ mod tests {
         for image in 0..10 {
             let value = usize::from(image % 2 == 0);
             let mut row = vec![0.0f32; vocabulary.logits()];
-            // The first value is far above, whatever the image; only the differences tell.
+            // The first value is far above, whatever the image; only the differences separate
+            // images.
             row[range.start] = 9.0 + if value == 0 { 0.5 } else { 0.0 };
             row[range.start + 1] = if value == 1 { 0.5 } else { 0.0 };
             for other in range.clone().skip(2) {
@@ -493,7 +494,7 @@ mod tests {
         assert_eq!(auc(vec![(1.0, true), (2.0, true)]), None);
         let scores = vec![(0.9, true), (0.8, false), (0.7, true), (0.1, false)];
         assert_eq!(auc(scores), Some(0.75));
-        // Equal scores say nothing.
+        // Equal scores count half.
         assert_eq!(
             auc(vec![(1.0, true), (1.0, false), (1.0, false)]),
             Some(0.5)

@@ -464,7 +464,7 @@ mod tests {
         assert_eq!(found.attributes_masked(), 0.125);
         assert!(found.to_string().contains("age"));
 
-        // The truth is right about itself.
+        // The ground truth agrees with itself.
         let found = accuracy(&truth, &truth, None, &AttributeConfig::default()).unwrap();
         assert!(
             found

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clasp_data::labels::LabelError;
 use clasp_data::source::{SourceError, TooManyUnreadable};
 
-/// An error of labeling. Each message says where, what was expected and what was found.
+/// An error of labeling. Each message names the place, what was expected and what was found.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The images cannot be found.
@@ -86,7 +86,7 @@ pub enum Error {
     },
     /// A worker thread ended before its work did.
     #[error(
-        "a labeling thread stopped unexpectedly; the shards that were written are whole and a second run goes on after them"
+        "a labeling thread stopped unexpectedly; the written shards are complete, and the same command resumes the run"
     )]
     Worker,
 }

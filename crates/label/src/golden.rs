@@ -1,6 +1,6 @@
 //! Features to labels, compared with NumPy and scikit-learn; `tests/golden/labels.py` made the
-//! values. The foreground of k-means against masks; `tests/golden/foreground.py` says how its
-//! feature maps were made.
+//! values. The foreground of k-means against masks; `tests/golden/foreground.py` makes its feature
+//! maps.
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;

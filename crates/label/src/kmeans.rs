@@ -27,7 +27,7 @@
 //! | all positions that are not on the border, without any features | .75 .94 0 % | | |
 //!
 //! Two clusters mix person and place, as both have several colors; twelve are pure enough for the
-//! border to tell them apart. Much of the result is due to the border and to the colors that an
+//! border to separate them. Much of the result is due to the border and to the colors that an
 //! untrained network separates: the last row and the untrained column show how much. At 256 × 128
 //! pixels, 16 × 8 positions, a backbone trained with DINO reaches .80 .72 3 %.
 //!

@@ -10,15 +10,15 @@
 //! | [`kmeans`] | part maps without CLIP |
 //! | [`labeler`] | the two above as one interface |
 //! | [`run`] | the labeling run: shards, threads, resume |
-//! | [`calibrate`] | statistics of the logits over the corpus |
-//! | [`stats`] | what was labeled, with warnings |
-//! | [`check`] | labels against their images |
-//! | [`compare`] | how far two stores agree |
-//! | [`mod@accuracy`] | how right a store is, against the truth of drawn people |
+//! | [`calibrate`] | statistics of the logits over all images |
+//! | [`stats`] | statistics of a store, with warnings |
+//! | [`check`] | consistency of labels and images |
+//! | [`compare`] | agreement of two stores |
+//! | [`mod@accuracy`] | accuracy of a store against the ground truth of synthetic people |
 //! | [`show`] | a contact sheet with overlays and a legend |
 //!
-//! Labels are made once and stored in the format of [`clasp_data::labels`]; pre-training reads
-//! that, never this crate.
+//! Labels are stored in the format of [`clasp_data::labels`]; pre-training reads these files and
+//! does not use this crate.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -48,7 +48,7 @@ pub use error::Error;
 pub use labeler::{ClipLabeler, KMeansLabeler, Labeler};
 pub use run::{LabelProgress, LabelRunConfig, LabelRunReport, run};
 
-/// The numbers of a tensor, which `place` names.
+/// The numbers of a tensor; `place` names it in errors.
 ///
 /// # Errors
 ///
@@ -68,12 +68,12 @@ fn read<const D: usize>(tensor: Tensor<D>, place: &'static str) -> Result<Vec<f3
     }
 }
 
-/// A rayon pool of one thread: what is computed in it does not depend on how many there are.
+/// A rayon pool of one thread, in which results do not depend on the number of threads.
 fn one_thread() -> Result<rayon::ThreadPool, Error> {
     pool(1)
 }
 
-/// A rayon pool of so many threads.
+/// A rayon pool of `threads` threads.
 fn pool(threads: usize) -> Result<rayon::ThreadPool, Error> {
     Ok(rayon::ThreadPoolBuilder::new()
         .num_threads(threads)

@@ -366,7 +366,7 @@ mod tests {
         };
         let classes: Vec<usize> = (0..vocabulary.parts.len()).collect();
         let mapper = |config: &LabelConfig| PartMapper::new(&vocabulary, &classes, [8, 1], config);
-        // Nothing to tell the classes apart but the prior.
+        // Only the prior distinguishes the classes.
         let cosines = vec![0.2; classes.len() * 8];
         assert!(
             mapper(&config)

@@ -1,4 +1,4 @@
-//! Text features of a vocabulary: what CLIP's text tower says for every part name and attribute
+//! Text features of a vocabulary: the output of CLIP's text tower for every part name and attribute
 //! value.
 //!
 //! A phrase's feature is: each template filled with the phrase, encoded, normalized, averaged over

@@ -8,9 +8,9 @@ use serde::Serialize;
 use crate::Error;
 use crate::parts::IGNORE;
 
-/// A class or value that is chosen less often than this is hardly ever chosen.
+/// A class or value that is chosen less often than this is rarely chosen.
 const RARELY: f64 = 0.01;
-/// A class or value that is chosen more often than this is nearly always chosen.
+/// A class or value that is chosen more often than this is almost always chosen.
 const ALMOST_ALWAYS: f64 = 0.95;
 /// An attribute that is masked in this share of the images or more cannot be learned.
 const MOSTLY_MASKED: f64 = 0.97;
@@ -196,8 +196,8 @@ pub fn stats(
     Ok(stats)
 }
 
-/// Warnings about a store. A part counts as hardly ever chosen by images, since a foot is a small
-/// part of every image, and as nearly always chosen by positions.
+/// Warnings about a store. A part counts as rarely chosen by images, since a foot is a small part
+/// of every image, and as almost always chosen by positions.
 fn warnings(stats: &LabelStats) -> Vec<String> {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let mut warnings = Vec::new();
@@ -415,7 +415,7 @@ mod tests {
     fn what_is_always_chosen_is_warned_of() {
         let folder = tempfile::tempdir().unwrap();
         let store = store(folder.path());
-        // A calibration of another corpus, in which nobody wears glasses.
+        // A calibration of other images, without glasses.
         let calibration = Calibration {
             mean: vec![0.0, 0.0, 0.0, 1000.0, -1000.0],
             ..Calibration::of_store(&store).unwrap()

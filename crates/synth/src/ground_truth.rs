@@ -12,7 +12,7 @@ const GRID: [usize; 2] = [16, 8];
 /// the true one of eleven values 0.9995.
 const FALSE_LOGIT: f32 = -10.0;
 
-/// What a store of the truth says about its labels: the default vocabulary, a grid of 16 × 8.
+/// Metadata of a label store of the ground truth: the default vocabulary, a grid of 16 × 8.
 ///
 /// # Errors
 ///
@@ -30,7 +30,7 @@ pub fn ground_truth_meta() -> Result<StoreMeta, VocabularyError> {
     })
 }
 
-/// What is true of a picture, in the vocabulary and on the grid of `meta`.
+/// The ground truth of a picture, in the vocabulary and on the grid of `meta`.
 ///
 /// A cell has the class of most of its pixels; its confidence is their share. An attribute has
 /// logits of 0 for the true value and −10 for the others. It has 0 everywhere, which is masked in
@@ -185,7 +185,7 @@ mod tests {
                     "{best:?} for {truth}"
                 );
             }
-            // People stand in the middle; the corner is nobody's.
+            // People stand in the middle; the corner is background.
             assert!(
                 row.parts.iter().any(|&part| part != 0) && row.parts[0] == 0,
                 "{key}"

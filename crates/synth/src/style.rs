@@ -4,8 +4,8 @@
 //! A model that was trained on synthetic people is tested on people whose appearance training never
 //! showed. Held out are:
 //!
-//! * **shades**: each color word has a second range of colors, disjoint from the first ([`Hue`]
-//!   says which);
+//! * **shades**: each color word has a second range of colors, disjoint from the first
+//!   ([`crate::Hue`] defines both);
 //! * **cuts**: wider upper garments, longer skirts, dresses and shorts;
 //! * **patterns**: diagonal stripes, argyle diamonds and coarse checks, and other prints;
 //! * **scenery**: a shore and an aisle between shelves;

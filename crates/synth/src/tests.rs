@@ -354,7 +354,7 @@ fn a_dataset_reads_back_in_every_layout_and_resumes() {
     .unwrap();
     assert_eq!(people.len(), 5);
 
-    // A run that was cut off: some files are missing, the manifest says unfinished.
+    // An interrupted run: some files are missing, the manifest says unfinished.
     let second = home.path().join("b");
     write_dataset(&second, &config, &mut |_, _| {}).unwrap();
     for name in [
@@ -424,8 +424,8 @@ fn border(image: &Rgb) -> Vec<f32> {
     found
 }
 
-/// Each camera had one scene and one light, so that the background alone told the camera, and what
-/// a network learned from it was no re-identification.
+/// Each camera had one scene and one light, so that the background alone identified the camera, and
+/// a network learned that instead of re-identification.
 #[test]
 fn the_background_identifies_neither_camera_nor_person() {
     const CAMERAS: usize = 3;

@@ -2,7 +2,7 @@
 //!
 //! [`synthetic_pair`] gives the n-th image-caption pair: whole people in loose crops, halves of
 //! people, and crops that one part fills, with a caption about that part. The last kind is what
-//! teaches an image tower to tell parts apart, so the eight part classes come equally often.
+//! teaches an image tower to distinguish parts, so the eight part classes are equally frequent.
 //! [`ccp_caption`] and [`ccp_pair`] do the same for the photos of Clothing Co-Parsing from their
 //! tags and masks.
 

@@ -148,8 +148,8 @@ pub(super) fn draw(
 /// The class that covers most of each patch and at least two fifths of it, 255 where none does. Of
 /// equals, the lowest.
 ///
-/// Small parts seldom cover more than half of a patch: with a higher bound feet, bare arms and bags
-/// are hardly ever learned.
+/// Small parts rarely cover more than half of a patch: with a higher bound, feet, bare arms and
+/// bags would rarely be trained.
 ///
 /// parts: [height, width]; returns [rows · columns of patches]
 pub(super) fn patch_classes(

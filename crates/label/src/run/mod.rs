@@ -203,7 +203,7 @@ pub fn run<L: Labeler>(
     let all_shards = source.shards().len();
     let source = &source.shard(index, count);
     fs_err::create_dir_all(&options.folder)?;
-    // Jobs of one corpus share the folder; two of the same part do not.
+    // Jobs of different parts share the folder; two jobs of the same part do not.
     let _lock = FolderLock::named(&options.folder, &format!(".lock-{index}-of-{count}"))?;
     let mut run = LabelRun {
         source,

@@ -42,7 +42,7 @@ fn labels_do_not_depend_on_threads() {
     )
     .unwrap();
     assert!(files(&three) == expected);
-    // What the labels say about the images is there.
+    // The sizes of the images are stored.
     let store = Store::open(&three).unwrap();
     assert_eq!(store.len(), 21);
     let (key, last) = (source.key(20), store.get(source.key(20)).unwrap());
@@ -51,7 +51,7 @@ fn labels_do_not_depend_on_threads() {
         (16, 32, 8),
         "{key}"
     );
-    // A random CLIP is not sure, yet it must tell images apart.
+    // A random CLIP has low confidence, but different images have different logits.
     let first = store.get(source.key(0)).unwrap();
     assert_ne!(first.attributes, last.attributes);
 }
@@ -385,7 +385,7 @@ fn unreadable_images_are_listed_and_more_than_a_twentieth_is_an_error() {
         ..LabelRunConfig::new(&out, 1)
     };
     let report = run(&source, &labeler, &options, &mut note).unwrap();
-    // What the run before it had done was put away.
+    // The finished batches of the earlier run were saved.
     assert_eq!((report.kept + report.labeled, report.unreadable), (18, 2));
     assert!(report.kept > 0 && !keys.is_empty());
     assert_eq!(Store::open(&out).unwrap().len(), 18);

@@ -1,6 +1,7 @@
 //! The shape of the head: cross-sections of the skull, and points on its surface.
 //!
-//! Head coordinates: unit = head height, middle of the head at 0, x to the person's left, y up, z forward.
+//! Head coordinates: unit = head height, middle of the head at 0, x to the person's left, y up, z
+//! forward.
 
 use std::f32::consts::PI;
 

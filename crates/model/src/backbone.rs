@@ -27,119 +27,101 @@ use crate::{
     error::ModelError,
     layers::Rng,
     mix::Mix,
-    moe::{Moe, MoeConfig},
+    moe::Moe,
+    parameters::ParameterGroups,
     swin::{LastStage, Swin, SwinConfig, SwinSizes, WindowPadding},
     vit::{Vit, VitConfig, VitSizes},
 };
 
-/// How a backbone is adapted to a mix of tasks.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Adapter {
-    /// The plain backbone; the mix is ignored.
-    #[default]
-    None,
-    /// SOLIDER's controller (Chen et al. 2023): x·softplus(W s + b) + (W' s + b') between stages,
-    /// s = (λ, 1−λ).
-    Lambda(LambdaConfig),
-    /// Prompt-controlled mixture of experts ([`crate::moe`]).
-    Moe(MoeConfig),
-}
+pub use crate::{
+    adapter::{Adapter, LambdaConfig},
+    features::{Features, Shared},
+};
 
-impl Adapter {
-    /// What it becomes when prompt weights are folded in: experts leave a plain backbone.
-    pub fn folded(&self) -> Self {
-        match self {
-            Self::Moe(_) => Self::None,
-            other => other.clone(),
+/// Defines [`Architecture`]: a row for each preset with its name, its sizes and what it is, and one for each family, which is
+/// called as its variant of [`Sizes`].
+macro_rules! architectures {
+    (
+        presets { $($(#[doc = $doc:literal])* $preset:ident $name:literal => $sizes:expr;)* }
+        families { $($(#[doc = $family_doc:literal])* $family:ident $family_name:literal;)* }
+    ) => {
+        /// The backbones by name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Architecture {
+            $($(#[doc = $doc])* $preset,)*
+            $($(#[doc = $family_doc])* $family,)*
         }
+
+        impl Architecture {
+            /// Every architecture that a name alone describes, smallest first in each family.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$preset),*];
+
+            /// The name in recipes, on the command line and in checkpoints.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$preset => $name,)*
+                    $(Self::$family => $family_name,)*
+                }
+            }
+
+            /// What it is, in a line.
+            pub fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$preset => concat!($($doc),*),)*
+                    $(Self::$family => concat!($($family_doc),*),)*
+                }
+                .trim()
+            }
+
+            /// The sizes that the name stands for; none for a family.
+            pub fn sizes(self) -> Option<Sizes> {
+                match self {
+                    $(Self::$preset => Some($sizes),)*
+                    $(Self::$family => None,)*
+                }
+            }
+
+            /// The family of sizes.
+            fn family(sizes: &Sizes) -> Self {
+                match sizes {
+                    $(Sizes::$family(_) => Self::$family,)*
+                }
+            }
+        }
+    };
+}
+
+architectures! {
+    presets {
+        /// 0.6 M parameters, window 4: for demonstrations and tests.
+        SwinPico "swin-pico" => Sizes::Swin(SwinSizes::pico());
+        /// 0.9 M parameters, window 4, two stages: for demonstrations on a CPU.
+        SwinNano "swin-nano" => Sizes::Swin(SwinSizes::nano());
+        /// Swin-T, 28 M parameters.
+        SwinTiny "swin-tiny" => Sizes::Swin(SwinSizes::tiny());
+        /// Swin-S, 49 M parameters.
+        SwinSmall "swin-small" => Sizes::Swin(SwinSizes::small());
+        /// Swin-B, 87 M parameters.
+        SwinBase "swin-base" => Sizes::Swin(SwinSizes::base());
+        /// 0.3 M parameters: for demonstrations and tests.
+        VitPico "vit-pico" => Sizes::Vit(VitSizes::pico());
+        /// ViT-Ti/16, 5.5 M parameters.
+        VitTiny "vit-tiny" => Sizes::Vit(VitSizes::tiny());
+        /// ViT-S/16, 22 M parameters.
+        VitSmall "vit-small" => Sizes::Vit(VitSizes::small());
+        /// ViT-B/16, 86 M parameters.
+        VitBase "vit-base" => Sizes::Vit(VitSizes::base());
     }
-}
-
-/// Setting of SOLIDER's controller.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LambdaConfig {
-    /// A fixed λ, SOLIDER's semantic weight. Without, λ = 1 − the mix's weight of identity: appearance for
-    /// identity, semantics for parts and attributes. That reading of the mix is this project's choice.
-    pub lambda: Option<f32>,
-}
-
-/// The backbones by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Architecture {
-    /// 0.6 M parameters, window 4: for demonstrations and tests.
-    SwinPico,
-    /// 2.3 M parameters, window 4: for demonstrations on a CPU.
-    SwinNano,
-    /// Swin-T, 28 M.
-    SwinTiny,
-    /// Swin-S, 49 M.
-    SwinSmall,
-    /// Swin-B, 87 M.
-    SwinBase,
-    /// A Swin of other sizes, which stand beside the name.
-    Swin,
-    /// 0.3 M parameters: for demonstrations and tests.
-    VitPico,
-    /// ViT-Ti/16, 5.5 M.
-    VitTiny,
-    /// ViT-S/16, 22 M.
-    VitSmall,
-    /// ViT-B/16, 86 M.
-    VitBase,
-    /// A ViT of other sizes, which stand beside the name.
-    Vit,
+    families {
+        /// A Swin of other sizes, which stand beside the name.
+        Swin "swin";
+        /// A ViT of other sizes, which stand beside the name.
+        Vit "vit";
+    }
 }
 
 impl Architecture {
-    /// Every architecture that a name alone describes, smallest first.
-    pub const ALL: [Self; 9] = [
-        Self::SwinPico,
-        Self::SwinNano,
-        Self::SwinTiny,
-        Self::SwinSmall,
-        Self::SwinBase,
-        Self::VitPico,
-        Self::VitTiny,
-        Self::VitSmall,
-        Self::VitBase,
-    ];
-
-    /// The name in recipes and checkpoints.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SwinPico => "swin-pico",
-            Self::SwinNano => "swin-nano",
-            Self::SwinTiny => "swin-tiny",
-            Self::SwinSmall => "swin-small",
-            Self::SwinBase => "swin-base",
-            Self::Swin => "swin",
-            Self::VitPico => "vit-pico",
-            Self::VitTiny => "vit-tiny",
-            Self::VitSmall => "vit-small",
-            Self::VitBase => "vit-base",
-            Self::Vit => "vit",
-        }
-    }
-
-    /// The sizes that the name stands for.
-    pub fn sizes(self) -> Option<Sizes> {
-        Some(match self {
-            Self::SwinPico => Sizes::Swin(SwinSizes::pico()),
-            Self::SwinNano => Sizes::Swin(SwinSizes::nano()),
-            Self::SwinTiny => Sizes::Swin(SwinSizes::tiny()),
-            Self::SwinSmall => Sizes::Swin(SwinSizes::small()),
-            Self::SwinBase => Sizes::Swin(SwinSizes::base()),
-            Self::VitPico => Sizes::Vit(VitSizes::pico()),
-            Self::VitTiny => Sizes::Vit(VitSizes::tiny()),
-            Self::VitSmall => Sizes::Vit(VitSizes::small()),
-            Self::VitBase => Sizes::Vit(VitSizes::base()),
-            Self::Swin | Self::Vit => return None,
-        })
-    }
-
     /// The name that comes nearest to sizes: the preset that they differ from in no more than the window and strides of a
     /// Swin, or the image, the patch and the pooling of a ViT.
     pub fn nearest(sizes: &Sizes) -> Self {
@@ -153,21 +135,19 @@ impl Architecture {
                 }
             }
             (Sizes::Vit(one), Some(Sizes::Vit(other))) => {
-                let (image, patch, pool) = (one.image, one.patch, one.pool);
+                let (image_size, patch_size, pool) = (one.image_size, one.patch_size, one.pool);
                 *one == VitSizes {
-                    image,
-                    patch,
+                    image_size,
+                    patch_size,
                     pool,
                     ..other
                 }
             }
             _ => false,
         };
-        let other = match sizes {
-            Sizes::Swin(_) => Self::Swin,
-            Sizes::Vit(_) => Self::Vit,
-        };
-        Self::ALL.into_iter().find(near).unwrap_or(other)
+        { Self::ALL.into_iter() }
+            .find(near)
+            .unwrap_or_else(|| Self::family(sizes))
     }
 }
 
@@ -280,8 +260,11 @@ impl BackboneConfig {
     pub fn for_images(self, image: [usize; 2]) -> Self {
         match self.sizes() {
             Some(Sizes::Vit(sizes)) => Self {
-                sizes: Some(Sizes::Vit(VitSizes { image, ..sizes }))
-                    .filter(|sizes| self.name.sizes().as_ref() != Some(sizes)),
+                sizes: Some(Sizes::Vit(VitSizes {
+                    image_size: image,
+                    ..sizes
+                }))
+                .filter(|sizes| self.name.sizes().as_ref() != Some(sizes)),
                 ..self
             },
             _ => self,
@@ -329,6 +312,18 @@ impl BackboneConfig {
         Ok(match self.network()? {
             Network::Swin(config) => config.parameters(),
             Network::Vit(config) => config.parameters(),
+        })
+    }
+
+    /// Layer and kind of every parameter, without building anything.
+    ///
+    /// # Errors
+    /// Settings that [`BackboneConfig::check`] refuses.
+    pub fn parameter_groups(&self) -> Result<ParameterGroups, ModelError> {
+        self.check()?;
+        Ok(match self.network()? {
+            Network::Swin(config) => config.parameter_groups(),
+            Network::Vit(config) => config.parameter_groups(),
         })
     }
 
@@ -385,42 +380,6 @@ impl BackboneConfig {
 enum Network {
     Swin(SwinConfig),
     Vit(VitConfig),
-}
-
-/// What the blocks before the conditional ones make of a batch.
-#[derive(Debug, Clone)]
-pub struct Shared {
-    /// Tokens: [batch, height, width, channels] of a Swin, [batch, 1, tokens, channels] of a ViT.
-    pub(crate) x: Tensor<4>,
-    /// The pyramid as far as it is complete.
-    pub(crate) pyramid: Vec<Tensor<4>>,
-    /// Rows and columns of the map.
-    pub(crate) grid: [usize; 2],
-}
-
-impl Shared {
-    /// The same without the graph behind it, so that no gradient reaches the shared blocks.
-    pub fn detach(self) -> Self {
-        Self {
-            x: self.x.detach(),
-            pyramid: self.pyramid.into_iter().map(Tensor::detach).collect(),
-            grid: self.grid,
-        }
-    }
-}
-
-/// What a backbone makes of a batch.
-#[derive(Debug, Clone)]
-pub struct Features {
-    /// The last stage after the last norm: [batch, channels, height, width].
-    pub map: Tensor<4>,
-    /// The whole image: [batch, channels]. Mean of `map` over its positions; the class token of a ViT that has
-    /// a trained one.
-    pub pooled: Tensor<2>,
-    /// The output of each of four stages: [batch, channels, height, width]. The strides are 4, 8, 16, 32 in a Swin,
-    /// unless it has others, and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
-    /// normalised.
-    pub pyramid: Vec<Tensor<4>>,
 }
 
 /// A backbone of any kind.
@@ -507,6 +466,20 @@ impl Backbone {
             .collect()
     }
 
+    /// Layer and kind of every parameter.
+    ///
+    /// # Errors
+    /// A parameter that no module of the backbone claims, or a claim without a parameter: a fault of the backbone's
+    /// code, which the contract test finds.
+    pub fn parameter_groups(&self) -> Result<ParameterGroups, ModelError> {
+        let groups = match self {
+            Self::Swin(swin) => swin.config().parameter_groups(),
+            Self::Vit(vit) => vit.config().parameter_groups(),
+        };
+        groups.check(self)?;
+        Ok(groups)
+    }
+
     /// Its sizes.
     pub fn sizes(&self) -> Sizes {
         match self {
@@ -519,7 +492,7 @@ impl Backbone {
     pub fn channels(&self) -> usize {
         match self {
             Self::Swin(swin) => swin.channels(),
-            Self::Vit(vit) => vit.config().sizes.width,
+            Self::Vit(vit) => vit.config().sizes.embed_dim,
         }
     }
 
@@ -527,7 +500,15 @@ impl Backbone {
     pub fn stride(&self) -> usize {
         match self {
             Self::Swin(swin) => swin.stride(),
-            Self::Vit(vit) => vit.config().sizes.patch,
+            Self::Vit(vit) => vit.config().sizes.patch_size,
+        }
+    }
+
+    /// Pixels of the image per position of each different map of the pyramid, along each axis.
+    pub fn strides(&self) -> Vec<usize> {
+        match self {
+            Self::Swin(swin) => swin.strides(),
+            Self::Vit(_) => vec![self.stride()],
         }
     }
 

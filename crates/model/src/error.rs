@@ -66,6 +66,14 @@ pub enum ModelError {
         /// What to do.
         hint: &'static str,
     },
+    /// A parameter of a backbone that none of its modules claims ([`crate::parameters`]).
+    #[error(
+        "`{name}`: the backbone gives this parameter no layer and no kind\nhint: claim it in the module that holds it"
+    )]
+    Unclaimed {
+        /// Parameter name.
+        name: String,
+    },
     /// A name that nothing answers to.
     #[error("`{name}` is not a parameter of this model")]
     Unexpected {

@@ -13,15 +13,18 @@
 //! | [`losses`] | losses of both |
 //! | `kernels` | fused operations for the CPU |
 //! | [`named`] | parameters by name |
+//! | [`parameters`] | layer and kind of each parameter of a backbone |
 //! | [`optim`] | SGD, Adam, AdamW with rates of their own for each parameter; moving averages |
 //! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
 //! | `shares` | copies of a network in use and in training, and threads of each |
 //!
 //! Nothing here reads or writes files.
 
+pub mod adapter;
 pub mod backbone;
 pub mod clip;
 pub mod error;
+pub mod features;
 pub mod heads;
 mod kernels;
 pub mod layers;
@@ -30,6 +33,7 @@ pub mod mix;
 pub mod moe;
 pub mod named;
 pub mod optim;
+pub mod parameters;
 pub mod schedule;
 mod shares;
 pub mod swin;

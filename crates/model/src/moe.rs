@@ -29,7 +29,7 @@
 //! (docs/LOG.md).
 
 use burn::{
-    module::{Module, Param, ParamId},
+    module::{Module, Param},
     nn::{LayerNorm, Linear},
     tensor::{Device, Tensor, activation::softmax},
 };
@@ -37,9 +37,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::ModelError,
-    layers::{self, Rng},
+    layers::{self, Mlp, Rng, detached, leaf, of_graph},
     mix::TASKS,
-    swin::Mlp,
+    parameters::{Claims, ParameterKind},
 };
 
 /// Standard deviation of the differences between merged experts at the start, half of that of fresh weights.
@@ -106,6 +106,30 @@ impl MoeConfig {
         match self.form {
             MoeKind::Gated => tasks * (4 * channels + hidden),
             MoeKind::Merged => self.experts * (tasks + 2 * channels * hidden + hidden + channels),
+        }
+    }
+
+    /// Claims the parameters of the mixture of one block.
+    pub(crate) fn claim(&self, claims: Claims) {
+        let mut claims = claims.of_adapter();
+        let mut prompts = claims.field("prompts");
+        match self.form {
+            MoeKind::Gated => {
+                for name in [
+                    "norm1_scale",
+                    "norm1_shift",
+                    "norm2_scale",
+                    "norm2_shift",
+                    "hidden_scale",
+                ] {
+                    prompts.parameter(name, ParameterKind::Prompt);
+                }
+            }
+            MoeKind::Merged => {
+                prompts.parameter("gate", ParameterKind::Prompt);
+                claims.field("fc1").weight_and_bias();
+                claims.field("fc2").weight_and_bias();
+            }
         }
     }
 
@@ -210,23 +234,6 @@ impl Moe {
             Self::Gated(_) => None,
         }
     }
-}
-
-/// A parameter that holds a tensor of the graph, for layers that live for one pass.
-fn of_graph<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    Param::initialized(ParamId::new(), tensor)
-}
-
-/// A layer that lives for one pass, as one of its own: its tensors become leaves.
-pub(crate) fn detached<const D: usize>(param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-    leaf(param.val())
-}
-
-/// A parameter with the values of a tensor, apart from the graph that made it.
-fn leaf<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    let tracked = tensor.is_autodiff();
-    let values = tensor.without_autodiff();
-    Param::from_tensor(if tracked { values.autodiff() } else { values })
 }
 
 /// The prompts of gated hidden units, one row a task.

@@ -207,12 +207,12 @@ fn vit_is_timms() {
     let golden = Golden::open();
     let device = Device::flex();
     let registers = VitSizes {
-        image: [112, 70],
-        patch: 14,
-        width: 48,
+        image_size: [112, 70],
+        patch_size: 14,
+        embed_dim: 48,
         depth: 4,
-        heads: 3,
-        hidden: 96,
+        num_heads: 3,
+        hidden_dim: 96,
         registers: 4,
         layer_scale: true,
         ..VitSizes::small()
@@ -284,12 +284,12 @@ fn experts_are_those_of_the_reference() {
         &device,
     );
     let sizes = VitSizes {
-        image: [32, 16],
-        patch: 8,
-        width: 16,
+        image_size: [32, 16],
+        patch_size: 8,
+        embed_dim: 16,
         depth: 1,
-        heads: 2,
-        hidden: 24,
+        num_heads: 2,
+        hidden_dim: 24,
         ..VitSizes::pico()
     };
     for (name, form) in [("gated", MoeKind::Gated), ("merged", MoeKind::Merged)] {

@@ -13,10 +13,10 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_model::losses::dino::{
     centered_targets, centre_update, mean_entropy, sinkhorn_knopp, teacher_mean,
 };
-use clasp_model::moe::is_prompt;
 use clasp_model::optim::{
-    self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, decays, ema, read, squares,
+    self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema, read, squares,
 };
+use clasp_model::parameters::ParameterGroups;
 use clasp_model::schedule::Cosine;
 use clasp_model::{Replicas, fuses, recomputing};
 use clasp_run::Metrics;
@@ -51,6 +51,8 @@ pub struct Trainer {
     /// Steps that are done.
     pub step: u64,
     vocabulary: Option<Vocabulary>,
+    /// Layer and kind of the backbone's parameters, by their names in the student.
+    parameters: ParameterGroups,
     /// Rows and columns of the feature map of a global view.
     grid: [usize; 2],
     device: Device,
@@ -121,8 +123,10 @@ impl Trainer {
         let mut rng = rng_for(plan.recipe.seed, 0, "weights");
         let student = Student::new(&plan, vocabulary.as_ref(), &mut rng, &device);
         let teacher = student.trunk.valid();
+        let parameters = teacher.backbone.parameter_groups()?;
         let [height, width] = plan.recipe.views.global_size;
         Ok(Self {
+            parameters: parameters.with_prefix("trunk.backbone."),
             grid: teacher.backbone.grid(height, width),
             centre: Tensor::zeros([1, plan.outputs], &device),
             usual_targets: Tensor::zeros([1, plan.outputs], &device),
@@ -184,6 +188,7 @@ impl Trainer {
             });
         }
         let mut metrics = batch.measures.metrics();
+        let parameters = &self.parameters;
         let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
         put("gradient/norm", norm);
         put("teacher/mean_entropy", batch.usual_entropy);
@@ -192,9 +197,9 @@ impl Trainer {
                 "gradient/backbone",
                 batch
                     .norms
-                    .total_of(|name| name.starts_with("trunk.backbone.") && !is_prompt(name)),
+                    .total_of(|name| parameters.get(name).is_some() && !parameters.is_prompt(name)),
             );
-            let prompts = batch.norms.total_of(is_prompt);
+            let prompts = batch.norms.total_of(|name| parameters.is_prompt(name));
             if prompts > 0.0 {
                 put("gradient/prompts", prompts);
             }
@@ -204,12 +209,12 @@ impl Trainer {
         let prompt_lr = self.plan.recipe.optimiser.prompt_lr;
         let of_parameter = |name: &str, shape: &[usize]| {
             Some(optim::Rates {
-                lr: if is_prompt(name) {
+                lr: if parameters.is_prompt(name) {
                     rates.lr * prompt_lr
                 } else {
                     rates.lr
                 },
-                decay: if decays(name, shape) {
+                decay: if parameters.decays(name, shape) {
                     rates.weight_decay
                 } else {
                     0.0

@@ -49,9 +49,12 @@ pub enum WeightsError {
         /// What to do.
         hint: String,
     },
+    /// A backbone whose configuration or parameters are not in order.
+    #[error(transparent)]
+    Model(#[from] clasp_model::ModelError),
     /// A network that could not leave as ONNX.
     #[error(transparent)]
-    Onnx(crate::onnx::OnnxError),
+    Onnx(crate::onnx::error::OnnxError),
     /// Neither a folder with a model nor the name of one that could be fetched.
     #[error("{what}\nhint: {hint}")]
     NotFound {

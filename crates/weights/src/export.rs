@@ -16,7 +16,6 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clasp_model::backbone::{Adapter, Backbone, Sizes};
-use clasp_model::moe::is_moe;
 use clasp_model::swin::{SwinSizes, WindowPadding};
 use clasp_model::vit::{Pool, VitSizes};
 use serde::Serialize;
@@ -169,9 +168,11 @@ fn drop_adapter(
     meta: &BackboneMeta,
     options: Options,
 ) -> Result<Vec<String>, WeightsError> {
-    let of_adapter = |name: &&String| {
-        is_moe(name) || (options.names == Names::Timm && name.starts_with("semantic_embed"))
-    };
+    // SOLIDER's names have a place for its controller, and nothing has one for a mixture of experts.
+    let keeps =
+        options.names == Names::Solider && matches!(meta.config.adapter, Adapter::Lambda(_));
+    let parameters = meta.config.parameter_groups()?;
+    let of_adapter = |name: &&String| !keeps && parameters.is_adapter(name);
     let dropped: Vec<String> = state.keys().filter(of_adapter).cloned().collect();
     if !dropped.is_empty() && !options.drop_adapter {
         let count = |names: &mut dyn Iterator<Item = &Array>| -> usize {
@@ -254,12 +255,12 @@ fn timm_swin(sizes: &SwinSizes, detection: bool) -> String {
 
 fn timm_vit(sizes: &VitSizes) -> String {
     let VitSizes {
-        image,
-        patch,
-        width,
+        image_size,
+        patch_size,
+        embed_dim,
         depth,
-        heads,
-        hidden,
+        num_heads,
+        hidden_dim,
         qkv_bias,
         class_token,
         registers,
@@ -269,10 +270,10 @@ fn timm_vit(sizes: &VitSizes) -> String {
         quick_gelu,
     } = sizes;
     let mut arguments = format!(
-        "img_size={}, patch_size={patch}, embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={}, \
+        "img_size={}, patch_size={patch_size}, embed_dim={embed_dim}, depth={depth}, num_heads={num_heads}, mlp_ratio={}, \
          dynamic_img_pad=True",
-        tuple(image),
-        *hidden as f64 / *width as f64
+        tuple(image_size),
+        *hidden_dim as f64 / *embed_dim as f64
     );
     let mut more = |wanted: bool, text: &str| {
         if wanted {
@@ -304,7 +305,7 @@ fn timm_positions(state: &mut StateDict, sizes: &VitSizes) {
         && let Some(positions) = state.get_mut("pos_embed")
     {
         let class = usize::from(sizes.class_token);
-        for position in positions.data.chunks_exact_mut(sizes.width).skip(class) {
+        for position in positions.data.chunks_exact_mut(sizes.embed_dim).skip(class) {
             for (value, bias) in position.iter_mut().zip(&bias.data) {
                 *value += bias;
             }
@@ -316,7 +317,7 @@ fn timm_positions(state: &mut StateDict, sizes: &VitSizes) {
     let Some(positions) = state.get_mut("pos_embed") else {
         return;
     };
-    let of_class: Vec<f32> = positions.data.drain(..sizes.width).collect();
+    let of_class: Vec<f32> = positions.data.drain(..sizes.embed_dim).collect();
     positions.shape[1] -= 1;
     if let Some(class) = state.get_mut("cls_token") {
         for (value, position) in class.data.iter_mut().zip(of_class) {

@@ -38,12 +38,12 @@ fn swin(padding: WindowPadding) -> BackboneConfig {
 
 fn vit() -> VitSizes {
     VitSizes {
-        image: [48, 40],
-        patch: 8,
-        width: 16,
+        image_size: [48, 40],
+        patch_size: 8,
+        embed_dim: 16,
         depth: 2,
-        heads: 2,
-        hidden: 24,
+        num_heads: 2,
+        hidden_dim: 24,
         ..VitSizes::small()
     }
 }
@@ -211,7 +211,7 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
     let mix: Mix = "part=0.7,attribute=0.3".parse().unwrap();
     // A square, as the file does not say how the patches lie.
     let square = VitSizes {
-        image: [48, 48],
+        image_size: [48, 48],
         ..vit()
     };
     for form in [MoeKind::Gated, MoeKind::Merged] {

@@ -19,8 +19,8 @@ use clasp_tasks::tuned::reid::{Reid, SamePerson};
 use clasp_tasks::{
     BackboneExtractor, Options, Preprocess, Progress, attributes, finetune, parsing, pose, reid,
 };
-use clasp_weights::backbone::load_backbone;
-use clasp_weights::tuned as weights_tuned;
+use clasp_weights::finetuned as weights_tuned;
+use clasp_weights::import::load_backbone;
 use serde::Serialize;
 
 use super::tuned::with_task;

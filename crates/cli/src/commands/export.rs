@@ -15,11 +15,11 @@ use clasp_pretrain::checkpoint::networks;
 use clasp_tasks::Preprocess;
 use clasp_tasks::finetune::Task as TunedTask;
 use clasp_tasks::finetune::model::strides;
-use clasp_weights::backbone::load_backbone;
 use clasp_weights::checkpoint::Precision;
 use clasp_weights::export;
+use clasp_weights::finetuned;
+use clasp_weights::import::load_backbone;
 use clasp_weights::onnx::{self, Output, Prompt};
-use clasp_weights::tuned;
 use serde_json::json;
 
 use super::tuned::{load, with_task};
@@ -147,7 +147,7 @@ struct Facts {
 
 fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
     if arguments.outputs.is_empty()
-        && let Some(meta) = tuned::read_meta(&arguments.model)?
+        && let Some(meta) = finetuned::read_meta(&arguments.model)?
     {
         let task = Task::from_str(&meta.task, true).map_err(anyhow::Error::msg)?;
         return with_task!(task, T => onnx_of_task::<T>(common, arguments));

@@ -8,9 +8,9 @@ use clasp_data::labels::Store;
 use clasp_model::clip::Clip;
 use clasp_weights::backbone::{BackboneMeta, read_backbone_meta};
 use clasp_weights::clip::ClipInfo;
+use clasp_weights::finetuned::{self, FinetunedMeta};
 use clasp_weights::import;
 use clasp_weights::onnx::Contents;
-use clasp_weights::tuned::{self, TunedMeta};
 use serde::Serialize;
 use serde_json::json;
 
@@ -52,7 +52,7 @@ fn look(path: &Path) -> Result<Shown> {
     if path.extension().is_some_and(|ending| ending == "onnx") {
         return onnx(path);
     }
-    if let Ok(Some(meta)) = tuned::read_meta(path) {
+    if let Ok(Some(meta)) = finetuned::read_meta(path) {
         return fine_tuned(path, &meta);
     }
     let as_backbone = match read_backbone_meta(path) {
@@ -84,7 +84,7 @@ fn onnx(path: &Path) -> Result<Shown> {
     Shown::new(&contents, in_words(path, &contents))
 }
 
-fn fine_tuned(path: &Path, meta: &TunedMeta) -> Result<Shown> {
+fn fine_tuned(path: &Path, meta: &FinetunedMeta) -> Result<Shown> {
     let chosen = match &meta.chosen_by {
         Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
         None => "the last step".to_owned(),

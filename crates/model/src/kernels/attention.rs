@@ -15,11 +15,12 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, Weight, add_product, set_product},
+    matrix::{Matrix, add_product, set_product},
     mlp::{Factors, RUN, totals},
     norm::{Affine, normalise, normalise_backward, strand},
     operation::{Operand, Operation, apply},
     scalar::{add, add_rows, dot, fill_rows, scale, softmax_rows, vectorised},
+    weight::Weight,
 };
 
 /// A score that leaves nothing after the softmax.

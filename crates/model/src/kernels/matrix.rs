@@ -1,8 +1,5 @@
 //! Matrix products on slices.
 
-use super::Precision;
-use super::bf16::Rounded;
-
 /// A matrix in a slice.
 #[derive(Debug, Clone, Copy)]
 pub struct Matrix<'a> {
@@ -37,6 +34,16 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Rows and columns exchanged.
     pub fn t(self) -> Self {
         Self {
@@ -57,33 +64,6 @@ pub fn set_product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix) {
 /// out += scale · a·b.
 pub fn add_product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, scale: f32) {
     product(out, stride, a, b, Some(scale));
-}
-
-/// The weights of a layer, the right factor of many products.
-pub enum Weight<'a> {
-    /// As they are.
-    Full(Matrix<'a>),
-    /// Rounded to bf16.
-    Half(Rounded),
-}
-
-impl<'a> Weight<'a> {
-    /// Row-major [rows, columns]; rounded where nothing is trained and [`Precision`] says so.
-    pub fn new(data: &'a [f32], columns: usize, trains: bool) -> Self {
-        if !trains && Precision::current() == Precision::Bf16 {
-            Self::Half(Rounded::new(data, columns))
-        } else {
-            Self::Full(Matrix::new(data, columns))
-        }
-    }
-
-    /// out += a · weights. a: row-major [n, rows], out: [n, columns].
-    pub fn add_product(&self, out: &mut [f32], a: &[f32]) {
-        match self {
-            Self::Full(b) => add_product(out, b.columns, Matrix::new(a, b.rows), *b, 1.0),
-            Self::Half(b) => b.add_product(out, a),
-        }
-    }
 }
 
 // `gemm` is the product that Burn's CPU backend calls too. It is as fast as MKL on one core (docs/LOG.md), 1.5 times

@@ -10,12 +10,12 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, Weight, add_product, set_product},
+    activation::Activation,
+    matrix::{Matrix, add_product, set_product},
     norm::{Affine, normalise, normalise_backward, strand, total},
     operation::{Operand, Operation, apply},
-    scalar::{
-        Activation, activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale,
-    },
+    scalar::{activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale},
+    weight::Weight,
 };
 
 /// Tokens between the two products at a time: few enough for the cache, and so many that packing the weights for each

@@ -4,7 +4,7 @@ use burn::{nn::LayerNorm, tensor::Tensor};
 use rayon::prelude::*;
 
 use super::{
-    can_fuse,
+    mode::can_fuse,
     operation::{Operand, Operation, apply},
     scalar::{dot, square_deviation, sum, vectorised},
 };

@@ -16,7 +16,7 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 
-use super::{Precision, recomputes};
+use super::mode::{Precision, recomputes};
 
 /// An operation of `N` tensors.
 pub trait Operation<const N: usize>: Clone + Debug + Send + 'static {

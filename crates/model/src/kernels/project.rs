@@ -7,9 +7,9 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::Weight,
     norm::strand,
     operation::{host, values},
+    weight::Weight,
 };
 
 /// x · W, both rounded. x: [..., inputs] of the CPU and outside autodiff, any rank; W: [inputs, outputs].

@@ -2,6 +2,8 @@
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
+use super::activation::Activation;
+
 /// Strands of a sum: as many as two of the widest vectors hold.
 const LANES: usize = 32;
 
@@ -55,15 +57,6 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, P[1]).mul_add(r, P[0]);
     let e = (p * r).mul_add(r, r) + 1.0;
     e * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000))
-}
-
-/// The non-linearity of an MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// x · Φ(x), Φ the normal distribution (Hendrycks and Gimpel 2016).
-    Gelu,
-    /// x · sigmoid(1.702 x).
-    QuickGelu,
 }
 
 /// x · Φ(x) and its slope Φ(x) + x·φ(x). Φ by Abramowitz and Stegun's 7.1.26, absolute error below 10⁻⁷; its

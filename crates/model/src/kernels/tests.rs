@@ -16,10 +16,11 @@ use burn::{
 use rand_chacha::rand_core::SeedableRng;
 
 use super::{
-    Precision,
+    activation::Activation,
     attention::{self, Grid},
-    conv, mlp, norm,
-    scalar::Activation,
+    conv, mlp,
+    mode::Precision,
+    norm,
 };
 use crate::{
     layers::{self, Rng, scale_samples, uniform},

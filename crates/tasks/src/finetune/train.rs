@@ -23,8 +23,8 @@ use clasp_data::loader::{Draw, Loader, Position};
 use clasp_data::rng_for;
 use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
-use clasp_model::moe::{is_moe, is_prompt};
 use clasp_model::named;
+use clasp_model::parameters::{ParameterGroup, ParameterGroups, ParameterKind};
 use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, backbone_state};
 use clasp_weights::import::{self, import};
@@ -163,7 +163,7 @@ pub fn train<T: Task>(
     let mut names = Vec::new();
     named::visit(&backbone, &mut |name, _, _| names.push(name.to_owned()));
     check_frozen(&recipe.model.freeze, &names)?;
-    check_adapter(&recipe.model, &names)?;
+    check_adapter(&recipe.model, &backbone.parameter_groups()?)?;
     let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
     // Only now, so that a run that cannot begin leaves no folder behind.
     if !resume {
@@ -402,17 +402,17 @@ fn check_frozen(freeze: &[String], names: &[String]) -> Result<(), TaskError> {
     }
 }
 
-/// Checks that the backbone, of parameters called `names`, has what the recipe wants trained of it.
+/// Checks that the backbone of these parameters has what the recipe wants trained of it.
 ///
 /// # Errors
 /// It has no prompts to be learnt, or nothing that adapts it.
-fn check_adapter(model: &ModelSection, names: &[String]) -> Result<(), TaskError> {
-    if model.mix == "learn" && !names.iter().any(|name| is_prompt(name)) {
+fn check_adapter(model: &ModelSection, parameters: &ParameterGroups) -> Result<(), TaskError> {
+    let prompt = |group: &ParameterGroup| group.kind == ParameterKind::Prompt;
+    if model.mix == "learn" && !parameters.iter().any(prompt) {
         let expected = "auto, a task or weights: this backbone has no prompts";
         return Err(setting("model.mix", expected, &model.mix));
     }
-    let adapted = |name: &String| is_moe(name) || name.contains("semantic_embed");
-    if model.tune == Tune::Experts && !names.iter().any(adapted) {
+    if model.tune == Tune::Experts && !parameters.iter().any(|group| group.adapter) {
         let expected = "full or head: this backbone has no adapter";
         return Err(setting("model.tune", expected, "experts"));
     }

@@ -8,10 +8,11 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
-use clasp_model::backbone::{Backbone, Features, Sizes};
+use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::mix::Mix;
 use clasp_model::optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
+use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Precision, Replicas};
 use clasp_run::Metrics;
 
@@ -50,7 +51,7 @@ pub struct Trainer<T: Task> {
     pub meta: BackboneMeta,
     mix: Mix,
     prompts: bool,
-    layers: Vec<usize>,
+    parameters: ParameterGroups,
     device: Device,
     replicas: Replicas,
 }
@@ -84,10 +85,7 @@ impl<T: Task> Trainer<T> {
         let mut rng = rng_for(plan.recipe.seed, 0, "head");
         let head = task.head(&shape, &mut rng, &device.clone().autodiff())?;
         let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
-        let layers = match backbone.sizes() {
-            Sizes::Swin(sizes) => sizes.depths,
-            Sizes::Vit(sizes) => vec![sizes.depth],
-        };
+        let parameters = backbone.parameter_groups()?.with_prefix("backbone.");
         let replicas = Replicas::new(plan.replicas)
             .map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
         Ok(Self {
@@ -104,7 +102,7 @@ impl<T: Task> Trainer<T> {
             meta,
             mix,
             prompts,
-            layers,
+            parameters,
             device,
             replicas,
         })
@@ -261,7 +259,7 @@ impl<T: Task> Trainer<T> {
             optimiser: &recipe.optimiser,
             model: &recipe.model,
             prompts: self.prompts,
-            layers: &self.layers,
+            parameters: &self.parameters,
             lr,
         };
         let rates = |name: &str, shape: &[usize]| groups.rates(name, shape);

@@ -7,7 +7,9 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`source`] | who published it: recognition, preprocessing, licences |
+//! | [`options`] | what a caller may say about it |
+//! | `recognition` | who published it, by names and shapes |
+//! | [`source`] | what is known of each publisher: layout, preprocessing, licences |
 //! | [`hugging_face`] | names of Hugging Face's transformers to timm's |
 //! | [`names`] | foreign names and layouts to ours |
 //! | [`sizes`] | the configuration from the shapes |
@@ -19,41 +21,28 @@ use std::path::Path;
 use burn::tensor::Device;
 use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes};
 use clasp_model::layers::Rng;
-use clasp_model::moe::is_moe;
 use clasp_model::swin::WindowPadding;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
 use crate::error::WeightsError;
+use crate::finetuned;
 use crate::state::{Array, StateDict};
 use crate::tensors::TensorFile;
-use crate::tuned;
 use hugging_face::View;
 
 pub mod hugging_face;
 pub mod names;
+pub mod options;
+mod recognition;
 pub mod report;
 pub mod resample;
 pub mod sizes;
 pub mod source;
 
+pub use options::Options;
 pub use report::Report;
 pub use source::Source;
-
-/// What the shapes and names of a file leave open.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Who published it, where that is not to be recognised.
-    pub source: Option<Source>,
-    /// The student of a training checkpoint, rather than the teacher.
-    pub student: bool,
-    /// Attention heads of a ViT, which its shapes do not show.
-    pub heads: Option<usize>,
-    /// Height and width of the images it is for. A ViT's position embeddings are resampled to it.
-    pub size: Option<[usize; 2]>,
-    /// Go on although tensors are missing, left over or of another shape.
-    pub lenient: bool,
-}
 
 /// A checkpoint that became a backbone.
 #[derive(Debug, Clone)]
@@ -81,6 +70,20 @@ pub(crate) struct Found {
 /// lenient, a tensor is missing, left over or of another shape.
 pub fn import(path: &Path, options: &Options, device: &Device) -> Result<Imported, WeightsError> {
     import_tensors(TensorFile::open(&backbone_file(path)?)?, options, device)
+}
+
+/// Reads a backbone file, or `backbone.safetensors` of a run's folder, or any checkpoint that
+/// [`import`] knows, onto `device`.
+///
+/// # Errors
+///
+/// There is no such file, it is another kind of file, or its tensors do not fit its configuration.
+pub fn load_backbone(
+    path: &Path,
+    device: &Device,
+) -> Result<(Backbone, BackboneMeta), WeightsError> {
+    let imported = import(path, &Options::default(), device)?;
+    Ok((imported.backbone, imported.meta))
 }
 
 /// As [`import`], of a file that is open.
@@ -169,7 +172,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
             report,
         });
     }
-    if let Some(meta) = tuned::parse(&path, file.metadata())? {
+    if let Some(meta) = finetuned::parse(&path, file.metadata())? {
         let prefix = "backbone.";
         let mut report = Report::new(Source::Clasp, &file, prefix);
         let mut state = StateDict::new();
@@ -189,7 +192,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
     }
     let wrong = |problem: String| WeightsError::format(&path, problem);
     let view = View::new(file.shapes());
-    let recognised = source::recognise(&view.shapes, options).map_err(wrong)?;
+    let recognised = recognition::recognise(&view.shapes, options).map_err(wrong)?;
     let source = recognised.source;
     let mut report = Report::new(source, &file, &recognised.prefix);
     let mut state = StateDict::new();
@@ -236,7 +239,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         report.assumed.push(format!(
             "{} attention heads, as published networks of width {} have; heads do not show in a file, and with another \
              number every feature is wrong: --heads N",
-            vit.heads, vit.width
+            vit.num_heads, vit.embed_dim
         ));
     }
     if matches!(source, Source::TimmVit | Source::Dino) && recognised.upright {
@@ -248,7 +251,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
     }
     let size = options
         .size
-        .unwrap_or_else(|| source.size(&sizes, &recognised));
+        .unwrap_or_else(|| source.size(&sizes, &recognised.prefix));
     let mut config = BackboneConfig::of_sizes(sizes);
     if source.layout() != names::Layout::OpenMmlabSwin {
         config.padding = WindowPadding::Classification;
@@ -256,7 +259,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
     if state.contains_key("semantic_embed_w.0.weight") {
         config.adapter = Adapter::Lambda(LambdaConfig::default());
     }
-    let (mean, std) = source.normalisation(&recognised);
+    let (mean, std) = source.normalisation(&recognised.prefix);
     let meta = BackboneMeta {
         stage: "import".to_owned(),
         clasp: env!("CARGO_PKG_VERSION").to_owned(),
@@ -304,14 +307,11 @@ fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
 pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, Report), WeightsError> {
     let path = backbone_file(path)?;
     let target = backbone.sizes();
-    let options = match &target {
-        Sizes::Swin(_) => Options::default(),
-        Sizes::Vit(sizes) => Options {
-            heads: Some(sizes.heads),
-            size: Some(sizes.image),
-            ..Options::default()
-        },
-    };
+    let mut options = Options::default();
+    if let Sizes::Vit(sizes) = &target {
+        options.heads = Some(sizes.num_heads);
+        options.size = Some(sizes.image_size);
+    }
     let Found {
         mut state,
         meta,
@@ -322,9 +322,10 @@ pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, Report),
     }
     let (backbone, load) = load_backbone_state(backbone, &state);
     report.take(load);
-    let adapter = |name: &String| is_moe(name) || name.starts_with("semantic_embed");
-    let fits = report.missing.iter().all(adapter)
-        && report.unexpected.iter().all(adapter)
+    let ours = backbone.parameter_groups()?;
+    let theirs = meta.config.parameter_groups()?;
+    let fits = report.missing.iter().all(|name| ours.is_adapter(name))
+        && report.unexpected.iter().all(|name| theirs.is_adapter(name))
         && report.mismatched.is_empty();
     if report.loaded.is_empty() || !fits {
         let report =

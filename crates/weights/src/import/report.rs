@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::Source;
+use super::source::Source;
 use crate::state::LoadReport;
 use crate::tensors::TensorFile;
 

@@ -6,7 +6,7 @@
 //! network does while running.
 
 use clasp_model::backbone::Sizes;
-use clasp_model::clip::resample_matrix;
+use clasp_model::layers::resample_matrix;
 
 use super::report::Change;
 use crate::state::{Array, StateDict};

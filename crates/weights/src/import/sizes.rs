@@ -5,7 +5,8 @@ use clasp_model::swin::SwinSizes;
 use clasp_model::vit::{Pool, VitSizes};
 
 use super::names::{Layout, sides};
-use super::{Options, Source};
+use super::options::Options;
+use super::source::Source;
 use crate::state::StateDict;
 
 /// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has 8 heads of 768.
@@ -181,12 +182,12 @@ fn vit(source: Source, state: &StateDict, options: &Options) -> Result<VitSizes,
         return Err(format!("a grid of {grid:?} patches of {patch}"));
     };
     Ok(VitSizes {
-        image: [height, wide],
-        patch,
-        width,
+        image_size: [height, wide],
+        patch_size: patch,
+        embed_dim: width,
         depth: count(state, "blocks"),
-        heads,
-        hidden,
+        num_heads: heads,
+        hidden_dim: hidden,
         qkv_bias: state.contains_key("blocks.0.attn.qkv.bias"),
         class_token,
         registers,

@@ -104,7 +104,7 @@ fn what_a_file_does_not_show_is_told_not_guessed() {
     };
     let named = Options {
         source: Some(Source::TransReidSsl),
-        heads: Some(sizes.heads),
+        heads: Some(sizes.num_heads),
         ..Options::default()
     };
     let named = import_state(&state, &named).unwrap();
@@ -179,7 +179,7 @@ fn a_file_of_torch_save_gives_its_features_and_becomes_a_backbone_file() {
         [128, 64],
     );
     // A published file is a model, too.
-    let (_, direct) = crate::backbone::load_backbone(&path, &device).unwrap();
+    let (_, direct) = load_backbone(&path, &device).unwrap();
     assert_eq!(direct, imported.meta);
 }
 
@@ -215,7 +215,7 @@ fn sizes_and_preprocessing_follow_the_source() {
         panic!("{:?}", pass.config)
     };
     assert_eq!(
-        (sizes.registers, sizes.image, sizes.pool),
+        (sizes.registers, sizes.image_size, sizes.pool),
         (3, [128, 64], Pool::Class)
     );
     let Some(Sizes::Vit(sizes)) = meta("mae").config.sizes() else {
@@ -241,7 +241,7 @@ fn a_size_resamples_position_embeddings_once_and_for_all() {
     let Some(Sizes::Vit(sizes)) = imported.meta.config.sizes() else {
         panic!("no ViT")
     };
-    assert_eq!(sizes.image, [128, 64]);
+    assert_eq!(sizes.image_size, [128, 64]);
     // What the network does while running with the stored ones.
     check_features(
         "import.safetensors",
@@ -267,12 +267,12 @@ fn resampling_is_pytorchs() {
     };
     let table = "layers.0.blocks.0.attn.relative_position_bias_table";
     let positions = VitSizes {
-        width: 5,
-        heads: 5,
+        embed_dim: 5,
+        num_heads: 5,
         ..VitSizes::small()
     };
     let upright = VitSizes {
-        image: [256, 128],
+        image_size: [256, 128],
         ..positions.clone()
     };
     for (name, tensor, shape, noise_of, from, to) in [
@@ -496,9 +496,9 @@ fn what_is_no_backbone_is_named() {
 #[test]
 fn heads_that_no_table_knows_are_asked_for() {
     let sizes = VitSizes {
-        width: 48,
-        heads: 4,
-        hidden: 96,
+        embed_dim: 48,
+        num_heads: 4,
+        hidden_dim: 96,
         ..VitSizes::pico()
     };
     let backbone = BackboneConfig::of_sizes(Sizes::Vit(sizes.clone()))

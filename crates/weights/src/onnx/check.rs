@@ -5,7 +5,7 @@ use std::path::Path;
 use rten::{Model, Value, ValueOrView, ValueView};
 use rten_tensor::prelude::*;
 
-use super::OnnxError;
+use super::error::OnnxError;
 
 /// Values of a shape.
 #[derive(Debug, Clone, PartialEq)]

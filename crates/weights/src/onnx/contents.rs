@@ -8,7 +8,7 @@ use fs_err as fs;
 use prost::Message;
 use serde::Serialize;
 
-use super::OnnxError;
+use super::error::OnnxError;
 use super::proto::{DimensionSize, Model, Value};
 
 /// What is in a file.

@@ -9,7 +9,7 @@ use burn::backend::ir::{
 };
 use burn::tensor::{DType, TensorData};
 
-use super::OnnxError;
+use super::error::OnnxError;
 use super::proto::{self, Attribute, Constant, Node, float, int, ints, text};
 use super::trace::{Graph, Size, is_all, kind};
 

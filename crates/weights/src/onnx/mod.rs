@@ -14,6 +14,7 @@
 
 mod check;
 mod contents;
+pub(crate) mod error;
 mod lower;
 mod proto;
 mod trace;
@@ -34,6 +35,7 @@ use serde::Serialize;
 use crate::error::WeightsError;
 use check::{Engine, Images, Values};
 pub use contents::{Contents, Port};
+pub use error::OnnxError;
 use proto::{Constant, Element, Entry, GraphMessage, Model, OperatorSet, entry, int, ints};
 pub use trace::Output;
 use trace::Size;
@@ -52,56 +54,6 @@ const ALIGNMENT: usize = 4096;
 const TOLERANCE: f32 = 1e-4;
 /// Of weights rounded to 16 bits: the length of the difference over that of the output.
 const TOLERANCE_HALF: f32 = 2e-2;
-
-/// Why a network cannot leave.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OnnxError {
-    /// Burn could not record it.
-    #[error("the network cannot be recorded: {0}")]
-    Capture(String),
-    /// It does something that has no row in the table.
-    #[error(
-        "the network uses {0}, which this program cannot write as ONNX\nhint: export the backbone without this head, or \
-         report it as a bug"
-    )]
-    Operation(String),
-    /// Something in it is not a multiple of the batch.
-    #[error("{0} depends on the batch\nhint: give the batch, `--batch 1`")]
-    Batch(String),
-    /// A value that 16 bits do not hold.
-    #[error("{0} is beyond the 65504 of 16 bits\nhint: export without --half")]
-    Half(String),
-    /// The file was written and something is wrong with it.
-    #[error("the file was written, but the engine that checks it {0}; nothing was kept")]
-    Engine(String),
-    /// The file does not compute what the network computes.
-    #[error(
-        "the file was written, but on {on} its `{output}` differs from the network's by {difference:.1e}, more than \
-         {tolerance:.0e}; nothing was kept"
-    )]
-    Differs {
-        /// What it was run on.
-        on: String,
-        /// The output.
-        output: String,
-        /// Largest difference.
-        difference: f32,
-        /// Largest that is accepted.
-        tolerance: f32,
-    },
-    /// A file that is no ONNX.
-    #[error("{file}: expected an ONNX file, found none: {cause}")]
-    Format {
-        /// The file.
-        file: String,
-        /// What is wrong with it.
-        cause: String,
-    },
-    /// The file system refused; the message names the path.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
 
 impl From<OnnxError> for WeightsError {
     fn from(error: OnnxError) -> Self {

@@ -5,7 +5,7 @@ use std::fmt;
 use burn::tensor::{DType, TensorData, f16};
 use prost::{Message, Oneof};
 
-use super::OnnxError;
+use super::error::OnnxError;
 use super::trace::Size;
 
 /// Name of the axis whose size is the batch.

@@ -12,7 +12,7 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::named::NamePath;
 
-use super::OnnxError;
+use super::error::OnnxError;
 
 /// The batches of the two recordings of a network of any batch. Nothing of that size is ever computed or held. They are large
 /// because Burn merges the batch into the rows of a product where that makes a better shape, which it never is with so many.

@@ -1,7 +1,7 @@
 //! The file of a fine-tuned model: a backbone and the head of a task.
 //!
 //! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold `format` =
-//! `clasp-task/1` and `model`, a JSON object with the fields of [`TunedMeta`].
+//! `clasp-task/1` and `model`, a JSON object with the fields of [`FinetunedMeta`].
 
 use std::path::{Path, PathBuf};
 
@@ -23,7 +23,7 @@ pub const FORMAT: &str = "clasp-task/1";
 
 /// What the file of a fine-tuned model says about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TunedMeta {
+pub struct FinetunedMeta {
     /// Name of the task: `reid`, `attributes`, `parsing`, `pose`, `detection` or `search`.
     pub task: String,
     /// What the task needs to be rebuilt, as it wrote it: settings, names of classes or joints.
@@ -44,7 +44,7 @@ pub fn save(
     path: &Path,
     backbone: &Backbone,
     head: &StateDict,
-    meta: &TunedMeta,
+    meta: &FinetunedMeta,
 ) -> Result<(), WeightsError> {
     meta.backbone
         .check()
@@ -70,7 +70,7 @@ pub fn save(
 ///
 /// # Errors
 /// There is no such file, or what it says cannot be read.
-pub fn read_meta(path: &Path) -> Result<Option<TunedMeta>, WeightsError> {
+pub fn read_meta(path: &Path) -> Result<Option<FinetunedMeta>, WeightsError> {
     // Published checkpoints of PyTorch are no safetensors, and no models of ours.
     let ours = |file: &PathBuf| {
         file.extension()
@@ -89,7 +89,7 @@ pub fn read_meta(path: &Path) -> Result<Option<TunedMeta>, WeightsError> {
 pub fn load(
     path: &Path,
     device: &Device,
-) -> Result<(Backbone, StateDict, TunedMeta), WeightsError> {
+) -> Result<(Backbone, StateDict, FinetunedMeta), WeightsError> {
     let file = existing(path)?;
     let (state, metadata) = checkpoint::read(&file)?;
     let meta = parse(&file, &metadata)?.ok_or_else(|| {
@@ -132,12 +132,15 @@ pub fn load(
 }
 
 /// What metadata say of a fine-tuned model; none for those of other files.
-pub(crate) fn parse(path: &Path, metadata: &Metadata) -> Result<Option<TunedMeta>, WeightsError> {
+pub(crate) fn parse(
+    path: &Path,
+    metadata: &Metadata,
+) -> Result<Option<FinetunedMeta>, WeightsError> {
     if metadata.get("format").map(String::as_str) != Some(FORMAT) {
         return Ok(None);
     }
     let json = metadata.get("model").map_or("", String::as_str);
-    let meta: TunedMeta = serde_json::from_str(json)
+    let meta: FinetunedMeta = serde_json::from_str(json)
         .map_err(|error| WeightsError::format(path, format!("metadata `model`: {error}")))?;
     meta.backbone
         .check()

@@ -1,8 +1,9 @@
 //! Tests of CLIP folders: against the two libraries that wrote them, and with files that are broken.
 
 use super::*;
+use crate::state::Array;
 use burn::tensor::{Int, Tensor, TensorData};
-use clasp_model::clip::Dense;
+use clasp_model::clip::{ClipConfig, Dense};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::path::PathBuf;

@@ -1,0 +1,38 @@
+//! What conditions a backbone on prompt weights.
+
+use serde::{Deserialize, Serialize};
+
+use crate::moe::MoeConfig;
+
+/// How a backbone is adapted to a mix of tasks.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+pub enum Adapter {
+    /// The plain backbone; the mix is ignored.
+    #[default]
+    None,
+    /// SOLIDER's controller (Chen et al. 2023): x·softplus(W s + b) + (W' s + b') between stages,
+    /// s = (λ, 1−λ).
+    Lambda(LambdaConfig),
+    /// Prompt-controlled mixture of experts ([`crate::moe`]).
+    Moe(MoeConfig),
+}
+
+impl Adapter {
+    /// What it becomes when prompt weights are folded in: experts leave a plain backbone.
+    pub fn folded(&self) -> Self {
+        match self {
+            Self::Moe(_) => Self::None,
+            other => other.clone(),
+        }
+    }
+}
+
+/// Setting of SOLIDER's controller.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LambdaConfig {
+    /// A fixed λ, SOLIDER's semantic weight. Without, λ = 1 − the mix's weight of identity: appearance for
+    /// identity, semantics for parts and attributes. That reading of the mix is this project's choice.
+    pub lambda: Option<f32>,
+}

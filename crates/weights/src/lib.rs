@@ -6,7 +6,7 @@
 //! | [`checkpoint`] | safetensors files with metadata, written whole or not at all |
 //! | [`backbone`] | the file that pre-training hands to later stages |
 //! | [`finetuned`] | the file of a fine-tuned model |
-//! | [`tensors`], [`torch`], [`pickle`] | files of tensors: safetensors and PyTorch's |
+//! | [`tensors`], [`torch`] | files of tensors: safetensors and PyTorch's |
 //! | [`import`] | published checkpoints as backbones |
 //! | [`export`] | backbones for timm and SOLIDER |
 //! | [`onnx`] | any network for engines that run ONNX, checked by one |
@@ -26,7 +26,6 @@ pub mod finetuned;
 pub mod hub;
 pub mod import;
 pub mod onnx;
-pub mod pickle;
 pub mod state;
 pub mod tensors;
 #[cfg(test)]

@@ -6,10 +6,10 @@ use proptest::prelude::*;
 use super::*;
 
 const FILES: [&[u8]; 4] = [
-    include_bytes!("../tests/golden/pickles/values2.pkl"),
-    include_bytes!("../tests/golden/pickles/values3.pkl"),
-    include_bytes!("../tests/golden/pickles/values4.pkl"),
-    include_bytes!("../tests/golden/pickles/values5.pkl"),
+    include_bytes!("../../tests/golden/pickles/values2.pkl"),
+    include_bytes!("../../tests/golden/pickles/values3.pkl"),
+    include_bytes!("../../tests/golden/pickles/values4.pkl"),
+    include_bytes!("../../tests/golden/pickles/values5.pkl"),
 ];
 
 #[test]

@@ -1,7 +1,7 @@
 //! PyTorch's files: `.pth`, `.pt`, `.bin`.
 //!
 //! Two containers are read. Since PyTorch 1.6 `torch.save` writes a ZIP archive that is not compressed: the
-//! entry `NAME/data.pkl` describes the values ([`pickle`]), and each storage is an entry `NAME/data/KEY`. Before,
+//! entry `NAME/data.pkl` describes the values ([`values`]), and each storage is an entry `NAME/data/KEY`. Before,
 //! it wrote a row of pickles (a magic number, a version, the machine, the values, the keys of the
 //! storages), and then the storages one after another, each behind its length.
 //!
@@ -15,8 +15,11 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use burn::tensor::f16;
 
-use crate::pickle::{self, Dtype, Node, Result, View};
 use crate::state::Array;
+use clasp_data::pickle::Result;
+use values::{Dtype, Node, TorchPickle, View};
+
+mod values;
 
 /// The largest directory of a ZIP archive that is read.
 const LARGEST_DIRECTORY: u64 = 64 << 20;
@@ -257,7 +260,7 @@ fn open_zip(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
     source
         .seek(SeekFrom::Start(block.start))
         .map_err(in_words)?;
-    let values = pickle::read(&mut BufReader::new(source.take(block.bytes)))?;
+    let values = TorchPickle::read(&mut BufReader::new(source.take(block.bytes)))?;
 
     let tensors = owned(values.tensors()?);
     let data = format!("{root}data/");
@@ -475,19 +478,19 @@ fn crc32(bytes: &[u8]) -> u32 {
 fn open_legacy(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
     source.rewind().map_err(in_words)?;
     let mut stream = BufReader::new(&mut *source);
-    pickle::read(&mut stream)?;
-    let version = pickle::read(&mut stream)?;
-    if !matches!(version.node(version.root), Node::Int(1001)) {
+    TorchPickle::read(&mut stream)?;
+    let version = TorchPickle::read(&mut stream)?;
+    if !matches!(version.root(), Node::Int(1001)) {
         return Err("an old file of PyTorch of another version than 1001".to_owned());
     }
-    let machine = pickle::read(&mut stream)?;
+    let machine = TorchPickle::read(&mut stream)?;
     if !matches!(machine.get("little_endian"), Some(Node::Bool(true))) {
         return Err("numbers in big-endian order, or no word about it".to_owned());
     }
-    let values = pickle::read(&mut stream)?;
+    let values = TorchPickle::read(&mut stream)?;
     let tensors = owned(values.tensors()?);
-    let keys = pickle::read(&mut stream)?;
-    let Node::Sequence(items) = keys.node(keys.root) else {
+    let keys = TorchPickle::read(&mut stream)?;
+    let Node::List(items) = keys.root() else {
         return Err("no list of storages behind the values".to_owned());
     };
     let sizes: BTreeMap<&str, u64> = values
@@ -499,12 +502,12 @@ fn open_legacy(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
     drop(stream);
     let mut storages = BTreeMap::new();
     for item in items {
-        let Node::Text(key) = keys.node(*item) else {
+        let Some(key) = keys.node(*item).text() else {
             return Err("a storage without a name".to_owned());
         };
         // The size of its numbers stands in the values only; without, the place of the next is unknown.
         let size = sizes
-            .get(key.as_str())
+            .get(key)
             .ok_or_else(|| format!("storage `{key}` is listed and never used"))?;
         let outside = || format!("storage `{key}` lies outside the file");
         if start.checked_add(8).is_none_or(|end| end > length) {
@@ -525,7 +528,7 @@ fn open_legacy(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
             bytes,
             checksum: None,
         };
-        storages.insert(key.clone(), block);
+        storages.insert(key.to_owned(), block);
         start += bytes;
     }
     Ok((tensors, storages))
@@ -589,5 +592,4 @@ fn gather(view: &View, stored: &[f32]) -> Vec<f32> {
 }
 
 #[cfg(test)]
-#[path = "torch_tests.rs"]
 mod tests;

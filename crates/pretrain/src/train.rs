@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::atomic::{FolderLock, atomic_write};
+use clasp_data::image::Filter;
 use clasp_data::loader::{Draw, Loader, Position};
 use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
 use clasp_run::{Log, Metrics, checkpoints};
@@ -311,7 +312,7 @@ fn backbone_meta(trainer: &Trainer) -> BackboneMeta {
         width,
         mean: recipe.views.mean,
         std: recipe.views.std,
-        filter: "bicubic".to_owned(),
+        filter: Filter::Bicubic,
         method: recipe.method.name().to_owned(),
         heads,
         tasks: recipe.mix.tasks.clone(),

@@ -42,7 +42,7 @@ impl BackboneExtractor {
         device: &Device,
     ) -> Result<(Self, Preprocess, BackboneMeta), TaskError> {
         let (backbone, meta) = load_backbone(path, device)?;
-        let preprocess = Preprocess::of(&meta, path)?;
+        let preprocess = Preprocess::of(&meta);
         Ok((Self::new(backbone, mix, device.clone()), preprocess, meta))
     }
 

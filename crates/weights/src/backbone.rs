@@ -7,7 +7,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clasp_data::image::check_normalisation;
+use clasp_data::image::{Filter, check_normalisation};
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -39,8 +39,8 @@ pub struct BackboneMeta {
     pub mean: [f32; 3],
     /// Standard deviation of each channel, divided by.
     pub std: [f32; 3],
-    /// Filter that resizes images: `bicubic`.
-    pub filter: String,
+    /// Filter that resizes images.
+    pub filter: Filter,
     /// Method of pre-training.
     pub method: String,
     /// Heads that it was trained with.

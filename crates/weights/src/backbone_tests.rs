@@ -22,7 +22,7 @@ fn meta(config: BackboneConfig) -> BackboneMeta {
         width: 64,
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
-        filter: "bicubic".to_owned(),
+        filter: clasp_data::image::Filter::Bicubic,
         method: "clasp".to_owned(),
         heads: vec!["dino".to_owned()],
         tasks: vec!["identity".to_owned()],
@@ -152,6 +152,26 @@ fn preprocessing_out_of_range_is_neither_written_nor_read() {
         refused(load_backbone(&path, &device).unwrap_err());
         fs_err::remove_file(&path).unwrap();
     }
+}
+
+#[test]
+fn an_unknown_filter_is_refused_by_name() {
+    let (device, folder) = (Device::flex(), tempfile::tempdir().unwrap());
+    let path = folder.path().join("backbone.safetensors");
+    let config = config(Adapter::None);
+    let backbone = config.init(&mut Rng::seed_from_u64(1), &device);
+    let json = serde_json::to_string(&meta(config)).unwrap();
+    assert!(json.contains(r#""filter":"bicubic""#), "{json}");
+    let metadata = Metadata::from([
+        ("format".to_owned(), FORMAT.to_owned()),
+        ("backbone".to_owned(), json.replace("bicubic", "lanczos")),
+    ]);
+    checkpoint::write(&path, &backbone_state(&backbone), &metadata).unwrap();
+    let message = read_backbone_meta(&path).unwrap_err().to_string();
+    assert!(
+        message.contains("`lanczos`") && message.contains("`bicubic`"),
+        "{message}"
+    );
 }
 
 #[test]

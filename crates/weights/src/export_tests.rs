@@ -57,7 +57,7 @@ fn meta(config: &BackboneConfig) -> BackboneMeta {
         width: 64,
         mean: [0.5; 3],
         std: [0.25; 3],
-        filter: "bicubic".to_owned(),
+        filter: clasp_data::image::Filter::Bicubic,
         method: "dino".to_owned(),
         heads: Vec::new(),
         tasks: Vec::new(),

@@ -67,7 +67,7 @@ impl Model {
     /// Loads a backbone file or that of a run's folder.
     pub fn load(path: &Path, size: Option<[usize; 2]>, device: &Device) -> Result<Self> {
         let (backbone, meta) = load_backbone(path, device)?;
-        let mut preprocess = Preprocess::of(&meta, path)?;
+        let mut preprocess = Preprocess::of(&meta);
         if let Some([height, width]) = size {
             (preprocess.height, preprocess.width) = (height, width);
         }

@@ -200,7 +200,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
             attribute: None,
         };
         let facts = Facts {
-            preprocess: Preprocess::of(&meta, &arguments.model)?,
+            preprocess: Preprocess::of(&meta),
             adapter: meta.config.adapter,
             licences: meta.licences,
             origin: meta.origin,
@@ -280,7 +280,7 @@ fn write_onnx<M: Module>(
         ("mean", numbers(mean)),
         ("std", numbers(std)),
         ("size", format!("{}x{} (height x width)", size[0], size[1])),
-        ("filter", format!("{filter:?}").to_lowercase()),
+        ("filter", filter.to_string()),
         ("pixels", "0 to 1 before mean and std, RGB".to_owned()),
         ("mix", mix.clone()),
         ("origin", facts.origin),

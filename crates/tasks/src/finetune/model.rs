@@ -59,7 +59,7 @@ impl<T: Task> Model<T> {
         }
         let task: T = serde_json::from_value(meta.settings)
             .map_err(|error| differs("settings of the task".to_owned(), error.to_string()))?;
-        let preprocess = Preprocess::of(&meta.backbone, path)?;
+        let preprocess = Preprocess::of(&meta.backbone);
         let size = [preprocess.height, preprocess.width];
         // A file is input like any other: what it says decides what is allocated.
         T::check(task.settings())

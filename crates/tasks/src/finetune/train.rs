@@ -504,7 +504,7 @@ fn backbone<S>(
         Norm::Half => (meta.mean, meta.std) = ([0.5; 3], [0.5; 3]),
         Norm::Imagenet => (meta.mean, meta.std) = (IMAGENET_MEAN, IMAGENET_STD),
     }
-    let preprocess = Preprocess::of(&meta, &model.init)?;
+    let preprocess = Preprocess::of(&meta);
     Ok((backbone, meta, preprocess))
 }
 
@@ -535,7 +535,7 @@ fn fresh_meta(config: BackboneConfig) -> BackboneMeta {
         width: 0,
         mean: IMAGENET_MEAN,
         std: IMAGENET_STD,
-        filter: filter_name(Filter::Bicubic).to_owned(),
+        filter: Filter::Bicubic,
         method: "none".to_owned(),
         heads: Vec::new(),
         tasks: Vec::new(),
@@ -544,14 +544,6 @@ fn fresh_meta(config: BackboneConfig) -> BackboneMeta {
         recipe: String::new(),
         licences: vec!["program: MIT OR Apache-2.0".to_owned()],
         origin: String::new(),
-    }
-}
-
-fn filter_name(filter: Filter) -> &'static str {
-    match filter {
-        Filter::Bicubic => "bicubic",
-        Filter::Bilinear => "bilinear",
-        _ => "nearest",
     }
 }
 

@@ -19,6 +19,7 @@
 use std::path::Path;
 
 use burn::tensor::Device;
+use clasp_data::image::Filter;
 use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes};
 use clasp_model::layers::Rng;
 use clasp_model::swin::WindowPadding;
@@ -268,7 +269,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         width: size[1],
         mean,
         std,
-        filter: "bicubic".to_owned(),
+        filter: Filter::Bicubic,
         method: source.name().to_owned(),
         heads: Vec::new(),
         tasks: Vec::new(),

@@ -535,7 +535,7 @@ fn optimiser_config(config: &TrainConfig) -> OptimiserConfig {
     OptimiserConfig {
         beta2: 0.98,
         epsilon: 1e-6,
-        clip: optim::Clip::Global(config.clip),
+        clip: optim::GradientClip::Global(config.clip),
         ..OptimiserConfig::default()
     }
 }
@@ -1503,7 +1503,7 @@ fn resume(
 mod tests {
     use super::*;
     use clasp_model::clip::{TextConfig, VisionConfig};
-    use clasp_weights::state::Array;
+    use clasp_weights::state::HostTensor;
 
     const SIZE: usize = 16;
     const SQUARE: [usize; 2] = [SIZE, SIZE];
@@ -1915,7 +1915,7 @@ mod tests {
         };
         state.insert(
             "optimiser.ln_final.weight.first".into(),
-            Array {
+            HostTensor {
                 shape: vec![1],
                 data: vec![0.0],
             },

@@ -35,7 +35,7 @@ use crate::{
 
 pub use crate::{
     adapter::{Adapter, LambdaConfig},
-    features::{Features, Shared},
+    features::{Features, SharedFeatures},
 };
 
 /// Defines [`Architecture`]: a row for each preset with its name, its sizes and what it is, and one for each family, which is
@@ -298,8 +298,8 @@ impl BackboneConfig {
     /// Checks settings that come from outside.
     pub fn check(&self) -> Result<(), ModelError> {
         match self.network()? {
-            Network::Swin(config) => config.check(),
-            Network::Vit(config) => config.check(),
+            NetworkConfig::Swin(config) => config.check(),
+            NetworkConfig::Vit(config) => config.check(),
         }
     }
 
@@ -310,8 +310,8 @@ impl BackboneConfig {
     pub fn parameters(&self) -> Result<usize, ModelError> {
         self.check()?;
         Ok(match self.network()? {
-            Network::Swin(config) => config.parameters(),
-            Network::Vit(config) => config.parameters(),
+            NetworkConfig::Swin(config) => config.parameters(),
+            NetworkConfig::Vit(config) => config.parameters(),
         })
     }
 
@@ -322,8 +322,8 @@ impl BackboneConfig {
     pub fn parameter_groups(&self) -> Result<ParameterGroups, ModelError> {
         self.check()?;
         Ok(match self.network()? {
-            Network::Swin(config) => config.parameter_groups(),
-            Network::Vit(config) => config.parameter_groups(),
+            NetworkConfig::Swin(config) => config.parameter_groups(),
+            NetworkConfig::Vit(config) => config.parameter_groups(),
         })
     }
 
@@ -335,21 +335,21 @@ impl BackboneConfig {
     pub fn operations(&self, size: [usize; 2]) -> Result<usize, ModelError> {
         self.check()?;
         Ok(match self.network()? {
-            Network::Swin(config) => config.operations(size),
-            Network::Vit(config) => config.operations(size),
+            NetworkConfig::Swin(config) => config.operations(size),
+            NetworkConfig::Vit(config) => config.operations(size),
         })
     }
 
     /// The network behind this configuration.
-    fn network(&self) -> Result<Network, ModelError> {
+    fn network(&self) -> Result<NetworkConfig, ModelError> {
         Ok(match self.sizes() {
-            Some(Sizes::Swin(sizes)) => Network::Swin(SwinConfig {
+            Some(Sizes::Swin(sizes)) => NetworkConfig::Swin(SwinConfig {
                 sizes,
                 drop_path: self.drop_path,
                 padding: self.padding,
                 adapter: self.adapter.clone(),
             }),
-            Some(Sizes::Vit(sizes)) => Network::Vit(VitConfig {
+            Some(Sizes::Vit(sizes)) => NetworkConfig::Vit(VitConfig {
                 sizes,
                 drop_path: self.drop_path,
                 adapter: self.adapter.clone(),
@@ -370,14 +370,14 @@ impl BackboneConfig {
     /// On settings that [`BackboneConfig::check`] refuses.
     pub fn init(&self, rng: &mut Rng, device: &Device) -> Backbone {
         match self.network() {
-            Ok(Network::Swin(config)) => Backbone::Swin(config.init(rng, device)),
-            Ok(Network::Vit(config)) => Backbone::Vit(config.init(rng, device)),
+            Ok(NetworkConfig::Swin(config)) => Backbone::Swin(config.init(rng, device)),
+            Ok(NetworkConfig::Vit(config)) => Backbone::Vit(config.init(rng, device)),
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-enum Network {
+enum NetworkConfig {
     Swin(SwinConfig),
     Vit(VitConfig),
 }
@@ -420,7 +420,7 @@ impl Backbone {
         images: Tensor<4>,
         mix: &Tensor<2>,
         drop_path: Option<&mut Rng>,
-    ) -> Shared {
+    ) -> SharedFeatures {
         match self {
             Self::Swin(swin) => swin.shared(images, mix, drop_path),
             Self::Vit(vit) => vit.shared(images, drop_path),
@@ -433,7 +433,7 @@ impl Backbone {
     /// - mix: [1, tasks]
     pub fn conditional(
         &self,
-        shared: Shared,
+        shared: SharedFeatures,
         mix: &Tensor<2>,
         drop_path: Option<&mut Rng>,
     ) -> Features {

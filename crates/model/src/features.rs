@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 
 /// What the blocks before the conditional ones make of a batch.
 #[derive(Debug, Clone)]
-pub struct Shared {
+pub struct SharedFeatures {
     /// Tokens: [batch, height, width, channels] of a Swin, [batch, 1, tokens, channels] of a ViT.
     pub(crate) x: Tensor<4>,
     /// The pyramid as far as it is complete.
@@ -13,7 +13,7 @@ pub struct Shared {
     pub(crate) grid: [usize; 2],
 }
 
-impl Shared {
+impl SharedFeatures {
     /// The same without the graph behind it, so that no gradient reaches the shared blocks.
     pub fn detach(self) -> Self {
         Self {

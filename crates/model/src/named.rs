@@ -14,7 +14,7 @@ use burn::{
 
 /// Values of one tensor, row-major.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Array {
+pub struct HostTensor {
     /// Size of each axis; empty for a scalar.
     pub shape: Vec<usize>,
     /// As many values as the shape's product.
@@ -22,7 +22,7 @@ pub struct Array {
 }
 
 /// Tensors by name.
-pub type StateDict = BTreeMap<String, Array>;
+pub type StateDict = BTreeMap<String, HostTensor>;
 
 /// Where a walk through a module stands.
 #[derive(Debug, Default)]
@@ -95,11 +95,11 @@ pub fn visit<M: Module>(module: &M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)
 ///
 /// `f` gets the only handle of a value that nothing else holds, so it can be changed in place.
 pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>) -> M {
-    struct Mapper<'a> {
+    struct ValueMapper<'a> {
         path: NamePath,
         f: &'a mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>,
     }
-    impl ModuleMapper for Mapper<'_> {
+    impl ModuleMapper for ValueMapper<'_> {
         fn enter_module(&mut self, name: &str, container: &str) {
             self.path.enter(name, container);
         }
@@ -117,7 +117,7 @@ pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) ->
             })
         }
     }
-    module.map(&mut Mapper {
+    module.map(&mut ValueMapper {
         path: NamePath::default(),
         f,
     })

@@ -18,7 +18,7 @@ use clasp_model::{
     mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS},
     moe::{MoeConfig, MoeKind},
     named,
-    optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, Rates},
+    optim::{self, GradientClip, Gradients, Norms, Optimiser, OptimiserConfig, Rates},
     parameters::ParameterKind,
     swin::SwinSizes,
     vit::{Pool, VitSizes},
@@ -490,7 +490,7 @@ fn frozen_names_stay_and_their_history_does_not_start() {
     let student = student(KINDS[0], Adapter::None, &device);
     let before = values(&student);
     let mut optimiser = Optimiser::new(OptimiserConfig {
-        clip: Clip::Global(1.0),
+        clip: GradientClip::Global(1.0),
         ..OptimiserConfig::default()
     });
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());

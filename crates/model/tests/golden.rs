@@ -14,7 +14,7 @@ use clasp_model::{
     mix::Mix,
     moe::{MoeConfig, MoeKind},
     named,
-    optim::{Clip, Norms, Optimiser, OptimiserConfig, Rates, decays},
+    optim::{GradientClip, Norms, Optimiser, OptimiserConfig, Rates, decays},
     schedule::Cosine,
     swin::{SwinConfig, SwinSizes, WindowPadding},
     vit::{Pool, VitConfig, VitSizes},
@@ -359,7 +359,7 @@ fn adamw_is_pytorchs() {
         bias: Param::from_tensor(tensor(noise("adamw bias", 7), [7], &device)),
     };
     let config = OptimiserConfig {
-        clip: Clip::PerTensor(3.0),
+        clip: GradientClip::PerTensor(3.0),
         ..OptimiserConfig::default()
     };
     let mut optimiser = Optimiser::new(config);

@@ -30,7 +30,7 @@ use clasp_run::checkpoints::{self, latest, prune};
 use clasp_run::recipe::difference;
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
-use clasp_weights::state::{Array, LoadReport, StateDict, load_state_dict, state_dict};
+use clasp_weights::state::{HostTensor, LoadReport, StateDict, load_state_dict, state_dict};
 use fs_err as fs;
 use rand::SeedableRng;
 
@@ -368,7 +368,7 @@ fn state(trainer: &Trainer) -> StateDict {
     put("student.", state_dict(&trainer.student));
     put("teacher.", state_dict(&trainer.teacher));
     put("optimiser.", trainer.optimiser.state());
-    let row = |tensor: &Tensor<2>| Array {
+    let row = |tensor: &Tensor<2>| HostTensor {
         shape: tensor.dims().to_vec(),
         data: tensor.clone().into_data().iter::<f32>().collect(),
     };

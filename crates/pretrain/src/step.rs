@@ -14,7 +14,7 @@ use clasp_model::losses::dino::{
     centered_targets, centre_update, mean_entropy, sinkhorn_knopp, teacher_mean,
 };
 use clasp_model::optim::{
-    self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema, read, squares,
+    self, GradientClip, Gradients, Norms, Optimiser, OptimiserConfig, ema, read, squares,
 };
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::schedule::Cosine;
@@ -147,7 +147,7 @@ impl Trainer {
     /// # Errors
     ///
     /// The file cannot be read, or is of another architecture.
-    pub fn start_from_init(&mut self) -> Result<Option<import::Report>> {
+    pub fn start_from_init(&mut self) -> Result<Option<import::ImportReport>> {
         let path = &self.plan.recipe.model.init;
         if path.as_os_str().is_empty() {
             return Ok(None);
@@ -478,9 +478,9 @@ impl Scheduled {
 pub(crate) fn adamw(plan: &Plan) -> OptimiserConfig {
     let optimiser = &plan.recipe.optimiser;
     let clip = match optimiser.clip_by {
-        _ if optimiser.clip == 0.0 => Clip::None,
-        ClipBy::Tensor => Clip::PerTensor(optimiser.clip),
-        ClipBy::Global => Clip::Global(optimiser.clip),
+        _ if optimiser.clip == 0.0 => GradientClip::None,
+        ClipBy::Tensor => GradientClip::PerTensor(optimiser.clip),
+        ClipBy::Global => GradientClip::Global(optimiser.clip),
     };
     OptimiserConfig {
         clip,

@@ -66,7 +66,7 @@ pub enum Event<'a> {
         metrics: &'a Metrics,
     },
     /// The backbone starts from the recipe's `model.init`.
-    Loaded(&'a clasp_weights::import::Report),
+    Loaded(&'a clasp_weights::import::ImportReport),
     /// Something to look at.
     Warning(&'a str),
     /// A checkpoint is written.

@@ -22,20 +22,20 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::backbone::{BackboneMeta, backbone_state};
-use crate::checkpoint::{self, Metadata, Precision};
+use crate::checkpoint::{self, Metadata, StorageFormat};
 use crate::error::WeightsError;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// Whose names a file is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
+pub enum NamingScheme {
     /// timm's.
     Timm,
     /// SOLIDER's, which are OpenMMLab's.
     Solider,
 }
 
-impl fmt::Display for Names {
+impl fmt::Display for NamingScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Timm => "timm",
@@ -44,7 +44,7 @@ impl fmt::Display for Names {
     }
 }
 
-impl FromStr for Names {
+impl FromStr for NamingScheme {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
@@ -58,21 +58,21 @@ impl FromStr for Names {
 
 /// How a backbone is written.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct ExportOptions {
     /// Whose names.
-    pub names: Names,
+    pub names: NamingScheme,
     /// Leave out an adapter that the names have no place for.
     pub drop_adapter: bool,
     /// In 32 or 16 bits.
-    pub precision: Precision,
+    pub precision: StorageFormat,
 }
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Exported {
+pub struct BackboneExport {
     /// Tensors in the file.
     pub tensors: usize,
-    /// Names of the adapter's parameters that were left out.
+    /// NamingScheme of the adapter's parameters that were left out.
     pub dropped: Vec<String>,
     /// Python that loads the file.
     pub python: String,
@@ -89,8 +89,8 @@ pub fn export(
     path: &Path,
     backbone: &Backbone,
     meta: &BackboneMeta,
-    options: Options,
-) -> Result<Exported, WeightsError> {
+    options: ExportOptions,
+) -> Result<BackboneExport, WeightsError> {
     let sizes = backbone.sizes();
     let mut state = backbone_state(backbone);
     let dropped = drop_adapter(&mut state, meta, options)?;
@@ -111,7 +111,7 @@ pub fn export(
         ));
     }
     let python = match (options.names, &sizes) {
-        (Names::Timm, Sizes::Swin(swin)) => {
+        (NamingScheme::Timm, Sizes::Swin(swin)) => {
             let detection = meta.config.padding == WindowPadding::Detection;
             if detection {
                 warnings.push(format!(
@@ -122,16 +122,16 @@ pub fn export(
             }
             timm_swin(swin, detection)
         }
-        (Names::Timm, Sizes::Vit(vit)) => {
+        (NamingScheme::Timm, Sizes::Vit(vit)) => {
             timm_positions(&mut state, vit);
             timm_vit(vit)
         }
-        (Names::Solider, Sizes::Swin(swin)) => {
+        (NamingScheme::Solider, Sizes::Swin(swin)) => {
             state = solider(state, swin);
             "state = safetensors.torch.load_file(FILE)  # what `torch.load(...)['teacher']` gives in SOLIDER's code"
                 .to_owned()
         }
-        (Names::Solider, Sizes::Vit(_)) => {
+        (NamingScheme::Solider, Sizes::Vit(_)) => {
             return Err(WeightsError::Export {
                 what: "a ViT".to_owned(),
                 names: options.names.to_string(),
@@ -154,7 +154,7 @@ pub fn export(
         ("licences".to_owned(), meta.licences.join("\n")),
     ]);
     checkpoint::write_as(path, &state, &metadata, options.precision)?;
-    Ok(Exported {
+    Ok(BackboneExport {
         tensors: state.len(),
         dropped,
         python,
@@ -166,16 +166,16 @@ pub fn export(
 fn drop_adapter(
     state: &mut StateDict,
     meta: &BackboneMeta,
-    options: Options,
+    options: ExportOptions,
 ) -> Result<Vec<String>, WeightsError> {
     // SOLIDER's names have a place for its controller, and nothing has one for a mixture of experts.
     let keeps =
-        options.names == Names::Solider && matches!(meta.config.adapter, Adapter::Lambda(_));
+        options.names == NamingScheme::Solider && matches!(meta.config.adapter, Adapter::Lambda(_));
     let parameters = meta.config.parameter_groups()?;
     let of_adapter = |name: &&String| !keeps && parameters.is_adapter(name);
     let dropped: Vec<String> = state.keys().filter(of_adapter).cloned().collect();
     if !dropped.is_empty() && !options.drop_adapter {
-        let count = |names: &mut dyn Iterator<Item = &Array>| -> usize {
+        let count = |names: &mut dyn Iterator<Item = &HostTensor>| -> usize {
             names.map(|array| array.data.len()).sum()
         };
         let lost = count(&mut dropped.iter().filter_map(|name| state.get(name)));
@@ -364,7 +364,7 @@ fn solider(state: StateDict, sizes: &SwinSizes) -> StateDict {
     for stage in 0..stages - 1 {
         let channels = sizes.embed_dim << stage;
         for (kind, value) in [("weight", 1.0), ("bias", 0.0)] {
-            let array = Array {
+            let array = HostTensor {
                 shape: vec![channels],
                 data: vec![value; channels],
             };
@@ -375,7 +375,7 @@ fn solider(state: StateDict, sizes: &SwinSizes) -> StateDict {
 }
 
 /// The last axis from (column, row, channel) to (channel, row, column).
-fn to_unfold(array: &mut Array) {
+fn to_unfold(array: &mut HostTensor) {
     let inputs = array.shape.last().copied().unwrap_or(0).max(1);
     let channels = inputs / 4;
     array.data = array

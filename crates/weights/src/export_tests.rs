@@ -1,4 +1,4 @@
-//! Exported files: as timm loads and runs them, and back again.
+//! BackboneExport files: as timm loads and runs them, and back again.
 //!
 //! `tests/golden/export.py` loads the files `tests/golden/export/*.safetensors` in timm with `strict=True` and keeps
 //! the features. They are what the tests here write; `CLASP_WRITE_EXPORTS=1 cargo test exported` writes them anew.
@@ -14,10 +14,10 @@ use super::*;
 use crate::import;
 use crate::testing::{check_features, filled, golden};
 
-const TIMM: Options = Options {
-    names: Names::Timm,
+const TIMM: ExportOptions = ExportOptions {
+    names: NamingScheme::Timm,
     drop_adapter: false,
-    precision: Precision::Full,
+    precision: StorageFormat::Full,
 };
 
 fn swin(padding: WindowPadding) -> BackboneConfig {
@@ -121,10 +121,10 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
         assert!(found == expected, "{name}: other tensors than timm loaded");
         check_features("export.safetensors", name, &backbone, size);
         // And back.
-        let options = import::Options {
+        let options = import::ImportOptions {
             heads: Some(2),
             size: Some([48, 40]).filter(|_| name.starts_with("vit")),
-            ..import::Options::default()
+            ..import::ImportOptions::default()
         };
         let again = import::import(&path, &options, &Device::flex()).unwrap();
         if name != "swin_detection" && name != "vit_mean" {
@@ -137,15 +137,16 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
 fn soliders_names_come_back_with_the_controller() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("solider.safetensors");
-    let options = Options {
-        names: Names::Solider,
+    let options = ExportOptions {
+        names: NamingScheme::Solider,
         ..TIMM
     };
     for adapter in [Adapter::None, Adapter::Lambda(LambdaConfig::default())] {
         let config = swin(WindowPadding::Detection).with_adapter(adapter.clone());
         let backbone = backbone(&config);
         export(&path, &backbone, &meta(&config), options).unwrap();
-        let again = import::import(&path, &import::Options::default(), &Device::flex()).unwrap();
+        let again =
+            import::import(&path, &import::ImportOptions::default(), &Device::flex()).unwrap();
         assert!(again.report.is_complete());
         assert_eq!(again.meta.config, config);
         assert!(backbone_state(&again.backbone) == backbone_state(&backbone));
@@ -191,13 +192,14 @@ fn an_adapter_is_only_dropped_when_that_is_asked_for() {
             assert!(message.contains(words), "{message}");
         }
         assert!(!path.exists());
-        let options = Options {
+        let options = ExportOptions {
             drop_adapter: true,
             ..TIMM
         };
         let exported = export(&path, &backbone, &meta(&config), options).unwrap();
         assert!(!exported.dropped.is_empty() && exported.warnings[0].contains("adapter"));
-        let again = import::import(&path, &import::Options::default(), &Device::flex()).unwrap();
+        let again =
+            import::import(&path, &import::ImportOptions::default(), &Device::flex()).unwrap();
         assert_eq!(again.meta.config.adapter, Adapter::None);
         fs_err::remove_file(&path).unwrap();
     }
@@ -240,9 +242,9 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
             let exported = export(&path, &backbone.fold(mix), &meta(&plain), TIMM).unwrap();
             assert!(exported.dropped.is_empty() && exported.warnings.is_empty());
             // A ViT's heads do not show in its shapes.
-            let options = import::Options {
+            let options = import::ImportOptions {
                 heads: matches!(plain.sizes(), Some(Sizes::Vit(_))).then_some(2),
-                ..import::Options::default()
+                ..import::ImportOptions::default()
             };
             let again = import::import(&path, &options, &device).unwrap();
             assert_eq!(again.meta.config.adapter, Adapter::None);

@@ -36,7 +36,7 @@ const REDIRECTIONS: usize = 5;
 
 /// Where to look for models.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
+pub struct HubOptions {
     /// The hub's address.
     pub endpoint: String,
     /// The cache's folder; `None` where the machine has no home for it.
@@ -47,7 +47,7 @@ pub struct Options {
     pub patience: Duration,
 }
 
-impl Options {
+impl HubOptions {
     /// As the environment says.
     pub fn from_env() -> Self {
         Self::from_variables(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
@@ -81,7 +81,7 @@ impl Options {
 ///
 /// A name that no model can have, one that is not in the cache when offline, one that the hub does not have or has
 /// without safetensors, or a hub that cannot be reached. The hint says which files to put where.
-pub fn fetch(name: &str, options: &Options) -> Result<PathBuf, WeightsError> {
+pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> {
     let not_found = |why: String| WeightsError::NotFound {
         what: format!("{name}: no such folder, and {why}"),
         hint: hint(name, options),
@@ -135,7 +135,7 @@ pub fn fetch(name: &str, options: &Options) -> Result<PathBuf, WeightsError> {
     )))
 }
 
-fn hint(name: &str, options: &Options) -> String {
+fn hint(name: &str, options: &HubOptions) -> String {
     let by = match &options.cache {
         Some(_) if !options.offline => format!(
             ", or on a machine with access fetch {}/{name}/resolve/main/FILE",

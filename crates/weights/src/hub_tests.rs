@@ -79,8 +79,8 @@ fn serve(answers: BTreeMap<String, Answer>) -> Server {
     Server { address, asked }
 }
 
-fn options(server: &Server, cache: &Path) -> Options {
-    Options {
+fn options(server: &Server, cache: &Path) -> HubOptions {
+    HubOptions {
         endpoint: server.address.clone(),
         cache: Some(cache.to_owned()),
         offline: false,
@@ -165,7 +165,7 @@ fn a_model_is_fetched_once_in_the_usual_layout() {
     }
     let asked = server.asked.lock().unwrap().len();
     assert_eq!(fetch("some/model", &options).unwrap(), folder);
-    let offline = Options {
+    let offline = HubOptions {
         offline: true,
         ..options
     };
@@ -208,7 +208,7 @@ fn what_cannot_be_fetched_says_which_files_to_put_where() {
     assert!(message.contains("open_clip_model.safetensors"), "{message}");
     assert!(message.contains("hint: give a folder"), "{message}");
     let asked = server.asked.lock().unwrap().len();
-    let offline = Options {
+    let offline = HubOptions {
         offline: true,
         ..online.clone()
     };
@@ -219,7 +219,7 @@ fn what_cannot_be_fetched_says_which_files_to_put_where() {
         asked,
         "asked although offline"
     );
-    let homeless = Options {
+    let homeless = HubOptions {
         cache: None,
         ..online
     };
@@ -310,7 +310,7 @@ fn the_environment_decides() {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
-        Options::from_variables(&|name| variables.get(name).cloned())
+        HubOptions::from_variables(&|name| variables.get(name).cloned())
     };
     let options = from(&[("HOME", "/h")]);
     assert_eq!(options.endpoint, ENDPOINT);

@@ -7,7 +7,7 @@
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use clasp_model::named::NamePath;
-pub use clasp_model::named::{Array, StateDict};
+pub use clasp_model::named::{HostTensor, StateDict};
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -114,7 +114,7 @@ impl ModuleVisitor for Collect {
         } else {
             tensor
         };
-        let array = Array {
+        let array = HostTensor {
             shape: tensor.dims().to_vec(),
             data: tensor.into_data().iter::<f32>().collect(),
         };
@@ -243,7 +243,7 @@ mod tests {
         let before = small(&device);
         let mut state = state_dict(&before);
         state.remove("norm.bias");
-        let array = |shape: &[usize]| Array {
+        let array = |shape: &[usize]| HostTensor {
             shape: shape.to_vec(),
             data: vec![9.0; shape.iter().product()],
         };

@@ -15,7 +15,7 @@ use clasp_pretrain::checkpoint::networks;
 use clasp_tasks::Preprocess;
 use clasp_tasks::finetune::Task as TunedTask;
 use clasp_tasks::finetune::model::strides;
-use clasp_weights::checkpoint::Precision;
+use clasp_weights::checkpoint::StorageFormat;
 use clasp_weights::export;
 use clasp_weights::finetuned;
 use clasp_weights::import::load_backbone;
@@ -50,13 +50,13 @@ fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome
         backbone = backbone.fold(mix);
         meta.config.adapter = meta.config.adapter.folded();
     }
-    let options = export::Options {
+    let options = export::ExportOptions {
         names: arguments.names,
         drop_adapter: arguments.drop_adapter,
         precision: if arguments.half {
-            Precision::Half
+            StorageFormat::Half
         } else {
-            Precision::Full
+            StorageFormat::Full
         },
     };
     let exported = export::export(&arguments.out, &backbone, &meta, options)?;
@@ -294,7 +294,7 @@ fn write_onnx<M: Module>(
         Prompt::Folded(mix) => fold(network.clone(), mix),
         Prompt::Input => network.clone(),
     };
-    let options = onnx::Options {
+    let options = onnx::OnnxOptions {
         size,
         batch: arguments.batch.map(|batch| batch as usize),
         prompt,

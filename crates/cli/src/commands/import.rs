@@ -18,7 +18,7 @@ pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
     if arguments.std.is_some_and(|std| std.contains(&0.0)) {
         bail!("--std: expected numbers other than 0, they are divided by");
     }
-    let options = import::Options {
+    let options = import::ImportOptions {
         source: arguments.source,
         student: arguments.student,
         heads: arguments.heads,

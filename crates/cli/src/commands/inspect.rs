@@ -142,9 +142,9 @@ fn labels(path: &Path, store: &Store) -> Result<Shown> {
 
 /// A checkpoint of others, as far as it fits.
 fn published(path: &Path) -> Result<Shown> {
-    let lenient = import::Options {
+    let lenient = import::ImportOptions {
         lenient: true,
-        ..import::Options::default()
+        ..import::ImportOptions::default()
     };
     let found = import::import(path, &lenient, &Device::flex())?;
     let (report, meta) = (found.report, found.meta);

@@ -29,7 +29,7 @@ pub enum Made<'a, O> {
 
 /// What the classes and functions of a library build. Any other gives [`Node::Other`].
 pub trait Library<'a> {
-    /// Values that only pickles of this library have.
+    /// PickleNodes that only pickles of this library have.
     type Object;
 
     /// Whether bytes and long texts are kept: where they are numbers.
@@ -87,7 +87,7 @@ pub trait Library<'a> {
 
 /// The values of a pickle.
 #[derive(Debug)]
-pub struct Values<'a, O> {
+pub struct PickleNodes<'a, O> {
     /// By number.
     pub nodes: Vec<Node<'a, O>>,
     /// The outermost.
@@ -101,7 +101,7 @@ pub struct Values<'a, O> {
 pub fn run<'a, L: Library<'a>>(
     input: &mut impl Input<'a>,
     library: &mut L,
-) -> Result<Values<'a, L::Object>> {
+) -> Result<PickleNodes<'a, L::Object>> {
     let mut machine = Machine {
         library,
         nodes: Vec::new(),
@@ -114,7 +114,7 @@ pub fn run<'a, L: Library<'a>>(
         match machine.step(input) {
             Ok(None) => {}
             Ok(Some(root)) => {
-                return Ok(Values {
+                return Ok(PickleNodes {
                     nodes: machine.nodes,
                     root,
                 });

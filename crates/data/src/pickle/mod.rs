@@ -22,7 +22,7 @@ mod stack;
 pub use input::{BytesInput, Input, StreamInput};
 pub use machine::{Library, Made};
 pub use node::{Id, Node, Result};
-pub use numpy::{Pickle, Value};
+pub use numpy::{Pickle, PickleValue};
 
 #[cfg(test)]
 mod tests;

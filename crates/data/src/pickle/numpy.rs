@@ -12,30 +12,30 @@ const MOST_ARGUMENTS: usize = 8;
 /// How often all bytes of a pickle may be copied: what is written once may be used again and again.
 const COPIES: usize = 4;
 
-type Node<'a> = node::Node<'a, Object>;
+type Node<'a> = node::Node<'a, NumpyObject>;
 
 /// What only pickles of NumPy have.
 #[derive(Debug, Clone, PartialEq)]
-enum Object {
+enum NumpyObject {
     /// Start, end, step.
     Range([f64; 3]),
-    Dtype(Dtype),
+    Dtype(NumpyDtype),
     /// None before its state is set.
-    Array(Option<Array>),
+    Array(Option<NumpyArray>),
 }
 
 /// How NumPy stores a value: kind (`b`, `i`, `u`, `f`, `U`, `S`, `O`), bytes, whether the highest byte comes first.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Dtype {
+struct NumpyDtype {
     kind: u8,
     size: usize,
     big: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]
-struct Array {
+struct NumpyArray {
     shape: Vec<usize>,
-    dtype: Dtype,
+    dtype: NumpyDtype,
     /// Whether values come column by column.
     fortran: bool,
     /// Bytes, or a list of objects.
@@ -53,7 +53,7 @@ pub struct Pickle<'a> {
 
 /// A value in a pickle.
 #[derive(Debug, Clone, Copy)]
-pub struct Value<'a> {
+pub struct PickleValue<'a> {
     pickle: &'a Pickle<'a>,
     id: Id,
 }
@@ -77,15 +77,15 @@ impl<'a> Pickle<'a> {
     }
 
     /// The outermost value.
-    pub fn root(&'a self) -> Value<'a> {
-        Value {
+    pub fn root(&'a self) -> PickleValue<'a> {
+        PickleValue {
             pickle: self,
             id: self.root,
         }
     }
 }
 
-impl<'a> Value<'a> {
+impl<'a> PickleValue<'a> {
     fn node(&self) -> &'a Node<'a> {
         &self.pickle.nodes[self.id]
     }
@@ -112,7 +112,7 @@ impl<'a> Value<'a> {
     /// The values of a list, or of an array of objects.
     pub fn items(&self) -> Option<impl ExactSizeIterator<Item = Self>> {
         let node = match self.node() {
-            Node::Object(Object::Array(Some(array))) => self.of(array.data).node(),
+            Node::Object(NumpyObject::Array(Some(array))) => self.of(array.data).node(),
             node => node,
         };
         match node {
@@ -137,12 +137,12 @@ impl<'a> Value<'a> {
             Node::List(items) => { items.iter() }
                 .map(|id| self.of(*id).node().number())
                 .collect(),
-            Node::Object(Object::Range([start, end, step])) => {
+            Node::Object(NumpyObject::Range([start, end, step])) => {
                 let count = ((end - start) / step).ceil().max(0.0);
                 let number = |i: u32| start + f64::from(i) * step;
                 (count <= MOST_NODES as f64).then(|| (0..count as u32).map(number).collect())
             }
-            Node::Object(Object::Array(Some(array))) => self.array_numbers(array),
+            Node::Object(NumpyObject::Array(Some(array))) => self.array_numbers(array),
             _ => None,
         }
     }
@@ -150,12 +150,12 @@ impl<'a> Value<'a> {
     /// The size of each axis of an array.
     pub fn shape(&self) -> Option<&'a [usize]> {
         match self.node() {
-            Node::Object(Object::Array(Some(array))) => Some(&array.shape),
+            Node::Object(NumpyObject::Array(Some(array))) => Some(&array.shape),
             _ => None,
         }
     }
 
-    fn array_numbers(&self, array: &Array) -> Option<Vec<f64>> {
+    fn array_numbers(&self, array: &NumpyArray) -> Option<Vec<f64>> {
         let Node::Bytes(bytes) = self.of(array.data).node() else {
             return self.of(array.data).numbers();
         };
@@ -171,7 +171,7 @@ impl<'a> Value<'a> {
     }
 }
 
-impl Dtype {
+impl NumpyDtype {
     /// Of a code such as `i8` or `U13`; the size of a letter of `U` is four bytes.
     fn parse(code: &str) -> Option<Self> {
         let code = code.trim_start_matches(['<', '>', '=', '|']);
@@ -234,7 +234,7 @@ struct Numpy {
 }
 
 impl<'a> Library<'a> for Numpy {
-    type Object = Object;
+    type Object = NumpyObject;
 
     const KEEPS_BLOCKS: bool = true;
 
@@ -243,14 +243,14 @@ impl<'a> Library<'a> for Numpy {
         function: &str,
         arguments: &[Id],
         all: &[Node<'a>],
-    ) -> Result<Made<'a, Object>> {
+    ) -> Result<Made<'a, NumpyObject>> {
         let nodes: Vec<&Node<'a>> = { arguments.iter() }
             .take(MOST_ARGUMENTS)
             .map(|id| &all[*id])
             .collect();
         let copied = match nodes[..] {
             [Node::Text(text), ..] => text.len(),
-            [Node::Object(Object::Dtype(_)), Node::Bytes(bytes)] => bytes.len(),
+            [Node::Object(NumpyObject::Dtype(_)), Node::Bytes(bytes)] => bytes.len(),
             _ => 0,
         };
         self.copied += copied;
@@ -263,7 +263,7 @@ impl<'a> Library<'a> for Numpy {
             ("builtins.range" | "__builtin__.xrange", [start, end, step]) => {
                 match (start.number(), end.number(), step.number()) {
                     (Some(start), Some(end), Some(step)) => {
-                        Node::Object(Object::Range([start, end, step]))
+                        Node::Object(NumpyObject::Range([start, end, step]))
                     }
                     _ => Node::Other,
                 }
@@ -276,13 +276,13 @@ impl<'a> Library<'a> for Numpy {
             }
             ("__builtin__.bytes" | "builtins.bytes", []) => Node::Bytes((&[][..]).into()),
             ("numpy.dtype", [code, ..]) => { code.text() }
-                .and_then(Dtype::parse)
-                .map_or(Node::Other, |dtype| Node::Object(Object::Dtype(dtype))),
+                .and_then(NumpyDtype::parse)
+                .map_or(Node::Other, |dtype| Node::Object(NumpyObject::Dtype(dtype))),
             (
                 "numpy.core.multiarray.scalar",
-                [Node::Object(Object::Dtype(dtype)), Node::Bytes(bytes)],
+                [Node::Object(NumpyObject::Dtype(dtype)), Node::Bytes(bytes)],
             ) => dtype.value(bytes),
-            ("numpy.core.multiarray._reconstruct", _) => Node::Object(Object::Array(None)),
+            ("numpy.core.multiarray._reconstruct", _) => Node::Object(NumpyObject::Array(None)),
             ("numpy.core.numeric._frombuffer", [_, _, _, Node::Text(order)]) => shaped(
                 all,
                 [arguments[2], arguments[1], arguments[0]],
@@ -293,7 +293,7 @@ impl<'a> Library<'a> for Numpy {
     }
 
     /// Whatever its class, an object is what it holds.
-    fn object(&mut self, _: &str, _: &[Id], _: &[Node<'a>]) -> Result<Made<'a, Object>> {
+    fn object(&mut self, _: &str, _: &[Id], _: &[Node<'a>]) -> Result<Made<'a, NumpyObject>> {
         Ok(Made::New(Node::Dict(Vec::new())))
     }
 
@@ -304,13 +304,13 @@ impl<'a> Library<'a> for Numpy {
         };
         Ok(match (&all[object], &state[..]) {
             // Version, byte order, and what structured types have.
-            (Node::Object(Object::Dtype(dtype)), [_, order, ..]) => {
-                Some(Node::Object(Object::Dtype(Dtype {
+            (Node::Object(NumpyObject::Dtype(dtype)), [_, order, ..]) => {
+                Some(Node::Object(NumpyObject::Dtype(NumpyDtype {
                     big: all[*order].text() == Some(">"),
                     ..*dtype
                 })))
             }
-            (Node::Object(Object::Array(None)), [_, shape, dtype, fortran, data]) => {
+            (Node::Object(NumpyObject::Array(None)), [_, shape, dtype, fortran, data]) => {
                 let fortran = all[*fortran].number().is_some_and(|set| set != 0.0);
                 Some(shaped(all, [*shape, *dtype, *data], fortran)?)
             }
@@ -321,7 +321,8 @@ impl<'a> Library<'a> for Numpy {
 
 /// An array, as large as its data say; of another type of values than numbers, texts and objects nothing is known.
 fn shaped<'a>(all: &[Node<'a>], [shape, dtype, data]: [Id; 3], fortran: bool) -> Result<Node<'a>> {
-    let (Node::List(axes), Node::Object(Object::Dtype(dtype))) = (&all[shape], &all[dtype]) else {
+    let (Node::List(axes), Node::Object(NumpyObject::Dtype(dtype))) = (&all[shape], &all[dtype])
+    else {
         return Ok(Node::Other);
     };
     let axis = |id: &Id| {
@@ -344,7 +345,7 @@ fn shaped<'a>(all: &[Node<'a>], [shape, dtype, data]: [Id; 3], fortran: bool) ->
             "an array of shape {shape:?} with {held} bytes or values"
         ));
     }
-    Ok(Node::Object(Object::Array(Some(Array {
+    Ok(Node::Object(NumpyObject::Array(Some(NumpyArray {
         shape,
         dtype: *dtype,
         fortran,

@@ -122,7 +122,7 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 /// Looks at everything, as deep and as long as is bearable.
-fn walk(value: Value, depth: usize, budget: &mut usize) {
+fn walk(value: PickleValue, depth: usize, budget: &mut usize) {
     if depth > 8 || *budget == 0 {
         return;
     }

@@ -11,10 +11,10 @@ use burn::{
 use super::{
     config::ClipConfig,
     dense::Dense,
-    init::{BlockDraws, Draw, Fill},
+    init::{BlockDraws, Fill, InitialDistribution},
 };
 use crate::{
-    kernels::{self, activation::Activation, attention::Grid},
+    kernels::{self, activation::Activation, attention::WindowGrid},
     layers::{self, project},
 };
 
@@ -22,26 +22,26 @@ use crate::{
 #[derive(Module, Debug)]
 pub struct Transformer {
     /// The blocks, in order.
-    pub resblocks: Vec<Block>,
+    pub resblocks: Vec<ClipBlock>,
 }
 
 /// Pre-norm attention and MLP, each with a residual.
 #[derive(Module, Debug)]
-pub struct Block {
+pub struct ClipBlock {
     /// Before the attention.
     pub ln_1: LayerNorm,
     /// The attention.
-    pub attn: Attention,
+    pub attn: ClipAttention,
     /// Before the MLP.
     pub ln_2: LayerNorm,
     /// The MLP.
-    pub mlp: Mlp,
+    pub mlp: ClipMlp,
     /// ε of the norms.
     #[module(skip)]
     epsilon: f64,
 }
 
-impl Block {
+impl ClipBlock {
     pub(super) fn new(
         [width, heads, hidden]: [usize; 3],
         draws: &BlockDraws,
@@ -52,13 +52,23 @@ impl Block {
         let norm = LayerNormConfig::new(width).with_epsilon(config.epsilon);
         Self {
             ln_1: norm.init(device),
-            attn: Attention {
-                in_proj: fill.linear([width, 3 * width], draws.in_proj, Draw::Zero, device),
-                out_proj: fill.linear([width, width], draws.out_proj, Draw::Zero, device),
+            attn: ClipAttention {
+                in_proj: fill.linear(
+                    [width, 3 * width],
+                    draws.in_proj,
+                    InitialDistribution::Zero,
+                    device,
+                ),
+                out_proj: fill.linear(
+                    [width, width],
+                    draws.out_proj,
+                    InitialDistribution::Zero,
+                    device,
+                ),
                 heads,
             },
             ln_2: norm.init(device),
-            mlp: Mlp {
+            mlp: ClipMlp {
                 c_fc: fill.linear([width, hidden], draws.c_fc, draws.c_fc_bias, device),
                 c_proj: fill.linear([hidden, width], draws.c_proj, draws.c_proj_bias, device),
                 activation: config.activation,
@@ -70,14 +80,14 @@ impl Block {
     /// x: [batch, tokens, width]; mask: [1, 1, tokens, tokens], a [`causal_mask`], added to the scores.
     pub(super) fn forward(&self, x: Tensor<3>, mask: Option<&Tensor<4>>) -> Tensor<3> {
         if kernels::can_fuse(&x) {
-            let Attention {
+            let ClipAttention {
                 in_proj,
                 out_proj,
                 heads,
             } = &self.attn;
             let parameters =
-                kernels::attention::Parameters::new(&self.ln_1, in_proj, out_proj, None);
-            let grid = Arc::new(Grid::whole(x.dims()[1], mask.is_some()));
+                kernels::attention::AttentionParameters::new(&self.ln_1, in_proj, out_proj, None);
+            let grid = Arc::new(WindowGrid::whole(x.dims()[1], mask.is_some()));
             let x = kernels::attention::attention(x, parameters, self.epsilon, *heads, grid, None);
             return self.feed(x);
         }
@@ -88,12 +98,12 @@ impl Block {
 
     fn feed(&self, x: Tensor<3>) -> Tensor<3> {
         if kernels::can_fuse(&x) {
-            let Mlp {
+            let ClipMlp {
                 c_fc,
                 c_proj,
                 activation,
             } = &self.mlp;
-            let parameters = kernels::mlp::Parameters::new(&self.ln_2, c_fc, c_proj);
+            let parameters = kernels::mlp::MlpParameters::new(&self.ln_2, c_fc, c_proj);
             return kernels::mlp::mlp(x, parameters, self.epsilon, *activation, None);
         }
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
@@ -128,7 +138,7 @@ impl Block {
 
 /// Multi-head attention with one projection for queries, keys and values.
 #[derive(Module, Debug)]
-pub struct Attention {
+pub struct ClipAttention {
     /// [width, 3·width]: queries, keys, values.
     pub in_proj: Linear,
     /// [width, width].
@@ -137,7 +147,7 @@ pub struct Attention {
     heads: usize,
 }
 
-impl Attention {
+impl ClipAttention {
     /// [batch, tokens, width] to three times [batch, heads, tokens, width / heads].
     fn project(&self, x: Tensor<3>) -> [Tensor<4>; 3] {
         let [batch, tokens, width] = x.dims();
@@ -161,7 +171,7 @@ impl Attention {
 
 /// Two linear layers with the activation between.
 #[derive(Module, Debug)]
-pub struct Mlp {
+pub struct ClipMlp {
     /// [width, hidden].
     pub c_fc: Linear,
     /// [hidden, width].
@@ -170,7 +180,7 @@ pub struct Mlp {
     activation: Activation,
 }
 
-impl Mlp {
+impl ClipMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let active = self.activation.forward(project(x, &self.c_fc));
         project(active, &self.c_proj)

@@ -19,7 +19,7 @@ pub struct VisionConfig {
     pub width: usize,
     /// Number of blocks.
     pub layers: usize,
-    /// Attention heads; divides `width`.
+    /// ClipAttention heads; divides `width`.
     pub heads: usize,
     /// Hidden channels of the MLPs.
     pub hidden: usize,
@@ -37,7 +37,7 @@ pub struct TextConfig {
     pub width: usize,
     /// Number of blocks.
     pub layers: usize,
-    /// Attention heads; divides `width`.
+    /// ClipAttention heads; divides `width`.
     pub heads: usize,
     /// Hidden channels of the MLPs.
     pub hidden: usize,

@@ -25,11 +25,11 @@ use burn::{
 };
 use rand_chacha::ChaCha8Rng;
 
-use init::{BlockDraws, Draw, Fill};
+use init::{BlockDraws, Fill, InitialDistribution};
 use text::{causal_mask, end_positions};
 
 pub use crate::kernels::activation::Activation;
-pub use block::{Attention, Block, Mlp, Transformer};
+pub use block::{ClipAttention, ClipBlock, ClipMlp, Transformer};
 pub use config::{ClipConfig, ClipConfigError, TextConfig, VOCABULARY, VisionConfig};
 pub use dense::Dense;
 pub use vision::{PatchConvolution, VisionTransformer};
@@ -74,21 +74,21 @@ impl ClipConfig {
             conv1: PatchConvolution {
                 weight: fill.param(
                     [vision.width, 3, vision.patch, vision.patch],
-                    Draw::Uniform((patch_fan as f32).powf(-0.5)),
+                    InitialDistribution::Uniform((patch_fan as f32).powf(-0.5)),
                     device,
                 ),
             },
-            class_embedding: fill.param([vision.width], Draw::Normal(scale), device),
+            class_embedding: fill.param([vision.width], InitialDistribution::Normal(scale), device),
             positional_embedding: fill.param(
                 [1 + rows * columns, vision.width],
-                Draw::Normal(scale),
+                InitialDistribution::Normal(scale),
                 device,
             ),
             ln_pre: norm(vision.width),
             transformer: Transformer {
                 resblocks: (0..vision.layers)
                     .map(|_| {
-                        Block::new(
+                        ClipBlock::new(
                             [vision.width, vision.heads, vision.hidden],
                             &BlockDraws::torch(vision.width, vision.hidden),
                             self,
@@ -99,7 +99,11 @@ impl ClipConfig {
                     .collect(),
             },
             ln_post: norm(vision.width),
-            proj: fill.param([vision.width, self.embed], Draw::Normal(scale), device),
+            proj: fill.param(
+                [vision.width, self.embed],
+                InitialDistribution::Normal(scale),
+                device,
+            ),
             patch: vision.patch,
             grid: [rows, columns],
         };
@@ -107,25 +111,29 @@ impl ClipConfig {
         Clip {
             visual,
             token_embedding: Embedding {
-                weight: fill.param([text.vocabulary, text.width], Draw::Normal(0.02), device),
+                weight: fill.param(
+                    [text.vocabulary, text.width],
+                    InitialDistribution::Normal(0.02),
+                    device,
+                ),
             },
             positional_embedding: fill.param(
                 [text.context, text.width],
-                Draw::Normal(0.01),
+                InitialDistribution::Normal(0.01),
                 device,
             ),
             transformer: Transformer {
                 resblocks: (0..text.layers)
                     .map(|_| {
                         let sizes = [text.width, text.heads, text.hidden];
-                        Block::new(sizes, &draws, self, fill, device)
+                        ClipBlock::new(sizes, &draws, self, fill, device)
                     })
                     .collect(),
             },
             ln_final: norm(text.width),
             text_projection: fill.param(
                 [text.width, self.embed],
-                Draw::Normal((text.width as f32).powf(-0.5)),
+                InitialDistribution::Normal((text.width as f32).powf(-0.5)),
                 device,
             ),
             logit_scale: Param::from_data(TensorData::from([FIRST_LOGIT_SCALE]), device),

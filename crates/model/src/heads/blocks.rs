@@ -36,8 +36,8 @@ pub type Statistics = BTreeMap<ParamId, Tensor<1>>;
 
 /// The module with the running statistics of its last training pass.
 pub fn update_statistics<M: Module>(module: M, statistics: Statistics) -> M {
-    struct Mapper(Statistics);
-    impl ModuleMapper for Mapper {
+    struct StatisticsMapper(Statistics);
+    impl ModuleMapper for StatisticsMapper {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some(new) = self.0.remove(&param.id) else {
                 return param;
@@ -52,7 +52,7 @@ pub fn update_statistics<M: Module>(module: M, statistics: Statistics) -> M {
             })
         }
     }
-    module.map(&mut Mapper(statistics))
+    module.map(&mut StatisticsMapper(statistics))
 }
 
 /// A convolution with stride 1 whose padding keeps the size of the map.

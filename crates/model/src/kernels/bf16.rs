@@ -3,17 +3,17 @@
 //! On x86-64 with AMX, Intel's matrix unit, they are some four times as fast as those of f32 (docs/LOG.md); elsewhere the
 //! factors are rounded just the same and multiplied in f32, so that a result is the same but for the order of its sums.
 
-use super::matrix::{Matrix, add_product};
+use super::matrix::{MatrixView, add_product};
 use super::scalar::vectorised;
 
 /// The right factor of many products, rounded once.
 pub struct Rounded {
     rows: usize,
     columns: usize,
-    kept: Kept,
+    kept: RoundedStorage,
 }
 
-enum Kept {
+enum RoundedStorage {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Tiles(Vec<amx::Tile>),
     /// Row-major.
@@ -28,7 +28,7 @@ impl Rounded {
             return Self {
                 rows: data.len() / columns,
                 columns,
-                kept: Kept::Tiles(amx::right(data, columns)),
+                kept: RoundedStorage::Tiles(amx::right(data, columns)),
             };
         }
         Self::portable(data, columns)
@@ -38,7 +38,7 @@ impl Rounded {
         Self {
             rows: data.len() / columns,
             columns,
-            kept: Kept::Floats(rounded(data)),
+            kept: RoundedStorage::Floats(rounded(data)),
         }
     }
 
@@ -49,10 +49,10 @@ impl Rounded {
         assert_eq!(out.len(), n * columns, "{n} rows of {columns} values");
         match &self.kept {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Kept::Tiles(tiles) => amx::add_product(out, columns, a, self.rows, tiles),
-            Kept::Floats(values) => {
-                let (a, b) = (rounded(a), Matrix::new(values, columns));
-                add_product(out, columns, Matrix::new(&a, self.rows), b, 1.0);
+            RoundedStorage::Tiles(tiles) => amx::add_product(out, columns, a, self.rows, tiles),
+            RoundedStorage::Floats(values) => {
+                let (a, b) = (rounded(a), MatrixView::new(values, columns));
+                add_product(out, columns, MatrixView::new(&a, self.rows), b, 1.0);
             }
         }
     }
@@ -88,7 +88,7 @@ vectorised! {
     }
 }
 
-/// Intel's Advanced Matrix Extensions (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18).
+/// Intel's Advanced MatrixView Extensions (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18).
 ///
 /// A tile register has 16 rows of 64 bytes. `tdpbf16ps` adds to a tile of 16x16 sums the product of one of [16, 32]
 /// numbers and one of [32, 16], whose rows are stored two by two, their numbers in turn.
@@ -272,12 +272,12 @@ mod amx {
     struct Unit(std::marker::PhantomData<*const ()>);
 
     #[repr(C, align(64))]
-    struct Setting([u8; 64]);
+    struct TileConfig([u8; 64]);
 
     impl Unit {
         #[allow(unsafe_code)]
         fn new() -> Self {
-            let mut setting = Setting([0; 64]);
+            let mut setting = TileConfig([0; 64]);
             setting.0[0] = 1;
             for tile in 0..8 {
                 setting.0[16 + 2 * tile] = 64;

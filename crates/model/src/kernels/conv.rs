@@ -9,9 +9,9 @@ use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, add_product, set_product},
+    matrix::{MatrixView, add_product, set_product},
     norm::total,
-    operation::{Operand, Operation, apply},
+    operation::{FusedOperation, Operand, apply},
 };
 
 /// Positions whose patches are made at a time.
@@ -201,7 +201,7 @@ impl Convolution {
     }
 
     /// grid += W · patches of `map`. weight: [others, depth].
-    fn to_grid(&self, map: &[f32], weight: Matrix, grid: &mut [f32], memory: &mut [f32]) {
+    fn to_grid(&self, map: &[f32], weight: MatrixView, grid: &mut [f32], memory: &mut [f32]) {
         let (patches, all) = (self.patches, self.patches.positions());
         for strip in patches.strips() {
             let (count, start) = patches.sizes(&strip);
@@ -211,19 +211,19 @@ impl Convolution {
                 &mut grid[start..],
                 all,
                 weight,
-                Matrix::new(memory, count),
+                MatrixView::new(memory, count),
                 1.0,
             );
         }
     }
 
     /// map += Wᵀ · grid, added up.
-    fn to_map(&self, grid: &[f32], weight: Matrix, map: &mut [f32], memory: &mut [f32]) {
+    fn to_map(&self, grid: &[f32], weight: MatrixView, map: &mut [f32], memory: &mut [f32]) {
         let (patches, all) = (self.patches, self.patches.positions());
         for strip in patches.strips() {
             let (count, start) = patches.sizes(&strip);
             let memory = &mut memory[..patches.depth() * count];
-            let values = Matrix::part(&grid[start..], self.others, count, all);
+            let values = MatrixView::part(&grid[start..], self.others, count, all);
             set_product(memory, count, weight.t(), values);
             patches.scatter(&strip, memory, map);
         }
@@ -236,8 +236,8 @@ impl Convolution {
             let (count, start) = patches.sizes(&strip);
             let memory = &mut memory[..patches.depth() * count];
             patches.gather(&strip, map, memory);
-            let values = Matrix::part(&grid[start..], self.others, count, all);
-            let memory = Matrix::new(memory, count).t();
+            let values = MatrixView::part(&grid[start..], self.others, count, all);
+            let memory = MatrixView::new(memory, count).t();
             add_product(sums, patches.depth(), values, memory, 1.0);
         }
     }
@@ -254,12 +254,12 @@ impl Convolution {
     }
 }
 
-impl Operation<3> for Convolution {
+impl FusedOperation<3> for Convolution {
     type Saved = ();
 
     fn forward(&self, [x, weight, bias]: [&[f32]; 3], _save: bool) -> (Vec<f32>, Option<()>) {
         let [before, after] = self.image_sizes();
-        let weight = Matrix::new(weight, self.patches.depth());
+        let weight = MatrixView::new(weight, self.patches.depth());
         let mut out = vec![0.0; x.len() / before * after];
         let images = out.par_chunks_mut(after).zip(x.par_chunks(before));
         images.for_each_init(
@@ -279,7 +279,7 @@ impl Operation<3> for Convolution {
 
     fn backward(&self, [x, weight, bias]: [&[f32]; 3], (): (), output: Vec<f32>) -> [Vec<f32>; 3] {
         let [before, after] = self.image_sizes();
-        let matrix = Matrix::new(weight, self.patches.depth());
+        let matrix = MatrixView::new(weight, self.patches.depth());
         let mut gradient = vec![0.0; x.len()];
         // A share of the images for each thread, as each has sums as large as the weights.
         let share = (x.len() / before).div_ceil(rayon::current_num_threads());

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 
 use super::{
     activation::Activation,
-    matrix::{Matrix, add_product, set_product},
-    norm::{Affine, normalise, normalise_backward, strand, total},
-    operation::{Operand, Operation, apply},
+    matrix::{MatrixView, add_product, set_product},
+    norm::{NormAffine, normalise, normalise_backward, strand, total},
+    operation::{FusedOperation, Operand, apply},
     scalar::{activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale},
     weight::Weight,
 };
@@ -22,8 +22,8 @@ use super::{
 /// run of tokens costs little.
 pub const RUN: usize = 512;
 
-/// Parameters of the operation, as tensors.
-pub struct Parameters {
+/// MlpParameters of the operation, as tensors.
+pub struct MlpParameters {
     pub gamma: Tensor<1>,
     pub beta: Tensor<1>,
     /// W₁: [channels, hidden].
@@ -34,7 +34,7 @@ pub struct Parameters {
     pub bias2: Tensor<1>,
 }
 
-impl Parameters {
+impl MlpParameters {
     /// # Panics
     /// When the norm or a layer has no bias.
     pub fn new(norm: &LayerNorm, first: &Linear, second: &Linear) -> Self {
@@ -56,16 +56,16 @@ impl Parameters {
 /// x: [batch, tokens, channels]; `factors` f is one a sample of the batch, 1 without.
 pub fn mlp(
     x: Tensor<3>,
-    parameters: Parameters,
+    parameters: MlpParameters,
     epsilon: f64,
     activation: Activation,
     factors: Option<Vec<f32>>,
 ) -> Tensor<3> {
     let shape = x.dims();
-    let operation = Mlp {
+    let operation = MlpOperation {
         epsilon: epsilon as f32,
         activation,
-        factors: factors.map(|values| Factors::new(values, shape[1] * shape[2])),
+        factors: factors.map(|values| BranchFactors::new(values, shape[1] * shape[2])),
     };
     let inputs = [
         Operand::new(x),
@@ -81,13 +81,13 @@ pub fn mlp(
 
 /// A factor for each sample of a batch.
 #[derive(Debug, Clone)]
-pub struct Factors {
+pub struct BranchFactors {
     values: Arc<[f32]>,
     /// Values of the tensor that belong to one sample.
     sample: usize,
 }
 
-impl Factors {
+impl BranchFactors {
     pub fn new(values: Vec<f32>, sample: usize) -> Self {
         Self {
             values: values.into(),
@@ -110,13 +110,13 @@ impl Factors {
 }
 
 #[derive(Debug, Clone)]
-struct Mlp {
+struct MlpOperation {
     epsilon: f32,
     activation: Activation,
-    factors: Option<Factors>,
+    factors: Option<BranchFactors>,
 }
 
-impl Operation<7> for Mlp {
+impl FusedOperation<7> for MlpOperation {
     /// LN x · W₁ + b₁: [tokens, hidden].
     type Saved = Vec<f32>;
 
@@ -126,7 +126,7 @@ impl Operation<7> for Mlp {
         save: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
         let (channels, hidden) = (bias2.len(), bias1.len());
-        let norm = Affine {
+        let norm = NormAffine {
             gamma,
             beta,
             epsilon: self.epsilon,
@@ -185,12 +185,15 @@ impl Operation<7> for Mlp {
         mut output: Vec<f32>,
     ) -> [Vec<f32>; 7] {
         let (channels, hidden) = (bias2.len(), bias1.len());
-        let norm = Affine {
+        let norm = NormAffine {
             gamma,
             beta,
             epsilon: self.epsilon,
         };
-        let (weight1, weight2) = (Matrix::new(weight1, hidden), Matrix::new(weight2, channels));
+        let (weight1, weight2) = (
+            MatrixView::new(weight1, hidden),
+            MatrixView::new(weight2, channels),
+        );
         let share = strand(x.len(), channels);
         // `output` becomes the gradient of x: of the residual it is that already.
         let sums: Vec<[Vec<f32>; 5]> = output
@@ -225,12 +228,12 @@ impl Operation<7> for Mlp {
                     let active = &mut active[..before.len()];
                     activate_with_slopes(before, active, self.activation);
                     let slopes = before;
-                    let of_branch = Matrix::new(branch, channels);
+                    let of_branch = MatrixView::new(branch, channels);
                     add_rows(bias_sums2, branch);
                     add_product(
                         sums2,
                         channels,
-                        Matrix::new(active, hidden).t(),
+                        MatrixView::new(active, hidden).t(),
                         of_branch,
                         1.0,
                     );
@@ -238,13 +241,13 @@ impl Operation<7> for Mlp {
                     set_product(active, hidden, of_branch, weight2.t());
                     multiply(active, slopes);
                     add_rows(bias_sums1, active);
-                    let of_hidden = Matrix::new(active, hidden);
+                    let of_hidden = MatrixView::new(active, hidden);
                     let normed = &mut normed[..x.len()];
                     normalise(norm, x, normed);
                     add_product(
                         sums1,
                         hidden,
-                        Matrix::new(normed, channels).t(),
+                        MatrixView::new(normed, channels).t(),
                         of_hidden,
                         1.0,
                     );

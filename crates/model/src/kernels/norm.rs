@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::{
     mode::can_fuse,
-    operation::{Operand, Operation, apply},
+    operation::{FusedOperation, Operand, apply},
     scalar::{dot, square_deviation, sum, vectorised},
 };
 
@@ -20,16 +20,16 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, norm: &LayerNorm, epsilon: f64) 
         Operand::new(norm.gamma.val()),
         Operand::new(beta.val()),
     ];
-    apply(Norm(epsilon as f32), inputs, shape)
+    apply(LayerNormOperation(epsilon as f32), inputs, shape)
 }
 
 /// Layer norm with its ε.
 #[derive(Debug, Clone, Copy)]
-struct Norm(f32);
+struct LayerNormOperation(f32);
 
 /// γ, β and ε of a norm.
 #[derive(Debug, Clone, Copy)]
-pub struct Affine<'a> {
+pub struct NormAffine<'a> {
     pub gamma: &'a [f32],
     pub beta: &'a [f32],
     pub epsilon: f32,
@@ -37,7 +37,7 @@ pub struct Affine<'a> {
 
 vectorised! {
     /// out = LN x, token by token.
-    pub fn normalise<'a>(norm: Affine<'a>, x: &'a [f32], out: &'a mut [f32]) {
+    pub fn normalise<'a>(norm: NormAffine<'a>, x: &'a [f32], out: &'a mut [f32]) {
         let channels = norm.gamma.len();
         for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
             let (mean, scale) = moments(x, norm.epsilon);
@@ -50,7 +50,7 @@ vectorised! {
 
     /// dx += the gradient of x, given that of LN x in `output`; `sums` are those of γ and of β, one after the other.
     pub fn normalise_backward<'a>(
-        norm: Affine<'a>,
+        norm: NormAffine<'a>,
         x: &'a [f32],
         output: &'a [f32],
         dx: &'a mut [f32],
@@ -91,11 +91,11 @@ fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
-impl Operation<3> for Norm {
+impl FusedOperation<3> for LayerNormOperation {
     type Saved = ();
 
     fn forward(&self, [x, gamma, beta]: [&[f32]; 3], _save: bool) -> (Vec<f32>, Option<()>) {
-        let affine = Affine {
+        let affine = NormAffine {
             gamma,
             beta,
             epsilon: self.0,
@@ -109,7 +109,7 @@ impl Operation<3> for Norm {
     }
 
     fn backward(&self, [x, gamma, beta]: [&[f32]; 3], (): (), output: Vec<f32>) -> [Vec<f32>; 3] {
-        let affine = Affine {
+        let affine = NormAffine {
             gamma,
             beta,
             epsilon: self.0,

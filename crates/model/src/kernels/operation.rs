@@ -19,7 +19,7 @@ use burn::{
 use super::mode::{Precision, recomputes};
 
 /// An operation of `N` tensors.
-pub trait Operation<const N: usize>: Clone + Debug + Send + 'static {
+pub trait FusedOperation<const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs besides the inputs.
     type Saved: Clone + Debug + Send + 'static;
 
@@ -59,7 +59,7 @@ impl Operand {
 }
 
 /// Applies an operation; the output has the given shape.
-pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
+pub fn apply<K: FusedOperation<N>, const N: usize, const D: usize>(
     operation: K,
     inputs: [Operand; N],
     shape: [usize; D],
@@ -82,7 +82,7 @@ pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
         Operand::Plain(tensor) => Autodiff::<Flex>::from_inner(tensor).node(),
         Operand::Tracked(tensor) => tensor.node(),
     });
-    let prepared = Node(operation.clone()).prepare::<NoCheckpointing>(nodes);
+    let prepared = GraphNode(operation.clone()).prepare::<NoCheckpointing>(nodes);
     let output = match prepared.compute_bound().stateful() {
         OpsKind::UnTracked(prepared) => prepared.finish(run(false).0),
         OpsKind::Tracked(prepared) => {
@@ -115,9 +115,9 @@ pub fn values(tensor: &FlexTensor) -> &[f32] {
 
 /// An operation as a step of the backward pass.
 #[derive(Debug)]
-struct Node<K>(K);
+struct GraphNode<K>(K);
 
-impl<K: Operation<N>, const N: usize> Backward<Flex, N> for Node<K> {
+impl<K: FusedOperation<N>, const N: usize> Backward<Flex, N> for GraphNode<K> {
     type State = ([FlexTensor; N], Option<K::Saved>);
 
     fn backward(

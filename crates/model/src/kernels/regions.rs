@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::operation::{Operand, Operation, apply};
+use super::operation::{FusedOperation, Operand, apply};
 
 /// Samples of a cell along each axis, as in torchvision's detectors.
 const SAMPLES: usize = 2;
@@ -54,12 +54,12 @@ pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap
 pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
     let [_, channels, height, width] = map.dims();
     let shape = [regions.len(), channels, size, size];
-    let place = |region: &Region| Place {
+    let place = |region: &Region| RegionSamples {
         image: region.image,
         rows: taps(region.corners[1], region.corners[3], height, size),
         columns: taps(region.corners[0], region.corners[2], width, size),
     };
-    let operation = Cut {
+    let operation = RoiAlign {
         map: [channels, height, width],
         size,
         places: regions.iter().map(place).collect(),
@@ -68,22 +68,22 @@ pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
 }
 
 #[derive(Debug, Clone)]
-struct Cut {
+struct RoiAlign {
     /// Channels, height and width.
     map: [usize; 3],
     size: usize,
-    places: Vec<Place>,
+    places: Vec<RegionSamples>,
 }
 
 /// Where a region takes its values from.
 #[derive(Debug, Clone)]
-struct Place {
+struct RegionSamples {
     image: usize,
     rows: Vec<[Tap; 4]>,
     columns: Vec<[Tap; 4]>,
 }
 
-impl Place {
+impl RegionSamples {
     /// The columns of the map that it touches.
     fn span(&self) -> std::ops::Range<usize> {
         let places = || self.columns.iter().flatten().map(|tap| tap.at);
@@ -91,7 +91,7 @@ impl Place {
     }
 }
 
-impl Operation<1> for Cut {
+impl FusedOperation<1> for RoiAlign {
     type Saved = ();
 
     fn forward(&self, [map]: [&[f32]; 1], _save: bool) -> (Vec<f32>, Option<()>) {

@@ -34,18 +34,18 @@ pub(crate) fn scale_samples<const D: usize>(x: Tensor<D>, factors: Option<&[f32]
 
 /// Drop path of a whole pass: the factors of two branches a block, drawn in their order, and sent to the device at once.
 #[derive(Debug)]
-pub(crate) struct Drops(std::vec::IntoIter<[Option<Factors>; 2]>);
+pub(crate) struct DropPath(std::vec::IntoIter<[Option<DropFactors>; 2]>);
 
-/// Factors of a branch: one an image.
+/// DropFactors of a branch: one an image.
 #[derive(Debug, Clone)]
-pub(crate) struct Factors {
+pub(crate) struct DropFactors {
     /// As fused operations take them.
     pub values: Vec<f32>,
     /// Row of the tensor of all factors, [branches, batch]; none where `values` are at hand for the device.
     row: Option<(Tensor<2>, usize)>,
 }
 
-impl Drops {
+impl DropPath {
     /// For blocks of these rates. Without a generator nothing is dropped. `device` computes.
     pub fn draw(
         rates: impl Iterator<Item = f64>,
@@ -69,11 +69,11 @@ impl Drops {
             Tensor::<2>::from_data(TensorData::new(all, [rows, batch]), &device)
         });
         let mut rows = 0..;
-        let blocks: Vec<[Option<Factors>; 2]> = drawn
+        let blocks: Vec<[Option<DropFactors>; 2]> = drawn
             .into_iter()
             .map(|branches| {
                 branches.map(|values| {
-                    values.map(|values| Factors {
+                    values.map(|values| DropFactors {
                         values,
                         row: tensor.clone().zip(rows.next()),
                     })
@@ -83,13 +83,13 @@ impl Drops {
         Self(blocks.into_iter())
     }
 
-    /// Factors of the next block's attention and MLP.
-    pub fn next(&mut self) -> [Option<Factors>; 2] {
+    /// DropFactors of the next block's attention and MLP.
+    pub fn next(&mut self) -> [Option<DropFactors>; 2] {
         self.0.next().unwrap_or_default()
     }
 }
 
-impl Factors {
+impl DropFactors {
     /// x: [batch, ...], each sample times its factor.
     pub fn scale<const D: usize>(factors: &Option<Self>, x: Tensor<D>) -> Tensor<D> {
         match factors {

@@ -7,7 +7,7 @@ use burn::{
 };
 
 use super::{
-    drop_path::Factors,
+    drop_path::DropFactors,
     init::{self, Rng},
     leaf::detached,
     matmul::project,
@@ -81,9 +81,9 @@ impl Mlp {
         x: Tensor<3>,
         norm: &LayerNorm,
         epsilon: f64,
-        factors: Option<Factors>,
+        factors: Option<DropFactors>,
     ) -> Tensor<3> {
-        let parameters = mlp::Parameters::new(norm, &self.fc1, &self.fc2);
+        let parameters = mlp::MlpParameters::new(norm, &self.fc1, &self.fc2);
         let factors = factors.map(|factors| factors.values);
         mlp::mlp(x, parameters, epsilon, self.activation, factors)
     }

@@ -22,7 +22,7 @@ mod resample;
 
 #[cfg(test)]
 pub(crate) use drop_path::scale_samples;
-pub(crate) use drop_path::{Drops, Factors};
+pub(crate) use drop_path::{DropFactors, DropPath};
 pub use init::{Rng, constant, head_linear, linear, trunc_normal, uniform, uniform_symmetric};
 pub(crate) use leaf::{detached, leaf, of_graph};
 pub(crate) use matmul::{attend, attend_in_steps, block_operations, matmul, product, project};

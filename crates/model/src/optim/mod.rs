@@ -18,7 +18,7 @@ mod state;
 pub use crate::named::gradients;
 pub use ema::ema;
 pub use gradients::{Gradients, add, average};
-pub use norms::{Clip, Norms, read, squares};
+pub use norms::{GradientClip, Norms, read, squares};
 pub use optimiser::{Optimiser, decays};
 pub use rules::{OptimiserConfig, Rates, Rule};
 

@@ -13,7 +13,7 @@ use crate::kernels::{
 
 /// Limit of the gradient's norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Clip {
+pub enum GradientClip {
     /// No limit.
     None,
     /// Each tensor's norm, as DINO does.
@@ -58,14 +58,14 @@ impl Norms {
     }
 
     /// What the gradient of a name is to be multiplied by.
-    pub(super) fn factors(&self, clip: Clip) -> impl Fn(&str) -> f64 + '_ {
+    pub(super) fn factors(&self, clip: GradientClip) -> impl Fn(&str) -> f64 + '_ {
         let factor = |norm: f64, limit: f64| (limit / (norm + 1e-6)).min(1.0);
         let whole = match clip {
-            Clip::Global(limit) => factor(self.total(), limit),
-            Clip::None | Clip::PerTensor(_) => 1.0,
+            GradientClip::Global(limit) => factor(self.total(), limit),
+            GradientClip::None | GradientClip::PerTensor(_) => 1.0,
         };
         move |name| match (clip, self.0.get(name)) {
-            (Clip::PerTensor(limit), Some(norm)) => factor(*norm, limit),
+            (GradientClip::PerTensor(limit), Some(norm)) => factor(*norm, limit),
             _ => whole,
         }
     }

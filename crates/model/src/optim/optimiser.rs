@@ -7,7 +7,7 @@ use burn::module::Module;
 use super::{
     gradients::{Gradients, on_host},
     norms::Norms,
-    rules::{Formula, Moments, OptimiserConfig, Rates, Rule},
+    rules::{Formula, OptimiserConfig, ParameterMoments, Rates, Rule},
 };
 use crate::named;
 
@@ -22,7 +22,7 @@ pub fn decays(name: &str, shape: &[usize]) -> bool {
 #[derive(Debug, Clone)]
 pub struct Optimiser {
     pub(super) config: OptimiserConfig,
-    pub(super) moments: BTreeMap<String, Moments>,
+    pub(super) moments: BTreeMap<String, ParameterMoments>,
 }
 
 impl Optimiser {
@@ -58,11 +58,14 @@ impl Optimiser {
                 return value;
             };
             assert_eq!(gradient.dims(), value.dims(), "gradient of `{name}`");
-            let moments = self.moments.remove(&name).unwrap_or_else(|| Moments {
-                steps: 0,
-                first: value.zeros_like(),
-                second: (self.config.rule != Rule::Sgd).then(|| value.zeros_like()),
-            });
+            let moments = self
+                .moments
+                .remove(&name)
+                .unwrap_or_else(|| ParameterMoments {
+                    steps: 0,
+                    first: value.zeros_like(),
+                    second: (self.config.rule != Rule::Sgd).then(|| value.zeros_like()),
+                });
             let formula = Formula::new(&self.config, rates, factors(&name), moments.steps + 1);
             let (value, moments) = if on_host(&value) {
                 formula.on_host(value, gradient, moments)

@@ -4,7 +4,7 @@ use burn::{backend::Flex, tensor::Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{gradients::CHUNK, norms::Clip};
+use super::{gradients::CHUNK, norms::GradientClip};
 use crate::kernels::operation::{host, values};
 
 /// How a gradient becomes a step.
@@ -32,7 +32,7 @@ pub struct OptimiserConfig {
     /// ε: added to the root of the second moment.
     pub epsilon: f64,
     /// Limit of the gradient's norm.
-    pub clip: Clip,
+    pub clip: GradientClip,
 }
 
 impl Default for OptimiserConfig {
@@ -43,7 +43,7 @@ impl Default for OptimiserConfig {
             beta1: 0.9,
             beta2: 0.999,
             epsilon: 1e-8,
-            clip: Clip::PerTensor(3.0),
+            clip: GradientClip::PerTensor(3.0),
         }
     }
 }
@@ -57,9 +57,9 @@ pub struct Rates {
     pub decay: f64,
 }
 
-/// Moments of one parameter.
+/// ParameterMoments of one parameter.
 #[derive(Debug, Clone)]
-pub(super) struct Moments {
+pub(super) struct ParameterMoments {
     /// Steps that this parameter has taken.
     pub(super) steps: u64,
     pub(super) first: Tensor<1>,
@@ -122,8 +122,8 @@ impl Formula {
         &self,
         value: Tensor<1>,
         gradient: Tensor<1>,
-        moments: Moments,
-    ) -> (Tensor<1>, Moments) {
+        moments: ParameterMoments,
+    ) -> (Tensor<1>, ParameterMoments) {
         let [value, mut gradient, mut first] = [value, gradient, moments.first].map(host);
         let mut second = moments.second.map(host);
         let (factor, added) = (self.factor as f32, self.added as f32);
@@ -164,8 +164,8 @@ impl Formula {
         &self,
         value: Tensor<1>,
         gradient: Tensor<1>,
-        moments: Moments,
-    ) -> (Tensor<1>, Moments) {
+        moments: ParameterMoments,
+    ) -> (Tensor<1>, ParameterMoments) {
         let mut gradient = gradient * self.factor;
         if self.rule != Rule::AdamW {
             gradient = gradient + value.clone() * self.added;
@@ -182,8 +182,8 @@ impl Formula {
         (value, self.moments(first, Some(second)))
     }
 
-    fn moments(&self, first: Tensor<1>, second: Option<Tensor<1>>) -> Moments {
-        Moments {
+    fn moments(&self, first: Tensor<1>, second: Option<Tensor<1>>) -> ParameterMoments {
+        ParameterMoments {
             steps: self.steps,
             first,
             second,

@@ -9,11 +9,11 @@ use burn::{
 
 use super::{
     optimiser::Optimiser,
-    rules::{Moments, OptimiserConfig, Rule},
+    rules::{OptimiserConfig, ParameterMoments, Rule},
 };
 use crate::{
     error::ModelError,
-    named::{self, Array, StateDict},
+    named::{self, HostTensor, StateDict},
 };
 
 impl Optimiser {
@@ -21,11 +21,11 @@ impl Optimiser {
     pub fn state(&self) -> StateDict {
         let mut state = StateDict::new();
         for (name, moments) in &self.moments {
-            let array = |tensor: &Tensor<1>| Array {
+            let array = |tensor: &Tensor<1>| HostTensor {
                 shape: tensor.dims().to_vec(),
                 data: tensor.to_data().iter::<f32>().collect(),
             };
-            let steps = Array {
+            let steps = HostTensor {
                 shape: vec![2],
                 data: split_count(moments.steps).to_vec(),
             };
@@ -90,7 +90,7 @@ impl Optimiser {
                     found: steps.data.len(),
                 });
             };
-            let entry = Moments {
+            let entry = ParameterMoments {
                 steps,
                 first: tensor("first")?,
                 second: match config.rule {

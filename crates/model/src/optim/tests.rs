@@ -5,7 +5,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use super::rules::{Formula, Moments};
+use super::rules::{Formula, ParameterMoments};
 use super::*;
 use crate::{
     kernels::operation::{host, values},
@@ -21,7 +21,7 @@ struct Two {
 fn config(rule: Rule) -> OptimiserConfig {
     OptimiserConfig {
         rule,
-        clip: Clip::None,
+        clip: GradientClip::None,
         ..OptimiserConfig::default()
     }
 }
@@ -124,11 +124,11 @@ fn clipping_keeps_small_gradients() {
     let total = (0.5_f64 * 0.5 + 0.25 * 0.25 + 1.0).sqrt();
     assert!((norms.total() - total).abs() < 1e-6);
     for (clip, name, expected) in [
-        (Clip::None, "m.b", 1.0),
-        (Clip::Global(10.0), "m.b", 1.0),
-        (Clip::Global(0.1), "m.b", 0.1 / total),
-        (Clip::PerTensor(0.9), "m.a", 1.0),
-        (Clip::PerTensor(0.9), "m.b", 0.9),
+        (GradientClip::None, "m.b", 1.0),
+        (GradientClip::Global(10.0), "m.b", 1.0),
+        (GradientClip::Global(0.1), "m.b", 0.1 / total),
+        (GradientClip::PerTensor(0.9), "m.a", 1.0),
+        (GradientClip::PerTensor(0.9), "m.b", 0.9),
     ] {
         let found = factor(clip, name);
         assert!((found - expected).abs() < 1e-5, "{clip:?} {name}: {found}");
@@ -182,7 +182,7 @@ fn tensor_operations_are_the_loops_over_slices() {
             decay: 0.2,
         };
         let formula = Formula::new(&config(rule), rates, 0.7, 3);
-        let moments = || Moments {
+        let moments = || ParameterMoments {
             steps: 2,
             first: tensor(2.0),
             second: (rule != Rule::Sgd).then(|| tensor(3.0).square()),

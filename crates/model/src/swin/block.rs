@@ -8,25 +8,25 @@ use burn::{
 
 use super::{
     config::SwinConfig,
-    windows::{CutTensors, Windows},
+    windows::{WindowTensors, Windows},
 };
 use crate::{
     kernels,
-    layers::{self, EPSILON, Factors, Mlp, PatchProjection, Rng, normalise, pad_end, project},
+    layers::{self, DropFactors, EPSILON, Mlp, PatchProjection, Rng, normalise, pad_end, project},
     moe::{Conditioned, Moe, MoeConfig},
     parameters::{Claims, ParameterKind},
 };
 
 /// Square patches of pixels to tokens.
 #[derive(Module, Debug)]
-pub struct PatchEmbed {
+pub struct SwinPatchEmbed {
     /// The projection.
     pub proj: PatchProjection,
     /// The norm after it.
     pub norm: LayerNorm,
 }
 
-impl PatchEmbed {
+impl SwinPatchEmbed {
     pub(super) fn claim(mut claims: Claims) {
         PatchProjection::claim(claims.field("proj"));
         claims.norm("norm");
@@ -84,16 +84,16 @@ impl PatchMerging {
 
 /// Blocks at one resolution, after a halving in all stages but the first.
 #[derive(Module, Debug)]
-pub struct Stage {
+pub struct SwinStage {
     /// The halving before the blocks.
     pub downsample: Option<PatchMerging>,
     /// The blocks; the odd ones have shifted windows.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<SwinBlock>,
 }
 
 /// Window attention, an MLP and, in conditional blocks, the mixture of experts.
 #[derive(Module, Debug)]
-pub struct Block {
+pub struct SwinBlock {
     /// LN1.
     pub norm1: LayerNorm,
     /// Window attention.
@@ -107,7 +107,7 @@ pub struct Block {
     pub(super) drop_path: f64,
 }
 
-impl Block {
+impl SwinBlock {
     pub(super) fn claim(experts: Option<&MoeConfig>, mut claims: Claims) {
         claims.norm("norm1");
         WindowAttention::claim(claims.field("attn"));
@@ -165,7 +165,7 @@ impl Block {
         x: Tensor<4>,
         windows: &Windows,
         mix: &Tensor<2>,
-        [factors, later]: [Option<Factors>; 2],
+        [factors, later]: [Option<DropFactors>; 2],
     ) -> Tensor<4> {
         let norms = [&self.norm1, &self.norm2];
         let conditioned = { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, mix));
@@ -190,9 +190,9 @@ impl Block {
             }
             Windows::Graph(windows) => {
                 let attended = attn.forward(norm1.forward(x.clone()), windows);
-                let x = (x + Factors::scale(&factors, attended)).reshape(flat);
+                let x = (x + DropFactors::scale(&factors, attended)).reshape(flat);
                 let branch = mlp.forward(norm2.forward(x.clone()));
-                x + Factors::scale(&later, branch)
+                x + DropFactors::scale(&later, branch)
             }
         };
         x.reshape([batch, height, width, channels])
@@ -235,13 +235,13 @@ impl WindowAttention {
     }
 
     /// What the fused operation takes.
-    fn parameters(&self, norm: &LayerNorm) -> kernels::attention::Parameters {
+    fn parameters(&self, norm: &LayerNorm) -> kernels::attention::AttentionParameters {
         let table = self.relative_position_bias_table.val();
-        kernels::attention::Parameters::new(norm, &self.qkv, &self.proj, Some(table))
+        kernels::attention::AttentionParameters::new(norm, &self.qkv, &self.proj, Some(table))
     }
 
     /// x: [batch, height, width, channels], the same out.
-    fn forward(&self, x: Tensor<4>, windows: &CutTensors) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, windows: &WindowTensors) -> Tensor<4> {
         let [batch, _, _, channels] = x.dims();
         let [rows, columns] = windows.cut.count();
         let (side, area) = (windows.cut.side, windows.cut.area());
@@ -276,7 +276,7 @@ impl WindowAttention {
     }
 
     /// What is added to the scores: [1, heads, area, area], or [1, windows·heads, area, area] with a mask.
-    fn bias(&self, windows: &CutTensors) -> Tensor<4> {
+    fn bias(&self, windows: &WindowTensors) -> Tensor<4> {
         let area = windows.cut.area();
         let bias = self
             .relative_position_bias_table

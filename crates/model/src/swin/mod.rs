@@ -26,13 +26,13 @@ use windows::windows;
 
 use crate::{
     adapter::Adapter,
-    features::{Features, Shared},
-    layers::{self, Drops, PatchProjection, Rng, normalise},
+    features::{Features, SharedFeatures},
+    layers::{self, DropPath, PatchProjection, Rng, normalise},
     mix::{self, IDENTITY, Mix},
     parameters::ParameterGroups,
 };
 
-pub use block::{Block, PatchEmbed, PatchMerging, Stage, WindowAttention};
+pub use block::{PatchMerging, SwinBlock, SwinPatchEmbed, SwinStage, WindowAttention};
 pub use config::{SwinConfig, SwinSizes, WindowPadding};
 
 impl SwinConfig {
@@ -42,7 +42,7 @@ impl SwinConfig {
         let depths = &self.sizes.depths;
         let blocks: usize = depths.iter().sum();
         ParameterGroups::collect(blocks + 2, |claims| {
-            PatchEmbed::claim(claims.field("patch_embed"));
+            SwinPatchEmbed::claim(claims.field("patch_embed"));
             let mut before = 0;
             for (stage, depth) in depths.iter().enumerate() {
                 let first = before + 1;
@@ -60,7 +60,7 @@ impl SwinConfig {
                 let mut list = layer.field("blocks");
                 for block in 0..*depth {
                     let claims = list.field(block).at(first + block);
-                    Block::claim(self.experts(stage, block), claims);
+                    SwinBlock::claim(self.experts(stage, block), claims);
                 }
                 before += depth;
             }
@@ -78,7 +78,7 @@ impl SwinConfig {
         let blocks: usize = self.sizes.depths.iter().sum();
         let rate = |block: usize| self.drop_path * block as f64 / (blocks.max(2) - 1) as f64;
 
-        let patch_embed = PatchEmbed {
+        let patch_embed = SwinPatchEmbed {
             proj: PatchProjection::init(self.sizes.embed_dim, self.sizes.patch_size, rng, device),
             norm: layers::layer_norm(self.sizes.embed_dim, device),
         };
@@ -96,11 +96,11 @@ impl SwinConfig {
                 let blocks = (0..self.sizes.depths[stage])
                     .map(|index| {
                         let place = [stage, index];
-                        Block::init(self, place, rate(before + index), channels, rng, device)
+                        SwinBlock::init(self, place, rate(before + index), channels, rng, device)
                     })
                     .collect();
                 before += self.sizes.depths[stage];
-                Stage { downsample, blocks }
+                SwinStage { downsample, blocks }
             })
             .collect();
         let mut modulations = || -> Vec<Linear> {
@@ -124,9 +124,9 @@ impl SwinConfig {
 #[derive(Module, Debug)]
 pub struct Swin {
     /// Patches to tokens.
-    pub patch_embed: PatchEmbed,
+    pub patch_embed: SwinPatchEmbed,
     /// The stages.
-    pub layers: Vec<Stage>,
+    pub layers: Vec<SwinStage>,
     /// The norm after the last stage.
     pub norm: LayerNorm,
     /// SOLIDER's W, b: one layer after each stage but the last; empty without that adapter.
@@ -144,14 +144,14 @@ impl Swin {
         images: Tensor<4>,
         mix: &Tensor<2>,
         rng: Option<&mut Rng>,
-    ) -> Shared {
+    ) -> SharedFeatures {
         let batch = images.dims()[0];
         mix::assert_rows(mix, batch);
         let semantic = self.config.semantic_weight(mix);
         let rates = self.layers.iter().flat_map(|stage| &stage.blocks);
         let count = rates.clone().count() - self.conditional_blocks();
         let rates = rates.map(|block| block.drop_path).take(count);
-        let mut drops = Drops::draw(rates, batch, rng, &images.device());
+        let mut drops = DropPath::draw(rates, batch, rng, &images.device());
 
         let mut x = self.patch_embed.forward(images);
         let mut pyramid = Vec::with_capacity(self.layers.len());
@@ -178,7 +178,7 @@ impl Swin {
             }
         }
         let [_, height, width, _] = x.dims();
-        Shared {
+        SharedFeatures {
             x,
             pyramid,
             grid: [height, width],
@@ -188,11 +188,11 @@ impl Swin {
     /// What the conditional blocks make of it; see [`crate::backbone::Backbone::conditional`].
     pub(crate) fn conditional(
         &self,
-        shared: Shared,
+        shared: SharedFeatures,
         mix: &Tensor<2>,
         rng: Option<&mut Rng>,
     ) -> Features {
-        let Shared {
+        let SharedFeatures {
             mut x, mut pyramid, ..
         } = shared;
         let [batch, height, width, _] = x.dims();
@@ -201,7 +201,7 @@ impl Swin {
             let first = self.first_conditional();
             let blocks = &stage.blocks[first..];
             let rates = blocks.iter().map(|block| block.drop_path);
-            let mut drops = Drops::draw(rates, batch, rng, &x.device());
+            let mut drops = DropPath::draw(rates, batch, rng, &x.device());
             let windows = windows(&self.config, self.layers.len() - 1, height, width, &x);
             for (position, block) in blocks.iter().enumerate() {
                 let windows = &windows[(first + position) % 2];
@@ -299,7 +299,7 @@ impl Swin {
 #[derive(Module, Debug)]
 pub struct LastStage {
     /// The stage.
-    pub stage: Stage,
+    pub stage: SwinStage,
     /// The norm after it.
     pub norm: LayerNorm,
     /// SOLIDER's W and W' before the blocks; empty without that adapter.
@@ -324,7 +324,7 @@ impl LastStage {
         // Prompts are folded in, so that no block depends on this.
         let mix = Mix::mean().tensor(&maps.device());
         let rates = self.stage.blocks.iter().map(|block| block.drop_path);
-        let mut drops = Drops::draw(rates, batch, rng, &maps.device());
+        let mut drops = DropPath::draw(rates, batch, rng, &maps.device());
         let mut x = maps.permute([0, 2, 3, 1]);
         if let Some(downsample) = &self.stage.downsample {
             x = downsample.forward(x);

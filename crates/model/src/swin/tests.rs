@@ -8,14 +8,14 @@ use burn::{
 };
 
 use super::{
-    block::Block,
+    block::SwinBlock,
     config::{SwinConfig, SwinSizes, WindowPadding},
-    windows::{Cut, Windows},
+    windows::{WindowPartition, Windows},
 };
 use crate::{
     adapter::Adapter,
     kernels::tests::{assert_alike, trace},
-    layers::{self, Drops, Rng},
+    layers::{self, DropPath, Rng},
     mix::Mix,
     moe::{MoeConfig, MoeKind},
     named,
@@ -25,7 +25,7 @@ use rand_chacha::rand_core::SeedableRng;
 /// A block with its input.
 #[derive(Module, Debug)]
 struct Case {
-    block: Block,
+    block: SwinBlock,
     x: Param<Tensor<4>>,
 }
 
@@ -63,7 +63,7 @@ fn fused_blocks_are_the_graphs() {
         };
         let shift = if pick(2) == 1 { 0 } else { side / 2 };
         let case = Case {
-            block: Block::init(&config, [0, 0], 0.3, channels, &mut rng, &device),
+            block: SwinBlock::init(&config, [0, 0], 0.3, channels, &mut rng, &device),
             x: layers::trunc_normal(shape, 1.0, &mut rng, &device),
         };
         // Away from biases and norms that do nothing.
@@ -78,12 +78,13 @@ fn fused_blocks_are_the_graphs() {
                     .unwrap()
                     .tensor(&device);
                 let mut rng = Rng::seed_from_u64(seed);
-                let mut drops = Drops::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
+                let mut drops =
+                    DropPath::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
                 case.block
                     .forward(case.x.val(), &windows, &mix, drops.next())
             })
         };
-        let cut = || Cut::new(size, side, shift, padding);
+        let cut = || WindowPartition::new(size, side, shift, padding);
         assert_alike(
             &run(Windows::Graph(Arc::new(cut().tensors(&device)))),
             &run(Windows::Fused(Arc::new(cut().grid()))),

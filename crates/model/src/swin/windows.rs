@@ -9,7 +9,7 @@ use burn::{
 };
 
 use super::config::{SwinConfig, WindowPadding};
-use crate::kernels::{self, attention::Grid};
+use crate::kernels::{self, attention::WindowGrid};
 
 /// What forbids attention between regions that a cyclic shift made neighbours, added to the scores.
 const FORBIDDEN: f32 = -100.0;
@@ -29,20 +29,20 @@ pub(super) fn windows(
         _ => side / 2,
     };
     [0, shift].map(|shift| {
-        let key = Key {
+        let key = WindowKey {
             size: [height, width],
             side,
             shift,
             padding: config.padding,
             device: (!kernels::can_fuse(x)).then(|| x.device().inner()),
         };
-        cached(key, Key::windows)
+        cached(key, WindowKey::windows)
     })
 }
 
 /// What a block's windows follow from.
 #[derive(Debug, Clone, PartialEq)]
-struct Key {
+struct WindowKey {
     /// Rows and columns of the map.
     size: [usize; 2],
     side: usize,
@@ -52,9 +52,9 @@ struct Key {
     device: Option<Device>,
 }
 
-impl Key {
+impl WindowKey {
     fn windows(&self) -> Windows {
-        let cut = Cut::new(self.size, self.side, self.shift, self.padding);
+        let cut = WindowPartition::new(self.size, self.side, self.shift, self.padding);
         match &self.device {
             None => Windows::Fused(Arc::new(cut.grid())),
             Some(device) => Windows::Graph(Arc::new(cut.tensors(device))),
@@ -64,12 +64,12 @@ impl Key {
 
 /// The windows of `key`, from an earlier pass if they were made not long ago: making them costs more on the host than a small
 /// block, and sending them to a device a wait.
-fn cached(key: Key, make: impl FnOnce(&Key) -> Windows) -> Windows {
+fn cached(key: WindowKey, make: impl FnOnce(&WindowKey) -> Windows) -> Windows {
     /// As many as the stages of two backbones need for three sizes of images.
     const KEPT: usize = 48;
     /// Positions of a map whose windows are kept: masks of larger ones take too much of a device's memory.
     const POSITIONS: usize = 1 << 14;
-    static RECENT: Mutex<VecDeque<(Key, Windows)>> = Mutex::new(VecDeque::new());
+    static RECENT: Mutex<VecDeque<(WindowKey, Windows)>> = Mutex::new(VecDeque::new());
     let records = { key.device.as_ref() }
         .is_some_and(|device| matches!(device.as_dispatch(), DispatchDevice::Capture(_)));
     if records || key.size.iter().product::<usize>() > POSITIONS {
@@ -111,15 +111,15 @@ fn relative_position_index(side: usize) -> Vec<u32> {
 #[derive(Clone)]
 pub(super) enum Windows {
     /// Of the fused operation.
-    Fused(Arc<Grid>),
+    Fused(Arc<WindowGrid>),
     /// Of Burn's graph.
-    Graph(Arc<CutTensors>),
+    Graph(Arc<WindowTensors>),
 }
 
 /// How a map is cut into windows: where its rows and columns go.
-pub(super) struct Cut {
-    rows: Arrangement,
-    columns: Arrangement,
+pub(super) struct WindowPartition {
+    rows: AxisLayout,
+    columns: AxisLayout,
     pub(super) side: usize,
     pub(super) shift: usize,
     /// Rows and columns of the map.
@@ -127,16 +127,16 @@ pub(super) struct Cut {
 }
 
 /// A cut with its tensors.
-pub(super) struct CutTensors {
-    pub(super) cut: Cut,
+pub(super) struct WindowTensors {
+    pub(super) cut: WindowPartition,
     pub(super) bias_index: Tensor<1, Int>,
     /// [windows, 1, area, area], 0 or [`FORBIDDEN`]; none without a shift.
     pub(super) mask: Option<Tensor<4>>,
 }
 
-impl Cut {
+impl WindowPartition {
     pub(super) fn new(size: [usize; 2], side: usize, shift: usize, padding: WindowPadding) -> Self {
-        let [rows, columns] = size.map(|size| Arrangement::new(size, side, shift, padding));
+        let [rows, columns] = size.map(|size| AxisLayout::new(size, side, shift, padding));
         Self {
             rows,
             columns,
@@ -146,20 +146,20 @@ impl Cut {
         }
     }
 
-    pub(super) fn tensors(self, device: &Device) -> CutTensors {
+    pub(super) fn tensors(self, device: &Device) -> WindowTensors {
         let index = relative_position_index(self.side);
         let index: Vec<i64> = index.into_iter().map(i64::from).collect();
         let count = index.len();
-        CutTensors {
+        WindowTensors {
             bias_index: Tensor::from_data(TensorData::new(index, [count]), device),
             mask: (self.shift > 0).then(|| self.mask(device)),
             cut: self,
         }
     }
 
-    pub(super) fn grid(&self) -> Grid {
+    pub(super) fn grid(&self) -> WindowGrid {
         let [height, width] = self.size;
-        let places = |arrangement: &Arrangement| -> Vec<Option<usize>> {
+        let places = |arrangement: &AxisLayout| -> Vec<Option<usize>> {
             arrangement
                 .arrange
                 .iter()
@@ -182,7 +182,7 @@ impl Cut {
                 penalty: FORBIDDEN,
             }
         });
-        Grid {
+        WindowGrid {
             tokens: height * width,
             area: self.area(),
             windows: windows.collect(),
@@ -259,12 +259,12 @@ impl Cut {
 
 /// Consecutive positions of an axis, or zeros.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Run {
+enum AxisRun {
     Take { start: usize, length: usize },
     Zeros { length: usize },
 }
 
-impl Run {
+impl AxisRun {
     /// Position by position.
     fn places(&self) -> impl Iterator<Item = Option<usize>> + use<> {
         let (start, length) = match *self {
@@ -277,16 +277,16 @@ impl Run {
 
 /// One axis of a map, shifted cyclically and padded to whole windows.
 #[derive(Debug, PartialEq)]
-struct Arrangement {
+struct AxisLayout {
     /// Size with padding.
     padded: usize,
     /// From the map to the windows.
-    arrange: Vec<Run>,
+    arrange: Vec<AxisRun>,
     /// Back.
-    restore: Vec<Run>,
+    restore: Vec<AxisRun>,
 }
 
-impl Arrangement {
+impl AxisLayout {
     pub(super) fn new(size: usize, side: usize, shift: usize, padding: WindowPadding) -> Self {
         let padded = size.next_multiple_of(side);
         // Position in the arrangement → position in the map.
@@ -313,28 +313,30 @@ impl Arrangement {
 }
 
 /// Joins positions that follow one another.
-fn runs(positions: impl Iterator<Item = Option<usize>>) -> Vec<Run> {
-    let mut list: Vec<Run> = Vec::new();
+fn runs(positions: impl Iterator<Item = Option<usize>>) -> Vec<AxisRun> {
+    let mut list: Vec<AxisRun> = Vec::new();
     for position in positions {
         match (list.last_mut(), position) {
-            (Some(Run::Take { start, length }), Some(p)) if *start + *length == p => *length += 1,
-            (Some(Run::Zeros { length }), None) => *length += 1,
-            (_, Some(start)) => list.push(Run::Take { start, length: 1 }),
-            (_, None) => list.push(Run::Zeros { length: 1 }),
+            (Some(AxisRun::Take { start, length }), Some(p)) if *start + *length == p => {
+                *length += 1
+            }
+            (Some(AxisRun::Zeros { length }), None) => *length += 1,
+            (_, Some(start)) => list.push(AxisRun::Take { start, length: 1 }),
+            (_, None) => list.push(AxisRun::Zeros { length: 1 }),
         }
     }
     list
 }
 
 /// Builds an axis from runs of it.
-fn take_runs(x: Tensor<4>, axis: usize, runs: &[Run]) -> Tensor<4> {
+fn take_runs(x: Tensor<4>, axis: usize, runs: &[AxisRun]) -> Tensor<4> {
     let size = x.dims()[axis];
     let pieces: Vec<Tensor<4>> = runs
         .iter()
         .map(|run| match *run {
-            Run::Take { start: 0, length } if length == size => x.clone(),
-            Run::Take { start, length } => x.clone().narrow(axis, start, length),
-            Run::Zeros { length } => {
+            AxisRun::Take { start: 0, length } if length == size => x.clone(),
+            AxisRun::Take { start, length } => x.clone().narrow(axis, start, length),
+            AxisRun::Zeros { length } => {
                 let mut shape = x.dims();
                 shape[axis] = length;
                 Tensor::zeros(shape, &x.device())

@@ -10,8 +10,8 @@ use burn::{
 
 use super::config::VitConfig;
 use crate::{
-    kernels::{self, activation::Activation, attention::Grid},
-    layers::{self, Factors, Mlp, PatchProjection, Rng, project},
+    kernels::{self, activation::Activation, attention::WindowGrid},
+    layers::{self, DropFactors, Mlp, PatchProjection, Rng, project},
     moe::{Conditioned, Moe},
     parameters::{Claims, ParameterKind},
 };
@@ -35,18 +35,18 @@ pub(super) fn normalise(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
 
 /// Patches to tokens.
 #[derive(Module, Debug)]
-pub struct PatchEmbed {
+pub struct VitPatchEmbed {
     /// The projection.
     pub proj: PatchProjection,
 }
 
-/// Attention, an MLP and, in conditional blocks, the mixture of experts.
+/// VitAttention, an MLP and, in conditional blocks, the mixture of experts.
 #[derive(Module, Debug)]
-pub struct Block {
+pub struct VitBlock {
     /// LN1.
     pub norm1: LayerNorm,
-    /// Attention.
-    pub attn: Attention,
+    /// VitAttention.
+    pub attn: VitAttention,
     /// Scale of the attention's branch.
     pub ls1: Option<LayerScale>,
     /// LN2.
@@ -60,7 +60,7 @@ pub struct Block {
     pub(super) drop_path: f64,
 }
 
-impl Block {
+impl VitBlock {
     pub(super) fn claim(config: &VitConfig, block: usize, mut claims: Claims) {
         claims.norm("norm1");
         claims.norm("norm2");
@@ -94,7 +94,7 @@ impl Block {
         };
         let plain = Self {
             norm1: norm(width, device),
-            attn: Attention {
+            attn: VitAttention {
                 qkv: layers::linear(width, 3 * width, sizes.qkv_bias, rng, device),
                 proj: layers::linear(width, width, true, rng, device),
                 heads: sizes.num_heads,
@@ -140,7 +140,7 @@ impl Block {
         &self,
         x: Tensor<3>,
         mix: &Tensor<2>,
-        [factors, later]: [Option<Factors>; 2],
+        [factors, later]: [Option<DropFactors>; 2],
     ) -> Tensor<3> {
         let norms = [&self.norm1, &self.norm2];
         let conditioned = { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, mix));
@@ -153,14 +153,14 @@ impl Block {
         let fuse = kernels::can_fuse(&x) && self.ls1.is_none() && self.ls2.is_none();
         let x = if fuse {
             let parameters =
-                kernels::attention::Parameters::new(norm1, &attn.qkv, &attn.proj, None);
-            let grid = Arc::new(Grid::whole(tokens, false));
+                kernels::attention::AttentionParameters::new(norm1, &attn.qkv, &attn.proj, None);
+            let grid = Arc::new(WindowGrid::whole(tokens, false));
             let factors = factors.map(|factors| factors.values);
             kernels::attention::attention(x, parameters, EPSILON, attn.heads, grid, factors)
         } else {
             let attended = attn.forward(normalise(x.clone(), norm1));
             let attended = LayerScale::apply(&self.ls1, attended);
-            x + Factors::scale(&factors, attended)
+            x + DropFactors::scale(&factors, attended)
         };
 
         if fuse {
@@ -168,7 +168,7 @@ impl Block {
         } else {
             let branch = mlp.forward(normalise(x.clone(), norm2));
             let branch = LayerScale::apply(&self.ls2, branch);
-            x + Factors::scale(&later, branch)
+            x + DropFactors::scale(&later, branch)
         }
     }
 }
@@ -192,7 +192,7 @@ impl LayerScale {
 
 /// Multi-head attention with one projection for queries, keys and values.
 #[derive(Module, Debug)]
-pub struct Attention {
+pub struct VitAttention {
     /// width → 3·width: queries, keys, values.
     pub qkv: Linear,
     /// width → width.
@@ -200,7 +200,7 @@ pub struct Attention {
     heads: usize,
 }
 
-impl Attention {
+impl VitAttention {
     /// x: [batch, tokens, width], the same out.
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let [batch, tokens, width] = x.dims();

@@ -30,7 +30,7 @@ pub struct VitSizes {
     pub embed_dim: usize,
     /// Number of blocks.
     pub depth: usize,
-    /// Attention heads; divides `embed_dim`.
+    /// VitAttention heads; divides `embed_dim`.
     pub num_heads: usize,
     /// Hidden channels of the MLPs.
     pub hidden_dim: usize,

@@ -27,13 +27,13 @@ use config::STAGES;
 
 use crate::{
     adapter::Adapter,
-    features::{Features, Shared},
-    layers::{self, Drops, PatchProjection, Rng, resample_grid},
+    features::{Features, SharedFeatures},
+    layers::{self, DropPath, PatchProjection, Rng, resample_grid},
     mix::{self, Mix},
     parameters::{ParameterGroups, ParameterKind},
 };
 
-pub use block::{Attention, Block, LayerScale, PatchEmbed};
+pub use block::{LayerScale, VitAttention, VitBlock, VitPatchEmbed};
 pub use config::{Pool, VitConfig, VitSizes};
 
 impl VitConfig {
@@ -56,7 +56,7 @@ impl VitConfig {
             }
             let mut blocks = claims.field("blocks");
             for block in 0..sizes.depth {
-                Block::claim(self, block, blocks.field(block).at(block + 1));
+                VitBlock::claim(self, block, blocks.field(block).at(block + 1));
             }
             claims.in_layer(sizes.depth + 1).norm("norm");
         })
@@ -81,12 +81,12 @@ impl VitConfig {
             cls_token,
             reg_token,
             pos_embed,
-            patch_embed: PatchEmbed {
+            patch_embed: VitPatchEmbed {
                 proj: PatchProjection::init(width, sizes.patch_size, rng, device),
             },
             norm_pre: sizes.pre_norm.then(|| norm(width, device)),
             blocks: (0..sizes.depth)
-                .map(|block| Block::init(self, block, rate(block), rng, device))
+                .map(|block| VitBlock::init(self, block, rate(block), rng, device))
                 .collect(),
             norm: norm(width, device),
             config: self.clone(),
@@ -104,11 +104,11 @@ pub struct Vit {
     /// [1, class + rows·columns, width], of the class token and of the patches row by row.
     pub pos_embed: Param<Tensor<3>>,
     /// Patches to tokens.
-    pub patch_embed: PatchEmbed,
+    pub patch_embed: VitPatchEmbed,
     /// CLIP's norm before the blocks.
     pub norm_pre: Option<LayerNorm>,
     /// The blocks.
-    pub blocks: Vec<Block>,
+    pub blocks: Vec<VitBlock>,
     /// The norm after them.
     pub norm: LayerNorm,
     #[module(skip)]
@@ -117,11 +117,11 @@ pub struct Vit {
 
 impl Vit {
     /// What the blocks before the conditional ones make of a batch; see [`crate::backbone::Backbone::shared`].
-    pub(crate) fn shared(&self, images: Tensor<4>, rng: Option<&mut Rng>) -> Shared {
+    pub(crate) fn shared(&self, images: Tensor<4>, rng: Option<&mut Rng>) -> SharedFeatures {
         let batch = images.dims()[0];
         let blocks = &self.blocks[..self.first_conditional()];
         let rates = blocks.iter().map(|block| block.drop_path);
-        let mut drops = Drops::draw(rates, batch, rng, &images.device());
+        let mut drops = DropPath::draw(rates, batch, rng, &images.device());
         let (mut x, grid) = self.embed(images);
         let mut pyramid = Vec::with_capacity(STAGES);
         // No mix reaches blocks without experts.
@@ -132,7 +132,7 @@ impl Vit {
         }
         let [_, tokens, width] = x.dims();
         // As a map with the tokens in front as further rows: [batch, 1, tokens, width] and the grid beside.
-        Shared {
+        SharedFeatures {
             x: x.reshape([batch, 1, tokens, width]),
             pyramid,
             grid,
@@ -142,11 +142,11 @@ impl Vit {
     /// What the conditional blocks make of it; see [`crate::backbone::Backbone::conditional`].
     pub(crate) fn conditional(
         &self,
-        shared: Shared,
+        shared: SharedFeatures,
         mix: &Tensor<2>,
         rng: Option<&mut Rng>,
     ) -> Features {
-        let Shared {
+        let SharedFeatures {
             x,
             mut pyramid,
             grid,
@@ -157,7 +157,7 @@ impl Vit {
         let first = self.first_conditional();
         let blocks = &self.blocks[first..];
         let rates = blocks.iter().map(|block| block.drop_path);
-        let mut drops = Drops::draw(rates, batch, rng, &x.device());
+        let mut drops = DropPath::draw(rates, batch, rng, &x.device());
         for (index, block) in blocks.iter().enumerate() {
             x = block.forward(x, mix, drops.next());
             self.collect(&mut pyramid, first + index, &x, grid);

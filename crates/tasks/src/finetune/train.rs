@@ -74,7 +74,7 @@ pub enum Event<'a> {
         from: u64,
     },
     /// The backbone starts from the recipe's `model.init`.
-    Loaded(&'a import::Report),
+    Loaded(&'a import::ImportReport),
     /// A step is done.
     Step {
         /// Steps done.
@@ -478,9 +478,9 @@ fn backbone<S>(
         let backbone = config.init(&mut rng, &device.autodiff());
         (backbone, fresh_meta(config))
     } else {
-        let options = import::Options {
+        let options = import::ImportOptions {
             size: Some(model.size),
-            ..import::Options::default()
+            ..import::ImportOptions::default()
         };
         let imported = import(&model.init, &options, &device)?;
         (control.report)(Event::Loaded(&imported.report));

@@ -11,7 +11,7 @@ use clasp_data::rng_for;
 use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::mix::Mix;
-use clasp_model::optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
+use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Precision, Replicas};
 use clasp_run::Metrics;
@@ -367,8 +367,8 @@ pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimiserConfig {
         beta1: optimiser.momentum,
         beta2: optimiser.beta2,
         clip: match optimiser.clip {
-            0.0 => Clip::None,
-            limit => Clip::Global(limit),
+            0.0 => GradientClip::None,
+            limit => GradientClip::Global(limit),
         },
         ..OptimiserConfig::default()
     }

@@ -70,7 +70,7 @@ struct OpenClipVision {
     mlp_ratio: f64,
     patch_size: usize,
     image_size: Side,
-    norm_kwargs: Option<Norm>,
+    norm_kwargs: Option<NormSection>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -99,7 +99,7 @@ struct OpenClipText {
     heads: usize,
     layers: usize,
     mlp_ratio: f64,
-    norm_kwargs: Option<Norm>,
+    norm_kwargs: Option<NormSection>,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -121,7 +121,7 @@ impl Default for OpenClipText {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Norm {
+struct NormSection {
     eps: f64,
 }
 

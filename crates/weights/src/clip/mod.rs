@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{self, Metadata, Precision};
+use crate::checkpoint::{self, Metadata, StorageFormat};
 use crate::error::WeightsError;
 use crate::hub;
 use crate::state::{StateDict, load_state_dict, state_dict};
@@ -77,7 +77,7 @@ pub fn load_clip(folder_or_name: &str, device: &Device) -> Result<(Clip, ClipInf
     } else if path.is_file() || is_weights_name(path) {
         return Err(single_file(path));
     } else {
-        let folder = hub::fetch(folder_or_name, &hub::Options::from_env())?;
+        let folder = hub::fetch(folder_or_name, &hub::HubOptions::from_env())?;
         (folder, folder_or_name.to_owned())
     };
     let (clip, info) = load_folder(&folder, &name, device)?;
@@ -249,9 +249,9 @@ pub fn save_clip(folder: &Path, clip: &Clip, half: bool) -> Result<(), WeightsEr
         scale.shape.clear();
     }
     let precision = if half {
-        Precision::Half
+        StorageFormat::Half
     } else {
-        Precision::Full
+        StorageFormat::Full
     };
     let metadata = Metadata::from([("format".to_owned(), "pt".to_owned())]);
     checkpoint::write_as(&folder.join(OPEN_CLIP[1]), &state, &metadata, precision)?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::error::WeightsError;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// OpenCLIP's names to ours. Its text tower lies under `text.` in models that were built with `custom_text`, and
 /// some files hold the causal mask.
@@ -31,7 +31,7 @@ pub(super) fn from_hugging_face(
         .cloned()
         .collect();
     for query in queries {
-        let mut joined = Array::default();
+        let mut joined = HostTensor::default();
         for letter in ["q", "k", "v"] {
             let name = query.replace(".q_proj.", &format!(".{letter}_proj."));
             let part = state.remove(&name).ok_or_else(|| WeightsError::Keys {
@@ -123,7 +123,7 @@ fn rename(name: &str) -> String {
 }
 
 /// A matrix turned; anything else as it is (its shape will be reported).
-fn transpose(array: Array) -> Array {
+fn transpose(array: HostTensor) -> HostTensor {
     let [rows, columns] = match array.shape.as_slice() {
         [rows, columns] => [*rows, *columns],
         _ => return array,
@@ -131,7 +131,7 @@ fn transpose(array: Array) -> Array {
     let data = (0..rows * columns)
         .map(|place| array.data[place % rows * columns + place / rows])
         .collect();
-    Array {
+    HostTensor {
         shape: vec![columns, rows],
         data,
     }

@@ -18,14 +18,14 @@ const FAMILIES: [(&str, Rename); 3] = [
 ];
 
 /// Tensors under timm's names and where they are: one name, or those of queries, keys and values.
-pub struct View {
+pub struct TimmNames {
     /// Shapes by timm's name.
     pub shapes: BTreeMap<String, Vec<usize>>,
     /// Names in the file by timm's name.
     pub places: BTreeMap<String, Vec<String>>,
 }
 
-impl View {
+impl TimmNames {
     /// The names of a file as they are, or timm's for transformers'.
     pub fn new(shapes: &BTreeMap<String, Vec<usize>>) -> Self {
         let family = FAMILIES.iter().find_map(|(first, rename)| {

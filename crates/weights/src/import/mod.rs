@@ -28,9 +28,9 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
 use crate::error::WeightsError;
 use crate::finetuned;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 use crate::tensors::TensorFile;
-use hugging_face::View;
+use hugging_face::TimmNames;
 
 pub mod hugging_face;
 pub mod names;
@@ -41,9 +41,9 @@ pub mod resample;
 pub mod sizes;
 pub mod source;
 
-pub use options::Options;
-pub use report::Report;
-pub use source::Source;
+pub use options::ImportOptions;
+pub use report::ImportReport;
+pub use source::CheckpointSource;
 
 /// A checkpoint that became a backbone.
 #[derive(Debug, Clone)]
@@ -53,14 +53,14 @@ pub struct Imported {
     /// What its file is to say.
     pub meta: BackboneMeta,
     /// What did and did not fit.
-    pub report: Report,
+    pub report: ImportReport,
 }
 
 /// A checkpoint in this program's names, before any network is made.
-pub(crate) struct Found {
+pub(crate) struct RenamedCheckpoint {
     pub state: StateDict,
     pub meta: BackboneMeta,
-    pub report: Report,
+    pub report: ImportReport,
 }
 
 /// Imports a checkpoint of any known source, or a backbone file of this program.
@@ -69,7 +69,11 @@ pub(crate) struct Found {
 ///
 /// The file cannot be read or is not recognised; its sizes are ambiguous; nothing of it is a backbone; unless
 /// lenient, a tensor is missing, left over or of another shape.
-pub fn import(path: &Path, options: &Options, device: &Device) -> Result<Imported, WeightsError> {
+pub fn import(
+    path: &Path,
+    options: &ImportOptions,
+    device: &Device,
+) -> Result<Imported, WeightsError> {
     import_tensors(TensorFile::open(&backbone_file(path)?)?, options, device)
 }
 
@@ -83,7 +87,7 @@ pub fn load_backbone(
     path: &Path,
     device: &Device,
 ) -> Result<(Backbone, BackboneMeta), WeightsError> {
-    let imported = import(path, &Options::default(), device)?;
+    let imported = import(path, &ImportOptions::default(), device)?;
     Ok((imported.backbone, imported.meta))
 }
 
@@ -94,11 +98,11 @@ pub fn load_backbone(
 /// As [`import`].
 pub fn import_tensors(
     file: TensorFile,
-    options: &Options,
+    options: &ImportOptions,
     device: &Device,
 ) -> Result<Imported, WeightsError> {
     let path = file.path().to_owned();
-    let Found {
+    let RenamedCheckpoint {
         mut state,
         mut meta,
         mut report,
@@ -152,7 +156,10 @@ pub fn import_tensors(
 }
 
 /// Reads and renames a checkpoint. Only the tensors of the backbone are read.
-pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, WeightsError> {
+pub(crate) fn open(
+    mut file: TensorFile,
+    options: &ImportOptions,
+) -> Result<RenamedCheckpoint, WeightsError> {
     let path = file.path().to_owned();
     if let Some(meta) = own_meta(&path, file.metadata())? {
         let mut state = StateDict::new();
@@ -166,8 +173,8 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
                 format!("`{name}`: {count} of its numbers are not finite (NaN or infinite)"),
             ));
         }
-        let report = Report::new(Source::Clasp, &file, "");
-        return Ok(Found {
+        let report = ImportReport::new(CheckpointSource::Clasp, &file, "");
+        return Ok(RenamedCheckpoint {
             state,
             meta,
             report,
@@ -175,7 +182,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
     }
     if let Some(meta) = finetuned::parse(&path, file.metadata())? {
         let prefix = "backbone.";
-        let mut report = Report::new(Source::Clasp, &file, prefix);
+        let mut report = ImportReport::new(CheckpointSource::Clasp, &file, prefix);
         let mut state = StateDict::new();
         for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
             if let Some(inner) = name.strip_prefix(prefix) {
@@ -185,17 +192,17 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
                 heads.push(name);
             }
         }
-        return Ok(Found {
+        return Ok(RenamedCheckpoint {
             state,
             meta: meta.backbone,
             report,
         });
     }
     let wrong = |problem: String| WeightsError::format(&path, problem);
-    let view = View::new(file.shapes());
+    let view = TimmNames::new(file.shapes());
     let recognised = recognition::recognise(&view.shapes, options).map_err(wrong)?;
     let source = recognised.source;
-    let mut report = Report::new(source, &file, &recognised.prefix);
+    let mut report = ImportReport::new(source, &file, &recognised.prefix);
     let mut state = StateDict::new();
     for (name, places) in view.places {
         let Some(inner) = name.strip_prefix(&recognised.prefix) else {
@@ -206,7 +213,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         };
         match names::rename(source.layout(), inner, recognised.stages) {
             names::Name::Is(ours) => {
-                let mut joined = Array::default();
+                let mut joined = HostTensor::default();
                 for place in &places {
                     let mut part = file.read(place)?;
                     joined.data.append(&mut part.data);
@@ -243,7 +250,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
             vit.num_heads, vit.embed_dim
         ));
     }
-    if matches!(source, Source::TimmVit | Source::Dino) && recognised.upright {
+    if matches!(source, CheckpointSource::TimmVit | CheckpointSource::Dino) && recognised.upright {
         report.assumed.push(
             "ImageNet's mean and standard deviation; the file is of images higher than wide, as TransReID-SSL's, and does \
              not say whose it is: --as transreid-ssl"
@@ -281,7 +288,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
             format!("{}: {}", name.to_string_lossy(), source.describe())
         }),
     };
-    Ok(Found {
+    Ok(RenamedCheckpoint {
         state,
         meta,
         report,
@@ -305,15 +312,18 @@ fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
 ///
 /// The file cannot be read or is not recognised, or it holds another network: a tensor of the plain network is
 /// missing, left over or of another shape.
-pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, Report), WeightsError> {
+pub fn start_from(
+    backbone: Backbone,
+    path: &Path,
+) -> Result<(Backbone, ImportReport), WeightsError> {
     let path = backbone_file(path)?;
     let target = backbone.sizes();
-    let mut options = Options::default();
+    let mut options = ImportOptions::default();
     if let Sizes::Vit(sizes) = &target {
         options.heads = Some(sizes.num_heads);
         options.size = Some(sizes.image_size);
     }
-    let Found {
+    let RenamedCheckpoint {
         mut state,
         meta,
         mut report,

@@ -6,7 +6,7 @@
 //! outside, neighbours row by row inside; Microsoft's, timm's and ours take neighbours outside, column by
 //! column, and channels inside.
 
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// How a network's tensors are named and laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,7 +137,7 @@ pub fn convert(
 }
 
 /// The last axis from (channel, row, column) to (column, row, channel).
-fn from_unfold(array: &mut Array) -> Option<()> {
+fn from_unfold(array: &mut HostTensor) -> Option<()> {
     let inputs = *array.shape.last()?;
     if inputs == 0 || !inputs.is_multiple_of(4) {
         return None;
@@ -230,7 +230,7 @@ fn clip_tokens(state: &mut StateDict) {
     if let Some(&width) = width {
         state
             .entry("patch_embed.proj.bias".to_owned())
-            .or_insert_with(|| Array {
+            .or_insert_with(|| HostTensor {
                 shape: vec![width],
                 data: vec![0.0; width],
             });
@@ -239,7 +239,7 @@ fn clip_tokens(state: &mut StateDict) {
 
 /// PASS has three part tokens, each with a position embedding: registers, here.
 fn pass_tokens(state: &mut StateDict) -> Result<(), String> {
-    let mut registers = Array::default();
+    let mut registers = HostTensor::default();
     for part in 1..=3 {
         let [mut token, position] = [format!("part_token{part}"), format!("part{part}_pos")]
             .map(|name| state.remove(&name).ok_or(format!("`{name}` is missing")))
@@ -263,7 +263,7 @@ fn pass_tokens(state: &mut StateDict) -> Result<(), String> {
     Ok(())
 }
 
-fn add(array: &mut Array, other: &[f32]) -> Result<(), String> {
+fn add(array: &mut HostTensor, other: &[f32]) -> Result<(), String> {
     if array.data.len() != other.len() {
         return Err(format!(
             "a token of {} numbers with a position embedding of {}",

@@ -1,12 +1,12 @@
 //! What a caller may say about a checkpoint.
 
-use super::source::Source;
+use super::source::CheckpointSource;
 
 /// What the shapes and names of a file leave open.
 #[derive(Debug, Clone, Default)]
-pub struct Options {
+pub struct ImportOptions {
     /// Who published it, where that is not to be recognised.
-    pub source: Option<Source>,
+    pub source: Option<CheckpointSource>,
     /// The student of a training checkpoint, rather than the teacher.
     pub student: bool,
     /// Attention heads of a ViT, which its shapes do not show.

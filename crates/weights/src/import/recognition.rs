@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use clasp_model::moe::is_moe;
 
 use super::names::sides;
-use super::options::Options;
-use super::source::Source;
+use super::options::ImportOptions;
+use super::source::CheckpointSource;
 
 /// What was recognised in a file.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Recognised {
-    pub source: Source,
+pub(crate) struct RecognizedCheckpoint {
+    pub source: CheckpointSource,
     /// What stands in front of the backbone's names.
     pub prefix: String,
     /// Stages of a Swin.
@@ -26,8 +26,8 @@ const FIRST: [&str; 2] = ["patch_embed.proj.weight", "patch_embed.projection.wei
 /// Says who published tensors of these names and shapes.
 pub(crate) fn recognise(
     shapes: &BTreeMap<String, Vec<usize>>,
-    options: &Options,
-) -> Result<Recognised, String> {
+    options: &ImportOptions,
+) -> Result<RecognizedCheckpoint, String> {
     if shapes.is_empty() {
         return Err(
             "no tensors\nhint: a file of a whole model holds objects; save `model.state_dict()`"
@@ -70,17 +70,17 @@ pub(crate) fn recognise(
                 outside && !name.starts_with("head.") && !name.starts_with("module.head.")
             });
             match (training, any("semantic_embed_w."), task) {
-                (true, ..) => Source::SoliderFull,
-                (false, _, true) => Source::SoliderTask,
-                (false, true, false) => Source::Solider,
-                (false, false, false) => Source::OpenMmlabSwin,
+                (true, ..) => CheckpointSource::SoliderFull,
+                (false, _, true) => CheckpointSource::SoliderTask,
+                (false, true, false) => CheckpointSource::Solider,
+                (false, false, false) => CheckpointSource::OpenMmlabSwin,
             }
         }
         None if has("layers.0.blocks.0.attn.relative_position_bias_table") => {
             match has("layers.0.downsample.reduction.weight") {
-                _ if shapes.keys().any(|name| is_moe(name)) => Source::Clasp,
-                true => Source::MicrosoftSwin,
-                false => Source::TimmSwin,
+                _ if shapes.keys().any(|name| is_moe(name)) => CheckpointSource::Clasp,
+                true => CheckpointSource::MicrosoftSwin,
+                false => CheckpointSource::TimmSwin,
             }
         }
         None if any("patch_embed.conv.") => {
@@ -103,7 +103,7 @@ pub(crate) fn recognise(
         }
         None => return Err(unknown(shapes)),
     };
-    Ok(Recognised {
+    Ok(RecognizedCheckpoint {
         source,
         prefix: prefix.to_owned(),
         stages,
@@ -123,20 +123,24 @@ fn is_upright(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str) -> bool {
     }
 }
 
-fn vit(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str, training: bool) -> Source {
+fn vit(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str, training: bool) -> CheckpointSource {
     let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
     let upright = is_upright(shapes, prefix);
     if has("part_token1") {
-        Source::Pass
+        CheckpointSource::Pass
     } else if has("decoder_embed.weight") {
-        if upright { Source::Hap } else { Source::Mae }
+        if upright {
+            CheckpointSource::Hap
+        } else {
+            CheckpointSource::Mae
+        }
     } else if has("register_tokens") || (has("mask_token") && has("blocks.0.ls1.gamma")) {
-        Source::DinoV2
+        CheckpointSource::DinoV2
     } else if training {
         // A training checkpoint of DINO's program; whose images it is of does not show.
-        Source::Dino
+        CheckpointSource::Dino
     } else {
-        Source::TimmVit
+        CheckpointSource::TimmVit
     }
 }
 

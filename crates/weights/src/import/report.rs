@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::source::Source;
+use super::source::CheckpointSource;
 use crate::state::LoadReport;
 use crate::tensors::TensorFile;
 
@@ -14,7 +14,7 @@ const LISTED: usize = 6;
 
 /// What an import did with every tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct ImportReport {
     /// Who published it, in words.
     pub source: String,
     /// What wrote the file, in words.
@@ -50,8 +50,8 @@ pub struct Change {
     pub to: Vec<usize>,
 }
 
-impl Report {
-    pub(super) fn new(source: Source, file: &TensorFile, prefix: &str) -> Self {
+impl ImportReport {
+    pub(super) fn new(source: CheckpointSource, file: &TensorFile, prefix: &str) -> Self {
         Self {
             source: source.describe().to_owned(),
             container: file.container().to_owned(),
@@ -88,7 +88,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ImportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,

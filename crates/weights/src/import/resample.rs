@@ -9,7 +9,7 @@ use clasp_model::backbone::Sizes;
 use clasp_model::layers::resample_matrix;
 
 use super::report::Change;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// Brings every table and position embedding from one network's sizes to another's, and says which.
 pub fn fit(state: &mut StateDict, from: &Sizes, to: &Sizes) -> Vec<Change> {
@@ -50,12 +50,12 @@ pub fn fit(state: &mut StateDict, from: &Sizes, to: &Sizes) -> Vec<Change> {
 /// Resamples [.., prefix + rows·columns, channels] by a matrix [to, from] for each direction; none where the shape
 /// is another.
 fn grid(
-    array: &Array,
+    array: &HostTensor,
     prefix: usize,
     from: [usize; 2],
     to: [usize; 2],
     [by_row, by_column]: [&[f32]; 2],
-) -> Option<Array> {
+) -> Option<HostTensor> {
     let [leading @ .., positions, channels] = array.shape.as_slice() else {
         return None;
     };
@@ -90,7 +90,7 @@ fn grid(
     }
     let mut shape = leading.to_vec();
     shape.extend([prefix + to[0] * to[1], channels]);
-    Some(Array { shape, data })
+    Some(HostTensor { shape, data })
 }
 
 /// The matrix [to, from] of PyTorch's bicubic interpolation without antialias: Keys' kernel with a = −3/4 over

@@ -5,8 +5,8 @@ use clasp_model::swin::SwinSizes;
 use clasp_model::vit::{Pool, VitSizes};
 
 use super::names::{Layout, sides};
-use super::options::Options;
-use super::source::Source;
+use super::options::ImportOptions;
+use super::source::CheckpointSource;
 use crate::state::StateDict;
 
 /// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has 8 heads of 768.
@@ -22,9 +22,9 @@ const HEADS: [[usize; 3]; 6] = [
 /// Sizes of the network whose tensors these are, in our names.
 pub fn derive(
     layout: Layout,
-    source: Source,
+    source: CheckpointSource,
     state: &StateDict,
-    options: &Options,
+    options: &ImportOptions,
 ) -> Result<Sizes, String> {
     match layout {
         Layout::Vit => vit(source, state, options).map(Sizes::Vit),
@@ -116,7 +116,11 @@ fn swin(state: &StateDict) -> Result<SwinSizes, String> {
     Ok(sizes)
 }
 
-fn vit(source: Source, state: &StateDict, options: &Options) -> Result<VitSizes, String> {
+fn vit(
+    source: CheckpointSource,
+    state: &StateDict,
+    options: &ImportOptions,
+) -> Result<VitSizes, String> {
     let projection = shape(state, "patch_embed.proj.weight")?;
     let (width, patch) = match projection {
         [width, 3, patch, other] if patch == other && *patch > 0 => (*width, *patch),
@@ -193,11 +197,11 @@ fn vit(source: Source, state: &StateDict, options: &Options) -> Result<VitSizes,
         registers,
         layer_scale: state.contains_key("blocks.0.ls1.gamma"),
         pool: match source {
-            Source::Mae | Source::Hap => Pool::Mean,
+            CheckpointSource::Mae | CheckpointSource::Hap => Pool::Mean,
             _ if !class_token => Pool::Mean,
             _ => Pool::Class,
         },
         pre_norm: state.contains_key("norm_pre.weight"),
-        quick_gelu: source == Source::ClipOpenAi,
+        quick_gelu: source == CheckpointSource::ClipOpenAi,
     })
 }

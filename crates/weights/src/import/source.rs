@@ -19,7 +19,7 @@ const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 
 /// Who published a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum CheckpointSource {
     /// This program.
     Clasp,
     /// SOLIDER's pre-training: student, teacher, heads, optimiser.
@@ -54,7 +54,7 @@ pub enum Source {
     ClipOpen,
 }
 
-impl Source {
+impl CheckpointSource {
     /// Every source.
     pub const ALL: [Self; 16] = [
         Self::Clasp,
@@ -244,13 +244,13 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for CheckpointSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl FromStr for Source {
+impl FromStr for CheckpointSource {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {

@@ -7,9 +7,9 @@ use rten_tensor::prelude::*;
 
 use super::error::OnnxError;
 
-/// Values of a shape.
+/// OutputValues of a shape.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Values {
+pub(super) struct OutputValues {
     /// Size of each axis.
     pub shape: Vec<usize>,
     /// Row by row.
@@ -17,7 +17,7 @@ pub(super) struct Values {
 }
 
 /// What a graph is run on.
-pub(super) enum Images {
+pub(super) enum CheckImages {
     /// 0 to 255, [batch, height, width, 3].
     Bytes(Vec<u8>, [usize; 4]),
     /// Normalised, [batch, 3, height, width].
@@ -40,10 +40,10 @@ impl Engine {
     /// The outputs of that name, in that order.
     pub fn run(
         &self,
-        images: &Images,
-        mix: Option<&Values>,
+        images: &CheckImages,
+        mix: Option<&OutputValues>,
         outputs: &[String],
-    ) -> Result<Vec<Values>, OnnxError> {
+    ) -> Result<Vec<OutputValues>, OnnxError> {
         let failed = |error: String| OnnxError::Engine(error);
         let node = |name: &str| {
             let found = self.model.node_id(name);
@@ -53,9 +53,9 @@ impl Engine {
             Value::from_shape(shape, data).map_err(|error| failed(format!("{error:?}")))
         };
         let images: Value = match images {
-            Images::Bytes(data, shape) => Value::from_shape(shape.as_slice(), data.clone())
+            CheckImages::Bytes(data, shape) => Value::from_shape(shape.as_slice(), data.clone())
                 .map_err(|error| failed(format!("{error:?}")))?,
-            Images::Floats(data, shape) => value(shape, data.clone())?,
+            CheckImages::Floats(data, shape) => value(shape, data.clone())?,
         };
         let mut inputs: Vec<(_, ValueOrView)> = vec![(node("images")?, images.into())];
         if let Some(mix) = mix {
@@ -70,7 +70,7 @@ impl Engine {
             .iter()
             .zip(outputs)
             .map(|(result, name)| match result.as_view() {
-                ValueView::FloatTensor(tensor) => Ok(Values {
+                ValueView::FloatTensor(tensor) => Ok(OutputValues {
                     shape: tensor.shape().to_vec(),
                     data: tensor.iter().copied().collect(),
                 }),

@@ -10,13 +10,13 @@ use burn::backend::ir::{
 use burn::tensor::{DType, TensorData};
 
 use super::error::OnnxError;
-use super::proto::{self, Attribute, Constant, Node, float, int, ints, text};
+use super::proto::{self, AttributeMessage, Constant, NodeMessage, float, int, ints, text};
 use super::trace::{Graph, Size, is_all, kind};
 
 /// Nodes and constants of a graph.
 pub(super) struct Lowered {
     /// In the order of execution.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeMessage>,
     /// Weights and other constants.
     pub constants: Vec<Constant>,
 }
@@ -60,7 +60,7 @@ pub(super) fn lower(graph: &Graph, inputs: [&str; 2], half: bool) -> Result<Lowe
                 "Cast",
                 vec![from],
                 vec![name.clone()],
-                vec![int("to", proto::Element::F32 as i64)],
+                vec![int("to", proto::ElementType::F32 as i64)],
             )
         } else {
             proto::node("Identity", vec![from], vec![name.clone()], Vec::new())
@@ -97,11 +97,11 @@ struct Lowering<'a> {
     graph: &'a Graph,
     half: bool,
     names: BTreeMap<TensorId, String>,
-    /// Names of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a plain matrix in one go.
+    /// NameVisitor of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a plain matrix in one go.
     matrices: BTreeMap<TensorId, String>,
     /// Name of a tensor [1] that holds the batch, once something has asked for it.
     batch: Option<String>,
-    nodes: Vec<Node>,
+    nodes: Vec<NodeMessage>,
     constants: Vec<Constant>,
 }
 
@@ -121,7 +121,7 @@ impl Lowering<'_> {
         &mut self,
         operator: &str,
         inputs: Vec<String>,
-        attributes: Vec<Attribute>,
+        attributes: Vec<AttributeMessage>,
         output: &TensorIr,
     ) {
         let output = self.name(output);
@@ -134,7 +134,7 @@ impl Lowering<'_> {
         &mut self,
         operator: &str,
         inputs: Vec<String>,
-        attributes: Vec<Attribute>,
+        attributes: Vec<AttributeMessage>,
     ) -> String {
         let output = self.fresh();
         let node = proto::node(operator, inputs, vec![output.clone()], attributes);

@@ -33,10 +33,12 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use serde::Serialize;
 
 use crate::error::WeightsError;
-use check::{Engine, Images, Values};
+use check::{CheckImages, Engine, OutputValues};
 pub use contents::{Contents, Port};
 pub use error::OnnxError;
-use proto::{Constant, Element, Entry, GraphMessage, Model, OperatorSet, entry, int, ints};
+use proto::{
+    Constant, ElementType, EntryMessage, GraphMessage, ModelMessage, OperatorSet, entry, int, ints,
+};
 pub use trace::Output;
 use trace::Size;
 
@@ -75,10 +77,10 @@ pub enum Prompt {
 
 /// What a file is to be.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct OnnxOptions {
     /// Height and width of the images, in pixels.
     pub size: [usize; 2],
-    /// Images at a time; none for any number.
+    /// CheckImages at a time; none for any number.
     pub batch: Option<usize>,
     /// How it hears about the mix.
     pub prompt: Prompt,
@@ -94,13 +96,13 @@ pub struct Options {
     pub external: bool,
     /// Text for the file's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// Images to check the file with beside random ones: what they are, and bytes, [n, height, width, 3].
+    /// CheckImages to check the file with beside random ones: what they are, and bytes, [n, height, width, 3].
     pub samples: (String, Vec<u8>),
 }
 
 /// A run of the file beside the network.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Check {
+pub struct OnnxCheck {
     /// What on: `random images`, or what [`Options::samples`] are.
     pub on: String,
     /// How many at a time.
@@ -111,7 +113,7 @@ pub struct Check {
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Exported {
+pub struct OnnxExport {
     /// Version of the operators.
     pub opset: i64,
     /// How often each operator occurs.
@@ -123,7 +125,7 @@ pub struct Exported {
     /// Name and shape of each input and output, for people.
     pub signature: Vec<String>,
     /// The runs that it passed.
-    pub checks: Vec<Check>,
+    pub checks: Vec<OnnxCheck>,
     /// Largest difference that would have passed: relative to the largest value of an output where that is above 1, or of
     /// lengths in half precision.
     pub tolerance: f32,
@@ -142,8 +144,8 @@ pub fn export<M: Module>(
     network: &M,
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
     reference: &dyn Fn(Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
-    options: &Options,
-) -> Result<Exported, OnnxError> {
+    options: &OnnxOptions,
+) -> Result<OnnxExport, OnnxError> {
     let graph = trace::trace(network, forward, options.batch, options.size, TASKS.len())?;
     let mut model = model(&graph, options)?;
     drop(graph);
@@ -162,7 +164,7 @@ pub fn export<M: Module>(
     let encoded = model.encode_to_vec();
     write(&file, &encoded)?;
     let external = data.map(|_| path.with_file_name(&beside));
-    let exported = Exported {
+    let exported = OnnxExport {
         opset: OPSET,
         operators: operators(&model),
         bytes: encoded.len() as u64,
@@ -191,11 +193,11 @@ pub fn export<M: Module>(
         }
     }
     fs::rename(&file, path)?;
-    Ok(Exported { checks, ..exported })
+    Ok(OnnxExport { checks, ..exported })
 }
 
 /// The whole file, weights inside.
-fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
+fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, OnnxError> {
     let [height, width] = options.size;
     let batch = options.batch.map_or(Size::Batch(1), Size::Fixed);
     let mut nodes = Vec::new();
@@ -216,7 +218,7 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
             let values = TensorData::new(values.map(|value| 255.0 * value).to_vec(), [3]);
             constants.push(proto::constant(name, &values, false)?);
         }
-        let float = vec![int("to", Element::F32 as i64)];
+        let float = vec![int("to", ElementType::F32 as i64)];
         step("Cast", &["images"], "pixels", float);
         step("Sub", &["pixels", "pixel_mean"], "centred", Vec::new());
         step("Div", &["centred", "pixel_std"], "scaled", Vec::new());
@@ -226,7 +228,7 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
     }
     let mut mix = "mix";
     if options.half {
-        let short = || vec![int("to", Element::F16 as i64)];
+        let short = || vec![int("to", ElementType::F16 as i64)];
         step("Cast", &[images], "images_half", short());
         images = "images_half";
         if options.prompt == Prompt::Input {
@@ -240,13 +242,13 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
 
     let sized = |[a, b, c]: [usize; 3]| [batch, Size::Fixed(a), Size::Fixed(b), Size::Fixed(c)];
     let mut inputs = vec![if options.bytes {
-        proto::value("images", Element::U8, &sized([height, width, 3]))
+        proto::value("images", ElementType::U8, &sized([height, width, 3]))
     } else {
-        proto::value("images", Element::F32, &sized([3, height, width]))
+        proto::value("images", ElementType::F32, &sized([3, height, width]))
     }];
     if options.prompt == Prompt::Input {
         let sizes = [Size::Fixed(1), Size::Fixed(TASKS.len())];
-        inputs.push(proto::value("mix", Element::F32, &sizes));
+        inputs.push(proto::value("mix", ElementType::F32, &sizes));
     } else if nodes
         .iter()
         .any(|node| node.input.iter().any(|name| name == mix))
@@ -255,17 +257,17 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
     }
     let outputs = graph.outputs.iter().map(|(name, id)| {
         let sizes = graph.output_sizes(*id);
-        proto::value(name, Element::F32, &sizes)
+        proto::value(name, ElementType::F32, &sizes)
     });
     let outputs = outputs.collect();
-    let mut metadata: Vec<Entry> = Vec::new();
+    let mut metadata: Vec<EntryMessage> = Vec::new();
     metadata.extend(
         options
             .metadata
             .iter()
             .map(|(key, value)| entry(key, value)),
     );
-    Ok(Model {
+    Ok(ModelMessage {
         ir_version: IR_VERSION,
         producer_name: "clasp".to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -285,7 +287,7 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
 }
 
 /// Takes large constants out of a model that protobuf would not hold, or when asked to: the bytes of the file beside.
-fn move_outside(model: &mut Model, asked: bool, location: &str) -> Option<Vec<u8>> {
+fn move_outside(model: &mut ModelMessage, asked: bool, location: &str) -> Option<Vec<u8>> {
     let constants = &mut model.graph.as_mut()?.initializer;
     let total: usize = constants
         .iter()
@@ -310,7 +312,7 @@ fn move_outside(model: &mut Model, asked: bool, location: &str) -> Option<Vec<u8
     Some(data)
 }
 
-fn operators(model: &Model) -> BTreeMap<String, usize> {
+fn operators(model: &ModelMessage) -> BTreeMap<String, usize> {
     let mut operators = BTreeMap::new();
     for node in model.graph.iter().flat_map(|graph| &graph.node) {
         *operators.entry(node.op_type.clone()).or_default() += 1;
@@ -318,11 +320,11 @@ fn operators(model: &Model) -> BTreeMap<String, usize> {
     operators
 }
 
-fn signature(model: &Model) -> Vec<String> {
+fn signature(model: &ModelMessage) -> Vec<String> {
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
-    let say = |kind: &str, value: &proto::Value| format!("{kind} {value}");
+    let say = |kind: &str, value: &proto::ValueMessage| format!("{kind} {value}");
     let inputs = graph.input.iter().map(|value| say("input", value));
     let outputs = graph.output.iter().map(|value| say("output", value));
     inputs.chain(outputs).collect()
@@ -332,9 +334,9 @@ fn signature(model: &Model) -> Vec<String> {
 fn checks(
     engine: &Engine,
     reference: &dyn Fn(Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
-    options: &Options,
+    options: &OnnxOptions,
     tolerance: f32,
-) -> Result<Vec<Check>, OnnxError> {
+) -> Result<Vec<OnnxCheck>, OnnxError> {
     let [height, width] = options.size;
     let pixels = 3 * height * width;
     let mut rng = Rng::seed_from_u64(0);
@@ -368,9 +370,9 @@ fn checks(
         let expected = reference(images, Tensor::from_data(mixes, &device));
         let names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
         let images = if options.bytes {
-            Images::Bytes(bytes, [batch, height, width, 3])
+            CheckImages::Bytes(bytes, [batch, height, width, 3])
         } else {
-            Images::Floats(normalised, shape)
+            CheckImages::Floats(normalised, shape)
         };
         let input = (options.prompt == Prompt::Input).then_some(&mix);
         let found = engine.run(&images, input, &names)?;
@@ -387,7 +389,7 @@ fn checks(
             }
             differences.insert(name, difference);
         }
-        checks.push(Check {
+        checks.push(OnnxCheck {
             on: on.to_owned(),
             batch,
             differences,
@@ -397,20 +399,20 @@ fn checks(
 }
 
 /// The mix of each image: the one that was folded in, or each task and their mean in turn.
-fn mix_of_run(prompt: Prompt, run: usize) -> Values {
+fn mix_of_run(prompt: Prompt, run: usize) -> OutputValues {
     let mix = match prompt {
         Prompt::Folded(mix) => mix,
         Prompt::Input if run.is_multiple_of(4) => Mix::mean(),
         Prompt::Input => Mix::single(run % 4 - 1),
     };
-    Values {
+    OutputValues {
         shape: vec![1, TASKS.len()],
         data: mix.weights().to_vec(),
     }
 }
 
 /// [n, height, width, 3] of 0 to 255 → [n, 3, height, width], normalised.
-fn normalise(bytes: &[u8], options: &Options) -> Vec<f32> {
+fn normalise(bytes: &[u8], options: &OnnxOptions) -> Vec<f32> {
     let [height, width] = options.size;
     let mut values = Vec::with_capacity(bytes.len());
     for image in bytes.chunks_exact(3 * height * width) {
@@ -425,7 +427,7 @@ fn normalise(bytes: &[u8], options: &Options) -> Vec<f32> {
 
 /// Largest difference over the largest expected value, or over 1 where that is less; in half precision the length of the difference
 /// over the expected length. NaN where shapes differ or a value is none.
-fn difference(expected: &TensorData, found: &Values, half: bool) -> f32 {
+fn difference(expected: &TensorData, found: &OutputValues, half: bool) -> f32 {
     if expected.shape().to_vec() != found.shape {
         return f32::NAN;
     }

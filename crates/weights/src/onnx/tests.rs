@@ -19,8 +19,8 @@ use clasp_model::swin::WindowPadding;
 
 use crate::testing::{filled, noise};
 
-fn options(prompt: Prompt) -> Options {
-    Options {
+fn options(prompt: Prompt) -> OnnxOptions {
+    OnnxOptions {
         size: [64, 32],
         batch: None,
         prompt,
@@ -59,9 +59,9 @@ fn features(backbone: &Backbone, images: Tensor<4>, mix: Tensor<2>) -> Vec<(Stri
 /// Exports and checks; the file lies in the folder.
 fn export_backbone(
     backbone: &Backbone,
-    options: &Options,
+    options: &OnnxOptions,
     folder: &Path,
-) -> Result<Exported, OnnxError> {
+) -> Result<OnnxExport, OnnxError> {
     let network = match options.prompt {
         Prompt::Folded(mix) => backbone.clone().fold(mix),
         Prompt::Input => backbone.clone(),
@@ -126,7 +126,7 @@ fn backbones_leave_in_every_form() {
     for (name, adapter, padding, prompt, size) in cases {
         let backbone = backbone(name, adapter, padding);
         for batch in [None, Some(2)] {
-            let options = Options {
+            let options = OnnxOptions {
                 size,
                 batch,
                 samples: ("grey".to_owned(), vec![100; 2 * 3 * size[0] * size[1]]),
@@ -158,7 +158,7 @@ fn bytes_halves_and_weights_beside() {
         Adapter::Moe(MoeConfig::default()),
         WindowPadding::Detection,
     );
-    let bytes = Options {
+    let bytes = OnnxOptions {
         bytes: true,
         ..options(Prompt::Input)
     };
@@ -173,7 +173,7 @@ fn bytes_halves_and_weights_beside() {
     );
     assert!(plain.external.is_none());
 
-    let half = Options {
+    let half = OnnxOptions {
         half: true,
         ..bytes.clone()
     };
@@ -191,7 +191,7 @@ fn bytes_halves_and_weights_beside() {
         .fold(0.0, f32::max);
     assert!(worst > 1e-5, "rounding does nothing: {worst}");
 
-    let outside = Options {
+    let outside = OnnxOptions {
         external: true,
         ..bytes
     };
@@ -447,7 +447,7 @@ fn each_operation_agrees_with_burn() {
             vec![("output".to_owned(), case(images))]
         };
         let reference = |images, mix| forward(&linear, images, mix);
-        let options = Options {
+        let options = OnnxOptions {
             size: [12, 10],
             // A sum over everything mixes the images of a batch, which is nothing a network does; it has one.
             batch: (*name == "reductions").then_some(1),
@@ -504,7 +504,7 @@ fn backbones_leave_with_heads() {
             ));
             outputs
         };
-        let options = Options {
+        let options = OnnxOptions {
             size,
             bytes,
             half,
@@ -540,7 +540,7 @@ fn backbones_leave_with_heads() {
             );
             let mut state = BTreeMap::new();
             let mut keep = |name: &str, data: TensorData| {
-                let array = crate::state::Array {
+                let array = crate::state::HostTensor {
                     shape: data.shape().to_vec(),
                     data: data.iter::<f32>().collect(),
                 };

@@ -87,9 +87,9 @@ pub(super) struct Graph {
     pub operations: Vec<OperationIr>,
     /// Weights and other constants.
     pub values: BTreeMap<TensorId, TensorData>,
-    /// Names of weights.
+    /// NameVisitor of weights.
     pub names: BTreeMap<TensorId, String>,
-    /// Images and mix.
+    /// CheckImages and mix.
     pub inputs: [TensorId; 2],
     /// Name and tensor of each output.
     pub outputs: Vec<(String, TensorId)>,
@@ -280,11 +280,11 @@ pub(super) fn is_all(range: &Slice, size: usize) -> bool {
 /// The names of a network's weights.
 fn parameter_names<M: Module>(network: &M) -> BTreeMap<TensorId, String> {
     #[derive(Default)]
-    struct Names {
+    struct NameVisitor {
         path: NamePath,
         names: BTreeMap<TensorId, String>,
     }
-    impl ModuleVisitor for Names {
+    impl ModuleVisitor for NameVisitor {
         fn enter_module(&mut self, name: &str, container: &str) {
             self.path.enter(name, container);
         }
@@ -297,7 +297,7 @@ fn parameter_names<M: Module>(network: &M) -> BTreeMap<TensorId, String> {
             }
         }
     }
-    let mut names = Names::default();
+    let mut names = NameVisitor::default();
     network.visit(&mut names);
     names.names
 }

@@ -4,7 +4,7 @@
 
 use std::io::Read;
 
-use clasp_data::pickle::machine::{self, Values};
+use clasp_data::pickle::machine::{self, PickleNodes};
 use clasp_data::pickle::{Id, Library, Made, Result, StreamInput};
 
 /// The most axes of a tensor.
@@ -24,12 +24,12 @@ pub enum TorchObject {
     /// A block of numbers.
     Storage(Storage),
     /// A tensor.
-    Tensor(View),
+    Tensor(TensorView),
 }
 
 /// The type of a stored number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Dtype {
+pub enum TorchDtype {
     /// 64-bit float.
     F64,
     /// 32-bit float.
@@ -50,7 +50,7 @@ pub enum Dtype {
     U8,
 }
 
-impl Dtype {
+impl TorchDtype {
     /// Bytes of one number.
     pub fn size(self) -> u64 {
         match self {
@@ -84,7 +84,7 @@ pub struct Storage {
     /// Its name in the container.
     pub key: String,
     /// None for blocks of bytes, whose tensors say their type.
-    pub dtype: Option<Dtype>,
+    pub dtype: Option<TorchDtype>,
     /// Numbers in it (bytes, without a type).
     pub length: u64,
     /// Where a view into the block starts, in numbers; only old files have such.
@@ -93,11 +93,11 @@ pub struct Storage {
 
 /// A tensor's place in a storage.
 #[derive(Debug, Clone, PartialEq)]
-pub struct View {
+pub struct TensorView {
     /// The block.
     pub storage: Storage,
     /// Type of its numbers.
-    pub dtype: Dtype,
+    pub dtype: TorchDtype,
     /// The first number, from the block's beginning.
     pub offset: u64,
     /// Size of each axis.
@@ -106,7 +106,7 @@ pub struct View {
     pub stride: Vec<u64>,
 }
 
-impl View {
+impl TensorView {
     /// Numbers of the tensor; none where the product overflows.
     pub fn count(&self) -> Option<u64> {
         self.shape
@@ -131,7 +131,7 @@ impl View {
 }
 
 /// The pickle of a file.
-pub struct TorchPickle(Values<'static, TorchObject>);
+pub struct TorchPickle(PickleNodes<'static, TorchObject>);
 
 impl TorchPickle {
     /// Reads one pickle and leaves the stream behind its end.
@@ -171,7 +171,7 @@ impl TorchPickle {
     }
 
     /// All tensors by their path through dictionaries and lists, joined by dots.
-    pub fn tensors(&self) -> Result<Vec<(String, &View)>> {
+    pub fn tensors(&self) -> Result<Vec<(String, &TensorView)>> {
         let mut found = Vec::new();
         let mut steps = 0;
         self.search(self.0.root, &mut String::new(), 0, &mut steps, &mut found)?;
@@ -184,7 +184,7 @@ impl TorchPickle {
         path: &mut String,
         depth: usize,
         steps: &mut usize,
-        found: &mut Vec<(String, &'a View)>,
+        found: &mut Vec<(String, &'a TensorView)>,
     ) -> Result<()> {
         *steps += 1;
         if depth > DEEPEST || *steps > MOST_STEPS {
@@ -283,7 +283,7 @@ impl Library<'static> for Torch {
                 let Node::Global(dtype) = &nodes[*dtype] else {
                     return Err("a tensor without a type".to_owned());
                 };
-                match Dtype::of(dtype) {
+                match TorchDtype::of(dtype) {
                     Some(dtype) => {
                         let parts = [*storage, *offset, *shape, *stride];
                         Node::Object(tensor(parts, Some(dtype))?)
@@ -314,7 +314,7 @@ impl Library<'static> for Torch {
         }
         let dtype = match class.as_str() {
             "torch.storage.UntypedStorage" | "torch.UntypedStorage" => None,
-            class => match Dtype::of(class) {
+            class => match TorchDtype::of(class) {
                 Some(dtype) => Some(dtype),
                 // Complex and quantised numbers: no network here has them.
                 None => return Err(format!("a storage of type `{class}`")),
@@ -338,7 +338,7 @@ impl Library<'static> for Torch {
     }
 }
 
-fn view(nodes: &[Node], parts: [Id; 4], dtype: Option<Dtype>) -> Result<View> {
+fn view(nodes: &[Node], parts: [Id; 4], dtype: Option<TorchDtype>) -> Result<TensorView> {
     let [storage, offset, shape, stride] = parts;
     let Node::Object(TorchObject::Storage(storage)) = &nodes[storage] else {
         return Err("a tensor without a storage".to_owned());
@@ -356,7 +356,7 @@ fn view(nodes: &[Node], parts: [Id; 4], dtype: Option<Dtype>) -> Result<View> {
         return Err("a tensor of another type than its storage".to_owned());
     }
     let offset = size(nodes, offset)?;
-    let view = View {
+    let view = TensorView {
         storage: storage.clone(),
         dtype,
         offset: offset

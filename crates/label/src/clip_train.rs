@@ -37,7 +37,7 @@ use clasp_data::atomic::remove_abandoned;
 use clasp_data::vocabulary::IGNORE;
 use clasp_model::ModelError;
 use clasp_model::clip::{Clip, ClipConfig, ClipConfigError, Dense};
-use clasp_model::optim::{self, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays, ema};
+use clasp_model::optim::{self, Gradients, Norms, Optimizer, OptimizerConfig, Rates, decays, ema};
 use clasp_model::tokenizer::tokenize_flat;
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint;
@@ -401,7 +401,7 @@ pub fn train(
         resume(&path, &run, config, clip)?
     } else {
         let average = clip.clone();
-        (clip, average, Optimiser::new(optimiser_config(config)), 0)
+        (clip, average, Optimizer::new(optimiser_config(config)), 0)
     };
     let threads = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -531,12 +531,12 @@ pub fn train(
 /// CLIP's bound of the factor on cosines.
 const LARGEST_SCALE: f64 = 100.0;
 
-fn optimiser_config(config: &TrainConfig) -> OptimiserConfig {
-    OptimiserConfig {
+fn optimiser_config(config: &TrainConfig) -> OptimizerConfig {
+    OptimizerConfig {
         beta2: 0.98,
         epsilon: 1e-6,
         clip: optim::GradientClip::Global(config.clip),
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     }
 }
 
@@ -1430,7 +1430,7 @@ fn save(
     path: &Path,
     run: &str,
     [clip, average]: [&Clip; 2],
-    optimiser: &Optimiser,
+    optimiser: &Optimizer,
     step: usize,
 ) -> Result<(), TrainError> {
     let mut state = state_dict(clip);
@@ -1453,7 +1453,7 @@ fn resume(
     run: &str,
     config: &TrainConfig,
     clip: Clip,
-) -> Result<(Clip, Clip, Optimiser, usize), TrainError> {
+) -> Result<(Clip, Clip, Optimizer, usize), TrainError> {
     let other = |problem: String| TrainError::OtherRun {
         path: path.to_owned(),
         problem,
@@ -1480,7 +1480,7 @@ fn resume(
     };
     let (moments, averaged) = (taken(OPTIMISER), taken(AVERAGE));
     let device = clip.logit_scale.val().device();
-    let optimiser = Optimiser::from_state(optimiser_config(config), &moments, &device)?;
+    let optimiser = Optimizer::from_state(optimiser_config(config), &moments, &device)?;
     optimiser.check("", &clip)?;
     let average = clip.clone();
     let load = |clip: Clip, state: &StateDict| {

@@ -4,11 +4,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::moe::MoeConfig;
 
-/// How a backbone is adapted to a mix of tasks.
+/// How the blocks of a backbone depend on prompt weights.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 pub enum Adapter {
-    /// The plain backbone; the mix is ignored.
+    /// The plain backbone; prompt weights are ignored.
     #[default]
     None,
     /// SOLIDER's controller (Chen et al. 2023): x·softplus(W s + b) + (W' s + b') between stages,
@@ -19,7 +19,7 @@ pub enum Adapter {
 }
 
 impl Adapter {
-    /// What it becomes when prompt weights are folded in: experts leave a plain backbone.
+    /// The adapter after prompt weights are folded in: a mixture of experts becomes part of the plain weights.
     pub fn folded(&self) -> Self {
         match self {
             Self::Moe(_) => Self::None,
@@ -32,7 +32,7 @@ impl Adapter {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LambdaConfig {
-    /// A fixed λ, SOLIDER's semantic weight. Without, λ = 1 − the mix's weight of identity: appearance for
-    /// identity, semantics for parts and attributes. That reading of the mix is this project's choice.
+    /// A fixed λ, SOLIDER's semantic weight. Without it, λ = 1 − the prompt weight of identity: appearance for
+    /// identity, semantics for parts and attributes, which is this project's choice.
     pub lambda: Option<f32>,
 }

@@ -74,7 +74,7 @@ macro_rules! architectures {
                 .trim()
             }
 
-            /// The sizes that the name stands for; none for a family.
+            /// The sizes of the preset; none for a family.
             pub fn sizes(self) -> Option<Sizes> {
                 match self {
                     $(Self::$preset => Some($sizes),)*
@@ -187,10 +187,10 @@ pub enum Sizes {
 pub struct BackboneConfig {
     /// Which network.
     pub name: Architecture,
-    /// Its sizes, where they are not those that the name stands for.
+    /// Its sizes, where they are not those of the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<Sizes>,
-    /// How it is adapted to a mix.
+    /// How its blocks depend on prompt weights.
     #[serde(default)]
     pub adapter: Adapter,
     /// Drop path of the last block; earlier blocks have less, linearly from 0.
@@ -327,8 +327,7 @@ impl BackboneConfig {
         })
     }
 
-    /// Floating-point operations of the products of a pass over an image of that size, two a multiplication: what a device's
-    /// rate of products is compared with.
+    /// Floating-point operations of the matrix products of a forward pass on an image of that size, two a multiplication.
     ///
     /// # Errors
     /// Settings that [`BackboneConfig::check`] refuses.
@@ -357,7 +356,7 @@ impl BackboneConfig {
             None => {
                 return Err(ModelError::Setting {
                     field: "sizes",
-                    expected: format!("the sizes of a `{}`, which no name stands for", self.name),
+                    expected: format!("sizes beside the name `{}`, which is no preset", self.name),
                     found: "none".into(),
                 });
             }
@@ -392,11 +391,11 @@ pub enum Backbone {
 }
 
 impl Backbone {
-    /// Features of a batch for a mix.
+    /// Features of a batch under prompt weights.
     ///
     /// # Shapes
-    /// - images: [batch, 3, height, width], normalised; any size
-    /// - mix: [1, tasks], see [`Mix::tensor`]; [batch, tasks] for SOLIDER's controller too; ignored without an adapter
+    /// - images: [batch, 3, height, width], normalized; any size
+    /// - mix: [1, prompts], see [`Mix::tensor`]; [batch, prompts] for SOLIDER's controller too; ignored without an adapter
     ///
     /// `drop_path` is the generator of stochastic depth, for training; without it nothing is dropped.
     pub fn forward(
@@ -411,7 +410,7 @@ impl Backbone {
 
     /// The first part of [`Backbone::forward`]: all blocks before the conditional ones. It does not depend on prompts,
     /// so that it runs once for the passes under several prompts; SOLIDER's controller, which has no conditional blocks,
-    /// takes its mix here.
+    /// takes its prompt weights here.
     ///
     /// # Shapes
     /// As in [`Backbone::forward`].
@@ -427,10 +426,10 @@ impl Backbone {
         }
     }
 
-    /// The second part of [`Backbone::forward`]: the conditional blocks under a mix, and the last norm.
+    /// The second part of [`Backbone::forward`]: the conditional blocks under prompt weights, and the last norm.
     ///
     /// # Shapes
-    /// - mix: [1, tasks]
+    /// - mix: [1, prompts]
     pub fn conditional(
         &self,
         shared: SharedFeatures,
@@ -443,7 +442,7 @@ impl Backbone {
         }
     }
 
-    /// A copy of the last stage of a Swin for a mix ([`Swin::last_stage`]); none of a ViT, or of a Swin of one stage.
+    /// A copy of the last stage of a Swin with prompt weights folded in ([`Swin::last_stage`]); none of a ViT, or of a Swin of one stage.
     pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
         match self {
             Self::Swin(swin) => swin.last_stage(mix),
@@ -451,7 +450,7 @@ impl Backbone {
         }
     }
 
-    /// Weights of merged experts under each prompt, [tasks, experts] a block; empty without such experts.
+    /// Weights of merged experts under each prompt, [prompts, experts] a block; empty without such experts.
     pub fn expert_weights(&self) -> Vec<Tensor<2>> {
         let moe: Vec<Option<&Moe>> = match self {
             Self::Swin(swin) => { swin.layers.iter() }
@@ -522,8 +521,8 @@ impl Backbone {
         self.num_params()
     }
 
-    /// The same backbone for one mix, without prompts to feed: the export form. With experts it is a plain
-    /// backbone, and its configuration's adapter is [`Adapter::folded`].
+    /// The same backbone with prompt weights folded into its parameters, for export: it ignores the prompt weights of
+    /// [`Backbone::forward`], and its configuration's adapter is [`Adapter::folded`].
     pub fn fold(self, mix: Mix) -> Self {
         match self {
             Self::Swin(swin) => Self::Swin(swin.fold(mix)),

@@ -6,9 +6,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A mix of tasks that cannot be read.
+    /// Prompt weights that cannot be read.
     #[error(
-        "mix `{text}`: {problem}\nhint: name one task (`identity`) or weights (`identity=0.8,part=0.1,attribute=0.1`)"
+        "prompt weights `{text}`: {problem}\nhint: name one prompt (`identity`) or weights (`identity=0.8,part=0.1,attribute=0.1`)"
     )]
     Mix {
         /// What was given.
@@ -58,7 +58,7 @@ pub enum ModelError {
         /// Number of values given.
         found: usize,
     },
-    /// A parameter or an optimiser state that is not there.
+    /// A parameter or an optimizer state that is not there.
     #[error("`{name}` is missing\nhint: {hint}")]
     Missing {
         /// Name of what is missing.
@@ -74,7 +74,7 @@ pub enum ModelError {
         /// Parameter name.
         name: String,
     },
-    /// A name that nothing answers to.
+    /// A name that no parameter has.
     #[error("`{name}` is not a parameter of this model")]
     Unexpected {
         /// The name.

@@ -1,5 +1,4 @@
-//! Weights over the tasks of pre-training. A mix says which granularity the features should serve; it
-//! controls the prompts of the mixture of experts ([`crate::moe`]).
+//! Prompt weights: how much of each prompt is applied to the conditional blocks ([`crate::moe`]).
 
 use std::{fmt, str::FromStr};
 

@@ -90,10 +90,10 @@ pub fn visit<M: Module>(module: &M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)
     });
 }
 
-/// Replaces every float parameter by what `f` makes of its name, shape and flattened value. A parameter keeps
+/// Replaces every float parameter by the value that `f` returns for its name, shape and flattened value. A parameter keeps
 /// its identity, its device and whether it is trained.
 ///
-/// `f` gets the only handle of a value that nothing else holds, so it can be changed in place.
+/// Where nothing else holds a value, `f` gets its only handle and can change it in place.
 pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>) -> M {
     struct ValueMapper<'a> {
         path: NamePath,

@@ -1,4 +1,4 @@
-//! How networks are shared out over threads.
+//! Replicas of a network and their threads.
 
 use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
@@ -20,7 +20,7 @@ impl Replicas {
             .map(Self)
     }
 
-    /// Does `work` on every share, each on its replica's thread; results are in order.
+    /// Runs `work` on every share of a batch, each on its replica's thread; results are in order.
     pub fn map<S: Send, R: Send>(
         &self,
         shares: Vec<S>,

@@ -18,7 +18,7 @@ use clasp_model::{
     mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS},
     moe::{MoeConfig, MoeKind},
     named,
-    optim::{self, GradientClip, Gradients, Norms, Optimiser, OptimiserConfig, Rates},
+    optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates},
     parameters::ParameterKind,
     swin::SwinSizes,
     vit::{Pool, VitSizes},
@@ -63,7 +63,7 @@ fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tens
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// All parameters random, so that nothing is zero by initialisation.
+/// All parameters random, so that nothing is zero by initialization.
 fn shaken<M: Module>(module: M, seed: u64) -> M {
     let mut rng = Rng::seed_from_u64(seed);
     named::map(module, &mut |name, _, value| {
@@ -246,7 +246,7 @@ fn an_untrained_mixture_leaves_the_plain_backbone() {
     {
         let plain = pico(name, Adapter::None, 1, &device);
         let adapted = pico(name, moe(form), 1, &device);
-        // The plain weights load by name; the rest keeps its initialisation.
+        // The plain weights load by name; the rest keeps its initialization.
         let published = values(&plain);
         let mut loaded = 0;
         let mut experts = Vec::new();
@@ -414,8 +414,8 @@ fn loss(student: &Student, device: &Device) -> Tensor<1> {
         .each_ref()
         .map(|view| student.dino.forward(view.pooled.clone()));
     let teacher = [8, 9].map(|seed| random([3, 64], seed, device));
-    let centre = Tensor::zeros([1, 64], device);
-    let dino = dino_loss(&logits, &teacher, centre, &Temperatures::default());
+    let center = Tensor::zeros([1, 64], device);
+    let dino = dino_loss(&logits, &teacher, center, &Temperatures::default());
     let [rows, columns] = student.backbone.grid(128, 64);
     let labels: Vec<i64> = (0..(3 * rows * columns) as i64)
         .map(|i| if i % 7 == 0 { 255 } else { i % 5 })
@@ -436,7 +436,7 @@ fn loss(student: &Student, device: &Device) -> Tensor<1> {
 
 /// One step of AdamW; what begins with one of `frozen` stays.
 fn step(
-    optimiser: &mut Optimiser,
+    optimizer: &mut Optimizer,
     student: Student,
     mut gradients: Gradients,
     frozen: &[&str],
@@ -455,7 +455,7 @@ fn step(
             },
         })
     };
-    optimiser.step("", student, &mut gradients, &norms, &rates)
+    optimizer.step("", student, &mut gradients, &norms, &rates)
 }
 
 #[test]
@@ -464,13 +464,13 @@ fn every_parameter_moves_and_the_loss_falls() {
     for (name, adapter) in cases() {
         let mut student = student(name, adapter.clone(), &device);
         let before = values(&student);
-        let mut optimiser = Optimiser::new(OptimiserConfig::default());
+        let mut optimizer = Optimizer::new(OptimizerConfig::default());
         let mut losses = Vec::new();
         for _ in 0..4 {
             let loss = loss(&student, &device);
             losses.push(loss.clone().into_scalar::<f32>());
             let gradients = optim::gradients(&student, &mut loss.backward());
-            student = step(&mut optimiser, student, gradients, &[]);
+            student = step(&mut optimizer, student, gradients, &[]);
         }
         assert!(
             losses.windows(2).all(|pair| pair[1] < pair[0]),
@@ -489,62 +489,62 @@ fn frozen_names_stay_and_their_history_does_not_start() {
     let device = Device::flex().autodiff();
     let student = student(KINDS[0], Adapter::None, &device);
     let before = values(&student);
-    let mut optimiser = Optimiser::new(OptimiserConfig {
+    let mut optimizer = Optimizer::new(OptimizerConfig {
         clip: GradientClip::Global(1.0),
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     });
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
     let frozen = ["dino.last_layer", "backbone.layers.0"];
-    let student = step(&mut optimiser, student, gradients, &frozen);
+    let student = step(&mut optimizer, student, gradients, &frozen);
     for (name, after) in values(&student) {
         let frozen = name.starts_with("dino.last_layer") || name.starts_with("backbone.layers.0");
         assert_eq!(after == before[&name], frozen, "`{name}`");
         let steps = format!("{name}.steps");
-        assert_eq!(optimiser.state().contains_key(&steps), !frozen, "`{name}`");
+        assert_eq!(optimizer.state().contains_key(&steps), !frozen, "`{name}`");
     }
 }
 
 #[test]
 fn a_resumed_run_is_the_same_run() {
     let device = Device::flex().autodiff();
-    let train = |mut student: Student, mut optimiser: Optimiser, steps: usize| {
+    let train = |mut student: Student, mut optimizer: Optimizer, steps: usize| {
         for _ in 0..steps {
             let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
-            student = step(&mut optimiser, student, gradients, &[]);
+            student = step(&mut optimizer, student, gradients, &[]);
         }
-        (student, optimiser)
+        (student, optimizer)
     };
     let adapter = Adapter::Moe(MoeConfig::default());
     let start = || {
         (
             student(KINDS[0], adapter.clone(), &device),
-            Optimiser::new(OptimiserConfig::default()),
+            Optimizer::new(OptimizerConfig::default()),
         )
     };
     let (whole, _) = train(start().0, start().1, 4);
 
-    let (half, optimiser) = train(start().0, start().1, 2);
-    let (saved, state) = (values(&half), optimiser.state());
+    let (half, optimizer) = train(start().0, start().1, 2);
+    let (saved, state) = (values(&half), optimizer.state());
     let fresh = named::map(
         student(KINDS[0], adapter.clone(), &device),
         &mut |name, _, value| Tensor::from_floats(saved[name].as_slice(), &value.device()),
     );
-    let optimiser =
-        Optimiser::from_state(OptimiserConfig::default(), &state, &Device::flex()).unwrap();
-    optimiser.check("", &fresh).unwrap();
-    let (resumed, _) = train(fresh, optimiser, 2);
+    let optimizer =
+        Optimizer::from_state(OptimizerConfig::default(), &state, &Device::flex()).unwrap();
+    optimizer.check("", &fresh).unwrap();
+    let (resumed, _) = train(fresh, optimizer, 2);
     assert!(values(&whole) == values(&resumed));
 }
 
 #[test]
-fn a_broken_optimiser_state_is_an_error() {
+fn a_broken_optimizer_state_is_an_error() {
     let device = Device::flex().autodiff();
     let student = student(KINDS[0], Adapter::None, &device);
-    let mut optimiser = Optimiser::new(OptimiserConfig::default());
+    let mut optimizer = Optimizer::new(OptimizerConfig::default());
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
-    let _ = step(&mut optimiser, student.clone(), gradients, &[]);
-    let state = optimiser.state();
-    let load = |state| Optimiser::from_state(OptimiserConfig::default(), state, &Device::flex());
+    let _ = step(&mut optimizer, student.clone(), gradients, &[]);
+    let state = optimizer.state();
+    let load = |state| Optimizer::from_state(OptimizerConfig::default(), state, &Device::flex());
 
     let mut missing = state.clone();
     missing.remove("part.layers.0.bias.second");

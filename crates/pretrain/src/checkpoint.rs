@@ -25,7 +25,7 @@ use clasp_data::loader::Position;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
 use clasp_model::layers::Rng;
-use clasp_model::optim::Optimiser;
+use clasp_model::optim::Optimizer;
 use clasp_run::checkpoints::{self, latest, prune};
 use clasp_run::recipe::difference;
 use clasp_weights::WeightsError;
@@ -342,7 +342,7 @@ pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Posi
     };
     let centre = row("centre", &trainer.centre)?;
     let usual_targets = row("usual_targets", &trainer.usual_targets)?;
-    let optimiser = Optimiser::from_state(
+    let optimiser = Optimizer::from_state(
         adamw(&trainer.plan),
         &of("optimiser."),
         &trainer.centre.device(),

@@ -11,10 +11,10 @@ use burn::tensor::{Device, Tensor};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::losses::dino::{
-    centered_targets, centre_update, mean_entropy, sinkhorn_knopp, teacher_mean,
+    center_update, centered_targets, mean_entropy, sinkhorn_knopp, teacher_mean,
 };
 use clasp_model::optim::{
-    self, GradientClip, Gradients, Norms, Optimiser, OptimiserConfig, ema, read, squares,
+    self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema, read, squares,
 };
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::schedule::Cosine;
@@ -47,7 +47,7 @@ pub struct Trainer {
     /// Moving sum of the mean of the teacher's targets, not normalised: [1, outputs]. For the monitor alone.
     pub usual_targets: Tensor<2>,
     /// AdamW with its moments.
-    pub optimiser: Optimiser,
+    pub optimiser: Optimizer,
     /// Steps that are done.
     pub step: u64,
     vocabulary: Option<Vocabulary>,
@@ -130,7 +130,7 @@ impl Trainer {
             grid: teacher.backbone.grid(height, width),
             centre: Tensor::zeros([1, plan.outputs], &device),
             usual_targets: Tensor::zeros([1, plan.outputs], &device),
-            optimiser: Optimiser::new(adamw(&plan)),
+            optimiser: Optimizer::new(adamw(&plan)),
             step: 0,
             student,
             teacher,
@@ -228,7 +228,7 @@ impl Trainer {
         let teacher = std::mem::replace(&mut self.teacher, self.student.trunk.valid());
         self.teacher = ema(teacher, &self.student.trunk, rates.momentum);
         let momentum = self.plan.recipe.loss.centre_momentum;
-        self.centre = centre_update(self.centre.clone(), batch.targets_mean, momentum);
+        self.centre = center_update(self.centre.clone(), batch.targets_mean, momentum);
         self.usual_targets = batch.usual_targets;
         self.step += 1;
         let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
@@ -475,16 +475,16 @@ impl Scheduled {
 }
 
 /// The recipe's optimiser.
-pub(crate) fn adamw(plan: &Plan) -> OptimiserConfig {
+pub(crate) fn adamw(plan: &Plan) -> OptimizerConfig {
     let optimiser = &plan.recipe.optimiser;
     let clip = match optimiser.clip_by {
         _ if optimiser.clip == 0.0 => GradientClip::None,
         ClipBy::Tensor => GradientClip::PerTensor(optimiser.clip),
         ClipBy::Global => GradientClip::Global(optimiser.clip),
     };
-    OptimiserConfig {
+    OptimizerConfig {
         clip,
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     }
 }
 

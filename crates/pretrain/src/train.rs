@@ -315,14 +315,14 @@ fn backbone_meta(trainer: &Trainer) -> BackboneMeta {
         filter: Filter::Bicubic,
         method: recipe.method.name().to_owned(),
         heads,
-        tasks: recipe.mix.tasks.clone(),
+        prompts: recipe.mix.tasks.clone(),
         step: trainer.step,
         vocabulary: trainer
             .vocabulary()
             .map(|vocabulary| vocabulary.digest())
             .unwrap_or_default(),
         recipe: recipe.to_toml(),
-        licences: vec![
+        licenses: vec![
             "weights: those of the images and labels that they were trained on".to_owned(),
             "program: MIT OR Apache-2.0".to_owned(),
         ],

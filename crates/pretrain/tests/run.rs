@@ -264,7 +264,7 @@ fn a_run_leaves_what_it_promises() {
     let (backbone, meta) = import::load_backbone(&out, &Device::flex()).unwrap();
     assert_eq!((meta.height, meta.width, meta.step), (64, 32, 7));
     assert_eq!(meta.heads, ["dino", "part", "attribute"]);
-    assert_eq!(meta.tasks, ["identity", "part", "attribute"]);
+    assert_eq!(meta.prompts, ["identity", "part", "attribute"]);
     assert_eq!(
         Recipe::parse(&meta.recipe, "meta", &[]).unwrap(),
         recipe::of_run(&out, &[]).unwrap()

@@ -108,7 +108,7 @@ fn leaves_as_onnx<T: Task>(model: &Model<T>, folder: &Path) {
         bytes: false,
         mean: model.preprocess.mean,
         std: model.preprocess.std,
-        half: false,
+        fp16: false,
         external: false,
         metadata: BTreeMap::new(),
         samples: (String::new(), Vec::new()),

@@ -1,8 +1,8 @@
-//! The backbone file: what pre-training hands to every later stage.
+//! The backbone file: the result of pre-training, which every later stage reads.
 //!
 //! A safetensors file whose tensors are the backbone's parameters under the published names
 //! (`patch_embed.proj.weight`, `layers.0.blocks.0.attn.qkv.weight`, …), in 32 bits. Its metadata hold
-//! `format` = `clasp-backbone/1` and `backbone`, a JSON object with the fields of [`BackboneMeta`]:
+//! `format` = `clasp-backbone/2` and `backbone`, a JSON object with the fields of [`BackboneMeta`]:
 //! the network's configuration, the preprocessing that it was trained with, and where it comes from.
 
 use std::path::{Path, PathBuf};
@@ -17,15 +17,15 @@ use crate::error::WeightsError;
 use crate::state::{LoadReport, StateDict, load_state_dict, state_dict};
 
 /// Value of `format` in the metadata.
-pub const FORMAT: &str = "clasp-backbone/1";
+pub const FORMAT: &str = "clasp-backbone/2";
 
 /// Longest side of the images that a backbone is for, in pixels.
 const LONGEST: usize = 8192;
 
-/// What a backbone file says about its weights.
+/// Metadata of a backbone file.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BackboneMeta {
-    /// What made it: `pretrain`, `init` or `import`.
+    /// The stage that made it: `pretrain`, `init` or `import`.
     pub stage: String,
     /// Version of this program.
     pub clasp: String,
@@ -45,16 +45,16 @@ pub struct BackboneMeta {
     pub method: String,
     /// Heads that it was trained with.
     pub heads: Vec<String>,
-    /// Tasks of its mixes that it has learnt.
-    pub tasks: Vec<String>,
+    /// Prompts that it was trained with.
+    pub prompts: Vec<String>,
     /// Steps of pre-training.
     pub step: u64,
     /// Digest of the vocabulary of its labels; empty without labels.
     pub vocabulary: String,
     /// The recipe, TOML.
     pub recipe: String,
-    /// Licence lines to keep with the weights: of the code, of the weights, of the data.
-    pub licences: Vec<String>,
+    /// License lines to keep with the weights: of the code, of the weights, of the data.
+    pub licenses: Vec<String>,
     /// The file that it was imported from and who published it; empty where this program trained it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub origin: String,
@@ -173,7 +173,14 @@ pub(crate) fn own_meta(
 fn parse_meta(path: &Path, metadata: &Metadata) -> Result<BackboneMeta, WeightsError> {
     let found = metadata.get("format").map_or("none", String::as_str);
     if found != FORMAT {
-        let problem = format!("not a backbone file: expected `format` {FORMAT}, found {found}");
+        let problem = if found.starts_with("clasp-backbone/") {
+            format!(
+                "a backbone file of another version of clasp: expected `format` {FORMAT}, found {found}\n\
+                 hint: pre-train or import it again with this version"
+            )
+        } else {
+            format!("not a backbone file: expected `format` {FORMAT}, found {found}")
+        };
         return Err(WeightsError::format(path, problem));
     }
     let json = metadata.get("backbone").map_or("", String::as_str);

@@ -25,11 +25,11 @@ fn meta(config: BackboneConfig) -> BackboneMeta {
         filter: clasp_data::image::Filter::Bicubic,
         method: "clasp".to_owned(),
         heads: vec!["dino".to_owned()],
-        tasks: vec!["identity".to_owned()],
+        prompts: vec!["identity".to_owned()],
         step: 3,
         vocabulary: String::new(),
         recipe: "seed = 0\n".to_owned(),
-        licences: Vec::new(),
+        licenses: Vec::new(),
         origin: String::new(),
     }
 }
@@ -140,7 +140,7 @@ fn preprocessing_out_of_range_is_neither_written_nor_read() {
             task: "reid".to_owned(),
             settings: serde_json::Value::Null,
             backbone: bad,
-            mix: Mix::mean(),
+            prompt_weights: Mix::mean(),
             chosen_by: None,
         };
         let metadata = Metadata::from([

@@ -19,14 +19,14 @@ use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::path::Path;
 
-/// How numbers are stored.
+/// Number format of the stored tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum StorageFormat {
     /// 32 bits: exact.
     #[default]
-    Full,
+    F32,
     /// 16 bits, rounded to nearest: for weights that are shipped.
-    Half,
+    Fp16,
 }
 
 /// Text that travels with the tensors.
@@ -34,7 +34,7 @@ pub type Metadata = BTreeMap<String, String>;
 
 /// Writes a state to a safetensors file, in 32 bits.
 pub fn write(path: &Path, state: &StateDict, metadata: &Metadata) -> Result<(), WeightsError> {
-    write_as(path, state, metadata, StorageFormat::Full)
+    write_as(path, state, metadata, StorageFormat::F32)
 }
 
 /// Writes a state to a safetensors file in a chosen precision.
@@ -45,16 +45,16 @@ pub fn write_as(
     precision: StorageFormat,
 ) -> Result<(), WeightsError> {
     let (dtype, size) = match precision {
-        StorageFormat::Full => ("F32", 4),
-        StorageFormat::Half => ("F16", 2),
+        StorageFormat::F32 => ("F32", 4),
+        StorageFormat::Fp16 => ("F16", 2),
     };
     let mut digest = FileContent::new(metadata);
     for (name, array) in state {
         digest.tensor(name, &array.shape);
         for values in array.data.chunks(DIGESTED) {
             let bytes: Vec<u8> = match precision {
-                StorageFormat::Full => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                StorageFormat::Half => { values.iter() }
+                StorageFormat::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                StorageFormat::Fp16 => { values.iter() }
                     .flat_map(|v| f16::from_f32(*v).to_le_bytes())
                     .collect(),
             };
@@ -89,8 +89,8 @@ pub fn write_as(
         for array in state.values() {
             for &value in &array.data {
                 match precision {
-                    StorageFormat::Full => out.write_all(&value.to_le_bytes())?,
-                    StorageFormat::Half => out.write_all(&f16::from_f32(value).to_le_bytes())?,
+                    StorageFormat::F32 => out.write_all(&value.to_le_bytes())?,
+                    StorageFormat::Fp16 => out.write_all(&f16::from_f32(value).to_le_bytes())?,
                 }
             }
         }
@@ -300,7 +300,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let metadata = Metadata::from([("step".to_owned(), "7".to_owned())]);
-        for precision in [StorageFormat::Full, StorageFormat::Half] {
+        for precision in [StorageFormat::F32, StorageFormat::Fp16] {
             write_as(&path, &state(), &metadata, precision).unwrap();
             let bytes = fs::read(&path).unwrap();
             let (written, _) = read_bytes(&bytes, &path).unwrap();
@@ -400,7 +400,7 @@ mod tests {
     fn half_precision_rounds() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        write_as(&path, &state(), &Metadata::new(), StorageFormat::Half).unwrap();
+        write_as(&path, &state(), &Metadata::new(), StorageFormat::Fp16).unwrap();
         let (read, _) = read(&path).unwrap();
         assert_eq!(read["b"].data[1], -2.5);
         assert!((read["a"].data[0] - 0.1).abs() < 1e-4);

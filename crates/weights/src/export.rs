@@ -9,7 +9,7 @@
 //! | `solider` | Swin, SOLIDER's controller | SOLIDER's `swin_transformer.py`, under `backbone.` |
 //!
 //! The metadata hold `format` = `pt` as other tools expect it, `python` (how to load it), and the
-//! preprocessing and licences of the backbone.
+//! preprocessing and licenses of the backbone.
 
 use std::fmt;
 use std::path::Path;
@@ -105,7 +105,7 @@ pub fn export(
         && !swin.merging.is_empty()
     {
         warnings.push(format!(
-            "weights of a Swin with strides {:?} between its stages: a network that halves before each, as timm's does, loads them but \
+            "weights of a Swin with strides {:?} between its stages: a network with stride 2 before each, as timm's does, loads them but \
              computes other features",
             swin.merging
         ));
@@ -151,7 +151,7 @@ pub fn export(
         ),
         ("python".to_owned(), python.clone()),
         ("preprocessing".to_owned(), preprocessing.to_string()),
-        ("licences".to_owned(), meta.licences.join("\n")),
+        ("licenses".to_owned(), meta.licenses.join("\n")),
     ]);
     checkpoint::write_as(path, &state, &metadata, options.precision)?;
     Ok(BackboneExport {
@@ -192,11 +192,11 @@ fn drop_adapter(
             what,
             names: options.names.to_string(),
             lost: format!(
-                "{lost} of {all} numbers would be lost, and with them the control by the mix of tasks"
+                "{lost} of {all} numbers would be lost, and with them the control by prompt weights"
             ),
             hint: match &meta.config.adapter {
-                Adapter::Moe(_) => "--mix TASK folds the prompts of a task into the plain network, which keeps its features",
-                _ => "--drop-adapter writes the plain network without it; its features are other ones",
+                Adapter::Moe(_) => "--prompt PROMPT folds a prompt into the plain network, which keeps its features",
+                _ => "--drop-adapter writes the plain network without it; its features differ",
             }
             .to_owned(),
         });

@@ -17,7 +17,7 @@ use crate::testing::{check_features, filled, golden};
 const TIMM: ExportOptions = ExportOptions {
     names: NamingScheme::Timm,
     drop_adapter: false,
-    precision: StorageFormat::Full,
+    precision: StorageFormat::F32,
 };
 
 fn swin(padding: WindowPadding) -> BackboneConfig {
@@ -60,11 +60,11 @@ fn meta(config: &BackboneConfig) -> BackboneMeta {
         filter: clasp_data::image::Filter::Bicubic,
         method: "dino".to_owned(),
         heads: Vec::new(),
-        tasks: Vec::new(),
+        prompts: Vec::new(),
         step: 1,
         vocabulary: String::new(),
         recipe: String::new(),
-        licences: vec!["code: one".to_owned(), "weights: two".to_owned()],
+        licenses: vec!["code: one".to_owned(), "weights: two".to_owned()],
         origin: String::new(),
     }
 }

@@ -1,7 +1,7 @@
 //! The file of a fine-tuned model: a backbone and the head of a task.
 //!
 //! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold `format` =
-//! `clasp-task/1` and `model`, a JSON object with the fields of [`FinetunedMeta`].
+//! `clasp-task/2` and `model`, a JSON object with the fields of [`FinetunedMeta`].
 
 use std::path::{Path, PathBuf};
 
@@ -19,9 +19,9 @@ use crate::error::WeightsError;
 use crate::state::StateDict;
 
 /// Value of `format` in the metadata.
-pub const FORMAT: &str = "clasp-task/1";
+pub const FORMAT: &str = "clasp-task/2";
 
-/// What the file of a fine-tuned model says about it.
+/// Metadata of a fine-tuned model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FinetunedMeta {
     /// Name of the task: `reid`, `attributes`, `parsing`, `pose`, `detection` or `search`.
@@ -30,8 +30,8 @@ pub struct FinetunedMeta {
     pub settings: Value,
     /// The backbone, the preprocessing, where it comes from.
     pub backbone: BackboneMeta,
-    /// The mix of prompts.
-    pub mix: Mix,
+    /// Prompt weights of the backbone.
+    pub prompt_weights: Mix,
     /// The metric by which this step was chosen, and its value; none for the last step.
     pub chosen_by: Option<(String, f64)>,
 }
@@ -136,8 +136,16 @@ pub(crate) fn parse(
     path: &Path,
     metadata: &Metadata,
 ) -> Result<Option<FinetunedMeta>, WeightsError> {
-    if metadata.get("format").map(String::as_str) != Some(FORMAT) {
-        return Ok(None);
+    match metadata.get("format").map(String::as_str) {
+        Some(FORMAT) => {}
+        Some(other) if other.starts_with("clasp-task/") => {
+            let problem = format!(
+                "a fine-tuned model of another version of clasp: expected `format` {FORMAT}, found {other}\n\
+                 hint: fine-tune it again with this version"
+            );
+            return Err(WeightsError::format(path, problem));
+        }
+        _ => return Ok(None),
     }
     let json = metadata.get("model").map_or("", String::as_str);
     let meta: FinetunedMeta = serde_json::from_str(json)

@@ -14,8 +14,8 @@ use std::fmt;
 /// What [`load_state_dict`] did with each name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Names that were found and fitted.
-    pub loaded: Vec<String>,
+    /// Names that were found with their shape.
+    pub matched: Vec<String>,
     /// Names of the module that the state lacks; these parameters are unchanged.
     pub missing: Vec<String>,
     /// Names of the state that the module lacks.
@@ -25,7 +25,7 @@ pub struct LoadReport {
 }
 
 impl LoadReport {
-    /// Whether every parameter was loaded and nothing was left over.
+    /// Whether every key matched.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.reshaped.is_empty()
     }
@@ -33,7 +33,7 @@ impl LoadReport {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tensors loaded", self.loaded.len())?;
+        write!(f, "{} keys matched", self.matched.len())?;
         for (name, expected, found) in self.reshaped.iter().take(5) {
             write!(f, "; `{name}`: expected {expected:?}, found {found:?}")?;
         }
@@ -158,7 +158,7 @@ impl ModuleMapper for Load<'_> {
             self.report.reshaped.push(reshaped);
             return param;
         }
-        self.report.loaded.push(name);
+        self.report.matched.push(name);
         param.map(|old| {
             let device = old.device();
             let data = TensorData::new(array.data.clone(), expected);
@@ -168,7 +168,7 @@ impl ModuleMapper for Load<'_> {
             } else {
                 tensor
             };
-            // Plain storage in this layer's order, as a freshly initialised one has.
+            // Plain storage in this layer's order, as a freshly initialized one has.
             let tensor = contiguous(tensor);
             if old.is_require_grad() {
                 tensor.require_grad()
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_reported_and_left_alone() {
+    fn unmatched_keys_are_reported_and_their_parameters_unchanged() {
         let device = Device::flex();
         let before = small(&device);
         let mut state = state_dict(&before);

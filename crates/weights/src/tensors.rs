@@ -25,7 +25,7 @@ enum TensorContent {
 }
 
 impl TensorFile {
-    /// Opens a file of safetensors or of PyTorch, told apart by its first bytes.
+    /// Opens a file of safetensors or of PyTorch, distinguished by its first bytes.
     ///
     /// # Errors
     ///

@@ -54,9 +54,9 @@ fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome
         names: arguments.names,
         drop_adapter: arguments.drop_adapter,
         precision: if arguments.half {
-            StorageFormat::Half
+            StorageFormat::Fp16
         } else {
-            StorageFormat::Full
+            StorageFormat::F32
         },
     };
     let exported = export::export(&arguments.out, &backbone, &meta, options)?;
@@ -202,7 +202,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         let facts = Facts {
             preprocess: Preprocess::of(&meta),
             adapter: meta.config.adapter,
-            licences: meta.licences,
+            licences: meta.licenses,
             origin: meta.origin,
             mix: identity,
         };
@@ -227,7 +227,7 @@ fn onnx_of_task<T: TunedTask>(common: &Common, arguments: &ExportOnnx) -> Result
     let facts = Facts {
         adapter: model.meta.config.adapter,
         preprocess: model.preprocess,
-        licences: model.meta.licences,
+        licences: model.meta.licenses,
         origin: format!("{} fine-tuned for {}", arguments.model.display(), T::NAME),
         mix: ("the model's own".to_owned(), model.mix),
     };
@@ -301,7 +301,7 @@ fn write_onnx<M: Module>(
         bytes: arguments.bytes,
         mean,
         std,
-        half: arguments.half,
+        fp16: arguments.half,
         external: arguments.external_data,
         metadata,
         samples,

@@ -98,7 +98,7 @@ fn fine_tuned(path: &Path, meta: &FinetunedMeta) -> Result<Shown> {
         "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{same}{}",
         path.display(),
         meta.task,
-        meta.mix,
+        meta.prompt_weights,
         describe(&meta.backbone)?
     );
     Shown::new(meta, text)
@@ -158,8 +158,12 @@ fn published(path: &Path) -> Result<Shown> {
 }
 
 fn clip(model: &Clip, info: &ClipInfo) -> Result<Shown> {
-    let config = format!("{:?}", model.config());
-    let text = format!("CLIP {}\n  sha256  {}\n  {config}", info.name, info.sha256);
+    let config = model.config();
+    let sizes = config.to_string().replace('\n', "\n  ");
+    let text = format!(
+        "CLIP {}\n  sha256      {}\n  {sizes}",
+        info.name, info.sha256
+    );
     let value = json!({ "clip": info.name, "sha256": info.sha256, "config": config });
     Shown::new(&value, text)
 }

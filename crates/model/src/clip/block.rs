@@ -109,7 +109,7 @@ impl ClipBlock {
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
     }
 
-    /// The last block of dense features: every token by each variant, and the class token as always.
+    /// The last block of dense features: every token by each variant, and the class token as in [`ClipBlock::forward`].
     ///
     /// Returns ([batch, tokens, width] for each variant, [batch, 1, width]).
     pub(super) fn dense<const N: usize>(
@@ -191,7 +191,7 @@ impl ClipMlp {
 fn attend(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, mask: Option<&Tensor<4>>) -> Tensor<4> {
     match mask {
         None => layers::attend([q, k, v], None),
-        // Minus infinity is not for a fused operation to meet.
+        // Fused attention does not support scores of minus infinity.
         Some(mask) => layers::attend_in_steps([q, k, v], Some(mask.clone())),
     }
 }

@@ -1,5 +1,7 @@
 //! Sizes of CLIP's two towers.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{kernels::activation::Activation, layers};
@@ -71,6 +73,32 @@ pub struct ClipConfigError {
     pub expected: &'static str,
 }
 
+/// The sizes in lines of a name and its value, for people.
+impl fmt::Display for ClipConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (vision, text) = (&self.vision, &self.text);
+        let [height, width] = vision.image;
+        writeln!(
+            f,
+            "image tower {height}x{width} pixels (height x width), patches of {}, {} layers, width {}, {} heads, MLP {}",
+            vision.patch, vision.layers, vision.width, vision.heads, vision.hidden
+        )?;
+        writeln!(
+            f,
+            "text tower  {} tokens of {}, {} layers, width {}, {} heads, MLP {}",
+            text.context, text.vocabulary, text.layers, text.width, text.heads, text.hidden
+        )?;
+        write!(
+            f,
+            "embedding   {} channels; {}, layer norm epsilon {}; {:.1} M parameters",
+            self.embed,
+            self.activation,
+            self.epsilon,
+            self.parameters() as f64 / 1e6
+        )
+    }
+}
+
 impl ClipConfig {
     /// OpenAI's ViT-B/32 at 224: 151,277,313 parameters.
     pub fn vit_b_32() -> Self {
@@ -104,7 +132,7 @@ impl ClipConfig {
         }
     }
 
-    /// A stand-in small enough to train on a CPU and to ship with the program (our choice, about 7.8 million
+    /// clasp-mini, small enough to train on a CPU and to ship with the program (our choice, about 7.8 million
     /// parameters, most of them the token table): 128×64 pixels in patches of 8.
     pub fn mini() -> Self {
         Self {
@@ -234,7 +262,7 @@ impl ClipConfig {
         image + words + 1
     }
 
-    /// Floating-point operations of the products of the image tower on an image of its size, two a multiplication.
+    /// Floating-point operations of the matrix products of the image tower on an image of its size, two a multiplication.
     pub fn operations(&self) -> usize {
         let vision = &self.vision;
         let [rows, columns] = self.grid(vision.image[0], vision.image[1]);

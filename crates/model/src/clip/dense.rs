@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Which dense features the last block of the image tower gives. In all three, the tokens then pass the final
-/// layer norm and the projection, and are L2-normalised.
+/// layer norm and the projection, and are L2-normalized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dense {

@@ -1,12 +1,12 @@
-//! CLIP: a vision transformer and a text transformer that meet in one space.
+//! CLIP: a vision transformer and a text transformer with a common embedding space.
 //!
 //! Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
-//! (arXiv 2103.00020). The computation, the parameter names and their initialisation are those of OpenAI's
+//! (arXiv 2103.00020). The computation, the parameter names and their initialization are those of OpenAI's
 //! and OpenCLIP's code, so a published checkpoint loads by name. Departures, none of which changes a number:
 //!
 //! * the patch convolution is written as a matrix product over cut patches (kernel = stride, so it is one);
 //! * position embeddings are resampled while running, for images of any size (see [`resample_matrix`]);
-//! * texts may be shorter than the context: attention is causal, so what follows the end token is never seen.
+//! * texts may be shorter than the context: attention is causal, so tokens behind the end token have no effect.
 //!
 //! Dense features change the last block of the image tower, [`Dense`]:
 //! ClearCLIP (arXiv 2407.12442), MaskCLIP (arXiv 2112.01071), SCLIP (arXiv 2312.01597).
@@ -38,7 +38,7 @@ pub use vision::{PatchConvolution, VisionTransformer};
 pub const FIRST_LOGIT_SCALE: f32 = 2.659_26;
 
 impl ClipConfig {
-    /// A new model, initialised as OpenCLIP initialises it: PyTorch's defaults in the image tower, normal
+    /// A new model, initialized as OpenCLIP initializes it: PyTorch's defaults in the image tower, normal
     /// distributions by depth and width in the text tower.
     ///
     /// # Panics
@@ -48,7 +48,7 @@ impl ClipConfig {
         self.build(&mut Fill::Random(rng), device)
     }
 
-    /// A model whose weights are all zero, to load a checkpoint into without drawing numbers for nothing.
+    /// A model with zero weights, to load a checkpoint into.
     ///
     /// # Panics
     ///
@@ -185,11 +185,11 @@ impl Clip {
         Ok(self)
     }
 
-    /// Normalised image features.
+    /// Normalized image features.
     ///
     /// # Shapes
     ///
-    /// - images: [batch, 3, height, width], of any size of at least one patch, normalised with the mean and
+    /// - images: [batch, 3, height, width], of any size of at least one patch, normalized with the mean and
     ///   standard deviation that belong to the weights
     /// - output: [batch, embed], of length 1
     pub fn encode_image(&self, images: Tensor<4>) -> Tensor<2> {
@@ -207,7 +207,7 @@ impl Clip {
         for block in &self.visual.transformer.resblocks {
             x = block.forward(x, None);
         }
-        normalise(self.visual.pool(x))
+        normalize(self.visual.pool(x))
     }
 
     /// Dense and pooled image features in one pass: all blocks but the last are shared.
@@ -255,12 +255,12 @@ impl Clip {
             let tokens = tokens
                 .reshape([batch * patches, width])
                 .matmul(self.visual.proj.val());
-            normalise(tokens).reshape([batch, patches, self.config.embed])
+            normalize(tokens).reshape([batch, patches, self.config.embed])
         });
-        (tokens, normalise(self.visual.pool(class)))
+        (tokens, normalize(self.visual.pool(class)))
     }
 
-    /// Normalised text features.
+    /// Normalized text features.
     ///
     /// # Shapes
     ///
@@ -286,7 +286,7 @@ impl Clip {
             x = block.forward(x, Some(&mask));
         }
         let x = x.reshape([batch * length, width]).select(0, ends);
-        normalise(self.ln_final.forward(x).matmul(self.text_projection.val()))
+        normalize(self.ln_final.forward(x).matmul(self.text_projection.val()))
     }
 
     /// The factor on cosines, `exp(logit_scale)`: [1].
@@ -296,7 +296,7 @@ impl Clip {
 }
 
 /// Each row divided by its length.
-fn normalise(x: Tensor<2>) -> Tensor<2> {
+fn normalize(x: Tensor<2>) -> Tensor<2> {
     let length = (x.clone() * x.clone()).sum_dim(1).sqrt();
     x / length.clamp_min(1e-12)
 }
@@ -352,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_resized_model_sees_images_of_that_size_as_before() {
+    fn a_resized_model_gives_the_same_features() {
         let device = Device::flex();
         let mut rng = ChaCha8Rng::seed_from_u64(3);
         let clip = tiny().init(&mut rng, &device);
@@ -415,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_end_is_never_seen() {
+    fn tokens_behind_the_end_have_no_effect() {
         let device = Device::flex();
         let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(3), &device);
         let short = Tensor::<2, Int>::from_data([[48, 7, 9, 49]], &device);

@@ -76,7 +76,7 @@ impl VisionTransformer {
         Tensor::cat(vec![all.slice([0..1]), map], 0)
     }
 
-    /// The class token's feature, not normalised: [batch, tokens, width] to [batch, embed].
+    /// The class token's feature, not normalized: [batch, tokens, width] to [batch, embed].
     pub(super) fn pool(&self, x: Tensor<3>) -> Tensor<2> {
         let [batch, _, width] = x.dims();
         let class = x.slice([0..batch, 0..1]).reshape([batch, width]);

@@ -111,12 +111,12 @@ impl DinoHead {
                 let x = layers::project(x, layer);
                 if index < last { gelu(x) } else { x }
             });
-        self.last_layer.forward(l2_normalise(x))
+        self.last_layer.forward(l2_normalize(x))
     }
 }
 
 /// Divides each row by its norm, at least 1e-12 as in PyTorch. x: [batch, channels].
-pub fn l2_normalise(x: Tensor<2>) -> Tensor<2> {
+pub fn l2_normalize(x: Tensor<2>) -> Tensor<2> {
     // The bound stands inside the root, where a zero row has a finite gradient.
     let norm = x.clone().square().sum_dim(1).clamp_min(1e-24).sqrt();
     x / norm

@@ -9,7 +9,7 @@ use burn::{
 use super::blocks::{BatchNorm, Conv, Deconv, Training};
 use crate::layers::Rng;
 
-/// Transposed convolutions with batch normalisation, and a 1x1 convolution.
+/// Transposed convolutions with batch normalization, and a 1x1 convolution.
 #[derive(Module, Debug)]
 pub struct PoseHead {
     /// Each doubles the map.

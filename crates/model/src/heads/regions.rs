@@ -1,4 +1,4 @@
-//! Regions of maps, cut out by RoIAlign (He et al., "Mask R-CNN", ICCV 2017).
+//! Regions of maps, sampled by RoIAlign (He et al., "Mask R-CNN", ICCV 2017).
 
 use burn::tensor::{Tensor, TensorData};
 
@@ -9,7 +9,7 @@ use crate::kernels::{
 
 pub use crate::kernels::regions::Region;
 
-/// Cuts regions out of maps, each as size x size cells. No gradient goes to the corners.
+/// RoIAlign: samples each region of a map on a grid of size x size bins. No gradient goes to the corners.
 ///
 /// # Shapes
 /// - map: [batch, channels, height, width]
@@ -25,7 +25,7 @@ pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
     if can_fuse(&map) {
         return kernels::regions::cut(map, regions, size);
     }
-    // Bilinear samples on a grid are one product along each axis.
+    // Bilinear samples on a grid are one matrix product along each axis.
     let device = map.device();
     let matrix = |count: usize, length: usize, places: &mut dyn Iterator<Item = Vec<[Tap; 4]>>| {
         let mut values = vec![0.0; count * size * length];

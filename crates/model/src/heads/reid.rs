@@ -9,9 +9,9 @@ use burn::{
 use super::blocks::{BatchNorm, Training};
 use crate::layers::{self, Rng};
 
-/// Batch normalisation without a shift, then a linear layer without a bias.
+/// Batch normalization without a shift, then a linear layer without a bias.
 ///
-/// The triplet loss and, as published, the test take the feature before the normalisation; the classifier takes
+/// The triplet loss and, as published, the test take the feature before the normalization; the classifier takes
 /// the one after.
 #[derive(Module, Debug)]
 pub struct ReidHead {

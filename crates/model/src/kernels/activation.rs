@@ -1,5 +1,7 @@
 //! The non-linearity of an MLP.
 
+use std::fmt;
+
 use burn::tensor::{
     Tensor,
     activation::{gelu, sigmoid},
@@ -15,6 +17,15 @@ pub enum Activation {
     QuickGelu,
     /// x · Φ(x), Φ the normal distribution (Hendrycks and Gimpel 2016), with the exact error function.
     Gelu,
+}
+
+impl fmt::Display for Activation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QuickGelu => "QuickGELU",
+            Self::Gelu => "GELU",
+        })
+    }
 }
 
 impl Activation {

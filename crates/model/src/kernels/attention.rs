@@ -1,8 +1,8 @@
 //! Self-attention within windows, with its norm and its residual: x + f · (softmax(q kᵀ / √d + bias) v · W + b), with
 //! q, k, v = LN x · W' + b'.
 //!
-//! Windows are gathered, padded and put back by place, so that a cyclic shift costs nothing. A padding position is
-//! attended to, with the projection's bias as its key and value, but asks nothing. The softmax is computed again in the backward
+//! Windows are gathered, padded and scattered by index, so that a cyclic shift costs nothing. A padding position is
+//! attended to, with the projection's bias as its key and value, but has no query. The softmax is computed again in the backward
 //! pass: it is as large as all that is saved, and cheap.
 
 use std::sync::Arc;
@@ -17,13 +17,13 @@ use rayon::prelude::*;
 use super::{
     matrix::{MatrixView, add_product, set_product},
     mlp::{BranchFactors, RUN, totals},
-    norm::{NormAffine, normalise, normalise_backward, strand},
+    norm::{NormAffine, normalize, normalize_backward, strand},
     operation::{FusedOperation, Operand, apply},
-    scalar::{add, add_rows, dot, fill_rows, scale, softmax_rows, vectorised},
+    scalar::{add, add_rows, dot, fill_rows, scale, softmax_rows, vectorized},
     weight::Weight,
 };
 
-/// A score that leaves nothing after the softmax.
+/// A score that is 0 after the softmax.
 const NEVER: f32 = -1e30;
 
 /// The windows of an image: which tokens attend to which.
@@ -75,7 +75,7 @@ impl WindowGrid {
     }
 }
 
-/// AttentionParameters of the operation, as tensors.
+/// Parameters of the operation, as tensors.
 pub struct AttentionParameters {
     pub gamma: Tensor<1>,
     pub beta: Tensor<1>,
@@ -400,7 +400,7 @@ impl AttentionOperation {
     }
 }
 
-vectorised! {
+vectorized! {
     /// The backward pass of a softmax, P ∘ (dP − Σ P ∘ dP), row by row. `slopes` holds dP and gets the result, which is added
     /// to the row of `sums` of each position that has a token.
     pub fn softmax_backward<'a>(
@@ -449,7 +449,7 @@ impl FusedOperation<8> for AttentionOperation {
                 let runs = qkv.chunks_mut(3 * RUN * channels);
                 for (qkv, x) in runs.zip(x.chunks(RUN * channels)) {
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     fill_rows(qkv, qkv_bias);
                     qkv_weight.add_product(qkv, normed);
                 }
@@ -581,7 +581,7 @@ impl FusedOperation<8> for AttentionOperation {
                     add_rows(bias_sums, of_qkv);
                     let of_qkv = MatrixView::new(of_qkv, 3 * channels);
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     add_product(
                         weight_sums,
                         3 * channels,
@@ -590,7 +590,7 @@ impl FusedOperation<8> for AttentionOperation {
                         1.0,
                     );
                     set_product(normed, channels, of_qkv, qkv_weight.t());
-                    normalise_backward(norm, x, normed, dx, norm_sums);
+                    normalize_backward(norm, x, normed, dx, norm_sums);
                 }
                 sums
             })

@@ -1,12 +1,12 @@
-//! Products of matrices rounded to bf16 and summed in f32, for passes that train nothing.
+//! Matrix products with factors rounded to bf16 and sums in f32, for inference.
 //!
-//! On x86-64 with AMX, Intel's matrix unit, they are some four times as fast as those of f32 (docs/LOG.md); elsewhere the
-//! factors are rounded just the same and multiplied in f32, so that a result is the same but for the order of its sums.
+//! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32 (docs/LOG.md). Elsewhere the factors
+//! are rounded in the same way and multiplied in f32, so that results differ by the order of sums only.
 
 use super::matrix::{MatrixView, add_product};
-use super::scalar::vectorised;
+use super::scalar::vectorized;
 
-/// The right factor of many products, rounded once.
+/// The right factor of many matrix products, rounded once.
 pub struct Rounded {
     rows: usize,
     columns: usize,
@@ -58,7 +58,7 @@ impl Rounded {
     }
 }
 
-/// Whether the processor multiplies bf16 itself.
+/// Whether the processor has matrix instructions for bf16.
 pub fn is_in_hardware() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     return amx::is_there();
@@ -80,7 +80,7 @@ fn rounded(values: &[f32]) -> Vec<f32> {
     out
 }
 
-vectorised! {
+vectorized! {
     fn round_all<'a>(values: &'a [f32], out: &'a mut [f32]) {
         for (x, out) in values.iter().zip(out) {
             *out = f32::from_bits(bits(*x) << 16);
@@ -101,7 +101,7 @@ mod amx {
 
     use rayon::prelude::*;
 
-    use super::{bits, vectorised};
+    use super::{bits, vectorized};
 
     /// Rows and columns of a block: two tiles by two, for four sums at a time.
     const BLOCK: usize = 32;
@@ -177,7 +177,7 @@ mod amx {
         }
     }
 
-    vectorised! {
+    vectorized! {
         fn right_panel<'a>(data: &'a [f32], columns: usize, first: usize, tiles: &'a mut [Tile]) {
             let width = BLOCK.min(columns - first);
             for (pair, rows) in data.chunks(2 * columns).enumerate() {

@@ -59,7 +59,7 @@ impl Patches {
         (strip.len() * columns, strip.start * columns)
     }
 
-    /// Calls `each` with every run of neighbouring values: where it begins among the patches of a stretch and on the map, and its
+    /// Calls `each` with every run of neighboring values: where it begins among the patches of a stretch and on the map, and its
     /// length; its values are one after the other among the patches and `stride` apart on the map.
     fn runs(&self, strip: &std::ops::Range<usize>, mut each: impl FnMut(usize, usize, usize)) {
         let ([height, width], columns) = (self.map, self.grid[1]);

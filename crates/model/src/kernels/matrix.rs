@@ -1,4 +1,4 @@
-//! MatrixView products on slices.
+//! Matrix products on slices.
 
 /// A matrix in a slice.
 #[derive(Debug, Clone, Copy)]

@@ -12,17 +12,17 @@ use rayon::prelude::*;
 use super::{
     activation::Activation,
     matrix::{MatrixView, add_product, set_product},
-    norm::{NormAffine, normalise, normalise_backward, strand, total},
+    norm::{NormAffine, normalize, normalize_backward, strand, total},
     operation::{FusedOperation, Operand, apply},
     scalar::{activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale},
     weight::Weight,
 };
 
-/// Tokens between the two products at a time: few enough for the cache, and so many that packing the weights for each
+/// Tokens between the two matrix products at a time: few enough for the cache, and so many that packing the weights for each
 /// run of tokens costs little.
 pub const RUN: usize = 512;
 
-/// MlpParameters of the operation, as tensors.
+/// Parameters of the operation, as tensors.
 pub struct MlpParameters {
     pub gamma: Tensor<1>,
     pub beta: Tensor<1>,
@@ -158,7 +158,7 @@ impl FusedOperation<7> for MlpOperation {
                 for (run, (out, x)) in runs.enumerate() {
                     let count = x.len() / channels * hidden;
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     let before = match saved {
                         Some(saved) => &mut saved[run * RUN * hidden..][..count],
                         None => &mut scratch[..count],
@@ -243,7 +243,7 @@ impl FusedOperation<7> for MlpOperation {
                     add_rows(bias_sums1, active);
                     let of_hidden = MatrixView::new(active, hidden);
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     add_product(
                         sums1,
                         hidden,
@@ -253,7 +253,7 @@ impl FusedOperation<7> for MlpOperation {
                     );
 
                     set_product(normed, channels, of_hidden, weight1.t());
-                    normalise_backward(norm, x, normed, dx, norm_sums);
+                    normalize_backward(norm, x, normed, dx, norm_sums);
                 }
                 sums
             })

@@ -1,9 +1,9 @@
 //! Fused operations for the CPU, each with its own backward pass.
 //!
 //! Burn's graph of a transformer block makes some sixty tensors, each written to memory and read back. The operations
-//! here work on a run of tokens at a time, so that what lies between two matrix products stays in the cache, and
-//! keep for the backward pass only what is dear to make again, or with [`recomputing`] nothing. Elsewhere than on the CPU,
-//! for numbers other than f32 and within [`unfused`] the graph of Burn's operations is taken; tests compare the two.
+//! here work on a run of tokens at a time, so that intermediate values between two matrix products stay in the cache, and
+//! save for the backward pass only what is expensive to recompute, or with [`recomputing`] nothing. On other devices, for
+//! other number formats and within [`unfused`], Burn's graph is used; tests compare the two.
 //!
 //! | operation | computes |
 //! |---|---|
@@ -12,10 +12,10 @@
 //! | [`attention::attention`] | x + f · Attn(LN x), within windows |
 //! | [`conv::conv`], [`conv::conv_transposed`] | W ∗ x + b |
 //! | [`regions::cut`] | regions of maps, sampled bilinearly |
-//! | [`project::project`] | x · W, where nothing is trained |
+//! | [`project::project`] | x · W, in inference |
 //! | [`prototypes::prototypes`] | x · (g ∘ v / ǀvǀ)ᵀ |
 //!
-//! Work is shared out over the threads of the rayon pool that the caller is in. On one thread equal inputs give equal
+//! Work is divided among the threads of the caller's rayon pool. On one thread equal inputs give equal
 //! bits; sums over tokens depend on the number of threads.
 
 pub(crate) mod activation;

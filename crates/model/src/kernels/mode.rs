@@ -1,4 +1,4 @@
-//! How operations compute that begin in a thread: their precision, and whether they are fused.
+//! How operations compute that a thread starts: their precision, and whether they are fused.
 
 use std::cell::Cell;
 use std::fmt;
@@ -9,23 +9,23 @@ use serde::{Deserialize, Serialize};
 
 use super::bf16;
 
-/// Numbers that products of tokens with weights, and of queries, keys and values, are made of. All else, weights, what the
-/// optimiser keeps, norms, softmaxes and losses among it, is f32.
+/// Matmul precision: the number format of the factors of matrix products, of tokens with weights and of queries, keys and
+/// values. Everything else is f32: weights, the optimizer's state, norms, softmaxes and losses.
 ///
-/// The CPU's fused operations round what they multiply with a block's weights, where nothing is trained; the graph of other
-/// devices casts every factor, in training too, and its results come out in bf16 before they are f32 again.
+/// In inference the CPU's fused operations round the tokens and weights of a block. Other devices cast the factors of every
+/// matrix product, in training too, and round its result to bf16 before it becomes f32 again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// 24 bits.
+    /// 24 significant bits.
     #[default]
     F32,
-    /// Both factors rounded to 8 bits, sums of 24: on the CPU faster with Intel's AMX, slower elsewhere; equal but for the order
-    /// of sums.
+    /// Both factors with 8 significant bits, sums in f32. On the CPU faster with Intel's AMX and slower elsewhere; the results
+    /// of both differ by the order of sums only.
     Bf16,
 }
 
-/// How operations compute that begin in a thread.
+/// How operations compute that a thread starts.
 #[derive(Debug, Clone, Copy)]
 struct Mode {
     precision: Precision,
@@ -46,7 +46,7 @@ thread_local! {
 impl Mode {
     /// Runs `work` in this mode.
     fn within<T>(self, work: impl FnOnce() -> T) -> T {
-        /// Sets back, whatever happens in between.
+        /// Restores the mode, also after a panic.
         struct Before(Mode);
         impl Drop for Before {
             fn drop(&mut self) {
@@ -58,8 +58,8 @@ impl Mode {
     }
 }
 
-/// Runs `work` as on a device that is not the CPU: by the graph of Burn's operations instead of fused ones, for the operations
-/// that `work` starts in this thread. For comparisons.
+/// Runs `work` with the graph of Burn's operations instead of fused ones, as on a device that is not the CPU, for the
+/// operations that `work` starts in this thread. For comparisons.
 pub fn unfused<T>(work: impl FnOnce() -> T) -> T {
     let mode = Mode {
         fuses: false,
@@ -68,8 +68,8 @@ pub fn unfused<T>(work: impl FnOnce() -> T) -> T {
     mode.within(work)
 }
 
-/// Runs `work`; with `recompute`, fused operations that it starts in this thread keep their inputs alone for the backward pass and
-/// compute there once more what they would have kept. The gradients are the same to the bit.
+/// Runs `work`; with `recompute`, fused operations that it starts in this thread save only their inputs for the backward pass
+/// and recompute the rest there (activation checkpointing). The gradients are the same to the bit.
 pub fn recomputing<T>(recompute: bool, work: impl FnOnce() -> T) -> T {
     let mode = Mode {
         recomputes: recompute,
@@ -78,18 +78,19 @@ pub fn recomputing<T>(recompute: bool, work: impl FnOnce() -> T) -> T {
     mode.within(work)
 }
 
-/// Whether operations that begin in this thread are the CPU's fused ones on that device.
+/// Whether operations on that device that this thread starts are the CPU's fused ones.
 pub fn fuses(device: &Device) -> bool {
     MODE.get().fuses && device.clone().inner() == Device::flex()
 }
 
-/// Whether the operation that begins in this thread keeps its inputs alone.
+/// Whether operations that this thread starts save only their inputs.
 pub(crate) fn recomputes() -> bool {
     MODE.get().recomputes
 }
 
 impl Precision {
-    /// Runs `work` with products of this precision. They are those that `work` starts in this thread, wherever they are computed.
+    /// Runs `work` in this precision, which holds for the matrix products that `work` starts in this thread, on whichever
+    /// thread or device they are computed.
     pub fn within<T>(self, work: impl FnOnce() -> T) -> T {
         let mode = Mode {
             precision: self,
@@ -98,12 +99,12 @@ impl Precision {
         mode.within(work)
     }
 
-    /// That of the operation that begins in this thread.
+    /// The precision of operations that this thread starts.
     pub(crate) fn current() -> Self {
         MODE.get().precision
     }
 
-    /// Whether this processor has products of its own for it.
+    /// Whether this processor has matrix instructions for it.
     pub fn is_in_hardware(self) -> bool {
         self == Self::F32 || bf16::is_in_hardware()
     }

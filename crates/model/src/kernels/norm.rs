@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::{
     mode::can_fuse,
     operation::{FusedOperation, Operand, apply},
-    scalar::{dot, square_deviation, sum, vectorised},
+    scalar::{dot, square_deviation, sum, vectorized},
 };
 
 /// The norm of each token. x: [..., channels], any rank; `epsilon` is the norm's.
@@ -35,9 +35,9 @@ pub struct NormAffine<'a> {
     pub epsilon: f32,
 }
 
-vectorised! {
+vectorized! {
     /// out = LN x, token by token.
-    pub fn normalise<'a>(norm: NormAffine<'a>, x: &'a [f32], out: &'a mut [f32]) {
+    pub fn normalize<'a>(norm: NormAffine<'a>, x: &'a [f32], out: &'a mut [f32]) {
         let channels = norm.gamma.len();
         for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
             let (mean, scale) = moments(x, norm.epsilon);
@@ -49,7 +49,7 @@ vectorised! {
     }
 
     /// dx += the gradient of x, given that of LN x in `output`; `sums` are those of γ and of β, one after the other.
-    pub fn normalise_backward<'a>(
+    pub fn normalize_backward<'a>(
         norm: NormAffine<'a>,
         x: &'a [f32],
         output: &'a [f32],
@@ -104,7 +104,7 @@ impl FusedOperation<3> for LayerNormOperation {
         let strand = strand(x.len(), gamma.len());
         out.par_chunks_mut(strand)
             .zip(x.par_chunks(strand))
-            .for_each(|(out, x)| normalise(affine, x, out));
+            .for_each(|(out, x)| normalize(affine, x, out));
         (out, Some(()))
     }
 
@@ -122,7 +122,7 @@ impl FusedOperation<3> for LayerNormOperation {
             .zip(output.par_chunks(strand))
             .map(|((dx, x), output)| {
                 let mut sums = vec![0.0; 2 * gamma.len()];
-                normalise_backward(affine, x, output, dx, &mut sums);
+                normalize_backward(affine, x, output, dx, &mut sums);
                 sums
             })
             .collect();

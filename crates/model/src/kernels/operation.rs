@@ -27,7 +27,7 @@ pub trait FusedOperation<const N: usize>: Clone + Debug + Send + 'static {
     /// has the same bits with and without.
     fn forward(&self, inputs: [&[f32]; N], save: bool) -> (Vec<f32>, Option<Self::Saved>);
 
-    /// The gradients of the inputs, given that of the output. Those of inputs without one are not looked at.
+    /// The gradients of the inputs, given that of the output. Those of inputs that are not tracked are ignored.
     fn backward(&self, inputs: [&[f32]; N], saved: Self::Saved, output: Vec<f32>) -> [Vec<f32>; N];
 }
 
@@ -94,7 +94,7 @@ pub fn apply<K: FusedOperation<N>, const N: usize, const D: usize>(
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
-/// A tensor outside autodiff as the CPU has it: in one piece, and copied only where it is not.
+/// A tensor outside autodiff in the CPU's storage, contiguous; copied only where it is not.
 ///
 /// # Panics
 /// When [`super::can_fuse`] says no.

@@ -1,4 +1,4 @@
-//! Products with a layer's weights outside the fused operations, where nothing is trained and [`super::Precision`] asks for bf16.
+//! Matrix products with a layer's weights outside the fused operations, for inference in bf16 ([`super::Precision`]).
 
 use burn::{
     backend::{Flex, flex::FlexTensor},

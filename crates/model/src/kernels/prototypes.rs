@@ -10,7 +10,7 @@ use super::{
     matrix::{MatrixView, add_product, set_product},
     norm::{strand, total},
     operation::{FusedOperation, Operand, apply},
-    scalar::{dot, vectorised},
+    scalar::{dot, vectorized},
 };
 
 /// Outputs at a time: their weights stay in the cache between uses.
@@ -28,7 +28,7 @@ struct Prototypes {
     inputs: usize,
 }
 
-vectorised! {
+vectorized! {
     /// Each `gains` becomes g / |v| of its row.
     fn divide_by_norms<'a>(gains: &'a mut [f32], v: &'a [f32], inputs: usize) {
         for (gain, v) in gains.iter_mut().zip(v.chunks_exact(inputs)) {

@@ -5,7 +5,7 @@ use rayon::prelude::*;
 
 use super::operation::{FusedOperation, Operand, apply};
 
-/// Samples of a cell along each axis, as in torchvision's detectors.
+/// Samples of a bin along each axis, as in torchvision's detectors.
 const SAMPLES: usize = 2;
 
 /// A rectangle on a map.
@@ -13,18 +13,18 @@ const SAMPLES: usize = 2;
 pub struct Region {
     /// Image of the batch.
     pub image: usize,
-    /// Left, top, right and bottom in positions of the map; 0 is the border of the map, not the middle of its first position.
+    /// Left, top, right and bottom in positions of the map; 0 is the border of the map, not the center of its first position.
     pub corners: [f32; 4],
 }
 
-/// A position of an axis and what it counts.
+/// A position of an axis and its weight.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Tap {
     pub at: usize,
     pub weight: f32,
 }
 
-/// What each of `size` cells between `start` and `end` of an axis takes from its `length` positions: two samples, each between
+/// The weights by which each of `size` bins between `start` and `end` of an axis samples its `length` positions: two samples, each between
 /// two positions. Coordinates are those of torchvision's `roi_align` without `aligned`: a value stands at its index.
 pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap; 4]> {
     let cell = (end - start).max(1.0) / size as f32;
@@ -75,7 +75,7 @@ struct RoiAlign {
     places: Vec<RegionSamples>,
 }
 
-/// Where a region takes its values from.
+/// The positions and weights that a region samples.
 #[derive(Debug, Clone)]
 struct RegionSamples {
     image: usize,

@@ -9,7 +9,7 @@ const LANES: usize = 32;
 
 /// Defines functions that are compiled for each kind of vectors, of which the processor's widest is taken. All that they call
 /// must be `#[inline(always)]`. (A closure handed to `pulp` is not always inlined, and then compiled without vectors.)
-macro_rules! vectorised {
+macro_rules! vectorized {
     ($($(#[$doc:meta])* $visible:vis fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         $(#[$doc])*
         $visible fn $name<'a>($($argument: $type),*) {
@@ -30,7 +30,7 @@ macro_rules! vectorised {
         }
     )*};
 }
-pub(crate) use vectorised;
+pub(crate) use vectorized;
 
 /// eˣ with a relative error below 2·10⁻⁷, 0 < result < ∞. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then
 /// 1 + r + r² p(r) with p fitted to the least largest relative error.
@@ -129,14 +129,14 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(a, b, 0.0, |sum, a, b| a.mul_add(b, sum), |a, b| a + b)
 }
 
-/// Σ (a_i − centre)².
+/// Σ (a_i − center)².
 #[inline(always)]
-pub fn square_deviation(a: &[f32], centre: f32) -> f32 {
+pub fn square_deviation(a: &[f32], center: f32) -> f32 {
     reduce(
         a,
         a,
         0.0,
-        |sum, a, _| (a - centre).mul_add(a - centre, sum),
+        |sum, a, _| (a - center).mul_add(a - center, sum),
         |a, b| a + b,
     )
 }
@@ -167,7 +167,7 @@ fn softmax(row: &mut [f32]) {
     }
 }
 
-vectorised! {
+vectorized! {
     /// Turns each row of `columns` scores into its softmax.
     pub fn softmax_rows<'a>(scores: &'a mut [f32], columns: usize) {
         for row in scores.chunks_exact_mut(columns) {

@@ -44,11 +44,11 @@ fn pick(most: usize, rng: &mut Rng) -> usize {
     1 + (uniform(rng) * most as f64) as usize
 }
 
-/// Values of that shape around `centre`.
-fn random<const D: usize>(shape: [usize; D], centre: f64, rng: &mut Rng) -> Tensor<D> {
+/// Values of that shape around `center`.
+fn random<const D: usize>(shape: [usize; D], center: f64, rng: &mut Rng) -> Tensor<D> {
     let count = shape.iter().product::<usize>();
     let values: Vec<f32> = (0..count)
-        .map(|_| (centre + uniform(rng) - 0.5) as f32)
+        .map(|_| (center + uniform(rng) - 0.5) as f32)
         .collect();
     Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff())
 }

@@ -4,29 +4,29 @@ use super::bf16::Rounded;
 use super::matrix::{MatrixView, add_product};
 use super::mode::Precision;
 
-/// The weights of a layer, the right factor of many products.
+/// The weights of a layer, the right factor of many matrix products.
 pub enum Weight<'a> {
-    /// As they are.
-    Full(MatrixView<'a>),
+    /// In f32.
+    F32(MatrixView<'a>),
     /// Rounded to bf16.
-    Half(Rounded),
+    Bf16(Rounded),
 }
 
 impl<'a> Weight<'a> {
-    /// Row-major [rows, columns]; rounded where nothing is trained and [`Precision`] says so.
+    /// Row-major [rows, columns]; rounded in inference where [`Precision`] is bf16.
     pub fn new(data: &'a [f32], columns: usize, trains: bool) -> Self {
         if !trains && Precision::current() == Precision::Bf16 {
-            Self::Half(Rounded::new(data, columns))
+            Self::Bf16(Rounded::new(data, columns))
         } else {
-            Self::Full(MatrixView::new(data, columns))
+            Self::F32(MatrixView::new(data, columns))
         }
     }
 
     /// out += a · weights. a: row-major [n, rows], out: [n, columns].
     pub fn add_product(&self, out: &mut [f32], a: &[f32]) {
         match self {
-            Self::Full(b) => add_product(out, b.columns(), MatrixView::new(a, b.rows()), *b, 1.0),
-            Self::Half(b) => b.add_product(out, a),
+            Self::F32(b) => add_product(out, b.columns(), MatrixView::new(a, b.rows()), *b, 1.0),
+            Self::Bf16(b) => b.add_product(out, a),
         }
     }
 }

@@ -36,12 +36,12 @@ pub(crate) fn scale_samples<const D: usize>(x: Tensor<D>, factors: Option<&[f32]
 #[derive(Debug)]
 pub(crate) struct DropPath(std::vec::IntoIter<[Option<DropFactors>; 2]>);
 
-/// DropFactors of a branch: one an image.
+/// Factors of a branch, one for each image.
 #[derive(Debug, Clone)]
 pub(crate) struct DropFactors {
     /// As fused operations take them.
     pub values: Vec<f32>,
-    /// Row of the tensor of all factors, [branches, batch]; none where `values` are at hand for the device.
+    /// Row of the tensor of all factors, [branches, batch]; none where `values` are on the device already.
     row: Option<(Tensor<2>, usize)>,
 }
 

@@ -84,8 +84,8 @@ pub fn linear(inputs: usize, outputs: usize, bias: bool, rng: &mut Rng, device: 
 }
 
 /// A linear layer with weight [inputs, outputs] of standard deviation 1/√inputs (LeCun et al. 1998) and bias zero, for
-/// heads of any width. 0.02 suits 2048 channels; three layers of it on 128 channels hand on a signal
-/// 100 times smaller than their own biases after a few steps, and nothing is learned but the mean answer.
+/// heads of any width. With 0.02, which suits 2048 channels, the signal after three layers of 128 channels is 100 times
+/// smaller than their biases after a few steps, and only the mean output is learned.
 pub fn head_linear(inputs: usize, outputs: usize, rng: &mut Rng, device: &Device) -> Linear {
     Linear {
         weight: trunc_normal([inputs, outputs], 1.0 / (inputs as f64).sqrt(), rng, device),

@@ -13,12 +13,12 @@ use burn::{
 
 use crate::kernels::{self, Precision};
 
-/// Whether factors of products are to be cast: fused operations of the CPU see to their own.
-fn halves<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether factors are to be cast to bf16 here: the CPU's fused operations round theirs themselves.
+fn casts_to_bf16<const D: usize>(x: &Tensor<D>) -> bool {
     Precision::current() == Precision::Bf16 && !kernels::can_fuse(x)
 }
 
-/// x · W + b, the product in the thread's [`Precision`].
+/// x · W + b, multiplied in the thread's [`Precision`].
 ///
 /// # Shapes
 /// - x: [..., inputs], any rank; W: [inputs, outputs]
@@ -32,7 +32,7 @@ pub(crate) fn product<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    let product = if halves(&x) {
+    let product = if casts_to_bf16(&x) {
         let (x, weight) = (x.cast(DType::BF16), weight.cast(DType::BF16));
         linear_of_tensors(x, weight, None).cast(DType::F32)
     } else if Precision::current() == Precision::Bf16 && !x.is_autodiff() && !weight.is_autodiff() {
@@ -48,7 +48,7 @@ pub(crate) fn product<const D: usize>(
 
 /// a · b of each matrix of the leading axes, in the thread's [`Precision`].
 pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-    if !halves(&a) {
+    if !casts_to_bf16(&a) {
         return a.matmul(b);
     }
     a.cast(DType::BF16)
@@ -60,7 +60,7 @@ pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 pub(crate) fn attend([query, key, value]: [Tensor<4>; 3], bias: Option<Tensor<4>>) -> Tensor<4> {
     // Burn's operation has no gradient of its own: under autodiff it would fall back to one that also differentiates the row
     // maxima, which is slower than the lines below.
-    if !query.is_autodiff() && !halves(&query) {
+    if !query.is_autodiff() && !casts_to_bf16(&query) {
         let options = AttentionModuleOptions::default();
         return attention(query, key, value, None, bias, options);
     }
@@ -81,7 +81,7 @@ pub(crate) fn attend_in_steps(
     matmul(softmax(scores, 3), value)
 }
 
-/// Floating-point operations of a transformer block's products: projections, attention among `window` tokens, and the MLP.
+/// Floating-point operations of a transformer block's matrix products: projections, attention among `window` tokens, MLP.
 pub(crate) fn block_operations(
     tokens: usize,
     window: usize,

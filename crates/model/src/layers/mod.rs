@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `init` | draws of fresh weights, layers with them |
 //! | `norm` | layer norm |
-//! | `matmul` | products in the thread's precision, attention |
+//! | `matmul` | matrix products in the thread's precision, attention |
 //! | `mlp` | the MLP of a transformer block |
 //! | `patches` | patches of an image to tokens |
 //! | `drop_path` | stochastic depth |
@@ -27,7 +27,7 @@ pub use init::{Rng, constant, head_linear, linear, trunc_normal, uniform, unifor
 pub(crate) use leaf::{detached, leaf, of_graph};
 pub(crate) use matmul::{attend, attend_in_steps, block_operations, matmul, product, project};
 pub use mlp::Mlp;
-pub use norm::{EPSILON, layer_norm, normalise};
+pub use norm::{EPSILON, layer_norm, normalize};
 pub use patches::PatchProjection;
 pub(crate) use patches::pad_end;
 pub use resample::{resample_grid, resample_matrix};

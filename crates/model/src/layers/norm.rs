@@ -18,6 +18,6 @@ pub fn layer_norm(channels: usize, device: &Device) -> LayerNorm {
 pub const EPSILON: f64 = 1e-5;
 
 /// The norm of each token by a layer of [`layer_norm`]. x: [..., channels], any rank.
-pub fn normalise<const D: usize>(x: Tensor<D>, norm: &LayerNorm) -> Tensor<D> {
+pub fn normalize<const D: usize>(x: Tensor<D>, norm: &LayerNorm) -> Tensor<D> {
     kernels::norm::layer_norm(x, norm, EPSILON)
 }

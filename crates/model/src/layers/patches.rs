@@ -35,8 +35,8 @@ impl PatchProjection {
     pub(crate) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
         let weight = self.weight.val();
         let [channels, _, patch, _] = weight.dims();
-        let [batch, colours, height, width] = images.dims();
-        assert_eq!(colours, 3, "images have {colours} channels, expected 3");
+        let [batch, colors, height, width] = images.dims();
+        assert_eq!(colors, 3, "images have {colors} channels, expected 3");
         assert!(height > 0 && width > 0, "images are {height}x{width}");
         let images = pad_end(pad_end(images, 2, patch), 3, patch);
         let [_, _, height, width] = images.dims();

@@ -30,11 +30,11 @@ pub fn resample_matrix(from: usize, to: usize) -> Vec<f32> {
     let support = 2.0 * widen;
     let mut matrix = vec![0f32; to * from];
     for (row, line) in matrix.chunks_exact_mut(from).enumerate() {
-        let centre = scale * (row as f64 + 0.5);
-        let first = (centre - support + 0.5).max(0.0) as usize;
-        let end = ((centre + support + 0.5) as usize).min(from);
+        let center = scale * (row as f64 + 0.5);
+        let first = (center - support + 0.5).max(0.0) as usize;
+        let end = ((center + support + 0.5) as usize).min(from);
         let weights: Vec<f64> = (first..end)
-            .map(|column| cubic((column as f64 - centre + 0.5) / widen))
+            .map(|column| cubic((column as f64 - center + 0.5) / widen))
             .collect();
         let total: f64 = weights.iter().sum();
         for (column, weight) in (first..end).zip(weights) {

@@ -15,7 +15,7 @@ const LEAST_WEIGHT: f64 = 1e-6;
 ///
 /// # Shapes
 /// - logits, targets: [batch, values]; targets sum to 1 over each attribute's values
-/// - weights: [batch, attributes], from 0 up; 0 where a target is not learnt
+/// - weights: [batch, attributes], from 0 up; 0 where a target is ignored
 /// - ranges: the values of each attribute
 pub fn attribute_loss(
     logits: Tensor<2>,

@@ -12,7 +12,7 @@ use burn::tensor::{
     activation::{log_softmax, softmax},
 };
 
-/// What logits are divided by before the softmax.
+/// Temperatures of the softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Temperatures {
     /// Of the student: 0.1 in DINO.
@@ -34,21 +34,21 @@ impl Default for Temperatures {
 ///
 /// # Shapes
 /// - teacher: logits of the global views, [batch, prototypes] each
-/// - centre: [1, prototypes]
+/// - center: [1, prototypes]
 pub fn centered_targets(
     teacher: &[Tensor<2>],
-    centre: &Tensor<2>,
+    center: &Tensor<2>,
     temperature: f64,
 ) -> Vec<Tensor<2>> {
     let target = |logits: &Tensor<2>| {
-        let scaled = (logits.clone() - centre.clone()).div_scalar(temperature);
+        let scaled = (logits.clone() - center.clone()).div_scalar(temperature);
         softmax(scaled.detach(), 1)
     };
     teacher.iter().map(target).collect()
 }
 
 /// The teacher's targets by Sinkhorn–Knopp (Cuturi 2013), as in SwAV (Caron et al. 2020) and DINOv2: exp(z/τ) scaled in
-/// turn so that every prototype has an equal share of the samples and every sample sums to 1. No centre is needed.
+/// turn so that every prototype has an equal share of the samples and every sample sums to 1. No center is needed.
 ///
 /// With more prototypes than samples an equal share is less than a sample, and each target spreads over at least
 /// prototypes/samples of them.
@@ -91,14 +91,14 @@ pub fn mean_entropy(distributions: &[Tensor<2>]) -> Tensor<1> {
 /// # Shapes
 /// - student: as [`dino_loss_of`] takes it
 /// - teacher: the global views, [batch, prototypes] each
-/// - centre: [1, prototypes]
+/// - center: [1, prototypes]
 pub fn dino_loss(
     student: &[Tensor<2>],
     teacher: &[Tensor<2>],
-    centre: Tensor<2>,
+    center: Tensor<2>,
     temperatures: &Temperatures,
 ) -> Tensor<1> {
-    let targets = centered_targets(teacher, &centre, temperatures.teacher);
+    let targets = centered_targets(teacher, &center, temperatures.teacher);
     dino_loss_of(student, &targets, temperatures)
 }
 
@@ -126,7 +126,7 @@ pub fn dino_loss_of(
     let mut total: Option<Tensor<1>> = None;
     let mut pairs = 0;
     for (index, logits) in student.iter().enumerate() {
-        // A student's view meets the sum of the teacher's other views: one product for all its pairs.
+        // A student's view is multiplied with the sum of the teacher's other views: one product for all its pairs.
         let others = targets
             .iter()
             .enumerate()
@@ -177,8 +177,8 @@ pub fn teacher_mean(teacher: &[Tensor<2>]) -> Tensor<2> {
 }
 
 /// c ← momentum·c + (1 − momentum)·mean. Both [1, prototypes].
-pub fn centre_update(centre: Tensor<2>, mean: Tensor<2>, momentum: f64) -> Tensor<2> {
-    centre.mul_scalar(momentum) + mean.mul_scalar(1.0 - momentum)
+pub fn center_update(center: Tensor<2>, mean: Tensor<2>, momentum: f64) -> Tensor<2> {
+    center.mul_scalar(momentum) + mean.mul_scalar(1.0 - momentum)
 }
 
 #[cfg(test)]
@@ -199,13 +199,13 @@ mod tests {
         let teacher = [logits(3, 0.0, &device), logits(3, 1.0, &device)];
         let globals = [logits(3, 2.0, &device), logits(3, 3.0, &device)];
         let locals = [logits(3, 4.0, &device), logits(3, 5.0, &device)];
-        let centre = logits(1, 6.0, &device);
+        let center = logits(1, 6.0, &device);
         let temperatures = Temperatures::default();
         let separate: Vec<_> = globals.iter().chain(&locals).cloned().collect();
         let mut stacked = globals.to_vec();
         stacked.push(Tensor::cat(locals.to_vec(), 0));
         let [one, other]: [f32; 2] = [separate, stacked].map(|student| {
-            dino_loss(&student, &teacher, centre.clone(), &temperatures).into_scalar()
+            dino_loss(&student, &teacher, center.clone(), &temperatures).into_scalar()
         });
         assert!((one - other).abs() < 1e-6, "{one} {other}");
     }
@@ -218,9 +218,9 @@ mod tests {
             Tensor::zeros([2, 5], &device),
             Tensor::zeros([2, 5], &device),
         ];
-        let centre = Tensor::zeros([1, 5], &device);
+        let center = Tensor::zeros([1, 5], &device);
         let loss: f32 =
-            dino_loss(&student, &teacher, centre, &Temperatures::default()).into_scalar();
+            dino_loss(&student, &teacher, center, &Temperatures::default()).into_scalar();
         assert!((loss - 5.0f32.ln()).abs() < 1e-6);
     }
 
@@ -249,8 +249,8 @@ mod tests {
         let device = Device::flex().autodiff();
         let teacher = [0.0, 1.0].map(|o| logits(2, o, &device).require_grad());
         let student = [2.0, 3.0].map(|o| logits(2, o, &device).require_grad());
-        let centre = Tensor::zeros([1, 5], &device);
-        let grads = dino_loss(&student, &teacher, centre, &Temperatures::default()).backward();
+        let center = Tensor::zeros([1, 5], &device);
+        let grads = dino_loss(&student, &teacher, center, &Temperatures::default()).backward();
         assert!(teacher[0].grad(&grads).is_none());
         assert!(student[0].grad(&grads).is_some());
     }

@@ -1,5 +1,5 @@
 //! Online instance matching (Xiao et al., "Joint Detection and Identification Feature Learning for Person Search",
-//! CVPR 2017): features against a table of the known people and a queue of unknown ones.
+//! CVPR 2017): features against a lookup table of labeled identities and a circular queue of unlabeled ones.
 
 use burn::{
     module::{Module, Param},
@@ -9,7 +9,7 @@ use burn::{
 use crate::heads::Training;
 use crate::layers;
 
-/// The table and the queue; not trained, but changed after every step.
+/// The lookup table and the queue; not trained, but updated after every step.
 #[derive(Module, Debug)]
 pub struct OimMemory {
     /// A feature of each known person: [people, channels].

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::part::IGNORE;
 
-/// Mean cross-entropy over the pixels whose label is not 255; 0 without any.
+/// Mean cross-entropy over the pixels whose label is not the ignore index 255; 0 without any.
 ///
 /// # Shapes
 /// - logits: [batch, classes, height, width]
@@ -55,7 +55,7 @@ fn weighted_pixel_cross_entropy(
 }
 
 /// Mean divergence Σ p (log p − log softmax logits) from refined labels, p = softmax((1 − share) · soft + share · one-hot label), over
-/// the pixels that `counted` does not label 255 (Li et al., "Self-Correction for Human Parsing", TPAMI 2020); 0 without any.
+/// the pixels whose label in `counted` is not the ignore index 255 (Li et al., "Self-Correction for Human Parsing", TPAMI 2020); 0 without any.
 ///
 /// # Shapes
 /// - logits, soft: [batch, classes, height, width]; soft are the logits of another model, to which no gradient goes
@@ -99,10 +99,10 @@ pub fn refined_divergence(
 }
 
 /// Lovász-softmax (Berman et al., CVPR 2018) over the classes that the batch holds: the convex surrogate of 1 − IoU,
-/// with the batch as one image. Pixels labelled 255 do not count; 0 without any other.
+/// with the batch as one image. Pixels of the ignore index 255 do not count; 0 without any other.
 ///
-/// The loss is linear between two changes of the order of the errors, so its coefficients are worked out beside the
-/// graph, for the order as it is.
+/// The loss is linear between two changes of the order of the errors, so its coefficients are computed outside the
+/// graph, for the current order.
 ///
 /// Shapes as in [`pixel_cross_entropy`].
 pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
@@ -180,7 +180,7 @@ pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
     (probabilities * coefficients).sum() + constant
 }
 
-/// Where neighbouring classes differ, widened to 3 pixels; 255 is no neighbour. Labels and result: [height, width].
+/// Where neighboring classes differ, widened to 3 pixels; 255 is no neighbor. Labels and result: [height, width].
 pub fn edges_of(labels: &[u8], height: usize, width: usize) -> Vec<u8> {
     assert_eq!(labels.len(), height * width, "labels of a map");
     let mut thin = vec![false; labels.len()];

@@ -17,8 +17,7 @@ pub type Gradients = BTreeMap<String, Tensor<1>>;
 /// depend on the number of threads.
 pub(super) const CHUNK: usize = 1 << 15;
 
-/// Adds gradients to others: in their memory where nothing else holds it, by all threads, so that many replicas do not wait for
-/// one.
+/// Adds gradients to others: in place where nothing else holds their memory, by all threads.
 ///
 /// # Panics
 /// When two of a name differ in size.
@@ -47,7 +46,7 @@ pub fn add(sum: &mut Gradients, gradients: Gradients) {
     }
 }
 
-/// Mean of the replicas' gradients. What a replica has no gradient of counts as zero.
+/// Mean of the replicas' gradients. A parameter without a gradient in a replica counts as zero there.
 ///
 /// # Panics
 /// Without replicas.
@@ -66,7 +65,7 @@ pub fn average(replicas: Vec<Gradients>) -> Gradients {
         .collect()
 }
 
-/// Whether slices of the tensor's memory can be had without a transfer.
+/// Whether the tensor's memory is the host's.
 pub(super) fn on_host(tensor: &Tensor<1>) -> bool {
     tensor.device() == Device::flex()
 }

@@ -6,12 +6,12 @@
 //!
 //! On the CPU a parameter, its gradient and its moments are read and written in one pass over slices. On other devices
 //! the same formulas are tensor operations on equal shapes and numbers of the host, which Burn's fusion makes one kernel
-//! a parameter; nothing waits for the device but [`read`].
+//! a parameter; only [`read`] waits for the device.
 
 mod ema;
 mod gradients;
 mod norms;
-mod optimiser;
+mod optimizer;
 mod rules;
 mod state;
 
@@ -19,8 +19,8 @@ pub use crate::named::gradients;
 pub use ema::ema;
 pub use gradients::{Gradients, add, average};
 pub use norms::{GradientClip, Norms, read, squares};
-pub use optimiser::{Optimiser, decays};
-pub use rules::{OptimiserConfig, Rates, Rule};
+pub use optimizer::{Optimizer, decays};
+pub use rules::{OptimizerConfig, Rates, Rule};
 
 #[cfg(test)]
 mod tests;

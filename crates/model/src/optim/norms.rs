@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::gradients::{CHUNK, Gradients, on_host};
 use crate::kernels::{
     operation::{host, values},
-    scalar::{dot, vectorised},
+    scalar::{dot, vectorized},
 };
 
 /// Limit of the gradient's norm.
@@ -32,7 +32,7 @@ impl Norms {
         Self::new(gradients, &read(squares(gradients)))
     }
 
-    /// From what [`read`] made of [`squares`].
+    /// From the values that [`read`] returned for [`squares`].
     ///
     /// # Panics
     /// When they are not as many.
@@ -57,7 +57,7 @@ impl Norms {
         norms.map(|(_, norm)| norm * norm).sum::<f64>().sqrt()
     }
 
-    /// What the gradient of a name is to be multiplied by.
+    /// The factor by which clipping scales the gradient of a name.
     pub(super) fn factors(&self, clip: GradientClip) -> impl Fn(&str) -> f64 + '_ {
         let factor = |norm: f64, limit: f64| (limit / (norm + 1e-6)).min(1.0);
         let whole = match clip {
@@ -84,7 +84,7 @@ pub fn squares(gradients: &Gradients) -> Vec<Tensor<1>> {
     gradients.values().map(square).collect()
 }
 
-/// The first value of each tensor, for one wait of the host: reading them one by one would wait for each.
+/// The first value of each tensor, with one synchronization: reading them one by one would wait for each.
 pub fn read(tensors: Vec<Tensor<1>>) -> Vec<f64> {
     let reads = tensors
         .into_iter()
@@ -107,7 +107,7 @@ fn square_sum(values: &[f32]) -> f64 {
     sums.into_iter().sum()
 }
 
-vectorised! {
+vectorized! {
     /// sum += Σ values², in f64 over short stretches in f32.
     fn square_sums<'a>(values: &'a [f32], sum: &'a mut f64) {
         for stretch in values.chunks(256) {

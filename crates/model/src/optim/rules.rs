@@ -1,4 +1,4 @@
-//! How a gradient becomes a step.
+//! Update rules: SGD, Adam, AdamW.
 
 use burn::{backend::Flex, tensor::Tensor};
 use rayon::prelude::*;
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{gradients::CHUNK, norms::GradientClip};
 use crate::kernels::operation::{host, values};
 
-/// How a gradient becomes a step.
+/// Update rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Rule {
@@ -20,9 +20,9 @@ pub enum Rule {
     AdamW,
 }
 
-/// Constants of an optimiser.
+/// Constants of an optimizer.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct OptimiserConfig {
+pub struct OptimizerConfig {
     /// How a gradient becomes a step.
     pub rule: Rule,
     /// β₁: momentum of SGD, or decay of Adam's first moment.
@@ -35,7 +35,7 @@ pub struct OptimiserConfig {
     pub clip: GradientClip,
 }
 
-impl Default for OptimiserConfig {
+impl Default for OptimizerConfig {
     /// AdamW with PyTorch's constants, and DINO's limit of 3 for each tensor.
     fn default() -> Self {
         Self {
@@ -48,7 +48,7 @@ impl Default for OptimiserConfig {
     }
 }
 
-/// What a parameter's step is made with.
+/// Learning rate and weight decay of a parameter in one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Rates {
     /// Learning rate.
@@ -67,14 +67,14 @@ pub(super) struct ParameterMoments {
     pub(super) second: Option<Tensor<1>>,
 }
 
-/// A rule for one parameter at one step: numbers of the host alone.
+/// The update rule of one parameter at one step, as scalars.
 pub(super) struct Formula {
     rule: Rule,
-    /// What the gradient is multiplied by.
+    /// Factor on the gradient.
     factor: f64,
-    /// What of the parameter is added to the gradient.
+    /// Factor on the parameter that is added to the gradient.
     added: f64,
-    /// What of the parameter stays.
+    /// Factor on the parameter.
     keep: f64,
     /// lr of SGD; lr / (1 − β₁ᵗ) of Adam.
     rate: f64,
@@ -87,8 +87,8 @@ pub(super) struct Formula {
 }
 
 impl Formula {
-    pub(super) fn new(config: &OptimiserConfig, rates: Rates, factor: f64, steps: u64) -> Self {
-        let OptimiserConfig {
+    pub(super) fn new(config: &OptimizerConfig, rates: Rates, factor: f64, steps: u64) -> Self {
+        let OptimizerConfig {
             rule,
             beta1,
             beta2,
@@ -132,7 +132,7 @@ impl Formula {
         let (new1, new2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         let (inverse_root, epsilon) = (self.inverse_root as f32, self.epsilon as f32);
 
-        // The gradient's memory becomes the new value's: the old value may be held elsewhere still.
+        // The new value is written into the gradient's memory: the old value may still be held elsewhere.
         let values = { gradient.storage_mut::<f32>().par_chunks_mut(CHUNK) }
             .zip(values(&value).par_chunks(CHUNK))
             .zip(first.storage_mut::<f32>().par_chunks_mut(CHUNK));

@@ -1,4 +1,4 @@
-//! The state of an optimiser as named arrays.
+//! The state of an optimizer as named arrays.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use burn::{
 };
 
 use super::{
-    optimiser::Optimiser,
-    rules::{OptimiserConfig, ParameterMoments, Rule},
+    optimizer::Optimizer,
+    rules::{OptimizerConfig, ParameterMoments, Rule},
 };
 use crate::{
     error::ModelError,
     named::{self, HostTensor, StateDict},
 };
 
-impl Optimiser {
+impl Optimizer {
     /// The state: `NAME.first`, `NAME.second` (not of SGD) and `NAME.steps` of each parameter that has taken a step.
     pub fn state(&self) -> StateDict {
         let mut state = StateDict::new();
@@ -38,16 +38,16 @@ impl Optimiser {
         state
     }
 
-    /// An optimiser that goes on where [`Optimiser::state`] was taken.
+    /// The optimizer that [`Optimizer::state`] was taken of.
     ///
     /// # Errors
     /// When a moment is missing, the two of a parameter differ in size, or the state is one of another rule.
     pub fn from_state(
-        config: OptimiserConfig,
+        config: OptimizerConfig,
         state: &StateDict,
         device: &Device,
     ) -> Result<Self, ModelError> {
-        let hint = "the optimiser's state in the checkpoint is not whole; start a new run from its weights";
+        let hint = "the optimizer's state in the checkpoint is incomplete; start a new run from its weights";
         let get = |name: String| state.get(&name).ok_or(ModelError::Missing { name, hint });
         let kept = match config.rule {
             Rule::Sgd => &["first"][..],
@@ -63,7 +63,7 @@ impl Optimiser {
                 let Some(parameter) = moment else {
                     return Err(ModelError::Unexpected { name: name.clone() });
                 };
-                // A moment without a count is not passed over: the optimiser would start from nothing there.
+                // A moment without a count is an error: the optimizer would start that parameter anew.
                 get(format!("{parameter}.steps"))?;
                 continue;
             };
@@ -104,7 +104,7 @@ impl Optimiser {
     }
 
     /// Checks a loaded state against the module that it is to train, whose parameters are called `prefix` and their name.
-    /// What other prefixes have is not looked at.
+    /// The state of other prefixes is not checked.
     ///
     /// # Errors
     /// When it holds a parameter that the module has not, or one of another size.
@@ -132,12 +132,12 @@ impl Optimiser {
     }
 }
 
-/// A count as two numbers below 2²⁴, which f32 holds exactly.
+/// A count as two numbers below 2²⁴, which are exact in f32.
 fn split_count(count: u64) -> [f32; 2] {
     [(count & 0xff_ffff) as f32, (count >> 24) as f32]
 }
 
-/// What [`split_count`] split; none of anything else.
+/// The inverse of [`split_count`]; none for anything else.
 fn join_count(parts: &[f32]) -> Option<u64> {
     let whole = |part: f32| (0.0..16_777_216.0).contains(&part) && part.fract() == 0.0;
     match *parts {

@@ -1,4 +1,4 @@
-//! Tests of optimisers and their state.
+//! Tests of optimizers and their state.
 
 use burn::{
     module::{Module, Param},
@@ -18,26 +18,26 @@ struct Two {
     b: Param<Tensor<1>>,
 }
 
-fn config(rule: Rule) -> OptimiserConfig {
-    OptimiserConfig {
+fn config(rule: Rule) -> OptimizerConfig {
+    OptimizerConfig {
         rule,
         clip: GradientClip::None,
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     }
 }
 
-fn optimiser(rule: Rule) -> Optimiser {
-    Optimiser::new(config(rule))
+fn optimizer(rule: Rule) -> Optimizer {
+    Optimizer::new(config(rule))
 }
 
 fn step(
-    optimiser: &mut Optimiser,
+    optimizer: &mut Optimizer,
     module: Two,
     rates: &dyn Fn(&str, &[usize]) -> Option<Rates>,
 ) -> Two {
     let mut gradients = gradients();
     let norms = Norms::of(&gradients);
-    optimiser.step("m.", module, &mut gradients, &norms, rates)
+    optimizer.step("m.", module, &mut gradients, &norms, rates)
 }
 
 fn module() -> Two {
@@ -66,7 +66,7 @@ fn gradients() -> Gradients {
 
 #[test]
 fn each_parameter_has_its_own_rate_and_none_means_frozen() {
-    let mut optimiser = optimiser(Rule::Sgd);
+    let mut optimizer = optimizer(Rule::Sgd);
     let rates = |name: &str, _: &[usize]| {
         (name == "m.a").then_some(Rates {
             lr: 0.1,
@@ -75,7 +75,7 @@ fn each_parameter_has_its_own_rate_and_none_means_frozen() {
     };
     let mut module = module();
     for _ in 0..2 {
-        module = step(&mut optimiser, module, &rates);
+        module = step(&mut optimizer, module, &rates);
     }
     // By hand: m1 = 0.5 + 0.01, p1 = 1 − 0.051; m2 = 0.9·0.51 + 0.5 + 0.01·0.949.
     let p1 = 1.0 - 0.1 * 0.51;
@@ -85,7 +85,7 @@ fn each_parameter_has_its_own_rate_and_none_means_frozen() {
 }
 
 #[test]
-fn a_state_goes_on_to_the_bit() {
+fn a_saved_state_resumes_to_the_bit() {
     for rule in [Rule::Sgd, Rule::Adam, Rule::AdamW] {
         let rates = |_: &str, _: &[usize]| {
             Some(Rates {
@@ -93,12 +93,12 @@ fn a_state_goes_on_to_the_bit() {
                 decay: 0.1,
             })
         };
-        let mut whole = optimiser(rule);
+        let mut whole = optimizer(rule);
         let mut module = module();
         for _ in 0..2 {
             module = step(&mut whole, module, &rates);
         }
-        let load = |state: &StateDict| Optimiser::from_state(config(rule), state, &Device::flex());
+        let load = |state: &StateDict| Optimizer::from_state(config(rule), state, &Device::flex());
         let mut again = load(&whole.state()).unwrap();
         again.check("m.", &module).unwrap();
         let expected = step(&mut whole, module.clone(), &rates);
@@ -113,7 +113,7 @@ fn a_state_goes_on_to_the_bit() {
         } else {
             Rule::Sgd
         };
-        assert!(Optimiser::from_state(config(other), &whole.state(), &Device::flex()).is_err());
+        assert!(Optimizer::from_state(config(other), &whole.state(), &Device::flex()).is_err());
     }
 }
 
@@ -136,18 +136,18 @@ fn clipping_keeps_small_gradients() {
 }
 
 #[test]
-fn a_state_that_is_not_whole_is_told() {
-    let mut optimiser = optimiser(Rule::AdamW);
+fn an_incomplete_state_is_an_error() {
+    let mut optimizer = optimizer(Rule::AdamW);
     let rates = |_: &str, _: &[usize]| {
         Some(Rates {
             lr: 0.1,
             decay: 0.0,
         })
     };
-    step(&mut optimiser, module(), &rates);
-    let whole = optimiser.state();
+    step(&mut optimizer, module(), &rates);
+    let whole = optimizer.state();
     let load = |state: &StateDict| {
-        Optimiser::from_state(config(Rule::AdamW), state, &Device::flex()).map(drop)
+        Optimizer::from_state(config(Rule::AdamW), state, &Device::flex()).map(drop)
     };
     load(&whole).unwrap();
     for name in whole.keys() {

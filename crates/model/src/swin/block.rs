@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     kernels,
-    layers::{self, DropFactors, EPSILON, Mlp, PatchProjection, Rng, normalise, pad_end, project},
+    layers::{self, DropFactors, EPSILON, Mlp, PatchProjection, Rng, normalize, pad_end, project},
     moe::{Conditioned, Moe, MoeConfig},
     parameters::{Claims, ParameterKind},
 };
@@ -34,14 +34,14 @@ impl SwinPatchEmbed {
 
     /// images: [batch, 3, height, width] → [batch, ⌈height/4⌉, ⌈width/4⌉, channels].
     pub(super) fn forward(&self, images: Tensor<4>) -> Tensor<4> {
-        normalise(self.proj.forward(images), &self.norm)
+        normalize(self.proj.forward(images), &self.norm)
     }
 }
 
 /// Halves the map, unless its stride is 1, and doubles the channels.
 #[derive(Module, Debug)]
 pub struct PatchMerging {
-    /// Norm over the four neighbours' channels.
+    /// Norm over the four neighbors' channels.
     pub norm: LayerNorm,
     /// 4·channels → 2·channels, without bias.
     pub reduction: Linear,
@@ -64,8 +64,8 @@ impl PatchMerging {
 
     /// x: [batch, height, width, channels] → [batch, ⌈height/stride⌉, ⌈width/stride⌉, 2·channels].
     pub(super) fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        // The neighbours in the order (0,0), (1,0), (0,1), (1,1): columns outside, rows inside.
-        let neighbours = if self.stride == 1 {
+        // The neighbors in the order (0,0), (1,0), (0,1), (1,1): columns outside, rows inside.
+        let neighbors = if self.stride == 1 {
             let [_, height, width, _] = x.dims();
             // One row and one column of zeros at the end, as MMDetection's "corner" padding.
             let x = pad_end(pad_end(x, 1, height + 1), 2, width + 1);
@@ -78,7 +78,7 @@ impl PatchMerging {
                 .permute([0, 1, 3, 4, 2, 5])
                 .reshape([batch, height / 2, width / 2, 4 * channels])
         };
-        project(normalise(neighbours, &self.norm), &self.reduction)
+        project(normalize(neighbors, &self.norm), &self.reduction)
     }
 }
 

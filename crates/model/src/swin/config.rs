@@ -17,7 +17,7 @@ pub enum WindowPadding {
     Classification,
 }
 
-/// What the shapes of a Swin's weights say; travels with weights that no preset describes.
+/// Sizes of a Swin, as the shapes of its weights show them; stored with weights of no preset.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SwinSizes {
@@ -35,7 +35,7 @@ pub struct SwinSizes {
     /// Hidden over outer channels of the MLPs.
     pub mlp_ratio: usize,
     /// Stride of the merging before each later stage, 1 or 2; none for 2 everywhere. Dense tasks of SOLIDER lower the last:
-    /// the same weights see overlapping neighbours there, and the map stays finer.
+    /// the same weights merge overlapping neighbors there, and the map stays finer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merging: Vec<usize>,
 }
@@ -146,7 +146,7 @@ pub struct SwinConfig {
     pub drop_path: f64,
     /// How maps that the window does not divide are padded.
     pub padding: WindowPadding,
-    /// How the network is adapted to a mix of tasks.
+    /// How its blocks depend on prompt weights.
     pub adapter: Adapter,
 }
 
@@ -200,7 +200,7 @@ impl SwinConfig {
         count + 2 * self.sizes.stage_channels(self.sizes.depths.len() - 1)
     }
 
-    /// Floating-point operations of the products of a pass over an image, two a multiplication.
+    /// Floating-point operations of the matrix products of a forward pass on an image, two a multiplication.
     pub fn operations(&self, [height, width]: [usize; 2]) -> usize {
         let sizes = &self.sizes;
         let mut map = [height, width].map(|size| size.div_ceil(sizes.patch_size));
@@ -209,7 +209,7 @@ impl SwinConfig {
             let channels = sizes.stage_channels(stage);
             if stage > 0 {
                 map = map.map(|size| size.div_ceil(sizes.merging(stage)));
-                // Four neighbours of half as many channels.
+                // Four neighbors of half as many channels.
                 count += 2 * map[0] * map[1] * 2 * channels * channels;
             }
             let tokens = map[0] * map[1];
@@ -298,8 +298,8 @@ impl SwinConfig {
 
     /// The stages before which SOLIDER's controller modulates the map.
     pub(super) fn modulated_stages(&self) -> std::ops::Range<usize> {
-        // SOLIDER modulates what a stage hands to the next; its layer after the last stage touches
-        // nothing that is returned, so it is not built.
+        // SOLIDER modulates the input of each stage but the first. Its layer after the last stage does not change any output,
+        // so it is not built.
         match self.adapter {
             Adapter::Lambda(_) => 1..self.sizes.depths.len(),
             _ => 0..0,

@@ -1,7 +1,7 @@
 //! Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030) for images of any size, with adapters.
 //!
 //! Field names are timm's (`swin_*_patch4_window7_224`), so published weights map one to one; patch merging
-//! takes the 2×2 neighbours in the order of Microsoft's code. Maps that windows do not divide are padded
+//! takes the 2×2 neighbors in the order of Microsoft's code. Maps that windows do not divide are padded
 //! with zeros at the bottom and the right, in one of two ways ([`WindowPadding`]), each equal to a published
 //! implementation. timm can also shrink the window to a map that is smaller than it, when a model is built
 //! for one size; that resizes the bias table, so it is not done here: the window is the same at every size.
@@ -27,7 +27,7 @@ use windows::windows;
 use crate::{
     adapter::Adapter,
     features::{Features, SharedFeatures},
-    layers::{self, DropPath, PatchProjection, Rng, normalise},
+    layers::{self, DropPath, PatchProjection, Rng, normalize},
     mix::{self, IDENTITY, Mix},
     parameters::ParameterGroups,
 };
@@ -138,7 +138,7 @@ pub struct Swin {
 }
 
 impl Swin {
-    /// What the blocks before the conditional ones make of a batch; see [`crate::backbone::Backbone::shared`].
+    /// The shared blocks; see [`crate::backbone::Backbone::shared`].
     pub(crate) fn shared(
         &self,
         images: Tensor<4>,
@@ -185,7 +185,7 @@ impl Swin {
         }
     }
 
-    /// What the conditional blocks make of it; see [`crate::backbone::Backbone::conditional`].
+    /// The conditional blocks; see [`crate::backbone::Backbone::conditional`].
     pub(crate) fn conditional(
         &self,
         shared: SharedFeatures,
@@ -208,7 +208,7 @@ impl Swin {
                 x = block.forward(x, windows, mix, drops.next());
             }
         }
-        let x = normalise(x, &self.norm);
+        let x = normalize(x, &self.norm);
         let [_, height, width, channels] = x.dims();
         let pooled = x
             .clone()
@@ -263,7 +263,7 @@ impl Swin {
             .collect()
     }
 
-    /// The same network for one mix, without prompts. Experts leave the plain network; SOLIDER's controller gets the mix's λ.
+    /// The same network with prompt weights folded in. A mixture of experts becomes part of the plain weights; SOLIDER's controller keeps the λ of these prompt weights.
     pub fn fold(mut self, mix: Mix) -> Self {
         if let Adapter::Lambda(config) = &mut self.config.adapter {
             config.lambda.get_or_insert(1.0 - mix.weights()[IDENTITY]);
@@ -276,7 +276,7 @@ impl Swin {
         self
     }
 
-    /// A copy of the last stage for a mix, with tensors of its own; none of a network of one stage.
+    /// A copy of the last stage with prompt weights folded in, which shares no tensors; none of a network of one stage.
     pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
         let tracked = self.norm.gamma.val().device().is_autodiff();
         let mut swin = self.valid().fold(mix);
@@ -295,7 +295,7 @@ impl Swin {
     }
 }
 
-/// The last stage and the norm after it as a network of its own, for one mix: two-stage detectors look at regions with it.
+/// The last stage and the norm after it as a network of its own: two-stage detectors apply it to regions.
 #[derive(Module, Debug)]
 pub struct LastStage {
     /// The stage.
@@ -309,19 +309,19 @@ pub struct LastStage {
 }
 
 impl LastStage {
-    /// Cells along each axis of a region that fills one window of the stage, which halves them: 14 with published windows of 7.
+    /// Rows and columns of a region whose map fills one window after the stage's merging: 14 with published windows of 7.
     pub fn cells(&self) -> usize {
         2 * self.config.sizes.window_size
     }
 
-    /// What the stage makes of maps that the stage before it might have made.
+    /// The stage's output for maps of the size and channels that the stage before it gives.
     ///
     /// # Shapes
     /// - maps: [batch, channels, height, width] → [batch, 2·channels, height/2, width/2], or as high and wide where the
     ///   merging has a stride of 1
     pub fn forward(&self, maps: Tensor<4>, rng: Option<&mut Rng>) -> Tensor<4> {
         let (batch, index) = (maps.dims()[0], self.config.sizes.depths.len() - 1);
-        // Prompts are folded in, so that no block depends on this.
+        // Prompt weights are folded in, so that no block depends on these.
         let mix = Mix::mean().tensor(&maps.device());
         let rates = self.stage.blocks.iter().map(|block| block.drop_path);
         let mut drops = DropPath::draw(rates, batch, rng, &maps.device());
@@ -341,7 +341,7 @@ impl LastStage {
             let windows = &windows[position % 2];
             x = block.forward(x, windows, &mix, drops.next());
         }
-        normalise(x, &self.norm).permute([0, 3, 1, 2])
+        normalize(x, &self.norm).permute([0, 3, 1, 2])
     }
 }
 

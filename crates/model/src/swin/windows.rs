@@ -11,7 +11,7 @@ use burn::{
 use super::config::{SwinConfig, WindowPadding};
 use crate::kernels::{self, attention::WindowGrid};
 
-/// What forbids attention between regions that a cyclic shift made neighbours, added to the scores.
+/// Added to the scores of positions that only a cyclic shift made neighbors.
 const FORBIDDEN: f32 = -100.0;
 
 /// The windows of a stage's even blocks and of its odd blocks, which are shifted.
@@ -40,7 +40,7 @@ pub(super) fn windows(
     })
 }
 
-/// What a block's windows follow from.
+/// What determines the windows of a block.
 #[derive(Debug, Clone, PartialEq)]
 struct WindowKey {
     /// Rows and columns of the map.
@@ -62,8 +62,8 @@ impl WindowKey {
     }
 }
 
-/// The windows of `key`, from an earlier pass if they were made not long ago: making them costs more on the host than a small
-/// block, and sending them to a device a wait.
+/// The windows of `key`, cached: making them costs more on the host than a small block, and sending them to a device
+/// waits for it.
 fn cached(key: WindowKey, make: impl FnOnce(&WindowKey) -> Windows) -> Windows {
     /// As many as the stages of two backbones need for three sizes of images.
     const KEPT: usize = 48;
@@ -75,14 +75,14 @@ fn cached(key: WindowKey, make: impl FnOnce(&WindowKey) -> Windows) -> Windows {
     if records || key.size.iter().product::<usize>() > POSITIONS {
         return make(&key);
     }
-    // The list is whole whenever a thread lets go of it.
+    // A thread that panics leaves the list consistent.
     let recent = || RECENT.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, windows)) = recent().iter().find(|(known, _)| *known == key) {
         return windows.clone();
     }
     let windows = make(&key);
     let mut recent = recent();
-    // Another replica may have put it there meanwhile.
+    // Another replica may have added it in the meantime.
     if recent.iter().all(|(known, _)| *known != key) {
         if recent.len() == KEPT {
             recent.pop_front();
@@ -116,7 +116,7 @@ pub(super) enum Windows {
     Graph(Arc<WindowTensors>),
 }
 
-/// How a map is cut into windows: where its rows and columns go.
+/// How a map is partitioned into windows: where its rows and columns go.
 pub(super) struct WindowPartition {
     rows: AxisLayout,
     columns: AxisLayout,
@@ -126,7 +126,7 @@ pub(super) struct WindowPartition {
     pub(super) size: [usize; 2],
 }
 
-/// A cut with its tensors.
+/// A partition with its tensors.
 pub(super) struct WindowTensors {
     pub(super) cut: WindowPartition,
     pub(super) bias_index: Tensor<1, Int>,
@@ -247,7 +247,7 @@ impl WindowPartition {
         )
     }
 
-    /// Undoes [`Cut::arrange`]: what stands at padding positions is dropped.
+    /// Undoes [`WindowPartition::arrange`]: values at padding positions are dropped.
     pub(super) fn restore(&self, x: Tensor<4>) -> Tensor<4> {
         take_runs(
             take_runs(x, 1, &self.rows.restore),
@@ -282,7 +282,7 @@ struct AxisLayout {
     padded: usize,
     /// From the map to the windows.
     arrange: Vec<AxisRun>,
-    /// Back.
+    /// From the windows back to the map.
     restore: Vec<AxisRun>,
 }
 

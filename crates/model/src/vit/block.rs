@@ -16,7 +16,7 @@ use crate::{
     parameters::{Claims, ParameterKind},
 };
 
-/// Added to the variance in the norms, in every published ViT of the layouts above.
+/// Added to the variance in the norms, in every published ViT of these layouts.
 const EPSILON: f64 = 1e-6;
 
 /// First value of LayerScale, DINOv2's.
@@ -29,7 +29,7 @@ pub(super) fn norm(width: usize, device: &Device) -> LayerNorm {
 }
 
 /// The norm of each token.
-pub(super) fn normalise(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
+pub(super) fn normalize(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
     kernels::norm::layer_norm(x, norm, EPSILON)
 }
 
@@ -40,12 +40,12 @@ pub struct VitPatchEmbed {
     pub proj: PatchProjection,
 }
 
-/// VitAttention, an MLP and, in conditional blocks, the mixture of experts.
+/// Attention, an MLP and, in conditional blocks, the mixture of experts.
 #[derive(Module, Debug)]
 pub struct VitBlock {
     /// LN1.
     pub norm1: LayerNorm,
-    /// VitAttention.
+    /// Attention.
     pub attn: VitAttention,
     /// Scale of the attention's branch.
     pub ls1: Option<LayerScale>,
@@ -158,7 +158,7 @@ impl VitBlock {
             let factors = factors.map(|factors| factors.values);
             kernels::attention::attention(x, parameters, EPSILON, attn.heads, grid, factors)
         } else {
-            let attended = attn.forward(normalise(x.clone(), norm1));
+            let attended = attn.forward(normalize(x.clone(), norm1));
             let attended = LayerScale::apply(&self.ls1, attended);
             x + DropFactors::scale(&factors, attended)
         };
@@ -166,7 +166,7 @@ impl VitBlock {
         if fuse {
             mlp.residual(x, norm2, EPSILON, later)
         } else {
-            let branch = mlp.forward(normalise(x.clone(), norm2));
+            let branch = mlp.forward(normalize(x.clone(), norm2));
             let branch = LayerScale::apply(&self.ls2, branch);
             x + DropFactors::scale(&later, branch)
         }

@@ -7,7 +7,7 @@ use crate::{adapter::Adapter, error::ModelError, layers, moe::MoeConfig};
 /// How many stages the blocks count as.
 pub(super) const STAGES: usize = 4;
 
-/// What stands for the whole image.
+/// How the tokens are pooled into the features of the image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Pool {
@@ -18,7 +18,7 @@ pub enum Pool {
     Mean,
 }
 
-/// What the shapes of a ViT's weights say, and the number of heads; travels with the weights.
+/// Sizes of a ViT, as the shapes of its weights show them, and the number of heads; stored with the weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitSizes {
@@ -46,7 +46,7 @@ pub struct VitSizes {
     /// Whether each branch is scaled per channel before it is added.
     #[serde(default)]
     pub layer_scale: bool,
-    /// What stands for the whole image.
+    /// How the tokens are pooled into the features of the image.
     #[serde(default)]
     pub pool: Pool,
     /// Whether there is a norm before the blocks, and the patches have no bias: CLIP's.
@@ -124,7 +124,7 @@ pub struct VitConfig {
     pub sizes: VitSizes,
     /// Drop path of the last block; earlier blocks have less, linearly from 0.
     pub drop_path: f64,
-    /// How the network is adapted to a mix of tasks: not at all, or by experts.
+    /// How its blocks depend on prompt weights: not at all, or by experts.
     pub adapter: Adapter,
 }
 
@@ -227,7 +227,7 @@ impl VitConfig {
             + experts
     }
 
-    /// Floating-point operations of the products of a pass over an image, two a multiplication.
+    /// Floating-point operations of the matrix products of a forward pass on an image, two a multiplication.
     pub fn operations(&self, size: [usize; 2]) -> usize {
         let sizes = &self.sizes;
         let [rows, columns] = size.map(|size| size.div_ceil(sizes.patch_size));

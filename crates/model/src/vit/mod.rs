@@ -22,7 +22,7 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use block::{norm, normalise};
+use block::{norm, normalize};
 use config::STAGES;
 
 use crate::{
@@ -116,7 +116,7 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// What the blocks before the conditional ones make of a batch; see [`crate::backbone::Backbone::shared`].
+    /// The shared blocks; see [`crate::backbone::Backbone::shared`].
     pub(crate) fn shared(&self, images: Tensor<4>, rng: Option<&mut Rng>) -> SharedFeatures {
         let batch = images.dims()[0];
         let blocks = &self.blocks[..self.first_conditional()];
@@ -124,7 +124,7 @@ impl Vit {
         let mut drops = DropPath::draw(rates, batch, rng, &images.device());
         let (mut x, grid) = self.embed(images);
         let mut pyramid = Vec::with_capacity(STAGES);
-        // No mix reaches blocks without experts.
+        // Blocks without experts ignore prompt weights.
         let mix = Mix::mean().tensor(&x.device());
         for (index, block) in blocks.iter().enumerate() {
             x = block.forward(x, &mix, drops.next());
@@ -139,7 +139,7 @@ impl Vit {
         }
     }
 
-    /// What the conditional blocks make of it; see [`crate::backbone::Backbone::conditional`].
+    /// The conditional blocks; see [`crate::backbone::Backbone::conditional`].
     pub(crate) fn conditional(
         &self,
         shared: SharedFeatures,
@@ -162,7 +162,7 @@ impl Vit {
             x = block.forward(x, mix, drops.next());
             self.collect(&mut pyramid, first + index, &x, grid);
         }
-        let x = normalise(x, &self.norm);
+        let x = normalize(x, &self.norm);
         let map = self.map(x.clone(), grid);
         let pooled = match self.config.sizes.pool {
             Pool::Class => x.narrow(1, 0, 1),
@@ -233,7 +233,7 @@ impl Vit {
         let tokens = Tensor::cat(tokens, 1);
         let tokens = match &self.norm_pre {
             None => tokens,
-            Some(norm) => normalise(tokens, norm),
+            Some(norm) => normalize(tokens, norm),
         };
         (tokens, grid)
     }
@@ -252,7 +252,7 @@ impl Vit {
         &self.config
     }
 
-    /// The same network for one mix, without prompts. Experts leave the plain network.
+    /// The same network with prompt weights folded in. A mixture of experts becomes part of the plain weights.
     pub fn fold(mut self, mix: Mix) -> Self {
         let device = self.pos_embed.val().device();
         for block in &mut self.blocks {

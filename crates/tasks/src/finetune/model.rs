@@ -65,7 +65,7 @@ impl<T: Task> Model<T> {
         T::check(task.settings())
             .and_then(|()| T::check_size(size, &strides(&backbone)))
             .map_err(|error| differs("settings in range".to_owned(), error.to_string()))?;
-        let stages = stages(&backbone, &meta.mix, size, device);
+        let stages = stages(&backbone, &meta.prompt_weights, size, device);
         let head = task.head(&stages, &mut Rng::seed_from_u64(0), device)?;
         let (head, report) = load_state_dict(head, &state);
         if !report.is_complete() {
@@ -78,7 +78,7 @@ impl<T: Task> Model<T> {
             backbone,
             head,
             task,
-            mix: meta.mix,
+            mix: meta.prompt_weights,
             precision: Precision::F32,
             preprocess,
             device: device.clone(),
@@ -96,7 +96,7 @@ impl<T: Task> Model<T> {
             settings: serde_json::to_value(&self.task)
                 .map_err(|error| TaskError::Device(error.to_string()))?,
             backbone: self.meta.clone(),
-            mix: self.mix,
+            prompt_weights: self.mix,
             chosen_by,
         };
         Ok(finetuned::save(

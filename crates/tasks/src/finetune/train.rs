@@ -538,11 +538,11 @@ fn fresh_meta(config: BackboneConfig) -> BackboneMeta {
         filter: Filter::Bicubic,
         method: "none".to_owned(),
         heads: Vec::new(),
-        tasks: Vec::new(),
+        prompts: Vec::new(),
         step: 0,
         vocabulary: String::new(),
         recipe: String::new(),
-        licences: vec!["program: MIT OR Apache-2.0".to_owned()],
+        licenses: vec!["program: MIT OR Apache-2.0".to_owned()],
         origin: String::new(),
     }
 }

@@ -11,7 +11,7 @@ use clasp_data::rng_for;
 use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::mix::Mix;
-use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
+use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema};
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Precision, Replicas};
 use clasp_run::Metrics;
@@ -40,7 +40,7 @@ pub struct Trainer<T: Task> {
     /// The average of the ends of cycles, once there is one.
     pub corrected: Option<Corrected<T>>,
     /// The optimiser with its state.
-    pub optimiser: Optimiser,
+    pub optimiser: Optimizer,
     /// Steps that are done.
     pub step: u64,
     /// What plateaus have multiplied the learning rate by.
@@ -89,7 +89,7 @@ impl<T: Task> Trainer<T> {
         let replicas = Replicas::new(plan.replicas)
             .map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
         Ok(Self {
-            optimiser: Optimiser::new(optimiser_config(&plan)),
+            optimiser: Optimizer::new(optimiser_config(&plan)),
             step: 0,
             plateaus: 1.0,
             plan,
@@ -360,9 +360,9 @@ fn together(parts: &[Features]) -> Features {
 }
 
 /// The recipe's optimiser.
-pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimiserConfig {
+pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimizerConfig {
     let optimiser = &plan.recipe.optimiser;
-    OptimiserConfig {
+    OptimizerConfig {
         rule: optimiser.rule,
         beta1: optimiser.momentum,
         beta2: optimiser.beta2,
@@ -370,7 +370,7 @@ pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimiserConfig {
             0.0 => GradientClip::None,
             limit => GradientClip::Global(limit),
         },
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     }
 }
 

@@ -1,6 +1,6 @@
 //! CLIP folders, as published.
 //!
-//! Two layouts are read, told apart by their files:
+//! Two layouts are read, distinguished by their files:
 //!
 //! | | weights | configuration | preprocessing |
 //! |---|---|---|---|
@@ -53,9 +53,9 @@ pub struct ClipInfo {
     pub sha256: String,
     /// Height and width at which it was trained.
     pub image_size: [usize; 2],
-    /// Means to normalise images with.
+    /// Means to normalize images with.
     pub mean: [f32; 3],
-    /// Standard deviations to normalise images with.
+    /// Standard deviations to normalize images with.
     pub std: [f32; 3],
 }
 
@@ -197,13 +197,13 @@ pub fn from_bytes(
     Ok((clip, info))
 }
 
-/// Writes a CLIP in OpenCLIP's layout, with CLIP's mean and standard deviation; `half` rounds the weights to 16
+/// Writes a CLIP in OpenCLIP's layout, with CLIP's mean and standard deviation; `fp16` rounds the weights to 16
 /// bits. The folder is made if need be.
 ///
 /// # Errors
 ///
 /// The folder cannot be written.
-pub fn save_clip(folder: &Path, clip: &Clip, half: bool) -> Result<(), WeightsError> {
+pub fn save_clip(folder: &Path, clip: &Clip, fp16: bool) -> Result<(), WeightsError> {
     fs::create_dir_all(folder)?;
     let (config, vision, text) = (clip.config(), &clip.config().vision, &clip.config().text);
     let image_size = match vision.image {
@@ -248,10 +248,10 @@ pub fn save_clip(folder: &Path, clip: &Clip, half: bool) -> Result<(), WeightsEr
     if let Some(scale) = state.get_mut("logit_scale") {
         scale.shape.clear();
     }
-    let precision = if half {
-        StorageFormat::Half
+    let precision = if fp16 {
+        StorageFormat::Fp16
     } else {
-        StorageFormat::Full
+        StorageFormat::F32
     };
     let metadata = Metadata::from([("format".to_owned(), "pt".to_owned())]);
     checkpoint::write_as(&folder.join(OPEN_CLIP[1]), &state, &metadata, precision)?;

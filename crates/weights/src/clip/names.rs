@@ -48,7 +48,7 @@ pub(super) fn from_hugging_face(
                 return Err(WeightsError::Keys {
                     path: path.to_owned(),
                     report: format!(
-                        "`{name}`: shape {:?} does not go with its neighbours'",
+                        "`{name}`: shape {:?} does not go with its neighbors'",
                         part.shape
                     ),
                 });

@@ -1,20 +1,20 @@
 //! Published checkpoints as backbones.
 //!
-//! A file is opened ([`TensorFile`]), recognised by its names and shapes ([`Source`]), renamed to
+//! A file is opened ([`TensorFile`]), recognized by its names and shapes ([`Source`]), renamed to
 //! the names of this program's networks, measured (the configuration follows from the shapes), and loaded with a
-//! [`Report`] of everything that did and did not fit. Nothing is guessed silently: what the shapes leave open
+//! [`ImportReport`] of matched, missing and unexpected keys. Nothing is guessed silently: what the shapes leave open
 //! is in a table of published sizes, or an error that says which option decides it.
 //!
 //! | file | holds |
 //! |---|---|
 //! | [`options`] | what a caller may say about it |
 //! | `recognition` | who published it, by names and shapes |
-//! | [`source`] | what is known of each publisher: layout, preprocessing, licences |
+//! | [`source`] | what is known of each publisher: layout, preprocessing, licenses |
 //! | [`hugging_face`] | names of Hugging Face's transformers to timm's |
 //! | [`names`] | foreign names and layouts to ours |
 //! | [`sizes`] | the configuration from the shapes |
 //! | [`resample`] | tables and position embeddings of another size |
-//! | [`report`] | what did and did not fit |
+//! | [`report`] | matched, missing and unexpected keys |
 
 use std::path::Path;
 
@@ -52,7 +52,7 @@ pub struct Imported {
     pub backbone: Backbone,
     /// What its file is to say.
     pub meta: BackboneMeta,
-    /// What did and did not fit.
+    /// Matched, missing and unexpected keys.
     pub report: ImportReport,
 }
 
@@ -67,7 +67,7 @@ pub(crate) struct RenamedCheckpoint {
 ///
 /// # Errors
 ///
-/// The file cannot be read or is not recognised; its sizes are ambiguous; nothing of it is a backbone; unless
+/// The file cannot be read or is not recognized; its sizes are ambiguous; nothing of it is a backbone; unless
 /// lenient, a tensor is missing, left over or of another shape.
 pub fn import(
     path: &Path,
@@ -116,13 +116,13 @@ pub fn import_tensors(
     }
     let wrong = |error| WeightsError::format(&path, error);
     // The configuration decides what is allocated, so it may not outgrow the numbers that were read by much: half of
-    // the network may be missing, which is then told by name.
+    // the network may be missing, which is then reported by name.
     let values: usize = state.values().map(|array| array.data.len()).sum();
     let needed = meta.config.parameters().map_err(wrong)?;
     if needed > 2 * values {
         let listed = report.to_string();
         let problem = format!(
-            "its names and shapes are those of a network of {needed} numbers ({:?}), and it holds {values}\n{listed}",
+            "its names and shapes are those of a network of {needed} values ({}), and it holds {values}\n{listed}",
             meta.config.name
         );
         return Err(WeightsError::Keys {
@@ -130,22 +130,21 @@ pub fn import_tensors(
             report: problem,
         });
     }
-    // Every weight is replaced, or reported, so the seed is of no account.
+    // Every weight is replaced or reported, so the seed has no effect.
     let fresh = meta.config.init(&mut Rng::seed_from_u64(0), device);
     let (backbone, load) = load_backbone_state(fresh, &state);
     report.take(load);
-    if report.loaded.is_empty() {
+    if report.matched.is_empty() {
         return Err(WeightsError::Keys {
             path,
             report: format!("nothing of a backbone\n{report}"),
         });
     }
     if !options.lenient && !report.is_complete() {
-        let hint =
-            "hint: `clasp import FILE -o OUT --lenient` takes what fits and starts the rest afresh";
+        let hint = "hint: `clasp import FILE -o OUT --lenient` loads the keys that match and initializes the rest";
         return Err(WeightsError::Keys {
             path,
-            report: format!("not all of it fits\n{report}\n{hint}"),
+            report: format!("some keys do not match\n{report}\n{hint}"),
         });
     }
     Ok(Imported {
@@ -200,18 +199,18 @@ pub(crate) fn open(
     }
     let wrong = |problem: String| WeightsError::format(&path, problem);
     let view = TimmNames::new(file.shapes());
-    let recognised = recognition::recognise(&view.shapes, options).map_err(wrong)?;
-    let source = recognised.source;
-    let mut report = ImportReport::new(source, &file, &recognised.prefix);
+    let recognized = recognition::recognize(&view.shapes, options).map_err(wrong)?;
+    let source = recognized.source;
+    let mut report = ImportReport::new(source, &file, &recognized.prefix);
     let mut state = StateDict::new();
     for (name, places) in view.places {
-        let Some(inner) = name.strip_prefix(&recognised.prefix) else {
+        let Some(inner) = name.strip_prefix(&recognized.prefix) else {
             places
                 .into_iter()
                 .for_each(|name| report.leave_out("outside the backbone", name));
             continue;
         };
-        match names::rename(source.layout(), inner, recognised.stages) {
+        match names::rename(source.layout(), inner, recognized.stages) {
             names::Name::Is(ours) => {
                 let mut joined = HostTensor::default();
                 for place in &places {
@@ -250,7 +249,7 @@ pub(crate) fn open(
             vit.num_heads, vit.embed_dim
         ));
     }
-    if matches!(source, CheckpointSource::TimmVit | CheckpointSource::Dino) && recognised.upright {
+    if matches!(source, CheckpointSource::TimmVit | CheckpointSource::Dino) && recognized.upright {
         report.assumed.push(
             "ImageNet's mean and standard deviation; the file is of images higher than wide, as TransReID-SSL's, and does \
              not say whose it is: --as transreid-ssl"
@@ -259,7 +258,7 @@ pub(crate) fn open(
     }
     let size = options
         .size
-        .unwrap_or_else(|| source.size(&sizes, &recognised.prefix));
+        .unwrap_or_else(|| source.size(&sizes, &recognized.prefix));
     let mut config = BackboneConfig::of_sizes(sizes);
     if source.layout() != names::Layout::OpenMmlabSwin {
         config.padding = WindowPadding::Classification;
@@ -267,7 +266,7 @@ pub(crate) fn open(
     if state.contains_key("semantic_embed_w.0.weight") {
         config.adapter = Adapter::Lambda(LambdaConfig::default());
     }
-    let (mean, std) = source.normalisation(&recognised.prefix);
+    let (mean, std) = source.normalization(&recognized.prefix);
     let meta = BackboneMeta {
         stage: "import".to_owned(),
         clasp: env!("CARGO_PKG_VERSION").to_owned(),
@@ -279,11 +278,11 @@ pub(crate) fn open(
         filter: Filter::Bicubic,
         method: source.name().to_owned(),
         heads: Vec::new(),
-        tasks: Vec::new(),
+        prompts: Vec::new(),
         step: 0,
         vocabulary: String::new(),
         recipe: String::new(),
-        licences: source.licences().map(str::to_owned).to_vec(),
+        licenses: source.licenses().map(str::to_owned).to_vec(),
         origin: path.file_name().map_or_else(String::new, |name| {
             format!("{}: {}", name.to_string_lossy(), source.describe())
         }),
@@ -310,7 +309,7 @@ fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
 ///
 /// # Errors
 ///
-/// The file cannot be read or is not recognised, or it holds another network: a tensor of the plain network is
+/// The file cannot be read or is not recognized, or it holds another network: a tensor of the plain network is
 /// missing, left over or of another shape.
 pub fn start_from(
     backbone: Backbone,
@@ -338,7 +337,7 @@ pub fn start_from(
     let fits = report.missing.iter().all(|name| ours.is_adapter(name))
         && report.unexpected.iter().all(|name| theirs.is_adapter(name))
         && report.mismatched.is_empty();
-    if report.loaded.is_empty() || !fits {
+    if report.matched.is_empty() || !fits {
         let report =
             format!("another architecture\n{report}\nhint: set `model.backbone` to the file's");
         return Err(WeightsError::Keys { path, report });

@@ -2,8 +2,8 @@
 //!
 //! Ours are timm's. The others differ in names and in two more things. Microsoft's and OpenMMLab's Swin halve the
 //! map at the end of a stage, timm's and ours at the beginning of the next, so the stage in the name is one less.
-//! OpenMMLab's (and with it SOLIDER's) patch merging takes the four neighbours by `nn.Unfold`: channels
-//! outside, neighbours row by row inside; Microsoft's, timm's and ours take neighbours outside, column by
+//! OpenMMLab's (and with it SOLIDER's) patch merging takes the four neighbors by `nn.Unfold`: channels
+//! outside, neighbors row by row inside; Microsoft's, timm's and ours take neighbors outside, column by
 //! column, and channels inside.
 
 use crate::state::{HostTensor, StateDict};
@@ -30,7 +30,7 @@ pub enum Name {
     LeftOut(&'static str),
 }
 
-const BUFFER: &str = "follow from the window, not learnt";
+const BUFFER: &str = "follow from the window, not learned";
 const CLASSIFIER: &str = "classifier or projection head";
 const DECODER: &str = "decoder and mask token of the pre-training";
 
@@ -41,7 +41,7 @@ pub fn rename(layout: Layout, name: &str, stages: usize) -> Name {
         return Name::LeftOut(BUFFER);
     }
     if name == "position_ids" {
-        return Name::LeftOut("a row of numbers, not learnt");
+        return Name::LeftOut("a row of numbers, not learned");
     }
     if matches!(first, "head" | "fc" | "pre_logits" | "head_dist") {
         return Name::LeftOut(CLASSIFIER);
@@ -148,8 +148,8 @@ fn from_unfold(array: &mut HostTensor) -> Option<()> {
         .chunks_exact(inputs)
         .flat_map(|line| {
             (0..inputs).map(move |place| {
-                let (neighbour, channel) = (place / channels, place % channels);
-                let (column, row) = (neighbour / 2, neighbour % 2);
+                let (neighbor, channel) = (place / channels, place % channels);
+                let (column, row) = (neighbor / 2, neighbor % 2);
                 line[4 * channel + 2 * row + column]
             })
         })

@@ -1,11 +1,11 @@
-//! What a caller may say about a checkpoint.
+//! Options of an import.
 
 use super::source::CheckpointSource;
 
-/// What the shapes and names of a file leave open.
+/// What the names and shapes of a file do not determine.
 #[derive(Debug, Clone, Default)]
 pub struct ImportOptions {
-    /// Who published it, where that is not to be recognised.
+    /// Who published it, where that is not to be recognized.
     pub source: Option<CheckpointSource>,
     /// The student of a training checkpoint, rather than the teacher.
     pub student: bool,
@@ -13,6 +13,6 @@ pub struct ImportOptions {
     pub heads: Option<usize>,
     /// Height and width of the images it is for. A ViT's position embeddings are resampled to it.
     pub size: Option<[usize; 2]>,
-    /// Go on although tensors are missing, left over or of another shape.
+    /// Accept missing and unexpected keys and other shapes.
     pub lenient: bool,
 }

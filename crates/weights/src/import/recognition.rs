@@ -8,7 +8,7 @@ use super::names::sides;
 use super::options::ImportOptions;
 use super::source::CheckpointSource;
 
-/// What was recognised in a file.
+/// What was recognized in a file.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct RecognizedCheckpoint {
     pub source: CheckpointSource,
@@ -24,7 +24,7 @@ pub(crate) struct RecognizedCheckpoint {
 const FIRST: [&str; 2] = ["patch_embed.proj.weight", "patch_embed.projection.weight"];
 
 /// Says who published tensors of these names and shapes.
-pub(crate) fn recognise(
+pub(crate) fn recognize(
     shapes: &BTreeMap<String, Vec<usize>>,
     options: &ImportOptions,
 ) -> Result<RecognizedCheckpoint, String> {

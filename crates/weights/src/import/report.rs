@@ -1,4 +1,4 @@
-//! What an import did with every tensor.
+//! Matched, missing and unexpected keys of an import.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,15 +23,15 @@ pub struct ImportReport {
     pub prefix: String,
     /// Tensors in the file.
     pub tensors: usize,
-    /// Parameters that were found and fitted.
-    pub loaded: Vec<String>,
-    /// Of these, those that were brought to another size.
+    /// Parameters that were found with their shape.
+    pub matched: Vec<String>,
+    /// Of these, those that were resampled to another size.
     pub resampled: Vec<Change>,
-    /// Parameters that the file lacks; they keep the values of a fresh network.
+    /// Parameters that the file lacks; they keep their initialization.
     pub missing: Vec<String>,
     /// Tensors that the network lacks.
     pub unexpected: Vec<String>,
-    /// Parameters whose shapes differ; they keep the values of a fresh network.
+    /// Parameters whose shapes differ; they keep their initialization.
     pub mismatched: Vec<Change>,
     /// What the file does not show and was taken from published networks, in words.
     pub assumed: Vec<String>,
@@ -57,7 +57,7 @@ impl ImportReport {
             container: file.container().to_owned(),
             prefix: prefix.to_owned(),
             tensors: file.shapes().len(),
-            loaded: Vec::new(),
+            matched: Vec::new(),
             resampled: Vec::new(),
             missing: Vec::new(),
             unexpected: Vec::new(),
@@ -72,7 +72,7 @@ impl ImportReport {
     }
 
     pub(super) fn take(&mut self, load: LoadReport) {
-        self.loaded = load.loaded;
+        self.matched = load.matched;
         self.missing = load.missing;
         self.unexpected = load.unexpected;
         self.mismatched = load
@@ -82,7 +82,7 @@ impl ImportReport {
             .collect();
     }
 
-    /// Whether every parameter was loaded and nothing was left over but what is known not to belong to it.
+    /// Whether every key matched, but for those that are known not to belong to the backbone.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
@@ -99,7 +99,7 @@ impl fmt::Display for ImportReport {
             write!(f, ", backbone under `{}`", self.prefix)?;
         }
         write!(f, ")")?;
-        line(f, "loaded", self.loaded.len(), &[])?;
+        line(f, "matched", self.matched.len(), &[])?;
         let changes = |changes: &[Change]| -> Vec<String> {
             let change =
                 |c: &Change| format!("{}: {:?} in the file, {:?} here", c.name, c.from, c.to);

@@ -94,7 +94,7 @@ fn grid(
 }
 
 /// The matrix [to, from] of PyTorch's bicubic interpolation without antialias: Keys' kernel with a = −3/4 over
-/// the four neighbours, those beyond the edge repeated.
+/// the four neighbors, those beyond the edge repeated.
 pub fn cubic_matrix(from: usize, to: usize) -> Vec<f32> {
     const A: f64 = -0.75;
     let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;

@@ -1,4 +1,4 @@
-//! Who published a checkpoint: layout, preprocessing, licences.
+//! Who published a checkpoint: layout, preprocessing, licenses.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,7 +14,7 @@ const CLIP: ([f32; 3], [f32; 3]) = (
     [0.481_454_66, 0.457_827_5, 0.408_210_73],
     [0.268_629_54, 0.261_302_6, 0.275_777_1],
 );
-/// What SOLIDER-REID's recipes normalise with.
+/// What SOLIDER-REID's recipes normalize with.
 const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 
 /// Who published a checkpoint.
@@ -22,7 +22,7 @@ const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 pub enum CheckpointSource {
     /// This program.
     Clasp,
-    /// SOLIDER's pre-training: student, teacher, heads, optimiser.
+    /// SOLIDER's pre-training: student, teacher, heads, optimizer.
     SoliderFull,
     /// SOLIDER, converted: the teacher alone.
     Solider,
@@ -139,8 +139,8 @@ impl CheckpointSource {
         }
     }
 
-    /// Mean and standard deviation that its recipes normalise images with. They do not show in the file.
-    pub(crate) fn normalisation(self, prefix: &str) -> ([f32; 3], [f32; 3]) {
+    /// Mean and standard deviation that its recipes normalize images with. They do not show in the file.
+    pub(crate) fn normalization(self, prefix: &str) -> ([f32; 3], [f32; 3]) {
         match self {
             // Re-identification keeps its backbone as `base`.
             Self::SoliderTask if prefix.ends_with("base.") => HALF,
@@ -160,9 +160,9 @@ impl CheckpointSource {
         }
     }
 
-    /// What is known of the licences: of the code, of the weights, of the data. Facts stated by the publishers;
+    /// What is known of the licenses: of the code, of the weights, of the data. Facts stated by the publishers;
     /// where a file may come from several, that is said.
-    pub fn licences(self) -> [&'static str; 3] {
+    pub fn licenses(self) -> [&'static str; 3] {
         match self {
             Self::Clasp => [
                 "code: clasp, MIT OR Apache-2.0",

@@ -39,7 +39,7 @@ fn import_state(state: &StateDict, options: &ImportOptions) -> Result<Imported, 
 }
 
 #[test]
-fn every_source_is_recognised_and_gives_its_features() {
+fn every_source_is_recognized_and_gives_its_features() {
     let upright = [128, 64];
     for (key, source, size) in [
         ("timm-swin", CheckpointSource::TimmSwin, upright),
@@ -83,11 +83,11 @@ fn every_source_is_recognised_and_gives_its_features() {
         let report = &imported.report;
         assert_eq!(report.source, source.describe(), "{key}");
         assert!(
-            report.is_complete() && !report.loaded.is_empty(),
+            report.is_complete() && !report.matched.is_empty(),
             "{key}: {report}"
         );
         let left_out: usize = report.left_out.values().map(Vec::len).sum();
-        assert_eq!(imported.meta.licences.len(), 3);
+        assert_eq!(imported.meta.licenses.len(), 3);
         assert!(left_out < report.tensors, "{key}: {report}");
         check_features("import.safetensors", key, &imported.backbone, size);
         // Whoever is named is taken at their word, and gives the same.
@@ -125,7 +125,7 @@ fn what_a_file_does_not_show_is_told_not_guessed() {
         "{:?}",
         named.report.assumed
     );
-    assert!(named.meta.licences[0].contains("TransReID-SSL"));
+    assert!(named.meta.licenses[0].contains("TransReID-SSL"));
 }
 
 #[test]
@@ -184,7 +184,7 @@ fn a_file_of_torch_save_gives_its_features_and_becomes_a_backbone_file() {
     let meta = read_backbone_meta(&out).unwrap();
     assert_eq!(meta, imported.meta);
     assert_eq!((meta.height, meta.width), (256, 128));
-    assert!(meta.licences[0].contains("Apache-2.0") && meta.origin.starts_with("solider_full.pth"));
+    assert!(meta.licenses[0].contains("Apache-2.0") && meta.origin.starts_with("solider_full.pth"));
     let again = import(&out, &ImportOptions::default(), &device).unwrap();
     assert_eq!(again.report.source, CheckpointSource::Clasp.describe());
     check_features(
@@ -549,9 +549,9 @@ fn heads_that_no_table_knows_are_asked_for() {
 fn names_of_sources_round_trip() {
     for source in CheckpointSource::ALL {
         assert_eq!(source.name().parse::<CheckpointSource>(), Ok(source));
-        let licences = source.licences();
-        assert!(licences[0].starts_with("code: "), "{source}");
-        assert!(licences[1].starts_with("weights: ") && licences[2].starts_with("data: "));
+        let licenses = source.licenses();
+        assert!(licenses[0].starts_with("code: "), "{source}");
+        assert!(licenses[1].starts_with("weights: ") && licenses[2].starts_with("data: "));
     }
     assert!(
         "resnet"

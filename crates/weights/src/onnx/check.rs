@@ -1,4 +1,4 @@
-//! What another program makes of an ONNX file: rten, an engine that shares nothing with Burn.
+//! Runs an ONNX file with rten, an engine that shares no code with Burn.
 
 use std::path::Path;
 
@@ -20,7 +20,7 @@ pub(super) struct OutputValues {
 pub(super) enum CheckImages {
     /// 0 to 255, [batch, height, width, 3].
     Bytes(Vec<u8>, [usize; 4]),
-    /// Normalised, [batch, 3, height, width].
+    /// Normalized, [batch, 3, height, width].
     Floats(Vec<f32>, [usize; 4]),
 }
 
@@ -60,7 +60,7 @@ impl Engine {
         let mut inputs: Vec<(_, ValueOrView)> = vec![(node("images")?, images.into())];
         if let Some(mix) = mix {
             let mix = value(&mix.shape, mix.data.clone())?;
-            inputs.push((node("mix")?, mix.into()));
+            inputs.push((node("prompt_weights")?, mix.into()));
         }
         let nodes = outputs.iter().map(|name| node(name));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;

@@ -2,7 +2,7 @@
 
 use std::io;
 
-/// Why a network cannot leave.
+/// Why a network cannot be exported.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OnnxError {
@@ -18,9 +18,9 @@ pub enum OnnxError {
     /// Something in it is not a multiple of the batch.
     #[error("{0} depends on the batch\nhint: give the batch, `--batch 1`")]
     Batch(String),
-    /// A value that 16 bits do not hold.
-    #[error("{0} is beyond the 65504 of 16 bits\nhint: export without --half")]
-    Half(String),
+    /// A value beyond the range of fp16.
+    #[error("{0} is beyond 65504, the largest number of fp16\nhint: export with --precision f32")]
+    Fp16(String),
     /// The file was written and something is wrong with it.
     #[error("the file was written, but the engine that checks it {0}; nothing was kept")]
     Engine(String),

@@ -21,14 +21,14 @@ pub(super) struct Lowered {
     pub constants: Vec<Constant>,
 }
 
-/// Lowers `graph`, whose inputs are called `inputs`; in half precision all floats have 16 bits.
-pub(super) fn lower(graph: &Graph, inputs: [&str; 2], half: bool) -> Result<Lowered, OnnxError> {
+/// Lowers `graph`, whose inputs are called `inputs`; with `fp16` all floats have 16 bits.
+pub(super) fn lower(graph: &Graph, inputs: [&str; 2], fp16: bool) -> Result<Lowered, OnnxError> {
     let mut names: BTreeMap<TensorId, String> = BTreeMap::new();
     names.insert(graph.inputs[0], inputs[0].to_owned());
     names.insert(graph.inputs[1], inputs[1].to_owned());
     let mut lowering = Lowering {
         graph,
-        half,
+        fp16,
         names,
         matrices: BTreeMap::new(),
         batch: None,
@@ -46,7 +46,7 @@ pub(super) fn lower(graph: &Graph, inputs: [&str; 2], half: bool) -> Result<Lowe
                 let name = name
                     .filter(|name| taken.insert(name.clone()))
                     .unwrap_or_else(|| format!("constant.{}", lowering.names.len()));
-                lowering.constants.push(proto::constant(&name, data, half)?);
+                lowering.constants.push(proto::constant(&name, data, fp16)?);
                 lowering.names.insert(tensor.id, name);
             }
         }
@@ -55,7 +55,7 @@ pub(super) fn lower(graph: &Graph, inputs: [&str; 2], half: bool) -> Result<Lowe
     for (name, id) in &graph.outputs {
         let from = lowering.names.get(id).cloned();
         let from = from.ok_or_else(|| OnnxError::Operation(format!("output `{name}` alone")))?;
-        let node = if half {
+        let node = if fp16 {
             proto::node(
                 "Cast",
                 vec![from],
@@ -95,7 +95,7 @@ impl Lowered {
 
 struct Lowering<'a> {
     graph: &'a Graph,
-    half: bool,
+    fp16: bool,
     names: BTreeMap<TensorId, String>,
     /// NameVisitor of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a plain matrix in one go.
     matrices: BTreeMap<TensorId, String>,
@@ -145,7 +145,7 @@ impl Lowering<'_> {
     fn constant(&mut self, data: TensorData) -> Result<String, OnnxError> {
         let name = format!("k{}", self.constants.len());
         self.constants
-            .push(proto::constant(&name, &data, self.half)?);
+            .push(proto::constant(&name, &data, self.fp16)?);
         Ok(name)
     }
 
@@ -256,7 +256,7 @@ impl Lowering<'_> {
     }
 
     fn cast(&mut self, input: &TensorIr, output: &TensorIr) -> Result<(), OnnxError> {
-        let to = proto::element(output.dtype, self.half)?;
+        let to = proto::element(output.dtype, self.fp16)?;
         let input = self.name(input);
         self.add("Cast", vec![input], vec![int("to", to as i64)], output);
         Ok(())

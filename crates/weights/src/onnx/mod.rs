@@ -1,16 +1,16 @@
 //! ONNX: any network of this program for any program that runs ONNX.
 //!
 //! The network runs once on Burn's capture device ([`trace`]), and what it did is written operation by operation ([`lower`]): no
-//! network has code of its own here. The file is then run by an independent engine ([`check`]) beside the network itself, and
-//! gets its name only when they agree.
+//! network has code of its own here. The file is then run by an independent engine ([`check`]), and its
+//! outputs are verified against the network's before it is saved under its name.
 //!
 //! | | name | type | shape |
 //! |---|---|---|---|
-//! | input | `images` | f32, normalised, or u8 | [batch, 3, height, width], or [batch, height, width, 3] |
-//! | input, unless a mix is folded in | `mix` | f32 | [1, tasks]: identity, part, attribute |
+//! | input | `images` | f32, normalized, or u8 | [batch, 3, height, width], or [batch, height, width, 3] |
+//! | input, unless prompt weights are folded in | `prompt_weights` | f32 | [1, prompts]: identity, part, attribute |
 //! | outputs | as the network calls them | f32 | |
 //!
-//! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing and licences above all.
+//! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing and licenses above all.
 
 mod check;
 mod contents;
@@ -55,7 +55,7 @@ const ALIGNMENT: usize = 4096;
 /// Largest difference to the network, relative to the largest value of an output where that is above 1.
 const TOLERANCE: f32 = 1e-4;
 /// Of weights rounded to 16 bits: the length of the difference over that of the output.
-const TOLERANCE_HALF: f32 = 2e-2;
+const TOLERANCE_FP16: f32 = 2e-2;
 
 impl From<OnnxError> for WeightsError {
     fn from(error: OnnxError) -> Self {
@@ -66,7 +66,7 @@ impl From<OnnxError> for WeightsError {
     }
 }
 
-/// How a file hears about the mix.
+/// How the prompt weights reach the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Prompt {
     /// The network was folded for it.
@@ -82,16 +82,16 @@ pub struct OnnxOptions {
     pub size: [usize; 2],
     /// CheckImages at a time; none for any number.
     pub batch: Option<usize>,
-    /// How it hears about the mix.
+    /// How the prompt weights reach the network.
     pub prompt: Prompt,
-    /// Whether it takes bytes of 0 to 255 and normalises them itself.
+    /// Whether it takes bytes of 0 to 255 and normalizes them itself.
     pub bytes: bool,
     /// Mean of each channel, subtracted from pixels of 0 to 1.
     pub mean: [f32; 3],
     /// Standard deviation of each channel, divided by.
     pub std: [f32; 3],
-    /// Weights and arithmetic of 16 bits; inputs and outputs stay.
-    pub half: bool,
+    /// Weights and arithmetic in fp16; inputs and outputs stay f32.
+    pub fp16: bool,
     /// Weights in a file beside, whatever their size; above 1.9 GB they always are.
     pub external: bool,
     /// Text for the file's metadata.
@@ -127,14 +127,14 @@ pub struct OnnxExport {
     /// The runs that it passed.
     pub checks: Vec<OnnxCheck>,
     /// Largest difference that would have passed: relative to the largest value of an output where that is above 1, or of
-    /// lengths in half precision.
+    /// lengths in fp16.
     pub tolerance: f32,
 }
 
 /// Writes `network` as ONNX, whole and checked or not at all.
 ///
-/// `forward` is the network on normalised images [batch, 3, height, width] and a mix [1, tasks]; it names its outputs.
-/// `reference` is what the file has to agree with: the same, or the network before a mix was folded in.
+/// `forward` is the network on normalized images [batch, 3, height, width] and prompt weights [1, prompts]; it names its outputs.
+/// `reference` is what the file has to agree with: the same, or the network before prompt weights were folded in.
 ///
 /// # Errors
 ///
@@ -171,8 +171,8 @@ pub fn export<M: Module>(
         signature: signature(&model),
         external,
         checks: Vec::new(),
-        tolerance: if options.half {
-            TOLERANCE_HALF
+        tolerance: if options.fp16 {
+            TOLERANCE_FP16
         } else {
             TOLERANCE
         },
@@ -220,23 +220,23 @@ fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, On
         }
         let float = vec![int("to", ElementType::F32 as i64)];
         step("Cast", &["images"], "pixels", float);
-        step("Sub", &["pixels", "pixel_mean"], "centred", Vec::new());
-        step("Div", &["centred", "pixel_std"], "scaled", Vec::new());
+        step("Sub", &["pixels", "pixel_mean"], "centered", Vec::new());
+        step("Div", &["centered", "pixel_std"], "scaled", Vec::new());
         let order = vec![ints("perm", [0, 3, 1, 2])];
-        step("Transpose", &["scaled"], "normalised", order);
-        images = "normalised";
+        step("Transpose", &["scaled"], "normalized", order);
+        images = "normalized";
     }
-    let mut mix = "mix";
-    if options.half {
+    let mut mix = "prompt_weights";
+    if options.fp16 {
         let short = || vec![int("to", ElementType::F16 as i64)];
-        step("Cast", &[images], "images_half", short());
-        images = "images_half";
+        step("Cast", &[images], "images_fp16", short());
+        images = "images_fp16";
         if options.prompt == Prompt::Input {
-            step("Cast", &["mix"], "mix_half", short());
-            mix = "mix_half";
+            step("Cast", &["prompt_weights"], "prompt_weights_fp16", short());
+            mix = "prompt_weights_fp16";
         }
     }
-    let lowered = lower::lower(graph, [images, mix], options.half)?;
+    let lowered = lower::lower(graph, [images, mix], options.fp16)?;
     nodes.extend(lowered.nodes);
     constants.extend(lowered.constants);
 
@@ -248,12 +248,14 @@ fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, On
     }];
     if options.prompt == Prompt::Input {
         let sizes = [Size::Fixed(1), Size::Fixed(TASKS.len())];
-        inputs.push(proto::value("mix", ElementType::F32, &sizes));
+        inputs.push(proto::value("prompt_weights", ElementType::F32, &sizes));
     } else if nodes
         .iter()
         .any(|node| node.input.iter().any(|name| name == mix))
     {
-        return Err(OnnxError::Capture("the mix is not folded in".to_owned()));
+        return Err(OnnxError::Capture(
+            "the prompt weights are not folded in".to_owned(),
+        ));
     }
     let outputs = graph.outputs.iter().map(|(name, id)| {
         let sizes = graph.output_sizes(*id);
@@ -362,23 +364,23 @@ fn checks(
     let mut checks = Vec::new();
     for (run, (on, batch, bytes)) in runs.into_iter().enumerate() {
         let mix = mix_of_run(options.prompt, run);
-        let normalised = normalise(&bytes, options);
+        let normalized = normalize(&bytes, options);
         let shape = [batch, 3, height, width];
         let device = Device::flex();
-        let images = Tensor::from_data(TensorData::new(normalised.clone(), shape), &device);
+        let images = Tensor::from_data(TensorData::new(normalized.clone(), shape), &device);
         let mixes = TensorData::new(mix.data.clone(), mix.shape.clone());
         let expected = reference(images, Tensor::from_data(mixes, &device));
         let names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
         let images = if options.bytes {
             CheckImages::Bytes(bytes, [batch, height, width, 3])
         } else {
-            CheckImages::Floats(normalised, shape)
+            CheckImages::Floats(normalized, shape)
         };
         let input = (options.prompt == Prompt::Input).then_some(&mix);
         let found = engine.run(&images, input, &names)?;
         let mut differences = BTreeMap::new();
         for ((name, expected), found) in expected.into_iter().zip(&found) {
-            let difference = difference(&expected.into_data(), found, options.half);
+            let difference = difference(&expected.into_data(), found, options.fp16);
             if difference.is_nan() || difference > tolerance {
                 return Err(OnnxError::Differs {
                     on: format!("{batch} {on}"),
@@ -398,7 +400,7 @@ fn checks(
     Ok(checks)
 }
 
-/// The mix of each image: the one that was folded in, or each task and their mean in turn.
+/// Prompt weights of each image: those that were folded in, or each prompt and their mean in turn.
 fn mix_of_run(prompt: Prompt, run: usize) -> OutputValues {
     let mix = match prompt {
         Prompt::Folded(mix) => mix,
@@ -411,8 +413,8 @@ fn mix_of_run(prompt: Prompt, run: usize) -> OutputValues {
     }
 }
 
-/// [n, height, width, 3] of 0 to 255 → [n, 3, height, width], normalised.
-fn normalise(bytes: &[u8], options: &OnnxOptions) -> Vec<f32> {
+/// [n, height, width, 3] of 0 to 255 → [n, 3, height, width], normalized.
+fn normalize(bytes: &[u8], options: &OnnxOptions) -> Vec<f32> {
     let [height, width] = options.size;
     let mut values = Vec::with_capacity(bytes.len());
     for image in bytes.chunks_exact(3 * height * width) {
@@ -425,7 +427,7 @@ fn normalise(bytes: &[u8], options: &OnnxOptions) -> Vec<f32> {
     values
 }
 
-/// Largest difference over the largest expected value, or over 1 where that is less; in half precision the length of the difference
+/// Largest difference over the largest expected value, or over 1 where that is less; in fp16 the length of the difference
 /// over the expected length. NaN where shapes differ or a value is none.
 fn difference(expected: &TensorData, found: &OutputValues, half: bool) -> f32 {
     if expected.shape().to_vec() != found.shape {

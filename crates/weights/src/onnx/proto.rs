@@ -224,10 +224,10 @@ pub(super) fn node(
     }
 }
 
-/// What the elements of a tensor become; in half precision floats have 16 bits.
-pub(super) fn element(dtype: DType, half: bool) -> Result<ElementType, OnnxError> {
+/// The element type of a tensor; with `fp16` floats have 16 bits.
+pub(super) fn element(dtype: DType, fp16: bool) -> Result<ElementType, OnnxError> {
     Ok(match dtype {
-        DType::F32 | DType::Flex32 if half => ElementType::F16,
+        DType::F32 | DType::Flex32 if fp16 => ElementType::F16,
         DType::F32 | DType::Flex32 => ElementType::F32,
         DType::F16 => ElementType::F16,
         DType::F64 => ElementType::F64,
@@ -240,15 +240,15 @@ pub(super) fn element(dtype: DType, half: bool) -> Result<ElementType, OnnxError
 }
 
 /// A constant.
-pub(super) fn constant(name: &str, data: &TensorData, half: bool) -> Result<Constant, OnnxError> {
-    let element = element(data.dtype(), half)?;
+pub(super) fn constant(name: &str, data: &TensorData, fp16: bool) -> Result<Constant, OnnxError> {
+    let element = element(data.dtype(), fp16)?;
     let raw_data = match element {
         ElementType::F16 => {
             let mut bytes = Vec::with_capacity(data.num_elements() * 2);
             for value in data.iter::<f32>() {
                 let short = f16::from_f32(value);
                 if value.is_finite() && !short.is_finite() {
-                    return Err(OnnxError::Half(format!("{value} in `{name}`")));
+                    return Err(OnnxError::Fp16(format!("{value} in `{name}`")));
                 }
                 bytes.extend(short.to_le_bytes());
             }

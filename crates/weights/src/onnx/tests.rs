@@ -27,7 +27,7 @@ fn options(prompt: Prompt) -> OnnxOptions {
         bytes: false,
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
-        half: false,
+        fp16: false,
         external: false,
         metadata: BTreeMap::from([("licences".to_owned(), "MIT".to_owned())]),
         samples: (String::new(), Vec::new()),
@@ -174,7 +174,7 @@ fn bytes_halves_and_weights_beside() {
     assert!(plain.external.is_none());
 
     let half = OnnxOptions {
-        half: true,
+        fp16: true,
         ..bytes.clone()
     };
     let half = export_backbone(&backbone, &half, folder.path()).unwrap();
@@ -507,7 +507,7 @@ fn backbones_leave_with_heads() {
         let options = OnnxOptions {
             size,
             bytes,
-            half,
+            fp16: half,
             external: name == "vit-small" && bytes,
             ..options(prompt)
         };
@@ -525,7 +525,7 @@ fn backbones_leave_with_heads() {
             Rng::seed_from_u64(3).fill_bytes(&mut pixels);
             let mix = mix_of_run(prompt, 2);
             let images =
-                TensorData::new(normalise(&pixels, &options), [batch, 3, size[0], size[1]]);
+                TensorData::new(normalize(&pixels, &options), [batch, 3, size[0], size[1]]);
             let mix = TensorData::new(mix.data, mix.shape);
             let (images, mix) = (
                 Tensor::from_data(images, &device),

@@ -89,7 +89,7 @@ pub(super) struct Graph {
     pub values: BTreeMap<TensorId, TensorData>,
     /// NameVisitor of weights.
     pub names: BTreeMap<TensorId, String>,
-    /// CheckImages and mix.
+    /// Images and prompt weights.
     pub inputs: [TensorId; 2],
     /// Name and tensor of each output.
     pub outputs: Vec<(String, TensorId)>,
@@ -116,7 +116,7 @@ impl Graph {
     }
 }
 
-/// Records `network` on images [batch, 3, height, width] and a mix [1, tasks]; without a batch for any.
+/// Records `network` on images [batch, 3, height, width] and prompt weights [1, prompts]; without a batch for any.
 pub(super) fn trace<M: Module>(
     network: &M,
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,

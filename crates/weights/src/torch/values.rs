@@ -316,7 +316,7 @@ impl Library<'static> for Torch {
             "torch.storage.UntypedStorage" | "torch.UntypedStorage" => None,
             class => match TorchDtype::of(class) {
                 Some(dtype) => Some(dtype),
-                // Complex and quantised numbers: no network here has them.
+                // Complex and quantized numbers: no network here has them.
                 None => return Err(format!("a storage of type `{class}`")),
             },
         };

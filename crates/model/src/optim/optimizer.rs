@@ -1,4 +1,4 @@
-//! The optimiser.
+//! The optimizer.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use burn::module::Module;
 use super::{
     gradients::{Gradients, on_host},
     norms::Norms,
-    rules::{Formula, OptimiserConfig, ParameterMoments, Rates, Rule},
+    rules::{Formula, OptimizerConfig, ParameterMoments, Rates, Rule},
 };
 use crate::named;
 
@@ -18,16 +18,16 @@ pub fn decays(name: &str, shape: &[usize]) -> bool {
     shape.len() > 1 && !name.ends_with(".bias")
 }
 
-/// An optimiser with its state.
+/// An optimizer with its state.
 #[derive(Debug, Clone)]
-pub struct Optimiser {
-    pub(super) config: OptimiserConfig,
+pub struct Optimizer {
+    pub(super) config: OptimizerConfig,
     pub(super) moments: BTreeMap<String, ParameterMoments>,
 }
 
-impl Optimiser {
-    /// Without a history.
-    pub fn new(config: OptimiserConfig) -> Self {
+impl Optimizer {
+    /// Without state.
+    pub fn new(config: OptimizerConfig) -> Self {
         Self {
             config,
             moments: BTreeMap::new(),
@@ -35,8 +35,8 @@ impl Optimiser {
     }
 
     /// One step: the module, whose parameters are called `prefix` and their name, with new values. A parameter without a
-    /// gradient, or without `rates`, keeps its value and its state. What was used is taken out of `gradients`; `norms` are
-    /// theirs.
+    /// gradient, or without `rates`, keeps its value and its state. Gradients that were used are removed
+    /// from `gradients`; `norms` are the norms of all of them.
     ///
     /// # Panics
     /// When a gradient's size is not its parameter's.

@@ -263,7 +263,7 @@ fn write_onnx<M: Module>(
             arguments.model.display()
         ),
         Some("input") => (
-            "input `mix`: identity, part, attribute".to_owned(),
+            "input `prompt_weights`: identity, part, attribute".to_owned(),
             Prompt::Input,
         ),
         Some(text) => (text.to_owned(), Prompt::Folded(text.parse::<Mix>()?)),

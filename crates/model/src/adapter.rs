@@ -19,7 +19,8 @@ pub enum Adapter {
 }
 
 impl Adapter {
-    /// The adapter after prompt weights are folded in: a mixture of experts becomes part of the plain weights.
+    /// The adapter after prompt weights are folded in: a mixture of experts becomes part of the
+    /// plain weights.
     pub fn folded(&self) -> Self {
         match self {
             Self::Moe(_) => Self::None,
@@ -32,7 +33,7 @@ impl Adapter {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LambdaConfig {
-    /// A fixed λ, SOLIDER's semantic weight. Without it, λ = 1 − the prompt weight of identity: appearance for
-    /// identity, semantics for parts and attributes, which is this project's choice.
+    /// A fixed λ, SOLIDER's semantic weight. Without it, λ = 1 − the prompt weight of identity:
+    /// appearance for identity, semantics for parts and attributes, which is this project's choice.
     pub lambda: Option<f32>,
 }

@@ -38,8 +38,8 @@ pub use crate::{
     features::{Features, SharedFeatures},
 };
 
-/// Defines [`Architecture`]: a row for each preset with its name, its sizes and what it is, and one for each family, which is
-/// called as its variant of [`Sizes`].
+/// Defines [`Architecture`]: a row for each preset with its name, its sizes and what it is, and one
+/// for each family, which is called as its variant of [`Sizes`].
 macro_rules! architectures {
     (
         presets { $($(#[doc = $doc:literal])* $preset:ident $name:literal => $sizes:expr;)* }
@@ -122,8 +122,8 @@ architectures! {
 }
 
 impl Architecture {
-    /// The name that comes nearest to sizes: the preset that they differ from in no more than the window and strides of a
-    /// Swin, or the image, the patch and the pooling of a ViT.
+    /// The name that comes nearest to sizes: the preset that they differ from in no more than the
+    /// window and strides of a Swin, or the image, the patch and the pooling of a ViT.
     pub fn nearest(sizes: &Sizes) -> Self {
         let near = |name: &Self| match (sizes, name.sizes()) {
             (Sizes::Swin(one), Some(Sizes::Swin(other))) => {
@@ -256,7 +256,8 @@ impl BackboneConfig {
         }
     }
 
-    /// The same with a ViT's position embeddings stored for images of that height and width; a Swin has none.
+    /// The same with a ViT's position embeddings stored for images of that height and width; a Swin
+    /// has none.
     pub fn for_images(self, image: [usize; 2]) -> Self {
         match self.sizes() {
             Some(Sizes::Vit(sizes)) => Self {
@@ -271,7 +272,8 @@ impl BackboneConfig {
         }
     }
 
-    /// The same with a Swin's strides as they are published, such as 4, 2, 2, 1 ([`SwinSizes::with_strides`]).
+    /// The same with a Swin's strides as they are published, such as 4, 2, 2, 1
+    /// ([`SwinSizes::with_strides`]).
     ///
     /// # Errors
     /// Strides that do not go with the sizes, or a ViT.
@@ -327,7 +329,8 @@ impl BackboneConfig {
         })
     }
 
-    /// Floating-point operations of the matrix products of a forward pass on an image of that size, two a multiplication.
+    /// Floating-point operations of the matrix products of a forward pass on an image of that size,
+    /// two a multiplication.
     ///
     /// # Errors
     /// Settings that [`BackboneConfig::check`] refuses.
@@ -395,9 +398,11 @@ impl Backbone {
     ///
     /// # Shapes
     /// - images: [batch, 3, height, width], normalized; any size
-    /// - mix: [1, prompts], see [`Mix::tensor`]; [batch, prompts] for SOLIDER's controller too; ignored without an adapter
+    /// - mix: [1, prompts], see [`Mix::tensor`]; [batch, prompts] for SOLIDER's controller too;
+    ///   ignored without an adapter
     ///
-    /// `drop_path` is the generator of stochastic depth, for training; without it nothing is dropped.
+    /// `drop_path` is the generator of stochastic depth, for training; without it nothing is
+    /// dropped.
     pub fn forward(
         &self,
         images: Tensor<4>,
@@ -408,9 +413,9 @@ impl Backbone {
         self.conditional(shared, &mix, drop_path)
     }
 
-    /// The first part of [`Backbone::forward`]: all blocks before the conditional ones. It does not depend on prompts,
-    /// so that it runs once for the passes under several prompts; SOLIDER's controller, which has no conditional blocks,
-    /// takes its prompt weights here.
+    /// The first part of [`Backbone::forward`]: all blocks before the conditional ones. It does not
+    /// depend on prompts, so that it runs once for the passes under several prompts; SOLIDER's
+    /// controller, which has no conditional blocks, takes its prompt weights here.
     ///
     /// # Shapes
     /// As in [`Backbone::forward`].
@@ -426,7 +431,8 @@ impl Backbone {
         }
     }
 
-    /// The second part of [`Backbone::forward`]: the conditional blocks under prompt weights, and the last norm.
+    /// The second part of [`Backbone::forward`]: the conditional blocks under prompt weights, and
+    /// the last norm.
     ///
     /// # Shapes
     /// - mix: [1, prompts]
@@ -442,7 +448,8 @@ impl Backbone {
         }
     }
 
-    /// A copy of the last stage of a Swin with prompt weights folded in ([`Swin::last_stage`]); none of a ViT, or of a Swin of one stage.
+    /// A copy of the last stage of a Swin with prompt weights folded in ([`Swin::last_stage`]);
+    /// none of a ViT, or of a Swin of one stage.
     pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
         match self {
             Self::Swin(swin) => swin.last_stage(mix),
@@ -450,7 +457,8 @@ impl Backbone {
         }
     }
 
-    /// Weights of merged experts under each prompt, [prompts, experts] a block; empty without such experts.
+    /// Weights of merged experts under each prompt, [prompts, experts] a block; empty without such
+    /// experts.
     pub fn expert_weights(&self) -> Vec<Tensor<2>> {
         let moe: Vec<Option<&Moe>> = match self {
             Self::Swin(swin) => { swin.layers.iter() }
@@ -468,8 +476,8 @@ impl Backbone {
     /// Layer and kind of every parameter.
     ///
     /// # Errors
-    /// A parameter that no module of the backbone claims, or a claim without a parameter: a fault of the backbone's
-    /// code, which the contract test finds.
+    /// A parameter that no module of the backbone claims, or a claim without a parameter: a fault
+    /// of the backbone's code, which the contract test finds.
     pub fn parameter_groups(&self) -> Result<ParameterGroups, ModelError> {
         let groups = match self {
             Self::Swin(swin) => swin.config().parameter_groups(),
@@ -521,8 +529,9 @@ impl Backbone {
         self.num_params()
     }
 
-    /// The same backbone with prompt weights folded into its parameters, for export: it ignores the prompt weights of
-    /// [`Backbone::forward`], and its configuration's adapter is [`Adapter::folded`].
+    /// The same backbone with prompt weights folded into its parameters, for export: it ignores the
+    /// prompt weights of [`Backbone::forward`], and its configuration's adapter is
+    /// [`Adapter::folded`].
     pub fn fold(self, mix: Mix) -> Self {
         match self {
             Self::Swin(swin) => Self::Swin(swin.fold(mix)),

@@ -29,11 +29,11 @@ impl SharedFeatures {
 pub struct Features {
     /// The last stage after the last norm: [batch, channels, height, width].
     pub map: Tensor<4>,
-    /// The whole image: [batch, channels]. Mean of `map` over its positions; the class token of a ViT that has
-    /// a trained one.
+    /// The whole image: [batch, channels]. Mean of `map` over its positions; the class token of a
+    /// ViT that has a trained one.
     pub pooled: Tensor<2>,
-    /// The output of each of four stages: [batch, channels, height, width]. The strides are 4, 8, 16, 32 in a Swin,
-    /// unless it has others, and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
-    /// normalized.
+    /// The output of each of four stages: [batch, channels, height, width]. The strides are 4, 8,
+    /// 16, 32 in a Swin, unless it has others, and the patch in a ViT, whose blocks count as four
+    /// stages. The last is `map`; the others are not normalized.
     pub pyramid: Vec<Tensor<4>>,
 }

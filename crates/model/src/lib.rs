@@ -1,5 +1,5 @@
-//! The networks of CLASP and what trains them: backbones, prompt-controlled mixture of experts, heads,
-//! losses, optimizer and schedules.
+//! The networks of CLASP and what trains them: backbones, prompt-controlled mixture of experts,
+//! heads, losses, optimizer and schedules.
 //!
 //! | file | holds |
 //! |---|---|

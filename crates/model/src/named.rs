@@ -1,9 +1,9 @@
 //! Parameters by name.
 //!
-//! A name is the path of field names joined by dots, `layers.0.blocks.1.attn.qkv.weight`. Two things differ
-//! from the paths that Burn walks, so that names are PyTorch's: a layer norm's `gamma` and `beta` are `weight`
-//! and `bias`, and the variant of an enum has no part in the name. Values keep Burn's layout: a linear layer's
-//! weight is [inputs, outputs].
+//! A name is the path of field names joined by dots, `layers.0.blocks.1.attn.qkv.weight`. Two
+//! things differ from the paths that Burn walks, so that names are PyTorch's: a layer norm's
+//! `gamma` and `beta` are `weight` and `bias`, and the variant of an enum has no part in the name.
+//! Values keep Burn's layout: a linear layer's weight is [inputs, outputs].
 
 use std::collections::BTreeMap;
 
@@ -66,7 +66,8 @@ impl NamePath {
     }
 }
 
-/// Calls `f` with the name, the shape and the flattened value of every float parameter, outside autodiff.
+/// Calls `f` with the name, the shape and the flattened value of every float parameter, outside
+/// autodiff.
 pub fn visit<M: Module>(module: &M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)) {
     struct Visitor<'a> {
         path: NamePath,
@@ -90,8 +91,8 @@ pub fn visit<M: Module>(module: &M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)
     });
 }
 
-/// Replaces every float parameter by the value that `f` returns for its name, shape and flattened value. A parameter keeps
-/// its identity, its device and whether it is trained.
+/// Replaces every float parameter by the value that `f` returns for its name, shape and flattened
+/// value. A parameter keeps its identity, its device and whether it is trained.
 ///
 /// Where nothing else holds a value, `f` gets its only handle and can change it in place.
 pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>) -> M {
@@ -123,8 +124,8 @@ pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) ->
     })
 }
 
-/// Gradients of a module's trained parameters by name, flattened, outside autodiff. A parameter that the loss
-/// did not reach has no entry.
+/// Gradients of a module's trained parameters by name, flattened, outside autodiff. A parameter
+/// that the loss did not reach has no entry.
 pub fn gradients<M: Module>(module: &M, gradients: &mut Gradients) -> BTreeMap<String, Tensor<1>> {
     struct Visitor<'a> {
         path: NamePath,

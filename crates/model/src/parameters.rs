@@ -1,9 +1,9 @@
-//! What a backbone says about each of its parameters to those who train it: a layer, for learning rates that
-//! decay with depth, and a kind, for weight decay and for what is trained. The counterpart of timm's
-//! `group_matcher` and `no_weight_decay`.
+//! What a backbone says about each of its parameters to those who train it: a layer, for learning
+//! rates that decay with depth, and a kind, for weight decay and for what is trained. The
+//! counterpart of timm's `group_matcher` and `no_weight_decay`.
 //!
-//! Each module claims its own parameters beside its fields, in a function called `claim`; a backbone's
-//! configuration puts them together. A parameter that no module claims is an error
+//! Each module claims its own parameters beside its fields, in a function called `claim`; a
+//! backbone's configuration puts them together. A parameter that no module claims is an error
 //! ([`crate::backbone::Backbone::parameter_groups`]), never a default.
 
 use std::collections::BTreeMap;
@@ -112,7 +112,8 @@ impl ParameterGroups {
         }
     }
 
-    /// The same for a network in which the backbone's parameters are called `prefix` and their name.
+    /// The same for a network in which the backbone's parameters are called `prefix` and their
+    /// name.
     pub fn with_prefix(self, prefix: &str) -> Self {
         Self {
             prefix: prefix.to_owned(),
@@ -120,7 +121,8 @@ impl ParameterGroups {
         }
     }
 
-    /// The group of a parameter; none if its name does not begin with the prefix, as that of a head.
+    /// The group of a parameter; none if its name does not begin with the prefix, as that of a
+    /// head.
     ///
     /// # Panics
     /// When the name begins with the prefix and the backbone has no such parameter.
@@ -142,7 +144,8 @@ impl ParameterGroups {
         { self.get(name) }.is_some_and(|group| group.kind == ParameterKind::Prompt)
     }
 
-    /// Whether weight decay acts on a parameter of the backbone ([`ParameterKind::decays`]) or of a head ([`decays`]).
+    /// Whether weight decay acts on a parameter of the backbone ([`ParameterKind::decays`]) or of a
+    /// head ([`decays`]).
     ///
     /// # Panics
     /// As [`ParameterGroups::get`].
@@ -150,7 +153,8 @@ impl ParameterGroups {
         { self.get(name) }.map_or_else(|| decays(name, shape), |group| group.kind.decays())
     }
 
-    /// Whether the backbone has a parameter of that name, without the prefix, and it belongs to an adapter.
+    /// Whether the backbone has a parameter of that name, without the prefix, and it belongs to an
+    /// adapter.
     pub fn is_adapter(&self, name: &str) -> bool {
         { self.groups.get(name) }.is_some_and(|group| group.adapter)
     }
@@ -166,7 +170,8 @@ impl ParameterGroups {
     }
 }
 
-/// Where a module claims its parameters: collects them under the names and the layer of the modules around it.
+/// Where a module claims its parameters: collects them under the names and the layer of the modules
+/// around it.
 pub(crate) struct Claims<'a> {
     list: &'a mut Vec<ParameterGroup>,
     prefix: String,

@@ -3,7 +3,8 @@
 use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// A thread for each replica of a network in training; none for a single one, which works where it is called.
+/// A thread for each replica of a network in training; none for a single one, which works where it
+/// is called.
 #[derive(Debug)]
 pub struct Replicas(Vec<ThreadPool>);
 

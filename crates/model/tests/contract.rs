@@ -123,7 +123,8 @@ fn any_size_gives_features_and_finite_gradients() {
     }
 }
 
-/// Every registered backbone with each adapter that it takes, and the options of a ViT that no preset has.
+/// Every registered backbone with each adapter that it takes, and the options of a ViT that no
+/// preset has.
 fn every_config() -> Vec<BackboneConfig> {
     let mut configs: Vec<BackboneConfig> = Architecture::ALL.map(BackboneConfig::new).into();
     configs.push(BackboneConfig::of_sizes(Sizes::Vit(VitSizes {
@@ -206,7 +207,8 @@ fn layers_are_counted_from_the_image() {
         ("layers.2.blocks.5.mlp.fc1.weight", 10),
         ("layers.3.blocks.1.attn.qkv.bias", 12),
         ("norm.weight", 13),
-        // SOLIDER's controller belongs to the stage that it feeds, and not to the patches, as it did once.
+        // SOLIDER's controller belongs to the stage that it feeds, and not to the patches, as it
+        // did once.
         ("semantic_embed_w.0.weight", 3),
         ("semantic_embed_b.1.bias", 5),
         ("semantic_embed_w.2.weight", 11),

@@ -1,4 +1,5 @@
-//! Golden values: everything that has a published implementation, against it. `golden/model.py` makes them.
+//! Golden values: everything that has a published implementation, against it. `golden/model.py`
+//! makes them.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 

@@ -249,7 +249,8 @@ fn regions() -> Vec<Region> {
 fn regions_are_cut_out_by_roi_align() {
     let golden = Golden::load();
     let map = tensor("regions.map", [2, 3, 12, 8], 1.0, &Device::flex());
-    // The operation of the CPU, and the products that stand for it elsewhere, which gradient checkpointing asks for.
+    // The operation of the CPU, and the products that stand for it elsewhere, which gradient
+    // checkpointing asks for.
     let checkpointed = Device::flex().autodiff().gradient_checkpointing();
     for device in [Device::flex().autodiff(), checkpointed] {
         let map = Tensor::<4>::from_data(map.clone().into_data(), &device).require_grad();

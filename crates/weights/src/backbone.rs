@@ -1,9 +1,10 @@
 //! The backbone file: the result of pre-training, which every later stage reads.
 //!
 //! A safetensors file whose tensors are the backbone's parameters under the published names
-//! (`patch_embed.proj.weight`, `layers.0.blocks.0.attn.qkv.weight`, …), in 32 bits. Its metadata hold
-//! `format` = `clasp-backbone/2` and `backbone`, a JSON object with the fields of [`BackboneMeta`]:
-//! the network's configuration, the preprocessing that it was trained with, and where it comes from.
+//! (`patch_embed.proj.weight`, `layers.0.blocks.0.attn.qkv.weight`, …), in 32 bits. Its metadata
+//! hold `format` = `clasp-backbone/2` and `backbone`, a JSON object with the fields of
+//! [`BackboneMeta`]: the network's configuration, the preprocessing that it was trained with, and
+//! where it comes from.
 
 use std::path::{Path, PathBuf};
 
@@ -55,13 +56,15 @@ pub struct BackboneMeta {
     pub recipe: String,
     /// License lines to keep with the weights: of the code, of the weights, of the data.
     pub licenses: Vec<String>,
-    /// The file that it was imported from and who published it; empty where this program trained it.
+    /// The file that it was imported from and who published it; empty where this program trained
+    /// it.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub origin: String,
 }
 
 impl BackboneMeta {
-    /// Checks what decides sizes and pixels, on the way into a file and out of it: a file is input like any other.
+    /// Checks what decides sizes and pixels, on the way into a file and out of it: a file is input
+    /// like any other.
     ///
     /// # Errors
     ///

@@ -1,12 +1,13 @@
 //! Checkpoints: safetensors files with metadata.
 //!
-//! The format is an 8-byte little-endian header length, a JSON header (name → dtype, shape, offsets; and
-//! `__metadata__`, text → text), then the tensors. Files are written under a temporary name in the same folder,
-//! synced and renamed, so a reader sees the old file or the new one, never half of one. Equal contents give
-//! equal bytes.
+//! The format is an 8-byte little-endian header length, a JSON header (name → dtype, shape,
+//! offsets; and `__metadata__`, text → text), then the tensors. Files are written under a temporary
+//! name in the same folder, synced and renamed, so a reader sees the old file or the new one, never
+//! half of one. Equal contents give equal bytes.
 //!
-//! The metadata hold `clasp.sha256`, a SHA-256 over the other metadata and over each tensor's name, shape and bytes,
-//! so that a flipped bit is noticed. Files without it, as other programs write them, are read as they are.
+//! The metadata hold `clasp.sha256`, a SHA-256 over the other metadata and over each tensor's name,
+//! shape and bytes, so that a flipped bit is noticed. Files without it, as other programs write
+//! them, are read as they are.
 
 use crate::error::WeightsError;
 use crate::state::{HostTensor, StateDict};
@@ -161,11 +162,11 @@ pub(crate) fn not_weights(beginning: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// Reads a safetensors file: every float tensor as f32 (from f64, f32, f16 or bf16), and the metadata. Integer
-/// and boolean tensors, which no parameter is, are skipped.
+/// Reads a safetensors file: every float tensor as f32 (from f64, f32, f16 or bf16), and the
+/// metadata. Integer and boolean tensors, which no parameter is, are skipped.
 ///
-/// The file's length decides what is allocated: sizes and offsets that its header claims are checked against it
-/// first.
+/// The file's length decides what is allocated: sizes and offsets that its header claims are
+/// checked against it first.
 pub fn read(path: &Path) -> Result<(StateDict, Metadata), WeightsError> {
     read_bytes(&fs::read(path)?, path)
 }

@@ -1,7 +1,8 @@
 //! Backbones for other programs: safetensors in timm's or SOLIDER's names.
 //!
-//! Both name the plain network. Experts have no place there, SOLIDER's controller only in SOLIDER's names; a
-//! backbone that has them is refused unless they are to be dropped, because its features change.
+//! Both name the plain network. Experts have no place there, SOLIDER's controller only in SOLIDER's
+//! names; a backbone that has them is refused unless they are to be dropped, because its features
+//! change.
 //!
 //! | names | network | loads in |
 //! |---|---|---|
@@ -168,7 +169,8 @@ fn drop_adapter(
     meta: &BackboneMeta,
     options: ExportOptions,
 ) -> Result<Vec<String>, WeightsError> {
-    // SOLIDER's names have a place for its controller, and nothing has one for a mixture of experts.
+    // SOLIDER's names have a place for its controller, and nothing has one for a mixture of
+    // experts.
     let keeps =
         options.names == NamingScheme::Solider && matches!(meta.config.adapter, Adapter::Lambda(_));
     let parameters = meta.config.parameter_groups()?;
@@ -297,8 +299,8 @@ fn timm_vit(sizes: &VitSizes) -> String {
     load_in("VisionTransformer", &arguments)
 }
 
-/// With registers, timm has position embeddings of the patches alone: the class token takes its own in. With a norm before
-/// the blocks its patches have no bias: their positions take it in.
+/// With registers, timm has position embeddings of the patches alone: the class token takes its own
+/// in. With a norm before the blocks its patches have no bias: their positions take it in.
 fn timm_positions(state: &mut StateDict, sizes: &VitSizes) {
     if sizes.pre_norm
         && let Some(bias) = state.remove("patch_embed.proj.bias")

@@ -1,7 +1,8 @@
 //! BackboneExport files: as timm loads and runs them, and back again.
 //!
-//! `tests/golden/export.py` loads the files `tests/golden/export/*.safetensors` in timm with `strict=True` and keeps
-//! the features. They are what the tests here write; `CLASP_WRITE_EXPORTS=1 cargo test exported` writes them anew.
+//! `tests/golden/export.py` loads the files `tests/golden/export/*.safetensors` in timm with
+//! `strict=True` and keeps the features. They are what the tests here write; `CLASP_WRITE_EXPORTS=1
+//! cargo test exported` writes them anew.
 
 use burn::tensor::{Device, Tensor};
 use clasp_model::backbone::{BackboneConfig, LambdaConfig};

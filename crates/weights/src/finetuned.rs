@@ -1,7 +1,7 @@
 //! The file of a fine-tuned model: a backbone and the head of a task.
 //!
-//! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold `format` =
-//! `clasp-task/2` and `model`, a JSON object with the fields of [`FinetunedMeta`].
+//! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold
+//! `format` = `clasp-task/2` and `model`, a JSON object with the fields of [`FinetunedMeta`].
 
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,8 @@ pub fn save(
     checkpoint::write(path, &state.collect(), &metadata)
 }
 
-/// Whether a file, or `model.safetensors` of a run's folder, is a fine-tuned model, and what it says.
+/// Whether a file, or `model.safetensors` of a run's folder, is a fine-tuned model, and what it
+/// says.
 ///
 /// # Errors
 /// There is no such file, or what it says cannot be read.
@@ -82,7 +83,8 @@ pub fn read_meta(path: &Path) -> Result<Option<FinetunedMeta>, WeightsError> {
     parse(&file, &checkpoint::read_metadata(&file)?)
 }
 
-/// Reads the backbone and the head's tensors of a file, or of `model.safetensors` in a run's folder.
+/// Reads the backbone and the head's tensors of a file, or of `model.safetensors` in a run's
+/// folder.
 ///
 /// # Errors
 /// There is no such file, it is another kind of file, or its backbone is not whole.

@@ -1,6 +1,7 @@
 //! Models by name, from a model hub or from its cache on this machine.
 //!
-//! The cache is the one that Hugging Face's tools use, in their layout, so what one has fetched the other finds:
+//! The cache is the one that Hugging Face's tools use, in their layout, so what one has fetched the
+//! other finds:
 //!
 //! ```text
 //! models--OWNER--NAME/refs/main                      the commit
@@ -13,7 +14,8 @@
 //! | `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE` | the cache; else `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`, `~/.cache/huggingface/hub` |
 //! | `HF_HUB_OFFLINE` | 1: look into the cache only |
 //!
-//! The program links no TLS library (all of them are C): `http` is spoken here, and `https` by the system's `curl`.
+//! The program links no TLS library (all of them are C): `http` is spoken here, and `https` by the
+//! system's `curl`.
 
 use crate::clip::files::{HUGGING_FACE, OPEN_CLIP, PREPROCESSOR};
 use crate::error::WeightsError;
@@ -75,12 +77,14 @@ impl HubOptions {
     }
 }
 
-/// The folder that holds the files of the CLIP called `name` (`owner/model`), fetched if it must be.
+/// The folder that holds the files of the CLIP called `name` (`owner/model`), fetched if it must
+/// be.
 ///
 /// # Errors
 ///
-/// A name that no model can have, one that is not in the cache when offline, one that the hub does not have or has
-/// without safetensors, or a hub that cannot be reached. The hint says which files to put where.
+/// A name that no model can have, one that is not in the cache when offline, one that the hub does
+/// not have or has without safetensors, or a hub that cannot be reached. The hint says which files
+/// to put where.
 pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> {
     let not_found = |why: String| WeightsError::NotFound {
         what: format!("{name}: no such folder, and {why}"),
@@ -149,7 +153,8 @@ fn hint(name: &str, options: &HubOptions) -> String {
     )
 }
 
-/// `owner/model`, of letters, digits, dots, dashes and underscores: nothing that leads out of the cache.
+/// `owner/model`, of letters, digits, dots, dashes and underscores: nothing that leads out of the
+/// cache.
 fn is_model_name(name: &str) -> bool {
     let parts: Vec<&str> = name.split('/').collect();
     parts.len() == 2 && parts.iter().all(|part| is_file_name(part))
@@ -188,12 +193,13 @@ fn fetch_file(
         let Some(headers) = headers else {
             return Ok(None);
         };
-        // A mirror may not name the commit; any name will do then, as long as it is always the same.
+        // A mirror may not name the commit; any name will do then, as long as it is always the
+        // same.
         let commit = headers.commit.filter(|name| is_file_name(name));
         let commit = commit.unwrap_or_else(|| "main".to_owned());
         let blob = headers.tag.filter(|name| is_file_name(name));
-        // Of large files the hub's tag is their SHA-256. A damaged one must not enter the cache, which other programs
-        // use too.
+        // Of large files the hub's tag is their SHA-256. A damaged one must not enter the cache,
+        // which other programs use too.
         if let Some(expected) = blob.as_deref().filter(|tag| is_sha256(tag)) {
             let found = sha256(&partial)?;
             if found != expected {
@@ -275,7 +281,8 @@ impl Headers {
     }
 }
 
-/// Fetches an address into a file; `None` if there is nothing (404, or 401 for what does not exist publicly).
+/// Fetches an address into a file; `None` if there is nothing (404, or 401 for what does not exist
+/// publicly).
 fn download(address: &str, to: &Path, patience: Duration) -> io::Result<Option<Headers>> {
     if address.starts_with("http://") {
         download_http(address, to, patience)
@@ -290,7 +297,8 @@ fn receive(
     file: &mut fs::File,
     patience: Duration,
 ) -> io::Result<u64> {
-    // A read may wait for ever: it is another thread that waits, and ends with the connection or the program.
+    // A read may wait for ever: it is another thread that waits, and ends with the connection or
+    // the program.
     let (sender, receiver) = mpsc::sync_channel(4);
     std::thread::Builder::new()
         .name("download".to_owned())

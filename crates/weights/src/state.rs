@@ -1,8 +1,9 @@
 //! A module's parameters by name, in PyTorch's names and layout.
 //!
-//! Burn's own names and layout differ in two places, which is all that is translated here: a linear layer's
-//! weight is [inputs, outputs] in Burn and [outputs, inputs] in PyTorch, and a norm's `gamma` and `beta` are
-//! `weight` and `bias` there. Paths are the modules' field names joined by dots.
+//! Burn's own names and layout differ in two places, which is all that is translated here: a linear
+//! layer's weight is [inputs, outputs] in Burn and [outputs, inputs] in PyTorch, and a norm's
+//! `gamma` and `beta` are `weight` and `bias` there. Paths are the modules' field names joined by
+//! dots.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
@@ -20,7 +21,8 @@ pub struct LoadReport {
     pub missing: Vec<String>,
     /// Names of the state that the module lacks.
     pub unexpected: Vec<String>,
-    /// Names whose shapes differ, with the module's shape and the state's; these parameters are unchanged.
+    /// Names whose shapes differ, with the module's shape and the state's; these parameters are
+    /// unchanged.
     pub reshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
@@ -67,8 +69,8 @@ pub fn state_dict<M: Module>(module: &M) -> StateDict {
     visitor.state
 }
 
-/// The module with the state's values where names and shapes agree, and what did and did not. Parameters keep
-/// their device, their identity and whether they are trained.
+/// The module with the state's values where names and shapes agree, and what did and did not.
+/// Parameters keep their device, their identity and whether they are trained.
 pub fn load_state_dict<M: Module>(module: M, state: &StateDict) -> (M, LoadReport) {
     let mut mapper = Load {
         path: NamePath::default(),

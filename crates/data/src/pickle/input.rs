@@ -5,8 +5,8 @@ use std::io::Read;
 
 use super::node::Result;
 
-/// The longest pickle in a stream: the description of a checkpoint has a few megabytes, as its numbers lie elsewhere. One in
-/// memory is as long as the caller allowed.
+/// The longest pickle in a stream: the description of a checkpoint has a few megabytes, as its
+/// numbers lie elsewhere. One in memory is as long as the caller allowed.
 const LONGEST: u64 = 64 << 20;
 /// The longest name of a class or a function.
 const LONGEST_LINE: u64 = 1 << 12;

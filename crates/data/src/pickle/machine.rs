@@ -1,7 +1,7 @@
 //! The stack machine that a pickle is a program for.
 //!
-//! The length of the pickle, the number of values and the number of references are limited, so that a hostile file gives
-//! an error before it takes much memory: no more than a multiple of its size.
+//! The length of the pickle, the number of values and the number of references are limited, so that
+//! a hostile file gives an error before it takes much memory: no more than a multiple of its size.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -97,7 +97,8 @@ pub struct PickleNodes<'a, O> {
 /// Reads one pickle.
 ///
 /// # Errors
-/// It breaks off, does what no pickle of such values does, or is beyond the limits; with the place in words.
+/// It breaks off, does what no pickle of such values does, or is beyond the limits; with the place
+/// in words.
 pub fn run<'a, L: Library<'a>>(
     input: &mut impl Input<'a>,
     library: &mut L,
@@ -391,7 +392,8 @@ fn number<'a, O>(opcode: u8, input: &mut impl Input<'a>) -> Result<Node<'a, O>> 
     })
 }
 
-/// A value that an opcode of texts or bytes holds; of a text that is too long, or not UTF-8, nothing is kept.
+/// A value that an opcode of texts or bytes holds; of a text that is too long, or not UTF-8,
+/// nothing is kept.
 fn block<'a, O>(opcode: u8, input: &mut impl Input<'a>, keep: bool) -> Result<Node<'a, O>> {
     let bytes = match opcode {
         b'V' => return Ok(Node::Text(input.line()?.into())),

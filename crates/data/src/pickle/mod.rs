@@ -1,9 +1,10 @@
 //! Python pickles, as data only.
 //!
-//! A pickle is a program for a stack machine. [`machine`] runs the part of it that builds numbers, texts, lists and
-//! dictionaries; what a call gives is up to a [`Library`], of which there are two: NumPy's arrays ([`Pickle`], here) and
-//! PyTorch's tensors (in `clasp-weights`). A call of anything else gives a value that says nothing, and nothing is ever
-//! imported or executed. The opcodes are those of Python's `pickletools`, protocols 0 to 5.
+//! A pickle is a program for a stack machine. [`machine`] runs the part of it that builds numbers,
+//! texts, lists and dictionaries; what a call gives is up to a [`Library`], of which there are two:
+//! NumPy's arrays ([`Pickle`], here) and PyTorch's tensors (in `clasp-weights`). A call of anything
+//! else gives a value that says nothing, and nothing is ever imported or executed. The opcodes are
+//! those of Python's `pickletools`, protocols 0 to 5.
 //!
 //! | file | holds |
 //! |---|---|

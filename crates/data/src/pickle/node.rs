@@ -5,8 +5,8 @@ use std::borrow::Cow;
 /// What is wrong, in words.
 pub type Result<T> = std::result::Result<T, String>;
 
-/// A value's number in the arena: values refer to one another by it, so that a memo or a cycle costs nothing and is
-/// dropped without recursion.
+/// A value's number in the arena: values refer to one another by it, so that a memo or a cycle
+/// costs nothing and is dropped without recursion.
 pub type Id = usize;
 
 /// A value. `O` is what only the pickles of a library have.

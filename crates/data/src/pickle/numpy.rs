@@ -1,7 +1,8 @@
 //! Pickles of plain values and NumPy's arrays.
 //!
-//! Read are numbers, texts, lists, dictionaries, ranges and arrays. Objects of a class with entries of its own, such as
-//! `EasyDict`, are dictionaries. Blocks of bytes stay in the pickle and are read where they are asked for.
+//! Read are numbers, texts, lists, dictionaries, ranges and arrays. Objects of a class with entries
+//! of its own, such as `EasyDict`, are dictionaries. Blocks of bytes stay in the pickle and are
+//! read where they are asked for.
 
 use super::input::BytesInput;
 use super::machine::{self, Library, MOST_NODES, Made};
@@ -24,7 +25,8 @@ enum NumpyObject {
     Array(Option<NumpyArray>),
 }
 
-/// How NumPy stores a value: kind (`b`, `i`, `u`, `f`, `U`, `S`, `O`), bytes, whether the highest byte comes first.
+/// How NumPy stores a value: kind (`b`, `i`, `u`, `f`, `U`, `S`, `O`), bytes, whether the highest
+/// byte comes first.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct NumpyDtype {
     kind: u8,
@@ -319,7 +321,8 @@ impl<'a> Library<'a> for Numpy {
     }
 }
 
-/// An array, as large as its data say; of another type of values than numbers, texts and objects nothing is known.
+/// An array, as large as its data say; of another type of values than numbers, texts and objects
+/// nothing is known.
 fn shaped<'a>(all: &[Node<'a>], [shape, dtype, data]: [Id; 3], fortran: bool) -> Result<Node<'a>> {
     let (Node::List(axes), Node::Object(NumpyObject::Dtype(dtype))) = (&all[shape], &all[dtype])
     else {

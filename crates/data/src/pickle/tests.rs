@@ -1,5 +1,5 @@
-//! Against files that Python and NumPy wrote (`tests/golden/pickles.py`), against traps, and against files that are cut or
-//! changed at random.
+//! Against files that Python and NumPy wrote (`tests/golden/pickles.py`), against traps, and
+//! against files that are cut or changed at random.
 
 use proptest::prelude::*;
 

@@ -77,7 +77,8 @@ impl ClipBlock {
         }
     }
 
-    /// x: [batch, tokens, width]; mask: [1, 1, tokens, tokens], a [`causal_mask`], added to the scores.
+    /// x: [batch, tokens, width]; mask: [1, 1, tokens, tokens], a [`causal_mask`], added to the
+    /// scores.
     pub(super) fn forward(&self, x: Tensor<3>, mask: Option<&Tensor<4>>) -> Tensor<3> {
         if kernels::can_fuse(&x) {
             let ClipAttention {
@@ -109,7 +110,8 @@ impl ClipBlock {
         x.clone() + self.mlp.forward(self.ln_2.forward(x))
     }
 
-    /// The last block of dense features: every token by each variant, and the class token as in [`ClipBlock::forward`].
+    /// The last block of dense features: every token by each variant, and the class token as in
+    /// [`ClipBlock::forward`].
     ///
     /// Returns ([batch, tokens, width] for each variant, [batch, 1, width]).
     pub(super) fn dense<const N: usize>(

@@ -132,8 +132,8 @@ impl ClipConfig {
         }
     }
 
-    /// clasp-mini, small enough to train on a CPU and to ship with the program (our choice, about 7.8 million
-    /// parameters, most of them the token table): 128×64 pixels in patches of 8.
+    /// clasp-mini, small enough to train on a CPU and to ship with the program (our choice, about
+    /// 7.8 million parameters, most of them the token table): 128×64 pixels in patches of 8.
     pub fn mini() -> Self {
         Self {
             embed: 128,
@@ -182,8 +182,8 @@ impl ClipConfig {
         }
     }
 
-    /// Checks every size: positive, within generous bounds (so that a configuration from a file cannot ask for
-    /// absurd allocations), heads dividing widths, at least one patch.
+    /// Checks every size: positive, within generous bounds (so that a configuration from a file
+    /// cannot ask for absurd allocations), heads dividing widths, at least one patch.
     pub fn validate(&self) -> Result<(), ClipConfigError> {
         let within = |field, value: usize, limit: usize, expected| {
             if (1..=limit).contains(&value) {
@@ -240,8 +240,8 @@ impl ClipConfig {
         divides("text.heads", text.heads, text.width)
     }
 
-    /// Rows and columns of patches of an image of `height`×`width` pixels; what is left over at the right and
-    /// at the bottom is not seen, as in the convolution of the published models.
+    /// Rows and columns of patches of an image of `height`×`width` pixels; what is left over at the
+    /// right and at the bottom is not seen, as in the convolution of the published models.
     pub fn grid(&self, height: usize, width: usize) -> [usize; 2] {
         [height / self.vision.patch, width / self.vision.patch]
     }
@@ -262,7 +262,8 @@ impl ClipConfig {
         image + words + 1
     }
 
-    /// Floating-point operations of the matrix products of the image tower on an image of its size, two a multiplication.
+    /// Floating-point operations of the matrix products of the image tower on an image of its size,
+    /// two a multiplication.
     pub fn operations(&self) -> usize {
         let vision = &self.vision;
         let [rows, columns] = self.grid(vision.image[0], vision.image[1]);

@@ -2,16 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Which dense features the last block of the image tower gives. In all three, the tokens then pass the final
-/// layer norm and the projection, and are L2-normalized.
+/// Which dense features the last block of the image tower gives. In all three, the tokens then pass
+/// the final layer norm and the projection, and are L2-normalized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Dense {
     /// ClearCLIP: `softmax(q qᵀ / √d) v`, with no residual and no MLP.
     #[default]
     Clear,
-    /// MaskCLIP: the value projection alone (and the output projection that belongs to it): no attention, no
-    /// residual, no MLP.
+    /// MaskCLIP: the value projection alone (and the output projection that belongs to it): no
+    /// attention, no residual, no MLP.
     Mask,
     /// SCLIP: `(softmax(q qᵀ / √d) + softmax(k kᵀ / √d)) v`, with residual and MLP.
     #[serde(rename = "self")]

@@ -1,12 +1,16 @@
 //! CLIP: a vision transformer and a text transformer with a common embedding space.
 //!
 //! Radford et al. 2021, "Learning Transferable Visual Models From Natural Language Supervision"
-//! (arXiv 2103.00020). The computation, the parameter names and their initialization are those of OpenAI's
-//! and OpenCLIP's code, so a published checkpoint loads by name. Departures, none of which changes a number:
+//! (arXiv 2103.00020). The computation, the parameter names and their initialization are those of
+//! OpenAI's and OpenCLIP's code, so a published checkpoint loads by name. Departures, none of which
+//! changes a number:
 //!
-//! * the patch convolution is written as a matrix product over cut patches (kernel = stride, so it is one);
-//! * position embeddings are resampled while running, for images of any size (see [`resample_matrix`]);
-//! * texts may be shorter than the context: attention is causal, so tokens behind the end token have no effect.
+//! * the patch convolution is written as a matrix product over cut patches (kernel = stride, so it
+//!   is one);
+//! * position embeddings are resampled while running, for images of any size (see
+//!   [`resample_matrix`]);
+//! * texts may be shorter than the context: attention is causal, so tokens behind the end token
+//!   have no effect.
 //!
 //! Dense features change the last block of the image tower, [`Dense`]:
 //! ClearCLIP (arXiv 2407.12442), MaskCLIP (arXiv 2112.01071), SCLIP (arXiv 2312.01597).
@@ -38,12 +42,13 @@ pub use vision::{PatchConvolution, VisionTransformer};
 pub const FIRST_LOGIT_SCALE: f32 = 2.659_26;
 
 impl ClipConfig {
-    /// A new model, initialized as OpenCLIP initializes it: PyTorch's defaults in the image tower, normal
-    /// distributions by depth and width in the text tower.
+    /// A new model, initialized as OpenCLIP initializes it: PyTorch's defaults in the image tower,
+    /// normal distributions by depth and width in the text tower.
     ///
     /// # Panics
     ///
-    /// If the configuration is not valid; call [`ClipConfig::validate`] on one that comes from outside.
+    /// If the configuration is not valid; call [`ClipConfig::validate`] on one that comes from
+    /// outside.
     pub fn init(&self, rng: &mut ChaCha8Rng, device: &Device) -> Clip {
         self.build(&mut Fill::Random(rng), device)
     }
@@ -52,7 +57,8 @@ impl ClipConfig {
     ///
     /// # Panics
     ///
-    /// If the configuration is not valid; call [`ClipConfig::validate`] on one that comes from outside.
+    /// If the configuration is not valid; call [`ClipConfig::validate`] on one that comes from
+    /// outside.
     pub fn zeros(&self, device: &Device) -> Clip {
         self.build(&mut Fill::Zero, device)
     }
@@ -169,8 +175,9 @@ impl Clip {
         &self.config
     }
 
-    /// The same model for images of another height and width in pixels: the position embeddings of the image tower are
-    /// resampled once, as they would be for each image of that size (see [`resample_matrix`]).
+    /// The same model for images of another height and width in pixels: the position embeddings of
+    /// the image tower are resampled once, as they would be for each image of that size (see
+    /// [`resample_matrix`]).
     ///
     /// # Errors
     ///
@@ -189,15 +196,16 @@ impl Clip {
     ///
     /// # Shapes
     ///
-    /// - images: [batch, 3, height, width], of any size of at least one patch, normalized with the mean and
-    ///   standard deviation that belong to the weights
+    /// - images: [batch, 3, height, width], of any size of at least one patch, normalized with the
+    ///   mean and standard deviation that belong to the weights
     /// - output: [batch, embed], of length 1
     pub fn encode_image(&self, images: Tensor<4>) -> Tensor<2> {
         self.encode_image_patches(images, None)
     }
 
-    /// As [`Clip::encode_image`], seeing only the patches of the given numbers (row-major), the same in the
-    /// whole batch: training on a part of the patches costs in proportion (FLIP, arXiv 2212.00794).
+    /// As [`Clip::encode_image`], seeing only the patches of the given numbers (row-major), the
+    /// same in the whole batch: training on a part of the patches costs in proportion (FLIP, arXiv
+    /// 2212.00794).
     pub fn encode_image_patches(
         &self,
         images: Tensor<4>,
@@ -227,10 +235,11 @@ impl Clip {
         (map, pooled)
     }
 
-    /// As [`Clip::encode_image_dense`] for several variants at once, seeing only the patches of the given numbers,
-    /// and without arranging them in rows.
+    /// As [`Clip::encode_image_dense`] for several variants at once, seeing only the patches of the
+    /// given numbers, and without arranging them in rows.
     ///
-    /// Returns ([batch, patches, embed] for each variant, [batch, embed]), all of length 1 over `embed`.
+    /// Returns ([batch, patches, embed] for each variant, [batch, embed]), all of length 1 over
+    /// `embed`.
     pub fn encode_image_tokens<const N: usize>(
         &self,
         images: Tensor<4>,
@@ -264,8 +273,8 @@ impl Clip {
     ///
     /// # Shapes
     ///
-    /// - tokens: [batch, length], length at most the context; each row holds the end token, which is the
-    ///   vocabulary's largest number, and anything behind it
+    /// - tokens: [batch, length], length at most the context; each row holds the end token, which
+    ///   is the vocabulary's largest number, and anything behind it
     /// - output: [batch, embed], of length 1
     ///
     /// # Panics

@@ -91,7 +91,8 @@ pub struct PatchConvolution {
     pub weight: Param<Tensor<4>>,
 }
 
-/// [batch, 3, height, width] to [batch, rows·columns, 3·patch·patch], the convolution's order inside a patch.
+/// [batch, 3, height, width] to [batch, rows·columns, 3·patch·patch], the convolution's order
+/// inside a patch.
 fn cut_patches(images: Tensor<4>, patch: usize) -> Tensor<3> {
     let [batch, channels, height, width] = images.dims();
     let [rows, columns] = [height / patch, width / patch];

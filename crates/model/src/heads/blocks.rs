@@ -1,7 +1,8 @@
 //! Layers of the task heads: convolutions, batch and group normalization, resizing.
 //!
-//! Weights are PyTorch's in names and layout. Nothing here changes while it runs: what training needs beyond the
-//! values ([`Training`]) is passed in, and batch normalization returns its statistics through it.
+//! Weights are PyTorch's in names and layout. Nothing here changes while it runs: what training
+//! needs beyond the values ([`Training`]) is passed in, and batch normalization returns its
+//! statistics through it.
 
 use std::collections::BTreeMap;
 
@@ -119,8 +120,8 @@ pub struct Deconv {
 }
 
 impl Deconv {
-    /// Kernel 4 for stride 2, else a kernel as large as the stride; weights of standard deviation `std`, no bias or
-    /// one of 0.
+    /// Kernel 4 for stride 2, else a kernel as large as the stride; weights of standard deviation
+    /// `std`, no bias or one of 0.
     pub fn init(
         [inputs, outputs, stride]: [usize; 3],
         std: f64,
@@ -176,7 +177,8 @@ impl BatchNorm {
         }
     }
 
-    /// x: [batch, channels, ...]. In training by the statistics of the batch, else by the running ones.
+    /// x: [batch, channels, ...]. In training by the statistics of the batch, else by the running
+    /// ones.
     pub fn forward<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -239,7 +241,8 @@ impl GroupNorm {
     }
 }
 
-/// Norms of the maps of all stages but the last, whose norm is the backbone's: dense heads take normalized maps, as published ones do.
+/// Norms of the maps of all stages but the last, whose norm is the backbone's: dense heads take
+/// normalized maps, as published ones do.
 pub fn stage_norms(channels: &[usize], device: &Device) -> Vec<LayerNorm> {
     let earlier = channels.iter().take(channels.len().saturating_sub(1));
     earlier
@@ -265,8 +268,8 @@ pub fn normalize_map(map: Tensor<4>, norm: &LayerNorm) -> Tensor<4> {
     layers::normalize(map.permute([0, 2, 3, 1]), norm).permute([0, 3, 1, 2])
 }
 
-/// Drops whole channels with probability `rate` in training, and divides the others by 1 − rate (Tompson et al.
-/// 2015). x: [batch, channels, height, width].
+/// Drops whole channels with probability `rate` in training, and divides the others by 1 − rate
+/// (Tompson et al. 2015). x: [batch, channels, height, width].
 pub fn dropout_channels(x: Tensor<4>, rate: f64, training: Option<&mut Training<'_>>) -> Tensor<4> {
     let Some(training) = training else { return x };
     let [batch, channels, _, _] = x.dims();
@@ -285,8 +288,9 @@ pub fn dropout_channels(x: Tensor<4>, rate: f64, training: Option<&mut Training<
 
 /// Resizes maps bilinearly: [batch, channels, height, width] → [batch, channels, size[0], size[1]].
 ///
-/// With `align_corners` the centers of the corner positions stay aligned, else the borders of the map, as in
-/// PyTorch's `interpolate`. Two matrix products, so that it is differentiable and exportable everywhere.
+/// With `align_corners` the centers of the corner positions stay aligned, else the borders of the
+/// map, as in PyTorch's `interpolate`. Two matrix products, so that it is differentiable and
+/// exportable everywhere.
 pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     if [height, width] == size {
@@ -300,8 +304,9 @@ pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> T
     )
 }
 
-/// Means over size[0] x size[1] bins, which overlap by a row or column where they do not divide the map, as
-/// in PyTorch's `adaptive_avg_pool2d`. [batch, channels, height, width] → [batch, channels, size[0], size[1]].
+/// Means over size[0] x size[1] bins, which overlap by a row or column where they do not divide the
+/// map, as in PyTorch's `adaptive_avg_pool2d`. [batch, channels, height, width] → [batch, channels,
+/// size[0], size[1]].
 pub fn adaptive_mean(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     let weights = |inputs: usize, outputs: usize| {

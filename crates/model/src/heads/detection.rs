@@ -1,5 +1,6 @@
-//! The head of pedestrian detection, CSP (Liu et al., "High-level Semantic Feature Detection", CVPR 2019): a heatmap of
-//! the centers of pedestrians, and height and width at each center. Person search adds an embedding.
+//! The head of pedestrian detection, CSP (Liu et al., "High-level Semantic Feature Detection", CVPR
+//! 2019): a heatmap of the centers of pedestrians, and height and width at each center. Person
+//! search adds an embedding.
 
 use burn::{
     module::{Module, Param},
@@ -15,7 +16,8 @@ use crate::layers::{self, Rng};
 const NORM: f64 = 10.0;
 /// Groups of the normalization.
 const GROUPS: usize = 32;
-/// Initial probability of a center, so that the many negatives do not dominate the loss (RetinaNet).
+/// Initial probability of a center, so that the many negatives do not dominate the loss
+/// (RetinaNet).
 const PRIOR: f64 = 0.01;
 
 /// Outputs of the head, on a grid of a quarter of the image's height and width.
@@ -25,9 +27,11 @@ pub struct DetectionOutput {
     pub center: Tensor<4>,
     /// Natural logarithms of height and width in positions of the grid: [batch, 2, rows, columns].
     pub size: Tensor<4>,
-    /// Offset of the center within its position, down and right, from −0.5 to 0.5: [batch, 2, rows, columns].
+    /// Offset of the center within its position, down and right, from −0.5 to 0.5: [batch, 2, rows,
+    /// columns].
     pub offset: Tensor<4>,
-    /// Embedding of the person whose center this is, of length 1: [batch, embedding, rows, columns].
+    /// Embedding of the person whose center this is, of length 1: [batch, embedding, rows,
+    /// columns].
     pub embedding: Option<Tensor<4>>,
 }
 
@@ -121,8 +125,8 @@ impl DetectionHeadConfig {
 
 impl DetectionHead {
     /// # Shapes
-    /// - maps: [batch, channels, rows / stride, columns / stride] each, finest first; the first that is as fine as the
-    ///   output grid, or else the strides, determine the size of the output
+    /// - maps: [batch, channels, rows / stride, columns / stride] each, finest first; the first
+    ///   that is as fine as the output grid, or else the strides, determine the size of the output
     pub fn forward(&self, maps: &[Tensor<4>]) -> DetectionOutput {
         let maps = normalize_stages(maps, &self.norms);
         let mut joined: Vec<Tensor<4>> = Vec::new();
@@ -131,7 +135,8 @@ impl DetectionHead {
                 Up::Same(conv) => conv.forward(map.clone()),
                 Up::Finer(deconv) => deconv.forward(map.clone()),
             };
-            // Odd maps are padded where they are merged, so that coarser ones reach a little further.
+            // Odd maps are padded where they are merged, so that coarser ones reach a little
+            // further.
             let x = match joined.first() {
                 Some(first) => {
                     let [_, _, rows, columns] = first.dims();

@@ -58,7 +58,8 @@ impl DinoHeadConfig {
 
 /// Three layers with GELU, L2, then a weight-normed linear layer.
 ///
-/// `mlp.{0,1,2}` are DINO's `mlp.{0,2,4}`; `last_layer.weight_g` and `weight_v` have DINO's names and layout.
+/// `mlp.{0,1,2}` are DINO's `mlp.{0,2,4}`; `last_layer.weight_g` and `weight_v` have DINO's names
+/// and layout.
 #[derive(Module, Debug)]
 pub struct DinoHead {
     /// input → hidden → hidden → bottleneck.
@@ -96,7 +97,8 @@ impl WeightNormLinear {
 }
 
 impl DinoHead {
-    /// Prototype logits of pooled features. One call for all views of a kind costs less than one a view.
+    /// Prototype logits of pooled features. One call for all views of a kind costs less than one a
+    /// view.
     ///
     /// # Shapes
     /// - pooled: [batch, input]

@@ -42,8 +42,8 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
-    /// With a standard deviation of 0.02 in every width, heads on narrow features had next to no signal and learned
-    /// only the mean output.
+    /// With a standard deviation of 0.02 in every width, heads on narrow features had next to no
+    /// signal and learned only the mean output.
     #[test]
     fn narrow_heads_keep_the_scale_of_their_input() {
         let (mut rng, device) = (ChaCha8Rng::seed_from_u64(3), Device::flex());

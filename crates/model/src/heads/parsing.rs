@@ -1,5 +1,5 @@
-//! Parsing heads: a light one, and that of CE2P with its edge branch (Ruan et al., AAAI 2019; Li et al., "Self-Correction
-//! for Human Parsing", TPAMI 2020).
+//! Parsing heads: a light one, and that of CE2P with its edge branch (Ruan et al., AAAI 2019; Li et
+//! al., "Self-Correction for Human Parsing", TPAMI 2020).
 
 use burn::{
     module::Module,
@@ -90,8 +90,8 @@ impl ConvNorm {
     }
 }
 
-/// All stages brought to one width and to the first one's grid, added up, and mixed once. Our choice, after the decoders
-/// of FPN (Kirillov et al., CVPR 2019) and SegFormer.
+/// All stages brought to one width and to the first one's grid, added up, and mixed once. Our
+/// choice, after the decoders of FPN (Kirillov et al., CVPR 2019) and SegFormer.
 #[derive(Module, Debug)]
 pub struct LightParsingHead {
     /// Of the maps of all stages but the last.
@@ -145,7 +145,8 @@ impl LightParsingHead {
     }
 }
 
-/// Widths of CE2P for a backbone with `channels` in each of four stages: as SOLIDER has them for Swin-T, S and B.
+/// Widths of CE2P for a backbone with `channels` in each of four stages: as SOLIDER has them for
+/// Swin-T, S and B.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ce2pConfig {
     /// Channels of the stages.
@@ -158,8 +159,8 @@ pub struct Ce2pConfig {
     pub classes: usize,
 }
 
-/// Pyramid pooling on the last stage, a decoder that takes in the first, an edge branch on the first three, and the
-/// fusion of both.
+/// Pyramid pooling on the last stage, a decoder that takes in the first, an edge branch on the
+/// first three, and the fusion of both.
 #[derive(Module, Debug)]
 pub struct Ce2pHead {
     /// Of the maps of all stages but the last.
@@ -239,7 +240,8 @@ impl Ce2pConfig {
 }
 
 impl Ce2pHead {
-    /// See [`ParsingHead::forward`]; drops a tenth of the channels before the last layer in training.
+    /// See [`ParsingHead::forward`]; drops a tenth of the channels before the last layer in
+    /// training.
     ///
     /// # Panics
     /// Without four stages.

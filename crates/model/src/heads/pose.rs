@@ -1,5 +1,5 @@
-//! The pose head: transposed convolutions to a quarter of the image, then a heatmap a joint (Xiao et al., "Simple
-//! Baselines for Human Pose Estimation and Tracking", ECCV 2018).
+//! The pose head: transposed convolutions to a quarter of the image, then a heatmap a joint (Xiao
+//! et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018).
 
 use burn::{
     module::Module,
@@ -21,7 +21,8 @@ pub struct PoseHead {
 }
 
 impl PoseHead {
-    /// A head with fresh weights of standard deviation 0.001, as published; `doublings` transposed convolutions.
+    /// A head with fresh weights of standard deviation 0.001, as published; `doublings` transposed
+    /// convolutions.
     pub fn init(
         channels: usize,
         width: usize,

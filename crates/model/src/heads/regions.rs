@@ -9,7 +9,8 @@ use crate::kernels::{
 
 pub use crate::kernels::regions::Region;
 
-/// RoIAlign: samples each region of a map on a grid of size x size bins. No gradient goes to the corners.
+/// RoIAlign: samples each region of a map on a grid of size x size bins. No gradient goes to the
+/// corners.
 ///
 /// # Shapes
 /// - map: [batch, channels, height, width]

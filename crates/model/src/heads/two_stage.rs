@@ -1,9 +1,10 @@
-//! The head of two-stage person search: SeqNet (Li and Miao, "Sequential End-to-end Network for Efficient Person Search", AAAI
-//! 2021) on a Swin, as SOLIDER fine-tunes it.
+//! The head of two-stage person search: SeqNet (Li and Miao, "Sequential End-to-end Network for
+//! Efficient Person Search", AAAI 2021) on a Swin, as SOLIDER fine-tunes it.
 //!
-//! Regions are proposed on the map before the last stage (Ren et al., "Faster R-CNN", 2015), and a copy of the last stage
-//! classifies each as a person or background and refines its box. A second copy embeds the refined box with the norm-aware
-//! embedding (Chen et al., CVPR 2020): the direction of the embedding is the identity, its length the person score.
+//! Regions are proposed on the map before the last stage (Ren et al., "Faster R-CNN", 2015), and a
+//! copy of the last stage classifies each as a person or background and refines its box. A second
+//! copy embeds the refined box with the norm-aware embedding (Chen et al., CVPR 2020): the
+//! direction of the embedding is the identity, its length the person score.
 
 use burn::{
     module::Module,
@@ -88,7 +89,8 @@ pub struct SecondLook {
 pub struct Proposals {
     /// Logits: [batch, anchors, rows, columns].
     pub objectness: Tensor<4>,
-    /// x, y, width, height relative to the anchor: [batch, 4 · anchors, rows, columns], the four of an anchor beside each other.
+    /// x, y, width, height relative to the anchor: [batch, 4 · anchors, rows, columns], the four of
+    /// an anchor beside each other.
     pub deltas: Tensor<4>,
 }
 
@@ -113,7 +115,8 @@ pub struct RegionEmbeddings {
 }
 
 impl TwoStageConfig {
-    /// A head with fresh weights but for the two copies of the last stage, which must not share tensors.
+    /// A head with fresh weights but for the two copies of the last stage, which must not share
+    /// tensors.
     pub fn init(&self, stages: [LastStage; 2], rng: &mut Rng, device: &Device) -> TwoStageHead {
         let [channels, last] = self.channels;
         let [first, second] = stages;
@@ -158,7 +161,8 @@ impl TwoStageConfig {
 }
 
 impl TwoStageHead {
-    /// The map that regions are cut from: [batch, channels, rows, columns], normalized over the channels.
+    /// The map that regions are cut from: [batch, channels, rows, columns], normalized over the
+    /// channels.
     pub fn map(&self, stage: Tensor<4>) -> Tensor<4> {
         normalize_map(stage, &self.norm)
     }

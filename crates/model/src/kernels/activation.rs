@@ -15,7 +15,8 @@ use serde::{Deserialize, Serialize};
 pub enum Activation {
     /// x · σ(1.702 x): OpenAI's CLIP and a few of OpenCLIP's.
     QuickGelu,
-    /// x · Φ(x), Φ the normal distribution (Hendrycks and Gimpel 2016), with the exact error function.
+    /// x · Φ(x), Φ the normal distribution (Hendrycks and Gimpel 2016), with the exact error
+    /// function.
     Gelu,
 }
 

@@ -1,9 +1,10 @@
-//! Self-attention within windows, with its norm and its residual: x + f · (softmax(q kᵀ / √d + bias) v · W + b), with
-//! q, k, v = LN x · W' + b'.
+//! Self-attention within windows, with its norm and its residual: x + f · (softmax(q kᵀ / √d +
+//! bias) v · W + b), with q, k, v = LN x · W' + b'.
 //!
-//! Windows are gathered, padded and scattered by index, so that a cyclic shift costs nothing. A padding position is
-//! attended to, with the projection's bias as its key and value, but has no query. The softmax is computed again in the backward
-//! pass: it is as large as all that is saved, and cheap.
+//! Windows are gathered, padded and scattered by index, so that a cyclic shift costs nothing. A
+//! padding position is attended to, with the projection's bias as its key and value, but has no
+//! query. The softmax is computed again in the backward pass: it is as large as all that is saved,
+//! and cheap.
 
 use std::sync::Arc;
 
@@ -207,8 +208,8 @@ impl AttentionScratch {
 }
 
 impl AttentionOperation {
-    /// The bias of each head and pair of positions: [heads, area, stride], or [1, area, stride] without a table; beyond the
-    /// area, never.
+    /// The bias of each head and pair of positions: [heads, area, stride], or [1, area, stride]
+    /// without a table; beyond the area, never.
     fn score_bias(&self, table: &[f32]) -> Vec<f32> {
         let (area, stride) = (self.grid.area, self.grid.stride());
         let kinds = if self.grid.bias_index.is_empty() {
@@ -250,7 +251,8 @@ impl AttentionOperation {
         gradient
     }
 
-    /// The attention weights of a head in a gathered window, into its scores. Returns the window's number of tokens.
+    /// The attention weights of a head in a gathered window, into its scores. Returns the window's
+    /// number of tokens.
     fn weigh(
         &self,
         head: usize,
@@ -324,8 +326,8 @@ impl AttentionOperation {
         }
     }
 
-    /// The gradient of an image's qkv, given that of `mixed`. `sums` are those of the padding, [2·channels], and of the
-    /// scores' bias, as [`Self::score_bias`] has it.
+    /// The gradient of an image's qkv, given that of `mixed`. `sums` are those of the padding,
+    /// [2·channels], and of the scores' bias, as [`Self::score_bias`] has it.
     #[allow(clippy::too_many_arguments)]
     fn mix_backward(
         &self,
@@ -401,8 +403,8 @@ impl AttentionOperation {
 }
 
 vectorized! {
-    /// The backward pass of a softmax, P ∘ (dP − Σ P ∘ dP), row by row. `slopes` holds dP and gets the result, which is added
-    /// to the row of `sums` of each position that has a token.
+    /// The backward pass of a softmax, P ∘ (dP − Σ P ∘ dP), row by row. `slopes` holds dP and gets
+    /// the result, which is added to the row of `sums` of each position that has a token.
     pub fn softmax_backward<'a>(
         weights: &'a [f32],
         slopes: &'a mut [f32],
@@ -566,7 +568,8 @@ impl FusedOperation<8> for AttentionOperation {
         let [padding_sums, score_sums] = totals(sums);
         drop((qkv, mixed));
 
-        // The input projection and the norm: `output` becomes the gradient of x, as of the residual it is already.
+        // The input projection and the norm: `output` becomes the gradient of x, as of the residual
+        // it is already.
         let sums = output
             .par_chunks_mut(share)
             .zip(x.par_chunks(share))

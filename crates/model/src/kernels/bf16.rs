@@ -1,7 +1,8 @@
 //! Matrix products with factors rounded to bf16 and sums in f32, for inference.
 //!
-//! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32 (docs/LOG.md). Elsewhere the factors
-//! are rounded in the same way and multiplied in f32, so that results differ by the order of sums only.
+//! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32
+//! (docs/LOG.md). Elsewhere the factors are rounded in the same way and multiplied in f32, so that
+//! results differ by the order of sums only.
 
 use super::matrix::{MatrixView, add_product};
 use super::scalar::vectorized;
@@ -88,10 +89,12 @@ vectorized! {
     }
 }
 
-/// Intel's Advanced MatrixView Extensions (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18).
+/// Intel's Advanced MatrixView Extensions (Intel 64 and IA-32 Architectures Software Developer's
+/// Manual, volume 1, chapter 18).
 ///
-/// A tile register has 16 rows of 64 bytes. `tdpbf16ps` adds to a tile of 16x16 sums the product of one of [16, 32]
-/// numbers and one of [32, 16], whose rows are stored two by two, their numbers in turn.
+/// A tile register has 16 rows of 64 bytes. `tdpbf16ps` adds to a tile of 16x16 sums the product of
+/// one of [16, 32] numbers and one of [32, 16], whose rows are stored two by two, their numbers in
+/// turn.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx {
     use std::arch::asm;
@@ -117,7 +120,8 @@ mod amx {
 
     const EMPTY: Tile = Tile([0; 256]);
 
-    /// Whether the processor has the instructions and the system lets this process have the registers.
+    /// Whether the processor has the instructions and the system lets this process have the
+    /// registers.
     pub fn is_there() -> bool {
         static THERE: OnceLock<bool> = OnceLock::new();
         *THERE.get_or_init(|| {
@@ -128,14 +132,14 @@ mod amx {
         })
     }
 
-    /// Asks Linux for the registers, which are too large to be saved for processes that do not use them
-    /// (`arch_prctl`, ARCH_REQ_XCOMP_PERM for XTILEDATA).
+    /// Asks Linux for the registers, which are too large to be saved for processes that do not use
+    /// them (`arch_prctl`, ARCH_REQ_XCOMP_PERM for XTILEDATA).
     #[allow(unsafe_code)]
     fn permitted() -> bool {
         const ARCH_PRCTL: i64 = 158;
         let mut result = ARCH_PRCTL;
-        // SAFETY: the call reads no memory and changes nothing but the permission of this process; an old kernel answers
-        // with an error.
+        // SAFETY: the call reads no memory and changes nothing but the permission of this process;
+        // an old kernel answers with an error.
         unsafe {
             asm!(
                 "syscall",
@@ -155,7 +159,8 @@ mod amx {
         depth.div_ceil(DEPTH)
     }
 
-    /// The tiles of a row-major right factor: for 32 columns at a time and each step two tiles side by side.
+    /// The tiles of a row-major right factor: for 32 columns at a time and each step two tiles side
+    /// by side.
     pub fn right(data: &[f32], columns: usize) -> Vec<Tile> {
         let steps = steps(data.len() / columns);
         let mut tiles = vec![EMPTY; columns.div_ceil(BLOCK) * steps * 2];
@@ -200,7 +205,8 @@ mod amx {
             }
         }
 
-        /// The tiles of a stretch of a row-major left factor: for 32 rows at a time and each step two tiles, one above the other.
+        /// The tiles of a stretch of a row-major left factor: for 32 rows at a time and each step
+        /// two tiles, one above the other.
         fn left<'a>(data: &'a [f32], depth: usize, first: usize, count: usize, tiles: &'a mut [Tile]) {
             let steps = count.div_ceil(DEPTH);
             for (block, tiles) in data.chunks(BLOCK * depth).zip(tiles.chunks_exact_mut(2 * steps)) {
@@ -283,14 +289,16 @@ mod amx {
                 setting.0[16 + 2 * tile] = 64;
                 setting.0[48 + tile] = 16;
             }
-            // SAFETY: `is_there` was true, or there would be no tiles to multiply; the instruction reads these 64 bytes.
+            // SAFETY: `is_there` was true, or there would be no tiles to multiply; the instruction
+            // reads these 64 bytes.
             unsafe {
                 asm!("ldtilecfg [{}]", in(reg) setting.0.as_ptr(), options(nostack, readonly));
             }
             Self(std::marker::PhantomData)
         }
 
-        /// 32x32 sums of `out`, whose rows are `stride` apart, get the product of two tiles a step of each side.
+        /// 32x32 sums of `out`, whose rows are `stride` apart, get the product of two tiles a step
+        /// of each side.
         #[allow(unsafe_code)]
         fn add(&self, out: &mut [f32], stride: usize, a: &[Tile], b: &[Tile]) {
             let count = a.len() / 2;
@@ -302,9 +310,9 @@ mod amx {
                 stride >= BLOCK && out.len() >= (BLOCK - 1) * stride + BLOCK,
                 "sums"
             );
-            // SAFETY: the unit is set (there is a `Unit` of this thread), which makes each load and store 16 rows of 64 bytes: of
-            // `a` and `b` 2 KiB a step, `count` steps of which they hold; of `out` the four tiles of the rows and columns
-            // checked above.
+            // SAFETY: the unit is set (there is a `Unit` of this thread), which makes each load and
+            // store 16 rows of 64 bytes: of `a` and `b` 2 KiB a step, `count` steps of which they
+            // hold; of `out` the four tiles of the rows and columns checked above.
             unsafe {
                 asm!(
                     "tileloadd tmm0, [{o} + {t}]",

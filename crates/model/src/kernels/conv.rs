@@ -1,9 +1,9 @@
 //! Convolutions and transposed convolutions as matrix products over patches.
 //!
-//! A convolution multiplies its weights with the patches of a map; a transposed one makes patches and adds them up. Each
-//! is the other's gradient. Patches are made for some rows of a map at a time, so that they stay in the cache.
-//! (Burn's gradient of the weights is a convolution with a kernel as large as the map, whose products are long and nine rows
-//! high: docs/LOG.md.)
+//! A convolution multiplies its weights with the patches of a map; a transposed one makes patches
+//! and adds them up. Each is the other's gradient. Patches are made for some rows of a map at a
+//! time, so that they stay in the cache. (Burn's gradient of the weights is a convolution with a
+//! kernel as large as the map, whose products are long and nine rows high: docs/LOG.md.)
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -59,8 +59,9 @@ impl Patches {
         (strip.len() * columns, strip.start * columns)
     }
 
-    /// Calls `each` with every run of neighboring values: where it begins among the patches of a stretch and on the map, and its
-    /// length; its values are one after the other among the patches and `stride` apart on the map.
+    /// Calls `each` with every run of neighboring values: where it begins among the patches of a
+    /// stretch and on the map, and its length; its values are one after the other among the patches
+    /// and `stride` apart on the map.
     fn runs(&self, strip: &std::ops::Range<usize>, mut each: impl FnMut(usize, usize, usize)) {
         let ([height, width], columns) = (self.map, self.grid[1]);
         let (count, _) = self.sizes(strip);
@@ -132,8 +133,8 @@ impl Patches {
     }
 }
 
-/// y = W ∗ x + b with stride 1. x: [batch, inputs, height, width], weight: [outputs, inputs, kernel, kernel], the kernel odd and its
-/// padding half of it, so that y has x's height and width.
+/// y = W ∗ x + b with stride 1. x: [batch, inputs, height, width], weight: [outputs, inputs,
+/// kernel, kernel], the kernel odd and its padding half of it, so that y has x's height and width.
 pub fn conv(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     let ([batch, channels, height, width], [outputs, _, kernel, _]) = (x.dims(), weight.dims());
     let operation = Convolution {
@@ -152,8 +153,9 @@ pub fn conv(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<
     apply(operation, inputs, [batch, outputs, height, width])
 }
 
-/// The transposed convolution of x: [batch, inputs, height, width] to [batch, outputs, stride · height, stride · width].
-/// weight: [inputs, outputs, kernel, kernel], padded by half of what the kernel has beyond the stride.
+/// The transposed convolution of x: [batch, inputs, height, width] to [batch, outputs, stride ·
+/// height, stride · width]. weight: [inputs, outputs, kernel, kernel], padded by half of what the
+/// kernel has beyond the stride.
 pub fn conv_transposed(
     x: Tensor<4>,
     weight: Tensor<4>,

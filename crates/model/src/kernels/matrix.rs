@@ -66,8 +66,8 @@ pub fn add_product(out: &mut [f32], stride: usize, a: MatrixView, b: MatrixView,
     product(out, stride, a, b, Some(scale));
 }
 
-// `gemm` is the product that Burn's CPU backend calls too. It is as fast as MKL on one core (docs/LOG.md), 1.5 times
-// as fast as the safe one of `clasp-metrics`, and takes pointers only.
+// `gemm` is the product that Burn's CPU backend calls too. It is as fast as MKL on one core
+// (docs/LOG.md), 1.5 times as fast as the safe one of `clasp-metrics`, and takes pointers only.
 #[allow(unsafe_code)]
 fn product(out: &mut [f32], stride: usize, a: MatrixView, b: MatrixView, add: Option<f32>) {
     assert_eq!(
@@ -83,8 +83,8 @@ fn product(out: &mut [f32], stride: usize, a: MatrixView, b: MatrixView, add: Op
         b.columns,
         out.len()
     );
-    // SAFETY: the strides are those of `Matrix`, whose extents were checked when it was made, and of `out`, checked above;
-    // rows of `out` do not overlap, and `out` is borrowed alone.
+    // SAFETY: the strides are those of `Matrix`, whose extents were checked when it was made, and
+    // of `out`, checked above; rows of `out` do not overlap, and `out` is borrowed alone.
     unsafe {
         gemm::gemm(
             a.rows,

@@ -1,4 +1,5 @@
-//! The MLP of a transformer block with its norm and its residual: x + f · (act(LN x · W₁ + b₁) · W₂ + b₂).
+//! The MLP of a transformer block with its norm and its residual: x + f · (act(LN x · W₁ + b₁) · W₂
+//! + b₂).
 
 use std::sync::Arc;
 
@@ -18,8 +19,8 @@ use super::{
     weight::Weight,
 };
 
-/// Tokens between the two matrix products at a time: few enough for the cache, and so many that packing the weights for each
-/// run of tokens costs little.
+/// Tokens between the two matrix products at a time: few enough for the cache, and so many that
+/// packing the weights for each run of tokens costs little.
 pub const RUN: usize = 512;
 
 /// Parameters of the operation, as tensors.

@@ -1,9 +1,10 @@
 //! Fused operations for the CPU, each with its own backward pass.
 //!
-//! Burn's graph of a transformer block makes some sixty tensors, each written to memory and read back. The operations
-//! here work on a run of tokens at a time, so that intermediate values between two matrix products stay in the cache, and
-//! save for the backward pass only what is expensive to recompute, or with [`recomputing`] nothing. On other devices, for
-//! other number formats and within [`unfused`], Burn's graph is used; tests compare the two.
+//! Burn's graph of a transformer block makes some sixty tensors, each written to memory and read
+//! back. The operations here work on a run of tokens at a time, so that intermediate values between
+//! two matrix products stay in the cache, and save for the backward pass only what is expensive to
+//! recompute, or with [`recomputing`] nothing. On other devices, for other number formats and
+//! within [`unfused`], Burn's graph is used; tests compare the two.
 //!
 //! | operation | computes |
 //! |---|---|
@@ -15,8 +16,8 @@
 //! | [`project::project`] | x · W, in inference |
 //! | [`prototypes::prototypes`] | x · (g ∘ v / ǀvǀ)ᵀ |
 //!
-//! Work is divided among the threads of the caller's rayon pool. On one thread equal inputs give equal
-//! bits; sums over tokens depend on the number of threads.
+//! Work is divided among the threads of the caller's rayon pool. On one thread equal inputs give
+//! equal bits; sums over tokens depend on the number of threads.
 
 pub(crate) mod activation;
 pub(crate) mod attention;

@@ -9,19 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use super::bf16;
 
-/// Matmul precision: the number format of the factors of matrix products, of tokens with weights and of queries, keys and
-/// values. Everything else is f32: weights, the optimizer's state, norms, softmaxes and losses.
+/// Matmul precision: the number format of the factors of matrix products, of tokens with weights
+/// and of queries, keys and values. Everything else is f32: weights, the optimizer's state, norms,
+/// softmaxes and losses.
 ///
-/// In inference the CPU's fused operations round the tokens and weights of a block. Other devices cast the factors of every
-/// matrix product, in training too, and round its result to bf16 before it becomes f32 again.
+/// In inference the CPU's fused operations round the tokens and weights of a block. Other devices
+/// cast the factors of every matrix product, in training too, and round its result to bf16 before
+/// it becomes f32 again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
     /// 24 significant bits.
     #[default]
     F32,
-    /// Both factors with 8 significant bits, sums in f32. On the CPU faster with Intel's AMX and slower elsewhere; the results
-    /// of both differ by the order of sums only.
+    /// Both factors with 8 significant bits, sums in f32. On the CPU faster with Intel's AMX and
+    /// slower elsewhere; the results of both differ by the order of sums only.
     Bf16,
 }
 
@@ -58,8 +60,8 @@ impl Mode {
     }
 }
 
-/// Runs `work` with the graph of Burn's operations instead of fused ones, as on a device that is not the CPU, for the
-/// operations that `work` starts in this thread. For comparisons.
+/// Runs `work` with the graph of Burn's operations instead of fused ones, as on a device that is
+/// not the CPU, for the operations that `work` starts in this thread. For comparisons.
 pub fn unfused<T>(work: impl FnOnce() -> T) -> T {
     let mode = Mode {
         fuses: false,
@@ -68,8 +70,9 @@ pub fn unfused<T>(work: impl FnOnce() -> T) -> T {
     mode.within(work)
 }
 
-/// Runs `work`; with `recompute`, fused operations that it starts in this thread save only their inputs for the backward pass
-/// and recompute the rest there (activation checkpointing). The gradients are the same to the bit.
+/// Runs `work`; with `recompute`, fused operations that it starts in this thread save only their
+/// inputs for the backward pass and recompute the rest there (activation checkpointing). The
+/// gradients are the same to the bit.
 pub fn recomputing<T>(recompute: bool, work: impl FnOnce() -> T) -> T {
     let mode = Mode {
         recomputes: recompute,
@@ -89,8 +92,8 @@ pub(crate) fn recomputes() -> bool {
 }
 
 impl Precision {
-    /// Runs `work` in this precision, which holds for the matrix products that `work` starts in this thread, on whichever
-    /// thread or device they are computed.
+    /// Runs `work` in this precision, which holds for the matrix products that `work` starts in
+    /// this thread, on whichever thread or device they are computed.
     pub fn within<T>(self, work: impl FnOnce() -> T) -> T {
         let mode = Mode {
             precision: self,

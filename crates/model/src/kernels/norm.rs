@@ -1,4 +1,5 @@
-//! Layer norm (Ba et al. 2016, arXiv 1607.06450): y = (x − mean) / √(variance + ε) · γ + β over the channels of a token.
+//! Layer norm (Ba et al. 2016, arXiv 1607.06450): y = (x − mean) / √(variance + ε) · γ + β over the
+//! channels of a token.
 
 use burn::{nn::LayerNorm, tensor::Tensor};
 use rayon::prelude::*;
@@ -48,7 +49,8 @@ vectorized! {
         }
     }
 
-    /// dx += the gradient of x, given that of LN x in `output`; `sums` are those of γ and of β, one after the other.
+    /// dx += the gradient of x, given that of LN x in `output`; `sums` are those of γ and of β, one
+    /// after the other.
     pub fn normalize_backward<'a>(
         norm: NormAffine<'a>,
         x: &'a [f32],

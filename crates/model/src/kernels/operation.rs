@@ -23,11 +23,12 @@ pub trait FusedOperation<const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs besides the inputs.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The output; with `save`, what the backward pass needs, and without it too where that is small. On one thread the output
-    /// has the same bits with and without.
+    /// The output; with `save`, what the backward pass needs, and without it too where that is
+    /// small. On one thread the output has the same bits with and without.
     fn forward(&self, inputs: [&[f32]; N], save: bool) -> (Vec<f32>, Option<Self::Saved>);
 
-    /// The gradients of the inputs, given that of the output. Those of inputs that are not tracked are ignored.
+    /// The gradients of the inputs, given that of the output. Those of inputs that are not tracked
+    /// are ignored.
     fn backward(&self, inputs: [&[f32]; N], saved: Self::Saved, output: Vec<f32>) -> [Vec<f32>; N];
 }
 

@@ -1,4 +1,5 @@
-//! Matrix products with a layer's weights outside the fused operations, for inference in bf16 ([`super::Precision`]).
+//! Matrix products with a layer's weights outside the fused operations, for inference in bf16
+//! ([`super::Precision`]).
 
 use burn::{
     backend::{Flex, flex::FlexTensor},
@@ -12,7 +13,8 @@ use super::{
     weight::Weight,
 };
 
-/// x · W, both rounded. x: [..., inputs] of the CPU and outside autodiff, any rank; W: [inputs, outputs].
+/// x · W, both rounded. x: [..., inputs] of the CPU and outside autodiff, any rank; W: [inputs,
+/// outputs].
 ///
 /// # Panics
 /// When [`super::can_fuse`] says no.

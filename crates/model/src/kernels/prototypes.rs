@@ -1,7 +1,8 @@
-//! A weight-normed linear layer (Salimans and Kingma 2016, arXiv 1602.07868) to many outputs: y = x · (g ∘ v / |v|)ᵀ.
+//! A weight-normed linear layer (Salimans and Kingma 2016, arXiv 1602.07868) to many outputs: y = x
+//! · (g ∘ v / |v|)ᵀ.
 //!
-//! With 65,536 prototypes the weights are 67 MB, larger than all else in a step; here they are read once in each direction, and
-//! nothing of their size is made but their gradient.
+//! With 65,536 prototypes the weights are 67 MB, larger than all else in a step; here they are read
+//! once in each direction, and nothing of their size is made but their gradient.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
@@ -45,8 +46,8 @@ vectorized! {
         }
     }
 
-    /// Turns the gradients of unit rows v / |v|, times g, in `dv` into those of v, and writes those of g.
-    /// `scales` is g / |v|.
+    /// Turns the gradients of unit rows v / |v|, times g, in `dv` into those of v, and writes those
+    /// of g. `scales` is g / |v|.
     fn through_norms<'a>(
         dv: &'a mut [f32],
         dg: &'a mut [f32],

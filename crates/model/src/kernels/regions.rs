@@ -13,7 +13,8 @@ const SAMPLES: usize = 2;
 pub struct Region {
     /// Image of the batch.
     pub image: usize,
-    /// Left, top, right and bottom in positions of the map; 0 is the border of the map, not the center of its first position.
+    /// Left, top, right and bottom in positions of the map; 0 is the border of the map, not the
+    /// center of its first position.
     pub corners: [f32; 4],
 }
 
@@ -24,8 +25,9 @@ pub(crate) struct Tap {
     pub weight: f32,
 }
 
-/// The weights by which each of `size` bins between `start` and `end` of an axis samples its `length` positions: two samples, each between
-/// two positions. Coordinates are those of torchvision's `roi_align` without `aligned`: a value stands at its index.
+/// The weights by which each of `size` bins between `start` and `end` of an axis samples its
+/// `length` positions: two samples, each between two positions. Coordinates are those of
+/// torchvision's `roi_align` without `aligned`: a value stands at its index.
 pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap; 4]> {
     let cell = (end - start).max(1.0) / size as f32;
     let sample = |at: f32| -> [Tap; 2] {
@@ -50,7 +52,8 @@ pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap
         .collect()
 }
 
-/// Cuts regions out of maps. map: [batch, channels, height, width] → [regions, channels, size, size].
+/// Cuts regions out of maps. map: [batch, channels, height, width] → [regions, channels, size,
+/// size].
 pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
     let [_, channels, height, width] = map.dims();
     let shape = [regions.len(), channels, size, size];
@@ -131,7 +134,8 @@ impl FusedOperation<1> for RoiAlign {
         let ([channels, height, width], size) = (self.map, self.size);
         let area = height * width;
         let mut gradient = vec![0.0; map.len()];
-        // A plane is written by one thread, region after region, so that equal inputs give equal bits.
+        // A plane is written by one thread, region after region, so that equal inputs give equal
+        // bits.
         let planes = gradient.par_chunks_mut(area).enumerate();
         planes.for_each(|(index, plane)| {
             let (image, channel) = (index / channels, index % channels);

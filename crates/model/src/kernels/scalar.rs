@@ -1,4 +1,5 @@
-//! Functions of single numbers and of rows, written so that the compiler makes vector code of loops over them.
+//! Functions of single numbers and of rows, written so that the compiler makes vector code of loops
+//! over them.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
 
@@ -7,8 +8,9 @@ use super::activation::Activation;
 /// Strands of a sum: as many as two of the widest vectors hold.
 const LANES: usize = 32;
 
-/// Defines functions that are compiled for each kind of vectors, of which the processor's widest is taken. All that they call
-/// must be `#[inline(always)]`. (A closure handed to `pulp` is not always inlined, and then compiled without vectors.)
+/// Defines functions that are compiled for each kind of vectors, of which the processor's widest is
+/// taken. All that they call must be `#[inline(always)]`. (A closure handed to `pulp` is not always
+/// inlined, and then compiled without vectors.)
 macro_rules! vectorized {
     ($($(#[$doc:meta])* $visible:vis fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         $(#[$doc])*
@@ -32,8 +34,8 @@ macro_rules! vectorized {
 }
 pub(crate) use vectorized;
 
-/// eˣ with a relative error below 2·10⁻⁷, 0 < result < ∞. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then
-/// 1 + r + r² p(r) with p fitted to the least largest relative error.
+/// eˣ with a relative error below 2·10⁻⁷, 0 < result < ∞. Cody and Waite's reduction to |r| ≤ ln 2
+/// / 2, then 1 + r + r² p(r) with p fitted to the least largest relative error.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// 1.5 · 2²³: adding it leaves the nearest integer in the low bits.
@@ -59,8 +61,8 @@ pub fn exp(x: f32) -> f32 {
     e * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000))
 }
 
-/// x · Φ(x) and its slope Φ(x) + x·φ(x). Φ by Abramowitz and Stegun's 7.1.26, absolute error below 10⁻⁷; its
-/// exponential is the one of φ.
+/// x · Φ(x) and its slope Φ(x) + x·φ(x). Φ by Abramowitz and Stegun's 7.1.26, absolute error below
+/// 10⁻⁷; its exponential is the one of φ.
 #[inline(always)]
 pub fn gelu(x: f32) -> (f32, f32) {
     const A: [f32; 5] = [

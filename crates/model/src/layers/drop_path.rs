@@ -4,8 +4,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 
 use super::init::{Rng, uniform};
 
-/// Stochastic depth (Huang et al. 2016): what the branch of each image is multiplied with. With probability `rate` it is
-/// dropped, else divided by the probability of being kept. None without a generator, which drops nothing.
+/// Stochastic depth (Huang et al. 2016): what the branch of each image is multiplied with. With
+/// probability `rate` it is dropped, else divided by the probability of being kept. None without a
+/// generator, which drops nothing.
 fn drop_factors(batch: usize, rate: f64, rng: Option<&mut Rng>) -> Option<Vec<f32>> {
     assert!(
         (0.0..1.0).contains(&rate),
@@ -32,7 +33,8 @@ pub(crate) fn scale_samples<const D: usize>(x: Tensor<D>, factors: Option<&[f32]
     x * factors
 }
 
-/// Drop path of a whole pass: the factors of two branches a block, drawn in their order, and sent to the device at once.
+/// Drop path of a whole pass: the factors of two branches a block, drawn in their order, and sent
+/// to the device at once.
 #[derive(Debug)]
 pub(crate) struct DropPath(std::vec::IntoIter<[Option<DropFactors>; 2]>);
 
@@ -41,7 +43,8 @@ pub(crate) struct DropPath(std::vec::IntoIter<[Option<DropFactors>; 2]>);
 pub(crate) struct DropFactors {
     /// As fused operations take them.
     pub values: Vec<f32>,
-    /// Row of the tensor of all factors, [branches, batch]; none where `values` are on the device already.
+    /// Row of the tensor of all factors, [branches, batch]; none where `values` are on the device
+    /// already.
     row: Option<(Tensor<2>, usize)>,
 }
 

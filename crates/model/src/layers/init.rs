@@ -37,8 +37,8 @@ fn parameter<const D: usize>(
     Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
 }
 
-/// A parameter from the normal distribution with standard deviation `std`, drawn again outside [-2, 2]
-/// (absolute, as `trunc_normal_` in PyTorch and timm has it).
+/// A parameter from the normal distribution with standard deviation `std`, drawn again outside [-2,
+/// 2] (absolute, as `trunc_normal_` in PyTorch and timm has it).
 pub fn trunc_normal<const D: usize>(
     shape: [usize; D],
     std: f64,
@@ -74,8 +74,8 @@ pub fn constant<const D: usize>(
     parameter(shape, device, || value)
 }
 
-/// A linear layer with weight [inputs, outputs] of standard deviation 0.02 and bias zero, as DINO and
-/// Swin start theirs.
+/// A linear layer with weight [inputs, outputs] of standard deviation 0.02 and bias zero, as DINO
+/// and Swin start theirs.
 pub fn linear(inputs: usize, outputs: usize, bias: bool, rng: &mut Rng, device: &Device) -> Linear {
     Linear {
         weight: trunc_normal([inputs, outputs], 0.02, rng, device),
@@ -83,9 +83,10 @@ pub fn linear(inputs: usize, outputs: usize, bias: bool, rng: &mut Rng, device: 
     }
 }
 
-/// A linear layer with weight [inputs, outputs] of standard deviation 1/√inputs (LeCun et al. 1998) and bias zero, for
-/// heads of any width. With 0.02, which suits 2048 channels, the signal after three layers of 128 channels is 100 times
-/// smaller than their biases after a few steps, and only the mean output is learned.
+/// A linear layer with weight [inputs, outputs] of standard deviation 1/√inputs (LeCun et al. 1998)
+/// and bias zero, for heads of any width. With 0.02, which suits 2048 channels, the signal after
+/// three layers of 128 channels is 100 times smaller than their biases after a few steps, and only
+/// the mean output is learned.
 pub fn head_linear(inputs: usize, outputs: usize, rng: &mut Rng, device: &Device) -> Linear {
     Linear {
         weight: trunc_normal([inputs, outputs], 1.0 / (inputs as f64).sqrt(), rng, device),

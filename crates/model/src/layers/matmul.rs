@@ -56,10 +56,11 @@ pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
         .cast(DType::F32)
 }
 
-/// softmax(q kᵀ / √d + bias) v, all [batch, heads, tokens, d] but `bias`, which broadcasts to [batch, heads, tokens, tokens].
+/// softmax(q kᵀ / √d + bias) v, all [batch, heads, tokens, d] but `bias`, which broadcasts to
+/// [batch, heads, tokens, tokens].
 pub(crate) fn attend([query, key, value]: [Tensor<4>; 3], bias: Option<Tensor<4>>) -> Tensor<4> {
-    // Burn's operation has no gradient of its own: under autodiff it would fall back to one that also differentiates the row
-    // maxima, which is slower than the lines below.
+    // Burn's operation has no gradient of its own: under autodiff it would fall back to one that
+    // also differentiates the row maxima, which is slower than the lines below.
     if !query.is_autodiff() && !casts_to_bf16(&query) {
         let options = AttentionModuleOptions::default();
         return attention(query, key, value, None, bias, options);
@@ -81,7 +82,8 @@ pub(crate) fn attend_in_steps(
     matmul(softmax(scores, 3), value)
 }
 
-/// Floating-point operations of a transformer block's matrix products: projections, attention among `window` tokens, MLP.
+/// Floating-point operations of a transformer block's matrix products: projections, attention among
+/// `window` tokens, MLP.
 pub(crate) fn block_operations(
     tokens: usize,
     window: usize,

@@ -8,7 +8,8 @@ use burn::{
 use super::init::{self, Rng};
 use crate::parameters::Claims;
 
-/// A convolution whose stride is its kernel: a matrix product over patches, stored as a convolution.
+/// A convolution whose stride is its kernel: a matrix product over patches, stored as a
+/// convolution.
 #[derive(Module, Debug)]
 pub struct PatchProjection {
     /// [channels, 3, patch, patch].

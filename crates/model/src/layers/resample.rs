@@ -20,10 +20,11 @@ pub fn resample_grid(map: Tensor<2>, from: [usize; 2], to: [usize; 2]) -> Tensor
     map.reshape([to[0] * to[1], dim])
 }
 
-/// The matrix [to, from] that resamples a line of `from` values to `to` values, row-major: cubic (a = −1/2),
-/// widened when shrinking, without aligned corners. It is `interpolate(mode="bicubic", antialias=True)` of
-/// PyTorch in one dimension, which OpenCLIP uses on position embeddings when it loads a checkpoint at another
-/// size (Hugging Face's option to interpolate, without antialias and with a = −3/4, gives other numbers).
+/// The matrix [to, from] that resamples a line of `from` values to `to` values, row-major: cubic (a
+/// = −1/2), widened when shrinking, without aligned corners. It is `interpolate(mode="bicubic",
+/// antialias=True)` of PyTorch in one dimension, which OpenCLIP uses on position embeddings when it
+/// loads a checkpoint at another size (Hugging Face's option to interpolate, without antialias and
+/// with a = −3/4, gives other numbers).
 pub fn resample_matrix(from: usize, to: usize) -> Vec<f32> {
     let scale = from as f64 / to as f64;
     let widen = scale.max(1.0);

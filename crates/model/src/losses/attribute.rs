@@ -1,7 +1,7 @@
 //! Cross-entropy of attributes: groups of exclusive values, and pairs of no and yes.
 //!
-//! A pair has two logits like a group of two. With target [1−p, p] the cross-entropy of their softmax is
-//! the binary cross-entropy of sigmoid(yes − no) with p, so one formula serves both.
+//! A pair has two logits like a group of two. With target [1−p, p] the cross-entropy of their
+//! softmax is the binary cross-entropy of sigmoid(yes − no) with p, so one formula serves both.
 
 use std::ops::Range;
 

@@ -24,7 +24,8 @@ pub struct DetectionTargets {
 /// Losses of centers, sizes and offsets, without loss weights.
 #[derive(Debug, Clone)]
 pub struct DetectionLosses {
-    /// Focal loss: −(1−p)² log p at a center, −p² (1−g)⁴ log(1−p) elsewhere with g the Gaussian, over the number of centers.
+    /// Focal loss: −(1−p)² log p at a center, −p² (1−g)⁴ log(1−p) elsewhere with g the Gaussian,
+    /// over the number of centers.
     pub center: Tensor<1>,
     /// Smooth L1 of predicted over true logarithm, mean over the positions that count.
     pub size: Tensor<1>,
@@ -55,7 +56,8 @@ pub fn detection_losses(output: &DetectionOutput, targets: &DetectionTargets) ->
     let center = ((at + away) * counts).sum().neg() / count;
 
     let sizes = map(&targets.sizes, 2);
-    // Relative, so that a pixel counts the more the smaller a pedestrian is; the bound keeps the gradient of a position finite.
+    // Relative, so that a pixel counts the more the smaller a pedestrian is; the bound keeps the
+    // gradient of a position finite.
     let scale = sizes.clone().abs().clamp_min(0.1);
     let size = smooth_l1((output.size.clone() - sizes) / scale) * map(&targets.sized, 1);
     let offset = smooth_l1(output.offset.clone() - map(&targets.offsets, 2)) * middles;

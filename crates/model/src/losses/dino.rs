@@ -1,5 +1,5 @@
-//! DINO's loss (Caron et al. 2021, arXiv 2104.14294): a student's views predict a teacher's views of the
-//! same image.
+//! DINO's loss (Caron et al. 2021, arXiv 2104.14294): a student's views predict a teacher's views
+//! of the same image.
 //!
 //! ```text
 //! q_t = softmax((z_t − c) / τ_teacher),   p_s = softmax(z_s / τ_student)
@@ -30,7 +30,8 @@ impl Default for Temperatures {
     }
 }
 
-/// The teacher's targets with centering: q of each view of [batch, prototypes] logits, without gradient.
+/// The teacher's targets with centering: q of each view of [batch, prototypes] logits, without
+/// gradient.
 ///
 /// # Shapes
 /// - teacher: logits of the global views, [batch, prototypes] each
@@ -47,11 +48,12 @@ pub fn centered_targets(
     teacher.iter().map(target).collect()
 }
 
-/// The teacher's targets by Sinkhorn–Knopp (Cuturi 2013), as in SwAV (Caron et al. 2020) and DINOv2: exp(z/τ) scaled in
-/// turn so that every prototype has an equal share of the samples and every sample sums to 1. No center is needed.
+/// The teacher's targets by Sinkhorn–Knopp (Cuturi 2013), as in SwAV (Caron et al. 2020) and
+/// DINOv2: exp(z/τ) scaled in turn so that every prototype has an equal share of the samples and
+/// every sample sums to 1. No center is needed.
 ///
-/// With more prototypes than samples an equal share is less than a sample, and each target spreads over at least
-/// prototypes/samples of them.
+/// With more prototypes than samples an equal share is less than a sample, and each target spreads
+/// over at least prototypes/samples of them.
 ///
 /// # Shapes
 /// - logits: [samples, prototypes], of all samples of a step
@@ -86,7 +88,8 @@ pub fn mean_entropy(distributions: &[Tensor<2>]) -> Tensor<1> {
     Tensor::cat(entropies, 0).mean()
 }
 
-/// The loss over all pairs of a teacher's view and another student's view, from all logits at once, as the golden files have it: [1].
+/// The loss over all pairs of a teacher's view and another student's view, from all logits at once,
+/// as the golden files have it: [1].
 ///
 /// # Shapes
 /// - student: as [`dino_loss_of`] takes it
@@ -105,10 +108,11 @@ pub fn dino_loss(
 /// The same, given the teacher's targets.
 ///
 /// # Shapes
-/// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local views,
-///   [n · batch, prototypes] each, where one entry may hold any number n of views one after another (no
-///   slicing of the largest tensor of the step)
-/// - targets: [batch, prototypes] of each global view, from [`centered_targets`] or [`sinkhorn_knopp`]
+/// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local
+///   views, [n · batch, prototypes] each, where one entry may hold any number n of views one after
+///   another (no slicing of the largest tensor of the step)
+/// - targets: [batch, prototypes] of each global view, from [`centered_targets`] or
+///   [`sinkhorn_knopp`]
 pub fn dino_loss_of(
     student: &[Tensor<2>],
     targets: &[Tensor<2>],
@@ -126,7 +130,8 @@ pub fn dino_loss_of(
     let mut total: Option<Tensor<1>> = None;
     let mut pairs = 0;
     for (index, logits) in student.iter().enumerate() {
-        // A student's view is multiplied with the sum of the teacher's other views: one product for all its pairs.
+        // A student's view is multiplied with the sum of the teacher's other views: one product for
+        // all its pairs.
         let others = targets
             .iter()
             .enumerate()
@@ -162,8 +167,8 @@ pub fn dino_loss_of(
     }
 }
 
-/// Mean of the teacher's logits over its views and images: [1, prototypes]. Of equal replicas the mean of
-/// this is the mean over the whole batch.
+/// Mean of the teacher's logits over its views and images: [1, prototypes]. Of equal replicas the
+/// mean of this is the mean over the whole batch.
 pub fn teacher_mean(teacher: &[Tensor<2>]) -> Tensor<2> {
     assert!(!teacher.is_empty(), "teacher_mean needs a view");
     let sum = teacher
@@ -234,7 +239,8 @@ mod tests {
         let shares: Vec<f32> = q.clone().mean_dim(0).try_into_vec_as().unwrap();
         assert!(rows.iter().all(|sum| (sum - 1.0).abs() < 1e-5), "{rows:?}");
         assert!(shares.iter().all(|s| (s - 0.5).abs() < 1e-3), "{shares:?}");
-        // By hand, one iteration: columns e^0, e^-1, e^-2, e^0 and e^-8, e^-7, e^-9, e^-4, each over its mean, rows to 1.
+        // By hand, one iteration: columns e^0, e^-1, e^-2, e^0 and e^-8, e^-7, e^-9, e^-4, each
+        // over its mean, rows to 1.
         let once: Vec<f32> = sinkhorn_knopp(z, 0.1, 1).try_into_vec_as().unwrap();
         let columns = [[0.0_f64, -1.0, -2.0, 0.0], [-8.0, -7.0, -9.0, -4.0]];
         let sums = columns.map(|column| column.iter().map(|v| v.exp()).sum::<f64>());

@@ -2,7 +2,8 @@
 
 use burn::tensor::{Tensor, TensorData};
 
-/// Mean over images, joints and positions of (w·(predicted − target))², w the weight of a joint in an image.
+/// Mean over images, joints and positions of (w·(predicted − target))², w the weight of a joint in
+/// an image.
 ///
 /// # Shapes
 /// - predicted: [batch, joints, rows, columns]

@@ -11,8 +11,8 @@ use crate::{
     named,
 };
 
-/// The teacher's moving average: teacher ← momentum·teacher + (1 − momentum)·student, by name; in the teacher's memory where
-/// nothing else holds it.
+/// The teacher's moving average: teacher ← momentum·teacher + (1 − momentum)·student, by name; in
+/// the teacher's memory where nothing else holds it.
 ///
 /// # Panics
 /// When the student lacks a parameter of the teacher.

@@ -13,8 +13,8 @@ use crate::kernels::operation::{host, values};
 /// Gradients by parameter name, flattened, outside autodiff.
 pub type Gradients = BTreeMap<String, Tensor<1>>;
 
-/// Values per task of a parallel pass. Partial sums are added in the order of the chunks, so that a norm does not
-/// depend on the number of threads.
+/// Values per task of a parallel pass. Partial sums are added in the order of the chunks, so that a
+/// norm does not depend on the number of threads.
 pub(super) const CHUNK: usize = 1 << 15;
 
 /// Adds gradients to others: in place where nothing else holds their memory, by all threads.
@@ -46,7 +46,8 @@ pub fn add(sum: &mut Gradients, gradients: Gradients) {
     }
 }
 
-/// Mean of the replicas' gradients. A parameter without a gradient in a replica counts as zero there.
+/// Mean of the replicas' gradients. A parameter without a gradient in a replica counts as zero
+/// there.
 ///
 /// # Panics
 /// Without replicas.

@@ -84,7 +84,8 @@ pub fn squares(gradients: &Gradients) -> Vec<Tensor<1>> {
     gradients.values().map(square).collect()
 }
 
-/// The first value of each tensor, with one synchronization: reading them one by one would wait for each.
+/// The first value of each tensor, with one synchronization: reading them one by one would wait for
+/// each.
 pub fn read(tensors: Vec<Tensor<1>>) -> Vec<f64> {
     let reads = tensors
         .into_iter()

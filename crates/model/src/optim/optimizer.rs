@@ -11,9 +11,9 @@ use super::{
 };
 use crate::named;
 
-/// Whether weight decay acts on a parameter of a head or of CLIP: not on vectors, which are biases and norms (timm's
-/// `param_groups_weight_decay`). A backbone says so of each of its parameters itself
-/// ([`crate::parameters::ParameterKind::decays`]).
+/// Whether weight decay acts on a parameter of a head or of CLIP: not on vectors, which are biases
+/// and norms (timm's `param_groups_weight_decay`). A backbone says so of each of its parameters
+/// itself ([`crate::parameters::ParameterKind::decays`]).
 pub fn decays(name: &str, shape: &[usize]) -> bool {
     shape.len() > 1 && !name.ends_with(".bias")
 }
@@ -34,9 +34,9 @@ impl Optimizer {
         }
     }
 
-    /// One step: the module, whose parameters are called `prefix` and their name, with new values. A parameter without a
-    /// gradient, or without `rates`, keeps its value and its state. Gradients that were used are removed
-    /// from `gradients`; `norms` are the norms of all of them.
+    /// One step: the module, whose parameters are called `prefix` and their name, with new values.
+    /// A parameter without a gradient, or without `rates`, keeps its value and its state. Gradients
+    /// that were used are removed from `gradients`; `norms` are the norms of all of them.
     ///
     /// # Panics
     /// When a gradient's size is not its parameter's.

@@ -132,7 +132,8 @@ impl Formula {
         let (new1, new2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32);
         let (inverse_root, epsilon) = (self.inverse_root as f32, self.epsilon as f32);
 
-        // The new value is written into the gradient's memory: the old value may still be held elsewhere.
+        // The new value is written into the gradient's memory: the old value may still be held
+        // elsewhere.
         let values = { gradient.storage_mut::<f32>().par_chunks_mut(CHUNK) }
             .zip(values(&value).par_chunks(CHUNK))
             .zip(first.storage_mut::<f32>().par_chunks_mut(CHUNK));

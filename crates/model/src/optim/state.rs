@@ -17,7 +17,8 @@ use crate::{
 };
 
 impl Optimizer {
-    /// The state: `NAME.first`, `NAME.second` (not of SGD) and `NAME.steps` of each parameter that has taken a step.
+    /// The state: `NAME.first`, `NAME.second` (not of SGD) and `NAME.steps` of each parameter that
+    /// has taken a step.
     pub fn state(&self) -> StateDict {
         let mut state = StateDict::new();
         for (name, moments) in &self.moments {
@@ -41,7 +42,8 @@ impl Optimizer {
     /// The optimizer that [`Optimizer::state`] was taken of.
     ///
     /// # Errors
-    /// When a moment is missing, the two of a parameter differ in size, or the state is one of another rule.
+    /// When a moment is missing, the two of a parameter differ in size, or the state is one of
+    /// another rule.
     pub fn from_state(
         config: OptimizerConfig,
         state: &StateDict,
@@ -63,7 +65,8 @@ impl Optimizer {
                 let Some(parameter) = moment else {
                     return Err(ModelError::Unexpected { name: name.clone() });
                 };
-                // A moment without a count is an error: the optimizer would start that parameter anew.
+                // A moment without a count is an error: the optimizer would start that parameter
+                // anew.
                 get(format!("{parameter}.steps"))?;
                 continue;
             };
@@ -103,8 +106,8 @@ impl Optimizer {
         Ok(Self { config, moments })
     }
 
-    /// Checks a loaded state against the module that it is to train, whose parameters are called `prefix` and their name.
-    /// The state of other prefixes is not checked.
+    /// Checks a loaded state against the module that it is to train, whose parameters are called
+    /// `prefix` and their name. The state of other prefixes is not checked.
     ///
     /// # Errors
     /// When it holds a parameter that the module has not, or one of another size.

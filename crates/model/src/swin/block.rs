@@ -275,7 +275,8 @@ impl WindowAttention {
         project(windows.cut.restore(output), &self.proj)
     }
 
-    /// What is added to the scores: [1, heads, area, area], or [1, windows·heads, area, area] with a mask.
+    /// What is added to the scores: [1, heads, area, area], or [1, windows·heads, area, area] with
+    /// a mask.
     fn bias(&self, windows: &WindowTensors) -> Tensor<4> {
         let area = windows.cut.area();
         let bias = self

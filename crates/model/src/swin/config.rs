@@ -34,8 +34,9 @@ pub struct SwinSizes {
     pub window_size: usize,
     /// Hidden over outer channels of the MLPs.
     pub mlp_ratio: usize,
-    /// Stride of the merging before each later stage, 1 or 2; none for 2 everywhere. Dense tasks of SOLIDER lower the last:
-    /// the same weights merge overlapping neighbors there, and the map stays finer.
+    /// Stride of the merging before each later stage, 1 or 2; none for 2 everywhere. Dense tasks of
+    /// SOLIDER lower the last: the same weights merge overlapping neighbors there, and the map
+    /// stays finer.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub merging: Vec<usize>,
 }
@@ -60,13 +61,15 @@ impl SwinSizes {
         }
     }
 
-    /// 0.6 M parameters. Ours, for tests and demonstrations: window 4 divides the maps of 128×64 images.
+    /// 0.6 M parameters. Ours, for tests and demonstrations: window 4 divides the maps of 128×64
+    /// images.
     pub fn pico() -> Self {
         Self::preset(16, &[2, 2, 2, 2], 1, 4)
     }
 
-    /// 0.9 M parameters. Ours, for demonstrations: patches of 8 and two stages, so that a 128×64 image ends in the
-    /// 8×4 map that a 256×128 image has in the published sizes. A person of 128×64 pixels does not fit a 4×2 map.
+    /// 0.9 M parameters. Ours, for demonstrations: patches of 8 and two stages, so that a 128×64
+    /// image ends in the 8×4 map that a 256×128 image has in the published sizes. A person of
+    /// 128×64 pixels does not fit a 4×2 map.
     pub fn nano() -> Self {
         Self {
             patch_size: 8,
@@ -89,7 +92,8 @@ impl SwinSizes {
         Self::preset(128, &[2, 2, 18, 2], 4, 7)
     }
 
-    /// The same with published strides, such as 4, 2, 2, 1: that of the patches, then of the merging before each later stage.
+    /// The same with published strides, such as 4, 2, 2, 1: that of the patches, then of the
+    /// merging before each later stage.
     ///
     /// # Errors
     /// They are not the patch and as many ones and twos as there are later stages.
@@ -200,7 +204,8 @@ impl SwinConfig {
         count + 2 * self.sizes.stage_channels(self.sizes.depths.len() - 1)
     }
 
-    /// Floating-point operations of the matrix products of a forward pass on an image, two a multiplication.
+    /// Floating-point operations of the matrix products of a forward pass on an image, two a
+    /// multiplication.
     pub fn operations(&self, [height, width]: [usize; 2]) -> usize {
         let sizes = &self.sizes;
         let mut map = [height, width].map(|size| size.div_ceil(sizes.patch_size));
@@ -285,7 +290,8 @@ impl SwinConfig {
         Ok(())
     }
 
-    /// The mixture of experts of a block, counted from 0 in its stage; none in a block that is not conditional.
+    /// The mixture of experts of a block, counted from 0 in its stage; none in a block that is not
+    /// conditional.
     pub(super) fn experts(&self, stage: usize, block: usize) -> Option<&MoeConfig> {
         let last = stage + 1 == self.sizes.depths.len();
         match &self.adapter {
@@ -298,8 +304,8 @@ impl SwinConfig {
 
     /// The stages before which SOLIDER's controller modulates the map.
     pub(super) fn modulated_stages(&self) -> std::ops::Range<usize> {
-        // SOLIDER modulates the input of each stage but the first. Its layer after the last stage does not change any output,
-        // so it is not built.
+        // SOLIDER modulates the input of each stage but the first. Its layer after the last stage
+        // does not change any output, so it is not built.
         match self.adapter {
             Adapter::Lambda(_) => 1..self.sizes.depths.len(),
             _ => 0..0,

@@ -1,14 +1,16 @@
-//! Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030) for images of any size, with adapters.
+//! Swin Transformer (Liu et al., ICCV 2021, arXiv 2103.14030) for images of any size, with
+//! adapters.
 //!
-//! Field names are timm's (`swin_*_patch4_window7_224`), so published weights map one to one; patch merging
-//! takes the 2×2 neighbors in the order of Microsoft's code. Maps that windows do not divide are padded
-//! with zeros at the bottom and the right, in one of two ways ([`WindowPadding`]), each equal to a published
-//! implementation. timm can also shrink the window to a map that is smaller than it, when a model is built
-//! for one size; that resizes the bias table, so it is not done here: the window is the same at every size.
+//! Field names are timm's (`swin_*_patch4_window7_224`), so published weights map one to one; patch
+//! merging takes the 2×2 neighbors in the order of Microsoft's code. Maps that windows do not
+//! divide are padded with zeros at the bottom and the right, in one of two ways
+//! ([`WindowPadding`]), each equal to a published implementation. timm can also shrink the window
+//! to a map that is smaller than it, when a model is built for one size; that resizes the bias
+//! table, so it is not done here: the window is the same at every size.
 //!
-//! Departure in form only: query, key and value of a padding position are the projection's bias, so the
-//! projections run on the real positions and padding is added after them. On the CPU a block is two fused
-//! operations (`kernels`).
+//! Departure in form only: query, key and value of a padding position are the projection's bias, so
+//! the projections run on the real positions and padding is added after them. On the CPU a block is
+//! two fused operations (`kernels`).
 
 mod block;
 mod config;
@@ -36,8 +38,9 @@ pub use block::{PatchMerging, SwinBlock, SwinPatchEmbed, SwinStage, WindowAttent
 pub use config::{SwinConfig, SwinSizes, WindowPadding};
 
 impl SwinConfig {
-    /// Layer and kind of every parameter: patches, then a layer a block, then the last norm. What a stage begins
-    /// with, the merging of patches and SOLIDER's controller, belongs to its first block.
+    /// Layer and kind of every parameter: patches, then a layer a block, then the last norm. What a
+    /// stage begins with, the merging of patches and SOLIDER's controller, belongs to its first
+    /// block.
     pub fn parameter_groups(&self) -> ParameterGroups {
         let depths = &self.sizes.depths;
         let blocks: usize = depths.iter().sum();
@@ -224,7 +227,8 @@ impl Swin {
         }
     }
 
-    /// The first conditional block of the last stage; as many as there are without conditional ones.
+    /// The first conditional block of the last stage; as many as there are without conditional
+    /// ones.
     fn first_conditional(&self) -> usize {
         let depth = self.layers.last().map_or(0, |stage| stage.blocks.len());
         depth - self.conditional_blocks()
@@ -263,7 +267,8 @@ impl Swin {
             .collect()
     }
 
-    /// The same network with prompt weights folded in. A mixture of experts becomes part of the plain weights; SOLIDER's controller keeps the λ of these prompt weights.
+    /// The same network with prompt weights folded in. A mixture of experts becomes part of the
+    /// plain weights; SOLIDER's controller keeps the λ of these prompt weights.
     pub fn fold(mut self, mix: Mix) -> Self {
         if let Adapter::Lambda(config) = &mut self.config.adapter {
             config.lambda.get_or_insert(1.0 - mix.weights()[IDENTITY]);
@@ -276,7 +281,8 @@ impl Swin {
         self
     }
 
-    /// A copy of the last stage with prompt weights folded in, which shares no tensors; none of a network of one stage.
+    /// A copy of the last stage with prompt weights folded in, which shares no tensors; none of a
+    /// network of one stage.
     pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
         let tracked = self.norm.gamma.val().device().is_autodiff();
         let mut swin = self.valid().fold(mix);
@@ -295,7 +301,8 @@ impl Swin {
     }
 }
 
-/// The last stage and the norm after it as a network of its own: two-stage detectors apply it to regions.
+/// The last stage and the norm after it as a network of its own: two-stage detectors apply it to
+/// regions.
 #[derive(Module, Debug)]
 pub struct LastStage {
     /// The stage.
@@ -309,7 +316,8 @@ pub struct LastStage {
 }
 
 impl LastStage {
-    /// Rows and columns of a region whose map fills one window after the stage's merging: 14 with published windows of 7.
+    /// Rows and columns of a region whose map fills one window after the stage's merging: 14 with
+    /// published windows of 7.
     pub fn cells(&self) -> usize {
         2 * self.config.sizes.window_size
     }
@@ -317,8 +325,8 @@ impl LastStage {
     /// The stage's output for maps of the size and channels that the stage before it gives.
     ///
     /// # Shapes
-    /// - maps: [batch, channels, height, width] → [batch, 2·channels, height/2, width/2], or as high and wide where the
-    ///   merging has a stride of 1
+    /// - maps: [batch, channels, height, width] → [batch, 2·channels, height/2, width/2], or as
+    ///   high and wide where the merging has a stride of 1
     pub fn forward(&self, maps: Tensor<4>, rng: Option<&mut Rng>) -> Tensor<4> {
         let (batch, index) = (maps.dims()[0], self.config.sizes.depths.len() - 1);
         // Prompt weights are folded in, so that no block depends on these.

@@ -62,12 +62,13 @@ impl WindowKey {
     }
 }
 
-/// The windows of `key`, cached: making them costs more on the host than a small block, and sending them to a device
-/// waits for it.
+/// The windows of `key`, cached: making them costs more on the host than a small block, and sending
+/// them to a device waits for it.
 fn cached(key: WindowKey, make: impl FnOnce(&WindowKey) -> Windows) -> Windows {
     /// As many as the stages of two backbones need for three sizes of images.
     const KEPT: usize = 48;
-    /// Positions of a map whose windows are kept: masks of larger ones take too much of a device's memory.
+    /// Positions of a map whose windows are kept: masks of larger ones take too much of a device's
+    /// memory.
     const POSITIONS: usize = 1 << 14;
     static RECENT: Mutex<VecDeque<(WindowKey, Windows)>> = Mutex::new(VecDeque::new());
     let records = { key.device.as_ref() }
@@ -205,8 +206,8 @@ impl WindowPartition {
         self.count().iter().product()
     }
 
-    /// After a cyclic shift the last window holds positions from both ends of the map; those of different
-    /// regions may not attend to one another.
+    /// After a cyclic shift the last window holds positions from both ends of the map; those of
+    /// different regions may not attend to one another.
     fn regions(&self, window: usize) -> Vec<u8> {
         let region = |position: usize, size: usize| {
             u8::from(position >= size - self.side) + u8::from(position >= size - self.shift)

@@ -18,7 +18,8 @@ pub enum Pool {
     Mean,
 }
 
-/// Sizes of a ViT, as the shapes of its weights show them, and the number of heads; stored with the weights.
+/// Sizes of a ViT, as the shapes of its weights show them, and the number of heads; stored with the
+/// weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VitSizes {
@@ -227,7 +228,8 @@ impl VitConfig {
             + experts
     }
 
-    /// Floating-point operations of the matrix products of a forward pass on an image, two a multiplication.
+    /// Floating-point operations of the matrix products of a forward pass on an image, two a
+    /// multiplication.
     pub fn operations(&self, size: [usize; 2]) -> usize {
         let sizes = &self.sizes;
         let [rows, columns] = size.map(|size| size.div_ceil(sizes.patch_size));

@@ -1,17 +1,19 @@
-//! Vision Transformer (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929) for images of any size, with the
-//! mixture of experts.
+//! Vision Transformer (Dosovitskiy et al., ICLR 2021, arXiv 2010.11929) for images of any size,
+//! with the mixture of experts.
 //!
-//! The computation and the names are timm's (`vit_*_patch16_224`), which DINO, MAE, DeiT and TransReID-SSL share;
-//! registers (arXiv 2309.16588) and LayerScale are those of DINOv2 (arXiv 2304.07193), the norm before the blocks is CLIP's. Departures, none of which
-//! changes a number on sizes that the patch divides:
+//! The computation and the names are timm's (`vit_*_patch16_224`), which DINO, MAE, DeiT and
+//! TransReID-SSL share; registers (arXiv 2309.16588) and LayerScale are those of DINOv2 (arXiv
+//! 2304.07193), the norm before the blocks is CLIP's. Departures, none of which changes a number on
+//! sizes that the patch divides:
 //!
-//! * images are padded with zeros at the bottom and the right to whole patches (timm's `dynamic_img_pad`);
-//! * position embeddings are resampled to the image's grid while running, as timm does with `dynamic_img_size`
-//!   ([`resample_grid`]);
+//! * images are padded with zeros at the bottom and the right to whole patches (timm's
+//!   `dynamic_img_pad`);
+//! * position embeddings are resampled to the image's grid while running, as timm does with
+//!   `dynamic_img_size` ([`resample_grid`]);
 //! * the class token has a position embedding and registers have none, as in DINOv2.
 //!
-//! For what works with stages, the blocks count as four stages of equal depth: the pyramid holds the map after
-//! each, and conditional blocks lie in the last.
+//! For what works with stages, the blocks count as four stages of equal depth: the pyramid holds
+//! the map after each, and conditional blocks lie in the last.
 
 mod block;
 mod config;
@@ -37,7 +39,8 @@ pub use block::{LayerScale, VitAttention, VitBlock, VitPatchEmbed};
 pub use config::{Pool, VitConfig, VitSizes};
 
 impl VitConfig {
-    /// Layer and kind of every parameter: tokens of an image, then a layer a block, then the last norm.
+    /// Layer and kind of every parameter: tokens of an image, then a layer a block, then the last
+    /// norm.
     pub fn parameter_groups(&self) -> ParameterGroups {
         let sizes = &self.sizes;
         ParameterGroups::collect(sizes.depth + 2, |claims| {
@@ -62,7 +65,8 @@ impl VitConfig {
         })
     }
 
-    /// A network with fresh weights, as DINO has them: truncated normal of standard deviation 0.02, biases zero.
+    /// A network with fresh weights, as DINO has them: truncated normal of standard deviation 0.02,
+    /// biases zero.
     ///
     /// # Panics
     /// On settings that [`VitConfig::check`] refuses.
@@ -131,7 +135,8 @@ impl Vit {
             self.collect(&mut pyramid, index, &x, grid);
         }
         let [_, tokens, width] = x.dims();
-        // As a map with the tokens in front as further rows: [batch, 1, tokens, width] and the grid beside.
+        // As a map with the tokens in front as further rows: [batch, 1, tokens, width] and the grid
+        // beside.
         SharedFeatures {
             x: x.reshape([batch, 1, tokens, width]),
             pyramid,
@@ -181,8 +186,8 @@ impl Vit {
         }
     }
 
-    /// Adds the map after block `index` to the pyramid where a stage ends there. A network of fewer blocks than stages
-    /// gives some maps twice, so that there are always four.
+    /// Adds the map after block `index` to the pyramid where a stage ends there. A network of fewer
+    /// blocks than stages gives some maps twice, so that there are always four.
     fn collect(&self, pyramid: &mut Vec<Tensor<4>>, index: usize, x: &Tensor<3>, grid: [usize; 2]) {
         let next = if index + 1 == self.blocks.len() {
             STAGES
@@ -238,7 +243,8 @@ impl Vit {
         (tokens, grid)
     }
 
-    /// The patches of [batch, prefix + rows·columns, width] as a map: [batch, width, rows, columns].
+    /// The patches of [batch, prefix + rows·columns, width] as a map: [batch, width, rows,
+    /// columns].
     fn map(&self, tokens: Tensor<3>, [rows, columns]: [usize; 2]) -> Tensor<4> {
         let [batch, _, width] = tokens.dims();
         tokens
@@ -252,7 +258,8 @@ impl Vit {
         &self.config
     }
 
-    /// The same network with prompt weights folded in. A mixture of experts becomes part of the plain weights.
+    /// The same network with prompt weights folded in. A mixture of experts becomes part of the
+    /// plain weights.
     pub fn fold(mut self, mix: Mix) -> Self {
         let device = self.pos_embed.val().device();
         for block in &mut self.blocks {

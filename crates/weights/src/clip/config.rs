@@ -128,8 +128,9 @@ struct NormSection {
 /// PyTorch's default for layer norms.
 const EPSILON: f64 = 1e-5;
 
-/// Refuses options of OpenCLIP that this program's CLIP does not have. An option that is off (null, false or 0),
-/// has the value that plain CLIP has, or plays no part at inference, is no reason to refuse.
+/// Refuses options of OpenCLIP that this program's CLIP does not have. An option that is off (null,
+/// false or 0), has the value that plain CLIP has, or plays no part at inference, is no reason to
+/// refuse.
 fn refuse_unknown(
     path: &Path,
     section: &str,
@@ -178,8 +179,8 @@ pub(super) fn open_clip_config(
     let epsilons = [&vision.norm_kwargs, &text.norm_kwargs]
         .map(|norm| norm.as_ref().map_or(EPSILON, |norm| norm.eps));
     let hidden = |width: usize, ratio: f64| {
-        // A cast from f64 to an integer saturates, and the size is bounded by `validate`. The ratio may be a
-        // rounded quotient.
+        // A cast from f64 to an integer saturates, and the size is bounded by `validate`. The ratio
+        // may be a rounded quotient.
         (width as f64 * ratio + 1e-6) as usize
     };
     let config = ClipConfig {
@@ -225,8 +226,8 @@ fn same<T: PartialEq + std::fmt::Display + Copy>(
     Err(WeightsError::config(path, field, found, "the same in both"))
 }
 
-/// Hugging Face's `config.json` of a `CLIPModel`, with that library's defaults for what is absent (it writes only
-/// what differs from them, so an absent `hidden_act` does say `quick_gelu`).
+/// Hugging Face's `config.json` of a `CLIPModel`, with that library's defaults for what is absent
+/// (it writes only what differs from them, so an absent `hidden_act` does say `quick_gelu`).
 #[derive(Deserialize)]
 struct HuggingFaceFile {
     #[serde(default)]

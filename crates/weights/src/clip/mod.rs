@@ -9,9 +9,9 @@
 //!
 //! A folder that holds both is read as OpenCLIP's. [`save_clip`] writes OpenCLIP's layout.
 //!
-//! Configurations come from outside: every size is bounded before a model of that size is made, a feature that
-//! this program's CLIP lacks (other towers, poolings, tokenizers) is an error that names it, and the weights must
-//! hold each parameter in its shape and nothing else.
+//! Configurations come from outside: every size is bounded before a model of that size is made, a
+//! feature that this program's CLIP lacks (other towers, poolings, tokenizers) is an error that
+//! names it, and the weights must hold each parameter in its shape and nothing else.
 
 use std::io::Read;
 use std::path::Path;
@@ -59,13 +59,14 @@ pub struct ClipInfo {
     pub std: [f32; 3],
 }
 
-/// Loads a CLIP from a folder, or by a name such as `openai/clip-vit-base-patch16` from the hub or its cache
-/// ([`hub`]).
+/// Loads a CLIP from a folder, or by a name such as `openai/clip-vit-base-patch16` from the hub or
+/// its cache ([`hub`]).
 ///
 /// # Errors
 ///
-/// Neither a folder nor a name that can be fetched; a file that is missing, broken or too large; a configuration
-/// that asks for what this program's CLIP lacks; weights that do not fit the configuration.
+/// Neither a folder nor a name that can be fetched; a file that is missing, broken or too large; a
+/// configuration that asks for what this program's CLIP lacks; weights that do not fit the
+/// configuration.
 pub fn load_clip(folder_or_name: &str, device: &Device) -> Result<(Clip, ClipInfo), WeightsError> {
     let path = Path::new(folder_or_name);
     let (folder, name) = if path.is_dir() {
@@ -197,8 +198,8 @@ pub fn from_bytes(
     Ok((clip, info))
 }
 
-/// Writes a CLIP in OpenCLIP's layout, with CLIP's mean and standard deviation; `fp16` rounds the weights to 16
-/// bits. The folder is made if need be.
+/// Writes a CLIP in OpenCLIP's layout, with CLIP's mean and standard deviation; `fp16` rounds the
+/// weights to 16 bits. The folder is made if need be.
 ///
 /// # Errors
 ///
@@ -262,7 +263,8 @@ pub fn save_clip(folder: &Path, clip: &Clip, fp16: bool) -> Result<(), WeightsEr
     Ok(())
 }
 
-/// The shortest decimal number that reads back as the same f32: 0.48145466 rather than 0.4814546704292297.
+/// The shortest decimal number that reads back as the same f32: 0.48145466 rather than
+/// 0.4814546704292297.
 fn decimal(value: f32) -> f64 {
     value.to_string().parse().unwrap_or(f64::from(value))
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use crate::error::WeightsError;
 use crate::state::{HostTensor, StateDict};
 
-/// OpenCLIP's names to ours. Its text tower lies under `text.` in models that were built with `custom_text`, and
-/// some files hold the causal mask.
+/// OpenCLIP's names to ours. Its text tower lies under `text.` in models that were built with
+/// `custom_text`, and some files hold the causal mask.
 pub(super) fn from_open_clip(state: StateDict) -> StateDict {
     state
         .into_iter()
@@ -18,8 +18,8 @@ pub(super) fn from_open_clip(state: StateDict) -> StateDict {
         .collect()
 }
 
-/// Hugging Face's names to ours: queries, keys and values become one matrix, and the projections, linear layers
-/// there, are turned.
+/// Hugging Face's names to ours: queries, keys and values become one matrix, and the projections,
+/// linear layers there, are turned.
 pub(super) fn from_hugging_face(
     mut state: StateDict,
     path: &Path,

@@ -1,4 +1,5 @@
-//! Tests of CLIP folders: against the two libraries that wrote them, and with files that are broken.
+//! Tests of CLIP folders: against the two libraries that wrote them, and with files that are
+//! broken.
 
 use super::*;
 use crate::state::HostTensor;

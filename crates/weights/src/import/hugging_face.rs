@@ -1,6 +1,8 @@
-//! ViTs in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, CLIP's image tower) and of OpenCLIP.
+//! ViTs in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, CLIP's image
+//! tower) and of OpenCLIP.
 //!
-//! Names only, so that everything behind it sees timm's: queries, keys and values are three matrices there and one here.
+//! Names only, so that everything behind it sees timm's: queries, keys and values are three
+//! matrices there and one here.
 
 use std::collections::BTreeMap;
 
@@ -160,7 +162,8 @@ fn block_name(name: &str, names: &[(&str, &str)]) -> Option<String> {
     Some(format!("blocks.{index}.{rest}"))
 }
 
-/// Names within a block: of published files, and of the modules of transformers 5 where they differ.
+/// Names within a block: of published files, and of the modules of transformers 5 where they
+/// differ.
 const TRANSFORMERS: [(&str, &str); 19] = [
     ("attention.attention.query.", "attn.query."),
     ("attention.attention.key.", "attn.key."),

@@ -1,9 +1,10 @@
 //! Published checkpoints as backbones.
 //!
 //! A file is opened ([`TensorFile`]), recognized by its names and shapes ([`Source`]), renamed to
-//! the names of this program's networks, measured (the configuration follows from the shapes), and loaded with a
-//! [`ImportReport`] of matched, missing and unexpected keys. Nothing is guessed silently: what the shapes leave open
-//! is in a table of published sizes, or an error that says which option decides it.
+//! the names of this program's networks, measured (the configuration follows from the shapes), and
+//! loaded with a [`ImportReport`] of matched, missing and unexpected keys. Nothing is guessed
+//! silently: what the shapes leave open is in a table of published sizes, or an error that says
+//! which option decides it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -67,8 +68,8 @@ pub(crate) struct RenamedCheckpoint {
 ///
 /// # Errors
 ///
-/// The file cannot be read or is not recognized; its sizes are ambiguous; nothing of it is a backbone; unless
-/// lenient, a tensor is missing, left over or of another shape.
+/// The file cannot be read or is not recognized; its sizes are ambiguous; nothing of it is a
+/// backbone; unless lenient, a tensor is missing, left over or of another shape.
 pub fn import(
     path: &Path,
     options: &ImportOptions,
@@ -115,8 +116,8 @@ pub fn import_tensors(
         meta.config = config;
     }
     let wrong = |error| WeightsError::format(&path, error);
-    // The configuration decides what is allocated, so it may not outgrow the numbers that were read by much: half of
-    // the network may be missing, which is then reported by name.
+    // The configuration decides what is allocated, so it may not outgrow the numbers that were read
+    // by much: half of the network may be missing, which is then reported by name.
     let values: usize = state.values().map(|array| array.data.len()).sum();
     let needed = meta.config.parameters().map_err(wrong)?;
     if needed > 2 * values {
@@ -303,14 +304,15 @@ fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
     })
 }
 
-/// A backbone with the weights of a checkpoint where they fit: of any known source, with or without an adapter.
-/// Tables and position embeddings are resampled to the backbone's sizes. An adapter that the file lacks starts
-/// afresh, one that the backbone lacks is left out; both are in the report.
+/// A backbone with the weights of a checkpoint where they fit: of any known source, with or without
+/// an adapter. Tables and position embeddings are resampled to the backbone's sizes. An adapter
+/// that the file lacks starts afresh, one that the backbone lacks is left out; both are in the
+/// report.
 ///
 /// # Errors
 ///
-/// The file cannot be read or is not recognized, or it holds another network: a tensor of the plain network is
-/// missing, left over or of another shape.
+/// The file cannot be read or is not recognized, or it holds another network: a tensor of the plain
+/// network is missing, left over or of another shape.
 pub fn start_from(
     backbone: Backbone,
     path: &Path,

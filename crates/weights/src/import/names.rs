@@ -1,10 +1,10 @@
 //! Foreign names and layouts to ours.
 //!
-//! Ours are timm's. The others differ in names and in two more things. Microsoft's and OpenMMLab's Swin halve the
-//! map at the end of a stage, timm's and ours at the beginning of the next, so the stage in the name is one less.
-//! OpenMMLab's (and with it SOLIDER's) patch merging takes the four neighbors by `nn.Unfold`: channels
-//! outside, neighbors row by row inside; Microsoft's, timm's and ours take neighbors outside, column by
-//! column, and channels inside.
+//! Ours are timm's. The others differ in names and in two more things. Microsoft's and OpenMMLab's
+//! Swin halve the map at the end of a stage, timm's and ours at the beginning of the next, so the
+//! stage in the name is one less. OpenMMLab's (and with it SOLIDER's) patch merging takes the four
+//! neighbors by `nn.Unfold`: channels outside, neighbors row by row inside; Microsoft's, timm's and
+//! ours take neighbors outside, column by column, and channels inside.
 
 use crate::state::{HostTensor, StateDict};
 
@@ -157,8 +157,9 @@ fn from_unfold(array: &mut HostTensor) -> Option<()> {
     Some(())
 }
 
-/// Position embeddings as here: the class token has one and registers have none. What a published network adds
-/// to a token that does not depend on the image is added to the token once and for all.
+/// Position embeddings as here: the class token has one and registers have none. What a published
+/// network adds to a token that does not depend on the image is added to the token once and for
+/// all.
 fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), String> {
     if state.contains_key("part_token1") {
         pass_tokens(state)?;

@@ -111,7 +111,8 @@ pub(crate) fn recognize(
     })
 }
 
-/// People are higher than wide: networks for them are trained on such images, those for ImageNet on squares.
+/// People are higher than wide: networks for them are trained on such images, those for ImageNet on
+/// squares.
 fn is_upright(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str) -> bool {
     let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
     match shapes.get(&format!("{prefix}pos_embed")).map(Vec::as_slice) {

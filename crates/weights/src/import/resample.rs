@@ -1,9 +1,9 @@
 //! Tables and position embeddings of another size.
 //!
 //! A relative-position table of another window is resampled as Microsoft's and SOLIDER's code do it
-//! (`interpolate(mode="bicubic")`: cubic with a = −3/4, edges repeated); position embeddings of a ViT as timm does
-//! (`interpolate(mode="bicubic", antialias=True)`: a = −1/2, widened when shrinking), which is also what the
-//! network does while running.
+//! (`interpolate(mode="bicubic")`: cubic with a = −3/4, edges repeated); position embeddings of a
+//! ViT as timm does (`interpolate(mode="bicubic", antialias=True)`: a = −1/2, widened when
+//! shrinking), which is also what the network does while running.
 
 use clasp_model::backbone::Sizes;
 use clasp_model::layers::resample_matrix;
@@ -47,8 +47,8 @@ pub fn fit(state: &mut StateDict, from: &Sizes, to: &Sizes) -> Vec<Change> {
     changes
 }
 
-/// Resamples [.., prefix + rows·columns, channels] by a matrix [to, from] for each direction; none where the shape
-/// is another.
+/// Resamples [.., prefix + rows·columns, channels] by a matrix [to, from] for each direction; none
+/// where the shape is another.
 fn grid(
     array: &HostTensor,
     prefix: usize,
@@ -93,8 +93,8 @@ fn grid(
     Some(HostTensor { shape, data })
 }
 
-/// The matrix [to, from] of PyTorch's bicubic interpolation without antialias: Keys' kernel with a = −3/4 over
-/// the four neighbors, those beyond the edge repeated.
+/// The matrix [to, from] of PyTorch's bicubic interpolation without antialias: Keys' kernel with a
+/// = −3/4 over the four neighbors, those beyond the edge repeated.
 pub fn cubic_matrix(from: usize, to: usize) -> Vec<f32> {
     const A: f64 = -0.75;
     let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;

@@ -9,7 +9,8 @@ use super::options::ImportOptions;
 use super::source::CheckpointSource;
 use crate::state::StateDict;
 
-/// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has 8 heads of 768.
+/// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has
+/// 8 heads of 768.
 const HEADS: [[usize; 3]; 6] = [
     [64, 256, 2],
     [192, 768, 3],

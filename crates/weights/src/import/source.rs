@@ -26,7 +26,8 @@ pub enum CheckpointSource {
     SoliderFull,
     /// SOLIDER, converted: the teacher alone.
     Solider,
-    /// A task of the SOLIDER repositories: the backbone with a head of re-identification, attributes, ….
+    /// A task of the SOLIDER repositories: the backbone with a head of re-identification,
+    /// attributes, ….
     SoliderTask,
     /// OpenMMLab's Swin, without SOLIDER's controller.
     OpenMmlabSwin,
@@ -139,7 +140,8 @@ impl CheckpointSource {
         }
     }
 
-    /// Mean and standard deviation that its recipes normalize images with. They do not show in the file.
+    /// Mean and standard deviation that its recipes normalize images with. They do not show in the
+    /// file.
     pub(crate) fn normalization(self, prefix: &str) -> ([f32; 3], [f32; 3]) {
         match self {
             // Re-identification keeps its backbone as `base`.
@@ -160,8 +162,8 @@ impl CheckpointSource {
         }
     }
 
-    /// What is known of the licenses: of the code, of the weights, of the data. Facts stated by the publishers;
-    /// where a file may come from several, that is said.
+    /// What is known of the licenses: of the code, of the weights, of the data. Facts stated by the
+    /// publishers; where a file may come from several, that is said.
     pub fn licenses(self) -> [&'static str; 3] {
         match self {
             Self::Clasp => [

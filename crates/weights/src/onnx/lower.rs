@@ -97,7 +97,8 @@ struct Lowering<'a> {
     graph: &'a Graph,
     fp16: bool,
     names: BTreeMap<TensorId, String>,
-    /// NameVisitor of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a plain matrix in one go.
+    /// NameVisitor of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a
+    /// plain matrix in one go.
     matrices: BTreeMap<TensorId, String>,
     /// Name of a tensor [1] that holds the batch, once something has asked for it.
     batch: Option<String>,
@@ -285,7 +286,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Over one axis, which stays with size 1; before opset 18 the axis is an attribute, but of sums.
+    /// Over one axis, which stays with size 1; before opset 18 the axis is an attribute, but of
+    /// sums.
     fn reduce(
         &mut self,
         operator: &str,

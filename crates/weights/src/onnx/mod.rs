@@ -1,8 +1,9 @@
 //! ONNX: any network of this program for any program that runs ONNX.
 //!
-//! The network runs once on Burn's capture device ([`trace`]), and what it did is written operation by operation ([`lower`]): no
-//! network has code of its own here. The file is then run by an independent engine ([`check`]), and its
-//! outputs are verified against the network's before it is saved under its name.
+//! The network runs once on Burn's capture device ([`trace`]), and what it did is written operation
+//! by operation ([`lower`]): no network has code of its own here. The file is then run by an
+//! independent engine ([`check`]), and its outputs are verified against the network's before it is
+//! saved under its name.
 //!
 //! | | name | type | shape |
 //! |---|---|---|---|
@@ -10,7 +11,8 @@
 //! | input, unless prompt weights are folded in | `prompt_weights` | f32 | [1, prompts]: identity, part, attribute |
 //! | outputs | as the network calls them | f32 | |
 //!
-//! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing and licenses above all.
+//! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing
+//! and licenses above all.
 
 mod check;
 mod contents;
@@ -52,7 +54,8 @@ const MOST_INSIDE: usize = 1_900_000_000;
 const LEAST_OUTSIDE: usize = 1024;
 /// Where such a constant begins: a multiple of a page, so that it can be mapped.
 const ALIGNMENT: usize = 4096;
-/// Largest difference to the network, relative to the largest value of an output where that is above 1.
+/// Largest difference to the network, relative to the largest value of an output where that is
+/// above 1.
 const TOLERANCE: f32 = 1e-4;
 /// Of weights rounded to 16 bits: the length of the difference over that of the output.
 const TOLERANCE_FP16: f32 = 2e-2;
@@ -96,7 +99,8 @@ pub struct OnnxOptions {
     pub external: bool,
     /// Text for the file's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// CheckImages to check the file with beside random ones: what they are, and bytes, [n, height, width, 3].
+    /// CheckImages to check the file with beside random ones: what they are, and bytes, [n, height,
+    /// width, 3].
     pub samples: (String, Vec<u8>),
 }
 
@@ -126,19 +130,21 @@ pub struct OnnxExport {
     pub signature: Vec<String>,
     /// The runs that it passed.
     pub checks: Vec<OnnxCheck>,
-    /// Largest difference that would have passed: relative to the largest value of an output where that is above 1, or of
-    /// lengths in fp16.
+    /// Largest difference that would have passed: relative to the largest value of an output where
+    /// that is above 1, or of lengths in fp16.
     pub tolerance: f32,
 }
 
 /// Writes `network` as ONNX, whole and checked or not at all.
 ///
-/// `forward` is the network on normalized images [batch, 3, height, width] and prompt weights [1, prompts]; it names its outputs.
-/// `reference` is what the file has to agree with: the same, or the network before prompt weights were folded in.
+/// `forward` is the network on normalized images [batch, 3, height, width] and prompt weights [1,
+/// prompts]; it names its outputs. `reference` is what the file has to agree with: the same, or the
+/// network before prompt weights were folded in.
 ///
 /// # Errors
 ///
-/// The network does something that has no lowering; the file differs from the network; it cannot be written.
+/// The network does something that has no lowering; the file differs from the network; it cannot be
+/// written.
 pub fn export<M: Module>(
     path: &Path,
     network: &M,
@@ -288,7 +294,8 @@ fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, On
     })
 }
 
-/// Takes large constants out of a model that protobuf would not hold, or when asked to: the bytes of the file beside.
+/// Takes large constants out of a model that protobuf would not hold, or when asked to: the bytes
+/// of the file beside.
 fn move_outside(model: &mut ModelMessage, asked: bool, location: &str) -> Option<Vec<u8>> {
     let constants = &mut model.graph.as_mut()?.initializer;
     let total: usize = constants
@@ -427,8 +434,8 @@ fn normalize(bytes: &[u8], options: &OnnxOptions) -> Vec<f32> {
     values
 }
 
-/// Largest difference over the largest expected value, or over 1 where that is less; in fp16 the length of the difference
-/// over the expected length. NaN where shapes differ or a value is none.
+/// Largest difference over the largest expected value, or over 1 where that is less; in fp16 the
+/// length of the difference over the expected length. NaN where shapes differ or a value is none.
 fn difference(expected: &TensorData, found: &OutputValues, half: bool) -> f32 {
     if expected.shape().to_vec() != found.shape {
         return f32::NAN;

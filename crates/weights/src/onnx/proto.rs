@@ -1,4 +1,5 @@
-//! The messages of an ONNX file that are written here, with the field numbers of `onnx.proto`, and their pieces.
+//! The messages of an ONNX file that are written here, with the field numbers of `onnx.proto`, and
+//! their pieces.
 
 use std::fmt;
 

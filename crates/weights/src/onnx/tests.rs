@@ -76,8 +76,8 @@ fn export_backbone(
     )
 }
 
-/// The engine that checks agrees within 1e-4 or there is no file, so each of these is a comparison; a prompt that was folded in is
-/// compared with the same prompt as input.
+/// The engine that checks agrees within 1e-4 or there is no file, so each of these is a comparison;
+/// a prompt that was folded in is compared with the same prompt as input.
 #[test]
 fn backbones_leave_in_every_form() {
     let folder = tempfile::tempdir().unwrap();
@@ -449,7 +449,8 @@ fn each_operation_agrees_with_burn() {
         let reference = |images, mix| forward(&linear, images, mix);
         let options = OnnxOptions {
             size: [12, 10],
-            // A sum over everything mixes the images of a batch, which is nothing a network does; it has one.
+            // A sum over everything mixes the images of a batch, which is nothing a network does;
+            // it has one.
             batch: (*name == "reductions").then_some(1),
             ..options(Prompt::Folded(Mix::mean()))
         };
@@ -460,8 +461,9 @@ fn each_operation_agrees_with_burn() {
     }
 }
 
-/// With heads, each beside what the network makes of the same images, batches of one and eight. With `CLASP_ONNX=FOLDER` the
-/// published sizes (350 MB), for `tests/golden/onnx_runtime.py`, which asks ONNX's checker and ONNX Runtime.
+/// With heads, each beside what the network makes of the same images, batches of one and eight.
+/// With `CLASP_ONNX=FOLDER` the published sizes (350 MB), for `tests/golden/onnx_runtime.py`, which
+/// asks ONNX's checker and ONNX Runtime.
 #[test]
 fn backbones_leave_with_heads() {
     let temporary = tempfile::tempdir().unwrap();

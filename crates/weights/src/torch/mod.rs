@@ -1,14 +1,15 @@
 //! PyTorch's files: `.pth`, `.pt`, `.bin`.
 //!
-//! Two containers are read. Since PyTorch 1.6 `torch.save` writes a ZIP archive that is not compressed: the
-//! entry `NAME/data.pkl` describes the values ([`values`]), and each storage is an entry `NAME/data/KEY`. Before,
-//! it wrote a row of pickles (a magic number, a version, the machine, the values, the keys of the
-//! storages), and then the storages one after another, each behind its length.
+//! Two containers are read. Since PyTorch 1.6 `torch.save` writes a ZIP archive that is not
+//! compressed: the entry `NAME/data.pkl` describes the values ([`values`]), and each storage is an
+//! entry `NAME/data/KEY`. Before, it wrote a row of pickles (a magic number, a version, the
+//! machine, the values, the keys of the storages), and then the storages one after another, each
+//! behind its length.
 //!
-//! Nothing is executed: of the pickle, only plain values and tensors are built. Tensors are read when they are
-//! asked for. What a file claims is checked against its length before anything of that size is allocated: a
-//! storage lies inside the file, a tensor inside its storage, and all tensors that are read together have no more
-//! than twice the bytes of the file.
+//! Nothing is executed: of the pickle, only plain values and tensors are built. Tensors are read
+//! when they are asked for. What a file claims is checked against its length before anything of
+//! that size is allocated: a storage lies inside the file, a tensor inside its storage, and all
+//! tensors that are read together have no more than twice the bytes of the file.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
@@ -117,7 +118,8 @@ impl TorchFile {
     ///
     /// # Errors
     ///
-    /// In words: the file cannot be read or changed, its checksum is wrong, or its tensors claim more than it holds.
+    /// In words: the file cannot be read or changed, its checksum is wrong, or its tensors claim
+    /// more than it holds.
     pub fn read(&mut self, name: &str) -> Result<Option<HostTensor>> {
         let Some(view) = self.views.get(name).cloned() else {
             return Ok(None);
@@ -128,7 +130,8 @@ impl TorchFile {
             view.end().unwrap_or(u64::MAX),
         );
         let size = view.dtype.size();
-        // A view may repeat its storage (stride 0) and tensors may share one: neither may outgrow the file.
+        // A view may repeat its storage (stride 0) and tensors may share one: neither may outgrow
+        // the file.
         if count > block.bytes / size {
             return Err(format!(
                 "`{name}` repeats its storage: shape {:?}, {} numbers are stored",
@@ -514,7 +517,8 @@ fn open_legacy(source: &mut Box<dyn TensorSource>, length: u64) -> Result<Tensor
         let Some(key) = keys.node(*item).text() else {
             return Err("a storage without a name".to_owned());
         };
-        // The size of its numbers stands in the values only; without, the place of the next is unknown.
+        // The size of its numbers stands in the values only; without, the place of the next is
+        // unknown.
         let size = sizes
             .get(key)
             .ok_or_else(|| format!("storage `{key}` is listed and never used"))?;

@@ -1,6 +1,7 @@
 //! What the pickle of a PyTorch file describes: tensors, and the storages that they lie in.
 //!
-//! Of a pickle ([`clasp_data::pickle`]) plain values and PyTorch's tensors are built; calls of anything else say nothing.
+//! Of a pickle ([`clasp_data::pickle`]) plain values and PyTorch's tensors are built; calls of
+//! anything else say nothing.
 
 use std::io::Read;
 
@@ -297,7 +298,8 @@ impl Library<'static> for Torch {
         Ok(Made::New(node))
     }
 
-    /// `('storage', class, key, device, numbers)`, in old files with a view of another block behind it.
+    /// `('storage', class, key, device, numbers)`, in old files with a view of another block behind
+    /// it.
     fn outside(&self, reference: Id, nodes: &[Node]) -> Result<Node> {
         let wrong = || "a reference to a storage that is none".to_owned();
         let Node::List(parts) = &nodes[reference] else {

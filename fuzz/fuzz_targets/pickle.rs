@@ -1,13 +1,13 @@
 //! Pickles of NumPy arrays: everything in whatever opens is visited, and arrays have as many values as their sizes say.
 #![no_main]
 
-use clasp_data::pickle::{Pickle, Value};
+use clasp_data::pickle::{Pickle, PickleValue};
 use libfuzzer_sys::fuzz_target;
 
 /// Deeper than any split is nested; the reader itself does not recurse.
 const DEPTH: usize = 8;
 
-fn visit(value: Value<'_>, depth: usize, budget: &mut usize) {
+fn visit(value: PickleValue<'_>, depth: usize, budget: &mut usize) {
     if depth == DEPTH || *budget == 0 {
         return;
     }

@@ -10,8 +10,8 @@ use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
 use clasp_run::check::MOST_THREADS;
 use clasp_synth::Style;
-use clasp_weights::export::Names;
-use clasp_weights::import::Source;
+use clasp_weights::export::NamingScheme;
+use clasp_weights::import::CheckpointSource;
 
 /// Human-centric visual pre-training: label, pre-train, evaluate.
 #[derive(Parser, Debug)]
@@ -639,8 +639,8 @@ pub struct Import {
     pub out: PathBuf,
     /// Who published it, instead of recognising it: solider-full, solider, solider-task, openmmlab-swin,
     /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit, clip-openai, clip-open
-    #[arg(long = "as", value_name = "NAME", value_parser = parse::<Source>)]
-    pub source: Option<Source>,
+    #[arg(long = "as", value_name = "NAME", value_parser = parse::<CheckpointSource>)]
+    pub source: Option<CheckpointSource>,
     /// The student of a training checkpoint, not the teacher
     #[arg(long)]
     pub student: bool,
@@ -733,8 +733,8 @@ pub struct ExportSafetensors {
     #[arg(long, short)]
     pub out: PathBuf,
     /// Whose names: timm or solider
-    #[arg(long, default_value = "timm", value_parser = parse::<Names>)]
-    pub names: Names,
+    #[arg(long, default_value = "timm", value_parser = parse::<NamingScheme>)]
+    pub names: NamingScheme,
     /// Fold prompts into the plain network: identity, part, attribute, or weights (identity=0.8,part=0.2)
     #[arg(long)]
     pub mix: Option<String>,

@@ -18,7 +18,7 @@ use image::{
     DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageFormat, ImageReader,
 };
 
-pub use crate::resize::{Filter, resize, resize_box, resize_crop};
+pub use crate::resize::{Filter, UnknownFilter, resize, resize_box, resize_crop};
 
 /// Mean of ImageNet's training images per channel, of values 0 to 1.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];

@@ -23,12 +23,16 @@ mod passes;
 mod taps;
 mod transpose;
 
+use serde::{Deserialize, Serialize};
+
 use crate::image::Rgb;
 
 pub(crate) use passes::{ByColumns, Scratch};
 
-/// How a resized pixel is made from its neighbours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// The resampling filter: how a resized pixel is computed from its neighbors. Files and recipes spell it in lower case,
+/// `bicubic`, as timm and torchvision do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Filter {
     /// The nearest pixel, without antialiasing: for label maps.
     Nearest,
@@ -39,6 +43,18 @@ pub enum Filter {
 }
 
 impl Filter {
+    /// All filters.
+    pub const ALL: [Filter; 3] = [Filter::Nearest, Filter::Bilinear, Filter::Bicubic];
+
+    /// The name in files and recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Filter::Nearest => "nearest",
+            Filter::Bilinear => "bilinear",
+            Filter::Bicubic => "bicubic",
+        }
+    }
+
     /// Half-width in input pixels at scale 1.
     fn support(self) -> f64 {
         match self {
@@ -60,6 +76,27 @@ impl Filter {
         }
     }
 }
+
+impl std::fmt::Display for Filter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// The filter of a name.
+impl std::str::FromStr for Filter {
+    type Err = UnknownFilter;
+
+    fn from_str(name: &str) -> Result<Self, UnknownFilter> {
+        let known = Filter::ALL.into_iter().find(|filter| filter.name() == name);
+        known.ok_or_else(|| UnknownFilter(name.to_owned()))
+    }
+}
+
+/// A name that no filter has.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("expected a resampling filter (`nearest`, `bilinear` or `bicubic`), found `{0}`")]
+pub struct UnknownFilter(pub String);
 
 /// Resizes to `height` x `width`, as Pillow's `image.resize((width, height), filter)`.
 ///
@@ -263,11 +300,7 @@ mod tests {
                 continue;
             };
             let expected = rgb(&tensors, name);
-            let filter = match filter {
-                "nearest" => Filter::Nearest,
-                "bilinear" => Filter::Bilinear,
-                _ => Filter::Bicubic,
-            };
+            let filter: Filter = filter.parse().unwrap();
             let area: Vec<f32> = area.split(',').map(|v| v.parse().unwrap()).collect();
             let area: [f32; 4] = area.try_into().unwrap();
             let (h, w) = (expected.height, expected.width);
@@ -322,6 +355,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_filter_is_written_as_its_name() {
+        for filter in Filter::ALL {
+            let quoted = format!("\"{filter}\"");
+            assert_eq!(serde_json::to_string(&filter).unwrap(), quoted);
+            assert_eq!(serde_json::from_str::<Filter>(&quoted).unwrap(), filter);
+            assert_eq!(filter.name().parse(), Ok(filter));
+        }
+        let error = "cubic".parse::<Filter>().unwrap_err().to_string();
+        assert!(error.contains("found `cubic`"), "{error}");
     }
 
     #[test]

@@ -27,121 +27,103 @@ use crate::{
     error::ModelError,
     layers::Rng,
     mix::Mix,
-    moe::{Moe, MoeConfig},
+    moe::Moe,
+    parameters::ParameterGroups,
     swin::{LastStage, Swin, SwinConfig, SwinSizes, WindowPadding},
     vit::{Vit, VitConfig, VitSizes},
 };
 
-/// How a backbone is adapted to a mix of tasks.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
-pub enum Adapter {
-    /// The plain backbone; the mix is ignored.
-    #[default]
-    None,
-    /// SOLIDER's controller (Chen et al. 2023): x·softplus(W s + b) + (W' s + b') between stages,
-    /// s = (λ, 1−λ).
-    Lambda(LambdaConfig),
-    /// Prompt-controlled mixture of experts ([`crate::moe`]).
-    Moe(MoeConfig),
-}
+pub use crate::{
+    adapter::{Adapter, LambdaConfig},
+    features::{Features, SharedFeatures},
+};
 
-impl Adapter {
-    /// What it becomes when prompt weights are folded in: experts leave a plain backbone.
-    pub fn folded(&self) -> Self {
-        match self {
-            Self::Moe(_) => Self::None,
-            other => other.clone(),
+/// Defines [`Architecture`]: a row for each preset with its name, its sizes and what it is, and one
+/// for each family, which is called as its variant of [`Sizes`].
+macro_rules! architectures {
+    (
+        presets { $($(#[doc = $doc:literal])* $preset:ident $name:literal => $sizes:expr;)* }
+        families { $($(#[doc = $family_doc:literal])* $family:ident $family_name:literal;)* }
+    ) => {
+        /// The backbones by name.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "kebab-case")]
+        pub enum Architecture {
+            $($(#[doc = $doc])* $preset,)*
+            $($(#[doc = $family_doc])* $family,)*
         }
+
+        impl Architecture {
+            /// Every architecture that a name alone describes, smallest first in each family.
+            pub const ALL: [Self; [$($name),*].len()] = [$(Self::$preset),*];
+
+            /// The name in recipes, on the command line and in checkpoints.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$preset => $name,)*
+                    $(Self::$family => $family_name,)*
+                }
+            }
+
+            /// What it is, in a line.
+            pub fn summary(self) -> &'static str {
+                match self {
+                    $(Self::$preset => concat!($($doc),*),)*
+                    $(Self::$family => concat!($($family_doc),*),)*
+                }
+                .trim()
+            }
+
+            /// The sizes of the preset; none for a family.
+            pub fn sizes(self) -> Option<Sizes> {
+                match self {
+                    $(Self::$preset => Some($sizes),)*
+                    $(Self::$family => None,)*
+                }
+            }
+
+            /// The family of sizes.
+            fn family(sizes: &Sizes) -> Self {
+                match sizes {
+                    $(Sizes::$family(_) => Self::$family,)*
+                }
+            }
+        }
+    };
+}
+
+architectures! {
+    presets {
+        /// 0.6 M parameters, window 4: for demonstrations and tests.
+        SwinPico "swin-pico" => Sizes::Swin(SwinSizes::pico());
+        /// 0.9 M parameters, window 4, two stages: for demonstrations on a CPU.
+        SwinNano "swin-nano" => Sizes::Swin(SwinSizes::nano());
+        /// Swin-T, 28 M parameters.
+        SwinTiny "swin-tiny" => Sizes::Swin(SwinSizes::tiny());
+        /// Swin-S, 49 M parameters.
+        SwinSmall "swin-small" => Sizes::Swin(SwinSizes::small());
+        /// Swin-B, 87 M parameters.
+        SwinBase "swin-base" => Sizes::Swin(SwinSizes::base());
+        /// 0.3 M parameters: for demonstrations and tests.
+        VitPico "vit-pico" => Sizes::Vit(VitSizes::pico());
+        /// ViT-Ti/16, 5.5 M parameters.
+        VitTiny "vit-tiny" => Sizes::Vit(VitSizes::tiny());
+        /// ViT-S/16, 22 M parameters.
+        VitSmall "vit-small" => Sizes::Vit(VitSizes::small());
+        /// ViT-B/16, 86 M parameters.
+        VitBase "vit-base" => Sizes::Vit(VitSizes::base());
     }
-}
-
-/// Setting of SOLIDER's controller.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LambdaConfig {
-    /// A fixed λ, SOLIDER's semantic weight. Without, λ = 1 − the mix's weight of identity: appearance for
-    /// identity, semantics for parts and attributes. That reading of the mix is this project's choice.
-    pub lambda: Option<f32>,
-}
-
-/// The backbones by name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Architecture {
-    /// 0.6 M parameters, window 4: for demonstrations and tests.
-    SwinPico,
-    /// 2.3 M parameters, window 4: for demonstrations on a CPU.
-    SwinNano,
-    /// Swin-T, 28 M.
-    SwinTiny,
-    /// Swin-S, 49 M.
-    SwinSmall,
-    /// Swin-B, 87 M.
-    SwinBase,
-    /// A Swin of other sizes, which stand beside the name.
-    Swin,
-    /// 0.3 M parameters: for demonstrations and tests.
-    VitPico,
-    /// ViT-Ti/16, 5.5 M.
-    VitTiny,
-    /// ViT-S/16, 22 M.
-    VitSmall,
-    /// ViT-B/16, 86 M.
-    VitBase,
-    /// A ViT of other sizes, which stand beside the name.
-    Vit,
+    families {
+        /// A Swin of other sizes, which stand beside the name.
+        Swin "swin";
+        /// A ViT of other sizes, which stand beside the name.
+        Vit "vit";
+    }
 }
 
 impl Architecture {
-    /// Every architecture that a name alone describes, smallest first.
-    pub const ALL: [Self; 9] = [
-        Self::SwinPico,
-        Self::SwinNano,
-        Self::SwinTiny,
-        Self::SwinSmall,
-        Self::SwinBase,
-        Self::VitPico,
-        Self::VitTiny,
-        Self::VitSmall,
-        Self::VitBase,
-    ];
-
-    /// The name in recipes and checkpoints.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::SwinPico => "swin-pico",
-            Self::SwinNano => "swin-nano",
-            Self::SwinTiny => "swin-tiny",
-            Self::SwinSmall => "swin-small",
-            Self::SwinBase => "swin-base",
-            Self::Swin => "swin",
-            Self::VitPico => "vit-pico",
-            Self::VitTiny => "vit-tiny",
-            Self::VitSmall => "vit-small",
-            Self::VitBase => "vit-base",
-            Self::Vit => "vit",
-        }
-    }
-
-    /// The sizes that the name stands for.
-    pub fn sizes(self) -> Option<Sizes> {
-        Some(match self {
-            Self::SwinPico => Sizes::Swin(SwinSizes::pico()),
-            Self::SwinNano => Sizes::Swin(SwinSizes::nano()),
-            Self::SwinTiny => Sizes::Swin(SwinSizes::tiny()),
-            Self::SwinSmall => Sizes::Swin(SwinSizes::small()),
-            Self::SwinBase => Sizes::Swin(SwinSizes::base()),
-            Self::VitPico => Sizes::Vit(VitSizes::pico()),
-            Self::VitTiny => Sizes::Vit(VitSizes::tiny()),
-            Self::VitSmall => Sizes::Vit(VitSizes::small()),
-            Self::VitBase => Sizes::Vit(VitSizes::base()),
-            Self::Swin | Self::Vit => return None,
-        })
-    }
-
-    /// The name that comes nearest to sizes: the preset that they differ from in no more than the window and strides of a
-    /// Swin, or the image, the patch and the pooling of a ViT.
+    /// The name that comes nearest to sizes: the preset that they differ from in no more than the
+    /// window and strides of a Swin, or the image, the patch and the pooling of a ViT.
     pub fn nearest(sizes: &Sizes) -> Self {
         let near = |name: &Self| match (sizes, name.sizes()) {
             (Sizes::Swin(one), Some(Sizes::Swin(other))) => {
@@ -153,21 +135,19 @@ impl Architecture {
                 }
             }
             (Sizes::Vit(one), Some(Sizes::Vit(other))) => {
-                let (image, patch, pool) = (one.image, one.patch, one.pool);
+                let (image_size, patch_size, pool) = (one.image_size, one.patch_size, one.pool);
                 *one == VitSizes {
-                    image,
-                    patch,
+                    image_size,
+                    patch_size,
                     pool,
                     ..other
                 }
             }
             _ => false,
         };
-        let other = match sizes {
-            Sizes::Swin(_) => Self::Swin,
-            Sizes::Vit(_) => Self::Vit,
-        };
-        Self::ALL.into_iter().find(near).unwrap_or(other)
+        { Self::ALL.into_iter() }
+            .find(near)
+            .unwrap_or_else(|| Self::family(sizes))
     }
 }
 
@@ -207,10 +187,10 @@ pub enum Sizes {
 pub struct BackboneConfig {
     /// Which network.
     pub name: Architecture,
-    /// Its sizes, where they are not those that the name stands for.
+    /// Its sizes, where they are not those of the name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sizes: Option<Sizes>,
-    /// How it is adapted to a mix.
+    /// How its blocks depend on prompt weights.
     #[serde(default)]
     pub adapter: Adapter,
     /// Drop path of the last block; earlier blocks have less, linearly from 0.
@@ -276,19 +256,24 @@ impl BackboneConfig {
         }
     }
 
-    /// The same with a ViT's position embeddings stored for images of that height and width; a Swin has none.
+    /// The same with a ViT's position embeddings stored for images of that height and width; a Swin
+    /// has none.
     pub fn for_images(self, image: [usize; 2]) -> Self {
         match self.sizes() {
             Some(Sizes::Vit(sizes)) => Self {
-                sizes: Some(Sizes::Vit(VitSizes { image, ..sizes }))
-                    .filter(|sizes| self.name.sizes().as_ref() != Some(sizes)),
+                sizes: Some(Sizes::Vit(VitSizes {
+                    image_size: image,
+                    ..sizes
+                }))
+                .filter(|sizes| self.name.sizes().as_ref() != Some(sizes)),
                 ..self
             },
             _ => self,
         }
     }
 
-    /// The same with a Swin's strides as they are published, such as 4, 2, 2, 1 ([`SwinSizes::with_strides`]).
+    /// The same with a Swin's strides as they are published, such as 4, 2, 2, 1
+    /// ([`SwinSizes::with_strides`]).
     ///
     /// # Errors
     /// Strides that do not go with the sizes, or a ViT.
@@ -315,8 +300,8 @@ impl BackboneConfig {
     /// Checks settings that come from outside.
     pub fn check(&self) -> Result<(), ModelError> {
         match self.network()? {
-            Network::Swin(config) => config.check(),
-            Network::Vit(config) => config.check(),
+            NetworkConfig::Swin(config) => config.check(),
+            NetworkConfig::Vit(config) => config.check(),
         }
     }
 
@@ -327,34 +312,46 @@ impl BackboneConfig {
     pub fn parameters(&self) -> Result<usize, ModelError> {
         self.check()?;
         Ok(match self.network()? {
-            Network::Swin(config) => config.parameters(),
-            Network::Vit(config) => config.parameters(),
+            NetworkConfig::Swin(config) => config.parameters(),
+            NetworkConfig::Vit(config) => config.parameters(),
         })
     }
 
-    /// Floating-point operations of the products of a pass over an image of that size, two a multiplication: what a device's
-    /// rate of products is compared with.
+    /// Layer and kind of every parameter, without building anything.
+    ///
+    /// # Errors
+    /// Settings that [`BackboneConfig::check`] refuses.
+    pub fn parameter_groups(&self) -> Result<ParameterGroups, ModelError> {
+        self.check()?;
+        Ok(match self.network()? {
+            NetworkConfig::Swin(config) => config.parameter_groups(),
+            NetworkConfig::Vit(config) => config.parameter_groups(),
+        })
+    }
+
+    /// Floating-point operations of the matrix products of a forward pass on an image of that size,
+    /// two a multiplication.
     ///
     /// # Errors
     /// Settings that [`BackboneConfig::check`] refuses.
     pub fn operations(&self, size: [usize; 2]) -> Result<usize, ModelError> {
         self.check()?;
         Ok(match self.network()? {
-            Network::Swin(config) => config.operations(size),
-            Network::Vit(config) => config.operations(size),
+            NetworkConfig::Swin(config) => config.operations(size),
+            NetworkConfig::Vit(config) => config.operations(size),
         })
     }
 
     /// The network behind this configuration.
-    fn network(&self) -> Result<Network, ModelError> {
+    fn network(&self) -> Result<NetworkConfig, ModelError> {
         Ok(match self.sizes() {
-            Some(Sizes::Swin(sizes)) => Network::Swin(SwinConfig {
+            Some(Sizes::Swin(sizes)) => NetworkConfig::Swin(SwinConfig {
                 sizes,
                 drop_path: self.drop_path,
                 padding: self.padding,
                 adapter: self.adapter.clone(),
             }),
-            Some(Sizes::Vit(sizes)) => Network::Vit(VitConfig {
+            Some(Sizes::Vit(sizes)) => NetworkConfig::Vit(VitConfig {
                 sizes,
                 drop_path: self.drop_path,
                 adapter: self.adapter.clone(),
@@ -362,7 +359,7 @@ impl BackboneConfig {
             None => {
                 return Err(ModelError::Setting {
                     field: "sizes",
-                    expected: format!("the sizes of a `{}`, which no name stands for", self.name),
+                    expected: format!("sizes beside the name `{}`, which is no preset", self.name),
                     found: "none".into(),
                 });
             }
@@ -375,52 +372,16 @@ impl BackboneConfig {
     /// On settings that [`BackboneConfig::check`] refuses.
     pub fn init(&self, rng: &mut Rng, device: &Device) -> Backbone {
         match self.network() {
-            Ok(Network::Swin(config)) => Backbone::Swin(config.init(rng, device)),
-            Ok(Network::Vit(config)) => Backbone::Vit(config.init(rng, device)),
+            Ok(NetworkConfig::Swin(config)) => Backbone::Swin(config.init(rng, device)),
+            Ok(NetworkConfig::Vit(config)) => Backbone::Vit(config.init(rng, device)),
             Err(error) => panic!("{error}"),
         }
     }
 }
 
-enum Network {
+enum NetworkConfig {
     Swin(SwinConfig),
     Vit(VitConfig),
-}
-
-/// What the blocks before the conditional ones make of a batch.
-#[derive(Debug, Clone)]
-pub struct Shared {
-    /// Tokens: [batch, height, width, channels] of a Swin, [batch, 1, tokens, channels] of a ViT.
-    pub(crate) x: Tensor<4>,
-    /// The pyramid as far as it is complete.
-    pub(crate) pyramid: Vec<Tensor<4>>,
-    /// Rows and columns of the map.
-    pub(crate) grid: [usize; 2],
-}
-
-impl Shared {
-    /// The same without the graph behind it, so that no gradient reaches the shared blocks.
-    pub fn detach(self) -> Self {
-        Self {
-            x: self.x.detach(),
-            pyramid: self.pyramid.into_iter().map(Tensor::detach).collect(),
-            grid: self.grid,
-        }
-    }
-}
-
-/// What a backbone makes of a batch.
-#[derive(Debug, Clone)]
-pub struct Features {
-    /// The last stage after the last norm: [batch, channels, height, width].
-    pub map: Tensor<4>,
-    /// The whole image: [batch, channels]. Mean of `map` over its positions; the class token of a ViT that has
-    /// a trained one.
-    pub pooled: Tensor<2>,
-    /// The output of each of four stages: [batch, channels, height, width]. The strides are 4, 8, 16, 32 in a Swin,
-    /// unless it has others, and the patch in a ViT, whose blocks count as four stages. The last is `map`; the others are not
-    /// normalised.
-    pub pyramid: Vec<Tensor<4>>,
 }
 
 /// A backbone of any kind.
@@ -433,13 +394,15 @@ pub enum Backbone {
 }
 
 impl Backbone {
-    /// Features of a batch for a mix.
+    /// Features of a batch under prompt weights.
     ///
     /// # Shapes
-    /// - images: [batch, 3, height, width], normalised; any size
-    /// - mix: [1, tasks], see [`Mix::tensor`]; [batch, tasks] for SOLIDER's controller too; ignored without an adapter
+    /// - images: [batch, 3, height, width], normalized; any size
+    /// - mix: [1, prompts], see [`Mix::tensor`]; [batch, prompts] for SOLIDER's controller too;
+    ///   ignored without an adapter
     ///
-    /// `drop_path` is the generator of stochastic depth, for training; without it nothing is dropped.
+    /// `drop_path` is the generator of stochastic depth, for training; without it nothing is
+    /// dropped.
     pub fn forward(
         &self,
         images: Tensor<4>,
@@ -450,9 +413,9 @@ impl Backbone {
         self.conditional(shared, &mix, drop_path)
     }
 
-    /// The first part of [`Backbone::forward`]: all blocks before the conditional ones. It does not depend on prompts,
-    /// so that it runs once for the passes under several prompts; SOLIDER's controller, which has no conditional blocks,
-    /// takes its mix here.
+    /// The first part of [`Backbone::forward`]: all blocks before the conditional ones. It does not
+    /// depend on prompts, so that it runs once for the passes under several prompts; SOLIDER's
+    /// controller, which has no conditional blocks, takes its prompt weights here.
     ///
     /// # Shapes
     /// As in [`Backbone::forward`].
@@ -461,20 +424,21 @@ impl Backbone {
         images: Tensor<4>,
         mix: &Tensor<2>,
         drop_path: Option<&mut Rng>,
-    ) -> Shared {
+    ) -> SharedFeatures {
         match self {
             Self::Swin(swin) => swin.shared(images, mix, drop_path),
             Self::Vit(vit) => vit.shared(images, drop_path),
         }
     }
 
-    /// The second part of [`Backbone::forward`]: the conditional blocks under a mix, and the last norm.
+    /// The second part of [`Backbone::forward`]: the conditional blocks under prompt weights, and
+    /// the last norm.
     ///
     /// # Shapes
-    /// - mix: [1, tasks]
+    /// - mix: [1, prompts]
     pub fn conditional(
         &self,
-        shared: Shared,
+        shared: SharedFeatures,
         mix: &Tensor<2>,
         drop_path: Option<&mut Rng>,
     ) -> Features {
@@ -484,7 +448,8 @@ impl Backbone {
         }
     }
 
-    /// A copy of the last stage of a Swin for a mix ([`Swin::last_stage`]); none of a ViT, or of a Swin of one stage.
+    /// A copy of the last stage of a Swin with prompt weights folded in ([`Swin::last_stage`]);
+    /// none of a ViT, or of a Swin of one stage.
     pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
         match self {
             Self::Swin(swin) => swin.last_stage(mix),
@@ -492,7 +457,8 @@ impl Backbone {
         }
     }
 
-    /// Weights of merged experts under each prompt, [tasks, experts] a block; empty without such experts.
+    /// Weights of merged experts under each prompt, [prompts, experts] a block; empty without such
+    /// experts.
     pub fn expert_weights(&self) -> Vec<Tensor<2>> {
         let moe: Vec<Option<&Moe>> = match self {
             Self::Swin(swin) => { swin.layers.iter() }
@@ -507,6 +473,20 @@ impl Backbone {
             .collect()
     }
 
+    /// Layer and kind of every parameter.
+    ///
+    /// # Errors
+    /// A parameter that no module of the backbone claims, or a claim without a parameter: a fault
+    /// of the backbone's code, which the contract test finds.
+    pub fn parameter_groups(&self) -> Result<ParameterGroups, ModelError> {
+        let groups = match self {
+            Self::Swin(swin) => swin.config().parameter_groups(),
+            Self::Vit(vit) => vit.config().parameter_groups(),
+        };
+        groups.check(self)?;
+        Ok(groups)
+    }
+
     /// Its sizes.
     pub fn sizes(&self) -> Sizes {
         match self {
@@ -519,7 +499,7 @@ impl Backbone {
     pub fn channels(&self) -> usize {
         match self {
             Self::Swin(swin) => swin.channels(),
-            Self::Vit(vit) => vit.config().sizes.width,
+            Self::Vit(vit) => vit.config().sizes.embed_dim,
         }
     }
 
@@ -527,7 +507,15 @@ impl Backbone {
     pub fn stride(&self) -> usize {
         match self {
             Self::Swin(swin) => swin.stride(),
-            Self::Vit(vit) => vit.config().sizes.patch,
+            Self::Vit(vit) => vit.config().sizes.patch_size,
+        }
+    }
+
+    /// Pixels of the image per position of each different map of the pyramid, along each axis.
+    pub fn strides(&self) -> Vec<usize> {
+        match self {
+            Self::Swin(swin) => swin.strides(),
+            Self::Vit(_) => vec![self.stride()],
         }
     }
 
@@ -541,8 +529,9 @@ impl Backbone {
         self.num_params()
     }
 
-    /// The same backbone for one mix, without prompts to feed: the export form. With experts it is a plain
-    /// backbone, and its configuration's adapter is [`Adapter::folded`].
+    /// The same backbone with prompt weights folded into its parameters, for export: it ignores the
+    /// prompt weights of [`Backbone::forward`], and its configuration's adapter is
+    /// [`Adapter::folded`].
     pub fn fold(self, mix: Mix) -> Self {
         match self {
             Self::Swin(swin) => Self::Swin(swin.fold(mix)),

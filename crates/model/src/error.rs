@@ -6,9 +6,9 @@ use thiserror::Error;
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// A mix of tasks that cannot be read.
+    /// Prompt weights that cannot be read.
     #[error(
-        "mix `{text}`: {problem}\nhint: name one task (`identity`) or weights (`identity=0.8,part=0.1,attribute=0.1`)"
+        "prompt weights `{text}`: {problem}\nhint: name one prompt (`identity`) or weights (`identity=0.8,part=0.1,attribute=0.1`)"
     )]
     Mix {
         /// What was given.
@@ -58,7 +58,7 @@ pub enum ModelError {
         /// Number of values given.
         found: usize,
     },
-    /// A parameter or an optimiser state that is not there.
+    /// A parameter or an optimizer state that is not there.
     #[error("`{name}` is missing\nhint: {hint}")]
     Missing {
         /// Name of what is missing.
@@ -66,7 +66,15 @@ pub enum ModelError {
         /// What to do.
         hint: &'static str,
     },
-    /// A name that nothing answers to.
+    /// A parameter of a backbone that none of its modules claims ([`crate::parameters`]).
+    #[error(
+        "`{name}`: the backbone gives this parameter no layer and no kind\nhint: claim it in the module that holds it"
+    )]
+    Unclaimed {
+        /// Parameter name.
+        name: String,
+    },
+    /// A name that no parameter has.
     #[error("`{name}` is not a parameter of this model")]
     Unexpected {
         /// The name.

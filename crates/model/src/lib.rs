@@ -1,10 +1,10 @@
-//! The networks of CLASP and what trains them: backbones, prompt-controlled mixture of experts, heads,
-//! losses, optimiser and schedules.
+//! The networks of CLASP and what trains them: backbones, prompt-controlled mixture of experts,
+//! heads, losses, optimizer and schedules.
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`layers`] | initialisation, drop path, small layers |
-//! | [`mix`] | weights over the tasks of pre-training |
+//! | [`layers`] | initialization, drop path, small layers |
+//! | [`mix`] | prompt weights |
 //! | [`moe`] | prompt-controlled mixture of experts |
 //! | [`swin`], [`vit`] | Swin and Vision Transformer with adapters |
 //! | [`backbone`] | the one interface that all stages use |
@@ -13,15 +13,18 @@
 //! | [`losses`] | losses of both |
 //! | `kernels` | fused operations for the CPU |
 //! | [`named`] | parameters by name |
+//! | [`parameters`] | layer and kind of each parameter of a backbone |
 //! | [`optim`] | SGD, Adam, AdamW with rates of their own for each parameter; moving averages |
 //! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
-//! | `shares` | copies of a network in use and in training, and threads of each |
+//! | `shares` | replicas of a network and their threads |
 //!
 //! Nothing here reads or writes files.
 
+pub mod adapter;
 pub mod backbone;
 pub mod clip;
 pub mod error;
+pub mod features;
 pub mod heads;
 mod kernels;
 pub mod layers;
@@ -30,6 +33,7 @@ pub mod mix;
 pub mod moe;
 pub mod named;
 pub mod optim;
+pub mod parameters;
 pub mod schedule;
 mod shares;
 pub mod swin;

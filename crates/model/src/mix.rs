@@ -1,5 +1,4 @@
-//! Weights over the tasks of pre-training. A mix says which granularity the features should serve; it
-//! controls the prompts of the mixture of experts ([`crate::moe`]).
+//! Prompt weights: how much of each prompt is applied to the conditional blocks ([`crate::moe`]).
 
 use std::{fmt, str::FromStr};
 
@@ -19,8 +18,8 @@ pub const ATTRIBUTE: usize = 2;
 
 /// Non-negative weights over [`TASKS`] that sum to 1.
 ///
-/// Text form: one task, `identity`, or weights, `identity=0.8,part=0.1,attribute=0.1`; a task that is
-/// not named weighs 0, and weights are divided by their sum.
+/// Text form: one task, `identity`, or weights, `identity=0.8,part=0.1,attribute=0.1`; a task that
+/// is not named weighs 0, and weights are divided by their sum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Mix([f32; 3]);

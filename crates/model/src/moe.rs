@@ -1,35 +1,36 @@
-//! Prompt-controlled mixture of experts (PC-MoE): the last blocks of a backbone compute differently under the
-//! prompt of each pre-training task.
+//! Prompt-controlled mixture of experts (PC-MoE): the last blocks of a backbone compute differently
+//! under the prompt of each pre-training task.
 //!
-//! The abstract of CLASP (arXiv 2601.13133) names a prompt-controlled mixture of experts; the two forms below,
-//! their sizes and their initialization are this project's choice. m are the prompt weights, one for each task,
-//! with a sum of 1.
+//! The abstract of CLASP (arXiv 2601.13133) names a prompt-controlled mixture of experts; the two
+//! forms below, their sizes and their initialization are this project's choice. m are the prompt
+//! weights, one for each task, with a sum of 1.
 //!
-//! *Gated* ([`Gated`], the default). Each hidden unit of the MLP is a rank-one expert, W₂[h, :] ⊗ act(W₁[:, h]·x);
-//! a prompt scales each of them, and the scale and shift of both layer norms (feature-wise linear modulation,
-//! Perez et al. 2018):
+//! *Gated* ([`Gated`], the default). Each hidden unit of the MLP is a rank-one expert, W₂[h, :] ⊗
+//! act(W₁[:, h]·x); a prompt scales each of them, and the scale and shift of both layer norms
+//! (feature-wise linear modulation, Perez et al. 2018):
 //!
 //! ```text
 //! N(x; m) = (1 + Σ_t m_t s_t) ⊙ LN(x) + Σ_t m_t b_t            for both norms
 //! MLP(x; m) = W₂ · ((1 + Σ_t m_t c_t) ⊙ act(W₁ x))              s, b, c start at zero
 //! ```
 //!
-//! *Merged* ([`Merged`]). Experts are copies of the MLP whose weights are averaged before use (soft merging,
-//! Muqeeth et al. 2023):
+//! *Merged* ([`Merged`]). Experts are copies of the MLP whose weights are averaged before use (soft
+//! merging, Muqeeth et al. 2023):
 //!
 //! ```text
 //! W(m) = W + Σ_e w_e(m)·D_e,    w(m) = Σ_t m_t softmax(G_t)
 //! ```
 //!
-//! D_e starts as noise with Σ_e w_te·D_e = 0 for every task t, and w is linear in m, so that the block starts as the
-//! plain block for every m, to rounding. G_t starts as a mild preference for the experts e with e mod tasks = t.
+//! D_e starts as noise with Σ_e w_te·D_e = 0 for every task t, and w is linear in m, so that the
+//! block starts as the plain block for every m, to rounding. G_t starts as a mild preference for
+//! the experts e with e mod tasks = t.
 //!
-//! Both start as the plain backbone, so published weights load without loss. For fixed prompt weights both fold into a
-//! plain block, which other programs can load. Experts that are routed token by token were compared and removed
-//! (docs/LOG.md).
+//! Both start as the plain backbone, so published weights load without loss. For fixed prompt
+//! weights both fold into a plain block, which other programs can load. Experts that are routed
+//! token by token were compared and removed (docs/LOG.md).
 
 use burn::{
-    module::{Module, Param, ParamId},
+    module::{Module, Param},
     nn::{LayerNorm, Linear},
     tensor::{Device, Tensor, activation::softmax},
 };
@@ -37,12 +38,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     error::ModelError,
-    layers::{self, Rng},
+    layers::{self, Mlp, Rng, detached, leaf, of_graph},
     mix::TASKS,
-    swin::Mlp,
+    parameters::{Claims, ParameterKind},
 };
 
-/// Standard deviation of the differences between merged experts at the start, half of that of fresh weights.
+/// Standard deviation of the differences between merged experts at the start, half of that of fresh
+/// weights.
 const EXPERT_NOISE: f64 = 0.01;
 
 /// Which form the mixture of experts has; see the module.
@@ -100,12 +102,37 @@ impl MoeConfig {
         Ok(())
     }
 
-    /// Number of parameters that it adds to a block of `channels` channels whose MLP has `hidden` units.
+    /// Number of parameters that it adds to a block of `channels` channels whose MLP has `hidden`
+    /// units.
     pub fn parameters(&self, channels: usize, hidden: usize) -> usize {
         let tasks = TASKS.len();
         match self.form {
             MoeKind::Gated => tasks * (4 * channels + hidden),
             MoeKind::Merged => self.experts * (tasks + 2 * channels * hidden + hidden + channels),
+        }
+    }
+
+    /// Claims the parameters of the mixture of one block.
+    pub(crate) fn claim(&self, claims: Claims) {
+        let mut claims = claims.of_adapter();
+        let mut prompts = claims.field("prompts");
+        match self.form {
+            MoeKind::Gated => {
+                for name in [
+                    "norm1_scale",
+                    "norm1_shift",
+                    "norm2_scale",
+                    "norm2_shift",
+                    "hidden_scale",
+                ] {
+                    prompts.parameter(name, ParameterKind::Prompt);
+                }
+            }
+            MoeKind::Merged => {
+                prompts.parameter("gate", ParameterKind::Prompt);
+                claims.field("fc1").weight_and_bias();
+                claims.field("fc2").weight_and_bias();
+            }
         }
     }
 
@@ -134,7 +161,8 @@ impl MoeConfig {
     }
 }
 
-/// Whether a parameter of that name belongs to the prompts: what only prompts have, and no weight decay acts on.
+/// Whether a parameter of that name belongs to the prompts: what only prompts have, and no weight
+/// decay acts on.
 pub fn is_prompt(name: &str) -> bool {
     name.contains(".moe.prompts.")
 }
@@ -185,8 +213,8 @@ impl Conditioned {
 }
 
 impl Moe {
-    /// The norms and the MLP of a block under prompt weights [1, tasks], as tensors of the graph: gradients reach the
-    /// weights and the prompts.
+    /// The norms and the MLP of a block under prompt weights [1, tasks], as tensors of the graph:
+    /// gradients reach the weights and the prompts.
     pub(crate) fn condition(
         &self,
         [norm1, norm2]: [&LayerNorm; 2],
@@ -203,30 +231,14 @@ impl Moe {
         }
     }
 
-    /// How much each expert weighs under each prompt, [tasks, experts], of merged experts: w_t = softmax(G_t).
+    /// How much each expert weighs under each prompt, [tasks, experts], of merged experts: w_t =
+    /// softmax(G_t).
     pub fn expert_weights(&self) -> Option<Tensor<2>> {
         match self {
             Self::Merged(merged) => Some(softmax(merged.prompts.gate.val().inner(), 1)),
             Self::Gated(_) => None,
         }
     }
-}
-
-/// A parameter that holds a tensor of the graph, for layers that live for one pass.
-fn of_graph<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    Param::initialized(ParamId::new(), tensor)
-}
-
-/// A layer that lives for one pass, as one of its own: its tensors become leaves.
-pub(crate) fn detached<const D: usize>(param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-    leaf(param.val())
-}
-
-/// A parameter with the values of a tensor, apart from the graph that made it.
-fn leaf<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
-    let tracked = tensor.is_autodiff();
-    let values = tensor.without_autodiff();
-    Param::from_tensor(if tracked { values.autodiff() } else { values })
 }
 
 /// The prompts of gated hidden units, one row a task.
@@ -356,8 +368,8 @@ impl Differences {
     }
 }
 
-/// values: [experts, n], less the mean over the experts of the same remainder. Every prompt weighs these alike at the
-/// start, so Σ_e w_te·D_e = 0 for each prompt and for each mix of them.
+/// values: [experts, n], less the mean over the experts of the same remainder. Every prompt weighs
+/// these alike at the start, so Σ_e w_te·D_e = 0 for each prompt and for each mix of them.
 fn without_class_means(values: Tensor<2>, classes: usize) -> Tensor<2> {
     let experts = values.dims()[0];
     let rows: Vec<Tensor<2>> = (0..experts)

@@ -1,9 +1,9 @@
 //! Parameters by name.
 //!
-//! A name is the path of field names joined by dots, `layers.0.blocks.1.attn.qkv.weight`. Two things differ
-//! from the paths that Burn walks, so that names are PyTorch's: a layer norm's `gamma` and `beta` are `weight`
-//! and `bias`, and the variant of an enum has no part in the name. Values keep Burn's layout: a linear layer's
-//! weight is [inputs, outputs].
+//! A name is the path of field names joined by dots, `layers.0.blocks.1.attn.qkv.weight`. Two
+//! things differ from the paths that Burn walks, so that names are PyTorch's: a layer norm's
+//! `gamma` and `beta` are `weight` and `bias`, and the variant of an enum has no part in the name.
+//! Values keep Burn's layout: a linear layer's weight is [inputs, outputs].
 
 use std::collections::BTreeMap;
 
@@ -14,7 +14,7 @@ use burn::{
 
 /// Values of one tensor, row-major.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Array {
+pub struct HostTensor {
     /// Size of each axis; empty for a scalar.
     pub shape: Vec<usize>,
     /// As many values as the shape's product.
@@ -22,7 +22,7 @@ pub struct Array {
 }
 
 /// Tensors by name.
-pub type StateDict = BTreeMap<String, Array>;
+pub type StateDict = BTreeMap<String, HostTensor>;
 
 /// Where a walk through a module stands.
 #[derive(Debug, Default)]
@@ -66,7 +66,8 @@ impl NamePath {
     }
 }
 
-/// Calls `f` with the name, the shape and the flattened value of every float parameter, outside autodiff.
+/// Calls `f` with the name, the shape and the flattened value of every float parameter, outside
+/// autodiff.
 pub fn visit<M: Module>(module: &M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)) {
     struct Visitor<'a> {
         path: NamePath,
@@ -90,16 +91,16 @@ pub fn visit<M: Module>(module: &M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>)
     });
 }
 
-/// Replaces every float parameter by what `f` makes of its name, shape and flattened value. A parameter keeps
-/// its identity, its device and whether it is trained.
+/// Replaces every float parameter by the value that `f` returns for its name, shape and flattened
+/// value. A parameter keeps its identity, its device and whether it is trained.
 ///
-/// `f` gets the only handle of a value that nothing else holds, so it can be changed in place.
+/// Where nothing else holds a value, `f` gets its only handle and can change it in place.
 pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>) -> M {
-    struct Mapper<'a> {
+    struct ValueMapper<'a> {
         path: NamePath,
         f: &'a mut dyn FnMut(&str, &[usize], Tensor<1>) -> Tensor<1>,
     }
-    impl ModuleMapper for Mapper<'_> {
+    impl ModuleMapper for ValueMapper<'_> {
         fn enter_module(&mut self, name: &str, container: &str) {
             self.path.enter(name, container);
         }
@@ -117,14 +118,14 @@ pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) ->
             })
         }
     }
-    module.map(&mut Mapper {
+    module.map(&mut ValueMapper {
         path: NamePath::default(),
         f,
     })
 }
 
-/// Gradients of a module's trained parameters by name, flattened, outside autodiff. A parameter that the loss
-/// did not reach has no entry.
+/// Gradients of a module's trained parameters by name, flattened, outside autodiff. A parameter
+/// that the loss did not reach has no entry.
 pub fn gradients<M: Module>(module: &M, gradients: &mut Gradients) -> BTreeMap<String, Tensor<1>> {
     struct Visitor<'a> {
         path: NamePath,

@@ -2,8 +2,8 @@
 
 use std::f64::consts::PI;
 
-/// A cosine from one value to another after a linear warm-up: learning rate, weight decay and the teacher's
-/// momentum in DINO, whose `cosine_scheduler` this equals at every step
+/// A cosine from one value to another after a linear warm-up: learning rate, weight decay and the
+/// teacher's momentum in DINO, whose `cosine_scheduler` this equals at every step
 /// (tests/golden.rs).
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cosine {
@@ -36,11 +36,12 @@ impl Cosine {
         Self { warmup, ..self }
     }
 
-    /// The value at a step, counted from 0. From the last step on it stays near `to`, which it reaches at
-    /// `steps`.
+    /// The value at a step, counted from 0. From the last step on it stays near `to`, which it
+    /// reaches at `steps`.
     pub fn at(&self, step: u64) -> f64 {
         if step < self.warmup {
-            // The last step of the warm-up has the full value, so a warm-up of one step is at `start` only.
+            // The last step of the warm-up has the full value, so a warm-up of one step is at
+            // `start` only.
             let share = step as f64 / (self.warmup - 1).max(1) as f64;
             return self.start + (self.from - self.start) * share;
         }

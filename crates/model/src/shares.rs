@@ -1,9 +1,10 @@
-//! How networks are shared out over threads.
+//! Replicas of a network and their threads.
 
 use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
-/// A thread for each replica of a network in training; none for a single one, which works where it is called.
+/// A thread for each replica of a network in training; none for a single one, which works where it
+/// is called.
 #[derive(Debug)]
 pub struct Replicas(Vec<ThreadPool>);
 
@@ -20,7 +21,7 @@ impl Replicas {
             .map(Self)
     }
 
-    /// Does `work` on every share, each on its replica's thread; results are in order.
+    /// Runs `work` on every share of a batch, each on its replica's thread; results are in order.
     pub fn map<S: Send, R: Send>(
         &self,
         shares: Vec<S>,

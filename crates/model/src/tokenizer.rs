@@ -1,13 +1,14 @@
 //! Text to the token numbers that CLIP's text tower reads.
 //!
-//! The byte-pair encoding and its vocabulary are OpenAI's, from the crate `instant-clip-tokenizer`. This module
-//! adds what OpenAI's and OpenCLIP's tokenizers do around it: clean-up, start and end tokens, truncation that
-//! keeps the end token, padding with zeros.
+//! The byte-pair encoding and its vocabulary are OpenAI's, from the crate `instant-clip-tokenizer`.
+//! This module adds what OpenAI's and OpenCLIP's tokenizers do around it: clean-up, start and end
+//! tokens, truncation that keeps the end token, padding with zeros.
 //!
-//! The clean-up there is `ftfy.fix_text`, then HTML entities resolved twice, then white space collapsed, then
-//! lower case. White space makes no difference to the tokens. Of ftfy, the repairs that captions need are done:
-//! curly quotes made straight, ligatures and full-width forms spelled out, control characters removed. Not done:
-//! the repair of wrongly decoded text ("Ã©" for "é") and composition to Unicode's NFC.
+//! The clean-up there is `ftfy.fix_text`, then HTML entities resolved twice, then white space
+//! collapsed, then lower case. White space makes no difference to the tokens. Of ftfy, the repairs
+//! that captions need are done: curly quotes made straight, ligatures and full-width forms spelled
+//! out, control characters removed. Not done: the repair of wrongly decoded text ("Ã©" for "é") and
+//! composition to Unicode's NFC.
 
 use instant_clip_tokenizer::{Token, Tokenizer};
 use std::sync::LazyLock;
@@ -20,8 +21,8 @@ pub const END: u32 = 49_407;
 /// Reading the vocabulary takes a good part of a second, so it happens once.
 static TOKENIZER: LazyLock<Tokenizer> = LazyLock::new(Tokenizer::new);
 
-/// The tokens of each text: start, text, end, then zeros up to `context` numbers. A longer text is cut, and its
-/// last number is the end token.
+/// The tokens of each text: start, text, end, then zeros up to `context` numbers. A longer text is
+/// cut, and its last number is the end token.
 ///
 /// # Panics
 ///
@@ -37,8 +38,9 @@ pub fn tokenize<T: AsRef<str>>(texts: &[T], context: usize) -> Vec<Vec<u32>> {
         .collect()
 }
 
-/// The tokens of all texts in one row-major array and its number of columns: the longest text's, at most
-/// `context`. What follows the end token is never seen by the text tower, so shorter rows cost less.
+/// The tokens of all texts in one row-major array and its number of columns: the longest text's, at
+/// most `context`. What follows the end token is never seen by the text tower, so shorter rows cost
+/// less.
 ///
 /// # Panics
 ///
@@ -194,7 +196,8 @@ mod tests {
         );
     }
 
-    /// A thousand captions in many scripts against OpenCLIP's tokenizer: `tests/golden/tokenizer.py`.
+    /// A thousand captions in many scripts against OpenCLIP's tokenizer:
+    /// `tests/golden/tokenizer.py`.
     #[test]
     fn a_thousand_captions_agree_with_open_clip() {
         const CONTEXT: usize = 32;

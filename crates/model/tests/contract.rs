@@ -16,9 +16,10 @@ use clasp_model::{
     layers::{Rng, uniform},
     losses::{Temperatures, attribute_loss, dino_loss, part_loss},
     mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS},
-    moe::{MoeConfig, MoeKind, is_moe, is_prompt},
+    moe::{MoeConfig, MoeKind},
     named,
-    optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, Rates, decays},
+    optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates},
+    parameters::ParameterKind,
     swin::SwinSizes,
     vit::{Pool, VitSizes},
 };
@@ -62,7 +63,7 @@ fn random<const D: usize>(shape: [usize; D], seed: u64, device: &Device) -> Tens
     Tensor::from_data(TensorData::new(values, shape), device)
 }
 
-/// All parameters random, so that nothing is zero by initialisation.
+/// All parameters random, so that nothing is zero by initialization.
 fn shaken<M: Module>(module: M, seed: u64) -> M {
     let mut rng = Rng::seed_from_u64(seed);
     named::map(module, &mut |name, _, value| {
@@ -122,6 +123,122 @@ fn any_size_gives_features_and_finite_gradients() {
     }
 }
 
+/// Every registered backbone with each adapter that it takes, and the options of a ViT that no
+/// preset has.
+fn every_config() -> Vec<BackboneConfig> {
+    let mut configs: Vec<BackboneConfig> = Architecture::ALL.map(BackboneConfig::new).into();
+    configs.push(BackboneConfig::of_sizes(Sizes::Vit(VitSizes {
+        registers: 3,
+        layer_scale: true,
+        qkv_bias: false,
+        pre_norm: true,
+        ..VitSizes::pico()
+    })));
+    configs.push(BackboneConfig::of_sizes(Sizes::Vit(VitSizes {
+        class_token: false,
+        pool: Pool::Mean,
+        ..VitSizes::pico()
+    })));
+    let adapters = || {
+        let forms = FORMS.map(moe);
+        [Adapter::None, Adapter::Lambda(LambdaConfig::default())]
+            .into_iter()
+            .chain(forms)
+    };
+    { configs.into_iter() }
+        .flat_map(|config| adapters().map(move |adapter| config.clone().with_adapter(adapter)))
+        .filter(|config| config.check().is_ok())
+        .collect()
+}
+
+#[test]
+fn every_parameter_has_a_layer_and_a_kind() {
+    let device = Device::flex();
+    for config in every_config() {
+        // The large ones have the same modules as these, and take long to draw.
+        if config.parameters().unwrap() > 40_000_000 {
+            continue;
+        }
+        let backbone = config.init(&mut Rng::seed_from_u64(1), &device);
+        // An unclaimed parameter, or a claim without a parameter, is an error here.
+        let groups = backbone
+            .parameter_groups()
+            .unwrap_or_else(|error| panic!("{} {:?}: {error}", config.name, config.adapter));
+        assert_eq!(config.parameter_groups().unwrap(), groups);
+        let [blocks, _] = config.blocks();
+        assert_eq!(groups.layers(), blocks + 2);
+        // No layer is empty.
+        for layer in 0..groups.layers() {
+            assert!(groups.iter().any(|group| group.layer == layer), "{layer}");
+        }
+        let adapted = groups.iter().any(|group| group.adapter);
+        assert_eq!(
+            adapted,
+            config.adapter != Adapter::None,
+            "{:?}",
+            config.adapter
+        );
+        named::visit(&backbone, &mut |name, shape, _| {
+            let group = groups.get(name).unwrap();
+            // As the shapes and names of PyTorch's networks have it.
+            let vector = shape.len() == 1 || name.ends_with(".bias");
+            let expected = !vector && group.kind != ParameterKind::Prompt;
+            assert_eq!(group.kind.decays(), expected, "{name}");
+            let bias = group.kind == ParameterKind::Bias;
+            assert_eq!(bias, name.ends_with(".bias"), "{name}");
+        });
+    }
+}
+
+#[test]
+fn layers_are_counted_from_the_image() {
+    let tiny = |adapter| {
+        BackboneConfig::named("swin-tiny")
+            .unwrap()
+            .with_adapter(adapter)
+            .parameter_groups()
+            .unwrap()
+    };
+    let groups = tiny(Adapter::Lambda(LambdaConfig::default()));
+    for (name, expected) in [
+        ("patch_embed.proj.weight", 0),
+        ("layers.0.blocks.0.norm1.weight", 1),
+        ("layers.1.downsample.reduction.weight", 3),
+        ("layers.2.blocks.5.mlp.fc1.weight", 10),
+        ("layers.3.blocks.1.attn.qkv.bias", 12),
+        ("norm.weight", 13),
+        // SOLIDER's controller belongs to the stage that it feeds, and not to the patches, as it
+        // did once.
+        ("semantic_embed_w.0.weight", 3),
+        ("semantic_embed_b.1.bias", 5),
+        ("semantic_embed_w.2.weight", 11),
+    ] {
+        assert_eq!(groups.get(name).unwrap().layer, expected, "{name}");
+    }
+    let groups = tiny(moe(MoeKind::Gated));
+    let prompt = groups.get("layers.3.blocks.1.moe.prompts.norm1_scale");
+    assert_eq!(prompt.unwrap().layer, 12);
+    let vit = BackboneConfig::named("vit-small").unwrap();
+    let groups = vit.parameter_groups().unwrap();
+    for (name, expected) in [
+        ("cls_token", 0),
+        ("pos_embed", 0),
+        ("blocks.11.mlp.fc1.weight", 12),
+        ("norm.bias", 13),
+    ] {
+        assert_eq!(groups.get(name).unwrap().layer, expected, "{name}");
+    }
+}
+
+#[test]
+#[should_panic(expected = "claims no parameter `layers.9.weight`")]
+fn a_name_that_the_backbone_does_not_claim_has_no_group() {
+    let config = BackboneConfig::named("swin-pico").unwrap();
+    let groups = config.parameter_groups().unwrap().with_prefix("backbone.");
+    assert!(groups.get("head.weight").is_none());
+    groups.get("backbone.layers.9.weight");
+}
+
 #[test]
 fn an_untrained_mixture_leaves_the_plain_backbone() {
     let device = Device::flex();
@@ -131,7 +248,7 @@ fn an_untrained_mixture_leaves_the_plain_backbone() {
     {
         let plain = pico(name, Adapter::None, 1, &device);
         let adapted = pico(name, moe(form), 1, &device);
-        // The plain weights load by name; the rest keeps its initialisation.
+        // The plain weights load by name; the rest keeps its initialization.
         let published = values(&plain);
         let mut loaded = 0;
         let mut experts = Vec::new();
@@ -221,7 +338,9 @@ fn the_mix_matters_once_trained_and_folds_away() {
 
         let folded = backbone.fold(mix);
         // What is left is a plain backbone, with SOLIDER's controller where it had one.
-        assert!(!values(&folded).keys().any(|name| is_moe(name)));
+        let solider = matches!(&adapter, Adapter::Lambda(_));
+        let groups = folded.parameter_groups().unwrap();
+        assert_eq!(groups.iter().any(|group| group.adapter), solider);
         // Folded, the mix that is given no longer matters.
         for given in [mix, Mix::single(ATTRIBUTE)] {
             let found = forward(&folded, given);
@@ -245,8 +364,9 @@ fn gradients_of_prompts_count_beside_the_backbones() {
         let direction = random([1, backbone.channels()], 3, &device);
         let gradients = optim::gradients(&backbone, &mut (pooled * direction).sum().backward());
         let norms = Norms::of(&gradients);
-        let prompts = norms.total_of(is_prompt);
-        let rest = norms.total_of(|name| !is_moe(name));
+        let groups = backbone.parameter_groups().unwrap();
+        let prompts = norms.total_of(|name| groups.is_prompt(name));
+        let rest = norms.total_of(|name| !groups.is_adapter(name));
         let least = if form == MoeKind::Gated { 2e-3 } else { 1e-4 };
         assert!(
             prompts > least * rest,
@@ -296,8 +416,8 @@ fn loss(student: &Student, device: &Device) -> Tensor<1> {
         .each_ref()
         .map(|view| student.dino.forward(view.pooled.clone()));
     let teacher = [8, 9].map(|seed| random([3, 64], seed, device));
-    let centre = Tensor::zeros([1, 64], device);
-    let dino = dino_loss(&logits, &teacher, centre, &Temperatures::default());
+    let center = Tensor::zeros([1, 64], device);
+    let dino = dino_loss(&logits, &teacher, center, &Temperatures::default());
     let [rows, columns] = student.backbone.grid(128, 64);
     let labels: Vec<i64> = (0..(3 * rows * columns) as i64)
         .map(|i| if i % 7 == 0 { 255 } else { i % 5 })
@@ -318,20 +438,26 @@ fn loss(student: &Student, device: &Device) -> Tensor<1> {
 
 /// One step of AdamW; what begins with one of `frozen` stays.
 fn step(
-    optimiser: &mut Optimiser,
+    optimizer: &mut Optimizer,
     student: Student,
     mut gradients: Gradients,
     frozen: &[&str],
 ) -> Student {
     let norms = Norms::of(&gradients);
+    let groups = student.backbone.parameter_groups().unwrap();
+    let groups = groups.with_prefix("backbone.");
     let rates = |name: &str, shape: &[usize]| {
         let trained = !frozen.iter().any(|prefix| name.starts_with(prefix));
         trained.then(|| Rates {
             lr: 1e-3,
-            decay: if decays(name, shape) { 0.04 } else { 0.0 },
+            decay: if groups.decays(name, shape) {
+                0.04
+            } else {
+                0.0
+            },
         })
     };
-    optimiser.step("", student, &mut gradients, &norms, &rates)
+    optimizer.step("", student, &mut gradients, &norms, &rates)
 }
 
 #[test]
@@ -340,13 +466,13 @@ fn every_parameter_moves_and_the_loss_falls() {
     for (name, adapter) in cases() {
         let mut student = student(name, adapter.clone(), &device);
         let before = values(&student);
-        let mut optimiser = Optimiser::new(OptimiserConfig::default());
+        let mut optimizer = Optimizer::new(OptimizerConfig::default());
         let mut losses = Vec::new();
         for _ in 0..4 {
             let loss = loss(&student, &device);
             losses.push(loss.clone().into_scalar::<f32>());
             let gradients = optim::gradients(&student, &mut loss.backward());
-            student = step(&mut optimiser, student, gradients, &[]);
+            student = step(&mut optimizer, student, gradients, &[]);
         }
         assert!(
             losses.windows(2).all(|pair| pair[1] < pair[0]),
@@ -365,62 +491,62 @@ fn frozen_names_stay_and_their_history_does_not_start() {
     let device = Device::flex().autodiff();
     let student = student(KINDS[0], Adapter::None, &device);
     let before = values(&student);
-    let mut optimiser = Optimiser::new(OptimiserConfig {
-        clip: Clip::Global(1.0),
-        ..OptimiserConfig::default()
+    let mut optimizer = Optimizer::new(OptimizerConfig {
+        clip: GradientClip::Global(1.0),
+        ..OptimizerConfig::default()
     });
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
     let frozen = ["dino.last_layer", "backbone.layers.0"];
-    let student = step(&mut optimiser, student, gradients, &frozen);
+    let student = step(&mut optimizer, student, gradients, &frozen);
     for (name, after) in values(&student) {
         let frozen = name.starts_with("dino.last_layer") || name.starts_with("backbone.layers.0");
         assert_eq!(after == before[&name], frozen, "`{name}`");
         let steps = format!("{name}.steps");
-        assert_eq!(optimiser.state().contains_key(&steps), !frozen, "`{name}`");
+        assert_eq!(optimizer.state().contains_key(&steps), !frozen, "`{name}`");
     }
 }
 
 #[test]
 fn a_resumed_run_is_the_same_run() {
     let device = Device::flex().autodiff();
-    let train = |mut student: Student, mut optimiser: Optimiser, steps: usize| {
+    let train = |mut student: Student, mut optimizer: Optimizer, steps: usize| {
         for _ in 0..steps {
             let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
-            student = step(&mut optimiser, student, gradients, &[]);
+            student = step(&mut optimizer, student, gradients, &[]);
         }
-        (student, optimiser)
+        (student, optimizer)
     };
     let adapter = Adapter::Moe(MoeConfig::default());
     let start = || {
         (
             student(KINDS[0], adapter.clone(), &device),
-            Optimiser::new(OptimiserConfig::default()),
+            Optimizer::new(OptimizerConfig::default()),
         )
     };
     let (whole, _) = train(start().0, start().1, 4);
 
-    let (half, optimiser) = train(start().0, start().1, 2);
-    let (saved, state) = (values(&half), optimiser.state());
+    let (half, optimizer) = train(start().0, start().1, 2);
+    let (saved, state) = (values(&half), optimizer.state());
     let fresh = named::map(
         student(KINDS[0], adapter.clone(), &device),
         &mut |name, _, value| Tensor::from_floats(saved[name].as_slice(), &value.device()),
     );
-    let optimiser =
-        Optimiser::from_state(OptimiserConfig::default(), &state, &Device::flex()).unwrap();
-    optimiser.check("", &fresh).unwrap();
-    let (resumed, _) = train(fresh, optimiser, 2);
+    let optimizer =
+        Optimizer::from_state(OptimizerConfig::default(), &state, &Device::flex()).unwrap();
+    optimizer.check("", &fresh).unwrap();
+    let (resumed, _) = train(fresh, optimizer, 2);
     assert!(values(&whole) == values(&resumed));
 }
 
 #[test]
-fn a_broken_optimiser_state_is_an_error() {
+fn a_broken_optimizer_state_is_an_error() {
     let device = Device::flex().autodiff();
     let student = student(KINDS[0], Adapter::None, &device);
-    let mut optimiser = Optimiser::new(OptimiserConfig::default());
+    let mut optimizer = Optimizer::new(OptimizerConfig::default());
     let gradients = optim::gradients(&student, &mut loss(&student, &device).backward());
-    let _ = step(&mut optimiser, student.clone(), gradients, &[]);
-    let state = optimiser.state();
-    let load = |state| Optimiser::from_state(OptimiserConfig::default(), state, &Device::flex());
+    let _ = step(&mut optimizer, student.clone(), gradients, &[]);
+    let state = optimizer.state();
+    let load = |state| Optimizer::from_state(OptimizerConfig::default(), state, &Device::flex());
 
     let mut missing = state.clone();
     missing.remove("part.layers.0.bias.second");
@@ -556,8 +682,8 @@ fn settings_from_outside_are_checked_and_round_trip() {
 fn parameters_are_counted_without_building() {
     let device = Device::flex();
     let odd_vit = VitSizes {
-        image: [50, 30],
-        hidden: 40,
+        image_size: [50, 30],
+        hidden_dim: 40,
         qkv_bias: false,
         class_token: false,
         registers: 3,
@@ -610,10 +736,10 @@ fn absurd_sizes_are_refused() {
             .to_string();
         assert!(message.contains(field), "{message}");
     };
-    vit(|s| s.width = usize::MAX, "width");
-    vit(|s| s.image = [1 << 40, 16], "image");
+    vit(|s| s.embed_dim = usize::MAX, "embed_dim");
+    vit(|s| s.image_size = [1 << 40, 16], "image_size");
     vit(|s| s.depth = 0, "depth");
-    vit(|s| s.heads = 5, "heads");
+    vit(|s| s.num_heads = 5, "num_heads");
     vit(|s| s.registers = usize::MAX - 1, "registers");
     vit(|s| s.class_token = false, "pool");
     let swin = |change: fn(&mut SwinSizes), field: &str| {

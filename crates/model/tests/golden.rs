@@ -1,4 +1,5 @@
-//! Golden values: everything that has a published implementation, against it. `golden/model.py` makes them.
+//! Golden values: everything that has a published implementation, against it. `golden/model.py`
+//! makes them.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
@@ -10,11 +11,11 @@ use clasp_model::{
     backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes},
     heads::DinoHeadConfig,
     layers::Rng,
-    losses::{Temperatures, centre_update, dino::teacher_mean, dino_loss},
+    losses::{Temperatures, center_update, dino::teacher_mean, dino_loss},
     mix::Mix,
     moe::{MoeConfig, MoeKind},
     named,
-    optim::{Clip, Norms, Optimiser, OptimiserConfig, Rates, decays},
+    optim::{GradientClip, Norms, Optimizer, OptimizerConfig, Rates, decays},
     schedule::Cosine,
     swin::{SwinConfig, SwinSizes, WindowPadding},
     vit::{Pool, VitConfig, VitSizes},
@@ -207,12 +208,12 @@ fn vit_is_timms() {
     let golden = Golden::open();
     let device = Device::flex();
     let registers = VitSizes {
-        image: [112, 70],
-        patch: 14,
-        width: 48,
+        image_size: [112, 70],
+        patch_size: 14,
+        embed_dim: 48,
         depth: 4,
-        heads: 3,
-        hidden: 96,
+        num_heads: 3,
+        hidden_dim: 96,
         registers: 4,
         layer_scale: true,
         ..VitSizes::small()
@@ -284,12 +285,12 @@ fn experts_are_those_of_the_reference() {
         &device,
     );
     let sizes = VitSizes {
-        image: [32, 16],
-        patch: 8,
-        width: 16,
+        image_size: [32, 16],
+        patch_size: 8,
+        embed_dim: 16,
         depth: 1,
-        heads: 2,
-        hidden: 24,
+        num_heads: 2,
+        hidden_dim: 24,
         ..VitSizes::pico()
     };
     for (name, form) in [("gated", MoeKind::Gated), ("merged", MoeKind::Merged)] {
@@ -317,16 +318,16 @@ fn dino_loss_is_the_published_one() {
     let all = (tensor(noise("dino student", 18 * 11), [18, 11], &device) * 0.5).require_grad();
     let teacher = tensor(noise("dino teacher", 6 * 11), [6, 11], &device) * 0.5;
     let teacher = teacher.chunk(2, 0);
-    let centre = tensor(noise("dino centre", 11), [1, 11], &device);
+    let center = tensor(noise("dino centre", 11), [1, 11], &device);
     // Two global views and the four local ones stacked.
     let student = all.clone().split_with_sizes(vec![3, 3, 12], 0);
-    let loss = dino_loss(&student, &teacher, centre.clone(), &Temperatures::default());
+    let loss = dino_loss(&student, &teacher, center.clone(), &Temperatures::default());
     golden.check("dino loss", loss.clone(), OPS);
     let gradient = all.grad(&loss.backward()).unwrap();
     golden.check("dino gradient", gradient, OPS);
     golden.check(
         "dino centre",
-        centre_update(centre, teacher_mean(&teacher), 0.9),
+        center_update(center, teacher_mean(&teacher), 0.9),
         OPS,
     );
 }
@@ -358,16 +359,16 @@ fn adamw_is_pytorchs() {
         weight: Param::from_tensor(tensor(noise("adamw weight", 35), [7, 5], &device)),
         bias: Param::from_tensor(tensor(noise("adamw bias", 7), [7], &device)),
     };
-    let config = OptimiserConfig {
-        clip: Clip::PerTensor(3.0),
-        ..OptimiserConfig::default()
+    let config = OptimizerConfig {
+        clip: GradientClip::PerTensor(3.0),
+        ..OptimizerConfig::default()
     };
-    let mut optimiser = Optimiser::new(config);
+    let mut optimizer = Optimizer::new(config);
     for step in 0..5 {
         if step == 3 {
             // A resume in the middle changes nothing.
-            optimiser = Optimiser::from_state(config, &optimiser.state(), &Device::flex()).unwrap();
-            optimiser.check("", &layer).unwrap();
+            optimizer = Optimizer::from_state(config, &optimizer.state(), &Device::flex()).unwrap();
+            optimizer.check("", &layer).unwrap();
         }
         let scale = if step < 2 { 4.0 } else { 0.1 };
         let mut gradients = [("weight", 35), ("bias", 7)]
@@ -387,7 +388,7 @@ fn adamw_is_pytorchs() {
                 decay: if decays(name, shape) { decay } else { 0.0 },
             })
         };
-        layer = optimiser.step("", layer, &mut gradients, &norms, &rates);
+        layer = optimizer.step("", layer, &mut gradients, &norms, &rates);
     }
     golden.check("adamw weight", layer.weight.val(), 1e-6);
     golden.check("adamw bias", layer.bias.val(), 1e-6);

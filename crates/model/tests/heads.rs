@@ -218,7 +218,7 @@ fn the_detection_head_is_csp_with_an_embedding() {
                    _: Option<&mut Training<'_>>| {
         let output = head.forward(maps);
         vec![
-            output.centre,
+            output.center,
             output.size,
             output.offset,
             output.embedding.unwrap(),
@@ -249,7 +249,8 @@ fn regions() -> Vec<Region> {
 fn regions_are_cut_out_by_roi_align() {
     let golden = Golden::load();
     let map = tensor("regions.map", [2, 3, 12, 8], 1.0, &Device::flex());
-    // The operation of the CPU, and the products that stand for it elsewhere, which gradient checkpointing asks for.
+    // The operation of the CPU, and the products that stand for it elsewhere, which gradient
+    // checkpointing asks for.
     let checkpointed = Device::flex().autodiff().gradient_checkpointing();
     for device in [Device::flex().autodiff(), checkpointed] {
         let map = Tensor::<4>::from_data(map.clone().into_data(), &device).require_grad();
@@ -289,7 +290,7 @@ fn the_two_stage_head_is_seqnet_on_a_swin() {
             let map = head.map(maps[0].clone());
             let proposals = head.propose(map.clone());
             let looked = head.look(map.clone(), &regions(), training.as_deref_mut());
-            let known = head.recognise(map, &regions(), training);
+            let known = head.embed(map, &regions(), training);
             let rows = [
                 looked.class,
                 looked.deltas,
@@ -427,7 +428,7 @@ fn losses_of_pose_and_detection() {
         Tensor::from_inner(leaf).require_grad()
     };
     let output = DetectionOutput {
-        centre: leaf("detection.centre", 1, 3.0),
+        center: leaf("detection.centre", 1, 3.0),
         size: leaf("detection.size", 2, 1.0),
         offset: leaf("detection.offset", 2, 1.0),
         embedding: None,
@@ -442,10 +443,10 @@ fn losses_of_pose_and_detection() {
         offsets: get("offsets"),
     };
     let losses = detection_losses(&output, &targets);
-    let all = Tensor::cat(vec![losses.centre, losses.size, losses.offset], 0);
+    let all = Tensor::cat(vec![losses.center, losses.size, losses.offset], 0);
     golden.check("detection.losses", all.clone(), OPS);
     let gradients = all.sum().backward();
-    for (i, leaf) in [output.centre, output.size, output.offset]
+    for (i, leaf) in [output.center, output.size, output.offset]
         .iter()
         .enumerate()
     {

@@ -25,12 +25,12 @@ use clasp_data::loader::Position;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
 use clasp_model::layers::Rng;
-use clasp_model::optim::Optimiser;
+use clasp_model::optim::Optimizer;
 use clasp_run::checkpoints::{self, latest, prune};
 use clasp_run::recipe::difference;
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
-use clasp_weights::state::{Array, LoadReport, StateDict, load_state_dict, state_dict};
+use clasp_weights::state::{HostTensor, LoadReport, StateDict, load_state_dict, state_dict};
 use fs_err as fs;
 use rand::SeedableRng;
 
@@ -342,7 +342,7 @@ pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Posi
     };
     let centre = row("centre", &trainer.centre)?;
     let usual_targets = row("usual_targets", &trainer.usual_targets)?;
-    let optimiser = Optimiser::from_state(
+    let optimiser = Optimizer::from_state(
         adamw(&trainer.plan),
         &of("optimiser."),
         &trainer.centre.device(),
@@ -368,7 +368,7 @@ fn state(trainer: &Trainer) -> StateDict {
     put("student.", state_dict(&trainer.student));
     put("teacher.", state_dict(&trainer.teacher));
     put("optimiser.", trainer.optimiser.state());
-    let row = |tensor: &Tensor<2>| Array {
+    let row = |tensor: &Tensor<2>| HostTensor {
         shape: tensor.dims().to_vec(),
         data: tensor.clone().into_data().iter::<f32>().collect(),
     };

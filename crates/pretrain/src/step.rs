@@ -11,12 +11,12 @@ use burn::tensor::{Device, Tensor};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::losses::dino::{
-    centered_targets, centre_update, mean_entropy, sinkhorn_knopp, teacher_mean,
+    center_update, centered_targets, mean_entropy, sinkhorn_knopp, teacher_mean,
 };
-use clasp_model::moe::is_prompt;
 use clasp_model::optim::{
-    self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, decays, ema, read, squares,
+    self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema, read, squares,
 };
+use clasp_model::parameters::ParameterGroups;
 use clasp_model::schedule::Cosine;
 use clasp_model::{Replicas, fuses, recomputing};
 use clasp_run::Metrics;
@@ -47,10 +47,12 @@ pub struct Trainer {
     /// Moving sum of the mean of the teacher's targets, not normalised: [1, outputs]. For the monitor alone.
     pub usual_targets: Tensor<2>,
     /// AdamW with its moments.
-    pub optimiser: Optimiser,
+    pub optimiser: Optimizer,
     /// Steps that are done.
     pub step: u64,
     vocabulary: Option<Vocabulary>,
+    /// Layer and kind of the backbone's parameters, by their names in the student.
+    parameters: ParameterGroups,
     /// Rows and columns of the feature map of a global view.
     grid: [usize; 2],
     device: Device,
@@ -121,12 +123,14 @@ impl Trainer {
         let mut rng = rng_for(plan.recipe.seed, 0, "weights");
         let student = Student::new(&plan, vocabulary.as_ref(), &mut rng, &device);
         let teacher = student.trunk.valid();
+        let parameters = teacher.backbone.parameter_groups()?;
         let [height, width] = plan.recipe.views.global_size;
         Ok(Self {
+            parameters: parameters.with_prefix("trunk.backbone."),
             grid: teacher.backbone.grid(height, width),
             centre: Tensor::zeros([1, plan.outputs], &device),
             usual_targets: Tensor::zeros([1, plan.outputs], &device),
-            optimiser: Optimiser::new(adamw(&plan)),
+            optimiser: Optimizer::new(adamw(&plan)),
             step: 0,
             student,
             teacher,
@@ -143,7 +147,7 @@ impl Trainer {
     /// # Errors
     ///
     /// The file cannot be read, or is of another architecture.
-    pub fn start_from_init(&mut self) -> Result<Option<import::Report>> {
+    pub fn start_from_init(&mut self) -> Result<Option<import::ImportReport>> {
         let path = &self.plan.recipe.model.init;
         if path.as_os_str().is_empty() {
             return Ok(None);
@@ -184,6 +188,7 @@ impl Trainer {
             });
         }
         let mut metrics = batch.measures.metrics();
+        let parameters = &self.parameters;
         let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
         put("gradient/norm", norm);
         put("teacher/mean_entropy", batch.usual_entropy);
@@ -192,9 +197,9 @@ impl Trainer {
                 "gradient/backbone",
                 batch
                     .norms
-                    .total_of(|name| name.starts_with("trunk.backbone.") && !is_prompt(name)),
+                    .total_of(|name| parameters.get(name).is_some() && !parameters.is_prompt(name)),
             );
-            let prompts = batch.norms.total_of(is_prompt);
+            let prompts = batch.norms.total_of(|name| parameters.is_prompt(name));
             if prompts > 0.0 {
                 put("gradient/prompts", prompts);
             }
@@ -204,12 +209,12 @@ impl Trainer {
         let prompt_lr = self.plan.recipe.optimiser.prompt_lr;
         let of_parameter = |name: &str, shape: &[usize]| {
             Some(optim::Rates {
-                lr: if is_prompt(name) {
+                lr: if parameters.is_prompt(name) {
                     rates.lr * prompt_lr
                 } else {
                     rates.lr
                 },
-                decay: if decays(name, shape) {
+                decay: if parameters.decays(name, shape) {
                     rates.weight_decay
                 } else {
                     0.0
@@ -223,7 +228,7 @@ impl Trainer {
         let teacher = std::mem::replace(&mut self.teacher, self.student.trunk.valid());
         self.teacher = ema(teacher, &self.student.trunk, rates.momentum);
         let momentum = self.plan.recipe.loss.centre_momentum;
-        self.centre = centre_update(self.centre.clone(), batch.targets_mean, momentum);
+        self.centre = center_update(self.centre.clone(), batch.targets_mean, momentum);
         self.usual_targets = batch.usual_targets;
         self.step += 1;
         let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
@@ -470,16 +475,16 @@ impl Scheduled {
 }
 
 /// The recipe's optimiser.
-pub(crate) fn adamw(plan: &Plan) -> OptimiserConfig {
+pub(crate) fn adamw(plan: &Plan) -> OptimizerConfig {
     let optimiser = &plan.recipe.optimiser;
     let clip = match optimiser.clip_by {
-        _ if optimiser.clip == 0.0 => Clip::None,
-        ClipBy::Tensor => Clip::PerTensor(optimiser.clip),
-        ClipBy::Global => Clip::Global(optimiser.clip),
+        _ if optimiser.clip == 0.0 => GradientClip::None,
+        ClipBy::Tensor => GradientClip::PerTensor(optimiser.clip),
+        ClipBy::Global => GradientClip::Global(optimiser.clip),
     };
-    OptimiserConfig {
+    OptimizerConfig {
         clip,
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     }
 }
 

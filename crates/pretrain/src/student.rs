@@ -15,7 +15,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::backbone::{Adapter, Backbone, Shared};
+use clasp_model::backbone::{Adapter, Backbone, SharedFeatures};
 use clasp_model::heads::{
     AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
 };
@@ -193,7 +193,7 @@ impl Student {
     }
 
     /// What DINO's branch goes on with.
-    fn stop(&self, shared: Shared) -> Shared {
+    fn stop(&self, shared: SharedFeatures) -> SharedFeatures {
         if self.detach_shared {
             shared.detach()
         } else {

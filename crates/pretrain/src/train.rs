@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::atomic::{FolderLock, atomic_write};
+use clasp_data::image::Filter;
 use clasp_data::loader::{Draw, Loader, Position};
 use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
 use clasp_run::{Log, Metrics, checkpoints};
@@ -65,7 +66,7 @@ pub enum Event<'a> {
         metrics: &'a Metrics,
     },
     /// The backbone starts from the recipe's `model.init`.
-    Loaded(&'a clasp_weights::import::Report),
+    Loaded(&'a clasp_weights::import::ImportReport),
     /// Something to look at.
     Warning(&'a str),
     /// A checkpoint is written.
@@ -311,17 +312,17 @@ fn backbone_meta(trainer: &Trainer) -> BackboneMeta {
         width,
         mean: recipe.views.mean,
         std: recipe.views.std,
-        filter: "bicubic".to_owned(),
+        filter: Filter::Bicubic,
         method: recipe.method.name().to_owned(),
         heads,
-        tasks: recipe.mix.tasks.clone(),
+        prompts: recipe.mix.tasks.clone(),
         step: trainer.step,
         vocabulary: trainer
             .vocabulary()
             .map(|vocabulary| vocabulary.digest())
             .unwrap_or_default(),
         recipe: recipe.to_toml(),
-        licences: vec![
+        licenses: vec![
             "weights: those of the images and labels that they were trained on".to_owned(),
             "program: MIT OR Apache-2.0".to_owned(),
         ],

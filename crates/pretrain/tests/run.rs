@@ -13,7 +13,7 @@ use clasp_data::labels::{Labels, StoreMeta, write_shard};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_pretrain::{Control, Event, PretrainError, Recipe, Summary, recipe, train};
-use clasp_weights::{backbone, checkpoint};
+use clasp_weights::{checkpoint, import};
 use fs_err as fs;
 use rand::RngExt;
 
@@ -261,10 +261,10 @@ fn a_run_leaves_what_it_promises() {
     }
     assert_eq!(metadata["step"], "7");
 
-    let (backbone, meta) = backbone::load_backbone(&out, &Device::flex()).unwrap();
+    let (backbone, meta) = import::load_backbone(&out, &Device::flex()).unwrap();
     assert_eq!((meta.height, meta.width, meta.step), (64, 32, 7));
     assert_eq!(meta.heads, ["dino", "part", "attribute"]);
-    assert_eq!(meta.tasks, ["identity", "part", "attribute"]);
+    assert_eq!(meta.prompts, ["identity", "part", "attribute"]);
     assert_eq!(
         Recipe::parse(&meta.recipe, "meta", &[]).unwrap(),
         recipe::of_run(&out, &[]).unwrap()

@@ -6,7 +6,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::Mix;
 use clasp_model::{Precision, Shares};
-use clasp_weights::backbone::{BackboneMeta, load_backbone};
+use clasp_weights::backbone::BackboneMeta;
+use clasp_weights::import::load_backbone;
 
 use crate::TaskError;
 use crate::features::{Extracted, Extractor, Inputs, Maps, Preprocess};
@@ -41,7 +42,7 @@ impl BackboneExtractor {
         device: &Device,
     ) -> Result<(Self, Preprocess, BackboneMeta), TaskError> {
         let (backbone, meta) = load_backbone(path, device)?;
-        let preprocess = Preprocess::of(&meta, path)?;
+        let preprocess = Preprocess::of(&meta);
         Ok((Self::new(backbone, mix, device.clone()), preprocess, meta))
     }
 

@@ -45,30 +45,15 @@ impl Preprocess {
         }
     }
 
-    /// What a backbone's file says; `path` is named in an error.
-    ///
-    /// # Errors
-    /// The backbone was trained with a filter that this program does not have.
-    pub fn of(meta: &BackboneMeta, path: &Path) -> Result<Self, TaskError> {
-        let filter = match meta.filter.as_str() {
-            "bicubic" => Filter::Bicubic,
-            "bilinear" => Filter::Bilinear,
-            "nearest" => Filter::Nearest,
-            other => {
-                return Err(TaskError::Mismatch {
-                    file: path.display().to_string(),
-                    expected: "filter bicubic, bilinear or nearest in its metadata".to_owned(),
-                    found: format!("`{other}`"),
-                });
-            }
-        };
-        Ok(Self {
+    /// That of a backbone, as its file says.
+    pub fn of(meta: &BackboneMeta) -> Self {
+        Self {
             height: meta.height,
             width: meta.width,
             mean: meta.mean,
             std: meta.std,
-            filter,
-        })
+            filter: meta.filter,
+        }
     }
 
     /// The mean colour, with 8 bits a channel: what is shown beyond an image.

@@ -20,7 +20,7 @@ use clasp_tasks::tuned::reid::Reid;
 use clasp_tasks::tuned::search::SearchTask;
 use clasp_weights::checkpoint;
 use clasp_weights::onnx;
-use clasp_weights::state::Array;
+use clasp_weights::state::HostTensor;
 
 /// Six people by two cameras, and four scenes.
 fn drawn() -> PathBuf {
@@ -101,14 +101,14 @@ fn leaves_as_onnx<T: Task>(model: &Model<T>, folder: &Path) {
     let network = (model.backbone.clone(), model.head.clone());
     let folded = (model.backbone.clone().fold(model.mix), model.head.clone());
     let reference = |images, mix| forward(&network, images, mix);
-    let options = onnx::Options {
+    let options = onnx::OnnxOptions {
         size: [model.preprocess.height, model.preprocess.width],
         batch: None,
         prompt: onnx::Prompt::Folded(model.mix),
         bytes: false,
         mean: model.preprocess.mean,
         std: model.preprocess.std,
-        half: false,
+        fp16: false,
         external: false,
         metadata: BTreeMap::new(),
         samples: (String::new(), Vec::new()),
@@ -135,7 +135,7 @@ fn leaves_as_onnx<T: Task>(model: &Model<T>, folder: &Path) {
         outputs.push(("input images".to_owned(), images.into()));
         let state = outputs.into_iter().map(|(name, output)| {
             let data = output.into_data();
-            let array = Array {
+            let array = HostTensor {
                 shape: data.shape().to_vec(),
                 data: data.iter::<f32>().collect(),
             };

@@ -1,15 +1,16 @@
 //! Checkpoints: safetensors files with metadata.
 //!
-//! The format is an 8-byte little-endian header length, a JSON header (name → dtype, shape, offsets; and
-//! `__metadata__`, text → text), then the tensors. Files are written under a temporary name in the same folder,
-//! synced and renamed, so a reader sees the old file or the new one, never half of one. Equal contents give
-//! equal bytes.
+//! The format is an 8-byte little-endian header length, a JSON header (name → dtype, shape,
+//! offsets; and `__metadata__`, text → text), then the tensors. Files are written under a temporary
+//! name in the same folder, synced and renamed, so a reader sees the old file or the new one, never
+//! half of one. Equal contents give equal bytes.
 //!
-//! The metadata hold `clasp.sha256`, a SHA-256 over the other metadata and over each tensor's name, shape and bytes,
-//! so that a flipped bit is noticed. Files without it, as other programs write them, are read as they are.
+//! The metadata hold `clasp.sha256`, a SHA-256 over the other metadata and over each tensor's name,
+//! shape and bytes, so that a flipped bit is noticed. Files without it, as other programs write
+//! them, are read as they are.
 
 use crate::error::WeightsError;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 use burn::tensor::f16;
 use clasp_data::atomic_write;
 use fs_err as fs;
@@ -19,14 +20,14 @@ use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::path::Path;
 
-/// How numbers are stored.
+/// Number format of the stored tensors.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Precision {
+pub enum StorageFormat {
     /// 32 bits: exact.
     #[default]
-    Full,
+    F32,
     /// 16 bits, rounded to nearest: for weights that are shipped.
-    Half,
+    Fp16,
 }
 
 /// Text that travels with the tensors.
@@ -34,7 +35,7 @@ pub type Metadata = BTreeMap<String, String>;
 
 /// Writes a state to a safetensors file, in 32 bits.
 pub fn write(path: &Path, state: &StateDict, metadata: &Metadata) -> Result<(), WeightsError> {
-    write_as(path, state, metadata, Precision::Full)
+    write_as(path, state, metadata, StorageFormat::F32)
 }
 
 /// Writes a state to a safetensors file in a chosen precision.
@@ -42,19 +43,19 @@ pub fn write_as(
     path: &Path,
     state: &StateDict,
     metadata: &Metadata,
-    precision: Precision,
+    precision: StorageFormat,
 ) -> Result<(), WeightsError> {
     let (dtype, size) = match precision {
-        Precision::Full => ("F32", 4),
-        Precision::Half => ("F16", 2),
+        StorageFormat::F32 => ("F32", 4),
+        StorageFormat::Fp16 => ("F16", 2),
     };
-    let mut digest = Content::new(metadata);
+    let mut digest = FileContent::new(metadata);
     for (name, array) in state {
         digest.tensor(name, &array.shape);
         for values in array.data.chunks(DIGESTED) {
             let bytes: Vec<u8> = match precision {
-                Precision::Full => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
-                Precision::Half => { values.iter() }
+                StorageFormat::F32 => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+                StorageFormat::Fp16 => { values.iter() }
                     .flat_map(|v| f16::from_f32(*v).to_le_bytes())
                     .collect(),
             };
@@ -89,8 +90,8 @@ pub fn write_as(
         for array in state.values() {
             for &value in &array.data {
                 match precision {
-                    Precision::Full => out.write_all(&value.to_le_bytes())?,
-                    Precision::Half => out.write_all(&f16::from_f32(value).to_le_bytes())?,
+                    StorageFormat::F32 => out.write_all(&value.to_le_bytes())?,
+                    StorageFormat::Fp16 => out.write_all(&f16::from_f32(value).to_le_bytes())?,
                 }
             }
         }
@@ -106,9 +107,9 @@ const DIGEST: &str = "clasp.sha256";
 const DIGESTED: usize = 1 << 14;
 
 /// SHA-256 of what a file holds; lengths go in before contents.
-struct Content(Sha256);
+struct FileContent(Sha256);
 
-impl Content {
+impl FileContent {
     fn new(metadata: &Metadata) -> Self {
         let mut content = Self(Sha256::new());
         for (key, value) in metadata.iter().filter(|(key, _)| *key != DIGEST) {
@@ -161,11 +162,11 @@ pub(crate) fn not_weights(beginning: &[u8]) -> Option<&'static str> {
     None
 }
 
-/// Reads a safetensors file: every float tensor as f32 (from f64, f32, f16 or bf16), and the metadata. Integer
-/// and boolean tensors, which no parameter is, are skipped.
+/// Reads a safetensors file: every float tensor as f32 (from f64, f32, f16 or bf16), and the
+/// metadata. Integer and boolean tensors, which no parameter is, are skipped.
 ///
-/// The file's length decides what is allocated: sizes and offsets that its header claims are checked against it
-/// first.
+/// The file's length decides what is allocated: sizes and offsets that its header claims are
+/// checked against it first.
 pub fn read(path: &Path) -> Result<(StateDict, Metadata), WeightsError> {
     read_bytes(&fs::read(path)?, path)
 }
@@ -212,14 +213,14 @@ pub fn read_bytes(bytes: &[u8], path: &Path) -> Result<(StateDict, Metadata), We
             }
             _ => continue,
         };
-        let array = Array {
+        let array = HostTensor {
             shape: view.shape().to_vec(),
             data,
         };
         state.insert(name.to_owned(), array);
     }
     if let Some(expected) = expected {
-        let mut content = Content::new(&metadata);
+        let mut content = FileContent::new(&metadata);
         let mut views = tensors.tensors();
         views.sort_by(|a, b| a.0.cmp(&b.0));
         for (name, view) in &views {
@@ -257,7 +258,7 @@ pub fn read_metadata(path: &Path) -> Result<Metadata, WeightsError> {
     let mut header = Vec::new();
     file.take(size).read_to_end(&mut header)?;
     #[derive(serde::Deserialize)]
-    struct Header {
+    struct SafetensorsHeader {
         #[serde(default, rename = "__metadata__")]
         metadata: Metadata,
         #[serde(flatten)]
@@ -267,7 +268,7 @@ pub fn read_metadata(path: &Path) -> Result<Metadata, WeightsError> {
     struct Tensor {
         data_offsets: [u64; 2],
     }
-    let header: Header = serde_json::from_slice(&header)
+    let header: SafetensorsHeader = serde_json::from_slice(&header)
         .map_err(|error| WeightsError::format(path, format!("header: {error}")))?;
     let ends = header.tensors.values().map(|tensor| tensor.data_offsets[1]);
     let expected = ends
@@ -300,7 +301,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.safetensors");
         let metadata = Metadata::from([("step".to_owned(), "7".to_owned())]);
-        for precision in [Precision::Full, Precision::Half] {
+        for precision in [StorageFormat::F32, StorageFormat::Fp16] {
             write_as(&path, &state(), &metadata, precision).unwrap();
             let bytes = fs::read(&path).unwrap();
             let (written, _) = read_bytes(&bytes, &path).unwrap();
@@ -312,7 +313,7 @@ mod tests {
                     Ok(read) => {
                         let same = |a: &StateDict, b: &StateDict| {
                             let bits = |state: &StateDict| -> Vec<_> {
-                                let bits = |array: &Array| -> Vec<u32> {
+                                let bits = |array: &HostTensor| -> Vec<u32> {
                                     array.data.iter().map(|value| value.to_bits()).collect()
                                 };
                                 let all = state.iter();
@@ -365,7 +366,7 @@ mod tests {
     }
 
     fn state() -> StateDict {
-        let array = |shape: &[usize], data: &[f32]| Array {
+        let array = |shape: &[usize], data: &[f32]| HostTensor {
             shape: shape.to_vec(),
             data: data.to_vec(),
         };
@@ -400,7 +401,7 @@ mod tests {
     fn half_precision_rounds() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("model.safetensors");
-        write_as(&path, &state(), &Metadata::new(), Precision::Half).unwrap();
+        write_as(&path, &state(), &Metadata::new(), StorageFormat::Fp16).unwrap();
         let (read, _) = read(&path).unwrap();
         assert_eq!(read["b"].data[1], -2.5);
         assert!((read["a"].data[0] - 0.1).abs() < 1e-4);

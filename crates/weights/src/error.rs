@@ -22,7 +22,7 @@ pub enum WeightsError {
     Keys {
         /// The file.
         path: PathBuf,
-        /// What did and did not fit.
+        /// Matched, missing and unexpected keys.
         report: String,
     },
     /// A configuration that asks for something that this program's CLIP does not have.
@@ -49,9 +49,12 @@ pub enum WeightsError {
         /// What to do.
         hint: String,
     },
-    /// A network that could not leave as ONNX.
+    /// A backbone whose configuration or parameters are not in order.
     #[error(transparent)]
-    Onnx(crate::onnx::OnnxError),
+    Model(#[from] clasp_model::ModelError),
+    /// A network that could not be exported as ONNX.
+    #[error(transparent)]
+    Onnx(crate::onnx::error::OnnxError),
     /// Neither a folder with a model nor the name of one that could be fetched.
     #[error("{what}\nhint: {hint}")]
     NotFound {

@@ -1,7 +1,8 @@
 //! Backbones for other programs: safetensors in timm's or SOLIDER's names.
 //!
-//! Both name the plain network. Experts have no place there, SOLIDER's controller only in SOLIDER's names; a
-//! backbone that has them is refused unless they are to be dropped, because its features change.
+//! Both name the plain network. Experts have no place there, SOLIDER's controller only in SOLIDER's
+//! names; a backbone that has them is refused unless they are to be dropped, because its features
+//! change.
 //!
 //! | names | network | loads in |
 //! |---|---|---|
@@ -9,34 +10,33 @@
 //! | `solider` | Swin, SOLIDER's controller | SOLIDER's `swin_transformer.py`, under `backbone.` |
 //!
 //! The metadata hold `format` = `pt` as other tools expect it, `python` (how to load it), and the
-//! preprocessing and licences of the backbone.
+//! preprocessing and licenses of the backbone.
 
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
 use clasp_model::backbone::{Adapter, Backbone, Sizes};
-use clasp_model::moe::is_moe;
 use clasp_model::swin::{SwinSizes, WindowPadding};
 use clasp_model::vit::{Pool, VitSizes};
 use serde::Serialize;
 use serde_json::json;
 
 use crate::backbone::{BackboneMeta, backbone_state};
-use crate::checkpoint::{self, Metadata, Precision};
+use crate::checkpoint::{self, Metadata, StorageFormat};
 use crate::error::WeightsError;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// Whose names a file is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Names {
+pub enum NamingScheme {
     /// timm's.
     Timm,
     /// SOLIDER's, which are OpenMMLab's.
     Solider,
 }
 
-impl fmt::Display for Names {
+impl fmt::Display for NamingScheme {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Timm => "timm",
@@ -45,7 +45,7 @@ impl fmt::Display for Names {
     }
 }
 
-impl FromStr for Names {
+impl FromStr for NamingScheme {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
@@ -59,21 +59,21 @@ impl FromStr for Names {
 
 /// How a backbone is written.
 #[derive(Debug, Clone, Copy)]
-pub struct Options {
+pub struct ExportOptions {
     /// Whose names.
-    pub names: Names,
+    pub names: NamingScheme,
     /// Leave out an adapter that the names have no place for.
     pub drop_adapter: bool,
     /// In 32 or 16 bits.
-    pub precision: Precision,
+    pub precision: StorageFormat,
 }
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Exported {
+pub struct BackboneExport {
     /// Tensors in the file.
     pub tensors: usize,
-    /// Names of the adapter's parameters that were left out.
+    /// NamingScheme of the adapter's parameters that were left out.
     pub dropped: Vec<String>,
     /// Python that loads the file.
     pub python: String,
@@ -90,8 +90,8 @@ pub fn export(
     path: &Path,
     backbone: &Backbone,
     meta: &BackboneMeta,
-    options: Options,
-) -> Result<Exported, WeightsError> {
+    options: ExportOptions,
+) -> Result<BackboneExport, WeightsError> {
     let sizes = backbone.sizes();
     let mut state = backbone_state(backbone);
     let dropped = drop_adapter(&mut state, meta, options)?;
@@ -106,13 +106,13 @@ pub fn export(
         && !swin.merging.is_empty()
     {
         warnings.push(format!(
-            "weights of a Swin with strides {:?} between its stages: a network that halves before each, as timm's does, loads them but \
+            "weights of a Swin with strides {:?} between its stages: a network with stride 2 before each, as timm's does, loads them but \
              computes other features",
             swin.merging
         ));
     }
     let python = match (options.names, &sizes) {
-        (Names::Timm, Sizes::Swin(swin)) => {
+        (NamingScheme::Timm, Sizes::Swin(swin)) => {
             let detection = meta.config.padding == WindowPadding::Detection;
             if detection {
                 warnings.push(format!(
@@ -123,16 +123,16 @@ pub fn export(
             }
             timm_swin(swin, detection)
         }
-        (Names::Timm, Sizes::Vit(vit)) => {
+        (NamingScheme::Timm, Sizes::Vit(vit)) => {
             timm_positions(&mut state, vit);
             timm_vit(vit)
         }
-        (Names::Solider, Sizes::Swin(swin)) => {
+        (NamingScheme::Solider, Sizes::Swin(swin)) => {
             state = solider(state, swin);
             "state = safetensors.torch.load_file(FILE)  # what `torch.load(...)['teacher']` gives in SOLIDER's code"
                 .to_owned()
         }
-        (Names::Solider, Sizes::Vit(_)) => {
+        (NamingScheme::Solider, Sizes::Vit(_)) => {
             return Err(WeightsError::Export {
                 what: "a ViT".to_owned(),
                 names: options.names.to_string(),
@@ -152,10 +152,10 @@ pub fn export(
         ),
         ("python".to_owned(), python.clone()),
         ("preprocessing".to_owned(), preprocessing.to_string()),
-        ("licences".to_owned(), meta.licences.join("\n")),
+        ("licenses".to_owned(), meta.licenses.join("\n")),
     ]);
     checkpoint::write_as(path, &state, &metadata, options.precision)?;
-    Ok(Exported {
+    Ok(BackboneExport {
         tensors: state.len(),
         dropped,
         python,
@@ -167,14 +167,17 @@ pub fn export(
 fn drop_adapter(
     state: &mut StateDict,
     meta: &BackboneMeta,
-    options: Options,
+    options: ExportOptions,
 ) -> Result<Vec<String>, WeightsError> {
-    let of_adapter = |name: &&String| {
-        is_moe(name) || (options.names == Names::Timm && name.starts_with("semantic_embed"))
-    };
+    // SOLIDER's names have a place for its controller, and nothing has one for a mixture of
+    // experts.
+    let keeps =
+        options.names == NamingScheme::Solider && matches!(meta.config.adapter, Adapter::Lambda(_));
+    let parameters = meta.config.parameter_groups()?;
+    let of_adapter = |name: &&String| !keeps && parameters.is_adapter(name);
     let dropped: Vec<String> = state.keys().filter(of_adapter).cloned().collect();
     if !dropped.is_empty() && !options.drop_adapter {
-        let count = |names: &mut dyn Iterator<Item = &Array>| -> usize {
+        let count = |names: &mut dyn Iterator<Item = &HostTensor>| -> usize {
             names.map(|array| array.data.len()).sum()
         };
         let lost = count(&mut dropped.iter().filter_map(|name| state.get(name)));
@@ -191,11 +194,11 @@ fn drop_adapter(
             what,
             names: options.names.to_string(),
             lost: format!(
-                "{lost} of {all} numbers would be lost, and with them the control by the mix of tasks"
+                "{lost} of {all} numbers would be lost, and with them the control by prompt weights"
             ),
             hint: match &meta.config.adapter {
-                Adapter::Moe(_) => "--mix TASK folds the prompts of a task into the plain network, which keeps its features",
-                _ => "--drop-adapter writes the plain network without it; its features are other ones",
+                Adapter::Moe(_) => "--prompt PROMPT folds a prompt into the plain network, which keeps its features",
+                _ => "--drop-adapter writes the plain network without it; its features differ",
             }
             .to_owned(),
         });
@@ -254,12 +257,12 @@ fn timm_swin(sizes: &SwinSizes, detection: bool) -> String {
 
 fn timm_vit(sizes: &VitSizes) -> String {
     let VitSizes {
-        image,
-        patch,
-        width,
+        image_size,
+        patch_size,
+        embed_dim,
         depth,
-        heads,
-        hidden,
+        num_heads,
+        hidden_dim,
         qkv_bias,
         class_token,
         registers,
@@ -269,10 +272,10 @@ fn timm_vit(sizes: &VitSizes) -> String {
         quick_gelu,
     } = sizes;
     let mut arguments = format!(
-        "img_size={}, patch_size={patch}, embed_dim={width}, depth={depth}, num_heads={heads}, mlp_ratio={}, \
+        "img_size={}, patch_size={patch_size}, embed_dim={embed_dim}, depth={depth}, num_heads={num_heads}, mlp_ratio={}, \
          dynamic_img_pad=True",
-        tuple(image),
-        *hidden as f64 / *width as f64
+        tuple(image_size),
+        *hidden_dim as f64 / *embed_dim as f64
     );
     let mut more = |wanted: bool, text: &str| {
         if wanted {
@@ -296,15 +299,15 @@ fn timm_vit(sizes: &VitSizes) -> String {
     load_in("VisionTransformer", &arguments)
 }
 
-/// With registers, timm has position embeddings of the patches alone: the class token takes its own in. With a norm before
-/// the blocks its patches have no bias: their positions take it in.
+/// With registers, timm has position embeddings of the patches alone: the class token takes its own
+/// in. With a norm before the blocks its patches have no bias: their positions take it in.
 fn timm_positions(state: &mut StateDict, sizes: &VitSizes) {
     if sizes.pre_norm
         && let Some(bias) = state.remove("patch_embed.proj.bias")
         && let Some(positions) = state.get_mut("pos_embed")
     {
         let class = usize::from(sizes.class_token);
-        for position in positions.data.chunks_exact_mut(sizes.width).skip(class) {
+        for position in positions.data.chunks_exact_mut(sizes.embed_dim).skip(class) {
             for (value, bias) in position.iter_mut().zip(&bias.data) {
                 *value += bias;
             }
@@ -316,7 +319,7 @@ fn timm_positions(state: &mut StateDict, sizes: &VitSizes) {
     let Some(positions) = state.get_mut("pos_embed") else {
         return;
     };
-    let of_class: Vec<f32> = positions.data.drain(..sizes.width).collect();
+    let of_class: Vec<f32> = positions.data.drain(..sizes.embed_dim).collect();
     positions.shape[1] -= 1;
     if let Some(class) = state.get_mut("cls_token") {
         for (value, position) in class.data.iter_mut().zip(of_class) {
@@ -363,7 +366,7 @@ fn solider(state: StateDict, sizes: &SwinSizes) -> StateDict {
     for stage in 0..stages - 1 {
         let channels = sizes.embed_dim << stage;
         for (kind, value) in [("weight", 1.0), ("bias", 0.0)] {
-            let array = Array {
+            let array = HostTensor {
                 shape: vec![channels],
                 data: vec![value; channels],
             };
@@ -374,7 +377,7 @@ fn solider(state: StateDict, sizes: &SwinSizes) -> StateDict {
 }
 
 /// The last axis from (column, row, channel) to (channel, row, column).
-fn to_unfold(array: &mut Array) {
+fn to_unfold(array: &mut HostTensor) {
     let inputs = array.shape.last().copied().unwrap_or(0).max(1);
     let channels = inputs / 4;
     array.data = array

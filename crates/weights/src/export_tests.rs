@@ -1,7 +1,8 @@
-//! Exported files: as timm loads and runs them, and back again.
+//! BackboneExport files: as timm loads and runs them, and back again.
 //!
-//! `tests/golden/export.py` loads the files `tests/golden/export/*.safetensors` in timm with `strict=True` and keeps
-//! the features. They are what the tests here write; `CLASP_WRITE_EXPORTS=1 cargo test exported` writes them anew.
+//! `tests/golden/export.py` loads the files `tests/golden/export/*.safetensors` in timm with
+//! `strict=True` and keeps the features. They are what the tests here write; `CLASP_WRITE_EXPORTS=1
+//! cargo test exported` writes them anew.
 
 use burn::tensor::{Device, Tensor};
 use clasp_model::backbone::{BackboneConfig, LambdaConfig};
@@ -14,10 +15,10 @@ use super::*;
 use crate::import;
 use crate::testing::{check_features, filled, golden};
 
-const TIMM: Options = Options {
-    names: Names::Timm,
+const TIMM: ExportOptions = ExportOptions {
+    names: NamingScheme::Timm,
     drop_adapter: false,
-    precision: Precision::Full,
+    precision: StorageFormat::F32,
 };
 
 fn swin(padding: WindowPadding) -> BackboneConfig {
@@ -38,12 +39,12 @@ fn swin(padding: WindowPadding) -> BackboneConfig {
 
 fn vit() -> VitSizes {
     VitSizes {
-        image: [48, 40],
-        patch: 8,
-        width: 16,
+        image_size: [48, 40],
+        patch_size: 8,
+        embed_dim: 16,
         depth: 2,
-        heads: 2,
-        hidden: 24,
+        num_heads: 2,
+        hidden_dim: 24,
         ..VitSizes::small()
     }
 }
@@ -57,14 +58,14 @@ fn meta(config: &BackboneConfig) -> BackboneMeta {
         width: 64,
         mean: [0.5; 3],
         std: [0.25; 3],
-        filter: "bicubic".to_owned(),
+        filter: clasp_data::image::Filter::Bicubic,
         method: "dino".to_owned(),
         heads: Vec::new(),
-        tasks: Vec::new(),
+        prompts: Vec::new(),
         step: 1,
         vocabulary: String::new(),
         recipe: String::new(),
-        licences: vec!["code: one".to_owned(), "weights: two".to_owned()],
+        licenses: vec!["code: one".to_owned(), "weights: two".to_owned()],
         origin: String::new(),
     }
 }
@@ -121,10 +122,10 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
         assert!(found == expected, "{name}: other tensors than timm loaded");
         check_features("export.safetensors", name, &backbone, size);
         // And back.
-        let options = import::Options {
+        let options = import::ImportOptions {
             heads: Some(2),
             size: Some([48, 40]).filter(|_| name.starts_with("vit")),
-            ..import::Options::default()
+            ..import::ImportOptions::default()
         };
         let again = import::import(&path, &options, &Device::flex()).unwrap();
         if name != "swin_detection" && name != "vit_mean" {
@@ -137,15 +138,16 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
 fn soliders_names_come_back_with_the_controller() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("solider.safetensors");
-    let options = Options {
-        names: Names::Solider,
+    let options = ExportOptions {
+        names: NamingScheme::Solider,
         ..TIMM
     };
     for adapter in [Adapter::None, Adapter::Lambda(LambdaConfig::default())] {
         let config = swin(WindowPadding::Detection).with_adapter(adapter.clone());
         let backbone = backbone(&config);
         export(&path, &backbone, &meta(&config), options).unwrap();
-        let again = import::import(&path, &import::Options::default(), &Device::flex()).unwrap();
+        let again =
+            import::import(&path, &import::ImportOptions::default(), &Device::flex()).unwrap();
         assert!(again.report.is_complete());
         assert_eq!(again.meta.config, config);
         assert!(backbone_state(&again.backbone) == backbone_state(&backbone));
@@ -191,13 +193,14 @@ fn an_adapter_is_only_dropped_when_that_is_asked_for() {
             assert!(message.contains(words), "{message}");
         }
         assert!(!path.exists());
-        let options = Options {
+        let options = ExportOptions {
             drop_adapter: true,
             ..TIMM
         };
         let exported = export(&path, &backbone, &meta(&config), options).unwrap();
         assert!(!exported.dropped.is_empty() && exported.warnings[0].contains("adapter"));
-        let again = import::import(&path, &import::Options::default(), &Device::flex()).unwrap();
+        let again =
+            import::import(&path, &import::ImportOptions::default(), &Device::flex()).unwrap();
         assert_eq!(again.meta.config.adapter, Adapter::None);
         fs_err::remove_file(&path).unwrap();
     }
@@ -211,7 +214,7 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
     let mix: Mix = "part=0.7,attribute=0.3".parse().unwrap();
     // A square, as the file does not say how the patches lie.
     let square = VitSizes {
-        image: [48, 48],
+        image_size: [48, 48],
         ..vit()
     };
     for form in [MoeKind::Gated, MoeKind::Merged] {
@@ -240,9 +243,9 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
             let exported = export(&path, &backbone.fold(mix), &meta(&plain), TIMM).unwrap();
             assert!(exported.dropped.is_empty() && exported.warnings.is_empty());
             // A ViT's heads do not show in its shapes.
-            let options = import::Options {
+            let options = import::ImportOptions {
                 heads: matches!(plain.sizes(), Some(Sizes::Vit(_))).then_some(2),
-                ..import::Options::default()
+                ..import::ImportOptions::default()
             };
             let again = import::import(&path, &options, &device).unwrap();
             assert_eq!(again.meta.config.adapter, Adapter::None);

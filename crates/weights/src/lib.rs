@@ -5,8 +5,8 @@
 //! | [`state`] | a module's parameters by PyTorch's names and in its layout, both ways, with a report |
 //! | [`checkpoint`] | safetensors files with metadata, written whole or not at all |
 //! | [`backbone`] | the file that pre-training hands to later stages |
-//! | [`tuned`] | the file of a fine-tuned model |
-//! | [`tensors`], [`torch`], [`pickle`] | files of tensors: safetensors and PyTorch's |
+//! | [`finetuned`] | the file of a fine-tuned model |
+//! | [`tensors`], [`torch`] | files of tensors: safetensors and PyTorch's |
 //! | [`import`] | published checkpoints as backbones |
 //! | [`export`] | backbones for timm and SOLIDER |
 //! | [`onnx`] | any network for engines that run ONNX, checked by one |
@@ -16,19 +16,20 @@
 //! Files are read as data only, and every size in them is checked before anything is allocated.
 
 pub mod backbone;
+#[cfg(test)]
+mod backbone_tests;
 pub mod checkpoint;
 pub mod clip;
 pub mod error;
 pub mod export;
+pub mod finetuned;
 pub mod hub;
 pub mod import;
 pub mod onnx;
-pub mod pickle;
 pub mod state;
 pub mod tensors;
 #[cfg(test)]
 mod testing;
 pub mod torch;
-pub mod tuned;
 
 pub use error::WeightsError;

@@ -1,31 +1,33 @@
 //! A module's parameters by name, in PyTorch's names and layout.
 //!
-//! Burn's own names and layout differ in two places, which is all that is translated here: a linear layer's
-//! weight is [inputs, outputs] in Burn and [outputs, inputs] in PyTorch, and a norm's `gamma` and `beta` are
-//! `weight` and `bias` there. Paths are the modules' field names joined by dots.
+//! Burn's own names and layout differ in two places, which is all that is translated here: a linear
+//! layer's weight is [inputs, outputs] in Burn and [outputs, inputs] in PyTorch, and a norm's
+//! `gamma` and `beta` are `weight` and `bias` there. Paths are the modules' field names joined by
+//! dots.
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Tensor, TensorData};
 use clasp_model::named::NamePath;
-pub use clasp_model::named::{Array, StateDict};
+pub use clasp_model::named::{HostTensor, StateDict};
 use std::collections::BTreeSet;
 use std::fmt;
 
 /// What [`load_state_dict`] did with each name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {
-    /// Names that were found and fitted.
-    pub loaded: Vec<String>,
+    /// Names that were found with their shape.
+    pub matched: Vec<String>,
     /// Names of the module that the state lacks; these parameters are unchanged.
     pub missing: Vec<String>,
     /// Names of the state that the module lacks.
     pub unexpected: Vec<String>,
-    /// Names whose shapes differ, with the module's shape and the state's; these parameters are unchanged.
+    /// Names whose shapes differ, with the module's shape and the state's; these parameters are
+    /// unchanged.
     pub reshaped: Vec<(String, Vec<usize>, Vec<usize>)>,
 }
 
 impl LoadReport {
-    /// Whether every parameter was loaded and nothing was left over.
+    /// Whether every key matched.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.reshaped.is_empty()
     }
@@ -33,7 +35,7 @@ impl LoadReport {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tensors loaded", self.loaded.len())?;
+        write!(f, "{} keys matched", self.matched.len())?;
         for (name, expected, found) in self.reshaped.iter().take(5) {
             write!(f, "; `{name}`: expected {expected:?}, found {found:?}")?;
         }
@@ -67,8 +69,8 @@ pub fn state_dict<M: Module>(module: &M) -> StateDict {
     visitor.state
 }
 
-/// The module with the state's values where names and shapes agree, and what did and did not. Parameters keep
-/// their device, their identity and whether they are trained.
+/// The module with the state's values where names and shapes agree, and what did and did not.
+/// Parameters keep their device, their identity and whether they are trained.
 pub fn load_state_dict<M: Module>(module: M, state: &StateDict) -> (M, LoadReport) {
     let mut mapper = Load {
         path: NamePath::default(),
@@ -114,7 +116,7 @@ impl ModuleVisitor for Collect {
         } else {
             tensor
         };
-        let array = Array {
+        let array = HostTensor {
             shape: tensor.dims().to_vec(),
             data: tensor.into_data().iter::<f32>().collect(),
         };
@@ -158,7 +160,7 @@ impl ModuleMapper for Load<'_> {
             self.report.reshaped.push(reshaped);
             return param;
         }
-        self.report.loaded.push(name);
+        self.report.matched.push(name);
         param.map(|old| {
             let device = old.device();
             let data = TensorData::new(array.data.clone(), expected);
@@ -168,7 +170,7 @@ impl ModuleMapper for Load<'_> {
             } else {
                 tensor
             };
-            // Plain storage in this layer's order, as a freshly initialised one has.
+            // Plain storage in this layer's order, as a freshly initialized one has.
             let tensor = contiguous(tensor);
             if old.is_require_grad() {
                 tensor.require_grad()
@@ -238,12 +240,12 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_reported_and_left_alone() {
+    fn unmatched_keys_are_reported_and_their_parameters_unchanged() {
         let device = Device::flex();
         let before = small(&device);
         let mut state = state_dict(&before);
         state.remove("norm.bias");
-        let array = |shape: &[usize]| Array {
+        let array = |shape: &[usize]| HostTensor {
             shape: shape.to_vec(),
             data: vec![9.0; shape.iter().product()],
         };

@@ -8,7 +8,7 @@ use fs_err as fs;
 
 use crate::checkpoint::{self, Metadata};
 use crate::error::WeightsError;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 use crate::torch::{self, TorchFile};
 
 /// A file whose tensors can be listed and read.
@@ -16,16 +16,16 @@ pub struct TensorFile {
     path: PathBuf,
     shapes: BTreeMap<String, Vec<usize>>,
     metadata: Metadata,
-    content: Content,
+    content: TensorContent,
 }
 
-enum Content {
+enum TensorContent {
     Safetensors(StateDict),
     Torch(Box<TorchFile>),
 }
 
 impl TensorFile {
-    /// Opens a file of safetensors or of PyTorch, told apart by its first bytes.
+    /// Opens a file of safetensors or of PyTorch, distinguished by its first bytes.
     ///
     /// # Errors
     ///
@@ -59,31 +59,31 @@ impl TensorFile {
     }
 
     fn safetensors(path: &Path, state: StateDict, metadata: Metadata) -> Self {
-        let shape = |(name, array): (&String, &Array)| (name.clone(), array.shape.clone());
+        let shape = |(name, array): (&String, &HostTensor)| (name.clone(), array.shape.clone());
         Self {
             path: path.to_owned(),
             shapes: state.iter().map(shape).collect(),
             metadata,
-            content: Content::Safetensors(state),
+            content: TensorContent::Safetensors(state),
         }
     }
 
-    fn torch(path: &Path, source: Box<dyn torch::Source>) -> Result<Self, WeightsError> {
+    fn torch(path: &Path, source: Box<dyn torch::TensorSource>) -> Result<Self, WeightsError> {
         let file =
             TorchFile::open(source).map_err(|problem| WeightsError::format(path, problem))?;
         Ok(Self {
             path: path.to_owned(),
             shapes: file.shapes(),
             metadata: Metadata::new(),
-            content: Content::Torch(Box::new(file)),
+            content: TensorContent::Torch(Box::new(file)),
         })
     }
 
     /// What wrote it, in words.
     pub fn container(&self) -> &'static str {
         match &self.content {
-            Content::Safetensors(_) => "safetensors",
-            Content::Torch(file) => file.container(),
+            TensorContent::Safetensors(_) => "safetensors",
+            TensorContent::Torch(file) => file.container(),
         }
     }
 
@@ -107,10 +107,10 @@ impl TensorFile {
     /// # Errors
     ///
     /// There is none of that name, or it cannot be read.
-    pub fn read(&mut self, name: &str) -> Result<Array, WeightsError> {
+    pub fn read(&mut self, name: &str) -> Result<HostTensor, WeightsError> {
         let array = match &mut self.content {
-            Content::Safetensors(state) => state.remove(name),
-            Content::Torch(file) => file
+            TensorContent::Safetensors(state) => state.remove(name),
+            TensorContent::Torch(file) => file
                 .read(name)
                 .map_err(|problem| WeightsError::format(&self.path, problem))?,
         };

@@ -8,7 +8,7 @@ use clasp_model::mix::Mix;
 
 use crate::backbone::{backbone_state, load_backbone_state};
 use crate::checkpoint;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// Largest difference between a feature of ours and the reference's: models, f32.
 const TOLERANCE: f32 = 1e-4;
@@ -36,7 +36,7 @@ pub fn noise(name: &str, count: usize) -> Vec<f32> {
 }
 
 /// A parameter of that name.
-pub fn parameter(name: &str, shape: &[usize]) -> Array {
+pub fn parameter(name: &str, shape: &[usize]) -> HostTensor {
     let tokens = [
         "relative_position_bias_table",
         "pos_embed",
@@ -54,7 +54,7 @@ pub fn parameter(name: &str, shape: &[usize]) -> Array {
         let inputs: usize = shape.iter().skip(1).product();
         (0.0, (3.0 / inputs as f64).sqrt())
     };
-    Array {
+    HostTensor {
         shape: shape.to_vec(),
         data: noise(name, shape.iter().product())
             .into_iter()

@@ -19,8 +19,8 @@ use clasp_tasks::tuned::reid::{Reid, SamePerson};
 use clasp_tasks::{
     BackboneExtractor, Options, Preprocess, Progress, attributes, finetune, parsing, pose, reid,
 };
-use clasp_weights::backbone::load_backbone;
-use clasp_weights::tuned as weights_tuned;
+use clasp_weights::finetuned as weights_tuned;
+use clasp_weights::import::load_backbone;
 use serde::Serialize;
 
 use super::tuned::with_task;
@@ -67,7 +67,7 @@ impl Model {
     /// Loads a backbone file or that of a run's folder.
     pub fn load(path: &Path, size: Option<[usize; 2]>, device: &Device) -> Result<Self> {
         let (backbone, meta) = load_backbone(path, device)?;
-        let mut preprocess = Preprocess::of(&meta, path)?;
+        let mut preprocess = Preprocess::of(&meta);
         if let Some([height, width]) = size {
             (preprocess.height, preprocess.width) = (height, width);
         }

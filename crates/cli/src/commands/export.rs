@@ -14,11 +14,11 @@ use clasp_pretrain::checkpoint::networks;
 use clasp_tasks::Preprocess;
 use clasp_tasks::finetune::Task as TunedTask;
 use clasp_tasks::finetune::model::strides;
-use clasp_weights::backbone::load_backbone;
-use clasp_weights::checkpoint::Precision;
+use clasp_weights::checkpoint::StorageFormat;
 use clasp_weights::export;
+use clasp_weights::finetuned;
+use clasp_weights::import::load_backbone;
 use clasp_weights::onnx::{self, Output, Prompt};
-use clasp_weights::tuned;
 use serde_json::json;
 
 use super::tuned::{load, with_task};
@@ -49,13 +49,13 @@ fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome
         backbone = backbone.fold(mix);
         meta.config.adapter = meta.config.adapter.folded();
     }
-    let options = export::Options {
+    let options = export::ExportOptions {
         names: arguments.names,
         drop_adapter: arguments.drop_adapter,
         precision: if arguments.half {
-            Precision::Half
+            StorageFormat::Fp16
         } else {
-            Precision::Full
+            StorageFormat::F32
         },
     };
     let exported = export::export(&arguments.out, &backbone, &meta, options)?;
@@ -146,7 +146,7 @@ struct Facts {
 
 fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
     if arguments.outputs.is_empty()
-        && let Some(meta) = tuned::read_meta(&arguments.model)?
+        && let Some(meta) = finetuned::read_meta(&arguments.model)?
     {
         let task = Task::from_str(&meta.task, true).map_err(anyhow::Error::msg)?;
         return with_task!(task, T => onnx_of_task::<T>(common, arguments));
@@ -199,9 +199,9 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
             attribute: None,
         };
         let facts = Facts {
-            preprocess: Preprocess::of(&meta, &arguments.model)?,
+            preprocess: Preprocess::of(&meta),
             adapter: meta.config.adapter,
-            licences: meta.licences,
+            licences: meta.licenses,
             origin: meta.origin,
             mix: identity,
         };
@@ -226,7 +226,7 @@ fn onnx_of_task<T: TunedTask>(common: &Common, arguments: &ExportOnnx) -> Result
     let facts = Facts {
         adapter: model.meta.config.adapter,
         preprocess: model.preprocess,
-        licences: model.meta.licences,
+        licences: model.meta.licenses,
         origin: format!("{} fine-tuned for {}", arguments.model.display(), T::NAME),
         mix: ("the model's own".to_owned(), model.mix),
     };
@@ -262,7 +262,7 @@ fn write_onnx<M: Module>(
             arguments.model.display()
         ),
         Some("input") => (
-            "input `mix`: identity, part, attribute".to_owned(),
+            "input `prompt_weights`: identity, part, attribute".to_owned(),
             Prompt::Input,
         ),
         Some(text) => (text.to_owned(), Prompt::Folded(text.parse::<Mix>()?)),
@@ -279,7 +279,7 @@ fn write_onnx<M: Module>(
         ("mean", numbers(mean)),
         ("std", numbers(std)),
         ("size", format!("{}x{} (height x width)", size[0], size[1])),
-        ("filter", format!("{filter:?}").to_lowercase()),
+        ("filter", filter.to_string()),
         ("pixels", "0 to 1 before mean and std, RGB".to_owned()),
         ("mix", mix.clone()),
         ("origin", facts.origin),
@@ -293,14 +293,14 @@ fn write_onnx<M: Module>(
         Prompt::Folded(mix) => fold(network.clone(), mix),
         Prompt::Input => network.clone(),
     };
-    let options = onnx::Options {
+    let options = onnx::OnnxOptions {
         size,
         batch: arguments.batch.map(|batch| batch as usize),
         prompt,
         bytes: arguments.bytes,
         mean,
         std,
-        half: arguments.half,
+        fp16: arguments.half,
         external: arguments.external_data,
         metadata,
         samples,

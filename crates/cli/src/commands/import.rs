@@ -18,7 +18,7 @@ pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
     if arguments.std.is_some_and(|std| std.contains(&0.0)) {
         bail!("--std: expected numbers other than 0, they are divided by");
     }
-    let options = import::Options {
+    let options = import::ImportOptions {
         source: arguments.source,
         student: arguments.student,
         heads: arguments.heads,
@@ -60,7 +60,7 @@ pub fn describe(meta: &BackboneMeta) -> Result<String> {
         "  method         {}, {} steps",
         meta.method, meta.step
     );
-    for (what, names) in [("heads", &meta.heads), ("prompts", &meta.tasks)] {
+    for (what, names) in [("heads", &meta.heads), ("prompts", &meta.prompts)] {
         if !names.is_empty() {
             let _ = writeln!(text, "  {what:<15}{}", names.join(", "));
         }
@@ -71,7 +71,7 @@ pub fn describe(meta: &BackboneMeta) -> Result<String> {
         }
     }
     let _ = writeln!(text, "  written by     clasp {}", meta.clasp);
-    for licence in &meta.licences {
+    for licence in &meta.licenses {
         let _ = writeln!(text, "  licence        {licence}");
     }
     Ok(text.trim_end().to_owned())

@@ -8,9 +8,9 @@ use clasp_data::labels::Store;
 use clasp_model::clip::Clip;
 use clasp_weights::backbone::{BackboneMeta, read_backbone_meta};
 use clasp_weights::clip::ClipInfo;
+use clasp_weights::finetuned::{self, FinetunedMeta};
 use clasp_weights::import;
 use clasp_weights::onnx::Contents;
-use clasp_weights::tuned::{self, TunedMeta};
 use serde::Serialize;
 use serde_json::json;
 
@@ -52,7 +52,7 @@ fn look(path: &Path) -> Result<Shown> {
     if path.extension().is_some_and(|ending| ending == "onnx") {
         return onnx(path);
     }
-    if let Ok(Some(meta)) = tuned::read_meta(path) {
+    if let Ok(Some(meta)) = finetuned::read_meta(path) {
         return fine_tuned(path, &meta);
     }
     let as_backbone = match read_backbone_meta(path) {
@@ -84,7 +84,7 @@ fn onnx(path: &Path) -> Result<Shown> {
     Shown::new(&contents, in_words(path, &contents))
 }
 
-fn fine_tuned(path: &Path, meta: &TunedMeta) -> Result<Shown> {
+fn fine_tuned(path: &Path, meta: &FinetunedMeta) -> Result<Shown> {
     let chosen = match &meta.chosen_by {
         Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
         None => "the last step".to_owned(),
@@ -98,7 +98,7 @@ fn fine_tuned(path: &Path, meta: &TunedMeta) -> Result<Shown> {
         "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{same}{}",
         path.display(),
         meta.task,
-        meta.mix,
+        meta.prompt_weights,
         describe(&meta.backbone)?
     );
     Shown::new(meta, text)
@@ -142,9 +142,9 @@ fn labels(path: &Path, store: &Store) -> Result<Shown> {
 
 /// A checkpoint of others, as far as it fits.
 fn published(path: &Path) -> Result<Shown> {
-    let lenient = import::Options {
+    let lenient = import::ImportOptions {
         lenient: true,
-        ..import::Options::default()
+        ..import::ImportOptions::default()
     };
     let found = import::import(path, &lenient, &Device::flex())?;
     let (report, meta) = (found.report, found.meta);
@@ -158,8 +158,12 @@ fn published(path: &Path) -> Result<Shown> {
 }
 
 fn clip(model: &Clip, info: &ClipInfo) -> Result<Shown> {
-    let config = format!("{:?}", model.config());
-    let text = format!("CLIP {}\n  sha256  {}\n  {config}", info.name, info.sha256);
+    let config = model.config();
+    let sizes = config.to_string().replace('\n', "\n  ");
+    let text = format!(
+        "CLIP {}\n  sha256      {}\n  {sizes}",
+        info.name, info.sha256
+    );
     let value = json!({ "clip": info.name, "sha256": info.sha256, "config": config });
     Shown::new(&value, text)
 }

@@ -20,7 +20,7 @@ use clasp_label::{
 };
 use clasp_model::clip::Dense;
 use clasp_model::mix::{Mix, PART};
-use clasp_weights::backbone::load_backbone;
+use clasp_weights::import::load_backbone;
 
 use super::{open_images, print_result};
 use crate::args::{Common, Label, LabelAction, LabelRun};

@@ -18,7 +18,7 @@ use clasp_tasks::finetune::{Model, Running, Task};
 use clasp_tasks::tuned::detection::DetectionTask;
 use clasp_tasks::tuned::search::SearchTask;
 use clasp_tasks::{Options, TaskError};
-use clasp_weights::tuned;
+use clasp_weights::finetuned;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
@@ -59,8 +59,8 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
         "clasp": env!("CARGO_PKG_VERSION"),
         "predict": T::NAME,
         "images": one_or_all(&arguments.images),
-        "model": tuned::digest(&arguments.model)?,
-        "people": arguments.people.as_deref().map(tuned::digest).transpose()?,
+        "model": finetuned::digest(&arguments.model)?,
+        "people": arguments.people.as_deref().map(finetuned::digest).transpose()?,
         "set": arguments.set,
         "size": arguments.size,
         "precision": arguments.products.precision.to_string(),
@@ -283,7 +283,7 @@ fn cut(bbox: &Value, margin: f64, photo: &Rgb) -> Option<[usize; 4]> {
 type Finder = Box<dyn Fn(&Rgb) -> Result<Value, TaskError> + Sync>;
 
 fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
-    let task = tuned::read_meta(path)?.map(|meta| meta.task);
+    let task = finetuned::read_meta(path)?.map(|meta| meta.task);
     match task.as_deref() {
         Some(DetectionTask::NAME) => finder_of::<DetectionTask>(path, device, precision),
         Some(SearchTask::NAME) => finder_of::<SearchTask>(path, device, precision),

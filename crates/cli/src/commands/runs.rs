@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clasp_data::atomic::FolderLock;
 use clasp_run::checkpoints;
-use clasp_weights::tuned;
+use clasp_weights::finetuned;
 use fs_err as fs;
 use serde::Serialize;
 use serde_json::Value;
@@ -106,7 +106,7 @@ fn look(folder: &Path) -> Result<Run> {
         None => is_whole,
     };
     let chosen_by = match model.is_file() {
-        true => tuned::read_meta(&model)?.and_then(|meta| meta.chosen_by),
+        true => finetuned::read_meta(&model)?.and_then(|meta| meta.chosen_by),
         false => None,
     };
     Ok(Run {

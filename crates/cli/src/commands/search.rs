@@ -13,7 +13,7 @@ use clasp_tasks::finetune::{Model, Task as _};
 use clasp_tasks::search::{MOST_SHOWN, Match, Row, nearest, sheet, tile};
 use clasp_tasks::tuned::reid::Reid;
 use clasp_tasks::{BackboneExtractor, Options};
-use clasp_weights::tuned::read_meta;
+use clasp_weights::finetuned::read_meta;
 use serde_json::json;
 
 use super::{check_writable, eval, open_images, print_result};

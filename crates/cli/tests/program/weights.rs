@@ -44,7 +44,7 @@ fn a_published_checkpoint_is_imported_inspected_and_used_as_it_is() {
     );
     let inspected = done(at, &["inspect", &solider()]);
     assert!(
-        inspected.contains("checkpoint") && inspected.contains("loaded"),
+        inspected.contains("checkpoint") && inspected.contains("matched"),
         "{inspected}"
     );
     let json = done(at, &["inspect", &solider(), "--json"]);
@@ -172,7 +172,7 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
     let printed = words(&export(&["--outputs", "pooled,pyramid", "--mix", "input"]));
     for expected in [
         "input images: f32 [batch, 3, 64, 32]",
-        "input mix: f32 [1, 3]",
+        "input prompt_weights: f32 [1, 3]",
         "output stage4: f32 [batch, ",
         "checked on 4 drawn people: largest difference",
     ] {

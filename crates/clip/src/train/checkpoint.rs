@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clasp_model::clip::{Clip, ClipConfig};
-use clasp_model::optim::{self, Optimiser, OptimiserConfig};
+use clasp_model::optim::{self, Optimizer, OptimizerConfig};
 use clasp_weights::checkpoint;
 use clasp_weights::state::{StateDict, load_state_dict, state_dict};
 
@@ -37,7 +37,7 @@ pub(super) fn save(
     path: &Path,
     run: &str,
     [clip, average]: [&Clip; 2],
-    optimizer: &Optimiser,
+    optimizer: &Optimizer,
     step: usize,
 ) -> Result<(), ClipTrainError> {
     let mut state = state_dict(clip);
@@ -60,7 +60,7 @@ pub(super) fn resume(
     run: &str,
     config: &ClipTrainConfig,
     clip: Clip,
-) -> Result<(Clip, Clip, Optimiser, usize), ClipTrainError> {
+) -> Result<(Clip, Clip, Optimizer, usize), ClipTrainError> {
     let other = |problem: String| ClipTrainError::OtherRun {
         path: path.to_owned(),
         problem,
@@ -87,7 +87,7 @@ pub(super) fn resume(
     };
     let (moments, averaged) = (taken(OPTIMIZER), taken(AVERAGE));
     let device = clip.logit_scale.val().device();
-    let optimizer = Optimiser::from_state(optimizer_config(config), &moments, &device)?;
+    let optimizer = Optimizer::from_state(optimizer_config(config), &moments, &device)?;
     optimizer.check("", &clip)?;
     let average = clip.clone();
     let load = |clip: Clip, state: &StateDict| {
@@ -106,11 +106,11 @@ pub(super) fn resume(
     ))
 }
 
-pub(super) fn optimizer_config(config: &ClipTrainConfig) -> OptimiserConfig {
-    OptimiserConfig {
+pub(super) fn optimizer_config(config: &ClipTrainConfig) -> OptimizerConfig {
+    OptimizerConfig {
         beta2: 0.98,
         epsilon: 1e-6,
-        clip: optim::Clip::Global(config.clip_grad),
-        ..OptimiserConfig::default()
+        clip: optim::GradientClip::Global(config.clip_grad),
+        ..OptimizerConfig::default()
     }
 }

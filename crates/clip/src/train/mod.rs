@@ -48,7 +48,7 @@ use std::time::Instant;
 use burn::module::Module;
 use clasp_data::atomic::remove_abandoned;
 use clasp_model::clip::Clip;
-use clasp_model::optim::{Norms, Optimiser, Rates, decays, ema};
+use clasp_model::optim::{Norms, Optimizer, Rates, decays, ema};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -147,7 +147,7 @@ pub fn train(
         resume(&path, &run, config, clip)?
     } else {
         let average = clip.clone();
-        (clip, average, Optimiser::new(optimizer_config(config)), 0)
+        (clip, average, Optimizer::new(optimizer_config(config)), 0)
     };
     let threads = match config.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),

@@ -14,7 +14,7 @@ use super::objectives::own_values;
 use super::tensors::{host, integers};
 use super::*;
 use clasp_model::clip::{TextConfig, VisionConfig};
-use clasp_weights::state::Array;
+use clasp_weights::state::HostTensor;
 
 const SIZE: usize = 16;
 const SQUARE: [usize; 2] = [SIZE, SIZE];
@@ -430,7 +430,7 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
     };
     state.insert(
         "optimizer.ln_final.weight.first".into(),
-        Array {
+        HostTensor {
             shape: vec![1],
             data: vec![0.0],
         },

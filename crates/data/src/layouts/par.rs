@@ -28,7 +28,7 @@ use serde::Deserialize;
 use super::attributes::{Attributed, Attributes};
 use super::{LayoutError, in_file, read_mat};
 use crate::mat::{Array, MatError, MatFile};
-use crate::pickle::{Pickle, Value};
+use crate::pickle::{Pickle, PickleValue};
 
 /// Folders below the one given where a file of each name is looked for.
 const PLACES: [(&[&str], &[&str]); 4] = [
@@ -298,7 +298,7 @@ fn pickled(file: PathBuf) -> Result<Attributes, LayoutError> {
 }
 
 /// What a pickle says; what it does not say, as an error.
-fn split_of(root: Value) -> Result<Raw, &'static str> {
+fn split_of(root: PickleValue) -> Result<Raw, &'static str> {
     let texts = |key| root.get(key).and_then(|texts| texts.texts());
     let images = texts("image_name").ok_or("list of texts `image_name`")?;
     let names = texts("attr_name").ok_or("list of texts `attr_name`")?;

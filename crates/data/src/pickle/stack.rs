@@ -2,7 +2,7 @@
 
 /// Values by number, and the marks among them: an opcode sees no value below the innermost mark.
 #[derive(Debug, Default)]
-pub struct Stack<Id> {
+pub(super) struct Stack<Id> {
     values: Vec<Id>,
     marks: Vec<usize>,
 }

@@ -1,7 +1,8 @@
-//! Layers that the heads of tasks are made of: convolutions, batch and group normalisation, resizing.
+//! Layers of the task heads: convolutions, batch and group normalization, resizing.
 //!
-//! Weights are PyTorch's in names and layout. Nothing here changes while it runs: what training needs beyond the
-//! values ([`Training`]) is passed in, and batch normalisation hands its statistics out through it.
+//! Weights are PyTorch's in names and layout. Nothing here changes while it runs: what training
+//! needs beyond the values ([`Training`]) is passed in, and batch normalization returns its
+//! statistics through it.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +23,7 @@ use crate::layers::{self, Rng, uniform};
 pub const MOMENTUM: f64 = 0.1;
 const EPSILON: f64 = 1e-5;
 
-/// What a forward pass in training has and one in use has not.
+/// State of a forward pass in training; inference has none.
 #[derive(Debug)]
 pub struct Training<'a> {
     /// New running statistics, for [`update_statistics`].
@@ -36,8 +37,8 @@ pub type Statistics = BTreeMap<ParamId, Tensor<1>>;
 
 /// The module with the running statistics of its last training pass.
 pub fn update_statistics<M: Module>(module: M, statistics: Statistics) -> M {
-    struct Mapper(Statistics);
-    impl ModuleMapper for Mapper {
+    struct StatisticsMapper(Statistics);
+    impl ModuleMapper for StatisticsMapper {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some(new) = self.0.remove(&param.id) else {
                 return param;
@@ -52,7 +53,7 @@ pub fn update_statistics<M: Module>(module: M, statistics: Statistics) -> M {
             })
         }
     }
-    module.map(&mut Mapper(statistics))
+    module.map(&mut StatisticsMapper(statistics))
 }
 
 /// A convolution with stride 1 whose padding keeps the size of the map.
@@ -119,8 +120,8 @@ pub struct Deconv {
 }
 
 impl Deconv {
-    /// Kernel 4 for stride 2, else a kernel as large as the stride; weights of standard deviation `std`, no bias or
-    /// one of 0.
+    /// Kernel 4 for stride 2, else a kernel as large as the stride; weights of standard deviation
+    /// `std`, no bias or one of 0.
     pub fn init(
         [inputs, outputs, stride]: [usize; 3],
         std: f64,
@@ -151,7 +152,7 @@ impl Deconv {
     }
 }
 
-/// Batch normalisation (Ioffe and Szegedy 2015) over all axes but the second.
+/// Batch normalization (Ioffe and Szegedy 2015) over all axes but the second.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
     /// [channels].
@@ -176,7 +177,8 @@ impl BatchNorm {
         }
     }
 
-    /// x: [batch, channels, ...]. In training by the statistics of the batch, else by the running ones.
+    /// x: [batch, channels, ...]. In training by the statistics of the batch, else by the running
+    /// ones.
     pub fn forward<const D: usize>(
         &self,
         x: Tensor<D>,
@@ -201,7 +203,7 @@ impl BatchNorm {
     }
 }
 
-/// Group normalisation (Wu and He 2018).
+/// Group normalization (Wu and He 2018).
 #[derive(Module, Debug)]
 pub struct GroupNorm {
     /// [channels].
@@ -239,7 +241,8 @@ impl GroupNorm {
     }
 }
 
-/// Norms of the maps of all stages but the last, whose norm is the backbone's: dense heads take normalised maps, as published ones do.
+/// Norms of the maps of all stages but the last, whose norm is the backbone's: dense heads take
+/// normalized maps, as published ones do.
 pub fn stage_norms(channels: &[usize], device: &Device) -> Vec<LayerNorm> {
     let earlier = channels.iter().take(channels.len().saturating_sub(1));
     earlier
@@ -247,26 +250,26 @@ pub fn stage_norms(channels: &[usize], device: &Device) -> Vec<LayerNorm> {
         .collect()
 }
 
-/// The maps of all stages, those with a norm of [`stage_norms`] normalised over their channels.
+/// The maps of all stages, those with a norm of [`stage_norms`] normalized over their channels.
 ///
 /// maps: [batch, channels, height, width] each, the same shapes out.
-pub fn normalise_stages(maps: &[Tensor<4>], norms: &[LayerNorm]) -> Vec<Tensor<4>> {
-    let normalised = |(map, norm): (&Tensor<4>, _)| normalise_map(map.clone(), norm);
+pub fn normalize_stages(maps: &[Tensor<4>], norms: &[LayerNorm]) -> Vec<Tensor<4>> {
+    let normalized = |(map, norm): (&Tensor<4>, _)| normalize_map(map.clone(), norm);
     let later = maps.iter().skip(norms.len()).cloned();
     maps.iter()
         .zip(norms)
-        .map(normalised)
+        .map(normalized)
         .chain(later)
         .collect()
 }
 
 /// Layer norm over the channels of a map: [batch, channels, height, width], the same shape out.
-pub fn normalise_map(map: Tensor<4>, norm: &LayerNorm) -> Tensor<4> {
-    layers::normalise(map.permute([0, 2, 3, 1]), norm).permute([0, 3, 1, 2])
+pub fn normalize_map(map: Tensor<4>, norm: &LayerNorm) -> Tensor<4> {
+    layers::normalize(map.permute([0, 2, 3, 1]), norm).permute([0, 3, 1, 2])
 }
 
-/// Drops whole channels with probability `rate` in training, and divides the others by 1 − rate (Tompson et al.
-/// 2015). x: [batch, channels, height, width].
+/// Drops whole channels with probability `rate` in training, and divides the others by 1 − rate
+/// (Tompson et al. 2015). x: [batch, channels, height, width].
 pub fn dropout_channels(x: Tensor<4>, rate: f64, training: Option<&mut Training<'_>>) -> Tensor<4> {
     let Some(training) = training else { return x };
     let [batch, channels, _, _] = x.dims();
@@ -285,8 +288,9 @@ pub fn dropout_channels(x: Tensor<4>, rate: f64, training: Option<&mut Training<
 
 /// Resizes maps bilinearly: [batch, channels, height, width] → [batch, channels, size[0], size[1]].
 ///
-/// With `align_corners` the middles of the corner cells stay where they are, else the borders of the map do, as in
-/// PyTorch's `interpolate`. Two matrix products, so that it is differentiable and exportable everywhere.
+/// With `align_corners` the centers of the corner positions stay aligned, else the borders of the
+/// map, as in PyTorch's `interpolate`. Two matrix products, so that it is differentiable and
+/// exportable everywhere.
 pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     if [height, width] == size {
@@ -300,8 +304,9 @@ pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> T
     )
 }
 
-/// Means over a grid of size[0] x size[1] cells, which overlap by a row or column where they do not divide the map, as
-/// in PyTorch's `adaptive_avg_pool2d`. [batch, channels, height, width] → [batch, channels, size[0], size[1]].
+/// Means over size[0] x size[1] bins, which overlap by a row or column where they do not divide the
+/// map, as in PyTorch's `adaptive_avg_pool2d`. [batch, channels, height, width] → [batch, channels,
+/// size[0], size[1]].
 pub fn adaptive_mean(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     let weights = |inputs: usize, outputs: usize| {

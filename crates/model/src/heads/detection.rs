@@ -1,5 +1,6 @@
-//! The head of pedestrian detection, CSP (Liu et al., "High-level Semantic Feature Detection", CVPR 2019): where the
-//! middle of a pedestrian is, and how high and wide one is there. Person search adds an embedding.
+//! The head of pedestrian detection, CSP (Liu et al., "High-level Semantic Feature Detection", CVPR
+//! 2019): a heatmap of the centers of pedestrians, and height and width at each center. Person
+//! search adds an embedding.
 
 use burn::{
     module::{Module, Param},
@@ -7,36 +8,39 @@ use burn::{
     tensor::{Device, Tensor, activation::relu},
 };
 
-use super::blocks::{Conv, Deconv, GroupNorm, normalise_stages, stage_norms};
-use super::dino::l2_normalise;
+use super::blocks::{Conv, Deconv, GroupNorm, normalize_stages, stage_norms};
+use super::dino::l2_normalize;
 use crate::layers::{self, Rng};
 
 /// Norm to which each position of a stage's map is brought at first.
 const NORM: f64 = 10.0;
-/// Groups of the normalisation.
+/// Groups of the normalization.
 const GROUPS: usize = 32;
-/// Probability of a middle at first, so that the many positions without one do not drown the others.
+/// Initial probability of a center, so that the many negatives do not dominate the loss
+/// (RetinaNet).
 const PRIOR: f64 = 0.01;
 
-/// What the head answers on a grid of a quarter of the image.
+/// Outputs of the head, on a grid of a quarter of the image's height and width.
 #[derive(Debug, Clone)]
 pub struct DetectionOutput {
-    /// Logit of a middle: [batch, 1, rows, columns].
-    pub centre: Tensor<4>,
+    /// Logit of a center: [batch, 1, rows, columns].
+    pub center: Tensor<4>,
     /// Natural logarithms of height and width in positions of the grid: [batch, 2, rows, columns].
     pub size: Tensor<4>,
-    /// Where in the position the middle lies, down and right, from −0.5 to 0.5: [batch, 2, rows, columns].
+    /// Offset of the center within its position, down and right, from −0.5 to 0.5: [batch, 2, rows,
+    /// columns].
     pub offset: Tensor<4>,
-    /// What stands for the person whose middle this is, of length 1: [batch, embedding, rows, columns].
+    /// Embedding of the person whose center this is, of length 1: [batch, embedding, rows,
+    /// columns].
     pub embedding: Option<Tensor<4>>,
 }
 
 /// Sizes of the head.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DetectionHeadConfig {
-    /// Channels of each map that is taken in.
+    /// Channels of each input map.
     pub channels: Vec<usize>,
-    /// How many times as coarse as the grid of the answer each of them is.
+    /// How many times as coarse as the output grid each of them is.
     pub strides: Vec<usize>,
     /// Channels inside; 256 as published.
     pub width: usize,
@@ -49,7 +53,7 @@ pub struct DetectionHeadConfig {
 pub struct DetectionHead {
     /// Of all maps but the last.
     pub norms: Vec<LayerNorm>,
-    /// One a map, to the grid of the answer.
+    /// One a map, to the output grid.
     pub ups: Vec<Up>,
     /// One a map: [width].
     pub scales: Vec<Param<Tensor<1>>>,
@@ -67,7 +71,7 @@ pub struct DetectionHead {
     pub embedding: Option<Conv>,
 }
 
-/// What brings a map to a grid.
+/// Layer that brings a map to the output grid.
 #[derive(Module, Debug)]
 pub enum Up {
     /// To the same.
@@ -121,17 +125,18 @@ impl DetectionHeadConfig {
 
 impl DetectionHead {
     /// # Shapes
-    /// - maps: [batch, channels, rows / stride, columns / stride] each, finest first; the first that is as fine as the
-    ///   answer, or the strides, say how large the answer is
+    /// - maps: [batch, channels, rows / stride, columns / stride] each, finest first; the first
+    ///   that is as fine as the output grid, or else the strides, determine the size of the output
     pub fn forward(&self, maps: &[Tensor<4>]) -> DetectionOutput {
-        let maps = normalise_stages(maps, &self.norms);
+        let maps = normalize_stages(maps, &self.norms);
         let mut joined: Vec<Tensor<4>> = Vec::new();
         for ((up, scale), map) in self.ups.iter().zip(&self.scales).zip(&maps) {
             let x = match up {
                 Up::Same(conv) => conv.forward(map.clone()),
                 Up::Finer(deconv) => deconv.forward(map.clone()),
             };
-            // Odd maps are padded where they are merged, so that coarser ones reach a little further.
+            // Odd maps are padded where they are merged, so that coarser ones reach a little
+            // further.
             let x = match joined.first() {
                 Some(first) => {
                     let [_, _, rows, columns] = first.dims();
@@ -146,7 +151,7 @@ impl DetectionHead {
         let joined = Tensor::cat(joined, 1);
         let x = relu(self.norm.forward(self.mix.forward(joined.clone())));
         DetectionOutput {
-            centre: self.centre.forward(x.clone()),
+            center: self.centre.forward(x.clone()),
             size: self.size.forward(x.clone()),
             offset: self.offset.forward(x),
             embedding: self.embedding.as_ref().map(|conv| {
@@ -155,7 +160,7 @@ impl DetectionHead {
                 let rows_first = map
                     .permute([0, 2, 3, 1])
                     .reshape([batch * rows * columns, length]);
-                l2_normalise(rows_first)
+                l2_normalize(rows_first)
                     .reshape([batch, rows, columns, length])
                     .permute([0, 3, 1, 2])
             }),

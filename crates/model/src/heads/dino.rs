@@ -58,7 +58,8 @@ impl DinoHeadConfig {
 
 /// Three layers with GELU, L2, then a weight-normed linear layer.
 ///
-/// `mlp.{0,1,2}` are DINO's `mlp.{0,2,4}`; `last_layer.weight_g` and `weight_v` have DINO's names and layout.
+/// `mlp.{0,1,2}` are DINO's `mlp.{0,2,4}`; `last_layer.weight_g` and `weight_v` have DINO's names
+/// and layout.
 #[derive(Module, Debug)]
 pub struct DinoHead {
     /// input → hidden → hidden → bottleneck.
@@ -96,7 +97,8 @@ impl WeightNormLinear {
 }
 
 impl DinoHead {
-    /// Prototype logits of pooled features. One call for all views of a kind costs less than one a view.
+    /// Prototype logits of pooled features. One call for all views of a kind costs less than one a
+    /// view.
     ///
     /// # Shapes
     /// - pooled: [batch, input]
@@ -111,12 +113,12 @@ impl DinoHead {
                 let x = layers::project(x, layer);
                 if index < last { gelu(x) } else { x }
             });
-        self.last_layer.forward(l2_normalise(x))
+        self.last_layer.forward(l2_normalize(x))
     }
 }
 
 /// Divides each row by its norm, at least 1e-12 as in PyTorch. x: [batch, channels].
-pub fn l2_normalise(x: Tensor<2>) -> Tensor<2> {
+pub fn l2_normalize(x: Tensor<2>) -> Tensor<2> {
     // The bound stands inside the root, where a zero row has a finite gradient.
     let norm = x.clone().square().sum_dim(1).clamp_min(1e-24).sqrt();
     x / norm

@@ -42,10 +42,10 @@ mod tests {
     use rand_chacha::ChaCha8Rng;
     use rand_chacha::rand_core::SeedableRng;
 
-    /// Heads once started at 0.02 in every width. On narrow features that hands on next to nothing, and all that
-    /// they learned was the mean answer.
+    /// With a standard deviation of 0.02 in every width, heads on narrow features had next to no
+    /// signal and learned only the mean output.
     #[test]
-    fn narrow_heads_hand_on_their_input() {
+    fn narrow_heads_keep_the_scale_of_their_input() {
         let (mut rng, device) = (ChaCha8Rng::seed_from_u64(3), Device::flex());
         for channels in [64, 128, 768] {
             let rng = &mut rng;

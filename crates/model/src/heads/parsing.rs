@@ -1,5 +1,5 @@
-//! Parsing heads: a light one, and that of CE2P with its edge branch (Ruan et al., AAAI 2019; Li et al., "Self-Correction
-//! for Human Parsing", TPAMI 2020).
+//! Parsing heads: a light one, and that of CE2P with its edge branch (Ruan et al., AAAI 2019; Li et
+//! al., "Self-Correction for Human Parsing", TPAMI 2020).
 
 use burn::{
     module::Module,
@@ -8,24 +8,24 @@ use burn::{
 };
 
 use super::blocks::{
-    BatchNorm, Conv, Training, adaptive_mean, dropout_channels, normalise_stages, resize_bilinear,
+    BatchNorm, Conv, Training, adaptive_mean, dropout_channels, normalize_stages, resize_bilinear,
     stage_norms,
 };
 use crate::layers::Rng;
 
-/// Cells of the pyramid pooling along each axis.
+/// Bins of the pyramid pooling along each axis.
 const PYRAMID: [usize; 4] = [1, 2, 3, 6];
 /// Slope of the leaky rectifiers in CE2P.
 const SLOPE: f64 = 0.01;
 /// Channels dropped before the last layer of CE2P.
 const DROPOUT: f64 = 0.1;
 
-/// What a parsing head answers; maps have the grid of the first stage.
+/// Outputs of a parsing head, on the grid of the first stage.
 #[derive(Debug, Clone)]
 pub struct ParsingOutput {
-    /// The answer: [batch, classes, rows, columns].
+    /// Class logits: [batch, classes, rows, columns].
     pub logits: Tensor<4>,
-    /// CE2P's answer before edges are taken into account, of use in training: the same shape.
+    /// CE2P's logits before the fusion with edges, for the training loss: the same shape.
     pub first: Option<Tensor<4>>,
     /// CE2P's edges, logits of no and yes: [batch, 2, rows, columns].
     pub edges: Option<Tensor<4>>,
@@ -64,7 +64,7 @@ impl ParsingHead {
     }
 }
 
-/// 1x1 convolution, batch normalisation.
+/// 1x1 convolution, batch normalization.
 #[derive(Module, Debug)]
 pub struct ConvNorm {
     /// Without a bias.
@@ -90,8 +90,8 @@ impl ConvNorm {
     }
 }
 
-/// All stages brought to one width and to the first one's grid, added up, and mixed once. Our choice, after the decoders
-/// of FPN (Kirillov et al., CVPR 2019) and SegFormer.
+/// All stages brought to one width and to the first one's grid, added up, and mixed once. Our
+/// choice, after the decoders of FPN (Kirillov et al., CVPR 2019) and SegFormer.
 #[derive(Module, Debug)]
 pub struct LightParsingHead {
     /// Of the maps of all stages but the last.
@@ -129,7 +129,7 @@ impl LightParsingHead {
         pyramid: &[Tensor<4>],
         mut training: Option<&mut Training<'_>>,
     ) -> Tensor<4> {
-        let pyramid = normalise_stages(pyramid, &self.norms);
+        let pyramid = normalize_stages(pyramid, &self.norms);
         let [_, _, rows, columns] = pyramid[0].dims();
         let mut sum: Option<Tensor<4>> = None;
         for (lateral, map) in self.lateral.iter().zip(&pyramid) {
@@ -145,7 +145,8 @@ impl LightParsingHead {
     }
 }
 
-/// Widths of CE2P for a backbone with `channels` in each of four stages: as SOLIDER has them for Swin-T, S and B.
+/// Widths of CE2P for a backbone with `channels` in each of four stages: as SOLIDER has them for
+/// Swin-T, S and B.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ce2pConfig {
     /// Channels of the stages.
@@ -158,13 +159,13 @@ pub struct Ce2pConfig {
     pub classes: usize,
 }
 
-/// Pyramid pooling on the last stage, a decoder that takes in the first, an edge branch on the first three, and the
-/// fusion of both.
+/// Pyramid pooling on the last stage, a decoder that takes in the first, an edge branch on the
+/// first three, and the fusion of both.
 #[derive(Module, Debug)]
 pub struct Ce2pHead {
     /// Of the maps of all stages but the last.
     pub norms: Vec<LayerNorm>,
-    /// One a cell size of the pooling.
+    /// One for each number of bins.
     pub pools: Vec<ConvNorm>,
     /// 3x3 over the last stage and its pools.
     pub context: ConvNorm,
@@ -180,7 +181,7 @@ pub struct Ce2pHead {
     pub edges: Vec<ConvNorm>,
     /// The same 3x3 for all three: → no and yes.
     pub edge_classifier: Conv,
-    /// The three answers in one.
+    /// Fusion of the three.
     pub edge_fusion: Conv,
     /// Decoder and edges → decoder.
     pub fusion: ConvNorm,
@@ -239,7 +240,8 @@ impl Ce2pConfig {
 }
 
 impl Ce2pHead {
-    /// See [`ParsingHead::forward`]; drops a tenth of the channels before the last layer in training.
+    /// See [`ParsingHead::forward`]; drops a tenth of the channels before the last layer in
+    /// training.
     ///
     /// # Panics
     /// Without four stages.
@@ -258,7 +260,7 @@ impl Ce2pHead {
         dropout: f64,
         mut training: Option<&mut Training<'_>>,
     ) -> ParsingOutput {
-        let pyramid = normalise_stages(pyramid, &self.norms);
+        let pyramid = normalize_stages(pyramid, &self.norms);
         let [first, second, third, last] = pyramid.as_slice() else {
             panic!("expected maps of four stages, found {}", pyramid.len());
         };

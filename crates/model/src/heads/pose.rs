@@ -1,5 +1,5 @@
-//! The pose head: transposed convolutions to a quarter of the image, then a heatmap a joint (Xiao et al., "Simple
-//! Baselines for Human Pose Estimation and Tracking", ECCV 2018).
+//! The pose head: transposed convolutions to a quarter of the image, then a heatmap a joint (Xiao
+//! et al., "Simple Baselines for Human Pose Estimation and Tracking", ECCV 2018).
 
 use burn::{
     module::Module,
@@ -9,7 +9,7 @@ use burn::{
 use super::blocks::{BatchNorm, Conv, Deconv, Training};
 use crate::layers::Rng;
 
-/// Transposed convolutions with batch normalisation, and a 1x1 convolution.
+/// Transposed convolutions with batch normalization, and a 1x1 convolution.
 #[derive(Module, Debug)]
 pub struct PoseHead {
     /// Each doubles the map.
@@ -21,7 +21,8 @@ pub struct PoseHead {
 }
 
 impl PoseHead {
-    /// A head with fresh weights of standard deviation 0.001, as published; `doublings` transposed convolutions.
+    /// A head with fresh weights of standard deviation 0.001, as published; `doublings` transposed
+    /// convolutions.
     pub fn init(
         channels: usize,
         width: usize,

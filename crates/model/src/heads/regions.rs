@@ -1,55 +1,16 @@
-//! Regions of maps, cut out by RoIAlign (He et al., "Mask R-CNN", ICCV 2017).
+//! Regions of maps, sampled by RoIAlign (He et al., "Mask R-CNN", ICCV 2017).
 
 use burn::tensor::{Tensor, TensorData};
 
-use crate::kernels::{self, can_fuse};
+use crate::kernels::{
+    self, can_fuse,
+    regions::{Tap, taps},
+};
 
-/// Samples of a cell along each axis, as in torchvision's detectors.
-const SAMPLES: usize = 2;
+pub use crate::kernels::regions::Region;
 
-/// A rectangle on a map.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Region {
-    /// Image of the batch.
-    pub image: usize,
-    /// Left, top, right and bottom in positions of the map; 0 is the border of the map, not the middle of its first position.
-    pub corners: [f32; 4],
-}
-
-/// A position of an axis and what it counts.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Tap {
-    pub at: usize,
-    pub weight: f32,
-}
-
-/// What each of `size` cells between `start` and `end` of an axis takes from its `length` positions: two samples, each between
-/// two positions. Coordinates are those of torchvision's `roi_align` without `aligned`: a value stands at its index.
-pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap; 4]> {
-    let cell = (end - start).max(1.0) / size as f32;
-    let sample = |at: f32| -> [Tap; 2] {
-        if at < -1.0 || at > length as f32 || at.is_nan() {
-            return [Tap { at: 0, weight: 0.0 }; 2];
-        }
-        let at = at.clamp(0.0, (length - 1) as f32);
-        let low = at as usize;
-        let share = at - low as f32;
-        let weight = 1.0 / SAMPLES as f32;
-        [(low, 1.0 - share), ((low + 1).min(length - 1), share)].map(|(at, share)| Tap {
-            at,
-            weight: weight * share,
-        })
-    };
-    (0..size)
-        .map(|index| {
-            let at = |part: f32| start + (index as f32 + part) * cell;
-            let ([a, b], [c, d]) = (sample(at(0.25)), sample(at(0.75)));
-            [a, b, c, d]
-        })
-        .collect()
-}
-
-/// Cuts regions out of maps, each as size x size cells. No gradient goes to the corners.
+/// RoIAlign: samples each region of a map on a grid of size x size bins. No gradient goes to the
+/// corners.
 ///
 /// # Shapes
 /// - map: [batch, channels, height, width]
@@ -65,7 +26,7 @@ pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
     if can_fuse(&map) {
         return kernels::regions::cut(map, regions, size);
     }
-    // Bilinear samples on a grid are one product along each axis.
+    // Bilinear samples on a grid are one matrix product along each axis.
     let device = map.device();
     let matrix = |count: usize, length: usize, places: &mut dyn Iterator<Item = Vec<[Tap; 4]>>| {
         let mut values = vec![0.0; count * size * length];

@@ -1,4 +1,5 @@
-//! The re-identification head: BNNeck (Luo et al., CVPR Workshops 2019) and a classifier of training identities.
+//! The re-identification head: BNNeck (Luo et al., CVPR Workshops 2019) and a classifier of
+//! training identities.
 
 use burn::{
     module::Module,
@@ -9,10 +10,10 @@ use burn::{
 use super::blocks::{BatchNorm, Training};
 use crate::layers::{self, Rng};
 
-/// Batch normalisation without a shift, then a linear layer without a bias.
+/// Batch normalization without a shift, then a linear layer without a bias.
 ///
-/// The triplet loss and, as published, the test take the feature before the normalisation; the classifier takes
-/// the one after.
+/// The triplet loss and, as published, the test take the feature before the normalization; the
+/// classifier takes the one after.
 #[derive(Module, Debug)]
 pub struct ReidHead {
     /// The neck; its bias stays 0.
@@ -40,7 +41,8 @@ impl ReidHead {
         self.bottleneck.forward(pooled, training)
     }
 
-    /// Logits of the training identities of a feature after the neck: [batch, channels] → [batch, identities].
+    /// Logits of the training identities of a feature after the neck: [batch, channels] → [batch,
+    /// identities].
     pub fn classify(&self, feature: Tensor<2>) -> Tensor<2> {
         self.classifier.forward(feature)
     }

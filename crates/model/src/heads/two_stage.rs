@@ -1,9 +1,10 @@
-//! The head of two-stage person search: SeqNet (Li and Miao, "Sequential End-to-end Network for Efficient Person Search", AAAI
-//! 2021) on a Swin, as SOLIDER fine-tunes it.
+//! The head of two-stage person search: SeqNet (Li and Miao, "Sequential End-to-end Network for
+//! Efficient Person Search", AAAI 2021) on a Swin, as SOLIDER fine-tunes it.
 //!
-//! Regions are proposed on the map before the last stage (Ren et al., "Faster R-CNN", 2015), and a copy of the last stage looks at
-//! each: first to say whether somebody is there and where exactly, then, at the better box, who. The second look embeds a
-//! person with the norm-aware embedding (Chen et al., CVPR 2020): the direction tells who, the length whether.
+//! Regions are proposed on the map before the last stage (Ren et al., "Faster R-CNN", 2015), and a
+//! copy of the last stage classifies each as a person or background and refines its box. A second
+//! copy embeds the refined box with the norm-aware embedding (Chen et al., CVPR 2020): the
+//! direction of the embedding is the identity, its length the person score.
 
 use burn::{
     module::Module,
@@ -11,8 +12,8 @@ use burn::{
     tensor::{Device, Tensor, activation::relu},
 };
 
-use super::blocks::{BatchNorm, Conv, Training, normalise_map};
-use super::dino::l2_normalise;
+use super::blocks::{BatchNorm, Conv, Training, normalize_map};
+use super::dino::l2_normalize;
 use super::regions::{Region, cut};
 use crate::layers::{self, Rng};
 use crate::swin::LastStage;
@@ -36,15 +37,15 @@ pub struct TwoStageConfig {
 pub struct TwoStageHead {
     /// Of the map that regions are cut from.
     pub norm: LayerNorm,
-    /// Where somebody may be.
+    /// Region proposals.
     pub proposals: ProposalHead,
-    /// Whether somebody is there.
+    /// Person or background, and the refined box.
     pub first: FirstLook,
-    /// Who it is.
+    /// The embedding.
     pub second: SecondLook,
 }
 
-/// 3x3 convolution, rectifier, two answers for each anchor.
+/// Region proposal network: 3x3 convolution, ReLU, objectness and box deltas for each anchor.
 #[derive(Module, Debug)]
 pub struct ProposalHead {
     /// channels → channels.
@@ -60,9 +61,9 @@ pub struct ProposalHead {
 pub struct FirstLook {
     /// The copy.
     pub stage: LastStage,
-    /// → nobody, somebody.
+    /// → background, person.
     pub class: Linear,
-    /// → how the region becomes the box.
+    /// → box deltas.
     pub deltas: Linear,
 }
 
@@ -71,49 +72,51 @@ pub struct FirstLook {
 pub struct SecondLook {
     /// The copy.
     pub stage: LastStage,
-    /// Of the region itself, and of what the stage makes of it: → half of the embedding each.
+    /// Of the map before the stage and of its output: → half of the embedding each.
     pub projections: Vec<Linear>,
     /// One after each.
     pub norms: Vec<BatchNorm>,
-    /// Of the length: the logit of somebody.
+    /// Batch norm of the length: the person logit.
     pub rescaler: BatchNorm,
-    /// → how the region becomes the box.
+    /// → box deltas.
     pub deltas: Linear,
     /// After it.
     pub deltas_norm: BatchNorm,
 }
 
-/// What is proposed, for each anchor of each position.
+/// Region proposals, for each anchor of each position.
 #[derive(Debug, Clone)]
 pub struct Proposals {
     /// Logits: [batch, anchors, rows, columns].
     pub objectness: Tensor<4>,
-    /// x, y, width, height relative to the anchor: [batch, 4 · anchors, rows, columns], the four of an anchor beside each other.
+    /// x, y, width, height relative to the anchor: [batch, 4 · anchors, rows, columns], the four of
+    /// an anchor beside each other.
     pub deltas: Tensor<4>,
 }
 
-/// What the first look says of regions.
+/// Outputs of the detection head for regions.
 #[derive(Debug, Clone)]
 pub struct Looked {
-    /// Logits of nobody and somebody: [regions, 2].
+    /// Logits of background and person: [regions, 2].
     pub class: Tensor<2>,
-    /// [regions, 4].
+    /// Box deltas x, y, width, height relative to the region: [regions, 4].
     pub deltas: Tensor<2>,
 }
 
-/// What the second look says of regions.
+/// Outputs of the embedding head for regions.
 #[derive(Debug, Clone)]
-pub struct Recognised {
+pub struct RegionEmbeddings {
     /// Of length 1: [regions, embedding].
     pub embedding: Tensor<2>,
-    /// Logit of somebody: [regions].
+    /// Person logit: [regions].
     pub score: Tensor<1>,
-    /// [regions, 4].
+    /// Box deltas x, y, width, height relative to the region: [regions, 4].
     pub deltas: Tensor<2>,
 }
 
 impl TwoStageConfig {
-    /// A head with fresh weights but for the two copies of the last stage, which must not share tensors.
+    /// A head with fresh weights but for the two copies of the last stage, which must not share
+    /// tensors.
     pub fn init(&self, stages: [LastStage; 2], rng: &mut Rng, device: &Device) -> TwoStageHead {
         let [channels, last] = self.channels;
         let [first, second] = stages;
@@ -130,7 +133,7 @@ impl TwoStageConfig {
         };
         let projections = vec![normal(channels, half), normal(last, self.embedding - half)];
         let second_deltas = normal(last, 4);
-        // Their scales start near nothing, as published.
+        // Their scales start near 0, as published.
         let mut norm = |channels| BatchNorm {
             weight: layers::trunc_normal([channels], STD, rng, device),
             ..BatchNorm::init(channels, device)
@@ -158,12 +161,13 @@ impl TwoStageConfig {
 }
 
 impl TwoStageHead {
-    /// The map that regions are cut from: [batch, channels, rows, columns], normalised over the channels.
+    /// The map that regions are cut from: [batch, channels, rows, columns], normalized over the
+    /// channels.
     pub fn map(&self, stage: Tensor<4>) -> Tensor<4> {
-        normalise_map(stage, &self.norm)
+        normalize_map(stage, &self.norm)
     }
 
-    /// What is proposed on a map of [`TwoStageHead::map`].
+    /// Region proposals on a map of [`TwoStageHead::map`].
     pub fn propose(&self, map: Tensor<4>) -> Proposals {
         let x = relu(self.proposals.conv.forward(map));
         Proposals {
@@ -172,7 +176,7 @@ impl TwoStageHead {
         }
     }
 
-    /// The first look at regions of a map.
+    /// Detection of regions of a map.
     pub fn look(
         &self,
         map: Tensor<4>,
@@ -191,13 +195,13 @@ impl TwoStageHead {
         }
     }
 
-    /// The second look at regions of a map.
-    pub fn recognise(
+    /// Embeddings of regions of a map.
+    pub fn embed(
         &self,
         map: Tensor<4>,
         regions: &[Region],
         mut training: Option<&mut Training<'_>>,
-    ) -> Recognised {
+    ) -> RegionEmbeddings {
         let second = &self.second;
         let cells = cut(map, regions, second.stage.cells());
         let rng = training.as_deref_mut().map(|training| &mut *training.rng);
@@ -218,8 +222,8 @@ impl TwoStageHead {
             .sqrt();
         let score = second.rescaler.forward(length, training.as_deref_mut());
         let deltas = second.deltas.forward(seen);
-        Recognised {
-            embedding: l2_normalise(embedding),
+        RegionEmbeddings {
+            embedding: l2_normalize(embedding),
             score: score.squeeze_dim::<1>(1),
             deltas: second.deltas_norm.forward(deltas, training),
         }

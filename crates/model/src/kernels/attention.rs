@@ -1,9 +1,10 @@
-//! Self-attention within windows, with its norm and its residual: x + f · (softmax(q kᵀ / √d + bias) v · W + b), with
-//! q, k, v = LN x · W' + b'.
+//! Self-attention within windows, with its norm and its residual: x + f · (softmax(q kᵀ / √d +
+//! bias) v · W + b), with q, k, v = LN x · W' + b'.
 //!
-//! Windows are gathered, padded and put back by place, so that a cyclic shift costs nothing. A padding position is
-//! attended to, with the projection's bias as its key and value, but asks nothing. The softmax is computed again in the backward
-//! pass: it is as large as all that is saved, and cheap.
+//! Windows are gathered, padded and scattered by index, so that a cyclic shift costs nothing. A
+//! padding position is attended to, with the projection's bias as its key and value, but has no
+//! query. The softmax is computed again in the backward pass: it is as large as all that is saved,
+//! and cheap.
 
 use std::sync::Arc;
 
@@ -15,19 +16,20 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, Weight, add_product, set_product},
-    mlp::{Factors, RUN, totals},
-    norm::{Affine, normalise, normalise_backward, strand},
-    operation::{Operand, Operation, apply},
-    scalar::{add, add_rows, dot, fill_rows, scale, softmax_rows, vectorised},
+    matrix::{MatrixView, add_product, set_product},
+    mlp::{BranchFactors, RUN, totals},
+    norm::{NormAffine, normalize, normalize_backward, strand},
+    operation::{FusedOperation, Operand, apply},
+    scalar::{add, add_rows, dot, fill_rows, scale, softmax_rows, vectorized},
+    weight::Weight,
 };
 
-/// A score that leaves nothing after the softmax.
+/// A score that is 0 after the softmax.
 const NEVER: f32 = -1e30;
 
 /// The windows of an image: which tokens attend to which.
 #[derive(Debug, Clone)]
-pub struct Grid {
+pub struct WindowGrid {
     /// Tokens of an image.
     pub tokens: usize,
     /// Positions of a window.
@@ -51,7 +53,7 @@ pub struct Window {
     pub penalty: f32,
 }
 
-impl Grid {
+impl WindowGrid {
     /// All tokens in one window.
     pub fn whole(tokens: usize, causal: bool) -> Self {
         let window = Window {
@@ -75,7 +77,7 @@ impl Grid {
 }
 
 /// Parameters of the operation, as tensors.
-pub struct Parameters {
+pub struct AttentionParameters {
     pub gamma: Tensor<1>,
     pub beta: Tensor<1>,
     /// [channels, 3·channels]: queries, keys, values, each head by head.
@@ -88,7 +90,7 @@ pub struct Parameters {
     pub table: Option<Tensor<2>>,
 }
 
-impl Parameters {
+impl AttentionParameters {
     /// # Panics
     /// When the norm or the output projection has no bias.
     pub fn new(norm: &LayerNorm, qkv: &Linear, proj: &Linear, table: Option<Tensor<2>>) -> Self {
@@ -111,10 +113,10 @@ impl Parameters {
 /// x: [batch, tokens, channels]; `factors` f is one a sample of the batch, 1 without.
 pub fn attention(
     x: Tensor<3>,
-    parameters: Parameters,
+    parameters: AttentionParameters,
     epsilon: f64,
     heads: usize,
-    grid: Arc<Grid>,
+    grid: Arc<WindowGrid>,
     factors: Option<Vec<f32>>,
 ) -> Tensor<3> {
     let shape = x.dims();
@@ -135,26 +137,26 @@ pub fn attention(
         Operand::new(parameters.bias),
         Operand::new(table.unwrap_or_else(|| Tensor::zeros([1, heads], &device))),
     ];
-    let operation = Attention {
+    let operation = AttentionOperation {
         heads,
         epsilon: epsilon as f32,
         grid,
-        factors: factors.map(|values| Factors::new(values, shape[1] * shape[2])),
+        factors: factors.map(|values| BranchFactors::new(values, shape[1] * shape[2])),
     };
     apply(operation, inputs, shape)
 }
 
 #[derive(Debug, Clone)]
-struct Attention {
+struct AttentionOperation {
     heads: usize,
     epsilon: f32,
-    grid: Arc<Grid>,
-    factors: Option<Factors>,
+    grid: Arc<WindowGrid>,
+    factors: Option<BranchFactors>,
 }
 
 /// What the backward pass needs.
 #[derive(Debug, Clone)]
-struct Saved {
+struct AttentionSaved {
     /// [batch·tokens, 3·channels].
     qkv: Vec<f32>,
     /// The heads' outputs side by side: [batch·tokens, channels].
@@ -162,7 +164,7 @@ struct Saved {
 }
 
 /// A window's operands and scores, for one window at a time.
-struct Scratch {
+struct AttentionScratch {
     /// [tokens of the window, channels].
     queries: Vec<f32>,
     /// Keys, then values, of each position: [area, 2·channels].
@@ -173,8 +175,8 @@ struct Scratch {
     mixed: Vec<f32>,
 }
 
-impl Scratch {
-    fn new(grid: &Grid, channels: usize) -> Self {
+impl AttentionScratch {
+    fn new(grid: &WindowGrid, channels: usize) -> Self {
         Self {
             queries: vec![0.0; grid.area * channels],
             pairs: vec![0.0; grid.area * 2 * channels],
@@ -205,9 +207,9 @@ impl Scratch {
     }
 }
 
-impl Attention {
-    /// The bias of each head and pair of positions: [heads, area, stride], or [1, area, stride] without a table; beyond the
-    /// area, never.
+impl AttentionOperation {
+    /// The bias of each head and pair of positions: [heads, area, stride], or [1, area, stride]
+    /// without a table; beyond the area, never.
     fn score_bias(&self, table: &[f32]) -> Vec<f32> {
         let (area, stride) = (self.grid.area, self.grid.stride());
         let kinds = if self.grid.bias_index.is_empty() {
@@ -249,9 +251,16 @@ impl Attention {
         gradient
     }
 
-    /// The attention weights of a head in a gathered window, into its scores. Returns the window's number of tokens.
-    fn weigh(&self, head: usize, window: &Window, bias: &[f32], scratch: &mut Scratch) -> usize {
-        let Grid { area, .. } = *self.grid;
+    /// The attention weights of a head in a gathered window, into its scores. Returns the window's
+    /// number of tokens.
+    fn weigh(
+        &self,
+        head: usize,
+        window: &Window,
+        bias: &[f32],
+        scratch: &mut AttentionScratch,
+    ) -> usize {
+        let WindowGrid { area, .. } = *self.grid;
         let stride = self.grid.stride();
         let channels = scratch.queries.len() / area;
         let width = channels / self.heads;
@@ -275,8 +284,8 @@ impl Attention {
         add_product(
             &mut scratch.scores,
             stride,
-            Matrix::part(&scratch.queries[head * width..], count, width, channels),
-            Matrix::part(&scratch.pairs[head * width..], area, width, 2 * channels).t(),
+            MatrixView::part(&scratch.queries[head * width..], count, width, channels),
+            MatrixView::part(&scratch.pairs[head * width..], area, width, 2 * channels).t(),
             (width as f32).powf(-0.5),
         );
         softmax_rows(&mut scratch.scores[..count * stride], stride);
@@ -290,7 +299,7 @@ impl Attention {
         padding: &[f32],
         bias: &[f32],
         mixed: &mut [f32],
-        scratch: &mut Scratch,
+        scratch: &mut AttentionScratch,
     ) {
         let (area, stride) = (self.grid.area, self.grid.stride());
         let channels = padding.len() / 3;
@@ -306,8 +315,8 @@ impl Attention {
                 set_product(
                     &mut scratch.mixed[head * width..],
                     channels,
-                    Matrix::part(&scratch.scores, count, area, stride),
-                    Matrix::part(values, area, width, 2 * channels),
+                    MatrixView::part(&scratch.scores, count, area, stride),
+                    MatrixView::part(values, area, width, 2 * channels),
                 );
             }
             let tokens = window.tokens.iter().flatten();
@@ -317,8 +326,8 @@ impl Attention {
         }
     }
 
-    /// The gradient of an image's qkv, given that of `mixed`. `sums` are those of the padding, [2·channels], and of the
-    /// scores' bias, as [`Self::score_bias`] has it.
+    /// The gradient of an image's qkv, given that of `mixed`. `sums` are those of the padding,
+    /// [2·channels], and of the scores' bias, as [`Self::score_bias`] has it.
     #[allow(clippy::too_many_arguments)]
     fn mix_backward(
         &self,
@@ -328,7 +337,7 @@ impl Attention {
         mixed: &[f32],
         gradient: &mut [f32],
         [padding_sums, bias_sums]: &mut [Vec<f32>; 2],
-        [scratch, slopes]: &mut [Scratch; 2],
+        [scratch, slopes]: &mut [AttentionScratch; 2],
     ) {
         let (area, stride) = (self.grid.area, self.grid.stride());
         let channels = padding.len() / 3;
@@ -346,15 +355,15 @@ impl Attention {
             for head in 0..self.heads {
                 let (key, value) = (head * width, channels + head * width);
                 let count = self.weigh(head, window, bias, scratch);
-                let weights = Matrix::part(&scratch.scores, count, area, stride);
-                let output = Matrix::part(&slopes.mixed[key..], count, width, channels);
+                let weights = MatrixView::part(&scratch.scores, count, area, stride);
+                let output = MatrixView::part(&slopes.mixed[key..], count, width, channels);
                 set_product(
                     &mut slopes.pairs[value..],
                     2 * channels,
                     weights.t(),
                     output,
                 );
-                let values = Matrix::part(&scratch.pairs[value..], area, width, 2 * channels);
+                let values = MatrixView::part(&scratch.pairs[value..], area, width, 2 * channels);
                 set_product(&mut slopes.scores, stride, output, values.t());
                 softmax_backward(
                     &scratch.scores[..count * stride],
@@ -363,9 +372,9 @@ impl Attention {
                     &window.tokens,
                     stride,
                 );
-                let of_scores = Matrix::part(&slopes.scores, count, area, stride);
-                let queries = Matrix::part(&scratch.queries[key..], count, width, channels);
-                let keys = Matrix::part(&scratch.pairs[key..], area, width, 2 * channels);
+                let of_scores = MatrixView::part(&slopes.scores, count, area, stride);
+                let queries = MatrixView::part(&scratch.queries[key..], count, width, channels);
+                let keys = MatrixView::part(&scratch.pairs[key..], area, width, 2 * channels);
                 set_product(&mut slopes.queries[key..], channels, of_scores, keys);
                 set_product(
                     &mut slopes.pairs[key..],
@@ -374,7 +383,7 @@ impl Attention {
                     queries,
                 );
             }
-            let Scratch { queries, pairs, .. } = slopes;
+            let AttentionScratch { queries, pairs, .. } = slopes;
             scale(queries, factor);
             let mut queries = queries.chunks_exact(channels);
             for (pair, token) in pairs.chunks_exact_mut(2 * channels).zip(&window.tokens) {
@@ -393,9 +402,9 @@ impl Attention {
     }
 }
 
-vectorised! {
-    /// The backward pass of a softmax, P ∘ (dP − Σ P ∘ dP), row by row. `slopes` holds dP and gets the result, which is added
-    /// to the row of `sums` of each position that has a token.
+vectorized! {
+    /// The backward pass of a softmax, P ∘ (dP − Σ P ∘ dP), row by row. `slopes` holds dP and gets
+    /// the result, which is added to the row of `sums` of each position that has a token.
     pub fn softmax_backward<'a>(
         weights: &'a [f32],
         slopes: &'a mut [f32],
@@ -416,16 +425,16 @@ vectorised! {
     }
 }
 
-impl Operation<8> for Attention {
-    type Saved = Saved;
+impl FusedOperation<8> for AttentionOperation {
+    type Saved = AttentionSaved;
 
     fn forward(
         &self,
         [x, gamma, beta, qkv_weight, qkv_bias, weight, bias, table]: [&[f32]; 8],
         save: bool,
-    ) -> (Vec<f32>, Option<Saved>) {
+    ) -> (Vec<f32>, Option<AttentionSaved>) {
         let channels = bias.len();
-        let norm = Affine {
+        let norm = NormAffine {
             gamma,
             beta,
             epsilon: self.epsilon,
@@ -442,7 +451,7 @@ impl Operation<8> for Attention {
                 let runs = qkv.chunks_mut(3 * RUN * channels);
                 for (qkv, x) in runs.zip(x.chunks(RUN * channels)) {
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     fill_rows(qkv, qkv_bias);
                     qkv_weight.add_product(qkv, normed);
                 }
@@ -455,7 +464,7 @@ impl Operation<8> for Attention {
             .par_chunks_mut(image)
             .zip(qkv.par_chunks(3 * image))
             .for_each_init(
-                || Scratch::new(&self.grid, channels),
+                || AttentionScratch::new(&self.grid, channels),
                 |scratch, (mixed, qkv)| self.mix(qkv, qkv_bias, &score_bias, mixed, scratch),
             );
 
@@ -476,27 +485,27 @@ impl Operation<8> for Attention {
                     add(out, x);
                 }
             });
-        (out, save.then_some(Saved { qkv, mixed }))
+        (out, save.then_some(AttentionSaved { qkv, mixed }))
     }
 
     fn backward(
         &self,
         [x, gamma, beta, qkv_weight, qkv_bias, weight, bias, table]: [&[f32]; 8],
-        saved: Saved,
+        saved: AttentionSaved,
         mut output: Vec<f32>,
     ) -> [Vec<f32>; 8] {
         let channels = bias.len();
-        let norm = Affine {
+        let norm = NormAffine {
             gamma,
             beta,
             epsilon: self.epsilon,
         };
         let (qkv_weight, weight) = (
-            Matrix::new(qkv_weight, 3 * channels),
-            Matrix::new(weight, channels),
+            MatrixView::new(qkv_weight, 3 * channels),
+            MatrixView::new(weight, channels),
         );
         let share = strand(x.len(), channels);
-        let Saved { qkv, mut mixed } = saved;
+        let AttentionSaved { qkv, mut mixed } = saved;
 
         // The output projection: `mixed` becomes its own gradient.
         let sums = mixed
@@ -515,11 +524,11 @@ impl Operation<8> for Attention {
                         factors.scale(branch, index * share + run * RUN * channels);
                     }
                     add_rows(bias_sums, branch);
-                    let branch = Matrix::new(branch, channels);
+                    let branch = MatrixView::new(branch, channels);
                     add_product(
                         weight_sums,
                         channels,
-                        Matrix::new(mixed, channels).t(),
+                        MatrixView::new(mixed, channels).t(),
                         branch,
                         1.0,
                     );
@@ -539,7 +548,7 @@ impl Operation<8> for Attention {
             .zip(qkv.par_chunks(3 * images))
             .zip(mixed.par_chunks(images))
             .map(|((of_qkv, qkv), mixed)| {
-                let mut scratch = [(); 2].map(|()| Scratch::new(&self.grid, channels));
+                let mut scratch = [(); 2].map(|()| AttentionScratch::new(&self.grid, channels));
                 let mut sums = [2 * channels, score_bias.len()].map(|count| vec![0.0; count]);
                 let images = of_qkv.chunks_mut(3 * image).zip(qkv.chunks(3 * image));
                 for ((of_qkv, qkv), mixed) in images.zip(mixed.chunks(image)) {
@@ -559,7 +568,8 @@ impl Operation<8> for Attention {
         let [padding_sums, score_sums] = totals(sums);
         drop((qkv, mixed));
 
-        // The input projection and the norm: `output` becomes the gradient of x, as of the residual it is already.
+        // The input projection and the norm: `output` becomes the gradient of x, as of the residual
+        // it is already.
         let sums = output
             .par_chunks_mut(share)
             .zip(x.par_chunks(share))
@@ -572,18 +582,18 @@ impl Operation<8> for Attention {
                 let runs = dx.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
                 for ((dx, x), of_qkv) in runs.zip(of_qkv.chunks(3 * RUN * channels)) {
                     add_rows(bias_sums, of_qkv);
-                    let of_qkv = Matrix::new(of_qkv, 3 * channels);
+                    let of_qkv = MatrixView::new(of_qkv, 3 * channels);
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     add_product(
                         weight_sums,
                         3 * channels,
-                        Matrix::new(normed, channels).t(),
+                        MatrixView::new(normed, channels).t(),
                         of_qkv,
                         1.0,
                     );
                     set_product(normed, channels, of_qkv, qkv_weight.t());
-                    normalise_backward(norm, x, normed, dx, norm_sums);
+                    normalize_backward(norm, x, normed, dx, norm_sums);
                 }
                 sums
             })

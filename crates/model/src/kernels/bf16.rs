@@ -1,19 +1,20 @@
-//! Products of matrices rounded to bf16 and summed in f32, for passes that train nothing.
+//! Matrix products with factors rounded to bf16 and sums in f32, for inference.
 //!
-//! On x86-64 with AMX, Intel's matrix unit, they are some four times as fast as those of f32 (docs/LOG.md); elsewhere the
-//! factors are rounded just the same and multiplied in f32, so that a result is the same but for the order of its sums.
+//! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32
+//! (docs/LOG.md). Elsewhere the factors are rounded in the same way and multiplied in f32, so that
+//! results differ by the order of sums only.
 
-use super::matrix::{Matrix, add_product};
-use super::scalar::vectorised;
+use super::matrix::{MatrixView, add_product};
+use super::scalar::vectorized;
 
-/// The right factor of many products, rounded once.
+/// The right factor of many matrix products, rounded once.
 pub struct Rounded {
     rows: usize,
     columns: usize,
-    kept: Kept,
+    kept: RoundedStorage,
 }
 
-enum Kept {
+enum RoundedStorage {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Tiles(Vec<amx::Tile>),
     /// Row-major.
@@ -28,7 +29,7 @@ impl Rounded {
             return Self {
                 rows: data.len() / columns,
                 columns,
-                kept: Kept::Tiles(amx::right(data, columns)),
+                kept: RoundedStorage::Tiles(amx::right(data, columns)),
             };
         }
         Self::portable(data, columns)
@@ -38,7 +39,7 @@ impl Rounded {
         Self {
             rows: data.len() / columns,
             columns,
-            kept: Kept::Floats(rounded(data)),
+            kept: RoundedStorage::Floats(rounded(data)),
         }
     }
 
@@ -49,16 +50,16 @@ impl Rounded {
         assert_eq!(out.len(), n * columns, "{n} rows of {columns} values");
         match &self.kept {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-            Kept::Tiles(tiles) => amx::add_product(out, columns, a, self.rows, tiles),
-            Kept::Floats(values) => {
-                let (a, b) = (rounded(a), Matrix::new(values, columns));
-                add_product(out, columns, Matrix::new(&a, self.rows), b, 1.0);
+            RoundedStorage::Tiles(tiles) => amx::add_product(out, columns, a, self.rows, tiles),
+            RoundedStorage::Floats(values) => {
+                let (a, b) = (rounded(a), MatrixView::new(values, columns));
+                add_product(out, columns, MatrixView::new(&a, self.rows), b, 1.0);
             }
         }
     }
 }
 
-/// Whether the processor multiplies bf16 itself.
+/// Whether the processor has matrix instructions for bf16.
 pub fn is_in_hardware() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     return amx::is_there();
@@ -80,7 +81,7 @@ fn rounded(values: &[f32]) -> Vec<f32> {
     out
 }
 
-vectorised! {
+vectorized! {
     fn round_all<'a>(values: &'a [f32], out: &'a mut [f32]) {
         for (x, out) in values.iter().zip(out) {
             *out = f32::from_bits(bits(*x) << 16);
@@ -88,10 +89,12 @@ vectorised! {
     }
 }
 
-/// Intel's Advanced Matrix Extensions (Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18).
+/// Intel's Advanced MatrixView Extensions (Intel 64 and IA-32 Architectures Software Developer's
+/// Manual, volume 1, chapter 18).
 ///
-/// A tile register has 16 rows of 64 bytes. `tdpbf16ps` adds to a tile of 16x16 sums the product of one of [16, 32]
-/// numbers and one of [32, 16], whose rows are stored two by two, their numbers in turn.
+/// A tile register has 16 rows of 64 bytes. `tdpbf16ps` adds to a tile of 16x16 sums the product of
+/// one of [16, 32] numbers and one of [32, 16], whose rows are stored two by two, their numbers in
+/// turn.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx {
     use std::arch::asm;
@@ -101,7 +104,7 @@ mod amx {
 
     use rayon::prelude::*;
 
-    use super::{bits, vectorised};
+    use super::{bits, vectorized};
 
     /// Rows and columns of a block: two tiles by two, for four sums at a time.
     const BLOCK: usize = 32;
@@ -117,7 +120,8 @@ mod amx {
 
     const EMPTY: Tile = Tile([0; 256]);
 
-    /// Whether the processor has the instructions and the system lets this process have the registers.
+    /// Whether the processor has the instructions and the system lets this process have the
+    /// registers.
     pub fn is_there() -> bool {
         static THERE: OnceLock<bool> = OnceLock::new();
         *THERE.get_or_init(|| {
@@ -128,14 +132,14 @@ mod amx {
         })
     }
 
-    /// Asks Linux for the registers, which are too large to be saved for processes that do not use them
-    /// (`arch_prctl`, ARCH_REQ_XCOMP_PERM for XTILEDATA).
+    /// Asks Linux for the registers, which are too large to be saved for processes that do not use
+    /// them (`arch_prctl`, ARCH_REQ_XCOMP_PERM for XTILEDATA).
     #[allow(unsafe_code)]
     fn permitted() -> bool {
         const ARCH_PRCTL: i64 = 158;
         let mut result = ARCH_PRCTL;
-        // SAFETY: the call reads no memory and changes nothing but the permission of this process; an old kernel answers
-        // with an error.
+        // SAFETY: the call reads no memory and changes nothing but the permission of this process;
+        // an old kernel answers with an error.
         unsafe {
             asm!(
                 "syscall",
@@ -155,7 +159,8 @@ mod amx {
         depth.div_ceil(DEPTH)
     }
 
-    /// The tiles of a row-major right factor: for 32 columns at a time and each step two tiles side by side.
+    /// The tiles of a row-major right factor: for 32 columns at a time and each step two tiles side
+    /// by side.
     pub fn right(data: &[f32], columns: usize) -> Vec<Tile> {
         let steps = steps(data.len() / columns);
         let mut tiles = vec![EMPTY; columns.div_ceil(BLOCK) * steps * 2];
@@ -177,7 +182,7 @@ mod amx {
         }
     }
 
-    vectorised! {
+    vectorized! {
         fn right_panel<'a>(data: &'a [f32], columns: usize, first: usize, tiles: &'a mut [Tile]) {
             let width = BLOCK.min(columns - first);
             for (pair, rows) in data.chunks(2 * columns).enumerate() {
@@ -200,7 +205,8 @@ mod amx {
             }
         }
 
-        /// The tiles of a stretch of a row-major left factor: for 32 rows at a time and each step two tiles, one above the other.
+        /// The tiles of a stretch of a row-major left factor: for 32 rows at a time and each step
+        /// two tiles, one above the other.
         fn left<'a>(data: &'a [f32], depth: usize, first: usize, count: usize, tiles: &'a mut [Tile]) {
             let steps = count.div_ceil(DEPTH);
             for (block, tiles) in data.chunks(BLOCK * depth).zip(tiles.chunks_exact_mut(2 * steps)) {
@@ -272,25 +278,27 @@ mod amx {
     struct Unit(std::marker::PhantomData<*const ()>);
 
     #[repr(C, align(64))]
-    struct Setting([u8; 64]);
+    struct TileConfig([u8; 64]);
 
     impl Unit {
         #[allow(unsafe_code)]
         fn new() -> Self {
-            let mut setting = Setting([0; 64]);
+            let mut setting = TileConfig([0; 64]);
             setting.0[0] = 1;
             for tile in 0..8 {
                 setting.0[16 + 2 * tile] = 64;
                 setting.0[48 + tile] = 16;
             }
-            // SAFETY: `is_there` was true, or there would be no tiles to multiply; the instruction reads these 64 bytes.
+            // SAFETY: `is_there` was true, or there would be no tiles to multiply; the instruction
+            // reads these 64 bytes.
             unsafe {
                 asm!("ldtilecfg [{}]", in(reg) setting.0.as_ptr(), options(nostack, readonly));
             }
             Self(std::marker::PhantomData)
         }
 
-        /// 32x32 sums of `out`, whose rows are `stride` apart, get the product of two tiles a step of each side.
+        /// 32x32 sums of `out`, whose rows are `stride` apart, get the product of two tiles a step
+        /// of each side.
         #[allow(unsafe_code)]
         fn add(&self, out: &mut [f32], stride: usize, a: &[Tile], b: &[Tile]) {
             let count = a.len() / 2;
@@ -302,9 +310,9 @@ mod amx {
                 stride >= BLOCK && out.len() >= (BLOCK - 1) * stride + BLOCK,
                 "sums"
             );
-            // SAFETY: the unit is set (there is a `Unit` of this thread), which makes each load and store 16 rows of 64 bytes: of
-            // `a` and `b` 2 KiB a step, `count` steps of which they hold; of `out` the four tiles of the rows and columns
-            // checked above.
+            // SAFETY: the unit is set (there is a `Unit` of this thread), which makes each load and
+            // store 16 rows of 64 bytes: of `a` and `b` 2 KiB a step, `count` steps of which they
+            // hold; of `out` the four tiles of the rows and columns checked above.
             unsafe {
                 asm!(
                     "tileloadd tmm0, [{o} + {t}]",

@@ -1,17 +1,17 @@
 //! Convolutions and transposed convolutions as matrix products over patches.
 //!
-//! A convolution multiplies its weights with the patches of a map; a transposed one makes patches and adds them up. Each
-//! is the other's gradient. Patches are made for some rows of a map at a time, so that they stay in the cache.
-//! (Burn's gradient of the weights is a convolution with a kernel as large as the map, whose products are long and nine rows
-//! high: docs/LOG.md.)
+//! A convolution multiplies its weights with the patches of a map; a transposed one makes patches
+//! and adds them up. Each is the other's gradient. Patches are made for some rows of a map at a
+//! time, so that they stay in the cache. (Burn's gradient of the weights is a convolution with a
+//! kernel as large as the map, whose products are long and nine rows high: docs/LOG.md.)
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, add_product, set_product},
+    matrix::{MatrixView, add_product, set_product},
     norm::total,
-    operation::{Operand, Operation, apply},
+    operation::{FusedOperation, Operand, apply},
 };
 
 /// Positions whose patches are made at a time.
@@ -59,8 +59,9 @@ impl Patches {
         (strip.len() * columns, strip.start * columns)
     }
 
-    /// Calls `each` with every run of neighbouring values: where it begins among the patches of a stretch and on the map, and its
-    /// length; its values are one after the other among the patches and `stride` apart on the map.
+    /// Calls `each` with every run of neighboring values: where it begins among the patches of a
+    /// stretch and on the map, and its length; its values are one after the other among the patches
+    /// and `stride` apart on the map.
     fn runs(&self, strip: &std::ops::Range<usize>, mut each: impl FnMut(usize, usize, usize)) {
         let ([height, width], columns) = (self.map, self.grid[1]);
         let (count, _) = self.sizes(strip);
@@ -132,8 +133,8 @@ impl Patches {
     }
 }
 
-/// y = W ∗ x + b with stride 1. x: [batch, inputs, height, width], weight: [outputs, inputs, kernel, kernel], the kernel odd and its
-/// padding half of it, so that y has x's height and width.
+/// y = W ∗ x + b with stride 1. x: [batch, inputs, height, width], weight: [outputs, inputs,
+/// kernel, kernel], the kernel odd and its padding half of it, so that y has x's height and width.
 pub fn conv(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<4> {
     let ([batch, channels, height, width], [outputs, _, kernel, _]) = (x.dims(), weight.dims());
     let operation = Convolution {
@@ -152,8 +153,9 @@ pub fn conv(x: Tensor<4>, weight: Tensor<4>, bias: Option<Tensor<1>>) -> Tensor<
     apply(operation, inputs, [batch, outputs, height, width])
 }
 
-/// The transposed convolution of x: [batch, inputs, height, width] to [batch, outputs, stride · height, stride · width].
-/// weight: [inputs, outputs, kernel, kernel], padded by half of what the kernel has beyond the stride.
+/// The transposed convolution of x: [batch, inputs, height, width] to [batch, outputs, stride ·
+/// height, stride · width]. weight: [inputs, outputs, kernel, kernel], padded by half of what the
+/// kernel has beyond the stride.
 pub fn conv_transposed(
     x: Tensor<4>,
     weight: Tensor<4>,
@@ -201,7 +203,7 @@ impl Convolution {
     }
 
     /// grid += W · patches of `map`. weight: [others, depth].
-    fn to_grid(&self, map: &[f32], weight: Matrix, grid: &mut [f32], memory: &mut [f32]) {
+    fn to_grid(&self, map: &[f32], weight: MatrixView, grid: &mut [f32], memory: &mut [f32]) {
         let (patches, all) = (self.patches, self.patches.positions());
         for strip in patches.strips() {
             let (count, start) = patches.sizes(&strip);
@@ -211,19 +213,19 @@ impl Convolution {
                 &mut grid[start..],
                 all,
                 weight,
-                Matrix::new(memory, count),
+                MatrixView::new(memory, count),
                 1.0,
             );
         }
     }
 
     /// map += Wᵀ · grid, added up.
-    fn to_map(&self, grid: &[f32], weight: Matrix, map: &mut [f32], memory: &mut [f32]) {
+    fn to_map(&self, grid: &[f32], weight: MatrixView, map: &mut [f32], memory: &mut [f32]) {
         let (patches, all) = (self.patches, self.patches.positions());
         for strip in patches.strips() {
             let (count, start) = patches.sizes(&strip);
             let memory = &mut memory[..patches.depth() * count];
-            let values = Matrix::part(&grid[start..], self.others, count, all);
+            let values = MatrixView::part(&grid[start..], self.others, count, all);
             set_product(memory, count, weight.t(), values);
             patches.scatter(&strip, memory, map);
         }
@@ -236,8 +238,8 @@ impl Convolution {
             let (count, start) = patches.sizes(&strip);
             let memory = &mut memory[..patches.depth() * count];
             patches.gather(&strip, map, memory);
-            let values = Matrix::part(&grid[start..], self.others, count, all);
-            let memory = Matrix::new(memory, count).t();
+            let values = MatrixView::part(&grid[start..], self.others, count, all);
+            let memory = MatrixView::new(memory, count).t();
             add_product(sums, patches.depth(), values, memory, 1.0);
         }
     }
@@ -254,12 +256,12 @@ impl Convolution {
     }
 }
 
-impl Operation<3> for Convolution {
+impl FusedOperation<3> for Convolution {
     type Saved = ();
 
     fn forward(&self, [x, weight, bias]: [&[f32]; 3], _save: bool) -> (Vec<f32>, Option<()>) {
         let [before, after] = self.image_sizes();
-        let weight = Matrix::new(weight, self.patches.depth());
+        let weight = MatrixView::new(weight, self.patches.depth());
         let mut out = vec![0.0; x.len() / before * after];
         let images = out.par_chunks_mut(after).zip(x.par_chunks(before));
         images.for_each_init(
@@ -279,7 +281,7 @@ impl Operation<3> for Convolution {
 
     fn backward(&self, [x, weight, bias]: [&[f32]; 3], (): (), output: Vec<f32>) -> [Vec<f32>; 3] {
         let [before, after] = self.image_sizes();
-        let matrix = Matrix::new(weight, self.patches.depth());
+        let matrix = MatrixView::new(weight, self.patches.depth());
         let mut gradient = vec![0.0; x.len()];
         // A share of the images for each thread, as each has sums as large as the weights.
         let share = (x.len() / before).div_ceil(rayon::current_num_threads());

@@ -1,11 +1,8 @@
 //! Matrix products on slices.
 
-use super::Precision;
-use super::bf16::Rounded;
-
 /// A matrix in a slice.
 #[derive(Debug, Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct MatrixView<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -13,7 +10,7 @@ pub struct Matrix<'a> {
     column_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> MatrixView<'a> {
     /// Row-major [rows, columns], as many rows as `data` holds.
     pub fn new(data: &'a [f32], columns: usize) -> Self {
         Self::part(data, data.len() / columns, columns, columns)
@@ -37,6 +34,16 @@ impl<'a> Matrix<'a> {
         }
     }
 
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
     /// Rows and columns exchanged.
     pub fn t(self) -> Self {
         Self {
@@ -50,46 +57,19 @@ impl<'a> Matrix<'a> {
 }
 
 /// out = a·b on the calling thread, the rows of `out` `stride` values apart.
-pub fn set_product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix) {
+pub fn set_product(out: &mut [f32], stride: usize, a: MatrixView, b: MatrixView) {
     product(out, stride, a, b, None);
 }
 
 /// out += scale · a·b.
-pub fn add_product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, scale: f32) {
+pub fn add_product(out: &mut [f32], stride: usize, a: MatrixView, b: MatrixView, scale: f32) {
     product(out, stride, a, b, Some(scale));
 }
 
-/// The weights of a layer, the right factor of many products.
-pub enum Weight<'a> {
-    /// As they are.
-    Full(Matrix<'a>),
-    /// Rounded to bf16.
-    Half(Rounded),
-}
-
-impl<'a> Weight<'a> {
-    /// Row-major [rows, columns]; rounded where nothing is trained and [`Precision`] says so.
-    pub fn new(data: &'a [f32], columns: usize, trains: bool) -> Self {
-        if !trains && Precision::current() == Precision::Bf16 {
-            Self::Half(Rounded::new(data, columns))
-        } else {
-            Self::Full(Matrix::new(data, columns))
-        }
-    }
-
-    /// out += a · weights. a: row-major [n, rows], out: [n, columns].
-    pub fn add_product(&self, out: &mut [f32], a: &[f32]) {
-        match self {
-            Self::Full(b) => add_product(out, b.columns, Matrix::new(a, b.rows), *b, 1.0),
-            Self::Half(b) => b.add_product(out, a),
-        }
-    }
-}
-
-// `gemm` is the product that Burn's CPU backend calls too. It is as fast as MKL on one core (docs/LOG.md), 1.5 times
-// as fast as the safe one of `clasp-metrics`, and takes pointers only.
+// `gemm` is the product that Burn's CPU backend calls too. It is as fast as MKL on one core
+// (docs/LOG.md), 1.5 times as fast as the safe one of `clasp-metrics`, and takes pointers only.
 #[allow(unsafe_code)]
-fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, add: Option<f32>) {
+fn product(out: &mut [f32], stride: usize, a: MatrixView, b: MatrixView, add: Option<f32>) {
     assert_eq!(
         a.columns, b.rows,
         "{}x{} by {}x{}",
@@ -103,8 +83,8 @@ fn product(out: &mut [f32], stride: usize, a: Matrix, b: Matrix, add: Option<f32
         b.columns,
         out.len()
     );
-    // SAFETY: the strides are those of `Matrix`, whose extents were checked when it was made, and of `out`, checked above;
-    // rows of `out` do not overlap, and `out` is borrowed alone.
+    // SAFETY: the strides are those of `Matrix`, whose extents were checked when it was made, and
+    // of `out`, checked above; rows of `out` do not overlap, and `out` is borrowed alone.
     unsafe {
         gemm::gemm(
             a.rows,
@@ -140,8 +120,8 @@ mod tests {
         let b: Vec<f32> = (0..12).map(|i| (i as f32) - 3.0).collect();
         // Columns 1 and 2 of a [3, 4], times the transpose of columns 0 and 1 of b [3, 4].
         let (left, right) = (
-            Matrix::part(&a[1..], 3, 2, 4),
-            Matrix::part(&b, 3, 2, 4).t(),
+            MatrixView::part(&a[1..], 3, 2, 4),
+            MatrixView::part(&b, 3, 2, 4).t(),
         );
         let mut out = vec![1.0; 3 * 5];
         set_product(&mut out, 5, left, right);
@@ -158,6 +138,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "in 12 values")]
     fn a_matrix_stays_inside_its_slice() {
-        Matrix::part(&[0.0; 12], 4, 3, 4);
+        MatrixView::part(&[0.0; 12], 4, 3, 4);
     }
 }

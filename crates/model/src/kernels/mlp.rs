@@ -1,4 +1,5 @@
-//! The MLP of a transformer block with its norm and its residual: x + f · (act(LN x · W₁ + b₁) · W₂ + b₂).
+//! The MLP of a transformer block with its norm and its residual: x + f · (act(LN x · W₁ + b₁) · W₂
+//! + b₂).
 
 use std::sync::Arc;
 
@@ -10,20 +11,20 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, Weight, add_product, set_product},
-    norm::{Affine, normalise, normalise_backward, strand, total},
-    operation::{Operand, Operation, apply},
-    scalar::{
-        Activation, activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale,
-    },
+    activation::Activation,
+    matrix::{MatrixView, add_product, set_product},
+    norm::{NormAffine, normalize, normalize_backward, strand, total},
+    operation::{FusedOperation, Operand, apply},
+    scalar::{activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale},
+    weight::Weight,
 };
 
-/// Tokens between the two products at a time: few enough for the cache, and so many that packing the weights for each
-/// run of tokens costs little.
+/// Tokens between the two matrix products at a time: few enough for the cache, and so many that
+/// packing the weights for each run of tokens costs little.
 pub const RUN: usize = 512;
 
 /// Parameters of the operation, as tensors.
-pub struct Parameters {
+pub struct MlpParameters {
     pub gamma: Tensor<1>,
     pub beta: Tensor<1>,
     /// W₁: [channels, hidden].
@@ -34,7 +35,7 @@ pub struct Parameters {
     pub bias2: Tensor<1>,
 }
 
-impl Parameters {
+impl MlpParameters {
     /// # Panics
     /// When the norm or a layer has no bias.
     pub fn new(norm: &LayerNorm, first: &Linear, second: &Linear) -> Self {
@@ -56,16 +57,16 @@ impl Parameters {
 /// x: [batch, tokens, channels]; `factors` f is one a sample of the batch, 1 without.
 pub fn mlp(
     x: Tensor<3>,
-    parameters: Parameters,
+    parameters: MlpParameters,
     epsilon: f64,
     activation: Activation,
     factors: Option<Vec<f32>>,
 ) -> Tensor<3> {
     let shape = x.dims();
-    let operation = Mlp {
+    let operation = MlpOperation {
         epsilon: epsilon as f32,
         activation,
-        factors: factors.map(|values| Factors::new(values, shape[1] * shape[2])),
+        factors: factors.map(|values| BranchFactors::new(values, shape[1] * shape[2])),
     };
     let inputs = [
         Operand::new(x),
@@ -81,13 +82,13 @@ pub fn mlp(
 
 /// A factor for each sample of a batch.
 #[derive(Debug, Clone)]
-pub struct Factors {
+pub struct BranchFactors {
     values: Arc<[f32]>,
     /// Values of the tensor that belong to one sample.
     sample: usize,
 }
 
-impl Factors {
+impl BranchFactors {
     pub fn new(values: Vec<f32>, sample: usize) -> Self {
         Self {
             values: values.into(),
@@ -110,13 +111,13 @@ impl Factors {
 }
 
 #[derive(Debug, Clone)]
-struct Mlp {
+struct MlpOperation {
     epsilon: f32,
     activation: Activation,
-    factors: Option<Factors>,
+    factors: Option<BranchFactors>,
 }
 
-impl Operation<7> for Mlp {
+impl FusedOperation<7> for MlpOperation {
     /// LN x · W₁ + b₁: [tokens, hidden].
     type Saved = Vec<f32>;
 
@@ -126,7 +127,7 @@ impl Operation<7> for Mlp {
         save: bool,
     ) -> (Vec<f32>, Option<Vec<f32>>) {
         let (channels, hidden) = (bias2.len(), bias1.len());
-        let norm = Affine {
+        let norm = NormAffine {
             gamma,
             beta,
             epsilon: self.epsilon,
@@ -158,7 +159,7 @@ impl Operation<7> for Mlp {
                 for (run, (out, x)) in runs.enumerate() {
                     let count = x.len() / channels * hidden;
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     let before = match saved {
                         Some(saved) => &mut saved[run * RUN * hidden..][..count],
                         None => &mut scratch[..count],
@@ -185,12 +186,15 @@ impl Operation<7> for Mlp {
         mut output: Vec<f32>,
     ) -> [Vec<f32>; 7] {
         let (channels, hidden) = (bias2.len(), bias1.len());
-        let norm = Affine {
+        let norm = NormAffine {
             gamma,
             beta,
             epsilon: self.epsilon,
         };
-        let (weight1, weight2) = (Matrix::new(weight1, hidden), Matrix::new(weight2, channels));
+        let (weight1, weight2) = (
+            MatrixView::new(weight1, hidden),
+            MatrixView::new(weight2, channels),
+        );
         let share = strand(x.len(), channels);
         // `output` becomes the gradient of x: of the residual it is that already.
         let sums: Vec<[Vec<f32>; 5]> = output
@@ -225,12 +229,12 @@ impl Operation<7> for Mlp {
                     let active = &mut active[..before.len()];
                     activate_with_slopes(before, active, self.activation);
                     let slopes = before;
-                    let of_branch = Matrix::new(branch, channels);
+                    let of_branch = MatrixView::new(branch, channels);
                     add_rows(bias_sums2, branch);
                     add_product(
                         sums2,
                         channels,
-                        Matrix::new(active, hidden).t(),
+                        MatrixView::new(active, hidden).t(),
                         of_branch,
                         1.0,
                     );
@@ -238,19 +242,19 @@ impl Operation<7> for Mlp {
                     set_product(active, hidden, of_branch, weight2.t());
                     multiply(active, slopes);
                     add_rows(bias_sums1, active);
-                    let of_hidden = Matrix::new(active, hidden);
+                    let of_hidden = MatrixView::new(active, hidden);
                     let normed = &mut normed[..x.len()];
-                    normalise(norm, x, normed);
+                    normalize(norm, x, normed);
                     add_product(
                         sums1,
                         hidden,
-                        Matrix::new(normed, channels).t(),
+                        MatrixView::new(normed, channels).t(),
                         of_hidden,
                         1.0,
                     );
 
                     set_product(normed, channels, of_hidden, weight1.t());
-                    normalise_backward(norm, x, normed, dx, norm_sums);
+                    normalize_backward(norm, x, normed, dx, norm_sums);
                 }
                 sums
             })

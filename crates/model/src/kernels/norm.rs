@@ -1,12 +1,13 @@
-//! Layer norm (Ba et al. 2016, arXiv 1607.06450): y = (x − mean) / √(variance + ε) · γ + β over the channels of a token.
+//! Layer norm (Ba et al. 2016, arXiv 1607.06450): y = (x − mean) / √(variance + ε) · γ + β over the
+//! channels of a token.
 
 use burn::{nn::LayerNorm, tensor::Tensor};
 use rayon::prelude::*;
 
 use super::{
-    can_fuse,
-    operation::{Operand, Operation, apply},
-    scalar::{dot, square_deviation, sum, vectorised},
+    mode::can_fuse,
+    operation::{FusedOperation, Operand, apply},
+    scalar::{dot, square_deviation, sum, vectorized},
 };
 
 /// The norm of each token. x: [..., channels], any rank; `epsilon` is the norm's.
@@ -20,24 +21,24 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, norm: &LayerNorm, epsilon: f64) 
         Operand::new(norm.gamma.val()),
         Operand::new(beta.val()),
     ];
-    apply(Norm(epsilon as f32), inputs, shape)
+    apply(LayerNormOperation(epsilon as f32), inputs, shape)
 }
 
 /// Layer norm with its ε.
 #[derive(Debug, Clone, Copy)]
-struct Norm(f32);
+struct LayerNormOperation(f32);
 
 /// γ, β and ε of a norm.
 #[derive(Debug, Clone, Copy)]
-pub struct Affine<'a> {
+pub struct NormAffine<'a> {
     pub gamma: &'a [f32],
     pub beta: &'a [f32],
     pub epsilon: f32,
 }
 
-vectorised! {
+vectorized! {
     /// out = LN x, token by token.
-    pub fn normalise<'a>(norm: Affine<'a>, x: &'a [f32], out: &'a mut [f32]) {
+    pub fn normalize<'a>(norm: NormAffine<'a>, x: &'a [f32], out: &'a mut [f32]) {
         let channels = norm.gamma.len();
         for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
             let (mean, scale) = moments(x, norm.epsilon);
@@ -48,9 +49,10 @@ vectorised! {
         }
     }
 
-    /// dx += the gradient of x, given that of LN x in `output`; `sums` are those of γ and of β, one after the other.
-    pub fn normalise_backward<'a>(
-        norm: Affine<'a>,
+    /// dx += the gradient of x, given that of LN x in `output`; `sums` are those of γ and of β, one
+    /// after the other.
+    pub fn normalize_backward<'a>(
+        norm: NormAffine<'a>,
         x: &'a [f32],
         output: &'a [f32],
         dx: &'a mut [f32],
@@ -91,11 +93,11 @@ fn moments(x: &[f32], epsilon: f32) -> (f32, f32) {
     (mean, 1.0 / (variance + epsilon).sqrt())
 }
 
-impl Operation<3> for Norm {
+impl FusedOperation<3> for LayerNormOperation {
     type Saved = ();
 
     fn forward(&self, [x, gamma, beta]: [&[f32]; 3], _save: bool) -> (Vec<f32>, Option<()>) {
-        let affine = Affine {
+        let affine = NormAffine {
             gamma,
             beta,
             epsilon: self.0,
@@ -104,12 +106,12 @@ impl Operation<3> for Norm {
         let strand = strand(x.len(), gamma.len());
         out.par_chunks_mut(strand)
             .zip(x.par_chunks(strand))
-            .for_each(|(out, x)| normalise(affine, x, out));
+            .for_each(|(out, x)| normalize(affine, x, out));
         (out, Some(()))
     }
 
     fn backward(&self, [x, gamma, beta]: [&[f32]; 3], (): (), output: Vec<f32>) -> [Vec<f32>; 3] {
-        let affine = Affine {
+        let affine = NormAffine {
             gamma,
             beta,
             epsilon: self.0,
@@ -122,7 +124,7 @@ impl Operation<3> for Norm {
             .zip(output.par_chunks(strand))
             .map(|((dx, x), output)| {
                 let mut sums = vec![0.0; 2 * gamma.len()];
-                normalise_backward(affine, x, output, dx, &mut sums);
+                normalize_backward(affine, x, output, dx, &mut sums);
                 sums
             })
             .collect();

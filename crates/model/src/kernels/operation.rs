@@ -16,18 +16,19 @@ use burn::{
     tensor::{Tensor, TensorData},
 };
 
-use super::{Precision, recomputes};
+use super::mode::{Precision, recomputes};
 
 /// An operation of `N` tensors.
-pub trait Operation<const N: usize>: Clone + Debug + Send + 'static {
+pub trait FusedOperation<const N: usize>: Clone + Debug + Send + 'static {
     /// What the backward pass needs besides the inputs.
     type Saved: Clone + Debug + Send + 'static;
 
-    /// The output; with `save`, what the backward pass needs, and without it too where that is small. On one thread the output
-    /// has the same bits with and without.
+    /// The output; with `save`, what the backward pass needs, and without it too where that is
+    /// small. On one thread the output has the same bits with and without.
     fn forward(&self, inputs: [&[f32]; N], save: bool) -> (Vec<f32>, Option<Self::Saved>);
 
-    /// The gradients of the inputs, given that of the output. Those of inputs without one are not looked at.
+    /// The gradients of the inputs, given that of the output. Those of inputs that are not tracked
+    /// are ignored.
     fn backward(&self, inputs: [&[f32]; N], saved: Self::Saved, output: Vec<f32>) -> [Vec<f32>; N];
 }
 
@@ -59,7 +60,7 @@ impl Operand {
 }
 
 /// Applies an operation; the output has the given shape.
-pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
+pub fn apply<K: FusedOperation<N>, const N: usize, const D: usize>(
     operation: K,
     inputs: [Operand; N],
     shape: [usize; D],
@@ -82,7 +83,7 @@ pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
         Operand::Plain(tensor) => Autodiff::<Flex>::from_inner(tensor).node(),
         Operand::Tracked(tensor) => tensor.node(),
     });
-    let prepared = Node(operation.clone()).prepare::<NoCheckpointing>(nodes);
+    let prepared = GraphNode(operation.clone()).prepare::<NoCheckpointing>(nodes);
     let output = match prepared.compute_bound().stateful() {
         OpsKind::UnTracked(prepared) => prepared.finish(run(false).0),
         OpsKind::Tracked(prepared) => {
@@ -94,7 +95,7 @@ pub fn apply<K: Operation<N>, const N: usize, const D: usize>(
     Tensor::from_primitive::<Autodiff<Flex>>(output)
 }
 
-/// A tensor outside autodiff as the CPU has it: in one piece, and copied only where it is not.
+/// A tensor outside autodiff in the CPU's storage, contiguous; copied only where it is not.
 ///
 /// # Panics
 /// When [`super::can_fuse`] says no.
@@ -115,9 +116,9 @@ pub fn values(tensor: &FlexTensor) -> &[f32] {
 
 /// An operation as a step of the backward pass.
 #[derive(Debug)]
-struct Node<K>(K);
+struct GraphNode<K>(K);
 
-impl<K: Operation<N>, const N: usize> Backward<Flex, N> for Node<K> {
+impl<K: FusedOperation<N>, const N: usize> Backward<Flex, N> for GraphNode<K> {
     type State = ([FlexTensor; N], Option<K::Saved>);
 
     fn backward(

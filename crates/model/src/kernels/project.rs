@@ -1,4 +1,5 @@
-//! Products with a layer's weights outside the fused operations, where nothing is trained and [`super::Precision`] asks for bf16.
+//! Matrix products with a layer's weights outside the fused operations, for inference in bf16
+//! ([`super::Precision`]).
 
 use burn::{
     backend::{Flex, flex::FlexTensor},
@@ -7,12 +8,13 @@ use burn::{
 use rayon::prelude::*;
 
 use super::{
-    matrix::Weight,
     norm::strand,
     operation::{host, values},
+    weight::Weight,
 };
 
-/// x · W, both rounded. x: [..., inputs] of the CPU and outside autodiff, any rank; W: [inputs, outputs].
+/// x · W, both rounded. x: [..., inputs] of the CPU and outside autodiff, any rank; W: [inputs,
+/// outputs].
 ///
 /// # Panics
 /// When [`super::can_fuse`] says no.

@@ -1,16 +1,17 @@
-//! A weight-normed linear layer (Salimans and Kingma 2016, arXiv 1602.07868) to many outputs: y = x · (g ∘ v / |v|)ᵀ.
+//! A weight-normed linear layer (Salimans and Kingma 2016, arXiv 1602.07868) to many outputs: y = x
+//! · (g ∘ v / |v|)ᵀ.
 //!
-//! With 65,536 prototypes the weights are 67 MB, larger than all else in a step; here they are read once in each direction, and
-//! nothing of their size is made but their gradient.
+//! With 65,536 prototypes the weights are 67 MB, larger than all else in a step; here they are read
+//! once in each direction, and nothing of their size is made but their gradient.
 
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
 use super::{
-    matrix::{Matrix, add_product, set_product},
+    matrix::{MatrixView, add_product, set_product},
     norm::{strand, total},
-    operation::{Operand, Operation, apply},
-    scalar::{dot, vectorised},
+    operation::{FusedOperation, Operand, apply},
+    scalar::{dot, vectorized},
 };
 
 /// Outputs at a time: their weights stay in the cache between uses.
@@ -28,7 +29,7 @@ struct Prototypes {
     inputs: usize,
 }
 
-vectorised! {
+vectorized! {
     /// Each `gains` becomes g / |v| of its row.
     fn divide_by_norms<'a>(gains: &'a mut [f32], v: &'a [f32], inputs: usize) {
         for (gain, v) in gains.iter_mut().zip(v.chunks_exact(inputs)) {
@@ -45,8 +46,8 @@ vectorised! {
         }
     }
 
-    /// Turns the gradients of unit rows v / |v|, times g, in `dv` into those of v, and writes those of g.
-    /// `scales` is g / |v|.
+    /// Turns the gradients of unit rows v / |v|, times g, in `dv` into those of v, and writes those
+    /// of g. `scales` is g / |v|.
     fn through_norms<'a>(
         dv: &'a mut [f32],
         dg: &'a mut [f32],
@@ -68,13 +69,13 @@ vectorised! {
     }
 }
 
-impl Operation<3> for Prototypes {
+impl FusedOperation<3> for Prototypes {
     /// g / |v|.
     type Saved = Vec<f32>;
 
     fn forward(&self, [x, v, g]: [&[f32]; 3], _save: bool) -> (Vec<f32>, Option<Vec<f32>>) {
         let (inputs, outputs, batch) = (self.inputs, g.len(), x.len() / self.inputs);
-        let x = Matrix::new(x, inputs);
+        let x = MatrixView::new(x, inputs);
         let share = strand(outputs, 1);
         let mut scales = g.to_vec();
         let mut parts: Vec<Vec<f32>> = v
@@ -86,7 +87,7 @@ impl Operation<3> for Prototypes {
                 let runs = v.chunks(RUN * inputs).zip(scales.chunks_mut(RUN));
                 for (run, (v, scales)) in runs.enumerate() {
                     divide_by_norms(scales, v, inputs);
-                    let weights = Matrix::new(v, inputs).t();
+                    let weights = MatrixView::new(v, inputs).t();
                     set_product(&mut out[run * RUN..], columns, x, weights);
                 }
                 scale_columns(&mut out, scales);
@@ -135,13 +136,13 @@ impl Operation<3> for Prototypes {
                     set_product(
                         dv,
                         inputs,
-                        Matrix::new(slopes, count).t(),
-                        Matrix::new(x, inputs),
+                        MatrixView::new(slopes, count).t(),
+                        MatrixView::new(x, inputs),
                     );
                     let scales = &scales[first..first + count];
                     scale_columns(slopes, scales);
-                    let slopes = Matrix::new(slopes, count);
-                    add_product(&mut of_x, inputs, slopes, Matrix::new(v, inputs), 1.0);
+                    let slopes = MatrixView::new(slopes, count);
+                    add_product(&mut of_x, inputs, slopes, MatrixView::new(v, inputs), 1.0);
                     through_norms(dv, dg, v, &g[first..first + count], scales, inputs);
                 }
                 of_x

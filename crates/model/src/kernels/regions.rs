@@ -3,19 +3,66 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
-use super::operation::{Operand, Operation, apply};
-use crate::heads::regions::{Region, Tap, taps};
+use super::operation::{FusedOperation, Operand, apply};
 
-/// Cuts regions out of maps. map: [batch, channels, height, width] → [regions, channels, size, size].
+/// Samples of a bin along each axis, as in torchvision's detectors.
+const SAMPLES: usize = 2;
+
+/// A rectangle on a map.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Region {
+    /// Image of the batch.
+    pub image: usize,
+    /// Left, top, right and bottom in positions of the map; 0 is the border of the map, not the
+    /// center of its first position.
+    pub corners: [f32; 4],
+}
+
+/// A position of an axis and its weight.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Tap {
+    pub at: usize,
+    pub weight: f32,
+}
+
+/// The weights by which each of `size` bins between `start` and `end` of an axis samples its
+/// `length` positions: two samples, each between two positions. Coordinates are those of
+/// torchvision's `roi_align` without `aligned`: a value stands at its index.
+pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap; 4]> {
+    let cell = (end - start).max(1.0) / size as f32;
+    let sample = |at: f32| -> [Tap; 2] {
+        if at < -1.0 || at > length as f32 || at.is_nan() {
+            return [Tap { at: 0, weight: 0.0 }; 2];
+        }
+        let at = at.clamp(0.0, (length - 1) as f32);
+        let low = at as usize;
+        let share = at - low as f32;
+        let weight = 1.0 / SAMPLES as f32;
+        [(low, 1.0 - share), ((low + 1).min(length - 1), share)].map(|(at, share)| Tap {
+            at,
+            weight: weight * share,
+        })
+    };
+    (0..size)
+        .map(|index| {
+            let at = |part: f32| start + (index as f32 + part) * cell;
+            let ([a, b], [c, d]) = (sample(at(0.25)), sample(at(0.75)));
+            [a, b, c, d]
+        })
+        .collect()
+}
+
+/// Cuts regions out of maps. map: [batch, channels, height, width] → [regions, channels, size,
+/// size].
 pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
     let [_, channels, height, width] = map.dims();
     let shape = [regions.len(), channels, size, size];
-    let place = |region: &Region| Place {
+    let place = |region: &Region| RegionSamples {
         image: region.image,
         rows: taps(region.corners[1], region.corners[3], height, size),
         columns: taps(region.corners[0], region.corners[2], width, size),
     };
-    let operation = Cut {
+    let operation = RoiAlign {
         map: [channels, height, width],
         size,
         places: regions.iter().map(place).collect(),
@@ -24,22 +71,22 @@ pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
 }
 
 #[derive(Debug, Clone)]
-struct Cut {
+struct RoiAlign {
     /// Channels, height and width.
     map: [usize; 3],
     size: usize,
-    places: Vec<Place>,
+    places: Vec<RegionSamples>,
 }
 
-/// Where a region takes its values from.
+/// The positions and weights that a region samples.
 #[derive(Debug, Clone)]
-struct Place {
+struct RegionSamples {
     image: usize,
     rows: Vec<[Tap; 4]>,
     columns: Vec<[Tap; 4]>,
 }
 
-impl Place {
+impl RegionSamples {
     /// The columns of the map that it touches.
     fn span(&self) -> std::ops::Range<usize> {
         let places = || self.columns.iter().flatten().map(|tap| tap.at);
@@ -47,7 +94,7 @@ impl Place {
     }
 }
 
-impl Operation<1> for Cut {
+impl FusedOperation<1> for RoiAlign {
     type Saved = ();
 
     fn forward(&self, [map]: [&[f32]; 1], _save: bool) -> (Vec<f32>, Option<()>) {
@@ -87,7 +134,8 @@ impl Operation<1> for Cut {
         let ([channels, height, width], size) = (self.map, self.size);
         let area = height * width;
         let mut gradient = vec![0.0; map.len()];
-        // A plane is written by one thread, region after region, so that equal inputs give equal bits.
+        // A plane is written by one thread, region after region, so that equal inputs give equal
+        // bits.
         let planes = gradient.par_chunks_mut(area).enumerate();
         planes.for_each(|(index, plane)| {
             let (image, channel) = (index / channels, index % channels);

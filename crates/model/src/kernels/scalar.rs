@@ -1,13 +1,17 @@
-//! Functions of single numbers and of rows, written so that the compiler makes vector code of loops over them.
+//! Functions of single numbers and of rows, written so that the compiler makes vector code of loops
+//! over them.
 
 use std::f32::consts::{FRAC_1_SQRT_2, LOG2_E};
+
+use super::activation::Activation;
 
 /// Strands of a sum: as many as two of the widest vectors hold.
 const LANES: usize = 32;
 
-/// Defines functions that are compiled for each kind of vectors, of which the processor's widest is taken. All that they call
-/// must be `#[inline(always)]`. (A closure handed to `pulp` is not always inlined, and then compiled without vectors.)
-macro_rules! vectorised {
+/// Defines functions that are compiled for each kind of vectors, of which the processor's widest is
+/// taken. All that they call must be `#[inline(always)]`. (A closure handed to `pulp` is not always
+/// inlined, and then compiled without vectors.)
+macro_rules! vectorized {
     ($($(#[$doc:meta])* $visible:vis fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $body:block)*) => {$(
         $(#[$doc])*
         $visible fn $name<'a>($($argument: $type),*) {
@@ -28,10 +32,10 @@ macro_rules! vectorised {
         }
     )*};
 }
-pub(crate) use vectorised;
+pub(crate) use vectorized;
 
-/// eˣ with a relative error below 2·10⁻⁷, 0 < result < ∞. Cody and Waite's reduction to |r| ≤ ln 2 / 2, then
-/// 1 + r + r² p(r) with p fitted to the least largest relative error.
+/// eˣ with a relative error below 2·10⁻⁷, 0 < result < ∞. Cody and Waite's reduction to |r| ≤ ln 2
+/// / 2, then 1 + r + r² p(r) with p fitted to the least largest relative error.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
     /// 1.5 · 2²³: adding it leaves the nearest integer in the low bits.
@@ -57,17 +61,8 @@ pub fn exp(x: f32) -> f32 {
     e * f32::from_bits((shifted.to_bits() << 23).wrapping_add(0x3f80_0000))
 }
 
-/// The non-linearity of an MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// x · Φ(x), Φ the normal distribution (Hendrycks and Gimpel 2016).
-    Gelu,
-    /// x · sigmoid(1.702 x).
-    QuickGelu,
-}
-
-/// x · Φ(x) and its slope Φ(x) + x·φ(x). Φ by Abramowitz and Stegun's 7.1.26, absolute error below 10⁻⁷; its
-/// exponential is the one of φ.
+/// x · Φ(x) and its slope Φ(x) + x·φ(x). Φ by Abramowitz and Stegun's 7.1.26, absolute error below
+/// 10⁻⁷; its exponential is the one of φ.
 #[inline(always)]
 pub fn gelu(x: f32) -> (f32, f32) {
     const A: [f32; 5] = [
@@ -136,14 +131,14 @@ pub fn dot(a: &[f32], b: &[f32]) -> f32 {
     reduce(a, b, 0.0, |sum, a, b| a.mul_add(b, sum), |a, b| a + b)
 }
 
-/// Σ (a_i − centre)².
+/// Σ (a_i − center)².
 #[inline(always)]
-pub fn square_deviation(a: &[f32], centre: f32) -> f32 {
+pub fn square_deviation(a: &[f32], center: f32) -> f32 {
     reduce(
         a,
         a,
         0.0,
-        |sum, a, _| (a - centre).mul_add(a - centre, sum),
+        |sum, a, _| (a - center).mul_add(a - center, sum),
         |a, b| a + b,
     )
 }
@@ -174,7 +169,7 @@ fn softmax(row: &mut [f32]) {
     }
 }
 
-vectorised! {
+vectorized! {
     /// Turns each row of `columns` scores into its softmax.
     pub fn softmax_rows<'a>(scores: &'a mut [f32], columns: usize) {
         for row in scores.chunks_exact_mut(columns) {

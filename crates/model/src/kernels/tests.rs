@@ -16,10 +16,11 @@ use burn::{
 use rand_chacha::rand_core::SeedableRng;
 
 use super::{
-    Precision,
-    attention::{self, Grid},
-    conv, mlp, norm,
-    scalar::Activation,
+    activation::Activation,
+    attention::{self, WindowGrid},
+    conv, mlp,
+    mode::Precision,
+    norm,
 };
 use crate::{
     layers::{self, Rng, scale_samples, uniform},
@@ -43,11 +44,11 @@ fn pick(most: usize, rng: &mut Rng) -> usize {
     1 + (uniform(rng) * most as f64) as usize
 }
 
-/// Values of that shape around `centre`.
-fn random<const D: usize>(shape: [usize; D], centre: f64, rng: &mut Rng) -> Tensor<D> {
+/// Values of that shape around `center`.
+fn random<const D: usize>(shape: [usize; D], center: f64, rng: &mut Rng) -> Tensor<D> {
     let count = shape.iter().product::<usize>();
     let values: Vec<f32> = (0..count)
-        .map(|_| (centre + uniform(rng) - 0.5) as f32)
+        .map(|_| (center + uniform(rng) - 0.5) as f32)
         .collect();
     Tensor::from_data(TensorData::new(values, shape), &Device::flex().autodiff())
 }
@@ -148,12 +149,12 @@ fn mlp_is_the_graphs() {
             x + scale_samples(parts.second.forward(function(y)), factors.as_deref())
         });
         let fused = trace(&parts, |parts| {
-            let parameters = mlp::Parameters::new(&parts.norm, &parts.first, &parts.second);
+            let parameters = mlp::MlpParameters::new(&parts.norm, &parts.first, &parts.second);
             mlp::mlp(parts.x.val(), parameters, 1e-5, activation, factors.clone())
         });
         assert_alike(&graph, &fused, &format!("{shape:?}, {hidden} hidden"));
         let plain = parts.valid();
-        let parameters = mlp::Parameters::new(&plain.norm, &plain.first, &plain.second);
+        let parameters = mlp::MlpParameters::new(&plain.norm, &plain.first, &plain.second);
         let output = mlp::mlp(plain.x.val(), parameters, 1e-5, activation, factors.clone());
         let output: Vec<f32> = output.try_into_vec_as().unwrap();
         assert_eq!(output, fused["output"], "with and without autodiff");
@@ -202,8 +203,8 @@ fn attention_over_all_tokens_is_the_graphs() {
                 second,
                 x,
             } = parts;
-            let parameters = attention::Parameters::new(norm, first, second, None);
-            let grid = Arc::new(Grid::whole(tokens, causal));
+            let parameters = attention::AttentionParameters::new(norm, first, second, None);
+            let grid = Arc::new(WindowGrid::whole(tokens, causal));
             attention::attention(x.val(), parameters, 1e-5, heads, grid, factors.clone())
         });
         assert_alike(&graph, &fused, &format!("{shape:?}, {heads} heads"));
@@ -216,7 +217,7 @@ fn the_same_bits_on_one_thread() {
         let rng = &mut Rng::seed_from_u64(5);
         let parts = branch([3, 50, 32], 64, 64, rng);
         trace(&parts, |parts| {
-            let parameters = mlp::Parameters::new(&parts.norm, &parts.first, &parts.second);
+            let parameters = mlp::MlpParameters::new(&parts.norm, &parts.first, &parts.second);
             mlp::mlp(
                 parts.x.val(),
                 parameters,
@@ -238,9 +239,10 @@ fn the_same_bits_on_one_thread() {
 fn bf16_is_near_where_nothing_is_trained_and_nowhere_else() {
     let rng = &mut Rng::seed_from_u64(6);
     let parts = branch([2, 40, 48], 3 * 48, 48, rng);
-    let grid = Arc::new(Grid::whole(40, false));
+    let grid = Arc::new(WindowGrid::whole(40, false));
     let block = |parts: &Branch| {
-        let parameters = attention::Parameters::new(&parts.norm, &parts.first, &parts.second, None);
+        let parameters =
+            attention::AttentionParameters::new(&parts.norm, &parts.first, &parts.second, None);
         attention::attention(parts.x.val(), parameters, 1e-5, 3, grid.clone(), None)
     };
     let values = |x: Tensor<3>| -> Vec<f32> { x.try_into_vec_as().unwrap() };

@@ -1,7 +1,7 @@
 //! Cross-entropy of attributes: groups of exclusive values, and pairs of no and yes.
 //!
-//! A pair has two logits like a group of two. With target [1−p, p] the cross-entropy of their softmax is
-//! the binary cross-entropy of sigmoid(yes − no) with p, so one formula serves both.
+//! A pair has two logits like a group of two. With target [1−p, p] the cross-entropy of their
+//! softmax is the binary cross-entropy of sigmoid(yes − no) with p, so one formula serves both.
 
 use std::ops::Range;
 
@@ -15,7 +15,7 @@ const LEAST_WEIGHT: f64 = 1e-6;
 ///
 /// # Shapes
 /// - logits, targets: [batch, values]; targets sum to 1 over each attribute's values
-/// - weights: [batch, attributes], from 0 up; 0 where a target is not learnt
+/// - weights: [batch, attributes], from 0 up; 0 where a target is ignored
 /// - ranges: the values of each attribute
 pub fn attribute_loss(
     logits: Tensor<2>,

@@ -4,38 +4,39 @@ use burn::tensor::{Tensor, TensorData, activation::sigmoid};
 
 use crate::heads::DetectionOutput;
 
-/// What the head should answer for a batch; row-major.
+/// Targets of a batch; row-major.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectionTargets {
-    /// How close to a middle, 0 to 1: [batch, rows, columns].
+    /// Gaussian around each center, 0 to 1: [batch, rows, columns].
     pub nearness: Vec<f32>,
-    /// 1 at a middle: [batch, rows, columns].
+    /// 1 at a center: [batch, rows, columns].
     pub middles: Vec<f32>,
-    /// 1 where a middle counts, 0 in regions to be ignored: [batch, rows, columns].
+    /// 1 where the center loss counts, 0 in ignored regions: [batch, rows, columns].
     pub counts: Vec<f32>,
     /// Logarithms of height and width in positions: [batch, 2, rows, columns].
     pub sizes: Vec<f32>,
-    /// 1 where a size is to be learnt: [batch, rows, columns].
+    /// 1 where the size loss counts: [batch, rows, columns].
     pub sized: Vec<f32>,
-    /// Place of the middle in its position, down and right: [batch, 2, rows, columns].
+    /// Offset of the center within its position, down and right: [batch, 2, rows, columns].
     pub offsets: Vec<f32>,
 }
 
-/// Losses of middles, sizes and offsets, without weights.
+/// Losses of centers, sizes and offsets, without loss weights.
 #[derive(Debug, Clone)]
 pub struct DetectionLosses {
-    /// Focal loss: (1−p)² −log p at a middle, p² (1−nearness)⁴ −log(1−p) elsewhere, over the number of middles.
-    pub centre: Tensor<1>,
-    /// Smooth L1 of predicted over true logarithm, mean over what is to be learnt.
+    /// Focal loss: −(1−p)² log p at a center, −p² (1−g)⁴ log(1−p) elsewhere with g the Gaussian,
+    /// over the number of centers.
+    pub center: Tensor<1>,
+    /// Smooth L1 of predicted over true logarithm, mean over the positions that count.
     pub size: Tensor<1>,
-    /// Smooth L1 at the middles, over the number of them.
+    /// Smooth L1 at the centers, over the number of them.
     pub offset: Tensor<1>,
 }
 
 /// The losses of a batch.
 pub fn detection_losses(output: &DetectionOutput, targets: &DetectionTargets) -> DetectionLosses {
-    let [batch, _, rows, columns] = output.centre.dims();
-    let device = output.centre.device();
+    let [batch, _, rows, columns] = output.center.dims();
+    let device = output.center.device();
     let map = |values: &[f32], channels: usize| {
         let shape = [batch, channels, rows, columns];
         Tensor::<4>::from_data(TensorData::new(values.to_vec(), shape), &device)
@@ -45,22 +46,23 @@ pub fn detection_losses(output: &DetectionOutput, targets: &DetectionTargets) ->
     let nearness = map(&targets.nearness, 1);
     let count = total(&targets.middles);
 
-    let p = sigmoid(output.centre.clone()).clamp(1e-6, 1.0 - 1e-6);
+    let p = sigmoid(output.center.clone()).clamp(1e-6, 1.0 - 1e-6);
     let not_p = p.clone().neg() + 1.0;
     let at = not_p.clone().square() * p.clone().log() * middles.clone();
     let away = p.square()
         * not_p.log()
         * (nearness.neg() + 1.0).powf_scalar(4.0)
         * (middles.clone().neg() + 1.0);
-    let centre = ((at + away) * counts).sum().neg() / count;
+    let center = ((at + away) * counts).sum().neg() / count;
 
     let sizes = map(&targets.sizes, 2);
-    // Relative, so that a pixel counts the more the smaller a pedestrian is; the bound keeps those of a position sane.
+    // Relative, so that a pixel counts the more the smaller a pedestrian is; the bound keeps the
+    // gradient of a position finite.
     let scale = sizes.clone().abs().clamp_min(0.1);
     let size = smooth_l1((output.size.clone() - sizes) / scale) * map(&targets.sized, 1);
     let offset = smooth_l1(output.offset.clone() - map(&targets.offsets, 2)) * middles;
     DetectionLosses {
-        centre,
+        center,
         size: size.sum() / total(&targets.sized),
         offset: offset.sum() / count,
     }

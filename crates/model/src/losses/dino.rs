@@ -1,5 +1,5 @@
-//! DINO's loss (Caron et al. 2021, arXiv 2104.14294): a student's views predict a teacher's views of the
-//! same image.
+//! DINO's loss (Caron et al. 2021, arXiv 2104.14294): a student's views predict a teacher's views
+//! of the same image.
 //!
 //! ```text
 //! q_t = softmax((z_t − c) / τ_teacher),   p_s = softmax(z_s / τ_student)
@@ -12,7 +12,7 @@ use burn::tensor::{
     activation::{log_softmax, softmax},
 };
 
-/// What logits are divided by before the softmax.
+/// Temperatures of the softmax.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Temperatures {
     /// Of the student: 0.1 in DINO.
@@ -30,28 +30,30 @@ impl Default for Temperatures {
     }
 }
 
-/// The teacher's targets with centering: q of each view of [batch, prototypes] logits, without gradient.
+/// The teacher's targets with centering: q of each view of [batch, prototypes] logits, without
+/// gradient.
 ///
 /// # Shapes
 /// - teacher: logits of the global views, [batch, prototypes] each
-/// - centre: [1, prototypes]
+/// - center: [1, prototypes]
 pub fn centered_targets(
     teacher: &[Tensor<2>],
-    centre: &Tensor<2>,
+    center: &Tensor<2>,
     temperature: f64,
 ) -> Vec<Tensor<2>> {
     let target = |logits: &Tensor<2>| {
-        let scaled = (logits.clone() - centre.clone()).div_scalar(temperature);
+        let scaled = (logits.clone() - center.clone()).div_scalar(temperature);
         softmax(scaled.detach(), 1)
     };
     teacher.iter().map(target).collect()
 }
 
-/// The teacher's targets by Sinkhorn–Knopp (Cuturi 2013), as in SwAV (Caron et al. 2020) and DINOv2: exp(z/τ) scaled in
-/// turn so that every prototype has an equal share of the samples and every sample sums to 1. No centre is needed.
+/// The teacher's targets by Sinkhorn–Knopp (Cuturi 2013), as in SwAV (Caron et al. 2020) and
+/// DINOv2: exp(z/τ) scaled in turn so that every prototype has an equal share of the samples and
+/// every sample sums to 1. No center is needed.
 ///
-/// With more prototypes than samples an equal share is less than a sample, and each target spreads over at least
-/// prototypes/samples of them.
+/// With more prototypes than samples an equal share is less than a sample, and each target spreads
+/// over at least prototypes/samples of them.
 ///
 /// # Shapes
 /// - logits: [samples, prototypes], of all samples of a step
@@ -86,29 +88,31 @@ pub fn mean_entropy(distributions: &[Tensor<2>]) -> Tensor<1> {
     Tensor::cat(entropies, 0).mean()
 }
 
-/// The loss over all pairs of a teacher's view and another student's view, from all logits at once, as the golden files have it: [1].
+/// The loss over all pairs of a teacher's view and another student's view, from all logits at once,
+/// as the golden files have it: [1].
 ///
 /// # Shapes
 /// - student: as [`dino_loss_of`] takes it
 /// - teacher: the global views, [batch, prototypes] each
-/// - centre: [1, prototypes]
+/// - center: [1, prototypes]
 pub fn dino_loss(
     student: &[Tensor<2>],
     teacher: &[Tensor<2>],
-    centre: Tensor<2>,
+    center: Tensor<2>,
     temperatures: &Temperatures,
 ) -> Tensor<1> {
-    let targets = centered_targets(teacher, &centre, temperatures.teacher);
+    let targets = centered_targets(teacher, &center, temperatures.teacher);
     dino_loss_of(student, &targets, temperatures)
 }
 
 /// The same, given the teacher's targets.
 ///
 /// # Shapes
-/// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local views,
-///   [n · batch, prototypes] each, where one entry may hold any number n of views one after another (no
-///   slicing of the largest tensor of the step)
-/// - targets: [batch, prototypes] of each global view, from [`centered_targets`] or [`sinkhorn_knopp`]
+/// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local
+///   views, [n · batch, prototypes] each, where one entry may hold any number n of views one after
+///   another (no slicing of the largest tensor of the step)
+/// - targets: [batch, prototypes] of each global view, from [`centered_targets`] or
+///   [`sinkhorn_knopp`]
 pub fn dino_loss_of(
     student: &[Tensor<2>],
     targets: &[Tensor<2>],
@@ -126,7 +130,8 @@ pub fn dino_loss_of(
     let mut total: Option<Tensor<1>> = None;
     let mut pairs = 0;
     for (index, logits) in student.iter().enumerate() {
-        // A student's view meets the sum of the teacher's other views: one product for all its pairs.
+        // A student's view is multiplied with the sum of the teacher's other views: one product for
+        // all its pairs.
         let others = targets
             .iter()
             .enumerate()
@@ -162,8 +167,8 @@ pub fn dino_loss_of(
     }
 }
 
-/// Mean of the teacher's logits over its views and images: [1, prototypes]. Of equal replicas the mean of
-/// this is the mean over the whole batch.
+/// Mean of the teacher's logits over its views and images: [1, prototypes]. Of equal replicas the
+/// mean of this is the mean over the whole batch.
 pub fn teacher_mean(teacher: &[Tensor<2>]) -> Tensor<2> {
     assert!(!teacher.is_empty(), "teacher_mean needs a view");
     let sum = teacher
@@ -177,8 +182,8 @@ pub fn teacher_mean(teacher: &[Tensor<2>]) -> Tensor<2> {
 }
 
 /// c ← momentum·c + (1 − momentum)·mean. Both [1, prototypes].
-pub fn centre_update(centre: Tensor<2>, mean: Tensor<2>, momentum: f64) -> Tensor<2> {
-    centre.mul_scalar(momentum) + mean.mul_scalar(1.0 - momentum)
+pub fn center_update(center: Tensor<2>, mean: Tensor<2>, momentum: f64) -> Tensor<2> {
+    center.mul_scalar(momentum) + mean.mul_scalar(1.0 - momentum)
 }
 
 #[cfg(test)]
@@ -199,13 +204,13 @@ mod tests {
         let teacher = [logits(3, 0.0, &device), logits(3, 1.0, &device)];
         let globals = [logits(3, 2.0, &device), logits(3, 3.0, &device)];
         let locals = [logits(3, 4.0, &device), logits(3, 5.0, &device)];
-        let centre = logits(1, 6.0, &device);
+        let center = logits(1, 6.0, &device);
         let temperatures = Temperatures::default();
         let separate: Vec<_> = globals.iter().chain(&locals).cloned().collect();
         let mut stacked = globals.to_vec();
         stacked.push(Tensor::cat(locals.to_vec(), 0));
         let [one, other]: [f32; 2] = [separate, stacked].map(|student| {
-            dino_loss(&student, &teacher, centre.clone(), &temperatures).into_scalar()
+            dino_loss(&student, &teacher, center.clone(), &temperatures).into_scalar()
         });
         assert!((one - other).abs() < 1e-6, "{one} {other}");
     }
@@ -218,9 +223,9 @@ mod tests {
             Tensor::zeros([2, 5], &device),
             Tensor::zeros([2, 5], &device),
         ];
-        let centre = Tensor::zeros([1, 5], &device);
+        let center = Tensor::zeros([1, 5], &device);
         let loss: f32 =
-            dino_loss(&student, &teacher, centre, &Temperatures::default()).into_scalar();
+            dino_loss(&student, &teacher, center, &Temperatures::default()).into_scalar();
         assert!((loss - 5.0f32.ln()).abs() < 1e-6);
     }
 
@@ -234,7 +239,8 @@ mod tests {
         let shares: Vec<f32> = q.clone().mean_dim(0).try_into_vec_as().unwrap();
         assert!(rows.iter().all(|sum| (sum - 1.0).abs() < 1e-5), "{rows:?}");
         assert!(shares.iter().all(|s| (s - 0.5).abs() < 1e-3), "{shares:?}");
-        // By hand, one iteration: columns e^0, e^-1, e^-2, e^0 and e^-8, e^-7, e^-9, e^-4, each over its mean, rows to 1.
+        // By hand, one iteration: columns e^0, e^-1, e^-2, e^0 and e^-8, e^-7, e^-9, e^-4, each
+        // over its mean, rows to 1.
         let once: Vec<f32> = sinkhorn_knopp(z, 0.1, 1).try_into_vec_as().unwrap();
         let columns = [[0.0_f64, -1.0, -2.0, 0.0], [-8.0, -7.0, -9.0, -4.0]];
         let sums = columns.map(|column| column.iter().map(|v| v.exp()).sum::<f64>());
@@ -249,8 +255,8 @@ mod tests {
         let device = Device::flex().autodiff();
         let teacher = [0.0, 1.0].map(|o| logits(2, o, &device).require_grad());
         let student = [2.0, 3.0].map(|o| logits(2, o, &device).require_grad());
-        let centre = Tensor::zeros([1, 5], &device);
-        let grads = dino_loss(&student, &teacher, centre, &Temperatures::default()).backward();
+        let center = Tensor::zeros([1, 5], &device);
+        let grads = dino_loss(&student, &teacher, center, &Temperatures::default()).backward();
         assert!(teacher[0].grad(&grads).is_none());
         assert!(student[0].grad(&grads).is_some());
     }

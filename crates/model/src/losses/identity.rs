@@ -1,12 +1,13 @@
-//! Losses of re-identification: cross-entropy over training identities, and the batch-hard triplet loss.
+//! Losses of re-identification: cross-entropy over training identities, and the batch-hard triplet
+//! loss.
 
 use burn::tensor::{
     Tensor, TensorData,
     activation::{log_softmax, softplus},
 };
 
-/// Mean cross-entropy with label smoothing (Szegedy et al. 2016): the target gives 1 − s to the label and s/classes to
-/// every class.
+/// Mean cross-entropy with label smoothing (Szegedy et al. 2016): the target gives 1 − s to the
+/// label and s/classes to every class.
 ///
 /// # Shapes
 /// - logits: [batch, classes]
@@ -23,8 +24,8 @@ pub fn cross_entropy(logits: Tensor<2>, labels: &[usize], smoothing: f64) -> Ten
     (log_softmax(logits, 1) * target).sum_dim(1).mean().neg()
 }
 
-/// Batch-hard triplet loss (Hermans et al., "In Defense of the Triplet Loss", 2017): for every image its farthest
-/// image of the same label and its nearest of another, by Euclidean distance.
+/// Batch-hard triplet loss (Hermans et al., "In Defense of the Triplet Loss", 2017): for every
+/// image its farthest image of the same label and its nearest of another, by Euclidean distance.
 ///
 /// mean_i softplus(d⁺ − d⁻) without a margin, mean_i max(0, d⁺ − d⁻ + margin) with one.
 ///

@@ -23,7 +23,7 @@ pub mod weighted_bce;
 
 pub use attribute::attribute_loss;
 pub use detection::{DetectionLosses, DetectionTargets, detection_losses};
-pub use dino::{Temperatures, centre_update, dino_loss, sinkhorn_knopp};
+pub use dino::{Temperatures, center_update, dino_loss, sinkhorn_knopp};
 pub use heatmap::heatmap_loss;
 pub use identity::{batch_hard_triplet, cross_entropy};
 pub use oim::OimMemory;

@@ -1,5 +1,6 @@
-//! Online instance matching (Xiao et al., "Joint Detection and Identification Feature Learning for Person Search",
-//! CVPR 2017): features against a table of the known people and a queue of unknown ones.
+//! Online instance matching (Xiao et al., "Joint Detection and Identification Feature Learning for
+//! Person Search", CVPR 2017): features against a lookup table of labeled identities and a circular
+//! queue of unlabeled ones.
 
 use burn::{
     module::{Module, Param},
@@ -9,7 +10,7 @@ use burn::{
 use crate::heads::Training;
 use crate::layers;
 
-/// The table and the queue; not trained, but changed after every step.
+/// The lookup table and the queue; not trained, but updated after every step.
 #[derive(Module, Debug)]
 pub struct OimMemory {
     /// A feature of each known person: [people, channels].
@@ -31,8 +32,8 @@ impl OimMemory {
         }
     }
 
-    /// Cross-entropy of scale · similarity with the true row of the table, among all rows of both; mean over the
-    /// features whose person is known, 0 without any.
+    /// Cross-entropy of scale · similarity with the true row of the table, among all rows of both;
+    /// mean over the features whose person is known, 0 without any.
     ///
     /// # Shapes
     /// - features: [people, channels], of length 1
@@ -56,9 +57,9 @@ impl OimMemory {
         (log_softmax(logits, 1) * target).sum().neg() / f64::max(known, 1.0)
     }
 
-    /// Remembers the features of a step: known people's rows move to their features, table ← momentum · table +
-    /// (1 − momentum) · feature, of length 1 again; unknown people replace the oldest of the queue. The new values go out through
-    /// `training`.
+    /// Remembers the features of a step: known people's rows move to their features, table ←
+    /// momentum · table + (1 − momentum) · feature, of length 1 again; unknown people replace the
+    /// oldest of the queue. The new values go out through `training`.
     ///
     /// # Shapes
     /// As in [`OimMemory::loss`].

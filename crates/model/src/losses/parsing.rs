@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::part::IGNORE;
 
-/// Mean cross-entropy over the pixels whose label is not 255; 0 without any.
+/// Mean cross-entropy over the pixels whose label is not the ignore index 255; 0 without any.
 ///
 /// # Shapes
 /// - logits: [batch, classes, height, width]
@@ -17,8 +17,8 @@ pub fn pixel_cross_entropy(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
     weighted_pixel_cross_entropy(logits, labels, |_| 1.0)
 }
 
-/// Cross-entropy of edges (0 or 1), each kind weighted by the share of the other, so that both count alike. Shapes as in
-/// [`pixel_cross_entropy`], two classes.
+/// Cross-entropy of edges (0 or 1), each kind weighted by the share of the other, so that both
+/// count alike. Shapes as in [`pixel_cross_entropy`], two classes.
 pub fn edge_loss(logits: Tensor<4>, edges: &[u8]) -> Tensor<1> {
     let count = |class: u8| edges.iter().filter(|edge| **edge == class).count() as f64;
     let (no, yes) = (count(0), count(1));
@@ -54,11 +54,13 @@ fn weighted_pixel_cross_entropy(
     sum / if total > 0.0 { total } else { 1.0 }
 }
 
-/// Mean divergence Σ p (log p − log softmax logits) from refined labels, p = softmax((1 − share) · soft + share · one-hot label), over
-/// the pixels that `counted` does not label 255 (Li et al., "Self-Correction for Human Parsing", TPAMI 2020); 0 without any.
+/// Mean divergence Σ p (log p − log softmax logits) from refined labels, p = softmax((1 − share) ·
+/// soft + share · one-hot label), over the pixels whose label in `counted` is not the ignore index
+/// 255 (Li et al., "Self-Correction for Human Parsing", TPAMI 2020); 0 without any.
 ///
 /// # Shapes
-/// - logits, soft: [batch, classes, height, width]; soft are the logits of another model, to which no gradient goes
+/// - logits, soft: [batch, classes, height, width]; soft are the logits of another model, to which
+///   no gradient goes
 /// - labels, counted: row-major, [batch, height, width]
 pub fn refined_divergence(
     logits: Tensor<4>,
@@ -98,11 +100,12 @@ pub fn refined_divergence(
     ((refined - log_softmax(logits.clone(), 1)) * weights).sum() / total
 }
 
-/// Lovász-softmax (Berman et al., CVPR 2018) over the classes that the batch holds: the convex surrogate of 1 − IoU,
-/// with the batch as one image. Pixels labelled 255 do not count; 0 without any other.
+/// Lovász-softmax (Berman et al., CVPR 2018) over the classes that the batch holds: the convex
+/// surrogate of 1 − IoU, with the batch as one image. Pixels of the ignore index 255 do not count;
+/// 0 without any other.
 ///
-/// The loss is linear between two changes of the order of the errors, so its coefficients are worked out beside the
-/// graph, for the order as it is.
+/// The loss is linear between two changes of the order of the errors, so its coefficients are
+/// computed outside the graph, for the current order.
 ///
 /// Shapes as in [`pixel_cross_entropy`].
 pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
@@ -127,8 +130,8 @@ pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
                 .any(|pixel| usize::from(labels[*pixel]) == *class)
         })
         .collect();
-    // error = constant + sign · probability, so the loss is Σ coefficient·sign·probability + Σ coefficient·constant.
-    // coefficients of a class: [batch, area]; returns its constant.
+    // error = constant + sign · probability, so the loss is Σ coefficient·sign·probability + Σ
+    // coefficient·constant. coefficients of a class: [batch, area]; returns its constant.
     let of_class = |class: usize, coefficients: &mut [f32]| -> f64 {
         let right = |pixel: usize| usize::from(labels[pixel]) == class;
         let mut errors: Vec<(f32, u32)> = { counted.iter() }
@@ -180,7 +183,8 @@ pub fn lovasz_softmax(logits: Tensor<4>, labels: &[u8]) -> Tensor<1> {
     (probabilities * coefficients).sum() + constant
 }
 
-/// Where neighbouring classes differ, widened to 3 pixels; 255 is no neighbour. Labels and result: [height, width].
+/// Where neighboring classes differ, widened to 3 pixels; 255 is no neighbor. Labels and result:
+/// [height, width].
 pub fn edges_of(labels: &[u8], height: usize, width: usize) -> Vec<u8> {
     assert_eq!(labels.len(), height * width, "labels of a map");
     let mut thin = vec![false; labels.len()];
@@ -190,8 +194,8 @@ pub fn edges_of(labels: &[u8], height: usize, width: usize) -> Vec<u8> {
         for column in 0..width {
             let at = row * width + column;
             let (up, right) = (row > 0, column + 1 < width);
-            // The pixel itself is on the edge when it differs from the one above, the one to the right, the one
-            // below to the right, or the one below to the left.
+            // The pixel itself is on the edge when it differs from the one above, the one to the
+            // right, the one below to the right, or the one below to the left.
             thin[at] = (up && differ(at, at - width))
                 || (right && differ(at, at + 1))
                 || (row + 1 < height && right && differ(at, at + width + 1))

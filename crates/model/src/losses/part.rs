@@ -5,8 +5,8 @@ use burn::tensor::{Int, Tensor, activation::log_softmax};
 /// The label of a position that does not count.
 pub const IGNORE: u8 = 255;
 
-/// 1 at the class of a position, all 0 where the label is no class, as [`IGNORE`]: [batch, classes, height,
-/// width].
+/// 1 at the class of a position, all 0 where the label is no class, as [`IGNORE`]: [batch, classes,
+/// height, width].
 fn one_hot(labels: Tensor<3, Int>, classes: usize) -> Tensor<4> {
     let [batch, height, width] = labels.dims();
     let shape = [batch, classes, height, width];
@@ -18,7 +18,8 @@ fn one_hot(labels: Tensor<3, Int>, classes: usize) -> Tensor<4> {
         .float()
 }
 
-/// Mean cross-entropy over the positions of each image that count; 0 for an image without any: [batch].
+/// Mean cross-entropy over the positions of each image that count; 0 for an image without any:
+/// [batch].
 ///
 /// # Shapes
 /// - logits: [batch, classes, height, width]

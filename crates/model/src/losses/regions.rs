@@ -1,4 +1,5 @@
-//! Losses of two-stage detectors (Ren et al., "Faster R-CNN", 2015; Li and Miao, SeqNet, AAAI 2021).
+//! Losses of two-stage detectors (Ren et al., "Faster R-CNN", 2015; Li and Miao, SeqNet, AAAI
+//! 2021).
 
 use burn::tensor::{Tensor, TensorData, activation::log_sigmoid};
 
@@ -11,7 +12,8 @@ pub fn objectness_loss(logits: Tensor<1>, labels: &[f32]) -> Tensor<1> {
     (positive + negative).mean().neg()
 }
 
-/// Σ smooth L1 of what is off by more or less than `beta`, over `count`; x²/2β up to β, |x| − β/2 beyond.
+/// Σ smooth L1 of what is off by more or less than `beta`, over `count`; x²/2β up to β, |x| − β/2
+/// beyond.
 ///
 /// # Shapes
 /// - deltas: [boxes, 4]; none gives 0

@@ -4,7 +4,8 @@ use burn::tensor::{Tensor, TensorData, activation::log_sigmoid};
 
 /// Sum over attributes, mean over images, of the weighted binary cross-entropy.
 ///
-/// With r the share of positives among the training images, a positive counts e^(1−r) and a negative e^r.
+/// With r the share of positives among the training images, a positive counts e^(1−r) and a
+/// negative e^r.
 ///
 /// # Shapes
 /// - logits: [batch, attributes]

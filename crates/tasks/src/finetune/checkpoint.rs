@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use clasp_data::loader::Position;
 use clasp_model::backbone::Backbone;
-use clasp_model::optim::Optimiser;
+use clasp_model::optim::Optimizer;
 use clasp_run::checkpoints;
 use clasp_run::recipe::{difference, to_toml};
 use clasp_weights::checkpoint::{self, Metadata};
@@ -224,7 +224,7 @@ pub fn restore<T: Task>(
     }
     let state = of("optimiser.");
     let optimiser =
-        Optimiser::from_state(optimiser_config(&trainer.plan), &state, trainer.device())?;
+        Optimizer::from_state(optimiser_config(&trainer.plan), &state, trainer.device())?;
     optimiser.check("backbone.", &backbone)?;
     optimiser.check("head.", &head)?;
     trainer.optimiser = optimiser;

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_model::backbone::{Backbone, Features, Sizes};
+use clasp_model::backbone::{Backbone, Features};
 use clasp_model::layers::Rng;
 use clasp_model::mix::Mix;
 use clasp_model::{Precision, Shares};
 use clasp_weights::backbone::BackboneMeta;
+use clasp_weights::finetuned::{self, FinetunedMeta};
 use clasp_weights::state::{load_state_dict, state_dict};
-use clasp_weights::tuned::{self, TunedMeta};
 use rand_chacha::rand_core::SeedableRng;
 
 use super::recipe::setting;
@@ -45,7 +45,7 @@ impl<T: Task> Model<T> {
     /// # Errors
     /// There is no such file, it is of another task, or its tensors do not fit.
     pub fn load(path: &Path, device: &Device) -> Result<Self, TaskError> {
-        let (backbone, state, meta) = tuned::load(path, device)?;
+        let (backbone, state, meta) = finetuned::load(path, device)?;
         let differs = |expected: String, found: String| TaskError::Mismatch {
             file: path.display().to_string(),
             expected,
@@ -59,13 +59,13 @@ impl<T: Task> Model<T> {
         }
         let task: T = serde_json::from_value(meta.settings)
             .map_err(|error| differs("settings of the task".to_owned(), error.to_string()))?;
-        let preprocess = Preprocess::of(&meta.backbone, path)?;
+        let preprocess = Preprocess::of(&meta.backbone);
         let size = [preprocess.height, preprocess.width];
         // A file is input like any other: what it says decides what is allocated.
         T::check(task.settings())
             .and_then(|()| T::check_size(size, &strides(&backbone)))
             .map_err(|error| differs("settings in range".to_owned(), error.to_string()))?;
-        let stages = stages(&backbone, &meta.mix, size, device);
+        let stages = stages(&backbone, &meta.prompt_weights, size, device);
         let head = task.head(&stages, &mut Rng::seed_from_u64(0), device)?;
         let (head, report) = load_state_dict(head, &state);
         if !report.is_complete() {
@@ -78,7 +78,7 @@ impl<T: Task> Model<T> {
             backbone,
             head,
             task,
-            mix: meta.mix,
+            mix: meta.prompt_weights,
             precision: Precision::F32,
             preprocess,
             device: device.clone(),
@@ -91,15 +91,15 @@ impl<T: Task> Model<T> {
     /// # Errors
     /// It cannot be written.
     pub fn save(&self, path: &Path, chosen_by: Option<(String, f64)>) -> Result<(), TaskError> {
-        let meta = TunedMeta {
+        let meta = FinetunedMeta {
             task: T::NAME.to_owned(),
             settings: serde_json::to_value(&self.task)
                 .map_err(|error| TaskError::Device(error.to_string()))?,
             backbone: self.meta.clone(),
-            mix: self.mix,
+            prompt_weights: self.mix,
             chosen_by,
         };
-        Ok(tuned::save(
+        Ok(finetuned::save(
             path,
             &self.backbone,
             &state_dict(&self.head),
@@ -159,12 +159,7 @@ impl<T: Task> Model<T> {
 
 /// Pixels of the image per position of each map of a backbone, along each axis.
 pub fn strides(backbone: &Backbone) -> Vec<usize> {
-    match backbone.sizes() {
-        Sizes::Swin(sizes) => (0..sizes.depths.len())
-            .map(|stage| sizes.stage_stride(stage))
-            .collect(),
-        Sizes::Vit(sizes) => vec![sizes.patch],
-    }
+    backbone.strides()
 }
 
 /// What a backbone hands to a head for inputs of that height and width.

@@ -2,8 +2,8 @@
 
 use std::f64::consts::PI;
 
-use clasp_model::moe::{is_moe, is_prompt};
 use clasp_model::optim::{Rates, decays};
+use clasp_model::parameters::{ParameterGroups, ParameterKind};
 
 use super::recipe::{Decline, ModelSection, OptimiserSection, Plan, Tune};
 
@@ -58,8 +58,8 @@ pub struct Groups<'a> {
     pub model: &'a ModelSection,
     /// Whether prompts are.
     pub prompts: bool,
-    /// Layers of the backbone, see [`depth`]; the head is one deeper.
-    pub layers: &'a [usize],
+    /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
+    pub parameters: &'a ParameterGroups,
     /// Learning rate of this step.
     pub lr: f64,
 }
@@ -68,31 +68,35 @@ impl Groups<'_> {
     /// The rates of a parameter by name, which begins with `backbone.` or `head.`; none if it is not trained.
     pub fn rates(&self, name: &str, shape: &[usize]) -> Option<Rates> {
         let mut lr = self.lr;
-        match name.strip_prefix("backbone.") {
+        let group = self.parameters.get(name);
+        match group {
             None => lr *= self.optimiser.head_lr,
-            Some(inner) => {
-                let adapter = is_moe(inner) || inner.starts_with("semantic_embed");
-                let frozen = { self.model.freeze.iter() }.any(|start| inner.starts_with(start));
-                let prompt = is_prompt(inner);
+            Some(group) => {
+                let frozen =
+                    { self.model.freeze.iter() }.any(|start| group.name.starts_with(start));
                 let tuned = match self.model.tune {
                     // Prompts are trained when they are asked for, and only then.
-                    _ if prompt => self.prompts,
+                    _ if group.kind == ParameterKind::Prompt => self.prompts,
                     Tune::Full => true,
                     Tune::Head => false,
-                    Tune::Experts => adapter,
+                    Tune::Experts => group.adapter,
                 };
                 if frozen || !tuned {
                     return None;
                 }
-                let last: usize = self.layers.iter().sum::<usize>() + 1;
-                let below = last - depth(inner, self.layers).min(last);
+                let below = self.parameters.layers() - 1 - group.layer;
                 lr *= self.optimiser.layer_decay.powi(below as i32);
             }
         }
-        if name.ends_with(".bias") {
+        if group.map_or(name.ends_with(".bias"), |group| {
+            group.kind == ParameterKind::Bias
+        }) {
             lr *= self.optimiser.bias_lr;
         }
-        let plain = decays(name, shape) && !name.ends_with("relative_position_bias_table");
+        let plain = match group.map(|group| group.kind) {
+            None => decays(name, shape),
+            Some(kind) => kind.decays() && kind != ParameterKind::PositionBias,
+        };
         let except = { self.optimiser.decay_except.iter() }.any(|end| name.ends_with(end));
         let decay = if !except && (plain || self.optimiser.decay_all) {
             self.optimiser.weight_decay
@@ -103,32 +107,13 @@ impl Groups<'_> {
     }
 }
 
-/// The layer of a backbone's parameter: 0 for the embedding of patches, then one a block, then what comes after.
-/// `layers` holds the blocks of each stage of a Swin, or of the one stage of a ViT.
-pub fn depth(name: &str, layers: &[usize]) -> usize {
-    let number = |text: Option<&str>| text.and_then(|text| text.parse::<usize>().ok());
-    let before = |stage: usize| layers.iter().take(stage).sum::<usize>();
-    let parts: Vec<&str> = name.split('.').collect();
-    match parts.as_slice() {
-        ["layers", stage, rest @ ..] => {
-            let stage = number(Some(stage)).unwrap_or(0);
-            let block = match rest {
-                ["blocks", block, ..] => number(Some(block)).unwrap_or(0),
-                // What merges patches goes with the first block after it.
-                _ => 0,
-            };
-            before(stage) + block + 1
-        }
-        ["blocks", block, ..] => number(Some(block)).unwrap_or(0) + 1,
-        ["norm", ..] => before(layers.len()) + 1,
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::recipe::Recipe;
     use super::*;
+    use clasp_model::backbone::{Adapter, BackboneConfig, Sizes};
+    use clasp_model::moe::{MoeConfig, MoeKind};
+    use clasp_model::swin::SwinSizes;
 
     fn plan(text: &str) -> Plan<()> {
         #[derive(Default, Clone, serde::Serialize, serde::Deserialize)]
@@ -211,23 +196,6 @@ mod tests {
     }
 
     #[test]
-    fn layers_are_counted_from_the_image() {
-        let layers = [2, 2, 6, 2];
-        for (name, expected) in [
-            ("patch_embed.proj.weight", 0),
-            ("layers.0.blocks.0.norm1.weight", 1),
-            ("layers.1.downsample.reduction.weight", 3),
-            ("layers.2.blocks.5.mlp.fc1.weight", 10),
-            ("layers.3.blocks.1.attn.qkv.bias", 12),
-            ("norm.weight", 13),
-        ] {
-            assert_eq!(depth(name, &layers), expected, "{name}");
-        }
-        assert_eq!(depth("blocks.11.mlp.fc1.weight", &[12]), 12);
-        assert_eq!(depth("pos_embed", &[12]), 0);
-    }
-
-    #[test]
     fn groups_follow_the_recipe() {
         let mut optimiser = OptimiserSection {
             weight_decay: 0.5,
@@ -240,13 +208,25 @@ mod tests {
             freeze: vec!["patch_embed".to_owned()],
             ..ModelSection::default()
         };
+        let sizes = SwinSizes {
+            depths: vec![1, 1],
+            num_heads: vec![1, 1],
+            ..SwinSizes::pico()
+        };
+        let parameters = BackboneConfig::of_sizes(Sizes::Swin(sizes))
+            .with_adapter(Adapter::Moe(MoeConfig {
+                form: MoeKind::Merged,
+                ..MoeConfig::default()
+            }))
+            .parameter_groups()
+            .unwrap()
+            .with_prefix("backbone.");
         let rates = |optimiser: &OptimiserSection, model: &ModelSection, name: &str| {
-            let layers = [1, 1];
             let groups = Groups {
                 optimiser,
                 model,
                 prompts: false,
-                layers: &layers,
+                parameters: &parameters,
                 lr: 1.0,
             };
             groups

@@ -23,8 +23,8 @@ use clasp_data::loader::{Draw, Loader, Position};
 use clasp_data::rng_for;
 use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
-use clasp_model::moe::{is_moe, is_prompt};
 use clasp_model::named;
+use clasp_model::parameters::{ParameterGroup, ParameterGroups, ParameterKind};
 use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, backbone_state};
 use clasp_weights::import::{self, import};
@@ -74,7 +74,7 @@ pub enum Event<'a> {
         from: u64,
     },
     /// The backbone starts from the recipe's `model.init`.
-    Loaded(&'a import::Report),
+    Loaded(&'a import::ImportReport),
     /// A step is done.
     Step {
         /// Steps done.
@@ -163,7 +163,7 @@ pub fn train<T: Task>(
     let mut names = Vec::new();
     named::visit(&backbone, &mut |name, _, _| names.push(name.to_owned()));
     check_frozen(&recipe.model.freeze, &names)?;
-    check_adapter(&recipe.model, &names)?;
+    check_adapter(&recipe.model, &backbone.parameter_groups()?)?;
     let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
     // Only now, so that a run that cannot begin leaves no folder behind.
     if !resume {
@@ -402,17 +402,17 @@ fn check_frozen(freeze: &[String], names: &[String]) -> Result<(), TaskError> {
     }
 }
 
-/// Checks that the backbone, of parameters called `names`, has what the recipe wants trained of it.
+/// Checks that the backbone of these parameters has what the recipe wants trained of it.
 ///
 /// # Errors
 /// It has no prompts to be learnt, or nothing that adapts it.
-fn check_adapter(model: &ModelSection, names: &[String]) -> Result<(), TaskError> {
-    if model.mix == "learn" && !names.iter().any(|name| is_prompt(name)) {
+fn check_adapter(model: &ModelSection, parameters: &ParameterGroups) -> Result<(), TaskError> {
+    let prompt = |group: &ParameterGroup| group.kind == ParameterKind::Prompt;
+    if model.mix == "learn" && !parameters.iter().any(prompt) {
         let expected = "auto, a task or weights: this backbone has no prompts";
         return Err(setting("model.mix", expected, &model.mix));
     }
-    let adapted = |name: &String| is_moe(name) || name.contains("semantic_embed");
-    if model.tune == Tune::Experts && !names.iter().any(adapted) {
+    if model.tune == Tune::Experts && !parameters.iter().any(|group| group.adapter) {
         let expected = "full or head: this backbone has no adapter";
         return Err(setting("model.tune", expected, "experts"));
     }
@@ -478,9 +478,9 @@ fn backbone<S>(
         let backbone = config.init(&mut rng, &device.autodiff());
         (backbone, fresh_meta(config))
     } else {
-        let options = import::Options {
+        let options = import::ImportOptions {
             size: Some(model.size),
-            ..import::Options::default()
+            ..import::ImportOptions::default()
         };
         let imported = import(&model.init, &options, &device)?;
         (control.report)(Event::Loaded(&imported.report));
@@ -504,7 +504,7 @@ fn backbone<S>(
         Norm::Half => (meta.mean, meta.std) = ([0.5; 3], [0.5; 3]),
         Norm::Imagenet => (meta.mean, meta.std) = (IMAGENET_MEAN, IMAGENET_STD),
     }
-    let preprocess = Preprocess::of(&meta, &model.init)?;
+    let preprocess = Preprocess::of(&meta);
     Ok((backbone, meta, preprocess))
 }
 
@@ -535,23 +535,15 @@ fn fresh_meta(config: BackboneConfig) -> BackboneMeta {
         width: 0,
         mean: IMAGENET_MEAN,
         std: IMAGENET_STD,
-        filter: filter_name(Filter::Bicubic).to_owned(),
+        filter: Filter::Bicubic,
         method: "none".to_owned(),
         heads: Vec::new(),
-        tasks: Vec::new(),
+        prompts: Vec::new(),
         step: 0,
         vocabulary: String::new(),
         recipe: String::new(),
-        licences: vec!["program: MIT OR Apache-2.0".to_owned()],
+        licenses: vec!["program: MIT OR Apache-2.0".to_owned()],
         origin: String::new(),
-    }
-}
-
-fn filter_name(filter: Filter) -> &'static str {
-    match filter {
-        Filter::Bicubic => "bicubic",
-        Filter::Bilinear => "bilinear",
-        _ => "nearest",
     }
 }
 

@@ -8,10 +8,11 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
-use clasp_model::backbone::{Backbone, Features, Sizes};
+use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::mix::Mix;
-use clasp_model::optim::{self, Clip, Gradients, Norms, Optimiser, OptimiserConfig, ema};
+use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema};
+use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Precision, Replicas};
 use clasp_run::Metrics;
 
@@ -39,7 +40,7 @@ pub struct Trainer<T: Task> {
     /// The average of the ends of cycles, once there is one.
     pub corrected: Option<Corrected<T>>,
     /// The optimiser with its state.
-    pub optimiser: Optimiser,
+    pub optimiser: Optimizer,
     /// Steps that are done.
     pub step: u64,
     /// What plateaus have multiplied the learning rate by.
@@ -50,7 +51,7 @@ pub struct Trainer<T: Task> {
     pub meta: BackboneMeta,
     mix: Mix,
     prompts: bool,
-    layers: Vec<usize>,
+    parameters: ParameterGroups,
     device: Device,
     replicas: Replicas,
 }
@@ -84,14 +85,11 @@ impl<T: Task> Trainer<T> {
         let mut rng = rng_for(plan.recipe.seed, 0, "head");
         let head = task.head(&shape, &mut rng, &device.clone().autodiff())?;
         let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
-        let layers = match backbone.sizes() {
-            Sizes::Swin(sizes) => sizes.depths,
-            Sizes::Vit(sizes) => vec![sizes.depth],
-        };
+        let parameters = backbone.parameter_groups()?.with_prefix("backbone.");
         let replicas = Replicas::new(plan.replicas)
             .map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
         Ok(Self {
-            optimiser: Optimiser::new(optimiser_config(&plan)),
+            optimiser: Optimizer::new(optimiser_config(&plan)),
             step: 0,
             plateaus: 1.0,
             plan,
@@ -104,7 +102,7 @@ impl<T: Task> Trainer<T> {
             meta,
             mix,
             prompts,
-            layers,
+            parameters,
             device,
             replicas,
         })
@@ -261,7 +259,7 @@ impl<T: Task> Trainer<T> {
             optimiser: &recipe.optimiser,
             model: &recipe.model,
             prompts: self.prompts,
-            layers: &self.layers,
+            parameters: &self.parameters,
             lr,
         };
         let rates = |name: &str, shape: &[usize]| groups.rates(name, shape);
@@ -362,17 +360,17 @@ fn together(parts: &[Features]) -> Features {
 }
 
 /// The recipe's optimiser.
-pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimiserConfig {
+pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimizerConfig {
     let optimiser = &plan.recipe.optimiser;
-    OptimiserConfig {
+    OptimizerConfig {
         rule: optimiser.rule,
         beta1: optimiser.momentum,
         beta2: optimiser.beta2,
         clip: match optimiser.clip {
-            0.0 => Clip::None,
-            limit => Clip::Global(limit),
+            0.0 => GradientClip::None,
+            limit => GradientClip::Global(limit),
         },
-        ..OptimiserConfig::default()
+        ..OptimizerConfig::default()
     }
 }
 

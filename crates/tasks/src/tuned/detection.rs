@@ -307,7 +307,7 @@ impl Task for DetectionTask {
         let losses = detection_losses(&output, &scenes::targets(targets));
         let settings = &self.settings;
         Losses::sum([
-            ("centre", losses.centre, settings.centre_weight),
+            ("centre", losses.center, settings.centre_weight),
             ("size", losses.size, settings.size_weight),
             ("offset", losses.offset, settings.offset_weight),
         ])

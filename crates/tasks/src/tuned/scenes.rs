@@ -450,7 +450,7 @@ pub fn maps(pyramid: &[Tensor<4>]) -> &[Tensor<4>] {
 /// The answer by name.
 pub fn outputs(output: DetectionOutput) -> Vec<(String, Output)> {
     let mut outputs: Vec<(String, Output)> = vec![
-        ("centre".to_owned(), output.centre.into()),
+        ("centre".to_owned(), output.center.into()),
         ("size".to_owned(), output.size.into()),
         ("offset".to_owned(), output.offset.into()),
     ];
@@ -586,10 +586,10 @@ impl Answers {
         let [height, width] = input.padded;
         let features = model.features(input.pixels, [1, height, width]);
         let output = head(maps(&features.pyramid));
-        let [_, _, rows, columns] = output.centre.dims();
+        let [_, _, rows, columns] = output.center.dims();
         let length = output.embedding.as_ref().map_or(0, |map| map.dims()[1]);
         let answers = Self {
-            centre: values(output.centre)?,
+            centre: values(output.center)?,
             size: values(output.size)?,
             offset: values(output.offset)?,
             embedding: match output.embedding {

@@ -203,10 +203,10 @@ impl SearchTask {
                 memory.follow(embeddings, &persons, settings.momentum, training);
                 loss
             }
-            None => losses.centre.clone() * 0.0,
+            None => losses.center.clone() * 0.0,
         };
         Losses::sum([
-            ("centre", losses.centre, settings.centre_weight),
+            ("centre", losses.center, settings.centre_weight),
             ("size", losses.size, settings.size_weight),
             ("offset", losses.offset, settings.offset_weight),
             ("identity", identity, settings.identity_weight),

@@ -358,7 +358,7 @@ pub fn losses(
 
     // The second look.
     let second = Chosen::new(&better, &truths, regions.sampled[1], training.rng);
-    let known = head.recognise(map, &second.regions(stride), Some(&mut *training));
+    let known = head.embed(map, &second.regions(stride), Some(&mut *training));
     let second_class = objectness_loss(known.score, &second.labels);
     let second_box = second.box_loss(known.deltas);
     let identity = pick(known.embedding, &second.places, |embedding| {
@@ -446,7 +446,7 @@ impl<'a> Seen<'a> {
         let scores: Vec<f64> = kept.into_iter().map(|at| scores[at]).collect();
         let known = self
             .head
-            .recognise(self.map.clone(), &self.regions(&boxes), None);
+            .embed(self.map.clone(), &self.regions(&boxes), None);
         let (embedding, deltas) = (values(known.embedding)?, values(known.deltas)?);
         check_finite(&embedding, embedding.len(), self.index)?;
         let length = embedding.len() / boxes.len();
@@ -480,7 +480,7 @@ impl<'a> Seen<'a> {
             .collect();
         let known = self
             .head
-            .recognise(self.map.clone(), &self.regions(&boxes), None);
+            .embed(self.map.clone(), &self.regions(&boxes), None);
         let embedding = values(known.embedding)?;
         check_finite(&embedding, embedding.len(), self.index)?;
         let length = embedding.len() / boxes.len();

@@ -1,6 +1,8 @@
-//! ViTs in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, CLIP's image tower) and of OpenCLIP.
+//! ViTs in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, CLIP's image
+//! tower) and of OpenCLIP.
 //!
-//! Names only, so that everything behind it sees timm's: queries, keys and values are three matrices there and one here.
+//! Names only, so that everything behind it sees timm's: queries, keys and values are three
+//! matrices there and one here.
 
 use std::collections::BTreeMap;
 
@@ -18,14 +20,14 @@ const FAMILIES: [(&str, Rename); 3] = [
 ];
 
 /// Tensors under timm's names and where they are: one name, or those of queries, keys and values.
-pub struct View {
+pub struct TimmNames {
     /// Shapes by timm's name.
     pub shapes: BTreeMap<String, Vec<usize>>,
     /// Names in the file by timm's name.
     pub places: BTreeMap<String, Vec<String>>,
 }
 
-impl View {
+impl TimmNames {
     /// The names of a file as they are, or timm's for transformers'.
     pub fn new(shapes: &BTreeMap<String, Vec<usize>>) -> Self {
         let family = FAMILIES.iter().find_map(|(first, rename)| {
@@ -160,7 +162,8 @@ fn block_name(name: &str, names: &[(&str, &str)]) -> Option<String> {
     Some(format!("blocks.{index}.{rest}"))
 }
 
-/// Names within a block: of published files, and of the modules of transformers 5 where they differ.
+/// Names within a block: of published files, and of the modules of transformers 5 where they
+/// differ.
 const TRANSFORMERS: [(&str, &str); 19] = [
     ("attention.attention.query.", "attn.query."),
     ("attention.attention.key.", "attn.key."),

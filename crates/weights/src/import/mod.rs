@@ -1,59 +1,50 @@
 //! Published checkpoints as backbones.
 //!
-//! A file is opened ([`TensorFile`]), recognised by its names and shapes ([`Source`]), renamed to
-//! the names of this program's networks, measured (the configuration follows from the shapes), and loaded with a
-//! [`Report`] of everything that did and did not fit. Nothing is guessed silently: what the shapes leave open
-//! is in a table of published sizes, or an error that says which option decides it.
+//! A file is opened ([`TensorFile`]), recognized by its names and shapes ([`Source`]), renamed to
+//! the names of this program's networks, measured (the configuration follows from the shapes), and
+//! loaded with a [`ImportReport`] of matched, missing and unexpected keys. Nothing is guessed
+//! silently: what the shapes leave open is in a table of published sizes, or an error that says
+//! which option decides it.
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`source`] | who published it: recognition, preprocessing, licences |
+//! | [`options`] | what a caller may say about it |
+//! | `recognition` | who published it, by names and shapes |
+//! | [`source`] | what is known of each publisher: layout, preprocessing, licenses |
 //! | [`hugging_face`] | names of Hugging Face's transformers to timm's |
 //! | [`names`] | foreign names and layouts to ours |
 //! | [`sizes`] | the configuration from the shapes |
 //! | [`resample`] | tables and position embeddings of another size |
-//! | [`report`] | what did and did not fit |
+//! | [`report`] | matched, missing and unexpected keys |
 
 use std::path::Path;
 
 use burn::tensor::Device;
+use clasp_data::image::Filter;
 use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes};
 use clasp_model::layers::Rng;
-use clasp_model::moe::is_moe;
 use clasp_model::swin::WindowPadding;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
 use crate::error::WeightsError;
-use crate::state::{Array, StateDict};
+use crate::finetuned;
+use crate::state::{HostTensor, StateDict};
 use crate::tensors::TensorFile;
-use crate::tuned;
-use hugging_face::View;
+use hugging_face::TimmNames;
 
 pub mod hugging_face;
 pub mod names;
+pub mod options;
+mod recognition;
 pub mod report;
 pub mod resample;
 pub mod sizes;
 pub mod source;
 
-pub use report::Report;
-pub use source::Source;
-
-/// What the shapes and names of a file leave open.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    /// Who published it, where that is not to be recognised.
-    pub source: Option<Source>,
-    /// The student of a training checkpoint, rather than the teacher.
-    pub student: bool,
-    /// Attention heads of a ViT, which its shapes do not show.
-    pub heads: Option<usize>,
-    /// Height and width of the images it is for. A ViT's position embeddings are resampled to it.
-    pub size: Option<[usize; 2]>,
-    /// Go on although tensors are missing, left over or of another shape.
-    pub lenient: bool,
-}
+pub use options::ImportOptions;
+pub use report::ImportReport;
+pub use source::CheckpointSource;
 
 /// A checkpoint that became a backbone.
 #[derive(Debug, Clone)]
@@ -62,25 +53,43 @@ pub struct Imported {
     pub backbone: Backbone,
     /// What its file is to say.
     pub meta: BackboneMeta,
-    /// What did and did not fit.
-    pub report: Report,
+    /// Matched, missing and unexpected keys.
+    pub report: ImportReport,
 }
 
 /// A checkpoint in this program's names, before any network is made.
-pub(crate) struct Found {
+pub(crate) struct RenamedCheckpoint {
     pub state: StateDict,
     pub meta: BackboneMeta,
-    pub report: Report,
+    pub report: ImportReport,
 }
 
 /// Imports a checkpoint of any known source, or a backbone file of this program.
 ///
 /// # Errors
 ///
-/// The file cannot be read or is not recognised; its sizes are ambiguous; nothing of it is a backbone; unless
-/// lenient, a tensor is missing, left over or of another shape.
-pub fn import(path: &Path, options: &Options, device: &Device) -> Result<Imported, WeightsError> {
+/// The file cannot be read or is not recognized; its sizes are ambiguous; nothing of it is a
+/// backbone; unless lenient, a tensor is missing, left over or of another shape.
+pub fn import(
+    path: &Path,
+    options: &ImportOptions,
+    device: &Device,
+) -> Result<Imported, WeightsError> {
     import_tensors(TensorFile::open(&backbone_file(path)?)?, options, device)
+}
+
+/// Reads a backbone file, or `backbone.safetensors` of a run's folder, or any checkpoint that
+/// [`import`] knows, onto `device`.
+///
+/// # Errors
+///
+/// There is no such file, it is another kind of file, or its tensors do not fit its configuration.
+pub fn load_backbone(
+    path: &Path,
+    device: &Device,
+) -> Result<(Backbone, BackboneMeta), WeightsError> {
+    let imported = import(path, &ImportOptions::default(), device)?;
+    Ok((imported.backbone, imported.meta))
 }
 
 /// As [`import`], of a file that is open.
@@ -90,11 +99,11 @@ pub fn import(path: &Path, options: &Options, device: &Device) -> Result<Importe
 /// As [`import`].
 pub fn import_tensors(
     file: TensorFile,
-    options: &Options,
+    options: &ImportOptions,
     device: &Device,
 ) -> Result<Imported, WeightsError> {
     let path = file.path().to_owned();
-    let Found {
+    let RenamedCheckpoint {
         mut state,
         mut meta,
         mut report,
@@ -107,14 +116,14 @@ pub fn import_tensors(
         meta.config = config;
     }
     let wrong = |error| WeightsError::format(&path, error);
-    // The configuration decides what is allocated, so it may not outgrow the numbers that were read by much: half of
-    // the network may be missing, which is then told by name.
+    // The configuration decides what is allocated, so it may not outgrow the numbers that were read
+    // by much: half of the network may be missing, which is then reported by name.
     let values: usize = state.values().map(|array| array.data.len()).sum();
     let needed = meta.config.parameters().map_err(wrong)?;
     if needed > 2 * values {
         let listed = report.to_string();
         let problem = format!(
-            "its names and shapes are those of a network of {needed} numbers ({:?}), and it holds {values}\n{listed}",
+            "its names and shapes are those of a network of {needed} values ({}), and it holds {values}\n{listed}",
             meta.config.name
         );
         return Err(WeightsError::Keys {
@@ -122,22 +131,21 @@ pub fn import_tensors(
             report: problem,
         });
     }
-    // Every weight is replaced, or reported, so the seed is of no account.
+    // Every weight is replaced or reported, so the seed has no effect.
     let fresh = meta.config.init(&mut Rng::seed_from_u64(0), device);
     let (backbone, load) = load_backbone_state(fresh, &state);
     report.take(load);
-    if report.loaded.is_empty() {
+    if report.matched.is_empty() {
         return Err(WeightsError::Keys {
             path,
             report: format!("nothing of a backbone\n{report}"),
         });
     }
     if !options.lenient && !report.is_complete() {
-        let hint =
-            "hint: `clasp import FILE -o OUT --lenient` takes what fits and starts the rest afresh";
+        let hint = "hint: `clasp import FILE -o OUT --lenient` loads the keys that match and initializes the rest";
         return Err(WeightsError::Keys {
             path,
-            report: format!("not all of it fits\n{report}\n{hint}"),
+            report: format!("some keys do not match\n{report}\n{hint}"),
         });
     }
     Ok(Imported {
@@ -148,7 +156,10 @@ pub fn import_tensors(
 }
 
 /// Reads and renames a checkpoint. Only the tensors of the backbone are read.
-pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, WeightsError> {
+pub(crate) fn open(
+    mut file: TensorFile,
+    options: &ImportOptions,
+) -> Result<RenamedCheckpoint, WeightsError> {
     let path = file.path().to_owned();
     if let Some(meta) = own_meta(&path, file.metadata())? {
         let mut state = StateDict::new();
@@ -162,16 +173,16 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
                 format!("`{name}`: {count} of its numbers are not finite (NaN or infinite)"),
             ));
         }
-        let report = Report::new(Source::Clasp, &file, "");
-        return Ok(Found {
+        let report = ImportReport::new(CheckpointSource::Clasp, &file, "");
+        return Ok(RenamedCheckpoint {
             state,
             meta,
             report,
         });
     }
-    if let Some(meta) = tuned::parse(&path, file.metadata())? {
+    if let Some(meta) = finetuned::parse(&path, file.metadata())? {
         let prefix = "backbone.";
-        let mut report = Report::new(Source::Clasp, &file, prefix);
+        let mut report = ImportReport::new(CheckpointSource::Clasp, &file, prefix);
         let mut state = StateDict::new();
         for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
             if let Some(inner) = name.strip_prefix(prefix) {
@@ -181,28 +192,28 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
                 heads.push(name);
             }
         }
-        return Ok(Found {
+        return Ok(RenamedCheckpoint {
             state,
             meta: meta.backbone,
             report,
         });
     }
     let wrong = |problem: String| WeightsError::format(&path, problem);
-    let view = View::new(file.shapes());
-    let recognised = source::recognise(&view.shapes, options).map_err(wrong)?;
-    let source = recognised.source;
-    let mut report = Report::new(source, &file, &recognised.prefix);
+    let view = TimmNames::new(file.shapes());
+    let recognized = recognition::recognize(&view.shapes, options).map_err(wrong)?;
+    let source = recognized.source;
+    let mut report = ImportReport::new(source, &file, &recognized.prefix);
     let mut state = StateDict::new();
     for (name, places) in view.places {
-        let Some(inner) = name.strip_prefix(&recognised.prefix) else {
+        let Some(inner) = name.strip_prefix(&recognized.prefix) else {
             places
                 .into_iter()
                 .for_each(|name| report.leave_out("outside the backbone", name));
             continue;
         };
-        match names::rename(source.layout(), inner, recognised.stages) {
+        match names::rename(source.layout(), inner, recognized.stages) {
             names::Name::Is(ours) => {
-                let mut joined = Array::default();
+                let mut joined = HostTensor::default();
                 for place in &places {
                     let mut part = file.read(place)?;
                     joined.data.append(&mut part.data);
@@ -236,10 +247,10 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         report.assumed.push(format!(
             "{} attention heads, as published networks of width {} have; heads do not show in a file, and with another \
              number every feature is wrong: --heads N",
-            vit.heads, vit.width
+            vit.num_heads, vit.embed_dim
         ));
     }
-    if matches!(source, Source::TimmVit | Source::Dino) && recognised.upright {
+    if matches!(source, CheckpointSource::TimmVit | CheckpointSource::Dino) && recognized.upright {
         report.assumed.push(
             "ImageNet's mean and standard deviation; the file is of images higher than wide, as TransReID-SSL's, and does \
              not say whose it is: --as transreid-ssl"
@@ -248,7 +259,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
     }
     let size = options
         .size
-        .unwrap_or_else(|| source.size(&sizes, &recognised));
+        .unwrap_or_else(|| source.size(&sizes, &recognized.prefix));
     let mut config = BackboneConfig::of_sizes(sizes);
     if source.layout() != names::Layout::OpenMmlabSwin {
         config.padding = WindowPadding::Classification;
@@ -256,7 +267,7 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
     if state.contains_key("semantic_embed_w.0.weight") {
         config.adapter = Adapter::Lambda(LambdaConfig::default());
     }
-    let (mean, std) = source.normalisation(&recognised);
+    let (mean, std) = source.normalization(&recognized.prefix);
     let meta = BackboneMeta {
         stage: "import".to_owned(),
         clasp: env!("CARGO_PKG_VERSION").to_owned(),
@@ -265,19 +276,19 @@ pub(crate) fn open(mut file: TensorFile, options: &Options) -> Result<Found, Wei
         width: size[1],
         mean,
         std,
-        filter: "bicubic".to_owned(),
+        filter: Filter::Bicubic,
         method: source.name().to_owned(),
         heads: Vec::new(),
-        tasks: Vec::new(),
+        prompts: Vec::new(),
         step: 0,
         vocabulary: String::new(),
         recipe: String::new(),
-        licences: source.licences().map(str::to_owned).to_vec(),
+        licenses: source.licenses().map(str::to_owned).to_vec(),
         origin: path.file_name().map_or_else(String::new, |name| {
             format!("{}: {}", name.to_string_lossy(), source.describe())
         }),
     };
-    Ok(Found {
+    Ok(RenamedCheckpoint {
         state,
         meta,
         report,
@@ -293,26 +304,27 @@ fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
     })
 }
 
-/// A backbone with the weights of a checkpoint where they fit: of any known source, with or without an adapter.
-/// Tables and position embeddings are resampled to the backbone's sizes. An adapter that the file lacks starts
-/// afresh, one that the backbone lacks is left out; both are in the report.
+/// A backbone with the weights of a checkpoint where they fit: of any known source, with or without
+/// an adapter. Tables and position embeddings are resampled to the backbone's sizes. An adapter
+/// that the file lacks starts afresh, one that the backbone lacks is left out; both are in the
+/// report.
 ///
 /// # Errors
 ///
-/// The file cannot be read or is not recognised, or it holds another network: a tensor of the plain network is
-/// missing, left over or of another shape.
-pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, Report), WeightsError> {
+/// The file cannot be read or is not recognized, or it holds another network: a tensor of the plain
+/// network is missing, left over or of another shape.
+pub fn start_from(
+    backbone: Backbone,
+    path: &Path,
+) -> Result<(Backbone, ImportReport), WeightsError> {
     let path = backbone_file(path)?;
     let target = backbone.sizes();
-    let options = match &target {
-        Sizes::Swin(_) => Options::default(),
-        Sizes::Vit(sizes) => Options {
-            heads: Some(sizes.heads),
-            size: Some(sizes.image),
-            ..Options::default()
-        },
-    };
-    let Found {
+    let mut options = ImportOptions::default();
+    if let Sizes::Vit(sizes) = &target {
+        options.heads = Some(sizes.num_heads);
+        options.size = Some(sizes.image_size);
+    }
+    let RenamedCheckpoint {
         mut state,
         meta,
         mut report,
@@ -322,11 +334,12 @@ pub fn start_from(backbone: Backbone, path: &Path) -> Result<(Backbone, Report),
     }
     let (backbone, load) = load_backbone_state(backbone, &state);
     report.take(load);
-    let adapter = |name: &String| is_moe(name) || name.starts_with("semantic_embed");
-    let fits = report.missing.iter().all(adapter)
-        && report.unexpected.iter().all(adapter)
+    let ours = backbone.parameter_groups()?;
+    let theirs = meta.config.parameter_groups()?;
+    let fits = report.missing.iter().all(|name| ours.is_adapter(name))
+        && report.unexpected.iter().all(|name| theirs.is_adapter(name))
         && report.mismatched.is_empty();
-    if report.loaded.is_empty() || !fits {
+    if report.matched.is_empty() || !fits {
         let report =
             format!("another architecture\n{report}\nhint: set `model.backbone` to the file's");
         return Err(WeightsError::Keys { path, report });

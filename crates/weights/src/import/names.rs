@@ -1,12 +1,12 @@
 //! Foreign names and layouts to ours.
 //!
-//! Ours are timm's. The others differ in names and in two more things. Microsoft's and OpenMMLab's Swin halve the
-//! map at the end of a stage, timm's and ours at the beginning of the next, so the stage in the name is one less.
-//! OpenMMLab's (and with it SOLIDER's) patch merging takes the four neighbours by `nn.Unfold`: channels
-//! outside, neighbours row by row inside; Microsoft's, timm's and ours take neighbours outside, column by
-//! column, and channels inside.
+//! Ours are timm's. The others differ in names and in two more things. Microsoft's and OpenMMLab's
+//! Swin halve the map at the end of a stage, timm's and ours at the beginning of the next, so the
+//! stage in the name is one less. OpenMMLab's (and with it SOLIDER's) patch merging takes the four
+//! neighbors by `nn.Unfold`: channels outside, neighbors row by row inside; Microsoft's, timm's and
+//! ours take neighbors outside, column by column, and channels inside.
 
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// How a network's tensors are named and laid out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +30,7 @@ pub enum Name {
     LeftOut(&'static str),
 }
 
-const BUFFER: &str = "follow from the window, not learnt";
+const BUFFER: &str = "follow from the window, not learned";
 const CLASSIFIER: &str = "classifier or projection head";
 const DECODER: &str = "decoder and mask token of the pre-training";
 
@@ -41,7 +41,7 @@ pub fn rename(layout: Layout, name: &str, stages: usize) -> Name {
         return Name::LeftOut(BUFFER);
     }
     if name == "position_ids" {
-        return Name::LeftOut("a row of numbers, not learnt");
+        return Name::LeftOut("a row of numbers, not learned");
     }
     if matches!(first, "head" | "fc" | "pre_logits" | "head_dist") {
         return Name::LeftOut(CLASSIFIER);
@@ -137,7 +137,7 @@ pub fn convert(
 }
 
 /// The last axis from (channel, row, column) to (column, row, channel).
-fn from_unfold(array: &mut Array) -> Option<()> {
+fn from_unfold(array: &mut HostTensor) -> Option<()> {
     let inputs = *array.shape.last()?;
     if inputs == 0 || !inputs.is_multiple_of(4) {
         return None;
@@ -148,8 +148,8 @@ fn from_unfold(array: &mut Array) -> Option<()> {
         .chunks_exact(inputs)
         .flat_map(|line| {
             (0..inputs).map(move |place| {
-                let (neighbour, channel) = (place / channels, place % channels);
-                let (column, row) = (neighbour / 2, neighbour % 2);
+                let (neighbor, channel) = (place / channels, place % channels);
+                let (column, row) = (neighbor / 2, neighbor % 2);
                 line[4 * channel + 2 * row + column]
             })
         })
@@ -157,8 +157,9 @@ fn from_unfold(array: &mut Array) -> Option<()> {
     Some(())
 }
 
-/// Position embeddings as here: the class token has one and registers have none. What a published network adds
-/// to a token that does not depend on the image is added to the token once and for all.
+/// Position embeddings as here: the class token has one and registers have none. What a published
+/// network adds to a token that does not depend on the image is added to the token once and for
+/// all.
 fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), String> {
     if state.contains_key("part_token1") {
         pass_tokens(state)?;
@@ -230,7 +231,7 @@ fn clip_tokens(state: &mut StateDict) {
     if let Some(&width) = width {
         state
             .entry("patch_embed.proj.bias".to_owned())
-            .or_insert_with(|| Array {
+            .or_insert_with(|| HostTensor {
                 shape: vec![width],
                 data: vec![0.0; width],
             });
@@ -239,7 +240,7 @@ fn clip_tokens(state: &mut StateDict) {
 
 /// PASS has three part tokens, each with a position embedding: registers, here.
 fn pass_tokens(state: &mut StateDict) -> Result<(), String> {
-    let mut registers = Array::default();
+    let mut registers = HostTensor::default();
     for part in 1..=3 {
         let [mut token, position] = [format!("part_token{part}"), format!("part{part}_pos")]
             .map(|name| state.remove(&name).ok_or(format!("`{name}` is missing")))
@@ -263,7 +264,7 @@ fn pass_tokens(state: &mut StateDict) -> Result<(), String> {
     Ok(())
 }
 
-fn add(array: &mut Array, other: &[f32]) -> Result<(), String> {
+fn add(array: &mut HostTensor, other: &[f32]) -> Result<(), String> {
     if array.data.len() != other.len() {
         return Err(format!(
             "a token of {} numbers with a position embedding of {}",

@@ -1,11 +1,11 @@
-//! What an import did with every tensor.
+//! Matched, missing and unexpected keys of an import.
 
 use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::Serialize;
 
-use super::Source;
+use super::source::CheckpointSource;
 use crate::state::LoadReport;
 use crate::tensors::TensorFile;
 
@@ -14,7 +14,7 @@ const LISTED: usize = 6;
 
 /// What an import did with every tensor.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub struct ImportReport {
     /// Who published it, in words.
     pub source: String,
     /// What wrote the file, in words.
@@ -23,15 +23,15 @@ pub struct Report {
     pub prefix: String,
     /// Tensors in the file.
     pub tensors: usize,
-    /// Parameters that were found and fitted.
-    pub loaded: Vec<String>,
-    /// Of these, those that were brought to another size.
+    /// Parameters that were found with their shape.
+    pub matched: Vec<String>,
+    /// Of these, those that were resampled to another size.
     pub resampled: Vec<Change>,
-    /// Parameters that the file lacks; they keep the values of a fresh network.
+    /// Parameters that the file lacks; they keep their initialization.
     pub missing: Vec<String>,
     /// Tensors that the network lacks.
     pub unexpected: Vec<String>,
-    /// Parameters whose shapes differ; they keep the values of a fresh network.
+    /// Parameters whose shapes differ; they keep their initialization.
     pub mismatched: Vec<Change>,
     /// What the file does not show and was taken from published networks, in words.
     pub assumed: Vec<String>,
@@ -50,14 +50,14 @@ pub struct Change {
     pub to: Vec<usize>,
 }
 
-impl Report {
-    pub(super) fn new(source: Source, file: &TensorFile, prefix: &str) -> Self {
+impl ImportReport {
+    pub(super) fn new(source: CheckpointSource, file: &TensorFile, prefix: &str) -> Self {
         Self {
             source: source.describe().to_owned(),
             container: file.container().to_owned(),
             prefix: prefix.to_owned(),
             tensors: file.shapes().len(),
-            loaded: Vec::new(),
+            matched: Vec::new(),
             resampled: Vec::new(),
             missing: Vec::new(),
             unexpected: Vec::new(),
@@ -72,7 +72,7 @@ impl Report {
     }
 
     pub(super) fn take(&mut self, load: LoadReport) {
-        self.loaded = load.loaded;
+        self.matched = load.matched;
         self.missing = load.missing;
         self.unexpected = load.unexpected;
         self.mismatched = load
@@ -82,13 +82,13 @@ impl Report {
             .collect();
     }
 
-    /// Whether every parameter was loaded and nothing was left over but what is known not to belong to it.
+    /// Whether every key matched, but for those that are known not to belong to the backbone.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ImportReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -99,7 +99,7 @@ impl fmt::Display for Report {
             write!(f, ", backbone under `{}`", self.prefix)?;
         }
         write!(f, ")")?;
-        line(f, "loaded", self.loaded.len(), &[])?;
+        line(f, "matched", self.matched.len(), &[])?;
         let changes = |changes: &[Change]| -> Vec<String> {
             let change =
                 |c: &Change| format!("{}: {:?} in the file, {:?} here", c.name, c.from, c.to);

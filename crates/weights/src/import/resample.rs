@@ -1,15 +1,15 @@
 //! Tables and position embeddings of another size.
 //!
 //! A relative-position table of another window is resampled as Microsoft's and SOLIDER's code do it
-//! (`interpolate(mode="bicubic")`: cubic with a = −3/4, edges repeated); position embeddings of a ViT as timm does
-//! (`interpolate(mode="bicubic", antialias=True)`: a = −1/2, widened when shrinking), which is also what the
-//! network does while running.
+//! (`interpolate(mode="bicubic")`: cubic with a = −3/4, edges repeated); position embeddings of a
+//! ViT as timm does (`interpolate(mode="bicubic", antialias=True)`: a = −1/2, widened when
+//! shrinking), which is also what the network does while running.
 
 use clasp_model::backbone::Sizes;
-use clasp_model::clip::resample_matrix;
+use clasp_model::layers::resample_matrix;
 
 use super::report::Change;
-use crate::state::{Array, StateDict};
+use crate::state::{HostTensor, StateDict};
 
 /// Brings every table and position embedding from one network's sizes to another's, and says which.
 pub fn fit(state: &mut StateDict, from: &Sizes, to: &Sizes) -> Vec<Change> {
@@ -47,15 +47,15 @@ pub fn fit(state: &mut StateDict, from: &Sizes, to: &Sizes) -> Vec<Change> {
     changes
 }
 
-/// Resamples [.., prefix + rows·columns, channels] by a matrix [to, from] for each direction; none where the shape
-/// is another.
+/// Resamples [.., prefix + rows·columns, channels] by a matrix [to, from] for each direction; none
+/// where the shape is another.
 fn grid(
-    array: &Array,
+    array: &HostTensor,
     prefix: usize,
     from: [usize; 2],
     to: [usize; 2],
     [by_row, by_column]: [&[f32]; 2],
-) -> Option<Array> {
+) -> Option<HostTensor> {
     let [leading @ .., positions, channels] = array.shape.as_slice() else {
         return None;
     };
@@ -90,11 +90,11 @@ fn grid(
     }
     let mut shape = leading.to_vec();
     shape.extend([prefix + to[0] * to[1], channels]);
-    Some(Array { shape, data })
+    Some(HostTensor { shape, data })
 }
 
-/// The matrix [to, from] of PyTorch's bicubic interpolation without antialias: Keys' kernel with a = −3/4 over
-/// the four neighbours, those beyond the edge repeated.
+/// The matrix [to, from] of PyTorch's bicubic interpolation without antialias: Keys' kernel with a
+/// = −3/4 over the four neighbors, those beyond the edge repeated.
 pub fn cubic_matrix(from: usize, to: usize) -> Vec<f32> {
     const A: f64 = -0.75;
     let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;

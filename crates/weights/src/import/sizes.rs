@@ -5,10 +5,12 @@ use clasp_model::swin::SwinSizes;
 use clasp_model::vit::{Pool, VitSizes};
 
 use super::names::{Layout, sides};
-use super::{Options, Source};
+use super::options::ImportOptions;
+use super::source::CheckpointSource;
 use crate::state::StateDict;
 
-/// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has 8 heads of 768.
+/// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has
+/// 8 heads of 768.
 const HEADS: [[usize; 3]; 6] = [
     [64, 256, 2],
     [192, 768, 3],
@@ -21,9 +23,9 @@ const HEADS: [[usize; 3]; 6] = [
 /// Sizes of the network whose tensors these are, in our names.
 pub fn derive(
     layout: Layout,
-    source: Source,
+    source: CheckpointSource,
     state: &StateDict,
-    options: &Options,
+    options: &ImportOptions,
 ) -> Result<Sizes, String> {
     match layout {
         Layout::Vit => vit(source, state, options).map(Sizes::Vit),
@@ -115,7 +117,11 @@ fn swin(state: &StateDict) -> Result<SwinSizes, String> {
     Ok(sizes)
 }
 
-fn vit(source: Source, state: &StateDict, options: &Options) -> Result<VitSizes, String> {
+fn vit(
+    source: CheckpointSource,
+    state: &StateDict,
+    options: &ImportOptions,
+) -> Result<VitSizes, String> {
     let projection = shape(state, "patch_embed.proj.weight")?;
     let (width, patch) = match projection {
         [width, 3, patch, other] if patch == other && *patch > 0 => (*width, *patch),
@@ -181,22 +187,22 @@ fn vit(source: Source, state: &StateDict, options: &Options) -> Result<VitSizes,
         return Err(format!("a grid of {grid:?} patches of {patch}"));
     };
     Ok(VitSizes {
-        image: [height, wide],
-        patch,
-        width,
+        image_size: [height, wide],
+        patch_size: patch,
+        embed_dim: width,
         depth: count(state, "blocks"),
-        heads,
-        hidden,
+        num_heads: heads,
+        hidden_dim: hidden,
         qkv_bias: state.contains_key("blocks.0.attn.qkv.bias"),
         class_token,
         registers,
         layer_scale: state.contains_key("blocks.0.ls1.gamma"),
         pool: match source {
-            Source::Mae | Source::Hap => Pool::Mean,
+            CheckpointSource::Mae | CheckpointSource::Hap => Pool::Mean,
             _ if !class_token => Pool::Mean,
             _ => Pool::Class,
         },
         pre_norm: state.contains_key("norm_pre.weight"),
-        quick_gelu: source == Source::ClipOpenAi,
+        quick_gelu: source == CheckpointSource::ClipOpenAi,
     })
 }

@@ -1,14 +1,11 @@
-//! Who published a checkpoint: recognition by names and shapes, preprocessing, licences.
+//! Who published a checkpoint: layout, preprocessing, licenses.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
 use clasp_model::backbone::Sizes;
-use clasp_model::moe::is_moe;
 
-use super::Options;
-use super::names::{Layout, sides};
+use super::names::Layout;
 
 /// ImageNet's mean and standard deviation, of values 0 to 1.
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -17,19 +14,20 @@ const CLIP: ([f32; 3], [f32; 3]) = (
     [0.481_454_66, 0.457_827_5, 0.408_210_73],
     [0.268_629_54, 0.261_302_6, 0.275_777_1],
 );
-/// What SOLIDER-REID's recipes normalise with.
+/// What SOLIDER-REID's recipes normalize with.
 const HALF: ([f32; 3], [f32; 3]) = ([0.5; 3], [0.5; 3]);
 
 /// Who published a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Source {
+pub enum CheckpointSource {
     /// This program.
     Clasp,
-    /// SOLIDER's pre-training: student, teacher, heads, optimiser.
+    /// SOLIDER's pre-training: student, teacher, heads, optimizer.
     SoliderFull,
     /// SOLIDER, converted: the teacher alone.
     Solider,
-    /// A task of the SOLIDER repositories: the backbone with a head of re-identification, attributes, ….
+    /// A task of the SOLIDER repositories: the backbone with a head of re-identification,
+    /// attributes, ….
     SoliderTask,
     /// OpenMMLab's Swin, without SOLIDER's controller.
     OpenMmlabSwin,
@@ -57,7 +55,7 @@ pub enum Source {
     ClipOpen,
 }
 
-impl Source {
+impl CheckpointSource {
     /// Every source.
     pub const ALL: [Self; 16] = [
         Self::Clasp,
@@ -142,30 +140,31 @@ impl Source {
         }
     }
 
-    /// Mean and standard deviation that its recipes normalise images with. They do not show in the file.
-    pub(crate) fn normalisation(self, recognised: &Recognised) -> ([f32; 3], [f32; 3]) {
+    /// Mean and standard deviation that its recipes normalize images with. They do not show in the
+    /// file.
+    pub(crate) fn normalization(self, prefix: &str) -> ([f32; 3], [f32; 3]) {
         match self {
             // Re-identification keeps its backbone as `base`.
-            Self::SoliderTask if recognised.prefix.ends_with("base.") => HALF,
+            Self::SoliderTask if prefix.ends_with("base.") => HALF,
             Self::ClipOpenAi | Self::ClipOpen => CLIP,
             _ => IMAGENET,
         }
     }
 
     /// Height and width of the images of its recipes, where none are asked for.
-    pub(crate) fn size(self, sizes: &Sizes, recognised: &Recognised) -> [usize; 2] {
+    pub(crate) fn size(self, sizes: &Sizes, prefix: &str) -> [usize; 2] {
         match (self, sizes) {
-            (Self::SoliderTask, _) if recognised.prefix.ends_with("base.") => [384, 128],
+            (Self::SoliderTask, _) if prefix.ends_with("base.") => [384, 128],
             (Self::SoliderFull | Self::Solider | Self::SoliderTask, _) => [256, 128],
             // ImageNet's: the last map is one window.
             (_, Sizes::Swin(sizes)) => [32 * sizes.window_size; 2],
-            (_, Sizes::Vit(sizes)) => sizes.image,
+            (_, Sizes::Vit(sizes)) => sizes.image_size,
         }
     }
 
-    /// What is known of the licences: of the code, of the weights, of the data. Facts stated by the publishers;
-    /// where a file may come from several, that is said.
-    pub fn licences(self) -> [&'static str; 3] {
+    /// What is known of the licenses: of the code, of the weights, of the data. Facts stated by the
+    /// publishers; where a file may come from several, that is said.
+    pub fn licenses(self) -> [&'static str; 3] {
         match self {
             Self::Clasp => [
                 "code: clasp, MIT OR Apache-2.0",
@@ -247,13 +246,13 @@ impl Source {
     }
 }
 
-impl fmt::Display for Source {
+impl fmt::Display for CheckpointSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())
     }
 }
 
-impl FromStr for Source {
+impl FromStr for CheckpointSource {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
@@ -266,146 +265,4 @@ impl FromStr for Source {
             )),
         }
     }
-}
-
-/// What was recognised in a file.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Recognised {
-    pub source: Source,
-    /// What stands in front of the backbone's names.
-    pub prefix: String,
-    /// Stages of a Swin.
-    pub stages: usize,
-    /// Whether a ViT's position embeddings are of images that are not square.
-    pub upright: bool,
-}
-
-/// The tensor that every backbone here begins with, in its two names.
-const FIRST: [&str; 2] = ["patch_embed.proj.weight", "patch_embed.projection.weight"];
-
-/// Says who published tensors of these names and shapes.
-pub(crate) fn recognise(
-    shapes: &BTreeMap<String, Vec<usize>>,
-    options: &Options,
-) -> Result<Recognised, String> {
-    if shapes.is_empty() {
-        return Err(
-            "no tensors\nhint: a file of a whole model holds objects; save `model.state_dict()`"
-                .to_owned(),
-        );
-    }
-    // Of several backbones the teacher's, and the outermost.
-    let wanted = if options.student {
-        "student"
-    } else {
-        "teacher"
-    };
-    let prefix = shapes
-        .keys()
-        .filter_map(|name| FIRST.iter().find_map(|first| name.strip_suffix(first)))
-        .filter(|prefix| prefix.is_empty() || prefix.ends_with('.'))
-        .min_by_key(|prefix| (!prefix.contains(wanted), prefix.len(), *prefix))
-        .ok_or_else(|| unknown(shapes))?;
-    if options.student && !prefix.contains(wanted) {
-        return Err("no student in this file".to_owned());
-    }
-    let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
-    let any = |inner: &str| {
-        let prefix = format!("{prefix}{inner}");
-        let mut rest = shapes.range(prefix.clone()..);
-        rest.next()
-            .is_some_and(|(name, _)| name.starts_with(&prefix))
-    };
-    let container = if any("stages.0.") { "stages" } else { "layers" };
-    let stages = (0..64)
-        .take_while(|stage| any(&format!("{container}.{stage}.blocks.")))
-        .count();
-    let training = prefix.contains("teacher") || prefix.contains("student");
-    let source = match options.source {
-        Some(source) => source,
-        None if any("stages.0.blocks.0.attn.w_msa.") => {
-            // Beside the backbone, a converted checkpoint has at most DINO's head.
-            let task = shapes.keys().any(|name| {
-                let outside = !name.starts_with(prefix);
-                outside && !name.starts_with("head.") && !name.starts_with("module.head.")
-            });
-            match (training, any("semantic_embed_w."), task) {
-                (true, ..) => Source::SoliderFull,
-                (false, _, true) => Source::SoliderTask,
-                (false, true, false) => Source::Solider,
-                (false, false, false) => Source::OpenMmlabSwin,
-            }
-        }
-        None if has("layers.0.blocks.0.attn.relative_position_bias_table") => {
-            match has("layers.0.downsample.reduction.weight") {
-                _ if shapes.keys().any(|name| is_moe(name)) => Source::Clasp,
-                true => Source::MicrosoftSwin,
-                false => Source::TimmSwin,
-            }
-        }
-        None if any("patch_embed.conv.") => {
-            return Err(
-                "a ViT with a stem of convolutions (TransReID-SSL's ICS), which clasp does not have\n\
-                 hint: the checkpoint of the same repository without ICS can be read"
-                    .to_owned(),
-            );
-        }
-        None if has("norm_pre.weight") => {
-            return Err(
-                "the image tower of a CLIP, and its activation does not show in its names and shapes\n\
-                 hint: --as clip-openai (QuickGELU: OpenAI's, and models called `quickgelu`) or --as clip-open (GELU: LAION's and most \
-                 others; config.json says `hidden_act`). To label images with it: clasp label IMAGES --clip FOLDER"
-                    .to_owned(),
-            );
-        }
-        None if any("blocks.") && (has("pos_embed") || has("part_token1")) => {
-            vit(shapes, prefix, training)
-        }
-        None => return Err(unknown(shapes)),
-    };
-    Ok(Recognised {
-        source,
-        prefix: prefix.to_owned(),
-        stages,
-        upright: is_upright(shapes, prefix),
-    })
-}
-
-/// People are higher than wide: networks for them are trained on such images, those for ImageNet on squares.
-fn is_upright(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str) -> bool {
-    let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
-    match shapes.get(&format!("{prefix}pos_embed")).map(Vec::as_slice) {
-        Some([1, count, _]) => {
-            let patches = count - usize::from(has("cls_token")).min(*count);
-            sides(patches).is_none_or(|[rows, columns]| rows != columns)
-        }
-        _ => false,
-    }
-}
-
-fn vit(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str, training: bool) -> Source {
-    let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
-    let upright = is_upright(shapes, prefix);
-    if has("part_token1") {
-        Source::Pass
-    } else if has("decoder_embed.weight") {
-        if upright { Source::Hap } else { Source::Mae }
-    } else if has("register_tokens") || (has("mask_token") && has("blocks.0.ls1.gamma")) {
-        Source::DinoV2
-    } else if training {
-        // A training checkpoint of DINO's program; whose images it is of does not show.
-        Source::Dino
-    } else {
-        Source::TimmVit
-    }
-}
-
-fn unknown(shapes: &BTreeMap<String, Vec<usize>>) -> String {
-    let names: Vec<&str> = shapes.keys().take(5).map(String::as_str).collect();
-    format!(
-        "not a backbone that clasp knows: expected the names of a Swin (timm, Microsoft, OpenMMLab, SOLIDER) or of a ViT \
-         (timm, DINO, DINOv2, MAE, HAP, PASS, TransReID-SSL, CLIP), found {} tensors such as {}",
-        shapes.len(),
-        names.join(", ")
-    )
 }

@@ -31,7 +31,7 @@ fn state(source: &str) -> StateDict {
     shapes(source).into_iter().map(named).collect()
 }
 
-fn import_state(state: &StateDict, options: &Options) -> Result<Imported, WeightsError> {
+fn import_state(state: &StateDict, options: &ImportOptions) -> Result<Imported, WeightsError> {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("checkpoint.safetensors");
     checkpoint::write(&path, state, &Metadata::new()).unwrap();
@@ -39,49 +39,61 @@ fn import_state(state: &StateDict, options: &Options) -> Result<Imported, Weight
 }
 
 #[test]
-fn every_source_is_recognised_and_gives_its_features() {
+fn every_source_is_recognized_and_gives_its_features() {
     let upright = [128, 64];
     for (key, source, size) in [
-        ("timm-swin", Source::TimmSwin, upright),
-        ("microsoft-swin", Source::MicrosoftSwin, upright),
-        ("solider-full", Source::SoliderFull, upright),
-        ("solider", Source::Solider, upright),
-        ("solider-task reid", Source::SoliderTask, upright),
-        ("solider-task attributes", Source::SoliderTask, upright),
-        ("openmmlab-swin", Source::OpenMmlabSwin, upright),
-        ("timm-vit", Source::TimmVit, upright),
-        ("dino", Source::Dino, [112, 112]),
-        ("dinov2", Source::DinoV2, [70, 70]),
-        ("dinov2 registers", Source::DinoV2, [70, 70]),
-        ("timm-vit registers", Source::TimmVit, [64, 64]),
-        ("timm-vit registers embedded", Source::TimmVit, [64, 64]),
+        ("timm-swin", CheckpointSource::TimmSwin, upright),
+        ("microsoft-swin", CheckpointSource::MicrosoftSwin, upright),
+        ("solider-full", CheckpointSource::SoliderFull, upright),
+        ("solider", CheckpointSource::Solider, upright),
+        ("solider-task reid", CheckpointSource::SoliderTask, upright),
+        (
+            "solider-task attributes",
+            CheckpointSource::SoliderTask,
+            upright,
+        ),
+        ("openmmlab-swin", CheckpointSource::OpenMmlabSwin, upright),
+        ("timm-vit", CheckpointSource::TimmVit, upright),
+        ("dino", CheckpointSource::Dino, [112, 112]),
+        ("dinov2", CheckpointSource::DinoV2, [70, 70]),
+        ("dinov2 registers", CheckpointSource::DinoV2, [70, 70]),
+        ("timm-vit registers", CheckpointSource::TimmVit, [64, 64]),
+        (
+            "timm-vit registers embedded",
+            CheckpointSource::TimmVit,
+            [64, 64],
+        ),
         // It is of DINO's program; nothing in it says whose.
-        ("transreid-ssl", Source::Dino, upright),
-        ("pass", Source::Pass, upright),
-        ("mae", Source::Mae, [112, 112]),
-        ("hap", Source::Hap, upright),
-        ("dinov2 hugging face", Source::DinoV2, [70, 70]),
-        ("dinov2 registers hugging face", Source::DinoV2, [70, 70]),
-        ("vit hugging face", Source::TimmVit, [112, 112]),
-        ("mae hugging face", Source::Mae, [112, 112]),
+        ("transreid-ssl", CheckpointSource::Dino, upright),
+        ("pass", CheckpointSource::Pass, upright),
+        ("mae", CheckpointSource::Mae, [112, 112]),
+        ("hap", CheckpointSource::Hap, upright),
+        ("dinov2 hugging face", CheckpointSource::DinoV2, [70, 70]),
+        (
+            "dinov2 registers hugging face",
+            CheckpointSource::DinoV2,
+            [70, 70],
+        ),
+        ("vit hugging face", CheckpointSource::TimmVit, [112, 112]),
+        ("mae hugging face", CheckpointSource::Mae, [112, 112]),
     ] {
         let state = state(key);
-        let imported = import_state(&state, &Options::default())
+        let imported = import_state(&state, &ImportOptions::default())
             .unwrap_or_else(|error| panic!("{key}: {error}"));
         let report = &imported.report;
         assert_eq!(report.source, source.describe(), "{key}");
         assert!(
-            report.is_complete() && !report.loaded.is_empty(),
+            report.is_complete() && !report.matched.is_empty(),
             "{key}: {report}"
         );
         let left_out: usize = report.left_out.values().map(Vec::len).sum();
-        assert_eq!(imported.meta.licences.len(), 3);
+        assert_eq!(imported.meta.licenses.len(), 3);
         assert!(left_out < report.tensors, "{key}: {report}");
         check_features("import.safetensors", key, &imported.backbone, size);
         // Whoever is named is taken at their word, and gives the same.
-        let named = Options {
+        let named = ImportOptions {
             source: Some(source),
-            ..Options::default()
+            ..ImportOptions::default()
         };
         let named = import_state(&state, &named).unwrap();
         assert_eq!(named.meta, imported.meta, "{key}");
@@ -91,7 +103,7 @@ fn every_source_is_recognised_and_gives_its_features() {
 #[test]
 fn what_a_file_does_not_show_is_told_not_guessed() {
     let state = state("transreid-ssl");
-    let imported = import_state(&state, &Options::default()).unwrap();
+    let imported = import_state(&state, &ImportOptions::default()).unwrap();
     let told = imported.report.assumed.join("\n");
     assert!(
         told.contains("attention heads") && told.contains("--heads N"),
@@ -102,10 +114,10 @@ fn what_a_file_does_not_show_is_told_not_guessed() {
     let Some(Sizes::Vit(sizes)) = imported.meta.config.sizes() else {
         panic!("{:?}", imported.meta.config)
     };
-    let named = Options {
-        source: Some(Source::TransReidSsl),
-        heads: Some(sizes.heads),
-        ..Options::default()
+    let named = ImportOptions {
+        source: Some(CheckpointSource::TransReidSsl),
+        heads: Some(sizes.num_heads),
+        ..ImportOptions::default()
     };
     let named = import_state(&state, &named).unwrap();
     assert!(
@@ -113,7 +125,7 @@ fn what_a_file_does_not_show_is_told_not_guessed() {
         "{:?}",
         named.report.assumed
     );
-    assert!(named.meta.licences[0].contains("TransReID-SSL"));
+    assert!(named.meta.licenses[0].contains("TransReID-SSL"));
 }
 
 #[test]
@@ -126,7 +138,7 @@ fn numbers_that_are_not_finite_and_missing_tensors_are_named() {
         .unwrap()
         .clone();
     state.get_mut(&name).unwrap().data[3] = f32::NAN;
-    let error = import_state(&state, &Options::default())
+    let error = import_state(&state, &ImportOptions::default())
         .unwrap_err()
         .to_string();
     assert!(
@@ -140,7 +152,7 @@ fn numbers_that_are_not_finite_and_missing_tensors_are_named() {
         .unwrap()
         .clone();
     state.remove(&name);
-    let error = import_state(&state, &Options::default())
+    let error = import_state(&state, &ImportOptions::default())
         .unwrap_err()
         .to_string();
     assert!(
@@ -153,8 +165,11 @@ fn numbers_that_are_not_finite_and_missing_tensors_are_named() {
 fn a_file_of_torch_save_gives_its_features_and_becomes_a_backbone_file() {
     let device = Device::flex();
     let path = golden("solider_full.pth");
-    let imported = import(&path, &Options::default(), &device).unwrap();
-    assert_eq!(imported.report.source, Source::SoliderFull.describe());
+    let imported = import(&path, &ImportOptions::default(), &device).unwrap();
+    assert_eq!(
+        imported.report.source,
+        CheckpointSource::SoliderFull.describe()
+    );
     assert_eq!(imported.report.prefix, "teacher.backbone.");
     check_features(
         "import.safetensors",
@@ -169,9 +184,9 @@ fn a_file_of_torch_save_gives_its_features_and_becomes_a_backbone_file() {
     let meta = read_backbone_meta(&out).unwrap();
     assert_eq!(meta, imported.meta);
     assert_eq!((meta.height, meta.width), (256, 128));
-    assert!(meta.licences[0].contains("Apache-2.0") && meta.origin.starts_with("solider_full.pth"));
-    let again = import(&out, &Options::default(), &device).unwrap();
-    assert_eq!(again.report.source, Source::Clasp.describe());
+    assert!(meta.licenses[0].contains("Apache-2.0") && meta.origin.starts_with("solider_full.pth"));
+    let again = import(&out, &ImportOptions::default(), &device).unwrap();
+    assert_eq!(again.report.source, CheckpointSource::Clasp.describe());
     check_features(
         "import.safetensors",
         "solider_full.pth",
@@ -179,15 +194,15 @@ fn a_file_of_torch_save_gives_its_features_and_becomes_a_backbone_file() {
         [128, 64],
     );
     // A published file is a model, too.
-    let (_, direct) = crate::backbone::load_backbone(&path, &device).unwrap();
+    let (_, direct) = load_backbone(&path, &device).unwrap();
     assert_eq!(direct, imported.meta);
 }
 
 #[test]
 fn the_student_is_taken_when_asked_for() {
-    let options = Options {
+    let options = ImportOptions {
         student: true,
-        ..Options::default()
+        ..ImportOptions::default()
     };
     let imported = import_state(&state("dino"), &options).unwrap();
     assert_eq!(imported.report.prefix, "student.module.backbone.");
@@ -205,7 +220,11 @@ fn the_student_is_taken_when_asked_for() {
 
 #[test]
 fn sizes_and_preprocessing_follow_the_source() {
-    let meta = |key: &str| import_state(&state(key), &Options::default()).unwrap().meta;
+    let meta = |key: &str| {
+        import_state(&state(key), &ImportOptions::default())
+            .unwrap()
+            .meta
+    };
     let reid = meta("solider-task reid");
     assert_eq!((reid.height, reid.width, reid.mean), (384, 128, [0.5; 3]));
     assert!(matches!(reid.config.adapter, Adapter::Lambda(_)));
@@ -215,7 +234,7 @@ fn sizes_and_preprocessing_follow_the_source() {
         panic!("{:?}", pass.config)
     };
     assert_eq!(
-        (sizes.registers, sizes.image, sizes.pool),
+        (sizes.registers, sizes.image_size, sizes.pool),
         (3, [128, 64], Pool::Class)
     );
     let Some(Sizes::Vit(sizes)) = meta("mae").config.sizes() else {
@@ -228,9 +247,9 @@ fn sizes_and_preprocessing_follow_the_source() {
 
 #[test]
 fn a_size_resamples_position_embeddings_once_and_for_all() {
-    let options = Options {
+    let options = ImportOptions {
         size: Some([128, 64]),
-        ..Options::default()
+        ..ImportOptions::default()
     };
     let imported = import_state(&state("timm-vit"), &options).unwrap();
     let change = &imported.report.resampled[0];
@@ -241,7 +260,7 @@ fn a_size_resamples_position_embeddings_once_and_for_all() {
     let Some(Sizes::Vit(sizes)) = imported.meta.config.sizes() else {
         panic!("no ViT")
     };
-    assert_eq!(sizes.image, [128, 64]);
+    assert_eq!(sizes.image_size, [128, 64]);
     // What the network does while running with the stored ones.
     check_features(
         "import.safetensors",
@@ -267,12 +286,12 @@ fn resampling_is_pytorchs() {
     };
     let table = "layers.0.blocks.0.attn.relative_position_bias_table";
     let positions = VitSizes {
-        width: 5,
-        heads: 5,
+        embed_dim: 5,
+        num_heads: 5,
         ..VitSizes::small()
     };
     let upright = VitSizes {
-        image: [256, 128],
+        image_size: [256, 128],
         ..positions.clone()
     };
     for (name, tensor, shape, noise_of, from, to) in [
@@ -301,7 +320,7 @@ fn resampling_is_pytorchs() {
             Sizes::Vit(upright),
         ),
     ] {
-        let array = Array {
+        let array = HostTensor {
             data: noise(noise_of, shape.iter().product()),
             shape,
         };
@@ -323,7 +342,7 @@ fn a_published_checkpoint_starts_an_adapted_backbone_of_another_window_or_image(
     let path = folder.path().join("checkpoint.safetensors");
     for (key, window) in [("solider-full", 3), ("timm-vit", 0), ("transreid-ssl", 0)] {
         checkpoint::write(&path, &state(key), &Metadata::new()).unwrap();
-        let found = import(&path, &Options::default(), &device).unwrap();
+        let found = import(&path, &ImportOptions::default(), &device).unwrap();
         let sizes = match found.meta.config.sizes().unwrap() {
             Sizes::Swin(sizes) => Sizes::Swin(SwinSizes {
                 window_size: window,
@@ -362,9 +381,9 @@ fn a_published_checkpoint_starts_an_adapted_backbone_of_another_window_or_image(
 
 #[test]
 fn what_does_not_fit_is_an_error_unless_lenient() {
-    let lenient = Options {
+    let lenient = ImportOptions {
         lenient: true,
-        ..Options::default()
+        ..ImportOptions::default()
     };
     let mut missing = state("timm-swin");
     missing.remove("norm.bias");
@@ -383,7 +402,7 @@ fn what_does_not_fit_is_an_error_unless_lenient() {
             ],
         ),
     ] {
-        let message = import_state(&state, &Options::default())
+        let message = import_state(&state, &ImportOptions::default())
             .unwrap_err()
             .to_string();
         let table = import_state(&state, &lenient).unwrap().report.to_string();
@@ -400,19 +419,19 @@ fn what_does_not_fit_is_an_error_unless_lenient() {
 #[test]
 fn the_image_tower_of_a_clip_is_a_backbone_once_its_activation_is_known() {
     for (key, source) in [
-        ("clip hugging face", Source::ClipOpenAi),
-        ("clip open_clip", Source::ClipOpen),
+        ("clip hugging face", CheckpointSource::ClipOpenAi),
+        ("clip open_clip", CheckpointSource::ClipOpen),
     ] {
         let state = state(key);
-        let message = import_state(&state, &Options::default()).unwrap_err();
+        let message = import_state(&state, &ImportOptions::default()).unwrap_err();
         let message = message.to_string();
         assert!(
             message.contains("--as clip-openai") && message.contains("clasp label"),
             "{message}"
         );
-        let options = Options {
+        let options = ImportOptions {
             source: Some(source),
-            ..Options::default()
+            ..ImportOptions::default()
         };
         let imported = import_state(&state, &options).unwrap();
         assert!(imported.report.is_complete(), "{}", imported.report);
@@ -425,9 +444,9 @@ fn the_image_tower_of_a_clip_is_a_backbone_once_its_activation_is_known() {
 fn what_is_no_backbone_is_named() {
     let refused = |state: &StateDict, words: &[&str]| {
         for lenient in [false, true] {
-            let options = Options {
+            let options = ImportOptions {
                 lenient,
-                ..Options::default()
+                ..ImportOptions::default()
             };
             let message = import_state(state, &options).unwrap_err().to_string();
             for word in words {
@@ -496,27 +515,27 @@ fn what_is_no_backbone_is_named() {
 #[test]
 fn heads_that_no_table_knows_are_asked_for() {
     let sizes = VitSizes {
-        width: 48,
-        heads: 4,
-        hidden: 96,
+        embed_dim: 48,
+        num_heads: 4,
+        hidden_dim: 96,
         ..VitSizes::pico()
     };
     let backbone = BackboneConfig::of_sizes(Sizes::Vit(sizes.clone()))
         .init(&mut Rng::seed_from_u64(0), &Device::flex());
     let state = crate::backbone::backbone_state(&filled(backbone));
-    let message = import_state(&state, &Options::default())
+    let message = import_state(&state, &ImportOptions::default())
         .unwrap_err()
         .to_string();
     assert!(message.contains("--heads"), "{message}");
-    let options = Options {
+    let options = ImportOptions {
         heads: Some(4),
-        ..Options::default()
+        ..ImportOptions::default()
     };
     let imported = import_state(&state, &options).unwrap();
     assert_eq!(imported.meta.config.sizes(), Some(Sizes::Vit(sizes)));
-    let wrong = Options {
+    let wrong = ImportOptions {
         heads: Some(7),
-        ..Options::default()
+        ..ImportOptions::default()
     };
     assert!(
         import_state(&state, &wrong)
@@ -528,11 +547,16 @@ fn heads_that_no_table_knows_are_asked_for() {
 
 #[test]
 fn names_of_sources_round_trip() {
-    for source in Source::ALL {
-        assert_eq!(source.name().parse::<Source>(), Ok(source));
-        let licences = source.licences();
-        assert!(licences[0].starts_with("code: "), "{source}");
-        assert!(licences[1].starts_with("weights: ") && licences[2].starts_with("data: "));
+    for source in CheckpointSource::ALL {
+        assert_eq!(source.name().parse::<CheckpointSource>(), Ok(source));
+        let licenses = source.licenses();
+        assert!(licenses[0].starts_with("code: "), "{source}");
+        assert!(licenses[1].starts_with("weights: ") && licenses[2].starts_with("data: "));
     }
-    assert!("resnet".parse::<Source>().unwrap_err().contains("dinov2"));
+    assert!(
+        "resnet"
+            .parse::<CheckpointSource>()
+            .unwrap_err()
+            .contains("dinov2")
+    );
 }

@@ -1,15 +1,15 @@
-//! What another program makes of an ONNX file: rten, an engine that shares nothing with Burn.
+//! Runs an ONNX file with rten, an engine that shares no code with Burn.
 
 use std::path::Path;
 
 use rten::{Model, Value, ValueOrView, ValueView};
 use rten_tensor::prelude::*;
 
-use super::OnnxError;
+use super::error::OnnxError;
 
-/// Values of a shape.
+/// OutputValues of a shape.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Values {
+pub(super) struct OutputValues {
     /// Size of each axis.
     pub shape: Vec<usize>,
     /// Row by row.
@@ -17,10 +17,10 @@ pub(super) struct Values {
 }
 
 /// What a graph is run on.
-pub(super) enum Images {
+pub(super) enum CheckImages {
     /// 0 to 255, [batch, height, width, 3].
     Bytes(Vec<u8>, [usize; 4]),
-    /// Normalised, [batch, 3, height, width].
+    /// Normalized, [batch, 3, height, width].
     Floats(Vec<f32>, [usize; 4]),
 }
 
@@ -40,10 +40,10 @@ impl Engine {
     /// The outputs of that name, in that order.
     pub fn run(
         &self,
-        images: &Images,
-        mix: Option<&Values>,
+        images: &CheckImages,
+        mix: Option<&OutputValues>,
         outputs: &[String],
-    ) -> Result<Vec<Values>, OnnxError> {
+    ) -> Result<Vec<OutputValues>, OnnxError> {
         let failed = |error: String| OnnxError::Engine(error);
         let node = |name: &str| {
             let found = self.model.node_id(name);
@@ -53,14 +53,14 @@ impl Engine {
             Value::from_shape(shape, data).map_err(|error| failed(format!("{error:?}")))
         };
         let images: Value = match images {
-            Images::Bytes(data, shape) => Value::from_shape(shape.as_slice(), data.clone())
+            CheckImages::Bytes(data, shape) => Value::from_shape(shape.as_slice(), data.clone())
                 .map_err(|error| failed(format!("{error:?}")))?,
-            Images::Floats(data, shape) => value(shape, data.clone())?,
+            CheckImages::Floats(data, shape) => value(shape, data.clone())?,
         };
         let mut inputs: Vec<(_, ValueOrView)> = vec![(node("images")?, images.into())];
         if let Some(mix) = mix {
             let mix = value(&mix.shape, mix.data.clone())?;
-            inputs.push((node("mix")?, mix.into()));
+            inputs.push((node("prompt_weights")?, mix.into()));
         }
         let nodes = outputs.iter().map(|name| node(name));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;
@@ -70,7 +70,7 @@ impl Engine {
             .iter()
             .zip(outputs)
             .map(|(result, name)| match result.as_view() {
-                ValueView::FloatTensor(tensor) => Ok(Values {
+                ValueView::FloatTensor(tensor) => Ok(OutputValues {
                     shape: tensor.shape().to_vec(),
                     data: tensor.iter().copied().collect(),
                 }),

@@ -8,8 +8,8 @@ use fs_err as fs;
 use prost::Message;
 use serde::Serialize;
 
-use super::OnnxError;
-use super::proto::{DimensionSize, Model, Value};
+use super::error::OnnxError;
+use super::proto::{DimensionSize, ModelMessage, ValueMessage};
 
 /// What is in a file.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -62,7 +62,8 @@ impl Contents {
             cause,
         };
         let bytes = fs::read(path)?;
-        let model = Model::decode(bytes.as_slice()).map_err(|error| none(error.to_string()))?;
+        let model =
+            ModelMessage::decode(bytes.as_slice()).map_err(|error| none(error.to_string()))?;
         let graph = model
             .graph
             .ok_or_else(|| none("there is no graph".to_owned()))?;
@@ -88,7 +89,7 @@ impl Contents {
     }
 }
 
-fn port(value: &Value) -> Port {
+fn port(value: &ValueMessage) -> Port {
     let tensor = { value.r#type.as_ref() }.and_then(|kind| kind.tensor_type.as_ref());
     let element = match tensor.map_or(0, |tensor| tensor.elem_type) {
         1 => "f32".to_owned(),
@@ -109,7 +110,7 @@ fn port(value: &Value) -> Port {
         shape: { shape.iter() }
             .flat_map(|shape| &shape.dim)
             .map(|dimension| match &dimension.size {
-                Some(DimensionSize::Value(size)) => size.to_string(),
+                Some(DimensionSize::ValueMessage(size)) => size.to_string(),
                 Some(DimensionSize::Name(name)) => name.clone(),
                 None => "?".to_owned(),
             })

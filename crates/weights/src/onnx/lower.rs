@@ -9,26 +9,26 @@ use burn::backend::ir::{
 };
 use burn::tensor::{DType, TensorData};
 
-use super::OnnxError;
-use super::proto::{self, Attribute, Constant, Node, float, int, ints, text};
+use super::error::OnnxError;
+use super::proto::{self, AttributeMessage, Constant, NodeMessage, float, int, ints, text};
 use super::trace::{Graph, Size, is_all, kind};
 
 /// Nodes and constants of a graph.
 pub(super) struct Lowered {
     /// In the order of execution.
-    pub nodes: Vec<Node>,
+    pub nodes: Vec<NodeMessage>,
     /// Weights and other constants.
     pub constants: Vec<Constant>,
 }
 
-/// Lowers `graph`, whose inputs are called `inputs`; in half precision all floats have 16 bits.
-pub(super) fn lower(graph: &Graph, inputs: [&str; 2], half: bool) -> Result<Lowered, OnnxError> {
+/// Lowers `graph`, whose inputs are called `inputs`; with `fp16` all floats have 16 bits.
+pub(super) fn lower(graph: &Graph, inputs: [&str; 2], fp16: bool) -> Result<Lowered, OnnxError> {
     let mut names: BTreeMap<TensorId, String> = BTreeMap::new();
     names.insert(graph.inputs[0], inputs[0].to_owned());
     names.insert(graph.inputs[1], inputs[1].to_owned());
     let mut lowering = Lowering {
         graph,
-        half,
+        fp16,
         names,
         matrices: BTreeMap::new(),
         batch: None,
@@ -46,7 +46,7 @@ pub(super) fn lower(graph: &Graph, inputs: [&str; 2], half: bool) -> Result<Lowe
                 let name = name
                     .filter(|name| taken.insert(name.clone()))
                     .unwrap_or_else(|| format!("constant.{}", lowering.names.len()));
-                lowering.constants.push(proto::constant(&name, data, half)?);
+                lowering.constants.push(proto::constant(&name, data, fp16)?);
                 lowering.names.insert(tensor.id, name);
             }
         }
@@ -55,12 +55,12 @@ pub(super) fn lower(graph: &Graph, inputs: [&str; 2], half: bool) -> Result<Lowe
     for (name, id) in &graph.outputs {
         let from = lowering.names.get(id).cloned();
         let from = from.ok_or_else(|| OnnxError::Operation(format!("output `{name}` alone")))?;
-        let node = if half {
+        let node = if fp16 {
             proto::node(
                 "Cast",
                 vec![from],
                 vec![name.clone()],
-                vec![int("to", proto::Element::F32 as i64)],
+                vec![int("to", proto::ElementType::F32 as i64)],
             )
         } else {
             proto::node("Identity", vec![from], vec![name.clone()], Vec::new())
@@ -95,13 +95,14 @@ impl Lowered {
 
 struct Lowering<'a> {
     graph: &'a Graph,
-    half: bool,
+    fp16: bool,
     names: BTreeMap<TensorId, String>,
-    /// Names of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a plain matrix in one go.
+    /// NameVisitor of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a
+    /// plain matrix in one go.
     matrices: BTreeMap<TensorId, String>,
     /// Name of a tensor [1] that holds the batch, once something has asked for it.
     batch: Option<String>,
-    nodes: Vec<Node>,
+    nodes: Vec<NodeMessage>,
     constants: Vec<Constant>,
 }
 
@@ -121,7 +122,7 @@ impl Lowering<'_> {
         &mut self,
         operator: &str,
         inputs: Vec<String>,
-        attributes: Vec<Attribute>,
+        attributes: Vec<AttributeMessage>,
         output: &TensorIr,
     ) {
         let output = self.name(output);
@@ -134,7 +135,7 @@ impl Lowering<'_> {
         &mut self,
         operator: &str,
         inputs: Vec<String>,
-        attributes: Vec<Attribute>,
+        attributes: Vec<AttributeMessage>,
     ) -> String {
         let output = self.fresh();
         let node = proto::node(operator, inputs, vec![output.clone()], attributes);
@@ -145,7 +146,7 @@ impl Lowering<'_> {
     fn constant(&mut self, data: TensorData) -> Result<String, OnnxError> {
         let name = format!("k{}", self.constants.len());
         self.constants
-            .push(proto::constant(&name, &data, self.half)?);
+            .push(proto::constant(&name, &data, self.fp16)?);
         Ok(name)
     }
 
@@ -256,7 +257,7 @@ impl Lowering<'_> {
     }
 
     fn cast(&mut self, input: &TensorIr, output: &TensorIr) -> Result<(), OnnxError> {
-        let to = proto::element(output.dtype, self.half)?;
+        let to = proto::element(output.dtype, self.fp16)?;
         let input = self.name(input);
         self.add("Cast", vec![input], vec![int("to", to as i64)], output);
         Ok(())
@@ -285,7 +286,8 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    /// Over one axis, which stays with size 1; before opset 18 the axis is an attribute, but of sums.
+    /// Over one axis, which stays with size 1; before opset 18 the axis is an attribute, but of
+    /// sums.
     fn reduce(
         &mut self,
         operator: &str,

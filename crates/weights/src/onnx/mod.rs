@@ -1,19 +1,22 @@
 //! ONNX: any network of this program for any program that runs ONNX.
 //!
-//! The network runs once on Burn's capture device ([`trace`]), and what it did is written operation by operation ([`lower`]): no
-//! network has code of its own here. The file is then run by an independent engine ([`check`]) beside the network itself, and
-//! gets its name only when they agree.
+//! The network runs once on Burn's capture device ([`trace`]), and what it did is written operation
+//! by operation ([`lower`]): no network has code of its own here. The file is then run by an
+//! independent engine ([`check`]), and its outputs are verified against the network's before it is
+//! saved under its name.
 //!
 //! | | name | type | shape |
 //! |---|---|---|---|
-//! | input | `images` | f32, normalised, or u8 | [batch, 3, height, width], or [batch, height, width, 3] |
-//! | input, unless a mix is folded in | `mix` | f32 | [1, tasks]: identity, part, attribute |
+//! | input | `images` | f32, normalized, or u8 | [batch, 3, height, width], or [batch, height, width, 3] |
+//! | input, unless prompt weights are folded in | `prompt_weights` | f32 | [1, prompts]: identity, part, attribute |
 //! | outputs | as the network calls them | f32 | |
 //!
-//! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing and licences above all.
+//! Opset 17, which every current engine reads. Metadata hold what the caller gives, preprocessing
+//! and licenses above all.
 
 mod check;
 mod contents;
+pub(crate) mod error;
 mod lower;
 mod proto;
 mod trace;
@@ -32,9 +35,12 @@ use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use serde::Serialize;
 
 use crate::error::WeightsError;
-use check::{Engine, Images, Values};
+use check::{CheckImages, Engine, OutputValues};
 pub use contents::{Contents, Port};
-use proto::{Constant, Element, Entry, GraphMessage, Model, OperatorSet, entry, int, ints};
+pub use error::OnnxError;
+use proto::{
+    Constant, ElementType, EntryMessage, GraphMessage, ModelMessage, OperatorSet, entry, int, ints,
+};
 pub use trace::Output;
 use trace::Size;
 
@@ -48,60 +54,11 @@ const MOST_INSIDE: usize = 1_900_000_000;
 const LEAST_OUTSIDE: usize = 1024;
 /// Where such a constant begins: a multiple of a page, so that it can be mapped.
 const ALIGNMENT: usize = 4096;
-/// Largest difference to the network, relative to the largest value of an output where that is above 1.
+/// Largest difference to the network, relative to the largest value of an output where that is
+/// above 1.
 const TOLERANCE: f32 = 1e-4;
 /// Of weights rounded to 16 bits: the length of the difference over that of the output.
-const TOLERANCE_HALF: f32 = 2e-2;
-
-/// Why a network cannot leave.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum OnnxError {
-    /// Burn could not record it.
-    #[error("the network cannot be recorded: {0}")]
-    Capture(String),
-    /// It does something that has no row in the table.
-    #[error(
-        "the network uses {0}, which this program cannot write as ONNX\nhint: export the backbone without this head, or \
-         report it as a bug"
-    )]
-    Operation(String),
-    /// Something in it is not a multiple of the batch.
-    #[error("{0} depends on the batch\nhint: give the batch, `--batch 1`")]
-    Batch(String),
-    /// A value that 16 bits do not hold.
-    #[error("{0} is beyond the 65504 of 16 bits\nhint: export without --half")]
-    Half(String),
-    /// The file was written and something is wrong with it.
-    #[error("the file was written, but the engine that checks it {0}; nothing was kept")]
-    Engine(String),
-    /// The file does not compute what the network computes.
-    #[error(
-        "the file was written, but on {on} its `{output}` differs from the network's by {difference:.1e}, more than \
-         {tolerance:.0e}; nothing was kept"
-    )]
-    Differs {
-        /// What it was run on.
-        on: String,
-        /// The output.
-        output: String,
-        /// Largest difference.
-        difference: f32,
-        /// Largest that is accepted.
-        tolerance: f32,
-    },
-    /// A file that is no ONNX.
-    #[error("{file}: expected an ONNX file, found none: {cause}")]
-    Format {
-        /// The file.
-        file: String,
-        /// What is wrong with it.
-        cause: String,
-    },
-    /// The file system refused; the message names the path.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
+const TOLERANCE_FP16: f32 = 2e-2;
 
 impl From<OnnxError> for WeightsError {
     fn from(error: OnnxError) -> Self {
@@ -112,7 +69,7 @@ impl From<OnnxError> for WeightsError {
     }
 }
 
-/// How a file hears about the mix.
+/// How the prompt weights reach the network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Prompt {
     /// The network was folded for it.
@@ -123,32 +80,33 @@ pub enum Prompt {
 
 /// What a file is to be.
 #[derive(Debug, Clone)]
-pub struct Options {
+pub struct OnnxOptions {
     /// Height and width of the images, in pixels.
     pub size: [usize; 2],
-    /// Images at a time; none for any number.
+    /// CheckImages at a time; none for any number.
     pub batch: Option<usize>,
-    /// How it hears about the mix.
+    /// How the prompt weights reach the network.
     pub prompt: Prompt,
-    /// Whether it takes bytes of 0 to 255 and normalises them itself.
+    /// Whether it takes bytes of 0 to 255 and normalizes them itself.
     pub bytes: bool,
     /// Mean of each channel, subtracted from pixels of 0 to 1.
     pub mean: [f32; 3],
     /// Standard deviation of each channel, divided by.
     pub std: [f32; 3],
-    /// Weights and arithmetic of 16 bits; inputs and outputs stay.
-    pub half: bool,
+    /// Weights and arithmetic in fp16; inputs and outputs stay f32.
+    pub fp16: bool,
     /// Weights in a file beside, whatever their size; above 1.9 GB they always are.
     pub external: bool,
     /// Text for the file's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// Images to check the file with beside random ones: what they are, and bytes, [n, height, width, 3].
+    /// CheckImages to check the file with beside random ones: what they are, and bytes, [n, height,
+    /// width, 3].
     pub samples: (String, Vec<u8>),
 }
 
 /// A run of the file beside the network.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Check {
+pub struct OnnxCheck {
     /// What on: `random images`, or what [`Options::samples`] are.
     pub on: String,
     /// How many at a time.
@@ -159,7 +117,7 @@ pub struct Check {
 
 /// What was written.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Exported {
+pub struct OnnxExport {
     /// Version of the operators.
     pub opset: i64,
     /// How often each operator occurs.
@@ -171,27 +129,29 @@ pub struct Exported {
     /// Name and shape of each input and output, for people.
     pub signature: Vec<String>,
     /// The runs that it passed.
-    pub checks: Vec<Check>,
-    /// Largest difference that would have passed: relative to the largest value of an output where that is above 1, or of
-    /// lengths in half precision.
+    pub checks: Vec<OnnxCheck>,
+    /// Largest difference that would have passed: relative to the largest value of an output where
+    /// that is above 1, or of lengths in fp16.
     pub tolerance: f32,
 }
 
 /// Writes `network` as ONNX, whole and checked or not at all.
 ///
-/// `forward` is the network on normalised images [batch, 3, height, width] and a mix [1, tasks]; it names its outputs.
-/// `reference` is what the file has to agree with: the same, or the network before a mix was folded in.
+/// `forward` is the network on normalized images [batch, 3, height, width] and prompt weights [1,
+/// prompts]; it names its outputs. `reference` is what the file has to agree with: the same, or the
+/// network before prompt weights were folded in.
 ///
 /// # Errors
 ///
-/// The network does something that has no lowering; the file differs from the network; it cannot be written.
+/// The network does something that has no lowering; the file differs from the network; it cannot be
+/// written.
 pub fn export<M: Module>(
     path: &Path,
     network: &M,
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
     reference: &dyn Fn(Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
-    options: &Options,
-) -> Result<Exported, OnnxError> {
+    options: &OnnxOptions,
+) -> Result<OnnxExport, OnnxError> {
     let graph = trace::trace(network, forward, options.batch, options.size, TASKS.len())?;
     let mut model = model(&graph, options)?;
     drop(graph);
@@ -210,15 +170,15 @@ pub fn export<M: Module>(
     let encoded = model.encode_to_vec();
     write(&file, &encoded)?;
     let external = data.map(|_| path.with_file_name(&beside));
-    let exported = Exported {
+    let exported = OnnxExport {
         opset: OPSET,
         operators: operators(&model),
         bytes: encoded.len() as u64,
         signature: signature(&model),
         external,
         checks: Vec::new(),
-        tolerance: if options.half {
-            TOLERANCE_HALF
+        tolerance: if options.fp16 {
+            TOLERANCE_FP16
         } else {
             TOLERANCE
         },
@@ -239,11 +199,11 @@ pub fn export<M: Module>(
         }
     }
     fs::rename(&file, path)?;
-    Ok(Exported { checks, ..exported })
+    Ok(OnnxExport { checks, ..exported })
 }
 
 /// The whole file, weights inside.
-fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
+fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, OnnxError> {
     let [height, width] = options.size;
     let batch = options.batch.map_or(Size::Batch(1), Size::Fixed);
     let mut nodes = Vec::new();
@@ -264,56 +224,58 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
             let values = TensorData::new(values.map(|value| 255.0 * value).to_vec(), [3]);
             constants.push(proto::constant(name, &values, false)?);
         }
-        let float = vec![int("to", Element::F32 as i64)];
+        let float = vec![int("to", ElementType::F32 as i64)];
         step("Cast", &["images"], "pixels", float);
-        step("Sub", &["pixels", "pixel_mean"], "centred", Vec::new());
-        step("Div", &["centred", "pixel_std"], "scaled", Vec::new());
+        step("Sub", &["pixels", "pixel_mean"], "centered", Vec::new());
+        step("Div", &["centered", "pixel_std"], "scaled", Vec::new());
         let order = vec![ints("perm", [0, 3, 1, 2])];
-        step("Transpose", &["scaled"], "normalised", order);
-        images = "normalised";
+        step("Transpose", &["scaled"], "normalized", order);
+        images = "normalized";
     }
-    let mut mix = "mix";
-    if options.half {
-        let short = || vec![int("to", Element::F16 as i64)];
-        step("Cast", &[images], "images_half", short());
-        images = "images_half";
+    let mut mix = "prompt_weights";
+    if options.fp16 {
+        let short = || vec![int("to", ElementType::F16 as i64)];
+        step("Cast", &[images], "images_fp16", short());
+        images = "images_fp16";
         if options.prompt == Prompt::Input {
-            step("Cast", &["mix"], "mix_half", short());
-            mix = "mix_half";
+            step("Cast", &["prompt_weights"], "prompt_weights_fp16", short());
+            mix = "prompt_weights_fp16";
         }
     }
-    let lowered = lower::lower(graph, [images, mix], options.half)?;
+    let lowered = lower::lower(graph, [images, mix], options.fp16)?;
     nodes.extend(lowered.nodes);
     constants.extend(lowered.constants);
 
     let sized = |[a, b, c]: [usize; 3]| [batch, Size::Fixed(a), Size::Fixed(b), Size::Fixed(c)];
     let mut inputs = vec![if options.bytes {
-        proto::value("images", Element::U8, &sized([height, width, 3]))
+        proto::value("images", ElementType::U8, &sized([height, width, 3]))
     } else {
-        proto::value("images", Element::F32, &sized([3, height, width]))
+        proto::value("images", ElementType::F32, &sized([3, height, width]))
     }];
     if options.prompt == Prompt::Input {
         let sizes = [Size::Fixed(1), Size::Fixed(TASKS.len())];
-        inputs.push(proto::value("mix", Element::F32, &sizes));
+        inputs.push(proto::value("prompt_weights", ElementType::F32, &sizes));
     } else if nodes
         .iter()
         .any(|node| node.input.iter().any(|name| name == mix))
     {
-        return Err(OnnxError::Capture("the mix is not folded in".to_owned()));
+        return Err(OnnxError::Capture(
+            "the prompt weights are not folded in".to_owned(),
+        ));
     }
     let outputs = graph.outputs.iter().map(|(name, id)| {
         let sizes = graph.output_sizes(*id);
-        proto::value(name, Element::F32, &sizes)
+        proto::value(name, ElementType::F32, &sizes)
     });
     let outputs = outputs.collect();
-    let mut metadata: Vec<Entry> = Vec::new();
+    let mut metadata: Vec<EntryMessage> = Vec::new();
     metadata.extend(
         options
             .metadata
             .iter()
             .map(|(key, value)| entry(key, value)),
     );
-    Ok(Model {
+    Ok(ModelMessage {
         ir_version: IR_VERSION,
         producer_name: "clasp".to_owned(),
         producer_version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -332,8 +294,9 @@ fn model(graph: &trace::Graph, options: &Options) -> Result<Model, OnnxError> {
     })
 }
 
-/// Takes large constants out of a model that protobuf would not hold, or when asked to: the bytes of the file beside.
-fn move_outside(model: &mut Model, asked: bool, location: &str) -> Option<Vec<u8>> {
+/// Takes large constants out of a model that protobuf would not hold, or when asked to: the bytes
+/// of the file beside.
+fn move_outside(model: &mut ModelMessage, asked: bool, location: &str) -> Option<Vec<u8>> {
     let constants = &mut model.graph.as_mut()?.initializer;
     let total: usize = constants
         .iter()
@@ -358,7 +321,7 @@ fn move_outside(model: &mut Model, asked: bool, location: &str) -> Option<Vec<u8
     Some(data)
 }
 
-fn operators(model: &Model) -> BTreeMap<String, usize> {
+fn operators(model: &ModelMessage) -> BTreeMap<String, usize> {
     let mut operators = BTreeMap::new();
     for node in model.graph.iter().flat_map(|graph| &graph.node) {
         *operators.entry(node.op_type.clone()).or_default() += 1;
@@ -366,11 +329,11 @@ fn operators(model: &Model) -> BTreeMap<String, usize> {
     operators
 }
 
-fn signature(model: &Model) -> Vec<String> {
+fn signature(model: &ModelMessage) -> Vec<String> {
     let Some(graph) = &model.graph else {
         return Vec::new();
     };
-    let say = |kind: &str, value: &proto::Value| format!("{kind} {value}");
+    let say = |kind: &str, value: &proto::ValueMessage| format!("{kind} {value}");
     let inputs = graph.input.iter().map(|value| say("input", value));
     let outputs = graph.output.iter().map(|value| say("output", value));
     inputs.chain(outputs).collect()
@@ -380,9 +343,9 @@ fn signature(model: &Model) -> Vec<String> {
 fn checks(
     engine: &Engine,
     reference: &dyn Fn(Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
-    options: &Options,
+    options: &OnnxOptions,
     tolerance: f32,
-) -> Result<Vec<Check>, OnnxError> {
+) -> Result<Vec<OnnxCheck>, OnnxError> {
     let [height, width] = options.size;
     let pixels = 3 * height * width;
     let mut rng = Rng::seed_from_u64(0);
@@ -408,23 +371,23 @@ fn checks(
     let mut checks = Vec::new();
     for (run, (on, batch, bytes)) in runs.into_iter().enumerate() {
         let mix = mix_of_run(options.prompt, run);
-        let normalised = normalise(&bytes, options);
+        let normalized = normalize(&bytes, options);
         let shape = [batch, 3, height, width];
         let device = Device::flex();
-        let images = Tensor::from_data(TensorData::new(normalised.clone(), shape), &device);
+        let images = Tensor::from_data(TensorData::new(normalized.clone(), shape), &device);
         let mixes = TensorData::new(mix.data.clone(), mix.shape.clone());
         let expected = reference(images, Tensor::from_data(mixes, &device));
         let names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
         let images = if options.bytes {
-            Images::Bytes(bytes, [batch, height, width, 3])
+            CheckImages::Bytes(bytes, [batch, height, width, 3])
         } else {
-            Images::Floats(normalised, shape)
+            CheckImages::Floats(normalized, shape)
         };
         let input = (options.prompt == Prompt::Input).then_some(&mix);
         let found = engine.run(&images, input, &names)?;
         let mut differences = BTreeMap::new();
         for ((name, expected), found) in expected.into_iter().zip(&found) {
-            let difference = difference(&expected.into_data(), found, options.half);
+            let difference = difference(&expected.into_data(), found, options.fp16);
             if difference.is_nan() || difference > tolerance {
                 return Err(OnnxError::Differs {
                     on: format!("{batch} {on}"),
@@ -435,7 +398,7 @@ fn checks(
             }
             differences.insert(name, difference);
         }
-        checks.push(Check {
+        checks.push(OnnxCheck {
             on: on.to_owned(),
             batch,
             differences,
@@ -444,21 +407,21 @@ fn checks(
     Ok(checks)
 }
 
-/// The mix of each image: the one that was folded in, or each task and their mean in turn.
-fn mix_of_run(prompt: Prompt, run: usize) -> Values {
+/// Prompt weights of each image: those that were folded in, or each prompt and their mean in turn.
+fn mix_of_run(prompt: Prompt, run: usize) -> OutputValues {
     let mix = match prompt {
         Prompt::Folded(mix) => mix,
         Prompt::Input if run.is_multiple_of(4) => Mix::mean(),
         Prompt::Input => Mix::single(run % 4 - 1),
     };
-    Values {
+    OutputValues {
         shape: vec![1, TASKS.len()],
         data: mix.weights().to_vec(),
     }
 }
 
-/// [n, height, width, 3] of 0 to 255 → [n, 3, height, width], normalised.
-fn normalise(bytes: &[u8], options: &Options) -> Vec<f32> {
+/// [n, height, width, 3] of 0 to 255 → [n, 3, height, width], normalized.
+fn normalize(bytes: &[u8], options: &OnnxOptions) -> Vec<f32> {
     let [height, width] = options.size;
     let mut values = Vec::with_capacity(bytes.len());
     for image in bytes.chunks_exact(3 * height * width) {
@@ -471,9 +434,9 @@ fn normalise(bytes: &[u8], options: &Options) -> Vec<f32> {
     values
 }
 
-/// Largest difference over the largest expected value, or over 1 where that is less; in half precision the length of the difference
-/// over the expected length. NaN where shapes differ or a value is none.
-fn difference(expected: &TensorData, found: &Values, half: bool) -> f32 {
+/// Largest difference over the largest expected value, or over 1 where that is less; in fp16 the
+/// length of the difference over the expected length. NaN where shapes differ or a value is none.
+fn difference(expected: &TensorData, found: &OutputValues, half: bool) -> f32 {
     if expected.shape().to_vec() != found.shape {
         return f32::NAN;
     }

@@ -1,11 +1,12 @@
-//! The messages of an ONNX file that are written here, with the field numbers of `onnx.proto`, and their pieces.
+//! The messages of an ONNX file that are written here, with the field numbers of `onnx.proto`, and
+//! their pieces.
 
 use std::fmt;
 
 use burn::tensor::{DType, TensorData, f16};
 use prost::{Message, Oneof};
 
-use super::OnnxError;
+use super::error::OnnxError;
 use super::trace::Size;
 
 /// Name of the axis whose size is the batch.
@@ -13,7 +14,7 @@ const BATCH: &str = "batch";
 
 /// A whole file.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Model {
+pub(super) struct ModelMessage {
     #[prost(int64, tag = "1")]
     pub ir_version: i64,
     #[prost(string, tag = "2")]
@@ -25,7 +26,7 @@ pub(super) struct Model {
     #[prost(message, repeated, tag = "8")]
     pub opset_import: Vec<OperatorSet>,
     #[prost(message, repeated, tag = "14")]
-    pub metadata_props: Vec<Entry>,
+    pub metadata_props: Vec<EntryMessage>,
 }
 
 /// Which version of the operators is meant.
@@ -39,7 +40,7 @@ pub(super) struct OperatorSet {
 
 /// Text by key.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Entry {
+pub(super) struct EntryMessage {
     #[prost(string, tag = "1")]
     pub key: String,
     #[prost(string, tag = "2")]
@@ -50,20 +51,20 @@ pub(super) struct Entry {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct GraphMessage {
     #[prost(message, repeated, tag = "1")]
-    pub node: Vec<Node>,
+    pub node: Vec<NodeMessage>,
     #[prost(string, tag = "2")]
     pub name: String,
     #[prost(message, repeated, tag = "5")]
     pub initializer: Vec<Constant>,
     #[prost(message, repeated, tag = "11")]
-    pub input: Vec<Value>,
+    pub input: Vec<ValueMessage>,
     #[prost(message, repeated, tag = "12")]
-    pub output: Vec<Value>,
+    pub output: Vec<ValueMessage>,
 }
 
 /// An operation.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Node {
+pub(super) struct NodeMessage {
     #[prost(string, repeated, tag = "1")]
     pub input: Vec<String>,
     #[prost(string, repeated, tag = "2")]
@@ -73,12 +74,12 @@ pub(super) struct Node {
     #[prost(string, tag = "4")]
     pub op_type: String,
     #[prost(message, repeated, tag = "5")]
-    pub attribute: Vec<Attribute>,
+    pub attribute: Vec<AttributeMessage>,
 }
 
 /// A setting of an operation.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Attribute {
+pub(super) struct AttributeMessage {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(float, tag = "2")]
@@ -107,7 +108,7 @@ pub(super) struct Constant {
     pub raw_data: Vec<u8>,
     /// `location`, `offset` and `length`.
     #[prost(message, repeated, tag = "13")]
-    pub external_data: Vec<Entry>,
+    pub external_data: Vec<EntryMessage>,
     /// 0 here, 1 external.
     #[prost(int32, tag = "14")]
     pub data_location: i32,
@@ -115,7 +116,7 @@ pub(super) struct Constant {
 
 /// Name, type and shape of an input or output.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Value {
+pub(super) struct ValueMessage {
     #[prost(string, tag = "1")]
     pub name: String,
     #[prost(message, optional, tag = "2")]
@@ -156,14 +157,14 @@ pub(super) struct Dimension {
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum DimensionSize {
     #[prost(int64, tag = "1")]
-    Value(i64),
+    ValueMessage(i64),
     #[prost(string, tag = "2")]
     Name(String),
 }
 
 /// What the elements of a tensor are, by ONNX's numbers.
 #[derive(Clone, Copy, PartialEq)]
-pub(super) enum Element {
+pub(super) enum ElementType {
     F32 = 1,
     U8 = 2,
     I32 = 6,
@@ -173,39 +174,39 @@ pub(super) enum Element {
     F64 = 11,
 }
 
-pub(super) fn int(name: &str, value: i64) -> Attribute {
-    Attribute {
+pub(super) fn int(name: &str, value: i64) -> AttributeMessage {
+    AttributeMessage {
         name: name.to_owned(),
         r#type: 2,
         i: value,
-        ..Attribute::default()
+        ..AttributeMessage::default()
     }
 }
 
-pub(super) fn float(name: &str, value: f64) -> Attribute {
-    Attribute {
+pub(super) fn float(name: &str, value: f64) -> AttributeMessage {
+    AttributeMessage {
         name: name.to_owned(),
         r#type: 1,
         f: value as f32,
-        ..Attribute::default()
+        ..AttributeMessage::default()
     }
 }
 
-pub(super) fn ints(name: &str, values: impl IntoIterator<Item = usize>) -> Attribute {
-    Attribute {
+pub(super) fn ints(name: &str, values: impl IntoIterator<Item = usize>) -> AttributeMessage {
+    AttributeMessage {
         name: name.to_owned(),
         r#type: 7,
         ints: values.into_iter().map(|value| value as i64).collect(),
-        ..Attribute::default()
+        ..AttributeMessage::default()
     }
 }
 
-pub(super) fn text(name: &str, value: &str) -> Attribute {
-    Attribute {
+pub(super) fn text(name: &str, value: &str) -> AttributeMessage {
+    AttributeMessage {
         name: name.to_owned(),
         r#type: 3,
         s: value.as_bytes().to_vec(),
-        ..Attribute::default()
+        ..AttributeMessage::default()
     }
 }
 
@@ -213,9 +214,9 @@ pub(super) fn node(
     operator: &str,
     inputs: Vec<String>,
     outputs: Vec<String>,
-    attributes: Vec<Attribute>,
-) -> Node {
-    Node {
+    attributes: Vec<AttributeMessage>,
+) -> NodeMessage {
+    NodeMessage {
         op_type: operator.to_owned(),
         name: outputs.first().cloned().unwrap_or_default(),
         input: inputs,
@@ -224,42 +225,42 @@ pub(super) fn node(
     }
 }
 
-/// What the elements of a tensor become; in half precision floats have 16 bits.
-pub(super) fn element(dtype: DType, half: bool) -> Result<Element, OnnxError> {
+/// The element type of a tensor; with `fp16` floats have 16 bits.
+pub(super) fn element(dtype: DType, fp16: bool) -> Result<ElementType, OnnxError> {
     Ok(match dtype {
-        DType::F32 | DType::Flex32 if half => Element::F16,
-        DType::F32 | DType::Flex32 => Element::F32,
-        DType::F16 => Element::F16,
-        DType::F64 => Element::F64,
-        DType::I64 => Element::I64,
-        DType::I32 => Element::I32,
-        DType::U8 => Element::U8,
-        DType::Bool(_) => Element::Bool,
+        DType::F32 | DType::Flex32 if fp16 => ElementType::F16,
+        DType::F32 | DType::Flex32 => ElementType::F32,
+        DType::F16 => ElementType::F16,
+        DType::F64 => ElementType::F64,
+        DType::I64 => ElementType::I64,
+        DType::I32 => ElementType::I32,
+        DType::U8 => ElementType::U8,
+        DType::Bool(_) => ElementType::Bool,
         other => return Err(OnnxError::Operation(format!("a tensor of {other:?}"))),
     })
 }
 
 /// A constant.
-pub(super) fn constant(name: &str, data: &TensorData, half: bool) -> Result<Constant, OnnxError> {
-    let element = element(data.dtype(), half)?;
+pub(super) fn constant(name: &str, data: &TensorData, fp16: bool) -> Result<Constant, OnnxError> {
+    let element = element(data.dtype(), fp16)?;
     let raw_data = match element {
-        Element::F16 => {
+        ElementType::F16 => {
             let mut bytes = Vec::with_capacity(data.num_elements() * 2);
             for value in data.iter::<f32>() {
                 let short = f16::from_f32(value);
                 if value.is_finite() && !short.is_finite() {
-                    return Err(OnnxError::Half(format!("{value} in `{name}`")));
+                    return Err(OnnxError::Fp16(format!("{value} in `{name}`")));
                 }
                 bytes.extend(short.to_le_bytes());
             }
             bytes
         }
-        Element::F32 => data.iter::<f32>().flat_map(f32::to_le_bytes).collect(),
-        Element::F64 => data.iter::<f64>().flat_map(f64::to_le_bytes).collect(),
-        Element::I64 => data.iter::<i64>().flat_map(i64::to_le_bytes).collect(),
-        Element::I32 => data.iter::<i32>().flat_map(i32::to_le_bytes).collect(),
-        Element::Bool => data.iter::<bool>().map(u8::from).collect(),
-        Element::U8 => data.iter::<u8>().collect(),
+        ElementType::F32 => data.iter::<f32>().flat_map(f32::to_le_bytes).collect(),
+        ElementType::F64 => data.iter::<f64>().flat_map(f64::to_le_bytes).collect(),
+        ElementType::I64 => data.iter::<i64>().flat_map(i64::to_le_bytes).collect(),
+        ElementType::I32 => data.iter::<i32>().flat_map(i32::to_le_bytes).collect(),
+        ElementType::Bool => data.iter::<bool>().map(u8::from).collect(),
+        ElementType::U8 => data.iter::<u8>().collect(),
     };
     Ok(Constant {
         name: name.to_owned(),
@@ -271,10 +272,10 @@ pub(super) fn constant(name: &str, data: &TensorData, half: bool) -> Result<Cons
 }
 
 /// An input or output of a graph.
-pub(super) fn value(name: &str, element: Element, sizes: &[Size]) -> Value {
+pub(super) fn value(name: &str, element: ElementType, sizes: &[Size]) -> ValueMessage {
     let dim = sizes.iter().map(|size| Dimension {
         size: Some(match *size {
-            Size::Fixed(size) => DimensionSize::Value(size as i64),
+            Size::Fixed(size) => DimensionSize::ValueMessage(size as i64),
             Size::Batch(1) => DimensionSize::Name(BATCH.to_owned()),
             Size::Batch(times) => DimensionSize::Name(format!("{times}*{BATCH}")),
         }),
@@ -283,7 +284,7 @@ pub(super) fn value(name: &str, element: Element, sizes: &[Size]) -> Value {
         elem_type: element as i32,
         shape: Some(Shape { dim: dim.collect() }),
     };
-    Value {
+    ValueMessage {
         name: name.to_owned(),
         r#type: Some(Type {
             tensor_type: Some(tensor),
@@ -292,14 +293,14 @@ pub(super) fn value(name: &str, element: Element, sizes: &[Size]) -> Value {
 }
 
 /// Text by key.
-pub(super) fn entry(key: &str, value: impl ToString) -> Entry {
-    Entry {
+pub(super) fn entry(key: &str, value: impl ToString) -> EntryMessage {
+    EntryMessage {
         key: key.to_owned(),
         value: value.to_string(),
     }
 }
 
-impl fmt::Display for Value {
+impl fmt::Display for ValueMessage {
     /// `images: f32 [batch, 3, 256, 128]`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let tensor = self
@@ -309,7 +310,7 @@ impl fmt::Display for Value {
         let (element, shape) = tensor.map_or((0, None), |tensor| {
             (tensor.elem_type, tensor.shape.as_ref())
         });
-        let element = if element == Element::U8 as i32 {
+        let element = if element == ElementType::U8 as i32 {
             "u8"
         } else {
             "f32"
@@ -317,7 +318,7 @@ impl fmt::Display for Value {
         let sizes = shape.into_iter().flat_map(|shape| &shape.dim);
         let sizes: Vec<String> = sizes
             .map(|dimension| match &dimension.size {
-                Some(DimensionSize::Value(size)) => size.to_string(),
+                Some(DimensionSize::ValueMessage(size)) => size.to_string(),
                 Some(DimensionSize::Name(name)) => name.clone(),
                 None => "?".to_owned(),
             })

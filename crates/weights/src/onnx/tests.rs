@@ -19,15 +19,15 @@ use clasp_model::swin::WindowPadding;
 
 use crate::testing::{filled, noise};
 
-fn options(prompt: Prompt) -> Options {
-    Options {
+fn options(prompt: Prompt) -> OnnxOptions {
+    OnnxOptions {
         size: [64, 32],
         batch: None,
         prompt,
         bytes: false,
         mean: [0.485, 0.456, 0.406],
         std: [0.229, 0.224, 0.225],
-        half: false,
+        fp16: false,
         external: false,
         metadata: BTreeMap::from([("licences".to_owned(), "MIT".to_owned())]),
         samples: (String::new(), Vec::new()),
@@ -59,9 +59,9 @@ fn features(backbone: &Backbone, images: Tensor<4>, mix: Tensor<2>) -> Vec<(Stri
 /// Exports and checks; the file lies in the folder.
 fn export_backbone(
     backbone: &Backbone,
-    options: &Options,
+    options: &OnnxOptions,
     folder: &Path,
-) -> Result<Exported, OnnxError> {
+) -> Result<OnnxExport, OnnxError> {
     let network = match options.prompt {
         Prompt::Folded(mix) => backbone.clone().fold(mix),
         Prompt::Input => backbone.clone(),
@@ -76,8 +76,8 @@ fn export_backbone(
     )
 }
 
-/// The engine that checks agrees within 1e-4 or there is no file, so each of these is a comparison; a prompt that was folded in is
-/// compared with the same prompt as input.
+/// The engine that checks agrees within 1e-4 or there is no file, so each of these is a comparison;
+/// a prompt that was folded in is compared with the same prompt as input.
 #[test]
 fn backbones_leave_in_every_form() {
     let folder = tempfile::tempdir().unwrap();
@@ -126,7 +126,7 @@ fn backbones_leave_in_every_form() {
     for (name, adapter, padding, prompt, size) in cases {
         let backbone = backbone(name, adapter, padding);
         for batch in [None, Some(2)] {
-            let options = Options {
+            let options = OnnxOptions {
                 size,
                 batch,
                 samples: ("grey".to_owned(), vec![100; 2 * 3 * size[0] * size[1]]),
@@ -158,7 +158,7 @@ fn bytes_halves_and_weights_beside() {
         Adapter::Moe(MoeConfig::default()),
         WindowPadding::Detection,
     );
-    let bytes = Options {
+    let bytes = OnnxOptions {
         bytes: true,
         ..options(Prompt::Input)
     };
@@ -173,8 +173,8 @@ fn bytes_halves_and_weights_beside() {
     );
     assert!(plain.external.is_none());
 
-    let half = Options {
-        half: true,
+    let half = OnnxOptions {
+        fp16: true,
         ..bytes.clone()
     };
     let half = export_backbone(&backbone, &half, folder.path()).unwrap();
@@ -191,7 +191,7 @@ fn bytes_halves_and_weights_beside() {
         .fold(0.0, f32::max);
     assert!(worst > 1e-5, "rounding does nothing: {worst}");
 
-    let outside = Options {
+    let outside = OnnxOptions {
         external: true,
         ..bytes
     };
@@ -447,9 +447,10 @@ fn each_operation_agrees_with_burn() {
             vec![("output".to_owned(), case(images))]
         };
         let reference = |images, mix| forward(&linear, images, mix);
-        let options = Options {
+        let options = OnnxOptions {
             size: [12, 10],
-            // A sum over everything mixes the images of a batch, which is nothing a network does; it has one.
+            // A sum over everything mixes the images of a batch, which is nothing a network does;
+            // it has one.
             batch: (*name == "reductions").then_some(1),
             ..options(Prompt::Folded(Mix::mean()))
         };
@@ -460,8 +461,9 @@ fn each_operation_agrees_with_burn() {
     }
 }
 
-/// With heads, each beside what the network makes of the same images, batches of one and eight. With `CLASP_ONNX=FOLDER` the
-/// published sizes (350 MB), for `tests/golden/onnx_runtime.py`, which asks ONNX's checker and ONNX Runtime.
+/// With heads, each beside what the network makes of the same images, batches of one and eight.
+/// With `CLASP_ONNX=FOLDER` the published sizes (350 MB), for `tests/golden/onnx_runtime.py`, which
+/// asks ONNX's checker and ONNX Runtime.
 #[test]
 fn backbones_leave_with_heads() {
     let temporary = tempfile::tempdir().unwrap();
@@ -504,10 +506,10 @@ fn backbones_leave_with_heads() {
             ));
             outputs
         };
-        let options = Options {
+        let options = OnnxOptions {
             size,
             bytes,
-            half,
+            fp16: half,
             external: name == "vit-small" && bytes,
             ..options(prompt)
         };
@@ -525,7 +527,7 @@ fn backbones_leave_with_heads() {
             Rng::seed_from_u64(3).fill_bytes(&mut pixels);
             let mix = mix_of_run(prompt, 2);
             let images =
-                TensorData::new(normalise(&pixels, &options), [batch, 3, size[0], size[1]]);
+                TensorData::new(normalize(&pixels, &options), [batch, 3, size[0], size[1]]);
             let mix = TensorData::new(mix.data, mix.shape);
             let (images, mix) = (
                 Tensor::from_data(images, &device),
@@ -540,7 +542,7 @@ fn backbones_leave_with_heads() {
             );
             let mut state = BTreeMap::new();
             let mut keep = |name: &str, data: TensorData| {
-                let array = crate::state::Array {
+                let array = crate::state::HostTensor {
                     shape: data.shape().to_vec(),
                     data: data.iter::<f32>().collect(),
                 };

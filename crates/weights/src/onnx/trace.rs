@@ -1,7 +1,7 @@
 //! A network's operations, recorded by running it once on Burn's capture device.
 //!
-//! A recording knows concrete sizes only. A network of any batch is recorded twice, with two batches: a size that differs is a
-//! multiple of the batch, all else must agree.
+//! A recording knows concrete sizes only. A network of any batch is recorded twice, with two
+//! batches: a size that differs is a multiple of the batch, all else must agree.
 
 use std::collections::BTreeMap;
 
@@ -12,10 +12,11 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::named::NamePath;
 
-use super::OnnxError;
+use super::error::OnnxError;
 
-/// The batches of the two recordings of a network of any batch. Nothing of that size is ever computed or held. They are large
-/// because Burn merges the batch into the rows of a product where that makes a better shape, which it never is with so many.
+/// The batches of the two recordings of a network of any batch. Nothing of that size is ever
+/// computed or held. They are large because Burn merges the batch into the rows of a product where
+/// that makes a better shape, which it never is with so many.
 const BATCHES: [usize; 2] = [1 << 24, (1 << 24) + 1];
 
 /// A size of a tensor.
@@ -87,9 +88,9 @@ pub(super) struct Graph {
     pub operations: Vec<OperationIr>,
     /// Weights and other constants.
     pub values: BTreeMap<TensorId, TensorData>,
-    /// Names of weights.
+    /// NameVisitor of weights.
     pub names: BTreeMap<TensorId, String>,
-    /// Images and mix.
+    /// Images and prompt weights.
     pub inputs: [TensorId; 2],
     /// Name and tensor of each output.
     pub outputs: Vec<(String, TensorId)>,
@@ -116,7 +117,8 @@ impl Graph {
     }
 }
 
-/// Records `network` on images [batch, 3, height, width] and a mix [1, tasks]; without a batch for any.
+/// Records `network` on images [batch, 3, height, width] and prompt weights [1, prompts]; without a
+/// batch for any.
 pub(super) fn trace<M: Module>(
     network: &M,
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
@@ -129,7 +131,8 @@ pub(super) fn trace<M: Module>(
         let mut boundary = None;
         let captured = device.capture_scope(|scope| {
             let network = network.clone().to_device(&device);
-            // As operations, which are left out, and not as data, which would be as large as the batch.
+            // As operations, which are left out, and not as data, which would be as large as the
+            // batch.
             let images = Tensor::<4>::zeros([batch, 3, height, width], &device);
             let mix = Tensor::<2>::zeros([1, tasks], &device);
             let names = parameter_names(&network);
@@ -280,11 +283,11 @@ pub(super) fn is_all(range: &Slice, size: usize) -> bool {
 /// The names of a network's weights.
 fn parameter_names<M: Module>(network: &M) -> BTreeMap<TensorId, String> {
     #[derive(Default)]
-    struct Names {
+    struct NameVisitor {
         path: NamePath,
         names: BTreeMap<TensorId, String>,
     }
-    impl ModuleVisitor for Names {
+    impl ModuleVisitor for NameVisitor {
         fn enter_module(&mut self, name: &str, container: &str) {
             self.path.enter(name, container);
         }
@@ -297,7 +300,7 @@ fn parameter_names<M: Module>(network: &M) -> BTreeMap<TensorId, String> {
             }
         }
     }
-    let mut names = Names::default();
+    let mut names = NameVisitor::default();
     network.visit(&mut names);
     names.names
 }

@@ -1,7 +1,7 @@
 //! The file of a fine-tuned model: a backbone and the head of a task.
 //!
-//! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold `format` =
-//! `clasp-task/1` and `model`, a JSON object with the fields of [`TunedMeta`].
+//! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold
+//! `format` = `clasp-task/2` and `model`, a JSON object with the fields of [`FinetunedMeta`].
 
 use std::path::{Path, PathBuf};
 
@@ -19,19 +19,19 @@ use crate::error::WeightsError;
 use crate::state::StateDict;
 
 /// Value of `format` in the metadata.
-pub const FORMAT: &str = "clasp-task/1";
+pub const FORMAT: &str = "clasp-task/2";
 
-/// What the file of a fine-tuned model says about it.
+/// Metadata of a fine-tuned model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct TunedMeta {
+pub struct FinetunedMeta {
     /// Name of the task: `reid`, `attributes`, `parsing`, `pose`, `detection` or `search`.
     pub task: String,
     /// What the task needs to be rebuilt, as it wrote it: settings, names of classes or joints.
     pub settings: Value,
     /// The backbone, the preprocessing, where it comes from.
     pub backbone: BackboneMeta,
-    /// The mix of prompts.
-    pub mix: Mix,
+    /// Prompt weights of the backbone.
+    pub prompt_weights: Mix,
     /// The metric by which this step was chosen, and its value; none for the last step.
     pub chosen_by: Option<(String, f64)>,
 }
@@ -44,7 +44,7 @@ pub fn save(
     path: &Path,
     backbone: &Backbone,
     head: &StateDict,
-    meta: &TunedMeta,
+    meta: &FinetunedMeta,
 ) -> Result<(), WeightsError> {
     meta.backbone
         .check()
@@ -66,11 +66,12 @@ pub fn save(
     checkpoint::write(path, &state.collect(), &metadata)
 }
 
-/// Whether a file, or `model.safetensors` of a run's folder, is a fine-tuned model, and what it says.
+/// Whether a file, or `model.safetensors` of a run's folder, is a fine-tuned model, and what it
+/// says.
 ///
 /// # Errors
 /// There is no such file, or what it says cannot be read.
-pub fn read_meta(path: &Path) -> Result<Option<TunedMeta>, WeightsError> {
+pub fn read_meta(path: &Path) -> Result<Option<FinetunedMeta>, WeightsError> {
     // Published checkpoints of PyTorch are no safetensors, and no models of ours.
     let ours = |file: &PathBuf| {
         file.extension()
@@ -82,14 +83,15 @@ pub fn read_meta(path: &Path) -> Result<Option<TunedMeta>, WeightsError> {
     parse(&file, &checkpoint::read_metadata(&file)?)
 }
 
-/// Reads the backbone and the head's tensors of a file, or of `model.safetensors` in a run's folder.
+/// Reads the backbone and the head's tensors of a file, or of `model.safetensors` in a run's
+/// folder.
 ///
 /// # Errors
 /// There is no such file, it is another kind of file, or its backbone is not whole.
 pub fn load(
     path: &Path,
     device: &Device,
-) -> Result<(Backbone, StateDict, TunedMeta), WeightsError> {
+) -> Result<(Backbone, StateDict, FinetunedMeta), WeightsError> {
     let file = existing(path)?;
     let (state, metadata) = checkpoint::read(&file)?;
     let meta = parse(&file, &metadata)?.ok_or_else(|| {
@@ -132,12 +134,23 @@ pub fn load(
 }
 
 /// What metadata say of a fine-tuned model; none for those of other files.
-pub(crate) fn parse(path: &Path, metadata: &Metadata) -> Result<Option<TunedMeta>, WeightsError> {
-    if metadata.get("format").map(String::as_str) != Some(FORMAT) {
-        return Ok(None);
+pub(crate) fn parse(
+    path: &Path,
+    metadata: &Metadata,
+) -> Result<Option<FinetunedMeta>, WeightsError> {
+    match metadata.get("format").map(String::as_str) {
+        Some(FORMAT) => {}
+        Some(other) if other.starts_with("clasp-task/") => {
+            let problem = format!(
+                "a fine-tuned model of another version of clasp: expected `format` {FORMAT}, found {other}\n\
+                 hint: fine-tune it again with this version"
+            );
+            return Err(WeightsError::format(path, problem));
+        }
+        _ => return Ok(None),
     }
     let json = metadata.get("model").map_or("", String::as_str);
-    let meta: TunedMeta = serde_json::from_str(json)
+    let meta: FinetunedMeta = serde_json::from_str(json)
         .map_err(|error| WeightsError::format(path, format!("metadata `model`: {error}")))?;
     meta.backbone
         .check()

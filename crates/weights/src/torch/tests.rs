@@ -294,7 +294,8 @@ fn hostile_pickles_are_errors() {
     assert!(!std::path::Path::new("/tmp/never").exists());
 }
 
-/// The same archive with its sizes and places in the long form, as files of 4 GB and more have them.
+/// The same archive with its sizes and places in the long form, as files of 4 GB and more have
+/// them.
 fn long_form(bytes: &[u8]) -> Vec<u8> {
     let end = bytes.len() - 22;
     let u32_of = |place: usize| u32::from_le_bytes(bytes[place..place + 4].try_into().unwrap());

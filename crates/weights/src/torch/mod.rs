@@ -1,22 +1,26 @@
 //! PyTorch's files: `.pth`, `.pt`, `.bin`.
 //!
-//! Two containers are read. Since PyTorch 1.6 `torch.save` writes a ZIP archive that is not compressed: the
-//! entry `NAME/data.pkl` describes the values ([`pickle`]), and each storage is an entry `NAME/data/KEY`. Before,
-//! it wrote a row of pickles (a magic number, a version, the machine, the values, the keys of the
-//! storages), and then the storages one after another, each behind its length.
+//! Two containers are read. Since PyTorch 1.6 `torch.save` writes a ZIP archive that is not
+//! compressed: the entry `NAME/data.pkl` describes the values ([`values`]), and each storage is an
+//! entry `NAME/data/KEY`. Before, it wrote a row of pickles (a magic number, a version, the
+//! machine, the values, the keys of the storages), and then the storages one after another, each
+//! behind its length.
 //!
-//! Nothing is executed: of the pickle, only plain values and tensors are built. Tensors are read when they are
-//! asked for. What a file claims is checked against its length before anything of that size is allocated: a
-//! storage lies inside the file, a tensor inside its storage, and all tensors that are read together have no more
-//! than twice the bytes of the file.
+//! Nothing is executed: of the pickle, only plain values and tensors are built. Tensors are read
+//! when they are asked for. What a file claims is checked against its length before anything of
+//! that size is allocated: a storage lies inside the file, a tensor inside its storage, and all
+//! tensors that are read together have no more than twice the bytes of the file.
 
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use burn::tensor::f16;
 
-use crate::pickle::{self, Dtype, Node, Result, View};
-use crate::state::Array;
+use crate::state::HostTensor;
+use clasp_data::pickle::Result;
+use values::{Node, TensorView, TorchDtype, TorchPickle};
+
+mod values;
 
 /// The largest directory of a ZIP archive that is read.
 const LARGEST_DIRECTORY: u64 = 64 << 20;
@@ -26,22 +30,22 @@ const MAGIC: [u8; 10] = [0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0
 const MAGIC_WITHIN: usize = 24;
 
 /// A place that tensors are read from.
-pub trait Source: Read + Seek + Send {}
-impl<T: Read + Seek + Send> Source for T {}
+pub trait TensorSource: Read + Seek + Send {}
+impl<T: Read + Seek + Send> TensorSource for T {}
 
 /// The tensors of a file of PyTorch.
 pub struct TorchFile {
-    source: Box<dyn Source>,
+    source: Box<dyn TensorSource>,
     container: &'static str,
-    views: BTreeMap<String, View>,
-    storages: BTreeMap<String, Block>,
+    views: BTreeMap<String, TensorView>,
+    storages: BTreeMap<String, StorageBlock>,
     /// Bytes of tensors that may still be read.
     left: u64,
 }
 
 /// A storage's place in the file.
 #[derive(Debug, Clone, Copy)]
-struct Block {
+struct StorageBlock {
     start: u64,
     bytes: u64,
     /// Of the whole storage; none where the writer left it out.
@@ -64,7 +68,7 @@ impl TorchFile {
     /// # Errors
     ///
     /// In words: it is no such file, it is broken, or it claims what it does not hold.
-    pub fn open(mut source: Box<dyn Source>) -> Result<Self> {
+    pub fn open(mut source: Box<dyn TensorSource>) -> Result<Self> {
         let length = source.seek(SeekFrom::End(0)).map_err(in_words)?;
         let mut beginning = [0; MAGIC_WITHIN + MAGIC.len()];
         source.rewind().map_err(in_words)?;
@@ -82,7 +86,7 @@ impl TorchFile {
                     .to_owned(),
             );
         };
-        let views: BTreeMap<String, View> = views.into_iter().collect();
+        let views: BTreeMap<String, TensorView> = views.into_iter().collect();
         for (name, view) in &views {
             check(view, &storages).map_err(|problem| format!("`{name}`: {problem}"))?;
         }
@@ -103,7 +107,7 @@ impl TorchFile {
     /// Shapes of all tensors by name.
     pub fn shapes(&self) -> BTreeMap<String, Vec<usize>> {
         // Sizes fit: each tensor lies inside a file.
-        let shape = |view: &View| view.shape.iter().map(|axis| *axis as usize).collect();
+        let shape = |view: &TensorView| view.shape.iter().map(|axis| *axis as usize).collect();
         self.views
             .iter()
             .map(|(name, view)| (name.clone(), shape(view)))
@@ -114,8 +118,9 @@ impl TorchFile {
     ///
     /// # Errors
     ///
-    /// In words: the file cannot be read or changed, its checksum is wrong, or its tensors claim more than it holds.
-    pub fn read(&mut self, name: &str) -> Result<Option<Array>> {
+    /// In words: the file cannot be read or changed, its checksum is wrong, or its tensors claim
+    /// more than it holds.
+    pub fn read(&mut self, name: &str) -> Result<Option<HostTensor>> {
         let Some(view) = self.views.get(name).cloned() else {
             return Ok(None);
         };
@@ -125,7 +130,8 @@ impl TorchFile {
             view.end().unwrap_or(u64::MAX),
         );
         let size = view.dtype.size();
-        // A view may repeat its storage (stride 0) and tensors may share one: neither may outgrow the file.
+        // A view may repeat its storage (stride 0) and tensors may share one: neither may outgrow
+        // the file.
         if count > block.bytes / size {
             return Err(format!(
                 "`{name}` repeats its storage: shape {:?}, {} numbers are stored",
@@ -150,7 +156,7 @@ impl TorchFile {
                 "`{name}`: the checksum is wrong\nhint: copy or download the file again"
             ));
         }
-        Ok(Some(Array {
+        Ok(Some(HostTensor {
             shape: view.shape.iter().map(|axis| *axis as usize).collect(),
             data: gather(&view, &numbers(&bytes, view.dtype)),
         }))
@@ -158,7 +164,7 @@ impl TorchFile {
 }
 
 /// The storage of a tensor, which lies inside it.
-fn check(view: &View, storages: &BTreeMap<String, Block>) -> Result<Block> {
+fn check(view: &TensorView, storages: &BTreeMap<String, StorageBlock>) -> Result<StorageBlock> {
     let key = &view.storage.key;
     let block = storages
         .get(key)
@@ -198,17 +204,17 @@ fn read_up_to(source: &mut impl Read, buffer: &mut [u8]) -> Result<usize> {
     Ok(found)
 }
 
-type Contents = (Vec<(String, View)>, BTreeMap<String, Block>);
+type TensorsAndStorages = (Vec<(String, TensorView)>, BTreeMap<String, StorageBlock>);
 
-fn owned(tensors: Vec<(String, &View)>) -> Vec<(String, View)> {
-    let pair = |(name, view): (String, &View)| (name, view.clone());
+fn owned(tensors: Vec<(String, &TensorView)>) -> Vec<(String, TensorView)> {
+    let pair = |(name, view): (String, &TensorView)| (name, view.clone());
     tensors.into_iter().map(pair).collect()
 }
 
 // --- ZIP ---
 
 /// An entry of the directory.
-struct Entry {
+struct ZipEntry {
     name: String,
     method: u16,
     checksum: u32,
@@ -217,7 +223,7 @@ struct Entry {
     header: u64,
 }
 
-fn open_zip(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
+fn open_zip(source: &mut Box<dyn TensorSource>, length: u64) -> Result<TensorsAndStorages> {
     let entries = directory(source, length)?;
     let roots = entries
         .iter()
@@ -257,11 +263,11 @@ fn open_zip(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
     source
         .seek(SeekFrom::Start(block.start))
         .map_err(in_words)?;
-    let values = pickle::read(&mut BufReader::new(source.take(block.bytes)))?;
+    let values = TorchPickle::read(&mut BufReader::new(source.take(block.bytes)))?;
 
     let tensors = owned(values.tensors()?);
     let data = format!("{root}data/");
-    let by_key: BTreeMap<&str, &Entry> = entries
+    let by_key: BTreeMap<&str, &ZipEntry> = entries
         .iter()
         .filter_map(|entry| Some((entry.name.strip_prefix(&data)?, entry)))
         .collect();
@@ -280,7 +286,7 @@ fn open_zip(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
 }
 
 /// The entries of an archive, from its directory at the end.
-fn directory(source: &mut Box<dyn Source>, length: u64) -> Result<Vec<Entry>> {
+fn directory(source: &mut Box<dyn TensorSource>, length: u64) -> Result<Vec<ZipEntry>> {
     const END: usize = 22;
     const LONGEST_COMMENT: u64 = 65_535;
     let tail = length.min(END as u64 + LONGEST_COMMENT + 20);
@@ -357,7 +363,7 @@ fn directory(source: &mut Box<dyn Source>, length: u64) -> Result<Vec<Entry>> {
         ) else {
             return Err(cut.to_owned());
         };
-        let mut entry = Entry {
+        let mut entry = ZipEntry {
             name: String::from_utf8_lossy(name).into_owned(),
             method: u16_at(&bytes, place + 10)?,
             checksum: u32_at(&bytes, place + 16)?,
@@ -373,7 +379,7 @@ fn directory(source: &mut Box<dyn Source>, length: u64) -> Result<Vec<Entry>> {
 }
 
 /// Sizes of 4 GB and more stand in an extra field, those that do not fit and only those.
-fn long_sizes(entry: &mut Entry, mut extra: &[u8]) -> Result<()> {
+fn long_sizes(entry: &mut ZipEntry, mut extra: &[u8]) -> Result<()> {
     while extra.len() >= 4 {
         let (tag, length) = (u16_at(extra, 0)?, usize::from(u16_at(extra, 2)?));
         let Some(field) = extra.get(4..4 + length) else {
@@ -394,7 +400,11 @@ fn long_sizes(entry: &mut Entry, mut extra: &[u8]) -> Result<()> {
 }
 
 /// Where the bytes of an entry lie, all of them inside the file.
-fn locate(source: &mut Box<dyn Source>, entry: &Entry, length: u64) -> Result<Block> {
+fn locate(
+    source: &mut Box<dyn TensorSource>,
+    entry: &ZipEntry,
+    length: u64,
+) -> Result<StorageBlock> {
     let name = &entry.name;
     if entry.method != 0 || entry.packed != entry.bytes {
         return Err(format!(
@@ -421,7 +431,7 @@ fn locate(source: &mut Box<dyn Source>, entry: &Entry, length: u64) -> Result<Bl
     {
         return Err(outside());
     }
-    Ok(Block {
+    Ok(StorageBlock {
         start,
         bytes: entry.bytes,
         checksum: Some(entry.checksum).filter(|checksum| *checksum != 0),
@@ -472,39 +482,45 @@ fn crc32(bytes: &[u8]) -> u32 {
 
 // --- Before PyTorch 1.6 ---
 
-fn open_legacy(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
+fn open_legacy(source: &mut Box<dyn TensorSource>, length: u64) -> Result<TensorsAndStorages> {
     source.rewind().map_err(in_words)?;
     let mut stream = BufReader::new(&mut *source);
-    pickle::read(&mut stream)?;
-    let version = pickle::read(&mut stream)?;
-    if !matches!(version.node(version.root), Node::Int(1001)) {
+    TorchPickle::read(&mut stream)?;
+    let version = TorchPickle::read(&mut stream)?;
+    if !matches!(version.root(), Node::Int(1001)) {
         return Err("an old file of PyTorch of another version than 1001".to_owned());
     }
-    let machine = pickle::read(&mut stream)?;
+    let machine = TorchPickle::read(&mut stream)?;
     if !matches!(machine.get("little_endian"), Some(Node::Bool(true))) {
         return Err("numbers in big-endian order, or no word about it".to_owned());
     }
-    let values = pickle::read(&mut stream)?;
+    let values = TorchPickle::read(&mut stream)?;
     let tensors = owned(values.tensors()?);
-    let keys = pickle::read(&mut stream)?;
-    let Node::Sequence(items) = keys.node(keys.root) else {
+    let keys = TorchPickle::read(&mut stream)?;
+    let Node::List(items) = keys.root() else {
         return Err("no list of storages behind the values".to_owned());
     };
     let sizes: BTreeMap<&str, u64> = values
         .storages()
-        .map(|storage| (storage.key.as_str(), storage.dtype.map_or(1, Dtype::size)))
+        .map(|storage| {
+            (
+                storage.key.as_str(),
+                storage.dtype.map_or(1, TorchDtype::size),
+            )
+        })
         .collect();
 
     let mut start = stream.stream_position().map_err(in_words)?;
     drop(stream);
     let mut storages = BTreeMap::new();
     for item in items {
-        let Node::Text(key) = keys.node(*item) else {
+        let Some(key) = keys.node(*item).text() else {
             return Err("a storage without a name".to_owned());
         };
-        // The size of its numbers stands in the values only; without, the place of the next is unknown.
+        // The size of its numbers stands in the values only; without, the place of the next is
+        // unknown.
         let size = sizes
-            .get(key.as_str())
+            .get(key)
             .ok_or_else(|| format!("storage `{key}` is listed and never used"))?;
         let outside = || format!("storage `{key}` lies outside the file");
         if start.checked_add(8).is_none_or(|end| end > length) {
@@ -520,12 +536,12 @@ fn open_legacy(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
         if start.checked_add(bytes).is_none_or(|end| end > length) {
             return Err(outside());
         }
-        let block = Block {
+        let block = StorageBlock {
             start,
             bytes,
             checksum: None,
         };
-        storages.insert(key.clone(), block);
+        storages.insert(key.to_owned(), block);
         start += bytes;
     }
     Ok((tensors, storages))
@@ -533,28 +549,28 @@ fn open_legacy(source: &mut Box<dyn Source>, length: u64) -> Result<Contents> {
 
 // --- Numbers ---
 
-fn numbers(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+fn numbers(bytes: &[u8], dtype: TorchDtype) -> Vec<f32> {
     fn each<const N: usize>(bytes: &[u8], decode: impl Fn([u8; N]) -> f32) -> Vec<f32> {
         let (chunks, _) = bytes.as_chunks::<N>();
         chunks.iter().map(|chunk| decode(*chunk)).collect()
     }
     match dtype {
-        Dtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
-        Dtype::F32 => each(bytes, f32::from_le_bytes),
-        Dtype::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
-        Dtype::Bf16 => each(bytes, |b: [u8; 2]| {
+        TorchDtype::F64 => each(bytes, |b| f64::from_le_bytes(b) as f32),
+        TorchDtype::F32 => each(bytes, f32::from_le_bytes),
+        TorchDtype::F16 => each(bytes, |b| f16::from_le_bytes(b).to_f32()),
+        TorchDtype::Bf16 => each(bytes, |b: [u8; 2]| {
             f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
         }),
-        Dtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
-        Dtype::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
-        Dtype::I16 => each(bytes, |b| i16::from_le_bytes(b).into()),
-        Dtype::I8 => each(bytes, |b| i8::from_le_bytes(b).into()),
-        Dtype::U8 => each(bytes, |b| u8::from_le_bytes(b).into()),
+        TorchDtype::I64 => each(bytes, |b| i64::from_le_bytes(b) as f32),
+        TorchDtype::I32 => each(bytes, |b| i32::from_le_bytes(b) as f32),
+        TorchDtype::I16 => each(bytes, |b| i16::from_le_bytes(b).into()),
+        TorchDtype::I8 => each(bytes, |b| i8::from_le_bytes(b).into()),
+        TorchDtype::U8 => each(bytes, |b| u8::from_le_bytes(b).into()),
     }
 }
 
 /// The numbers of a view in row-major order, out of those from its first to its last.
-fn gather(view: &View, stored: &[f32]) -> Vec<f32> {
+fn gather(view: &TensorView, stored: &[f32]) -> Vec<f32> {
     let mut expected = 1;
     let contiguous = view
         .shape
@@ -589,5 +605,4 @@ fn gather(view: &View, stored: &[f32]) -> Vec<f32> {
 }
 
 #[cfg(test)]
-#[path = "torch_tests.rs"]
 mod tests;

@@ -1,15 +1,15 @@
-//! Against files that Python and NumPy wrote (`tests/golden/pickles.py`), against traps, and against files that are cut or
-//! changed at random.
+//! Against files that Python and NumPy wrote (`tests/golden/pickles.py`), against traps, and
+//! against files that are cut or changed at random.
 
 use proptest::prelude::*;
 
 use super::*;
 
 const FILES: [&[u8]; 4] = [
-    include_bytes!("../tests/golden/pickles/values2.pkl"),
-    include_bytes!("../tests/golden/pickles/values3.pkl"),
-    include_bytes!("../tests/golden/pickles/values4.pkl"),
-    include_bytes!("../tests/golden/pickles/values5.pkl"),
+    include_bytes!("../../tests/golden/pickles/values2.pkl"),
+    include_bytes!("../../tests/golden/pickles/values3.pkl"),
+    include_bytes!("../../tests/golden/pickles/values4.pkl"),
+    include_bytes!("../../tests/golden/pickles/values5.pkl"),
 ];
 
 #[test]
@@ -122,7 +122,7 @@ fn what_is_wrong_is_said_with_its_place() {
 }
 
 /// Looks at everything, as deep and as long as is bearable.
-fn walk(value: Value, depth: usize, budget: &mut usize) {
+fn walk(value: PickleValue, depth: usize, budget: &mut usize) {
     if depth > 8 || *budget == 0 {
         return;
     }

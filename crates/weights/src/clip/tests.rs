@@ -1,8 +1,10 @@
-//! Tests of CLIP folders: against the two libraries that wrote them, and with files that are broken.
+//! Tests of CLIP folders: against the two libraries that wrote them, and with files that are
+//! broken.
 
 use super::*;
+use crate::state::HostTensor;
 use burn::tensor::{Int, Tensor, TensorData};
-use clasp_model::clip::Dense;
+use clasp_model::clip::{ClipConfig, Dense};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 use std::path::PathBuf;
@@ -20,7 +22,7 @@ fn load(folder: &Path) -> Result<(Clip, ClipInfo), WeightsError> {
     load_folder(folder, &name, &Device::flex())
 }
 
-fn tensor<const D: usize>(array: &Array) -> Tensor<D> {
+fn tensor<const D: usize>(array: &HostTensor) -> Tensor<D> {
     let data = TensorData::new(array.data.clone(), array.shape.clone());
     Tensor::from_data(data, &Device::flex())
 }
@@ -34,7 +36,7 @@ fn tokens() -> Tensor<2, Int> {
     Tensor::from_data(rows, &Device::flex())
 }
 
-fn assert_close<const D: usize>(ours: Tensor<D>, reference: &Array, what: &str) {
+fn assert_close<const D: usize>(ours: Tensor<D>, reference: &HostTensor, what: &str) {
     assert_eq!(ours.dims().as_slice(), reference.shape, "{what}");
     let difference = (ours - tensor(reference)).abs().max().into_scalar::<f32>();
     println!("{what}: {difference:e}");
@@ -344,7 +346,7 @@ fn missing_and_unexpected_tensors_are_named() {
             checkpoint::write(&path, &state, &metadata).unwrap();
         }
     };
-    let extra = Array {
+    let extra = HostTensor {
         shape: vec![2],
         data: vec![0.0; 2],
     };
@@ -395,7 +397,7 @@ fn queries_without_axes_are_refused() {
     let message = broken("hugging_face", |folder| {
         let path = folder.join(HUGGING_FACE[1]);
         let (mut state, metadata) = checkpoint::read(&path).unwrap();
-        let array = |shape: &[usize]| Array {
+        let array = |shape: &[usize]| HostTensor {
             shape: shape.to_vec(),
             data: vec![0.0; shape.iter().product()],
         };
@@ -422,7 +424,7 @@ fn open_clips_other_names_load_too() {
             (if inside { name } else { format!("text.{name}") }, array)
         })
         .collect();
-    let mask = Array {
+    let mask = HostTensor {
         shape: vec![12, 12],
         data: vec![0.0; 144],
     };

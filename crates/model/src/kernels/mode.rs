@@ -1,0 +1,145 @@
+//! How operations compute that a thread starts: their precision, and whether they are fused.
+
+use std::cell::Cell;
+use std::fmt;
+use std::str::FromStr;
+
+use burn::tensor::{DType, Device, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::bf16;
+
+/// Matmul precision: the number format of the factors of matrix products, of tokens with weights
+/// and of queries, keys and values. Everything else is f32: weights, the optimizer's state, norms,
+/// softmaxes and losses.
+///
+/// In inference the CPU's fused operations round the tokens and weights of a block. Other devices
+/// cast the factors of every matrix product, in training too, and round its result to bf16 before
+/// it becomes f32 again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// 24 significant bits.
+    #[default]
+    F32,
+    /// Both factors with 8 significant bits, sums in f32. On the CPU faster with Intel's AMX and
+    /// slower elsewhere; the results of both differ by the order of sums only.
+    Bf16,
+}
+
+/// How operations compute that a thread starts.
+#[derive(Debug, Clone, Copy)]
+struct Mode {
+    precision: Precision,
+    fuses: bool,
+    recomputes: bool,
+}
+
+thread_local! {
+    static MODE: Cell<Mode> = const {
+        Cell::new(Mode {
+            precision: Precision::F32,
+            fuses: true,
+            recomputes: false,
+        })
+    };
+}
+
+impl Mode {
+    /// Runs `work` in this mode.
+    fn within<T>(self, work: impl FnOnce() -> T) -> T {
+        /// Restores the mode, also after a panic.
+        struct Before(Mode);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                MODE.set(self.0);
+            }
+        }
+        let _before = Before(MODE.replace(self));
+        work()
+    }
+}
+
+/// Runs `work` with the graph of Burn's operations instead of fused ones, as on a device that is
+/// not the CPU, for the operations that `work` starts in this thread. For comparisons.
+pub fn unfused<T>(work: impl FnOnce() -> T) -> T {
+    let mode = Mode {
+        fuses: false,
+        ..MODE.get()
+    };
+    mode.within(work)
+}
+
+/// Runs `work`; with `recompute`, fused operations that it starts in this thread save only their
+/// inputs for the backward pass and recompute the rest there (activation checkpointing). The
+/// gradients are the same to the bit.
+pub fn recomputing<T>(recompute: bool, work: impl FnOnce() -> T) -> T {
+    let mode = Mode {
+        recomputes: recompute,
+        ..MODE.get()
+    };
+    mode.within(work)
+}
+
+/// Whether operations on that device that this thread starts are the CPU's fused ones.
+pub fn fuses(device: &Device) -> bool {
+    MODE.get().fuses && device.clone().inner() == Device::flex()
+}
+
+/// Whether operations that this thread starts save only their inputs.
+pub(crate) fn recomputes() -> bool {
+    MODE.get().recomputes
+}
+
+impl Precision {
+    /// Runs `work` in this precision, which holds for the matrix products that `work` starts in
+    /// this thread, on whichever thread or device they are computed.
+    pub fn within<T>(self, work: impl FnOnce() -> T) -> T {
+        let mode = Mode {
+            precision: self,
+            ..MODE.get()
+        };
+        mode.within(work)
+    }
+
+    /// The precision of operations that this thread starts.
+    pub(crate) fn current() -> Self {
+        MODE.get().precision
+    }
+
+    /// Whether this processor has matrix instructions for it.
+    pub fn is_in_hardware(self) -> bool {
+        self == Self::F32 || bf16::is_in_hardware()
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        match name {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("precision `{name}`: expected f32 or bf16")),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// Whether the operations of this module can take the tensor.
+pub(crate) fn can_fuse<const D: usize>(x: &Tensor<D>) -> bool {
+    let device = x.device();
+    // Burn's own strategy of keeping less makes graphs of another kind than these operations do.
+    let keeps = device
+        .gradient_checkpointing_strategy()
+        .is_none_or(|strategy| strategy == burn::backend::GradientCheckpointingStrategy::Disabled);
+    keeps && x.dtype() == DType::F32 && fuses(&device)
+}

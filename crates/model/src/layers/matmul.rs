@@ -1,0 +1,94 @@
+//! Products of matrices in the thread's [`Precision`], and attention of them.
+
+use burn::{
+    module::Param,
+    nn::Linear,
+    tensor::{
+        DType, Tensor,
+        activation::softmax,
+        module::{attention, linear as linear_of_tensors},
+        ops::AttentionModuleOptions,
+    },
+};
+
+use crate::kernels::{self, Precision};
+
+/// Whether factors are to be cast to bf16 here: the CPU's fused operations round theirs themselves.
+fn casts_to_bf16<const D: usize>(x: &Tensor<D>) -> bool {
+    Precision::current() == Precision::Bf16 && !kernels::can_fuse(x)
+}
+
+/// x · W + b, multiplied in the thread's [`Precision`].
+///
+/// # Shapes
+/// - x: [..., inputs], any rank; W: [inputs, outputs]
+pub(crate) fn project<const D: usize>(x: Tensor<D>, layer: &Linear) -> Tensor<D> {
+    product(x, layer.weight.val(), layer.bias.as_ref().map(Param::val))
+}
+
+/// As [`project`], of tensors.
+pub(crate) fn product<const D: usize>(
+    x: Tensor<D>,
+    weight: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let product = if casts_to_bf16(&x) {
+        let (x, weight) = (x.cast(DType::BF16), weight.cast(DType::BF16));
+        linear_of_tensors(x, weight, None).cast(DType::F32)
+    } else if Precision::current() == Precision::Bf16 && !x.is_autodiff() && !weight.is_autodiff() {
+        kernels::project::project(x, weight)
+    } else {
+        return linear_of_tensors(x, weight, bias);
+    };
+    match bias {
+        None => product,
+        Some(bias) => product + bias.unsqueeze(),
+    }
+}
+
+/// a · b of each matrix of the leading axes, in the thread's [`Precision`].
+pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    if !casts_to_bf16(&a) {
+        return a.matmul(b);
+    }
+    a.cast(DType::BF16)
+        .matmul(b.cast(DType::BF16))
+        .cast(DType::F32)
+}
+
+/// softmax(q kᵀ / √d + bias) v, all [batch, heads, tokens, d] but `bias`, which broadcasts to
+/// [batch, heads, tokens, tokens].
+pub(crate) fn attend([query, key, value]: [Tensor<4>; 3], bias: Option<Tensor<4>>) -> Tensor<4> {
+    // Burn's operation has no gradient of its own: under autodiff it would fall back to one that
+    // also differentiates the row maxima, which is slower than the lines below.
+    if !query.is_autodiff() && !casts_to_bf16(&query) {
+        let options = AttentionModuleOptions::default();
+        return attention(query, key, value, None, bias, options);
+    }
+    attend_in_steps([query, key, value], bias)
+}
+
+/// As [`attend`], by operations that each have a gradient.
+pub(crate) fn attend_in_steps(
+    [query, key, value]: [Tensor<4>; 3],
+    bias: Option<Tensor<4>>,
+) -> Tensor<4> {
+    let width = query.dims()[3] as f64;
+    let scores = matmul(query * width.powf(-0.5), key.swap_dims(2, 3));
+    let scores = match bias {
+        None => scores,
+        Some(bias) => scores + bias,
+    };
+    matmul(softmax(scores, 3), value)
+}
+
+/// Floating-point operations of a transformer block's matrix products: projections, attention among
+/// `window` tokens, MLP.
+pub(crate) fn block_operations(
+    tokens: usize,
+    window: usize,
+    channels: usize,
+    hidden: usize,
+) -> usize {
+    tokens * (8 * channels * channels + 4 * window * channels + 4 * channels * hidden)
+}

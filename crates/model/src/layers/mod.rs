@@ -1,0 +1,33 @@
+//! Initialization and the few layers that several models share.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `init` | draws of fresh weights, layers with them |
+//! | `norm` | layer norm |
+//! | `matmul` | matrix products in the thread's precision, attention |
+//! | `mlp` | the MLP of a transformer block |
+//! | `patches` | patches of an image to tokens |
+//! | `drop_path` | stochastic depth |
+//! | `leaf` | parameters apart from a graph, and of one |
+//! | `resample` | position embeddings of another grid |
+
+mod drop_path;
+mod init;
+mod leaf;
+mod matmul;
+mod mlp;
+mod norm;
+mod patches;
+mod resample;
+
+#[cfg(test)]
+pub(crate) use drop_path::scale_samples;
+pub(crate) use drop_path::{DropFactors, DropPath};
+pub use init::{Rng, constant, head_linear, linear, trunc_normal, uniform, uniform_symmetric};
+pub(crate) use leaf::{detached, leaf, of_graph};
+pub(crate) use matmul::{attend, attend_in_steps, block_operations, matmul, product, project};
+pub use mlp::Mlp;
+pub use norm::{EPSILON, layer_norm, normalize};
+pub use patches::PatchProjection;
+pub(crate) use patches::pad_end;
+pub use resample::{resample_grid, resample_matrix};

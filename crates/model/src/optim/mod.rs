@@ -1,0 +1,27 @@
+//! SGD, Adam and AdamW over named parameters, each with rates of its own, and the teacher's moving
+//! average.
+//!
+//! Gradients are tensors by name, so those of several replicas are averaged before the step and a
+//! frozen parameter is one without an entry, or without rates. Rates are given anew at each step.
+//! The state goes out and comes back as named arrays, for an exact resume. Formulas are PyTorch's.
+//!
+//! On the CPU a parameter, its gradient and its moments are read and written in one pass over
+//! slices. On other devices the same formulas are tensor operations on equal shapes and numbers of
+//! the host, which Burn's fusion makes one kernel a parameter; only [`read`] waits for the device.
+
+mod ema;
+mod gradients;
+mod norms;
+mod optimizer;
+mod rules;
+mod state;
+
+pub use crate::named::gradients;
+pub use ema::ema;
+pub use gradients::{Gradients, add, average};
+pub use norms::{GradientClip, Norms, read, squares};
+pub use optimizer::{Optimizer, decays};
+pub use rules::{OptimizerConfig, Rates, Rule};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+//! Norms of gradients and their limits.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::{Tensor, Transaction};
+use rayon::prelude::*;
+
+use super::gradients::{CHUNK, Gradients, on_host};
+use crate::kernels::{
+    operation::{host, values},
+    scalar::{dot, vectorized},
+};
+
+/// Limit of the gradient's norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum GradientClip {
+    /// No limit.
+    None,
+    /// Each tensor's norm, as DINO does.
+    PerTensor(f64),
+    /// The norm of all gradients together.
+    Global(f64),
+}
+
+/// Norms of gradients by name.
+#[derive(Debug, Clone, Default)]
+pub struct Norms(BTreeMap<String, f64>);
+
+impl Norms {
+    /// Waits for the device.
+    pub fn of(gradients: &Gradients) -> Self {
+        Self::new(gradients, &read(squares(gradients)))
+    }
+
+    /// From the values that [`read`] returned for [`squares`].
+    ///
+    /// # Panics
+    /// When they are not as many.
+    pub fn new(gradients: &Gradients, squares: &[f64]) -> Self {
+        assert_eq!(gradients.len(), squares.len(), "squares of the gradients");
+        let norms = gradients.keys().zip(squares);
+        Self(
+            norms
+                .map(|(name, sum)| (name.clone(), sum.sqrt()))
+                .collect(),
+        )
+    }
+
+    /// Norm of all gradients together.
+    pub fn total(&self) -> f64 {
+        self.total_of(|_| true)
+    }
+
+    /// Norm of the gradients whose names `of` accepts together.
+    pub fn total_of(&self, of: impl Fn(&str) -> bool) -> f64 {
+        let norms = self.0.iter().filter(|(name, _)| of(name));
+        norms.map(|(_, norm)| norm * norm).sum::<f64>().sqrt()
+    }
+
+    /// The factor by which clipping scales the gradient of a name.
+    pub(super) fn factors(&self, clip: GradientClip) -> impl Fn(&str) -> f64 + '_ {
+        let factor = |norm: f64, limit: f64| (limit / (norm + 1e-6)).min(1.0);
+        let whole = match clip {
+            GradientClip::Global(limit) => factor(self.total(), limit),
+            GradientClip::None | GradientClip::PerTensor(_) => 1.0,
+        };
+        move |name| match (clip, self.0.get(name)) {
+            (GradientClip::PerTensor(limit), Some(norm)) => factor(*norm, limit),
+            _ => whole,
+        }
+    }
+}
+
+/// Σ g² of each gradient, in the order of their names, where the gradient is: [1] each.
+pub fn squares(gradients: &Gradients) -> Vec<Tensor<1>> {
+    let square = |gradient: &Tensor<1>| {
+        if on_host(gradient) {
+            let sum = square_sum(values(&host(gradient.clone())));
+            Tensor::from_floats([sum as f32], &gradient.device())
+        } else {
+            gradient.clone().square().sum()
+        }
+    };
+    gradients.values().map(square).collect()
+}
+
+/// The first value of each tensor, with one synchronization: reading them one by one would wait for
+/// each.
+pub fn read(tensors: Vec<Tensor<1>>) -> Vec<f64> {
+    let reads = tensors
+        .into_iter()
+        .fold(Transaction::default(), |reads, tensor| {
+            reads.register(tensor.without_autodiff())
+        });
+    let first = |data: burn::tensor::TensorData| data.iter::<f64>().next().unwrap_or(f64::NAN);
+    reads.execute().into_iter().map(first).collect()
+}
+
+fn square_sum(values: &[f32]) -> f64 {
+    let sums: Vec<f64> = values
+        .par_chunks(CHUNK)
+        .map(|chunk| {
+            let mut sum = 0.0;
+            square_sums(chunk, &mut sum);
+            sum
+        })
+        .collect();
+    sums.into_iter().sum()
+}
+
+vectorized! {
+    /// sum += Σ values², in f64 over short stretches in f32.
+    fn square_sums<'a>(values: &'a [f32], sum: &'a mut f64) {
+        for stretch in values.chunks(256) {
+            *sum += f64::from(dot(stretch, stretch));
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! Windows of a map: how it is shifted, padded and cut.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use burn::{
+    backend::DispatchDevice,
+    tensor::{Device, Int, Tensor, TensorData},
+};
+
+use super::config::{SwinConfig, WindowPadding};
+use crate::kernels::{self, attention::WindowGrid};
+
+/// Added to the scores of positions that only a cyclic shift made neighbors.
+const FORBIDDEN: f32 = -100.0;
+
+/// The windows of a stage's even blocks and of its odd blocks, which are shifted.
+pub(super) fn windows(
+    config: &SwinConfig,
+    stage: usize,
+    height: usize,
+    width: usize,
+    x: &Tensor<4>,
+) -> [Windows; 2] {
+    let side = config.sizes.window_size;
+    let one_window = 224usize.div_ceil(config.sizes.stage_stride(stage)) <= side;
+    let shift = match config.padding {
+        WindowPadding::Classification if one_window => 0,
+        _ => side / 2,
+    };
+    [0, shift].map(|shift| {
+        let key = WindowKey {
+            size: [height, width],
+            side,
+            shift,
+            padding: config.padding,
+            device: (!kernels::can_fuse(x)).then(|| x.device().inner()),
+        };
+        cached(key, WindowKey::windows)
+    })
+}
+
+/// What determines the windows of a block.
+#[derive(Debug, Clone, PartialEq)]
+struct WindowKey {
+    /// Rows and columns of the map.
+    size: [usize; 2],
+    side: usize,
+    shift: usize,
+    padding: WindowPadding,
+    /// Where Burn's graph computes; none for the fused operation.
+    device: Option<Device>,
+}
+
+impl WindowKey {
+    fn windows(&self) -> Windows {
+        let cut = WindowPartition::new(self.size, self.side, self.shift, self.padding);
+        match &self.device {
+            None => Windows::Fused(Arc::new(cut.grid())),
+            Some(device) => Windows::Graph(Arc::new(cut.tensors(device))),
+        }
+    }
+}
+
+/// The windows of `key`, cached: making them costs more on the host than a small block, and sending
+/// them to a device waits for it.
+fn cached(key: WindowKey, make: impl FnOnce(&WindowKey) -> Windows) -> Windows {
+    /// As many as the stages of two backbones need for three sizes of images.
+    const KEPT: usize = 48;
+    /// Positions of a map whose windows are kept: masks of larger ones take too much of a device's
+    /// memory.
+    const POSITIONS: usize = 1 << 14;
+    static RECENT: Mutex<VecDeque<(WindowKey, Windows)>> = Mutex::new(VecDeque::new());
+    let records = { key.device.as_ref() }
+        .is_some_and(|device| matches!(device.as_dispatch(), DispatchDevice::Capture(_)));
+    if records || key.size.iter().product::<usize>() > POSITIONS {
+        return make(&key);
+    }
+    // A thread that panics leaves the list consistent.
+    let recent = || RECENT.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some((_, windows)) = recent().iter().find(|(known, _)| *known == key) {
+        return windows.clone();
+    }
+    let windows = make(&key);
+    let mut recent = recent();
+    // Another replica may have added it in the meantime.
+    if recent.iter().all(|(known, _)| *known != key) {
+        if recent.len() == KEPT {
+            recent.pop_front();
+        }
+        recent.push_back((key, windows.clone()));
+    }
+    windows
+}
+
+/// For each pair of positions of a window, the row of the bias table: [area·area].
+fn relative_position_index(side: usize) -> Vec<u32> {
+    let place = |position: usize| (position / side, position % side);
+    let area = side * side;
+    (0..area * area)
+        .map(|pair| {
+            let ((row, column), (other_row, other_column)) =
+                (place(pair / area), place(pair % area));
+            let rows = row + side - 1 - other_row;
+            let columns = column + side - 1 - other_column;
+            (rows * (2 * side - 1) + columns) as u32
+        })
+        .collect()
+}
+
+/// The windows of a block, in the form that its attention takes.
+#[derive(Clone)]
+pub(super) enum Windows {
+    /// Of the fused operation.
+    Fused(Arc<WindowGrid>),
+    /// Of Burn's graph.
+    Graph(Arc<WindowTensors>),
+}
+
+/// How a map is partitioned into windows: where its rows and columns go.
+pub(super) struct WindowPartition {
+    rows: AxisLayout,
+    columns: AxisLayout,
+    pub(super) side: usize,
+    pub(super) shift: usize,
+    /// Rows and columns of the map.
+    pub(super) size: [usize; 2],
+}
+
+/// A partition with its tensors.
+pub(super) struct WindowTensors {
+    pub(super) cut: WindowPartition,
+    pub(super) bias_index: Tensor<1, Int>,
+    /// [windows, 1, area, area], 0 or [`FORBIDDEN`]; none without a shift.
+    pub(super) mask: Option<Tensor<4>>,
+}
+
+impl WindowPartition {
+    pub(super) fn new(size: [usize; 2], side: usize, shift: usize, padding: WindowPadding) -> Self {
+        let [rows, columns] = size.map(|size| AxisLayout::new(size, side, shift, padding));
+        Self {
+            rows,
+            columns,
+            side,
+            shift,
+            size,
+        }
+    }
+
+    pub(super) fn tensors(self, device: &Device) -> WindowTensors {
+        let index = relative_position_index(self.side);
+        let index: Vec<i64> = index.into_iter().map(i64::from).collect();
+        let count = index.len();
+        WindowTensors {
+            bias_index: Tensor::from_data(TensorData::new(index, [count]), device),
+            mask: (self.shift > 0).then(|| self.mask(device)),
+            cut: self,
+        }
+    }
+
+    pub(super) fn grid(&self) -> WindowGrid {
+        let [height, width] = self.size;
+        let places = |arrangement: &AxisLayout| -> Vec<Option<usize>> {
+            arrangement
+                .arrange
+                .iter()
+                .flat_map(|run| run.places())
+                .collect()
+        };
+        let (rows, columns) = (places(&self.rows), places(&self.columns));
+        let [_, across] = self.count();
+        let windows = (0..self.windows()).map(|window| {
+            let tokens = (0..self.area()).map(|position| {
+                let row = rows[window / across * self.side + position / self.side]?;
+                let column = columns[window % across * self.side + position % self.side]?;
+                Some((row * width + column) as u32)
+            });
+            let regions = self.regions(window);
+            let alike = self.shift == 0 || regions.iter().all(|region| *region == regions[0]);
+            kernels::attention::Window {
+                tokens: tokens.collect(),
+                regions: if alike { Vec::new() } else { regions },
+                penalty: FORBIDDEN,
+            }
+        });
+        WindowGrid {
+            tokens: height * width,
+            area: self.area(),
+            windows: windows.collect(),
+            bias_index: relative_position_index(self.side),
+            causal: false,
+        }
+    }
+
+    /// Positions of a window.
+    pub(super) fn area(&self) -> usize {
+        self.side * self.side
+    }
+
+    /// Windows along the height and the width.
+    pub(super) fn count(&self) -> [usize; 2] {
+        [&self.rows, &self.columns].map(|axis| axis.padded / self.side)
+    }
+
+    fn windows(&self) -> usize {
+        self.count().iter().product()
+    }
+
+    /// After a cyclic shift the last window holds positions from both ends of the map; those of
+    /// different regions may not attend to one another.
+    fn regions(&self, window: usize) -> Vec<u8> {
+        let region = |position: usize, size: usize| {
+            u8::from(position >= size - self.side) + u8::from(position >= size - self.shift)
+        };
+        let [_, across] = self.count();
+        (0..self.area())
+            .map(|position| {
+                let row = (window / across) * self.side + position / self.side;
+                let column = (window % across) * self.side + position % self.side;
+                3 * region(row, self.rows.padded) + region(column, self.columns.padded)
+            })
+            .collect()
+    }
+
+    /// The mask of the regions: [windows, 1, area, area].
+    fn mask(&self, device: &Device) -> Tensor<4> {
+        let area = self.area();
+        let mut values = Vec::with_capacity(self.windows() * area * area);
+        for window in 0..self.windows() {
+            let regions = self.regions(window);
+            for one in &regions {
+                let forbidden = |other| if one == other { 0.0 } else { FORBIDDEN };
+                values.extend(regions.iter().map(forbidden));
+            }
+        }
+        Tensor::from_data(
+            TensorData::new(values, [self.windows(), 1, area, area]),
+            device,
+        )
+    }
+
+    /// [batch, height, width, channels] → shifted and padded.
+    pub(super) fn arrange(&self, x: Tensor<4>) -> Tensor<4> {
+        take_runs(
+            take_runs(x, 1, &self.rows.arrange),
+            2,
+            &self.columns.arrange,
+        )
+    }
+
+    /// Undoes [`WindowPartition::arrange`]: values at padding positions are dropped.
+    pub(super) fn restore(&self, x: Tensor<4>) -> Tensor<4> {
+        take_runs(
+            take_runs(x, 1, &self.rows.restore),
+            2,
+            &self.columns.restore,
+        )
+    }
+}
+
+/// Consecutive positions of an axis, or zeros.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum AxisRun {
+    Take { start: usize, length: usize },
+    Zeros { length: usize },
+}
+
+impl AxisRun {
+    /// Position by position.
+    fn places(&self) -> impl Iterator<Item = Option<usize>> + use<> {
+        let (start, length) = match *self {
+            Self::Take { start, length } => (Some(start), length),
+            Self::Zeros { length } => (None, length),
+        };
+        (0..length).map(move |offset| start.map(|start| start + offset))
+    }
+}
+
+/// One axis of a map, shifted cyclically and padded to whole windows.
+#[derive(Debug, PartialEq)]
+struct AxisLayout {
+    /// Size with padding.
+    padded: usize,
+    /// From the map to the windows.
+    arrange: Vec<AxisRun>,
+    /// From the windows back to the map.
+    restore: Vec<AxisRun>,
+}
+
+impl AxisLayout {
+    pub(super) fn new(size: usize, side: usize, shift: usize, padding: WindowPadding) -> Self {
+        let padded = size.next_multiple_of(side);
+        // Position in the arrangement → position in the map.
+        let source: Vec<Option<usize>> = match padding {
+            WindowPadding::Detection => (0..padded)
+                .map(|position| Some((position + shift) % padded).filter(|p| *p < size))
+                .collect(),
+            WindowPadding::Classification => (0..padded)
+                .map(|position| (position < size).then(|| (position + shift) % size))
+                .collect(),
+        };
+        let mut back = vec![0; size];
+        for (position, place) in source.iter().enumerate() {
+            if let Some(place) = place {
+                back[*place] = position;
+            }
+        }
+        Self {
+            padded,
+            arrange: runs(source.into_iter()),
+            restore: runs(back.into_iter().map(Some)),
+        }
+    }
+}
+
+/// Joins positions that follow one another.
+fn runs(positions: impl Iterator<Item = Option<usize>>) -> Vec<AxisRun> {
+    let mut list: Vec<AxisRun> = Vec::new();
+    for position in positions {
+        match (list.last_mut(), position) {
+            (Some(AxisRun::Take { start, length }), Some(p)) if *start + *length == p => {
+                *length += 1
+            }
+            (Some(AxisRun::Zeros { length }), None) => *length += 1,
+            (_, Some(start)) => list.push(AxisRun::Take { start, length: 1 }),
+            (_, None) => list.push(AxisRun::Zeros { length: 1 }),
+        }
+    }
+    list
+}
+
+/// Builds an axis from runs of it.
+fn take_runs(x: Tensor<4>, axis: usize, runs: &[AxisRun]) -> Tensor<4> {
+    let size = x.dims()[axis];
+    let pieces: Vec<Tensor<4>> = runs
+        .iter()
+        .map(|run| match *run {
+            AxisRun::Take { start: 0, length } if length == size => x.clone(),
+            AxisRun::Take { start, length } => x.clone().narrow(axis, start, length),
+            AxisRun::Zeros { length } => {
+                let mut shape = x.dims();
+                shape[axis] = length;
+                Tensor::zeros(shape, &x.device())
+            }
+        })
+        .collect();
+    match <[Tensor<4>; 1]>::try_from(pieces) {
+        Ok([piece]) => piece,
+        Err(pieces) => Tensor::cat(pieces, axis),
+    }
+}

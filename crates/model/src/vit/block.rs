@@ -1,0 +1,216 @@
+//! The blocks of a Vision Transformer.
+
+use std::sync::Arc;
+
+use burn::{
+    module::{Module, Param},
+    nn::{LayerNorm, LayerNormConfig, Linear},
+    tensor::{Device, Tensor},
+};
+
+use super::config::VitConfig;
+use crate::{
+    kernels::{self, activation::Activation, attention::WindowGrid},
+    layers::{self, DropFactors, Mlp, PatchProjection, Rng, project},
+    moe::{Conditioned, Moe},
+    parameters::{Claims, ParameterKind},
+};
+
+/// Added to the variance in the norms, in every published ViT of these layouts.
+const EPSILON: f64 = 1e-6;
+
+/// First value of LayerScale, DINOv2's.
+const LAYER_SCALE: f64 = 1e-5;
+
+pub(super) fn norm(width: usize, device: &Device) -> LayerNorm {
+    LayerNormConfig::new(width)
+        .with_epsilon(EPSILON)
+        .init(device)
+}
+
+/// The norm of each token.
+pub(super) fn normalize(x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
+    kernels::norm::layer_norm(x, norm, EPSILON)
+}
+
+/// Patches to tokens.
+#[derive(Module, Debug)]
+pub struct VitPatchEmbed {
+    /// The projection.
+    pub proj: PatchProjection,
+}
+
+/// Attention, an MLP and, in conditional blocks, the mixture of experts.
+#[derive(Module, Debug)]
+pub struct VitBlock {
+    /// LN1.
+    pub norm1: LayerNorm,
+    /// Attention.
+    pub attn: VitAttention,
+    /// Scale of the attention's branch.
+    pub ls1: Option<LayerScale>,
+    /// LN2.
+    pub norm2: LayerNorm,
+    /// The MLP.
+    pub mlp: Mlp,
+    /// Scale of the MLP's branch.
+    pub ls2: Option<LayerScale>,
+    /// The mixture of experts of a conditional block.
+    pub moe: Option<Moe>,
+    pub(super) drop_path: f64,
+}
+
+impl VitBlock {
+    pub(super) fn claim(config: &VitConfig, block: usize, mut claims: Claims) {
+        claims.norm("norm1");
+        claims.norm("norm2");
+        let mut attention = claims.field("attn");
+        attention.linear("qkv", config.sizes.qkv_bias);
+        attention.linear("proj", true);
+        Mlp::claim(claims.field("mlp"));
+        if config.sizes.layer_scale {
+            for name in ["ls1", "ls2"] {
+                claims.field(name).parameter("gamma", ParameterKind::Norm);
+            }
+        }
+        if let Some(experts) = config.experts(block) {
+            experts.claim(claims.field("moe"));
+        }
+    }
+
+    pub(super) fn init(
+        config: &VitConfig,
+        block: usize,
+        drop_path: f64,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Self {
+        let sizes = &config.sizes;
+        let width = sizes.embed_dim;
+        let scale = || {
+            sizes.layer_scale.then(|| LayerScale {
+                gamma: layers::constant([width], LAYER_SCALE, device),
+            })
+        };
+        let plain = Self {
+            norm1: norm(width, device),
+            attn: VitAttention {
+                qkv: layers::linear(width, 3 * width, sizes.qkv_bias, rng, device),
+                proj: layers::linear(width, width, true, rng, device),
+                heads: sizes.num_heads,
+            },
+            ls1: scale(),
+            norm2: norm(width, device),
+            mlp: Mlp::init(width, sizes.hidden_dim, rng, device).with_activation(
+                if sizes.quick_gelu {
+                    Activation::QuickGelu
+                } else {
+                    Activation::Gelu
+                },
+            ),
+            ls2: scale(),
+            moe: None,
+            drop_path,
+        };
+        // Drawn last, so that the plain part of a block is the same with and without experts.
+        let moe = config
+            .experts(block)
+            .map(|moe| moe.init(width, sizes.hidden_dim, rng, device));
+        Self { moe, ..plain }
+    }
+
+    /// The same for prompt weights [1, tasks], as a block without prompts.
+    pub(super) fn fold(self, mix: &Tensor<2>) -> Self {
+        let Some(moe) = &self.moe else {
+            return self;
+        };
+        let conditioned = moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
+        let Conditioned { norm1, norm2, mlp } = conditioned.detached();
+        Self {
+            norm1,
+            norm2,
+            mlp,
+            moe: None,
+            ..self
+        }
+    }
+
+    /// x: [batch, tokens, width], mix: [1, tasks].
+    pub(super) fn forward(
+        &self,
+        x: Tensor<3>,
+        mix: &Tensor<2>,
+        [factors, later]: [Option<DropFactors>; 2],
+    ) -> Tensor<3> {
+        let norms = [&self.norm1, &self.norm2];
+        let conditioned = { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, mix));
+        let (norm1, norm2, mlp) = match &conditioned {
+            Some(Conditioned { norm1, norm2, mlp }) => (norm1, norm2, mlp),
+            None => (&self.norm1, &self.norm2, &self.mlp),
+        };
+        let attn = &self.attn;
+        let tokens = x.dims()[1];
+        let fuse = kernels::can_fuse(&x) && self.ls1.is_none() && self.ls2.is_none();
+        let x = if fuse {
+            let parameters =
+                kernels::attention::AttentionParameters::new(norm1, &attn.qkv, &attn.proj, None);
+            let grid = Arc::new(WindowGrid::whole(tokens, false));
+            let factors = factors.map(|factors| factors.values);
+            kernels::attention::attention(x, parameters, EPSILON, attn.heads, grid, factors)
+        } else {
+            let attended = attn.forward(normalize(x.clone(), norm1));
+            let attended = LayerScale::apply(&self.ls1, attended);
+            x + DropFactors::scale(&factors, attended)
+        };
+
+        if fuse {
+            mlp.residual(x, norm2, EPSILON, later)
+        } else {
+            let branch = mlp.forward(normalize(x.clone(), norm2));
+            let branch = LayerScale::apply(&self.ls2, branch);
+            x + DropFactors::scale(&later, branch)
+        }
+    }
+}
+
+/// A factor per channel.
+#[derive(Module, Debug)]
+pub struct LayerScale {
+    /// [width].
+    pub gamma: Param<Tensor<1>>,
+}
+
+impl LayerScale {
+    /// x: [batch, tokens, width].
+    fn apply(scale: &Option<Self>, x: Tensor<3>) -> Tensor<3> {
+        match scale {
+            None => x,
+            Some(scale) => x * scale.gamma.val().unsqueeze::<3>(),
+        }
+    }
+}
+
+/// Multi-head attention with one projection for queries, keys and values.
+#[derive(Module, Debug)]
+pub struct VitAttention {
+    /// width → 3·width: queries, keys, values.
+    pub qkv: Linear,
+    /// width → width.
+    pub proj: Linear,
+    heads: usize,
+}
+
+impl VitAttention {
+    /// x: [batch, tokens, width], the same out.
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let [batch, tokens, width] = x.dims();
+        let dim = width / self.heads;
+        let qkv = project(x, &self.qkv)
+            .reshape([batch, tokens, 3, self.heads, dim])
+            .permute([2, 0, 3, 1, 4]);
+        let qkv = [0, 1, 2].map(|index| qkv.clone().narrow(0, index, 1).squeeze_dim::<4>(0));
+        let output = layers::attend(qkv, None);
+        let output = output.swap_dims(1, 2).reshape([batch, tokens, width]);
+        project(output, &self.proj)
+    }
+}

@@ -1,5 +1,5 @@
 //! The networks of CLASP and what trains them: backbones, prompt-controlled mixture of experts, heads,
-//! losses, optimiser and schedules.
+//! losses and optimiser.
 //!
 //! | file | holds |
 //! |---|---|
@@ -14,7 +14,6 @@
 //! | `kernels` | fused operations for the CPU |
 //! | [`named`] | parameters by name |
 //! | [`optim`] | SGD, Adam, AdamW with rates of their own for each parameter; moving averages |
-//! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
 //! | `shares` | copies of a network in use and in training, and threads of each |
 //!
 //! Nothing here reads or writes files.
@@ -30,7 +29,6 @@ pub mod mix;
 pub mod moe;
 pub mod named;
 pub mod optim;
-pub mod schedule;
 mod shares;
 pub mod swin;
 pub mod tokenizer;

@@ -29,8 +29,8 @@ pub struct BatchTensors {
 }
 
 impl BatchTensors {
-    /// The tensors of `samples` on `device`; `grid` is rows and columns of the feature map of a global
-    /// view.
+    /// The tensors of `samples` on `device`; `grid` is rows and columns of the feature map of a
+    /// global view.
     pub fn new(samples: &[ImageSample], grid: [usize; 2], method: Method, device: &Device) -> Self {
         let views = samples.first().map(|sample| &sample.views);
         let [globals, locals] =
@@ -125,8 +125,8 @@ fn attribute_tensors(samples: &[ImageSample], device: &Device) -> Option<(Tensor
     ))
 }
 
-/// A batch of noise with random labels, for benchmarks and tests: as much computation as for images,
-/// and no files.
+/// A batch of noise with random labels, for benchmarks and tests: as much computation as for
+/// images, and no files.
 pub fn noise_batch(
     recipe: &PretrainRecipe,
     grid: [usize; 2],

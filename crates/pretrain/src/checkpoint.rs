@@ -11,9 +11,9 @@
 //! | `optimizer.…` | moments and step count of AdamW, by parameter |
 //!
 //! and the metadata `format` (`clasp-pretrain/3`), `clasp` (version), `step`, `position` (of the
-//! loader, JSON), `images` (of the dataset), `vocabulary` (digest, empty without labels) and `recipe`
-//! (resolved, TOML). There is no state of a random generator: every draw follows from the recipe's
-//! seed, the step or epoch, and its purpose. Schedules are functions of the step.
+//! loader, JSON), `images` (of the dataset), `vocabulary` (digest, empty without labels) and
+//! `recipe` (resolved, TOML). There is no state of a random generator: every draw follows from the
+//! recipe's seed, the step or epoch, and its purpose. Schedules are functions of the step.
 //!
 //! A checkpoint is written as a whole or not at all, and older ones are removed only after that.
 
@@ -40,7 +40,8 @@ use crate::step::{Pretrainer, adamw};
 /// Value of `format` in the metadata.
 pub const FORMAT: &str = "clasp-pretrain/3";
 
-/// Recipe keys that must not change when a run is resumed: they shape tensors or the order of images.
+/// Recipe keys that must not change when a run is resumed: they shape tensors or the order of
+/// images.
 const FIXED: [&str; 9] = [
     "method",
     "seed",
@@ -58,8 +59,8 @@ const FIXED: [&str; 9] = [
 ///
 /// # Errors
 ///
-/// The file cannot be written (a full disk): the message names the newest checkpoint, which stays. A
-/// parameter is not finite: nothing is written.
+/// The file cannot be written (a full disk): the message names the newest checkpoint, which stays.
+/// A parameter is not finite: nothing is written.
 pub fn save(
     schedule: &mut CheckpointSchedule,
     folder: &Path,

@@ -2,10 +2,11 @@
 
 /// Steps over which signals are averaged before the rules are applied.
 const AVERAGED_STEPS: f64 = 20.0;
-/// H − L_dino below this fraction of ln K is uniform collapse: the student predicts no more than the
-/// mean target.
+/// H − L_dino below this fraction of ln K is uniform collapse: the student predicts no more than
+/// the mean target.
 const MIN_GAIN: f64 = 0.05;
-/// H below this fraction of ln min(K, samples) is sharp collapse, if the std of the features falls too.
+/// H below this fraction of ln min(K, samples) is sharp collapse, if the std of the features falls
+/// too.
 const MIN_ENTROPY: f64 = 0.5;
 /// A std of the features below this fraction of its largest value has fallen.
 const FALLEN_STD: f64 = 0.8;
@@ -23,8 +24,8 @@ pub struct CollapseSignals {
     pub feature_std: f64,
 }
 
-/// Warns when self-distillation learns nothing or collapses. The best constant prediction has a loss
-/// of H, so that H − L_dino is what the student has learned of single images.
+/// Warns when self-distillation learns nothing or collapses. The best constant prediction has a
+/// loss of H, so that H − L_dino is what the student has learned of single images.
 ///
 /// | warning | rule |
 /// |---|---|
@@ -62,8 +63,8 @@ impl MovingAverage {
 }
 
 impl CollapseMonitor {
-    /// A monitor for `prototypes` prototypes and `samples` teacher targets a step, with warnings from
-    /// step `from` on.
+    /// A monitor for `prototypes` prototypes and `samples` teacher targets a step, with warnings
+    /// from step `from` on.
     pub fn new(prototypes: usize, samples: usize, from: u64) -> Self {
         Self {
             log_prototypes: (prototypes as f64).ln(),
@@ -148,8 +149,8 @@ mod tests {
 
     #[test]
     fn uniform_collapse_is_no_learning_at_any_entropy_of_the_targets() {
-        // A loss of 6.05 to 6.20 with K = 512 (ln K = 6.238) is no learning although it is not within a
-        // hundredth of ln K.
+        // A loss of 6.05 to 6.20 with K = 512 (ln K = 6.238) is no learning although it is not
+        // within a hundredth of ln K.
         let found = warnings(|_| signals(6.05, 6.2, 0.8));
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].starts_with("step 30:"), "{found:?}");

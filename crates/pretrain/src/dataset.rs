@@ -134,7 +134,8 @@ impl PretrainDataset {
     /// Temperature of the attribute targets in units of logits; none if no attributes are learned.
     pub fn temperature(&self) -> Option<f64> {
         let rule = self.labels.as_ref()?.rule.as_ref()?;
-        Some(f64::from(rule.temperature))
+        // By way of its text: 0.6 rather than 0.6000000238418579 in `run.toml`.
+        rule.temperature.to_string().parse().ok()
     }
 
     /// Vocabulary of the labels; none if the method learns from no labels.
@@ -158,7 +159,8 @@ fn cyclic_permutation(images: &[usize], seed: u64) -> Vec<usize> {
 /// The calibration beside the labels or, if there is none, one computed from the same logits.
 fn calibration(store: &Store, folder: &Path) -> Result<Calibration> {
     if store.meta.vocabulary.logits() == 0 {
-        let expected = "no `attribute`, as the labels have none; try --set model.prompts='[\"identity\", \"part\"]'";
+        let expected = "no `attribute`, as the labels have none; \
+                        try --set model.prompts='[\"identity\", \"part\"]'";
         let found = format!("{} made by {}", folder.display(), store.meta.method);
         return Err(InvalidValue::new("model.prompts", expected, found).into());
     }
@@ -252,8 +254,8 @@ impl ViewGenerator {
         }
     }
 
-    /// The sample of image `index` in `epoch`; `None`, and an entry in the list, if the image cannot
-    /// be read.
+    /// The sample of image `index` in `epoch`; `None`, and an entry in the list, if the image
+    /// cannot be read.
     pub fn sample(&self, index: usize, epoch: u64) -> Option<ImageSample> {
         let in_source = self.dataset.images[index];
         let key = self.dataset.source.key(in_source);

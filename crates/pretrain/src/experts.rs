@@ -19,7 +19,8 @@ pub struct ExpertUsage {
 }
 
 impl ExpertUsage {
-    /// The usage of the merged experts of a block: their weights under each prompt, one row a prompt.
+    /// The usage of the merged experts of a block: their weights under each prompt, one row a
+    /// prompt.
     pub fn of_weights(step: u64, block: usize, rows: Vec<Vec<f64>>) -> Vec<Self> {
         let usage = |(prompt, weights): (&'static str, Vec<f64>)| Self {
             step,

@@ -1,5 +1,5 @@
-//! What is measured of a step beside its gradients: losses, accuracies, and the state of features and
-//! teacher targets.
+//! What is measured of a step beside its gradients: losses, accuracies, and the state of features
+//! and teacher targets.
 
 use std::collections::BTreeMap;
 
@@ -75,8 +75,8 @@ fn accuracy(name: &'static str, [right, labeled]: [Tensor<1>; 2]) -> [(Measureme
     ]
 }
 
-/// Mean 1 − cos between the features of an image under `identity` and under another prompt, and between
-/// those of two images under `identity`: [1] each.
+/// Mean 1 − cos between the features of an image under `identity` and under another prompt, and
+/// between those of two images under `identity`: [1] each.
 fn feature_distances(outputs: &StudentOutputs, batch: usize) -> [Tensor<1>; 2] {
     // The first view of each image: [batch, channels], normalized.
     let first_view = |pooled: &Tensor<2>| normalized(pooled.clone().inner().narrow(0, 0, batch));
@@ -98,9 +98,9 @@ fn normalized(features: Tensor<2>) -> Tensor<2> {
     features / norm
 }
 
-/// Standard deviation over the batch of each channel of the normalized features [batch, channels], mean
-/// over channels, times the root of their number: 1 for features spread evenly over all directions, 0
-/// for equal features.
+/// Standard deviation over the batch of each channel of the normalized features [batch, channels],
+/// mean over channels, times the root of their number: 1 for features spread evenly over all
+/// directions, 0 for equal features.
 fn feature_std(pooled: Tensor<2>) -> Tensor<1> {
     let channels = pooled.dims()[1] as f64;
     let features = normalized(pooled);

@@ -1,7 +1,7 @@
 //! The objective of pre-training: a weighted sum of losses, each a free function of tensors.
 //!
-//! [`LOSSES`] is the one list of them: name, weight and function of a loss are one row, and the sum,
-//! the log and the check for values that are not finite all read the list.
+//! [`LOSSES`] is the one list of them: name, weight and function of a loss are one row, and the
+//! sum, the log and the check for values that are not finite all read the list.
 
 use std::ops::Range;
 
@@ -85,8 +85,8 @@ fn dino(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
     ))
 }
 
-/// Part labels under the prompt `part` (CLASP; SOLIDER has no prompts): the mean over global views and
-/// images of the cross-entropy between part logits and part map over labeled patch positions
+/// Part labels under the prompt `part` (CLASP; SOLIDER has no prompts): the mean over global views
+/// and images of the cross-entropy between part logits and part map over labeled patch positions
 /// ([`part_loss`]).
 fn part(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
     part_loss_of(share, &share.student.parts.as_ref()?.own)
@@ -104,8 +104,8 @@ fn part_loss_of(share: &ShareOutputs<'_>, logits: &Tensor<4>) -> Option<Tensor<1
     Some(share.inputs.label_mean(losses))
 }
 
-/// Attribute labels under the prompt `attribute` (CLASP): the mean over global views and images of the
-/// weighted cross-entropies between the logits of each attribute and its targets
+/// Attribute labels under the prompt `attribute` (CLASP): the mean over global views and images of
+/// the weighted cross-entropies between the logits of each attribute and its targets
 /// ([`attribute_loss`]).
 fn attribute(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
     attribute_loss_of(share, &share.student.attributes.as_ref()?.own)
@@ -147,8 +147,8 @@ pub(crate) fn objective(
 }
 
 impl ShareOutputs<'_> {
-    /// The part map of each view in `logits` [views · batch, classes, rows, columns]: [views · batch,
-    /// rows, columns]. SOLIDER's masked views have the labels of the views before masking.
+    /// The part map of each view in `logits` [views · batch, classes, rows, columns]: [views ·
+    /// batch, rows, columns]. SOLIDER's masked views have the labels of the views before masking.
     pub(crate) fn part_labels(&self, logits: &Tensor<4>) -> Option<Tensor<3, Int>> {
         let labels = self.inputs.parts.as_ref()?;
         let copies = logits.dims()[0] / labels.dims()[0];
@@ -165,8 +165,8 @@ impl ShareOutputs<'_> {
 }
 
 impl BatchTensors {
-    /// Mean of losses over views and images, [views · batch] → [1]; for SOLIDER each image is weighted
-    /// with its λ, as in the published code.
+    /// Mean of losses over views and images, [views · batch] → [1]; for SOLIDER each image is
+    /// weighted with its λ, as in the published code.
     fn label_mean(&self, losses: Tensor<1>) -> Tensor<1> {
         let Some(lambdas) = &self.lambdas else {
             return losses.mean();

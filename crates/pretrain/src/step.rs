@@ -1,10 +1,10 @@
 //! One step of the optimizer: gradients of a batch, over its parts and over replicas.
 //!
-//! A batch is computed in `run.accumulate` parts, one after the other, and each part is divided among
-//! `run.replicas` replicas of the student, each on its own thread. All shares have the same size, so
-//! that the mean over the batch is the mean over shares, and gradients are added in a fixed order. The
-//! teacher processes all images before the student does, as Sinkhorn–Knopp needs all samples of the
-//! step and the center is updated once from all of them.
+//! A batch is computed in `run.accumulate` parts, one after the other, and each part is divided
+//! among `run.replicas` replicas of the student, each on its own thread. All shares have the same
+//! size, so that the mean over the batch is the mean over shares, and gradients are added in a
+//! fixed order. The teacher processes all images before the student does, as Sinkhorn–Knopp needs
+//! all samples of the step and the center is updated once from all of them.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -120,8 +120,8 @@ impl Pretrainer {
         })
     }
 
-    /// Loads the backbone from the recipe's `model.init`, if it names a file, and returns which keys
-    /// matched.
+    /// Loads the backbone from the recipe's `model.init`, if it names a file, and returns which
+    /// keys matched.
     ///
     /// # Errors
     ///
@@ -211,8 +211,8 @@ impl Pretrainer {
         let (student, gradients) = (self.student.clone(), &mut batch.gradients);
         let optimizer = &mut self.optimizer;
         self.student = optimizer.step("", student, gradients, &batch.norms, &rates);
-        // The student takes the teacher's place meanwhile, so that `ema` alone holds the memory of the
-        // teacher and can update it in place.
+        // The student takes the teacher's place meanwhile, so that `ema` alone holds the memory of
+        // the teacher and can update it in place.
         let teacher = std::mem::replace(&mut self.teacher, self.student.trunk.valid());
         self.teacher = ema(teacher, &self.student.trunk, scheduled.momentum);
         let momentum = self.plan.recipe.loss.center_momentum;
@@ -302,8 +302,8 @@ impl Pretrainer {
         }
     }
 
-    /// Steps over which the teacher targets are averaged for the collapse monitor: enough for several
-    /// samples of each prototype.
+    /// Steps over which the teacher targets are averaged for the collapse monitor: enough for
+    /// several samples of each prototype.
     fn target_memory(&self) -> f64 {
         let recipe = &self.plan.recipe;
         let samples = (recipe.run.batch * recipe.views.global.max(1)) as f64;

@@ -1,8 +1,8 @@
 //! The networks of pre-training: backbone and projection head, which student and teacher both have,
 //! and the heads of part and attribute labels, which only the student has.
 //!
-//! Each loss is computed on features under the prompt of its purpose. The shared blocks (T) run once
-//! for a view, the conditional blocks (B) once for each prompt:
+//! Each loss is computed on features under the prompt of its purpose. The shared blocks (T) run
+//! once for a view, the conditional blocks (B) once for each prompt:
 //!
 //! ```text
 //! L = w_d·L_dino(B_identity(T(v))) + w_p·L_part(B_part(T(v_global))) + w_a·L_attr(B_attribute(T(v_global)))
@@ -64,16 +64,17 @@ pub struct LabelHeadOutputs<T> {
 
 /// Outputs of the student for a share of a batch.
 pub struct StudentOutputs {
-    /// Logits of the projection head: [batch, prototypes] of each global view, then those of all local
-    /// views in one tensor, [local views · batch, prototypes].
+    /// Logits of the projection head: [batch, prototypes] of each global view, then those of all
+    /// local views in one tensor, [local views · batch, prototypes].
     pub logits: Vec<Tensor<2>>,
-    /// Pooled features of the global views under the identity prompt: [global views · batch, channels].
+    /// Pooled features of the global views under the identity prompt: [global views · batch,
+    /// channels].
     pub pooled: Tensor<2>,
     /// The same under each of the prompts `part` and `attribute` that is learned; empty without
     /// prompts.
     pub prompted: Vec<Tensor<2>>,
-    /// Part logits of the global views, [views · batch, classes, rows, columns]; for SOLIDER followed by
-    /// those of the masked global views.
+    /// Part logits of the global views, [views · batch, classes, rows, columns]; for SOLIDER
+    /// followed by those of the masked global views.
     pub parts: Option<LabelHeadOutputs<Tensor<4>>>,
     /// Attribute logits of the global views: [global views · batch, values].
     pub attributes: Option<LabelHeadOutputs<Tensor<2>>>,
@@ -231,8 +232,8 @@ impl DinoNetwork {
 }
 
 impl BatchTensors {
-    /// Prompt weights of a pass over `views` views: `identity`, [1, prompts], or for SOLIDER those of
-    /// each image's λ, [views · batch, prompts].
+    /// Prompt weights of a pass over `views` views: `identity`, [1, prompts], or for SOLIDER those
+    /// of each image's λ, [views · batch, prompts].
     fn prompt_weights(&self, views: usize, device: &Device) -> Tensor<2> {
         match &self.lambdas {
             None => Mix::single(IDENTITY).tensor(device),
@@ -255,8 +256,8 @@ fn lambda_weights(lambda: f32) -> Mix {
     }
 }
 
-/// The part that SOLIDER masks in a step: any but the background (class 0), the same for all images;
-/// none for other methods.
+/// The part that SOLIDER masks in a step: any but the background (class 0), the same for all
+/// images; none for other methods.
 pub fn part_to_mask(method: Method, classes: usize, rng: &mut Rng) -> Option<u8> {
     use rand::RngExt;
     (method == Method::Solider && classes > 1)

@@ -20,7 +20,8 @@ pub(crate) struct ShareTargets {
 pub(crate) struct BatchTargets {
     /// By share, in the order of the images.
     pub shares: Vec<ShareTargets>,
-    /// Mean of the teacher's logits over the batch, from which the center is updated: [1, prototypes].
+    /// Mean of the teacher's logits over the batch, from which the center is updated: [1,
+    /// prototypes].
     pub mean_logits: Tensor<2>,
     /// Mean of the targets over the batch: [1, prototypes].
     pub mean_targets: Tensor<2>,
@@ -28,7 +29,8 @@ pub(crate) struct BatchTargets {
 
 impl BatchTargets {
     /// Targets from the teacher's `logits`: for each share one tensor [batch, prototypes] a global
-    /// view. All shares are needed at once, as Sinkhorn–Knopp normalizes over all samples of a step.
+    /// view. All shares are needed at once, as Sinkhorn–Knopp normalizes over all samples of a
+    /// step.
     pub(crate) fn new(
         logits: Vec<Vec<Tensor<2>>>,
         centering: Centering,

@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::atomic::atomic_write;
-use clasp_data::loader::{Draw, Loader, Position};
+use clasp_data::loader::{Draw, Loader};
 use clasp_model::mix::{ATTRIBUTE, PART, TASKS as PROMPTS};
 use clasp_run::log::add_progress;
 use clasp_run::schedule::is_logged;
@@ -24,7 +24,7 @@ use serde::Serialize;
 
 use crate::checkpoint;
 use crate::collapse::CollapseMonitor;
-use crate::dataset::{PretrainDataset, UnreadableImages, ViewGenerator};
+use crate::dataset::{ImageSample, PretrainDataset, UnreadableImages, ViewGenerator};
 use crate::error::{PretrainError, Result};
 use crate::experts::mean_entropy;
 use crate::plan::{Machine, PretrainPlan};
@@ -45,8 +45,8 @@ pub struct PretrainSummary {
     pub backbone: PathBuf,
 }
 
-/// Runs `recipe` in `folder` on `device`, from the start or, with `resume`, from the last checkpoint
-/// there.
+/// Runs `recipe` in `folder` on `device`, from the start or, with `resume`, from the last
+/// checkpoint there.
 ///
 /// A run that was stopped or killed at any moment and is resumed takes the same steps as one that
 /// was not; on one thread, to the bit.
@@ -62,37 +62,16 @@ pub fn train(
     control: &mut Control<'_>,
 ) -> Result<PretrainSummary> {
     let started = Instant::now();
-    let existing = resume.then(|| RunFolder::resume(folder)).transpose()?;
-    let dataset = Arc::new(PretrainDataset::open(recipe)?);
-    let images = dataset.len();
-    let plan = plan(recipe, &dataset, Machine::of(device, control.threads))?;
-    let mut trainer = Pretrainer::new(plan.clone(), dataset.vocabulary().cloned(), device)?;
-    let checkpoint = match &existing {
-        Some(run) => run.latest_checkpoint()?,
-        None => None,
-    };
-    let position = { checkpoint.as_deref() }
-        .map(|path| checkpoint::restore(path, &mut trainer, images))
-        .transpose()?;
-    if position.is_none()
-        && let Some(report) = trainer.load_init()?
-    {
-        control.report(Event::WeightsLoaded {
-            path: &recipe.model.init,
-            report: &report,
-        });
-    }
-    let mut run = match existing {
-        Some(run) => run,
-        None => RunFolder::create(folder, &plan.run_toml(images, control.device_name))?,
-    };
-    let unreadable = Arc::new(Mutex::new(UnreadableImages::default()));
-    let generator = ViewGenerator::new(dataset, &plan, trainer.grid(), Arc::clone(&unreadable));
-    let mut loader = loader(generator, &plan, images, position.unwrap_or_default());
+    let OpenRun {
+        mut run,
+        images,
+        mut trainer,
+        mut loader,
+        mut checkpoints,
+        unreadable,
+    } = open(recipe, folder, resume, device, control)?;
+    let plan = trainer.plan.clone();
     let mut log = run.open_log(trainer.step, &["experts.jsonl"])?;
-    let resumed = checkpoint.map(|path| (trainer.step, path));
-    let keep = plan.recipe.run.keep_checkpoints;
-    let mut checkpoints = CheckpointSchedule::new(folder, plan.save_every, keep, resumed);
     let mut monitor = CollapseMonitor::new(
         plan.prototypes,
         plan.recipe.run.batch * plan.recipe.views.global,
@@ -178,8 +157,75 @@ pub fn train(
     })
 }
 
-/// The plan of `recipe` for a dataset. An automatic temperature of the attribute targets follows from
-/// the labels; `run.toml` keeps its value.
+/// A run that is ready for its first step of this process.
+struct OpenRun {
+    run: RunFolder,
+    /// Images of the dataset.
+    images: usize,
+    trainer: Pretrainer,
+    loader: Loader<ImageSample>,
+    checkpoints: CheckpointSchedule,
+    unreadable: Arc<Mutex<UnreadableImages>>,
+}
+
+/// Opens dataset and run folder and restores the last checkpoint, if there is one. The folder of a
+/// new run is created last, so that a run that cannot start leaves none behind.
+fn open(
+    recipe: &PretrainRecipe,
+    folder: &Path,
+    resume: bool,
+    device: &Device,
+    control: &mut Control<'_>,
+) -> Result<OpenRun> {
+    let existing = resume.then(|| RunFolder::resume(folder)).transpose()?;
+    let dataset = Arc::new(PretrainDataset::open(recipe)?);
+    let images = dataset.len();
+    let plan = plan(recipe, &dataset, Machine::of(device, control.threads))?;
+    let mut trainer = Pretrainer::new(plan.clone(), dataset.vocabulary().cloned(), device)?;
+    let checkpoint = match &existing {
+        Some(run) => run.latest_checkpoint()?,
+        None => None,
+    };
+    let position = { checkpoint.as_deref() }
+        .map(|path| checkpoint::restore(path, &mut trainer, images))
+        .transpose()?;
+    if position.is_none()
+        && let Some(report) = trainer.load_init()?
+    {
+        control.report(Event::WeightsLoaded {
+            path: &recipe.model.init,
+            report: &report,
+        });
+    }
+    let run = match existing {
+        Some(run) => run,
+        None => RunFolder::create(folder, &plan.run_toml(images, control.device_name))?,
+    };
+    let unreadable = Arc::new(Mutex::new(UnreadableImages::default()));
+    let generator = ViewGenerator::new(dataset, &plan, trainer.grid(), Arc::clone(&unreadable));
+    let loader = Loader::new(
+        images,
+        plan.recipe.run.batch,
+        plan.recipe.seed,
+        plan.workers,
+        position.unwrap_or_default(),
+        move |Draw { item, epoch, .. }| generator.sample(item, epoch),
+    );
+    let resumed = checkpoint.map(|path| (trainer.step, path));
+    let keep = plan.recipe.run.keep_checkpoints;
+    let checkpoints = CheckpointSchedule::new(folder, plan.save_every, keep, resumed);
+    Ok(OpenRun {
+        run,
+        images,
+        trainer,
+        loader,
+        checkpoints,
+        unreadable,
+    })
+}
+
+/// The plan of `recipe` for a dataset. An automatic temperature of the attribute targets follows
+/// from the labels; `run.toml` keeps its value.
 fn plan(
     recipe: &PretrainRecipe,
     dataset: &PretrainDataset,
@@ -190,23 +236,6 @@ fn plan(
         recipe.attributes.temperature.resolve(temperature);
     }
     recipe.plan(dataset.len(), machine)
-}
-
-/// The loader of a run, from `position` on.
-fn loader(
-    generator: ViewGenerator,
-    plan: &PretrainPlan,
-    images: usize,
-    position: Position,
-) -> Loader<crate::dataset::ImageSample> {
-    Loader::new(
-        images,
-        plan.recipe.run.batch,
-        plan.recipe.seed,
-        plan.workers,
-        position,
-        move |Draw { item, epoch, .. }| generator.sample(item, epoch),
-    )
 }
 
 /// Stops a run that cannot read its images: too many of them, or not even a `complete` batch.

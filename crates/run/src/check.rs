@@ -1,7 +1,7 @@
 //! Range checks of the values of a recipe, before any memory is allocated.
 
-/// Most threads of a kind: workers, replicas, `--threads`. More than any machine has cores, and less
-/// than what an operating system refuses to start.
+/// Most threads of a kind: workers, replicas, `--threads`. More than any machine has cores, and
+/// less than what an operating system refuses to start.
 pub const MOST_THREADS: usize = 1024;
 
 /// A value of a recipe that is out of range, or contradicts another value.

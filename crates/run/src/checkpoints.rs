@@ -55,8 +55,8 @@ pub fn latest(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(list(folder)?.pop())
 }
 
-/// Removes what killed processes left half-written in the run's folder: a checkpoint of that kind may
-/// have gigabytes.
+/// Removes what killed processes left half-written in the run's folder: a checkpoint of that kind
+/// may have gigabytes.
 ///
 /// # Errors
 /// A folder cannot be read, or a file cannot be removed.

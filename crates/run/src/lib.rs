@@ -5,7 +5,7 @@
 //! |---|---|
 //! | [`recipe`] | recipes in TOML: `"auto"`, overrides, errors that name the right key |
 //! | [`check`] | range checks of their values |
-//! | [`folder`] | the run folder: create, resume, lock, warnings, refusal of steps that are not finite |
+//! | [`folder`] | the run folder: create, resume, lock, warnings, steps that are not finite |
 //! | [`origin`] | the header of `run.toml`: date, command line, version, device |
 //! | [`control`] | what a caller provides (stop flag, threads) and the events that it receives |
 //! | [`log`] | metrics by step, as JSON lines and TensorBoard events |
@@ -16,14 +16,14 @@
 //!
 //! # A training loop
 //!
-//! Each loop stays one visible function; nothing here calls back into it, except for the closure that
-//! writes the file of a checkpoint. In outline:
+//! Each loop stays one visible function; nothing here calls back into it, except for the closure
+//! that writes the file of a checkpoint. In outline:
 //!
 //! ```text
 //! let existing = resume.then(|| RunFolder::resume(folder)).transpose()?;   // locks the folder
-//! let data = ...; let plan = recipe.plan(data.len(), ...)?;                // "auto" is resolved once
+//! let data = ...; let plan = recipe.plan(data.len(), ...)?; // "auto" is resolved once
 //! let mut trainer = ...;
-//! let resumed = match &existing {                                          // state of the checkpoint
+//! let resumed = match &existing {                     // state of the checkpoint
 //!     Some(run) => run.latest_checkpoint()?.map(|path| restore(&path, &mut trainer)).transpose()?,
 //!     None => None,
 //! };
@@ -36,7 +36,7 @@
 //! control.report(Event::Start { .. });
 //! while trainer.step < plan.steps && !control.stop_requested() {
 //!     let batch = loader.next();
-//!     let mut metrics = trainer.step(&batch)                               // changes nothing on error
+//!     let mut metrics = trainer.step(&batch)          // changes nothing on error
 //!         .map_err(|cause| run.refuse_step(trainer.step + 1, cause, keys(&batch)))?;
 //!     add_progress(&mut metrics, epoch, batch.len(), seconds);
 //!     if is_logged(trainer.step, log_every, plan.steps) { log.write(trainer.step, &metrics)?; }

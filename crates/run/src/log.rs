@@ -8,8 +8,9 @@
 //! ```
 //!
 //! whose bytes are a protocol-buffer `Event`: 1 wall time (f64), 2 step (i64), then one of 3 file
-//! version (text), 5 summary (repeated 1 value: 1 tag, 2 f32), 7 session log (1 status, where 1 means
-//! "restarted here": readers then drop what an earlier, killed process logged after this step).
+//! version (text), 5 summary (repeated 1 value: 1 tag, 2 f32), 7 session log (1 status, where 1
+//! means "restarted here": readers then drop what an earlier, killed process logged after this
+//! step).
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};

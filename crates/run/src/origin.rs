@@ -53,6 +53,34 @@ impl RunHeader<'_> {
     }
 }
 
+/// What the header of a `run.toml` records of its run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderFacts {
+    /// Command that ran the recipe, such as `pretrain` or `finetune reid`.
+    pub command: String,
+    /// Steps of the run.
+    pub steps: u64,
+}
+
+impl HeaderFacts {
+    /// Reads the header that [`RunHeader::with_recipe`] wrote; none if `text` has no such header.
+    pub fn read(text: &str) -> Option<Self> {
+        let comments = || { text.lines() }.map_while(|line| line.strip_prefix("# "));
+        let command = comments().find_map(|line| {
+            let (_, quoted) = line.split_once("`clasp ")?;
+            quoted.split_once(" run.toml`").map(|(command, _)| command)
+        })?;
+        let steps = comments().find_map(|line| {
+            let (_, last) = line.rsplit_once(" · ")?;
+            last.strip_suffix(" steps")?.parse().ok()
+        })?;
+        Some(Self {
+            command: command.to_owned(),
+            steps,
+        })
+    }
+}
+
 /// Lines for the header of a `run.toml`, each after `# `: date, version and commit, command line.
 pub fn lines(version: &str) -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -112,6 +140,28 @@ mod tests {
         assert_eq!(date(951_782_400), "2000-02-29 00:00:00 UTC");
         assert_eq!(date(1_795_978_267), "2026-11-29 18:51:07 UTC");
         assert_eq!(date(4_107_542_399), "2100-02-28 23:59:59 UTC");
+    }
+
+    #[test]
+    fn a_header_is_read_as_it_was_written() {
+        let header = RunHeader {
+            command: "finetune reid",
+            version: "1.2.3",
+            seed: 7,
+            device: "cpu",
+            images: 100,
+            steps_per_epoch: 25,
+            steps: 500,
+        };
+        let text = header.with_recipe("seed = 7\n");
+        let facts = HeaderFacts {
+            command: "finetune reid".to_owned(),
+            steps: 500,
+        };
+        assert_eq!(HeaderFacts::read(&text), Some(facts));
+        assert_eq!(HeaderFacts::read("seed = 7\n"), None);
+        assert!(text.contains(" · device cpu\n"), "{text}");
+        assert!(text.ends_with("\n\nseed = 7\n"), "{text}");
     }
 
     #[test]

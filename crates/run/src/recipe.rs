@@ -71,8 +71,8 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
     }
 }
 
-/// Reads the recipe file `path`, or the recipe of that name in `built_in` (name and text), and applies
-/// `overrides`.
+/// Reads the recipe file `path`, or the recipe of that name in `built_in` (name and text), and
+/// applies `overrides`.
 ///
 /// # Errors
 /// There is no such file, it cannot be read, a key is unknown or a value has another type.
@@ -215,7 +215,8 @@ fn at<R: Serialize>(recipe: &R, key: &str) -> Value {
     value
 }
 
-/// The first of `keys`, or of the keys in sections among them, in which two recipes differ, with both values.
+/// The first of `keys`, or of the keys in sections among them, in which two recipes differ, with
+/// both values.
 pub fn difference<R: Serialize>(
     now: &R,
     saved: &R,

@@ -50,8 +50,8 @@ impl Cosine {
     }
 }
 
-/// A line from `from` at step 0 to `to` at step `steps`, and `to` from there on; `to` everywhere for
-/// `steps` = 0.
+/// A line from `from` at step 0 to `to` at step `steps`, and `to` from there on; `to` everywhere
+/// for `steps` = 0.
 pub fn linear(from: f64, to: f64, steps: u64, step: u64) -> f64 {
     let done = match steps {
         0 => 1.0,

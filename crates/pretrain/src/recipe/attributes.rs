@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AttributeTargetSection {
-    /// Share of the images that are not masked in the attribute of the largest spread; the automatic
-    /// temperature follows from it.
+    /// Share of the images that are not masked in the attribute of the largest spread; the
+    /// automatic temperature follows from it.
     pub confident_share: f64,
     /// Temperature of all targets, in units of logits. Auto: from `confident_share`; 1 for labels
     /// that are ground truth.

@@ -28,8 +28,8 @@ pub(crate) use self::ranges::{EPOCHS, LEARNING_RATE, MAX_STEPS, TEMPERATURE};
 pub enum Method {
     /// DINO (Caron et al., ICCV 2021): views of one image agree. No labels, no adapter.
     Dino,
-    /// SOLIDER (Chen et al., CVPR 2023), in our reading: DINO, and part labels from k-means on plain
-    /// and on masked views, under a controller of one number λ.
+    /// SOLIDER (Chen et al., CVPR 2023), in our reading: DINO, and part labels from k-means on
+    /// plain and on masked views, under a controller of one number λ.
     Solider,
     /// DINO with part and attribute labels from CLIP under prompts and experts.
     Clasp,
@@ -183,8 +183,8 @@ pub struct PretrainModelSection {
     /// Prompts to learn; leave out `part` or `attribute` to train without their labels. `dino`
     /// learns `identity` only and `solider` no `attribute`, whatever this list has.
     pub prompts: Vec<String>,
-    /// Conditional blocks, counted from the last block. Auto: a quarter of all blocks, at least one,
-    /// and no more than the last stage has.
+    /// Conditional blocks, counted from the last block. Auto: a quarter of all blocks, at least
+    /// one, and no more than the last stage has.
     pub conditional_blocks: Auto<usize>,
     /// Experts of a block (`merged`).
     pub experts: usize,
@@ -246,12 +246,12 @@ pub struct LossSection {
     pub part_weight: f64,
     /// Weight of the attribute loss.
     pub attribute_weight: f64,
-    /// λ: factor of the part and attribute losses on features under the identity prompt, times their
-    /// own weights; those under the part and attribute prompts have the factor 1. Without prompts
-    /// there is one of each loss.
+    /// λ: factor of the part and attribute losses on features under the identity prompt, times
+    /// their own weights; those under the part and attribute prompts have the factor 1. Without
+    /// prompts there is one of each loss.
     pub identity_label_weight: f64,
-    /// Whether the gradient of the loss of self-distillation stops before the conditional blocks, so
-    /// that the shared blocks learn from labels alone.
+    /// Whether the gradient of the loss of self-distillation stops before the conditional blocks,
+    /// so that the shared blocks learn from labels alone.
     pub detach_shared: bool,
     /// How the teacher's targets are kept from collapsing: `center` or `sinkhorn`.
     pub centering: Centering,
@@ -285,6 +285,18 @@ impl Default for LossSection {
     }
 }
 
+impl LossSection {
+    /// Weights of the losses by key, for the check of their range.
+    pub(crate) fn weights(&self) -> [(&'static str, f64); 4] {
+        [
+            ("loss.dino_weight", self.dino_weight),
+            ("loss.part_weight", self.part_weight),
+            ("loss.attribute_weight", self.attribute_weight),
+            ("loss.identity_label_weight", self.identity_label_weight),
+        ]
+    }
+}
+
 /// `[optimizer]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -296,7 +308,8 @@ pub struct PretrainOptimizerSection {
     /// Learning rate of prompts, times `lr`. Prompts are factors around 1 where weights are around
     /// 0.02, so that steps of the same size hardly change them.
     pub prompt_lr_factor: f64,
-    /// Epochs in which the learning rate grows from 0. Auto: 10, but no more than a tenth of the run.
+    /// Epochs in which the learning rate grows from 0. Auto: 10, but no more than a tenth of the
+    /// run.
     pub warmup_epochs: Auto<f64>,
     /// Weight decay at the start.
     pub weight_decay: f64,
@@ -352,8 +365,8 @@ impl Default for TeacherSection {
 pub struct PretrainRunSection {
     /// Passes over all images.
     pub epochs: f64,
-    /// Steps of the optimizer. Auto: those of `epochs`. With 0 the run writes the network before the
-    /// first step.
+    /// Steps of the optimizer. Auto: those of `epochs`. With 0 the run writes the network before
+    /// the first step.
     pub steps: Auto<u64>,
     /// Images of a step, over all parts and replicas.
     pub batch: usize,
@@ -363,8 +376,9 @@ pub struct PretrainRunSection {
     /// Replicas of the student that share a part, each on one thread. Auto: one a core on the CPU,
     /// else 1.
     pub replicas: Auto<usize>,
-    /// Precision of matrix products: `f32`, or `bf16`, faster where the device has it, with weights,
-    /// optimizer, norms and losses in f32. Auto: bf16 on devices that compute in it, f32 on the CPU.
+    /// Precision of matrix products: `f32`, or `bf16`, faster where the device has it, with
+    /// weights, optimizer, norms and losses in f32. Auto: bf16 on devices that compute in it, f32
+    /// on the CPU.
     pub precision: Auto<Precision>,
     /// Whether the backward pass computes activations again instead of keeping them: less memory,
     /// more time, the same gradients. Smaller parts (`accumulate`) save memory without taking time.
@@ -421,8 +435,8 @@ pub const BUILT_IN: [(&str, &str); 7] = [
 ];
 
 impl PretrainRecipe {
-    /// Reads the recipe file `path`, or the built-in recipe of that name, and applies `overrides`, each
-    /// `dotted.key=value`.
+    /// Reads the recipe file `path`, or the built-in recipe of that name, and applies `overrides`,
+    /// each `dotted.key=value`.
     ///
     /// # Errors
     ///

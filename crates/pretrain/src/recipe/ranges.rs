@@ -60,13 +60,7 @@ impl PretrainRecipe {
             ("teacher.momentum_end", self.teacher.momentum_end),
         ];
         check::within(&fractions, [0.0, 1.0])?;
-        let weights = [
-            ("loss.dino_weight", loss.dino_weight),
-            ("loss.part_weight", loss.part_weight),
-            ("loss.attribute_weight", loss.attribute_weight),
-            ("loss.identity_label_weight", loss.identity_label_weight),
-        ];
-        check::within(&weights, [0.0, 1e4])?;
+        check::within(&loss.weights(), [0.0, 1e4])?;
         let temperatures = [
             ("loss.student_temperature", loss.student_temperature),
             ("loss.teacher_temperature", loss.teacher_temperature),

@@ -94,7 +94,8 @@ fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
             }
             let losses = LOSSES.iter().map(|term| Measurement::Loss(term.name));
             for loss in losses.chain([Measurement::Total]) {
-                let [one, other] = [&expected, &found].map(|batch| batch.measurements.mean(loss));
+                let [one, other] =
+                    [&expected.measurements, &found.measurements].map(|m| m.mean(loss));
                 let apart = one.zip(other).map_or(0.0, |(one, other)| one - other);
                 assert_eq!(one.is_some(), other.is_some(), "{set:?} {change}: {loss:?}");
                 assert!(apart.abs() < 1e-4, "{set:?} {change}: {loss:?}");

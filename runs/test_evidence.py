@@ -28,8 +28,8 @@ with open(here / "calls.txt", "a") as file:
 of = lambda name: words[words.index(name) + 1]
 settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 if words[0] == "pretrain":
-    if "loss.part=0" in settings:
-        sys.exit("error: loss.part: unknown key")
+    if "loss.part_weight=0" in settings:
+        sys.exit("error: loss.part_weight: unknown key")
     out = pathlib.Path(of("--out"))
     out.mkdir(parents=True)
     seed = int([one for one in settings if one.startswith("seed=")][0][5:])
@@ -160,7 +160,7 @@ class Runs(unittest.TestCase):
         self.assertIn("error: main, attributes-only", said)
         self.assertNotIn("error: main, clip-distill", said)
         text = self.document.read_text()
-        self.assertIn("not run: `clasp pretrain` ended with 1: error: loss.part: unknown key", text)
+        self.assertIn("not run: `clasp pretrain` ended with 1: error: loss.part_weight: unknown key", text)
         self.assertIn("not run: not available", text)
         self.assertIn("| CLASP (`clasp`) | 30.00 |", text)
 

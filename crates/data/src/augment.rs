@@ -64,8 +64,8 @@ pub struct ViewsConfig {
     pub saturation: f32,
     /// Hue is turned by up to this share of the colour circle, to either side; at most 0.5.
     pub hue: f32,
-    /// Probability of a grey view.
-    pub grey: f32,
+    /// Probability of a grayscale view.
+    pub grayscale: f32,
     /// Probability of a blur: of the first global view, of the other global views, of local views.
     pub blur: [f32; 3],
     /// Standard deviation of the blur in pixels of the view, `[least, most]`.
@@ -94,7 +94,7 @@ impl Default for ViewsConfig {
             contrast: 0.4,
             saturation: 0.2,
             hue: 0.1,
-            grey: 0.2,
+            grayscale: 0.2,
             blur: [1.0, 0.1, 0.5],
             blur_radius: [0.1, 2.0],
             solarize: 0.2,
@@ -181,7 +181,7 @@ impl ViewsConfig {
         for (field, p) in [
             ("flip", self.flip),
             ("jitter", self.jitter),
-            ("grey", self.grey),
+            ("grayscale", self.grayscale),
             ("blur", first),
             ("blur", others),
             ("blur", local),
@@ -380,7 +380,7 @@ impl Changes {
                 colours.swap(last, rng.random_range(0..=last));
             }
         }
-        if happens(config.grey, rng) {
+        if happens(config.grayscale, rng) {
             colours.push(Operation::Grey);
         }
         let blur_probability = match kind {

@@ -117,7 +117,7 @@ pub enum SourceError {
     /// The tar ends inside a member or without its end mark.
     #[error(
         "`{archive}` is cut short: {what} at byte {offset} needs {need} bytes, {have} are there\n\
-         hint: copy it again; with --keep-going (in a recipe: data.keep_going = true) the \
+         hint: copy it again; with --keep-going (in a recipe: data.skip_unreadable = true) the \
          {complete} whole images before that are used"
     )]
     Truncated {
@@ -137,7 +137,7 @@ pub enum SourceError {
     /// The content is not that of a tar.
     #[error(
         "`{archive}` is not a readable tar: {reason} at byte {offset}\n\
-         hint: copy it again; with --keep-going (in a recipe: data.keep_going = true) the \
+         hint: copy it again; with --keep-going (in a recipe: data.skip_unreadable = true) the \
          {complete} whole images before that are used"
     )]
     Damaged {

@@ -1,5 +1,5 @@
-//! The networks of CLASP and what trains them: backbones, prompt-controlled mixture of experts,
-//! heads, losses, optimizer and schedules.
+//! The networks of CLASP: backbones, prompt-controlled mixture of experts, heads, losses and the
+//! optimizers.
 //!
 //! | file | holds |
 //! |---|---|
@@ -15,7 +15,6 @@
 //! | [`named`] | parameters by name |
 //! | [`parameters`] | layer and kind of each parameter of a backbone |
 //! | [`optim`] | SGD, Adam, AdamW with rates of their own for each parameter; moving averages |
-//! | [`schedule`] | learning rate, weight decay and momentum as functions of the step |
 //! | `shares` | replicas of a network and their threads |
 //!
 //! Nothing here reads or writes files.
@@ -34,7 +33,6 @@ pub mod moe;
 pub mod named;
 pub mod optim;
 pub mod parameters;
-pub mod schedule;
 mod shares;
 pub mod swin;
 pub mod tokenizer;

@@ -1,22 +1,21 @@
-//! Checkpoints of a run: everything that is needed to go on as if it had never stopped.
+//! Checkpoints of a run: all that is needed to continue as if it had never stopped.
 //!
-//! `checkpoints/step-00000100.safetensors` in the run's folder holds the tensors
+//! `checkpoints/step-00000100.safetensors` in the run folder holds the tensors
 //!
 //! | name | content |
 //! |---|---|
-//! | `student.…` | backbone (`student.trunk.backbone.…`) and all heads |
+//! | `student.…` | backbone (`student.trunk.backbone.…`), projection head and label heads |
 //! | `teacher.…` | backbone and projection head of the moving average |
-//! | `centre` | centre of the teacher's projections: [1, outputs] |
-//! | `usual_targets` | moving sum of the mean of the teacher's targets: [1, outputs] |
-//! | `optimiser.…` | moments and step count of AdamW, by parameter |
+//! | `center` | moving average of the teacher's logits: [1, prototypes] |
+//! | `target_sum` | moving sum of the mean teacher targets: [1, prototypes] |
+//! | `optimizer.…` | moments and step count of AdamW, by parameter |
 //!
-//! and the metadata `format` (`clasp-pretrain/2`), `clasp` (version), `step`, `position` (the
-//! loader's place, JSON), `images` (of the corpus), `vocabulary` (digest, empty without labels) and
+//! and the metadata `format` (`clasp-pretrain/3`), `clasp` (version), `step`, `position` (of the
+//! loader, JSON), `images` (of the dataset), `vocabulary` (digest, empty without labels) and
 //! `recipe` (resolved, TOML). There is no state of a random generator: every draw follows from the
-//! recipe's seed, the step or epoch, and what it is for, so seed and step are that state. Schedules
-//! are functions of the step.
+//! recipe's seed, the step or epoch, and its purpose. Schedules are functions of the step.
 //!
-//! A checkpoint appears whole or not at all, and older ones are removed only after that.
+//! A checkpoint is written as a whole or not at all, and older ones are removed only after that.
 
 use std::path::{Path, PathBuf};
 
@@ -26,23 +25,24 @@ use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
 use clasp_model::layers::Rng;
 use clasp_model::optim::Optimizer;
-use clasp_run::checkpoints::{self, latest, prune};
-use clasp_run::recipe::difference;
+use clasp_run::checkpoints::{self, latest};
+use clasp_run::{CheckpointMetadata, CheckpointSchedule, RunError};
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
 use clasp_weights::state::{HostTensor, LoadReport, StateDict, load_state_dict, state_dict};
-use fs_err as fs;
 use rand::SeedableRng;
 
 use crate::error::{PretrainError, Result};
-use crate::recipe::{Machine, Recipe};
-use crate::step::{Trainer, adamw};
+use crate::plan::Machine;
+use crate::recipe::PretrainRecipe;
+use crate::step::{Pretrainer, adamw};
 
 /// Value of `format` in the metadata.
-pub const FORMAT: &str = "clasp-pretrain/2";
+pub const FORMAT: &str = "clasp-pretrain/3";
 
-/// Recipe keys that must not change when a run goes on: they shape tensors or the order of images.
-const FIXED: [&str; 11] = [
+/// Recipe keys that must not change when a run is resumed: they shape tensors or the order of
+/// images.
+const FIXED: [&str; 9] = [
     "method",
     "seed",
     "run.batch",
@@ -50,45 +50,41 @@ const FIXED: [&str; 11] = [
     "model.adapter",
     "model.conditional_blocks",
     "model.experts",
-    "head.outputs",
-    "head.hidden",
-    "head.bottleneck",
-    "mix.tasks",
+    "model.prompts",
+    "projection_head",
 ];
 
-/// Writes a checkpoint of `trainer` into the run's `folder` and removes all but the last `keep`.
+/// Writes a checkpoint of `trainer`, unless there is one of this step, and removes older ones as
+/// `schedule` says. Returns its path.
 ///
 /// # Errors
 ///
-/// The file cannot be written (a full disk): the message names the last good checkpoint, which
-/// stays. A parameter is not finite: nothing is written.
+/// The file cannot be written (a full disk): the message names the newest checkpoint, which stays.
+/// A parameter is not finite: nothing is written.
 pub fn save(
+    schedule: &mut CheckpointSchedule,
     folder: &Path,
-    trainer: &Trainer,
+    trainer: &Pretrainer,
     position: Position,
     images: usize,
 ) -> Result<PathBuf> {
-    let path = checkpoints::path(folder, trainer.step);
     let state = state(trainer);
     if let Some((name, _)) = state
         .iter()
         .find(|(_, array)| array.data.iter().any(|value| !value.is_finite()))
     {
-        return Err(PretrainError::Checkpoint {
-            path,
+        return Err(RunError::Checkpoint {
+            path: checkpoints::path(folder, trainer.step),
             what: name.clone(),
             expected: "finite numbers".to_owned(),
             found: "infinite ones or NaN; nothing was written".to_owned(),
             hint: Some(
-                "the run has diverged: resume from the last checkpoint with a lower `optimiser.lr`"
+                "training has diverged: resume from the last checkpoint with a lower `optimizer.lr`"
                     .to_owned(),
             ),
-        });
+        }
+        .into());
     }
-    let digest = trainer
-        .vocabulary()
-        .map(|vocabulary| vocabulary.digest())
-        .unwrap_or_default();
     let metadata = Metadata::from([
         ("format".to_owned(), FORMAT.to_owned()),
         ("clasp".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
@@ -98,235 +94,57 @@ pub fn save(
             serde_json::to_string(&position).unwrap_or_default(),
         ),
         ("images".to_owned(), images.to_string()),
-        ("vocabulary".to_owned(), digest),
+        ("vocabulary".to_owned(), vocabulary_digest(trainer)),
         ("recipe".to_owned(), trainer.plan.recipe.to_toml()),
     ]);
-    let written = fs::create_dir_all(folder.join("checkpoints"))
-        .map_err(|error| error.to_string())
-        .and_then(|()| {
-            checkpoint::write(&path, &state, &metadata).map_err(|error| error.to_string())
-        });
-    if let Err(reason) = written {
-        let kept = latest(folder).ok().flatten();
-        return Err(PretrainError::Save {
-            path,
-            step: trainer.step,
-            reason,
-            kept,
-        });
-    }
-    prune(folder, trainer.plan.recipe.run.keep)?;
-    Ok(path)
+    let write = |path: &Path| checkpoint::write(path, &state, &metadata);
+    Ok(schedule.save(trainer.step, write)?)
 }
 
-/// The student of a checkpoint: the backbone with the heads that it was trained with, for use rather than for going on.
-pub struct Networks {
-    /// The student's backbone.
-    pub backbone: Backbone,
-    /// Its configuration.
-    pub config: BackboneConfig,
-    /// Its head of parts, where parts were learnt.
-    pub part: Option<PartHead>,
-    /// Its head of attributes, where attributes were learnt.
-    pub attribute: Option<AttributeHead>,
-    /// The recipe.
-    pub recipe: Recipe,
-    /// The file.
-    pub path: PathBuf,
-}
-
-/// Reads the student of a checkpoint, or of the newest one of a run's folder, onto `device`.
-///
-/// # Errors
-///
-/// There is none, it is damaged, or it is another kind of file.
-pub fn networks(path: &Path, device: &Device) -> Result<Networks> {
-    let wrong =
-        |path: &Path, what: &str, expected: &str, found: String| PretrainError::Checkpoint {
-            path: path.to_owned(),
-            what: what.to_owned(),
-            expected: expected.to_owned(),
-            found,
-            hint: Some("heads are in a run's checkpoints/step-….safetensors".to_owned()),
-        };
-    let path = if path.is_dir() {
-        latest(path)?.ok_or_else(|| {
-            wrong(
-                path,
-                "checkpoints",
-                "the folder of a run",
-                "none".to_owned(),
-            )
-        })?
-    } else {
-        path.to_owned()
-    };
-    let (state, metadata) = checkpoint::read(&path).map_err(|error| match error {
-        WeightsError::Format { problem, .. } => wrong(
-            &path,
-            "content",
-            "a checkpoint of `clasp pretrain`",
-            problem,
-        ),
-        other => other.into(),
-    })?;
-    let field = |name: &str| metadata.get(name).map_or("", String::as_str);
-    if field("format") != FORMAT {
-        let found = field("format").to_owned();
-        return Err(wrong(&path, "format", FORMAT, found));
-    }
-    let images = field("images").parse();
-    let images =
-        images.map_err(|_| wrong(&path, "images", "a number", field("images").to_owned()))?;
-    let recipe = Recipe::parse(field("recipe"), &path.display().to_string(), &[])?;
-    // For its networks alone, wherever it was trained.
-    let anywhere = Machine {
-        cores: 1,
-        on_cpu: false,
-        bf16: true,
-    };
-    let plan = recipe.plan(images, anywhere)?;
-
-    let part = |prefix: &str| -> StateDict {
-        let named = state.iter();
-        named
-            .filter_map(|(name, array)| {
-                Some((name.strip_prefix(prefix)?.to_owned(), array.clone()))
-            })
-            .collect()
-    };
-    let fits = |what: &str, report: LoadReport| {
-        if report.is_complete() {
-            return Ok(());
-        }
-        Err(wrong(
-            &path,
-            what,
-            "what its recipe describes",
-            report.to_string(),
-        ))
-    };
-    // The generator's values are overwritten.
-    let rng = &mut Rng::seed_from_u64(0);
-    let backbone = plan.backbone.init(rng, device);
-    let channels = backbone.channels();
-    let (backbone, report) = load_state_dict(backbone, &part("student.trunk.backbone."));
-    fits("student.trunk.backbone", report)?;
-    // What the recipe leaves open is the number of a head's outputs, bounded by what the file holds.
-    let outputs = |name: &str| match state.get(name)?.shape[..] {
-        [outputs, inputs] if inputs == channels => Some(outputs),
-        _ => Some(0),
-    };
-    let part_head = outputs("student.part.layers.2.weight").map(|classes| {
-        let head = PartHeadConfig::new(channels, classes).init(rng, device);
-        let (head, report) = load_state_dict(head, &part("student.part."));
-        fits("student.part", report).map(|()| head)
-    });
-    let attribute = outputs("student.attribute.fc2.weight").map(|values| {
-        let head = AttributeHeadConfig::new(channels, values).init(rng, device);
-        let (head, report) = load_state_dict(head, &part("student.attribute."));
-        fits("student.attribute", report).map(|()| head)
-    });
-    Ok(Networks {
-        backbone,
-        config: plan.backbone,
-        part: part_head.transpose()?,
-        attribute: attribute.transpose()?,
-        recipe: plan.recipe,
-        path,
-    })
+/// Digest of the vocabulary of the labels; empty without labels.
+fn vocabulary_digest(trainer: &Pretrainer) -> String {
+    let vocabulary = trainer.vocabulary();
+    vocabulary
+        .map(|vocabulary| vocabulary.digest())
+        .unwrap_or_default()
 }
 
 /// Puts `trainer`, made from the same recipe, into the state of the checkpoint `path`, and returns
-/// the loader's place.
+/// the position of the loader.
 ///
 /// # Errors
 ///
-/// The file is damaged, of another architecture, corpus or vocabulary, or not a checkpoint.
-pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Position> {
-    let (state, metadata) = checkpoint::read(path)?;
-    let field = |name: &str| metadata.get(name).map_or("", String::as_str);
-    let differs =
-        |what: &str, expected: String, found: &str, hint: &str| PretrainError::Checkpoint {
-            path: path.to_owned(),
-            what: what.to_owned(),
-            expected,
-            found: found.to_owned(),
-            hint: (!hint.is_empty()).then(|| hint.to_owned()),
-        };
-    if field("format") != FORMAT {
-        return Err(differs(
-            "format",
-            FORMAT.to_owned(),
-            field("format"),
-            "is this a checkpoint of `clasp pretrain`?",
-        ));
-    }
-    let saved = Recipe::parse(field("recipe"), &path.display().to_string(), &[])?;
-    if let Some((key, expected, found)) = difference(&trainer.plan.recipe, &saved, &FIXED) {
-        return Err(differs(
-            &key,
-            expected,
-            &found,
-            "a run goes on with its own recipe; start a new run to change this",
-        ));
-    }
-    if field("images") != images.to_string() {
-        return Err(differs(
-            "images",
-            format!("{images}, as the corpus has now"),
-            field("images"),
-            "the corpus has changed since the run began",
-        ));
-    }
-    let digest = trainer
-        .vocabulary()
-        .map(|vocabulary| vocabulary.digest())
-        .unwrap_or_default();
-    if field("vocabulary") != digest {
+/// The file is damaged or not a checkpoint, or is of another recipe, dataset or vocabulary.
+pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<Position> {
+    let (state, fields) = checkpoint::read(path)?;
+    let metadata = CheckpointMetadata::new(path, &fields);
+    let hint = "expected a checkpoint that this version of `clasp pretrain` wrote";
+    metadata.expect("format", FORMAT, hint)?;
+    let place = path.display().to_string();
+    let saved = PretrainRecipe::parse(metadata.get("recipe"), &place, &[])?;
+    metadata.expect_recipe(&trainer.plan.recipe, &saved, &FIXED)?;
+    let hint = "the images in `data.images` have changed since the run began";
+    metadata.expect("images", &images.to_string(), hint)?;
+    let digest = vocabulary_digest(trainer);
+    if metadata.get("vocabulary") != digest {
         return Err(PretrainError::OtherVocabulary {
             labels: trainer.plan.recipe.data.labels.clone(),
-            expected: field("vocabulary").to_owned(),
-            expected_from: path.display().to_string(),
+            expected: metadata.get("vocabulary").to_owned(),
+            expected_from: place,
             found: digest,
         });
     }
-    let step = field("step").parse();
-    let step = step.map_err(|_| differs("step", "a number".to_owned(), field("step"), ""))?;
-    let position = serde_json::from_str(field("position")).map_err(|_| {
-        differs(
-            "position",
-            "epoch and step".to_owned(),
-            field("position"),
-            "",
-        )
-    })?;
+    let step = metadata.number("step")?;
+    let position = metadata.json("position", "epoch and step of the loader")?;
 
-    let of = |prefix: &str| -> StateDict {
-        state
-            .iter()
-            .filter_map(|(name, array)| {
-                Some((name.strip_prefix(prefix)?.to_owned(), array.clone()))
-            })
-            .collect()
+    let complete = |what: &str, report: &LoadReport| match report.is_complete() {
+        true => Ok(()),
+        false => Err(metadata.mismatch(what, "the tensors of the recipe", &report.to_string(), "")),
     };
-    let whole = |part: &str, report: &LoadReport| {
-        let complete = report.is_complete();
-        if complete {
-            Ok(())
-        } else {
-            Err(differs(
-                part,
-                "the recipe's tensors".to_owned(),
-                &report.to_string(),
-                "",
-            ))
-        }
-    };
-    let (student, report) = load_state_dict(trainer.student.clone(), &of("student."));
-    whole("student", &report)?;
-    let (teacher, report) = load_state_dict(trainer.teacher.clone(), &of("teacher."));
-    whole("teacher", &report)?;
+    let (student, report) = load_state_dict(trainer.student.clone(), &part(&state, "student."));
+    complete("student", &report)?;
+    let (teacher, report) = load_state_dict(trainer.teacher.clone(), &part(&state, "teacher."));
+    complete("teacher", &report)?;
     let row = |name: &str, like: &Tensor<2>| {
         let array = state.get(name);
         match array.filter(|array| array.shape == like.dims()) {
@@ -335,29 +153,36 @@ pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Posi
                 &like.device(),
             )),
             None => {
-                let found = array.map_or("none".to_owned(), |array| format!("{:?}", array.shape));
-                Err(differs(name, format!("{:?}", like.dims()), &found, ""))
+                let found = array.map_or(String::new(), |array| format!("{:?}", array.shape));
+                Err(metadata.mismatch(name, &format!("{:?}", like.dims()), &found, ""))
             }
         }
     };
-    let centre = row("centre", &trainer.centre)?;
-    let usual_targets = row("usual_targets", &trainer.usual_targets)?;
-    let optimiser = Optimizer::from_state(
+    let center = row("center", &trainer.center)?;
+    let target_sum = row("target_sum", &trainer.target_sum)?;
+    let optimizer = Optimizer::from_state(
         adamw(&trainer.plan),
-        &of("optimiser."),
-        &trainer.centre.device(),
+        &part(&state, "optimizer."),
+        &trainer.center.device(),
     )?;
-    optimiser.check("", &student)?;
-    trainer.centre = centre;
-    trainer.usual_targets = usual_targets;
-    trainer.optimiser = optimiser;
+    optimizer.check("", &student)?;
+    trainer.center = center;
+    trainer.target_sum = target_sum;
+    trainer.optimizer = optimizer;
     trainer.student = student;
     trainer.teacher = teacher;
     trainer.step = step;
     Ok(position)
 }
 
-fn state(trainer: &Trainer) -> StateDict {
+/// The tensors whose names begin with `prefix`, by the rest of their names.
+fn part(state: &StateDict, prefix: &str) -> StateDict {
+    { state.iter() }
+        .filter_map(|(name, array)| Some((name.strip_prefix(prefix)?.to_owned(), array.clone())))
+        .collect()
+}
+
+fn state(trainer: &Pretrainer) -> StateDict {
     let mut state = StateDict::new();
     let mut put = |prefix: &str, part: StateDict| {
         state.extend(
@@ -367,7 +192,7 @@ fn state(trainer: &Trainer) -> StateDict {
     };
     put("student.", state_dict(&trainer.student));
     put("teacher.", state_dict(&trainer.teacher));
-    put("optimiser.", trainer.optimiser.state());
+    put("optimizer.", trainer.optimizer.state());
     let row = |tensor: &Tensor<2>| HostTensor {
         shape: tensor.dims().to_vec(),
         data: tensor.clone().into_data().iter::<f32>().collect(),
@@ -375,9 +200,106 @@ fn state(trainer: &Trainer) -> StateDict {
     put(
         "",
         StateDict::from([
-            ("centre".to_owned(), row(&trainer.centre)),
-            ("usual_targets".to_owned(), row(&trainer.usual_targets)),
+            ("center".to_owned(), row(&trainer.center)),
+            ("target_sum".to_owned(), row(&trainer.target_sum)),
         ]),
     );
     state
+}
+
+/// The student of a checkpoint, for use rather than for training: the backbone with the label heads
+/// that it was trained with.
+pub struct StudentNetworks {
+    /// The student's backbone.
+    pub backbone: Backbone,
+    /// Its configuration.
+    pub config: BackboneConfig,
+    /// Its head of parts, if parts were learned.
+    pub part: Option<PartHead>,
+    /// Its head of attributes, if attributes were learned.
+    pub attribute: Option<AttributeHead>,
+    /// The recipe.
+    pub recipe: PretrainRecipe,
+    /// The file.
+    pub path: PathBuf,
+}
+
+/// Reads the student of a checkpoint, or of the newest one in a run folder, onto `device`.
+///
+/// # Errors
+///
+/// There is none, it is damaged, or it is another kind of file.
+pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
+    const HINT: &str = "label heads are in checkpoints/step-….safetensors of a run folder";
+    let path = if path.is_dir() {
+        latest(path)?.ok_or_else(|| {
+            let none = Metadata::new();
+            CheckpointMetadata::new(path, &none).mismatch(
+                "checkpoints",
+                "the folder of a run with a checkpoint",
+                "",
+                HINT,
+            )
+        })?
+    } else {
+        path.to_owned()
+    };
+    let read = checkpoint::read(&path);
+    let (state, fields) = read.map_err(|error| match error {
+        WeightsError::Format { problem, .. } => {
+            let none = Metadata::new();
+            let expected = "a checkpoint of `clasp pretrain`";
+            CheckpointMetadata::new(&path, &none)
+                .mismatch("content", expected, &problem, HINT)
+                .into()
+        }
+        other => PretrainError::from(other),
+    })?;
+    let metadata = CheckpointMetadata::new(&path, &fields);
+    metadata.expect("format", FORMAT, HINT)?;
+    let images = metadata.number("images")? as usize;
+    let recipe = PretrainRecipe::parse(metadata.get("recipe"), &path.display().to_string(), &[])?;
+    // Only the networks are needed, whatever machine trained them.
+    let any_machine = Machine {
+        cores: 1,
+        on_cpu: false,
+        bf16: true,
+    };
+    let plan = recipe.plan(images, any_machine)?;
+
+    let complete = |what: &str, report: LoadReport| match report.is_complete() {
+        true => Ok(()),
+        false => {
+            Err(metadata.mismatch(what, "the tensors of its recipe", &report.to_string(), HINT))
+        }
+    };
+    // All initial values are overwritten.
+    let rng = &mut Rng::seed_from_u64(0);
+    let backbone = plan.backbone.init(rng, device);
+    let channels = backbone.channels();
+    let (backbone, report) = load_state_dict(backbone, &part(&state, "student.trunk.backbone."));
+    complete("student.trunk.backbone", report)?;
+    // The recipe leaves the number of a head's outputs open; the shape in the file limits it.
+    let outputs = |name: &str| match state.get(name)?.shape[..] {
+        [outputs, inputs] if inputs == channels => Some(outputs),
+        _ => Some(0),
+    };
+    let part_head = outputs("student.part.layers.2.weight").map(|classes| {
+        let head = PartHeadConfig::new(channels, classes).init(rng, device);
+        let (head, report) = load_state_dict(head, &part(&state, "student.part."));
+        complete("student.part", report).map(|()| head)
+    });
+    let attribute_head = outputs("student.attribute.fc2.weight").map(|values| {
+        let head = AttributeHeadConfig::new(channels, values).init(rng, device);
+        let (head, report) = load_state_dict(head, &part(&state, "student.attribute."));
+        complete("student.attribute", report).map(|()| head)
+    });
+    Ok(StudentNetworks {
+        backbone,
+        config: plan.backbone,
+        part: part_head.transpose()?,
+        attribute: attribute_head.transpose()?,
+        recipe: plan.recipe,
+        path,
+    })
 }

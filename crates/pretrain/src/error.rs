@@ -1,4 +1,4 @@
-//! What can go wrong while pre-training, said so that it can be put right.
+//! Errors of pre-training.
 
 use std::io;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use clasp_data::augment::ViewsError;
 use clasp_data::labels::LabelError;
 use clasp_data::source::SourceError;
 use clasp_model::ModelError;
-use clasp_run::{RecipeError, Setting};
+use clasp_run::{InvalidValue, RecipeError, RunError};
 use clasp_weights::WeightsError;
 
 /// `Result` of this crate.
@@ -16,12 +16,9 @@ pub type Result<T, E = PretrainError> = std::result::Result<T, E>;
 /// Errors of pre-training.
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainError {
-    /// A recipe cannot be read.
+    /// The run folder, the recipe or a checkpoint; or a step that is not finite.
     #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    /// A value of a recipe is out of range, or two values contradict each other.
-    #[error(transparent)]
-    Setting(#[from] Setting),
+    Run(#[from] RunError),
     /// A value of `[views]` is out of range.
     #[error("recipe: {0}")]
     Views(#[from] ViewsError),
@@ -34,7 +31,7 @@ pub enum PretrainError {
     /// The labels cannot be read.
     #[error(transparent)]
     Labels(#[from] LabelError),
-    /// A network cannot be made.
+    /// The configuration of a network is wrong.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// Weights cannot be read or written.
@@ -55,7 +52,7 @@ pub enum PretrainError {
     },
     /// The method learns from labels, and the recipe names none.
     #[error(
-        "method `{method}` learns from labels, and the recipe names none\n  \
+        "method `{method}` learns from labels: expected a label store in `data.labels`, found none\n  \
          hint: make them with `clasp label` and set `data.labels`, or use `--set method=\"dino\"`"
     )]
     NeedsLabels {
@@ -65,7 +62,7 @@ pub enum PretrainError {
     /// Some images have no labels.
     #[error(
         "{labels}: {missing} of {total} images have no labels, the first is `{example}`\n  \
-         hint: finish `clasp label` on these images, or leave them out with `--set data.missing=\"skip\"`"
+         hint: finish `clasp label` on these images, or leave them out with `--set data.missing_labels=\"skip\"`"
     )]
     MissingLabels {
         /// Folder of the labels.
@@ -79,8 +76,8 @@ pub enum PretrainError {
     },
     /// No image at all has labels.
     #[error(
-        "{labels}: made for other images: none of the {total} images is in it\n  \
-         an image is called `{image}`, a label `{label}`\n  \
+        "{labels}: expected labels of these images, found none for any of the {total} images\n  \
+         the key of an image is `{image}`, that of a label `{label}`\n  \
          hint: give `clasp label` and `clasp pretrain` the same images in the same way"
     )]
     ForeignLabels {
@@ -103,7 +100,7 @@ pub enum PretrainError {
         labels: PathBuf,
         /// Digest that is needed.
         expected: String,
-        /// Who needs it.
+        /// The file that needs it.
         expected_from: String,
         /// Digest of the labels.
         found: String,
@@ -111,93 +108,31 @@ pub enum PretrainError {
     /// Too many images cannot be read.
     #[error(
         "{failed} of {tried} images could not be read, more than 5 %; the first is `{example}`\n  \
-         hint: all are listed in {list}; `--set data.keep_going=true` trains on the rest"
+         hint: all are listed in {list}; `--set data.skip_unreadable=true` trains on the rest"
     )]
     Unreadable {
         /// Images that failed.
         failed: usize,
         /// Images that were tried.
         tried: usize,
-        /// The first of them, and why.
+        /// Key and reason of the first.
         example: String,
-        /// Where they are listed.
+        /// File that lists them.
         list: PathBuf,
-    },
-    /// A new run would overwrite an old one.
-    #[error(
-        "{folder}: holds a run already\n  hint: go on with `--resume {folder}`, or choose another folder with `--out`"
-    )]
-    RunExists {
-        /// Folder of the run.
-        folder: PathBuf,
-    },
-    /// There is nothing to go on from.
-    #[error("{folder}: expected a run with a checkpoint, found {found}")]
-    NothingToResume {
-        /// Folder of the run.
-        folder: PathBuf,
-        /// What is there.
-        found: String,
-    },
-    /// A checkpoint does not fit the recipe.
-    #[error("{path}: `{what}`: expected {expected}, found {found}{}", hint_line(.hint))]
-    Checkpoint {
-        /// The file.
-        path: PathBuf,
-        /// Recipe key or tensor.
-        what: String,
-        /// What the recipe asks for.
-        expected: String,
-        /// What the file holds.
-        found: String,
-        /// What to do.
-        hint: Option<String>,
-    },
-    /// A checkpoint could not be written.
-    #[error("{path}: the checkpoint of step {step} could not be written: {reason}\n  {}", kept_line(.kept))]
-    Save {
-        /// The file.
-        path: PathBuf,
-        /// Step that it was to hold.
-        step: u64,
-        /// What the system says.
-        reason: String,
-        /// The last good checkpoint.
-        kept: Option<PathBuf>,
-    },
-    /// A loss or the norm of the gradients is infinite or not a number.
-    #[error(
-        "step {step}: the {term} is {value}; the run has stopped and the last good checkpoint is kept\n  \
-         the images of the batch are listed in {keys}\n  \
-         hint: lower `optimiser.lr`, lengthen `optimiser.warmup_epochs`, or look at those images"
-    )]
-    NonFinite {
-        /// Step that failed.
-        step: u64,
-        /// What it is.
-        term: String,
-        /// Its value.
-        value: f64,
-        /// File with the keys of the images.
-        keys: PathBuf,
     },
     /// A worker thread could not be started.
     #[error("cannot start a worker thread: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
 }
 
-fn hint_line(hint: &Option<String>) -> String {
-    hint.as_ref()
-        .map(|hint| format!("\n  hint: {hint}"))
-        .unwrap_or_default()
+impl From<RecipeError> for PretrainError {
+    fn from(error: RecipeError) -> Self {
+        RunError::from(error).into()
+    }
 }
 
-fn kept_line(kept: &Option<PathBuf>) -> String {
-    match kept {
-        Some(path) => format!(
-            "the last good one is {}; free some space and resume the run",
-            path.display()
-        ),
-        None => "no earlier checkpoint exists; free some space and start again".to_owned(),
+impl From<InvalidValue> for PretrainError {
+    fn from(error: InvalidValue) -> Self {
+        RunError::from(error).into()
     }
 }

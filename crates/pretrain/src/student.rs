@@ -1,16 +1,16 @@
-//! The networks of pre-training: backbone and projection head, which student and teacher both have, and the heads
-//! that only the student has.
+//! The networks of pre-training: backbone and projection head, which student and teacher both have,
+//! and the heads of part and attribute labels, which only the student has.
 //!
-//! Each loss sees features under the prompt of its own task. The blocks before the conditional ones (T) run once for a
-//! view, the conditional ones (B) once for each prompt:
+//! Each loss is computed on features under the prompt of its purpose. The shared blocks (T) run
+//! once for a view, the conditional blocks (B) once for each prompt:
 //!
 //! ```text
 //! L = w_d·L_dino(B_identity(T(v))) + w_p·L_part(B_part(T(v_global))) + w_a·L_attr(B_attribute(T(v_global)))
 //!     + λ·(w_p·L_part + w_a·L_attr)(B_identity(T(v_global)))
 //! ```
 //!
-//! The teacher is always under `identity`: were prompts drawn at random and shared by student and teacher, recognizing
-//! the prompt would be the easiest way to lower L_dino.
+//! The teacher always has the prompt `identity`: if student and teacher shared a random prompt,
+//! recognizing the prompt would be the easiest way to lower L_dino.
 
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
@@ -22,63 +22,68 @@ use clasp_model::heads::{
 use clasp_model::layers::Rng;
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, mixes_tensor};
 
-use crate::recipe::{Method, Plan};
-use crate::views::Inputs;
+use crate::batch::BatchTensors;
+use crate::plan::PretrainPlan;
+use crate::recipe::Method;
 
-/// What the teacher is an average of.
+/// The network of self-distillation: backbone and projection head. The teacher is one, the average
+/// of the student's.
 #[derive(Module, Debug)]
-pub struct Trunk {
+pub struct DinoNetwork {
     /// The backbone.
     pub backbone: Backbone,
     /// DINO's projection head.
     pub dino: DinoHead,
 }
 
-/// Everything that is trained.
+/// All that is trained.
 #[derive(Module, Debug)]
 pub struct Student {
-    /// Backbone and projection head.
-    pub trunk: Trunk,
-    /// Part of each token, where parts are learnt.
+    /// Backbone and projection head; `trunk.` begins their names in checkpoints.
+    pub trunk: DinoNetwork,
+    /// Head of the part of each patch position, if parts are learned.
     pub part: Option<PartHead>,
-    /// Attributes of the image, where they are learnt.
+    /// Head of the attributes of the image, if they are learned.
     pub attribute: Option<AttributeHead>,
     /// Whether the last blocks depend on prompts.
     prompted: bool,
-    /// Whether the part and attribute losses also see the features under the identity prompt.
+    /// Whether the part and attribute losses are also computed under the identity prompt.
     labels_on_identity: bool,
     /// Whether the gradient of DINO's loss stops before the conditional blocks.
     detach_shared: bool,
 }
 
-/// The output of a label head under the prompt of its own task, and under that of identity. Without prompts there is
-/// one output only, under `own`.
-pub struct Heads<T> {
-    /// Under the prompt of the task.
+/// The output of a label head under its own prompt (`part` or `attribute`) and under `identity`.
+/// Without prompts there is one output only, `own`.
+pub struct LabelHeadOutputs<T> {
+    /// Under the prompt of the head.
     pub own: T,
-    /// Under the identity prompt, where the losses see it.
+    /// Under the identity prompt, if the losses use it.
     pub identity: Option<T>,
 }
 
-/// What the student makes of a batch.
-pub struct Forward {
-    /// Projections: [batch, outputs] of each global view, then those of all local views in one.
-    pub views: Vec<Tensor<2>>,
-    /// Pooled features of the global views under the identity prompt: [global views · batch, channels].
+/// Outputs of the student for a share of a batch.
+pub struct StudentOutputs {
+    /// Logits of the projection head: [batch, prototypes] of each global view, then those of all
+    /// local views in one tensor, [local views · batch, prototypes].
+    pub logits: Vec<Tensor<2>>,
+    /// Pooled features of the global views under the identity prompt: [global views · batch,
+    /// channels].
     pub pooled: Tensor<2>,
-    /// The same under the prompts of part and attribute, where these are learnt under prompts.
+    /// The same under each of the prompts `part` and `attribute` that is learned; empty without
+    /// prompts.
     pub prompted: Vec<Tensor<2>>,
-    /// Part logits of the global views and, for SOLIDER, of the masked ones after them:
-    /// [views · batch, classes, rows, columns].
-    pub parts: Option<Heads<Tensor<4>>>,
+    /// Part logits of the global views, [views · batch, classes, rows, columns]; for SOLIDER
+    /// followed by those of the masked global views.
+    pub parts: Option<LabelHeadOutputs<Tensor<4>>>,
     /// Attribute logits of the global views: [global views · batch, values].
-    pub attributes: Option<Heads<Tensor<2>>>,
+    pub attributes: Option<LabelHeadOutputs<Tensor<2>>>,
 }
 
 impl Student {
-    /// A student with fresh weights, in training on `device`.
+    /// A student with random weights on the autodiff side of `device`.
     pub fn new(
-        plan: &Plan,
+        plan: &PretrainPlan,
         vocabulary: Option<&Vocabulary>,
         rng: &mut Rng,
         device: &Device,
@@ -87,76 +92,81 @@ impl Student {
         let backbone = plan.backbone.init(rng, &device);
         let channels = backbone.channels();
         let dino = DinoHeadConfig {
-            hidden: plan.recipe.head.hidden,
-            bottleneck: plan.recipe.head.bottleneck,
-            ..DinoHeadConfig::new(channels, plan.outputs)
+            hidden: plan.recipe.projection_head.hidden_dim,
+            bottleneck: plan.recipe.projection_head.bottleneck_dim,
+            ..DinoHeadConfig::new(channels, plan.prototypes)
         };
         let dino = dino.init(rng, &device);
-        let part = vocabulary.filter(|_| plan.tasks[PART]).map(|vocabulary| {
+        let part = vocabulary.filter(|_| plan.prompts[PART]).map(|vocabulary| {
             PartHeadConfig::new(channels, vocabulary.parts.len()).init(rng, &device)
         });
         let attribute = vocabulary
-            .filter(|_| plan.tasks[ATTRIBUTE])
+            .filter(|_| plan.prompts[ATTRIBUTE])
             .map(|vocabulary| {
                 AttributeHeadConfig::new(channels, vocabulary.logits()).init(rng, &device)
             });
         let loss = &plan.recipe.loss;
         Self {
-            trunk: Trunk { backbone, dino },
+            trunk: DinoNetwork { backbone, dino },
             part,
             attribute,
             prompted: matches!(plan.backbone.adapter, Adapter::Moe(_)),
-            labels_on_identity: loss.identity_labels > 0.0,
+            labels_on_identity: loss.identity_label_weight > 0.0,
             detach_shared: loss.detach_shared,
         }
     }
 
-    /// One pass over all views of a batch. `masked` is SOLIDER's part to hide, if any.
-    pub fn forward(&self, inputs: &Inputs, masked: Option<u8>, rng: &mut Rng) -> Forward {
+    /// One forward pass over all views. `masked` is the part that SOLIDER masks, if any.
+    pub fn forward(
+        &self,
+        inputs: &BatchTensors,
+        masked: Option<u8>,
+        rng: &mut Rng,
+    ) -> StudentOutputs {
         let batch = inputs.batch;
         let device = self.device();
         let backbone = &self.trunk.backbone;
         let globals = inputs.globals.clone();
-        let mix = inputs.mix(globals.dims()[0] / batch, &device);
-        let shared = backbone.shared(globals.clone(), &mix, Some(rng));
-        let features = backbone.conditional(self.stop(shared.clone()), &mix, Some(rng));
-        // The features that the label losses see without a prompt of their own.
+        let weights = inputs.prompt_weights(globals.dims()[0] / batch, &device);
+        let shared = backbone.shared(globals.clone(), &weights, Some(rng));
+        let features = backbone.conditional(self.detached(shared.clone()), &weights, Some(rng));
+        // The features of the label losses under the identity prompt.
         let identity = if self.detach_shared && (self.labels_on_identity || !self.prompted) {
-            backbone.conditional(shared.clone(), &mix, Some(rng))
+            backbone.conditional(shared.clone(), &weights, Some(rng))
         } else {
             features.clone()
         };
         let mut pooled = vec![features.pooled.clone()];
 
         if let Some(locals) = &inputs.locals {
-            let mix = inputs.mix(locals.dims()[0] / batch, &device);
-            let shared = backbone.shared(locals.clone(), &mix, Some(rng));
-            let features = backbone.conditional(self.stop(shared), &mix, Some(rng));
+            let weights = inputs.prompt_weights(locals.dims()[0] / batch, &device);
+            let shared = backbone.shared(locals.clone(), &weights, Some(rng));
+            let features = backbone.conditional(self.detached(shared), &weights, Some(rng));
             pooled.push(features.pooled);
         }
 
         let mut prompted = Vec::new();
-        let mut under = |task: usize, rng: &mut Rng| {
-            let mix = Mix::single(task).tensor(&device);
-            let features = backbone.conditional(shared.clone(), &mix, Some(rng));
+        let mut under = |prompt: usize, rng: &mut Rng| {
+            let weights = Mix::single(prompt).tensor(&device);
+            let features = backbone.conditional(shared.clone(), &weights, Some(rng));
             prompted.push(features.pooled.clone());
             features
         };
         let parts = self.part.as_ref().map(|head| {
             if self.prompted {
                 let own = under(PART, rng).map;
-                let also = self.labels_on_identity.then(|| identity.map.clone());
-                return Heads {
+                let on_identity = self.labels_on_identity.then(|| identity.map.clone());
+                return LabelHeadOutputs {
                     own: head.forward(own),
-                    identity: also.map(|map| head.forward(map)),
+                    identity: on_identity.map(|map| head.forward(map)),
                 };
             }
             let mut maps = vec![identity.map.clone()];
             if let (Some(part), Some(labels)) = (masked, &inputs.parts) {
-                let hidden = hide(globals, labels.clone(), part);
-                maps.push(backbone.forward(hidden, mix, Some(rng)).map);
+                let masked = mask_part(globals, labels.clone(), part);
+                maps.push(backbone.forward(masked, weights, Some(rng)).map);
             }
-            Heads {
+            LabelHeadOutputs {
                 own: head.forward(Tensor::cat(maps, 0)),
                 identity: None,
             }
@@ -164,27 +174,27 @@ impl Student {
         let attributes = self.attribute.as_ref().map(|head| {
             if self.prompted {
                 let own = under(ATTRIBUTE, rng).pooled;
-                let also = self.labels_on_identity.then(|| identity.pooled.clone());
-                return Heads {
+                let on_identity = self.labels_on_identity.then(|| identity.pooled.clone());
+                return LabelHeadOutputs {
                     own: head.forward(own),
-                    identity: also.map(|pooled| head.forward(pooled)),
+                    identity: on_identity.map(|pooled| head.forward(pooled)),
                 };
             }
-            Heads {
+            LabelHeadOutputs {
                 own: head.forward(identity.pooled.clone()),
                 identity: None,
             }
         });
-        // The last layer is the largest: it is read once for all views.
+        // One call for all views, as the last layer has by far the most weights to read.
         let globals = features.pooled.dims()[0];
         let projections = self.trunk.dino.forward(Tensor::cat(pooled, 0));
         let locals = projections.dims()[0] - globals;
-        let mut views = split(projections.clone().narrow(0, 0, globals), batch);
+        let mut logits = split(projections.clone().narrow(0, 0, globals), batch);
         if locals > 0 {
-            views.push(projections.narrow(0, globals, locals));
+            logits.push(projections.narrow(0, globals, locals));
         }
-        Forward {
-            views,
+        StudentOutputs {
+            logits,
             parts,
             attributes,
             pooled: features.pooled,
@@ -192,8 +202,8 @@ impl Student {
         }
     }
 
-    /// What DINO's branch goes on with.
-    fn stop(&self, shared: SharedFeatures) -> SharedFeatures {
+    /// The shared features of the self-distillation branch, without gradient if the recipe says so.
+    fn detached(&self, shared: SharedFeatures) -> SharedFeatures {
         if self.detach_shared {
             shared.detach()
         } else {
@@ -206,68 +216,73 @@ impl Student {
     }
 }
 
-impl Trunk {
-    /// Projections of the global views, one tensor [batch, outputs] a view: what the teacher's targets are made of.
-    pub fn project(&self, inputs: &Inputs) -> Vec<Tensor<2>> {
+impl DinoNetwork {
+    /// Logits of the global views, one tensor [batch, prototypes] a view.
+    pub fn project(&self, inputs: &BatchTensors) -> Vec<Tensor<2>> {
         split(self.dino.forward(self.pool(inputs)), inputs.batch)
     }
 
     /// Pooled features of the global views under the identity prompt: [views · batch, channels].
-    pub fn pool(&self, inputs: &Inputs) -> Tensor<2> {
+    pub fn pool(&self, inputs: &BatchTensors) -> Tensor<2> {
         let images = inputs.globals.clone();
         let views = images.dims()[0] / inputs.batch;
-        let mix = inputs.mix(views, &images.device());
-        self.backbone.forward(images, mix, None).pooled
+        let weights = inputs.prompt_weights(views, &images.device());
+        self.backbone.forward(images, weights, None).pooled
     }
 }
 
-impl Inputs {
-    /// Prompt weights of a pass over `views` views: those of identity, [1, tasks], or SOLIDER's λ by image,
-    /// [views · batch, tasks].
-    fn mix(&self, views: usize, device: &Device) -> Tensor<2> {
+impl BatchTensors {
+    /// Prompt weights of a pass over `views` views: `identity`, [1, prompts], or for SOLIDER those
+    /// of each image's λ, [views · batch, prompts].
+    fn prompt_weights(&self, views: usize, device: &Device) -> Tensor<2> {
         match &self.lambdas {
             None => Mix::single(IDENTITY).tensor(device),
             Some(lambdas) => {
-                let mixes: Vec<Mix> = lambdas.iter().map(|lambda| lambda_mix(*lambda)).collect();
-                mixes_tensor(&mixes.repeat(views), device)
+                let weights: Vec<Mix> = lambdas
+                    .iter()
+                    .map(|lambda| lambda_weights(*lambda))
+                    .collect();
+                mixes_tensor(&weights.repeat(views), device)
             }
         }
     }
 }
 
-/// λ as prompt weights: the controller reads λ as 1 less the weight of identity.
-fn lambda_mix(lambda: f32) -> Mix {
+/// λ as prompt weights: the controller takes λ as 1 − the weight of `identity`.
+fn lambda_weights(lambda: f32) -> Mix {
     match Mix::new([1.0 - lambda, lambda, 0.0]) {
-        Ok(mix) => mix,
+        Ok(weights) => weights,
         Err(_) => Mix::single(IDENTITY),
     }
 }
 
-/// The part that SOLIDER hides in this step: any but the background, the same for all images.
-pub fn part_to_hide(method: Method, classes: usize, rng: &mut Rng) -> Option<u8> {
+/// The part that SOLIDER masks in a step: any but the background (class 0), the same for all
+/// images; none for other methods.
+pub fn part_to_mask(method: Method, classes: usize, rng: &mut Rng) -> Option<u8> {
     use rand::RngExt;
     (method == Method::Solider && classes > 1)
         .then(|| u8::try_from(rng.random_range(1..classes)).ok())
         .flatten()
 }
 
-/// Images with the grid positions of one part set to 0, which is the mean colour after normalisation.
+/// Images with the patch positions of one part set to 0, the mean color after normalization.
+///
 /// images: [views, 3, height, width], labels: [views, rows, columns].
-fn hide(images: Tensor<4>, labels: Tensor<3, Int>, part: u8) -> Tensor<4> {
+fn mask_part(images: Tensor<4>, labels: Tensor<3, Int>, part: u8) -> Tensor<4> {
     let [views, _, height, width] = images.dims();
     let [_, rows, columns] = labels.dims();
-    let shown = labels.not_equal_elem(i32::from(part)).float();
-    let (cell_height, cell_width) = (height.div_ceil(rows), width.div_ceil(columns));
-    let shown = shown
+    let kept = labels.not_equal_elem(i32::from(part)).float();
+    let (patch_height, patch_width) = (height.div_ceil(rows), width.div_ceil(columns));
+    let kept = kept
         .reshape([views, rows, 1, columns, 1])
-        .repeat(&[1, 1, cell_height, 1, cell_width])
-        .reshape([views, 1, rows * cell_height, columns * cell_width])
+        .repeat(&[1, 1, patch_height, 1, patch_width])
+        .reshape([views, 1, rows * patch_height, columns * patch_width])
         .narrow(2, 0, height)
         .narrow(3, 0, width);
-    images * shown
+    images * kept
 }
 
-/// [views · batch, outputs] as one [batch, outputs] a view.
-fn split(projections: Tensor<2>, batch: usize) -> Vec<Tensor<2>> {
-    projections.split(batch, 0)
+/// [views · batch, prototypes] as one [batch, prototypes] a view.
+fn split(logits: Tensor<2>, batch: usize) -> Vec<Tensor<2>> {
+    logits.split(batch, 0)
 }

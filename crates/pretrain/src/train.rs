@@ -1,306 +1,295 @@
-//! The run: one loop from the first step, or from a checkpoint, to the backbone file.
+//! Pre-training: one loop from the first step, or from a checkpoint, to the backbone file.
 //!
-//! The run's folder holds
+//! Beside the files of every run folder ([`clasp_run::folder`]) that of pre-training holds
 //!
 //! | file | content |
 //! |---|---|
-//! | `run.toml` | the resolved recipe, with versions, seed and machine above it |
-//! | `metrics.jsonl`, `events.out.tfevents.*` | figures by step ([`clasp_run::log`]) |
-//! | `experts.jsonl` | use of each expert by each task, a line a block and task ([`Usage`]) |
-//! | `checkpoints/` | the last checkpoints ([`crate::checkpoint`]) |
+//! | `experts.jsonl` | weights of the experts by prompt, a line a block and prompt ([`crate::experts`]) |
 //! | `backbone.safetensors` | the teacher's backbone ([`clasp_weights::backbone`]) |
-//! | `unreadable.txt` | images that could not be read, and why; only where there are any |
-//! | `nonfinite.txt` | keys of the batch that a loss was not finite on; only after that |
+//! | `unreadable.txt` | images that could not be read, and why; only if there are any |
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use burn::tensor::Device;
-use clasp_data::atomic::{FolderLock, atomic_write};
+use clasp_data::atomic::atomic_write;
 use clasp_data::image::Filter;
-use clasp_data::loader::{Draw, Loader, Position};
-use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
-use clasp_run::{Log, Metrics, checkpoints};
+use clasp_data::loader::{Draw, Loader};
+use clasp_model::mix::{ATTRIBUTE, PART, TASKS as PROMPTS};
+use clasp_run::log::add_progress;
+use clasp_run::schedule::is_logged;
+use clasp_run::{CheckpointSchedule, Control, Event, Metrics, RunFolder, RunSummary};
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
 use serde::Serialize;
 
 use crate::checkpoint;
+use crate::collapse::CollapseMonitor;
+use crate::dataset::{ImageSample, PretrainDataset, UnreadableImages, ViewGenerator};
 use crate::error::{PretrainError, Result};
-use crate::monitor::{CollapseMonitor, Usage};
-use crate::recipe::{Machine, Plan, Recipe, run_toml};
-use crate::step::{NonFinite, Trainer};
-use crate::views::{Corpus, Item, Maker, Unreadable};
+use crate::experts::mean_entropy;
+use crate::plan::{Machine, PretrainPlan};
+use crate::recipe::PretrainRecipe;
+use crate::step::Pretrainer;
 
-/// What the caller gives a run to live with.
-pub struct Control<'a> {
-    /// Where to compute.
-    pub device: Device,
-    /// Threads that may be used.
-    pub cores: usize,
-    /// Set (by Ctrl-C) to stop after the step that is under way, with a checkpoint.
-    pub stop: &'a AtomicBool,
-    /// Hears of everything that happens.
-    pub report: &'a mut dyn FnMut(Event<'_>),
-}
-
-/// Something to tell the user.
-pub enum Event<'a> {
-    /// The recipe is resolved and the run begins, at `from`.
-    Start {
-        /// The resolved recipe.
-        plan: &'a Plan,
-        /// Images that are trained on.
-        images: usize,
-        /// Steps that are done already.
-        from: u64,
-    },
-    /// A step is done.
-    Step {
-        /// Steps done.
-        step: u64,
-        /// Steps in all.
-        steps: u64,
-        /// Figures of this step.
-        metrics: &'a Metrics,
-    },
-    /// The backbone starts from the recipe's `model.init`.
-    Loaded(&'a clasp_weights::import::ImportReport),
-    /// Something to look at.
-    Warning(&'a str),
-    /// A checkpoint is written.
-    Saved(&'a Path),
-}
-
-/// How a run ended.
+/// How a run of pre-training ended.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
-    /// Steps that are done.
-    pub steps: u64,
-    /// Whether that is all of them.
-    pub finished: bool,
-    /// Images of the corpus.
+pub struct PretrainSummary {
+    /// Steps, metrics, warnings, checkpoint.
+    #[serde(flatten)]
+    pub run: RunSummary,
+    /// Images of the dataset.
     pub images: usize,
-    /// Seconds of this process, from opening the data on.
-    pub seconds: f64,
-    /// Figures of the last step of this process.
-    pub metrics: Metrics,
-    /// Warnings of this process.
-    pub warnings: Vec<String>,
     /// Images that could not be read.
     pub unreadable: usize,
-    /// The last checkpoint.
-    pub checkpoint: PathBuf,
-    /// The teacher's backbone.
+    /// File of the teacher's backbone.
     pub backbone: PathBuf,
 }
 
-/// Runs `recipe` in `folder`, from the start or, with `resume`, from the last checkpoint there.
+/// Runs `recipe` in `folder` on `device`, from the start or, with `resume`, from the last
+/// checkpoint there.
 ///
 /// A run that was stopped or killed at any moment and is resumed takes the same steps as one that
 /// was not; on one thread, to the bit.
 ///
 /// # Errors
 ///
-/// See [`PretrainError`]; whatever happens, the last good checkpoint stays.
+/// See [`PretrainError`]; in any case the last checkpoint stays.
 pub fn train(
-    recipe: &Recipe,
+    recipe: &PretrainRecipe,
     folder: &Path,
     resume: bool,
+    device: &Device,
     control: &mut Control<'_>,
-) -> Result<Summary> {
+) -> Result<PretrainSummary> {
     let started = Instant::now();
-    // Of a run that exists from here on; a new one has no folder until it can begin.
-    let mut lock = match resume && folder.is_dir() {
-        true => Some(FolderLock::take(folder)?),
-        false => None,
-    };
-    let corpus = Arc::new(Corpus::open(recipe)?);
-    let images = corpus.len();
-    let machine = Machine::of(&control.device, control.cores);
-    let mut recipe = recipe.clone();
-    if let Some(temperature) = corpus.temperature() {
-        // An automatic temperature follows from the labels; run.toml keeps what it came to.
-        recipe.attributes.temperature.settle(temperature);
-    }
-    let plan = recipe.plan(images, machine)?;
-    let mut trainer = Trainer::new(plan.clone(), corpus.vocabulary().cloned(), &control.device)?;
-    let place = if resume {
-        go_on(folder, &mut trainer, images)?
-    } else {
-        None
-    };
-    if place.is_none()
-        && let Some(report) = trainer.start_from_init()?
-    {
-        (control.report)(Event::Loaded(&report));
-    }
-    if !resume {
-        lock = Some(begin(folder, &plan, images, &control.device)?);
-    }
-
-    let unreadable = Arc::new(Mutex::new(Unreadable::default()));
-    let maker = Maker::new(corpus, &plan, trainer.grid(), Arc::clone(&unreadable));
-    let mut loader = Loader::new(
+    let OpenRun {
+        mut run,
         images,
-        plan.recipe.run.batch,
-        plan.recipe.seed,
-        plan.workers,
-        place.unwrap_or_default(),
-        move |Draw { item, epoch, .. }| maker.make(item, epoch),
-    );
-    checkpoints::tidy(folder)?;
-    let mut log = Log::open(folder, trainer.step, &["experts.jsonl"])?;
+        mut trainer,
+        mut loader,
+        mut checkpoints,
+        unreadable,
+    } = open(recipe, folder, resume, device, control)?;
+    let plan = trainer.plan.clone();
+    let mut log = run.open_log(trainer.step, &["experts.jsonl"])?;
     let mut monitor = CollapseMonitor::new(
-        plan.outputs,
+        plan.prototypes,
         plan.recipe.run.batch * plan.recipe.views.global,
         plan.warmup_steps.max(plan.frozen_steps).max(100),
     );
-    let mut run = Report {
-        folder,
-        warnings: Vec::new(),
-        unreadable: 0,
-    };
     let mut metrics = Metrics::new();
-    // What a resumed run starts from is written already.
-    let mut saved = place.map(|_| trainer.step);
-    (control.report)(Event::Start {
-        plan: &plan,
-        images,
+    control.report(Event::Start {
+        examples: images,
+        batch: plan.recipe.run.batch,
+        steps: plan.steps,
         from: trainer.step,
     });
 
-    while trainer.step < plan.steps && !control.stop.load(Ordering::Relaxed) {
+    while trainer.step < plan.steps && !control.stop_requested() {
         let begun = Instant::now();
         let batch = loader.next();
-        run.readable(
-            &unreadable,
-            batch.items.len() == plan.recipe.run.batch,
-            images,
-            plan.recipe.data.keep_going,
-        )?;
+        let complete = batch.items.len() == plan.recipe.run.batch;
+        check_readable(&run, &unreadable, &plan, images, complete)?;
 
         let next = trainer.step + 1;
-        let observe =
-            next.is_multiple_of(plan.recipe.run.log_every) || next == plan.steps || next == 1;
+        let observe = is_logged(next, plan.recipe.run.log_every, plan.steps);
+        let keys = batch.items.iter().map(|sample| sample.key.as_str());
         let outcome = trainer
             .step(&batch.items, observe)
-            .map_err(|error| run.not_finite(next, &error, &batch.items))?;
+            .map_err(|cause| run.refuse_step(next, cause, keys))?;
         metrics = outcome.metrics;
-        metrics.insert(
-            "epoch".to_owned(),
-            trainer.step as f64 / plan.steps_per_epoch as f64,
-        );
-        metrics.insert(
-            "speed/images_per_second".to_owned(),
-            batch.items.len() as f64 / begun.elapsed().as_secs_f64(),
-        );
-        for task in TASKS {
-            if let Some(entropy) = mean_entropy(&outcome.usage, task) {
-                metrics.insert(format!("experts/{task}/entropy"), entropy);
+        let epoch = trainer.step as f64 / plan.steps_per_epoch as f64;
+        let seconds = begun.elapsed().as_secs_f64();
+        add_progress(&mut metrics, epoch, batch.items.len(), seconds);
+        for prompt in PROMPTS {
+            if let Some(entropy) = mean_entropy(&outcome.usage, prompt) {
+                metrics.insert(format!("experts/{prompt}/entropy"), entropy);
             }
         }
-        for warning in monitor.check(trainer.step, &metrics) {
-            (control.report)(Event::Warning(&warning));
-            run.warnings.push(warning);
+        for warning in monitor.check(trainer.step, outcome.collapse) {
+            run.warn(control, warning)?;
         }
         if observe {
             log.write(trainer.step, &metrics)?;
             log.append("experts.jsonl", &outcome.usage)?;
         }
-        (control.report)(Event::Step {
+        control.report(Event::Step {
             step: trainer.step,
             steps: plan.steps,
             metrics: &metrics,
         });
-        if trainer.step.is_multiple_of(plan.save_every) && trainer.step < plan.steps {
-            let path = checkpoint::save(folder, &trainer, batch.position, images)?;
-            (control.report)(Event::Saved(&path));
-            saved = Some(trainer.step);
+        if checkpoints.is_due(trainer.step) && trainer.step < plan.steps {
+            let path =
+                checkpoint::save(&mut checkpoints, folder, &trainer, batch.position, images)?;
+            control.report(Event::CheckpointSaved(&path));
         }
     }
 
-    // At the end, and when stopped: nothing that was computed is lost.
-    let place = loader.position();
+    // At the end, and when stopped, so that no step is lost.
+    let position = loader.position();
     drop(loader);
-    let path = match checkpoints::latest(folder)? {
-        Some(path) if saved == Some(trainer.step) => path,
-        _ => checkpoint::save(folder, &trainer, place, images)?,
-    };
-    (control.report)(Event::Saved(&path));
+    let checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, position, images)?;
+    control.report(Event::CheckpointSaved(&checkpoint));
     let backbone = folder.join("backbone.safetensors");
     save_backbone(
         &backbone,
         &trainer.teacher.backbone,
         &backbone_meta(&trainer),
     )?;
-    run.list_unreadable(&unreadable)?;
-    if run.unreadable > 0 {
-        let warning = format!(
-            "{} images could not be used; {} says which and why",
-            run.unreadable,
-            folder.join("unreadable.txt").display()
-        );
-        (control.report)(Event::Warning(&warning));
-        run.warnings.push(warning);
+    let failed = list_unreadable(&run, &unreadable)?;
+    if failed > 0 {
+        let list = folder.join("unreadable.txt");
+        let warning = format!("{failed} images could not be read; see {}", list.display());
+        run.warn(control, warning)?;
     }
-    drop(lock);
-    Ok(Summary {
-        steps: trainer.step,
-        finished: trainer.step >= plan.steps,
+    Ok(PretrainSummary {
+        run: RunSummary {
+            steps: trainer.step,
+            finished: trainer.step >= plan.steps,
+            seconds: started.elapsed().as_secs_f64(),
+            metrics,
+            warnings: run.warnings().to_vec(),
+            checkpoint,
+        },
         images,
-        seconds: started.elapsed().as_secs_f64(),
-        metrics,
-        warnings: run.warnings,
-        unreadable: run.unreadable,
-        checkpoint: path,
+        unreadable: failed,
         backbone,
     })
 }
 
-/// Makes the folder of a new run, and locks it.
-fn begin(folder: &Path, plan: &Plan, images: usize, device: &Device) -> Result<FolderLock> {
-    fs_err::create_dir_all(folder)?;
-    let lock = FolderLock::take(folder)?;
-    let path = folder.join("run.toml");
-    if path.exists() {
-        return Err(PretrainError::RunExists {
-            folder: folder.to_owned(),
-        });
-    }
-    let text = run_toml(plan, images, &format!("{device:?}"));
-    atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
-    Ok(lock)
+/// A run that is ready for its first step of this process.
+struct OpenRun {
+    run: RunFolder,
+    /// Images of the dataset.
+    images: usize,
+    trainer: Pretrainer,
+    loader: Loader<ImageSample>,
+    checkpoints: CheckpointSchedule,
+    unreadable: Arc<Mutex<UnreadableImages>>,
 }
 
-/// Brings `trainer` to the last checkpoint of a run and returns the loader's place; `None` for one
-/// that was killed before its first checkpoint, which begins again.
-fn go_on(folder: &Path, trainer: &mut Trainer, images: usize) -> Result<Option<Position>> {
-    if !folder.join("run.toml").is_file() {
-        let found = if folder.is_dir() {
-            "no run.toml in it"
-        } else {
-            "no such folder"
-        };
-        return Err(PretrainError::NothingToResume {
-            folder: folder.to_owned(),
-            found: found.to_owned(),
+/// Opens dataset and run folder and restores the last checkpoint, if there is one. The folder of a
+/// new run is created last, so that a run that cannot start leaves none behind.
+fn open(
+    recipe: &PretrainRecipe,
+    folder: &Path,
+    resume: bool,
+    device: &Device,
+    control: &mut Control<'_>,
+) -> Result<OpenRun> {
+    let existing = resume.then(|| RunFolder::resume(folder)).transpose()?;
+    let dataset = Arc::new(PretrainDataset::open(recipe)?);
+    let images = dataset.len();
+    let plan = plan(recipe, &dataset, Machine::of(device, control.threads))?;
+    let mut trainer = Pretrainer::new(plan.clone(), dataset.vocabulary().cloned(), device)?;
+    let checkpoint = match &existing {
+        Some(run) => run.latest_checkpoint()?,
+        None => None,
+    };
+    let position = { checkpoint.as_deref() }
+        .map(|path| checkpoint::restore(path, &mut trainer, images))
+        .transpose()?;
+    if position.is_none()
+        && let Some(report) = trainer.load_init()?
+    {
+        control.report(Event::WeightsLoaded {
+            path: &recipe.model.init,
+            report: &report,
         });
     }
-    checkpoints::latest(folder)?
-        .map(|path| checkpoint::restore(&path, trainer, images))
-        .transpose()
+    let run = match existing {
+        Some(run) => run,
+        None => RunFolder::create(folder, &plan.run_toml(images, control.device_name))?,
+    };
+    let unreadable = Arc::new(Mutex::new(UnreadableImages::default()));
+    let generator = ViewGenerator::new(dataset, &plan, trainer.grid(), Arc::clone(&unreadable));
+    let loader = Loader::new(
+        images,
+        plan.recipe.run.batch,
+        plan.recipe.seed,
+        plan.workers,
+        position.unwrap_or_default(),
+        move |Draw { item, epoch, .. }| generator.sample(item, epoch),
+    );
+    let resumed = checkpoint.map(|path| (trainer.step, path));
+    let keep = plan.recipe.run.keep_checkpoints;
+    let checkpoints = CheckpointSchedule::new(folder, plan.save_every, keep, resumed);
+    Ok(OpenRun {
+        run,
+        images,
+        trainer,
+        loader,
+        checkpoints,
+        unreadable,
+    })
 }
 
-/// What the backbone file says.
-fn backbone_meta(trainer: &Trainer) -> BackboneMeta {
+/// The plan of `recipe` for a dataset. An automatic temperature of the attribute targets follows
+/// from the labels; `run.toml` keeps its value.
+fn plan(
+    recipe: &PretrainRecipe,
+    dataset: &PretrainDataset,
+    machine: Machine,
+) -> Result<PretrainPlan> {
+    let mut recipe = recipe.clone();
+    if let Some(temperature) = dataset.temperature() {
+        recipe.attributes.temperature.resolve(temperature);
+    }
+    recipe.plan(dataset.len(), machine)
+}
+
+/// Stops a run that cannot read its images: too many of them, or not even a `complete` batch.
+fn check_readable(
+    run: &RunFolder,
+    unreadable: &Mutex<UnreadableImages>,
+    plan: &PretrainPlan,
+    images: usize,
+    complete: bool,
+) -> Result<()> {
+    let list = locked(unreadable);
+    let too_many = list.are_too_many(images) && !plan.recipe.data.skip_unreadable;
+    if complete && !too_many {
+        return Ok(());
+    }
+    let example = list.failed.first_key_value();
+    let error = PretrainError::Unreadable {
+        failed: list.failed.len(),
+        tried: (list.tried as usize).min(images),
+        example: example
+            .map(|(key, reason)| format!("{key}: {reason}"))
+            .unwrap_or_default(),
+        list: run.path().join("unreadable.txt"),
+    };
+    drop(list);
+    list_unreadable(run, unreadable)?;
+    Err(error)
+}
+
+/// Writes `unreadable.txt`, if images could not be read, and returns their number.
+fn list_unreadable(run: &RunFolder, unreadable: &Mutex<UnreadableImages>) -> Result<usize> {
+    let list = locked(unreadable);
+    let (failed, text) = (list.failed.len(), list.to_lines());
+    drop(list);
+    if failed > 0 {
+        let path = run.path().join("unreadable.txt");
+        atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
+    }
+    Ok(failed)
+}
+
+fn locked(unreadable: &Mutex<UnreadableImages>) -> MutexGuard<'_, UnreadableImages> {
+    unreadable.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Metadata of the backbone file.
+fn backbone_meta(trainer: &Pretrainer) -> BackboneMeta {
     let recipe = &trainer.plan.recipe;
     let mut heads = vec!["dino".to_owned()];
     heads.extend(
         [(PART, "part"), (ATTRIBUTE, "attribute")]
             .into_iter()
-            .filter(|(task, _)| trainer.plan.tasks[*task])
+            .filter(|(prompt, _)| trainer.plan.prompts[*prompt])
             .map(|(_, name)| name.to_owned()),
     );
     let [height, width] = recipe.views.global_size;
@@ -315,7 +304,7 @@ fn backbone_meta(trainer: &Trainer) -> BackboneMeta {
         filter: Filter::Bicubic,
         method: recipe.method.name().to_owned(),
         heads,
-        prompts: recipe.mix.tasks.clone(),
+        prompts: recipe.model.prompts.clone(),
         step: trainer.step,
         vocabulary: trainer
             .vocabulary()
@@ -327,87 +316,5 @@ fn backbone_meta(trainer: &Trainer) -> BackboneMeta {
             "program: MIT OR Apache-2.0".to_owned(),
         ],
         origin: String::new(),
-    }
-}
-
-fn mean_entropy(usage: &[Usage], task: &str) -> Option<f64> {
-    let entropies: Vec<f64> = usage
-        .iter()
-        .filter(|one| one.task == task)
-        .map(|one| one.entropy)
-        .collect();
-    (!entropies.is_empty()).then(|| entropies.iter().sum::<f64>() / entropies.len() as f64)
-}
-
-/// What goes wrong on the way, written into the run's folder.
-struct Report<'a> {
-    folder: &'a Path,
-    warnings: Vec<String>,
-    unreadable: usize,
-}
-
-impl Report<'_> {
-    /// Stops a run that cannot read its images: too many of them, or none for a batch.
-    fn readable(
-        &mut self,
-        unreadable: &Mutex<Unreadable>,
-        full: bool,
-        images: usize,
-        keep_going: bool,
-    ) -> Result<()> {
-        let list = unreadable.lock().unwrap_or_else(PoisonError::into_inner);
-        // Not before enough were tried: nobody wants to hear of 5 % after one bad file.
-        let tried = (list.tried as usize).min(images);
-        let failed = list.failed.len();
-        let too_many = tried >= images.min(1000) && failed * 20 > tried;
-        let example = list
-            .failed
-            .first_key_value()
-            .map(|(key, reason)| format!("{key}: {reason}"))
-            .unwrap_or_default();
-        drop(list);
-        if full && (keep_going || !too_many) {
-            return Ok(());
-        }
-        self.list_unreadable(unreadable)?;
-        Err(PretrainError::Unreadable {
-            failed,
-            tried,
-            example,
-            list: self.folder.join("unreadable.txt"),
-        })
-    }
-
-    /// Writes the keys of images that could not be read.
-    fn list_unreadable(&mut self, unreadable: &Mutex<Unreadable>) -> Result<()> {
-        let list = unreadable.lock().unwrap_or_else(PoisonError::into_inner);
-        self.unreadable = list.failed.len();
-        if list.failed.is_empty() {
-            return Ok(());
-        }
-        let text: String = list
-            .failed
-            .iter()
-            .map(|(key, reason)| format!("{key}\t{}\n", reason.replace('\n', " ")))
-            .collect();
-        drop(list);
-        Ok(atomic_write(&self.folder.join("unreadable.txt"), |file| {
-            file.write_all(text.as_bytes())
-        })?)
-    }
-
-    /// Writes the keys of the batch whose loss is not finite.
-    fn not_finite(&self, step: u64, error: &NonFinite, items: &[Item]) -> PretrainError {
-        let keys = self.folder.join("nonfinite.txt");
-        let text: String = items.iter().map(|item| format!("{}\n", item.key)).collect();
-        match atomic_write(&keys, |file| file.write_all(text.as_bytes())) {
-            Err(error) => error.into(),
-            Ok(()) => PretrainError::NonFinite {
-                step,
-                term: error.term.clone(),
-                value: error.value,
-                keys,
-            },
-        }
     }
 }

@@ -1,4 +1,4 @@
-//! Whole runs on a few drawn images: resume to the bit, errors on the way, what is left on disk.
+//! Runs on a few noise images: exact resume, errors during a run, the files that it writes.
 
 #![allow(clippy::unwrap_used)]
 
@@ -12,7 +12,8 @@ use clasp_data::image::{Rgb, encode_png};
 use clasp_data::labels::{Labels, StoreMeta, write_shard};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_pretrain::{Control, Event, PretrainError, Recipe, Summary, recipe, train};
+use clasp_pretrain::{Control, Event, PretrainError, PretrainRecipe, PretrainSummary, train};
+use clasp_run::RunError;
 use clasp_weights::{checkpoint, import};
 use fs_err as fs;
 use rand::RngExt;
@@ -28,11 +29,11 @@ experts = 3
 global_size = [64, 32]
 local_size = [32, 32]
 local = 1
-[head]
-outputs = 32
-hidden = 16
-bottleneck = 8
-[optimiser]
+[projection_head]
+prototypes = 32
+hidden_dim = 16
+bottleneck_dim = 8
+[optimizer]
 warmup_epochs = 1
 [teacher]
 momentum = 0.9
@@ -41,12 +42,12 @@ batch = 4
 steps = 7
 save_every = 2
 log_every = 1
-keep = 2
+keep_checkpoints = 2
 replicas = 1
 "#;
 
 /// Noise under `images/`, and labels for it under `labels/`.
-fn corpus(folder: &Path, vocabulary: &Vocabulary) {
+fn dataset(folder: &Path, vocabulary: &Vocabulary) {
     let mut rng = rng_for(0, 0, "corpus");
     fs::create_dir_all(folder.join("images")).unwrap();
     let mut labels = Vec::new();
@@ -94,13 +95,13 @@ fn meta(vocabulary: &Vocabulary) -> StoreMeta {
     }
 }
 
-fn recipe(folder: &Path, set: &[&str]) -> Recipe {
+fn recipe(folder: &Path, set: &[&str]) -> PretrainRecipe {
     let mut all = vec![
         format!("data.images={}", folder.join("images").display()),
         format!("data.labels={}", folder.join("labels").display()),
     ];
     all.extend(set.iter().map(|text| (*text).to_owned()));
-    Recipe::parse(TINY, "test", &all).unwrap()
+    PretrainRecipe::parse(TINY, "test", &all).unwrap()
 }
 
 /// What to do after the step that is done.
@@ -114,18 +115,18 @@ enum Then {
 
 /// A run on one thread.
 fn run(
-    recipe: &Recipe,
+    recipe: &PretrainRecipe,
     folder: &Path,
     resume: bool,
     then: impl Fn(u64) -> Then + Sync,
-) -> Result<Summary, PretrainError> {
+) -> Result<PretrainSummary, PretrainError> {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(1)
         .build()
         .unwrap();
     pool.install(|| {
         let stop = AtomicBool::new(false);
-        let mut report = |event: Event<'_>| {
+        let mut on_event = |event: Event<'_>| {
             if let Event::Step { step, .. } = event {
                 match then(step) {
                     Then::GoOn => {}
@@ -135,16 +136,16 @@ fn run(
             }
         };
         let mut control = Control {
-            device: Device::flex(),
-            cores: 1,
+            device_name: "cpu",
+            threads: 1,
             stop: &stop,
-            report: &mut report,
+            on_event: &mut on_event,
         };
-        train(recipe, folder, resume, &mut control)
+        train(recipe, folder, resume, &Device::flex(), &mut control)
     })
 }
 
-fn whole(recipe: &Recipe, folder: &Path) -> Summary {
+fn whole(recipe: &PretrainRecipe, folder: &Path) -> PretrainSummary {
     run(recipe, folder, false, |_| Then::GoOn).unwrap()
 }
 
@@ -153,9 +154,9 @@ fn log(folder: &Path) -> Vec<BTreeMap<String, f64>> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
     text.lines()
         .map(|line| {
-            let mut figures: BTreeMap<String, f64> = serde_json::from_str(line).unwrap();
-            figures.remove("speed/images_per_second").unwrap();
-            figures
+            let mut metrics: BTreeMap<String, f64> = serde_json::from_str(line).unwrap();
+            metrics.remove("speed/images_per_second").unwrap();
+            metrics
         })
         .collect()
 }
@@ -164,7 +165,7 @@ fn log(folder: &Path) -> Vec<BTreeMap<String, f64>> {
 fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    corpus(folder, &Vocabulary::standard().unwrap());
+    dataset(folder, &Vocabulary::standard().unwrap());
     for (name, set) in [
         ("clasp", vec!["method=clasp"]),
         ("solider", vec!["method=solider", "run.accumulate=2"]),
@@ -174,7 +175,7 @@ fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
         let recipe = recipe(folder, &set);
         let straight = folder.join(format!("{name}-straight"));
         let expected = whole(&recipe, &straight);
-        assert!(expected.finished && expected.steps == 7);
+        assert!(expected.run.finished && expected.run.steps == 7);
         assert_eq!(log(&straight).len(), 7);
         let moments: &[u64] = if name == "clasp" {
             &[1, 2, 3, 5, 6]
@@ -195,20 +196,20 @@ fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
                     Err(_) => assert!(kill),
                     Ok(summary) => {
                         let summary = summary.unwrap();
-                        assert!(!kill && !summary.finished && summary.steps == moment);
+                        assert!(!kill && !summary.run.finished && summary.run.steps == moment);
                     }
                 }
                 // The recipe that the folder holds, as `--resume` reads it.
-                let saved = recipe::of_run(&broken, &[]).unwrap();
+                let saved = PretrainRecipe::of_run(&broken, &[]).unwrap();
                 let second = run(&saved, &broken, true, |_| Then::GoOn).unwrap();
-                assert!(second.finished);
+                assert!(second.run.finished);
                 assert_eq!(
                     log(&broken),
                     log(&straight),
                     "{name}, step {moment}, kill {kill}"
                 );
                 let read = |path: &Path| checkpoint::read(path).unwrap().0;
-                assert_eq!(read(&second.checkpoint), read(&expected.checkpoint));
+                assert_eq!(read(&second.run.checkpoint), read(&expected.run.checkpoint));
                 assert_eq!(
                     fs::read(&second.backbone).unwrap(),
                     fs::read(&expected.backbone).unwrap()
@@ -222,17 +223,19 @@ fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
 }
 
 #[test]
-fn a_run_leaves_what_it_promises() {
+fn a_run_writes_its_files() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    corpus(folder, &Vocabulary::standard().unwrap());
+    dataset(folder, &Vocabulary::standard().unwrap());
     let recipe = recipe(folder, &[]);
     let out = folder.join("run");
     let summary = whole(&recipe, &out);
 
     let text = fs::read_to_string(out.join("run.toml")).unwrap();
     assert!(
-        text.starts_with("# The recipe") && text.contains("seed 3") && !text.contains("\"auto\""),
+        text.starts_with("# The resolved recipe")
+            && text.contains("seed 3")
+            && !text.contains("\"auto\""),
         "{text}"
     );
     // Saved at 2, 4, 6 and 7; two are kept.
@@ -245,14 +248,14 @@ fn a_run_leaves_what_it_promises() {
         names,
         ["step-00000006.safetensors", "step-00000007.safetensors"]
     );
-    let (state, metadata) = checkpoint::read(&summary.checkpoint).unwrap();
+    let (state, metadata) = checkpoint::read(&summary.run.checkpoint).unwrap();
     for name in [
         "student.part.",
         "student.attribute.",
         "student.trunk.dino.",
         "teacher.dino.",
-        "optimiser.part.",
-        "centre",
+        "optimizer.part.",
+        "center",
     ] {
         assert!(
             state.keys().any(|key| key.starts_with(name)),
@@ -266,12 +269,12 @@ fn a_run_leaves_what_it_promises() {
     assert_eq!(meta.heads, ["dino", "part", "attribute"]);
     assert_eq!(meta.prompts, ["identity", "part", "attribute"]);
     assert_eq!(
-        Recipe::parse(&meta.recipe, "meta", &[]).unwrap(),
-        recipe::of_run(&out, &[]).unwrap()
+        PretrainRecipe::parse(&meta.recipe, "meta", &[]).unwrap(),
+        PretrainRecipe::of_run(&out, &[]).unwrap()
     );
     assert_eq!(backbone.channels(), 128);
 
-    let figures = log(&out).pop().unwrap();
+    let metrics = log(&out).pop().unwrap();
     for name in [
         "loss/total",
         "loss/dino",
@@ -290,21 +293,21 @@ fn a_run_leaves_what_it_promises() {
         "schedule/lr",
         "schedule/momentum",
     ] {
-        assert!(figures[name].is_finite(), "{name}");
+        assert!(metrics[name].is_finite(), "{name}");
     }
     // A second run in the same folder is refused.
     let message = run(&recipe, &out, false, |_| Then::GoOn)
         .unwrap_err()
         .to_string();
-    assert!(message.contains("holds a run already"), "{message}");
+    assert!(message.contains("found `run.toml` in it"), "{message}");
 }
 
 #[test]
-fn labels_that_do_not_fit_are_refused() {
+fn labels_of_other_images_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     let vocabulary = Vocabulary::standard().unwrap();
-    corpus(folder, &vocabulary);
+    dataset(folder, &vocabulary);
     let try_run = |set: &[&str], name: &str| match run(
         &recipe(folder, set),
         &folder.join(name),
@@ -335,7 +338,7 @@ fn labels_that_do_not_fit_are_refused() {
     .unwrap();
     let message = try_run(&[&set], "1");
     assert!(
-        message.contains("made for other images")
+        message.contains("expected labels of these images")
             && message.contains("street/7")
             && message.contains("`00`"),
         "{message}"
@@ -351,7 +354,10 @@ fn labels_that_do_not_fit_are_refused() {
         message.contains("5 of 20 images have no labels, the first is `15`"),
         "{message}"
     );
-    assert_eq!(try_run(&[&set, "data.missing=skip"], "3"), "15 images");
+    assert_eq!(
+        try_run(&[&set, "data.missing_labels=skip"], "3"),
+        "15 images"
+    );
 
     let message = try_run(&["data.labels="], "4");
     assert!(
@@ -368,10 +374,10 @@ fn labels_that_do_not_fit_are_refused() {
         .collect();
     write_shard(&labels("kmeans"), "a", &meta(&kmeans), &rows).unwrap();
     let message = try_run(&[&set], "6");
-    assert!(message.contains("`mix.tasks`"), "{message}");
+    assert!(message.contains("`model.prompts`"), "{message}");
     assert_eq!(try_run(&[&set, "method=solider"], "7"), "20 images");
 
-    // Going on with labels of another vocabulary.
+    // Resuming with labels of another vocabulary.
     let message = run(
         &recipe(folder, &[&set, "method=solider", "data.labels=labels"]),
         &labels("7"),
@@ -395,10 +401,10 @@ fn labels_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_run_goes_on_with_its_own_recipe_and_files() {
+fn a_run_is_resumed_with_its_own_recipe_and_files() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    corpus(folder, &Vocabulary::standard().unwrap());
+    dataset(folder, &Vocabulary::standard().unwrap());
     let out = folder.join("run");
     run(&recipe(folder, &[]), &out, false, |step| {
         if step == 3 { Then::Stop } else { Then::GoOn }
@@ -454,16 +460,16 @@ fn a_run_goes_on_with_its_own_recipe_and_files() {
 fn a_checkpoint_that_cannot_be_written_leaves_the_last_good_one() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    corpus(folder, &Vocabulary::standard().unwrap());
+    dataset(folder, &Vocabulary::standard().unwrap());
     let out = folder.join("run");
-    // Something is in the way of the second checkpoint, as a full disk would be.
+    // A folder of that name makes the second checkpoint fail, as a full disk would.
     fs::create_dir_all(out.join("checkpoints/step-00000004.safetensors/x")).unwrap();
     let error = run(&recipe(folder, &[]), &out, false, |_| Then::GoOn).unwrap_err();
-    let PretrainError::Save {
+    let PretrainError::Run(RunError::NotSaved {
         step: 4,
         kept: Some(kept),
         ..
-    } = &error
+    }) = &error
     else {
         panic!("{error}")
     };
@@ -472,6 +478,7 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_last_good_one() {
     assert!(
         run(&recipe(folder, &[]), &out, true, |_| Then::GoOn)
             .unwrap()
+            .run
             .finished
     );
 }
@@ -480,28 +487,30 @@ fn a_checkpoint_that_cannot_be_written_leaves_the_last_good_one() {
 fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    corpus(folder, &Vocabulary::standard().unwrap());
+    dataset(folder, &Vocabulary::standard().unwrap());
     let out = folder.join("run");
     let recipe = recipe(
         folder,
         &[
             // Each step multiplies the weights by about -1000.
-            "optimiser.lr=10",
-            "optimiser.lr_end=10",
-            "optimiser.weight_decay=100",
-            "optimiser.weight_decay_end=100",
+            "optimizer.lr=10",
+            "optimizer.min_lr=10",
+            "optimizer.weight_decay=100",
+            "optimizer.weight_decay_end=100",
             "run.steps=40",
             "run.save_every=1",
-            "optimiser.warmup_epochs=0",
+            "optimizer.warmup_epochs=0",
             "method=dino",
         ],
     );
     let error = run(&recipe, &out, false, |_| Then::GoOn).unwrap_err();
     match &error {
-        PretrainError::NonFinite { keys, .. } => {
+        PretrainError::Run(RunError::NonFinite { keys, .. }) => {
             assert_eq!(fs::read_to_string(keys).unwrap().lines().count(), 4);
         }
-        PretrainError::Checkpoint { expected, .. } => assert_eq!(expected, "finite numbers"),
+        PretrainError::Run(RunError::Checkpoint { expected, .. }) => {
+            assert_eq!(expected, "finite numbers")
+        }
         _ => panic!("{error}"),
     }
     if let Some(path) = clasp_run::checkpoints::latest(&out).unwrap() {
@@ -516,10 +525,10 @@ fn a_run_that_diverges_stops_and_keeps_the_last_good_checkpoint() {
 }
 
 #[test]
-fn images_that_cannot_be_read_are_listed_and_more_than_a_twentieth_stop_the_run() {
+fn unreadable_images_are_listed_and_more_than_five_percent_stop_the_run() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    corpus(folder, &Vocabulary::standard().unwrap());
+    dataset(folder, &Vocabulary::standard().unwrap());
     let image = |index: usize| -> PathBuf { folder.join(format!("images/{index:02}.png")) };
     let cut = |index: usize| {
         let bytes = fs::read(image(index)).unwrap();
@@ -545,11 +554,11 @@ fn images_that_cannot_be_read_are_listed_and_more_than_a_twentieth_stop_the_run(
     .unwrap_err()
     .to_string();
     assert!(
-        message.contains("could not be read") && message.contains("keep_going"),
+        message.contains("could not be read") && message.contains("skip_unreadable"),
         "{message}"
     );
     let summary = whole(
-        &recipe(folder, &["run.steps=12", "data.keep_going=true"]),
+        &recipe(folder, &["run.steps=12", "data.skip_unreadable=true"]),
         &folder.join("three"),
     );
     assert_eq!(summary.unreadable, 3);

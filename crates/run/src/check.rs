@@ -1,22 +1,22 @@
-//! Checks of what a recipe or `--set` says, before any memory is taken.
+//! Range checks of the values of a recipe, before any memory is allocated.
 
-/// Most threads of a kind: workers, replicas, `--threads`. Beyond the cores of any machine, and short of what a system
-/// refuses to start.
+/// Most threads of a kind: workers, replicas, `--threads`. More than any machine has cores, and
+/// less than what an operating system refuses to start.
 pub const MOST_THREADS: usize = 1024;
 
-/// A value of a recipe that is out of range, or contradicts another.
+/// A value of a recipe that is out of range, or contradicts another value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("recipe: `{key}`: expected {expected}, found {found}")]
-pub struct Setting {
+pub struct InvalidValue {
     /// Dotted path of the value.
     pub key: &'static str,
-    /// What would do.
+    /// What is accepted.
     pub expected: String,
-    /// What is there.
+    /// The value.
     pub found: String,
 }
 
-impl Setting {
+impl InvalidValue {
     /// An error about a value.
     pub fn new(key: &'static str, expected: impl ToString, found: impl ToString) -> Self {
         Self {
@@ -27,18 +27,18 @@ impl Setting {
     }
 }
 
-/// Checks that numbers lie from `from` to `to`; what is no number does not.
+/// Checks that numbers lie from `from` to `to`; NaN does not.
 ///
 /// # Errors
-/// The first that does not.
-pub fn within(values: &[(&'static str, f64)], [from, to]: [f64; 2]) -> Result<(), Setting> {
+/// Names the first number that does not.
+pub fn within(values: &[(&'static str, f64)], [from, to]: [f64; 2]) -> Result<(), InvalidValue> {
     match values
         .iter()
         .find(|(_, value)| !(from..=to).contains(value))
     {
         Some((key, value)) => {
             let expected = format!("a number from {} to {}", number(from), number(to));
-            Err(Setting::new(key, expected, value))
+            Err(InvalidValue::new(key, expected, value))
         }
         None => Ok(()),
     }
@@ -47,31 +47,31 @@ pub fn within(values: &[(&'static str, f64)], [from, to]: [f64; 2]) -> Result<()
 /// Checks that a range [low, high] lies from `from` to `to`.
 ///
 /// # Errors
-/// It does not, or is upside down.
+/// It does not, or `low` is above `high`.
 pub fn range(
     key: &'static str,
     [low, high]: [f64; 2],
     [from, to]: [f64; 2],
-) -> Result<(), Setting> {
+) -> Result<(), InvalidValue> {
     if (from..=to).contains(&low) && (low..=to).contains(&high) {
         return Ok(());
     }
     let expected = format!("[low, high] with {from} <= low <= high <= {to}");
-    Err(Setting::new(key, expected, format!("[{low}, {high}]")))
+    Err(InvalidValue::new(key, expected, format!("[{low}, {high}]")))
 }
 
 /// Checks a count.
 ///
 /// # Errors
 /// It is not from `from` to `to`.
-pub fn count(key: &'static str, value: usize, [from, to]: [usize; 2]) -> Result<(), Setting> {
+pub fn count(key: &'static str, value: usize, [from, to]: [usize; 2]) -> Result<(), InvalidValue> {
     if (from..=to).contains(&value) {
         return Ok(());
     }
-    Err(Setting::new(key, format!("{from} to {to}"), value))
+    Err(InvalidValue::new(key, format!("{from} to {to}"), value))
 }
 
-/// A bound as people write it: 1e6 rather than 1000000.
+/// A bound in short form: 1e6 rather than 1000000.
 fn number(value: f64) -> String {
     if value.abs() >= 1e5 || (value != 0.0 && value.abs() < 1e-3) {
         format!("{value:e}")
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_belong_to_a_range_and_what_is_no_number_does_not() {
+    fn bounds_belong_to_a_range_and_nan_does_not() {
         for good in [0.0, 0.5, 1.0] {
             assert_eq!(within(&[("a", 0.0), ("b", good)], [0.0, 1.0]), Ok(()));
         }

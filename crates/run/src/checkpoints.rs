@@ -1,10 +1,19 @@
-//! The checkpoints of a run: `checkpoints/step-00000100.safetensors` in its folder.
+//! The checkpoints of a run: `checkpoints/step-00000100.safetensors` in its folder. Which exist,
+//! when one is written, which are kept, and the checks of the metadata when one is read. What a
+//! checkpoint contains is up to each training loop.
 
+use std::collections::BTreeMap;
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use clasp_data::atomic::remove_abandoned;
 use fs_err as fs;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::error::RunError;
+use crate::recipe::difference;
 
 /// The file of the checkpoint after `step` steps.
 pub fn path(folder: &Path, step: u64) -> PathBuf {
@@ -29,7 +38,7 @@ pub fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
             .file_name()
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default();
-        // Whatever else lies there, such as the temporary file of a killed process, is not ours to judge.
+        // Other files, such as the temporary file of a killed process, are no checkpoints.
         if name.starts_with("step-") && name.ends_with(".safetensors") && path.is_file() {
             paths.push(path);
         }
@@ -46,11 +55,12 @@ pub fn latest(folder: &Path) -> io::Result<Option<PathBuf>> {
     Ok(list(folder)?.pop())
 }
 
-/// Removes what killed processes left half-written in the run's folder. A checkpoint of that kind may have gigabytes.
+/// Removes what killed processes left half-written in the run's folder: a checkpoint of that kind
+/// may have gigabytes.
 ///
 /// # Errors
 /// A folder cannot be read, or a file cannot be removed.
-pub fn tidy(folder: &Path) -> io::Result<()> {
+pub fn remove_incomplete(folder: &Path) -> io::Result<()> {
     remove_abandoned(folder)?;
     remove_abandoned(&folder.join("checkpoints"))
 }
@@ -66,12 +76,167 @@ pub fn prune(folder: &Path, keep: usize) -> io::Result<()> {
         .try_for_each(fs::remove_file)
 }
 
+/// Writes the checkpoints of a run on schedule and keeps the newest.
+pub struct CheckpointSchedule {
+    folder: PathBuf,
+    every: u64,
+    keep: usize,
+    /// Step and file of the newest checkpoint that this process wrote or resumed from.
+    newest: Option<(u64, PathBuf)>,
+}
+
+impl CheckpointSchedule {
+    /// Checkpoints in the run's `folder`, every `every` steps, of which `keep` are kept. A resumed
+    /// run gives the step and the file that it `resumed` from.
+    pub fn new(folder: &Path, every: u64, keep: usize, resumed: Option<(u64, PathBuf)>) -> Self {
+        Self {
+            folder: folder.to_owned(),
+            every,
+            keep,
+            newest: resumed,
+        }
+    }
+
+    /// Whether a checkpoint is due after `step` steps.
+    pub fn is_due(&self, step: u64) -> bool {
+        step.is_multiple_of(self.every) && !self.has(step)
+    }
+
+    fn has(&self, step: u64) -> bool {
+        self.newest
+            .as_ref()
+            .is_some_and(|(newest, _)| *newest == step)
+    }
+
+    /// Writes the checkpoint after `step` steps with `write`, which must write the whole file or
+    /// nothing, and then removes older ones. Returns its path; if it exists already, nothing is
+    /// written.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written (a full disk): earlier checkpoints stay, and the message names
+    /// the newest.
+    pub fn save<E: fmt::Display>(
+        &mut self,
+        step: u64,
+        write: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<PathBuf, RunError> {
+        if let Some((newest, path)) = &self.newest
+            && *newest == step
+        {
+            return Ok(path.clone());
+        }
+        let path = path(&self.folder, step);
+        let written = fs::create_dir_all(self.folder.join("checkpoints"))
+            .map_err(|error| error.to_string())
+            .and_then(|()| write(&path).map_err(|error| error.to_string()));
+        if let Err(reason) = written {
+            return Err(RunError::NotSaved {
+                path,
+                step,
+                reason,
+                kept: latest(&self.folder).ok().flatten(),
+            });
+        }
+        prune(&self.folder, self.keep)?;
+        self.newest = Some((step, path.clone()));
+        Ok(path)
+    }
+}
+
+/// The metadata of a checkpoint, with errors that name the file.
+#[derive(Clone, Copy)]
+pub struct CheckpointMetadata<'a> {
+    path: &'a Path,
+    fields: &'a BTreeMap<String, String>,
+}
+
+impl<'a> CheckpointMetadata<'a> {
+    /// The metadata `fields` of the checkpoint `path`.
+    pub fn new(path: &'a Path, fields: &'a BTreeMap<String, String>) -> Self {
+        Self { path, fields }
+    }
+
+    /// A field; empty if there is none.
+    pub fn get(&self, name: &str) -> &'a str {
+        self.fields.get(name).map_or("", String::as_str)
+    }
+
+    /// Checks that a field has the value that the run needs.
+    ///
+    /// # Errors
+    ///
+    /// It has another; `hint` says what to do.
+    pub fn expect(&self, name: &str, expected: &str, hint: &str) -> Result<(), RunError> {
+        match self.get(name) == expected {
+            true => Ok(()),
+            false => Err(self.mismatch(name, expected, self.get(name), hint)),
+        }
+    }
+
+    /// A field that holds a number.
+    ///
+    /// # Errors
+    ///
+    /// It does not.
+    pub fn number(&self, name: &str) -> Result<u64, RunError> {
+        let text = self.get(name);
+        text.parse()
+            .map_err(|_| self.mismatch(name, "a number", text, ""))
+    }
+
+    /// A field that holds JSON.
+    ///
+    /// # Errors
+    ///
+    /// It does not hold what `expected` describes.
+    pub fn json<T: DeserializeOwned>(&self, name: &str, expected: &str) -> Result<T, RunError> {
+        let text = self.get(name);
+        serde_json::from_str(text).map_err(|_| self.mismatch(name, expected, text, ""))
+    }
+
+    /// Checks that the recipe of a resumed run and that of its checkpoint agree in `fixed`, keys or
+    /// sections that shape tensors or the order of the data.
+    ///
+    /// # Errors
+    ///
+    /// They differ; the first key is named with both values.
+    pub fn expect_recipe<R: Serialize>(
+        &self,
+        now: &R,
+        saved: &R,
+        fixed: &[&str],
+    ) -> Result<(), RunError> {
+        match difference(now, saved, fixed) {
+            None => Ok(()),
+            Some((key, expected, found)) => {
+                let hint = "a run keeps its recipe; start a new run to change this key";
+                Err(self.mismatch(&key, &expected, &found, hint))
+            }
+        }
+    }
+
+    /// The error of a field or tensor that is not what the run needs; `hint` may be empty.
+    pub fn mismatch(&self, what: &str, expected: &str, found: &str, hint: &str) -> RunError {
+        RunError::Checkpoint {
+            path: self.path.to_owned(),
+            what: what.to_owned(),
+            expected: expected.to_owned(),
+            found: match found.is_empty() {
+                true => "none".to_owned(),
+                false => found.to_owned(),
+            },
+            hint: (!hint.is_empty()).then(|| hint.to_owned()),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn the_newest_stay() {
+    fn the_newest_checkpoints_are_kept() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(latest(folder.path()).unwrap(), None);
         fs::create_dir(folder.path().join("checkpoints")).unwrap();
@@ -83,5 +248,45 @@ mod tests {
         let kept = list(folder.path()).unwrap();
         assert_eq!(kept, [path(folder.path(), 20), path(folder.path(), 100)]);
         assert_eq!(latest(folder.path()).unwrap(), kept.last().cloned());
+    }
+
+    #[test]
+    fn checkpoints_are_written_on_schedule_and_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let resumed = Some((4, path(folder.path(), 4)));
+        let mut schedule = CheckpointSchedule::new(folder.path(), 4, 2, resumed);
+        assert_eq!(
+            [4, 6, 8].map(|step| schedule.is_due(step)),
+            [false, false, true]
+        );
+        let write = |path: &Path| fs::write(path, b"x");
+        let written = schedule.save(8, write).unwrap();
+        assert_eq!(written, path(folder.path(), 8));
+        assert!(!schedule.is_due(8));
+        let again = schedule.save(8, |_| Err("written twice"));
+        assert_eq!(again.unwrap(), written);
+        let error = schedule.save(12, |_| Err("disk full")).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.contains("step 12 could not be written: disk full") && text.contains("00000008"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn metadata_that_do_not_match_are_named() {
+        let fields = BTreeMap::from([("format".to_owned(), "a/1".to_owned())]);
+        let metadata = CheckpointMetadata::new(Path::new("x.safetensors"), &fields);
+        metadata.expect("format", "a/1", "").unwrap();
+        let error = metadata.expect("format", "a/2", "start a new run");
+        assert_eq!(
+            error.unwrap_err().to_string(),
+            "x.safetensors: `format`: expected a/2, found a/1\n  hint: start a new run"
+        );
+        let error = metadata.number("step").unwrap_err().to_string();
+        assert!(
+            error.contains("`step`: expected a number, found none"),
+            "{error}"
+        );
     }
 }

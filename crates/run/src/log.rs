@@ -1,6 +1,6 @@
-//! The log of a run: JSON lines for scripts, TensorBoard events for eyes.
+//! The log of a run: JSON lines for scripts, event files for TensorBoard.
 //!
-//! `metrics.jsonl` holds one object a line, with `step` and the figures of that step. A TensorBoard
+//! `metrics.jsonl` holds one object a line, with `step` and the metrics of that step. A TensorBoard
 //! file (`events.out.tfevents.*`) is a sequence of TFRecords, each
 //!
 //! ```text
@@ -8,8 +8,9 @@
 //! ```
 //!
 //! whose bytes are a protocol-buffer `Event`: 1 wall time (f64), 2 step (i64), then one of 3 file
-//! version (text), 5 summary (repeated 1 value: 1 tag, 2 f32), 7 session log (1 status, where 1 says
-//! "started again here": readers then forget what an earlier, killed process logged past this step).
+//! version (text), 5 summary (repeated 1 value: 1 tag, 2 f32), 7 session log (1 status, where 1
+//! means "restarted here": readers then drop what an earlier, killed process logged after this
+//! step).
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Write};
@@ -20,8 +21,18 @@ use fs_err as fs;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-/// Figures of one step by name.
+/// Metrics of one step by name, such as `loss/total`.
 pub type Metrics = BTreeMap<String, f64>;
+
+/// Adds the metrics that every loop logs beside its own: `epoch`, epochs that are done, and
+/// `speed/images_per_second` of a step that took `seconds`.
+pub fn add_progress(metrics: &mut Metrics, epoch: f64, images: usize, seconds: f64) {
+    metrics.insert("epoch".to_owned(), epoch);
+    metrics.insert(
+        "speed/images_per_second".to_owned(),
+        images as f64 / seconds,
+    );
+}
 
 /// The logs of a run.
 pub struct Log {
@@ -31,8 +42,9 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the logs of `folder`, and further files of JSON lines called `others`; what an earlier process logged
-    /// after `step` is dropped, so that a run that was killed and resumed logs every step once.
+    /// Opens the logs of `folder`, and further files of JSON lines called `others`; what an earlier
+    /// process logged after `step` is dropped, so that a run that was killed and resumed logs every
+    /// step once.
     ///
     /// # Errors
     ///
@@ -41,7 +53,7 @@ impl Log {
         let append = |name: &str| {
             let path = folder.join(name);
             if path.exists() {
-                forget_after(&path, step)?;
+                drop_after(&path, step)?;
             }
             fs::OpenOptions::new().create(true).append(true).open(path)
         };
@@ -62,8 +74,8 @@ impl Log {
         })
     }
 
-    /// Logs the figures of a step in both files. Figures that are not finite appear as `null` in
-    /// JSON, which has no word for them.
+    /// Logs the metrics of a step in both files. Values that are not finite are `null` in JSON,
+    /// which cannot express them.
     ///
     /// # Errors
     ///
@@ -82,12 +94,13 @@ impl Log {
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
-        // One write each: a kill between two leaves at most the last line short.
+        // One write a line: a kill leaves at most the last line incomplete.
         self.lines.write_all(text.as_bytes())?;
         self.events.write_all(&record(&event(step, 5, &summary)))
     }
 
-    /// Logs `items`, a line each, each with its `step`, in one of the files that the log was opened with.
+    /// Logs `items`, a line each, each with its `step`, in one of the files that the log was opened
+    /// with.
     ///
     /// # Errors
     ///
@@ -109,15 +122,15 @@ impl Log {
     }
 }
 
-/// Removes the lines of steps after `step`, and a last line that a kill cut short.
-fn forget_after(path: &Path, step: u64) -> io::Result<()> {
+/// Removes the lines of steps after `step`, and an incomplete last line.
+fn drop_after(path: &Path, step: u64) -> io::Result<()> {
     let mut kept = String::new();
     for line in BufReader::new(fs::File::open(path)?).lines() {
         let line = line?;
-        let of = serde_json::from_str::<Value>(&line)
+        let logged = serde_json::from_str::<Value>(&line)
             .ok()
             .and_then(|value| value["step"].as_u64());
-        if of.is_some_and(|of| of <= step) {
+        if logged.is_some_and(|logged| logged <= step) {
             kept.push_str(&line);
             kept.push('\n');
         }
@@ -125,7 +138,7 @@ fn forget_after(path: &Path, step: u64) -> io::Result<()> {
     clasp_data::atomic_write(path, |file| file.write_all(kept.as_bytes()))
 }
 
-/// A name that no earlier process of this run took; readers order the files by it.
+/// A name that no earlier process of this run used; readers order the files by it.
 fn events_path(folder: &Path) -> PathBuf {
     let seconds = seconds_now() as u64;
     (0..)

@@ -1,17 +1,87 @@
-//! Where a run comes from: when it began, with which command, by which build.
+//! Provenance of a run, the comments above the recipe in `run.toml`: when it started, with which
+//! command, by which build, on which data and device.
 
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 static COMMIT: OnceLock<String> = OnceLock::new();
 
-/// Says which commit the program was built from; the first call counts.
+/// Sets the commit that the program was built from; the first call counts.
 pub fn set_commit(commit: &str) {
-    // A second call is of the same program.
+    // A second call comes from the same program.
     let _ = COMMIT.set(commit.to_owned());
 }
 
-/// Lines for the head of a `run.toml`, each after `# `: date, version and commit, command line.
+/// The comments above the recipe in `run.toml`.
+#[derive(Clone, Debug)]
+pub struct RunHeader<'a> {
+    /// Command that ran the recipe, such as `pretrain` or `finetune reid`.
+    pub command: &'a str,
+    /// Version of clasp.
+    pub version: &'a str,
+    /// Seed of the recipe.
+    pub seed: u64,
+    /// Name of the device: `cpu`, `cuda:0`.
+    pub device: &'a str,
+    /// Images of an epoch.
+    pub images: usize,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps of the run.
+    pub steps: u64,
+}
+
+impl RunHeader<'_> {
+    /// The text of `run.toml`: this header, then the resolved `recipe` as TOML.
+    pub fn with_recipe(&self, recipe: &str) -> String {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        format!(
+            "# The resolved recipe of this run; `clasp {} run.toml` repeats it.\n{}\
+             # clasp {} · seed {} · {} {} · {cores} cores · device {}\n\
+             # {} images · {} steps an epoch · {} steps\n\n{recipe}",
+            self.command,
+            lines(self.version),
+            self.version,
+            self.seed,
+            std::env::consts::OS,
+            std::env::consts::ARCH,
+            self.device,
+            self.images,
+            self.steps_per_epoch,
+            self.steps,
+        )
+    }
+}
+
+/// What the header of a `run.toml` records of its run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeaderFacts {
+    /// Command that ran the recipe, such as `pretrain` or `finetune reid`.
+    pub command: String,
+    /// Steps of the run.
+    pub steps: u64,
+}
+
+impl HeaderFacts {
+    /// Reads the header that [`RunHeader::with_recipe`] wrote; none if `text` has no such header.
+    pub fn read(text: &str) -> Option<Self> {
+        let comments = || { text.lines() }.map_while(|line| line.strip_prefix("# "));
+        let command = comments().find_map(|line| {
+            let (_, quoted) = line.split_once("`clasp ")?;
+            quoted.split_once(" run.toml`").map(|(command, _)| command)
+        })?;
+        let steps = comments().find_map(|line| {
+            let (_, last) = line.rsplit_once(" · ")?;
+            last.strip_suffix(" steps")?.parse().ok()
+        })?;
+        Some(Self {
+            command: command.to_owned(),
+            steps,
+        })
+    }
+}
+
+/// Lines for the header of a `run.toml`, each after `# `: date, version and commit, command line.
 pub fn lines(version: &str) -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
     let seconds = seconds.map_or(0, |since| since.as_secs());
@@ -20,7 +90,7 @@ pub fn lines(version: &str) -> String {
         _ => String::new(),
     };
     format!(
-        "# begun {} by clasp {version}{commit}\n# command: {}\n",
+        "# started {} by clasp {version}{commit}\n# command: {}\n",
         date(seconds),
         command(std::env::args())
     )
@@ -43,7 +113,7 @@ pub fn date(seconds: u64) -> String {
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02} UTC")
 }
 
-/// A command line that a shell would take back, on one line.
+/// A command line, quoted for a shell, on one line.
 fn command(arguments: impl Iterator<Item = String>) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
     let quoted = |argument: String| match !argument.is_empty() && argument.chars().all(plain) {
@@ -73,7 +143,29 @@ mod tests {
     }
 
     #[test]
-    fn a_command_line_is_one_line_that_a_shell_takes() {
+    fn a_header_is_read_as_it_was_written() {
+        let header = RunHeader {
+            command: "finetune reid",
+            version: "1.2.3",
+            seed: 7,
+            device: "cpu",
+            images: 100,
+            steps_per_epoch: 25,
+            steps: 500,
+        };
+        let text = header.with_recipe("seed = 7\n");
+        let facts = HeaderFacts {
+            command: "finetune reid".to_owned(),
+            steps: 500,
+        };
+        assert_eq!(HeaderFacts::read(&text), Some(facts));
+        assert_eq!(HeaderFacts::read("seed = 7\n"), None);
+        assert!(text.contains(" · device cpu\n"), "{text}");
+        assert!(text.ends_with("\n\nseed = 7\n"), "{text}");
+    }
+
+    #[test]
+    fn a_command_line_is_one_line_quoted_for_a_shell() {
         let arguments = ["clasp", "my recipe.toml", "--set", "a.b='x'", "", "n\nl"];
         let line = command(arguments.into_iter().map(str::to_owned));
         assert_eq!(

@@ -1,7 +1,7 @@
 //! Recipes: plain data in TOML, read the same way for every kind of training.
 //!
-//! Every key has a default, an unknown key is an error that names the nearest right one, and `key=value` on
-//! the command line overrides what the file says.
+//! Every key has a default, an unknown key is an error that names the nearest right one, and
+//! `key=value` on the command line overrides the file.
 
 use std::path::Path;
 
@@ -14,11 +14,11 @@ use toml::{Table, Value};
 #[derive(Debug, thiserror::Error)]
 #[error("{place}: {message}{}", hint_line(.hint))]
 pub struct RecipeError {
-    /// File, or the `--set` that was at fault.
+    /// File, or the `--set` argument with the error.
     pub place: String,
-    /// What the parser says.
+    /// Message of the parser.
     pub message: String,
-    /// What to write instead, where that can be guessed.
+    /// What to write instead, if that can be guessed.
     pub hint: Option<String>,
 }
 
@@ -28,23 +28,23 @@ fn hint_line(hint: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
-/// A value, or `"auto"`: to be worked out from the other values and the data.
+/// A value, or `"auto"`: resolved from the other values and the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Auto<T> {
-    /// Not chosen.
+    /// To be resolved.
     Auto,
-    /// Chosen.
+    /// Given, or resolved.
     Value(T),
 }
 
 impl<T: Clone> Auto<T> {
-    /// The value, or `otherwise` in its place; from then on it is chosen.
-    pub fn settle(&mut self, otherwise: T) -> T {
+    /// Resolves `"auto"` to `default` and returns the value.
+    pub fn resolve(&mut self, default: T) -> T {
         if let Self::Value(value) = self {
             return value.clone();
         }
-        *self = Self::Value(otherwise.clone());
-        otherwise
+        *self = Self::Value(default.clone());
+        default
     }
 }
 
@@ -65,12 +65,14 @@ impl<'de, T: DeserializeOwned> Deserialize<'de> for Auto<T> {
         }
         let found = value.to_string();
         T::deserialize(value).map(Self::Value).map_err(|error| {
-            D::Error::custom(format!("{}; or \"auto\" (found {found})", error.message()))
+            let message = error.message().trim_end();
+            D::Error::custom(format!("{message}, or \"auto\" (found {found})"))
         })
     }
 }
 
-/// Reads the recipe file `path`, or that of `built_in` (name and text) which `path` names, and applies `overrides`.
+/// Reads the recipe file `path`, or the recipe of that name in `built_in` (name and text), and
+/// applies `overrides`.
 ///
 /// # Errors
 /// There is no such file, it cannot be read, a key is unknown or a value has another type.
@@ -97,7 +99,7 @@ where
         return Err(RecipeError {
             hint,
             ..error(format!(
-                "expected a recipe's file, or one of {names}, found no such file"
+                "expected the file of a recipe, or one of {names}, found no such file"
             ))
         });
     }
@@ -105,7 +107,8 @@ where
     parse(&text, path, overrides)
 }
 
-/// The name that was probably meant: one of few changed letters, else one that begins or ends so (`mini` for `reid-mini`).
+/// The name that was probably meant: one with at most two letters changed, else one that begins or
+/// ends with `path` (`mini` for `reid-mini`).
 fn names_near<'a>(path: &str, built_in: &[(&'a str, &str)]) -> Option<&'a str> {
     let stem = path.strip_suffix(".toml").unwrap_or(path).replace('_', "-");
     let close = |name: &str| Some(edits(&stem, name)).filter(|edits| *edits <= 2);
@@ -118,7 +121,7 @@ fn names_near<'a>(path: &str, built_in: &[(&'a str, &str)]) -> Option<&'a str> {
     near.or_else(|| built_in.iter().map(|(name, _)| *name).find(part))
 }
 
-/// Parses `text` and applies `overrides`, each `dotted.key=value`; `place` says in errors where it comes from.
+/// Parses `text` and applies `overrides`, each `dotted.key=value`; errors name its `place`.
 ///
 /// # Errors
 /// A key is unknown or a value has another type.
@@ -128,7 +131,7 @@ where
 {
     let error = |place: &str, parser: &str, message: &str| RecipeError {
         place: place.to_owned(),
-        message: message.to_owned(),
+        message: without_type_names(message),
         hint: nearest_key::<R>(parser),
     };
     // The text alone first: its errors then show the line.
@@ -151,18 +154,58 @@ where
         .map_err(|cause: toml::de::Error| error(place, cause.message(), cause.message()))
 }
 
+/// Rust's names of types in messages of the parser, and what a user calls them.
+const TYPE_NAMES: [(&str, &str); 12] = [
+    ("expected f32", "expected a number"),
+    ("expected f64", "expected a number"),
+    ("expected usize", "expected a whole number of 0 or more"),
+    ("expected u64", "expected a whole number of 0 or more"),
+    ("expected u32", "expected a whole number of 0 or more"),
+    ("expected i64", "expected a whole number"),
+    ("expected a sequence", "expected a list"),
+    ("expected path string", "expected a path"),
+    ("invalid type: floating point", "invalid type: number"),
+    ("invalid type: integer", "invalid type: whole number"),
+    ("invalid type: sequence", "invalid type: list"),
+    ("invalid type: map", "invalid type: section"),
+];
+
+/// A message of the parser in the terms of a recipe: `expected f64` is `expected a number`.
+fn without_type_names(message: &str) -> String {
+    let mut text = TYPE_NAMES
+        .iter()
+        .fold(message.to_owned(), |text, (rust, user)| {
+            text.replace(rust, user)
+        });
+    // `expected struct LossSection`: the section's name is in the place or the line already.
+    while let Some(start) = text.find("expected struct ") {
+        let name = start + "expected struct ".len();
+        let end = text[name..]
+            .find(|c: char| !c.is_alphanumeric() && c != '_')
+            .map_or(text.len(), |length| name + length);
+        text.replace_range(start..end, "expected a section");
+    }
+    text
+}
+
 /// A recipe as TOML.
 pub fn to_toml<R: Serialize>(recipe: &R) -> String {
     toml::to_string_pretty(recipe).unwrap_or_default()
 }
 
-/// The value of a dotted key, as TOML; empty where there is none.
+/// The value of a dotted key, as TOML; empty if there is none.
 pub fn value<R: Serialize>(recipe: &R, key: &str) -> String {
     at(recipe, key).to_string()
 }
 
+/// A recipe as a TOML value. By way of its text, in which numbers stand as they were written: a
+/// 32-bit 0.1 would become 0.10000000149011612 otherwise.
+fn as_value<R: Serialize>(recipe: &R) -> Value {
+    toml::from_str(&to_toml(recipe)).map_or(Value::Table(Table::new()), Value::Table)
+}
+
 fn at<R: Serialize>(recipe: &R, key: &str) -> Value {
-    let mut value = Value::try_from(recipe).unwrap_or(Value::Table(Table::new()));
+    let mut value = as_value(recipe);
     for part in key.split('.') {
         value = value
             .get(part)
@@ -172,7 +215,8 @@ fn at<R: Serialize>(recipe: &R, key: &str) -> Value {
     value
 }
 
-/// The first of `keys`, or of the keys in sections among them, in which two recipes differ, with both values.
+/// The first of `keys`, or of the keys in sections among them, in which two recipes differ, with
+/// both values.
 pub fn difference<R: Serialize>(
     now: &R,
     saved: &R,
@@ -192,8 +236,8 @@ pub fn difference<R: Serialize>(
     })
 }
 
-/// Levels that a key may have; recipes have three.
-const MOST_LEVELS: usize = 16;
+/// Most levels of a dotted key; recipes have three.
+const MAX_LEVELS: usize = 16;
 
 /// The start of a text, short enough for a message.
 fn excerpt(text: &str) -> String {
@@ -207,7 +251,7 @@ fn excerpt(text: &str) -> String {
 /// The dotted keys of a recipe with their values as TOML, sorted by section.
 pub fn keys<R: Serialize>(recipe: &R) -> Vec<(String, String)> {
     let mut paths = Vec::new();
-    if let Ok(Value::Table(table)) = Value::try_from(recipe) {
+    if let Value::Table(table) = as_value(recipe) {
         flatten("", &table, &mut paths);
     }
     let value = |path: String| {
@@ -228,10 +272,10 @@ fn set(table: &mut Table, assignment: &str) -> Result<(), String> {
         .and_then(|mut parsed| parsed.remove("value"))
         .unwrap_or_else(|| Value::String(text.to_owned()));
     let mut parts: Vec<&str> = key.trim().split('.').collect();
-    // What is nested deeply is also dropped, copied and written so: the stack has an end.
-    if parts.len() > MOST_LEVELS {
+    // Nested tables are dropped, copied and written recursively: the stack is limited.
+    if parts.len() > MAX_LEVELS {
         return Err(format!(
-            "expected a key of at most {MOST_LEVELS} levels, found {}",
+            "expected a key of at most {MAX_LEVELS} levels, found {}",
             parts.len()
         ));
     }
@@ -293,7 +337,7 @@ fn flatten(prefix: &str, table: &Table, paths: &mut Vec<String>) {
     }
 }
 
-/// Levenshtein's distance.
+/// Levenshtein distance.
 fn edits(a: &str, b: &str) -> usize {
     let b: Vec<char> = b.chars().collect();
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -315,26 +359,48 @@ mod tests {
 
     #[derive(Debug, Default, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
-    struct Small {
+    struct TestRecipe {
         seed: u64,
-        run: Run,
+        run: TestSection,
     }
 
     #[derive(Debug, Default, Serialize, Deserialize)]
     #[serde(default, deny_unknown_fields)]
-    struct Run {
+    struct TestSection {
         steps: u64,
+        ratio: f32,
     }
 
     #[test]
-    fn a_key_of_too_many_levels_is_refused_in_words() {
+    fn messages_name_no_types_of_rust() {
+        let message = |set: &str| {
+            let error = parse::<TestRecipe>("", "x", &[set.to_owned()]).unwrap_err();
+            error.message
+        };
+        let text = message("run.ratio=fast");
+        assert!(text.contains("expected a number"), "{text}");
+        let text = message("run.steps=1.5");
+        assert!(text.contains("expected a whole number"), "{text}");
+        let text = message("run=1");
+        assert!(text.contains("expected a section"), "{text}");
+    }
+
+    #[test]
+    fn numbers_are_listed_as_they_are_written() {
+        let recipe = parse::<TestRecipe>("run.ratio = 0.1", "x", &[]).unwrap();
+        assert_eq!(value(&recipe, "run.ratio"), "0.1");
+        assert!(to_toml(&recipe).contains("ratio = 0.1\n"));
+    }
+
+    #[test]
+    fn a_key_of_too_many_levels_is_refused() {
         let key = vec!["a"; 50_000].join(".");
-        let error = parse::<Small>("", "x", &[format!("{key}=1")]).unwrap_err();
-        let told = error.to_string();
-        assert!(told.contains("at most 16 levels, found 50000"), "{told}");
-        assert!(told.len() < 300, "{}", told.len());
+        let error = parse::<TestRecipe>("", "x", &[format!("{key}=1")]).unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("at most 16 levels, found 50000"), "{text}");
+        assert!(text.len() < 300, "{}", text.len());
         let set = ["run.steps=7".to_owned()];
-        assert_eq!(parse::<Small>("", "x", &set).unwrap().run.steps, 7);
+        assert_eq!(parse::<TestRecipe>("", "x", &set).unwrap().run.steps, 7);
     }
 
     #[test]
@@ -348,8 +414,8 @@ mod tests {
 
     #[test]
     fn keys_are_listed_with_their_values() {
-        let keys = keys(&Small::default());
-        let expected = [("run.steps", "0"), ("seed", "0")];
+        let keys = keys(&TestRecipe::default());
+        let expected = [("run.ratio", "0.0"), ("run.steps", "0"), ("seed", "0")];
         assert_eq!(
             keys,
             expected.map(|(key, value)| (key.to_owned(), value.to_owned()))

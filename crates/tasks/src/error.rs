@@ -6,7 +6,7 @@ use clasp_data::layouts::LayoutError;
 use clasp_data::source::{SourceError, TooManyUnreadable};
 use clasp_metrics::MetricError;
 use clasp_model::ModelError;
-use clasp_run::{RecipeError, Setting};
+use clasp_run::{InvalidValue, RecipeError};
 use clasp_weights::WeightsError;
 
 /// Errors of this crate.
@@ -82,7 +82,7 @@ pub enum TaskError {
     Recipe(#[from] RecipeError),
     /// A value of a recipe is out of range, or two values contradict each other.
     #[error(transparent)]
-    Setting(#[from] Setting),
+    Setting(#[from] InvalidValue),
     /// A network cannot be made.
     #[error(transparent)]
     Model(#[from] ModelError),

@@ -23,8 +23,9 @@ use clasp_label::accuracy::accuracy;
 use clasp_label::show::{color, overlay};
 use clasp_label::{ClipLabeler, LabelConfig, LabelRunConfig, calibrate};
 use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
-use clasp_pretrain::recipe::{Auto, of_run};
-use clasp_pretrain::{Recipe, Summary};
+use clasp_pretrain::recipe::Auto;
+use clasp_pretrain::{PretrainRecipe, PretrainSummary};
+use clasp_run::folder::warnings;
 use clasp_synth::{SynthConfig, write_dataset};
 use clasp_tasks::TaskError;
 use serde::Deserialize;
@@ -32,7 +33,7 @@ use serde_json::{Value, json};
 
 use super::eval::{self, Figures, Model};
 use super::label::label_images;
-use super::pretrain::{pretrain, warnings};
+use super::pretrain::pretrain;
 use crate::args::{Common, Demo, Task};
 use crate::progress::{Meter, duration, say};
 use crate::report::{
@@ -100,20 +101,24 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
         format!("seed={}", arguments.seed),
     ];
     overrides.extend(arguments.set.iter().cloned());
-    let recipe = Recipe::load("demo", &overrides)?;
+    let recipe = PretrainRecipe::load("demo", &overrides)?;
     let run = out.join("run");
     let trained = begin_or_go_on(common, &recipe, &run)?;
-    if !trained.finished {
+    if !trained.run.finished {
         return Ok(false);
     }
     say(common, "    and DINO with as many steps, to compare with");
     let mut plain = overrides.clone();
     plain.extend(AS_DINO.map(str::to_owned));
-    let plain = begin_or_go_on(common, &Recipe::load("demo", &plain)?, &out.join("dino"))?;
-    if !plain.finished {
+    let plain = begin_or_go_on(
+        common,
+        &PretrainRecipe::load("demo", &plain)?,
+        &out.join("dino"),
+    )?;
+    if !plain.run.finished {
         return Ok(false);
     }
-    if trained.metrics.is_empty() && plain.metrics.is_empty() {
+    if trained.run.metrics.is_empty() && plain.run.metrics.is_empty() {
         say(
             common,
             "all steps were taken before: only results and report are made again",
@@ -123,7 +128,11 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     say(common, "4/5 evaluating on people it never saw");
     let mut start = overrides.clone();
     start.push("run.steps=0".to_owned());
-    let init = begin_or_go_on(common, &Recipe::load("demo", &start)?, &out.join("init"))?;
+    let init = begin_or_go_on(
+        common,
+        &PretrainRecipe::load("demo", &start)?,
+        &out.join("init"),
+    )?;
     let networks = Networks {
         before: Model::load(&init.backbone, None, &device)?,
         dino: Model::load(&plain.backbone, None, &device)?,
@@ -161,7 +170,11 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
 }
 
 /// Runs a recipe in a folder: from the start, or on from where an earlier demo left it, however it ended.
-fn begin_or_go_on(common: &Common, recipe: &Recipe, folder: &Path) -> Result<Summary> {
+fn begin_or_go_on(
+    common: &Common,
+    recipe: &PretrainRecipe,
+    folder: &Path,
+) -> Result<PretrainSummary> {
     let begun = folder.join("run.toml").is_file();
     pretrain(common, recipe, folder, begun)
 }
@@ -465,7 +478,7 @@ fn report(
     out: &Path,
     people: &Path,
     networks: &Networks,
-    recipe: &Recipe,
+    recipe: &PretrainRecipe,
     seconds: f64,
 ) -> Result<String> {
     let store = Store::open(labels)?;
@@ -551,7 +564,7 @@ fn report(
 
 /// Steps that a run took, by its recipe.
 fn steps_of(run: &Path) -> Result<u64> {
-    match of_run(run, &[])?.run.steps {
+    match PretrainRecipe::of_run(run, &[])?.run.steps {
         Auto::Value(steps) => Ok(steps),
         Auto::Auto => anyhow::bail!(
             "{}: expected a number of steps in run.toml, found \"auto\"",
@@ -598,7 +611,7 @@ fn attribute_line(labels: &LabelRef, store: &Store, rule: &AttributeRule) -> Str
     words.collect::<Vec<_>>().join(", ")
 }
 
-fn example_views(source: &Source, recipe: &Recipe) -> Result<Vec<ViewPicture>> {
+fn example_views(source: &Source, recipe: &PretrainRecipe) -> Result<Vec<ViewPicture>> {
     let image = decode(&source.read(0)?, &Limits::default())?;
     let config = &recipe.views;
     let made = views(
@@ -644,7 +657,7 @@ fn log_lines(path: &Path) -> Result<Vec<Value>> {
 fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
     let log = log_lines(&run.join("metrics.jsonl"))?;
     let dino = log_lines(&dino.join("metrics.jsonl"))?;
-    let uniform = match of_run(run, &[])?.head.outputs {
+    let uniform = match PretrainRecipe::of_run(run, &[])?.projection_head.prototypes {
         Auto::Value(outputs) => Some(plot::Reference {
             name: format!("ln K = ln {outputs} = {:.2}", (outputs as f64).ln()),
             at: (outputs as f64).ln(),

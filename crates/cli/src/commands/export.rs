@@ -10,7 +10,7 @@ use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
 use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::heads::{AttributeHead, PartHead};
 use clasp_model::mix::{IDENTITY, Mix};
-use clasp_pretrain::checkpoint::networks;
+use clasp_pretrain::checkpoint::read_student;
 use clasp_tasks::Preprocess;
 use clasp_tasks::finetune::Task as TunedTask;
 use clasp_tasks::finetune::model::strides;
@@ -160,7 +160,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
     let wants = |output| wanted.contains(&output);
     let identity = ("identity".to_owned(), Mix::single(IDENTITY));
     let (network, facts) = if wants(OnnxOutput::Part) || wants(OnnxOutput::Attribute) {
-        let made = networks(&arguments.model, &device)?;
+        let made = read_student(&arguments.model, &device)?;
         for (output, missing, task) in [
             (OnnxOutput::Part, made.part.is_none(), "part"),
             (OnnxOutput::Attribute, made.attribute.is_none(), "attribute"),

@@ -1,11 +1,9 @@
 //! `clasp pretrain RECIPE`.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
-use clasp_pretrain::recipe::of_run;
-use clasp_pretrain::{Control, Event, Recipe, Summary, train};
+use anyhow::{Result, bail};
+use clasp_pretrain::{Control, Event, PretrainRecipe, PretrainSummary, train};
 
 use super::print_result;
 use crate::args::{Common, Pretrain};
@@ -21,11 +19,15 @@ pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
                     "--resume RUN takes the recipe and the folder from the run; leave out RECIPE and --out"
                 );
             }
-            (of_run(folder, &arguments.set)?, folder.clone(), true)
+            (
+                PretrainRecipe::of_run(folder, &arguments.set)?,
+                folder.clone(),
+                true,
+            )
         }
         None => {
             let name = arguments.recipe.as_deref().unwrap_or_default();
-            let recipe = Recipe::load(name, &arguments.set)?;
+            let recipe = PretrainRecipe::load(name, &arguments.set)?;
             let folder = arguments
                 .out
                 .clone()
@@ -36,77 +38,52 @@ pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
     let summary = pretrain(common, &recipe, &folder, resume)?;
     let mut text = format!(
         "{} steps on {} images in {}\nbackbone: {}\nnext: clasp finetune TASK --data DATA --init {}",
-        summary.steps,
+        summary.run.steps,
         summary.images,
-        duration(summary.seconds),
+        duration(summary.run.seconds),
         summary.backbone.display(),
         folder.display()
     );
-    if !summary.finished {
+    if !summary.run.finished {
         text = format!(
             "stopped after step {}; go on with: clasp pretrain --resume {}",
-            summary.steps,
+            summary.run.steps,
             folder.display()
         );
     }
     print_result(common.json, &summary, &text)?;
-    Ok(match summary.finished {
+    Ok(match summary.run.finished {
         true => Outcome::Done,
         false => Outcome::Stopped,
     })
 }
 
-fn default_folder(name: &str, recipe: &Recipe) -> PathBuf {
+fn default_folder(name: &str, recipe: &PretrainRecipe) -> PathBuf {
     let stem = Path::new(name)
         .file_stem()
         .map_or("run".into(), |stem| stem.to_string_lossy().into_owned());
     PathBuf::from("runs").join(format!("{stem}-{}-{}", recipe.method.name(), recipe.seed))
 }
 
-/// Warnings of a run, a line each, in its folder: what was printed can be read again.
-const WARNINGS: &str = "warnings.txt";
-
-/// The warnings that training printed in a run's folder, each once, in the order of their first
-/// appearance: a run that was killed and goes on may print one again.
-///
-/// # Errors
-///
-/// The file is there and cannot be read.
-pub fn warnings(folder: &Path) -> Result<Vec<String>> {
-    let path = folder.join(WARNINGS);
-    if !path.exists() {
-        return Ok(Vec::new());
-    }
-    let mut found: Vec<String> = Vec::new();
-    for line in fs_err::read_to_string(path)?.lines() {
-        if !found.iter().any(|known| known == line) {
-            found.push(line.to_owned());
-        }
-    }
-    Ok(found)
-}
-
-/// Appends a warning to the list of a run.
-fn keep_warning(folder: &Path, text: &str) -> std::io::Result<()> {
-    let path = folder.join(WARNINGS);
-    let mut file = fs_err::OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(path)?;
-    writeln!(file, "{}", text.replace('\n', " "))
-}
-
 /// Runs a recipe with progress lines; Ctrl-C stops after the step and leaves a checkpoint.
-pub fn pretrain(common: &Common, recipe: &Recipe, folder: &Path, resume: bool) -> Result<Summary> {
+pub fn pretrain(
+    common: &Common,
+    recipe: &PretrainRecipe,
+    folder: &Path,
+    resume: bool,
+) -> Result<PretrainSummary> {
     let stop = interrupt::flag()?;
     let mut meter = Meter::new(common, "pretrain", "steps");
-    let mut unkept = None;
-    let mut report = |event: Event<'_>| match event {
-        Event::Start { plan, images, from } => meter.line(&format!(
-            "{} on {images} images, {} steps of {} images, from step {from}; run folder {}",
-            plan.recipe.method.name(),
-            plan.steps,
-            plan.recipe.run.batch,
+    let mut on_event = |event: Event<'_>| {
+        match event {
+        Event::Start {
+            examples,
+            batch,
+            steps,
+            from,
+        } => meter.line(&format!(
+            "{} on {examples} images, {steps} steps of {batch} images, from step {from}; run folder {}",
+            recipe.method.name(),
             folder.display()
         )),
         Event::Step {
@@ -114,51 +91,26 @@ pub fn pretrain(common: &Common, recipe: &Recipe, folder: &Path, resume: bool) -
             steps,
             metrics,
         } => {
-            let figure = |name: &str| metrics.get(name).copied();
-            let loss = figure("loss/total").map(|loss| format!("loss {loss:.3}"));
-            let speed = figure("speed/images_per_second").map(|speed| rate(speed, "images"));
+            let metric = |name: &str| metrics.get(name).copied();
+            let loss = metric("loss/total").map(|loss| format!("loss {loss:.3}"));
+            let speed = metric("speed/images_per_second").map(|speed| rate(speed, "images"));
             let note: Vec<String> = loss.into_iter().chain(speed).collect();
             meter.set(step, steps, &note.join(", "));
         }
-        Event::Loaded(report) => meter.line(&format!(
-            "starting from {}: {report}",
-            recipe.model.init.display()
-        )),
-        Event::Warning(text) => {
-            meter.line(&format!("warning: {text}"));
-            if let Err(error) = keep_warning(folder, text) {
-                unkept.get_or_insert(error);
-            }
+        Event::WeightsLoaded { path, report } => {
+            meter.line(&format!("starting from {}: {report}", path.display()));
         }
-        Event::Saved(_) => {}
+        Event::Warning(text) => meter.line(&format!("warning: {text}")),
+        Event::Note(text) => meter.line(text),
+        Event::Evaluated { .. } | Event::CheckpointSaved(_) => {}
+    }
     };
+    let device = device::pick(common.device.as_deref())?;
     let mut control = Control {
-        device: device::pick(common.device.as_deref())?,
-        cores: device::threads(common.threads),
+        device_name: &device::name(&device),
+        threads: device::threads(common.threads),
         stop: &stop,
-        report: &mut report,
+        on_event: &mut on_event,
     };
-    let summary = train(recipe, folder, resume, &mut control)?;
-    match unkept {
-        Some(error) => Err(error).context("writing the list of warnings"),
-        None => Ok(summary),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn warnings_are_kept_in_the_folder_and_listed_once() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(warnings(folder.path()).unwrap().is_empty());
-        for text in ["step 3: a\nb", "step 9: c", "step 3: a\nb"] {
-            keep_warning(folder.path(), text).unwrap();
-        }
-        assert_eq!(
-            warnings(folder.path()).unwrap(),
-            ["step 3: a b", "step 9: c"]
-        );
-    }
+    Ok(train(recipe, folder, resume, &device, &mut control)?)
 }

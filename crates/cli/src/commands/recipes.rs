@@ -63,7 +63,7 @@ fn keys_of(name: &str) -> Result<Vec<(String, String)>> {
         .iter()
         .any(|(known, _)| *known == name)
     {
-        return Ok(keys(&clasp_pretrain::Recipe::load(name, &[])?));
+        return Ok(keys(&clasp_pretrain::PretrainRecipe::load(name, &[])?));
     }
     // A recipe for a task begins with the task's name.
     for task in Task::value_variants() {

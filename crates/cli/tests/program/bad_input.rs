@@ -272,12 +272,12 @@ fn numbers_out_of_range_name_their_option() {
     };
     for set in [
         "data.workers=200000",
-        "head.outputs=0",
-        "head.hidden=100000000000",
-        "optimiser.lr=-5.0",
-        "optimiser.lr=nan",
+        "projection_head.prototypes=0",
+        "projection_head.hidden_dim=100000000000",
+        "optimizer.lr=-5.0",
+        "optimizer.lr=nan",
         "teacher.momentum=3.0",
-        "optimiser.warmup_epochs=-1.0",
+        "optimizer.warmup_epochs=-1.0",
         "views.mean=[1e30, 0.5, 0.5]",
     ] {
         let texts = arguments(set);

@@ -71,7 +71,7 @@ fn a_record_holds_for_its_own_settings() {
             .collect()
     };
     done(at, &with(&[]));
-    let other = ["--set", "run.checkpointing=true"];
+    let other = ["--set", "run.gradient_checkpointing=true"];
     refused(
         at,
         &with(&other),

@@ -239,7 +239,7 @@ fn crops_only(flip: f32) -> ViewsConfig {
         local_size: [32, 16],
         flip,
         jitter: 0.0,
-        grey: 0.0,
+        grayscale: 0.0,
         blur: [0.0; 3],
         solarize: 0.0,
         mean: [0.0; 3],

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use clasp_model::mix::Mix;
 use clasp_model::optim::Rule;
 use clasp_run::recipe::{self, Auto};
-use clasp_run::{Setting, check};
+use clasp_run::{InvalidValue, check};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
@@ -431,18 +431,18 @@ where
         }
         let steps_per_epoch = (examples / batch) as u64;
         let steps = (self.run.epochs * steps_per_epoch as f64).round() as u64;
-        let steps = self.run.steps.settle(steps.max(1));
+        let steps = self.run.steps.resolve(steps.max(1));
         self.run.epochs = steps as f64 / steps_per_epoch as f64;
-        let workers = self.data.workers.settle(cores.min(check::MOST_THREADS));
+        let workers = self.data.workers.resolve(cores.min(check::MOST_THREADS));
         check::count("data.workers", workers, [1, check::MOST_THREADS])?;
-        let save_every = self.run.save_every.settle(steps_per_epoch.clamp(50, 1000));
+        let save_every = self.run.save_every.resolve(steps_per_epoch.clamp(50, 1000));
         let most = if on_cpu {
             cores.clamp(1, check::MOST_THREADS)
         } else {
             1
         };
         let divisor = (1..=most).rev().find(|count| batch.is_multiple_of(*count));
-        let replicas = self.run.replicas.settle(divisor.unwrap_or(1));
+        let replicas = self.run.replicas.resolve(divisor.unwrap_or(1));
         check::count("run.replicas", replicas, [1, check::MOST_THREADS])?;
         if !batch.is_multiple_of(replicas) {
             return Err(setting(
@@ -548,7 +548,7 @@ where
 
 /// An error about a value of a recipe.
 pub fn setting(key: &'static str, expected: &str, found: impl ToString) -> TaskError {
-    Setting::new(key, expected, found).into()
+    InvalidValue::new(key, expected, found).into()
 }
 
 /// A recipe with every `"auto"` resolved, and what follows from it.

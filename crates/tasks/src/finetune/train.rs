@@ -181,7 +181,7 @@ pub fn train<T: Task>(
     let plan = trainer.plan.clone();
     let data = Arc::new(data);
     let mut loader = loader(&trainer, Arc::clone(&data), progress.position);
-    checkpoints::tidy(folder)?;
+    checkpoints::remove_incomplete(folder)?;
     let mut log = Log::open(folder, trainer.step, &[])?;
     let mut metrics = Metrics::new();
     let mut saved = None;

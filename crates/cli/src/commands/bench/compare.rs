@@ -10,9 +10,10 @@ use anyhow::{Result, ensure};
 use burn::tensor::{Device, Tensor};
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::{Precision, named, unfused};
-use clasp_pretrain::step::Trainer;
-use clasp_pretrain::views::{Item, noise};
-use clasp_pretrain::{Machine, Recipe};
+use clasp_pretrain::batch::noise_batch;
+use clasp_pretrain::dataset::ImageSample;
+use clasp_pretrain::step::Pretrainer;
+use clasp_pretrain::{Machine, PretrainRecipe};
 use serde_json::json;
 
 use super::say;
@@ -27,16 +28,16 @@ const TINY: [&str; 15] = [
     "views.global_size=[64, 32]",
     "views.local_size=[32, 16]",
     "views.local=2",
-    "head.outputs=256",
-    "head.hidden=64",
-    "head.bottleneck=32",
+    "projection_head.prototypes=256",
+    "projection_head.hidden_dim=64",
+    "projection_head.bottleneck_dim=32",
     "run.batch=6",
     "run.steps=10",
     "run.replicas=1",
-    "optimiser.lr=0.01",
+    "optimizer.lr=0.01",
     "teacher.momentum=0.5",
-    "optimiser.warmup_epochs=0.0",
-    "optimiser.freeze_last_layer=0.0",
+    "optimizer.warmup_epochs=0.0",
+    "optimizer.freeze_last_layer=0.0",
 ];
 
 /// Compares `device` with the CPU.
@@ -90,7 +91,7 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
     let mut set: Vec<String> = TINY.map(str::to_owned).to_vec();
     set.push(format!("model.backbone={}", options.model));
     set.extend(options.set.iter().cloned());
-    let recipe = Recipe::parse("", "bench compare", &set)?;
+    let recipe = PretrainRecipe::parse("", "bench compare", &set)?;
     let batch = recipe.run.batch;
     let plan = recipe.plan(10 * batch, Machine::of(device, 1))?;
     // Only this thread computes unfused when it is asked to.
@@ -100,9 +101,9 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
         plan.replicas
     );
     let precision = plan.precision;
-    let mut trainer = Trainer::new(plan, Some(Vocabulary::standard()?), device)?;
+    let mut trainer = Pretrainer::new(plan, Some(Vocabulary::standard()?), device)?;
     let recipe = trainer.plan.recipe.clone();
-    let items: Vec<Item> = noise(&recipe, trainer.grid(), trainer.vocabulary(), 1);
+    let items: Vec<ImageSample> = noise_batch(&recipe, trainer.grid(), trainer.vocabulary(), 1);
     let features = values(trainer.features(&items));
     let (loss, gradients) = trainer.gradients(&items)?;
     let before = (parameters(&trainer.student), parameters(&trainer.teacher));

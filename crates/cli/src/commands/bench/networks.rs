@@ -13,9 +13,9 @@ use clasp_model::backbone::BackboneConfig;
 use clasp_model::clip::ClipConfig;
 use clasp_model::mix::Mix;
 use clasp_model::{Precision, Shares};
-use clasp_pretrain::step::Trainer;
-use clasp_pretrain::views::Item;
-use clasp_pretrain::{Machine, Plan, Recipe};
+use clasp_pretrain::dataset::ImageSample;
+use clasp_pretrain::step::Pretrainer;
+use clasp_pretrain::{Machine, PretrainPlan, PretrainRecipe};
 use clasp_weights::clip::ClipInfo;
 use rand::RngExt;
 use rayon::prelude::*;
@@ -238,19 +238,19 @@ impl On<'_> {
         let mut overrides = vec![
             "method=dino".to_owned(),
             format!("model.backbone={}", options.model),
-            format!("head.outputs={}", options.out_dim),
+            format!("projection_head.prototypes={}", options.out_dim),
             format!("views.local={}", options.local),
             format!("run.batch={}", options.batch),
             "run.steps=1000".to_owned(),
-            "optimiser.freeze_last_layer=0.0".to_owned(),
+            "optimizer.freeze_last_layer=0.0".to_owned(),
         ];
         overrides.extend(options.set.iter().cloned());
-        let recipe = Recipe::parse("", "bench", &overrides)?;
+        let recipe = PretrainRecipe::parse("", "bench", &overrides)?;
         let machine = Machine::of(self.device, self.threads);
         let plan = recipe.plan(options.batch * 1000, machine)?;
         let (views, run) = (plan.recipe.views.clone(), plan.recipe.run.clone());
         let [global, local] = [views.global_size, views.local_size];
-        let mut trainer = Trainer::new(plan, None, self.device)?;
+        let mut trainer = Pretrainer::new(plan, None, self.device)?;
         let operations = step_operations(&trainer.plan, trainer.teacher.backbone.channels())?;
         let [height, width] = global;
         let image = Rgb::new(
@@ -262,8 +262,8 @@ impl On<'_> {
                 .collect(),
         );
         let grid = trainer.grid();
-        let items: Vec<Item> = (0..run.batch)
-            .map(|i| Item {
+        let items: Vec<ImageSample> = (0..run.batch)
+            .map(|i| ImageSample {
                 key: i.to_string(),
                 lambda: 1.0,
                 views: crop(
@@ -287,9 +287,9 @@ impl On<'_> {
         let size = |[height, width]: [usize; 2]| format!("{height}x{width}");
         let mut settings = json!({
                 "model": trainer.plan.recipe.model.backbone, "method": trainer.plan.recipe.method, "batch": run.batch,
-                "out_dim": trainer.plan.outputs,
+                "out_dim": trainer.plan.prototypes,
                 "views": format!("{} of {}, {} of {}", views.global, size(global), views.local, size(local)),
-                "accumulate": run.accumulate, "checkpointing": run.checkpointing, "precision": precision,
+                "accumulate": run.accumulate, "checkpointing": run.gradient_checkpointing, "precision": precision,
                 "device": device::name(self.device),
         });
         // What else a recipe can change.
@@ -306,17 +306,17 @@ impl On<'_> {
 
 /// Floating-point operations of the products of a step: those of the student three times, for the backward pass makes two
 /// products of each, and those of the teacher.
-fn step_operations(plan: &Plan, channels: usize) -> Result<usize> {
-    let (views, head) = (&plan.recipe.views, &plan.recipe.head);
+fn step_operations(plan: &PretrainPlan, channels: usize) -> Result<usize> {
+    let (views, head) = (&plan.recipe.views, &plan.recipe.projection_head);
     let of_views =
         |count: usize, size| Ok::<_, anyhow::Error>(count * plan.backbone.operations(size)?);
     let global = of_views(views.global, views.global_size)?;
     let local = of_views(views.local, views.local_size)?;
     let layers = [
-        (channels, head.hidden),
-        (head.hidden, head.hidden),
-        (head.hidden, head.bottleneck),
-        (head.bottleneck, plan.outputs),
+        (channels, head.hidden_dim),
+        (head.hidden_dim, head.hidden_dim),
+        (head.hidden_dim, head.bottleneck_dim),
+        (head.bottleneck_dim, plan.prototypes),
     ];
     let projection: usize = layers
         .iter()
@@ -342,10 +342,10 @@ mod tests {
             "run.batch=2",
             "views.local=0",
             "model.backbone=swin-pico",
-            "head.outputs=64",
+            "projection_head.prototypes=64",
         ];
         let set: Vec<String> = set.map(str::to_owned).to_vec();
-        let recipe = Recipe::parse("", "test", &set).unwrap();
+        let recipe = PretrainRecipe::parse("", "test", &set).unwrap();
         let plan = recipe.plan(2, Machine::of(&Device::flex(), 1)).unwrap();
         let one = plan
             .backbone

@@ -1,0 +1,178 @@
+//! What is measured of a step beside its gradients: losses, accuracies, and the state of features
+//! and teacher targets.
+
+use std::collections::BTreeMap;
+
+use burn::tensor::Tensor;
+use clasp_model::losses::attribute::attribute_accuracy;
+use clasp_model::losses::part::part_accuracy;
+use clasp_run::{Metrics, NonFinite};
+
+use crate::objective::{LOSSES, ShareOutputs};
+use crate::student::StudentOutputs;
+
+/// Name of the standard deviation of the features over a batch, which the collapse monitor needs.
+pub(crate) const FEATURE_STD: &str = "features/std";
+
+/// What is measured of a share of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Measurement {
+    /// A loss of [`LOSSES`] by its name; `loss/{name}` in the log.
+    Loss(&'static str),
+    /// The weighted sum of the losses; `loss/total` in the log.
+    Total,
+    /// A mean over the share, by its name in the log.
+    Mean(&'static str),
+    /// Number of right predictions of parts or attributes.
+    Right(&'static str),
+    /// Number of predictions of parts or attributes that have a label.
+    Labeled(&'static str),
+}
+
+/// The entropy of the teacher targets and the standard deviation of the student's features.
+pub(crate) fn collapse_measurements(
+    outputs: &StudentOutputs,
+    target_entropy: &Tensor<1>,
+) -> Vec<(Measurement, Tensor<1>)> {
+    vec![
+        (Measurement::Mean("teacher/entropy"), target_entropy.clone()),
+        (
+            Measurement::Mean(FEATURE_STD),
+            feature_std(outputs.pooled.clone().inner()),
+        ),
+    ]
+}
+
+/// Accuracies of the label heads under their own prompts, and distances between features; they take
+/// time, so only logged steps have them.
+pub(crate) fn observations(share: &ShareOutputs<'_>) -> Vec<(Measurement, Tensor<1>)> {
+    let mut measured = Vec::new();
+    if let Some(logits) = share.student.parts.as_ref().map(|heads| &heads.own)
+        && let Some(labels) = share.part_labels(logits)
+    {
+        let counts = part_accuracy(logits.clone().inner(), labels);
+        measured.extend(accuracy("part", counts));
+    }
+    if let Some(logits) = share.student.attributes.as_ref().map(|heads| &heads.own)
+        && let Some([targets, weights]) = share.attribute_targets(logits)
+    {
+        let logits = logits.clone().inner();
+        let counts = attribute_accuracy(logits, targets, weights, share.ranges);
+        measured.extend(accuracy("attribute", counts.map(Tensor::sum)));
+    }
+    if !share.student.prompted.is_empty() {
+        let [prompts, images] = feature_distances(share.student, share.inputs.batch);
+        measured.push((Measurement::Mean("features/prompt_distance"), prompts));
+        measured.push((Measurement::Mean("features/image_distance"), images));
+    }
+    measured
+}
+
+fn accuracy(name: &'static str, [right, labeled]: [Tensor<1>; 2]) -> [(Measurement, Tensor<1>); 2] {
+    [
+        (Measurement::Right(name), right),
+        (Measurement::Labeled(name), labeled),
+    ]
+}
+
+/// Mean 1 − cos between the features of an image under `identity` and under another prompt, and
+/// between those of two images under `identity`: [1] each.
+fn feature_distances(outputs: &StudentOutputs, batch: usize) -> [Tensor<1>; 2] {
+    // The first view of each image: [batch, channels], normalized.
+    let first_view = |pooled: &Tensor<2>| normalized(pooled.clone().inner().narrow(0, 0, batch));
+    let identity = first_view(&outputs.pooled);
+    let others: Vec<Tensor<1>> = { outputs.prompted.iter() }
+        .map(|pooled| (identity.clone() * first_view(pooled)).sum_dim(1).mean())
+        .collect();
+    let prompts = Tensor::cat(others, 0).mean().neg() + 1.0;
+    // Σ_{i≠j} cos = |Σ f|² − n.
+    let n = batch as f64;
+    let sum = identity.sum_dim(0).square().sum();
+    let pairs = (n * (n - 1.0)).max(1.0);
+    [prompts, (sum - n).div_scalar(pairs).neg() + 1.0]
+}
+
+/// Each row of [batch, channels] divided by its norm.
+fn normalized(features: Tensor<2>) -> Tensor<2> {
+    let norm = features.clone().square().sum_dim(1).sqrt().clamp_min(1e-12);
+    features / norm
+}
+
+/// Standard deviation over the batch of each channel of the normalized features [batch, channels],
+/// mean over channels, times the root of their number: 1 for features spread evenly over all
+/// directions, 0 for equal features.
+fn feature_std(pooled: Tensor<2>) -> Tensor<1> {
+    let channels = pooled.dims()[1] as f64;
+    let features = normalized(pooled);
+    let mean = features.clone().mean_dim(0);
+    let std = (features - mean).square().mean_dim(0).sqrt().mean();
+    std * channels.sqrt()
+}
+
+/// Measurements of a batch: sums over its shares.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Measurements {
+    sums: BTreeMap<Measurement, f64>,
+    shares: f64,
+}
+
+impl Measurements {
+    /// The sums of the `values` of all shares, which are `shares` in number.
+    pub(crate) fn sum(values: impl Iterator<Item = (Measurement, f64)>, shares: usize) -> Self {
+        let mut sums = BTreeMap::new();
+        for (measurement, value) in values {
+            *sums.entry(measurement).or_insert(0.0) += value;
+        }
+        Self {
+            sums,
+            shares: shares as f64,
+        }
+    }
+
+    /// Mean over the shares; none if it was not measured.
+    pub(crate) fn mean(&self, measurement: Measurement) -> Option<f64> {
+        Some(self.sums.get(&measurement)? / self.shares)
+    }
+
+    /// Checks that all losses and their sum are finite.
+    ///
+    /// # Errors
+    ///
+    /// Names the first that is not, in the order of [`LOSSES`].
+    pub(crate) fn check(&self) -> Result<(), NonFinite> {
+        let losses = LOSSES.iter().map(|term| Measurement::Loss(term.name));
+        for measurement in losses.chain([Measurement::Total]) {
+            if let Some(&value) = self.sums.get(&measurement)
+                && !value.is_finite()
+            {
+                let name = match measurement {
+                    Measurement::Loss(name) => name,
+                    _ => "total",
+                };
+                return Err(NonFinite {
+                    quantity: format!("{name} loss"),
+                    value,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The metrics of the log.
+    pub(crate) fn metrics(&self) -> Metrics {
+        let metric = |(measurement, sum): (&Measurement, &f64)| {
+            let mean = sum / self.shares;
+            match *measurement {
+                Measurement::Loss(name) => Some((format!("loss/{name}"), mean)),
+                Measurement::Total => Some(("loss/total".to_owned(), mean)),
+                Measurement::Mean(name) => Some((name.to_owned(), mean)),
+                Measurement::Right(name) => {
+                    let labeled = *self.sums.get(&Measurement::Labeled(name))?;
+                    (labeled > 0.0).then(|| (format!("accuracy/{name}"), sum / labeled))
+                }
+                Measurement::Labeled(_) => None,
+            }
+        };
+        self.sums.iter().filter_map(metric).collect()
+    }
+}

@@ -1,0 +1,446 @@
+//! What a recipe comes to for given data on a given machine: every `"auto"` resolved, epochs as
+//! steps, and the configuration of the network.
+
+use burn::tensor::{DType, Device};
+use clasp_model::Precision;
+use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
+use clasp_model::mix::TASKS as PROMPTS;
+use clasp_model::moe::{MoeConfig, MoeKind};
+use clasp_run::schedule::scaled_learning_rate;
+use clasp_run::{InvalidValue, RunHeader, check};
+
+use crate::error::{PretrainError, Result};
+use crate::recipe::{
+    AdapterKind, Centering, EPOCHS, LEARNING_RATE, MAX_STEPS, Method, PretrainRecipe, TEMPERATURE,
+};
+
+/// Batches below this size get a slower teacher and fewer prototypes where these are automatic.
+const SMALL_BATCH: usize = 256;
+
+/// What a plan depends on besides the recipe and the number of images.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Machine {
+    /// Cores that may be used.
+    pub cores: usize,
+    /// Whether the CPU computes.
+    pub on_cpu: bool,
+    /// Whether the device computes in bf16.
+    pub bf16: bool,
+}
+
+impl Machine {
+    /// `cores` cores beside `device`.
+    pub fn of(device: &Device, cores: usize) -> Self {
+        let on_cpu = *device == Device::flex();
+        Self {
+            cores,
+            on_cpu,
+            bf16: !on_cpu && device.supports_dtype(DType::BF16),
+        }
+    }
+}
+
+/// A recipe with every `"auto"` resolved, and what follows from it.
+#[derive(Clone, Debug)]
+pub struct PretrainPlan {
+    /// The resolved recipe.
+    pub recipe: PretrainRecipe,
+    /// Configuration of the network.
+    pub backbone: BackboneConfig,
+    /// Prototypes K, the outputs of the projection head.
+    pub prototypes: usize,
+    /// Which of the prompts identity, part and attribute are learned.
+    pub prompts: [bool; 3],
+    /// Learning rate after the warm-up.
+    pub lr: f64,
+    /// Momentum of the teacher at the start.
+    pub momentum: f64,
+    /// Steps in which the learning rate grows.
+    pub warmup_steps: u64,
+    /// Temperature of the teacher at the first step.
+    pub teacher_temperature_start: f64,
+    /// Steps in which the temperature of the teacher changes to that of the recipe.
+    pub temperature_steps: u64,
+    /// Steps in which the last layer of the projection head is not trained.
+    pub frozen_steps: u64,
+    /// Steps of the run.
+    pub steps: u64,
+    /// Steps of an epoch.
+    pub steps_per_epoch: u64,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+    /// Replicas of the student.
+    pub replicas: usize,
+    /// Precision of matrix products.
+    pub precision: Precision,
+    /// Threads that load images.
+    pub workers: usize,
+}
+
+impl PretrainPlan {
+    /// The resolved recipe with the facts of this run as comments above it: `run.toml`.
+    pub fn run_toml(&self, images: usize, device: &str) -> String {
+        let header = RunHeader {
+            command: "pretrain",
+            version: env!("CARGO_PKG_VERSION"),
+            seed: self.recipe.seed,
+            device,
+            images,
+            steps_per_epoch: self.steps_per_epoch,
+            steps: self.steps,
+        };
+        header.with_recipe(&self.recipe.to_toml())
+    }
+}
+
+impl PretrainRecipe {
+    /// Checks the values and resolves every `"auto"` for a dataset of `images` images on a machine.
+    ///
+    /// # Errors
+    ///
+    /// A value is out of range, two values contradict each other, or there are too few images.
+    pub fn plan(mut self, images: usize, machine: Machine) -> Result<PretrainPlan> {
+        self.check()?;
+        if images < self.run.batch {
+            return Err(PretrainError::TooFewImages {
+                images: self.data.images.clone(),
+                batch: self.run.batch,
+                found: images,
+            });
+        }
+        let steps_per_epoch = (images / self.run.batch) as u64;
+        let steps = self.resolve_steps(steps_per_epoch)?;
+        let small = self.run.batch < SMALL_BATCH;
+        let lr = self
+            .optimizer
+            .lr
+            .resolve(scaled_learning_rate(5e-4, self.run.batch));
+        let warmup = self
+            .optimizer
+            .warmup_epochs
+            .resolve(10.0_f64.min(self.run.epochs / 10.0));
+        let momentum = self
+            .teacher
+            .momentum
+            .resolve(if small { 0.9995 } else { 0.996 });
+        let prototypes =
+            { &mut self.projection_head.prototypes }.resolve(if small { 16384 } else { 65536 });
+        let save_every = self.run.save_every.resolve(steps_per_epoch.clamp(50, 1000));
+        let workers = self
+            .data
+            .workers
+            .resolve(machine.cores.min(check::MOST_THREADS));
+        let start = self.loss.teacher_temperature;
+        let start = self.loss.teacher_temperature_start.resolve(start);
+        check::within(&[("optimizer.lr", lr)], LEARNING_RATE)?;
+        check::within(&[("optimizer.warmup_epochs", warmup)], EPOCHS)?;
+        check::within(&[("teacher.momentum", momentum)], [0.0, 1.0])?;
+        check::count("projection_head.prototypes", prototypes, [2, 1 << 20])?;
+        check::count("run.save_every", save_every as usize, [1, MAX_STEPS])?;
+        check::count("data.workers", workers, [1, check::MOST_THREADS])?;
+        check::within(&[("loss.teacher_temperature_start", start)], TEMPERATURE)?;
+        let replicas = self.resolve_replicas(machine)?;
+        let precision = self.resolve_precision(machine)?;
+        let prompts = self.resolve_prompts();
+        let backbone = self.resolve_backbone()?;
+        self.check_prototypes(prototypes)?;
+        let in_steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
+        Ok(PretrainPlan {
+            backbone,
+            prototypes,
+            prompts,
+            lr,
+            momentum,
+            warmup_steps: in_steps(warmup),
+            teacher_temperature_start: start,
+            temperature_steps: in_steps(self.loss.teacher_temperature_warmup_epochs),
+            frozen_steps: in_steps(self.optimizer.freeze_last_layer),
+            steps,
+            steps_per_epoch,
+            save_every,
+            replicas,
+            precision,
+            workers,
+            recipe: self,
+        })
+    }
+
+    /// Steps of the run; `run.epochs` becomes what they are in epochs.
+    fn resolve_steps(&mut self, steps_per_epoch: u64) -> Result<u64> {
+        let steps = (self.run.epochs * steps_per_epoch as f64).round() as u64;
+        let steps = self.run.steps.resolve(steps.max(1));
+        check::count("run.steps", steps as usize, [0, MAX_STEPS])?;
+        self.run.epochs = steps as f64 / steps_per_epoch as f64;
+        Ok(steps)
+    }
+
+    /// Replicas of the student: on the CPU as many as cores, if they divide a part of the batch.
+    fn resolve_replicas(&mut self, machine: Machine) -> Result<usize> {
+        let part = self.run.batch / self.run.accumulate;
+        let automatic = if machine.on_cpu {
+            (1..=machine.cores.clamp(1, check::MOST_THREADS))
+                .rev()
+                .find(|count| part.is_multiple_of(*count))
+                .unwrap_or(1)
+        } else {
+            1
+        };
+        let replicas = self.run.replicas.resolve(automatic);
+        check::count("run.replicas", replicas, [1, check::MOST_THREADS])?;
+        if !part.is_multiple_of(replicas) {
+            let expected = format!("a divisor of run.batch / run.accumulate = {part}");
+            return Err(InvalidValue::new("run.replicas", expected, replicas).into());
+        }
+        Ok(replicas)
+    }
+
+    /// Precision of matrix products.
+    fn resolve_precision(&mut self, machine: Machine) -> Result<Precision> {
+        let has_bf16 = machine.bf16 && !machine.on_cpu;
+        let precision = self.run.precision.resolve(match has_bf16 {
+            true => Precision::Bf16,
+            false => Precision::F32,
+        });
+        if precision == Precision::Bf16 && !has_bf16 {
+            let expected = match machine.on_cpu {
+                true => "f32 on the CPU, where training has no faster precision",
+                false => "f32: the device does not compute in bf16",
+            };
+            return Err(InvalidValue::new("run.precision", expected, precision).into());
+        }
+        Ok(precision)
+    }
+
+    /// The prompts that the method learns; those that it has no labels for are dropped.
+    fn resolve_prompts(&mut self) -> [bool; 3] {
+        let method = self.method;
+        let used = |prompt: &str| match method {
+            Method::Dino => prompt == "identity",
+            Method::Solider => prompt != "attribute",
+            Method::Clasp => true,
+        };
+        let listed = |prompt: &str| self.model.prompts.iter().any(|name| name == prompt);
+        let prompts = PROMPTS.map(|prompt| used(prompt) && listed(prompt));
+        self.model.prompts = { PROMPTS.iter().zip(prompts) }
+            .filter(|(_, learned)| *learned)
+            .map(|(prompt, _)| (*prompt).to_owned())
+            .collect();
+        prompts
+    }
+
+    /// The backbone with its adapter.
+    fn resolve_backbone(&mut self) -> Result<BackboneConfig> {
+        let adapter = self.model.adapter.resolve(match self.method {
+            Method::Dino => AdapterKind::None,
+            Method::Solider => AdapterKind::Lambda,
+            Method::Clasp => AdapterKind::Gated,
+        });
+        let plain = BackboneConfig::named(&self.model.backbone)?;
+        let [blocks, last] = plain.blocks();
+        let conditional = (blocks / 4).clamp(1, last);
+        let conditional = self.model.conditional_blocks.resolve(conditional);
+        check::count("model.conditional_blocks", conditional, [1, last])?;
+        let moe = |form| {
+            Adapter::Moe(MoeConfig {
+                form,
+                blocks: conditional,
+                experts: self.model.experts,
+            })
+        };
+        let adapter = match adapter {
+            AdapterKind::None => Adapter::None,
+            AdapterKind::Lambda => Adapter::Lambda(LambdaConfig::default()),
+            AdapterKind::Gated => moe(MoeKind::Gated),
+            AdapterKind::Merged => moe(MoeKind::Merged),
+        };
+        if self.method == Method::Solider && matches!(adapter, Adapter::Moe(_)) {
+            let expected = "lambda or none, which SOLIDER is defined with";
+            return Err(
+                InvalidValue::new("model.adapter", expected, "a mixture of experts").into(),
+            );
+        }
+        let backbone = BackboneConfig {
+            drop_path: self.model.drop_path,
+            ..plain
+        }
+        .for_images(self.views.global_size)
+        .with_adapter(adapter);
+        backbone.check()?;
+        Ok(backbone)
+    }
+
+    /// Sinkhorn–Knopp gives each prototype an equal share of the samples: at least one.
+    fn check_prototypes(&self, prototypes: usize) -> Result<()> {
+        let samples = self.run.batch * self.views.global;
+        if self.loss.centering == Centering::Sinkhorn && prototypes > samples {
+            let expected = format!(
+                "at most {samples} = run.batch · views.global with loss.centering = \"sinkhorn\", \
+                 which gives each prototype an equal share of the samples"
+            );
+            return Err(
+                InvalidValue::new("projection_head.prototypes", expected, prototypes).into(),
+            );
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::recipe::{Auto, BUILT_IN};
+    fn cpu(cores: usize) -> Machine {
+        Machine::of(&Device::flex(), cores)
+    }
+
+    #[test]
+    fn precision_follows_the_device() {
+        let plan = |set: &str, on_cpu: bool, bf16: bool| {
+            let machine = Machine {
+                cores: 1,
+                on_cpu,
+                bf16,
+            };
+            let set: Vec<String> = set.split_whitespace().map(str::to_owned).collect();
+            let plan = PretrainRecipe::parse("", "test", &set)
+                .unwrap()
+                .plan(1000, machine);
+            plan.map(|plan| plan.precision)
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(plan("", true, true), Ok(Precision::F32));
+        assert_eq!(plan("", false, true), Ok(Precision::Bf16));
+        assert_eq!(plan("", false, false), Ok(Precision::F32));
+        assert_eq!(plan("run.precision=f32", false, true), Ok(Precision::F32));
+        for (on_cpu, word) in [(true, "on the CPU"), (false, "device")] {
+            let error = plan("run.precision=bf16", on_cpu, on_cpu).unwrap_err();
+            assert!(
+                error.contains("run.precision") && error.contains(word),
+                "{error}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_built_in_recipe_parses_and_plans() {
+        for (name, _) in BUILT_IN {
+            let recipe = PretrainRecipe::load(name, &[]).unwrap();
+            recipe
+                .plan(100_000, cpu(2))
+                .unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+    }
+
+    #[test]
+    fn auto_follows_from_batch_and_dataset_and_is_resolved_once() {
+        let mut recipe = PretrainRecipe::default();
+        recipe.run.batch = 128;
+        // Follows from the labels, which a plan does not see.
+        recipe.attributes.temperature = Auto::Value(1.5);
+        let plan = recipe.plan(12_800, cpu(3)).unwrap();
+        assert_eq!((plan.steps_per_epoch, plan.steps), (100, 10_000));
+        assert!((plan.lr - 2.5e-4).abs() < 1e-12);
+        assert_eq!((plan.momentum, plan.prototypes), (0.9995, 16384));
+        // 3 does not divide 128, 2 does.
+        assert_eq!((plan.replicas, plan.workers), (2, 3));
+        assert_eq!(
+            (plan.warmup_steps, plan.frozen_steps, plan.save_every),
+            (1000, 100, 100)
+        );
+        let text = plan.run_toml(12_800, "cpu");
+        assert!(!text.contains("\"auto\""), "{text}");
+        let again = PretrainRecipe::parse(&text, "run.toml", &[]).unwrap();
+        assert_eq!(again, plan.recipe);
+    }
+
+    #[test]
+    fn a_method_keeps_the_prompts_that_it_has_labels_for() {
+        for (method, prompts) in [
+            (Method::Dino, [true, false, false]),
+            (Method::Solider, [true, true, false]),
+            (Method::Clasp, [true, true, true]),
+        ] {
+            let recipe = PretrainRecipe {
+                method,
+                ..PretrainRecipe::default()
+            };
+            assert_eq!(recipe.plan(1000, cpu(1)).unwrap().prompts, prompts);
+        }
+    }
+
+    #[test]
+    fn values_out_of_range_name_their_key() {
+        let set = |text: &str| {
+            PretrainRecipe::parse("", "r", &[text.to_owned()])
+                .unwrap()
+                .plan(1000, cpu(2))
+                .unwrap_err()
+                .to_string()
+        };
+        for (key, values) in [
+            (
+                "projection_head.prototypes",
+                &["0", "1", "100000000000000"][..],
+            ),
+            ("projection_head.hidden_dim", &["0", "100000000000"]),
+            ("projection_head.bottleneck_dim", &["0", "100000000000"]),
+            ("data.workers", &["0", "200000"]),
+            ("run.batch", &["0", "100000000000"]),
+            ("run.replicas", &["0", "2000"]),
+            ("run.save_every", &["0"]),
+            ("run.epochs", &["-1.0", "nan", "inf", "1e300"]),
+            ("optimizer.lr", &["-5.0", "nan", "inf", "1e30"]),
+            ("optimizer.min_lr", &["-5.0", "nan", "1e30"]),
+            ("optimizer.warmup_epochs", &["-1.0", "nan", "1e30"]),
+            ("optimizer.freeze_last_layer", &["-1.0", "1e30"]),
+            ("optimizer.weight_decay", &["-1.0", "nan", "1e30"]),
+            ("optimizer.clip_grad", &["-1.0", "nan"]),
+            ("teacher.momentum", &["3.0", "-0.1", "nan"]),
+            ("teacher.momentum_end", &["3.0"]),
+            ("loss.dino_weight", &["-1.0", "1e30"]),
+            ("loss.student_temperature", &["0.0", "nan", "1e-30"]),
+            ("loss.identity_label_weight", &["-1.0", "nan"]),
+            ("loss.teacher_temperature_start", &["0.0", "nan"]),
+            ("optimizer.prompt_lr_factor", &["-1.0", "nan"]),
+            ("model.conditional_blocks", &["0", "3", "100000000000"]),
+            ("attributes.mask_low", &["nan", "2.0"]),
+            ("attributes.mask_high", &["0.2", "1.0"]),
+            ("attributes.confident_share", &["0.0", "1.5"]),
+            ("attributes.temperature", &["0.0", "nan"]),
+            ("attributes.minimum_spread", &["-1.0", "nan"]),
+            ("views.mean", &["[1e30, 0.5, 0.5]", "[nan, 0.5, 0.5]"]),
+            ("views.std", &["[0.0, 0.5, 0.5]", "[1e-30, 0.5, 0.5]"]),
+            ("model.drop_path", &["1.5", "nan"]),
+        ] {
+            for value in values {
+                let message = set(&format!("{key}={value}"));
+                let name = key.rsplit('.').next().unwrap();
+                assert!(message.contains(name), "{key}={value}: {message}");
+                assert!(message.contains("expected"), "{key}={value}: {message}");
+            }
+        }
+        assert!(set("run.accumulate=3").contains("`run.accumulate`"));
+        for (adapter, key, value) in [
+            ("merged", "experts", "3"),
+            ("merged", "experts", "100000000000"),
+        ] {
+            let set = [
+                format!("model.adapter={adapter}"),
+                format!("model.{key}={value}"),
+            ];
+            let recipe = PretrainRecipe::parse("", "r", &set).unwrap();
+            let message = recipe.plan(1000, cpu(2)).unwrap_err().to_string();
+            assert!(message.contains(&format!("`{key}`")), "{message}");
+        }
+        assert!(set("model.prompts=[\"pose\"]").contains("`pose`"));
+        assert!(set("loss.teacher_temperature=0").contains("`loss.teacher_temperature`"));
+        let message = set("loss.centering=sinkhorn");
+        assert!(
+            message.contains("`projection_head.prototypes`"),
+            "{message}"
+        );
+        assert!(set("run.batch=1001").contains("at least one batch of 1001"));
+        assert!(set("run.replicas=3").contains("`run.replicas`"));
+        assert!(set("model.backbone=\"swin-huge\"").contains("swin-huge"));
+    }
+}

@@ -1,0 +1,399 @@
+use clasp_model::{Precision, named, unfused};
+
+use super::*;
+use crate::batch::noise_batch;
+use crate::objective::LOSSES;
+use crate::plan::Machine;
+use crate::recipe::{Method, PretrainRecipe};
+
+const TINY: [&str; 14] = [
+    "model.backbone=swin-pico",
+    "model.drop_path=0",
+    "views.global_size=[64, 32]",
+    "views.local_size=[32, 32]",
+    "views.local=2",
+    "projection_head.prototypes=64",
+    "projection_head.hidden_dim=32",
+    "projection_head.bottleneck_dim=16",
+    "run.batch=8",
+    "run.steps=20",
+    "run.replicas=1",
+    "optimizer.warmup_epochs=0",
+    "optimizer.freeze_last_layer=0",
+    "teacher.momentum=0.9",
+];
+
+fn trainer(more: &[&str]) -> Pretrainer {
+    let set: Vec<String> = TINY
+        .iter()
+        .chain(more)
+        .map(|text| (*text).to_owned())
+        .collect();
+    let recipe = PretrainRecipe::parse("", "test", &set).unwrap();
+    let vocabulary = match recipe.method {
+        Method::Dino => None,
+        Method::Solider => Some(Vocabulary::kmeans()),
+        Method::Clasp => Some(Vocabulary::standard().unwrap()),
+    };
+    let plan = recipe.plan(80, Machine::of(&Device::flex(), 1)).unwrap();
+    Pretrainer::new(plan, vocabulary, &Device::flex()).unwrap()
+}
+
+/// Samples of noise.
+fn samples(trainer: &Pretrainer) -> Vec<ImageSample> {
+    let (recipe, vocabulary) = (&trainer.plan.recipe, trainer.vocabulary());
+    noise_batch(recipe, trainer.grid(), vocabulary, 1)
+}
+
+fn numbers(tensor: &Tensor<1>) -> Vec<f32> {
+    tensor.to_data().iter::<f32>().collect()
+}
+
+/// Largest difference between two sets of gradients, over the largest gradient.
+fn difference(a: &Gradients, b: &Gradients) -> f32 {
+    assert!(a.keys().eq(b.keys()));
+    let (mut apart, mut largest) = (0.0_f32, 0.0_f32);
+    for (a, b) in a.values().zip(b.values()) {
+        for (a, b) in numbers(a).iter().zip(numbers(b)) {
+            apart = apart.max((a - b).abs());
+            largest = largest.max(a.abs());
+        }
+    }
+    apart / largest
+}
+
+#[test]
+fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
+    for (set, change) in [
+        (&["method=dino"][..], "run.accumulate=4"),
+        (&["method=dino"], "run.replicas=2"),
+        (&["method=solider"], "run.replicas=2"),
+        (&["method=clasp"], "run.replicas=4"),
+        (&["method=clasp", "model.adapter=merged"], "run.replicas=2"),
+    ] {
+        // Sinkhorn–Knopp must use all samples of the step, not those of a part.
+        for centering in ["center", "sinkhorn"] {
+            let centering = [
+                &format!("loss.centering={centering}"),
+                "projection_head.prototypes=16",
+            ];
+            let set = [set, &centering].concat();
+            let whole = trainer(&set);
+            let samples = samples(&whole);
+            let expected = whole.batch_gradients(&samples, true);
+            let divided = trainer(&[&set[..], &[change]].concat());
+            let found = divided.batch_gradients(&samples, true);
+            let apart = difference(&expected.gradients, &found.gradients);
+            assert!(apart < 1e-4, "{set:?} {change}: {apart}");
+            for (expected, found) in [
+                (expected.mean_logits, found.mean_logits),
+                (expected.target_sum, found.target_sum),
+            ] {
+                let apart: f32 = (expected - found).abs().max().into_scalar();
+                assert!(apart < 1e-5, "{set:?} {change}: {apart}");
+            }
+            let losses = LOSSES.iter().map(|term| Measurement::Loss(term.name));
+            for loss in losses.chain([Measurement::Total]) {
+                let [one, other] =
+                    [&expected.measurements, &found.measurements].map(|m| m.mean(loss));
+                let apart = one.zip(other).map_or(0.0, |(one, other)| one - other);
+                assert_eq!(one.is_some(), other.is_some(), "{set:?} {change}: {loss:?}");
+                assert!(apart.abs() < 1e-4, "{set:?} {change}: {loss:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn gradient_checkpointing_does_not_change_gradients() {
+    for method in ["method=dino", "method=solider", "method=clasp"] {
+        let plain = trainer(&[method, "model.drop_path=0.2"]);
+        let again = trainer(&[
+            method,
+            "model.drop_path=0.2",
+            "run.gradient_checkpointing=true",
+        ]);
+        let samples = samples(&plain);
+        let [expected, found] = [&plain, &again].map(|one| one.gradients(&samples).unwrap());
+        assert_eq!(found.0, expected.0, "{method}");
+        // The fused operations of the CPU recompute exactly; the graph of Burn differs in rounding.
+        for (name, gradient) in &expected.1 {
+            let same = numbers(gradient) == numbers(&found.1[name]);
+            assert!(same, "{method}: `{name}`");
+        }
+        let found = unfused(|| again.gradients(&samples).unwrap());
+        let apart = difference(&expected.1, &found.1);
+        assert!(apart < 1e-4, "{method}: {apart}");
+    }
+}
+
+#[test]
+fn a_run_in_bf16_learns_as_one_in_f32() {
+    // The graph of other devices, on the CPU.
+    let losses = |precision| {
+        let set = ["method=clasp", "optimizer.lr=0.002", "model.drop_path=0.1"];
+        let mut trainer = trainer(&set);
+        trainer.plan.precision = precision;
+        let samples = samples(&trainer);
+        let mut step = || trainer.step(&samples, false).unwrap().metrics["loss/total"];
+        unfused(|| (0..15).map(|_| step()).collect::<Vec<f64>>())
+    };
+    let (full, half) = (losses(Precision::F32), losses(Precision::Bf16));
+    assert!(full[14] < 0.9 * full[0], "nothing is learned: {full:?}");
+    assert_ne!(full, half);
+    let first = full[0];
+    let apart = |full: &f64, half: &f64| (full - half).abs() / first;
+    for (full, half) in full.iter().zip(&half) {
+        assert!(apart(full, half) < 0.02, "{full} and {half}");
+    }
+    // Weights and moments stay f32, so that small steps are not lost.
+    let mut trainer = trainer(&["method=clasp"]);
+    trainer.plan.precision = Precision::Bf16;
+    let samples = samples(&trainer);
+    unfused(|| trainer.step(&samples, false).unwrap());
+    named::visit(&trainer.student, &mut |name, _, value| {
+        assert_eq!(value.dtype(), burn::tensor::DType::F32, "{name}");
+    });
+}
+
+#[test]
+fn every_head_moves_and_the_teacher_follows_without_gradients() {
+    for method in ["dino", "solider", "clasp"] {
+        let mut trainer = trainer(&[&format!("method={method}")]);
+        let samples = samples(&trainer);
+        let values = |module: &Student| {
+            let mut values = std::collections::BTreeMap::new();
+            named::visit(module, &mut |name, _, value| {
+                values.insert(name.to_owned(), numbers(&value));
+            });
+            values
+        };
+        let before = values(&trainer.student);
+        trainer.step(&samples, false).unwrap();
+        let after = values(&trainer.student);
+        for (name, old) in &before {
+            let head = ["trunk.dino.", "part.", "attribute."]
+                .iter()
+                .any(|head| name.starts_with(head));
+            let moved = *old != after[name];
+            // The gain of the last layer is frozen at 1.
+            assert!(
+                !head || moved != name.ends_with("weight_g"),
+                "{method}: `{name}` moved: {moved}"
+            );
+        }
+        assert_eq!(
+            after.keys().any(|name| name.starts_with("part.")),
+            method != "dino"
+        );
+        assert_eq!(
+            after.keys().any(|name| name.starts_with("attribute.")),
+            method == "clasp"
+        );
+
+        // momentum 0.9 of the old values, which were the student's first.
+        named::visit(&trainer.teacher, &mut |name, _, value| {
+            let name = format!("trunk.{name}");
+            for ((teacher, old), new) in numbers(&value)
+                .iter()
+                .zip(&before[&name])
+                .zip(&after[&name])
+            {
+                assert!((teacher - (0.9 * old + 0.1 * new)).abs() < 1e-6, "{name}");
+            }
+        });
+        assert!(
+            !trainer
+                .teacher
+                .dino
+                .last_layer
+                .weight_v
+                .val()
+                .is_require_grad()
+        );
+        assert!(!trainer.teacher.dino.last_layer.weight_v.val().is_autodiff());
+
+        // All parameters move.
+        trainer.step(&samples, false).unwrap();
+        trainer.step(&samples, false).unwrap();
+        let last = values(&trainer.student);
+        let still: Vec<_> = before
+            .keys()
+            .filter(|name| before[*name] == last[*name])
+            .collect();
+        assert_eq!(still, ["trunk.dino.last_layer.weight_g"], "{method}");
+    }
+}
+
+/// Gradients of the parameters whose names `of` accepts.
+fn of(gradients: &Gradients, of: impl Fn(&str) -> bool) -> Gradients {
+    let kept = gradients.iter().filter(|(name, _)| of(name));
+    kept.map(|(name, gradient)| (name.clone(), gradient.clone()))
+        .collect()
+}
+
+fn norm(gradients: &Gradients) -> f64 {
+    Norms::of(gradients).total()
+}
+
+#[test]
+fn student_and_teacher_share_no_random_prompt() {
+    // Recognizing a random prompt that both share would lower the DINO loss. However much prompts
+    // change features, teacher targets and student logits are those of the identity prompt alone.
+    let mut trainer = trainer(&[
+        "method=clasp",
+        "loss.part_weight=0",
+        "loss.attribute_weight=0",
+    ]);
+    let samples = samples(&trainer);
+    let expected = trainer.batch_gradients(&samples, false);
+    let is_prompt_table = |name: &str| name.contains(".moe.prompts.");
+    let student = trainer.student.clone();
+    trainer.student = named::map(student, &mut |name, shape, value| {
+        if !is_prompt_table(name) {
+            return value;
+        }
+        // The rows of part and attribute.
+        let width = shape[1];
+        let rows = value.reshape([shape[0], width]);
+        let first = rows.clone().narrow(0, 0, 1);
+        let rest = rows.narrow(0, 1, shape[0] - 1) + 3.0;
+        Tensor::cat(vec![first, rest], 0).reshape([shape[0] * width])
+    });
+    trainer.teacher = trainer.student.trunk.valid();
+    let found = trainer.batch_gradients(&samples, false);
+    let dino = |batch: &BatchGradients| batch.measurements.mean(Measurement::Loss(DINO));
+    assert_eq!(dino(&expected), dino(&found));
+}
+
+#[test]
+fn each_loss_trains_its_own_prompt() {
+    let gradients = |set: &[&str]| {
+        let trainer = trainer(&[&["method=clasp", "loss.identity_label_weight=0"], set].concat());
+        let samples = samples(&trainer);
+        trainer.gradients(&samples).unwrap().1
+    };
+    // Rows of the prompt table that have a gradient.
+    let rows = |gradients: &Gradients| -> Vec<bool> {
+        let gradient =
+            numbers(&gradients["trunk.backbone.layers.3.blocks.1.moe.prompts.hidden_scale"]);
+        let row = |row: &[f32]| row.iter().any(|value| *value != 0.0);
+        gradient.chunks(gradient.len() / 3).map(row).collect()
+    };
+    let none = [
+        "loss.dino_weight=0",
+        "loss.part_weight=0",
+        "loss.attribute_weight=0",
+    ];
+    for (prompt, key) in ["dino", "part", "attribute"].iter().enumerate() {
+        let set: Vec<String> = { none.iter() }
+            .filter(|other| !other.contains(key))
+            .map(|text| (*text).to_owned())
+            .collect();
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let expected: Vec<bool> = (0..3).map(|row| row == prompt).collect();
+        assert_eq!(rows(&gradients(&set)), expected, "{key}");
+    }
+    // λ: label losses train the identity prompt too.
+    let set = [
+        "loss.dino_weight=0",
+        "loss.attribute_weight=0",
+        "loss.identity_label_weight=0.5",
+    ];
+    assert_eq!(rows(&gradients(&set)), [true, true, false]);
+}
+
+#[test]
+fn the_label_losses_on_identity_features_count_lambda_times() {
+    let total = |lambda: &str| {
+        let trainer = trainer(&[
+            "method=clasp",
+            &format!("loss.identity_label_weight={lambda}"),
+        ]);
+        let batch = trainer.batch_gradients(&samples(&trainer), false);
+        let of = |measurement| batch.measurements.mean(measurement).unwrap_or(0.0);
+        let labels =
+            of(Measurement::Loss("part_identity")) + of(Measurement::Loss("attribute_identity"));
+        (of(Measurement::Total), labels)
+    };
+    let ([none, half, whole], labels) = (["0", "0.5", "1"].map(|l| total(l).0), total("1").1);
+    assert!((half - none - 0.5 * labels).abs() < 1e-4);
+    assert!((whole - none - labels).abs() < 1e-4);
+    assert_eq!(total("0").1, 0.0);
+}
+
+#[test]
+fn detached_distillation_leaves_the_shared_blocks_to_labels() {
+    let shared = |name: &str| name.contains("backbone.layers.0") || name.contains("patch_embed");
+    let gradients = |set: &[&str]| {
+        let trainer = trainer(&[&["method=clasp", "loss.detach_shared=true"], set].concat());
+        let samples = samples(&trainer);
+        trainer.gradients(&samples).unwrap().1
+    };
+    let dino = gradients(&[
+        "loss.part_weight=0",
+        "loss.attribute_weight=0",
+        "loss.identity_label_weight=0",
+    ]);
+    assert_eq!(norm(&of(&dino, shared)), 0.0);
+    assert!(norm(&of(&dino, |name| name.contains("layers.3.blocks.1"))) > 0.0);
+    assert!(norm(&of(&gradients(&[]), shared)) > 0.0);
+}
+
+#[test]
+fn the_teachers_temperature_warms_up() {
+    let trainer = trainer(&[
+        "method=dino",
+        "loss.teacher_temperature=0.04",
+        "loss.teacher_temperature_start=0.02",
+        "loss.teacher_temperature_warmup_epochs=1",
+    ]);
+    // 80 images, 8 a step.
+    let at = |step| ScheduledValues::at(&trainer.plan, step).teacher_temperature;
+    assert_eq!(at(0), 0.02);
+    assert!((at(5) - 0.03).abs() < 1e-12);
+    assert_eq!([at(10), at(19)], [0.04, 0.04]);
+}
+
+#[test]
+fn a_loss_that_is_not_finite_is_named_and_changes_nothing() {
+    let mut trainer = trainer(&["method=dino"]);
+    let mut samples = samples(&trainer);
+    samples[3].views.global[0].pixels[5] = f32::NAN;
+    let error = trainer.step(&samples, false).err().unwrap();
+    assert_eq!((error.quantity.as_str(), trainer.step), ("dino loss", 0));
+    let mut finite = true;
+    named::visit(&trainer.student, &mut |_, _, value| {
+        finite &= numbers(&value).iter().all(|v| v.is_finite())
+    });
+    assert!(finite);
+}
+
+#[test]
+fn solider_masks_one_part() {
+    let trainer = trainer(&["method=solider"]);
+    let samples = samples(&trainer);
+    let inputs = BatchTensors::new(&samples, trainer.grid(), Method::Solider, &Device::flex());
+    let mut rng = rng_for(0, 0, "drop path");
+    let plain = trainer
+        .student
+        .forward(&inputs, None, &mut rng)
+        .parts
+        .unwrap()
+        .own;
+    let both = trainer
+        .student
+        .forward(&inputs, Some(2), &mut rng)
+        .parts
+        .unwrap()
+        .own;
+    assert_eq!((plain.dims()[0], both.dims()[0]), (16, 32));
+    let hidden: Vec<_> = (0..20)
+        .map(|step| part_to_mask(Method::Solider, 4, &mut rng_for(0, step, "hidden part")))
+        .collect();
+    assert!(
+        (1..4).all(|part| hidden.contains(&Some(part))),
+        "{hidden:?}"
+    );
+    assert!(part_to_mask(Method::Clasp, 4, &mut rng).is_none());
+}

@@ -1,0 +1,99 @@
+//! Errors of a training run that do not depend on what is trained.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::check::InvalidValue;
+use crate::recipe::RecipeError;
+
+/// An error of a training run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A recipe cannot be read.
+    #[error(transparent)]
+    Recipe(#[from] RecipeError),
+    /// A value of a recipe is out of range, or two values contradict each other.
+    #[error(transparent)]
+    Value(#[from] InvalidValue),
+    /// A file of the run folder cannot be read or written.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// A new run would overwrite an existing one.
+    #[error(
+        "{folder}: expected a folder without a run, found `run.toml` in it\n  \
+         hint: continue that run with `--resume {folder}`, or choose another folder with `--out`"
+    )]
+    Exists {
+        /// Folder of the run.
+        folder: PathBuf,
+    },
+    /// There is no run to resume.
+    #[error(
+        "{folder}: expected the folder of a run, found {found}\n  \
+         hint: nothing to resume; start a run without `--resume`"
+    )]
+    NothingToResume {
+        /// Folder of the run.
+        folder: PathBuf,
+        /// What is there.
+        found: String,
+    },
+    /// A checkpoint does not match the run, or is of another kind.
+    #[error("{path}: `{what}`: expected {expected}, found {found}{}", hint_line(.hint))]
+    Checkpoint {
+        /// The file.
+        path: PathBuf,
+        /// Recipe key, metadata field or tensor.
+        what: String,
+        /// What the run needs.
+        expected: String,
+        /// What the file holds.
+        found: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// A checkpoint could not be written.
+    #[error("{path}: the checkpoint of step {step} could not be written: {reason}\n  {}", kept_line(.kept))]
+    NotSaved {
+        /// The file.
+        path: PathBuf,
+        /// Step of the checkpoint.
+        step: u64,
+        /// Message of the system.
+        reason: String,
+        /// The newest checkpoint that exists.
+        kept: Option<PathBuf>,
+    },
+    /// A loss or the norm of the gradients is infinite or not a number.
+    #[error(
+        "step {step}: the {quantity} is {value}; the run has stopped and its last checkpoint is kept\n  \
+         the images of the batch are listed in {keys}\n  \
+         hint: lower `optimizer.lr`, lengthen `optimizer.warmup_epochs`, or inspect these images"
+    )]
+    NonFinite {
+        /// Step that failed, counted from 1.
+        step: u64,
+        /// The loss or norm.
+        quantity: String,
+        /// Its value.
+        value: f64,
+        /// File with the keys of the images.
+        keys: PathBuf,
+    },
+}
+
+fn hint_line(hint: &Option<String>) -> String {
+    hint.as_ref()
+        .map(|hint| format!("\n  hint: {hint}"))
+        .unwrap_or_default()
+}
+
+fn kept_line(kept: &Option<PathBuf>) -> String {
+    match kept {
+        Some(path) => format!(
+            "hint: free some space and resume the run from {}",
+            path.display()
+        ),
+        None => "hint: there is no earlier checkpoint; free some space and start again".to_owned(),
+    }
+}

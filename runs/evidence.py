@@ -185,7 +185,7 @@ class Evidence:
             shutil.rmtree(folder, ignore_errors=True)
             sizes = ["--train-identities", PEOPLE["train"], "--test-identities", PEOPLE["test"]]
             sizes += ["--cameras", PEOPLE["cameras"], "--shots", 1, "--scenes", 1, "--size", "128x64"]
-            self.clasp("synth", "--out", folder, *sizes, "--unlabelled", PEOPLE["unlabelled"], "--seed", seed)
+            self.clasp("synth", "--out", folder, *sizes, "--unlabeled", PEOPLE["unlabelled"], "--seed", seed)
             return {}
 
         self.once(folder.with_suffix(".json"), {"seed": seed, **PEOPLE}, draw)
@@ -294,7 +294,7 @@ class Evidence:
         solider = ARMS[arm].kind == "two-stage" or arm == "adapter-lambda"
         for task, metric in FROZEN.items():
             for mix in mixes or [SOLIDER_MIX[task] if solider else None]:
-                more = ["--mix", mix] if mix else []
+                more = ["--prompt", mix] if mix else []
                 [found] = self.clasp("eval", task, "--frozen", "--data", data(task), "--model", model, *more)
                 value = dict(map(tuple, found["figures"]))[metric]
                 if mixes:
@@ -617,7 +617,7 @@ def finetuned_table(evidence, which, seeds):
         def draw():
             shutil.rmtree(data, ignore_errors=True)
             sizes = ["--train-identities", 200, "--test-identities", 75, "--cameras", 4, "--shots", 1, "--size", "128x64"]
-            evidence.clasp("synth", "--out", data, *sizes, "--scenes", 360, "--unlabelled", 0, "--seed", 1000)
+            evidence.clasp("synth", "--out", data, *sizes, "--scenes", 360, "--unlabeled", 0, "--seed", 1000)
             return {}
 
         evidence.once(data.with_suffix(".json"), {"seed": 1000}, draw)

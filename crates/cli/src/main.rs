@@ -12,6 +12,7 @@ mod allocator;
 mod args;
 mod commands;
 mod device;
+mod error_text;
 mod feature_map;
 mod interrupt;
 mod mini;
@@ -42,15 +43,7 @@ fn main() -> ExitCode {
             ExitCode::from(interrupt::status().unwrap_or(130))
         }
         Err(error) => {
-            // The causes of an error follow it, unless the error already quotes them.
-            let mut message = error.to_string();
-            for cause in error.chain().skip(1) {
-                let cause = cause.to_string();
-                if !message.contains(&cause) {
-                    message = format!("{message}\n  because: {cause}");
-                }
-            }
-            progress::tell(&format!("error: {message}"));
+            progress::tell(&error_text::error_text(&error));
             ExitCode::from(2)
         }
     }

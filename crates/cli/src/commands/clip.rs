@@ -47,7 +47,7 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
     let run = beside(out, ".run")?;
     if run.join("checkpoint.safetensors").exists() && !arguments.resume {
         bail!(
-            "{}: holds the checkpoint of an earlier run\n  hint: go on with it by --resume, or remove the folder",
+            "{}: holds the checkpoint of an earlier run\nhint: go on with it by --resume, or remove the folder",
             run.display()
         );
     }

@@ -27,15 +27,15 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     let source = open_images(&arguments.images, arguments.keep_going)?;
     // Another ending, or a name that does not fit, is an error now, not after hours.
     FeatureFile::create(&arguments.out)?.check_keys(&source)?;
-    let mix: Mix = arguments.mix.parse()?;
+    let mix: Mix = arguments.prompt.parse()?;
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
-    let precision = device::precision(common, arguments.products, &device)?;
+    let precision = device::precision(common, arguments.precision, &device)?;
     let asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
         "embed": one_or_all(&arguments.images),
         "model": digest(&arguments.model)?,
-        "mix": mix,
+        "prompt": mix,
         "size": arguments.size,
         "precision": precision.to_string(),
     });

@@ -25,7 +25,9 @@ use serde_json::json;
 use super::tuned::{load, with_task};
 use super::{open_images, print_result};
 use crate::Outcome;
-use crate::args::{Common, Export, ExportOnnx, ExportSafetensors, OnnxOutput, Task};
+use crate::args::{
+    Common, Export, ExportOnnx, ExportPrecision, ExportSafetensors, OnnxOutput, Task,
+};
 
 /// Images that an ONNX file is checked with.
 const SAMPLES: usize = 4;
@@ -40,11 +42,11 @@ pub fn run(common: &Common, arguments: &Export) -> Result<Outcome> {
 
 fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome> {
     let (mut backbone, mut meta) = load_backbone(&arguments.model, &Device::flex())?;
-    if let Some(mix) = &arguments.mix {
+    if let Some(mix) = &arguments.prompt {
         let mix: Mix = mix.parse()?;
         ensure!(
             matches!(meta.config.adapter, Adapter::Moe(_)),
-            "--mix {mix}: {} has no prompts to fold\n  hint: leave out --mix",
+            "--prompt {mix}: {} has no prompts to fold\nhint: leave out --prompt",
             arguments.model.display()
         );
         backbone = backbone.fold(mix);
@@ -53,10 +55,9 @@ fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome
     let options = export::Options {
         names: arguments.names,
         drop_adapter: arguments.drop_adapter,
-        precision: if arguments.half {
-            Precision::Half
-        } else {
-            Precision::Full
+        precision: match arguments.precision {
+            ExportPrecision::F32 => Precision::Full,
+            ExportPrecision::Fp16 => Precision::Half,
         },
     };
     let exported = export::export(&arguments.out, &backbone, &meta, options)?;
@@ -257,9 +258,9 @@ fn write_onnx<M: Module>(
     } = facts.preprocess;
     let size = arguments.size.unwrap_or([height, width]);
     let plain = facts.adapter == Adapter::None;
-    let (mix, prompt) = match arguments.mix.as_deref() {
+    let (mix, prompt) = match arguments.prompt.as_deref() {
         Some("input") if plain => bail!(
-            "{}: a backbone without an adapter does not hear the mix, so it cannot be an input\n  hint: leave out --mix",
+            "{}: a backbone without an adapter has no prompts, so they cannot be an input\nhint: leave out --prompt",
             arguments.model.display()
         ),
         Some("input") => (
@@ -282,7 +283,7 @@ fn write_onnx<M: Module>(
         ("size", format!("{}x{} (height x width)", size[0], size[1])),
         ("filter", format!("{filter:?}").to_lowercase()),
         ("pixels", "0 to 1 before mean and std, RGB".to_owned()),
-        ("mix", mix.clone()),
+        ("prompt", mix.clone()),
         ("origin", facts.origin),
         ("licences", facts.licences.join("\n")),
     ];
@@ -301,7 +302,7 @@ fn write_onnx<M: Module>(
         bytes: arguments.bytes,
         mean,
         std,
-        half: arguments.half,
+        half: arguments.precision == ExportPrecision::Fp16,
         external: arguments.external_data,
         metadata,
         samples,
@@ -312,7 +313,7 @@ fn write_onnx<M: Module>(
     let mut text = format!("{}\n", exported.signature.join("\n"));
     let nodes: usize = exported.operators.values().sum();
     text.push_str(&format!(
-        "opset {}, {nodes} nodes, {:.1} MB, mix {mix}\n",
+        "opset {}, {nodes} nodes, {:.1} MB, prompt {mix}\n",
         exported.opset,
         exported.bytes as f64 / 1e6
     ));
@@ -330,7 +331,7 @@ fn write_onnx<M: Module>(
         ));
     }
     text.push_str(&format!("written to {}", arguments.out.display()));
-    let value = json!({ "out": arguments.out, "mix": mix, "exported": exported });
+    let value = json!({ "out": arguments.out, "prompt": mix, "exported": exported });
     print_result(common.json, &value, &text)?;
     Ok(Outcome::Done)
 }

@@ -70,7 +70,7 @@ fn go_on<T: Task>(arguments: &Finetune, run: &Path) -> Result<Order<T::Settings>
     let mut set = arguments.set.iter();
     if set.any(|set| set.starts_with("run.epochs")) {
         bail!(
-            "--resume: a run that has begun counts steps\n  hint: change them with --set run.steps=N, or leave out run.epochs"
+            "--resume: a run that has begun counts steps\nhint: change them with --set run.steps=N, or leave out run.epochs"
         );
     }
     Ok(Order {
@@ -92,7 +92,7 @@ fn begin<T: Task>(arguments: &Finetune) -> Result<Order<T::Settings>> {
         recipe.model.init.clone_from(init);
     }
     if recipe.data.path.as_os_str().is_empty() {
-        bail!("clasp finetune {name}: no data\n  hint: name the data set's folder with --data");
+        bail!("clasp finetune {name}: no data\nhint: name the data set's folder with --data");
     }
     check_data(&recipe.data.path)?;
     let default = || PathBuf::from("runs").join(format!("{name}-{}", recipe.seed));

@@ -14,6 +14,7 @@ use clasp_weights::tuned::{self, TunedMeta};
 use serde::Serialize;
 use serde_json::json;
 
+use super::config_lines::config_lines;
 use super::import::describe;
 use super::print_text;
 use crate::Outcome;
@@ -95,7 +96,7 @@ fn fine_tuned(path: &Path, meta: &TunedMeta) -> Result<Shown> {
         format!("  same person from cosine {cosine:.4}, read off {data}\n")
     });
     let text = format!(
-        "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{same}{}",
+        "fine-tuned model {}\n  task        {}\n  prompt      {}\n  chosen by   {chosen}\n{same}{}",
         path.display(),
         meta.task,
         meta.mix,
@@ -158,8 +159,13 @@ fn published(path: &Path) -> Result<Shown> {
 }
 
 fn clip(model: &Clip, info: &ClipInfo) -> Result<Shown> {
-    let config = format!("{:?}", model.config());
-    let text = format!("CLIP {}\n  sha256  {}\n  {config}", info.name, info.sha256);
+    let config = model.config();
+    let text = format!(
+        "CLIP {}\n  sha256      {}\n  network\n{}",
+        info.name,
+        info.sha256,
+        config_lines(config)?
+    );
     let value = json!({ "clip": info.name, "sha256": info.sha256, "config": config });
     Shown::new(&value, text)
 }

@@ -139,7 +139,7 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
     let mut options = RunOptions::new(out, device::threads(common.threads));
     options.shard = arguments.shard.unwrap_or((0, 1));
     options.keep_going = arguments.keep_going;
-    let precision = device::precision(common, arguments.products, &device)?;
+    let precision = device::precision(common, arguments.precision, &device)?;
 
     let report = match &arguments.kmeans {
         Some(backbone) => {
@@ -208,7 +208,7 @@ pub fn label_images(
             }
             Progress::Empty { shards, jobs } => warn(&format!(
                 "this part has no image: the images are cut into {shards} shards, too few for \
-                 {jobs} jobs\n  hint: start at most {shards} jobs"
+                 {jobs} jobs\nhint: start at most {shards} jobs"
             )),
             Progress::Edited { shard } => warn(&format!(
                 "the labels of {shard} were changed by other programs, and are kept as they are"

@@ -15,6 +15,7 @@ use crate::{Outcome, device};
 
 mod bench;
 mod clip;
+mod config_lines;
 mod data;
 mod demo;
 mod embed;
@@ -73,7 +74,7 @@ fn start_threads(common: &Common) -> Result<()> {
         .num_threads(threads)
         .build_global()
         .with_context(|| {
-            format!("--threads: the system does not start {threads} threads\n  hint: ask for fewer")
+            format!("--threads: the system does not start {threads} threads\nhint: ask for fewer")
         })
 }
 
@@ -116,7 +117,7 @@ fn check_writable(path: &Path) -> Result<()> {
     };
     if !folder.is_dir() {
         bail!(
-            "{}: cannot be written, as there is no folder {}\n  hint: make it first",
+            "{}: cannot be written, as there is no folder {}\nhint: make it first",
             path.display(),
             folder.display()
         );

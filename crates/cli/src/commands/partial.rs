@@ -81,7 +81,7 @@ impl Partial {
             if first.value != *asked {
                 let (what, was, is) = difference(&first.value, asked);
                 bail!(
-                    "{}: holds other work, which was stopped: {what} was {was}, now it is {is}\n  \
+                    "{}: holds other work, which was stopped: {what} was {was}, now it is {is}\n\
                      hint: ask for the same to go on with it, remove it, or choose another --out",
                     self.path.display()
                 );
@@ -102,7 +102,7 @@ impl Partial {
                 };
                 if value["image"] != key {
                     bail!(
-                        "{}: the images have changed: number {item} was {}, now it is `{key}`\n  \
+                        "{}: the images have changed: number {item} was {}, now it is `{key}`\n\
                          hint: remove it to begin again",
                         self.path.display(),
                         value["image"]
@@ -117,7 +117,7 @@ impl Partial {
             }
         } else if length > 0 {
             bail!(
-                "{}: expected what an earlier process did, found something else\n  \
+                "{}: expected what an earlier process did, found something else\n\
                  hint: remove it, or choose another --out",
                 self.path.display()
             );
@@ -297,7 +297,7 @@ impl Partial {
         }
         if count != self.done {
             bail!(
-                "{}: expected {} whole lines, found {count}\n  hint: remove it to begin again",
+                "{}: expected {} whole lines, found {count}\nhint: remove it to begin again",
                 self.path.display(),
                 self.done
             );

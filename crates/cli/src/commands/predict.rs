@@ -44,9 +44,12 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     let device = device::pick(common.device.as_deref())?;
     let mut model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
-    model.precision = device::precision(common, arguments.products, &device)?;
-    let people = match &arguments.people {
-        Some(_) if T::SCENES => bail!("--people: {} finds people itself; leave it out", T::NAME),
+    model.precision = device::precision(common, arguments.precision, &device)?;
+    let people = match &arguments.detector {
+        Some(_) if T::SCENES => bail!(
+            "--detector: {} detects people itself; leave it out",
+            T::NAME
+        ),
         Some(path) => Some(finder(path, &device, model.precision)?),
         None => None,
     };
@@ -60,10 +63,10 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
         "predict": T::NAME,
         "images": one_or_all(&arguments.images),
         "model": tuned::digest(&arguments.model)?,
-        "people": arguments.people.as_deref().map(tuned::digest).transpose()?,
+        "detector": arguments.detector.as_deref().map(tuned::digest).transpose()?,
         "set": arguments.set,
         "size": arguments.size,
-        "precision": arguments.products.precision.to_string(),
+        "precision": arguments.precision.format.to_string(),
         "draw": arguments.draw.as_ref().map(|folder| folder.display().to_string()),
     });
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
@@ -288,7 +291,7 @@ fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder> 
         Some(DetectionTask::NAME) => finder_of::<DetectionTask>(path, device, precision),
         Some(SearchTask::NAME) => finder_of::<SearchTask>(path, device, precision),
         other => bail!(
-            "--people {}: expected a fine-tuned model of detection or search, found {}",
+            "--detector {}: expected a fine-tuned model of detection or search, found {}",
             path.display(),
             other.map_or("no fine-tuned model".to_owned(), |task| format!(
                 "one of {task}"

@@ -38,7 +38,7 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
         );
     }
     let device = device::pick(common.device.as_deref())?;
-    let precision = device::precision(common, arguments.products, &device)?;
+    let precision = device::precision(common, arguments.precision, &device)?;
     match read_meta(&arguments.model)? {
         Some(meta) if meta.task == Reid::NAME => {
             let mut model = Model::<Reid>::load(&arguments.model, &device)?;

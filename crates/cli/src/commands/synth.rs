@@ -15,7 +15,7 @@ pub fn run(common: &Common, arguments: &Synth) -> Result<Outcome> {
         test_identities: arguments.test_identities,
         cameras: arguments.cameras,
         shots: arguments.shots,
-        unlabelled: arguments.unlabelled,
+        unlabelled: arguments.unlabeled,
         scenes: arguments.scenes,
         height: arguments.size[0],
         width: arguments.size[1],
@@ -28,7 +28,7 @@ pub fn run(common: &Common, arguments: &Synth) -> Result<Outcome> {
     })?;
     drop(meter);
     let text = format!(
-        "{} training, {} query and {} gallery images, {} unlabelled, {} scenes with {} people in {}",
+        "{} training, {} query and {} gallery images, {} unlabeled, {} scenes with {} people in {}",
         summary.train,
         summary.query,
         summary.gallery,

@@ -384,7 +384,14 @@ fn scenes_are_learnt_too() {
             &["--set", "task.width=16", "--set", "run.eval_every=0"],
         ),
     );
-    let found = ["--people", "d", "--out", "people.jsonl", "--draw", "drawn"];
+    let found = [
+        "--detector",
+        "d",
+        "--out",
+        "people.jsonl",
+        "--draw",
+        "drawn",
+    ];
     let people = ["predict", "pose", &images, "--model", "pose"];
     done(at, &[people.as_slice(), found.as_slice()].concat());
     let lines = std::fs::read_to_string(at.join("people.jsonl")).expect("predictions");
@@ -414,7 +421,7 @@ fn scenes_are_learnt_too() {
             &images,
             "--model",
             "d",
-            "--people",
+            "--detector",
             "d",
             "--out",
             "x.jsonl",
@@ -424,7 +431,15 @@ fn scenes_are_learnt_too() {
     refused(
         at,
         &[
-            "predict", "pose", &images, "--model", "pose", "--people", "pose", "--out", "x.jsonl",
+            "predict",
+            "pose",
+            &images,
+            "--model",
+            "pose",
+            "--detector",
+            "pose",
+            "--out",
+            "x.jsonl",
         ],
         &["expected a fine-tuned model of detection or search, found one of pose"],
     );

@@ -139,7 +139,7 @@ fn label_pretrain_evaluate_embed() {
         let result = done(
             at,
             &[
-                "eval", task, "--frozen", "--data", &data, "--model", "clasp", "--mix", "all",
+                "eval", task, "--frozen", "--data", &data, "--model", "clasp", "--prompt", "all",
                 "--json",
             ],
         );

@@ -120,7 +120,7 @@ fn features_go_on_where_they_were_stopped() {
         let partial = at.join(format!("{out}.partial"));
         assert!(!at.join(out).exists() && partial.is_file());
         cut(&partial, 4);
-        refused(at, &embed(out, &["--mix", "part"]), &["mix was"]);
+        refused(at, &embed(out, &["--prompt", "part"]), &["prompt was"]);
         done(at, &embed(out, &["--keep-going"]));
         done(at, &embed(whole, &["--keep-going"]));
         assert!(read(out) == read(whole), "{out} differs");

@@ -89,7 +89,7 @@ pub fn drawn() -> PathBuf {
                 "2",
                 "--shots",
                 "2",
-                "--unlabelled",
+                "--unlabeled",
                 "40",
                 "--scenes",
                 "8",

@@ -89,7 +89,10 @@ fn a_backbone_leaves_in_other_names_and_says_what_that_costs() {
         &arguments,
         &["SOLIDER's controller", "would be lost", "--drop-adapter"],
     );
-    for more in [&["--drop-adapter", "--half"][..], &["--names", "solider"]] {
+    for more in [
+        &["--drop-adapter", "--precision", "fp16"][..],
+        &["--names", "solider"],
+    ] {
         let arguments = export(more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let printed = done(at, &arguments);
@@ -169,7 +172,12 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         done(at, &arguments)
     };
-    let printed = words(&export(&["--outputs", "pooled,pyramid", "--mix", "input"]));
+    let printed = words(&export(&[
+        "--outputs",
+        "pooled,pyramid",
+        "--prompt",
+        "input",
+    ]));
     for expected in [
         "input images: f32 [batch, 3, 64, 32]",
         "input mix: f32 [1, 3]",
@@ -187,7 +195,7 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
         printed.contains("input images: u8 [2, 64, 32, 3]"),
         "{printed}"
     );
-    assert!(printed.contains("mix identity"), "{printed}");
+    assert!(printed.contains("prompt identity"), "{printed}");
 
     let printed = done(at, &["inspect", "out.onnx"]);
     for expected in [

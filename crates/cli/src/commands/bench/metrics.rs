@@ -92,7 +92,7 @@ pub fn coco(options: &BenchCoco) -> Result<Found> {
                     [x, y, f64::from(rng.random_range(0..3))]
                 })
                 .collect();
-            for _ in 0..options.found {
+            for _ in 0..options.predictions {
                 // Twelve uniform numbers are nearly normal.
                 let mut noise =
                     || 0.08 * height * ((0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0);
@@ -123,7 +123,7 @@ pub fn coco(options: &BenchCoco) -> Result<Found> {
     })?;
     Ok(Found {
         work: "coco_eval",
-        settings: json!({ "images": options.images, "found": options.found }),
+        settings: json!({ "images": options.images, "predictions": options.predictions }),
         figures: json!({ "eval_s": seconds, "poses": predicted.len(), "AP": ap }),
     })
 }
@@ -198,7 +198,7 @@ pub fn detection(options: &BenchDetection) -> Result<Found> {
             let (x, y) = (rng.random_range(0.0..2000.0), rng.random_range(0.0..700.0));
             [x, y, 0.41 * height, height]
         };
-        let mut boxes: Vec<[f64; 4]> = (0..options.found).map(|_| bbox()).collect();
+        let mut boxes: Vec<[f64; 4]> = (0..options.predictions).map(|_| bbox()).collect();
         for bbox in boxes.iter_mut().take(rng.random_range(0..=12)) {
             let [.., height] = *bbox;
             truth.push(Pedestrian {
@@ -226,7 +226,7 @@ pub fn detection(options: &BenchDetection) -> Result<Found> {
     })?;
     Ok(Found {
         work: "detection_eval",
-        settings: json!({ "images": options.images, "found": options.found }),
+        settings: json!({ "images": options.images, "predictions": options.predictions }),
         figures: json!({ "eval_s": seconds, "boxes": found.len(), "miss_rate": reasonable }),
     })
 }

@@ -183,7 +183,7 @@ fn fallen(found: &Found, records: &[Record]) -> Result<Vec<String>> {
         match nearest {
             None => bail!("--check: the file has no record of {}", found.work),
             Some(differences) => bail!(
-                "--check: the file has no record of {} with these settings; the nearest differs: {}\n  \
+                "--check: the file has no record of {} with these settings; the nearest differs: {}\n\
                  hint: benchmark what was recorded, or record this with runs/speed.py --record",
                 found.work,
                 differences.join("; ")

@@ -166,7 +166,7 @@ impl On<'_> {
             mean: CLIP_MEAN,
             std: CLIP_STD,
         };
-        let precision = device::precision(self.common, options.products, self.device)?;
+        let precision = device::precision(self.common, options.precision, self.device)?;
         let shares = Shares::of(self.device, self.threads).at_most(options.batch);
         let share = options.batch.max(1) / shares.replicas;
         let config = LabelConfig {
@@ -201,7 +201,7 @@ impl On<'_> {
         let config = BackboneConfig::named("swin-tiny")?;
         let operations = config.operations([height, width])?;
         let backbone = config.init(&mut rng_for(0, 0, "bench"), self.device);
-        let precision = device::precision(self.common, options.products, self.device)?;
+        let precision = device::precision(self.common, options.precision, self.device)?;
         let shares = Shares::of(self.device, self.threads).at_most(options.batch);
         let share = options.batch.max(1) / shares.replicas;
         let pixels = noise(share * 3 * height * width);
@@ -238,7 +238,7 @@ impl On<'_> {
         let mut overrides = vec![
             "method=dino".to_owned(),
             format!("model.backbone={}", options.model),
-            format!("head.outputs={}", options.out_dim),
+            format!("head.outputs={}", options.prototypes),
             format!("views.local={}", options.local),
             format!("run.batch={}", options.batch),
             "run.steps=1000".to_owned(),
@@ -287,7 +287,7 @@ impl On<'_> {
         let size = |[height, width]: [usize; 2]| format!("{height}x{width}");
         let mut settings = json!({
                 "model": trainer.plan.recipe.model.backbone, "method": trainer.plan.recipe.method, "batch": run.batch,
-                "out_dim": trainer.plan.outputs,
+                "prototypes": trainer.plan.outputs,
                 "views": format!("{} of {}, {} of {}", views.global, size(global), views.local, size(local)),
                 "accumulate": run.accumulate, "checkpointing": run.checkpointing, "precision": precision,
                 "device": device::name(self.device),

@@ -71,7 +71,7 @@ class Arm:
 
 
 ARMS = {
-    "initialisation": Arm("the network before the first step", kind="start"),
+    "initialization": Arm("the network before the first step", kind="start"),
     "dino": Arm("DINO", ("method=dino",), labels=""),
     "solider": Arm("SOLIDER: half the steps DINO, k-means labels from it, half the steps on", kind="two-stage"),
     "clip-frozen": Arm("the labels' own CLIP: frozen image tower of clasp-mini", kind="clip", labels=""),
@@ -97,10 +97,10 @@ DEFAULT_ARMS = {
     "main": MAIN,
     "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],
     "prompts": ["clasp", "lambda-0"],
-    "photos-frozen": ["initialisation", "dino", "solider", "clasp"],
+    "photos-frozen": ["initialization", "dino", "solider", "clasp"],
     "photos": ["fresh", "dino", "solider", "clasp"],
 }
-QUICK = {"main": ["initialisation", "dino", "solider", "labels-only", "clasp-none", "clasp"], "prompts": ["clasp"]}
+QUICK = {"main": ["initialization", "dino", "solider", "labels-only", "clasp-none", "clasp"], "prompts": ["clasp"]}
 
 
 class Problem(Exception):
@@ -585,11 +585,11 @@ def demo_table(evidence, seeds):
 
 def ranges_of_main(evidence, seeds, steps):
     """The ranges that the demo's report shows, from tables main and prompts: its people, recipe and steps are theirs."""
-    main = evidence.main(["initialisation", "dino", "clasp"], seeds, steps)
-    rows = {"chance": {}, "initialisation": {}, "DINO": {}, "CLASP": {}}
+    main = evidence.main(["initialization", "dino", "clasp"], seeds, steps)
+    rows = {"chance": {}, "initialization": {}, "DINO": {}, "CLASP": {}}
     for task in FROZEN:
         rows["chance"][task] = [found["chance"][task] for found in main["clasp"].values()]
-        for name, arm in [("initialisation", "initialisation"), ("DINO", "dino"), ("CLASP", "clasp")]:
+        for name, arm in [("initialization", "initialization"), ("DINO", "dino"), ("CLASP", "clasp")]:
             rows[name][task] = [found["figures"][task] for found in main[arm].values()]
     for prompt in PROMPTS:
         files = [evidence.out / "prompts/clasp" / f"seed-{seed}.json" for seed in seeds]

@@ -50,7 +50,7 @@ elif words[0] == "demo":
     value = 0.1 + 0.01 * int(of("--seed"))
     tasks = {{"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}}
     tasks = {{task: {{"mix": "", "chance": 0.03, "figures": {{name: value}}}} for task, name in tasks.items()}}
-    print(json.dumps([{{"name": name, "tasks": tasks}} for name in ("initialisation", "DINO", "CLASP")]))
+    print(json.dumps([{{"name": name, "tasks": tasks}} for name in ("initialization", "DINO", "CLASP")]))
 elif words[0] == "eval":
     value = float((pathlib.Path(of("--model")) / "backbone.safetensors").read_text())
     own = {{"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}}[words[1]]

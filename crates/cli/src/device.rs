@@ -89,7 +89,7 @@ fn found(kind: &str) -> Option<Vec<Device>> {
     Some(Device::enumerate(of_kind.clone()).into_vec())
 }
 
-/// Whether a driver on the CPU pretends to be that device.
+/// Whether the device is emulated on the CPU.
 fn is_emulated(device: &Device) -> bool {
     #[cfg(feature = "vulkan")]
     return *device == Device::vulkan(burn::tensor::DeviceKind::Cpu);
@@ -117,7 +117,7 @@ pub fn precision(common: &Common, asked: MatrixPrecision, device: &Device) -> Re
         say(
             common,
             &format!(
-                "note: this processor has no products of {precision} (AMX on x86-64 Linux): f32 would be faster"
+                "note: this processor has no {precision} matrix unit (AMX on x86-64 Linux): f32 is faster"
             ),
         );
     }
@@ -132,7 +132,7 @@ pub fn threads(asked: Option<usize>) -> usize {
         .unwrap_or(1)
 }
 
-/// Peak resident memory of this process in MiB, where the system tells (Linux).
+/// Peak resident memory of this process in MiB, where the system reports it (Linux).
 pub fn peak_mib() -> Option<u64> {
     let status = fs_err::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -16,19 +16,12 @@ mod error_text;
 mod feature_map;
 mod interrupt;
 mod mini;
+mod outcome;
 mod plot;
 mod progress;
 mod report;
 
-/// How a verb that did not fail ended.
-pub enum Outcome {
-    /// All is well.
-    Done,
-    /// It ran, but what it checked is not as it should be.
-    CheckFailed,
-    /// A signal stopped it; what was done is kept.
-    Stopped,
-}
+pub use outcome::Outcome;
 
 fn main() -> ExitCode {
     allocator::keep_pages();

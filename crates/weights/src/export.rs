@@ -194,7 +194,7 @@ fn drop_adapter(
                 "{lost} of {all} numbers would be lost, and with them the control by the mix of tasks"
             ),
             hint: match &meta.config.adapter {
-                Adapter::Moe(_) => "--mix TASK folds the prompts of a task into the plain network, which keeps its features",
+                Adapter::Moe(_) => "--prompt TASK folds the prompts of a task into the plain network, which keeps its features",
                 _ => "--drop-adapter writes the plain network without it; its features are other ones",
             }
             .to_owned(),

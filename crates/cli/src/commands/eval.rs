@@ -80,7 +80,7 @@ impl Model {
     }
 }
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     check_data(&arguments.data)?;
     if let Some(path) = &arguments.predictions {
@@ -206,12 +206,12 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     Ok(Outcome::Done)
 }
 
-/// Writes the threshold of a report into the file of its model; what was done, in words.
+/// Writes the threshold of an evaluation into the file of its model; returns a message.
 fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
     let same = serde_json::from_value::<Option<SamePerson>>(report.details["same_person"].clone())?;
     let Some(same) = same else {
         bail!(
-            "--calibrate: expected pairs of one person and of two in {}, found none that a threshold could be read off",
+            "--calibrate: expected same-person and different-person pairs in {}, found too few for a threshold",
             report.data
         );
     };
@@ -219,7 +219,7 @@ fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
     let chosen_by = weights_tuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
     let mut model = finetune::Model::<Reid>::load(&file, &Device::flex())?;
     let text = format!(
-        "\nkept in {}: the same person from cosine {:.4}, which {:.1} % of the pairs of one person and {:.3} % of those of two reach",
+        "\nkept in {}: the same person from cosine {:.4}, reached by {:.1} % of the same-person pairs and {:.3} % of the different-person pairs",
         file.display(),
         same.cosine,
         100.0 * same.true_rate,
@@ -230,7 +230,7 @@ fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
     Ok(text)
 }
 
-/// A protocol that says what is not usual.
+/// The protocol, with the precision where it is not f32.
 fn with_precision(protocol: String, precision: Precision) -> String {
     match precision {
         Precision::F32 => protocol,

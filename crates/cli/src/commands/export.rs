@@ -29,10 +29,10 @@ use crate::args::{
     Common, Export, ExportOnnx, ExportPrecision, ExportSafetensors, OnnxOutput, Task,
 };
 
-/// Images that an ONNX file is checked with.
+/// Images that an ONNX file is verified with.
 const SAMPLES: usize = 4;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Export) -> Result<Outcome> {
     match arguments {
         Export::Safetensors(arguments) => safetensors(common, arguments),
@@ -86,14 +86,14 @@ fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome
 
 /// A backbone with the heads of pre-training that were asked for.
 #[derive(Module, Debug)]
-struct Network {
+struct ExportedNetwork {
     backbone: Backbone,
     part: Option<PartHead>,
     attribute: Option<AttributeHead>,
 }
 
-impl Network {
-    /// images: [batch, 3, height, width], mix: [batch, tasks].
+impl ExportedNetwork {
+    /// images: [batch, 3, height, width], mix: [batch, prompts].
     fn outputs(
         &self,
         images: Tensor<4>,
@@ -132,17 +132,17 @@ impl Network {
     }
 }
 
-/// What is known of a network that leaves.
+/// Metadata of an exported network.
 struct Facts {
-    /// Whether it hears the mix.
+    /// What conditions its blocks on the prompt.
     adapter: Adapter,
     /// How images become its input.
     preprocess: Preprocess,
-    /// Licence lines.
+    /// License lines.
     licences: Vec<String>,
     /// Where it comes from.
     origin: String,
-    /// The mix that is folded in unless another is asked for, and its name.
+    /// The default prompt weights, and their name.
     mix: (String, Mix),
 }
 
@@ -169,7 +169,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         ] {
             ensure!(
                 !(wants(output) && missing),
-                "{} has no head of {task}s: method `{}` did not learn them",
+                "{} has no head of {task}s: method `{}` trains none",
                 made.path.display(),
                 made.recipe.method.name()
             );
@@ -187,7 +187,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
             origin: format!("student of {}", made.path.display()),
             mix: identity,
         };
-        let network = Network {
+        let network = ExportedNetwork {
             backbone: made.backbone,
             part: made.part.filter(|_| wants(OnnxOutput::Part)),
             attribute: made.attribute.filter(|_| wants(OnnxOutput::Attribute)),
@@ -195,7 +195,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         (network, facts)
     } else {
         let (backbone, meta) = load_backbone(&arguments.model, &device)?;
-        let network = Network {
+        let network = ExportedNetwork {
             backbone,
             part: None,
             attribute: None,
@@ -209,11 +209,11 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         };
         (network, facts)
     };
-    let fold = |network: Network, mix| Network {
+    let fold = |network: ExportedNetwork, mix| ExportedNetwork {
         backbone: network.backbone.fold(mix),
         ..network
     };
-    let forward = |network: &Network, images: Tensor<4>, mix: Tensor<2>| {
+    let forward = |network: &ExportedNetwork, images: Tensor<4>, mix: Tensor<2>| {
         network.outputs(images, mix, &wanted)
     };
     write_onnx(common, arguments, network, &fold, &forward, facts)
@@ -320,7 +320,7 @@ fn write_onnx<M: Module>(
     for check in &exported.checks {
         let worst = check.differences.values().copied().fold(0.0, f32::max);
         text.push_str(&format!(
-            "checked on {} {}: largest difference {worst:.1e} (most {:.0e})\n",
+            "checked on {} {}: largest difference {worst:.1e} (allowed {:.0e})\n",
             check.batch, check.on, exported.tolerance
         ));
     }
@@ -336,7 +336,7 @@ fn write_onnx<M: Module>(
     Ok(Outcome::Done)
 }
 
-/// Images of the user's, or drawn people: bytes [n, height, width, 3].
+/// The user's images, or synthetic people: bytes [n, height, width, 3].
 fn samples(
     images: Option<&str>,
     [height, width]: [usize; 2],
@@ -346,7 +346,7 @@ fn samples(
         None => {
             let drawn = |index| synth::unlabelled(0, index, height.max(64), width.max(32)).1;
             let people = (0..SAMPLES as u64).map(|index| decode(&drawn(index), &Limits::default()));
-            ("drawn people", people.collect::<Result<_, _>>()?)
+            ("synthetic people", people.collect::<Result<_, _>>()?)
         }
         Some(images) => {
             let source = open_images(&[images], false)?;
@@ -358,7 +358,7 @@ fn samples(
                 decode(&bytes, &Limits::default()).with_context(place)
             };
             (
-                "of your images",
+                "of the given images",
                 (0..count).map(read).collect::<Result<_>>()?,
             )
         }

@@ -14,7 +14,7 @@ use crate::Outcome;
 use crate::args::{Common, Import};
 use crate::progress::warn;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
     if arguments.std.is_some_and(|std| std.contains(&0.0)) {
         bail!("--std: expected numbers other than 0, they are divided by");

@@ -8,7 +8,7 @@ use crate::Outcome;
 use crate::args::{Common, Synth};
 use crate::progress::Meter;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Synth) -> Result<Outcome> {
     let config = SynthConfig {
         train_identities: arguments.train_identities,

@@ -61,7 +61,7 @@ fn a_record_holds_for_its_own_settings() {
         "work": found["work"], "settings": found["settings"], "figure": "images_per_s",
         "peer": 1e-3 * found["images_per_s"].as_f64().expect("a rate"), "ratio": 2.0,
     }]);
-    std::fs::write(at.join("record.json"), record.to_string()).expect("written");
+    fs_err::write(at.join("record.json"), record.to_string()).expect("written");
     let with = |more: &[&'static str]| -> Vec<&str> {
         let check = ["--check", "record.json"];
         run.iter()

@@ -70,7 +70,7 @@ pub enum OnnxError {
     #[error("{0} depends on the batch\nhint: give the batch, `--batch 1`")]
     Batch(String),
     /// A value that 16 bits do not hold.
-    #[error("{0} is beyond the 65504 of 16 bits\nhint: export without --half")]
+    #[error("{0} is beyond the 65504 of 16 bits\nhint: export with --precision f32")]
     Half(String),
     /// The file was written and something is wrong with it.
     #[error("the file was written, but the engine that checks it {0}; nothing was kept")]

@@ -119,7 +119,12 @@ pub enum Verb {
 }
 
 #[cfg(test)]
+#[path = "../../tests/program/documents.rs"]
+mod documents;
+
+#[cfg(test)]
 mod tests {
+    use super::documents;
     use super::values::{colors, shard, size};
     use super::*;
     use clap::CommandFactory;
@@ -143,5 +148,144 @@ mod tests {
         assert!(shard("8/8").is_err() && shard("1").is_err());
         assert_eq!(colors("0.5, 1,0"), Ok([0.5, 1.0, 0.0]));
         assert!(colors("1,2").is_err() && colors("1,2,x").is_err() && colors("1,2,inf").is_err());
+    }
+
+    /// The subcommand that the words name, or what is unknown among them.
+    fn check_mention(words: &[String]) -> Result<(), String> {
+        let mut command = Cli::command();
+        command.build();
+        let mut command = &command;
+        let mut operands = false;
+        for word in words.iter().skip(1) {
+            if let Some(option) = word.strip_prefix("--") {
+                let name = option.split('=').next().unwrap_or_default();
+                let name = name.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+                let known = command
+                    .get_arguments()
+                    .any(|argument| argument.get_long() == Some(name));
+                if !known && !name.is_empty() && name != "help" && name != "version" {
+                    return Err(format!("`clasp {}` has no --{name}", command.get_name()));
+                }
+                operands = true;
+            } else if !operands {
+                let names: Vec<&str> = word.split('|').collect();
+                let is_name = names.iter().all(|name| {
+                    !name.is_empty() && name.chars().all(|c| c.is_ascii_lowercase() || c == '-')
+                });
+                let found: Option<Vec<_>> = names
+                    .iter()
+                    .map(|name| command.find_subcommand(name))
+                    .collect();
+                match found.as_deref() {
+                    Some([first, ..]) => command = first,
+                    _ if is_name && command.get_positionals().next().is_none() => {
+                        return Err(format!(
+                            "`clasp {}` has no command {word}",
+                            command.get_name()
+                        ));
+                    }
+                    _ => operands = true,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a command of a document. Brackets mark what may be left out, TASK stands for a task.
+    fn check_command(words: &[String]) -> Result<(), String> {
+        let plain = words.iter().map(|word| match word.as_str() {
+            "TASK" => "reid",
+            "…" => "",
+            word if word.contains('=') => word,
+            word => word.trim_matches(['[', ']']),
+        });
+        match Cli::try_parse_from(plain.filter(|word| !word.is_empty())) {
+            Err(error) if error.use_stderr() => Err(error.to_string()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Examples below the help of a command and of those below it.
+    fn examples(command: &clap::Command) -> Vec<documents::DocumentedCommand> {
+        let help = command
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let place = format!("clasp {} --help", command.get_name());
+        let own = help
+            .lines()
+            .flat_map(|line| documents::pipeline(&place, line.trim()));
+        own.chain(command.get_subcommands().flat_map(examples))
+            .collect()
+    }
+
+    #[test]
+    fn every_documented_command_exists() {
+        let mut commands = examples(&Cli::command());
+        let mut mentions = Vec::new();
+        for (name, text) in documents::documents() {
+            commands.extend(documents::commands(&name, &text));
+            mentions.extend(documents::mentions(&name, &text));
+        }
+        for (name, text) in documents::files("recipes", "toml") {
+            for (index, line) in text.lines().enumerate() {
+                let place = format!("{name}:{}", index + 1);
+                let comment = line.trim_start_matches(['#', ' ']);
+                commands.extend(documents::pipeline(&place, comment));
+            }
+            mentions.extend(documents::mentions(&name, &text));
+        }
+        for (name, text) in documents::files("crates", "rs") {
+            mentions.extend(documents::mentions(&name, &text));
+        }
+        assert!(commands.len() > 50 && mentions.len() > 100);
+        let wrong: Vec<String> = commands
+            .iter()
+            .map(|command| (command, check_command(&command.words)))
+            .chain(
+                mentions
+                    .iter()
+                    .map(|mention| (mention, check_mention(&mention.words))),
+            )
+            .filter_map(|(command, checked)| {
+                let error = checked.err()?;
+                Some(format!(
+                    "{}: {}\n  {error}",
+                    command.place,
+                    command.words.join(" ")
+                ))
+            })
+            .collect();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    #[test]
+    fn commands_that_do_not_exist_are_noticed() {
+        let words = |text: &str| -> Vec<String> { text.split(' ').map(str::to_owned).collect() };
+        for text in [
+            "clasp eval --mix",
+            "clasp bench rnak",
+            "clasp labels",
+            "clasp data pack|unpack",
+        ] {
+            assert!(check_mention(&words(text)).is_err(), "{text}");
+        }
+        for text in [
+            "clasp eval TASK --prompt",
+            "clasp data pack|stats",
+            "clasp label --clip",
+        ] {
+            assert_eq!(check_mention(&words(text)), Ok(()), "{text}");
+        }
+        for text in [
+            "clasp embed photos",
+            "clasp eval pose --data D --model M --half",
+        ] {
+            assert!(check_command(&words(text)).is_err(), "{text}");
+        }
+        assert_eq!(
+            check_command(&words("clasp finetune TASK [RECIPE] --data D [--out RUN]")),
+            Ok(())
+        );
     }
 }

@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod bench;
+mod console;
 mod demo;
+mod documents;
 mod finetune;
 mod flow;
 mod interrupted;

@@ -4,6 +4,7 @@
 
 mod dependencies;
 mod gate;
+mod rust_version;
 mod structure;
 
 use std::path::{Path, PathBuf};
@@ -15,7 +16,11 @@ fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["ci"] => gate::ci(),
-        ["check-deps"] => dependencies::check(&metadata()?),
+        ["check-deps"] => {
+            let metadata = metadata()?;
+            dependencies::check(&metadata)?;
+            rust_version::check(&metadata)
+        }
         ["structure", ..] => structure::structure(&metadata()?, &arguments[1..]),
         _ => bail!(
             "expected `ci`, `check-deps` or `structure [--json]`, found `{}`",

@@ -116,7 +116,7 @@ impl<'a> ModuleGraph<'a> {
         let all = items.imports.iter().filter(|import| import.name == "*");
         let through_all = all
             .filter_map(|import| {
-                let path = [&import.path[..], &[name.clone()]].concat();
+                let path = [&import.path[..], std::slice::from_ref(name)].concat();
                 self.file_of(&module, &path, reexports - 1)
             })
             .find(|found| self.defines(*found, name));

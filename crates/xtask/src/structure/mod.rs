@@ -184,7 +184,7 @@ fn add_file(
                     format!("{}: no file for `mod {};`", path.display(), child.name)
                 })?,
             };
-            let name = [&module[..], &inner.path, &[child.name.clone()]].concat();
+            let name = [&module[..], &inner.path, std::slice::from_ref(&child.name)].concat();
             children.push((file, name, child.test));
         }
     }

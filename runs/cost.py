@@ -12,7 +12,7 @@ import json
 import resource
 import subprocess
 
-BASE = ["--batch", "4", "--out-dim", "65536"]
+BASE = ["--batch", "4", "--prototypes", "65536"]
 MERGED = ["--set", 'model.adapter="merged"']
 AXES = {
     "images in a batch": [(n, ["--batch", str(n)]) for n in (2, 4, 8, 16)],
@@ -20,7 +20,7 @@ AXES = {
         (n, ["--set", f"views.global_size=[{n}, {n // 2}]", "--set", f"views.local_size=[{n // 2}, {n // 4}]"])
         for n in (128, 192, 256, 384)
     ],
-    "prototypes, K": [(k, ["--out-dim", str(k)]) for k in (4096, 16384, 65536, 131072)],
+    "prototypes, K": [(k, ["--prototypes", str(k)]) for k in (4096, 16384, 65536, 131072)],
     "merged experts (0: none)": [(0, [])] + [(e, MERGED + ["--set", f"model.experts={e}"]) for e in (4, 6, 12)],
     "threads": [(t, ["--threads", str(t)]) for t in (1, 2)],
 }

@@ -71,7 +71,7 @@ class Arm:
 
 
 ARMS = {
-    "initialisation": Arm("the network before the first step", kind="start"),
+    "initialization": Arm("the network before the first step", kind="start"),
     "dino": Arm("DINO", ("method=dino",), labels=""),
     "solider": Arm("SOLIDER: half the steps DINO, k-means labels from it, half the steps on", kind="two-stage"),
     "clip-frozen": Arm("the labels' own CLIP: frozen image tower of clasp-mini", kind="clip", labels=""),
@@ -97,10 +97,10 @@ DEFAULT_ARMS = {
     "main": MAIN,
     "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],
     "prompts": ["clasp", "lambda-0"],
-    "photos-frozen": ["initialisation", "dino", "solider", "clasp"],
+    "photos-frozen": ["initialization", "dino", "solider", "clasp"],
     "photos": ["fresh", "dino", "solider", "clasp"],
 }
-QUICK = {"main": ["initialisation", "dino", "solider", "labels-only", "clasp-none", "clasp"], "prompts": ["clasp"]}
+QUICK = {"main": ["initialization", "dino", "solider", "labels-only", "clasp-none", "clasp"], "prompts": ["clasp"]}
 
 
 class Problem(Exception):
@@ -185,7 +185,7 @@ class Evidence:
             shutil.rmtree(folder, ignore_errors=True)
             sizes = ["--train-identities", PEOPLE["train"], "--test-identities", PEOPLE["test"]]
             sizes += ["--cameras", PEOPLE["cameras"], "--shots", 1, "--scenes", 1, "--size", "128x64"]
-            self.clasp("synth", "--out", folder, *sizes, "--unlabelled", PEOPLE["unlabelled"], "--seed", seed)
+            self.clasp("synth", "--out", folder, *sizes, "--unlabeled", PEOPLE["unlabelled"], "--seed", seed)
             return {}
 
         self.once(folder.with_suffix(".json"), {"seed": seed, **PEOPLE}, draw)
@@ -294,7 +294,7 @@ class Evidence:
         solider = ARMS[arm].kind == "two-stage" or arm == "adapter-lambda"
         for task, metric in FROZEN.items():
             for mix in mixes or [SOLIDER_MIX[task] if solider else None]:
-                more = ["--mix", mix] if mix else []
+                more = ["--prompt", mix] if mix else []
                 [found] = self.clasp("eval", task, "--frozen", "--data", data(task), "--model", model, *more)
                 value = dict(map(tuple, found["figures"]))[metric]
                 if mixes:
@@ -585,11 +585,11 @@ def demo_table(evidence, seeds):
 
 def ranges_of_main(evidence, seeds, steps):
     """The ranges that the demo's report shows, from tables main and prompts: its people, recipe and steps are theirs."""
-    main = evidence.main(["initialisation", "dino", "clasp"], seeds, steps)
-    rows = {"chance": {}, "initialisation": {}, "DINO": {}, "CLASP": {}}
+    main = evidence.main(["initialization", "dino", "clasp"], seeds, steps)
+    rows = {"chance": {}, "initialization": {}, "DINO": {}, "CLASP": {}}
     for task in FROZEN:
         rows["chance"][task] = [found["chance"][task] for found in main["clasp"].values()]
-        for name, arm in [("initialisation", "initialisation"), ("DINO", "dino"), ("CLASP", "clasp")]:
+        for name, arm in [("initialization", "initialization"), ("DINO", "dino"), ("CLASP", "clasp")]:
             rows[name][task] = [found["figures"][task] for found in main[arm].values()]
     for prompt in PROMPTS:
         files = [evidence.out / "prompts/clasp" / f"seed-{seed}.json" for seed in seeds]
@@ -617,7 +617,7 @@ def finetuned_table(evidence, which, seeds):
         def draw():
             shutil.rmtree(data, ignore_errors=True)
             sizes = ["--train-identities", 200, "--test-identities", 75, "--cameras", 4, "--shots", 1, "--size", "128x64"]
-            evidence.clasp("synth", "--out", data, *sizes, "--scenes", 360, "--unlabelled", 0, "--seed", 1000)
+            evidence.clasp("synth", "--out", data, *sizes, "--scenes", 360, "--unlabeled", 0, "--seed", 1000)
             return {}
 
         evidence.once(data.with_suffix(".json"), {"seed": 1000}, draw)

@@ -153,7 +153,7 @@ def main():
         campaign = Campaign(clasp, root, options.seed)
         drawn = campaign.run(
             ["synth", "--out", "drawn", "--size", "64x32", "--train-identities", "12",
-             "--test-identities", "8", "--unlabelled", "700", "--scenes", "0"], root)
+             "--test-identities", "8", "--unlabeled", "700", "--scenes", "0"], root)
         if drawn.returncode != 0:
             sys.exit(drawn.stderr)
         images, data = f"{root}/drawn/unlabeled", f"{root}/drawn"

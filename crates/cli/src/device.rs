@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use burn::tensor::{DType, Device, DeviceType};
 use clasp_model::Precision;
 
-use crate::args::{Common, Products};
+use crate::args::{Common, MatrixPrecision};
 use crate::progress::say;
 
 /// Kinds of devices by name, the best first, that an accelerator may be asked for by.
@@ -36,7 +36,7 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
     if kind == "cpu" {
         ensure!(
             index == 0,
-            "--device {name}: expected cpu, which is all processors\n  hint: limit it with --threads N"
+            "--device {name}: expected cpu, which is all processors\nhint: limit it with --threads N"
         );
         return Ok(Device::flex());
     }
@@ -46,14 +46,14 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
     );
     let Some(devices) = found(kind) else {
         bail!(
-            "--device {name}: this build of clasp cannot compute there\n  \
+            "--device {name}: this build of clasp cannot compute there\n\
              hint: build it with `cargo build --release --features {kind}`"
         );
     };
     match (devices.len(), devices.into_iter().nth(index)) {
         (_, Some(device)) => Ok(device),
         (0, None) => bail!(
-            "--device {name}: this machine has no such device, or no driver for it\n  hint: try --device cpu"
+            "--device {name}: this machine has no such device, or no driver for it\nhint: try --device cpu"
         ),
         (count, None) => bail!(
             "--device {name}: expected {kind}:0 to {kind}:{}, which this machine has",
@@ -89,7 +89,7 @@ fn found(kind: &str) -> Option<Vec<Device>> {
     Some(Device::enumerate(of_kind.clone()).into_vec())
 }
 
-/// Whether a driver on the CPU pretends to be that device.
+/// Whether the device is emulated on the CPU.
 fn is_emulated(device: &Device) -> bool {
     #[cfg(feature = "vulkan")]
     return *device == Device::vulkan(burn::tensor::DeviceKind::Cpu);
@@ -105,19 +105,19 @@ fn is_emulated(device: &Device) -> bool {
 /// # Errors
 ///
 /// The device does not compute in it.
-pub fn precision(common: &Common, products: Products, device: &Device) -> Result<Precision> {
-    let precision = products.precision;
+pub fn precision(common: &Common, asked: MatrixPrecision, device: &Device) -> Result<Precision> {
+    let precision = asked.format;
     let on_cpu = *device == Device::flex();
     ensure!(
         on_cpu || precision == Precision::F32 || device.supports_dtype(DType::BF16),
-        "--precision {precision}: expected f32, as the device does not compute in {precision}\n  \
+        "--precision {precision}: expected f32, as the device does not compute in {precision}\n\
          hint: leave --precision out, or take --device cpu"
     );
     if on_cpu && !precision.is_in_hardware() {
         say(
             common,
             &format!(
-                "note: this processor has no products of {precision} (AMX on x86-64 Linux): f32 would be faster"
+                "note: this processor has no {precision} matrix unit (AMX on x86-64 Linux): f32 is faster"
             ),
         );
     }
@@ -132,7 +132,7 @@ pub fn threads(asked: Option<usize>) -> usize {
         .unwrap_or(1)
 }
 
-/// Peak resident memory of this process in MiB, where the system tells (Linux).
+/// Peak resident memory of this process in MiB, where the system reports it (Linux).
 pub fn peak_mib() -> Option<u64> {
     let status = fs_err::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

@@ -1,5 +1,4 @@
-//! Feature maps as pictures: the three directions in which the features of some images differ most
-//! become red, green and blue.
+//! Feature maps as pictures: the first three principal components become red, green and blue.
 
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
@@ -8,11 +7,11 @@ use clasp_model::mix::Mix;
 
 use crate::commands::eval::Model;
 
-/// Rounds of power iteration; the directions need only look settled.
+/// Rounds of power iteration: enough for a picture.
 const ROUNDS: usize = 60;
 
-/// The features of the last stage but one, with a mix, of images resized to `size` (height, width):
-/// a picture an image, in colours that are shared by all of them.
+/// The features of the last stage but one, under prompt weights, of images resized to `size` (height, width): one
+/// picture for each image, with components shared by all.
 ///
 /// # Errors
 ///

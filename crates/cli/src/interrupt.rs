@@ -1,5 +1,5 @@
-//! Ctrl-C (SIGINT) and SIGTERM, as from `docker stop`, Slurm and systemd: the first asks the work to
-//! stop at the next safe point, where it keeps what is done; the second ends the program.
+//! Ctrl-C (SIGINT) and SIGTERM, as from `docker stop`, Slurm and systemd: the first stops the work at
+//! the next safe point, where finished work is saved; the second ends the program.
 //!
 //! Either way the exit status is that of shells, 128 and the number of the signal: 130 or 143.
 
@@ -39,6 +39,10 @@ pub fn status() -> Option<u8> {
 }
 
 /// What a signal does.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a second signal ends the program at once, whatever it is doing"
+)]
 fn on_signal(signal: i32, stop: &AtomicBool) {
     if stop.swap(true, Ordering::Relaxed) {
         std::process::exit(128 + signal);
@@ -67,7 +71,7 @@ fn install(stop: Arc<AtomicBool>) -> Result<(), ctrlc::Error> {
     ctrlc::set_handler(move || on_signal(2, &stop))
 }
 
-/// What work that asks after each step is told: to break once the flag is set.
+/// Breaks once the flag is set: for work that asks after each step.
 pub fn flow(stop: &AtomicBool) -> ControlFlow<()> {
     if stop.load(Ordering::Relaxed) {
         ControlFlow::Break(())

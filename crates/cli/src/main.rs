@@ -12,22 +12,16 @@ mod allocator;
 mod args;
 mod commands;
 mod device;
+mod error_text;
 mod feature_map;
 mod interrupt;
 mod mini;
+mod outcome;
 mod plot;
 mod progress;
 mod report;
 
-/// How a verb that did not fail ended.
-pub enum Outcome {
-    /// All is well.
-    Done,
-    /// It ran, but what it checked is not as it should be.
-    CheckFailed,
-    /// A signal stopped it; what was done is kept.
-    Stopped,
-}
+pub use outcome::Outcome;
 
 fn main() -> ExitCode {
     allocator::keep_pages();
@@ -42,15 +36,7 @@ fn main() -> ExitCode {
             ExitCode::from(interrupt::status().unwrap_or(130))
         }
         Err(error) => {
-            // The causes of an error follow it, unless the error already quotes them.
-            let mut message = error.to_string();
-            for cause in error.chain().skip(1) {
-                let cause = cause.to_string();
-                if !message.contains(&cause) {
-                    message = format!("{message}\n  because: {cause}");
-                }
-            }
-            progress::tell(&format!("error: {message}"));
+            progress::tell(&error_text::error_text(&error));
             ExitCode::from(2)
         }
     }

@@ -1,4 +1,4 @@
-//! The small CLIP that the binary carries: a stand-in for where no published CLIP is at hand.
+//! clasp-mini, the tiny CLIP that the program contains, for use without a download.
 
 use anyhow::Result;
 use burn::tensor::Device;
@@ -8,10 +8,10 @@ use clasp_weights::clip::{self, ClipInfo};
 const CONFIG: &[u8] = include_bytes!("../../../assets/clasp-mini/open_clip_config.json");
 const MODEL: &[u8] = include_bytes!("../../../assets/clasp-mini/open_clip_model.safetensors");
 
-/// Said wherever the stand-in is used.
-pub const NOTE: &str = "labels by clasp-mini, a small stand-in trained on drawn people; for photos give a published CLIP with --clip";
+/// Printed wherever clasp-mini is used.
+pub const NOTE: &str = "labels by clasp-mini, a tiny CLIP trained on synthetic people; for photos give a published CLIP with --clip";
 
-/// Whether `name` is the stand-in's.
+/// Whether `name` is clasp-mini.
 pub fn is_mini(name: &str) -> bool {
     name == "mini"
 }

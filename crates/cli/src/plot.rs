@@ -1,10 +1,10 @@
-//! Small charts as SVG text. Colours come from CSS classes of the report, so that they follow its
+//! Small charts as SVG text. Colors come from CSS classes of the report, so that they follow its
 //! light or dark theme.
 
 use std::fmt::Write;
 
 /// A named line of `(x, y)` points.
-pub struct Line<'a> {
+pub struct ChartLine<'a> {
     /// Name in the legend.
     pub name: &'a str,
     /// Points, in order of x.
@@ -22,8 +22,8 @@ pub struct Axes<'a> {
     pub y: &'a str,
 }
 
-/// A horizontal line to hold the others against.
-pub struct Reference {
+/// A horizontal reference line.
+pub struct ReferenceLine {
     /// What it is.
     pub name: String,
     /// Where it lies on the vertical axis.
@@ -39,7 +39,7 @@ const BOTTOM: f64 = 42.0;
 
 /// Lines over a shared x axis, with a dashed reference line if one is given. Points that are not
 /// finite are left out.
-pub fn lines(axes: Axes<'_>, lines: &[Line], reference: Option<&Reference>) -> String {
+pub fn lines(axes: Axes<'_>, lines: &[ChartLine], reference: Option<&ReferenceLine>) -> String {
     let finite = || {
         lines
             .iter()
@@ -250,7 +250,7 @@ mod tests {
     #[test]
     fn charts_hold_every_finite_point_and_escape_names() {
         let points = [(0.0, 1.0), (1.0, f64::NAN), (2.0, 3.0)];
-        let line = Line {
+        let line = ChartLine {
             name: "loss",
             points: &points,
         };
@@ -263,11 +263,11 @@ mod tests {
     #[test]
     fn a_reference_line_is_drawn_where_its_value_lies_even_above_all_points() {
         let points = [(0.0, 1.0), (1.0, 2.0)];
-        let line = Line {
+        let line = ChartLine {
             name: "loss",
             points: &points,
         };
-        let reference = Reference {
+        let reference = ReferenceLine {
             name: "ln 8 = 2.08".to_owned(),
             at: 8f64.ln(),
         };
@@ -285,7 +285,7 @@ mod tests {
     #[test]
     fn an_empty_chart_and_a_flat_line_have_an_axis() {
         for points in [&[][..], &[(0.0, 5.0), (1.0, 5.0)][..]] {
-            let svg = lines(AXES, &[Line { name: "n", points }], None);
+            let svg = lines(AXES, &[ChartLine { name: "n", points }], None);
             assert!(svg.starts_with("<svg") && svg.ends_with("</svg>") && !svg.contains("NaN"));
         }
     }

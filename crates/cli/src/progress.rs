@@ -1,7 +1,7 @@
 //! Progress on standard error: a bar with a rate and the time left on a terminal, a plain line now
 //! and then elsewhere.
 //!
-//! Progress is a courtesy: work goes on when nobody reads it, or the disk that it goes to is full.
+//! Work continues when progress cannot be written, for example to a full disk.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use crate::args::Common;
 /// Seconds between two plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
 
-/// A line on standard error. That it cannot be written is no error.
+/// A line on standard error; a failed write is ignored.
 pub fn tell(text: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
 }
@@ -140,13 +140,13 @@ pub fn say(common: &Common, text: &str) {
     }
 }
 
-/// Something that the user must know, with --quiet too.
+/// A note that is printed with --quiet too.
 pub fn warn(text: &str) {
     tell(&format!("note: {text}"));
 }
 
-/// A rate with three digits or so, as `24.3 images/s`; what takes long is told as its time,
-/// `2.5 s a step`.
+/// A rate with about three digits, as `24.3 images/s`; below one a second the time of one unit, as
+/// `2.5 s per step`.
 pub fn rate(per_second: f64, unit: &str) -> String {
     if !per_second.is_finite() || per_second <= 0.0 {
         return format!("0 {unit}/s");

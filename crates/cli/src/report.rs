@@ -7,7 +7,7 @@ use clasp_data::image::{Rgb, encode_jpeg, encode_png};
 /// All that the page shows; `templates/report.html` lays it out.
 #[derive(Template)]
 #[template(path = "report.html")]
-pub struct Report {
+pub struct DemoReport {
     /// Heading.
     pub title: String,
     /// The line below it.
@@ -17,17 +17,17 @@ pub struct Report {
     /// Every warning that the program printed.
     pub warnings: Vec<String>,
     /// Results.
-    pub results: Table,
-    /// Where the labels come from.
+    pub results: ResultTable,
+    /// How the labels were made.
     pub label_note: String,
-    /// How often the labels are right.
-    pub label_accuracy: Option<Table>,
+    /// Accuracy of the labels.
+    pub label_accuracy: Option<ResultTable>,
     /// How to read the samples.
     pub sample_note: String,
-    /// Colours of the part classes.
+    /// Colors of the part classes.
     pub legend: Vec<LegendEntry>,
     /// Images with their labels.
-    pub samples: Vec<Sample>,
+    pub samples: Vec<LabeledSample>,
     /// Views of one image.
     pub views: Vec<ViewPicture>,
     /// How to read the charts.
@@ -36,8 +36,8 @@ pub struct Report {
     pub charts: Vec<String>,
     /// What the retrieved pictures show.
     pub retrieval_note: String,
-    /// Queries and what was found.
-    pub strips: Vec<Strip>,
+    /// Queries and their matches.
+    pub strips: Vec<QueryStrip>,
     /// What the feature pictures show.
     pub feature_note: String,
     /// Names of the feature pictures, left to right.
@@ -49,7 +49,7 @@ pub struct Report {
 }
 
 /// A table with a note below.
-pub struct Table {
+pub struct ResultTable {
     /// Column names.
     pub header: Vec<String>,
     /// Rows of cells.
@@ -61,9 +61,9 @@ pub struct Table {
 /// A cell; the best of its column is set in bold.
 #[derive(Clone, Default)]
 pub struct Cell {
-    /// What stands in it.
+    /// Its text.
     pub text: String,
-    /// What stands beside it in small: the range over other runs; empty for none.
+    /// The range over other runs, in small type; empty for none.
     pub range: String,
     /// Whether nothing in its column is better.
     pub best: bool,
@@ -79,16 +79,16 @@ impl Cell {
     }
 }
 
-/// A colour of the legend.
+/// A color of the legend.
 pub struct LegendEntry {
-    /// CSS colour.
-    pub colour: String,
+    /// CSS color.
+    pub color: String,
     /// Part class.
     pub name: String,
 }
 
 /// An image with its labels.
-pub struct Sample {
+pub struct LabeledSample {
     /// Data URL of the image.
     pub image: String,
     /// Data URL of the image with its part map.
@@ -105,24 +105,24 @@ pub struct ViewPicture {
     pub small: bool,
 }
 
-/// A query and what each network found for it.
-pub struct Strip {
+/// A query with the matches of each network.
+pub struct QueryStrip {
     /// Data URL of the query.
     pub query: String,
     /// A row for each network.
     pub rows: Vec<Retrieved>,
 }
 
-/// What a network found for a query.
+/// The matches of a network for a query.
 pub struct Retrieved {
     /// The network, and its average precision for this query.
     pub name: String,
     /// Matches, best first.
-    pub found: Vec<Found>,
+    pub found: Vec<MatchPicture>,
 }
 
 /// A match.
-pub struct Found {
+pub struct MatchPicture {
     /// Data URL.
     pub image: String,
     /// Whether it shows the person of the query.

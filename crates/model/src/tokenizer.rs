@@ -201,11 +201,10 @@ mod tests {
     #[test]
     fn a_thousand_captions_agree_with_open_clip() {
         const CONTEXT: usize = 32;
-        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden");
-        let captions = std::fs::read(folder.join("tokenizer.json")).unwrap();
-        let captions: Vec<String> = serde_json::from_slice(&captions).unwrap();
-        let bytes = std::fs::read(folder.join("tokenizer.safetensors")).unwrap();
-        let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        let captions = include_bytes!("../tests/golden/tokenizer.json");
+        let captions: Vec<String> = serde_json::from_slice(captions).unwrap();
+        let bytes = include_bytes!("../tests/golden/tokenizer.safetensors");
+        let tensors = safetensors::SafeTensors::deserialize(bytes).unwrap();
         let (numbers, rest) = tensors.tensor("tokens").unwrap().data().as_chunks::<4>();
         assert!(rest.is_empty());
         let expected: Vec<u32> = numbers.iter().map(|b| u32::from_le_bytes(*b)).collect();

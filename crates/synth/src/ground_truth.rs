@@ -193,7 +193,7 @@ mod tests {
         }
         assert!(masked > 0 && unmasked > 13 * 55, "{masked} and {unmasked}");
         // A second call finds everything there; one without the store makes it again.
-        std::fs::remove_file(folder.path().join("truth/unlabeled-000.parquet")).unwrap();
+        fs_err::remove_file(folder.path().join("truth/unlabeled-000.parquet")).unwrap();
         write_dataset(folder.path(), &config, &mut |_, _| {}).unwrap();
         let again = Store::open(&folder.path().join("truth")).unwrap();
         assert!(again.iter().eq(store.iter()));

@@ -371,7 +371,7 @@ pub fn read_image(path: &Path) -> Result<Rgb, TaskError> {
         reason,
     };
     // The name comes from a file with labels.
-    let size = std::fs::metadata(path)
+    let size = fs_err::metadata(path)
         .map_err(|e| {
             error(format!(
                 "expected an image that the labels name, found: {e}"

@@ -186,7 +186,7 @@ fn an_adapter_is_only_dropped_when_that_is_asked_for() {
             .unwrap_err()
             .to_string();
         let hint = match &config.adapter {
-            Adapter::Moe(_) => "--mix",
+            Adapter::Moe(_) => "--prompt",
             _ => "--drop-adapter",
         };
         for words in [what, hint, "numbers would be lost"] {

@@ -1,112 +1,36 @@
-//! Chores of the repository: `cargo xtask ci` is the one gate, `cargo xtask check-deps` holds the
-//! crates to the table in the README.
+//! Chores of the repository: `cargo xtask ci` is the one gate, `cargo xtask check-deps` compares
+//! the crates with the table in the README, `cargo xtask structure` counts the code.
 #![allow(clippy::print_stdout)]
 
-use std::collections::{BTreeMap, BTreeSet};
+mod dependencies;
+mod gate;
+mod rust_version;
+mod structure;
+
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Which of our crates each crate may use. The README shows the same table.
-const MAY_USE: &[(&str, &[&str])] = &[
-    ("clasp-data", &[]),
-    ("clasp-metrics", &[]),
-    ("clasp-model", &[]),
-    ("clasp-weights", &["clasp-data", "clasp-model"]),
-    (
-        "clasp-label",
-        &["clasp-data", "clasp-model", "clasp-weights"],
-    ),
-    ("clasp-synth", &["clasp-data"]),
-    (
-        "clasp-clip",
-        &[
-            "clasp-data",
-            "clasp-label",
-            "clasp-model",
-            "clasp-synth",
-            "clasp-weights",
-        ],
-    ),
-    ("clasp-run", &["clasp-data"]),
-    (
-        "clasp-pretrain",
-        &["clasp-data", "clasp-model", "clasp-run", "clasp-weights"],
-    ),
-    (
-        "clasp-tasks",
-        &[
-            "clasp-data",
-            "clasp-metrics",
-            "clasp-model",
-            "clasp-run",
-            "clasp-weights",
-        ],
-    ),
-    (
-        "clasp",
-        &[
-            "clasp-clip",
-            "clasp-data",
-            "clasp-label",
-            "clasp-metrics",
-            "clasp-model",
-            "clasp-pretrain",
-            "clasp-run",
-            "clasp-synth",
-            "clasp-tasks",
-            "clasp-weights",
-        ],
-    ),
-    ("xtask", &[]),
-];
-
-/// Crates that stay free of Burn, so that they build and test in seconds.
-const WITHOUT_BURN: &[&str] = &["clasp-data", "clasp-metrics", "clasp-synth"];
-
 fn main() -> Result<()> {
-    match std::env::args().nth(1).as_deref() {
-        Some("ci") => ci(),
-        Some("check-deps") => check_deps(),
-        other => bail!("expected `ci` or `check-deps`, found {other:?}"),
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        ["ci"] => gate::ci(),
+        ["check-deps"] => {
+            let metadata = metadata()?;
+            dependencies::check(&metadata)?;
+            rust_version::check(&metadata)
+        }
+        ["structure", ..] => structure::structure(&metadata()?, &arguments[1..]),
+        _ => bail!(
+            "expected `ci`, `check-deps` or `structure [--json]`, found `{}`",
+            arguments.join(" ")
+        ),
     }
 }
 
-/// Formatting, lints, dependency table, then the test command of the README.
-fn ci() -> Result<()> {
-    run("cargo", &["fmt", "--all", "--check"])?;
-    check_deps()?;
-    run(
-        "cargo",
-        &[
-            "clippy",
-            "--release",
-            "--workspace",
-            "--all-targets",
-            "--locked",
-            "--",
-            "-D",
-            "warnings",
-        ],
-    )?;
-    run("cargo", &["test", "--release", "--workspace", "--locked"])
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<()> {
-    println!("$ {program} {}", arguments.join(" "));
-    let status = Command::new(program)
-        .args(arguments)
-        .status()
-        .with_context(|| format!("starting {program}"))?;
-    ensure!(
-        status.success(),
-        "`{program} {}` failed: {status}",
-        arguments.join(" ")
-    );
-    Ok(())
-}
-
-fn check_deps() -> Result<()> {
+/// What `cargo metadata` says about the crates of the workspace.
+fn metadata() -> Result<serde_json::Value> {
     let output = Command::new("cargo")
         .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
         .output()
@@ -116,55 +40,13 @@ fn check_deps() -> Result<()> {
         "cargo metadata failed:\n{}",
         String::from_utf8_lossy(&output.stderr)
     );
-    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let found = dependencies(&metadata)?;
-    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
-
-    let mut wrong = Vec::new();
-    for (name, uses) in &found {
-        let Some(may) = allowed.get(name.as_str()) else {
-            wrong.push(format!("`{name}` is not in the table of crates/xtask"));
-            continue;
-        };
-        for used in uses {
-            if found.contains_key(used) && !may.contains(&used.as_str()) {
-                wrong.push(format!("`{name}` must not use `{used}`"));
-            }
-            if used.starts_with("burn") && WITHOUT_BURN.contains(&name.as_str()) {
-                wrong.push(format!(
-                    "`{name}` must stay free of Burn, but uses `{used}`"
-                ));
-            }
-        }
-    }
-    ensure!(
-        wrong.is_empty(),
-        "dependencies between crates:\n  {}",
-        wrong.join("\n  ")
-    );
-    println!(
-        "dependencies of {} crates agree with the table",
-        found.len()
-    );
-    Ok(())
+    Ok(serde_json::from_slice(&output.stdout)?)
 }
 
-/// Each workspace crate with the names of what it depends on outside its tests.
-fn dependencies(metadata: &serde_json::Value) -> Result<BTreeMap<String, BTreeSet<String>>> {
-    let packages = metadata["packages"]
-        .as_array()
-        .context("cargo metadata without packages")?;
-    let mut found = BTreeMap::new();
-    for package in packages {
-        let name = package["name"].as_str().context("package without a name")?;
-        let uses = package["dependencies"]
-            .as_array()
-            .context("package without dependencies")?
-            .iter()
-            .filter(|dependency| dependency["kind"] != "dev")
-            .filter_map(|dependency| dependency["name"].as_str().map(str::to_owned))
-            .collect();
-        found.insert(name.to_owned(), uses);
-    }
-    Ok(found)
+/// A file of the repository, by its path from the root.
+fn in_repository(metadata: &serde_json::Value, path: &str) -> Result<PathBuf> {
+    let root = metadata["workspace_root"]
+        .as_str()
+        .context("cargo metadata without a workspace root")?;
+    Ok(Path::new(root).join(path))
 }

@@ -19,15 +19,15 @@ use crate::args::{Clip, ClipScore, ClipTrain, Common};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt, mini};
 
-/// Held-out drawn pairs that training measures itself on.
+/// Held-out synthetic pairs that training is evaluated on.
 const HELD_OUT: usize = 512;
-/// Drawn pairs of which training sees crops.
+/// Synthetic pairs that training crops.
 const POOL: usize = 32_768;
 
-/// Seed of the people that are scored; training never sees it.
+/// Seed of the people of `clip score`, never used in training.
 const SCORE_SEED: u64 = 0x5343_4f52;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Clip) -> Result<Outcome> {
     match arguments {
         Clip::Train(arguments) => train_clip(common, arguments),
@@ -47,7 +47,7 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
     let run = beside(out, ".run")?;
     if run.join("checkpoint.safetensors").exists() && !arguments.resume {
         bail!(
-            "{}: holds the checkpoint of an earlier run\n  hint: go on with it by --resume, or remove the folder",
+            "{}: holds the checkpoint of an earlier run\nhint: resume it with --resume, or remove the folder",
             run.display()
         );
     }
@@ -101,7 +101,7 @@ fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
     } else {
         let step = trained.step;
         format!(
-            "stopped after step {step}; wrote {} as it is so far; the same command with --resume goes on",
+            "stopped after step {step}; wrote {} as it is so far; run the same command with --resume to continue",
             out.display()
         )
     };
@@ -138,14 +138,20 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
     };
     let labeler = ClipLabeler::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
     let people = arguments.people;
-    let mut meter = Meter::new(common, "score drawn people", "images");
-    let drawn = score_synthetic(&labeler, people, SCORE_SEED, arguments.style, &mut |done| {
-        meter.set(done as u64, people as u64, "");
-    })?;
+    let mut meter = Meter::new(common, "score synthetic people", "images");
+    let drawn = score_synthetic(
+        &labeler,
+        people,
+        SCORE_SEED,
+        arguments.style,
+        &mut |done| {
+            meter.set(done as u64, people as u64, "");
+        },
+    )?;
     drop(meter);
     let drawn_people = match arguments.style {
-        Style::Standard => "drawn people",
-        Style::HeldOut => "drawn people, held-out style",
+        Style::Standard => "synthetic people",
+        Style::HeldOut => "synthetic people, held-out style",
     };
     let mut scores = BTreeMap::from([(drawn_people, drawn)]);
     if let Some(folder) = &arguments.photos {
@@ -162,7 +168,7 @@ fn describe(scores: &BTreeMap<&str, ZeroShotScores>) -> String {
         let _ = writeln!(
             text,
             "{images}\n  {:<16} {:>7} {:>7} {:>8} {:>11} {:>8} {:>8} {:>10}",
-            "attribute", "images", "AUC", "raw", "calibrated", "recall", "chance", "commonest"
+            "attribute", "images", "AUC", "raw", "calibrated", "recall", "chance", "majority"
         );
         for row in &score.attributes {
             let _ = writeln!(
@@ -181,7 +187,7 @@ fn describe(scores: &BTreeMap<&str, ZeroShotScores>) -> String {
         if let Some(parts) = &score.parts {
             let _ = writeln!(
                 text,
-                "  part maps of {} images: mIoU {:.1}% (chance {:.1}%), patch positions right {:.1}%",
+                "  part maps of {} images: mIoU {:.1}% (chance {:.1}%), correct patch positions {:.1}%",
                 parts.images,
                 100.0 * parts.mean_iou,
                 100.0 * parts.chance,

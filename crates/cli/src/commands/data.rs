@@ -16,10 +16,10 @@ use crate::args::{Common, Data};
 use crate::progress::{Meter, say};
 use crate::{Outcome, interrupt};
 
-/// Unreadable files named on the screen; `--json` has them all.
+/// Unreadable files that are printed; `--json` has all.
 const NAMED: usize = 10;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
     match arguments {
         Data::Check { path } => {
@@ -67,7 +67,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
                 let packed = report.images;
                 say(
                     common,
-                    &format!("stopped after {packed} images; the same command goes on"),
+                    &format!("stopped after {packed} images; run the same command to resume"),
                 );
                 return Ok(Outcome::Stopped);
             }
@@ -79,7 +79,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
                 out.display()
             );
             if report.resized > 0 {
-                let _ = write!(text, ", {} made smaller", report.resized);
+                let _ = write!(text, ", {} downscaled", report.resized);
             }
             list_unreadable(&mut text, &report.unreadable);
             print_result(common.json, &report, &text)?;
@@ -119,7 +119,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
     }
 }
 
-/// What a check found, in words.
+/// The result of a check as text.
 fn describe(report: &Report) -> String {
     let mut text = format!("{}: {} images", report.path, report.images);
     if let Some(decoded) = report.decoded {
@@ -170,7 +170,7 @@ fn describe(report: &Report) -> String {
         let names = Vec::from_iter(names).join(", ");
         let _ = write!(
             text,
-            "\nlooked for here and in the usual folders below, and not found (--json has the paths):\n  {names}"
+            "\nnot found here or in the usual subfolders (--json lists the paths):\n  {names}"
         );
     }
     text

@@ -1,9 +1,9 @@
-//! `clasp demo`: the whole flow on synthetic people, and a report.
+//! `clasp demo`: the whole pipeline on synthetic people, and a report.
 //!
-//! Everything is made by the libraries that the other verbs use, in the folder `--out`: `people/` (synth), `labels/`
+//! The libraries of the other commands write everything into the folder `--out`: `people/` (synth), `labels/`
 //! (label), `run/`, `dino/` and `init/` (pretrain: CLASP, DINO with as many steps, and no step at all), `results.json`
-//! (eval --frozen) and `report.html`. Run again, it goes on where it was stopped or killed, and makes no label and takes
-//! no step twice. How many steps both take stands in one place, `run.steps` of the recipe `demo`.
+//! (eval --frozen) and `report.html`. Run again after a stop or kill, it resumes: no label and no step is computed twice.
+//! Both pre-trainings take `run.steps` of the recipe `demo`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,12 +37,12 @@ use super::pretrain::pretrain;
 use crate::args::{Common, Demo, Task};
 use crate::progress::{Meter, duration, say};
 use crate::report::{
-    Cell, FeaturePicture, Found, LegendEntry, Report, Retrieved, Sample, Strip, Table, ViewPicture,
-    map_url, photo_url,
+    Cell, DemoReport, FeaturePicture, LabeledSample, LegendEntry, MatchPicture, QueryStrip,
+    ResultTable, Retrieved, ViewPicture, map_url, photo_url,
 };
 use crate::{Outcome, device, feature_map, mini, plot};
 
-/// Height and width of the drawn crops.
+/// Height and width of the synthetic crops.
 const SIZE: [usize; 2] = [128, 64];
 const TASKS_SHOWN: [Task; 4] = [Task::Reid, Task::Attributes, Task::Parsing, Task::Pose];
 /// Queries, samples and feature pictures in the report.
@@ -50,7 +50,7 @@ const STRIPS: usize = 6;
 const SAMPLES: usize = 8;
 const FEATURES: usize = 4;
 /// Names of rows of the table.
-const INITIALISATION: &str = "initialisation";
+const INITIALIZATION: &str = "initialization";
 const DINO: &str = "DINO";
 const CLASP: &str = "CLASP";
 /// What changes the demo's recipe into that of DINO, whatever else was set.
@@ -62,20 +62,20 @@ const AS_DINO: [&str; 3] = [
 /// Figures of several seeds, as `runs/evidence.py --tables demo --write docs/results.md` writes them.
 const RANGES: &str = include_str!("../../../../docs/demo-ranges.json");
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
     let finished = match demo(common, arguments) {
         Err(error) if matches!(error.downcast_ref(), Some(TaskError::Stopped)) => false,
         other => other?,
     };
     if !finished {
-        say(common, "stopped; the same command goes on");
+        say(common, "stopped; run the same command to resume");
         return Ok(Outcome::Stopped);
     }
     Ok(Outcome::Done)
 }
 
-/// The whole flow; false where Ctrl-C stopped it.
+/// The whole pipeline; false where Ctrl-C stopped it.
 fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     let begun = Instant::now();
     let out = &arguments.out;
@@ -84,10 +84,10 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     let people = out.join("people");
     let images = people.join("unlabeled");
 
-    say(common, "1/5 drawing synthetic people");
+    say(common, "1/5 rendering synthetic people");
     draw(common, &people, arguments)?;
 
-    say(common, "2/5 labelling them with the small CLIP");
+    say(common, "2/5 labeling them with clasp-mini");
     let labels = out.join("labels");
     let source = Source::open(&images.to_string_lossy())?;
     if !label(common, &source, &labels, &device)? {
@@ -107,7 +107,7 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     if !trained.run.finished {
         return Ok(false);
     }
-    say(common, "    and DINO with as many steps, to compare with");
+    say(common, "    and DINO for comparison, with as many steps");
     let mut plain = overrides.clone();
     plain.extend(AS_DINO.map(str::to_owned));
     let plain = begin_or_go_on(
@@ -121,11 +121,11 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
     if trained.run.metrics.is_empty() && plain.run.metrics.is_empty() {
         say(
             common,
-            "all steps were taken before: only results and report are made again",
+            "training is finished: only results and report are written again",
         );
     }
 
-    say(common, "4/5 evaluating on people it never saw");
+    say(common, "4/5 evaluating on held-out people");
     let mut start = overrides.clone();
     start.push("run.steps=0".to_owned());
     let init = begin_or_go_on(
@@ -133,13 +133,13 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
         &PretrainRecipe::load("demo", &start)?,
         &out.join("init"),
     )?;
-    let networks = Networks {
+    let networks = ComparedNetworks {
         before: Model::load(&init.backbone, None, &device)?,
         dino: Model::load(&plain.backbone, None, &device)?,
         after: Model::load(&trained.backbone, None, &device)?,
     };
     let results = evaluate(common, &networks, &people)?;
-    let figures: Vec<Value> = results.iter().map(Row::to_json).collect();
+    let figures: Vec<Value> = results.iter().map(NetworkMetrics::to_json).collect();
     let text = serde_json::to_string_pretty(&figures)?;
     atomic_write(&out.join("results.json"), |file| {
         file.write_all(text.as_bytes())
@@ -199,7 +199,7 @@ fn draw(common: &Common, folder: &Path, arguments: &Demo) -> Result<()> {
     Ok(())
 }
 
-/// Labels the drawn people; false where Ctrl-C stopped it.
+/// Labels the synthetic people; false where Ctrl-C stopped it.
 fn label(common: &Common, source: &Source, folder: &Path, device: &Device) -> Result<bool> {
     let (clip, info) = mini::load("mini", device)?;
     let config = LabelConfig::default();
@@ -213,12 +213,12 @@ fn label(common: &Common, source: &Source, folder: &Path, device: &Device) -> Re
 }
 
 /// Figures of one network with one mix on all tasks.
-struct Row {
+struct NetworkMetrics {
     name: String,
     figures: Vec<Figures>,
 }
 
-impl Row {
+impl NetworkMetrics {
     fn to_json(&self) -> Value {
         let tasks: BTreeMap<&str, Value> = self
             .figures
@@ -236,7 +236,7 @@ impl Row {
 }
 
 /// The networks that are compared.
-struct Networks {
+struct ComparedNetworks {
     /// CLASP's, before the first step.
     before: Model,
     /// After as many steps of DINO.
@@ -245,8 +245,12 @@ struct Networks {
     after: Model,
 }
 
-fn evaluate(common: &Common, networks: &Networks, people: &Path) -> Result<Vec<Row>> {
-    let row = |name: &str, model: &Model, mix: Option<usize>| -> Result<Row> {
+fn evaluate(
+    common: &Common,
+    networks: &ComparedNetworks,
+    people: &Path,
+) -> Result<Vec<NetworkMetrics>> {
+    let row = |name: &str, model: &Model, mix: Option<usize>| -> Result<NetworkMetrics> {
         let figures = TASKS_SHOWN.iter().map(|&task| {
             let (mix_name, mix) = match mix {
                 Some(task) => (TASKS[task].to_owned(), Mix::single(task)),
@@ -254,18 +258,18 @@ fn evaluate(common: &Common, networks: &Networks, people: &Path) -> Result<Vec<R
             };
             eval::evaluate(common, task, model, (&mix_name, mix), people, false, STRIPS)
         });
-        Ok(Row {
+        Ok(NetworkMetrics {
             name: name.to_owned(),
             figures: figures.collect::<Result<_>>()?,
         })
     };
-    let Networks {
+    let ComparedNetworks {
         before,
         dino,
         after,
     } = networks;
     let mut rows = vec![
-        row(INITIALISATION, before, None)?,
+        row(INITIALIZATION, before, None)?,
         row(DINO, dino, None)?,
         row(CLASP, after, None)?,
     ];
@@ -277,7 +281,7 @@ fn evaluate(common: &Common, networks: &Networks, people: &Path) -> Result<Vec<R
 }
 
 /// The figures to quote: name and place among those of a task.
-fn header(results: &[Row]) -> Vec<String> {
+fn header(results: &[NetworkMetrics]) -> Vec<String> {
     let mut names = vec![String::new()];
     names.extend(
         results
@@ -299,7 +303,7 @@ fn first(figures: &Figures) -> f64 {
         .map_or(f64::NAN, |(_, value)| *value)
 }
 
-fn table_text(results: &[Row]) -> String {
+fn table_text(results: &[NetworkMetrics]) -> String {
     let line = |name: &str, values: &mut dyn Iterator<Item = String>| {
         let values: String = values.map(|value| format!("{value:>16}")).collect();
         format!("{name:<24}{values}")
@@ -329,7 +333,7 @@ struct Ranges {
     seeds: usize,
     /// Commit of the program that made them.
     made: String,
-    /// Row, task, figures.
+    /// Row, task, metrics.
     rows: BTreeMap<String, BTreeMap<String, [f64; 3]>>,
 }
 
@@ -347,7 +351,7 @@ impl Ranges {
     }
 }
 
-fn table(results: &[Row], people: usize, steps: u64) -> Result<Table> {
+fn table(results: &[NetworkMetrics], people: usize, steps: u64) -> Result<ResultTable> {
     let ranges = Ranges::read()?;
     let same = ranges.people == people && ranges.steps == steps;
     let beside = |row: &str, task: &str| {
@@ -400,7 +404,7 @@ fn table(results: &[Row], people: usize, steps: u64) -> Result<Table> {
             ranges.seeds, ranges.people, ranges.steps
         ));
     }
-    Ok(Table {
+    Ok(ResultTable {
         header: header(results),
         rows,
         note,
@@ -411,7 +415,7 @@ fn table(results: &[Row], people: usize, steps: u64) -> Result<Table> {
 /// `clasp synth` writes as another store of labels. `None` where the folder of people has none.
 ///
 /// This is the one place that says how the accuracy of labels is measured.
-fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<Table>> {
+fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
     let truth = people.join("truth");
     if !truth.is_dir() {
         return Ok(None);
@@ -429,7 +433,7 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<Table>> {
     ]];
     rows.extend(found.attributes.iter().map(|one| {
         let learnt = match one.off {
-            true => Cell::plain("switched off".to_owned()),
+            true => Cell::plain("not used".to_owned()),
             false => percent(1.0 - one.masked),
         };
         vec![
@@ -439,8 +443,8 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<Table>> {
             percent(one.commonest),
         ]
     }));
-    Ok(Some(Table {
-        header: ["label", "correct", "share learnt", "commonest value"]
+    Ok(Some(ResultTable {
+        header: ["label", "correct", "share learned", "most frequent value"]
             .map(str::to_owned)
             .to_vec(),
         rows,
@@ -472,12 +476,12 @@ fn share_of_most(counts: impl Iterator<Item = usize> + Clone) -> f64 {
 #[allow(clippy::too_many_arguments)]
 fn report(
     arguments: &Demo,
-    results: &[Row],
+    results: &[NetworkMetrics],
     source: &Source,
     labels: &Path,
     out: &Path,
     people: &Path,
-    networks: &Networks,
+    networks: &ComparedNetworks,
     recipe: &PretrainRecipe,
     seconds: f64,
 ) -> Result<String> {
@@ -493,7 +497,7 @@ fn report(
     let legend = parts.iter().enumerate().map(|(class, part)| {
         let [r, g, b] = color(class as u8);
         LegendEntry {
-            colour: format!("rgb({r},{g},{b})"),
+            color: format!("rgb({r},{g},{b})"),
             name: part.name.clone(),
         }
     });
@@ -505,7 +509,7 @@ fn report(
     }
     let [(_, run), (_, dino)] = &runs;
     let steps = steps_of(run)?;
-    let page = Report {
+    let page = DemoReport {
         title: "clasp demo".to_owned(),
         subtitle: format!(
             "synthetic people, seed {}, {steps} steps; this call took {}",
@@ -545,7 +549,7 @@ fn report(
         ),
         strips: retrieval(results)?,
         feature_note: "The three directions in which the features vary most over these pictures, shown as red, green and \
-                       blue; colours can be compared within a column only."
+                       blue; colors can be compared within a column only."
             .to_owned(),
         feature_names: ["picture", "before training", "identity prompt", "part prompt"]
             .map(str::to_owned)
@@ -573,14 +577,14 @@ fn steps_of(run: &Path) -> Result<u64> {
     }
 }
 
-fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Result<Sample> {
+fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Result<LabeledSample> {
     let image = decode(&source.read(i)?, &Limits::default())?;
     let key = source.key(i);
     let labels = store
         .get(key)
         .with_context(|| format!("no labels of {key}"))?;
     let grid = [store.meta.rows, store.meta.columns];
-    Ok(Sample {
+    Ok(LabeledSample {
         image: photo_url(&image),
         parts: map_url(&overlay(&image, labels.parts, grid)),
         attributes: vec![attribute_line(&labels, store, rule)],
@@ -658,7 +662,7 @@ fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
     let log = log_lines(&run.join("metrics.jsonl"))?;
     let dino = log_lines(&dino.join("metrics.jsonl"))?;
     let uniform = match PretrainRecipe::of_run(run, &[])?.projection_head.prototypes {
-        Auto::Value(outputs) => Some(plot::Reference {
+        Auto::Value(outputs) => Some(plot::ReferenceLine {
             name: format!("ln K = ln {outputs} = {:.2}", (outputs as f64).ln()),
             at: (outputs as f64).ln(),
         }),
@@ -674,10 +678,10 @@ fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
             .iter()
             .map(|(name, log, key)| (*name, series(log, key)))
             .collect();
-        let kept: Vec<plot::Line> = series
+        let kept: Vec<plot::ChartLine> = series
             .iter()
             .filter(|(_, points)| !points.is_empty())
-            .map(|(name, points)| plot::Line { name, points })
+            .map(|(name, points)| plot::ChartLine { name, points })
             .collect();
         let axes = plot::Axes {
             title,
@@ -736,7 +740,7 @@ fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
 }
 
 /// The same queries before training and after it.
-fn retrieval(results: &[Row]) -> Result<Vec<Strip>> {
+fn retrieval(results: &[NetworkMetrics]) -> Result<Vec<QueryStrip>> {
     let of = |name: &str| {
         let row = results.iter().find(|row| row.name == name);
         row.and_then(|row| row.figures.first())
@@ -750,7 +754,7 @@ fn retrieval(results: &[Row]) -> Result<Vec<Strip>> {
     };
     let retrieved = |name: &str, strip: &clasp_tasks::reid::Strip| -> Result<Retrieved> {
         let found = strip.matches.iter().map(|(path, right)| {
-            Ok(Found {
+            Ok(MatchPicture {
                 image: url(path)?,
                 right: *right,
             })
@@ -760,7 +764,7 @@ fn retrieval(results: &[Row]) -> Result<Vec<Strip>> {
             found: found.collect::<Result<_>>()?,
         })
     };
-    let (before, after) = (of(INITIALISATION), of(CLASP));
+    let (before, after) = (of(INITIALIZATION), of(CLASP));
     let strips = after.iter().map(|after| {
         let before = before.iter().find(|before| before.query == after.query);
         let mut rows = Vec::new();
@@ -768,7 +772,7 @@ fn retrieval(results: &[Row]) -> Result<Vec<Strip>> {
             rows.push(retrieved("before training", before)?);
         }
         rows.push(retrieved(CLASP, after)?);
-        Ok(Strip {
+        Ok(QueryStrip {
             query: url(&after.query)?,
             rows,
         })
@@ -776,8 +780,8 @@ fn retrieval(results: &[Row]) -> Result<Vec<Strip>> {
     strips.collect()
 }
 
-fn features(people: &Path, networks: &Networks) -> Result<Vec<FeaturePicture>> {
-    let Networks { before, after, .. } = networks;
+fn features(people: &Path, networks: &ComparedNetworks) -> Result<Vec<FeaturePicture>> {
+    let ComparedNetworks { before, after, .. } = networks;
     let market = Market1501::open(people)?;
     let count = FEATURES.min(market.query.len());
     let images = (0..count)
@@ -816,7 +820,7 @@ mod tests {
     fn the_ranges_of_the_results_are_read_and_their_rows_are_those_of_the_demo() {
         let ranges = Ranges::read().unwrap();
         assert!(ranges.seeds >= 3 && !ranges.made.is_empty());
-        for name in ["chance", INITIALISATION, CLASP] {
+        for name in ["chance", INITIALIZATION, CLASP] {
             for task in TASKS_SHOWN {
                 let task = eval::name(task);
                 let [mean, low, high] = ranges.rows[name][task];

@@ -20,29 +20,29 @@ use crate::args::{Common, Embed};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt};
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     remove_abandoned_of(&arguments.out)?;
     let source = open_images(&arguments.images, arguments.keep_going)?;
     // Another ending, or a name that does not fit, is an error now, not after hours.
     FeatureFile::create(&arguments.out)?.check_keys(&source)?;
-    let mix: Mix = arguments.mix.parse()?;
+    let mix: Mix = arguments.prompt.parse()?;
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
-    let precision = device::precision(common, arguments.products, &device)?;
+    let precision = device::precision(common, arguments.precision, &device)?;
     let asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
         "embed": one_or_all(&arguments.images),
         "model": digest(&arguments.model)?,
-        "mix": mix,
+        "prompt": mix,
         "size": arguments.size,
         "precision": precision.to_string(),
     });
     let extractor = BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
     if partial.done > 0 {
-        say(common, &format!("going on after {} images", partial.done));
+        say(common, &format!("resuming after {} images", partial.done));
     }
     let finished = all(
         common,
@@ -89,7 +89,7 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Embeds all images that are still to do, putting rows away after each chunk; false where Ctrl-C stopped it.
+/// Embeds the remaining images and writes rows after each chunk; false where Ctrl-C stopped it.
 fn all(
     common: &Common,
     arguments: &Embed,
@@ -110,7 +110,7 @@ fn all(
         }
         interrupt::flow(&stop)
     };
-    let some = |items: Range<usize>| -> Result<Option<Vec<partial::Outcome>>> {
+    let some = |items: Range<usize>| -> Result<Option<Vec<partial::ImageResult>>> {
         match embed_some(extractor, preprocess, source, items, &options, &progress) {
             Err(TaskError::Stopped) => Ok(None),
             Err(error) => Err(anyhow::Error::from(error)),
@@ -134,7 +134,7 @@ fn from_line(line: &Value) -> Result<(&str, Vec<f32>)> {
     let field = |name: &str| {
         line[name]
             .as_str()
-            .context("a damaged line of what is done")
+            .context("a damaged line of finished results")
     };
     let bytes = BASE64_STANDARD.decode(field("feature")?)?;
     let (values, _) = bytes.as_chunks::<4>();

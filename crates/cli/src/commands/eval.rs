@@ -80,7 +80,7 @@ impl Model {
     }
 }
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     check_data(&arguments.data)?;
     if let Some(path) = &arguments.predictions {
@@ -96,8 +96,10 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         bail!("{option} is for reid, not for {}", name(arguments.task));
     }
     if !arguments.frozen {
-        if arguments.mix.is_some() {
-            bail!("--mix is for --frozen: a fine-tuned model has the mix that it was trained with");
+        if arguments.prompt.is_some() {
+            bail!(
+                "--prompt is for --frozen: a fine-tuned model has the prompt that it was trained with"
+            );
         }
         return with_task!(arguments.task, T => tuned::<T>(common, arguments));
     }
@@ -114,8 +116,8 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     }
     let device = device::pick(common.device.as_deref())?;
     let mut model = Model::load(&arguments.model, arguments.size, &device)?;
-    model.precision = device::precision(common, arguments.products, &device)?;
-    let mixes = match arguments.mix.as_deref() {
+    model.precision = device::precision(common, arguments.precision, &device)?;
+    let mixes = match arguments.prompt.as_deref() {
         None => vec![default_mix(arguments.task)],
         Some("all") => {
             let single = (0..TASKS.len()).map(|task| (TASKS[task].to_owned(), Mix::single(task)));
@@ -140,7 +142,7 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         if text.is_empty() {
             let _ = writeln!(text, "{}\n", figures.protocol);
         }
-        let _ = write!(text, "{:<44}", format!("mix {mix_name}"));
+        let _ = write!(text, "{:<44}", format!("prompt {mix_name}"));
         for (figure, value) in &figures.figures {
             let _ = write!(text, "  {figure} {:.2}", 100.0 * value);
         }
@@ -165,7 +167,7 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
         set.push(format!("false_rate={rate:e}"));
     }
     let mut model = super::tuned::load::<T>(&arguments.model, &set, arguments.size, &device)?;
-    model.precision = device::precision(common, arguments.products, &device)?;
+    model.precision = device::precision(common, arguments.precision, &device)?;
     let split = arguments.split.as_deref().unwrap_or("test");
     let data = model
         .task
@@ -204,12 +206,12 @@ fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome
     Ok(Outcome::Done)
 }
 
-/// Writes the threshold of a report into the file of its model; what was done, in words.
+/// Writes the threshold of an evaluation into the file of its model; returns a message.
 fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
     let same = serde_json::from_value::<Option<SamePerson>>(report.details["same_person"].clone())?;
     let Some(same) = same else {
         bail!(
-            "--calibrate: expected pairs of one person and of two in {}, found none that a threshold could be read off",
+            "--calibrate: expected same-person and different-person pairs in {}, found too few for a threshold",
             report.data
         );
     };
@@ -217,7 +219,7 @@ fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
     let chosen_by = weights_tuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
     let mut model = finetune::Model::<Reid>::load(&file, &Device::flex())?;
     let text = format!(
-        "\nkept in {}: the same person from cosine {:.4}, which {:.1} % of the pairs of one person and {:.3} % of those of two reach",
+        "\nkept in {}: the same person from cosine {:.4}, reached by {:.1} % of the same-person pairs and {:.3} % of the different-person pairs",
         file.display(),
         same.cosine,
         100.0 * same.true_rate,
@@ -228,7 +230,7 @@ fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
     Ok(text)
 }
 
-/// A protocol that says what is not usual.
+/// The protocol, with the precision where it is not f32.
 fn with_precision(protocol: String, precision: Precision) -> String {
     match precision {
         Precision::F32 => protocol,
@@ -306,7 +308,7 @@ fn frozen(task: Task) -> Result<fn(&Run<'_>) -> Result<Found>> {
         Task::Parsing => Ok(frozen_parsing),
         Task::Pose => Ok(frozen_pose),
         Task::Detection | Task::Search => bail!(
-            "{} has no frozen evaluation\n  hint: fine-tune a model with `clasp finetune {0}` and leave out --frozen",
+            "{} has no frozen evaluation\nhint: fine-tune a model with `clasp finetune {0}` and leave out --frozen",
             name(task)
         ),
     }

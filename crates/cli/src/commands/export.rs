@@ -24,12 +24,14 @@ use serde_json::json;
 use super::tuned::{load, with_task};
 use super::{open_images, print_result};
 use crate::Outcome;
-use crate::args::{Common, Export, ExportOnnx, ExportSafetensors, OnnxOutput, Task};
+use crate::args::{
+    Common, Export, ExportOnnx, ExportPrecision, ExportSafetensors, OnnxOutput, Task,
+};
 
-/// Images that an ONNX file is checked with.
+/// Images that an ONNX file is verified with.
 const SAMPLES: usize = 4;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Export) -> Result<Outcome> {
     match arguments {
         Export::Safetensors(arguments) => safetensors(common, arguments),
@@ -39,11 +41,11 @@ pub fn run(common: &Common, arguments: &Export) -> Result<Outcome> {
 
 fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome> {
     let (mut backbone, mut meta) = load_backbone(&arguments.model, &Device::flex())?;
-    if let Some(mix) = &arguments.mix {
+    if let Some(mix) = &arguments.prompt {
         let mix: Mix = mix.parse()?;
         ensure!(
             matches!(meta.config.adapter, Adapter::Moe(_)),
-            "--mix {mix}: {} has no prompts to fold\n  hint: leave out --mix",
+            "--prompt {mix}: {} has no prompts to fold\nhint: leave out --prompt",
             arguments.model.display()
         );
         backbone = backbone.fold(mix);
@@ -52,10 +54,9 @@ fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome
     let options = export::ExportOptions {
         names: arguments.names,
         drop_adapter: arguments.drop_adapter,
-        precision: if arguments.half {
-            StorageFormat::Fp16
-        } else {
-            StorageFormat::F32
+        precision: match arguments.precision {
+            ExportPrecision::F32 => StorageFormat::F32,
+            ExportPrecision::Fp16 => StorageFormat::Fp16,
         },
     };
     let exported = export::export(&arguments.out, &backbone, &meta, options)?;
@@ -84,14 +85,14 @@ fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome
 
 /// A backbone with the heads of pre-training that were asked for.
 #[derive(Module, Debug)]
-struct Network {
+struct ExportedNetwork {
     backbone: Backbone,
     part: Option<PartHead>,
     attribute: Option<AttributeHead>,
 }
 
-impl Network {
-    /// images: [batch, 3, height, width], mix: [batch, tasks].
+impl ExportedNetwork {
+    /// images: [batch, 3, height, width], mix: [batch, prompts].
     fn outputs(
         &self,
         images: Tensor<4>,
@@ -130,17 +131,17 @@ impl Network {
     }
 }
 
-/// What is known of a network that leaves.
+/// Metadata of an exported network.
 struct Facts {
-    /// Whether it hears the mix.
+    /// What conditions its blocks on the prompt.
     adapter: Adapter,
     /// How images become its input.
     preprocess: Preprocess,
-    /// Licence lines.
+    /// License lines.
     licences: Vec<String>,
     /// Where it comes from.
     origin: String,
-    /// The mix that is folded in unless another is asked for, and its name.
+    /// The default prompt weights, and their name.
     mix: (String, Mix),
 }
 
@@ -167,7 +168,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         ] {
             ensure!(
                 !(wants(output) && missing),
-                "{} has no head of {task}s: method `{}` did not learn them",
+                "{} has no head of {task}s: method `{}` trains none",
                 made.path.display(),
                 made.recipe.method.name()
             );
@@ -185,7 +186,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
             origin: format!("student of {}", made.path.display()),
             mix: identity,
         };
-        let network = Network {
+        let network = ExportedNetwork {
             backbone: made.backbone,
             part: made.part.filter(|_| wants(OnnxOutput::Part)),
             attribute: made.attribute.filter(|_| wants(OnnxOutput::Attribute)),
@@ -193,7 +194,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         (network, facts)
     } else {
         let (backbone, meta) = load_backbone(&arguments.model, &device)?;
-        let network = Network {
+        let network = ExportedNetwork {
             backbone,
             part: None,
             attribute: None,
@@ -207,11 +208,11 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
         };
         (network, facts)
     };
-    let fold = |network: Network, mix| Network {
+    let fold = |network: ExportedNetwork, mix| ExportedNetwork {
         backbone: network.backbone.fold(mix),
         ..network
     };
-    let forward = |network: &Network, images: Tensor<4>, mix: Tensor<2>| {
+    let forward = |network: &ExportedNetwork, images: Tensor<4>, mix: Tensor<2>| {
         network.outputs(images, mix, &wanted)
     };
     write_onnx(common, arguments, network, &fold, &forward, facts)
@@ -256,9 +257,9 @@ fn write_onnx<M: Module>(
     } = facts.preprocess;
     let size = arguments.size.unwrap_or([height, width]);
     let plain = facts.adapter == Adapter::None;
-    let (mix, prompt) = match arguments.mix.as_deref() {
+    let (mix, prompt) = match arguments.prompt.as_deref() {
         Some("input") if plain => bail!(
-            "{}: a backbone without an adapter does not hear the mix, so it cannot be an input\n  hint: leave out --mix",
+            "{}: a backbone without an adapter has no prompts, so they cannot be an input\nhint: leave out --prompt",
             arguments.model.display()
         ),
         Some("input") => (
@@ -281,7 +282,7 @@ fn write_onnx<M: Module>(
         ("size", format!("{}x{} (height x width)", size[0], size[1])),
         ("filter", filter.to_string()),
         ("pixels", "0 to 1 before mean and std, RGB".to_owned()),
-        ("mix", mix.clone()),
+        ("prompt", mix.clone()),
         ("origin", facts.origin),
         ("licences", facts.licences.join("\n")),
     ];
@@ -300,7 +301,7 @@ fn write_onnx<M: Module>(
         bytes: arguments.bytes,
         mean,
         std,
-        fp16: arguments.half,
+        fp16: arguments.precision == ExportPrecision::Fp16,
         external: arguments.external_data,
         metadata,
         samples,
@@ -311,14 +312,14 @@ fn write_onnx<M: Module>(
     let mut text = format!("{}\n", exported.signature.join("\n"));
     let nodes: usize = exported.operators.values().sum();
     text.push_str(&format!(
-        "opset {}, {nodes} nodes, {:.1} MB, mix {mix}\n",
+        "opset {}, {nodes} nodes, {:.1} MB, prompt {mix}\n",
         exported.opset,
         exported.bytes as f64 / 1e6
     ));
     for check in &exported.checks {
         let worst = check.differences.values().copied().fold(0.0, f32::max);
         text.push_str(&format!(
-            "checked on {} {}: largest difference {worst:.1e} (most {:.0e})\n",
+            "checked on {} {}: largest difference {worst:.1e} (allowed {:.0e})\n",
             check.batch, check.on, exported.tolerance
         ));
     }
@@ -329,12 +330,12 @@ fn write_onnx<M: Module>(
         ));
     }
     text.push_str(&format!("written to {}", arguments.out.display()));
-    let value = json!({ "out": arguments.out, "mix": mix, "exported": exported });
+    let value = json!({ "out": arguments.out, "prompt": mix, "exported": exported });
     print_result(common.json, &value, &text)?;
     Ok(Outcome::Done)
 }
 
-/// Images of the user's, or drawn people: bytes [n, height, width, 3].
+/// The user's images, or synthetic people: bytes [n, height, width, 3].
 fn samples(
     images: Option<&str>,
     [height, width]: [usize; 2],
@@ -345,7 +346,7 @@ fn samples(
             let drawn =
                 |index| clasp_synth::unlabeled_jpeg(0, index, height.max(64), width.max(32)).1;
             let people = (0..SAMPLES as u64).map(|index| decode(&drawn(index), &Limits::default()));
-            ("drawn people", people.collect::<Result<_, _>>()?)
+            ("synthetic people", people.collect::<Result<_, _>>()?)
         }
         Some(images) => {
             let source = open_images(&[images], false)?;
@@ -357,7 +358,7 @@ fn samples(
                 decode(&bytes, &Limits::default()).with_context(place)
             };
             (
-                "of your images",
+                "of the given images",
                 (0..count).map(read).collect::<Result<_>>()?,
             )
         }

@@ -13,7 +13,7 @@ use crate::args::{Common, Finetune};
 use crate::progress::{Meter, duration, rate, warn};
 use crate::{Outcome, device, interrupt};
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Finetune) -> Result<Outcome> {
     with_task!(arguments.task, T => finetune::<T>(common, arguments))
 }
@@ -70,7 +70,7 @@ fn go_on<T: Task>(arguments: &Finetune, run: &Path) -> Result<Order<T::Settings>
     let mut set = arguments.set.iter();
     if set.any(|set| set.starts_with("run.epochs")) {
         bail!(
-            "--resume: a run that has begun counts steps\n  hint: change them with --set run.steps=N, or leave out run.epochs"
+            "--resume: a run that has begun counts steps\nhint: change them with --set run.steps=N, or leave out run.epochs"
         );
     }
     Ok(Order {
@@ -92,7 +92,7 @@ fn begin<T: Task>(arguments: &Finetune) -> Result<Order<T::Settings>> {
         recipe.model.init.clone_from(init);
     }
     if recipe.data.path.as_os_str().is_empty() {
-        bail!("clasp finetune {name}: no data\n  hint: name the data set's folder with --data");
+        bail!("clasp finetune {name}: no data\nhint: name the dataset's folder with --data");
     }
     check_data(&recipe.data.path)?;
     let default = || PathBuf::from("runs").join(format!("{name}-{}", recipe.seed));
@@ -104,7 +104,7 @@ fn begin<T: Task>(arguments: &Finetune) -> Result<Order<T::Settings>> {
     })
 }
 
-/// Tells the user how the run goes.
+/// Prints the progress of the run.
 struct Teller {
     title: String,
     init: PathBuf,
@@ -155,7 +155,7 @@ impl Teller {
 fn describe(name: &str, summary: &Summary, folder: &Path) -> String {
     let Some(model) = &summary.model else {
         return format!(
-            "stopped after step {}; go on with: clasp finetune {name} --resume {}",
+            "stopped after step {}; resume with: clasp finetune {name} --resume {}",
             summary.steps,
             folder.display()
         );

@@ -8,12 +8,13 @@ use clasp_weights::backbone::{BackboneMeta, save_backbone};
 use clasp_weights::import;
 use serde_json::json;
 
+use super::config_lines::config_lines;
 use super::print_result;
 use crate::Outcome;
 use crate::args::{Common, Import};
 use crate::progress::warn;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
     if arguments.std.is_some_and(|std| std.contains(&0.0)) {
         bail!("--std: expected numbers other than 0, they are divided by");
@@ -45,15 +46,23 @@ pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// What a backbone's metadata say, a line each.
+/// Values of red, green and blue.
+fn channels(values: [f32; 3]) -> String {
+    values.map(|value| value.to_string()).join(", ")
+}
+
+/// A backbone's metadata in readable lines.
 pub fn describe(meta: &BackboneMeta) -> Result<String> {
     let mut text = String::new();
-    let config = serde_json::to_string(&meta.config)?;
-    let _ = writeln!(text, "  network        {config}");
+    let _ = writeln!(text, "  network\n{}", config_lines(&meta.config)?);
     let _ = writeln!(
         text,
-        "  preprocessing  {}x{} (height x width), {}, mean {:?}, std {:?}",
-        meta.height, meta.width, meta.filter, meta.mean, meta.std
+        "  preprocessing  {}x{} (height x width), {}, mean {}, std {}",
+        meta.height,
+        meta.width,
+        meta.filter,
+        channels(meta.mean),
+        channels(meta.std)
     );
     let _ = writeln!(
         text,

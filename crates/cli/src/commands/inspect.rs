@@ -1,4 +1,4 @@
-//! `clasp inspect FILE`: what a file of clasp, a published checkpoint, an ONNX file or a CLIP folder holds.
+//! `clasp inspect FILE`: the content of a file of clasp, a published checkpoint, an ONNX file or a CLIP folder.
 
 use std::path::Path;
 
@@ -20,20 +20,20 @@ use crate::Outcome;
 use crate::args::{Common, Inspect};
 use crate::mini;
 
-/// What a file or folder holds, as JSON and in words.
-struct Shown {
+/// The content of a file or folder, as JSON and as text.
+struct FileDescription {
     json: String,
     text: String,
 }
 
-impl Shown {
+impl FileDescription {
     fn new(value: &impl Serialize, text: String) -> Result<Self> {
         let json = serde_json::to_string_pretty(value)?;
         Ok(Self { json, text })
     }
 }
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
     let shown = look(&arguments.file)?;
     print_text(if common.json {
@@ -44,8 +44,8 @@ pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Tries one kind of content after the other, those first that are cheap to recognise.
-fn look(path: &Path) -> Result<Shown> {
+/// Tries the kinds of content in turn, first those that are recognized quickly.
+fn look(path: &Path) -> Result<FileDescription> {
     if !path.exists() && !mini::is_mini(&path.to_string_lossy()) {
         bail!("{}: no such file or folder", path.display());
     }
@@ -73,18 +73,18 @@ fn look(path: &Path) -> Result<Shown> {
     match mini::load(&path.to_string_lossy(), &Device::flex()) {
         Ok((model, info)) => clip(&model, &info),
         Err(as_clip) => bail!(
-            "{}: neither a backbone, nor labels, nor a CLIP\n  as a backbone: {as_backbone}\n  as a CLIP: {as_clip}",
+            "{}: expected a backbone, labels or a CLIP\n  as a backbone: {as_backbone}\n  as a CLIP: {as_clip}",
             path.display()
         ),
     }
 }
 
-fn onnx(path: &Path) -> Result<Shown> {
+fn onnx(path: &Path) -> Result<FileDescription> {
     let contents = Contents::read(path)?;
-    Shown::new(&contents, in_words(path, &contents))
+    FileDescription::new(&contents, in_words(path, &contents))
 }
 
-fn fine_tuned(path: &Path, meta: &FinetunedMeta) -> Result<Shown> {
+fn fine_tuned(path: &Path, meta: &FinetunedMeta) -> Result<FileDescription> {
     let chosen = match &meta.chosen_by {
         Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
         None => "the last step".to_owned(),
@@ -92,25 +92,25 @@ fn fine_tuned(path: &Path, meta: &FinetunedMeta) -> Result<Shown> {
     let same = &meta.settings["same_person"];
     let same = same["cosine"].as_f64().map_or(String::new(), |cosine| {
         let data = same["data"].as_str().unwrap_or_default();
-        format!("  same person from cosine {cosine:.4}, read off {data}\n")
+        format!("  same person from cosine {cosine:.4}, calibrated on {data}\n")
     });
     let text = format!(
-        "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{same}{}",
+        "fine-tuned model {}\n  task        {}\n  prompt      {}\n  chosen by   {chosen}\n{same}{}",
         path.display(),
         meta.task,
         meta.prompt_weights,
         describe(&meta.backbone)?
     );
-    Shown::new(meta, text)
+    FileDescription::new(meta, text)
 }
 
-fn backbone(path: &Path, meta: &BackboneMeta) -> Result<Shown> {
+fn backbone(path: &Path, meta: &BackboneMeta) -> Result<FileDescription> {
     let (stage, about) = (&meta.stage, describe(meta)?);
     let text = format!("backbone {} ({stage})\n{about}", path.display());
-    Shown::new(meta, text)
+    FileDescription::new(meta, text)
 }
 
-fn labels(path: &Path, store: &Store) -> Result<Shown> {
+fn labels(path: &Path, store: &Store) -> Result<FileDescription> {
     let meta = &store.meta;
     let parts: Vec<&str> = { meta.vocabulary.parts.iter() }
         .map(|part| part.name.as_str())
@@ -130,18 +130,18 @@ fn labels(path: &Path, store: &Store) -> Result<Shown> {
         format!("  parts       {}", parts.join(", ")),
         format!("  attributes  {}", attributes.join(", ")),
         match store.edited.len() {
-            0 => "  as labelled; no file was changed since".to_owned(),
+            0 => "  no file was changed since labeling".to_owned(),
             count => format!("  {count} files were changed since, or written by other programs"),
         },
     ];
     let value = json!({
         "labels": path, "images": store.len(), "method": meta.method, "model": meta.model,
     });
-    Shown::new(&value, lines.join("\n"))
+    FileDescription::new(&value, lines.join("\n"))
 }
 
-/// A checkpoint of others, as far as it fits.
-fn published(path: &Path) -> Result<Shown> {
+/// A published checkpoint with its matched keys.
+fn published(path: &Path) -> Result<FileDescription> {
     let lenient = import::ImportOptions {
         lenient: true,
         ..import::ImportOptions::default()
@@ -154,10 +154,10 @@ fn published(path: &Path) -> Result<Shown> {
         describe(&meta)?
     );
     let value = json!({ "report": report, "backbone": meta });
-    Shown::new(&value, text)
+    FileDescription::new(&value, text)
 }
 
-fn clip(model: &Clip, info: &ClipInfo) -> Result<Shown> {
+fn clip(model: &Clip, info: &ClipInfo) -> Result<FileDescription> {
     let config = model.config();
     let sizes = config.to_string().replace('\n', "\n  ");
     let text = format!(
@@ -165,7 +165,7 @@ fn clip(model: &Clip, info: &ClipInfo) -> Result<Shown> {
         info.name, info.sha256
     );
     let value = json!({ "clip": info.name, "sha256": info.sha256, "config": config });
-    Shown::new(&value, text)
+    FileDescription::new(&value, text)
 }
 
 fn in_words(path: &Path, contents: &Contents) -> String {

@@ -1,4 +1,4 @@
-//! `clasp label`: part maps and attributes of images, and work on labels that exist.
+//! `clasp label`: part maps and attributes of images, and commands on existing labels.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -27,7 +27,7 @@ use crate::args::{Common, Label, LabelAction, LabelRun};
 use crate::progress::{Meter, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
     match &arguments.action {
         None => label(common, &arguments.run),
@@ -121,7 +121,7 @@ pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
     }
 }
 
-/// The calibration beside the labels; none where they were never calibrated.
+/// The calibration beside the labels, if there is one.
 fn calibration(labels: &Path, store: &Store) -> Result<Option<Calibration>> {
     match Calibration::read(labels, &store.meta.vocabulary) {
         Ok(calibration) => Ok(Some(calibration)),
@@ -139,7 +139,7 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
     let mut options = LabelRunConfig::new(out, device::threads(common.threads));
     options.shard = arguments.shard.unwrap_or((0, 1));
     options.skip_unreadable = arguments.keep_going;
-    let precision = device::precision(common, arguments.products, &device)?;
+    let precision = device::precision(common, arguments.precision, &device)?;
 
     let report = match &arguments.kmeans {
         Some(backbone) => {
@@ -203,15 +203,15 @@ pub fn label_images(
         match progress {
             LabelProgress::Resumed { shards, images } => {
                 meter.line(&format!(
-                    "going on after {images} images, {shards} whole shards"
+                    "resuming after {images} images, {shards} whole shards"
                 ));
             }
             LabelProgress::Empty { shards, jobs } => warn(&format!(
                 "this part has no image: the images are cut into {shards} shards, too few for \
-                 {jobs} jobs\n  hint: start at most {shards} jobs"
+                 {jobs} jobs\nhint: start at most {shards} jobs"
             )),
             LabelProgress::Edited { shard } => warn(&format!(
-                "the labels of {shard} were changed by other programs, and are kept as they are"
+                "the labels of {shard} were changed by other programs, and are not labeled again"
             )),
             LabelProgress::Images { done, total, .. } => meter.set(done as u64, total as u64, ""),
             LabelProgress::Unreadable { key, reason } => {
@@ -226,7 +226,7 @@ pub fn label_images(
 
 fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
     let mut text = format!(
-        "{} images: {} labelled in {} ({}), {} labelled before, {} unreadable; {} shards in {}",
+        "{} images: {} labeled in {} ({}), {} labeled before, {} unreadable; {} shards in {}",
         report.images,
         report.labeled,
         duration(report.seconds),
@@ -247,12 +247,12 @@ fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
     } else if report.without_parts > 0 {
         let _ = write!(
             text,
-            "\n{} images have no labelled cell",
+            "\n{} images have no labeled patch position",
             report.without_parts
         );
     }
     if report.stopped {
-        text.push_str("\nstopped; the same command goes on");
+        text.push_str("\nstopped; run the same command to resume");
     } else {
         let _ = write!(
             text,
@@ -263,8 +263,7 @@ fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
     text
 }
 
-/// A labeler by k-means on the features of the backbone in `path`, with the part prompt, which is
-/// to tell parts apart.
+/// A labeler by k-means on the features of the backbone in `path` under the part prompt, which separates parts best.
 pub fn kmeans_labeler(
     path: &Path,
     size: Option<[usize; 2]>,

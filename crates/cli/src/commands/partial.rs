@@ -1,13 +1,13 @@
-//! Work on a long list of images that outlives Ctrl-C and kills.
+//! Work on a long list of images that can be resumed after Ctrl-C and kills.
 //!
-//! What is done lies in `OUT.partial` beside the file that it will become: JSON lines, the first with what was asked for,
-//! then one an image of the source in its order, `{"image": KEY, …}` with its result or with why it is `unreadable`. Asked
-//! for the same again, the work goes on after the last whole line; asked for something else, it says so and touches
-//! nothing. When all images are done the lines become OUT, whole, and the partial file goes.
+//! Finished results are in `OUT.partial` beside the final file: JSON lines, the first with the settings of the command,
+//! then one for each image of the source in order, `{"image": KEY, …}` with its result or the reason why it is
+//! `unreadable`. The same command resumes after the last whole line; a command with other settings is an error. When all
+//! images are finished OUT is written and the partial file removed.
 //!
-//! An image whose bytes are damaged stays so. One that could not be read (a share that was away, too many open files)
-//! has `"again": true` and is tried again, at the end and by every later process; what comes of that is a line at the
-//! end of the file, after a line `{"again": ITEM}` that says which image of the source it is of.
+//! A damaged image is not read again. One that could not be read (a network share that was away, too many open files) has
+//! `"again": true` and is retried, at the end and by every later process; the result of a retry is a line at the end of
+//! the file, after a line `{"again": ITEM}` with the index of the image in the source.
 
 use std::collections::BTreeMap;
 use std::fs::TryLockError;
@@ -22,18 +22,18 @@ use serde_json::{Map, Value, json};
 
 use super::beside;
 
-/// An image's result, fields of its line; or why it cannot be used.
-pub type Outcome = Result<Map<String, Value>, Failure>;
+/// The fields of an image's line, or the reason why the image cannot be used.
+pub type ImageResult = Result<Map<String, Value>, Failure>;
 
-/// The file of what is done.
+/// The file of finished results.
 pub struct Partial {
     path: PathBuf,
     file: fs::File,
-    /// Images that are done.
+    /// Finished images.
     pub done: usize,
-    /// Those among them that cannot be used, in the order of the source.
+    /// The unreadable ones among them, in the order of the source.
     failed: BTreeMap<usize, Failed>,
-    /// Lines at the end that stand for others.
+    /// Lines at the end that replace earlier ones.
     again: usize,
 }
 
@@ -44,11 +44,11 @@ struct Failed {
 }
 
 impl Partial {
-    /// Begins the work for `out`, or goes on with what an earlier process did for the same `asked`.
+    /// Begins the work for `out`, or resumes that of an earlier process with the same settings `asked`.
     ///
     /// # Errors
     ///
-    /// The file is of other work, another process is at it, or it cannot be read or written.
+    /// The file is of other work, another process uses it, or it cannot be read or written.
     pub fn open(out: &Path, asked: &Value, source: &Source) -> Result<Self> {
         let path = beside(out, ".partial")?;
         let file = fs::OpenOptions::new()
@@ -81,13 +81,13 @@ impl Partial {
             if first.value != *asked {
                 let (what, was, is) = difference(&first.value, asked);
                 bail!(
-                    "{}: holds other work, which was stopped: {what} was {was}, now it is {is}\n  \
-                     hint: ask for the same to go on with it, remove it, or choose another --out",
+                    "{}: holds other work, which was stopped: {what} was {was}, now it is {is}\n\
+                     hint: repeat the earlier command to resume it, remove the file, or choose another --out",
                     self.path.display()
                 );
             }
             whole += first.text.len();
-            while let Some(Line { text, value }) = next(&mut lines)? {
+            while let Some(StoredLine { text, value }) = next(&mut lines)? {
                 let (item, text, value) = match value["again"].as_u64() {
                     // A kill between the two lines: the image is still to be tried.
                     Some(item) => match next(&mut lines)? {
@@ -102,8 +102,8 @@ impl Partial {
                 };
                 if value["image"] != key {
                     bail!(
-                        "{}: the images have changed: number {item} was {}, now it is `{key}`\n  \
-                         hint: remove it to begin again",
+                        "{}: the images have changed: number {item} was {}, now it is `{key}`\n\
+                         hint: remove it to start again",
                         self.path.display(),
                         value["image"]
                     );
@@ -117,7 +117,7 @@ impl Partial {
             }
         } else if length > 0 {
             bail!(
-                "{}: expected what an earlier process did, found something else\n  \
+                "{}: expected what an earlier process did, found something else\n\
                  hint: remove it, or choose another --out",
                 self.path.display()
             );
@@ -130,7 +130,7 @@ impl Partial {
         Ok(())
     }
 
-    /// Notes what became of an image, the next one or an earlier one that was tried again.
+    /// Counts the result of an image, the next one or a retried one.
     fn count(&mut self, item: usize, key: &str, failure: Option<Failure>) {
         self.again += usize::from(item < self.done);
         self.done += usize::from(item == self.done);
@@ -145,29 +145,33 @@ impl Partial {
         }
     }
 
-    /// Puts the next images' results away.
+    /// Writes the results of the next images.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
-    pub fn put(&mut self, source: &Source, outcomes: Vec<Outcome>) -> Result<()> {
+    pub fn put(&mut self, source: &Source, outcomes: Vec<ImageResult>) -> Result<()> {
         let items = self.done..self.done + outcomes.len();
         self.write(source, items.zip(outcomes))
     }
 
-    /// Puts the results of earlier images away, which were tried again.
+    /// Writes the results of retried images.
     ///
     /// # Errors
     ///
     /// The file cannot be written.
-    pub fn put_again(&mut self, source: &Source, outcomes: Vec<(usize, Outcome)>) -> Result<()> {
+    pub fn put_again(
+        &mut self,
+        source: &Source,
+        outcomes: Vec<(usize, ImageResult)>,
+    ) -> Result<()> {
         self.write(source, outcomes.into_iter())
     }
 
     fn write(
         &mut self,
         source: &Source,
-        outcomes: impl Iterator<Item = (usize, Outcome)>,
+        outcomes: impl Iterator<Item = (usize, ImageResult)>,
     ) -> Result<()> {
         let mut lines = Vec::new();
         for (item, outcome) in outcomes {
@@ -198,14 +202,14 @@ impl Partial {
         Ok(self.file.write_all(&lines)?)
     }
 
-    /// Images that could not be read and may be now, in order.
+    /// Images to retry, in order.
     pub fn to_try_again(&self) -> Vec<usize> {
         let failed = self.failed.iter();
         let again = failed.filter(|(_, failed)| !failed.failure.damaged);
         again.map(|(item, _)| *item).collect()
     }
 
-    /// The images that are done, and those among them that cannot be used.
+    /// The finished images, and the unreadable ones among them.
     pub fn unreadable(&self) -> Unreadable {
         let failed = self.failed.values();
         let failed = failed.map(|failed| (failed.key.clone(), failed.failure.reason.clone()));
@@ -215,9 +219,9 @@ impl Partial {
         }
     }
 
-    /// Does all images that are still to do, `chunk` at a time, those first that could not be read before; those that
-    /// cannot be read now are tried once more at the end. `some` gives the outcomes of a range of images, or none where
-    /// a signal stopped it.
+    /// Processes all remaining images, `chunk` at a time, after a retry of those that could not be read before; those that
+    /// cannot be read now are retried once at the end. `some` returns the results of a range of images, or none when a
+    /// signal stopped it.
     ///
     /// False where a signal stopped it.
     ///
@@ -229,7 +233,7 @@ impl Partial {
         source: &Source,
         chunk: usize,
         keep_going: bool,
-        mut some: impl FnMut(Range<usize>) -> Result<Option<Vec<Outcome>>>,
+        mut some: impl FnMut(Range<usize>) -> Result<Option<Vec<ImageResult>>>,
     ) -> Result<bool> {
         let before = self.done;
         if !self.try_again(source, chunk, &mut some)? {
@@ -255,7 +259,7 @@ impl Partial {
         &mut self,
         source: &Source,
         chunk: usize,
-        some: &mut impl FnMut(Range<usize>) -> Result<Option<Vec<Outcome>>>,
+        some: &mut impl FnMut(Range<usize>) -> Result<Option<Vec<ImageResult>>>,
     ) -> Result<bool> {
         let items = self.to_try_again();
         // Neighbours are done together.
@@ -270,7 +274,7 @@ impl Partial {
         Ok(true)
     }
 
-    /// Hands every image's line to `take`, as text and as JSON, in order, without those that cannot be used.
+    /// Passes the line of every readable image to `take`, as text and as JSON, in order.
     ///
     /// # Errors
     ///
@@ -289,7 +293,7 @@ impl Partial {
                 next(&mut lines)?;
                 continue;
             }
-            let Line { text, value } = later.remove(&count).unwrap_or(line);
+            let StoredLine { text, value } = later.remove(&count).unwrap_or(line);
             if value.get("unreadable").is_none() {
                 take(&text, &value)?;
             }
@@ -297,7 +301,7 @@ impl Partial {
         }
         if count != self.done {
             bail!(
-                "{}: expected {} whole lines, found {count}\n  hint: remove it to begin again",
+                "{}: expected {} whole lines, found {count}\nhint: remove it to start again",
                 self.path.display(),
                 self.done
             );
@@ -305,8 +309,8 @@ impl Partial {
         Ok(())
     }
 
-    /// The lines that stand for others, by the image that they are of; the last where there are several.
-    fn later_lines(&mut self) -> Result<BTreeMap<usize, Line>> {
+    /// The last replacing line of each retried image.
+    fn later_lines(&mut self) -> Result<BTreeMap<usize, StoredLine>> {
         let mut later = BTreeMap::new();
         self.file.seek(SeekFrom::Start(0))?;
         let mut lines = BufReader::new(&mut self.file);
@@ -321,7 +325,7 @@ impl Partial {
         Ok(later)
     }
 
-    /// Removes the file: what was done has its own place now.
+    /// Removes the file, after the results were written to their own.
     ///
     /// # Errors
     ///
@@ -331,18 +335,18 @@ impl Partial {
         Ok(fs::remove_file(&self.path)?)
     }
 
-    /// What there is to say after a stop.
+    /// The message after a stop.
     pub fn stopped(&self, all: usize) -> String {
         format!(
-            "stopped after {} of {all} images, which are kept in {}; the same command goes on",
+            "stopped after {} of {all} images, saved in {}; run the same command to resume",
             self.done,
             self.path.display()
         )
     }
 }
 
-/// Removes what killed processes left half-written of the file `out` and of those beside it whose names begin with its
-/// own, as `F.npy.keys.txt`.
+/// Removes temporary files that killed processes left of the file `out` and of those whose names begin with its own, as
+/// `F.npy.keys.txt`.
 ///
 /// # Errors
 ///
@@ -359,23 +363,23 @@ pub fn remove_abandoned_of(out: &Path) -> Result<()> {
 }
 
 /// A line of the file.
-struct Line {
+struct StoredLine {
     /// Its bytes, with the line break.
     text: Vec<u8>,
     value: Value,
 }
 
 /// The next line; none behind the last whole one.
-fn next(lines: &mut impl BufRead) -> Result<Option<Line>> {
+fn next(lines: &mut impl BufRead) -> Result<Option<StoredLine>> {
     let mut text = Vec::new();
     lines
         .read_until(b'\n', &mut text)
-        .context("reading what is done")?;
+        .context("reading finished results")?;
     if text.last() != Some(&b'\n') {
         return Ok(None);
     }
     let value = serde_json::from_slice(&text).ok();
-    Ok(value.map(|value| Line { text, value }))
+    Ok(value.map(|value| StoredLine { text, value }))
 }
 
 /// The first field in which two objects differ, with both values.
@@ -397,7 +401,7 @@ mod tests {
         Source::from_files("people", files).unwrap()
     }
 
-    fn result(value: u64) -> Outcome {
+    fn result(value: u64) -> ImageResult {
         Ok(Map::from_iter([("prediction".to_owned(), json!(value))]))
     }
 

@@ -1,4 +1,4 @@
-//! `clasp predict TASK IMAGES`: JSON lines, and pictures. A line is `{"image": KEY, "prediction": …}`, or with `--people`
+//! `clasp predict TASK IMAGES`: JSON lines, and pictures. A line is `{"image": KEY, "prediction": …}`, or with `--detector`
 //! `{"image": KEY, "people": [{"bbox": …, "score": …, "crop": …, "prediction": …}, …]}`.
 
 use std::collections::BTreeSet;
@@ -35,7 +35,7 @@ const BATCH: usize = 4;
 /// Unreadable images that are named one by one; all are in the JSON.
 const TOLD: usize = 20;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Predict) -> Result<Outcome> {
     with_task!(arguments.task, T => predict::<T>(common, arguments))
 }
@@ -44,9 +44,12 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     let device = device::pick(common.device.as_deref())?;
     let mut model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
-    model.precision = device::precision(common, arguments.products, &device)?;
-    let people = match &arguments.people {
-        Some(_) if T::SCENES => bail!("--people: {} finds people itself; leave it out", T::NAME),
+    model.precision = device::precision(common, arguments.precision, &device)?;
+    let people = match &arguments.detector {
+        Some(_) if T::SCENES => bail!(
+            "--detector: {} detects people itself; leave it out",
+            T::NAME
+        ),
         Some(path) => Some(finder(path, &device, model.precision)?),
         None => None,
     };
@@ -60,15 +63,15 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
         "predict": T::NAME,
         "images": one_or_all(&arguments.images),
         "model": finetuned::digest(&arguments.model)?,
-        "people": arguments.people.as_deref().map(finetuned::digest).transpose()?,
+        "detector": arguments.detector.as_deref().map(finetuned::digest).transpose()?,
         "set": arguments.set,
         "size": arguments.size,
-        "precision": arguments.products.precision.to_string(),
+        "precision": arguments.precision.format.to_string(),
         "draw": arguments.draw.as_ref().map(|folder| folder.display().to_string()),
     });
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
     if partial.done > 0 {
-        say(common, &format!("going on after {} images", partial.done));
+        say(common, &format!("resuming after {} images", partial.done));
     }
     if !all(
         common,
@@ -108,7 +111,7 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Predicts all images that are still to do, putting lines away after each chunk; false where Ctrl-C stopped it.
+/// Predicts the remaining images and writes lines after each chunk; false where Ctrl-C stopped it.
 fn all<T: Task>(
     common: &Common,
     arguments: &Predict,
@@ -126,7 +129,7 @@ fn all<T: Task>(
         ..Options::default()
     }
     .chunk();
-    let some = |items: Range<usize>| -> Result<Option<Vec<partial::Outcome>>> {
+    let some = |items: Range<usize>| -> Result<Option<Vec<partial::ImageResult>>> {
         let start = items.start;
         let progress = |progress: clasp_tasks::Progress| {
             if let Ok(mut meter) = meter.lock() {
@@ -154,7 +157,7 @@ fn all<T: Task>(
     partial.work(source, chunk, arguments.keep_going, some)
 }
 
-/// Removes pictures that a killed process left half-written.
+/// Removes temporary files of pictures that a killed process left.
 fn remove_half_drawn(folder: &Path, source: &Source) -> Result<()> {
     let pictures = source.keys().map(|key| folder.join(format!("{key}.png")));
     let folders: BTreeSet<PathBuf> = pictures
@@ -173,7 +176,7 @@ fn one<T: Task>(
     source: &Source,
     item: usize,
     draw: Option<&Path>,
-) -> Result<partial::Outcome, TaskError> {
+) -> Result<partial::ImageResult, TaskError> {
     let image = match source.load(item, &Limits::default()) {
         Ok(image) => image,
         Err(failure) => return Ok(Err(failure)),
@@ -203,7 +206,7 @@ fn one<T: Task>(
 const MOST_OF_A_NAME: usize = 255;
 
 /// The path of the picture for an image, below the folder of pictures. Where the name would be longer than file systems
-/// take, as that of `KEY.jpg` with 252 bytes before its ending, a digest stands in for its end.
+/// take, as that of `KEY.jpg` with 252 bytes before its ending, a digest replaces its end.
 fn picture_name(key: &str) -> PathBuf {
     let (folder, name) = key.rsplit_once('/').unwrap_or(("", key));
     let mut name = format!("{name}.png");
@@ -288,7 +291,7 @@ fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder> 
         Some(DetectionTask::NAME) => finder_of::<DetectionTask>(path, device, precision),
         Some(SearchTask::NAME) => finder_of::<SearchTask>(path, device, precision),
         other => bail!(
-            "--people {}: expected a fine-tuned model of detection or search, found {}",
+            "--detector {}: expected a fine-tuned model of detection or search, found {}",
             path.display(),
             other.map_or("no fine-tuned model".to_owned(), |task| format!(
                 "one of {task}"

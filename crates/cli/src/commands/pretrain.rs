@@ -10,7 +10,7 @@ use crate::args::{Common, Pretrain};
 use crate::progress::{Meter, duration, rate};
 use crate::{Outcome, device, interrupt};
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
     let (recipe, folder, resume) = match &arguments.resume {
         Some(folder) => {
@@ -46,7 +46,7 @@ pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
     );
     if !summary.run.finished {
         text = format!(
-            "stopped after step {}; go on with: clasp pretrain --resume {}",
+            "stopped after step {}; resume with: clasp pretrain --resume {}",
             summary.run.steps,
             folder.display()
         );

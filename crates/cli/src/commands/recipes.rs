@@ -11,7 +11,7 @@ use super::{print_result, print_text};
 use crate::Outcome;
 use crate::args::{Common, Recipes, Task};
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Recipes) -> Result<Outcome> {
     let verbs = ["pretrain", "finetune"];
     let lists = [

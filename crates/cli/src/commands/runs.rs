@@ -14,7 +14,7 @@ use super::print_result;
 use crate::Outcome;
 use crate::args::{Common, Runs};
 
-/// Levels of folders below the one given that are searched.
+/// Levels of folders that are searched.
 const DEPTH: usize = 3;
 
 /// A run.
@@ -31,7 +31,7 @@ struct Run {
     chosen_by: Option<String>,
 }
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Runs) -> Result<Outcome> {
     if !arguments.folder.is_dir() {
         bail!("{}: no such folder", arguments.folder.display());

@@ -1,4 +1,4 @@
-//! `clasp score TASK`: predictions of any program, judged by a data set.
+//! `clasp score TASK`: metrics of the predictions of any program.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use crate::Outcome;
 use crate::args::{Common, Score, Task};
 use crate::progress::warn;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Score) -> Result<Outcome> {
     check_data(&arguments.data)?;
     if !arguments.predictions.exists() {

@@ -1,4 +1,4 @@
-//! `clasp search`: who of the gallery looks most like each query.
+//! `clasp search`: the gallery images most similar to each query.
 
 use std::io::Write as _;
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ use crate::args::{Common, Search};
 use crate::progress::Meter;
 use crate::{Outcome, device, interrupt};
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     check_writable(&arguments.sheet)?;
@@ -38,7 +38,7 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
         );
     }
     let device = device::pick(common.device.as_deref())?;
-    let precision = device::precision(common, arguments.products, &device)?;
+    let precision = device::precision(common, arguments.precision, &device)?;
     match read_meta(&arguments.model)? {
         Some(meta) if meta.task == Reid::NAME => {
             let mut model = Model::<Reid>::load(&arguments.model, &device)?;
@@ -119,7 +119,7 @@ fn search<E: Extractor>(
     let told = same.map_or(String::new(), |same| {
         let known = found.iter().flatten().filter(|one| one.same == Some(true));
         format!(
-            "; {} matches taken for the same person, from cosine {same:.3}",
+            "; {} matches are the same person (cosine {same:.3} or above)",
             known.count()
         )
     });
@@ -141,7 +141,7 @@ fn search<E: Extractor>(
     Ok(Outcome::Done)
 }
 
-/// A query and the first of its matches as pictures.
+/// The pictures of a query and of its first matches.
 fn row(queries: &Source, item: usize, gallery: &Source, matches: &[Match]) -> Result<Row> {
     Ok(Row {
         query: picture(queries, item)?,
@@ -151,7 +151,7 @@ fn row(queries: &Source, item: usize, gallery: &Source, matches: &[Match]) -> Re
     })
 }
 
-/// A picture of the source, as small as it is shown.
+/// An image of the source at the size of the contact sheet.
 fn picture(source: &Source, item: usize) -> Result<Rgb> {
     let image = decode(&source.read(item)?, &Limits::default())
         .with_context(|| format!("{}: expected an image", source.place(item)))?;

@@ -8,14 +8,14 @@ use crate::Outcome;
 use crate::args::{Common, Synth};
 use crate::progress::Meter;
 
-/// Runs the verb.
+/// Runs the command.
 pub fn run(common: &Common, arguments: &Synth) -> Result<Outcome> {
     let config = SynthConfig {
         train_identities: arguments.train_identities,
         test_identities: arguments.test_identities,
         cameras: arguments.cameras,
         shots: arguments.shots,
-        unlabeled: arguments.unlabelled,
+        unlabeled: arguments.unlabeled,
         scenes: arguments.scenes,
         height: arguments.size[0],
         width: arguments.size[1],

@@ -47,7 +47,7 @@ pub fn load<T: Task>(
 ) -> Result<Model<T>> {
     if T::SCENES && size.is_some() {
         bail!(
-            "--size: {} looks at whole scenes\n  hint: change their scale with --set views.test_scale=0.5",
+            "--size: {} looks at whole scenes\nhint: change their scale with --set views.test_scale=0.5",
             T::NAME
         );
     }

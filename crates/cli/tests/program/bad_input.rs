@@ -1,6 +1,6 @@
 //! What users hand the program by mistake: each gets an error that says what is wrong.
 
-use std::fs;
+use fs_err as fs;
 
 use crate::{TINY, done, drawn, refused};
 
@@ -70,7 +70,7 @@ fn unreadable_images_are_counted_listed_and_skipped() {
     fs::create_dir(&people).expect("a folder");
     let mut jpeg = Vec::new();
     for (i, entry) in fs::read_dir(drawn().join("market/bounding_box_train"))
-        .expect("drawn people")
+        .expect("synthetic people")
         .enumerate()
     {
         let path = entry.expect("an entry").path();
@@ -246,8 +246,8 @@ fn numbers_out_of_range_name_their_option() {
         &["bench", "rank", "--identities", "1000000000000"],
         &["bench", "rank", "--dim", "0"],
         &["bench", "rank", "--queries", "0"],
-        &["bench", "pretrain", "--out-dim", "0"],
-        &["bench", "pretrain", "--out-dim", "100000000000000"],
+        &["bench", "pretrain", "--prototypes", "0"],
+        &["bench", "pretrain", "--prototypes", "100000000000000"],
         &["bench", "data", "x", "--limit", "0"],
         &["bench", "coco", "--images", "0"],
         &["bench", "parsing", "--images", "0"],

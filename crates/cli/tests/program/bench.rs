@@ -45,7 +45,7 @@ fn a_record_holds_for_its_own_settings() {
         "--iters",
         "1",
     ];
-    let small = ["--out-dim", "64", "--local", "0", "--threads", "1"];
+    let small = ["--prototypes", "64", "--local", "0", "--threads", "1"];
     let run: Vec<&str> = run.into_iter().chain(small).collect();
     let found = line(&done(at, &run));
     for figure in [
@@ -61,7 +61,7 @@ fn a_record_holds_for_its_own_settings() {
         "work": found["work"], "settings": found["settings"], "figure": "images_per_s",
         "peer": 1e-3 * found["images_per_s"].as_f64().expect("a rate"), "ratio": 2.0,
     }]);
-    std::fs::write(at.join("record.json"), record.to_string()).expect("written");
+    fs_err::write(at.join("record.json"), record.to_string()).expect("written");
     let with = |more: &[&'static str]| -> Vec<&str> {
         let check = ["--check", "record.json"];
         run.iter()
@@ -87,10 +87,10 @@ fn metrics_are_those_of_what_was_drawn() {
         line(&done(folder.path(), &Vec::from_iter(arguments)))
     };
     let share = |found: &Value, name: &str| found[name].as_f64().expect("a figure");
-    let poses = bench("coco --images 20 --found 3 --iters 1");
+    let poses = bench("coco --images 20 --predictions 3 --iters 1");
     assert_eq!(poses["poses"].as_u64().map(|poses| poses % 3), Some(0));
     // A box a twentieth of its height beside the pedestrian is right; nearly all others are wrong, and as sure.
-    let boxes = bench("detection --images 20 --found 30 --iters 1");
+    let boxes = bench("detection --images 20 --predictions 30 --iters 1");
     assert_eq!(boxes["boxes"], 600);
     let missed = share(&boxes, "miss_rate");
     assert!(missed > 0.3 && missed < 1.0, "{boxes}");

@@ -24,7 +24,7 @@ fn wait(child: &mut Child, ready: impl Fn() -> bool) {
 }
 
 fn results(at: &Path) -> String {
-    std::fs::read_to_string(at.join("d/results.json")).expect("results")
+    fs_err::read_to_string(at.join("d/results.json")).expect("results")
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice()
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let run = at.join("d/run");
-    // Before the first checkpoint, in both pre-trainings, and when the network at initialisation lies there.
+    // Before the first checkpoint, in both pre-trainings, and when the network at initialization lies there.
     for lies in [
         "run.toml",
         "checkpoints",
@@ -48,16 +48,16 @@ fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice()
     }
     done(at, &demo("64"));
     let first = results(at);
-    let page = std::fs::read_to_string(at.join("d/report.html")).expect("a report");
+    let page = fs_err::read_to_string(at.join("d/report.html")).expect("a report");
     assert!(page.contains("ln K = ln 8 = 2.08"), "no line at ln K");
-    assert!(page.find("<td>chance") < page.find("<td>initialisation"));
-    for name in ["initialisation", "DINO", "CLASP", "CLASP, part prompt"] {
+    assert!(page.find("<td>chance") < page.find("<td>initialization"));
+    for name in ["initialization", "DINO", "CLASP", "CLASP, part prompt"] {
         assert!(first.contains(&format!("\"{name}\"")), "{name}");
     }
     // DINO takes as many steps.
-    let log = std::fs::read_to_string(at.join("d/dino/metrics.jsonl")).expect("a log");
+    let log = fs_err::read_to_string(at.join("d/dino/metrics.jsonl")).expect("a log");
     assert_eq!(log.lines().count(), 8);
-    let log = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    let log = fs_err::read_to_string(run.join("metrics.jsonl")).expect("a log");
     assert_eq!(log.lines().count(), 8);
 
     let written = |name: &str| {
@@ -67,12 +67,12 @@ fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice()
     let before = written("checkpoints/step-00000008.safetensors");
     // What was printed as a warning stands in the report.
     let warning = "step 1: an <invented> warning";
-    std::fs::write(run.join("warnings.txt"), warning).expect("a file");
+    fs_err::write(run.join("warnings.txt"), warning).expect("a file");
     done(at, &demo("64"));
     assert_eq!(results(at), first);
-    let page = std::fs::read_to_string(at.join("d/report.html")).expect("a report");
+    let page = fs_err::read_to_string(at.join("d/report.html")).expect("a report");
     assert!(page.contains("CLASP, step 1: an &#60;invented&#62; warning"));
-    let log = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    let log = fs_err::read_to_string(run.join("metrics.jsonl")).expect("a log");
     assert_eq!(log.lines().count(), 8);
     assert_eq!(written("checkpoints/step-00000008.safetensors"), before);
 
@@ -100,7 +100,7 @@ fn ctrl_c_stops_a_demo_that_labels() {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(130), "{message}");
     assert!(
-        message.contains("stopped; the same command goes on"),
+        message.contains("stopped; run the same command to resume"),
         "{message}"
     );
     assert!(!message.contains("3/5"), "{message}");

@@ -58,7 +58,7 @@ fn finetune_evaluate_predict_search() {
         );
         let file = format!("{task}.onnx");
         let text = done(at, &["export", "onnx", task, "-o", &file]);
-        assert!(text.contains("checked on 4 drawn people"), "{text}");
+        assert!(text.contains("checked on 4 synthetic people"), "{text}");
         let text = done(
             at,
             &[
@@ -97,7 +97,7 @@ fn finetune_evaluate_predict_search() {
             ],
         );
         assert!(lines.contains("predictions in lines.jsonl"), "{lines}");
-        let lines = std::fs::read_to_string(at.join("lines.jsonl")).expect("predictions");
+        let lines = fs_err::read_to_string(at.join("lines.jsonl")).expect("predictions");
         let line: serde_json::Value =
             serde_json::from_str(lines.lines().next().expect("a line")).expect("JSON");
         assert!(
@@ -119,7 +119,7 @@ fn finetune_evaluate_predict_search() {
             "3",
         ],
     );
-    let matches = std::fs::read_to_string(at.join("matches.jsonl")).expect("matches");
+    let matches = fs_err::read_to_string(at.join("matches.jsonl")).expect("matches");
     let line: serde_json::Value =
         serde_json::from_str(matches.lines().next().expect("a line")).expect("JSON");
     assert_eq!(line["matches"].as_array().map(Vec::len), Some(3));
@@ -132,8 +132,8 @@ fn finetune_evaluate_predict_search() {
     assert!(done(at, &["inspect", "reid"]).contains("same person from cosine"));
     let both = ["--query", &images, "--gallery", &gallery, "--model", "reid"];
     let text = done(at, &[&["search"], both.as_slice()].concat());
-    assert!(text.contains("taken for the same person"), "{text}");
-    let matches = std::fs::read_to_string(at.join("matches.jsonl")).expect("matches");
+    assert!(text.contains("are the same person"), "{text}");
+    let matches = fs_err::read_to_string(at.join("matches.jsonl")).expect("matches");
     assert!(matches.contains("\"same\":true") && matches.contains("\"same\":false"));
     refused(
         at,
@@ -225,11 +225,11 @@ fn finetune_evaluate_predict_search() {
         let first = ["eval", "reid", "--model", "reid", "--data", &data];
         let text = done(at, &[&first[..], &["--predictions", file], more].concat());
         assert!(text.contains(" skipped"), "{text}");
-        std::fs::read_to_string(at.join(file)).expect("rankings")
+        fs_err::read_to_string(at.join(file)).expect("rankings")
     };
     assert!(ranked("plain.jsonl", &[]) != ranked("reranked.jsonl", &["--rerank"]));
-    let whole = std::fs::read(at.join("reid/model.safetensors")).expect("a model");
-    std::fs::write(at.join("cut.safetensors"), &whole[..whole.len() / 2]).expect("a file");
+    let whole = fs_err::read(at.join("reid/model.safetensors")).expect("a model");
+    fs_err::write(at.join("cut.safetensors"), &whole[..whole.len() / 2]).expect("a file");
     refused(
         at,
         &["inspect", "cut.safetensors"],
@@ -241,7 +241,7 @@ fn finetune_evaluate_predict_search() {
 fn changed_scenes(folder: &Path, change: impl Fn(&mut serde_json::Value)) -> String {
     let drawn = drawn().join("scenes");
     for split in ["train", "val"] {
-        let text = std::fs::read_to_string(drawn.join(format!("{split}.json"))).expect("scenes");
+        let text = fs_err::read_to_string(drawn.join(format!("{split}.json"))).expect("scenes");
         let mut json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
         for image in json["images"].as_array_mut().expect("images") {
             let name = image["file_name"].as_str().expect("a name");
@@ -249,8 +249,8 @@ fn changed_scenes(folder: &Path, change: impl Fn(&mut serde_json::Value)) -> Str
             image["file_name"] = path.to_string_lossy().into();
         }
         change(&mut json);
-        std::fs::create_dir_all(folder).expect("a folder");
-        std::fs::write(folder.join(format!("{split}.json")), json.to_string()).expect("a file");
+        fs_err::create_dir_all(folder).expect("a folder");
+        fs_err::write(folder.join(format!("{split}.json")), json.to_string()).expect("a file");
     }
     folder.to_string_lossy().into_owned()
 }
@@ -384,10 +384,17 @@ fn scenes_are_learnt_too() {
             &["--set", "task.width=16", "--set", "run.eval_every=0"],
         ),
     );
-    let found = ["--people", "d", "--out", "people.jsonl", "--draw", "drawn"];
+    let found = [
+        "--detector",
+        "d",
+        "--out",
+        "people.jsonl",
+        "--draw",
+        "drawn",
+    ];
     let people = ["predict", "pose", &images, "--model", "pose"];
     done(at, &[people.as_slice(), found.as_slice()].concat());
-    let lines = std::fs::read_to_string(at.join("people.jsonl")).expect("predictions");
+    let lines = fs_err::read_to_string(at.join("people.jsonl")).expect("predictions");
     let mut count = 0;
     for line in lines.lines() {
         let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -414,7 +421,7 @@ fn scenes_are_learnt_too() {
             &images,
             "--model",
             "d",
-            "--people",
+            "--detector",
             "d",
             "--out",
             "x.jsonl",
@@ -424,7 +431,15 @@ fn scenes_are_learnt_too() {
     refused(
         at,
         &[
-            "predict", "pose", &images, "--model", "pose", "--people", "pose", "--out", "x.jsonl",
+            "predict",
+            "pose",
+            &images,
+            "--model",
+            "pose",
+            "--detector",
+            "pose",
+            "--out",
+            "x.jsonl",
         ],
         &["expected a fine-tuned model of detection or search, found one of pose"],
     );
@@ -445,7 +460,7 @@ fn scenes_are_learnt_too() {
 
 /// Everything logged of the steps, without speeds.
 fn log(run: &Path) -> Vec<String> {
-    let text = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    let text = fs_err::read_to_string(run.join("metrics.jsonl")).expect("a log");
     text.lines()
         .map(|line| {
             let mut line: serde_json::Value = serde_json::from_str(line).expect("JSON");
@@ -519,7 +534,7 @@ fn goes_on_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
         while begun.elapsed() < Duration::from_secs(120)
             && child.try_wait().expect("a child").is_none()
         {
-            let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+            let log = fs_err::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
             if log.lines().count() >= lines {
                 break;
             }
@@ -534,7 +549,7 @@ fn goes_on_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
     done(folder.path(), &resume);
     assert_eq!(log(&run), expected);
     for file in ["model.safetensors", "last.safetensors"] {
-        let read = |run: &str| std::fs::read(folder.path().join(run).join(file)).expect("a model");
+        let read = |run: &str| fs_err::read(folder.path().join(run).join(file)).expect("a model");
         // The words in the file name the run's recipe alone, which is the same.
         assert!(read("whole") == read("killed"), "{file} differs");
     }

@@ -139,7 +139,7 @@ fn label_pretrain_evaluate_embed() {
         let result = done(
             at,
             &[
-                "eval", task, "--frozen", "--data", &data, "--model", "clasp", "--mix", "all",
+                "eval", task, "--frozen", "--data", &data, "--model", "clasp", "--prompt", "all",
                 "--json",
             ],
         );
@@ -161,9 +161,9 @@ fn label_pretrain_evaluate_embed() {
             "features.npy",
         ],
     );
-    let bytes = std::fs::read(at.join("features.npy")).expect("features");
+    let bytes = fs_err::read(at.join("features.npy")).expect("features");
     assert!(bytes.starts_with(b"\x93NUMPY"));
-    let keys = std::fs::read_to_string(at.join("features.npy.keys.txt")).expect("keys");
+    let keys = fs_err::read_to_string(at.join("features.npy.keys.txt")).expect("keys");
     assert_eq!(keys.lines().count(), 40);
     let text = done(at, &["inspect", "clasp"]);
     assert!(text.contains("swin-pico") && text.contains("moe"), "{text}");

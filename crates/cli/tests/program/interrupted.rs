@@ -1,6 +1,6 @@
 //! Work on many images that stops, and goes on when the same is asked for again.
 
-use std::fs;
+use fs_err as fs;
 use std::path::Path;
 
 use crate::{TINY, done, drawn, refused};
@@ -8,7 +8,7 @@ use crate::{TINY, done, drawn, refused};
 /// Eight people and two files that are none, `people/a/b` and `people/a_b` among them.
 fn people(at: &Path) {
     fs::create_dir_all(at.join("people/a")).expect("a folder");
-    let query = fs::read_dir(drawn().join("market/query")).expect("drawn people");
+    let query = fs::read_dir(drawn().join("market/query")).expect("synthetic people");
     let mut images: Vec<_> = query
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|ending| ending == "jpg"))
@@ -120,7 +120,7 @@ fn features_go_on_where_they_were_stopped() {
         let partial = at.join(format!("{out}.partial"));
         assert!(!at.join(out).exists() && partial.is_file());
         cut(&partial, 4);
-        refused(at, &embed(out, &["--mix", "part"]), &["mix was"]);
+        refused(at, &embed(out, &["--prompt", "part"]), &["prompt was"]);
         done(at, &embed(out, &["--keep-going"]));
         done(at, &embed(whole, &["--keep-going"]));
         assert!(read(out) == read(whole), "{out} differs");

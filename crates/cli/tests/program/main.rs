@@ -4,7 +4,9 @@
 
 mod bad_input;
 mod bench;
+mod console;
 mod demo;
+mod documents;
 mod finetune;
 mod flow;
 mod interrupted;
@@ -89,7 +91,7 @@ pub fn drawn() -> PathBuf {
                 "2",
                 "--shots",
                 "2",
-                "--unlabelled",
+                "--unlabeled",
                 "40",
                 "--scenes",
                 "8",

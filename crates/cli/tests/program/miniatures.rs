@@ -1,8 +1,8 @@
-//! Miniature copies of published data sets: their official folders and names, a few images of a few pixels, and the traps that
+//! Miniature copies of published datasets: their official folders and names, a few images of a few pixels, and the traps that
 //! they are known for. MATLAB files and pickles are those that `crates/data/tests/golden/{mat,pickles}.py` made.
 
+use fs_err as fs;
 use std::cell::Cell;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clasp_data::image::{Rgb, encode_jpeg, encode_label_png, encode_png};

@@ -8,7 +8,7 @@ use crate::{TINY, command, done, drawn};
 
 /// Losses by step; a step that was taken again after a kill counts as it was taken last.
 fn losses(run: &Path) -> BTreeMap<u64, String> {
-    let log = std::fs::read_to_string(run.join("metrics.jsonl")).expect("a log");
+    let log = fs_err::read_to_string(run.join("metrics.jsonl")).expect("a log");
     log.lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
         .map(|line| {
@@ -70,7 +70,7 @@ fn a_killed_pretraining_goes_on_to_the_bit() {
         while begun.elapsed() < Duration::from_secs(120)
             && child.try_wait().expect("a child").is_none()
         {
-            let log = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
+            let log = fs_err::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
             if log.lines().count() >= lines {
                 break;
             }
@@ -86,7 +86,7 @@ fn a_killed_pretraining_goes_on_to_the_bit() {
     }
     // A kill in the middle of a save leaves its beginning; no process has that number.
     let left = run.join("checkpoints/.step-00000007.safetensors.4294967295-9.tmp");
-    std::fs::write(&left, "half a checkpoint").expect("a file");
+    fs_err::write(&left, "half a checkpoint").expect("a file");
     done(
         folder.path(),
         &["pretrain", "--resume", "killed", "--threads", "1"],
@@ -97,7 +97,7 @@ fn a_killed_pretraining_goes_on_to_the_bit() {
     );
     assert_eq!(losses(&run), expected);
     let read = |run: &str| {
-        std::fs::read(folder.path().join(run).join("backbone.safetensors")).expect("a backbone")
+        fs_err::read(folder.path().join(run).join("backbone.safetensors")).expect("a backbone")
     };
     assert!(read("whole") == read("killed"), "the backbones differ");
 }
@@ -139,7 +139,7 @@ fn killed_labelling_goes_on_to_the_byte() {
     );
     let files = |out: &str| {
         let mut files = BTreeMap::new();
-        for entry in std::fs::read_dir(folder.path().join(out)).expect("a folder") {
+        for entry in fs_err::read_dir(folder.path().join(out)).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path
                 .extension()
@@ -147,7 +147,7 @@ fn killed_labelling_goes_on_to_the_byte() {
             {
                 files.insert(
                     path.file_name().expect("a name").to_owned(),
-                    std::fs::read(&path).expect("a file"),
+                    fs_err::read(&path).expect("a file"),
                 );
             }
         }

@@ -61,7 +61,7 @@ fn a_published_checkpoint_is_imported_inspected_and_used_as_it_is() {
                 "embed", &images, "--model", model, "--size", "64x32", "--out", out,
             ],
         );
-        std::fs::read(at.join(out)).expect("features")
+        fs_err::read(at.join(out)).expect("features")
     };
     assert_eq!(
         embed(&solider(), "one.npy"),
@@ -89,7 +89,10 @@ fn a_backbone_leaves_in_other_names_and_says_what_that_costs() {
         &arguments,
         &["SOLIDER's controller", "would be lost", "--drop-adapter"],
     );
-    for more in [&["--drop-adapter", "--half"][..], &["--names", "solider"]] {
+    for more in [
+        &["--drop-adapter", "--precision", "fp16"][..],
+        &["--names", "solider"],
+    ] {
         let arguments = export(more);
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         let printed = done(at, &arguments);
@@ -112,10 +115,10 @@ fn a_backbone_leaves_in_other_names_and_says_what_that_costs() {
 fn files_that_are_no_backbone_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
-    std::fs::write(at.join("text.pth"), "not a checkpoint").expect("a file");
-    std::fs::write(
+    fs_err::write(at.join("text.pth"), "not a checkpoint").expect("a file");
+    fs_err::write(
         at.join("half.pth"),
-        &std::fs::read(solider()).expect("a file")[..40_000],
+        &fs_err::read(solider()).expect("a file")[..40_000],
     )
     .expect("a file");
     for (file, words) in [
@@ -169,12 +172,17 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
         done(at, &arguments)
     };
-    let printed = words(&export(&["--outputs", "pooled,pyramid", "--mix", "input"]));
+    let printed = words(&export(&[
+        "--outputs",
+        "pooled,pyramid",
+        "--prompt",
+        "input",
+    ]));
     for expected in [
         "input images: f32 [batch, 3, 64, 32]",
         "input prompt_weights: f32 [1, 3]",
         "output stage4: f32 [batch, ",
-        "checked on 4 drawn people: largest difference",
+        "checked on 4 synthetic people: largest difference",
     ] {
         assert!(
             printed.contains(expected),
@@ -187,7 +195,7 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
         printed.contains("input images: u8 [2, 64, 32, 3]"),
         "{printed}"
     );
-    assert!(printed.contains("mix identity"), "{printed}");
+    assert!(printed.contains("prompt identity"), "{printed}");
 
     let printed = done(at, &["inspect", "out.onnx"]);
     for expected in [
@@ -197,7 +205,7 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
     ] {
         assert!(printed.contains(expected), "{expected}: {printed}");
     }
-    std::fs::write(at.join("torn.onnx"), b"no protobuf").expect("a written file");
+    fs_err::write(at.join("torn.onnx"), b"no protobuf").expect("a written file");
     refused(
         at,
         &["inspect", "torn.onnx"],
@@ -205,12 +213,12 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
     );
 
     // An export that fails leaves the last good file.
-    let before = std::fs::read(at.join("out.onnx")).expect("a file");
+    let before = fs_err::read(at.join("out.onnx")).expect("a file");
     let arguments = export(&["--outputs", "part"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     refused(at, &arguments, &["heads are in a run's checkpoints"]);
     let arguments = export(&["--check", "nothing-there"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     refused(at, &arguments, &["nothing-there"]);
-    assert_eq!(std::fs::read(at.join("out.onnx")).expect("a file"), before);
+    assert_eq!(fs_err::read(at.join("out.onnx")).expect("a file"), before);
 }

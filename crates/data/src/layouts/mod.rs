@@ -38,7 +38,11 @@ use crate::mat::{MatError, MatFile};
 #[non_exhaustive]
 pub enum LayoutError {
     /// Nothing of this layout in the usual places.
-    #[error("`{folder}` holds no {layout}: expected {expected}\nlooked for: {}", .tried.join(", "))]
+    #[error(
+        "`{folder}` holds no {layout}\n  expected {expected}\n  not found: {}\n\
+         hint: `clasp data check {folder}` lists the layouts that it recognizes; docs/data.md describes all",
+        places(.tried)
+    )]
     NotFound {
         /// The folder that was given.
         folder: String,
@@ -105,11 +109,11 @@ pub enum LayoutError {
     },
     /// A layout with a file a split that has other splits than the one asked for.
     #[error(
-        "`{folder}` holds no {layout} of split `{wanted}`: it has {}\n  \
-         hint: name a split that is there (`--split`, or in a recipe `task.train`); where it is asked for to choose \
-         the best model by, `--set run.select=last` takes the last one\nlooked for: {}",
+        "`{folder}` holds no {layout} of split `{wanted}`\n  expected one of its splits: {}\n  not found: {}\n\
+         hint: name an existing split (`--split`, or in a recipe `task.train`); if it is needed to choose the best \
+         model, `--set run.select=last` takes the last one",
         list(.splits),
-        .tried.join(", ")
+        places(.tried)
     )]
     NoSplitFile {
         /// The folder that was given.
@@ -199,6 +203,18 @@ impl LayoutError {
             Self::NotFound { tried, .. } | Self::NoSplitFile { tried, .. } => Ok(tried),
             other => Err(other),
         }
+    }
+}
+
+/// Paths that an error names before it counts the rest.
+const MOST_PLACES: usize = 3;
+
+/// The first of the paths that were tried, and how many more there are.
+fn places(tried: &[String]) -> String {
+    let named = tried.iter().take(MOST_PLACES).cloned().collect::<Vec<_>>();
+    match tried.len().saturating_sub(MOST_PLACES) {
+        0 => named.join(", "),
+        more => format!("{} and {more} other paths", named.join(", ")),
     }
 }
 

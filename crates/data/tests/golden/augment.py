@@ -1,7 +1,7 @@
 """Makes augment.safetensors: single colour operations, blurs, a whole view, and crop statistics.
 
 Versions: Python 3.11.7, torch 2.15.0, torchvision 0.29.2, Pillow 13.0.0, numpy, safetensors.
-Run: python augment.py (in this folder).
+Run: runs/goldens.sh data/augment
 """
 
 import numpy as np

@@ -1,8 +1,7 @@
 """Golden values of resizing and of CLIP's preprocessing.
 
 Pillow 12.0.0, torchvision 0.29.2, numpy 2.4.6, safetensors 0.8.0. Not Pillow 13, which resizes columns
-first where that is cheaper: see src/resize.rs. Run in this folder:
-python resize.py
+first where that is cheaper: see src/resize.rs. Run: runs/goldens.sh data/resize, which takes the former.
 """
 import numpy as np
 from PIL import Image

@@ -1,6 +1,6 @@
 """Golden values of crates/model, from timm and PyTorch.
 
-Run: python model.py      (writes model.safetensors beside itself)
+Run: runs/goldens.sh model/model      (writes model.safetensors beside this script)
 Made with torch 2.15.0, timm 1.0.31, numpy 2.4.6, safetensors 0.8.
 
 No weights are stored: both sides fill every tensor from a hash of its name (FNV-1a, then SplitMix64), so
@@ -16,21 +16,9 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from golden_noise import noise  # runs/, which runs/goldens.sh adds to the path
+
 GOLDEN = {}
-
-
-def noise(name, shape):
-    """Numbers in [-1, 1) from the name alone, row-major."""
-    key = 0xCBF29CE484222325
-    for byte in name.encode():
-        key = ((key ^ byte) * 0x100000001B3) % 2**64
-    with np.errstate(over="ignore"):
-        z = np.uint64(key) + np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    values = (z >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
-    return torch.from_numpy(values.reshape(shape)).float()
 
 
 def parameter(name, shape):

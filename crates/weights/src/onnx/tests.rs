@@ -147,7 +147,7 @@ fn backbones_leave_in_every_form() {
             );
         }
     }
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 1);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn bytes_halves_and_weights_beside() {
         Some(folder.path().join("model.onnx.data"))
     );
     assert!(outside.bytes < plain.bytes / 4);
-    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    let names: Vec<_> = fs_err::read_dir(folder.path()).unwrap().collect();
     assert_eq!(names.len(), 2);
 }
 
@@ -228,7 +228,7 @@ fn what_does_not_agree_or_cannot_be_written_leaves_nothing() {
     let nowhere = folder.path().join("nowhere").join("model.onnx");
     let message = export(&same, &nowhere, options(mean));
     assert!(message.contains("nowhere"), "{message}");
-    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert_eq!(fs_err::read_dir(folder.path()).unwrap().count(), 0);
 
     let adapted = backbone_with_prompts();
     let error = super::export(&path, &adapted, &features, &same, &options(mean)).unwrap_err();

@@ -2,7 +2,7 @@
 the original networks compute; solider_full.pth: one such checkpoint as torch.save writes it.
 
 Made with torch 2.15.0, timm 1.0.31, transformers 5.23.0, open_clip_torch 3.3.0, safetensors 0.8.0, numpy 2.4.6:
-    python import.py
+    runs/goldens.sh weights/import
 
 Values are not stored: both sides fill a tensor from a hash of its name (FNV-1a, then SplitMix64), in the names of the
 source. The networks are timm's. Where timm reads a source itself (Microsoft's Swin, DINOv2), its own conversion
@@ -25,22 +25,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 from timm.models import swin_transformer, vision_transformer
 
+from golden_noise import noise  # runs/, which runs/goldens.sh adds to the path
+
 here = Path(__file__).parent
 NAMES, GOLDEN = {}, {}
-
-
-def noise(name, shape):
-    """Numbers in [-1, 1) from the name alone, row-major."""
-    key = 0xCBF29CE484222325
-    for byte in name.encode():
-        key = ((key ^ byte) * 0x100000001B3) % 2**64
-    with np.errstate(over="ignore"):
-        z = np.uint64(key) + np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        z = z ^ (z >> np.uint64(31))
-    values = (z >> np.uint64(11)).astype(np.float64) * 2.0**-52 - 1.0
-    return torch.from_numpy(values.reshape(shape)).float()
 
 
 def parameter(name, shape):

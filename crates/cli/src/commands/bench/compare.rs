@@ -1,6 +1,6 @@
-//! `clasp bench compare`: whether a device computes what the CPU does.
+//! `clasp bench compare`: the results of a device against those of the CPU.
 //!
-//! The same weights and the same noise go through a forward pass, the losses and their gradients, and a step of the optimiser
+//! The same weights and the same noise go through a forward pass, the losses and their gradients, and a step of the optimizer
 //! and the teacher, by the CPU's fused operations and by the graph that other devices run. With `--device cpu` the graph runs on
 //! the CPU too, which compares the two ways of computing alone.
 
@@ -16,12 +16,12 @@ use clasp_pretrain::step::Pretrainer;
 use clasp_pretrain::{Machine, PretrainRecipe};
 use serde_json::json;
 
-use super::say;
+use super::measurement::say;
 use crate::args::BenchCompare;
 use crate::commands::print_text;
 use crate::{Outcome, device};
 
-/// A recipe whose step has everything, and takes a second on one thread.
+/// A recipe with every loss, whose step takes a second on one thread.
 const TINY: [&str; 15] = [
     "method=clasp",
     "model.drop_path=0.1",
@@ -71,11 +71,11 @@ pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
     if too_far.is_empty() {
         return Ok(Outcome::Done);
     }
-    say(&format!("not alike: {}", too_far.join("; ")));
+    say(&format!("different: {}", too_far.join("; ")));
     Ok(Outcome::CheckFailed)
 }
 
-/// What one way of computing found.
+/// The results of one implementation.
 struct Way {
     precision: Precision,
     /// Pooled features of the teacher: [views · batch, channels].

@@ -1,4 +1,4 @@
-//! How fast metrics are computed, at the size of published data sets. What is evaluated is drawn at random.
+//! Speed of metrics at the size of published datasets, on random predictions.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -17,13 +17,13 @@ use rand::RngExt;
 use rayon::prelude::*;
 use serde_json::json;
 
-use super::{Found, timed};
+use super::measurement::{Measurement, timed};
 use crate::args::{BenchCoco, BenchDetection, BenchParsing, BenchRank, BenchSearch};
 
 /// Market-1501-sized ranking with the peer's distribution of features.
-pub fn rank(options: &BenchRank) -> Result<Found> {
+pub fn rank(options: &BenchRank) -> Result<Measurement> {
     let mut normal = normal("rank");
-    let centres: Vec<f32> = (0..options.identities * options.dim)
+    let centers: Vec<f32> = (0..options.identities * options.dim)
         .map(|_| normal())
         .collect();
     let mut rng = rng_for(0, 0, "people");
@@ -34,8 +34,8 @@ pub fn rank(options: &BenchRank) -> Result<Found> {
         let cameras: Vec<i64> = (0..count).map(|_| rng.random_range(0..6)).collect();
         let mut features = Vec::with_capacity(count * options.dim);
         for &person in &persons {
-            let centre = &centres[person as usize * options.dim..][..options.dim];
-            let row: Vec<f32> = centre.iter().map(|x| x + 4.0 * normal()).collect();
+            let center = &centers[person as usize * options.dim..][..options.dim];
+            let row: Vec<f32> = center.iter().map(|x| x + 4.0 * normal()).collect();
             let length = row.iter().map(|x| x * x).sum::<f32>().sqrt();
             features.extend(row.iter().map(|x| x / length));
         }
@@ -65,7 +65,7 @@ pub fn rank(options: &BenchRank) -> Result<Found> {
         figures["rerank_s"] = json!(begun.elapsed().as_secs_f64());
         figures["rerank_mAP"] = json!(metrics.map);
     }
-    Ok(Found {
+    Ok(Measurement {
         work: "rank",
         settings: json!({
             "queries": options.queries, "gallery": options.gallery, "dim": options.dim, "identities": options.identities,
@@ -76,7 +76,7 @@ pub fn rank(options: &BenchRank) -> Result<Found> {
 
 /// COCO keypoint evaluation of random poses, 1 to 5 people an image, with the peer's distribution where two poses are found for
 /// each.
-pub fn coco(options: &BenchCoco) -> Result<Found> {
+pub fn coco(options: &BenchCoco) -> Result<Measurement> {
     let mut rng = rng_for(0, 0, "coco");
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
     for image in 0..options.images as u64 {
@@ -92,7 +92,7 @@ pub fn coco(options: &BenchCoco) -> Result<Found> {
                     [x, y, f64::from(rng.random_range(0..3))]
                 })
                 .collect();
-            for _ in 0..options.found {
+            for _ in 0..options.predictions {
                 // Twelve uniform numbers are nearly normal.
                 let mut noise =
                     || 0.08 * height * ((0..12).map(|_| rng.random::<f64>()).sum::<f64>() - 6.0);
@@ -121,15 +121,15 @@ pub fn coco(options: &BenchCoco) -> Result<Found> {
         ap = oks_ap(&truth, &predicted, &COCO_SIGMAS)?.ap;
         Ok(())
     })?;
-    Ok(Found {
+    Ok(Measurement {
         work: "coco_eval",
-        settings: json!({ "images": options.images, "found": options.found }),
+        settings: json!({ "images": options.images, "predictions": options.predictions }),
         figures: json!({ "eval_s": seconds, "poses": predicted.len(), "AP": ap }),
     })
 }
 
 /// Masks of random blocks of labels, nine tenths of them found, counted mask by mask on all threads as an evaluation does.
-pub fn parsing(options: &BenchParsing) -> Result<Found> {
+pub fn parsing(options: &BenchParsing) -> Result<Measurement> {
     const BLOCK: usize = 16;
     let [height, width] = options.size;
     let classes = usize::from(options.classes);
@@ -177,7 +177,7 @@ pub fn parsing(options: &BenchParsing) -> Result<Found> {
             },
         )?;
     let seconds = begun.elapsed().as_secs_f64();
-    Ok(Found {
+    Ok(Measurement {
         work: "parsing_eval",
         settings: json!({ "images": options.images, "size": options.size, "classes": classes }),
         figures: json!({
@@ -188,7 +188,7 @@ pub fn parsing(options: &BenchParsing) -> Result<Found> {
 }
 
 /// Miss rates of random pedestrians of all heights and visibilities, each found somewhere near, among boxes of nobody.
-pub fn detection(options: &BenchDetection) -> Result<Found> {
+pub fn detection(options: &BenchDetection) -> Result<Measurement> {
     let mut rng = rng_for(0, 0, "detection");
     let (mut truth, mut found) = (Vec::new(), Vec::new());
     let images: Vec<u64> = (0..options.images as u64).collect();
@@ -198,7 +198,7 @@ pub fn detection(options: &BenchDetection) -> Result<Found> {
             let (x, y) = (rng.random_range(0.0..2000.0), rng.random_range(0.0..700.0));
             [x, y, 0.41 * height, height]
         };
-        let mut boxes: Vec<[f64; 4]> = (0..options.found).map(|_| bbox()).collect();
+        let mut boxes: Vec<[f64; 4]> = (0..options.predictions).map(|_| bbox()).collect();
         for bbox in boxes.iter_mut().take(rng.random_range(0..=12)) {
             let [.., height] = *bbox;
             truth.push(Pedestrian {
@@ -224,22 +224,22 @@ pub fn detection(options: &BenchDetection) -> Result<Found> {
         reasonable = rates[0].value;
         Ok(())
     })?;
-    Ok(Found {
+    Ok(Measurement {
         work: "detection_eval",
-        settings: json!({ "images": options.images, "found": options.found }),
+        settings: json!({ "images": options.images, "predictions": options.predictions }),
         figures: json!({ "eval_s": seconds, "boxes": found.len(), "miss_rate": reasonable }),
     })
 }
 
 /// Person search among people of random features, in which each query's person is one of many.
-pub fn search(options: &BenchSearch) -> Result<Found> {
+pub fn search(options: &BenchSearch) -> Result<Measurement> {
     let mut rng = rng_for(0, 0, "search");
     let mut normal = normal("people");
     let (people, dim) = (options.people, options.dim);
-    let centres: Vec<f32> = (0..options.queries * dim).map(|_| normal()).collect();
+    let centers: Vec<f32> = (0..options.queries * dim).map(|_| normal()).collect();
     let mut near = |person: usize| -> Vec<f32> {
-        let centre = &centres[person * dim..][..dim];
-        centre.iter().map(|x| x + 2.0 * normal()).collect()
+        let center = &centers[person * dim..][..dim];
+        center.iter().map(|x| x + 2.0 * normal()).collect()
     };
     // People beside each other.
     let boxes: Vec<[f64; 4]> = (0..people)
@@ -288,7 +288,7 @@ pub fn search(options: &BenchSearch) -> Result<Found> {
     };
     let begun = Instant::now();
     let metrics = Gallery::new(&frames, dim, 0.5, false)?.evaluate(options.queries, query, None)?;
-    Ok(Found {
+    Ok(Measurement {
         work: "search_eval",
         settings: json!({
             "queries": options.queries, "frames": options.frames, "gallery": options.gallery, "people": people, "dim": dim,

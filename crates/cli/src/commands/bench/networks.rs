@@ -1,4 +1,4 @@
-//! How fast networks and the views they see are computed. Weights are random, and so are images but for `data`.
+//! Speed of networks and view generation. Weights are random, and so are images except for `data`.
 
 use anyhow::{Result, anyhow, bail};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
@@ -22,11 +22,11 @@ use rayon::prelude::*;
 use serde_json::{Value, json};
 use std::time::Instant;
 
-use super::{Found, add_peak, timed};
+use super::measurement::{Measurement, add_peak, timed};
 use crate::args::{BenchData, BenchOptions, BenchPretrain, Common};
 use crate::device;
 
-/// Waits until the device has done what it was given, so that the clock sees it.
+/// Waits until the device has finished, so that the time is that of its work.
 fn wait(device: &Device) -> Result<()> {
     let done = device.sync();
     done.map_err(|error| anyhow!("waiting for the device: {error:?}"))
@@ -89,7 +89,7 @@ impl On<'_> {
     }
 
     /// JPEG bytes to 2 global and 8 local views.
-    pub fn data(&self, options: &BenchData) -> Result<Found> {
+    pub fn data(&self, options: &BenchData) -> Result<Measurement> {
         let source = Source::open(&options.images)?;
         let files: Vec<Vec<u8>> = (0..source.len().min(options.limit))
             .map(|i| source.read(i))
@@ -117,7 +117,7 @@ impl On<'_> {
             .enumerate()
             .try_for_each(|item| make(item).map(drop))?;
         let seconds = begun.elapsed().as_secs_f64();
-        Ok(Found {
+        Ok(Measurement {
             work: "multicrop",
             settings: json!({ "images": files.len() }),
             figures: json!({ "images_per_s": files.len() as f64 / seconds }),
@@ -155,7 +155,7 @@ impl On<'_> {
     }
 
     /// CLIP ViT-B/16 with random weights against the default vocabulary.
-    pub fn label(&self, options: &BenchOptions) -> Result<Found> {
+    pub fn label(&self, options: &BenchOptions) -> Result<Measurement> {
         let clip = ClipConfig::vit_b_16();
         let operations = clip.operations();
         let clip = clip.init(&mut rng_for(0, 0, "bench"), self.device);
@@ -166,7 +166,7 @@ impl On<'_> {
             mean: CLIP_MEAN,
             std: CLIP_STD,
         };
-        let precision = device::precision(self.common, options.products, self.device)?;
+        let precision = device::precision(self.common, options.precision, self.device)?;
         let shares = Shares::of(self.device, self.threads).at_most(options.batch);
         let share = options.batch.max(1) / shares.replicas;
         let config = LabelConfig {
@@ -186,7 +186,7 @@ impl On<'_> {
         let batch = share * shares.replicas;
         let mut figures = json!({ "images_per_s": batch as f64 / seconds });
         self.add_share(&mut figures, batch * operations, seconds, precision)?;
-        Ok(Found {
+        Ok(Measurement {
             work: "clip_label",
             settings: json!({
                 "model": "vit-b-16", "size": "224x224", "batch": batch, "precision": precision, "device": device::name(self.device),
@@ -196,12 +196,12 @@ impl On<'_> {
     }
 
     /// A Swin-T forward at 384x128 without gradient.
-    pub fn embed(&self, options: &BenchOptions) -> Result<Found> {
+    pub fn embed(&self, options: &BenchOptions) -> Result<Measurement> {
         let (height, width) = (384, 128);
         let config = BackboneConfig::named("swin-tiny")?;
         let operations = config.operations([height, width])?;
         let backbone = config.init(&mut rng_for(0, 0, "bench"), self.device);
-        let precision = device::precision(self.common, options.products, self.device)?;
+        let precision = device::precision(self.common, options.precision, self.device)?;
         let shares = Shares::of(self.device, self.threads).at_most(options.batch);
         let share = options.batch.max(1) / shares.replicas;
         let pixels = noise(share * 3 * height * width);
@@ -223,7 +223,7 @@ impl On<'_> {
         let batch = share * shares.replicas;
         let mut figures = json!({ "images_per_s": batch as f64 / seconds });
         self.add_share(&mut figures, batch * operations, seconds, precision)?;
-        Ok(Found {
+        Ok(Measurement {
             work: "embed",
             settings: json!({
                 "model": "swin-tiny", "size": format!("{height}x{width}"), "batch": batch, "precision": precision,
@@ -234,11 +234,11 @@ impl On<'_> {
     }
 
     /// One pre-training step: method `dino` without an adapter, as the peer's.
-    pub fn pretrain(&self, options: &BenchPretrain) -> Result<Found> {
+    pub fn pretrain(&self, options: &BenchPretrain) -> Result<Measurement> {
         let mut overrides = vec![
             "method=dino".to_owned(),
             format!("model.backbone={}", options.model),
-            format!("projection_head.prototypes={}", options.out_dim),
+            format!("projection_head.prototypes={}", options.prototypes),
             format!("views.local={}", options.local),
             format!("run.batch={}", options.batch),
             "run.steps=1000".to_owned(),
@@ -287,7 +287,7 @@ impl On<'_> {
         let size = |[height, width]: [usize; 2]| format!("{height}x{width}");
         let mut settings = json!({
                 "model": trainer.plan.recipe.model.backbone, "method": trainer.plan.recipe.method, "batch": run.batch,
-                "out_dim": trainer.plan.prototypes,
+                "prototypes": trainer.plan.prototypes,
                 "views": format!("{} of {}, {} of {}", views.global, size(global), views.local, size(local)),
                 "accumulate": run.accumulate, "checkpointing": run.gradient_checkpointing, "precision": precision,
                 "device": device::name(self.device),
@@ -296,7 +296,7 @@ impl On<'_> {
         if !options.set.is_empty() {
             settings["set"] = json!(options.set);
         }
-        Ok(Found {
+        Ok(Measurement {
             work: "pretrain_step",
             settings,
             figures,

@@ -1,0 +1,184 @@
+//! Evaluation and use of models: `eval`, `score`, `predict`, `search`, `embed`.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use super::values::{MatrixPrecision, count, size};
+
+/// A task with a published metric.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Task {
+    /// Re-identification: mAP, CMC
+    Reid,
+    /// Attribute recognition: mA, accuracy, precision, recall, F1
+    Attributes,
+    /// Human parsing: mIoU
+    Parsing,
+    /// Pose: PCK, OKS AP
+    Pose,
+    /// Pedestrian detection: log-average miss rate, AP (fine-tuned only)
+    Detection,
+    /// Person search: mAP, top-k (fine-tuned only)
+    Search,
+}
+
+/// `clasp eval`
+#[derive(Args, Debug)]
+pub struct Eval {
+    /// Task
+    pub task: Task,
+    /// Folder of the dataset
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Fine-tuned model or its run folder; with --frozen a backbone file, run folder or published checkpoint
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Evaluate a frozen backbone: by retrieval for re-identification, by a linear probe for the other tasks
+    #[arg(long)]
+    pub frozen: bool,
+    /// Prompt of the frozen backbone: identity, part, attribute, prompt weights (identity=0.8,part=0.2), or `all` to
+    /// compare them [default: that of fine-tuning]
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Split of a fine-tuned model's evaluation [default: test, else val]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Set a key of `[task]` in a fine-tuned model's recipe, such as test_scales=[0.75,1.0]
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Write the predictions of a fine-tuned model in the file format of the task's benchmark
+    #[arg(long, value_name = "FILE")]
+    pub predictions: Option<PathBuf>,
+    /// Height x width [default: that of the model]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Re-rank with k-reciprocal neighbors (re-identification)
+    #[arg(long)]
+    pub rerank: bool,
+    /// Store in a fine-tuned re-identification model the same-person threshold with this false positive rate, for
+    /// `clasp search`; use data of other people than the test set
+    #[arg(long, value_name = "RATE")]
+    pub calibrate: Option<f64>,
+    /// Precision of matrix products
+    #[command(flatten)]
+    pub precision: MatrixPrecision,
+}
+
+/// `clasp score`
+#[derive(Args, Debug)]
+pub struct Score {
+    /// Task
+    pub task: Task,
+    /// Folder of the dataset
+    #[arg(long)]
+    pub data: PathBuf,
+    /// Predictions in the file format of the task's benchmark, as `clasp eval --predictions` writes them
+    #[arg(long, value_name = "FILE")]
+    pub predictions: PathBuf,
+    /// Split [default: test, else val]
+    #[arg(long)]
+    pub split: Option<String>,
+    /// Probability above which an attribute counts as predicted
+    #[arg(long, default_value_t = 0.5)]
+    pub threshold: f32,
+}
+
+/// `clasp predict`
+#[derive(Args, Debug)]
+pub struct Predict {
+    /// Task of the model
+    pub task: Task,
+    /// Files, folders, list files or tar shards; `-` reads a list from standard input
+    #[arg(required = true, num_args = 1..)]
+    pub images: Vec<String>,
+    /// Fine-tuned model or its run folder
+    #[arg(long)]
+    pub model: PathBuf,
+    /// File of JSON lines to write
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Folder to draw pictures of the predictions in
+    #[arg(long, value_name = "DIR")]
+    pub draw: Option<PathBuf>,
+    /// Fine-tuned model of detection or search that finds the people in photos of several people first
+    #[arg(long, value_name = "MODEL")]
+    pub detector: Option<PathBuf>,
+    /// Set a key of `[task]` in the model's recipe, such as flip_test=false
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Height x width [default: that of the model]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Precision of matrix products
+    #[command(flatten)]
+    pub precision: MatrixPrecision,
+}
+
+/// `clasp search`
+#[derive(Args, Debug)]
+pub struct Search {
+    /// Query images: a file, a folder, a list file or tar shards
+    #[arg(long)]
+    pub query: String,
+    /// Gallery images: a file, a folder, a list file or tar shards
+    #[arg(long)]
+    pub gallery: String,
+    /// Fine-tuned re-identification model, or a backbone
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Matches per query; the contact sheet shows at most 20
+    #[arg(long, default_value_t = 10, value_parser = count(1, usize::MAX))]
+    pub top: usize,
+    /// JSON lines to write: each query with its matches and their cosine similarities
+    #[arg(long, default_value = "matches.jsonl")]
+    pub out: PathBuf,
+    /// Contact sheet to draw
+    #[arg(long, default_value = "matches.png")]
+    pub sheet: PathBuf,
+    /// Queries on the contact sheet
+    #[arg(long, default_value_t = 20, value_parser = count(0, 200))]
+    pub rows: usize,
+    /// Lowest cosine similarity of a match. Matches above the threshold of `clasp eval reid --calibrate` are marked as
+    /// the same person
+    #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
+    pub threshold: f32,
+    /// Height x width [default: that of the model]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Precision of matrix products
+    #[command(flatten)]
+    pub precision: MatrixPrecision,
+}
+
+/// `clasp embed`
+#[derive(Args, Debug)]
+pub struct Embed {
+    /// Files, folders, list files or tar shards; `-` reads a list from standard input
+    #[arg(required = true, num_args = 1..)]
+    pub images: Vec<String>,
+    /// Backbone file, run folder or published checkpoint
+    #[arg(long)]
+    pub model: PathBuf,
+    /// File to write: F.npy (with the keys in F.npy.keys.txt), or F.parquet
+    #[arg(long)]
+    pub out: PathBuf,
+    /// Prompt: identity, part, attribute, or prompt weights (identity=0.8,part=0.2)
+    #[arg(long, default_value = "identity")]
+    pub prompt: String,
+    /// Height x width [default: that of the backbone]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Precision of matrix products
+    #[command(flatten)]
+    pub precision: MatrixPrecision,
+}

@@ -1,0 +1,142 @@
+//! Files of networks: `import`, `export`, `inspect`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+use clasp_weights::export::NamingScheme;
+use clasp_weights::import::CheckpointSource;
+
+use super::values::{colors, parse, size};
+
+/// `clasp import`
+#[derive(Args, Debug)]
+pub struct Import {
+    /// A .safetensors, .pth, .pt or .bin file; no code in it is executed
+    pub file: PathBuf,
+    /// Backbone file to write
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// Publisher, instead of recognizing it: solider-full, solider, solider-task, openmmlab-swin,
+    /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit, clip-openai, clip-open
+    #[arg(long = "as", value_name = "NAME", value_parser = parse::<CheckpointSource>)]
+    pub source: Option<CheckpointSource>,
+    /// Take the student of a training checkpoint instead of the teacher
+    #[arg(long)]
+    pub student: bool,
+    /// Height x width of its images; a ViT's position embeddings are resampled to it
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Attention heads of a ViT whose embedding dimension is not a published one
+    #[arg(long, value_name = "N")]
+    pub heads: Option<usize>,
+    /// Mean of red, green and blue for normalization [default: that of the source's recipes]
+    #[arg(long, value_name = "R,G,B", value_parser = colors)]
+    pub mean: Option<[f32; 3]>,
+    /// Standard deviation of red, green and blue for normalization [default: that of the source's recipes]
+    #[arg(long, value_name = "R,G,B", value_parser = colors)]
+    pub std: Option<[f32; 3]>,
+    /// Load the matched keys and initialize the missing ones randomly
+    #[arg(long)]
+    pub lenient: bool,
+}
+
+/// `clasp export`
+#[derive(Subcommand, Debug)]
+pub enum Export {
+    /// A safetensors file with the tensor names of another program
+    Safetensors(ExportSafetensors),
+    /// An ONNX file, whose outputs are verified before it is saved
+    Onnx(ExportOnnx),
+}
+
+/// `clasp export safetensors`
+#[derive(Args, Debug)]
+pub struct ExportSafetensors {
+    /// Backbone file, run folder or published checkpoint
+    pub model: PathBuf,
+    /// File to write
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// Tensor names of timm or solider
+    #[arg(long, default_value = "timm", value_parser = parse::<NamingScheme>)]
+    pub names: NamingScheme,
+    /// Prompt to fold into the weights: identity, part, attribute, or prompt weights (identity=0.8,part=0.2)
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Drop an adapter that these names cannot express
+    #[arg(long)]
+    pub drop_adapter: bool,
+    /// Number format of weights and arithmetic
+    #[arg(long, value_enum, default_value_t = ExportPrecision::F32)]
+    pub precision: ExportPrecision,
+}
+
+/// `clasp export onnx`
+#[derive(Args, Debug)]
+pub struct ExportOnnx {
+    /// Backbone file, run folder, published checkpoint or fine-tuned model; for heads of pre-training a run folder or
+    /// one of its checkpoints
+    pub model: PathBuf,
+    /// File to write
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// Outputs, separated by commas: pooled, tokens, map, pyramid; part, attribute (heads of pre-training)
+    /// [default: pooled; the outputs of the head of a fine-tuned model]
+    #[arg(long, value_delimiter = ',')]
+    pub outputs: Vec<OnnxOutput>,
+    /// Prompt to fold into the weights: identity, part, attribute, or prompt weights (identity=0.8,part=0.2); `input`
+    /// keeps the prompt weights as an input [default: identity, or that of the fine-tuned model]
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Fixed batch size [default: any]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub batch: Option<u32>,
+    /// Height x width [default: that of the backbone]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Take bytes [batch, height, width, 3] as input and normalize them in the graph
+    #[arg(long)]
+    pub bytes: bool,
+    /// Number format of weights and arithmetic
+    #[arg(long, value_enum, default_value_t = ExportPrecision::F32)]
+    pub precision: ExportPrecision,
+    /// Write the weights to a second file, FILE.data, as is always done above 1.9 GB
+    #[arg(long)]
+    pub external_data: bool,
+    /// Images to verify the outputs with: a file, a folder, a list file or tar shards [default: synthetic people]
+    #[arg(long, value_name = "IMAGES")]
+    pub check: Option<String>,
+}
+
+/// Outputs of an ONNX file.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnnxOutput {
+    /// Pooled features: [batch, channels]
+    Pooled,
+    /// Features of each patch position: [batch, tokens, channels]
+    Tokens,
+    /// The same as a feature map: [batch, channels, height, width]
+    Map,
+    /// The feature map of each stage, stage1 first
+    Pyramid,
+    /// Logits of body parts: [batch, parts, height, width]
+    Part,
+    /// Logits of attribute values: [batch, values]
+    Attribute,
+}
+
+/// `clasp inspect`
+#[derive(Args, Debug)]
+pub struct Inspect {
+    /// A backbone file, run folder, published checkpoint, ONNX file, CLIP folder or folder of labels
+    pub file: PathBuf,
+}
+
+/// Number format of an exported file.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExportPrecision {
+    /// 32 bits
+    F32,
+    /// 16 bits
+    Fp16,
+}

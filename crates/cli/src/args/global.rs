@@ -1,0 +1,28 @@
+//! Options of every command.
+
+use clap::Args;
+use clasp_run::check::MOST_THREADS;
+
+use super::values::count;
+
+/// Options of every command.
+#[derive(Args, Debug, Clone)]
+pub struct Common {
+    /// Device: cpu, cuda[:i], rocm[:i], metal[:i] or vulkan[:i] [default: the fastest kind that is available]
+    #[arg(
+        long,
+        global = true,
+        value_name = "DEVICE",
+        help_heading = "Global options"
+    )]
+    pub device: Option<String>,
+    /// Threads for computing and loading [default: all cores]
+    #[arg(long, global = true, value_name = "N", value_parser = count(1, MOST_THREADS), help_heading = "Global options")]
+    pub threads: Option<usize>,
+    /// Print results as JSON
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub json: bool,
+    /// Print no progress
+    #[arg(long, short, global = true, help_heading = "Global options")]
+    pub quiet: bool,
+}

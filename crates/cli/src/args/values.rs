@@ -1,0 +1,58 @@
+//! Values of arguments: how they are read, and their bounds.
+
+use std::str::FromStr;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use clasp_model::Precision;
+
+/// Precision of commands that train nothing.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct MatrixPrecision {
+    /// Number format of matrix products: f32, or bf16, which is faster on processors with AMX and on most GPUs
+    #[arg(long = "precision", value_name = "F32|BF16", default_value_t = Precision::F32)]
+    pub format: Precision,
+}
+
+/// A number from `from` to `to`.
+pub fn count(from: usize, to: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(from as u64..=to as u64)
+}
+
+/// `HEIGHTxWIDTH`.
+pub fn size(text: &str) -> Result<[usize; 2], String> {
+    let expected = || format!("expected HEIGHTxWIDTH such as 256x128, found `{text}`");
+    let (height, width) = text.split_once('x').ok_or_else(expected)?;
+    let side = |text: &str| match text.parse::<usize>() {
+        Ok(side) if (1..=4096).contains(&side) => Ok(side),
+        _ => Err(expected()),
+    };
+    Ok([side(height)?, side(width)?])
+}
+
+/// A value that is written by its name.
+pub fn parse<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
+    text.parse()
+}
+
+/// `R,G,B`, three finite numbers.
+pub fn colors(text: &str) -> Result<[f32; 3], String> {
+    let expected = || format!("expected three numbers such as 0.485,0.456,0.406, found `{text}`");
+    let values: Vec<f32> = text
+        .split(',')
+        .map(|part| part.trim().parse().ok().filter(|v: &f32| v.is_finite()))
+        .collect::<Option<_>>()
+        .ok_or_else(expected)?;
+    values.try_into().map_err(|_| expected())
+}
+
+/// `I/N` with `I < N`: part I of N, counted from 0.
+pub fn shard(text: &str) -> Result<(usize, usize), String> {
+    let parsed = text
+        .split_once('/')
+        .and_then(|(index, count)| Some((index.parse().ok()?, count.parse().ok()?)));
+    match parsed {
+        Some((index, count)) if index < count => Ok((index, count)),
+        _ => Err(format!("expected I/N with I from 0 to N-1, found `{text}`")),
+    }
+}

@@ -1,0 +1,77 @@
+//! Files and results that commands write.
+
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use clasp_data::text::printable;
+use serde::Serialize;
+
+/// Checks before long work that a file can be written there.
+pub fn check_writable(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        bail!(
+            "{}: expected a file to write, found a folder",
+            path.display()
+        );
+    }
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    if !folder.is_dir() {
+        bail!(
+            "{}: cannot be written, as there is no folder {}\nhint: create it first",
+            path.display(),
+            folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// `path` with `suffix` after its name: another file of the same folder, and another for every `path`.
+///
+/// # Errors
+///
+/// `path` names no file, as `..` does.
+pub fn beside(path: &Path, suffix: &str) -> Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        bail!("{}: expected a name, found none", path.display());
+    };
+    let mut name = name.to_owned();
+    name.push(suffix);
+    Ok(path.with_file_name(name))
+}
+
+/// A result on standard output: `value` as JSON if asked for, else `text`.
+pub fn print_result(json: bool, value: &impl Serialize, text: &str) -> Result<()> {
+    if json {
+        print_text(&serde_json::to_string_pretty(value)?)
+    } else {
+        print_text(&printable(text))
+    }
+}
+
+/// Text on standard output. A closed pipe, as behind `head`, is no error.
+pub fn print_text(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match writeln!(out, "{}", text.trim_end()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("standard output"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_beside_differs_where_names_differ() {
+        let run = |name: &str| beside(Path::new(name), ".run").unwrap();
+        assert_eq!(run("m"), Path::new("m.run"));
+        assert_eq!(run("a/m-0.1"), Path::new("a/m-0.1.run"));
+        assert_ne!(run("m-0.1"), run("m-0.2"));
+        assert_eq!(run("a/m/"), Path::new("a/m.run"));
+        assert!(beside(Path::new(".."), ".run").is_err());
+    }
+}

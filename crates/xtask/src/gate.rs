@@ -1,0 +1,136 @@
+//! `cargo xtask ci`: the checks that every change passes, each with a time budget.
+
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::{dependencies, metadata, rust_version};
+
+/// Seconds that all steps may take together, from an empty `target` on two cores.
+const WHOLE_BUDGET: u64 = 3600;
+
+/// A program to run.
+struct GateStep {
+    /// Where the program comes from if it is not installed; such a step is then skipped.
+    install: Option<&'static str>,
+    program: &'static str,
+    arguments: &'static str,
+    environment: Option<(&'static str, &'static str)>,
+    /// Seconds that the step may take, from an empty `target` on two cores.
+    budget: u64,
+}
+
+/// A step of the toolchain itself.
+const fn cargo(arguments: &'static str, budget: u64) -> GateStep {
+    GateStep {
+        install: None,
+        program: "cargo",
+        arguments,
+        environment: None,
+        budget,
+    }
+}
+
+/// All steps, the fast ones first. Advisories need a download: the hosted workflow checks them.
+const STEPS: &[GateStep] = &[
+    cargo("fmt --all --check", 20),
+    GateStep {
+        install: Some("cargo install typos-cli --locked"),
+        program: "typos",
+        arguments: "",
+        environment: None,
+        budget: 30,
+    },
+    GateStep {
+        install: Some("cargo install cargo-deny --locked"),
+        program: "cargo-deny",
+        arguments: "--offline --locked check licenses bans sources",
+        environment: None,
+        budget: 60,
+    },
+    cargo(
+        "clippy --release --workspace --all-targets --locked -- -D warnings",
+        900,
+    ),
+    GateStep {
+        environment: Some(("RUSTDOCFLAGS", "-D warnings")),
+        ..cargo("doc --release --workspace --no-deps --locked", 180)
+    },
+    cargo("test --release --workspace --locked", 2400),
+];
+
+/// Runs every step, and reports the seconds of each.
+pub fn ci() -> Result<()> {
+    let start = Instant::now();
+    let metadata = metadata()?;
+    dependencies::check(&metadata)?;
+    rust_version::check(&metadata)?;
+    let mut report = Vec::new();
+    for step in STEPS {
+        report.push(run(step)?);
+    }
+    let seconds = start.elapsed().as_secs();
+    report.push(timing("all steps", seconds, WHOLE_BUDGET));
+    println!("\n{}", report.join("\n"));
+    Ok(())
+}
+
+/// Runs a step; a line about its time.
+fn run(step: &GateStep) -> Result<String> {
+    let command = format!("{} {}", step.program, step.arguments);
+    let command = command.trim();
+    if let Some(install) = step.install
+        && !is_installed(step.program)
+    {
+        let skipped = format!("skipped: `{command}` is not installed (`{install}`)");
+        println!("{skipped}");
+        return Ok(skipped);
+    }
+    println!("$ {command}");
+    let start = Instant::now();
+    let status = Command::new(step.program)
+        .args(step.arguments.split_whitespace())
+        .envs(step.environment)
+        .status()
+        .with_context(|| format!("starting {}", step.program))?;
+    ensure!(status.success(), "`{command}` failed: {status}");
+    let timing = timing(command, start.elapsed().as_secs(), step.budget);
+    println!("{timing}");
+    Ok(timing)
+}
+
+fn is_installed(program: &str) -> bool {
+    let mut command = Command::new(program);
+    command
+        .arg("--version")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
+}
+
+fn timing(what: &str, seconds: u64, budget: u64) -> String {
+    let above = if seconds > budget {
+        "  WARNING: above its budget"
+    } else {
+        ""
+    };
+    format!("{seconds:>5} s of {budget:>4} s  {what}{above}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_steps_fit_into_the_whole_budget() {
+        let sum: u64 = STEPS.iter().map(|step| step.budget).sum();
+        assert!(sum <= WHOLE_BUDGET, "{sum} s");
+    }
+
+    #[test]
+    fn a_step_above_its_budget_is_marked() {
+        assert!(timing("a", 11, 10).contains("WARNING"));
+        assert!(!timing("a", 10, 10).contains("WARNING"));
+    }
+}

@@ -8,7 +8,7 @@ use super::values::count;
 /// Options of every command.
 #[derive(Args, Debug, Clone)]
 pub struct Common {
-    /// Device: cpu, cuda[:i], rocm[:i], metal[:i] or vulkan[:i] [default: the fastest kind that is available]
+    /// Device: cpu, cuda, rocm, metal or vulkan; cuda:1 is the second one [default: the fastest kind that is available]
     #[arg(
         long,
         global = true,

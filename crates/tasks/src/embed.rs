@@ -23,7 +23,7 @@ use parquet::schema::parser::parse_message_type;
 
 use crate::TaskError;
 use crate::features::{Extractor, Features, Pass, Preprocess, each_image};
-use crate::frozen::{Options, Progress};
+use crate::probe::{Options, Progress};
 
 /// Features of images.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -16,7 +16,7 @@ use fs_err as fs;
 use rayon::prelude::*;
 
 use crate::TaskError;
-use crate::frozen::{Options, Progress};
+use crate::probe::{Options, Progress};
 
 /// How an image becomes the input of a backbone; travels with its weights.
 #[derive(Debug, Clone, PartialEq)]

@@ -30,9 +30,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::TaskError;
+use crate::detection::scenes::Found;
 use crate::finetune::{Judged, Split};
-use crate::tuned::scenes::Found;
-use crate::tuned::{attributes, detection, parsing, pose, search};
+use crate::{attributes, detection, parsing, pose, search};
 
 /// Ranks of the CMC.
 const RANKS: usize = 50;

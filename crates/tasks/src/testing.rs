@@ -9,7 +9,7 @@ use fs_err as fs;
 
 use crate::TaskError;
 use crate::features::{Extracted, Extractor, Inputs, Maps};
-use crate::frozen::Progress;
+use crate::probe::Progress;
 
 /// Ignores progress.
 pub fn quiet(_: Progress) -> ControlFlow<()> {

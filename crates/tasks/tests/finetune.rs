@@ -11,13 +11,13 @@ use std::sync::atomic::AtomicBool;
 use burn::tensor::{Device, Distribution, Tensor};
 use clasp_data::synth::{SynthConfig, write_dataset};
 use clasp_model::backbone::Backbone;
+use clasp_tasks::attributes::AttributeTask;
+use clasp_tasks::detection::DetectionTask;
 use clasp_tasks::finetune::{Control, Model, Recipe, Report, Running, Split, Task, train};
-use clasp_tasks::tuned::attributes::AttributeTask;
-use clasp_tasks::tuned::detection::DetectionTask;
-use clasp_tasks::tuned::parsing::ParsingTask;
-use clasp_tasks::tuned::pose::PoseTask;
-use clasp_tasks::tuned::reid::Reid;
-use clasp_tasks::tuned::search::SearchTask;
+use clasp_tasks::parsing::ParsingTask;
+use clasp_tasks::pose::PoseTask;
+use clasp_tasks::reid::Reid;
+use clasp_tasks::search::SearchTask;
 use clasp_weights::checkpoint;
 use clasp_weights::onnx;
 use clasp_weights::state::Array;
@@ -251,7 +251,7 @@ fn ways_of_parsing_agree() {
         .task
         .open_eval(&drawn(), &Split::named("train"))
         .unwrap();
-    type Settings = clasp_tasks::tuned::parsing::Settings;
+    type Settings = clasp_tasks::parsing::Settings;
     let ways: [(&str, fn(&mut Settings), f64); 4] = [
         ("one scale twice", |s| s.test_scales = vec![1.0, 1.0], 1e-6),
         ("two scales", |s| s.test_scales = vec![1.0, 1.5], 0.1),

@@ -735,7 +735,7 @@ fn retrieval(results: &[Row]) -> Result<Vec<Strip>> {
             &Limits::default(),
         )?))
     };
-    let retrieved = |name: &str, strip: &clasp_tasks::reid::Strip| -> Result<Retrieved> {
+    let retrieved = |name: &str, strip: &clasp_tasks::reid::probe::Strip| -> Result<Retrieved> {
         let found = strip.matches.iter().map(|(path, right)| {
             Ok(Found {
                 image: url(path)?,

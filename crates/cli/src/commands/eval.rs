@@ -14,11 +14,12 @@ use clasp_metrics::rerank::Rerank;
 use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::{Mix, TASKS};
-use clasp_tasks::reid::Strip;
-use clasp_tasks::tuned::reid::{Reid, SamePerson};
-use clasp_tasks::{
-    BackboneExtractor, Options, Preprocess, Progress, attributes, finetune, parsing, pose, reid,
-};
+use clasp_tasks::attributes::probe as attributes;
+use clasp_tasks::parsing::probe as parsing;
+use clasp_tasks::pose::probe as pose;
+use clasp_tasks::reid::probe::{self as reid, Strip};
+use clasp_tasks::reid::{Reid, SamePerson};
+use clasp_tasks::{BackboneExtractor, Options, Preprocess, Progress, finetune};
 use clasp_weights::backbone::load_backbone;
 use clasp_weights::tuned as weights_tuned;
 use serde::Serialize;
@@ -462,7 +463,7 @@ mod tests {
         assert_eq!(mix, Mix::single(clasp_model::mix::ATTRIBUTE));
         assert_eq!(
             default_mix(Task::Search).1,
-            <clasp_tasks::tuned::search::SearchTask as finetune::Task>::default_mix()
+            <clasp_tasks::search::SearchTask as finetune::Task>::default_mix()
         );
     }
 }

@@ -10,27 +10,27 @@ macro_rules! with_task {
     ($task:expr, $name:ident => $body:expr) => {
         match $task {
             crate::args::Task::Reid => {
-                type $name = clasp_tasks::tuned::reid::Reid;
+                type $name = clasp_tasks::reid::Reid;
                 $body
             }
             crate::args::Task::Attributes => {
-                type $name = clasp_tasks::tuned::attributes::AttributeTask;
+                type $name = clasp_tasks::attributes::AttributeTask;
                 $body
             }
             crate::args::Task::Parsing => {
-                type $name = clasp_tasks::tuned::parsing::ParsingTask;
+                type $name = clasp_tasks::parsing::ParsingTask;
                 $body
             }
             crate::args::Task::Pose => {
-                type $name = clasp_tasks::tuned::pose::PoseTask;
+                type $name = clasp_tasks::pose::PoseTask;
                 $body
             }
             crate::args::Task::Detection => {
-                type $name = clasp_tasks::tuned::detection::DetectionTask;
+                type $name = clasp_tasks::detection::DetectionTask;
                 $body
             }
             crate::args::Task::Search => {
-                type $name = clasp_tasks::tuned::search::SearchTask;
+                type $name = clasp_tasks::search::SearchTask;
                 $body
             }
         }

@@ -33,14 +33,14 @@ pub fn size([height, width]: [usize; 2], multiple: usize) -> Result<(), TaskErro
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::attributes::AttributeTask;
+    use crate::detection::DetectionTask;
     use crate::finetune::Task;
     use crate::finetune::recipe::{BUILT_IN, Recipe};
-    use crate::tuned::attributes::AttributeTask;
-    use crate::tuned::detection::DetectionTask;
-    use crate::tuned::parsing::ParsingTask;
-    use crate::tuned::pose::PoseTask;
-    use crate::tuned::reid::Reid;
-    use crate::tuned::search::SearchTask;
+    use crate::parsing::ParsingTask;
+    use crate::pose::PoseTask;
+    use crate::reid::Reid;
+    use crate::search::SearchTask;
 
     fn check<T: Task>(recipe: &str, overrides: &[String]) -> Result<(), TaskError> {
         T::check(&Recipe::<T::Settings>::load(recipe, overrides)?.task)

@@ -105,7 +105,7 @@ impl<T: Task> Corrected<T> {
 mod tests {
     use super::*;
     use crate::finetune::model::stages;
-    use crate::tuned::parsing::{ParsingTask, Settings};
+    use crate::parsing::{ParsingTask, Settings};
     use clasp_model::backbone::BackboneConfig;
     use clasp_weights::state::{StateDict, state_dict};
 

@@ -41,7 +41,7 @@ use serde_json::Value;
 
 use crate::TaskError;
 use crate::features::Preprocess;
-use crate::frozen::Progress;
+use crate::probe::Progress;
 use clasp_weights::onnx::Output;
 
 pub use correct::Teacher;

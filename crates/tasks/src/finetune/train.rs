@@ -39,7 +39,7 @@ use super::trainer::Trainer;
 use super::{Example, Report, Running, Task};
 use crate::TaskError;
 use crate::features::Preprocess;
-use crate::frozen;
+use crate::probe;
 
 /// A loss is lower by this share or not at all, as PyTorch's scheduler of plateaus has it.
 const LOWER: f64 = 1e-4;
@@ -55,7 +55,7 @@ pub struct Control<'a> {
     /// Hears of everything that happens.
     pub report: &'a mut dyn FnMut(Event<'_>),
     /// Hears how far an evaluation is.
-    pub evaluating: &'a (dyn Fn(frozen::Progress) -> std::ops::ControlFlow<()> + Sync),
+    pub evaluating: &'a (dyn Fn(probe::Progress) -> std::ops::ControlFlow<()> + Sync),
 }
 
 /// Something to tell the user.

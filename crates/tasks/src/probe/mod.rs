@@ -2,8 +2,10 @@
 //!
 //! All protocols here are this project's choice, made for fast comparison of backbones. They have in common that the
 //! backbone does not change, that its features are standardised per channel over the training split, that a read-out is
-//! linear and convex ([`crate::linear`]), and that the strength of its weight decay is chosen on training images that it was
+//! linear and convex ([`crate::probe::linear`]), and that the strength of its weight decay is chosen on training images that it was
 //! not fitted to. Nothing is drawn at random: the same data and backbone give the same figures.
+
+pub mod linear;
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -13,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::features::{Extractor, Features, Map, Pass, each_image};
-use crate::linear::{Linear, Loss, Solver};
+use crate::probe::linear::{Linear, Loss, Solver};
 
 /// How a frozen evaluation runs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

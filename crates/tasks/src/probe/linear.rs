@@ -619,7 +619,7 @@ mod tests {
     #[test]
     fn logistic_regression_equals_scikit_learn() {
         let golden: serde_json::Value =
-            serde_json::from_str(include_str!("../tests/golden/linear.json")).unwrap();
+            serde_json::from_str(include_str!("../../tests/golden/linear.json")).unwrap();
         let floats = |key: &str| -> Vec<f32> {
             golden[key]
                 .as_array()

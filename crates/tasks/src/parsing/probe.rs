@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::frozen::{
+use crate::probe::linear::{Linear, Loss, Standardiser};
+use crate::probe::{
     Chosen, Examples, Options, Progress, Tokens, Weights, eval_split, first_tokens,
 };
-use crate::linear::{Linear, Loss, Standardiser};
 
 /// The result, with its protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

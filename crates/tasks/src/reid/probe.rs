@@ -9,8 +9,8 @@ use clasp_metrics::rerank::{self, Rerank};
 use serde::{Deserialize, Serialize};
 
 use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::frozen::{Options, Progress};
-use crate::{TaskError, frozen};
+use crate::probe::{Options, Progress};
+use crate::{TaskError, probe};
 
 /// Ranks of the CMC that are kept.
 const RANKS: usize = 50;
@@ -128,11 +128,11 @@ pub fn evaluate<E: Extractor>(
     let valid: Vec<usize> = (0..queries)
         .filter(|&i| metrics.average_precision[i].is_some())
         .collect();
-    let shown: Vec<usize> = frozen::spaced(valid.len(), strips)
+    let shown: Vec<usize> = probe::spaced(valid.len(), strips)
         .into_iter()
         .map(|i| valid[i])
         .collect();
-    let shown_features: Vec<f32> = frozen::rows_of(&shown, query.features, query.channels);
+    let shown_features: Vec<f32> = probe::rows_of(&shown, query.features, query.channels);
     let shown_persons: Vec<i64> = shown.iter().map(|&i| query.persons[i]).collect();
     let shown_cameras: Vec<i64> = shown.iter().map(|&i| query.cameras[i]).collect();
     let asked = Images {

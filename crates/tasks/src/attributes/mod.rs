@@ -1,6 +1,8 @@
 //! Attribute recognition: a linear layer on pooled features under weighted binary cross-entropy, as in "Rethinking of
 //! Pedestrian Attribute Recognition" (Jia et al. 2021) and SOLIDER.
 
+pub mod probe;
+
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -20,8 +22,8 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::picture;
 use crate::TaskError;
+use crate::drawing;
 use crate::features::{Preprocess, read_image};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
@@ -468,16 +470,16 @@ impl Task for AttributeTask {
     }
 
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
-        picture::beside(image, &self.predicted(prediction))
+        drawing::beside(image, &self.predicted(prediction))
     }
 
     fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value) {
-        picture::boxed(photo, crop.map(|at| at as f64), "", picture::colour(3));
+        drawing::boxed(photo, crop.map(|at| at as f64), "", drawing::colour(3));
         let [x, y, width, _] = crop;
         let lines = self.predicted(prediction);
         for (row, line) in lines.iter().enumerate() {
             let top = y + row * (font::HEIGHT + 1);
-            font::draw(photo, x + width + 2, top, line, 1, picture::colour(3));
+            font::draw(photo, x + width + 2, top, line, 1, drawing::colour(3));
         }
     }
 }

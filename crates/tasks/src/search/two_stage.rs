@@ -14,10 +14,10 @@ use clasp_model::swin::LastStage;
 use clasp_weights::onnx::Output;
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use super::regions::{SMALLEST, Stands, anchors, best, clip, decode, encode, sample, stand};
-use super::scenes::{Found, Input, Target, Views, batch_size};
-use super::search::Settings;
 use crate::TaskError;
+use crate::detection::scenes::{Found, Input, Target, Views, batch_size};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;

@@ -1,8 +1,11 @@
 //! Person search under online instance matching (Xiao et al., CVPR 2017), with either of two heads.
 //!
-//! - Two stages ([`super::two_stage`]): SeqNet, which SOLIDER fine-tunes.
+//! - Two stages ([`two_stage`]): SeqNet, which SOLIDER fine-tunes.
 //! - One stage: the CSP head with an embedding at the middle of every person, as AlignPS (Yan et al., CVPR 2021) and other
 //!   anchor-free searchers have it: one pass over a scene with no step per proposal.
+
+pub mod regions;
+pub mod two_stage;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -22,10 +25,9 @@ use clasp_model::mix::Mix;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::detection::{SHOWN, drawn};
-use super::scenes::{self, Answers, Found, Someone, Views, middle_of};
-use super::two_stage::{self, Regions, Seen};
 use crate::TaskError;
+use crate::detection::scenes::{self, Answers, Found, Someone, Views, middle_of};
+use crate::detection::{SHOWN, drawn};
 use crate::features::Preprocess;
 use crate::finetune::check;
 use crate::finetune::recipe::setting;
@@ -33,6 +35,7 @@ use crate::finetune::{
     Example, Judged, Losses, Model, Report, Running, Split, Stages, Task, left_out,
 };
 use clasp_weights::onnx::Output;
+use two_stage::{self, Regions, Seen};
 
 /// Which head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

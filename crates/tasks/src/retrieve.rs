@@ -6,8 +6,8 @@ use clasp_metrics::matmul::{Matrix, matmul};
 use rayon::prelude::*;
 use serde::Serialize;
 
+use crate::drawing::paste;
 use crate::embed::Embeddings;
-use crate::tuned::picture::paste;
 
 /// Height and width of a picture on the sheet.
 const TILE: [usize; 2] = [128, 64];

@@ -1,5 +1,7 @@
 //! Re-identification: BNNeck with identity and triplet loss (Luo et al., CVPR Workshops 2019), as SOLIDER fine-tunes it.
 
+pub mod probe;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -23,15 +25,15 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::picture;
 use crate::TaskError;
+use crate::drawing;
 use crate::features::{Extracted, Extractor, Inputs, Preprocess, read_image};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
 use crate::finetune::recipe::setting;
 use crate::finetune::{Example, Losses, Model, Report, Running, Split, Stages, Task};
-use crate::reid::Described;
 use clasp_weights::onnx::Output;
+use probe::Described;
 
 /// Ranks of the CMC that are kept.
 const RANKS: usize = 50;
@@ -650,7 +652,7 @@ impl Task for Reid {
     }
 
     fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], _: &Value) {
-        picture::boxed(photo, crop.map(|at| at as f64), "", picture::colour(3));
+        drawing::boxed(photo, crop.map(|at| at as f64), "", drawing::colour(3));
     }
 }
 

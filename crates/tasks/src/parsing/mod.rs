@@ -4,6 +4,8 @@
 //! Self-Correction's consistency term compares two maps of argmaxes where both are 1: it is always 0 and has no gradient,
 //! so it is left out.
 
+pub mod probe;
+
 use std::path::{Component, Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
@@ -29,8 +31,8 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::picture;
 use crate::TaskError;
+use crate::drawing;
 use crate::features::{Preprocess, read_image};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
@@ -738,17 +740,17 @@ impl Task for ParsingTask {
                 *share += 1;
             }
         }
-        let tinted = picture::tinted(image, &labels);
-        let mut sheet = picture::beside(&tinted, &[]);
+        let tinted = drawing::tinted(image, &labels);
+        let mut sheet = drawing::beside(&tinted, &[]);
         let names: Vec<(usize, &String)> = { self.classes.iter().enumerate() }
             .filter(|(class, _)| *class > 0 && shares[*class] > 0)
             .collect();
         let lines: Vec<String> = names.iter().map(|(_, name)| (*name).clone()).collect();
         if !lines.is_empty() {
-            sheet = picture::beside(&tinted, &lines);
+            sheet = drawing::beside(&tinted, &lines);
             for (row, (class, _)) in names.iter().enumerate() {
                 let line = clasp_data::font::HEIGHT * 2 + 2;
-                let colour = picture::colour(class - 1);
+                let colour = drawing::colour(class - 1);
                 clasp_data::font::fill(
                     &mut sheet,
                     tinted.width,
@@ -764,8 +766,8 @@ impl Task for ParsingTask {
 
     fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value) {
         let part = clasp_data::image::crop(photo, crop);
-        let tinted = picture::tinted(&part, &labels_of(prediction));
-        picture::paste(photo, &tinted, crop[0], crop[1]);
+        let tinted = drawing::tinted(&part, &labels_of(prediction));
+        drawing::paste(photo, &tinted, crop[0], crop[1]);
     }
 }
 

@@ -13,8 +13,8 @@ use clasp_model::losses::DetectionTargets;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-use super::picture::paste;
 use crate::TaskError;
+use crate::drawing::paste;
 use crate::features::{Preprocess, read_image, read_sized};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};

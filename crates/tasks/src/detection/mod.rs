@@ -1,5 +1,7 @@
 //! Pedestrian detection with the CSP head (Liu et al., CVPR 2019), as SOLIDER fine-tunes it on CityPersons.
 
+pub mod scenes;
+
 use std::path::Path;
 
 use burn::tensor::Device;
@@ -17,15 +19,15 @@ use clasp_model::mix::{Mix, PART};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::picture;
-use super::scenes::{self, Answers, Found, Someone, Views};
 use crate::TaskError;
+use crate::drawing;
 use crate::features::Preprocess;
 use crate::finetune::check;
 use crate::finetune::{
     Example, Judged, Losses, Model, Report, Running, Split, Stages, Task, file_name, left_out,
 };
 use clasp_weights::onnx::Output;
+use scenes::{self, Answers, Found, Someone, Views};
 
 /// A box drawn or told by `clasp predict` has at least this score.
 pub const SHOWN: f64 = 0.3;
@@ -193,7 +195,7 @@ pub fn drawn(image: &Rgb, prediction: &Value) -> Rgb {
         let number = |at: usize| one["bbox"][at].as_f64().unwrap_or(0.0);
         let word = format!("{:.2}", one["score"].as_f64().unwrap_or(0.0));
         let bbox = [number(0), number(1), number(2), number(3)];
-        picture::boxed(&mut drawn, bbox, &word, picture::colour(index));
+        drawing::boxed(&mut drawn, bbox, &word, drawing::colour(index));
     }
     drawn
 }

@@ -16,8 +16,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::frozen::{Chosen, Examples, Options, Progress, Tokens, first_tokens};
-use crate::linear::{Linear, Loss, Standardiser};
+use crate::probe::linear::{Linear, Loss, Standardiser};
+use crate::probe::{Chosen, Examples, Options, Progress, Tokens, first_tokens};
 
 /// Share of the reference length within which a joint is correct.
 const PCK_THRESHOLD: f64 = 0.2;

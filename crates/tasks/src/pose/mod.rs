@@ -1,5 +1,8 @@
 //! Top-down pose: heatmaps by deconvolutions (Xiao et al., ECCV 2018), with the codings of MSRA, DARK and UDP.
 
+pub mod heatmaps;
+pub mod probe;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
@@ -22,9 +25,8 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::heatmaps::{Coding, Grid};
-use super::picture;
 use crate::TaskError;
+use crate::drawing;
 use crate::features::{Preprocess, read_sized};
 use crate::finetune::check;
 use crate::finetune::model::{check_finite, values};
@@ -33,6 +35,7 @@ use crate::finetune::{
     Example, Losses, Model, Report, Running, Split, Stages, Task, file_name, left_out,
 };
 use clasp_weights::onnx::Output;
+use heatmaps::{Coding, Grid};
 
 /// Pixels of the input per position of a heatmap.
 const STRIDE: usize = 4;
@@ -705,17 +708,17 @@ impl Task for PoseTask {
             let number = |name: &str| joint[name].as_f64().unwrap_or(0.0);
             ([number("x"), number("y")], number("confidence"))
         };
-        let thick = picture::stroke(image);
+        let thick = drawing::stroke(image);
         for (index, [a, b]) in self.skeleton.iter().enumerate() {
             let ((from, first), (to, second)) = (joint(*a), joint(*b));
             if first.min(second) > CONFIDENT {
-                picture::line(&mut drawn, from, to, thick, picture::colour(index));
+                drawing::line(&mut drawn, from, to, thick, drawing::colour(index));
             }
         }
         for index in 0..self.joints.len() {
             let (point, confidence) = joint(index);
             if confidence > CONFIDENT {
-                picture::dot(&mut drawn, point, 2 * thick + 1, [255; 3]);
+                drawing::dot(&mut drawn, point, 2 * thick + 1, [255; 3]);
             }
         }
         drawn

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::frozen::{Options, Progress, STRENGTHS, eval_split, rows_of};
-use crate::linear::{Linear, Loss, Solver, Standardiser, logistic_losses};
+use crate::probe::linear::{Linear, Loss, Solver, Standardiser, logistic_losses};
+use crate::probe::{Options, Progress, STRENGTHS, eval_split, rows_of};
 
 /// Parts of the training split that are held out in turn.
 const FOLDS: usize = 5;

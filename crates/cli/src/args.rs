@@ -2,14 +2,16 @@
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{PossibleValue, RangedU64ValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use clasp_data::synth::Style;
 use clasp_label::show::MOST_SHOWN;
 use clasp_model::Precision;
 use clasp_run::check::MOST_THREADS;
+use clasp_tasks::TaskKind;
 use clasp_weights::export::Names;
 use clasp_weights::import::Source;
 
@@ -447,21 +449,21 @@ pub struct Pretrain {
     pub resume: Option<PathBuf>,
 }
 
-/// A task with a published metric.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// Re-identification: mAP, CMC
-    Reid,
-    /// Attribute recognition: mA, accuracy, precision, recall, F1
-    Attributes,
-    /// Human parsing: mIoU
-    Parsing,
-    /// Pose: PCK, OKS AP
-    Pose,
-    /// Pedestrian detection: log-average miss rate, AP (fine-tuned only)
-    Detection,
-    /// Person search: mAP, top-k (fine-tuned only)
-    Search,
+/// A task with a published metric; the list is [`TaskKind`]'s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task(pub TaskKind);
+
+impl ValueEnum for Task {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<Task>> =
+            LazyLock::new(|| TaskKind::ALL.iter().copied().map(Task).collect());
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let task = self.0.describe();
+        Some(PossibleValue::new(task.name).help(task.about))
+    }
 }
 
 /// `clasp finetune`

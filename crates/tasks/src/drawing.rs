@@ -1,10 +1,10 @@
-//! What predictions are drawn with: lines, boxes, dots, tinted classes, text beside a picture.
+//! Drawing of predictions: lines, boxes, dots, label maps, text beside a picture.
 
 use clasp_data::font;
 use clasp_data::image::Rgb;
 
-/// Colours that differ well, from which classes, bones and boxes take theirs in turn.
-pub const COLOURS: [[u8; 3]; 20] = [
+/// Distinct colors for classes, bones and boxes.
+pub const COLORS: [[u8; 3]; 20] = [
     [230, 25, 75],
     [60, 180, 75],
     [255, 225, 25],
@@ -27,30 +27,30 @@ pub const COLOURS: [[u8; 3]; 20] = [
     [128, 128, 128],
 ];
 
-/// The colour of class or box number `index`.
-pub fn colour(index: usize) -> [u8; 3] {
-    COLOURS[index % COLOURS.len()]
+/// The color of class or box number `index`.
+pub fn color(index: usize) -> [u8; 3] {
+    COLORS[index % COLORS.len()]
 }
 
-/// How thick lines are in a picture of that size.
+/// Line width for a picture of that size, in pixels.
 pub fn stroke(image: &Rgb) -> usize {
     (image.width.min(image.height) / 160).clamp(1, 6)
 }
 
 /// A line from one point (x, y) to another.
-pub fn line(image: &mut Rgb, from: [f64; 2], to: [f64; 2], thick: usize, colour: [u8; 3]) {
+pub fn line(image: &mut Rgb, from: [f64; 2], to: [f64; 2], thick: usize, color: [u8; 3]) {
     let length = (to[0] - from[0]).abs().max((to[1] - from[1]).abs());
-    // A point far outside comes of a wild prediction; its line is not worth the time.
+    // Points far outside come from wrong predictions; long lines to them are not drawn completely.
     let steps = (length.ceil() as usize).clamp(1, 20_000);
     for step in 0..=steps {
         let share = step as f64 / steps as f64;
         let at = [0, 1].map(|axis| from[axis] + share * (to[axis] - from[axis]));
-        dot(image, at, thick, colour);
+        dot(image, at, thick, color);
     }
 }
 
 /// A square of `side` pixels about a point.
-pub fn dot(image: &mut Rgb, [x, y]: [f64; 2], side: usize, colour: [u8; 3]) {
+pub fn dot(image: &mut Rgb, [x, y]: [f64; 2], side: usize, color: [u8; 3]) {
     let start = |value: f64| value.round() as i64 - side as i64 / 2;
     for row in start(y)..start(y) + side as i64 {
         for column in start(x)..start(x) + side as i64 {
@@ -58,14 +58,14 @@ pub fn dot(image: &mut Rgb, [x, y]: [f64; 2], side: usize, colour: [u8; 3]) {
                 && (0..image.width as i64).contains(&column);
             if inside {
                 let at = 3 * (row as usize * image.width + column as usize);
-                image.pixels[at..at + 3].copy_from_slice(&colour);
+                image.pixels[at..at + 3].copy_from_slice(&color);
             }
         }
     }
 }
 
-/// The border of a box x, y, width, height, and a word above it.
-pub fn boxed(image: &mut Rgb, [x, y, width, height]: [f64; 4], word: &str, colour: [u8; 3]) {
+/// The border of a box (x, y, width, height) with a label above it.
+pub fn draw_box(image: &mut Rgb, [x, y, width, height]: [f64; 4], label: &str, color: [u8; 3]) {
     let thick = stroke(image);
     let corners = [
         [x, y],
@@ -79,20 +79,20 @@ pub fn boxed(image: &mut Rgb, [x, y, width, height]: [f64; 4], word: &str, colou
             corners[corner],
             corners[(corner + 1) % 4],
             thick,
-            colour,
+            color,
         );
     }
     let top = (y - (font::HEIGHT + 2) as f64).max(0.0) as usize;
-    font::draw(image, x.max(0.0) as usize, top, word, 1, colour);
+    font::draw(image, x.max(0.0) as usize, top, label, 1, color);
 }
 
-/// Classes over a picture, each in its colour, half transparent; class 0 is left as it is. labels: [height, width].
+/// A label map `[height, width]` over a picture, half transparent; class 0 and the ignore index 255 are not drawn.
 pub fn tinted(image: &Rgb, labels: &[u8]) -> Rgb {
     let mut tinted = image.clone();
     for (pixel, &label) in tinted.pixels.chunks_exact_mut(3).zip(labels) {
         if label != 0 && label != 255 {
-            let colour = colour(usize::from(label) - 1);
-            for (value, other) in pixel.iter_mut().zip(colour) {
+            let color = color(usize::from(label) - 1);
+            for (value, other) in pixel.iter_mut().zip(color) {
                 *value = value.midpoint(other);
             }
         }
@@ -120,7 +120,7 @@ pub fn beside(image: &Rgb, lines: &[String]) -> Rgb {
     sheet
 }
 
-/// Puts a picture onto another, as far as it fits.
+/// Copies a picture onto another at x, y, as far as it fits.
 pub fn paste(sheet: &mut Rgb, image: &Rgb, x: usize, y: usize) {
     let width = image.width.min(sheet.width.saturating_sub(x));
     for row in 0..image.height.min(sheet.height.saturating_sub(y)) {
@@ -134,9 +134,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_drawn_outside() {
+    fn drawing_stays_inside_the_picture() {
         let mut image = Rgb::filled(10, 8, [0; 3]);
-        boxed(&mut image, [-5.0, 2.0, 30.0, 40.0], "person 0.9", [9; 3]);
+        draw_box(&mut image, [-5.0, 2.0, 30.0, 40.0], "person 0.9", [9; 3]);
         line(&mut image, [1e9, -1e9], [0.0, 0.0], 3, [7; 3]);
         dot(&mut image, [9.0, 7.0], 1, [5; 3]);
         assert_eq!(image.pixel(9, 7), [5; 3]);

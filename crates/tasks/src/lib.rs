@@ -1,4 +1,4 @@
-//! Downstream tasks: training, evaluation, prediction and linear probes of each, and what works on plain features.
+//! Downstream tasks: training, evaluation, prediction and linear probes of each, and uses of plain features.
 //!
 //! | module | holds |
 //! |---|---|
@@ -6,7 +6,9 @@
 //! | [`backbone`] | the extractor of [`clasp_model::backbone::Backbone`] |
 //! | [`embed`] | features of any images, written as .npy or Parquet |
 //! | [`retrieve`] | the nearest images of a gallery, and a contact sheet |
-//! | [`probe`] | what the evaluations of frozen backbones share; linear classifiers by L-BFGS |
+//! | [`probe`] | what the evaluations of frozen backbones share; linear probes by L-BFGS |
+//! | [`task`] | the contract of a task, in traits |
+//! | [`registry`] | the list of tasks |
 //! | [`finetune`] | one training loop for all tasks |
 //! | [`reid`] | re-identification: BNNeck; frozen: ranking by cosine |
 //! | [`attributes`] | attribute recognition: a linear layer; frozen: a linear probe of pooled features |
@@ -14,11 +16,12 @@
 //! | [`pose`] | top-down pose: deconvolutions; frozen: a linear heatmap per joint |
 //! | [`detection`] | pedestrian detection: CSP |
 //! | [`search`] | person search: SeqNet's two stages, or CSP with an embedding |
-//! | [`score`] | predictions of any program, evaluated on a dataset |
 //! | [`drawing`] | lines, boxes and labels in pictures of predictions |
 //!
 //! A linear probe measures how good the features are, not how good a fine-tuned model would be: its metrics compare with
 //! each other, never with published fine-tuned ones. Every result carries its protocol in words.
+//!
+//! To add a task: a folder with a type that implements the traits of [`task`], and a line in [`registry`].
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -33,14 +36,15 @@ pub mod finetune;
 pub mod parsing;
 pub mod pose;
 pub mod probe;
+pub mod registry;
 pub mod reid;
 pub mod retrieve;
-pub mod score;
 pub mod search;
+pub mod task;
 #[cfg(test)]
 mod testing;
 
 pub use backbone::BackboneExtractor;
 pub use error::TaskError;
-pub use features::{Extractor, Preprocess};
-pub use probe::{Options, Progress};
+pub use features::{Batching, Extractor, PassProgress, Preprocess};
+pub use registry::TaskKind;

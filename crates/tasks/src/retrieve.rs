@@ -1,4 +1,4 @@
-//! Search through pictures: the gallery images nearest to each query by cosine, and a contact sheet of them.
+//! Retrieval: the gallery images nearest to each query by cosine, and a contact sheet of them.
 
 use clasp_data::font;
 use clasp_data::image::{Filter, Rgb, resize};
@@ -13,30 +13,30 @@ use crate::embed::Embeddings;
 const TILE: [usize; 2] = [128, 64];
 /// Pixels between tiles.
 const GAP: usize = 6;
-/// Width and colour of the frame of the same person.
+/// Width and color of the frame around the same person.
 const FRAME: usize = 2;
 const SAME: [u8; 3] = [0, 160, 60];
 /// Most matches of a query on the sheet.
 pub const MOST_SHOWN: usize = 20;
 
-/// A gallery image that is near to a query.
+/// A gallery image near a query.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Match {
+pub struct GalleryMatch {
     /// Its position in the source of the gallery.
     pub item: usize,
     /// Its key.
     pub key: String,
     /// The cosine of both features.
     pub cosine: f32,
-    /// Whether it is taken to show the same person; none without a threshold for that.
+    /// Whether it is above the same-person threshold; none without such a threshold.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub same: Option<bool>,
 }
 
-/// The `top` nearest gallery images of each query, nearest first, none below `threshold`; ties keep the gallery's order. From the
-/// cosine `same` on they are taken to show the same person.
+/// The `top` nearest gallery images of each query, nearest first, with a cosine of at least `threshold`; ties keep the
+/// gallery's order. `same` is the same-person threshold.
 ///
-/// Queries are taken in blocks on all threads, so the memory is bounded by the gallery.
+/// Queries are processed in blocks on all threads, so that memory is bounded by the gallery.
 ///
 /// # Panics
 /// When features of both sides differ in length.
@@ -46,7 +46,7 @@ pub fn nearest(
     top: usize,
     threshold: f32,
     same: Option<f64>,
-) -> Vec<Vec<Match>> {
+) -> Vec<Vec<GalleryMatch>> {
     const BLOCK: usize = 64;
     assert_eq!(
         query.channels, gallery.channels,
@@ -61,12 +61,14 @@ pub fn nearest(
         let mut cosines = vec![0.0; number * count];
         matmul(Matrix::new(rows, number, channels), right, &mut cosines);
         let found = cosines.par_chunks_exact(count).map(|row| {
-            let matches = best(row, top, threshold).into_iter().map(|at| Match {
-                item: gallery.items[at],
-                key: gallery.keys[at].clone(),
-                cosine: row[at],
-                same: same.map(|same| f64::from(row[at]) >= same),
-            });
+            let matches = best(row, top, threshold)
+                .into_iter()
+                .map(|at| GalleryMatch {
+                    item: gallery.items[at],
+                    key: gallery.keys[at].clone(),
+                    cosine: row[at],
+                    same: same.map(|same| f64::from(row[at]) >= same),
+                });
             matches.collect::<Vec<_>>()
         });
         all.par_extend(found);
@@ -74,12 +76,12 @@ pub fn nearest(
     all
 }
 
-/// Positions of the `top` largest of `cosines` that reach `threshold`, largest first, equals in their order.
+/// Positions of the `top` largest of `cosines` of at least `threshold`, largest first, ties in order.
 fn best(cosines: &[f32], top: usize, threshold: f32) -> Vec<usize> {
     let mut order: Vec<usize> = (0..cosines.len())
         .filter(|at| cosines[*at] >= threshold)
         .collect();
-    // With the position no two are equal, so the order of those that are chosen does not depend on how.
+    // With the position as tie-break the order is total, so that the unstable selection is deterministic.
     let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
     if top < order.len() {
         order.select_nth_unstable_by(top, nearer);
@@ -101,24 +103,24 @@ fn unit(embeddings: &Embeddings) -> Vec<f32> {
 
 /// A row of the contact sheet.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub struct SheetRow {
     /// The query, a [`tile`].
     pub query: Rgb,
-    /// What was found, [`tile`]s, with the cosines and whether they are taken to show the same person.
+    /// Its matches, [`tile`]s with their cosines and whether they are above the same-person threshold.
     pub matches: Vec<(Rgb, f32, Option<bool>)>,
 }
 
-/// A picture as small as it is on the sheet.
+/// A picture in the size of the sheet's tiles.
 pub fn tile(image: &Rgb) -> Rgb {
     resize(image, TILE[0], TILE[1], Filter::Bicubic)
 }
 
-/// The contact sheet: a query a row, its matches to the right with their cosines below, in a green frame where they are taken to show
-/// the same person.
+/// The contact sheet: a query a row, its matches to the right with their cosines below, in a green frame where they are above
+/// the same-person threshold.
 ///
 /// # Panics
 /// When a picture is not of a tile's size.
-pub fn sheet(rows: &[Row]) -> Rgb {
+pub fn sheet(rows: &[SheetRow]) -> Rgb {
     let [height, width] = TILE;
     let columns = 1 + rows.iter().map(|row| row.matches.len()).max().unwrap_or(0);
     let line = height + font::HEIGHT + 2 * GAP;
@@ -170,20 +172,20 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_come_first_and_the_far_not_at_all() {
+    fn matches_are_sorted_and_cut_at_the_threshold() {
         let query = embeddings(&[2.0, 0.0]);
         let gallery = embeddings(&[0.0, 1.0, 3.0, 3.0, -1.0, 0.0, 5.0, 0.0, 1.0, 1.0]);
         let found = nearest(&query, &gallery, 10, 0.5, Some(0.9));
         let keys: Vec<&str> = found[0].iter().map(|one| one.key.as_str()).collect();
         assert_eq!(keys, ["3", "1", "4"]);
         assert!((found[0][1].cosine - 0.5_f32.sqrt()).abs() < 1e-6);
-        // Images that could not be read leave gaps in the source.
+        // Unreadable images leave gaps in the positions of the source.
         assert_eq!(found[0][1].item, 10);
         let same: Vec<Option<bool>> = found[0].iter().map(|one| one.same).collect();
         assert_eq!(same, [Some(true), Some(false), Some(false)]);
         assert_eq!(nearest(&query, &gallery, 1, -1.0, None)[0].len(), 1);
         let image = tile(&Rgb::filled(3, 9, [7; 3]));
-        let row = Row {
+        let row = SheetRow {
             query: image.clone(),
             matches: vec![(image, 0.5, Some(true))],
         };
@@ -193,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn the_best_of_many_are_those_of_a_whole_sort() {
-        // Many ties, which the position decides.
+    fn the_best_of_many_equal_those_of_a_full_sort() {
+        // Many ties, which are ordered by position.
         let cosines: Vec<f32> = (0..500).map(|i| ((i * 37) % 50) as f32 / 50.0).collect();
         for (top, threshold) in [
             (0, -1.0),

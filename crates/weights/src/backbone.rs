@@ -348,7 +348,7 @@ mod tests {
             // The backbone of a fine-tuned model is no other.
             let tuned = crate::tuned::TunedMeta {
                 task: "reid".to_owned(),
-                settings: serde_json::Value::Null,
+                task_state: serde_json::Value::Null,
                 backbone: bad,
                 mix: Mix::mean(),
                 chosen_by: None,

@@ -12,7 +12,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("clasp-data", &[]),
     ("clasp-metrics", &[]),
     ("clasp-model", &[]),
-    ("clasp-weights", &["clasp-data", "clasp-model"]),
+    (
+        "clasp-weights",
+        &["clasp-data", "clasp-metrics", "clasp-model"],
+    ),
     (
         "clasp-label",
         &["clasp-data", "clasp-model", "clasp-weights"],

@@ -86,13 +86,13 @@ fn onnx(path: &Path) -> Result<Shown> {
 
 fn fine_tuned(path: &Path, meta: &TunedMeta) -> Result<Shown> {
     let chosen = match &meta.chosen_by {
-        Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
+        Some(metric) => metric.to_string(),
         None => "the last step".to_owned(),
     };
-    let same = &meta.settings["same_person"];
+    let same = &meta.task_state["same_person"];
     let same = same["cosine"].as_f64().map_or(String::new(), |cosine| {
         let data = same["data"].as_str().unwrap_or_default();
-        format!("  same person from cosine {cosine:.4}, read off {data}\n")
+        format!("  same person from cosine {cosine:.4}, measured on {data}\n")
     });
     let text = format!(
         "fine-tuned model {}\n  task        {}\n  mix         {}\n  chosen by   {chosen}\n{same}{}",

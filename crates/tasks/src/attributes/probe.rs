@@ -1,4 +1,4 @@
-//! Frozen attribute recognition: a logistic regression on pooled features for each attribute. See [`protocol`].
+//! Linear probe of attributes: a logistic regression on pooled features for each attribute. See [`protocol`].
 
 use std::ops::ControlFlow;
 
@@ -6,17 +6,22 @@ use clasp_data::layouts::attributes::{Attributed, Attributes};
 use clasp_metrics::attributes::{self as metrics, AttributeMetrics};
 use serde::{Deserialize, Serialize};
 
+use super::evaluate::metrics_of;
 use crate::TaskError;
-use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::probe::linear::{Linear, Loss, Solver, Standardiser, logistic_losses};
-use crate::probe::{Options, Progress, STRENGTHS, eval_split, rows_of};
+use crate::features::{
+    Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image, read_image,
+};
+use crate::probe::lbfgs::Lbfgs;
+use crate::probe::linear::{LinearProbe, ProbeLoss, Standardizer, logistic_losses};
+use crate::probe::selection::{STRENGTHS, rows_of};
+use crate::probe::{FrozenRequest, FrozenResult, ProbeConfig, eval_split};
 
-/// Parts of the training split that are held out in turn.
+/// Folds of the cross-validation.
 const FOLDS: usize = 5;
 
 /// The result, with its protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AttributeReport {
+pub struct FrozenAttributes {
     /// What was done, in words.
     pub protocol: String,
     /// Names of the attributes.
@@ -25,25 +30,25 @@ pub struct AttributeReport {
     pub train_images: usize,
     /// The split evaluated.
     pub eval_split: String,
-    /// Strength of the weight decay that was chosen for each attribute.
+    /// Weight decay that was selected for each attribute.
     pub strengths: Vec<f64>,
-    /// The figures.
+    /// The metrics.
     pub metrics: AttributeMetrics,
-    /// mA of predicting nothing, which is also that of a coin.
+    /// mA of constant predictions, which is also that of random ones.
     pub chance_ma: f64,
     /// Mean average precision of a random order.
     pub chance_map: Option<f64>,
 }
 
 /// The protocol in words.
-pub fn protocol(preprocess: &Preprocess, options: &Options, split: &str) -> String {
+pub fn protocol(preprocess: &Preprocess, config: &ProbeConfig, split: &str) -> String {
     format!(
-        "Frozen linear attributes (our protocol): the whole image resized to {preprocess}; pooled features of the last stage, \
-         standardised over split `{}`; one logistic regression per attribute by L-BFGS (at most {} iterations, gradient to \
-         {:.0e} of the first), positives and negatives weighted to count alike; the strength of its L2 penalty is the \
+        "Linear probe of attributes (our protocol): the whole image resized to {preprocess}; pooled features of the last stage, \
+         standardized over split `{}`; one logistic regression per attribute by L-BFGS (at most {} iterations, gradient to \
+         {:.0e} of the first), positives and negatives weighted equally; the strength of its L2 penalty is the \
          best by {FOLDS}-fold cross-validation on that split. Evaluated on split `{split}`: \
          probability above 0.5 predicts; mA and instance metrics as in RAP; mAP needs no threshold.",
-        options.train_split, options.solver.iterations, options.solver.tolerance,
+        config.train_split, config.solver.iterations, config.solver.tolerance,
     )
 }
 
@@ -56,15 +61,15 @@ pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
     data: &Attributes,
-    options: &Options,
-    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
-) -> Result<AttributeReport, TaskError> {
-    let split = eval_split(options, &data.splits(), &data.file)?;
-    let (train, test) = (data.split(&options.train_split)?, data.split(&split)?);
-    let used = options.training(train.len(), 1);
+    config: &ProbeConfig,
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
+) -> Result<FrozenAttributes, TaskError> {
+    let split = eval_split(config, &data.splits(), &data.file)?;
+    let (train, test) = (data.split(&config.train_split)?, data.split(&split)?);
+    let used = config.training(train.len(), 1);
     let train: Vec<&Attributed> = used.into_iter().map(|i| train[i]).collect();
     if train.len() < 10 {
-        let what = format!("split `{}` of {}", options.train_split, data.file.display());
+        let what = format!("split `{}` of {}", config.train_split, data.file.display());
         return Err(TaskError::TooFew {
             what,
             expected: "at least 10 images",
@@ -74,23 +79,23 @@ pub fn evaluate<E: Extractor>(
     let size = [preprocess.height, preprocess.width];
     let features = |images: &[&Attributed], stage| -> Result<Vec<f32>, TaskError> {
         let load = |i: usize| Ok(Some(preprocess.apply(&read_image(&images[i].path)?)));
-        let keep = |_: usize, features: &Features| Ok(features.pooled.to_vec());
-        let pass = Pass {
+        let keep = |_: usize, features: &ImageFeatures| Ok(features.pooled.to_vec());
+        let pass = ImagePass {
             stage,
             count: images.len(),
             size,
             stages: 0,
             name: &|i| images[i].path.display().to_string(),
         };
-        let rows = each_image(extractor, pass, options, load, keep, progress)?;
+        let rows = each_image(extractor, pass, &config.batching, load, keep, progress)?;
         Ok(rows.into_iter().flatten().flatten().collect())
     };
     let mut train_features = features(&train, "training images")?;
     let mut test_features = features(&test, "evaluation images")?;
     let channels = train_features.len() / train.len();
-    let standardiser = Standardiser::fit(&train_features, channels);
-    standardiser.apply(&mut train_features);
-    standardiser.apply(&mut test_features);
+    let standardizer = Standardizer::fit(&train_features, channels);
+    standardizer.apply(&mut train_features);
+    standardizer.apply(&mut test_features);
 
     let count = data.names.len();
     let all: Vec<usize> = (0..train.len()).collect();
@@ -99,9 +104,9 @@ pub fn evaluate<E: Extractor>(
         values.flatten().copied().collect()
     };
     let weights = balanced(&targets_of(&all), count);
-    let fit = |start: Linear, images: &[usize], strengths: &[f64], solver: Solver| {
+    let fit = |start: LinearProbe, images: &[usize], strengths: &[f64], solver: Lbfgs| {
         let targets = targets_of(images);
-        let loss = Loss::Logistic {
+        let loss = ProbeLoss::Logistic {
             targets: &targets,
             weights: &weights,
             total: images.len() as f64,
@@ -110,20 +115,20 @@ pub fn evaluate<E: Extractor>(
         let penalties: Vec<f64> = strengths.iter().map(|s| s / images.len() as f64).collect();
         start.fit(&features, &loss, &penalties, &solver).0
     };
-    // Loss of each attribute on what each fold held out, for every strength.
+    // Loss of each attribute on the held-out images of all folds, for every strength.
     let mut losses = vec![vec![0.0; count]; STRENGTHS.len()];
     for fold in 0..FOLDS {
         let (held, fitted): (Vec<usize>, Vec<usize>) =
             all.iter().partition(|i| **i % FOLDS == fold);
         let held_features = rows_of(&held, &train_features, channels);
         let held_targets = targets_of(&held);
-        let mut model = Linear::zeros(channels, count);
+        let mut model = LinearProbe::zeros(channels, count);
         for (strength, losses) in STRENGTHS.iter().zip(&mut losses) {
             model = fit(
                 model,
                 &fitted,
                 &vec![*strength; count],
-                options.selection_solver(),
+                config.selection_solver(),
             );
             let held = logistic_losses(&model.apply(&held_features), &held_targets, &weights);
             losses
@@ -138,10 +143,10 @@ pub fn evaluate<E: Extractor>(
         .map(|j| STRENGTHS[best(j).unwrap_or(0)])
         .collect();
     let model = fit(
-        Linear::zeros(channels, count),
+        LinearProbe::zeros(channels, count),
         &all,
         &strengths,
-        options.solver,
+        config.solver,
     );
 
     let truth: Vec<bool> = test
@@ -154,21 +159,42 @@ pub fn evaluate<E: Extractor>(
         .map(|l| 1.0 / (1.0 + (-l).exp()))
         .collect();
     let metrics = metrics::evaluate(&truth, &probabilities, count, 0.5)?;
-    let nothing = metrics::evaluate(&truth, &vec![0.0; truth.len()], count, 0.5)?;
-    Ok(AttributeReport {
-        protocol: protocol(preprocess, options, &split),
+    let constant = metrics::evaluate(&truth, &vec![0.0; truth.len()], count, 0.5)?;
+    Ok(FrozenAttributes {
+        protocol: protocol(preprocess, config, &split),
         names: data.names.clone(),
         train_images: train.len(),
         eval_split: split,
         strengths,
         metrics,
-        chance_ma: nothing.ma,
-        chance_map: nothing.map,
+        chance_ma: constant.ma,
+        chance_map: constant.map,
     })
 }
 
-/// Weights of negatives and positives of each attribute that make both count half; an attribute that never changes counts
-/// as it is.
+/// The evaluation of a frozen backbone.
+///
+/// # Errors
+/// The data cannot be opened, and those of [`evaluate`].
+pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, TaskError> {
+    let report = evaluate(
+        request.extractor,
+        request.preprocess,
+        &Attributes::open(request.data)?,
+        request.config,
+        request.progress,
+    )?;
+    let quoted = metrics_of(&report.metrics);
+    Ok(FrozenResult::new(
+        quoted,
+        report.chance_ma,
+        &report.protocol,
+        &report,
+    ))
+}
+
+/// Weights of negatives and positives of each attribute that give both half of the loss; constant attributes are not
+/// weighted.
 fn balanced(targets: &[bool], attributes: usize) -> Vec<[f32; 2]> {
     let images = targets.len() / attributes;
     (0..attributes)
@@ -196,7 +222,7 @@ mod tests {
     use crate::testing::{Fake, people, quiet};
 
     #[test]
-    fn colours_tell_attributes_and_noise_does_not() {
+    fn color_features_predict_attributes_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
         let data = Attributes::open(folder.path()).unwrap();
@@ -205,12 +231,12 @@ mod tests {
                 &fake,
                 &Preprocess::imagenet(64, 32),
                 &data,
-                &Options::default(),
+                &ProbeConfig::default(),
                 &quiet,
             )
             .unwrap()
         };
-        let good = run(Fake::Colours);
+        let good = run(Fake::Colors);
         assert!(
             good.metrics.ma > 0.95 && good.metrics.map > Some(0.95),
             "{:?}",
@@ -223,7 +249,7 @@ mod tests {
         assert!(good.protocol.contains("`val`") && good.protocol.contains("L-BFGS"));
         let noise = run(Fake::Noise);
         assert!((noise.metrics.ma - 0.5).abs() < 0.15, "{:?}", noise.metrics);
-        assert_eq!(run(Fake::Colours), good);
+        assert_eq!(run(Fake::Colors), good);
     }
 
     #[test]
@@ -237,12 +263,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
         let mut data = Attributes::open(folder.path()).unwrap();
-        let run = |data: &Attributes, options: Options| {
+        let run = |data: &Attributes, config: ProbeConfig| {
             evaluate(
-                &Fake::Colours,
+                &Fake::Colors,
                 &Preprocess::imagenet(64, 32),
                 data,
-                &options,
+                &config,
                 &quiet,
             )
             .unwrap_err()
@@ -250,9 +276,9 @@ mod tests {
         };
         let error = run(
             &data,
-            Options {
+            ProbeConfig {
                 eval_split: Some("public".into()),
-                ..Options::default()
+                ..ProbeConfig::default()
             },
         );
         assert!(
@@ -261,7 +287,7 @@ mod tests {
         );
         data.images
             .retain(|image| image.split == "val" || image.path.ends_with("a000.jpg"));
-        let error = run(&data, Options::default());
+        let error = run(&data, ProbeConfig::default());
         assert!(
             error.contains("expected at least 10 images, found 1"),
             "{error}"

@@ -1,71 +1,59 @@
-//! What pedestrian detection and person search share: views of scenes, targets of the CSP head (Liu et al., CVPR 2019), and
-//! boxes from its answers.
+//! Scenes as inputs of pedestrian detection and person search: scaled, cropped, augmented, padded.
 
 use std::path::Path;
 
-use burn::tensor::{Device, Tensor};
 use clasp_data::Rng as DataRng;
 use clasp_data::image::{Filter, Rgb, crop, flip, resize};
 use clasp_metrics::detection::{Decay, nms, soft_nms};
-use clasp_model::heads::{DetectionHead, DetectionHeadConfig, DetectionOutput};
-use clasp_model::layers::Rng;
-use clasp_model::losses::DetectionTargets;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::drawing::paste;
 use crate::features::{Preprocess, read_image, read_sized};
-use crate::finetune::check;
-use crate::finetune::model::{check_finite, values};
-use crate::finetune::recipe::setting;
-use crate::finetune::{Example, Model, Stages, Task};
-use clasp_weights::onnx::Output;
+use crate::task::Example;
+use crate::task::check::{self, setting};
 
-/// Pixels of the input per position of the head's grid.
-pub const STRIDE: usize = 4;
 /// Scenes are padded to multiples of this, so that every stage divides them.
 pub const MULTIPLE: usize = 32;
-/// Maps that the head takes in, from the coarsest.
-const MAPS: usize = 3;
-/// Best positions that are looked at before suppression.
-const CANDIDATES: usize = 1000;
-/// A person of whom less of the box lies in a view is neither to be found nor an error.
+
+/// A person with a smaller fraction of the box inside a crop is ignored: neither a positive nor a negative.
 const LEAST_INSIDE: f64 = 0.5;
-/// Most pixels of a scene that the network looks at in one piece.
+
+/// Most pixels of a scene that is one input.
 const MOST_PIXELS: f64 = 32e6;
-/// A person lower than this in a view, in pixels, likewise.
+
+/// A person of a smaller height in pixels is ignored as well.
 const LOWEST: f64 = 10.0;
 
-/// How scenes are seen: part of `[task]`.
+/// `[task.scenes]`: how scenes are scaled and augmented, and which boxes are kept.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Views {
-    /// Least and largest scale of a scene in training; a view of the input's size is cut out of it.
+pub struct SceneConfig {
+    /// Smallest and largest scale of a scene in training; a crop of the input size is cut out of it.
     pub scale: [f64; 2],
-    /// Least and largest brightness in training.
+    /// Smallest and largest brightness factor in training.
     pub brightness: [f64; 2],
-    /// Probability of another brightness.
+    /// Probability of a brightness change.
     pub brightness_probability: f64,
-    /// Probability of mirroring.
+    /// Probability of a horizontal flip.
     pub flip: f64,
-    /// Scale of the test.
+    /// Scale of test scenes.
     pub test_scale: f64,
-    /// Show whole scenes in training and in the test, so large that the shorter side has the first length, but the longer one at most
-    /// the second; 0 and 0 for pieces of scaled scenes in training, and `test_scale`.
-    pub fit: [usize; 2],
-    /// Boxes below this score are not told.
-    pub score: f64,
-    /// Overlap (IoU) with a better box above which a box is dropped.
-    pub nms: f64,
-    /// Lower the scores of overlapping boxes by exp(-IoU²/σ) with this σ instead of dropping them (soft NMS, 0.5 in its paper);
-    /// 0 for dropping them.
-    pub soft_sigma: f64,
+    /// Resize whole scenes in training and testing so that the shorter side has the first length, the longer one at most the
+    /// second; 0 and 0 for crops of scaled scenes in training, and `test_scale`.
+    pub resize: [usize; 2],
+    /// Boxes below this score are dropped.
+    pub score_threshold: f64,
+    /// IoU with a box of a higher score above which a box is dropped.
+    pub nms_threshold: f64,
+    /// σ of soft NMS (0.5 in its paper): scores of overlapping boxes are multiplied by exp(-IoU²/σ); 0 for hard NMS.
+    pub soft_nms_sigma: f64,
     /// Most boxes of a scene.
-    pub most: usize,
+    pub max_boxes: usize,
 }
 
-impl Default for Views {
+impl Default for SceneConfig {
     fn default() -> Self {
         Self {
             scale: [0.4, 1.5],
@@ -73,45 +61,52 @@ impl Default for Views {
             brightness_probability: 0.5,
             flip: 0.5,
             test_scale: 1.0,
-            fit: [0, 0],
-            score: 0.01,
-            nms: 0.5,
-            soft_sigma: 0.0,
-            most: 100,
+            resize: [0, 0],
+            score_threshold: 0.01,
+            nms_threshold: 0.5,
+            soft_nms_sigma: 0.0,
+            max_boxes: 100,
         }
     }
 }
 
-impl Views {
+impl SceneConfig {
     /// Checks the values.
     ///
     /// # Errors
     /// One is out of range.
     pub fn check(&self) -> Result<(), TaskError> {
-        check::range("task.views.scale", self.scale, [0.05, 10.0])?;
-        check::range("task.views.brightness", self.brightness, [0.0, 100.0])?;
-        check::within(&[("task.views.test_scale", self.test_scale)], [0.05, 10.0])?;
-        if self.fit != [0, 0] {
-            let [shorter, longer] = self.fit.map(|side| side as f64);
-            check::range("task.views.fit", [shorter, longer], [32.0, 8192.0])?;
+        check::range("task.scenes.scale", self.scale, [0.05, 10.0])?;
+        check::range("task.scenes.brightness", self.brightness, [0.0, 100.0])?;
+        check::within(&[("task.scenes.test_scale", self.test_scale)], [0.05, 10.0])?;
+        if self.resize != [0, 0] {
+            let [shorter, longer] = self.resize.map(|side| side as f64);
+            check::range("task.scenes.resize", [shorter, longer], [32.0, 8192.0])?;
         }
         let shares = [
-            ("task.views.flip", self.flip),
+            ("task.scenes.flip", self.flip),
             (
-                "task.views.brightness_probability",
+                "task.scenes.brightness_probability",
                 self.brightness_probability,
             ),
-            ("task.views.score", self.score),
-            ("task.views.nms", self.nms),
+            ("task.scenes.score_threshold", self.score_threshold),
+            ("task.scenes.nms_threshold", self.nms_threshold),
         ];
         check::within(&shares, [0.0, 1.0])?;
-        check::within(&[("task.views.soft_sigma", self.soft_sigma)], [0.0, 100.0])?;
-        Ok(check::count("task.views.most", self.most, [1, 100_000])?)
+        check::within(
+            &[("task.scenes.soft_nms_sigma", self.soft_nms_sigma)],
+            [0.0, 100.0],
+        )?;
+        Ok(check::count(
+            "task.scenes.max_boxes",
+            self.max_boxes,
+            [1, 100_000],
+        )?)
     }
 
-    /// How large a scene of that height and width is shown in the test, as a factor.
+    /// The scale factor of a test scene of that height and width.
     fn scale_of(&self, [height, width]: [usize; 2]) -> f64 {
-        match self.fit {
+        match self.resize {
             [0, _] => self.test_scale,
             [shorter, longer] => {
                 let of = |wanted: usize, side: usize| wanted as f64 / side.max(1) as f64;
@@ -120,9 +115,9 @@ impl Views {
         }
     }
 
-    /// How large whole scenes are shown, in words.
-    pub fn shown(&self) -> String {
-        match self.fit {
+    /// The size of whole scenes, in words.
+    pub fn scaling(&self) -> String {
+        match self.resize {
             [0, _] => format!("at scale {}", self.test_scale),
             [shorter, longer] => format!(
                 "with a shorter side of {shorter} and a longer one of at most {longer} pixels"
@@ -130,70 +125,64 @@ impl Views {
         }
     }
 
-    /// The boxes to tell, best first, each with its score; those that repeat a better one are dropped or told with a lower score.
+    /// Indices of the boxes (x, y, width, height) that NMS keeps, best first, each with its score, which soft NMS lowers.
     pub fn suppress(&self, boxes: &[[f64; 4]], scores: &[f64]) -> Vec<(usize, f64)> {
-        if self.soft_sigma > 0.0 {
-            let sigma = self.soft_sigma;
-            return soft_nms(boxes, scores, Decay::Gaussian { sigma }, self.score);
+        if self.soft_nms_sigma > 0.0 {
+            let sigma = self.soft_nms_sigma;
+            return soft_nms(
+                boxes,
+                scores,
+                Decay::Gaussian { sigma },
+                self.score_threshold,
+            );
         }
-        let kept = nms(boxes, scores, self.nms);
+        let kept = nms(boxes, scores, self.nms_threshold);
         kept.into_iter()
             .map(|index| (index, scores[index]))
             .collect()
     }
 
-    /// How repeated boxes are told apart, in words.
+    /// The kind of NMS, in words.
     pub fn suppression(&self) -> String {
-        if self.soft_sigma > 0.0 {
-            format!("soft NMS of σ {}", self.soft_sigma)
+        if self.soft_nms_sigma > 0.0 {
+            format!("soft NMS of σ {}", self.soft_nms_sigma)
         } else {
-            format!("suppressed above IoU {}", self.nms)
+            format!("hard NMS above IoU {}", self.nms_threshold)
         }
     }
 }
 
-/// Somebody in a scene or a view.
+/// A labeled person in a scene or a crop of one.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Someone {
+pub struct ScenePerson {
     /// x, y, width, height in pixels.
     pub bbox: [f64; 4],
-    /// Neither to be found nor an error.
+    /// Neither a positive nor a negative: boxes there are not counted.
     pub ignored: bool,
     /// Who it is, as a class; none for somebody unknown.
-    pub person: Option<usize>,
+    pub identity: Option<usize>,
 }
 
-/// A box that was found.
+/// The ground truth of an input.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Found {
-    /// x, y, width, height in pixels of the scene.
-    pub bbox: [f64; 4],
-    /// Confidence, 0 to 1.
-    pub score: f64,
-    /// What stands for the person, of length 1; empty without embeddings.
-    pub embedding: Vec<f32>,
-}
-
-/// Who is to be seen in an input.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Target {
+pub struct SceneTarget {
     /// The people.
-    pub people: Vec<Someone>,
-    /// Height and width of what shows the scene, at the top left of the input.
+    pub people: Vec<ScenePerson>,
+    /// Height and width of the scene in the input, at its top left.
     pub size: [usize; 2],
     /// Height and width of the input.
     pub input: [usize; 2],
 }
 
-/// Height and width of a batch, whose smaller inputs are padded.
-pub fn batch_size(batch: &[Target]) -> [usize; 2] {
+/// Height and width of a batch, in which smaller inputs are padded.
+pub fn batch_size(batch: &[SceneTarget]) -> [usize; 2] {
     let most = |axis: usize| batch.iter().map(|target| target.input[axis]).max();
     [0, 1].map(|axis| most(axis).unwrap_or(0))
 }
 
-/// A whole scene as the network sees it, scaled and padded.
-pub struct Input {
-    /// Normalised: [3, padded height, padded width].
+/// A whole scene as an input, scaled and padded.
+pub struct SceneInput {
+    /// Normalized, `[3, padded height, padded width]`.
     pub pixels: Vec<f32>,
     /// Height and width with the padding.
     pub padded: [usize; 2],
@@ -203,30 +192,34 @@ pub struct Input {
     pub scale: [f64; 2],
 }
 
-impl Input {
-    /// A scene in the test.
+impl SceneInput {
+    /// The input of a test scene.
     ///
     /// # Errors
-    /// It would be shown with more than 32 million pixels.
-    pub fn new(image: &Rgb, views: &Views, preprocess: &Preprocess) -> Result<Self, TaskError> {
-        let scale = views.scale_of([image.height, image.width]);
+    /// It would have more than 32 million pixels.
+    pub fn new(
+        image: &Rgb,
+        config: &SceneConfig,
+        preprocess: &Preprocess,
+    ) -> Result<Self, TaskError> {
+        let scale = config.scale_of([image.height, image.width]);
         let (height, width) = (image.height as f64 * scale, image.width as f64 * scale);
         if height * width > MOST_PIXELS {
             let expected = format!(
-                "a scale at which a scene of {} x {} (height x width) has at most {:.0} million pixels; or views.fit, such as [900,1500]",
+                "a scale at which a scene of {} x {} (height x width) has at most {:.0} million pixels; or scenes.resize, such as [900,1500]",
                 image.height,
                 image.width,
                 MOST_PIXELS / 1e6
             );
-            return Err(setting("views.test_scale", &expected, scale));
+            return Err(setting("scenes.test_scale", &expected, scale));
         }
         let scene = scaled(image, scale);
         let size = [scene.height, scene.width];
         let padded = size.map(|side| side.next_multiple_of(MULTIPLE));
-        let mut input = Rgb::filled(padded[1], padded[0], preprocess.mean_colour());
+        let mut input = Rgb::filled(padded[1], padded[0], preprocess.mean_color());
         paste(&mut input, &scene, 0, 0);
         Ok(Self {
-            pixels: preprocess.normalise(&input),
+            pixels: preprocess.normalize(&input),
             padded,
             size,
             scale: [
@@ -248,7 +241,7 @@ fn scaled(image: &Rgb, scale: f64) -> Rgb {
     }
 }
 
-/// The scene in a file, of that height and width where they are known.
+/// Reads the scene of a file, checking height and width where they are known.
 ///
 /// # Errors
 /// It cannot be read, or has another size.
@@ -259,27 +252,27 @@ pub fn read(path: &Path, size: Option<[usize; 2]>) -> Result<Rgb, TaskError> {
     }
 }
 
-/// A training view of a scene.
+/// A training input of a scene: a crop, or the whole scene.
 pub fn example(
     scene: &Rgb,
     key: &Path,
-    people: &[Someone],
-    views: &Views,
+    people: &[ScenePerson],
+    config: &SceneConfig,
     preprocess: &Preprocess,
     rng: &mut DataRng,
-) -> Example<Target> {
-    let (view, people, size) = if views.fit == [0, 0] {
-        let (view, people) = view(scene, people, views, preprocess, rng);
+) -> Example<SceneTarget> {
+    let (view, people, size) = if config.resize == [0, 0] {
+        let (view, people) = random_crop(scene, people, config, preprocess, rng);
         let size = [view.height, view.width];
         (view, people, size)
     } else {
-        whole(scene, people, views, preprocess, rng)
+        whole_scene(scene, people, config, preprocess, rng)
     };
     let input = [view.height, view.width];
     Example {
-        pixels: preprocess.normalise(&view),
+        pixels: preprocess.normalize(&view),
         size: input,
-        target: Target {
+        target: SceneTarget {
             people,
             size,
             input,
@@ -288,51 +281,51 @@ pub fn example(
     }
 }
 
-/// The scene scaled as in the test, mirrored and brightened, padded; its people, and its height and width without the padding.
-fn whole(
+/// The scene scaled as in testing, augmented, padded; its people, and its height and width without the padding.
+fn whole_scene(
     image: &Rgb,
-    people: &[Someone],
-    views: &Views,
+    people: &[ScenePerson],
+    config: &SceneConfig,
     preprocess: &Preprocess,
     rng: &mut DataRng,
-) -> (Rgb, Vec<Someone>, [usize; 2]) {
-    let scale = views.scale_of([image.height, image.width]);
-    let (scene, boxes) = augmented(image, people, scale, views, rng);
+) -> (Rgb, Vec<ScenePerson>, [usize; 2]) {
+    let scale = config.scale_of([image.height, image.width]);
+    let (scene, boxes) = augmented(image, people, scale, config, rng);
     let size = [scene.height, scene.width];
     let [height, width] = size.map(|side| side.next_multiple_of(MULTIPLE));
-    let mut seen = Rgb::filled(width, height, preprocess.mean_colour());
+    let mut seen = Rgb::filled(width, height, preprocess.mean_color());
     paste(&mut seen, &scene, 0, 0);
     let shown = { people.iter().zip(boxes) }
-        .map(|(one, bbox)| Someone {
+        .map(|(one, bbox)| ScenePerson {
             bbox,
             ignored: one.ignored || bbox[3] < LOWEST,
-            person: one.person,
+            identity: one.identity,
         })
         .collect();
     (seen, shown, size)
 }
 
-/// A training view: a piece of the input's size of the scaled, mirrored, brightened scene, about somebody if there is
-/// anybody; the mean colour beyond the scene.
-pub fn view(
+/// A crop of the input size from the scaled and augmented scene that contains the center of a person, if there is one;
+/// padded with the mean color.
+fn random_crop(
     image: &Rgb,
-    people: &[Someone],
-    views: &Views,
+    people: &[ScenePerson],
+    config: &SceneConfig,
     preprocess: &Preprocess,
     rng: &mut DataRng,
-) -> (Rgb, Vec<Someone>) {
-    let scale = rng.random_range(views.scale[0]..=views.scale[1]);
-    let (scene, boxes) = augmented(image, people, scale, views, rng);
+) -> (Rgb, Vec<ScenePerson>) {
+    let scale = rng.random_range(config.scale[0]..=config.scale[1]);
+    let (scene, boxes) = augmented(image, people, scale, config, rng);
     let (height, width) = (preprocess.height, preprocess.width);
     let wanted: Vec<usize> = (0..people.len()).filter(|i| !people[*i].ignored).collect();
     let start = |length: usize, size: usize, middle: Option<f64>, rng: &mut DataRng| -> i64 {
         if length <= size {
-            // Smaller than the view: anywhere in it.
+            // Smaller than the crop: anywhere in it.
             return -(rng.random_range(0..=size - length) as i64);
         }
         let most = (length - size) as i64;
         match middle {
-            // The middle of somebody lies anywhere in the view.
+            // The center of the person is anywhere in the crop.
             Some(middle) => (middle as i64 - rng.random_range(0..size) as i64).clamp(0, most),
             None => rng.random_range(0..=most),
         }
@@ -340,7 +333,7 @@ pub fn view(
     let about = (!wanted.is_empty()).then(|| boxes[wanted[rng.random_range(0..wanted.len())]]);
     let top = start(scene.height, height, about.map(|b| b[1] + b[3] / 2.0), rng);
     let left = start(scene.width, width, about.map(|b| b[0] + b[2] / 2.0), rng);
-    let mut seen = Rgb::filled(width, height, preprocess.mean_colour());
+    let mut seen = Rgb::filled(width, height, preprocess.mean_color());
     let (x, y) = (left.max(0) as usize, top.max(0) as usize);
     let piece = [
         x,
@@ -362,35 +355,35 @@ pub fn view(
         };
         let share = inside(x, w, width) * inside(y, h, height) / (w * h).max(1e-9);
         if share > 0.0 {
-            shown.push(Someone {
+            shown.push(ScenePerson {
                 bbox: [x, y, w, h],
                 ignored: one.ignored || share < LEAST_INSIDE || h < LOWEST,
-                person: one.person,
+                identity: one.identity,
             });
         }
     }
     (seen, shown)
 }
 
-/// A scene scaled, and mirrored and brightened by chance, with the boxes of its people.
+/// A scene scaled, and flipped and brightened at random, with the boxes of its people.
 fn augmented(
     image: &Rgb,
-    people: &[Someone],
+    people: &[ScenePerson],
     scale: f64,
-    views: &Views,
+    config: &SceneConfig,
     rng: &mut DataRng,
 ) -> (Rgb, Vec<[f64; 4]>) {
     let mut scene = scaled(image, scale);
-    let mirrored = rng.random_bool(views.flip);
-    if mirrored {
+    let flipped = rng.random_bool(config.flip);
+    if flipped {
         scene = flip(&scene);
     }
-    let brighter = rng.random_bool(views.brightness_probability);
-    let [low, high] = views.brightness;
+    let brighter = rng.random_bool(config.brightness_probability);
+    let [low, high] = config.brightness;
     let brightness = rng.random_range(low..=high);
     if brighter {
         for pixel in scene.pixels.chunks_exact_mut(3) {
-            // Up to white in the brightest channel, so that the hue stays (the V of HSV).
+            // At most until the brightest channel is 255, which keeps the hue (the V of HSV).
             let most = pixel.iter().copied().max().unwrap_or(0).max(1);
             let factor = brightness.min(255.0 / f64::from(most));
             for value in pixel {
@@ -398,9 +391,9 @@ fn augmented(
             }
         }
     }
-    let placed = |one: &Someone| {
+    let placed = |one: &ScenePerson| {
         let [x, y, w, h] = one.bbox.map(|v| v * scale);
-        let x = if mirrored {
+        let x = if flipped {
             scene.width as f64 - x - w
         } else {
             x
@@ -411,286 +404,31 @@ fn augmented(
     (scene, boxes)
 }
 
-/// A head for a backbone.
-///
-/// # Errors
-/// The strides of the maps are no multiples of 4 by powers of two, or the width does not go with 32 groups.
-pub fn head(
-    stages: &Stages,
-    width: usize,
-    embedding: Option<usize>,
-    rng: &mut Rng,
-    device: &Device,
-) -> Result<DetectionHead, TaskError> {
-    if width == 0 || width > 4096 || (width > 32 && !width.is_multiple_of(32)) {
-        let expected = "1 to 32 or a multiple of 32 (groups of its normalisation)";
-        return Err(setting("task.width", expected, width));
-    }
-    let from = stages.channels.len().saturating_sub(MAPS);
-    let strides: Vec<usize> = stages.strides[from..].iter().map(|s| s / STRIDE).collect();
-    let fits = |stride: &usize| stride.is_multiple_of(STRIDE) && *stride <= MULTIPLE;
-    if let Some(wrong) = stages.strides[from..].iter().find(|stride| !fits(stride)) {
-        let expected = "a backbone whose maps have 4, 8, 16 or 32 pixels a position";
-        return Err(setting("model.backbone", expected, wrong));
-    }
-    let config = DetectionHeadConfig {
-        channels: stages.channels[from..].to_vec(),
-        strides,
-        width,
-        embedding,
-    };
-    Ok(config.init(rng, device))
-}
-
-/// The maps that the head takes in.
-pub fn maps(pyramid: &[Tensor<4>]) -> &[Tensor<4>] {
-    &pyramid[pyramid.len().saturating_sub(MAPS)..]
-}
-
-/// The answer by name.
-pub fn outputs(output: DetectionOutput) -> Vec<(String, Output)> {
-    let mut outputs: Vec<(String, Output)> = vec![
-        ("centre".to_owned(), output.centre.into()),
-        ("size".to_owned(), output.size.into()),
-        ("offset".to_owned(), output.offset.into()),
-    ];
-    outputs.extend(
-        output
-            .embedding
-            .map(|map| ("embedding".to_owned(), map.into())),
-    );
-    outputs
-}
-
-/// The position of a box's middle on a grid; none outside.
-pub fn middle_of([x, y, w, h]: [f64; 4], rows: usize, columns: usize) -> Option<[usize; 2]> {
-    let (cx, cy) = ((x + w / 2.0) / STRIDE as f64, (y + h / 2.0) / STRIDE as f64);
-    let inside = cx >= 0.0 && cy >= 0.0 && cx < columns as f64 && cy < rows as f64;
-    inside.then_some([cy as usize, cx as usize])
-}
-
-/// Targets of a batch of views of one size.
-///
-/// About a middle lies a Gaussian as wide as the box, σ = 0.3·((length − 1)/2 − 1) + 0.8 along each axis; sizes are learnt
-/// within two positions of it.
-pub fn targets(batch: &[Target]) -> DetectionTargets {
-    const RADIUS: i64 = 2;
-    let [height, width] = batch_size(batch);
-    let (rows, columns) = (height / STRIDE, width / STRIDE);
-    let area = rows * columns;
-    let zeros = |channels: usize| vec![0.0; batch.len() * channels * area];
-    let mut targets = DetectionTargets {
-        nearness: zeros(1),
-        middles: zeros(1),
-        counts: vec![1.0; batch.len() * area],
-        sizes: zeros(2),
-        sized: zeros(1),
-        offsets: zeros(2),
-    };
-    for (index, Target { people, .. }) in batch.iter().enumerate() {
-        let plane = index * area;
-        // Positions from the first to the last of a box along an axis.
-        let ends = |bbox: [f64; 4], axis: usize| {
-            let start = bbox[axis] / STRIDE as f64;
-            (start, start + bbox[axis + 2] / STRIDE as f64)
-        };
-        let range = |start: f64, end: f64, size: usize| {
-            let start = start.clamp(0.0, size as f64);
-            start as usize..end.clamp(start, size as f64) as usize
-        };
-        let touched = |bbox: [f64; 4], axis: usize, size: usize| {
-            let (start, end) = ends(bbox, axis);
-            range(start.floor(), end.ceil(), size)
-        };
-        let span = |bbox: [f64; 4], axis: usize, size: usize| {
-            let (start, end) = ends(bbox, axis);
-            range(start.ceil(), end.floor(), size)
-        };
-        for one in people.iter().filter(|one| one.ignored) {
-            for row in touched(one.bbox, 1, rows) {
-                for column in touched(one.bbox, 0, columns) {
-                    targets.counts[plane + row * columns + column] = 0.0;
-                }
-            }
-        }
-        for one in people.iter().filter(|one| !one.ignored) {
-            let Some([row, column]) = middle_of(one.bbox, rows, columns) else {
-                continue;
-            };
-            let [x, y, w, h] = one.bbox.map(|v| v / STRIDE as f64);
-            let sigma = |length: f64| 0.3 * ((length.floor().max(1.0) - 1.0) * 0.5 - 1.0) + 0.8;
-            let square = |sigma: f64| 2.0 * sigma.max(0.3).powi(2);
-            let (wide, high) = (square(sigma(w)), square(sigma(h)));
-            for r in span(one.bbox, 1, rows) {
-                for c in span(one.bbox, 0, columns) {
-                    let (dy, dx) = (r as f64 - row as f64, c as f64 - column as f64);
-                    let near = (-dx * dx / wide - dy * dy / high).exp() as f32;
-                    let at = plane + r * columns + c;
-                    targets.nearness[at] = targets.nearness[at].max(near);
-                    targets.counts[at] = 1.0;
-                }
-            }
-            let at = row * columns + column;
-            targets.nearness[plane + at] = 1.0;
-            targets.middles[plane + at] = 1.0;
-            targets.counts[plane + at] = 1.0;
-            let offset = [
-                y + h / 2.0 - row as f64 - 0.5,
-                x + w / 2.0 - column as f64 - 0.5,
-            ];
-            for (axis, offset) in offset.into_iter().enumerate() {
-                targets.offsets[(2 * index + axis) * area + at] = offset as f32;
-            }
-            for r in (row as i64 - RADIUS).max(0)..=(row as i64 + RADIUS).min(rows as i64 - 1) {
-                for c in (column as i64 - RADIUS).max(0)
-                    ..=(column as i64 + RADIUS).min(columns as i64 - 1)
-                {
-                    let at = r as usize * columns + c as usize;
-                    targets.sized[plane + at] = 1.0;
-                    targets.sizes[2 * index * area + at] = h.max(0.1).ln() as f32;
-                    targets.sizes[(2 * index + 1) * area + at] = w.max(0.1).ln() as f32;
-                }
-            }
-        }
-    }
-    targets
-}
-
-/// The head's answers on a whole scene.
-pub struct Answers {
-    centre: Vec<f32>,
-    size: Vec<f32>,
-    offset: Vec<f32>,
-    embedding: Vec<f32>,
-    length: usize,
-    rows: usize,
-    columns: usize,
-    /// Pixels of the network's input per pixel of the scene, along x and y.
-    scale: [f64; 2],
-    limits: [f64; 2],
-}
-
-impl Answers {
-    /// Runs a model on a scene, scaled and padded.
-    ///
-    /// # Errors
-    /// [`TaskError::Device`], [`TaskError::NotFinite`].
-    pub fn new<T: Task>(
-        model: &Model<T>,
-        head: impl Fn(&[Tensor<4>]) -> DetectionOutput,
-        image: &Rgb,
-        views: &Views,
-        index: usize,
-    ) -> Result<Self, TaskError> {
-        let input = Input::new(image, views, &model.preprocess)?;
-        let [height, width] = input.padded;
-        let features = model.features(input.pixels, [1, height, width]);
-        let output = head(maps(&features.pyramid));
-        let [_, _, rows, columns] = output.centre.dims();
-        let length = output.embedding.as_ref().map_or(0, |map| map.dims()[1]);
-        let answers = Self {
-            centre: values(output.centre)?,
-            size: values(output.size)?,
-            offset: values(output.offset)?,
-            embedding: match output.embedding {
-                Some(map) => values(map)?,
-                None => Vec::new(),
-            },
-            length,
-            rows,
-            columns,
-            scale: input.scale,
-            limits: [image.width as f64, image.height as f64],
-        };
-        for part in [
-            &answers.centre,
-            &answers.size,
-            &answers.offset,
-            &answers.embedding,
-        ] {
-            check_finite(part, part.len(), index)?;
-        }
-        Ok(answers)
-    }
-
-    /// The boxes, best first, after suppression.
-    pub fn boxes(&self, views: &Views) -> Vec<Found> {
-        let area = self.rows * self.columns;
-        let score = |at: usize| 1.0 / (1.0 + f64::from(-self.centre[at]).exp());
-        let mut order: Vec<usize> = (0..area).filter(|at| score(*at) >= views.score).collect();
-        order.sort_by(|a, b| self.centre[*b].total_cmp(&self.centre[*a]));
-        order.truncate(CANDIDATES);
-        let bbox = |at: usize| {
-            let of = |values: &[f32], axis: usize| f64::from(values[axis * area + at]);
-            let length = |axis: usize| of(&self.size, axis).clamp(-3.0, 10.0).exp() * STRIDE as f64;
-            let middle = |place: usize, axis: usize| {
-                (place as f64 + 0.5 + of(&self.offset, axis).clamp(-0.5, 0.5)) * STRIDE as f64
-            };
-            let (h, w) = (length(0) / self.scale[1], length(1) / self.scale[0]);
-            let y = middle(at / self.columns, 0) / self.scale[1];
-            let x = middle(at % self.columns, 1) / self.scale[0];
-            // Cut to the scene.
-            let (left, top) = ((x - w / 2.0).max(0.0), (y - h / 2.0).max(0.0));
-            let right = (x + w / 2.0).min(self.limits[0]);
-            let bottom = (y + h / 2.0).min(self.limits[1]);
-            [left, top, (right - left).max(0.0), (bottom - top).max(0.0)]
-        };
-        let boxes: Vec<[f64; 4]> = order.iter().map(|at| bbox(*at)).collect();
-        let scores: Vec<f64> = order.iter().map(|at| score(*at)).collect();
-        let mut kept = views.suppress(&boxes, &scores);
-        kept.truncate(views.most);
-        { kept.into_iter() }
-            .map(|(index, score)| Found {
-                bbox: boxes[index],
-                score,
-                embedding: self.at(order[index]),
-            })
-            .collect()
-    }
-
-    /// What stands for the person in a box: the embedding at its middle.
-    pub fn embedding_of(&self, bbox: [f64; 4]) -> Vec<f32> {
-        let [x, y, w, h] = bbox;
-        let [sx, sy] = self.scale;
-        let scaled = [x * sx, y * sy, w * sx, h * sy];
-        let middle = middle_of(scaled, self.rows, self.columns);
-        let [row, column] = middle.unwrap_or([self.rows / 2, self.columns / 2]);
-        self.at(row * self.columns + column)
-    }
-
-    fn at(&self, position: usize) -> Vec<f32> {
-        let area = self.rows * self.columns;
-        (0..self.length)
-            .map(|channel| self.embedding[channel * area + position])
-            .collect()
-    }
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use clasp_data::rng_for;
 
-    fn someone(bbox: [f64; 4]) -> Someone {
-        Someone {
+    pub fn person(bbox: [f64; 4]) -> ScenePerson {
+        ScenePerson {
             bbox,
             ignored: false,
-            person: None,
+            identity: None,
         }
     }
 
     #[test]
-    fn soft_suppression_lowers_what_hard_drops() {
+    fn soft_nms_lowers_scores_that_hard_nms_drops() {
         let boxes = [
             [0.0, 0.0, 10.0, 20.0],
             [1.0, 0.0, 10.0, 20.0],
             [50.0, 0.0, 10.0, 20.0],
         ];
         let scores = [0.9, 0.8, 0.7];
-        let hard = Views::default();
+        let hard = SceneConfig::default();
         assert_eq!(hard.suppress(&boxes, &scores), [(0, 0.9), (2, 0.7)]);
-        let soft = Views {
-            soft_sigma: 0.5,
+        let soft = SceneConfig {
+            soft_nms_sigma: 0.5,
             ..hard
         };
         let overlap: f64 = 9.0 / 11.0;
@@ -701,68 +439,12 @@ mod tests {
         );
     }
 
-    fn target(people: &[Someone]) -> Target {
-        Target {
-            people: people.to_vec(),
-            size: [160, 96],
-            input: [160, 96],
-        }
-    }
-
     #[test]
-    fn targets_stand_where_people_do() {
-        // 40 x 24 positions; a person whose middle is (50, 82) in pixels, (12.5, 20.5) in positions.
-        let people = [
-            someone([40.0, 62.0, 20.0, 40.0]),
-            Someone {
-                ignored: true,
-                ..someone([0.0, 0.0, 16.0, 16.0])
-            },
-        ];
-        let targets = targets(&[target(&people)]);
-        let at = 20 * 24 + 12;
-        assert_eq!(targets.middles.iter().sum::<f32>(), 1.0);
-        assert_eq!((targets.middles[at], targets.nearness[at]), (1.0, 1.0));
-        assert!(targets.nearness[at + 1] < 1.0 && targets.nearness[at + 1] > 0.1);
-        assert_eq!(targets.offsets[at], 0.0);
-        assert!((targets.sizes[at] - 10.0_f32.ln()).abs() < 1e-6);
-        assert!((targets.sizes[24 * 40 + at] - 5.0_f32.ln()).abs() < 1e-6);
-        assert_eq!(targets.sized.iter().sum::<f32>(), 25.0);
-        assert_eq!(targets.counts.iter().filter(|c| **c == 0.0).count(), 16);
-    }
-
-    #[test]
-    fn perfect_answers_give_the_boxes_back() {
-        let people = [
-            someone([40.0, 62.0, 20.0, 40.0]),
-            someone([5.0, 20.0, 31.0, 77.0]),
-        ];
-        let found = targets(&[target(&people)]);
-        let answers = Answers {
-            centre: found.middles.iter().map(|m| 20.0 * m - 10.0).collect(),
-            size: found.sizes,
-            offset: found.offsets,
-            embedding: Vec::new(),
-            length: 0,
-            rows: 40,
-            columns: 24,
-            scale: [1.0; 2],
-            limits: [96.0, 160.0],
-        };
-        let boxes = answers.boxes(&Views::default());
-        assert_eq!(boxes.len(), 2);
-        for one in &people {
-            let near = |found: &Found| (0..4).all(|i| (found.bbox[i] - one.bbox[i]).abs() < 1e-3);
-            assert!(boxes.iter().any(near), "{boxes:?}");
-        }
-    }
-
-    #[test]
-    fn whole_scenes_fit_and_huge_ones_are_refused() {
+    fn whole_scenes_are_resized_and_huge_ones_are_errors() {
         let preprocess = Preprocess::imagenet(64, 64);
-        let views = Views {
-            fit: [90, 150],
-            ..Views::default()
+        let config = SceneConfig {
+            resize: [90, 150],
+            ..SceneConfig::default()
         };
         // By the shorter side, and by the longer one where that would be too long.
         for (scene, shown, padded) in [
@@ -770,30 +452,30 @@ mod tests {
             ([100, 400], [38, 150], [64, 160]),
         ] {
             let image = Rgb::filled(scene[1], scene[0], [9; 3]);
-            let input = Input::new(&image, &views, &preprocess).unwrap();
+            let input = SceneInput::new(&image, &config, &preprocess).unwrap();
             assert_eq!((input.size, input.padded), (shown, padded));
             let mut rng = rng_for(0, 0, "whole");
-            let people = [someone([10.0, 20.0, 30.0, 60.0])];
-            let (seen, people, size) = whole(&image, &people, &views, &preprocess, &mut rng);
+            let people = [person([10.0, 20.0, 30.0, 60.0])];
+            let (seen, people, size) = whole_scene(&image, &people, &config, &preprocess, &mut rng);
             assert_eq!(([seen.height, seen.width], size), (padded, shown));
             let scale = shown[0] as f64 / scene[0] as f64;
             assert!((people[0].bbox[3] - 60.0 * scale).abs() < 0.5, "{people:?}");
         }
         let huge = Rgb::filled(8000, 5000, [9; 3]);
-        assert!(Input::new(&huge, &views, &preprocess).is_ok());
-        let error = Input::new(&huge, &Views::default(), &preprocess)
+        assert!(SceneInput::new(&huge, &config, &preprocess).is_ok());
+        let error = SceneInput::new(&huge, &SceneConfig::default(), &preprocess)
             .err()
             .unwrap();
         let text = error.to_string();
         assert!(
-            text.contains("5000 x 8000") && text.contains("views.fit"),
+            text.contains("5000 x 8000") && text.contains("scenes.resize"),
             "{text}"
         );
     }
 
     #[test]
-    fn views_keep_people_where_they_are() {
-        // A scene whose red rectangle is a person; the view's box must cover what is red.
+    fn crops_move_boxes_with_the_pixels() {
+        // The red rectangle of the scene is a person; the box in the crop must cover the red pixels.
         let mut image = Rgb::filled(200, 150, [0, 0, 90]);
         for y in 40..100 {
             for x in 120..150 {
@@ -801,11 +483,17 @@ mod tests {
                 image.pixels[at..at + 3].copy_from_slice(&[200, 0, 0]);
             }
         }
-        let people = [someone([120.0, 40.0, 30.0, 60.0])];
+        let people = [person([120.0, 40.0, 30.0, 60.0])];
         let preprocess = Preprocess::imagenet(96, 128);
         for seed in 0..40 {
             let mut rng = rng_for(seed, 0, "view");
-            let (seen, shown) = view(&image, &people, &Views::default(), &preprocess, &mut rng);
+            let (seen, shown) = random_crop(
+                &image,
+                &people,
+                &SceneConfig::default(),
+                &preprocess,
+                &mut rng,
+            );
             assert_eq!((seen.height, seen.width), (96, 128));
             let [x, y, w, h] = shown[0].bbox;
             let reds =

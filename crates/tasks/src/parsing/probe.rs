@@ -1,29 +1,32 @@
-//! Frozen parsing: a multinomial logistic regression on the features of each position. See [`protocol`].
+//! Linear probe of parsing: a multinomial logistic regression on the features of each position. See [`protocol`].
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
 use clasp_data::layouts::parsing::{IGNORE, LabelMap, Masked, Parsing};
+use clasp_metrics::Metric;
 use clasp_metrics::parsing::{Confusion, ParsingMetrics};
 use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
-use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::probe::linear::{Linear, Loss, Standardiser};
-use crate::probe::{
-    Chosen, Examples, Options, Progress, Tokens, Weights, eval_split, first_tokens,
+use crate::features::{
+    Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image, read_image,
 };
+use crate::probe::linear::{LinearProbe, ProbeLoss, Standardizer};
+use crate::probe::selection::{PositionSamples, SelectedProbe, first_tokens};
+use crate::probe::tokens::{LinearInterpolation, TokenGrid};
+use crate::probe::{FrozenRequest, FrozenResult, ProbeConfig, eval_split};
 
 /// The result, with its protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ParsingReport {
+pub struct FrozenParsing {
     /// What was done, in words.
     pub protocol: String,
     /// Names of the classes.
     pub classes: Vec<String>,
     /// Training images used.
     pub train_images: usize,
-    /// Training images there are; more than those used if memory did not suffice.
+    /// Training images of the dataset; more than those used if memory was too small.
     pub train_images_available: usize,
     /// The split evaluated.
     pub eval_split: String,
@@ -31,35 +34,35 @@ pub struct ParsingReport {
     pub eval_images: usize,
     /// Rows and columns of the grid on which positions are classified.
     pub grid: [usize; 2],
-    /// Strength of the weight decay that was chosen.
+    /// Weight decay that was selected.
     pub strength: f64,
-    /// The figures. `mean_iou_present` is the one to quote.
+    /// The metrics. `mean_iou_present` is the one to quote.
     pub metrics: ParsingMetrics,
-    /// `mean_iou_present` of calling every pixel the most frequent class.
+    /// `mean_iou_present` of predicting the most frequent class everywhere.
     pub constant_mean_iou: f64,
 }
 
 /// The protocol in words.
 pub fn protocol(
     preprocess: &Preprocess,
-    options: &Options,
+    config: &ProbeConfig,
     split: &str,
     grid: [usize; 2],
 ) -> String {
     format!(
-        "Frozen linear parsing (our protocol): the whole image resized to {preprocess}; feature maps of the last {} stage(s) \
-         brought to {}x{} positions (rows x columns, bilinear) and concatenated, standardised over split `{}`; one \
+        "Linear probe of parsing (our protocol): the whole image resized to {preprocess}; feature maps of the last {} stage(s) \
+         resized to {}x{} positions (rows x columns, bilinear) and concatenated, standardized over split `{}`; one \
          multinomial logistic regression for all positions by L-BFGS (at most {} iterations, gradient to {:.0e} of the \
          first), whose target is the share of each class among the mask's pixels of a position; the strength of the L2 \
          penalty is the best on every fifth training image and is then used on all of them. Evaluated on split `{split}`: \
-         logits upsampled bilinearly to the mask's size, argmax, one confusion matrix over all pixels but those labelled 255. \
-         mIoU is the mean over the classes that the evaluated masks hold.",
-        options.stages,
+         logits upsampled bilinearly to the mask's size, argmax, one confusion matrix over all pixels but those of ignore index 255. \
+         mIoU is the mean over the classes in the evaluated masks.",
+        config.stages,
         grid[0],
         grid[1],
-        options.train_split,
-        options.solver.iterations,
-        options.solver.tolerance,
+        config.train_split,
+        config.solver.iterations,
+        config.solver.tolerance,
     )
 }
 
@@ -72,37 +75,37 @@ pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
     data: &Parsing,
-    options: &Options,
-    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
-) -> Result<ParsingReport, TaskError> {
-    let split = eval_split(options, &data.splits(), &data.file)?;
-    let (train, test) = (data.split(&options.train_split)?, data.split(&split)?);
+    config: &ProbeConfig,
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
+) -> Result<FrozenParsing, TaskError> {
+    let split = eval_split(config, &data.splits(), &data.file)?;
+    let (train, test) = (data.split(&config.train_split)?, data.split(&split)?);
     let (classes, size, stages) = (
         data.classes.len(),
         [preprocess.height, preprocess.width],
-        options.stages.max(1),
+        config.stages.max(1),
     );
     let confusion = Mutex::new(Confusion::new(classes));
 
     let load_first = |_: usize| Ok(Some(preprocess.apply(&read_image(&train[0].image)?)));
-    let pass = Pass {
+    let pass = ImagePass {
         stage: "first image",
         count: 1,
         size,
         stages,
         name: &|_| train[0].image.display().to_string(),
     };
-    let Tokens {
+    let TokenGrid {
         height,
         width,
         channels,
         ..
-    } = first_tokens(extractor, pass, options, load_first)?;
+    } = first_tokens(extractor, pass, config, load_first)?;
     let (grid, positions) = ([height, width], height * width);
     let bytes = positions * (channels + classes) * size_of::<f32>();
-    let used = options.training(train.len(), bytes);
+    let used = config.training(train.len(), bytes);
     if used.len() < 5 {
-        let what = format!("split `{}` of {}", options.train_split, data.file.display());
+        let what = format!("split `{}` of {}", config.train_split, data.file.display());
         return Err(TaskError::TooFew {
             what,
             expected: "at least 5 images that fit into memory",
@@ -117,20 +120,20 @@ pub fn evaluate<E: Extractor>(
         size.get_or_init(|| [image.height, image.width]);
         Ok(Some(preprocess.apply(&image)))
     };
-    let keep = |i: usize, features: &Features| {
+    let keep = |i: usize, features: &ImageFeatures| {
         let map = mask_of(data, train[used[i]], &sizes[i])?;
-        Ok((Tokens::new(features).values, shares(&map, grid, classes)))
+        Ok((TokenGrid::new(features).values, shares(&map, grid, classes)))
     };
     let load_train = |i: usize| load(train[used[i]], &sizes[i]);
     let rows = each_image(
         extractor,
-        Pass {
+        ImagePass {
             stage: "training images",
             count: used.len(),
             name: &|i| train[used[i]].image.display().to_string(),
             ..pass
         },
-        options,
+        &config.batching,
         load_train,
         keep,
         progress,
@@ -140,10 +143,10 @@ pub fn evaluate<E: Extractor>(
         features.extend(tokens);
         targets.extend(shares);
     }
-    let standardiser = Standardiser::fit(&features, channels);
-    standardiser.apply(&mut features);
+    let standardizer = Standardizer::fit(&features, channels);
+    standardizer.apply(&mut features);
 
-    let examples = Examples {
+    let examples = PositionSamples {
         features: &features,
         targets: &targets,
         positions,
@@ -151,17 +154,17 @@ pub fn evaluate<E: Extractor>(
         outputs: classes,
         loss: &loss,
     };
-    let Chosen {
+    let SelectedProbe {
         strength, model, ..
-    } = examples.choose(Linear::zeros(channels, classes), options);
-    let model = examples.fit(model, strength, &options.solver);
+    } = examples.choose(LinearProbe::zeros(channels, classes), config);
+    let model = examples.fit(model, strength, &config.solver);
     drop((features, targets));
 
     let sizes: Vec<OnceLock<[usize; 2]>> = vec![OnceLock::new(); test.len()];
-    let judge = |i: usize, features: &Features| {
+    let add = |i: usize, features: &ImageFeatures| {
         let map = mask_of(data, test[i], &sizes[i])?;
-        let mut tokens = Tokens::new(features).values;
-        standardiser.apply(&mut tokens);
+        let mut tokens = TokenGrid::new(features).values;
+        standardizer.apply(&mut tokens);
         let predicted =
             upsampled_argmax(&model.apply(&tokens), grid, classes, map.height, map.width);
         // Counts are whole numbers, so the order in which threads add them does not matter.
@@ -171,15 +174,15 @@ pub fn evaluate<E: Extractor>(
     let load_test = |i: usize| load(test[i], &sizes[i]);
     each_image(
         extractor,
-        Pass {
+        ImagePass {
             stage: "evaluation images",
             count: test.len(),
             name: &|i| test[i].image.display().to_string(),
             ..pass
         },
-        options,
+        &config.batching,
         load_test,
-        judge,
+        add,
         progress,
     )?;
     let metrics = confusion
@@ -197,8 +200,8 @@ pub fn evaluate<E: Extractor>(
         .iter()
         .filter(|class| class.pixels > 0)
         .count();
-    Ok(ParsingReport {
-        protocol: protocol(preprocess, options, &split, grid),
+    Ok(FrozenParsing {
+        protocol: protocol(preprocess, config, &split, grid),
         classes: data.classes.clone(),
         train_images: used.len(),
         train_images_available: train.len(),
@@ -211,14 +214,36 @@ pub fn evaluate<E: Extractor>(
     })
 }
 
-fn loss(targets: &[f32]) -> Loss<'_> {
-    Loss::Classes {
+/// The evaluation of a frozen backbone.
+///
+/// # Errors
+/// The data cannot be opened, and those of [`evaluate`].
+pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, TaskError> {
+    let report = evaluate(
+        request.extractor,
+        request.preprocess,
+        &Parsing::open(request.data)?,
+        request.config,
+        request.progress,
+    )?;
+    let metrics = &report.metrics;
+    let quoted = vec![
+        Metric::score("mIoU", metrics.mean_iou_present.unwrap_or(metrics.mean_iou)),
+        Metric::score("mean accuracy", metrics.mean_accuracy),
+        Metric::score("pixel accuracy", metrics.pixel_accuracy.unwrap_or(0.0)),
+    ];
+    let chance = report.constant_mean_iou;
+    Ok(FrozenResult::new(quoted, chance, &report.protocol, &report))
+}
+
+fn loss(targets: &[f32]) -> ProbeLoss<'_> {
+    ProbeLoss::Classes {
         targets,
         total: targets.iter().map(|t| f64::from(*t)).sum(),
     }
 }
 
-/// The mask of an image, which must be as large as it.
+/// The label map of an image, which must have its size.
 fn mask_of(
     data: &Parsing,
     image: &Masked,
@@ -237,8 +262,8 @@ fn mask_of(
     Ok(map)
 }
 
-/// The share of each class among the pixels of each position: [positions, classes]. A position sums to the share of its
-/// pixels that are labelled.
+/// The fraction of each class among the pixels of each position: `[positions, classes]`. A position sums to the fraction
+/// of its pixels that are labeled.
 fn shares(map: &LabelMap, grid: [usize; 2], classes: usize) -> Vec<f32> {
     let mut counts = vec![0_u32; grid[0] * grid[1] * classes];
     let mut pixels = vec![0_u32; grid[0] * grid[1]];
@@ -257,7 +282,7 @@ fn shares(map: &LabelMap, grid: [usize; 2], classes: usize) -> Vec<f32> {
     counts.iter().enumerate().map(share).collect()
 }
 
-/// The class with the largest logit of each pixel, logits [positions, classes] interpolated bilinearly.
+/// The class of the largest logit of each pixel, logits `[positions, classes]` interpolated bilinearly.
 fn upsampled_argmax(
     logits: &[f32],
     grid: [usize; 2],
@@ -265,7 +290,10 @@ fn upsampled_argmax(
     height: usize,
     width: usize,
 ) -> Vec<u8> {
-    let (rows, columns) = (Weights::new(grid[0], height), Weights::new(grid[1], width));
+    let (rows, columns) = (
+        LinearInterpolation::new(grid[0], height),
+        LinearInterpolation::new(grid[1], width),
+    );
     let row_size = grid[1] * classes;
     let mut line = vec![0.0; row_size];
     let mut labels = Vec::with_capacity(height * width);
@@ -276,7 +304,7 @@ fn upsampled_argmax(
             &logits[row.high * row_size..][..row_size],
         );
         for (value, (low, high)) in line.iter_mut().zip(low.iter().zip(high)) {
-            *value = low + (high - low) * row.share;
+            *value = low + (high - low) * row.weight;
         }
         for x in 0..width {
             let column = columns.at(x);
@@ -286,7 +314,7 @@ fn upsampled_argmax(
             );
             let mut best = (f32::NEG_INFINITY, 0);
             for (class, (low, high)) in low.iter().zip(high).enumerate() {
-                let value = low + (high - low) * column.share;
+                let value = low + (high - low) * column.weight;
                 if value > best.0 {
                     best = (value, class as u8);
                 }
@@ -303,7 +331,7 @@ mod tests {
     use crate::testing::{Fake, people, quiet};
 
     #[test]
-    fn colours_tell_classes_and_noise_does_not() {
+    fn color_features_predict_classes_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
         let data = Parsing::open(folder.path()).unwrap();
@@ -312,12 +340,12 @@ mod tests {
                 &fake,
                 &Preprocess::imagenet(64, 32),
                 &data,
-                &Options::default(),
+                &ProbeConfig::default(),
                 &quiet,
             )
             .unwrap()
         };
-        let good = run(Fake::Colours);
+        let good = run(Fake::Colors);
         assert!(
             good.metrics.mean_iou_present.unwrap() > 0.9,
             "{:?}",
@@ -333,24 +361,24 @@ mod tests {
             noise.metrics.mean_iou_present.unwrap() < noise.constant_mean_iou + 0.1,
             "{noise:?}"
         );
-        assert_eq!(run(Fake::Colours), good);
+        assert_eq!(run(Fake::Colors), good);
     }
 
     #[test]
-    fn little_memory_means_fewer_images() {
+    fn little_memory_uses_fewer_images() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
         let data = Parsing::open(folder.path()).unwrap();
         let run = |memory| {
-            let options = Options {
+            let config = ProbeConfig {
                 memory,
-                ..Options::default()
+                ..ProbeConfig::default()
             };
             evaluate(
-                &Fake::Colours,
+                &Fake::Colors,
                 &Preprocess::imagenet(64, 32),
                 &data,
-                &options,
+                &config,
                 &quiet,
             )
         };
@@ -364,17 +392,17 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_of_another_size_is_named() {
+    fn a_mask_of_another_size_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
         let data = Parsing::open(folder.path()).unwrap();
         let other = crate::testing::image([10, 20, 30], 30, 64);
         fs_err::write(&data.images[3].image, clasp_data::image::encode_png(&other)).unwrap();
         let run = evaluate(
-            &Fake::Colours,
+            &Fake::Colors,
             &Preprocess::imagenet(64, 32),
             &data,
-            &Options::default(),
+            &ProbeConfig::default(),
             &quiet,
         );
         let error = run.unwrap_err().to_string();

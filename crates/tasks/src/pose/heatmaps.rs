@@ -1,36 +1,45 @@
-//! Codings of joints as heatmaps, and back: the usual one (Simple Baselines, MSRA's code), DARK (Zhang et al., CVPR 2020) and
-//! UDP (Huang et al., CVPR 2020), as MMPose has them.
+//! Joints as heatmaps, and back: Simple Baselines (MSRA's code), DARK (Zhang et al., CVPR 2020) and UDP (Huang et al., CVPR
+//! 2020), as in MMPose.
 //!
-//! A heatmap's position (column, row) is counted from 0. MSRA and DARK take a position for the stretch of input pixels that
-//! begins at stride times it; UDP puts the corners of the heatmap on the middles of the input's corner pixels.
+//! A position (column, row) of a heatmap is counted from 0. In MSRA and DARK a position is the range of input pixels that
+//! starts at stride times it; UDP aligns the corners of the heatmap with the centers of the input's corner pixels.
 
 use clasp_data::augment::Affine;
 use serde::{Deserialize, Serialize};
 
-/// How joints become heatmaps and come back.
+/// How joints are encoded as heatmaps and decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Coding {
-    /// Targets about the nearest position; the largest value, moved a quarter towards its larger neighbour.
+pub enum HeatmapCodec {
+    /// Targets about the nearest position; decoded as the largest value, shifted by a quarter towards its larger neighbor.
     Msra,
-    /// Targets about the very place; one Newton step on the logarithm of the blurred heatmap.
+    /// Targets about the exact point; decoded by a Newton step on the logarithm of the blurred heatmap.
     Dark,
-    /// As DARK, without the bias of resizing and mirroring.
+    /// As DARK, without the bias of resizing and flipping.
     Udp,
 }
 
-/// A heatmap's size.
+/// The size of a heatmap.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Grid {
+pub struct HeatmapGrid {
     /// Rows.
     pub rows: usize,
     /// Columns.
     pub columns: usize,
 }
 
-impl Coding {
-    /// From the image to the network's input of `height` x `width`: the region x, y, width, height to the whole input,
-    /// turned by `degrees` about its middle.
+impl HeatmapCodec {
+    /// Its name in protocols.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Msra => "MSRA",
+            Self::Dark => "DARK",
+            Self::Udp => "UDP",
+        }
+    }
+
+    /// The transform from the image to the network's input of `height` x `width`: the region x, y, width, height becomes the
+    /// whole input, rotated by `degrees` about its center.
     pub fn input_from_image(
         self,
         [x, y, w, h]: [f64; 4],
@@ -38,7 +47,7 @@ impl Coding {
         width: usize,
         degrees: f64,
     ) -> Affine {
-        let centre = [x + w / 2.0, y + h / 2.0];
+        let center = [x + w / 2.0, y + h / 2.0];
         let size = match self {
             Self::Udp => [(width - 1) as f64, (height - 1) as f64],
             _ => [width as f64, height as f64],
@@ -48,11 +57,17 @@ impl Coding {
             Self::Udp => [size[0] / w, size[1] / h],
             _ => [size[0] / w, size[0] / w],
         };
-        Affine::about(centre, size.map(|side| side / 2.0), scale, degrees)
+        Affine::about(center, size.map(|side| side / 2.0), scale, degrees)
     }
 
-    /// A point of the input on the heatmap.
-    pub fn on_grid(self, [x, y]: [f64; 2], grid: Grid, height: usize, width: usize) -> [f64; 2] {
+    /// A point of the input in positions of the heatmap.
+    pub fn on_grid(
+        self,
+        [x, y]: [f64; 2],
+        grid: HeatmapGrid,
+        height: usize,
+        width: usize,
+    ) -> [f64; 2] {
         match self {
             Self::Udp => [
                 x * (grid.columns - 1) as f64 / (width - 1) as f64,
@@ -65,8 +80,13 @@ impl Coding {
         }
     }
 
-    /// A point of the heatmap in the image, of which the region x, y, width, height was the input.
-    pub fn in_image(self, [px, py]: [f64; 2], [x, y, w, h]: [f64; 4], grid: Grid) -> [f64; 2] {
+    /// A point of the heatmap in pixels of the image whose region x, y, width, height is the input.
+    pub fn in_image(
+        self,
+        [px, py]: [f64; 2],
+        [x, y, w, h]: [f64; 4],
+        grid: HeatmapGrid,
+    ) -> [f64; 2] {
         match self {
             Self::Udp => [
                 x + px * w / (grid.columns - 1) as f64,
@@ -79,9 +99,9 @@ impl Coding {
         }
     }
 
-    /// The target of a joint at a point of the heatmap, a Gaussian of height 1 cut at three standard deviations:
-    /// [rows, columns]; none if nothing of it lies on the heatmap.
-    pub fn encode(self, [x, y]: [f64; 2], grid: Grid, sigma: f64) -> Option<Vec<f32>> {
+    /// The target of a joint at a point of the heatmap, a Gaussian of height 1 truncated at three standard deviations:
+    /// `[rows, columns]`; none if it does not overlap the heatmap.
+    pub fn encode(self, [x, y]: [f64; 2], grid: HeatmapGrid, sigma: f64) -> Option<Vec<f32>> {
         let (columns, rows) = (grid.columns as f64, grid.rows as f64);
         let reach = 3.0 * sigma;
         let nearest = [(x + 0.5).floor(), (y + 0.5).floor()];
@@ -90,26 +110,26 @@ impl Coding {
         if outside || !x.is_finite() || !y.is_finite() {
             return None;
         }
-        // MSRA puts the Gaussian onto the nearest position; DARK does not cut it.
-        let centre = if self == Self::Msra { nearest } else { [x, y] };
-        let cut = self != Self::Dark;
+        // MSRA centers the Gaussian on the nearest position; DARK does not truncate it.
+        let center = if self == Self::Msra { nearest } else { [x, y] };
+        let truncated = self != Self::Dark;
         let value = |index: usize| {
             let place = [(index % grid.columns) as f64, (index / grid.columns) as f64];
-            if cut && (0..2).any(|axis| (place[axis] - nearest[axis]).abs() > reach) {
+            if truncated && (0..2).any(|axis| (place[axis] - nearest[axis]).abs() > reach) {
                 return 0.0;
             }
             let square: f64 = (0..2)
-                .map(|axis| (place[axis] - centre[axis]).powi(2))
+                .map(|axis| (place[axis] - center[axis]).powi(2))
                 .sum();
             (-square / (2.0 * sigma * sigma)).exp() as f32
         };
         Some((0..grid.rows * grid.columns).map(value).collect())
     }
 
-    /// The point of a heatmap [rows, columns], and its largest value; (−1, −1) where no value is above 0.
+    /// The point of a heatmap `[rows, columns]`, and its largest value; (−1, −1) where no value is above 0.
     ///
-    /// `kernel` is the width of the blur of DARK and UDP, 11 for targets of σ = 2 on 96x72.
-    pub fn decode(self, map: &[f32], grid: Grid, kernel: usize) -> ([f64; 2], f32) {
+    /// `kernel` is the kernel size of the blur of DARK and UDP, 11 for targets of σ = 2 on 96x72.
+    pub fn decode(self, map: &[f32], grid: HeatmapGrid, kernel: usize) -> ([f64; 2], f32) {
         assert_eq!(map.len(), grid.rows * grid.columns, "values of a heatmap");
         let mut best = 0;
         for (index, value) in map.iter().enumerate() {
@@ -131,8 +151,8 @@ impl Coding {
     }
 }
 
-/// A quarter of a position towards the larger neighbour along each axis, away from the border.
-fn quarter(map: &[f32], grid: Grid, [px, py]: [usize; 2]) -> [f64; 2] {
+/// A shift by a quarter of a position towards the larger neighbor along each axis, except at the border.
+fn quarter(map: &[f32], grid: HeatmapGrid, [px, py]: [usize; 2]) -> [f64; 2] {
     let at = |x: usize, y: usize| map[y * grid.columns + x];
     let (mut x, mut y) = (px as f64, py as f64);
     if px > 1 && px < grid.columns - 1 && py > 1 && py < grid.rows - 1 {
@@ -144,19 +164,19 @@ fn quarter(map: &[f32], grid: Grid, [px, py]: [usize; 2]) -> [f64; 2] {
     [x, y]
 }
 
-/// Newton's step from `peak` given the derivatives there; none where the second ones have no inverse.
+/// A Newton step given the derivatives at the peak; none where the Hessian is singular.
 fn newton(dx: f64, dy: f64, dxx: f64, dxy: f64, dyy: f64) -> Option<[f64; 2]> {
     let det = dxx * dyy - dxy * dxy;
     (det != 0.0).then(|| [-(dyy * dx - dxy * dy) / det, -(dxx * dy - dxy * dx) / det])
 }
 
-fn dark(map: &[f32], grid: Grid, [px, py]: [usize; 2], kernel: usize) -> [f64; 2] {
+fn dark(map: &[f32], grid: HeatmapGrid, [px, py]: [usize; 2], kernel: usize) -> [f64; 2] {
     let point = [px as f64, py as f64];
     let inside = px > 1 && px + 2 < grid.columns && py > 1 && py + 2 < grid.rows;
     if !inside {
         return point;
     }
-    // Blurred with zeros around, brought back to the old height.
+    // Blurred with zero padding, scaled back to the old maximum.
     let blurred = blur(map, grid, kernel, |_, _| None);
     let (before, after) = (largest(map), largest(&blurred));
     let log = |x: usize, y: usize| {
@@ -176,8 +196,8 @@ fn dark(map: &[f32], grid: Grid, [px, py]: [usize; 2], kernel: usize) -> [f64; 2
     }
 }
 
-fn udp(map: &[f32], grid: Grid, [px, py]: [usize; 2], kernel: usize) -> [f64; 2] {
-    // Blurred with its own mirror image around; the logarithm's edge goes on as it is.
+fn udp(map: &[f32], grid: HeatmapGrid, [px, py]: [usize; 2], kernel: usize) -> [f64; 2] {
+    // Blurred with reflection padding; the logarithm is padded with its border.
     let blurred = blur(map, grid, kernel, |index, size| Some(reflect(index, size)));
     let log = |x: i64, y: i64| {
         let x = x.clamp(0, grid.columns as i64 - 1) as usize;
@@ -204,7 +224,7 @@ fn largest(map: &[f32]) -> f32 {
     map.iter().copied().fold(f32::NEG_INFINITY, f32::max)
 }
 
-/// Mirrors a place beyond the border without repeating the border: −1 is 1.
+/// Reflects an index beyond the border without repeating the border: −1 becomes 1.
 fn reflect(index: i64, size: usize) -> usize {
     let last = size as i64 - 1;
     if last == 0 {
@@ -218,11 +238,11 @@ fn reflect(index: i64, size: usize) -> usize {
     }) as usize
 }
 
-/// A Gaussian blur of `kernel` positions with OpenCV's σ = 0.3·((kernel − 1)/2 − 1) + 0.8; `beyond` says which place
-/// stands for one outside, none for zero.
+/// A Gaussian blur of `kernel` positions with OpenCV's σ = 0.3·((kernel − 1)/2 − 1) + 0.8; `beyond` gives the index
+/// that replaces one outside the map, none for zero padding.
 fn blur(
     map: &[f32],
-    grid: Grid,
+    grid: HeatmapGrid,
     kernel: usize,
     beyond: impl Fn(i64, usize) -> Option<usize>,
 ) -> Vec<f32> {
@@ -267,7 +287,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn inputs_are_those_of_the_published_code() {
+    fn inputs_equal_the_published_code() {
         #[derive(serde::Deserialize)]
         struct Case {
             region: [f64; 4],
@@ -283,16 +303,19 @@ mod tests {
         let golden: Golden =
             serde_json::from_str(include_str!("../../tests/golden/affine.json")).unwrap();
         for case in golden.pose {
-            for (coding, expected) in [(Coding::Msra, case.msra), (Coding::Udp, case.udp)] {
+            for (codec, expected) in [
+                (HeatmapCodec::Msra, case.msra),
+                (HeatmapCodec::Udp, case.udp),
+            ] {
                 let [height, width] = case.input;
-                let found = coding
+                let found = codec
                     .input_from_image(case.region, height, width, case.degrees)
                     .0;
                 for (found, expected) in found.iter().flatten().zip(expected.iter().flatten()) {
                     // OpenCV takes its points as f32.
                     assert!(
                         (found - expected).abs() < 2e-3,
-                        "{coding:?}: {found} {expected}"
+                        "{codec:?}: {found} {expected}"
                     );
                 }
             }
@@ -300,53 +323,53 @@ mod tests {
     }
     use serde_json::Value;
 
-    const GRID: Grid = Grid {
+    const GRID: HeatmapGrid = HeatmapGrid {
         rows: 24,
         columns: 18,
     };
 
     #[test]
-    fn codings_come_back() {
-        for (coding, tolerance) in [
-            (Coding::Msra, 0.55),
-            (Coding::Dark, 0.03),
-            (Coding::Udp, 0.03),
+    fn decoding_inverts_encoding() {
+        for (codec, tolerance) in [
+            (HeatmapCodec::Msra, 0.55),
+            (HeatmapCodec::Dark, 0.03),
+            (HeatmapCodec::Udp, 0.03),
         ] {
             for point in [[8.3, 11.7], [5.0, 6.5], [10.45, 15.2]] {
-                let map = coding.encode(point, GRID, 2.0).unwrap();
-                let (found, value) = coding.decode(&map, GRID, 11);
+                let map = codec.encode(point, GRID, 2.0).unwrap();
+                let (found, value) = codec.decode(&map, GRID, 11);
                 let off = (0..2)
                     .map(|i| (found[i] - point[i]).abs())
                     .fold(0.0, f64::max);
-                assert!(off < tolerance, "{coding:?} {point:?} {found:?}");
+                assert!(off < tolerance, "{codec:?} {point:?} {found:?}");
                 assert!(value > 0.8);
             }
-            assert_eq!(coding.encode([-20.0, 3.0], GRID, 2.0), None);
-            assert_eq!(coding.decode(&[0.0; 24 * 18], GRID, 11).0, [-1.0; 2]);
+            assert_eq!(codec.encode([-20.0, 3.0], GRID, 2.0), None);
+            assert_eq!(codec.decode(&[0.0; 24 * 18], GRID, 11).0, [-1.0; 2]);
         }
     }
 
     #[test]
-    fn the_way_to_the_input_and_back_ends_where_it_began() {
+    fn transforms_to_the_input_and_back_are_inverse() {
         let region = [10.0, -5.0, 90.0, 120.0];
-        for coding in [Coding::Msra, Coding::Dark, Coding::Udp] {
+        for codec in [HeatmapCodec::Msra, HeatmapCodec::Dark, HeatmapCodec::Udp] {
             let point = [33.0, 41.5];
-            let forward = coding.input_from_image(region, 96, 72, 0.0);
-            let on_grid = coding.on_grid(forward.apply(point), GRID, 96, 72);
-            let back = coding.in_image(on_grid, region, GRID);
+            let forward = codec.input_from_image(region, 96, 72, 0.0);
+            let on_grid = codec.on_grid(forward.apply(point), GRID, 96, 72);
+            let back = codec.in_image(on_grid, region, GRID);
             assert!(
                 (0..2).all(|i| (back[i] - point[i]).abs() < 1e-9),
-                "{coding:?} {back:?}"
+                "{codec:?} {back:?}"
             );
         }
     }
 
-    /// Against a plain NumPy and OpenCV-free port of MMPose's functions; `tests/golden/heatmaps.py`.
+    /// Against a NumPy port without OpenCV of MMPose's functions; `tests/golden/heatmaps.py`.
     #[test]
-    fn decodings_equal_the_reference() {
+    fn decoding_equals_the_reference() {
         let text = include_str!("../../tests/golden/heatmaps.json");
         let golden: Value = serde_json::from_str(text).unwrap();
-        let grid = Grid {
+        let grid = HeatmapGrid {
             rows: golden["rows"].as_u64().unwrap() as usize,
             columns: golden["columns"].as_u64().unwrap() as usize,
         };
@@ -356,12 +379,12 @@ mod tests {
                 list.map(|v| v.as_f64().unwrap()).collect()
             };
             let map: Vec<f32> = numbers(&case["map"]).iter().map(|v| *v as f32).collect();
-            for (name, coding) in [
-                ("msra", Coding::Msra),
-                ("dark", Coding::Dark),
-                ("udp", Coding::Udp),
+            for (name, codec) in [
+                ("msra", HeatmapCodec::Msra),
+                ("dark", HeatmapCodec::Dark),
+                ("udp", HeatmapCodec::Udp),
             ] {
-                let (found, _) = coding.decode(&map, grid, 11);
+                let (found, _) = codec.decode(&map, grid, 11);
                 let expected = numbers(&case[name]);
                 assert!(
                     (0..2).all(|i| (found[i] - expected[i]).abs() < 2e-3),
@@ -371,12 +394,12 @@ mod tests {
         }
         for case in golden["targets"].as_array().unwrap() {
             let point = [case["x"].as_f64().unwrap(), case["y"].as_f64().unwrap()];
-            for (name, coding) in [
-                ("msra", Coding::Msra),
-                ("dark", Coding::Dark),
-                ("udp", Coding::Udp),
+            for (name, codec) in [
+                ("msra", HeatmapCodec::Msra),
+                ("dark", HeatmapCodec::Dark),
+                ("udp", HeatmapCodec::Udp),
             ] {
-                let found = coding.encode(point, grid, 2.0);
+                let found = codec.encode(point, grid, 2.0);
                 let expected = case[name].as_array();
                 assert_eq!(found.is_some(), expected.is_some(), "{name} {point:?}");
                 for (a, b) in found.iter().flatten().zip(expected.into_iter().flatten()) {

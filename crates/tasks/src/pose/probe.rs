@@ -1,47 +1,39 @@
-//! Frozen pose: a linear heatmap for each joint. See [`protocol`].
+//! Linear probe of pose: a linear heatmap for each joint. See [`protocol`].
 //!
-//! Each heatmap has a bias per position, so that the usual pose in a box comes free: what a backbone scores above
-//! [`PoseReport::mean_pose`] is what its features tell.
+//! Each heatmap has a bias per position, so that the mean pose in a box needs no features: what a backbone scores above
+//! [`FrozenPose::mean_pose`] comes from its features.
 
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use clasp_data::image::{self, Rgb};
 use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::coco::{Keypoints, Person};
+use clasp_metrics::Metric;
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, box_length, oks_ap, pck, torso_length,
 };
 use serde::{Deserialize, Serialize};
 
+use super::linear_heatmaps::{
+    DecodedPose, HeatmapDecoder, PADDING, ProbedPerson, SIGMA, decode, heatmaps, on_grid,
+    padded_crop, region,
+};
 use crate::TaskError;
-use crate::features::{Extractor, Features, Pass, Preprocess, each_image, read_image};
-use crate::probe::linear::{Linear, Loss, Standardiser};
-use crate::probe::{Chosen, Examples, Options, Progress, Tokens, first_tokens};
+use crate::features::{
+    Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image, read_sized,
+};
+use crate::probe::linear::{LinearProbe, ProbeLoss, Standardizer};
+use crate::probe::selection::{PositionSamples, SelectedProbe, first_tokens};
+use crate::probe::tokens::TokenGrid;
+use crate::probe::{FrozenRequest, FrozenResult, ProbeConfig};
 
-/// Share of the reference length within which a joint is correct.
+/// Fraction of the reference length within which a joint is correct.
 const PCK_THRESHOLD: f64 = 0.2;
-/// The box is enlarged by this, as in the published top-down protocol.
-const PADDING: f64 = 1.25;
-/// Standard deviation of the target around a joint, in positions of the grid.
-const SIGMA: f64 = 1.0;
-/// Most pixels of an enlarged box.
-const MAX_REGION: f64 = 1e8;
 
-/// How a heatmap becomes a point.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Decoder {
-    /// The largest logit, moved to the top of the parabola through it and its neighbours along each axis.
-    Peak,
-    /// The mean of the softmax over positions.
-    Mean,
-}
-
-/// The figures of one set of predictions.
+/// The metrics of one set of predictions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoseScores {
-    /// PCK with the longer diagonal of the torso; nobody is counted where the skeleton has no shoulders and hips.
+    /// PCK with the longer diagonal of the torso; empty where the skeleton has no shoulders and hips.
     pub pck_torso: Pck,
     /// PCK with the longer side of the box.
     pub pck_box: Pck,
@@ -51,55 +43,55 @@ pub struct PoseScores {
 
 /// The result, with its protocol.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct PoseReport {
+pub struct FrozenPose {
     /// What was done, in words.
     pub protocol: String,
     /// Names of the joints.
     pub joints: Vec<String>,
     /// Training people used.
     pub train_people: usize,
-    /// Training people there are; more than those used if memory did not suffice.
+    /// Training people of the dataset; more than those used if memory was too small.
     pub train_people_available: usize,
     /// People evaluated.
     pub eval_people: usize,
     /// Rows and columns of the heatmaps.
     pub grid: [usize; 2],
-    /// Strength of the weight decay that was chosen.
+    /// Weight decay that was selected.
     pub strength: f64,
-    /// Decoder that was chosen.
-    pub decoder: Decoder,
-    /// The figures.
+    /// Decoder that was selected.
+    pub decoder: HeatmapDecoder,
+    /// The metrics.
     pub scores: PoseScores,
-    /// The figures of the mean training pose in every box: what the box alone tells.
+    /// The metrics of the mean training pose in every box.
     pub mean_pose: PoseScores,
 }
 
 /// The protocol in words.
 pub fn protocol(
     preprocess: &Preprocess,
-    options: &Options,
+    config: &ProbeConfig,
     grid: [usize; 2],
-    decoder: Decoder,
+    decoder: HeatmapDecoder,
     eval: &Path,
 ) -> String {
     let decoded = match decoder {
-        Decoder::Peak => "the largest logit, refined by a parabola along each axis",
-        Decoder::Mean => "the mean of the softmax over positions",
+        HeatmapDecoder::Peak => "the largest logit, refined by a parabola along each axis",
+        HeatmapDecoder::Mean => "the mean of the softmax over positions",
     };
     format!(
-        "Frozen linear pose (our protocol): people in their given boxes, enlarged to the input's aspect and by {PADDING}, \
-         resized to {preprocess}, the mean colour beyond the image; feature maps of the last {} stage(s) brought to {}x{} \
-         positions (rows x columns, bilinear) and concatenated, standardised over split `{}`; a linear map per joint and a bias per joint and \
+        "Linear probe of pose (our protocol): people in ground-truth boxes, enlarged to the input's aspect and by {PADDING}, \
+         resized to {preprocess}, the mean color beyond the image; feature maps of the last {} stage(s) resized to {}x{} \
+         positions (rows x columns, bilinear) and concatenated, standardized over split `{}`; a linear map per joint and a bias per joint and \
          position by L-BFGS (at most {} iterations, gradient to {:.0e} of the first) under a cross-entropy over positions, target a \
          Gaussian of {SIGMA} position; L2 strength and decoder are the best on every fifth training person and then used on \
          all. Decoded by {decoded}. No flip test. Evaluated on {}: PCK@{PCK_THRESHOLD} of the longer torso diagonal and of the \
-         longer box side, mean over joints; OKS AP with the given boxes, score the mean of the largest probabilities.",
-        options.stages,
+         longer box side, mean over joints; OKS AP with the ground-truth boxes, score the mean of the largest probabilities.",
+        config.stages,
         grid[0],
         grid[1],
-        options.train_split,
-        options.solver.iterations,
-        options.solver.tolerance,
+        config.train_split,
+        config.solver.iterations,
+        config.solver.tolerance,
         eval.file_name().unwrap_or_default().display(),
     )
 }
@@ -108,9 +100,9 @@ pub fn protocol(
 ///
 /// # Errors
 /// If one of them is missing, or they have different joints.
-pub fn open(folder: &Path, options: &Options) -> Result<(Keypoints, Keypoints), TaskError> {
-    let train = Keypoints::open(folder, &options.train_split)?;
-    let eval = match &options.eval_split {
+pub fn open(folder: &Path, config: &ProbeConfig) -> Result<(Keypoints, Keypoints), TaskError> {
+    let train = Keypoints::open(folder, &config.train_split)?;
+    let eval = match &config.eval_split {
         Some(split) => Keypoints::open(folder, split)?,
         None => match Keypoints::open(folder, "test") {
             Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {
@@ -143,18 +135,18 @@ pub fn evaluate<E: Extractor>(
     preprocess: &Preprocess,
     train: &Keypoints,
     eval: &Keypoints,
-    options: &Options,
-    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
-) -> Result<PoseReport, TaskError> {
+    config: &ProbeConfig,
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
+) -> Result<FrozenPose, TaskError> {
     let (joints, size, stages) = (
         train.joints.len(),
         [preprocess.height, preprocess.width],
-        options.stages.max(1),
+        config.stages.max(1),
     );
     let (train_people, eval_people) = (usable(train, size), usable(eval, size));
     let too_few = |data: &Keypoints, found| TaskError::TooFew {
         what: data.file.display().to_string(),
-        expected: "at least 5 people with a box and a labelled joint that fit into memory",
+        expected: "at least 5 people with a box and a labeled joint that fit into memory",
         found,
     };
     if train_people.len() < 5 || eval_people.is_empty() {
@@ -165,60 +157,50 @@ pub fn evaluate<E: Extractor>(
         };
         return Err(too_few(data, found));
     }
-    let input = |data: &Keypoints, subject: &Subject| -> Result<Option<Vec<f32>>, TaskError> {
+    let input = |data: &Keypoints, subject: &ProbedPerson| -> Result<Option<Vec<f32>>, TaskError> {
         let picture = &data.images[subject.person.image];
-        let image = read_image(&picture.path)?;
-        if [image.height, image.width] != [picture.height, picture.width] {
-            return Err(TaskError::Mismatch {
-                file: picture.path.display().to_string(),
-                expected: format!(
-                    "{}x{} (height x width) as in the JSON",
-                    picture.height, picture.width
-                ),
-                found: format!("{}x{}", image.height, image.width),
-            });
-        }
+        let image = read_sized(&picture.path, [picture.height, picture.width])?;
         Ok(Some(preprocess.apply(&padded_crop(
             &image,
             subject.region,
             preprocess.mean,
         ))))
     };
-    let name = |data: &Keypoints, subject: &Subject| {
+    let name = |data: &Keypoints, subject: &ProbedPerson| {
         let path = &data.images[subject.person.image].path;
         path.display().to_string()
     };
-    let pass = Pass {
+    let pass = ImagePass {
         stage: "first person",
         count: 1,
         size,
         stages,
         name: &|_| name(train, &train_people[0]),
     };
-    let Tokens {
+    let TokenGrid {
         height,
         width,
         channels,
         ..
-    } = first_tokens(extractor, pass, options, |_| input(train, &train_people[0]))?;
+    } = first_tokens(extractor, pass, config, |_| input(train, &train_people[0]))?;
     let (grid, positions) = ([height, width], height * width);
     let bytes = positions * (channels + joints) * size_of::<f32>();
-    let used = options.training(train_people.len(), bytes);
+    let used = config.training(train_people.len(), bytes);
     if used.len() < 5 {
         return Err(too_few(train, used.len()));
     }
-    let subjects: Vec<&Subject> = used.iter().map(|&i| &train_people[i]).collect();
+    let subjects: Vec<&ProbedPerson> = used.iter().map(|&i| &train_people[i]).collect();
     let rows = each_image(
         extractor,
-        Pass {
+        ImagePass {
             stage: "training people",
             count: subjects.len(),
             name: &|i| name(train, subjects[i]),
             ..pass
         },
-        options,
+        &config.batching,
         |i| input(train, subjects[i]),
-        |_, features| Ok(Tokens::new(features).values),
+        |_, features| Ok(TokenGrid::new(features).values),
         progress,
     )?;
     let mut features = Vec::new();
@@ -229,10 +211,10 @@ pub fn evaluate<E: Extractor>(
         .iter()
         .flat_map(|subject| heatmaps(subject, grid))
         .collect();
-    let standardiser = Standardiser::fit(&features, channels);
-    standardiser.apply(&mut features);
+    let standardizer = Standardizer::fit(&features, channels);
+    standardizer.apply(&mut features);
 
-    let examples = Examples {
+    let examples = PositionSamples {
         features: &features,
         targets: &targets,
         positions,
@@ -241,17 +223,20 @@ pub fn evaluate<E: Extractor>(
         loss: &|targets| loss(targets, positions),
     };
     let (strength, start, decoder) = {
-        let Chosen {
+        let SelectedProbe {
             strength,
             model,
             held,
             held_features,
-        } = examples.choose(Linear::with_positions(channels, joints, positions), options);
-        let held_subjects: Vec<&Subject> = held.iter().map(|&i| subjects[i]).collect();
+        } = examples.choose(
+            LinearProbe::with_positions(channels, joints, positions),
+            config,
+        );
+        let held_subjects: Vec<&ProbedPerson> = held.iter().map(|&i| subjects[i]).collect();
         let logits = model.apply(&held_features);
         let score = |decoder| {
             let poses = logits.chunks_exact(positions * joints).zip(&held_subjects);
-            let poses: Vec<Decoded> = poses
+            let poses: Vec<DecodedPose> = poses
                 .map(|(logits, subject)| {
                     decode(logits, grid, joints, decoder).placed(subject.region, grid)
                 })
@@ -259,64 +244,57 @@ pub fn evaluate<E: Extractor>(
             scores(train, &held_subjects, &poses)
                 .map(|s| s.pck_torso.mean.or(s.pck_box.mean).unwrap_or(0.0))
         };
-        let decoder = if score(Decoder::Mean)? > score(Decoder::Peak)? {
-            Decoder::Mean
+        let decoder = if score(HeatmapDecoder::Mean)? > score(HeatmapDecoder::Peak)? {
+            HeatmapDecoder::Mean
         } else {
-            Decoder::Peak
+            HeatmapDecoder::Peak
         };
         (strength, model, decoder)
     };
-    let model = examples.fit(start, strength, &options.solver);
+    let model = examples.fit(start, strength, &config.solver);
     drop((features, targets));
 
     let poses = each_image(
         extractor,
-        Pass {
+        ImagePass {
             stage: "evaluation people",
             count: eval_people.len(),
             name: &|i| name(eval, &eval_people[i]),
             ..pass
         },
-        options,
+        &config.batching,
         |i| input(eval, &eval_people[i]),
-        |i, features: &Features| {
-            let mut tokens = Tokens::new(features).values;
-            standardiser.apply(&mut tokens);
+        |i, features: &ImageFeatures| {
+            let mut tokens = TokenGrid::new(features).values;
+            standardizer.apply(&mut tokens);
             Ok(decode(&model.apply(&tokens), grid, joints, decoder)
                 .placed(eval_people[i].region, grid))
         },
         progress,
     )?;
-    let poses: Vec<Decoded> = poses.into_iter().flatten().collect();
-    let judged: Vec<&Subject> = eval_people.iter().collect();
+    let poses: Vec<DecodedPose> = poses.into_iter().flatten().collect();
+    let evaluated: Vec<&ProbedPerson> = eval_people.iter().collect();
     let mean = mean_pose(&subjects, joints);
-    let constant: Vec<Decoded> = judged
+    let constant: Vec<DecodedPose> = evaluated
         .iter()
         .map(|subject| mean.placed(subject.region, [1, 1]))
         .collect();
-    Ok(PoseReport {
-        protocol: protocol(preprocess, options, grid, decoder, &eval.file),
+    Ok(FrozenPose {
+        protocol: protocol(preprocess, config, grid, decoder, &eval.file),
         joints: train.joints.clone(),
         train_people: subjects.len(),
         train_people_available: train_people.len(),
-        eval_people: judged.len(),
+        eval_people: evaluated.len(),
         grid,
         strength,
         decoder,
-        scores: scores(eval, &judged, &poses)?,
-        mean_pose: scores(eval, &judged, &constant)?,
+        scores: scores(eval, &evaluated, &poses)?,
+        mean_pose: scores(eval, &evaluated, &constant)?,
     })
 }
 
-/// A person and the rectangle of the image that the backbone sees.
-struct Subject<'a> {
-    person: &'a Person,
-    /// x, y, width, height in whole pixels; may reach beyond the image.
-    region: [i64; 4],
-}
-
-/// The people that can be evaluated: no crowds, with a labelled joint, and with a box that meets the image.
-fn usable(data: &Keypoints, size: [usize; 2]) -> Vec<Subject<'_>> {
+/// The people that can be evaluated: no crowds, with a labeled joint, and with a box that overlaps the image.
+fn usable(data: &Keypoints, size: [usize; 2]) -> Vec<ProbedPerson<'_>> {
     let aspect = size[1] as f64 / size[0] as f64;
     let people = data
         .people
@@ -326,182 +304,43 @@ fn usable(data: &Keypoints, size: [usize; 2]) -> Vec<Subject<'_>> {
         .filter_map(|person| {
             let image = &data.images[person.image];
             let region = region(person.bbox, [image.height, image.width], aspect)?;
-            Some(Subject { person, region })
+            Some(ProbedPerson { person, region })
         })
         .collect()
 }
 
-/// The box, cut to the image as COCO's protocol does, enlarged to the aspect (width / height) and by [`PADDING`].
-fn region(bbox: [f64; 4], image: [usize; 2], aspect: f64) -> Option<[i64; 4]> {
-    let (left, top) = (bbox[0].max(0.0), bbox[1].max(0.0));
-    let (right, bottom) = (
-        (bbox[0] + bbox[2]).min(image[1] as f64),
-        (bbox[1] + bbox[3]).min(image[0] as f64),
-    );
-    let (width, height) = (right - left, bottom - top);
-    if !(width > 0.0 && height > 0.0) {
-        return None;
-    }
-    let (x, y) = (left + width / 2.0, top + height / 2.0);
-    let (width, height) = (
-        width.max(height * aspect) * PADDING,
-        height.max(width / aspect) * PADDING,
-    );
-    if width * height > MAX_REGION {
-        return None;
-    }
-    let whole = |value: f64| value.round() as i64;
-    Some([
-        whole(x - width / 2.0),
-        whole(y - height / 2.0),
-        whole(width).max(1),
-        whole(height).max(1),
-    ])
+/// The evaluation of a frozen backbone.
+///
+/// # Errors
+/// The data cannot be opened, and those of [`evaluate`].
+pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, TaskError> {
+    let (train, eval) = open(request.data, request.config)?;
+    let report = evaluate(
+        request.extractor,
+        request.preprocess,
+        &train,
+        &eval,
+        request.config,
+        request.progress,
+    )?;
+    let pck = |scores: &PoseScores| scores.pck_torso.mean.or(scores.pck_box.mean).unwrap_or(0.0);
+    let mut quoted = vec![Metric::score("PCK@0.2", pck(&report.scores))];
+    let ap = report.scores.oks.as_ref().and_then(|oks| oks.ap);
+    quoted.extend(ap.map(|ap| Metric::score("OKS AP", ap)));
+    let chance = pck(&report.mean_pose);
+    Ok(FrozenResult::new(quoted, chance, &report.protocol, &report))
 }
 
-/// A rectangle of an image, the mean colour where it reaches beyond.
-fn padded_crop(image: &Rgb, [x, y, width, height]: [i64; 4], mean: [f32; 3]) -> Rgb {
-    let colour = mean.map(|m| (m * 255.0).round() as u8);
-    let mut crop = Rgb::filled(width as usize, height as usize, colour);
-    let (from, to) = (
-        x.clamp(0, image.width as i64),
-        (x + width).clamp(0, image.width as i64),
-    );
-    for row in y.max(0)..(y + height).min(image.height as i64) {
-        let source = &image.row(row as usize)[3 * from as usize..3 * to.max(from) as usize];
-        let start = 3 * ((row - y) as usize * width as usize + (from - x).max(0) as usize);
-        if !source.is_empty() {
-            crop.pixels[start..start + source.len()].copy_from_slice(source);
-        }
-    }
-    crop
-}
-
-fn loss(targets: &[f32], positions: usize) -> Loss<'_> {
-    Loss::Positions {
+fn loss(targets: &[f32], positions: usize) -> ProbeLoss<'_> {
+    ProbeLoss::Positions {
         rows: positions,
         targets,
         total: targets.iter().map(|t| f64::from(*t)).sum(),
     }
 }
 
-/// Where a joint lies on the grid, in positions, the centre of the first at 0.
-fn on_grid(joint: &[f64; 3], [x, y, width, height]: [i64; 4], grid: [usize; 2]) -> [f64; 2] {
-    let place = |value: f64, start: i64, length: i64, cells: usize| {
-        (value - start as f64) / length as f64 * cells as f64 - 0.5
-    };
-    [
-        place(joint[0], x, width, grid[1]),
-        place(joint[1], y, height, grid[0]),
-    ]
-}
-
-/// Targets [positions, joints]: for each labelled joint a Gaussian that sums to 1, nothing for the others.
-fn heatmaps(subject: &Subject, grid: [usize; 2]) -> Vec<f32> {
-    let joints = subject.person.keypoints.len();
-    let mut targets = vec![0.0; grid[0] * grid[1] * joints];
-    for (j, joint) in subject
-        .person
-        .keypoints
-        .iter()
-        .enumerate()
-        .filter(|(_, joint)| joint[2] > 0.0)
-    {
-        let [x, y] = on_grid(joint, subject.region, grid);
-        let inside =
-            |place: f64, cells: usize| place > -0.5 - SIGMA && place < cells as f64 - 0.5 + SIGMA;
-        if !inside(x, grid[1]) || !inside(y, grid[0]) {
-            continue;
-        }
-        let weight = |i: usize| {
-            let (dx, dy) = ((i % grid[1]) as f64 - x, (i / grid[1]) as f64 - y);
-            (-(dx * dx + dy * dy) / (2.0 * SIGMA * SIGMA)).exp()
-        };
-        let sum: f64 = (0..grid[0] * grid[1]).map(weight).sum();
-        for i in 0..grid[0] * grid[1] {
-            targets[i * joints + j] = (weight(i) / sum) as f32;
-        }
-    }
-    targets
-}
-
-/// A pose on the grid, or, once placed, in the image.
-struct Decoded {
-    /// x, y of each joint.
-    points: Vec<[f64; 2]>,
-    /// Confidence in the pose.
-    score: f64,
-}
-
-impl Decoded {
-    /// From the grid to the image.
-    fn placed(&self, [x, y, width, height]: [i64; 4], grid: [usize; 2]) -> Self {
-        let place = |value: f64, start: i64, length: i64, cells: usize| {
-            start as f64 + (value + 0.5) / cells as f64 * length as f64
-        };
-        let point = |p: &[f64; 2]| {
-            [
-                place(p[0], x, width, grid[1]),
-                place(p[1], y, height, grid[0]),
-            ]
-        };
-        Self {
-            points: self.points.iter().map(point).collect(),
-            score: self.score,
-        }
-    }
-}
-
-/// The points of heatmap logits [positions, joints].
-fn decode(logits: &[f32], grid: [usize; 2], joints: usize, decoder: Decoder) -> Decoded {
-    let (mut points, mut score) = (Vec::with_capacity(joints), 0.0);
-    for j in 0..joints {
-        let logit =
-            |row: usize, column: usize| f64::from(logits[(row * grid[1] + column) * joints + j]);
-        let places = || (0..grid[0]).flat_map(|row| (0..grid[1]).map(move |column| (row, column)));
-        let mut best = (0, 0);
-        for place in places() {
-            if logit(place.0, place.1) > logit(best.0, best.1) {
-                best = place;
-            }
-        }
-        let largest = logit(best.0, best.1);
-        let (mut sum, mut mean) = (0.0, [0.0; 2]);
-        for (row, column) in places() {
-            let weight = (logit(row, column) - largest).exp();
-            sum += weight;
-            mean[0] += weight * column as f64;
-            mean[1] += weight * row as f64;
-        }
-        score += 1.0 / (sum * joints as f64);
-        points.push(match decoder {
-            Decoder::Mean => mean.map(|m| m / sum),
-            Decoder::Peak => [
-                best.1 as f64 + top_of_parabola(best.1, grid[1], |column| logit(best.0, column)),
-                best.0 as f64 + top_of_parabola(best.0, grid[0], |row| logit(row, best.1)),
-            ],
-        });
-    }
-    Decoded { points, score }
-}
-
-/// How far from `place` the parabola through three neighbouring logits is highest: exact for a Gaussian, whose logarithm is
-/// one. 0 at the border.
-fn top_of_parabola(place: usize, cells: usize, logit: impl Fn(usize) -> f64) -> f64 {
-    if place == 0 || place + 1 == cells {
-        return 0.0;
-    }
-    let (before, at, after) = (logit(place - 1), logit(place), logit(place + 1));
-    let bend = 2.0 * at - before - after;
-    if bend > 0.0 {
-        ((after - before) / (2.0 * bend)).clamp(-0.5, 0.5)
-    } else {
-        0.0
-    }
-}
-
-/// The mean of the labelled joints as shares of the region; the middle for a joint that is never labelled.
-fn mean_pose(subjects: &[&Subject], joints: usize) -> Decoded {
+/// The mean position of each joint as fractions of the region; the center for a joint that is never labeled.
+fn mean_pose(subjects: &[&ProbedPerson], joints: usize) -> DecodedPose {
     let point = |j: usize| {
         let known = subjects
             .iter()
@@ -513,17 +352,17 @@ fn mean_pose(subjects: &[&Subject], joints: usize) -> Decoded {
         let count = places.len().max(1) as f64;
         [0, 1].map(|axis| places.iter().map(|place| place[axis]).sum::<f64>() / count)
     };
-    Decoded {
+    DecodedPose {
         points: (0..joints).map(point).collect(),
         score: 1.0,
     }
 }
 
-/// The figures of predictions for `subjects`, in the image's coordinates.
+/// The metrics of predictions for `subjects`, in pixels of the image.
 fn scores(
     data: &Keypoints,
-    subjects: &[&Subject],
-    poses: &[Decoded],
+    subjects: &[&ProbedPerson],
+    poses: &[DecodedPose],
 ) -> Result<PoseScores, TaskError> {
     let diagonals = data.torso_diagonals();
     let truths: Vec<(Vec<[f64; 2]>, Vec<bool>)> = { subjects.iter() }
@@ -555,7 +394,7 @@ fn scores(
                 area: person.area,
                 crowd: person.crowd,
             };
-            // Everybody in the images that were looked at, those who were not predicted included.
+            // All people of the evaluated images, also those without a prediction.
             let seen: std::collections::BTreeSet<usize> =
                 subjects.iter().map(|s| s.person.image).collect();
             let truths: Vec<TruePose> = data
@@ -585,42 +424,29 @@ fn scores(
     })
 }
 
-/// The part of an image that the backbone sees of a person, for pictures of it.
-pub fn view(image: &Rgb, bbox: [f64; 4], preprocess: &Preprocess) -> Option<Rgb> {
-    let aspect = preprocess.width as f64 / preprocess.height as f64;
-    let region = region(bbox, [image.height, image.width], aspect)?;
-    let crop = padded_crop(image, region, preprocess.mean);
-    Some(image::resize(
-        &crop,
-        preprocess.height,
-        preprocess.width,
-        preprocess.filter,
-    ))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::testing::{Fake, people, quiet};
 
     #[test]
-    fn colours_find_joints_and_noise_does_not() {
+    fn color_features_locate_joints_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let options = Options::default();
-        let (train, eval) = open(folder.path(), &options).unwrap();
+        let config = ProbeConfig::default();
+        let (train, eval) = open(folder.path(), &config).unwrap();
         let run = |fake: Fake| {
             evaluate(
                 &fake,
                 &Preprocess::imagenet(64, 32),
                 &train,
                 &eval,
-                &options,
+                &config,
                 &quiet,
             )
             .unwrap()
         };
-        let good = run(Fake::Colours);
+        let good = run(Fake::Colors);
         assert!(good.scores.pck_box.mean.unwrap() > 0.95, "{good:?}");
         assert!(
             good.scores.oks.as_ref().unwrap().ap50.unwrap() > 0.9,
@@ -640,22 +466,22 @@ mod tests {
             noise < mean + 0.05 && mean < 0.9,
             "noise {noise}, mean pose {mean}"
         );
-        assert_eq!(run(Fake::Colours), good);
+        assert_eq!(run(Fake::Colors), good);
     }
 
     #[test]
-    fn wrong_sizes_and_joints_are_named() {
+    fn wrong_sizes_and_joints_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let options = Options::default();
-        let (train, mut eval) = open(folder.path(), &options).unwrap();
+        let config = ProbeConfig::default();
+        let (train, mut eval) = open(folder.path(), &config).unwrap();
         eval.images[0].width += 1;
         let run = evaluate(
-            &Fake::Colours,
+            &Fake::Colors,
             &Preprocess::imagenet(64, 32),
             &train,
             &eval,
-            &options,
+            &config,
             &quiet,
         );
         let error = run.unwrap_err().to_string();
@@ -668,69 +494,13 @@ mod tests {
             ..eval
         };
         let run = evaluate(
-            &Fake::Colours,
+            &Fake::Colors,
             &Preprocess::imagenet(64, 32),
             &train,
             &none,
-            &options,
+            &config,
             &quiet,
         );
         assert!(matches!(run, Err(TaskError::TooFew { found: 0, .. })));
-    }
-
-    #[test]
-    fn regions_keep_the_aspect_and_stay_finite() {
-        // A box of 10 x 10 in the middle: the height becomes 20 for aspect 1/2, and both grow by a quarter.
-        assert_eq!(
-            region([45.0, 45.0, 10.0, 10.0], [100, 100], 0.5),
-            Some([44, 38, 13, 25])
-        );
-        assert_eq!(region([200.0, 0.0, 10.0, 10.0], [100, 100], 0.5), None);
-        assert_eq!(
-            region([0.0, 0.0, 1e300, 1e300], [60_000, 60_000], 0.5),
-            None
-        );
-    }
-
-    #[test]
-    fn crops_are_padded_with_the_mean_colour() {
-        let image = Rgb::new(2, 2, (0..12).collect());
-        let crop = padded_crop(&image, [-1, 1, 4, 2], [1.0, 0.0, 1.0]);
-        let grey = [255, 0, 255];
-        let expected = [grey, [6, 7, 8], [9, 10, 11], grey, grey, grey, grey, grey].concat();
-        assert_eq!(crop, Rgb::new(4, 2, expected));
-        assert_eq!(
-            padded_crop(&image, [5, 5, 1, 1], [1.0, 0.0, 1.0]).pixels,
-            grey
-        );
-    }
-
-    #[test]
-    fn a_gaussian_is_decoded_exactly() {
-        let person = Person {
-            id: 1,
-            image: 0,
-            bbox: [0.0; 4],
-            area: 1.0,
-            crowd: false,
-            keypoints: vec![[37.0, 90.0, 2.0], [0.0, 0.0, 0.0]],
-        };
-        let subject = Subject {
-            person: &person,
-            region: [0, 0, 100, 200],
-        };
-        let targets = heatmaps(&subject, [20, 10]);
-        assert!((targets.iter().step_by(2).sum::<f32>() - 1.0).abs() < 1e-5);
-        assert!(targets.iter().skip(1).step_by(2).all(|t| *t == 0.0));
-        let logits: Vec<f32> = targets.iter().map(|t| t.max(1e-30).ln()).collect();
-        for decoder in [Decoder::Peak, Decoder::Mean] {
-            let [x, y] = decode(&logits, [20, 10], 2, decoder)
-                .placed(subject.region, [20, 10])
-                .points[0];
-            assert!(
-                (x - 37.0).abs() < 0.1 && (y - 90.0).abs() < 0.1,
-                "{decoder:?}: {x} {y}"
-            );
-        }
     }
 }

@@ -1,30 +1,30 @@
-//! Linear read-outs of features, fitted by L-BFGS on plain slices.
+//! Linear probes of features, fitted by L-BFGS on plain slices.
 //!
-//! Every read-out minimises a convex loss of logits `x Wᵀ + b` plus `penalty / 2 · |w|²` for each output's weights w; b is
-//! free and may differ from position to position. A [`Loss`] turns logits
-//! into its derivative in place, so that one solver serves all three: per-attribute logistic regression, multinomial
-//! logistic regression with soft targets, and a softmax over positions. Sums over rows are made in pieces of fixed size,
-//! in order: the number of threads changes no bit.
+//! A probe minimizes a convex loss of logits `x Wᵀ + b` plus `penalty / 2 · |w|²` for the weights w of each output; b has no
+//! penalty and may differ between positions. A [`ProbeLoss`] replaces logits by its derivative, so that one optimizer fits
+//! all three: logistic regression per attribute, multinomial logistic regression with soft targets, and a softmax over
+//! positions. Sums over rows are made in pieces of fixed size, in order: results do not depend on the number of threads.
 
 use std::ops::Range;
 
 use clasp_metrics::matmul::{Matrix, matmul_here};
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 
-/// Rows in a piece of a parallel sum: enough that a product over them is worth packing its operands.
+use super::lbfgs::{Lbfgs, LbfgsResult, add};
+
+/// Rows in a piece of a parallel sum: enough that packing the operands of a matrix product pays.
 const PIECE: usize = 2048;
 
 /// Mean and scale of each channel over a set of features.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Standardiser {
+pub struct Standardizer {
     mean: Vec<f32>,
     /// 1 / standard deviation, 0 for a channel that does not vary.
     scale: Vec<f32>,
 }
 
-impl Standardiser {
-    /// From rows of `channels` values.
+impl Standardizer {
+    /// Mean and scale of rows of `channels` values.
     pub fn fit(values: &[f32], channels: usize) -> Self {
         let rows = (values.len() / channels.max(1)).max(1) as f64;
         let total = |f: &(dyn Fn(usize, f64) -> f64 + Sync)| -> Vec<f64> {
@@ -46,10 +46,10 @@ impl Standardiser {
         let mean = total(&|_, value| value);
         let variance = total(&|channel, value| (value - mean[channel]).powi(2));
         let scale = variance.iter().zip(&mean).map(|(variance, mean)| {
-            // What rounding alone can make of a constant.
-            let deviation = variance.sqrt();
-            if deviation > 1e-6 * mean.abs() && deviation > 1e-12 {
-                (1.0 / deviation) as f32
+            // Rounding alone gives a constant channel a small standard deviation.
+            let std = variance.sqrt();
+            if std > 1e-6 * mean.abs() && std > 1e-12 {
+                (1.0 / std) as f32
             } else {
                 0.0
             }
@@ -61,7 +61,7 @@ impl Standardiser {
         }
     }
 
-    /// Brings rows to mean 0 and standard deviation 1 in place.
+    /// Standardizes rows in place: mean 0, standard deviation 1.
     pub fn apply(&self, values: &mut [f32]) {
         values
             .par_chunks_mut(PIECE * self.mean.len().max(1))
@@ -79,16 +79,16 @@ impl Standardiser {
 
 /// Linear functions of features.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Linear {
+pub struct LinearProbe {
     inputs: usize,
     outputs: usize,
     /// Rows after which the biases repeat.
     period: usize,
-    /// Weights [outputs, inputs], then biases [period, outputs].
+    /// Weights `[outputs, inputs]`, then biases `[period, outputs]`.
     parameters: Vec<f32>,
 }
 
-impl Linear {
+impl LinearProbe {
     /// All zero, with one bias per output.
     pub fn zeros(inputs: usize, outputs: usize) -> Self {
         Self::with_positions(inputs, outputs, 1)
@@ -109,7 +109,7 @@ impl Linear {
         (PIECE / self.period).max(1) * self.period
     }
 
-    /// Logits [rows, outputs] of features [rows, inputs].
+    /// Logits `[rows, outputs]` of features `[rows, inputs]`.
     pub fn apply(&self, features: &[f32]) -> Vec<f32> {
         let rows = features.len() / self.inputs;
         let mut logits = vec![0.0; rows * self.outputs];
@@ -131,21 +131,21 @@ impl Linear {
         }
     }
 
-    /// Fits to features [rows, inputs], starting from `self`; `penalties` holds one value per output.
+    /// Fits to features `[rows, inputs]`, starting from `self`; `penalties` holds one value per output.
     ///
     /// # Panics
     /// If features or targets are no whole number of rows, or penalties not as many as outputs.
     pub fn fit(
         self,
         features: &[f32],
-        loss: &Loss,
+        loss: &ProbeLoss,
         penalties: &[f64],
-        solver: &Solver,
-    ) -> (Self, Fit) {
+        solver: &Lbfgs,
+    ) -> (Self, LbfgsResult) {
         assert_eq!(penalties.len(), self.outputs, "one penalty per output");
         let (inputs, outputs) = (self.inputs, self.outputs);
         let objective = |parameters: &[f32], gradient: &mut [f32]| {
-            let piece = |(features, loss): (&[f32], Loss)| {
+            let piece = |(features, loss): (&[f32], ProbeLoss)| {
                 let rows = features.len() / inputs;
                 let mut logits = vec![0.0; rows * outputs];
                 self.logits(parameters, features, &mut logits);
@@ -176,12 +176,12 @@ impl Linear {
             }
             value
         };
-        let (parameters, fit) = solver.minimise(self.parameters.clone(), objective);
+        let (parameters, fit) = solver.minimize(self.parameters.clone(), objective);
         (Self { parameters, ..self }, fit)
     }
 
-    /// The loss on features [rows, inputs], without a penalty.
-    pub fn loss(&self, features: &[f32], loss: &Loss) -> f64 {
+    /// The loss on features `[rows, inputs]`, without a penalty.
+    pub fn loss(&self, features: &[f32], loss: &ProbeLoss) -> f64 {
         let pieces: Vec<f64> = { self.pieces(features, loss).into_par_iter() }
             .map(|(features, loss)| {
                 let mut logits = vec![0.0; features.len() / self.inputs * self.outputs];
@@ -192,9 +192,13 @@ impl Linear {
         pieces.into_iter().sum()
     }
 
-    /// Features and targets in pieces of whole groups.
-    fn pieces<'a>(&self, features: &'a [f32], loss: &Loss<'a>) -> Vec<(&'a [f32], Loss<'a>)> {
-        if let Loss::Positions { rows, .. } = loss {
+    /// ImageFeatures and targets in pieces of whole groups.
+    fn pieces<'a>(
+        &self,
+        features: &'a [f32],
+        loss: &ProbeLoss<'a>,
+    ) -> Vec<(&'a [f32], ProbeLoss<'a>)> {
+        if let ProbeLoss::Positions { rows, .. } = loss {
             assert_eq!(
                 self.period, *rows,
                 "positions of the biases and of the loss"
@@ -221,10 +225,10 @@ impl Linear {
 
 /// A loss of logits, as a mean.
 #[derive(Debug, Clone, Copy)]
-pub enum Loss<'a> {
+pub enum ProbeLoss<'a> {
     /// Logistic loss of each output by itself, summed over outputs.
     Logistic {
-        /// [rows, outputs].
+        /// `[rows, outputs]`.
         targets: &'a [bool],
         /// Weight of a row for each output where the target is false, and where it is true.
         weights: &'a [[f32; 2]],
@@ -233,7 +237,7 @@ pub enum Loss<'a> {
     },
     /// Cross-entropy of a softmax over outputs.
     Classes {
-        /// Share of each class, [rows, outputs]; a row sums to its weight, which may be 0.
+        /// Share of each class, `[rows, outputs]`; a row sums to its weight, which may be 0.
         targets: &'a [f32],
         /// What the sum over rows is divided by: the sum of their weights.
         total: f64,
@@ -242,7 +246,7 @@ pub enum Loss<'a> {
     Positions {
         /// Rows in a group: positions of one image.
         rows: usize,
-        /// Share of each position, [groups, rows, outputs]; those of a group and an output sum to 1, or to 0 where there
+        /// Share of each position, `[groups, rows, outputs]`; those of a group and an output sum to 1, or to 0 where there
         /// is nothing to find.
         targets: &'a [f32],
         /// What the sum is divided by: the number of groups and outputs whose shares sum to 1.
@@ -250,7 +254,7 @@ pub enum Loss<'a> {
     },
 }
 
-impl<'a> Loss<'a> {
+impl<'a> ProbeLoss<'a> {
     /// Number of targets.
     fn targets(&self) -> usize {
         match self {
@@ -331,7 +335,7 @@ fn logistic(margin: f32) -> f64 {
     f64::from((-margin).max(0.0) + (-margin.abs()).exp().ln_1p())
 }
 
-/// The weighted logistic loss of each output by itself, summed over rows: logits and targets [rows, outputs].
+/// The weighted logistic loss of each output by itself, summed over rows: logits and targets `[rows, outputs]`.
 pub fn logistic_losses(logits: &[f32], targets: &[bool], weights: &[[f32; 2]]) -> Vec<f64> {
     assert_eq!(logits.len(), targets.len(), "targets of logits");
     let mut losses = vec![0.0; weights.len()];
@@ -350,162 +354,15 @@ fn softmax(logits: &mut [f32], targets: &[f32], stride: usize, count: usize, sca
     let largest = places()
         .map(|i| logits[i])
         .fold(f32::NEG_INFINITY, f32::max);
-    let normaliser = places().map(|i| (logits[i] - largest).exp()).sum::<f32>();
-    let log_normaliser = largest + normaliser.ln();
+    let normalizer = places().map(|i| (logits[i] - largest).exp()).sum::<f32>();
+    let log_normalizer = largest + normalizer.ln();
     let mut loss = 0.0;
     for i in places() {
-        let log_probability = logits[i] - log_normaliser;
+        let log_probability = logits[i] - log_normalizer;
         loss -= f64::from(targets[i] * log_probability);
         logits[i] = scale * (weight * log_probability.exp() - targets[i]);
     }
     loss * f64::from(scale)
-}
-
-/// L-BFGS (Nocedal 1980; Liu and Nocedal 1989) with a backtracking line search.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Solver {
-    /// Most iterations.
-    pub iterations: usize,
-    /// Stop when the gradient has shrunk to this share of the first, or a step gains less than a thousandth of this share
-    /// of the value.
-    pub tolerance: f64,
-}
-
-impl Default for Solver {
-    fn default() -> Self {
-        Self {
-            iterations: 100,
-            tolerance: 1e-3,
-        }
-    }
-}
-
-/// How a fit went.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Fit {
-    /// Iterations made.
-    pub iterations: usize,
-    /// Value of the objective.
-    pub value: f64,
-    /// Length of the last gradient over that of the first.
-    pub gradient: f64,
-}
-
-impl Solver {
-    /// Steps that the curvature is estimated from.
-    const HISTORY: usize = 10;
-
-    /// Minimises `objective(x, gradient) -> value` from `x`.
-    pub fn minimise(
-        &self,
-        mut x: Vec<f32>,
-        mut objective: impl FnMut(&[f32], &mut [f32]) -> f64,
-    ) -> (Vec<f32>, Fit) {
-        let mut gradient = vec![0.0; x.len()];
-        let mut value = objective(&x, &mut gradient);
-        let first = norm(&gradient);
-        // Step, change of the gradient, and 1 / their product.
-        let mut history: Vec<(Vec<f32>, Vec<f32>, f64)> = Vec::new();
-        let mut iterations = 0;
-        while iterations < self.iterations && norm(&gradient) > self.tolerance * first {
-            let direction = direction(&gradient, &history);
-            let slope = product(&direction, &gradient);
-            // Without a history the direction is the gradient, whose length says nothing about a good step.
-            let mut step = if history.is_empty() {
-                1.0 / norm(&gradient).max(1.0)
-            } else {
-                1.0
-            };
-            let mut next = x.clone();
-            let mut next_gradient = vec![0.0; x.len()];
-            let mut accepted = None;
-            for _ in 0..30 {
-                for ((next, x), direction) in next.iter_mut().zip(&x).zip(&direction) {
-                    *next = x + (step * f64::from(*direction)) as f32;
-                }
-                let next_value = objective(&next, &mut next_gradient);
-                if next_value <= value + 1e-4 * step * slope {
-                    accepted = Some(next_value);
-                    break;
-                }
-                step *= 0.5;
-            }
-            let Some(next_value) = accepted else {
-                if history.is_empty() {
-                    break;
-                }
-                // Rounding has spoilt the estimate: once more along the gradient.
-                history.clear();
-                continue;
-            };
-            iterations += 1;
-            let change =
-                |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<f32>>();
-            let (moved, turned) = (change(&next, &x), change(&next_gradient, &gradient));
-            let curvature = product(&moved, &turned);
-            if curvature > 1e-10 * product(&turned, &turned) {
-                if history.len() == Self::HISTORY {
-                    history.remove(0);
-                }
-                history.push((moved, turned, 1.0 / curvature));
-            }
-            let gain = value - next_value;
-            (x, gradient, value) = (next, next_gradient, next_value);
-            if gain <= 1e-3 * self.tolerance * value.abs() {
-                break;
-            }
-        }
-        let fit = Fit {
-            iterations,
-            value,
-            gradient: if first > 0.0 {
-                norm(&gradient) / first
-            } else {
-                0.0
-            },
-        };
-        (x, fit)
-    }
-}
-
-/// Minus the gradient times the estimated inverse of the second derivatives.
-fn direction(gradient: &[f32], history: &[(Vec<f32>, Vec<f32>, f64)]) -> Vec<f32> {
-    let mut direction: Vec<f32> = gradient.iter().map(|g| -g).collect();
-    let mut shares = Vec::with_capacity(history.len());
-    for (moved, turned, inverse) in history.iter().rev() {
-        let share = inverse * product(moved, &direction);
-        add(&mut direction, turned, -share);
-        shares.push(share);
-    }
-    if let Some((_, turned, inverse)) = history.last() {
-        let scale = 1.0 / (inverse * product(turned, turned));
-        direction
-            .iter_mut()
-            .for_each(|d| *d = (f64::from(*d) * scale) as f32);
-    }
-    for ((moved, turned, inverse), share) in history.iter().zip(shares.iter().rev()) {
-        let other = inverse * product(turned, &direction);
-        add(&mut direction, moved, share - other);
-    }
-    direction
-}
-
-fn product(a: &[f32], b: &[f32]) -> f64 {
-    a.iter()
-        .zip(b)
-        .map(|(a, b)| f64::from(*a) * f64::from(*b))
-        .sum()
-}
-
-fn norm(a: &[f32]) -> f64 {
-    product(a, a).sqrt()
-}
-
-fn add(to: &mut [f32], what: &[f32], times: f64) {
-    to.iter_mut()
-        .zip(what)
-        .for_each(|(to, what)| *to += (times * f64::from(*what)) as f32);
 }
 
 #[cfg(test)]
@@ -541,16 +398,16 @@ mod tests {
             })
             .collect();
         let losses = [
-            Loss::Logistic {
+            ProbeLoss::Logistic {
                 targets: &bools,
                 weights: &weights,
                 total: 8.0,
             },
-            Loss::Classes {
+            ProbeLoss::Classes {
                 targets: &classes,
                 total: 7.0,
             },
-            Loss::Positions {
+            ProbeLoss::Positions {
                 rows: 4,
                 targets: &positions,
                 total: 4.0,
@@ -579,7 +436,7 @@ mod tests {
     #[test]
     fn extreme_logits_stay_finite() {
         let mut logits = [1e4, -1e4, 1e4, -1e4];
-        let loss = Loss::Logistic {
+        let loss = ProbeLoss::Logistic {
             targets: &[true, true, false, false],
             weights: &[[1.0, 1.0]],
             total: 4.0,
@@ -588,30 +445,6 @@ mod tests {
         assert!(
             (value - 5e3).abs() < 1e-6 && logits == [-0.0, -0.25, 0.25, 0.0],
             "{value} {logits:?}"
-        );
-    }
-
-    #[test]
-    fn minimises_a_stretched_bowl() {
-        let objective = |x: &[f32], g: &mut [f32]| {
-            let mut value = 0.0;
-            for (i, (x, g)) in x.iter().zip(g).enumerate() {
-                let (scale, d) = (10f32.powi(i as i32 % 4), x - i as f32);
-                *g = 2.0 * scale * d;
-                value += f64::from(scale * d * d);
-            }
-            value
-        };
-        let (x, fit) = Solver {
-            iterations: 200,
-            tolerance: 1e-6,
-        }
-        .minimise(vec![0.0; 20], objective);
-        assert!(
-            x.iter()
-                .enumerate()
-                .all(|(i, x)| (x - i as f32).abs() < 1e-2),
-            "{x:?} {fit:?}"
         );
     }
 
@@ -630,7 +463,7 @@ mod tests {
         };
         let (features, inputs) = (floats("features"), 4);
         let rows = features.len() / inputs;
-        let solver = Solver {
+        let solver = Lbfgs {
             iterations: 500,
             tolerance: 1e-6,
         };
@@ -641,13 +474,13 @@ mod tests {
         };
 
         let targets: Vec<bool> = floats("binary").into_iter().map(|v| v == 1.0).collect();
-        let loss = Loss::Logistic {
+        let loss = ProbeLoss::Logistic {
             targets: &targets,
             weights: &[[1.0, 1.0]],
             total: rows as f64,
         };
         let (model, _) =
-            Linear::zeros(inputs, 1).fit(&features, &loss, &[1.0 / rows as f64], &solver);
+            LinearProbe::zeros(inputs, 1).fit(&features, &loss, &[1.0 / rows as f64], &solver);
         close(&model.parameters, "binary_parameters");
 
         let classes = floats("classes");
@@ -655,12 +488,12 @@ mod tests {
             .iter()
             .flat_map(|c| (0..3).map(move |k| f32::from(u8::from(*c == k as f32))))
             .collect();
-        let loss = Loss::Classes {
+        let loss = ProbeLoss::Classes {
             targets: &targets,
             total: rows as f64,
         };
         let (model, _) =
-            Linear::zeros(inputs, 3).fit(&features, &loss, &[1.0 / rows as f64; 3], &solver);
+            LinearProbe::zeros(inputs, 3).fit(&features, &loss, &[1.0 / rows as f64; 3], &solver);
         let logits = model.apply(&features);
         let probabilities: Vec<f32> = { logits.chunks(3) }
             .flat_map(|row| {
@@ -672,13 +505,13 @@ mod tests {
     }
 
     #[test]
-    fn standardised_features_have_mean_0_and_deviation_1() {
+    fn standardized_features_have_mean_0_and_std_1() {
         let mut values: Vec<f32> = (0..3000)
             .map(|i| if i % 3 == 1 { 7.3 } else { 5.0 + 3.0 * wave(i) })
             .collect();
-        let standardiser = Standardiser::fit(&values, 3);
-        standardiser.apply(&mut values);
-        let after = Standardiser::fit(&values, 3);
+        let standardizer = Standardizer::fit(&values, 3);
+        standardizer.apply(&mut values);
+        let after = Standardizer::fit(&values, 3);
         assert!(after.mean.iter().all(|m| m.abs() < 1e-5), "{after:?}");
         assert!(
             (after.scale[0] - 1.0).abs() < 1e-4 && after.scale[1] == 0.0,

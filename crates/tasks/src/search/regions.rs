@@ -1,18 +1,19 @@
-//! Boxes of two-stage person search: anchors, boxes relative to others, and which of them are trained on (Ren et al., "Faster
-//! R-CNN", 2015). Numbers are those of torchvision's detectors.
+//! Boxes of two-stage person search: anchors, encoded boxes, and which of them are trained on (Ren et al., "Faster R-CNN",
+//! 2015). Constants are those of torchvision's detectors.
 //!
-//! A box is x, y, width, height in pixels of the network's input.
+//! Boxes are x, y, width, height in pixels of the network's input.
 
 use clasp_metrics::detection::{iou, nms};
 use rand::seq::SliceRandom;
 
-/// Boxes of lower sides are dropped, in pixels.
-pub const SMALLEST: f64 = 1e-2;
-/// A box grows by at most this factor.
-const MOST_GROWTH: f64 = 1000.0 / 16.0;
+/// Boxes with a shorter side, in pixels, are dropped.
+pub const MIN_SIDE: f64 = 1e-2;
+/// Largest factor between the side of a decoded box and that of its anchor.
+const MAX_GROWTH: f64 = 1000.0 / 16.0;
 
-/// Anchors of a map, for each position those of every ratio (height over width) and size (root of the area); positions by rows.
-/// Their corners lie on whole pixels about the corner of the position.
+/// Anchors of a feature map of `[rows, columns]` positions, row by row: at each position one for every ratio (height divided
+/// by width) and size (square root of the area), in that order. Their corners are whole pixels about the corner of the
+/// position.
 pub fn anchors(
     sizes: &[f64],
     ratios: &[f64],
@@ -39,23 +40,23 @@ pub fn anchors(
         .collect()
 }
 
-/// How a box differs from another: its middle in lengths of the other, the logarithm of its lengths over those of the other, each
-/// times a weight.
+/// The regression target of a box relative to an anchor: the offset of the center divided by the anchor's sides, and the
+/// logarithm of the ratio of the sides, each times a weight.
 pub fn encode(bbox: [f64; 4], from: [f64; 4], weights: [f64; 4]) -> [f32; 4] {
-    let middle = |bbox: [f64; 4], axis: usize| bbox[axis] + bbox[axis + 2] / 2.0;
-    let place = |axis: usize| (middle(bbox, axis) - middle(from, axis)) / from[axis + 2];
+    let center = |bbox: [f64; 4], axis: usize| bbox[axis] + bbox[axis + 2] / 2.0;
+    let place = |axis: usize| (center(bbox, axis) - center(from, axis)) / from[axis + 2];
     let length = |axis: usize| (bbox[axis + 2] / from[axis + 2]).ln();
     let found = [place(0), place(1), length(0), length(1)];
     std::array::from_fn(|i| (weights[i] * found[i]) as f32)
 }
 
-/// The box that differs from another so: the inverse of [`encode`].
+/// The box of a regression output relative to an anchor: the inverse of [`encode`].
 pub fn decode(deltas: [f32; 4], from: [f64; 4], weights: [f64; 4]) -> [f64; 4] {
     let delta = |i: usize| f64::from(deltas[i]) / weights[i];
-    let length = |axis: usize| delta(axis + 2).min(MOST_GROWTH.ln()).exp() * from[axis + 2];
-    let middle = |axis: usize| from[axis] + from[axis + 2] / 2.0 + delta(axis) * from[axis + 2];
+    let length = |axis: usize| delta(axis + 2).min(MAX_GROWTH.ln()).exp() * from[axis + 2];
+    let center = |axis: usize| from[axis] + from[axis + 2] / 2.0 + delta(axis) * from[axis + 2];
     let (w, h) = (length(0), length(1));
-    [middle(0) - w / 2.0, middle(1) - h / 2.0, w, h]
+    [center(0) - w / 2.0, center(1) - h / 2.0, w, h]
 }
 
 /// The part of a box inside an image of that height and width.
@@ -66,8 +67,8 @@ pub fn clip([x, y, w, h]: [f64; 4], [height, width]: [usize; 2]) -> [f64; 4] {
     [left, top, right - left, bottom - top]
 }
 
-/// The boxes of the highest scores, best first: of the `candidates` best those that no better one overlaps by more than `overlap`, at
-/// most `most`.
+/// The boxes that NMS keeps, best first: of the `candidates` boxes of the highest scores, at most `most` whose IoU with every
+/// better one is at most `overlap`.
 pub fn best(
     boxes: Vec<[f64; 4]>,
     scores: &[f32],
@@ -77,7 +78,7 @@ pub fn best(
     let mut order: Vec<usize> = (0..boxes.len()).collect();
     order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
     order.truncate(candidates);
-    order.retain(|at| boxes[*at][2].min(boxes[*at][3]) >= SMALLEST);
+    order.retain(|at| boxes[*at][2].min(boxes[*at][3]) >= MIN_SIDE);
     let (boxes, scores): (Vec<[f64; 4]>, Vec<f64>) = { order.into_iter() }
         .map(|at| (boxes[at], f64::from(scores[at])))
         .unzip();
@@ -85,25 +86,25 @@ pub fn best(
     kept.map(|at| boxes[at]).collect()
 }
 
-/// What a box stands for in training.
+/// The use of an anchor or region in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stands {
-    /// For a person, by position.
-    For(usize),
-    /// For nobody.
-    Nobody,
-    /// For neither: it is not trained on.
-    Neither,
+pub enum RegionLabel {
+    /// Positive: it is trained to detect the person at this position.
+    Positive(usize),
+    /// Negative: it is trained as background.
+    Negative,
+    /// Ignored: it is not trained on.
+    Ignored,
 }
 
-/// What boxes stand for: the person of the largest overlap from `high` on, nobody below `low`. With `keep_best` the boxes that overlap
-/// somebody most stand for whom they overlap most, however little that is.
-pub fn stand(
+/// Labels of boxes: positive for the person of the largest IoU from `high` on, negative below `low`, ignored between. With
+/// `keep_best`, the boxes of the largest IoU with any person are positive too, however small that IoU is.
+pub fn label_regions(
     people: &[[f64; 4]],
     boxes: &[[f64; 4]],
     [low, high]: [f64; 2],
     keep_best: bool,
-) -> Vec<Stands> {
+) -> Vec<RegionLabel> {
     let overlaps: Vec<Vec<f64>> = { people.iter() }
         .map(|person| boxes.iter().map(|bbox| iou(*person, *bbox)).collect())
         .collect();
@@ -115,30 +116,30 @@ pub fn stand(
             let of = |person: &usize| overlaps[*person][at];
             let first_best = |a: usize, b: usize| if of(&b) > of(&a) { b } else { a };
             let Some(nearest) = (0..people.len()).reduce(first_best) else {
-                return Stands::Nobody;
+                return RegionLabel::Negative;
             };
-            let of_somebody = || (0..people.len()).any(|p| of(&p) == best[p] && best[p] > 0.0);
+            let is_best = || (0..people.len()).any(|p| of(&p) == best[p] && best[p] > 0.0);
             let overlap = of(&nearest);
-            if overlap >= high || (keep_best && of_somebody()) {
-                Stands::For(nearest)
+            if overlap >= high || (keep_best && is_best()) {
+                RegionLabel::Positive(nearest)
             } else if overlap < low {
-                Stands::Nobody
+                RegionLabel::Negative
             } else {
-                Stands::Neither
+                RegionLabel::Ignored
             }
         })
         .collect()
 }
 
-/// Up to `count` boxes at random to train on, at most half of which stand for somebody; in order.
-pub fn sample(stands: &[Stands], count: usize, rng: &mut impl rand::Rng) -> Vec<usize> {
-    let mut pick = |somebody: bool, most: usize| {
-        let fits = |stands: &Stands| match stands {
-            Stands::For(_) => somebody,
-            Stands::Nobody => !somebody,
-            Stands::Neither => false,
+/// Up to `count` random boxes to train on, at most half of them positive; in order.
+pub fn sample(labels: &[RegionLabel], count: usize, rng: &mut impl rand::Rng) -> Vec<usize> {
+    let mut pick = |positive: bool, most: usize| {
+        let fits = |labels: &RegionLabel| match labels {
+            RegionLabel::Positive(_) => positive,
+            RegionLabel::Negative => !positive,
+            RegionLabel::Ignored => false,
         };
-        let mut found: Vec<usize> = (0..stands.len()).filter(|at| fits(&stands[*at])).collect();
+        let mut found: Vec<usize> = (0..labels.len()).filter(|at| fits(&labels[*at])).collect();
         if found.len() > most {
             found.shuffle(rng);
             found.truncate(most);
@@ -159,7 +160,7 @@ mod tests {
 
     use super::*;
 
-    /// What `tests/golden/regions.py` wrote.
+    /// Written by `tests/golden/regions.py`.
     #[derive(Deserialize)]
     struct Golden {
         people: Vec<[f64; 4]>,
@@ -190,13 +191,13 @@ mod tests {
     }
 
     #[test]
-    fn anchors_are_those_of_torchvision() {
+    fn anchors_equal_torchvision() {
         let found = anchors(&[16.0, 45.0], &[0.5, 1.0, 2.0], 8, [9, 7]);
         assert_eq!(found, golden().anchors);
     }
 
     #[test]
-    fn boxes_relative_to_others_are_those_of_torchvision() {
+    fn encoded_boxes_equal_torchvision() {
         let golden = golden();
         for (name, weights) in [("anchors", [1.0; 4]), ("regions", [10.0, 10.0, 5.0, 5.0])] {
             let coder = &golden.coders[name];
@@ -212,30 +213,30 @@ mod tests {
     }
 
     #[test]
-    fn boxes_stand_for_whom_torchvision_says() {
+    fn labels_equal_torchvision() {
         let golden = golden();
         for (name, overlap, keep_best) in [
             ("anchors", [0.3, 0.7], true),
             ("regions", [0.5, 0.5], false),
         ] {
-            let found = stand(&golden.people, &golden.anchors, overlap, keep_best);
+            let found = label_regions(&golden.people, &golden.anchors, overlap, keep_best);
             let found: Vec<i64> = { found.into_iter() }
-                .map(|stands| match stands {
-                    Stands::For(person) => person as i64,
-                    Stands::Nobody => -1,
-                    Stands::Neither => -2,
+                .map(|labels| match labels {
+                    RegionLabel::Positive(person) => person as i64,
+                    RegionLabel::Negative => -1,
+                    RegionLabel::Ignored => -2,
                 })
                 .collect();
             assert_eq!(found, golden.matched[name], "{name}");
         }
         assert_eq!(
-            stand(&[], &golden.anchors[..2], [0.3, 0.7], true),
-            [Stands::Nobody; 2]
+            label_regions(&[], &golden.anchors[..2], [0.3, 0.7], true),
+            [RegionLabel::Negative; 2]
         );
     }
 
     #[test]
-    fn the_best_proposals_are_those_of_torchvision() {
+    fn the_best_proposals_equal_torchvision() {
         let golden = golden();
         let moved = { golden.deltas.iter().zip(&golden.anchors) }
             .map(|(deltas, anchor)| clip(decode(*deltas, *anchor, [1.0; 4]), [70, 53]))
@@ -248,17 +249,17 @@ mod tests {
     }
 
     #[test]
-    fn at_most_half_of_a_sample_stands_for_somebody() {
-        let mut stands = vec![Stands::For(0); 10];
-        stands.extend([Stands::Neither; 10]);
-        stands.extend([Stands::Nobody; 10]);
+    fn at_most_half_of_a_sample_is_positive() {
+        let mut labels = vec![RegionLabel::Positive(0); 10];
+        labels.extend([RegionLabel::Ignored; 10]);
+        labels.extend([RegionLabel::Negative; 10]);
         let mut rng = rng_for(0, 0, "sample");
-        let found = sample(&stands, 8, &mut rng);
-        let somebody = found.iter().filter(|at| **at < 10).count();
-        assert_eq!((found.len(), somebody), (8, 4));
-        assert!(found.iter().all(|at| stands[*at] != Stands::Neither));
-        // Nobody fills what somebody leaves, and nothing is made up.
-        assert_eq!(sample(&stands[9..], 8, &mut rng).len(), 8);
-        assert_eq!(sample(&stands[..20], 30, &mut rng).len(), 10);
+        let found = sample(&labels, 8, &mut rng);
+        let positives = found.iter().filter(|at| **at < 10).count();
+        assert_eq!((found.len(), positives), (8, 4));
+        assert!(found.iter().all(|at| labels[*at] != RegionLabel::Ignored));
+        // Negatives fill up missing positives, and no box is repeated.
+        assert_eq!(sample(&labels[9..], 8, &mut rng).len(), 8);
+        assert_eq!(sample(&labels[..20], 30, &mut rng).len(), 10);
     }
 }

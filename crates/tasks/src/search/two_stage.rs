@@ -1,6 +1,7 @@
-//! Person search in two stages, SeqNet (Li and Miao, AAAI 2021): how its head is trained, and what it finds in a scene.
+//! Person search in two stages, SeqNet (Li and Miao, AAAI 2021): the losses of its head, and its inference on a scene.
 //!
-//! Numbers are those of SOLIDER's person search and of torchvision's detectors, which it is made of.
+//! Constants are those of SOLIDER's person search and of torchvision's detectors, which it is built on. Boxes are x, y, width,
+//! height in pixels of the network's input unless stated otherwise.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use clasp_data::image::Rgb;
@@ -12,110 +13,39 @@ use clasp_model::layers::Rng;
 use clasp_model::losses::{OimMemory, box_loss, objectness_loss};
 use clasp_model::swin::LastStage;
 use clasp_weights::onnx::Output;
-use serde::{Deserialize, Serialize};
 
-use super::Settings;
-use super::regions::{SMALLEST, Stands, anchors, best, clip, decode, encode, sample, stand};
+use super::config::{RegionConfig, SearchConfig};
+use super::regions::{
+    MIN_SIDE, RegionLabel, anchors, best, clip, decode, encode, label_regions, sample,
+};
 use crate::TaskError;
-use crate::detection::scenes::{Found, Input, Target, Views, batch_size};
-use crate::finetune::check;
-use crate::finetune::model::{check_finite, values};
-use crate::finetune::recipe::setting;
-use crate::finetune::{Losses, Model, Stages, Task, read};
+use crate::detection::csp::DetectedPerson;
+use crate::detection::scenes::{SceneConfig, SceneInput, SceneTarget, batch_size};
+use crate::task::check::setting;
+use crate::task::model::{check_finite, values};
+use crate::task::objective::detached_values;
+use crate::task::{BatchLoss, FeatureLayout, FinetunedModel, Objective};
 
-/// Overlap below which an anchor stands for nobody, and from which for somebody.
+/// IoU below which an anchor is negative, and from which it is positive.
 const ANCHOR_OVERLAP: [f64; 2] = [0.3, 0.7];
-/// The same of a region.
+/// The same for a region.
 const REGION_OVERLAP: [f64; 2] = [0.5, 0.5];
-/// Overlap of proposals above which only the better stays.
+/// IoU of proposals above which only the better is kept.
 const PROPOSAL_NMS: f64 = 0.7;
-/// Weights of deltas of anchors and of regions.
+/// Weights of the regression targets of anchors and of regions.
 const ANCHOR_WEIGHTS: [f64; 4] = [1.0; 4];
 const REGION_WEIGHTS: [f64; 4] = [10.0, 10.0, 5.0, 5.0];
-/// Where the loss of an anchor's box becomes linear, and that of a region's.
+/// β of the smooth L1 loss of anchors and of regions.
 const ANCHOR_BETA: f64 = 1.0 / 9.0;
 const REGION_BETA: f64 = 1.0;
-
-/// Section `[task.regions]`.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Regions {
-    /// Sizes of anchors, roots of their areas in pixels.
-    pub anchors: Vec<f64>,
-    /// Heights over widths of anchors.
-    pub ratios: Vec<f64>,
-    /// Best anchors that are looked at before suppression, in training and in use.
-    pub candidates: [usize; 2],
-    /// Regions that are proposed for an image, in training and in use.
-    pub proposals: [usize; 2],
-    /// Anchors and regions of an image that the losses see.
-    pub sampled: [usize; 2],
-    /// Weight of the loss of boxes after the first look.
-    pub box_weight: f64,
-    /// Overlap with a better box above which a box is dropped after the first look; `views.nms` holds after the second.
-    pub nms: f64,
-}
-
-impl Default for Regions {
-    fn default() -> Self {
-        Self {
-            anchors: vec![32.0, 64.0, 128.0, 256.0, 512.0],
-            ratios: vec![0.5, 1.0, 2.0],
-            candidates: [12_000, 6_000],
-            proposals: [2_000, 300],
-            sampled: [256, 128],
-            box_weight: 10.0,
-            nms: 0.4,
-        }
-    }
-}
-
-impl Regions {
-    /// Checks the values.
-    ///
-    /// # Errors
-    /// One is out of range.
-    pub fn check(&self) -> Result<(), TaskError> {
-        check::count(
-            "number of task.regions.anchors",
-            self.anchors.len(),
-            [1, 32],
-        )?;
-        check::count("number of task.regions.ratios", self.ratios.len(), [1, 32])?;
-        for size in &self.anchors {
-            check::within(&[("task.regions.anchors", *size)], [1.0, 10_000.0])?;
-        }
-        for ratio in &self.ratios {
-            check::within(&[("task.regions.ratios", *ratio)], [0.01, 100.0])?;
-        }
-        for (key, [one, other], most) in [
-            ("task.regions.candidates", self.candidates, 1_000_000),
-            ("task.regions.proposals", self.proposals, 100_000),
-            ("task.regions.sampled", self.sampled, 100_000),
-        ] {
-            check::count(key, one, [2, most])?;
-            check::count(key, other, [2, most])?;
-        }
-        check::within(&[("task.regions.box_weight", self.box_weight)], [0.0, 1e4])?;
-        Ok(check::within(
-            &[("task.regions.nms", self.nms)],
-            [0.0, 1.0],
-        )?)
-    }
-
-    /// Anchors at each position.
-    pub fn anchors_of_a_position(&self) -> usize {
-        self.anchors.len() * self.ratios.len()
-    }
-}
 
 /// The channels of the map that regions are cut from and of the last stage, and two copies of the last stage.
 ///
 /// # Errors
 /// The backbone is no Swin of several stages.
-pub fn last_stages(stages: &Stages) -> Result<([usize; 2], [LastStage; 2]), TaskError> {
-    let copy = || stages.backbone.last_stage(stages.mix);
-    match (stages.channels.as_slice(), copy(), copy()) {
+pub fn last_stages(layout: &FeatureLayout) -> Result<([usize; 2], [LastStage; 2]), TaskError> {
+    let copy = || layout.backbone.last_stage(layout.prompt);
+    match (layout.channels.as_slice(), copy(), copy()) {
         ([.., before, last], Some(first), Some(second)) => Ok(([*before, *last], [first, second])),
         _ => {
             let expected = "one-stage for a backbone that is no Swin of several stages";
@@ -124,7 +54,7 @@ pub fn last_stages(stages: &Stages) -> Result<([usize; 2], [LastStage; 2]), Task
     }
 }
 
-/// What is proposed, and the map that regions are cut from: all that does not depend on what is found.
+/// The outputs that do not depend on decoded boxes: proposals, and the feature map that regions are cut from.
 pub fn outputs(head: &TwoStageHead, pyramid: &[Tensor<4>]) -> Vec<(String, Output)> {
     let map = head.map(base(pyramid));
     let proposals = head.propose(map.clone());
@@ -135,19 +65,20 @@ pub fn outputs(head: &TwoStageHead, pyramid: &[Tensor<4>]) -> Vec<(String, Outpu
     ]
 }
 
-/// The map before the last stage.
+/// The feature map before the last stage.
 fn base(pyramid: &[Tensor<4>]) -> Tensor<4> {
     pyramid[pyramid.len() - 2].clone()
 }
 
-/// What the first step makes of a batch: for each image the anchors, what the network says of them, and what they become.
-struct Proposed {
-    /// [images · positions · anchors].
+/// Proposals for a batch.
+struct SceneProposals {
+    /// `[images · positions · anchors]`.
     objectness: Tensor<1>,
-    /// [images · positions · anchors, 4].
+    /// `[images · positions · anchors, 4]`.
     deltas: Tensor<2>,
+    /// Anchors of an image.
     anchors: Vec<[f64; 4]>,
-    /// Of each image, best first.
+    /// Proposed boxes of each image, best first.
     boxes: Vec<Vec<[f64; 4]>>,
 }
 
@@ -156,9 +87,9 @@ fn propose(
     map: &Tensor<4>,
     sizes: &[[usize; 2]],
     stride: usize,
-    settings: &Regions,
+    config: &RegionConfig,
     [candidates, most]: [usize; 2],
-) -> Proposed {
+) -> SceneProposals {
     let proposals = head.propose(map.clone());
     let [batch, each, rows, columns] = proposals.objectness.dims();
     let count = rows * columns * each;
@@ -169,8 +100,13 @@ fn propose(
     let deltas = { proposals.deltas.reshape([batch, each, 4, rows, columns]) }
         .permute([0, 3, 4, 1, 2])
         .reshape([batch * count, 4]);
-    let anchors = anchors(&settings.anchors, &settings.ratios, stride, [rows, columns]);
-    let (scores, moved) = (read(&objectness), read(&deltas));
+    let anchors = anchors(
+        &config.anchor_sizes,
+        &config.aspect_ratios,
+        stride,
+        [rows, columns],
+    );
+    let (scores, moved) = (detached_values(&objectness), detached_values(&deltas));
     let boxes = { sizes.iter().enumerate() }
         .map(|(image, size)| {
             let scores = &scores[image * count..][..count];
@@ -182,7 +118,7 @@ fn propose(
             best(moved.collect(), scores, PROPOSAL_NMS, [candidates, most])
         })
         .collect();
-    Proposed {
+    SceneProposals {
         objectness,
         deltas,
         anchors,
@@ -195,86 +131,87 @@ fn stride([height, _]: [usize; 2], map: &Tensor<4>) -> usize {
     height / map.dims()[2]
 }
 
-/// A region on the map of a box in pixels.
+/// The region of a box on the feature map.
 fn region(image: usize, [x, y, w, h]: [f64; 4], stride: usize) -> Region {
     let corners = [x, y, x + w, y + h].map(|at| (at / stride as f64) as f32);
     Region { image, corners }
 }
 
-/// The truth of an image.
-struct Truth {
+/// The ground truth of an image.
+struct SceneTruth {
     people: Vec<[f64; 4]>,
-    /// Neither to be found nor an error.
+    /// Boxes of ignored people: neither positives nor negatives.
     ignored: Vec<[f64; 4]>,
-    /// Who the people are, as classes.
-    persons: Vec<Option<usize>>,
+    /// Identities of the people, as classes.
+    identities: Vec<Option<usize>>,
 }
 
-impl Truth {
-    fn of(target: &Target) -> Self {
+impl SceneTruth {
+    fn of(target: &SceneTarget) -> Self {
         let mut truth = Self {
             people: Vec::new(),
             ignored: Vec::new(),
-            persons: Vec::new(),
+            identities: Vec::new(),
         };
         for one in &target.people {
             let bbox = clip(one.bbox, target.size);
-            if one.ignored || bbox[2] < SMALLEST || bbox[3] < SMALLEST {
+            if one.ignored || bbox[2] < MIN_SIDE || bbox[3] < MIN_SIDE {
                 truth.ignored.push(bbox);
             } else {
                 truth.people.push(bbox);
-                truth.persons.push(one.person);
+                truth.identities.push(one.identity);
             }
         }
         truth
     }
 
-    fn stand(&self, boxes: &[[f64; 4]], overlap: [f64; 2], keep_best: bool) -> Vec<Stands> {
-        let mut found = stand(&self.people, boxes, overlap, keep_best);
-        for (stands, bbox) in found.iter_mut().zip(boxes) {
+    /// Labels of boxes; those that overlap an ignored person are not negatives.
+    fn label(&self, boxes: &[[f64; 4]], overlap: [f64; 2], keep_best: bool) -> Vec<RegionLabel> {
+        let mut labels = label_regions(&self.people, boxes, overlap, keep_best);
+        for (label, bbox) in labels.iter_mut().zip(boxes) {
             let ignored = |other: &[f64; 4]| iou(*other, *bbox) >= overlap[0];
-            if *stands == Stands::Nobody && self.ignored.iter().any(ignored) {
-                *stands = Stands::Neither;
+            if *label == RegionLabel::Negative && self.ignored.iter().any(ignored) {
+                *label = RegionLabel::Ignored;
             }
         }
-        found
+        labels
     }
 }
 
-/// Boxes of a batch to train on.
+/// Regions of a batch that are trained on.
 #[derive(Default)]
-struct Chosen {
-    /// The image and the box.
+struct SampledRegions {
+    /// Image and box.
     boxes: Vec<(usize, [f64; 4])>,
-    /// 1 for somebody.
+    /// 1 for positives.
     labels: Vec<f32>,
-    /// Where somebody's boxes stand in `boxes`, what their deltas should be, and who they are.
-    places: Vec<i32>,
+    /// Positions of the positives in `boxes`, their regression targets and identities.
+    positives: Vec<i32>,
     targets: Vec<[f32; 4]>,
-    persons: Vec<Option<usize>>,
+    identities: Vec<Option<usize>>,
 }
 
-impl Chosen {
-    /// Proposed and true boxes of each image, sampled.
-    fn new(boxes: &[Vec<[f64; 4]>], truths: &[Truth], count: usize, rng: &mut Rng) -> Self {
-        let mut chosen = Self::default();
+impl SampledRegions {
+    /// Samples proposed and ground-truth boxes of each image.
+    fn new(boxes: &[Vec<[f64; 4]>], truths: &[SceneTruth], count: usize, rng: &mut Rng) -> Self {
+        let mut sampled = Self::default();
         for (image, (boxes, truth)) in boxes.iter().zip(truths).enumerate() {
             let boxes = [boxes.as_slice(), &truth.people].concat();
-            let stands = truth.stand(&boxes, REGION_OVERLAP, false);
-            for at in sample(&stands, count, rng) {
-                if let Stands::For(person) = stands[at] {
-                    chosen.places.push(chosen.boxes.len() as i32);
+            let labels = truth.label(&boxes, REGION_OVERLAP, false);
+            for at in sample(&labels, count, rng) {
+                if let RegionLabel::Positive(person) = labels[at] {
+                    sampled.positives.push(sampled.boxes.len() as i32);
                     let target = encode(truth.people[person], boxes[at], REGION_WEIGHTS);
-                    chosen.targets.push(target);
-                    chosen.persons.push(truth.persons[person]);
+                    sampled.targets.push(target);
+                    sampled.identities.push(truth.identities[person]);
                 }
-                chosen
+                sampled
                     .labels
-                    .push(f32::from(u8::from(stands[at] != Stands::Nobody)));
-                chosen.boxes.push((image, boxes[at]));
+                    .push(f32::from(u8::from(labels[at] != RegionLabel::Negative)));
+                sampled.boxes.push((image, boxes[at]));
             }
         }
-        chosen
+        sampled
     }
 
     fn regions(&self, stride: usize) -> Vec<Region> {
@@ -284,15 +221,19 @@ impl Chosen {
             .collect()
     }
 
-    /// The loss of the boxes of somebody.
+    /// The box loss of the positives.
     fn box_loss(&self, deltas: Tensor<2>) -> Tensor<1> {
         let loss = |deltas| box_loss(deltas, &self.targets, REGION_BETA, self.boxes.len());
-        pick(deltas, &self.places, loss)
+        loss_of_rows(deltas, &self.positives, loss)
     }
 }
 
-/// What `loss` makes of some rows of a tensor; 0 with none.
-fn pick(rows: Tensor<2>, places: &[i32], loss: impl FnOnce(Tensor<2>) -> Tensor<1>) -> Tensor<1> {
+/// The loss of some rows of a tensor `[rows, channels]`; 0 without rows.
+fn loss_of_rows(
+    rows: Tensor<2>,
+    places: &[i32],
+    loss: impl FnOnce(Tensor<2>) -> Tensor<1>,
+) -> Tensor<1> {
     if places.is_empty() {
         return rows.sum() * 0.0;
     }
@@ -300,85 +241,105 @@ fn pick(rows: Tensor<2>, places: &[i32], loss: impl FnOnce(Tensor<2>) -> Tensor<
     loss(rows.select(0, places))
 }
 
-/// The losses of a batch; what is remembered of people goes out through `training`.
+/// The losses of the class and of the boxes of sampled anchors, `count` an image.
+fn anchor_losses(
+    proposed: &SceneProposals,
+    truths: &[SceneTruth],
+    count: usize,
+    rng: &mut Rng,
+) -> [Tensor<1>; 2] {
+    let (mut sampled, mut classes) = (Vec::new(), Vec::new());
+    let (mut positives, mut targets) = (Vec::new(), Vec::new());
+    let per_image = proposed.anchors.len();
+    for (image, truth) in truths.iter().enumerate() {
+        let labels = truth.label(&proposed.anchors, ANCHOR_OVERLAP, true);
+        for at in sample(&labels, count, rng) {
+            let place = (image * per_image + at) as i32;
+            if let RegionLabel::Positive(person) = labels[at] {
+                positives.push(place);
+                let anchor = proposed.anchors[at];
+                targets.push(encode(truth.people[person], anchor, ANCHOR_WEIGHTS));
+            }
+            classes.push(f32::from(u8::from(labels[at] != RegionLabel::Negative)));
+            sampled.push(place);
+        }
+    }
+    let device = proposed.objectness.device();
+    let at = Tensor::<1, Int>::from_data(TensorData::from(sampled.as_slice()), &device);
+    let class_loss = objectness_loss(proposed.objectness.clone().select(0, at), &classes);
+    let of_boxes = |deltas| box_loss(deltas, &targets, ANCHOR_BETA, sampled.len());
+    let boxes_loss = loss_of_rows(proposed.deltas.clone(), &positives, of_boxes);
+    [class_loss, boxes_loss]
+}
+
+/// The loss of a batch; updates of the memory are collected in `training`.
 pub fn losses(
     head: &TwoStageHead,
     memory: &OimMemory,
     features: &Features,
-    batch: &[Target],
-    settings: &Settings,
+    batch: &[SceneTarget],
+    config: &SearchConfig,
     training: &mut Training<'_>,
-) -> Losses {
-    let regions = &settings.regions;
-    let truths: Vec<Truth> = batch.iter().map(Truth::of).collect();
+) -> BatchLoss {
+    let regions = &config.regions;
+    let truths: Vec<SceneTruth> = batch.iter().map(SceneTruth::of).collect();
     let sizes: Vec<[usize; 2]> = batch.iter().map(|target| target.size).collect();
     let map = head.map(base(&features.pyramid));
     let stride = stride(batch_size(batch), &map);
-    let limits = [regions.candidates[0], regions.proposals[0]];
+    let limits = [regions.pre_nms_top_n[0], regions.post_nms_top_n[0]];
     let proposed = propose(head, &map, &sizes, stride, regions, limits);
 
-    // Anchors.
-    let (mut seen, mut labels) = (Vec::new(), Vec::new());
-    let (mut places, mut targets) = (Vec::new(), Vec::new());
-    let count = proposed.anchors.len();
-    for (image, truth) in truths.iter().enumerate() {
-        let stands = truth.stand(&proposed.anchors, ANCHOR_OVERLAP, true);
-        for at in sample(&stands, regions.sampled[0], training.rng) {
-            let place = (image * count + at) as i32;
-            if let Stands::For(person) = stands[at] {
-                places.push(place);
-                let anchor = proposed.anchors[at];
-                targets.push(encode(truth.people[person], anchor, ANCHOR_WEIGHTS));
-            }
-            labels.push(f32::from(u8::from(stands[at] != Stands::Nobody)));
-            seen.push(place);
-        }
-    }
-    let device = map.device();
-    let at = Tensor::<1, Int>::from_data(TensorData::from(seen.as_slice()), &device);
-    let anchor_class = objectness_loss(proposed.objectness.select(0, at), &labels);
-    let of_boxes = |deltas| box_loss(deltas, &targets, ANCHOR_BETA, seen.len());
-    let anchor_box = pick(proposed.deltas, &places, of_boxes);
+    let samples = regions.samples_per_image;
+    let [anchor_class, anchor_box] = anchor_losses(&proposed, &truths, samples[0], training.rng);
 
-    // The first look, and the boxes that it makes of regions.
-    let first = Chosen::new(&proposed.boxes, &truths, regions.sampled[1], training.rng);
-    let looked = head.look(map.clone(), &first.regions(stride), Some(&mut *training));
-    let class = looked.class;
-    let somebody = class.clone().narrow(1, 1, 1) - class.narrow(1, 0, 1);
-    let first_class = objectness_loss(somebody.squeeze_dim::<1>(1), &first.labels);
-    let moved = read(&looked.deltas);
-    let mut better = vec![Vec::new(); batch.len()];
+    // The first stage, and its boxes.
+    let first = SampledRegions::new(&proposed.boxes, &truths, samples[1], training.rng);
+    let first_stage = head.look(map.clone(), &first.regions(stride), Some(&mut *training));
+    let class = first_stage.class;
+    let logit = class.clone().narrow(1, 1, 1) - class.narrow(1, 0, 1);
+    let first_class = objectness_loss(logit.squeeze_dim::<1>(1), &first.labels);
+    let moved = detached_values(&first_stage.deltas);
+    let mut refined = vec![Vec::new(); batch.len()];
     for ((image, bbox), deltas) in first.boxes.iter().zip(moved.as_chunks::<4>().0) {
         let bbox = clip(decode(*deltas, *bbox, REGION_WEIGHTS), sizes[*image]);
-        if bbox[2] >= SMALLEST && bbox[3] >= SMALLEST {
-            better[*image].push(bbox);
+        if bbox[2] >= MIN_SIDE && bbox[3] >= MIN_SIDE {
+            refined[*image].push(bbox);
         }
     }
-    let first_box = first.box_loss(looked.deltas);
+    let first_box = first.box_loss(first_stage.deltas);
 
-    // The second look.
-    let second = Chosen::new(&better, &truths, regions.sampled[1], training.rng);
-    let known = head.recognise(map, &second.regions(stride), Some(&mut *training));
-    let second_class = objectness_loss(known.score, &second.labels);
-    let second_box = second.box_loss(known.deltas);
-    let identity = pick(known.embedding, &second.places, |embedding| {
-        let loss = memory.loss(embedding.clone(), &second.persons, settings.scalar);
-        memory.follow(embedding, &second.persons, settings.momentum, training);
+    // The second stage.
+    let second = SampledRegions::new(&refined, &truths, samples[1], training.rng);
+    let second_stage = head.recognise(map, &second.regions(stride), Some(&mut *training));
+    let second_class = objectness_loss(second_stage.score, &second.labels);
+    let second_box = second.box_loss(second_stage.deltas);
+    let identity = loss_of_rows(second_stage.embedding, &second.positives, |embedding| {
+        let loss = memory.loss(
+            embedding.clone(),
+            &second.identities,
+            config.similarity_scale,
+        );
+        memory.follow(
+            embedding,
+            &second.identities,
+            config.memory_momentum,
+            training,
+        );
         loss
     });
-    Losses::sum([
+    BatchLoss::sum([
         ("anchor class", anchor_class, 1.0),
         ("anchor box", anchor_box, 1.0),
         ("first class", first_class, 1.0),
         ("first box", first_box, regions.box_weight),
         ("second class", second_class, 1.0),
         ("second box", second_box, 1.0),
-        ("identity", identity, settings.identity_weight),
+        ("identity", identity, config.identity_weight),
     ])
 }
 
-/// A scene as the network sees it.
-pub struct Seen<'a> {
+/// The features of a scene.
+pub struct SceneFeatures<'a> {
     head: &'a TwoStageHead,
     map: Tensor<4>,
     stride: usize,
@@ -388,19 +349,19 @@ pub struct Seen<'a> {
     index: usize,
 }
 
-impl<'a> Seen<'a> {
+impl<'a> SceneFeatures<'a> {
     /// Runs a model's backbone on a scene.
     ///
     /// # Errors
     /// The scene is too large.
-    pub fn new<T: Task>(
-        model: &Model<T>,
+    pub fn new<T: Objective>(
+        model: &FinetunedModel<T>,
         head: &'a TwoStageHead,
         image: &Rgb,
-        views: &Views,
+        scenes: &SceneConfig,
         index: usize,
     ) -> Result<Self, TaskError> {
-        let input = Input::new(image, views, &model.preprocess)?;
+        let input = SceneInput::new(image, scenes, &model.preprocess)?;
         let [height, width] = input.padded;
         let features = model.features(input.pixels, [1, height, width]);
         let map = head.map(base(&features.pyramid));
@@ -414,48 +375,57 @@ impl<'a> Seen<'a> {
         })
     }
 
-    /// The people, best first, after suppression.
+    /// The detected people, best first, after NMS.
     ///
     /// # Errors
     /// [`TaskError::Device`], [`TaskError::NotFinite`].
-    pub fn people(&self, views: &Views, settings: &Regions) -> Result<Vec<Found>, TaskError> {
-        let limits = [settings.candidates[1], settings.proposals[1]];
+    pub fn people(
+        &self,
+        scenes: &SceneConfig,
+        config: &RegionConfig,
+    ) -> Result<Vec<DetectedPerson>, TaskError> {
+        let limits = [config.pre_nms_top_n[1], config.post_nms_top_n[1]];
         let sizes = [self.size];
-        let proposed = propose(self.head, &self.map, &sizes, self.stride, settings, limits);
+        let proposed = propose(self.head, &self.map, &sizes, self.stride, config, limits);
         let proposals: Vec<[f64; 4]> = proposed.boxes.into_iter().flatten().collect();
         let regions = self.regions(&proposals);
         if regions.is_empty() {
             return Ok(Vec::new());
         }
-        let looked = self.head.look(self.map.clone(), &regions, None);
-        let (class, deltas) = (values(looked.class)?, values(looked.deltas)?);
+        let first_stage = self.head.look(self.map.clone(), &regions, None);
+        let (class, deltas) = (values(first_stage.class)?, values(first_stage.deltas)?);
         check_finite(&class, class.len(), self.index)?;
         let score = |class: &[f32; 2]| 1.0 / (1.0 + f64::from(class[0] - class[1]).exp());
         let moved = self.moved(&proposals, &deltas);
         let (boxes, scores): (Vec<[f64; 4]>, Vec<f64>) = { moved.into_iter() }
             .zip(class.as_chunks::<2>().0.iter().map(score))
-            .filter(|(bbox, score)| *score > views.score && bbox[2].min(bbox[3]) >= SMALLEST)
+            .filter(|(bbox, score)| {
+                *score > scenes.score_threshold && bbox[2].min(bbox[3]) >= MIN_SIDE
+            })
             .unzip();
-        let mut kept = nms(&boxes, &scores, settings.nms);
-        kept.truncate(views.most);
+        let mut kept = nms(&boxes, &scores, config.nms_threshold);
+        kept.truncate(scenes.max_boxes);
         if kept.is_empty() {
             return Ok(Vec::new());
         }
         let boxes: Vec<[f64; 4]> = kept.iter().map(|at| boxes[*at]).collect();
-        // The score of the first look stays, as published.
+        // The score of the first stage is kept, as published.
         let scores: Vec<f64> = kept.into_iter().map(|at| scores[at]).collect();
-        let known = self
+        let second_stage = self
             .head
             .recognise(self.map.clone(), &self.regions(&boxes), None);
-        let (embedding, deltas) = (values(known.embedding)?, values(known.deltas)?);
+        let (embedding, deltas) = (
+            values(second_stage.embedding)?,
+            values(second_stage.deltas)?,
+        );
         check_finite(&embedding, embedding.len(), self.index)?;
         let length = embedding.len() / boxes.len();
         let boxes = self.moved(&boxes, &deltas);
-        let mut kept = views.suppress(&boxes, &scores);
-        kept.retain(|(at, _)| boxes[*at][2].min(boxes[*at][3]) >= SMALLEST);
-        kept.truncate(views.most);
+        let mut kept = scenes.suppress(&boxes, &scores);
+        kept.retain(|(at, _)| boxes[*at][2].min(boxes[*at][3]) >= MIN_SIDE);
+        kept.truncate(scenes.max_boxes);
         let [across, down] = self.scale;
-        let found = |(at, score): (usize, f64)| Found {
+        let detected = |(at, score): (usize, f64)| DetectedPerson {
             bbox: {
                 let [x, y, w, h] = boxes[at];
                 [x / across, y / down, w / across, h / down]
@@ -463,10 +433,10 @@ impl<'a> Seen<'a> {
             score,
             embedding: embedding[at * length..][..length].to_vec(),
         };
-        Ok(kept.into_iter().map(found).collect())
+        Ok(kept.into_iter().map(detected).collect())
     }
 
-    /// What stands for the people in boxes of the scene.
+    /// The embeddings of the people in boxes, which are x, y, width, height in pixels of the scene.
     ///
     /// # Errors
     /// [`TaskError::Device`], [`TaskError::NotFinite`].
@@ -478,10 +448,10 @@ impl<'a> Seen<'a> {
         let boxes: Vec<[f64; 4]> = { boxes.iter() }
             .map(|[x, y, w, h]| [x * across, y * down, w * across, h * down])
             .collect();
-        let known = self
+        let second_stage = self
             .head
             .recognise(self.map.clone(), &self.regions(&boxes), None);
-        let embedding = values(known.embedding)?;
+        let embedding = values(second_stage.embedding)?;
         check_finite(&embedding, embedding.len(), self.index)?;
         let length = embedding.len() / boxes.len();
         Ok(embedding

@@ -1,9 +1,10 @@
-//! A fine-tuned model: features and answers for batches of images, on all threads.
+//! A fine-tuned model: features and outputs for batches of images, on all threads.
 
 use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use clasp_metrics::Metric;
 use clasp_model::backbone::{Backbone, Features, Sizes};
 use clasp_model::layers::Rng;
 use clasp_model::mix::Mix;
@@ -13,33 +14,34 @@ use clasp_weights::state::{load_state_dict, state_dict};
 use clasp_weights::tuned::{self, TunedMeta};
 use rand_chacha::rand_core::SeedableRng;
 
-use super::recipe::setting;
-use super::{Running, Stages, Task};
+use super::check::setting;
+use super::evaluation::Inference;
+use super::objective::{FeatureLayout, Objective};
 use crate::TaskError;
 use crate::features::{Preprocess, on_replicas};
 
-/// A backbone, a head and what belongs to them, without gradients.
+/// A backbone, a head and what is stored with them, without gradients.
 #[derive(Debug, Clone)]
-pub struct Model<T: Task> {
+pub struct FinetunedModel<T: Objective> {
     /// The backbone.
     pub backbone: Backbone,
     /// The head.
     pub head: T::Head,
     /// The task.
     pub task: T,
-    /// The mix of prompts.
-    pub mix: Mix,
+    /// The prompt weights.
+    pub prompt: Mix,
     /// Precision of the backbone; not in the file.
     pub precision: Precision,
     /// How an image becomes an input.
     pub preprocess: Preprocess,
     /// Where it computes.
     pub device: Device,
-    /// What the backbone's file said.
+    /// The metadata of the backbone's file.
     pub meta: BackboneMeta,
 }
 
-impl<T: Task> Model<T> {
+impl<T: Objective> FinetunedModel<T> {
     /// Reads the file of a model, or that of a run's folder.
     ///
     /// # Errors
@@ -57,16 +59,20 @@ impl<T: Task> Model<T> {
                 format!("one of task {}", meta.task),
             ));
         }
-        let task: T = serde_json::from_value(meta.settings)
-            .map_err(|error| differs("settings of the task".to_owned(), error.to_string()))?;
+        let task: T = serde_json::from_value(meta.task_state).map_err(|error| {
+            differs(
+                "the configuration of the task".to_owned(),
+                error.to_string(),
+            )
+        })?;
         let preprocess = Preprocess::of(&meta.backbone, path)?;
         let size = [preprocess.height, preprocess.width];
-        // A file is input like any other: what it says decides what is allocated.
-        T::check(task.settings())
+        // A file is untrusted input: its values decide what is allocated.
+        T::check(task.config())
             .and_then(|()| T::check_size(size, &strides(&backbone)))
-            .map_err(|error| differs("settings in range".to_owned(), error.to_string()))?;
-        let stages = stages(&backbone, &meta.mix, size, device);
-        let head = task.head(&stages, &mut Rng::seed_from_u64(0), device)?;
+            .map_err(|error| differs("a configuration in range".to_owned(), error.to_string()))?;
+        let layout = feature_layout(&backbone, &meta.mix, size, device);
+        let head = task.head(&layout, &mut Rng::seed_from_u64(0), device)?;
         let (head, report) = load_state_dict(head, &state);
         if !report.is_complete() {
             return Err(differs(
@@ -78,7 +84,7 @@ impl<T: Task> Model<T> {
             backbone,
             head,
             task,
-            mix: meta.mix,
+            prompt: meta.mix,
             precision: Precision::F32,
             preprocess,
             device: device.clone(),
@@ -90,13 +96,13 @@ impl<T: Task> Model<T> {
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn save(&self, path: &Path, chosen_by: Option<(String, f64)>) -> Result<(), TaskError> {
+    pub fn save(&self, path: &Path, chosen_by: Option<Metric>) -> Result<(), TaskError> {
         let meta = TunedMeta {
             task: T::NAME.to_owned(),
-            settings: serde_json::to_value(&self.task)
+            task_state: serde_json::to_value(&self.task)
                 .map_err(|error| TaskError::Device(error.to_string()))?,
             backbone: self.meta.clone(),
-            mix: self.mix,
+            mix: self.prompt,
             chosen_by,
         };
         Ok(tuned::save(
@@ -107,37 +113,37 @@ impl<T: Task> Model<T> {
         )?)
     }
 
-    /// Checks settings and a size that were changed after loading.
+    /// Checks a configuration and a size that were changed after loading.
     ///
     /// # Errors
     /// A value is out of range, or belongs to another head.
     pub fn check(&self) -> Result<(), TaskError> {
-        T::check(self.task.settings())?;
+        T::check(self.task.config())?;
         let size = [self.preprocess.height, self.preprocess.width];
         T::check_size(size, &strides(&self.backbone))?;
-        let stages = stages(&self.backbone, &self.mix, size, &self.device);
+        let layout = feature_layout(&self.backbone, &self.prompt, size, &self.device);
         let head = self
             .task
-            .head(&stages, &mut Rng::seed_from_u64(0), &self.device)?;
+            .head(&layout, &mut Rng::seed_from_u64(0), &self.device)?;
         let (_, report) = load_state_dict(head, &state_dict(&self.head));
         if report.is_complete() {
             return Ok(());
         }
-        let expected = "settings of how a model is used; its head is as it was trained";
-        Err(setting("task", expected, "settings of another head"))
+        let expected = "keys that do not change the trained head";
+        Err(setting("task", expected, "values that need another head"))
     }
 
-    /// Features of inputs [batch, 3, height, width], row-major.
+    /// Features of normalized inputs `[batch, 3, height, width]`, row-major.
     pub fn features(&self, pixels: Vec<f32>, [batch, height, width]: [usize; 3]) -> Features {
         let data = TensorData::new(pixels, [batch, 3, height, width]);
         let images = Tensor::from_data(data, &self.device);
         self.features_of(images)
     }
 
-    /// Features of inputs [batch, 3, height, width].
+    /// Features of normalized inputs `[batch, 3, height, width]`.
     pub fn features_of(&self, images: Tensor<4>) -> Features {
-        let mix = self.mix.tensor(&self.device);
-        (self.precision).within(|| self.backbone.forward(images, mix, None))
+        let prompt = self.prompt.tensor(&self.device);
+        (self.precision).within(|| self.backbone.forward(images, prompt, None))
     }
 
     /// Runs `work` on batches of `0..count`, on replicas of the model; results are in order.
@@ -148,12 +154,19 @@ impl<T: Task> Model<T> {
         &self,
         stage: &'static str,
         count: usize,
-        running: &Running<'_>,
+        inference: &Inference<'_>,
         work: impl Fn(&Self, std::ops::Range<usize>) -> Result<Vec<R>, TaskError> + Sync,
     ) -> Result<Vec<R>, TaskError> {
-        let batch = running.batch.max(1);
-        let shares = Shares::of(&self.device, running.threads);
-        on_replicas(self, stage, [count, batch], shares, work, running.progress)
+        let batch = inference.batch.max(1);
+        let shares = Shares::of(&self.device, inference.threads);
+        on_replicas(
+            self,
+            stage,
+            [count, batch],
+            shares,
+            work,
+            inference.progress,
+        )
     }
 }
 
@@ -167,20 +180,22 @@ pub fn strides(backbone: &Backbone) -> Vec<usize> {
     }
 }
 
-/// What a backbone hands to a head for inputs of that height and width.
-pub fn stages(
+/// The features that a backbone gives for inputs of that height and width.
+pub fn feature_layout(
     backbone: &Backbone,
-    mix: &Mix,
+    prompt: &Mix,
     [height, width]: [usize; 2],
     device: &Device,
-) -> Stages {
-    // Looking is simpler than deriving, and cannot be wrong.
+) -> FeatureLayout {
+    // Running the backbone once is simpler than deriving shapes, and cannot be wrong.
     let device = device.clone().inner();
     let image = Tensor::zeros([1, 3, height.min(128), width.min(128)], &device);
-    let features = backbone.valid().forward(image, mix.tensor(&device), None);
+    let features = backbone
+        .valid()
+        .forward(image, prompt.tensor(&device), None);
     let rows = |map: &Tensor<4>| height.min(128).div_ceil(map.dims()[2]);
     let mut exact = strides(backbone);
-    // The maps of a ViT are all as fine.
+    // The maps of a ViT all have the same stride.
     let last = exact.last().copied().unwrap_or(1);
     exact.resize(features.pyramid.len(), last);
     debug_assert!(
@@ -190,9 +205,9 @@ pub fn stages(
             .zip(&exact)
             .all(|(map, stride)| rows(map) <= *stride)
     );
-    Stages {
+    FeatureLayout {
         backbone: backbone.clone(),
-        mix: *mix,
+        prompt: *prompt,
         pooled: features.pooled.dims()[1],
         channels: features.pyramid.iter().map(|map| map.dims()[1]).collect(),
         strides: exact,

@@ -39,7 +39,7 @@ pub mod search;
 pub mod verify;
 
 pub use error::MetricError;
-pub use metric::{Direction, Metric, Unit};
+pub use metric::{Direction, Metric, MetricUnit};
 
 /// Mean of the values that are there; `None` when there is none.
 fn mean_of(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {

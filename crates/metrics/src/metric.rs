@@ -14,7 +14,7 @@ pub struct Metric {
     /// Value in `unit`.
     pub value: f64,
     /// What the value counts.
-    pub unit: Unit,
+    pub unit: MetricUnit,
     /// Which direction is better.
     pub better: Direction,
 }
@@ -22,7 +22,7 @@ pub struct Metric {
 /// What a value counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Unit {
+pub enum MetricUnit {
     /// From 0 to 1, printed in percent.
     Fraction,
     /// A plain number, such as a loss.
@@ -45,7 +45,7 @@ impl Metric {
         Self {
             name: name.into(),
             value,
-            unit: Unit::Fraction,
+            unit: MetricUnit::Fraction,
             better: Direction::Higher,
         }
     }
@@ -63,7 +63,7 @@ impl Metric {
         Self {
             name: "loss".to_owned(),
             value,
-            unit: Unit::Number,
+            unit: MetricUnit::Number,
             better: Direction::Lower,
         }
     }
@@ -88,8 +88,8 @@ impl Metric {
     /// The value as it is printed: fractions in percent with two digits.
     pub fn printed(&self) -> String {
         match self.unit {
-            Unit::Fraction => format!("{:.2}", 100.0 * self.value),
-            Unit::Number => format!("{:.4}", self.value),
+            MetricUnit::Fraction => format!("{:.2}", 100.0 * self.value),
+            MetricUnit::Number => format!("{:.4}", self.value),
         }
     }
 }

@@ -223,8 +223,8 @@ pub struct ImagePass<'a> {
     pub name: &'a (dyn Fn(usize) -> String + Sync),
 }
 
-/// ImageFeatures of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to leave it out; `keep(i, features)`
-/// says what remains of its features. Results are in order, `None` for what was left out.
+/// ImageFeatures of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to skip it; `keep(i, features)`
+/// gives what is kept of its features. Results are in order, `None` for skipped images.
 ///
 /// # Errors
 /// Those of `load`, `keep` and the extractor; [`TaskError::NotFinite`]; [`TaskError::Stopped`] if `progress` breaks.

@@ -36,7 +36,7 @@ macro_rules! register {
             };
         }
 
-        /// What is known of a task without its type.
+        /// The description of a task.
         fn describe(kind: TaskKind) -> TaskDescription {
             match kind {
                 $(TaskKind::$kind => TaskDescription::of::<crate::$module::$task>(),)*
@@ -46,7 +46,7 @@ macro_rules! register {
 }
 
 register! { $
-    Reid: reid::Reid,
+    Reid: reid::ReidTask,
     Attributes: attributes::AttributeTask,
     Parsing: parsing::ParsingTask,
     Pose: pose::PoseTask,
@@ -54,7 +54,7 @@ register! { $
     Search: search::SearchTask,
 }
 
-/// What the help and the documentation tell of a task.
+/// The description of a task for the help and the documentation.
 #[derive(Clone, Copy, Debug)]
 pub struct TaskDescription {
     /// Name on the command line.
@@ -153,7 +153,7 @@ mod tests {
     use crate::finetune::FinetuneRecipe;
     use crate::parsing::ParsingTask;
     use crate::pose::PoseTask;
-    use crate::reid::Reid;
+    use crate::reid::ReidTask;
     use crate::search::SearchTask;
 
     #[test]
@@ -298,13 +298,13 @@ mod tests {
     fn sizes_are_checked_against_strides() {
         assert!(PoseTask::check_size([256, 192], &[4, 8, 16, 32]).is_ok());
         assert!(DetectionTask::check_size([256, 256], &[8, 16]).is_ok());
-        assert!(Reid::check_size([130, 66], &[4, 8, 16, 32]).is_ok());
+        assert!(ReidTask::check_size([130, 66], &[4, 8, 16, 32]).is_ok());
         for error in [
             PoseTask::check_size([250, 250], &[4, 8, 16, 32]),
             DetectionTask::check_size([250, 256], &[8, 16]),
             SearchTask::check_size([100, 64], &[8, 16]),
             ParsingTask::check_size([1, 1], &[8, 16]),
-            Reid::check_size([100_000, 100_000], &[8, 16]),
+            ReidTask::check_size([100_000, 100_000], &[8, 16]),
         ] {
             assert!(error.unwrap_err().to_string().contains("model.size"));
         }

@@ -2,7 +2,7 @@
 
 use clasp_data::font;
 use clasp_data::image::{Filter, Rgb, resize};
-use clasp_metrics::matmul::{Matrix, matmul};
+use clasp_metrics::matmul::{MatrixView, matmul};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -54,12 +54,12 @@ pub fn nearest(
     );
     let (queries, others) = (unit(query), unit(gallery));
     let (channels, count) = (query.channels, gallery.keys.len());
-    let right = Matrix::new(&others, count, channels).transposed();
+    let right = MatrixView::new(&others, count, channels).transposed();
     let mut all = Vec::with_capacity(query.keys.len());
     for rows in queries.chunks(BLOCK * channels) {
         let number = rows.len() / channels;
         let mut cosines = vec![0.0; number * count];
-        matmul(Matrix::new(rows, number, channels), right, &mut cosines);
+        matmul(MatrixView::new(rows, number, channels), right, &mut cosines);
         let found = cosines.par_chunks_exact(count).map(|row| {
             let matches = best(row, top, threshold)
                 .into_iter()

@@ -17,12 +17,12 @@ use clasp_tasks::detection::DetectionTask;
 use clasp_tasks::finetune::{FinetuneControl, FinetuneRecipe, train};
 use clasp_tasks::parsing::ParsingTask;
 use clasp_tasks::pose::PoseTask;
-use clasp_tasks::reid::Reid;
+use clasp_tasks::reid::ReidTask;
 use clasp_tasks::search::SearchTask;
+use clasp_tasks::task::Evaluate as _;
 use clasp_tasks::task::{
-    DownstreamTask, Evaluation, FinetunedModel, Inference, Objective, Predict, SplitChoice, Task,
+    DownstreamTask, Evaluation, FinetunedModel, Inference, Objective, Predictor, SplitChoice, Task,
 };
-use clasp_tasks::task::{Evaluate as _, TrainingExamples as _};
 use clasp_weights::checkpoint;
 use clasp_weights::onnx;
 use clasp_weights::state::Array;
@@ -165,7 +165,7 @@ fn value(evaluation: &Evaluation, name: &str) -> f64 {
 }
 
 /// A prediction and a picture of it, for an image of the data.
-fn predicts<T: Predict>(model: &FinetunedModel<T>, image: &Path) {
+fn predicts<T: Predictor>(model: &FinetunedModel<T>, image: &Path) {
     let bytes = fs_err::read(image).unwrap();
     let image = clasp_data::image::decode(&bytes, &clasp_data::image::Limits::default()).unwrap();
     let prediction = model.task.predict(model, &image).unwrap();
@@ -208,8 +208,8 @@ fn reid_overfits() {
     }
     let more =
         "instances = 2\nflip = 0.0\npadding = 0\nrandom_erasing = 0.0\nfeature = \"after\"\n";
-    let recipe = recipe::<Reid>(folder.path(), [64, 32], 100, 8, more);
-    let (loss, report, model) = trained::<Reid>(&recipe, "test");
+    let recipe = recipe::<ReidTask>(folder.path(), [64, 32], 100, 8, more);
+    let (loss, report, model) = trained::<ReidTask>(&recipe, "test");
     assert!(loss < 0.4, "{loss}");
     assert!(
         report.protocol.contains("after the neck"),

@@ -12,7 +12,7 @@ use clasp_model::backbone::Backbone;
 use clasp_model::mix::{Mix, TASKS};
 use clasp_tasks::features::Batching;
 use clasp_tasks::probe::{FrozenRequest, FrozenResult, ProbeConfig};
-use clasp_tasks::reid::{Reid, SamePersonThreshold};
+use clasp_tasks::reid::{ReidTask, SamePersonThreshold};
 use clasp_tasks::task::{Evaluate, Evaluation, FinetunedModel, Inference, SplitChoice};
 use clasp_tasks::{BackboneExtractor, PassProgress, Preprocess, TaskKind, with_task};
 use clasp_weights::backbone::load_backbone;
@@ -202,7 +202,7 @@ fn keep_threshold(model: &Path, evaluation: &Evaluation) -> Result<String> {
     };
     let file = weights_tuned::existing(model)?;
     let chosen_by = weights_tuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
-    let mut model = FinetunedModel::<Reid>::load(&file, &Device::flex())?;
+    let mut model = FinetunedModel::<ReidTask>::load(&file, &Device::flex())?;
     let text = format!(
         "\nsame-person threshold {:.4} written to {}: true positive rate {:.1} %, false positive rate {:.3} %",
         same.cosine,

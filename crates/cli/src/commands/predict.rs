@@ -14,9 +14,7 @@ use clasp_data::image::{Limits, Rgb, encode_png};
 use clasp_data::source::Source;
 use clasp_data::{atomic_write, atomic_write_unsynced};
 use clasp_model::Precision;
-use clasp_tasks::task::{
-    DownstreamTask, FinetunedModel, Inference, InputKind, Predict as PredictTask,
-};
+use clasp_tasks::task::{DownstreamTask, FinetunedModel, Inference, InputKind, Predictor};
 use clasp_tasks::{Batching, PassProgress, TaskError, TaskKind, with_task};
 use clasp_weights::tuned;
 use fs_err as fs;
@@ -111,7 +109,7 @@ fn predict<T: DownstreamTask>(common: &Common, arguments: &Predict) -> Result<Ou
 }
 
 /// Predicts all images that are still to do, putting lines away after each chunk; false where Ctrl-C stopped it.
-fn all<T: PredictTask>(
+fn all<T: Predictor>(
     common: &Common,
     arguments: &Predict,
     model: &FinetunedModel<T>,
@@ -168,7 +166,7 @@ fn remove_half_drawn(folder: &Path, source: &Source) -> Result<()> {
 }
 
 /// The prediction for an image of the source, or why it cannot be read.
-fn one<T: PredictTask>(
+fn one<T: Predictor>(
     model: &FinetunedModel<T>,
     people: Option<&Finder>,
     source: &Source,
@@ -224,7 +222,7 @@ fn picture_name(key: &str) -> PathBuf {
 type Told = (Map<String, Value>, Option<Rgb>);
 
 /// The prediction for the image as a whole.
-fn of_image<T: PredictTask>(
+fn of_image<T: Predictor>(
     model: &FinetunedModel<T>,
     image: &Rgb,
     draw: bool,
@@ -236,7 +234,7 @@ fn of_image<T: PredictTask>(
 }
 
 /// A prediction for each person that is found in a photo.
-fn of_people<T: PredictTask>(
+fn of_people<T: Predictor>(
     model: &FinetunedModel<T>,
     people: &Finder,
     photo: &Rgb,
@@ -307,7 +305,7 @@ fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder> 
     })
 }
 
-fn finder_of<T: PredictTask>(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
+fn finder_of<T: Predictor>(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
     let mut model = FinetunedModel::<T>::load(path, device)?;
     model.precision = precision;
     Ok(Box::new(move |photo| model.task.predict(&model, photo)))

@@ -10,7 +10,7 @@ use clasp_data::source::Source;
 use clasp_tasks::BackboneExtractor;
 use clasp_tasks::embed::{Embeddings, embed};
 use clasp_tasks::features::{Batching, Extractor, PassProgress, Preprocess};
-use clasp_tasks::reid::Reid;
+use clasp_tasks::reid::ReidTask;
 use clasp_tasks::retrieve::{GalleryMatch, MOST_SHOWN, SheetRow, nearest, sheet, tile};
 use clasp_tasks::task::{FinetunedModel, Task as _};
 use clasp_weights::tuned::read_meta;
@@ -40,8 +40,8 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let precision = device::precision(common, arguments.products, &device)?;
     match read_meta(&arguments.model)? {
-        Some(meta) if meta.task == Reid::NAME => {
-            let mut model = FinetunedModel::<Reid>::load(&arguments.model, &device)?;
+        Some(meta) if meta.task == ReidTask::NAME => {
+            let mut model = FinetunedModel::<ReidTask>::load(&arguments.model, &device)?;
             model.precision = precision;
             if let Some([height, width]) = arguments.size {
                 (model.preprocess.height, model.preprocess.width) = (height, width);
@@ -57,7 +57,7 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
         ),
         None => {
             let model = eval::Model::load(&arguments.model, arguments.size, &device)?;
-            let mix = Reid::default_prompt();
+            let mix = ReidTask::default_prompt();
             let extractor =
                 BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
             search(common, arguments, &extractor, &model.preprocess, None)

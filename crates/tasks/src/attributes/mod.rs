@@ -28,7 +28,7 @@ use crate::TaskError;
 use crate::drawing;
 use crate::features::Preprocess;
 use crate::task::model::{check_finite, values};
-use crate::task::{BatchLoss, FeatureLayout, FinetunedModel, Objective, Predict, Task, check};
+use crate::task::{BatchLoss, FeatureLayout, FinetunedModel, Objective, Predictor, Task, check};
 
 /// Section `[task]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -194,7 +194,7 @@ impl Objective for AttributeTask {
     }
 }
 
-impl Predict for AttributeTask {
+impl Predictor for AttributeTask {
     fn predict(&self, model: &FinetunedModel<Self>, image: &Rgb) -> Result<Value, TaskError> {
         let probabilities = Self::probabilities(model, std::slice::from_ref(image), 0)?;
         let pairs = self.names.iter().zip(probabilities);

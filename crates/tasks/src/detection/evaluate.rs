@@ -7,7 +7,7 @@ use clasp_data::layouts::coco::read_boxes;
 use clasp_data::layouts::detection::Boxes;
 use clasp_metrics::Metric;
 use clasp_metrics::detection::{
-    CITYPERSONS, FoundBox, OTHER_SUBSETS, Pedestrian, TrueBox, box_ap, miss_rate,
+    CITYPERSONS, FoundBox, LabeledPedestrian, OTHER_SUBSETS, TrueBox, box_ap, miss_rate,
 };
 use serde_json::{Value, json};
 
@@ -36,8 +36,8 @@ fn truth(boxes: &Boxes) -> Vec<TrueBox> {
 fn scores_of(boxes: &Boxes, found: &[FoundBox]) -> Result<TaskScores, TaskError> {
     let ids: Vec<u64> = boxes.images.iter().map(|image| image.id).collect();
     let people = &boxes.people;
-    let pedestrians: Vec<Pedestrian> = { people.iter() }
-        .map(|one| Pedestrian {
+    let pedestrians: Vec<LabeledPedestrian> = { people.iter() }
+        .map(|one| LabeledPedestrian {
             image: ids[one.image],
             bbox: one.bbox,
             height: one.height,
@@ -118,7 +118,7 @@ impl Evaluate for DetectionTask {
             .collect();
         let config = &self.config.scenes;
         let protocol = format!(
-            "Pedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, {}, \
+            "LabeledPedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, {}, \
              at most {} a scene. MR is the log-average miss rate over 0.01 to 1 false positives an image, lower is better: IoU 0.5, \
              pedestrians outside a subset's bounds (table) ignored, detected boxes within 1.25 times its heights. AP.5 is COCO's.",
             eval.boxes.file.file_name().unwrap_or_default().display(),

@@ -29,7 +29,7 @@ use serde_json::{Value, json};
 use crate::TaskError;
 use crate::drawing;
 use crate::task::{
-    BatchLoss, FeatureLayout, FinetunedModel, InputKind, Objective, Predict, Task, check,
+    BatchLoss, FeatureLayout, FinetunedModel, InputKind, Objective, Predictor, Task, check,
 };
 
 use csp::{CspOutputs, DetectedPerson};
@@ -173,7 +173,7 @@ impl Objective for DetectionTask {
     }
 }
 
-impl Predict for DetectionTask {
+impl Predictor for DetectionTask {
     fn predict(&self, model: &FinetunedModel<Self>, image: &Rgb) -> Result<Value, TaskError> {
         let mut found = self.detect(model, image, 0)?;
         found.retain(|one| one.score >= SHOWN_SCORE);

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clasp_data::Rng as DataRng;
 use clasp_data::image::{Filter, Rgb, crop, flip, resize};
-use clasp_metrics::detection::{Decay, nms, soft_nms};
+use clasp_metrics::detection::{SoftNmsDecay, nms, soft_nms};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -132,7 +132,7 @@ impl SceneConfig {
             return soft_nms(
                 boxes,
                 scores,
-                Decay::Gaussian { sigma },
+                SoftNmsDecay::Gaussian { sigma },
                 self.score_threshold,
             );
         }
@@ -159,7 +159,7 @@ pub struct ScenePerson {
     pub bbox: [f64; 4],
     /// Neither a positive nor a negative: boxes there are not counted.
     pub ignored: bool,
-    /// Who it is, as a class; none for somebody unknown.
+    /// The class of the identity; none for an unknown person.
     pub identity: Option<usize>,
 }
 

@@ -283,7 +283,7 @@ pub(super) mod tests {
     #[test]
     fn the_input_equals_the_published_code() {
         #[derive(Deserialize)]
-        struct Case {
+        struct ParsingCase {
             image: [usize; 2],
             input: [usize; 2],
             scale: f64,
@@ -291,10 +291,10 @@ pub(super) mod tests {
             matrix: [[f64; 3]; 2],
         }
         #[derive(Deserialize)]
-        struct Golden {
-            parsing: Vec<Case>,
+        struct ParsingGolden {
+            parsing: Vec<ParsingCase>,
         }
-        let golden: Golden =
+        let golden: ParsingGolden =
             serde_json::from_str(include_str!("../../tests/golden/affine.json")).unwrap();
         for case in golden.parsing {
             let found = input_from_image(case.image, case.input, case.scale, case.degrees).0;

@@ -7,7 +7,7 @@ use clasp_data::image::encode_label_png;
 use clasp_data::layouts::parsing::{Masked, Parsing, label_map};
 use clasp_data::source::Source;
 use clasp_metrics::Metric;
-use clasp_metrics::parsing::Confusion;
+use clasp_metrics::parsing::ConfusionMatrix;
 use serde_json::json;
 
 use super::data::{ParsingSet, open_data, read_pair};
@@ -53,7 +53,7 @@ impl ParsingTask {
 /// The metrics of a confusion matrix; `file` names the data in errors.
 fn scores_of(
     classes: &[String],
-    confusion: &Confusion,
+    confusion: &ConfusionMatrix,
     file: &Path,
 ) -> Result<TaskScores, TaskError> {
     let metrics = confusion.metrics();
@@ -128,7 +128,7 @@ impl Evaluate for ParsingTask {
             eval.images.len(),
             inference,
             |model, items| {
-                let mut confusion = Confusion::new(classes);
+                let mut confusion = ConfusionMatrix::new(classes);
                 let mut masks = Vec::new();
                 for index in items {
                     let Masked {
@@ -145,7 +145,7 @@ impl Evaluate for ParsingTask {
                 Ok(vec![(confusion, masks)])
             },
         )?;
-        let mut confusion = Confusion::new(classes);
+        let mut confusion = ConfusionMatrix::new(classes);
         batches.iter().for_each(|(batch, _)| confusion.merge(batch));
         let masks = batches.into_iter().flat_map(|(_, masks)| masks);
         Ok(Evaluation {
@@ -165,7 +165,7 @@ impl Evaluate for ParsingTask {
         let name = request.split.find(data.splits(), &data.file)?;
         let masks = Source::open(&predictions.display().to_string())?;
         let places: HashMap<&str, usize> = masks.keys().zip(0..).collect();
-        let mut confusion = Confusion::new(data.classes.len());
+        let mut confusion = ConfusionMatrix::new(data.classes.len());
         for image in data.split(&name)? {
             let key = Path::new(&image.name).with_extension("");
             let key = key.to_string_lossy();

@@ -13,7 +13,7 @@ use crate::TaskError;
 use crate::drawing;
 use crate::task::check::setting;
 use crate::task::model::{check_finite, values};
-use crate::task::{FinetunedModel, Predict};
+use crate::task::{FinetunedModel, Predictor};
 
 impl ParsingTask {
     /// Logits of an image at the size of the input: `[classes, height, width]`, row-major, the mean over scales and, if
@@ -111,7 +111,7 @@ impl ParsingTask {
     }
 }
 
-impl Predict for ParsingTask {
+impl Predictor for ParsingTask {
     fn predict(&self, model: &FinetunedModel<Self>, image: &Rgb) -> Result<Value, TaskError> {
         let map = self.parse(model, image, 0)?;
         // Runs of [label, length] along the rows.

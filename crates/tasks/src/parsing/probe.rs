@@ -5,7 +5,7 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 
 use clasp_data::layouts::parsing::{IGNORE, LabelMap, Masked, Parsing};
 use clasp_metrics::Metric;
-use clasp_metrics::parsing::{Confusion, ParsingMetrics};
+use clasp_metrics::parsing::{ConfusionMatrix, ParsingMetrics};
 use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
@@ -85,7 +85,7 @@ pub fn evaluate<E: Extractor>(
         [preprocess.height, preprocess.width],
         config.stages.max(1),
     );
-    let confusion = Mutex::new(Confusion::new(classes));
+    let confusion = Mutex::new(ConfusionMatrix::new(classes));
 
     let load_first = |_: usize| Ok(Some(preprocess.apply(&read_image(&train[0].image)?)));
     let pass = ImagePass {

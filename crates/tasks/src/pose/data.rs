@@ -206,7 +206,7 @@ impl TrainingExamples for PoseTask {
 }
 
 /// Half of a person with enough joints, as x, y, width, height: the extent of the joints above or below the hips, about
-/// their mean. Joints are told apart by COCO's names; a skeleton without them has no halves.
+/// their mean. Upper and lower joints are distinguished by COCO's names; a skeleton without them has no halves.
 fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option<[f64; 4]> {
     let labeled = |index: &usize| joints[*index][2] > 0.0;
     if (0..joints.len()).filter(labeled).count() <= HALF_BODY_JOINTS {

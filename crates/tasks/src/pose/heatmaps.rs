@@ -289,7 +289,7 @@ mod tests {
     #[test]
     fn inputs_equal_the_published_code() {
         #[derive(serde::Deserialize)]
-        struct Case {
+        struct PoseCase {
             region: [f64; 4],
             input: [usize; 2],
             degrees: f64,
@@ -297,10 +297,10 @@ mod tests {
             udp: [[f64; 3]; 2],
         }
         #[derive(serde::Deserialize)]
-        struct Golden {
-            pose: Vec<Case>,
+        struct PoseGolden {
+            pose: Vec<PoseCase>,
         }
-        let golden: Golden =
+        let golden: PoseGolden =
             serde_json::from_str(include_str!("../../tests/golden/affine.json")).unwrap();
         for case in golden.pose {
             for (codec, expected) in [

@@ -84,8 +84,8 @@ pub(super) fn on_grid(
     [x, y, width, height]: [i64; 4],
     grid: [usize; 2],
 ) -> [f64; 2] {
-    let place = |value: f64, start: i64, length: i64, cells: usize| {
-        (value - start as f64) / length as f64 * cells as f64 - 0.5
+    let place = |value: f64, start: i64, length: i64, positions: usize| {
+        (value - start as f64) / length as f64 * positions as f64 - 0.5
     };
     [
         place(joint[0], x, width, grid[1]),
@@ -105,8 +105,9 @@ pub(super) fn heatmaps(subject: &ProbedPerson, grid: [usize; 2]) -> Vec<f32> {
         .filter(|(_, joint)| joint[2] > 0.0)
     {
         let [x, y] = on_grid(joint, subject.region, grid);
-        let inside =
-            |place: f64, cells: usize| place > -0.5 - SIGMA && place < cells as f64 - 0.5 + SIGMA;
+        let inside = |place: f64, positions: usize| {
+            place > -0.5 - SIGMA && place < positions as f64 - 0.5 + SIGMA
+        };
         if !inside(x, grid[1]) || !inside(y, grid[0]) {
             continue;
         }
@@ -133,8 +134,8 @@ pub(super) struct DecodedPose {
 impl DecodedPose {
     /// From the grid to the image.
     pub fn placed(&self, [x, y, width, height]: [i64; 4], grid: [usize; 2]) -> Self {
-        let place = |value: f64, start: i64, length: i64, cells: usize| {
-            start as f64 + (value + 0.5) / cells as f64 * length as f64
+        let place = |value: f64, start: i64, length: i64, positions: usize| {
+            start as f64 + (value + 0.5) / positions as f64 * length as f64
         };
         let point = |p: &[f64; 2]| {
             [
@@ -189,8 +190,8 @@ pub(super) fn decode(
 
 /// The offset from `place` at which the parabola through three neighboring logits is highest: exact for a Gaussian, whose
 /// logarithm is a parabola. 0 at the border.
-pub(super) fn parabola_offset(place: usize, cells: usize, logit: impl Fn(usize) -> f64) -> f64 {
-    if place == 0 || place + 1 == cells {
+pub(super) fn parabola_offset(place: usize, positions: usize, logit: impl Fn(usize) -> f64) -> f64 {
+    if place == 0 || place + 1 == positions {
         return 0.0;
     }
     let (before, at, after) = (logit(place - 1), logit(place), logit(place + 1));

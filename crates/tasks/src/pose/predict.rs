@@ -10,7 +10,7 @@ use super::{PoseTask, region};
 use crate::TaskError;
 use crate::drawing;
 use crate::task::model::{check_finite, values};
-use crate::task::{FinetunedModel, Predict};
+use crate::task::{FinetunedModel, Predictor};
 
 /// Joints below this heatmap value do not count in the score of a pose.
 pub(super) const CONFIDENT: f64 = 0.2;
@@ -100,7 +100,7 @@ impl PoseTask {
     }
 }
 
-impl Predict for PoseTask {
+impl Predictor for PoseTask {
     const CROP_MARGIN: f64 = 1.25;
 
     fn predict(&self, model: &FinetunedModel<Self>, image: &Rgb) -> Result<Value, TaskError> {

@@ -7,7 +7,7 @@
 
 use std::ops::Range;
 
-use clasp_metrics::matmul::{Matrix, matmul_here};
+use clasp_metrics::matmul::{MatrixView, matmul_here};
 use rayon::prelude::*;
 
 use super::lbfgs::{Lbfgs, LbfgsResult, add};
@@ -123,8 +123,8 @@ impl LinearProbe {
     /// Logits with other parameters, on the calling thread.
     fn logits(&self, parameters: &[f32], features: &[f32], logits: &mut [f32]) {
         let (weights, biases) = parameters.split_at(self.outputs * self.inputs);
-        let weights = Matrix::new(weights, self.outputs, self.inputs).transposed();
-        let features = Matrix::new(features, logits.len() / self.outputs, self.inputs);
+        let weights = MatrixView::new(weights, self.outputs, self.inputs).transposed();
+        let features = MatrixView::new(features, logits.len() / self.outputs, self.inputs);
         matmul_here(features, weights, logits);
         for period in logits.chunks_mut(biases.len()) {
             add(period, biases, 1.0);
@@ -152,8 +152,8 @@ impl LinearProbe {
                 let value = loss.derivative(&mut logits, outputs);
                 let mut gradient = vec![0.0; parameters.len()];
                 let (weights, biases) = gradient.split_at_mut(outputs * inputs);
-                let residual = Matrix::new(&logits, rows, outputs).transposed();
-                matmul_here(residual, Matrix::new(features, rows, inputs), weights);
+                let residual = MatrixView::new(&logits, rows, outputs).transposed();
+                matmul_here(residual, MatrixView::new(features, rows, inputs), weights);
                 for period in logits.chunks(biases.len()) {
                     add(biases, period, 1.0);
                 }

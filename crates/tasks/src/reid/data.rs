@@ -11,7 +11,7 @@ use clasp_data::rng_for;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 
-use super::{MsmtValidation, Reid, ReidConfig};
+use super::{MsmtValidation, ReidConfig, ReidTask};
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::task::check::setting;
@@ -85,7 +85,7 @@ fn batches_of_identities(
     row
 }
 
-impl TrainingExamples for Reid {
+impl TrainingExamples for ReidTask {
     type TrainingSet = ReidTrainingSet;
 
     fn open(

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::data::{held_out, open};
 use super::probe::{self, LabeledFeatures};
-use super::{ComparedFeature, MsmtValidation, Reid, SamePersonThreshold};
+use super::{ComparedFeature, MsmtValidation, ReidTask, SamePersonThreshold};
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::probe::FrozenEvaluation;
@@ -43,7 +43,7 @@ pub struct ReidTestSet {
     pub gallery: Vec<Crop>,
 }
 
-impl Reid {
+impl ReidTask {
     fn rerank(&self) -> Rerank {
         Rerank {
             k1: self.config.rerank_k1,
@@ -86,7 +86,7 @@ impl Reid {
     }
 }
 
-impl Evaluate for Reid {
+impl Evaluate for ReidTask {
     type TestSet = ReidTestSet;
 
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
@@ -352,7 +352,7 @@ mod tests {
         fs::write(at("reid.csv"), table).unwrap();
         let score = |lines: &str| {
             fs::write(at("r.jsonl"), lines).unwrap();
-            Reid::score(&ScoreRequest {
+            ReidTask::score(&ScoreRequest {
                 data: folder.path(),
                 split: &SplitChoice::Test,
                 predictions: &at("r.jsonl"),

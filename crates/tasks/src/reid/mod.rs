@@ -27,7 +27,7 @@ use crate::TaskError;
 use crate::drawing;
 use crate::features::{Extractor, FeatureBatch, InputBatch, Preprocess};
 use crate::task::model::{check_finite, values};
-use crate::task::{BatchLoss, FeatureLayout, FinetunedModel, Objective, Predict, Task, check};
+use crate::task::{BatchLoss, FeatureLayout, FinetunedModel, Objective, Predictor, Task, check};
 
 /// The feature that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,7 +131,7 @@ pub struct SamePersonThreshold {
 
 /// Re-identification.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Reid {
+pub struct ReidTask {
     /// The configuration.
     pub config: ReidConfig,
     /// Training identities, in the order of the classifier.
@@ -141,7 +141,7 @@ pub struct Reid {
     pub same_person: Option<SamePersonThreshold>,
 }
 
-impl Reid {
+impl ReidTask {
     /// Features to compare, one row an image: `[images, channels]`. `first` is the position of the first image, for errors.
     ///
     /// # Errors
@@ -187,7 +187,7 @@ impl Reid {
     }
 }
 
-impl Task for Reid {
+impl Task for ReidTask {
     const NAME: &'static str = "reid";
     const ABOUT: &'static str = "Re-identification: mAP, CMC";
     const HEAD: &'static str = "BNNeck";
@@ -241,7 +241,7 @@ impl Task for Reid {
     }
 }
 
-impl Objective for Reid {
+impl Objective for ReidTask {
     type Head = ReidHead;
     /// Class of the identity.
     type Target = usize;
@@ -304,7 +304,7 @@ impl Objective for Reid {
     }
 }
 
-impl Predict for Reid {
+impl Predictor for ReidTask {
     fn predict(&self, model: &FinetunedModel<Self>, image: &Rgb) -> Result<Value, TaskError> {
         let feature = Self::features(model, std::slice::from_ref(image), 0)?;
         let norm = feature.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
@@ -322,7 +322,7 @@ impl Predict for Reid {
 }
 
 /// Features to compare, for `clasp search`; feature maps are not extracted.
-impl Extractor for FinetunedModel<Reid> {
+impl Extractor for FinetunedModel<ReidTask> {
     fn extract(&self, images: InputBatch, _: usize) -> Result<FeatureBatch, TaskError> {
         let shape = [images.batch, 3, images.height, images.width];
         let data = TensorData::new(images.values, shape);

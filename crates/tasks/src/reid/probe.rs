@@ -4,7 +4,7 @@ use std::ops::{ControlFlow, Range};
 
 use clasp_data::layouts::market1501::{Crop, Market1501};
 use clasp_metrics::Metric;
-use clasp_metrics::reid::{self, Images, ReidMetrics};
+use clasp_metrics::reid::{self, ReidImages, ReidMetrics};
 use clasp_metrics::rerank::{self, Rerank};
 use serde::{Deserialize, Serialize};
 
@@ -56,8 +56,8 @@ impl LabeledFeatures {
     }
 
     /// Some of the images.
-    pub(crate) fn rows(&self, rows: Range<usize>) -> Images<'_> {
-        Images {
+    pub(crate) fn rows(&self, rows: Range<usize>) -> ReidImages<'_> {
+        ReidImages {
             features: &self.features[rows.start * self.channels..rows.end * self.channels],
             channels: self.channels,
             persons: &self.persons[rows.clone()],
@@ -128,7 +128,7 @@ pub fn evaluate<E: Extractor>(
     let shown_features: Vec<f32> = rows_of(&shown, query.features, query.channels);
     let shown_persons: Vec<i64> = shown.iter().map(|&i| query.persons[i]).collect();
     let shown_cameras: Vec<i64> = shown.iter().map(|&i| query.cameras[i]).collect();
-    let queries = Images {
+    let queries = ReidImages {
         features: &shown_features,
         channels: query.channels,
         persons: &shown_persons,

@@ -1,6 +1,6 @@
 //! The configuration of person search.
 
-use clasp_metrics::search::Context;
+use clasp_metrics::search::ContextMatching;
 use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
@@ -53,7 +53,7 @@ pub struct SearchConfig {
     pub other_cameras: bool,
     /// Multiply similarities by the score of the box.
     pub weight_by_score: bool,
-    /// Context matching: re-rank this many of the best boxes by the people beside the query; 0 for none.
+    /// ContextMatching matching: re-rank this many of the best boxes by the people beside the query; 0 for none.
     pub context_boxes: usize,
     /// People of the query's frame that context matching uses.
     pub context_people: usize,
@@ -88,9 +88,9 @@ impl Default for SearchConfig {
 }
 
 impl SearchConfig {
-    /// Context matching, if it is configured.
-    pub(super) fn context(&self) -> Option<Context> {
-        (self.context_boxes > 0).then_some(Context {
+    /// ContextMatching matching, if it is configured.
+    pub(super) fn context(&self) -> Option<ContextMatching> {
+        (self.context_boxes > 0).then_some(ContextMatching {
             boxes: self.context_boxes,
             people: self.context_people,
         })

@@ -7,7 +7,7 @@ use clasp_data::layouts::search::{Frame, Search};
 use clasp_data::text::read_text;
 use clasp_metrics::Metric;
 use clasp_metrics::detection::iou;
-use clasp_metrics::search::{self, Frame as GalleryFrame, Gallery, Query, Scene, TOP};
+use clasp_metrics::search::{self, GalleryFrame, SceneDetections, SearchGallery, SearchQuery, TOP};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -82,7 +82,7 @@ fn scores_of(
             others.flat_map(|one| one.embedding.clone()).collect()
         })
         .collect();
-    let gallery = Gallery::new(
+    let gallery = SearchGallery::new(
         &found,
         config.embedding_dim,
         config.search_threshold,
@@ -90,7 +90,7 @@ fn scores_of(
     )?;
     let query_of = |number: usize| {
         let query = &eval.queries[number];
-        Query {
+        SearchQuery {
             feature: &queries[number],
             companions: &companions[number],
             gallery: eval.gallery(query, config.other_cameras),
@@ -107,10 +107,10 @@ fn scores_of(
                 .unzip()
         })
         .collect();
-    let scenes: Vec<Scene> = (0..frames.len())
-        .map(|index| Scene {
+    let scenes: Vec<SceneDetections> = (0..frames.len())
+        .map(|index| SceneDetections {
             truth: &truth[index].0,
-            labelled: &truth[index].1,
+            known: &truth[index].1,
             boxes: &columns.boxes[index],
             scores: &columns.scores[index],
         })
@@ -176,14 +176,14 @@ fn lines(
     }
     let columns = FrameDetections::new(frames);
     let found = columns.frames();
-    let gallery = Gallery::new(
+    let gallery = SearchGallery::new(
         &found,
         config.embedding_dim,
         config.search_threshold,
         config.weight_by_score,
     )?;
     for (number, query) in eval.queries.iter().enumerate() {
-        let asked = Query {
+        let asked = SearchQuery {
             feature: &queries[number],
             companions: &[],
             gallery: eval.gallery(query, config.other_cameras),

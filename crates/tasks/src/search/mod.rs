@@ -36,7 +36,7 @@ use crate::detection::csp::{self, CspOutputs, DetectedPerson, center_of};
 use crate::detection::scenes::{self, SceneTarget};
 use crate::detection::{SHOWN_SCORE, draw_boxes};
 use crate::task::{
-    BatchLoss, FeatureLayout, FinetunedModel, InputKind, Objective, Predict, Task, check,
+    BatchLoss, FeatureLayout, FinetunedModel, InputKind, Objective, Predictor, Task, check,
 };
 
 use config::{SearchConfig, SearchHeadKind};
@@ -290,7 +290,7 @@ impl Objective for SearchTask {
     }
 }
 
-impl Predict for SearchTask {
+impl Predictor for SearchTask {
     fn predict(&self, model: &FinetunedModel<Self>, image: &Rgb) -> Result<Value, TaskError> {
         let (mut found, _) = self.detect(model, image, 0, &[])?;
         found.retain(|one| one.score >= SHOWN_SCORE);

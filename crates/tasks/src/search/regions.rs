@@ -162,10 +162,10 @@ mod tests {
 
     /// Written by `tests/golden/regions.py`.
     #[derive(Deserialize)]
-    struct Golden {
+    struct RegionGolden {
         people: Vec<[f64; 4]>,
         anchors: Vec<[f64; 4]>,
-        coders: std::collections::BTreeMap<String, Coder>,
+        coders: std::collections::BTreeMap<String, CoderGolden>,
         matched: std::collections::BTreeMap<String, Vec<i64>>,
         scores: Vec<f32>,
         deltas: Vec<[f32; 4]>,
@@ -173,13 +173,13 @@ mod tests {
     }
 
     #[derive(Deserialize)]
-    struct Coder {
+    struct CoderGolden {
         encoded: Vec<[f64; 4]>,
         deltas: Vec<[f32; 4]>,
         decoded: Vec<[f64; 4]>,
     }
 
-    fn golden() -> Golden {
+    fn golden() -> RegionGolden {
         serde_json::from_str(include_str!("../../tests/golden/regions.json")).unwrap()
     }
 

@@ -6,7 +6,7 @@
 //! | [`objective`] | [`Objective`]: head, loss, outputs | training, export |
 //! | [`examples`] | [`TrainingExamples`]: labeled images to train on | training |
 //! | [`evaluation`] | [`Evaluate`]: metrics of a model, of predictions, of frozen features | `eval`, `score`, checkpoint selection |
-//! | [`prediction`] | [`Predict`]: predictions and pictures of them | `predict` |
+//! | [`prediction`] | [`Predictor`]: predictions and pictures of them | `predict` |
 //! | [`model`] | [`FinetunedModel`]: a backbone with a task's head | all of these |
 //! | [`check`] | checks of configuration values | all of these |
 //!
@@ -31,7 +31,7 @@ pub use evaluation::{Evaluate, Evaluation, Inference, ScoreRequest, SplitChoice,
 pub use examples::{Example, TrainingExamples};
 pub use model::FinetunedModel;
 pub use objective::{BatchLoss, FeatureLayout, LabelRefiner, Objective};
-pub use prediction::Predict;
+pub use prediction::Predictor;
 
 /// What an input of a task shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,6 +87,6 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
 }
 
 /// A task that can be trained, evaluated and used for predictions.
-pub trait DownstreamTask: TrainingExamples + Evaluate + Predict {}
+pub trait DownstreamTask: TrainingExamples + Evaluate + Predictor {}
 
-impl<T: TrainingExamples + Evaluate + Predict> DownstreamTask for T {}
+impl<T: TrainingExamples + Evaluate + Predictor> DownstreamTask for T {}

@@ -7,7 +7,7 @@ use super::{FinetunedModel, Objective};
 use crate::TaskError;
 
 /// What a fine-tuned model predicts for an image.
-pub trait Predict: Objective {
+pub trait Predictor: Objective {
     /// The factor by which a person's box is enlarged before it is cut out of a photo.
     const CROP_MARGIN: f64 = 1.0;
 
@@ -26,7 +26,7 @@ pub trait Predict: Objective {
         prediction
     }
 
-    /// Draws the prediction for one person, [`Predict::in_photo`], into a photo. `crop`: x, y, width, height.
+    /// Draws the prediction for one person, [`Predictor::in_photo`], into a photo. `crop`: x, y, width, height.
     fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value) {
         let _ = crop;
         *photo = self.draw(photo, prediction);

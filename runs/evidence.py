@@ -19,9 +19,9 @@ Tables:
   photos-frozen  arms pre-trained on photos, frozen backbone (--data)
   photos         the same arms, six tasks fine-tuned, and fresh weights (--data)
   drawn          six tasks fine-tuned on synthetic people from CLASP's backbone
-  by-heart       the same few photos to train and to test on (--data)
+  overfit       the same few photos to train and to test on (--data)
 With --write, tables main and prompts together, or demo, of three seeds or more also make docs/demo-ranges.json, which
-the demo's report shows beside its own figures.
+the demo's report shows beside its own metrics.
 Standard library only. Tests: python3 -m unittest discover -s runs
 """
 
@@ -45,9 +45,9 @@ SEEDS = {"main": 5, "compute": 5, "prompts": 5}
 STEPS = {"drawn": 500, "photos": 2000}
 # Tables that run without photos, and those that need them.
 DRAWN, PHOTOS = ["main", "compute", "prompts", "demo"], ["photos-frozen", "photos"]
-MORE = ["drawn", "by-heart"]
+MORE = ["drawn", "overfit"]
 FROZEN = {"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}
-TUNED = {task: figures[0] for task, (figures, _) in finetune.TASKS.items()}
+FINETUNED = {task: metrics[0] for task, (metrics, _) in finetune.TASKS.items()}
 OWN_PROMPT = {"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}
 PROMPTS = ["identity", "attribute", "part"]
 # SOLIDER's controller has λ = 1 − the weight of identity: 0.2 for re-identification, as published, and 1 elsewhere.
@@ -58,6 +58,11 @@ LABELLER = (
     "Labels come from the bundled clasp-mini, a CLIP trained on captions, part masks and attribute values of other "
     "synthetic people and of CCP's training photos: they are labels of a supervised model."
 )
+
+
+def value_of(evaluation, name):
+    """The value of a metric of `clasp eval --json`."""
+    return next(metric["value"] for metric in evaluation["metrics"] if metric["name"] == name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,23 +291,23 @@ class Evidence:
             self.clasp("import", source / "open_clip_model.safetensors", "-o", target, *words)
         return target
 
-    # Evaluations: {"figures": {task: value}, "chance": {task: value}}.
+    # Evaluations: {"metrics": {task: value}, "chance": {task: value}}.
 
     def frozen(self, model, data, mixes=None, arm="clasp"):
-        """First figure of each task of a frozen backbone with the default mix of the arm; with `mixes` of each mix."""
-        figures, chance = {}, {}
+        """Main metric of each task of a frozen backbone with the default mix of the arm; with `mixes` of each mix."""
+        metrics, chance = {}, {}
         solider = ARMS[arm].kind == "two-stage" or arm == "adapter-lambda"
         for task, metric in FROZEN.items():
             for mix in mixes or [SOLIDER_MIX[task] if solider else None]:
                 more = ["--prompt", mix] if mix else []
                 [found] = self.clasp("eval", task, "--frozen", "--data", data(task), "--model", model, *more)
-                value = dict(map(tuple, found["figures"]))[metric]
+                value = value_of(found, metric)
                 if mixes:
-                    figures.setdefault(task, {})[mix] = value
+                    metrics.setdefault(task, {})[mix] = value
                 else:
-                    figures[task] = value
+                    metrics[task] = value
                 chance[task] = found["chance"]
-        return {"figures": figures, "chance": chance}
+        return {"metrics": metrics, "chance": chance}
 
     def data(self, world, seed):
         """Folder of the labelled data of a task."""
@@ -359,7 +364,7 @@ class Evidence:
 
 
 def value_rows(results, tasks, arms, problems, cost=True):
-    """A row an arm: its figures, and processor seconds of pre-training."""
+    """A row an arm: its metrics, and processor seconds of pre-training."""
     rows = []
     # Every arm of a seed has the same chance.
     found = list(max(results.values(), key=len, default={}).values())
@@ -370,7 +375,7 @@ def value_rows(results, tasks, arms, problems, cost=True):
         if not seeds:
             rows.append([f"{ARMS[arm].what} (`{arm}`)", f"not run: {problems.get(arm, 'no seed')}", *[""] * (len(tasks) - 1 + cost)])
             continue
-        cells = [cell([result["figures"][task] for result in seeds.values()]) for task in tasks]
+        cells = [cell([result["metrics"][task] for result in seeds.values()]) for task in tasks]
         if cost:
             took = [r["fixed"] + r["each_step"] * r["steps"] for r in seeds.values() if "fixed" in r]
             cells.append(f"{statistics.mean(took):.0f} s, {next(iter(seeds.values()))['steps']} steps" if took and max(took) else "")
@@ -384,7 +389,7 @@ def difference_rows(results, tasks, arms):
     for arm in arms:
         if arm == "clasp" or not results.get(arm) or not results.get("clasp"):
             continue
-        of = lambda name, task: {seed: result["figures"][task] for seed, result in results[name].items()}
+        of = lambda name, task: {seed: result["metrics"][task] for seed, result in results[name].items()}
         rows.append([ARMS[arm].what, *[difference_cell(differences(of("clasp", task), of(arm, task))) for task in tasks]])
     return rows
 
@@ -401,15 +406,15 @@ def comparison(results, tasks, arms, problems):
 
 
 def prompt_rows(seeds):
-    """Rows of one arm's table of prompts, `seeds` {seed: result} with figures [task][prompt].
+    """Rows of one arm's table of prompts, `seeds` {seed: result} with metrics [task][prompt].
 
     The shuffled prompt gives each task a prompt of another one. An evaluation has one prompt for all its images, and of
     three prompts the two permutations that leave none in place give each task each of the two other prompts once: the
     shuffled figure is the mean of those two."""
-    by_prompt = lambda task, prompt: {seed: result["figures"][task][prompt] for seed, result in seeds.items()}
+    by_prompt = lambda task, prompt: {seed: result["metrics"][task][prompt] for seed, result in seeds.items()}
     others = lambda task: [prompt for prompt in PROMPTS if prompt != OWN_PROMPT[task]]
     shuffled = lambda task: {
-        seed: statistics.mean(result["figures"][task][prompt] for prompt in others(task)) for seed, result in seeds.items()
+        seed: statistics.mean(result["metrics"][task][prompt] for prompt in others(task)) for seed, result in seeds.items()
     }
     rows = []
     for prompt in PROMPTS:
@@ -438,7 +443,7 @@ def head(args, name, seeds, text, results):
     commits = ", ".join(sorted({one["commit"] for one in made})) or "unknown"
     machines = "; ".join(sorted({f"{one['processor']}, {one['threads']} threads" for one in made}))
     command = f"python3 runs/evidence.py OUT --tables {name} --seeds " + " ".join(map(str, seeds))
-    command += " --data DIR" if name in PHOTOS + ["by-heart"] else ""
+    command += " --data DIR" if name in PHOTOS + ["overfit"] else ""
     command += f" --steps {args.steps}" if args.steps else ""
     command += " --arms " + " ".join(args.arms) if args.arms else ""
     command += "".join(f" --set {one}" for one in args.set)
@@ -505,16 +510,16 @@ def photos_table(evidence, seeds, arms, steps):
     finetune.pets(evidence.args.data / "pets", place)
 
     def evaluate(model, arm, seed):
-        figures = {}
-        for task, metric in TUNED.items():
+        metrics = {}
+        for task, metric in FINETUNED.items():
             below, special = finetune.REAL[task]
             data = place / below if (place / below).exists() else evidence.args.data / below
             folder = place / f"{task}-{arm}-{steps}" / f"seed-{seed}"
             folder.parent.mkdir(parents=True, exist_ok=True)
             print(f"+ finetune {task}, {arm}, seed {seed}", file=sys.stderr, flush=True)
             rows = finetune.run(evidence.args.clasp, folder, task, data, model, seed, special, evidence.args.threads)
-            figures[task] = rows[-1][1][f"eval/{metric}"]
-        return {"figures": figures}
+            metrics[task] = rows[-1][1][f"eval/{metric}"]
+        return {"metrics": metrics}
 
     results = {arm: {} for arm in arms}
     for seed in seeds:
@@ -533,7 +538,7 @@ def photos_table(evidence, seeds, arms, steps):
         f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm; then six tasks fine-tuned with their recipes "
         f"`*-mini`, the seed of pre-training also that of fine-tuning; the figure is that of the last step, nothing is chosen on test images. {LABELLER}"
     )
-    return head(evidence.args, "photos", seeds, text, results) + comparison(results, TUNED, arms, problems_of(evidence, "photos"))
+    return head(evidence.args, "photos", seeds, text, results) + comparison(results, FINETUNED, arms, problems_of(evidence, "photos"))
 
 
 def demo_table(evidence, seeds):
@@ -558,7 +563,7 @@ def demo_table(evidence, seeds):
             name = row["name"].strip()
             names += [name] if name not in names else []
             for task, metric in FROZEN.items():
-                value = row["tasks"][task]["figures"][metric]
+                value = value_of(row["tasks"][task], metric)
                 values.setdefault(name, {}).setdefault(task, []).append(value)
                 if row is run["rows"][0]:
                     values.setdefault("chance", {}).setdefault(task, []).append(row["tasks"][task]["chance"])
@@ -590,10 +595,10 @@ def ranges_of_main(evidence, seeds, steps):
     for task in FROZEN:
         rows["chance"][task] = [found["chance"][task] for found in main["clasp"].values()]
         for name, arm in [("initialization", "initialization"), ("DINO", "dino"), ("CLASP", "clasp")]:
-            rows[name][task] = [found["figures"][task] for found in main[arm].values()]
+            rows[name][task] = [found["metrics"][task] for found in main[arm].values()]
     for prompt in PROMPTS:
         files = [evidence.out / "prompts/clasp" / f"seed-{seed}.json" for seed in seeds]
-        found = [json.loads(path.read_text())["figures"] for path in files if path.exists()]
+        found = [json.loads(path.read_text())["metrics"] for path in files if path.exists()]
         if len(found) == len(seeds):
             rows[f"CLASP, {prompt} prompt"] = {task: [one[task][prompt] for one in found] for task in FROZEN}
     triple = lambda values: [round(100 * f(values), 2) for f in (statistics.mean, min, max)]
@@ -624,14 +629,14 @@ def finetuned_table(evidence, which, seeds):
     else:
         model, told = evidence.backbone("photos", "clasp", seeds[0], args.steps or STEPS["photos"])
         data = args.data
-    command = [sys.executable, ROOT / "runs/finetune.py", {"drawn": "drawn", "by-heart": "handful"}[which]]
+    command = [sys.executable, ROOT / "runs/finetune.py", which]
     command += [evidence.out / f"finetune-{which}", "--data", data, "--init", model, "--seeds", *seeds, "--clasp", args.clasp]
     done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
     if done.returncode:
         raise Problem(f"runs/finetune.py {which} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     text = {
         "drawn": "Six tasks fine-tuned on synthetic people, from fresh weights and from CLASP's backbone, which saw none of them.",
-        "by-heart": "The same few photos to train and to test on, without augmentation: each task has to learn them by heart.",
+        "overfit": "The same few photos to train and to test on, without augmentation: every task has to learn them.",
     }[which]
     made = {"clasp": {seeds[0]: {"made": evidence.made}}}
     return head(args, which, seeds, f"{text} The backbone took {told['steps']} steps. {LABELLER}", made) + done.stdout.strip()
@@ -658,8 +663,8 @@ def parse(words=None):
     args.out = args.out.resolve()
     args.data = args.data.resolve() if args.data else None
     args.tables = args.tables or (list(QUICK) if args.quick else DRAWN) + (PHOTOS if args.data else [])
-    if not args.data and set(args.tables) & {*PHOTOS, "by-heart"}:
-        p.error(f"tables {', '.join(PHOTOS)} and by-heart need --data DIR")
+    if not args.data and set(args.tables) & {*PHOTOS, "overfit"}:
+        p.error(f"tables {', '.join(PHOTOS)} and overfit need --data DIR")
     return args
 
 

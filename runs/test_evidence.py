@@ -49,14 +49,14 @@ elif words[0] == "demo":
     (out / "metrics.jsonl").write_text(json.dumps({{"step": 500}}))
     value = 0.1 + 0.01 * int(of("--seed"))
     tasks = {{"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}}
-    tasks = {{task: {{"mix": "", "chance": 0.03, "figures": {{name: value}}}} for task, name in tasks.items()}}
+    tasks = {{task: {{"mix": "", "chance": 0.03, "metrics": [{{"name": name, "value": value}}]}} for task, name in tasks.items()}}
     print(json.dumps([{{"name": name, "tasks": tasks}} for name in ("initialization", "DINO", "CLASP")]))
 elif words[0] == "eval":
     value = float((pathlib.Path(of("--model")) / "backbone.safetensors").read_text())
     own = {{"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}}[words[1]]
     value += 0.05 * ("--prompt" in words and of("--prompt") == own)
     metric = {{"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}}[words[1]]
-    print(json.dumps([{{"task": words[1], "figures": [[metric, value]], "chance": 0.04}}]))
+    print(json.dumps([{{"task": words[1], "metrics": [{{"name": metric, "value": value}}], "chance": 0.04}}]))
 else:
     pathlib.Path(of("--out")).mkdir(parents=True, exist_ok=True)
     print("{{}}")

@@ -1,4 +1,4 @@
-//! Attribute recognition: mA and the instance metrics of Li et al., "A Richly Annotated Dataset for Pedestrian Attribute
+//! Attribute recognition: mA and the instance metrics of Li et al., "A Richly Annotated Dataset for LabeledPedestrian Attribute
 //! Recognition" (RAP, 2016), as PA-100K, PETA and RAP report them.
 //!
 //! With TP, TN, P, N counted over images for one attribute, and I = |true ∩ predicted|, U = |true ∪ predicted| counted over
@@ -8,14 +8,14 @@
 //! - accuracy = mean of I/U, precision = mean of I/|predicted|, recall = mean of I/|true| over images, where 0/0 is 0;
 //! - F1 = 2 · precision · recall / (precision + recall), of those means.
 //!
-//! An attribute without a positive or without a negative in the split has 0 for that half, so that figures stay comparable
+//! An attribute without a positive or without a negative in the split has 0 for that half, so that metrics stay comparable
 //! with published ones; such attributes are listed, and `ma_defined` leaves them out.
 
 use serde::{Deserialize, Serialize};
 
 use crate::{MetricError, mean_of};
 
-/// The figures of one evaluation.
+/// The metrics of one evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AttributeMetrics {
     /// Mean over attributes of the balanced accuracy.
@@ -33,19 +33,19 @@ pub struct AttributeMetrics {
     /// Mean average precision over attributes with a positive: needs no threshold.
     pub map: Option<f64>,
     /// One entry per attribute.
-    pub per_attribute: Vec<AttributeScore>,
+    pub per_attribute: Vec<SingleAttributeMetrics>,
     /// Attributes without a positive or without a negative.
     pub degenerate: Vec<usize>,
     /// Number of images.
     pub images: usize,
 }
 
-/// The figures of one attribute.
+/// The metrics of one attribute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct AttributeScore {
-    /// Images that have it.
+pub struct SingleAttributeMetrics {
+    /// ReidImages that have it.
     pub positives: usize,
-    /// Images that do not.
+    /// ReidImages that do not.
     pub negatives: usize,
     /// TP/P; `None` without positives.
     pub true_positive_rate: Option<f64>,
@@ -90,7 +90,7 @@ pub fn evaluate(
         });
     }
     let images = truth.len() / attributes;
-    let per_attribute: Vec<AttributeScore> = (0..attributes)
+    let per_attribute: Vec<SingleAttributeMetrics> = (0..attributes)
         .map(|j| score(truth, probabilities, attributes, j, threshold))
         .collect();
     let degenerate: Vec<usize> = (0..attributes)
@@ -146,7 +146,7 @@ fn score(
     attributes: usize,
     j: usize,
     threshold: f32,
-) -> AttributeScore {
+) -> SingleAttributeMetrics {
     let truth: Vec<bool> = truth.iter().skip(j).step_by(attributes).copied().collect();
     let probabilities: Vec<f32> = probabilities
         .iter()
@@ -165,7 +165,7 @@ fn score(
     };
     let true_positive_rate = ratio(predicted(true), positives);
     let true_negative_rate = ratio(negatives - predicted(false), negatives);
-    AttributeScore {
+    SingleAttributeMetrics {
         positives,
         negatives,
         true_positive_rate,

@@ -71,7 +71,7 @@ pub(crate) struct True {
 
 /// A found instance.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Found {
+pub(crate) struct ScoredDetection {
     pub score: f64,
     pub area: f64,
 }
@@ -80,13 +80,13 @@ pub(crate) struct Found {
 pub(crate) struct Image {
     pub truth: Vec<True>,
     /// Best first.
-    pub found: Vec<Found>,
+    pub found: Vec<ScoredDetection>,
     /// `[found, truth]`.
     pub similarity: Vec<f64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Verdict {
+enum MatchOutcome {
     Right,
     Wrong,
     Ignored,
@@ -94,7 +94,7 @@ enum Verdict {
 
 impl Image {
     /// Verdicts at a threshold on the first `limit` found instances.
-    fn verdicts(&self, area: [f64; 2], limit: usize, threshold: f64) -> Vec<Verdict> {
+    fn outcomes(&self, area: [f64; 2], limit: usize, threshold: f64) -> Vec<MatchOutcome> {
         let outside = |value: f64| value < area[0] || value > area[1];
         let targets: Vec<Target> = { self.truth.iter() }
             .map(|t| Target {
@@ -107,10 +107,10 @@ impl Image {
             .into_iter()
             .zip(&self.found)
             .map(|(choice, found)| match choice {
-                Some(t) if targets[t].ignored => Verdict::Ignored,
-                Some(_) => Verdict::Right,
-                None if outside(found.area) => Verdict::Ignored,
-                None => Verdict::Wrong,
+                Some(t) if targets[t].ignored => MatchOutcome::Ignored,
+                Some(_) => MatchOutcome::Right,
+                None if outside(found.area) => MatchOutcome::Ignored,
+                None => MatchOutcome::Wrong,
             })
             .collect()
     }
@@ -147,10 +147,10 @@ impl Curve {
         let mut order: Vec<usize> = (0..scores.len()).collect();
         order.sort_by(|a, b| scores[*b].total_cmp(&scores[*a]));
         let at = |index: usize| {
-            let verdicts: Vec<Verdict> = { images.iter() }
-                .flat_map(|image| image.verdicts(area, limit, threshold(index)))
+            let outcomes: Vec<MatchOutcome> = { images.iter() }
+                .flat_map(|image| image.outcomes(area, limit, threshold(index)))
                 .collect();
-            curve(order.iter().map(|&d| verdicts[d]), instances)
+            curve(order.iter().map(|&d| outcomes[d]), instances)
         };
         let (precision, recall) = (0..THRESHOLDS).into_par_iter().map(at).unzip();
         Self {
@@ -174,14 +174,14 @@ impl Curve {
 }
 
 /// Interpolated precision at each recall, and the largest recall.
-fn curve(verdicts: impl Iterator<Item = Verdict>, instances: usize) -> ([f64; RECALLS], f64) {
+fn curve(outcomes: impl Iterator<Item = MatchOutcome>, instances: usize) -> ([f64; RECALLS], f64) {
     let (mut right, mut wrong) = (0.0, 0.0);
-    let mut points: Vec<(f64, f64)> = verdicts
-        .map(|verdict| {
-            match verdict {
-                Verdict::Right => right += 1.0,
-                Verdict::Wrong => wrong += 1.0,
-                Verdict::Ignored => {}
+    let mut points: Vec<(f64, f64)> = outcomes
+        .map(|outcome| {
+            match outcome {
+                MatchOutcome::Right => right += 1.0,
+                MatchOutcome::Wrong => wrong += 1.0,
+                MatchOutcome::Ignored => {}
             }
             (
                 right / instances as f64,

@@ -3,8 +3,8 @@
 //! A box is x, y, width, height in pixels, in `f64`.
 //!
 //! # Log-average miss rate
-//! MR⁻² (Dollár et al., "Pedestrian Detection: An Evaluation of the State of the Art", PAMI 2012; subsets by Zhang et al.,
-//! "CityPersons", CVPR 2017). For a [`Subset`] of heights and visibilities:
+//! MR⁻² (Dollár et al., "LabeledPedestrian Detection: An Evaluation of the State of the Art", PAMI 2012; subsets by Zhang et al.,
+//! "CityPersons", CVPR 2017). For a [`PedestrianSubset`] of heights and visibilities:
 //!
 //! 1. A true box outside the subset is ignored, as one that is marked so.
 //! 2. Of each image's 1000 best found boxes those of height lowest / 1.25 to highest · 1.25 count.
@@ -17,7 +17,7 @@
 //!
 //! Two choices of ours where the published evaluator has none that makes sense. Where even the best found box exceeds the FPPI the
 //! recall is 0; there it is that of the *last* box (an index of -1), which matters below 100 images. And 1 - recall is at
-//! least 10⁻¹⁰; there one perfect point makes the whole figure 0.
+//! least 10⁻¹⁰; there one perfect point makes the whole rate 0.
 
 use std::collections::BTreeMap;
 
@@ -87,7 +87,7 @@ fn best_first(scores: &[f64]) -> Vec<usize> {
 /// How [`soft_nms`] lowers the score of a box that overlaps a better one.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub enum Decay {
+pub enum SoftNmsDecay {
     /// By 1 - IoU, if the IoU exceeds `threshold`.
     Linear {
         /// Overlap that changes nothing.
@@ -108,7 +108,7 @@ pub enum Decay {
 pub fn soft_nms(
     boxes: &[[f64; 4]],
     scores: &[f64],
-    decay: Decay,
+    decay: SoftNmsDecay,
     lowest: f64,
 ) -> Vec<(usize, f64)> {
     assert_eq!(boxes.len(), scores.len(), "scores of the boxes");
@@ -122,9 +122,9 @@ pub fn soft_nms(
         for item in &mut left {
             let overlap = iou(boxes[best.0], boxes[item.0]);
             item.1 *= match decay {
-                Decay::Linear { threshold } if overlap > threshold => 1.0 - overlap,
-                Decay::Linear { .. } => 1.0,
-                Decay::Gaussian { sigma } => (-overlap * overlap / sigma).exp(),
+                SoftNmsDecay::Linear { threshold } if overlap > threshold => 1.0 - overlap,
+                SoftNmsDecay::Linear { .. } => 1.0,
+                SoftNmsDecay::Gaussian { sigma } => (-overlap * overlap / sigma).exp(),
             };
         }
         left.retain(|item| item.1 >= lowest);
@@ -156,7 +156,7 @@ pub struct TrueBox {
     pub crowd: bool,
 }
 
-/// The twelve figures of the COCO box evaluation of one class; `None` where there is nothing of that size.
+/// The twelve metrics of the COCO box evaluation of one class; `None` without objects of that size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BoxAp {
     /// AP over IoU 0.50 to 0.95.
@@ -249,7 +249,7 @@ fn overlaps(truth: &[&TrueBox], found: &[&FoundBox]) -> coco::Image {
             })
             .collect(),
         found: { found.iter() }
-            .map(|f| coco::Found {
+            .map(|f| coco::ScoredDetection {
                 score: f.score,
                 area: f.bbox[2] * f.bbox[3],
             })
@@ -285,7 +285,7 @@ fn check_found(found: &[FoundBox]) -> Result<(), MetricError> {
 
 /// A pedestrian of the truth, for [`miss_rate`].
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Pedestrian {
+pub struct LabeledPedestrian {
     /// Image.
     pub image: u64,
     /// x, y, width, height of the whole body.
@@ -300,7 +300,7 @@ pub struct Pedestrian {
 
 /// The pedestrians that a miss rate is about, bounds included.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Subset {
+pub struct PedestrianSubset {
     /// Name in print.
     pub name: &'static str,
     /// Lowest and highest height in pixels.
@@ -309,7 +309,7 @@ pub struct Subset {
     pub visibility: [f64; 2],
 }
 
-impl Subset {
+impl PedestrianSubset {
     const fn new(name: &'static str, height: [f64; 2], visibility: [f64; 2]) -> Self {
         Self {
             name,
@@ -319,13 +319,13 @@ impl Subset {
     }
 
     /// Whether a pedestrian belongs to it.
-    pub fn holds(&self, pedestrian: &Pedestrian) -> bool {
+    pub fn holds(&self, pedestrian: &LabeledPedestrian) -> bool {
         let within = |value: f64, [low, high]: [f64; 2]| value >= low && value <= high;
         within(pedestrian.height, self.height) && within(pedestrian.visibility, self.visibility)
     }
 }
 
-impl std::fmt::Display for Subset {
+impl std::fmt::Display for PedestrianSubset {
     /// With its bounds: `reasonable (height 50 and above, visible 0.65 and above)`.
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let bounds = |[low, high]: [f64; 2]| match high {
@@ -339,20 +339,20 @@ impl std::fmt::Display for Subset {
 
 const ANY: f64 = f64::INFINITY;
 /// The four subsets of the published CityPersons test, in its order; `heavy` as SOLIDER reports it.
-pub const CITYPERSONS: [Subset; 4] = [
-    Subset::new("reasonable", [50.0, ANY], [0.65, ANY]),
-    Subset::new("reasonable small", [50.0, 75.0], [0.65, ANY]),
-    Subset::new("heavy", [50.0, ANY], [0.2, 0.65]),
-    Subset::new("all", [20.0, ANY], [0.2, ANY]),
+pub const CITYPERSONS: [PedestrianSubset; 4] = [
+    PedestrianSubset::new("reasonable", [50.0, ANY], [0.65, ANY]),
+    PedestrianSubset::new("reasonable small", [50.0, 75.0], [0.65, ANY]),
+    PedestrianSubset::new("heavy", [50.0, ANY], [0.2, 0.65]),
+    PedestrianSubset::new("all", [20.0, ANY], [0.2, ANY]),
 ];
 /// Other subsets in print: by occlusion (with a heavy one that begins at 0) and by height.
-pub const OTHER_SUBSETS: [Subset; 6] = [
-    Subset::new("bare", [50.0, ANY], [0.9, ANY]),
-    Subset::new("partial", [50.0, ANY], [0.65, 0.9]),
-    Subset::new("heavy from 0", [50.0, ANY], [0.0, 0.65]),
-    Subset::new("reasonable and heavy", [50.0, ANY], [0.2, ANY]),
-    Subset::new("reasonable middle", [75.0, 100.0], [0.65, ANY]),
-    Subset::new("reasonable large", [100.0, ANY], [0.65, ANY]),
+pub const OTHER_SUBSETS: [PedestrianSubset; 6] = [
+    PedestrianSubset::new("bare", [50.0, ANY], [0.9, ANY]),
+    PedestrianSubset::new("partial", [50.0, ANY], [0.65, 0.9]),
+    PedestrianSubset::new("heavy from 0", [50.0, ANY], [0.0, 0.65]),
+    PedestrianSubset::new("reasonable and heavy", [50.0, ANY], [0.2, ANY]),
+    PedestrianSubset::new("reasonable middle", [75.0, 100.0], [0.65, ANY]),
+    PedestrianSubset::new("reasonable large", [100.0, ANY], [0.65, ANY]),
 ];
 
 /// False positives per image at which the miss rate is read.
@@ -367,7 +367,7 @@ const LOWEST_MISS_RATE: f64 = 1e-10;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct MissRate {
     /// What it is about.
-    pub subset: Subset,
+    pub subset: PedestrianSubset,
     /// MR⁻²; `None` without a pedestrian of the subset.
     pub value: Option<f64>,
     /// Miss rate at each of [`FPPI`]; empty without a pedestrian.
@@ -376,7 +376,7 @@ pub struct MissRate {
     pub pedestrians: usize,
     /// Found boxes that counted, right or wrong.
     pub found: usize,
-    /// Images.
+    /// ReidImages.
     pub images: usize,
 }
 
@@ -387,11 +387,11 @@ pub struct MissRate {
 /// [`MetricError::UnknownImage`].
 pub fn miss_rate(
     images: &[u64],
-    truth: &[Pedestrian],
+    truth: &[LabeledPedestrian],
     found: &[FoundBox],
-    subset: &Subset,
+    subset: &PedestrianSubset,
 ) -> Result<MissRate, MetricError> {
-    let mut scenes: BTreeMap<u64, (Vec<&Pedestrian>, Vec<&FoundBox>)> =
+    let mut scenes: BTreeMap<u64, (Vec<&LabeledPedestrian>, Vec<&FoundBox>)> =
         { images.iter().map(|image| (*image, Default::default())) }.collect();
     let unknown = |what, index, image| MetricError::UnknownImage { what, index, image };
     for (index, item) in truth.iter().enumerate() {
@@ -418,7 +418,7 @@ pub fn miss_rate(
     let images = scenes.len();
     let mut ranking: Vec<(f64, bool)> = { scenes.into_values().collect::<Vec<_>>() }
         .into_par_iter()
-        .flat_map_iter(|(truth, found)| judged(&truth, found, subset))
+        .flat_map_iter(|(truth, found)| match_boxes(&truth, found, subset))
         .collect();
     ranking.sort_by(|a, b| b.0.total_cmp(&a.0));
 
@@ -454,7 +454,11 @@ pub fn miss_rate(
 }
 
 /// Score and rightness of the found boxes of one image that count.
-fn judged(truth: &[&Pedestrian], mut found: Vec<&FoundBox>, subset: &Subset) -> Vec<(f64, bool)> {
+fn match_boxes(
+    truth: &[&LabeledPedestrian],
+    mut found: Vec<&FoundBox>,
+    subset: &PedestrianSubset,
+) -> Vec<(f64, bool)> {
     found.sort_by(|a, b| b.score.total_cmp(&a.score));
     found.truncate(MAX_PEDESTRIANS);
     let [low, high] = subset.height;
@@ -489,8 +493,8 @@ fn judged(truth: &[&Pedestrian], mut found: Vec<&FoundBox>, subset: &Subset) -> 
 mod tests {
     use super::*;
 
-    fn pedestrian(image: u64, x: f64, ignored: bool) -> Pedestrian {
-        Pedestrian {
+    fn pedestrian(image: u64, x: f64, ignored: bool) -> LabeledPedestrian {
+        LabeledPedestrian {
             image,
             bbox: [x, 0.0, 40.0, 100.0],
             height: 100.0,
@@ -507,12 +511,12 @@ mod tests {
         }
     }
 
-    fn reasonable(truth: &[Pedestrian], found: &[FoundBox]) -> MissRate {
+    fn reasonable(truth: &[LabeledPedestrian], found: &[FoundBox]) -> MissRate {
         miss_rate(&[1, 2, 3], truth, found, &CITYPERSONS[0]).unwrap()
     }
 
     #[test]
-    fn an_ignored_pedestrian_found_twice_counts_neither_way() {
+    fn boxes_on_an_ignored_pedestrian_are_neither_right_nor_wrong() {
         let truth = [
             pedestrian(1, 0.0, false),
             pedestrian(2, 0.0, true),
@@ -545,7 +549,7 @@ mod tests {
         );
         assert_eq!(reasonable(&truth, &[]).value, Some(1.0));
         assert_eq!(reasonable(&[], &[found(1, 0.0, 0.9)]).value, None);
-        // Too small for the subset even with slack: not looked at.
+        // Too small for the subset even with slack: not evaluated.
         let small = FoundBox {
             bbox: [0.0, 0.0, 10.0, 39.0],
             ..found(1, 0.0, 0.9)
@@ -577,13 +581,18 @@ mod tests {
         assert_eq!(nms(&boxes, &scores, 0.3), [1, 2, 3]);
         // At exactly the threshold both stay.
         assert_eq!(nms(&boxes, &scores, 1.0 / 3.0), [1, 0, 2, 3]);
-        let soft = soft_nms(&boxes, &scores, Decay::Linear { threshold: 0.3 }, 0.2);
+        let soft = soft_nms(
+            &boxes,
+            &scores,
+            SoftNmsDecay::Linear { threshold: 0.3 },
+            0.2,
+        );
         assert_eq!(soft, [(1, 0.9), (2, 0.5), (0, 0.5 * (1.0 - 1.0 / 3.0))]);
         assert!(nms(&[], &[], 0.5).is_empty());
     }
 
     #[test]
-    fn wrong_input_is_named() {
+    fn wrong_input_is_an_error() {
         let turned = FoundBox {
             bbox: [0.0, 0.0, -1.0, 2.0],
             ..found(1, 0.0, 0.5)

@@ -6,7 +6,7 @@ pub enum MetricError {
     /// No query has a gallery image of the same person from another camera.
     #[error(
         "none of the {queries} queries has a match among the {gallery} gallery images\n\
-         hint: a match is the same person seen by another camera; check that query and gallery are of one data set"
+         hint: a match is the same person seen by another camera; check that query and gallery are of one dataset"
     )]
     NoValidQuery {
         /// Number of queries.
@@ -73,7 +73,7 @@ pub enum MetricError {
     /// Nobody who is searched for is in the gallery.
     #[error(
         "none of the {queries} queries is anywhere in its gallery\n\
-         hint: check that query and gallery are of one data set"
+         hint: check that query and gallery are of one dataset"
     )]
     NobodySought {
         /// Number of queries.
@@ -82,7 +82,7 @@ pub enum MetricError {
     /// No pair of the same, or none of different people.
     #[error(
         "{same} pairs of images show the same and {different} different people, expected both kinds\n\
-         hint: pairs of one person under one camera are left out; a threshold needs people seen by several cameras"
+         hint: pairs of one person under one camera are ignored; a threshold needs people seen by several cameras"
     )]
     OneKindOfPairs {
         /// Pairs of the same person.

@@ -4,6 +4,7 @@
 //!
 //! | module | metric | follows |
 //! |---|---|---|
+//! | [`metric`] | name, value, unit and direction of a metric that is quoted | - |
 //! | [`reid`] | mAP, CMC, mINP | the Market-1501 evaluation |
 //! | [`rerank`] | k-reciprocal re-ranking | Zhong et al., CVPR 2017 |
 //! | [`attributes`] | mA, accuracy, precision, recall, F1 | Li et al., RAP, 2016 |
@@ -29,6 +30,7 @@ mod coco;
 pub mod detection;
 mod error;
 pub mod matmul;
+pub mod metric;
 pub mod parsing;
 pub mod pose;
 pub mod reid;
@@ -37,6 +39,7 @@ pub mod search;
 pub mod verify;
 
 pub use error::MetricError;
+pub use metric::{Direction, Metric, MetricUnit};
 
 /// Mean of the values that are there; `None` when there is none.
 fn mean_of(values: impl IntoIterator<Item = Option<f64>>) -> Option<f64> {

@@ -7,7 +7,7 @@ use gemm::Parallelism;
 
 /// A matrix in memory of someone else, seen through strides.
 #[derive(Debug, Clone, Copy)]
-pub struct Matrix<'a> {
+pub struct MatrixView<'a> {
     data: &'a [f32],
     rows: usize,
     columns: usize,
@@ -15,7 +15,7 @@ pub struct Matrix<'a> {
     column_stride: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl<'a> MatrixView<'a> {
     /// A row-major matrix `[rows, columns]`.
     ///
     /// # Panics
@@ -52,7 +52,7 @@ impl<'a> Matrix<'a> {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul(a: Matrix, b: Matrix, out: &mut [f32]) {
+pub fn matmul(a: MatrixView, b: MatrixView, out: &mut [f32]) {
     product(a, b, out, Parallelism::Rayon(rayon::current_num_threads()));
 }
 
@@ -60,13 +60,13 @@ pub fn matmul(a: Matrix, b: Matrix, out: &mut [f32]) {
 ///
 /// # Panics
 /// If the shapes do not fit.
-pub fn matmul_here(a: Matrix, b: Matrix, out: &mut [f32]) {
+pub fn matmul_here(a: MatrixView, b: MatrixView, out: &mut [f32]) {
     product(a, b, out, Parallelism::None);
 }
 
 // A safe product of our own took twice the time (docs/LOG.md); this one takes pointers only.
 #[allow(unsafe_code)]
-fn product(a: Matrix, b: Matrix, out: &mut [f32], parallelism: Parallelism) {
+fn product(a: MatrixView, b: MatrixView, out: &mut [f32], parallelism: Parallelism) {
     assert_eq!(
         a.columns, b.rows,
         "left operand is {}x{}, right {}x{}",
@@ -80,7 +80,7 @@ fn product(a: Matrix, b: Matrix, out: &mut [f32], parallelism: Parallelism) {
         b.columns,
         out.len()
     );
-    // SAFETY: a `Matrix` holds as many values as rows times columns, and its strides are those of its row-major memory or of
+    // SAFETY: a `MatrixView` holds as many values as rows times columns, and its strides are those of its row-major memory or of
     // the transpose; `out` has the size checked above and is borrowed alone.
     unsafe {
         gemm::gemm(
@@ -134,11 +134,11 @@ mod tests {
             .collect()
     }
 
-    fn at(m: &Matrix, row: usize, column: usize) -> f32 {
+    fn at(m: &MatrixView, row: usize, column: usize) -> f32 {
         m.data[row * m.row_stride + column * m.column_stride]
     }
 
-    fn naive(a: Matrix, b: Matrix) -> Vec<f32> {
+    fn naive(a: MatrixView, b: MatrixView) -> Vec<f32> {
         let mut out = Vec::new();
         for i in 0..a.rows {
             for j in 0..b.columns {
@@ -161,12 +161,18 @@ mod tests {
         ] {
             let (a, b) = (values(m * k, 1), values(k * n, 2));
             let forms = [
-                (Matrix::new(&a, m, k), Matrix::new(&b, k, n)),
-                (Matrix::new(&a, k, m).transposed(), Matrix::new(&b, k, n)),
-                (Matrix::new(&a, m, k), Matrix::new(&b, n, k).transposed()),
+                (MatrixView::new(&a, m, k), MatrixView::new(&b, k, n)),
                 (
-                    Matrix::new(&a, k, m).transposed(),
-                    Matrix::new(&b, n, k).transposed(),
+                    MatrixView::new(&a, k, m).transposed(),
+                    MatrixView::new(&b, k, n),
+                ),
+                (
+                    MatrixView::new(&a, m, k),
+                    MatrixView::new(&b, n, k).transposed(),
+                ),
+                (
+                    MatrixView::new(&a, k, m).transposed(),
+                    MatrixView::new(&b, n, k).transposed(),
                 ),
             ];
             for (left, right) in forms {
@@ -190,7 +196,13 @@ mod tests {
                 .num_threads(threads)
                 .build()
                 .unwrap();
-            pool.install(|| matmul(Matrix::new(&a, 301, 77), Matrix::new(&b, 77, 130), &mut out));
+            pool.install(|| {
+                matmul(
+                    MatrixView::new(&a, 301, 77),
+                    MatrixView::new(&b, 77, 130),
+                    &mut out,
+                )
+            });
             out
         };
         assert_eq!(run(1), run(3));

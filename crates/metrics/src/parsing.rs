@@ -17,13 +17,13 @@ pub const IGNORE: u8 = 255;
 
 /// Counts of pixels by true and predicted class.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Confusion {
+pub struct ConfusionMatrix {
     classes: usize,
     /// `[true, predicted]`, row-major.
     counts: Vec<u64>,
 }
 
-impl Confusion {
+impl ConfusionMatrix {
     /// An empty matrix.
     ///
     /// # Panics
@@ -44,7 +44,7 @@ impl Confusion {
         self.classes
     }
 
-    /// Counts the pixels of one label map; those whose true label is [`IGNORE`] are left out.
+    /// Counts the pixels of one label map; those of the ignore index ([`IGNORE`]) are not counted.
     ///
     /// # Errors
     /// [`MetricError::LabelOutOfRange`]; nothing is counted then.
@@ -97,7 +97,7 @@ impl Confusion {
         }
     }
 
-    /// The figures.
+    /// The metrics.
     pub fn metrics(&self) -> ParsingMetrics {
         let row = |c: usize| {
             self.counts[c * self.classes..(c + 1) * self.classes]
@@ -152,14 +152,14 @@ impl Confusion {
     }
 }
 
-/// The figures of one evaluation.
+/// The metrics of one evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ParsingMetrics {
     /// Share of pixels with the right label; `None` without a pixel.
     pub pixel_accuracy: Option<f64>,
     /// Mean over all classes of the share of their pixels found, absent classes counted as 0.
     pub mean_accuracy: f64,
-    /// Mean IoU over all classes, absent ones counted as 0: the published figure where every class occurs.
+    /// Mean IoU over all classes, absent ones counted as 0: the published metric where every class occurs.
     pub mean_iou: f64,
     /// Mean IoU over the classes that the truth holds.
     pub mean_iou_present: Option<f64>,
@@ -171,7 +171,7 @@ pub struct ParsingMetrics {
     pub pixels: u64,
 }
 
-/// The figures of one class.
+/// The metrics of one class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassScore {
     /// Pixels of this class.
@@ -190,9 +190,9 @@ mod tests {
 
     #[test]
     fn two_maps_by_hand() {
-        let mut confusion = Confusion::new(3);
+        let mut confusion = ConfusionMatrix::new(3);
         confusion.add(&[0, 0, 1, 255], &[0, 1, 1, 9]).unwrap();
-        let mut other = Confusion::new(3);
+        let mut other = ConfusionMatrix::new(3);
         other.add(&[1, 1, 0, 255], &[1, 0, 0, 255]).unwrap();
         confusion.merge(&other);
         let metrics = confusion.metrics();
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn labels_out_of_range_are_refused_and_not_counted() {
-        let mut confusion = Confusion::new(3);
+        let mut confusion = ConfusionMatrix::new(3);
         let error = confusion.add(&[0, 3], &[0, 0]).unwrap_err();
         assert_eq!(
             error,
@@ -221,7 +221,7 @@ mod tests {
             }
         );
         assert!(confusion.add(&[0, 0], &[0, 255]).is_err());
-        assert_eq!(confusion, Confusion::new(3));
+        assert_eq!(confusion, ConfusionMatrix::new(3));
         assert_eq!(confusion.metrics().pixel_accuracy, None);
         assert_eq!(confusion.metrics().mean_iou_present, None);
     }

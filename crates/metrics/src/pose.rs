@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::coco::{ALL, Curve, Found, Image, LARGE, MEDIUM, THRESHOLDS, True};
+use crate::coco::{ALL, Curve, Image, LARGE, MEDIUM, ScoredDetection, THRESHOLDS, True};
 use crate::detection::suppress;
 use crate::{MetricError, mean_of};
 
@@ -34,7 +34,7 @@ pub struct PosePair<'a> {
     pub length: Option<f64>,
 }
 
-/// The figures of [`pck`].
+/// The result of [`pck`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Pck {
     /// Share of the reference length within which a joint is correct.
@@ -47,7 +47,7 @@ pub struct Pck {
     pub per_joint: Vec<Option<f64>>,
     /// People counted.
     pub people: usize,
-    /// People left out for want of a reference length.
+    /// People that are not counted, because they have no reference length.
     pub skipped: usize,
 }
 
@@ -118,7 +118,7 @@ fn distance(a: [f64; 2], b: [f64; 2]) -> f64 {
 pub struct TruePose {
     /// Image, any number.
     pub image: u64,
-    /// x, y, visibility (0 not labelled, 1 hidden, 2 visible) of each joint.
+    /// x, y, visibility (0 not labeled, 1 hidden, 2 visible) of each joint.
     pub keypoints: Vec<[f64; 3]>,
     /// x, y, width, height.
     pub bbox: [f64; 4],
@@ -139,7 +139,7 @@ pub struct PredictedPose {
     pub score: f64,
 }
 
-/// The ten figures of the COCO keypoint evaluation; `None` where there is nobody of that size.
+/// The ten metrics of the COCO keypoint evaluation; `None` without people of that size.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OksAp {
     /// AP over OKS 0.50 to 0.95.
@@ -269,7 +269,7 @@ fn check(
 pub fn oks(truth: &TruePose, predicted: &[[f64; 2]], sigmas: &[f64]) -> f64 {
     let visible = truth.keypoints.iter().filter(|k| k[2] > 0.0).count();
     let [x, y, width, height] = truth.bbox;
-    // Distance to an interval three boxes wide, for a person none of whose joints is labelled.
+    // Distance to an interval three boxes wide, for a person without labeled joints.
     let outside = |value: f64, start: f64, size: f64| {
         (start - size - value).max(0.0) + (value - (start + size * 2.0)).max(0.0)
     };
@@ -300,7 +300,7 @@ fn similarities(truth: &[&TruePose], mut predicted: Vec<&PredictedPose>, sigmas:
             })
             .collect(),
         found: { predicted.iter() }
-            .map(|p| Found {
+            .map(|p| ScoredDetection {
                 score: p.score,
                 area: extent(&p.keypoints),
             })
@@ -388,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_labelled_joint_the_enlarged_box_counts() {
+    fn without_labeled_joints_the_enlarged_box_is_used() {
         let truth = person(0, &[[0.0, 0.0, 0.0]], 100.0);
         assert_eq!(oks(&truth, &[[20.0, -10.0]], &[0.1]), 1.0);
         assert!(oks(&truth, &[[20.1, 0.0]], &[0.1]) < 1.0);
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn another_skeleton_and_nan_are_named() {
+    fn another_skeleton_and_nan_are_errors() {
         let truth = [person(0, &[[0.0, 0.0, 2.0]], 5000.0)];
         let error = oks_ap(&truth, &[], &[0.1; 2]).unwrap_err();
         assert_eq!(error.to_string(), "true pose 0: expected 2 joints, found 1");

@@ -1,6 +1,6 @@
 //! Person re-identification: mAP, CMC and mINP by the rules of Market-1501.
 //!
-//! Per query, gallery images of the same person *and* the same camera are left out; a query without another image of its
+//! Per query, gallery images of the same person *and* the same camera are ignored; a query without another image of its
 //! person is skipped and counted. With r_1 < r_2 < ... < r_P the ranks (from 1) of the P matches:
 //!
 //! - AP = (1/P) Σ_i i / r_i, not interpolated (Zheng et al., "Scalable Person Re-identification", ICCV 2015);
@@ -9,7 +9,7 @@
 //!
 //! mAP, CMC and mINP are means over the queries that were not skipped.
 //!
-//! Distances are squared Euclidean distances of L2-normalised features, in `f32`, of a block of queries at a time: the
+//! Distances are squared Euclidean distances of L2-normalized features, in `f32`, of a block of queries at a time: the
 //! queries x gallery matrix never exists. The order of cosine similarity is the same. Published evaluators sort with an
 //! unstable sort; here equal distances keep the gallery's order.
 
@@ -20,15 +20,15 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::MetricError;
-use crate::matmul::{Matrix, dot, matmul};
+use crate::matmul::{MatrixView, dot, matmul};
 
 /// Most values in one block of distances: 32 MiB of `f32`.
 const BLOCK_VALUES: usize = 8 << 20;
 
-/// Images of one side, query or gallery.
+/// ReidImages of one side, query or gallery.
 #[derive(Debug, Clone, Copy)]
-pub struct Images<'a> {
-    /// `[images, channels]`, row-major; need not be normalised.
+pub struct ReidImages<'a> {
+    /// `[images, channels]`, row-major; need not be normalized.
     pub features: &'a [f32],
     /// Length of one feature.
     pub channels: usize,
@@ -38,7 +38,7 @@ pub struct Images<'a> {
     pub cameras: &'a [i64],
 }
 
-impl Images<'_> {
+impl ReidImages<'_> {
     /// Number of images.
     pub fn len(&self) -> usize {
         self.persons.len()
@@ -64,7 +64,7 @@ impl Images<'_> {
     }
 }
 
-/// The figures of one evaluation.
+/// The metrics of one evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReidMetrics {
     /// Mean average precision, 0 to 1.
@@ -75,7 +75,7 @@ pub struct ReidMetrics {
     pub cmc: Vec<f64>,
     /// Queries given.
     pub queries: usize,
-    /// Queries left out because the gallery holds no match from another camera.
+    /// Queries that are skipped, because the gallery has no match from another camera.
     pub skipped: usize,
     /// Gallery images given.
     pub gallery: usize,
@@ -91,20 +91,20 @@ pub struct ReidMetrics {
 /// [`MetricError::NotFinite`] and [`MetricError::NoValidQuery`].
 ///
 /// # Panics
-/// If the lengths in an [`Images`] disagree or the sides have features of different length.
+/// If the lengths in an [`ReidImages`] disagree or the sides have features of different length.
 pub fn evaluate(
-    query: &Images,
-    gallery: &Images,
+    query: &ReidImages,
+    gallery: &ReidImages,
     ranks: usize,
 ) -> Result<ReidMetrics, MetricError> {
-    let features = Normalised::new(query, gallery)?;
+    let features = NormalizedFeatures::new(query, gallery)?;
     let matches =
         features.map_query_rows(|i, distances| query_matches(query, gallery, i, distances));
-    summarise(matches, query.len(), gallery.len(), ranks)
+    summarize(matches, query.len(), gallery.len(), ranks)
 }
 
 /// Evaluates rankings that were made elsewhere: `rankings` holds gallery images by position, the best first, for each query.
-/// Persons and cameras are pairs. Images that a ranking does not name come after those that it does, in their order.
+/// Persons and cameras are pairs. ReidImages that a ranking does not name come after those that it does, in their order.
 ///
 /// # Errors
 /// [`MetricError::NoValidQuery`].
@@ -135,7 +135,7 @@ pub fn evaluate_rankings(
         })
     };
     let matches = query.iter().zip(rankings).map(of).collect();
-    summarise(matches, query.len(), gallery.len(), ranks)
+    summarize(matches, query.len(), gallery.len(), ranks)
 }
 
 /// The `count` nearest gallery images of each query, nearest first, without those of the same person and camera.
@@ -146,19 +146,19 @@ pub fn evaluate_rankings(
 /// # Panics
 /// As [`evaluate`].
 pub fn nearest(
-    query: &Images,
-    gallery: &Images,
+    query: &ReidImages,
+    gallery: &ReidImages,
     count: usize,
 ) -> Result<Vec<Vec<usize>>, MetricError> {
-    let features = Normalised::new(query, gallery)?;
+    let features = NormalizedFeatures::new(query, gallery)?;
     Ok(features
         .map_query_rows(|i, distances| nearest_of_query(query, gallery, i, distances, count)))
 }
 
 /// [`nearest`] of query `i`, given its distance to every gallery image.
 pub(crate) fn nearest_of_query(
-    query: &Images,
-    gallery: &Images,
+    query: &ReidImages,
+    gallery: &ReidImages,
     i: usize,
     distances: &[f32],
     count: usize,
@@ -188,8 +188,8 @@ pub(crate) struct Matches {
 /// The gallery is not sorted: the rank of a match is the number of images before it, which is counted. That is one pass for
 /// each match, but of comparisons alone, many at a time.
 pub(crate) fn query_matches(
-    query: &Images,
-    gallery: &Images,
+    query: &ReidImages,
+    gallery: &ReidImages,
     i: usize,
     distances: &[f32],
 ) -> Option<Matches> {
@@ -260,7 +260,7 @@ fn count(values: &[f32], f: impl Fn(f32) -> bool) -> usize {
 }
 
 /// Means over queries.
-pub(crate) fn summarise(
+pub(crate) fn summarize(
     matches: Vec<Option<Matches>>,
     queries: usize,
     gallery: usize,
@@ -336,8 +336,8 @@ fn harmonic_numbers(n: usize) -> Vec<f64> {
     (0..=n).map(next).collect()
 }
 
-/// The same person from the same camera: neither right nor wrong, left out of the ranking.
-fn is_same_shot(query: &Images, i: usize, gallery: &Images, j: usize) -> bool {
+/// The same person from the same camera: neither right nor wrong, ignored in the ranking.
+fn is_same_shot(query: &ReidImages, i: usize, gallery: &ReidImages, j: usize) -> bool {
     gallery.persons[j] == query.persons[i] && gallery.cameras[j] == query.cameras[i]
 }
 
@@ -349,8 +349,8 @@ pub(crate) fn by_distance(a: (f32, usize), b: (f32, usize)) -> Ordering {
         .then(a.1.cmp(&b.1))
 }
 
-/// L2-normalised features of queries and gallery, one after the other.
-pub(crate) struct Normalised {
+/// L2-normalized features of queries and gallery, one after the other.
+pub(crate) struct NormalizedFeatures {
     pub(crate) features: Vec<f32>,
     channels: usize,
     /// Squared length of each row: 1, or 0 for a zero feature.
@@ -358,8 +358,8 @@ pub(crate) struct Normalised {
     queries: usize,
 }
 
-impl Normalised {
-    pub(crate) fn new(query: &Images, gallery: &Images) -> Result<Self, MetricError> {
+impl NormalizedFeatures {
+    pub(crate) fn new(query: &ReidImages, gallery: &ReidImages) -> Result<Self, MetricError> {
         query.assert_consistent("query");
         gallery.assert_consistent("gallery");
         assert_eq!(
@@ -434,8 +434,8 @@ impl Normalised {
             let left = &self.features[start * channels..(start + block) * channels];
             let products = &mut products[..block * width];
             matmul(
-                Matrix::new(left, block, channels),
-                Matrix::new(right, width, channels).transposed(),
+                MatrixView::new(left, block, channels),
+                MatrixView::new(right, width, channels).transposed(),
                 products,
             );
             let row = |(r, row): (usize, &mut [f32])| {
@@ -452,7 +452,7 @@ impl Normalised {
     }
 
     /// `f(first, distances)` for blocks of rows from `first` on, with the distances of each to that row and all that follow:
-    /// `[rows of the block, len - first]`. Together with their mirror images, which have the same bits, these are all pairs.
+    /// `[rows of the block, len - first]`. With the transposed blocks, which have the same bits, these are all pairs.
     pub(crate) fn for_upper_blocks(&self, mut f: impl FnMut(usize, &[f32])) {
         // The corner of a block below the diagonal is computed twice: blocks of few rows.
         const MOST_ROWS: usize = 512;
@@ -465,8 +465,8 @@ impl Normalised {
             products.resize(rows * width, 0.0);
             let right = &self.features[start * self.channels..];
             matmul(
-                Matrix::new(&right[..rows * self.channels], rows, self.channels),
-                Matrix::new(right, width, self.channels).transposed(),
+                MatrixView::new(&right[..rows * self.channels], rows, self.channels),
+                MatrixView::new(right, width, self.channels).transposed(),
                 &mut products,
             );
             let lines = products.par_chunks_mut(width).enumerate();
@@ -522,8 +522,8 @@ pub(crate) mod tests {
         features: &'a [f32],
         persons: &'a [i64],
         cameras: &'a [i64],
-    ) -> Images<'a> {
-        Images {
+    ) -> ReidImages<'a> {
+        ReidImages {
             features,
             channels: 2,
             persons,
@@ -532,7 +532,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_ranking_made_elsewhere_has_the_figures_of_its_features() {
+    fn rankings_have_the_metrics_of_the_features_they_come_from() {
         // Features on a circle, so that angles are the order.
         let turn = |degrees: &[f32]| -> Vec<f32> {
             let point = |angle: &f32| [angle.to_radians().cos(), angle.to_radians().sin()];
@@ -542,7 +542,7 @@ pub(crate) mod tests {
             turn(&[0.0, 90.0]),
             turn(&[3.0, 10.0, 40.0, 80.0, 85.0, 1.0]),
         );
-        let of = |features: &'static [f32], persons, cameras| Images {
+        let of = |features: &'static [f32], persons, cameras| ReidImages {
             features,
             channels: 2,
             persons,
@@ -552,7 +552,7 @@ pub(crate) mod tests {
         let gallery = of(gallery.leak(), &[2, 1, 2, 1, 2, 1], &[2, 2, 3, 3, 2, 1]);
         let expected = evaluate(&query, &gallery, 5).unwrap();
         let orders = nearest(&query, &gallery, 6).unwrap();
-        let pairs = |images: &Images| -> Vec<[i64; 2]> {
+        let pairs = |images: &ReidImages| -> Vec<[i64; 2]> {
             let pairs = images.persons.iter().zip(images.cameras);
             pairs.map(|(person, camera)| [*person, *camera]).collect()
         };
@@ -568,7 +568,7 @@ pub(crate) mod tests {
 
     #[test]
     fn two_queries_by_hand() {
-        // Query 0 is person 7 from camera 1: the nearest image is the same shot (left out), then a distractor, a match,
+        // Query 0 is person 7 from camera 1: the nearest image is the same shot (ignored), then a distractor, a match,
         // person 8, a match. Ranks of matches 2 and 4: AP = (1/2 + 2/4) / 2 = 0.5, INP = 2/4.
         // Query 1 is person 9, seen by no other camera: skipped.
         let gallery = at(&[1.0, 2.0, 3.0, 4.0, 5.0, 90.0]);
@@ -583,7 +583,7 @@ pub(crate) mod tests {
             (2, 1, 6)
         );
         assert_eq!(metrics.average_precision, [Some(0.5), None]);
-        // Query 1 has no same-shot rule but its own image: the image at 90 degrees is left out.
+        // Query 1 has no same-shot rule but its own image: the image at 90 degrees is ignored.
         assert_eq!(
             nearest(&query, &gallery, 3).unwrap(),
             [vec![1, 2, 3], vec![4, 3, 2]]
@@ -628,7 +628,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn nan_is_named_and_zero_features_are_not_nan() {
+    fn nan_is_an_error_and_zero_features_give_no_nan() {
         let query = [0.0, 0.0];
         let gallery = [1.0, 0.0, f32::NAN, 0.0];
         let error = evaluate(

@@ -22,14 +22,15 @@ use serde::{Deserialize, Serialize};
 use crate::MetricError;
 use crate::matmul::dot;
 use crate::reid::{
-    Images, Normalised, ReidMetrics, by_distance, nearest_of_query, query_matches, summarise,
+    NormalizedFeatures, ReidImages, ReidMetrics, by_distance, nearest_of_query, query_matches,
+    summarize,
 };
 
 /// Parameters of the re-ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rerank {
-    /// Size of the reciprocal neighbourhood.
+    /// Size of the reciprocal neighborhood.
     pub k1: usize,
     /// Neighbours that V is averaged over; 1 averages nothing.
     pub k2: usize,
@@ -56,15 +57,15 @@ impl Default for Rerank {
 /// # Panics
 /// As [`crate::reid::evaluate`], and if `k1` or `k2` is 0.
 pub fn evaluate(
-    query: &Images,
-    gallery: &Images,
+    query: &ReidImages,
+    gallery: &ReidImages,
     rerank: Rerank,
     ranks: usize,
 ) -> Result<ReidMetrics, MetricError> {
     let matches = map_rows(query, gallery, rerank, |i, row| {
         query_matches(query, gallery, i, row)
     })?;
-    summarise(matches, query.len(), gallery.len(), ranks)
+    summarize(matches, query.len(), gallery.len(), ranks)
 }
 
 /// [`evaluate`], and the `count` nearest gallery images of each query, nearest first, without those of the same person and
@@ -76,8 +77,8 @@ pub fn evaluate(
 /// # Panics
 /// As [`evaluate`].
 pub fn evaluate_with_nearest(
-    query: &Images,
-    gallery: &Images,
+    query: &ReidImages,
+    gallery: &ReidImages,
     rerank: Rerank,
     ranks: usize,
     count: usize,
@@ -87,7 +88,7 @@ pub fn evaluate_with_nearest(
         (matches, nearest_of_query(query, gallery, i, row, count))
     })?;
     let (matches, nearest) = rows.into_iter().unzip();
-    let metrics = summarise(matches, query.len(), gallery.len(), ranks)?;
+    let metrics = summarize(matches, query.len(), gallery.len(), ranks)?;
     Ok((metrics, nearest))
 }
 
@@ -99,8 +100,8 @@ pub fn evaluate_with_nearest(
 /// # Panics
 /// As [`evaluate`].
 pub fn map_rows<T: Send>(
-    query: &Images,
-    gallery: &Images,
+    query: &ReidImages,
+    gallery: &ReidImages,
     rerank: Rerank,
     f: impl Fn(usize, &[f32]) -> T + Sync,
 ) -> Result<Vec<T>, MetricError> {
@@ -109,14 +110,14 @@ pub fn map_rows<T: Send>(
         k1 > 0 && k2 > 0,
         "k1 and k2 must be at least 1, found {k1} and {k2}"
     );
-    let features = Normalised::new(query, gallery)?;
+    let features = NormalizedFeatures::new(query, gallery)?;
     let all = features.len();
-    let neighbourhoods = neighbourhoods(&features, (k1 + 1).max(k2));
+    let neighborhoods = neighborhoods(&features, (k1 + 1).max(k2));
     let weights: Vec<Sparse> = (0..all)
         .into_par_iter()
-        .map(|i| encode(i, k1, &neighbourhoods, &features))
+        .map(|i| encode(i, k1, &neighborhoods, &features))
         .collect();
-    let weights = expand(weights, k2, &neighbourhoods);
+    let weights = expand(weights, k2, &neighborhoods);
     let inverted = Inverted::new(&weights[query.len()..], all);
 
     Ok(features.map_query_rows(|i, distances| {
@@ -126,7 +127,7 @@ pub fn map_rows<T: Send>(
                 shared[image as usize] += weight.min(other);
             }
         }
-        let farthest = neighbourhoods[i].farthest;
+        let farthest = neighborhoods[i].farthest;
         let row: Vec<f32> = shared
             .iter()
             .zip(distances)
@@ -144,7 +145,7 @@ pub fn map_rows<T: Send>(
 type Sparse = Vec<(u32, f32)>;
 
 /// What one row of distances leaves behind.
-struct Neighbourhood {
+struct Neighborhood {
     /// Nearest rows, nearest first, the row itself among them.
     nearest: Vec<u32>,
     /// Largest distance of the row, by which it is scaled; 1 where all are 0.
@@ -169,8 +170,8 @@ impl Ord for Far {
     }
 }
 
-/// The neighbourhood of each row.
-fn neighbourhoods(features: &Normalised, count: usize) -> Vec<Neighbourhood> {
+/// The neighborhood of each row.
+fn neighborhoods(features: &NormalizedFeatures, count: usize) -> Vec<Neighborhood> {
     /// Rows whose distances to others are read from the columns of a block together.
     const COLUMNS: usize = 512;
     let mut found: Vec<Nearest> = (0..features.len()).map(|_| Nearest::new(count)).collect();
@@ -239,9 +240,9 @@ impl Nearest {
         }
     }
 
-    fn finish(self) -> Neighbourhood {
+    fn finish(self) -> Neighborhood {
         let nearest = self.heap.into_sorted_vec();
-        Neighbourhood {
+        Neighborhood {
             nearest: nearest.into_iter().map(|Far(_, j)| j as u32).collect(),
             farthest: if self.farthest > 0.0 {
                 self.farthest
@@ -335,7 +336,7 @@ impl<'a, R: Iterator<Item = &'a [f32]>> WithSimd for AddColumns<'_, R> {
     }
 }
 
-impl Neighbourhood {
+impl Neighborhood {
     /// The first `count`, or as many as there are.
     fn first(&self, count: usize) -> &[u32] {
         &self.nearest[..count.min(self.nearest.len())]
@@ -357,21 +358,26 @@ fn extremes(values: &[f32]) -> (f32, f32) {
 }
 
 /// N(i, k), in the order of distance.
-fn reciprocal(i: u32, k: usize, neighbourhoods: &[Neighbourhood]) -> Vec<u32> {
-    let forward = neighbourhoods[i as usize].first(k + 1).iter().copied();
+fn reciprocal(i: u32, k: usize, neighborhoods: &[Neighborhood]) -> Vec<u32> {
+    let forward = neighborhoods[i as usize].first(k + 1).iter().copied();
     forward
-        .filter(|&j| neighbourhoods[j as usize].first(k + 1).contains(&i))
+        .filter(|&j| neighborhoods[j as usize].first(k + 1).contains(&i))
         .collect()
 }
 
 /// Steps 1 to 3, before the averaging.
-fn encode(i: usize, k1: usize, neighbourhoods: &[Neighbourhood], features: &Normalised) -> Sparse {
+fn encode(
+    i: usize,
+    k1: usize,
+    neighborhoods: &[Neighborhood],
+    features: &NormalizedFeatures,
+) -> Sparse {
     // The published program halves with numpy.around, which rounds a half to even: 5 -> 2, 7 -> 4.
     let half = (k1 as f64 / 2.0).round_ties_even() as usize;
-    let base = reciprocal(i as u32, k1, neighbourhoods);
+    let base = reciprocal(i as u32, k1, neighborhoods);
     let mut set = base.clone();
     for &candidate in &base {
-        let near = reciprocal(candidate, half, neighbourhoods);
+        let near = reciprocal(candidate, half, neighborhoods);
         let shared = near.iter().filter(|j| base.contains(j)).count();
         if shared as f64 > 2.0 / 3.0 * near.len() as f64 {
             set.extend(near);
@@ -383,7 +389,7 @@ fn encode(i: usize, k1: usize, neighbourhoods: &[Neighbourhood], features: &Norm
         .iter()
         .map(|&j| {
             let product = dot(features.row(i), features.row(j as usize)) as f32;
-            let scaled = features.distance(i, j as usize, product) / neighbourhoods[i].farthest;
+            let scaled = features.distance(i, j as usize, product) / neighborhoods[i].farthest;
             (-f64::from(scaled)).exp()
         })
         .collect();
@@ -395,19 +401,19 @@ fn encode(i: usize, k1: usize, neighbourhoods: &[Neighbourhood], features: &Norm
 }
 
 /// The average of V over the `k2` nearest of each row.
-fn expand(weights: Vec<Sparse>, k2: usize, neighbourhoods: &[Neighbourhood]) -> Vec<Sparse> {
+fn expand(weights: Vec<Sparse>, k2: usize, neighborhoods: &[Neighborhood]) -> Vec<Sparse> {
     if k2 == 1 {
         return weights;
     }
-    neighbourhoods
+    neighborhoods
         .par_iter()
-        .map(|neighbourhood| {
-            let near = neighbourhood.first(k2);
+        .map(|neighborhood| {
+            let near = neighborhood.first(k2);
             let mut entries: Sparse = near
                 .iter()
                 .flat_map(|&j| weights[j as usize].iter().copied())
                 .collect();
-            // Stable: equal columns are summed in the order of the neighbours.
+            // Stable: equal columns are summed in the order of the neighbors.
             entries.sort_by_key(|entry| entry.0);
             let mut sums: Sparse = Vec::with_capacity(entries.len());
             for chunk in entries.chunk_by(|a, b| a.0 == b.0) {
@@ -457,15 +463,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_handful_of_images_is_fewer_than_k1() {
+    fn fewer_images_than_k1_are_allowed() {
         let (query, gallery) = ([1.0, 0.0], [1.0, 0.1, 0.0, 1.0]);
-        let query = Images {
+        let query = ReidImages {
             features: &query,
             channels: 2,
             persons: &[1],
             cameras: &[1],
         };
-        let gallery = Images {
+        let gallery = ReidImages {
             features: &gallery,
             channels: 2,
             persons: &[1, 2],
@@ -476,20 +482,20 @@ mod tests {
     }
 
     #[test]
-    fn neighbourhoods_over_several_blocks_are_those_of_sorted_rows() {
+    fn neighborhoods_over_several_blocks_equal_sorted_rows() {
         // Few different features: many distances are equal.
         let features: Vec<f32> = (0..1300_u32)
             .flat_map(|i| [i * i % 7, i % 5, 1].map(|x| x as f32))
             .collect();
-        let side = |rows: std::ops::Range<usize>| Images {
+        let side = |rows: std::ops::Range<usize>| ReidImages {
             features: &features[3 * rows.start..3 * rows.end],
             channels: 3,
             persons: &[0; 1300][rows.clone()],
             cameras: &[0; 1300][rows],
         };
-        let features = Normalised::new(&side(0..300), &side(300..1300)).unwrap();
+        let features = NormalizedFeatures::new(&side(0..300), &side(300..1300)).unwrap();
         let rows = features.map_rows(0..1300, 0..1300, |_, row| row.to_vec());
-        for (row, found) in rows.iter().zip(neighbourhoods(&features, 21)) {
+        for (row, found) in rows.iter().zip(neighborhoods(&features, 21)) {
             let mut order: Vec<u32> = (0..1300).collect();
             order.sort_by(|a, b| row[*a as usize].total_cmp(&row[*b as usize]));
             assert_eq!(found.nearest, order[..21]);
@@ -502,7 +508,7 @@ mod tests {
         let features: Vec<f32> = (0..60 * 5).map(|i| (i as f32 * 1.7).sin()).collect();
         let persons: Vec<i64> = (0..60).map(|i| i % 6).collect();
         let cameras: Vec<i64> = (0..60).map(|i| i / 20).collect();
-        let side = |rows: std::ops::Range<usize>| Images {
+        let side = |rows: std::ops::Range<usize>| ReidImages {
             features: &features[rows.start * 5..rows.end * 5],
             channels: 5,
             persons: &persons[rows.clone()],

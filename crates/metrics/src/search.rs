@@ -13,8 +13,8 @@
 //! A found box is right if it overlaps by IoU 0.5 the true box that it overlaps most, and overlaps it most of all found
 //! boxes. Recall = right / true boxes, AP as above times recall.
 //!
-//! # Context
-//! Context bipartite graph matching (Li and Miao, "Sequential End-to-end Network for Efficient Person Search", AAAI 2021): in
+//! # ContextMatching
+//! ContextMatching bipartite graph matching (Li and Miao, "Sequential End-to-end Network for Efficient Person Search", AAAI 2021): in
 //! the frames of the `boxes` best ranked boxes, the query and those around it are assigned to the found people such that
 //! the sum of their cosines is largest, and that sum becomes the similarity of the box that the query is assigned to.
 
@@ -33,31 +33,31 @@ pub const TOP: [usize; 3] = [1, 5, 10];
 
 /// What a model found in one frame.
 #[derive(Debug, Clone, Copy)]
-pub struct Frame<'a> {
+pub struct GalleryFrame<'a> {
     /// x, y, width, height of each box.
     pub boxes: &'a [[f64; 4]],
     /// Confidence in each box.
     pub scores: &'a [f64],
-    /// `[boxes, channels]`, row-major; need not be normalised.
+    /// `[boxes, channels]`, row-major; need not be normalized.
     pub features: &'a [f32],
 }
 
 /// A person to be searched for.
 #[derive(Debug, Clone)]
-pub struct Query<'a> {
-    /// `[channels]`; need not be normalised.
+pub struct SearchQuery<'a> {
+    /// `[channels]`; need not be normalized.
     pub feature: &'a [f32],
-    /// `[people, channels]`: the others in the query's frame, the surest first. Used by [`Context`] alone.
+    /// `[people, channels]`: the other people in the query's frame, highest score first. Used by [`ContextMatching`] only.
     pub companions: &'a [f32],
     /// Frames that are searched, each once, and the box of the person where a frame shows them.
     pub gallery: Vec<(usize, Option<[f64; 4]>)>,
 }
 
-/// Context matching; published values are 10 boxes and 3 people for CUHK-SYSU, 30 and 4 for PRW.
+/// ContextMatching matching; published values are 10 boxes and 3 people for CUHK-SYSU, 30 and 4 for PRW.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Context {
-    /// The frames of this many best boxes are looked at again.
+pub struct ContextMatching {
+    /// The frames of this many best boxes are ranked again.
     pub boxes: usize,
     /// People of the query's frame, the query among them.
     pub people: usize,
@@ -65,18 +65,18 @@ pub struct Context {
 
 /// A box of the ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Hit {
-    /// Frame.
+pub struct SearchHit {
+    /// GalleryFrame.
     pub frame: usize,
-    /// Position of the box in its [`Frame`].
+    /// Position of the box in its [`GalleryFrame`].
     pub index: usize,
-    /// Cosine, or what [`Context`] made of it.
+    /// Cosine, or what [`ContextMatching`] made of it.
     pub similarity: f64,
     /// Whether it is the person's box.
     pub right: bool,
 }
 
-/// The figures of one search.
+/// The metrics of one search.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SearchMetrics {
     /// Mean average precision, 0 to 1.
@@ -87,15 +87,15 @@ pub struct SearchMetrics {
     pub recall: f64,
     /// Queries given.
     pub queries: usize,
-    /// Queries left out because no frame of their gallery shows them.
+    /// Queries that are skipped, because no frame of their gallery shows them.
     pub skipped: usize,
     /// Average precision of each query; `None` where it was skipped.
     pub average_precision: Vec<Option<f64>>,
 }
 
 /// The boxes that are searched.
-pub struct Gallery<'a> {
-    frames: &'a [Frame<'a>],
+pub struct SearchGallery<'a> {
+    frames: &'a [GalleryFrame<'a>],
     channels: usize,
     /// For each frame the boxes that are sure enough.
     kept: Vec<Vec<usize>>,
@@ -103,7 +103,7 @@ pub struct Gallery<'a> {
     features: Vec<Vec<f32>>,
 }
 
-impl<'a> Gallery<'a> {
+impl<'a> SearchGallery<'a> {
     /// Boxes of score `lowest` and above (0.5 in the published protocol); `weighted` multiplies a box's feature by its
     /// score, the class-weighted similarity of NAE.
     ///
@@ -113,7 +113,7 @@ impl<'a> Gallery<'a> {
     /// # Panics
     /// If boxes, scores and features of a frame disagree in number.
     pub fn new(
-        frames: &'a [Frame<'a>],
+        frames: &'a [GalleryFrame<'a>],
         channels: usize,
         lowest: f64,
         weighted: bool,
@@ -159,16 +159,20 @@ impl<'a> Gallery<'a> {
     /// If a feature has another length than the gallery's or a frame is unknown.
     pub fn ranking(
         &self,
-        query: &Query,
-        context: Option<Context>,
-    ) -> Result<Vec<Hit>, MetricError> {
+        query: &SearchQuery,
+        context: Option<ContextMatching>,
+    ) -> Result<Vec<SearchHit>, MetricError> {
         let mut hits = self.hits(query, context)?;
         hits.sort_by(|a, b| b.similarity.total_cmp(&a.similarity));
         Ok(hits)
     }
 
     /// The boxes of a query's gallery, in its order.
-    fn hits(&self, query: &Query, context: Option<Context>) -> Result<Vec<Hit>, MetricError> {
+    fn hits(
+        &self,
+        query: &SearchQuery,
+        context: Option<ContextMatching>,
+    ) -> Result<Vec<SearchHit>, MetricError> {
         assert_eq!(query.feature.len(), self.channels, "channels of a query");
         assert!(
             query.companions.len().is_multiple_of(self.channels.max(1)),
@@ -189,7 +193,7 @@ impl<'a> Gallery<'a> {
         for ((frame, bbox), similarity) in query.gallery.iter().zip(similarity) {
             let first = hits.len();
             let boxes = self.kept[*frame].iter().zip(similarity);
-            hits.extend(boxes.map(|(&index, similarity)| Hit {
+            hits.extend(boxes.map(|(&index, similarity)| SearchHit {
                 frame: *frame,
                 index,
                 similarity,
@@ -218,15 +222,15 @@ impl<'a> Gallery<'a> {
     /// [`MetricError::NotFinite`]; [`MetricError::NobodySought`] if no gallery shows its query.
     ///
     /// # Panics
-    /// As [`Gallery::ranking`].
+    /// As [`SearchGallery::ranking`].
     pub fn evaluate<'q>(
         &self,
         queries: usize,
-        query: impl Fn(usize) -> Query<'q> + Sync,
-        context: Option<Context>,
+        query: impl Fn(usize) -> SearchQuery<'q> + Sync,
+        context: Option<ContextMatching>,
     ) -> Result<SearchMetrics, MetricError> {
-        // A query's boxes are forgotten when their figures are known.
-        let results: Vec<Option<Outcome>> = (0..queries)
+        // The boxes of a query are dropped when its metrics are computed.
+        let results: Vec<Option<QueryOutcome>> = (0..queries)
             .into_par_iter()
             .map(|i| {
                 let query = query(i);
@@ -237,7 +241,7 @@ impl<'a> Gallery<'a> {
                         let hits = self
                             .hits(&query, context)
                             .map_err(|error| error.in_row(i))?;
-                        Ok(Some(Outcome::new(&hits, shown)))
+                        Ok(Some(QueryOutcome::new(&hits, shown)))
                     }
                 }
             })
@@ -274,8 +278,8 @@ impl<'a> Gallery<'a> {
 
     fn add_context(
         &self,
-        query: &Query,
-        context: Context,
+        query: &SearchQuery,
+        context: ContextMatching,
         feature: &[f32],
         similarity: &mut [Vec<f64>],
     ) {
@@ -308,7 +312,7 @@ impl<'a> Gallery<'a> {
 }
 
 /// What became of one query.
-struct Outcome {
+struct QueryOutcome {
     average_precision: f64,
     /// Boxes before the first right one.
     before_first: Option<usize>,
@@ -318,9 +322,9 @@ struct Outcome {
     shown: usize,
 }
 
-impl Outcome {
+impl QueryOutcome {
     /// Nothing is sorted but the right boxes: the others are counted between them.
-    fn new(hits: &[Hit], shown: usize) -> Self {
+    fn new(hits: &[SearchHit], shown: usize) -> Self {
         let mut right: Vec<(usize, f64)> = { hits.iter().enumerate() }
             .filter(|(_, hit)| hit.right)
             .map(|(place, hit)| (place, hit.similarity))
@@ -383,7 +387,7 @@ fn finite(
     }
 }
 
-/// One-to-one assignment of the largest sum of `weights`, `[rows, columns]`, that leaves nobody of the smaller side out: the
+/// One-to-one assignment of the largest sum of `weights`, `[rows, columns]`, in which every element of the smaller side is assigned: the
 /// column of each row, and the sum (Kuhn, 1955; Munkres, 1957; by shortest augmenting paths).
 fn assignment(weights: &[f64], rows: usize, columns: usize) -> (Vec<Option<usize>>, f64) {
     if rows > columns {
@@ -399,7 +403,7 @@ fn assignment(weights: &[f64], rows: usize, columns: usize) -> (Vec<Option<usize
         }
         return (of_row, sum);
     }
-    // Costs are negative weights. Column `columns` stands for "the row being added".
+    // Costs are negative weights. Column `columns` is the row being added.
     let (mut row_price, mut column_price) = (vec![0.0; rows], vec![0.0; columns + 1]);
     let mut owner: Vec<Option<usize>> = vec![None; columns + 1];
     for row in 0..rows {
@@ -451,11 +455,11 @@ fn assignment(weights: &[f64], rows: usize, columns: usize) -> (Vec<Option<usize
 
 /// A frame with its truth, for [`detection`].
 #[derive(Debug, Clone, Copy)]
-pub struct Scene<'a> {
+pub struct SceneDetections<'a> {
     /// x, y, width, height of each person.
     pub truth: &'a [[f64; 4]],
     /// Whether the identity of each is known.
-    pub labelled: &'a [bool],
+    pub known: &'a [bool],
     /// x, y, width, height of each found box.
     pub boxes: &'a [[f64; 4]],
     /// Confidence in each.
@@ -475,8 +479,8 @@ pub struct DetectionMetrics {
     pub found: usize,
 }
 
-/// Evaluates the found boxes of score `lowest` and above. With `labelled_only`, people of unknown identity are no people, and
-/// scenes with no other are left out.
+/// Evaluates the detected boxes of score `lowest` and above. With `known_only`, people of unknown identity do not count, and
+/// scenes without others are skipped.
 ///
 /// # Errors
 /// [`MetricError::NotFinite`], with the scene as row.
@@ -484,25 +488,25 @@ pub struct DetectionMetrics {
 /// # Panics
 /// If lists of a scene that belong together differ in length.
 pub fn detection(
-    scenes: &[Scene],
+    scenes: &[SceneDetections],
     lowest: f64,
-    labelled_only: bool,
+    known_only: bool,
 ) -> Result<DetectionMetrics, MetricError> {
     let (mut right, mut scores, mut people) = (Vec::new(), Vec::new(), 0);
     for (row, scene) in scenes.iter().enumerate() {
         assert_eq!(
-            [scene.labelled.len(), scene.scores.len()],
+            [scene.known.len(), scene.scores.len()],
             [scene.truth.len(), scene.boxes.len()],
             "scene {row}: lists that belong together"
         );
         finite("scores of scene", row, scene.scores.iter().copied())?;
         let boxes = scene.truth.iter().chain(scene.boxes);
         finite("boxes of scene", row, boxes.flatten().copied())?;
-        let truth: Vec<[f64; 4]> = { scene.truth.iter().zip(scene.labelled) }
-            .filter(|(_, labelled)| !labelled_only || **labelled)
+        let truth: Vec<[f64; 4]> = { scene.truth.iter().zip(scene.known) }
+            .filter(|(_, known)| !known_only || **known)
             .map(|(bbox, _)| *bbox)
             .collect();
-        if labelled_only && truth.is_empty() {
+        if known_only && truth.is_empty() {
             continue;
         }
         people += truth.len();
@@ -540,16 +544,20 @@ mod tests {
     const PERSON: [f64; 4] = [0.0, 0.0, 40.0, 90.0];
     const ELSEWHERE: [f64; 4] = [100.0, 0.0, 40.0, 90.0];
 
-    fn frame<'a>(boxes: &'a [[f64; 4]], scores: &'a [f64], features: &'a [f32]) -> Frame<'a> {
-        Frame {
+    fn frame<'a>(
+        boxes: &'a [[f64; 4]],
+        scores: &'a [f64],
+        features: &'a [f32],
+    ) -> GalleryFrame<'a> {
+        GalleryFrame {
             boxes,
             scores,
             features,
         }
     }
 
-    fn query(gallery: Vec<(usize, Option<[f64; 4]>)>) -> Query<'static> {
-        Query {
+    fn query(gallery: Vec<(usize, Option<[f64; 4]>)>) -> SearchQuery<'static> {
+        SearchQuery {
             feature: &[1.0, 0.0],
             companions: &[0.0, 1.0],
             gallery,
@@ -557,7 +565,7 @@ mod tests {
     }
 
     #[test]
-    fn missed_frames_second_boxes_and_unsure_boxes_by_hand() {
+    fn missed_frames_second_boxes_and_low_scores_by_hand() {
         let frames = [
             // Two boxes on the person: the less similar one is wrong. The third is not sure enough.
             frame(
@@ -568,7 +576,7 @@ mod tests {
             frame(&[], &[], &[]),
             frame(&[ELSEWHERE], &[0.9], &[0.8, 0.6]),
         ];
-        let gallery = Gallery::new(&frames, 2, 0.5, false).unwrap();
+        let gallery = SearchGallery::new(&frames, 2, 0.5, false).unwrap();
         let shown = || query(vec![(0, Some(PERSON)), (1, Some(PERSON)), (2, None)]);
         let ranking = gallery.ranking(&shown(), None).unwrap();
         let order: Vec<_> = ranking
@@ -577,29 +585,29 @@ mod tests {
             .collect();
         assert_eq!(order, [(2, 0, false), (0, 0, true), (0, 1, false)]);
         // The two boxes of frame 0 tie and enter together: precision 1/3. Found in one of two frames.
-        let nobody = || query(vec![(2, None)]);
+        let missing = || query(vec![(2, None)]);
         let metrics = gallery
-            .evaluate(2, |i| [shown(), nobody()][i].clone(), None)
+            .evaluate(2, |i| [shown(), missing()][i].clone(), None)
             .unwrap();
         assert!((metrics.map - 1.0 / 6.0).abs() < 1e-12, "{metrics:?}");
         assert_eq!(
             (metrics.top, metrics.recall, metrics.skipped),
             ([0.0, 1.0, 1.0], 0.5, 1)
         );
-        let error = gallery.evaluate(1, |_| nobody(), None).unwrap_err();
+        let error = gallery.evaluate(1, |_| missing(), None).unwrap_err();
         assert_eq!(error, MetricError::NobodySought { queries: 1 });
     }
 
     #[test]
-    fn context_raises_a_box_whose_neighbour_is_the_companion() {
+    fn context_raises_a_box_beside_the_companion() {
         let frames = [
             frame(&[PERSON], &[1.0], &[0.8, 0.6]),
             frame(&[PERSON, ELSEWHERE], &[1.0, 1.0], &[0.6, 0.8, 0.0, 1.0]),
         ];
-        let gallery = Gallery::new(&frames, 2, 0.5, false).unwrap();
+        let gallery = SearchGallery::new(&frames, 2, 0.5, false).unwrap();
         let query = query(vec![(0, None), (1, Some(PERSON))]);
         assert!(!gallery.ranking(&query, None).unwrap()[0].right);
-        let context = Some(Context {
+        let context = Some(ContextMatching {
             boxes: 10,
             people: 2,
         });
@@ -617,7 +625,7 @@ mod tests {
             &[0.5, 1.0],
             &[1.0, 0.0, 0.8, 0.6],
         )];
-        let gallery = Gallery::new(&frames, 2, 0.5, true).unwrap();
+        let gallery = SearchGallery::new(&frames, 2, 0.5, true).unwrap();
         let best = gallery
             .ranking(&query(vec![(0, Some(PERSON))]), None)
             .unwrap()[0];
@@ -629,9 +637,9 @@ mod tests {
     #[test]
     fn detection_is_one_to_one() {
         let near = [2.0, 0.0, 40.0, 90.0];
-        let scene = Scene {
+        let scene = SceneDetections {
             truth: &[PERSON, ELSEWHERE],
-            labelled: &[true, false],
+            known: &[true, false],
             boxes: &[near, PERSON, ELSEWHERE, ELSEWHERE],
             scores: &[0.9, 0.8, 0.7, 0.3],
         };
@@ -639,15 +647,15 @@ mod tests {
         let all = detection(&[scene], 0.5, false).unwrap();
         assert_eq!((all.recall, all.people, all.found), (Some(1.0), 2, 3));
         assert!((all.ap.unwrap() - (0.5 + 2.0 / 3.0) / 2.0).abs() < 1e-12);
-        let labelled = detection(&[scene], 0.5, true).unwrap();
-        assert_eq!((labelled.recall, labelled.people), (Some(1.0), 1));
+        let known = detection(&[scene], 0.5, true).unwrap();
+        assert_eq!((known.recall, known.people), (Some(1.0), 1));
         assert_eq!(detection(&[], 0.5, false).unwrap().ap, None);
     }
 
     #[test]
-    fn nan_is_named() {
+    fn nan_is_an_error() {
         let frames = [frame(&[PERSON], &[0.9], &[f32::NAN, 0.0])];
-        let error = Gallery::new(&frames, 2, 0.5, false).err().unwrap();
+        let error = SearchGallery::new(&frames, 2, 0.5, false).err().unwrap();
         assert!(
             error
                 .to_string()

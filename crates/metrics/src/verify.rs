@@ -1,6 +1,6 @@
 //! Same person or not: the ROC over all pairs of query and gallery, and the similarity from which on to say yes.
 //!
-//! Pairs of one person under one camera are left out, as in [`crate::reid`]. A pair is accepted if its cosine similarity is at
+//! Pairs of one person under one camera are ignored, as in [`crate::reid`]. A pair is accepted if its cosine similarity is at
 //! least the threshold; the true positive rate (TPR) is the share of accepted pairs among those of one person, the false
 //! positive rate (FPR) that among those of two people.
 //!
@@ -14,14 +14,14 @@ use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use crate::MetricError;
-use crate::reid::{Images, Normalised};
+use crate::reid::{NormalizedFeatures, ReidImages};
 
 /// Bars of a histogram over similarities from -1 to 1.
 pub const BARS: usize = 64;
 
 /// A threshold and what it lets through.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Threshold {
+pub struct RocPoint {
     /// Least cosine similarity that is accepted.
     pub similarity: f64,
     /// Share of pairs of one person accepted.
@@ -32,7 +32,7 @@ pub struct Threshold {
 
 /// Similarities of one kind of pairs.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Distribution {
+pub struct SimilarityDistribution {
     /// Pairs.
     pub pairs: u64,
     /// Their mean similarity.
@@ -43,20 +43,20 @@ pub struct Distribution {
     pub histogram: Vec<u64>,
 }
 
-/// What similarities tell of identity.
+/// The receiver operating characteristic of similarities.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Roc {
     /// Area under the curve: how often a pair of one person is more similar than a pair of two.
     pub auc: f64,
     /// The threshold where false alarms and misses are nearest each other, and the mean of their two rates.
-    pub equal_error: (Threshold, f64),
+    pub equal_error: (RocPoint, f64),
     /// For each rate asked for the threshold of the largest TPR whose FPR does not exceed it; `None` where even the most
     /// similar pair of one person comes after too many pairs of two.
-    pub at: Vec<Option<Threshold>>,
+    pub at: Vec<Option<RocPoint>>,
     /// Pairs of one person.
-    pub same: Distribution,
+    pub same: SimilarityDistribution,
     /// Pairs of two people.
-    pub different: Distribution,
+    pub different: SimilarityDistribution,
 }
 
 /// The ROC of `query` against `gallery`, read at each false positive rate of `rates`.
@@ -66,8 +66,8 @@ pub struct Roc {
 ///
 /// # Panics
 /// As [`crate::reid::evaluate`].
-pub fn roc(query: &Images, gallery: &Images, rates: &[f64]) -> Result<Roc, MetricError> {
-    let features = Normalised::new(query, gallery)?;
+pub fn roc(query: &ReidImages, gallery: &ReidImages, rates: &[f64]) -> Result<Roc, MetricError> {
+    let features = NormalizedFeatures::new(query, gallery)?;
     let same = |i: usize, j: usize| query.persons[i] == gallery.persons[j];
     let sees = |i: usize, j: usize| query.cameras[i] != gallery.cameras[j];
     let mut matches: Vec<f32> = features
@@ -77,7 +77,7 @@ pub fn roc(query: &Images, gallery: &Images, rates: &[f64]) -> Result<Roc, Metri
         })
         .concat();
     matches.par_sort_unstable_by(f32::total_cmp);
-    let mut own = Moments::default();
+    let mut own = DistanceMoments::default();
     matches.iter().for_each(|d| own.add(*d));
 
     let ladder = Ladder::new(&matches);
@@ -86,7 +86,7 @@ pub fn roc(query: &Images, gallery: &Images, rates: &[f64]) -> Result<Roc, Metri
         || -> Vec<AtomicU64> { ladder.steps.iter().map(|_| AtomicU64::new(0)).collect() };
     let (up_to, exactly) = (counters(), counters());
     let others = features.map_query_rows(|i, distances| {
-        let mut moments = Moments::default();
+        let mut moments = DistanceMoments::default();
         for (_, &distance) in distances.iter().enumerate().filter(|(j, _)| !same(i, *j)) {
             moments.add(distance);
             let step = ladder.first_at_least(distance);
@@ -99,7 +99,7 @@ pub fn roc(query: &Images, gallery: &Images, rates: &[f64]) -> Result<Roc, Metri
         }
         moments
     });
-    let mut foreign = Moments::default();
+    let mut foreign = DistanceMoments::default();
     others.iter().for_each(|other| foreign.merge(other));
     if own.pairs == 0 || foreign.pairs == 0 {
         return Err(MetricError::OneKindOfPairs {
@@ -111,14 +111,14 @@ pub fn roc(query: &Images, gallery: &Images, rates: &[f64]) -> Result<Roc, Metri
     let (positives, negatives) = (own.pairs as f64, foreign.pairs as f64);
     let (mut accepted, mut alarms, mut auc) = (0_u64, 0_u64, 0.0);
     let mut at = vec![None; rates.len()];
-    let mut equal_error: Option<(f64, Threshold)> = None;
+    let mut equal_error: Option<(f64, RocPoint)> = None;
     for (k, &distance) in ladder.steps.iter().enumerate() {
         let new = ladder.sizes[k];
         accepted += new;
         alarms += up_to[k].load(Ordering::Relaxed);
         let ties = exactly[k].load(Ordering::Relaxed) as f64;
         auc += new as f64 * (negatives - alarms as f64 + ties / 2.0);
-        let threshold = Threshold {
+        let threshold = RocPoint {
             similarity: similarity(distance),
             true_positive_rate: accepted as f64 / positives,
             false_positive_rate: alarms as f64 / negatives,
@@ -192,14 +192,14 @@ impl Ladder {
 }
 
 #[derive(Clone)]
-struct Moments {
+struct DistanceMoments {
     pairs: u64,
     sum: f64,
     squares: f64,
     histogram: [u64; BARS],
 }
 
-impl Default for Moments {
+impl Default for DistanceMoments {
     fn default() -> Self {
         Self {
             pairs: 0,
@@ -210,7 +210,7 @@ impl Default for Moments {
     }
 }
 
-impl Moments {
+impl DistanceMoments {
     fn add(&mut self, distance: f32) {
         let value = similarity(distance);
         self.pairs += 1;
@@ -229,9 +229,9 @@ impl Moments {
         }
     }
 
-    fn finish(self) -> Distribution {
+    fn finish(self) -> SimilarityDistribution {
         let mean = self.sum / self.pairs as f64;
-        Distribution {
+        SimilarityDistribution {
             pairs: self.pairs,
             mean,
             deviation: (self.squares / self.pairs as f64 - mean * mean)
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn four_pairs_by_hand() {
-        // Cosines 1 (another person), 0.8 (same), 0.6 (same) and 0.6 (another); the same shot is left out.
+        // Cosines 1 (another person), 0.8 (same), 0.6 (same) and 0.6 (another); the same shot is ignored.
         let gallery = [1.0, 0.0, 0.8, 0.6, 0.6, 0.8, 0.6, -0.8, 1.0, 0.0];
         let gallery = images(&gallery, &[2, 1, 1, 3, 1], &[2, 2, 3, 2, 1]);
         let query = images(&[1.0, 0.0], &[1], &[1]);

@@ -81,8 +81,8 @@ impl Reid {
         }
     }
 
-    fn sides(&self) -> [reid::Images<'_>; 2] {
-        [0..self.queries, self.queries..self.persons.len()].map(|rows| reid::Images {
+    fn sides(&self) -> [reid::ReidImages<'_>; 2] {
+        [0..self.queries, self.queries..self.persons.len()].map(|rows| reid::ReidImages {
             features: &self.features[rows.start * self.channels..rows.end * self.channels],
             channels: self.channels,
             persons: &self.persons[rows.clone()],
@@ -203,7 +203,7 @@ fn attributes_equal_the_published_evaluator_and_scikit_learn() {
 #[test]
 fn parsing_equals_the_published_evaluator() {
     let golden = golden("parsing");
-    let mut confusion = parsing::Confusion::new(golden["classes"].as_u64().unwrap() as usize);
+    let mut confusion = parsing::ConfusionMatrix::new(golden["classes"].as_u64().unwrap() as usize);
     let maps = |key: &str| -> Vec<Vec<u8>> {
         let maps = golden[key].as_array().unwrap();
         maps.iter()

@@ -3,9 +3,11 @@
 
 #![allow(clippy::unwrap_used)]
 
-use clasp_metrics::detection::{self, Decay, FoundBox, Pedestrian, TrueBox};
+use clasp_metrics::detection::{self, FoundBox, LabeledPedestrian, SoftNmsDecay, TrueBox};
 use clasp_metrics::pose::{self, PredictedPose, TruePose};
-use clasp_metrics::search::{self, Context, Frame, Gallery, Query, Scene};
+use clasp_metrics::search::{
+    self, ContextMatching, GalleryFrame, SceneDetections, SearchGallery, SearchQuery,
+};
 use clasp_metrics::{attributes, parsing, reid, verify};
 use serde_json::Value;
 
@@ -25,7 +27,7 @@ fn assert_close(found: &[Option<f64>], expected: &Value, tolerance: f64) {
     for (i, (found, expected)) in found.iter().zip(expected).enumerate() {
         let (found, expected) = (found.unwrap_or(-1.0), expected.as_f64().unwrap_or(-1.0));
         let close = (found - expected).abs() <= tolerance;
-        assert!(close, "figure {i}: expected {expected}, found {found}");
+        assert!(close, "metric {i}: expected {expected}, found {found}");
     }
 }
 
@@ -213,7 +215,7 @@ fn miss_rates_equal_the_described_algorithm() {
                     draw.uniform(8, 80),
                     draw.uniform(16, 260),
                 ];
-                truth.push(Pedestrian {
+                truth.push(LabeledPedestrian {
                     image,
                     bbox,
                     height: bbox[3],
@@ -311,7 +313,7 @@ fn drawn_frames(draw: &mut Draw, frames: usize, people: u64, ties: bool) -> Vec<
 
 #[test]
 fn searches_equal_the_described_algorithm() {
-    let context = |boxes, people| Some(Context { boxes, people });
+    let context = |boxes, people| Some(ContextMatching { boxes, people });
     let cases = [
         (9, 300, 25, 60, false, None),
         (10, 300, 25, 60, true, None),
@@ -334,14 +336,14 @@ fn searches_equal_the_described_algorithm() {
                 (own, (0..4).flat_map(companion).collect())
             })
             .collect();
-        let frames: Vec<Frame> = { drawn.iter() }
-            .map(|frame| Frame {
+        let frames: Vec<GalleryFrame> = { drawn.iter() }
+            .map(|frame| GalleryFrame {
                 boxes: &frame.boxes,
                 scores: &frame.scores,
                 features: &frame.features,
             })
             .collect();
-        let query = |q: usize| Query {
+        let query = |q: usize| SearchQuery {
             feature: &sought[q].0,
             companions: &sought[q].1,
             gallery: { drawn.iter().enumerate() }
@@ -352,7 +354,7 @@ fn searches_equal_the_described_algorithm() {
                 })
                 .collect(),
         };
-        let gallery = Gallery::new(&frames, CHANNELS, 0.5, weighted).unwrap();
+        let gallery = SearchGallery::new(&frames, CHANNELS, 0.5, weighted).unwrap();
         let m = gallery.evaluate(queries, query, context).unwrap();
         assert_close(
             &[Some(m.map)],
@@ -367,13 +369,13 @@ fn searches_equal_the_described_algorithm() {
         );
         assert_eq!(m.skipped as u64, golden["skipped"]);
 
-        let labelled: Vec<Vec<bool>> = { drawn.iter() }
+        let known: Vec<Vec<bool>> = { drawn.iter() }
             .map(|frame| frame.persons.iter().map(|p| *p < people).collect())
             .collect();
-        let scenes: Vec<Scene> = { drawn.iter().zip(&labelled) }
-            .map(|(frame, labelled)| Scene {
+        let scenes: Vec<SceneDetections> = { drawn.iter().zip(&known) }
+            .map(|(frame, known)| SceneDetections {
                 truth: &frame.truth,
-                labelled,
+                known,
                 boxes: &frame.boxes,
                 scores: &frame.scores,
             })
@@ -400,7 +402,7 @@ fn roc_equals_scikit_learn() {
         let (persons, cameras) = (numbers(people), numbers(4));
         let row = |person: &i64| feature(&mut draw, *person as u64, true);
         let features: Vec<f32> = persons.iter().flat_map(row).collect();
-        let side = |rows: std::ops::Range<usize>| reid::Images {
+        let side = |rows: std::ops::Range<usize>| reid::ReidImages {
             features: &features[rows.start * CHANNELS..rows.end * CHANNELS],
             channels: CHANNELS,
             persons: &persons[rows.clone()],
@@ -447,8 +449,8 @@ fn suppressions_equal_plain_loops() {
             golden["hard"]
         );
         for (name, decay) in [
-            ("linear", Decay::Linear { threshold: 0.3 }),
-            ("gaussian", Decay::Gaussian { sigma: 0.5 }),
+            ("linear", SoftNmsDecay::Linear { threshold: 0.3 }),
+            ("gaussian", SoftNmsDecay::Gaussian { sigma: 0.5 }),
         ] {
             let (index, score): (Vec<usize>, Vec<Option<f64>>) =
                 { detection::soft_nms(&boxes, &scores, decay, 0.05).into_iter() }
@@ -495,7 +497,7 @@ fn attributes_and_parsing_equal_the_published_evaluators() {
     assert_eq!(m.degenerate, [0]);
 
     let (mut draw, classes) = (Draw(19), 20);
-    let mut confusion = parsing::Confusion::new(classes as usize);
+    let mut confusion = parsing::ConfusionMatrix::new(classes as usize);
     for _ in 0..20 {
         let drawn: Vec<u64> = (0..3000).map(|_| draw.below(classes + 1)).collect();
         let guess = |t: &u64| match draw.below(3) > 0 && *t < classes {

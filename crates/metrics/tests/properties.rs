@@ -6,7 +6,7 @@ use proptest::prelude::*;
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
-    /// Another order of the gallery changes no figure, as long as no two distances tie.
+    /// Another order of the gallery changes no metric unless two distances tie.
     #[test]
     fn a_permuted_gallery_scores_the_same(seed in any::<u32>(), shift in 1_usize..29) {
         // Mixed bits, not a wave: a wave repeats, and then distances tie.
@@ -19,12 +19,12 @@ proptest! {
         let persons: Vec<i64> = (0..40).map(|i| i % 5).collect();
         let cameras: Vec<i64> = (0..40).map(|i| (i / 5) % 3).collect();
         let order: Vec<usize> = (0..30).map(|i| 10 + (i * 7 + shift) % 30).collect();
-        let query = reid::Images { features: &features[..80], channels: 8, persons: &persons[..10], cameras: &cameras[..10] };
-        let gallery = reid::Images { features: &features[80..], channels: 8, persons: &persons[10..], cameras: &cameras[10..] };
+        let query = reid::ReidImages { features: &features[..80], channels: 8, persons: &persons[..10], cameras: &cameras[..10] };
+        let gallery = reid::ReidImages { features: &features[80..], channels: 8, persons: &persons[10..], cameras: &cameras[10..] };
         let moved: Vec<f32> = order.iter().flat_map(|i| features[i * 8..(i + 1) * 8].to_vec()).collect();
         let moved_persons: Vec<i64> = order.iter().map(|i| persons[*i]).collect();
         let moved_cameras: Vec<i64> = order.iter().map(|i| cameras[*i]).collect();
-        let permuted = reid::Images { features: &moved, channels: 8, persons: &moved_persons, cameras: &moved_cameras };
+        let permuted = reid::ReidImages { features: &moved, channels: 8, persons: &moved_persons, cameras: &moved_cameras };
         prop_assert_eq!(reid::evaluate(&query, &gallery, 10), reid::evaluate(&query, &permuted, 10));
         // Re-ranked distances are sums in another order then: equal up to rounding.
         let rerank = rerank::Rerank { k1: 6, k2: 3, lambda: 0.3 };
@@ -37,10 +37,10 @@ proptest! {
         }
     }
 
-    /// The truth as prediction is perfect, and every figure lies between 0 and 1.
+    /// The truth as prediction is perfect, and every metric is between 0 and 1.
     #[test]
     fn truth_is_perfect(labels in prop::collection::vec(0_u8..5, 1..200), guess in prop::collection::vec(0_u8..5, 200)) {
-        let mut confusion = parsing::Confusion::new(5);
+        let mut confusion = parsing::ConfusionMatrix::new(5);
         confusion.add(&labels, &labels).unwrap();
         prop_assert_eq!(confusion.metrics().mean_iou_present, Some(1.0));
         confusion.add(&labels, &guess[..labels.len()]).unwrap();

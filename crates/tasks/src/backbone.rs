@@ -1,4 +1,4 @@
-//! A backbone with a mix as an [`Extractor`].
+//! A backbone with prompt weights as an [`Extractor`].
 
 use std::path::Path;
 
@@ -10,40 +10,44 @@ use clasp_weights::backbone::BackboneMeta;
 use clasp_weights::import::load_backbone;
 
 use crate::TaskError;
-use crate::features::{Extracted, Extractor, Inputs, Maps, Preprocess};
+use crate::features::{Extractor, FeatureBatch, FeatureMaps, InputBatch, Preprocess};
 
-/// A [`Backbone`] with one mix for every image.
+/// A [`Backbone`] with the same prompt weights for every image.
 #[derive(Debug, Clone)]
 pub struct BackboneExtractor {
     backbone: Backbone,
-    mix: Mix,
+    prompt: Mix,
     precision: Precision,
     device: Device,
 }
 
 impl BackboneExtractor {
     /// `backbone` lives on `device`, without gradients.
-    pub fn new(backbone: Backbone, mix: Mix, device: Device) -> Self {
+    pub fn new(backbone: Backbone, prompt: Mix, device: Device) -> Self {
         Self {
             backbone,
-            mix,
+            prompt,
             precision: Precision::F32,
             device,
         }
     }
 
-    /// The backbone of a file or a run's folder, and the preprocessing that goes with it.
+    /// The backbone of a file or a run's folder, and its preprocessing.
     ///
     /// # Errors
-    /// The file is not there or no backbone, or was trained with a filter that this program does not have.
+    /// The file is missing or holds no backbone.
     pub fn load(
         path: &Path,
-        mix: Mix,
+        prompt: Mix,
         device: &Device,
     ) -> Result<(Self, Preprocess, BackboneMeta), TaskError> {
         let (backbone, meta) = load_backbone(path, device)?;
         let preprocess = Preprocess::of(&meta);
-        Ok((Self::new(backbone, mix, device.clone()), preprocess, meta))
+        Ok((
+            Self::new(backbone, prompt, device.clone()),
+            preprocess,
+            meta,
+        ))
     }
 
     /// The same backbone at another precision.
@@ -51,10 +55,10 @@ impl BackboneExtractor {
         Self { precision, ..self }
     }
 
-    /// The same backbone with another mix.
-    pub fn with_mix(&self, mix: Mix) -> Self {
+    /// The same backbone with other prompt weights.
+    pub fn with_prompt(&self, prompt: Mix) -> Self {
         Self {
-            mix,
+            prompt,
             ..self.clone()
         }
     }
@@ -65,8 +69,8 @@ impl Extractor for BackboneExtractor {
         Shares::of(&self.device, threads)
     }
 
-    fn extract(&self, images: Inputs, stages: usize) -> Result<Extracted, TaskError> {
-        let Inputs {
+    fn extract(&self, images: InputBatch, stages: usize) -> Result<FeatureBatch, TaskError> {
+        let InputBatch {
             values,
             batch,
             height,
@@ -76,26 +80,26 @@ impl Extractor for BackboneExtractor {
             TensorData::new(values, [batch, 3, height, width]),
             &self.device,
         );
-        let mix = self.mix.tensor(&self.device);
-        let features = (self.precision).within(|| self.backbone.forward(images, mix, None));
+        let prompt = self.prompt.tensor(&self.device);
+        let features = (self.precision).within(|| self.backbone.forward(images, prompt, None));
         let skipped = features.pyramid.len().saturating_sub(stages);
         let maps = features.pyramid.into_iter().skip(skipped).map(|map| {
             let [_, channels, height, width] = map.dims();
-            Ok(Maps {
-                values: numbers(map)?,
+            Ok(FeatureMaps {
+                values: values_of(map)?,
                 channels,
                 height,
                 width,
             })
         });
-        Ok(Extracted {
+        Ok(FeatureBatch {
             maps: maps.collect::<Result<_, TaskError>>()?,
-            pooled: numbers(features.pooled)?,
+            pooled: values_of(features.pooled)?,
         })
     }
 }
 
-fn numbers<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, TaskError> {
+fn values_of<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, TaskError> {
     tensor
         .try_into_vec_as::<f32>()
         .map_err(|error| TaskError::Device(error.to_string()))
@@ -110,7 +114,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     #[test]
-    fn gives_the_backbones_features() {
+    fn extracts_the_features_of_the_backbone() {
         let device = Device::flex();
         let config = BackboneConfig::named("swin-pico")
             .unwrap()
@@ -119,7 +123,7 @@ mod tests {
         let values: Vec<f32> = (0..2 * 3 * 64 * 32)
             .map(|i| (i as f32 * 0.01).sin())
             .collect();
-        let images = Inputs {
+        let images = InputBatch {
             values: values.clone(),
             batch: 2,
             height: 64,

@@ -1,8 +1,8 @@
-//! Features of any images, and files of them.
+//! ImageFeatures of any images, and files of them.
 //!
 //! `.npy` holds a `float32` array [images, channels] in NumPy's format, version 1.0, and `<file>.keys.txt` beside it one key
-//! a line: row i of the array is of the image that line i names. The keys are written last, and those of an earlier array
-//! are removed first, so that keys never lie beside an array that they are not of. `.parquet` holds the columns `key`
+//! a line: line i is the key of row i. The keys are written last, and those of an earlier array are removed first, so that
+//! keys never lie beside the array of others. `.parquet` holds the columns `key`
 //! (string) and `feature` (list of floats).
 
 use std::io::{self, Seek, SeekFrom, Write};
@@ -22,10 +22,11 @@ use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 
 use crate::TaskError;
-use crate::features::{Extractor, Features, Pass, Preprocess, each_image};
-use crate::frozen::{Options, Progress};
+use crate::features::{
+    Batching, Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image,
+};
 
-/// Features of images.
+/// ImageFeatures of images.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embeddings {
     /// Position of each image in its source.
@@ -36,11 +37,11 @@ pub struct Embeddings {
     pub channels: usize,
     /// [images, channels].
     pub features: Vec<f32>,
-    /// Images that could not be read and are left out.
+    /// Images that could not be read and have no row.
     pub unreadable: Unreadable,
 }
 
-/// Pooled features of every image of a source, not normalised. Images that cannot be read are left out and listed.
+/// Pooled features of every image of a source, not normalized. Images that cannot be read are skipped and listed.
 ///
 /// # Errors
 /// More than 5 % of the images cannot be read, unless `keep_going`; features that are not finite; a stop through
@@ -50,48 +51,48 @@ pub fn embed<E: Extractor>(
     preprocess: &Preprocess,
     source: &Source,
     keep_going: bool,
-    options: &Options,
-    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+    batching: &Batching,
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<Embeddings, TaskError> {
-    let mut found = Embeddings::default();
-    let chunk = options.chunk();
+    let mut embeddings = Embeddings::default();
+    let chunk = batching.chunk();
     for start in (0..source.len()).step_by(chunk) {
         let items = start..source.len().min(start + chunk);
-        let rows = embed_some(extractor, preprocess, source, items, options, progress)?;
+        let rows = embed_some(extractor, preprocess, source, items, batching, progress)?;
         for (item, row) in (start..).zip(rows) {
             match row {
                 Ok(row) => {
-                    found.unreadable.ok();
-                    found.channels = row.len();
-                    found.features.extend(row);
-                    found.items.push(item);
-                    found.keys.push(source.key(item).to_owned());
+                    embeddings.unreadable.ok();
+                    embeddings.channels = row.len();
+                    embeddings.features.extend(row);
+                    embeddings.items.push(item);
+                    embeddings.keys.push(source.key(item).to_owned());
                 }
-                Err(failure) => found.unreadable.fail(source.key(item), failure),
+                Err(failure) => embeddings.unreadable.fail(source.key(item), failure),
             }
         }
         if !keep_going {
-            found.unreadable.check_early()?;
+            embeddings.unreadable.check_early()?;
         }
     }
     if !keep_going {
-        found.unreadable.check()?;
+        embeddings.unreadable.check()?;
     }
-    Ok(found)
+    Ok(embeddings)
 }
 
-/// Pooled features of some images of a source, in order; for an image that cannot be used, why. `progress` counts all
+/// Pooled features of some images of a source, in order; for an unreadable image, the reason. `progress` counts all
 /// images of the source.
 ///
 /// # Errors
-/// Features that are not finite; a stop through `progress`.
+/// ImageFeatures that are not finite; a stop through `progress`.
 pub fn embed_some<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
     source: &Source,
     items: Range<usize>,
-    options: &Options,
-    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+    batching: &Batching,
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<Vec<Result<Vec<f32>, Failure>>, TaskError> {
     let failed: Vec<OnceLock<Failure>> = vec![OnceLock::new(); items.len()];
     let load = |i: usize| match source.load(items.start + i, &Limits::default()) {
@@ -101,22 +102,22 @@ pub fn embed_some<E: Extractor>(
             Ok(None)
         }
     };
-    let keep = |_: usize, features: &Features| Ok(features.pooled.to_vec());
-    let pass = Pass {
+    let keep = |_: usize, features: &ImageFeatures| Ok(features.pooled.to_vec());
+    let pass = ImagePass {
         stage: "images",
         count: items.len(),
         size: [preprocess.height, preprocess.width],
         stages: 0,
         name: &|i| source.key(items.start + i).to_owned(),
     };
-    let of_all = |so_far: Progress| {
-        progress(Progress {
+    let of_all = |so_far: PassProgress| {
+        progress(PassProgress {
             done: items.start + so_far.done,
             total: source.len(),
             ..so_far
         })
     };
-    let rows = each_image(extractor, pass, options, load, keep, &of_all)?;
+    let rows = each_image(extractor, pass, batching, load, keep, &of_all)?;
     let reasons = failed.into_iter().map(OnceLock::into_inner);
     Ok(rows
         .into_iter()
@@ -130,33 +131,33 @@ pub fn embed_some<E: Extractor>(
         .collect())
 }
 
-/// A file of features that is being written row by row, under its name only when it is whole.
+/// A file of features that is written row by row and gets its name when it is complete.
 pub struct FeatureFile {
     path: PathBuf,
     rows: usize,
     channels: usize,
-    format: Format,
+    format: FeatureFormat,
 }
 
-enum Format {
+enum FeatureFormat {
     Npy { array: NewFile, keys: NewFile },
-    Parquet(Parquet),
+    Parquet(ParquetRows),
 }
 
 impl FeatureFile {
-    /// Begins the file, in the format that its ending says: `.npy` or `.parquet`.
+    /// Starts the file in the format of its extension: `.npy` or `.parquet`.
     ///
     /// # Errors
-    /// Another ending, or a folder that takes no file.
+    /// Another extension, or the folder cannot be written to.
     pub fn create(path: &Path) -> Result<Self, TaskError> {
         let format = match path.extension().and_then(|ending| ending.to_str()) {
             Some("npy") => {
                 let mut array = NewFile::create(path)?;
                 array.write_all(&npy_header(0, 0))?;
                 let keys = NewFile::create(&keys_file(path))?;
-                Format::Npy { array, keys }
+                FeatureFormat::Npy { array, keys }
             }
-            Some("parquet") => Format::Parquet(Parquet::create(path)?),
+            Some("parquet") => FeatureFormat::Parquet(ParquetRows::create(path)?),
             other => {
                 return Err(TaskError::Format {
                     file: path.display().to_string(),
@@ -172,14 +173,14 @@ impl FeatureFile {
         })
     }
 
-    /// Checks, before any work, that the keys of a source can be written.
+    /// Checks, before any computation, that the keys of a source can be written.
     ///
     /// # Errors
-    /// A key with a line break, of which `.npy`'s list of keys cannot have any.
+    /// A key with a line break, which the list of keys beside `.npy` cannot have.
     pub fn check_keys(&self, source: &Source) -> Result<(), TaskError> {
         match self.format {
-            Format::Npy { .. } => source.keys().try_for_each(|key| self.check_key(key)),
-            Format::Parquet(_) => Ok(()),
+            FeatureFormat::Npy { .. } => source.keys().try_for_each(|key| self.check_key(key)),
+            FeatureFormat::Parquet(_) => Ok(()),
         }
     }
 
@@ -197,7 +198,7 @@ impl FeatureFile {
     /// Adds a row.
     ///
     /// # Errors
-    /// A key that does not fit on a line of its own, a row of another length than the first, or the file system.
+    /// A key with a line break, a row of another length than the first, or the file cannot be written.
     pub fn push(&mut self, key: &str, row: &[f32]) -> Result<(), TaskError> {
         let differs = |expected: String, found: String| TaskError::Mismatch {
             file: self.path.display().to_string(),
@@ -211,29 +212,29 @@ impl FeatureFile {
             let expected = format!("rows of {} numbers", self.channels);
             return Err(differs(expected, format!("{} for `{key}`", row.len())));
         }
-        if matches!(self.format, Format::Npy { .. }) {
+        if matches!(self.format, FeatureFormat::Npy { .. }) {
             self.check_key(key)?;
         }
         match &mut self.format {
-            Format::Npy { array, keys } => {
+            FeatureFormat::Npy { array, keys } => {
                 for value in row {
                     array.write_all(&value.to_le_bytes())?;
                 }
                 writeln!(keys, "{key}")?;
             }
-            Format::Parquet(parquet) => parquet.push(key, row).map_err(io::Error::other)?,
+            FeatureFormat::Parquet(parquet) => parquet.push(key, row).map_err(io::Error::other)?,
         }
         self.rows += 1;
         Ok(())
     }
 
-    /// Gives the file its name, and says which files were written.
+    /// Completes the file and returns the paths that were written.
     ///
     /// # Errors
-    /// The file system's; nothing new has a name then, but keys of an earlier array may be gone.
+    /// The file cannot be written; then there is no new file, but the keys of an earlier array may be removed.
     pub fn finish(self) -> Result<Vec<PathBuf>, TaskError> {
         match self.format {
-            Format::Npy {
+            FeatureFormat::Npy {
                 mut array,
                 mut keys,
             } => {
@@ -251,7 +252,7 @@ impl FeatureFile {
                 keys.finish()?;
                 Ok(vec![self.path, names])
             }
-            Format::Parquet(parquet) => {
+            FeatureFormat::Parquet(parquet) => {
                 let file = parquet.finish().map_err(io::Error::other)?;
                 file.finish()?;
                 Ok(vec![self.path])
@@ -266,8 +267,8 @@ fn keys_file(path: &Path) -> PathBuf {
     PathBuf::from(keys)
 }
 
-/// NumPy's header: magic, version, its own length, what follows. Always 128 bytes, so that the number of rows can be
-/// filled in when it is known.
+/// NumPy's header: magic, version, length, description. Always 128 bytes, so that the number of rows can be written when it
+/// is known.
 fn npy_header(rows: usize, channels: usize) -> Vec<u8> {
     let text =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {channels}), }}");
@@ -277,15 +278,15 @@ fn npy_header(rows: usize, channels: usize) -> Vec<u8> {
     bytes
 }
 
-/// Rows on their way into a Parquet file, in groups.
-struct Parquet {
+/// Rows of a Parquet file, written in groups.
+struct ParquetRows {
     writer: SerializedFileWriter<NewFile>,
     keys: Vec<ByteArray>,
     /// [keys, channels].
     values: Vec<f32>,
 }
 
-impl Parquet {
+impl ParquetRows {
     /// Rows of a group.
     const GROUP: usize = 1 << 14;
 
@@ -331,7 +332,7 @@ impl Parquet {
             .typed::<ByteArrayType>()
             .write_batch(&self.keys, None, None)?;
         column.close()?;
-        // A list is stored as its elements with a repetition level that is 0 where a list begins.
+        // A list is stored as its elements with a repetition level that is 0 at the start of a list.
         let repetition: Vec<i16> = (0..self.values.len())
             .map(|i| i16::from(i % channels != 0))
             .collect();
@@ -381,22 +382,22 @@ mod tests {
 
     fn run(folder: &Path, keep_going: bool) -> Result<Embeddings, TaskError> {
         let source = Source::open(&folder.display().to_string()).unwrap();
-        let options = Options {
+        let batching = Batching {
             batch: 3,
-            ..Options::default()
+            ..Batching::default()
         };
         embed(
-            &Fake::Colours,
+            &Fake::Colors,
             &Preprocess::imagenet(64, 32),
             &source,
             keep_going,
-            &options,
+            &batching,
             &quiet,
         )
     }
 
     #[test]
-    fn unreadable_images_are_left_out_and_listed() {
+    fn unreadable_images_are_skipped_and_listed() {
         let folder = folder(8, 1);
         assert!(matches!(
             run(folder.path(), false),
@@ -412,36 +413,39 @@ mod tests {
     }
 
     #[test]
-    fn a_feature_that_is_no_number_is_told_with_its_key() {
+    fn the_error_of_a_non_finite_feature_names_the_image() {
         let folder = folder(3, 0);
         let source = Source::open(&folder.path().display().to_string()).unwrap();
         let preprocess = Preprocess::imagenet(64, 32);
-        let options = Options::default();
-        let error = embed(&Fake::Nan, &preprocess, &source, false, &options, &quiet).unwrap_err();
-        assert!(error.to_string().starts_with("a0 has"), "{error}");
+        let batching = Batching::default();
+        let error = embed(&Fake::Nan, &preprocess, &source, false, &batching, &quiet).unwrap_err();
+        assert!(
+            error.to_string().starts_with("a0: expected finite"),
+            "{error}"
+        );
     }
 
     #[test]
-    fn chunks_are_of_one_list() {
+    fn chunks_equal_the_whole_list() {
         let folder = folder(8, 1);
         let whole = run(folder.path(), true).unwrap();
         let source = Source::open(&folder.path().display().to_string()).unwrap();
         let preprocess = Preprocess::imagenet(64, 32);
-        let options = Options::default();
+        let batching = Batching::default();
         let last = Mutex::new(0);
         let mut rows = Vec::new();
         for items in [0..4, 4..9] {
-            let progress = |so_far: Progress| {
+            let progress = |so_far: PassProgress| {
                 assert_eq!(so_far.total, 9);
                 *last.lock().unwrap() = so_far.done;
                 ControlFlow::Continue(())
             };
             let some = embed_some(
-                &Fake::Colours,
+                &Fake::Colors,
                 &preprocess,
                 &source,
                 items,
-                &options,
+                &batching,
                 &progress,
             );
             rows.extend(some.unwrap());
@@ -477,7 +481,7 @@ mod tests {
             file
         };
         let file = write(&path);
-        assert!(!path.exists(), "a file that is not whole has its name");
+        assert!(!path.exists(), "an incomplete file has its final name");
         assert_eq!(file.finish().unwrap().len(), 2);
         let (header, values) = npy(&path);
         assert!(header.contains("'shape': (3, 2)"), "{header}");
@@ -506,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_and_leaves_nothing() {
+    fn invalid_rows_are_errors_and_leave_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let error = FeatureFile::create(&at("f.csv")).err().unwrap();
@@ -521,7 +525,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_never_lie_beside_an_array_of_others() {
+    fn keys_are_never_beside_the_array_of_others() {
         let folder = tempfile::tempdir().unwrap();
         let (path, keys) = (
             folder.path().join("f.npy"),
@@ -534,7 +538,7 @@ mod tests {
         };
         begin().finish().unwrap();
         assert!(keys.exists());
-        // The array cannot take its name, as a kill between the two would have it.
+        // The array cannot be renamed, as when the process is killed between the two files.
         let file = begin();
         fs::remove_file(&path).unwrap();
         fs::create_dir(&path).unwrap();

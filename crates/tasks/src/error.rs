@@ -13,13 +13,13 @@ use clasp_weights::WeightsError;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TaskError {
-    /// The data set is not what it should be.
+    /// The dataset is missing or unusable.
     #[error(transparent)]
     Layout(#[from] LayoutError),
     /// The images cannot be found or read.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// More images than 5 % cannot be read.
+    /// More than 5 % of the images cannot be read.
     #[error(transparent)]
     Unreadable(#[from] TooManyUnreadable),
     /// The backbone cannot be loaded.
@@ -28,40 +28,40 @@ pub enum TaskError {
     /// The metric cannot be computed.
     #[error(transparent)]
     Metric(#[from] MetricError),
-    /// A labelled image that cannot be decoded.
+    /// A labeled image cannot be decoded.
     #[error("{file}: {reason}")]
     Image {
         /// The image.
         file: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// A file whose content does not go with its labels.
+    /// A file does not match its labels or its use.
     #[error("{file}: expected {expected}, found {found}")]
     Mismatch {
         /// The file.
         file: String,
-        /// What its labels say.
+        /// What was expected.
         expected: String,
-        /// What it is.
+        /// What was found.
         found: String,
     },
     /// Too little to train or evaluate on.
     #[error("{what}: expected {expected}, found {found}")]
     TooFew {
-        /// The data set or split.
+        /// The dataset or split.
         what: String,
-        /// What is needed.
+        /// What was expected.
         expected: &'static str,
-        /// What there is.
+        /// What was found.
         found: usize,
     },
     /// A feature that is not a finite number.
     #[error(
-        "{image} has a feature of {found}\n  hint: the backbone's weights are damaged or its training diverged"
+        "{image}: expected finite features, found {found}\n  hint: the backbone's weights are damaged or its training diverged"
     )]
     NotFinite {
-        /// The image: its key or path, or its position where no more is known.
+        /// The image: its key or path, or else its position.
         image: String,
         /// The value.
         found: f32,
@@ -69,7 +69,7 @@ pub enum TaskError {
     /// The device gave no features.
     #[error("the backbone's features cannot be read from the device: {0}")]
     Device(String),
-    /// A result that cannot be written as wanted.
+    /// An unknown format of a result.
     #[error("{file}: expected an ending .npy or .parquet, found {found}")]
     Format {
         /// The file.
@@ -80,21 +80,21 @@ pub enum TaskError {
     /// A recipe cannot be read.
     #[error(transparent)]
     Recipe(#[from] RecipeError),
-    /// A value of a recipe is out of range, or two values contradict each other.
+    /// A value of a recipe is out of range or contradicts another one.
     #[error(transparent)]
     Setting(#[from] InvalidValue),
-    /// A network cannot be made.
+    /// A network cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
     /// A new run would overwrite an old one.
     #[error(
-        "{folder}: holds a run already\n  hint: go on with `--resume {folder}`, or choose another folder with `--out`"
+        "{folder}: there is a run already\n  hint: resume it with `--resume {folder}`, or choose another folder with `--out`"
     )]
     RunExists {
         /// Folder of the run.
         folder: PathBuf,
     },
-    /// A checkpoint cannot be written, or does not fit the recipe.
+    /// A checkpoint cannot be written, or does not match the recipe.
     #[error("{path}: `{what}`: expected {expected}, found {found}\n  hint: {hint}")]
     Checkpoint {
         /// The file.
@@ -110,18 +110,18 @@ pub enum TaskError {
     },
     /// A loss or the norm of the gradients is infinite or not a number.
     #[error(
-        "step {step}: the {term} is {value}; the run has stopped and the last good checkpoint is kept\n  \
+        "step {step}: the {term} is {value}; the run has stopped, the last checkpoint is kept\n  \
          the images of the batch are listed in {keys}\n  \
-         hint: lower `optimiser.lr`, lengthen `optimiser.warmup_epochs`, set `optimiser.clip`, or look at those images"
+         hint: lower `optimizer.lr`, raise `optimizer.warmup_epochs`, set `optimizer.clip_grad`, or check those images"
     )]
     NonFiniteLoss {
         /// Step that failed.
         step: u64,
-        /// What it is.
+        /// Which loss or norm.
         term: String,
         /// Its value.
         value: f64,
-        /// File with the images.
+        /// File that lists the images.
         keys: PathBuf,
     },
     /// The caller asked to stop.

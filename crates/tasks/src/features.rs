@@ -1,8 +1,8 @@
 //! Images to features, on all threads.
 //!
-//! What makes features is an [`Extractor`]: [`crate::backbone::BackboneExtractor`], or anything else that turns a batch of images
-//! into pooled features and feature maps. Each thread works on whole batches with its own clone, in a rayon pool of one
-//! thread: on a CPU that is faster than one pool for all, and results do not depend on the number of threads.
+//! An [`Extractor`] turns a batch of images into pooled features and feature maps: [`crate::backbone::BackboneExtractor`],
+//! or a fine-tuned model. Each thread works on whole batches with its own clone, in a rayon pool of one thread: on a CPU
+//! that is faster than one pool for all, and results do not depend on the number of threads.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
@@ -16,16 +16,52 @@ use fs_err as fs;
 use rayon::prelude::*;
 
 use crate::TaskError;
-use crate::frozen::{Options, Progress};
 
-/// How an image becomes the input of a backbone; travels with its weights.
+/// How many images are processed at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batching {
+    /// Images in a batch.
+    pub batch: usize,
+    /// Threads, each with its own clone of the network.
+    pub threads: usize,
+}
+
+impl Default for Batching {
+    fn default() -> Self {
+        Self {
+            batch: 16,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+        }
+    }
+}
+
+impl Batching {
+    /// Images of a long list whose results are stored together: enough batches a thread that waiting for the slowest one
+    /// is short beside them.
+    pub fn chunk(&self) -> usize {
+        16 * self.batch.max(1) * self.threads.max(1)
+    }
+}
+
+/// How far a pass over images is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassProgress {
+    /// What the images are, for example `training images`.
+    pub stage: &'static str,
+    /// Images done.
+    pub done: usize,
+    /// Images in all.
+    pub total: usize,
+}
+
+/// How an image becomes the input of a backbone; stored with its weights.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Preprocess {
     /// Height of the input in pixels.
     pub height: usize,
     /// Width of the input in pixels.
     pub width: usize,
-    /// Mean of each channel, of values 0 to 1.
+    /// Mean of each channel, of values from 0 to 1.
     pub mean: [f32; 3],
     /// Standard deviation of each channel.
     pub std: [f32; 3],
@@ -45,7 +81,7 @@ impl Preprocess {
         }
     }
 
-    /// That of a backbone, as its file says.
+    /// The preprocessing in the metadata of a backbone's file.
     pub fn of(meta: &BackboneMeta) -> Self {
         Self {
             height: meta.height,
@@ -56,17 +92,17 @@ impl Preprocess {
         }
     }
 
-    /// The mean colour, with 8 bits a channel: what is shown beyond an image.
-    pub fn mean_colour(&self) -> [u8; 3] {
+    /// The mean color, with 8 bits a channel: it fills inputs beyond the border of an image.
+    pub fn mean_color(&self) -> [u8; 3] {
         self.mean.map(|mean| (mean * 255.0).round() as u8)
     }
 
-    /// An image of the input's size, normalised: [3, height, width].
-    pub fn normalise(&self, image: &Rgb) -> Vec<f32> {
+    /// An image of the input's size, normalized: `[3, height, width]`.
+    pub fn normalize(&self, image: &Rgb) -> Vec<f32> {
         image::normalise(image, self.mean, self.std)
     }
 
-    /// The whole image, stretched to the input's size: [3, height, width].
+    /// The whole image, resized to the input's size without keeping its aspect: `[3, height, width]`.
     pub fn apply(&self, image: &Rgb) -> Vec<f32> {
         image::normalise(
             &image::resize(image, self.height, self.width, self.filter),
@@ -88,8 +124,8 @@ impl std::fmt::Display for Preprocess {
 
 /// A batch of inputs.
 #[derive(Debug, Clone)]
-pub struct Inputs {
-    /// [batch, 3, height, width].
+pub struct InputBatch {
+    /// `[batch, 3, height, width]`.
     pub values: Vec<f32>,
     /// Number of images.
     pub batch: usize,
@@ -99,19 +135,19 @@ pub struct Inputs {
     pub width: usize,
 }
 
-/// Features of a batch.
+/// ImageFeatures of a batch.
 #[derive(Debug, Clone)]
-pub struct Extracted {
-    /// [batch, channels].
+pub struct FeatureBatch {
+    /// `[batch, channels]`.
     pub pooled: Vec<f32>,
     /// Feature maps of the last stages, finest first.
-    pub maps: Vec<Maps>,
+    pub maps: Vec<FeatureMaps>,
 }
 
 /// Feature maps of one stage for a batch.
 #[derive(Debug, Clone)]
-pub struct Maps {
-    /// [batch, channels, height, width].
+pub struct FeatureMaps {
+    /// `[batch, channels, height, width]`.
     pub values: Vec<f32>,
     /// Channels.
     pub channels: usize,
@@ -121,19 +157,19 @@ pub struct Maps {
     pub width: usize,
 }
 
-/// Features of one image.
+/// ImageFeatures of one image.
 #[derive(Debug, Clone)]
-pub struct Features<'a> {
-    /// [channels].
+pub struct ImageFeatures<'a> {
+    /// `[channels]`.
     pub pooled: &'a [f32],
     /// Feature maps of the last stages, finest first.
-    pub maps: Vec<Map<'a>>,
+    pub maps: Vec<FeatureMap<'a>>,
 }
 
 /// The feature map of one stage for one image.
 #[derive(Debug, Clone, Copy)]
-pub struct Map<'a> {
-    /// [channels, height, width].
+pub struct FeatureMap<'a> {
+    /// `[channels, height, width]`.
     pub values: &'a [f32],
     /// Channels.
     pub channels: usize,
@@ -143,9 +179,9 @@ pub struct Map<'a> {
     pub width: usize,
 }
 
-/// What turns images into features. A clone is made for each thread.
+/// Turns images into features. A clone is made for each thread.
 pub trait Extractor: Clone + Send {
-    /// How the network is shared out over so many threads. A copy a thread, as on the CPU, unless it is elsewhere.
+    /// How many copies of the network run on so many threads: a copy a thread on the CPU.
     fn shares(&self, threads: usize) -> Shares {
         Shares::of_cpu(threads)
     }
@@ -154,13 +190,13 @@ pub trait Extractor: Clone + Send {
     ///
     /// # Errors
     /// [`TaskError::Device`].
-    fn extract(&self, images: Inputs, stages: usize) -> Result<Extracted, TaskError>;
+    fn extract(&self, images: InputBatch, stages: usize) -> Result<FeatureBatch, TaskError>;
 }
 
 /// A pass over images.
 #[derive(Clone, Copy)]
-pub struct Pass<'a> {
-    /// What the images are, for progress.
+pub struct ImagePass<'a> {
+    /// What the images are, for progress messages.
     pub stage: &'static str,
     /// Number of images.
     pub count: usize,
@@ -168,24 +204,24 @@ pub struct Pass<'a> {
     pub size: [usize; 2],
     /// How many of the last stages' maps are wanted.
     pub stages: usize,
-    /// What an image is called, for errors: its key or path.
+    /// The name of an image in errors: its key or path.
     pub name: &'a (dyn Fn(usize) -> String + Sync),
 }
 
-/// Features of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to leave it out; `keep(i, features)`
-/// says what remains of its features. Results are in order, `None` for what was left out.
+/// ImageFeatures of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to skip it; `keep(i, features)`
+/// gives what is kept of its features. Results are in order, `None` for skipped images.
 ///
 /// # Errors
 /// Those of `load`, `keep` and the extractor; [`TaskError::NotFinite`]; [`TaskError::Stopped`] if `progress` breaks.
 pub fn each_image<E: Extractor, T: Send>(
     extractor: &E,
-    pass: Pass<'_>,
-    options: &Options,
+    pass: ImagePass<'_>,
+    batching: &Batching,
     load: impl Fn(usize) -> Result<Option<Vec<f32>>, TaskError> + Sync,
-    keep: impl Fn(usize, &Features) -> Result<T, TaskError> + Sync,
-    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+    keep: impl Fn(usize, &ImageFeatures) -> Result<T, TaskError> + Sync,
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<Vec<Option<T>>, TaskError> {
-    let Pass {
+    let ImagePass {
         stage,
         count,
         size,
@@ -201,7 +237,7 @@ pub fn each_image<E: Extractor, T: Send>(
         let mut results: Vec<Option<T>> = items.clone().map(|_| None).collect();
         if !loaded.is_empty() {
             let values = inputs.into_iter().flatten().flatten().collect();
-            let images = Inputs {
+            let images = InputBatch {
                 values,
                 batch: loaded.len(),
                 height: size[0],
@@ -217,8 +253,8 @@ pub fn each_image<E: Extractor, T: Send>(
         Ok(results)
     };
     let (sizes, shares) = (
-        [count, options.batch.max(1)],
-        extractor.shares(options.threads),
+        [count, batching.batch.max(1)],
+        extractor.shares(batching.threads),
     );
     on_replicas(extractor, stage, sizes, shares, one_batch, progress)
 }
@@ -233,7 +269,7 @@ pub fn on_replicas<M: Clone + Send, T: Send>(
     [count, batch]: [usize; 2],
     shares: Shares,
     work: impl Fn(&M, Range<usize>) -> Result<Vec<T>, TaskError> + Sync,
-    progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<Vec<T>, TaskError> {
     let batches = count.div_ceil(batch);
     let shares = shares.at_most(batches);
@@ -247,7 +283,7 @@ pub fn on_replicas<M: Clone + Send, T: Send>(
         let size = items.len();
         let results = work(model, items)?;
         let done = size + done.fetch_add(size, Ordering::Relaxed);
-        match progress(Progress {
+        match progress(PassProgress {
             stage,
             done,
             total: count,
@@ -306,9 +342,9 @@ pub fn on_replicas<M: Clone + Send, T: Send>(
     Ok(results.into_iter().flat_map(|(_, batch)| batch).collect())
 }
 
-impl Extracted {
+impl FeatureBatch {
     /// The features of one image of a batch.
-    fn image(&self, position: usize, batch: usize) -> Features<'_> {
+    fn image(&self, position: usize, batch: usize) -> ImageFeatures<'_> {
         let channels = self.pooled.len() / batch;
         let maps = self.maps.iter().map(|maps| {
             let size = maps.channels * maps.height * maps.width;
@@ -318,21 +354,21 @@ impl Extracted {
                 "values of {batch} maps of one stage"
             );
             let values = &maps.values[position * size..(position + 1) * size];
-            Map {
+            FeatureMap {
                 values,
                 channels: maps.channels,
                 height: maps.height,
                 width: maps.width,
             }
         });
-        Features {
+        ImageFeatures {
             pooled: &self.pooled[position * channels..(position + 1) * channels],
             maps: maps.collect(),
         }
     }
 }
 
-impl Features<'_> {
+impl ImageFeatures<'_> {
     fn check_finite(&self, image: impl Fn() -> String) -> Result<(), TaskError> {
         let mut values = self
             .pooled
@@ -345,7 +381,7 @@ impl Features<'_> {
     }
 }
 
-/// Reads and decodes an image file that should have that height and width, for its labels are places in it.
+/// Reads and decodes an image file that must have that height and width, because its labels are coordinates in it.
 ///
 /// # Errors
 /// Those of [`read_image`], and another size.
@@ -370,8 +406,7 @@ pub fn read_image(path: &Path) -> Result<Rgb, TaskError> {
         file: path.display().to_string(),
         reason,
     };
-    // The name comes from a file with labels.
-    let size = fs_err::metadata(path)
+    let size = std::fs::metadata(path)
         .map_err(|e| {
             error(format!(
                 "expected an image that the labels name, found: {e}"
@@ -380,7 +415,7 @@ pub fn read_image(path: &Path) -> Result<Rgb, TaskError> {
         .len();
     if size > MAX_FILE_BYTES {
         return Err(error(format!(
-            "{size} bytes, more than the {MAX_FILE_BYTES} allowed for an image"
+            "expected an image of at most {MAX_FILE_BYTES} bytes, found {size}"
         )));
     }
     image::decode(&fs::read(path)?, &Limits::default()).map_err(|e| error(e.to_string()))

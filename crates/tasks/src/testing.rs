@@ -1,4 +1,4 @@
-//! A stand-in for a backbone, and small data sets of coloured shapes.
+//! A fake backbone, and small datasets of colored shapes.
 
 use std::fmt::Write as _;
 use std::ops::ControlFlow;
@@ -8,45 +8,44 @@ use clasp_data::image::{Rgb, encode_png};
 use fs_err as fs;
 
 use crate::TaskError;
-use crate::features::{Extracted, Extractor, Inputs, Maps};
-use crate::frozen::Progress;
+use crate::features::{Extractor, FeatureBatch, FeatureMaps, InputBatch, PassProgress};
 
 /// Ignores progress.
-pub fn quiet(_: Progress) -> ControlFlow<()> {
+pub fn quiet(_: PassProgress) -> ControlFlow<()> {
     ControlFlow::Continue(())
 }
 
 /// Features without a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fake {
-    /// Mean colours: of cells of 8 and 16 pixels as maps; of a grid of 2 x 1 cells as the pooled feature.
-    Colours,
-    /// Numbers that have nothing to do with what is shown, but with every pixel.
+    /// Mean colors: of blocks of 8 and 16 pixels as maps; of the upper and lower half as the pooled feature.
+    Colors,
+    /// Random numbers seeded by the pixels.
     Noise,
     /// Not a number.
     Nan,
 }
 
 impl Extractor for Fake {
-    fn extract(&self, images: Inputs, stages: usize) -> Result<Extracted, TaskError> {
-        let Inputs {
+    fn extract(&self, images: InputBatch, stages: usize) -> Result<FeatureBatch, TaskError> {
+        let InputBatch {
             batch,
             height,
             width,
             ..
         } = images;
-        let maps = |cell_height: usize, cell_width: usize| Maps {
-            values: self.cells(&images, cell_height, cell_width),
+        let maps = |block_height: usize, block_width: usize| FeatureMaps {
+            values: self.blocks(&images, block_height, block_width),
             channels: 3,
-            height: height / cell_height,
-            width: width / cell_width,
+            height: height / block_height,
+            width: width / block_width,
         };
         let stages = [maps(8, 8), maps(16, 16)]
             .into_iter()
             .skip(2_usize.saturating_sub(stages));
         let pooled = maps(height / 2, width).values;
         assert_eq!(pooled.len(), batch * 6);
-        Ok(Extracted {
+        Ok(FeatureBatch {
             pooled,
             maps: stages.collect(),
         })
@@ -54,62 +53,62 @@ impl Extractor for Fake {
 }
 
 impl Fake {
-    /// [batch, 3, rows, columns] of means over cells.
-    fn cells(self, images: &Inputs, cell_height: usize, cell_width: usize) -> Vec<f32> {
-        let Inputs {
+    /// Means over blocks, `[batch, 3, rows, columns]`.
+    fn blocks(self, images: &InputBatch, block_height: usize, block_width: usize) -> Vec<f32> {
+        let InputBatch {
             values,
             height,
             width,
             ..
         } = images;
-        let mut cells = Vec::new();
+        let mut blocks = Vec::new();
         for (index, plane) in values.chunks_exact(height * width).enumerate() {
             // The same image gives the same noise, whatever its batch.
             let image = &values[index / 3 * 3 * height * width..][..3 * height * width];
             let seed = image.iter().fold(index % 3, |seed, value| {
                 draw(seed ^ value.to_bits() as usize, 1 << 31)
             });
-            for row in (0..*height).step_by(cell_height) {
-                for column in (0..*width).step_by(cell_width) {
-                    let lines = plane.chunks_exact(*width).skip(row).take(cell_height);
+            for row in (0..*height).step_by(block_height) {
+                for column in (0..*width).step_by(block_width) {
+                    let lines = plane.chunks_exact(*width).skip(row).take(block_height);
                     let mean = lines
-                        .flat_map(|line| &line[column..column + cell_width])
+                        .flat_map(|line| &line[column..column + block_width])
                         .sum::<f32>();
-                    let mean = mean / (cell_height * cell_width) as f32;
-                    cells.push(match self {
-                        Fake::Colours => mean,
+                    let mean = mean / (block_height * block_width) as f32;
+                    blocks.push(match self {
+                        Fake::Colors => mean,
                         Fake::Noise => draw(seed ^ (row * 1000 + column), 1000) as f32 / 1000.0,
                         Fake::Nan => f32::NAN,
                     });
                 }
             }
         }
-        cells
+        blocks
     }
 }
 
-/// An image of one colour.
-pub fn image(colour: [u8; 3], width: usize, height: usize) -> Rgb {
-    Rgb::filled(width, height, colour)
+/// An image of one color.
+pub fn image(color: [u8; 3], width: usize, height: usize) -> Rgb {
+    Rgb::filled(width, height, color)
 }
 
-fn paint(image: &mut Rgb, x: usize, y: usize, width: usize, height: usize, colour: [u8; 3]) {
+fn paint(image: &mut Rgb, x: usize, y: usize, width: usize, height: usize, color: [u8; 3]) {
     for row in y..(y + height).min(image.height) {
         for column in x..(x + width).min(image.width) {
             let start = 3 * (row * image.width + column);
-            image.pixels[start..start + 3].copy_from_slice(&colour);
+            image.pixels[start..start + 3].copy_from_slice(&color);
         }
     }
 }
 
-/// A number below `limit` that looks drawn.
+/// A pseudo-random number below `limit`.
 fn draw(seed: usize, limit: usize) -> usize {
     let mixed = (seed as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33) as usize % limit
 }
 
-/// Writes a data set for every task into `folder`: 12 people in two colours each before 3 cameras; 160 images, 120 of them
-/// for training, with two attributes (colours of the halves), masks of three of four classes, and two joints.
+/// Writes a dataset for every task into `folder`: 12 people in two colors each by 3 cameras; 160 images, 120 of them for
+/// training, with two attributes (colors of the halves), masks of three of four classes, and two joints.
 pub fn people(folder: &Path) {
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
@@ -196,27 +195,27 @@ pub fn people(folder: &Path) {
         )
         .unwrap();
 
-        // Black background, a white block of class 1 over a red block of class 2, on cell borders.
+        // Black background, a white block of class 1 over a red block of class 2, on block borders.
         let (mut picture, mut mask) = (image([0, 0, 0], 32, 64), image([0, 0, 0], 32, 64));
         let (x, y) = (8 * draw(i + 3000, 3), 8 * draw(i + 4000, 5));
-        for (top, colour, class) in [(y, [255, 255, 255], 1), (y + 16, [255, 0, 0], 2)] {
-            paint(&mut picture, x, top, 16, 16, colour);
+        for (top, color, class) in [(y, [255, 255, 255], 1), (y + 16, [255, 0, 0], 2)] {
+            paint(&mut picture, x, top, 16, 16, color);
             paint(&mut mask, x, top, 16, 16, [class; 3]);
         }
         write(&format!("parsed/b{i:03}.png"), &encode_png(&picture));
         let labels: Vec<u8> = mask.pixels.iter().step_by(3).copied().collect();
-        write(&format!("masks/b{i:03}.png"), &grey_png(&labels, 32, 64));
+        write(&format!("masks/b{i:03}.png"), &gray_png(&labels, 32, 64));
         writeln!(parsing, "parsed/b{i:03}.png,masks/b{i:03}.png,{name}").unwrap();
 
         // A red and a blue spot on black; the box is the image, so that the view is padded.
         let mut picture = image([0, 0, 0], 32, 64);
         let mut joints = Vec::new();
-        for (joint, colour) in [(0, [255, 0, 0]), (1, [0, 0, 255])] {
+        for (joint, color) in [(0, [255, 0, 0]), (1, [0, 0, 255])] {
             let (x, y) = (
                 draw(i + 5000 + joint * 500, 24),
                 32 * joint + draw(i + 6000 + joint * 500, 24),
             );
-            paint(&mut picture, x, y, 8, 8, colour);
+            paint(&mut picture, x, y, 8, 8, color);
             joints.push(format!("{},{},2", x + 4, y + 4));
         }
         write(&format!("posed/c{i:03}.png"), &encode_png(&picture));
@@ -246,7 +245,7 @@ pub fn people(folder: &Path) {
 }
 
 /// A PNG with one channel.
-fn grey_png(labels: &[u8], width: u32, height: u32) -> Vec<u8> {
+fn gray_png(labels: &[u8], width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Grayscale);

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use clasp_metrics::Metric;
 use clasp_model::backbone::Backbone;
 use clasp_model::layers::Rng;
 use clasp_model::mix::Mix;
@@ -26,14 +27,14 @@ pub const FORMAT: &str = "clasp-task/2";
 pub struct FinetunedMeta {
     /// Name of the task: `reid`, `attributes`, `parsing`, `pose`, `detection` or `search`.
     pub task: String,
-    /// What the task needs to be rebuilt, as it wrote it: settings, names of classes or joints.
-    pub settings: Value,
+    /// What the task needs to be rebuilt, as it wrote it: configuration, names of classes or joints.
+    pub task_state: Value,
     /// The backbone, the preprocessing, where it comes from.
     pub backbone: BackboneMeta,
     /// Prompt weights of the backbone.
     pub prompt_weights: Mix,
-    /// The metric by which this step was chosen, and its value; none for the last step.
-    pub chosen_by: Option<(String, f64)>,
+    /// The metric by which this step was selected; none for the last step.
+    pub chosen_by: Option<Metric>,
 }
 
 /// Writes a model, whole or not at all.

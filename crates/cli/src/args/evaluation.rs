@@ -1,26 +1,29 @@
 //! Evaluation and use of models: `eval`, `score`, `predict`, `search`, `embed`.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
+use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
+use clasp_tasks::TaskKind;
 
 use super::values::{MatrixPrecision, count, size};
 
-/// A task with a published metric.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Task {
-    /// Re-identification: mAP, CMC
-    Reid,
-    /// Attribute recognition: mA, accuracy, precision, recall, F1
-    Attributes,
-    /// Human parsing: mIoU
-    Parsing,
-    /// Pose: PCK, OKS AP
-    Pose,
-    /// Pedestrian detection: log-average miss rate, AP (fine-tuned only)
-    Detection,
-    /// Person search: mAP, top-k (fine-tuned only)
-    Search,
+/// A task with a published metric; the list is [`TaskKind`]'s.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Task(pub TaskKind);
+
+impl ValueEnum for Task {
+    fn value_variants<'a>() -> &'a [Self] {
+        static ALL: LazyLock<Vec<Task>> =
+            LazyLock::new(|| TaskKind::ALL.iter().copied().map(Task).collect());
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let task = self.0.describe();
+        Some(PossibleValue::new(task.name).help(task.about))
+    }
 }
 
 /// `clasp eval`

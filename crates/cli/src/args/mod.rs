@@ -16,7 +16,7 @@ pub use bench::{
     Bench, BenchCoco, BenchCompare, BenchData, BenchDetection, BenchOptions, BenchParsing,
     BenchPretrain, BenchRank, BenchSearch, BenchWork,
 };
-pub use evaluation::{Embed, Eval, Predict, Score, Search, Task};
+pub use evaluation::{Embed, Eval, Predict, Score, Search};
 pub use files::{
     Export, ExportOnnx, ExportPrecision, ExportSafetensors, Import, Inspect, OnnxOutput,
 };

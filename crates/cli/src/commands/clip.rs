@@ -139,15 +139,9 @@ fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
     let labeler = ClipLabeler::new(model, &info, &Vocabulary::standard()?, &config, &device)?;
     let people = arguments.people;
     let mut meter = Meter::new(common, "score synthetic people", "images");
-    let drawn = score_synthetic(
-        &labeler,
-        people,
-        SCORE_SEED,
-        arguments.style,
-        &mut |done| {
-            meter.set(done as u64, people as u64, "");
-        },
-    )?;
+    let drawn = score_synthetic(&labeler, people, SCORE_SEED, arguments.style, &mut |done| {
+        meter.set(done as u64, people as u64, "");
+    })?;
     drop(meter);
     let drawn_people = match arguments.style {
         Style::Standard => "synthetic people",

@@ -27,14 +27,15 @@ use clasp_pretrain::recipe::Auto;
 use clasp_pretrain::{PretrainRecipe, PretrainSummary};
 use clasp_run::folder::warnings;
 use clasp_synth::{SynthConfig, write_dataset};
-use clasp_tasks::TaskError;
+use clasp_tasks::probe::{FrozenResult, RetrievalExample};
+use clasp_tasks::{TaskError, TaskKind};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::eval::{self, Figures, Model};
+use super::eval::{self, FrozenEval, Model};
 use super::label::label_images;
 use super::pretrain::pretrain;
-use crate::args::{Common, Demo, Task};
+use crate::args::{Common, Demo};
 use crate::progress::{Meter, duration, say};
 use crate::report::{
     Cell, DemoReport, FeaturePicture, LabeledSample, LegendEntry, MatchPicture, QueryStrip,
@@ -44,7 +45,12 @@ use crate::{Outcome, device, feature_map, mini, plot};
 
 /// Height and width of the synthetic crops.
 const SIZE: [usize; 2] = [128, 64];
-const TASKS_SHOWN: [Task; 4] = [Task::Reid, Task::Attributes, Task::Parsing, Task::Pose];
+const TASKS_SHOWN: [TaskKind; 4] = [
+    TaskKind::Reid,
+    TaskKind::Attributes,
+    TaskKind::Parsing,
+    TaskKind::Pose,
+];
 /// Queries, samples and feature pictures in the report.
 const STRIPS: usize = 6;
 const SAMPLES: usize = 8;
@@ -59,7 +65,7 @@ const AS_DINO: [&str; 3] = [
     "model.adapter=\"none\"",
     "data.labels=\"\"",
 ];
-/// Figures of several seeds, as `runs/evidence.py --tables demo --write docs/results.md` writes them.
+/// Metrics of several seeds, as `runs/evidence.py --tables demo --write docs/results.md` writes them.
 const RANGES: &str = include_str!("../../../../docs/demo-ranges.json");
 
 /// Runs the command.
@@ -139,8 +145,8 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
         after: Model::load(&trained.backbone, None, &device)?,
     };
     let results = evaluate(common, &networks, &people)?;
-    let figures: Vec<Value> = results.iter().map(NetworkMetrics::to_json).collect();
-    let text = serde_json::to_string_pretty(&figures)?;
+    let metrics: Vec<Value> = results.iter().map(NetworkMetrics::to_json).collect();
+    let text = serde_json::to_string_pretty(&metrics)?;
     atomic_write(&out.join("results.json"), |file| {
         file.write_all(text.as_bytes())
     })?;
@@ -161,7 +167,7 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
         table_text(&results),
         path.display()
     );
-    super::print_result(common.json, &figures, &text)?;
+    super::print_result(common.json, &metrics, &text)?;
     say(
         common,
         &format!("done in {}", duration(begun.elapsed().as_secs_f64())),
@@ -212,22 +218,24 @@ fn label(common: &Common, source: &Source, folder: &Path, device: &Device) -> Re
     Ok(true)
 }
 
-/// Figures of one network with one mix on all tasks.
+/// Metrics of one network with one prompt on all tasks.
 struct NetworkMetrics {
     name: String,
-    figures: Vec<Figures>,
+    evals: Vec<FrozenEval>,
 }
 
 impl NetworkMetrics {
     fn to_json(&self) -> Value {
         let tasks: BTreeMap<&str, Value> = self
-            .figures
+            .evals
             .iter()
-            .map(|figures| {
-                let values: BTreeMap<&str, f64> = figures.figures.iter().copied().collect();
+            .map(|eval| {
+                let FrozenResult {
+                    metrics, chance, ..
+                } = &eval.result;
                 (
-                    figures.task,
-                    json!({ "mix": figures.mix, "chance": figures.chance, "figures": values }),
+                    eval.task,
+                    json!({ "mix": eval.mix, "chance": chance, "metrics": metrics }),
                 )
             })
             .collect();
@@ -251,7 +259,7 @@ fn evaluate(
     people: &Path,
 ) -> Result<Vec<NetworkMetrics>> {
     let row = |name: &str, model: &Model, mix: Option<usize>| -> Result<NetworkMetrics> {
-        let figures = TASKS_SHOWN.iter().map(|&task| {
+        let evals = TASKS_SHOWN.iter().map(|&task| {
             let (mix_name, mix) = match mix {
                 Some(task) => (TASKS[task].to_owned(), Mix::single(task)),
                 None => eval::default_mix(task),
@@ -260,7 +268,7 @@ fn evaluate(
         });
         Ok(NetworkMetrics {
             name: name.to_owned(),
-            figures: figures.collect::<Result<_>>()?,
+            evals: evals.collect::<Result<_>>()?,
         })
     };
     let ComparedNetworks {
@@ -280,27 +288,27 @@ fn evaluate(
     Ok(rows)
 }
 
-/// The figures to quote: name and place among those of a task.
+/// Task and name of the metric of each column.
 fn header(results: &[NetworkMetrics]) -> Vec<String> {
     let mut names = vec![String::new()];
     names.extend(
         results
             .first()
             .into_iter()
-            .flat_map(|row| &row.figures)
-            .map(|figures| {
-                let metric = figures.figures.first().map_or("", |(name, _)| name);
-                format!("{} {metric}", figures.task)
+            .flat_map(|row| &row.evals)
+            .map(|eval| {
+                let metric = eval.result.metrics.first();
+                let name = metric.map_or("", |metric| metric.name.as_str());
+                format!("{} {name}", eval.task)
             }),
     );
     names
 }
 
-fn first(figures: &Figures) -> f64 {
-    figures
-        .figures
-        .first()
-        .map_or(f64::NAN, |(_, value)| *value)
+/// The value of the main metric.
+fn first(eval: &FrozenEval) -> f64 {
+    let metric = eval.result.metrics.first();
+    metric.map_or(f64::NAN, |metric| metric.value)
 }
 
 fn table_text(results: &[NetworkMetrics]) -> String {
@@ -311,11 +319,11 @@ fn table_text(results: &[NetworkMetrics]) -> String {
     let percent = |value: f64| format!("{:.2}", 100.0 * value);
     let mut lines = vec![line("", &mut header(results).into_iter().skip(1))];
     if let Some(row) = results.first() {
-        let chance = &mut row.figures.iter().map(|figures| percent(figures.chance));
+        let chance = &mut row.evals.iter().map(|eval| percent(eval.result.chance));
         lines.push(line("chance", chance));
     }
     for row in results {
-        let values = &mut row.figures.iter().map(|figures| percent(first(figures)));
+        let values = &mut row.evals.iter().map(|eval| percent(first(eval)));
         lines.push(line(&row.name, values));
     }
     lines.join("\n")
@@ -358,31 +366,31 @@ fn table(results: &[NetworkMetrics], people: usize, steps: u64) -> Result<Result
         let text = same.then(|| ranges.beside(row, task));
         text.unwrap_or_default()
     };
-    let columns = results.first().map_or(0, |row| row.figures.len());
+    let columns = results.first().map_or(0, |row| row.evals.len());
     let best: Vec<f64> = (0..columns)
         .map(|c| {
             results
                 .iter()
-                .map(|row| first(&row.figures[c]))
+                .map(|row| first(&row.evals[c]))
                 .fold(f64::NEG_INFINITY, f64::max)
         })
         .collect();
     let mut rows = Vec::new();
     if let Some(row) = results.first() {
         let mut cells = vec![Cell::plain("chance")];
-        cells.extend(row.figures.iter().map(|figures| Cell {
-            text: format!("{:.2}", 100.0 * figures.chance),
-            range: beside("chance", figures.task),
+        cells.extend(row.evals.iter().map(|eval| Cell {
+            text: format!("{:.2}", 100.0 * eval.result.chance),
+            range: beside("chance", eval.task),
             best: false,
         }));
         rows.push(cells);
     }
     rows.extend(results.iter().map(|row| {
         let mut cells = vec![Cell::plain(&*row.name)];
-        cells.extend(row.figures.iter().zip(&best).map(|(figures, best)| Cell {
-            text: format!("{:.2}", 100.0 * first(figures)),
-            range: beside(&row.name, figures.task),
-            best: first(figures) >= *best,
+        cells.extend(row.evals.iter().zip(&best).map(|(eval, best)| Cell {
+            text: format!("{:.2}", 100.0 * first(eval)),
+            range: beside(&row.name, eval.task),
+            best: first(eval) >= *best,
         }));
         cells
     }));
@@ -743,8 +751,8 @@ fn charts(run: &Path, dino: &Path) -> Result<Vec<String>> {
 fn retrieval(results: &[NetworkMetrics]) -> Result<Vec<QueryStrip>> {
     let of = |name: &str| {
         let row = results.iter().find(|row| row.name == name);
-        row.and_then(|row| row.figures.first())
-            .map_or(&[][..], |figures| &figures.strips)
+        row.and_then(|row| row.evals.first())
+            .map_or(&[][..], |eval| &eval.result.examples)
     };
     let url = |path: &Path| -> Result<String> {
         Ok(photo_url(&decode(
@@ -752,7 +760,7 @@ fn retrieval(results: &[NetworkMetrics]) -> Result<Vec<QueryStrip>> {
             &Limits::default(),
         )?))
     };
-    let retrieved = |name: &str, strip: &clasp_tasks::reid::Strip| -> Result<Retrieved> {
+    let retrieved = |name: &str, strip: &RetrievalExample| -> Result<Retrieved> {
         let found = strip.matches.iter().map(|(path, right)| {
             Ok(MatchPicture {
                 image: url(path)?,
@@ -822,7 +830,7 @@ mod tests {
         assert!(ranges.seeds >= 3 && !ranges.made.is_empty());
         for name in ["chance", INITIALIZATION, CLASP] {
             for task in TASKS_SHOWN {
-                let task = eval::name(task);
+                let task = task.name();
                 let [mean, low, high] = ranges.rows[name][task];
                 assert!(
                     low <= mean && mean <= high && high <= 100.0,

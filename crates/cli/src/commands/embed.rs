@@ -9,7 +9,7 @@ use base64::prelude::BASE64_STANDARD;
 use clasp_data::source::Source;
 use clasp_model::mix::Mix;
 use clasp_tasks::embed::{FeatureFile, embed_some};
-use clasp_tasks::{BackboneExtractor, Options, Preprocess, TaskError};
+use clasp_tasks::{BackboneExtractor, Batching, PassProgress, Preprocess, TaskError};
 use clasp_weights::backbone::digest;
 use serde_json::{Map, Value, json};
 
@@ -98,20 +98,20 @@ fn all(
     source: &Source,
     partial: &mut Partial,
 ) -> Result<bool> {
-    let options = Options {
+    let batching = Batching {
         threads: device::threads(common.threads),
-        ..Options::default()
+        ..Batching::default()
     };
     let stop = interrupt::flag()?;
     let meter = Mutex::new(Meter::new(common, "embed", "images"));
-    let progress = |progress: clasp_tasks::Progress| {
+    let progress = |progress: PassProgress| {
         if let Ok(mut meter) = meter.lock() {
             meter.set(progress.done as u64, progress.total as u64, "");
         }
         interrupt::flow(&stop)
     };
     let some = |items: Range<usize>| -> Result<Option<Vec<partial::ImageResult>>> {
-        match embed_some(extractor, preprocess, source, items, &options, &progress) {
+        match embed_some(extractor, preprocess, source, items, &batching, &progress) {
             Err(TaskError::Stopped) => Ok(None),
             Err(error) => Err(anyhow::Error::from(error)),
             Ok(rows) => {
@@ -120,7 +120,7 @@ fn all(
             }
         }
     };
-    partial.work(source, options.chunk(), arguments.keep_going, some)
+    partial.work(source, batching.chunk(), arguments.keep_going, some)
 }
 
 /// A feature as fields of a line, to the bit: base64 of its numbers, little endian.

@@ -1,54 +1,39 @@
 //! `clasp eval TASK`: a task's metric with its protocol printed beside it, of a fine-tuned model or a frozen backbone.
 
 use std::fmt::Write;
-use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
-use clasp_data::layouts::attributes::Attributes;
-use clasp_data::layouts::market1501::Market1501;
-use clasp_data::layouts::parsing::Parsing;
-use clasp_metrics::rerank::Rerank;
+use clasp_metrics::metric::line_of;
 use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
 use clasp_model::mix::{Mix, TASKS};
-use clasp_tasks::reid::Strip;
-use clasp_tasks::tuned::reid::{Reid, SamePerson};
-use clasp_tasks::{
-    BackboneExtractor, Options, Preprocess, Progress, attributes, finetune, parsing, pose, reid,
-};
-use clasp_weights::finetuned as weights_tuned;
+use clasp_tasks::features::Batching;
+use clasp_tasks::probe::{FrozenRequest, FrozenResult, ProbeConfig};
+use clasp_tasks::reid::{ReidTask, SamePersonThreshold};
+use clasp_tasks::task::{Evaluate, Evaluation, FinetunedModel, Inference, SplitChoice};
+use clasp_tasks::{BackboneExtractor, PassProgress, Preprocess, TaskKind, with_task};
+use clasp_weights::finetuned;
 use clasp_weights::import::load_backbone;
 use serde::Serialize;
 
-use super::tuned::with_task;
 use super::{check_data, check_writable, print_result};
-use crate::args::{Common, Eval, Task};
+use crate::args::{Common, Eval};
 use crate::progress::{Meter, warn};
 use crate::{Outcome, device, interrupt};
 
-/// The result of a task with one mix.
+/// The evaluation of a frozen backbone on a task with one mix.
 #[derive(Serialize)]
-pub struct Figures {
+pub struct FrozenEval {
     /// The task.
     pub task: &'static str,
     /// The mix, in words.
     pub mix: String,
-    /// Names and values of the figures to quote, the first one first; larger is better.
-    pub figures: Vec<(&'static str, f64)>,
-    /// What the first figure is for guessing, or for the best constant answer.
-    pub chance: f64,
-    /// What was done, in words.
-    pub protocol: String,
-    /// Everything else that was measured.
-    pub details: serde_json::Value,
-    /// Queries and what was found (re-identification).
-    #[serde(skip)]
-    pub strips: Vec<Strip>,
-    /// What the figures are means over, where something was left out.
-    pub counted: String,
+    /// Metrics, chance and protocol.
+    #[serde(flatten)]
+    pub result: FrozenResult,
 }
 
 /// A backbone that is ready to be evaluated.
@@ -83,6 +68,7 @@ impl Model {
 /// Runs the command.
 pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     check_data(&arguments.data)?;
+    let task = arguments.task.0;
     if let Some(path) = &arguments.predictions {
         check_writable(path)?;
     }
@@ -91,9 +77,9 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
         ("--calibrate", arguments.calibrate.is_some()),
     ];
     if let Some((option, _)) =
-        { of_reid.iter() }.find(|(_, given)| *given && arguments.task != Task::Reid)
+        { of_reid.iter() }.find(|(_, given)| *given && task != TaskKind::Reid)
     {
-        bail!("{option} is for reid, not for {}", name(arguments.task));
+        bail!("{option} is for reid, not for {}", task.name());
     }
     if !arguments.frozen {
         if arguments.prompt.is_some() {
@@ -101,10 +87,10 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
                 "--prompt is for --frozen: a fine-tuned model has the prompt that it was trained with"
             );
         }
-        return with_task!(arguments.task, T => tuned::<T>(common, arguments));
+        return with_task!(task, T => tuned::<T>(common, arguments));
     }
     // Before a model is loaded.
-    frozen(arguments.task)?;
+    check_frozen(task)?;
     let fine_tuned = [
         ("--split", arguments.split.is_some()),
         ("--set", !arguments.set.is_empty()),
@@ -118,21 +104,19 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     let mut model = Model::load(&arguments.model, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.precision, &device)?;
     let mixes = match arguments.prompt.as_deref() {
-        None => vec![default_mix(arguments.task)],
+        None => vec![default_mix(task)],
         Some("all") => {
             let single = (0..TASKS.len()).map(|task| (TASKS[task].to_owned(), Mix::single(task)));
-            std::iter::once(default_mix(arguments.task))
-                .chain(single)
-                .collect()
+            std::iter::once(default_mix(task)).chain(single).collect()
         }
         Some(text) => vec![(text.to_owned(), text.parse::<Mix>()?)],
     };
     let mut results = Vec::new();
     let mut text = String::new();
     for (mix_name, mix) in mixes {
-        let figures = evaluate(
+        let eval = evaluate(
             common,
-            arguments.task,
+            task,
             &model,
             (&mix_name, mix),
             &arguments.data,
@@ -140,90 +124,93 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
             0,
         )?;
         if text.is_empty() {
-            let _ = writeln!(text, "{}\n", figures.protocol);
+            let _ = writeln!(text, "{}\n", eval.result.protocol);
         }
         let _ = write!(text, "{:<44}", format!("prompt {mix_name}"));
-        for (figure, value) in &figures.figures {
-            let _ = write!(text, "  {figure} {:.2}", 100.0 * value);
+        let _ = write!(text, "  {}", line_of(&eval.result.metrics));
+        let _ = writeln!(text, "  (chance {:.2})", 100.0 * eval.result.chance);
+        if !eval.result.counted.is_empty() {
+            let _ = writeln!(text, "{}", eval.result.counted);
         }
-        let _ = writeln!(text, "  (chance {:.2})", 100.0 * figures.chance);
-        if !figures.counted.is_empty() {
-            let _ = writeln!(text, "{}", figures.counted);
-        }
-        results.push(figures);
+        results.push(eval);
     }
     print_result(common.json, &results, &text)?;
     Ok(Outcome::Done)
 }
 
 /// Evaluates a fine-tuned model.
-fn tuned<T: finetune::Task>(common: &Common, arguments: &Eval) -> Result<Outcome> {
+fn tuned<T: Evaluate>(common: &Common, arguments: &Eval) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let mut set = arguments.set.clone();
     if arguments.rerank {
         set.push("rerank=true".to_owned());
     }
     if let Some(rate) = arguments.calibrate {
-        set.push(format!("false_rate={rate:e}"));
+        set.push(format!("false_positive_rate={rate:e}"));
     }
     let mut model = super::tuned::load::<T>(&arguments.model, &set, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.precision, &device)?;
     let split = arguments.split.as_deref().unwrap_or("test");
     let data = model
         .task
-        .open_eval(&arguments.data, &finetune::Split::named(split))?;
+        .open_test(&arguments.data, &SplitChoice::named(split))?;
     let stop = interrupt::flag()?;
     let meter = Mutex::new(Meter::new(common, &format!("eval {}", T::NAME), "images"));
-    let progress = |progress: Progress| {
+    let progress = |progress: PassProgress| {
         if let Ok(mut meter) = meter.lock() {
             meter.set(progress.done as u64, progress.total as u64, progress.stage);
         }
         interrupt::flow(&stop)
     };
-    let running = finetune::Running {
+    let inference = Inference {
         batch: 16,
         threads: device::threads(common.threads),
         predictions: arguments.predictions.is_some(),
         progress: &progress,
     };
-    let mut report = model.task.evaluate(&model, &data, &running)?;
-    report.protocol = with_precision(report.protocol, model.precision);
+    let mut evaluation = model.task.evaluate(&model, &data, &inference)?;
+    evaluation.protocol = with_precision(evaluation.protocol, model.precision);
     drop(meter);
-    for note in &report.notes {
+    for note in &evaluation.notes {
         warn(note);
     }
     if let Some(path) = &arguments.predictions {
-        clasp_data::atomic_write(path, |file| file.write_all(&report.predictions))?;
+        clasp_data::atomic_write(path, |file| file.write_all(&evaluation.predictions))?;
     }
-    let mut text = format!("{}\n\n{}", report.protocol, report.table);
-    for (figure, value) in &report.figures {
-        let _ = write!(text, "{figure} {:.2}  ", 100.0 * value);
-    }
+    let scores = &evaluation.scores;
+    let mut text = format!(
+        "{}\n\n{}{}",
+        evaluation.protocol,
+        scores.table,
+        line_of(&scores.metrics)
+    );
     if arguments.calibrate.is_some() {
-        text.push_str(&keep_threshold(&arguments.model, &report)?);
+        text.push_str(&keep_threshold(&arguments.model, &evaluation)?);
     }
-    print_result(common.json, &report, &text)?;
+    print_result(common.json, &evaluation, &text)?;
     Ok(Outcome::Done)
 }
 
-/// Writes the threshold of an evaluation into the file of its model; returns a message.
-fn keep_threshold(model: &Path, report: &finetune::Report) -> Result<String> {
-    let same = serde_json::from_value::<Option<SamePerson>>(report.details["same_person"].clone())?;
+/// Writes the same-person threshold of an evaluation into the file of the model; what was done, in words.
+fn keep_threshold(model: &Path, evaluation: &Evaluation) -> Result<String> {
+    let same = serde_json::from_value::<Option<SamePersonThreshold>>(
+        evaluation.scores.details["same_person"].clone(),
+    )?;
     let Some(same) = same else {
         bail!(
-            "--calibrate: expected same-person and different-person pairs in {}, found too few for a threshold",
-            report.data
+            "--calibrate: expected pairs of the same and of different people in {}, found none of one kind",
+            evaluation.data
         );
     };
-    let file = weights_tuned::existing(model)?;
-    let chosen_by = weights_tuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
-    let mut model = finetune::Model::<Reid>::load(&file, &Device::flex())?;
+    let file = finetuned::existing(model)?;
+    let chosen_by = finetuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
+    let mut model = FinetunedModel::<ReidTask>::load(&file, &Device::flex())?;
     let text = format!(
-        "\nkept in {}: the same person from cosine {:.4}, reached by {:.1} % of the same-person pairs and {:.3} % of the different-person pairs",
-        file.display(),
+        "\nsame-person threshold {:.4} written to {}: true positive rate {:.1} %, false positive rate {:.3} %",
         same.cosine,
-        100.0 * same.true_rate,
-        100.0 * same.false_rate
+        file.display(),
+        100.0 * same.true_positive_rate,
+        100.0 * same.false_positive_rate
     );
     model.task.same_person = Some(same);
     model.save(&file, chosen_by)?;
@@ -239,8 +226,8 @@ fn with_precision(protocol: String, precision: Precision) -> String {
 }
 
 /// The mix that a task is evaluated with unless another is asked for, as fine-tuning has it, and its name.
-pub fn default_mix(task: Task) -> (String, Mix) {
-    let mix = with_task!(task, T => <T as finetune::Task>::default_mix());
+pub fn default_mix(task: TaskKind) -> (String, Mix) {
+    let mix = with_task!(task, T => <T as clasp_tasks::task::Task>::default_prompt());
     let weights = TASKS.iter().zip(mix.weights());
     let most = weights.max_by(|(_, one), (_, other)| one.total_cmp(other));
     let (own, weight) = most.unwrap_or((&"", 0.0));
@@ -251,206 +238,67 @@ pub fn default_mix(task: Task) -> (String, Mix) {
     (name, mix)
 }
 
-/// The task's name on the command line.
-pub fn name(task: Task) -> &'static str {
-    with_task!(task, T => <T as finetune::Task>::NAME)
-}
-
-/// A frozen evaluation under way.
-struct Run<'a> {
-    extractor: &'a BackboneExtractor,
-    preprocess: &'a Preprocess,
-    data: &'a Path,
-    rerank: bool,
-    strips: usize,
-    options: &'a Options,
-    progress: &'a (dyn Fn(Progress) -> ControlFlow<()> + Sync),
-}
-
-/// What a frozen evaluation found, of any task.
-struct Found {
-    figures: Vec<(&'static str, f64)>,
-    chance: f64,
-    protocol: String,
-    details: serde_json::Value,
-    strips: Vec<Strip>,
-    /// What the figures are means over, where something was left out.
-    counted: String,
-}
-
-impl Found {
-    fn new(
-        figures: Vec<(&'static str, f64)>,
-        chance: f64,
-        protocol: &str,
-        report: &impl Serialize,
-    ) -> Result<Self> {
-        Ok(Self {
-            figures,
-            chance,
-            protocol: protocol.to_owned(),
-            details: serde_json::to_value(report)?,
-            strips: Vec::new(),
-            counted: String::new(),
-        })
-    }
-}
-
-/// How a frozen backbone is evaluated on a task.
+/// Checks that a task can be evaluated with a frozen backbone.
 ///
 /// # Errors
 ///
-/// It is not: some tasks need a head of their own.
-fn frozen(task: Task) -> Result<fn(&Run<'_>) -> Result<Found>> {
-    match task {
-        Task::Reid => Ok(frozen_reid),
-        Task::Attributes => Ok(frozen_attributes),
-        Task::Parsing => Ok(frozen_parsing),
-        Task::Pose => Ok(frozen_pose),
-        Task::Detection | Task::Search => bail!(
+/// It cannot: some tasks need a head of their own.
+fn check_frozen(task: TaskKind) -> Result<()> {
+    if !task.describe().frozen {
+        bail!(
             "{} has no frozen evaluation\nhint: fine-tune a model with `clasp finetune {0}` and leave out --frozen",
-            name(task)
-        ),
+            task.name()
+        );
     }
+    Ok(())
 }
 
-/// Evaluates a frozen backbone on a task, with `strips` queries to show (re-identification).
+/// Evaluates a frozen backbone on a task, with so many `examples` of queries and their matches (re-identification).
 pub fn evaluate(
     common: &Common,
-    task: Task,
+    task: TaskKind,
     model: &Model,
     (mix_name, mix): (&str, Mix),
     data: &Path,
     rerank: bool,
-    strips: usize,
-) -> Result<Figures> {
-    let evaluation = frozen(task)?;
+    examples: usize,
+) -> Result<FrozenEval> {
+    check_frozen(task)?;
     let extractor = BackboneExtractor::new(model.backbone.clone(), mix, model.device.clone())
         .with_precision(model.precision);
-    let options = Options {
-        threads: device::threads(common.threads),
-        ..Options::default()
+    let config = ProbeConfig {
+        batching: Batching {
+            threads: device::threads(common.threads),
+            ..Batching::default()
+        },
+        ..ProbeConfig::default()
     };
     let stop = interrupt::flag()?;
-    let title = format!("eval {} ({mix_name})", name(task));
+    let title = format!("eval {} ({mix_name})", task.name());
     let meter = Mutex::new(Meter::new(common, &title, "images"));
-    let progress = |progress: Progress| {
+    let progress = |progress: PassProgress| {
         if let Ok(mut meter) = meter.lock() {
             meter.set(progress.done as u64, progress.total as u64, progress.stage);
         }
         interrupt::flow(&stop)
     };
-    let found = evaluation(&Run {
+    let request = FrozenRequest {
         extractor: &extractor,
         preprocess: &model.preprocess,
         data,
         rerank,
-        strips,
-        options: &options,
+        examples,
+        config: &config,
         progress: &progress,
-    })?;
-    Ok(Figures {
-        task: name(task),
+    };
+    let result = with_task!(task, T => <T as Evaluate>::FROZEN.map(|frozen| frozen(&request)));
+    let mut result = result.context("a task without a frozen evaluation")??;
+    result.protocol = with_precision(result.protocol, model.precision);
+    Ok(FrozenEval {
+        task: task.name(),
         mix: mix_name.to_owned(),
-        figures: found.figures,
-        chance: found.chance,
-        protocol: with_precision(found.protocol, model.precision),
-        details: found.details,
-        strips: found.strips,
-        counted: found.counted,
+        result,
     })
-}
-
-fn frozen_reid(run: &Run<'_>) -> Result<Found> {
-    let report = reid::evaluate(
-        run.extractor,
-        run.preprocess,
-        &Market1501::open(run.data)?,
-        run.rerank.then(Rerank::default),
-        run.strips,
-        run.options,
-        run.progress,
-    )?;
-    let metrics = &report.metrics;
-    let rank = |cmc: &[f64], k: usize| cmc.get(k - 1).copied().unwrap_or(1.0);
-    let mut figures = vec![
-        ("mAP", metrics.map),
-        ("rank-1", rank(&metrics.cmc, 1)),
-        ("rank-5", rank(&metrics.cmc, 5)),
-        ("mINP", metrics.minp),
-    ];
-    if let Some(metrics) = &report.reranked {
-        figures.push(("re-ranked mAP", metrics.map));
-        figures.push(("re-ranked rank-1", rank(&metrics.cmc, 1)));
-    }
-    let found = Found::new(figures, metrics.chance_map, &report.protocol, &report)?;
-    Ok(Found {
-        strips: report.strips,
-        counted: format!(
-            "{} of {} queries count, {} skipped (no image of the person by another camera in the gallery)",
-            metrics.queries - metrics.skipped,
-            metrics.queries,
-            metrics.skipped
-        ),
-        ..found
-    })
-}
-
-fn frozen_attributes(run: &Run<'_>) -> Result<Found> {
-    let data = Attributes::open(run.data)?;
-    let report = attributes::evaluate(
-        run.extractor,
-        run.preprocess,
-        &data,
-        run.options,
-        run.progress,
-    )?;
-    let metrics = &report.metrics;
-    let mut figures = vec![("mA", metrics.ma)];
-    figures.extend(metrics.map.map(|map| ("mAP", map)));
-    figures.extend([
-        ("accuracy", metrics.accuracy),
-        ("precision", metrics.precision),
-        ("recall", metrics.recall),
-        ("F1", metrics.f1),
-    ]);
-    Found::new(figures, report.chance_ma, &report.protocol, &report)
-}
-
-fn frozen_parsing(run: &Run<'_>) -> Result<Found> {
-    let data = Parsing::open(run.data)?;
-    let report = parsing::evaluate(
-        run.extractor,
-        run.preprocess,
-        &data,
-        run.options,
-        run.progress,
-    )?;
-    let metrics = &report.metrics;
-    let figures = vec![
-        ("mIoU", metrics.mean_iou_present.unwrap_or(metrics.mean_iou)),
-        ("mean accuracy", metrics.mean_accuracy),
-        ("pixel accuracy", metrics.pixel_accuracy.unwrap_or(0.0)),
-    ];
-    Found::new(figures, report.constant_mean_iou, &report.protocol, &report)
-}
-
-fn frozen_pose(run: &Run<'_>) -> Result<Found> {
-    let (train, eval) = pose::open(run.data, run.options)?;
-    let report = pose::evaluate(
-        run.extractor,
-        run.preprocess,
-        &train,
-        &eval,
-        run.options,
-        run.progress,
-    )?;
-    let pck =
-        |scores: &pose::PoseScores| scores.pck_torso.mean.or(scores.pck_box.mean).unwrap_or(0.0);
-    let mut figures = vec![("PCK@0.2", pck(&report.scores))];
-    let ap = report.scores.oks.as_ref().and_then(|oks| oks.ap);
-    figures.extend(ap.map(|ap| ("OKS AP", ap)));
-    Found::new(figures, pck(&report.mean_pose), &report.protocol, &report)
 }
 
 #[cfg(test)]
@@ -459,12 +307,12 @@ mod tests {
 
     #[test]
     fn a_default_mix_is_that_of_fine_tuning_and_says_what_it_is_mostly() {
-        let (name, mix) = default_mix(Task::Reid);
+        let (name, mix) = default_mix(TaskKind::Reid);
         assert_eq!(name, "default (attribute)");
         assert_eq!(mix, Mix::single(clasp_model::mix::ATTRIBUTE));
         assert_eq!(
-            default_mix(Task::Search).1,
-            <clasp_tasks::tuned::search::SearchTask as finetune::Task>::default_mix()
+            default_mix(TaskKind::Search).1,
+            <clasp_tasks::search::SearchTask as clasp_tasks::task::Task>::default_prompt()
         );
     }
 }

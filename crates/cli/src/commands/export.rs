@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use clap::ValueEnum;
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
 use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::heads::{AttributeHead, PartHead};
 use clasp_model::mix::{IDENTITY, Mix};
 use clasp_pretrain::checkpoint::read_student;
 use clasp_tasks::Preprocess;
-use clasp_tasks::finetune::Task as TunedTask;
-use clasp_tasks::finetune::model::strides;
+use clasp_tasks::task::Objective;
+use clasp_tasks::task::model::strides;
+use clasp_tasks::{TaskKind, with_task};
 use clasp_weights::checkpoint::StorageFormat;
 use clasp_weights::export;
 use clasp_weights::finetuned;
@@ -21,12 +21,10 @@ use clasp_weights::import::load_backbone;
 use clasp_weights::onnx::{self, Output, Prompt};
 use serde_json::json;
 
-use super::tuned::{load, with_task};
+use super::tuned::load;
 use super::{open_images, print_result};
 use crate::Outcome;
-use crate::args::{
-    Common, Export, ExportOnnx, ExportPrecision, ExportSafetensors, OnnxOutput, Task,
-};
+use crate::args::{Common, Export, ExportOnnx, ExportPrecision, ExportSafetensors, OnnxOutput};
 
 /// Images that an ONNX file is verified with.
 const SAMPLES: usize = 4;
@@ -149,7 +147,13 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
     if arguments.outputs.is_empty()
         && let Some(meta) = finetuned::read_meta(&arguments.model)?
     {
-        let task = Task::from_str(&meta.task, true).map_err(anyhow::Error::msg)?;
+        let Some(task) = TaskKind::named(&meta.task) else {
+            bail!(
+                "{}: expected a model of a known task, found one of task {}",
+                arguments.model.display(),
+                meta.task
+            );
+        };
         return with_task!(task, T => onnx_of_task::<T>(common, arguments));
     }
     let device = Device::flex();
@@ -219,7 +223,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
 }
 
 /// A fine-tuned model with its head.
-fn onnx_of_task<T: TunedTask>(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
+fn onnx_of_task<T: Objective>(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
     let model = load::<T>(&arguments.model, &[], None, &Device::flex())?;
     if let Some(size) = arguments.size {
         T::check_size(size, &strides(&model.backbone))?;
@@ -229,7 +233,7 @@ fn onnx_of_task<T: TunedTask>(common: &Common, arguments: &ExportOnnx) -> Result
         preprocess: model.preprocess,
         licences: model.meta.licenses,
         origin: format!("{} fine-tuned for {}", arguments.model.display(), T::NAME),
-        mix: ("the model's own".to_owned(), model.mix),
+        mix: ("the model's own".to_owned(), model.prompt),
     };
     let task = model.task;
     let fold = |(backbone, head): (Backbone, T::Head), mix| (backbone.fold(mix), head);

@@ -4,10 +4,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clasp_tasks::finetune::recipe::Recipe;
-use clasp_tasks::finetune::{Control, Event, Summary, Task, train};
+use clasp_metrics::metric::line_of;
+use clasp_tasks::finetune::{
+    FinetuneControl, FinetuneEvent, FinetuneRecipe, FinetuneSummary, train,
+};
+use clasp_tasks::task::DownstreamTask;
+use clasp_tasks::{PassProgress, with_task};
 
-use super::tuned::with_task;
 use super::{check_data, print_result};
 use crate::args::{Common, Finetune};
 use crate::progress::{Meter, duration, rate, warn};
@@ -15,17 +18,17 @@ use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
 pub fn run(common: &Common, arguments: &Finetune) -> Result<Outcome> {
-    with_task!(arguments.task, T => finetune::<T>(common, arguments))
+    with_task!(arguments.task.0, T => finetune::<T>(common, arguments))
 }
 
 /// What is to be trained, and where.
 struct Order<S> {
-    recipe: Recipe<S>,
+    recipe: FinetuneRecipe<S>,
     folder: PathBuf,
     resume: bool,
 }
 
-fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
+fn finetune<T: DownstreamTask>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
     let Order {
         recipe,
         folder,
@@ -40,8 +43,8 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
         init: recipe.model.init.clone(),
         meter: Meter::new(common, &format!("finetune {}", T::NAME), "steps"),
     };
-    let evaluating = |_: clasp_tasks::Progress| -> ControlFlow<()> { interrupt::flow(&stop) };
-    let mut control = Control {
+    let evaluating = |_: PassProgress| -> ControlFlow<()> { interrupt::flow(&stop) };
+    let mut control = FinetuneControl {
         device: device::pick(common.device.as_deref())?,
         cores: device::threads(common.threads),
         stop: &stop,
@@ -57,7 +60,7 @@ fn finetune<T: Task>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
 }
 
 /// The recipe of a run that has begun.
-fn go_on<T: Task>(arguments: &Finetune, run: &Path) -> Result<Order<T::Settings>> {
+fn go_on<T: DownstreamTask>(arguments: &Finetune, run: &Path) -> Result<Order<T::Config>> {
     let given = [
         ("RECIPE", arguments.recipe.is_some()),
         ("--out", arguments.out.is_some()),
@@ -74,17 +77,17 @@ fn go_on<T: Task>(arguments: &Finetune, run: &Path) -> Result<Order<T::Settings>
         );
     }
     Ok(Order {
-        recipe: Recipe::of_run(run, &arguments.set)?,
+        recipe: FinetuneRecipe::of_run(run, &arguments.set)?,
         folder: run.to_owned(),
         resume: true,
     })
 }
 
 /// The recipe of a new run.
-fn begin<T: Task>(arguments: &Finetune) -> Result<Order<T::Settings>> {
+fn begin<T: DownstreamTask>(arguments: &Finetune) -> Result<Order<T::Config>> {
     let name = T::NAME;
     let path = arguments.recipe.as_deref().unwrap_or(name);
-    let mut recipe = Recipe::<T::Settings>::load(path, &arguments.set)?;
+    let mut recipe = FinetuneRecipe::<T::Config>::load(path, &arguments.set)?;
     if let Some(data) = &arguments.data {
         recipe.data.path.clone_from(data);
     }
@@ -112,9 +115,9 @@ struct Teller {
 }
 
 impl Teller {
-    fn tell(&mut self, event: Event<'_>) {
+    fn tell(&mut self, event: FinetuneEvent<'_>) {
         match event {
-            Event::Start {
+            FinetuneEvent::Start {
                 examples,
                 steps,
                 batch,
@@ -123,36 +126,37 @@ impl Teller {
                 "{}: {examples} examples, {steps} steps of {batch}, from step {from}",
                 self.title
             )),
-            Event::Note(note) => warn(note),
-            Event::Loaded(report) => self
+            FinetuneEvent::Note(note) => warn(note),
+            FinetuneEvent::Loaded(report) => self
                 .meter
                 .line(&format!("starting from {}: {report}", self.init.display())),
-            Event::Step {
+            FinetuneEvent::Step {
                 step,
                 steps,
                 metrics,
             } => {
-                let figure = |key: &str| metrics.get(key).copied().unwrap_or(f64::NAN);
+                let metric = |key: &str| metrics.get(key).copied().unwrap_or(f64::NAN);
                 let note = format!(
                     "loss {:.4}, {}",
-                    figure("loss/total"),
-                    rate(figure("speed/images_per_second"), "images")
+                    metric("loss/total"),
+                    rate(metric("speed/images_per_second"), "images")
                 );
                 self.meter.set(step, steps, &note);
             }
-            Event::Evaluated { step, report, best } => {
-                let figures: Vec<String> = { report.figures.iter() }
-                    .map(|(name, value)| format!("{name} {:.2}", 100.0 * value))
-                    .collect();
+            FinetuneEvent::Evaluated {
+                step,
+                evaluation,
+                best,
+            } => {
+                let metrics = line_of(&evaluation.scores.metrics);
                 let best = if best { " (best so far)" } else { "" };
-                self.meter
-                    .line(&format!("step {step}: {}{best}", figures.join("  ")));
+                self.meter.line(&format!("step {step}: {metrics}{best}"));
             }
         }
     }
 }
 
-fn describe(name: &str, summary: &Summary, folder: &Path) -> String {
+fn describe(name: &str, summary: &FinetuneSummary, folder: &Path) -> String {
     let Some(model) = &summary.model else {
         return format!(
             "stopped after step {}; resume with: clasp finetune {name} --resume {}",
@@ -162,11 +166,8 @@ fn describe(name: &str, summary: &Summary, folder: &Path) -> String {
     };
     let chosen = match &summary.best {
         Some(best) => format!(
-            "chosen by {} on {}: {:.2} after step {}",
-            best.metric,
-            best.data,
-            100.0 * best.value,
-            best.step
+            "selected by {} on {}, after step {}",
+            best.metric, best.data, best.step
         ),
         None => "the last step's".to_owned(),
     };

@@ -86,10 +86,10 @@ fn onnx(path: &Path) -> Result<FileDescription> {
 
 fn fine_tuned(path: &Path, meta: &FinetunedMeta) -> Result<FileDescription> {
     let chosen = match &meta.chosen_by {
-        Some((metric, value)) => format!("{metric} {:.2}", 100.0 * value),
+        Some(metric) => metric.to_string(),
         None => "the last step".to_owned(),
     };
-    let same = &meta.settings["same_person"];
+    let same = &meta.task_state["same_person"];
     let same = same["cosine"].as_f64().map_or(String::new(), |cosine| {
         let data = same["data"].as_str().unwrap_or_default();
         format!("  same person from cosine {cosine:.4}, calibrated on {data}\n")

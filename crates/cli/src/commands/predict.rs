@@ -14,16 +14,14 @@ use clasp_data::image::{Limits, Rgb, encode_png};
 use clasp_data::source::Source;
 use clasp_data::{atomic_write, atomic_write_unsynced};
 use clasp_model::Precision;
-use clasp_tasks::finetune::{Model, Running, Task};
-use clasp_tasks::tuned::detection::DetectionTask;
-use clasp_tasks::tuned::search::SearchTask;
-use clasp_tasks::{Options, TaskError};
+use clasp_tasks::task::{DownstreamTask, FinetunedModel, Inference, InputKind, Predictor};
+use clasp_tasks::{Batching, PassProgress, TaskError, TaskKind, with_task};
 use clasp_weights::finetuned;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::tuned::{load, with_task};
+use super::tuned::load;
 use super::{check_writable, one_or_all, open_images, print_result};
 use crate::args::{Common, Predict};
 use crate::progress::{Meter, say};
@@ -37,19 +35,21 @@ const TOLD: usize = 20;
 
 /// Runs the command.
 pub fn run(common: &Common, arguments: &Predict) -> Result<Outcome> {
-    with_task!(arguments.task, T => predict::<T>(common, arguments))
+    with_task!(arguments.task.0, T => predict::<T>(common, arguments))
 }
 
-fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
+fn predict<T: DownstreamTask>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     let device = device::pick(common.device.as_deref())?;
     let mut model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.precision, &device)?;
     let people = match &arguments.detector {
-        Some(_) if T::SCENES => bail!(
-            "--detector: {} detects people itself; leave it out",
-            T::NAME
-        ),
+        Some(_) if T::INPUT == InputKind::Scene => {
+            bail!(
+                "--detector: {} detects people itself; leave it out",
+                T::NAME
+            )
+        }
         Some(path) => Some(finder(path, &device, model.precision)?),
         None => None,
     };
@@ -111,11 +111,11 @@ fn predict<T: Task>(common: &Common, arguments: &Predict) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-/// Predicts the remaining images and writes lines after each chunk; false where Ctrl-C stopped it.
-fn all<T: Task>(
+/// Predicts all images that are still to do, putting lines away after each chunk; false where Ctrl-C stopped it.
+fn all<T: Predictor>(
     common: &Common,
     arguments: &Predict,
-    model: &Model<T>,
+    model: &FinetunedModel<T>,
     people: Option<&Finder>,
     source: &Source,
     partial: &mut Partial,
@@ -123,28 +123,27 @@ fn all<T: Task>(
     let stop = interrupt::flag()?;
     let meter = Mutex::new(Meter::new(common, "predict", "images"));
     let threads = device::threads(common.threads);
-    let chunk = Options {
+    let chunk = Batching {
         batch: BATCH,
         threads,
-        ..Options::default()
     }
     .chunk();
     let some = |items: Range<usize>| -> Result<Option<Vec<partial::ImageResult>>> {
         let start = items.start;
-        let progress = |progress: clasp_tasks::Progress| {
+        let progress = |progress: PassProgress| {
             if let Ok(mut meter) = meter.lock() {
                 meter.set((start + progress.done) as u64, source.len() as u64, "");
             }
             interrupt::flow(&stop)
         };
-        let running = Running {
+        let inference = Inference {
             batch: BATCH,
             threads,
             predictions: false,
             progress: &progress,
         };
         let draw = arguments.draw.as_deref();
-        let found = model.batches("images", items.len(), &running, |model, items| {
+        let found = model.batches("images", items.len(), &inference, |model, items| {
             items
                 .map(|item| one(model, people, source, start + item, draw))
                 .collect()
@@ -170,8 +169,8 @@ fn remove_half_drawn(folder: &Path, source: &Source) -> Result<()> {
 }
 
 /// The prediction for an image of the source, or why it cannot be read.
-fn one<T: Task>(
-    model: &Model<T>,
+fn one<T: Predictor>(
+    model: &FinetunedModel<T>,
     people: Option<&Finder>,
     source: &Source,
     item: usize,
@@ -226,7 +225,11 @@ fn picture_name(key: &str) -> PathBuf {
 type Told = (Map<String, Value>, Option<Rgb>);
 
 /// The prediction for the image as a whole.
-fn of_image<T: Task>(model: &Model<T>, image: &Rgb, draw: bool) -> Result<Told, TaskError> {
+fn of_image<T: Predictor>(
+    model: &FinetunedModel<T>,
+    image: &Rgb,
+    draw: bool,
+) -> Result<Told, TaskError> {
     let prediction = model.task.predict(model, image)?;
     let picture = draw.then(|| model.task.draw(image, &prediction));
     let fields = [("prediction".to_owned(), prediction)];
@@ -234,8 +237,8 @@ fn of_image<T: Task>(model: &Model<T>, image: &Rgb, draw: bool) -> Result<Told, 
 }
 
 /// A prediction for each person that is found in a photo.
-fn of_people<T: Task>(
-    model: &Model<T>,
+fn of_people<T: Predictor>(
+    model: &FinetunedModel<T>,
     people: &Finder,
     photo: &Rgb,
     draw: bool,
@@ -244,14 +247,14 @@ fn of_people<T: Task>(
     let mut picture = draw.then(|| photo.clone());
     let mut told = Vec::new();
     for one in found["boxes"].as_array().into_iter().flatten() {
-        let Some(crop) = cut(&one["bbox"], T::MARGIN, photo) else {
+        let Some(crop) = cut(&one["bbox"], T::CROP_MARGIN, photo) else {
             continue;
         };
         let prediction = model
             .task
             .predict(model, &clasp_data::image::crop(photo, crop))?;
         let at = [crop[0] as f64, crop[1] as f64];
-        let prediction = model.task.moved(prediction, at);
+        let prediction = model.task.in_photo(prediction, at);
         if let Some(picture) = &mut picture {
             model.task.draw_person(picture, crop, &prediction);
         }
@@ -287,21 +290,26 @@ type Finder = Box<dyn Fn(&Rgb) -> Result<Value, TaskError> + Sync>;
 
 fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
     let task = finetuned::read_meta(path)?.map(|meta| meta.task);
-    match task.as_deref() {
-        Some(DetectionTask::NAME) => finder_of::<DetectionTask>(path, device, precision),
-        Some(SearchTask::NAME) => finder_of::<SearchTask>(path, device, precision),
-        other => bail!(
+    let kind = task.as_deref().and_then(TaskKind::named);
+    let finder = kind.and_then(|kind| {
+        with_task!(kind, T => {
+            let finds_people = <T as clasp_tasks::task::Task>::INPUT == InputKind::Scene;
+            finds_people.then(|| finder_of::<T>(path, device, precision))
+        })
+    });
+    finder.unwrap_or_else(|| {
+        bail!(
             "--detector {}: expected a fine-tuned model of detection or search, found {}",
             path.display(),
-            other.map_or("no fine-tuned model".to_owned(), |task| format!(
+            task.map_or("no fine-tuned model".to_owned(), |task| format!(
                 "one of {task}"
             ))
-        ),
-    }
+        )
+    })
 }
 
-fn finder_of<T: Task>(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
-    let mut model = Model::<T>::load(path, device)?;
+fn finder_of<T: Predictor>(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
+    let mut model = FinetunedModel::<T>::load(path, device)?;
     model.precision = precision;
     Ok(Box::new(move |photo| model.task.predict(&model, photo)))
 }

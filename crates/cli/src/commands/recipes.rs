@@ -1,23 +1,22 @@
 //! `clasp recipes [NAME]`: the built-in recipes.
 
 use anyhow::{Result, bail};
-use clap::ValueEnum;
 use clasp_run::recipe::keys;
-use clasp_tasks::finetune::{Task as _, recipe as finetune};
+use clasp_tasks::finetune::FinetuneRecipe;
+use clasp_tasks::registry::built_in_recipes;
+use clasp_tasks::task::Task;
+use clasp_tasks::{TaskKind, with_task};
 use serde_json::{Map, Value, json};
 
-use super::tuned::with_task;
 use super::{print_result, print_text};
 use crate::Outcome;
-use crate::args::{Common, Recipes, Task};
+use crate::args::{Common, Recipes};
 
 /// Runs the command.
 pub fn run(common: &Common, arguments: &Recipes) -> Result<Outcome> {
     let verbs = ["pretrain", "finetune"];
-    let lists = [
-        &clasp_pretrain::recipe::BUILT_IN[..],
-        &finetune::BUILT_IN[..],
-    ];
+    let tasks = built_in_recipes();
+    let lists = [&clasp_pretrain::recipe::BUILT_IN[..], &tasks[..]];
     let Some(name) = &arguments.name else {
         let mut text = String::new();
         let mut value = Vec::new();
@@ -65,14 +64,13 @@ fn keys_of(name: &str) -> Result<Vec<(String, String)>> {
     {
         return Ok(keys(&clasp_pretrain::PretrainRecipe::load(name, &[])?));
     }
-    // A recipe for a task begins with the task's name.
-    for task in Task::value_variants() {
-        with_task!(*task, T => if name.starts_with(T::NAME) {
-            type Settings = <T as clasp_tasks::finetune::Task>::Settings;
-            return Ok(keys(&finetune::Recipe::<Settings>::load(name, &[])?));
-        });
-    }
-    bail!("{name}: no task has a recipe of that name")
+    let Some(task) = TaskKind::of_recipe(name) else {
+        bail!("{name}: expected a built-in recipe");
+    };
+    with_task!(task, T => {
+        type Config = <T as Task>::Config;
+        Ok(keys(&FinetuneRecipe::<Config>::load(name, &[])?))
+    })
 }
 
 /// The first sentence of a recipe's comment.
@@ -87,10 +85,8 @@ mod tests {
 
     #[test]
     fn every_built_in_recipe_has_keys() {
-        let lists = [
-            &clasp_pretrain::recipe::BUILT_IN[..],
-            &finetune::BUILT_IN[..],
-        ];
+        let tasks = built_in_recipes();
+        let lists = [&clasp_pretrain::recipe::BUILT_IN[..], &tasks[..]];
         for (name, _) in lists.iter().flat_map(|list| list.iter()) {
             let keys = keys_of(name).unwrap();
             assert!(

@@ -25,7 +25,7 @@ struct Run {
     kind: String,
     /// `running`, `finished` or `stopped`.
     state: &'static str,
-    /// Step of the last figures that were logged.
+    /// Step of the last logged metrics.
     step: u64,
     /// The metric that the model was chosen by, where one was.
     chosen_by: Option<String>,
@@ -118,7 +118,7 @@ fn look(folder: &Path) -> Result<Run> {
             (false, false) => "stopped",
         },
         step: step.unwrap_or_else(|| last_checkpoint(folder)),
-        chosen_by: chosen_by.map(|(metric, value)| format!("{metric} {:.2}", 100.0 * value)),
+        chosen_by: chosen_by.map(|metric| metric.to_string()),
     })
 }
 

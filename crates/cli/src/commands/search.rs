@@ -7,12 +7,12 @@ use anyhow::{Context, Result, bail};
 use clasp_data::atomic_write;
 use clasp_data::image::{Limits, Rgb, decode, encode_png};
 use clasp_data::source::Source;
+use clasp_tasks::BackboneExtractor;
 use clasp_tasks::embed::{Embeddings, embed};
-use clasp_tasks::features::{Extractor, Preprocess};
-use clasp_tasks::finetune::{Model, Task as _};
-use clasp_tasks::search::{MOST_SHOWN, Match, Row, nearest, sheet, tile};
-use clasp_tasks::tuned::reid::Reid;
-use clasp_tasks::{BackboneExtractor, Options};
+use clasp_tasks::features::{Batching, Extractor, PassProgress, Preprocess};
+use clasp_tasks::reid::ReidTask;
+use clasp_tasks::retrieve::{GalleryMatch, MOST_SHOWN, SheetRow, nearest, sheet, tile};
+use clasp_tasks::task::{FinetunedModel, Task as _};
 use clasp_weights::finetuned::read_meta;
 use serde_json::json;
 
@@ -40,8 +40,8 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let precision = device::precision(common, arguments.precision, &device)?;
     match read_meta(&arguments.model)? {
-        Some(meta) if meta.task == Reid::NAME => {
-            let mut model = Model::<Reid>::load(&arguments.model, &device)?;
+        Some(meta) if meta.task == ReidTask::NAME => {
+            let mut model = FinetunedModel::<ReidTask>::load(&arguments.model, &device)?;
             model.precision = precision;
             if let Some([height, width]) = arguments.size {
                 (model.preprocess.height, model.preprocess.width) = (height, width);
@@ -57,7 +57,7 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
         ),
         None => {
             let model = eval::Model::load(&arguments.model, arguments.size, &device)?;
-            let mix = Reid::default_mix();
+            let mix = ReidTask::default_prompt();
             let extractor =
                 BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
             search(common, arguments, &extractor, &model.preprocess, None)
@@ -72,14 +72,14 @@ fn search<E: Extractor>(
     preprocess: &Preprocess,
     same: Option<f64>,
 ) -> Result<Outcome> {
-    let options = Options {
+    let batching = Batching {
         threads: device::threads(common.threads),
-        ..Options::default()
+        ..Batching::default()
     };
     let stop = interrupt::flag()?;
     let features = |what: &str, source: &Source| -> Result<Embeddings> {
         let meter = Mutex::new(Meter::new(common, what, "images"));
-        let progress = |progress: clasp_tasks::Progress| {
+        let progress = |progress: PassProgress| {
             if let Ok(mut meter) = meter.lock() {
                 meter.set(progress.done as u64, progress.total as u64, "");
             }
@@ -87,7 +87,7 @@ fn search<E: Extractor>(
         };
         let keep_going = arguments.keep_going;
         Ok(embed(
-            extractor, preprocess, source, keep_going, &options, &progress,
+            extractor, preprocess, source, keep_going, &batching, &progress,
         )?)
     };
     let (queries, others) = (
@@ -141,9 +141,14 @@ fn search<E: Extractor>(
     Ok(Outcome::Done)
 }
 
-/// The pictures of a query and of its first matches.
-fn row(queries: &Source, item: usize, gallery: &Source, matches: &[Match]) -> Result<Row> {
-    Ok(Row {
+/// A query and the first of its matches as pictures.
+fn row(
+    queries: &Source,
+    item: usize,
+    gallery: &Source,
+    matches: &[GalleryMatch],
+) -> Result<SheetRow> {
+    Ok(SheetRow {
         query: picture(queries, item)?,
         matches: { matches.iter().take(MOST_SHOWN) }
             .map(|one| Ok((picture(gallery, one.item)?, one.cosine, one.same)))

@@ -1,67 +1,34 @@
-//! What the verbs on fine-tuned models share.
+//! Loading of fine-tuned models.
 
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use clasp_tasks::finetune::{Model, Task};
+use clasp_tasks::task::{FinetunedModel, InputKind, Objective};
 
-/// Runs an expression for the type of a task.
-macro_rules! with_task {
-    ($task:expr, $name:ident => $body:expr) => {
-        match $task {
-            crate::args::Task::Reid => {
-                type $name = clasp_tasks::tuned::reid::Reid;
-                $body
-            }
-            crate::args::Task::Attributes => {
-                type $name = clasp_tasks::tuned::attributes::AttributeTask;
-                $body
-            }
-            crate::args::Task::Parsing => {
-                type $name = clasp_tasks::tuned::parsing::ParsingTask;
-                $body
-            }
-            crate::args::Task::Pose => {
-                type $name = clasp_tasks::tuned::pose::PoseTask;
-                $body
-            }
-            crate::args::Task::Detection => {
-                type $name = clasp_tasks::tuned::detection::DetectionTask;
-                $body
-            }
-            crate::args::Task::Search => {
-                type $name = clasp_tasks::tuned::search::SearchTask;
-                $body
-            }
-        }
-    };
-}
-pub(crate) use with_task;
-
-/// Loads a model and changes settings of its task: each of `set` is `key=value` with a key of the recipe's `[task]`.
-pub fn load<T: Task>(
+/// Loads a model and changes the configuration of its task: each of `set` is `key=value` with a key of the recipe's `[task]`.
+pub fn load<T: Objective>(
     path: &Path,
     set: &[String],
     size: Option<[usize; 2]>,
     device: &burn::tensor::Device,
-) -> Result<Model<T>> {
-    if T::SCENES && size.is_some() {
+) -> Result<FinetunedModel<T>> {
+    if T::INPUT == InputKind::Scene && size.is_some() {
         bail!(
-            "--size: {} looks at whole scenes\nhint: change their scale with --set views.test_scale=0.5",
+            "--size: inputs of {} are whole scenes\nhint: change their scale with --set scenes.test_scale=0.5",
             T::NAME
         );
     }
-    let mut model = Model::<T>::load(path, device)?;
+    let mut model = FinetunedModel::<T>::load(path, device)?;
     if let Some([height, width]) = size {
         (model.preprocess.height, model.preprocess.width) = (height, width);
     }
     if !set.is_empty() {
-        let text = clasp_run::recipe::to_toml(model.task.settings());
+        let text = clasp_run::recipe::to_toml(model.task.config());
         let keys: Vec<String> = { set.iter() }
             .map(|one| one.strip_prefix("task.").unwrap_or(one).to_owned())
             .collect();
-        *model.task.settings_mut() =
-            clasp_run::recipe::parse(&text, "the model's settings", &keys)?;
+        *model.task.config_mut() =
+            clasp_run::recipe::parse(&text, "the configuration of the model", &keys)?;
     }
     model.check()?;
     Ok(model)

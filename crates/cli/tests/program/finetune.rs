@@ -74,8 +74,13 @@ fn finetune_evaluate_predict_search() {
             ],
         );
         let report: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        let figures = report["figures"].as_array().expect("figures");
-        assert!(figures.len() > 1, "{text}");
+        let metrics = report["metrics"].as_array().expect("metrics");
+        assert!(metrics.len() > 1, "{text}");
+        let first = &metrics[0];
+        assert!(
+            first["name"].is_string() && first["value"].is_number() && first["better"] == "higher",
+            "{first}"
+        );
         assert!(
             report["protocol"]
                 .as_str()
@@ -128,7 +133,7 @@ fn finetune_evaluate_predict_search() {
     // A threshold is kept with the model, and search marks by it.
     let calibrate = ["--model", "reid", "--data", &data, "--calibrate", "0.2"];
     let text = done(at, &[&["eval", "reid"], calibrate.as_slice()].concat());
-    assert!(text.contains("kept in reid/model.safetensors"), "{text}");
+    assert!(text.contains("written to reid/model.safetensors"), "{text}");
     assert!(done(at, &["inspect", "reid"]).contains("same person from cosine"));
     let both = ["--query", &images, "--gallery", &gallery, "--model", "reid"];
     let text = done(at, &[&["search"], both.as_slice()].concat());
@@ -164,7 +169,7 @@ fn finetune_evaluate_predict_search() {
             "flip_test=false",
         ],
     );
-    assert!(!text.contains("mirror image"), "{text}");
+    assert!(!text.contains("flipped image"), "{text}");
     refused(
         at,
         &[
@@ -218,7 +223,7 @@ fn finetune_evaluate_predict_search() {
         "--out",
         "second",
         "--set",
-        "run.select=last",
+        "run.checkpoint_selection=last",
     ];
     done(at, &arguments(&first, &own));
     let ranked = |file: &str, more: &[&str]| -> String {
@@ -294,7 +299,7 @@ fn boxes_that_do_not_fit_are_told_of() {
             one["ignore"] = 1.into();
         }
     });
-    refused(&nobody, &["people to be found", "found 0"]);
+    refused(&nobody, &["at least one labeled person", "found 0"]);
     let gone = changed_scenes(&at.join("gone"), |json| {
         json["images"][0]["file_name"] = "gone.jpg".into();
     });
@@ -309,7 +314,7 @@ fn boxes_that_do_not_fit_are_told_of() {
         .expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("covers nothing of its image"), "{said}");
+    assert!(said.contains("does not overlap its image"), "{said}");
 }
 
 #[test]
@@ -335,11 +340,11 @@ fn scenes_are_learnt_too() {
         "--set",
         "run.batch=2",
         "--set",
-        "run.select=last",
+        "run.checkpoint_selection=last",
         "--set",
         "run.steps=150",
         "--set",
-        "optimiser.lr=3e-3",
+        "optimizer.lr=3e-3",
         "--set",
         "run.save_every=1000",
     ];
@@ -477,8 +482,8 @@ fn a_killed_finetuning_goes_on_to_the_bit() {
     let own = [
         "run.ema=0.5",
         "run.eval_every=0.5",
-        "optimiser.decline=plateau",
-        "optimiser.patience=0",
+        "optimizer.lr_schedule=plateau",
+        "optimizer.patience=0",
         "model.drop_path=0.2",
     ];
     goes_on_to_the_bit("attributes", &own, "eval/mA");
@@ -489,9 +494,9 @@ fn a_killed_self_correction_goes_on_to_the_bit() {
     // Three steps an epoch: cycles end after steps 3 and 6.
     let own = [
         "run.batch=16",
-        "run.correct_from=1",
-        "run.correct_every=1",
-        "optimiser.decline=cycles",
+        "run.self_correction_start=1",
+        "run.self_correction_interval=1",
+        "optimizer.lr_schedule=cyclic",
         "task.head=ce2p",
         "task.width=8",
         "run.eval_every=1",
@@ -599,19 +604,23 @@ fn wrong_input_is_named() {
         (
             "reid",
             ["--set", "run.batch=6"],
-            ["run.batch", "2 to 12 identities"],
+            ["run.batch", "2 to 12 training identities"],
         ),
         (
             "reid",
-            ["--set", "run.select=val"],
+            ["--set", "run.checkpoint_selection=val"],
             ["task.holdout", "no other validation split"],
         ),
         (
             "attributes",
-            ["--set", "task.train=[\"public\"]"],
+            ["--set", "task.train_splits=[\"public\"]"],
             ["no image of split `public`", "train, val"],
         ),
-        ("pose", ["--set", "task.blur=4"], ["task.blur", "odd"]),
+        (
+            "pose",
+            ["--set", "task.blur_kernel=4"],
+            ["task.blur_kernel", "odd"],
+        ),
         (
             "pose",
             ["--set", "model.strides=[4,2,1]"],
@@ -619,8 +628,8 @@ fn wrong_input_is_named() {
         ),
         (
             "pose",
-            ["--set", "optimiser.lr=-1"],
-            ["optimiser.lr", "at least 0"],
+            ["--set", "optimizer.lr=-1"],
+            ["optimizer.lr", "at least 0"],
         ),
         ("parsing", ["--set", "task.head=heavy"], ["heavy", "light"]),
         (
@@ -635,7 +644,7 @@ fn wrong_input_is_named() {
         ),
         (
             "reid",
-            ["--set", "run.select=tset"],
+            ["--set", "run.checkpoint_selection=tset"],
             ["no image of split `tset`", "val, test"],
         ),
     ] {
@@ -648,11 +657,11 @@ fn wrong_input_is_named() {
         "attributes",
         &[
             "--set",
-            "optimiser.lr=1e30",
+            "optimizer.lr=1e30",
             "--set",
-            "optimiser.warmup_epochs=0",
+            "optimizer.warmup_epochs=0",
         ],
     );
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    refused(at, &arguments, &["hint: lower `optimiser.lr`"]);
+    refused(at, &arguments, &["hint: lower `optimizer.lr`"]);
 }

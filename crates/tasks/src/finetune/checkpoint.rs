@@ -1,14 +1,16 @@
-//! Checkpoints of fine-tuning: everything that is needed to go on as if it had never stopped.
+//! Checkpoints of fine-tuning: everything that is needed to resume a run exactly.
 //!
-//! `checkpoints/step-00000100.safetensors` holds `backbone.…`, `head.…`, with a moving average `average.backbone.…` and
-//! `average.head.…`, with self-correction `corrected.backbone.…` and `corrected.head.…`, and `optimiser.…`; its metadata `format` (`clasp-finetune/1`), `task`, `step`, `examples`,
-//! `recipe` (TOML) and `progress` (JSON: the loader's place, plateaus, the best metric). Draws follow from seed, step and
-//! purpose, so there is no state of a generator.
+//! `checkpoints/step-00000100.safetensors` holds the tensors `backbone.…` and `head.…`, with a moving average
+//! `average.backbone.…` and `average.head.…`, with self-correction `cycles.backbone.…` and `cycles.head.…`, and
+//! `optimizer.…`; its metadata are `format` (`clasp-finetune/2`), `task`, `step`, `examples`, `recipe` (TOML) and `state`
+//! (JSON: position of the loader, plateaus, the best metric). Random numbers follow from seed, step and purpose, so there is
+//! no generator state.
 
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use clasp_data::loader::Position;
+use clasp_metrics::Metric;
 use clasp_model::backbone::Backbone;
 use clasp_model::optim::Optimizer;
 use clasp_run::checkpoints;
@@ -18,72 +20,69 @@ use clasp_weights::state::{StateDict, load_state_dict, state_dict};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::Task;
-use super::correct::Corrected;
-use super::recipe::{FIXED, Recipe};
-use super::trainer::{Trainer, optimiser_config};
+use super::recipe::{FIXED, FinetuneRecipe};
+use super::self_correction::CycleAverage;
+use super::trainer::{FinetuneTrainer, optimizer_config};
 use crate::TaskError;
+use crate::task::Objective;
 
 /// Value of `format` in the metadata.
-pub const FORMAT: &str = "clasp-finetune/1";
+pub const FORMAT: &str = "clasp-finetune/2";
 
-/// What the loop remembers besides weights.
+/// The state of the training loop besides weights.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Progress {
-    /// The loader's place.
+pub struct LoopState {
+    /// The position of the loader.
     pub position: Position,
-    /// What plateaus have multiplied the learning rate by.
-    pub plateaus: f64,
-    /// Evaluations without a gain.
-    pub without_gain: u32,
+    /// Factor of the learning rate by plateaus.
+    pub plateau_factor: f64,
+    /// Evaluations since the last improvement.
+    pub since_improvement: u32,
     /// The lowest loss of an evaluation.
-    pub lowest: Option<f64>,
-    /// Cycles of self-correction that are done.
+    pub lowest_loss: Option<f64>,
+    /// Finished cycles of self-correction.
     pub cycles: u64,
-    /// Step after which the model was evaluated last.
-    pub evaluated: u64,
+    /// Step of the last evaluation.
+    pub last_evaluation: u64,
     /// The best evaluation so far.
-    pub best: Option<Best>,
+    pub best: Option<BestCheckpoint>,
 }
 
-/// An evaluation that no other surpasses.
+/// The best evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Best {
-    /// Name of the metric.
-    pub metric: String,
-    /// Its value.
-    pub value: f64,
+pub struct BestCheckpoint {
+    /// The first metric of the evaluation.
+    pub metric: Metric,
     /// Steps that were done.
     pub step: u64,
     /// What it was evaluated on.
-    #[serde(default)]
     pub data: String,
 }
 
-impl Default for Progress {
+impl Default for LoopState {
     fn default() -> Self {
         Self {
             position: Position::default(),
-            plateaus: 1.0,
-            without_gain: 0,
-            lowest: None,
+            plateau_factor: 1.0,
+            since_improvement: 0,
+            lowest_loss: None,
             cycles: 0,
-            evaluated: 0,
+            last_evaluation: 0,
             best: None,
         }
     }
 }
 
-/// Writes a checkpoint into the run's `folder` and removes all but the last `run.keep`.
+/// Writes a checkpoint into the run's `folder` and removes all but the last `run.keep_checkpoints`.
 ///
 /// # Errors
 /// The file cannot be written, or a weight is not finite; earlier checkpoints stay.
-pub fn save<T: Task>(
+pub fn save<T: Objective>(
     folder: &Path,
-    trainer: &Trainer<T>,
-    progress: &Progress,
+    trainer: &FinetuneTrainer<T>,
+    loop_state: &LoopState,
     examples: usize,
 ) -> Result<PathBuf, TaskError> {
     let path = checkpoints::path(folder, trainer.step);
@@ -98,11 +97,11 @@ pub fn save<T: Task>(
         put("average.backbone.", state_dict(backbone));
         put("average.head.", state_dict(head));
     }
-    if let Some(corrected) = &trainer.corrected {
-        put("corrected.backbone.", state_dict(&corrected.backbone));
-        put("corrected.head.", state_dict(&corrected.head));
+    if let Some(average) = &trainer.cycle_average {
+        put("cycles.backbone.", state_dict(&average.backbone));
+        put("cycles.head.", state_dict(&average.head));
     }
-    put("optimiser.", trainer.optimiser.state());
+    put("optimizer.", trainer.optimizer.state());
     if let Some((name, _)) =
         { state.iter() }.find(|(_, array)| array.data.iter().any(|value| !value.is_finite()))
     {
@@ -111,34 +110,34 @@ pub fn save<T: Task>(
             what: name.clone(),
             expected: "finite numbers".to_owned(),
             found: "infinite ones or NaN; nothing was written".to_owned(),
-            hint: "the run has diverged: resume it with a lower `optimiser.lr`",
+            hint: "the run has diverged: resume it with a lower `optimizer.lr`",
         });
     }
-    let json = serde_json::to_string(progress).unwrap_or_default();
+    let json = serde_json::to_string(loop_state).unwrap_or_default();
     let metadata = Metadata::from([
         ("format".to_owned(), FORMAT.to_owned()),
         ("clasp".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
         ("task".to_owned(), T::NAME.to_owned()),
         ("step".to_owned(), trainer.step.to_string()),
         ("examples".to_owned(), examples.to_string()),
-        ("progress".to_owned(), json),
+        ("state".to_owned(), json),
         ("recipe".to_owned(), to_toml(&trainer.plan.recipe)),
     ]);
     fs::create_dir_all(folder.join("checkpoints"))?;
     checkpoint::write(&path, &state, &metadata)?;
-    checkpoints::prune(folder, trainer.plan.recipe.run.keep)?;
+    checkpoints::prune(folder, trainer.plan.recipe.run.keep_checkpoints)?;
     Ok(path)
 }
 
-/// Puts `trainer`, made from the same recipe, into the state of the checkpoint `path`.
+/// Restores the checkpoint `path` into `trainer`, made from the same recipe.
 ///
 /// # Errors
 /// The file is damaged, of another task, recipe, architecture or data, or no checkpoint.
-pub fn restore<T: Task>(
+pub fn restore<T: Objective>(
     path: &Path,
-    trainer: &mut Trainer<T>,
+    trainer: &mut FinetuneTrainer<T>,
     examples: usize,
-) -> Result<Progress, TaskError> {
+) -> Result<LoopState, TaskError> {
     let (state, metadata) = checkpoint::read(path)?;
     let field = |name: &str| metadata.get(name).map_or("", String::as_str);
     let differs =
@@ -153,17 +152,13 @@ pub fn restore<T: Task>(
         (
             "format",
             FORMAT.to_owned(),
-            "is this a checkpoint of `clasp finetune`?",
+            "is this a checkpoint of this version's `clasp finetune`?",
         ),
-        (
-            "task",
-            T::NAME.to_owned(),
-            "name the task that the run is of",
-        ),
+        ("task", T::NAME.to_owned(), "use the task of the run"),
         (
             "examples",
             examples.to_string(),
-            "the data have changed since the run began",
+            "the data have changed since the run started",
         ),
     ] {
         if field(name) != expected {
@@ -171,9 +166,9 @@ pub fn restore<T: Task>(
         }
     }
     let place = path.display().to_string();
-    let saved = Recipe::<T::Settings>::parse(field("recipe"), &place, &[])?;
+    let saved = FinetuneRecipe::<T::Config>::parse(field("recipe"), &place, &[])?;
     if let Some((key, expected, found)) = difference(&trainer.plan.recipe, &saved, &FIXED) {
-        let hint = "a run goes on with its own recipe; start a new run to change this";
+        let hint = "a resumed run keeps this value; start a new run to change it";
         return Err(differs(&key, expected, found, hint));
     }
     let of = |prefix: &str| -> StateDict {
@@ -210,28 +205,28 @@ pub fn restore<T: Task>(
     if let Some((backbone, head)) = trainer.average.take() {
         trainer.average = Some(pair("average", backbone, head)?);
     }
-    let progress: Progress = serde_json::from_str(field("progress")).map_err(|error| {
-        let expected = "the loop's state".to_owned();
-        differs("progress", expected, error.to_string(), "")
+    let loop_state: LoopState = serde_json::from_str(field("state")).map_err(|error| {
+        let expected = "the state of the training loop".to_owned();
+        differs("state", expected, error.to_string(), "")
     })?;
-    if progress.cycles > 0 {
-        let (backbone, head) = pair("corrected", trainer.backbone.valid(), trainer.head.valid())?;
-        trainer.corrected = Some(Corrected {
+    if loop_state.cycles > 0 {
+        let (backbone, head) = pair("cycles", trainer.backbone.valid(), trainer.head.valid())?;
+        trainer.cycle_average = Some(CycleAverage {
             backbone,
             head,
-            cycles: progress.cycles,
+            cycles: loop_state.cycles,
         });
     }
-    let state = of("optimiser.");
-    let optimiser =
-        Optimizer::from_state(optimiser_config(&trainer.plan), &state, trainer.device())?;
-    optimiser.check("backbone.", &backbone)?;
-    optimiser.check("head.", &head)?;
-    trainer.optimiser = optimiser;
+    let state = of("optimizer.");
+    let optimizer =
+        Optimizer::from_state(optimizer_config(&trainer.plan), &state, trainer.device())?;
+    optimizer.check("backbone.", &backbone)?;
+    optimizer.check("head.", &head)?;
+    trainer.optimizer = optimizer;
     (trainer.backbone, trainer.head) = (backbone, head);
     trainer.step = field("step")
         .parse()
         .map_err(|_| differs("step", "a number".to_owned(), field("step").to_owned(), ""))?;
-    trainer.plateaus = progress.plateaus;
-    Ok(progress)
+    trainer.plateau_factor = loop_state.plateau_factor;
+    Ok(loop_state)
 }

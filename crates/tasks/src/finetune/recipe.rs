@@ -7,104 +7,108 @@
 //! [model]
 //! init = "backbone.safetensors"  # or --init
 //! size = [256, 128]
-//! mix = "auto"                   # the task's own; a task, weights, or "learn"
-//! tune = "full"                  # full | head | experts
-//! [optimiser]
-//! rule = "sgd"                   # sgd | adam | adamw
+//! prompt = "auto"                # the task's default; a prompt, prompt weights, or "learn"
+//! trainable = "full"             # full | head | adapter
+//! [optimizer]
+//! name = "sgd"                   # sgd | adam | adamw
+//! lr_schedule = "cosine"         # cosine | multistep | plateau | cyclic | constant
 //! [run]
 //! epochs = 60
-//! select = "last"                # last | val | test
-//! [task]                         # the task's own settings: crate::tuned
+//! checkpoint_selection = "last"  # last | val | test
+//! [task]                         # the configuration of the task
 //! ```
 
 use std::path::{Path, PathBuf};
 
 use clasp_model::mix::Mix;
 use clasp_model::optim::Rule;
+use clasp_run::check;
 use clasp_run::recipe::{self, Auto};
-use clasp_run::{InvalidValue, check};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::{Split, Task};
 use crate::TaskError;
+use crate::registry::built_in_recipes;
+use crate::task::check::setting;
+use crate::task::{SplitChoice, Task};
 
-/// What is trained.
+/// Which parameters are trained.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Tune {
-    /// Everything: the published protocols' way, and the best where there are thousands of images.
+pub enum Trainable {
+    /// All, as in the published protocols; the best with thousands of images.
     Full,
-    /// The head alone: the backbone stays what it is.
+    /// The head; the backbone is frozen.
     Head,
     /// The head and the adapter (experts and routers, or SOLIDER's controller).
-    Experts,
+    Adapter,
 }
 
-/// Mean and standard deviation that images are normalised with.
+/// Mean and standard deviation of the input normalization.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Norm {
-    /// What the backbone was pre-trained with.
+pub enum InputNormalization {
+    /// Those of pre-training.
     Backbone,
-    /// 0.5 and 0.5, as SOLIDER's re-identification has it.
+    /// 0.5 and 0.5, as in SOLIDER's re-identification.
     Half,
     /// ImageNet's.
     Imagenet,
 }
 
-/// How the learning rate goes down.
+/// How the learning rate decreases after the warm-up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Decline {
-    /// By a cosine from the first step to the last.
+pub enum LrSchedule {
+    /// A cosine over the whole run.
     Cosine,
-    /// By `gamma` at each of the `milestones`.
-    Step,
-    /// By `gamma` after more than `patience` evaluations without a lower loss, or a better metric where the task tells no loss.
+    /// Multiplied by `gamma` at each of the `milestones` (PyTorch's `MultiStepLR`).
+    Multistep,
+    /// Multiplied by `gamma` after more than `patience` evaluations without a lower loss, or without a better metric for tasks
+    /// that evaluate no loss (PyTorch's `ReduceLROnPlateau`).
     Plateau,
-    /// By a cosine from the end of the warm-up to the first cycle of self-correction, then by one in each cycle, from `cycle_lr`.
-    Cycles,
-    /// Not at all.
+    /// A cosine from the end of the warm-up to the first cycle of self-correction, then one in each cycle.
+    Cyclic,
+    /// Constant.
     Constant,
 }
 
-/// A recipe for a task with settings `S`.
+/// The recipe for a task with configuration `C`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(
     default,
     deny_unknown_fields,
     bound(
-        serialize = "S: Serialize",
-        deserialize = "S: Default + serde::de::DeserializeOwned"
+        serialize = "C: Serialize",
+        deserialize = "C: Default + serde::de::DeserializeOwned"
     )
 )]
-pub struct Recipe<S> {
-    /// Seed of everything that is drawn at random.
+pub struct FinetuneRecipe<C> {
+    /// Seed of all random numbers.
     pub seed: u64,
-    /// Labelled images.
-    pub data: Data,
+    /// Labeled images.
+    pub data: FinetuneData,
     /// Backbone and preprocessing.
-    pub model: ModelSection,
-    /// The optimiser and its schedule.
-    pub optimiser: OptimiserSection,
+    pub model: FinetuneModelConfig,
+    /// The optimizer and its schedule.
+    pub optimizer: FinetuneOptimizerConfig,
     /// Length, batch, evaluation, checkpoints.
-    pub run: Run,
-    /// The task's own settings.
-    pub task: S,
+    pub run: FinetuneRunConfig,
+    /// The configuration of the task.
+    pub task: C,
 }
 
 /// `[data]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Data {
-    /// Folder of the data set.
+pub struct FinetuneData {
+    /// Folder of the dataset.
     pub path: PathBuf,
-    /// Threads that decode and augment. Auto: the cores.
+    /// Threads that decode and augment. Auto: one a core.
     pub workers: Auto<usize>,
 }
 
-impl Default for Data {
+impl Default for FinetuneData {
     fn default() -> Self {
         Self {
             path: PathBuf::new(),
@@ -116,113 +120,113 @@ impl Default for Data {
 /// `[model]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct ModelSection {
+pub struct FinetuneModelConfig {
     /// Backbone file, run folder of pre-training or published checkpoint. Empty: fresh weights.
     pub init: PathBuf,
-    /// Name of the backbone; of use without `init` only.
+    /// Name of the backbone; used without `init` only.
     pub backbone: String,
     /// Strides of a Swin's patches and of the merging before each later stage, as in `[4, 2, 2, 1]`. Empty: those of `init`.
     pub strides: Vec<usize>,
     /// Height and width of the network's input in pixels.
     pub size: [usize; 2],
-    /// What images are normalised with.
-    pub norm: Norm,
-    /// Mix of prompts: `auto` for the task's own, a task or weights, or `learn` for a prompt of the task's own that
-    /// starts at the mean of all.
-    pub mix: String,
-    /// Share of residual branches dropped in the last block, growing from 0 linearly.
+    /// The normalization of images.
+    pub normalization: InputNormalization,
+    /// Prompt weights: `auto` for the task's default, a prompt or weights, or `learn` for a new prompt that starts at the mean
+    /// of all.
+    pub prompt: String,
+    /// Probability of dropping the residual branches of the last block; it grows linearly from 0 in the first block.
     pub drop_path: f64,
-    /// What is trained.
-    pub tune: Tune,
-    /// Parameters of the backbone that are not trained: beginnings of their names, such as `patch_embed`.
+    /// Which parameters are trained.
+    pub trainable: Trainable,
+    /// Frozen parameters of the backbone: prefixes of their names, such as `patch_embed`.
     pub freeze: Vec<String>,
 }
 
-impl Default for ModelSection {
+impl Default for FinetuneModelConfig {
     fn default() -> Self {
         Self {
             init: PathBuf::new(),
             backbone: "swin-tiny".to_owned(),
             strides: Vec::new(),
             size: [256, 128],
-            norm: Norm::Backbone,
-            mix: "auto".to_owned(),
+            normalization: InputNormalization::Backbone,
+            prompt: "auto".to_owned(),
             drop_path: 0.1,
-            tune: Tune::Full,
+            trainable: Trainable::Full,
             freeze: Vec::new(),
         }
     }
 }
 
-/// `[optimiser]`
+/// `[optimizer]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct OptimiserSection {
-    /// SGD with momentum, Adam with the decay in the gradient, or AdamW.
-    pub rule: Rule,
-    /// Learning rate after the warm-up.
+pub struct FinetuneOptimizerConfig {
+    /// `sgd` (with momentum), `adam` (weight decay added to the gradient) or `adamw` (decoupled weight decay).
+    pub name: Rule,
+    /// Learning rate at the end of the warm-up.
     pub lr: f64,
-    /// Momentum of SGD, decay of the first moment of the others.
+    /// Momentum of SGD, β₁ of Adam and AdamW.
     pub momentum: f64,
-    /// Decay of the second moment.
+    /// β₂ of Adam and AdamW.
     pub beta2: f64,
     /// Weight decay.
     pub weight_decay: f64,
-    /// Weight decay on biases, norms, tables of relative positions and prompts too.
-    pub decay_all: bool,
-    /// Without weight decay whatever `decay_all` says: ends of names, such as `relative_position_bias_table`.
-    pub decay_except: Vec<String>,
-    /// Learning rate of biases, times `lr`.
-    pub bias_lr: f64,
-    /// Learning rate of the head, times `lr`.
-    pub head_lr: f64,
-    /// Learning rate of each layer, times that of the next deeper one; 1 for the same everywhere.
+    /// Weight decay also for biases, norms, position tables and prompts.
+    pub decay_norm_and_bias: bool,
+    /// Parameters without weight decay in any case: suffixes of names, such as `relative_position_bias_table`.
+    pub no_weight_decay: Vec<String>,
+    /// Learning rate of biases divided by `lr`.
+    pub bias_lr_factor: f64,
+    /// Learning rate of the head divided by `lr`.
+    pub head_lr_factor: f64,
+    /// Learning rate of each layer divided by that of the next deeper one; 1 for equal rates.
     pub layer_decay: f64,
-    /// Largest norm of all gradients together; 0 for no limit.
-    pub clip: f64,
-    /// How the rate goes down.
-    pub decline: Decline,
-    /// Rate at the end of a cosine, times `lr`.
-    pub lr_end: f64,
-    /// Rate at the start of a cycle, times `lr`.
-    pub cycle_lr: f64,
-    /// Epochs in which the rate grows linearly.
+    /// Largest global norm of the gradients; 0 for no clipping.
+    pub clip_grad: f64,
+    /// How the learning rate decreases.
+    pub lr_schedule: LrSchedule,
+    /// Learning rate at the end of a cosine.
+    pub min_lr: f64,
+    /// Learning rate at the start of a cycle divided by `lr`.
+    pub cycle_lr_factor: f64,
+    /// Epochs of linear warm-up.
     pub warmup_epochs: f64,
-    /// Rate at the start of the warm-up, times `lr`.
-    pub warmup_start: f64,
-    /// Epochs after which a step goes down.
+    /// Learning rate at the start of the warm-up divided by `lr`.
+    pub warmup_start_factor: f64,
+    /// Epochs at which a multistep schedule decreases.
     pub milestones: Vec<f64>,
-    /// Factor of a step or plateau.
+    /// Factor of a multistep or plateau schedule.
     pub gamma: f64,
-    /// Evaluations without a better metric that a plateau endures.
+    /// Evaluations without improvement before a plateau schedule decreases.
     pub patience: u32,
-    /// Change the rate between epochs only, as the published re-identification does.
-    pub by_epoch: bool,
+    /// Change the learning rate between epochs only, as published re-identification does.
+    pub lr_by_epoch: bool,
 }
 
-impl Default for OptimiserSection {
+impl Default for FinetuneOptimizerConfig {
     fn default() -> Self {
         Self {
-            rule: Rule::AdamW,
+            name: Rule::AdamW,
             lr: 1e-4,
             momentum: 0.9,
             beta2: 0.999,
             weight_decay: 0.01,
-            decay_all: false,
-            decay_except: Vec::new(),
-            bias_lr: 1.0,
-            head_lr: 1.0,
+            decay_norm_and_bias: false,
+            no_weight_decay: Vec::new(),
+            bias_lr_factor: 1.0,
+            head_lr_factor: 1.0,
             layer_decay: 1.0,
-            clip: 0.0,
-            decline: Decline::Cosine,
-            lr_end: 0.0,
-            cycle_lr: 0.5,
+            clip_grad: 0.0,
+            lr_schedule: LrSchedule::Cosine,
+            min_lr: 0.0,
+            cycle_lr_factor: 0.5,
             warmup_epochs: 0.0,
-            warmup_start: 0.01,
+            warmup_start_factor: 0.01,
             milestones: Vec::new(),
             gamma: 0.1,
             patience: 4,
-            by_epoch: false,
+            lr_by_epoch: false,
         }
     }
 }
@@ -230,35 +234,35 @@ impl Default for OptimiserSection {
 /// `[run]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub struct Run {
-    /// Times that every example is seen.
+pub struct FinetuneRunConfig {
+    /// Passes over the training examples.
     pub epochs: f64,
-    /// Steps of the optimiser. Auto: what `epochs` come to.
+    /// Optimizer steps. Auto: those of `epochs`.
     pub steps: Auto<u64>,
     /// Examples of a step.
     pub batch: usize,
-    /// Copies of the backbone that share a batch, each on one thread. Auto: one a core on the CPU, else 1.
+    /// Copies of the backbone that a batch is divided among, each on one thread. Auto: one a core on the CPU, else 1.
     pub replicas: Auto<usize>,
-    /// Share of the old weights in a moving average that is evaluated and kept instead; 0 for none.
+    /// Momentum of the moving average of the weights that is evaluated and saved instead; 0 for none.
     pub ema: f64,
-    /// Epochs after which self-correction begins ([`super::correct`]), for parsing; 0 for none.
-    pub correct_from: u64,
-    /// Epochs of a cycle of it.
-    pub correct_every: u64,
-    /// Epochs between two evaluations; 0 for none before the end.
+    /// Epochs before self-correction ([`super::self_correction`]), for parsing; 0 for none.
+    pub self_correction_start: u64,
+    /// Epochs of a cycle of self-correction.
+    pub self_correction_interval: u64,
+    /// Epochs between two evaluations; 0 for one at the end only.
     pub eval_every: f64,
-    /// What the kept model is chosen by: `last` for the last step, else the split that is evaluated. `test` is what some
-    /// published protocols do; it flatters.
-    pub select: String,
+    /// How the final model is selected: `last` for the last step, else by the first metric on a split. `test`, as some
+    /// published protocols have it, is optimistic.
+    pub checkpoint_selection: String,
     /// Steps between two checkpoints. Auto: an epoch, but between 50 and 1000 steps.
     pub save_every: Auto<u64>,
     /// Checkpoints that are kept.
-    pub keep: usize,
-    /// Steps between two lines of the log.
+    pub keep_checkpoints: usize,
+    /// Steps between two entries of the log.
     pub log_every: u64,
 }
 
-impl Default for Run {
+impl Default for FinetuneRunConfig {
     fn default() -> Self {
         Self {
             epochs: 30.0,
@@ -266,102 +270,46 @@ impl Default for Run {
             batch: 64,
             replicas: Auto::Auto,
             ema: 0.0,
-            correct_from: 0,
-            correct_every: 10,
+            self_correction_start: 0,
+            self_correction_interval: 10,
             eval_every: 1.0,
-            select: "val".to_owned(),
+            checkpoint_selection: "val".to_owned(),
             save_every: Auto::Auto,
-            keep: 2,
+            keep_checkpoints: 2,
             log_every: 10,
         }
     }
 }
 
-/// Recipes that come with the program: name and text. The name begins with the task's.
-pub const BUILT_IN: [(&str, &str); 13] = [
-    (
-        "reid",
-        include_str!("../../../../recipes/finetune-reid.toml"),
-    ),
-    (
-        "reid-mini",
-        include_str!("../../../../recipes/finetune-reid-mini.toml"),
-    ),
-    (
-        "attributes",
-        include_str!("../../../../recipes/finetune-attributes.toml"),
-    ),
-    (
-        "attributes-mini",
-        include_str!("../../../../recipes/finetune-attributes-mini.toml"),
-    ),
-    (
-        "parsing",
-        include_str!("../../../../recipes/finetune-parsing.toml"),
-    ),
-    (
-        "parsing-mini",
-        include_str!("../../../../recipes/finetune-parsing-mini.toml"),
-    ),
-    (
-        "pose",
-        include_str!("../../../../recipes/finetune-pose.toml"),
-    ),
-    (
-        "pose-mini",
-        include_str!("../../../../recipes/finetune-pose-mini.toml"),
-    ),
-    (
-        "detection",
-        include_str!("../../../../recipes/finetune-detection.toml"),
-    ),
-    (
-        "detection-mini",
-        include_str!("../../../../recipes/finetune-detection-mini.toml"),
-    ),
-    (
-        "search",
-        include_str!("../../../../recipes/finetune-search.toml"),
-    ),
-    (
-        "search-one-stage",
-        include_str!("../../../../recipes/finetune-search-one-stage.toml"),
-    ),
-    (
-        "search-mini",
-        include_str!("../../../../recipes/finetune-search-mini.toml"),
-    ),
-];
-
-/// Recipe keys and sections that must not change when a run goes on: they shape tensors, the inputs or the order of examples.
+/// Recipe keys and sections that must not change when a run is resumed: they shape tensors, inputs or the order of examples.
 pub const FIXED: [&str; 12] = [
     "seed",
     "model.size",
     "model.backbone",
     "model.strides",
-    "model.norm",
-    "model.mix",
-    "model.tune",
+    "model.normalization",
+    "model.prompt",
+    "model.trainable",
     "model.freeze",
-    "optimiser.rule",
+    "optimizer.name",
     "run.batch",
     "run.replicas",
     "task",
 ];
 
-impl<S> Recipe<S>
+impl<C> FinetuneRecipe<C>
 where
-    S: Default + Serialize + serde::de::DeserializeOwned,
+    C: Default + Serialize + serde::de::DeserializeOwned,
 {
     /// Reads the recipe file `path`, or the built-in recipe of that name, and applies `overrides`.
     ///
     /// # Errors
     /// The file cannot be read, a key is unknown or a value has another type.
     pub fn load(path: &str, overrides: &[String]) -> Result<Self, TaskError> {
-        Ok(recipe::load(path, &BUILT_IN, overrides)?)
+        Ok(recipe::load(path, &built_in_recipes(), overrides)?)
     }
 
-    /// Parses `text`; `place` says in errors where it comes from.
+    /// Parses `text`; `place` names it in errors.
     ///
     /// # Errors
     /// A key is unknown or a value has another type.
@@ -391,25 +339,26 @@ where
         Self::parse(&text, &path.display().to_string(), overrides)
     }
 
-    /// The split that models are chosen by; none for the last step.
-    pub fn choose_by(&self) -> Option<Split> {
-        (self.run.select != "last").then(|| Split::named(&self.run.select))
+    /// The split that checkpoints are selected on; none for the last step.
+    pub fn selection_split(&self) -> Option<SplitChoice> {
+        let selection = &self.run.checkpoint_selection;
+        (selection != "last").then(|| SplitChoice::named(selection))
     }
 
-    /// The mix of prompts for a task, and whether the prompts are trained.
+    /// The prompt weights for a task, and whether the prompts are trained.
     ///
     /// # Errors
-    /// The mix is not one.
-    pub fn mix<T: Task>(&self) -> Result<(Mix, bool), TaskError> {
-        Ok(match self.model.mix.as_str() {
-            "auto" => (T::default_mix(), false),
-            // The mean mix moves all prompts of a block alike, as one vector that starts at their mean.
+    /// The text is neither a prompt nor weights.
+    pub fn prompt_weights<T: Task>(&self) -> Result<(Mix, bool), TaskError> {
+        Ok(match self.model.prompt.as_str() {
+            "auto" => (T::default_prompt(), false),
+            // With equal weights all prompts of a block get the same gradient: one vector that starts at their mean.
             "learn" => (Mix::mean(), true),
             text => (text.parse()?, false),
         })
     }
 
-    /// Checks the values and resolves every `"auto"` for so many examples, on the CPU with `cores` cores or on another
+    /// Checks the values and resolves every `"auto"` for that number of examples, on the CPU with `cores` cores or on another
     /// device.
     ///
     /// # Errors
@@ -419,7 +368,7 @@ where
         examples: usize,
         cores: usize,
         on_cpu: bool,
-    ) -> Result<Plan<S>, TaskError> {
+    ) -> Result<FinetunePlan<C>, TaskError> {
         self.check()?;
         let batch = self.run.batch;
         if examples < batch {
@@ -453,12 +402,12 @@ where
         }
         let of_epochs = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
         let eval_every = of_epochs(self.run.eval_every);
-        Ok(Plan {
+        Ok(FinetunePlan {
             steps,
             steps_per_epoch,
             save_every,
             eval_every: (self.run.eval_every > 0.0).then_some(eval_every.max(1)),
-            warmup: of_epochs(self.optimiser.warmup_epochs),
+            warmup: of_epochs(self.optimizer.warmup_epochs),
             replicas,
             workers,
             recipe: self,
@@ -466,10 +415,10 @@ where
     }
 
     fn check(&self) -> Result<(), TaskError> {
-        let (optimiser, run, model) = (&self.optimiser, &self.run, &self.model);
+        let (optimizer, run, model) = (&self.optimizer, &self.run, &self.model);
         for (key, value) in [
             ("run.batch", run.batch),
-            ("run.keep", run.keep),
+            ("run.keep_checkpoints", run.keep_checkpoints),
             ("run.log_every", run.log_every as usize),
             ("model.size", model.size[0].min(model.size[1])),
         ] {
@@ -478,16 +427,19 @@ where
             }
         }
         for (key, value) in [
-            ("optimiser.lr", optimiser.lr),
-            ("optimiser.weight_decay", optimiser.weight_decay),
-            ("optimiser.bias_lr", optimiser.bias_lr),
-            ("optimiser.head_lr", optimiser.head_lr),
-            ("optimiser.clip", optimiser.clip),
-            ("optimiser.warmup_epochs", optimiser.warmup_epochs),
-            ("optimiser.warmup_start", optimiser.warmup_start),
-            ("optimiser.lr_end", optimiser.lr_end),
-            ("optimiser.cycle_lr", optimiser.cycle_lr),
-            ("optimiser.gamma", optimiser.gamma),
+            ("optimizer.lr", optimizer.lr),
+            ("optimizer.weight_decay", optimizer.weight_decay),
+            ("optimizer.bias_lr_factor", optimizer.bias_lr_factor),
+            ("optimizer.head_lr_factor", optimizer.head_lr_factor),
+            ("optimizer.clip_grad", optimizer.clip_grad),
+            ("optimizer.warmup_epochs", optimizer.warmup_epochs),
+            (
+                "optimizer.warmup_start_factor",
+                optimizer.warmup_start_factor,
+            ),
+            ("optimizer.min_lr", optimizer.min_lr),
+            ("optimizer.cycle_lr_factor", optimizer.cycle_lr_factor),
+            ("optimizer.gamma", optimizer.gamma),
             ("run.epochs", run.epochs),
             ("run.eval_every", run.eval_every),
         ] {
@@ -495,20 +447,24 @@ where
                 return Err(setting(key, "a number of at least 0", value));
             }
         }
-        if let Some(wrong) = optimiser
+        if optimizer.min_lr > optimizer.lr {
+            let expected = format!("at most optimizer.lr = {}", optimizer.lr);
+            return Err(setting("optimizer.min_lr", &expected, optimizer.min_lr));
+        }
+        if let Some(wrong) = optimizer
             .milestones
             .iter()
             .find(|at| at.is_nan() || **at < 0.0)
         {
             return Err(setting(
-                "optimiser.milestones",
+                "optimizer.milestones",
                 "epochs of at least 0",
                 wrong,
             ));
         }
         for (key, value, below) in [
-            ("optimiser.momentum", optimiser.momentum, 1.0),
-            ("optimiser.beta2", optimiser.beta2, 1.0),
+            ("optimizer.momentum", optimizer.momentum, 1.0),
+            ("optimizer.beta2", optimizer.beta2, 1.0),
             ("model.drop_path", model.drop_path, 1.0),
             ("run.ema", run.ema, 1.0),
         ] {
@@ -516,28 +472,34 @@ where
                 return Err(setting(key, "a number from 0 to below 1", value));
             }
         }
-        if !(optimiser.layer_decay > 0.0 && optimiser.layer_decay <= 1.0) {
+        if !(optimizer.layer_decay > 0.0 && optimizer.layer_decay <= 1.0) {
             return Err(setting(
-                "optimiser.layer_decay",
+                "optimizer.layer_decay",
                 "above 0, at most 1",
-                optimiser.layer_decay,
+                optimizer.layer_decay,
             ));
         }
-        if optimiser.decline == Decline::Plateau && (run.select == "last" || run.eval_every == 0.0)
+        if optimizer.lr_schedule == LrSchedule::Plateau
+            && (run.checkpoint_selection == "last" || run.eval_every == 0.0)
         {
-            let expected = "a split to watch (`run.select`) and `run.eval_every` above 0";
+            let expected =
+                "a split to evaluate on (`run.checkpoint_selection`) and `run.eval_every` above 0";
             return Err(setting(
-                "optimiser.decline",
+                "optimizer.lr_schedule",
                 expected,
                 "plateau without them",
             ));
         }
-        if run.correct_every == 0 {
-            return Err(setting("run.correct_every", "at least 1", 0));
+        if run.self_correction_interval == 0 {
+            return Err(setting("run.self_correction_interval", "at least 1", 0));
         }
-        if optimiser.decline == Decline::Cycles && run.correct_from == 0 {
-            let expected = "run.correct_from above 0 with it";
-            return Err(setting("optimiser.decline", expected, "cycles without it"));
+        if optimizer.lr_schedule == LrSchedule::Cyclic && run.self_correction_start == 0 {
+            let expected = "cyclic with run.self_correction_start above 0 only";
+            return Err(setting(
+                "optimizer.lr_schedule",
+                expected,
+                "cyclic without it",
+            ));
         }
         if run.save_every == Auto::Value(0) {
             return Err(setting("run.save_every", "at least 1", 0));
@@ -546,16 +508,11 @@ where
     }
 }
 
-/// An error about a value of a recipe.
-pub fn setting(key: &'static str, expected: &str, found: impl ToString) -> TaskError {
-    InvalidValue::new(key, expected, found).into()
-}
-
 /// A recipe with every `"auto"` resolved, and what follows from it.
 #[derive(Clone, Debug)]
-pub struct Plan<S> {
+pub struct FinetunePlan<C> {
     /// The resolved recipe.
-    pub recipe: Recipe<S>,
+    pub recipe: FinetuneRecipe<C>,
     /// Steps of the run.
     pub steps: u64,
     /// Steps of an epoch.
@@ -564,19 +521,19 @@ pub struct Plan<S> {
     pub save_every: u64,
     /// Steps between evaluations.
     pub eval_every: Option<u64>,
-    /// Steps in which the learning rate grows.
+    /// Steps of the warm-up.
     pub warmup: u64,
     /// Copies of the backbone.
     pub replicas: usize,
-    /// Threads that load.
+    /// Threads that load examples.
     pub workers: usize,
 }
 
-impl<S: Serialize> Plan<S> {
-    /// The resolved recipe with the facts of this run as comments above it.
+impl<C: Serialize> FinetunePlan<C> {
+    /// The resolved recipe, with data and device of the run as comments above it.
     pub fn to_toml(&self, task: &str, examples: usize, device: &str) -> String {
         format!(
-            "# clasp finetune {task}: the recipe that this run resolved.\n{}# clasp {} · {examples} examples · {} steps an epoch · device {device}\n\n{}",
+            "# clasp finetune {task}: the resolved recipe of this run.\n{}# clasp {} · {examples} examples · {} steps an epoch · device {device}\n\n{}",
             clasp_run::origin::lines(env!("CARGO_PKG_VERSION")),
             env!("CARGO_PKG_VERSION"),
             self.steps_per_epoch,

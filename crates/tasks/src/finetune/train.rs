@@ -1,16 +1,16 @@
-//! The run: one loop from the first step, or from a checkpoint, to the model's file.
+//! The training loop: from the first step, or from a checkpoint, to the model's file.
 //!
-//! | file of the run's folder | content |
+//! | file of the run folder | content |
 //! |---|---|
 //! | `run.toml` | the resolved recipe |
-//! | `metrics.jsonl`, `events.out.tfevents.*` | figures by step, `eval/…` among them |
+//! | `metrics.jsonl`, `events.out.tfevents.*` | metrics by step, `eval/…` among them |
 //! | `checkpoints/` | the last checkpoints ([`super::checkpoint`]) |
-//! | `best.safetensors` | the model with the best metric so far, where one is chosen |
+//! | `best.safetensors` | the model with the best metric so far, unless the last step is selected |
 //! | `last.safetensors` | the model after the last step |
-//! | `model.safetensors` | the one that `run.select` says |
-//! | `nonfinite.txt` | images of the batch that a loss was not finite on; only after that |
+//! | `model.safetensors` | the selected one of both (`run.checkpoint_selection`) |
+//! | `nonfinite.txt` | images of the batch of a non-finite loss; only after one |
 
-use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,51 +18,47 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::atomic::{FolderLock, atomic_write};
-use clasp_data::image::{Filter, IMAGENET_MEAN, IMAGENET_STD};
 use clasp_data::loader::{Draw, Loader, Position};
 use clasp_data::rng_for;
-use clasp_model::ModelError;
-use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::named;
-use clasp_model::parameters::{ParameterGroup, ParameterGroups, ParameterKind};
 use clasp_run::{Log, Metrics, checkpoints};
-use clasp_weights::backbone::{BackboneMeta, backbone_state};
-use clasp_weights::import::{self, import};
-use clasp_weights::state::load_state_dict;
+use clasp_weights::import;
 use serde::Serialize;
 
-use super::check;
-use super::checkpoint::{self, Best, Progress};
-use super::model::strides;
-use super::recipe::{Decline, ModelSection, Norm, Plan, Recipe, Tune, setting};
-use super::trainer::Trainer;
-use super::{Example, Report, Running, Task};
+use super::checkpoint::{self, BestCheckpoint, LoopState};
+use super::init::{self, InitialBackbone, check_adapter, check_frozen};
+use super::recipe::{FinetunePlan, FinetuneRecipe, LrSchedule};
+use super::trainer::FinetuneTrainer;
 use crate::TaskError;
-use crate::features::Preprocess;
-use crate::frozen;
+use crate::features::PassProgress;
+use crate::task::check::{self, setting};
+use crate::task::model::strides;
+use crate::task::{Evaluate, Evaluation, Example, Inference, TrainingExamples};
 
-/// A loss is lower by this share or not at all, as PyTorch's scheduler of plateaus has it.
-const LOWER: f64 = 1e-4;
+/// Relative improvement of the loss below which there is a plateau, the default of PyTorch's `ReduceLROnPlateau`.
+const PLATEAU_THRESHOLD: f64 = 1e-4;
+/// Images of a batch of an evaluation.
+const EVAL_BATCH: usize = 16;
 
-/// What the caller gives a run to live with.
-pub struct Control<'a> {
-    /// Where to compute.
+/// What the caller provides for a run.
+pub struct FinetuneControl<'a> {
+    /// Device to compute on.
     pub device: Device,
-    /// Threads that may be used.
+    /// Threads to use.
     pub cores: usize,
-    /// Set (by Ctrl-C) to stop after the step that is under way, with a checkpoint.
+    /// Set (by Ctrl-C) to stop after the current step, with a checkpoint.
     pub stop: &'a AtomicBool,
-    /// Hears of everything that happens.
-    pub report: &'a mut dyn FnMut(Event<'_>),
-    /// Hears how far an evaluation is.
-    pub evaluating: &'a (dyn Fn(frozen::Progress) -> std::ops::ControlFlow<()> + Sync),
+    /// Called for every event.
+    pub report: &'a mut dyn FnMut(FinetuneEvent<'_>),
+    /// Called after every batch of an evaluation; stops it when it breaks.
+    pub evaluating: &'a (dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 }
 
-/// Something to tell the user.
-pub enum Event<'a> {
-    /// Something in the data that cannot be used.
+/// An event of a run.
+pub enum FinetuneEvent<'a> {
+    /// A warning about labels that cannot be used.
     Note(&'a str),
-    /// The run begins, at step `from`.
+    /// The run starts at step `from`.
     Start {
         /// Examples of an epoch.
         examples: usize,
@@ -70,7 +66,7 @@ pub enum Event<'a> {
         steps: u64,
         /// Examples of a step.
         batch: usize,
-        /// Steps that are done already.
+        /// Steps that are done.
         from: u64,
     },
     /// The backbone starts from the recipe's `model.init`.
@@ -81,23 +77,23 @@ pub enum Event<'a> {
         step: u64,
         /// Steps in all.
         steps: u64,
-        /// Figures of this step.
+        /// Metrics of this step.
         metrics: &'a Metrics,
     },
     /// The model was evaluated.
     Evaluated {
         /// After so many steps.
         step: u64,
-        /// What was found.
-        report: &'a Report,
+        /// The evaluation.
+        evaluation: &'a Evaluation,
         /// Whether it is the best so far.
         best: bool,
     },
 }
 
-/// How a run ended.
+/// The end of a run.
 #[derive(Clone, Debug, Serialize)]
-pub struct Summary {
+pub struct FinetuneSummary {
     /// Steps that are done.
     pub steps: u64,
     /// Whether that is all of them.
@@ -106,10 +102,10 @@ pub struct Summary {
     pub examples: usize,
     /// Seconds of this process.
     pub seconds: f64,
-    /// Figures of the last step of this process.
+    /// Metrics of the last step of this process.
     pub metrics: Metrics,
-    /// What the model was chosen by.
-    pub best: Option<Best>,
+    /// The evaluation that the model was selected by.
+    pub best: Option<BestCheckpoint>,
     /// The model; none for a run that was stopped.
     pub model: Option<PathBuf>,
 }
@@ -121,51 +117,60 @@ pub struct Summary {
 ///
 /// # Errors
 /// See [`TaskError`]; whatever happens, the last good checkpoint stays.
-pub fn train<T: Task>(
-    recipe: &Recipe<T::Settings>,
+pub fn train<T: TrainingExamples + Evaluate>(
+    recipe: &FinetuneRecipe<T::Config>,
     folder: &Path,
     resume: bool,
-    control: &mut Control<'_>,
-) -> Result<Summary, TaskError> {
+    control: &mut FinetuneControl<'_>,
+) -> Result<FinetuneSummary, TaskError> {
     let started = Instant::now();
-    // Of a run that exists from here on; a new one has no folder until it can begin.
+    // An existing run is locked from here on; a new one has no folder until it can start.
     let mut lock = match resume && folder.is_dir() {
         true => Some(FolderLock::take(folder)?),
         false => None,
     };
     T::check(&recipe.task)?;
     check::size(recipe.model.size, 1)?;
-    if recipe.run.correct_from > 0 && !T::CORRECTS {
-        let expected = format!("0: {} has no labels that a model could refine", T::NAME);
+    if recipe.run.self_correction_start > 0 && !T::REFINES_LABELS {
+        let expected = format!("0: the labels of {} cannot be refined", T::NAME);
         return Err(setting(
-            "run.correct_from",
+            "run.self_correction_start",
             &expected,
-            recipe.run.correct_from,
+            recipe.run.self_correction_start,
         ));
     }
-    let choose_by = recipe.choose_by();
-    let (task, data) = T::open(&recipe.task, &recipe.data.path, choose_by.as_ref())?;
-    let eval = match &choose_by {
-        Some(split) => Some(task.open_eval(&recipe.data.path, split)?),
+    let selection = recipe.selection_split();
+    let (task, data) = T::open(&recipe.task, &recipe.data.path, selection.as_ref())?;
+    let eval = match &selection {
+        Some(split) => Some(task.open_test(&recipe.data.path, split)?),
         None => None,
     };
     for note in task.notes(&data) {
-        (control.report)(Event::Note(&note));
+        (control.report)(FinetuneEvent::Note(&note));
     }
     check_files(&task.files(&data))?;
-    let examples = task.examples(&data);
+    let examples = task.count(&data);
     let on_cpu = control.device == Device::flex();
     let plan = recipe.clone().plan(examples, control.cores, on_cpu)?;
     let batch = plan.recipe.run.batch;
     task.check_batch(&data, batch)?;
-    let (backbone, meta, preprocess) = backbone(&plan, control)?;
+    let InitialBackbone {
+        backbone,
+        meta,
+        preprocess,
+        loaded,
+    } = init::backbone(&plan, &control.device)?;
+    if let Some(report) = &loaded {
+        (control.report)(FinetuneEvent::Loaded(report));
+    }
     T::check_size(recipe.model.size, &strides(&backbone))?;
     let mut names = Vec::new();
     named::visit(&backbone, &mut |name, _, _| names.push(name.to_owned()));
     check_frozen(&recipe.model.freeze, &names)?;
     check_adapter(&recipe.model, &backbone.parameter_groups()?)?;
-    let mut trainer = Trainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
-    // Only now, so that a run that cannot begin leaves no folder behind.
+    let mut trainer =
+        FinetuneTrainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
+    // After all checks, so that a run that cannot start leaves no folder.
     if !resume {
         lock = Some(begin::<T>(
             folder,
@@ -174,18 +179,18 @@ pub fn train<T: Task>(
             &control.device,
         )?);
     }
-    let mut progress = Progress::default();
+    let mut state = LoopState::default();
     if resume && let Some(path) = checkpoints::latest(folder)? {
-        progress = checkpoint::restore(&path, &mut trainer, examples)?;
+        state = checkpoint::restore(&path, &mut trainer, examples)?;
     }
     let plan = trainer.plan.clone();
     let data = Arc::new(data);
-    let mut loader = loader(&trainer, Arc::clone(&data), progress.position);
+    let mut loader = loader(&trainer, Arc::clone(&data), state.position);
     checkpoints::remove_incomplete(folder)?;
     let mut log = Log::open(folder, trainer.step, &[])?;
     let mut metrics = Metrics::new();
     let mut saved = None;
-    (control.report)(Event::Start {
+    (control.report)(FinetuneEvent::Start {
         examples,
         steps: plan.steps,
         batch,
@@ -196,34 +201,33 @@ pub fn train<T: Task>(
     loop {
         let step = trainer.step;
         let last = step >= plan.steps;
-        // Before the next step rather than after the last: a stop in the middle of these leaves them to the process that
-        // goes on.
-        if cycles(&plan, step) > progress.cycles {
-            correct(&mut trainer, &data)?;
-            progress.cycles += 1;
+        // Before the next step rather than after the last: when these are interrupted, the resumed process repeats them.
+        if finished_cycles(&plan, step) > state.cycles {
+            end_cycle(&mut trainer, &data)?;
+            state.cycles += 1;
         }
-        let due = step > progress.evaluated
+        let due = step > state.last_evaluation
             && (plan
                 .eval_every
                 .is_some_and(|every| step.is_multiple_of(every))
                 || last);
         if let Some(eval) = eval.as_ref().filter(|_| due) {
-            match choose(folder, &mut trainer, eval, &mut progress, control) {
+            match evaluate(folder, &mut trainer, eval, &mut state, control) {
                 Err(TaskError::Stopped) => break,
                 other => log.write(step, &other?)?,
             }
         }
         if step > from && step.is_multiple_of(plan.save_every) {
-            checkpoint::save(folder, &trainer, &progress, examples)?;
+            checkpoint::save(folder, &trainer, &state, examples)?;
             saved = Some(step);
         }
         if last || control.stop.load(Ordering::Relaxed) {
             break;
         }
 
-        let begun = Instant::now();
+        let step_started = Instant::now();
         let items = loader.next();
-        progress.position = items.position;
+        state.position = items.position;
         let batch = { items.items.into_iter() }.collect::<Result<Vec<_>, TaskError>>()?;
         metrics = (trainer.step(&batch)).map_err(|error| {
             let keys: Vec<&str> = batch.iter().map(|example| example.key.as_str()).collect();
@@ -231,23 +235,23 @@ pub fn train<T: Task>(
         })?;
         let step = trainer.step;
         let epoch = step as f64 / plan.steps_per_epoch as f64;
-        let speed = batch.len() as f64 / begun.elapsed().as_secs_f64();
+        let speed = batch.len() as f64 / step_started.elapsed().as_secs_f64();
         metrics.insert("epoch".to_owned(), epoch);
         metrics.insert("speed/images_per_second".to_owned(), speed);
         if step.is_multiple_of(plan.recipe.run.log_every) || step == plan.steps || step == 1 {
             log.write(step, &metrics)?;
         }
-        (control.report)(Event::Step {
+        (control.report)(FinetuneEvent::Step {
             step,
             steps: plan.steps,
             metrics: &metrics,
         });
     }
 
-    // At the end, and when stopped: nothing that was computed is lost.
+    // At the end and when stopped, so that no finished step is lost.
     drop(loader);
     if saved != Some(trainer.step) {
-        checkpoint::save(folder, &trainer, &progress, examples)?;
+        checkpoint::save(folder, &trainer, &state, examples)?;
     }
     let finished = trainer.step >= plan.steps;
     let model = folder.join("model.safetensors");
@@ -255,174 +259,129 @@ pub fn train<T: Task>(
         let last = folder.join("last.safetensors");
         trainer.model().save(&last, None)?;
         let best = folder.join("best.safetensors");
-        let chosen = if progress.best.is_some() && best.is_file() {
+        let selected = if state.best.is_some() && best.is_file() {
             best
         } else {
             last
         };
-        let bytes = fs_err::read(chosen)?;
+        let bytes = fs_err::read(selected)?;
         atomic_write(&model, |file| file.write_all(&bytes))?;
     }
     drop(lock);
-    Ok(Summary {
+    Ok(FinetuneSummary {
         steps: trainer.step,
         finished,
         examples,
         seconds: started.elapsed().as_secs_f64(),
         metrics,
-        best: progress.best,
+        best: state.best,
         model: finished.then_some(model),
     })
 }
 
-/// Cycles of self-correction that end up to a step.
-fn cycles<S>(plan: &Plan<S>, step: u64) -> u64 {
+/// Cycles of self-correction that are finished at a step.
+fn finished_cycles<C>(plan: &FinetunePlan<C>, step: u64) -> u64 {
     let run = &plan.recipe.run;
     let epoch = step / plan.steps_per_epoch;
-    match run.correct_from {
+    match run.self_correction_start {
         0 => 0,
         first if epoch < first => 0,
-        first => (epoch - first) / run.correct_every + 1,
+        first => (epoch - first) / run.self_correction_interval + 1,
     }
 }
 
-/// Ends a cycle of self-correction; statistics come from an epoch of training images.
-fn correct<T: Task>(trainer: &mut Trainer<T>, data: &Arc<T::Data>) -> Result<(), TaskError> {
+/// Ends a cycle of self-correction; statistics are estimated on an epoch of training images.
+fn end_cycle<T: TrainingExamples>(
+    trainer: &mut FinetuneTrainer<T>,
+    data: &Arc<T::TrainingSet>,
+) -> Result<(), TaskError> {
     let mut loader = loader(trainer, Arc::clone(data), Position::default());
-    let mut wrong = None;
+    let mut unreadable = None;
     let count = loader.steps_per_epoch();
     let next = |_| match { loader.next().items.into_iter() }.collect::<Result<Vec<_>, _>>() {
         Ok(batch) => Some(batch),
         Err(error) => {
-            wrong = Some(error);
+            unreadable = Some(error);
             None
         }
     };
-    trainer.correct((0..count).map_while(next));
-    wrong.map_or(Ok(()), Err)
+    trainer.end_cycle((0..count).map_while(next));
+    unreadable.map_or(Ok(()), Err)
 }
 
-/// Evaluates the model, keeps it if it is the best so far, and lowers the learning rate on a plateau.
-fn choose<T: Task>(
+/// Evaluates the model, saves it if it is the best so far, and lowers the learning rate on a plateau.
+fn evaluate<T: Evaluate>(
     folder: &Path,
-    trainer: &mut Trainer<T>,
-    eval: &T::Eval,
-    progress: &mut Progress,
-    control: &mut Control<'_>,
+    trainer: &mut FinetuneTrainer<T>,
+    test_set: &T::TestSet,
+    state: &mut LoopState,
+    control: &mut FinetuneControl<'_>,
 ) -> Result<Metrics, TaskError> {
     let model = trainer.model();
-    let running = Running {
-        batch: 16,
+    let inference = Inference {
+        batch: EVAL_BATCH,
         threads: control.cores,
         predictions: false,
         progress: control.evaluating,
     };
-    let report = model.task.evaluate(&model, eval, &running)?;
-    let Some((name, value)) = report.figures.first().cloned() else {
+    let evaluation = model.task.evaluate(&model, test_set, &inference)?;
+    let Some(metric) = evaluation.scores.metrics.first() else {
         return Err(TaskError::TooFew {
-            what: report.data,
-            expected: "something to choose a model by",
+            what: evaluation.data,
+            expected: "a metric to select checkpoints by",
             found: 0,
         });
     };
-    let gain = |before: f64| {
-        if lower_is_better(&name) {
-            before - value
-        } else {
-            value - before
-        }
-    };
-    let best = progress
-        .best
-        .as_ref()
-        .is_none_or(|best| gain(best.value) > 0.0);
+    let previous = state.best.as_ref();
+    let best = previous.is_none_or(|best| metric.is_better_than(best.metric.value));
     if best {
-        model.save(
-            &folder.join("best.safetensors"),
-            Some((name.clone(), value)),
-        )?;
-        progress.best = Some(Best {
-            metric: name,
-            value,
+        model.save(&folder.join("best.safetensors"), Some(metric.clone()))?;
+        state.best = Some(BestCheckpoint {
+            metric: metric.clone(),
             step: trainer.step,
-            data: report.data.clone(),
+            data: evaluation.data.clone(),
         });
     }
-    // A plateau is one of the loss where there is one, else of the metric.
-    let better = match report.loss {
+    // A plateau of the loss where the task evaluates one, else of the metric.
+    let improved = match &evaluation.loss {
         None => best,
         Some(loss) => {
-            let lower = progress.lowest.is_none_or(|low| loss < low * (1.0 - LOWER));
+            let lowest = state.lowest_loss;
+            let lower = lowest.is_none_or(|lowest| loss.improves_on(lowest, PLATEAU_THRESHOLD));
             if lower {
-                progress.lowest = Some(loss);
+                state.lowest_loss = Some(loss.value);
             }
             lower
         }
     };
-    progress.without_gain = if better { 0 } else { progress.without_gain + 1 };
-    let optimiser = &trainer.plan.recipe.optimiser;
-    if optimiser.decline == Decline::Plateau && progress.without_gain > optimiser.patience {
-        trainer.plateaus *= optimiser.gamma;
-        progress.without_gain = 0;
+    state.since_improvement = if improved {
+        0
+    } else {
+        state.since_improvement + 1
+    };
+    let optimizer = &trainer.plan.recipe.optimizer;
+    if optimizer.lr_schedule == LrSchedule::Plateau && state.since_improvement > optimizer.patience
+    {
+        trainer.plateau_factor *= optimizer.gamma;
+        state.since_improvement = 0;
     }
-    progress.plateaus = trainer.plateaus;
-    progress.evaluated = trainer.step;
-    (control.report)(Event::Evaluated {
+    state.plateau_factor = trainer.plateau_factor;
+    state.last_evaluation = trainer.step;
+    (control.report)(FinetuneEvent::Evaluated {
         step: trainer.step,
-        report: &report,
+        evaluation: &evaluation,
         best,
     });
-    let figures = report.figures.into_iter();
-    Ok(figures
-        .map(|(name, value)| (format!("eval/{name}"), value))
+    let metrics = evaluation.scores.metrics.into_iter();
+    Ok(metrics
+        .map(|metric| (format!("eval/{}", metric.name), metric.value))
         .collect())
 }
 
-/// Whether a figure of that name is an error rate.
-pub fn lower_is_better(name: &str) -> bool {
-    name.starts_with("MR")
-}
-
-/// Checks that each word of `model.freeze` begins the name of a parameter of the backbone.
+/// Checks that all files exist before the first step: the last may be read after hours.
 ///
 /// # Errors
-/// One does not.
-fn check_frozen(freeze: &[String], names: &[String]) -> Result<(), TaskError> {
-    let known = |start: &&String| names.iter().any(|name| name.starts_with(start.as_str()));
-    match freeze.iter().find(|start| !known(start)) {
-        Some(unknown) => {
-            let first: BTreeSet<&str> = { names.iter() }
-                .filter_map(|name| name.split('.').next())
-                .collect();
-            let first: Vec<&str> = first.into_iter().collect();
-            let expected = format!("how names of parameters begin: {}", first.join(", "));
-            Err(setting("model.freeze", &expected, unknown))
-        }
-        None => Ok(()),
-    }
-}
-
-/// Checks that the backbone of these parameters has what the recipe wants trained of it.
-///
-/// # Errors
-/// It has no prompts to be learnt, or nothing that adapts it.
-fn check_adapter(model: &ModelSection, parameters: &ParameterGroups) -> Result<(), TaskError> {
-    let prompt = |group: &ParameterGroup| group.kind == ParameterKind::Prompt;
-    if model.mix == "learn" && !parameters.iter().any(prompt) {
-        let expected = "auto, a task or weights: this backbone has no prompts";
-        return Err(setting("model.mix", expected, &model.mix));
-    }
-    if model.tune == Tune::Experts && !parameters.iter().any(|group| group.adapter) {
-        let expected = "full or head: this backbone has no adapter";
-        return Err(setting("model.tune", expected, "experts"));
-    }
-    Ok(())
-}
-
-/// Looks for all files before the first step, as the last may be read after hours.
-///
-/// # Errors
-/// One is not there.
+/// One is missing.
 fn check_files(files: &[&Path]) -> Result<(), TaskError> {
     let missing: Vec<&&Path> = files.iter().filter(|file| !file.is_file()).collect();
     let Some(first) = missing.first() else {
@@ -440,10 +399,10 @@ fn check_files(files: &[&Path]) -> Result<(), TaskError> {
     })
 }
 
-/// Makes the folder of a new run.
-fn begin<T: Task>(
+/// Creates the folder of a new run.
+fn begin<T: TrainingExamples>(
     folder: &Path,
-    plan: &Plan<T::Settings>,
+    plan: &FinetunePlan<T::Config>,
     examples: usize,
     device: &Device,
 ) -> Result<FolderLock, TaskError> {
@@ -460,114 +419,34 @@ fn begin<T: Task>(
     Ok(lock)
 }
 
-/// The backbone to start from, on the autodiff side of the device, what its file will say, and the preprocessing.
-fn backbone<S>(
-    plan: &Plan<S>,
-    control: &mut Control<'_>,
-) -> Result<(Backbone, BackboneMeta, Preprocess), TaskError> {
-    let model = &plan.recipe.model;
-    let [height, width] = model.size;
-    let device = control.device.clone().inner();
-    let mut rng = rng_for(plan.recipe.seed, 0, "backbone");
-    let (backbone, mut meta) = if model.init.as_os_str().is_empty() {
-        let config = BackboneConfig {
-            drop_path: model.drop_path,
-            ..BackboneConfig::named(&model.backbone)?
-        };
-        let config = strided(config.for_images(model.size), &model.strides)?;
-        let backbone = config.init(&mut rng, &device.autodiff());
-        (backbone, fresh_meta(config))
-    } else {
-        let options = import::ImportOptions {
-            size: Some(model.size),
-            ..import::ImportOptions::default()
-        };
-        let imported = import(&model.init, &options, &device)?;
-        (control.report)(Event::Loaded(&imported.report));
-        let mut meta = imported.meta;
-        meta.config.drop_path = model.drop_path;
-        meta.config = strided(meta.config.for_images(model.size), &model.strides)?;
-        let fresh = meta.config.init(&mut rng, &device.autodiff());
-        let (backbone, report) = load_state_dict(fresh, &backbone_state(&imported.backbone));
-        if !report.is_complete() {
-            return Err(TaskError::Mismatch {
-                file: model.init.display().to_string(),
-                expected: "the tensors of its backbone".to_owned(),
-                found: report.to_string(),
-            });
-        }
-        (backbone, meta)
-    };
-    (meta.height, meta.width) = (height, width);
-    match model.norm {
-        Norm::Backbone => {}
-        Norm::Half => (meta.mean, meta.std) = ([0.5; 3], [0.5; 3]),
-        Norm::Imagenet => (meta.mean, meta.std) = (IMAGENET_MEAN, IMAGENET_STD),
-    }
-    let preprocess = Preprocess::of(&meta);
-    Ok((backbone, meta, preprocess))
-}
+type LoadedExample<T> = Result<Example<<T as crate::task::Objective>::Target>, TaskError>;
 
-/// The same backbone with the strides of a recipe, if it names any.
-fn strided(config: BackboneConfig, strides: &[usize]) -> Result<BackboneConfig, TaskError> {
-    if strides.is_empty() {
-        return Ok(config);
-    }
-    let name = config.name;
-    config.with_strides(strides).map_err(|error| {
-        let expected = match error {
-            ModelError::Setting { expected, .. } => format!(
-                "[] for the own strides of {} (--set 'model.strides=[]'), or {expected}",
-                name
-            ),
-            other => other.to_string(),
-        };
-        setting("model.strides", &expected, format!("{strides:?}"))
-    })
-}
-
-fn fresh_meta(config: BackboneConfig) -> BackboneMeta {
-    BackboneMeta {
-        stage: "init".to_owned(),
-        clasp: env!("CARGO_PKG_VERSION").to_owned(),
-        config,
-        height: 0,
-        width: 0,
-        mean: IMAGENET_MEAN,
-        std: IMAGENET_STD,
-        filter: Filter::Bicubic,
-        method: "none".to_owned(),
-        heads: Vec::new(),
-        prompts: Vec::new(),
-        step: 0,
-        vocabulary: String::new(),
-        recipe: String::new(),
-        licenses: vec!["program: MIT OR Apache-2.0".to_owned()],
-        origin: String::new(),
-    }
-}
-
-type Item<T> = Result<Example<<T as Task>::Target>, TaskError>;
-
-fn loader<T: Task>(trainer: &Trainer<T>, data: Arc<T::Data>, from: Position) -> Loader<Item<T>> {
+fn loader<T: TrainingExamples>(
+    trainer: &FinetuneTrainer<T>,
+    data: Arc<T::TrainingSet>,
+    from: Position,
+) -> Loader<LoadedExample<T>> {
     let plan = &trainer.plan;
     let (seed, batch, examples) = (
         plan.recipe.seed,
         plan.recipe.run.batch,
-        trainer.task.examples(&data),
+        trainer.task.count(&data),
     );
     let (task, preprocess) = (trainer.task.clone(), trainer.preprocess.clone());
-    let shown = Arc::clone(&data);
-    let own = task.order(&data, batch, seed, 0).is_some();
+    let images = Arc::clone(&data);
+    let has_own_order = task.epoch_order(&data, batch, seed, 0).is_some();
     let load = move |Draw { item, epoch, place }| {
         let mut rng = rng_for(seed, epoch, &format!("example {item} at {place}"));
-        Some(task.example(&shown, item, &preprocess, &mut rng))
+        Some(task.example(&images, item, &preprocess, &mut rng))
     };
-    if !own {
+    if !has_own_order {
         return Loader::new(examples, batch, seed, plan.workers, from, load);
     }
     let task = trainer.task.clone();
-    let order = move |epoch| task.order(&data, batch, seed, epoch).unwrap_or_default();
+    let order = move |epoch| {
+        task.epoch_order(&data, batch, seed, epoch)
+            .unwrap_or_default()
+    };
     Loader::ordered(examples, batch, plan.workers, from, order, load)
 }
 

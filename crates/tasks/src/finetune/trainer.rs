@@ -1,9 +1,9 @@
 //! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the whole batch.
 //!
-//! Features of all replicas become leaves of a second graph, that of the head and the loss; its gradients at these
-//! leaves then go back through the replicas (Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
-//! Limited Setup", 2021, do the same to save memory). So the loss sees the whole batch, as triplets and batch
-//! normalisation must, however many replicas there are.
+//! The features of all replicas are leaves of a second graph, that of the head and the loss; its gradients at these leaves
+//! are then propagated through the replicas (as Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
+//! Limited Setup", 2021, do to save memory). The loss is computed on the whole batch, as triplets and batch normalization
+//! need, whatever the number of replicas.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -16,19 +16,21 @@ use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Precision, Replicas};
 use clasp_run::Metrics;
 
-use super::correct::{Corrected, Teacher};
-use super::model::stages;
-use super::recipe::{Plan, Tune};
-use super::schedule::{Groups, factor};
-use super::{Example, Model, Task, scalar};
-use crate::TaskError;
-use crate::features::Preprocess;
 use clasp_weights::backbone::BackboneMeta;
 
+use super::recipe::{FinetunePlan, Trainable};
+use super::schedule::{ParameterRates, lr_factor};
+use super::self_correction::CycleAverage;
+use crate::TaskError;
+use crate::features::Preprocess;
+use crate::task::model::feature_layout;
+use crate::task::objective::scalar;
+use crate::task::{Example, FinetunedModel, LabelRefiner, Objective};
+
 /// A network in training.
-pub struct Trainer<T: Task> {
+pub struct FinetuneTrainer<T: Objective> {
     /// The resolved recipe.
-    pub plan: Plan<T::Settings>,
+    pub plan: FinetunePlan<T::Config>,
     /// The task.
     pub task: T,
     /// On the autodiff side of the device.
@@ -37,41 +39,42 @@ pub struct Trainer<T: Task> {
     pub head: T::Head,
     /// The moving average, where there is one.
     pub average: Option<(Backbone, T::Head)>,
-    /// The average of the ends of cycles, once there is one.
-    pub corrected: Option<Corrected<T>>,
-    /// The optimiser with its state.
-    pub optimiser: Optimizer,
+    /// The average of self-correction cycles, after the first one.
+    pub cycle_average: Option<CycleAverage<T>>,
+    /// The optimizer with its state.
+    pub optimizer: Optimizer,
     /// Steps that are done.
     pub step: u64,
-    /// What plateaus have multiplied the learning rate by.
-    pub plateaus: f64,
+    /// Factor of the learning rate by plateaus.
+    pub plateau_factor: f64,
     /// How an image becomes an input.
     pub preprocess: Preprocess,
-    /// What the model's file will say of the backbone.
+    /// Metadata of the backbone for the model's file.
     pub meta: BackboneMeta,
-    mix: Mix,
-    prompts: bool,
+    prompt: Mix,
+    trains_prompts: bool,
+    /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
     parameters: ParameterGroups,
     device: Device,
     replicas: Replicas,
 }
 
-/// A loss, or the norm of the gradients, that is infinite or not a number; the step has changed nothing.
+/// A loss, or the norm of the gradients, that is infinite or not a number; the step had no effect.
 #[derive(Debug)]
-pub struct NonFinite {
+pub struct NonFiniteTerm {
     /// What it is.
     pub term: String,
     /// Its value.
     pub value: f64,
 }
 
-impl<T: Task> Trainer<T> {
-    /// A trainer at step 0: `backbone` and its file's words, a head with fresh weights.
+impl<T: Objective> FinetuneTrainer<T> {
+    /// A trainer at step 0: `backbone` with the metadata of its file, a head with fresh weights.
     ///
     /// # Errors
-    /// The head does not go with the backbone, or a thread cannot be started.
+    /// The head cannot be built on the backbone, or a thread cannot be started.
     pub fn new(
-        plan: Plan<T::Settings>,
+        plan: FinetunePlan<T::Config>,
         task: T,
         backbone: Backbone,
         meta: BackboneMeta,
@@ -79,47 +82,47 @@ impl<T: Task> Trainer<T> {
         device: &Device,
     ) -> Result<Self, TaskError> {
         let device = device.clone().inner();
-        let (mix, prompts) = plan.recipe.mix::<T>()?;
+        let (prompt, trains_prompts) = plan.recipe.prompt_weights::<T>()?;
         let size = [preprocess.height, preprocess.width];
-        let shape = stages(&backbone, &mix, size, &device);
+        let layout = feature_layout(&backbone, &prompt, size, &device);
         let mut rng = rng_for(plan.recipe.seed, 0, "head");
-        let head = task.head(&shape, &mut rng, &device.clone().autodiff())?;
+        let head = task.head(&layout, &mut rng, &device.clone().autodiff())?;
         let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
         let parameters = backbone.parameter_groups()?.with_prefix("backbone.");
         let replicas = Replicas::new(plan.replicas)
             .map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
         Ok(Self {
-            optimiser: Optimizer::new(optimiser_config(&plan)),
+            optimizer: Optimizer::new(optimizer_config(&plan)),
             step: 0,
-            plateaus: 1.0,
+            plateau_factor: 1.0,
             plan,
             task,
             backbone,
             head,
             average,
-            corrected: None,
+            cycle_average: None,
             preprocess,
             meta,
-            mix,
-            prompts,
+            prompt,
+            trains_prompts,
             parameters,
             device,
             replicas,
         })
     }
 
-    /// The model as it is now, its moving average, or the average of the ends of cycles.
-    pub fn model(&self) -> Model<T> {
-        let (backbone, head) = match (&self.corrected, &self.average) {
-            (Some(corrected), _) => (corrected.backbone.clone(), corrected.head.clone()),
+    /// The current model: the average of self-correction cycles, the moving average, or the weights.
+    pub fn model(&self) -> FinetunedModel<T> {
+        let (backbone, head) = match (&self.cycle_average, &self.average) {
+            (Some(average), _) => (average.backbone.clone(), average.head.clone()),
             (None, Some((backbone, head))) => (backbone.clone(), head.clone()),
             (None, None) => (self.backbone.valid(), self.head.valid()),
         };
-        Model {
+        FinetunedModel {
             backbone,
             head,
             task: self.task.clone(),
-            mix: self.mix,
+            prompt: self.prompt,
             precision: Precision::F32,
             preprocess: self.preprocess.clone(),
             device: self.device.clone(),
@@ -133,11 +136,11 @@ impl<T: Task> Trainer<T> {
     /// One step on a batch.
     ///
     /// # Errors
-    /// A loss is not finite; nothing has changed then.
+    /// A loss is not finite; the step then has no effect.
     ///
     /// # Panics
     /// When the replicas do not divide the batch.
-    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFinite> {
+    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFiniteTerm> {
         let replicas = self.plan.replicas;
         assert!(
             examples.len().is_multiple_of(replicas) && !examples.is_empty(),
@@ -146,20 +149,20 @@ impl<T: Task> Trainer<T> {
         );
         let shares: Vec<&[Example<T::Target>]> =
             examples.chunks(examples.len() / replicas).collect();
-        let trained = self.plan.recipe.model.tune != Tune::Head || self.prompts;
+        let trained = self.plan.recipe.model.trainable != Trainable::Head || self.trains_prompts;
         let size = size(examples);
-        let teacher = self.corrected.as_ref().map(|corrected| {
+        let refined = self.cycle_average.as_ref().map(|average| {
             let features = self.replicas.map(shares.clone(), |_, share| {
-                let (images, mix) = padded_inputs(share, size, &self.mix, &self.device);
-                corrected.backbone.forward(images, mix, None)
+                let (images, prompt) = padded_inputs(share, size, &self.prompt, &self.device);
+                average.backbone.forward(images, prompt, None)
             });
-            (corrected, together(&features))
+            (average, concatenated(&features))
         });
-        let drafts = self.replicas.map(shares, |replica, share| {
-            self.draft(share, size, replica, trained)
+        let outputs = self.replicas.map(shares, |replica, share| {
+            self.forward(share, size, replica, trained)
         });
 
-        let leaves = join(&drafts);
+        let leaves = leaves_of(&outputs);
         let targets: Vec<T::Target> = examples.iter().map(|e| e.target.clone()).collect();
         let mut statistics = Statistics::new();
         let mut rng = rng_for(self.plan.recipe.seed, self.step, "dropout");
@@ -167,50 +170,50 @@ impl<T: Task> Trainer<T> {
             statistics: &mut statistics,
             rng: &mut rng,
         };
-        let losses = match &teacher {
+        let loss = match &refined {
             None => self.task.loss(&self.head, &leaves, &targets, &mut training),
-            Some((corrected, features)) => {
-                let teacher = Teacher {
-                    head: &corrected.head,
+            Some((average, features)) => {
+                let refiner = LabelRefiner {
+                    head: &average.head,
                     features,
-                    cycles: corrected.cycles,
+                    cycles: average.cycles,
                 };
                 let (head, task) = (&self.head, &self.task);
-                task.refined_loss(head, &leaves, &targets, &mut training, &teacher)
+                task.refined_loss(head, &leaves, &targets, &mut training, &refiner)
             }
         };
-        let total = scalar(&losses.total);
-        let named = losses.terms.iter().map(|(name, value)| (*name, *value));
-        let wrong = named
+        let total = scalar(&loss.total);
+        let named = loss.terms.iter().map(|(name, value)| (*name, *value));
+        let not_finite = named
             .chain([("total", total)])
             .find(|(_, v)| !v.is_finite());
-        if let Some((term, value)) = wrong {
-            return Err(NonFinite {
+        if let Some((term, value)) = not_finite {
+            return Err(NonFiniteTerm {
                 term: format!("loss `{term}`"),
                 value,
             });
         }
-        let mut graph = losses.total.backward();
+        let mut graph = loss.total.backward();
         let mut gradients: Gradients = optim::gradients(&self.head, &mut graph)
             .into_iter()
             .map(|(name, gradient)| (format!("head.{name}"), gradient))
             .collect();
         if trained {
-            let at_leaves = Gradient {
+            let at_leaves = FeatureGradients {
                 pooled: leaves.pooled.grad(&graph),
                 pyramid: leaves.pyramid.iter().map(|map| map.grad(&graph)).collect(),
             };
             drop(graph);
             let size = examples.len() / replicas;
-            let back = self.replicas.map(drafts, |replica, draft| {
-                draft.backward(&at_leaves.share(replica * size, size))
+            let gradients_of_replicas = self.replicas.map(outputs, |replica, output| {
+                output.backward(&at_leaves.share(replica * size, size))
             });
-            for share in back {
+            for share in gradients_of_replicas {
                 let named = |(name, gradient)| (format!("backbone.{name}"), gradient);
                 optim::add(&mut gradients, share.into_iter().map(named).collect());
             }
         }
-        let mut metrics: Metrics = { losses.terms.iter() }
+        let mut metrics: Metrics = { loss.terms.iter() }
             .map(|(name, value)| (format!("loss/{name}"), *value))
             .collect();
         metrics.insert("loss/total".to_owned(), total);
@@ -229,12 +232,12 @@ impl<T: Task> Trainer<T> {
         Ok(metrics)
     }
 
-    /// Puts the weights as they are now into the average of the ends of cycles; `batches` are training images.
-    pub fn correct(&mut self, batches: impl Iterator<Item = Vec<Example<T::Target>>>) {
+    /// Ends a cycle of self-correction: adds the current weights to the average; `batches` are training images.
+    pub fn end_cycle(&mut self, batches: impl Iterator<Item = Vec<Example<T::Target>>>) {
         let (backbone, head) = (self.backbone.valid(), self.head.valid());
-        let mut corrected = Corrected::with(self.corrected.take(), backbone, head);
-        corrected.restate(&self.task, &self.mix, &self.device, batches);
-        self.corrected = Some(corrected);
+        let mut average = CycleAverage::with(self.cycle_average.take(), backbone, head);
+        average.estimate_statistics(&self.task, &self.prompt, &self.device, batches);
+        self.cycle_average = Some(average);
     }
 
     /// Where it computes.
@@ -244,86 +247,87 @@ impl<T: Task> Trainer<T> {
 
     /// The learning rate of the next step.
     pub fn learning_rate(&self) -> f64 {
-        self.plan.recipe.optimiser.lr * factor(&self.plan, self.step) * self.plateaus
+        self.plan.recipe.optimizer.lr * lr_factor(&self.plan, self.step) * self.plateau_factor
     }
 
-    /// Takes a step with the gradients of what is trained and returns their norm.
+    /// Updates the trained parameters and returns the norm of their gradients.
     fn update(
         &mut self,
         mut gradients: Gradients,
         lr: f64,
         statistics: Statistics,
-    ) -> Result<f64, NonFinite> {
+    ) -> Result<f64, NonFiniteTerm> {
         let recipe = &self.plan.recipe;
-        let groups = Groups {
-            optimiser: &recipe.optimiser,
+        let groups = ParameterRates {
+            optimizer: &recipe.optimizer,
             model: &recipe.model,
-            prompts: self.prompts,
+            prompts: self.trains_prompts,
             parameters: &self.parameters,
             lr,
         };
         let rates = |name: &str, shape: &[usize]| groups.rates(name, shape);
-        // What is not trained has no part in the norm that is limited.
+        // Frozen parameters do not count in the norm that is clipped.
         gradients.retain(|name, _| rates(name, &[]).is_some());
         let norms = Norms::of(&gradients);
         let norm = norms.total();
         if !norm.is_finite() {
-            return Err(NonFinite {
+            return Err(NonFiniteTerm {
                 term: "norm of the gradients".to_owned(),
                 value: norm,
             });
         }
-        let (optimiser, gradients) = (&mut self.optimiser, &mut gradients);
+        let (optimizer, gradients) = (&mut self.optimizer, &mut gradients);
         let backbone = self.backbone.clone();
-        self.backbone = optimiser.step("backbone.", backbone, gradients, &norms, &rates);
-        let head = optimiser.step("head.", self.head.clone(), gradients, &norms, &rates);
+        self.backbone = optimizer.step("backbone.", backbone, gradients, &norms, &rates);
+        let head = optimizer.step("head.", self.head.clone(), gradients, &norms, &rates);
         self.head = update_statistics(head, statistics);
         Ok(norm)
     }
 
-    /// The forward pass over a share as inputs of one height and width, with a graph if it is `trained`.
-    fn draft(
+    /// The backbone's forward pass over a replica's share of the batch, padded to `size` (height, width); with a graph if it is
+    /// `trained`.
+    fn forward(
         &self,
         share: &[Example<T::Target>],
         size: [usize; 2],
         replica: usize,
         trained: bool,
-    ) -> Draft {
-        let (images, mix) = padded_inputs(share, size, &self.mix, &self.device);
+    ) -> ReplicaOutput {
+        let (images, prompt) = padded_inputs(share, size, &self.prompt, &self.device);
         if !trained {
             let backbone = self.backbone.valid();
-            let features = backbone.forward(images, mix, None);
-            return Draft { backbone, features };
+            let features = backbone.forward(images, prompt, None);
+            return ReplicaOutput { backbone, features };
         }
-        // Leaves of its own, so that replicas do not build one graph.
+        // Forked, so that every replica has a graph of its own.
         let backbone = self.backbone.clone().fork(&self.device.clone().autodiff());
         let purpose = format!("drop path {replica}");
         let mut rng = rng_for(self.plan.recipe.seed, self.step, &purpose);
-        let (images, mix) = (Tensor::from_inner(images), Tensor::from_inner(mix));
-        let features = backbone.forward(images, mix, Some(&mut rng));
-        Draft { backbone, features }
+        let (images, prompt) = (Tensor::from_inner(images), Tensor::from_inner(prompt));
+        let features = backbone.forward(images, prompt, Some(&mut rng));
+        ReplicaOutput { backbone, features }
     }
 }
 
-/// The greatest height and width of examples.
+/// The largest height and width of examples.
 fn size<T>(examples: &[Example<T>]) -> [usize; 2] {
     let most = |axis: usize| examples.iter().map(|example| example.size[axis]).max();
     [0, 1].map(|axis| most(axis).unwrap_or(0))
 }
 
-/// Examples as a batch of inputs: images [batch, 3, height, width], mix [batch, tasks].
+/// Examples as inputs: images `[batch, 3, height, width]`, prompt weights `[batch, prompts]`.
 pub(super) fn inputs<T>(
     examples: &[Example<T>],
-    mix: &Mix,
+    prompt: &Mix,
     device: &Device,
 ) -> (Tensor<4>, Tensor<2>) {
-    padded_inputs(examples, size(examples), mix, device)
+    padded_inputs(examples, size(examples), prompt, device)
 }
 
 fn padded_inputs<T>(
     examples: &[Example<T>],
     [height, width]: [usize; 2],
-    mix: &Mix,
+    prompt: &Mix,
     device: &Device,
 ) -> (Tensor<4>, Tensor<2>) {
     let mut pixels = vec![0.0; examples.len() * 3 * height * width];
@@ -339,11 +343,11 @@ fn padded_inputs<T>(
     }
     let data = TensorData::new(pixels, [examples.len(), 3, height, width]);
     let images = Tensor::from_data(data, device);
-    (images, mix.tensor(device))
+    (images, prompt.tensor(device))
 }
 
-/// The features of all shares in one.
-fn together(parts: &[Features]) -> Features {
+/// The features of all replicas, concatenated along the batch.
+fn concatenated(parts: &[Features]) -> Features {
     let stages = parts.first().map_or(0, |features| features.pyramid.len());
     let pyramid: Vec<Tensor<4>> = (0..stages)
         .map(|stage| {
@@ -359,14 +363,14 @@ fn together(parts: &[Features]) -> Features {
     }
 }
 
-/// The recipe's optimiser.
-pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimizerConfig {
-    let optimiser = &plan.recipe.optimiser;
+/// The optimizer of the recipe.
+pub(super) fn optimizer_config<C>(plan: &FinetunePlan<C>) -> OptimizerConfig {
+    let optimizer = &plan.recipe.optimizer;
     OptimizerConfig {
-        rule: optimiser.rule,
-        beta1: optimiser.momentum,
-        beta2: optimiser.beta2,
-        clip: match optimiser.clip {
+        rule: optimizer.name,
+        beta1: optimizer.momentum,
+        beta2: optimizer.beta2,
+        clip: match optimizer.clip_grad {
             0.0 => GradientClip::None,
             limit => GradientClip::Global(limit),
         },
@@ -374,20 +378,20 @@ pub(super) fn optimiser_config<S>(plan: &Plan<S>) -> OptimizerConfig {
     }
 }
 
-/// A replica's share of a batch after the forward pass.
-struct Draft {
+/// The forward pass of one replica: its copy of the backbone and the features of its share of the batch.
+struct ReplicaOutput {
     backbone: Backbone,
     features: Features,
 }
 
-/// Gradients of the loss at features.
-struct Gradient {
+/// Gradients of the loss with respect to the features.
+struct FeatureGradients {
     pooled: Option<Tensor<2>>,
     pyramid: Vec<Option<Tensor<4>>>,
 }
 
-impl Gradient {
-    /// Those of some images.
+impl FeatureGradients {
+    /// Those of `count` images from `start`.
     fn share(&self, start: usize, count: usize) -> Self {
         Self {
             pooled: (self.pooled.clone()).map(|gradient| gradient.narrow(0, start, count)),
@@ -398,9 +402,9 @@ impl Gradient {
     }
 }
 
-impl Draft {
-    /// Gradients of the backbone, given those at its features: the gradient of Σ feature · gradient.
-    fn backward(self, at: &Gradient) -> Gradients {
+impl ReplicaOutput {
+    /// Gradients of the backbone's parameters, given those of its features: the gradient of Σ feature · gradient.
+    fn backward(self, at: &FeatureGradients) -> Gradients {
         let mut sum: Option<Tensor<1>> = None;
         let mut add = |term: Tensor<1>| {
             sum = Some(match sum.take() {
@@ -423,14 +427,14 @@ impl Draft {
     }
 }
 
-/// The features of all shares as leaves.
-fn join(drafts: &[Draft]) -> Features {
+/// The features of all replicas as leaves of a new graph.
+fn leaves_of(outputs: &[ReplicaOutput]) -> Features {
     fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
         Tensor::from_inner(tensor).require_grad()
     }
-    // Off the replicas' graphs first: joined before, these become one graph, whose backward passes wait for one another.
-    let parts: Vec<Features> = { drafts.iter() }
-        .map(|Draft { features, .. }| Features {
+    // Detached first: concatenated before, the graphs of the replicas would become one, whose backward passes are serial.
+    let parts: Vec<Features> = { outputs.iter() }
+        .map(|ReplicaOutput { features, .. }| Features {
             map: features.map.clone().without_autodiff(),
             pooled: features.pooled.clone().without_autodiff(),
             pyramid: { features.pyramid.iter() }
@@ -440,10 +444,10 @@ fn join(drafts: &[Draft]) -> Features {
         .collect();
     let Features {
         pooled, pyramid, ..
-    } = together(&parts);
+    } = concatenated(&parts);
     let pyramid: Vec<Tensor<4>> = pyramid.into_iter().map(leaf).collect();
     Features {
-        // The map is the last of the pyramid, and so its gradient is found there.
+        // The map is the last of the pyramid, where its gradient is read.
         map: pyramid[pyramid.len() - 1].clone(),
         pooled: leaf(pooled),
         pyramid,

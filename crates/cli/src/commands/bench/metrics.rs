@@ -7,12 +7,14 @@ use anyhow::Result;
 use clasp_data::layouts::coco::COCO_SIGMAS;
 use clasp_data::rng_for;
 use clasp_metrics::MetricError;
-use clasp_metrics::detection::{CITYPERSONS, FoundBox, OTHER_SUBSETS, Pedestrian, miss_rate};
-use clasp_metrics::parsing::Confusion;
+use clasp_metrics::detection::{
+    CITYPERSONS, FoundBox, LabeledPedestrian, OTHER_SUBSETS, miss_rate,
+};
+use clasp_metrics::parsing::ConfusionMatrix;
 use clasp_metrics::pose::{PredictedPose, TruePose, oks_ap};
-use clasp_metrics::reid::{self, Images};
+use clasp_metrics::reid::{self, ReidImages};
 use clasp_metrics::rerank::{self, Rerank};
-use clasp_metrics::search::{Frame, Gallery, Query};
+use clasp_metrics::search::{GalleryFrame, SearchGallery, SearchQuery};
 use rand::RngExt;
 use rayon::prelude::*;
 use serde_json::json;
@@ -42,13 +44,13 @@ pub fn rank(options: &BenchRank) -> Result<Measurement> {
         (features, persons, cameras)
     };
     let (query, gallery) = (side(options.queries), side(options.gallery));
-    let query = Images {
+    let query = ReidImages {
         features: &query.0,
         channels: options.dim,
         persons: &query.1,
         cameras: &query.2,
     };
-    let gallery = Images {
+    let gallery = ReidImages {
         features: &gallery.0,
         channels: options.dim,
         persons: &gallery.1,
@@ -162,7 +164,7 @@ pub fn parsing(options: &BenchParsing) -> Result<Measurement> {
     let confusion = (0..options.images)
         .into_par_iter()
         .try_fold(
-            || Confusion::new(classes),
+            || ConfusionMatrix::new(classes),
             |mut confusion, index| {
                 let [truth, predicted] = mask(index);
                 confusion.add(&truth, &predicted)?;
@@ -170,7 +172,7 @@ pub fn parsing(options: &BenchParsing) -> Result<Measurement> {
             },
         )
         .try_reduce(
-            || Confusion::new(classes),
+            || ConfusionMatrix::new(classes),
             |mut all, part| {
                 all.merge(&part);
                 Ok(all)
@@ -201,7 +203,7 @@ pub fn detection(options: &BenchDetection) -> Result<Measurement> {
         let mut boxes: Vec<[f64; 4]> = (0..options.predictions).map(|_| bbox()).collect();
         for bbox in boxes.iter_mut().take(rng.random_range(0..=12)) {
             let [.., height] = *bbox;
-            truth.push(Pedestrian {
+            truth.push(LabeledPedestrian {
                 image,
                 bbox: *bbox,
                 height,
@@ -260,8 +262,8 @@ pub fn search(options: &BenchSearch) -> Result<Measurement> {
         }
         features.push(of_frame);
     }
-    let frames: Vec<Frame> = { features.iter() }
-        .map(|features| Frame {
+    let frames: Vec<GalleryFrame> = { features.iter() }
+        .map(|features| GalleryFrame {
             boxes: &boxes,
             scores: &scores,
             features,
@@ -280,14 +282,15 @@ pub fn search(options: &BenchSearch) -> Result<Measurement> {
             }
             frame += 1;
         }
-        Query {
+        SearchQuery {
             feature: &sought[person],
             companions: &[],
             gallery,
         }
     };
     let begun = Instant::now();
-    let metrics = Gallery::new(&frames, dim, 0.5, false)?.evaluate(options.queries, query, None)?;
+    let metrics =
+        SearchGallery::new(&frames, dim, 0.5, false)?.evaluate(options.queries, query, None)?;
     Ok(Measurement {
         work: "search_eval",
         settings: json!({

@@ -1,0 +1,230 @@
+//! Evaluation of pedestrian detection: log-average miss rates and AP.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use clasp_data::layouts::coco::read_boxes;
+use clasp_data::layouts::detection::Boxes;
+use clasp_metrics::Metric;
+use clasp_metrics::detection::{
+    CITYPERSONS, FoundBox, LabeledPedestrian, OTHER_SUBSETS, TrueBox, box_ap, miss_rate,
+};
+use serde_json::{Value, json};
+
+use super::DetectionTask;
+use super::data::DetectionSet;
+use crate::TaskError;
+use crate::task::evaluation::{PredictionScores, count_note, file_name};
+use crate::task::examples::skipped_note;
+use crate::task::{
+    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+};
+
+/// The ground truth for COCO's AP. Ignored people are crowds there: boxes on them are neither correct nor wrong.
+fn truth(boxes: &Boxes) -> Vec<TrueBox> {
+    { boxes.people.iter() }
+        .map(|one| TrueBox {
+            image: boxes.images[one.image].id,
+            bbox: one.bbox,
+            area: one.area,
+            crowd: one.crowd || one.ignored,
+        })
+        .collect()
+}
+
+/// Miss rates and AP of detected boxes, in any order.
+fn scores_of(boxes: &Boxes, found: &[FoundBox]) -> Result<TaskScores, TaskError> {
+    let ids: Vec<u64> = boxes.images.iter().map(|image| image.id).collect();
+    let people = &boxes.people;
+    let pedestrians: Vec<LabeledPedestrian> = { people.iter() }
+        .map(|one| LabeledPedestrian {
+            image: ids[one.image],
+            bbox: one.bbox,
+            height: one.height,
+            visibility: one.visibility,
+            ignored: one.ignored || one.crowd,
+        })
+        .collect();
+    let mut quoted = Vec::new();
+    let mut table = String::new();
+    let mut rates = Vec::new();
+    for subset in CITYPERSONS.iter().chain(&OTHER_SUBSETS) {
+        let rate = miss_rate(&ids, &pedestrians, found, subset)?;
+        if let Some(value) = rate.value {
+            table.push_str(&format!(
+                "MR^-2 {:6.2}  {subset}, {} pedestrians\n",
+                100.0 * value,
+                rate.pedestrians
+            ));
+            if CITYPERSONS.contains(subset) {
+                quoted.push(Metric::error_rate(format!("MR {}", subset.name), value));
+            }
+        }
+        rates.push(rate);
+    }
+    let ap = box_ap(&truth(boxes), found)?;
+    quoted.extend(ap.ap50.map(|value| Metric::score("AP.5", value)));
+    Ok(TaskScores {
+        metrics: quoted,
+        table,
+        details: json!({"miss_rates": rates, "ap": ap}),
+    })
+}
+
+impl Evaluate for DetectionTask {
+    type TestSet = DetectionSet;
+
+    fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<DetectionSet, TaskError> {
+        let boxes = split.open(|name| Boxes::open(folder, name))?;
+        DetectionSet::with_people(boxes)
+    }
+
+    fn evaluate(
+        &self,
+        model: &FinetunedModel<Self>,
+        eval: &DetectionSet,
+        inference: &Inference<'_>,
+    ) -> Result<Evaluation, TaskError> {
+        let images = &eval.boxes.images;
+        let one = Inference {
+            batch: 1,
+            ..*inference
+        };
+        let found = model.batches("scenes", images.len(), &one, |model, items| {
+            items
+                .map(|index| self.detect(model, &eval.read(index)?.0, index))
+                .collect()
+        })?;
+        let ids: Vec<u64> = images.iter().map(|image| image.id).collect();
+        let found: Vec<FoundBox> = { ids.iter().zip(found) }
+            .flat_map(|(&image, boxes)| {
+                boxes.into_iter().map(move |one| FoundBox {
+                    image,
+                    bbox: one.bbox,
+                    score: one.score,
+                })
+            })
+            .collect();
+        let scores = scores_of(&eval.boxes, &found)?;
+        let results: Vec<Value> = { found.iter() }
+            .map(|one| {
+                json!({
+                    "image_id": one.image,
+                    "category_id": eval.boxes.category,
+                    "bbox": one.bbox,
+                    "score": one.score,
+                })
+            })
+            .collect();
+        let config = &self.config.scenes;
+        let protocol = format!(
+            "LabeledPedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, {}, \
+             at most {} a scene. MR is the log-average miss rate over 0.01 to 1 false positives an image, lower is better: IoU 0.5, \
+             pedestrians outside a subset's bounds (table) ignored, detected boxes within 1.25 times its heights. AP.5 is COCO's.",
+            eval.boxes.file.file_name().unwrap_or_default().display(),
+            config.test_scale,
+            config.score_threshold,
+            config.suppression(),
+            config.max_boxes,
+        );
+        Ok(Evaluation {
+            task: Self::NAME,
+            protocol,
+            data: file_name(&eval.boxes.file),
+            loss: None,
+            notes: { eval.notes().into_iter() }
+                .chain(skipped_note(
+                    &eval.boxes.file,
+                    &Vec::from_iter(eval.boxes.without_hidden()),
+                ))
+                .collect(),
+            scores,
+            predictions: Value::from(results).to_string().into_bytes(),
+        })
+    }
+
+    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+        let predictions = request.predictions;
+        let data = request.split.open(|name| Boxes::open(request.data, name))?;
+        let ids: BTreeSet<u64> = data.images.iter().map(|image| image.id).collect();
+        let (known, unknown): (Vec<_>, Vec<_>) =
+            { read_boxes(predictions, data.category)?.into_iter() }
+                .partition(|one| ids.contains(&one.image));
+        let found: Vec<FoundBox> = { known.iter() }
+            .map(|one| FoundBox {
+                image: one.image,
+                bbox: one.bbox,
+                score: one.score,
+            })
+            .collect();
+        let unknown: Vec<String> = unknown.iter().map(|one| one.image.to_string()).collect();
+        let mut notes = Vec::from_iter(count_note(
+            "boxes are of images that the data do not have",
+            &unknown,
+        ));
+        notes.extend(data.problems.iter().cloned());
+        Ok(PredictionScores {
+            scores: scores_of(&data, &found)?,
+            data: file_name(&data.file),
+            notes,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_box_on_an_ignored_person_does_not_change_ap() {
+        let folder = tempfile::tempdir().unwrap();
+        let text = r#"{"images": [{"id": 7, "file_name": "a.jpg", "width": 200, "height": 200}],
+            "annotations": [
+              {"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 100]},
+              {"id": 2, "image_id": 7, "category_id": 3, "bbox": [100, 10, 40, 100], "ignore": 1}],
+            "categories": [{"id": 1, "name": "car"}, {"id": 3, "name": "person"}]}"#;
+        fs_err::write(folder.path().join("instances_val.json"), text).unwrap();
+        let boxes = Boxes::open(folder.path(), "val").unwrap();
+        assert_eq!(boxes.category, 3);
+        let found = |bbox, score| FoundBox {
+            image: 7,
+            bbox,
+            score,
+        };
+        // The box of the highest score is on the ignored person: without that person it would be wrong, and AP 0.5.
+        let all = [
+            found([100.0, 10.0, 40.0, 100.0], 0.9),
+            found([10.0, 10.0, 40.0, 100.0], 0.8),
+        ];
+        let ap = box_ap(&truth(&boxes), &all).unwrap().ap.unwrap();
+        assert!((ap - 1.0).abs() < 1e-12, "{ap}");
+    }
+
+    #[test]
+    fn boxes_of_other_programs_are_scored() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let text = r#"{"images": [{"id": 7, "file_name": "a.jpg", "width": 200, "height": 200}],
+            "annotations": [{"id": 1, "image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 100], "area": 4000, "iscrowd": 0}],
+            "categories": [{"id": 3, "name": "person"}]}"#;
+        fs_err::write(at("instances_val.json"), text).unwrap();
+        let boxes = r#"[{"image_id": 7, "category_id": 3, "bbox": [10, 10, 40, 100], "score": 0.5},
+            {"image_id": 7, "category_id": 3, "bbox": [100, 10, 40, 100], "score": 0.9},
+            {"image_id": 8, "category_id": 3, "bbox": [1, 1, 4, 10], "score": 0.9}]"#;
+        fs_err::write(at("boxes.json"), boxes).unwrap();
+        let scored = DetectionTask::score(&ScoreRequest {
+            data: folder.path(),
+            split: &SplitChoice::Test,
+            predictions: &at("boxes.json"),
+            threshold: 0.5,
+        })
+        .unwrap();
+        let ap = scored.scores.value("AP.5").unwrap();
+        assert!((ap - 0.5).abs() < 1e-12, "{ap}");
+        assert!(
+            scored.notes[0].starts_with("1 boxes are of images"),
+            "{:?}",
+            scored.notes
+        );
+    }
+}

@@ -1,0 +1,373 @@
+//! Evaluation of re-identification: mAP, CMC, mINP, re-ranking and same-person thresholds.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use clasp_data::layouts::LayoutError;
+use clasp_data::layouts::reid::{Crop, Reid as ReidDataset, people};
+use clasp_data::text::read_text;
+use clasp_metrics::Metric;
+use clasp_metrics::reid::{self, ReidMetrics};
+use clasp_metrics::rerank::{self, Rerank};
+use clasp_metrics::verify;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::data::{held_out, open};
+use super::probe::{self, LabeledFeatures};
+use super::{ComparedFeature, MsmtValidation, ReidTask, SamePersonThreshold};
+use crate::TaskError;
+use crate::features::{Preprocess, read_image};
+use crate::probe::FrozenEvaluation;
+use crate::task::check::setting;
+use crate::task::evaluation::{PredictionScores, count_note, mismatch};
+use crate::task::{
+    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+};
+
+/// Ranks of the CMC that are kept.
+const RANKS: usize = 50;
+/// Gallery images listed for each query in the predictions.
+const LISTED: usize = 50;
+/// Fractions of pairs of different people above a threshold for which thresholds are reported.
+const FALSE_POSITIVE_RATES: [f64; 3] = [1e-2, 1e-3, 1e-4];
+
+/// Queries and gallery images.
+#[derive(Debug)]
+pub struct ReidTestSet {
+    /// The dataset and split in words.
+    pub name: String,
+    /// Queries.
+    pub query: Vec<Crop>,
+    /// Gallery.
+    pub gallery: Vec<Crop>,
+}
+
+impl ReidTask {
+    fn rerank(&self) -> Rerank {
+        Rerank {
+            k1: self.config.rerank_k1,
+            k2: self.config.rerank_k2,
+            lambda: self.config.rerank_lambda,
+        }
+    }
+
+    fn protocol(&self, preprocess: &Preprocess, eval: &ReidTestSet) -> String {
+        let config = &self.config;
+        let filter = if config.test_bilinear {
+            ", Bilinear at test"
+        } else {
+            ""
+        };
+        let feature = match config.feature {
+            ComparedFeature::Before => "before the neck",
+            ComparedFeature::After => "after the neck",
+        };
+        let flipped = if config.flip_test {
+            ", plus that of the flipped image"
+        } else {
+            ""
+        };
+        let rerank = self.rerank();
+        let rerank = if config.rerank {
+            format!(
+                " Also re-ranked by k-reciprocal encoding, k1 {}, k2 {}, lambda {}.",
+                rerank.k1, rerank.k2, rerank.lambda
+            )
+        } else {
+            String::new()
+        };
+        format!(
+            "Re-identification, fine-tuned: {}; the whole image resized to {preprocess}{filter}, mean {:?}, std {:?}; the feature {feature}{flipped}, \
+             L2-normalized, ranked by distance. Market-1501 rules: the same person from the same camera is ignored, person -1 is dropped, \
+             person 0 stays as a distractor; a query without a match from another camera is skipped. Ties keep the order of file names.{rerank}",
+            eval.name, preprocess.mean, preprocess.std,
+        )
+    }
+}
+
+impl Evaluate for ReidTask {
+    type TestSet = ReidTestSet;
+
+    const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
+    const HAS_SPLITS: bool = false;
+
+    fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<ReidTestSet, TaskError> {
+        let market = open(folder, &self.config)?;
+        if let SplitChoice::Named(name) = split {
+            return Err(TaskError::Layout(LayoutError::NoSplit {
+                file: folder.display().to_string(),
+                wanted: name.clone(),
+                splits: vec!["val".to_owned(), "test".to_owned()],
+            }));
+        }
+        if *split == SplitChoice::Val {
+            let held = held_out(&market.train, self.config.holdout);
+            let gallery: Vec<Crop> = if held.is_empty() {
+                market.val
+            } else {
+                let train = market.train.into_iter();
+                train.filter(|crop| held.contains(&crop.person)).collect()
+            };
+            let mut seen = BTreeSet::new();
+            let query: Vec<Crop> = { gallery.iter() }
+                .filter(|crop| seen.insert((crop.person, crop.camera)))
+                .cloned()
+                .collect();
+            if query.is_empty() {
+                let expected =
+                    "a fraction above 0: split `val` consists of held-out training identities";
+                return Err(setting("task.holdout", expected, self.config.holdout));
+            }
+            let people = people(&gallery);
+            let name = format!(
+                "{}, {people} people held out of training, the first image of each camera as query",
+                market.layout
+            );
+            return Ok(ReidTestSet {
+                name,
+                query,
+                gallery,
+            });
+        }
+        let val = match (market.layout, self.config.msmt_val) {
+            ("MSMT17", MsmtValidation::Train) => " (trained with list_val, as published)",
+            ("MSMT17", MsmtValidation::Holdout) => " (list_val held out of training)",
+            _ => "",
+        };
+        Ok(ReidTestSet {
+            name: format!("{}, queries against the test gallery{val}", market.layout),
+            query: market.query,
+            gallery: market.gallery,
+        })
+    }
+
+    fn evaluate(
+        &self,
+        model: &FinetunedModel<Self>,
+        eval: &ReidTestSet,
+        inference: &Inference<'_>,
+    ) -> Result<Evaluation, TaskError> {
+        let crops: Vec<&Crop> = eval.query.iter().chain(&eval.gallery).collect();
+        let rows = model.batches(
+            "query and gallery images",
+            crops.len(),
+            inference,
+            |model, items| {
+                let images = { crops[items.clone()].iter() }
+                    .map(|crop| read_image(&crop.path))
+                    .collect::<Result<Vec<_>, _>>()?;
+                let features = Self::features(model, &images, items.start)?;
+                let channels = features.len() / images.len();
+                Ok(features
+                    .chunks_exact(channels)
+                    .map(<[f32]>::to_vec)
+                    .collect())
+            },
+        )?;
+        let features = LabeledFeatures::new(rows, &crops);
+        let queries = eval.query.len();
+        let query = features.rows(0..queries);
+        let gallery = features.rows(queries..crops.len());
+        let metrics = reid::evaluate(&query, &gallery, RANKS)?;
+        let mut quoted = metrics_of(&metrics);
+        let mut nearest = reid::nearest(&query, &gallery, LISTED)?;
+        let reranked = if self.config.rerank {
+            let rerank = self.rerank();
+            let (metrics, order) =
+                rerank::evaluate_with_nearest(&query, &gallery, rerank, RANKS, LISTED)?;
+            nearest = order;
+            let first = metrics.cmc.first().copied().unwrap_or(0.0);
+            quoted.push(Metric::score("re-ranked mAP", metrics.map));
+            quoted.push(Metric::score("re-ranked rank-1", first));
+            Some(metrics)
+        } else {
+            None
+        };
+        // A dataset without pairs of one kind has no thresholds, but its other metrics.
+        let rates = [
+            &[self.config.false_positive_rate],
+            FALSE_POSITIVE_RATES.as_slice(),
+        ]
+        .concat();
+        let mut verification = verify::roc(&query, &gallery, &rates).ok();
+        // The first is stored with the model; the others are reported.
+        let stored = verification.as_mut().and_then(|roc| roc.at.remove(0));
+        let same_person = stored.map(|at| SamePersonThreshold {
+            cosine: at.similarity,
+            false_positive_rate: at.false_positive_rate,
+            true_positive_rate: at.true_positive_rate,
+            data: eval.name.clone(),
+        });
+        let mut predictions = String::new();
+        for (i, nearest) in nearest.into_iter().enumerate() {
+            let gallery = nearest.into_iter().map(|j| &eval.gallery[j].name);
+            let names: Vec<&String> = gallery.collect();
+            let line = json!({"query": eval.query[i].name, "gallery": names});
+            predictions.push_str(&format!("{line}\n"));
+        }
+        let compared = format!(
+            "{} of {} queries evaluated, {} skipped (no image of the person by another camera); {} gallery images\n",
+            metrics.queries - metrics.skipped,
+            metrics.queries,
+            metrics.skipped,
+            metrics.gallery
+        );
+        let thresholds = verification.iter().flat_map(|roc| &roc.at).flatten();
+        let table = std::iter::once(compared)
+            .chain(thresholds.map(|at| {
+                format!(
+                    "same-person threshold {:.4}: true positive rate {:.1} %, false positive rate {:.3} %\n",
+                    at.similarity,
+                    100.0 * at.true_positive_rate,
+                    100.0 * at.false_positive_rate
+                )
+            }))
+            .collect();
+        Ok(Evaluation {
+            task: Self::NAME,
+            protocol: self.protocol(&model.preprocess, eval),
+            data: eval.name.clone(),
+            loss: None,
+            notes: Vec::new(),
+            scores: TaskScores {
+                metrics: quoted,
+                details: json!({
+                    "skipped": metrics.skipped,
+                    "queries": metrics.queries,
+                    "gallery": metrics.gallery,
+                    "chance_map": metrics.chance_map,
+                    "cmc": metrics.cmc,
+                    "reranked": reranked.map(|metrics| json!({"map": metrics.map, "cmc": metrics.cmc})),
+                    "verification": verification,
+                    "same_person": same_person,
+                }),
+                table,
+            },
+            predictions: predictions.into_bytes(),
+        })
+    }
+
+    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+        let predictions = request.predictions;
+        #[derive(Deserialize)]
+        struct RankingLine {
+            query: String,
+            gallery: Vec<String>,
+        }
+        let data = ReidDataset::open(request.data)?;
+        let text = read_text(predictions)?;
+        let places: HashMap<&str, usize> = { data.gallery.iter().enumerate() }
+            .map(|(place, crop)| (crop.name.as_str(), place))
+            .collect();
+        let mut rankings: HashMap<String, Vec<usize>> = HashMap::new();
+        let mut short = 0;
+        for (number, line) in (1..)
+            .zip(text.lines())
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
+            let at = || format!("line {number}");
+            let line: RankingLine = serde_json::from_str(line).map_err(|error| {
+                let expected = format!("{}: {{\"query\": NAME, \"gallery\": [NAME, …]}}", at());
+                mismatch(predictions, expected, error)
+            })?;
+            let mut seen = BTreeSet::new();
+            let mut ranking = Vec::with_capacity(line.gallery.len());
+            for name in &line.gallery {
+                let Some(&place) = places.get(name.as_str()) else {
+                    let expected = format!("{}: names of gallery images", at());
+                    return Err(mismatch(predictions, expected, format!("`{name}`")));
+                };
+                if !seen.insert(place) {
+                    let expected = format!("{}: every gallery image once", at());
+                    return Err(mismatch(predictions, expected, format!("`{name}` twice")));
+                }
+                ranking.push(place);
+            }
+            short += usize::from(ranking.len() < data.gallery.len());
+            rankings.insert(line.query, ranking);
+        }
+        let missing: Vec<String> = { data.query.iter() }
+            .filter(|crop| !rankings.contains_key(&crop.name))
+            .map(|crop| crop.name.clone())
+            .collect();
+        let of = |crop: &Crop| rankings.get(&crop.name).cloned().unwrap_or_default();
+        let orders: Vec<Vec<usize>> = data.query.iter().map(of).collect();
+        let pairs = |crops: &[Crop]| -> Vec<[i64; 2]> {
+            crops
+                .iter()
+                .map(|crop| [crop.person, crop.camera])
+                .collect()
+        };
+        let metrics =
+            reid::evaluate_rankings(&pairs(&data.query), &pairs(&data.gallery), &orders, RANKS)?;
+        let mut notes = Vec::from_iter(count_note("queries have no ranking", &missing));
+        if short > 0 {
+            notes.push(format!(
+                "{short} rankings do not name the whole gallery: the other images come after those named, in the order of \
+                 the data, so mAP and mINP are lower than those of the whole ranking; rank-k is exact up to the named rank"
+            ));
+        }
+        Ok(PredictionScores {
+            scores: TaskScores {
+                metrics: metrics_of(&metrics),
+                table: format!(
+                    "{} of {} queries evaluated, {} skipped (no image of the person by another camera); {} gallery images\n",
+                    metrics.queries - metrics.skipped,
+                    metrics.queries,
+                    metrics.skipped,
+                    metrics.gallery
+                ),
+                details: json!({"metrics": metrics}),
+            },
+            data: data.layout.to_owned(),
+            notes,
+        })
+    }
+}
+
+/// The metrics to quote.
+pub(super) fn metrics_of(metrics: &ReidMetrics) -> Vec<Metric> {
+    let rank = |k: usize| metrics.cmc.get(k - 1).copied().unwrap_or(1.0);
+    vec![
+        Metric::score("mAP", metrics.map),
+        Metric::score("rank-1", rank(1)),
+        Metric::score("rank-5", rank(5)),
+        Metric::score("rank-10", rank(10)),
+        Metric::score("mINP", metrics.minp),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fs_err as fs;
+
+    #[test]
+    fn rankings_of_other_programs_are_scored() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let table =
+            "image,person,camera,split\nq.png,1,1,query\na.png,2,2,gallery\nb.png,1,2,gallery\n";
+        fs::write(at("reid.csv"), table).unwrap();
+        let score = |lines: &str| {
+            fs::write(at("r.jsonl"), lines).unwrap();
+            ReidTask::score(&ScoreRequest {
+                data: folder.path(),
+                split: &SplitChoice::Test,
+                predictions: &at("r.jsonl"),
+                threshold: 0.5,
+            })
+        };
+        let scored =
+            score("{\"query\": \"q.png\", \"gallery\": [\"a.png\", \"b.png\"]}\n").unwrap();
+        let value = |name: &str| scored.scores.value(name).unwrap();
+        assert_eq!((value("mAP"), value("rank-1")), (0.5, 0.0));
+        let error = score("{\"query\": \"q.png\", \"gallery\": [\"x.png\"]}\n").unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("line 1: names of gallery images") && error.contains("`x.png`"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,406 @@
+//! Evaluation of person search: mAP, top-k, and how well people are detected.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use clasp_data::layouts::search::{Frame, Search};
+use clasp_data::text::read_text;
+use clasp_metrics::Metric;
+use clasp_metrics::detection::iou;
+use clasp_metrics::search::{self, GalleryFrame, SceneDetections, SearchGallery, SearchQuery, TOP};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::SearchTask;
+use super::config::{SearchConfig, SearchHeadKind};
+use super::data::open;
+use crate::TaskError;
+use crate::detection::csp::DetectedPerson;
+use crate::detection::scenes;
+use crate::task::check::setting;
+use crate::task::evaluation::{PredictionScores, file_name, mismatch};
+use crate::task::examples::skipped_note;
+use crate::task::{
+    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+};
+
+/// Results of a query that are listed in the predictions.
+const LISTED: usize = 50;
+
+/// The detections of each frame as the gallery takes them: boxes, scores and embeddings apart.
+struct FrameDetections {
+    /// x, y, width, height of each person, in pixels of the scene.
+    boxes: Vec<Vec<[f64; 4]>>,
+    scores: Vec<Vec<f64>>,
+    /// Embeddings of all people, one after the other.
+    features: Vec<Vec<f32>>,
+}
+
+impl FrameDetections {
+    fn new(frames: &[Vec<DetectedPerson>]) -> Self {
+        Self {
+            boxes: { frames.iter() }
+                .map(|found| found.iter().map(|one| one.bbox).collect())
+                .collect(),
+            scores: { frames.iter() }
+                .map(|found| found.iter().map(|one| one.score).collect())
+                .collect(),
+            features: { frames.iter() }
+                .map(|found| found.iter().flat_map(|one| one.embedding.clone()).collect())
+                .collect(),
+        }
+    }
+
+    fn frames(&self) -> Vec<GalleryFrame<'_>> {
+        let scored = self.boxes.iter().zip(&self.scores);
+        { scored.zip(&self.features) }
+            .map(|((boxes, scores), features)| GalleryFrame {
+                boxes,
+                scores,
+                features,
+            })
+            .collect()
+    }
+}
+
+/// The metrics of the detections in each frame and of the embeddings of the queries.
+fn scores_of(
+    config: &SearchConfig,
+    eval: &Search,
+    frames: &[Vec<DetectedPerson>],
+    queries: &[Vec<f32>],
+) -> Result<TaskScores, TaskError> {
+    let columns = FrameDetections::new(frames);
+    let found = columns.frames();
+    let companions: Vec<Vec<f32>> = { eval.queries.iter() }
+        .map(|query| {
+            // As published: detections above the threshold that NMS would keep beside the query's ground-truth box.
+            let others = frames[query.frame].iter().filter(|one| {
+                one.score >= config.search_threshold
+                    && iou(one.bbox, query.bbox) <= config.scenes.nms_threshold
+            });
+            others.flat_map(|one| one.embedding.clone()).collect()
+        })
+        .collect();
+    let gallery = SearchGallery::new(
+        &found,
+        config.embedding_dim,
+        config.search_threshold,
+        config.weight_by_score,
+    )?;
+    let query_of = |number: usize| {
+        let query = &eval.queries[number];
+        SearchQuery {
+            feature: &queries[number],
+            companions: &companions[number],
+            gallery: eval.gallery(query, config.other_cameras),
+        }
+    };
+    let context = config.context();
+    let metrics = gallery.evaluate(eval.queries.len(), query_of, context)?;
+    let truth: Vec<(Vec<[f64; 4]>, Vec<bool>)> = { eval.test.iter() }
+        .map(|frame| {
+            frame
+                .people
+                .iter()
+                .map(|one| (one.bbox, one.person.is_some()))
+                .unzip()
+        })
+        .collect();
+    let scenes: Vec<SceneDetections> = (0..frames.len())
+        .map(|index| SceneDetections {
+            truth: &truth[index].0,
+            known: &truth[index].1,
+            boxes: &columns.boxes[index],
+            scores: &columns.scores[index],
+        })
+        .collect();
+    let detection = search::detection(&scenes, config.search_threshold, false)?;
+    let known = search::detection(&scenes, config.search_threshold, true)?;
+    let mut quoted = vec![Metric::score("mAP", metrics.map)];
+    let top = TOP.iter().zip(metrics.top);
+    quoted.extend(top.map(|(k, value)| Metric::score(format!("top-{k}"), value)));
+    // PRW's practice is to count known people only.
+    for (name, value) in [
+        ("recall of people", detection.recall),
+        ("AP of people", detection.ap),
+        ("recall of known people", known.recall),
+        ("AP of known people", known.ap),
+    ] {
+        quoted.extend(value.map(|value| Metric::score(name, value)));
+    }
+    Ok(TaskScores {
+        metrics: quoted,
+        table: format!(
+            "{} of {} queries evaluated, {} skipped (in no frame of their gallery)\n",
+            metrics.queries - metrics.skipped,
+            metrics.queries,
+            metrics.skipped
+        ),
+        details: json!({
+            "metrics": metrics,
+            "detection": detection,
+            "detection of known people": known,
+            "frames": eval.test.len(),
+        }),
+    })
+}
+
+/// Predictions as JSON lines, enough to evaluate them again: the configuration of the search; each frame with its boxes,
+/// their scores and embeddings; each query with its embedding and its best results.
+fn lines(
+    config: &SearchConfig,
+    eval: &Search,
+    frames: &[Vec<DetectedPerson>],
+    queries: &[Vec<f32>],
+) -> Result<String, TaskError> {
+    let name = |frame: usize| {
+        let path = &eval.test[frame].path;
+        path.file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned()
+    };
+    let mut lines = format!("{}\n", json!({"config": config}));
+    for (index, found) in frames.iter().enumerate() {
+        let boxes: Vec<[f64; 4]> = found.iter().map(|one| one.bbox).collect();
+        let scores: Vec<f64> = found.iter().map(|one| one.score).collect();
+        let embeddings: Vec<&[f32]> = found.iter().map(|one| &one.embedding[..]).collect();
+        let line = json!({
+            "frame": name(index),
+            "boxes": boxes,
+            "scores": scores,
+            "embeddings": embeddings,
+        });
+        lines.push_str(&format!("{line}\n"));
+    }
+    let columns = FrameDetections::new(frames);
+    let found = columns.frames();
+    let gallery = SearchGallery::new(
+        &found,
+        config.embedding_dim,
+        config.search_threshold,
+        config.weight_by_score,
+    )?;
+    for (number, query) in eval.queries.iter().enumerate() {
+        let asked = SearchQuery {
+            feature: &queries[number],
+            companions: &[],
+            gallery: eval.gallery(query, config.other_cameras),
+        };
+        let ranking = gallery.ranking(&asked, None)?;
+        let hits: Vec<Value> = { ranking.iter().take(LISTED) }
+            .map(|hit| {
+                json!({
+                    "frame": name(hit.frame),
+                    "bbox": columns.boxes[hit.frame][hit.index],
+                    "similarity": hit.similarity,
+                })
+            })
+            .collect();
+        let line = json!({
+            "person": query.person,
+            "of": name(query.frame),
+            "bbox": query.bbox,
+            "embedding": queries[number],
+            "hits": hits,
+        });
+        lines.push_str(&format!("{line}\n"));
+    }
+    Ok(lines)
+}
+
+impl Evaluate for SearchTask {
+    type TestSet = Search;
+
+    const HAS_SPLITS: bool = false;
+
+    fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<Search, TaskError> {
+        if *split != SplitChoice::Test {
+            let expected = "last or test: person search data have no validation split";
+            return Err(setting("run.checkpoint_selection", expected, split.name()));
+        }
+        open(folder, &self.config)
+    }
+
+    fn evaluate(
+        &self,
+        model: &FinetunedModel<Self>,
+        eval: &Search,
+        inference: &Inference<'_>,
+    ) -> Result<Evaluation, TaskError> {
+        let config = &self.config;
+        let one = Inference {
+            batch: 1,
+            ..*inference
+        };
+        // The detections of each frame, and the embeddings of its queries.
+        let frames: Vec<(Vec<DetectedPerson>, Vec<(usize, Vec<f32>)>)> =
+            model.batches("frames", eval.test.len(), &one, |model, items| {
+                items
+                    .map(|index| {
+                        let Frame { path, size, .. } = &eval.test[index];
+                        let image = scenes::read(path, *size)?;
+                        let (numbers, boxes): (Vec<usize>, Vec<[f64; 4]>) =
+                            { eval.queries.iter().enumerate() }
+                                .filter(|(_, query)| query.frame == index)
+                                .map(|(number, query)| (number, query.bbox))
+                                .unzip();
+                        let (found, queries) = self.detect(model, &image, index, &boxes)?;
+                        Ok((found, numbers.into_iter().zip(queries).collect()))
+                    })
+                    .collect()
+            })?;
+        let mut queries = vec![Vec::new(); eval.queries.len()];
+        for (number, embedding) in frames.iter().flat_map(|(_, queries)| queries) {
+            queries[*number].clone_from(embedding);
+        }
+        let boxes: Vec<Vec<DetectedPerson>> = frames.into_iter().map(|(found, _)| found).collect();
+        let scores = scores_of(config, eval, &boxes, &queries)?;
+        let predictions = match inference.predictions {
+            true => lines(config, eval, &boxes, &queries)?,
+            false => String::new(),
+        };
+        let context = config.context();
+        let published = eval.queries.iter().any(|query| query.protocol.is_some());
+        let searched = match (published, config.gallery_size) {
+            (true, 0) => "all frames of the gallery".to_owned(),
+            (true, frames) => format!("its published gallery of {frames} frames"),
+            (false, _) if config.other_cameras => "frames of other cameras".to_owned(),
+            (false, _) => "all test frames but the query's own".to_owned(),
+        };
+        let context = if context.is_some() {
+            format!(
+                "; context of {} boxes and {} people",
+                config.context_boxes, config.context_people
+            )
+        } else {
+            String::new()
+        };
+        let head = match config.head {
+            SearchHeadKind::TwoStage => "two stages (SeqNet)",
+            SearchHeadKind::OneStage => "one stage on the CSP head",
+        };
+        Ok(Evaluation {
+            task: Self::NAME,
+            protocol: format!(
+                "Person search, fine-tuned, {head}, {}: whole frames {}; boxes of score {} and above, {}; \
+                 queries by the embedding of their box, searched in {searched}; cosine{}{context}. A box is correct if its IoU with the \
+                 person's is at least min(0.5, wh/((w+10)(h+10))) and it ranks first in its frame; mAP counts frames without one as missed.",
+                eval.layout,
+                config.scenes.scaling(),
+                config.search_threshold,
+                config.scenes.suppression(),
+                if config.weight_by_score {
+                    " times the box's score"
+                } else {
+                    ""
+                },
+            ),
+            data: eval.layout.to_owned(),
+            loss: None,
+            notes: Vec::from_iter(skipped_note(&eval.root, &eval.problems())),
+            scores,
+            predictions: predictions.into_bytes(),
+        })
+    }
+
+    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+        let predictions = request.predictions;
+        #[derive(Deserialize)]
+        struct FrameLine {
+            frame: String,
+            boxes: Vec<[f64; 4]>,
+            scores: Vec<f64>,
+            embeddings: Vec<Vec<f32>>,
+        }
+        #[derive(Deserialize)]
+        struct QueryLine {
+            person: i64,
+            of: String,
+            embedding: Vec<f32>,
+        }
+        let text = read_text(predictions)?;
+        let mut config = SearchConfig::default();
+        let (mut frames, mut queries) = (HashMap::new(), HashMap::new());
+        let mut length = None;
+        for (number, line) in (1..)
+            .zip(text.lines())
+            .filter(|(_, line)| !line.trim().is_empty())
+        {
+            let wrong = |found: String| {
+                let expected = format!(
+                    "line {number}: config, a frame or a query, as `clasp eval search` writes them"
+                );
+                mismatch(predictions, expected, found)
+            };
+            let value: Value =
+                serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+            let failed = |error: serde_json::Error| wrong(error.to_string());
+            if let Some(of_all) = value.get("config") {
+                config = serde_json::from_value(of_all.clone()).map_err(failed)?;
+            } else if value.get("frame").is_some() {
+                let frame: FrameLine = serde_json::from_value(value).map_err(failed)?;
+                let count = frame.boxes.len();
+                if [frame.scores.len(), frame.embeddings.len()] != [count; 2] {
+                    return Err(wrong(format!(
+                        "{count} boxes, {} scores, {} embeddings",
+                        frame.scores.len(),
+                        frame.embeddings.len()
+                    )));
+                }
+                let boxes = frame
+                    .boxes
+                    .into_iter()
+                    .zip(frame.scores)
+                    .zip(frame.embeddings);
+                let mut found = Vec::with_capacity(count);
+                for ((bbox, score), embedding) in boxes {
+                    if *length.get_or_insert(embedding.len()) != embedding.len() {
+                        return Err(wrong(format!(
+                            "an embedding of {} numbers",
+                            embedding.len()
+                        )));
+                    }
+                    found.push(DetectedPerson {
+                        bbox,
+                        score,
+                        embedding,
+                    });
+                }
+                frames.insert(frame.frame, found);
+            } else {
+                let query: QueryLine = serde_json::from_value(value).map_err(failed)?;
+                if *length.get_or_insert(query.embedding.len()) != query.embedding.len() {
+                    return Err(wrong(format!(
+                        "an embedding of {} numbers",
+                        query.embedding.len()
+                    )));
+                }
+                queries.insert((query.person, query.of), query.embedding);
+            }
+        }
+        config.embedding_dim = length.unwrap_or(config.embedding_dim);
+        let data = open(request.data, &config)?;
+        let name = |frame: usize| file_name(&data.test[frame].path);
+        let lacks = |what: String| mismatch(predictions, what, "none");
+        let found = (0..data.test.len())
+            .map(|frame| {
+                let found = frames.remove(&name(frame));
+                found.ok_or_else(|| lacks(format!("a line of frame `{}`", name(frame))))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let queries = { data.queries.iter() }
+            .map(|query| {
+                let of = name(query.frame);
+                let queries = queries.remove(&(query.person, of.clone()));
+                queries.ok_or_else(|| lacks(format!("a line of query {} of `{of}`", query.person)))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(PredictionScores {
+            scores: scores_of(&config, &data, &found, &queries)?,
+            data: data.layout.to_owned(),
+            notes: data.problems(),
+        })
+    }
+}

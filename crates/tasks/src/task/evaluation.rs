@@ -1,0 +1,218 @@
+//! Metrics of a task: of a fine-tuned model, of predictions in a file, of frozen features.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use clasp_data::layouts::LayoutError;
+use clasp_metrics::Metric;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{FinetunedModel, Objective};
+use crate::TaskError;
+use crate::features::PassProgress;
+use crate::probe::FrozenEvaluation;
+
+/// How a task is evaluated.
+pub trait Evaluate: Objective {
+    /// Labeled images to evaluate on.
+    type TestSet: Send + Sync;
+
+    /// The evaluation of a frozen backbone, for tasks that need no head of their own.
+    const FROZEN: Option<FrozenEvaluation> = None;
+
+    /// Whether `score` takes a split; otherwise the dataset defines one test set.
+    const HAS_SPLITS: bool = true;
+
+    /// Opens data to evaluate on.
+    ///
+    /// # Errors
+    /// The data are missing, unusable, or of other classes or joints than the model's.
+    fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<Self::TestSet, TaskError>;
+
+    /// Evaluates a model.
+    ///
+    /// # Errors
+    /// Images that cannot be read, features that are not finite, or a stop.
+    fn evaluate(
+        &self,
+        model: &FinetunedModel<Self>,
+        data: &Self::TestSet,
+        inference: &Inference<'_>,
+    ) -> Result<Evaluation, TaskError>;
+
+    /// Evaluates the predictions of any program, in the format that [`Evaluation::predictions`] has.
+    ///
+    /// # Errors
+    /// Data or predictions that cannot be read, or that do not belong together.
+    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError>;
+}
+
+/// How a model runs over images; what it computes is configured in the task.
+#[derive(Clone, Copy)]
+pub struct Inference<'a> {
+    /// Images in a batch.
+    pub batch: usize,
+    /// Threads, each with its own clone of the model.
+    pub threads: usize,
+    /// Whether [`Evaluation::predictions`] are kept where they are large (masks).
+    pub predictions: bool,
+    /// Called after every batch; stops the pass when it breaks.
+    pub progress: &'a (dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
+}
+
+/// Metrics with the details behind them.
+#[derive(Debug, Clone, Serialize)]
+pub struct TaskScores {
+    /// The metrics to quote; checkpoints are selected by the first.
+    pub metrics: Vec<Metric>,
+    /// Everything else that was measured.
+    pub details: Value,
+    /// A table to print.
+    #[serde(skip)]
+    pub table: String,
+}
+
+impl TaskScores {
+    /// The value of the metric of that name.
+    pub fn value(&self, name: &str) -> Option<f64> {
+        let metric = self.metrics.iter().find(|metric| metric.name == name);
+        metric.map(|metric| metric.value)
+    }
+}
+
+/// The evaluation of a model.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// The task.
+    pub task: &'static str,
+    /// The protocol in words.
+    pub protocol: String,
+    /// What was evaluated on: a split, or a file.
+    pub data: String,
+    /// The training loss on these data, where published schedules reduce the learning rate on its plateaus.
+    pub loss: Option<Metric>,
+    /// Warnings about labels that cannot be used.
+    pub notes: Vec<String>,
+    /// The metrics.
+    #[serde(flatten)]
+    pub scores: TaskScores,
+    /// Predictions in the format that the task's benchmark takes: COCO's results (pose, detection), a tar of PNG masks
+    /// (parsing), a CSV of probabilities (attributes), JSON lines of rankings (re-identification, search).
+    #[serde(skip)]
+    pub predictions: Vec<u8>,
+}
+
+/// Predictions to be evaluated.
+#[derive(Debug, Clone)]
+pub struct ScoreRequest<'a> {
+    /// Folder of the dataset.
+    pub data: &'a Path,
+    /// Split of the dataset.
+    pub split: &'a SplitChoice,
+    /// File or folder of predictions.
+    pub predictions: &'a Path,
+    /// Probability above which an attribute is predicted.
+    pub threshold: f32,
+}
+
+/// Metrics of predictions.
+#[derive(Debug, Clone)]
+pub struct PredictionScores {
+    /// The metrics.
+    pub scores: TaskScores,
+    /// What was evaluated on: a split, or a file.
+    pub data: String,
+    /// Warnings about predictions and labels that cannot be used.
+    pub notes: Vec<String>,
+}
+
+/// The split to evaluate on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SplitChoice {
+    /// Held out of training to select checkpoints on: `val`.
+    Val,
+    /// What results are reported on: `test`, or `val` where a dataset has no other.
+    Test,
+    /// By name.
+    Named(String),
+}
+
+impl SplitChoice {
+    /// The split of that name.
+    pub fn named(name: &str) -> Self {
+        match name {
+            "val" => Self::Val,
+            "test" => Self::Test,
+            other => Self::Named(other.to_owned()),
+        }
+    }
+
+    /// The name of this split among the splits of a file.
+    ///
+    /// # Errors
+    /// [`LayoutError::NoSplit`].
+    pub fn find(&self, splits: Vec<String>, file: &Path) -> Result<String, LayoutError> {
+        let wanted: &[&str] = match self {
+            Self::Val => &["val"],
+            Self::Test => &["test", "val"],
+            Self::Named(name) => &[name],
+        };
+        { wanted.iter() }
+            .find(|name| splits.iter().any(|split| split == *name))
+            .map(|name| (*name).to_owned())
+            .ok_or_else(|| LayoutError::NoSplit {
+                file: file.display().to_string(),
+                wanted: self.name().to_owned(),
+                splits,
+            })
+    }
+
+    /// Opens this split where each split is a file of its own.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn open<D>(&self, open: impl Fn(&str) -> Result<D, LayoutError>) -> Result<D, LayoutError> {
+        match (self, open(self.name())) {
+            (Self::Test, Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. })) => {
+                open("val")
+            }
+            (_, opened) => opened,
+        }
+    }
+
+    /// Its name, or the first name that is tried.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Val => "val",
+            Self::Test => "test",
+            Self::Named(name) => name,
+        }
+    }
+}
+
+/// The last part of a path, to name a file in a result.
+pub fn file_name(path: &Path) -> String {
+    path.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Names that a note lists.
+const LISTED: usize = 3;
+
+/// A note of how many predictions are missing or of unknown images, with the first of them; none if there are none.
+pub(crate) fn count_note(what: &str, names: &[String]) -> Option<String> {
+    let first = names.iter().take(LISTED).cloned().collect::<Vec<_>>();
+    (!names.is_empty()).then(|| format!("{} {what}, the first: {}", names.len(), first.join(", ")))
+}
+
+/// An error about a file of predictions.
+pub(crate) fn mismatch(file: &Path, expected: impl ToString, found: impl ToString) -> TaskError {
+    TaskError::Mismatch {
+        file: file.display().to_string(),
+        expected: expected.to_string(),
+        found: found.to_string(),
+    }
+}

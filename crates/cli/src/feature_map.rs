@@ -3,7 +3,7 @@
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
 use clasp_data::image::{Filter, Rgb, normalise, resize};
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 
 use crate::commands::eval::Model;
 
@@ -16,7 +16,12 @@ const ROUNDS: usize = 60;
 /// # Errors
 ///
 /// The device failed.
-pub fn pictures(model: &Model, mix: &Mix, images: &[Rgb], size: [usize; 2]) -> Result<Vec<Rgb>> {
+pub fn pictures(
+    model: &Model,
+    mix: &PromptWeights,
+    images: &[Rgb],
+    size: [usize; 2],
+) -> Result<Vec<Rgb>> {
     let [height, width] = size;
     let preprocess = &model.preprocess;
     let pixels: Vec<f32> = images

@@ -3,13 +3,13 @@
 //! ```
 //! # fn main() -> Result<(), clasp_model::ModelError> {
 //! use burn::tensor::{Device, Tensor};
-//! use clasp_model::{backbone::BackboneConfig, layers::Rng, mix::Mix};
+//! use clasp_model::{backbone::BackboneConfig, layers::Rng, prompt::PromptWeights};
 //! use rand_chacha::rand_core::SeedableRng;
 //!
 //! let device = Device::flex();
 //! let backbone = BackboneConfig::named("swin-pico")?.init(&mut Rng::seed_from_u64(0), &device);
 //! let images = Tensor::zeros([2, 3, 128, 64], &device);
-//! let features = backbone.forward(images, Mix::mean().tensor(&device), None);
+//! let features = backbone.forward(images, PromptWeights::mean().tensor(&device), None);
 //! assert_eq!(features.map.dims(), [2, backbone.channels(), 4, 2]);
 //! # Ok(())
 //! # }
@@ -26,9 +26,9 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::ModelError,
     layers::Rng,
-    mix::Mix,
     moe::Moe,
     parameters::ParameterGroups,
+    prompt::PromptWeights,
     swin::{LastStage, Swin, SwinConfig, SwinSizes, WindowPadding},
     vit::{Vit, VitConfig, VitSizes},
 };
@@ -398,7 +398,7 @@ impl Backbone {
     ///
     /// # Shapes
     /// - images: [batch, 3, height, width], normalized; any size
-    /// - mix: [1, prompts], see [`Mix::tensor`]; [batch, prompts] for SOLIDER's controller too;
+    /// - mix: [1, prompts], see [`PromptWeights::tensor`]; [batch, prompts] for SOLIDER's controller too;
     ///   ignored without an adapter
     ///
     /// `drop_path` is the generator of stochastic depth, for training; without it nothing is
@@ -450,7 +450,7 @@ impl Backbone {
 
     /// A copy of the last stage of a Swin with prompt weights folded in ([`Swin::last_stage`]);
     /// none of a ViT, or of a Swin of one stage.
-    pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
+    pub fn last_stage(&self, mix: PromptWeights) -> Option<LastStage> {
         match self {
             Self::Swin(swin) => swin.last_stage(mix),
             Self::Vit(_) => None,
@@ -532,7 +532,7 @@ impl Backbone {
     /// The same backbone with prompt weights folded into its parameters, for export: it ignores the
     /// prompt weights of [`Backbone::forward`], and its configuration's adapter is
     /// [`Adapter::folded`].
-    pub fn fold(self, mix: Mix) -> Self {
+    pub fn fold(self, mix: PromptWeights) -> Self {
         match self {
             Self::Swin(swin) => Self::Swin(swin.fold(mix)),
             Self::Vit(vit) => Self::Vit(vit.fold(mix)),

@@ -10,7 +10,7 @@ pub enum ModelError {
     #[error(
         "prompt weights `{text}`: {problem}\nhint: name one prompt (`identity`) or weights (`identity=0.8,part=0.1,attribute=0.1`)"
     )]
-    Mix {
+    PromptWeights {
         /// What was given.
         text: String,
         /// What is wrong with it.

@@ -4,7 +4,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`layers`] | initialization, drop path, small layers |
-//! | [`mix`] | prompt weights |
+//! | [`prompt`] | prompt weights |
 //! | [`moe`] | prompt-controlled mixture of experts |
 //! | [`swin`], [`vit`] | Swin and Vision Transformer with adapters |
 //! | [`backbone`] | the one interface that all stages use |
@@ -28,11 +28,11 @@ pub mod heads;
 mod kernels;
 pub mod layers;
 pub mod losses;
-pub mod mix;
 pub mod moe;
 pub mod named;
 pub mod optim;
 pub mod parameters;
+pub mod prompt;
 mod shares;
 pub mod swin;
 pub mod tokenizer;

@@ -39,8 +39,8 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::ModelError,
     layers::{self, Mlp, Rng, detached, leaf, of_graph},
-    mix::TASKS,
     parameters::{Claims, ParameterKind},
+    prompt::PROMPTS,
 };
 
 /// Standard deviation of the differences between merged experts at the start, half of that of fresh
@@ -95,7 +95,7 @@ impl MoeConfig {
             let expected = format!("1 to {blocks}, the blocks of the last stage");
             return Err(setting("blocks", expected, self.blocks));
         }
-        let least = TASKS.len() + 1;
+        let least = PROMPTS.len() + 1;
         if self.form == MoeKind::Merged && !(least..=1024).contains(&self.experts) {
             return Err(setting("experts", format!("{least} to 1024"), self.experts));
         }
@@ -105,7 +105,7 @@ impl MoeConfig {
     /// Number of parameters that it adds to a block of `channels` channels whose MLP has `hidden`
     /// units.
     pub fn parameters(&self, channels: usize, hidden: usize) -> usize {
-        let tasks = TASKS.len();
+        let tasks = PROMPTS.len();
         match self.form {
             MoeKind::Gated => tasks * (4 * channels + hidden),
             MoeKind::Merged => self.experts * (tasks + 2 * channels * hidden + hidden + channels),
@@ -138,7 +138,7 @@ impl MoeConfig {
 
     /// The mixture of a block of `channels` channels whose MLP has `hidden` units.
     pub fn init(&self, channels: usize, hidden: usize, rng: &mut Rng, device: &Device) -> Moe {
-        let tasks = TASKS.len();
+        let tasks = PROMPTS.len();
         match self.form {
             MoeKind::Gated => {
                 let zero = |width| layers::constant([tasks, width], 0.0, device);
@@ -309,7 +309,7 @@ pub struct Gate {
 impl Gate {
     /// 1 where the expert's number leaves the task's as its remainder, else 0.
     fn init(experts: usize, device: &Device) -> Self {
-        let tasks = TASKS.len();
+        let tasks = PROMPTS.len();
         let own = |task: usize, expert: usize| if expert % tasks == task { 1.0 } else { 0.0 };
         let values: Vec<f32> = (0..tasks)
             .flat_map(|task| (0..experts).map(move |expert| own(task, expert)))
@@ -344,7 +344,7 @@ pub struct Differences {
 impl Differences {
     fn init([experts, inputs, outputs]: [usize; 3], rng: &mut Rng, device: &Device) -> Self {
         let noise = layers::trunc_normal([experts, inputs * outputs], EXPERT_NOISE, rng, device);
-        let weight = without_class_means(noise.val(), TASKS.len());
+        let weight = without_class_means(noise.val(), PROMPTS.len());
         Self {
             weight: leaf(weight.reshape([experts, inputs, outputs])),
             bias: layers::constant([experts, outputs], 0.0, device),

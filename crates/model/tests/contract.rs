@@ -15,11 +15,11 @@ use clasp_model::{
     },
     layers::{Rng, uniform},
     losses::{Temperatures, attribute_loss, dino_loss, part_loss},
-    mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS},
     moe::{MoeConfig, MoeKind},
     named,
     optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates},
     parameters::ParameterKind,
+    prompt::{ATTRIBUTE, IDENTITY, PART, PROMPTS, PromptWeights},
     swin::SwinSizes,
     vit::{Pool, VitSizes},
 };
@@ -96,7 +96,7 @@ fn any_size_gives_features_and_finite_gradients() {
         let backbone = shaken(pico(name, adapter.clone(), 1, &device), 2);
         for (height, width) in [(128, 64), (64, 32), (97, 45), (33, 70), (4, 4), (1, 1)] {
             let images = random([2, 3, height, width], 3, &device);
-            let mix = Mix::mean().tensor(&device);
+            let mix = PromptWeights::mean().tensor(&device);
             let mut rng = Rng::seed_from_u64(4);
             let features = backbone.forward(images, mix, Some(&mut rng));
             let [rows, columns] = backbone.grid(height, width);
@@ -275,8 +275,8 @@ fn an_untrained_mixture_leaves_the_plain_backbone() {
         );
         let images = random([2, 3, 128, 64], 2, &device);
         for mix in [
-            Mix::mean(),
-            Mix::single(PART),
+            PromptWeights::mean(),
+            PromptWeights::single(PART),
             "identity=0.7,part=0.3".parse().unwrap(),
         ] {
             let [one, other] = [&plain, &adapted].map(|backbone| {
@@ -296,10 +296,10 @@ fn shared_blocks_run_once_for_all_prompts() {
     let images = random([2, 3, 97, 45], 2, &device);
     for (name, adapter) in cases() {
         let backbone = shaken(pico(name, adapter.clone(), 1, &device), 3);
-        let first = Mix::single(IDENTITY).tensor(&device);
+        let first = PromptWeights::single(IDENTITY).tensor(&device);
         let shared = backbone.shared(images.clone(), &first, None);
-        for task in 0..TASKS.len() {
-            let mix = Mix::single(task).tensor(&device);
+        for task in 0..PROMPTS.len() {
+            let mix = PromptWeights::single(task).tensor(&device);
             if task > 0 && matches!(adapter, Adapter::Lambda(_)) {
                 continue;
             }
@@ -321,15 +321,15 @@ fn the_mix_matters_once_trained_and_folds_away() {
     let images = random([2, 3, 97, 45], 2, &device);
     for (name, adapter) in cases() {
         let backbone = shaken(pico(name, adapter.clone(), 1, &device), 3);
-        let forward = |backbone: &Backbone, mix: Mix| {
+        let forward = |backbone: &Backbone, mix: PromptWeights| {
             backbone
                 .forward(images.clone(), mix.tensor(&device), None)
                 .pooled
         };
-        let mix: Mix = "identity=0.7,part=0.3".parse().unwrap();
+        let mix: PromptWeights = "identity=0.7,part=0.3".parse().unwrap();
         let features = forward(&backbone, mix);
         let depends = !matches!(&adapter, Adapter::None);
-        let other = forward(&backbone, Mix::single(ATTRIBUTE));
+        let other = forward(&backbone, PromptWeights::single(ATTRIBUTE));
         assert_eq!(
             difference(features.clone(), other.clone()) > 1e-4,
             depends,
@@ -342,7 +342,7 @@ fn the_mix_matters_once_trained_and_folds_away() {
         let groups = folded.parameter_groups().unwrap();
         assert_eq!(groups.iter().any(|group| group.adapter), solider);
         // Folded, the mix that is given no longer matters.
-        for given in [mix, Mix::single(ATTRIBUTE)] {
+        for given in [mix, PromptWeights::single(ATTRIBUTE)] {
             let found = forward(&folded, given);
             assert!(difference(found, features.clone()) < 1e-5, "{adapter:?}");
         }
@@ -359,7 +359,7 @@ fn gradients_of_prompts_count_beside_the_backbones() {
     {
         let backbone = pico(name, moe(form), 1, &device);
         let images = random([4, 3, 64, 32], 2, &device);
-        let mix = Mix::single(PART).tensor(&device);
+        let mix = PromptWeights::single(PART).tensor(&device);
         let pooled = backbone.forward(images, mix, None).pooled;
         let direction = random([1, backbone.channels()], 3, &device);
         let gradients = optim::gradients(&backbone, &mut (pooled * direction).sum().backward());
@@ -407,7 +407,7 @@ fn loss(student: &Student, device: &Device) -> Tensor<1> {
     let mixes = ["identity=0.6,part=0.4", "part=0.3,attribute=0.7"];
     let views = [0, 1].map(|view| {
         let images = random([3, 3, 128, 64], 6 + view as u64, device);
-        let mix: Mix = mixes[view].parse().unwrap();
+        let mix: PromptWeights = mixes[view].parse().unwrap();
         student
             .backbone
             .forward(images, mix.tensor(device), Some(&mut rng))
@@ -587,7 +587,7 @@ fn replicas_average_to_the_whole_batch() {
     let backbone = pico(KINDS[0], Adapter::None, 1, &device);
     let images = random([4, 3, 64, 32], 2, &device);
     let gradients = |images: Tensor<4>| {
-        let mix = Mix::mean().tensor(&device);
+        let mix = PromptWeights::mean().tensor(&device);
         let pooled = backbone.forward(images, mix, None).pooled;
         let direction = random([1, backbone.channels()], 3, &device);
         optim::gradients(
@@ -719,7 +719,7 @@ fn parameters_are_counted_without_building() {
         );
         // Any size is a backbone like the others.
         let images = random([1, 3, 70, 40], 1, &device);
-        let features = backbone.forward(images, Mix::mean().tensor(&device), None);
+        let features = backbone.forward(images, PromptWeights::mean().tensor(&device), None);
         assert_eq!(features.map.dims()[2..], backbone.grid(70, 40));
         assert_eq!(features.pooled.dims(), [1, backbone.channels()]);
     }
@@ -777,7 +777,7 @@ fn the_same_seed_gives_the_same_weights_and_drops() {
     let images = random([4, 3, 64, 32], 2, &device);
     let pooled = |backbone: &Backbone, seed: Option<u64>| {
         let mut rng = seed.map(Rng::seed_from_u64);
-        let mix = Mix::mean().tensor(&device);
+        let mix = PromptWeights::mean().tensor(&device);
         backbone.forward(images.clone(), mix, rng.as_mut()).pooled
     };
     assert_eq!(

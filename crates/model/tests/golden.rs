@@ -12,10 +12,10 @@ use clasp_model::{
     heads::DinoHeadConfig,
     layers::Rng,
     losses::{Temperatures, center_update, dino::teacher_mean, dino_loss},
-    mix::Mix,
     moe::{MoeConfig, MoeKind},
     named,
     optim::{GradientClip, Norms, Optimizer, OptimizerConfig, Rates, decays},
+    prompt::PromptWeights,
     swin::{SwinConfig, SwinSizes, WindowPadding},
     vit::{Pool, VitConfig, VitSizes},
 };
@@ -139,7 +139,7 @@ fn check_features(golden: &Golden, backbone: &Backbone, name: &str, height: usiz
     let device = Device::flex();
     let images = noise(&format!("images {height}x{width}"), 3 * height * width);
     let images = tensor(images, [1, 3, height, width], &device) * 2.0;
-    let features = backbone.forward(images, Mix::mean().tensor(&device), None);
+    let features = backbone.forward(images, PromptWeights::mean().tensor(&device), None);
     assert_eq!(features.map.dims()[2..], backbone.grid(height, width));
     golden.check(
         &format!("{name} {height}x{width} pooled"),
@@ -182,7 +182,7 @@ fn merging_of_stride_1_is_mmdetections() {
         for (height, width) in [(256, 128), (100, 60)] {
             let images = noise(&format!("images {height}x{width}"), 3 * height * width);
             let images = tensor(images, [1, 3, height, width], &device) * 2.0;
-            let features = backbone.forward(images, Mix::mean().tensor(&device), None);
+            let features = backbone.forward(images, PromptWeights::mean().tensor(&device), None);
             let [_, _, rows, columns] = features.map.dims();
             assert_eq!([rows, columns], backbone.grid(height, width));
             let name = format!("strides {} {} {height}x{width} map", strides[2], strides[3]);
@@ -235,8 +235,11 @@ fn vit_is_timms() {
         for (height, width) in [(256, 128), (100, 60)] {
             let images = noise(&format!("images {height}x{width}"), 3 * height * width);
             let images = tensor(images, [1, 3, height, width], &device) * 2.0;
-            let features =
-                Backbone::Vit(vit.clone()).forward(images, Mix::mean().tensor(&device), None);
+            let features = Backbone::Vit(vit.clone()).forward(
+                images,
+                PromptWeights::mean().tensor(&device),
+                None,
+            );
             let name = format!("{name} {height}x{width}");
             golden.check(&format!("{name} pooled"), features.pooled, MODELS);
             let channels = (0..features.map.dims()[1] / 24)
@@ -277,7 +280,7 @@ fn parameter_counts_are_timms() {
 #[test]
 fn experts_are_those_of_the_reference() {
     let (golden, device) = (Golden::open(), Device::flex());
-    let mix = Mix::new([0.2, 0.3, 0.5]).unwrap();
+    let mix = PromptWeights::new([0.2, 0.3, 0.5]).unwrap();
     let images = tensor(
         noise("moe images", 2 * 3 * 32 * 16),
         [2, 3, 32, 16],

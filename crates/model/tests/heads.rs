@@ -18,8 +18,8 @@ use clasp_model::losses::{
     edge_loss, edges_of, heatmap_loss, lovasz_softmax, objectness_loss, pixel_cross_entropy,
     refined_divergence, weighted_bce,
 };
-use clasp_model::mix::Mix;
 use clasp_model::named;
+use clasp_model::prompt::PromptWeights;
 use clasp_model::swin::{SwinConfig, SwinSizes, WindowPadding};
 use rand_chacha::rand_core::SeedableRng;
 use safetensors::SafeTensors;
@@ -278,7 +278,7 @@ fn the_two_stage_head_is_seqnet_on_a_swin() {
     };
     let rng = &mut Rng::seed_from_u64(0);
     let swin = swin.init(rng, &device);
-    let stage = || swin.last_stage(Mix::mean()).unwrap();
+    let stage = || swin.last_stage(PromptWeights::mean()).unwrap();
     let config = TwoStageConfig {
         channels: [16, 32],
         anchors: 3,

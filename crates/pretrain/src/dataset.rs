@@ -14,7 +14,7 @@ use clasp_data::labels::{AttributeRule, AttributeTargets, Calibration, LabelErro
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::mix::{ATTRIBUTE, PART};
+use clasp_model::prompt::{ATTRIBUTE, PART};
 use clasp_run::InvalidValue;
 use rand::RngExt;
 

@@ -1,6 +1,6 @@
 //! Which prompt uses which expert.
 
-use clasp_model::mix::TASKS as PROMPTS;
+use clasp_model::prompt::PROMPTS;
 use serde::Serialize;
 
 /// How one prompt weights the merged experts of one block: a line of `experts.jsonl`.

@@ -4,8 +4,8 @@
 use burn::tensor::{DType, Device};
 use clasp_model::Precision;
 use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
-use clasp_model::mix::TASKS as PROMPTS;
 use clasp_model::moe::{MoeConfig, MoeKind};
+use clasp_model::prompt::PROMPTS;
 use clasp_run::schedule::scaled_learning_rate;
 use clasp_run::{InvalidValue, RunHeader, check};
 

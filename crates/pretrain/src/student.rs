@@ -20,7 +20,7 @@ use clasp_model::heads::{
     AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
 };
 use clasp_model::layers::Rng;
-use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, mixes_tensor};
+use clasp_model::prompt::{ATTRIBUTE, IDENTITY, PART, PromptWeights, prompt_weights_tensor};
 
 use crate::batch::BatchTensors;
 use crate::plan::PretrainPlan;
@@ -147,7 +147,7 @@ impl Student {
 
         let mut prompted = Vec::new();
         let mut under = |prompt: usize, rng: &mut Rng| {
-            let weights = Mix::single(prompt).tensor(&device);
+            let weights = PromptWeights::single(prompt).tensor(&device);
             let features = backbone.conditional(shared.clone(), &weights, Some(rng));
             prompted.push(features.pooled.clone());
             features
@@ -236,23 +236,23 @@ impl BatchTensors {
     /// of each image's λ, [views · batch, prompts].
     fn prompt_weights(&self, views: usize, device: &Device) -> Tensor<2> {
         match &self.lambdas {
-            None => Mix::single(IDENTITY).tensor(device),
+            None => PromptWeights::single(IDENTITY).tensor(device),
             Some(lambdas) => {
-                let weights: Vec<Mix> = lambdas
+                let weights: Vec<PromptWeights> = lambdas
                     .iter()
                     .map(|lambda| lambda_weights(*lambda))
                     .collect();
-                mixes_tensor(&weights.repeat(views), device)
+                prompt_weights_tensor(&weights.repeat(views), device)
             }
         }
     }
 }
 
 /// λ as prompt weights: the controller takes λ as 1 − the weight of `identity`.
-fn lambda_weights(lambda: f32) -> Mix {
-    match Mix::new([1.0 - lambda, lambda, 0.0]) {
+fn lambda_weights(lambda: f32) -> PromptWeights {
+    match PromptWeights::new([1.0 - lambda, lambda, 0.0]) {
         Ok(weights) => weights,
-        Err(_) => Mix::single(IDENTITY),
+        Err(_) => PromptWeights::single(IDENTITY),
     }
 }
 

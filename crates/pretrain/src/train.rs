@@ -16,7 +16,7 @@ use burn::tensor::Device;
 use clasp_data::atomic::atomic_write;
 use clasp_data::image::Filter;
 use clasp_data::loader::{Draw, Loader};
-use clasp_model::mix::{ATTRIBUTE, PART, TASKS as PROMPTS};
+use clasp_model::prompt::{ATTRIBUTE, PART, PROMPTS};
 use clasp_run::log::add_progress;
 use clasp_run::schedule::is_logged;
 use clasp_run::{CheckpointSchedule, Control, Event, Metrics, RunFolder, RunSummary};

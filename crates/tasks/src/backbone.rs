@@ -4,7 +4,7 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::backbone::Backbone;
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Shares};
 use clasp_weights::backbone::BackboneMeta;
 use clasp_weights::import::load_backbone;
@@ -16,14 +16,14 @@ use crate::features::{Extractor, FeatureBatch, FeatureMaps, InputBatch, Preproce
 #[derive(Debug, Clone)]
 pub struct BackboneExtractor {
     backbone: Backbone,
-    prompt: Mix,
+    prompt: PromptWeights,
     precision: Precision,
     device: Device,
 }
 
 impl BackboneExtractor {
     /// `backbone` lives on `device`, without gradients.
-    pub fn new(backbone: Backbone, prompt: Mix, device: Device) -> Self {
+    pub fn new(backbone: Backbone, prompt: PromptWeights, device: Device) -> Self {
         Self {
             backbone,
             prompt,
@@ -38,7 +38,7 @@ impl BackboneExtractor {
     /// The file is missing or holds no backbone.
     pub fn load(
         path: &Path,
-        prompt: Mix,
+        prompt: PromptWeights,
         device: &Device,
     ) -> Result<(Self, Preprocess, BackboneMeta), TaskError> {
         let (backbone, meta) = load_backbone(path, device)?;
@@ -56,7 +56,7 @@ impl BackboneExtractor {
     }
 
     /// The same backbone with other prompt weights.
-    pub fn with_prompt(&self, prompt: Mix) -> Self {
+    pub fn with_prompt(&self, prompt: PromptWeights) -> Self {
         Self {
             prompt,
             ..self.clone()
@@ -129,11 +129,12 @@ mod tests {
             height: 64,
             width: 32,
         };
-        let extractor = BackboneExtractor::new(backbone.clone(), Mix::single(1), device.clone());
+        let extractor =
+            BackboneExtractor::new(backbone.clone(), PromptWeights::single(1), device.clone());
         let found = extractor.extract(images, 2).unwrap();
 
         let images = Tensor::from_data(TensorData::new(values, [2, 3, 64, 32]), &device);
-        let features = backbone.forward(images, Mix::single(1).tensor(&device), None);
+        let features = backbone.forward(images, PromptWeights::single(1).tensor(&device), None);
         assert_eq!(
             found.pooled,
             features.pooled.try_into_vec_as::<f32>().unwrap()

@@ -3,8 +3,8 @@
 use burn::tensor::{Device, Tensor};
 use clasp_model::backbone::{Adapter, Backbone, BackboneConfig};
 use clasp_model::layers::Rng;
-use clasp_model::mix::Mix;
 use clasp_model::moe::{MoeConfig, MoeKind};
+use clasp_model::prompt::PromptWeights;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::backbone::*;
@@ -55,7 +55,7 @@ fn a_backbone_survives_the_way_there_and_back() {
         let images = Tensor::ones([1, 3, 64, 32], &device);
         let features = |backbone: &Backbone| {
             backbone
-                .forward(images.clone(), Mix::mean().tensor(&device), None)
+                .forward(images.clone(), PromptWeights::mean().tensor(&device), None)
                 .pooled
                 .into_data()
         };
@@ -75,7 +75,7 @@ fn a_plain_backbone_starts_an_adapted_one_and_another_size_does_not() {
     let (adapted, report) = start_from(adapted, &path).unwrap();
     assert!(report.unexpected.is_empty() && !report.missing.is_empty());
     let images = Tensor::ones([1, 3, 64, 32], &device);
-    let mix = Mix::single(1).tensor(&device);
+    let mix = PromptWeights::single(1).tensor(&device);
     let features = |backbone: &Backbone| {
         backbone
             .forward(images.clone(), mix.clone(), None)
@@ -138,9 +138,9 @@ fn preprocessing_out_of_range_is_neither_written_nor_read() {
         // The backbone of a fine-tuned model is no other.
         let tuned = crate::finetuned::FinetunedMeta {
             task: "reid".to_owned(),
-            settings: serde_json::Value::Null,
+            task_state: serde_json::Value::Null,
             backbone: bad,
-            prompt_weights: Mix::mean(),
+            prompt_weights: PromptWeights::mean(),
             chosen_by: None,
         };
         let metadata = Metadata::from([

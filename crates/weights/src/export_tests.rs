@@ -7,8 +7,8 @@
 use burn::tensor::{Device, Tensor};
 use clasp_model::backbone::{BackboneConfig, LambdaConfig};
 use clasp_model::layers::Rng;
-use clasp_model::mix::Mix;
 use clasp_model::moe::{MoeConfig, MoeKind};
+use clasp_model::prompt::PromptWeights;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
@@ -211,7 +211,7 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("folded.safetensors");
     let device = Device::flex();
-    let mix: Mix = "part=0.7,attribute=0.3".parse().unwrap();
+    let mix: PromptWeights = "part=0.7,attribute=0.3".parse().unwrap();
     // A square, as the file does not say how the patches lie.
     let square = VitSizes {
         image_size: [48, 48],
@@ -230,7 +230,7 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
             .with_adapter(adapter.clone());
             let backbone = backbone(&config);
             let images = Tensor::<4>::ones([1, 3, 48, 40], &device);
-            let map = |backbone: &Backbone, mix: Mix| {
+            let map = |backbone: &Backbone, mix: PromptWeights| {
                 backbone
                     .forward(images.clone(), mix.tensor(&device), None)
                     .map
@@ -249,7 +249,7 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
             };
             let again = import::import(&path, &options, &device).unwrap();
             assert_eq!(again.meta.config.adapter, Adapter::None);
-            let found = map(&again.backbone, Mix::single(0));
+            let found = map(&again.backbone, PromptWeights::single(0));
             let apart: f32 = (found - expected).abs().max().into_scalar();
             assert!(apart < 1e-5, "{form:?}: {apart}");
             fs_err::remove_file(&path).unwrap();

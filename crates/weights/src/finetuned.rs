@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use clasp_metrics::Metric;
 use clasp_model::backbone::Backbone;
 use clasp_model::layers::Rng;
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use rand_chacha::rand_core::SeedableRng;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -32,7 +32,7 @@ pub struct FinetunedMeta {
     /// The backbone, the preprocessing, where it comes from.
     pub backbone: BackboneMeta,
     /// Prompt weights of the backbone.
-    pub prompt_weights: Mix,
+    pub prompt_weights: PromptWeights,
     /// The metric by which this step was selected; none for the last step.
     pub chosen_by: Option<Metric>,
 }

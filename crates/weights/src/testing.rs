@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::backbone::Backbone;
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 
 use crate::backbone::{backbone_state, load_backbone_state};
 use crate::checkpoint;
@@ -83,7 +83,7 @@ pub fn check_features(file: &str, key: &str, backbone: &Backbone, [height, width
     let device = Device::flex();
     let images = noise(&format!("images {height}x{width}"), 3 * height * width);
     let images = Tensor::<4>::from_data(TensorData::new(images, [1, 3, height, width]), &device);
-    let mix: Mix = "identity=0.7,part=0.3".parse().unwrap();
+    let mix: PromptWeights = "identity=0.7,part=0.3".parse().unwrap();
     let features = backbone.forward(images * 2.0, mix.tensor(&device), None);
     check(&reference, &format!("{key} pooled"), features.pooled);
     check(&reference, &format!("{key} map"), features.map);

@@ -22,7 +22,7 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
 use clasp_label::show::{color, overlay};
 use clasp_label::{ClipLabeler, LabelConfig, LabelRunConfig, calibrate};
-use clasp_model::mix::{ATTRIBUTE, IDENTITY, Mix, PART, TASKS};
+use clasp_model::prompt::{ATTRIBUTE, IDENTITY, PART, PROMPTS, PromptWeights};
 use clasp_pretrain::recipe::Auto;
 use clasp_pretrain::{PretrainRecipe, PretrainSummary};
 use clasp_run::folder::warnings;
@@ -261,7 +261,7 @@ fn evaluate(
     let row = |name: &str, model: &Model, mix: Option<usize>| -> Result<NetworkMetrics> {
         let evals = TASKS_SHOWN.iter().map(|&task| {
             let (mix_name, mix) = match mix {
-                Some(task) => (TASKS[task].to_owned(), Mix::single(task)),
+                Some(task) => (PROMPTS[task].to_owned(), PromptWeights::single(task)),
                 None => eval::default_mix(task),
             };
             eval::evaluate(common, task, model, (&mix_name, mix), people, false, STRIPS)
@@ -282,7 +282,7 @@ fn evaluate(
         row(CLASP, after, None)?,
     ];
     for task in [IDENTITY, PART, ATTRIBUTE] {
-        let name = format!("{CLASP}, {} prompt", TASKS[task]);
+        let name = format!("{CLASP}, {} prompt", PROMPTS[task]);
         rows.push(row(&name, after, Some(task))?);
     }
     Ok(rows)
@@ -800,9 +800,9 @@ fn features(people: &Path, networks: &ComparedNetworks) -> Result<Vec<FeaturePic
         .collect::<Result<Vec<Rgb>>>()?;
     let size = [3 * SIZE[0], 3 * SIZE[1]];
     let columns = [
-        feature_map::pictures(before, &Mix::mean(), &images, size)?,
-        feature_map::pictures(after, &Mix::single(IDENTITY), &images, size)?,
-        feature_map::pictures(after, &Mix::single(PART), &images, size)?,
+        feature_map::pictures(before, &PromptWeights::mean(), &images, size)?,
+        feature_map::pictures(after, &PromptWeights::single(IDENTITY), &images, size)?,
+        feature_map::pictures(after, &PromptWeights::single(PART), &images, size)?,
     ];
     Ok(images
         .iter()

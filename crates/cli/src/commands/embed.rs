@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clasp_data::source::Source;
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use clasp_tasks::embed::{FeatureFile, embed_some};
 use clasp_tasks::{BackboneExtractor, Batching, PassProgress, Preprocess, TaskError};
 use clasp_weights::backbone::digest;
@@ -27,7 +27,7 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
     let source = open_images(&arguments.images, arguments.keep_going)?;
     // Another ending, or a name that does not fit, is an error now, not after hours.
     FeatureFile::create(&arguments.out)?.check_keys(&source)?;
-    let mix: Mix = arguments.prompt.parse()?;
+    let mix: PromptWeights = arguments.prompt.parse()?;
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
     let precision = device::precision(common, arguments.precision, &device)?;

@@ -9,7 +9,7 @@ use burn::tensor::Device;
 use clasp_metrics::metric::line_of;
 use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
-use clasp_model::mix::{Mix, TASKS};
+use clasp_model::prompt::{PROMPTS, PromptWeights};
 use clasp_tasks::features::Batching;
 use clasp_tasks::probe::{FrozenRequest, FrozenResult, ProbeConfig};
 use clasp_tasks::reid::{ReidTask, SamePersonThreshold};
@@ -106,10 +106,11 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
     let mixes = match arguments.prompt.as_deref() {
         None => vec![default_mix(task)],
         Some("all") => {
-            let single = (0..TASKS.len()).map(|task| (TASKS[task].to_owned(), Mix::single(task)));
+            let single = (0..PROMPTS.len())
+                .map(|task| (PROMPTS[task].to_owned(), PromptWeights::single(task)));
             std::iter::once(default_mix(task)).chain(single).collect()
         }
-        Some(text) => vec![(text.to_owned(), text.parse::<Mix>()?)],
+        Some(text) => vec![(text.to_owned(), text.parse::<PromptWeights>()?)],
     };
     let mut results = Vec::new();
     let mut text = String::new();
@@ -226,9 +227,9 @@ fn with_precision(protocol: String, precision: Precision) -> String {
 }
 
 /// The mix that a task is evaluated with unless another is asked for, as fine-tuning has it, and its name.
-pub fn default_mix(task: TaskKind) -> (String, Mix) {
+pub fn default_mix(task: TaskKind) -> (String, PromptWeights) {
     let mix = with_task!(task, T => <T as clasp_tasks::task::Task>::default_prompt());
-    let weights = TASKS.iter().zip(mix.weights());
+    let weights = PROMPTS.iter().zip(mix.weights());
     let most = weights.max_by(|(_, one), (_, other)| one.total_cmp(other));
     let (own, weight) = most.unwrap_or((&"", 0.0));
     let name = match weight {
@@ -258,7 +259,7 @@ pub fn evaluate(
     common: &Common,
     task: TaskKind,
     model: &Model,
-    (mix_name, mix): (&str, Mix),
+    (mix_name, mix): (&str, PromptWeights),
     data: &Path,
     rerank: bool,
     examples: usize,
@@ -309,7 +310,7 @@ mod tests {
     fn a_default_mix_is_that_of_fine_tuning_and_says_what_it_is_mostly() {
         let (name, mix) = default_mix(TaskKind::Reid);
         assert_eq!(name, "default (attribute)");
-        assert_eq!(mix, Mix::single(clasp_model::mix::ATTRIBUTE));
+        assert_eq!(mix, PromptWeights::single(clasp_model::prompt::ATTRIBUTE));
         assert_eq!(
             default_mix(TaskKind::Search).1,
             <clasp_tasks::search::SearchTask as clasp_tasks::task::Task>::default_prompt()

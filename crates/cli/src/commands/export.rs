@@ -8,7 +8,7 @@ use burn::tensor::{Device, Tensor};
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
 use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::heads::{AttributeHead, PartHead};
-use clasp_model::mix::{IDENTITY, Mix};
+use clasp_model::prompt::{IDENTITY, PromptWeights};
 use clasp_pretrain::checkpoint::read_student;
 use clasp_tasks::Preprocess;
 use clasp_tasks::task::Objective;
@@ -40,7 +40,7 @@ pub fn run(common: &Common, arguments: &Export) -> Result<Outcome> {
 fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome> {
     let (mut backbone, mut meta) = load_backbone(&arguments.model, &Device::flex())?;
     if let Some(mix) = &arguments.prompt {
-        let mix: Mix = mix.parse()?;
+        let mix: PromptWeights = mix.parse()?;
         ensure!(
             matches!(meta.config.adapter, Adapter::Moe(_)),
             "--prompt {mix}: {} has no prompts to fold\nhint: leave out --prompt",
@@ -140,7 +140,7 @@ struct Facts {
     /// Where it comes from.
     origin: String,
     /// The default prompt weights, and their name.
-    mix: (String, Mix),
+    mix: (String, PromptWeights),
 }
 
 fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
@@ -163,7 +163,7 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
     }
     wanted.dedup();
     let wants = |output| wanted.contains(&output);
-    let identity = ("identity".to_owned(), Mix::single(IDENTITY));
+    let identity = ("identity".to_owned(), PromptWeights::single(IDENTITY));
     let (network, facts) = if wants(OnnxOutput::Part) || wants(OnnxOutput::Attribute) {
         let made = read_student(&arguments.model, &device)?;
         for (output, missing, task) in [
@@ -248,7 +248,7 @@ fn write_onnx<M: Module>(
     common: &Common,
     arguments: &ExportOnnx,
     network: M,
-    fold: &dyn Fn(M, Mix) -> M,
+    fold: &dyn Fn(M, PromptWeights) -> M,
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
     facts: Facts,
 ) -> Result<Outcome> {
@@ -270,7 +270,10 @@ fn write_onnx<M: Module>(
             "input `prompt_weights`: identity, part, attribute".to_owned(),
             Prompt::Input,
         ),
-        Some(text) => (text.to_owned(), Prompt::Folded(text.parse::<Mix>()?)),
+        Some(text) => (
+            text.to_owned(),
+            Prompt::Folded(text.parse::<PromptWeights>()?),
+        ),
         None => (facts.mix.0, Prompt::Folded(facts.mix.1)),
     };
     let mix = if plain {

@@ -19,7 +19,7 @@ use clasp_label::{
     Labeler, calibrate, compare, stats,
 };
 use clasp_model::clip::Dense;
-use clasp_model::mix::{Mix, PART};
+use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::import::load_backbone;
 
 use super::{open_images, print_result};
@@ -276,7 +276,7 @@ pub fn kmeans_labeler(
     let features = {
         let device = device.clone();
         move |images: Tensor<4>| {
-            let mix = Mix::single(PART).tensor(&device);
+            let mix = PromptWeights::single(PART).tensor(&device);
             backbone.forward(images, mix, None).map
         }
     };

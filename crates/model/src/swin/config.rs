@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
-use crate::{adapter::Adapter, error::ModelError, layers, mix::IDENTITY, moe::MoeConfig};
+use crate::{adapter::Adapter, error::ModelError, layers, moe::MoeConfig, prompt::IDENTITY};
 
 /// How maps that the window does not divide are padded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

@@ -30,8 +30,8 @@ use crate::{
     adapter::Adapter,
     features::{Features, SharedFeatures},
     layers::{self, DropPath, PatchProjection, Rng, normalize},
-    mix::{self, IDENTITY, Mix},
     parameters::ParameterGroups,
+    prompt::{self, IDENTITY, PromptWeights},
 };
 
 pub use block::{PatchMerging, SwinBlock, SwinPatchEmbed, SwinStage, WindowAttention};
@@ -149,7 +149,7 @@ impl Swin {
         rng: Option<&mut Rng>,
     ) -> SharedFeatures {
         let batch = images.dims()[0];
-        mix::assert_rows(mix, batch);
+        prompt::assert_rows(mix, batch);
         let semantic = self.config.semantic_weight(mix);
         let rates = self.layers.iter().flat_map(|stage| &stage.blocks);
         let count = rates.clone().count() - self.conditional_blocks();
@@ -199,7 +199,7 @@ impl Swin {
             mut x, mut pyramid, ..
         } = shared;
         let [batch, height, width, _] = x.dims();
-        mix::assert_rows(mix, batch);
+        prompt::assert_rows(mix, batch);
         if let Some(stage) = self.layers.last() {
             let first = self.first_conditional();
             let blocks = &stage.blocks[first..];
@@ -269,7 +269,7 @@ impl Swin {
 
     /// The same network with prompt weights folded in. A mixture of experts becomes part of the
     /// plain weights; SOLIDER's controller keeps the λ of these prompt weights.
-    pub fn fold(mut self, mix: Mix) -> Self {
+    pub fn fold(mut self, mix: PromptWeights) -> Self {
         if let Adapter::Lambda(config) = &mut self.config.adapter {
             config.lambda.get_or_insert(1.0 - mix.weights()[IDENTITY]);
         }
@@ -283,7 +283,7 @@ impl Swin {
 
     /// A copy of the last stage with prompt weights folded in, which shares no tensors; none of a
     /// network of one stage.
-    pub fn last_stage(&self, mix: Mix) -> Option<LastStage> {
+    pub fn last_stage(&self, mix: PromptWeights) -> Option<LastStage> {
         let tracked = self.norm.gamma.val().device().is_autodiff();
         let mut swin = self.valid().fold(mix);
         let stage = swin
@@ -330,7 +330,7 @@ impl LastStage {
     pub fn forward(&self, maps: Tensor<4>, rng: Option<&mut Rng>) -> Tensor<4> {
         let (batch, index) = (maps.dims()[0], self.config.sizes.depths.len() - 1);
         // Prompt weights are folded in, so that no block depends on these.
-        let mix = Mix::mean().tensor(&maps.device());
+        let mix = PromptWeights::mean().tensor(&maps.device());
         let rates = self.stage.blocks.iter().map(|block| block.drop_path);
         let mut drops = DropPath::draw(rates, batch, rng, &maps.device());
         let mut x = maps.permute([0, 2, 3, 1]);

@@ -16,9 +16,9 @@ use crate::{
     adapter::Adapter,
     kernels::tests::{assert_alike, trace},
     layers::{self, DropPath, Rng},
-    mix::Mix,
     moe::{MoeConfig, MoeKind},
     named,
+    prompt::PromptWeights,
 };
 use rand_chacha::rand_core::SeedableRng;
 
@@ -74,7 +74,7 @@ fn fused_blocks_are_the_graphs() {
         let run = |windows: Windows| {
             trace(&case, |case| {
                 let mix = "identity=0.7,part=0.3"
-                    .parse::<Mix>()
+                    .parse::<PromptWeights>()
                     .unwrap()
                     .tensor(&device);
                 let mut rng = Rng::seed_from_u64(seed);

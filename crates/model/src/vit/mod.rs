@@ -31,8 +31,8 @@ use crate::{
     adapter::Adapter,
     features::{Features, SharedFeatures},
     layers::{self, DropPath, PatchProjection, Rng, resample_grid},
-    mix::{self, Mix},
     parameters::{ParameterGroups, ParameterKind},
+    prompt::{self, PromptWeights},
 };
 
 pub use block::{LayerScale, VitAttention, VitBlock, VitPatchEmbed};
@@ -129,7 +129,7 @@ impl Vit {
         let (mut x, grid) = self.embed(images);
         let mut pyramid = Vec::with_capacity(STAGES);
         // Blocks without experts ignore prompt weights.
-        let mix = Mix::mean().tensor(&x.device());
+        let mix = PromptWeights::mean().tensor(&x.device());
         for (index, block) in blocks.iter().enumerate() {
             x = block.forward(x, &mix, drops.next());
             self.collect(&mut pyramid, index, &x, grid);
@@ -158,7 +158,7 @@ impl Vit {
         } = shared;
         let [batch, _, tokens, width] = x.dims();
         let mut x = x.reshape([batch, tokens, width]);
-        mix::assert_rows(mix, batch);
+        prompt::assert_rows(mix, batch);
         let first = self.first_conditional();
         let blocks = &self.blocks[first..];
         let rates = blocks.iter().map(|block| block.drop_path);
@@ -260,7 +260,7 @@ impl Vit {
 
     /// The same network with prompt weights folded in. A mixture of experts becomes part of the
     /// plain weights.
-    pub fn fold(mut self, mix: Mix) -> Self {
+    pub fn fold(mut self, mix: PromptWeights) -> Self {
         let device = self.pos_embed.val().device();
         for block in &mut self.blocks {
             *block = block.clone().fold(&mix.tensor(&device));

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use clasp_data::augment::ViewsConfig;
 use clasp_model::Precision;
-use clasp_model::mix::TASKS as PROMPTS;
+use clasp_model::prompt::PROMPTS;
 pub use clasp_run::recipe::Auto;
 use clasp_run::{folder, recipe};
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,6 @@
 //! Ranges of the values of a recipe.
 
-use clasp_model::mix::{IDENTITY, TASKS as PROMPTS};
+use clasp_model::prompt::{IDENTITY, PROMPTS};
 use clasp_run::{InvalidValue, check};
 
 use super::PretrainRecipe;

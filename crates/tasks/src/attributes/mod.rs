@@ -19,7 +19,7 @@ use clasp_model::backbone::Features;
 use clasp_model::heads::{LinearHead, Training};
 use clasp_model::layers::Rng;
 use clasp_model::losses::weighted_bce;
-use clasp_model::mix::{ATTRIBUTE, Mix};
+use clasp_model::prompt::{ATTRIBUTE, PromptWeights};
 use clasp_weights::onnx::Output;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -135,8 +135,8 @@ impl Task for AttributeTask {
 
     type Config = AttributesConfig;
 
-    fn default_prompt() -> Mix {
-        Mix::single(ATTRIBUTE)
+    fn default_prompt() -> PromptWeights {
+        PromptWeights::single(ATTRIBUTE)
     }
 
     fn config(&self) -> &AttributesConfig {

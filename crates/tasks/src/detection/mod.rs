@@ -21,7 +21,7 @@ use clasp_model::backbone::Features;
 use clasp_model::heads::{DetectionHead, Training};
 use clasp_model::layers::Rng;
 use clasp_model::losses::detection_losses;
-use clasp_model::mix::{Mix, PART};
+use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::onnx::Output;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -108,8 +108,8 @@ impl Task for DetectionTask {
 
     type Config = DetectionConfig;
 
-    fn default_prompt() -> Mix {
-        Mix::single(PART)
+    fn default_prompt() -> PromptWeights {
+        PromptWeights::single(PART)
     }
 
     fn config(&self) -> &DetectionConfig {

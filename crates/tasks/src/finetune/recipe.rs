@@ -20,8 +20,8 @@
 
 use std::path::{Path, PathBuf};
 
-use clasp_model::mix::Mix;
 use clasp_model::optim::Rule;
+use clasp_model::prompt::PromptWeights;
 use clasp_run::check;
 use clasp_run::recipe::{self, Auto};
 use fs_err as fs;
@@ -349,11 +349,11 @@ where
     ///
     /// # Errors
     /// The text is neither a prompt nor weights.
-    pub fn prompt_weights<T: Task>(&self) -> Result<(Mix, bool), TaskError> {
+    pub fn prompt_weights<T: Task>(&self) -> Result<(PromptWeights, bool), TaskError> {
         Ok(match self.model.prompt.as_str() {
             "auto" => (T::default_prompt(), false),
             // With equal weights all prompts of a block get the same gradient: one vector that starts at their mean.
-            "learn" => (Mix::mean(), true),
+            "learn" => (PromptWeights::mean(), true),
             text => (text.parse()?, false),
         })
     }

@@ -10,8 +10,8 @@ use clasp_data::rng_for;
 use clasp_model::backbone::Backbone;
 use clasp_model::heads::blocks::MOMENTUM;
 use clasp_model::heads::{Statistics, Training, update_statistics};
-use clasp_model::mix::Mix;
 use clasp_model::optim::ema;
+use clasp_model::prompt::PromptWeights;
 
 use super::trainer::inputs;
 use crate::task::{Example, Objective};
@@ -50,7 +50,7 @@ impl<T: Objective> CycleAverage<T> {
     pub fn estimate_statistics(
         &mut self,
         task: &T,
-        prompt: &Mix,
+        prompt: &PromptWeights,
         device: &Device,
         batches: impl Iterator<Item = Vec<Example<T::Target>>>,
     ) {
@@ -118,7 +118,7 @@ mod tests {
         let mut rng = rng_for(seed, 0, "network");
         let config = BackboneConfig::named("swin-pico").unwrap();
         let backbone = config.init(&mut rng, &device);
-        let layout = feature_layout(&backbone, &Mix::mean(), SIZE, &device);
+        let layout = feature_layout(&backbone, &PromptWeights::mean(), SIZE, &device);
         let head = task().head(&layout, &mut rng, &device).unwrap();
         (backbone, head)
     }
@@ -170,7 +170,7 @@ mod tests {
             })
             .collect();
         let device = Device::flex();
-        let (images, mix) = inputs(&batch, &Mix::mean(), &device);
+        let (images, mix) = inputs(&batch, &PromptWeights::mean(), &device);
         let features = average.backbone.forward(images, mix, None);
         let (mut statistics, mut rng) = (Statistics::new(), rng_for(0, 0, "statistics"));
         let mut training = Training {
@@ -183,7 +183,7 @@ mod tests {
             .logits;
         // The same images twice: the same statistics, except that running variances are unbiased.
         let batches = [batch.clone(), batch].into_iter();
-        average.estimate_statistics(&task(), &Mix::mean(), &device, batches);
+        average.estimate_statistics(&task(), &PromptWeights::mean(), &device, batches);
         let by_statistics = average.head.forward(&features.pyramid, None).logits;
         let off = (by_batch.clone() - by_statistics)
             .abs()

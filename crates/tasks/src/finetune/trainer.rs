@@ -10,9 +10,9 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::rng_for;
 use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::{Statistics, Training, update_statistics};
-use clasp_model::mix::Mix;
 use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema};
 use clasp_model::parameters::ParameterGroups;
+use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Replicas};
 use clasp_run::Metrics;
 
@@ -51,7 +51,7 @@ pub struct FinetuneTrainer<T: Objective> {
     pub preprocess: Preprocess,
     /// Metadata of the backbone for the model's file.
     pub meta: BackboneMeta,
-    prompt: Mix,
+    prompt: PromptWeights,
     trains_prompts: bool,
     /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
     parameters: ParameterGroups,
@@ -318,7 +318,7 @@ fn size<T>(examples: &[Example<T>]) -> [usize; 2] {
 /// Examples as inputs: images `[batch, 3, height, width]`, prompt weights `[batch, prompts]`.
 pub(super) fn inputs<T>(
     examples: &[Example<T>],
-    prompt: &Mix,
+    prompt: &PromptWeights,
     device: &Device,
 ) -> (Tensor<4>, Tensor<2>) {
     padded_inputs(examples, size(examples), prompt, device)
@@ -327,7 +327,7 @@ pub(super) fn inputs<T>(
 fn padded_inputs<T>(
     examples: &[Example<T>],
     [height, width]: [usize; 2],
-    prompt: &Mix,
+    prompt: &PromptWeights,
     device: &Device,
 ) -> (Tensor<4>, Tensor<2>) {
     let mut pixels = vec![0.0; examples.len() * 3 * height * width];

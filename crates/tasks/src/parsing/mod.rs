@@ -24,7 +24,7 @@ use clasp_model::layers::Rng;
 use clasp_model::losses::{
     edge_loss, edges_of, lovasz_softmax, pixel_cross_entropy, refined_divergence,
 };
-use clasp_model::mix::{Mix, PART};
+use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::onnx::Output;
 use serde::{Deserialize, Serialize};
 
@@ -204,8 +204,8 @@ impl Task for ParsingTask {
 
     type Config = ParsingConfig;
 
-    fn default_prompt() -> Mix {
-        Mix::single(PART)
+    fn default_prompt() -> PromptWeights {
+        PromptWeights::single(PART)
     }
 
     fn config(&self) -> &ParsingConfig {

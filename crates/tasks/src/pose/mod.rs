@@ -23,7 +23,7 @@ use clasp_model::backbone::Features;
 use clasp_model::heads::{PoseHead, Training};
 use clasp_model::layers::Rng;
 use clasp_model::losses::heatmap_loss;
-use clasp_model::mix::{Mix, PART};
+use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::onnx::Output;
 use serde::{Deserialize, Serialize};
 
@@ -168,8 +168,8 @@ impl Task for PoseTask {
 
     type Config = PoseConfig;
 
-    fn default_prompt() -> Mix {
-        Mix::single(PART)
+    fn default_prompt() -> PromptWeights {
+        PromptWeights::single(PART)
     }
 
     fn config(&self) -> &PoseConfig {

@@ -18,7 +18,7 @@ use clasp_model::backbone::Features;
 use clasp_model::heads::{ReidHead, Training};
 use clasp_model::layers::Rng;
 use clasp_model::losses::{batch_hard_triplet, cross_entropy};
-use clasp_model::mix::{ATTRIBUTE, Mix};
+use clasp_model::prompt::{ATTRIBUTE, PromptWeights};
 use clasp_weights::onnx::Output;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -205,9 +205,9 @@ impl Task for ReidTask {
 
     type Config = ReidConfig;
 
-    fn default_prompt() -> Mix {
+    fn default_prompt() -> PromptWeights {
         // The best on development identities, ahead of `identity` itself: attributes distinguish people.
-        Mix::single(ATTRIBUTE)
+        PromptWeights::single(ATTRIBUTE)
     }
 
     fn config(&self) -> &ReidConfig {

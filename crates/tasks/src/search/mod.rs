@@ -26,7 +26,7 @@ use clasp_model::backbone::Features;
 use clasp_model::heads::{DetectionHead, DetectionOutput, Training, TwoStageConfig, TwoStageHead};
 use clasp_model::layers::Rng;
 use clasp_model::losses::{OimMemory, detection_losses};
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use clasp_weights::onnx::Output;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -180,10 +180,10 @@ impl Task for SearchTask {
 
     type Config = SearchConfig;
 
-    fn default_prompt() -> Mix {
-        match Mix::new([0.5, 0.5, 0.0]) {
+    fn default_prompt() -> PromptWeights {
+        match PromptWeights::new([0.5, 0.5, 0.0]) {
             Ok(prompt) => prompt,
-            Err(_) => Mix::mean(),
+            Err(_) => PromptWeights::mean(),
         }
     }
 

@@ -21,7 +21,7 @@ pub mod prediction;
 
 use std::fmt::Debug;
 
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -62,7 +62,7 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
     type Config: Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned + Send + Sync;
 
     /// The prompt weights unless others are given.
-    fn default_prompt() -> Mix;
+    fn default_prompt() -> PromptWeights;
 
     /// The configuration.
     fn config(&self) -> &Self::Config;

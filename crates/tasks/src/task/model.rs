@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use clasp_metrics::Metric;
 use clasp_model::backbone::{Backbone, Features};
 use clasp_model::layers::Rng;
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Shares};
 use clasp_weights::backbone::BackboneMeta;
 use clasp_weights::finetuned::{self, FinetunedMeta};
@@ -30,7 +30,7 @@ pub struct FinetunedModel<T: Objective> {
     /// The task.
     pub task: T,
     /// The prompt weights.
-    pub prompt: Mix,
+    pub prompt: PromptWeights,
     /// Precision of the backbone; not in the file.
     pub precision: Precision,
     /// How an image becomes an input.
@@ -178,7 +178,7 @@ pub fn strides(backbone: &Backbone) -> Vec<usize> {
 /// The features that a backbone gives for inputs of that height and width.
 pub fn feature_layout(
     backbone: &Backbone,
-    prompt: &Mix,
+    prompt: &PromptWeights,
     [height, width]: [usize; 2],
     device: &Device,
 ) -> FeatureLayout {

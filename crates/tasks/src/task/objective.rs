@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::Training;
 use clasp_model::layers::Rng;
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use clasp_weights::onnx::Output;
 
 use super::Task;
@@ -64,7 +64,7 @@ pub struct FeatureLayout {
     /// The backbone, on its device.
     pub backbone: Backbone,
     /// The prompt weights.
-    pub prompt: Mix,
+    pub prompt: PromptWeights,
     /// Channels of the pooled features.
     pub pooled: usize,
     /// Channels of the feature map of each stage, finest first.

@@ -28,7 +28,7 @@ use std::path::{Path, PathBuf};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::layers::Rng;
-use clasp_model::mix::{Mix, TASKS};
+use clasp_model::prompt::{PROMPTS, PromptWeights};
 use fs_err as fs;
 use prost::Message;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
@@ -73,7 +73,7 @@ impl From<OnnxError> for WeightsError {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Prompt {
     /// The network was folded for it.
-    Folded(Mix),
+    Folded(PromptWeights),
     /// As an input.
     Input,
 }
@@ -152,7 +152,7 @@ pub fn export<M: Module>(
     reference: &dyn Fn(Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
     options: &OnnxOptions,
 ) -> Result<OnnxExport, OnnxError> {
-    let graph = trace::trace(network, forward, options.batch, options.size, TASKS.len())?;
+    let graph = trace::trace(network, forward, options.batch, options.size, PROMPTS.len())?;
     let mut model = model(&graph, options)?;
     drop(graph);
     let name = path.file_name().ok_or_else(|| {
@@ -253,7 +253,7 @@ fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, On
         proto::value("images", ElementType::F32, &sized([3, height, width]))
     }];
     if options.prompt == Prompt::Input {
-        let sizes = [Size::Fixed(1), Size::Fixed(TASKS.len())];
+        let sizes = [Size::Fixed(1), Size::Fixed(PROMPTS.len())];
         inputs.push(proto::value("prompt_weights", ElementType::F32, &sizes));
     } else if nodes
         .iter()
@@ -411,11 +411,11 @@ fn checks(
 fn mix_of_run(prompt: Prompt, run: usize) -> OutputValues {
     let mix = match prompt {
         Prompt::Folded(mix) => mix,
-        Prompt::Input if run.is_multiple_of(4) => Mix::mean(),
-        Prompt::Input => Mix::single(run % 4 - 1),
+        Prompt::Input if run.is_multiple_of(4) => PromptWeights::mean(),
+        Prompt::Input => PromptWeights::single(run % 4 - 1),
     };
     OutputValues {
-        shape: vec![1, TASKS.len()],
+        shape: vec![1, PROMPTS.len()],
         data: mix.weights().to_vec(),
     }
 }

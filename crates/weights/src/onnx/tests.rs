@@ -210,7 +210,7 @@ fn what_does_not_agree_or_cannot_be_written_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model.onnx");
     let backbone = backbone("vit-pico", Adapter::None, WindowPadding::Detection);
-    let mean = Prompt::Folded(Mix::mean());
+    let mean = Prompt::Folded(PromptWeights::mean());
     let export = |reference: &dyn Fn(Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
                   path: &Path,
                   options| {
@@ -452,7 +452,7 @@ fn each_operation_agrees_with_burn() {
             // A sum over everything mixes the images of a batch, which is nothing a network does;
             // it has one.
             batch: (*name == "reductions").then_some(1),
-            ..options(Prompt::Folded(Mix::mean()))
+            ..options(Prompt::Folded(PromptWeights::mean()))
         };
         let path = folder.path().join("case.onnx");
         let exported = export(&path, &linear, &forward, &reference, &options)

@@ -11,7 +11,7 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_label::{ClipLabeler, LabelConfig, Labeler};
 use clasp_model::backbone::BackboneConfig;
 use clasp_model::clip::ClipConfig;
-use clasp_model::mix::Mix;
+use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Shares};
 use clasp_pretrain::dataset::ImageSample;
 use clasp_pretrain::step::Pretrainer;
@@ -211,7 +211,7 @@ impl On<'_> {
                     TensorData::new(pixels.clone(), [share, 3, height, width]),
                     self.device,
                 );
-                let mix = Mix::mean().tensor(self.device);
+                let mix = PromptWeights::mean().tensor(self.device);
                 let features = precision.within(|| backbone.forward(images, mix, None));
                 features
                     .pooled

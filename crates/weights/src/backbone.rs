@@ -82,7 +82,7 @@ impl BackboneMeta {
     }
 }
 
-/// Writes a backbone file, whole or not at all.
+/// Writes a backbone file atomically: complete, or not at all.
 ///
 /// # Errors
 ///

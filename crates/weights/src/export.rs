@@ -81,7 +81,7 @@ pub struct BackboneExport {
     pub warnings: Vec<String>,
 }
 
-/// Writes a backbone under other names, whole or not at all.
+/// Writes a backbone under other names atomically: complete, or not at all.
 ///
 /// # Errors
 ///

@@ -37,7 +37,7 @@ pub struct FinetunedMeta {
     pub chosen_by: Option<Metric>,
 }
 
-/// Writes a model, whole or not at all.
+/// Writes a model atomically: complete, or not at all.
 ///
 /// # Errors
 /// The file cannot be written, or the backbone's metadata are out of range.

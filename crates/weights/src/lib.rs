@@ -3,7 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | [`state`] | a module's parameters by PyTorch's names and in its layout, both ways, with a report |
-//! | [`checkpoint`] | safetensors files with metadata, written whole or not at all |
+//! | [`checkpoint`] | safetensors files with metadata, written atomically |
 //! | [`backbone`] | the file that pre-training hands to later stages |
 //! | [`finetuned`] | the file of a fine-tuned model |
 //! | [`tensors`], [`torch`] | files of tensors: safetensors and PyTorch's |

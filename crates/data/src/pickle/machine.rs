@@ -171,36 +171,20 @@ impl<'a, L: Library<'a>> Machine<'_, 'a, L> {
                 self.make(node)?;
             }
 
-            b')' | b']' | 0x8f => self.make(Node::List(Vec::new()))?,
-            b't' | b'l' | 0x91 => {
-                let items = self.stack.pop_to_mark()?;
-                self.make(Node::List(items))?;
-            }
-            0x85..=0x87 => {
-                let items = self.stack.pop_many(usize::from(opcode - 0x84))?;
-                self.make(Node::List(items))?;
-            }
-            b'a' => {
-                let item = self.stack.pop()?;
-                self.append(vec![item])?;
-            }
-            b'e' | 0x90 => {
-                let items = self.stack.pop_to_mark()?;
-                self.append(items)?;
-            }
-            b'}' => self.make(Node::Dict(Vec::new()))?,
-            b'd' => {
-                let items = self.stack.pop_to_mark()?;
-                self.make(Node::Dict(pairs(&items)?))?;
-            }
-            b's' => {
-                let items = self.stack.pop_many(2)?;
-                self.set(&items)?;
-            }
-            b'u' => {
-                let items = self.stack.pop_to_mark()?;
-                self.set(&items)?;
-            }
+            b')'
+            | b']'
+            | 0x8f
+            | b't'
+            | b'l'
+            | 0x91
+            | 0x85..=0x87
+            | b'a'
+            | b'e'
+            | 0x90
+            | b'}'
+            | b'd'
+            | b's'
+            | b'u' => self.step_of_containers(opcode)?,
 
             b'p' | b'q' | b'r' | 0x94 => {
                 let slot = match opcode {
@@ -225,6 +209,43 @@ impl<'a, L: Library<'a>> Machine<'_, 'a, L> {
             }
         }
         Ok(None)
+    }
+
+    /// An opcode of lists, tuples, sets and dictionaries.
+    fn step_of_containers(&mut self, opcode: u8) -> Result<()> {
+        match opcode {
+            b')' | b']' | 0x8f => self.make(Node::List(Vec::new())),
+            b't' | b'l' | 0x91 => {
+                let items = self.stack.pop_to_mark()?;
+                self.make(Node::List(items))
+            }
+            0x85..=0x87 => {
+                let items = self.stack.pop_many(usize::from(opcode - 0x84))?;
+                self.make(Node::List(items))
+            }
+            b'a' => {
+                let item = self.stack.pop()?;
+                self.append(vec![item])
+            }
+            b'e' | 0x90 => {
+                let items = self.stack.pop_to_mark()?;
+                self.append(items)
+            }
+            b'}' => self.make(Node::Dict(Vec::new())),
+            b'd' => {
+                let items = self.stack.pop_to_mark()?;
+                self.make(Node::Dict(pairs(&items)?))
+            }
+            b's' => {
+                let items = self.stack.pop_many(2)?;
+                self.set(&items)
+            }
+            // b'u'
+            _ => {
+                let items = self.stack.pop_to_mark()?;
+                self.set(&items)
+            }
+        }
     }
 
     /// An opcode of classes, functions and what they give.

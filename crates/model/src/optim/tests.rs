@@ -228,7 +228,7 @@ fn the_average_is_made_in_place() {
     let before = place(&teacher);
     let teacher = ema(teacher, &student, 0.5);
     assert_eq!(place(&teacher), before);
-    // What somebody else holds stays as it was.
+    // A tensor that is held elsewhere stays as it was.
     let held = teacher.clone();
     let moved = ema(teacher, &named::map(student, &mut |_, _, v| v + 1.0), 0.5);
     assert_ne!(place(&moved), before);

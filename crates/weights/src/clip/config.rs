@@ -7,8 +7,12 @@ use clasp_model::clip::{Activation, ClipConfig, TextConfig, VisionConfig};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{MEAN, STD};
 use crate::error::WeightsError;
+
+/// Means of the red, green and blue of CLIP's training images, in 0 to 1.
+pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+/// Standard deviations of the same.
+pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 pub(super) fn check_preprocessing(
     path: &Path,

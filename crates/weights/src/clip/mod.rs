@@ -34,12 +34,8 @@ mod config;
 pub(crate) mod files;
 mod names;
 
+pub use config::{MEAN, STD};
 pub use files::{HUGGING_FACE, OPEN_CLIP, PREPROCESSOR};
-
-/// Means of the red, green and blue of CLIP's training images, in 0 to 1.
-pub const MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-/// Standard deviations of the same.
-pub const STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// The largest configuration that is read: real ones have a few kilobytes.
 const LARGEST_CONFIG: u64 = 1 << 20;

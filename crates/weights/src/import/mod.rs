@@ -157,47 +157,72 @@ pub fn import_tensors(
 
 /// Reads and renames a checkpoint. Only the tensors of the backbone are read.
 pub(crate) fn open(
+    file: TensorFile,
+    options: &ImportOptions,
+) -> Result<RenamedCheckpoint, WeightsError> {
+    if let Some(meta) = own_meta(file.path(), file.metadata())? {
+        return open_backbone(file, meta);
+    }
+    match finetuned::parse(file.path(), file.metadata())? {
+        Some(meta) => open_finetuned(file, meta.backbone),
+        None => open_published(file, options),
+    }
+}
+
+/// A backbone file of this program.
+fn open_backbone(
+    mut file: TensorFile,
+    meta: BackboneMeta,
+) -> Result<RenamedCheckpoint, WeightsError> {
+    let path = file.path().to_owned();
+    let mut state = StateDict::new();
+    for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
+        let array = file.read(&name)?;
+        state.insert(name, array);
+    }
+    if let Some((name, count)) = not_finite(&state) {
+        return Err(WeightsError::format(
+            &path,
+            format!("`{name}`: {count} of its numbers are not finite (NaN or infinite)"),
+        ));
+    }
+    let report = ImportReport::new(CheckpointSource::Clasp, &file, "");
+    Ok(RenamedCheckpoint {
+        state,
+        meta,
+        report,
+    })
+}
+
+/// The backbone of a fine-tuned model of this program.
+fn open_finetuned(
+    mut file: TensorFile,
+    meta: BackboneMeta,
+) -> Result<RenamedCheckpoint, WeightsError> {
+    let prefix = "backbone.";
+    let mut report = ImportReport::new(CheckpointSource::Clasp, &file, prefix);
+    let mut state = StateDict::new();
+    for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
+        if let Some(inner) = name.strip_prefix(prefix) {
+            state.insert(inner.to_owned(), file.read(&name)?);
+        } else {
+            let heads = report.left_out.entry("the head of a task").or_default();
+            heads.push(name);
+        }
+    }
+    Ok(RenamedCheckpoint {
+        state,
+        meta,
+        report,
+    })
+}
+
+/// A checkpoint of other programs.
+fn open_published(
     mut file: TensorFile,
     options: &ImportOptions,
 ) -> Result<RenamedCheckpoint, WeightsError> {
     let path = file.path().to_owned();
-    if let Some(meta) = own_meta(&path, file.metadata())? {
-        let mut state = StateDict::new();
-        for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
-            let array = file.read(&name)?;
-            state.insert(name, array);
-        }
-        if let Some((name, count)) = not_finite(&state) {
-            return Err(WeightsError::format(
-                &path,
-                format!("`{name}`: {count} of its numbers are not finite (NaN or infinite)"),
-            ));
-        }
-        let report = ImportReport::new(CheckpointSource::Clasp, &file, "");
-        return Ok(RenamedCheckpoint {
-            state,
-            meta,
-            report,
-        });
-    }
-    if let Some(meta) = finetuned::parse(&path, file.metadata())? {
-        let prefix = "backbone.";
-        let mut report = ImportReport::new(CheckpointSource::Clasp, &file, prefix);
-        let mut state = StateDict::new();
-        for name in file.shapes().keys().cloned().collect::<Vec<_>>() {
-            if let Some(inner) = name.strip_prefix(prefix) {
-                state.insert(inner.to_owned(), file.read(&name)?);
-            } else {
-                let heads = report.left_out.entry("the head of a task").or_default();
-                heads.push(name);
-            }
-        }
-        return Ok(RenamedCheckpoint {
-            state,
-            meta: meta.backbone,
-            report,
-        });
-    }
     let wrong = |problem: String| WeightsError::format(&path, problem);
     let view = TimmNames::new(file.shapes());
     let recognized = recognition::recognize(&view.shapes, options).map_err(wrong)?;
@@ -257,18 +282,39 @@ pub(crate) fn open(
                 .to_owned(),
         );
     }
-    let size = options
-        .size
-        .unwrap_or_else(|| source.size(&sizes, &recognized.prefix));
+    let origin = path.file_name().map_or_else(String::new, |name| {
+        format!("{}: {}", name.to_string_lossy(), source.describe())
+    });
+    let solider = state.contains_key("semantic_embed_w.0.weight");
+    let meta = BackboneMeta {
+        origin,
+        ..published_meta(source, sizes, solider, &recognized.prefix, options)
+    };
+    Ok(RenamedCheckpoint {
+        state,
+        meta,
+        report,
+    })
+}
+
+/// Metadata of a published backbone, found under `prefix`; with `solider` it has SOLIDER's controller.
+fn published_meta(
+    source: CheckpointSource,
+    sizes: Sizes,
+    solider: bool,
+    prefix: &str,
+    options: &ImportOptions,
+) -> BackboneMeta {
+    let size = options.size.unwrap_or_else(|| source.size(&sizes, prefix));
     let mut config = BackboneConfig::of_sizes(sizes);
     if source.layout() != names::Layout::OpenMmlabSwin {
         config.padding = WindowPadding::Classification;
     }
-    if state.contains_key("semantic_embed_w.0.weight") {
+    if solider {
         config.adapter = Adapter::Lambda(LambdaConfig::default());
     }
-    let (mean, std) = source.normalization(&recognized.prefix);
-    let meta = BackboneMeta {
+    let (mean, std) = source.normalization(prefix);
+    BackboneMeta {
         stage: "import".to_owned(),
         clasp: env!("CARGO_PKG_VERSION").to_owned(),
         config,
@@ -284,15 +330,8 @@ pub(crate) fn open(
         vocabulary: String::new(),
         recipe: String::new(),
         licenses: source.licenses().map(str::to_owned).to_vec(),
-        origin: path.file_name().map_or_else(String::new, |name| {
-            format!("{}: {}", name.to_string_lossy(), source.describe())
-        }),
-    };
-    Ok(RenamedCheckpoint {
-        state,
-        meta,
-        report,
-    })
+        origin: String::new(),
+    }
 }
 
 /// The first tensor with numbers that are not finite, and how many.

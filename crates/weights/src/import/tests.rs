@@ -104,12 +104,12 @@ fn every_source_is_recognized_and_gives_its_features() {
 fn what_a_file_does_not_show_is_told_not_guessed() {
     let state = state("transreid-ssl");
     let imported = import_state(&state, &ImportOptions::default()).unwrap();
-    let told = imported.report.assumed.join("\n");
+    let assumed = imported.report.assumed.join("\n");
     assert!(
-        told.contains("attention heads") && told.contains("--heads N"),
-        "{told}"
+        assumed.contains("attention heads") && assumed.contains("--heads N"),
+        "{assumed}"
     );
-    assert!(told.contains("--as transreid-ssl"), "{told}");
+    assert!(assumed.contains("--as transreid-ssl"), "{assumed}");
     assert!(imported.report.to_string().contains("assumed"));
     let Some(Sizes::Vit(sizes)) = imported.meta.config.sizes() else {
         panic!("{:?}", imported.meta.config)

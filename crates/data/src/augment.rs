@@ -25,8 +25,9 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::Rng;
-use crate::image::{DEVIATIONS, Filter, IMAGENET_MEAN, IMAGENET_STD, MEANS, Rgb};
-use crate::resize::{self, ByColumns};
+use crate::image::{
+    ByColumns, DEVIATIONS, Filter, IMAGENET_MEAN, IMAGENET_STD, MEANS, ResizeScratch, Rgb,
+};
 use colour::Operation;
 use crop::Crop;
 
@@ -266,7 +267,7 @@ pub fn views(
     if let Err(error) = config.check() {
         panic!("{error}");
     }
-    let mut scratch = Scratch::default();
+    let mut scratch = ViewScratch::default();
     let image = ByColumns::whole(image);
     let mut make = |kind, labels: Option<&LabelGrid<'_>>| {
         view(&image, labels, config, output_grid, kind, rng, &mut scratch)
@@ -282,8 +283,8 @@ pub fn views(
 
 /// Memory that a view needs, for the next one to use again.
 #[derive(Default)]
-struct Scratch {
-    resize: resize::Scratch,
+struct ViewScratch {
+    resize: ResizeScratch,
     blur: Vec<f32>,
 }
 
@@ -294,7 +295,7 @@ fn view(
     output_grid: [usize; 2],
     kind: Kind,
     rng: &mut Rng,
-    scratch: &mut Scratch,
+    scratch: &mut ViewScratch,
 ) -> View {
     let ([height, width], scale) = match kind {
         Kind::Local => (config.local_size, config.local_scale),
@@ -332,7 +333,7 @@ fn render(
     [height, width]: [usize; 2],
     mean: [f32; 3],
     std: [f32; 3],
-    scratch: &mut Scratch,
+    scratch: &mut ViewScratch,
 ) -> Vec<f32> {
     let mut pixels = Vec::with_capacity(3 * height * width);
     // The flip commutes with everything that follows, and costs nothing where pixels are moved.

@@ -10,6 +10,7 @@ use clasp_data::check::{Report, check};
 use clasp_data::image::Limits;
 use clasp_data::pack::{self, PackConfig};
 use clasp_data::source::Unreadable;
+use clasp_data::statistics::statistics;
 
 use super::{open_images, print_result};
 use crate::args::{Common, Data};
@@ -88,7 +89,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
         Data::Stats { images, keep_going } => {
             let source = open_images(images, *keep_going)?;
             let mut meter = Meter::new(common, "stats", "images");
-            let stats = pack::stats(&source, &Limits::default(), &mut |done, total| {
+            let stats = statistics(&source, &Limits::default(), &mut |done, total| {
                 meter.set(done as u64, total as u64, "");
             });
             drop(meter);

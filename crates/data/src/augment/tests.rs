@@ -162,7 +162,7 @@ fn a_whole_view_equals_torchvision() {
         [48, 24],
         IMAGENET_MEAN,
         IMAGENET_STD,
-        &mut Scratch::default(),
+        &mut ViewScratch::default(),
     );
     let expected = golden.floats("view");
     // Solarizing jumps from v to 1 - v only at one half, where both are the same but for one part
@@ -491,7 +491,7 @@ proptest! {
         let crop = Crop::draw(width, height, [0.3, 1.0], [0.4, 0.6], &mut rng);
         let size = [64, 32];
         let changes = Changes { flip, colours: Vec::new(), blur: None, solarize: false };
-        let pixels = render(&ByColumns::whole(&image), &crop, &changes, size, [0.0; 3], [1.0; 3], &mut Scratch::default());
+        let pixels = render(&ByColumns::whole(&image), &crop, &changes, size, [0.0; 3], [1.0; 3], &mut ViewScratch::default());
         let labels = grid.carry(&crop, flip, [height, width], OUTPUT);
 
         let (mut compared, area) = (0, size[0] * size[1]);

@@ -5,10 +5,9 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::{
-    EXTENSIONS, LeftOut, SourceError, describe_others, extension, is_hidden, is_sidecar_field,
-    starts_as_image,
-};
+use super::error::SourceError;
+use super::kinds::{EXTENSIONS, extension, is_hidden, is_sidecar_field, starts_as_image};
+use super::skipped::{LeftOut, describe_others};
 
 /// Names of folders that hold masks of the photos in folders beside them, in small letters.
 const MASK_FOLDERS: [&str; 14] = [

@@ -12,9 +12,9 @@ use std::path::Path;
 use fs_err as fs;
 use tar::{EntryType, Header};
 
-use super::{
-    EXTENSIONS, LeftOut, SourceError, describe_others, extension, is_hidden, is_sidecar_field,
-};
+use super::error::SourceError;
+use super::kinds::{EXTENSIONS, extension, is_hidden, is_sidecar_field};
+use super::skipped::{LeftOut, describe_others};
 
 /// Bytes of a header, and what contents are padded to.
 const BLOCK: u64 = 512;

@@ -20,83 +20,16 @@
 //! exactly, so that the result does not depend on that choice.
 
 mod passes;
+mod span;
 mod taps;
 mod transpose;
 
-use serde::{Deserialize, Serialize};
+use span::Span;
 
-use crate::image::Rgb;
+use super::filter::Filter;
+use super::rgb::Rgb;
 
-pub(crate) use passes::{ByColumns, Scratch};
-
-/// The resampling filter: how a resized pixel is computed from its neighbors. Files and recipes spell it in lower case,
-/// `bicubic`, as timm and torchvision do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Filter {
-    /// The nearest pixel, without antialiasing: for label maps.
-    Nearest,
-    /// Triangle of half-width 1 input pixel.
-    Bilinear,
-    /// Keys' cubic of half-width 2 with a = -1/2 (Keys 1981), Pillow's `BICUBIC`.
-    Bicubic,
-}
-
-impl Filter {
-    /// All filters.
-    pub const ALL: [Filter; 3] = [Filter::Nearest, Filter::Bilinear, Filter::Bicubic];
-
-    /// The name in files and recipes.
-    pub fn name(self) -> &'static str {
-        match self {
-            Filter::Nearest => "nearest",
-            Filter::Bilinear => "bilinear",
-            Filter::Bicubic => "bicubic",
-        }
-    }
-
-    /// Half-width in input pixels at scale 1.
-    fn support(self) -> f64 {
-        match self {
-            Filter::Nearest => 0.5,
-            Filter::Bilinear => 1.0,
-            Filter::Bicubic => 2.0,
-        }
-    }
-
-    fn weight(self, x: f64) -> f64 {
-        const A: f64 = -0.5;
-        let x = x.abs();
-        match self {
-            Filter::Nearest => f64::from(x <= 0.5),
-            Filter::Bilinear => (1.0 - x).max(0.0),
-            Filter::Bicubic if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
-            Filter::Bicubic if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
-            Filter::Bicubic => 0.0,
-        }
-    }
-}
-
-impl std::fmt::Display for Filter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// The filter of a name.
-impl std::str::FromStr for Filter {
-    type Err = UnknownFilter;
-
-    fn from_str(name: &str) -> Result<Self, UnknownFilter> {
-        let known = Filter::ALL.into_iter().find(|filter| filter.name() == name);
-        known.ok_or_else(|| UnknownFilter(name.to_owned()))
-    }
-}
-
-/// A name that no filter has.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("expected a resampling filter (`nearest`, `bilinear` or `bicubic`), found `{0}`")]
-pub struct UnknownFilter(pub String);
+pub(crate) use passes::{ByColumns, ResizeScratch};
 
 /// Resizes to `height` x `width`, as Pillow's `image.resize((width, height), filter)`.
 ///
@@ -173,36 +106,6 @@ pub fn resize_box(
     resample(image, columns, rows, height, width, filter)
 }
 
-/// What an axis is resized from: pixels `offset..offset + length` of the image may be read, and
-/// `start..end`, counted from `offset`, is stretched over the output.
-#[derive(Clone, Copy)]
-struct Span {
-    offset: usize,
-    length: usize,
-    start: f32,
-    end: f32,
-}
-
-impl Span {
-    fn whole(offset: usize, length: usize) -> Self {
-        Span {
-            offset,
-            length,
-            start: 0.0,
-            end: length as f32,
-        }
-    }
-
-    /// Input pixels per output pixel. Pillow subtracts in single precision.
-    fn scale(&self, size: usize) -> f64 {
-        f64::from(self.end - self.start) / size as f64
-    }
-
-    fn is_identity(&self, size: usize) -> bool {
-        self.length == size && self.start == 0.0 && self.end == size as f32
-    }
-}
-
 fn resample(
     image: &Rgb,
     columns: Span,
@@ -234,7 +137,7 @@ fn resample(
         [height, width],
         filter,
         false,
-        &mut Scratch::default(),
+        &mut ResizeScratch::default(),
         |channel, y, x, lanes| {
             let row = &mut pixels[3 * (y * width + x)..];
             for (pixel, lane) in row.chunks_exact_mut(3).zip(lanes) {
@@ -277,8 +180,8 @@ mod tests {
     use proptest::prelude::*;
     use safetensors::SafeTensors;
 
-    const GOLDEN: &[u8] = include_bytes!("../tests/golden/resize.safetensors");
-    const GOLDEN_CLIP: &[u8] = include_bytes!("../tests/golden/clip_preprocess.safetensors");
+    const GOLDEN: &[u8] = include_bytes!("../../../tests/golden/resize.safetensors");
+    const GOLDEN_CLIP: &[u8] = include_bytes!("../../../tests/golden/clip_preprocess.safetensors");
 
     fn rgb(tensors: &SafeTensors, name: &str) -> Rgb {
         let view = tensors.tensor(name).unwrap();
@@ -355,18 +258,6 @@ mod tests {
                 }
             }
         }
-    }
-
-    #[test]
-    fn a_filter_is_written_as_its_name() {
-        for filter in Filter::ALL {
-            let quoted = format!("\"{filter}\"");
-            assert_eq!(serde_json::to_string(&filter).unwrap(), quoted);
-            assert_eq!(serde_json::from_str::<Filter>(&quoted).unwrap(), filter);
-            assert_eq!(filter.name().parse(), Ok(filter));
-        }
-        let error = "cubic".parse::<Filter>().unwrap_err().to_string();
-        assert!(error.contains("found `cubic`"), "{error}");
     }
 
     #[test]

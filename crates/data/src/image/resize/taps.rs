@@ -2,8 +2,11 @@
 
 use pulp::Simd;
 
-use super::passes::LANES;
-use super::{Filter, Span};
+use super::span::Span;
+use crate::image::filter::Filter;
+
+/// Values that are computed side by side: four of the widest vectors.
+pub(super) const LANES: usize = 64;
 
 /// Which input pixels, at what weight, make each output pixel of an axis.
 pub(super) struct Taps {

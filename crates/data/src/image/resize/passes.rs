@@ -2,13 +2,11 @@
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::taps::Taps;
+use super::span::Span;
+use super::taps::{LANES, Taps};
 use super::transpose::transpose;
-use super::{Filter, Span};
-use crate::image::Rgb;
-
-/// Values that are computed side by side: four of the widest vectors.
-pub(super) const LANES: usize = 64;
+use crate::image::filter::Filter;
+use crate::image::rgb::Rgb;
 
 /// An image turned on its side, `[column, channel, row]`, so that the pass along rows runs over contiguous bytes. One serves
 /// for any number of crops.
@@ -24,7 +22,7 @@ pub(crate) struct ByColumns {
 
 /// Memory that the passes use, for the next image to use again.
 #[derive(Default)]
-pub(crate) struct Scratch {
+pub(crate) struct ResizeScratch {
     /// A plane after the first pass, `[output column, row]`.
     narrowed: Vec<u8>,
     /// The same turned back, `[row, output column]`.
@@ -65,7 +63,7 @@ impl ByColumns {
         size: [usize; 2],
         filter: Filter,
         flip: bool,
-        scratch: &mut Scratch,
+        scratch: &mut ResizeScratch,
         sink: impl FnMut(usize, usize, usize, &[f32]),
     ) {
         let (columns, rows) = (Span::whole(x, w), Span::whole(y, h));
@@ -80,7 +78,7 @@ impl ByColumns {
         [height, width]: [usize; 2],
         filter: Filter,
         flip: bool,
-        scratch: &mut Scratch,
+        scratch: &mut ResizeScratch,
         mut sink: impl FnMut(usize, usize, usize, &[f32]),
     ) {
         let column_taps = Taps::new(columns, width, filter);

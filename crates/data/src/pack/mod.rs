@@ -9,47 +9,26 @@
 //! was stopped has `"complete": false`; [`Source::open`] then refuses its shards, and the same
 //! packing goes on after the shards that are listed.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::io;
+mod config;
+mod manifest;
+
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+pub use self::config::{PackConfig, PackError};
+use self::manifest::{PackManifest, PackedShard};
 use crate::atomic::{FolderLock, atomic_write, remove_abandoned};
 use crate::image::{Filter, Limits, decode, encode_jpeg, format_of, resize};
-use crate::source::{Source, Unreadable};
+use crate::source::{PackProgress, Source, Unreadable, manifest_path};
 
 /// Images decoded at a time, which bounds the memory.
 const CHUNK: usize = 128;
-
-/// How [`pack`] writes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct PackConfig {
-    /// Shards are called `{prefix}-000.tar` and so on.
-    pub prefix: String,
-    /// Images in a shard; the last one may hold fewer.
-    pub images_per_shard: usize,
-    /// Images that are higher become JPEGs of this height; others keep their bytes.
-    pub max_height: Option<usize>,
-    /// JPEG quality of what is made smaller, 1 to 100.
-    pub quality: u8,
-}
-
-impl Default for PackConfig {
-    fn default() -> Self {
-        PackConfig {
-            prefix: "images".to_owned(),
-            images_per_shard: 1000,
-            max_height: None,
-            quality: 92,
-        }
-    }
-}
 
 /// What [`pack`] wrote.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -68,159 +47,6 @@ pub struct PackReport {
     pub resumed: usize,
     /// Whether it was asked to stop before all was done.
     pub stopped: bool,
-}
-
-/// Why packing failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum PackError {
-    /// Shards of that name are there already; mixed with new ones they would be read as one set.
-    #[error("`{}` exists\nhint: choose another folder or prefix, or remove it", .0.display())]
-    Exists(PathBuf),
-    /// A packing that was stopped, of other images or with other settings.
-    #[error(
-        "`{}`: an unfinished packing with another {what}: expected {expected}, found {found}\n  \
-         hint: give the same to go on with it, remove its shards and this file, or choose another folder",
-        .path.display()
-    )]
-    Other {
-        /// The manifest.
-        path: PathBuf,
-        /// What differs.
-        what: &'static str,
-        /// What this packing has.
-        expected: String,
-        /// What the manifest says.
-        found: String,
-    },
-    /// A manifest that is none.
-    #[error("`{}`: {reason}\n  hint: remove it and the shards beside it", .path.display())]
-    Manifest {
-        /// The manifest.
-        path: PathBuf,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The settings make no sense.
-    #[error("{0}")]
-    Config(String),
-    /// No image of the source can be decoded.
-    #[error("none of the {seen} images can be decoded; the first: `{key}`: {reason}")]
-    Nothing {
-        /// Images tried.
-        seen: u64,
-        /// Key of the first.
-        key: String,
-        /// Why it failed.
-        reason: String,
-    },
-    /// The file system failed; the message names the file.
-    #[error(transparent)]
-    Io(#[from] io::Error),
-}
-
-/// A finished shard, in the manifest.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Shard {
-    name: String,
-    images: u64,
-    bytes: u64,
-}
-
-/// What lies beside the shards.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Manifest {
-    /// Whether all images are packed.
-    complete: bool,
-    settings: PackConfig,
-    /// SHA-256 of the keys of the source.
-    source: String,
-    /// Images of the source.
-    total: usize,
-    /// Images of the source that are packed or left out.
-    done: usize,
-    /// Images in the shards that were made smaller.
-    resized: u64,
-    /// Bytes of the images in the shards.
-    image_bytes: u64,
-    shards: Vec<Shard>,
-    unreadable: Unreadable,
-}
-
-impl Manifest {
-    fn path(folder: &Path, prefix: &str) -> PathBuf {
-        folder.join(format!("{prefix}.pack.json"))
-    }
-
-    fn read(path: &Path) -> Result<Option<Self>, PackError> {
-        let bytes = match fs::read(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            bytes => bytes?,
-        };
-        let manifest = serde_json::from_slice(&bytes);
-        manifest.map(Some).map_err(|error| PackError::Manifest {
-            path: path.to_owned(),
-            reason: format!("not what `clasp data pack` writes: {error}"),
-        })
-    }
-
-    fn write(&self, path: &Path) -> Result<(), PackError> {
-        let mut text = serde_json::to_vec_pretty(self).map_err(io::Error::other)?;
-        text.push(b'\n');
-        Ok(atomic_write(path, |file| file.write_all(&text))?)
-    }
-
-    /// Checks that an unfinished packing is this one.
-    fn check_same(&self, now: &Self, path: &Path) -> Result<(), PackError> {
-        let other = |what, expected: String, found: String| PackError::Other {
-            path: path.to_owned(),
-            what,
-            expected,
-            found,
-        };
-        if self.settings != now.settings {
-            let words = |manifest: &Self| {
-                let PackConfig {
-                    images_per_shard,
-                    max_height,
-                    quality,
-                    ..
-                } = &manifest.settings;
-                let height = max_height.map_or("none".to_owned(), |height| height.to_string());
-                format!(
-                    "{images_per_shard} images a shard, largest height {height}, quality {quality}"
-                )
-            };
-            return Err(other("setting", words(now), words(self)));
-        }
-        if (&self.source, self.total) != (&now.source, now.total) {
-            let words = |manifest: &Self| {
-                let digest = manifest.source.get(..12).unwrap_or_default();
-                format!("{} images, digest {digest}", manifest.total)
-            };
-            return Err(other("source", words(now), words(self)));
-        }
-        Ok(())
-    }
-}
-
-/// Images done and to be done of an unfinished packing that the tar at `path` is a shard of; none
-/// where it is whole or nothing says so.
-pub(crate) fn unfinished(path: &Path) -> io::Result<Option<(usize, usize)>> {
-    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
-    let digits = stem
-        .rsplit_once('-')
-        .map(|(prefix, number)| (prefix, number.as_bytes()));
-    let Some((prefix, _)) = digits.filter(|(_, number)| number.iter().all(u8::is_ascii_digit))
-    else {
-        return Ok(None);
-    };
-    let folder = path.parent().unwrap_or(Path::new(""));
-    match Manifest::read(&Manifest::path(folder, prefix)) {
-        Ok(Some(manifest)) if !manifest.complete => Ok(Some((manifest.done, manifest.total))),
-        Ok(_) => Ok(None),
-        Err(error) => Err(io::Error::other(error.to_string())),
-    }
 }
 
 /// Writes the images of a source to tar shards in the folder `out`, in order. Each shard appears
@@ -252,20 +78,22 @@ pub fn pack(
     fs::create_dir_all(out)?;
     let _lock = FolderLock::take(out)?;
     remove_abandoned(out)?;
-    let path = Manifest::path(out, &config.prefix);
-    let mut manifest = Manifest {
-        complete: false,
+    let path = manifest_path(out, &config.prefix);
+    let mut manifest = PackManifest {
+        progress: PackProgress {
+            complete: false,
+            total: source.len(),
+            done: 0,
+        },
         settings: config.clone(),
         source: digest(source),
-        total: source.len(),
-        done: 0,
         resized: 0,
         image_bytes: 0,
         shards: Vec::new(),
         unreadable: Unreadable::default(),
     };
-    match Manifest::read(&path)? {
-        Some(there) if !there.complete => {
+    match PackManifest::read(&path)? {
+        Some(there) if !there.progress.complete => {
             there.check_same(&manifest, &path)?;
             manifest = there;
             manifest.keep_whole(out, source)?;
@@ -274,14 +102,14 @@ pub fn pack(
     }
     let most = source.len().div_ceil(config.images_per_shard).max(1) - 1;
     let digits = most.to_string().len().max(3);
-    let resumed = manifest.done;
+    let resumed = manifest.progress.done;
     let mut feed = Feed {
         source,
         config,
         limits,
         progress,
-        next: manifest.done,
-        done: manifest.done,
+        next: manifest.progress.done,
+        done: manifest.progress.done,
         stopped: false,
         ready: VecDeque::new(),
         unreadable: manifest.unreadable.clone(),
@@ -303,7 +131,7 @@ pub fn pack(
         }
         let number = manifest.shards.len();
         let name = format!("{}-{number:0digits$}.tar", config.prefix);
-        let mut shard = Shard {
+        let mut shard = PackedShard {
             name,
             images: 0,
             bytes: 0,
@@ -328,13 +156,13 @@ pub fn pack(
         manifest.shards.push(shard);
         manifest.resized += resized;
         manifest.image_bytes += image_bytes;
-        manifest.done = feed.done;
-        manifest.unreadable = failed(&feed, manifest.done);
+        manifest.progress.done = feed.done;
+        manifest.unreadable = failed(&feed, manifest.progress.done);
         manifest.write(&path)?;
     }
     let stopped = feed.stopped;
     if !stopped {
-        manifest.done = source.len();
+        manifest.progress.done = source.len();
         manifest.unreadable = feed.unreadable.clone();
     }
     let images = manifest.shards.iter().map(|shard| shard.images).sum();
@@ -346,7 +174,7 @@ pub fn pack(
         });
     }
     if !stopped {
-        manifest.complete = true;
+        manifest.progress.complete = true;
         manifest.write(&path)?;
     }
     let shards = manifest.shards.iter().map(|shard| out.join(&shard.name));
@@ -359,25 +187,6 @@ pub fn pack(
         resumed,
         stopped,
     })
-}
-
-impl Manifest {
-    /// Forgets the shards from the first that is not as it was written.
-    fn keep_whole(&mut self, out: &Path, source: &Source) -> Result<(), PackError> {
-        let whole = |shard: &Shard| match fs::metadata(out.join(&shard.name)) {
-            Ok(metadata) => metadata.len() == shard.bytes,
-            Err(_) => false,
-        };
-        if self.shards.iter().all(whole) {
-            return Ok(());
-        }
-        // Which image the kept shards end with is known only from the beginning.
-        self.shards.clear();
-        (self.done, self.resized, self.image_bytes) = (0, 0, 0);
-        self.total = source.len();
-        self.unreadable = Unreadable::default();
-        Ok(())
-    }
 }
 
 /// SHA-256 of the keys of a source, in hex.
@@ -505,108 +314,6 @@ fn prepare(
             })
         }
     }
-}
-
-/// What a source holds.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Stats {
-    /// Images that can be decoded.
-    pub images: u64,
-    /// Bytes of those as they are stored.
-    pub bytes: u64,
-    /// How many there are of each format.
-    pub formats: BTreeMap<String, u64>,
-    /// Widths in pixels.
-    pub width: Sides,
-    /// Heights in pixels.
-    pub height: Sides,
-    /// Width over height, in hundredths.
-    pub aspect_percent: Sides,
-    /// Images by height: those of `from` up to, not including, twice that.
-    pub heights: Vec<HeightBin>,
-    /// Images that cannot be decoded.
-    pub unreadable: Unreadable,
-}
-
-/// The spread of a length over the images.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Sides {
-    /// Smallest.
-    pub min: usize,
-    /// The one in the middle; the lower of two.
-    pub median: usize,
-    /// Mean.
-    pub mean: f64,
-    /// Largest.
-    pub max: usize,
-}
-
-/// How many images are of about one height.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub struct HeightBin {
-    /// Smallest height of the bin, a power of two.
-    pub from: usize,
-    /// Images in it.
-    pub images: u64,
-}
-
-impl Sides {
-    fn of(mut sides: Vec<usize>) -> Self {
-        sides.sort_unstable();
-        match (sides.first(), sides.last()) {
-            (Some(&min), Some(&max)) => Sides {
-                min,
-                median: sides[(sides.len() - 1) / 2],
-                mean: sides.iter().sum::<usize>() as f64 / sides.len() as f64,
-                max,
-            },
-            _ => Sides::default(),
-        }
-    }
-}
-
-/// Decodes every image of a source and counts. `progress` is told the number of images done and
-/// their total.
-pub fn stats(source: &Source, limits: &Limits, progress: &mut dyn FnMut(usize, usize)) -> Stats {
-    let mut stats = Stats::default();
-    let (mut widths, mut heights, mut aspects) = (Vec::new(), Vec::new(), Vec::new());
-    let mut bins: BTreeMap<usize, u64> = BTreeMap::new();
-    for start in (0..source.len()).step_by(CHUNK) {
-        let end = source.len().min(start + CHUNK);
-        let chunk: Vec<Result<_, String>> = (start..end)
-            .into_par_iter()
-            .map(|i| {
-                let bytes = source.read(i).map_err(|e| e.to_string())?;
-                let image = decode(&bytes, limits).map_err(|e| e.to_string())?;
-                let format = format_of(&bytes).unwrap_or("unknown");
-                Ok((bytes.len() as u64, format, image.width, image.height))
-            })
-            .collect();
-        for (i, result) in (start..end).zip(chunk) {
-            match result {
-                Ok((bytes, format, width, height)) => {
-                    stats.unreadable.ok();
-                    stats.images += 1;
-                    stats.bytes += bytes;
-                    *stats.formats.entry(format.to_owned()).or_default() += 1;
-                    *bins.entry(1 << height.ilog2()).or_default() += 1;
-                    widths.push(width);
-                    heights.push(height);
-                    aspects.push((100 * width + height / 2) / height);
-                }
-                Err(reason) => stats.unreadable.fail(source.key(i), reason),
-            }
-        }
-        progress(end, source.len());
-    }
-    stats.width = Sides::of(widths);
-    stats.height = Sides::of(heights);
-    stats.aspect_percent = Sides::of(aspects);
-    let bins = bins.into_iter();
-    stats.heights = bins
-        .map(|(from, images)| HeightBin { from, images })
-        .collect();
-    stats
 }
 
 #[cfg(test)]
@@ -784,23 +491,5 @@ mod tests {
             .unwrap()
             .map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<Vec<_>>(), [".lock"]);
-    }
-
-    #[test]
-    fn statistics_count_what_is_there() {
-        let (_folder, source) = people();
-        let stats = stats(&source, &Limits::default(), &mut |_, _| {});
-        assert_eq!(stats.images, 23);
-        assert_eq!(stats.formats["PNG"], 23);
-        assert_eq!((stats.width.min, stats.width.max), (10, 10));
-        assert_eq!((stats.height.min, stats.height.max), (20, 44));
-        assert_eq!(stats.height.median, 32);
-        let bins: Vec<_> = stats.heights.iter().map(|b| (b.from, b.images)).collect();
-        assert_eq!(bins, [(16, 11), (32, 12)]);
-        assert_eq!(stats.unreadable.failed.len(), 2);
-        assert!(stats.unreadable.failed[0].1.contains("text starting with"));
-        assert!(stats.unreadable.check().is_err());
-        let json = serde_json::to_string(&stats).unwrap();
-        assert!(json.contains("\"aspect_percent\""), "{json}");
     }
 }

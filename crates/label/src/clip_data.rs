@@ -12,8 +12,8 @@ use clasp_data::captions::{ccp_caption, ccp_pair, ccp_parts, pair as drawn_pair}
 use clasp_data::image::{
     self, CLIP_MEAN, CLIP_STD, Filter, Limits, Rgb, decode, normalise, resize, resize_crop,
 };
-use clasp_data::layouts::attributes::Attributes;
-use clasp_data::layouts::parsing::Parsing;
+use clasp_data::layouts::attributes::AttributeDataset;
+use clasp_data::layouts::parsing::ParsingDataset;
 use clasp_data::synth::part;
 use clasp_data::vocabulary::{Attribute, IGNORE, Part, Vocabulary, fill};
 use clasp_data::{Rng, rng_for};
@@ -70,8 +70,8 @@ impl Photos {
     ///
     /// A file is missing or broken; the message names it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let attributes = Attributes::open(folder)?;
-        let parsing = Parsing::open(folder)?;
+        let attributes = AttributeDataset::open(folder)?;
+        let parsing = ParsingDataset::open(folder)?;
         let mut photos = Vec::new();
         for item in attributes.split("train")? {
             let tags = attributes

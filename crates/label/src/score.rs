@@ -22,8 +22,8 @@ use std::path::Path;
 
 use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Limits, Rgb, decode};
-use clasp_data::layouts::attributes::Attributes;
-use clasp_data::layouts::parsing::Parsing;
+use clasp_data::layouts::attributes::AttributeDataset;
+use clasp_data::layouts::parsing::ParsingDataset;
 use clasp_data::rng_for;
 use clasp_data::synth::{self, Person, Shot, Style};
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
@@ -132,8 +132,8 @@ pub fn score_photos(
     folder: &Path,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Score, Error> {
-    let tagged = Attributes::open(folder)?;
-    let parsing = Parsing::open(folder)?;
+    let tagged = AttributeDataset::open(folder)?;
+    let parsing = ParsingDataset::open(folder)?;
     let photos = tagged.split("val")?;
     let masked = parsing.split("val")?;
     let with_tags = photos.iter().map(|photo| {

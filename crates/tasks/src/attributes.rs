@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use clasp_data::layouts::attributes::{Attributed, Attributes};
+use clasp_data::layouts::attributes::{AttributeDataset, AttributeImage};
 use clasp_metrics::attributes::{self as metrics, AttributeMetrics};
 use serde::{Deserialize, Serialize};
 
@@ -55,14 +55,14 @@ pub fn protocol(preprocess: &Preprocess, options: &Options, split: &str) -> Stri
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    data: &Attributes,
+    data: &AttributeDataset,
     options: &Options,
     progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
 ) -> Result<AttributeReport, TaskError> {
     let split = eval_split(options, &data.splits(), &data.file)?;
     let (train, test) = (data.split(&options.train_split)?, data.split(&split)?);
     let used = options.training(train.len(), 1);
-    let train: Vec<&Attributed> = used.into_iter().map(|i| train[i]).collect();
+    let train: Vec<&AttributeImage> = used.into_iter().map(|i| train[i]).collect();
     if train.len() < 10 {
         let what = format!("split `{}` of {}", options.train_split, data.file.display());
         return Err(TaskError::TooFew {
@@ -72,7 +72,7 @@ pub fn evaluate<E: Extractor>(
         });
     }
     let size = [preprocess.height, preprocess.width];
-    let features = |images: &[&Attributed], stage| -> Result<Vec<f32>, TaskError> {
+    let features = |images: &[&AttributeImage], stage| -> Result<Vec<f32>, TaskError> {
         let load = |i: usize| Ok(Some(preprocess.apply(&read_image(&images[i].path)?)));
         let keep = |_: usize, features: &Features| Ok(features.pooled.to_vec());
         let pass = Pass {
@@ -199,7 +199,7 @@ mod tests {
     fn colours_tell_attributes_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Attributes::open(folder.path()).unwrap();
+        let data = AttributeDataset::open(folder.path()).unwrap();
         let run = |fake: Fake| {
             evaluate(
                 &fake,
@@ -236,8 +236,8 @@ mod tests {
     fn missing_splits_and_small_ones_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let mut data = Attributes::open(folder.path()).unwrap();
-        let run = |data: &Attributes, options: Options| {
+        let mut data = AttributeDataset::open(folder.path()).unwrap();
+        let run = |data: &AttributeDataset, options: Options| {
             evaluate(
                 &Fake::Colours,
                 &Preprocess::imagenet(64, 32),

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use clasp_data::layouts::parsing::{IGNORE, LabelMap, Masked, Parsing};
+use clasp_data::layouts::parsing::{IGNORE, LabelMap, MaskedImage, ParsingDataset};
 use clasp_metrics::parsing::{Confusion, ParsingMetrics};
 use serde::{Deserialize, Serialize};
 
@@ -71,7 +71,7 @@ pub fn protocol(
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    data: &Parsing,
+    data: &ParsingDataset,
     options: &Options,
     progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
 ) -> Result<ParsingReport, TaskError> {
@@ -112,7 +112,7 @@ pub fn evaluate<E: Extractor>(
 
     // Sizes of the images as they were decoded, height and width, for the masks to be compared with.
     let sizes: Vec<OnceLock<[usize; 2]>> = vec![OnceLock::new(); used.len()];
-    let load = |masked: &Masked, size: &OnceLock<[usize; 2]>| {
+    let load = |masked: &MaskedImage, size: &OnceLock<[usize; 2]>| {
         let image = read_image(&masked.image)?;
         size.get_or_init(|| [image.height, image.width]);
         Ok(Some(preprocess.apply(&image)))
@@ -220,8 +220,8 @@ fn loss(targets: &[f32]) -> Loss<'_> {
 
 /// The mask of an image, which must be as large as it.
 fn mask_of(
-    data: &Parsing,
-    image: &Masked,
+    data: &ParsingDataset,
+    image: &MaskedImage,
     size: &OnceLock<[usize; 2]>,
 ) -> Result<LabelMap, TaskError> {
     let map = data.read_mask(&image.mask)?;
@@ -306,7 +306,7 @@ mod tests {
     fn colours_tell_classes_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let run = |fake: Fake| {
             evaluate(
                 &fake,
@@ -340,7 +340,7 @@ mod tests {
     fn little_memory_means_fewer_images() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let run = |memory| {
             let options = Options {
                 memory,
@@ -367,7 +367,7 @@ mod tests {
     fn a_mask_of_another_size_is_named() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let other = crate::testing::image([10, 20, 30], 30, 64);
         fs_err::write(&data.images[3].image, clasp_data::image::encode_png(&other)).unwrap();
         let run = evaluate(

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use clasp_data::image::{self, Rgb};
 use clasp_data::layouts::LayoutError;
-use clasp_data::layouts::coco::{Keypoints, Person};
+use clasp_data::layouts::coco::{KeypointAnnotation, KeypointDataset};
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, box_length, oks_ap, pck, torso_length,
 };
@@ -108,13 +108,16 @@ pub fn protocol(
 ///
 /// # Errors
 /// If one of them is missing, or they have different joints.
-pub fn open(folder: &Path, options: &Options) -> Result<(Keypoints, Keypoints), TaskError> {
-    let train = Keypoints::open(folder, &options.train_split)?;
+pub fn open(
+    folder: &Path,
+    options: &Options,
+) -> Result<(KeypointDataset, KeypointDataset), TaskError> {
+    let train = KeypointDataset::open(folder, &options.train_split)?;
     let eval = match &options.eval_split {
-        Some(split) => Keypoints::open(folder, split)?,
-        None => match Keypoints::open(folder, "test") {
+        Some(split) => KeypointDataset::open(folder, split)?,
+        None => match KeypointDataset::open(folder, "test") {
             Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {
-                Keypoints::open(folder, "val")?
+                KeypointDataset::open(folder, "val")?
             }
             other => other?,
         },
@@ -141,8 +144,8 @@ pub fn open(folder: &Path, options: &Options) -> Result<(Keypoints, Keypoints), 
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    train: &Keypoints,
-    eval: &Keypoints,
+    train: &KeypointDataset,
+    eval: &KeypointDataset,
     options: &Options,
     progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
 ) -> Result<PoseReport, TaskError> {
@@ -152,7 +155,7 @@ pub fn evaluate<E: Extractor>(
         options.stages.max(1),
     );
     let (train_people, eval_people) = (usable(train, size), usable(eval, size));
-    let too_few = |data: &Keypoints, found| TaskError::TooFew {
+    let too_few = |data: &KeypointDataset, found| TaskError::TooFew {
         what: data.file.display().to_string(),
         expected: "at least 5 people with a box and a labelled joint that fit into memory",
         found,
@@ -165,26 +168,27 @@ pub fn evaluate<E: Extractor>(
         };
         return Err(too_few(data, found));
     }
-    let input = |data: &Keypoints, subject: &Subject| -> Result<Option<Vec<f32>>, TaskError> {
-        let picture = &data.images[subject.person.image];
-        let image = read_image(&picture.path)?;
-        if [image.height, image.width] != [picture.height, picture.width] {
-            return Err(TaskError::Mismatch {
-                file: picture.path.display().to_string(),
-                expected: format!(
-                    "{}x{} (height x width) as in the JSON",
-                    picture.height, picture.width
-                ),
-                found: format!("{}x{}", image.height, image.width),
-            });
-        }
-        Ok(Some(preprocess.apply(&padded_crop(
-            &image,
-            subject.region,
-            preprocess.mean,
-        ))))
-    };
-    let name = |data: &Keypoints, subject: &Subject| {
+    let input =
+        |data: &KeypointDataset, subject: &Subject| -> Result<Option<Vec<f32>>, TaskError> {
+            let picture = &data.images[subject.person.image];
+            let image = read_image(&picture.path)?;
+            if [image.height, image.width] != [picture.height, picture.width] {
+                return Err(TaskError::Mismatch {
+                    file: picture.path.display().to_string(),
+                    expected: format!(
+                        "{}x{} (height x width) as in the JSON",
+                        picture.height, picture.width
+                    ),
+                    found: format!("{}x{}", image.height, image.width),
+                });
+            }
+            Ok(Some(preprocess.apply(&padded_crop(
+                &image,
+                subject.region,
+                preprocess.mean,
+            ))))
+        };
+    let name = |data: &KeypointDataset, subject: &Subject| {
         let path = &data.images[subject.person.image].path;
         path.display().to_string()
     };
@@ -310,13 +314,13 @@ pub fn evaluate<E: Extractor>(
 
 /// A person and the rectangle of the image that the backbone sees.
 struct Subject<'a> {
-    person: &'a Person,
+    person: &'a KeypointAnnotation,
     /// x, y, width, height in whole pixels; may reach beyond the image.
     region: [i64; 4],
 }
 
 /// The people that can be evaluated: no crowds, with a labelled joint, and with a box that meets the image.
-fn usable(data: &Keypoints, size: [usize; 2]) -> Vec<Subject<'_>> {
+fn usable(data: &KeypointDataset, size: [usize; 2]) -> Vec<Subject<'_>> {
     let aspect = size[1] as f64 / size[0] as f64;
     let people = data
         .people
@@ -521,7 +525,7 @@ fn mean_pose(subjects: &[&Subject], joints: usize) -> Decoded {
 
 /// The figures of predictions for `subjects`, in the image's coordinates.
 fn scores(
-    data: &Keypoints,
+    data: &KeypointDataset,
     subjects: &[&Subject],
     poses: &[Decoded],
 ) -> Result<PoseScores, TaskError> {
@@ -548,7 +552,7 @@ fn scores(
     let oks = match &data.sigmas {
         None => None,
         Some(sigmas) => {
-            let truth = |person: &Person| TruePose {
+            let truth = |person: &KeypointAnnotation| TruePose {
                 image: person.image as u64,
                 keypoints: person.keypoints.clone(),
                 bbox: person.bbox,
@@ -663,7 +667,7 @@ mod tests {
             error.contains("expected 64x33 (height x width) as in the JSON, found 64x32"),
             "{error}"
         );
-        let none = Keypoints {
+        let none = KeypointDataset {
             people: Vec::new(),
             ..eval
         };
@@ -707,7 +711,7 @@ mod tests {
 
     #[test]
     fn a_gaussian_is_decoded_exactly() {
-        let person = Person {
+        let person = KeypointAnnotation {
             id: 1,
             image: 0,
             bbox: [0.0; 4],

@@ -3,7 +3,7 @@
 use std::ops::{ControlFlow, Range};
 use std::path::PathBuf;
 
-use clasp_data::layouts::market1501::{Crop, Market1501};
+use clasp_data::layouts::reid::{ReidDataset, ReidImage};
 use clasp_metrics::reid::{self, Images, ReidMetrics};
 use clasp_metrics::rerank::{self, Rerank};
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ pub(crate) struct Described {
 
 impl Described {
     /// A feature for each image.
-    pub(crate) fn new(features: Vec<Vec<f32>>, crops: &[&Crop]) -> Self {
+    pub(crate) fn new(features: Vec<Vec<f32>>, crops: &[&ReidImage]) -> Self {
         Self {
             channels: features.first().map_or(0, Vec::len),
             features: features.into_iter().flatten().collect(),
@@ -96,13 +96,13 @@ pub fn protocol(preprocess: &Preprocess, rerank: Option<Rerank>) -> String {
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    data: &Market1501,
+    data: &ReidDataset,
     rerank: Option<Rerank>,
     strips: usize,
     options: &Options,
     progress: &(dyn Fn(Progress) -> ControlFlow<()> + Sync),
 ) -> Result<ReidReport, TaskError> {
-    let crops: Vec<&Crop> = data.query.iter().chain(&data.gallery).collect();
+    let crops: Vec<&ReidImage> = data.query.iter().chain(&data.gallery).collect();
     let size = [preprocess.height, preprocess.width];
     let load = |i: usize| Ok(Some(preprocess.apply(&read_image(&crops[i].path)?)));
     let keep = |_: usize, features: &Features| Ok(features.pooled.to_vec());
@@ -173,7 +173,7 @@ mod tests {
     fn colours_find_people_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Market1501::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         let run = |fake: Fake| {
             let preprocess = Preprocess::imagenet(64, 32);
             evaluate(
@@ -214,7 +214,7 @@ mod tests {
     fn threads_and_batches_change_nothing() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Market1501::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         let run = |threads, batch| {
             let options = Options {
                 threads,
@@ -239,7 +239,7 @@ mod tests {
     fn broken_images_bad_features_and_stops_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Market1501::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         let preprocess = Preprocess::imagenet(64, 32);
         let options = Options::default();
         let error =

@@ -14,12 +14,12 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
-use clasp_data::layouts::attributes::Attributes;
-use clasp_data::layouts::coco::{Keypoints, read_boxes, read_poses};
+use clasp_data::layouts::attributes::AttributeDataset;
+use clasp_data::layouts::coco::BoxDataset;
+use clasp_data::layouts::coco::{KeypointDataset, read_boxes, read_poses};
 use clasp_data::layouts::csv::read_columns;
-use clasp_data::layouts::detection::Boxes;
-use clasp_data::layouts::parsing::{Parsing, label_map};
-use clasp_data::layouts::reid::{Crop, Reid};
+use clasp_data::layouts::parsing::{ParsingDataset, label_map};
+use clasp_data::layouts::reid::{ReidDataset, ReidImage};
 use clasp_data::source::Source;
 use clasp_data::text::read_text;
 use clasp_metrics::detection::FoundBox;
@@ -75,7 +75,7 @@ pub fn reid(data: &Path, predictions: &Path) -> Result<Score, TaskError> {
         query: String,
         gallery: Vec<String>,
     }
-    let data = Reid::open(data)?;
+    let data = ReidDataset::open(data)?;
     let text = read_text(predictions)?;
     let places: HashMap<&str, usize> = { data.gallery.iter().enumerate() }
         .map(|(place, crop)| (crop.name.as_str(), place))
@@ -111,9 +111,9 @@ pub fn reid(data: &Path, predictions: &Path) -> Result<Score, TaskError> {
         .filter(|crop| !rankings.contains_key(&crop.name))
         .map(|crop| crop.name.clone())
         .collect();
-    let of = |crop: &Crop| rankings.get(&crop.name).cloned().unwrap_or_default();
+    let of = |crop: &ReidImage| rankings.get(&crop.name).cloned().unwrap_or_default();
     let orders: Vec<Vec<usize>> = data.query.iter().map(of).collect();
-    let pairs = |crops: &[Crop]| -> Vec<[i64; 2]> {
+    let pairs = |crops: &[ReidImage]| -> Vec<[i64; 2]> {
         crops
             .iter()
             .map(|crop| [crop.person, crop.camera])
@@ -162,7 +162,7 @@ pub fn attributes(
     predictions: &Path,
     threshold: f32,
 ) -> Result<Score, TaskError> {
-    let data = Attributes::open(data)?;
+    let data = AttributeDataset::open(data)?;
     let name = split.among(data.splits(), &data.file)?;
     let images = data.split(&name)?;
     let (header, rows) = read_columns(predictions, "image")?;
@@ -221,7 +221,7 @@ pub fn attributes(
 /// # Errors
 /// Data or predictions that cannot be read, an image without a mask, a mask of another size or class.
 pub fn parsing(data: &Path, split: &Split, predictions: &Path) -> Result<Score, TaskError> {
-    let data = Parsing::open(data)?;
+    let data = ParsingDataset::open(data)?;
     let name = split.among(data.splits(), &data.file)?;
     let masks = Source::open(&predictions.display().to_string())?;
     let places: HashMap<&str, usize> = masks.keys().zip(0..).collect();
@@ -256,7 +256,7 @@ pub fn parsing(data: &Path, split: &Split, predictions: &Path) -> Result<Score, 
 /// # Errors
 /// Data or predictions that cannot be read; joints without σ.
 pub fn pose(data: &Path, split: &Split, predictions: &Path) -> Result<Score, TaskError> {
-    let data = split.open(|name| Keypoints::open(data, name))?;
+    let data = split.open(|name| KeypointDataset::open(data, name))?;
     let Some(sigmas) = &data.sigmas else {
         return Err(mismatch(
             &data.file,
@@ -297,7 +297,7 @@ pub fn pose(data: &Path, split: &Split, predictions: &Path) -> Result<Score, Tas
 /// # Errors
 /// Data or predictions that cannot be read.
 pub fn detection(data: &Path, split: &Split, predictions: &Path) -> Result<Score, TaskError> {
-    let data = split.open(|name| Boxes::open(data, name))?;
+    let data = split.open(|name| BoxDataset::open(data, name))?;
     let ids: BTreeSet<u64> = data.images.iter().map(|image| image.id).collect();
     let (known, strangers): (Vec<_>, Vec<_>) =
         { read_boxes(predictions, data.category)?.into_iter() }

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Result;
-use clasp_data::check::{Report, check};
+use clasp_data::check::{FolderCheck, check};
 use clasp_data::image::Limits;
 use clasp_data::pack::{self, PackConfig};
 use clasp_data::source::Unreadable;
@@ -121,7 +121,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
 }
 
 /// What a check found, in words.
-fn describe(report: &Report) -> String {
+fn describe(report: &FolderCheck) -> String {
     let mut text = format!("{}: {} images", report.path, report.images);
     if let Some(decoded) = report.decoded {
         let _ = write!(text, ", {decoded} decoded");

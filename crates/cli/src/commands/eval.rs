@@ -7,9 +7,9 @@ use std::sync::Mutex;
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
-use clasp_data::layouts::attributes::Attributes;
-use clasp_data::layouts::market1501::Market1501;
-use clasp_data::layouts::parsing::Parsing;
+use clasp_data::layouts::attributes::AttributeDataset;
+use clasp_data::layouts::parsing::ParsingDataset;
+use clasp_data::layouts::reid::ReidDataset;
 use clasp_metrics::rerank::Rerank;
 use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
@@ -363,7 +363,7 @@ fn frozen_reid(run: &Run<'_>) -> Result<Found> {
     let report = reid::evaluate(
         run.extractor,
         run.preprocess,
-        &Market1501::open(run.data)?,
+        &ReidDataset::open(run.data)?,
         run.rerank.then(Rerank::default),
         run.strips,
         run.options,
@@ -395,7 +395,7 @@ fn frozen_reid(run: &Run<'_>) -> Result<Found> {
 }
 
 fn frozen_attributes(run: &Run<'_>) -> Result<Found> {
-    let data = Attributes::open(run.data)?;
+    let data = AttributeDataset::open(run.data)?;
     let report = attributes::evaluate(
         run.extractor,
         run.preprocess,
@@ -416,7 +416,7 @@ fn frozen_attributes(run: &Run<'_>) -> Result<Found> {
 }
 
 fn frozen_parsing(run: &Run<'_>) -> Result<Found> {
-    let data = Parsing::open(run.data)?;
+    let data = ParsingDataset::open(run.data)?;
     let report = parsing::evaluate(
         run.extractor,
         run.preprocess,

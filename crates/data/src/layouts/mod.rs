@@ -1,28 +1,17 @@
-//! Folder layouts of labelled data sets.
+//! Folder layouts of annotated datasets, a module for each task.
 //!
-//! | module | layout | for |
-//! |---|---|---|
-//! | [`reid`] | those of [`market1501`] and [`msmt17`], or a CSV of image, person, camera and split | re-identification |
-//! | [`attributes`] | a CSV of image, split and columns of 0/1; PA-100K, PETA, RAPv2 and zero-shot splits ([`par`]) | attribute recognition |
-//! | [`parsing`] | a CSV of image, mask and split, and a list of classes; LIP, CIHP, ATR, CCP | parsing |
-//! | [`coco`] | COCO keypoints JSON, any skeleton; boxes of a detector | pose |
-//! | [`detection`] | COCO boxes JSON, CityPersons | pedestrian detection |
-//! | [`search`] | [`cuhk_sysu`], [`prw`], or COCO boxes with `pid` | person search |
-//!
-//! [`sides`] finds left and right in names. The drawn people have most of them in one folder. Readers look in the usual places, and an error lists where.
-//! [`crate::check`] tells which layouts a folder has.
+//! [`registry::LAYOUTS`] is the table of all layouts: [`open`](reid::ReidDataset::open) of each kind of
+//! dataset, [`crate::check`] and docs/data.md read it. Readers look in the usual places, and an
+//! error lists where. [`sides`] finds left and right in names; the synthetic people have a layout of
+//! most tasks in one folder.
 
 pub mod attributes;
 pub mod coco;
 pub mod csv;
-pub mod cuhk_sysu;
-pub mod detection;
-mod json;
-pub mod market1501;
-pub mod msmt17;
-pub mod par;
+pub mod layout;
+mod open;
 pub mod parsing;
-pub mod prw;
+pub mod registry;
 pub mod reid;
 pub mod search;
 pub mod sides;
@@ -44,7 +33,7 @@ pub enum LayoutError {
         /// Name of the layout.
         layout: &'static str,
         /// What would have been accepted.
-        expected: &'static str,
+        expected: String,
         /// Every path that was tried.
         tried: Vec<String>,
     },
@@ -214,7 +203,7 @@ fn find(
     folder: &Path,
     candidates: &[String],
     layout: &'static str,
-    expected: &'static str,
+    expected: &str,
 ) -> Result<PathBuf, LayoutError> {
     Ok(find_all(folder, candidates, layout, expected)?.swap_remove(0))
 }
@@ -224,7 +213,7 @@ fn find_all(
     folder: &Path,
     candidates: &[String],
     layout: &'static str,
-    expected: &'static str,
+    expected: &str,
 ) -> Result<Vec<PathBuf>, LayoutError> {
     let paths = candidates.iter().map(|candidate| folder.join(candidate));
     // Where upper and lower case are the same, so are some of the candidates.
@@ -236,7 +225,7 @@ fn find_all(
         return Err(LayoutError::NotFound {
             folder: folder.display().to_string(),
             layout,
-            expected,
+            expected: expected.to_owned(),
             tried: paths.map(|path| path.display().to_string()).collect(),
         });
     }

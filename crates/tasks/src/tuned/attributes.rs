@@ -9,7 +9,7 @@ use clasp_data::Rng as DataRng;
 use clasp_data::augment::shift;
 use clasp_data::font;
 use clasp_data::image::{Filter, Rgb, flip, resize};
-use clasp_data::layouts::attributes::{Attributed, Attributes};
+use clasp_data::layouts::attributes::{AttributeDataset, AttributeImage};
 use clasp_metrics::attributes as metrics;
 use clasp_model::backbone::Features;
 use clasp_model::heads::{LinearHead, Training};
@@ -73,7 +73,7 @@ pub struct AttributeTask {
 /// Images with answers, the name of their split, and what to tell of them.
 #[derive(Debug)]
 pub struct Labelled {
-    images: Vec<Attributed>,
+    images: Vec<AttributeImage>,
     split: String,
     notes: Vec<String>,
 }
@@ -205,12 +205,12 @@ pub(crate) fn judge(
     })
 }
 
-fn owned(images: Vec<&Attributed>) -> Vec<Attributed> {
+fn owned(images: Vec<&AttributeImage>) -> Vec<AttributeImage> {
     images.into_iter().cloned().collect()
 }
 
 /// Which file was read, where there are several.
-fn chosen(data: &Attributes) -> Option<String> {
+fn chosen(data: &AttributeDataset) -> Option<String> {
     let others: Vec<String> = { data.others.iter() }
         .map(|file| file.display().to_string())
         .collect();
@@ -277,7 +277,7 @@ impl Task for AttributeTask {
         folder: &Path,
         _: Option<&Split>,
     ) -> Result<(Self, Labelled), TaskError> {
-        let data = Attributes::open(folder)?;
+        let data = AttributeDataset::open(folder)?;
         let mut images = Vec::new();
         for split in &settings.train {
             images.extend(owned(data.split(split)?));
@@ -315,7 +315,7 @@ impl Task for AttributeTask {
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Labelled, TaskError> {
-        let data = Attributes::open(folder)?;
+        let data = AttributeDataset::open(folder)?;
         if data.names != self.names {
             return Err(TaskError::Mismatch {
                 file: data.file.display().to_string(),
@@ -352,7 +352,7 @@ impl Task for AttributeTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<Vec<bool>>, TaskError> {
-        let Attributed { path, values, .. } = &data.images[index];
+        let AttributeImage { path, values, .. } = &data.images[index];
         let image = read_image(path)?;
         let Preprocess {
             height,

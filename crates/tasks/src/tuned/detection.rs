@@ -5,7 +5,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use clasp_data::Rng as DataRng;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::detection::Boxes;
+use clasp_data::layouts::coco::BoxDataset;
 use clasp_metrics::detection::{
     CITYPERSONS, FoundBox, OTHER_SUBSETS, Pedestrian, TrueBox, box_ap, miss_rate,
 };
@@ -71,12 +71,12 @@ pub struct DetectionTask {
 /// Scenes, and who is in each.
 #[derive(Debug)]
 pub struct Scenes {
-    boxes: Boxes,
+    boxes: BoxDataset,
     people: Vec<Vec<Someone>>,
 }
 
 impl Scenes {
-    fn new(boxes: Boxes) -> Self {
+    fn new(boxes: BoxDataset) -> Self {
         let mut people = vec![Vec::new(); boxes.images.len()];
         for marked in &boxes.people {
             people[marked.image].push(Someone {
@@ -89,7 +89,7 @@ impl Scenes {
     }
 
     /// Scenes with somebody to be found.
-    fn with_people(boxes: Boxes) -> Result<Self, TaskError> {
+    fn with_people(boxes: BoxDataset) -> Result<Self, TaskError> {
         let scenes = Self::new(boxes);
         if scenes.people.iter().flatten().all(|one| one.ignored) {
             return Err(TaskError::TooFew {
@@ -126,7 +126,7 @@ impl DetectionTask {
 }
 
 /// The truth for COCO's AP. Ignored people are as crowds are there: what is found on them counts neither way.
-fn truth(boxes: &Boxes) -> Vec<TrueBox> {
+fn truth(boxes: &BoxDataset) -> Vec<TrueBox> {
     { boxes.people.iter() }
         .map(|one| TrueBox {
             image: boxes.images[one.image].id,
@@ -138,7 +138,7 @@ fn truth(boxes: &Boxes) -> Vec<TrueBox> {
 }
 
 /// Judges found boxes, in any order, by the data: miss rates and AP.
-pub(crate) fn judge(boxes: &Boxes, found: &[FoundBox]) -> Result<Judged, TaskError> {
+pub(crate) fn judge(boxes: &BoxDataset, found: &[FoundBox]) -> Result<Judged, TaskError> {
     let ids: Vec<u64> = boxes.images.iter().map(|image| image.id).collect();
     let people = &boxes.people;
     let pedestrians: Vec<Pedestrian> = { people.iter() }
@@ -242,7 +242,7 @@ impl Task for DetectionTask {
         folder: &Path,
         _: Option<&Split>,
     ) -> Result<(Self, Scenes), TaskError> {
-        let scenes = Scenes::with_people(Boxes::open(folder, &settings.train)?)?;
+        let scenes = Scenes::with_people(BoxDataset::open(folder, &settings.train)?)?;
         let task = Self {
             settings: settings.clone(),
         };
@@ -250,7 +250,7 @@ impl Task for DetectionTask {
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Scenes, TaskError> {
-        let boxes = split.open(|name| Boxes::open(folder, name))?;
+        let boxes = split.open(|name| BoxDataset::open(folder, name))?;
         Scenes::with_people(boxes)
     }
 
@@ -407,7 +407,7 @@ mod tests {
               {"id": 2, "image_id": 7, "category_id": 3, "bbox": [100, 10, 40, 100], "ignore": 1}],
             "categories": [{"id": 1, "name": "car"}, {"id": 3, "name": "person"}]}"#;
         fs_err::write(folder.path().join("instances_val.json"), text).unwrap();
-        let boxes = Boxes::open(folder.path(), "val").unwrap();
+        let boxes = BoxDataset::open(folder.path(), "val").unwrap();
         assert_eq!(boxes.category, 3);
         let found = |bbox, score| FoundBox {
             image: 7,

@@ -13,7 +13,7 @@ use clasp_data::augment::{Affine, warp, warp_labels};
 use clasp_data::captions::ccp_parts;
 use clasp_data::image::{Rgb, encode_label_png};
 use clasp_data::layouts::parsing::{
-    BLACK_AND_WHITE, IGNORE, LabelMap, Masked, Parsing, is_black_and_white,
+    BLACK_AND_WHITE, IGNORE, LabelMap, MaskedImage, ParsingDataset, is_black_and_white,
 };
 use clasp_data::layouts::sides::twins;
 use clasp_metrics::parsing::Confusion;
@@ -145,16 +145,16 @@ pub struct ParsingTask {
 /// Images with masks.
 #[derive(Debug)]
 pub struct Labelled {
-    parsing: Parsing,
-    images: Vec<Masked>,
+    parsing: ParsingDataset,
+    images: Vec<MaskedImage>,
     split: String,
 }
 
 /// Labels by which masks of Clothing Co-Parsing are known.
 const CCP_NAMES: [&str; 3] = ["skin", "hair", "dress"];
 
-fn open_data(folder: &Path, classes: Classes) -> Result<Parsing, TaskError> {
-    let parsing = Parsing::open(folder)?;
+fn open_data(folder: &Path, classes: Classes) -> Result<ParsingDataset, TaskError> {
+    let parsing = ParsingDataset::open(folder)?;
     Ok(match classes {
         Classes::Stored => parsing,
         Classes::CcpParts => {
@@ -560,7 +560,7 @@ impl Task for ParsingTask {
         rng: &mut DataRng,
     ) -> Result<Example<Self::Target>, TaskError> {
         let settings = &self.settings;
-        let Masked { image, mask, .. } = &data.images[index];
+        let MaskedImage { image, mask, .. } = &data.images[index];
         let key = image.display().to_string();
         let (image, labels) = read_pair(&data.parsing, image, mask)?;
         let limit = settings.scale_limit;
@@ -677,7 +677,7 @@ impl Task for ParsingTask {
                 let mut confusion = Confusion::new(classes);
                 let mut masks = Vec::new();
                 for index in items {
-                    let Masked {
+                    let MaskedImage {
                         image, mask, name, ..
                     } = &eval.images[index];
                     let (image, labels) = read_pair(&eval.parsing, image, mask)?;
@@ -795,7 +795,11 @@ pub fn labels_of(prediction: &Value) -> Vec<u8> {
 }
 
 /// An image and its mask, which must be as large.
-fn read_pair(data: &Parsing, image: &Path, mask: &Path) -> Result<(Rgb, LabelMap), TaskError> {
+fn read_pair(
+    data: &ParsingDataset,
+    image: &Path,
+    mask: &Path,
+) -> Result<(Rgb, LabelMap), TaskError> {
     let (picture, labels) = (read_image(image)?, data.read_mask(mask)?);
     if [picture.height, picture.width] != [labels.height, labels.width] {
         return Err(TaskError::Mismatch {
@@ -864,7 +868,7 @@ mod tests {
     #[test]
     fn masks_of_different_folders_have_different_names() {
         let folder = folder();
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let names: Vec<&str> = { data.images.iter() }
             .map(|one| one.name.as_str())
             .collect();

@@ -8,7 +8,7 @@ use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::warp;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::coco::{CocoImage, Keypoints, Person, read_boxes};
+use clasp_data::layouts::coco::{CocoImage, KeypointAnnotation, KeypointDataset, read_boxes};
 use clasp_data::layouts::sides::twins;
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
@@ -128,7 +128,7 @@ pub struct PoseTask {
 /// People to train on.
 #[derive(Debug)]
 pub struct Data {
-    keypoints: Keypoints,
+    keypoints: KeypointDataset,
     /// Positions of the people that can be trained on.
     usable: Vec<usize>,
 }
@@ -136,7 +136,7 @@ pub struct Data {
 /// People to find joints of.
 #[derive(Debug)]
 pub struct Eval {
-    keypoints: Keypoints,
+    keypoints: KeypointDataset,
     /// What is looked at: image, box x, y, width, height, score of the box, the person where the box is a true one.
     boxes: Vec<Candidate>,
 }
@@ -182,8 +182,8 @@ fn cut([x, y, w, h]: [f64; 4], height: usize, width: usize) -> Option<[f64; 4]> 
 
 impl PoseTask {
     /// What to tell of labelled people whose box covers nothing of their image.
-    fn left_out(&self, keypoints: &Keypoints) -> Vec<String> {
-        let outside = |person: &&Person| {
+    fn left_out(&self, keypoints: &KeypointDataset) -> Vec<String> {
+        let outside = |person: &&KeypointAnnotation| {
             let image = &keypoints.images[person.image];
             person.is_to_be_found() && cut(person.bbox, image.height, image.width).is_none()
         };
@@ -201,7 +201,7 @@ impl PoseTask {
     }
 
     /// What to tell of joints that mirrored images would teach wrongly.
-    fn unpaired(&self, keypoints: &Keypoints) -> Option<String> {
+    fn unpaired(&self, keypoints: &KeypointDataset) -> Option<String> {
         let mirrors = self.settings.flip > 0.0 || self.settings.flip_test;
         if !mirrors || keypoints.unpaired.is_empty() {
             return None;
@@ -228,7 +228,7 @@ impl PoseTask {
         }
     }
 
-    fn check(&self, other: &Keypoints) -> Result<(), TaskError> {
+    fn check(&self, other: &KeypointDataset) -> Result<(), TaskError> {
         if self.joints == other.joints {
             return Ok(());
         }
@@ -407,7 +407,7 @@ impl Task for PoseTask {
         folder: &Path,
         _: Option<&Split>,
     ) -> Result<(Self, Data), TaskError> {
-        let keypoints = Keypoints::open(folder, &settings.train)?;
+        let keypoints = KeypointDataset::open(folder, &settings.train)?;
         let usable: Vec<usize> = { keypoints.people.iter().enumerate() }
             .filter(|(_, person)| {
                 let image = &keypoints.images[person.image];
@@ -432,12 +432,12 @@ impl Task for PoseTask {
     }
 
     fn open_eval(&self, folder: &Path, split: &Split) -> Result<Eval, TaskError> {
-        let keypoints = split.open(|name| Keypoints::open(folder, name))?;
+        let keypoints = split.open(|name| KeypointDataset::open(folder, name))?;
         self.check(&keypoints)?;
         let settings = &self.settings;
         let boxes = if settings.boxes.as_os_str().is_empty() {
             let people = keypoints.people.iter().enumerate();
-            let candidate = |(index, person): (usize, &Person)| {
+            let candidate = |(index, person): (usize, &KeypointAnnotation)| {
                 let image = &keypoints.images[person.image];
                 let bbox = cut(person.bbox, image.height, image.width)?;
                 person.is_to_be_found().then_some(Candidate {
@@ -772,7 +772,11 @@ fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option
 }
 
 /// Boxes of people in COCO's results format; those of other images than these are of no use here.
-fn detected(path: &Path, data: &Keypoints, threshold: f64) -> Result<Vec<Candidate>, TaskError> {
+fn detected(
+    path: &Path,
+    data: &KeypointDataset,
+    threshold: f64,
+) -> Result<Vec<Candidate>, TaskError> {
     let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
         .map(|(index, image)| (image.id, index))
         .collect();
@@ -851,7 +855,7 @@ pub(crate) fn oks_figures(oks: &OksAp) -> Vec<(String, f64)> {
 }
 
 /// The people of the data, for OKS AP.
-pub(crate) fn true_poses(data: &Keypoints) -> Vec<TruePose> {
+pub(crate) fn true_poses(data: &KeypointDataset) -> Vec<TruePose> {
     { data.people.iter() }
         .map(|person| TruePose {
             image: person.image as u64,
@@ -864,7 +868,7 @@ pub(crate) fn true_poses(data: &Keypoints) -> Vec<TruePose> {
 }
 
 fn average_precision(
-    data: &Keypoints,
+    data: &KeypointDataset,
     found: &[(&Candidate, Found)],
     sigmas: Option<&[f64]>,
 ) -> Result<Option<OksAp>, TaskError> {
@@ -882,7 +886,7 @@ fn average_precision(
     Ok(Some(oks_ap(&truths, &predicted, sigmas)?))
 }
 
-fn correct_joints(data: &Keypoints, found: &[(&Candidate, Found)]) -> Option<Pck> {
+fn correct_joints(data: &KeypointDataset, found: &[(&Candidate, Found)]) -> Option<Pck> {
     let diagonals = data.torso_diagonals();
     let truths: Vec<(Vec<[f64; 2]>, Vec<bool>)> = { found.iter() }
         .filter_map(|(candidate, _)| {

@@ -8,7 +8,7 @@ use clasp_data::Rng as DataRng;
 use clasp_data::augment::{erase, shift};
 use clasp_data::image::{Filter, Rgb, flip, resize};
 use clasp_data::layouts::LayoutError;
-use clasp_data::layouts::reid::{Crop, MsmtVal, Reid as People, people};
+use clasp_data::layouts::reid::{MsmtVal, ReidDataset as People, ReidImage, people};
 use clasp_data::rng_for;
 use clasp_metrics::reid;
 use clasp_metrics::rerank::{self, Rerank};
@@ -166,9 +166,9 @@ pub struct Eval {
     /// What they are.
     pub name: String,
     /// Queries.
-    pub query: Vec<Crop>,
+    pub query: Vec<ReidImage>,
     /// Gallery.
-    pub gallery: Vec<Crop>,
+    pub gallery: Vec<ReidImage>,
 }
 
 impl Reid {
@@ -320,7 +320,7 @@ impl Task for Reid {
         if settings.instances == 0 {
             return Err(setting("task.instances", "at least 1", 0));
         }
-        let crops: Vec<&Crop> = { market.train.iter() }
+        let crops: Vec<&ReidImage> = { market.train.iter() }
             .filter(|crop| crop.person > 0 && !held.contains(&crop.person))
             .collect();
         let identities: BTreeSet<i64> = crops.iter().map(|crop| crop.person).collect();
@@ -369,14 +369,14 @@ impl Task for Reid {
         }
         if *split == Split::Val {
             let held = held_out(&market.train, self.settings.holdout);
-            let gallery: Vec<Crop> = if held.is_empty() {
+            let gallery: Vec<ReidImage> = if held.is_empty() {
                 market.val
             } else {
                 let train = market.train.into_iter();
                 train.filter(|crop| held.contains(&crop.person)).collect()
             };
             let mut seen = BTreeSet::new();
-            let query: Vec<Crop> = { gallery.iter() }
+            let query: Vec<ReidImage> = { gallery.iter() }
                 .filter(|crop| seen.insert((crop.person, crop.camera)))
                 .cloned()
                 .collect();
@@ -537,7 +537,7 @@ impl Task for Reid {
         eval: &Eval,
         running: &Running<'_>,
     ) -> Result<Report, TaskError> {
-        let crops: Vec<&Crop> = eval.query.iter().chain(&eval.gallery).collect();
+        let crops: Vec<&ReidImage> = eval.query.iter().chain(&eval.gallery).collect();
         let rows = model.batches(
             "query and gallery images",
             crops.len(),
@@ -681,7 +681,7 @@ fn open(folder: &Path, settings: &Settings) -> Result<People, TaskError> {
 }
 
 /// The identities kept apart: a share of them, evenly spaced.
-fn held_out(train: &[Crop], share: f64) -> BTreeSet<i64> {
+fn held_out(train: &[ReidImage], share: f64) -> BTreeSet<i64> {
     let people: BTreeSet<i64> = { train.iter() }
         .map(|crop| crop.person)
         .filter(|person| *person > 0)
@@ -774,13 +774,13 @@ mod tests {
 
     #[test]
     fn identities_kept_apart_are_spread() {
-        let crop = |person| Crop {
+        let crop = |person| ReidImage {
             path: PathBuf::new(),
             name: String::new(),
             person,
             camera: 1,
         };
-        let train: Vec<Crop> = (0..=10).map(crop).collect();
+        let train: Vec<ReidImage> = (0..=10).map(crop).collect();
         assert_eq!(held_out(&train, 0.2), BTreeSet::from([1, 6]));
         assert!(held_out(&train, 0.0).is_empty());
     }

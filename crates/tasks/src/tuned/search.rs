@@ -11,7 +11,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::Rng as DataRng;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::search::{Frame, GallerySize, Search};
+use clasp_data::layouts::search::{GallerySize, SearchDataset, SearchFrame};
 use clasp_metrics::detection::iou;
 use clasp_metrics::search::{self, Context, Frame as FoundFrame, Gallery, Query, Scene, TOP};
 use clasp_model::backbone::Features;
@@ -147,18 +147,18 @@ pub enum Detector {
 #[derive(Debug)]
 pub struct Data {
     root: PathBuf,
-    frames: Vec<Frame>,
+    frames: Vec<SearchFrame>,
     people: Vec<Vec<Someone>>,
     /// What cannot be used.
     problems: Vec<String>,
 }
 
-pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<Search, TaskError> {
+pub(crate) fn open(folder: &Path, settings: &Settings) -> Result<SearchDataset, TaskError> {
     let gallery = match settings.gallery {
         0 => GallerySize::Full,
         frames => GallerySize::Frames(frames),
     };
-    Ok(Search::open(folder, gallery)?)
+    Ok(SearchDataset::open(folder, gallery)?)
 }
 
 impl SearchTask {
@@ -280,7 +280,7 @@ impl Columns {
 /// Judges what was found in each frame, and the embeddings of the queries, by the data.
 pub(crate) fn judge(
     settings: &Settings,
-    eval: &Search,
+    eval: &SearchDataset,
     frames: &[Vec<Found>],
     sought: &[Vec<f32>],
 ) -> Result<Judged, TaskError> {
@@ -375,7 +375,7 @@ pub(crate) fn judge(
 /// scores and embeddings; each query with its embedding and its best hits.
 fn lines(
     settings: &Settings,
-    eval: &Search,
+    eval: &SearchDataset,
     frames: &[Vec<Found>],
     sought: &[Vec<f32>],
 ) -> Result<String, TaskError> {
@@ -452,7 +452,7 @@ impl Task for SearchTask {
     const NAME: &'static str = "search";
     type Settings = Settings;
     type Data = Data;
-    type Eval = Search;
+    type Eval = SearchDataset;
     type Head = SearchHead;
     type Target = scenes::Target;
 
@@ -517,7 +517,7 @@ impl Task for SearchTask {
             });
         }
         let class = |person: i64| people.binary_search(&person).ok();
-        let someone = |frame: &Frame| -> Vec<Someone> {
+        let someone = |frame: &SearchFrame| -> Vec<Someone> {
             { frame.people.iter() }
                 .map(|marked| Someone {
                     bbox: marked.bbox,
@@ -528,7 +528,7 @@ impl Task for SearchTask {
         };
         let data = Data {
             people: search.train.iter().map(someone).collect(),
-            problems: [search.problems, Search::outside(&search.train)].concat(),
+            problems: [search.problems, SearchDataset::outside(&search.train)].concat(),
             root: search.root,
             frames: search.train,
         };
@@ -539,7 +539,7 @@ impl Task for SearchTask {
         Ok((task, data))
     }
 
-    fn open_eval(&self, folder: &Path, split: &Split) -> Result<Search, TaskError> {
+    fn open_eval(&self, folder: &Path, split: &Split) -> Result<SearchDataset, TaskError> {
         if *split != Split::Test {
             let expected = "last or test: person search data have no other split to search in";
             return Err(setting("run.select", expected, split.name()));
@@ -568,7 +568,7 @@ impl Task for SearchTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<Self::Target>, TaskError> {
-        let Frame { path, size, .. } = &data.frames[index];
+        let SearchFrame { path, size, .. } = &data.frames[index];
         let scene = scenes::read(path, *size)?;
         let views = &self.settings.views;
         let people = &data.people[index];
@@ -637,7 +637,7 @@ impl Task for SearchTask {
     fn evaluate(
         &self,
         model: &Model<Self>,
-        eval: &Search,
+        eval: &SearchDataset,
         running: &Running<'_>,
     ) -> Result<Report, TaskError> {
         let settings = &self.settings;
@@ -650,7 +650,7 @@ impl Task for SearchTask {
             model.batches("frames", eval.test.len(), &one, |model, items| {
                 items
                     .map(|index| {
-                        let Frame { path, size, .. } = &eval.test[index];
+                        let SearchFrame { path, size, .. } = &eval.test[index];
                         let image = scenes::read(path, *size)?;
                         let (numbers, boxes): (Vec<usize>, Vec<[f64; 4]>) =
                             { eval.queries.iter().enumerate() }

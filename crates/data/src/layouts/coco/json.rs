@@ -8,7 +8,7 @@ use serde::de::{DeserializeOwned, Error, Visitor};
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::LayoutError;
+use crate::layouts::LayoutError;
 use crate::text::read_text;
 
 /// Faults of a file that are listed one by one.
@@ -199,7 +199,7 @@ impl<'de> Deserialize<'de> for Whole {
 }
 
 /// A text that is a whole number, also `1.0`.
-pub(super) fn whole(text: &str) -> Option<i64> {
+pub(crate) fn whole(text: &str) -> Option<i64> {
     let text = text.trim();
     let plain = match text.split_once('.') {
         Some((plain, zeros)) if zeros.bytes().all(|digit| digit == b'0') => plain,

@@ -15,35 +15,57 @@
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use super::search::{Frame, GallerySize, Marked, Protocol, Query, Search};
-use super::{LayoutError, find, in_file, read_mat};
+use super::dataset::{
+    FramePerson, GallerySize, QueryGallery, SearchDataset, SearchFrame, SearchQuery,
+};
+use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
+use crate::layouts::{LayoutError, find, in_file, read_mat};
 use crate::mat::{Array, MatError};
+
+pub(crate) const LAYOUT: Layout = Layout {
+    name: "CUHK-SYSU",
+    signature: "`annotation/Images.mat`",
+    official: &[OfficialCounts {
+        dataset: "CUHK-SYSU",
+        folder_words: &[],
+        counts: &[
+            ("training frames", 11_206),
+            ("test frames", 6_978),
+            ("queries", 2_900),
+            ("training people", 5_532),
+        ],
+    }],
+    reader: LayoutReader::Search {
+        find: place,
+        read: |_, root, size| read(root, size),
+    },
+};
 
 /// Frames in the published galleries.
 const SIZES: [usize; 6] = [50, 100, 500, 1000, 2000, 4000];
 const ROOTS: [&str; 4] = ["", "CUHK-SYSU", "cuhk_sysu", "cuhk-sysu"];
 
 /// The folder of the data set: `folder`, or one of the usual folders below it.
-pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
+fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| {
         Path::new(root)
             .join("annotation/Images.mat")
             .display()
             .to_string()
     });
-    let file = find(folder, &candidates, "CUHK-SYSU", "`annotation/Images.mat`")?;
+    let file = find(folder, &candidates, LAYOUT.name, LAYOUT.signature)?;
     Ok({ file.ancestors().nth(2) }.unwrap_or(folder).to_owned())
 }
 
 /// Reads the data set in a folder.
-pub(crate) fn read(root: PathBuf, size: GallerySize) -> Result<Search, LayoutError> {
+fn read(root: PathBuf, size: GallerySize) -> Result<SearchDataset, LayoutError> {
     let annotation = root.join("annotation");
     let file = annotation.join("Images.mat");
     let protocols = annotation.join("test/train_test");
 
     let (pool, problems) = (read_pool(&annotation.join("pool.mat"))?, Vec::new());
-    let mut data = Search {
-        layout: "CUHK-SYSU",
+    let mut data = SearchDataset {
+        layout: LAYOUT.name,
         root,
         train: Vec::new(),
         test: Vec::new(),
@@ -57,13 +79,13 @@ pub(crate) fn read(root: PathBuf, size: GallerySize) -> Result<Search, LayoutErr
         let (name, boxes) = record
             .and_then(|r| Ok((r.at(0)?.text()?, boxes(r.at(2)?)?)))
             .map_err(in_file(&file))?;
-        let frame = Frame {
+        let frame = SearchFrame {
             path: data.root.join("Image/SSM").join(&name),
             size: None,
             camera: None,
             people: { boxes.into_iter() }
                 .filter(|bbox| bbox[2] > 0.0 && bbox[3] > 0.0)
-                .map(|bbox| Marked { bbox, person: None })
+                .map(|bbox| FramePerson { bbox, person: None })
                 .collect(),
         };
         let (frames, index) = match pool.contains(&name) {
@@ -132,7 +154,7 @@ pub(crate) fn read(root: PathBuf, size: GallerySize) -> Result<Search, LayoutErr
                     .frames
                     .extend((0..all).filter(|frame| !listed.contains(frame)));
             }
-            Query {
+            SearchQuery {
                 frame,
                 bbox,
                 person,
@@ -154,7 +176,7 @@ pub(crate) struct Gallery {
 ///
 /// # Errors
 /// If something in one cannot be.
-pub(crate) fn galleries(data: &Search) -> Result<(Vec<Gallery>, Vec<String>), LayoutError> {
+pub(crate) fn galleries(data: &SearchDataset) -> Result<(Vec<Gallery>, Vec<String>), LayoutError> {
     let names = names_of(&data.test);
     let index: HashMap<String, usize> = names.into_iter().zip(0..).collect();
     let (mut galleries, mut problems) = (Vec::new(), Vec::new());
@@ -167,7 +189,7 @@ pub(crate) fn galleries(data: &Search) -> Result<(Vec<Gallery>, Vec<String>), La
         let read = read_protocol(&file, &name, &index)?;
         // People are numbered by the queries of the smallest.
         let differs =
-            |((sought, _), query): &(&Sought, &Query)| *sought != (query.frame, query.bbox);
+            |((sought, _), query): &(&Sought, &SearchQuery)| *sought != (query.frame, query.bbox);
         if let Some(number) = read
             .iter()
             .zip(&data.queries)
@@ -189,8 +211,8 @@ pub(crate) fn galleries(data: &Search) -> Result<(Vec<Gallery>, Vec<String>), La
     Ok((galleries, problems))
 }
 
-fn names_of(frames: &[Frame]) -> Vec<String> {
-    let name = |frame: &Frame| {
+fn names_of(frames: &[SearchFrame]) -> Vec<String> {
+    let name = |frame: &SearchFrame| {
         frame
             .path
             .file_name()
@@ -203,7 +225,7 @@ fn names_of(frames: &[Frame]) -> Vec<String> {
 
 /// Says who the box is.
 fn mark(
-    frames: &mut [Frame],
+    frames: &mut [SearchFrame],
     index: &HashMap<String, usize>,
     name: &str,
     bbox: [f64; 4],
@@ -246,7 +268,7 @@ fn read_train(file: &Path) -> Result<Vec<Vec<(String, [f64; 4])>>, LayoutError> 
 }
 
 /// Frame and box of each query, and its gallery.
-type Sought = ((usize, [f64; 4]), Protocol);
+type Sought = ((usize, [f64; 4]), QueryGallery);
 
 fn read_protocol(
     file: &Path,
@@ -267,7 +289,7 @@ fn read_protocol(
             place(query.get("imname")?.text()?)?,
             bbox(query.get("idlocate")?)?,
         );
-        let mut protocol = Protocol::default();
+        let mut protocol = QueryGallery::default();
         for scene in gallery.records()? {
             let scene = scene?;
             let shown = scene.at(1)?;
@@ -319,12 +341,13 @@ mod tests {
 
     #[test]
     fn a_miniature() {
-        let data = Search::open(golden(), GallerySize::default()).unwrap();
+        let data = SearchDataset::open(golden(), GallerySize::default()).unwrap();
         assert_eq!(
             (data.layout, data.train.len(), data.test.len()),
             ("CUHK-SYSU", 2, 3)
         );
-        let persons = |frame: &Frame| frame.people.iter().map(|m| m.person).collect::<Vec<_>>();
+        let persons =
+            |frame: &SearchFrame| frame.people.iter().map(|m| m.person).collect::<Vec<_>>();
         // The box without a width is gone.
         assert_eq!(persons(&data.train[0]), [Some(1), Some(2)]);
         assert_eq!(persons(&data.train[1]), [Some(1)]);
@@ -342,14 +365,14 @@ mod tests {
         assert_eq!(data.gallery(query, false), [(1, bbox), (2, None)]);
         assert!(data.problems().is_empty(), "{:?}", data.problems());
 
-        let small = Search::open(golden(), GallerySize::Frames(50)).unwrap();
+        let small = SearchDataset::open(golden(), GallerySize::Frames(50)).unwrap();
         assert_eq!(small.gallery(&small.queries[0], false), [(1, bbox)]);
-        let full = Search::open(golden(), GallerySize::Full).unwrap();
+        let full = SearchDataset::open(golden(), GallerySize::Full).unwrap();
         assert_eq!(
             full.gallery(&full.queries[0], false),
             [(1, bbox), (2, None)]
         );
-        let error = Search::open(golden(), GallerySize::Frames(500))
+        let error = SearchDataset::open(golden(), GallerySize::Frames(500))
             .unwrap_err()
             .to_string();
         assert!(error.contains("TestG500.mat"), "{error}");
@@ -375,7 +398,7 @@ mod tests {
         }
         // Nothing is for searching: the training frames are all, and the queries' frames are unknown.
         copy("test/train_test/Train.mat", "pool.mat");
-        let error = Search::open(folder.path(), GallerySize::default())
+        let error = SearchDataset::open(folder.path(), GallerySize::default())
             .unwrap_err()
             .to_string();
         assert!(

@@ -4,63 +4,45 @@
 //! and `sigmas`. Where they are missing, flip pairs follow from the names ([`super::sides`]), and σ is COCO's if the
 //! joints are COCO's 17. Segmentations are not read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::image::{CocoImage, UnknownCategories, read_image};
 use super::json::{self, Entry, Faults, Flag, Real, Whole, other_form};
-use super::sides::{self, Sides};
-use super::{LayoutError, around, find, with_splits};
+use super::skeleton::{COCO_JOINTS, COCO_SIGMAS};
+use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
+use crate::layouts::sides::{self, Sides};
+use crate::layouts::{LayoutError, around, find};
 
-/// Names of COCO's 17 joints.
-pub const COCO_JOINTS: [&str; 17] = [
-    "nose",
-    "left_eye",
-    "right_eye",
-    "left_ear",
-    "right_ear",
-    "left_shoulder",
-    "right_shoulder",
-    "left_elbow",
-    "right_elbow",
-    "left_wrist",
-    "right_wrist",
-    "left_hip",
-    "right_hip",
-    "left_knee",
-    "right_knee",
-    "left_ankle",
-    "right_ankle",
-];
-/// σ of COCO's 17 joints, for OKS.
-pub const COCO_SIGMAS: [f64; 17] = [
-    0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062, 0.107, 0.107,
-    0.087, 0.087, 0.089, 0.089,
-];
-
-/// Published numbers of images of COCO 2017, to train and to validate.
-pub const COCO_2017: [(&str, u64); 2] = [("train2017", 118_287), ("val2017", 5_000)];
-
-/// An image of the data set.
-#[derive(Debug, Clone, PartialEq)]
-pub struct CocoImage {
-    /// Its number in the file.
-    pub id: u64,
-    /// The file.
-    pub path: PathBuf,
-    /// Height in pixels, as the file says.
-    pub height: usize,
-    /// Width in pixels, as the file says.
-    pub width: usize,
-}
+pub(crate) const LAYOUT: Layout = Layout {
+    name: "COCO keypoints",
+    signature: "`person_keypoints_<split>.json`, with any skeleton",
+    official: &[
+        OfficialCounts {
+            dataset: "COCO 2017 keypoints, train",
+            folder_words: &[],
+            counts: &[("images", 118_287)],
+        },
+        OfficialCounts {
+            dataset: "COCO 2017 keypoints, val",
+            folder_words: &[],
+            counts: &[("images", 5_000)],
+        },
+    ],
+    reader: LayoutReader::Keypoints {
+        find: place,
+        read: KeypointDataset::read,
+    },
+};
 
 /// A person of the data set.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Person {
+pub struct KeypointAnnotation {
     /// Its number in the file.
     pub id: u64,
-    /// Position of its image in [`Keypoints::images`].
+    /// Position of its image in [`KeypointDataset::images`].
     pub image: usize,
     /// x, y, width, height in pixels.
     pub bbox: [f64; 4],
@@ -72,7 +54,7 @@ pub struct Person {
     pub keypoints: Vec<[f64; 3]>,
 }
 
-impl Person {
+impl KeypointAnnotation {
     /// Whether this is one person of some area with labelled joints, as HRNet's code asks of who is trained and tested on.
     pub fn is_to_be_found(&self) -> bool {
         !self.crowd && self.area > 0.0 && self.labelled() > 0
@@ -86,7 +68,7 @@ impl Person {
 
 /// A data set of people with keypoints.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Keypoints {
+pub struct KeypointDataset {
     /// The JSON file.
     pub file: PathBuf,
     /// The category of people.
@@ -105,7 +87,7 @@ pub struct Keypoints {
     /// Images in the order of the file.
     pub images: Vec<CocoImage>,
     /// People in the order of the file.
-    pub people: Vec<Person>,
+    pub people: Vec<KeypointAnnotation>,
     /// What was left out, in words.
     pub problems: Vec<String>,
 }
@@ -150,44 +132,7 @@ struct RawCategory {
     sigmas: Option<Vec<f64>>,
 }
 
-impl Keypoints {
-    /// Opens a JSON file, or that of `split` in a folder: `person_keypoints_<split>.json`, also with `2017` and in
-    /// `annotations`, `pose` or `keypoints`.
-    ///
-    /// # Errors
-    /// If there is none, or something in it cannot be.
-    pub fn open(path: &Path, split: &str) -> Result<Self, LayoutError> {
-        if path.is_file() {
-            return Self::read(path);
-        }
-        let place = |split: &str| Self::place(path, split);
-        Self::read(&place(split).map_err(|error| with_splits(error, split, place))?)
-    }
-
-    /// The file of a split in a folder.
-    ///
-    /// # Errors
-    /// [`LayoutError::NotFound`].
-    pub fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> {
-        let folders = [
-            "",
-            "annotations/",
-            "pose/",
-            "keypoints/",
-            "coco/annotations/",
-        ];
-        let names = [
-            format!("person_keypoints_{split}.json"),
-            format!("person_keypoints_{split}2017.json"),
-        ];
-        let candidates: Vec<String> = folders
-            .iter()
-            .flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")))
-            .collect();
-        let expected = "a file `person_keypoints_<split>.json` in COCO's format";
-        find(folder, &candidates, "COCO keypoints", expected)
-    }
-
+impl KeypointDataset {
     /// Reads a JSON file.
     ///
     /// # Errors
@@ -228,12 +173,8 @@ impl Keypoints {
             });
         }
         let mut people = Vec::with_capacity(raw.annotations.len());
-        let mut strangers = Strangers::default();
-        let known: Vec<i64> = raw
-            .categories
-            .iter()
-            .map(|category| category.id.0)
-            .collect();
+        let ids = raw.categories.iter().map(|category| category.id);
+        let mut unknown = UnknownCategories::besides(ids);
         for (place, entry) in raw.annotations.into_iter().enumerate() {
             let person = match entry.read("annotation", place) {
                 Ok(person) => person,
@@ -243,7 +184,7 @@ impl Keypoints {
                 }
             };
             if person.category_id != category.id {
-                strangers.see(person.category_id.0, &known);
+                unknown.count(person.category_id);
                 continue;
             }
             let entry = || format!("annotation {}", person.id.0);
@@ -280,7 +221,7 @@ impl Keypoints {
                 faults.add(entry(), "a box and an area that are not negative", found);
                 continue;
             }
-            people.push(Person {
+            people.push(KeypointAnnotation {
                 id: person.id.0 as u64,
                 image,
                 bbox,
@@ -291,7 +232,7 @@ impl Keypoints {
                     .collect(),
             });
         }
-        let sizes = people.iter().map(|person: &Person| {
+        let sizes = people.iter().map(|person: &KeypointAnnotation| {
             let image: &CocoImage = &images[person.image];
             (person.bbox, [image.height, image.width])
         });
@@ -331,16 +272,19 @@ impl Keypoints {
             }),
             images,
             people,
-            problems: strangers.describe(),
+            problems: unknown.describe(),
         })
     }
 
-    /// Published number of images, if this is a part of COCO 2017 by its joints and its file's name.
-    pub(crate) fn published(&self) -> Option<u64> {
-        let name = self.file.to_string_lossy();
-        let is_part = |(part, _): &&(&str, u64)| name.ends_with(&format!("_{part}.json"));
-        let part = COCO_2017.iter().find(is_part)?;
-        self.joints.iter().eq(COCO_JOINTS.iter()).then_some(part.1)
+    /// Name of the published dataset that this is a part of, by its joints and its file's name.
+    pub(crate) fn published(&self) -> Option<&'static str> {
+        let name = self.file.file_name()?.to_str()?;
+        let dataset = match name {
+            "person_keypoints_train2017.json" => LAYOUT.official[0].dataset,
+            "person_keypoints_val2017.json" => LAYOUT.official[1].dataset,
+            _ => return None,
+        };
+        self.joints.iter().eq(COCO_JOINTS.iter()).then_some(dataset)
     }
 
     /// Position of a joint by name, whichever way it names its side.
@@ -361,166 +305,27 @@ impl Keypoints {
     }
 }
 
-/// A box that a detector found.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DetectedBox {
-    /// Number of its image, as in [`CocoImage::id`].
-    pub image: u64,
-    /// x, y, width, height in pixels, as given.
-    pub bbox: [f64; 4],
-    /// Confidence.
-    pub score: f64,
-}
-
-#[derive(Deserialize)]
-struct RawDetection {
-    image_id: Whole,
-    #[serde(default)]
-    category_id: Option<Whole>,
-    bbox: [f64; 4],
-    score: f64,
-}
-
-/// Reads the boxes of one category from a file of COCO results, such as `COCO_val2017_detections_AP_H_56_person.json`
-/// (category 1): `[{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ..]`. Without a
-/// category a box is of the one asked for.
+/// The file of a split in a folder.
 ///
 /// # Errors
-/// If it is no such file, or a box is not finite or of no size.
-pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, LayoutError> {
-    let file = path.display().to_string();
-    let expected = "COCO results with boxes: [{image_id, bbox, score}, ...]";
-    let raw: Vec<RawDetection> = json::read(path, expected)?;
-    let mut boxes = Vec::new();
-    for (index, item) in raw.iter().enumerate() {
-        if item
-            .category_id
-            .is_some_and(|found| found.0 != category as i64)
-        {
-            continue;
-        }
-        let is_finite = item.bbox.iter().chain([&item.score]).all(|v| v.is_finite());
-        if !is_finite || item.bbox[2] <= 0.0 || item.bbox[3] <= 0.0 {
-            return Err(LayoutError::Entry {
-                file,
-                entry: format!("detection {index}"),
-                expected: "[x, y, width, height] of a size, with a score".to_owned(),
-                found: format!("{:?}, score {}", item.bbox, item.score),
-            });
-        }
-        boxes.push(DetectedBox {
-            image: item.image_id.0 as u64,
-            bbox: item.bbox,
-            score: item.score,
-        });
-    }
-    Ok(boxes)
-}
-
-/// A pose that some program found.
-#[derive(Debug, Clone, PartialEq)]
-pub struct DetectedPose {
-    /// Number of its image, as in [`CocoImage::id`].
-    pub image: u64,
-    /// x, y of each joint in pixels.
-    pub keypoints: Vec<[f64; 2]>,
-    /// Confidence.
-    pub score: f64,
-}
-
-/// Reads the poses of one category from a file of COCO results:
-/// `[{"image_id": 139, "category_id": 1, "keypoints": [x, y, confidence, ...], "score": 0.9}, ..]`. Without a category a
-/// pose is of the one asked for.
-///
-/// # Errors
-/// If it is no such file, or a pose has not 3 finite numbers for each of `joints` joints.
-pub fn read_poses(
-    path: &Path,
-    category: u64,
-    joints: usize,
-) -> Result<Vec<DetectedPose>, LayoutError> {
-    #[derive(Deserialize)]
-    struct Raw {
-        image_id: Whole,
-        #[serde(default)]
-        category_id: Option<Whole>,
-        keypoints: Vec<Real>,
-        score: f64,
-    }
-    let expected = "COCO results with keypoints: [{image_id, keypoints, score}, ...]";
-    let raw: Vec<Raw> = json::read(path, expected)?;
-    let mut faults = Faults::default();
-    let mut poses = Vec::new();
-    for (index, item) in raw.iter().enumerate() {
-        if item
-            .category_id
-            .is_some_and(|found| found.0 != category as i64)
-        {
-            continue;
-        }
-        let values: Vec<f64> = item.keypoints.iter().map(|value| value.0).collect();
-        let finite = values
-            .iter()
-            .chain([&item.score])
-            .all(|value| value.is_finite());
-        if values.len() != 3 * joints || !finite {
-            let expected = format!("3 finite numbers for each of {joints} joints, and a score");
-            faults.add(
-                format!("pose {index}"),
-                &expected,
-                format!("{} numbers", values.len()),
-            );
-            continue;
-        }
-        poses.push(DetectedPose {
-            image: item.image_id.0 as u64,
-            keypoints: values.chunks_exact(3).map(|k| [k[0], k[1]]).collect(),
-            score: item.score,
-        });
-    }
-    faults.check(path)?;
-    Ok(poses)
-}
-
-/// Number, height and width of an image, if they can be.
-pub(super) fn read_image(
-    id: Whole,
-    [height, width]: [Whole; 2],
-    faults: &mut Faults,
-) -> Option<(u64, [usize; 2])> {
-    let entry = format!("image {}", id.0);
-    let side = |side: Whole| usize::try_from(side.0).ok().filter(|side| *side > 0);
-    let (Some(height), Some(width)) = (side(height), side(width)) else {
-        faults.add(entry, "a size", format!("{} x {}", width.0, height.0));
-        return None;
-    };
-    let Ok(id) = u64::try_from(id.0) else {
-        faults.add(entry, "an id from 0", id.0.to_string());
-        return None;
-    };
-    Some((id, [height, width]))
-}
-
-/// Annotations of categories that the file does not have.
-#[derive(Default)]
-pub(super) struct Strangers(BTreeMap<i64, usize>);
-
-impl Strangers {
-    /// Counts an annotation that is of no category of people; `known` are all categories.
-    pub fn see(&mut self, category: i64, known: &[i64]) {
-        if !known.contains(&category) {
-            *self.0.entry(category).or_default() += 1;
-        }
-    }
-
-    /// What to tell of them.
-    pub fn describe(&self) -> Vec<String> {
-        let all = self.0.iter();
-        all.map(|(category, count)| {
-            format!("{count} annotations have category_id {category}, which is none of `categories`: left out")
-        })
-        .collect()
-    }
+/// [`LayoutError::NotFound`].
+pub(crate) fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> {
+    let folders = [
+        "",
+        "annotations/",
+        "pose/",
+        "keypoints/",
+        "coco/annotations/",
+    ];
+    let names = [
+        format!("person_keypoints_{split}.json"),
+        format!("person_keypoints_{split}2017.json"),
+    ];
+    let candidates: Vec<String> = folders
+        .iter()
+        .flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")))
+        .collect();
+    find(folder, &candidates, LAYOUT.name, LAYOUT.signature)
 }
 
 /// The one category with joints, if it can be used.
@@ -601,12 +406,12 @@ mod tests {
         "categories": [{"id": 4, "name": "dog"},
           {"id": 3, "name": "person", "keypoints": ["head", "left_hip", "right_hip"], "skeleton": [[1, 2], [2, 3]]}]}"#;
 
-    fn read(text: &str) -> Result<Keypoints, LayoutError> {
+    fn read(text: &str) -> Result<KeypointDataset, LayoutError> {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir_all(folder.path().join("images")).unwrap();
         fs::write(folder.path().join("images/a.jpg"), b"").unwrap();
         fs::write(folder.path().join("person_keypoints_val.json"), text).unwrap();
-        Keypoints::open(folder.path(), "val")
+        KeypointDataset::open(folder.path(), "val")
     }
 
     #[test]
@@ -640,28 +445,6 @@ mod tests {
         let said = r#", "flip_pairs": [[0, 1]]"#;
         let data = named(r#"["L_Shoulder", "RHip", "R_Shoulder"]"#, said);
         assert_eq!((data.flip_pairs, data.unpaired.len()), (vec![[0, 1]], 0));
-    }
-
-    #[test]
-    fn boxes_of_a_detector() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("boxes.json");
-        let text = r#"[{"image_id": 3, "category_id": 1, "bbox": [1, 2, 3, 4.5], "score": 0.5},
-            {"image_id": 3, "category_id": 18, "bbox": [1, 2, 3, 4], "score": 1}]"#;
-        fs::write(&path, text).unwrap();
-        let found = read_boxes(&path, 1).unwrap();
-        let expected = DetectedBox {
-            image: 3,
-            bbox: [1.0, 2.0, 3.0, 4.5],
-            score: 0.5,
-        };
-        assert_eq!(found, [expected]);
-        fs::write(&path, text.replace("4.5", "-4.5")).unwrap();
-        let error = read_boxes(&path, 1).unwrap_err().to_string();
-        assert!(
-            error.contains("detection 0: expected [x, y, width, height] of a size"),
-            "{error}"
-        );
     }
 
     #[test]
@@ -714,7 +497,7 @@ mod tests {
             ),
         ];
         assert_refused(GOOD, &changes, read);
-        let error = Keypoints::open(Path::new("nowhere"), "val")
+        let error = KeypointDataset::open(Path::new("nowhere"), "val")
             .unwrap_err()
             .to_string();
         assert!(

@@ -12,8 +12,30 @@
 
 use std::path::{Path, PathBuf};
 
-use super::reid::{Crop, MsmtVal, Reid};
-use super::{LayoutError, find};
+use super::dataset::{MsmtVal, ReidDataset, ReidImage};
+use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
+use crate::layouts::{LayoutError, find};
+
+pub(crate) const LAYOUT: Layout = Layout {
+    name: "MSMT17",
+    signature: "lists `list_train.txt`, `list_val.txt`, `list_query.txt` and `list_gallery.txt`",
+    official: &[OfficialCounts {
+        dataset: "MSMT17",
+        folder_words: &["msmt17"],
+        // Training with the validation images, as most published results have it.
+        counts: &[
+            ("training images", 32_621),
+            ("of the training images in list_val.txt", 2_373),
+            ("training people", 1_041),
+            ("query images", 11_659),
+            ("query people", 3_060),
+            ("gallery images", 82_161),
+            ("gallery people", 3_060),
+            ("cameras", 15),
+        ],
+    }],
+    reader: LayoutReader::Reid { find: place, read },
+};
 
 /// Folders below the one given where the lists are looked for.
 const ROOTS: [&str; 8] = [
@@ -28,15 +50,14 @@ const ROOTS: [&str; 8] = [
 ];
 
 /// The folder with the lists: `folder`, or one of the usual folders below it.
-pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
+fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| Path::new(root).join("list_query.txt").display().to_string());
-    let expected = "lists `list_train.txt`, `list_query.txt` and `list_gallery.txt`";
-    let query = find(folder, &candidates, "MSMT17", expected)?;
+    let query = find(folder, &candidates, LAYOUT.name, LAYOUT.signature)?;
     Ok(query.parent().unwrap_or(folder).to_owned())
 }
 
 /// Reads the data set in a folder.
-pub(crate) fn read(root: PathBuf, val: MsmtVal) -> Result<Reid, LayoutError> {
+fn read(root: PathBuf, val: MsmtVal) -> Result<ReidDataset, LayoutError> {
     let images = |plain: &str, masked: &str| match root.join(masked) {
         folder if folder.is_dir() => folder,
         _ => root.join(plain),
@@ -54,8 +75,8 @@ pub(crate) fn read(root: PathBuf, val: MsmtVal) -> Result<Reid, LayoutError> {
     if val == MsmtVal::Train {
         train.append(&mut held);
     }
-    Ok(Reid {
-        layout: "MSMT17",
+    Ok(ReidDataset {
+        layout: LAYOUT.name,
         train,
         val: held,
         query: list("list_query.txt", &test_images)?,
@@ -65,7 +86,7 @@ pub(crate) fn read(root: PathBuf, val: MsmtVal) -> Result<Reid, LayoutError> {
     })
 }
 
-fn crops(list: &Path, images: &Path) -> Result<Vec<Crop>, LayoutError> {
+fn crops(list: &Path, images: &Path) -> Result<Vec<ReidImage>, LayoutError> {
     let text = crate::text::read_text(list)?;
     let mut crops = Vec::new();
     for (number, line) in text
@@ -92,11 +113,11 @@ fn crops(list: &Path, images: &Path) -> Result<Vec<Crop>, LayoutError> {
     Ok(crops)
 }
 
-fn parse(line: &str, images: &Path) -> Option<Crop> {
+fn parse(line: &str, images: &Path) -> Option<ReidImage> {
     let (path, person) = line.rsplit_once(char::is_whitespace)?;
     let name = path.trim().rsplit('/').next()?;
     let person: u32 = person.parse().ok()?;
-    Some(Crop {
+    Some(ReidImage {
         path: images.join(path.trim()),
         name: path.trim().to_owned(),
         person: i64::from(person) + 1,
@@ -144,7 +165,7 @@ mod tests {
     #[test]
     fn validation_images_train_or_are_held_out() {
         let folder = make("MSMT17_V1", ["train", "test"]);
-        let data = Reid::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         assert_eq!(
             (
                 data.layout,
@@ -158,15 +179,14 @@ mod tests {
         assert_eq!((data.query[0].person, data.query[0].camera), (1, 1));
         let expected = "MSMT17_V1/test/0000/0000_001_03_0302morning_0001_0.jpg";
         assert!(data.gallery[0].path.ends_with(expected));
-        assert_eq!(data.published().unwrap().name, "MSMT17");
-        let data = Reid::open_with(folder.path(), MsmtVal::Holdout).unwrap();
+        let data = ReidDataset::open_with(folder.path(), MsmtVal::Holdout).unwrap();
         assert_eq!((data.train.len(), data.val.len()), (2, 1));
     }
 
     #[test]
     fn version_two_and_wrong_lines() {
         let folder = make("msmt17/MSMT17_V2", ["mask_train_v2", "mask_test_v2"]);
-        let data = Reid::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         assert!(
             data.query[0]
                 .path
@@ -185,11 +205,11 @@ mod tests {
             ),
         ] {
             fs::write(&list, text).unwrap();
-            let error = Reid::open(folder.path()).unwrap_err().to_string();
+            let error = ReidDataset::open(folder.path()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         }
         fs::remove_file(list).unwrap();
-        let error = Reid::open(folder.path()).unwrap_err().to_string();
+        let error = ReidDataset::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("list_gallery.txt"), "{error}");
     }
 }

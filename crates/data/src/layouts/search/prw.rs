@@ -16,22 +16,42 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::search::{Frame, Marked, Query, Search};
-use super::{LayoutError, find, in_file, read_mat};
+use super::dataset::{FramePerson, SearchDataset, SearchFrame, SearchQuery};
+use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
+use crate::layouts::{LayoutError, find, in_file, read_mat};
 use crate::mat::MatFile;
+
+pub(crate) const LAYOUT: Layout = Layout {
+    name: "PRW",
+    signature: "`frame_test.mat`",
+    official: &[OfficialCounts {
+        dataset: "PRW",
+        folder_words: &[],
+        counts: &[
+            ("training frames", 5_704),
+            ("test frames", 6_112),
+            ("queries", 2_057),
+            ("training people", 482),
+        ],
+    }],
+    reader: LayoutReader::Search {
+        find: place,
+        read: |_, root, _| read(root),
+    },
+};
 
 const ROOTS: [&str; 4] = ["", "PRW", "prw", "PRW-v16.04.20"];
 const KEYS: [&str; 3] = ["box_new", "anno_file", "anno_previous"];
 
 /// The folder of the data set: `folder`, or one of the usual folders below it.
-pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
+fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| Path::new(root).join("frame_test.mat").display().to_string());
-    let list = find(folder, &candidates, "PRW", "`frame_test.mat`")?;
+    let list = find(folder, &candidates, LAYOUT.name, LAYOUT.signature)?;
     Ok(list.parent().unwrap_or(folder).to_owned())
 }
 
 /// Reads the data set in a folder.
-pub(crate) fn read(root: PathBuf) -> Result<Search, LayoutError> {
+fn read(root: PathBuf) -> Result<SearchDataset, LayoutError> {
     let list = root.join("frame_test.mat");
     let train = frames(
         &root,
@@ -57,8 +77,8 @@ pub(crate) fn read(root: PathBuf) -> Result<Search, LayoutError> {
         })?;
         queries.push(query);
     }
-    Ok(Search {
-        layout: "PRW",
+    Ok(SearchDataset {
+        layout: LAYOUT.name,
         root,
         train,
         test,
@@ -76,11 +96,11 @@ fn names(file: &Path, variable: &str) -> Result<Vec<String>, LayoutError> {
     names.map_err(in_file(file))
 }
 
-fn frames(root: &Path, names: &[String]) -> Result<Vec<Frame>, LayoutError> {
+fn frames(root: &Path, names: &[String]) -> Result<Vec<SearchFrame>, LayoutError> {
     names.par_iter().map(|name| frame(root, name)).collect()
 }
 
-fn frame(root: &Path, name: &str) -> Result<Frame, LayoutError> {
+fn frame(root: &Path, name: &str) -> Result<SearchFrame, LayoutError> {
     let path = root.join("frames").join(format!("{name}.jpg"));
     let camera = camera(name).ok_or_else(|| LayoutError::File {
         file: path.display().to_string(),
@@ -92,7 +112,7 @@ fn frame(root: &Path, name: &str) -> Result<Frame, LayoutError> {
     let key = KEYS
         .iter()
         .find(|key| mat.variables().any(|(name, _)| name == **key));
-    Ok(Frame {
+    Ok(SearchFrame {
         path,
         size: None,
         camera: Some(camera),
@@ -100,7 +120,7 @@ fn frame(root: &Path, name: &str) -> Result<Frame, LayoutError> {
     })
 }
 
-fn people(mat: &MatFile, key: &str) -> Result<Vec<Marked>, crate::mat::MatError> {
+fn people(mat: &MatFile, key: &str) -> Result<Vec<FramePerson>, crate::mat::MatError> {
     let rows = mat.get(key)?;
     let ([count, columns], values) = (rows.shape(), rows.numbers()?);
     if count > 0 && columns < 5 {
@@ -113,7 +133,7 @@ fn people(mat: &MatFile, key: &str) -> Result<Vec<Marked>, crate::mat::MatError>
     let value = |row: usize, column: usize| values[column * count + row];
     let marked = |row| {
         let [x, y, width, height] = [1, 2, 3, 4].map(|column| value(row, column).max(0.0));
-        Marked {
+        FramePerson {
             bbox: between([x, y, x + width, y + height].map(f64::trunc)),
             person: Some(value(row, 0) as i64).filter(|person| *person >= 0),
         }
@@ -138,7 +158,7 @@ fn camera(name: &str) -> Option<i64> {
     digits[..end].parse().ok()
 }
 
-fn parse(line: &str, index: &HashMap<&str, usize>) -> Option<Query> {
+fn parse(line: &str, index: &HashMap<&str, usize>) -> Option<SearchQuery> {
     let mut words = line.split_whitespace();
     let person: i64 = words.next()?.parse().ok()?;
     let mut numbers = [0.0; 4];
@@ -150,7 +170,7 @@ fn parse(line: &str, index: &HashMap<&str, usize>) -> Option<Query> {
     let name = words.next()?;
     let frame = *index.get(name.strip_suffix(".jpg").unwrap_or(name))?;
     let is_whole = words.next().is_none() && numbers.iter().all(|v| v.is_finite());
-    is_whole.then_some(Query {
+    is_whole.then_some(SearchQuery {
         frame,
         bbox: between(corners),
         person,
@@ -191,7 +211,7 @@ mod tests {
                 "",
             ];
             let folder = make(&lines.join(end));
-            let data = Search::open(folder.path(), GallerySize::default()).unwrap();
+            let data = SearchDataset::open(folder.path(), GallerySize::default()).unwrap();
             assert_eq!(
                 (
                     data.layout,
@@ -234,7 +254,7 @@ mod tests {
             "9 10 20 nan 60 c1s1_000101",
             "9 10 20 30 60 c1s1_000101 x",
         ] {
-            let error = Search::open(make(line).path(), GallerySize::default())
+            let error = SearchDataset::open(make(line).path(), GallerySize::default())
                 .unwrap_err()
                 .to_string();
             assert!(
@@ -249,7 +269,7 @@ mod tests {
             annotations.join("c1s1_000101.jpg.mat"),
         )
         .unwrap();
-        let error = Search::open(folder.path(), GallerySize::default())
+        let error = SearchDataset::open(folder.path(), GallerySize::default())
             .unwrap_err()
             .to_string();
         assert!(

@@ -1,158 +1,69 @@
-//! The data sets that a folder may hold: how much is in each, what is wrong with it, what to know of it.
+//! What a dataset of each task holds: counts, problems, notes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::{Count, Found};
+use super::report::{CheckedCount, LayoutCheck};
 use crate::image::size_of;
-use crate::layouts::attributes::Attributes;
-use crate::layouts::coco::{CocoImage, Keypoints};
-use crate::layouts::detection::{self, Boxes, is_outside};
-use crate::layouts::parsing::{self, Masked, Parsing, folders};
-use crate::layouts::reid::{self, Crop, MsmtVal, Reid, cameras, people};
-use crate::layouts::search::{self, Frame, GallerySize, Search};
-use crate::layouts::{LayoutError, cuhk_sysu, market1501, msmt17, par, prw};
+use crate::layouts::LayoutError;
+use crate::layouts::attributes::AttributeDataset;
+use crate::layouts::coco::{BoxDataset, CocoImage, KeypointDataset, is_outside};
+use crate::layouts::layout::{LayoutReader, OfficialCounts};
+use crate::layouts::parsing::{self, MaskedImage, ParsingDataset};
+use crate::layouts::registry::{LAYOUTS, official};
+use crate::layouts::reid::{ReidDataset, ReidImage, cameras, msmt17, people};
+use crate::layouts::search::{SearchDataset, SearchFrame, cuhk_sysu};
 
-const SPLITS: [&str; 3] = ["train", "val", "test"];
-
-/// Something that may be a data set.
-pub(super) struct Candidate {
-    /// What it would be.
-    pub(super) name: &'static str,
-    /// Its file or folder.
-    pub(super) place: PathBuf,
-    /// Looks at it.
-    pub(super) look: Box<dyn FnOnce() -> Result<Found, LayoutError>>,
-}
-
-/// What may be data sets in a folder, and the paths that were tried in vain.
-pub(super) struct Candidates {
-    folder: PathBuf,
-    pub(super) found: Vec<Candidate>,
-    pub(super) tried: Vec<String>,
-}
-
-impl Candidates {
-    /// Those of a folder. Where each is is asked first, as reading some takes long.
-    pub(super) fn of(folder: &Path) -> Self {
-        let mut all = Self {
-            folder: folder.to_owned(),
-            found: Vec::new(),
-            tried: Vec::new(),
-        };
-        all.add("Market-1501 layout", market1501::place(folder), |root| {
-            people_of(market1501::read(root)?)
-        });
-        all.add("MSMT17", msmt17::place(folder), |root| {
-            people_of(msmt17::read(root, MsmtVal::Holdout)?)
-        });
-        let table = reid::table_place(folder);
-        all.add("re-identification table", table, |file| {
-            people_of(reid::table(&file)?)
-        });
-        match Attributes::files(folder) {
-            Ok(files) => {
-                let first = files.first().cloned();
-                for file in files {
-                    let first = first.clone().filter(|first| *first != file);
-                    all.add("attribute annotation", Ok(file), move |file| {
-                        attributes(file, first)
-                    });
-                }
-            }
-            Err(error) => all.fail("attribute annotation", error),
-        }
-        all.add("label maps", parsing::table_place(folder), |file| {
-            label_maps(&Parsing::table(file)?)
-        });
-        match folders::open(folder) {
-            Ok(Ok(data)) => {
-                all.add("label maps", Ok(data.file.clone()), move |_| {
-                    label_maps(&data)
-                });
-            }
-            Ok(Err(tried)) => all.tried.extend(tried),
-            Err(error) => all.fail("label maps", error),
-        }
-        all.add("CUHK-SYSU", cuhk_sysu::place(folder), |root| {
-            person_search(cuhk_sysu::read(root, GallerySize::Frames(50))?)
-        });
-        all.add("PRW", prw::place(folder), |root| {
-            person_search(prw::read(root)?)
-        });
-        let place = folder.to_owned();
-        let boxes_file = search::boxes_place(folder);
-        all.add("COCO boxes with persons", boxes_file, move |file| {
-            match search::boxes(&place) {
-                // What is wrong with the file is told of it as boxes, below.
-                Err(LayoutError::Json { .. } | LayoutError::Entry { .. }) => {
-                    Err(search::no_persons(&file))
-                }
-                data => person_search(data?),
-            }
-        });
-        for split in SPLITS {
-            let file = Keypoints::place(folder, split);
-            all.add("COCO keypoints", file, move |file| keypoints(&file, split));
-        }
-        for (index, split) in SPLITS.into_iter().enumerate() {
-            let official = detection::CITYPERSONS.get(index).copied();
-            let file = Boxes::place(folder, split);
-            all.add("COCO boxes", file, move |file| {
-                boxes(&file, split, official)
-            });
-        }
-        all
-    }
-
-    fn add(
-        &mut self,
-        name: &'static str,
-        place: Result<PathBuf, LayoutError>,
-        look: impl FnOnce(PathBuf) -> Result<Found, LayoutError> + 'static,
-    ) {
-        match place {
-            Ok(place) => self.found.push(Candidate {
-                name,
-                look: Box::new({
-                    let place = place.clone();
-                    move || look(place)
-                }),
-                place,
-            }),
-            Err(error) => self.fail(name, error),
-        }
-    }
-
-    fn fail(&mut self, name: &'static str, error: LayoutError) {
-        match error.missing() {
-            Ok(tried) => self.tried.extend(tried),
-            Err(error) => self.found.push(Candidate {
-                name,
-                place: self.folder.clone(),
-                look: Box::new(move || Err(error)),
-            }),
-        }
-    }
-}
-
-fn count(what: impl Into<String>, found: usize) -> Count {
-    Count {
+fn count(what: impl Into<String>, found: usize) -> CheckedCount {
+    CheckedCount {
         what: what.into(),
         found: found as u64,
         official: None,
     }
 }
 
-/// Says what the published data set has of these.
-fn publish<'a>(counts: &mut [Count], published: impl IntoIterator<Item = (&'a str, u64)>) {
-    for (what, official) in published {
-        for count in counts.iter_mut().filter(|count| count.what == what) {
-            count.official = Some(official);
+/// Adds the official counts of a published dataset to those found.
+fn publish(counts: &mut [CheckedCount], published: Option<&OfficialCounts>) {
+    for (what, official) in published.into_iter().flat_map(|set| set.counts) {
+        for count in counts.iter_mut().filter(|count| count.what == *what) {
+            count.official = Some(*official);
         }
     }
+}
+
+/// The published dataset for re-identification that this seems to be: by its folder's name, else by
+/// its counts.
+fn published_reid(data: &ReidDataset) -> Option<&'static OfficialCounts> {
+    // The last two folders: those above are named by the user.
+    let ends: Vec<_> = data.root.components().rev().take(2).collect();
+    let ends: Vec<String> = ends
+        .iter()
+        .map(|part| part.as_os_str().to_string_lossy().to_lowercase())
+        .collect();
+    let place = ends.join("/");
+    let of_reid = |reader: &LayoutReader| matches!(reader, LayoutReader::Reid { .. });
+    let layouts = LAYOUTS.iter().filter(|layout| of_reid(&layout.reader));
+    let sets: Vec<&OfficialCounts> = layouts.flat_map(|layout| layout.official).collect();
+    let is_named = |set: &&&OfficialCounts| {
+        let words = set.folder_words;
+        !words.is_empty() && words.iter().all(|word| place.contains(word))
+    };
+    let images = [
+        ("training images", data.train.len()),
+        ("query images", data.query.len()),
+        ("gallery images", data.gallery.len()),
+    ];
+    let is_equal = |set: &&&OfficialCounts| {
+        images
+            .iter()
+            .any(|(what, found)| set.counts.contains(&(what, *found as u64)))
+    };
+    sets.iter()
+        .find(is_named)
+        .or_else(|| sets.iter().find(is_equal))
+        .copied()
 }
 
 /// How many there are of something, and the first; nothing of none.
@@ -260,10 +171,10 @@ fn quoted<'a>(names: impl IntoIterator<Item = &'a String>) -> String {
     names.join(", ")
 }
 
-fn people_of(mut data: Reid) -> Result<Found, LayoutError> {
+pub(super) fn reid(mut data: ReidDataset) -> Result<LayoutCheck, LayoutError> {
     let held = data.val.len();
-    let is_msmt17 = data.layout == "MSMT17";
-    // Most published figures train on MSMT17's validation images.
+    let is_msmt17 = data.layout == msmt17::LAYOUT.name;
+    // Most published results train on MSMT17's validation images.
     if is_msmt17 {
         data.train.append(&mut data.val);
     }
@@ -282,24 +193,14 @@ fn people_of(mut data: Reid) -> Result<Found, LayoutError> {
         count("junk images, dropped", data.junk),
         count("cameras", cameras(&all)),
     ];
-    let published = data.published();
-    if let Some(published) = published {
-        let names: Vec<String> = counts[..6].iter().map(|count| count.what.clone()).collect();
-        let names = names.iter().map(String::as_str);
-        publish(&mut counts, names.zip(published.counts));
-        publish(
-            &mut counts,
-            published.cameras.map(|cameras| ("cameras", cameras)),
-        );
-    }
     if is_msmt17 {
-        let mut of_them = count("of the training images in list_val.txt", held);
-        of_them.official = Some(reid::MSMT17_VAL);
-        counts.insert(1, of_them);
+        counts.insert(1, count("of the training images in list_val.txt", held));
     } else if held > 0 {
         counts.insert(2, count("validation images", held));
     }
-    let numbers = |crops: &[Crop]| -> BTreeSet<i64> {
+    let published = published_reid(&data);
+    publish(&mut counts, published);
+    let numbers = |crops: &[ReidImage]| -> BTreeSet<i64> {
         crops
             .iter()
             .map(|crop| crop.person)
@@ -331,10 +232,10 @@ fn people_of(mut data: Reid) -> Result<Found, LayoutError> {
         all.iter().map(|crop| crop.path.as_path()),
     ));
     problems.extend(data.problems());
-    Ok(Found {
+    Ok(LayoutCheck {
         layout: match published {
-            Some(published) if published.name != data.layout => {
-                format!("{} ({})", data.layout, published.name)
+            Some(published) if published.dataset != data.layout => {
+                format!("{} ({})", data.layout, published.dataset)
             }
             _ => data.layout.to_owned(),
         },
@@ -346,8 +247,10 @@ fn people_of(mut data: Reid) -> Result<Found, LayoutError> {
 }
 
 /// `first` is the file that is read before it where the folder is given.
-fn attributes(file: PathBuf, first: Option<PathBuf>) -> Result<Found, LayoutError> {
-    let data = Attributes::read(file)?;
+pub(super) fn attributes(
+    data: AttributeDataset,
+    first: Option<PathBuf>,
+) -> Result<LayoutCheck, LayoutError> {
     let mut counts = vec![count("attributes", data.names.len())];
     let mut notes = Vec::new();
     if let Some(first) = first {
@@ -371,15 +274,12 @@ fn attributes(file: PathBuf, first: Option<PathBuf>) -> Result<Found, LayoutErro
             }
         }
     }
-    if let Some((_, published)) = par::PUBLISHED.iter().find(|(name, _)| *name == data.layout) {
-        let names = ["attributes", "train images", "val images", "test images"];
-        publish(&mut counts, names.into_iter().zip(*published));
-    }
+    publish(&mut counts, official(data.layout));
     let paths = data.images.iter().map(|image| image.path.as_path());
     let rows = { data.images.iter() }
         .map(|image| (image.path.as_path(), image.split.as_str(), &image.values));
     notes.extend(listed_again(&Vec::from_iter(rows)));
-    Ok(Found {
+    Ok(LayoutCheck {
         layout: data.layout.to_owned(),
         place: data.file.display().to_string(),
         counts,
@@ -388,21 +288,19 @@ fn attributes(file: PathBuf, first: Option<PathBuf>) -> Result<Found, LayoutErro
     })
 }
 
-fn label_maps(data: &Parsing) -> Result<Found, LayoutError> {
+pub(super) fn parsing(data: &ParsingDataset) -> Result<LayoutCheck, LayoutError> {
     let mut counts = vec![count("classes", data.classes.len())];
-    if data.layout == "CCP" {
+    let published = official(data.layout);
+    // Where the authors have no splits, all images are counted.
+    if published.is_some_and(|set| set.counts.iter().any(|(what, _)| *what == "images")) {
         counts.push(count("images", data.images.len()));
     }
     for split in data.splits() {
         counts.push(count(format!("{split} images"), data.split(&split)?.len()));
     }
-    if let Some((_, published)) =
-        { folders::PUBLISHED.iter() }.find(|(name, _)| *name == data.layout)
-    {
-        publish(&mut counts, published.iter().copied());
-    }
+    publish(&mut counts, published);
     // Masks are small beside images: reading them finds labels without a name and classes without a pixel.
-    let read = |image: &Masked| -> Result<[bool; 256], String> {
+    let read = |image: &MaskedImage| -> Result<[bool; 256], String> {
         let map = data
             .read_mask(&image.mask)
             .map_err(|error| error.to_string())?;
@@ -467,7 +365,7 @@ fn label_maps(data: &Parsing) -> Result<Found, LayoutError> {
     if parsing::is_black_and_white(&any) {
         problems.push(parsing::BLACK_AND_WHITE.to_owned());
     }
-    Ok(Found {
+    Ok(LayoutCheck {
         layout: data.layout.to_owned(),
         place: data.file.display().to_string(),
         counts,
@@ -476,40 +374,32 @@ fn label_maps(data: &Parsing) -> Result<Found, LayoutError> {
     })
 }
 
-fn person_search(data: Search) -> Result<Found, LayoutError> {
-    let boxes = |frames: &[Frame]| frames.iter().map(|frame| frame.people.len()).sum();
+pub(super) fn search(data: SearchDataset) -> Result<LayoutCheck, LayoutError> {
+    let boxes = |frames: &[SearchFrame]| frames.iter().map(|frame| frame.people.len()).sum();
     let mut counts = vec![
         count("training frames", data.train.len()),
         count("test frames", data.test.len()),
         count("queries", data.queries.len()),
-        count("training people", Search::people(&data.train)),
-        count("test people", Search::people(&data.test)),
+        count("training people", SearchDataset::people(&data.train)),
+        count("test people", SearchDataset::people(&data.test)),
         count("training boxes", boxes(&data.train)),
         count("test boxes", boxes(&data.test)),
     ];
-    let published = search::PUBLISHED
-        .iter()
-        .find(|(name, _)| *name == data.layout);
-    if let Some((_, published)) = published {
-        let names = [
-            "training frames",
-            "test frames",
-            "queries",
-            "training people",
-        ];
-        publish(&mut counts, names.into_iter().zip(*published));
-    }
+    publish(&mut counts, official(data.layout));
+    let official_queries = { counts.iter() }
+        .find(|count| count.what == "queries")
+        .and_then(|count| count.official);
     let frames = data.train.iter().chain(&data.test);
     let mut problems = Vec::from_iter(missing("frames", frames.map(|frame| frame.path.as_path())));
-    problems.extend(Search::outside(&data.train));
-    problems.extend(Search::outside(&data.test));
+    problems.extend(SearchDataset::outside(&data.train));
+    problems.extend(SearchDataset::outside(&data.test));
     problems.extend(data.problems());
     let mut notes = Vec::new();
-    if data.layout == "CUHK-SYSU" {
+    if data.layout == cuhk_sysu::LAYOUT.name {
         let (galleries, wrong) = cuhk_sysu::galleries(&data)?;
         for gallery in galleries {
             let mut queries = count(format!("queries of {}", gallery.name), gallery.queries);
-            queries.official = published.map(|(_, [_, _, queries, _])| *queries);
+            queries.official = official_queries;
             counts.push(queries);
             let [least, most] = gallery.frames;
             let frames = match least == most {
@@ -523,13 +413,13 @@ fn person_search(data: Search) -> Result<Found, LayoutError> {
         }
         problems.extend(wrong);
     } else {
-        let numbers = |frames: &[Frame]| -> BTreeSet<i64> {
+        let numbers = |frames: &[SearchFrame]| -> BTreeSet<i64> {
             let people = frames.iter().flat_map(|frame| &frame.people);
             people.filter_map(|marked| marked.person).collect()
         };
         notes.extend(in_both(&numbers(&data.train), &numbers(&data.test)));
     }
-    Ok(Found {
+    Ok(LayoutCheck {
         layout: data.layout.to_owned(),
         place: data.root.display().to_string(),
         counts,
@@ -538,8 +428,7 @@ fn person_search(data: Search) -> Result<Found, LayoutError> {
     })
 }
 
-fn boxes(file: &Path, split: &str, citypersons: Option<u64>) -> Result<Found, LayoutError> {
-    let data = Boxes::read(file)?;
+pub(super) fn boxes(data: BoxDataset, file: &Path, split: &str) -> LayoutCheck {
     let people = || data.people.iter();
     let mut counts = vec![
         count("images", data.images.len()),
@@ -554,34 +443,30 @@ fn boxes(file: &Path, split: &str, citypersons: Option<u64>) -> Result<Found, La
         ),
         count("crowds", people().filter(|one| one.crowd).count()),
     ];
-    let is_citypersons = data.is_citypersons();
-    if is_citypersons {
-        publish(&mut counts, citypersons.map(|images| ("images", images)));
-    }
+    let citypersons = data
+        .is_citypersons()
+        .then(|| format!("CityPersons, {split}"));
+    publish(&mut counts, citypersons.as_deref().and_then(official));
     let paths = data.images.iter().map(|image| image.path.as_path());
     let mut problems = Vec::from_iter(missing("images", paths));
     problems.extend(other_sizes(&data.images));
     // Nothing is evaluated on what is trained on.
     let mut notes = Vec::from_iter(data.without_hidden().filter(|_| split != "train"));
     notes.extend(in_training_too(split, &data.images, || {
-        let train = Boxes::open(file.parent()?, "train").ok()?;
+        let train = BoxDataset::open(file.parent()?, "train").ok()?;
         Some(train.images)
     }));
     problems.extend(data.problems);
-    Ok(Found {
-        layout: match is_citypersons {
-            true => format!("CityPersons, {split}"),
-            false => format!("COCO boxes, {split}"),
-        },
+    LayoutCheck {
+        layout: citypersons.unwrap_or_else(|| format!("COCO boxes, {split}")),
         place: file.display().to_string(),
         counts,
         problems,
         notes,
-    })
+    }
 }
 
-fn keypoints(file: &Path, split: &str) -> Result<Found, LayoutError> {
-    let data = Keypoints::read(file)?;
+pub(super) fn keypoints(data: KeypointDataset, file: &Path, split: &str) -> LayoutCheck {
     let people = || data.people.iter();
     let mut counts = vec![
         count("joints", data.joints.len()),
@@ -593,10 +478,7 @@ fn keypoints(file: &Path, split: &str) -> Result<Found, LayoutError> {
         ),
         count("crowds", people().filter(|one| one.crowd).count()),
     ];
-    publish(
-        &mut counts,
-        data.published().map(|images| ("images", images)),
-    );
+    publish(&mut counts, data.published().and_then(official));
     let paths = data.images.iter().map(|image| image.path.as_path());
     let mut problems = Vec::from_iter(missing("images", paths));
     problems.extend(other_sizes(&data.images));
@@ -629,7 +511,7 @@ fn keypoints(file: &Path, split: &str) -> Result<Found, LayoutError> {
     }
     let mut notes = Vec::from_iter(counted("labelled joints are outside their image", &beyond));
     notes.extend(in_training_too(split, &data.images, || {
-        let train = Keypoints::open(file.parent()?, "train").ok()?;
+        let train = KeypointDataset::open(file.parent()?, "train").ok()?;
         Some(train.images)
     }));
     if !data.unpaired.is_empty() {
@@ -638,11 +520,54 @@ fn keypoints(file: &Path, split: &str) -> Result<Found, LayoutError> {
             "joints without a counterpart on the other side, wrong in mirrored images unless the category has `flip_pairs`: {names}"
         ));
     }
-    Ok(Found {
+    LayoutCheck {
         layout: format!("COCO keypoints, {split}"),
         place: file.display().to_string(),
         counts,
         problems,
         notes,
-    })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A dataset of one query.
+    fn dataset() -> ReidDataset {
+        ReidDataset {
+            layout: "re-identification table",
+            root: PathBuf::new(),
+            train: Vec::new(),
+            val: Vec::new(),
+            query: vec![ReidImage {
+                path: PathBuf::from("a.jpg"),
+                name: "a.jpg".to_owned(),
+                person: 1,
+                camera: 1,
+            }],
+            gallery: Vec::new(),
+            junk: 0,
+        }
+    }
+
+    #[test]
+    fn published_sets_are_known_by_name_or_counts() {
+        let mut data = dataset();
+        data.root = "/data/cuhk03-np/detected".into();
+        assert_eq!(published_reid(&data).unwrap().dataset, "CUHK03 detected");
+        data.root = "/data/people".into();
+        data.query = vec![data.query[0].clone(); 2_228];
+        assert_eq!(published_reid(&data).unwrap().dataset, "DukeMTMC-reID");
+        assert!(published_reid(&dataset()).is_none());
+        for (root, name) in [
+            ("dukemtmc-reid/DukeMTMC-reID", "DukeMTMC-reID"),
+            ("cuhk03-np/labeled", "CUHK03 labeled"),
+            ("MSMT17", "MSMT17"),
+            ("MSMT17_V1", "MSMT17"),
+        ] {
+            data.root = root.into();
+            assert_eq!(published_reid(&data).unwrap().dataset, name);
+        }
+    }
 }

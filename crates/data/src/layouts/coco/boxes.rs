@@ -18,19 +18,38 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-use super::coco::{CocoImage, Strangers, read_image};
+use super::image::{CocoImage, UnknownCategories, read_image};
 use super::json::{self, Entry, Faults, Flag, Real, Whole, other_form};
-use super::{LayoutError, around, find, with_splits};
+use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
+use crate::layouts::{LayoutError, around, find};
 
-/// Published numbers of images of CityPersons, to train and to validate.
-pub const CITYPERSONS: [u64; 2] = [2_975, 500];
+pub(crate) const LAYOUT: Layout = Layout {
+    name: "COCO boxes",
+    signature: "`instances_<split>.json`, or CityPersons' `train.json`, `val_gt.json` or `val_gt_mm_nested.json`",
+    official: &[
+        OfficialCounts {
+            dataset: "CityPersons, train",
+            folder_words: &[],
+            counts: &[("images", 2_975)],
+        },
+        OfficialCounts {
+            dataset: "CityPersons, val",
+            folder_words: &[],
+            counts: &[("images", 500)],
+        },
+    ],
+    reader: LayoutReader::Boxes {
+        find: place,
+        read: BoxDataset::read,
+    },
+};
 
 /// A person marked in an image.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Marked {
+pub struct BoxAnnotation {
     /// Its number in the file.
     pub id: u64,
-    /// Position of its image in [`Boxes::images`].
+    /// Position of its image in [`BoxDataset::images`].
     pub image: usize,
     /// x, y, width, height in pixels; may reach beyond the image.
     pub bbox: [f64; 4],
@@ -50,13 +69,13 @@ pub struct Marked {
 
 /// Images with boxes.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Boxes {
+pub struct BoxDataset {
     /// The JSON file.
     pub file: PathBuf,
     /// Images in the order of the file.
     pub images: Vec<CocoImage>,
     /// People in the order of the file.
-    pub people: Vec<Marked>,
+    pub people: Vec<BoxAnnotation>,
     /// What was left out, in words.
     pub problems: Vec<String>,
     /// The category of people; 1 where the file names none.
@@ -105,47 +124,7 @@ struct RawCategory {
     name: String,
 }
 
-impl Boxes {
-    /// Opens a JSON file, or that of `split` in a folder: `instances_<split>.json`, also with `2017`, or the names of
-    /// CityPersons.
-    ///
-    /// # Errors
-    /// If there is none, or something in it cannot be.
-    pub fn open(path: &Path, split: &str) -> Result<Self, LayoutError> {
-        if path.is_file() {
-            return Self::read(path);
-        }
-        let place = |split: &str| Self::place(path, split);
-        Self::read(&place(split).map_err(|error| with_splits(error, split, place))?)
-    }
-
-    /// The file of a split in a folder.
-    ///
-    /// # Errors
-    /// [`LayoutError::NotFound`].
-    pub fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> {
-        let folders = [
-            "",
-            "annotations/",
-            "detection/",
-            "coco/annotations/",
-            "CityPersons/",
-        ];
-        let names = [
-            format!("instances_{split}.json"),
-            format!("instances_{split}2017.json"),
-            format!("{split}_gt.json"),
-            format!("{split}_gt_mm_nested.json"),
-            format!("{split}.json"),
-        ];
-        let candidates: Vec<String> = { folders.iter() }
-            .flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")))
-            .collect();
-        let expected =
-            "a file `instances_<split>.json` in COCO's format, or the files of CityPersons";
-        find(folder, &candidates, "COCO boxes", expected)
-    }
-
+impl BoxDataset {
     /// Whether these are the images of CityPersons, by their names.
     pub(crate) fn is_citypersons(&self) -> bool {
         let name = |image: &CocoImage| image.path.to_string_lossy().contains("_leftImg8bit.");
@@ -154,7 +133,7 @@ impl Boxes {
 
     /// What to tell where nobody is marked as partly hidden: the published subsets then say little.
     pub fn without_hidden(&self) -> Option<String> {
-        let hidden = |marked: &Marked| marked.visibility < 1.0;
+        let hidden = |marked: &BoxAnnotation| marked.visibility < 1.0;
         let nobody = !self.people.is_empty() && !self.people.iter().any(hidden);
         nobody.then(|| {
             "no box is marked as partly hidden (`vis_ratio`, `vis_bbox`): of the miss rates, Heavy has nobody, and Reasonable \
@@ -197,12 +176,8 @@ impl Boxes {
             }
         }
         let mut people = Vec::with_capacity(raw.annotations.len());
-        let mut strangers = Strangers::default();
-        let known: Vec<i64> = raw
-            .categories
-            .iter()
-            .map(|category| category.id.0)
-            .collect();
+        let ids = raw.categories.iter().map(|category| category.id);
+        let mut unknown = UnknownCategories::besides(ids);
         let mut sizes = Vec::new();
         for (place, entry) in raw.annotations.into_iter().enumerate() {
             let item = match entry.read("annotation", place) {
@@ -214,7 +189,7 @@ impl Boxes {
             };
             let category = item.category_id.unwrap_or(Whole(1));
             if !categories.is_empty() && !categories.contains(&category) {
-                strangers.see(category.0, &known);
+                unknown.count(category);
                 continue;
             }
             let entry = format!("annotation {}", item.id.0);
@@ -252,7 +227,7 @@ impl Boxes {
                 ));
                 continue;
             }
-            people.push(Marked {
+            people.push(BoxAnnotation {
                 id: item.id.0 as u64,
                 image,
                 bbox,
@@ -269,7 +244,7 @@ impl Boxes {
             faults.add("annotations".to_owned(), expected, form.to_owned());
         }
         faults.check(path)?;
-        problems.extend(strangers.describe());
+        problems.extend(unknown.describe());
         problems.extend(without_unknown(&mut people));
         Ok(Self {
             file: path.to_owned(),
@@ -281,14 +256,39 @@ impl Boxes {
     }
 }
 
+/// The file of a split in a folder.
+///
+/// # Errors
+/// [`LayoutError::NotFound`].
+pub(crate) fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> {
+    let folders = [
+        "",
+        "annotations/",
+        "detection/",
+        "coco/annotations/",
+        "CityPersons/",
+    ];
+    let names = [
+        format!("instances_{split}.json"),
+        format!("instances_{split}2017.json"),
+        format!("{split}_gt.json"),
+        format!("{split}_gt_mm_nested.json"),
+        format!("{split}.json"),
+    ];
+    let candidates: Vec<String> = { folders.iter() }
+        .flat_map(|folder| names.iter().map(move |name| format!("{folder}{name}")))
+        .collect();
+    find(folder, &candidates, LAYOUT.name, LAYOUT.signature)
+}
+
 /// The number that the published code for person search gives to people who are nobody known.
 const UNKNOWN: i64 = 5555;
 
 /// Makes those nobody known whose number says so: a negative one, or 5555 where it is somebody's twice in one image, which
 /// no one person can be. What to tell of the latter.
-fn without_unknown(people: &mut [Marked]) -> Option<String> {
+fn without_unknown(people: &mut [BoxAnnotation]) -> Option<String> {
     let mut seen = BTreeSet::new();
-    let unknown = |marked: &&Marked| marked.person == Some(UNKNOWN);
+    let unknown = |marked: &&BoxAnnotation| marked.person == Some(UNKNOWN);
     let twice = { people.iter() }
         .filter(unknown)
         .any(|marked| !seen.insert(marked.image));
@@ -402,7 +402,7 @@ mod tests {
           {"id": 4, "image_id": 7, "category_id": 1, "bbox": [40, 2, 3, 4]}],
         "categories": [{"id": 1, "name": "Pedestrian"}, {"id": 2, "name": "rider"}]}"#;
 
-    fn read(text: &str) -> Result<Boxes, LayoutError> {
+    fn read(text: &str) -> Result<BoxDataset, LayoutError> {
         let folder = tempfile::tempdir().unwrap();
         let image = folder
             .path()
@@ -410,7 +410,7 @@ mod tests {
         fs::create_dir_all(image.parent().unwrap()).unwrap();
         fs::write(image, b"").unwrap();
         fs::write(folder.path().join("val_gt.json"), text).unwrap();
-        Boxes::open(folder.path(), "val")
+        BoxDataset::open(folder.path(), "val")
     }
 
     #[test]
@@ -457,7 +457,7 @@ mod tests {
             .replace("\"vis_bbox\": [0, 2, 15, 60], ", "")
             .replace(", \"vis_ratio\": 0.3", "");
         fs::write(folder.path().join("val_gt_mm_nested.json"), nested).unwrap();
-        let data = Boxes::open(folder.path(), "val").unwrap();
+        let data = BoxDataset::open(folder.path(), "val").unwrap();
         assert_eq!(data.images[0].path, cities.join("ulm/ulm_1.png"));
         let told = data.without_hidden().unwrap();
         assert!(
@@ -465,7 +465,7 @@ mod tests {
             "{told}"
         );
         fs::write(folder.path().join("val_gt.json"), GOOD).unwrap();
-        let data = Boxes::open(folder.path(), "val").unwrap();
+        let data = BoxDataset::open(folder.path(), "val").unwrap();
         assert!(data.file.ends_with("val_gt.json") && data.without_hidden().is_none());
         assert_eq!(data.images[0].path, cities.join("ulm/ulm_1.png"));
     }
@@ -495,7 +495,7 @@ mod tests {
             ),
         ];
         assert_refused(GOOD, &changes, read);
-        let error = Boxes::open(Path::new("nowhere"), "val")
+        let error = BoxDataset::open(Path::new("nowhere"), "val")
             .unwrap_err()
             .to_string();
         assert!(error.contains("nowhere/CityPersons/val_gt.json"), "{error}");

@@ -15,9 +15,84 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-pub use super::reid::{Crop, Reid as Market1501, cameras, people};
-use super::{LayoutError, find};
+use super::dataset::{ReidDataset, ReidImage};
+use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
+use crate::layouts::{LayoutError, find};
 use crate::source::is_hidden;
+
+/// Counts by the authors. The gallery is without junk, its people are those of the queries.
+const fn official(
+    dataset: &'static str,
+    folder_words: &'static [&'static str],
+    counts: &'static [(&'static str, u64)],
+) -> OfficialCounts {
+    OfficialCounts {
+        dataset,
+        folder_words,
+        counts,
+    }
+}
+
+pub(crate) const LAYOUT: Layout = Layout {
+    name: "Market-1501 layout",
+    signature: "folders `bounding_box_train`, `query` and `bounding_box_test` with names such as `0002_c1s1_000451_03.jpg`",
+    official: &[
+        official(
+            "Market-1501",
+            &["market"],
+            &[
+                ("training images", 12_936),
+                ("training people", 751),
+                ("query images", 3_368),
+                ("query people", 750),
+                ("gallery images", 15_913),
+                ("gallery people", 750),
+                ("cameras", 6),
+            ],
+        ),
+        official(
+            "DukeMTMC-reID",
+            &["duke"],
+            &[
+                ("training images", 16_522),
+                ("training people", 702),
+                ("query images", 2_228),
+                ("query people", 702),
+                ("gallery images", 17_661),
+                ("gallery people", 1_110),
+                ("cameras", 8),
+            ],
+        ),
+        official(
+            "CUHK03 labeled",
+            &["cuhk03", "label"],
+            &[
+                ("training images", 7_368),
+                ("training people", 767),
+                ("query images", 1_400),
+                ("query people", 700),
+                ("gallery images", 5_328),
+                ("gallery people", 700),
+            ],
+        ),
+        official(
+            "CUHK03 detected",
+            &["cuhk03", "detect"],
+            &[
+                ("training images", 7_365),
+                ("training people", 767),
+                ("query images", 1_400),
+                ("query people", 700),
+                ("gallery images", 5_332),
+                ("gallery people", 700),
+            ],
+        ),
+    ],
+    reader: LayoutReader::Reid {
+        find: place,
+        read: |root, _| read(root),
+    },
+};
 
 /// Folders below the one given where the layout is looked for.
 const ROOTS: [&str; 13] = [
@@ -37,19 +112,18 @@ const ROOTS: [&str; 13] = [
 ];
 
 /// The folder with the layout: `folder`, or one of the usual folders below it.
-pub(crate) fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
+fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     // A folder `query` alone may be anything.
     let candidates: Vec<String> = { ROOTS.iter() }
         .flat_map(|root| ["bounding_box_test", "bounding_box_train"].map(|name| (root, name)))
         .map(|(root, name)| Path::new(root).join(name).display().to_string())
         .collect();
-    let expected = "folders `query` and `bounding_box_test`";
-    let found = find(folder, &candidates, "Market-1501 layout", expected)?;
+    let found = find(folder, &candidates, LAYOUT.name, LAYOUT.signature)?;
     Ok(found.parent().unwrap_or(folder).to_owned())
 }
 
 /// Reads the data set in a folder; images are sorted by file name.
-pub(crate) fn read(root: PathBuf) -> Result<Market1501, LayoutError> {
+fn read(root: PathBuf) -> Result<ReidDataset, LayoutError> {
     let mut junk = 0;
     let train = match root.join("bounding_box_train") {
         train if train.exists() => crops(&train, &mut junk)?,
@@ -57,8 +131,8 @@ pub(crate) fn read(root: PathBuf) -> Result<Market1501, LayoutError> {
     };
     let gallery = crops(&root.join("bounding_box_test"), &mut junk)?;
     let query = crops(&root.join("query"), &mut junk)?;
-    Ok(Market1501 {
-        layout: "Market-1501 layout",
+    Ok(ReidDataset {
+        layout: LAYOUT.name,
         root,
         train,
         val: Vec::new(),
@@ -68,7 +142,7 @@ pub(crate) fn read(root: PathBuf) -> Result<Market1501, LayoutError> {
     })
 }
 
-fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<Crop>, LayoutError> {
+fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<ReidImage>, LayoutError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();
@@ -98,7 +172,7 @@ fn crops(folder: &Path, junk: &mut usize) -> Result<Vec<Crop>, LayoutError> {
         if person == -1 {
             found += 1;
         } else {
-            crops.push(Crop {
+            crops.push(ReidImage {
                 name: name.into_owned(),
                 path,
                 person,
@@ -136,6 +210,7 @@ fn parse(name: &str) -> Option<(i64, i64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layouts::reid::{cameras, people};
 
     fn make(names: &[&str]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -158,7 +233,7 @@ mod tests {
             "market/bounding_box_test/0001_c12.webp",
             "market/bounding_box_test/Thumbs.db",
         ]);
-        let data = Market1501::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         assert_eq!(data.root, folder.path().join("market"));
         assert_eq!(
             (data.train.len(), people(&data.train), cameras(&data.train)),
@@ -196,43 +271,40 @@ mod tests {
 
     #[test]
     fn the_same_folders_of_other_data_sets() {
-        for (root, name) in [
-            ("dukemtmc-reid/DukeMTMC-reID", "DukeMTMC-reID"),
-            ("cuhk03-np/labeled", "CUHK03 labelled"),
-            ("MSMT17", "MSMT17"),
-        ] {
+        for root in ["dukemtmc-reid/DukeMTMC-reID", "cuhk03-np/labeled", "MSMT17"] {
             let names = ["query/0001_c1_1.png", "bounding_box_test/0001_c2_1.png"];
             let names = names.map(|name| format!("{root}/{name}"));
             let folder = make(&[&names[0], &names[1]]);
-            let data = Market1501::open(folder.path()).unwrap();
-            assert_eq!(data.published().map(|set| set.name), Some(name));
+            let data = ReidDataset::open(folder.path()).unwrap();
             assert!(data.train.is_empty() && data.problems().is_empty());
         }
         // Crops to look at are no data set.
         let crops = make(&["query/0001_c1.jpg"]);
-        let error = Market1501::open(crops.path()).unwrap_err();
+        let error = ReidDataset::open(crops.path()).unwrap_err();
         assert!(matches!(error, LayoutError::NotFound { .. }), "{error}");
     }
 
     #[test]
     fn errors_say_where_and_what() {
         let empty = make(&["photos/a.jpg"]);
-        let error = Market1501::open(empty.path()).unwrap_err().to_string();
+        let error = ReidDataset::open(empty.path()).unwrap_err().to_string();
         assert!(
             error.contains("Market-1501-v15.09.15") && error.contains("expected folders"),
             "{error}"
         );
 
         let no_gallery = make(&["query/0001_c1.jpg"]);
-        let error = Market1501::open(no_gallery.path()).unwrap_err().to_string();
+        let error = ReidDataset::open(no_gallery.path())
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("bounding_box_test"), "{error}");
 
         let odd = make(&["query/0001_c1.jpg", "bounding_box_test/IMG_2034.jpg"]);
-        let error = Market1501::open(odd.path()).unwrap_err().to_string();
+        let error = ReidDataset::open(odd.path()).unwrap_err().to_string();
         assert!(error.contains("IMG_2034.jpg: expected a name"), "{error}");
 
         let only_junk = make(&["query/0001_c1.jpg", "bounding_box_test/-1_c1.jpg"]);
-        let error = Market1501::open(only_junk.path()).unwrap_err().to_string();
+        let error = ReidDataset::open(only_junk.path()).unwrap_err().to_string();
         assert!(error.contains("1 junk images and no other"), "{error}");
     }
 }

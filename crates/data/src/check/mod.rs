@@ -6,7 +6,9 @@
 //! that never change, people in training and test, joints outside their image. On request every image is decoded, which finds what
 //! is broken in a copy, and what is in it twice.
 
-mod layouts;
+mod candidates;
+mod datasets;
+mod report;
 
 use std::collections::hash_map::{DefaultHasher, Entry};
 use std::collections::{BTreeSet, HashMap};
@@ -16,8 +18,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use fs_err as fs;
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
+pub use report::{CheckedCount, FolderCheck, LayoutCheck};
 
+use self::candidates::Candidates;
 use crate::image::{Limits, decode, is_turned};
 use crate::layouts::LayoutError;
 use crate::source::{Source, SourceError};
@@ -26,72 +29,6 @@ use crate::source::{Source, SourceError};
 const DEPTH: usize = 3;
 /// A folder of more folders than this is one of people, not of data sets.
 const MOST_FOLDERS: usize = 100;
-
-/// The result of a check.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Report {
-    /// What was checked.
-    pub path: String,
-    /// Images of any kind, in any depth.
-    pub images: usize,
-    /// The layouts that were found.
-    pub layouts: Vec<Found>,
-    /// Paths that were looked for and are not there.
-    pub tried: Vec<String>,
-    /// Images that were decoded; `None` if that was not asked for.
-    pub decoded: Option<usize>,
-    /// Where and why, for each image that cannot be decoded.
-    pub unreadable: Vec<(String, String)>,
-    /// Images with the same bytes as an earlier one, and that; known if images were decoded. No problem in itself.
-    pub repeated: Vec<(String, String)>,
-    /// What lies among the images and is not read, in words.
-    pub left_out: Vec<String>,
-    /// What keeps the images from being listed, if anything.
-    pub problem: Option<String>,
-}
-
-/// A layout in the folder.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Found {
-    /// Its name, for example `Market-1501 layout`.
-    pub layout: String,
-    /// Where it is.
-    pub place: String,
-    /// What it holds.
-    pub counts: Vec<Count>,
-    /// What is wrong with it; empty if nothing is.
-    pub problems: Vec<String>,
-    /// What to know of it.
-    pub notes: Vec<String>,
-}
-
-/// A number of something.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Count {
-    /// Of what, for example `query images`.
-    pub what: String,
-    /// The number found.
-    pub found: u64,
-    /// The number that the published data set has, where there is one.
-    pub official: Option<u64>,
-}
-
-impl Report {
-    /// Whether nothing is wrong. Counts other than the official ones are not wrong: it may be another data set.
-    pub fn is_ok(&self) -> bool {
-        self.problem.is_none()
-            && self.unreadable.is_empty()
-            && self.layouts.iter().all(|l| l.problems.is_empty())
-    }
-
-    /// Whether every count that has an official one equals it; `None` if there is none.
-    pub fn is_official(&self) -> Option<bool> {
-        let counts = self.layouts.iter().flat_map(|layout| &layout.counts);
-        counts
-            .filter_map(|count| count.official.map(|official| official == count.found))
-            .reduce(|a, b| a && b)
-    }
-}
 
 /// Checks a folder, or any images that [`Source::open`] takes. With `decoding`, decodes every image; `progress` is called
 /// with the number done and the number of all.
@@ -102,12 +39,12 @@ pub fn check(
     path: &str,
     decoding: bool,
     progress: &(dyn Fn(usize, usize) + Sync),
-) -> Result<Report, SourceError> {
+) -> Result<FolderCheck, SourceError> {
     let (found, tried) = match Path::new(path) {
         root if root.is_dir() => look(root),
         _ => Default::default(),
     };
-    let mut report = Report {
+    let mut report = FolderCheck {
         path: path.to_owned(),
         images: 0,
         layouts: found,
@@ -149,10 +86,10 @@ pub fn check(
 }
 
 /// The data sets in a folder and in those below it, and the paths of the folder itself that were tried in vain.
-fn look(root: &Path) -> (Vec<Found>, Vec<String>) {
+fn look(root: &Path) -> (Vec<LayoutCheck>, Vec<String>) {
     let (mut found, mut tried, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
     for folder in folders(root) {
-        let candidates = layouts::Candidates::of(&folder);
+        let candidates = Candidates::of(&folder);
         let is_root = folder == root;
         if is_root {
             tried = candidates.tried;
@@ -164,7 +101,7 @@ fn look(root: &Path) -> (Vec<Found>, Vec<String>) {
                 continue;
             }
             let (name, place) = (candidate.name, candidate.place.display().to_string());
-            match (candidate.look)() {
+            match (candidate.check)() {
                 Ok(layout) => found.push(layout),
                 Err(
                     LayoutError::NotFound { tried: paths, .. }
@@ -173,7 +110,7 @@ fn look(root: &Path) -> (Vec<Found>, Vec<String>) {
                 Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {}
                 // A `train.json` somewhere below may be anything.
                 Err(LayoutError::Json { .. }) if !is_root && is_common(&candidate.place) => {}
-                Err(error) => found.push(Found {
+                Err(error) => found.push(LayoutCheck {
                     layout: name.to_owned(),
                     place,
                     counts: Vec::new(),
@@ -357,7 +294,7 @@ mod tests {
         // Where it is what was asked for, it has to be a data set.
         let path = root.join("b").display().to_string();
         let report = check(&path, false, &|_, _| ()).unwrap();
-        let boxes = |found: &&Found| found.layout.starts_with("COCO boxes");
+        let boxes = |found: &&LayoutCheck| found.layout.starts_with("COCO boxes");
         assert_eq!(report.layouts.iter().filter(boxes).count(), 1);
     }
 

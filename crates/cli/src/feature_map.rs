@@ -3,7 +3,7 @@
 
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
-use clasp_data::image::{Filter, Rgb, normalise, resize};
+use clasp_data::image::{Filter, Rgb, normalize, resize};
 use clasp_model::mix::Mix;
 
 use crate::commands::eval::Model;
@@ -23,7 +23,7 @@ pub fn pictures(model: &Model, mix: &Mix, images: &[Rgb], size: [usize; 2]) -> R
     let pixels: Vec<f32> = images
         .iter()
         .flat_map(|image| {
-            normalise(
+            normalize(
                 &resize(image, height, width, preprocess.filter),
                 preprocess.mean,
                 preprocess.std,

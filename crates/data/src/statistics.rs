@@ -6,12 +6,12 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::image::{Limits, decode, format_of};
-use crate::source::{Source, Unreadable};
+use crate::source::{Source, UnreadableImages};
 
 /// Images decoded at a time, which bounds the memory.
 const CHUNK: usize = 128;
 
-/// What a source holds.
+/// Formats and sizes of the images of a source.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct SourceStatistics {
     /// Images that can be decoded.
@@ -29,7 +29,7 @@ pub struct SourceStatistics {
     /// Images by height: those of `from` up to, not including, twice that.
     pub heights: Vec<HeightBin>,
     /// Images that cannot be decoded.
-    pub unreadable: Unreadable,
+    pub unreadable: UnreadableImages,
 }
 
 /// The spread of a length over the images.
@@ -37,7 +37,7 @@ pub struct SourceStatistics {
 pub struct LengthStatistics {
     /// Smallest.
     pub min: usize,
-    /// The one in the middle; the lower of two.
+    /// Median; the lower of two.
     pub median: usize,
     /// Mean.
     pub mean: f64,
@@ -69,8 +69,7 @@ impl LengthStatistics {
     }
 }
 
-/// Decodes every image of a source and counts. `progress` is told the number of images done and
-/// their total.
+/// Decodes every image of a source. `progress` gets the number of images done and their total.
 pub fn statistics(
     source: &Source,
     limits: &Limits,

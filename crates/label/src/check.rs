@@ -61,7 +61,7 @@ pub fn check(
                 Ok(bytes) => match decode(&bytes, limits) {
                     Err(error) => Found::Unreadable(error.to_string()),
                     Ok(pixels) => label
-                        .is_of_another(&bytes, [pixels.height, pixels.width])
+                        .difference_from(&bytes, [pixels.height, pixels.width])
                         .map_or(Found::Fits, Found::Changed),
                 },
             },

@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 
 use clasp_data::captions::{ccp_caption, ccp_pair, ccp_parts, pair as drawn_pair};
 use clasp_data::image::{
-    self, CLIP_MEAN, CLIP_STD, Filter, Limits, Rgb, decode, normalise, resize, resize_crop,
+    self, CLIP_MEAN, CLIP_STD, Filter, Limits, Rgb, decode, normalize, resize, resize_crop,
 };
 use clasp_data::layouts::attributes::AttributeDataset;
 use clasp_data::layouts::parsing::ParsingDataset;
 use clasp_data::synth::part;
-use clasp_data::vocabulary::{Attribute, IGNORE, Part, Vocabulary, fill};
+use clasp_data::vocabulary::{Attribute, IGNORE, PartClass, Vocabulary, fill};
 use clasp_data::{Rng, rng_for};
 use rand::RngExt;
 
@@ -281,7 +281,7 @@ impl ClipData {
 
 /// An image as CLIP sees it: [3, height, width].
 fn plain(image: &Rgb, [height, width]: [usize; 2]) -> Vec<f32> {
-    normalise(
+    normalize(
         &resize(image, height, width, Filter::Bicubic),
         CLIP_MEAN,
         CLIP_STD,
@@ -325,7 +325,7 @@ fn augment(picture: &Picture, size: [usize; 2], kept: f32, rng: &mut Rng) -> Pai
         *value = (f32::from(*value) * gain + shift).clamp(0.0, 255.0) as u8;
     }
     Pair {
-        image: normalise(&view, CLIP_MEAN, CLIP_STD),
+        image: normalize(&view, CLIP_MEAN, CLIP_STD),
         caption: picture.caption.clone(),
         parts,
         values: picture.values.clone(),
@@ -362,7 +362,7 @@ pub fn words() -> Result<Words, Error> {
             .flat_map(|text| templates.iter().map(move |t| (t, text)));
         pairs.map(|(template, text)| fill(template, text)).collect()
     };
-    let part = |part: &Part| every(&vocabulary.part_templates, &part.synonyms);
+    let part = |part: &PartClass| every(&vocabulary.part_templates, &part.synonyms);
     let attribute = |attribute: &Attribute| {
         let values = attribute.values.iter();
         values

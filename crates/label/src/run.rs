@@ -21,7 +21,7 @@ use clasp_data::atomic::{FolderLock, remove_abandoned_where};
 use clasp_data::atomic_write;
 use clasp_data::image::{self, Limits};
 use clasp_data::labels::{self, Labels, StoreMeta, image_digest};
-use clasp_data::source::{Shard, Source, Unreadable};
+use clasp_data::source::{Shard, Source, UnreadableImages};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -384,7 +384,7 @@ pub fn run<L: Labeller>(
         open.push(one);
     }
     // The verdict on unreadable images must not depend on where a run was interrupted, so those of earlier runs count.
-    let mut readable = Unreadable::default();
+    let mut readable = UnreadableImages::default();
     (0..report.kept).for_each(|_| readable.ok());
     (0..report.unreadable)
         .for_each(|_| readable.fail("an image of an earlier run", "not in the labels"));

@@ -21,7 +21,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_data::loader::Position;
+use clasp_data::loader::LoaderPosition;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
 use clasp_model::layers::Rng;
@@ -65,7 +65,7 @@ const FIXED: [&str; 11] = [
 pub fn save(
     folder: &Path,
     trainer: &Trainer,
-    position: Position,
+    position: LoaderPosition,
     images: usize,
 ) -> Result<PathBuf> {
     let path = checkpoints::path(folder, trainer.step);
@@ -243,7 +243,7 @@ pub fn networks(path: &Path, device: &Device) -> Result<Networks> {
 /// # Errors
 ///
 /// The file is damaged, of another architecture, corpus or vocabulary, or not a checkpoint.
-pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<Position> {
+pub fn restore(path: &Path, trainer: &mut Trainer, images: usize) -> Result<LoaderPosition> {
     let (state, metadata) = checkpoint::read(path)?;
     let field = |name: &str| metadata.get(name).map_or("", String::as_str);
     let differs =

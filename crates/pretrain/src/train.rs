@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::atomic::{FolderLock, atomic_write};
-use clasp_data::loader::{Draw, Loader, Position};
+use clasp_data::loader::{ItemRequest, Loader, LoaderPosition};
 use clasp_model::mix::{ATTRIBUTE, PART, TASKS};
 use clasp_run::{Log, Metrics, checkpoints};
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
@@ -147,7 +147,7 @@ pub fn train(
         plan.recipe.seed,
         plan.workers,
         place.unwrap_or_default(),
-        move |Draw { item, epoch, .. }| maker.make(item, epoch),
+        move |ItemRequest { item, epoch, .. }| maker.make(item, epoch),
     );
     checkpoints::tidy(folder)?;
     let mut log = Log::open(folder, trainer.step, &["experts.jsonl"])?;
@@ -275,7 +275,7 @@ fn begin(folder: &Path, plan: &Plan, images: usize, device: &Device) -> Result<F
 
 /// Brings `trainer` to the last checkpoint of a run and returns the loader's place; `None` for one
 /// that was killed before its first checkpoint, which begins again.
-fn go_on(folder: &Path, trainer: &mut Trainer, images: usize) -> Result<Option<Position>> {
+fn go_on(folder: &Path, trainer: &mut Trainer, images: usize) -> Result<Option<LoaderPosition>> {
     if !folder.join("run.toml").is_file() {
         let found = if folder.is_dir() {
             "no run.toml in it"

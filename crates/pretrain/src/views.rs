@@ -224,7 +224,7 @@ impl Maker {
     /// The image, if its labels are of it and not of one that had its name before.
     fn unchanged(&self, key: &str, bytes: &[u8], image: Rgb) -> std::result::Result<Rgb, String> {
         let row = (self.corpus.labels.as_ref()).and_then(|labels| labels.store.get(key));
-        match row.and_then(|row| row.is_of_another(bytes, [image.height, image.width])) {
+        match row.and_then(|row| row.difference_from(bytes, [image.height, image.width])) {
             Some(changed) => Err(format!("{changed}; label it again")),
             None => Ok(image),
         }
@@ -281,8 +281,6 @@ impl Maker {
 
 /// The tensors of a batch. Views lie one after the other: `[view · batch + image, …]`.
 pub struct Inputs {
-    /// Keys, for the record.
-    pub keys: Vec<String>,
     /// [global views · batch, 3, height, width]
     pub globals: Tensor<4>,
     /// [local views · batch, 3, height, width], where there are local views.
@@ -321,7 +319,6 @@ impl Inputs {
         let globals = items.first().map_or(0, |item| item.views.global.len());
         let global = |view: usize| items.iter().map(move |item| &item.views.global[view]);
         Self {
-            keys: items.iter().map(|item| item.key.clone()).collect(),
             globals: pixels((0..globals).flat_map(global), device),
             locals: None,
             batch: items.len(),

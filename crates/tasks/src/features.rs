@@ -78,12 +78,12 @@ impl Preprocess {
 
     /// An image of the input's size, normalised: [3, height, width].
     pub fn normalise(&self, image: &Rgb) -> Vec<f32> {
-        image::normalise(image, self.mean, self.std)
+        image::normalize(image, self.mean, self.std)
     }
 
     /// The whole image, stretched to the input's size: [3, height, width].
     pub fn apply(&self, image: &Rgb) -> Vec<f32> {
-        image::normalise(
+        image::normalize(
             &image::resize(image, self.height, self.width, self.filter),
             self.mean,
             self.std,

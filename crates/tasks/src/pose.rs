@@ -325,7 +325,7 @@ fn usable(data: &KeypointDataset, size: [usize; 2]) -> Vec<Subject<'_>> {
     let people = data
         .people
         .iter()
-        .filter(|person| !person.crowd && person.labelled() > 0);
+        .filter(|person| !person.crowd && person.labeled() > 0);
     people
         .filter_map(|person| {
             let image = &data.images[person.image];

@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clasp_data::image::check_normalisation;
+use clasp_data::image::check_normalization;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -77,7 +77,7 @@ impl BackboneMeta {
                 ));
             }
         }
-        check_normalisation(self.mean, self.std)
+        check_normalization(self.mean, self.std)
     }
 }
 

@@ -18,7 +18,7 @@ use crate::error::WeightsError;
 use crate::hub;
 use crate::state::{Array, StateDict, load_state_dict, state_dict};
 use burn::tensor::Device;
-use clasp_data::image::check_normalisation;
+use clasp_data::image::check_normalization;
 use clasp_model::clip::{Activation, Clip, ClipConfig, TextConfig, VOCABULARY, VisionConfig};
 use fs_err as fs;
 use serde::Deserialize;
@@ -354,7 +354,7 @@ fn check_preprocessing(
     mean: [f32; 3],
     std: [f32; 3],
 ) -> Result<[[f32; 3]; 2], WeightsError> {
-    check_normalisation(mean, std).map_err(|problem| WeightsError::format(path, problem))?;
+    check_normalization(mean, std).map_err(|problem| WeightsError::format(path, problem))?;
     Ok([mean, std])
 }
 

@@ -9,7 +9,7 @@ use anyhow::Result;
 use clasp_data::check::{FolderCheck, check};
 use clasp_data::image::Limits;
 use clasp_data::pack::{self, PackConfig};
-use clasp_data::source::Unreadable;
+use clasp_data::source::UnreadableImages;
 use clasp_data::statistics::statistics;
 
 use super::{open_images, print_result};
@@ -156,7 +156,7 @@ fn describe(report: &FolderCheck) -> String {
         let _ = write!(text, "\nthe same image twice: {key} and {earlier}");
     }
     and_more(&mut text, "  ", report.repeated.len());
-    for line in &report.left_out {
+    for line in &report.skipped {
         let _ = write!(text, "\nnote: {line}");
     }
     if let Some(problem) = &report.problem {
@@ -181,7 +181,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1u64 << 20) as f64
 }
 
-fn list_unreadable(text: &mut String, unreadable: &Unreadable) {
+fn list_unreadable(text: &mut String, unreadable: &UnreadableImages) {
     if unreadable.failed.is_empty() {
         return;
     }
@@ -200,7 +200,7 @@ fn and_more(text: &mut String, indent: &str, all: usize) {
     }
 }
 
-fn unreadable_outcome(unreadable: &Unreadable, keep_going: bool) -> Result<Outcome> {
+fn unreadable_outcome(unreadable: &UnreadableImages, keep_going: bool) -> Result<Outcome> {
     if !keep_going {
         unreadable.check()?;
     }

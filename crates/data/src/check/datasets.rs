@@ -82,8 +82,8 @@ fn missing<'a>(what: &str, paths: impl Iterator<Item = &'a Path>) -> Option<Stri
     counted(&format!("{what} are missing"), &missing)
 }
 
-/// A size as people say it.
-fn told([height, width]: [usize; 2]) -> String {
+/// A size for messages.
+fn describe_size([height, width]: [usize; 2]) -> String {
     format!("{width} x {height} (width x height)")
 }
 
@@ -92,25 +92,31 @@ fn other_sizes(images: &[CocoImage]) -> Option<String> {
     let other = |image: &CocoImage| {
         let (said, found) = ([image.height, image.width], size_of(&image.path)?);
         let place = image.path.display();
-        (found != said).then(|| format!("{place}: expected {}, found {}", told(said), told(found)))
+        (found != said).then(|| {
+            format!(
+                "{place}: expected {}, found {}",
+                describe_size(said),
+                describe_size(found)
+            )
+        })
     };
     let others: Vec<String> = images.par_iter().filter_map(other).collect();
     counted("images are of another size than the JSON says", &others)
 }
 
-/// What to tell of people who are in training and in the test.
+/// A note on people who are both in training and in the test.
 fn in_both(train: &BTreeSet<i64>, test: &BTreeSet<i64>) -> Option<String> {
     let both: Vec<String> = train.intersection(test).map(i64::to_string).collect();
-    let told = counted(
-        "people are in training and in the test by their numbers",
+    let note = counted(
+        "people are both in training and in the test by their numbers",
         &both,
     )?;
     Some(format!(
-        "{told}; if they are the same people, figures flatter"
+        "{note}; if they are the same people, results are too high"
     ))
 }
 
-/// What to tell of images of a split that are trained on, too; `train` gives the images of that split.
+/// A note on images of a split that are in training too; `train` gives the training images.
 fn in_training_too(
     split: &str,
     images: &[CocoImage],
@@ -122,31 +128,31 @@ fn in_training_too(
     let train: BTreeSet<PathBuf> = train()?.into_iter().map(|image| image.path).collect();
     let both = images.iter().filter(|image| train.contains(&image.path));
     let both: Vec<String> = both.map(|image| image.path.display().to_string()).collect();
-    let told = counted(&format!("images of {split} are in train, too"), &both)?;
-    Some(format!("{told}; figures on them flatter"))
+    let note = counted(&format!("images of {split} are in train too"), &both)?;
+    Some(format!("{note}; results on them are too high"))
 }
 
-/// What to tell of images that a table lists more than once: in one split, with other answers, in train and another split.
-/// `rows`: path, split, and whatever the answer is.
+/// Notes on images that a table lists more than once: in one split, with other annotation, in train and
+/// another split. `rows`: path, split and annotation.
 fn listed_again<T: PartialEq>(rows: &[(&Path, &str, T)]) -> Vec<String> {
     let mut first: BTreeMap<(&Path, &str), &T> = BTreeMap::new();
     let (mut twice, mut other) = (Vec::new(), Vec::new());
-    for (path, split, answer) in rows {
+    for (path, split, annotation) in rows {
         match first.get(&(*path, *split)) {
             Some(earlier) => {
                 twice.push(path.display().to_string());
-                if *earlier != answer {
+                if *earlier != annotation {
                     other.push(path.display().to_string());
                 }
             }
             None => {
-                first.insert((path, split), answer);
+                first.insert((path, split), annotation);
             }
         }
     }
     let mut notes = Vec::from_iter(counted("images are listed twice in one split", &twice));
     notes.extend(counted(
-        "images listed twice have other answers the second time",
+        "images listed twice have other annotation the second time",
         &other,
     ));
     let mut shared: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -159,8 +165,8 @@ fn listed_again<T: PartialEq>(rows: &[(&Path, &str, T)]) -> Vec<String> {
         }
     }
     for (split, images) in shared {
-        let told = counted(&format!("images of {split} are in train, too"), &images);
-        notes.extend(told.map(|told| format!("{told}; figures on them flatter")));
+        let note = counted(&format!("images of {split} are in train too"), &images);
+        notes.extend(note.map(|note| format!("{note}; results on them are too high")));
     }
     notes
 }
@@ -256,19 +262,19 @@ pub(super) fn attributes(
     if let Some(first) = first {
         let first = first.file_name().unwrap_or_default().display();
         notes.push(format!(
-            "given as a folder, the data are those of {first}; give this file to take it"
+            "where the folder is given, {first} is read; give this file to read it"
         ));
     }
     for split in data.splits() {
         let images = data.split(&split)?;
         counts.push(count(format!("{split} images"), images.len()));
-        for (value, word) in [(false, "nobody"), (true, "everybody")] {
+        for (value, word) in [(false, "false"), (true, "true")] {
             let constant = |j: &usize| images.iter().all(|image| image.values[*j] == value);
             let constant: Vec<usize> = (0..data.names.len()).filter(constant).collect();
             if !constant.is_empty() {
                 let names = quoted(constant.iter().map(|j| &data.names[*j]));
                 notes.push(format!(
-                    "{word} of {split} has {} of the attributes: {names}",
+                    "{} attributes are {word} for every image of {split}: {names}",
                     constant.len()
                 ));
             }
@@ -309,8 +315,8 @@ pub(super) fn parsing(data: &ParsingDataset) -> Result<LayoutCheck, LayoutError>
             let place = image.mask.display();
             return Err(format!(
                 "{place}: expected {} as its image, found {}",
-                told(expected),
-                told(size)
+                describe_size(expected),
+                describe_size(size)
             ));
         }
         Ok(map.present())
@@ -342,9 +348,7 @@ pub(super) fn parsing(data: &ParsingDataset) -> Result<LayoutCheck, LayoutError>
             .collect();
         if !absent.is_empty() {
             let (count, names) = (absent.len(), quoted(absent));
-            notes.push(format!(
-                "no mask of {split} has {count} of the classes: {names}"
-            ));
+            notes.push(format!("{count} classes have no pixel in {split}: {names}"));
         }
     }
     let alone = data.sides().alone;
@@ -450,7 +454,7 @@ pub(super) fn boxes(data: BoxDataset, file: &Path, split: &str) -> LayoutCheck {
     let paths = data.images.iter().map(|image| image.path.as_path());
     let mut problems = Vec::from_iter(missing("images", paths));
     problems.extend(other_sizes(&data.images));
-    // Nothing is evaluated on what is trained on.
+    // Miss rates are not evaluated on training images.
     let mut notes = Vec::from_iter(data.without_hidden().filter(|_| split != "train"));
     notes.extend(in_training_too(split, &data.images, || {
         let train = BoxDataset::open(file.parent()?, "train").ok()?;
@@ -473,8 +477,8 @@ pub(super) fn keypoints(data: KeypointDataset, file: &Path, split: &str) -> Layo
         count("images", data.images.len()),
         count("people", data.people.len()),
         count(
-            "people with a labelled joint",
-            people().filter(|one| one.labelled() > 0).count(),
+            "people with a labeled joint",
+            people().filter(|one| one.labeled() > 0).count(),
         ),
         count("crowds", people().filter(|one| one.crowd).count()),
     ];
@@ -492,7 +496,7 @@ pub(super) fn keypoints(data: KeypointDataset, file: &Path, split: &str) -> Layo
                 "annotation {} in {} of {}",
                 one.id,
                 image.path.display(),
-                told(size)
+                describe_size(size)
             )
         };
         if is_outside(one.bbox, size) {
@@ -509,7 +513,7 @@ pub(super) fn keypoints(data: KeypointDataset, file: &Path, split: &str) -> Layo
             }
         }
     }
-    let mut notes = Vec::from_iter(counted("labelled joints are outside their image", &beyond));
+    let mut notes = Vec::from_iter(counted("labeled joints are outside their image", &beyond));
     notes.extend(in_training_too(split, &data.images, || {
         let train = KeypointDataset::open(file.parent()?, "train").ok()?;
         Some(train.images)

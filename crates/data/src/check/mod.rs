@@ -1,10 +1,11 @@
-//! What a folder holds, before it is used: `clasp data check`.
+//! The datasets of a folder, checked before they are used: `clasp data check`.
 //!
-//! Every known layout is looked for, in the folder and in those below it, and counted, beside the official counts
-//! where there are any. Problems are what stands in the way of training or evaluation: images listed but not there, masks and
-//! labels of another size than their image, boxes outside it, queries whom no gallery shows. Notes are what one should know: answers
-//! that never change, people in training and test, joints outside their image. On request every image is decoded, which finds what
-//! is broken in a copy, and what is in it twice.
+//! The folder and those below it are searched for every layout; what is found is counted, beside the
+//! official counts where there are any. Problems prevent training or evaluation: listed images that
+//! are missing, masks and JSON of another size than their image, boxes outside it, queries that no
+//! gallery has. Notes are worth knowing: attributes that are constant, people both in training and
+//! test, joints outside their image. On request every image is decoded, which finds damaged and
+//! repeated files.
 
 mod candidates;
 mod datasets;
@@ -25,9 +26,9 @@ use crate::image::{Limits, decode, is_turned};
 use crate::layouts::LayoutError;
 use crate::source::{Source, SourceError};
 
-/// Folders below the one given that are looked into, in levels.
+/// Levels of folders below the one given that are searched.
 const DEPTH: usize = 3;
-/// A folder of more folders than this is one of people, not of data sets.
+/// A folder with more folders than this has one for each person, not for each dataset.
 const MOST_FOLDERS: usize = 100;
 
 /// Checks a folder, or any images that [`Source::open`] takes. With `decoding`, decodes every image; `progress` is called
@@ -41,7 +42,7 @@ pub fn check(
     progress: &(dyn Fn(usize, usize) + Sync),
 ) -> Result<FolderCheck, SourceError> {
     let (found, tried) = match Path::new(path) {
-        root if root.is_dir() => look(root),
+        root if root.is_dir() => find_datasets(root),
         _ => Default::default(),
     };
     let mut report = FolderCheck {
@@ -52,10 +53,10 @@ pub fn check(
         decoded: None,
         unreadable: Vec::new(),
         repeated: Vec::new(),
-        left_out: Vec::new(),
+        skipped: Vec::new(),
         problem: None,
     };
-    // Masks may lie beside their photos, under the same name; images that are to be labelled may not.
+    // In a dataset masks may lie beside their photos, under the same name; elsewhere keys are unique.
     let source = match report.layouts.is_empty() {
         true => Source::open(path),
         false => Source::open_all(path),
@@ -63,14 +64,14 @@ pub fn check(
     match source {
         Ok(source) => {
             report.images = source.len();
-            report.left_out = source.left_out().describe();
+            report.skipped = source.skipped().describe();
             if decoding {
                 let turned;
                 (report.unreadable, report.repeated, turned) = decode_all(&source, progress);
                 if let Some(first) = turned.first() {
-                    report.left_out.push(format!(
+                    report.skipped.push(format!(
                         "{} images carry an EXIF orientation, which is applied when they are read; boxes, joints and \
-                         masks must be those of the turned image, the first: {first}",
+                         masks must be those of the rotated image, the first: {first}",
                         turned.len()
                     ));
                 }
@@ -78,15 +79,15 @@ pub fn check(
             }
         }
         Err(error) if report.layouts.is_empty() => return Err(error),
-        // A table may lie apart from its images; whether these are there is checked with the table.
+        // A table may lie apart from its images, which are checked with the table.
         Err(SourceError::Empty { .. }) => {}
         Err(error) => report.problem = Some(error.to_string()),
     }
     Ok(report)
 }
 
-/// The data sets in a folder and in those below it, and the paths of the folder itself that were tried in vain.
-fn look(root: &Path) -> (Vec<LayoutCheck>, Vec<String>) {
+/// The datasets in a folder and in those below it, and the paths of the folder itself where none is.
+fn find_datasets(root: &Path) -> (Vec<LayoutCheck>, Vec<String>) {
     let (mut found, mut tried, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
     for folder in folders(root) {
         let candidates = Candidates::of(&folder);
@@ -123,14 +124,14 @@ fn look(root: &Path) -> (Vec<LayoutCheck>, Vec<String>) {
     (found, tried)
 }
 
-/// Whether other programs have files of this name, too.
+/// Whether other programs have files of this name too.
 fn is_common(file: &Path) -> bool {
     ["train.json", "val.json", "test.json"]
         .iter()
         .any(|name| file.ends_with(name))
 }
 
-/// A folder and those below it that may hold data sets, each before those in it.
+/// A folder and those below it that may hold datasets, each before those in it.
 fn folders(root: &Path) -> Vec<PathBuf> {
     fn walk(folder: &Path, depth: usize, all: &mut Vec<PathBuf>) {
         all.push(folder.to_owned());
@@ -140,7 +141,7 @@ fn folders(root: &Path) -> Vec<PathBuf> {
         let entries = fs::read_dir(folder).into_iter().flatten().flatten();
         let mut below: Vec<PathBuf> = entries
             .filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
-            // Most entries are images, of which nothing else is asked.
+            // Most entries are images.
             .filter(|entry| entry.file_type().is_ok_and(|kind| !kind.is_file()))
             .map(|entry| entry.path())
             .filter(|path| path.is_dir())
@@ -155,10 +156,11 @@ fn folders(root: &Path) -> Vec<PathBuf> {
     all
 }
 
-/// Places in the source's order, with a reason or an earlier place.
+/// Places in the source's order, each with a reason or an earlier place.
 type Places = Vec<(String, String)>;
 
-/// Tries every image on all threads: what cannot be read, what is there twice, and what is turned on reading.
+/// Decodes every image on all threads: those that cannot be read, repeated ones, and those that an EXIF
+/// orientation rotates.
 fn decode_all(
     source: &Source,
     progress: &(dyn Fn(usize, usize) + Sync),
@@ -273,7 +275,7 @@ mod tests {
         fs::create_dir_all(root.join("b/attributes")).unwrap();
         let other = "image,split,hat\ny.jpg,train,1\n";
         fs::write(root.join("b/attributes/attributes.csv"), other).unwrap();
-        // Some other program's.
+        // A file of another program.
         fs::write(root.join("b/val.json"), "[1]").unwrap();
         let report = check(&root.display().to_string(), false, &|_, _| ()).unwrap();
         let found: Vec<_> = { report.layouts.iter() }
@@ -291,7 +293,7 @@ mod tests {
             ("attribute table", "/b/attributes/attributes.csv"),
         ];
         assert_eq!(found, expected);
-        // Where it is what was asked for, it has to be a data set.
+        // Where it is what was asked for, it has to be a dataset.
         let path = root.join("b").display().to_string();
         let report = check(&path, false, &|_, _| ()).unwrap();
         let boxes = |found: &&LayoutCheck| found.layout.starts_with("COCO boxes");

@@ -1,4 +1,4 @@
-//! What a check finds.
+//! The result of a check.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,17 +11,18 @@ pub struct FolderCheck {
     pub images: usize,
     /// The layouts that were found.
     pub layouts: Vec<LayoutCheck>,
-    /// Paths that were looked for and are not there.
+    /// Paths that were tried and do not exist.
     pub tried: Vec<String>,
     /// Images that were decoded; `None` if that was not asked for.
     pub decoded: Option<usize>,
     /// Where and why, for each image that cannot be decoded.
     pub unreadable: Vec<(String, String)>,
-    /// Images with the same bytes as an earlier one, and that; known if images were decoded. No problem in itself.
+    /// Images with the same bytes as an earlier one, and that one; known if images were decoded. No
+    /// problem in itself.
     pub repeated: Vec<(String, String)>,
-    /// What lies among the images and is not read, in words.
-    pub left_out: Vec<String>,
-    /// What keeps the images from being listed, if anything.
+    /// Files among the images that are not read.
+    pub skipped: Vec<String>,
+    /// Why the images cannot be listed, if they cannot.
     pub problem: Option<String>,
 }
 
@@ -32,34 +33,35 @@ pub struct LayoutCheck {
     pub layout: String,
     /// Where it is.
     pub place: String,
-    /// What it holds.
+    /// Counts of its parts.
     pub counts: Vec<CheckedCount>,
-    /// What is wrong with it; empty if nothing is.
+    /// What prevents its use; empty if nothing does.
     pub problems: Vec<String>,
-    /// What to know of it.
+    /// What is worth knowing.
     pub notes: Vec<String>,
 }
 
-/// A number of something.
+/// A count, beside the official one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckedCount {
-    /// Of what, for example `query images`.
+    /// What is counted, for example `query images`.
     pub what: String,
     /// The number found.
     pub found: u64,
-    /// The number that the published data set has, where there is one.
+    /// The number that the published dataset has, where there is one.
     pub official: Option<u64>,
 }
 
 impl FolderCheck {
-    /// Whether nothing is wrong. Counts other than the official ones are not wrong: it may be another data set.
+    /// Whether there is no problem. Counts other than the official ones are none: it may be another
+    /// dataset.
     pub fn is_ok(&self) -> bool {
         self.problem.is_none()
             && self.unreadable.is_empty()
             && self.layouts.iter().all(|l| l.problems.is_empty())
     }
 
-    /// Whether every count that has an official one equals it; `None` if there is none.
+    /// Whether every count that has an official one equals it; `None` if no count has one.
     pub fn is_official(&self) -> Option<bool> {
         let counts = self.layouts.iter().flat_map(|layout| &layout.counts);
         counts

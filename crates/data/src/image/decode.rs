@@ -12,7 +12,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 use super::jpeg::{jpeg_is_whole, with_tables};
 use super::rgb::Rgb;
 
-/// What an image may claim before it is decoded.
+/// Limits of the size that a file claims, checked before it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Most pixels, width times height.
@@ -73,7 +73,7 @@ pub enum ImageError {
     },
 }
 
-/// The format that the content's first bytes tell, whatever the file's name.
+/// The format by the first bytes, whatever the file's name.
 pub fn format_of(bytes: &[u8]) -> Option<&'static str> {
     known_format(bytes).map(|(_, name)| name)
 }
@@ -90,14 +90,14 @@ fn known_format(bytes: &[u8]) -> Option<(ImageFormat, &'static str)> {
     Some((format, name))
 }
 
-/// Decodes JPEG, PNG, WebP or BMP, told apart by content.
+/// Decodes JPEG, PNG, WebP or BMP, recognized by content.
 ///
-/// The EXIF orientation is applied, grey becomes RGB, what is transparent shows white, 16 bits are
+/// The EXIF orientation is applied, gray becomes RGB, transparency is blended with white, 16 bits are
 /// rounded to 8, and of an animation the first picture is taken.
 ///
 /// # Errors
 /// See [`ImageError`]. A JPEG without its end is an error even though most of it could be shown:
-/// a grey lower half would be learnt as one.
+/// a gray lower half would be learned as content.
 pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb, ImageError> {
     let (format, name) = known_format(bytes).ok_or_else(|| ImageError::NotAnImage {
         found: describe_start(bytes),
@@ -108,7 +108,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb, ImageError> {
             bytes: bytes.len(),
         });
     }
-    // A decoder's bug must cost one image of millions, not the run.
+    // A bug of a decoder must fail one image, not the run.
     catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format, name, limits))).unwrap_or_else(|_| {
         Err(ImageError::Damaged {
             format: name,
@@ -117,12 +117,12 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb, ImageError> {
     })
 }
 
-/// Bytes at the start of a file in which its size is nearly always told.
+/// Bytes at the start of a file that nearly always contain its size.
 const HEAD: u64 = 1 << 16;
 
 /// Height and width that an image file would be decoded to, from its head alone; none if it is no image.
 pub fn size_of(path: &Path) -> Option<[usize; 2]> {
-    let size = |bytes: &[u8]| catch_unwind(AssertUnwindSafe(|| told_size(bytes))).ok()?;
+    let size = |bytes: &[u8]| catch_unwind(AssertUnwindSafe(|| header_size(bytes))).ok()?;
     let mut file = fs::File::open(path).ok()?;
     let mut bytes = Vec::new();
     file.by_ref().take(HEAD).read_to_end(&mut bytes).ok()?;
@@ -146,7 +146,7 @@ pub fn is_turned(bytes: &[u8]) -> bool {
     orientation.is_some_and(|orientation| orientation != Orientation::NoTransforms)
 }
 
-fn told_size(bytes: &[u8]) -> Option<[usize; 2]> {
+fn header_size(bytes: &[u8]) -> Option<[usize; 2]> {
     let (format, _) = known_format(bytes)?;
     let reader = ImageReader::with_format(Cursor::new(bytes), format);
     let mut decoder = reader.into_decoder().ok()?;
@@ -217,7 +217,7 @@ fn decode_as(
     Ok(Rgb::new(width, height, image.into_rgb8().into_raw()))
 }
 
-/// A PNG without its colour profile, which is not used, and which the decoder would inflate without
+/// A PNG without its color profile, which is not used, and which the decoder would inflate without
 /// a bound.
 pub(super) fn without_profile(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut at = 8;

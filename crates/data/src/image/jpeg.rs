@@ -1,4 +1,4 @@
-//! What JPEG files need beside the decoder: missing Huffman tables, and a check of the end.
+//! Repairs and checks of JPEG files before they are decoded: missing Huffman tables, a missing end.
 
 use std::borrow::Cow;
 
@@ -25,7 +25,7 @@ pub(super) fn with_tables(bytes: &[u8]) -> Cow<'_, [u8]> {
 
 /// The segment of the standard's four Huffman tables.
 fn standard_tables() -> Vec<u8> {
-    // Codes of each length, then what they stand for, of T.81's tables K.3, K.5, K.4 and K.6.
+    // Codes of each length, then their values, of T.81's tables K.3, K.5, K.4 and K.6.
     let dc_values: Vec<u8> = (0..12).collect();
     let tables: [(u8, [u8; 16], &[u8]); 4] = [
         (
@@ -94,7 +94,7 @@ const AC_CHROMINANCE: [u8; 162] = [
 ///
 /// Segments are skipped by their length, so that the end of an embedded thumbnail does not count.
 /// Inside compressed data a 0xff byte is followed by 0x00 or a restart marker. The decoder itself
-/// fills what is missing with grey without a word.
+/// silently fills missing data with gray.
 pub(super) fn jpeg_is_whole(bytes: &[u8]) -> bool {
     let mut at = 2;
     while at + 1 < bytes.len() {

@@ -15,16 +15,16 @@ pub const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 /// Standard deviation that goes with [`CLIP_MEAN`].
 pub const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
-/// What a mean of a channel may be, of values 0 to 1; the others are slips.
+/// Valid means of a channel of values 0 to 1.
 pub const MEANS: RangeInclusive<f32> = -1e3..=1e3;
-/// What a standard deviation of a channel may be.
+/// Valid standard deviations of a channel.
 pub const DEVIATIONS: RangeInclusive<f32> = 1e-4..=1e3;
 
-/// Checks what images are to be normalised with.
+/// Checks mean and standard deviation of a normalization.
 ///
 /// # Errors
-/// What is expected and what was found, in words.
-pub fn check_normalisation(mean: [f32; 3], std: [f32; 3]) -> Result<(), String> {
+/// What is expected and what was found.
+pub fn check_normalization(mean: [f32; 3], std: [f32; 3]) -> Result<(), String> {
     for (what, values, range) in [("mean", mean, MEANS), ("std", std, DEVIATIONS)] {
         if !values.iter().all(|value| range.contains(value)) {
             let (from, to) = (range.start(), range.end());
@@ -36,7 +36,7 @@ pub fn check_normalisation(mean: [f32; 3], std: [f32; 3]) -> Result<(), String> 
     Ok(())
 }
 
-/// CLIP's preprocessing up to the normalisation: the short side to `size` with bicubic filtering,
+/// CLIP's preprocessing up to the normalization: the short side to `size` with bicubic filtering,
 /// then the `size` x `size` pixels in the middle, rounded as torchvision does.
 pub fn clip_crop(image: &Rgb, size: usize) -> Rgb {
     let short = image.width.min(image.height);
@@ -49,7 +49,7 @@ pub fn clip_crop(image: &Rgb, size: usize) -> Rgb {
 }
 
 /// `(pixel / 255 - mean) / std` per channel. Returns [3, height, width].
-pub fn normalise(image: &Rgb, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
+pub fn normalize(image: &Rgb, mean: [f32; 3], std: [f32; 3]) -> Vec<f32> {
     let area = image.width * image.height;
     let mut planes = vec![0.0; 3 * area];
     for (channel, plane) in planes.chunks_exact_mut(area).enumerate() {

@@ -29,9 +29,9 @@ impl Rgb {
         }
     }
 
-    /// An image of one colour.
-    pub fn filled(width: usize, height: usize, colour: [u8; 3]) -> Self {
-        Rgb::new(width, height, colour.repeat(width * height))
+    /// An image of one color.
+    pub fn filled(width: usize, height: usize, color: [u8; 3]) -> Self {
+        Rgb::new(width, height, color.repeat(width * height))
     }
 
     /// The pixel in column `x` of row `y`.

@@ -67,10 +67,10 @@ fn a_single_pixel_is_an_image() {
 }
 
 #[test]
-fn grey_alpha_and_sixteen_bits_become_rgb() {
-    let grey = image::GrayImage::from_raw(2, 1, vec![0, 200]).unwrap();
-    let grey = encoded(DynamicImage::ImageLuma8(grey), ImageFormat::Png);
-    assert_eq!(decoded(&grey).pixels, [0, 0, 0, 200, 200, 200]);
+fn gray_alpha_and_sixteen_bits_become_rgb() {
+    let gray = image::GrayImage::from_raw(2, 1, vec![0, 200]).unwrap();
+    let gray = encoded(DynamicImage::ImageLuma8(gray), ImageFormat::Png);
+    assert_eq!(decoded(&gray).pixels, [0, 0, 0, 200, 200, 200]);
 
     let pixels = vec![255, 0, 0, 255, 10, 20, 30, 0, 0, 0, 0, 128];
     let alpha = image::RgbaImage::from_raw(3, 1, pixels).unwrap();
@@ -139,7 +139,7 @@ fn a_jpeg_without_huffman_tables_is_decoded_with_those_of_the_standard() {
 }
 
 #[test]
-fn a_colour_profile_takes_no_memory() {
+fn a_color_profile_takes_no_memory() {
     let chunk = |kind: &[u8], data: &[u8]| {
         let length = (data.len() as u32).to_be_bytes();
         // The checksum is not right: the chunk is not looked into.
@@ -158,7 +158,7 @@ fn a_colour_profile_takes_no_memory() {
 
 #[test]
 fn the_orientation_tag_is_applied() {
-    // Four flat corners tell all eight orientations apart.
+    // Four flat corners distinguish all eight orientations.
     let mut image = Rgb::filled(32, 16, [0, 0, 0]);
     for y in 0..16 {
         for x in 0..32 {
@@ -265,9 +265,9 @@ fn limits_are_the_callers() {
 }
 
 #[test]
-fn normalises_to_planes() {
+fn normalizes_to_planes() {
     let image = Rgb::new(2, 1, vec![0, 255, 51, 255, 0, 102]);
-    let planes = normalise(&image, [0.5, 0.5, 0.0], [0.5, 0.25, 1.0]);
+    let planes = normalize(&image, [0.5, 0.5, 0.0], [0.5, 0.25, 1.0]);
     let expected = [-1.0, 1.0, 2.0, -2.0, 0.2, 0.4];
     for (a, e) in planes.iter().zip(expected) {
         assert!((a - e).abs() < 1e-6, "{planes:?}");

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 
 use crate::mat::{MatError, MatFile};
 
-/// Why a data set cannot be used.
+/// Why a dataset cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
@@ -32,21 +32,21 @@ pub enum LayoutError {
         folder: String,
         /// Name of the layout.
         layout: &'static str,
-        /// What would have been accepted.
+        /// What is expected.
         expected: String,
         /// Every path that was tried.
         tried: Vec<String>,
     },
-    /// A line of a table that cannot be.
+    /// An invalid line of a table.
     #[error("{file}, line {line}: expected {expected}, found {found}")]
     Line {
         /// The table.
         file: String,
         /// Line, counted from 1.
         line: usize,
-        /// What would have been accepted.
+        /// What is expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         found: String,
     },
     /// A file that is not JSON of this layout.
@@ -59,39 +59,39 @@ pub enum LayoutError {
         /// What the parser says, with line and column.
         reason: String,
     },
-    /// An entry of a JSON file that cannot be.
+    /// An invalid entry of a JSON file.
     #[error("{file}, {entry}: expected {expected}, found {found}")]
     Entry {
         /// The file.
         file: String,
         /// Which entry, for example `annotation 12`.
         entry: String,
-        /// What would have been accepted.
+        /// What is expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         found: String,
     },
-    /// Several entries of a JSON file that cannot be.
+    /// Several invalid entries of a JSON file.
     #[error("{file}: {count} entries cannot be used:\n  {}{}", .lines.join("\n  "), more(*.count, .lines.len()))]
     Entries {
         /// The file.
         file: String,
         /// How many there are.
         count: usize,
-        /// The first of them, each with what is expected and what is there.
+        /// The first of them, each with what is expected and what was found.
         lines: Vec<String>,
     },
-    /// Several lines of a table that cannot be.
+    /// Several invalid lines of a table.
     #[error("{file}: {count} lines cannot be used:\n  {}{}", .lines.join("\n  "), more(*.count, .lines.len()))]
     Lines {
         /// The table.
         file: String,
         /// How many there are.
         count: usize,
-        /// The first of them, each with what is expected and what is there.
+        /// The first of them, each with what is expected and what was found.
         lines: Vec<String>,
     },
-    /// A layout with a file a split that has other splits than the one asked for.
+    /// A layout with one file for each split, without the one that was asked for.
     #[error(
         "`{folder}` holds no {layout} of split `{wanted}`: it has {}\n  \
          hint: name a split that is there (`--split`, or in a recipe `task.train`); where it is asked for to choose \
@@ -111,14 +111,14 @@ pub enum LayoutError {
         /// Every path that was tried.
         tried: Vec<String>,
     },
-    /// A file whose name does not say what it must, or whose content is of another kind.
+    /// A file with an invalid name, or with content of another kind.
     #[error("{file}: expected {expected}, found {found}")]
     File {
         /// The file.
         file: String,
-        /// What would have been accepted.
+        /// What is expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         found: String,
     },
     /// A split without an image.
@@ -143,7 +143,8 @@ fn more(count: usize, listed: usize) -> String {
     }
 }
 
-/// Names the splits that a folder has where the one asked for is not among them; `place` finds the file of a split.
+/// Names the splits that a folder has where the requested one is not among them; `place` finds the file
+/// of a split.
 fn with_splits(
     error: LayoutError,
     wanted: &str,
@@ -181,7 +182,7 @@ fn with_splits(
 }
 
 impl LayoutError {
-    /// The paths that were tried, where nothing is there.
+    /// The paths that were tried, where nothing was found.
     pub fn missing(self) -> Result<Vec<String>, Self> {
         match self {
             Self::NotFound { tried, .. } | Self::NoSplitFile { tried, .. } => Ok(tried),
@@ -232,7 +233,7 @@ fn find_all(
     Ok(found)
 }
 
-/// The places `near` a file of annotation where its images may be: beside it, then beside its folder.
+/// The folders `near` a file of annotation that may hold its images: beside it, then beside its folder.
 fn around(file: &Path, near: &[String]) -> Vec<PathBuf> {
     let folder = file.parent().unwrap_or(Path::new(""));
     // A folder that is a link has two others above it: that of the link, and that of its target.
@@ -256,7 +257,7 @@ fn read_mat(path: &Path) -> Result<MatFile, LayoutError> {
     MatFile::read(path)?.map_err(in_file(path))
 }
 
-/// Names the file of a value that cannot be.
+/// Adds the file to an error about one of its values.
 fn in_file(path: &Path) -> impl Fn(MatError) -> LayoutError {
     move |error| LayoutError::Entry {
         file: path.display().to_string(),

@@ -40,7 +40,7 @@ impl ReidDataset {
     /// MSMT17's validation images go into training.
     ///
     /// # Errors
-    /// If there is none, or it has an error.
+    /// If there is none, or it is invalid.
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
         Self::open_with(path, MsmtVal::default())
     }
@@ -67,7 +67,7 @@ impl AttributeDataset {
     /// Opens a file of annotation, or the first in a folder.
     ///
     /// # Errors
-    /// If there is none, or it has an error.
+    /// If there is none, or it is invalid.
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
         if path.is_file() {
             return Self::read(path);
@@ -102,7 +102,7 @@ impl AttributeDataset {
     /// Reads a file of annotation, of whichever layout.
     ///
     /// # Errors
-    /// If it has none of the layouts, or an error.
+    /// If it has none of the layouts, or is invalid.
     pub fn read(file: &Path) -> Result<Self, LayoutError> {
         let mut readers = Vec::new();
         for layout in &LAYOUTS {
@@ -133,7 +133,7 @@ impl ParsingDataset {
     /// Opens a table with `labels.txt` beside it, or the dataset in a folder.
     ///
     /// # Errors
-    /// If there is none, or it has an error. Masks are read later.
+    /// If there is none, or it is invalid. Masks are read later.
     pub fn open(path: &Path) -> Result<Self, LayoutError> {
         if path.is_file() {
             return parsing::table::read(path.to_owned());
@@ -151,7 +151,7 @@ impl KeypointDataset {
     /// `2017` and in `annotations`, `pose` or `keypoints`.
     ///
     /// # Errors
-    /// If there is none, or it has an error.
+    /// If there is none, or it is invalid.
     pub fn open(path: &Path, split: &str) -> Result<Self, LayoutError> {
         if path.is_file() {
             return Self::read(path);
@@ -177,7 +177,7 @@ impl BoxDataset {
     /// or the names of CityPersons.
     ///
     /// # Errors
-    /// If there is none, or it has an error.
+    /// If there is none, or it is invalid.
     pub fn open(path: &Path, split: &str) -> Result<Self, LayoutError> {
         if path.is_file() {
             return Self::read(path);
@@ -202,7 +202,7 @@ impl SearchDataset {
     /// Opens the dataset in `folder` or in one of the usual folders below it.
     ///
     /// # Errors
-    /// If there is none, or it has an error.
+    /// If there is none, or it is invalid.
     pub fn open(folder: &Path, gallery: GallerySize) -> Result<Self, LayoutError> {
         let attempts = LAYOUTS.iter().filter_map(|layout| match layout.reader {
             LayoutReader::Search { find, read } => Some((

@@ -1,4 +1,4 @@
-//! What packing is asked for, and why it fails.
+//! Settings of packing, and its errors.
 
 use std::io;
 use std::path::PathBuf;
@@ -13,9 +13,9 @@ pub struct PackConfig {
     pub prefix: String,
     /// Images in a shard; the last one may hold fewer.
     pub images_per_shard: usize,
-    /// Images that are higher become JPEGs of this height; others keep their bytes.
+    /// Taller images are downscaled to JPEGs of this height; others keep their bytes.
     pub max_height: Option<usize>,
-    /// JPEG quality of what is made smaller, 1 to 100.
+    /// JPEG quality of downscaled images, 1 to 100.
     pub quality: u8,
 }
 
@@ -40,7 +40,7 @@ pub enum PackError {
     /// A packing that was stopped, of other images or with other settings.
     #[error(
         "`{}`: an unfinished packing with another {what}: expected {expected}, found {found}\n  \
-         hint: give the same to go on with it, remove its shards and this file, or choose another folder",
+         hint: give the same to continue it, remove its shards and this file, or choose another folder",
         .path.display()
     )]
     Other {
@@ -48,12 +48,12 @@ pub enum PackError {
         path: PathBuf,
         /// What differs.
         what: &'static str,
-        /// What this packing has.
+        /// The value of this packing.
         expected: String,
-        /// What the manifest says.
+        /// The value of the manifest.
         found: String,
     },
-    /// A manifest that is none.
+    /// A malformed manifest.
     #[error("`{}`: {reason}\n  hint: remove it and the shards beside it", .path.display())]
     Manifest {
         /// The manifest.
@@ -61,7 +61,7 @@ pub enum PackError {
         /// What is wrong.
         reason: String,
     },
-    /// The settings make no sense.
+    /// Invalid settings.
     #[error("{0}")]
     Config(String),
     /// No image of the source can be decoded.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::config::{PackConfig, PackError};
 use crate::atomic::atomic_write;
-use crate::source::{PackProgress, Source, Unreadable};
+use crate::source::{PackProgress, Source, UnreadableImages};
 
 /// A finished shard, in the manifest.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,7 +18,7 @@ pub(super) struct PackedShard {
     pub(super) bytes: u64,
 }
 
-/// What lies beside the shards.
+/// The manifest beside the shards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PackManifest {
     /// What a reader of the shards needs to know.
@@ -32,7 +32,7 @@ pub(super) struct PackManifest {
     /// Bytes of the images in the shards.
     pub(super) image_bytes: u64,
     pub(super) shards: Vec<PackedShard>,
-    pub(super) unreadable: Unreadable,
+    pub(super) unreadable: UnreadableImages,
 }
 
 impl PackManifest {
@@ -54,7 +54,7 @@ impl PackManifest {
         Ok(atomic_write(path, |file| file.write_all(&text))?)
     }
 
-    /// Checks that an unfinished packing is this one.
+    /// Checks that an unfinished packing has the settings and the source of this one.
     pub(super) fn check_same(&self, now: &Self, path: &Path) -> Result<(), PackError> {
         let other = |what, expected: String, found: String| PackError::Other {
             path: path.to_owned(),
@@ -87,7 +87,7 @@ impl PackManifest {
         Ok(())
     }
 
-    /// Forgets the shards from the first that is not as it was written.
+    /// Starts over where a shard is missing or has another size than was written.
     pub(super) fn keep_whole(&mut self, out: &Path, source: &Source) -> Result<(), PackError> {
         let whole = |shard: &PackedShard| match fs::metadata(out.join(&shard.name)) {
             Ok(metadata) => metadata.len() == shard.bytes,
@@ -96,11 +96,11 @@ impl PackManifest {
         if self.shards.iter().all(whole) {
             return Ok(());
         }
-        // Which image the kept shards end with is known only from the beginning.
+        // The image that a prefix of the shards ends with is known only from the beginning.
         self.shards.clear();
         (self.progress.done, self.resized, self.image_bytes) = (0, 0, 0);
         self.progress.total = source.len();
-        self.unreadable = Unreadable::default();
+        self.unreadable = UnreadableImages::default();
         Ok(())
     }
 }

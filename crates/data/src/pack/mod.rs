@@ -1,13 +1,13 @@
-//! Packing images into tar shards, and statistics of a source.
+//! Packing images into tar shards.
 //!
 //! Millions of small files are slow to list, copy and open; a few thousand tars of a thousand
 //! images are not. A packed shard is a plain tar whose members are the images, named by their keys,
 //! as WebDataset has them. The same source and settings give the same bytes.
 //!
-//! `{prefix}.pack.json` beside the shards says what they are: the settings, a digest of the source's
-//! keys, each shard's name, images and bytes, the images left out, and `complete`. A packing that
+//! `{prefix}.pack.json` beside the shards is their manifest: the settings, a digest of the source's
+//! keys, each shard's name, images and bytes, the skipped images, and `complete`. A packing that
 //! was stopped has `"complete": false`; [`Source::open`] then refuses its shards, and the same
-//! packing goes on after the shards that are listed.
+//! packing continues after the shards that are listed.
 
 mod config;
 mod manifest;
@@ -25,7 +25,7 @@ pub use self::config::{PackConfig, PackError};
 use self::manifest::{PackManifest, PackedShard};
 use crate::atomic::{FolderLock, atomic_write, remove_abandoned};
 use crate::image::{Filter, Limits, decode, encode_jpeg, format_of, resize};
-use crate::source::{PackProgress, Source, Unreadable, manifest_path};
+use crate::source::{PackProgress, Source, UnreadableImages, manifest_path};
 
 /// Images decoded at a time, which bounds the memory.
 const CHUNK: usize = 128;
@@ -37,26 +37,26 @@ pub struct PackReport {
     pub shards: Vec<PathBuf>,
     /// Images in them.
     pub images: u64,
-    /// How many of those were made smaller.
+    /// How many of those were downscaled.
     pub resized: u64,
     /// Bytes of the images as written.
     pub bytes: u64,
-    /// Images left out because they cannot be decoded.
-    pub unreadable: Unreadable,
-    /// Images of the source that an earlier process had done.
+    /// Images skipped because they cannot be decoded.
+    pub unreadable: UnreadableImages,
+    /// Images of the source that an earlier process packed.
     pub resumed: usize,
-    /// Whether it was asked to stop before all was done.
+    /// Whether it was stopped before all images were packed.
     pub stopped: bool,
 }
 
-/// Writes the images of a source to tar shards in the folder `out`, in order. Each shard appears
-/// whole or not at all; a packing that was stopped goes on where it was.
+/// Writes the images of a source to tar shards in the folder `out`, in order. Each shard is
+/// written atomically; a packing that was stopped continues where it was.
 ///
-/// Every image is decoded, so that what is packed is known to be readable; `progress` is told the
-/// number of images done and their total, and ends the work between two shards when it breaks.
+/// Every image is decoded, so that all packed images are readable; `progress` gets the number of
+/// images done and their total, and stops the packing between two shards when it breaks.
 ///
 /// # Errors
-/// See [`PackError`]. Images that cannot be decoded are no error: they are left out and listed.
+/// See [`PackError`]. Images that cannot be decoded are no error: they are skipped and listed.
 pub fn pack(
     source: &Source,
     out: &Path,
@@ -90,7 +90,7 @@ pub fn pack(
         resized: 0,
         image_bytes: 0,
         shards: Vec::new(),
-        unreadable: Unreadable::default(),
+        unreadable: UnreadableImages::default(),
     };
     match PackManifest::read(&path)? {
         Some(there) if !there.progress.complete => {
@@ -103,7 +103,7 @@ pub fn pack(
     let most = source.len().div_ceil(config.images_per_shard).max(1) - 1;
     let digits = most.to_string().len().max(3);
     let resumed = manifest.progress.done;
-    let mut feed = Feed {
+    let mut queue = PackQueue {
         source,
         config,
         limits,
@@ -114,16 +114,16 @@ pub fn pack(
         ready: VecDeque::new(),
         unreadable: manifest.unreadable.clone(),
     };
-    let failed = |feed: &Feed, done: usize| {
-        let mut unreadable = feed.unreadable.clone();
+    let failed = |queue: &PackQueue, done: usize| {
+        let mut unreadable = queue.unreadable.clone();
         // Images read ahead of the shard belong to the next one.
-        let ahead = |key: &String| feed.keys_after(done).any(|later| later == key);
+        let ahead = |key: &String| queue.keys_after(done).any(|later| later == key);
         unreadable.failed.retain(|(key, _)| !ahead(key));
         unreadable.seen = done as u64;
         unreadable
     };
     let mut begun = resumed > 0;
-    while feed.fill() && !feed.stopped {
+    while queue.fill() && !queue.stopped {
         // A source without a single good image leaves nothing behind.
         if !begun {
             manifest.write(&path)?;
@@ -140,7 +140,7 @@ pub fn pack(
         atomic_write(&out.join(&shard.name), |writer| {
             let mut tar = tar::Builder::new(writer);
             for _ in 0..config.images_per_shard {
-                let Some(image) = feed.take() else { break };
+                let Some(image) = queue.take() else { break };
                 let mut header = tar::Header::new_gnu();
                 header.set_size(image.bytes.len() as u64);
                 header.set_mode(0o644);
@@ -156,14 +156,14 @@ pub fn pack(
         manifest.shards.push(shard);
         manifest.resized += resized;
         manifest.image_bytes += image_bytes;
-        manifest.progress.done = feed.done;
-        manifest.unreadable = failed(&feed, manifest.progress.done);
+        manifest.progress.done = queue.done;
+        manifest.unreadable = failed(&queue, manifest.progress.done);
         manifest.write(&path)?;
     }
-    let stopped = feed.stopped;
+    let stopped = queue.stopped;
     if !stopped {
         manifest.progress.done = source.len();
-        manifest.unreadable = feed.unreadable.clone();
+        manifest.unreadable = queue.unreadable.clone();
     }
     let images = manifest.shards.iter().map(|shard| shard.images).sum();
     if let (Some((key, reason)), 0, false) = (manifest.unreadable.failed.first(), images, stopped) {
@@ -217,34 +217,34 @@ fn refuse_existing(out: &Path, prefix: &str) -> Result<(), PackError> {
     Ok(())
 }
 
-/// An image as it goes into a shard.
-struct Packed {
+/// An image ready for a shard.
+struct PackedImage {
     name: String,
     bytes: Vec<u8>,
     resized: bool,
 }
 
-/// Images made ready a chunk at a time, on all cores, taken in order.
-struct Feed<'a> {
+/// Images prepared a chunk at a time, on all cores, taken in order.
+struct PackQueue<'a> {
     source: &'a Source,
     config: &'a PackConfig,
     limits: &'a Limits,
     progress: &'a mut dyn FnMut(usize, usize) -> ControlFlow<()>,
-    /// Images of the source that were looked at.
+    /// Images of the source that were prepared or skipped.
     next: usize,
     /// Images of the source up to the last one taken.
     done: usize,
     stopped: bool,
-    ready: VecDeque<(usize, Packed)>,
-    unreadable: Unreadable,
+    ready: VecDeque<(usize, PackedImage)>,
+    unreadable: UnreadableImages,
 }
 
-impl Feed<'_> {
-    /// Makes sure that an image is ready, if there is any left.
+impl PackQueue<'_> {
+    /// Prepares images until one is ready, if there is any left.
     fn fill(&mut self) -> bool {
         while self.ready.is_empty() && self.next < self.source.len() {
             let end = self.source.len().min(self.next + CHUNK);
-            let chunk: Vec<Result<Packed, String>> = (self.next..end)
+            let chunk: Vec<Result<PackedImage, String>> = (self.next..end)
                 .into_par_iter()
                 .map(|i| prepare(self.source, i, self.config, self.limits))
                 .collect();
@@ -263,26 +263,26 @@ impl Feed<'_> {
         !self.ready.is_empty()
     }
 
-    fn take(&mut self) -> Option<Packed> {
+    fn take(&mut self) -> Option<PackedImage> {
         self.fill();
         let (image, packed) = self.ready.pop_front()?;
         self.done = image + 1;
         Some(packed)
     }
 
-    /// Keys of images that were looked at, from `done` on.
+    /// Keys of images that were prepared or skipped, from `done` on.
     fn keys_after(&self, done: usize) -> impl Iterator<Item = &str> {
         (done..self.next).map(|image| self.source.key(image))
     }
 }
 
-/// The image as it goes into a shard, or why it does not.
+/// Image `i`, ready for a shard, or why it cannot be packed.
 fn prepare(
     source: &Source,
     i: usize,
     config: &PackConfig,
     limits: &Limits,
-) -> Result<Packed, String> {
+) -> Result<PackedImage, String> {
     let key = source.key(i);
     let bytes = source.read(i).map_err(|e| e.to_string())?;
     let image = decode(&bytes, limits).map_err(|e| e.to_string())?;
@@ -294,7 +294,7 @@ fn prepare(
                 return Err(format!("{width} x {height} pixels are too many for a JPEG"));
             }
             let small = resize(&image, height, width, Filter::Bicubic);
-            Ok(Packed {
+            Ok(PackedImage {
                 name: format!("{key}.jpg"),
                 bytes: encode_jpeg(&small, config.quality.clamp(1, 100)),
                 resized: true,
@@ -307,7 +307,7 @@ fn prepare(
                 Some("BMP") => "bmp",
                 _ => "jpg",
             };
-            Ok(Packed {
+            Ok(PackedImage {
                 name: format!("{key}.{extension}"),
                 bytes,
                 resized: false,
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stopped_packing_is_refused_as_a_source_and_goes_on_to_the_same_bytes() {
+    fn a_stopped_packing_is_refused_as_a_source_and_resumes_to_the_same_bytes() {
         let folder = tempfile::tempdir().unwrap();
         for i in 0..300_u32 {
             // One in a hundred is unreadable, at the end of a shard and after one.

@@ -14,15 +14,15 @@ pub enum SourceError {
     NotFound {
         /// The path that is missing.
         path: String,
-        /// What it was part of.
+        /// The specification that it is part of.
         spec: String,
     },
-    /// The path exists but is nothing that holds images.
+    /// The path exists but holds no images.
     #[error("`{path}`: expected an image, a folder, a list (.txt, .lst) or a tar, found {found}")]
     Unknown {
         /// The path.
         path: String,
-        /// What it is instead, with a hint where there is one.
+        /// What was found, with a hint where there is one.
         found: String,
     },
     /// There is no image in it.
@@ -30,14 +30,14 @@ pub enum SourceError {
     Empty {
         /// The folder, list or tar.
         place: String,
-        /// What it holds instead.
+        /// What was found.
         found: String,
     },
-    /// The tar ends inside a member or without its end mark.
+    /// The tar ends inside a member or without its end marker.
     #[error(
-        "`{archive}` is cut short: {what} at byte {offset} needs {need} bytes, {have} are there\n\
+        "`{archive}` is truncated: {what} at byte {offset} needs {need} bytes, found {have}\n\
          hint: copy it again; with --keep-going (in a recipe: data.keep_going = true) the \
-         {complete} whole images before that are used"
+         {complete} complete images before that are used"
     )]
     Truncated {
         /// The tar.
@@ -50,14 +50,14 @@ pub enum SourceError {
         need: u64,
         /// Bytes that the file has from there.
         have: u64,
-        /// Whole images before it.
+        /// Complete images before it.
         complete: usize,
     },
     /// The content is not that of a tar.
     #[error(
         "`{archive}` is not a readable tar: {reason} at byte {offset}\n\
          hint: copy it again; with --keep-going (in a recipe: data.keep_going = true) the \
-         {complete} whole images before that are used"
+         {complete} complete images before that are used"
     )]
     Damaged {
         /// The tar.
@@ -66,13 +66,13 @@ pub enum SourceError {
         offset: u64,
         /// What is wrong.
         reason: String,
-        /// Whole images before it.
+        /// Complete images before it.
         complete: usize,
     },
     /// Tars that `clasp data pack` has not finished.
     #[error(
-        "`{place}` is being packed, or its packing was stopped: {done} of {total} images so far\n  \
-         hint: the same `clasp data pack` goes on with it"
+        "`{place}` is not packed completely: {done} of {total} images so far\n  \
+         hint: run the same `clasp data pack` again to complete it"
     )]
     Unfinished {
         /// The tar or its folder.
@@ -82,7 +82,7 @@ pub enum SourceError {
         /// Images that are to be packed.
         total: usize,
     },
-    /// What is to be read as an image is none of the things that can be.
+    /// The path is a pipe, a socket or a device.
     #[error("`{place}`: expected a file, found a named pipe, a socket or a device")]
     Special {
         /// The path.
@@ -91,7 +91,7 @@ pub enum SourceError {
     /// Two images would have the same key.
     #[error(
         "two images have the key `{key}`: `{first}` and `{second}`\n  \
-         hint: a key is the path without its ending; rename one, or give a list file of the images that are wanted"
+         hint: a key is the path without extension; rename one, or give a list file of the images to read"
     )]
     Duplicate {
         /// The key.
@@ -101,7 +101,7 @@ pub enum SourceError {
         /// The other.
         second: String,
     },
-    /// None of the files of a list that were looked for exist.
+    /// None of the listed files that were checked exist.
     #[error(
         "`{list}`: none of the listed files exist, for example `{example}`\n\
          hint: paths in a list are relative to the list's folder"
@@ -109,10 +109,10 @@ pub enum SourceError {
     ListedMissing {
         /// The list.
         list: String,
-        /// The first path looked for.
+        /// The first listed path.
         example: String,
     },
-    /// The braces of a specification are wrong.
+    /// The braces of a specification are malformed.
     #[error("`{spec}`: {reason}\nhint: a range is written {{000..099}}")]
     Braces {
         /// The specification.
@@ -120,7 +120,7 @@ pub enum SourceError {
         /// What is wrong.
         reason: String,
     },
-    /// A pattern that no file fits, or that is none.
+    /// A pattern that no file matches, or that is malformed.
     #[error("`{pattern}`: {reason}")]
     NoMatch {
         /// The pattern.

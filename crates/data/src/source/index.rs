@@ -12,7 +12,7 @@ use super::error::SourceError;
 use super::folder::Folder;
 use super::kinds::{EXTENSIONS, extension, is_image_file, starts_as_image};
 use super::packing::{PackProgress, unfinished};
-use super::skipped::LeftOut;
+use super::skipped::SkippedFiles;
 use super::spec::paths_of;
 use super::tars;
 use crate::text::{decode_text, read_text};
@@ -26,7 +26,7 @@ pub const SMALL_SHARD_SIZE: usize = 256;
 /// Images of a folder or a list up to which its shards are small.
 pub const SMALL: usize = 64 * SMALL_SHARD_SIZE;
 
-/// A run of images that is worked on as a whole.
+/// Consecutive images of a source that are processed as a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
     /// A file name without extension, unique in the source: a tar's own, or that of the folder or
@@ -63,16 +63,16 @@ impl Place {
     }
 }
 
-/// A source while it is put together.
+/// A source while it is being indexed.
 #[derive(Default)]
 pub(super) struct Index {
     pub(super) entries: Vec<Entry>,
     pub(super) shards: Vec<Shard>,
     pub(super) damage: Vec<String>,
     names: HashSet<String>,
-    pub(super) left_out: LeftOut,
+    pub(super) skipped: SkippedFiles,
     lenient: bool,
-    /// Whether masks are images too.
+    /// Whether masks beside photos are read as images.
     masks: bool,
 }
 
@@ -88,7 +88,7 @@ impl Index {
             masks,
             ..Self::default()
         };
-        // What a shell makes of `photos/*.jpg` is one thing, not hundreds of one image.
+        // A shell expands `photos/*.jpg` to hundreds of files: one shard, not one for each.
         let mut files = Vec::new();
         for spec in specs.iter().map(AsRef::as_ref) {
             if spec == "-" {
@@ -110,7 +110,7 @@ impl Index {
             let all: Vec<&str> = specs.iter().map(AsRef::as_ref).collect();
             return Err(SourceError::Empty {
                 place: all.join(" "),
-                found: "nothing is named".to_owned(),
+                found: "no path was given".to_owned(),
             });
         }
         Ok(index)
@@ -140,11 +140,11 @@ impl Index {
             _ => error.into(),
         })?;
         if metadata.is_dir() {
-            let mut left_out = std::mem::take(&mut self.left_out);
-            let folder = Folder::walk(path, self.masks, &mut left_out);
-            self.left_out = left_out;
+            let mut skipped = std::mem::take(&mut self.skipped);
+            let folder = Folder::walk(path, self.masks, &mut skipped);
+            self.skipped = skipped;
             let folder = folder?;
-            // A folder of shards and nothing else stands for its shards.
+            // A folder of tars alone is read as these tars.
             if folder.files.is_empty() && !folder.tars.is_empty() {
                 for tar in &folder.tars {
                     self.add(tar, spec)?;
@@ -175,7 +175,7 @@ impl Index {
                         total,
                     });
                 }
-                let (members, ended) = tars::index(path, &mut self.left_out);
+                let (members, ended) = tars::index(path, &mut self.skipped);
                 let archive: Arc<Path> = path.into();
                 self.entries.extend(members.into_iter().map(|member| Entry {
                     key: key_of(Path::new(&member.path)).into(),
@@ -209,8 +209,8 @@ impl Index {
                              hint: unpack it; images are compressed already, so a plain tar is \
                              hardly larger"
                         ),
-                        "" => "a file without extension that is no image".to_owned(),
-                        other => format!("a file .{other} that is no image"),
+                        "" => "a file without extension that is not an image".to_owned(),
+                        other => format!("a file .{other} that is not an image"),
                     };
                     return Err(SourceError::Unknown { path: shown, found });
                 }
@@ -222,8 +222,8 @@ impl Index {
         Ok(())
     }
 
-    /// Adds single files that were named one by one, as one thing: their keys are their names
-    /// where these differ, else their paths.
+    /// Adds files that were given one by one as one shard: their keys are their names where these
+    /// differ, else their paths.
     fn cut_files(&mut self, files: &mut Vec<PathBuf>) {
         if files.is_empty() {
             return;
@@ -235,7 +235,7 @@ impl Index {
         let mut seen = HashSet::new();
         for path in files.drain(..) {
             if !seen.insert(path.clone()) {
-                self.left_out.repeated_lines += 1;
+                self.skipped.repeated_lines += 1;
                 continue;
             }
             let relative = if differ { name(&path) } else { path.clone() };
@@ -269,10 +269,10 @@ impl Index {
         });
     }
 
-    /// Adds the files that a list names, relative to `folder`; `list` is for messages.
+    /// Adds the files of a list, relative to `folder`; `list` is its name in messages.
     fn add_lines(&mut self, text: &str, folder: &Path, list: &str) -> Result<(), SourceError> {
-        /// So many of the listed files are looked for, spread over the list.
-        const LOOKED_FOR: usize = 16;
+        /// Listed files whose existence is checked, spread over the list.
+        const CHECKED: usize = 16;
         let start = self.entries.len();
         let lines = text.lines().map(str::trim);
         let mut seen = HashSet::new();
@@ -283,7 +283,7 @@ impl Index {
                 false => line.to_owned(),
             };
             if !seen.insert(slashes.clone()) {
-                self.left_out.repeated_lines += 1;
+                self.skipped.repeated_lines += 1;
                 continue;
             }
             let path = folder.join(&slashes);
@@ -292,9 +292,9 @@ impl Index {
         let listed = &self.entries[start..];
         let first = listed.first().ok_or_else(|| SourceError::Empty {
             place: list.to_owned(),
-            found: "no line names a file".to_owned(),
+            found: "no line with a path".to_owned(),
         })?;
-        let step = listed.len().div_ceil(LOOKED_FOR);
+        let step = listed.len().div_ceil(CHECKED);
         let exists = |entry: &Entry| match &entry.place {
             Place::File(path) => path.exists(),
             Place::Member { .. } => true,

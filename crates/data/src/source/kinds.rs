@@ -7,18 +7,18 @@ use fs_err as fs;
 
 use crate::image::format_of;
 
-/// Extensions of images, in small letters.
+/// Extensions of images, in lower case.
 pub(super) const EXTENSIONS: [&str; 8] =
     ["jpg", "jpeg", "jpe", "jfif", "jif", "png", "webp", "bmp"];
 
-/// Extensions of images that are not decoded, and of archives: told when they are left out.
+/// Extensions of images that are not decoded, and of archives: counted where they are skipped.
 pub(super) const NOT_READ: [&str; 33] = [
     "7z", "arw", "avif", "bz2", "cr2", "dng", "exr", "gif", "gz", "hdr", "heic", "heif", "ico",
     "j2k", "jp2", "jxl", "nef", "pbm", "pgm", "ppm", "psd", "rar", "raw", "svg", "tar", "tga",
     "tgz", "tif", "tiff", "xz", "zip", "zst", "zstd",
 ];
 
-/// Words that name a mask between a photo's name and the extension, as in `x.seg.png`.
+/// Words for a mask between a photo's name and the extension, as in `x.seg.png`.
 pub(super) const FIELDS: [&str; 18] = [
     "alpha",
     "annotation",
@@ -40,7 +40,7 @@ pub(super) const FIELDS: [&str; 18] = [
     "semantic",
 ];
 
-/// Extension in small letters, empty where there is none.
+/// Extension in lower case, empty where there is none.
 pub(super) fn extension(path: &Path) -> String {
     let extension = path.extension().unwrap_or_default();
     extension.to_string_lossy().to_ascii_lowercase()

@@ -5,17 +5,17 @@
 //! written. Tars are indexed by one pass over their headers, which touches no image.
 //!
 //! ```text
-//! photos/                      every image below it, sorted; hidden files are left out
+//! photos/                      every image below it, sorted; hidden files are skipped
 //! people.txt                   one path a line, relative to the list; `#` starts a comment
 //! -                            the same from standard input, relative to the current folder
 //! shards/                      a folder of tars and no image: these, sorted
 //! people-{000..099}.tar        shards; braces also hold alternatives, {train,val}.tar
-//! shards/*.tar                 what fits the pattern, sorted
+//! shards/*.tar                 files that match the pattern, sorted
 //! a.jpg,b.jpg,more/            several of these, joined
 //! ```
 //!
-//! Each image is read once. What is not read is counted and told ([`Source::left_out`]): image
-//! kinds that are not decoded, masks beside photos (`x.seg.png`, `masks/x.png`), lines of a list
+//! Each image is read once. Skipped files are counted by reason ([`Source::skipped`]): image
+//! formats that are not decoded, masks beside photos (`x.seg.png`, `masks/x.png`), lines of a list
 //! that repeat an earlier one, pipes and devices, and links that lead nowhere or to a folder that
 //! is read anyway.
 //!
@@ -45,9 +45,11 @@ use self::index::{Entry, Index, Place};
 pub use self::index::{SHARD_SIZE, SMALL, SMALL_SHARD_SIZE, Shard};
 pub(crate) use self::kinds::is_hidden;
 pub(crate) use self::packing::{PackProgress, manifest_path};
-pub use self::skipped::LeftOut;
+pub use self::skipped::SkippedFiles;
 pub use self::spec::expand_braces;
-pub use self::unreadable::{Failure, TooManyUnreadable, Unreadable};
+pub use self::unreadable::{
+    ReadFailure, TooManyUnreadable, UnreadableImage, UnreadableImages, load_file,
+};
 use crate::image::{Limits, Rgb, decode};
 
 /// An ordered index of images. Cloning it is cheap.
@@ -56,7 +58,7 @@ pub struct Source {
     entries: Arc<[Entry]>,
     shards: Arc<[Shard]>,
     damage: Arc<[String]>,
-    left_out: Arc<LeftOut>,
+    skipped: Arc<SkippedFiles>,
 }
 
 impl Source {
@@ -68,7 +70,7 @@ impl Source {
         Self::checked(Index::open(&[spec], false, false)?)
     }
 
-    /// As [`Source::open`], of several things, joined; with `lenient` as [`Source::open_lenient`].
+    /// As [`Source::open`], of several specifications, joined; with `lenient` as [`Source::open_lenient`].
     ///
     /// # Errors
     /// As [`Source::open`].
@@ -84,11 +86,11 @@ impl Source {
         Ok(Self::of(Index::open(&[spec], false, true)?))
     }
 
-    /// As [`Source::open`], but of a tar that is cut short or damaged the whole members are used.
+    /// As [`Source::open`], but of a tar that is truncated or damaged the complete members are used.
     /// [`Source::damage`] says which tars those were.
     ///
     /// # Errors
-    /// As [`Source::open`], other than for damaged tars that have at least one whole image.
+    /// As [`Source::open`], except for damaged tars that have at least one complete image.
     pub fn open_lenient(spec: &str) -> Result<Source, SourceError> {
         Self::checked(Index::open(&[spec], true, false)?)
     }
@@ -114,7 +116,7 @@ impl Source {
             entries: index.entries.into(),
             shards: index.shards.into(),
             damage: index.damage.into(),
-            left_out: Arc::new(index.left_out),
+            skipped: Arc::new(index.skipped),
         }
     }
 
@@ -194,16 +196,15 @@ impl Source {
     /// Image `i`, decoded.
     ///
     /// # Errors
-    /// Where it cannot be read, or its bytes are no image.
+    /// Where its file cannot be read, or does not hold an image.
     ///
     /// # Panics
     /// If `i` is not below [`Source::len`].
-    pub fn load(&self, i: usize, limits: &Limits) -> Result<Rgb, Failure> {
+    pub fn load(&self, i: usize, limits: &Limits) -> Result<Rgb, ReadFailure> {
         Ok(decode(&self.read(i)?, limits)?)
     }
 
-    /// The runs of images that are worked on as a whole: one per tar; folders and lists are cut
-    /// into runs of [`SHARD_SIZE`].
+    /// The shards: one per tar; folders and lists are cut into shards of [`SHARD_SIZE`] images.
     pub fn shards(&self) -> Vec<Shard> {
         self.shards.to_vec()
     }
@@ -228,13 +229,13 @@ impl Source {
             entries: entries.into(),
             shards: shards.into(),
             damage: Arc::clone(&self.damage),
-            left_out: Arc::clone(&self.left_out),
+            skipped: Arc::clone(&self.skipped),
         }
     }
 
-    /// What was found and is not read.
-    pub fn left_out(&self) -> &LeftOut {
-        &self.left_out
+    /// Files that were found and are not read.
+    pub fn skipped(&self) -> &SkippedFiles {
+        &self.skipped
     }
 
     /// What [`Source::open_lenient`] found damaged, one message per tar.

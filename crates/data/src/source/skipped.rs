@@ -1,13 +1,13 @@
-//! What lies among the images of a source and is not read.
+//! Files among the images of a source that are not read.
 
 use std::collections::BTreeMap;
 
 use super::kinds::NOT_READ;
 
-/// What lies among the images of a source and is not read.
+/// Files among the images of a source that are not read, counted by reason.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LeftOut {
-    /// Image kinds that are not decoded, and archives, by extension.
+pub struct SkippedFiles {
+    /// Image formats that are not decoded, and archives, by extension.
     pub kinds: BTreeMap<String, usize>,
     /// Images without extension.
     pub unnamed: usize,
@@ -17,7 +17,7 @@ pub struct LeftOut {
     pub fields: usize,
     /// Masks in folders of masks.
     pub masks: usize,
-    /// Pipes, sockets, devices, and members of a tar that are no plain files.
+    /// Pipes, sockets, devices, and members of a tar that are not plain files.
     pub special: usize,
     /// Links in a tar to what is not in it.
     pub broken_links: usize,
@@ -28,7 +28,7 @@ pub struct LeftOut {
     notes: Vec<String>,
 }
 
-impl LeftOut {
+impl SkippedFiles {
     pub(super) fn note(&mut self, note: String) {
         self.notes.push(note);
     }
@@ -43,12 +43,12 @@ impl LeftOut {
         }
     }
 
-    /// In words, a line a kind of thing; nothing where all was read.
+    /// A line for each reason; none where all files were read.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = self.notes.clone();
         if !self.kinds.is_empty() {
             lines.push(format!(
-                "left out {} of kinds that are not read",
+                "skipped {} of formats that are not read",
                 describe_others(&self.kinds).replace("other ", "")
             ));
         }
@@ -71,8 +71,8 @@ impl LeftOut {
                 "lines of a list that repeat an earlier one",
             ),
         ];
-        let told = counts.into_iter().filter(|(count, _)| *count > 0);
-        lines.extend(told.map(|(count, what)| format!("left out {count} {what}")));
+        let nonzero = counts.into_iter().filter(|(count, _)| *count > 0);
+        lines.extend(nonzero.map(|(count, what)| format!("skipped {count} {what}")));
         lines
     }
 }

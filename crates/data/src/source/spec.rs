@@ -1,14 +1,14 @@
-//! What a specification names: paths, braces and patterns.
+//! Specifications of sources: paths, braces and patterns.
 
 use std::path::{Path, PathBuf};
 
 use super::error::SourceError;
 
-/// Most paths that the braces of one specification may stand for.
+/// Most paths that the braces of one specification may expand to.
 const MAX_EXPANSION: usize = 1_000_000;
 
-/// The paths that a specification stands for. What exists under the very name is taken as it is,
-/// so that names with commas and braces stay usable.
+/// The paths that a specification expands to. An existing path is taken literally, so that names
+/// with commas and braces stay usable.
 pub(super) fn paths_of(spec: &str) -> Result<Vec<PathBuf>, SourceError> {
     if Path::new(spec).exists() {
         return Ok(vec![PathBuf::from(spec)]);
@@ -33,7 +33,7 @@ pub(super) fn paths_of(spec: &str) -> Result<Vec<PathBuf>, SourceError> {
     Ok(paths)
 }
 
-/// The paths that fit a pattern with `*`, `?`, `[…]` and `**`, sorted.
+/// The paths that match a pattern with `*`, `?`, `[…]` and `**`, sorted.
 fn matches_of(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     let wrong = |reason: String| SourceError::NoMatch {
         pattern: pattern.to_owned(),
@@ -48,7 +48,7 @@ fn matches_of(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
         .collect::<Result<Vec<PathBuf>, _>>()
         .map_err(|error| SourceError::Io(error.into()))?;
     if paths.is_empty() {
-        return Err(wrong("no file fits the pattern".to_owned()));
+        return Err(wrong("no file matches the pattern".to_owned()));
     }
     paths.sort();
     Ok(paths)
@@ -71,7 +71,7 @@ fn split_outside_braces(spec: &str) -> Vec<&str> {
 /// number of them, not nested.
 ///
 /// # Errors
-/// [`SourceError::Braces`] for a brace without its other half, a range that is none or runs
+/// [`SourceError::Braces`] for a brace without counterpart, a range that is none or runs
 /// backwards, and more than a million results.
 pub fn expand_braces(spec: &str) -> Result<Vec<String>, SourceError> {
     let wrong = |reason: String| SourceError::Braces {
@@ -86,13 +86,13 @@ pub fn expand_braces(spec: &str) -> Result<Vec<String>, SourceError> {
             .strip_prefix('{')
             .and_then(|braced| braced.split_once('}'))
             .filter(|(inside, _)| !inside.contains('{'))
-            .ok_or_else(|| wrong("a brace has no other half".to_owned()))?;
+            .ok_or_else(|| wrong("a brace has no counterpart".to_owned()))?;
         let values: Vec<String> = match inside.split_once("..") {
             Some((first, last)) => number_range(first, last).map_err(wrong)?,
             None => inside.split(',').map(str::to_owned).collect(),
         };
         if results.len().saturating_mul(values.len()) > MAX_EXPANSION {
-            return Err(wrong(format!("stands for more than {MAX_EXPANSION} files")));
+            return Err(wrong(format!("expands to more than {MAX_EXPANSION} files")));
         }
         let joined = results
             .iter()
@@ -117,7 +117,7 @@ fn number_range(first: &str, last: &str) -> Result<Vec<String>, String> {
         return Err(format!("the range {first}..{last} runs backwards"));
     }
     if to - from >= MAX_EXPANSION as u64 {
-        return Err(format!("stands for more than {MAX_EXPANSION} files"));
+        return Err(format!("expands to more than {MAX_EXPANSION} files"));
     }
     let width = first.len();
     Ok((from..=to).map(|n| format!("{n:0width$}")).collect())

@@ -10,11 +10,11 @@ use tempfile::TempDir;
 use super::*;
 use crate::image::encode_png;
 
-fn png(colour: u8) -> Vec<u8> {
-    encode_png(&Rgb::filled(2, 3, [colour, 0, 0]))
+fn png(color: u8) -> Vec<u8> {
+    encode_png(&Rgb::filled(2, 3, [color, 0, 0]))
 }
 
-/// A folder with these files, each an image of its own colour unless it is a text.
+/// A folder with these files, each an image of its own color unless it is a text.
 fn folder(names: &[&str]) -> TempDir {
     let folder = tempfile::tempdir().unwrap();
     for (i, name) in names.iter().enumerate() {
@@ -48,7 +48,7 @@ fn keys(source: &Source) -> Vec<&str> {
     source.keys().collect()
 }
 
-fn colours(source: &Source) -> Vec<u8> {
+fn colors(source: &Source) -> Vec<u8> {
     let limits = Limits::default();
     (0..source.len())
         .map(|i| decode(&source.read(i).unwrap(), &limits).unwrap().pixels[0])
@@ -61,7 +61,7 @@ fn a_folder_is_sorted_and_read_to_any_depth() {
     let folder = folder(&names);
     let source = open(folder.path()).unwrap();
     assert_eq!(keys(&source), ["a/b/c", "a/z", "b"]);
-    assert_eq!(colours(&source), [2, 1, 0]);
+    assert_eq!(colors(&source), [2, 1, 0]);
     assert!(source.place(2).ends_with("b.png"));
 }
 
@@ -74,7 +74,7 @@ fn a_folder_linked_into_itself_ends() {
     let source = open(folder.path()).unwrap();
     assert_eq!(keys(&source), ["a/x", "gone"]);
     assert!(source.read(1).is_err());
-    assert_eq!(source.left_out().linked_folders, 1);
+    assert_eq!(source.skipped().linked_folders, 1);
 }
 
 #[test]
@@ -89,7 +89,7 @@ fn one_file_and_several_parts() {
     assert_eq!(keys(&Source::open(&at("c,d.png")).unwrap()), ["c,d"]);
     let joined = Source::open(&format!("{}, {}", at("more"), at("a.png"))).unwrap();
     assert_eq!(keys(&joined), ["b", "a"]);
-    assert_eq!(colours(&joined), [1, 0]);
+    assert_eq!(colors(&joined), [1, 0]);
     let braces = Source::open(&format!("{}/{{a,more/b}}.png", folder.path().display()));
     assert_eq!(keys(&braces.unwrap()), ["a", "b"]);
 }
@@ -104,7 +104,7 @@ fn a_list_is_relative_to_itself_and_keeps_its_order() {
     let source = open(&list).unwrap();
     assert_eq!(source.key(0), "in/b");
     assert!(source.key(1).ends_with("/a"));
-    assert_eq!(colours(&source), [0, 1]);
+    assert_eq!(colors(&source), [0, 1]);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn tars_keep_their_order_and_names() {
     assert_eq!(source.len(), 9);
     assert_eq!(&keys(&source)[..2], ["b0", "x/a0"]);
     assert!(source.key(2).ends_with("long/z"));
-    assert_eq!(colours(&source), [0, 1, 2, 10, 11, 12, 20, 21, 22]);
+    assert_eq!(colors(&source), [0, 1, 2, 10, 11, 12, 20, 21, 22]);
     let shards = source.shards();
     let names: Vec<&str> = shards.iter().map(|s| s.name.as_str()).collect();
     assert_eq!(names, ["p-00", "p-01", "p-02"]);
@@ -170,7 +170,7 @@ fn a_tar_cut_anywhere_is_named_and_its_whole_members_usable() {
         let lenient = lenient.unwrap();
         assert_eq!(lenient.len(), complete, "cut at {cut}");
         assert!(lenient.damage()[0].contains("people.tar"));
-        assert!(colours(&lenient).iter().all(|c| *c == 7));
+        assert!(colors(&lenient).iter().all(|c| *c == 7));
     }
     fs::write(&path, &whole).unwrap();
     assert_eq!(open(&path).unwrap().damage().len(), 0);
@@ -200,7 +200,7 @@ fn a_text_called_tar_and_an_empty_tar_are_errors() {
 
 #[cfg(unix)]
 #[test]
-fn links_pipes_and_other_kinds_are_read_once_or_told() {
+fn links_pipes_and_other_kinds_are_read_once_or_counted() {
     use std::os::unix::fs::symlink;
     let names = [
         "in/a.png",
@@ -228,17 +228,17 @@ fn links_pipes_and_other_kinds_are_read_once_or_told() {
     let _socket = std::os::unix::net::UnixListener::bind(path("in/s.png")).unwrap();
     let source = open(&path("in")).unwrap();
     assert_eq!(keys(&source), ["a", "b", "c", "hard", "l1/deep/x", "soft"]);
-    assert_eq!(colours(&source), [0, 1, 2, 0, 9, 0]);
-    let left_out = source.left_out();
-    assert_eq!(left_out.kinds.values().sum::<usize>(), 3);
+    assert_eq!(colors(&source), [0, 1, 2, 0, 9, 0]);
+    let skipped = source.skipped();
+    assert_eq!(skipped.kinds.values().sum::<usize>(), 3);
     assert_eq!(
-        (left_out.special, left_out.hidden, left_out.unnamed),
+        (skipped.special, skipped.hidden, skipped.unnamed),
         (1, 1, 1)
     );
-    assert_eq!(left_out.linked_folders, 3);
-    let told = left_out.describe().join("\n");
+    assert_eq!(skipped.linked_folders, 3);
+    let told = skipped.describe().join("\n");
     assert!(
-        told.contains("1 x .heic") && told.contains("left out 3 files"),
+        told.contains("1 x .heic") && told.contains("skipped 3 files"),
         "{told}"
     );
     let error = open(&path("in/s.png")).unwrap_err();
@@ -248,7 +248,7 @@ fn links_pipes_and_other_kinds_are_read_once_or_told() {
 }
 
 #[test]
-fn masks_beside_photos_are_no_photos() {
+fn masks_beside_photos_are_skipped() {
     let names = [
         "images/a.jpg",
         "images/a.seg.png",
@@ -273,7 +273,7 @@ fn masks_beside_photos_are_no_photos() {
         "x",
     ];
     assert_eq!(keys(&source), expected);
-    assert_eq!((source.left_out().fields, source.left_out().masks), (1, 2));
+    assert_eq!((source.skipped().fields, source.skipped().masks), (1, 2));
     // The folder of masks itself may be what is wanted, and a check counts everything.
     assert_eq!(open(&folder.path().join("masks")).unwrap().len(), 3);
     let all = Source::open_all(folder.path().to_str().unwrap()).unwrap();
@@ -281,7 +281,7 @@ fn masks_beside_photos_are_no_photos() {
 }
 
 #[test]
-fn the_image_of_a_sample_is_read_and_its_other_fields_are_told() {
+fn the_image_of_a_sample_is_read_and_its_other_fields_are_counted() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s.tar");
     let members = [
@@ -296,9 +296,9 @@ fn the_image_of_a_sample_is_read_and_its_other_fields_are_told() {
     write_tar(&path, &members);
     let source = open(&path).unwrap();
     assert_eq!(keys(&source), ["00000", "a.b/c", "00001.0", "00001"]);
-    assert_eq!(colours(&source), [1, 3, 4, 5]);
+    assert_eq!(colors(&source), [1, 3, 4, 5]);
     assert_eq!(
-        (source.left_out().fields, source.left_out().kinds["tif"]),
+        (source.skipped().fields, source.skipped().kinds["tif"]),
         (1, 1)
     );
 }
@@ -358,11 +358,14 @@ fn links_in_a_tar_and_several_tars_in_one_file_are_read() {
     let source = open(&path).unwrap();
     let expected = ["x/early", "x/0", "x/hard", "x/soft", "y"];
     assert_eq!(keys(&source), expected);
-    assert_eq!(colours(&source), [7, 7, 7, 7, 8]);
-    let left_out = source.left_out();
-    assert_eq!((left_out.broken_links, left_out.special), (2, 1));
-    let told = left_out.describe().join("\n");
-    assert!(told.contains("21 bytes after its end are no tar"), "{told}");
+    assert_eq!(colors(&source), [7, 7, 7, 7, 8]);
+    let skipped = source.skipped();
+    assert_eq!((skipped.broken_links, skipped.special), (2, 1));
+    let told = skipped.describe().join("\n");
+    assert!(
+        told.contains("21 bytes after its end are not a tar"),
+        "{told}"
+    );
 }
 
 #[test]
@@ -383,7 +386,7 @@ fn a_name_in_a_tar_is_bounded_before_it_is_read() {
 }
 
 #[test]
-fn lists_of_other_systems_are_read_and_repeats_told() {
+fn lists_of_other_systems_are_read_and_repeats_counted() {
     let folder = folder(&["a/0.png", "a/1.png", "a/2.png"]);
     let list = folder.path().join("list.txt");
     let lines = "a\\0.png\r\na\\1.png\r\na/1.png\r\na\\2.png\r\n";
@@ -393,8 +396,8 @@ fn lists_of_other_systems_are_read_and_repeats_told() {
         fs::write(&list, bytes).unwrap();
         let source = open(&list).unwrap();
         assert_eq!(keys(&source), ["a/0", "a/1", "a/2"]);
-        assert_eq!(colours(&source), [0, 1, 2]);
-        assert_eq!(source.left_out().repeated_lines, 1);
+        assert_eq!(colors(&source), [0, 1, 2]);
+        assert_eq!(source.skipped().repeated_lines, 1);
     }
     fs::write(&list, b"a/0.png\n\xe9.png\n").unwrap();
     let error = open(&list).unwrap_err().to_string();
@@ -418,11 +421,11 @@ fn several_arguments_and_patterns_are_one_source() {
     let source = Source::open(&at("more/*.png")).unwrap();
     assert_eq!(keys(&source), ["a", "c"]);
     let error = Source::open(&at("none/*.png")).unwrap_err().to_string();
-    assert!(error.contains("no file fits the pattern"), "{error}");
+    assert!(error.contains("no file matches the pattern"), "{error}");
 }
 
 #[test]
-fn what_is_missing_or_empty_is_said() {
+fn missing_and_empty_sources_are_errors() {
     let texts = folder(&["a.txt", "sub/b.txt", "c"]);
     let error = open(texts.path()).unwrap_err();
     assert!(matches!(error, SourceError::Empty { .. }), "{error}");
@@ -445,7 +448,10 @@ fn what_is_missing_or_empty_is_said() {
     let error = open(&empty.path().join("data.csv"))
         .unwrap_err()
         .to_string();
-    assert!(error.contains("a file .csv that is no image"), "{error}");
+    assert!(
+        error.contains("a file .csv that is not an image"),
+        "{error}"
+    );
 
     fs::write(empty.path().join("p.tar.gz"), [0x1f, 0x8b]).unwrap();
     let error = open(&empty.path().join("p.tar.gz"))
@@ -473,7 +479,7 @@ fn a_folder_of_tars_is_its_shards_in_order() {
 }
 
 #[test]
-fn one_key_for_two_images_names_both() {
+fn a_key_of_two_images_is_an_error() {
     let folder = folder(&["a.png", "a.jpg"]);
     let error = open(folder.path()).unwrap_err().to_string();
     for part in ["the key `a`", "a.png", "a.jpg"] {
@@ -507,7 +513,7 @@ fn braces_expand() {
 }
 
 #[test]
-fn a_folder_is_cut_into_shards_with_names_of_their_own() {
+fn a_folder_is_cut_into_shards_with_unique_names() {
     let files = |range: Range<usize>| range.map(|i| (format!("{i:05}"), PathBuf::from("x")));
     let source = Source::from_files("all", files(0..SMALL_SHARD_SIZE + 3)).unwrap();
     let shards = source.shards();
@@ -562,8 +568,8 @@ proptest! {
 }
 
 #[test]
-fn five_in_a_hundred_may_fail() {
-    let mut unreadable = Unreadable::default();
+fn five_percent_may_be_unreadable() {
+    let mut unreadable = UnreadableImages::default();
     assert_eq!(unreadable.check(), Ok(()));
     for i in 0..95 {
         unreadable.ok();

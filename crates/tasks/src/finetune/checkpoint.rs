@@ -8,7 +8,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use clasp_data::loader::Position;
+use clasp_data::loader::LoaderPosition;
 use clasp_model::backbone::Backbone;
 use clasp_model::optim::Optimiser;
 use clasp_run::checkpoints;
@@ -32,7 +32,7 @@ pub const FORMAT: &str = "clasp-finetune/1";
 #[serde(deny_unknown_fields)]
 pub struct Progress {
     /// The loader's place.
-    pub position: Position,
+    pub position: LoaderPosition,
     /// What plateaus have multiplied the learning rate by.
     pub plateaus: f64,
     /// Evaluations without a gain.
@@ -65,7 +65,7 @@ pub struct Best {
 impl Default for Progress {
     fn default() -> Self {
         Self {
-            position: Position::default(),
+            position: LoaderPosition::default(),
             plateaus: 1.0,
             without_gain: 0,
             lowest: None,

@@ -19,7 +19,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use clasp_data::atomic::{FolderLock, atomic_write};
 use clasp_data::image::{Filter, IMAGENET_MEAN, IMAGENET_STD};
-use clasp_data::loader::{Draw, Loader, Position};
+use clasp_data::loader::{ItemRequest, Loader, LoaderPosition};
 use clasp_data::rng_for;
 use clasp_model::ModelError;
 use clasp_model::backbone::{Backbone, BackboneConfig};
@@ -288,7 +288,7 @@ fn cycles<S>(plan: &Plan<S>, step: u64) -> u64 {
 
 /// Ends a cycle of self-correction; statistics come from an epoch of training images.
 fn correct<T: Task>(trainer: &mut Trainer<T>, data: &Arc<T::Data>) -> Result<(), TaskError> {
-    let mut loader = loader(trainer, Arc::clone(data), Position::default());
+    let mut loader = loader(trainer, Arc::clone(data), LoaderPosition::default());
     let mut wrong = None;
     let count = loader.steps_per_epoch();
     let next = |_| match { loader.next().items.into_iter() }.collect::<Result<Vec<_>, _>>() {
@@ -557,7 +557,11 @@ fn filter_name(filter: Filter) -> &'static str {
 
 type Item<T> = Result<Example<<T as Task>::Target>, TaskError>;
 
-fn loader<T: Task>(trainer: &Trainer<T>, data: Arc<T::Data>, from: Position) -> Loader<Item<T>> {
+fn loader<T: Task>(
+    trainer: &Trainer<T>,
+    data: Arc<T::Data>,
+    from: LoaderPosition,
+) -> Loader<Item<T>> {
     let plan = &trainer.plan;
     let (seed, batch, examples) = (
         plan.recipe.seed,
@@ -567,7 +571,7 @@ fn loader<T: Task>(trainer: &Trainer<T>, data: Arc<T::Data>, from: Position) -> 
     let (task, preprocess) = (trainer.task.clone(), trainer.preprocess.clone());
     let shown = Arc::clone(&data);
     let own = task.order(&data, batch, seed, 0).is_some();
-    let load = move |Draw { item, epoch, place }| {
+    let load = move |ItemRequest { item, epoch, place }| {
         let mut rng = rng_for(seed, epoch, &format!("example {item} at {place}"));
         Some(task.example(&shown, item, &preprocess, &mut rng))
     };

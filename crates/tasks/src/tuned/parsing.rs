@@ -169,7 +169,7 @@ fn open_data(folder: &Path, classes: Classes) -> Result<ParsingDataset, TaskErro
                     found: format!("{}, ...", found.collect::<Vec<_>>().join(", ")),
                 });
             }
-            parsing.relabelled(&CCP_PARTS, ccp_parts)
+            parsing.relabeled(&CCP_PARTS, ccp_parts)
         }
     })
 }

@@ -9,7 +9,7 @@
 //! the input pixels around `(x + 1/2) * scale`:
 //!
 //! ```text
-//! weight(i) = filter((i + 1/2 - (x + 1/2) * scale) / max(scale, 1)), normalised to sum 1
+//! weight(i) = filter((i + 1/2 - (x + 1/2) * scale) / max(scale, 1)), normalized to sum 1
 //! ```
 //!
 //! so that the filter widens when the image shrinks ("antialiased"). Weights are rounded to fixed
@@ -160,7 +160,7 @@ fn nearest(image: &Rgb, columns: Span, rows: Span, height: usize, width: usize) 
     Rgb::new(width, height, pixels)
 }
 
-/// The input pixel under the centre of each output pixel. Pillow steps by repeated addition, whose
+/// The input pixel under the center of each output pixel. Pillow steps by repeated addition, whose
 /// rounding decides ties.
 fn nearest_inputs(span: Span, size: usize) -> Vec<usize> {
     let scale = span.scale(size);
@@ -248,7 +248,7 @@ mod tests {
         // [3, 224 / 32, 224]
         let expected = tensors.tensor("normalised").unwrap();
         let expected = expected.data().as_chunks::<4>().0;
-        let actual = image::normalise(&image, CLIP_MEAN, CLIP_STD);
+        let actual = image::normalize(&image, CLIP_MEAN, CLIP_STD);
         for channel in 0..3 {
             for row in 0..7 {
                 for x in 0..224 {

@@ -8,27 +8,27 @@ use super::transpose::transpose;
 use crate::image::filter::Filter;
 use crate::image::rgb::Rgb;
 
-/// An image turned on its side, `[column, channel, row]`, so that the pass along rows runs over contiguous bytes. One serves
+/// A transposed image, `[column, channel, row]`, so that the pass along rows runs over contiguous bytes. One serves
 /// for any number of crops.
 pub(crate) struct ByColumns {
     bytes: Vec<u8>,
     /// Bytes from one channel of a column to the next: the rows, and room to read on for [`LANES`].
     stride: usize,
-    /// Height and width of what is there.
+    /// Height and width in pixels.
     pub(crate) size: [usize; 2],
-    /// Column and row of the image that come first.
+    /// First column and row of the image.
     offset: [usize; 2],
 }
 
-/// Memory that the passes use, for the next image to use again.
+/// Buffers of the passes, reused for the next image.
 #[derive(Default)]
 pub(crate) struct ResizeScratch {
     /// A plane after the first pass, `[output column, row]`.
     narrowed: Vec<u8>,
     /// The same turned back, `[row, output column]`.
     turned: Vec<u8>,
-    /// What a pass reads, as numbers: `[block of lanes, input, lane]`.
-    cells: Vec<[f32; LANES]>,
+    /// The input of a pass, as numbers: `[block of lanes, input, lane]`.
+    inputs_by_lane: Vec<[f32; LANES]>,
 }
 
 impl ByColumns {
@@ -95,10 +95,10 @@ impl ByColumns {
         grow(&mut scratch.narrowed, width * tall, 0);
         grow(&mut scratch.turned, needed.len() * wide, 0);
         let most = (tall / LANES * read.len()).max(wide / LANES * needed.len());
-        grow(&mut scratch.cells, most, [0.0; LANES]);
+        grow(&mut scratch.inputs_by_lane, most, [0.0; LANES]);
         for channel in 0..3 {
             let start = (3 * first_column + channel) * self.stride + first_row;
-            let inputs = Inputs {
+            let inputs = PassInput {
                 bytes: &self.bytes[start..],
                 stride: 3 * self.stride,
                 count: read.len(),
@@ -109,12 +109,12 @@ impl ByColumns {
                 inputs,
                 taps: &column_taps,
                 flip,
-                cells: &mut scratch.cells,
+                inputs_by_lane: &mut scratch.inputs_by_lane,
                 narrowed,
             });
             let size = [width, needed.len()];
             transpose(narrowed, tall, size, &mut scratch.turned, wide);
-            let inputs = Inputs {
+            let inputs = PassInput {
                 bytes: &scratch.turned,
                 stride: wide,
                 count: needed.len(),
@@ -123,7 +123,7 @@ impl ByColumns {
             Arch::new().dispatch(AlongColumns {
                 inputs,
                 taps: &row_taps,
-                cells: &mut scratch.cells,
+                inputs_by_lane: &mut scratch.inputs_by_lane,
                 sink: |y, x, lanes: &[f32; LANES]| {
                     sink(channel, y, x, &lanes[..LANES.min(width - x)]);
                 },
@@ -132,16 +132,16 @@ impl ByColumns {
     }
 }
 
-/// Makes room without clearing what is there.
+/// Grows a buffer without clearing it.
 fn grow<T: Copy>(memory: &mut Vec<T>, length: usize, fill: T) {
     if memory.len() < length {
         memory.resize(length, fill);
     }
 }
 
-/// What a pass reads: `count` inputs of `lanes` bytes.
+/// The input of a pass: `count` inputs of `lanes` bytes.
 #[derive(Clone, Copy)]
-struct Inputs<'a> {
+struct PassInput<'a> {
     bytes: &'a [u8],
     /// Bytes from an input to the next.
     stride: usize,
@@ -150,14 +150,14 @@ struct Inputs<'a> {
     lanes: usize,
 }
 
-impl Inputs<'_> {
+impl PassInput<'_> {
     /// As numbers, `[block of lanes, input, lane]`.
     #[inline(always)]
-    fn widen(&self, cells: &mut [[f32; LANES]]) {
+    fn widen(&self, inputs_by_lane: &mut [[f32; LANES]]) {
         for input in 0..self.count {
             let bytes = &self.bytes[input * self.stride..][..self.lanes];
             for (block, bytes) in bytes.as_chunks::<LANES>().0.iter().enumerate() {
-                let cell = &mut cells[block * self.count + input];
+                let cell = &mut inputs_by_lane[block * self.count + input];
                 for (value, byte) in cell.iter_mut().zip(bytes) {
                     *value = f32::from(*byte);
                 }
@@ -168,10 +168,10 @@ impl Inputs<'_> {
 
 /// First pass, on one plane.
 struct AlongRows<'a> {
-    inputs: Inputs<'a>,
+    inputs: PassInput<'a>,
     taps: &'a Taps,
     flip: bool,
-    cells: &'a mut [[f32; LANES]],
+    inputs_by_lane: &'a mut [[f32; LANES]],
     /// `[output, lanes]`.
     narrowed: &'a mut [u8],
 }
@@ -186,15 +186,15 @@ impl WithSimd for AlongRows<'_> {
             inputs,
             taps,
             flip,
-            cells,
+            inputs_by_lane,
             narrowed,
         } = self;
-        inputs.widen(cells);
+        inputs.widen(inputs_by_lane);
         let (start, last) = (taps.span().start, taps.outputs.len() - 1);
         for block in 0..inputs.lanes / LANES {
-            let cells = &cells[block * inputs.count..][..inputs.count];
+            let inputs_by_lane = &inputs_by_lane[block * inputs.count..][..inputs.count];
             for (x, (first, weights)) in taps.outputs.iter().enumerate() {
-                let values = taps.weigh(simd, weights.clone(), &cells[first - start..]);
+                let values = taps.weigh(simd, weights.clone(), &inputs_by_lane[first - start..]);
                 let x = if flip { last - x } else { x };
                 let output = &mut narrowed[x * inputs.lanes + block * LANES..][..LANES];
                 for (byte, value) in output.iter_mut().zip(values) {
@@ -207,10 +207,10 @@ impl WithSimd for AlongRows<'_> {
 
 /// Second pass, on one plane.
 struct AlongColumns<'a, F> {
-    inputs: Inputs<'a>,
+    inputs: PassInput<'a>,
     taps: &'a Taps,
-    cells: &'a mut [[f32; LANES]],
-    /// Gets row, first column and values.
+    inputs_by_lane: &'a mut [[f32; LANES]],
+    /// Called with row, first column and values.
     sink: F,
 }
 
@@ -222,15 +222,15 @@ impl<F: FnMut(usize, usize, &[f32; LANES])> WithSimd for AlongColumns<'_, F> {
         let AlongColumns {
             inputs,
             taps,
-            cells,
+            inputs_by_lane,
             mut sink,
         } = self;
-        inputs.widen(cells);
+        inputs.widen(inputs_by_lane);
         let start = taps.span().start;
         for (y, (first, weights)) in taps.outputs.iter().enumerate() {
             for block in 0..inputs.lanes / LANES {
-                let cells = &cells[block * inputs.count..][..inputs.count];
-                let values = taps.weigh(simd, weights.clone(), &cells[first - start..]);
+                let inputs_by_lane = &inputs_by_lane[block * inputs.count..][..inputs.count];
+                let values = taps.weigh(simd, weights.clone(), &inputs_by_lane[first - start..]);
                 sink(y, block * LANES, &values);
             }
         }

@@ -35,13 +35,13 @@ impl Taps {
         let mut weights = Vec::with_capacity(size * (2 * support.ceil() as usize + 1));
         let mut exact = Vec::new();
         for x in 0..size {
-            let centre = f64::from(span.start) + (x as f64 + 0.5) * scale;
+            let center = f64::from(span.start) + (x as f64 + 0.5) * scale;
             // `as usize` truncates, and takes what is negative to 0.
-            let first = (centre - support + 0.5) as usize;
-            let end = ((centre + support + 0.5) as usize).min(span.length);
+            let first = (center - support + 0.5) as usize;
+            let end = ((center + support + 0.5) as usize).min(span.length);
             exact.clear();
             exact.extend((first..end).map(|i| {
-                let distance = i as f64 - centre + 0.5;
+                let distance = i as f64 - center + 0.5;
                 filter.weight(distance * (1.0 / widening))
             }));
             let sum: f64 = exact.iter().sum();
@@ -76,19 +76,20 @@ impl Taps {
         &self,
         simd: S,
         weights: std::ops::Range<usize>,
-        cells: &[[f32; LANES]],
+        inputs_by_lane: &[[f32; LANES]],
     ) -> [f32; LANES] {
         // Vectors with two sums each that are in the registers at once.
         const GROUP: usize = 4;
         let weights = &self.weights[weights];
-        let cells = &cells[..weights.len()];
+        let inputs_by_lane = &inputs_by_lane[..weights.len()];
         let mut values = [0.0; LANES];
         let (groups, _) = S::as_mut_simd_f32s(&mut values).0.as_chunks_mut::<GROUP>();
         for (index, group) in groups.iter_mut().enumerate() {
             let mut upper = [simd.splat_f32s(PART / 2.0); GROUP];
             let mut lower = [simd.splat_f32s(0.0); GROUP];
-            for (weights, cells) in weights.chunks(CARRY).zip(cells.chunks(CARRY)) {
-                for ([high, low], cell) in weights.iter().zip(cells) {
+            for (weights, inputs_by_lane) in weights.chunks(CARRY).zip(inputs_by_lane.chunks(CARRY))
+            {
+                for ([high, low], cell) in weights.iter().zip(inputs_by_lane) {
                     let (high, low) = (simd.splat_f32s(*high), simd.splat_f32s(*low));
                     let cell = &S::as_simd_f32s(cell).0.as_chunks::<GROUP>().0[index];
                     for v in 0..GROUP {
@@ -135,12 +136,12 @@ mod tests {
             1 => 255,
             _ => (input * (37 + lane) + input * input * lane) as u8,
         };
-        let cells: Vec<[f32; LANES]> = (0..700)
+        let inputs_by_lane: Vec<[f32; LANES]> = (0..700)
             .map(|input| std::array::from_fn(|lane| f32::from(byte(input, lane))))
             .collect();
         for (first, weights) in &taps.outputs {
             assert!(weights.len() > 4 * CARRY, "{} weights", weights.len());
-            let found = taps.weigh(pulp::Scalar, weights.clone(), &cells[*first..]);
+            let found = taps.weigh(pulp::Scalar, weights.clone(), &inputs_by_lane[*first..]);
             for (lane, found) in found.into_iter().enumerate() {
                 let terms = taps.weights[weights.clone()].iter().zip(*first..);
                 let sum: i64 = terms

@@ -1,6 +1,6 @@
 //! Transposing a matrix of bytes.
 
-use crate::vectors::vectorised;
+use crate::vectors::vectorized;
 
 /// Bytes `[rows, columns]`, `stride` from a row to the next, with rows and columns exchanged, `out_stride` bytes from a row to
 /// the next. Of `out` up to seven bytes after each row are written over.
@@ -15,7 +15,7 @@ pub(super) fn transpose(
     transpose_tiles(bytes, stride, [rows, columns], out, out_stride);
 }
 
-vectorised! {
+vectorized! {
     fn transpose_tiles<'a>(
         bytes: &'a [u8],
         stride: usize,

@@ -9,7 +9,7 @@ use crate::layouts::{LayoutError, distinct, in_split};
 pub struct AttributeImage {
     /// The file.
     pub path: PathBuf,
-    /// What the table calls it.
+    /// Its name in the table.
     pub name: String,
     /// Name of its split.
     pub split: String,
@@ -24,7 +24,7 @@ pub struct AttributeDataset {
     pub layout: &'static str,
     /// The table's file.
     pub file: PathBuf,
-    /// Other files that could have been taken in its place.
+    /// Other files of the folder that could be read in its place.
     pub others: Vec<PathBuf>,
     /// Names of the attributes.
     pub names: Vec<String>,

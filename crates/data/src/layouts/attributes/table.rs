@@ -64,7 +64,7 @@ fn read(file: PathBuf) -> Result<AttributeDataset, LayoutError> {
     }
     let folder = file.parent().unwrap_or(Path::new(""));
     let mut images = Vec::with_capacity(table.rows.len());
-    // Some tables write -1 for 0 (as CelebA's does); beside 0 it may mean that nobody knows.
+    // Some tables write -1 for 0 (as CelebA's does); beside 0 it may mean unknown.
     let cells = || table.rows.iter().flat_map(|(_, cells)| &cells[2..]);
     let signed = !cells().any(|cell| whole(cell) == Some(0));
     let mut faults = Vec::new();
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn answers_as_other_tools_write_them() {
+    fn values_as_other_tools_write_them() {
         let values = |text: &str| -> Vec<Vec<bool>> {
             let data = open(&format!("image,split,hat,bag\n{text}")).unwrap();
             data.images.into_iter().map(|image| image.values).collect()

@@ -203,8 +203,5 @@ fn json_splits_and_their_mistakes() {
     let error = AttributeDataset::open(&golden("values.mat"))
         .unwrap_err()
         .to_string();
-    assert!(
-        error.contains("expected the variables of PA-100K, PETA or RAPv2, found `doubles`"),
-        "{error}"
-    );
+    assert!(error.contains("found variables `doubles`"), "{error}");
 }

@@ -1,17 +1,18 @@
-//! Boxes of people in COCO's JSON: CityPersons, or anybody's own.
+//! Boxes of people in COCO's JSON: CityPersons, or your own.
 //!
 //! Besides COCO's keys an annotation may have those of CityPersons, `height` (pixels), `vis_ratio` or `vis_bbox`, `ignore`, and the
 //! number of the person, `pid`, for person search. Where they are missing, the height is that of the box, all of it is
-//! visible, nothing is ignored and nobody is known. Annotations of other categories than `person` or `pedestrian` are left
-//! out, unless there is one category alone.
+//! visible, nothing is ignored and no identity is known. Annotations of other categories than `person` or
+//! `pedestrian` are skipped, unless there is only one category.
 //!
 //! ```text
 //! CityPersons/{train.json, val_gt.json, val_gt_mm_nested.json}
 //!             leftImg8bit_trainvaltest/leftImg8bit/{train, val}/<city>/*.png, val_all_in_folder/*.png
 //! ```
 //!
-//! Published figures are evaluated on `val_gt.json`, which says how much of each person is seen. `val_gt_mm_nested.json` has the
-//! same images with the folders of their cities, which are found without it: it is read only where the other is missing.
+//! Published results are evaluated on `val_gt.json`, which has the visible share of each person.
+//! `val_gt_mm_nested.json` has the same images with the folders of their cities, which are found without
+//! it: it is read only where the other is missing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -19,7 +20,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::image::{CocoImage, UnknownCategories, read_image};
-use super::json::{self, Entry, Faults, Flag, Real, Whole, other_form};
+use super::json::{
+    self, EntryErrors, JsonEntry, JsonFlag, OptionalNumber, WholeNumber, other_form,
+};
 use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
 use crate::layouts::{LayoutError, around, find};
 
@@ -59,11 +62,11 @@ pub struct BoxAnnotation {
     pub height: f64,
     /// Visible share, 0 to 1.
     pub visibility: f64,
-    /// Whether this is nobody to be found.
+    /// Whether it is an ignore region: neither detecting nor missing it counts.
     pub ignored: bool,
-    /// Whether it stands for a crowd.
+    /// Whether it is a crowd.
     pub crowd: bool,
-    /// Who it is.
+    /// The identity, where it is known.
     pub person: Option<i64>,
 }
 
@@ -76,51 +79,51 @@ pub struct BoxDataset {
     pub images: Vec<CocoImage>,
     /// People in the order of the file.
     pub people: Vec<BoxAnnotation>,
-    /// What was left out, in words.
+    /// What was skipped, and why.
     pub problems: Vec<String>,
     /// The category of people; 1 where the file names none.
     pub category: u64,
 }
 
 #[derive(Deserialize)]
-struct File {
-    images: Vec<RawImage>,
+struct BoxFile {
+    images: Vec<BoxFileImage>,
     #[serde(default = "Vec::new")]
-    annotations: Vec<Entry<RawBox>>,
+    annotations: Vec<JsonEntry<RawBox>>,
     #[serde(default)]
-    categories: Vec<RawCategory>,
+    categories: Vec<BoxCategory>,
 }
 
 #[derive(Deserialize)]
-struct RawImage {
-    id: Whole,
+struct BoxFileImage {
+    id: WholeNumber,
     #[serde(alias = "im_name")]
     file_name: String,
-    width: Whole,
-    height: Whole,
+    width: WholeNumber,
+    height: WholeNumber,
 }
 
 #[derive(Deserialize)]
 struct RawBox {
-    id: Whole,
-    image_id: Whole,
-    category_id: Option<Whole>,
-    bbox: [Real; 4],
+    id: WholeNumber,
+    image_id: WholeNumber,
+    category_id: Option<WholeNumber>,
+    bbox: [OptionalNumber; 4],
     area: Option<f64>,
     height: Option<f64>,
     vis_ratio: Option<f64>,
     vis_bbox: Option<[f64; 4]>,
     #[serde(default)]
-    ignore: Flag,
+    ignore: JsonFlag,
     #[serde(default)]
-    iscrowd: Flag,
+    iscrowd: JsonFlag,
     #[serde(alias = "person_id")]
-    pid: Option<Whole>,
+    pid: Option<WholeNumber>,
 }
 
 #[derive(Deserialize)]
-struct RawCategory {
-    id: Whole,
+struct BoxCategory {
+    id: WholeNumber,
     name: String,
 }
 
@@ -131,13 +134,13 @@ impl BoxDataset {
         self.images.first().is_some_and(name)
     }
 
-    /// What to tell where nobody is marked as partly hidden: the published subsets then say little.
+    /// A note where no person is marked as occluded: the published subsets are then not informative.
     pub fn without_hidden(&self) -> Option<String> {
         let hidden = |marked: &BoxAnnotation| marked.visibility < 1.0;
-        let nobody = !self.people.is_empty() && !self.people.iter().any(hidden);
-        nobody.then(|| {
-            "no box is marked as partly hidden (`vis_ratio`, `vis_bbox`): of the miss rates, Heavy has nobody, and Reasonable \
-             everybody from 50 pixels"
+        let all_visible = !self.people.is_empty() && !self.people.iter().any(hidden);
+        all_visible.then(|| {
+            "no box is marked as occluded (`vis_ratio`, `vis_bbox`): of the miss rates, Heavy has no person, and Reasonable \
+             all from 50 pixels"
                 .to_owned()
         })
     }
@@ -145,12 +148,12 @@ impl BoxDataset {
     /// Reads a JSON file.
     ///
     /// # Errors
-    /// If something in it cannot be. A box of no size or wholly outside its image is left out and told of in `problems`.
+    /// If it is invalid. A box of no size or wholly outside its image is skipped and listed in `problems`.
     pub fn read(path: &Path) -> Result<Self, LayoutError> {
-        let raw: File = json::read(path, "COCO boxes")?;
-        let mut faults = Faults::default();
+        let raw: BoxFile = json::read(path, "COCO boxes")?;
+        let mut faults = EntryErrors::default();
         let categories = categories(&raw.categories, &mut faults);
-        let place = Place::of(
+        let place = BoxImageFolder::of(
             path,
             raw.images.first().map(|image| image.file_name.as_str()),
         );
@@ -187,7 +190,7 @@ impl BoxDataset {
                     continue;
                 }
             };
-            let category = item.category_id.unwrap_or(Whole(1));
+            let category = item.category_id.unwrap_or(WholeNumber(1));
             if !categories.is_empty() && !categories.contains(&category) {
                 unknown.count(category);
                 continue;
@@ -223,7 +226,7 @@ impl BoxDataset {
             if is_outside(bbox, [size.height, size.width]) {
                 let CocoImage { width, height, .. } = size;
                 problems.push(format!(
-                    "{entry}: the box {bbox:?} (x, y, width, height) covers nothing of its image of {width} x {height}: left out"
+                    "{entry}: the box {bbox:?} (x, y, width, height) covers nothing of its image of {width} x {height}: skipped"
                 ));
                 continue;
             }
@@ -281,11 +284,11 @@ pub(crate) fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> 
     find(folder, &candidates, LAYOUT.name, LAYOUT.signature)
 }
 
-/// The number that the published code for person search gives to people who are nobody known.
+/// The number that the published code for person search gives to unidentified people.
 const UNKNOWN: i64 = 5555;
 
-/// Makes those nobody known whose number says so: a negative one, or 5555 where it is somebody's twice in one image, which
-/// no one person can be. What to tell of the latter.
+/// Removes the numbers of unidentified people: negative ones, and 5555 where one image has it twice, which
+/// no identity can. A note where 5555 is kept.
 fn without_unknown(people: &mut [BoxAnnotation]) -> Option<String> {
     let mut seen = BTreeSet::new();
     let unknown = |marked: &&BoxAnnotation| marked.person == Some(UNKNOWN);
@@ -303,13 +306,13 @@ fn without_unknown(people: &mut [BoxAnnotation]) -> Option<String> {
     }
     (!twice && count > 1).then(|| {
         format!(
-            "{count} boxes are of person {UNKNOWN}, which published code takes for people who are not known; here it is one \
-             person, as no image has it twice (for an unknown person write -1)"
+            "{count} boxes have pid {UNKNOWN}, which published code uses for unidentified people; here it is one \
+             identity, as no image has it twice (write -1 for unidentified people)"
         )
     })
 }
 
-/// Whether a box, x, y, width, height, has no pixel in common with its image of some height and width.
+/// Whether a box (xywh) has no pixel in common with its image of `[height, width]`.
 pub(crate) fn is_outside([x, y, width, height]: [f64; 4], image: [usize; 2]) -> bool {
     let shared =
         |start: f64, size: f64, limit: usize| (start + size).min(limit as f64) - start.max(0.0);
@@ -320,10 +323,10 @@ pub(crate) fn is_outside([x, y, width, height]: [f64; 4], image: [usize; 2]) -> 
 }
 
 /// The categories that are people; none if the file names no category.
-fn categories(all: &[RawCategory], faults: &mut Faults) -> Vec<Whole> {
+fn categories(all: &[BoxCategory], faults: &mut EntryErrors) -> Vec<WholeNumber> {
     let is_person =
-        |c: &&RawCategory| ["person", "pedestrian"].contains(&c.name.to_lowercase().as_str());
-    let people: Vec<Whole> = all.iter().filter(is_person).map(|c| c.id).collect();
+        |c: &&BoxCategory| ["person", "pedestrian"].contains(&c.name.to_lowercase().as_str());
+    let people: Vec<WholeNumber> = all.iter().filter(is_person).map(|c| c.id).collect();
     if people.is_empty() && all.len() > 1 {
         let names: Vec<&str> = all.iter().map(|c| c.name.as_str()).collect();
         let expected = "a category `person` or `pedestrian`, or one category";
@@ -337,13 +340,13 @@ fn categories(all: &[RawCategory], faults: &mut Faults) -> Vec<Whole> {
 }
 
 /// Where the images of a file are.
-struct Place {
+struct BoxImageFolder {
     folder: PathBuf,
     /// Whether there is a folder for each city, the first part of a name.
     by_city: bool,
 }
 
-impl Place {
+impl BoxImageFolder {
     /// That one of the usual places that holds the first image; where none does, opening it reports the first place.
     fn of(json: &Path, first: Option<&str>) -> Self {
         let folder = json.parent().unwrap_or(Path::new(""));
@@ -445,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn annotation_that_says_who_is_hidden_comes_first() {
+    fn annotation_with_visibility_comes_first() {
         let folder = tempfile::tempdir().unwrap();
         let cities = folder
             .path()
@@ -460,10 +463,7 @@ mod tests {
         let data = BoxDataset::open(folder.path(), "val").unwrap();
         assert_eq!(data.images[0].path, cities.join("ulm/ulm_1.png"));
         let told = data.without_hidden().unwrap();
-        assert!(
-            told.starts_with("no box is marked as partly hidden"),
-            "{told}"
-        );
+        assert!(told.starts_with("no box is marked as occluded"), "{told}");
         fs::write(folder.path().join("val_gt.json"), GOOD).unwrap();
         let data = BoxDataset::open(folder.path(), "val").unwrap();
         assert!(data.file.ends_with("val_gt.json") && data.without_hidden().is_none());

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use super::json::{Faults, Whole};
+use super::json::{EntryErrors, WholeNumber};
 
-/// An image of the data set.
+/// An image of the dataset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CocoImage {
     /// Its number in the file.
@@ -20,12 +20,12 @@ pub struct CocoImage {
 
 /// Number, height and width of an image, if they can be.
 pub(super) fn read_image(
-    id: Whole,
-    [height, width]: [Whole; 2],
-    faults: &mut Faults,
+    id: WholeNumber,
+    [height, width]: [WholeNumber; 2],
+    faults: &mut EntryErrors,
 ) -> Option<(u64, [usize; 2])> {
     let entry = format!("image {}", id.0);
-    let side = |side: Whole| usize::try_from(side.0).ok().filter(|side| *side > 0);
+    let side = |side: WholeNumber| usize::try_from(side.0).ok().filter(|side| *side > 0);
     let (Some(height), Some(width)) = (side(height), side(width)) else {
         faults.add(entry, "a size", format!("{} x {}", width.0, height.0));
         return None;
@@ -45,7 +45,7 @@ pub(super) struct UnknownCategories {
 
 impl UnknownCategories {
     /// Counts those that are not among `listed`, the ids of `categories`.
-    pub fn besides(listed: impl Iterator<Item = Whole>) -> Self {
+    pub fn besides(listed: impl Iterator<Item = WholeNumber>) -> Self {
         Self {
             listed: listed.map(|id| id.0).collect(),
             counts: BTreeMap::new(),
@@ -53,7 +53,7 @@ impl UnknownCategories {
     }
 
     /// Counts an annotation of this category, where it is not listed.
-    pub fn count(&mut self, category: Whole) {
+    pub fn count(&mut self, category: WholeNumber) {
         if !self.listed.contains(&category.0) {
             *self.counts.entry(category.0).or_default() += 1;
         }

@@ -1,4 +1,4 @@
-//! COCO's JSON as labelling tools write it: with a byte order mark, ids as texts or as `1.0`, flags as
+//! COCO's JSON as labeling tools write it: with a byte order mark, ids as texts or as `1.0`, flags as
 //! true and false, and `NaN` where a number is missing.
 
 use std::fmt;
@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::layouts::LayoutError;
 use crate::text::read_text;
 
-/// Faults of a file that are listed one by one.
+/// EntryErrors of a file that are listed one by one.
 const LISTED: usize = 20;
 
 /// Reads a file of JSON.
@@ -24,7 +24,7 @@ pub(super) fn read<T: DeserializeOwned>(
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
-    // Python writes these, and JSON has no word for them: null, which is told where it is not allowed.
+    // Python writes these, which JSON does not have: read as null, an error where it is not allowed.
     let retried = without_nan(&text).map(|text| serde_json::from_str(&text));
     let error = match retried {
         Some(Ok(value)) => return Ok(value),
@@ -73,14 +73,14 @@ fn without_nan(text: &str) -> Option<String> {
 /// An entry of a list, or what is there in its place.
 #[derive(Deserialize)]
 #[serde(untagged)]
-pub(super) enum Entry<T> {
+pub(super) enum JsonEntry<T> {
     Good(T),
     Bad(Value),
 }
 
-impl<T: DeserializeOwned> Entry<T> {
+impl<T: DeserializeOwned> JsonEntry<T> {
     /// The entry, or its name and what is wrong with it.
-    pub fn read(self, what: &str, index: usize) -> Result<T, Fault> {
+    pub fn read(self, what: &str, index: usize) -> Result<T, EntryError> {
         let value = match self {
             Self::Good(entry) => return Ok(entry),
             Self::Bad(value) => value,
@@ -91,7 +91,7 @@ impl<T: DeserializeOwned> Entry<T> {
         };
         let reason = serde_json::from_value::<T>(value).err();
         let reason = reason.map_or("an entry that cannot be read".to_owned(), |e| e.to_string());
-        Err(Fault {
+        Err(EntryError {
             entry: name,
             expected: format!("an {what} as COCO has it"),
             found: format!("one with {reason}"),
@@ -99,28 +99,28 @@ impl<T: DeserializeOwned> Entry<T> {
     }
 }
 
-/// What is wrong with an entry.
-pub(super) struct Fault {
+/// An error of an entry.
+pub(super) struct EntryError {
     pub entry: String,
     pub expected: String,
     pub found: String,
 }
 
-/// All that is wrong with the entries of a file.
+/// All errors of the entries of a file.
 #[derive(Default)]
-pub(super) struct Faults(Vec<Fault>);
+pub(super) struct EntryErrors(Vec<EntryError>);
 
-impl Faults {
-    /// Notes a fault.
+impl EntryErrors {
+    /// Adds an error.
     pub fn add(&mut self, entry: String, expected: &str, found: String) {
-        self.push(Fault {
+        self.push(EntryError {
             entry,
             expected: expected.to_owned(),
             found,
         });
     }
 
-    pub fn push(&mut self, fault: Fault) {
+    pub fn push(&mut self, fault: EntryError) {
         self.0.push(fault);
     }
 
@@ -130,8 +130,8 @@ impl Faults {
         let file = path.display().to_string();
         let mut faults = self.0;
         if faults.len() > 1 {
-            let line = |fault: &Fault| {
-                let Fault {
+            let line = |fault: &EntryError| {
+                let EntryError {
                     entry,
                     expected,
                     found,
@@ -159,37 +159,37 @@ impl Faults {
 
 /// A whole number, also as `1.0` or `"1"`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) struct Whole(pub i64);
+pub(super) struct WholeNumber(pub i64);
 
-impl<'de> Deserialize<'de> for Whole {
+impl<'de> Deserialize<'de> for WholeNumber {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Any;
         impl Visitor<'_> for Any {
-            type Value = Whole;
+            type Value = WholeNumber;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a whole number")
             }
 
-            fn visit_i64<E: Error>(self, value: i64) -> Result<Whole, E> {
-                Ok(Whole(value))
+            fn visit_i64<E: Error>(self, value: i64) -> Result<WholeNumber, E> {
+                Ok(WholeNumber(value))
             }
 
-            fn visit_u64<E: Error>(self, value: u64) -> Result<Whole, E> {
+            fn visit_u64<E: Error>(self, value: u64) -> Result<WholeNumber, E> {
                 let wrong = || E::custom(format!("expected a whole number, found {value}"));
-                i64::try_from(value).map(Whole).map_err(|_| wrong())
+                i64::try_from(value).map(WholeNumber).map_err(|_| wrong())
             }
 
-            fn visit_f64<E: Error>(self, value: f64) -> Result<Whole, E> {
+            fn visit_f64<E: Error>(self, value: f64) -> Result<WholeNumber, E> {
                 match value.fract() == 0.0 && value.abs() < 2_f64.powi(53) {
-                    true => Ok(Whole(value as i64)),
+                    true => Ok(WholeNumber(value as i64)),
                     false => Err(E::custom(format!("expected a whole number, found {value}"))),
                 }
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Whole, E> {
+            fn visit_str<E: Error>(self, text: &str) -> Result<WholeNumber, E> {
                 let number = whole(text);
-                number.map(Whole).ok_or_else(|| {
+                number.map(WholeNumber).ok_or_else(|| {
                     E::custom(format!("expected a whole number, found the text `{text}`"))
                 })
             }
@@ -211,9 +211,9 @@ pub(crate) fn whole(text: &str) -> Option<i64> {
 
 /// A number, or a number missing (`null`, or `NaN`).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Real(pub f64);
+pub(super) struct OptionalNumber(pub f64);
 
-impl<'de> Deserialize<'de> for Real {
+impl<'de> Deserialize<'de> for OptionalNumber {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self(
             Option::<f64>::deserialize(deserializer)?.unwrap_or(f64::NAN),
@@ -223,9 +223,9 @@ impl<'de> Deserialize<'de> for Real {
 
 /// 0 and 1, false and true, or their texts; nothing is false.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Flag(pub bool);
+pub(super) struct JsonFlag(pub bool);
 
-impl<'de> Deserialize<'de> for Flag {
+impl<'de> Deserialize<'de> for JsonFlag {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         match Value::deserialize(deserializer)? {
             Value::Null => Ok(Self(false)),
@@ -238,12 +238,12 @@ impl<'de> Deserialize<'de> for Flag {
     }
 }
 
-/// What boxes must not be: x, y, width, height of boxes with the height and width of their images.
-/// Boxes of other tools, taken for COCO's, would be learnt without a word.
+/// Recognizes boxes in another format than COCO's, which would otherwise be learned silently: boxes as xywh
+/// with the `[height, width]` of their images.
 pub(super) fn other_form<'a>(
     boxes: impl Iterator<Item = ([f64; 4], [usize; 2])> + Clone + 'a,
 ) -> Option<&'static str> {
-    /// Fewer say nothing.
+    /// Fewer boxes are not conclusive.
     const ENOUGH: usize = 3;
     let count = boxes.clone().count();
     if count < ENOUGH {
@@ -271,7 +271,7 @@ mod tests {
 
     #[test]
     fn numbers_of_other_tools_are_numbers() {
-        let read = |text: &str| serde_json::from_str::<Whole>(text).map(|whole| whole.0);
+        let read = |text: &str| serde_json::from_str::<WholeNumber>(text).map(|whole| whole.0);
         for text in ["7", "7.0", "\"7\"", "\"7.0\"", "\"007\""] {
             assert_eq!(read(text).unwrap(), 7, "{text}");
         }
@@ -279,7 +279,7 @@ mod tests {
         for text in ["7.5", "\"seven\"", "true", "[7]", "1e300", "\"7.5\""] {
             assert!(read(text).is_err(), "{text}");
         }
-        let flag = |text: &str| serde_json::from_str::<Flag>(text).map(|flag| flag.0);
+        let flag = |text: &str| serde_json::from_str::<JsonFlag>(text).map(|flag| flag.0);
         for text in ["1", "1.0", "true", "\"1\""] {
             assert!(flag(text).unwrap(), "{text}");
         }
@@ -309,7 +309,7 @@ mod tests {
             [5.0, 5.0, 30.0, 60.0],
         ];
         assert!(told(&corners).unwrap().contains("two corners"));
-        // Boxes that reach beyond the image, as those of people cut off by its edge, are COCO's.
+        // COCO has boxes that reach beyond the image, of truncated people.
         let cut = [
             [150.0, 40.0, 80.0, 70.0],
             [-5.0, 3.0, 20.0, 60.0],

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use super::image::{CocoImage, UnknownCategories, read_image};
-use super::json::{self, Entry, Faults, Flag, Real, Whole, other_form};
+use super::json::{
+    self, EntryErrors, JsonEntry, JsonFlag, OptionalNumber, WholeNumber, other_form,
+};
 use super::skeleton::{COCO_JOINTS, COCO_SIGMAS};
 use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
 use crate::layouts::sides::{self, Sides};
@@ -37,7 +39,7 @@ pub(crate) const LAYOUT: Layout = Layout {
     },
 };
 
-/// A person of the data set.
+/// A person of the dataset.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeypointAnnotation {
     /// Its number in the file.
@@ -48,25 +50,26 @@ pub struct KeypointAnnotation {
     pub bbox: [f64; 4],
     /// Area in pixels.
     pub area: f64,
-    /// Whether it stands for a crowd.
+    /// Whether it is a crowd.
     pub crowd: bool,
-    /// x, y, visibility (0 not labelled, 1 hidden, 2 visible) of each joint.
+    /// x, y, visibility (0 not labeled, 1 hidden, 2 visible) of each joint.
     pub keypoints: Vec<[f64; 3]>,
 }
 
 impl KeypointAnnotation {
-    /// Whether this is one person of some area with labelled joints, as HRNet's code asks of who is trained and tested on.
+    /// Whether this is a single person with an area and labeled joints: the people that HRNet's code trains
+    /// and tests on.
     pub fn is_to_be_found(&self) -> bool {
-        !self.crowd && self.area > 0.0 && self.labelled() > 0
+        !self.crowd && self.area > 0.0 && self.labeled() > 0
     }
 
-    /// Number of joints that are labelled.
-    pub fn labelled(&self) -> usize {
+    /// Number of joints that are labeled.
+    pub fn labeled(&self) -> usize {
         self.keypoints.iter().filter(|k| k[2] > 0.0).count()
     }
 }
 
-/// A data set of people with keypoints.
+/// A dataset of people with keypoints.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeypointDataset {
     /// The JSON file.
@@ -88,42 +91,42 @@ pub struct KeypointDataset {
     pub images: Vec<CocoImage>,
     /// People in the order of the file.
     pub people: Vec<KeypointAnnotation>,
-    /// What was left out, in words.
+    /// What was skipped, and why.
     pub problems: Vec<String>,
 }
 
 #[derive(Deserialize)]
-struct File {
-    images: Vec<RawImage>,
+struct KeypointFile {
+    images: Vec<KeypointFileImage>,
     #[serde(default = "Vec::new")]
-    annotations: Vec<Entry<RawPerson>>,
-    categories: Vec<RawCategory>,
+    annotations: Vec<JsonEntry<RawKeypoints>>,
+    categories: Vec<KeypointCategory>,
 }
 
 #[derive(Deserialize)]
-struct RawImage {
-    id: Whole,
+struct KeypointFileImage {
+    id: WholeNumber,
     file_name: String,
-    width: Whole,
-    height: Whole,
+    width: WholeNumber,
+    height: WholeNumber,
 }
 
 #[derive(Deserialize)]
-struct RawPerson {
-    id: Whole,
-    image_id: Whole,
-    category_id: Whole,
-    bbox: [Real; 4],
+struct RawKeypoints {
+    id: WholeNumber,
+    image_id: WholeNumber,
+    category_id: WholeNumber,
+    bbox: [OptionalNumber; 4],
     area: Option<f64>,
     #[serde(default)]
-    iscrowd: Flag,
+    iscrowd: JsonFlag,
     #[serde(default)]
-    keypoints: Option<Vec<Real>>,
+    keypoints: Option<Vec<OptionalNumber>>,
 }
 
 #[derive(Deserialize)]
-struct RawCategory {
-    id: Whole,
+struct KeypointCategory {
+    id: WholeNumber,
     #[serde(default)]
     keypoints: Vec<String>,
     #[serde(default)]
@@ -136,10 +139,10 @@ impl KeypointDataset {
     /// Reads a JSON file.
     ///
     /// # Errors
-    /// If something in it cannot be.
+    /// If it is invalid.
     pub fn read(path: &Path) -> Result<Self, LayoutError> {
-        let raw: File = json::read(path, "COCO keypoints")?;
-        let mut faults = Faults::default();
+        let raw: KeypointFile = json::read(path, "COCO keypoints")?;
+        let mut faults = EntryErrors::default();
         let category = category(&raw.categories, &mut faults);
         let Some(category) = category else {
             faults.check(path)?;
@@ -195,7 +198,7 @@ impl KeypointDataset {
                 faults.add(entry(), "an image of `images`", found);
                 continue;
             };
-            // Nobody has labelled a joint.
+            // No joint is labeled.
             let keypoints = person.keypoints.unwrap_or_default();
             let keypoints: Vec<f64> = match keypoints.is_empty() {
                 true => vec![0.0; 3 * joints],
@@ -329,8 +332,11 @@ pub(crate) fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> 
 }
 
 /// The one category with joints, if it can be used.
-fn category<'a>(categories: &'a [RawCategory], faults: &mut Faults) -> Option<&'a RawCategory> {
-    let with_joints: Vec<&RawCategory> = categories
+fn category<'a>(
+    categories: &'a [KeypointCategory],
+    faults: &mut EntryErrors,
+) -> Option<&'a KeypointCategory> {
+    let with_joints: Vec<&KeypointCategory> = categories
         .iter()
         .filter(|c| !c.keypoints.is_empty())
         .collect();
@@ -370,7 +376,7 @@ fn category<'a>(categories: &'a [RawCategory], faults: &mut Faults) -> Option<&'
 }
 
 /// The folder of the images: that one of the usual places that holds the first.
-fn image_folder(json: &Path, first: Option<&RawImage>) -> PathBuf {
+fn image_folder(json: &Path, first: Option<&KeypointFileImage>) -> PathBuf {
     let folder = json.parent().unwrap_or(Path::new(""));
     let split = json
         .file_stem()
@@ -424,7 +430,7 @@ mod tests {
         );
         assert_eq!(data.sigmas, None);
         assert_eq!(data.people.len(), 1);
-        assert_eq!((data.people[0].image, data.people[0].labelled()), (0, 1));
+        assert_eq!((data.people[0].image, data.people[0].labeled()), (0, 1));
         assert_eq!(data.people[0].keypoints[0], [5.0, 6.0, 2.0]);
         assert!(data.images[0].path.ends_with("images/a.jpg"));
     }

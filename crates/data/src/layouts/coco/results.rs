@@ -4,10 +4,10 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-use super::json::{self, Faults, Real, Whole};
+use super::json::{self, EntryErrors, OptionalNumber, WholeNumber};
 use crate::layouts::LayoutError;
 
-/// A box that a detector found.
+/// A detected box.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectedBox {
     /// Number of its image, as in [`CocoImage::id`].
@@ -20,9 +20,9 @@ pub struct DetectedBox {
 
 #[derive(Deserialize)]
 struct RawDetection {
-    image_id: Whole,
+    image_id: WholeNumber,
     #[serde(default)]
-    category_id: Option<Whole>,
+    category_id: Option<WholeNumber>,
     bbox: [f64; 4],
     score: f64,
 }
@@ -63,7 +63,7 @@ pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, Layout
     Ok(boxes)
 }
 
-/// A pose that some program found.
+/// A detected pose.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectedPose {
     /// Number of its image, as in [`CocoImage::id`].
@@ -86,16 +86,16 @@ pub fn read_poses(
     joints: usize,
 ) -> Result<Vec<DetectedPose>, LayoutError> {
     #[derive(Deserialize)]
-    struct Raw {
-        image_id: Whole,
+    struct RawPose {
+        image_id: WholeNumber,
         #[serde(default)]
-        category_id: Option<Whole>,
-        keypoints: Vec<Real>,
+        category_id: Option<WholeNumber>,
+        keypoints: Vec<OptionalNumber>,
         score: f64,
     }
     let expected = "COCO results with keypoints: [{image_id, keypoints, score}, ...]";
-    let raw: Vec<Raw> = json::read(path, expected)?;
-    let mut faults = Faults::default();
+    let raw: Vec<RawPose> = json::read(path, expected)?;
+    let mut faults = EntryErrors::default();
     let mut poses = Vec::new();
     for (index, item) in raw.iter().enumerate() {
         if item

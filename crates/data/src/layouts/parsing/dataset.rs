@@ -14,7 +14,7 @@ use crate::layouts::{LayoutError, distinct, in_split};
 pub struct MaskedImage {
     /// The image.
     pub image: PathBuf,
-    /// What the table calls it, else the file's name.
+    /// Its name in the table, else the file's name.
     pub name: String,
     /// Its label map.
     pub mask: PathBuf,
@@ -33,13 +33,14 @@ pub struct ParsingDataset {
     pub classes: Vec<String>,
     /// Rows in the order of the file.
     pub images: Vec<MaskedImage>,
-    /// Names of the labels in the files.
+    /// Names of the labels in the mask files.
     pub(super) stored: Vec<String>,
-    /// What makes classes of them, if they are not the classes.
+    /// Maps them to the classes, where these are others.
     pub(super) relabel: Option<Relabel>,
 }
 
-/// Makes classes, or 255, of the stored labels of a mask, given its width and the names of the labels.
+/// Maps the stored labels of a mask to classes or the ignore index, given its width and the names of the
+/// labels.
 pub type Relabel = fn(&[u8], usize, &[String]) -> Vec<u8>;
 
 impl ParsingDataset {
@@ -48,7 +49,7 @@ impl ParsingDataset {
     ///
     /// # Panics
     /// If there is no class or more than 255.
-    pub fn relabelled(self, classes: &[&str], relabel: Relabel) -> Self {
+    pub fn relabeled(self, classes: &[&str], relabel: Relabel) -> Self {
         assert!(
             (1..=usize::from(IGNORE)).contains(&classes.len()),
             "1 to 255 classes, found {}",
@@ -61,7 +62,7 @@ impl ParsingDataset {
         }
     }
 
-    /// Classes that change places in a mirrored image, and those that should but cannot.
+    /// Classes that swap in a mirrored image, and those with a side but no counterpart.
     pub fn sides(&self) -> Sides {
         Sides::among(&self.classes)
     }
@@ -79,7 +80,7 @@ impl ParsingDataset {
         in_split(&self.file, &self.images, |image| &image.split, name)
     }
 
-    /// Reads a mask; its labels are classes of this data set, or 255.
+    /// Reads a mask; its labels are classes of this dataset, or 255.
     ///
     /// # Errors
     /// If it is no mask of the form above, or holds a label without a name.
@@ -101,7 +102,8 @@ impl ParsingDataset {
         Ok(map)
     }
 
-    /// Classes without a pixel in some masks, those of which that cannot be read left out; reading ends when all were seen.
+    /// Classes without a pixel in `images`, ignoring masks that cannot be read; stops once all classes
+    /// occurred.
     pub fn absent(&self, images: &[MaskedImage]) -> Vec<usize> {
         let mut seen = [false; 256];
         for some in images.chunks(64) {
@@ -123,7 +125,7 @@ impl ParsingDataset {
             .collect()
     }
 
-    /// Pixels of each label of the classes, over a split: a look at the data before it is used.
+    /// Pixels of each label of the classes, over a split.
     ///
     /// # Errors
     /// As [`ParsingDataset::split`] and [`ParsingDataset::read_mask`].

@@ -10,7 +10,7 @@ use crate::layouts::{LayoutError, in_file, read_mat};
 
 /// Most pixels of a mask.
 const MAX_PIXELS: u64 = 100_000_000;
-/// The label of pixels that do not count.
+/// The ignore index: the label of pixels that neither train nor count.
 pub const IGNORE: u8 = 255;
 
 /// A label for each pixel.
@@ -25,7 +25,7 @@ pub struct LabelMap {
 }
 
 impl LabelMap {
-    /// Which labels it has.
+    /// Whether each label occurs.
     pub fn present(&self) -> [bool; 256] {
         let mut present = [false; 256];
         for label in &self.labels {
@@ -35,11 +35,11 @@ impl LabelMap {
     }
 }
 
-/// What is told of masks in which [`is_black_and_white`] holds.
+/// The problem of masks for which [`is_black_and_white`] holds.
 pub const BLACK_AND_WHITE: &str = "the masks hold 0 and 255 alone: 255 is the index of pixels that are ignored, so nothing \
-     but class 0 would be learnt; write the class (as 1) in place of 255";
+     but class 0 would be learned; write the class (as 1) in place of 255";
 
-/// Whether masks with these labels are of two colours, black and white, rather than of class indices.
+/// Whether masks with these labels are of two colors, black and white, rather than of class indices.
 pub fn is_black_and_white(present: &[bool; 256]) -> bool {
     let there = (0..256).filter(|label| present[*label]);
     there.eq([0, 255])
@@ -68,16 +68,16 @@ pub fn label_map(bytes: Vec<u8>, place: &str) -> Result<LabelMap, LayoutError> {
     };
     let expected = "a PNG of class indices (one channel or palette, 1 to 8 bits)";
     let mut decoder = png::Decoder::new(Cursor::new(bytes));
-    // Indices as stored: a palette must not become colours, nor 1 bit become 0 and 255.
+    // Indices as stored: a palette must not become colors, nor 1 bit become 0 and 255.
     decoder.set_transformations(png::Transformations::IDENTITY);
     let mut reader = decoder
         .read_info()
         .map_err(|e| error(expected, e.to_string()))?;
     let info = reader.info();
-    let (width, height, colour) = (info.width as usize, info.height as usize, info.color_type);
+    let (width, height, color) = (info.width as usize, info.height as usize, info.color_type);
     let bits = info.bit_depth as usize;
-    if !matches!(colour, png::ColorType::Grayscale | png::ColorType::Indexed) || bits > 8 {
-        return Err(error(expected, format!("{colour:?} of {bits} bits")));
+    if !matches!(color, png::ColorType::Grayscale | png::ColorType::Indexed) || bits > 8 {
+        return Err(error(expected, format!("{color:?} of {bits} bits")));
     }
     if width as u64 * height as u64 > MAX_PIXELS {
         return Err(error(

@@ -11,14 +11,14 @@ fn write_png(
     path: &Path,
     width: u32,
     height: u32,
-    colour: png::ColorType,
+    color: png::ColorType,
     depth: png::BitDepth,
     data: &[u8],
 ) {
     let mut encoder = png::Encoder::new(fs::File::create(path).unwrap(), width, height);
-    encoder.set_color(colour);
+    encoder.set_color(color);
     encoder.set_depth(depth);
-    if colour == png::ColorType::Indexed {
+    if color == png::ColorType::Indexed {
         encoder.set_palette(vec![200; 3 * 16]);
     }
     encoder
@@ -117,7 +117,7 @@ fn labels_must_have_names_and_can_be_made_other_classes() {
         };
         labels.iter().map(class).collect()
     };
-    let merged = data.clone().relabelled(&["background", "head"], heads);
+    let merged = data.clone().relabeled(&["background", "head"], heads);
     assert_eq!(merged.read_mask(&path).unwrap().labels, [0, 255, 1, 255]);
     assert_eq!(
         merged.pixels("train").unwrap(),

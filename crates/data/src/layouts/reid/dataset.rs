@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub struct ReidImage {
     /// The file.
     pub path: PathBuf,
-    /// What the data set calls it: its path in the table or the list, else the file's name.
+    /// Its name in the dataset: the path in the table or the list, else the file's name.
     pub name: String,
     /// Person; 0 for a distractor.
     pub person: i64,
@@ -16,7 +16,7 @@ pub struct ReidImage {
     pub camera: i64,
 }
 
-/// A data set of people seen by several cameras.
+/// A dataset of people in images of several cameras.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReidDataset {
     /// Name of the layout.
@@ -38,10 +38,10 @@ pub struct ReidDataset {
 /// Where MSMT17's validation images go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MsmtVal {
-    /// Into training, as most published figures have it (32,621 images).
+    /// Into training, as most published results have it (32,621 images).
     #[default]
     Train,
-    /// Apart.
+    /// Held out of training.
     Holdout,
 }
 
@@ -58,7 +58,7 @@ impl std::str::FromStr for MsmtVal {
 }
 
 impl ReidDataset {
-    /// What stands in the way of an evaluation: queries without a match, images named twice.
+    /// What prevents an evaluation: queries without a match, images named twice.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         let mut seen_by: BTreeMap<i64, BTreeSet<i64>> = BTreeMap::new();
@@ -99,7 +99,7 @@ impl ReidDataset {
     }
 }
 
-/// Number of different people, distractors left out.
+/// Number of different people, without distractors.
 pub fn people(crops: &[ReidImage]) -> usize {
     let people: BTreeSet<i64> = crops.iter().map(|c| c.person).filter(|p| *p > 0).collect();
     people.len()

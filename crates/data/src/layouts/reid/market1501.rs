@@ -122,7 +122,7 @@ fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     Ok(found.parent().unwrap_or(folder).to_owned())
 }
 
-/// Reads the data set in a folder; images are sorted by file name.
+/// Reads the dataset in a folder; images are sorted by file name.
 fn read(root: PathBuf) -> Result<ReidDataset, LayoutError> {
     let mut junk = 0;
     let train = match root.join("bounding_box_train") {
@@ -278,7 +278,7 @@ mod tests {
             let data = ReidDataset::open(folder.path()).unwrap();
             assert!(data.train.is_empty() && data.problems().is_empty());
         }
-        // Crops to look at are no data set.
+        // Crops to look at are no dataset.
         let crops = make(&["query/0001_c1.jpg"]);
         let error = ReidDataset::open(crops.path()).unwrap_err();
         assert!(matches!(error, LayoutError::NotFound { .. }), "{error}");

@@ -56,7 +56,7 @@ fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     Ok(query.parent().unwrap_or(folder).to_owned())
 }
 
-/// Reads the data set in a folder.
+/// Reads the dataset in a folder.
 fn read(root: PathBuf, val: MsmtVal) -> Result<ReidDataset, LayoutError> {
     let images = |plain: &str, masked: &str| match root.join(masked) {
         folder if folder.is_dir() => folder,

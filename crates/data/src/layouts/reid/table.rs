@@ -50,7 +50,7 @@ pub(crate) fn read(path: &Path) -> Result<ReidDataset, LayoutError> {
         gallery: Vec::new(),
         junk: 0,
     };
-    // Nobody is searched for, or trained on, who is a distractor.
+    // Distractors are neither queries nor training images.
     let shown = |(_, cells): &(usize, Vec<String>)| cells[3].trim() != "gallery";
     let from_zero =
         { table.rows.iter().zip(&persons) }.any(|(row, person)| *person == 0 && shown(row));

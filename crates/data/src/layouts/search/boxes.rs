@@ -30,7 +30,7 @@ fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     }
 }
 
-/// Says that a file of boxes is for no person search.
+/// The error for a file of boxes without identities.
 fn no_persons(file: &Path) -> LayoutError {
     let folder = file.parent().unwrap_or(Path::new(""));
     LayoutError::NotFound {
@@ -84,7 +84,7 @@ fn read(folder: &Path, file: &Path) -> Result<SearchDataset, LayoutError> {
     })
 }
 
-/// Ignored boxes and crowds are nobody.
+/// Ignore regions and crowds are skipped.
 fn frames(boxes: &BoxDataset) -> Vec<SearchFrame> {
     let mut frames: Vec<SearchFrame> = { boxes.images.iter() }
         .map(|image| SearchFrame {

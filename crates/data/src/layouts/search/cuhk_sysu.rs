@@ -8,7 +8,7 @@
 //!                                      TestG50.mat .. TestG4000.mat      queries, each with a gallery
 //! ```
 //!
-//! Boxes of no size are left out. Training people are numbered from 1 as listed, test people by their query, from 1 again.
+//! Boxes of no size are skipped. Training people are numbered from 1 as listed, test people by their query, from 1 again.
 //! People of galleries are those of `TestG50.mat`, as published. In the full gallery a query is searched in the frames of its
 //! list of 50 first and then in all others.
 
@@ -45,7 +45,7 @@ pub(crate) const LAYOUT: Layout = Layout {
 const SIZES: [usize; 6] = [50, 100, 500, 1000, 2000, 4000];
 const ROOTS: [&str; 4] = ["", "CUHK-SYSU", "cuhk_sysu", "cuhk-sysu"];
 
-/// The folder of the data set: `folder`, or one of the usual folders below it.
+/// The folder of the dataset: `folder`, or one of the usual folders below it.
 fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| {
         Path::new(root)
@@ -57,7 +57,7 @@ fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     Ok({ file.ancestors().nth(2) }.unwrap_or(folder).to_owned())
 }
 
-/// Reads the data set in a folder.
+/// Reads the dataset in a folder.
 fn read(root: PathBuf, size: GallerySize) -> Result<SearchDataset, LayoutError> {
     let annotation = root.join("annotation");
     let file = annotation.join("Images.mat");
@@ -166,17 +166,20 @@ fn read(root: PathBuf, size: GallerySize) -> Result<SearchDataset, LayoutError> 
 }
 
 /// A published gallery: its name, its queries, the smallest and the largest number of frames that one is searched in.
-pub(crate) struct Gallery {
+pub(crate) struct GallerySummary {
     pub(crate) name: String,
     pub(crate) queries: usize,
     pub(crate) frames: [usize; 2],
 }
 
-/// The galleries that are there, one after the other, as the largest have gigabytes; and what is wrong with them.
+/// The galleries whose files exist, read one after the other, as the largest have gigabytes; and their
+/// problems.
 ///
 /// # Errors
-/// If something in one cannot be.
-pub(crate) fn galleries(data: &SearchDataset) -> Result<(Vec<Gallery>, Vec<String>), LayoutError> {
+/// If one is invalid.
+pub(crate) fn galleries(
+    data: &SearchDataset,
+) -> Result<(Vec<GallerySummary>, Vec<String>), LayoutError> {
     let names = names_of(&data.test);
     let index: HashMap<String, usize> = names.into_iter().zip(0..).collect();
     let (mut galleries, mut problems) = (Vec::new(), Vec::new());
@@ -202,7 +205,7 @@ pub(crate) fn galleries(data: &SearchDataset) -> Result<(Vec<Gallery>, Vec<Strin
             ));
         }
         let frames = || read.iter().map(|(_, protocol)| protocol.frames.len());
-        galleries.push(Gallery {
+        galleries.push(GallerySummary {
             name,
             queries: read.len(),
             frames: [frames().min().unwrap_or(0), frames().max().unwrap_or(0)],
@@ -223,7 +226,7 @@ fn names_of(frames: &[SearchFrame]) -> Vec<String> {
     frames.iter().map(name).collect()
 }
 
-/// Says who the box is.
+/// Sets the identity of a box.
 fn mark(
     frames: &mut [SearchFrame],
     index: &HashMap<String, usize>,
@@ -379,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn boxes_that_are_nowhere_are_told() {
+    fn missing_lists_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().join("annotation");
         let copy = |name: &str, to: &str| {

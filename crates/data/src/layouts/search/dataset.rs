@@ -15,7 +15,7 @@ pub struct SearchFrame {
     pub path: PathBuf,
     /// Height and width, where the annotation says.
     pub size: Option<[usize; 2]>,
-    /// Camera, where the data set has several.
+    /// Camera, where the dataset has several.
     pub camera: Option<i64>,
     /// The people.
     pub people: Vec<FramePerson>,
@@ -26,7 +26,7 @@ pub struct SearchFrame {
 pub struct FramePerson {
     /// x, y, width, height in pixels.
     pub bbox: [f64; 4],
-    /// Who it is; `None` for somebody unknown.
+    /// The identity; `None` where it is unknown.
     pub person: Option<i64>,
 }
 
@@ -37,9 +37,9 @@ pub struct SearchQuery {
     pub frame: usize,
     /// x, y, width, height in the frame.
     pub bbox: [f64; 4],
-    /// Who it is.
+    /// The identity.
     pub person: i64,
-    /// Where it is searched for, if the data set says so.
+    /// Its published gallery, if the dataset has one.
     pub protocol: Option<QueryGallery>,
 }
 
@@ -48,11 +48,11 @@ pub struct SearchQuery {
 pub struct QueryGallery {
     /// Frames in [`SearchDataset::test`].
     pub frames: Vec<u32>,
-    /// Where the person is: position in `frames`, and x, y, width, height.
+    /// Where the person is: position in `frames`, and the box (xywh).
     pub shown: Vec<(u32, [f64; 4])>,
 }
 
-/// A data set for person search.
+/// A dataset for person search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SearchDataset {
     /// Name of the layout.
@@ -63,9 +63,9 @@ pub struct SearchDataset {
     pub train: Vec<SearchFrame>,
     /// Frames to search in.
     pub test: Vec<SearchFrame>,
-    /// Who is searched for.
+    /// The people who are searched for.
     pub queries: Vec<SearchQuery>,
-    /// What was left out, in words.
+    /// What was skipped, and why.
     pub problems: Vec<String>,
 }
 
@@ -86,8 +86,8 @@ impl Default for GallerySize {
 }
 
 impl SearchDataset {
-    /// The frames that a query is searched in, and where they show the person: as published, else all test frames but the
-    /// query's own, with `other_cameras` those of other cameras only.
+    /// The frames that a query is searched in, and the box of the person in each: as published, else all
+    /// test frames but the query's own, with `other_cameras` those of other cameras only.
     pub fn gallery(
         &self,
         query: &SearchQuery,
@@ -121,7 +121,8 @@ impl SearchDataset {
             .collect()
     }
 
-    /// What stands in the way of an evaluation, besides what was left out: queries that no frame of their gallery shows.
+    /// What prevents an evaluation: [`SearchDataset::problems`], and queries that no frame of their gallery
+    /// has.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.problems.clone();
         let mut frames_of: BTreeMap<i64, BTreeSet<usize>> = BTreeMap::new();
@@ -148,8 +149,8 @@ impl SearchDataset {
         problems
     }
 
-    /// What to tell of boxes that cover nothing of their frame. Where the annotation does not say how large a frame is, its
-    /// file does.
+    /// Problems of boxes outside their frame. Where the annotation lacks the size of a frame, it is read
+    /// from its file.
     pub fn outside(frames: &[SearchFrame]) -> Vec<String> {
         let of = |frame: &SearchFrame| -> Vec<String> {
             let Some(size) = frame.size.or_else(|| size_of(&frame.path)) else {

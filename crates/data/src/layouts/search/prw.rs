@@ -43,14 +43,14 @@ pub(crate) const LAYOUT: Layout = Layout {
 const ROOTS: [&str; 4] = ["", "PRW", "prw", "PRW-v16.04.20"];
 const KEYS: [&str; 3] = ["box_new", "anno_file", "anno_previous"];
 
-/// The folder of the data set: `folder`, or one of the usual folders below it.
+/// The folder of the dataset: `folder`, or one of the usual folders below it.
 fn place(folder: &Path) -> Result<PathBuf, LayoutError> {
     let candidates = ROOTS.map(|root| Path::new(root).join("frame_test.mat").display().to_string());
     let list = find(folder, &candidates, LAYOUT.name, LAYOUT.signature)?;
     Ok(list.parent().unwrap_or(folder).to_owned())
 }
 
-/// Reads the data set in a folder.
+/// Reads the dataset in a folder.
 fn read(root: PathBuf) -> Result<SearchDataset, LayoutError> {
     let list = root.join("frame_test.mat");
     let train = frames(

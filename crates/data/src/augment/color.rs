@@ -1,28 +1,28 @@
-//! Changes of colour on planes of 32-bit floats from 0 to 1.
+//! Changes of color on planes of 32-bit floats from 0 to 1.
 //!
 //! Definitions are torchvision's for float tensors (`torchvision.transforms.v2.functional`):
-//! brightness, contrast and saturation blend the image with black, with its mean grey and with
-//! its own grey; hue turns the colour circle of HSV.
+//! brightness, contrast and saturation blend the image with black, with its mean gray and with
+//! its own gray; hue turns the color circle of HSV.
 //!
 //! Contrast needs the mean over the whole view, everything else one pixel. So the operations run
 //! in two passes at most, one up to the contrast and one from it on, and within a pass block by
 //! block, each block staying in the nearest cache while all operations go over it.
 
-use crate::vectors::vectorised;
+use crate::vectors::vectorized;
 
-/// A change of colour.
+/// A change of color.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Operation {
+pub(super) enum ColorOperation {
     /// Multiplies by the factor.
     Brightness(f32),
-    /// Multiplies the difference to the view's mean grey.
+    /// Multiplies the difference to the view's mean gray.
     Contrast(f32),
-    /// Multiplies the difference to the pixel's grey.
+    /// Multiplies the difference to the pixel's gray.
     Saturation(f32),
     /// Turns the hue by this share of the circle, from -0.5 to 0.5.
     Hue(f32),
-    /// Takes colour away.
-    Grey,
+    /// Takes color away.
+    Gray,
 }
 
 /// Pixels of a block: three planes of it fill 12 KiB.
@@ -32,31 +32,31 @@ const BLOCK: usize = 1024;
 const SOLARIZE_FROM: f32 = 128.0 / 255.0;
 
 /// Applies the operations in order. `pixels`: `[3, height, width]`.
-pub(super) fn apply(pixels: &mut [f32], operations: &[Operation]) {
+pub(super) fn apply(pixels: &mut [f32], operations: &[ColorOperation]) {
     let mut rest = operations;
     let mut contrast = None;
     while contrast.is_some() || !rest.is_empty() {
         let next = rest
             .iter()
-            .position(|operation| matches!(operation, Operation::Contrast(_)));
+            .position(|operation| matches!(operation, ColorOperation::Contrast(_)));
         let (now, later) = rest.split_at(next.unwrap_or(rest.len()));
-        let grey = pass(pixels, contrast, now, next.is_some());
-        let Some((Operation::Contrast(factor), later)) = later.split_first() else {
+        let gray = pass(pixels, contrast, now, next.is_some());
+        let Some((ColorOperation::Contrast(factor), later)) = later.split_first() else {
             return;
         };
-        contrast = Some((*factor, grey));
+        contrast = Some((*factor, gray));
         rest = later;
     }
 }
 
-vectorised! {
+vectorized! {
 
-/// One pass: a contrast with its mean grey, then operations on single pixels. Returns the mean
-/// grey of the result where `measure` asks for it.
+/// One pass: a contrast with its mean gray, then operations on single pixels. Returns the mean
+/// gray of the result where `measure` asks for it.
 fn pass<'a>(
     pixels: &'a mut [f32],
     contrast: Option<(f32, f32)>,
-    operations: &'a [Operation],
+    operations: &'a [ColorOperation],
     measure: bool,
 ) -> f32 {
     let area = pixels.len() / 3;
@@ -73,21 +73,21 @@ fn pass<'a>(
         }
         for operation in operations {
             match *operation {
-                Operation::Brightness(factor) => {
+                ColorOperation::Brightness(factor) => {
                     each(r, g, b, |pixel| pixel.map(|x| clamp(x * factor)))
                 }
-                Operation::Saturation(factor) => each(r, g, b, |pixel| {
-                    let grey = grey(pixel);
-                    pixel.map(|x| blend(x, grey, factor))
+                ColorOperation::Saturation(factor) => each(r, g, b, |pixel| {
+                    let gray = gray(pixel);
+                    pixel.map(|x| blend(x, gray, factor))
                 }),
-                Operation::Hue(turn) => each(r, g, b, |pixel| turn_hue(pixel, 6.0 * turn)),
-                Operation::Grey => each(r, g, b, |pixel| [grey(pixel); 3]),
+                ColorOperation::Hue(turn) => each(r, g, b, |pixel| turn_hue(pixel, 6.0 * turn)),
+                ColorOperation::Gray => each(r, g, b, |pixel| [gray(pixel); 3]),
                 // The caller cuts the list at each contrast.
-                Operation::Contrast(_) => {}
+                ColorOperation::Contrast(_) => {}
             }
         }
         if measure {
-            sum += f64::from(grey_sum(r, g, b));
+            sum += f64::from(gray_sum(r, g, b));
         }
     }
     (sum / area as f64) as f32
@@ -102,22 +102,22 @@ fn each(r: &mut [f32], g: &mut [f32], b: &mut [f32], change: impl Fn([f32; 3]) -
     }
 }
 
-/// Sum of the greys of a block, in 16 partial sums that need not wait for one another.
+/// Sum of the grays of a block, in 16 partial sums that need not wait for one another.
 #[inline(always)]
-fn grey_sum(r: &[f32], g: &[f32], b: &[f32]) -> f32 {
+fn gray_sum(r: &[f32], g: &[f32], b: &[f32]) -> f32 {
     const LANES: usize = 16;
     let mut sums = [0.0_f32; LANES];
     let chunks = r.chunks(LANES).zip(g.chunks(LANES)).zip(b.chunks(LANES));
     for ((r, g), b) in chunks {
         for (((sum, &r), &g), &b) in sums.iter_mut().zip(r).zip(g).zip(b) {
-            *sum += grey([r, g, b]);
+            *sum += gray([r, g, b]);
         }
     }
     sums.iter().sum()
 }
 
 #[inline(always)]
-fn grey([r, g, b]: [f32; 3]) -> f32 {
+fn gray([r, g, b]: [f32; 3]) -> f32 {
     0.2989 * r + 0.587 * g + 0.114 * b
 }
 
@@ -147,7 +147,7 @@ fn smaller(a: f32, b: f32) -> f32 {
 /// With M the largest channel and c its distance to the smallest, the hue in sixths is
 /// h = (G - B) / c, 2 + (B - R) / c or 4 + (R - G) / c for M = R, G or B, and back again
 /// channel n is M - c clamp(min(k, 4 - k), 0, 1) with k = (n + h) mod 6 and n = 5, 3, 1 for
-/// R, G, B. Without branches, so that it vectorises.
+/// R, G, B. Without branches, so that it vectorizes.
 #[inline(always)]
 fn turn_hue([r, g, b]: [f32; 3], turn: f32) -> [f32; 3] {
     let most = larger(larger(r, g), b);
@@ -170,7 +170,7 @@ fn turn_hue([r, g, b]: [f32; 3], turn: f32) -> [f32; 3] {
     })
 }
 
-vectorised! {
+vectorized! {
     /// Solarizes if asked, then subtracts the mean and divides by the standard deviation.
     pub(super) fn finish<'a>(pixels: &'a mut [f32], solarize: bool, mean: [f32; 3], std: [f32; 3]) {
         let area = pixels.len() / 3;
@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
 
-    fn one(pixel: [f32; 3], operation: Operation) -> [f32; 3] {
+    fn one(pixel: [f32; 3], operation: ColorOperation) -> [f32; 3] {
         let mut pixels = pixel.to_vec();
         apply(&mut pixels, &[operation]);
         [pixels[0], pixels[1], pixels[2]]
@@ -207,21 +207,21 @@ mod tests {
     #[test]
     fn a_third_of_the_circle_takes_red_to_green_to_blue() {
         assert_eq!(
-            one([1.0, 0.0, 0.0], Operation::Hue(1.0 / 3.0)),
+            one([1.0, 0.0, 0.0], ColorOperation::Hue(1.0 / 3.0)),
             [0.0, 1.0, 0.0]
         );
         assert_eq!(
-            one([0.0, 1.0, 0.0], Operation::Hue(1.0 / 3.0)),
+            one([0.0, 1.0, 0.0], ColorOperation::Hue(1.0 / 3.0)),
             [0.0, 0.0, 1.0]
         );
         assert_eq!(
-            one([1.0, 0.0, 0.0], Operation::Hue(-1.0 / 3.0)),
+            one([1.0, 0.0, 0.0], ColorOperation::Hue(-1.0 / 3.0)),
             [0.0, 0.0, 1.0]
         );
     }
 
     #[test]
-    fn contrast_zero_leaves_the_mean_grey_of_what_came_before() {
+    fn contrast_zero_leaves_the_mean_gray_of_what_came_before() {
         // More pixels than a block, halved in brightness before the contrast.
         let area = 2 * BLOCK + 17;
         let mut pixels: Vec<f32> = (0..3 * area)
@@ -230,9 +230,9 @@ mod tests {
         apply(
             &mut pixels,
             &[
-                Operation::Brightness(0.5),
-                Operation::Contrast(0.0),
-                Operation::Grey,
+                ColorOperation::Brightness(0.5),
+                ColorOperation::Contrast(0.0),
+                ColorOperation::Gray,
             ],
         );
         let mean = 0.5 * (area - 1) as f32 / 2.0 / area as f32 * (0.2989 + 0.587 + 0.114);
@@ -269,7 +269,7 @@ mod tests {
     proptest! {
         #[test]
         fn factors_of_one_change_nothing(pixel in pixel()) {
-            for operation in [Operation::Brightness(1.0), Operation::Contrast(1.0), Operation::Saturation(1.0), Operation::Hue(0.0)] {
+            for operation in [ColorOperation::Brightness(1.0), ColorOperation::Contrast(1.0), ColorOperation::Saturation(1.0), ColorOperation::Hue(0.0)] {
                 for (x, e) in one(pixel, operation).into_iter().zip(pixel) {
                     prop_assert!((x - e).abs() < 2e-6, "{operation:?} took {e} to {x}");
                 }
@@ -277,16 +277,16 @@ mod tests {
         }
 
         #[test]
-        fn colours_stay_within_0_and_1(pixel in pixel(), factor in 0.0_f32..=2.0, turn in -0.5_f32..=0.5) {
-            for operation in [Operation::Brightness(factor), Operation::Contrast(factor), Operation::Saturation(factor), Operation::Hue(turn), Operation::Grey] {
+        fn colors_stay_within_0_and_1(pixel in pixel(), factor in 0.0_f32..=2.0, turn in -0.5_f32..=0.5) {
+            for operation in [ColorOperation::Brightness(factor), ColorOperation::Contrast(factor), ColorOperation::Saturation(factor), ColorOperation::Hue(turn), ColorOperation::Gray] {
                 prop_assert!(one(pixel, operation).iter().all(|x| (0.0..=1.0).contains(x)));
             }
         }
 
         #[test]
         fn a_hue_turned_back_is_the_same(pixel in pixel(), turn in -0.5_f32..=0.5) {
-            let there = one(pixel, Operation::Hue(turn));
-            for (x, e) in one(there, Operation::Hue(-turn)).into_iter().zip(pixel) {
+            let there = one(pixel, ColorOperation::Hue(turn));
+            for (x, e) in one(there, ColorOperation::Hue(-turn)).into_iter().zip(pixel) {
                 prop_assert!((x - e).abs() < 1e-5, "{e} came back as {x}");
             }
         }

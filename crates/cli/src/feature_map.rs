@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use burn::tensor::{Tensor, TensorData};
-use clasp_data::image::{Filter, Rgb, normalise, resize};
+use clasp_data::image::{Filter, Rgb, normalize, resize};
 use clasp_model::prompt::PromptWeights;
 
 use crate::commands::eval::Model;
@@ -27,7 +27,7 @@ pub fn pictures(
     let pixels: Vec<f32> = images
         .iter()
         .flat_map(|image| {
-            normalise(
+            normalize(
                 &resize(image, height, width, preprocess.filter),
                 preprocess.mean,
                 preprocess.std,

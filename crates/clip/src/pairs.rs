@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use clasp_data::image::{self, CLIP_MEAN, CLIP_STD, Filter, Rgb, normalise, resize, resize_crop};
+use clasp_data::image::{self, CLIP_MEAN, CLIP_STD, Filter, Rgb, normalize, resize, resize_crop};
 use clasp_data::layouts::ccp::ccp_parts;
 use clasp_data::part;
-use clasp_data::vocabulary::{Attribute, IGNORE, Part, Vocabulary, fill};
+use clasp_data::vocabulary::{Attribute, IGNORE, PartClass, Vocabulary, fill};
 use clasp_data::{Rng, rng_for};
 use rand::RngExt;
 
@@ -29,7 +29,7 @@ const PHOTO_SHARE: f64 = 0.3;
 const PHOTO_PARTS: f64 = 0.65;
 /// Of the photos with a mask, the share that is shown whole.
 const PHOTO_WHOLE: f64 = 0.5;
-/// Part classes of the default vocabulary.
+/// PartClass classes of the default vocabulary.
 const CLASSES: u8 = 8;
 /// Height and width at which pooled pictures are kept.
 const POOL_SIZE: [usize; 2] = [160, 80];
@@ -263,7 +263,7 @@ impl PairDataset {
 
 /// An image as the input of CLIP: `[3, height, width]`.
 fn plain(image: &Rgb, [height, width]: [usize; 2]) -> Vec<f32> {
-    normalise(
+    normalize(
         &resize(image, height, width, Filter::Bicubic),
         CLIP_MEAN,
         CLIP_STD,
@@ -307,14 +307,14 @@ fn augment(picture: &AnnotatedImage, size: [usize; 2], kept: f32, rng: &mut Rng)
         *value = (f32::from(*value) * gain + shift).clamp(0.0, 255.0) as u8;
     }
     TrainingPair {
-        image: normalise(&view, CLIP_MEAN, CLIP_STD),
+        image: normalize(&view, CLIP_MEAN, CLIP_STD),
         caption: picture.caption.clone(),
         parts,
         values: picture.values.clone(),
     }
 }
 
-/// Part classes on which an attribute of the default vocabulary can be seen.
+/// PartClass classes on which an attribute of the default vocabulary can be seen.
 fn places(attribute: &Attribute) -> Vec<u8> {
     let places: &[u8] = match attribute.name.as_str() {
         "age" | "hair_length" | "headwear" | "glasses" => &[part::HEAD],
@@ -345,7 +345,7 @@ pub fn class_phrases() -> Result<ClassPhrases, Error> {
             .flat_map(|text| templates.iter().map(move |t| (t, text)));
         pairs.map(|(template, text)| fill(template, text)).collect()
     };
-    let part = |part: &Part| every(&vocabulary.part_templates, &part.synonyms);
+    let part = |part: &PartClass| every(&vocabulary.part_templates, &part.synonyms);
     let attribute = |attribute: &Attribute| {
         let values = attribute.values.iter();
         values

@@ -1,19 +1,19 @@
-//! Photos with tags and masks in the layout of Clothing Co-Parsing: `attributes.csv` names tagged
+//! Photos with tags and masks in the layout of Clothing Co-ParsingDataset: `attributes.csv` names tagged
 //! photos, `parsing.csv` photos with masks.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
 use clasp_data::image::{Limits, Rgb, decode};
-use clasp_data::layouts::attributes::Attributes;
-use clasp_data::layouts::parsing::Parsing;
+use clasp_data::layouts::attributes::AttributeDataset;
+use clasp_data::layouts::parsing::ParsingDataset;
 
 use crate::error::Error;
 
 /// A folder in the layout of CCP. Images are decoded when an iterator reaches them.
 pub(crate) struct CcpPhotos {
-    attributes: Attributes,
-    parsing: Parsing,
+    attributes: AttributeDataset,
+    parsing: ParsingDataset,
 }
 
 /// A photo with the names of its tags.
@@ -43,8 +43,8 @@ impl CcpPhotos {
     /// A table is missing or broken; the message names it.
     pub fn open(folder: &Path) -> Result<Self, Error> {
         Ok(Self {
-            attributes: Attributes::open(folder)?,
-            parsing: Parsing::open(folder)?,
+            attributes: AttributeDataset::open(folder)?,
+            parsing: ParsingDataset::open(folder)?,
         })
     }
 

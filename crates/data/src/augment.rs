@@ -1,12 +1,12 @@
-//! The multi-crop views of pre-training: random crops of an image with random changes of colour,
-//! and the label grid carried through the same crops.
+//! The multi-crop views of pre-training: random crops of an image with random changes of color,
+//! and its part map cropped along.
 //!
-//! The order of operations is DINO's (Caron et al. 2021): crop and resize (bicubic), flip, colour
-//! jitter, grey, blur, solarize, normalise. The first global view is always blurred and never
+//! The order of operations is DINO's (Caron et al. 2021): crop and resize (bicubic), flip, color
+//! jitter, gray, blur, solarize, normalize. The first global view is always blurred and never
 //! solarized, the others as [`ViewsConfig`] says. Crops keep the aspect ratio of the view to
 //! within a factor, as suits crops of upright people.
 //!
-//! Colours are computed in 32-bit floats from 0 to 1, clamped after each operation that can leave
+//! Colors are computed in 32-bit floats from 0 to 1, clamped after each operation that can leave
 //! that range: torchvision's operations on float tensors, where its 8-bit images round after each
 //! one. The blur is a Gaussian, where Pillow's is three box filters that approximate one.
 //!
@@ -16,7 +16,7 @@
 //! Beside the views stand the augmentations of the tasks: [`warp`](mod@warp) turns and scales, [`erase`](mod@erase) erases and shifts.
 
 mod blur;
-mod colour;
+mod color;
 mod crop;
 pub mod erase;
 pub mod warp;
@@ -25,16 +25,17 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 use crate::Rng;
-use crate::image::{DEVIATIONS, Filter, IMAGENET_MEAN, IMAGENET_STD, MEANS, Rgb};
-use crate::resize::{self, ByColumns};
-use colour::Operation;
-use crop::Crop;
+use crate::image::{
+    ByColumns, DEVIATIONS, Filter, IMAGENET_MEAN, IMAGENET_STD, MEANS, ResizeScratch, Rgb,
+};
+use color::ColorOperation;
+use crop::CropBox;
 
 pub use crop::LabelGrid;
 pub use erase::{erase, shift};
 pub use warp::{Affine, warp, warp_labels};
 
-/// What views to make of an image. Probabilities are from 0 to 1; sizes are `[height, width]`.
+/// The views to make of an image. Probabilities are from 0 to 1; sizes are `[height, width]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ViewsConfig {
@@ -54,7 +55,7 @@ pub struct ViewsConfig {
     pub ratio: [f32; 2],
     /// Probability of a flip, left to right.
     pub flip: f32,
-    /// Probability of the colour jitter.
+    /// Probability of the color jitter.
     pub jitter: f32,
     /// Brightness is multiplied by a factor within 1 +- this.
     pub brightness: f32,
@@ -62,14 +63,14 @@ pub struct ViewsConfig {
     pub contrast: f32,
     /// Saturation is multiplied by a factor within 1 +- this.
     pub saturation: f32,
-    /// Hue is turned by up to this share of the colour circle, to either side; at most 0.5.
+    /// Hue is shifted by up to this share of the color circle, to either side; at most 0.5.
     pub hue: f32,
     /// Probability of a grayscale view.
     pub grayscale: f32,
     /// Probability of a blur: of the first global view, of the other global views, of local views.
     pub blur: [f32; 3],
     /// Standard deviation of the blur in pixels of the view, `[least, most]`.
-    pub blur_radius: [f32; 2],
+    pub blur_sigma: [f32; 2],
     /// Probability of a solarized view, among the global ones but the first.
     pub solarize: f32,
     /// Mean of each channel that is subtracted at the end, on the scale 0 to 1.
@@ -96,7 +97,7 @@ impl Default for ViewsConfig {
             hue: 0.1,
             grayscale: 0.2,
             blur: [1.0, 0.1, 0.5],
-            blur_radius: [0.1, 2.0],
+            blur_sigma: [0.1, 2.0],
             solarize: 0.2,
             mean: IMAGENET_MEAN,
             std: IMAGENET_STD,
@@ -104,7 +105,7 @@ impl Default for ViewsConfig {
     }
 }
 
-/// A value of [`ViewsConfig`] that makes no sense.
+/// An invalid value of [`ViewsConfig`].
 #[derive(Debug, thiserror::Error, PartialEq)]
 #[error("views.{field}: expected {expected}, found {found}")]
 pub struct ViewsError {
@@ -116,21 +117,21 @@ pub struct ViewsError {
     pub found: String,
 }
 
-/// Longest side of a view in pixels; a guard against a slip in a recipe.
+/// Longest side of a view in pixels; a guard against mistakes in a recipe.
 const LONGEST: usize = 4096;
 
-/// Most views of each kind; a guard against a slip in a recipe.
+/// Most views of each kind; a guard against mistakes in a recipe.
 const MOST_VIEWS: usize = 64;
 
 /// Widest blur; the kernel reaches three times as far.
 const WIDEST_BLUR: f32 = 64.0;
 
 impl ViewsConfig {
-    /// Checks that every value makes sense.
+    /// Checks that every value is valid.
     ///
     /// # Errors
     ///
-    /// The first field that does not, with what it may be.
+    /// The first field that is not, with its valid range.
     pub fn check(&self) -> Result<(), ViewsError> {
         let fail = |field, expected, found: String| {
             Err(ViewsError {
@@ -197,12 +198,12 @@ impl ViewsConfig {
         if !(0.0..=0.5).contains(&self.hue) {
             return fail("hue", "0 to 0.5", self.hue.to_string());
         }
-        let [least, most] = self.blur_radius;
+        let [least, most] = self.blur_sigma;
         if !(0.0 < least && least <= most && most <= WIDEST_BLUR) {
             return fail(
-                "blur_radius",
+                "blur_sigma",
                 "0 < least <= most <= 64",
-                format!("{:?}", self.blur_radius),
+                format!("{:?}", self.blur_sigma),
             );
         }
         if !self.mean.iter().all(|mean| MEANS.contains(mean)) {
@@ -224,8 +225,8 @@ pub struct View {
     pub width: usize,
     /// `[3, height, width]`, less the mean and over the standard deviation.
     pub pixels: Vec<f32>,
-    /// The part class at each position of the backbone's output, `[rows, columns]`, 255 = not
-    /// sure. Global views have it where the image has labels, local views never.
+    /// The part class at each position of the backbone's output, `[rows, columns]`; 255 is the
+    /// ignore index. Global views have it where the image has labels, local views never.
     pub parts: Option<Vec<u8>>,
 }
 
@@ -238,9 +239,9 @@ pub struct Views {
     pub local: Vec<View>,
 }
 
-/// Which of the three treatments a view gets.
+/// The kinds of views, which differ in size and augmentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum ViewKind {
     First,
     Global,
     Local,
@@ -248,9 +249,9 @@ enum Kind {
 
 /// Makes the views of an image.
 ///
-/// - `labels`: the stored grid of part classes over the whole image.
-/// - `output_grid`: rows and columns of the backbone's map of a global view, to which the labels
-///   are carried by nearest neighbour.
+/// - `labels`: the part map of the whole image.
+/// - `output_grid`: rows and columns of the backbone's feature map of a global view, to which the
+///   part map is resampled by nearest neighbor.
 ///
 /// # Panics
 ///
@@ -266,24 +267,32 @@ pub fn views(
     if let Err(error) = config.check() {
         panic!("{error}");
     }
-    let mut scratch = Scratch::default();
+    let mut scratch = ViewScratch::default();
     let image = ByColumns::whole(image);
     let mut make = |kind, labels: Option<&LabelGrid<'_>>| {
         view(&image, labels, config, output_grid, kind, rng, &mut scratch)
     };
-    let kind = |i| if i == 0 { Kind::First } else { Kind::Global };
+    let kind = |i| {
+        if i == 0 {
+            ViewKind::First
+        } else {
+            ViewKind::Global
+        }
+    };
     Views {
         global: (0..config.global)
             .map(|i| make(kind(i), labels.as_ref()))
             .collect(),
-        local: (0..config.local).map(|_| make(Kind::Local, None)).collect(),
+        local: (0..config.local)
+            .map(|_| make(ViewKind::Local, None))
+            .collect(),
     }
 }
 
-/// Memory that a view needs, for the next one to use again.
+/// Buffers of a view, reused by the next one.
 #[derive(Default)]
-struct Scratch {
-    resize: resize::Scratch,
+struct ViewScratch {
+    resize: ResizeScratch,
     blur: Vec<f32>,
 }
 
@@ -292,19 +301,19 @@ fn view(
     labels: Option<&LabelGrid<'_>>,
     config: &ViewsConfig,
     output_grid: [usize; 2],
-    kind: Kind,
+    kind: ViewKind,
     rng: &mut Rng,
-    scratch: &mut Scratch,
+    scratch: &mut ViewScratch,
 ) -> View {
     let ([height, width], scale) = match kind {
-        Kind::Local => (config.local_size, config.local_scale),
+        ViewKind::Local => (config.local_size, config.local_scale),
         _ => (config.global_size, config.global_scale),
     };
     let [image_height, image_width] = image.size;
     let target_ratio = width as f32 / height as f32;
     let ratio = config.ratio.map(|factor| factor * target_ratio);
-    let crop = Crop::draw(image_width, image_height, scale, ratio, rng);
-    let changes = Changes::draw(config, kind, rng);
+    let crop = CropBox::draw(image_width, image_height, scale, ratio, rng);
+    let changes = ViewChanges::draw(config, kind, rng);
 
     let pixels = render(
         image,
@@ -327,12 +336,12 @@ fn view(
 /// Crops, resizes and changes an image: `[3, height, width]`.
 fn render(
     image: &ByColumns,
-    crop: &Crop,
-    changes: &Changes,
+    crop: &CropBox,
+    changes: &ViewChanges,
     [height, width]: [usize; 2],
     mean: [f32; 3],
     std: [f32; 3],
-    scratch: &mut Scratch,
+    scratch: &mut ViewScratch,
 ) -> Vec<f32> {
     let mut pixels = Vec::with_capacity(3 * height * width);
     // The flip commutes with everything that follows, and costs nothing where pixels are moved.
@@ -344,55 +353,55 @@ fn render(
         &mut scratch.resize,
         |_, _, _, lanes| pixels.extend(lanes.iter().map(|value| value * (1.0 / 255.0))),
     );
-    colour::apply(&mut pixels, &changes.colours);
+    color::apply(&mut pixels, &changes.colors);
     if let Some(sigma) = changes.blur {
         blur::gaussian(&mut pixels, height, width, sigma, &mut scratch.blur);
     }
-    colour::finish(&mut pixels, changes.solarize, mean, std);
+    color::finish(&mut pixels, changes.solarize, mean, std);
     pixels
 }
 
-/// What happens to one view after the crop.
+/// The random changes of one view after the crop.
 #[derive(Clone, Debug, PartialEq)]
-struct Changes {
+struct ViewChanges {
     flip: bool,
-    colours: Vec<Operation>,
+    colors: Vec<ColorOperation>,
     /// Standard deviation in pixels.
     blur: Option<f32>,
     solarize: bool,
 }
 
-impl Changes {
-    fn draw(config: &ViewsConfig, kind: Kind, rng: &mut Rng) -> Self {
+impl ViewChanges {
+    fn draw(config: &ViewsConfig, kind: ViewKind, rng: &mut Rng) -> Self {
         let flip = happens(config.flip, rng);
-        let mut colours = Vec::with_capacity(5);
+        let mut colors = Vec::with_capacity(5);
         if happens(config.jitter, rng) {
             let around_one =
                 |spread: f32, rng: &mut Rng| uniform([1.0 - spread, 1.0 + spread], rng);
-            colours.extend([
-                Operation::Brightness(around_one(config.brightness, rng)),
-                Operation::Contrast(around_one(config.contrast, rng)),
-                Operation::Saturation(around_one(config.saturation, rng)),
-                Operation::Hue(uniform([-config.hue, config.hue], rng)),
+            colors.extend([
+                ColorOperation::Brightness(around_one(config.brightness, rng)),
+                ColorOperation::Contrast(around_one(config.contrast, rng)),
+                ColorOperation::Saturation(around_one(config.saturation, rng)),
+                ColorOperation::Hue(uniform([-config.hue, config.hue], rng)),
             ]);
             // Fisher and Yates.
-            for last in (1..colours.len()).rev() {
-                colours.swap(last, rng.random_range(0..=last));
+            for last in (1..colors.len()).rev() {
+                colors.swap(last, rng.random_range(0..=last));
             }
         }
         if happens(config.grayscale, rng) {
-            colours.push(Operation::Grey);
+            colors.push(ColorOperation::Gray);
         }
         let blur_probability = match kind {
-            Kind::First => config.blur[0],
-            Kind::Global => config.blur[1],
-            Kind::Local => config.blur[2],
+            ViewKind::First => config.blur[0],
+            ViewKind::Global => config.blur[1],
+            ViewKind::Local => config.blur[2],
         };
-        let blur = happens(blur_probability, rng).then(|| uniform(config.blur_radius, rng));
-        let solarize = kind == Kind::Global && happens(config.solarize, rng);
+        let blur = happens(blur_probability, rng).then(|| uniform(config.blur_sigma, rng));
+        let solarize = kind == ViewKind::Global && happens(config.solarize, rng);
         Self {
             flip,
-            colours,
+            colors,
             blur,
             solarize,
         }

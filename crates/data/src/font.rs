@@ -1,6 +1,7 @@
-//! Letters for pictures: ASCII, 5 × 9 pixels each, the last two rows for what hangs below the line; drawn for this project.
+//! A bitmap font for text in pictures: ASCII, 5 × 9 pixels a glyph, the last two rows for descenders;
+//! made for this project.
 //!
-//! `font.txt` shows them as they are: sixteen glyphs beside each other, in the order of ASCII from the space to `~`.
+//! `font.txt` is the sheet of glyphs: sixteen in a line, in the order of ASCII from the space to `~`.
 
 use std::sync::LazyLock;
 
@@ -36,7 +37,7 @@ pub fn width(text: &str, scale: usize) -> usize {
     text.chars().count() * ADVANCE * scale
 }
 
-/// `text`, cut to at most `pixels` at `scale`; what was cut shows as `..`.
+/// `text`, truncated to at most `pixels` at `scale`; a truncated text ends with `..`.
 pub fn fit(text: &str, pixels: usize, scale: usize) -> String {
     let room = pixels / (ADVANCE * scale);
     if text.chars().count() <= room {
@@ -47,9 +48,9 @@ pub fn fit(text: &str, pixels: usize, scale: usize) -> String {
     cut
 }
 
-/// Draws `text` with its upper left corner at (`x`, `y`); what lies outside the picture is left out, and what is not
-/// ASCII becomes a question mark.
-pub fn draw(picture: &mut Rgb, x: usize, y: usize, text: &str, scale: usize, colour: [u8; 3]) {
+/// Draws `text` with its upper left corner at (`x`, `y`), clipped to the picture; letters that are not
+/// ASCII become question marks.
+pub fn draw(picture: &mut Rgb, x: usize, y: usize, text: &str, scale: usize, color: [u8; 3]) {
     for (place, letter) in text.chars().enumerate() {
         let index = (letter as usize)
             .checked_sub(' ' as usize)
@@ -60,19 +61,19 @@ pub fn draw(picture: &mut Rgb, x: usize, y: usize, text: &str, scale: usize, col
         for (dy, bits) in glyph.iter().enumerate() {
             for dx in (0..WIDTH).filter(|dx| bits >> (WIDTH - 1 - dx) & 1 == 1) {
                 let (x, y) = (x + (place * ADVANCE + dx) * scale, y + dy * scale);
-                fill(picture, x, y, scale, scale, colour);
+                fill(picture, x, y, scale, scale, color);
             }
         }
     }
 }
 
-/// Fills a rectangle with a colour, as far as it lies in the picture.
-pub fn fill(picture: &mut Rgb, x: usize, y: usize, width: usize, height: usize, colour: [u8; 3]) {
+/// Fills a rectangle with a color, clipped to the picture.
+pub fn fill(picture: &mut Rgb, x: usize, y: usize, width: usize, height: usize, color: [u8; 3]) {
     let right = (x + width).min(picture.width);
     for y in y..(y + height).min(picture.height) {
         for x in x..right {
             let at = 3 * (y * picture.width + x);
-            picture.pixels[at..at + 3].copy_from_slice(&colour);
+            picture.pixels[at..at + 3].copy_from_slice(&color);
         }
     }
 }

@@ -1,17 +1,17 @@
-//! Images and labels of clasp, from files to views: plain arrays, no tensor library.
+//! Reading images and labels, from files to augmented views: plain arrays, no tensor library.
 //!
 //! | module | what it does |
 //! |---|---|
 //! | [`source`] | finds images in files, folders, lists and tars; splits them into shards |
-//! | [`image`], [`resize`] | decodes, resizes as Pillow does, normalises |
-//! | [`augment`] | the pretraining views, with the label grid carried along |
+//! | [`image`] | decodes, resizes as Pillow does, normalizes, encodes |
+//! | [`augment`] | the views of pre-training, with the part map cropped along; warps and random erasing |
 //! | [`loader`] | batches in a seeded order, loaded ahead by threads, resumable |
-//! | [`vocabulary`], [`part`], [`labels`] | what pseudo-labels are about, and where they are kept |
-//! | [`layouts`], [`check`] | public data sets as their authors lay them out |
+//! | [`vocabulary`], [`part`], [`labels`] | part classes and attributes; the store of pseudo-labels |
+//! | [`layouts`], [`check`] | published datasets in the layouts of their authors |
 //! | [`mat`], [`pickle`] | MATLAB files and pickles of NumPy arrays, in which some of them are annotated |
-//! | [`font`] | letters for pictures |
-//! | [`pack`] | tar shards from any source, and statistics |
-//! | [`random`], [`atomic`] | generators that depend on their purpose alone; files written whole |
+//! | [`font`] | text in pictures |
+//! | [`pack`], [`statistics`] | tar shards from any source; formats and sizes of its images |
+//! | [`random`], [`atomic`] | random generators seeded by purpose; files written atomically |
 //! | [`text`] | text files in the encodings that tools write |
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
@@ -29,8 +29,8 @@ pub mod pack;
 pub mod part;
 pub mod pickle;
 pub mod random;
-pub mod resize;
 pub mod source;
+pub mod statistics;
 pub mod text;
 mod vectors;
 pub mod vocabulary;

@@ -1,9 +1,9 @@
-//! The ordered prefetching loader with a saved place.
+//! The ordered prefetching loader, resumable from a saved position.
 //!
 //! An epoch is a permutation of the items that depends on (seed, epoch) alone, or an order of the caller's. Worker threads load
 //! items ahead of the batches asked for, each item on its own, so that a batch is spread over all
 //! workers; batches come out in the epoch's order. So neither the number of workers nor their speed
-//! changes what comes, and a loader started at a saved [`Position`] goes on as if never stopped.
+//! changes what comes, and a loader started at a saved [`LoaderPosition`] continues as if never stopped.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -16,10 +16,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::rng_for;
 
-/// A place in the stream of batches: `step` batches of epoch `epoch` are done.
+/// A position in the stream of batches: `step` batches of epoch `epoch` are done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Position {
+pub struct LoaderPosition {
     /// Epochs that are done.
     pub epoch: u64,
     /// Batches of this epoch that are done.
@@ -28,53 +28,53 @@ pub struct Position {
 
 /// One batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Batch<T> {
+pub struct LoadedBatch<T> {
     /// The items in order. Fewer than the batch size only where [`ATTEMPTS`] items in a row could
     /// not be loaded.
     pub items: Vec<T>,
-    /// The place after this batch, at which a new loader would give the next one.
-    pub position: Position,
+    /// The position after this batch, at which a new loader starts with the next one.
+    pub position: LoaderPosition,
 }
 
-/// An item that is asked for.
+/// A request for an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Draw {
+pub struct ItemRequest {
     /// The item.
     pub item: usize,
     /// Epochs that are done.
     pub epoch: u64,
-    /// Its place in the order of the epoch, in which an item may come several times.
+    /// Its place in the order of the epoch, which may have an item several times.
     pub place: usize,
 }
 
 /// How many items are tried in place of one that cannot be loaded.
 pub const ATTEMPTS: usize = 100;
 
-/// Batches that are loaded ahead of the one asked for.
+/// Batches that are loaded ahead of the current one.
 const AHEAD: usize = 2;
 
 /// Endless batches in a seeded order, loaded ahead by worker threads.
 ///
-/// Dropping it stops the threads and waits for the items that they are at.
+/// Dropping it stops the threads after the items that they are loading.
 pub struct Loader<T> {
-    shared: Arc<Shared<T>>,
+    shared: Arc<SharedLoader<T>>,
     workers: Vec<JoinHandle<()>>,
-    position: Position,
+    position: LoaderPosition,
 }
 
-struct Shared<T> {
-    plan: Plan,
-    load: Box<dyn Fn(Draw) -> Option<T> + Send + Sync>,
-    state: Mutex<State<T>>,
+struct SharedLoader<T> {
+    plan: BatchOrder,
+    load: Box<dyn Fn(ItemRequest) -> Option<T> + Send + Sync>,
+    state: Mutex<LoaderState<T>>,
     /// Work may be taken, or the loader is being dropped.
     work: Condvar,
     /// An item has been loaded.
     done: Condvar,
 }
 
-struct State<T> {
+struct LoaderState<T> {
     /// One per slot from the first of the next batch on: what was loaded, once it was.
-    slots: VecDeque<Option<Outcome<T>>>,
+    slots: VecDeque<Option<SlotResult<T>>>,
     /// Number of the slot at the front of `slots`, counted over all epochs.
     front: u64,
     /// Number of the next slot that a worker takes.
@@ -84,18 +84,18 @@ struct State<T> {
     stop: bool,
 }
 
-/// What became of a slot: an item, nothing after all attempts, or the panic of the load function.
-type Outcome<T> = Result<Option<T>, Box<dyn Any + Send>>;
+/// The result of a slot: an item, nothing after all attempts, or the panic of the load function.
+type SlotResult<T> = Result<Option<T>, Box<dyn Any + Send>>;
 
 /// Which items go where.
-struct Plan {
+struct BatchOrder {
     batch: usize,
     steps_per_epoch: u64,
     /// The order of an epoch's items.
     order: Box<dyn Fn(u64) -> Vec<u32> + Send + Sync>,
 }
 
-impl Plan {
+impl BatchOrder {
     /// Epoch of a slot, and its place in the epoch's order.
     fn place(&self, slot: u64) -> (u64, usize) {
         let slots_per_epoch = self.steps_per_epoch * self.batch as u64;
@@ -103,13 +103,13 @@ impl Plan {
     }
 }
 
-impl<T> Shared<T> {
+impl<T> SharedLoader<T> {
     /// No code panics while it holds the lock, so a poisoned one holds a sound state.
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, LoaderState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn order(&self, state: &mut State<T>, epoch: u64) -> Arc<Vec<u32>> {
+    fn order(&self, state: &mut LoaderState<T>, epoch: u64) -> Arc<Vec<u32>> {
         if let Some((_, order)) = state.orders.iter().find(|(e, _)| *e == epoch) {
             return Arc::clone(order);
         }
@@ -120,10 +120,10 @@ impl<T> Shared<T> {
     }
 
     /// Loads the item of a slot; where that fails, the next in the epoch's order, and so on.
-    fn load_slot(&self, slot: u64, order: &[u32]) -> Outcome<T> {
+    fn load_slot(&self, slot: u64, order: &[u32]) -> SlotResult<T> {
         let (epoch, place) = self.plan.place(slot);
         let candidates = order.iter().cycle().skip(place % order.len());
-        let draw = |item: &u32| Draw {
+        let draw = |item: &u32| ItemRequest {
             item: *item as usize,
             epoch,
             place,
@@ -165,13 +165,13 @@ impl<T> Shared<T> {
 }
 
 impl<T: Send + 'static> Loader<T> {
-    /// A loader of `len` items in batches of `batch`, going on from `start`.
+    /// A loader of `len` items in batches of `batch`, from `start` on.
     ///
-    /// `load` makes an item, on any of `workers` threads (0: on the thread that asks
-    /// for the batch), and must depend on nothing else. `None` means that it cannot be loaded: the
+    /// `load` makes an item from its arguments alone, on any of `workers` threads (0: on the calling
+    /// thread). `None` means that it cannot be loaded: the
     /// next in the epoch's order takes its place.
     ///
-    /// What does not fill a batch at the end of an epoch is left out. With fewer items than
+    /// An incomplete batch at the end of an epoch is dropped. With fewer items than
     /// `batch`, every epoch is one batch in which items repeat.
     ///
     /// # Panics
@@ -181,8 +181,8 @@ impl<T: Send + 'static> Loader<T> {
         batch: usize,
         seed: u64,
         workers: usize,
-        start: Position,
-        load: impl Fn(Draw) -> Option<T> + Send + Sync + 'static,
+        start: LoaderPosition,
+        load: impl Fn(ItemRequest) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
         let order = move |epoch| {
             let mut order: Vec<u32> = (0..len as u32).collect();
@@ -192,7 +192,7 @@ impl<T: Send + 'static> Loader<T> {
         Self::ordered(len, batch, workers, start, order, load)
     }
 
-    /// As [`Loader::new`] in an order of the caller's: `order(epoch)` names `len` items, which may repeat, and must
+    /// As [`Loader::new`] in the caller's order: `order(epoch)` names `len` items, which may repeat, and must
     /// depend on nothing but the epoch.
     ///
     /// # Panics
@@ -201,34 +201,34 @@ impl<T: Send + 'static> Loader<T> {
         len: usize,
         batch: usize,
         workers: usize,
-        start: Position,
+        start: LoaderPosition,
         order: impl Fn(u64) -> Vec<u32> + Send + Sync + 'static,
-        load: impl Fn(Draw) -> Option<T> + Send + Sync + 'static,
+        load: impl Fn(ItemRequest) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
         assert!(
             len > 0 && batch > 0 && u32::try_from(len).is_ok(),
             "cannot load {len} items in batches of {batch}"
         );
-        let plan = Plan {
+        let plan = BatchOrder {
             batch,
             steps_per_epoch: (len / batch).max(1) as u64,
             order: Box::new(order),
         };
         let first_batch = start.epoch * plan.steps_per_epoch + start.step;
         let front = first_batch * batch as u64;
-        let position = Position {
+        let position = LoaderPosition {
             epoch: first_batch / plan.steps_per_epoch,
             step: first_batch % plan.steps_per_epoch,
         };
         let ahead = if workers == 0 { 0 } else { AHEAD * batch };
-        let state = State {
+        let state = LoaderState {
             slots: (0..ahead).map(|_| None).collect(),
             front,
             next: front,
             orders: Vec::new(),
             stop: false,
         };
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SharedLoader {
             plan,
             load: Box::new(load),
             state: Mutex::new(state),
@@ -251,8 +251,8 @@ impl<T: Send + 'static> Loader<T> {
         self.shared.plan.steps_per_epoch
     }
 
-    /// The place of the next batch.
-    pub fn position(&self) -> Position {
+    /// The position of the next batch.
+    pub fn position(&self) -> LoaderPosition {
         self.position
     }
 
@@ -262,7 +262,7 @@ impl<T: Send + 'static> Loader<T> {
     /// Where the load function panicked on a worker, with its panic.
     // Not an `Iterator`: it has no end, and an `Option` that is never `None` misleads.
     #[allow(clippy::should_implement_trait)]
-    pub fn next(&mut self) -> Batch<T> {
+    pub fn next(&mut self) -> LoadedBatch<T> {
         let outcomes = if self.workers.is_empty() {
             self.load_here()
         } else {
@@ -270,7 +270,7 @@ impl<T: Send + 'static> Loader<T> {
         };
         self.position.step += 1;
         if self.position.step == self.shared.plan.steps_per_epoch {
-            self.position = Position {
+            self.position = LoaderPosition {
                 epoch: self.position.epoch + 1,
                 step: 0,
             };
@@ -279,13 +279,13 @@ impl<T: Send + 'static> Loader<T> {
             Ok(item) => item,
             Err(panic) => resume_unwind(panic),
         });
-        Batch {
+        LoadedBatch {
             items: loaded.flatten().collect(),
             position: self.position,
         }
     }
 
-    fn load_here(&mut self) -> Vec<Outcome<T>> {
+    fn load_here(&mut self) -> Vec<SlotResult<T>> {
         let batch = self.shared.plan.batch as u64;
         let mut state = self.shared.lock();
         let front = state.front;
@@ -299,7 +299,7 @@ impl<T: Send + 'static> Loader<T> {
             .collect()
     }
 
-    fn wait_for_workers(&mut self) -> Vec<Outcome<T>> {
+    fn wait_for_workers(&mut self) -> Vec<SlotResult<T>> {
         let batch = self.shared.plan.batch;
         let mut state = self.shared.lock();
         let mut outcomes = Vec::with_capacity(batch);
@@ -342,14 +342,19 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
 
-    fn numbers(len: usize, batch: usize, workers: usize, start: Position) -> Loader<(usize, u64)> {
+    fn numbers(
+        len: usize,
+        batch: usize,
+        workers: usize,
+        start: LoaderPosition,
+    ) -> Loader<(usize, u64)> {
         Loader::new(
             len,
             batch,
             7,
             workers,
             start,
-            |Draw { item, epoch, .. }| {
+            |ItemRequest { item, epoch, .. }| {
                 // Uneven work, so that items are finished out of order.
                 if item % 3 == 0 {
                     std::thread::sleep(Duration::from_micros(200));
@@ -359,13 +364,13 @@ mod tests {
         )
     }
 
-    fn take<T: Send + 'static>(loader: &mut Loader<T>, count: usize) -> Vec<Batch<T>> {
+    fn take<T: Send + 'static>(loader: &mut Loader<T>, count: usize) -> Vec<LoadedBatch<T>> {
         (0..count).map(|_| loader.next()).collect()
     }
 
     #[test]
     fn an_epoch_holds_every_item_once_in_its_own_order() {
-        let mut loader = numbers(12, 4, 2, Position::default());
+        let mut loader = numbers(12, 4, 2, LoaderPosition::default());
         assert_eq!(loader.steps_per_epoch(), 3);
         let mut orders = Vec::new();
         for epoch in 0..2 {
@@ -383,9 +388,9 @@ mod tests {
 
     #[test]
     fn the_number_of_workers_changes_nothing() {
-        let expected = take(&mut numbers(50, 8, 0, Position::default()), 20);
+        let expected = take(&mut numbers(50, 8, 0, LoaderPosition::default()), 20);
         for workers in [1, 3] {
-            let actual = take(&mut numbers(50, 8, workers, Position::default()), 20);
+            let actual = take(&mut numbers(50, 8, workers, LoaderPosition::default()), 20);
             assert_eq!(actual, expected, "{workers} workers");
         }
     }
@@ -396,11 +401,11 @@ mod tests {
         fn resumed_equals_uninterrupted(
             len in 1_usize..40, batch in 1_usize..9, stop in 0_usize..20, workers in 0_usize..4,
         ) {
-            let expected = take(&mut numbers(len, batch, 0, Position::default()), stop + 6);
-            let mut first = numbers(len, batch, workers, Position::default());
+            let expected = take(&mut numbers(len, batch, 0, LoaderPosition::default()), stop + 6);
+            let mut first = numbers(len, batch, workers, LoaderPosition::default());
             let mut actual = take(&mut first, stop);
             let place = first.position();
-            prop_assert_eq!(place, actual.last().map_or(Position::default(), |b| b.position));
+            prop_assert_eq!(place, actual.last().map_or(LoaderPosition::default(), |b| b.position));
             drop(first);
             actual.extend(take(&mut numbers(len, batch, workers, place), 6));
             prop_assert_eq!(actual, expected);
@@ -409,12 +414,12 @@ mod tests {
 
     #[test]
     fn an_item_that_fails_is_replaced_by_the_next_of_the_order() {
-        let whole = take(&mut numbers(20, 5, 0, Position::default()), 4);
+        let whole = take(&mut numbers(20, 5, 0, LoaderPosition::default()), 4);
         let order: Vec<usize> = whole.iter().flat_map(|b| &b.items).map(|i| i.0).collect();
         let bad = [order[3], order[4], order[19]];
         for workers in [0, 3] {
-            let start = Position::default();
-            let load = move |Draw { item, .. }| (!bad.contains(&item)).then_some(item);
+            let start = LoaderPosition::default();
+            let load = move |ItemRequest { item, .. }| (!bad.contains(&item)).then_some(item);
             let mut loader = Loader::new(20, 5, 7, workers, start, load);
             let items: Vec<usize> = take(&mut loader, 4)
                 .into_iter()
@@ -430,18 +435,19 @@ mod tests {
     #[test]
     fn nothing_to_load_gives_empty_batches_rather_than_no_end() {
         for workers in [0, 2] {
-            let mut loader = Loader::new(9, 3, 0, workers, Position::default(), |_| None::<()>);
+            let mut loader =
+                Loader::new(9, 3, 0, workers, LoaderPosition::default(), |_| None::<()>);
             assert!(take(&mut loader, 4).iter().all(|b| b.items.is_empty()));
         }
     }
 
     #[test]
     fn fewer_items_than_a_batch_repeat() {
-        let mut loader = numbers(3, 8, 2, Position::default());
+        let mut loader = numbers(3, 8, 2, LoaderPosition::default());
         assert_eq!(loader.steps_per_epoch(), 1);
         let batch = loader.next();
         assert_eq!(batch.items.len(), 8);
-        assert_eq!(batch.position, Position { epoch: 1, step: 0 });
+        assert_eq!(batch.position, LoaderPosition { epoch: 1, step: 0 });
     }
 
     #[test]
@@ -453,8 +459,8 @@ mod tests {
             10,
             0,
             4,
-            Position::default(),
-            move |Draw { item, .. }| {
+            LoaderPosition::default(),
+            move |ItemRequest { item, .. }| {
                 counted.fetch_add(1, Ordering::SeqCst);
                 Some(item)
             },
@@ -469,11 +475,11 @@ mod tests {
     #[test]
     fn a_panic_of_the_load_function_reaches_the_caller() {
         for workers in [0, 2] {
-            let load = |Draw { item, .. }| {
+            let load = |ItemRequest { item, .. }| {
                 assert!(item != 5, "item five");
                 Some(item)
             };
-            let mut loader = Loader::new(10, 10, 0, workers, Position::default(), load);
+            let mut loader = Loader::new(10, 10, 0, workers, LoaderPosition::default(), load);
             let panic = catch_unwind(AssertUnwindSafe(|| loader.next())).unwrap_err();
             assert_eq!(panic.downcast_ref::<&str>(), Some(&"item five"));
         }

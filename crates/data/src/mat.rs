@@ -556,7 +556,7 @@ impl<'a> Record<'a> {
             })
     }
 
-    /// The field at a position, for data sets known by the order of their fields.
+    /// The field at a position, for datasets known by the order of their fields.
     ///
     /// # Errors
     /// If there are fewer.

@@ -1,4 +1,4 @@
-//! Random generators that depend on what they are for, never on threads or order.
+//! Random generators seeded by their purpose, independent of threads and order.
 
 use rand::SeedableRng;
 use sha2::{Digest, Sha256};
@@ -6,10 +6,10 @@ use sha2::{Digest, Sha256};
 /// The generator of all random draws: small, fast, the same on every machine.
 pub type Rng = rand_chacha::ChaCha8Rng;
 
-/// Generator for one purpose: the same (seed, epoch, key) always gives the same draws.
+/// The generator for one purpose: the same (seed, epoch, key) always gives the same draws.
 ///
 /// `key` names the purpose, such as an image's key or `"order"`. The three are hashed rather than
-/// added up, so that seed 1 of epoch 2 has nothing in common with seed 2 of epoch 1.
+/// added up, so that seed 1 of epoch 2 is independent of seed 2 of epoch 1.
 pub fn rng_for(seed: u64, epoch: u64, key: &str) -> Rng {
     let digest = Sha256::new()
         .chain_update(b"clasp generator 1")

@@ -1,4 +1,4 @@
-//! Text files as people and their tools write them: UTF-8 with or without a byte order mark, and
+//! Text files: UTF-8 with or without a byte order mark, and
 //! UTF-16 with one, as PowerShell and spreadsheets write it.
 
 use std::io;
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn byte_order_marks_are_no_part_of_the_text() {
+    fn byte_order_marks_are_removed() {
         let utf16 = |mark: [u8; 2], order: fn(u16) -> [u8; 2]| {
             let units = "a/é.png\r\n".encode_utf16().flat_map(order);
             mark.into_iter().chain(units).collect::<Vec<u8>>()
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn names_cannot_command_a_terminal() {
+    fn control_characters_are_escaped() {
         let name = "\u{1b}]0;title\u{7}\u{1b}[2J a\u{202e}gnp.é\u{9b}\n\tx";
         let shown = printable(name);
         assert_eq!(

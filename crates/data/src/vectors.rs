@@ -1,8 +1,9 @@
-//! Functions compiled for the widest vectors of the processor they run on.
+//! Functions compiled for the widest SIMD instructions of the processor they run on.
 
-/// Defines functions that are compiled once for each kind of vectors, of which the processor's widest is taken. All that they
-/// call must be `#[inline(always)]`. (A closure handed to `pulp` is not always inlined, and then compiled without vectors.)
-macro_rules! vectorised {
+/// Defines functions that are compiled once for each SIMD instruction set; the widest of the processor
+/// is chosen at run time. All functions that they call must be `#[inline(always)]`. (A closure passed
+/// to `pulp` is not always inlined, and then compiled without SIMD.)
+macro_rules! vectorized {
     ($($(#[$doc:meta])* $visible:vis fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block)*) => {$(
         $(#[$doc])*
         $visible fn $name<'a>($($argument: $type),*) $(-> $output)? {
@@ -23,7 +24,7 @@ macro_rules! vectorised {
         }
     )*};
 }
-pub(crate) use vectorised;
+pub(crate) use vectorized;
 
 /// The type after the arrow, or that of nothing.
 macro_rules! output {

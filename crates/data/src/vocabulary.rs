@@ -1,6 +1,6 @@
-//! The vocabulary: part classes, attributes and the words that ask CLIP for them.
+//! The vocabulary: part classes and attributes, with the texts that describe them to CLIP.
 //!
-//! A vocabulary is a TOML file that users edit; [`DEFAULT_TOML`] is the one that ships, with
+//! A vocabulary is a TOML file that users edit; [`DEFAULT_TOML`] is the default, with
 //! every key explained. Its layout:
 //!
 //! ```toml
@@ -25,15 +25,14 @@
 //!
 //! [[attributes]]
 //! name = "glasses"
-//! kind = "pair"                               # a question: the values are no and yes, in this order
+//! kind = "pair"                               # true or false: the values are no and yes, in this order
 //! values = [
 //!     { name = "no", prompts = ["a person without glasses"] },
 //!     { name = "yes", prompts = ["a person wearing glasses"] },
 //! ]
 //! ```
 //!
-//! The classes and values of the default follow from what the method needs; their wordings are
-//! this project's choice.
+//! The classes and values of the default follow from the method; their wordings are our choice.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -42,10 +41,10 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-/// The vocabulary that ships, as TOML.
+/// The default vocabulary, as TOML.
 pub const DEFAULT_TOML: &str = include_str!("vocabulary.toml");
 
-/// The part label that stands for "not sure": it is never a class and is left out of losses.
+/// The ignore index of part maps: never a class, ignored by losses and metrics.
 pub const IGNORE: u8 = 255;
 
 /// Where a template takes its words.
@@ -58,19 +57,19 @@ const MOST_PARTS: usize = IGNORE as usize;
 /// bounds what a row of the label store can claim to hold.
 const MOST_VALUES: usize = 4096;
 
-/// What the labels of a corpus are about.
+/// The part classes and attributes of pseudo-labels.
 ///
 /// Build one with [`Vocabulary::parse`], [`Vocabulary::read`], [`Vocabulary::standard`] or
 /// [`Vocabulary::kmeans`]; code that changes the fields calls [`Vocabulary::check`] after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Vocabulary {
-    /// Frames for the prompts of attributes; `{}` takes the prompt.
+    /// Templates for the prompts of attributes; `{}` is replaced by the prompt.
     pub templates: Vec<String>,
-    /// Frames for the synonyms of parts; `{}` takes the synonym.
+    /// Templates for the synonyms of parts; `{}` is replaced by the synonym.
     pub part_templates: Vec<String>,
-    /// Part classes; the position is the class number and 0 is the background.
-    pub parts: Vec<Part>,
+    /// PartClass classes; the position is the class number and 0 is the background.
+    pub parts: Vec<PartClass>,
     /// Attributes; the logits of their values are stored one after the other in this order.
     #[serde(default)]
     pub attributes: Vec<Attribute>,
@@ -79,23 +78,23 @@ pub struct Vocabulary {
 /// A part class.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Part {
-    /// What reports call it.
+pub struct PartClass {
+    /// Its name in results.
     pub name: String,
     /// Words for it; the best one counts.
     pub synonyms: Vec<String>,
 }
 
-/// An attribute: a question about the person with its possible answers.
+/// An attribute of a person with its possible values.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Attribute {
-    /// What reports call it.
+    /// Its name in results.
     pub name: String,
     /// How its values relate.
     pub kind: AttributeKind,
     /// Its values; `[no, yes]` in a pair.
-    pub values: Vec<Value>,
+    pub values: Vec<AttributeValue>,
 }
 
 /// How the values of an attribute relate.
@@ -104,16 +103,16 @@ pub struct Attribute {
 pub enum AttributeKind {
     /// Exactly one of two or more values is true: softmax, cross-entropy.
     Group,
-    /// A yes/no question with the values no and yes in this order: sigmoid of the difference,
+    /// True or false, with the values no and yes in this order: sigmoid of the difference,
     /// binary cross-entropy.
     Pair,
 }
 
-/// One possible answer.
+/// One possible value of an attribute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Value {
-    /// What reports call it.
+pub struct AttributeValue {
+    /// Its name in results.
     pub name: String,
     /// Phrases that describe a person with this value; their features are averaged.
     pub prompts: Vec<String>,
@@ -128,15 +127,15 @@ pub enum VocabularyError {
     /// Not TOML, or TOML with other keys than a vocabulary has; the source says at which line.
     #[error("{origin}: not a vocabulary: {source}")]
     Toml {
-        /// The file, or what stands for it.
+        /// The file, or a description of the text.
         origin: String,
         /// The line, the column and what is wrong there.
         source: Box<toml::de::Error>,
     },
-    /// The keys are right and what they hold is not.
+    /// Valid keys with invalid values.
     #[error("{origin}: {place}: {problem}")]
     Invalid {
-        /// The file, or what stands for it.
+        /// The file, or a description of the text.
         origin: String,
         /// The path of the value, such as `attributes[3] "bag".values[0]`.
         place: String,
@@ -146,20 +145,20 @@ pub enum VocabularyError {
 }
 
 /// A place in the vocabulary and what is wrong with it.
-struct Fault {
+struct VocabularyFault {
     place: String,
     problem: String,
 }
 
-fn fault(place: impl Into<String>, problem: impl Into<String>) -> Result<(), Fault> {
-    Err(Fault {
+fn fault(place: impl Into<String>, problem: impl Into<String>) -> Result<(), VocabularyFault> {
+    Err(VocabularyFault {
         place: place.into(),
         problem: problem.into(),
     })
 }
 
 impl Vocabulary {
-    /// The vocabulary that ships: 8 part classes and 14 attributes.
+    /// The default vocabulary: 8 part classes and 14 attributes.
     ///
     /// # Errors
     ///
@@ -171,7 +170,7 @@ impl Vocabulary {
     /// What two-means and three-means find without CLIP: background, head, upper body, lower
     /// body, in the order of SOLIDER's part classes, and no attributes.
     pub fn kmeans() -> Self {
-        let part = |name: &str| Part {
+        let part = |name: &str| PartClass {
             name: name.into(),
             synonyms: vec![name.into()],
         };
@@ -217,15 +216,16 @@ impl Vocabulary {
     ///
     /// The first rule that is broken, with its place and `origin`.
     pub fn check(&self, origin: &str) -> Result<(), VocabularyError> {
-        self.find_fault()
-            .map_err(|Fault { place, problem }| VocabularyError::Invalid {
+        self.find_fault().map_err(
+            |VocabularyFault { place, problem }| VocabularyError::Invalid {
                 origin: origin.into(),
                 place,
                 problem,
-            })
+            },
+        )
     }
 
-    fn find_fault(&self) -> Result<(), Fault> {
+    fn find_fault(&self) -> Result<(), VocabularyFault> {
         check_templates("templates", &self.templates)?;
         check_templates("part_templates", &self.part_templates)?;
         if !(2..=MOST_PARTS).contains(&self.parts.len()) {
@@ -365,7 +365,7 @@ pub fn fill(template: &str, words: &str) -> String {
     template.replacen(PLACE, words, 1)
 }
 
-fn check_templates(place: &str, templates: &[String]) -> Result<(), Fault> {
+fn check_templates(place: &str, templates: &[String]) -> Result<(), VocabularyFault> {
     check_words(place, templates)?;
     for (i, template) in templates.iter().enumerate() {
         let places = template.matches(PLACE).count();
@@ -379,7 +379,7 @@ fn check_templates(place: &str, templates: &[String]) -> Result<(), Fault> {
     Ok(())
 }
 
-fn check_words(place: &str, words: &[String]) -> Result<(), Fault> {
+fn check_words(place: &str, words: &[String]) -> Result<(), VocabularyFault> {
     if words.is_empty() {
         return fault(place, "expected at least one entry, found none");
     }
@@ -392,7 +392,10 @@ fn check_words(place: &str, words: &[String]) -> Result<(), Fault> {
     }
 }
 
-fn check_names<'a>(place: &str, names: impl Iterator<Item = &'a str>) -> Result<(), Fault> {
+fn check_names<'a>(
+    place: &str,
+    names: impl Iterator<Item = &'a str>,
+) -> Result<(), VocabularyFault> {
     let mut seen = HashSet::new();
     for (i, name) in names.enumerate() {
         if name.trim().is_empty() {
@@ -493,8 +496,8 @@ mod tests {
 
     #[test]
     fn errors_say_where() {
-        let misspelt = DEFAULT_TOML.replacen("\nsynonyms", "\nsynonims", 1);
-        let text = message(&misspelt);
+        let misspelled = DEFAULT_TOML.replacen("\nsynonyms", "\nsynonims", 1);
+        let text = message(&misspelled);
         assert!(text.starts_with("mine.toml: not a vocabulary:"), "{text}");
         assert!(text.contains("synonims") && text.contains("line"), "{text}");
 
@@ -563,7 +566,7 @@ mod tests {
                 .to_string()
                 .contains("found 1")
         );
-        let part = |i: usize| Part {
+        let part = |i: usize| PartClass {
             name: format!("part {i}"),
             synonyms: vec!["a part".into()],
         };

@@ -63,7 +63,7 @@ pub fn check(
                 Ok(bytes) => match decode(&bytes, limits) {
                     Err(error) => ImageCheck::Unreadable(error.to_string()),
                     Ok(pixels) => label
-                        .is_of_another(&bytes, [pixels.height, pixels.width])
+                        .difference_from(&bytes, [pixels.height, pixels.width])
                         .map_or(ImageCheck::Fits, ImageCheck::Changed),
                 },
             },

@@ -176,7 +176,7 @@ impl Labeler for ClipLabeler {
 
     fn prepare(&self, image: &Rgb) -> Vec<f32> {
         let [height, width] = self.size;
-        image::normalise(
+        image::normalize(
             &image::resize(image, height, width, Filter::Bicubic),
             self.mean,
             self.std,
@@ -325,7 +325,7 @@ where
     fn prepare(&self, image: &Rgb) -> Vec<f32> {
         let [height, width] = self.size;
         let image = image::resize(image, height, width, Filter::Bicubic);
-        image::normalise(&image, image::IMAGENET_MEAN, image::IMAGENET_STD)
+        image::normalize(&image, image::IMAGENET_MEAN, image::IMAGENET_STD)
     }
 
     fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<ImageLabels>, Error> {

@@ -20,7 +20,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, Tensor, TensorData};
-use clasp_data::loader::Position;
+use clasp_data::loader::LoaderPosition;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadConfig};
 use clasp_model::layers::Rng;
@@ -65,7 +65,7 @@ pub fn save(
     schedule: &mut CheckpointSchedule,
     folder: &Path,
     trainer: &Pretrainer,
-    position: Position,
+    position: LoaderPosition,
     images: usize,
 ) -> Result<PathBuf> {
     let state = state(trainer);
@@ -115,7 +115,7 @@ fn vocabulary_digest(trainer: &Pretrainer) -> String {
 /// # Errors
 ///
 /// The file is damaged or not a checkpoint, or is of another recipe, dataset or vocabulary.
-pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<Position> {
+pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<LoaderPosition> {
     let (state, fields) = checkpoint::read(path)?;
     let metadata = CheckpointMetadata::new(path, &fields);
     let hint = "expected a checkpoint that this version of `clasp pretrain` wrote";

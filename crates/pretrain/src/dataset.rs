@@ -248,7 +248,7 @@ impl ViewGenerator {
         image: Rgb,
     ) -> std::result::Result<Rgb, String> {
         let row = (self.dataset.labels.as_ref()).and_then(|labels| labels.store.get(key));
-        match row.and_then(|row| row.is_of_another(bytes, [image.height, image.width])) {
+        match row.and_then(|row| row.difference_from(bytes, [image.height, image.width])) {
             Some(changed) => Err(format!("{changed}; label it again")),
             None => Ok(image),
         }

@@ -15,7 +15,7 @@ use std::time::Instant;
 use burn::tensor::Device;
 use clasp_data::atomic::atomic_write;
 use clasp_data::image::Filter;
-use clasp_data::loader::{Draw, Loader};
+use clasp_data::loader::{ItemRequest, Loader};
 use clasp_model::prompt::{ATTRIBUTE, PART, PROMPTS};
 use clasp_run::log::add_progress;
 use clasp_run::schedule::is_logged;
@@ -210,7 +210,7 @@ fn open(
         plan.recipe.seed,
         plan.workers,
         position.unwrap_or_default(),
-        move |Draw { item, epoch, .. }| generator.sample(item, epoch),
+        move |ItemRequest { item, epoch, .. }| generator.sample(item, epoch),
     );
     let resumed = checkpoint.map(|path| (trainer.step, path));
     let keep = plan.recipe.run.keep_checkpoints;

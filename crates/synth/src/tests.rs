@@ -326,19 +326,19 @@ fn a_dataset_reads_back_in_every_layout_and_resumes() {
     assert_eq!((summary.train, summary.query, summary.gallery), (12, 4, 6));
     assert_eq!(last, (22 + 5 + 4, 22 + 5 + 4));
 
-    let market = clasp_data::layouts::market1501::Market1501::open(&first).unwrap();
+    let market = clasp_data::layouts::reid::ReidDataset::open(&first).unwrap();
     assert_eq!((market.train.len(), market.query.len()), (12, 4));
-    let attributes = clasp_data::layouts::attributes::Attributes::open(&first).unwrap();
+    let attributes = clasp_data::layouts::attributes::AttributeDataset::open(&first).unwrap();
     assert_eq!(attributes.images.len(), 22);
     assert_eq!(attributes.splits(), ["train", "val"]);
     assert!(attributes.names.iter().any(|n| n == "upper_colour.red"));
-    let parsing = clasp_data::layouts::parsing::Parsing::open(&first).unwrap();
+    let parsing = clasp_data::layouts::parsing::ParsingDataset::open(&first).unwrap();
     assert_eq!(parsing.classes, part::NAMES);
     assert_eq!(parsing.split("val").unwrap().len(), 10);
     for split in ["train", "val"] {
-        let keypoints = clasp_data::layouts::coco::Keypoints::open(&first, split).unwrap();
+        let keypoints = clasp_data::layouts::coco::KeypointDataset::open(&first, split).unwrap();
         assert!(keypoints.images.iter().all(|image| image.path.is_file()));
-        let scenes = clasp_data::layouts::coco::Keypoints::open(
+        let scenes = clasp_data::layouts::coco::KeypointDataset::open(
             &first.join(format!("scenes/{split}.json")),
             split,
         )

@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock};
 
 use clasp_data::NewFile;
 use clasp_data::image::Limits;
-use clasp_data::source::{Failure, Source, Unreadable};
+use clasp_data::source::{ReadFailure, Source, UnreadableImages};
 use fs_err as fs;
 use parquet::basic::Compression;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
@@ -38,7 +38,7 @@ pub struct Embeddings {
     /// [images, channels].
     pub features: Vec<f32>,
     /// Images that could not be read and have no row.
-    pub unreadable: Unreadable,
+    pub unreadable: UnreadableImages,
 }
 
 /// Pooled features of every image of a source, not normalized. Images that cannot be read are skipped and listed.
@@ -93,8 +93,8 @@ pub fn embed_some<E: Extractor>(
     items: Range<usize>,
     batching: &Batching,
     progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
-) -> Result<Vec<Result<Vec<f32>, Failure>>, TaskError> {
-    let failed: Vec<OnceLock<Failure>> = vec![OnceLock::new(); items.len()];
+) -> Result<Vec<Result<Vec<f32>, ReadFailure>>, TaskError> {
+    let failed: Vec<OnceLock<ReadFailure>> = vec![OnceLock::new(); items.len()];
     let load = |i: usize| match source.load(items.start + i, &Limits::default()) {
         Ok(image) => Ok(Some(preprocess.apply(&image))),
         Err(failure) => {
@@ -123,9 +123,9 @@ pub fn embed_some<E: Extractor>(
         .into_iter()
         .zip(reasons)
         .map(|(row, failure)| {
-            row.ok_or(failure.unwrap_or(Failure {
+            row.ok_or(failure.unwrap_or(ReadFailure {
                 reason: String::new(),
-                damaged: false,
+                permanent: false,
             }))
         })
         .collect())
@@ -451,7 +451,7 @@ mod tests {
             rows.extend(some.unwrap());
         }
         assert_eq!(*last.lock().unwrap(), 9);
-        assert!(rows[1].as_ref().is_err_and(|reason| reason.damaged));
+        assert!(rows[1].as_ref().is_err_and(|reason| reason.permanent));
         let features: Vec<f32> = rows.into_iter().flatten().flatten().collect();
         assert_eq!(features, whole.features);
         assert_eq!(whole.items, [0, 2, 3, 4, 5, 6, 7, 8]);

@@ -99,12 +99,12 @@ impl Preprocess {
 
     /// An image of the input's size, normalized: `[3, height, width]`.
     pub fn normalize(&self, image: &Rgb) -> Vec<f32> {
-        image::normalise(image, self.mean, self.std)
+        image::normalize(image, self.mean, self.std)
     }
 
     /// The whole image, resized to the input's size without keeping its aspect: `[3, height, width]`.
     pub fn apply(&self, image: &Rgb) -> Vec<f32> {
-        image::normalise(
+        image::normalize(
             &image::resize(image, self.height, self.width, self.filter),
             self.mean,
             self.std,

@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicBool;
 
 use burn::tensor::{Device, Distribution, Tensor};
 use clasp_model::backbone::Backbone;
+use clasp_synth::{SynthConfig, write_dataset};
 use clasp_tasks::PassProgress;
 use clasp_tasks::attributes::AttributeTask;
 use clasp_tasks::detection::DetectionTask;

@@ -8,7 +8,7 @@
 
 use std::path::{Path, PathBuf};
 
-use clasp_data::image::{Filter, check_normalisation};
+use clasp_data::image::{Filter, check_normalization};
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -78,7 +78,7 @@ impl BackboneMeta {
                 ));
             }
         }
-        check_normalisation(self.mean, self.std)
+        check_normalization(self.mean, self.std)
     }
 }
 

@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Result;
-use clasp_data::check::{Report, check};
+use clasp_data::check::{FolderCheck, check};
 use clasp_data::image::Limits;
 use clasp_data::pack::{self, PackConfig};
-use clasp_data::source::Unreadable;
+use clasp_data::source::UnreadableImages;
+use clasp_data::statistics::statistics;
 
 use super::{open_images, print_result};
 use crate::args::{Common, Data};
@@ -88,7 +89,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
         Data::Stats { images, keep_going } => {
             let source = open_images(images, *keep_going)?;
             let mut meter = Meter::new(common, "stats", "images");
-            let stats = pack::stats(&source, &Limits::default(), &mut |done, total| {
+            let stats = statistics(&source, &Limits::default(), &mut |done, total| {
                 meter.set(done as u64, total as u64, "");
             });
             drop(meter);
@@ -120,7 +121,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
 }
 
 /// The result of a check as text.
-fn describe(report: &Report) -> String {
+fn describe(report: &FolderCheck) -> String {
     let mut text = format!("{}: {} images", report.path, report.images);
     if let Some(decoded) = report.decoded {
         let _ = write!(text, ", {decoded} decoded");
@@ -155,7 +156,7 @@ fn describe(report: &Report) -> String {
         let _ = write!(text, "\nthe same image twice: {key} and {earlier}");
     }
     and_more(&mut text, "  ", report.repeated.len());
-    for line in &report.left_out {
+    for line in &report.skipped {
         let _ = write!(text, "\nnote: {line}");
     }
     if let Some(problem) = &report.problem {
@@ -180,7 +181,7 @@ fn mib(bytes: u64) -> f64 {
     bytes as f64 / (1u64 << 20) as f64
 }
 
-fn list_unreadable(text: &mut String, unreadable: &Unreadable) {
+fn list_unreadable(text: &mut String, unreadable: &UnreadableImages) {
     if unreadable.failed.is_empty() {
         return;
     }
@@ -199,7 +200,7 @@ fn and_more(text: &mut String, indent: &str, all: usize) {
     }
 }
 
-fn unreadable_outcome(unreadable: &Unreadable, keep_going: bool) -> Result<Outcome> {
+fn unreadable_outcome(unreadable: &UnreadableImages, keep_going: bool) -> Result<Outcome> {
     if !keep_going {
         unreadable.check()?;
     }

@@ -15,7 +15,7 @@ use clasp_data::atomic_write;
 use clasp_data::augment::views;
 use clasp_data::image::{Filter, Limits, Rgb, decode, resize};
 use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, Store};
-use clasp_data::layouts::market1501::Market1501;
+use clasp_data::layouts::reid::ReidDataset;
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
@@ -790,7 +790,7 @@ fn retrieval(results: &[NetworkMetrics]) -> Result<Vec<QueryStrip>> {
 
 fn features(people: &Path, networks: &ComparedNetworks) -> Result<Vec<FeaturePicture>> {
     let ComparedNetworks { before, after, .. } = networks;
-    let market = Market1501::open(people)?;
+    let market = ReidDataset::open(people)?;
     let count = FEATURES.min(market.query.len());
     let images = (0..count)
         .map(|i| {

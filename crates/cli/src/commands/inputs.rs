@@ -17,7 +17,7 @@ pub fn open_images(specs: &[impl AsRef<str>], keep_going: bool) -> Result<Source
     let source = Source::open_several(specs, keep_going)?;
     source.damage().iter().for_each(|damage| warn(damage));
     source
-        .left_out()
+        .skipped()
         .describe()
         .iter()
         .for_each(|line| warn(line));

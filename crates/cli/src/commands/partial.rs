@@ -16,14 +16,14 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clasp_data::source::{Failure, Source, Unreadable};
+use clasp_data::source::{ReadFailure, Source, UnreadableImages};
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
 use super::beside;
 
 /// The fields of an image's line, or the reason why the image cannot be used.
-pub type ImageResult = Result<Map<String, Value>, Failure>;
+pub type ImageResult = Result<Map<String, Value>, ReadFailure>;
 
 /// The file of finished results.
 pub struct Partial {
@@ -40,7 +40,7 @@ pub struct Partial {
 /// An image that cannot be used.
 struct Failed {
     key: String,
-    failure: Failure,
+    failure: ReadFailure,
 }
 
 impl Partial {
@@ -108,9 +108,9 @@ impl Partial {
                         value["image"]
                     );
                 }
-                let outcome = value["unreadable"].as_str().map(|reason| Failure {
+                let outcome = value["unreadable"].as_str().map(|reason| ReadFailure {
                     reason: reason.to_owned(),
-                    damaged: value["again"] != true,
+                    permanent: value["again"] != true,
                 });
                 self.count(item, key, outcome);
                 whole += text.len();
@@ -131,7 +131,7 @@ impl Partial {
     }
 
     /// Counts the result of an image, the next one or a retried one.
-    fn count(&mut self, item: usize, key: &str, failure: Option<Failure>) {
+    fn count(&mut self, item: usize, key: &str, failure: Option<ReadFailure>) {
         self.again += usize::from(item < self.done);
         self.done += usize::from(item == self.done);
         match failure {
@@ -188,7 +188,7 @@ impl Partial {
                 }
                 Err(failure) => {
                     line.insert("unreadable".to_owned(), json!(failure.reason));
-                    if !failure.damaged {
+                    if !failure.permanent {
                         line.insert("again".to_owned(), json!(true));
                     }
                     Some(failure)
@@ -205,15 +205,15 @@ impl Partial {
     /// Images to retry, in order.
     pub fn to_try_again(&self) -> Vec<usize> {
         let failed = self.failed.iter();
-        let again = failed.filter(|(_, failed)| !failed.failure.damaged);
+        let again = failed.filter(|(_, failed)| !failed.failure.permanent);
         again.map(|(item, _)| *item).collect()
     }
 
     /// The finished images, and the unreadable ones among them.
-    pub fn unreadable(&self) -> Unreadable {
+    pub fn unreadable(&self) -> UnreadableImages {
         let failed = self.failed.values();
         let failed = failed.map(|failed| (failed.key.clone(), failed.failure.reason.clone()));
-        Unreadable {
+        UnreadableImages {
             seen: self.done as u64,
             failed: failed.collect(),
         }
@@ -405,17 +405,17 @@ mod tests {
         Ok(Map::from_iter([("prediction".to_owned(), json!(value))]))
     }
 
-    fn broken() -> Failure {
-        Failure {
+    fn broken() -> ReadFailure {
+        ReadFailure {
             reason: "broken".to_owned(),
-            damaged: true,
+            permanent: true,
         }
     }
 
-    fn away() -> Failure {
-        Failure {
+    fn away() -> ReadFailure {
+        ReadFailure {
             reason: "no such file".to_owned(),
-            damaged: false,
+            permanent: false,
         }
     }
 

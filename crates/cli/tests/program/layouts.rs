@@ -5,12 +5,12 @@ use fs_err as fs;
 use std::path::{Path, PathBuf};
 
 use clasp_data::image::{Limits, decode};
-use clasp_data::layouts::attributes::Attributes;
-use clasp_data::layouts::coco::{Keypoints, read_boxes};
-use clasp_data::layouts::detection::Boxes;
-use clasp_data::layouts::parsing::Parsing;
-use clasp_data::layouts::reid::Reid;
-use clasp_data::layouts::search::{GallerySize, Search};
+use clasp_data::layouts::attributes::AttributeDataset;
+use clasp_data::layouts::coco::BoxDataset;
+use clasp_data::layouts::coco::{KeypointDataset, read_boxes};
+use clasp_data::layouts::parsing::ParsingDataset;
+use clasp_data::layouts::reid::ReidDataset;
+use clasp_data::layouts::search::{GallerySize, SearchDataset};
 
 use crate::{command, miniatures};
 
@@ -61,7 +61,7 @@ fn readers_find_the_images_of_official_folders() {
         ),
         ("tables", 5, vec![]),
     ] {
-        let data = Reid::open(&at(name)).expect(name);
+        let data = ReidDataset::open(&at(name)).expect(name);
         let crops = [data.train, data.query, data.gallery].concat();
         let paths = crops.into_iter().map(|crop| crop.path);
         let missing: Vec<String> = missing.into_iter().map(str::to_owned).collect();
@@ -81,7 +81,7 @@ fn readers_find_the_images_of_official_folders() {
         ("split", "attribute split", 4, vec![]),
         ("tables", "attribute table", 3, vec![]),
     ] {
-        let data = Attributes::open(&at(name)).expect(name);
+        let data = AttributeDataset::open(&at(name)).expect(name);
         let paths = data.images.into_iter().map(|image| image.path);
         let missing: Vec<String> = missing.into_iter().map(str::to_owned).collect();
         assert_eq!(
@@ -97,7 +97,7 @@ fn readers_find_the_images_of_official_folders() {
         ("ccp", "CCP", 1, 1),
         ("tables", "label maps", 2, 2),
     ] {
-        let data = Parsing::open(&at(name)).expect(name);
+        let data = ParsingDataset::open(&at(name)).expect(name);
         let paths = data.images.iter().map(|image| image.image.clone());
         assert_eq!(
             (data.layout, decoded(paths)),
@@ -110,7 +110,7 @@ fn readers_find_the_images_of_official_folders() {
         assert_eq!(masks.count(), readable, "{name}");
     }
 
-    let data = Keypoints::open(&at("coco"), "val").expect("keypoints");
+    let data = KeypointDataset::open(&at("coco"), "val").expect("keypoints");
     assert_eq!(
         decoded(data.images.into_iter().map(|image| image.path)).0,
         2
@@ -121,7 +121,7 @@ fn readers_find_the_images_of_official_folders() {
     assert_eq!((boxes.len(), boxes[0].bbox[0]), (1, -2.0));
 
     for (split, file, visibility) in [("train", "train.json", 1.0), ("val", "val_gt.json", 0.4)] {
-        let data = Boxes::open(&at("citypersons"), split).expect(split);
+        let data = BoxDataset::open(&at("citypersons"), split).expect(split);
         assert!(data.file.ends_with(file));
         assert_eq!(
             (data.people.len(), data.people[0].visibility),
@@ -138,7 +138,7 @@ fn readers_find_the_images_of_official_folders() {
         ("prw", 3, vec!["c1s1_000103.jpg".to_owned()]),
         ("tables", 4, vec![]),
     ] {
-        let data = Search::open(&at(name), GallerySize::default()).expect(name);
+        let data = SearchDataset::open(&at(name), GallerySize::default()).expect(name);
         let all = data.train.into_iter().chain(data.test);
         assert_eq!(
             decoded(all.map(|frame| frame.path)),

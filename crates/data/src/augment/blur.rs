@@ -1,12 +1,12 @@
 //! Gaussian blur of small float images.
 
-use crate::vectors::vectorised;
+use crate::vectors::vectorized;
 
 /// How many standard deviations the kernel reaches; what lies beyond weighs 0.3 %.
 const REACH: f32 = 3.0;
 
 /// Blurs each plane with a Gaussian of standard deviation `sigma` pixels, cut off at three of
-/// them and normalised, the image mirrored at its borders (without repeating the border pixel):
+/// them and normalized, the image mirrored at its borders (without repeating the border pixel):
 /// torchvision's `gaussian_blur` with kernel size 2 ceil(3 sigma) + 1.
 ///
 /// `pixels`: `[3, height, width]`. `scratch` is space that the next call may use again.
@@ -31,7 +31,7 @@ pub(super) fn gaussian(
     blur_planes(pixels, blurred, row, [height, width], &kernel);
 }
 
-vectorised! {
+vectorized! {
     fn blur_planes<'a>(
         pixels: &'a mut [f32],
         blurred: &'a mut [f32],

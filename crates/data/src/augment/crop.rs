@@ -1,22 +1,22 @@
-//! Random crops, and labels carried through them.
+//! Random crops, of an image and of its part map.
 
 use crate::Rng;
 use crate::augment::uniform;
 use rand::RngExt;
 
-/// Draws before a crop that fits the image is given up and the middle taken, as in torchvision.
+/// Draws before a crop that fits the image is given up for the center crop, as in torchvision.
 const ATTEMPTS: usize = 10;
 
 /// A rectangle of whole pixels inside an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Crop {
+pub(super) struct CropBox {
     pub left: usize,
     pub top: usize,
     pub width: usize,
     pub height: usize,
 }
 
-impl Crop {
+impl CropBox {
     pub fn xywh(&self) -> [usize; 4] {
         [self.left, self.top, self.width, self.height]
     }
@@ -59,7 +59,7 @@ impl Crop {
         Self::middle(width, height, ratio.map(f64::from))
     }
 
-    /// The largest crop in the middle whose ratio lies in `ratio`.
+    /// The largest center crop whose ratio lies in `ratio`.
     fn middle(width: usize, height: usize, [narrowest, widest]: [f64; 2]) -> Self {
         let found = width as f64 / height as f64;
         let side = |length: f64, limit: usize| (length.round_ties_even() as usize).clamp(1, limit);
@@ -79,27 +79,27 @@ impl Crop {
     }
 }
 
-/// Part classes over a whole image, as the label store holds them.
+/// The part map of a whole image, as in the label store.
 #[derive(Clone, Copy, Debug)]
 pub struct LabelGrid<'a> {
     /// Rows of the grid.
     pub rows: usize,
     /// Columns of the grid.
     pub columns: usize,
-    /// `[rows, columns]`, 255 = not sure.
+    /// `[rows, columns]`; 255 is the ignore index.
     pub parts: &'a [u8],
 }
 
 impl LabelGrid<'_> {
-    /// The labels of a crop on another grid: for the middle of each output cell, the label of the
-    /// cell it lies in. `image_size` and `output_grid` are `[height, width]`.
+    /// The part map of a crop on another grid: for the center of each output position, the label of the
+    /// position that it lies in. `image_size` and `output_grid` are `[height, width]`.
     ///
     /// # Panics
     ///
     /// Where the grid does not hold rows x columns labels.
     pub(super) fn carry(
         &self,
-        crop: &Crop,
+        crop: &CropBox,
         flip: bool,
         image_size: [usize; 2],
         output_grid: [usize; 2],
@@ -111,14 +111,14 @@ impl LabelGrid<'_> {
             self.rows,
             self.columns
         );
-        let rows = cells(
+        let rows = positions(
             crop.top,
             crop.height,
             image_size[0],
             self.rows,
             output_grid[0],
         );
-        let mut columns = cells(
+        let mut columns = positions(
             crop.left,
             crop.width,
             image_size[1],
@@ -137,10 +137,10 @@ impl LabelGrid<'_> {
     }
 }
 
-/// Along one axis: for each of `outputs` equal pieces of the crop, the grid cell that holds its
-/// middle. In whole numbers: the middle of piece i lies at start + (2i + 1) length / (2 outputs)
-/// of `size` pixels, and the cell is that times `count` / `size`, rounded down.
-fn cells(start: usize, length: usize, size: usize, count: usize, outputs: usize) -> Vec<usize> {
+/// Along one axis: for each of `outputs` equal pieces of the crop, the grid position that holds its
+/// center. In whole numbers: the middle of piece i lies at start + (2i + 1) length / (2 outputs)
+/// of `size` pixels, and the position is that times `count` / `size`, rounded down.
+fn positions(start: usize, length: usize, size: usize, count: usize, outputs: usize) -> Vec<usize> {
     (0..outputs)
         .map(|i| (2 * outputs * start + (2 * i + 1) * length) * count / (2 * outputs * size))
         .collect()
@@ -159,7 +159,7 @@ mod tests {
             parts: &parts,
         };
         for [height, width] in [[256, 128], [97, 41], [5, 3], [1, 1]] {
-            let whole = Crop {
+            let whole = CropBox {
                 left: 0,
                 top: 0,
                 width,
@@ -183,7 +183,7 @@ mod tests {
             columns: 4,
             parts: &parts,
         };
-        let crop = Crop {
+        let crop = CropBox {
             left: 50,
             top: 0,
             width: 50,
@@ -197,20 +197,20 @@ mod tests {
     fn an_image_of_another_shape_falls_back_to_the_middle() {
         let mut rng = crate::rng_for(0, 0, "crop");
         // A crop of 80 % of a strip cannot have width over height of a half.
-        let crop = Crop::draw(1000, 10, [0.8, 1.0], [0.4, 0.6], &mut rng);
+        let crop = CropBox::draw(1000, 10, [0.8, 1.0], [0.4, 0.6], &mut rng);
         assert_eq!(
             crop,
-            Crop {
+            CropBox {
                 left: 497,
                 top: 0,
                 width: 6,
                 height: 10
             }
         );
-        let crop = Crop::draw(10, 1000, [0.8, 1.0], [0.4, 0.6], &mut rng);
+        let crop = CropBox::draw(10, 1000, [0.8, 1.0], [0.4, 0.6], &mut rng);
         assert_eq!(
             crop,
-            Crop {
+            CropBox {
                 left: 0,
                 top: 487,
                 width: 10,
@@ -218,7 +218,7 @@ mod tests {
             }
         );
         assert_eq!(
-            Crop::draw(1, 1, [0.05, 0.1], [0.4, 0.6], &mut rng).xywh(),
+            CropBox::draw(1, 1, [0.05, 0.1], [0.4, 0.6], &mut rng).xywh(),
             [0, 0, 1, 1]
         );
     }

@@ -9,7 +9,7 @@ use crate::image::Rgb;
 /// Draws before erasing is given up.
 const ATTEMPTS: usize = 10;
 
-/// Replaces a rectangle of a normalised image by noise from the standard normal distribution, with some `probability`.
+/// Replaces a rectangle of a normalized image by noise from the standard normal distribution, with some `probability`.
 ///
 /// The rectangle covers 2 % to a third of the area, its height over width is 0.3 to 1/0.3 (uniform in the logarithm), as
 /// in timm's mode `pixel`. `pixels`: [3, height, width].
@@ -45,7 +45,7 @@ pub fn normal(rng: &mut Rng) -> f32 {
     (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32
 }
 
-/// The image moved by up to `padding` pixels each way, black where nothing is left: torchvision's `Pad` and `RandomCrop`.
+/// The image moved by up to `padding` pixels each way, black outside the image: torchvision's `Pad` and `RandomCrop`.
 pub fn shift(image: &Rgb, padding: usize, rng: &mut Rng) -> Rgb {
     let [dx, dy] = [(); 2].map(|()| rng.random_range(0..=2 * padding) as i64 - padding as i64);
     let mut shifted = Rgb::filled(image.width, image.height, [0; 3]);

@@ -5,7 +5,7 @@ use safetensors::SafeTensors;
 
 use super::*;
 
-/// Single operations and the whole view, in units of the range 0 to 1 (the normalised view: of
+/// Single operations and the whole view, in units of the range 0 to 1 (the normalized view: of
 /// its standard deviations).
 const OPERATION_TOLERANCE: f32 = 1e-5;
 /// A whole view passes several operations and a division by 0.225.
@@ -60,11 +60,11 @@ fn largest_difference(found: &[f32], expected: &[f32]) -> f32 {
 fn single_operations_equal_torchvision() {
     let golden = Golden::open();
     let image = planes(&golden.image("image"));
-    let kinds: [(&str, fn(f32) -> Operation); 4] = [
-        ("brightness", Operation::Brightness),
-        ("contrast", Operation::Contrast),
-        ("saturation", Operation::Saturation),
-        ("hue", Operation::Hue),
+    let kinds: [(&str, fn(f32) -> ColorOperation); 4] = [
+        ("brightness", ColorOperation::Brightness),
+        ("contrast", ColorOperation::Contrast),
+        ("saturation", ColorOperation::Saturation),
+        ("hue", ColorOperation::Hue),
     ];
     for (name, operation) in kinds {
         let expected = golden.floats(name);
@@ -74,7 +74,7 @@ fn single_operations_equal_torchvision() {
             .zip(expected.chunks(image.len()))
         {
             let mut pixels = image.clone();
-            colour::apply(&mut pixels, &[operation(factor)]);
+            color::apply(&mut pixels, &[operation(factor)]);
             let difference = largest_difference(&pixels, expected);
             assert!(
                 difference < OPERATION_TOLERANCE,
@@ -83,10 +83,10 @@ fn single_operations_equal_torchvision() {
         }
     }
     let mut pixels = image.clone();
-    colour::apply(&mut pixels, &[Operation::Grey]);
+    color::apply(&mut pixels, &[ColorOperation::Gray]);
     assert!(largest_difference(&pixels, &golden.floats("grey")) < OPERATION_TOLERANCE);
     let mut pixels = image;
-    colour::finish(&mut pixels, true, [0.0; 3], [1.0; 3]);
+    color::finish(&mut pixels, true, [0.0; 3], [1.0; 3]);
     assert!(largest_difference(&pixels, &golden.floats("solarize")) < OPERATION_TOLERANCE);
 }
 
@@ -116,7 +116,7 @@ fn blur_equals_torchvision_and_is_close_to_pillow() {
         );
 
         // Pillow approximates the Gaussian by box filters, repeats the border and rounds to 8
-        // bits: away from the border the two are one grey level apart on the mean, no more.
+        // bits: away from the border the two are one gray level apart on the mean, no more.
         let pillow = Rgb {
             pixels: pillow[i * image.len()..][..image.len()].to_vec(),
             ..source.clone()
@@ -131,26 +131,26 @@ fn blur_equals_torchvision_and_is_close_to_pillow() {
             .map(|i| (pixels[i] - pillow[i]).abs())
             .collect();
         let mean = 255.0 * differences.iter().sum::<f32>() / differences.len() as f32;
-        assert!(mean < 1.5, "sigma {sigma}: {mean} grey levels");
+        assert!(mean < 1.5, "sigma {sigma}: {mean} gray levels");
     }
 }
 
 #[test]
 fn a_whole_view_equals_torchvision() {
     let golden = Golden::open();
-    let crop = Crop {
+    let crop = CropBox {
         left: 6,
         top: 11,
         width: 31,
         height: 52,
     };
-    let changes = Changes {
+    let changes = ViewChanges {
         flip: true,
-        colours: vec![
-            Operation::Brightness(1.3),
-            Operation::Hue(-0.08),
-            Operation::Contrast(1.35),
-            Operation::Saturation(0.85),
+        colors: vec![
+            ColorOperation::Brightness(1.3),
+            ColorOperation::Hue(-0.08),
+            ColorOperation::Contrast(1.35),
+            ColorOperation::Saturation(0.85),
         ],
         blur: Some(1.2),
         solarize: true,
@@ -162,7 +162,7 @@ fn a_whole_view_equals_torchvision() {
         [48, 24],
         IMAGENET_MEAN,
         IMAGENET_STD,
-        &mut Scratch::default(),
+        &mut ViewScratch::default(),
     );
     let expected = golden.floats("view");
     // Solarizing jumps from v to 1 - v only at one half, where both are the same but for one part
@@ -193,9 +193,10 @@ fn crops_are_distributed_as_torchvisions() {
         let (width, height) = (size[0] as usize, size[1] as usize);
         for scale in scales.chunks(2) {
             let mut rng = crate::rng_for(7, 0, "crops");
-            let mut draw = || Crop::draw(width, height, [scale[0], scale[1]], [0.4, 0.6], &mut rng);
-            let crops: Vec<Crop> = (0..DRAWS).map(|_| draw()).collect();
-            let shares: [fn(&Crop) -> usize; 4] =
+            let mut draw =
+                || CropBox::draw(width, height, [scale[0], scale[1]], [0.4, 0.6], &mut rng);
+            let crops: Vec<CropBox> = (0..DRAWS).map(|_| draw()).collect();
+            let shares: [fn(&CropBox) -> usize; 4] =
                 [|c| c.width, |c| c.height, |c| c.left, |c| c.top];
             for (share, whole) in shares.into_iter().zip([width, height, width, height]) {
                 let mut values: Vec<f32> = crops
@@ -218,7 +219,7 @@ fn crops_are_distributed_as_torchvisions() {
     }
 }
 
-/// A soft picture with every colour in it.
+/// A soft picture with every color in it.
 fn picture(width: usize, height: usize) -> Rgb {
     let pixel = |i: usize| {
         let (x, y) = ((i % width) as f32, (i / width) as f32);
@@ -341,7 +342,7 @@ fn flipping_twice_is_the_identity_and_flipping_commutes_with_the_rest() {
             .chain(&plain.local)
             .zip(flipped.global.iter().chain(&flipped.local))
         {
-            // The mean grey of a contrast is summed in another order.
+            // The mean gray of a contrast is summed in another order.
             assert!(largest_difference(&mirror(flipped), &plain.pixels) < 1e-4);
             if let (Some(plain), Some(flipped)) = (&plain.parts, &flipped.parts) {
                 let mirrored: Vec<u8> = flipped
@@ -360,29 +361,32 @@ fn treatments_happen_as_often_as_configured() {
     let config = ViewsConfig::default();
     let mut rng = crate::rng_for(1, 0, "changes");
     for (kind, blur, solarize) in [
-        (Kind::First, 1.0, 0.0),
-        (Kind::Global, 0.1, 0.2),
-        (Kind::Local, 0.5, 0.0),
+        (ViewKind::First, 1.0, 0.0),
+        (ViewKind::Global, 0.1, 0.2),
+        (ViewKind::Local, 0.5, 0.0),
     ] {
-        let drawn: Vec<Changes> = (0..DRAWS)
-            .map(|_| Changes::draw(&config, kind, &mut rng))
+        let drawn: Vec<ViewChanges> = (0..DRAWS)
+            .map(|_| ViewChanges::draw(&config, kind, &mut rng))
             .collect();
-        let share = |test: &dyn Fn(&Changes) -> bool| {
+        let share = |test: &dyn Fn(&ViewChanges) -> bool| {
             drawn.iter().filter(|c| test(c)).count() as f32 / DRAWS as f32
         };
         let expected = [
             (share(&|c| c.flip), 0.5),
-            (share(&|c| c.colours.len() >= 4), 0.8),
-            (share(&|c| c.colours.last() == Some(&Operation::Grey)), 0.2),
+            (share(&|c| c.colors.len() >= 4), 0.8),
+            (
+                share(&|c| c.colors.last() == Some(&ColorOperation::Gray)),
+                0.2,
+            ),
             (share(&|c| c.blur.is_some()), blur),
             (share(&|c| c.solarize), solarize),
             // Each of the four operations comes first a quarter of the time.
             (
-                share(&|c| matches!(c.colours.first(), Some(Operation::Contrast(_)))),
+                share(&|c| matches!(c.colors.first(), Some(ColorOperation::Contrast(_)))),
                 0.2,
             ),
             (
-                share(&|c| matches!(c.colours.get(3), Some(Operation::Hue(_)))),
+                share(&|c| matches!(c.colors.get(3), Some(ColorOperation::Hue(_)))),
                 0.2,
             ),
         ];
@@ -394,14 +398,14 @@ fn treatments_happen_as_often_as_configured() {
         }
         for change in &drawn {
             assert!(change.blur.is_none_or(|sigma| (0.1..=2.0).contains(&sigma)));
-            for operation in &change.colours {
+            for operation in &change.colors {
                 match *operation {
-                    Operation::Brightness(f) | Operation::Contrast(f) => {
+                    ColorOperation::Brightness(f) | ColorOperation::Contrast(f) => {
                         assert!((0.6..=1.4).contains(&f))
                     }
-                    Operation::Saturation(f) => assert!((0.8..=1.2).contains(&f)),
-                    Operation::Hue(turn) => assert!((-0.1..=0.1).contains(&turn)),
-                    Operation::Grey => {}
+                    ColorOperation::Saturation(f) => assert!((0.8..=1.2).contains(&f)),
+                    ColorOperation::Hue(turn) => assert!((-0.1..=0.1).contains(&turn)),
+                    ColorOperation::Gray => {}
                 }
             }
         }
@@ -431,7 +435,7 @@ fn a_configuration_out_of_bounds_names_its_field() {
             |c| c.blur = [1.0, 1.5, 0.0],
             "views.blur: expected 0 to 1, found 1.5",
         ),
-        (|c| c.blur_radius = [0.0, 2.0], "views.blur_radius"),
+        (|c| c.blur_sigma = [0.0, 2.0], "views.blur_sigma"),
         (|c| c.std = [0.0; 3], "views.std"),
     ];
     for (change, expected) in cases {
@@ -446,7 +450,7 @@ fn a_configuration_out_of_bounds_names_its_field() {
 }
 
 #[test]
-fn a_misspelt_key_is_refused_and_missing_ones_have_defaults() {
+fn a_misspelled_key_is_refused_and_missing_ones_have_defaults() {
     let config: ViewsConfig = toml::from_str("local = 4\nblur = [0.0, 0.0, 0.0]\n").unwrap();
     assert_eq!(
         config,
@@ -471,7 +475,7 @@ fn to_border(x: f32, step: f32) -> f32 {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(48))]
 
-    /// Each label has its colour in the image: after crop and flip, the colour in the middle of an
+    /// Each label has its color in the image: after crop and flip, the color in the middle of an
     /// output cell is that of the carried label.
     #[test]
     fn labels_follow_the_pixels(width in 40_usize..160, height in 80_usize..320, seed: u64, flip: bool) {
@@ -479,19 +483,19 @@ proptest! {
         const COLUMNS: usize = 4;
         const OUTPUT: [usize; 2] = [8, 4];
         let parts: Vec<u8> = (0..(ROWS * COLUMNS) as u8).collect();
-        let colour = |label: u8| [label % 3 * 127, label / 3 % 3 * 127, label / 9 * 127];
+        let color = |label: u8| [label % 3 * 127, label / 3 % 3 * 127, label / 9 * 127];
         let pixel = |i: usize| {
             let (x, y) = (i % width, i / width);
-            colour(parts[y * ROWS / height * COLUMNS + x * COLUMNS / width])
+            color(parts[y * ROWS / height * COLUMNS + x * COLUMNS / width])
         };
         let image = Rgb { width, height, pixels: (0..width * height).flat_map(pixel).collect() };
         let grid = LabelGrid { rows: ROWS, columns: COLUMNS, parts: &parts };
 
         let mut rng = crate::rng_for(seed, 0, "labels");
-        let crop = Crop::draw(width, height, [0.3, 1.0], [0.4, 0.6], &mut rng);
+        let crop = CropBox::draw(width, height, [0.3, 1.0], [0.4, 0.6], &mut rng);
         let size = [64, 32];
-        let changes = Changes { flip, colours: Vec::new(), blur: None, solarize: false };
-        let pixels = render(&ByColumns::whole(&image), &crop, &changes, size, [0.0; 3], [1.0; 3], &mut Scratch::default());
+        let changes = ViewChanges { flip, colors: Vec::new(), blur: None, solarize: false };
+        let pixels = render(&ByColumns::whole(&image), &crop, &changes, size, [0.0; 3], [1.0; 3], &mut ViewScratch::default());
         let labels = grid.carry(&crop, flip, [height, width], OUTPUT);
 
         let (mut compared, area) = (0, size[0] * size[1]);
@@ -501,13 +505,13 @@ proptest! {
             let y = place(row, OUTPUT[0], crop.top, crop.height);
             let across = if flip { OUTPUT[1] - 1 - column } else { column };
             let x = place(across, OUTPUT[1], crop.left, crop.width);
-            // Beside a border between labels the resized pixel mixes the two colours.
+            // Beside a border between labels the resized pixel mixes the two colors.
             let reach = |length: usize, out: usize| 3.0 * (length as f32 / out as f32).max(1.0);
             let clear_x = to_border(x, width as f32 / COLUMNS as f32) > reach(crop.width, size[1]);
             let clear_y = to_border(y, height as f32 / ROWS as f32) > reach(crop.height, size[0]);
             if clear_x && clear_y {
                 let at = (row * 8 + 4) * size[1] + column * 8 + 4;
-                for (channel, expected) in colour(label).into_iter().enumerate() {
+                for (channel, expected) in color(label).into_iter().enumerate() {
                     let found = pixels[channel * area + at];
                     prop_assert!((found - f32::from(expected) / 255.0).abs() < 0.05, "cell {i}: label {label}, found {found} in channel {channel}");
                 }

@@ -9,9 +9,9 @@ use crate::image::Rgb;
 pub struct Affine(pub [[f64; 3]; 2]);
 
 impl Affine {
-    /// Turns by `degrees` and scales about `centre`, which goes to `to`:
-    /// p ↦ to + diag(scale) · R(−degrees) · (p − centre). Points are (x, y); y points down.
-    pub fn about(centre: [f64; 2], to: [f64; 2], scale: [f64; 2], degrees: f64) -> Self {
+    /// Turns by `degrees` and scales about `center`, which goes to `to`:
+    /// p ↦ to + diag(scale) · R(−degrees) · (p − center). Points are (x, y); y points down.
+    pub fn about(center: [f64; 2], to: [f64; 2], scale: [f64; 2], degrees: f64) -> Self {
         let (sin, cos) = degrees.to_radians().sin_cos();
         let linear = [
             [scale[0] * cos, scale[0] * sin],
@@ -19,7 +19,7 @@ impl Affine {
         ];
         Self([0, 1].map(|axis| {
             let [a, b] = linear[axis];
-            [a, b, to[axis] - a * centre[0] - b * centre[1]]
+            [a, b, to[axis] - a * center[0] - b * center[1]]
         }))
     }
 
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(warp(&image(), &same, 4, 5, [0; 3]), image());
         let labels: Vec<u8> = (0..20).collect();
         assert_eq!(warp_labels(&labels, [4, 5], &same, 4, 5, 255), labels);
-        // Half a pixel to the right: means of neighbours, and the border beyond the last.
+        // Half a pixel to the right: means of neighbors, and the border beyond the last.
         let half = Affine::about([0.0; 2], [0.5, 0.0], [1.0; 2], 0.0);
         let view = warp(&image(), &half, 1, 7, [200, 0, 0]);
         let red: Vec<u8> = view.pixels.iter().step_by(3).copied().collect();

@@ -1,16 +1,15 @@
 //! From stored logits to attribute targets.
 //!
-//! CLIP answers most questions the same way for nearly everybody, so a logit counts by how far it
-//! lies from its mean over the corpus. It is not divided by its own standard deviation: most of
-//! that deviation is an offset which all values of an attribute share in one image, which cancels
-//! in the softmax. One temperature τ for the whole store turns differences into probabilities:
+//! CLIP prefers the same value of most attributes for nearly all images, so the mean of a logit over
+//! all images is subtracted from it. It is not divided by its standard deviation: most of that is an
+//! offset which all values of an attribute share in one image, and which cancels in the softmax. One temperature τ for the whole store turns differences into probabilities:
 //!
 //! ```text
-//! target = softmax((logit − mean of the value over the corpus) / τ)    in a group
+//! target = softmax((logit − mean of the value over all images) / τ)    in a group
 //! target = sigmoid((yes − its mean − no + its mean) / τ)               in a pair, which is the same
 //! ```
 //!
-//! [`Calibration`] holds statistics of the corpus only, from the stored logits. Everything that is
+//! [`Calibration`] holds statistics of the stored logits only. Everything that is
 //! a choice ([`AttributeConfig`]) is applied when targets are made ([`AttributeRule`]), so neither
 //! labels nor statistics have to be made again for another choice.
 
@@ -19,7 +18,9 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::{LabelError, METHOD_TRUTH, Store, store};
+use super::error::LabelError;
+use super::meta::METHOD_TRUTH;
+use super::store::{self, Store};
 use crate::vocabulary::{AttributeKind, Vocabulary};
 
 /// Intervals between the stored quantiles of a margin: percentiles.
@@ -28,11 +29,11 @@ const INTERVALS: usize = 100;
 /// Halvings of the interval in which the temperature is searched, on a logarithmic scale.
 const HALVINGS: usize = 60;
 
-/// Statistics of the attribute logits of a corpus, `_calibration.json` in the store.
+/// Statistics of the attribute logits of a store, `_calibration.json` in the store.
 ///
 /// With l the logit of value v of an attribute with K values in image i, the residual is
-/// r_iv = (l_iv − mean_u l_iu) − mean over images of the same: the image's offset is taken out,
-/// then the corpus mean.
+/// r_iv = (l_iv − mean_u l_iu) − mean over images of the same: the image's offset is subtracted,
+/// then the mean over all images.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
@@ -48,8 +49,8 @@ pub struct Calibration {
     /// Standard deviation of each attribute's residuals over images and values, in units of
     /// logits; [attributes].
     pub spread: Vec<f32>,
-    /// Percentiles 0 to 100 over the corpus of each attribute's margin, in units of logits:
-    /// best minus second-best centred logit in a group, yes minus no in a pair;
+    /// Percentiles 0 to 100 over all images of each attribute's margin, in units of logits:
+    /// best minus second-best centered logit in a group, yes minus no in a pair;
     /// [attributes][101].
     pub margins: Vec<Vec<f32>>,
 }
@@ -112,18 +113,18 @@ impl Calibration {
     ) -> Result<Option<Self>, LabelError> {
         let ranges = vocabulary.ranges();
         let logits = vocabulary.logits();
-        let (mut raw, mut residual) = (Moments::new(logits), Moments::new(logits));
-        let mut centred = vec![0.0; logits];
+        let (mut raw, mut residual) = (LogitMoments::new(logits), LogitMoments::new(logits));
+        let mut centered = vec![0.0; logits];
         visit(&mut |row| {
             raw.add(row);
             for range in &ranges {
                 let group = &row[range.clone()];
                 let offset = group.iter().map(|&x| f64::from(x)).sum::<f64>() / group.len() as f64;
-                for (out, &x) in centred[range.clone()].iter_mut().zip(group) {
+                for (out, &x) in centered[range.clone()].iter_mut().zip(group) {
                     *out = (f64::from(x) - offset) as f32;
                 }
             }
-            residual.add(&centred);
+            residual.add(&centered);
         })?;
         if raw.count == 0 {
             return Ok(None);
@@ -248,13 +249,13 @@ impl Calibration {
 
 /// Running mean and sum of squared deviations (Welford), one of each for every logit: one pass,
 /// and no loss of digits where the mean is large against the deviation.
-struct Moments {
+struct LogitMoments {
     count: u64,
     mean: Vec<f64>,
     squares: Vec<f64>,
 }
 
-impl Moments {
+impl LogitMoments {
     fn new(logits: usize) -> Self {
         Self {
             count: 0,
@@ -344,11 +345,11 @@ pub struct AttributeConfig {
     pub confident_share: f64,
     /// Temperature τ in units of logits; none: from `confident_share`.
     pub temperature: Option<f64>,
-    /// Attributes of a spread below this share of the median spread are not learnt.
+    /// Attributes of a spread below this share of the median spread are not learned.
     pub minimum_spread: f64,
     /// Weights of the others.
     pub weights: GroupWeights,
-    /// Targets above this and below `mask_high` are not learnt: see [`AttributeRule::targets`].
+    /// Targets above this and below `mask_high` are not learned: see [`AttributeRule::targets`].
     pub mask_low: f32,
     /// See `mask_low`.
     pub mask_high: f32,
@@ -440,7 +441,7 @@ pub struct AttributeTargets {
     /// One probability for each value of the vocabulary; those of an attribute sum to 1. A
     /// pair's are `[1 - p, p]`.
     pub target: Vec<f32>,
-    /// For each attribute, whether it is clear enough to be learnt from this image: false where it
+    /// For each attribute, whether it is clear enough to be learned from this image: false where it
     /// is too close to call, and where the attribute is switched off.
     pub mask: Vec<bool>,
     /// Weight of each attribute in the mean over the attributes of this image; 0 where `mask` is
@@ -509,7 +510,7 @@ impl AttributeRule {
     /// A pair is masked where its p lies strictly between `mask_low` and `mask_high`: too close to
     /// call. A group is judged by its best value against its second, p1 / (p1 + p2), which for two
     /// values is the same rule. The share of the best value alone would not do for large groups:
-    /// of eleven colours a clear winner may have 0.4, and a target without any winner 0.15. (The
+    /// of eleven colors a clear winner may have 0.4, and a target without any winner 0.15. (The
     /// rule for groups is this project's choice.)
     ///
     /// # Panics

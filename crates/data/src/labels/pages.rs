@@ -17,7 +17,7 @@ const MOST_DEPTH: usize = 8;
 
 /// A page header, Thrift's `PageHeader` of the Parquet format.
 #[derive(Clone, Debug, Default)]
-struct Header {
+struct PageHeader {
     kind: i64,
     uncompressed: i64,
     compressed: i64,
@@ -134,10 +134,10 @@ impl Thrift<'_> {
         }
     }
 
-    fn header(&mut self) -> Result<Header> {
-        let mut header = Header {
+    fn header(&mut self) -> Result<PageHeader> {
+        let mut header = PageHeader {
             is_compressed: true,
-            ..Header::default()
+            ..PageHeader::default()
         };
         self.structure(0, &mut |thrift, field, kind| {
             let header = &mut header;
@@ -221,7 +221,7 @@ impl Pages {
     }
 
     /// The next header and the bytes of its page, as they are stored.
-    fn next_header(&mut self) -> Result<Option<(Header, Bytes)>> {
+    fn next_header(&mut self) -> Result<Option<(PageHeader, Bytes)>> {
         if self.left <= 0 || self.at >= self.bytes.len() {
             return Ok(None);
         }

@@ -18,9 +18,11 @@ use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
 use parquet::schema::parser::parse_message_type;
 use sha2::{Digest, Sha256};
 
+use super::error::LabelError;
+use super::file_names::{SIDECAR, shard_name};
+use super::meta::StoreMeta;
 use super::pages::Pages;
-use super::store::{SIDECAR, shard_name};
-use super::{LabelError, LabelRef, Labels, StoreMeta};
+use super::row::{LabelRef, Labels};
 use crate::vocabulary::Vocabulary;
 
 /// Version of the format, `clasp.format` in the metadata.
@@ -37,7 +39,7 @@ const DIGEST: &str = "clasp.digest";
 
 /// The rows of one file, column by column.
 #[derive(Debug, Default)]
-pub(super) struct Columns {
+pub(super) struct LabelColumns {
     pub keys: Vec<Arc<str>>,
     pub widths: Vec<u16>,
     pub heights: Vec<u16>,
@@ -51,15 +53,15 @@ pub(super) struct Columns {
     pub images: Vec<Arc<str>>,
 }
 
-impl Columns {
-    /// The labels of one image; `cells` and `logits` are the store's.
-    pub fn row(&self, index: usize, cells: usize, logits: usize) -> LabelRef<'_> {
+impl LabelColumns {
+    /// The labels of one image; `positions` and `logits` are the store's.
+    pub fn row(&self, index: usize, positions: usize, logits: usize) -> LabelRef<'_> {
         LabelRef {
             key: &self.keys[index],
             width: self.widths[index],
             height: self.heights[index],
-            parts: &self.parts[index * cells..(index + 1) * cells],
-            part_confidence: &self.part_confidence[index * cells..(index + 1) * cells],
+            parts: &self.parts[index * positions..(index + 1) * positions],
+            part_confidence: &self.part_confidence[index * positions..(index + 1) * positions],
             attributes: &self.attributes[index * logits..(index + 1) * logits],
             image_sha256: &self.images[index],
         }
@@ -68,10 +70,10 @@ impl Columns {
 
 /// What a file holds: the store's metadata, the name of its input shard, its rows.
 #[derive(Debug)]
-pub(super) struct Shard {
+pub(super) struct LabelShard {
     pub meta: StoreMeta,
     pub name: String,
-    pub columns: Columns,
+    pub columns: LabelColumns,
     /// Whether another program wrote the file, or changed it.
     pub edited: bool,
 }
@@ -106,12 +108,12 @@ pub(super) fn encode(name: &str, meta: &StoreMeta, labels: &[Labels]) -> Result<
             required binary key (STRING);
             required int32 width (INTEGER(16, false));
             required int32 height (INTEGER(16, false));
-            required fixed_len_byte_array({cells}) parts;
-            required fixed_len_byte_array({cells}) part_confidence;
+            required fixed_len_byte_array({positions}) parts;
+            required fixed_len_byte_array({positions}) part_confidence;
             required group attributes (LIST) {{ repeated group list {{ required float element; }} }}
             required binary image_sha256 (STRING);
         }}",
-        cells = meta.cells()
+        positions = meta.positions()
     );
     let schema = Arc::new(parse_message_type(&schema)?);
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
@@ -123,11 +125,11 @@ pub(super) fn encode(name: &str, meta: &StoreMeta, labels: &[Labels]) -> Result<
             .collect();
         let widths: Vec<_> = group.iter().map(|label| i32::from(label.width)).collect();
         let heights: Vec<_> = group.iter().map(|label| i32::from(label.height)).collect();
-        let cells = |bytes: &Vec<u8>| FixedLenByteArray::from(bytes.clone());
-        let parts: Vec<_> = group.iter().map(|label| cells(&label.parts)).collect();
+        let positions = |bytes: &Vec<u8>| FixedLenByteArray::from(bytes.clone());
+        let parts: Vec<_> = group.iter().map(|label| positions(&label.parts)).collect();
         let confidence: Vec<_> = group
             .iter()
-            .map(|label| cells(&label.part_confidence))
+            .map(|label| positions(&label.part_confidence))
             .collect();
         write_column::<ByteArrayType>(&mut out, &keys)?;
         write_column::<Int32Type>(&mut out, &widths)?;
@@ -210,7 +212,7 @@ pub(super) fn decode(
     path: &Path,
     bytes: Vec<u8>,
     sidecar: Option<&StoreMeta>,
-) -> std::result::Result<Shard, LabelError> {
+) -> std::result::Result<LabelShard, LabelError> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     // The Parquet reader is not ours and the file is a user's: whatever it does with damaged
     // bytes, the program reports the file and goes on.
@@ -224,7 +226,7 @@ fn decode_checked(
     bytes: Bytes,
     file_name: &str,
     sidecar: Option<&StoreMeta>,
-) -> std::result::Result<Shard, String> {
+) -> std::result::Result<LabelShard, String> {
     let size = bytes.len();
     let reader = SerializedFileReader::new(bytes.clone()).map_err(|error| error.to_string())?;
     let metadata = reader.metadata();
@@ -240,17 +242,17 @@ fn decode_checked(
         }
         (Err(problem), _) => return Err(problem),
     };
-    let (cells, logits) = (meta.cells(), meta.vocabulary.logits());
-    let leaves = Leaves::of(metadata)?;
-    check_claims(&bytes, metadata, 2 * cells + 4 * logits + 8)?;
+    let (positions, logits) = (meta.positions(), meta.vocabulary.logits());
+    let leaves = LabelLeaves::of(metadata)?;
+    check_claims(&bytes, metadata, 2 * positions + 4 * logits + 8)?;
     let rows = metadata
         .row_groups()
         .iter()
         .map(|group| group.num_rows() as usize);
     let images: usize = rows.sum();
-    let mut columns = Columns {
+    let mut columns = LabelColumns {
         keys: Vec::with_capacity(images.min(size)),
-        ..Columns::default()
+        ..LabelColumns::default()
     };
     for index in 0..metadata.num_row_groups() {
         let group = Group {
@@ -260,15 +262,15 @@ fn decode_checked(
                 .map_err(|error| error.to_string())?,
         };
         group
-            .read(&leaves, cells, logits, &mut columns)
+            .read(&leaves, positions, logits, &mut columns)
             .map_err(|error| format!("row group {index}: {error}"))?;
     }
-    for row in (0..columns.keys.len()).map(|i| columns.row(i, cells, logits)) {
+    for row in (0..columns.keys.len()).map(|i| columns.row(i, positions, logits)) {
         if let Some(problem) = meta.row_fault(&row) {
             return Err(format!("labels of {:?}: {problem}", row.key));
         }
     }
-    Ok(Shard {
+    Ok(LabelShard {
         meta,
         name,
         columns,
@@ -404,7 +406,7 @@ fn decode_meta(metadata: &ParquetMetaData) -> std::result::Result<(StoreMeta, St
 }
 
 /// Where the columns are among those of a file, found by their names; others are passed over.
-struct Leaves {
+struct LabelLeaves {
     key: usize,
     width: usize,
     height: usize,
@@ -415,7 +417,7 @@ struct Leaves {
     image_sha256: Option<usize>,
 }
 
-impl Leaves {
+impl LabelLeaves {
     fn of(metadata: &ParquetMetaData) -> std::result::Result<Self, String> {
         let schema = metadata.file_metadata().schema_descr();
         let names: Vec<&str> = (schema.columns().iter())
@@ -453,14 +455,14 @@ struct Group<'a> {
     reader: Box<dyn RowGroupReader + 'a>,
 }
 
-/// Values of a column, whatever their physical type.
-enum Values {
+/// ColumnValues of a column, whatever their physical type.
+enum ColumnValues {
     Bytes(Vec<Vec<u8>>),
     Integers(Vec<i64>),
     Reals(Vec<f64>),
 }
 
-impl Values {
+impl ColumnValues {
     fn kind(&self) -> &'static str {
         match self {
             Self::Bytes(_) => "texts or bytes",
@@ -473,7 +475,7 @@ impl Values {
 /// A column of a row group: its values, and how many of them each row has (a row without a value
 /// has none, one of a list as many as the list).
 struct Column {
-    values: Values,
+    values: ColumnValues,
     counts: Vec<usize>,
 }
 
@@ -481,10 +483,10 @@ impl Group<'_> {
     /// Appends its rows to `columns`.
     fn read(
         &self,
-        leaves: &Leaves,
-        cells: usize,
+        leaves: &LabelLeaves,
+        positions: usize,
         logits: usize,
-        columns: &mut Columns,
+        columns: &mut LabelColumns,
     ) -> std::result::Result<(), String> {
         let rows = self.reader.metadata().num_rows() as usize;
         let in_column =
@@ -507,7 +509,7 @@ impl Group<'_> {
                 &mut columns.part_confidence,
             ),
         ] {
-            let found = self.maps(leaf, rows, cells).map_err(in_column(name))?;
+            let found = self.maps(leaf, rows, positions).map_err(in_column(name))?;
             bytes.extend(found);
         }
         match leaves.attributes {
@@ -559,12 +561,12 @@ impl Group<'_> {
             ColumnReader::ByteArrayColumnReader(reader) => {
                 let (values, counts) = read_rows(reader, rows, levels)?;
                 let values = values.into_iter().map(|value| value.data().to_vec());
-                (Values::Bytes(values.collect()), counts)
+                (ColumnValues::Bytes(values.collect()), counts)
             }
             ColumnReader::FixedLenByteArrayColumnReader(reader) => {
                 let (values, counts) = read_rows(reader, rows, levels)?;
                 let values = values.into_iter().map(|value| value.data().to_vec());
-                (Values::Bytes(values.collect()), counts)
+                (ColumnValues::Bytes(values.collect()), counts)
             }
             ColumnReader::Int32ColumnReader(reader) => {
                 let (values, counts) = read_rows(reader, rows, levels)?;
@@ -573,24 +575,24 @@ impl Group<'_> {
                     false => i64::from(value),
                 };
                 (
-                    Values::Integers(values.into_iter().map(wide).collect()),
+                    ColumnValues::Integers(values.into_iter().map(wide).collect()),
                     counts,
                 )
             }
             ColumnReader::Int64ColumnReader(reader) => {
                 let (values, counts) = read_rows(reader, rows, levels)?;
-                (Values::Integers(values), counts)
+                (ColumnValues::Integers(values), counts)
             }
             ColumnReader::FloatColumnReader(reader) => {
                 let (values, counts) = read_rows(reader, rows, levels)?;
                 (
-                    Values::Reals(values.into_iter().map(f64::from).collect()),
+                    ColumnValues::Reals(values.into_iter().map(f64::from).collect()),
                     counts,
                 )
             }
             ColumnReader::DoubleColumnReader(reader) => {
                 let (values, counts) = read_rows(reader, rows, levels)?;
-                (Values::Reals(values), counts)
+                (ColumnValues::Reals(values), counts)
             }
             _ => return Err("expected numbers, texts or bytes, found another type".to_owned()),
         };
@@ -620,8 +622,8 @@ impl Group<'_> {
         all.ok_or_else(|| "expected a text a row, found lists".to_owned())
     }
 
-    fn decoded(&self, values: Values) -> std::result::Result<Vec<Arc<str>>, String> {
-        let Values::Bytes(values) = values else {
+    fn decoded(&self, values: ColumnValues) -> std::result::Result<Vec<Arc<str>>, String> {
+        let ColumnValues::Bytes(values) = values else {
             return Err(format!("expected texts, found {}", values.kind()));
         };
         let text = |value: Vec<u8>| match String::from_utf8(value) {
@@ -636,11 +638,11 @@ impl Group<'_> {
         one_each(&column.counts)?;
         let wrong = |found: String| format!("expected 1 to {}, found {found}", u16::MAX);
         match column.values {
-            Values::Integers(values) => { values.into_iter() }
+            ColumnValues::Integers(values) => { values.into_iter() }
                 .map(|value| u16::try_from(value).map_err(|_| wrong(value.to_string())))
                 .collect(),
             // pandas makes such a column of one that once lacked a value.
-            Values::Reals(values) => { values.into_iter() }
+            ColumnValues::Reals(values) => { values.into_iter() }
                 .map(
                     |value| match value.fract() == 0.0 && (0.0..65536.0).contains(&value) {
                         true => Ok(value as u16),
@@ -653,21 +655,30 @@ impl Group<'_> {
     }
 
     /// Maps of one byte a cell: binary, or lists of whole numbers.
-    fn maps(&self, leaf: usize, rows: usize, cells: usize) -> std::result::Result<Vec<u8>, String> {
+    fn maps(
+        &self,
+        leaf: usize,
+        rows: usize,
+        positions: usize,
+    ) -> std::result::Result<Vec<u8>, String> {
         let column = self.column(leaf, rows)?;
         match column.values {
-            Values::Bytes(values) => {
+            ColumnValues::Bytes(values) => {
                 one_each(&column.counts)?;
-                if let Some(row) = values.iter().position(|value| value.len() != cells) {
+                if let Some(row) = values.iter().position(|value| value.len() != positions) {
                     let found = values[row].len();
-                    return Err(format!("row {row}: expected {cells} bytes, found {found}"));
+                    return Err(format!(
+                        "row {row}: expected {positions} bytes, found {found}"
+                    ));
                 }
                 Ok(values.concat())
             }
-            Values::Integers(values) => {
-                if let Some(row) = column.counts.iter().position(|count| *count != cells) {
+            ColumnValues::Integers(values) => {
+                if let Some(row) = column.counts.iter().position(|count| *count != positions) {
                     let found = column.counts[row];
-                    return Err(format!("row {row}: expected {cells} cells, found {found}"));
+                    return Err(format!(
+                        "row {row}: expected {positions} positions, found {found}"
+                    ));
                 }
                 let byte = |value: i64| {
                     u8::try_from(value).map_err(|_| format!("expected 0 to 255, found {value}"))
@@ -696,8 +707,12 @@ impl Group<'_> {
             ));
         }
         match column.values {
-            Values::Reals(values) => Ok(values.into_iter().map(|value| value as f32).collect()),
-            Values::Integers(values) => Ok(values.into_iter().map(|value| value as f32).collect()),
+            ColumnValues::Reals(values) => {
+                Ok(values.into_iter().map(|value| value as f32).collect())
+            }
+            ColumnValues::Integers(values) => {
+                Ok(values.into_iter().map(|value| value as f32).collect())
+            }
             _ if logits == 0 => Ok(Vec::new()),
             other => Err(format!("expected numbers, found {}", other.kind())),
         }

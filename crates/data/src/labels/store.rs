@@ -1,81 +1,18 @@
 //! A folder of label files, as one table.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
-use super::shard::{self, Columns, Shard};
-use super::{LabelError, Labels, StoreMeta};
+use super::error::LabelError;
+use super::file_names::{SIDECAR, shard_file};
+use super::meta::StoreMeta;
+use super::row::{LabelRef, Labels};
+use super::shard::{self, LabelColumns, LabelShard};
 use crate::vocabulary::Vocabulary;
-
-/// The labels of one image, as the store holds them.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct LabelRef<'a> {
-    /// The image's key in its source.
-    pub key: &'a str,
-    /// Width of the image in pixels.
-    pub width: u16,
-    /// Height of the image in pixels.
-    pub height: u16,
-    /// Part class of each cell: `[rows, columns]`, 255 where the labeller was not sure.
-    pub parts: &'a [u8],
-    /// round(255 p) of the best class of each cell: `[rows, columns]`.
-    pub part_confidence: &'a [u8],
-    /// Raw logits, one for each value of the vocabulary.
-    pub attributes: &'a [f32],
-    /// [`image_digest`] of the file that was labelled; empty where it is not known.
-    pub image_sha256: &'a str,
-}
-
-impl LabelRef<'_> {
-    /// These labels with storage of their own.
-    pub fn to_labels(&self) -> Labels {
-        Labels {
-            key: self.key.into(),
-            width: self.width,
-            height: self.height,
-            parts: self.parts.to_vec(),
-            part_confidence: self.part_confidence.to_vec(),
-            attributes: self.attributes.to_vec(),
-            image_sha256: self.image_sha256.to_owned(),
-        }
-    }
-
-    /// Whether these are labels of another image than the one of `bytes` and [height, width]: what
-    /// is different, in words.
-    pub fn is_of_another(&self, bytes: &[u8], [height, width]: [usize; 2]) -> Option<String> {
-        let size = [usize::from(self.height), usize::from(self.width)];
-        if size != [height, width] {
-            return Some(format!(
-                "the image has changed since it was labelled: {width} x {height} pixels, the labels \
-                 are of {} x {} (width x height)",
-                size[1], size[0]
-            ));
-        }
-        let changed = !self.image_sha256.is_empty() && self.image_sha256 != image_digest(bytes);
-        changed.then(|| {
-            "the image has changed since it was labelled: its file has another content".to_owned()
-        })
-    }
-}
-
-/// The digest of an image file that labels keep: the first 16 hexadecimal digits of its SHA-256.
-pub fn image_digest(bytes: &[u8]) -> String {
-    let hash = Sha256::digest(bytes);
-    hash.iter()
-        .take(8)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
-}
-
-/// The file beside the shards that says what all labels are of. Its name begins with `_`, as readers
-/// of Parquet folders pass over such names.
-pub(super) const SIDECAR: &str = "_store.toml";
 
 /// [`StoreMeta`] as a file.
 #[derive(Serialize, Deserialize)]
@@ -109,14 +46,14 @@ fn write_sidecar(folder: &Path, meta: &StoreMeta) -> Result<(), LabelError> {
     };
     let text = toml::to_string(&sidecar).map_err(|error| failed(error.to_string()))?;
     let text = format!(
-        "# What all labels in this folder share. Label files that other programs wrote do not hold it.\n{text}"
+        "# What all labels in this folder share, for label files that other programs wrote.\n{text}"
     );
     Ok(crate::atomic_write(&path, |file| {
         file.write_all(text.as_bytes())
     })?)
 }
 
-/// What the sidecar of a store says; none where there is none.
+/// The contents of the sidecar of a store, if there is one.
 fn read_sidecar(folder: &Path) -> Result<Option<StoreMeta>, LabelError> {
     let path = folder.join(SIDECAR);
     let text = match fs::read_to_string(&path) {
@@ -143,9 +80,9 @@ fn read_sidecar(folder: &Path) -> Result<Option<StoreMeta>, LabelError> {
     }
 }
 
-/// Writes the labels of one input shard into the store's folder, which is made if need be, and
-/// returns the file's path. The file appears whole or not at all, and takes the place of an
-/// earlier one of the same shard.
+/// Writes the labels of one input shard into the store's folder, which is created where it is missing,
+/// and returns the file's path. The file is written atomically and replaces an earlier one of the same
+/// shard.
 ///
 /// # Errors
 ///
@@ -178,17 +115,17 @@ pub fn write_shard(
         shard::encode(shard_name, meta, labels).map_err(|error| invalid("", error.to_string()))?;
     fs::create_dir_all(folder)?;
     write_sidecar(folder, meta)?;
-    let path = folder.join(file_name(shard_name));
+    let path = folder.join(shard_file(shard_name));
     crate::atomic_write(&path, |out| out.write_all(&bytes))?;
     Ok(path)
 }
 
-/// Names of the input shards whose labels are in `folder`, whole and made as `meta` says; a
-/// folder that is not there yet has none. A labelling run leaves these out.
+/// Names of the input shards whose labels are in `folder`, complete and with the same `meta`; a folder
+/// that does not exist yet has none. A labeling run skips these.
 ///
 /// # Errors
 ///
-/// A damaged file, or one that was made in another way: going on would mix two labellings.
+/// A damaged file, or one with another `meta`: continuing would mix two labelings.
 pub fn finished_shards(folder: &Path, meta: &StoreMeta) -> Result<BTreeSet<String>, LabelError> {
     if !folder.exists() {
         return Ok(BTreeSet::new());
@@ -208,7 +145,7 @@ pub fn finished_shards(folder: &Path, meta: &StoreMeta) -> Result<BTreeSet<Strin
 ///
 /// No labels of this shard, or a damaged file.
 pub fn shard_keys(folder: &Path, shard_name: &str) -> Result<Vec<String>, LabelError> {
-    let shard = read(&folder.join(file_name(shard_name)))?;
+    let shard = read(&folder.join(shard_file(shard_name)))?;
     Ok(shard.columns.keys.iter().map(ToString::to_string).collect())
 }
 
@@ -219,60 +156,18 @@ pub fn shard_keys(folder: &Path, shard_name: &str) -> Result<Vec<String>, LabelE
 ///
 /// No labels of this shard, or a damaged file.
 pub fn read_shard(folder: &Path, shard_name: &str) -> Result<(Vec<Labels>, bool), LabelError> {
-    let Shard {
+    let LabelShard {
         meta,
         columns,
         edited,
         ..
-    } = read(&folder.join(file_name(shard_name)))?;
-    let row = |row| columns.row(row, meta.cells(), meta.vocabulary.logits());
+    } = read(&folder.join(shard_file(shard_name)))?;
+    let row = |row| columns.row(row, meta.positions(), meta.vocabulary.logits());
     let labels = (0..columns.keys.len()).map(|i| row(i).to_labels());
     Ok((labels.collect(), edited))
 }
 
-/// The name of the file of a shard in a store's folder.
-pub fn shard_file(shard_name: &str) -> String {
-    file_name(shard_name)
-}
-
-/// The file of a shard. Characters that are not safe in a file name on every system are
-/// written as `%` and two hex digits, so different shards have different files.
-fn file_name(shard: &str) -> String {
-    let mut name = String::with_capacity(shard.len() + 8);
-    for (i, byte) in shard.bytes().enumerate() {
-        let safe = byte.is_ascii_alphanumeric() || b"-_".contains(&byte) || (byte == b'.' && i > 0);
-        if safe {
-            name.push(char::from(byte));
-        } else {
-            // Writing to a string cannot fail.
-            let _ = write!(name, "%{byte:02X}");
-        }
-    }
-    name + ".parquet"
-}
-
-/// The shard whose file has a name, without its ending.
-pub(super) fn shard_name(stem: &str) -> String {
-    let mut bytes = Vec::with_capacity(stem.len());
-    let mut rest = stem.as_bytes();
-    while let [first, others @ ..] = rest {
-        let code = (*first == b'%').then(|| others.get(..2)).flatten();
-        let code = code.and_then(|code| std::str::from_utf8(code).ok());
-        match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
-            Some(byte) => {
-                bytes.push(byte);
-                rest = &others[2..];
-            }
-            None => {
-                bytes.push(*first);
-                rest = others;
-            }
-        }
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The label files of a folder, by name. Hidden files are what a killed writer left.
+/// The label files of a folder, by name. Hidden files are remnants of killed writers.
 pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, LabelError> {
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
@@ -293,7 +188,7 @@ pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, LabelError> {
 }
 
 /// Reads and checks one label file.
-pub(super) fn read(path: &Path) -> Result<Shard, LabelError> {
+pub(super) fn read(path: &Path) -> Result<LabelShard, LabelError> {
     let folder = path.parent().unwrap_or(Path::new(""));
     shard::decode(path, fs::read(path)?, read_sidecar(folder)?.as_ref())
 }
@@ -305,9 +200,9 @@ pub struct Store {
     pub meta: StoreMeta,
     /// Names of the input shards, in the order of their files.
     pub shards: Vec<String>,
-    /// Those among them that another program wrote, or changed since they were labelled.
+    /// Those among them that another program wrote, or changed since they were labeled.
     pub edited: Vec<String>,
-    columns: Columns,
+    columns: LabelColumns,
     rows_by_key: HashMap<Arc<str>, usize>,
 }
 
@@ -333,7 +228,7 @@ impl Store {
                 .then(|| first.name.clone())
                 .into_iter()
                 .collect(),
-            columns: Columns::default(),
+            columns: LabelColumns::default(),
             rows_by_key: HashMap::new(),
         };
         // Where each file's rows begin, to name the file of an earlier key.
@@ -341,7 +236,7 @@ impl Store {
         starts.push(0);
         store.append(first.name, first.columns, &paths, &starts)?;
         for path in &paths[1..] {
-            let Shard {
+            let LabelShard {
                 meta,
                 name,
                 columns,
@@ -361,7 +256,7 @@ impl Store {
     fn append(
         &mut self,
         name: String,
-        columns: Columns,
+        columns: LabelColumns,
         paths: &[PathBuf],
         starts: &[usize],
     ) -> Result<(), LabelError> {
@@ -388,12 +283,12 @@ impl Store {
         Ok(())
     }
 
-    /// Number of labelled images.
+    /// Number of labeled images.
     pub fn len(&self) -> usize {
         self.columns.keys.len()
     }
 
-    /// Whether no image is labelled.
+    /// Whether no image is labeled.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -410,24 +305,6 @@ impl Store {
 
     fn row(&self, row: usize) -> LabelRef<'_> {
         self.columns
-            .row(row, self.meta.cells(), self.meta.vocabulary.logits())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn file_names_are_safe_and_differ_as_the_shards_do() {
-        assert_eq!(file_name("people-000"), "people-000.parquet");
-        assert_eq!(file_name("a/b c"), "a%2Fb%20c.parquet");
-        assert_eq!(file_name("../x"), "%2E.%2Fx.parquet");
-        assert_eq!(file_name("a%2Fb"), "a%252Fb.parquet");
-        assert_eq!(file_name("é"), "%C3%A9.parquet");
-        for name in ["people-000", "a/b c", "../x", "a%2Fb", "é"] {
-            let file = file_name(name);
-            assert_eq!(shard_name(file.strip_suffix(".parquet").unwrap()), name);
-        }
+            .row(row, self.meta.positions(), self.meta.vocabulary.logits())
     }
 }

@@ -6,6 +6,7 @@ use fs_err as fs;
 use proptest::prelude::*;
 
 use super::*;
+use crate::vocabulary::Vocabulary;
 
 fn meta(vocabulary: Vocabulary, rows: usize, columns: usize) -> StoreMeta {
     StoreMeta {
@@ -41,8 +42,8 @@ fn label(key: &str, meta: &StoreMeta, seed: u64) -> Labels {
         key: key.into(),
         width: (next() % 65535 + 1) as u16,
         height: (next() % 65535 + 1) as u16,
-        parts: (0..meta.cells()).map(|_| part(next())).collect(),
-        part_confidence: (0..meta.cells()).map(|_| next() as u8).collect(),
+        parts: (0..meta.positions()).map(|_| part(next())).collect(),
+        part_confidence: (0..meta.positions()).map(|_| next() as u8).collect(),
         attributes: (0..meta.vocabulary.logits())
             .map(|_| next() as f32 / 1e8 - 10.0)
             .collect(),
@@ -223,11 +224,11 @@ fn labels_that_do_not_fit_are_refused_and_nothing_is_written() {
         (|l| l.width = 0, "size: expected at least 1x1, found 0x"),
         (
             |l| l.parts.truncate(127),
-            "parts: expected 128 cells (16 rows x 8 columns), found 127",
+            "parts: expected 128 patch positions (16 rows x 8 columns), found 127",
         ),
         (
             |l| l.part_confidence.push(0),
-            "part_confidence: expected 128 cells",
+            "part_confidence: expected 128 positions",
         ),
         (
             |l| l.attributes.truncate(3),
@@ -393,7 +394,7 @@ proptest! {
 
 /// Labels as `tests/labels/write.py` writes them with other programs.
 fn of_others(i: usize) -> Labels {
-    let cells = 0..16 * 8;
+    let positions = 0..16 * 8;
     let part = |j| match (i + j) % 11 {
         0 => 255,
         _ => ((i + j) % 8) as u8,
@@ -402,8 +403,8 @@ fn of_others(i: usize) -> Labels {
         key: format!("a/{i:05}"),
         width: 10 + i as u16,
         height: 20 + i as u16,
-        parts: cells.clone().map(part).collect(),
-        part_confidence: cells.map(|j| (i * j % 256) as u8).collect(),
+        parts: positions.clone().map(part).collect(),
+        part_confidence: positions.map(|j| (i * j % 256) as u8).collect(),
         attributes: (0..55).map(|k| i as f32 - k as f32 / 4.0).collect(),
         image_sha256: format!("{i:016x}"),
     }
@@ -458,7 +459,7 @@ fn an_edited_file_that_does_not_fit_names_column_and_row() {
     fs::copy(files.join("polars.parquet"), path).unwrap();
     let error = Store::open(folder.path()).unwrap_err().to_string();
     assert!(
-        error.contains("column `parts`: row 0: expected 8 cells, found 128"),
+        error.contains("column `parts`: row 0: expected 8 positions, found 128"),
         "{error}"
     );
 }
@@ -469,7 +470,7 @@ fn a_changed_image_is_known_by_its_size_and_its_bytes() {
     let bytes = b"the file of an image";
     label.image_sha256 = image_digest(bytes);
     assert_eq!(label.image_sha256.len(), 16);
-    let differs = |label: &Labels, bytes: &[u8], size| label.view().is_of_another(bytes, size);
+    let differs = |label: &Labels, bytes: &[u8], size| label.view().difference_from(bytes, size);
     assert_eq!(differs(&label, bytes, [23, 13]), None);
     let told = differs(&label, bytes, [13, 23]).unwrap();
     assert!(

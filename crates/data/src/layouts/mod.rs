@@ -1,29 +1,18 @@
-//! Folder layouts of labelled data sets.
+//! Folder layouts of annotated datasets, a module for each task.
 //!
-//! | module | layout | for |
-//! |---|---|---|
-//! | [`reid`] | those of [`market1501`] and [`msmt17`], or a CSV of image, person, camera and split | re-identification |
-//! | [`attributes`] | a CSV of image, split and columns of 0/1; PA-100K, PETA, RAPv2 and zero-shot splits ([`par`]) | attribute recognition |
-//! | [`parsing`] | a CSV of image, mask and split, and a list of classes; LIP, CIHP, ATR, CCP | parsing |
-//! | [`coco`] | COCO keypoints JSON, any skeleton; boxes of a detector | pose |
-//! | [`detection`] | COCO boxes JSON, CityPersons | pedestrian detection |
-//! | [`search`] | [`cuhk_sysu`], [`prw`], or COCO boxes with `pid` | person search |
-//!
-//! [`sides`] finds left and right in names. The drawn people have most of them in one folder. Readers look in the usual places, and an error lists where.
-//! [`crate::check`] tells which layouts a folder has.
+//! [`registry::LAYOUTS`] is the table of all layouts: [`open`](reid::ReidDataset::open) of each kind of
+//! dataset, [`crate::check`] and docs/data.md read it. Readers look in the usual places, and an
+//! error lists where. [`sides`] finds left and right in names; the synthetic people have a layout of
+//! most tasks in one folder.
 
 pub mod attributes;
 pub mod ccp;
 pub mod coco;
 pub mod csv;
-pub mod cuhk_sysu;
-pub mod detection;
-mod json;
-pub mod market1501;
-pub mod msmt17;
-pub mod par;
+pub mod layout;
+mod open;
 pub mod parsing;
-pub mod prw;
+pub mod registry;
 pub mod reid;
 pub mod search;
 pub mod sides;
@@ -33,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use crate::mat::{MatError, MatFile};
 
-/// Why a data set cannot be used.
+/// Why a dataset cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LayoutError {
@@ -48,21 +37,21 @@ pub enum LayoutError {
         folder: String,
         /// Name of the layout.
         layout: &'static str,
-        /// What would have been accepted.
-        expected: &'static str,
+        /// What is expected.
+        expected: String,
         /// Every path that was tried.
         tried: Vec<String>,
     },
-    /// A line of a table that cannot be.
+    /// An invalid line of a table.
     #[error("{file}, line {line}: expected {expected}, found {found}")]
     Line {
         /// The table.
         file: String,
         /// Line, counted from 1.
         line: usize,
-        /// What would have been accepted.
+        /// What is expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         found: String,
     },
     /// A file that is not JSON of this layout.
@@ -75,39 +64,39 @@ pub enum LayoutError {
         /// What the parser says, with line and column.
         reason: String,
     },
-    /// An entry of a JSON file that cannot be.
+    /// An invalid entry of a JSON file.
     #[error("{file}, {entry}: expected {expected}, found {found}")]
     Entry {
         /// The file.
         file: String,
         /// Which entry, for example `annotation 12`.
         entry: String,
-        /// What would have been accepted.
+        /// What is expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         found: String,
     },
-    /// Several entries of a JSON file that cannot be.
+    /// Several invalid entries of a JSON file.
     #[error("{file}: {count} entries cannot be used:\n  {}{}", .lines.join("\n  "), more(*.count, .lines.len()))]
     Entries {
         /// The file.
         file: String,
         /// How many there are.
         count: usize,
-        /// The first of them, each with what is expected and what is there.
+        /// The first of them, each with what is expected and what was found.
         lines: Vec<String>,
     },
-    /// Several lines of a table that cannot be.
+    /// Several invalid lines of a table.
     #[error("{file}: {count} lines cannot be used:\n  {}{}", .lines.join("\n  "), more(*.count, .lines.len()))]
     Lines {
         /// The table.
         file: String,
         /// How many there are.
         count: usize,
-        /// The first of them, each with what is expected and what is there.
+        /// The first of them, each with what is expected and what was found.
         lines: Vec<String>,
     },
-    /// A layout with a file a split that has other splits than the one asked for.
+    /// A layout with one file for each split, without the one that was asked for.
     #[error(
         "`{folder}` holds no {layout} of split `{wanted}`\n  expected one of its splits: {}\n  not found: {}\n\
          hint: name an existing split (`--split`, or in a recipe `task.train`); if it is needed to choose the best \
@@ -127,14 +116,14 @@ pub enum LayoutError {
         /// Every path that was tried.
         tried: Vec<String>,
     },
-    /// A file whose name does not say what it must, or whose content is of another kind.
+    /// A file with an invalid name, or with content of another kind.
     #[error("{file}: expected {expected}, found {found}")]
     File {
         /// The file.
         file: String,
-        /// What would have been accepted.
+        /// What is expected.
         expected: String,
-        /// What is there.
+        /// What was found.
         found: String,
     },
     /// A split without an image.
@@ -159,7 +148,8 @@ fn more(count: usize, listed: usize) -> String {
     }
 }
 
-/// Names the splits that a folder has where the one asked for is not among them; `place` finds the file of a split.
+/// Names the splits that a folder has where the requested one is not among them; `place` finds the file
+/// of a split.
 fn with_splits(
     error: LayoutError,
     wanted: &str,
@@ -197,7 +187,7 @@ fn with_splits(
 }
 
 impl LayoutError {
-    /// The paths that were tried, where nothing is there.
+    /// The paths that were tried, where nothing was found.
     pub fn missing(self) -> Result<Vec<String>, Self> {
         match self {
             Self::NotFound { tried, .. } | Self::NoSplitFile { tried, .. } => Ok(tried),
@@ -231,7 +221,7 @@ fn find(
     folder: &Path,
     candidates: &[String],
     layout: &'static str,
-    expected: &'static str,
+    expected: &str,
 ) -> Result<PathBuf, LayoutError> {
     Ok(find_all(folder, candidates, layout, expected)?.swap_remove(0))
 }
@@ -241,7 +231,7 @@ fn find_all(
     folder: &Path,
     candidates: &[String],
     layout: &'static str,
-    expected: &'static str,
+    expected: &str,
 ) -> Result<Vec<PathBuf>, LayoutError> {
     let paths = candidates.iter().map(|candidate| folder.join(candidate));
     // Where upper and lower case are the same, so are some of the candidates.
@@ -253,14 +243,14 @@ fn find_all(
         return Err(LayoutError::NotFound {
             folder: folder.display().to_string(),
             layout,
-            expected,
+            expected: expected.to_owned(),
             tried: paths.map(|path| path.display().to_string()).collect(),
         });
     }
     Ok(found)
 }
 
-/// The places `near` a file of annotation where its images may be: beside it, then beside its folder.
+/// The folders `near` a file of annotation that may hold its images: beside it, then beside its folder.
 fn around(file: &Path, near: &[String]) -> Vec<PathBuf> {
     let folder = file.parent().unwrap_or(Path::new(""));
     // A folder that is a link has two others above it: that of the link, and that of its target.
@@ -284,7 +274,7 @@ fn read_mat(path: &Path) -> Result<MatFile, LayoutError> {
     MatFile::read(path)?.map_err(in_file(path))
 }
 
-/// Names the file of a value that cannot be.
+/// Adds the file to an error about one of its values.
 fn in_file(path: &Path) -> impl Fn(MatError) -> LayoutError {
     move |error| LayoutError::Entry {
         file: path.display().to_string(),

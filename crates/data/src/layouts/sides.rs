@@ -1,11 +1,11 @@
-//! Left and right in the names of joints and classes, which change places in a mirrored image.
+//! Left and right in the names of joints and classes, which swap in a mirrored image.
 //!
 //! A side is the word `left` or `right`, or `l` or `r`, in any case and wherever words end: `left_ankle`, `Left-arm`, `ankle_l`,
 //! `LShoulder`, `RightHip`. Where no word ends (`leftankle`, `lknee`), it is one if the other side is named alike.
 
 use std::collections::HashMap;
 
-/// Names that change places, and names that should but cannot.
+/// Names that swap in a mirrored image, and names with a side but no counterpart.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Sides {
     /// Positions of a left and the right of the same name.
@@ -36,7 +36,7 @@ impl Sides {
     }
 }
 
-/// The position that each of `count` positions becomes in a mirrored image, where `pairs` change places.
+/// The position that each of `count` positions becomes in a mirrored image, where `pairs` swap.
 pub fn twins(pairs: &[[usize; 2]], count: usize) -> Vec<usize> {
     let mut twins: Vec<usize> = (0..count).collect();
     for [a, b] in pairs {
@@ -45,7 +45,7 @@ pub fn twins(pairs: &[[usize; 2]], count: usize) -> Vec<usize> {
     twins
 }
 
-/// Position of the name that says the same as `name`: `LShoulder` for `left_shoulder`.
+/// Position of the name that is equivalent to `name`: `LShoulder` for `left_shoulder`.
 pub fn position(names: &[String], name: &str) -> Option<usize> {
     let wanted = Form::of(name).words;
     names.iter().position(|name| Form::of(name).words == wanted)
@@ -54,7 +54,7 @@ pub fn position(names: &[String], name: &str) -> Option<usize> {
 const LEFT: &str = "left";
 const RIGHT: &str = "right";
 
-/// A name as words in lower case, its sides spelt out.
+/// A name as words in lower case, its sides spelled out.
 struct Form {
     words: Vec<String>,
     /// Whether the side is a word of its own.
@@ -93,7 +93,7 @@ impl Form {
     }
 }
 
-/// A side that is written together with what has it.
+/// A side that is written together with its joint.
 fn split(word: &str) -> Option<(&'static str, &str)> {
     for (part, side) in [(LEFT, LEFT), (RIGHT, RIGHT), ("l", LEFT), ("r", RIGHT)] {
         if let Some(rest) = word.strip_prefix(part).filter(|rest| rest.len() > 1) {
@@ -103,7 +103,7 @@ fn split(word: &str) -> Option<(&'static str, &str)> {
     None
 }
 
-/// The words of a name: parted by what is no letter or digit, and by capitals.
+/// The words of a name: separated by characters other than letters and digits, and by capitals.
 fn words(name: &str) -> Vec<String> {
     let letters: Vec<char> = name.chars().collect();
     let mut words = vec![String::new()];

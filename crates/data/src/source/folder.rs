@@ -5,12 +5,11 @@ use std::path::{Path, PathBuf};
 
 use fs_err as fs;
 
-use super::{
-    EXTENSIONS, LeftOut, SourceError, describe_others, extension, is_hidden, is_sidecar_field,
-    starts_as_image,
-};
+use super::error::SourceError;
+use super::kinds::{EXTENSIONS, extension, is_hidden, is_sidecar_field, starts_as_image};
+use super::skipped::{SkippedFiles, describe_others};
 
-/// Names of folders that hold masks of the photos in folders beside them, in small letters.
+/// Names of folders that hold masks of the photos in folders beside them, in lower case.
 const MASK_FOLDERS: [&str; 14] = [
     "annotation",
     "annotations",
@@ -28,8 +27,8 @@ const MASK_FOLDERS: [&str; 14] = [
     "segs",
 ];
 
-/// Files without extension that are opened to see whether they are images.
-const MOST_LOOKED_INTO: usize = 4096;
+/// Most files without extension that are opened to see whether they are images.
+const MOST_OPENED: usize = 4096;
 
 /// The files below a folder.
 pub(super) struct Folder {
@@ -39,43 +38,43 @@ pub(super) struct Folder {
     pub tars: Vec<PathBuf>,
     /// Other files by extension.
     others: BTreeMap<String, usize>,
-    looked_into: usize,
+    opened: usize,
 }
 
 impl Folder {
     /// Lists a folder. Linked folders are followed after all others, and each folder is read once,
     /// however many links lead to it; with `masks`, masks count as images.
-    pub fn walk(root: &Path, masks: bool, left_out: &mut LeftOut) -> Result<Self, SourceError> {
+    pub fn walk(root: &Path, masks: bool, skipped: &mut SkippedFiles) -> Result<Self, SourceError> {
         let mut folder = Self {
             files: Vec::new(),
             tars: Vec::new(),
             others: BTreeMap::new(),
-            looked_into: 0,
+            opened: 0,
         };
         let top = fs::canonicalize(root)?;
         let mut seen = HashSet::from([top.clone()]);
         let mut links = BTreeSet::new();
-        folder.descend(root.to_owned(), PathBuf::new(), &mut links, left_out)?;
+        folder.descend(root.to_owned(), PathBuf::new(), &mut links, skipped)?;
         // The folders that were read without a link are all below the top.
         while let Some((relative, path)) = links.pop_first() {
             let target = fs::canonicalize(&path)?;
             if target.starts_with(&top) || top.starts_with(&target) || !seen.insert(target) {
-                left_out.linked_folders += 1;
+                skipped.linked_folders += 1;
                 continue;
             }
-            folder.descend(path, relative, &mut links, left_out)?;
+            folder.descend(path, relative, &mut links, skipped)?;
         }
         folder.files.sort();
         folder.tars.sort();
         if !masks {
-            folder.leave_out_masks(left_out);
+            folder.skip_masks(skipped);
         }
         if folder.files.is_empty() {
             return Ok(folder);
         }
         // Tars beside images are not opened.
         for (extension, &count) in &folder.others {
-            left_out.others(extension, count);
+            skipped.others(extension, count);
         }
         Ok(folder)
     }
@@ -85,7 +84,7 @@ impl Folder {
         root: PathBuf,
         relative: PathBuf,
         links: &mut BTreeSet<(PathBuf, PathBuf)>,
-        left_out: &mut LeftOut,
+        skipped: &mut SkippedFiles,
     ) -> Result<(), SourceError> {
         let mut pending = vec![(root, relative)];
         while let Some((path, relative)) = pending.pop() {
@@ -96,10 +95,10 @@ impl Folder {
                 let extension = extension(&path);
                 let is_image = EXTENSIONS.contains(&extension.as_str());
                 if is_hidden(&relative) {
-                    // `._x.jpg` is not an image but what macOS keeps beside one.
+                    // `._x.jpg` is metadata that macOS keeps beside an image.
                     let name = entry.file_name();
                     if is_image && !name.as_encoded_bytes().starts_with(b"._") {
-                        left_out.hidden += 1;
+                        skipped.hidden += 1;
                     }
                     continue;
                 }
@@ -112,19 +111,19 @@ impl Folder {
                     links.insert((relative, path));
                     continue;
                 }
-                // A link is followed; one that leads nowhere stays, to be reported as unreadable.
+                // A link is followed; a broken one stays, to be reported as unreadable.
                 let is_special = match kind.is_symlink() {
                     true => fs::metadata(&path).is_ok_and(|target| !target.is_file()),
                     false => !kind.is_file(),
                 };
                 if is_special {
-                    left_out.special += 1;
+                    skipped.special += 1;
                 } else if is_image {
                     self.files.push((relative, path));
                 } else {
-                    if extension.is_empty() && self.looked_into < MOST_LOOKED_INTO {
-                        self.looked_into += 1;
-                        left_out.unnamed += usize::from(starts_as_image(&path).unwrap_or(false));
+                    if extension.is_empty() && self.opened < MOST_OPENED {
+                        self.opened += 1;
+                        skipped.unnamed += usize::from(starts_as_image(&path).unwrap_or(false));
                     }
                     if extension == "tar" {
                         self.tars.push(path);
@@ -136,9 +135,9 @@ impl Folder {
         Ok(())
     }
 
-    /// Leaves out masks: `x.seg.png` beside `x.jpg`, and `masks/x.png` where `x` is an image of a
+    /// Skips masks: `x.seg.png` beside `x.jpg`, and `masks/x.png` where `x` is an image of a
     /// folder that is not one of masks.
-    fn leave_out_masks(&mut self, left_out: &mut LeftOut) {
+    fn skip_masks(&mut self, skipped: &mut SkippedFiles) {
         let stem = |path: &Path| path.with_extension("").to_string_lossy().into_owned();
         let stems: HashSet<String> = self.files.iter().map(|(path, _)| stem(path)).collect();
         let mask_folder = |path: &Path| {
@@ -157,14 +156,14 @@ impl Folder {
         self.files.retain(|(path, _)| {
             let shown = path.to_string_lossy();
             if is_sidecar_field(&shown, |base| stems.contains(base), false) {
-                left_out.fields += 1;
+                skipped.fields += 1;
                 return false;
             }
-            // Masks have no loss of colours: a JPEG is a photo, wherever it lies.
+            // Masks are stored without loss: a JPEG is a photo, in any folder.
             let is_mask = matches!(extension(path).as_str(), "png" | "bmp" | "webp")
                 && mask_folder(path)
                 && photos.contains(&name(path));
-            left_out.masks += usize::from(is_mask);
+            skipped.masks += usize::from(is_mask);
             !is_mask
         });
     }

@@ -12,9 +12,9 @@ use std::path::Path;
 use fs_err as fs;
 use tar::{EntryType, Header};
 
-use super::{
-    EXTENSIONS, LeftOut, SourceError, describe_others, extension, is_hidden, is_sidecar_field,
-};
+use super::error::SourceError;
+use super::kinds::{EXTENSIONS, extension, is_hidden, is_sidecar_field};
+use super::skipped::{SkippedFiles, describe_others};
 
 /// Bytes of a header, and what contents are padded to.
 const BLOCK: u64 = 512;
@@ -24,7 +24,7 @@ const MOST_NAME: u64 = 1 << 20;
 
 /// An image in a tar.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Member {
+pub(super) struct TarMember {
     /// Path in the tar.
     pub path: String,
     /// First byte of the content in the file.
@@ -34,26 +34,29 @@ pub(super) struct Member {
 }
 
 /// A link in a tar, to be followed when all members are known.
-struct Link {
+struct TarLink {
     path: String,
     to: String,
     /// Members before it, to keep the order of the tar.
     place: usize,
 }
 
-/// What the tar holds: its images in the order of the file, and what was left out; then the error
-/// that ended it, if any.
-pub(super) fn index(path: &Path, left_out: &mut LeftOut) -> (Vec<Member>, Result<(), SourceError>) {
-    let mut reader = Reader {
+/// The images of a tar in the order of the file, and the error that ended it, if any. Skipped
+/// members are counted.
+pub(super) fn index(
+    path: &Path,
+    skipped: &mut SkippedFiles,
+) -> (Vec<TarMember>, Result<(), SourceError>) {
+    let mut reader = TarIndexer {
         archive: path.display().to_string(),
         members: Vec::new(),
         links: Vec::new(),
         files: HashMap::new(),
         others: BTreeMap::new(),
     };
-    let mut ended = reader.read(path, left_out);
-    let mut members = reader.follow(left_out);
-    leave_out_fields(&mut members, left_out);
+    let mut ended = reader.read(path, skipped);
+    let mut members = reader.follow(skipped);
+    skip_fields(&mut members, skipped);
     if ended.is_ok() && members.is_empty() {
         ended = Err(SourceError::Empty {
             place: reader.archive,
@@ -63,49 +66,51 @@ pub(super) fn index(path: &Path, left_out: &mut LeftOut) -> (Vec<Member>, Result
     (members, ended)
 }
 
-struct Reader {
+struct TarIndexer {
     archive: String,
-    members: Vec<Member>,
-    links: Vec<Link>,
+    members: Vec<TarMember>,
+    links: Vec<TarLink>,
     /// Content of every file by its path, for links.
     files: HashMap<String, (u64, u64)>,
     others: BTreeMap<String, usize>,
 }
 
-/// What headers said about the member after them.
+/// What extended headers hold for the member that follows them.
 #[derive(Default)]
-struct Ahead {
+struct ExtendedHeader {
     path: Option<String>,
     link: Option<String>,
     size: Option<u64>,
     sparse: bool,
 }
 
-impl Reader {
-    fn read(&mut self, path: &Path, left_out: &mut LeftOut) -> Result<(), SourceError> {
+impl TarIndexer {
+    fn read(&mut self, path: &Path, skipped: &mut SkippedFiles) -> Result<(), SourceError> {
         let mut file = std::io::BufReader::new(fs::File::open(path)?);
         let length = file.get_ref().metadata()?.len();
-        let (mut at, mut ahead, mut ended) = (0_u64, Ahead::default(), false);
+        let (mut at, mut ahead, mut ended) = (0_u64, ExtendedHeader::default(), false);
         let archive = self.archive.clone();
-        let after_end = |at: u64, left_out: &mut LeftOut| {
+        let after_end = |at: u64, skipped: &mut SkippedFiles| {
             let rest = length - at;
-            left_out.note(format!("{archive}: {rest} bytes after its end are no tar"));
+            skipped.note(format!(
+                "{archive}: {rest} bytes after its end are not a tar"
+            ));
         };
         loop {
             if length < at + BLOCK {
-                // One empty block is enough of an end mark: some writers leave out the second.
+                // One empty block suffices as end marker: some writers omit the second.
                 if ended && length == at {
                     return Ok(());
                 }
                 if ended {
-                    after_end(at, left_out);
+                    after_end(at, skipped);
                     return Ok(());
                 }
                 let what = match length == at && ahead.path.is_none() {
-                    true => "the end mark",
+                    true => "the end marker",
                     false => "the next member's header",
                 };
-                return Err(self.cut_short(what.to_owned(), at, BLOCK, length));
+                return Err(self.truncated(what.to_owned(), at, BLOCK, length));
             }
             let mut block = [0; BLOCK as usize];
             file.seek(SeekFrom::Start(at))?;
@@ -119,7 +124,7 @@ impl Reader {
             let header = Header::from_byte_slice(&block);
             if let Err(reason) = check(&block, header) {
                 if ended {
-                    after_end(at, left_out);
+                    after_end(at, skipped);
                     return Ok(());
                 }
                 return Err(self.damaged(at, reason));
@@ -147,7 +152,7 @@ impl Reader {
                 _ => String::from_utf8_lossy(&header.path_bytes()).into_owned(),
             };
             if offset.checked_add(stored).is_none_or(|end| end > length) {
-                return Err(self.cut_short(format!("`{name}`"), offset, stored, length));
+                return Err(self.truncated(format!("`{name}`"), offset, stored, length));
             }
             at = (offset + stored).next_multiple_of(BLOCK);
             if extended {
@@ -160,7 +165,7 @@ impl Reader {
                 let mut bytes = vec![0; size as usize];
                 file.seek(SeekFrom::Start(offset))?;
                 file.read_exact(&mut bytes)?;
-                self.look_ahead(kind, &bytes, &mut ahead, offset)?;
+                self.read_extended(kind, &bytes, &mut ahead, offset)?;
                 continue;
             }
             if kind == EntryType::GNUSparse {
@@ -181,17 +186,17 @@ impl Reader {
                 (None, None) => String::new(),
             };
             let sparse = ahead.sparse || kind == EntryType::GNUSparse;
-            ahead = Ahead::default();
-            self.member(kind, name, link, [offset, size], sparse, left_out);
+            ahead = ExtendedHeader::default();
+            self.member(kind, name, link, [offset, size], sparse, skipped);
         }
     }
 
     /// Takes a name, link or size for the member that comes next.
-    fn look_ahead(
+    fn read_extended(
         &self,
         kind: EntryType,
         bytes: &[u8],
-        ahead: &mut Ahead,
+        ahead: &mut ExtendedHeader,
         offset: u64,
     ) -> Result<(), SourceError> {
         let text = |bytes: &[u8]| {
@@ -231,7 +236,7 @@ impl Reader {
         link: String,
         [offset, size]: [u64; 2],
         sparse: bool,
-        left_out: &mut LeftOut,
+        skipped: &mut SkippedFiles,
     ) {
         let path = Path::new(&name);
         let extension = extension(path);
@@ -242,7 +247,7 @@ impl Reader {
         if is_hidden(path) {
             // `._x.jpg` is not an image but what macOS keeps beside one.
             if is_image && !name_of(path).starts_with("._") {
-                left_out.hidden += 1;
+                skipped.hidden += 1;
             }
             return;
         }
@@ -251,13 +256,13 @@ impl Reader {
             _ if is_file && !sparse => {
                 self.files.insert(plain(&name), (offset, size));
                 if is_image {
-                    self.members.push(Member {
+                    self.members.push(TarMember {
                         path: name,
                         offset,
                         size,
                     });
                 } else {
-                    left_out.other(&extension);
+                    skipped.other(&extension);
                     *self.others.entry(extension).or_default() += 1;
                 }
             }
@@ -268,19 +273,19 @@ impl Reader {
                     }
                     _ => plain(&link),
                 };
-                self.links.push(Link {
+                self.links.push(TarLink {
                     path: name,
                     to,
                     place: self.members.len(),
                 });
             }
-            _ if is_image => left_out.special += 1,
+            _ if is_image => skipped.special += 1,
             _ => {}
         }
     }
 
     /// The images, with those that links lead to in their places.
-    fn follow(&mut self, left_out: &mut LeftOut) -> Vec<Member> {
+    fn follow(&mut self, skipped: &mut SkippedFiles) -> Vec<TarMember> {
         // A link may lead to a link.
         let links: HashMap<String, String> = (self.links.iter())
             .map(|link| (plain(&link.path), link.to.clone()))
@@ -301,19 +306,19 @@ impl Reader {
             members.extend(own.by_ref().take(link.place - taken));
             taken = link.place;
             match target(link.to.clone()) {
-                Some((offset, size)) => members.push(Member {
+                Some((offset, size)) => members.push(TarMember {
                     path: link.path.clone(),
                     offset,
                     size,
                 }),
-                None => left_out.broken_links += 1,
+                None => skipped.broken_links += 1,
             }
         }
         members.extend(own);
         members
     }
 
-    fn cut_short(&self, what: String, offset: u64, need: u64, length: u64) -> SourceError {
+    fn truncated(&self, what: String, offset: u64, need: u64, length: u64) -> SourceError {
         SourceError::Truncated {
             archive: self.archive.clone(),
             what,
@@ -350,13 +355,13 @@ fn check(block: &[u8; BLOCK as usize], header: &Header) -> Result<(), String> {
 
 /// In a tar of samples (WebDataset) `000.png`, `000.seg.png` and `000.json` are fields of one
 /// sample: only the first is its image.
-fn leave_out_fields(members: &mut Vec<Member>, left_out: &mut LeftOut) {
+fn skip_fields(members: &mut Vec<TarMember>, skipped: &mut SkippedFiles) {
     let samples: std::collections::HashSet<String> = (members.iter())
         .filter_map(|member| Some(member.path.rsplit_once('.')?.0.to_owned()))
         .collect();
     members.retain(|member| {
         let is_field = is_sidecar_field(&member.path, |base| samples.contains(base), true);
-        left_out.fields += usize::from(is_field);
+        skipped.fields += usize::from(is_field);
         !is_field
     });
 }

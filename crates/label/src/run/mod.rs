@@ -27,7 +27,7 @@ use std::time::Instant;
 use clasp_data::atomic::{FolderLock, remove_abandoned_where};
 use clasp_data::image::Limits;
 use clasp_data::labels::{self, Labels, StoreMeta};
-use clasp_data::source::{Shard, Source, Unreadable};
+use clasp_data::source::{Shard, Source, UnreadableImages};
 use serde::Serialize;
 
 use self::batch::{is_readable, label_batch};
@@ -214,7 +214,7 @@ pub fn run<L: Labeler>(
         report: LabelRunReport::new(source.len()),
         open: Vec::new(),
         done: 0,
-        readable: Unreadable::default(),
+        readable: UnreadableImages::default(),
         failures: Vec::new(),
     };
     check_settings(&options.folder, &labeler.settings())?;
@@ -249,7 +249,7 @@ struct LabelRun<'a, L> {
     open: Vec<OpenShard>,
     /// Images that are done, those of earlier runs included.
     done: usize,
-    readable: Unreadable,
+    readable: UnreadableImages,
     /// Images that could not be read, with the reason.
     failures: Vec<(usize, String)>,
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::shift;
 use clasp_data::image::{flip, resize};
-use clasp_data::layouts::attributes::{Attributed, Attributes};
+use clasp_data::layouts::attributes::{AttributeImage, AttributeDataset};
 use rand::RngExt;
 
 use super::{AttributeTask, AttributesConfig};
@@ -16,17 +16,17 @@ use crate::task::{Example, SplitChoice, TrainingExamples};
 /// Images with their attributes, the name of their split, and warnings about them.
 #[derive(Debug)]
 pub struct AttributeSet {
-    pub(super) images: Vec<Attributed>,
+    pub(super) images: Vec<AttributeImage>,
     pub(super) split: String,
     pub(super) notes: Vec<String>,
 }
 
-pub(super) fn owned(images: Vec<&Attributed>) -> Vec<Attributed> {
+pub(super) fn owned(images: Vec<&AttributeImage>) -> Vec<AttributeImage> {
     images.into_iter().cloned().collect()
 }
 
 /// A note of which file was read, where a folder has several.
-pub(super) fn file_note(data: &Attributes) -> Option<String> {
+pub(super) fn file_note(data: &AttributeDataset) -> Option<String> {
     let others: Vec<String> = { data.others.iter() }
         .map(|file| file.display().to_string())
         .collect();
@@ -67,7 +67,7 @@ impl TrainingExamples for AttributeTask {
         folder: &Path,
         _: Option<&SplitChoice>,
     ) -> Result<(Self, AttributeSet), TaskError> {
-        let data = Attributes::open(folder)?;
+        let data = AttributeDataset::open(folder)?;
         let mut images = Vec::new();
         for split in &config.train_splits {
             images.extend(owned(data.split(split)?));
@@ -125,7 +125,7 @@ impl TrainingExamples for AttributeTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<Vec<bool>>, TaskError> {
-        let Attributed { path, values, .. } = &data.images[index];
+        let AttributeImage { path, values, .. } = &data.images[index];
         let image = read_image(path)?;
         let Preprocess {
             height,

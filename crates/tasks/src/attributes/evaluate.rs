@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::path::Path;
 
-use clasp_data::layouts::attributes::Attributes;
+use clasp_data::layouts::attributes::AttributeDataset;
 use clasp_data::layouts::csv::read_columns;
 use clasp_metrics::Metric;
 use clasp_metrics::attributes::{self as metrics, AttributeMetrics};
@@ -114,7 +114,7 @@ impl Evaluate for AttributeTask {
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
 
     fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<AttributeSet, TaskError> {
-        let data = Attributes::open(folder)?;
+        let data = AttributeDataset::open(folder)?;
         if data.names != self.names {
             return Err(TaskError::Mismatch {
                 file: data.file.display().to_string(),
@@ -179,7 +179,7 @@ impl Evaluate for AttributeTask {
 
     fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
-        let data = Attributes::open(request.data)?;
+        let data = AttributeDataset::open(request.data)?;
         let name = request.split.find(data.splits(), &data.file)?;
         let images = data.split(&name)?;
         let (header, rows) = read_columns(predictions, "image")?;

@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use clasp_data::layouts::attributes::{Attributed, Attributes};
+use clasp_data::layouts::attributes::{AttributeDataset, AttributeImage};
 use clasp_metrics::attributes::{self as metrics, AttributeMetrics};
 use serde::{Deserialize, Serialize};
 
@@ -60,14 +60,14 @@ pub fn protocol(preprocess: &Preprocess, config: &ProbeConfig, split: &str) -> S
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    data: &Attributes,
+    data: &AttributeDataset,
     config: &ProbeConfig,
     progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<FrozenAttributes, TaskError> {
     let split = eval_split(config, &data.splits(), &data.file)?;
     let (train, test) = (data.split(&config.train_split)?, data.split(&split)?);
     let used = config.training(train.len(), 1);
-    let train: Vec<&Attributed> = used.into_iter().map(|i| train[i]).collect();
+    let train: Vec<&AttributeImage> = used.into_iter().map(|i| train[i]).collect();
     if train.len() < 10 {
         let what = format!("split `{}` of {}", config.train_split, data.file.display());
         return Err(TaskError::TooFew {
@@ -77,7 +77,7 @@ pub fn evaluate<E: Extractor>(
         });
     }
     let size = [preprocess.height, preprocess.width];
-    let features = |images: &[&Attributed], stage| -> Result<Vec<f32>, TaskError> {
+    let features = |images: &[&AttributeImage], stage| -> Result<Vec<f32>, TaskError> {
         let load = |i: usize| Ok(Some(preprocess.apply(&read_image(&images[i].path)?)));
         let keep = |_: usize, features: &ImageFeatures| Ok(features.pooled.to_vec());
         let pass = ImagePass {
@@ -180,7 +180,7 @@ pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, Task
     let report = evaluate(
         request.extractor,
         request.preprocess,
-        &Attributes::open(request.data)?,
+        &AttributeDataset::open(request.data)?,
         request.config,
         request.progress,
     )?;
@@ -225,7 +225,7 @@ mod tests {
     fn color_features_predict_attributes_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Attributes::open(folder.path()).unwrap();
+        let data = AttributeDataset::open(folder.path()).unwrap();
         let run = |fake: Fake| {
             evaluate(
                 &fake,
@@ -262,8 +262,8 @@ mod tests {
     fn missing_splits_and_small_ones_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let mut data = Attributes::open(folder.path()).unwrap();
-        let run = |data: &Attributes, config: ProbeConfig| {
+        let mut data = AttributeDataset::open(folder.path()).unwrap();
+        let run = |data: &AttributeDataset, config: ProbeConfig| {
             evaluate(
                 &Fake::Colors,
                 &Preprocess::imagenet(64, 32),

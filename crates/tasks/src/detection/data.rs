@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clasp_data::Rng as DataRng;
 use clasp_data::image::Rgb;
-use clasp_data::layouts::detection::Boxes;
+use clasp_data::layouts::coco::BoxDataset;
 
 use super::scenes::{self, ScenePerson, SceneTarget};
 use super::{DetectionConfig, DetectionTask};
@@ -16,12 +16,12 @@ use crate::task::{Example, SplitChoice, TrainingExamples};
 /// Scenes with the people in each.
 #[derive(Debug)]
 pub struct DetectionSet {
-    pub(super) boxes: Boxes,
+    pub(super) boxes: BoxDataset,
     pub(super) people: Vec<Vec<ScenePerson>>,
 }
 
 impl DetectionSet {
-    fn new(boxes: Boxes) -> Self {
+    fn new(boxes: BoxDataset) -> Self {
         let mut people = vec![Vec::new(); boxes.images.len()];
         for marked in &boxes.people {
             people[marked.image].push(ScenePerson {
@@ -34,7 +34,7 @@ impl DetectionSet {
     }
 
     /// Scenes, at least one of which has a labeled person.
-    pub(super) fn with_people(boxes: Boxes) -> Result<Self, TaskError> {
+    pub(super) fn with_people(boxes: BoxDataset) -> Result<Self, TaskError> {
         let scenes = Self::new(boxes);
         if scenes.people.iter().flatten().all(|one| one.ignored) {
             return Err(TaskError::TooFew {
@@ -65,7 +65,7 @@ impl TrainingExamples for DetectionTask {
         folder: &Path,
         _: Option<&SplitChoice>,
     ) -> Result<(Self, DetectionSet), TaskError> {
-        let scenes = DetectionSet::with_people(Boxes::open(folder, &config.train_split)?)?;
+        let scenes = DetectionSet::with_people(BoxDataset::open(folder, &config.train_split)?)?;
         let task = Self {
             config: config.clone(),
         };

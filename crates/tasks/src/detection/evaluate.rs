@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use clasp_data::layouts::coco::read_boxes;
-use clasp_data::layouts::detection::Boxes;
+use clasp_data::layouts::coco::BoxDataset;
 use clasp_metrics::Metric;
 use clasp_metrics::detection::{
     CITYPERSONS, FoundBox, LabeledPedestrian, OTHER_SUBSETS, TrueBox, box_ap, miss_rate,
@@ -21,7 +21,7 @@ use crate::task::{
 };
 
 /// The ground truth for COCO's AP. Ignored people are crowds there: boxes on them are neither correct nor wrong.
-fn truth(boxes: &Boxes) -> Vec<TrueBox> {
+fn truth(boxes: &BoxDataset) -> Vec<TrueBox> {
     { boxes.people.iter() }
         .map(|one| TrueBox {
             image: boxes.images[one.image].id,
@@ -33,7 +33,7 @@ fn truth(boxes: &Boxes) -> Vec<TrueBox> {
 }
 
 /// Miss rates and AP of detected boxes, in any order.
-fn scores_of(boxes: &Boxes, found: &[FoundBox]) -> Result<TaskScores, TaskError> {
+fn scores_of(boxes: &BoxDataset, found: &[FoundBox]) -> Result<TaskScores, TaskError> {
     let ids: Vec<u64> = boxes.images.iter().map(|image| image.id).collect();
     let people = &boxes.people;
     let pedestrians: Vec<LabeledPedestrian> = { people.iter() }
@@ -75,7 +75,7 @@ impl Evaluate for DetectionTask {
     type TestSet = DetectionSet;
 
     fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<DetectionSet, TaskError> {
-        let boxes = split.open(|name| Boxes::open(folder, name))?;
+        let boxes = split.open(|name| BoxDataset::open(folder, name))?;
         DetectionSet::with_people(boxes)
     }
 
@@ -145,7 +145,7 @@ impl Evaluate for DetectionTask {
 
     fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
-        let data = request.split.open(|name| Boxes::open(request.data, name))?;
+        let data = request.split.open(|name| BoxDataset::open(request.data, name))?;
         let ids: BTreeSet<u64> = data.images.iter().map(|image| image.id).collect();
         let (known, unknown): (Vec<_>, Vec<_>) =
             { read_boxes(predictions, data.category)?.into_iter() }
@@ -184,7 +184,7 @@ mod tests {
               {"id": 2, "image_id": 7, "category_id": 3, "bbox": [100, 10, 40, 100], "ignore": 1}],
             "categories": [{"id": 1, "name": "car"}, {"id": 3, "name": "person"}]}"#;
         fs_err::write(folder.path().join("instances_val.json"), text).unwrap();
-        let boxes = Boxes::open(folder.path(), "val").unwrap();
+        let boxes = BoxDataset::open(folder.path(), "val").unwrap();
         assert_eq!(boxes.category, 3);
         let found = |bbox, score| FoundBox {
             image: 7,

@@ -9,7 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::Module;
-use clasp_data::loader::Position;
+use clasp_data::loader::LoaderPosition;
 use clasp_metrics::Metric;
 use clasp_model::backbone::Backbone;
 use clasp_model::optim::Optimizer;
@@ -34,7 +34,7 @@ pub const FORMAT: &str = "clasp-finetune/2";
 #[serde(deny_unknown_fields)]
 pub struct LoopState {
     /// The position of the loader.
-    pub position: Position,
+    pub position: LoaderPosition,
     /// Factor of the learning rate by plateaus.
     pub plateau_factor: f64,
     /// Evaluations since the last improvement.
@@ -64,7 +64,7 @@ pub struct BestCheckpoint {
 impl Default for LoopState {
     fn default() -> Self {
         Self {
-            position: Position::default(),
+            position: LoaderPosition::default(),
             plateau_factor: 1.0,
             since_improvement: 0,
             lowest_loss: None,

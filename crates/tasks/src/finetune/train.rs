@@ -18,7 +18,7 @@ use std::time::Instant;
 
 use burn::tensor::Device;
 use clasp_data::atomic::{FolderLock, atomic_write};
-use clasp_data::loader::{Draw, Loader, Position};
+use clasp_data::loader::{ItemRequest, Loader, LoaderPosition};
 use clasp_data::rng_for;
 use clasp_model::named;
 use clasp_run::{Log, Metrics, checkpoints};
@@ -295,7 +295,7 @@ fn end_cycle<T: TrainingExamples>(
     trainer: &mut FinetuneTrainer<T>,
     data: &Arc<T::TrainingSet>,
 ) -> Result<(), TaskError> {
-    let mut loader = loader(trainer, Arc::clone(data), Position::default());
+    let mut loader = loader(trainer, Arc::clone(data), LoaderPosition::default());
     let mut unreadable = None;
     let count = loader.steps_per_epoch();
     let next = |_| match { loader.next().items.into_iter() }.collect::<Result<Vec<_>, _>>() {
@@ -424,7 +424,7 @@ type LoadedExample<T> = Result<Example<<T as crate::task::Objective>::Target>, T
 fn loader<T: TrainingExamples>(
     trainer: &FinetuneTrainer<T>,
     data: Arc<T::TrainingSet>,
-    from: Position,
+    from: LoaderPosition,
 ) -> Loader<LoadedExample<T>> {
     let plan = &trainer.plan;
     let (seed, batch, examples) = (
@@ -435,7 +435,7 @@ fn loader<T: TrainingExamples>(
     let (task, preprocess) = (trainer.task.clone(), trainer.preprocess.clone());
     let images = Arc::clone(&data);
     let has_own_order = task.epoch_order(&data, batch, seed, 0).is_some();
-    let load = move |Draw { item, epoch, place }| {
+    let load = move |ItemRequest { item, epoch, place }| {
         let mut rng = rng_for(seed, epoch, &format!("example {item} at {place}"));
         Some(task.example(&images, item, &preprocess, &mut rng))
     };

@@ -8,7 +8,7 @@ use clasp_data::augment::{Affine, warp, warp_labels};
 use clasp_data::image::Rgb;
 use clasp_data::layouts::ccp::ccp_parts;
 use clasp_data::layouts::parsing::{
-    BLACK_AND_WHITE, IGNORE, LabelMap, Masked, Parsing, is_black_and_white,
+    BLACK_AND_WHITE, IGNORE, LabelMap, MaskedImage, ParsingDataset, is_black_and_white,
 };
 use clasp_data::layouts::sides::twins;
 use rand::RngExt;
@@ -30,20 +30,20 @@ const CCP_PARTS: [&str; 8] = [
     "bag",
 ];
 
-/// Labels that identify Clothing Co-Parsing.
+/// Labels that identify Clothing Co-ParsingDataset.
 const CCP_NAMES: [&str; 3] = ["skin", "hair", "dress"];
 
 /// Images with label maps.
 #[derive(Debug)]
 pub struct ParsingSet {
-    pub(super) parsing: Parsing,
-    pub(super) images: Vec<Masked>,
+    pub(super) parsing: ParsingDataset,
+    pub(super) images: Vec<MaskedImage>,
     pub(super) split: String,
 }
 
 /// Opens the data of a folder with the configured classes.
-pub(super) fn open_data(folder: &Path, classes: ParsingClasses) -> Result<Parsing, TaskError> {
-    let parsing = Parsing::open(folder)?;
+pub(super) fn open_data(folder: &Path, classes: ParsingClasses) -> Result<ParsingDataset, TaskError> {
+    let parsing = ParsingDataset::open(folder)?;
     Ok(match classes {
         ParsingClasses::Stored => parsing,
         ParsingClasses::CcpParts => {
@@ -53,12 +53,12 @@ pub(super) fn open_data(folder: &Path, classes: ParsingClasses) -> Result<Parsin
                 return Err(TaskError::Mismatch {
                     file: parsing.file.display().to_string(),
                     expected: format!(
-                        "the labels of Clothing Co-Parsing for task.classes = \"ccp_parts\", `{missing}` among them"
+                        "the labels of Clothing Co-ParsingDataset for task.classes = \"ccp_parts\", `{missing}` among them"
                     ),
                     found: format!("{}, ...", found.collect::<Vec<_>>().join(", ")),
                 });
             }
-            parsing.relabelled(&CCP_PARTS, ccp_parts)
+            parsing.relabeled(&CCP_PARTS, ccp_parts)
         }
     })
 }
@@ -81,7 +81,7 @@ pub(super) fn input_from_image(
 
 /// An image and its label map, which must have the same size.
 pub(super) fn read_pair(
-    data: &Parsing,
+    data: &ParsingDataset,
     image: &Path,
     mask: &Path,
 ) -> Result<(Rgb, LabelMap), TaskError> {
@@ -187,7 +187,7 @@ impl TrainingExamples for ParsingTask {
         rng: &mut DataRng,
     ) -> Result<Example<ParsingTarget>, TaskError> {
         let config = &self.config;
-        let Masked { image, mask, .. } = &data.images[index];
+        let MaskedImage { image, mask, .. } = &data.images[index];
         let key = image.display().to_string();
         let (image, labels) = read_pair(&data.parsing, image, mask)?;
         let limit = config.scale_limit;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use clasp_data::image::encode_label_png;
-use clasp_data::layouts::parsing::{Masked, Parsing, label_map};
+use clasp_data::layouts::parsing::{MaskedImage, ParsingDataset, label_map};
 use clasp_data::source::Source;
 use clasp_metrics::Metric;
 use clasp_metrics::parsing::ConfusionMatrix;
@@ -131,7 +131,7 @@ impl Evaluate for ParsingTask {
                 let mut confusion = ConfusionMatrix::new(classes);
                 let mut masks = Vec::new();
                 for index in items {
-                    let Masked {
+                    let MaskedImage {
                         image, mask, name, ..
                     } = &eval.images[index];
                     let (image, labels) = read_pair(&eval.parsing, image, mask)?;
@@ -161,7 +161,7 @@ impl Evaluate for ParsingTask {
 
     fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
-        let data = Parsing::open(request.data)?;
+        let data = ParsingDataset::open(request.data)?;
         let name = request.split.find(data.splits(), &data.file)?;
         let masks = Source::open(&predictions.display().to_string())?;
         let places: HashMap<&str, usize> = masks.keys().zip(0..).collect();
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn masks_of_different_folders_keep_different_names() {
         let folder = folder();
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let names: Vec<&str> = { data.images.iter() }
             .map(|one| one.name.as_str())
             .collect();

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use clasp_data::layouts::parsing::{IGNORE, LabelMap, Masked, Parsing};
+use clasp_data::layouts::parsing::{IGNORE, LabelMap, MaskedImage, ParsingDataset};
 use clasp_metrics::Metric;
 use clasp_metrics::parsing::{ConfusionMatrix, ParsingMetrics};
 use serde::{Deserialize, Serialize};
@@ -74,7 +74,7 @@ pub fn protocol(
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    data: &Parsing,
+    data: &ParsingDataset,
     config: &ProbeConfig,
     progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<FrozenParsing, TaskError> {
@@ -115,7 +115,7 @@ pub fn evaluate<E: Extractor>(
 
     // Sizes of the images as they were decoded, height and width, for the masks to be compared with.
     let sizes: Vec<OnceLock<[usize; 2]>> = vec![OnceLock::new(); used.len()];
-    let load = |masked: &Masked, size: &OnceLock<[usize; 2]>| {
+    let load = |masked: &MaskedImage, size: &OnceLock<[usize; 2]>| {
         let image = read_image(&masked.image)?;
         size.get_or_init(|| [image.height, image.width]);
         Ok(Some(preprocess.apply(&image)))
@@ -222,7 +222,7 @@ pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, Task
     let report = evaluate(
         request.extractor,
         request.preprocess,
-        &Parsing::open(request.data)?,
+        &ParsingDataset::open(request.data)?,
         request.config,
         request.progress,
     )?;
@@ -245,8 +245,8 @@ fn loss(targets: &[f32]) -> ProbeLoss<'_> {
 
 /// The label map of an image, which must have its size.
 fn mask_of(
-    data: &Parsing,
-    image: &Masked,
+    data: &ParsingDataset,
+    image: &MaskedImage,
     size: &OnceLock<[usize; 2]>,
 ) -> Result<LabelMap, TaskError> {
     let map = data.read_mask(&image.mask)?;
@@ -334,7 +334,7 @@ mod tests {
     fn color_features_predict_classes_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let run = |fake: Fake| {
             evaluate(
                 &fake,
@@ -368,7 +368,7 @@ mod tests {
     fn little_memory_uses_fewer_images() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let run = |memory| {
             let config = ProbeConfig {
                 memory,
@@ -395,7 +395,7 @@ mod tests {
     fn a_mask_of_another_size_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Parsing::open(folder.path()).unwrap();
+        let data = ParsingDataset::open(folder.path()).unwrap();
         let other = crate::testing::image([10, 20, 30], 30, 64);
         fs_err::write(&data.images[3].image, clasp_data::image::encode_png(&other)).unwrap();
         let run = evaluate(

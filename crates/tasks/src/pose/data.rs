@@ -6,7 +6,7 @@ use std::path::Path;
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::warp;
-use clasp_data::layouts::coco::{CocoImage, Keypoints, Person};
+use clasp_data::layouts::coco::{CocoImage, KeypointDataset, KeypointAnnotation};
 use rand::RngExt;
 
 use super::{PoseConfig, PoseTarget, PoseTask, clip_box, region};
@@ -30,15 +30,15 @@ const MAX_REGION: f64 = 1e9;
 /// Labeled people to train on.
 #[derive(Debug)]
 pub struct PoseTrainingSet {
-    keypoints: Keypoints,
+    keypoints: KeypointDataset,
     /// Positions of the people with a box inside their image and labeled joints.
     usable: Vec<usize>,
 }
 
 impl PoseTask {
     /// Warnings about labeled people whose box does not overlap their image.
-    pub(super) fn boxes_outside(&self, keypoints: &Keypoints) -> Vec<String> {
-        let outside = |person: &&Person| {
+    pub(super) fn boxes_outside(&self, keypoints: &KeypointDataset) -> Vec<String> {
+        let outside = |person: &&KeypointAnnotation| {
             let image = &keypoints.images[person.image];
             person.is_to_be_found() && clip_box(person.bbox, image.height, image.width).is_none()
         };
@@ -56,7 +56,7 @@ impl PoseTask {
     }
 
     /// A warning about joints without a counterpart on the other side, which flipped images label wrongly.
-    fn unpaired(&self, keypoints: &Keypoints) -> Option<String> {
+    fn unpaired(&self, keypoints: &KeypointDataset) -> Option<String> {
         let flips = self.config.flip > 0.0 || self.config.flip_test;
         if !flips || keypoints.unpaired.is_empty() {
             return None;
@@ -81,7 +81,7 @@ impl TrainingExamples for PoseTask {
         folder: &Path,
         _: Option<&SplitChoice>,
     ) -> Result<(Self, PoseTrainingSet), TaskError> {
-        let keypoints = Keypoints::open(folder, &config.train_split)?;
+        let keypoints = KeypointDataset::open(folder, &config.train_split)?;
         let usable: Vec<usize> = { keypoints.people.iter().enumerate() }
             .filter(|(_, person)| {
                 let image = &keypoints.images[person.image];

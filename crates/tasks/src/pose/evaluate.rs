@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use clasp_data::image::Rgb;
-use clasp_data::layouts::coco::{CocoImage, Keypoints, Person, read_boxes, read_poses};
+use clasp_data::layouts::coco::{CocoImage, KeypointDataset, KeypointAnnotation, read_boxes, read_poses};
 use clasp_metrics::Metric;
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
@@ -28,7 +28,7 @@ const PCK_THRESHOLD: f64 = 0.2;
 /// People whose joints are evaluated.
 #[derive(Debug)]
 pub struct PoseTestSet {
-    keypoints: Keypoints,
+    keypoints: KeypointDataset,
     /// Their boxes: ground truth or detected.
     boxes: Vec<PersonBox>,
 }
@@ -44,7 +44,7 @@ struct PersonBox {
 }
 
 impl PoseTask {
-    fn check_joints(&self, other: &Keypoints) -> Result<(), TaskError> {
+    fn check_joints(&self, other: &KeypointDataset) -> Result<(), TaskError> {
         if self.joints == other.joints {
             return Ok(());
         }
@@ -101,12 +101,12 @@ impl Evaluate for PoseTask {
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
 
     fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<PoseTestSet, TaskError> {
-        let keypoints = split.open(|name| Keypoints::open(folder, name))?;
+        let keypoints = split.open(|name| KeypointDataset::open(folder, name))?;
         self.check_joints(&keypoints)?;
         let config = &self.config;
         let boxes = if config.box_file.as_os_str().is_empty() {
             let people = keypoints.people.iter().enumerate();
-            let labeled_box = |(index, person): (usize, &Person)| {
+            let labeled_box = |(index, person): (usize, &KeypointAnnotation)| {
                 let image = &keypoints.images[person.image];
                 let bbox = clip_box(person.bbox, image.height, image.width)?;
                 person.is_to_be_found().then_some(PersonBox {
@@ -216,7 +216,7 @@ impl Evaluate for PoseTask {
         let predictions = request.predictions;
         let data = request
             .split
-            .open(|name| Keypoints::open(request.data, name))?;
+            .open(|name| KeypointDataset::open(request.data, name))?;
         let Some(sigmas) = &data.sigmas else {
             return Err(mismatch(
                 &data.file,
@@ -254,7 +254,7 @@ impl Evaluate for PoseTask {
 }
 
 /// Detected boxes of people from a file in COCO's results format, in images of the data only.
-fn detected(path: &Path, data: &Keypoints, threshold: f64) -> Result<Vec<PersonBox>, TaskError> {
+fn detected(path: &Path, data: &KeypointDataset, threshold: f64) -> Result<Vec<PersonBox>, TaskError> {
     let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
         .map(|(index, image)| (image.id, index))
         .collect();
@@ -333,7 +333,7 @@ fn oks_metrics(oks: &OksAp) -> Vec<Metric> {
 }
 
 /// The labeled people, for OKS AP.
-fn true_poses(data: &Keypoints) -> Vec<TruePose> {
+fn true_poses(data: &KeypointDataset) -> Vec<TruePose> {
     { data.people.iter() }
         .map(|person| TruePose {
             image: person.image as u64,
@@ -346,7 +346,7 @@ fn true_poses(data: &Keypoints) -> Vec<TruePose> {
 }
 
 fn average_precision(
-    data: &Keypoints,
+    data: &KeypointDataset,
     found: &[(&PersonBox, PoseEstimate)],
     sigmas: Option<&[f64]>,
 ) -> Result<Option<OksAp>, TaskError> {
@@ -364,7 +364,7 @@ fn average_precision(
     Ok(Some(oks_ap(&truths, &predicted, sigmas)?))
 }
 
-fn correct_joints(data: &Keypoints, found: &[(&PersonBox, PoseEstimate)]) -> Option<Pck> {
+fn correct_joints(data: &KeypointDataset, found: &[(&PersonBox, PoseEstimate)]) -> Option<Pck> {
     let diagonals = data.torso_diagonals();
     let truths: Vec<(Vec<[f64; 2]>, Vec<bool>)> = { found.iter() }
         .filter_map(|(candidate, _)| {

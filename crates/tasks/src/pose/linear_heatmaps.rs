@@ -1,7 +1,7 @@
 //! Inputs, targets and decoding of the linear heatmaps of [`super::probe`].
 
 use clasp_data::image::{self, Rgb};
-use clasp_data::layouts::coco::Person;
+use clasp_data::layouts::coco::KeypointAnnotation;
 use serde::{Deserialize, Serialize};
 
 use crate::features::Preprocess;
@@ -27,7 +27,7 @@ pub enum HeatmapDecoder {
 
 /// A person and the region of the image that is the input.
 pub(super) struct ProbedPerson<'a> {
-    pub person: &'a Person,
+    pub person: &'a KeypointAnnotation,
     /// x, y, width, height in whole pixels; may extend beyond the image.
     pub region: [i64; 4],
 }
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_gaussian_is_decoded_exactly() {
-        let person = Person {
+        let person = KeypointAnnotation {
             id: 1,
             image: 0,
             bbox: [0.0; 4],

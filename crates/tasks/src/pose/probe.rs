@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
-use clasp_data::layouts::coco::{Keypoints, Person};
+use clasp_data::layouts::coco::{KeypointDataset, KeypointAnnotation};
 use clasp_metrics::Metric;
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, box_length, oks_ap, pck, torso_length,
@@ -100,13 +100,13 @@ pub fn protocol(
 ///
 /// # Errors
 /// If one of them is missing, or they have different joints.
-pub fn open(folder: &Path, config: &ProbeConfig) -> Result<(Keypoints, Keypoints), TaskError> {
-    let train = Keypoints::open(folder, &config.train_split)?;
+pub fn open(folder: &Path, config: &ProbeConfig) -> Result<(KeypointDataset, KeypointDataset), TaskError> {
+    let train = KeypointDataset::open(folder, &config.train_split)?;
     let eval = match &config.eval_split {
-        Some(split) => Keypoints::open(folder, split)?,
-        None => match Keypoints::open(folder, "test") {
+        Some(split) => KeypointDataset::open(folder, split)?,
+        None => match KeypointDataset::open(folder, "test") {
             Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {
-                Keypoints::open(folder, "val")?
+                KeypointDataset::open(folder, "val")?
             }
             other => other?,
         },
@@ -133,8 +133,8 @@ pub fn open(folder: &Path, config: &ProbeConfig) -> Result<(Keypoints, Keypoints
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    train: &Keypoints,
-    eval: &Keypoints,
+    train: &KeypointDataset,
+    eval: &KeypointDataset,
     config: &ProbeConfig,
     progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<FrozenPose, TaskError> {
@@ -144,7 +144,7 @@ pub fn evaluate<E: Extractor>(
         config.stages.max(1),
     );
     let (train_people, eval_people) = (usable(train, size), usable(eval, size));
-    let too_few = |data: &Keypoints, found| TaskError::TooFew {
+    let too_few = |data: &KeypointDataset, found| TaskError::TooFew {
         what: data.file.display().to_string(),
         expected: "at least 5 people with a box and a labeled joint that fit into memory",
         found,
@@ -157,7 +157,7 @@ pub fn evaluate<E: Extractor>(
         };
         return Err(too_few(data, found));
     }
-    let input = |data: &Keypoints, subject: &ProbedPerson| -> Result<Option<Vec<f32>>, TaskError> {
+    let input = |data: &KeypointDataset, subject: &ProbedPerson| -> Result<Option<Vec<f32>>, TaskError> {
         let picture = &data.images[subject.person.image];
         let image = read_sized(&picture.path, [picture.height, picture.width])?;
         Ok(Some(preprocess.apply(&padded_crop(
@@ -166,7 +166,7 @@ pub fn evaluate<E: Extractor>(
             preprocess.mean,
         ))))
     };
-    let name = |data: &Keypoints, subject: &ProbedPerson| {
+    let name = |data: &KeypointDataset, subject: &ProbedPerson| {
         let path = &data.images[subject.person.image].path;
         path.display().to_string()
     };
@@ -294,12 +294,12 @@ pub fn evaluate<E: Extractor>(
 }
 
 /// The people that can be evaluated: no crowds, with a labeled joint, and with a box that overlaps the image.
-fn usable(data: &Keypoints, size: [usize; 2]) -> Vec<ProbedPerson<'_>> {
+fn usable(data: &KeypointDataset, size: [usize; 2]) -> Vec<ProbedPerson<'_>> {
     let aspect = size[1] as f64 / size[0] as f64;
     let people = data
         .people
         .iter()
-        .filter(|person| !person.crowd && person.labelled() > 0);
+        .filter(|person| !person.crowd && person.labeled() > 0);
     people
         .filter_map(|person| {
             let image = &data.images[person.image];
@@ -360,7 +360,7 @@ fn mean_pose(subjects: &[&ProbedPerson], joints: usize) -> DecodedPose {
 
 /// The metrics of predictions for `subjects`, in pixels of the image.
 fn scores(
-    data: &Keypoints,
+    data: &KeypointDataset,
     subjects: &[&ProbedPerson],
     poses: &[DecodedPose],
 ) -> Result<PoseScores, TaskError> {
@@ -387,7 +387,7 @@ fn scores(
     let oks = match &data.sigmas {
         None => None,
         Some(sigmas) => {
-            let truth = |person: &Person| TruePose {
+            let truth = |person: &KeypointAnnotation| TruePose {
                 image: person.image as u64,
                 keypoints: person.keypoints.clone(),
                 bbox: person.bbox,
@@ -489,7 +489,7 @@ mod tests {
             error.contains("expected 64x33 (height x width) as in the JSON, found 64x32"),
             "{error}"
         );
-        let none = Keypoints {
+        let none = KeypointDataset {
             people: Vec::new(),
             ..eval
         };

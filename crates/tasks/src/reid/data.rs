@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::{erase, shift};
 use clasp_data::image::{flip, resize};
-use clasp_data::layouts::reid::{Crop, MsmtVal, Reid as ReidDataset};
+use clasp_data::layouts::reid::{ReidImage, MsmtVal, ReidDataset as ReidDataset};
 use clasp_data::rng_for;
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -34,7 +34,7 @@ pub(super) fn open(folder: &Path, config: &ReidConfig) -> Result<ReidDataset, Ta
 }
 
 /// The identities that are held out: a fraction of them, evenly spaced.
-pub(super) fn held_out(train: &[Crop], share: f64) -> BTreeSet<i64> {
+pub(super) fn held_out(train: &[ReidImage], share: f64) -> BTreeSet<i64> {
     let people: BTreeSet<i64> = { train.iter() }
         .map(|crop| crop.person)
         .filter(|person| *person > 0)
@@ -102,7 +102,7 @@ impl TrainingExamples for ReidTask {
         if config.instances == 0 {
             return Err(setting("task.instances", "at least 1", 0));
         }
-        let crops: Vec<&Crop> = { market.train.iter() }
+        let crops: Vec<&ReidImage> = { market.train.iter() }
             .filter(|crop| crop.person > 0 && !held.contains(&crop.person))
             .collect();
         let identities: BTreeSet<i64> = crops.iter().map(|crop| crop.person).collect();
@@ -258,13 +258,13 @@ mod tests {
 
     #[test]
     fn held_out_identities_are_evenly_spaced() {
-        let crop = |person| Crop {
+        let crop = |person| ReidImage {
             path: PathBuf::new(),
             name: String::new(),
             person,
             camera: 1,
         };
-        let train: Vec<Crop> = (0..=10).map(crop).collect();
+        let train: Vec<ReidImage> = (0..=10).map(crop).collect();
         assert_eq!(held_out(&train, 0.2), BTreeSet::from([1, 6]));
         assert!(held_out(&train, 0.0).is_empty());
     }

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
-use clasp_data::layouts::reid::{Crop, Reid as ReidDataset, people};
+use clasp_data::layouts::reid::{ReidImage, ReidDataset as ReidDataset, people};
 use clasp_data::text::read_text;
 use clasp_metrics::Metric;
 use clasp_metrics::reid::{self, ReidMetrics};
@@ -38,9 +38,9 @@ pub struct ReidTestSet {
     /// The dataset and split in words.
     pub name: String,
     /// Queries.
-    pub query: Vec<Crop>,
+    pub query: Vec<ReidImage>,
     /// Gallery.
-    pub gallery: Vec<Crop>,
+    pub gallery: Vec<ReidImage>,
 }
 
 impl ReidTask {
@@ -103,14 +103,14 @@ impl Evaluate for ReidTask {
         }
         if *split == SplitChoice::Val {
             let held = held_out(&market.train, self.config.holdout);
-            let gallery: Vec<Crop> = if held.is_empty() {
+            let gallery: Vec<ReidImage> = if held.is_empty() {
                 market.val
             } else {
                 let train = market.train.into_iter();
                 train.filter(|crop| held.contains(&crop.person)).collect()
             };
             let mut seen = BTreeSet::new();
-            let query: Vec<Crop> = { gallery.iter() }
+            let query: Vec<ReidImage> = { gallery.iter() }
                 .filter(|crop| seen.insert((crop.person, crop.camera)))
                 .cloned()
                 .collect();
@@ -148,7 +148,7 @@ impl Evaluate for ReidTask {
         eval: &ReidTestSet,
         inference: &Inference<'_>,
     ) -> Result<Evaluation, TaskError> {
-        let crops: Vec<&Crop> = eval.query.iter().chain(&eval.gallery).collect();
+        let crops: Vec<&ReidImage> = eval.query.iter().chain(&eval.gallery).collect();
         let rows = model.batches(
             "query and gallery images",
             crops.len(),
@@ -291,9 +291,9 @@ impl Evaluate for ReidTask {
             .filter(|crop| !rankings.contains_key(&crop.name))
             .map(|crop| crop.name.clone())
             .collect();
-        let of = |crop: &Crop| rankings.get(&crop.name).cloned().unwrap_or_default();
+        let of = |crop: &ReidImage| rankings.get(&crop.name).cloned().unwrap_or_default();
         let orders: Vec<Vec<usize>> = data.query.iter().map(of).collect();
-        let pairs = |crops: &[Crop]| -> Vec<[i64; 2]> {
+        let pairs = |crops: &[ReidImage]| -> Vec<[i64; 2]> {
             crops
                 .iter()
                 .map(|crop| [crop.person, crop.camera])

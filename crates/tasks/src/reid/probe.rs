@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use clasp_data::layouts::market1501::{Crop, Market1501};
+use clasp_data::layouts::reid::{ReidImage, ReidDataset};
 use clasp_metrics::Metric;
 use clasp_metrics::reid::{self, ReidImages, ReidMetrics};
 use clasp_metrics::rerank::{self, Rerank};
@@ -46,7 +46,7 @@ pub(crate) struct LabeledFeatures {
 
 impl LabeledFeatures {
     /// A feature for each image.
-    pub(crate) fn new(features: Vec<Vec<f32>>, crops: &[&Crop]) -> Self {
+    pub(crate) fn new(features: Vec<Vec<f32>>, crops: &[&ReidImage]) -> Self {
         Self {
             channels: features.first().map_or(0, Vec::len),
             features: features.into_iter().flatten().collect(),
@@ -89,13 +89,13 @@ pub fn protocol(preprocess: &Preprocess, rerank: Option<Rerank>) -> String {
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
-    data: &Market1501,
+    data: &ReidDataset,
     rerank: Option<Rerank>,
     examples: usize,
     batching: &Batching,
     progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 ) -> Result<FrozenReid, TaskError> {
-    let crops: Vec<&Crop> = data.query.iter().chain(&data.gallery).collect();
+    let crops: Vec<&ReidImage> = data.query.iter().chain(&data.gallery).collect();
     let size = [preprocess.height, preprocess.width];
     let load = |i: usize| Ok(Some(preprocess.apply(&read_image(&crops[i].path)?)));
     let keep = |_: usize, features: &ImageFeatures| Ok(features.pooled.to_vec());
@@ -168,7 +168,7 @@ pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, Task
     let report = evaluate(
         request.extractor,
         request.preprocess,
-        &Market1501::open(request.data)?,
+        &ReidDataset::open(request.data)?,
         request.rerank.then(Rerank::default),
         request.examples,
         &request.config.batching,
@@ -203,7 +203,7 @@ mod tests {
     fn color_features_retrieve_people_and_noise_does_not() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Market1501::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         let run = |fake: Fake| {
             let preprocess = Preprocess::imagenet(64, 32);
             evaluate(
@@ -247,7 +247,7 @@ mod tests {
     fn results_do_not_depend_on_threads_and_batches() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Market1501::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         let run = |threads, batch| {
             let batching = Batching { batch, threads };
             evaluate(
@@ -268,7 +268,7 @@ mod tests {
     fn broken_images_bad_features_and_stops_are_errors() {
         let folder = tempfile::tempdir().unwrap();
         people(folder.path());
-        let data = Market1501::open(folder.path()).unwrap();
+        let data = ReidDataset::open(folder.path()).unwrap();
         let preprocess = Preprocess::imagenet(64, 32);
         let batching = Batching::default();
         let error =

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clasp_data::Rng as DataRng;
-use clasp_data::layouts::search::{Frame, GallerySize, Search};
+use clasp_data::layouts::search::{SearchFrame, GallerySize, SearchDataset};
 
 use super::SearchTask;
 use super::config::SearchConfig;
@@ -18,19 +18,19 @@ use crate::task::{Example, SplitChoice, TrainingExamples};
 #[derive(Debug)]
 pub struct SearchTrainingSet {
     root: PathBuf,
-    frames: Vec<Frame>,
+    frames: Vec<SearchFrame>,
     people: Vec<Vec<ScenePerson>>,
     /// Warnings about labels that cannot be used.
     problems: Vec<String>,
 }
 
 /// Opens the data of a folder with the configured gallery size.
-pub(super) fn open(folder: &Path, config: &SearchConfig) -> Result<Search, TaskError> {
+pub(super) fn open(folder: &Path, config: &SearchConfig) -> Result<SearchDataset, TaskError> {
     let gallery = match config.gallery_size {
         0 => GallerySize::Full,
         frames => GallerySize::Frames(frames),
     };
-    Ok(Search::open(folder, gallery)?)
+    Ok(SearchDataset::open(folder, gallery)?)
 }
 
 impl TrainingExamples for SearchTask {
@@ -53,7 +53,7 @@ impl TrainingExamples for SearchTask {
             });
         }
         let class = |person: i64| people.binary_search(&person).ok();
-        let people_of = |frame: &Frame| -> Vec<ScenePerson> {
+        let people_of = |frame: &SearchFrame| -> Vec<ScenePerson> {
             { frame.people.iter() }
                 .map(|marked| ScenePerson {
                     bbox: marked.bbox,
@@ -64,7 +64,7 @@ impl TrainingExamples for SearchTask {
         };
         let data = SearchTrainingSet {
             people: search.train.iter().map(people_of).collect(),
-            problems: [search.problems, Search::outside(&search.train)].concat(),
+            problems: [search.problems, SearchDataset::outside(&search.train)].concat(),
             root: search.root,
             frames: search.train,
         };
@@ -96,7 +96,7 @@ impl TrainingExamples for SearchTask {
         preprocess: &Preprocess,
         rng: &mut DataRng,
     ) -> Result<Example<SceneTarget>, TaskError> {
-        let Frame { path, size, .. } = &data.frames[index];
+        let SearchFrame { path, size, .. } = &data.frames[index];
         let scene = scenes::read(path, *size)?;
         let config = &self.config.scenes;
         let people = &data.people[index];

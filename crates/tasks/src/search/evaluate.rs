@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use clasp_data::layouts::search::{Frame, Search};
+use clasp_data::layouts::search::{SearchFrame, SearchDataset};
 use clasp_data::text::read_text;
 use clasp_metrics::Metric;
 use clasp_metrics::detection::iou;
@@ -66,7 +66,7 @@ impl FrameDetections {
 /// The metrics of the detections in each frame and of the embeddings of the queries.
 fn scores_of(
     config: &SearchConfig,
-    eval: &Search,
+    eval: &SearchDataset,
     frames: &[Vec<DetectedPerson>],
     queries: &[Vec<f32>],
 ) -> Result<TaskScores, TaskError> {
@@ -150,7 +150,7 @@ fn scores_of(
 /// their scores and embeddings; each query with its embedding and its best results.
 fn lines(
     config: &SearchConfig,
-    eval: &Search,
+    eval: &SearchDataset,
     frames: &[Vec<DetectedPerson>],
     queries: &[Vec<f32>],
 ) -> Result<String, TaskError> {
@@ -211,11 +211,11 @@ fn lines(
 }
 
 impl Evaluate for SearchTask {
-    type TestSet = Search;
+    type TestSet = SearchDataset;
 
     const HAS_SPLITS: bool = false;
 
-    fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<Search, TaskError> {
+    fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<SearchDataset, TaskError> {
         if *split != SplitChoice::Test {
             let expected = "last or test: person search data have no validation split";
             return Err(setting("run.checkpoint_selection", expected, split.name()));
@@ -226,7 +226,7 @@ impl Evaluate for SearchTask {
     fn evaluate(
         &self,
         model: &FinetunedModel<Self>,
-        eval: &Search,
+        eval: &SearchDataset,
         inference: &Inference<'_>,
     ) -> Result<Evaluation, TaskError> {
         let config = &self.config;
@@ -239,7 +239,7 @@ impl Evaluate for SearchTask {
             model.batches("frames", eval.test.len(), &one, |model, items| {
                 items
                     .map(|index| {
-                        let Frame { path, size, .. } = &eval.test[index];
+                        let SearchFrame { path, size, .. } = &eval.test[index];
                         let image = scenes::read(path, *size)?;
                         let (numbers, boxes): (Vec<usize>, Vec<[f64; 4]>) =
                             { eval.queries.iter().enumerate() }

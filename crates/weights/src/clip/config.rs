@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use clasp_data::image::check_normalisation;
+use clasp_data::image::check_normalization;
 use clasp_model::clip::{Activation, ClipConfig, TextConfig, VisionConfig};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -19,7 +19,7 @@ pub(super) fn check_preprocessing(
     mean: [f32; 3],
     std: [f32; 3],
 ) -> Result<[[f32; 3]; 2], WeightsError> {
-    check_normalisation(mean, std).map_err(|problem| WeightsError::format(path, problem))?;
+    check_normalization(mean, std).map_err(|problem| WeightsError::format(path, problem))?;
     Ok([mean, std])
 }
 

@@ -3,11 +3,11 @@ use rand::RngExt;
 
 use super::*;
 use crate::rng_for;
-use crate::vocabulary::{Attribute, Value};
+use crate::vocabulary::{Attribute, AttributeValue};
 
 /// Attributes of these names, kinds and numbers of values.
 fn vocabulary_of(attributes: &[(&str, AttributeKind, usize)]) -> Vocabulary {
-    let value = |i: usize| Value {
+    let value = |i: usize| AttributeValue {
         name: i.to_string(),
         prompts: vec![i.to_string()],
     };
@@ -82,7 +82,7 @@ fn statistics_by_hand() {
     close(&found.mean, &[0.5, 1.0, 0.0, 51.5, 52.5]);
     close(&found.spread, &[(3.5_f32 / 3.0).sqrt(), 0.5]);
     assert_eq!(found.count, 2);
-    // Centred: (.5, 1, 3) and (-.5, -1, -3): margins 2 and .5; yes - no: -1 and 1.
+    // Centered: (.5, 1, 3) and (-.5, -1, -3): margins 2 and .5; yes - no: -1 and 1.
     close(&[found.margins[0][0], found.margins[0][100]], &[0.5, 2.0]);
     close(&[found.margins[1][0], found.margins[1][100]], &[-1.0, 1.0]);
     close(&[found.margins[1][25]], &[-0.5]);
@@ -91,7 +91,7 @@ fn statistics_by_hand() {
 #[test]
 fn moments_equal_two_passes_where_the_mean_is_large() {
     let values = [1000.0_f32, 1000.5, 1001.0, 999.5, 1000.25];
-    let mut moments = Moments::new(1);
+    let mut moments = LogitMoments::new(1);
     values.iter().for_each(|&value| moments.add(&[value]));
     let mean = values.iter().map(|&v| f64::from(v)).sum::<f64>() / 5.0;
     let squares = { values.iter() }

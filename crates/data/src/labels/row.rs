@@ -1,0 +1,98 @@
+//! The pseudo-labels of one image.
+
+use sha2::{Digest, Sha256};
+
+/// The pseudo-labels of one image.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Labels {
+    /// The image's key in its source.
+    pub key: String,
+    /// Width of the image in pixels.
+    pub width: u16,
+    /// Height of the image in pixels.
+    pub height: u16,
+    /// Part class of each patch position: `[rows, columns]`, the ignore index 255 where the confidence is
+    /// too low.
+    pub parts: Vec<u8>,
+    /// round(255 p), p the probability of the best class: `[rows, columns]`.
+    pub part_confidence: Vec<u8>,
+    /// Raw logits, one for each value of the vocabulary.
+    pub attributes: Vec<f32>,
+    /// [`image_digest`] of the file that was labeled; empty where it is not known.
+    pub image_sha256: String,
+}
+
+impl Labels {
+    /// A view of these labels.
+    pub fn view(&self) -> LabelRef<'_> {
+        LabelRef {
+            key: &self.key,
+            width: self.width,
+            height: self.height,
+            parts: &self.parts,
+            part_confidence: &self.part_confidence,
+            attributes: &self.attributes,
+            image_sha256: &self.image_sha256,
+        }
+    }
+}
+
+/// The labels of one image, borrowed from the store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LabelRef<'a> {
+    /// The image's key in its source.
+    pub key: &'a str,
+    /// Width of the image in pixels.
+    pub width: u16,
+    /// Height of the image in pixels.
+    pub height: u16,
+    /// Part class of each patch position: `[rows, columns]`, the ignore index 255 where the confidence is
+    /// too low.
+    pub parts: &'a [u8],
+    /// round(255 p), p the probability of the best class: `[rows, columns]`.
+    pub part_confidence: &'a [u8],
+    /// Raw logits, one for each value of the vocabulary.
+    pub attributes: &'a [f32],
+    /// [`image_digest`] of the file that was labeled; empty where it is not known.
+    pub image_sha256: &'a str,
+}
+
+impl LabelRef<'_> {
+    /// An owned copy.
+    pub fn to_labels(&self) -> Labels {
+        Labels {
+            key: self.key.into(),
+            width: self.width,
+            height: self.height,
+            parts: self.parts.to_vec(),
+            part_confidence: self.part_confidence.to_vec(),
+            attributes: self.attributes.to_vec(),
+            image_sha256: self.image_sha256.to_owned(),
+        }
+    }
+
+    /// What differs, if these labels are of another image than the one of `bytes` and `[height, width]`.
+    pub fn difference_from(&self, bytes: &[u8], [height, width]: [usize; 2]) -> Option<String> {
+        let size = [usize::from(self.height), usize::from(self.width)];
+        if size != [height, width] {
+            return Some(format!(
+                "the image has changed since it was labeled: {width} x {height} pixels, the labels \
+                 are of {} x {} (width x height)",
+                size[1], size[0]
+            ));
+        }
+        let changed = !self.image_sha256.is_empty() && self.image_sha256 != image_digest(bytes);
+        changed.then(|| {
+            "the image has changed since it was labeled: its file has another content".to_owned()
+        })
+    }
+}
+
+/// The digest of an image file in its labels: the first 16 hexadecimal digits of its SHA-256.
+pub fn image_digest(bytes: &[u8]) -> String {
+    let hash = Sha256::digest(bytes);
+    hash.iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}

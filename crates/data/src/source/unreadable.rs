@@ -1,0 +1,146 @@
+//! Images that cannot be read, whichever reader finds them, and how many of them a run tolerates.
+
+use std::path::{Path, PathBuf};
+
+use fs_err as fs;
+use serde::{Deserialize, Serialize};
+
+use super::error::{MAX_FILE_BYTES, SourceError};
+use crate::image::{ImageError, Limits, Rgb, decode};
+
+/// Why an image could not be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadFailure {
+    /// What is wrong.
+    pub reason: String,
+    /// Whether the content of the file is at fault, so that reading fails again. Otherwise the file
+    /// could not be read (a network share that is away, too many open files), which may pass.
+    pub permanent: bool,
+}
+
+impl std::fmt::Display for ReadFailure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.reason)
+    }
+}
+
+impl From<SourceError> for ReadFailure {
+    fn from(error: SourceError) -> Self {
+        Self {
+            reason: error.to_string(),
+            permanent: false,
+        }
+    }
+}
+
+impl From<ImageError> for ReadFailure {
+    fn from(error: ImageError) -> Self {
+        Self {
+            reason: error.to_string(),
+            permanent: true,
+        }
+    }
+}
+
+/// An image file that could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {failure}", .path.display())]
+pub struct UnreadableImage {
+    /// The file.
+    pub path: PathBuf,
+    /// Why, and whether it may pass.
+    pub failure: ReadFailure,
+}
+
+/// Reads and decodes an image file: what [`super::Source::load`] is for files outside a source.
+///
+/// # Errors
+/// Where the file cannot be read, is larger than [`MAX_FILE_BYTES`], or does not hold an image.
+pub fn load_file(path: &Path, limits: &Limits) -> Result<Rgb, UnreadableImage> {
+    let load = || -> Result<Rgb, ReadFailure> {
+        let bytes = fs::metadata(path).map_err(SourceError::from)?.len();
+        if bytes > MAX_FILE_BYTES {
+            let place = path.display().to_string();
+            return Err(SourceError::TooLarge { place, bytes }.into());
+        }
+        Ok(decode(&fs::read(path).map_err(SourceError::from)?, limits)?)
+    };
+    load().map_err(|failure| UnreadableImage {
+        path: path.to_owned(),
+        failure,
+    })
+}
+
+/// Images that were tried, and those among them that could not be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnreadableImages {
+    /// Images tried.
+    pub seen: u64,
+    /// Key and reason of each that could not be read.
+    pub failed: Vec<(String, String)>,
+}
+
+/// More than 5 % of the images cannot be read.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "{failed} of {seen} images cannot be read, more than 5 %; the first: `{key}`: {reason}\n\
+     hint: --keep-going uses the others"
+)]
+pub struct TooManyUnreadable {
+    /// How many failed.
+    pub failed: u64,
+    /// How many were tried.
+    pub seen: u64,
+    /// Key of the first that failed.
+    pub key: String,
+    /// Why it failed.
+    pub reason: String,
+}
+
+impl UnreadableImages {
+    /// Counts an image that was read.
+    pub fn ok(&mut self) {
+        self.seen += 1;
+    }
+
+    /// Counts an image that could not be read, with the reason.
+    pub fn fail(&mut self, key: impl Into<String>, reason: impl ToString) {
+        self.seen += 1;
+        self.failed.push((key.into(), reason.to_string()));
+    }
+
+    /// Adds the counts of another part of a run.
+    pub fn merge(&mut self, other: UnreadableImages) {
+        self.seen += other.seen;
+        self.failed.extend(other.failed);
+    }
+
+    /// The rule for a finished run: at most 5 % may fail.
+    ///
+    /// # Errors
+    /// If more did.
+    pub fn check(&self) -> Result<(), TooManyUnreadable> {
+        let failed = self.failed.len() as u64;
+        match self.failed.first() {
+            Some((key, reason)) if 20 * failed > self.seen => Err(TooManyUnreadable {
+                failed,
+                seen: self.seen,
+                key: key.clone(),
+                reason: reason.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    /// The rule during a run: the same once 1000 images were tried, so that a broken copy is noticed
+    /// early, and a run does not stop at its first bad file.
+    ///
+    /// # Errors
+    /// If more failed.
+    pub fn check_early(&self) -> Result<(), TooManyUnreadable> {
+        if self.seen < 1000 {
+            return Ok(());
+        }
+        self.check()
+    }
+}

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::in_repository;
+use crate::workspace::in_repository;
 
 /// The first cells of the table's header.
 const HEADER: &str = "| crate | holds | may use |";
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_readme_agrees_with_the_workspace() {
-        let metadata = crate::metadata().unwrap();
+        let metadata = crate::workspace::metadata().unwrap();
         check(&metadata).unwrap();
     }
 }

@@ -5,7 +5,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::{dependencies, metadata, rust_version};
+use crate::workspace::metadata;
+use crate::{dependencies, rust_version};
 
 /// Seconds that all steps may take together, from an empty `target` on two cores.
 const WHOLE_BUDGET: u64 = 3600;

@@ -6,11 +6,11 @@ mod dependencies;
 mod gate;
 mod rust_version;
 mod structure;
+mod workspace;
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use anyhow::{Result, bail};
 
-use anyhow::{Context, Result, bail, ensure};
+use workspace::metadata;
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -27,26 +27,4 @@ fn main() -> Result<()> {
             arguments.join(" ")
         ),
     }
-}
-
-/// What `cargo metadata` says about the crates of the workspace.
-fn metadata() -> Result<serde_json::Value> {
-    let output = Command::new("cargo")
-        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
-        .output()
-        .context("starting cargo metadata")?;
-    ensure!(
-        output.status.success(),
-        "cargo metadata failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// A file of the repository, by its path from the root.
-fn in_repository(metadata: &serde_json::Value, path: &str) -> Result<PathBuf> {
-    let root = metadata["workspace_root"]
-        .as_str()
-        .context("cargo metadata without a workspace root")?;
-    Ok(Path::new(root).join(path))
 }

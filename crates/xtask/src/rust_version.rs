@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::in_repository;
+use crate::workspace::in_repository;
 
 /// A version of Rust: major, minor, patch.
 type RustVersion = (u32, u32, u32);

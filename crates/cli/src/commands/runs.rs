@@ -19,7 +19,7 @@ const DEPTH: usize = 3;
 
 /// A run.
 #[derive(Serialize)]
-struct Run {
+struct ListedRun {
     folder: PathBuf,
     /// `pretrain` or `finetune TASK`.
     kind: String,
@@ -56,7 +56,7 @@ pub fn run(common: &Common, arguments: &Runs) -> Result<Outcome> {
     Ok(Outcome::Done)
 }
 
-fn find(folder: &Path, depth: usize, runs: &mut Vec<Run>) -> Result<()> {
+fn find(folder: &Path, depth: usize, runs: &mut Vec<ListedRun>) -> Result<()> {
     if folder.join("run.toml").is_file() {
         runs.push(look(folder)?);
         return Ok(());
@@ -77,7 +77,7 @@ fn find(folder: &Path, depth: usize, runs: &mut Vec<Run>) -> Result<()> {
         .try_for_each(|folder| find(folder, depth - 1, runs))
 }
 
-fn look(folder: &Path) -> Result<Run> {
+fn look(folder: &Path) -> Result<ListedRun> {
     let head = fs::read_to_string(folder.join("run.toml"))?;
     let kind = { head.lines().next() }
         .and_then(|line| line.strip_prefix("# clasp "))
@@ -109,7 +109,7 @@ fn look(folder: &Path) -> Result<Run> {
         true => finetuned::read_meta(&model)?.and_then(|meta| meta.chosen_by),
         false => None,
     };
-    Ok(Run {
+    Ok(ListedRun {
         folder: folder.to_owned(),
         kind,
         state: match (FolderLock::is_held(folder), finished) {

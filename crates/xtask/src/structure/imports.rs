@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::items::{FileItems, Import, ModuleItems};
+use super::items::{FileItems, ModuleItems, UseImport};
 
 /// A file of a crate.
 pub struct CrateFile {
@@ -109,7 +109,7 @@ impl<'a> ModuleGraph<'a> {
             return Some(*file);
         }
         let import = |wanted: &str| items.imports.iter().find(|import| import.name == wanted);
-        if let Some(Import { path, .. }) = import(name) {
+        if let Some(UseImport { path, .. }) = import(name) {
             // A name of another crate is bound here.
             return self.file_of(&module, path, reexports - 1).or(Some(*file));
         }

@@ -34,7 +34,7 @@ pub struct ModuleItems {
     /// Names that are defined here, modules apart.
     pub names: Vec<String>,
     /// Names that `use` brings here.
-    pub imports: Vec<Import>,
+    pub imports: Vec<UseImport>,
     /// Other paths in the code, such as `super::read` in `super::read()`.
     pub paths: Vec<Vec<String>>,
     /// Modules in files of their own.
@@ -43,7 +43,7 @@ pub struct ModuleItems {
 
 /// One name of a `use`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Import {
+pub struct UseImport {
     pub path: Vec<String>,
     /// The name here; `*` for all.
     pub name: String,
@@ -82,7 +82,7 @@ struct ItemReader<'a> {
 
 /// What stands before an item.
 #[derive(Default)]
-struct Attributes {
+struct ItemAttributes {
     test: bool,
     path: Option<String>,
 }
@@ -122,8 +122,8 @@ impl ItemReader<'_> {
     }
 
     /// Skips `#[…]` and `#![…]`.
-    fn attributes(&self, at: &mut usize) -> Attributes {
-        let mut attributes = Attributes::default();
+    fn attributes(&self, at: &mut usize) -> ItemAttributes {
+        let mut attributes = ItemAttributes::default();
         while self.is(*at, '#') {
             let open = *at + 1 + usize::from(self.is(*at + 1, '!'));
             let close = self.matching(open);
@@ -182,7 +182,7 @@ impl ItemReader<'_> {
         end
     }
 
-    fn test_child(&mut self, at: usize, attributes: &Attributes, level: Option<usize>) {
+    fn test_child(&mut self, at: usize, attributes: &ItemAttributes, level: Option<usize>) {
         let at = self.after_visibility(at).0;
         if let (Some(level), Some("mod"), Some(name)) = (level, self.name(at), self.name(at + 1))
             && self.is(at + 2, ';')
@@ -216,7 +216,7 @@ impl ItemReader<'_> {
         &mut self,
         start: usize,
         end: usize,
-        attributes: &Attributes,
+        attributes: &ItemAttributes,
         level: Option<usize>,
         module: usize,
     ) {
@@ -269,7 +269,7 @@ impl ItemReader<'_> {
         }
     }
 
-    fn module(&mut self, at: usize, end: usize, attributes: &Attributes, level: usize) {
+    fn module(&mut self, at: usize, end: usize, attributes: &ItemAttributes, level: usize) {
         let name = self.name(at + 1).unwrap_or_default().to_owned();
         if self.is(at + 2, ';') {
             self.file.modules[level].children.push(ChildModule {
@@ -296,7 +296,7 @@ impl ItemReader<'_> {
         end: usize,
         prefix: &[String],
         reexport: bool,
-        imports: &mut Vec<Import>,
+        imports: &mut Vec<UseImport>,
     ) -> usize {
         let mut path = prefix.to_vec();
         let mut name = None;
@@ -323,7 +323,7 @@ impl ItemReader<'_> {
             at += 1;
         }
         if let Some(name) = name.or_else(|| path.last().cloned()) {
-            imports.push(Import {
+            imports.push(UseImport {
                 path,
                 name,
                 reexport,

@@ -1,7 +1,7 @@
 //! The file of a fine-tuned model: a backbone and the head of a task.
 //!
 //! A safetensors file whose tensors are `backbone.…` and `head.…`, in 32 bits. Its metadata hold `format` =
-//! `clasp-task/1` and `model`, a JSON object with the fields of [`TunedMeta`].
+//! `clasp-task/2` and `model`, a JSON object with the fields of [`TunedMeta`].
 
 use std::path::{Path, PathBuf};
 
@@ -20,7 +20,7 @@ use crate::error::WeightsError;
 use crate::state::StateDict;
 
 /// Value of `format` in the metadata.
-pub const FORMAT: &str = "clasp-task/1";
+pub const FORMAT: &str = "clasp-task/2";
 
 /// What the file of a fine-tuned model says about it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -5,7 +5,7 @@ use std::path::Path;
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::shift;
 use clasp_data::image::{flip, resize};
-use clasp_data::layouts::attributes::{AttributeImage, AttributeDataset};
+use clasp_data::layouts::attributes::{AttributeDataset, AttributeImage};
 use rand::RngExt;
 
 use super::{AttributeTask, AttributesConfig};

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use clasp_data::layouts::coco::read_boxes;
 use clasp_data::layouts::coco::BoxDataset;
+use clasp_data::layouts::coco::read_boxes;
 use clasp_metrics::Metric;
 use clasp_metrics::detection::{
     CITYPERSONS, FoundBox, LabeledPedestrian, OTHER_SUBSETS, TrueBox, box_ap, miss_rate,
@@ -145,7 +145,9 @@ impl Evaluate for DetectionTask {
 
     fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
-        let data = request.split.open(|name| BoxDataset::open(request.data, name))?;
+        let data = request
+            .split
+            .open(|name| BoxDataset::open(request.data, name))?;
         let ids: BTreeSet<u64> = data.images.iter().map(|image| image.id).collect();
         let (known, unknown): (Vec<_>, Vec<_>) =
             { read_boxes(predictions, data.category)?.into_iter() }

@@ -42,7 +42,10 @@ pub struct ParsingSet {
 }
 
 /// Opens the data of a folder with the configured classes.
-pub(super) fn open_data(folder: &Path, classes: ParsingClasses) -> Result<ParsingDataset, TaskError> {
+pub(super) fn open_data(
+    folder: &Path,
+    classes: ParsingClasses,
+) -> Result<ParsingDataset, TaskError> {
     let parsing = ParsingDataset::open(folder)?;
     Ok(match classes {
         ParsingClasses::Stored => parsing,

@@ -6,7 +6,7 @@ use std::path::Path;
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::erase::normal;
 use clasp_data::augment::warp;
-use clasp_data::layouts::coco::{CocoImage, KeypointDataset, KeypointAnnotation};
+use clasp_data::layouts::coco::{CocoImage, KeypointAnnotation, KeypointDataset};
 use rand::RngExt;
 
 use super::{PoseConfig, PoseTarget, PoseTask, clip_box, region};

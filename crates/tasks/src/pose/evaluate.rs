@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use clasp_data::image::Rgb;
-use clasp_data::layouts::coco::{CocoImage, KeypointDataset, KeypointAnnotation, read_boxes, read_poses};
+use clasp_data::layouts::coco::{
+    CocoImage, KeypointAnnotation, KeypointDataset, read_boxes, read_poses,
+};
 use clasp_metrics::Metric;
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, oks_ap, oks_nms, pck, torso_length,
@@ -254,7 +256,11 @@ impl Evaluate for PoseTask {
 }
 
 /// Detected boxes of people from a file in COCO's results format, in images of the data only.
-fn detected(path: &Path, data: &KeypointDataset, threshold: f64) -> Result<Vec<PersonBox>, TaskError> {
+fn detected(
+    path: &Path,
+    data: &KeypointDataset,
+    threshold: f64,
+) -> Result<Vec<PersonBox>, TaskError> {
     let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
         .map(|(index, image)| (image.id, index))
         .collect();

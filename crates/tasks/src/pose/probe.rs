@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
-use clasp_data::layouts::coco::{KeypointDataset, KeypointAnnotation};
+use clasp_data::layouts::coco::{KeypointAnnotation, KeypointDataset};
 use clasp_metrics::Metric;
 use clasp_metrics::pose::{
     OksAp, Pck, PosePair, PredictedPose, TruePose, box_length, oks_ap, pck, torso_length,
@@ -100,7 +100,10 @@ pub fn protocol(
 ///
 /// # Errors
 /// If one of them is missing, or they have different joints.
-pub fn open(folder: &Path, config: &ProbeConfig) -> Result<(KeypointDataset, KeypointDataset), TaskError> {
+pub fn open(
+    folder: &Path,
+    config: &ProbeConfig,
+) -> Result<(KeypointDataset, KeypointDataset), TaskError> {
     let train = KeypointDataset::open(folder, &config.train_split)?;
     let eval = match &config.eval_split {
         Some(split) => KeypointDataset::open(folder, split)?,
@@ -157,15 +160,16 @@ pub fn evaluate<E: Extractor>(
         };
         return Err(too_few(data, found));
     }
-    let input = |data: &KeypointDataset, subject: &ProbedPerson| -> Result<Option<Vec<f32>>, TaskError> {
-        let picture = &data.images[subject.person.image];
-        let image = read_sized(&picture.path, [picture.height, picture.width])?;
-        Ok(Some(preprocess.apply(&padded_crop(
-            &image,
-            subject.region,
-            preprocess.mean,
-        ))))
-    };
+    let input =
+        |data: &KeypointDataset, subject: &ProbedPerson| -> Result<Option<Vec<f32>>, TaskError> {
+            let picture = &data.images[subject.person.image];
+            let image = read_sized(&picture.path, [picture.height, picture.width])?;
+            Ok(Some(preprocess.apply(&padded_crop(
+                &image,
+                subject.region,
+                preprocess.mean,
+            ))))
+        };
     let name = |data: &KeypointDataset, subject: &ProbedPerson| {
         let path = &data.images[subject.person.image].path;
         path.display().to_string()

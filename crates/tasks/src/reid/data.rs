@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clasp_data::Rng as DataRng;
 use clasp_data::augment::{erase, shift};
 use clasp_data::image::{flip, resize};
-use clasp_data::layouts::reid::{ReidImage, MsmtVal, ReidDataset as ReidDataset};
+use clasp_data::layouts::reid::{MsmtVal, ReidDataset, ReidImage};
 use clasp_data::rng_for;
 use rand::RngExt;
 use rand::seq::SliceRandom;

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
-use clasp_data::layouts::reid::{ReidImage, ReidDataset as ReidDataset, people};
+use clasp_data::layouts::reid::{ReidDataset, ReidImage, people};
 use clasp_data::text::read_text;
 use clasp_metrics::Metric;
 use clasp_metrics::reid::{self, ReidMetrics};

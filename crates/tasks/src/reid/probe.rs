@@ -2,7 +2,7 @@
 
 use std::ops::{ControlFlow, Range};
 
-use clasp_data::layouts::reid::{ReidImage, ReidDataset};
+use clasp_data::layouts::reid::{ReidDataset, ReidImage};
 use clasp_metrics::Metric;
 use clasp_metrics::reid::{self, ReidImages, ReidMetrics};
 use clasp_metrics::rerank::{self, Rerank};

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use clasp_data::Rng as DataRng;
-use clasp_data::layouts::search::{SearchFrame, GallerySize, SearchDataset};
+use clasp_data::layouts::search::{GallerySize, SearchDataset, SearchFrame};
 
 use super::SearchTask;
 use super::config::SearchConfig;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 
-use clasp_data::layouts::search::{SearchFrame, SearchDataset};
+use clasp_data::layouts::search::{SearchDataset, SearchFrame};
 use clasp_data::text::read_text;
 use clasp_metrics::Metric;
 use clasp_metrics::detection::iou;

@@ -4,7 +4,7 @@ use anyhow::{Result, bail, ensure};
 use burn::tensor::{DType, Device, DeviceType};
 use clasp_model::Precision;
 
-use crate::args::{Common, MatrixPrecision};
+use crate::args::{GlobalOptions, MatrixPrecision};
 use crate::progress::say;
 
 /// Kinds of devices by name, the best first, that an accelerator may be asked for by.
@@ -105,7 +105,11 @@ fn is_emulated(device: &Device) -> bool {
 /// # Errors
 ///
 /// The device does not compute in it.
-pub fn precision(common: &Common, asked: MatrixPrecision, device: &Device) -> Result<Precision> {
+pub fn precision(
+    common: &GlobalOptions,
+    asked: MatrixPrecision,
+    device: &Device,
+) -> Result<Precision> {
     let precision = asked.format;
     let on_cpu = *device == Device::flex();
     ensure!(

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use clasp_data::text::printable;
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 
-use crate::args::Common;
+use crate::args::GlobalOptions;
 
 /// Seconds between two plain lines.
 const PLAIN_EVERY: Duration = Duration::from_secs(10);
@@ -32,7 +32,7 @@ pub struct Meter {
 
 impl Meter {
     /// `what` is being done, counted in `unit` ("images", "steps").
-    pub fn new(common: &Common, what: &str, unit: &'static str) -> Self {
+    pub fn new(common: &GlobalOptions, what: &str, unit: &'static str) -> Self {
         let bar = (!common.quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::new(0);
             let style = ProgressStyle::with_template(
@@ -134,7 +134,7 @@ impl Drop for Meter {
 }
 
 /// A line on standard error, unless quiet.
-pub fn say(common: &Common, text: &str) {
+pub fn say(common: &GlobalOptions, text: &str) {
     if !common.quiet {
         tell(text);
     }

@@ -8,7 +8,7 @@ use super::values::{MatrixPrecision, count, size};
 
 /// `clasp bench`
 #[derive(Args, Debug)]
-pub struct Bench {
+pub struct BenchArguments {
     /// What to measure
     #[command(subcommand)]
     pub work: BenchWork,

@@ -11,12 +11,12 @@ use super::values::{MatrixPrecision, count, size};
 
 /// A task with a published metric; the list is [`TaskKind`]'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Task(pub TaskKind);
+pub struct TaskName(pub TaskKind);
 
-impl ValueEnum for Task {
+impl ValueEnum for TaskName {
     fn value_variants<'a>() -> &'a [Self] {
-        static ALL: LazyLock<Vec<Task>> =
-            LazyLock::new(|| TaskKind::ALL.iter().copied().map(Task).collect());
+        static ALL: LazyLock<Vec<TaskName>> =
+            LazyLock::new(|| TaskKind::ALL.iter().copied().map(TaskName).collect());
         &ALL
     }
 
@@ -28,9 +28,9 @@ impl ValueEnum for Task {
 
 /// `clasp eval`
 #[derive(Args, Debug)]
-pub struct Eval {
+pub struct EvalArguments {
     /// Task
-    pub task: Task,
+    pub task: TaskName,
     /// Folder of the dataset
     #[arg(long)]
     pub data: PathBuf,
@@ -70,9 +70,9 @@ pub struct Eval {
 
 /// `clasp score`
 #[derive(Args, Debug)]
-pub struct Score {
+pub struct ScoreArguments {
     /// Task
-    pub task: Task,
+    pub task: TaskName,
     /// Folder of the dataset
     #[arg(long)]
     pub data: PathBuf,
@@ -89,9 +89,9 @@ pub struct Score {
 
 /// `clasp predict`
 #[derive(Args, Debug)]
-pub struct Predict {
+pub struct PredictArguments {
     /// Task of the model
-    pub task: Task,
+    pub task: TaskName,
     /// Files, folders, list files or tar shards; `-` reads a list from standard input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,
@@ -123,7 +123,7 @@ pub struct Predict {
 
 /// `clasp search`
 #[derive(Args, Debug)]
-pub struct Search {
+pub struct SearchArguments {
     /// Query images: a file, a folder, a list file or tar shards
     #[arg(long)]
     pub query: String,
@@ -162,7 +162,7 @@ pub struct Search {
 
 /// `clasp embed`
 #[derive(Args, Debug)]
-pub struct Embed {
+pub struct EmbedArguments {
     /// Files, folders, list files or tar shards; `-` reads a list from standard input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,

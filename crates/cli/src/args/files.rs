@@ -10,7 +10,7 @@ use super::values::{colors, parse, size};
 
 /// `clasp import`
 #[derive(Args, Debug)]
-pub struct Import {
+pub struct ImportArguments {
     /// A .safetensors, .pth, .pt or .bin file; no code in it is executed
     pub file: PathBuf,
     /// Backbone file to write
@@ -42,16 +42,16 @@ pub struct Import {
 
 /// `clasp export`
 #[derive(Subcommand, Debug)]
-pub enum Export {
+pub enum ExportCommand {
     /// A safetensors file with the tensor names of another program
-    Safetensors(ExportSafetensors),
+    Safetensors(ExportSafetensorsArguments),
     /// An ONNX file, whose outputs are verified before it is saved
-    Onnx(ExportOnnx),
+    Onnx(ExportOnnxArguments),
 }
 
 /// `clasp export safetensors`
 #[derive(Args, Debug)]
-pub struct ExportSafetensors {
+pub struct ExportSafetensorsArguments {
     /// Backbone file, run folder or published checkpoint
     pub model: PathBuf,
     /// File to write
@@ -73,7 +73,7 @@ pub struct ExportSafetensors {
 
 /// `clasp export onnx`
 #[derive(Args, Debug)]
-pub struct ExportOnnx {
+pub struct ExportOnnxArguments {
     /// Backbone file, run folder, published checkpoint or fine-tuned model; for heads of pre-training a run folder or
     /// one of its checkpoints
     pub model: PathBuf,
@@ -127,7 +127,7 @@ pub enum OnnxOutput {
 
 /// `clasp inspect`
 #[derive(Args, Debug)]
-pub struct Inspect {
+pub struct InspectArguments {
     /// A backbone file, run folder, published checkpoint, ONNX file, CLIP folder or folder of labels
     pub file: PathBuf,
 }

@@ -7,7 +7,7 @@ use super::values::count;
 
 /// Options of every command.
 #[derive(Args, Debug, Clone)]
-pub struct Common {
+pub struct GlobalOptions {
     /// Device: cpu, cuda, rocm, metal or vulkan; cuda:1 is the second one [default: the fastest kind that is available]
     #[arg(
         long,

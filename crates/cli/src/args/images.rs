@@ -9,7 +9,7 @@ use super::values::{MatrixPrecision, count, shard, size};
 
 /// `clasp synth`
 #[derive(Args, Debug)]
-pub struct Synth {
+pub struct SynthArguments {
     /// Folder to write
     #[arg(long)]
     pub out: PathBuf,
@@ -41,7 +41,7 @@ pub struct Synth {
 
 /// `clasp data`
 #[derive(Subcommand, Debug)]
-pub enum Data {
+pub enum DataCommand {
     /// Recognize the layout of a dataset, count its images and compare with the official counts
     Check {
         /// Folder of the dataset
@@ -79,13 +79,13 @@ pub enum Data {
 /// `clasp label`
 #[derive(Args, Debug)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
-pub struct Label {
+pub struct LabelArguments {
     /// Work on existing labels
     #[command(subcommand)]
     pub action: Option<LabelAction>,
     /// Label images
     #[command(flatten)]
-    pub run: LabelRun,
+    pub run: LabelRunArguments,
 }
 
 /// Commands on existing labels.
@@ -137,7 +137,7 @@ pub enum LabelAction {
 
 /// `clasp label IMAGES`
 #[derive(Args, Debug)]
-pub struct LabelRun {
+pub struct LabelRunArguments {
     /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from standard input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,

@@ -13,17 +13,22 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use bench::{
-    Bench, BenchCoco, BenchCompare, BenchData, BenchDetection, BenchOptions, BenchParsing,
+    BenchArguments, BenchCoco, BenchCompare, BenchData, BenchDetection, BenchOptions, BenchParsing,
     BenchPretrain, BenchRank, BenchSearch, BenchWork,
 };
-pub use evaluation::{Embed, Eval, Predict, Score, Search};
-pub use files::{
-    Export, ExportOnnx, ExportPrecision, ExportSafetensors, Import, Inspect, OnnxOutput,
+pub use evaluation::{
+    EmbedArguments, EvalArguments, PredictArguments, ScoreArguments, SearchArguments,
 };
-pub use global::Common;
-pub use images::{Data, Label, LabelAction, LabelRun, Synth};
-pub use tools::{Demo, Recipes, Runs};
-pub use training::{Clip, ClipScore, ClipTrain, Finetune, Pretrain};
+pub use files::{
+    ExportCommand, ExportOnnxArguments, ExportPrecision, ExportSafetensorsArguments,
+    ImportArguments, InspectArguments, OnnxOutput,
+};
+pub use global::GlobalOptions;
+pub use images::{DataCommand, LabelAction, LabelArguments, LabelRunArguments, SynthArguments};
+pub use tools::{DemoArguments, RecipesArguments, RunsArguments};
+pub use training::{
+    ClipCommand, ClipScoreArguments, ClipTrainArguments, FinetuneArguments, PretrainArguments,
+};
 pub use values::MatrixPrecision;
 
 /// Human-centric visual pre-training: label, pre-train, fine-tune, evaluate.
@@ -32,7 +37,7 @@ pub use values::MatrixPrecision;
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
-    pub common: Common,
+    pub common: GlobalOptions,
     /// What to do.
     #[command(subcommand)]
     pub verb: Verb,
@@ -43,74 +48,74 @@ pub struct Cli {
 pub enum Verb {
     /// Run the whole pipeline on synthetic people and write a report
     #[command(after_help = "Examples:\n  clasp demo --out clasp-demo")]
-    Demo(Demo),
+    Demo(DemoArguments),
     /// Render synthetic people with ground truth for every task
     #[command(after_help = "Examples:\n  clasp synth --out synthetic --unlabeled 2000")]
-    Synth(Synth),
+    Synth(SynthArguments),
     /// Check datasets, pack images into tar shards, count images
     #[command(subcommand)]
-    Data(Data),
+    Data(DataCommand),
     /// Train a small CLIP, or measure the zero-shot accuracy of any CLIP
     #[command(subcommand)]
-    Clip(Clip),
+    Clip(ClipCommand),
     /// Make pseudo-labels with CLIP: part maps and attributes
     #[command(
         after_help = "Examples:\n  clasp label photos/ --clip openai/clip-vit-base-patch16 --out labels\n  clasp label photos/*.jpg --out labels\n  clasp label show labels photos/ --out labels.png"
     )]
-    Label(Label),
+    Label(LabelArguments),
     /// Pre-train a backbone with DINO, SOLIDER or CLASP
     #[command(
         after_help = "Examples:\n  clasp pretrain mini --set data.images=photos/ --set data.labels=labels --out runs/a\n  clasp pretrain --resume runs/a"
     )]
-    Pretrain(Pretrain),
+    Pretrain(PretrainArguments),
     /// Fine-tune a backbone with a task head on a labeled dataset
     #[command(
         after_help = "Examples:\n  clasp finetune reid reid-mini --data market/ --init runs/a --out runs/reid\n  clasp finetune reid --resume runs/reid"
     )]
-    Finetune(Finetune),
+    Finetune(FinetuneArguments),
     /// Evaluate a fine-tuned model or a frozen backbone with the published metric of a task
     #[command(
         after_help = "Examples:\n  clasp eval reid --data market/ --model runs/reid\n  clasp eval reid --data market/ --model runs/a --frozen"
     )]
-    Eval(Eval),
+    Eval(EvalArguments),
     /// Write the predictions of a fine-tuned model as JSON lines and pictures
     #[command(
         after_help = "Examples:\n  clasp predict pose photos/ --model runs/pose --out poses.jsonl --draw pictures/"
     )]
-    Predict(Predict),
+    Predict(PredictArguments),
     /// Find the gallery images nearest to each query, as JSON lines and a contact sheet
     #[command(
         after_help = "Examples:\n  clasp search --query wanted.jpg --gallery photos/ --model runs/reid"
     )]
-    Search(Search),
+    Search(SearchArguments),
     /// Extract features of images into a .npy or .parquet file
     #[command(
         after_help = "Examples:\n  clasp embed photos/ --model runs/a --out features.npy\n  find photos -name '*.jpg' | clasp embed - --model runs/a --out features.parquet"
     )]
-    Embed(Embed),
+    Embed(EmbedArguments),
     /// Convert a published checkpoint into a backbone file and list matched, missing and unexpected keys
     #[command(after_help = "Examples:\n  clasp import swin_tiny.pth -o backbone.safetensors")]
-    Import(Import),
+    Import(ImportArguments),
     /// Export a backbone as safetensors or ONNX
     #[command(subcommand)]
-    Export(Export),
+    Export(ExportCommand),
     /// Describe a file of clasp, a published checkpoint, an ONNX file or a CLIP folder
     #[command(after_help = "Examples:\n  clasp inspect runs/a")]
-    Inspect(Inspect),
+    Inspect(InspectArguments),
     /// Compute the metrics of `eval` for the predictions of any program
     #[command(
         after_help = "Examples:\n  clasp score detection --data city/ --predictions boxes.json"
     )]
-    Score(Score),
+    Score(ScoreArguments),
     /// List the built-in recipes, or print one
     #[command(after_help = "Examples:\n  clasp recipes\n  clasp recipes reid-mini --keys")]
-    Recipes(Recipes),
+    Recipes(RecipesArguments),
     /// List the runs below a folder with their state and best metric
     #[command(after_help = "Examples:\n  clasp runs runs/")]
-    Runs(Runs),
+    Runs(RunsArguments),
     /// Measure speed and memory on this machine
     #[command(after_help = "Examples:\n  clasp bench embed --batch 8")]
-    Bench(Bench),
+    Bench(BenchArguments),
     /// Print completions for a shell: bash, zsh, fish, elvish, powershell
     Completions {
         /// Shell

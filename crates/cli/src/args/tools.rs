@@ -8,7 +8,7 @@ use super::values::count;
 
 /// `clasp demo`
 #[derive(Args, Debug)]
-pub struct Demo {
+pub struct DemoArguments {
     /// Folder for everything that the demo writes
     #[arg(long, default_value = "clasp-demo")]
     pub out: PathBuf,
@@ -26,7 +26,7 @@ pub struct Demo {
 
 /// `clasp recipes`
 #[derive(Args, Debug)]
-pub struct Recipes {
+pub struct RecipesArguments {
     /// Built-in recipe to print with its comments [default: list all]
     pub name: Option<String>,
     /// Print all keys with their values, defaults included
@@ -36,7 +36,7 @@ pub struct Recipes {
 
 /// `clasp runs`
 #[derive(Args, Debug)]
-pub struct Runs {
+pub struct RunsArguments {
     /// Folder of runs
     #[arg(default_value = "runs")]
     pub folder: PathBuf,

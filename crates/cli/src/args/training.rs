@@ -5,21 +5,21 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use clasp_synth::Style;
 
-use super::evaluation::Task;
+use super::evaluation::TaskName;
 use super::values::{count, size};
 
 /// `clasp clip`
 #[derive(Subcommand, Debug)]
-pub enum Clip {
+pub enum ClipCommand {
     /// Train a small CLIP on synthetic people and optionally on tagged photos
-    Train(ClipTrain),
+    Train(ClipTrainArguments),
     /// Measure zero-shot attribute accuracy and part-map mIoU, and chance
-    Score(ClipScore),
+    Score(ClipScoreArguments),
 }
 
 /// `clasp clip train`
 #[derive(Args, Debug)]
-pub struct ClipTrain {
+pub struct ClipTrainArguments {
     /// Folder to write, in OpenCLIP's layout
     #[arg(long)]
     pub out: PathBuf,
@@ -58,7 +58,7 @@ pub struct ClipTrain {
 
 /// `clasp clip score`
 #[derive(Args, Debug)]
-pub struct ClipScore {
+pub struct ClipScoreArguments {
     /// A CLIP folder or name
     #[arg(long, default_value = "mini")]
     pub clip: String,
@@ -79,7 +79,7 @@ pub struct ClipScore {
 
 /// `clasp pretrain`
 #[derive(Args, Debug)]
-pub struct Pretrain {
+pub struct PretrainArguments {
     /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base, vit-small, two-stage
     #[arg(required_unless_present = "resume")]
     pub recipe: Option<String>,
@@ -96,9 +96,9 @@ pub struct Pretrain {
 
 /// `clasp finetune`
 #[derive(Args, Debug)]
-pub struct Finetune {
+pub struct FinetuneArguments {
     /// Task
-    pub task: Task,
+    pub task: TaskName,
     /// Recipe (TOML), or the name of a built-in one: TASK (as published), TASK-mini (small), search-one-stage [default: TASK]
     pub recipe: Option<String>,
     /// Folder of the dataset

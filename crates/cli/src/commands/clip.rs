@@ -15,7 +15,7 @@ use clasp_synth::Style;
 use clasp_weights::clip::save_clip;
 
 use super::{beside, print_result};
-use crate::args::{Clip, ClipScore, ClipTrain, Common};
+use crate::args::{ClipCommand, ClipScoreArguments, ClipTrainArguments, GlobalOptions};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt, mini};
 
@@ -28,14 +28,14 @@ const POOL: usize = 32_768;
 const SCORE_SEED: u64 = 0x5343_4f52;
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Clip) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &ClipCommand) -> Result<Outcome> {
     match arguments {
-        Clip::Train(arguments) => train_clip(common, arguments),
-        Clip::Score(arguments) => score(common, arguments),
+        ClipCommand::Train(arguments) => train_clip(common, arguments),
+        ClipCommand::Score(arguments) => score(common, arguments),
     }
 }
 
-fn train_clip(common: &Common, arguments: &ClipTrain) -> Result<Outcome> {
+fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<Outcome> {
     let (out, seed) = (&arguments.out, arguments.seed);
     let device = device::pick(common.device.as_deref())?;
     let photos = { arguments.photos.as_deref() }
@@ -126,7 +126,7 @@ fn tell(meter: &mut Meter, progress: &ClipTrainProgress) {
     meter.set(progress.step as u64, progress.steps as u64, &note);
 }
 
-fn score(common: &Common, arguments: &ClipScore) -> Result<Outcome> {
+fn score(common: &GlobalOptions, arguments: &ClipScoreArguments) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let (model, info) = mini::load(&arguments.clip, &device)?;
     let config = LabelConfig {

@@ -13,7 +13,7 @@ use clasp_data::source::UnreadableImages;
 use clasp_data::statistics::statistics;
 
 use super::{open_images, print_result};
-use crate::args::{Common, Data};
+use crate::args::{DataCommand, GlobalOptions};
 use crate::progress::{Meter, say};
 use crate::{Outcome, interrupt};
 
@@ -21,9 +21,9 @@ use crate::{Outcome, interrupt};
 const NAMED: usize = 10;
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &DataCommand) -> Result<Outcome> {
     match arguments {
-        Data::Check { path } => {
+        DataCommand::Check { path } => {
             let meter = Mutex::new(Meter::new(common, "check", "images"));
             let report = check(&path.to_string_lossy(), true, &|done, total| {
                 if let Ok(mut meter) = meter.lock() {
@@ -38,7 +38,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
                 Outcome::CheckFailed
             })
         }
-        Data::Pack {
+        DataCommand::Pack {
             images,
             out,
             per_shard,
@@ -86,7 +86,7 @@ pub fn run(common: &Common, arguments: &Data) -> Result<Outcome> {
             print_result(common.json, &report, &text)?;
             unreadable_outcome(&report.unreadable, *keep_going)
         }
-        Data::Stats { images, keep_going } => {
+        DataCommand::Stats { images, keep_going } => {
             let source = open_images(images, *keep_going)?;
             let mut meter = Meter::new(common, "stats", "images");
             let stats = statistics(&source, &Limits::default(), &mut |done, total| {

@@ -35,7 +35,7 @@ use serde_json::{Value, json};
 use super::eval::{self, FrozenEval, Model};
 use super::label::label_images;
 use super::pretrain::pretrain;
-use crate::args::{Common, Demo};
+use crate::args::{DemoArguments, GlobalOptions};
 use crate::progress::{Meter, duration, say};
 use crate::report::{
     Cell, DemoReport, FeaturePicture, LabeledSample, LegendEntry, MatchPicture, QueryStrip,
@@ -69,7 +69,7 @@ const AS_DINO: [&str; 3] = [
 const RANGES: &str = include_str!("../../../../docs/demo-ranges.json");
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &DemoArguments) -> Result<Outcome> {
     let finished = match demo(common, arguments) {
         Err(error) if matches!(error.downcast_ref(), Some(TaskError::Stopped)) => false,
         other => other?,
@@ -82,7 +82,7 @@ pub fn run(common: &Common, arguments: &Demo) -> Result<Outcome> {
 }
 
 /// The whole pipeline; false where Ctrl-C stopped it.
-fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
+fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
     let begun = Instant::now();
     let out = &arguments.out;
     let device = device::pick(common.device.as_deref())?;
@@ -177,7 +177,7 @@ fn demo(common: &Common, arguments: &Demo) -> Result<bool> {
 
 /// Runs a recipe in a folder: from the start, or on from where an earlier demo left it, however it ended.
 fn begin_or_go_on(
-    common: &Common,
+    common: &GlobalOptions,
     recipe: &PretrainRecipe,
     folder: &Path,
 ) -> Result<PretrainSummary> {
@@ -185,7 +185,7 @@ fn begin_or_go_on(
     pretrain(common, recipe, folder, begun)
 }
 
-fn draw(common: &Common, folder: &Path, arguments: &Demo) -> Result<()> {
+fn draw(common: &GlobalOptions, folder: &Path, arguments: &DemoArguments) -> Result<()> {
     let config = SynthConfig {
         train_identities: arguments.people / 16,
         test_identities: arguments.people / 32,
@@ -206,7 +206,7 @@ fn draw(common: &Common, folder: &Path, arguments: &Demo) -> Result<()> {
 }
 
 /// Labels the synthetic people; false where Ctrl-C stopped it.
-fn label(common: &Common, source: &Source, folder: &Path, device: &Device) -> Result<bool> {
+fn label(common: &GlobalOptions, source: &Source, folder: &Path, device: &Device) -> Result<bool> {
     let (clip, info) = mini::load("mini", device)?;
     let config = LabelConfig::default();
     let labeler = ClipLabeler::new(clip, &info, &Vocabulary::standard()?, &config, device)?;
@@ -254,7 +254,7 @@ struct ComparedNetworks {
 }
 
 fn evaluate(
-    common: &Common,
+    common: &GlobalOptions,
     networks: &ComparedNetworks,
     people: &Path,
 ) -> Result<Vec<NetworkMetrics>> {
@@ -483,7 +483,7 @@ fn share_of_most(counts: impl Iterator<Item = usize> + Clone) -> f64 {
 
 #[allow(clippy::too_many_arguments)]
 fn report(
-    arguments: &Demo,
+    arguments: &DemoArguments,
     results: &[NetworkMetrics],
     source: &Source,
     labels: &Path,

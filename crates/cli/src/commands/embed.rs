@@ -16,12 +16,12 @@ use serde_json::{Map, Value, json};
 use super::eval::Model;
 use super::partial::{self, Partial, remove_abandoned_of};
 use super::{check_writable, one_or_all, open_images, print_result};
-use crate::args::{Common, Embed};
+use crate::args::{EmbedArguments, GlobalOptions};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     remove_abandoned_of(&arguments.out)?;
     let source = open_images(&arguments.images, arguments.keep_going)?;
@@ -91,8 +91,8 @@ pub fn run(common: &Common, arguments: &Embed) -> Result<Outcome> {
 
 /// Embeds the remaining images and writes rows after each chunk; false where Ctrl-C stopped it.
 fn all(
-    common: &Common,
-    arguments: &Embed,
+    common: &GlobalOptions,
+    arguments: &EmbedArguments,
     extractor: &BackboneExtractor,
     preprocess: &Preprocess,
     source: &Source,

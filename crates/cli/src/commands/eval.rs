@@ -20,7 +20,7 @@ use clasp_weights::import::load_backbone;
 use serde::Serialize;
 
 use super::{check_data, check_writable, print_result};
-use crate::args::{Common, Eval};
+use crate::args::{EvalArguments, GlobalOptions};
 use crate::progress::{Meter, warn};
 use crate::{Outcome, device, interrupt};
 
@@ -66,7 +66,7 @@ impl Model {
 }
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome> {
     check_data(&arguments.data)?;
     let task = arguments.task.0;
     if let Some(path) = &arguments.predictions {
@@ -140,7 +140,7 @@ pub fn run(common: &Common, arguments: &Eval) -> Result<Outcome> {
 }
 
 /// Evaluates a fine-tuned model.
-fn tuned<T: Evaluate>(common: &Common, arguments: &Eval) -> Result<Outcome> {
+fn tuned<T: Evaluate>(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let mut set = arguments.set.clone();
     if arguments.rerank {
@@ -256,7 +256,7 @@ fn check_frozen(task: TaskKind) -> Result<()> {
 
 /// Evaluates a frozen backbone on a task, with so many `examples` of queries and their matches (re-identification).
 pub fn evaluate(
-    common: &Common,
+    common: &GlobalOptions,
     task: TaskKind,
     model: &Model,
     (mix_name, mix): (&str, PromptWeights),

@@ -24,20 +24,23 @@ use serde_json::json;
 use super::tuned::load;
 use super::{open_images, print_result};
 use crate::Outcome;
-use crate::args::{Common, Export, ExportOnnx, ExportPrecision, ExportSafetensors, OnnxOutput};
+use crate::args::{
+    ExportCommand, ExportOnnxArguments, ExportPrecision, ExportSafetensorsArguments, GlobalOptions,
+    OnnxOutput,
+};
 
 /// Images that an ONNX file is verified with.
 const SAMPLES: usize = 4;
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Export) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &ExportCommand) -> Result<Outcome> {
     match arguments {
-        Export::Safetensors(arguments) => safetensors(common, arguments),
-        Export::Onnx(arguments) => onnx(common, arguments),
+        ExportCommand::Safetensors(arguments) => safetensors(common, arguments),
+        ExportCommand::Onnx(arguments) => onnx(common, arguments),
     }
 }
 
-fn safetensors(common: &Common, arguments: &ExportSafetensors) -> Result<Outcome> {
+fn safetensors(common: &GlobalOptions, arguments: &ExportSafetensorsArguments) -> Result<Outcome> {
     let (mut backbone, mut meta) = load_backbone(&arguments.model, &Device::flex())?;
     if let Some(mix) = &arguments.prompt {
         let mix: PromptWeights = mix.parse()?;
@@ -143,7 +146,7 @@ struct Facts {
     mix: (String, PromptWeights),
 }
 
-fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
+fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outcome> {
     if arguments.outputs.is_empty()
         && let Some(meta) = finetuned::read_meta(&arguments.model)?
     {
@@ -223,7 +226,10 @@ fn onnx(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
 }
 
 /// A fine-tuned model with its head.
-fn onnx_of_task<T: Objective>(common: &Common, arguments: &ExportOnnx) -> Result<Outcome> {
+fn onnx_of_task<T: Objective>(
+    common: &GlobalOptions,
+    arguments: &ExportOnnxArguments,
+) -> Result<Outcome> {
     let model = load::<T>(&arguments.model, &[], None, &Device::flex())?;
     if let Some(size) = arguments.size {
         T::check_size(size, &strides(&model.backbone))?;
@@ -245,8 +251,8 @@ fn onnx_of_task<T: Objective>(common: &Common, arguments: &ExportOnnx) -> Result
 }
 
 fn write_onnx<M: Module>(
-    common: &Common,
-    arguments: &ExportOnnx,
+    common: &GlobalOptions,
+    arguments: &ExportOnnxArguments,
     network: M,
     fold: &dyn Fn(M, PromptWeights) -> M,
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,

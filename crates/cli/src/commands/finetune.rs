@@ -12,12 +12,12 @@ use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::{PassProgress, with_task};
 
 use super::{check_data, print_result};
-use crate::args::{Common, Finetune};
+use crate::args::{FinetuneArguments, GlobalOptions};
 use crate::progress::{Meter, duration, rate, warn};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Finetune) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &FinetuneArguments) -> Result<Outcome> {
     with_task!(arguments.task.0, T => finetune::<T>(common, arguments))
 }
 
@@ -28,7 +28,10 @@ struct Order<S> {
     resume: bool,
 }
 
-fn finetune<T: DownstreamTask>(common: &Common, arguments: &Finetune) -> Result<Outcome> {
+fn finetune<T: DownstreamTask>(
+    common: &GlobalOptions,
+    arguments: &FinetuneArguments,
+) -> Result<Outcome> {
     let Order {
         recipe,
         folder,
@@ -60,7 +63,7 @@ fn finetune<T: DownstreamTask>(common: &Common, arguments: &Finetune) -> Result<
 }
 
 /// The recipe of a run that has begun.
-fn go_on<T: DownstreamTask>(arguments: &Finetune, run: &Path) -> Result<Order<T::Config>> {
+fn go_on<T: DownstreamTask>(arguments: &FinetuneArguments, run: &Path) -> Result<Order<T::Config>> {
     let given = [
         ("RECIPE", arguments.recipe.is_some()),
         ("--out", arguments.out.is_some()),
@@ -84,7 +87,7 @@ fn go_on<T: DownstreamTask>(arguments: &Finetune, run: &Path) -> Result<Order<T:
 }
 
 /// The recipe of a new run.
-fn begin<T: DownstreamTask>(arguments: &Finetune) -> Result<Order<T::Config>> {
+fn begin<T: DownstreamTask>(arguments: &FinetuneArguments) -> Result<Order<T::Config>> {
     let name = T::NAME;
     let path = arguments.recipe.as_deref().unwrap_or(name);
     let mut recipe = FinetuneRecipe::<T::Config>::load(path, &arguments.set)?;

@@ -11,11 +11,11 @@ use serde_json::json;
 use super::config_lines::config_lines;
 use super::print_result;
 use crate::Outcome;
-use crate::args::{Common, Import};
+use crate::args::{GlobalOptions, ImportArguments};
 use crate::progress::warn;
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Import) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &ImportArguments) -> Result<Outcome> {
     if arguments.std.is_some_and(|std| std.contains(&0.0)) {
         bail!("--std: expected numbers other than 0, they are divided by");
     }

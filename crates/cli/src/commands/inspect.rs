@@ -17,7 +17,7 @@ use serde_json::json;
 use super::import::describe;
 use super::print_text;
 use crate::Outcome;
-use crate::args::{Common, Inspect};
+use crate::args::{GlobalOptions, InspectArguments};
 use crate::mini;
 
 /// The content of a file or folder, as JSON and as text.
@@ -34,7 +34,7 @@ impl FileDescription {
 }
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Inspect) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &InspectArguments) -> Result<Outcome> {
     let shown = look(&arguments.file)?;
     print_text(if common.json {
         &shown.json

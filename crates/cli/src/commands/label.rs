@@ -23,12 +23,12 @@ use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::import::load_backbone;
 
 use super::{open_images, print_result};
-use crate::args::{Common, Label, LabelAction, LabelRun};
+use crate::args::{GlobalOptions, LabelAction, LabelArguments, LabelRunArguments};
 use crate::progress::{Meter, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Label) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome> {
     match &arguments.action {
         None => label(common, &arguments.run),
         Some(LabelAction::Calibrate { labels }) => {
@@ -130,7 +130,7 @@ fn calibration(labels: &Path, store: &Store) -> Result<Option<Calibration>> {
     }
 }
 
-fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
+fn label(common: &GlobalOptions, arguments: &LabelRunArguments) -> Result<Outcome> {
     let (false, Some(out)) = (arguments.images.is_empty(), &arguments.out) else {
         anyhow::bail!("clasp label needs IMAGES and --out");
     };
@@ -192,7 +192,7 @@ fn label(common: &Common, arguments: &LabelRun) -> Result<Outcome> {
 
 /// Labels `source` into `options.folder` with a progress line; Ctrl-C stops after the batch.
 pub fn label_images(
-    common: &Common,
+    common: &GlobalOptions,
     source: &Source,
     labeler: &impl Labeler,
     options: &LabelRunConfig,

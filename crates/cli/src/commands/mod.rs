@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 
-use crate::args::{Cli, Common, Verb};
+use crate::args::{Cli, GlobalOptions, Verb};
 use crate::{Outcome, device};
 
 mod bench;
@@ -66,7 +66,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
 }
 
 /// Starts the global pool of threads: the optimizer, averages, ranking.
-fn start_threads(common: &Common) -> Result<()> {
+fn start_threads(common: &GlobalOptions) -> Result<()> {
     let threads = device::threads(common.threads);
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)

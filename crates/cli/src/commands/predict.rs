@@ -23,7 +23,7 @@ use serde_json::{Map, Value, json};
 use super::partial::{self, Partial, remove_abandoned_of};
 use super::tuned::load;
 use super::{check_writable, one_or_all, open_images, print_result};
-use crate::args::{Common, Predict};
+use crate::args::{GlobalOptions, PredictArguments};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt};
 
@@ -34,11 +34,14 @@ const BATCH: usize = 4;
 const TOLD: usize = 20;
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Predict) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &PredictArguments) -> Result<Outcome> {
     with_task!(arguments.task.0, T => predict::<T>(common, arguments))
 }
 
-fn predict<T: DownstreamTask>(common: &Common, arguments: &Predict) -> Result<Outcome> {
+fn predict<T: DownstreamTask>(
+    common: &GlobalOptions,
+    arguments: &PredictArguments,
+) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     let device = device::pick(common.device.as_deref())?;
     let mut model = load::<T>(&arguments.model, &arguments.set, arguments.size, &device)?;
@@ -113,8 +116,8 @@ fn predict<T: DownstreamTask>(common: &Common, arguments: &Predict) -> Result<Ou
 
 /// Predicts all images that are still to do, putting lines away after each chunk; false where Ctrl-C stopped it.
 fn all<T: Predictor>(
-    common: &Common,
-    arguments: &Predict,
+    common: &GlobalOptions,
+    arguments: &PredictArguments,
     model: &FinetunedModel<T>,
     people: Option<&Finder>,
     source: &Source,

@@ -6,12 +6,12 @@ use anyhow::{Result, bail};
 use clasp_pretrain::{Control, Event, PretrainRecipe, PretrainSummary, train};
 
 use super::print_result;
-use crate::args::{Common, Pretrain};
+use crate::args::{GlobalOptions, PretrainArguments};
 use crate::progress::{Meter, duration, rate};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Pretrain) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outcome> {
     let (recipe, folder, resume) = match &arguments.resume {
         Some(folder) => {
             if arguments.recipe.is_some() || arguments.out.is_some() {
@@ -67,7 +67,7 @@ fn default_folder(name: &str, recipe: &PretrainRecipe) -> PathBuf {
 
 /// Runs a recipe with progress lines; Ctrl-C stops after the step and leaves a checkpoint.
 pub fn pretrain(
-    common: &Common,
+    common: &GlobalOptions,
     recipe: &PretrainRecipe,
     folder: &Path,
     resume: bool,

@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 
 use super::{print_result, print_text};
 use crate::Outcome;
-use crate::args::{Common, Recipes};
+use crate::args::{GlobalOptions, RecipesArguments};
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Recipes) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &RecipesArguments) -> Result<Outcome> {
     let verbs = ["pretrain", "finetune"];
     let tasks = built_in_recipes();
     let lists = [&clasp_pretrain::recipe::BUILT_IN[..], &tasks[..]];

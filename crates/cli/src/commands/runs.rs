@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::print_result;
 use crate::Outcome;
-use crate::args::{Common, Runs};
+use crate::args::{GlobalOptions, RunsArguments};
 
 /// Levels of folders that are searched.
 const DEPTH: usize = 3;
@@ -32,7 +32,7 @@ struct ListedRun {
 }
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Runs) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &RunsArguments) -> Result<Outcome> {
     if !arguments.folder.is_dir() {
         bail!("{}: no such folder", arguments.folder.display());
     }

@@ -8,11 +8,11 @@ use serde_json::json;
 
 use super::{check_data, print_result};
 use crate::Outcome;
-use crate::args::{Common, Score};
+use crate::args::{GlobalOptions, ScoreArguments};
 use crate::progress::warn;
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Score) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &ScoreArguments) -> Result<Outcome> {
     check_data(&arguments.data)?;
     if !arguments.predictions.exists() {
         bail!(

@@ -17,12 +17,12 @@ use clasp_weights::finetuned::read_meta;
 use serde_json::json;
 
 use super::{check_writable, eval, open_images, print_result};
-use crate::args::{Common, Search};
+use crate::args::{GlobalOptions, SearchArguments};
 use crate::progress::Meter;
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     check_writable(&arguments.sheet)?;
     if arguments.out == arguments.sheet {
@@ -66,8 +66,8 @@ pub fn run(common: &Common, arguments: &Search) -> Result<Outcome> {
 }
 
 fn search<E: Extractor>(
-    common: &Common,
-    arguments: &Search,
+    common: &GlobalOptions,
+    arguments: &SearchArguments,
     extractor: &E,
     preprocess: &Preprocess,
     same: Option<f64>,

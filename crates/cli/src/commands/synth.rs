@@ -5,11 +5,11 @@ use clasp_synth::{SynthConfig, write_dataset};
 
 use super::print_result;
 use crate::Outcome;
-use crate::args::{Common, Synth};
+use crate::args::{GlobalOptions, SynthArguments};
 use crate::progress::Meter;
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Synth) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &SynthArguments) -> Result<Outcome> {
     let config = SynthConfig {
         train_identities: arguments.train_identities,
         test_identities: arguments.test_identities,

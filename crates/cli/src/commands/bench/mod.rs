@@ -14,11 +14,11 @@ use self::measurement::{add_peak, say};
 use self::networks::On;
 use self::record::{fallen, read_records};
 use super::print_text;
-use crate::args::{Bench, BenchWork, Common};
+use crate::args::{BenchArguments, BenchWork, GlobalOptions};
 use crate::{Outcome, device};
 
 /// Runs the command.
-pub fn run(common: &Common, arguments: &Bench) -> Result<Outcome> {
+pub fn run(common: &GlobalOptions, arguments: &BenchArguments) -> Result<Outcome> {
     let device = device::pick(common.device.as_deref())?;
     let threads = device::threads(common.threads);
     let check = arguments.check.as_deref();

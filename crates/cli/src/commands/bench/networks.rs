@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 use super::measurement::{Measurement, add_peak, timed};
-use crate::args::{BenchData, BenchOptions, BenchPretrain, Common};
+use crate::args::{BenchData, BenchOptions, BenchPretrain, GlobalOptions};
 use crate::device;
 
 /// Waits until the device has finished, so that the time is that of its work.
@@ -59,7 +59,7 @@ fn product_rate(device: &Device, precision: Precision) -> Result<f64> {
 
 /// Where the networks are measured.
 pub struct On<'a> {
-    pub common: &'a Common,
+    pub common: &'a GlobalOptions,
     pub device: &'a Device,
     pub threads: usize,
 }

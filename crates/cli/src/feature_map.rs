@@ -52,7 +52,7 @@ pub fn pictures(
         .map_err(|error| anyhow::anyhow!("reading features: {error}"))?;
     let coordinates = principal(tokens, channels);
 
-    // The range of each colour is that of all images, without the few most extreme positions.
+    // The range of each color is that of all images, without the few most extreme positions.
     let ranges: Vec<(f32, f32)> = (0..3)
         .map(|c| {
             let mut values: Vec<f32> = coordinates.iter().map(|point| point[c]).collect();

@@ -319,9 +319,9 @@ fn places(attribute: &Attribute) -> Vec<u8> {
     let places: &[u8] = match attribute.name.as_str() {
         "age" | "hair_length" | "headwear" | "glasses" => &[part::HEAD],
         "gender" | "view" => &[part::HEAD, part::UPPER_BODY],
-        "upper_colour" | "upper_pattern" => &[part::UPPER_BODY],
+        "upper_color" | "upper_pattern" => &[part::UPPER_BODY],
         "sleeve_length" => &[part::UPPER_BODY, part::ARMS],
-        "lower_colour" => &[part::LOWER_BODY],
+        "lower_color" => &[part::LOWER_BODY],
         "lower_type" => &[part::LOWER_BODY, part::LEGS],
         "footwear" => &[part::FEET],
         "bag" => &[part::UPPER_BODY, part::BAG],

@@ -4,7 +4,7 @@
 //! A phrase's feature is: each template filled with the phrase, encoded, normalized, averaged over
 //! the templates, normalized again. Synonyms of a part stay apart, as the best one counts at every
 //! token of an image; the prompts of an attribute's value are averaged too, before the last
-//! normalisation (our choice: a value has one logit).
+//! normalization (our choice: a value has one logit).
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::vocabulary::{Vocabulary, fill};
@@ -105,7 +105,7 @@ fn encode_means(clip: &Clip, groups: &[Vec<String>], device: &Device) -> Result<
     ))
 }
 
-/// Normalised features of texts, row after row.
+/// Normalized features of texts, row after row.
 fn encode(clip: &Clip, texts: &[&str], device: &Device) -> Result<Vec<f32>, Error> {
     let context = clip.config().text.context;
     let mut features = Vec::with_capacity(texts.len() * clip.config().embed);

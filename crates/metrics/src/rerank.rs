@@ -32,7 +32,7 @@ use crate::reid::{
 pub struct Rerank {
     /// Size of the reciprocal neighborhood.
     pub k1: usize,
-    /// Neighbours that V is averaged over; 1 averages nothing.
+    /// Neighbors that V is averaged over; 1 averages nothing.
     pub k2: usize,
     /// Weight of the plain distance.
     pub lambda: f64,

@@ -222,7 +222,7 @@ fn attributes_are_those_of_the_default_vocabulary() {
 
 #[test]
 fn many_people_share_a_color() {
-    let mut rng = rng_for(5, 0, "colours");
+    let mut rng = rng_for(5, 0, "colors");
     let mut pairs: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for _ in 0..500 {
         let person = SynthPerson::sample(&mut rng);
@@ -233,7 +233,7 @@ fn many_people_share_a_color() {
     let alone = pairs.values().filter(|n| **n == 1).count();
     assert!(
         alone < 25,
-        "{alone} of 500 people have a pair of colours of their own"
+        "{alone} of 500 people have a pair of colors of their own"
     );
 }
 
@@ -331,7 +331,7 @@ fn a_dataset_reads_back_in_every_layout_and_resumes() {
     let attributes = clasp_data::layouts::attributes::AttributeDataset::open(&first).unwrap();
     assert_eq!(attributes.images.len(), 22);
     assert_eq!(attributes.splits(), ["train", "val"]);
-    assert!(attributes.names.iter().any(|n| n == "upper_colour.red"));
+    assert!(attributes.names.iter().any(|n| n == "upper_color.red"));
     let parsing = clasp_data::layouts::parsing::ParsingDataset::open(&first).unwrap();
     assert_eq!(parsing.classes, part::NAMES);
     assert_eq!(parsing.split("val").unwrap().len(), 10);

@@ -114,7 +114,7 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
             checkpoint::read(&kept).unwrap(),
         );
         assert_eq!(said["python"], loaded["python"], "{name}");
-        assert_eq!(said["licences"], "code: one\nweights: two");
+        assert_eq!(said["licenses"], "code: one\nweights: two");
         assert!(
             said["preprocessing"].contains("\"mean\":[0.5,0.5,0.5]"),
             "{said:?}"

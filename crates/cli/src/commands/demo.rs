@@ -333,7 +333,7 @@ fn table_text(results: &[NetworkMetrics]) -> String {
 /// several seeds, in percent.
 #[derive(Debug, Deserialize)]
 struct Ranges {
-    /// Unlabelled people of each run.
+    /// Unlabeled people of each run.
     people: usize,
     /// Steps of each run.
     steps: u64,
@@ -440,14 +440,14 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
         percent(commonest_part(&truth)),
     ]];
     rows.extend(found.attributes.iter().map(|one| {
-        let learnt = match one.off {
+        let learned = match one.off {
             true => Cell::plain("not used".to_owned()),
             false => percent(1.0 - one.masked),
         };
         vec![
             Cell::plain(one.name.replace('_', " ")),
             percent(one.right),
-            learnt,
+            learned,
             percent(one.commonest),
         ]
     }));
@@ -456,7 +456,7 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
             .map(str::to_owned)
             .to_vec(),
         rows,
-        note: "Accuracy of the labels that are learnt, against the truth of the synthetic people. The others are too \
+        note: "Accuracy of the labels that are learned, against the truth of the synthetic people. The others are too \
                uncertain and masked, or their attribute is switched off because it hardly varies. “Commonest value”: \
                accuracy of always giving the most frequent true value. Labels are calibrated to use rare values too, \
                so an accuracy below that one can still carry information."
@@ -526,7 +526,7 @@ fn report(
         ),
         introduction: vec![
             format!(
-                "{} synthetic people were drawn. A small CLIP labelled the body parts and the attributes of each picture, and \
+                "{} synthetic people were drawn. A small CLIP labeled the body parts and the attributes of each picture, and \
                  a small Swin transformer was pre-trained on these labels and by self-distillation. Then it was frozen and \
                  evaluated on other people, beside the same network before training and beside DINO, which is \
                  self-distillation alone.",

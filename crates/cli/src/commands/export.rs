@@ -139,7 +139,7 @@ struct Facts {
     /// How images become its input.
     preprocess: Preprocess,
     /// License lines.
-    licences: Vec<String>,
+    licenses: Vec<String>,
     /// Where it comes from.
     origin: String,
     /// The default prompt weights, and their name.
@@ -189,7 +189,7 @@ fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outco
                 std: views.std,
                 ..Preprocess::imagenet(height, width)
             },
-            licences: Vec::new(),
+            licenses: Vec::new(),
             origin: format!("student of {}", made.path.display()),
             mix: identity,
         };
@@ -209,7 +209,7 @@ fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outco
         let facts = Facts {
             preprocess: Preprocess::of(&meta),
             adapter: meta.config.adapter,
-            licences: meta.licenses,
+            licenses: meta.licenses,
             origin: meta.origin,
             mix: identity,
         };
@@ -237,7 +237,7 @@ fn onnx_of_task<T: Objective>(
     let facts = Facts {
         adapter: model.meta.config.adapter,
         preprocess: model.preprocess,
-        licences: model.meta.licenses,
+        licenses: model.meta.licenses,
         origin: format!("{} fine-tuned for {}", arguments.model.display(), T::NAME),
         mix: ("the model's own".to_owned(), model.prompt),
     };
@@ -297,7 +297,7 @@ fn write_onnx<M: Module>(
         ("pixels", "0 to 1 before mean and std, RGB".to_owned()),
         ("prompt", mix.clone()),
         ("origin", facts.origin),
-        ("licences", facts.licences.join("\n")),
+        ("licenses", facts.licenses.join("\n")),
     ];
     let metadata: BTreeMap<String, String> = metadata
         .into_iter()

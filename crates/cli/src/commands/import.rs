@@ -80,8 +80,8 @@ pub fn describe(meta: &BackboneMeta) -> Result<String> {
         }
     }
     let _ = writeln!(text, "  written by     clasp {}", meta.clasp);
-    for licence in &meta.licenses {
-        let _ = writeln!(text, "  licence        {licence}");
+    for license in &meta.licenses {
+        let _ = writeln!(text, "  license        {license}");
     }
     Ok(text.trim_end().to_owned())
 }

@@ -262,7 +262,7 @@ impl Partial {
         some: &mut impl FnMut(Range<usize>) -> Result<Option<Vec<ImageResult>>>,
     ) -> Result<bool> {
         let items = self.to_try_again();
-        // Neighbours are done together.
+        // Neighbors are done together.
         for run in items.chunk_by(|a, b| a + 1 == *b) {
             for part in run.chunks(chunk) {
                 let Some(outcomes) = some(part[0]..part[0] + part.len())? else {

@@ -100,7 +100,7 @@ fn documented_commands_run() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let (people, market) = (drawn(), drawn().join("market"));
-    copy_some(&people.join("unlabelled"), &at.join("photos"), 24);
+    copy_some(&people.join("unlabeled"), &at.join("photos"), 24);
     copy_some(&market.join("query"), &at.join("wanted"), 2);
     for part in ["query", "bounding_box_test", "bounding_box_train"] {
         copy_some(&market.join(part), &at.join("market1501").join(part), 48);

@@ -314,11 +314,11 @@ fn boxes_that_do_not_fit_are_told_of() {
         .expect("the program starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("does not overlap its image"), "{said}");
+    assert!(said.contains("covers nothing of its image"), "{said}");
 }
 
 #[test]
-fn scenes_are_learnt_too() {
+fn scenes_are_learned_too() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let scenes = drawn().join("scenes").to_string_lossy().into_owned();
@@ -431,7 +431,7 @@ fn scenes_are_learnt_too() {
             "--out",
             "x.jsonl",
         ],
-        &["detection finds people itself"],
+        &["detection detects people itself"],
     );
     refused(
         at,
@@ -562,7 +562,7 @@ fn goes_on_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
     refused(
         folder.path(),
         &[&resume[..4], &changed].concat(),
-        &["run.batch", "a run goes on with its own recipe"],
+        &["run.batch", "a resumed run keeps this value"],
     );
 }
 

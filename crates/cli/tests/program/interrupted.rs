@@ -82,7 +82,7 @@ fn predictions_go_on_where_they_were_stopped() {
     refused(
         at,
         &predict("p.jsonl", &["--set", "threshold=0.4"]),
-        &["p.jsonl.partial", "set was", "remove it"],
+        &["p.jsonl.partial", "set was", "remove the file"],
     );
     done(at, &predict("p.jsonl", &["--keep-going"]));
     assert!(fs::read(at.join("p.jsonl")).expect("predictions") == expected);

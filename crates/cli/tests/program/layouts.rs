@@ -78,7 +78,7 @@ fn readers_find_the_images_of_official_folders() {
             4,
             vec![],
         ),
-        ("split", "attribute split", 4, vec![]),
+        ("split", "attribute split (JSON)", 4, vec![]),
         ("tables", "attribute table", 3, vec![]),
     ] {
         let data = AttributeDataset::open(&at(name)).expect(name);

@@ -9,7 +9,7 @@ use clasp_data::image::{Rgb, encode_jpeg, encode_label_png, encode_png};
 
 /// Makes all of them in a folder, each in one of its own.
 pub fn make(root: &Path) {
-    COLOUR.set(0);
+    COLOR.set(0);
     market1501(&root.join("market"));
     duke(&root.join("duke"));
     cuhk03(&root.join("cuhk03"));
@@ -37,13 +37,13 @@ fn write(path: PathBuf, bytes: impl AsRef<[u8]>) {
 
 thread_local! {
     /// Of the image that was made last.
-    static COLOUR: Cell<u32> = const { Cell::new(0) };
+    static COLOR: Cell<u32> = const { Cell::new(0) };
 }
 
-/// An image of its own colour, JPEG or PNG by its name.
+/// An image of its own color, JPEG or PNG by its name.
 fn image(path: PathBuf, [height, width]: [usize; 2]) {
-    COLOUR.set(COLOUR.get() + 0x0001_0f35);
-    let [_, r, g, b] = COLOUR.get().to_be_bytes();
+    COLOR.set(COLOR.get() + 0x0001_0f35);
+    let [_, r, g, b] = COLOR.get().to_be_bytes();
     let image = Rgb::filled(width, height, [r, g, b]);
     let is_png = path.extension().is_some_and(|extension| extension == "png");
     let bytes = if is_png {
@@ -221,7 +221,7 @@ fn rap2(root: &Path) {
     images(&root.join("RAP_dataset"), &names, PERSON);
 }
 
-/// A split of one's own as JSON; what is not to be seen is labelled 2, and an image is in no split.
+/// A split of one's own as JSON; what is not to be seen is labeled 2, and an image is in no split.
 fn split(root: &Path) {
     let json = r#"{"image_name": ["1.png", "2.png", "3.png", "4.png"], "attr_name": ["hat", "bag"],
         "label": [[0, 1], [1, 2], [1, 0], [0, 0]], "partition": {"train": [2, 0], "trainval": [2, 0, 1], "val": [1], "test": [1]}}"#;
@@ -296,7 +296,7 @@ fn ccp(root: &Path) {
     image(root.join("photos/0001.jpg"), [2, 3]);
 }
 
-/// A crowd, somebody without a labelled joint, a joint and a box outside their image, an image of another size than the JSON says.
+/// A crowd, somebody without a labeled joint, a joint and a box outside their image, an image of another size than the JSON says.
 fn coco(root: &Path) {
     let joints = clasp_data::layouts::coco::COCO_JOINTS
         .map(|name| format!("{name:?}"))

@@ -86,10 +86,10 @@ fn sigterm_and_ctrl_c_stop_after_the_step_with_a_checkpoint_and_their_status() {
 #[test]
 fn work_goes_on_when_nobody_reads_its_messages() {
     let folder = tempfile::tempdir().unwrap();
-    let unlabelled = drawn().join("unlabeled").display().to_string();
-    let images = format!("data.images={unlabelled}");
+    let unlabeled = drawn().join("unlabeled").display().to_string();
+    let images = format!("data.images={unlabeled}");
     let train = pretraining(&images, "run", "run.steps=3");
-    let label = ["label", &unlabelled, "--out", "labels", "--threads", "1"];
+    let label = ["label", &unlabeled, "--out", "labels", "--threads", "1"];
     for (arguments, result) in [
         (&train[..], "run/backbone.safetensors"),
         (&label[..], "labels/_calibration.json"),
@@ -219,7 +219,7 @@ fn recipes_completions_and_runs_are_told() {
     );
     let head = fs_err::read_to_string(folder.path().join("runs/a/run.toml")).unwrap();
     assert!(
-        head.contains("# command: ") && head.contains("# begun 20"),
+        head.contains("# command: ") && head.contains("# started 20"),
         "{head}"
     );
 }

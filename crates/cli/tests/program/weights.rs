@@ -32,8 +32,8 @@ fn a_published_checkpoint_is_imported_inspected_and_used_as_it_is() {
         "missing          0",
         "outside the backbone",
         "64x32 (height x width)",
-        "licence        code: SOLIDER, Apache-2.0",
-        "licence        data: LUPerson",
+        "license        code: SOLIDER, Apache-2.0",
+        "license        data: LUPerson",
     ] {
         assert!(printed.contains(words), "expected `{words}` in:\n{printed}");
     }
@@ -49,7 +49,7 @@ fn a_published_checkpoint_is_imported_inspected_and_used_as_it_is() {
     );
     let json = done(at, &["inspect", &solider(), "--json"]);
     assert!(
-        json.contains("\"loaded\": [") && json.contains("\"semantic_embed_b.0.bias\""),
+        json.contains("\"matched\": [") && json.contains("\"semantic_embed_b.0.bias\""),
         "{json}"
     );
 
@@ -216,7 +216,14 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
     let before = fs_err::read(at.join("out.onnx")).expect("a file");
     let arguments = export(&["--outputs", "part"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    refused(at, &arguments, &["heads are in a run's checkpoints"]);
+    refused(
+        at,
+        &arguments,
+        &[
+            "expected a checkpoint of `clasp pretrain`",
+            "heads are in checkpoints/",
+        ],
+    );
     let arguments = export(&["--check", "nothing-there"]);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     refused(at, &arguments, &["nothing-there"]);

@@ -115,12 +115,12 @@ fn seen_attributes(mut attributes: AttributeValues, extent: BodyExtent) -> Attri
         "hair_length",
         "headwear",
         "glasses",
-        "upper_colour",
+        "upper_color",
         "sleeve_length",
         "upper_pattern",
         "view",
     ];
-    const LOWER: &[&str] = &["lower_colour", "lower_type", "footwear", "view"];
+    const LOWER: &[&str] = &["lower_color", "lower_type", "footwear", "view"];
     let kept = match extent {
         BodyExtent::Whole => return attributes,
         BodyExtent::UpperHalf => UPPER,

@@ -61,9 +61,9 @@ fn config() -> ClipTrainConfig {
     }
 }
 
-/// A picture of one of six colours, a little noisy, and its name.
+/// A picture of one of six colors, a little noisy, and its name.
 fn pair(index: u64, [height, width]: [usize; 2]) -> TrainingPair {
-    const COLOURS: [(&str, [f32; 3]); 6] = [
+    const COLORS: [(&str, [f32; 3]); 6] = [
         ("red", [1.0, -1.0, -1.0]),
         ("green", [-1.0, 1.0, -1.0]),
         ("blue", [-1.0, -1.0, 1.0]),
@@ -72,14 +72,14 @@ fn pair(index: u64, [height, width]: [usize; 2]) -> TrainingPair {
         ("black", [-1.0, -1.0, -1.0]),
     ];
     let mut rng = ChaCha8Rng::seed_from_u64(index);
-    let (name, colour) = COLOURS[(rng.next_u64() % 6) as usize];
+    let (name, color) = COLORS[(rng.next_u64() % 6) as usize];
     let noise = |rng: &mut ChaCha8Rng| (rng.next_u32() as f32 / u32::MAX as f32 - 0.5) * 0.4;
-    let image = colour
+    let image = color
         .iter()
         .flat_map(|&value| std::iter::repeat_n(value, height * width))
         .map(|value| value + noise(&mut rng))
         .collect();
-    // The left half is the wall, of the class 1 or 2 by its colour; the right half is unknown.
+    // The left half is the wall, of the class 1 or 2 by its color; the right half is unknown.
     let class = 1 + u8::from(name < "red");
     TrainingPair {
         image,
@@ -345,7 +345,7 @@ fn the_gradient_does_not_depend_on_the_split() {
 }
 
 #[test]
-fn six_colours_are_learned() {
+fn six_colors_are_learned() {
     let folder = tempfile::tempdir().unwrap();
     let config = ClipTrainConfig {
         batch: 24,

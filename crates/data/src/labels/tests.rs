@@ -228,7 +228,7 @@ fn labels_that_do_not_fit_are_refused_and_nothing_is_written() {
         ),
         (
             |l| l.part_confidence.push(0),
-            "part_confidence: expected 128 positions",
+            "part_confidence: expected 128 patch positions",
         ),
         (
             |l| l.attributes.truncate(3),

@@ -109,7 +109,7 @@ pub fn ccp_parts(mask: &[u8], width: usize, labels: &[String]) -> Vec<u8> {
             CcpPart::Skin | CcpPart::Unknown => 255,
         })
         .collect();
-    // Regions of skin, by flood fill over the four neighbours.
+    // Regions of skin, by flood fill over the four neighbors.
     let mut seen = vec![false; mask.len()];
     for (start, &label) in mask.iter().enumerate() {
         if seen[start] || kind(label) != CcpPart::Skin {
@@ -122,13 +122,13 @@ pub fn ccp_parts(mask: &[u8], width: usize, labels: &[String]) -> Vec<u8> {
             let at = region[next];
             next += 1;
             let (x, y) = (at % width, at / width);
-            let neighbours = [
+            let neighbors = [
                 (x > 0).then(|| at - 1),
                 (x + 1 < width).then_some(at + 1),
                 (y > 0).then(|| at - width),
                 (at + width < mask.len()).then_some(at + width),
             ];
-            for other in neighbours.into_iter().flatten() {
+            for other in neighbors.into_iter().flatten() {
                 if !seen[other] && kind(mask[other]) == CcpPart::Skin {
                     seen[other] = true;
                     region.push(other);

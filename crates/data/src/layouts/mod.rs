@@ -28,7 +28,7 @@ use crate::mat::{MatError, MatFile};
 pub enum LayoutError {
     /// Nothing of this layout in the usual places.
     #[error(
-        "`{folder}` holds no {layout}\n  expected {expected}\n  not found: {}\n\
+        "`{folder}` holds no {layout}\n  expected {expected}\n  looked for: {}\n\
          hint: `clasp data check {folder}` lists the layouts that it recognizes; docs/data.md describes all",
         places(.tried)
     )]
@@ -98,7 +98,7 @@ pub enum LayoutError {
     },
     /// A layout with one file for each split, without the one that was asked for.
     #[error(
-        "`{folder}` holds no {layout} of split `{wanted}`\n  expected one of its splits: {}\n  not found: {}\n\
+        "`{folder}` holds no {layout} of split `{wanted}`\n  expected one of its splits: {}\n  looked for: {}\n\
          hint: name an existing split (`--split`, or in a recipe `task.train`); if it is needed to choose the best \
          model, `--set run.select=last` takes the last one",
         list(.splits),
@@ -201,7 +201,13 @@ const MOST_PLACES: usize = 3;
 
 /// The first of the paths that were tried, and how many more there are.
 fn places(tried: &[String]) -> String {
-    let named = tried.iter().take(MOST_PLACES).cloned().collect::<Vec<_>>();
+    // A file that exists but cannot be used has the reason in parentheses, which matters most.
+    let (unusable, missing): (Vec<&String>, Vec<_>) =
+        tried.iter().partition(|place| place.ends_with(')'));
+    let named: Vec<String> = { unusable.into_iter().chain(missing) }
+        .take(MOST_PLACES)
+        .cloned()
+        .collect();
     match tried.len().saturating_sub(MOST_PLACES) {
         0 => named.join(", "),
         more => format!("{} and {more} other paths", named.join(", ")),

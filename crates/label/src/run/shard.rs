@@ -23,7 +23,7 @@ pub(super) struct OpenShard {
     pub unsaved: usize,
 }
 
-/// Neighbouring images of a shard that are done.
+/// Neighboring images of a shard that are done.
 pub(super) struct Piece {
     /// Images of the source.
     pub images: Range<usize>,

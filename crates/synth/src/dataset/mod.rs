@@ -7,7 +7,7 @@
 //!     market/query/            other identities: the first shot of each camera
 //!     market/bounding_box_test/
 //!                              their other shots, and distractors (0000)
-//!     attributes.csv           image,split, then a column of 0/1 for each value, `upper_colour.red`;
+//!     attributes.csv           image,split, then a column of 0/1 for each value, `upper_color.red`;
 //!                              yes/no questions have the column `headwear.yes` only
 //!     parsing.csv, labels.txt, masks/
 //!                              image,mask,split; PNG masks, one byte per pixel

@@ -170,10 +170,10 @@ pub const ATTRIBUTES: &[(&str, &[&str])] = &[
     ("hair_length", &["short", "long"]),
     ("headwear", &["no", "yes"]),
     ("glasses", &["no", "yes"]),
-    ("upper_colour", COLOURS),
+    ("upper_color", COLORS),
     ("sleeve_length", &["short", "long"]),
     ("upper_pattern", &["plain", "striped", "checked", "logo"]),
-    ("lower_colour", COLOURS),
+    ("lower_color", COLORS),
     ("lower_type", &["trousers", "shorts", "skirt", "dress"]),
     ("footwear", &["shoes", "boots", "sandals"]),
     ("bag", &["none", "backpack", "shoulder_bag", "handbag"]),
@@ -181,7 +181,7 @@ pub const ATTRIBUTES: &[(&str, &[&str])] = &[
     ("view", &["front", "side", "back"]),
 ];
 
-const COLOURS: &[&str] = &[
+const COLORS: &[&str] = &[
     "black", "white", "grey", "red", "orange", "yellow", "green", "blue", "purple", "pink", "brown",
 ];
 
@@ -205,10 +205,10 @@ impl SynthPerson {
             ),
             ("headwear", yes_no(self.headwear.is_some())),
             ("glasses", yes_no(self.glasses != Glasses::None)),
-            ("upper_colour", self.upper.color.hue.name()),
+            ("upper_color", self.upper.color.hue.name()),
             ("sleeve_length", self.upper.sleeve.name()),
             ("upper_pattern", self.upper.pattern.name()),
-            ("lower_colour", self.lower.color.hue.name()),
+            ("lower_color", self.lower.color.hue.name()),
             ("lower_type", self.lower.kind.name()),
             (
                 "footwear",

@@ -200,7 +200,7 @@ impl Figure<'_> {
         }
     }
 
-    pub(super) fn side_bag_centre(&self) -> Point3 {
+    pub(super) fn side_bag_center(&self) -> Point3 {
         let s = self.section(0.05, self.person.upper.ease);
         add(
             self.spine(0.0),
@@ -210,7 +210,7 @@ impl Figure<'_> {
 
     pub(super) fn side_bag_nearness(&self) -> Option<f32> {
         matches!(self.person.bag, Some((BagKind::Shoulder, _)))
-            .then(|| self.frame.near(self.side_bag_centre()))
+            .then(|| self.frame.near(self.side_bag_center()))
     }
 
     pub(super) fn side_bag(&self, canvas: &mut Canvas) {
@@ -218,7 +218,7 @@ impl Figure<'_> {
             return;
         };
         let rgb = color.rgb;
-        let center = self.frame.point(self.side_bag_centre());
+        let center = self.frame.point(self.side_bag_center());
         let (w, h) = (self.frame.half(0.034, 0.075), self.px(0.055));
         let path = loft(
             &[

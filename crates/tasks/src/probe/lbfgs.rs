@@ -34,7 +34,7 @@ impl Lbfgs {
     /// Steps from which the curvature is estimated.
     const HISTORY: usize = 10;
 
-    /// Minimises `objective(x, gradient) -> value` from `x`.
+    /// Minimizes `objective(x, gradient) -> value` from `x`.
     pub fn minimize(
         &self,
         mut x: Vec<f32>,

@@ -407,7 +407,7 @@ fn queries_without_axes_are_refused() {
         checkpoint::write(&path, &state, &metadata).unwrap();
     });
     assert!(
-        message.contains("does not go with its neighbours'"),
+        message.contains("does not go with its neighbors'"),
         "{message}"
     );
 }

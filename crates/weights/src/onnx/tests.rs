@@ -29,7 +29,7 @@ fn options(prompt: Prompt) -> OnnxOptions {
         std: [0.229, 0.224, 0.225],
         fp16: false,
         external: false,
-        metadata: BTreeMap::from([("licences".to_owned(), "MIT".to_owned())]),
+        metadata: BTreeMap::from([("licenses".to_owned(), "MIT".to_owned())]),
         samples: (String::new(), Vec::new()),
     }
 }
@@ -167,7 +167,7 @@ fn bytes_halves_and_weights_beside() {
         plain.signature[..3],
         [
             "input images: u8 [batch, 64, 32, 3]",
-            "input mix: f32 [1, 3]",
+            "input prompt_weights: f32 [1, 3]",
             "output pooled: f32 [batch, 128]",
         ]
     );

@@ -124,7 +124,7 @@ impl On<'_> {
         })
     }
 
-    /// Runs `work` on the replicas of `model` that labelling and embedding would make, each in a rayon pool of its own.
+    /// Runs `work` on the replicas of `model` that labeling and embedding would make, each in a rayon pool of its own.
     fn on_replicas<M: Clone + Send>(
         &self,
         model: &M,

@@ -246,7 +246,7 @@ mod tests {
             );
         }
         // [3, 224 / 32, 224]
-        let expected = tensors.tensor("normalised").unwrap();
+        let expected = tensors.tensor("normalized").unwrap();
         let expected = expected.data().as_chunks::<4>().0;
         let actual = image::normalize(&image, CLIP_MEAN, CLIP_STD);
         for channel in 0..3 {

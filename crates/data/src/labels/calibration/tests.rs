@@ -282,7 +282,7 @@ fn logits_that_never_vary_say_nothing() {
 #[test]
 fn log_probabilities_are_used_as_they_are() {
     let vocabulary = vocabulary();
-    // Glasses are rare: centring would not matter for the order, but would for how sure it is.
+    // Glasses are rare: centering would not matter for the order, but would for how sure it is.
     let rows: Vec<Vec<f32>> = (0..50)
         .map(|i| {
             let mut row = vec![-10.0; 5];

@@ -193,9 +193,11 @@ fn json_splits_and_their_mistakes() {
         ),
     ];
     assert_refused(good, &changes, open);
-    let error = AttributeDataset::open(Path::new("nowhere"))
-        .unwrap_err()
-        .to_string();
+    // The message shows some of the paths, the error has all.
+    let error = format!(
+        "{:?}",
+        AttributeDataset::open(Path::new("nowhere")).unwrap_err()
+    );
     assert!(
         error.contains("nowhere/attributes.csv") && error.contains("nowhere/PETA/PETA.mat"),
         "{error}"

@@ -495,9 +495,11 @@ mod tests {
             ),
         ];
         assert_refused(GOOD, &changes, read);
-        let error = BoxDataset::open(Path::new("nowhere"), "val")
-            .unwrap_err()
-            .to_string();
+        // The message shows some of the paths, the error has all.
+        let error = format!(
+            "{:?}",
+            BoxDataset::open(Path::new("nowhere"), "val").unwrap_err()
+        );
         assert!(error.contains("nowhere/CityPersons/val_gt.json"), "{error}");
     }
 }

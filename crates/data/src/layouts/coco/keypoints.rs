@@ -503,9 +503,11 @@ mod tests {
             ),
         ];
         assert_refused(GOOD, &changes, read);
-        let error = KeypointDataset::open(Path::new("nowhere"), "val")
-            .unwrap_err()
-            .to_string();
+        // The message shows some of the paths, the error has all.
+        let error = format!(
+            "{:?}",
+            KeypointDataset::open(Path::new("nowhere"), "val").unwrap_err()
+        );
         assert!(
             error.contains("nowhere/annotations/person_keypoints_val2017.json"),
             "{error}"

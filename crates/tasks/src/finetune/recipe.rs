@@ -479,6 +479,12 @@ where
                 optimizer.layer_decay,
             ));
         }
+        self.check_run()
+    }
+
+    /// Checks the values of `[run]`, and the learning rate schedules that depend on them.
+    fn check_run(&self) -> Result<(), TaskError> {
+        let (optimizer, run) = (&self.optimizer, &self.run);
         if optimizer.lr_schedule == LrSchedule::Plateau
             && (run.checkpoint_selection == "last" || run.eval_every == 0.0)
         {

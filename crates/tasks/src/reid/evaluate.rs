@@ -199,31 +199,15 @@ impl Evaluate for ReidTask {
             true_positive_rate: at.true_positive_rate,
             data: eval.name.clone(),
         });
-        let mut predictions = String::new();
-        for (i, nearest) in nearest.into_iter().enumerate() {
-            let gallery = nearest.into_iter().map(|j| &eval.gallery[j].name);
-            let names: Vec<&String> = gallery.collect();
-            let line = json!({"query": eval.query[i].name, "gallery": names});
-            predictions.push_str(&format!("{line}\n"));
-        }
-        let compared = format!(
-            "{} of {} queries evaluated, {} skipped (no image of the person by another camera); {} gallery images\n",
-            metrics.queries - metrics.skipped,
-            metrics.queries,
-            metrics.skipped,
-            metrics.gallery
-        );
         let thresholds = verification.iter().flat_map(|roc| &roc.at).flatten();
-        let table = std::iter::once(compared)
-            .chain(thresholds.map(|at| {
-                format!(
-                    "same-person threshold {:.4}: true positive rate {:.1} %, false positive rate {:.3} %\n",
-                    at.similarity,
-                    100.0 * at.true_positive_rate,
-                    100.0 * at.false_positive_rate
-                )
-            }))
-            .collect();
+        let table = thresholds.fold(counts_of(&metrics), |table, at| {
+            format!(
+                "{table}same-person threshold {:.4}: true positive rate {:.1} %, false positive rate {:.3} %\n",
+                at.similarity,
+                100.0 * at.true_positive_rate,
+                100.0 * at.false_positive_rate
+            )
+        });
         Ok(Evaluation {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, eval),
@@ -244,7 +228,7 @@ impl Evaluate for ReidTask {
                 }),
                 table,
             },
-            predictions: predictions.into_bytes(),
+            predictions: ranking_lines(eval, nearest).into_bytes(),
         })
     }
 
@@ -311,19 +295,34 @@ impl Evaluate for ReidTask {
         Ok(PredictionScores {
             scores: TaskScores {
                 metrics: metrics_of(&metrics),
-                table: format!(
-                    "{} of {} queries evaluated, {} skipped (no image of the person by another camera); {} gallery images\n",
-                    metrics.queries - metrics.skipped,
-                    metrics.queries,
-                    metrics.skipped,
-                    metrics.gallery
-                ),
+                table: counts_of(&metrics),
                 details: json!({"metrics": metrics}),
             },
             data: data.layout.to_owned(),
             notes,
         })
     }
+}
+
+/// How many queries the metrics are means over, as a line.
+fn counts_of(metrics: &ReidMetrics) -> String {
+    format!(
+        "{} of {} queries evaluated, {} skipped (no image of the person by another camera); {} gallery images\n",
+        metrics.queries - metrics.skipped,
+        metrics.queries,
+        metrics.skipped,
+        metrics.gallery
+    )
+}
+
+/// The nearest gallery images of each query as JSON lines.
+fn ranking_lines(eval: &ReidTestSet, nearest: Vec<Vec<usize>>) -> String {
+    let line = |(query, nearest): (&Crop, Vec<usize>)| {
+        let gallery = nearest.into_iter().map(|j| &eval.gallery[j].name);
+        let names: Vec<&String> = gallery.collect();
+        format!("{}\n", json!({"query": query.name, "gallery": names}))
+    };
+    eval.query.iter().zip(nearest).map(line).collect()
 }
 
 /// The metrics to quote.

@@ -307,19 +307,64 @@ impl Evaluate for SearchTask {
 
     fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
-        #[derive(Deserialize)]
-        struct FrameLine {
-            frame: String,
-            boxes: Vec<[f64; 4]>,
-            scores: Vec<f64>,
-            embeddings: Vec<Vec<f32>>,
-        }
-        #[derive(Deserialize)]
-        struct QueryLine {
-            person: i64,
-            of: String,
-            embedding: Vec<f32>,
-        }
+        let SearchPredictions {
+            config,
+            mut frames,
+            mut queries,
+        } = SearchPredictions::read(predictions)?;
+        let data = open(request.data, &config)?;
+        let name = |frame: usize| file_name(&data.test[frame].path);
+        let lacks = |what: String| mismatch(predictions, what, "none");
+        let found = (0..data.test.len())
+            .map(|frame| {
+                let found = frames.remove(&name(frame));
+                found.ok_or_else(|| lacks(format!("a line of frame `{}`", name(frame))))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let queries = { data.queries.iter() }
+            .map(|query| {
+                let of = name(query.frame);
+                let queries = queries.remove(&(query.person, of.clone()));
+                queries.ok_or_else(|| lacks(format!("a line of query {} of `{of}`", query.person)))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(PredictionScores {
+            scores: scores_of(&config, &data, &found, &queries)?,
+            data: data.layout.to_owned(),
+            notes: data.problems(),
+        })
+    }
+}
+
+/// The detections of a frame, a line of a predictions file.
+#[derive(Deserialize)]
+struct FrameLine {
+    frame: String,
+    boxes: Vec<[f64; 4]>,
+    scores: Vec<f64>,
+    embeddings: Vec<Vec<f32>>,
+}
+
+/// The embedding of a query, a line of a predictions file.
+#[derive(Deserialize)]
+struct QueryLine {
+    person: i64,
+    of: String,
+    embedding: Vec<f32>,
+}
+
+/// The content of a predictions file.
+struct SearchPredictions {
+    config: SearchConfig,
+    /// Detections by the name of the frame.
+    frames: HashMap<String, Vec<DetectedPerson>>,
+    /// Embeddings by identity and name of the frame.
+    queries: HashMap<(i64, String), Vec<f32>>,
+}
+
+impl SearchPredictions {
+    /// Reads the JSON lines of `clasp eval search --predictions`.
+    fn read(predictions: &Path) -> Result<Self, TaskError> {
         let text = read_text(predictions)?;
         let mut config = SearchConfig::default();
         let (mut frames, mut queries) = (HashMap::new(), HashMap::new());
@@ -381,26 +426,10 @@ impl Evaluate for SearchTask {
             }
         }
         config.embedding_dim = length.unwrap_or(config.embedding_dim);
-        let data = open(request.data, &config)?;
-        let name = |frame: usize| file_name(&data.test[frame].path);
-        let lacks = |what: String| mismatch(predictions, what, "none");
-        let found = (0..data.test.len())
-            .map(|frame| {
-                let found = frames.remove(&name(frame));
-                found.ok_or_else(|| lacks(format!("a line of frame `{}`", name(frame))))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let queries = { data.queries.iter() }
-            .map(|query| {
-                let of = name(query.frame);
-                let queries = queries.remove(&(query.person, of.clone()));
-                queries.ok_or_else(|| lacks(format!("a line of query {} of `{of}`", query.person)))
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        Ok(PredictionScores {
-            scores: scores_of(&config, &data, &found, &queries)?,
-            data: data.layout.to_owned(),
-            notes: data.problems(),
+        Ok(Self {
+            config,
+            frames,
+            queries,
         })
     }
 }

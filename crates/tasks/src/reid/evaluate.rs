@@ -317,7 +317,7 @@ fn counts_of(metrics: &ReidMetrics) -> String {
 
 /// The nearest gallery images of each query as JSON lines.
 fn ranking_lines(eval: &ReidTestSet, nearest: Vec<Vec<usize>>) -> String {
-    let line = |(query, nearest): (&Crop, Vec<usize>)| {
+    let line = |(query, nearest): (&ReidImage, Vec<usize>)| {
         let gallery = nearest.into_iter().map(|j| &eval.gallery[j].name);
         let names: Vec<&String> = gallery.collect();
         format!("{}\n", json!({"query": query.name, "gallery": names}))

@@ -4,15 +4,16 @@
 //!
 //! | name | content |
 //! |---|---|
-//! | `student.…` | backbone (`student.trunk.backbone.…`), projection head and label heads |
+//! | `student.…` | backbone (`student.trunk.backbone.…`), projection head, label heads, projections of distillation |
 //! | `teacher.…` | backbone and projection head of the moving average |
 //! | `center` | moving average of the teacher's logits: [1, prototypes] |
 //! | `target_sum` | moving sum of the mean teacher targets: [1, prototypes] |
 //! | `optimizer.…` | moments and step count of AdamW, by parameter |
 //!
 //! and the metadata `format` (`clasp-pretrain/3`), `clasp` (version), `step`, `position` (of the
-//! loader, JSON), `images` (of the dataset), `vocabulary` (digest, empty without labels) and
-//! `recipe` (resolved, TOML). There is no state of a random generator: every draw follows from the
+//! loader, JSON), `images` (of the dataset), `vocabulary` (digest, empty without labels),
+//! `frozen_teacher` (SHA-256 of the file, empty without distillation) and `recipe` (resolved, TOML).
+//! The frozen teacher itself is not kept, as it does not change. There is no state of a random generator: every draw follows from the
 //! recipe's seed, the step or epoch, and its purpose. Schedules are functions of the step.
 //!
 //! A checkpoint is written as a whole or not at all, and older ones are removed only after that.
@@ -32,6 +33,7 @@ use clasp_weights::checkpoint::{self, Metadata};
 use clasp_weights::state::{HostTensor, LoadReport, StateDict, load_state_dict, state_dict};
 use rand::SeedableRng;
 
+use crate::distillation::FrozenTeacher;
 use crate::error::{PretrainError, Result};
 use crate::plan::Machine;
 use crate::recipe::PretrainRecipe;
@@ -95,6 +97,10 @@ pub fn save(
         ),
         ("images".to_owned(), images.to_string()),
         ("vocabulary".to_owned(), vocabulary_digest(trainer)),
+        (
+            "frozen_teacher".to_owned(),
+            teacher_digest(trainer).to_owned(),
+        ),
         ("recipe".to_owned(), trainer.plan.recipe.to_toml()),
     ]);
     let write = |path: &Path| checkpoint::write(path, &state, &metadata);
@@ -109,12 +115,19 @@ fn vocabulary_digest(trainer: &Pretrainer) -> String {
         .unwrap_or_default()
 }
 
+/// SHA-256 of the frozen teacher's file; empty without one.
+fn teacher_digest(trainer: &Pretrainer) -> &str {
+    let teacher = trainer.frozen_teacher.as_ref();
+    teacher.map_or("", FrozenTeacher::sha256)
+}
+
 /// Puts `trainer`, made from the same recipe, into the state of the checkpoint `path`, and returns
 /// the position of the loader.
 ///
 /// # Errors
 ///
-/// The file is damaged or not a checkpoint, or is of another recipe, dataset or vocabulary.
+/// The file is damaged or not a checkpoint, or is of another recipe, dataset, vocabulary or frozen
+/// teacher.
 pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<LoaderPosition> {
     let (state, fields) = checkpoint::read(path)?;
     let metadata = CheckpointMetadata::new(path, &fields);
@@ -132,6 +145,16 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
             expected: metadata.get("vocabulary").to_owned(),
             expected_from: place,
             found: digest,
+        });
+    }
+    let [expected, found] = [metadata.get("frozen_teacher"), teacher_digest(trainer)];
+    if expected != found {
+        let named = |digest: &str| if digest.is_empty() { "none" } else { digest }.to_owned();
+        return Err(PretrainError::OtherTeacher {
+            checkpoint: path.to_owned(),
+            teacher: trainer.plan.recipe.distillation.teacher.clone(),
+            expected: named(expected),
+            found: named(found),
         });
     }
     let step = metadata.number("step")?;

@@ -37,6 +37,25 @@ pub enum PretrainError {
     /// Weights cannot be read or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The file of the frozen teacher is missing, or no backbone.
+    #[error("`distillation.teacher`: {0}")]
+    Teacher(#[source] WeightsError),
+    /// A run is resumed with another frozen teacher.
+    #[error(
+        "{checkpoint}: expected the run's frozen teacher, SHA-256 {expected}, found {found} in \
+         `distillation.teacher` = `{teacher}`\n  \
+         hint: give the file that the run began with, or start a new run"
+    )]
+    OtherTeacher {
+        /// The checkpoint.
+        checkpoint: PathBuf,
+        /// File of the recipe.
+        teacher: PathBuf,
+        /// Digest that the checkpoint has, or `none`.
+        expected: String,
+        /// Digest of the file, or `none`.
+        found: String,
+    },
     /// There are fewer images than a batch holds.
     #[error(
         "`{images}`: expected at least one batch of {batch} images, found {found}\n  \

@@ -13,6 +13,7 @@
 //! | `metrics` | what is measured beside them |
 //! | [`schedule`] | learning rate and the like of a step |
 //! | [`step`] | one step: replicas, optimizer, teacher, center |
+//! | [`mod@distillation`] | the frozen teacher of distillation |
 //! | [`collapse`] | the collapse monitor |
 //! | [`experts`] | which prompt uses which expert |
 //! | [`checkpoint`] | saving and resuming |
@@ -28,6 +29,7 @@ pub mod batch;
 pub mod checkpoint;
 pub mod collapse;
 pub mod dataset;
+pub mod distillation;
 pub mod error;
 pub mod experts;
 mod metrics;

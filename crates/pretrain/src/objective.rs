@@ -8,10 +8,12 @@ use std::ops::Range;
 use burn::tensor::{Int, Tensor, TensorData};
 use clasp_model::losses::attribute::attribute_loss;
 use clasp_model::losses::dino::{Temperatures, dino_loss_of};
+use clasp_model::losses::distillation::{dense_distillation_loss, pooled_distillation_loss};
 use clasp_model::losses::part::part_loss;
 
 use crate::batch::BatchTensors;
-use crate::recipe::LossSection;
+use crate::distillation::TeacherFeatures;
+use crate::recipe::PretrainRecipe;
 use crate::student::StudentOutputs;
 
 /// What the losses of a share of a batch are computed from.
@@ -22,6 +24,8 @@ pub(crate) struct ShareOutputs<'a> {
     pub inputs: &'a BatchTensors,
     /// Teacher targets: probabilities [batch, prototypes] of each global view.
     pub targets: &'a [Tensor<2>],
+    /// Features of the frozen teacher, if there is one.
+    pub distilled: Option<&'a TeacherFeatures>,
     /// Temperature of the student.
     pub student_temperature: f64,
     /// Range of the values of each attribute.
@@ -33,7 +37,7 @@ pub(crate) struct LossTerm {
     /// Name in the log (`loss/{name}`) and in errors.
     pub name: &'static str,
     /// Its weight in the sum.
-    weight: fn(&LossSection) -> f64,
+    weight: fn(&PretrainRecipe) -> f64,
     /// Its value, [1]; none if the method or the adapter has no such loss.
     value: fn(&ShareOutputs<'_>) -> Option<Tensor<1>>,
 }
@@ -42,31 +46,41 @@ pub(crate) struct LossTerm {
 pub(crate) const DINO: &str = "dino";
 
 /// All losses, in the order in which they are added up.
-pub(crate) const LOSSES: [LossTerm; 5] = [
+pub(crate) const LOSSES: [LossTerm; 7] = [
     LossTerm {
         name: DINO,
-        weight: |weights| weights.dino_weight,
+        weight: |recipe| recipe.loss.dino_weight,
         value: dino,
     },
     LossTerm {
         name: "part",
-        weight: |weights| weights.part_weight,
+        weight: |recipe| recipe.loss.part_weight,
         value: part,
     },
     LossTerm {
         name: "part_identity",
-        weight: |weights| weights.part_weight * weights.identity_label_weight,
+        weight: |recipe| recipe.loss.part_weight * recipe.loss.identity_label_weight,
         value: part_on_identity,
     },
     LossTerm {
         name: "attribute",
-        weight: |weights| weights.attribute_weight,
+        weight: |recipe| recipe.loss.attribute_weight,
         value: attribute,
     },
     LossTerm {
         name: "attribute_identity",
-        weight: |weights| weights.attribute_weight * weights.identity_label_weight,
+        weight: |recipe| recipe.loss.attribute_weight * recipe.loss.identity_label_weight,
         value: attribute_on_identity,
+    },
+    LossTerm {
+        name: "distill_pooled",
+        weight: |recipe| recipe.distillation.pooled_weight(),
+        value: distill_pooled,
+    },
+    LossTerm {
+        name: "distill_dense",
+        weight: |recipe| recipe.distillation.dense,
+        value: distill_dense,
     },
 ];
 
@@ -123,11 +137,31 @@ fn attribute_loss_of(share: &ShareOutputs<'_>, logits: &Tensor<2>) -> Option<Ten
     Some(share.inputs.label_mean(losses))
 }
 
+/// Distillation of the frozen teacher's pooled features: the mean over global views and images of 1
+/// − cos between the projected features of the student under `identity` and the teacher's
+/// ([`pooled_distillation_loss`]).
+fn distill_pooled(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
+    let student = share.student.distilled.as_ref()?.pooled.clone()?;
+    Some(pooled_distillation_loss(
+        student,
+        share.distilled?.pooled.clone(),
+    ))
+}
+
+/// The same at every patch position of the teacher's map ([`dense_distillation_loss`]).
+fn distill_dense(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
+    let student = share.student.distilled.as_ref()?.dense.clone()?;
+    Some(dense_distillation_loss(
+        student,
+        share.distilled?.map.clone(),
+    ))
+}
+
 /// The weighted sum of all losses, [1], and the value of each by name; [`crate::student`] has the
 /// equation.
 pub(crate) fn objective(
     share: &ShareOutputs<'_>,
-    weights: &LossSection,
+    recipe: &PretrainRecipe,
 ) -> (Tensor<1>, Vec<(&'static str, Tensor<1>)>) {
     let mut total: Option<Tensor<1>> = None;
     let mut values = Vec::new();
@@ -136,7 +170,7 @@ pub(crate) fn objective(
             continue;
         };
         values.push((term.name, value.clone()));
-        let weighted = value * (term.weight)(weights);
+        let weighted = value * (term.weight)(recipe);
         total = Some(match total {
             None => weighted,
             Some(total) => total + weighted,

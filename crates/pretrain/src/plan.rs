@@ -143,6 +143,7 @@ impl PretrainRecipe {
         let precision = self.resolve_precision(machine)?;
         let prompts = self.resolve_prompts();
         let backbone = self.resolve_backbone()?;
+        self.distillation.resolve(self.views.global_size)?;
         self.check_prototypes(prototypes)?;
         let in_steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
         Ok(PretrainPlan {
@@ -403,6 +404,9 @@ mod tests {
             ("loss.teacher_temperature_start", &["0.0", "nan"]),
             ("optimizer.prompt_lr_factor", &["-1.0", "nan"]),
             ("model.conditional_blocks", &["0", "3", "100000000000"]),
+            ("distillation.pooled", &["-1.0", "nan", "1.0"]),
+            ("distillation.dense", &["-1.0", "1e30", "0.5"]),
+            ("distillation.size", &["[0, 64]", "[64, 100000]"]),
             ("attributes.mask_low", &["nan", "2.0"]),
             ("attributes.mask_high", &["0.2", "1.0"]),
             ("attributes.confident_share", &["0.0", "1.5"]),
@@ -432,6 +436,11 @@ mod tests {
             let message = recipe.plan(1000, cpu(2)).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}`")), "{message}");
         }
+        let message = set("distillation.dense=0.5");
+        assert!(
+            message.contains("without `distillation.teacher`"),
+            "{message}"
+        );
         assert!(set("model.prompts=[\"pose\"]").contains("`pose`"));
         assert!(set("loss.teacher_temperature=0").contains("`loss.teacher_temperature`"));
         let message = set("loss.centering=sinkhorn");

@@ -22,6 +22,7 @@ use clasp_weights::import::{self, start_from};
 use crate::batch::BatchTensors;
 use crate::collapse::CollapseSignals;
 use crate::dataset::ImageSample;
+use crate::distillation::FrozenTeacher;
 use crate::error::Result;
 use crate::experts::ExpertUsage;
 use crate::metrics::{FEATURE_STD, Measurement, Measurements, collapse_measurements, observations};
@@ -43,6 +44,8 @@ pub struct Pretrainer {
     pub student: Student,
     /// The moving average of the student; without gradients.
     pub teacher: DinoNetwork,
+    /// The frozen teacher of distillation, if there is one; it never changes.
+    pub frozen_teacher: Option<FrozenTeacher>,
     /// Moving average of the teacher's logits: [1, prototypes].
     pub center: Tensor<2>,
     /// Moving sum of the mean teacher targets, not normalized: [1, prototypes]. For the collapse
@@ -92,19 +95,25 @@ struct BatchGradients {
 }
 
 impl Pretrainer {
-    /// A trainer at step 0, with random weights.
+    /// A trainer at step 0, with random weights; the frozen teacher, if the recipe has one, is read,
+    /// and the size of its input resolved.
     ///
     /// # Errors
     ///
-    /// A thread cannot be started.
+    /// A thread cannot be started, or the frozen teacher cannot be read.
     pub fn new(
-        plan: PretrainPlan,
+        mut plan: PretrainPlan,
         vocabulary: Option<Vocabulary>,
         device: &Device,
     ) -> Result<Self> {
         let device = device.clone().inner();
         let mut rng = rng_for(plan.recipe.seed, 0, "weights");
-        let student = Student::new(&plan, vocabulary.as_ref(), &mut rng, &device);
+        let frozen_teacher = FrozenTeacher::load(&plan.recipe, &device)?;
+        if let Some(teacher) = &frozen_teacher {
+            plan.recipe.distillation.size.resolve(teacher.size());
+        }
+        let (labels, frozen) = (vocabulary.as_ref(), frozen_teacher.as_ref());
+        let student = Student::new(&plan, labels, frozen, &mut rng, &device);
         let teacher = student.trunk.valid();
         let parameters = teacher.backbone.parameter_groups()?;
         let [height, width] = plan.recipe.views.global_size;
@@ -117,6 +126,7 @@ impl Pretrainer {
             step: 0,
             student,
             teacher,
+            frozen_teacher,
             vocabulary,
             device,
             replicas: Replicas::new(plan.replicas)?,
@@ -368,6 +378,8 @@ impl Pretrainer {
         let mut rng = rng_for(seed, self.step, &format!("drop path {part} {replica}"));
         let outputs = precision
             .within(|| recomputing(checkpointing, || student.forward(&inputs, masked, &mut rng)));
+        let distilled = { self.frozen_teacher.clone() }
+            .map(|teacher| precision.within(|| teacher.features(inputs.globals.clone())));
         let ranges = { self.vocabulary.as_ref() }
             .map(Vocabulary::ranges)
             .unwrap_or_default();
@@ -375,10 +387,11 @@ impl Pretrainer {
             student: &outputs,
             inputs: &inputs,
             targets: &targets.probabilities,
+            distilled: distilled.as_ref(),
             student_temperature: recipe.loss.student_temperature,
             ranges: &ranges,
         };
-        let (total, losses) = objective(&share, &recipe.loss);
+        let (total, losses) = objective(&share, recipe);
         let losses = { losses.into_iter() }.map(|(name, value)| (Measurement::Loss(name), value));
         let mut measured: Vec<(Measurement, Tensor<1>)> = losses
             .chain([(Measurement::Total, total.clone())])

@@ -1,5 +1,6 @@
 //! The networks of pre-training: backbone and projection head, which student and teacher both have,
-//! and the heads of part and attribute labels, which only the student has.
+//! the heads of part and attribute labels, and projections for a frozen teacher, which only the
+//! student has.
 //!
 //! Each loss is computed on features under the prompt of its purpose. The shared blocks (T) run
 //! once for a view, the conditional blocks (B) once for each prompt:
@@ -7,6 +8,7 @@
 //! ```text
 //! L = w_d·L_dino(B_identity(T(v))) + w_p·L_part(B_part(T(v_global))) + w_a·L_attr(B_attribute(T(v_global)))
 //!     + λ·(w_p·L_part + w_a·L_attr)(B_identity(T(v_global)))
+//!     + w_c·L_pooled(B_identity(T(v_global))) + w_m·L_dense(B_identity(T(v_global)))
 //! ```
 //!
 //! The teacher always has the prompt `identity`: if student and teacher shared a random prompt,
@@ -17,12 +19,14 @@ use burn::tensor::{Device, Int, Tensor};
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::backbone::{Adapter, Backbone, SharedFeatures};
 use clasp_model::heads::{
-    AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
+    AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, DistillationHead,
+    DistillationOutputs, PartHead, PartHeadConfig,
 };
 use clasp_model::layers::Rng;
 use clasp_model::prompt::{ATTRIBUTE, IDENTITY, PART, PromptWeights, prompt_weights_tensor};
 
 use crate::batch::BatchTensors;
+use crate::distillation::FrozenTeacher;
 use crate::plan::PretrainPlan;
 use crate::recipe::Method;
 
@@ -45,6 +49,8 @@ pub struct Student {
     pub part: Option<PartHead>,
     /// Head of the attributes of the image, if they are learned.
     pub attribute: Option<AttributeHead>,
+    /// Projections to the features of a frozen teacher, if there is one.
+    pub distillation: Option<DistillationHead>,
     /// Whether the last blocks depend on prompts.
     prompted: bool,
     /// Whether the part and attribute losses are also computed under the identity prompt.
@@ -78,13 +84,17 @@ pub struct StudentOutputs {
     pub parts: Option<LabelHeadOutputs<Tensor<4>>>,
     /// Attribute logits of the global views: [global views · batch, values].
     pub attributes: Option<LabelHeadOutputs<Tensor<2>>>,
+    /// Features of the global views in the channels of a frozen teacher, if there is one.
+    pub distilled: Option<DistillationOutputs>,
 }
 
 impl Student {
-    /// A student with random weights on the autodiff side of `device`.
+    /// A student with random weights on the autodiff side of `device`, for `teacher` if there is
+    /// distillation.
     pub fn new(
         plan: &PretrainPlan,
         vocabulary: Option<&Vocabulary>,
+        teacher: Option<&FrozenTeacher>,
         rng: &mut Rng,
         device: &Device,
     ) -> Self {
@@ -105,11 +115,14 @@ impl Student {
             .map(|vocabulary| {
                 AttributeHeadConfig::new(channels, vocabulary.logits()).init(rng, &device)
             });
+        let section = &plan.recipe.distillation;
+        let distillation = teacher.map(|teacher| teacher.head(section, channels, rng, &device));
         let loss = &plan.recipe.loss;
         Self {
             trunk: DinoNetwork { backbone, dino },
             part,
             attribute,
+            distillation,
             prompted: matches!(plan.backbone.adapter, Adapter::Moe(_)),
             labels_on_identity: loss.identity_label_weight > 0.0,
             detach_shared: loss.detach_shared,
@@ -130,8 +143,9 @@ impl Student {
         let weights = inputs.prompt_weights(globals.dims()[0] / batch, &device);
         let shared = backbone.shared(globals.clone(), &weights, Some(rng));
         let features = backbone.conditional(self.detached(shared.clone()), &weights, Some(rng));
-        // The features of the label losses under the identity prompt.
-        let identity = if self.detach_shared && (self.labels_on_identity || !self.prompted) {
+        // The features of the label losses and of distillation under the identity prompt.
+        let used = self.labels_on_identity || !self.prompted || self.distillation.is_some();
+        let identity = if self.detach_shared && used {
             backbone.conditional(shared.clone(), &weights, Some(rng))
         } else {
             features.clone()
@@ -185,6 +199,10 @@ impl Student {
                 identity: None,
             }
         });
+        let distilled = self
+            .distillation
+            .as_ref()
+            .map(|head| head.forward(&identity));
         // One call for all views, as the last layer has by far the most weights to read.
         let globals = features.pooled.dims()[0];
         let projections = self.trunk.dino.forward(Tensor::cat(pooled, 0));
@@ -197,6 +215,7 @@ impl Student {
             logits,
             parts,
             attributes,
+            distilled,
             pooled: features.pooled,
             prompted,
         }

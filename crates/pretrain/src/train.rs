@@ -182,7 +182,8 @@ fn open(
     let dataset = Arc::new(PretrainDataset::open(recipe)?);
     let images = dataset.len();
     let plan = plan(recipe, &dataset, Machine::of(device, control.threads))?;
-    let mut trainer = Pretrainer::new(plan.clone(), dataset.vocabulary().cloned(), device)?;
+    let mut trainer = Pretrainer::new(plan, dataset.vocabulary().cloned(), device)?;
+    let plan = trainer.plan.clone();
     let checkpoint = match &existing {
         Some(run) => run.latest_checkpoint()?,
         None => None,
@@ -197,6 +198,13 @@ fn open(
             path: &recipe.model.init,
             report: &report,
         });
+    }
+    if position.is_none()
+        && let Some(teacher) = &trainer.frozen_teacher
+    {
+        let path = recipe.distillation.teacher.display();
+        let note = format!("distillation of {path}: {}", teacher.report());
+        control.report(Event::Note(&note));
     }
     let run = match existing {
         Some(run) => run,
@@ -291,6 +299,12 @@ fn backbone_meta(trainer: &Pretrainer) -> BackboneMeta {
             .into_iter()
             .filter(|(prompt, _)| trainer.plan.prompts[*prompt])
             .map(|(_, name)| name.to_owned()),
+    );
+    heads.extend(
+        trainer
+            .frozen_teacher
+            .is_some()
+            .then(|| "distillation".to_owned()),
     );
     let [height, width] = recipe.views.global_size;
     BackboneMeta {

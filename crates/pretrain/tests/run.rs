@@ -149,6 +149,21 @@ fn whole(recipe: &PretrainRecipe, folder: &Path) -> PretrainSummary {
     run(recipe, folder, false, |_| Then::GoOn).unwrap()
 }
 
+/// A network before the first step as a frozen teacher of another size and normalization than
+/// [`TINY`]: the setting that names its file.
+fn frozen_teacher(folder: &Path, name: &str, backbone: &str) -> String {
+    let backbone = format!("model.backbone={backbone}");
+    let set = [
+        &backbone,
+        "method=dino",
+        "run.steps=0",
+        "views.global_size=[96, 48]",
+        "views.std=[0.5, 0.25, 0.5]",
+    ];
+    let summary = whole(&recipe(folder, &set), &folder.join(name));
+    format!("distillation.teacher={}", summary.backbone.display())
+}
+
 /// The log without what a clock decides.
 fn log(folder: &Path) -> Vec<BTreeMap<String, f64>> {
     let text = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
@@ -166,11 +181,20 @@ fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     dataset(folder, &Vocabulary::standard().unwrap());
+    let teacher = frozen_teacher(folder, "teacher", "vit-pico");
+    let distillation = [
+        &teacher,
+        "method=dino",
+        "loss.dino_weight=0",
+        "views.local=0",
+        "distillation.dense=0.5",
+    ];
     for (name, set) in [
         ("clasp", vec!["method=clasp"]),
         ("solider", vec!["method=solider", "run.accumulate=2"]),
         ("dino", vec!["method=dino", "run.replicas=2"]),
         ("vit", vec!["model.backbone=vit-pico"]),
+        ("distillation", distillation.to_vec()),
     ] {
         let recipe = recipe(folder, &set);
         let straight = folder.join(format!("{name}-straight"));
@@ -454,6 +478,94 @@ fn a_run_is_resumed_with_its_own_recipe_and_files() {
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let message = resume(&[]);
     assert!(message.contains("step-00000003"), "{message}");
+}
+
+#[test]
+fn a_run_that_distills_keeps_its_teacher() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    dataset(folder, &Vocabulary::standard().unwrap());
+    let teacher = frozen_teacher(folder, "teacher", "vit-pico");
+    let recipe = |set: &[&str]| {
+        let always = [
+            "data.labels=",
+            "method=dino",
+            "loss.dino_weight=0",
+            "views.local=0",
+        ];
+        recipe(folder, &[&always[..], set].concat())
+    };
+    let out = folder.join("run");
+    let set = [
+        &teacher,
+        "optimizer.lr=0.003",
+        "run.steps=40",
+        "run.save_every=20",
+    ];
+    let summary = whole(&recipe(&set), &out);
+    let metrics = log(&out);
+    let loss = |index: usize| metrics[index]["loss/distill_pooled"];
+    assert!(loss(39) < 0.8 * loss(0), "{} to {}", loss(0), loss(39));
+    assert!(!metrics[0].contains_key("loss/distill_dense"));
+    let text = fs::read_to_string(out.join("run.toml")).unwrap();
+    assert!(
+        text.contains("[distillation]")
+            && text.contains("pooled = 1.0")
+            && !text.contains("\"auto\""),
+        "{text}"
+    );
+    let (state, metadata) = checkpoint::read(&summary.run.checkpoint).unwrap();
+    assert!(
+        state
+            .keys()
+            .any(|key| key.starts_with("student.distillation.pooled."))
+    );
+    assert_eq!(metadata["frozen_teacher"].len(), 64);
+
+    // Resuming with another teacher, with none, and with one that is no longer there.
+    let error = |set: &[&str], resume: bool, to: &str| {
+        run(&recipe(set), &folder.join(to), resume, |_| Then::Stop)
+            .unwrap_err()
+            .to_string()
+    };
+    let other = frozen_teacher(folder, "other", "swin-pico");
+    for teacher in [&other, "distillation.teacher="] {
+        let message = error(&[teacher], true, "run");
+        assert!(
+            message.contains("expected the run's frozen teacher") && message.contains("hint:"),
+            "{message}"
+        );
+    }
+    let absent = ["distillation.teacher=absent.safetensors"];
+    for (resume, to) in [(true, "run"), (false, "new")] {
+        let message = error(&absent, resume, to);
+        assert!(
+            message.starts_with("`distillation.teacher`: absent.safetensors: expected a backbone"),
+            "{message}"
+        );
+    }
+    // A file that is no backbone.
+    let image = format!(
+        "distillation.teacher={}",
+        folder.join("images/00.png").display()
+    );
+    let message = error(&[&image], false, "new");
+    assert!(
+        message.starts_with("`distillation.teacher`: ") && message.contains("00.png"),
+        "{message}"
+    );
+    for set in [
+        &["distillation.pooled=1"][..],
+        &[&teacher, "distillation.pooled=0"],
+    ] {
+        let message = error(set, false, "new");
+        assert!(
+            message.contains("`distillation.pooled`: expected"),
+            "{message}"
+        );
+    }
+    // A run that cannot start leaves no folder.
+    assert!(!folder.join("new").exists());
 }
 
 #[test]

@@ -67,7 +67,13 @@ fn can_run(folder: &Path, words: &[String]) -> bool {
     let options = INPUT_OPTIONS.iter().filter_map(|option| value_of(option));
     let settings = words.iter().filter_map(|word| {
         let (key, value) = word.split_once('=')?;
-        let reads = ["data.images", "data.labels", "boxes"].contains(&key);
+        let reads = [
+            "data.images",
+            "data.labels",
+            "distillation.teacher",
+            "boxes",
+        ]
+        .contains(&key);
         reads.then(|| value.trim_matches('"').to_owned())
     });
     let operands = words[2..]

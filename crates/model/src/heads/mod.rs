@@ -1,8 +1,8 @@
-//! Heads: of pre-training (`dino`, `part`, `attribute`) and of the tasks after it.
+//! Heads: of pre-training (`dino`, `part`, `attribute`, `distillation`) and of the tasks after it.
 //!
 //! | file | for |
 //! |---|---|
-//! | [`dino`], [`part`], [`attribute`] | pre-training |
+//! | [`dino`], [`part`], [`attribute`], [`distillation`] | pre-training |
 //! | [`reid`] | re-identification |
 //! | [`linear`] | attribute recognition |
 //! | [`parsing`] | parsing: a light head and CE2P's |
@@ -15,6 +15,7 @@ pub mod attribute;
 pub mod blocks;
 pub mod detection;
 pub mod dino;
+pub mod distillation;
 pub mod linear;
 pub mod parsing;
 pub mod part;
@@ -27,6 +28,7 @@ pub use attribute::{AttributeHead, AttributeHeadConfig};
 pub use blocks::{Statistics, Training, update_statistics};
 pub use detection::{DetectionHead, DetectionHeadConfig, DetectionOutput};
 pub use dino::{DinoHead, DinoHeadConfig};
+pub use distillation::{DistillationHead, DistillationHeadConfig, DistillationOutputs};
 pub use linear::LinearHead;
 pub use parsing::{Ce2pConfig, Ce2pHead, LightParsingHead, ParsingHead, ParsingOutput};
 pub use part::{PartHead, PartHeadConfig};

@@ -2,7 +2,7 @@
 //!
 //! | file | for |
 //! |---|---|
-//! | [`dino`], [`part`], [`attribute`] | pre-training |
+//! | [`dino`], [`part`], [`attribute`], [`distillation`] | pre-training |
 //! | [`identity`] | re-identification: cross-entropy, batch-hard triplets |
 //! | [`weighted_bce`](mod@weighted_bce) | attribute recognition |
 //! | [`parsing`] | cross-entropy, Lovász-softmax, edges |
@@ -13,6 +13,7 @@
 pub mod attribute;
 pub mod detection;
 pub mod dino;
+pub mod distillation;
 pub mod heatmap;
 pub mod identity;
 pub mod oim;
@@ -24,6 +25,7 @@ pub mod weighted_bce;
 pub use attribute::attribute_loss;
 pub use detection::{DetectionLosses, DetectionTargets, detection_losses};
 pub use dino::{Temperatures, center_update, dino_loss, sinkhorn_knopp};
+pub use distillation::{dense_distillation_loss, pooled_distillation_loss};
 pub use heatmap::heatmap_loss;
 pub use identity::{batch_hard_triplet, cross_entropy};
 pub use oim::OimMemory;

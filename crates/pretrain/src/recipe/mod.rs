@@ -6,6 +6,7 @@
 //! what `run.toml` in the run folder holds, so that `clasp pretrain run.toml` repeats a run.
 
 mod attributes;
+mod distillation;
 mod ranges;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use clasp_run::{folder, recipe};
 use serde::{Deserialize, Serialize};
 
 pub use self::attributes::AttributeTargetSection;
+pub use self::distillation::DistillationSection;
 use crate::error::Result;
 
 pub(crate) use self::ranges::{EPOCHS, LEARNING_RATE, MAX_STEPS, TEMPERATURE};
@@ -109,6 +111,8 @@ pub struct PretrainRecipe {
     pub projection_head: ProjectionHeadSection,
     /// Weights and temperatures of the losses.
     pub loss: LossSection,
+    /// Distillation of a frozen teacher's features.
+    pub distillation: DistillationSection,
     /// How stored logits become attribute targets.
     pub attributes: AttributeTargetSection,
     /// AdamW and its schedules.
@@ -129,6 +133,7 @@ impl Default for PretrainRecipe {
             views: ViewsConfig::default(),
             projection_head: ProjectionHeadSection::default(),
             loss: LossSection::default(),
+            distillation: DistillationSection::default(),
             attributes: AttributeTargetSection::default(),
             optimizer: PretrainOptimizerSection::default(),
             teacher: TeacherSection::default(),

@@ -10,6 +10,8 @@ use crate::error::Result;
 pub(crate) const LEARNING_RATE: [f64; 2] = [0.0, 10.0];
 /// Range of a temperature.
 pub(crate) const TEMPERATURE: [f64; 2] = [1e-4, 100.0];
+/// Range of the weight of a loss.
+pub(crate) const LOSS_WEIGHT: [f64; 2] = [0.0, 1e4];
 /// Range of a number of epochs.
 pub(crate) const EPOCHS: [f64; 2] = [0.0, 1e6];
 /// Longest run, a guard against typing errors.
@@ -60,7 +62,7 @@ impl PretrainRecipe {
             ("teacher.momentum_end", self.teacher.momentum_end),
         ];
         check::within(&fractions, [0.0, 1.0])?;
-        check::within(&loss.weights(), [0.0, 1e4])?;
+        check::within(&loss.weights(), LOSS_WEIGHT)?;
         let temperatures = [
             ("loss.student_temperature", loss.student_temperature),
             ("loss.teacher_temperature", loss.teacher_temperature),

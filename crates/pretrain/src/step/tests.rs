@@ -1,4 +1,9 @@
+use std::path::Path;
+
+use clasp_data::image::Filter;
+use clasp_model::backbone::BackboneConfig;
 use clasp_model::{Precision, named, unfused};
+use clasp_weights::backbone::{BackboneMeta, save_backbone};
 
 use super::*;
 use crate::batch::noise_batch;
@@ -338,6 +343,121 @@ fn detached_distillation_leaves_the_shared_blocks_to_labels() {
     assert_eq!(norm(&of(&dino, shared)), 0.0);
     assert!(norm(&of(&dino, |name| name.contains("layers.3.blocks.1"))) > 0.0);
     assert!(norm(&of(&gradients(&[]), shared)) > 0.0);
+}
+
+/// The file of a frozen teacher of another architecture, size and normalization than the student.
+fn frozen_teacher_file(folder: &Path) -> String {
+    let config = BackboneConfig::named("vit-pico")
+        .unwrap()
+        .for_images([96, 48]);
+    let backbone = config.init(&mut rng_for(5, 0, "teacher"), &Device::flex());
+    let meta = BackboneMeta {
+        stage: "import".to_owned(),
+        clasp: String::new(),
+        config,
+        height: 96,
+        width: 48,
+        mean: [0.5; 3],
+        std: [0.5, 0.25, 0.5],
+        filter: Filter::Bicubic,
+        method: String::new(),
+        heads: Vec::new(),
+        prompts: Vec::new(),
+        step: 0,
+        vocabulary: String::new(),
+        recipe: String::new(),
+        licenses: Vec::new(),
+        origin: String::new(),
+    };
+    let path = folder.join("teacher.safetensors");
+    save_backbone(&path, &backbone, &meta).unwrap();
+    format!("distillation.teacher={}", path.display())
+}
+
+#[test]
+fn distillation_trains_the_student_and_leaves_its_teacher() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = frozen_teacher_file(folder.path());
+    let set = [
+        &teacher,
+        "method=dino",
+        "loss.dino_weight=0",
+        "distillation.dense=0.5",
+        "optimizer.lr=0.003",
+    ];
+    let mut trainer = trainer(&set);
+    assert_eq!(
+        trainer.plan.recipe.distillation.size,
+        crate::recipe::Auto::Value([96, 48])
+    );
+    let samples = samples(&trainer);
+    let values = |trainer: &Pretrainer| {
+        let mut values = std::collections::BTreeMap::new();
+        let teacher = trainer.frozen_teacher.as_ref().unwrap();
+        named::visit(teacher.backbone(), &mut |name, _, value| {
+            assert!(!value.is_autodiff(), "{name}");
+            values.insert(name.to_owned(), numbers(&value));
+        });
+        values
+    };
+    let before = values(&trainer);
+    let batch = trainer.batch_gradients(&samples, false);
+    let mean = |name| batch.measurements.mean(Measurement::Loss(name)).unwrap();
+    let (pooled, dense) = (mean("distill_pooled"), mean("distill_dense"));
+    let total = batch.measurements.mean(Measurement::Total).unwrap();
+    assert!((total - (pooled + 0.5 * dense)).abs() < 1e-6);
+    // Gradients reach the projections and all of the backbone, and no projection head.
+    let gradients = &batch.gradients;
+    for part in [
+        "distillation.pooled.",
+        "distillation.dense.",
+        "trunk.backbone.patch_embed.",
+    ] {
+        assert!(
+            norm(&of(gradients, |name| name.starts_with(part))) > 0.0,
+            "{part}"
+        );
+    }
+    assert_eq!(
+        norm(&of(gradients, |name| name.starts_with("trunk.dino."))),
+        0.0
+    );
+
+    let first = trainer.step(&samples, false).unwrap().metrics;
+    assert!((first["loss/distill_pooled"] - pooled).abs() < 1e-6);
+    let mut last = first.clone();
+    for _ in 0..15 {
+        last = trainer.step(&samples, false).unwrap().metrics;
+    }
+    for loss in ["loss/distill_pooled", "loss/distill_dense"] {
+        assert!(last[loss] < 0.8 * first[loss], "{loss}: {first:?} {last:?}");
+    }
+    assert_eq!(values(&trainer), before);
+}
+
+#[test]
+fn distillation_goes_with_every_method_and_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    let teacher = frozen_teacher_file(folder.path());
+    for method in ["dino", "solider", "clasp"] {
+        let method = format!("method={method}");
+        let set = [
+            &method,
+            &teacher,
+            "loss.detach_shared=true",
+            "distillation.dense=1",
+        ];
+        let whole = trainer(&set);
+        let samples = samples(&whole);
+        let expected = whole.gradients(&samples).unwrap();
+        let divided = trainer(&[&set[..], &["run.replicas=2"]].concat());
+        let found = divided.gradients(&samples).unwrap();
+        let apart = difference(&expected.1, &found.1);
+        assert!(apart < 1e-4, "{method}: {apart}");
+        // `detach_shared` is of self-distillation, not of the frozen teacher.
+        let first = of(&expected.1, |name| name.contains("patch_embed"));
+        assert!(norm(&first) > 0.0, "{method}");
+    }
 }
 
 #[test]

@@ -143,9 +143,9 @@ class Campaign:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("clasp")
-    parser.add_argument("--kills", type=int, default=60, help="stops of each verb")
+    parser.add_argument("--kills", type=int, default=60, help="stops of each command")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="verbs, separated by commas")
+    parser.add_argument("--only", default="", help="commands, separated by commas")
     options = parser.parse_args()
     clasp = str(Path(options.clasp).resolve())
     with tempfile.TemporaryDirectory() as root:

@@ -3,8 +3,8 @@
 
     python3 runs/cost.py --out docs/cost.svg
 
-Prints a table and draws it. Costs are processor seconds a step, which other work on the machine hardly changes: those of a run
-of three timed steps less those of a run of one, halved. Threads are drawn in seconds on the clock and want a quiet machine.
+Prints a table and draws it. Costs are processor seconds of a step, which other work on the machine hardly changes: those of a run
+of three timed steps minus those of a run of one, divided by two. Threads are drawn in wall-clock seconds and need an idle machine.
 """
 
 import argparse

@@ -1,25 +1,25 @@
 #!/usr/bin/env python3
-"""Every table of docs/results.md, made again: arms x seeds, paired by seed.
+"""Makes the tables of docs/results.md: arms x seeds, paired by seed.
 
     python3 runs/evidence.py OUT                            # synthetic people: main, compute, prompts, demo
     python3 runs/evidence.py OUT --quick                    # one seed, six arms: within 30 minutes on two cores
     python3 runs/evidence.py OUT --data DIR                 # photos too: pre-training on DIR/persons, fine-tuning
     python3 runs/evidence.py OUT --write docs/results.md    # puts the tables between their markers
 
-Each arm and seed leaves OUT/TABLE/ARM/seed-N.json, and a later run with the same OUT skips what is there. A file that
+Each arm and seed writes OUT/TABLE/ARM/seed-N.json, and a later run with the same OUT skips what exists. A file that
 was made with other settings is an error: take another OUT, or remove it. Without --write the tables go to standard
-output. Seeds below 100 are for the final tables; choose recipes, prompts and mixes with seeds from 100 on, which draw
-other people.
+output. Seeds below 100 are for the final tables; choose recipes and prompts with seeds from 100 on, whose people are
+others.
 
 Tables:
   main           arms on synthetic people, frozen backbone, equal steps
-  compute        the same, with as much processor time for each arm as CLASP took
+  compute        the same, with the processor time of CLASP for each arm
   prompts        each task under each prompt
   demo           `clasp demo`
   photos-frozen  arms pre-trained on photos, frozen backbone (--data)
-  photos         the same arms, six tasks fine-tuned, and fresh weights (--data)
-  drawn          six tasks fine-tuned on synthetic people from CLASP's backbone
-  overfit       the same few photos to train and to test on (--data)
+  photos         the same arms and random weights, fine-tuned on six tasks (--data)
+  drawn          CLASP's backbone fine-tuned on six tasks of synthetic people
+  overfit        the overfit test: the same few photos train and test (--data)
 With --write, tables main and prompts together, or demo, of three seeds or more also make docs/demo-ranges.json, which
 the demo's report shows beside its own metrics.
 Standard library only. Tests: python3 -m unittest discover -s runs
@@ -51,12 +51,12 @@ FINETUNED = {task: metrics[0] for task, (metrics, _) in finetune.TASKS.items()}
 OWN_PROMPT = {"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}
 PROMPTS = ["identity", "attribute", "part"]
 # SOLIDER's controller has λ = 1 − the weight of identity: 0.2 for re-identification, as published, and 1 elsewhere.
-SOLIDER_MIX = {"reid": "identity=0.8,part=0.2", "attributes": "attribute", "parsing": "part", "pose": "part"}
+SOLIDER_PROMPTS = {"reid": "identity=0.8,part=0.2", "attributes": "attribute", "parsing": "part", "pose": "part"}
 PEOPLE = {"unlabelled": 2400, "train": 150, "test": 75, "cameras": 4}
 PHOTO_DATA = {"reid": "pku_reid", "attributes": "ccp", "parsing": "ccp", "pose": "lspe"}
-LABELLER = (
+LABELER = (
     "Labels come from the bundled clasp-mini, a CLIP trained on captions, part masks and attribute values of other "
-    "synthetic people and of CCP's training photos: they are labels of a supervised model."
+    "synthetic people and of CCP's training photos: they come from a supervised model."
 )
 
 
@@ -78,26 +78,26 @@ class Arm:
 ARMS = {
     "initialization": Arm("the network before the first step", kind="start"),
     "dino": Arm("DINO", ("method=dino",), labels=""),
-    "solider": Arm("SOLIDER: half the steps DINO, k-means labels from it, half the steps on", kind="two-stage"),
-    "clip-frozen": Arm("the labels' own CLIP: frozen image tower of clasp-mini", kind="clip", labels=""),
+    "solider": Arm("SOLIDER: DINO for half the steps, k-means labels from it, SOLIDER for the other half", kind="two-stage"),
+    "clip-frozen": Arm("the labeler: frozen image tower of clasp-mini", kind="clip", labels=""),
     "clip-distill": Arm(
         "distillation of the pooled features of that tower", ("method=dino", "loss.dino_weight=0", "views.local=0"), labels="", kind="distill"
     ),
     "labels-only": Arm("labels without self-distillation", ("loss.dino_weight=0", "views.local=0")),
-    "labels-shuffled": Arm("labels permuted between the images", ("data.permute_labels=true",)),
-    # With λ = 1 the shared blocks hear each label loss twice, under its own prompt and under identity.
+    "labels-shuffled": Arm("labels permuted between images", ("data.permute_labels=true",)),
+    # With λ = 1 the shared blocks get the gradient of each label loss twice, under its own prompt and under identity.
     "clasp-none": Arm("CLASP without prompts, label losses doubled", ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=2")),
     "parts-only": Arm("CLASP, part labels only", ("loss.attribute_weight=0",)),
     "attributes-only": Arm("CLASP, attribute labels only", ("loss.part_weight=0",)),
     "lambda-0": Arm("CLASP, no labels on the identity prompt (λ = 0)", ("loss.identity_label_weight=0",)),
-    "detach": Arm("CLASP, self-distillation's gradient stops before the trunk", ("loss.detach_shared=true",)),
+    "detach": Arm("CLASP, gradient of self-distillation stopped before the conditional blocks", ("loss.detach_shared=true",)),
     "clasp": Arm("CLASP"),
-    "clasp-truth": Arm("CLASP with true labels: the upper bound", labels="truth"),
+    "clasp-truth": Arm("CLASP with ground-truth labels", labels="truth"),
     # Only by --arms: candidates of the adapter.
     "adapter-lambda": Arm("CLASP with SOLIDER's controller", ("model.adapter=lambda",)),
     "adapter-gated": Arm("CLASP with gated units", ("model.adapter=gated",)),
     "adapter-merged": Arm("CLASP with merged experts", ("model.adapter=merged",)),
-    "fresh": Arm("fresh weights", kind="fresh"),
+    "fresh": Arm("random weights", kind="fresh"),
 }
 MAIN = [name for name in ARMS if not name.startswith("adapter-") and name != "fresh"]
 DEFAULT_ARMS = {
@@ -111,7 +111,7 @@ QUICK = {"main": ["initialization", "dino", "solider", "labels-only", "clasp-non
 
 
 class Problem(Exception):
-    """Something that stops one arm; the others go on."""
+    """Something that stops one arm; the others continue."""
 
 
 def processor():
@@ -143,7 +143,7 @@ def processor_seconds():
 
 
 def write_json(path, value):
-    """Written under another name first: a file that is there is whole."""
+    """Written under another name first, so that an existing file is complete."""
     path.parent.mkdir(parents=True, exist_ok=True)
     whole = path.with_suffix(".tmp")
     whole.write_text(json.dumps(value, indent=1) + "\n")
@@ -151,7 +151,7 @@ def write_json(path, value):
 
 
 class Evidence:
-    """Runs the program and keeps what came of it below `out`."""
+    """Runs the program and keeps its results below `out`."""
 
     def __init__(self, args):
         self.args, self.out = args, args.out
@@ -169,7 +169,7 @@ class Evidence:
         return json.loads(done.stdout) if done.stdout.strip() else None
 
     def once(self, path, settings, work):
-        """What `path` holds, or what `work` returns with the time that it took, which `path` then holds."""
+        """The content of `path`, or the result of `work` with the time that it took, which is then written to `path`."""
         if path.exists():
             kept = json.loads(path.read_text())
             if kept["settings"] != settings:
@@ -199,7 +199,7 @@ class Evidence:
         return folder
 
     def images(self, world, seed):
-        """Unlabelled images to pre-train on."""
+        """Unlabeled images to pre-train on."""
         return self.people(seed) / "unlabeled" if world == "drawn" else self.args.data / "persons"
 
     def labels(self, world, kind, seed):
@@ -208,10 +208,10 @@ class Evidence:
             return None, 0.0
         if kind == "truth":
             if world != "drawn":
-                raise Problem("photos have no true labels")
+                raise Problem("photos have no ground-truth labels")
             folder = self.people(seed) / "truth"
             if not folder.is_dir():
-                raise Problem(f"{folder}: expected the true labels that `clasp synth` writes, found no such folder")
+                raise Problem(f"{folder}: expected the ground-truth labels that `clasp synth` writes, found no such folder")
             if not (folder / "_calibration.json").exists():
                 self.clasp("label", "calibrate", folder)
             return folder, 0.0
@@ -234,7 +234,7 @@ class Evidence:
     # Backbones.
 
     def backbone(self, world, name, seed, steps):
-        """File or folder of an arm's backbone, and what is known of its making."""
+        """File or folder of an arm's backbone, and the steps, time and metrics of its training."""
         arm = ARMS[name]
         if arm.kind == "clip":
             return self.clip(), {"steps": 0, "fixed": 0.0, "each_step": 0.0}
@@ -258,7 +258,7 @@ class Evidence:
         return folder, {**two, "steps": steps, "fixed": fixed, "each_step": each, "warnings": warnings}
 
     def pretrained(self, world, name, seed, steps, labels, settings):
-        """One run of `clasp pretrain`; a run that was cut off begins again, so that its time is right."""
+        """One run of `clasp pretrain`; a run that was interrupted starts again, so that its time is right."""
         folder = self.out / "runs" / world / f"{name}-{steps}" / f"seed-{seed}"
         recipe = "demo" if world == "drawn" else "mini"
         chosen = [f"seed={seed}", f"run.steps={steps}", *settings, *self.args.set]
@@ -296,24 +296,24 @@ class Evidence:
 
     # Evaluations: {"metrics": {task: value}, "chance": {task: value}}.
 
-    def frozen(self, model, data, mixes=None, arm="clasp"):
-        """Main metric of each task of a frozen backbone with the default mix of the arm; with `mixes` of each mix."""
+    def frozen(self, model, data, prompts=None, arm="clasp"):
+        """Main metric of each task of a frozen backbone under the default prompt of the arm, or under each of `prompts`."""
         metrics, chance = {}, {}
         solider = ARMS[arm].kind == "two-stage" or arm == "adapter-lambda"
         for task, metric in FROZEN.items():
-            for mix in mixes or [SOLIDER_MIX[task] if solider else None]:
-                more = ["--prompt", mix] if mix else []
+            for prompt in prompts or [SOLIDER_PROMPTS[task] if solider else None]:
+                more = ["--prompt", prompt] if prompt else []
                 [found] = self.clasp("eval", task, "--frozen", "--data", data(task), "--model", model, *more)
                 value = value_of(found, metric)
-                if mixes:
-                    metrics.setdefault(task, {})[mix] = value
+                if prompts:
+                    metrics.setdefault(task, {})[prompt] = value
                 else:
                     metrics[task] = value
                 chance[task] = found["chance"]
         return {"metrics": metrics, "chance": chance}
 
     def data(self, world, seed):
-        """Folder of the labelled data of a task."""
+        """Folder of the labeled data of a task."""
         return lambda task: self.people(seed) if world == "drawn" else self.args.data / PHOTO_DATA[task]
 
     def result(self, name, arm, seed, settings, work):
@@ -354,7 +354,7 @@ class Evidence:
         mean = lambda arm, key: statistics.mean([r[key] for r in of(arm)])
         known = [arm for arm in arms if of(arm)]
         if "clasp" not in known:
-            raise Problem("equal processor time needs CLASP's own run in table main; see what stopped it")
+            raise Problem("equal processor time needs the run of CLASP in table main; see its error")
         budget = mean("clasp", "fixed") + mean("clasp", "each_step") * steps
         counts = {arm: max(10, round((budget - mean(arm, "fixed")) / mean(arm, "each_step"), -1)) for arm in known}
         counts = {arm: int(count) for arm, count in counts.items()} | {"clasp": steps}
@@ -367,7 +367,7 @@ class Evidence:
 
 
 def value_rows(results, tasks, arms, problems, cost=True):
-    """A row an arm: its metrics, and processor seconds of pre-training."""
+    """A row for each arm: its metrics, and processor seconds of pre-training."""
     rows = []
     # Every arm of a seed has the same chance.
     found = list(max(results.values(), key=len, default={}).values())
@@ -413,7 +413,7 @@ def prompt_rows(seeds):
 
     The shuffled prompt gives each task a prompt of another one. An evaluation has one prompt for all its images, and of
     three prompts the two permutations that leave none in place give each task each of the two other prompts once: the
-    shuffled figure is the mean of those two."""
+    shuffled metric is the mean of those two."""
     by_prompt = lambda task, prompt: {seed: result["metrics"][task][prompt] for seed, result in seeds.items()}
     others = lambda task: [prompt for prompt in PROMPTS if prompt != OWN_PROMPT[task]]
     shuffled = lambda task: {
@@ -441,7 +441,7 @@ def seeds_text(seeds):
 
 
 def head(args, name, seeds, text, results):
-    """The command that makes a table, and what it rests on."""
+    """The command that makes a table, and the text above it."""
     made = [result["made"] for arms in results.values() for result in arms.values()]
     commits = ", ".join(sorted({one["commit"] for one in made})) or "unknown"
     machines = "; ".join(sorted({f"{one['processor']}, {one['threads']} threads" for one in made}))
@@ -457,10 +457,10 @@ def head(args, name, seeds, text, results):
 def main_table(evidence, seeds, arms, steps):
     results = evidence.main(arms, seeds, steps)
     text = (
-        f"Synthetic people: {PEOPLE['unlabelled']:,} unlabelled pictures, recipe `demo`, {steps} steps for each arm; then the frozen backbone "
-        f"with a linear probe (none for re-identification), tested on {PEOPLE['test']} other people by {PEOPLE['cameras']} cameras. All arms of a seed "
-        f"share people, labels, initial weights and the order of images. {LABELLER} Processor time is that of labels and pre-training, "
-        "summed over cores."
+        f"Synthetic people: {PEOPLE['unlabelled']:,} unlabeled images, recipe `demo`, {steps} steps for each arm. Then the frozen backbone is "
+        f"tested on {PEOPLE['test']} other people seen by {PEOPLE['cameras']} cameras: re-identification by retrieval, the other tasks by a linear probe. "
+        f"All arms of a seed share people, labels, initial weights and the order of images. {LABELER} Processor time is that of labeling and "
+        "pre-training, summed over cores."
     )
     return head(evidence.args, "main", seeds, text, results) + comparison(results, FROZEN, arms, problems_of(evidence, "main"))
 
@@ -471,8 +471,8 @@ def compute_table(evidence, seeds, arms, steps):
     evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("drawn", seed), arm=arm)
     results = evidence.arms("compute", "drawn", arms, seeds, counts.get, evaluate)
     text = (
-        f"As the main table, but each arm takes as many steps as fit in the processor time of {steps} steps of CLASP, labels included "
-        "(the bundled CLIP's own training is not counted)."
+        f"As the main table, but each arm takes as many steps as fit in the processor time of {steps} steps of CLASP, with labeling "
+        "and without the training of the bundled CLIP."
     )
     return head(evidence.args, "compute", seeds, text, results) + comparison(results, FROZEN, arms, problems_of(evidence, "compute"))
 
@@ -481,8 +481,9 @@ def prompts_table(evidence, seeds, arms, steps):
     evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("drawn", seed), PROMPTS)
     results = evidence.arms("prompts", "drawn", arms, seeds, lambda arm: steps, evaluate)
     text = (
-        "Backbones of the main table, each task under one prompt at a time; a task's own prompt is set in bold. *Shuffled*: the prompts are "
-        "permuted so that every task has another's; the mean over both such permutations, which is the mean of the task's two other prompts."
+        "Backbones of the main table, each task under one prompt at a time; the prompt of the task itself is in bold. *Shuffled*: the prompts "
+        "are permuted so that every task has the prompt of another; the mean over both such permutations, which is the mean of the two other "
+        "prompts."
     )
     parts = [head(evidence.args, "prompts", seeds, text, results) + prose(RULE)]
     for arm in arms:
@@ -499,8 +500,8 @@ def photos_frozen_table(evidence, seeds, arms, steps):
     evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("photos", seed), arm=arm)
     results = evidence.arms("photos-frozen", "photos", arms, seeds, lambda arm: steps, evaluate)
     text = (
-        f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm; then the frozen backbone with a linear probe: "
-        f"re-identification on PKU-Reid, attributes and parsing (all classes) on CCP, pose on LSPE. {LABELLER}"
+        f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm. Then the frozen backbone is tested: "
+        f"re-identification by retrieval on PKU-Reid, attributes and parsing (all classes) by a linear probe on CCP, pose by one on LSPE. {LABELER}"
     )
     return head(evidence.args, "photos-frozen", seeds, text, results) + comparison(
         results, FROZEN, arms, problems_of(evidence, "photos-frozen")
@@ -538,8 +539,8 @@ def photos_table(evidence, seeds, arms, steps):
             if found:
                 results[arm][seed] = found
     text = (
-        f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm; then six tasks fine-tuned with their recipes "
-        f"`*-mini`, the seed of pre-training also that of fine-tuning; the figure is that of the last step, nothing is chosen on test images. {LABELLER}"
+        f"Pre-training on the photos of DIR/persons, recipe `mini`, {steps} steps for each arm. Then six tasks are fine-tuned with their "
+        f"recipes `*-mini` and the seed of pre-training. Metrics are those of the last step: nothing is selected on test images. {LABELER}"
     )
     return head(evidence.args, "photos", seeds, text, results) + comparison(results, FINETUNED, arms, problems_of(evidence, "photos"))
 
@@ -574,8 +575,8 @@ def demo_table(evidence, seeds):
     steps = sorted({run["steps"] for run in runs.values()})
     minutes = statistics.mean(run["seconds"] for run in runs.values()) / 60
     text = (
-        f"`clasp demo` with each seed, {'/'.join(map(str, steps))} steps, {minutes:.1f} minutes each on average: other people, other weights, tests on "
-        f"people of its own. Frozen backbone, linear probe (none for re-identification); chance of pose is the mean pose. {LABELLER}"
+        f"`clasp demo` with each seed, {'/'.join(map(str, steps))} steps, {minutes:.1f} minutes each on average: each seed has its own people, weights "
+        f"and test people. Frozen backbone, by retrieval for re-identification and by a linear probe for the other tasks; chance of pose is the mean pose. {LABELER}"
     )
     names = [f"{task} {metric}" for task, metric in FROZEN.items()]
     ranges = {
@@ -638,11 +639,11 @@ def finetuned_table(evidence, which, seeds):
     if done.returncode:
         raise Problem(f"runs/finetune.py {which} ended with {done.returncode}: {done.stderr.strip()[-300:]}")
     text = {
-        "drawn": "Six tasks fine-tuned on synthetic people, from fresh weights and from CLASP's backbone, which saw none of them.",
-        "overfit": "The same few photos to train and to test on, without augmentation: every task has to learn them.",
+        "drawn": "Six tasks fine-tuned on synthetic people, from random weights and from CLASP's backbone, which saw none of them.",
+        "overfit": "The same few photos train and test, without augmentation: every task has to learn them.",
     }[which]
     made = {"clasp": {seeds[0]: {"made": evidence.made}}}
-    return head(args, which, seeds, f"{text} The backbone took {told['steps']} steps. {LABELLER}", made) + done.stdout.strip()
+    return head(args, which, seeds, f"{text} The backbone took {told['steps']} steps. {LABELER}", made) + done.stdout.strip()
 
 
 def problems_of(evidence, name):
@@ -658,7 +659,7 @@ def parse(words=None):
     p.add_argument("--arms", nargs="+", choices=list(ARMS), help="which arms, `clasp` to compare with included")
     p.add_argument("--seeds", type=int, nargs="+", help="default: five for main, compute and prompts, else three")
     p.add_argument("--steps", type=int, help=f"steps of each arm: {STEPS['drawn']}, on photos {STEPS['photos']}")
-    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every pre-training")
+    p.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a value of the recipe, for every pre-training")
     p.add_argument("--clasp", default=str(ROOT / "target/release/clasp"), help="the program")
     p.add_argument("--threads", type=int, help="threads of the program")
     p.add_argument("--write", type=pathlib.Path, metavar="FILE", help="a document with markers, docs/results.md")

@@ -1,14 +1,14 @@
 #!/usr/bin/env python3
-"""The six tasks fine-tuned from fresh weights and from pre-trained ones: the tables and curves of docs/results.md.
+"""Fine-tunes the six tasks from random and from pre-trained weights: the tables and curves of docs/results.md.
 
     python3 runs/finetune.py real OUT --data DATA --init BACKBONE [--seeds 0 1]
     python3 runs/finetune.py drawn OUT --data PEOPLE --init BACKBONE
     python3 runs/finetune.py overfit OUT --data DATA --init BACKBONE
 
-real: DATA holds pku_reid/, ccp/, lspe/ and pets/. drawn: PEOPLE is what `clasp synth` or `clasp demo` wrote. overfit: the same few
-images of DATA to train and to test on, which every task must learn.
-Each run is evaluated on the test images every fifth of the way; the table takes the last evaluation, so that nothing is chosen by
-them. A run that is there is not run again. OUT/curves.svg shows the evaluations.
+real: DATA holds pku_reid/, ccp/, lspe/ and pets/. drawn: PEOPLE is a folder that `clasp synth` or `clasp demo` wrote. overfit: the
+same few images of DATA train and test; every task must learn them.
+Each run is evaluated on the test images after every fifth of its steps. The table takes the last evaluation, so that nothing is
+selected on test images. A run that exists is not run again. OUT/curves.svg shows the evaluations.
 """
 
 import argparse
@@ -34,7 +34,7 @@ REAL = {
     "parsing": ("ccp", {"task.classes": '"ccp_parts"'}),
     "pose": ("lspe", {}),
     "detection": ("pets-detection", {}),
-    # Four frames to train on: the more epochs.
+    # Only four frames train, so more epochs.
     "search": ("pets-search", {"run.epochs": 200, "run.eval_every": 40, "run.batch": 4}),
 }
 # No augmentation, no regularization, a final learning rate of 0.3 times the first; parsing on finer maps.
@@ -48,7 +48,7 @@ OVERFIT_SETS = {
     "parsing": ("parsing", OVERFIT | end("parsing") | {"model.size": [256, 128], "run.epochs": 400, "run.eval_every": 80, "task.classes": '"ccp_parts"', "task.rotation_std": 0, "task.scale_std": 0}),
     "pose": ("pose", OVERFIT | end("pose") | {"task.rotation_std": 0, "task.scale_std": 0}),
     "detection": ("scenes", {k: v for k, v in OVERFIT.items() if k != "task.flip"} | end("detection") | SCENES),
-    # Whole scenes. Of five people a steep OIM is content with embeddings that are hardly alike.
+    # Whole scenes. With five people, OIM at a high similarity scale has a low loss for embeddings that are hardly similar.
     "search": (
         "scenes",
         {k: v for k, v in (OVERFIT | end("search") | SCENES).items() if k not in ("task.flip", "task.scenes.scale")}
@@ -68,18 +68,18 @@ DRAWN = {
 
 
 def pets(source, out):
-    """Two data sets of the sequence: a detector's boxes to train detection on and the labelled frames to test on; and
-    the labelled frames in turn to train search on and to search in (the same people: there are no others)."""
+    """Two datasets of the sequence. Detection trains on the boxes of a detector and is tested on the labeled frames;
+    search trains on every other labeled frame and is tested on the rest, with the same people: there are no others."""
     truth = json.loads((source / "instances_val.json").read_text())
     found = [d for d in json.loads((source / "detections.json").read_text()) if d["score"] >= 0.7]
-    labelled = sorted(image["id"] for image in truth["images"])
+    labeled = sorted(image["id"] for image in truth["images"])
     frames = {int(name.stem.split("_")[1]): name.name for name in (source / "images").glob("*.jpg")}
     size = {key: truth["images"][0][key] for key in ("width", "height")}
     image = lambda i: {"id": i, "file_name": frames[i], **size}
     boxes = [
         {"id": n, "image_id": d["image_id"], "category_id": 1, "bbox": d["bbox"], "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
         for n, d in enumerate(found, 1)
-        if d["image_id"] not in labelled
+        if d["image_id"] not in labeled
     ]
     seen = sorted({box["image_id"] for box in boxes})
     of = lambda ids: {
@@ -92,7 +92,7 @@ def pets(source, out):
             "train": {"images": [image(i) for i in seen], "annotations": boxes, "categories": truth["categories"]},
             "test": truth,
         },
-        "pets-search": {"train": of(labelled[::2]), "test": of(labelled[1::2])},
+        "pets-search": {"train": of(labeled[::2]), "test": of(labeled[1::2])},
     }
     for name, parts in splits.items():
         folder = out / name
@@ -103,7 +103,7 @@ def pets(source, out):
 
 
 def overfit(source, out):
-    """Eight or fewer images of each data set, the same to train and to test on."""
+    """Eight or fewer images of each dataset that both train and test."""
     rows = (source / "ccp/parsing.csv").read_text().splitlines()
     tags = (source / "ccp/attributes.csv").read_text().splitlines()
     for name, lines in (("parsing", rows), ("attributes", tags)):
@@ -114,7 +114,7 @@ def overfit(source, out):
         split = lines[0].split(",").index("split")
         few = [line.split(",") for line in lines[1:] if line.split(",")[split] == "train"][:8]
         if name == "attributes":
-            # Attributes that the few have both with and without.
+            # Attributes that some of the few people have and others do not.
             keep = [j for j in range(len(few[0])) if j < 2 or len({row[j] for row in few}) == 2]
             lines, few = [",".join(lines[0].split(",")[j] for j in keep)], [[row[j] for j in keep] for row in few]
         of = lambda part: [",".join(part if j == split else cell for j, cell in enumerate(row)) for row in few]
@@ -144,7 +144,7 @@ def overfit(source, out):
 
 
 def drawn_scenes(source, out):
-    """Drawn scenes under the names that person search reads; other people to train on and to search for."""
+    """Synthetic scenes under the names that person search reads; the people of training and test differ."""
     folder = out / "drawn-search"
     folder.mkdir(parents=True, exist_ok=True)
     link(source / "scenes/images", folder / "images")
@@ -158,8 +158,8 @@ def link(target, path):
 
 
 def run(clasp, folder, task, data, init, seed, more, threads=None):
-    """One training in `folder`; its evaluations as (step, metrics). A finished one is only read; what a killed one
-    left is removed."""
+    """One training in `folder`; its evaluations as (step, metrics). A finished one is only read; an unfinished
+    one is removed and starts again."""
     if not (folder / "model.safetensors").exists():
         if folder.exists():
             shutil.rmtree(folder)
@@ -175,7 +175,7 @@ def run(clasp, folder, task, data, init, seed, more, threads=None):
 
 
 def panel(title, curves, left):
-    """Evaluations of a task: fresh weights grey, pre-trained blue."""
+    """Evaluations of a task: random weights gray, pre-trained blue."""
     width, height, top = 200, 150, 34
     points = [point for lines in curves.values() for line in lines for point in line]
     most_x, most_y = max(x for x, _ in points), max(max(y for _, y in points) * 1.1, 1e-9)
@@ -186,16 +186,16 @@ def panel(title, curves, left):
     for y in (most_y / 1.1, most_y / 2.2):
         parts.append(f'<text x="{x0 - 4}" y="{at(0, y)[1] + 3:.1f}" text-anchor="end">{100 * y:.0f}</text>')
     parts.append(f'<text x="{at(most_x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="end">{most_x} steps</text>')
-    for start, colour in (("fresh", "#999"), ("pretrained", "#2a6fb0")):
+    for start, color in (("fresh", "#999"), ("pretrained", "#2a6fb0")):
         for line in curves.get(start, []):
             path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(x, y) for x, y in line))
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
-            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="{colour}"/>' for a, b in (at(x, y) for x, y in line)]
+            parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
+            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="{color}"/>' for a, b in (at(x, y) for x, y in line)]
     return "".join(parts)
 
 
 def cell(values):
-    """Mean, and the range of several."""
+    """Mean, with the range if there are several values."""
     if not values:
         return ""
     spread = f" ({min(values):.2f} to {max(values):.2f})" if len(values) > 1 else ""
@@ -221,7 +221,7 @@ def main():
         drawn_scenes(args.data, args.out)
     sets = {"real": REAL, "drawn": DRAWN, "overfit": OVERFIT_SETS}[args.which]
     panels = []
-    print("| task | metric | fresh weights | pre-trained | gain |\n|---|---|---|---|---|")
+    print("| task | metric | random weights | pre-trained | gain |\n|---|---|---|---|---|")
     for index, task in enumerate(args.tasks):
         names = TASKS[task][0]
         below, special = sets[task]

@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
-"""Kills the program at random moments and compares what it makes with an unbroken run, byte by byte.
+"""Stops the program at random moments and compares its results with an uninterrupted run, byte by byte.
 
 python runs/kills.py target/release/clasp [--kills 60] [--seed 0] [--only label,pack]
 
-For each verb a reference is made on one thread without a stop. Then the same work is started again
-and again, ended by SIGKILL, SIGINT or SIGTERM after a random time, until it ends by itself; weights,
-labels, features, predictions, pictures and logs (without times) must be those of the reference. Ends
-with 1 if anything differs, if a stop by SIGINT or SIGTERM has another status than 130 or 143, or if a
-temporary file stays. Needs Python 3.9 and nothing else; takes minutes.
+For each command a reference is made on one thread without a stop. Then the same work is started and
+stopped by SIGKILL, SIGINT or SIGTERM after a random time, until it finishes. Weights, labels, features,
+predictions, pictures and logs (without times) must equal the reference. Exits with 1 if anything
+differs, if a stop by SIGINT or SIGTERM has another status than 130 or 143, or if a temporary file
+remains. Needs Python 3.9 only; takes minutes.
 """
 
 import argparse
@@ -35,7 +35,7 @@ TINY = {
     "run.log_every": "1",
     "run.save_every": "3",
 }
-# Of no account: when it ran, how fast, who held the lock.
+# Not compared: they depend on time, speed and process.
 LEFT_OUT = (".lock", "events.out", "run.toml", "unreadable.txt")
 
 
@@ -143,9 +143,9 @@ class Campaign:
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("clasp")
-    parser.add_argument("--kills", type=int, default=60, help="stops of each verb")
+    parser.add_argument("--kills", type=int, default=60, help="stops of each command")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", default="", help="verbs, separated by commas")
+    parser.add_argument("--only", default="", help="commands, separated by commas")
     options = parser.parse_args()
     clasp = str(Path(options.clasp).resolve())
     with tempfile.TemporaryDirectory() as root:

@@ -1,4 +1,4 @@
-"""Statistics of paired runs: every arm has one value a seed, and arms are compared seed by seed.
+"""Statistics of paired runs: every arm has one value for each seed, and arms are compared seed by seed.
 
 A difference is claimed by the rule of `claim`; nothing else in a table says that one arm is better.
 """
@@ -13,7 +13,7 @@ RULE = (
     "✓: five seeds or more, the same sign in every seed, and a mean above two standard errors. "
     "(✓), indicative: three or four seeds, the same sign in every seed. "
     "No mark: the difference is not shown. A mark says that the difference is there; "
-    "its sign says in whose favour."
+    "its sign says which arm it favors."
 )
 
 

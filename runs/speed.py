@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""clasp bench against PyTorch scripts that do the same work, in turn on one machine.
+"""Compares `clasp bench` with PyTorch scripts that do the same work, in turn on one machine.
 
     PYTHON runs/speed.py --peers PEERS --images JPEGS [--clasp target/release/clasp] [--rounds 3] [--record FILE] [--only NAME ...]
     PYTHON runs/speed.py --peers PEERS --device cuda [--batch 64]        # a build with that feature: Swin-B in bf16
 
-PYTHON is one with torch, torchvision, timm, open_clip_torch and pycocotools. PEERS is a folder with multicrop.py, clip_label.py,
+PYTHON is a Python with torch, torchvision, timm, open_clip_torch and pycocotools. PEERS is a folder with multicrop.py, clip_label.py,
 pretrain_step.py, embed.py, reid_rank.py and coco_eval.py, each of which prints one line of JSON with `images_per_s` or `s`; docs/speed.md says what each does.
 Prints a table of medians with the ratio (above 1: clasp is faster), and the peak memory of both.
 """
@@ -16,10 +16,10 @@ import subprocess
 import sys
 
 WORK = {
-    # name: (figures, clasp's arguments, the peer's); a figure that is no rate is seconds
+    # name: (metrics, arguments of clasp bench, arguments of the peer); metrics that are no rates are seconds
     "JPEG to 2 + 8 views": (["images_per_s"], ["data", "{images}"], ["multicrop.py", "{images}"]),
-    "labelling, ViT-B/16": (["images_per_s"], ["label"], ["clip_label.py"]),
-    "labelling with --precision bf16": (["images_per_s"], ["label", "--precision", "bf16"], ["clip_label.py"]),
+    "labeling, ViT-B/16": (["images_per_s"], ["label"], ["clip_label.py"]),
+    "labeling with --precision bf16": (["images_per_s"], ["label", "--precision", "bf16"], ["clip_label.py"]),
     "pre-training step, Swin-T, K = 65536": (
         ["images_per_s"],
         ["pretrain", "--batch", "4"],
@@ -32,7 +32,7 @@ WORK = {
     "COCO keypoint evaluation, 2000 images": (["eval_s"], ["coco"], ["coco_eval.py"]),
 }
 
-# The same step where a GPU does it, beside PyTorch's eager and compiled one.
+# The same step on a GPU, beside PyTorch's eager and compiled one.
 ON_GPU = {
     f"pre-training step, Swin-B, bf16, {how}": (
         ["images_per_s"],

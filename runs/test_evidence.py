@@ -204,8 +204,8 @@ class Runs(unittest.TestCase):
         status, said = self.run_it(*words)
         self.assertEqual(status, 0, said)
         text = self.document.read_text()
-        self.assertIn("| fresh weights (`fresh`) | 20.00 (20.00–20.00) |", text)
-        self.assertIn("| fresh weights | +30.00 (+30.00 to +30.00) ± 0.00 (✓) |", text)
+        self.assertIn("| random weights (`fresh`) | 20.00 (20.00–20.00) |", text)
+        self.assertIn("| random weights | +30.00 (+30.00 to +30.00) ± 0.00 (✓) |", text)
         calls = [call for call in self.calls() if call.startswith("finetune")]
         self.assertEqual((len(calls), sum("--init" in call for call in calls)), (36, 18))
         self.assertEqual(len({call.split("--init ")[1].split()[0] for call in calls if "--init" in call}), 3)

@@ -562,7 +562,7 @@ fn goes_on_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
     refused(
         folder.path(),
         &[&resume[..4], &changed].concat(),
-        &["run.batch", "a run goes on with its own recipe"],
+        &["run.batch", "a run keeps its recipe"],
     );
 }
 

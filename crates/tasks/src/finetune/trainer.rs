@@ -14,8 +14,7 @@ use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimizer, Optimi
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Replicas};
-use clasp_run::Metrics;
-
+use clasp_run::{Metrics, NonFinite};
 use clasp_weights::backbone::BackboneMeta;
 
 use super::recipe::{FinetunePlan, Trainable};
@@ -57,15 +56,6 @@ pub struct FinetuneTrainer<T: Objective> {
     parameters: ParameterGroups,
     device: Device,
     replicas: Replicas,
-}
-
-/// A loss, or the norm of the gradients, that is infinite or not a number; the step had no effect.
-#[derive(Debug)]
-pub struct NonFiniteTerm {
-    /// What it is.
-    pub term: String,
-    /// Its value.
-    pub value: f64,
 }
 
 impl<T: Objective> FinetuneTrainer<T> {
@@ -140,7 +130,7 @@ impl<T: Objective> FinetuneTrainer<T> {
     ///
     /// # Panics
     /// When the replicas do not divide the batch.
-    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFiniteTerm> {
+    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFinite> {
         let replicas = self.plan.replicas;
         assert!(
             examples.len().is_multiple_of(replicas) && !examples.is_empty(),
@@ -188,8 +178,8 @@ impl<T: Objective> FinetuneTrainer<T> {
             .chain([("total", total)])
             .find(|(_, v)| !v.is_finite());
         if let Some((term, value)) = not_finite {
-            return Err(NonFiniteTerm {
-                term: format!("loss `{term}`"),
+            return Err(NonFinite {
+                quantity: format!("{term} loss"),
                 value,
             });
         }
@@ -256,7 +246,7 @@ impl<T: Objective> FinetuneTrainer<T> {
         mut gradients: Gradients,
         lr: f64,
         statistics: Statistics,
-    ) -> Result<f64, NonFiniteTerm> {
+    ) -> Result<f64, NonFinite> {
         let recipe = &self.plan.recipe;
         let groups = ParameterRates {
             optimizer: &recipe.optimizer,
@@ -271,8 +261,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         let norms = Norms::of(&gradients);
         let norm = norms.total();
         if !norm.is_finite() {
-            return Err(NonFiniteTerm {
-                term: "norm of the gradients".to_owned(),
+            return Err(NonFinite {
+                quantity: "norm of the gradients".to_owned(),
                 value: norm,
             });
         }

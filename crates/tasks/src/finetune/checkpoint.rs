@@ -1,10 +1,11 @@
 //! Checkpoints of fine-tuning: everything that is needed to resume a run exactly.
 //!
-//! `checkpoints/step-00000100.safetensors` holds the tensors `backbone.…` and `head.…`, with a moving average
-//! `average.backbone.…` and `average.head.…`, with self-correction `cycles.backbone.…` and `cycles.head.…`, and
-//! `optimizer.…`; its metadata are `format` (`clasp-finetune/2`), `task`, `step`, `examples`, `recipe` (TOML) and `state`
-//! (JSON: position of the loader, plateaus, the best metric). Random numbers follow from seed, step and purpose, so there is
-//! no generator state.
+//! `checkpoints/step-00000100.safetensors` holds the tensors `backbone.…` and `head.…`, with a
+//! moving average `average.backbone.…` and `average.head.…`, with self-correction
+//! `cycles.backbone.…` and `cycles.head.…`, and `optimizer.…`; its metadata are `format`
+//! (`clasp-finetune/2`), `clasp` (version), `task`, `step`, `examples`, `recipe` (TOML) and `state`
+//! (JSON: position of the loader, plateaus, the best metric). Random numbers follow from seed, step
+//! and purpose, so there is no generator state.
 
 use std::path::{Path, PathBuf};
 
@@ -77,8 +78,8 @@ impl Default for LoopState {
     }
 }
 
-/// Writes a checkpoint of `trainer`, unless there is one of this step, and removes older ones as `schedule` says. Returns
-/// its path.
+/// Writes a checkpoint of `trainer`, unless there is one of this step, and removes older ones as
+/// `schedule` says. Returns its path.
 ///
 /// # Errors
 ///

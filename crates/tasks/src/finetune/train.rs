@@ -37,7 +37,8 @@ use crate::task::check::{self, setting};
 use crate::task::model::strides;
 use crate::task::{Evaluate, Example, Inference, TrainingExamples};
 
-/// Relative improvement of the loss below which there is a plateau, the default of PyTorch's `ReduceLROnPlateau`.
+/// Relative improvement of the loss below which there is a plateau, the default of PyTorch's
+/// `ReduceLROnPlateau`.
 const PLATEAU_THRESHOLD: f64 = 1e-4;
 /// Images of a batch of an evaluation.
 const EVAL_BATCH: usize = 16;
@@ -56,10 +57,11 @@ pub struct FinetuneSummary {
     pub model: Option<PathBuf>,
 }
 
-/// Runs `recipe` in `folder` on `device`, from the start or, with `resume`, from the last checkpoint there.
+/// Runs `recipe` in `folder` on `device`, from the start or, with `resume`, from the last
+/// checkpoint there.
 ///
-/// A run that was stopped or killed at any moment and is resumed takes the same steps as one that was not; on one
-/// thread, to the bit.
+/// A run that was stopped or killed at any moment and is resumed takes the same steps as one that
+/// was not; on one thread, to the bit.
 ///
 /// # Errors
 ///
@@ -95,7 +97,8 @@ pub fn train<T: TrainingExamples + Evaluate>(
     loop {
         let step = trainer.step;
         let last = step >= plan.steps;
-        // Before the next step rather than after the last: when these are interrupted, the resumed process repeats them.
+        // Before the next step rather than after the last: when these are interrupted, the resumed
+        // process repeats them.
         if finished_cycles(&plan, step) > state.cycles {
             end_cycle(&mut trainer, &data)?;
             state.cycles += 1;
@@ -175,8 +178,8 @@ struct OpenRun<T: TrainingExamples + Evaluate> {
     checkpoints: CheckpointSchedule,
 }
 
-/// Opens data and run folder, builds the network and restores the last checkpoint, if there is one. The folder of a new
-/// run is created last, so that a run that cannot start leaves none behind.
+/// Opens data and run folder, builds the network and restores the last checkpoint, if there is one.
+/// The folder of a new run is created last, so that a run that cannot start leaves none behind.
 fn open<T: TrainingExamples + Evaluate>(
     recipe: &FinetuneRecipe<T::Config>,
     folder: &Path,
@@ -258,7 +261,8 @@ fn check_task<T: TrainingExamples>(recipe: &FinetuneRecipe<T::Config>) -> Result
     Ok(())
 }
 
-/// Writes the model after the last step, and the selected one as `model.safetensors`, whose path is returned.
+/// Writes the model after the last step, and the selected one as `model.safetensors`, whose path is
+/// returned.
 fn save_model<T: Evaluate>(
     folder: &Path,
     trainer: &FinetuneTrainer<T>,
@@ -308,7 +312,8 @@ fn end_cycle<T: TrainingExamples>(
     unreadable.map_or(Ok(()), Err)
 }
 
-/// Evaluates the model, saves it if it is the best so far, and lowers the learning rate on a plateau.
+/// Evaluates the model, saves it if it is the best so far, and lowers the learning rate on a
+/// plateau.
 fn evaluate<T: Evaluate>(
     folder: &Path,
     trainer: &mut FinetuneTrainer<T>,

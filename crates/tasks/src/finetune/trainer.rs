@@ -1,9 +1,11 @@
-//! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the whole batch.
+//! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the
+//! whole batch.
 //!
-//! The features of all replicas are leaves of a second graph, that of the head and the loss; its gradients at these leaves
-//! are then propagated through the replicas (as Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
-//! Limited Setup", 2021, do to save memory). The loss is computed on the whole batch, as triplets and batch normalization
-//! need, whatever the number of replicas.
+//! The features of all replicas are leaves of a second graph, that of the head and the loss; its
+//! gradients at these leaves are then propagated through the replicas (as Gao et al., "Scaling Deep
+//! Contrastive Learning Batch Size under Memory Limited Setup", 2021, do to save memory). The loss
+//! is computed on the whole batch, as triplets and batch normalization need, whatever the number of
+//! replicas.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -101,7 +103,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         })
     }
 
-    /// The current model: the average of self-correction cycles, the moving average, or the weights.
+    /// The current model: the average of self-correction cycles, the moving average, or the
+    /// weights.
     pub fn model(&self) -> FinetunedModel<T> {
         let (backbone, head) = match (&self.cycle_average, &self.average) {
             (Some(average), _) => (average.backbone.clone(), average.head.clone()),
@@ -222,7 +225,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         Ok(metrics)
     }
 
-    /// Ends a cycle of self-correction: adds the current weights to the average; `batches` are training images.
+    /// Ends a cycle of self-correction: adds the current weights to the average; `batches` are
+    /// training images.
     pub fn end_cycle(&mut self, batches: impl Iterator<Item = Vec<Example<T::Target>>>) {
         let (backbone, head) = (self.backbone.valid(), self.head.valid());
         let mut average = CycleAverage::with(self.cycle_average.take(), backbone, head);
@@ -274,8 +278,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         Ok(norm)
     }
 
-    /// The backbone's forward pass over a replica's share of the batch, padded to `size` (height, width); with a graph if it is
-    /// `trained`.
+    /// The backbone's forward pass over a replica's share of the batch, padded to `size` (height,
+    /// width); with a graph if it is `trained`.
     fn forward(
         &self,
         share: &[Example<T::Target>],
@@ -368,7 +372,8 @@ pub(super) fn optimizer_config<C>(plan: &FinetunePlan<C>) -> OptimizerConfig {
     }
 }
 
-/// The forward pass of one replica: its copy of the backbone and the features of its share of the batch.
+/// The forward pass of one replica: its copy of the backbone and the features of its share of the
+/// batch.
 struct ReplicaOutput {
     backbone: Backbone,
     features: Features,
@@ -393,7 +398,8 @@ impl FeatureGradients {
 }
 
 impl ReplicaOutput {
-    /// Gradients of the backbone's parameters, given those of its features: the gradient of Σ feature · gradient.
+    /// Gradients of the backbone's parameters, given those of its features: the gradient of Σ
+    /// feature · gradient.
     fn backward(self, at: &FeatureGradients) -> Gradients {
         let mut sum: Option<Tensor<1>> = None;
         let mut add = |term: Tensor<1>| {
@@ -422,7 +428,8 @@ fn leaves_of(outputs: &[ReplicaOutput]) -> Features {
     fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
         Tensor::from_inner(tensor).require_grad()
     }
-    // Detached first: concatenated before, the graphs of the replicas would become one, whose backward passes are serial.
+    // Detached first: concatenated before, the graphs of the replicas would become one, whose
+    // backward passes are serial.
     let parts: Vec<Features> = { outputs.iter() }
         .map(|ReplicaOutput { features, .. }| Features {
             map: features.map.clone().without_autodiff(),

@@ -115,6 +115,14 @@ impl Meter {
         ));
     }
 
+    /// A line of text that stays, printed with --quiet too.
+    pub fn message(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(printable(text)),
+            None => tell(text),
+        }
+    }
+
     /// A line of text that stays.
     pub fn line(&self, text: &str) {
         match &self.bar {

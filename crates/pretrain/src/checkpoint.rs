@@ -27,10 +27,13 @@ use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadC
 use clasp_model::layers::Rng;
 use clasp_model::optim::Optimizer;
 use clasp_run::checkpoints::{self, latest};
-use clasp_run::{CheckpointMetadata, CheckpointSchedule, RunError};
+use clasp_run::{CheckpointMetadata, CheckpointSchedule};
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
-use clasp_weights::state::{HostTensor, LoadReport, StateDict, load_state_dict, state_dict};
+use clasp_weights::state::{
+    HostTensor, LoadReport, StateDict, extend_prefixed, first_non_finite, load_state_dict,
+    state_dict, with_prefix,
+};
 use rand::SeedableRng;
 
 use crate::distillation::FrozenTeacher;
@@ -71,21 +74,8 @@ pub fn save(
     images: usize,
 ) -> Result<PathBuf> {
     let state = state(trainer);
-    if let Some((name, _)) = state
-        .iter()
-        .find(|(_, array)| array.data.iter().any(|value| !value.is_finite()))
-    {
-        return Err(RunError::Checkpoint {
-            path: checkpoints::path(folder, trainer.step),
-            what: name.clone(),
-            expected: "finite numbers".to_owned(),
-            found: "infinite ones or NaN; nothing was written".to_owned(),
-            hint: Some(
-                "training has diverged: resume from the last checkpoint with a lower `optimizer.lr`"
-                    .to_owned(),
-            ),
-        }
-        .into());
+    if let Some(name) = first_non_finite(&state) {
+        return Err(checkpoints::diverged(&checkpoints::path(folder, trainer.step), name).into());
     }
     let metadata = Metadata::from([
         ("format".to_owned(), FORMAT.to_owned()),
@@ -164,9 +154,11 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
         true => Ok(()),
         false => Err(metadata.mismatch(what, "the tensors of the recipe", &report.to_string(), "")),
     };
-    let (student, report) = load_state_dict(trainer.student.clone(), &part(&state, "student."));
+    let (student, report) =
+        load_state_dict(trainer.student.clone(), &with_prefix(&state, "student."));
     complete("student", &report)?;
-    let (teacher, report) = load_state_dict(trainer.teacher.clone(), &part(&state, "teacher."));
+    let (teacher, report) =
+        load_state_dict(trainer.teacher.clone(), &with_prefix(&state, "teacher."));
     complete("teacher", &report)?;
     let row = |name: &str, like: &Tensor<2>| {
         let array = state.get(name);
@@ -185,7 +177,7 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
     let target_sum = row("target_sum", &trainer.target_sum)?;
     let optimizer = Optimizer::from_state(
         adamw(&trainer.plan),
-        &part(&state, "optimizer."),
+        &with_prefix(&state, "optimizer."),
         &trainer.center.device(),
     )?;
     optimizer.check("", &student)?;
@@ -198,21 +190,9 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
     Ok(position)
 }
 
-/// The tensors whose names begin with `prefix`, by the rest of their names.
-fn part(state: &StateDict, prefix: &str) -> StateDict {
-    { state.iter() }
-        .filter_map(|(name, array)| Some((name.strip_prefix(prefix)?.to_owned(), array.clone())))
-        .collect()
-}
-
 fn state(trainer: &Pretrainer) -> StateDict {
     let mut state = StateDict::new();
-    let mut put = |prefix: &str, part: StateDict| {
-        state.extend(
-            part.into_iter()
-                .map(|(name, array)| (format!("{prefix}{name}"), array)),
-        );
-    };
+    let mut put = |prefix: &str, part| extend_prefixed(&mut state, prefix, part);
     put("student.", state_dict(&trainer.student));
     put("teacher.", state_dict(&trainer.teacher));
     put("optimizer.", trainer.optimizer.state());
@@ -300,7 +280,8 @@ pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
     let rng = &mut Rng::seed_from_u64(0);
     let backbone = plan.backbone.init(rng, device);
     let channels = backbone.channels();
-    let (backbone, report) = load_state_dict(backbone, &part(&state, "student.trunk.backbone."));
+    let (backbone, report) =
+        load_state_dict(backbone, &with_prefix(&state, "student.trunk.backbone."));
     complete("student.trunk.backbone", report)?;
     // The recipe leaves the number of a head's outputs open; the shape in the file limits it.
     let outputs = |name: &str| match state.get(name)?.shape[..] {
@@ -309,12 +290,12 @@ pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
     };
     let part_head = outputs("student.part.layers.2.weight").map(|classes| {
         let head = PartHeadConfig::new(channels, classes).init(rng, device);
-        let (head, report) = load_state_dict(head, &part(&state, "student.part."));
+        let (head, report) = load_state_dict(head, &with_prefix(&state, "student.part."));
         complete("student.part", report).map(|()| head)
     });
     let attribute_head = outputs("student.attribute.fc2.weight").map(|values| {
         let head = AttributeHeadConfig::new(channels, values).init(rng, device);
-        let (head, report) = load_state_dict(head, &part(&state, "student.attribute."));
+        let (head, report) = load_state_dict(head, &with_prefix(&state, "student.attribute."));
         complete("student.attribute", report).map(|()| head)
     });
     Ok(StudentNetworks {

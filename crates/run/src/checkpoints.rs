@@ -76,6 +76,19 @@ pub fn prune(folder: &Path, keep: usize) -> io::Result<()> {
         .try_for_each(fs::remove_file)
 }
 
+/// The error of a checkpoint whose tensor `name` is infinite or not a number: the file `path` is
+/// not written.
+pub fn diverged(path: &Path, name: &str) -> RunError {
+    let hint = "training has diverged: resume from the last checkpoint with a lower `optimizer.lr`";
+    RunError::Checkpoint {
+        path: path.to_owned(),
+        what: name.to_owned(),
+        expected: "finite numbers".to_owned(),
+        found: "infinite ones or NaN; nothing was written".to_owned(),
+        hint: Some(hint.to_owned()),
+    }
+}
+
 /// Writes the checkpoints of a run on schedule and keeps the newest.
 pub struct CheckpointSchedule {
     folder: PathBuf,
@@ -95,6 +108,12 @@ impl CheckpointSchedule {
             keep,
             newest: resumed,
         }
+    }
+
+    /// Makes the next [`Self::save`] write the checkpoint of the current step even if it exists:
+    /// the state of the run has changed without a step, by an evaluation.
+    pub fn mark_outdated(&mut self) {
+        self.newest = None;
     }
 
     /// Whether a checkpoint is due after `step` steps.

@@ -66,7 +66,7 @@ pub enum Event<'a> {
         step: u64,
         /// The metrics, as text.
         result: &'a dyn fmt::Display,
-        /// Whether no earlier evaluation was better.
+        /// Whether the model is selected by the evaluations and no earlier one was better.
         best: bool,
     },
     /// Something that the user should act on.

@@ -36,7 +36,7 @@ impl RunHeader<'_> {
     pub fn with_recipe(&self, recipe: &str) -> String {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         format!(
-            "# The resolved recipe of this run; `clasp {} run.toml` repeats it.\n{}\
+            "# The resolved recipe of this run of `clasp {}`.\n{}\
              # clasp {} · seed {} · {} {} · {cores} cores · device {}\n\
              # {} images · {} steps an epoch · {} steps\n\n{recipe}",
             self.command,
@@ -68,7 +68,7 @@ impl HeaderFacts {
         let comments = || { text.lines() }.map_while(|line| line.strip_prefix("# "));
         let command = comments().find_map(|line| {
             let (_, quoted) = line.split_once("`clasp ")?;
-            quoted.split_once(" run.toml`").map(|(command, _)| command)
+            quoted.split_once("`.").map(|(command, _)| command)
         })?;
         let steps = comments().find_map(|line| {
             let (_, last) = line.rsplit_once(" · ")?;

@@ -1,12 +1,10 @@
 //! Why an evaluation cannot be done.
 
-use std::path::PathBuf;
-
 use clasp_data::layouts::LayoutError;
 use clasp_data::source::{SourceError, TooManyUnreadable};
 use clasp_metrics::MetricError;
 use clasp_model::ModelError;
-use clasp_run::{InvalidValue, RecipeError};
+use clasp_run::{InvalidValue, RecipeError, RunError};
 use clasp_weights::WeightsError;
 
 /// Errors of this crate.
@@ -77,57 +75,28 @@ pub enum TaskError {
         /// Its ending.
         found: String,
     },
-    /// A recipe cannot be read.
+    /// The run folder, the recipe or a checkpoint; or a step that is not finite.
     #[error(transparent)]
-    Recipe(#[from] RecipeError),
-    /// A value of a recipe is out of range or contradicts another one.
-    #[error(transparent)]
-    Setting(#[from] InvalidValue),
+    Run(#[from] RunError),
     /// A network cannot be built.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// A new run would overwrite an old one.
-    #[error(
-        "{folder}: there is a run already\n  hint: resume it with `--resume {folder}`, or choose another folder with `--out`"
-    )]
-    RunExists {
-        /// Folder of the run.
-        folder: PathBuf,
-    },
-    /// A checkpoint cannot be written, or does not match the recipe.
-    #[error("{path}: `{what}`: expected {expected}, found {found}\n  hint: {hint}")]
-    Checkpoint {
-        /// The file.
-        path: PathBuf,
-        /// Recipe key or tensor.
-        what: String,
-        /// What the recipe asks for.
-        expected: String,
-        /// What the file holds.
-        found: String,
-        /// What to do.
-        hint: &'static str,
-    },
-    /// A loss or the norm of the gradients is infinite or not a number.
-    #[error(
-        "step {step}: the {term} is {value}; the run has stopped, the last checkpoint is kept\n  \
-         the images of the batch are listed in {keys}\n  \
-         hint: lower `optimizer.lr`, raise `optimizer.warmup_epochs`, set `optimizer.clip_grad`, or check those images"
-    )]
-    NonFiniteLoss {
-        /// Step that failed.
-        step: u64,
-        /// Which loss or norm.
-        term: String,
-        /// Its value.
-        value: f64,
-        /// File that lists the images.
-        keys: PathBuf,
-    },
     /// The caller asked to stop.
     #[error("stopped")]
     Stopped,
     /// A file that cannot be read or written; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl From<RecipeError> for TaskError {
+    fn from(error: RecipeError) -> Self {
+        RunError::from(error).into()
+    }
+}
+
+impl From<InvalidValue> for TaskError {
+    fn from(error: InvalidValue) -> Self {
+        RunError::from(error).into()
+    }
 }

@@ -14,7 +14,7 @@ use clasp_synth::{SynthConfig, write_dataset};
 use clasp_tasks::PassProgress;
 use clasp_tasks::attributes::AttributeTask;
 use clasp_tasks::detection::DetectionTask;
-use clasp_tasks::finetune::{FinetuneControl, FinetuneRecipe, train};
+use clasp_tasks::finetune::{Control, FinetuneRecipe, train};
 use clasp_tasks::parsing::ParsingTask;
 use clasp_tasks::pose::PoseTask;
 use clasp_tasks::reid::ReidTask;
@@ -74,14 +74,14 @@ fn trained<T: DownstreamTask>(
     let run = tempfile::tempdir().unwrap();
     let stop = AtomicBool::new(false);
     let progress = |_: PassProgress| ControlFlow::Continue(());
-    let mut control = FinetuneControl {
-        device: Device::flex(),
-        cores: 2,
+    let mut control = Control {
+        device_name: "cpu",
+        threads: 2,
         stop: &stop,
-        report: &mut |_| {},
-        evaluating: &progress,
+        on_event: &mut |_| {},
     };
-    let summary = train::<T>(recipe, &run.path().join("run"), false, &mut control).unwrap();
+    let folder = run.path().join("run");
+    let summary = train::<T>(recipe, &folder, false, &Device::flex(), &mut control).unwrap();
     let model = FinetunedModel::<T>::load(&run.path().join("run"), &Device::flex()).unwrap();
     exports_as_onnx(&model, run.path());
     let eval = model.task.clone();
@@ -95,7 +95,7 @@ fn trained<T: DownstreamTask>(
         progress: &progress,
     };
     let report = model.task.evaluate(&model, &eval, &inference).unwrap();
-    (summary.metrics["loss/total"], report, model)
+    (summary.run.metrics["loss/total"], report, model)
 }
 
 /// Exports the model with its head, for any batch size, the prompts folded in; the export fails unless another engine agrees.

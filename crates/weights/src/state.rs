@@ -88,6 +88,26 @@ pub fn load_state_dict<M: Module>(module: M, state: &StateDict) -> (M, LoadRepor
     (module, report)
 }
 
+/// The tensors whose names begin with `prefix`, by the rest of their names.
+pub fn with_prefix(state: &StateDict, prefix: &str) -> StateDict {
+    { state.iter() }
+        .filter_map(|(name, array)| Some((name.strip_prefix(prefix)?.to_owned(), array.clone())))
+        .collect()
+}
+
+/// Adds the tensors of `part` to `state` under `prefix` and their names.
+pub fn extend_prefixed(state: &mut StateDict, prefix: &str, part: StateDict) {
+    let named = |(name, array)| (format!("{prefix}{name}"), array);
+    state.extend(part.into_iter().map(named));
+}
+
+/// Name of the first tensor with a value that is infinite or not a number.
+pub fn first_non_finite(state: &StateDict) -> Option<&str> {
+    { state.iter() }
+        .find(|(_, array)| array.data.iter().any(|value| !value.is_finite()))
+        .map(|(name, _)| name.as_str())
+}
+
 /// Whether PyTorch stores the matrix at this place the other way round.
 fn is_transposed(path: &NamePath, name: &str) -> bool {
     path.container() == "Struct:Linear" && name.ends_with("weight")

@@ -5,16 +5,21 @@ use std::fmt::Write;
 
 use anyhow::{Result, bail};
 use clasp_clip::pairs::{PairDataset, PhotoDataset, class_phrases};
-use clasp_clip::train::{ClipTrainConfig, ClipTrainProgress, ResolutionStage, train};
+use clasp_clip::train::{
+    ClipLossConfig, ClipOptimizerConfig, ClipRunConfig, ClipTrainConfig, ClipTrainData,
+    ResolutionStage, train,
+};
 use clasp_clip::zero_shot::{ZeroShotScores, score_photos, score_synthetic};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::{ClipLabeler, LabelConfig};
 use clasp_model::clip::{ClipConfig, Dense};
+use clasp_run::Control;
+use clasp_run::folder::RECIPE_FILE;
 use clasp_synth::Style;
 use clasp_weights::clip::save_clip;
 
-use super::{beside, print_result};
+use super::{EventPrinter, beside, print_result};
 use crate::args::{ClipCommand, ClipScoreArguments, ClipTrainArguments, GlobalOptions};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt, mini};
@@ -45,9 +50,9 @@ fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<
         say(common, &format!("{} photos", photos.len()));
     }
     let run = beside(out, ".run")?;
-    if run.join("checkpoint.safetensors").exists() && !arguments.resume {
+    if run.join(RECIPE_FILE).exists() && !arguments.resume {
         bail!(
-            "{}: holds the checkpoint of an earlier run\nhint: resume it with --resume, or remove the folder",
+            "{}: holds an earlier run\nhint: resume it with --resume, or remove the folder",
             run.display()
         );
     }
@@ -62,68 +67,60 @@ fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<
     let size = start.config().vision.image;
     let config = ClipTrainConfig {
         seed,
-        batch: arguments.batch,
         stages: vec![ResolutionStage {
             size,
             steps: (arguments.pairs / arguments.batch.max(1)).max(1),
             patches: 1.0,
         }],
-        lr: arguments.lr,
-        part_weight: arguments.part_weight,
-        attribute_weight: arguments.value_weight,
-        evaluate_every: 500,
-        threads: device::threads(common.threads),
-        ..ClipTrainConfig::default()
-    };
-    let data = PairDataset::new(seed, POOL.min(arguments.pairs.max(1)), photos)?;
-    let held_out = data.held_out(HELD_OUT, size);
-    let stop = interrupt::flag()?;
-    let mut meter = Meter::new(common, "clip train", "steps");
-    let trained = train(
-        &config,
-        start,
-        &|index, size| data.pair(index, size),
-        &class_phrases()?,
-        &held_out,
-        &run,
-        &mut |progress| {
-            tell(&mut meter, progress);
-            interrupt::flow(&stop)
+        optimizer: ClipOptimizerConfig {
+            lr: arguments.lr,
+            ..ClipOptimizerConfig::default()
         },
-    )?;
-    drop(meter);
+        loss: ClipLossConfig {
+            part_weight: arguments.part_weight,
+            attribute_weight: arguments.value_weight,
+        },
+        run: ClipRunConfig {
+            batch: arguments.batch,
+            evaluate_every: 500,
+            ..ClipRunConfig::default()
+        },
+    };
+    let pairs = PairDataset::new(seed, POOL.min(arguments.pairs.max(1)), photos)?;
+    let data = ClipTrainData {
+        pair: &|index, size| pairs.pair(index, size),
+        phrases: &class_phrases()?,
+        held_out: &pairs.held_out(HELD_OUT, size),
+    };
+    let stop = interrupt::flag()?;
+    let title = format!("run folder {}", run.display());
+    let mut printer = EventPrinter::new(common, "clip train", title, "pairs");
+    let mut control = Control {
+        device_name: &device::name(&device),
+        threads: device::threads(common.threads),
+        stop: &stop,
+        on_event: &mut |event| printer.print(event),
+    };
+    let trained = train(&config, start, &data, &run, arguments.resume, &mut control)?;
+    drop(printer);
     save_clip(out, &trained.clip, true)?;
-    let text = if trained.finished {
+    let text = if trained.run.finished {
         format!(
             "wrote {}; score it: clasp clip score --clip {0}",
             out.display()
         )
     } else {
-        let step = trained.step;
+        let step = trained.run.steps;
         format!(
             "stopped after step {step}; wrote {} as it is so far; run the same command with --resume to continue",
             out.display()
         )
     };
     say(common, &text);
-    Ok(match trained.finished {
+    Ok(match trained.run.finished {
         true => Outcome::Done,
         false => Outcome::Stopped,
     })
-}
-
-fn tell(meter: &mut Meter, progress: &ClipTrainProgress) {
-    if let Some(found) = progress.held_out {
-        meter.line(&format!(
-            "step {}: held-out image to caption {:.3}, caption to image {:.3} (chance {:.3})",
-            progress.step, found.image_to_text, found.text_to_image, found.chance
-        ));
-    }
-    let note = format!(
-        "loss {:.3} of {:.3}, dense {:.3}, values {:.3}, {:.0} pairs/s",
-        progress.loss, progress.floor, progress.dense, progress.values, progress.pairs_per_second
-    );
-    meter.set(progress.step as u64, progress.steps as u64, &note);
 }
 
 fn score(common: &GlobalOptions, arguments: &ClipScoreArguments) -> Result<Outcome> {

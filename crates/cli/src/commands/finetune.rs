@@ -1,19 +1,15 @@
 //! `clasp finetune TASK RECIPE`.
 
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clasp_metrics::metric::line_of;
-use clasp_tasks::finetune::{
-    FinetuneControl, FinetuneEvent, FinetuneRecipe, FinetuneSummary, train,
-};
+use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train};
 use clasp_tasks::task::DownstreamTask;
-use clasp_tasks::{PassProgress, with_task};
+use clasp_tasks::with_task;
 
-use super::{check_data, print_result};
+use super::{EventPrinter, check_data, print_result};
 use crate::args::{FinetuneArguments, GlobalOptions};
-use crate::progress::{Meter, duration, rate, warn};
+use crate::progress::duration;
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
@@ -37,24 +33,22 @@ fn finetune<T: DownstreamTask>(
         folder,
         resume,
     } = match &arguments.resume {
-        Some(run) => go_on::<T>(arguments, run)?,
+        Some(run) => resumed::<T>(arguments, run)?,
         None => begin::<T>(arguments)?,
     };
     let stop = interrupt::flag()?;
-    let mut teller = Teller {
-        title: format!("{}, run folder {}", T::NAME, folder.display()),
-        init: recipe.model.init.clone(),
-        meter: Meter::new(common, &format!("finetune {}", T::NAME), "steps"),
-    };
-    let evaluating = |_: PassProgress| -> ControlFlow<()> { interrupt::flow(&stop) };
-    let mut control = FinetuneControl {
-        device: device::pick(common.device.as_deref())?,
-        cores: device::threads(common.threads),
+    let title = format!("{}, run folder {}", T::NAME, folder.display());
+    let command = format!("finetune {}", T::NAME);
+    let mut printer = EventPrinter::new(common, &command, title, "images");
+    let device = device::pick(common.device.as_deref())?;
+    let mut control = Control {
+        device_name: &device::name(&device),
+        threads: device::threads(common.threads),
         stop: &stop,
-        report: &mut |event| teller.tell(event),
-        evaluating: &evaluating,
+        on_event: &mut |event| printer.print(event),
     };
-    let summary = train::<T>(&recipe, &folder, resume, &mut control)?;
+    let summary = train::<T>(&recipe, &folder, resume, &device, &mut control)?;
+    drop(printer);
     print_result(common.json, &summary, &describe(T::NAME, &summary, &folder))?;
     Ok(match summary.model {
         Some(_) => Outcome::Done,
@@ -63,7 +57,10 @@ fn finetune<T: DownstreamTask>(
 }
 
 /// The recipe of a run that has begun.
-fn go_on<T: DownstreamTask>(arguments: &FinetuneArguments, run: &Path) -> Result<Order<T::Config>> {
+fn resumed<T: DownstreamTask>(
+    arguments: &FinetuneArguments,
+    run: &Path,
+) -> Result<Order<T::Config>> {
     let given = [
         ("RECIPE", arguments.recipe.is_some()),
         ("--out", arguments.out.is_some()),
@@ -110,60 +107,11 @@ fn begin<T: DownstreamTask>(arguments: &FinetuneArguments) -> Result<Order<T::Co
     })
 }
 
-/// Prints the progress of the run.
-struct Teller {
-    title: String,
-    init: PathBuf,
-    meter: Meter,
-}
-
-impl Teller {
-    fn tell(&mut self, event: FinetuneEvent<'_>) {
-        match event {
-            FinetuneEvent::Start {
-                examples,
-                steps,
-                batch,
-                from,
-            } => self.meter.line(&format!(
-                "{}: {examples} examples, {steps} steps of {batch}, from step {from}",
-                self.title
-            )),
-            FinetuneEvent::Note(note) => warn(note),
-            FinetuneEvent::Loaded(report) => self
-                .meter
-                .line(&format!("starting from {}: {report}", self.init.display())),
-            FinetuneEvent::Step {
-                step,
-                steps,
-                metrics,
-            } => {
-                let metric = |key: &str| metrics.get(key).copied().unwrap_or(f64::NAN);
-                let note = format!(
-                    "loss {:.4}, {}",
-                    metric("loss/total"),
-                    rate(metric("speed/images_per_second"), "images")
-                );
-                self.meter.set(step, steps, &note);
-            }
-            FinetuneEvent::Evaluated {
-                step,
-                evaluation,
-                best,
-            } => {
-                let metrics = line_of(&evaluation.scores.metrics);
-                let best = if best { " (best so far)" } else { "" };
-                self.meter.line(&format!("step {step}: {metrics}{best}"));
-            }
-        }
-    }
-}
-
 fn describe(name: &str, summary: &FinetuneSummary, folder: &Path) -> String {
     let Some(model) = &summary.model else {
         return format!(
             "stopped after step {}; resume with: clasp finetune {name} --resume {}",
-            summary.steps,
+            summary.run.steps,
             folder.display()
         );
     };
@@ -176,9 +124,9 @@ fn describe(name: &str, summary: &FinetuneSummary, folder: &Path) -> String {
     };
     format!(
         "{} steps on {} examples in {}\nmodel: {} ({chosen})\nnext: clasp eval {name} --data DATA --model {}",
-        summary.steps,
+        summary.run.steps,
         summary.examples,
-        duration(summary.seconds),
+        duration(summary.run.seconds),
         model.display(),
         folder.display()
     )

@@ -13,6 +13,7 @@ mod data;
 mod demo;
 mod embed;
 pub mod eval;
+mod events;
 mod export;
 mod finetune;
 mod import;
@@ -30,6 +31,7 @@ mod search;
 mod synth;
 mod tuned;
 
+use events::EventPrinter;
 use inputs::{check_data, one_or_all, open_images};
 use outputs::{beside, check_writable, print_result, print_text};
 

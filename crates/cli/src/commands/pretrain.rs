@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use clasp_pretrain::{Control, Event, PretrainRecipe, PretrainSummary, train};
+use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
 
-use super::print_result;
+use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
-use crate::progress::{Meter, duration, rate};
+use crate::progress::duration;
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
@@ -73,44 +73,15 @@ pub fn pretrain(
     resume: bool,
 ) -> Result<PretrainSummary> {
     let stop = interrupt::flag()?;
-    let mut meter = Meter::new(common, "pretrain", "steps");
-    let mut on_event = |event: Event<'_>| {
-        match event {
-        Event::Start {
-            examples,
-            batch,
-            steps,
-            from,
-        } => meter.line(&format!(
-            "{} on {examples} images, {steps} steps of {batch} images, from step {from}; run folder {}",
-            recipe.method.name(),
-            folder.display()
-        )),
-        Event::Step {
-            step,
-            steps,
-            metrics,
-        } => {
-            let metric = |name: &str| metrics.get(name).copied();
-            let loss = metric("loss/total").map(|loss| format!("loss {loss:.3}"));
-            let speed = metric("speed/images_per_second").map(|speed| rate(speed, "images"));
-            let note: Vec<String> = loss.into_iter().chain(speed).collect();
-            meter.set(step, steps, &note.join(", "));
-        }
-        Event::WeightsLoaded { path, report } => {
-            meter.line(&format!("starting from {}: {report}", path.display()));
-        }
-        Event::Warning(text) => meter.line(&format!("warning: {text}")),
-        Event::Note(text) => meter.line(text),
-        Event::Evaluated { .. } | Event::CheckpointSaved(_) => {}
-    }
-    };
+    let method = recipe.method.name();
+    let title = format!("{method}, run folder {}", folder.display());
+    let mut printer = EventPrinter::new(common, "pretrain", title, "images");
     let device = device::pick(common.device.as_deref())?;
     let mut control = Control {
         device_name: &device::name(&device),
         threads: device::threads(common.threads),
         stop: &stop,
-        on_event: &mut on_event,
+        on_event: &mut |event| printer.print(event),
     };
     Ok(train(recipe, folder, resume, &device, &mut control)?)
 }

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 use clasp_data::atomic::FolderLock;
 use clasp_run::checkpoints;
+use clasp_run::folder::recipe_of;
+use clasp_run::origin::HeaderFacts;
 use clasp_weights::finetuned;
 use fs_err as fs;
 use serde::Serialize;
@@ -21,7 +23,7 @@ const DEPTH: usize = 3;
 #[derive(Serialize)]
 struct ListedRun {
     folder: PathBuf,
-    /// `pretrain` or `finetune TASK`.
+    /// `pretrain`, `finetune TASK` or `clip train`; `unknown` without the header of this version.
     kind: String,
     /// `running`, `finished` or `stopped`.
     state: &'static str,
@@ -78,12 +80,8 @@ fn find(folder: &Path, depth: usize, runs: &mut Vec<ListedRun>) -> Result<()> {
 }
 
 fn look(folder: &Path) -> Result<ListedRun> {
-    let head = fs::read_to_string(folder.join("run.toml"))?;
-    let kind = { head.lines().next() }
-        .and_then(|line| line.strip_prefix("# clasp "))
-        .and_then(|line| line.split(':').next())
-        .unwrap_or("pretrain")
-        .to_owned();
+    let (recipe, _) = recipe_of(folder)?;
+    let header = HeaderFacts::read(&recipe);
     let model = folder.join("model.safetensors");
     let is_whole = model.is_file() || folder.join("backbone.safetensors").is_file();
     let log = match fs::read_to_string(folder.join("metrics.jsonl")) {
@@ -95,14 +93,11 @@ fn look(folder: &Path) -> Result<ListedRun> {
     let step = line
         .and_then(Result::ok)
         .and_then(|line| line["step"].as_u64());
-    // A stopped pre-training writes its backbone too: what it lacks is the steps of its recipe.
-    let steps = head.lines().find_map(|line| {
-        let line = line.strip_prefix("# ")?;
-        let word = line.rsplit(" · ").next()?;
-        word.strip_suffix(" steps")?.parse::<u64>().ok()
-    });
-    let finished = match steps {
-        Some(steps) => is_whole && step.unwrap_or(0) >= steps,
+    let finished = match &header {
+        // The trained CLIP lies beside its run folder.
+        Some(header) if header.command == "clip train" => last_checkpoint(folder) >= header.steps,
+        // A stopped pre-training writes its backbone too: what it lacks is the steps of its recipe.
+        Some(header) => is_whole && step.unwrap_or(0) >= header.steps,
         None => is_whole,
     };
     let chosen_by = match model.is_file() {
@@ -111,7 +106,7 @@ fn look(folder: &Path) -> Result<ListedRun> {
     };
     Ok(ListedRun {
         folder: folder.to_owned(),
-        kind,
+        kind: header.map_or("unknown".to_owned(), |header| header.command),
         state: match (FolderLock::is_held(folder), finished) {
             (true, _) => "running",
             (false, true) => "finished",
@@ -135,6 +130,8 @@ fn last_checkpoint(folder: &Path) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use clasp_run::RunHeader;
+
     use super::*;
 
     #[test]
@@ -147,12 +144,28 @@ mod tests {
             fs::write(path.join("metrics.jsonl"), log).unwrap();
             path
         };
-        let head = "# The recipe.\n# 8 images · 2 steps an epoch · 20 steps\n";
-        let done = run("a/done", head, "{\"step\":10}\n{\"step\":20}\n");
+        let head = |command: &str| {
+            let header = RunHeader {
+                command,
+                version: "1.0.0",
+                seed: 0,
+                device: "cpu",
+                images: 8,
+                steps_per_epoch: 2,
+                steps: 20,
+            };
+            header.with_recipe("")
+        };
+        let pretrain = head("pretrain");
+        let done = run("a/done", &pretrain, "{\"step\":10}\n{\"step\":20}\n");
         fs::write(done.join("backbone.safetensors"), "").unwrap();
-        let stopped = run("a/stopped", head, "{\"step\":7}\n");
+        let stopped = run("a/stopped", &pretrain, "{\"step\":7}\n");
         fs::write(stopped.join("backbone.safetensors"), "").unwrap();
-        let busy = run("b", "# clasp finetune reid: the recipe.\n", "");
+        let busy = run("b", &head("finetune reid"), "");
+        let clip = run("c.run", &head("clip train"), "{\"step\":20}\n");
+        fs::create_dir(clip.join("checkpoints")).unwrap();
+        fs::write(checkpoints::path(&clip, 20), "").unwrap();
+        run("d", "seed = 0\n", "");
         let _lock = FolderLock::take(&busy).unwrap();
         let mut runs = Vec::new();
         find(folder.path(), DEPTH, &mut runs).unwrap();
@@ -163,6 +176,8 @@ mod tests {
             ("pretrain", "finished", 20),
             ("pretrain", "stopped", 7),
             ("finetune reid", "running", 0),
+            ("clip train", "finished", 20),
+            ("unknown", "stopped", 0),
         ];
         assert_eq!(told, expected);
     }

@@ -562,7 +562,7 @@ fn goes_on_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
     refused(
         folder.path(),
         &[&resume[..4], &changed].concat(),
-        &["run.batch", "a resumed run keeps this value"],
+        &["run.batch", "a run keeps its recipe"],
     );
 }
 

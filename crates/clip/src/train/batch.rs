@@ -9,7 +9,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::config::ResolutionStage;
+use super::ClipTrainData;
+use super::config::{ClipTrainConfig, ResolutionStage};
 use super::error::ClipTrainError;
 
 /// An image with its caption and annotations.
@@ -43,6 +44,8 @@ pub struct ClassPhrases {
 
 /// A batch of pairs as arrays.
 pub(super) struct PairBatch {
+    /// Index and caption of each pair, for messages.
+    pub keys: Vec<String>,
     pub size: [usize; 2],
     /// [batch, 3, height, width].
     pub images: Vec<f32>,
@@ -87,23 +90,23 @@ pub(super) fn check_pair(
 
 /// The batch of a step: the pairs from `step · batch` on, loaded by `threads` threads.
 pub(super) fn draw(
-    data: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync),
+    data: &ClipTrainData<'_>,
     step: usize,
-    batch: usize,
-    size: [usize; 2],
+    config: &ClipTrainConfig,
     model: &ClipConfig,
-    words: &ClassPhrases,
     threads: usize,
 ) -> Result<PairBatch, ClipTrainError> {
+    let (batch, size) = (config.run.batch, config.stage(step).size);
+    let (make, words) = (data.pair, data.phrases);
     let first = (step * batch) as u64;
     let pairs: Vec<TrainingPair> = std::thread::scope(|scope| {
-        let share = batch.div_ceil(threads);
+        let share = batch.div_ceil(threads.max(1));
         let parts: Vec<_> = (0..batch)
             .step_by(share)
             .map(|start| {
                 scope.spawn(move || {
                     (start..batch.min(start + share))
-                        .map(|place| data(first + place as u64, size))
+                        .map(|place| make(first + place as u64, size))
                         .collect::<Vec<_>>()
                 })
             })
@@ -122,7 +125,11 @@ pub(super) fn draw(
     let captions: Vec<&str> = pairs.iter().map(|pair| pair.caption.as_str()).collect();
     let (tokens, columns) = tokenize_flat(&captions, model.text.context);
     let patch = model.vision.patch;
+    let keys = { (first..).zip(&captions) }
+        .map(|(index, caption)| format!("pair {index}: {caption}"))
+        .collect();
     Ok(PairBatch {
+        keys,
         size,
         tokens,
         columns,

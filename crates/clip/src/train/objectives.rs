@@ -42,7 +42,7 @@ impl PartObjective {
         patches: Option<&[i64]>,
         model: &ClipConfig,
     ) -> Option<Self> {
-        if phrases.is_empty() || config.part_weight == 0.0 {
+        if phrases.is_empty() || config.loss.part_weight == 0.0 {
             return None;
         }
         let all = batch.classes.len() / batch.captions.len();
@@ -92,7 +92,7 @@ impl PartObjective {
             }
         }
         Some(Self {
-            weight: config.part_weight,
+            weight: config.loss.part_weight,
             tokens: tokenize_flat(&texts, model.text.context),
             phrase_class,
             classes,
@@ -175,7 +175,7 @@ impl AttributeObjective {
         let attributes = &words.attributes;
         let known = batch.values.iter().filter(|value| **value != IGNORE);
         let known = known.count();
-        if known == 0 || config.attribute_weight == 0.0 {
+        if known == 0 || config.loss.attribute_weight == 0.0 {
             return None;
         }
         let token_values = token_values(words, batch, patches);
@@ -191,7 +191,7 @@ impl AttributeObjective {
             })
             .collect();
         Some(Self {
-            weight: config.attribute_weight,
+            weight: config.loss.attribute_weight,
             tokens: tokenize_flat(&texts, model.text.context),
             counts: attributes.iter().map(Vec::len).collect(),
             values: batch.values.clone(),

@@ -1,5 +1,7 @@
 //! Retrieval on held-out pairs.
 
+use std::fmt;
+
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::clip::Clip;
 use clasp_model::tokenizer::tokenize_flat;
@@ -17,6 +19,16 @@ pub struct Retrieval {
     pub text_to_image: f32,
     /// Expected share of guessing.
     pub chance: f32,
+}
+
+impl fmt::Display for Retrieval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "held-out image to caption {:.3}, caption to image {:.3} (chance {:.3})",
+            self.image_to_text, self.text_to_image, self.chance
+        )
+    }
 }
 
 /// Retrieval between images and captions: how often the nearest is a match.

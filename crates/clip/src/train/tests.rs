@@ -1,20 +1,26 @@
 //! Training on pictures of six colors.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::vocabulary::IGNORE;
-use clasp_model::clip::ClipConfig;
+use clasp_model::Replicas;
+use clasp_model::clip::{ClipConfig, TextConfig, VisionConfig};
 use clasp_model::tokenizer::tokenize_flat;
+use clasp_run::RunError;
+use clasp_run::recipe::Auto;
 use clasp_weights::checkpoint;
-use clasp_weights::state::state_dict;
+use clasp_weights::state::{HostTensor, state_dict};
+use fs_err as fs;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 
-use super::batch::patch_classes;
-use super::objectives::own_values;
+use super::batch::{draw_patches, patch_classes};
+use super::gradients::ClipStep;
+use super::objectives::{AttributeObjective, PartObjective, own_values};
 use super::tensors::{host, integers};
 use super::*;
-use clasp_model::clip::{TextConfig, VisionConfig};
-use clasp_weights::state::HostTensor;
 
 const SIZE: usize = 16;
 const SQUARE: [usize; 2] = [SIZE, SIZE];
@@ -49,14 +55,20 @@ fn config() -> ClipTrainConfig {
         patches,
     };
     ClipTrainConfig {
-        batch: 9,
         stages: vec![stage(6, 0.5), stage(6, 1.0)],
-        warmup_steps: 2,
-        lr: 3e-3,
-        threads: 2,
-        log_every: 4,
-        evaluate_every: 1000,
-        save_every: 5,
+        optimizer: ClipOptimizerConfig {
+            warmup_steps: 2,
+            lr: 3e-3,
+            ..ClipOptimizerConfig::default()
+        },
+        run: ClipRunConfig {
+            batch: 9,
+            replicas: Auto::Value(2),
+            log_every: 4,
+            evaluate_every: 1000,
+            save_every: 5,
+            ..ClipRunConfig::default()
+        },
         ..ClipTrainConfig::default()
     }
 }
@@ -116,23 +128,47 @@ fn words() -> ClassPhrases {
     }
 }
 
-fn run(config: &ClipTrainConfig, folder: &Path, stop: Option<usize>) -> TrainedClip {
-    train(
-        config,
-        fresh(),
-        &pair,
-        &words(),
-        &[],
-        folder,
-        &mut |progress| {
-            if stop.is_some_and(|stop| progress.step >= stop) {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
+/// A run on two threads that is stopped after a step.
+fn attempt(
+    config: &ClipTrainConfig,
+    pair: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync),
+    phrases: &ClassPhrases,
+    folder: &Path,
+    resume: bool,
+    stop_after: Option<u64>,
+) -> Result<TrainedClip, ClipTrainError> {
+    let stop = AtomicBool::new(false);
+    let mut control = Control {
+        device_name: "cpu",
+        threads: 2,
+        stop: &stop,
+        on_event: &mut |event| {
+            if let Event::Step { step, .. } = event
+                && Some(step) == stop_after
+            {
+                stop.store(true, Ordering::Relaxed);
             }
         },
-    )
-    .unwrap()
+    };
+    let data = ClipTrainData {
+        pair,
+        phrases,
+        held_out: &[],
+    };
+    train(config, fresh(), &data, folder, resume, &mut control)
+}
+
+fn run(config: &ClipTrainConfig, folder: &Path, stop: Option<u64>) -> TrainedClip {
+    attempt(config, &pair, &words(), folder, false, stop).unwrap()
+}
+
+/// The metrics of each line of a log.
+fn log(folder: &Path) -> Vec<BTreeMap<String, f64>> {
+    let log = fs::read_to_string(folder.join("metrics.jsonl")).unwrap();
+    let lines = log.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
 }
 
 fn rows(values: &[[f32; 2]]) -> Tensor<2> {
@@ -141,18 +177,15 @@ fn rows(values: &[[f32; 2]]) -> Tensor<2> {
 }
 
 #[test]
-fn more_threads_than_pairs_are_as_many_as_pairs() {
-    let folder = tempfile::tempdir().unwrap();
-    let of = |threads, name: &str| {
-        let config = ClipTrainConfig {
-            threads,
-            batch: 3,
-            ..config()
-        };
-        run(&config, &folder.path().join(name), Some(1)).step
+fn more_replicas_than_pairs_are_as_many_as_pairs() {
+    let of = |replicas| {
+        let mut config = config();
+        config.run.batch = 3;
+        config.run.replicas = replicas;
+        config.resolved(&tiny(), 100).unwrap().run.replicas
     };
-    assert!(of(100, "many") > 0);
-    assert_eq!(of(100, "many again"), of(3, "three"));
+    assert_eq!([of(Auto::Auto), of(Auto::Value(50))], [Auto::Value(3); 2]);
+    assert_eq!(of(Auto::Value(2)), Auto::Value(2));
 }
 
 #[test]
@@ -261,16 +294,8 @@ fn phrases_of_values_separate_without_images() {
         }],
         ..config()
     };
-    let train = train(
-        &config,
-        fresh(),
-        &noise,
-        &words,
-        &[],
-        folder.path(),
-        &mut |_| ControlFlow::Continue(()),
-    );
-    let (before, after) = (cosine(&fresh()), cosine(&train.unwrap().clip));
+    let trained = attempt(&config, &noise, &words, folder.path(), false, None);
+    let (before, after) = (cosine(&fresh()), cosine(&trained.unwrap().clip));
     assert!(
         before > 0.8 && after < 0.5,
         "{before} before, {after} after"
@@ -297,33 +322,35 @@ fn a_patch_has_the_class_of_most_of_it() {
 fn the_gradient_does_not_depend_on_the_split() {
     let device = Device::flex();
     let clip = tiny().init(&mut ChaCha8Rng::seed_from_u64(1), &device);
-    let batch = draw(&pair, 0, 9, SQUARE, &tiny(), &words(), 2).unwrap();
-    let seen = [0, 3];
-    let dense = PartObjective::new(&config(), 0, &words().parts, &batch, Some(&seen), &tiny());
-    let values = AttributeObjective::new(&config(), 0, &words(), &batch, Some(&seen), &tiny());
-    let of_tokens = values.as_ref().map(|step| step.token_known.clone());
-    assert!(of_tokens.is_some_and(|known| known[0] > 0 && known[1] == 0));
-    assert!(dense.is_some() && values.is_some());
-    let pools = |count| -> Vec<rayon::ThreadPool> {
-        let pool = |_| {
-            let builder = rayon::ThreadPoolBuilder::new().num_threads(1);
-            builder.build().unwrap()
-        };
-        (0..count).map(pool).collect()
+    let phrases = words();
+    let data = ClipTrainData {
+        pair: &pair,
+        phrases: &phrases,
+        held_out: &[],
     };
-    let of = |threads| {
-        let pools = pools(threads);
-        let found = gradients(
-            &clip,
-            &batch,
-            Some(&[0, 3]),
-            dense.as_ref(),
-            values.as_ref(),
-            &pools,
-            &device,
-        )
-        .unwrap();
-        let losses = [found.contrastive, found.dense, found.values];
+    let batch = draw(&data, 0, &config(), &tiny(), 2).unwrap();
+    let seen = [0, 3];
+    let part = PartObjective::new(&config(), 0, &phrases.parts, &batch, Some(&seen), &tiny());
+    let attribute = AttributeObjective::new(&config(), 0, &phrases, &batch, Some(&seen), &tiny());
+    let of_tokens = attribute.as_ref().map(|step| step.token_known.clone());
+    assert!(of_tokens.is_some_and(|known| known[0] > 0 && known[1] == 0));
+    assert!(part.is_some() && attribute.is_some());
+    let step = ClipStep {
+        batch: &batch,
+        patches: Some(&seen),
+        part: part.as_ref(),
+        attribute: attribute.as_ref(),
+        device: &device,
+    };
+    let of = |count| {
+        let found = step.gradients(&clip, &Replicas::new(count).unwrap(), count);
+        let attribute = found.attribute;
+        let losses = [
+            found.contrastive,
+            found.part,
+            attribute.total,
+            attribute.images,
+        ];
         (losses, found.gradients)
     };
     let (losses, whole) = of(1);
@@ -348,22 +375,23 @@ fn the_gradient_does_not_depend_on_the_split() {
 fn six_colors_are_learned() {
     let folder = tempfile::tempdir().unwrap();
     let config = ClipTrainConfig {
-        batch: 24,
         stages: vec![ResolutionStage {
             size: SQUARE,
             steps: 60,
             patches: 1.0,
         }],
+        run: ClipRunConfig {
+            batch: 24,
+            ..config().run
+        },
         ..config()
     };
     let clip = run(&config, folder.path(), None).clip;
     let held_out: Vec<TrainingPair> = (1000..1030).map(|index| pair(index, SQUARE)).collect();
     let found = retrieval(&clip, &held_out, SQUARE, &Device::flex());
-    let log = fs::read_to_string(folder.path().join("log.jsonl")).unwrap();
-    let losses: Vec<[f32; 2]> = log
-        .lines()
-        .map(|line| serde_json::from_str::<ClipTrainProgress>(line).unwrap())
-        .map(|progress| [progress.dense, progress.values])
+    let lines = log(folder.path());
+    let losses: Vec<[f64; 2]> = { lines.iter() }
+        .map(|line| ["loss/part", "loss/attribute_images"].map(|name| line[name]))
         .collect();
     let (first, last) = (losses[0], losses[losses.len() - 1]);
     for (first, last) in first.iter().zip(last) {
@@ -375,55 +403,49 @@ fn six_colors_are_learned() {
 
 #[test]
 fn a_stopped_run_resumes_to_the_same_result() {
-    let (whole, parts) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let expected = run(&config(), whole.path(), None);
-    let stopped = run(&config(), parts.path(), Some(4));
-    assert_eq!((stopped.step, stopped.finished), (4, false));
-    let found = run(&config(), parts.path(), None);
-    assert_eq!((found.step, found.finished), (12, true));
+    let folder = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| folder.path().join(name));
+    let expected = run(&config(), &whole, None);
+    let stopped = run(&config(), &parts, Some(4));
+    assert_eq!((stopped.run.steps, stopped.run.finished), (4, false));
+    let found = attempt(&config(), &pair, &words(), &parts, true, None).unwrap();
+    assert_eq!((found.run.steps, found.run.finished), (12, true));
     assert_eq!(state_dict(&found.clip), state_dict(&expected.clip));
-    let read = |folder: &tempfile::TempDir| {
-        checkpoint::read(&folder.path().join("checkpoint.safetensors")).unwrap()
-    };
-    assert_eq!(read(&whole), read(&parts));
-    let log = fs::read_to_string(parts.path().join("log.jsonl")).unwrap();
-    let steps: Vec<usize> = log
-        .lines()
-        .map(|line| {
-            serde_json::from_str::<ClipTrainProgress>(line)
-                .unwrap()
-                .step
-        })
-        .collect();
-    assert_eq!(steps, [4, 8, 12]);
+    let read = |run: &TrainedClip| checkpoint::read(&run.run.checkpoint).unwrap();
+    assert_eq!(read(&expected), read(&found));
+    let steps: Vec<f64> = log(&parts).iter().map(|line| line["step"]).collect();
+    assert_eq!(steps, [1.0, 4.0, 8.0, 12.0]);
+    let text = fs::read_to_string(parts.join("run.toml")).unwrap();
+    let resolved: ClipTrainConfig = clasp_run::recipe::parse(&text, "run.toml", &[]).unwrap();
+    assert_eq!(resolved, config());
+    assert!(run_exists(&parts), "a run is not started over");
+}
+
+fn run_exists(folder: &Path) -> bool {
+    let again = attempt(&config(), &pair, &words(), folder, false, None);
+    matches!(again, Err(ClipTrainError::Run(RunError::Exists { .. })))
 }
 
 #[test]
 fn a_checkpoint_of_another_run_is_refused_and_kept() {
     let folder = tempfile::tempdir().unwrap();
-    run(&config(), folder.path(), Some(4));
-    let path = folder.path().join("checkpoint.safetensors");
+    let path = run(&config(), folder.path(), Some(4)).run.checkpoint;
     let before = fs::read(&path).unwrap();
-    let attempt = |config: &ClipTrainConfig| {
-        train(
-            config,
-            fresh(),
-            &pair,
-            &words(),
-            &[],
-            folder.path(),
-            &mut |_| ControlFlow::Continue(()),
-        )
-        .unwrap_err()
-        .to_string()
+    let resumed = |config: &ClipTrainConfig, words: &ClassPhrases| {
+        attempt(config, &pair, words, folder.path(), true, None)
+            .unwrap_err()
+            .to_string()
     };
-    let other = ClipTrainConfig {
-        batch: 10,
-        ..config()
-    };
-    assert!(attempt(&other).contains("does not belong to this run"));
+    let mut other = config();
+    other.run.batch = 10;
+    let error = resumed(&other, &words());
+    assert!(
+        error.contains("`run.batch`: expected 10, found 9"),
+        "{error}"
+    );
+    assert!(resumed(&config(), &ClassPhrases::default()).contains("`phrases`"));
     fs::write(&path, &before[..before.len() / 2]).unwrap();
-    assert!(attempt(&config()).contains("not a whole safetensors file"));
+    assert!(resumed(&config(), &words()).contains("not a whole safetensors file"));
     let (mut state, metadata) = {
         fs::write(&path, &before).unwrap();
         checkpoint::read(&path).unwrap()
@@ -436,61 +458,60 @@ fn a_checkpoint_of_another_run_is_refused_and_kept() {
         },
     );
     checkpoint::write(&path, &state, &metadata).unwrap();
-    assert!(attempt(&config()).contains("ln_final.weight"));
+    assert!(resumed(&config(), &words()).contains("ln_final.weight"));
 }
 
 #[test]
 fn settings_are_checked_before_files_are_made() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path().join("run");
-    let attempt = |config: ClipTrainConfig,
-                   data: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync)| {
-        train(&config, fresh(), data, &words(), &[], &folder, &mut |_| {
-            ControlFlow::Continue(())
-        })
-        .unwrap_err()
+    let stages = |size, patches| {
+        vec![ResolutionStage {
+            size,
+            steps: 1,
+            patches,
+        }]
     };
-    for config in [
-        ClipTrainConfig {
-            batch: 1,
-            ..config()
-        },
-        ClipTrainConfig {
-            stages: vec![],
-            ..config()
-        },
-        ClipTrainConfig {
-            stages: vec![ResolutionStage {
-                size: [16, 4],
-                steps: 1,
-                patches: 1.0,
-            }],
-            ..config()
-        },
-        ClipTrainConfig {
-            stages: vec![ResolutionStage {
-                size: SQUARE,
-                steps: 1,
-                patches: 0.0,
-            }],
-            ..config()
-        },
-        ClipTrainConfig {
-            lr: f64::NAN,
-            ..config()
-        },
-        ClipTrainConfig {
-            log_every: 0,
-            ..config()
-        },
-    ] {
-        let error = attempt(config, &pair);
-        assert!(matches!(error, ClipTrainError::Setting { .. }), "{error}");
+    let changes: [fn(&mut ClipTrainConfig); 4] = [
+        |config| config.run.batch = 1,
+        |config| config.stages = Vec::new(),
+        |config| config.optimizer.lr = f64::NAN,
+        |config| config.run.log_every = 0,
+    ];
+    let mut wrong: Vec<ClipTrainConfig> = { changes.iter() }
+        .map(|change| {
+            let mut config = config();
+            change(&mut config);
+            config
+        })
+        .collect();
+    for stages in [stages([16, 4], 1.0), stages(SQUARE, 0.0)] {
+        wrong.push(ClipTrainConfig { stages, ..config() });
+    }
+    for config in wrong {
+        let error = attempt(&config, &pair, &words(), &folder, false, None).unwrap_err();
+        let is_value = matches!(error, ClipTrainError::Run(RunError::Value(_)));
+        assert!(is_value, "{error}");
     }
     assert!(!folder.exists());
-    let wrong = |index, _| pair(index, [8, 8]);
+}
+
+#[test]
+fn wrong_pairs_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let attempt = |name: &str, data: &(dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync)| {
+        attempt(
+            &config(),
+            data,
+            &words(),
+            &folder.path().join(name),
+            false,
+            None,
+        )
+        .unwrap_err()
+    };
     assert!(matches!(
-        attempt(config(), &wrong),
+        attempt("size", &|index, _| pair(index, [8, 8])),
         ClipTrainError::Pair {
             expected: 768,
             found: 192,
@@ -502,12 +523,14 @@ fn settings_are_checked_before_files_are_made() {
         pair.image.fill(f32::NAN);
         pair
     };
-    assert!(matches!(
-        attempt(config(), &broken),
-        ClipTrainError::Diverged { step: 0, .. }
-    ));
+    let error = attempt("nan", &broken);
+    let ClipTrainError::Run(RunError::NonFinite { step: 1, keys, .. }) = &error else {
+        panic!("{error}")
+    };
+    let keys = fs::read_to_string(keys).unwrap();
+    assert!(keys.starts_with("pair 0: a ") && keys.lines().count() == 9);
     let panics = |_, _| -> TrainingPair { panic!("a test's data") };
-    assert!(matches!(attempt(config(), &panics), ClipTrainError::Worker));
+    assert!(matches!(attempt("panic", &panics), ClipTrainError::Worker));
 }
 
 #[test]

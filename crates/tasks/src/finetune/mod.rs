@@ -20,5 +20,6 @@ pub mod self_correction;
 pub mod train;
 pub mod trainer;
 
+pub use clasp_run::{Control, Event};
 pub use recipe::FinetuneRecipe;
-pub use train::{FinetuneControl, FinetuneEvent, FinetuneSummary, train};
+pub use train::{FinetuneSummary, train};

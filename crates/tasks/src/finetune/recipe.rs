@@ -22,9 +22,9 @@ use std::path::{Path, PathBuf};
 
 use clasp_model::optim::Rule;
 use clasp_model::prompt::PromptWeights;
-use clasp_run::check;
+use clasp_run::folder::recipe_of;
 use clasp_run::recipe::{self, Auto};
-use fs_err as fs;
+use clasp_run::{RunHeader, check};
 use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
@@ -322,20 +322,7 @@ where
     /// # Errors
     /// The folder holds no run, or its recipe cannot be read.
     pub fn of_run(folder: &Path, overrides: &[String]) -> Result<Self, TaskError> {
-        let path = folder.join("run.toml");
-        if !path.is_file() {
-            return Err(TaskError::Mismatch {
-                file: folder.display().to_string(),
-                expected: "a run with run.toml".to_owned(),
-                found: if folder.is_dir() {
-                    "none"
-                } else {
-                    "no such folder"
-                }
-                .to_owned(),
-            });
-        }
-        let text = fs::read_to_string(&path)?;
+        let (text, path) = recipe_of(folder)?;
         Self::parse(&text, &path.display().to_string(), overrides)
     }
 
@@ -536,14 +523,17 @@ pub struct FinetunePlan<C> {
 }
 
 impl<C: Serialize> FinetunePlan<C> {
-    /// The resolved recipe, with data and device of the run as comments above it.
-    pub fn to_toml(&self, task: &str, examples: usize, device: &str) -> String {
-        format!(
-            "# clasp finetune {task}: the resolved recipe of this run.\n{}# clasp {} · {examples} examples · {} steps an epoch · device {device}\n\n{}",
-            clasp_run::origin::lines(env!("CARGO_PKG_VERSION")),
-            env!("CARGO_PKG_VERSION"),
-            self.steps_per_epoch,
-            recipe::to_toml(&self.recipe),
-        )
+    /// Text of the run's `run.toml`: the resolved recipe below a header.
+    pub fn run_toml(&self, task: &str, examples: usize, device: &str) -> String {
+        let header = RunHeader {
+            command: &format!("finetune {task}"),
+            version: env!("CARGO_PKG_VERSION"),
+            seed: self.recipe.seed,
+            device,
+            images: examples,
+            steps_per_epoch: self.steps_per_epoch,
+            steps: self.steps,
+        };
+        header.with_recipe(&recipe::to_toml(&self.recipe))
     }
 }

@@ -1,28 +1,30 @@
 //! The training loop: from the first step, or from a checkpoint, to the model's file.
 //!
-//! | file of the run folder | content |
+//! Beside the files of every run folder ([`clasp_run::folder`]) that of fine-tuning holds
+//!
+//! | file | content |
 //! |---|---|
-//! | `run.toml` | the resolved recipe |
-//! | `metrics.jsonl`, `events.out.tfevents.*` | metrics by step, `eval/…` among them |
-//! | `checkpoints/` | the last checkpoints ([`super::checkpoint`]) |
 //! | `best.safetensors` | the model with the best metric so far, unless the last step is selected |
 //! | `last.safetensors` | the model after the last step |
 //! | `model.safetensors` | the selected one of both (`run.checkpoint_selection`) |
-//! | `nonfinite.txt` | images of the batch of a non-finite loss; only after one |
+//!
+//! `metrics.jsonl` holds the metrics of evaluations as `eval/…`.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use burn::tensor::Device;
-use clasp_data::atomic::{FolderLock, atomic_write};
+use clasp_data::atomic::atomic_write;
 use clasp_data::loader::{ItemRequest, Loader, LoaderPosition};
 use clasp_data::rng_for;
+use clasp_metrics::metric::line_of;
 use clasp_model::named;
-use clasp_run::{Log, Metrics, checkpoints};
-use clasp_weights::import;
+use clasp_run::log::add_progress;
+use clasp_run::schedule::is_logged;
+use clasp_run::{CheckpointSchedule, Control, Event, Metrics, RunFolder, RunSummary};
 use serde::Serialize;
 
 use super::checkpoint::{self, BestCheckpoint, LoopState};
@@ -33,216 +35,110 @@ use crate::TaskError;
 use crate::features::PassProgress;
 use crate::task::check::{self, setting};
 use crate::task::model::strides;
-use crate::task::{Evaluate, Evaluation, Example, Inference, TrainingExamples};
+use crate::task::{Evaluate, Example, Inference, TrainingExamples};
 
-/// Relative improvement of the loss below which there is a plateau, the default of PyTorch's `ReduceLROnPlateau`.
+/// Relative improvement of the loss below which there is a plateau, the default of PyTorch's
+/// `ReduceLROnPlateau`.
 const PLATEAU_THRESHOLD: f64 = 1e-4;
 /// Images of a batch of an evaluation.
 const EVAL_BATCH: usize = 16;
 
-/// What the caller provides for a run.
-pub struct FinetuneControl<'a> {
-    /// Device to compute on.
-    pub device: Device,
-    /// Threads to use.
-    pub cores: usize,
-    /// Set (by Ctrl-C) to stop after the current step, with a checkpoint.
-    pub stop: &'a AtomicBool,
-    /// Called for every event.
-    pub report: &'a mut dyn FnMut(FinetuneEvent<'_>),
-    /// Called after every batch of an evaluation; stops it when it breaks.
-    pub evaluating: &'a (dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
-}
-
-/// An event of a run.
-pub enum FinetuneEvent<'a> {
-    /// A warning about labels that cannot be used.
-    Note(&'a str),
-    /// The run starts at step `from`.
-    Start {
-        /// Examples of an epoch.
-        examples: usize,
-        /// Steps in all.
-        steps: u64,
-        /// Examples of a step.
-        batch: usize,
-        /// Steps that are done.
-        from: u64,
-    },
-    /// The backbone starts from the recipe's `model.init`.
-    Loaded(&'a import::ImportReport),
-    /// A step is done.
-    Step {
-        /// Steps done.
-        step: u64,
-        /// Steps in all.
-        steps: u64,
-        /// Metrics of this step.
-        metrics: &'a Metrics,
-    },
-    /// The model was evaluated.
-    Evaluated {
-        /// After so many steps.
-        step: u64,
-        /// The evaluation.
-        evaluation: &'a Evaluation,
-        /// Whether it is the best so far.
-        best: bool,
-    },
-}
-
-/// The end of a run.
+/// How a run of fine-tuning ended.
 #[derive(Clone, Debug, Serialize)]
 pub struct FinetuneSummary {
-    /// Steps that are done.
-    pub steps: u64,
-    /// Whether that is all of them.
-    pub finished: bool,
+    /// Steps, metrics, warnings, checkpoint.
+    #[serde(flatten)]
+    pub run: RunSummary,
     /// Examples of an epoch.
     pub examples: usize,
-    /// Seconds of this process.
-    pub seconds: f64,
-    /// Metrics of the last step of this process.
-    pub metrics: Metrics,
     /// The evaluation that the model was selected by.
     pub best: Option<BestCheckpoint>,
     /// The model; none for a run that was stopped.
     pub model: Option<PathBuf>,
 }
 
-/// Runs `recipe` in `folder`, from the start or, with `resume`, from the last checkpoint there.
+/// Runs `recipe` in `folder` on `device`, from the start or, with `resume`, from the last
+/// checkpoint there.
 ///
-/// A run that was stopped or killed at any moment and is resumed takes the same steps as one that was not; on one
-/// thread, to the bit.
+/// A run that was stopped or killed at any moment and is resumed takes the same steps as one that
+/// was not; on one thread, to the bit.
 ///
 /// # Errors
-/// See [`TaskError`]; whatever happens, the last good checkpoint stays.
+///
+/// See [`TaskError`]; in any case the last checkpoint stays.
 pub fn train<T: TrainingExamples + Evaluate>(
     recipe: &FinetuneRecipe<T::Config>,
     folder: &Path,
     resume: bool,
-    control: &mut FinetuneControl<'_>,
+    device: &Device,
+    control: &mut Control<'_>,
 ) -> Result<FinetuneSummary, TaskError> {
     let started = Instant::now();
-    // An existing run is locked from here on; a new one has no folder until it can start.
-    let mut lock = match resume && folder.is_dir() {
-        true => Some(FolderLock::take(folder)?),
-        false => None,
-    };
-    T::check(&recipe.task)?;
-    check::size(recipe.model.size, 1)?;
-    if recipe.run.self_correction_start > 0 && !T::REFINES_LABELS {
-        let expected = format!("0: the labels of {} cannot be refined", T::NAME);
-        return Err(setting(
-            "run.self_correction_start",
-            &expected,
-            recipe.run.self_correction_start,
-        ));
-    }
-    let selection = recipe.selection_split();
-    let (task, data) = T::open(&recipe.task, &recipe.data.path, selection.as_ref())?;
-    let eval = match &selection {
-        Some(split) => Some(task.open_test(&recipe.data.path, split)?),
-        None => None,
-    };
-    for note in task.notes(&data) {
-        (control.report)(FinetuneEvent::Note(&note));
-    }
-    check_files(&task.files(&data))?;
-    let examples = task.count(&data);
-    let on_cpu = control.device == Device::flex();
-    let plan = recipe.clone().plan(examples, control.cores, on_cpu)?;
-    let batch = plan.recipe.run.batch;
-    task.check_batch(&data, batch)?;
-    let InitialBackbone {
-        backbone,
-        meta,
-        preprocess,
-        loaded,
-    } = init::backbone(&plan, &control.device)?;
-    if let Some(report) = &loaded {
-        (control.report)(FinetuneEvent::Loaded(report));
-    }
-    T::check_size(recipe.model.size, &strides(&backbone))?;
-    let mut names = Vec::new();
-    named::visit(&backbone, &mut |name, _, _| names.push(name.to_owned()));
-    check_frozen(&recipe.model.freeze, &names)?;
-    check_adapter(&recipe.model, &backbone.parameter_groups()?)?;
-    let mut trainer =
-        FinetuneTrainer::new(plan, task, backbone, meta, preprocess, &control.device)?;
-    // After all checks, so that a run that cannot start leaves no folder.
-    if !resume {
-        lock = Some(begin::<T>(
-            folder,
-            &trainer.plan,
-            examples,
-            &control.device,
-        )?);
-    }
-    let mut state = LoopState::default();
-    if resume && let Some(path) = checkpoints::latest(folder)? {
-        state = checkpoint::restore(&path, &mut trainer, examples)?;
-    }
-    let plan = trainer.plan.clone();
-    let data = Arc::new(data);
-    let mut loader = loader(&trainer, Arc::clone(&data), state.position);
-    checkpoints::remove_incomplete(folder)?;
-    let mut log = Log::open(folder, trainer.step, &[])?;
-    let mut metrics = Metrics::new();
-    let mut saved = None;
-    (control.report)(FinetuneEvent::Start {
+    let OpenRun {
+        run,
         examples,
+        mut trainer,
+        data,
+        test_set,
+        mut state,
+        mut checkpoints,
+    } = open::<T>(recipe, folder, resume, device, control)?;
+    let plan = trainer.plan.clone();
+    let mut loader = loader(&trainer, Arc::clone(&data), state.position);
+    let mut log = run.open_log(trainer.step, &[])?;
+    let mut metrics = Metrics::new();
+    control.report(Event::Start {
+        examples,
+        batch: plan.recipe.run.batch,
         steps: plan.steps,
-        batch,
         from: trainer.step,
     });
 
-    let from = trainer.step;
     loop {
         let step = trainer.step;
         let last = step >= plan.steps;
-        // Before the next step rather than after the last: when these are interrupted, the resumed process repeats them.
+        // Before the next step rather than after the last: when these are interrupted, the resumed
+        // process repeats them.
         if finished_cycles(&plan, step) > state.cycles {
             end_cycle(&mut trainer, &data)?;
             state.cycles += 1;
+            checkpoints.mark_outdated();
         }
         let due = step > state.last_evaluation
             && (plan
                 .eval_every
                 .is_some_and(|every| step.is_multiple_of(every))
                 || last);
-        if let Some(eval) = eval.as_ref().filter(|_| due) {
-            match evaluate(folder, &mut trainer, eval, &mut state, control) {
+        if let Some(test_set) = test_set.as_ref().filter(|_| due) {
+            match evaluate(folder, &mut trainer, test_set, &mut state, control) {
                 Err(TaskError::Stopped) => break,
                 other => log.write(step, &other?)?,
             }
+            checkpoints.mark_outdated();
         }
-        if step > from && step.is_multiple_of(plan.save_every) {
-            checkpoint::save(folder, &trainer, &state, examples)?;
-            saved = Some(step);
+        if step > 0 && checkpoints.is_due(step) {
+            let path = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
+            control.report(Event::CheckpointSaved(&path));
         }
-        if last || control.stop.load(Ordering::Relaxed) {
+        if last || control.stop_requested() {
             break;
         }
 
-        let step_started = Instant::now();
-        let items = loader.next();
-        state.position = items.position;
-        let batch = { items.items.into_iter() }.collect::<Result<Vec<_>, TaskError>>()?;
-        metrics = (trainer.step(&batch)).map_err(|error| {
-            let keys: Vec<&str> = batch.iter().map(|example| example.key.as_str()).collect();
-            not_finite(folder, step + 1, error.term, error.value, &keys)
-        })?;
-        let step = trainer.step;
-        let epoch = step as f64 / plan.steps_per_epoch as f64;
-        let speed = batch.len() as f64 / step_started.elapsed().as_secs_f64();
-        metrics.insert("epoch".to_owned(), epoch);
-        metrics.insert("speed/images_per_second".to_owned(), speed);
-        if step.is_multiple_of(plan.recipe.run.log_every) || step == plan.steps || step == 1 {
-            log.write(step, &metrics)?;
+        let begun = Instant::now();
+        let batch = loader.next();
+        state.position = batch.position;
+        let batch = { batch.items.into_iter() }.collect::<Result<Vec<_>, TaskError>>()?;
+        let keys = batch.iter().map(|example| example.key.as_str());
+        metrics =
+            { trainer.step(&batch) }.map_err(|cause| run.refuse_step(step + 1, cause, keys))?;
+        let epoch = trainer.step as f64 / plan.steps_per_epoch as f64;
+        let seconds = begun.elapsed().as_secs_f64();
+        add_progress(&mut metrics, epoch, batch.len(), seconds);
+        if is_logged(trainer.step, plan.recipe.run.log_every, plan.steps) {
+            log.write(trainer.step, &metrics)?;
         }
-        (control.report)(FinetuneEvent::Step {
-            step,
+        control.report(Event::Step {
+            step: trainer.step,
             steps: plan.steps,
             metrics: &metrics,
         });
@@ -250,33 +146,140 @@ pub fn train<T: TrainingExamples + Evaluate>(
 
     // At the end and when stopped, so that no finished step is lost.
     drop(loader);
-    if saved != Some(trainer.step) {
-        checkpoint::save(folder, &trainer, &state, examples)?;
-    }
+    let checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
+    control.report(Event::CheckpointSaved(&checkpoint));
     let finished = trainer.step >= plan.steps;
-    let model = folder.join("model.safetensors");
-    if finished {
-        let last = folder.join("last.safetensors");
-        trainer.model().save(&last, None)?;
-        let best = folder.join("best.safetensors");
-        let selected = if state.best.is_some() && best.is_file() {
-            best
-        } else {
-            last
-        };
-        let bytes = fs_err::read(selected)?;
-        atomic_write(&model, |file| file.write_all(&bytes))?;
-    }
-    drop(lock);
+    let model = { finished.then(|| save_model(folder, &trainer, &state)) }.transpose()?;
     Ok(FinetuneSummary {
-        steps: trainer.step,
-        finished,
+        run: RunSummary {
+            steps: trainer.step,
+            finished,
+            seconds: started.elapsed().as_secs_f64(),
+            metrics,
+            warnings: run.warnings().to_vec(),
+            checkpoint,
+        },
         examples,
-        seconds: started.elapsed().as_secs_f64(),
-        metrics,
         best: state.best,
-        model: finished.then_some(model),
+        model,
     })
+}
+
+/// A run that is ready for its first step of this process.
+struct OpenRun<T: TrainingExamples + Evaluate> {
+    run: RunFolder,
+    /// Examples of an epoch.
+    examples: usize,
+    trainer: FinetuneTrainer<T>,
+    data: Arc<T::TrainingSet>,
+    /// What the model is selected by; none for the last step.
+    test_set: Option<T::TestSet>,
+    state: LoopState,
+    checkpoints: CheckpointSchedule,
+}
+
+/// Opens data and run folder, builds the network and restores the last checkpoint, if there is one.
+/// The folder of a new run is created last, so that a run that cannot start leaves none behind.
+fn open<T: TrainingExamples + Evaluate>(
+    recipe: &FinetuneRecipe<T::Config>,
+    folder: &Path,
+    resume: bool,
+    device: &Device,
+    control: &mut Control<'_>,
+) -> Result<OpenRun<T>, TaskError> {
+    let existing = resume.then(|| RunFolder::resume(folder)).transpose()?;
+    check_task::<T>(recipe)?;
+    let selection = recipe.selection_split();
+    let (task, data) = T::open(&recipe.task, &recipe.data.path, selection.as_ref())?;
+    let test_set = { selection.as_ref() }
+        .map(|split| task.open_test(&recipe.data.path, split))
+        .transpose()?;
+    for note in task.notes(&data) {
+        control.report(Event::Note(&note));
+    }
+    check_files(&task.files(&data))?;
+    let examples = task.count(&data);
+    let on_cpu = *device == Device::flex();
+    let plan = recipe.clone().plan(examples, control.threads, on_cpu)?;
+    task.check_batch(&data, plan.recipe.run.batch)?;
+    let InitialBackbone {
+        backbone,
+        meta,
+        preprocess,
+        loaded,
+    } = init::backbone(&plan, device)?;
+    if let Some(report) = &loaded {
+        control.report(Event::WeightsLoaded {
+            path: &recipe.model.init,
+            report,
+        });
+    }
+    T::check_size(recipe.model.size, &strides(&backbone))?;
+    let mut names = Vec::new();
+    named::visit(&backbone, &mut |name, _, _| names.push(name.to_owned()));
+    check_frozen(&recipe.model.freeze, &names)?;
+    check_adapter(&recipe.model, &backbone.parameter_groups()?)?;
+    let mut trainer = FinetuneTrainer::new(plan, task, backbone, meta, preprocess, device)?;
+    let checkpoint = match &existing {
+        Some(run) => run.latest_checkpoint()?,
+        None => None,
+    };
+    let state = { checkpoint.as_deref() }
+        .map(|path| checkpoint::restore(path, &mut trainer, examples))
+        .transpose()?;
+    let plan = &trainer.plan;
+    let run = match existing {
+        Some(run) => run,
+        None => {
+            let text = plan.run_toml(T::NAME, examples, control.device_name);
+            RunFolder::create(folder, &text)?
+        }
+    };
+    let resumed = checkpoint.map(|path| (trainer.step, path));
+    let keep = plan.recipe.run.keep_checkpoints;
+    let checkpoints = CheckpointSchedule::new(folder, plan.save_every, keep, resumed);
+    Ok(OpenRun {
+        run,
+        examples,
+        trainer,
+        data: Arc::new(data),
+        test_set,
+        state: state.unwrap_or_default(),
+        checkpoints,
+    })
+}
+
+/// Checks of the recipe that depend on the task.
+fn check_task<T: TrainingExamples>(recipe: &FinetuneRecipe<T::Config>) -> Result<(), TaskError> {
+    T::check(&recipe.task)?;
+    check::size(recipe.model.size, 1)?;
+    let first = recipe.run.self_correction_start;
+    if first > 0 && !T::REFINES_LABELS {
+        let expected = format!("0: the labels of {} cannot be refined", T::NAME);
+        return Err(setting("run.self_correction_start", &expected, first));
+    }
+    Ok(())
+}
+
+/// Writes the model after the last step, and the selected one as `model.safetensors`, whose path is
+/// returned.
+fn save_model<T: Evaluate>(
+    folder: &Path,
+    trainer: &FinetuneTrainer<T>,
+    state: &LoopState,
+) -> Result<PathBuf, TaskError> {
+    let [last, best, model] = ["last", "best", "model"].map(|name| {
+        let file = format!("{name}.safetensors");
+        folder.join(file)
+    });
+    trainer.model().save(&last, None)?;
+    let selected = match state.best.is_some() && best.is_file() {
+        true => best,
+        false => last,
+    };
+    let bytes = fs_err::read(selected)?;
+    atomic_write(&model, |file| file.write_all(&bytes))?;
+    Ok(model)
 }
 
 /// Cycles of self-correction that are finished at a step.
@@ -309,20 +312,26 @@ fn end_cycle<T: TrainingExamples>(
     unreadable.map_or(Ok(()), Err)
 }
 
-/// Evaluates the model, saves it if it is the best so far, and lowers the learning rate on a plateau.
+/// Evaluates the model, saves it if it is the best so far, and lowers the learning rate on a
+/// plateau.
 fn evaluate<T: Evaluate>(
     folder: &Path,
     trainer: &mut FinetuneTrainer<T>,
     test_set: &T::TestSet,
     state: &mut LoopState,
-    control: &mut FinetuneControl<'_>,
+    control: &mut Control<'_>,
 ) -> Result<Metrics, TaskError> {
     let model = trainer.model();
+    let stop = control.stop;
+    let progress = |_: PassProgress| match stop.load(Ordering::Relaxed) {
+        true => ControlFlow::Break(()),
+        false => ControlFlow::Continue(()),
+    };
     let inference = Inference {
         batch: EVAL_BATCH,
-        threads: control.cores,
+        threads: control.threads,
         predictions: false,
-        progress: control.evaluating,
+        progress: &progress,
     };
     let evaluation = model.task.evaluate(&model, test_set, &inference)?;
     let Some(metric) = evaluation.scores.metrics.first() else {
@@ -367,9 +376,9 @@ fn evaluate<T: Evaluate>(
     }
     state.plateau_factor = trainer.plateau_factor;
     state.last_evaluation = trainer.step;
-    (control.report)(FinetuneEvent::Evaluated {
+    control.report(Event::Evaluated {
         step: trainer.step,
-        evaluation: &evaluation,
+        result: &line_of(&evaluation.scores.metrics),
         best,
     });
     let metrics = evaluation.scores.metrics.into_iter();
@@ -397,26 +406,6 @@ fn check_files(files: &[&Path]) -> Result<(), TaskError> {
             files.len()
         ),
     })
-}
-
-/// Creates the folder of a new run.
-fn begin<T: TrainingExamples>(
-    folder: &Path,
-    plan: &FinetunePlan<T::Config>,
-    examples: usize,
-    device: &Device,
-) -> Result<FolderLock, TaskError> {
-    fs_err::create_dir_all(folder)?;
-    let lock = FolderLock::take(folder)?;
-    let path = folder.join("run.toml");
-    if path.exists() {
-        return Err(TaskError::RunExists {
-            folder: folder.to_owned(),
-        });
-    }
-    let text = plan.to_toml(T::NAME, examples, &format!("{device:?}"));
-    atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
-    Ok(lock)
 }
 
 type LoadedExample<T> = Result<Example<<T as crate::task::Objective>::Target>, TaskError>;
@@ -448,19 +437,4 @@ fn loader<T: TrainingExamples>(
             .unwrap_or_default()
     };
     Loader::ordered(examples, batch, plan.workers, from, order, load)
-}
-
-/// Writes the images of the batch whose loss is not finite.
-fn not_finite(folder: &Path, step: u64, term: String, value: f64, keys: &[&str]) -> TaskError {
-    let file = folder.join("nonfinite.txt");
-    let text: String = keys.iter().map(|key| format!("{key}\n")).collect();
-    match atomic_write(&file, |out| out.write_all(text.as_bytes())) {
-        Err(error) => error.into(),
-        Ok(()) => TaskError::NonFiniteLoss {
-            step,
-            term,
-            value,
-            keys: file,
-        },
-    }
 }

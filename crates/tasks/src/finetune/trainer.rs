@@ -1,9 +1,11 @@
-//! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the whole batch.
+//! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the
+//! whole batch.
 //!
-//! The features of all replicas are leaves of a second graph, that of the head and the loss; its gradients at these leaves
-//! are then propagated through the replicas (as Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory
-//! Limited Setup", 2021, do to save memory). The loss is computed on the whole batch, as triplets and batch normalization
-//! need, whatever the number of replicas.
+//! The features of all replicas are leaves of a second graph, that of the head and the loss; its
+//! gradients at these leaves are then propagated through the replicas (as Gao et al., "Scaling Deep
+//! Contrastive Learning Batch Size under Memory Limited Setup", 2021, do to save memory). The loss
+//! is computed on the whole batch, as triplets and batch normalization need, whatever the number of
+//! replicas.
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -14,8 +16,7 @@ use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimizer, Optimi
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Replicas};
-use clasp_run::Metrics;
-
+use clasp_run::{Metrics, NonFinite};
 use clasp_weights::backbone::BackboneMeta;
 
 use super::recipe::{FinetunePlan, Trainable};
@@ -57,15 +58,6 @@ pub struct FinetuneTrainer<T: Objective> {
     parameters: ParameterGroups,
     device: Device,
     replicas: Replicas,
-}
-
-/// A loss, or the norm of the gradients, that is infinite or not a number; the step had no effect.
-#[derive(Debug)]
-pub struct NonFiniteTerm {
-    /// What it is.
-    pub term: String,
-    /// Its value.
-    pub value: f64,
 }
 
 impl<T: Objective> FinetuneTrainer<T> {
@@ -111,7 +103,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         })
     }
 
-    /// The current model: the average of self-correction cycles, the moving average, or the weights.
+    /// The current model: the average of self-correction cycles, the moving average, or the
+    /// weights.
     pub fn model(&self) -> FinetunedModel<T> {
         let (backbone, head) = match (&self.cycle_average, &self.average) {
             (Some(average), _) => (average.backbone.clone(), average.head.clone()),
@@ -140,7 +133,7 @@ impl<T: Objective> FinetuneTrainer<T> {
     ///
     /// # Panics
     /// When the replicas do not divide the batch.
-    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFiniteTerm> {
+    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFinite> {
         let replicas = self.plan.replicas;
         assert!(
             examples.len().is_multiple_of(replicas) && !examples.is_empty(),
@@ -188,8 +181,8 @@ impl<T: Objective> FinetuneTrainer<T> {
             .chain([("total", total)])
             .find(|(_, v)| !v.is_finite());
         if let Some((term, value)) = not_finite {
-            return Err(NonFiniteTerm {
-                term: format!("loss `{term}`"),
+            return Err(NonFinite {
+                quantity: format!("{term} loss"),
                 value,
             });
         }
@@ -232,7 +225,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         Ok(metrics)
     }
 
-    /// Ends a cycle of self-correction: adds the current weights to the average; `batches` are training images.
+    /// Ends a cycle of self-correction: adds the current weights to the average; `batches` are
+    /// training images.
     pub fn end_cycle(&mut self, batches: impl Iterator<Item = Vec<Example<T::Target>>>) {
         let (backbone, head) = (self.backbone.valid(), self.head.valid());
         let mut average = CycleAverage::with(self.cycle_average.take(), backbone, head);
@@ -256,7 +250,7 @@ impl<T: Objective> FinetuneTrainer<T> {
         mut gradients: Gradients,
         lr: f64,
         statistics: Statistics,
-    ) -> Result<f64, NonFiniteTerm> {
+    ) -> Result<f64, NonFinite> {
         let recipe = &self.plan.recipe;
         let groups = ParameterRates {
             optimizer: &recipe.optimizer,
@@ -271,8 +265,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         let norms = Norms::of(&gradients);
         let norm = norms.total();
         if !norm.is_finite() {
-            return Err(NonFiniteTerm {
-                term: "norm of the gradients".to_owned(),
+            return Err(NonFinite {
+                quantity: "norm of the gradients".to_owned(),
                 value: norm,
             });
         }
@@ -284,8 +278,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         Ok(norm)
     }
 
-    /// The backbone's forward pass over a replica's share of the batch, padded to `size` (height, width); with a graph if it is
-    /// `trained`.
+    /// The backbone's forward pass over a replica's share of the batch, padded to `size` (height,
+    /// width); with a graph if it is `trained`.
     fn forward(
         &self,
         share: &[Example<T::Target>],
@@ -378,7 +372,8 @@ pub(super) fn optimizer_config<C>(plan: &FinetunePlan<C>) -> OptimizerConfig {
     }
 }
 
-/// The forward pass of one replica: its copy of the backbone and the features of its share of the batch.
+/// The forward pass of one replica: its copy of the backbone and the features of its share of the
+/// batch.
 struct ReplicaOutput {
     backbone: Backbone,
     features: Features,
@@ -403,7 +398,8 @@ impl FeatureGradients {
 }
 
 impl ReplicaOutput {
-    /// Gradients of the backbone's parameters, given those of its features: the gradient of Σ feature · gradient.
+    /// Gradients of the backbone's parameters, given those of its features: the gradient of Σ
+    /// feature · gradient.
     fn backward(self, at: &FeatureGradients) -> Gradients {
         let mut sum: Option<Tensor<1>> = None;
         let mut add = |term: Tensor<1>| {
@@ -432,7 +428,8 @@ fn leaves_of(outputs: &[ReplicaOutput]) -> Features {
     fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
         Tensor::from_inner(tensor).require_grad()
     }
-    // Detached first: concatenated before, the graphs of the replicas would become one, whose backward passes are serial.
+    // Detached first: concatenated before, the graphs of the replicas would become one, whose
+    // backward passes are serial.
     let parts: Vec<Features> = { outputs.iter() }
         .map(|ReplicaOutput { features, .. }| Features {
             map: features.map.clone().without_autodiff(),

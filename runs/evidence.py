@@ -81,7 +81,7 @@ ARMS = {
     "solider": Arm("SOLIDER: DINO for half the steps, k-means labels from it, SOLIDER for the other half", kind="two-stage"),
     "clip-frozen": Arm("the labeler: frozen image tower of clasp-mini", kind="clip", labels=""),
     "clip-distill": Arm(
-        "distillation of the pooled features of that tower", ("method=dino", "loss.dino_weight=0", "views.local=0"), labels="", kind="distill"
+        "distillation of the pooled features of the labeler", ("method=dino", "loss.dino_weight=0", "views.local=0"), labels="", kind="distill"
     ),
     "labels-only": Arm("labels without self-distillation", ("loss.dino_weight=0", "views.local=0")),
     "labels-shuffled": Arm("labels permuted between images", ("data.permute_labels=true",)),

@@ -109,14 +109,14 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
     overrides.extend(arguments.set.iter().cloned());
     let recipe = PretrainRecipe::load("demo", &overrides)?;
     let run = out.join("run");
-    let trained = begin_or_go_on(common, &recipe, &run)?;
+    let trained = start_or_resume(common, &recipe, &run)?;
     if !trained.run.finished {
         return Ok(false);
     }
     say(common, "    and DINO for comparison, with as many steps");
     let mut plain = overrides.clone();
     plain.extend(AS_DINO.map(str::to_owned));
-    let plain = begin_or_go_on(
+    let plain = start_or_resume(
         common,
         &PretrainRecipe::load("demo", &plain)?,
         &out.join("dino"),
@@ -134,7 +134,7 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
     say(common, "4/5 evaluating on held-out people");
     let mut start = overrides.clone();
     start.push("run.steps=0".to_owned());
-    let init = begin_or_go_on(
+    let init = start_or_resume(
         common,
         &PretrainRecipe::load("demo", &start)?,
         &out.join("init"),
@@ -176,7 +176,7 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
 }
 
 /// Runs a recipe in a folder: from the start, or on from where an earlier demo left it, however it ended.
-fn begin_or_go_on(
+fn start_or_resume(
     common: &GlobalOptions,
     recipe: &PretrainRecipe,
     folder: &Path,

@@ -68,12 +68,12 @@ impl Partial {
             failed: BTreeMap::new(),
             again: 0,
         };
-        partial.go_on(asked, source)?;
+        partial.resume(asked, source)?;
         Ok(partial)
     }
 
     /// Reads the whole lines and places the end of the file behind them.
-    fn go_on(&mut self, asked: &Value, source: &Source) -> Result<()> {
+    fn resume(&mut self, asked: &Value, source: &Source) -> Result<()> {
         let mut whole = 0;
         let length = self.file.metadata()?.len();
         let mut lines = BufReader::new(self.file.try_clone()?);

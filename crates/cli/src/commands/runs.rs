@@ -29,7 +29,7 @@ struct ListedRun {
     state: &'static str,
     /// Step of the last logged metrics.
     step: u64,
-    /// The metric that the model was chosen by, where one was.
+    /// The metric that the model was selected by, or why its file cannot be read.
     chosen_by: Option<String>,
 }
 
@@ -60,7 +60,7 @@ pub fn run(common: &GlobalOptions, arguments: &RunsArguments) -> Result<Outcome>
 
 fn find(folder: &Path, depth: usize, runs: &mut Vec<ListedRun>) -> Result<()> {
     if folder.join("run.toml").is_file() {
-        runs.push(look(folder)?);
+        runs.push(describe(folder)?);
         return Ok(());
     }
     if depth == 0 {
@@ -79,7 +79,7 @@ fn find(folder: &Path, depth: usize, runs: &mut Vec<ListedRun>) -> Result<()> {
         .try_for_each(|folder| find(folder, depth - 1, runs))
 }
 
-fn look(folder: &Path) -> Result<ListedRun> {
+fn describe(folder: &Path) -> Result<ListedRun> {
     let (recipe, _) = recipe_of(folder)?;
     let header = HeaderFacts::read(&recipe);
     let model = folder.join("model.safetensors");
@@ -101,7 +101,13 @@ fn look(folder: &Path) -> Result<ListedRun> {
         None => is_whole,
     };
     let chosen_by = match model.is_file() {
-        true => finetuned::read_meta(&model)?.and_then(|meta| meta.chosen_by),
+        // A model of another version, or a damaged one, must not hide the other runs.
+        true => match finetuned::read_meta(&model) {
+            Ok(meta) => meta
+                .and_then(|meta| meta.chosen_by)
+                .map(|metric| metric.to_string()),
+            Err(error) => error.to_string().lines().next().map(str::to_owned),
+        },
         false => None,
     };
     Ok(ListedRun {
@@ -113,7 +119,7 @@ fn look(folder: &Path) -> Result<ListedRun> {
             (false, false) => "stopped",
         },
         step: step.unwrap_or_else(|| last_checkpoint(folder)),
-        chosen_by: chosen_by.map(|metric| metric.to_string()),
+        chosen_by,
     })
 }
 
@@ -135,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn runs_are_told_by_what_their_folders_hold() {
+    fn runs_are_recognized_by_their_folders() {
         let folder = tempfile::tempdir().unwrap();
         let run = |name: &str, head: &str, log: &str| {
             let path = folder.path().join(name);
@@ -169,7 +175,7 @@ mod tests {
         let _lock = FolderLock::take(&busy).unwrap();
         let mut runs = Vec::new();
         find(folder.path(), DEPTH, &mut runs).unwrap();
-        let told: Vec<_> = { runs.iter() }
+        let listed: Vec<_> = { runs.iter() }
             .map(|run| (run.kind.as_str(), run.state, run.step))
             .collect();
         let expected = [
@@ -179,6 +185,6 @@ mod tests {
             ("clip train", "finished", 20),
             ("unknown", "stopped", 0),
         ];
-        assert_eq!(told, expected);
+        assert_eq!(listed, expected);
     }
 }

@@ -261,7 +261,7 @@ fn changed_scenes(folder: &Path, change: impl Fn(&mut serde_json::Value)) -> Str
 }
 
 #[test]
-fn boxes_that_do_not_fit_are_told_of() {
+fn boxes_that_do_not_fit_are_reported() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let train = |data: &str, out: &str| -> Vec<String> {
@@ -478,7 +478,7 @@ fn log(run: &Path) -> Vec<String> {
 }
 
 #[test]
-fn a_killed_finetuning_goes_on_to_the_bit() {
+fn a_killed_finetuning_resumes_to_the_bit() {
     let own = [
         "run.ema=0.5",
         "run.eval_every=0.5",
@@ -486,11 +486,11 @@ fn a_killed_finetuning_goes_on_to_the_bit() {
         "optimizer.patience=0",
         "model.drop_path=0.2",
     ];
-    goes_on_to_the_bit("attributes", &own, "eval/mA");
+    resumes_to_the_bit("attributes", &own, "eval/mA");
 }
 
 #[test]
-fn a_killed_self_correction_goes_on_to_the_bit() {
+fn a_killed_self_correction_resumes_to_the_bit() {
     // Three steps an epoch: cycles end after steps 3 and 6.
     let own = [
         "run.batch=16",
@@ -501,11 +501,11 @@ fn a_killed_self_correction_goes_on_to_the_bit() {
         "task.width=8",
         "run.eval_every=1",
     ];
-    goes_on_to_the_bit("parsing", &own, "eval/mIoU");
+    resumes_to_the_bit("parsing", &own, "eval/mIoU");
 }
 
 /// Kills a run three times, and compares what it comes to with one that was left alone.
-fn goes_on_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
+fn resumes_to_the_bit(task: &str, own: &[&str], evaluated: &str) {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let data = drawn().to_string_lossy().into_owned();
     let recipe = format!("{task}-mini");

@@ -37,7 +37,7 @@ fn cut(path: &Path, lines: usize) {
 }
 
 #[test]
-fn predictions_go_on_where_they_were_stopped() {
+fn predictions_resume_after_a_stop() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     people(at);
@@ -90,7 +90,7 @@ fn predictions_go_on_where_they_were_stopped() {
 }
 
 #[test]
-fn features_go_on_where_they_were_stopped() {
+fn features_resume_after_a_stop() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     people(at);

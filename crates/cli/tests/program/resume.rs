@@ -26,7 +26,7 @@ fn losses(run: &Path) -> BTreeMap<u64, String> {
 }
 
 #[test]
-fn a_killed_pretraining_goes_on_to_the_bit() {
+fn a_killed_pretraining_resumes_to_the_bit() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let (images, labels) = (drawn().join("unlabeled"), folder.path().join("labels"));
     let (images, labels) = (

@@ -190,7 +190,7 @@ fn several_arguments_and_a_list_on_standard_input_are_images() {
 }
 
 #[test]
-fn recipes_completions_and_runs_are_told() {
+fn recipes_completions_and_runs_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let list = done(folder.path(), &["recipes"]);
     assert!(

@@ -124,7 +124,7 @@ fn of_several_files_the_first_is_taken_and_the_others_are_known() {
 }
 
 #[test]
-fn pickles_of_something_else_are_told() {
+fn pickles_of_something_else_are_listed() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("dataset_all.pkl");
     for (bytes, expected) in [

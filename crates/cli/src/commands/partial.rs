@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn work_goes_on_after_its_last_whole_line() {
+    fn work_resumes_after_its_last_complete_line() {
         let folder = tempfile::tempdir().unwrap();
         let source = source(folder.path(), &["a", "b", "c", "d"]);
         let (out, asked) = (folder.path().join("out.jsonl"), json!({"task": "reid"}));

@@ -105,7 +105,7 @@ fn metrics_are_those_of_what_was_drawn() {
 
 /// It used to be a panic.
 #[test]
-fn a_result_that_nobody_reads_is_no_error() {
+fn a_closed_standard_output_is_no_error() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let arguments = ["bench", "coco", "--images", "5", "--iters", "1"];
     let mut run = command(folder.path(), &arguments);

@@ -28,7 +28,7 @@ fn results(at: &Path) -> String {
 }
 
 #[test]
-fn a_demo_that_was_killed_goes_on_and_one_that_is_finished_takes_no_step_twice() {
+fn a_killed_demo_resumes_and_a_finished_one_repeats_no_step() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let run = at.join("d/run");

@@ -103,7 +103,7 @@ fn a_killed_pretraining_resumes_to_the_bit() {
 }
 
 #[test]
-fn killed_labeling_goes_on_to_the_byte() {
+fn killed_labeling_resumes_to_the_byte() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let images = drawn().join("unlabeled").to_string_lossy().into_owned();
     done(

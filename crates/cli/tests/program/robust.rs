@@ -84,7 +84,7 @@ fn sigterm_and_ctrl_c_stop_after_the_step_with_a_checkpoint_and_their_status() {
 }
 
 #[test]
-fn work_goes_on_when_nobody_reads_its_messages() {
+fn work_continues_when_standard_error_is_closed() {
     let folder = tempfile::tempdir().unwrap();
     let unlabeled = drawn().join("unlabeled").display().to_string();
     let images = format!("data.images={unlabeled}");

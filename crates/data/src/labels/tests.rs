@@ -411,7 +411,7 @@ fn of_others(i: usize) -> Labels {
 }
 
 #[test]
-fn files_of_other_programs_are_read_by_names_and_types_and_told() {
+fn files_of_other_programs_are_read_by_names_and_types_and_reported() {
     let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/labels");
     let meta = standard();
     let expected: Vec<Labels> = (0..6).map(of_others).collect();

@@ -101,7 +101,7 @@ fn every_source_is_recognized_and_gives_its_features() {
 }
 
 #[test]
-fn what_a_file_does_not_show_is_told_not_guessed() {
+fn what_a_file_does_not_show_must_be_given() {
     let state = state("transreid-ssl");
     let imported = import_state(&state, &ImportOptions::default()).unwrap();
     let assumed = imported.report.assumed.join("\n");

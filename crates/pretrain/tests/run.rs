@@ -13,7 +13,7 @@ use clasp_data::labels::{Labels, StoreMeta, write_shard};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_pretrain::{Control, Event, PretrainError, PretrainRecipe, PretrainSummary, train};
-use clasp_run::RunError;
+use clasp_run::{Auto, RunError};
 use clasp_weights::{checkpoint, import};
 use fs_err as fs;
 use rand::RngExt;
@@ -507,13 +507,9 @@ fn a_run_that_distills_keeps_its_teacher() {
     let loss = |index: usize| metrics[index]["loss/distill_pooled"];
     assert!(loss(39) < 0.8 * loss(0), "{} to {}", loss(0), loss(39));
     assert!(!metrics[0].contains_key("loss/distill_dense"));
-    let text = fs::read_to_string(out.join("run.toml")).unwrap();
-    assert!(
-        text.contains("[distillation]")
-            && text.contains("pooled = 1.0")
-            && !text.contains("\"auto\""),
-        "{text}"
-    );
+    let saved = PretrainRecipe::of_run(&out, &[]).unwrap().distillation;
+    assert_eq!(saved.pooled, Auto::Value(1.0));
+    assert_eq!(saved.size, Auto::Value([96, 48]));
     let (state, metadata) = checkpoint::read(&summary.run.checkpoint).unwrap();
     assert!(
         state

@@ -44,6 +44,7 @@ pub struct CollapseMonitor {
     std: MovingAverage,
     largest_std: f64,
     warned: [bool; 3],
+    self_distillation: bool,
 }
 
 /// An exponential moving average with bias correction.
@@ -75,6 +76,17 @@ impl CollapseMonitor {
             std: MovingAverage::default(),
             largest_std: 0.0,
             warned: [false; 3],
+            self_distillation: true,
+        }
+    }
+
+    /// The same for a run with a self-distillation of this `weight`: at 0 its loss is not trained,
+    /// and the rules about it do not apply.
+    #[must_use]
+    pub fn with_weight(self, weight: f64) -> Self {
+        Self {
+            self_distillation: weight > 0.0,
+            ..self
         }
     }
 
@@ -91,7 +103,7 @@ impl CollapseMonitor {
         let full = self.log_prototypes;
         let rules = [
             (
-                entropy - loss <= MIN_GAIN * full,
+                self.self_distillation && entropy - loss <= MIN_GAIN * full,
                 format!(
                     "self-distillation does not learn: the DINO loss is {loss:.3}, where a constant prediction \
                      would have {entropy:.3} (ln K = {full:.3}); lower `loss.teacher_temperature` or \
@@ -99,7 +111,9 @@ impl CollapseMonitor {
                 ),
             ),
             (
-                entropy < MIN_ENTROPY * self.log_samples && std < FALLEN_STD * self.largest_std,
+                self.self_distillation
+                    && entropy < MIN_ENTROPY * self.log_samples
+                    && std < FALLEN_STD * self.largest_std,
                 format!(
                     "sharp collapse: the teacher assigns all images to few prototypes (entropy of the mean \
                      target {entropy:.3}, of at most {:.3}) and the std of the features fell from {:.3} to \
@@ -137,6 +151,18 @@ mod tests {
             mean_target_entropy,
             feature_std,
         }
+    }
+
+    #[test]
+    fn without_self_distillation_only_the_features_are_watched() {
+        let mut monitor = CollapseMonitor::new(512, 64, 0).with_weight(0.0);
+        assert!(monitor.check(1, signals(6.2, 6.2, 0.8)).is_empty());
+        let mut monitor = CollapseMonitor::new(512, 64, 0).with_weight(0.0);
+        let found = monitor.check(1, signals(6.2, 6.2, 0.001));
+        assert!(
+            found.len() == 1 && found[0].contains("same features"),
+            "{found:?}"
+        );
     }
 
     /// Warnings of 100 steps with signals that are functions of the step.

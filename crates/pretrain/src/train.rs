@@ -77,7 +77,8 @@ pub fn train(
         plan.prototypes,
         plan.recipe.run.batch * plan.recipe.views.global,
         plan.warmup_steps.max(plan.frozen_steps).max(100),
-    );
+    )
+    .with_weight(plan.recipe.loss.dino_weight);
     let mut metrics = Metrics::new();
     control.report(Event::Start {
         examples: images,

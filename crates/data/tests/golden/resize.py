@@ -41,11 +41,11 @@ drawn = Image.fromarray(drawn.astype(np.uint8))
 resize = transforms.Resize(224, interpolation=transforms.InterpolationMode.BICUBIC)
 pixels = transforms.CenterCrop(224)(resize(drawn))
 mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-normalised = transforms.Normalize(mean, std)(transforms.ToTensor()(pixels)).numpy()
+normalized = transforms.Normalize(mean, std)(transforms.ToTensor()(pixels)).numpy()
 save_file(
     {
         "rows": np.ascontiguousarray(np.asarray(pixels)[::4]),
-        "normalised": np.ascontiguousarray(normalised[:, ::32]),
+        "normalized": np.ascontiguousarray(normalized[:, ::32]),
     },
     "clip_preprocess.safetensors",
 )

@@ -144,7 +144,7 @@ mod tests {
             "{error}"
         );
         assert!(
-            error.contains("annotation/Images.mat") && error.contains("PRW/frame_test.mat"),
+            error.contains("annotation/Images.mat") && error.contains("frame_test.mat"),
             "{error}"
         );
     }

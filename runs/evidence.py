@@ -52,7 +52,7 @@ OWN_PROMPT = {"reid": "identity", "attributes": "attribute", "parsing": "part", 
 PROMPTS = ["identity", "attribute", "part"]
 # SOLIDER's controller has λ = 1 − the weight of identity: 0.2 for re-identification, as published, and 1 elsewhere.
 SOLIDER_PROMPTS = {"reid": "identity=0.8,part=0.2", "attributes": "attribute", "parsing": "part", "pose": "part"}
-PEOPLE = {"unlabelled": 2400, "train": 150, "test": 75, "cameras": 4}
+PEOPLE = {"unlabeled": 2400, "train": 150, "test": 75, "cameras": 4}
 PHOTO_DATA = {"reid": "pku_reid", "attributes": "ccp", "parsing": "ccp", "pose": "lspe"}
 LABELER = (
     "Labels come from the bundled clasp-mini, a CLIP trained on captions, part masks and attribute values of other "
@@ -192,7 +192,7 @@ class Evidence:
             shutil.rmtree(folder, ignore_errors=True)
             sizes = ["--train-identities", PEOPLE["train"], "--test-identities", PEOPLE["test"]]
             sizes += ["--cameras", PEOPLE["cameras"], "--shots", 1, "--scenes", 1, "--size", "128x64"]
-            self.clasp("synth", "--out", folder, *sizes, "--unlabeled", PEOPLE["unlabelled"], "--seed", seed)
+            self.clasp("synth", "--out", folder, *sizes, "--unlabeled", PEOPLE["unlabeled"], "--seed", seed)
             return {}
 
         self.once(folder.with_suffix(".json"), {"seed": seed, **PEOPLE}, draw)
@@ -457,7 +457,7 @@ def head(args, name, seeds, text, results):
 def main_table(evidence, seeds, arms, steps):
     results = evidence.main(arms, seeds, steps)
     text = (
-        f"Synthetic people: {PEOPLE['unlabelled']:,} unlabeled images, recipe `demo`, {steps} steps for each arm. Then the frozen backbone is "
+        f"Synthetic people: {PEOPLE['unlabeled']:,} unlabeled images, recipe `demo`, {steps} steps for each arm. Then the frozen backbone is "
         f"tested on {PEOPLE['test']} other people seen by {PEOPLE['cameras']} cameras: re-identification by retrieval, the other tasks by a linear probe. "
         f"All arms of a seed share people, labels, initial weights and the order of images. {LABELER} Processor time is that of labeling and "
         "pre-training, summed over cores."
@@ -580,7 +580,7 @@ def demo_table(evidence, seeds):
     )
     names = [f"{task} {metric}" for task, metric in FROZEN.items()]
     ranges = {
-        "people": PEOPLE["unlabelled"],
+        "people": PEOPLE["unlabeled"],
         "steps": steps[-1],
         "seeds": len(runs),
         "made": ", ".join(sorted({run["made"]["commit"] for run in runs.values()})),
@@ -608,7 +608,7 @@ def ranges_of_main(evidence, seeds, steps):
     triple = lambda values: [round(100 * f(values), 2) for f in (statistics.mean, min, max)]
     made = sorted({found["made"]["commit"] for arms in main.values() for found in arms.values()})
     return {
-        "people": PEOPLE["unlabelled"],
+        "people": PEOPLE["unlabeled"],
         "steps": steps,
         "seeds": len(seeds),
         "made": ", ".join(made),

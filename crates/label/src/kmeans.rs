@@ -67,7 +67,7 @@ const MOST_ROUNDS: usize = 300;
 /// finite.
 ///
 /// `features`: [channels, positions], row-major with `columns` positions in a row; returns
-/// [positions]
+/// `[positions]`
 pub fn clusters(
     features: &[f32],
     channels: usize,

@@ -48,7 +48,7 @@ pub trait Labeler: Clone + Send + Sync {
     /// ratio; a crop would cut off heads and feet.
     fn prepare(&self, image: &Rgb) -> Vec<f32>;
 
-    /// Labels of a batch. `pixels`: [batch, 3, height, width]; `keys`: [batch]
+    /// Labels of a batch. `pixels`: [batch, 3, height, width]; `keys`: `[batch]`
     ///
     /// # Errors
     ///

@@ -9,7 +9,7 @@
 //! | [`attributes`] | pooled features to logits |
 //! | [`kmeans`] | part maps without CLIP |
 //! | [`labeler`] | the two above as one interface |
-//! | [`run`] | the labeling run: shards, threads, resume |
+//! | [`mod@run`] | the labeling run: shards, threads, resume |
 //! | [`calibrate`] | statistics of the logits over all images |
 //! | [`stats`] | statistics of a store, with warnings |
 //! | [`check`] | consistency of labels and images |

@@ -16,7 +16,7 @@ const SCENES: [usize; 2] = [4, 8];
 pub(crate) type Background = (PlaceKind, u64);
 
 /// One camera at one moment. Pictures of one camera share its lens, its sensor and its processing;
-/// its direction and the light change from shot to shot: see [`Camera::moment`].
+/// its direction and the light change from shot to shot: see `Camera::moment`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Camera {
     /// Downward tilt, radians.

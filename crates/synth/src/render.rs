@@ -86,7 +86,7 @@ impl Shot {
 pub struct RenderedPerson {
     /// The picture.
     pub image: Rgb,
-    /// Part classes: height x width, row-major, see [`part`].
+    /// Part classes: height x width, row-major, see `part`.
     pub parts: Vec<u8>,
     /// COCO's 17 keypoints: x, y in pixels and 0 = not in the picture, 1 = occluded, 2 = visible.
     pub keypoints: [[f32; 3]; 17],

@@ -9,10 +9,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use clasp_data::image::{self, Filter, Limits, Rgb};
-use clasp_data::source::MAX_FILE_BYTES;
+use clasp_data::source::load_file;
 use clasp_model::Shares;
 use clasp_weights::backbone::BackboneMeta;
-use fs_err as fs;
 use rayon::prelude::*;
 
 use crate::TaskError;
@@ -397,26 +396,13 @@ pub fn read_sized(path: &Path, size: [usize; 2]) -> Result<Rgb, TaskError> {
     })
 }
 
-/// Reads and decodes an image file.
+/// Reads and decodes an image file, by the rule of all readers ([`load_file`]).
 ///
 /// # Errors
 /// If it cannot be read, is too large, or is no image; the message names it.
 pub fn read_image(path: &Path) -> Result<Rgb, TaskError> {
-    let error = |reason: String| TaskError::Image {
-        file: path.display().to_string(),
-        reason,
-    };
-    let size = std::fs::metadata(path)
-        .map_err(|e| {
-            error(format!(
-                "expected an image that the labels name, found: {e}"
-            ))
-        })?
-        .len();
-    if size > MAX_FILE_BYTES {
-        return Err(error(format!(
-            "expected an image of at most {MAX_FILE_BYTES} bytes, found {size}"
-        )));
-    }
-    image::decode(&fs::read(path)?, &Limits::default()).map_err(|e| error(e.to_string()))
+    load_file(path, &Limits::default()).map_err(|unreadable| TaskError::Image {
+        file: unreadable.path.display().to_string(),
+        reason: unreadable.failure.reason,
+    })
 }

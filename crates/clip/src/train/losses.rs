@@ -16,9 +16,9 @@ const PART_SCALE: f64 = 50.0;
 /// # Shapes
 ///
 /// - images, texts: [batch, embed], rows of length 1
-/// - scale: [1]
+/// - scale: `[1]`
 /// - captions: a number for each pair, equal for equal captions
-/// - output: [1]
+/// - output: `[1]`
 pub fn contrastive_loss(
     images: Tensor<2>,
     texts: Tensor<2>,
@@ -61,7 +61,7 @@ pub fn contrastive_loss(
 /// - tokens: [tokens, embed], rows of length 1
 /// - phrases: [phrases, embed], rows of length 1
 /// - classes, weights: one for each token; phrase_class: one for each phrase
-/// - output: [1]
+/// - output: `[1]`
 pub fn part_loss(
     tokens: Tensor<2>,
     phrases: Tensor<2>,
@@ -99,10 +99,10 @@ pub fn part_loss(
 /// - images: [images, embed], rows of length 1
 /// - phrases: [values, embed], rows of length 1: those of the first attribute, then of the second,
 ///   …
-/// - scale: [1]
+/// - scale: `[1]`
 /// - counts: how many values each attribute has
 /// - truth: [images, attributes], 255 or any value that the attribute does not have where unknown
-/// - output: [1]
+/// - output: `[1]`
 pub fn attribute_loss(
     images: Tensor<2>,
     phrases: Tensor<2>,

@@ -44,14 +44,14 @@ pub struct Calibration {
     /// Whether the logits are log-probabilities of the truth (up to a constant): they are used as
     /// they are, with no mean subtracted and, unless a temperature is given, at temperature 1.
     pub log_probabilities: bool,
-    /// Mean of each value's logit; [values].
+    /// Mean of each value's logit; `[values]`.
     pub mean: Vec<f32>,
     /// Standard deviation of each attribute's residuals over images and values, in units of
-    /// logits; [attributes].
+    /// logits; `[attributes]`.
     pub spread: Vec<f32>,
     /// Percentiles 0 to 100 over all images of each attribute's margin, in units of logits:
     /// best minus second-best centered logit in a group, yes minus no in a pair;
-    /// [attributes][101].
+    /// `[attributes]``[101]`.
     pub margins: Vec<Vec<f32>>,
 }
 

@@ -8,7 +8,7 @@
 //! * the patch convolution is written as a matrix product over cut patches (kernel = stride, so it
 //!   is one);
 //! * position embeddings are resampled while running, for images of any size (see
-//!   [`resample_matrix`]);
+//!   `resample_matrix`);
 //! * texts may be shorter than the context: attention is causal, so tokens behind the end token
 //!   have no effect.
 //!
@@ -163,7 +163,7 @@ pub struct Clip {
     pub ln_final: LayerNorm,
     /// [text width, embed].
     pub text_projection: Param<Tensor<2>>,
-    /// [1]: logarithm of the factor on cosines.
+    /// `[1]`: logarithm of the factor on cosines.
     pub logit_scale: Param<Tensor<1>>,
     #[module(skip)]
     config: ClipConfig,
@@ -177,7 +177,7 @@ impl Clip {
 
     /// The same model for images of another height and width in pixels: the position embeddings of
     /// the image tower are resampled once, as they would be for each image of that size (see
-    /// [`resample_matrix`]).
+    /// `resample_matrix`).
     ///
     /// # Errors
     ///
@@ -298,7 +298,7 @@ impl Clip {
         normalize(self.ln_final.forward(x).matmul(self.text_projection.val()))
     }
 
-    /// The factor on cosines, `exp(logit_scale)`: [1].
+    /// The factor on cosines, `exp(logit_scale)`: `[1]`.
     pub fn scale(&self) -> Tensor<1> {
         self.logit_scale.val().exp()
     }

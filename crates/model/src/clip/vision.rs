@@ -14,7 +14,7 @@ use crate::layers::resample_grid;
 pub struct VisionTransformer {
     /// Cuts and projects patches.
     pub conv1: PatchConvolution,
-    /// [width].
+    /// `[width]`.
     pub class_embedding: Param<Tensor<1>>,
     /// [1 + rows·columns, width]: the class token's first, then the patches', row-major.
     pub positional_embedding: Param<Tensor<2>>,

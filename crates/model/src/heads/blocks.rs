@@ -61,7 +61,7 @@ pub fn update_statistics<M: Module>(module: M, statistics: Statistics) -> M {
 pub struct Conv {
     /// [outputs, inputs, kernel, kernel].
     pub weight: Param<Tensor<4>>,
-    /// [outputs].
+    /// `[outputs]`.
     pub bias: Option<Param<Tensor<1>>>,
 }
 
@@ -113,7 +113,7 @@ impl Conv {
 pub struct Deconv {
     /// [inputs, outputs, kernel, kernel].
     pub weight: Param<Tensor<4>>,
-    /// [outputs].
+    /// `[outputs]`.
     pub bias: Option<Param<Tensor<1>>>,
     #[module(skip)]
     stride: usize,
@@ -155,13 +155,13 @@ impl Deconv {
 /// Batch normalization (Ioffe and Szegedy 2015) over all axes but the second.
 #[derive(Module, Debug)]
 pub struct BatchNorm {
-    /// [channels].
+    /// `[channels]`.
     pub weight: Param<Tensor<1>>,
-    /// [channels].
+    /// `[channels]`.
     pub bias: Param<Tensor<1>>,
-    /// [channels]; not trained.
+    /// `[channels]`; not trained.
     pub running_mean: Param<Tensor<1>>,
-    /// [channels]; not trained.
+    /// `[channels]`; not trained.
     pub running_var: Param<Tensor<1>>,
 }
 
@@ -206,9 +206,9 @@ impl BatchNorm {
 /// Group normalization (Wu and He 2018).
 #[derive(Module, Debug)]
 pub struct GroupNorm {
-    /// [channels].
+    /// `[channels]`.
     pub weight: Param<Tensor<1>>,
-    /// [channels].
+    /// `[channels]`.
     pub bias: Param<Tensor<1>>,
     #[module(skip)]
     groups: usize,
@@ -286,7 +286,8 @@ pub fn dropout_channels(x: Tensor<4>, rate: f64, training: Option<&mut Training<
     x.clone() * Tensor::from_data(TensorData::new(factors, shape), &x.device())
 }
 
-/// Resizes maps bilinearly: [batch, channels, height, width] → [batch, channels, size[0], size[1]].
+/// Resizes maps bilinearly to `size` = height, width: [batch, channels, height, width] → the same
+/// with the height and width of `size`.
 ///
 /// With `align_corners` the centers of the corner positions stay aligned, else the borders of the
 /// map, as in PyTorch's `interpolate`. Two matrix products, so that it is differentiable and
@@ -304,9 +305,9 @@ pub fn resize_bilinear(x: Tensor<4>, size: [usize; 2], align_corners: bool) -> T
     )
 }
 
-/// Means over size[0] x size[1] bins, which overlap by a row or column where they do not divide the
-/// map, as in PyTorch's `adaptive_avg_pool2d`. [batch, channels, height, width] → [batch, channels,
-/// size[0], size[1]].
+/// Means over bins, as many as `size` = height, width, which overlap by a row or column where they
+/// do not divide the map, as in PyTorch's `adaptive_avg_pool2d`. [batch, channels, height, width] →
+/// the same with the height and width of `size`.
 pub fn adaptive_mean(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     let weights = |inputs: usize, outputs: usize| {

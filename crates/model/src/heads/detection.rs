@@ -55,7 +55,7 @@ pub struct DetectionHead {
     pub norms: Vec<LayerNorm>,
     /// One a map, to the output grid.
     pub ups: Vec<Up>,
-    /// One a map: [width].
+    /// One a map: `[width]`.
     pub scales: Vec<Param<Tensor<1>>>,
     /// 3x3 over all maps.
     pub mix: Conv,

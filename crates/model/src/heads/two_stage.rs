@@ -108,7 +108,7 @@ pub struct Looked {
 pub struct RegionEmbeddings {
     /// Of length 1: [regions, embedding].
     pub embedding: Tensor<2>,
-    /// Person logit: [regions].
+    /// Person logit: `[regions]`.
     pub score: Tensor<1>,
     /// Box deltas x, y, width, height relative to the region: [regions, 4].
     pub deltas: Tensor<2>,

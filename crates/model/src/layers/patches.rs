@@ -14,7 +14,7 @@ use crate::parameters::Claims;
 pub struct PatchProjection {
     /// [channels, 3, patch, patch].
     pub weight: Param<Tensor<4>>,
-    /// [channels].
+    /// `[channels]`.
     pub bias: Param<Tensor<1>>,
 }
 

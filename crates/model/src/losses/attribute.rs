@@ -11,7 +11,7 @@ use burn::tensor::{Tensor, activation::log_softmax};
 const LEAST_WEIGHT: f64 = 1e-6;
 
 /// Weighted mean over the attributes of each image, Σ w·loss / Σ w; 0 for an image without any
-/// weight: [batch].
+/// weight: `[batch]`.
 ///
 /// # Shapes
 /// - logits, targets: [batch, values]; targets sum to 1 over each attribute's values

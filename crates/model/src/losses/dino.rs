@@ -72,7 +72,7 @@ pub fn sinkhorn_knopp(logits: Tensor<2>, temperature: f64, iterations: usize) ->
     q
 }
 
-/// Mean entropy over all rows of distributions: [1]. 0 ln 0 counts as 0.
+/// Mean entropy over all rows of distributions: `[1]`. 0 ln 0 counts as 0.
 ///
 /// # Panics
 /// Without a tensor.
@@ -89,7 +89,7 @@ pub fn mean_entropy(distributions: &[Tensor<2>]) -> Tensor<1> {
 }
 
 /// The loss over all pairs of a teacher's view and another student's view, from all logits at once,
-/// as the golden files have it: [1].
+/// as the golden files have it: `[1]`.
 ///
 /// # Shapes
 /// - student: as [`dino_loss_of`] takes it

@@ -16,7 +16,7 @@ use burn::tensor::Tensor;
 /// Least square of a norm that is divided by: the ε = 1e-8 of PyTorch's `cosine_similarity`.
 const LEAST_SQUARE: f64 = 1e-16;
 
-/// Mean cosine distance of pooled features: [1].
+/// Mean cosine distance of pooled features: `[1]`.
 ///
 /// # Shapes
 /// - student, teacher: [batch, channels]
@@ -24,7 +24,7 @@ pub fn pooled_distillation_loss(student: Tensor<2>, teacher: Tensor<2>) -> Tenso
     cosine_distance(student, teacher).mean()
 }
 
-/// Mean cosine distance over images and patch positions: [1].
+/// Mean cosine distance over images and patch positions: `[1]`.
 ///
 /// # Shapes
 /// - student, teacher: [batch, channels, rows, columns]

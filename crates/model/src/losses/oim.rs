@@ -17,7 +17,7 @@ pub struct OimMemory {
     pub table: Param<Tensor<2>>,
     /// Features of unknown people: [length, channels].
     pub queue: Param<Tensor<2>>,
-    /// Place of the queue that is written next: [1].
+    /// Place of the queue that is written next: `[1]`.
     pub next: Param<Tensor<1>>,
 }
 

@@ -19,7 +19,7 @@ fn one_hot(labels: Tensor<3, Int>, classes: usize) -> Tensor<4> {
 }
 
 /// Mean cross-entropy over the positions of each image that count; 0 for an image without any:
-/// [batch].
+/// `[batch]`.
 ///
 /// # Shapes
 /// - logits: [batch, classes, height, width]
@@ -46,7 +46,7 @@ pub fn part_loss(logits: Tensor<4>, labels: Tensor<3, Int>) -> Tensor<1> {
     sum.neg() / counted.clamp_min(1.0)
 }
 
-/// How many positions are right, and how many count: [1] each. Shapes as in [`part_loss`].
+/// How many positions are right, and how many count: `[1]` each. Shapes as in [`part_loss`].
 pub fn part_accuracy(logits: Tensor<4>, labels: Tensor<3, Int>) -> [Tensor<1>; 2] {
     let classes = logits.dims()[1];
     let target = one_hot(labels, classes);

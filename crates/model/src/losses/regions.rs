@@ -3,7 +3,7 @@
 
 use burn::tensor::{Tensor, TensorData, activation::log_sigmoid};
 
-/// Mean binary cross-entropy of logits: [count], labels 0 or 1.
+/// Mean binary cross-entropy of logits: `[count]`, labels 0 or 1.
 pub fn objectness_loss(logits: Tensor<1>, labels: &[f32]) -> Tensor<1> {
     assert_eq!(logits.dims()[0], labels.len(), "labels of logits");
     let labels = Tensor::<1>::from_data(TensorData::from(labels), &logits.device());

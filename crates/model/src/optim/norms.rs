@@ -71,7 +71,7 @@ impl Norms {
     }
 }
 
-/// Σ g² of each gradient, in the order of their names, where the gradient is: [1] each.
+/// Σ g² of each gradient, in the order of their names, where the gradient is: `[1]` each.
 pub fn squares(gradients: &Gradients) -> Vec<Tensor<1>> {
     let square = |gradient: &Tensor<1>| {
         if on_host(gradient) {

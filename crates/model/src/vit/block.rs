@@ -176,7 +176,7 @@ impl VitBlock {
 /// A factor per channel.
 #[derive(Module, Debug)]
 pub struct LayerScale {
-    /// [width].
+    /// `[width]`.
     pub gamma: Param<Tensor<1>>,
 }
 

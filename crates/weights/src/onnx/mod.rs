@@ -1,8 +1,8 @@
 //! ONNX: any network of this program for any program that runs ONNX.
 //!
-//! The network runs once on Burn's capture device ([`trace`]), and what it did is written operation
-//! by operation ([`lower`]): no network has code of its own here. The file is then run by an
-//! independent engine ([`check`]), and its outputs are verified against the network's before it is
+//! The network runs once on Burn's capture device (`trace`), and what it did is written operation
+//! by operation (`lower`): no network has code of its own here. The file is then run by an
+//! independent engine (`check`), and its outputs are verified against the network's before it is
 //! saved under its name.
 //!
 //! | | name | type | shape |
@@ -107,11 +107,11 @@ pub struct OnnxOptions {
 /// A run of the file beside the network.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OnnxCheck {
-    /// What on: `random images`, or what [`Options::samples`] are.
+    /// What on: `random images`, or what `Options::samples` are.
     pub on: String,
     /// How many at a time.
     pub batch: usize,
-    /// Difference of each output, as [`Exported::tolerance`] counts it.
+    /// Difference of each output, as `Exported::tolerance` counts it.
     pub differences: BTreeMap<String, f32>,
 }
 

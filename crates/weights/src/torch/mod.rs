@@ -1,7 +1,7 @@
 //! PyTorch's files: `.pth`, `.pt`, `.bin`.
 //!
 //! Two containers are read. Since PyTorch 1.6 `torch.save` writes a ZIP archive that is not
-//! compressed: the entry `NAME/data.pkl` describes the values ([`values`]), and each storage is an
+//! compressed: the entry `NAME/data.pkl` describes the values (`values`), and each storage is an
 //! entry `NAME/data/KEY`. Before, it wrote a row of pickles (a magic number, a version, the
 //! machine, the values, the keys of the storages), and then the storages one after another, each
 //! behind its length.

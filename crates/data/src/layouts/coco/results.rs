@@ -10,7 +10,7 @@ use crate::layouts::LayoutError;
 /// A detected box.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DetectedBox {
-    /// Number of its image, as in [`CocoImage::id`].
+    /// Number of its image, as in `CocoImage::id`.
     pub image: u64,
     /// x, y, width, height in pixels, as given.
     pub bbox: [f64; 4],
@@ -66,7 +66,7 @@ pub fn read_boxes(path: &Path, category: u64) -> Result<Vec<DetectedBox>, Layout
 /// A detected pose.
 #[derive(Debug, Clone, PartialEq)]
 pub struct DetectedPose {
-    /// Number of its image, as in [`CocoImage::id`].
+    /// Number of its image, as in `CocoImage::id`.
     pub image: u64,
     /// x, y of each joint in pixels.
     pub keypoints: Vec<[f64; 2]>,

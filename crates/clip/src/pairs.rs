@@ -29,7 +29,7 @@ const PHOTO_SHARE: f64 = 0.3;
 const PHOTO_PARTS: f64 = 0.65;
 /// Of the photos with a mask, the share that is shown whole.
 const PHOTO_WHOLE: f64 = 0.5;
-/// PartClass classes of the default vocabulary.
+/// Part classes of the default vocabulary.
 const CLASSES: u8 = 8;
 /// Height and width at which pooled pictures are kept.
 const POOL_SIZE: [usize; 2] = [160, 80];
@@ -314,7 +314,7 @@ fn augment(picture: &AnnotatedImage, size: [usize; 2], kept: f32, rng: &mut Rng)
     }
 }
 
-/// PartClass classes on which an attribute of the default vocabulary can be seen.
+/// Part classes on which an attribute of the default vocabulary can be seen.
 fn places(attribute: &Attribute) -> Vec<u8> {
     let places: &[u8] = match attribute.name.as_str() {
         "age" | "hair_length" | "headwear" | "glasses" => &[part::HEAD],

@@ -1,4 +1,4 @@
-//! Photos with tags and masks in the layout of Clothing Co-ParsingDataset: `attributes.csv` names tagged
+//! Photos with tags and masks in the layout of Clothing Co-Parsing: `attributes.csv` names tagged
 //! photos, `parsing.csv` photos with masks.
 
 use std::collections::BTreeMap;

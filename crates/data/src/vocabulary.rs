@@ -68,7 +68,7 @@ pub struct Vocabulary {
     pub templates: Vec<String>,
     /// Templates for the synonyms of parts; `{}` is replaced by the synonym.
     pub part_templates: Vec<String>,
-    /// PartClass classes; the position is the class number and 0 is the background.
+    /// Part classes; the position is the class number and 0 is the background.
     pub parts: Vec<PartClass>,
     /// Attributes; the logits of their values are stored one after the other in this order.
     #[serde(default)]

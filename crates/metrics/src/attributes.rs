@@ -1,4 +1,4 @@
-//! Attribute recognition: mA and the instance metrics of Li et al., "A Richly Annotated Dataset for LabeledPedestrian Attribute
+//! Attribute recognition: mA and the instance metrics of Li et al., "A Richly Annotated Dataset for Pedestrian Attribute
 //! Recognition" (RAP, 2016), as PA-100K, PETA and RAP report them.
 //!
 //! With TP, TN, P, N counted over images for one attribute, and I = |true ∩ predicted|, U = |true ∪ predicted| counted over
@@ -43,9 +43,9 @@ pub struct AttributeMetrics {
 /// The metrics of one attribute.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SingleAttributeMetrics {
-    /// ReidImages that have it.
+    /// Images that have it.
     pub positives: usize,
-    /// ReidImages that do not.
+    /// Images that do not.
     pub negatives: usize,
     /// TP/P; `None` without positives.
     pub true_positive_rate: Option<f64>,

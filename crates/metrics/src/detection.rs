@@ -3,7 +3,7 @@
 //! A box is x, y, width, height in pixels, in `f64`.
 //!
 //! # Log-average miss rate
-//! MR⁻² (Dollár et al., "LabeledPedestrian Detection: An Evaluation of the State of the Art", PAMI 2012; subsets by Zhang et al.,
+//! MR⁻² (Dollár et al., "Pedestrian Detection: An Evaluation of the State of the Art", PAMI 2012; subsets by Zhang et al.,
 //! "CityPersons", CVPR 2017). For a [`PedestrianSubset`] of heights and visibilities:
 //!
 //! 1. A true box outside the subset is ignored, as one that is marked so.
@@ -376,7 +376,7 @@ pub struct MissRate {
     pub pedestrians: usize,
     /// Found boxes that counted, right or wrong.
     pub found: usize,
-    /// ReidImages.
+    /// Images.
     pub images: usize,
 }
 

@@ -25,7 +25,7 @@ use crate::matmul::{MatrixView, dot, matmul};
 /// Most values in one block of distances: 32 MiB of `f32`.
 const BLOCK_VALUES: usize = 8 << 20;
 
-/// ReidImages of one side, query or gallery.
+/// Images of one side, query or gallery.
 #[derive(Debug, Clone, Copy)]
 pub struct ReidImages<'a> {
     /// `[images, channels]`, row-major; need not be normalized.
@@ -104,7 +104,7 @@ pub fn evaluate(
 }
 
 /// Evaluates rankings that were made elsewhere: `rankings` holds gallery images by position, the best first, for each query.
-/// Persons and cameras are pairs. ReidImages that a ranking does not name come after those that it does, in their order.
+/// Persons and cameras are pairs. Images that a ranking does not name come after those that it does, in their order.
 ///
 /// # Errors
 /// [`MetricError::NoValidQuery`].

@@ -13,8 +13,8 @@
 //! A found box is right if it overlaps by IoU 0.5 the true box that it overlaps most, and overlaps it most of all found
 //! boxes. Recall = right / true boxes, AP as above times recall.
 //!
-//! # ContextMatching
-//! ContextMatching bipartite graph matching (Li and Miao, "Sequential End-to-end Network for Efficient Person Search", AAAI 2021): in
+//! # Context graph
+//! Context bipartite graph matching (Li and Miao, "Sequential End-to-end Network for Efficient Person Search", AAAI 2021): in
 //! the frames of the `boxes` best ranked boxes, the query and those around it are assigned to the found people such that
 //! the sum of their cosines is largest, and that sum becomes the similarity of the box that the query is assigned to.
 
@@ -53,7 +53,7 @@ pub struct SearchQuery<'a> {
     pub gallery: Vec<(usize, Option<[f64; 4]>)>,
 }
 
-/// ContextMatching matching; published values are 10 boxes and 3 people for CUHK-SYSU, 30 and 4 for PRW.
+/// Context matching; published values are 10 boxes and 3 people for CUHK-SYSU, 30 and 4 for PRW.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ContextMatching {
@@ -66,7 +66,7 @@ pub struct ContextMatching {
 /// A box of the ranking.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct SearchHit {
-    /// GalleryFrame.
+    /// Frame.
     pub frame: usize,
     /// Position of the box in its [`GalleryFrame`].
     pub index: usize,

@@ -1,4 +1,4 @@
-//! ImageFeatures of any images, and files of them.
+//! Features of any images, and files of them.
 //!
 //! `.npy` holds a `float32` array [images, channels] in NumPy's format, version 1.0, and `<file>.keys.txt` beside it one key
 //! a line: line i is the key of row i. The keys are written last, and those of an earlier array are removed first, so that
@@ -26,7 +26,7 @@ use crate::features::{
     Batching, Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image,
 };
 
-/// ImageFeatures of images.
+/// Features of images.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Embeddings {
     /// Position of each image in its source.
@@ -85,7 +85,7 @@ pub fn embed<E: Extractor>(
 /// images of the source.
 ///
 /// # Errors
-/// ImageFeatures that are not finite; a stop through `progress`.
+/// Features that are not finite; a stop through `progress`.
 pub fn embed_some<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,

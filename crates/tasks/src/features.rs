@@ -134,7 +134,7 @@ pub struct InputBatch {
     pub width: usize,
 }
 
-/// ImageFeatures of a batch.
+/// Features of a batch.
 #[derive(Debug, Clone)]
 pub struct FeatureBatch {
     /// `[batch, channels]`.
@@ -156,7 +156,7 @@ pub struct FeatureMaps {
     pub width: usize,
 }
 
-/// ImageFeatures of one image.
+/// Features of one image.
 #[derive(Debug, Clone)]
 pub struct ImageFeatures<'a> {
     /// `[channels]`.
@@ -207,7 +207,7 @@ pub struct ImagePass<'a> {
     pub name: &'a (dyn Fn(usize) -> String + Sync),
 }
 
-/// ImageFeatures of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to skip it; `keep(i, features)`
+/// Features of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to skip it; `keep(i, features)`
 /// gives what is kept of its features. Results are in order, `None` for skipped images.
 ///
 /// # Errors

@@ -73,7 +73,7 @@ pub struct ExportOptions {
 pub struct BackboneExport {
     /// Tensors in the file.
     pub tensors: usize,
-    /// NamingScheme of the adapter's parameters that were left out.
+    /// Names of the adapter's parameters that were left out.
     pub dropped: Vec<String>,
     /// Python that loads the file.
     pub python: String,

@@ -1,4 +1,4 @@
-//! BackboneExport files: as timm loads and runs them, and back again.
+//! Exported files: as timm loads and runs them, and back again.
 //!
 //! `tests/golden/export.py` loads the files `tests/golden/export/*.safetensors` in timm with
 //! `strict=True` and keeps the features. They are what the tests here write; `CLASP_WRITE_EXPORTS=1

@@ -149,7 +149,7 @@ fn tuned<T: Evaluate>(common: &GlobalOptions, arguments: &EvalArguments) -> Resu
     if let Some(rate) = arguments.calibrate {
         set.push(format!("false_positive_rate={rate:e}"));
     }
-    let mut model = super::tuned::load::<T>(&arguments.model, &set, arguments.size, &device)?;
+    let mut model = super::load_model::load::<T>(&arguments.model, &set, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.precision, &device)?;
     let split = arguments.split.as_deref().unwrap_or("test");
     let data = model

@@ -21,7 +21,7 @@ use clasp_weights::import::load_backbone;
 use clasp_weights::onnx::{self, Output, Prompt};
 use serde_json::json;
 
-use super::tuned::load;
+use super::load_model::load;
 use super::{open_images, print_result};
 use crate::Outcome;
 use crate::args::{

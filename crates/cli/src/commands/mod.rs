@@ -20,6 +20,7 @@ mod import;
 mod inputs;
 mod inspect;
 mod label;
+mod load_model;
 mod outputs;
 mod partial;
 mod predict;
@@ -29,7 +30,6 @@ mod runs;
 mod score;
 mod search;
 mod synth;
-mod tuned;
 
 use events::EventPrinter;
 use inputs::{check_data, one_or_all, open_images};

@@ -20,8 +20,8 @@ use clasp_weights::finetuned;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
+use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::tuned::load;
 use super::{check_writable, one_or_all, open_images, print_result};
 use crate::args::{GlobalOptions, PredictArguments};
 use crate::progress::{Meter, say};

@@ -19,6 +19,9 @@
 //! Parquet has no list of fixed length: each list has as many logits as the vocabulary has
 //! values, which writer and reader check.
 //!
+//! To add a column: its field in `row`, its place in `shard` (schema, reading, writing, checks), what
+//! describes it in `meta`, and its row in the table above.
+//!
 //! Labels may be made and corrected by other programs. Any Parquet file with these columns is read,
 //! found by their names: maps as binary or as lists of whole numbers, numbers of any width, columns
 //! that allow missing values, further columns, any order, compression, encoding and row groups. What

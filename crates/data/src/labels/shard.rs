@@ -455,7 +455,7 @@ struct Group<'a> {
     reader: Box<dyn RowGroupReader + 'a>,
 }
 
-/// ColumnValues of a column, whatever their physical type.
+/// Values of a column, whatever their physical type.
 enum ColumnValues {
     Bytes(Vec<Vec<u8>>),
     Integers(Vec<i64>),

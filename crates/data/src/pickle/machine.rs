@@ -29,7 +29,7 @@ pub enum Made<'a, O> {
 
 /// What the classes and functions of a library build. Any other gives [`Node::Other`].
 pub trait Library<'a> {
-    /// PickleNodes that only pickles of this library have.
+    /// Nodes that only pickles of this library have.
     type Object;
 
     /// Whether bytes and long texts are kept: where they are numbers.

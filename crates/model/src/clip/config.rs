@@ -21,7 +21,7 @@ pub struct VisionConfig {
     pub width: usize,
     /// Number of blocks.
     pub layers: usize,
-    /// ClipAttention heads; divides `width`.
+    /// Attention heads; divides `width`.
     pub heads: usize,
     /// Hidden channels of the MLPs.
     pub hidden: usize,
@@ -39,7 +39,7 @@ pub struct TextConfig {
     pub width: usize,
     /// Number of blocks.
     pub layers: usize,
-    /// ClipAttention heads; divides `width`.
+    /// Attention heads; divides `width`.
     pub heads: usize,
     /// Hidden channels of the MLPs.
     pub hidden: usize,

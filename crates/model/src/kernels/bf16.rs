@@ -89,7 +89,7 @@ vectorized! {
     }
 }
 
-/// Intel's Advanced MatrixView Extensions (Intel 64 and IA-32 Architectures Software Developer's
+/// Intel's Advanced Matrix Extensions (Intel 64 and IA-32 Architectures Software Developer's
 /// Manual, volume 1, chapter 18).
 ///
 /// A tile register has 16 rows of 64 bytes. `tdpbf16ps` adds to a tile of 16x16 sums the product of

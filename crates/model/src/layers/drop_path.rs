@@ -86,7 +86,7 @@ impl DropPath {
         Self(blocks.into_iter())
     }
 
-    /// DropFactors of the next block's attention and MLP.
+    /// Factors of the next block's attention and MLP.
     pub fn next(&mut self) -> [Option<DropFactors>; 2] {
         self.0.next().unwrap_or_default()
     }

@@ -57,7 +57,7 @@ pub struct Rates {
     pub decay: f64,
 }
 
-/// ParameterMoments of one parameter.
+/// Moments of one parameter.
 #[derive(Debug, Clone)]
 pub(super) struct ParameterMoments {
     /// Steps that this parameter has taken.

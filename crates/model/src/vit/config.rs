@@ -31,7 +31,7 @@ pub struct VitSizes {
     pub embed_dim: usize,
     /// Number of blocks.
     pub depth: usize,
-    /// VitAttention heads; divides `embed_dim`.
+    /// Attention heads; divides `embed_dim`.
     pub num_heads: usize,
     /// Hidden channels of the MLPs.
     pub hidden_dim: usize,

@@ -30,7 +30,7 @@ const CCP_PARTS: [&str; 8] = [
     "bag",
 ];
 
-/// Labels that identify Clothing Co-ParsingDataset.
+/// Labels that identify Clothing Co-Parsing.
 const CCP_NAMES: [&str; 3] = ["skin", "hair", "dress"];
 
 /// Images with label maps.
@@ -56,7 +56,7 @@ pub(super) fn open_data(
                 return Err(TaskError::Mismatch {
                     file: parsing.file.display().to_string(),
                     expected: format!(
-                        "the labels of Clothing Co-ParsingDataset for task.classes = \"ccp_parts\", `{missing}` among them"
+                        "the labels of Clothing Co-Parsing for task.classes = \"ccp_parts\", `{missing}` among them"
                     ),
                     found: format!("{}, ...", found.collect::<Vec<_>>().join(", ")),
                 });

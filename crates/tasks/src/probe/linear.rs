@@ -192,7 +192,7 @@ impl LinearProbe {
         pieces.into_iter().sum()
     }
 
-    /// ImageFeatures and targets in pieces of whole groups.
+    /// Features and targets in pieces of whole groups.
     fn pieces<'a>(
         &self,
         features: &'a [f32],

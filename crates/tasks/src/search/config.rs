@@ -53,7 +53,7 @@ pub struct SearchConfig {
     pub other_cameras: bool,
     /// Multiply similarities by the score of the box.
     pub weight_by_score: bool,
-    /// ContextMatching matching: re-rank this many of the best boxes by the people beside the query; 0 for none.
+    /// Context matching: re-rank this many of the best boxes by the people beside the query; 0 for none.
     pub context_boxes: usize,
     /// People of the query's frame that context matching uses.
     pub context_people: usize,
@@ -88,7 +88,7 @@ impl Default for SearchConfig {
 }
 
 impl SearchConfig {
-    /// ContextMatching matching, if it is configured.
+    /// Context matching, if it is configured.
     pub(super) fn context(&self) -> Option<ContextMatching> {
         (self.context_boxes > 0).then_some(ContextMatching {
             boxes: self.context_boxes,

@@ -7,7 +7,7 @@ use rten_tensor::prelude::*;
 
 use super::error::OnnxError;
 
-/// OutputValues of a shape.
+/// Values of a shape.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct OutputValues {
     /// Size of each axis.

@@ -97,7 +97,7 @@ struct Lowering<'a> {
     graph: &'a Graph,
     fp16: bool,
     names: BTreeMap<TensorId, String>,
-    /// NameVisitor of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a
+    /// Names of matrices by those reshaped to [1, …, rows, columns]: engines multiply by a
     /// plain matrix in one go.
     matrices: BTreeMap<TensorId, String>,
     /// Name of a tensor [1] that holds the batch, once something has asked for it.

@@ -83,7 +83,7 @@ pub enum Prompt {
 pub struct OnnxOptions {
     /// Height and width of the images, in pixels.
     pub size: [usize; 2],
-    /// CheckImages at a time; none for any number.
+    /// Images at a time; none for any number.
     pub batch: Option<usize>,
     /// How the prompt weights reach the network.
     pub prompt: Prompt,
@@ -99,7 +99,7 @@ pub struct OnnxOptions {
     pub external: bool,
     /// Text for the file's metadata.
     pub metadata: BTreeMap<String, String>,
-    /// CheckImages to check the file with beside random ones: what they are, and bytes, [n, height,
+    /// Images to check the file with beside random ones: what they are, and bytes, [n, height,
     /// width, 3].
     pub samples: (String, Vec<u8>),
 }

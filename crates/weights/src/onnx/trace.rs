@@ -88,7 +88,7 @@ pub(super) struct Graph {
     pub operations: Vec<OperationIr>,
     /// Weights and other constants.
     pub values: BTreeMap<TensorId, TensorData>,
-    /// NameVisitor of weights.
+    /// Names of weights.
     pub names: BTreeMap<TensorId, String>,
     /// Images and prompt weights.
     pub inputs: [TensorId; 2],

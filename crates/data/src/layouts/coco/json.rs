@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::layouts::LayoutError;
 use crate::text::read_text;
 
-/// EntryErrors of a file that are listed one by one.
+/// Errors of a file that are listed one by one.
 const LISTED: usize = 20;
 
 /// Reads a file of JSON.

@@ -1,4 +1,6 @@
 //! Which device computes, by name.
+//!
+//! To add a kind of device: its name here in two places, and the Cargo feature of its back end.
 
 use anyhow::{Result, bail, ensure};
 use burn::tensor::{DType, Device, DeviceType};

@@ -6,6 +6,9 @@
 //! solarized, the others as [`ViewsConfig`] says. Crops keep the aspect ratio of the view to
 //! within a factor, as suits crops of upright people.
 //!
+//! To add an augmentation: a file in `augment/`, its keys in [`ViewsConfig`], and its random numbers
+//! after all others of a view, so that recipes without it give the same views as before.
+//!
 //! Colors are computed in 32-bit floats from 0 to 1, clamped after each operation that can leave
 //! that range: torchvision's operations on float tensors, where its 8-bit images round after each
 //! one. The blur is a Gaussian, where Pillow's is three box filters that approximate one.

@@ -1,4 +1,8 @@
-//! The command line: what each verb takes, and nothing else. The work is in `commands/<verb>.rs`.
+//! The command line: the arguments of each command, and nothing else. The work is in
+//! `commands/<command>.rs`.
+//!
+//! To add a command: its arguments in a file here, a variant of the enum below, and its file in
+//! `commands/`.
 
 mod bench;
 mod evaluation;

@@ -1,4 +1,4 @@
-//! Update rules: SGD, Adam, AdamW.
+//! Update rules of the optimizers: SGD, Adam, AdamW. To add one: a variant of [`Rule`].
 
 use burn::{backend::Flex, tensor::Tensor};
 use rayon::prelude::*;

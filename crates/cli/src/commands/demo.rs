@@ -398,7 +398,7 @@ fn table(results: &[NetworkMetrics], people: usize, steps: u64) -> Result<Result
         "In percent; the best of each column is bold. The backbone is frozen and a linear probe is trained on it (none \
          for re-identification); the test people are in no training set. Chance: guessing, or the best constant answer; for \
          pose the mean pose. {DINO} took as many steps as {CLASP} from the same images, without labels. Rows without a named \
-         prompt use each task's default mix of prompts; the last three rows use one prompt for every task. "
+         prompt use each task's default prompt; the last three rows use one prompt for every task. "
     );
     if same {
         note.push_str(&format!(
@@ -434,7 +434,7 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
     let found = accuracy(&store, &truth, Some(&calibration), &config)?;
     let percent = |share: f64| Cell::plain(format!("{:.1} %", 100.0 * share));
     let mut rows = vec![vec![
-        Cell::plain("body parts (grid positions)"),
+        Cell::plain("body parts (patch positions)"),
         percent(found.parts.right.unwrap_or(0.0)),
         percent(found.parts.labeled),
         percent(commonest_part(&truth)),
@@ -457,14 +457,14 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
             .to_vec(),
         rows,
         note: "Accuracy of the labels that are learned, against the truth of the synthetic people. The others are too \
-               uncertain and masked, or their attribute is switched off because it hardly varies. “Commonest value”: \
+               uncertain and masked, or their attribute is disabled because it hardly varies. “Most frequent value”: \
                accuracy of always giving the most frequent true value. Labels are calibrated to use rare values too, \
                so an accuracy below that one can still carry information."
             .to_owned(),
     }))
 }
 
-/// Share of the grid positions that the most frequent class has.
+/// Share of the patch positions that the most frequent class has.
 fn commonest_part(truth: &Store) -> f64 {
     let mut counts = BTreeMap::<u8, usize>::new();
     for label in truth.iter() {
@@ -526,14 +526,14 @@ fn report(
         ),
         introduction: vec![
             format!(
-                "{} synthetic people were drawn. A small CLIP labeled the body parts and the attributes of each picture, and \
+                "{} synthetic people were rendered. A small CLIP labeled the body parts and the attributes of each picture, and \
                  a small Swin transformer was pre-trained on these labels and by self-distillation. Then it was frozen and \
                  evaluated on other people, beside the same network before training and beside DINO, which is \
                  self-distillation alone.",
                 arguments.people
             ),
             "The people are synthetic, and the CLIP was trained on other synthetic people with known attributes and parts: \
-             these figures say nothing of photos, for which docs/results.md has others."
+             these results say nothing about photos; docs/results.md has results on photos."
                 .to_owned(),
         ],
         warnings: printed,
@@ -542,7 +542,7 @@ fn report(
             .to_owned(),
         label_accuracy: label_accuracy(labels, people)?,
         sample_note: "Eight of the pictures with their labels, right or wrong. A question mark: too uncertain to learn \
-                      from. Dark grid positions have no part label for the same reason."
+                      from. Dark patch positions have no part label for the same reason."
             .to_owned(),
         legend: legend.collect(),
         samples,

@@ -33,7 +33,7 @@ impl EventPrinter {
                 steps,
                 from,
             } => meter.line(&format!(
-                "{title}: {examples} {unit}, {steps} steps of {batch} {unit}, from step {from}"
+                "{title}: {examples} examples, {steps} steps of {batch}, from step {from}"
             )),
             Event::WeightsLoaded { path, report } => {
                 meter.line(&format!("starting from {}: {report}", path.display()));

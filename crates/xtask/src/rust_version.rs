@@ -1,11 +1,9 @@
 //! The Rust version that Cargo.toml and the README state is the one that the dependencies need.
 
-use std::process::Command;
-
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::workspace::in_repository;
+use crate::workspace::{in_repository, metadata_with_dependencies};
 
 /// A version of Rust: major, minor, patch.
 type RustVersion = (u32, u32, u32);
@@ -16,16 +14,7 @@ pub fn check(workspace: &Value) -> Result<()> {
     let stated = workspace["packages"][0]["rust_version"]
         .as_str()
         .context("Cargo.toml without rust-version")?;
-    let output = Command::new("cargo")
-        .args(["metadata", "--format-version", "1", "--locked"])
-        .output()
-        .context("starting cargo metadata")?;
-    ensure!(
-        output.status.success(),
-        "cargo metadata failed:\n{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let all: Value = serde_json::from_slice(&output.stdout)?;
+    let all = metadata_with_dependencies()?;
     let (package, needed) = newest(&all).context("no dependency states a Rust version")?;
     ensure!(
         parse(stated)? >= parse(&needed)?,

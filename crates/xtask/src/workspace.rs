@@ -7,8 +7,18 @@ use anyhow::{Context, Result, ensure};
 
 /// What `cargo metadata` says about the crates of the workspace.
 pub fn metadata() -> Result<serde_json::Value> {
+    cargo_metadata(&["--no-deps"])
+}
+
+/// The same with all dependencies.
+pub fn metadata_with_dependencies() -> Result<serde_json::Value> {
+    cargo_metadata(&[])
+}
+
+fn cargo_metadata(more: &[&str]) -> Result<serde_json::Value> {
     let output = Command::new("cargo")
-        .args(["metadata", "--format-version", "1", "--no-deps", "--locked"])
+        .args(["metadata", "--format-version", "1", "--locked"])
+        .args(more)
         .output()
         .context("starting cargo metadata")?;
     ensure!(

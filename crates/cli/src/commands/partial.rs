@@ -518,8 +518,8 @@ mod tests {
         assert_eq!((partial.done, values(&mut partial)), (1, vec![7]));
         drop(partial);
         let path = folder.path().join("out.partial");
-        fs::write(&path, "somebody's notes").unwrap();
+        fs::write(&path, "notes of the user").unwrap();
         refused(&asked, &images, "found something else");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "somebody's notes");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "notes of the user");
     }
 }

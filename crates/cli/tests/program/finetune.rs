@@ -294,12 +294,12 @@ fn boxes_that_do_not_fit_are_reported() {
         }
     });
     refused(&larger, &["4000 (height x width) as in the JSON"]);
-    let nobody = changed_scenes(&at.join("nobody"), |json| {
+    let empty = changed_scenes(&at.join("empty"), |json| {
         for one in json["annotations"].as_array_mut().expect("annotations") {
             one["ignore"] = 1.into();
         }
     });
-    refused(&nobody, &["at least one labeled person", "found 0"]);
+    refused(&empty, &["at least one labeled person", "found 0"]);
     let gone = changed_scenes(&at.join("gone"), |json| {
         json["images"][0]["file_name"] = "gone.jpg".into();
     });
@@ -416,7 +416,7 @@ fn scenes_are_learned_too() {
             count += 1;
         }
     }
-    assert!(count > 0, "nobody was found: {lines}");
+    assert!(count > 0, "no person was detected: {lines}");
     assert!(at.join("drawn").is_dir());
     refused(
         at,

@@ -296,7 +296,7 @@ fn ccp(root: &Path) {
     image(root.join("photos/0001.jpg"), [2, 3]);
 }
 
-/// A crowd, somebody without a labeled joint, a joint and a box outside their image, an image of another size than the JSON says.
+/// A crowd, a person without a labeled joint, a joint and a box outside their image, an image of another size than the JSON says.
 fn coco(root: &Path) {
     let joints = clasp_data::layouts::coco::COCO_JOINTS
         .map(|name| format!("{name:?}"))
@@ -399,7 +399,7 @@ fn prw(root: &Path) {
     );
 }
 
-/// Tables of one's own: images of one name in two folders, sides written short, a constant answer, somebody to be searched for.
+/// Tables of one's own: images of one name in two folders, sides written short, a constant answer, a person to search for.
 fn tables(root: &Path) {
     for folder in ["a", "b"] {
         images(&root.join(folder), &["1.jpg", "2.jpg"], [1, 4]);

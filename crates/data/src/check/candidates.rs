@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 
 use super::datasets;
 use super::report::LayoutCheck;
-use crate::layouts::LayoutError;
 use crate::layouts::attributes::AttributeDataset;
 use crate::layouts::layout::LayoutReader;
 use crate::layouts::registry::LAYOUTS;
 use crate::layouts::reid::MsmtVal;
 use crate::layouts::search::GallerySize;
+use crate::layouts::{LayoutError, TriedPath};
 
 const SPLITS: [&str; 3] = ["train", "val", "test"];
 
@@ -27,7 +27,7 @@ pub(super) struct DatasetCandidate {
 pub(super) struct Candidates {
     folder: PathBuf,
     pub(super) found: Vec<DatasetCandidate>,
-    pub(super) tried: Vec<String>,
+    pub(super) tried: Vec<TriedPath>,
 }
 
 impl Candidates {
@@ -143,6 +143,6 @@ fn not_found(layout: &'static str, file: &Path) -> LayoutError {
         folder: file.parent().unwrap_or(Path::new("")).display().to_string(),
         layout,
         expected: String::new(),
-        tried: vec![file.display().to_string()],
+        tried: vec![file.to_owned().into()],
     }
 }

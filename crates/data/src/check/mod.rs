@@ -23,7 +23,7 @@ pub use report::{CheckedCount, FolderCheck, LayoutCheck};
 
 use self::candidates::Candidates;
 use crate::image::{Limits, decode, is_turned};
-use crate::layouts::LayoutError;
+use crate::layouts::{LayoutError, TriedPath};
 use crate::source::{Source, SourceError};
 
 /// Levels of folders below the one given that are searched.
@@ -49,7 +49,7 @@ pub fn check(
         path: path.to_owned(),
         images: 0,
         layouts: found,
-        tried,
+        tried: tried.iter().map(TriedPath::to_string).collect(),
         decoded: None,
         unreadable: Vec::new(),
         repeated: Vec::new(),
@@ -87,7 +87,7 @@ pub fn check(
 }
 
 /// The datasets in a folder and in those below it, and the paths of the folder itself where none is.
-fn find_datasets(root: &Path) -> (Vec<LayoutCheck>, Vec<String>) {
+fn find_datasets(root: &Path) -> (Vec<LayoutCheck>, Vec<TriedPath>) {
     let (mut found, mut tried, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
     for folder in folders(root) {
         let candidates = Candidates::of(&folder);

@@ -142,7 +142,7 @@ fn a_jpeg_without_huffman_tables_is_decoded_with_those_of_the_standard() {
 fn a_color_profile_takes_no_memory() {
     let chunk = |kind: &[u8], data: &[u8]| {
         let length = (data.len() as u32).to_be_bytes();
-        // The checksum is not right: the chunk is not looked into.
+        // The checksum is not right: the content of the chunk is not read.
         [&length[..], kind, data, &[0; 4]].concat()
     };
     let png = encode_png(&Rgb::filled(5, 4, [9, 8, 7]));

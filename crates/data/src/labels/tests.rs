@@ -439,7 +439,7 @@ fn files_of_other_programs_are_read_by_names_and_types_and_reported() {
         assert_eq!(store.len(), 8);
         let (labels, edited) = read_shard(folder.path(), "a/b").unwrap();
         assert!(labels == expected && edited, "{program}");
-        // Without the sidecar nobody knows what the numbers are of.
+        // Without the sidecar the meaning of the numbers is unknown.
         fs::remove_file(folder.path().join("_store.toml")).unwrap();
         let error = Store::open(folder.path()).unwrap_err().to_string();
         assert!(

@@ -18,6 +18,7 @@ pub mod search;
 pub mod sides;
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::mat::{MatError, MatFile};
@@ -40,7 +41,7 @@ pub enum LayoutError {
         /// What is expected.
         expected: String,
         /// Every path that was tried.
-        tried: Vec<String>,
+        tried: Vec<TriedPath>,
     },
     /// An invalid line of a table.
     #[error("{file}, line {line}: expected {expected}, found {found}")]
@@ -99,8 +100,8 @@ pub enum LayoutError {
     /// A layout with one file for each split, without the one that was asked for.
     #[error(
         "`{folder}` holds no {layout} of split `{wanted}`\n  expected one of its splits: {}\n  looked for: {}\n\
-         hint: name an existing split (`--split`, or in a recipe `task.train`); if it is needed to choose the best \
-         model, `--set run.select=last` takes the last one",
+         hint: name an existing split (`--split`, or in a recipe `task.train_split`); if it is needed to choose the \
+         best model, `--set run.checkpoint_selection=last` takes the last one",
         list(.splits),
         places(.tried)
     )]
@@ -114,7 +115,7 @@ pub enum LayoutError {
         /// The splits that are there.
         splits: Vec<String>,
         /// Every path that was tried.
-        tried: Vec<String>,
+        tried: Vec<TriedPath>,
     },
     /// A file with an invalid name, or with content of another kind.
     #[error("{file}: expected {expected}, found {found}")]
@@ -188,10 +189,39 @@ fn with_splits(
 
 impl LayoutError {
     /// The paths that were tried, where nothing was found.
-    pub fn missing(self) -> Result<Vec<String>, Self> {
+    pub fn missing(self) -> Result<Vec<TriedPath>, Self> {
         match self {
             Self::NotFound { tried, .. } | Self::NoSplitFile { tried, .. } => Ok(tried),
             other => Err(other),
+        }
+    }
+}
+
+/// A path at which a dataset was looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TriedPath {
+    /// The path.
+    pub path: PathBuf,
+    /// Why it cannot be used, if it exists.
+    pub problem: Option<&'static str>,
+}
+
+impl From<PathBuf> for TriedPath {
+    /// A path that does not exist.
+    fn from(path: PathBuf) -> Self {
+        Self {
+            path,
+            problem: None,
+        }
+    }
+}
+
+impl fmt::Display for TriedPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.path.display())?;
+        match self.problem {
+            Some(problem) => write!(f, " ({problem})"),
+            None => Ok(()),
         }
     }
 }
@@ -200,13 +230,13 @@ impl LayoutError {
 const MOST_PLACES: usize = 3;
 
 /// The first of the paths that were tried, and how many more there are.
-fn places(tried: &[String]) -> String {
-    // A file that exists but cannot be used has the reason in parentheses, which matters most.
-    let (unusable, missing): (Vec<&String>, Vec<_>) =
-        tried.iter().partition(|place| place.ends_with(')'));
+fn places(tried: &[TriedPath]) -> String {
+    // Those that exist but cannot be used matter most.
+    let (unusable, missing): (Vec<_>, Vec<_>) =
+        tried.iter().partition(|place| place.problem.is_some());
     let named: Vec<String> = { unusable.into_iter().chain(missing) }
         .take(MOST_PLACES)
-        .cloned()
+        .map(TriedPath::to_string)
         .collect();
     match tried.len().saturating_sub(MOST_PLACES) {
         0 => named.join(", "),
@@ -250,7 +280,7 @@ fn find_all(
             folder: folder.display().to_string(),
             layout,
             expected: expected.to_owned(),
-            tried: paths.map(|path| path.display().to_string()).collect(),
+            tried: paths.map(TriedPath::from).collect(),
         });
     }
     Ok(found)

@@ -104,7 +104,7 @@ pub fn run<'a, L: Library<'a>>(
     library: &mut L,
 ) -> Result<PickleNodes<'a, L::Object>> {
     let mut machine = Machine {
-        library,
+        globals: library,
         nodes: Vec::new(),
         stack: Stack::default(),
         memo: HashMap::new(),
@@ -126,7 +126,8 @@ pub fn run<'a, L: Library<'a>>(
 }
 
 struct Machine<'l, 'a, L: Library<'a>> {
-    library: &'l mut L,
+    /// Builds the objects of the classes and functions that the pickle names.
+    globals: &'l mut L,
     nodes: Vec<Node<'a, L::Object>>,
     stack: Stack<Id>,
     memo: HashMap<u64, Id>,
@@ -286,14 +287,14 @@ impl<'a, L: Library<'a>> Machine<'_, 'a, L> {
             }
             b'b' => {
                 let (state, object) = (self.stack.pop()?, self.stack.top()?);
-                if let Some(node) = self.library.with_state(object, state, &self.nodes)? {
+                if let Some(node) = self.globals.with_state(object, state, &self.nodes)? {
                     self.nodes[object] = node;
                 }
                 Ok(())
             }
             _ => {
                 let reference = self.stack.pop()?;
-                let node = self.library.outside(reference, &self.nodes)?;
+                let node = self.globals.outside(reference, &self.nodes)?;
                 self.make(node)
             }
         }
@@ -367,9 +368,9 @@ impl<'a, L: Library<'a>> Machine<'_, 'a, L> {
             return self.make(Node::Other);
         };
         let made = if function {
-            self.library.call(name, arguments, &self.nodes)?
+            self.globals.call(name, arguments, &self.nodes)?
         } else {
-            self.library.object(name, arguments, &self.nodes)?
+            self.globals.object(name, arguments, &self.nodes)?
         };
         match made {
             Made::Same(id) => self.push(id),

@@ -11,24 +11,13 @@ use clasp_data::layouts::parsing::{
     BLACK_AND_WHITE, IGNORE, LabelMap, MaskedImage, ParsingDataset, is_black_and_white,
 };
 use clasp_data::layouts::sides::twins;
+use clasp_data::part;
 use rand::RngExt;
 
 use super::{ParsingClasses, ParsingConfig, ParsingTarget, ParsingTask};
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::task::{Example, SplitChoice, TrainingExamples};
-
-/// The classes of [`ccp_parts`]: the parts of the standard vocabulary.
-const CCP_PARTS: [&str; 8] = [
-    "background",
-    "head",
-    "upper body",
-    "arms",
-    "lower body",
-    "legs",
-    "feet",
-    "bag",
-];
 
 /// Labels that identify Clothing Co-Parsing.
 const CCP_NAMES: [&str; 3] = ["skin", "hair", "dress"];
@@ -61,7 +50,7 @@ pub(super) fn open_data(
                     found: format!("{}, ...", found.collect::<Vec<_>>().join(", ")),
                 });
             }
-            parsing.relabeled(&CCP_PARTS, ccp_parts)
+            parsing.relabeled(&part::NAMES, ccp_parts)
         }
     })
 }
@@ -254,7 +243,7 @@ pub(super) mod tests {
     fn the_parts_equal_the_standard_vocabulary() {
         let vocabulary = clasp_data::vocabulary::Vocabulary::standard().unwrap();
         let names: Vec<String> = vocabulary.parts.into_iter().map(|part| part.name).collect();
-        assert_eq!(names, CCP_PARTS);
+        assert_eq!(names, part::NAMES);
     }
 
     #[test]

@@ -189,7 +189,7 @@ pub fn parsing(options: &BenchParsing) -> Result<Measurement> {
     })
 }
 
-/// Miss rates of random pedestrians of all heights and visibilities, each found somewhere near, among boxes of nobody.
+/// Miss rates of random pedestrians of all heights and visibilities, each detected with a small offset, among false positives.
 pub fn detection(options: &BenchDetection) -> Result<Measurement> {
     let mut rng = rng_for(0, 0, "detection");
     let (mut truth, mut found) = (Vec::new(), Vec::new());

@@ -36,7 +36,7 @@ impl MaskFolders {
             if !self.images(&root)?.is_empty() {
                 return Ok(root);
             }
-            tried.push(root.join(self.places[0][1]).display().to_string());
+            tried.push(root.join(self.places[0][1]).into());
         }
         Err(LayoutError::NotFound {
             folder: folder.display().to_string(),

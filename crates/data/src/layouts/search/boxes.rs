@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::dataset::{FramePerson, SearchDataset, SearchFrame, SearchQuery};
-use crate::layouts::LayoutError;
 use crate::layouts::coco::{BoxDataset, boxes};
 use crate::layouts::layout::{Layout, LayoutReader};
+use crate::layouts::{LayoutError, TriedPath};
 
 pub(crate) const LAYOUT: Layout = Layout {
     name: "COCO boxes with persons",
@@ -37,7 +37,10 @@ fn no_persons(file: &Path) -> LayoutError {
         folder: folder.display().to_string(),
         layout: LAYOUT.name,
         expected: "annotations with `pid`".to_owned(),
-        tried: vec![format!("{} (annotations without `pid`)", file.display())],
+        tried: vec![TriedPath {
+            path: file.to_owned(),
+            problem: Some("annotations without `pid`"),
+        }],
     }
 }
 

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clasp_data::image::ImageError;
 use clasp_data::layouts::LayoutError;
+use clasp_data::source::UnreadableImage;
 use clasp_data::vocabulary::VocabularyError;
 
 /// An error of captioned pictures or zero-shot scores.
@@ -19,14 +19,9 @@ pub enum Error {
     /// A file cannot be read; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
-    /// An image cannot be decoded.
-    #[error("{}: {problem}", path.display())]
-    Image {
-        /// The image.
-        path: PathBuf,
-        /// Why.
-        problem: ImageError,
-    },
+    /// An image cannot be read.
+    #[error(transparent)]
+    Image(#[from] UnreadableImage),
     /// A mask differs in size from its image.
     #[error(
         "{}: expected a mask as large as its image, {} x {} pixels, found {} x {}",

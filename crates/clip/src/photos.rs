@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use clasp_data::image::{Limits, Rgb, decode};
+use clasp_data::image::{Limits, Rgb};
 use clasp_data::layouts::attributes::AttributeDataset;
 use clasp_data::layouts::parsing::ParsingDataset;
+use clasp_data::source::load_file;
 
 use crate::error::Error;
 
@@ -106,10 +107,7 @@ impl CcpPhotos {
 }
 
 fn read_image(path: &Path) -> Result<Rgb, Error> {
-    decode(&fs_err::read(path)?, &Limits::default()).map_err(|problem| Error::Image {
-        path: path.to_owned(),
-        problem,
-    })
+    Ok(load_file(path, &Limits::default())?)
 }
 
 /// The attributes that CCP's tags determine: lower type and footwear where exactly one kind is

@@ -225,7 +225,7 @@ fn fitted(picture: &Rgb) -> Rgb {
     )
 }
 
-/// A picture with the colors of its parts over it. Cells without a class stay gray and dark.
+/// A picture with the colors of its parts over it. Positions without a class stay gray and dark.
 ///
 /// `parts`: [rows, columns] with `grid` = rows and columns
 pub fn overlay(picture: &Rgb, parts: &[u8], grid: [usize; 2]) -> Rgb {
@@ -240,7 +240,7 @@ pub fn overlay(picture: &Rgb, parts: &[u8], grid: [usize; 2]) -> Rgb {
             let part =
                 parts[(y * grid[0] / picture.height) * grid[1] + x * grid[1] / picture.width];
             let pixel = picture.pixel(x, y).map(f32::from);
-            // Grey below, so that the colors are those of the parts and not of the clothes.
+            // Gray below, so that the colors are those of the parts and not of the clothes.
             let gray = 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2];
             let mixed = match part {
                 IGNORE => [0.5 * gray; 3],

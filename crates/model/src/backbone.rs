@@ -38,8 +38,8 @@ pub use crate::{
     features::{Features, SharedFeatures},
 };
 
-/// Defines [`Architecture`]: a row for each preset with its name, its sizes and what it is, and one
-/// for each family, which is called as its variant of [`Sizes`].
+/// Defines [`Architecture`]: a row for each preset with its name and its sizes, and one for
+/// each family, which is called as its variant of [`Sizes`].
 macro_rules! architectures {
     (
         presets { $($(#[doc = $doc:literal])* $preset:ident $name:literal => $sizes:expr;)* }
@@ -63,15 +63,6 @@ macro_rules! architectures {
                     $(Self::$preset => $name,)*
                     $(Self::$family => $family_name,)*
                 }
-            }
-
-            /// What it is, in a line.
-            pub fn summary(self) -> &'static str {
-                match self {
-                    $(Self::$preset => concat!($($doc),*),)*
-                    $(Self::$family => concat!($($family_doc),*),)*
-                }
-                .trim()
             }
 
             /// The sizes of the preset; none for a family.
@@ -225,14 +216,6 @@ impl BackboneConfig {
     /// The same with an adapter.
     pub fn with_adapter(self, adapter: Adapter) -> Self {
         Self { adapter, ..self }
-    }
-
-    /// Number of stages; a ViT counts as four of equal depth.
-    pub fn stages(&self) -> usize {
-        match self.sizes() {
-            Some(Sizes::Swin(sizes)) => sizes.depths.len(),
-            _ => 4,
-        }
     }
 
     /// Number of all blocks, and of those of the last stage.
@@ -398,7 +381,7 @@ impl Backbone {
     ///
     /// # Shapes
     /// - images: [batch, 3, height, width], normalized; any size
-    /// - mix: [1, prompts], see [`PromptWeights::tensor`]; [batch, prompts] for SOLIDER's controller too;
+    /// - prompt_weights: [1, prompts], see [`PromptWeights::tensor`]; [batch, prompts] for SOLIDER's controller too;
     ///   ignored without an adapter
     ///
     /// `drop_path` is the generator of stochastic depth, for training; without it nothing is
@@ -406,11 +389,11 @@ impl Backbone {
     pub fn forward(
         &self,
         images: Tensor<4>,
-        mix: Tensor<2>,
+        prompt_weights: Tensor<2>,
         mut drop_path: Option<&mut Rng>,
     ) -> Features {
-        let shared = self.shared(images, &mix, drop_path.as_deref_mut());
-        self.conditional(shared, &mix, drop_path)
+        let shared = self.shared(images, &prompt_weights, drop_path.as_deref_mut());
+        self.conditional(shared, &prompt_weights, drop_path)
     }
 
     /// The first part of [`Backbone::forward`]: all blocks before the conditional ones. It does not
@@ -422,11 +405,11 @@ impl Backbone {
     pub fn shared(
         &self,
         images: Tensor<4>,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
         drop_path: Option<&mut Rng>,
     ) -> SharedFeatures {
         match self {
-            Self::Swin(swin) => swin.shared(images, mix, drop_path),
+            Self::Swin(swin) => swin.shared(images, prompt_weights, drop_path),
             Self::Vit(vit) => vit.shared(images, drop_path),
         }
     }
@@ -435,24 +418,24 @@ impl Backbone {
     /// the last norm.
     ///
     /// # Shapes
-    /// - mix: [1, prompts]
+    /// - prompt_weights: [1, prompts]
     pub fn conditional(
         &self,
         shared: SharedFeatures,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
         drop_path: Option<&mut Rng>,
     ) -> Features {
         match self {
-            Self::Swin(swin) => swin.conditional(shared, mix, drop_path),
-            Self::Vit(vit) => vit.conditional(shared, mix, drop_path),
+            Self::Swin(swin) => swin.conditional(shared, prompt_weights, drop_path),
+            Self::Vit(vit) => vit.conditional(shared, prompt_weights, drop_path),
         }
     }
 
     /// A copy of the last stage of a Swin with prompt weights folded in ([`Swin::last_stage`]);
     /// none of a ViT, or of a Swin of one stage.
-    pub fn last_stage(&self, mix: PromptWeights) -> Option<LastStage> {
+    pub fn last_stage(&self, prompt_weights: PromptWeights) -> Option<LastStage> {
         match self {
-            Self::Swin(swin) => swin.last_stage(mix),
+            Self::Swin(swin) => swin.last_stage(prompt_weights),
             Self::Vit(_) => None,
         }
     }
@@ -532,10 +515,10 @@ impl Backbone {
     /// The same backbone with prompt weights folded into its parameters, for export: it ignores the
     /// prompt weights of [`Backbone::forward`], and its configuration's adapter is
     /// [`Adapter::folded`].
-    pub fn fold(self, mix: PromptWeights) -> Self {
+    pub fn fold(self, prompt_weights: PromptWeights) -> Self {
         match self {
-            Self::Swin(swin) => Self::Swin(swin.fold(mix)),
-            Self::Vit(vit) => Self::Vit(vit.fold(mix)),
+            Self::Swin(swin) => Self::Swin(swin.fold(prompt_weights)),
+            Self::Vit(vit) => Self::Vit(vit.fold(prompt_weights)),
         }
     }
 }

@@ -23,7 +23,7 @@
 //!
 //! D_e starts as noise with Σ_e w_te·D_e = 0 for every task t, and w is linear in m, so that the
 //! block starts as the plain block for every m, to rounding. G_t starts as a mild preference for
-//! the experts e with e mod tasks = t.
+//! the experts e with e mod prompts = t.
 //!
 //! Both start as the plain backbone, so published weights load without loss. For fixed prompt
 //! weights both fold into a plain block, which other programs can load. Experts that are routed
@@ -105,10 +105,10 @@ impl MoeConfig {
     /// Number of parameters that it adds to a block of `channels` channels whose MLP has `hidden`
     /// units.
     pub fn parameters(&self, channels: usize, hidden: usize) -> usize {
-        let tasks = PROMPTS.len();
+        let prompts = PROMPTS.len();
         match self.form {
-            MoeKind::Gated => tasks * (4 * channels + hidden),
-            MoeKind::Merged => self.experts * (tasks + 2 * channels * hidden + hidden + channels),
+            MoeKind::Gated => prompts * (4 * channels + hidden),
+            MoeKind::Merged => self.experts * (prompts + 2 * channels * hidden + hidden + channels),
         }
     }
 
@@ -138,10 +138,10 @@ impl MoeConfig {
 
     /// The mixture of a block of `channels` channels whose MLP has `hidden` units.
     pub fn init(&self, channels: usize, hidden: usize, rng: &mut Rng, device: &Device) -> Moe {
-        let tasks = PROMPTS.len();
+        let prompts = PROMPTS.len();
         match self.form {
             MoeKind::Gated => {
-                let zero = |width| layers::constant([tasks, width], 0.0, device);
+                let zero = |width| layers::constant([prompts, width], 0.0, device);
                 Moe::Gated(Gated {
                     prompts: Modulation {
                         norm1_scale: zero(channels),
@@ -159,12 +159,6 @@ impl MoeConfig {
             }),
         }
     }
-}
-
-/// Whether a parameter of that name belongs to the prompts: what only prompts have, and no weight
-/// decay acts on.
-pub fn is_prompt(name: &str) -> bool {
-    name.contains(".moe.prompts.")
 }
 
 /// Whether a parameter of that name belongs to a mixture of experts, prompts included.
@@ -213,25 +207,25 @@ impl Conditioned {
 }
 
 impl Moe {
-    /// The norms and the MLP of a block under prompt weights [1, tasks], as tensors of the graph:
+    /// The norms and the MLP of a block under prompt weights [1, prompts], as tensors of the graph:
     /// gradients reach the weights and the prompts.
     pub(crate) fn condition(
         &self,
         [norm1, norm2]: [&LayerNorm; 2],
         mlp: &Mlp,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
     ) -> Conditioned {
         match self {
-            Self::Gated(gated) => gated.condition([norm1, norm2], mlp, mix),
+            Self::Gated(gated) => gated.condition([norm1, norm2], mlp, prompt_weights),
             Self::Merged(merged) => Conditioned {
                 norm1: norm1.clone(),
                 norm2: norm2.clone(),
-                mlp: merged.merge(mlp, mix),
+                mlp: merged.merge(mlp, prompt_weights),
             },
         }
     }
 
-    /// How much each expert weighs under each prompt, [tasks, experts], of merged experts: w_t =
+    /// How much each expert weighs under each prompt, [prompts, experts], of merged experts: w_t =
     /// softmax(G_t).
     pub fn expert_weights(&self) -> Option<Tensor<2>> {
         match self {
@@ -244,15 +238,15 @@ impl Moe {
 /// The prompts of gated hidden units, one row a task.
 #[derive(Module, Debug)]
 pub struct Modulation {
-    /// s of LN1: [tasks, channels].
+    /// s of LN1: [prompts, channels].
     pub norm1_scale: Param<Tensor<2>>,
-    /// b of LN1: [tasks, channels].
+    /// b of LN1: [prompts, channels].
     pub norm1_shift: Param<Tensor<2>>,
-    /// s of LN2: [tasks, channels].
+    /// s of LN2: [prompts, channels].
     pub norm2_scale: Param<Tensor<2>>,
-    /// b of LN2: [tasks, channels].
+    /// b of LN2: [prompts, channels].
     pub norm2_shift: Param<Tensor<2>>,
-    /// c of the hidden units: [tasks, hidden].
+    /// c of the hidden units: [prompts, hidden].
     pub hidden_scale: Param<Tensor<2>>,
 }
 
@@ -268,11 +262,16 @@ impl Gated {
         &self,
         [norm1, norm2]: [&LayerNorm; 2],
         mlp: &Mlp,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
     ) -> Conditioned {
         let prompts = &self.prompts;
-        // [1, tasks] · [tasks, width] → [width].
-        let mixed = |rows: &Param<Tensor<2>>| mix.clone().matmul(rows.val()).squeeze_dim::<1>(0);
+        // [1, prompts] · [prompts, width] → [width].
+        let mixed = |rows: &Param<Tensor<2>>| {
+            prompt_weights
+                .clone()
+                .matmul(rows.val())
+                .squeeze_dim::<1>(0)
+        };
         let modulate = |norm: &LayerNorm, scale, shift| {
             let factor = mixed(scale) + 1.0;
             let shift = mixed(shift);
@@ -302,21 +301,21 @@ impl Gated {
 /// How much each prompt prefers each expert.
 #[derive(Module, Debug)]
 pub struct Gate {
-    /// G: [tasks, experts].
+    /// G: [prompts, experts].
     pub gate: Param<Tensor<2>>,
 }
 
 impl Gate {
-    /// 1 where the expert's number leaves the task's as its remainder, else 0.
+    /// 1 where the expert's number leaves the prompt's as its remainder, else 0.
     fn init(experts: usize, device: &Device) -> Self {
-        let tasks = PROMPTS.len();
-        let own = |task: usize, expert: usize| if expert % tasks == task { 1.0 } else { 0.0 };
-        let values: Vec<f32> = (0..tasks)
-            .flat_map(|task| (0..experts).map(move |expert| own(task, expert)))
+        let prompts = PROMPTS.len();
+        let own = |prompt: usize, expert: usize| if expert % prompts == prompt { 1.0 } else { 0.0 };
+        let values: Vec<f32> = (0..prompts)
+            .flat_map(|prompt| (0..experts).map(move |expert| own(prompt, expert)))
             .collect();
         let values = Tensor::<1>::from_floats(values.as_slice(), device);
         Self {
-            gate: leaf(values.reshape([tasks, experts])),
+            gate: leaf(values.reshape([prompts, experts])),
         }
     }
 }
@@ -369,7 +368,7 @@ impl Differences {
 }
 
 /// values: [experts, n], less the mean over the experts of the same remainder. Every prompt weighs
-/// these alike at the start, so Σ_e w_te·D_e = 0 for each prompt and for each mix of them.
+/// these alike at the start, so Σ_e w_te·D_e = 0 for each prompt and for any weights of them.
 fn without_class_means(values: Tensor<2>, classes: usize) -> Tensor<2> {
     let experts = values.dims()[0];
     let rows: Vec<Tensor<2>> = (0..experts)
@@ -385,8 +384,10 @@ fn without_class_means(values: Tensor<2>, classes: usize) -> Tensor<2> {
 }
 
 impl Merged {
-    fn merge(&self, mlp: &Mlp, mix: &Tensor<2>) -> Mlp {
-        let weights = mix.clone().matmul(softmax(self.prompts.gate.val(), 1));
+    fn merge(&self, mlp: &Mlp, prompt_weights: &Tensor<2>) -> Mlp {
+        let weights = prompt_weights
+            .clone()
+            .matmul(softmax(self.prompts.gate.val(), 1));
         mlp.with_layers(
             self.fc1.merge(&mlp.fc1, &weights),
             self.fc2.merge(&mlp.fc2, &weights),

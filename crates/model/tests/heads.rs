@@ -289,11 +289,11 @@ fn the_two_stage_head_is_seqnet_on_a_swin() {
         |head: &TwoStageHead, maps: &[Tensor<4>], mut training: Option<&mut Training<'_>>| {
             let map = head.map(maps[0].clone());
             let proposals = head.propose(map.clone());
-            let looked = head.look(map.clone(), &regions(), training.as_deref_mut());
+            let detections = head.detect(map.clone(), &regions(), training.as_deref_mut());
             let known = head.embed(map, &regions(), training);
             let rows = [
-                looked.class,
-                looked.deltas,
+                detections.class,
+                detections.deltas,
                 known.embedding,
                 known.score.unsqueeze_dim(1),
                 known.deltas,

@@ -142,17 +142,12 @@ impl Measurements {
     pub(crate) fn check(&self) -> Result<(), NonFinite> {
         let losses = LOSSES.iter().map(|term| Measurement::Loss(term.name));
         for measurement in losses.chain([Measurement::Total]) {
-            if let Some(&value) = self.sums.get(&measurement)
-                && !value.is_finite()
-            {
-                let name = match measurement {
-                    Measurement::Loss(name) => name,
-                    _ => "total",
-                };
-                return Err(NonFinite {
-                    quantity: format!("{name} loss"),
-                    value,
-                });
+            let name = match measurement {
+                Measurement::Loss(name) => name,
+                _ => "total",
+            };
+            if let Some(&value) = self.sums.get(&measurement) {
+                NonFinite::check(|| format!("{name} loss"), value)?;
             }
         }
         Ok(())

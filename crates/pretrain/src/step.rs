@@ -178,12 +178,7 @@ impl Pretrainer {
         let batch = self.batch_gradients(samples, observe);
         batch.measurements.check()?;
         let norm = batch.norms.total();
-        if !norm.is_finite() {
-            return Err(NonFinite {
-                quantity: "norm of the gradients".to_owned(),
-                value: norm,
-            });
-        }
+        NonFinite::check(|| "norm of the gradients".to_owned(), norm)?;
         let scheduled = ScheduledValues::at(&self.plan, self.step);
         let metrics = metrics(&batch, norm, scheduled, observe.then_some(&self.parameters));
         let mean = |measurement| batch.measurements.mean(measurement).unwrap_or(f64::NAN);

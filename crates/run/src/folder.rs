@@ -38,6 +38,23 @@ pub struct NonFinite {
     pub value: f64,
 }
 
+impl NonFinite {
+    /// Checks a loss or norm.
+    ///
+    /// # Errors
+    ///
+    /// It is infinite or not a number.
+    pub fn check(quantity: impl FnOnce() -> String, value: f64) -> Result<(), Self> {
+        match value.is_finite() {
+            true => Ok(()),
+            false => Err(Self {
+                quantity: quantity(),
+                value,
+            }),
+        }
+    }
+}
+
 /// The folder of a run that this process trains in. The lock is held until it is dropped.
 pub struct RunFolder {
     path: PathBuf,

@@ -1,16 +1,12 @@
 //! A backbone with prompt weights as an [`Extractor`].
 
-use std::path::Path;
-
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::backbone::Backbone;
 use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Shares};
-use clasp_weights::backbone::BackboneMeta;
-use clasp_weights::import::load_backbone;
 
 use crate::TaskError;
-use crate::features::{Extractor, FeatureBatch, FeatureMaps, InputBatch, Preprocess};
+use crate::features::{Extractor, FeatureBatch, FeatureMaps, InputBatch};
 
 /// A [`Backbone`] with the same prompt weights for every image.
 #[derive(Debug, Clone)]
@@ -32,35 +28,9 @@ impl BackboneExtractor {
         }
     }
 
-    /// The backbone of a file or a run's folder, and its preprocessing.
-    ///
-    /// # Errors
-    /// The file is missing or holds no backbone.
-    pub fn load(
-        path: &Path,
-        prompt: PromptWeights,
-        device: &Device,
-    ) -> Result<(Self, Preprocess, BackboneMeta), TaskError> {
-        let (backbone, meta) = load_backbone(path, device)?;
-        let preprocess = Preprocess::of(&meta);
-        Ok((
-            Self::new(backbone, prompt, device.clone()),
-            preprocess,
-            meta,
-        ))
-    }
-
     /// The same backbone at another precision.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }
-    }
-
-    /// The same backbone with other prompt weights.
-    pub fn with_prompt(&self, prompt: PromptWeights) -> Self {
-        Self {
-            prompt,
-            ..self.clone()
-        }
     }
 }
 

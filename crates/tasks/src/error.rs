@@ -1,4 +1,4 @@
-//! Why an evaluation cannot be done.
+//! Errors of this crate.
 
 use clasp_data::layouts::LayoutError;
 use clasp_data::source::{SourceError, TooManyUnreadable};

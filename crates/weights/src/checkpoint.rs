@@ -100,7 +100,7 @@ pub fn write_as(
     Ok(())
 }
 
-/// The metadata key of [`Content`].
+/// The metadata key of [`FileContent`].
 const DIGEST: &str = "clasp.sha256";
 
 /// Numbers that are hashed at a time.

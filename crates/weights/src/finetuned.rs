@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::backbone::{BackboneMeta, backbone_state, load_backbone_state, sha256};
 use crate::checkpoint::{self, Metadata};
 use crate::error::WeightsError;
-use crate::state::StateDict;
+use crate::state::{StateDict, extend_prefixed, with_prefix};
 
 /// Value of `format` in the metadata.
 pub const FORMAT: &str = "clasp-task/2";
@@ -55,16 +55,10 @@ pub fn save(
         ("format".to_owned(), FORMAT.to_owned()),
         ("model".to_owned(), json),
     ]);
-    let parts = [
-        ("backbone.", backbone_state(backbone)),
-        ("head.", head.clone()),
-    ];
-    let state = parts.into_iter().flat_map(|(prefix, state)| {
-        state
-            .into_iter()
-            .map(move |(name, array)| (format!("{prefix}{name}"), array))
-    });
-    checkpoint::write(path, &state.collect(), &metadata)
+    let mut state = StateDict::new();
+    extend_prefixed(&mut state, "backbone.", backbone_state(backbone));
+    extend_prefixed(&mut state, "head.", head.clone());
+    checkpoint::write(path, &state, &metadata)
 }
 
 /// Whether a file, or `model.safetensors` of a run's folder, is a fine-tuned model, and what it
@@ -102,12 +96,6 @@ pub fn load(
         );
         WeightsError::format(&file, problem)
     })?;
-    let of = |prefix: &str| -> StateDict {
-        let stripped = |(name, array): (&String, &_)| {
-            Some((name.strip_prefix(prefix)?.to_owned(), Clone::clone(array)))
-        };
-        state.iter().filter_map(stripped).collect()
-    };
     // A configuration that claims more than the file holds would fill the memory first.
     let wrong = |problem: String| WeightsError::format(&file, problem);
     let needed = (meta.backbone.config)
@@ -124,14 +112,14 @@ pub fn load(
         .backbone
         .config
         .init(&mut Rng::seed_from_u64(0), device);
-    let (backbone, report) = load_backbone_state(fresh, &of("backbone."));
+    let (backbone, report) = load_backbone_state(fresh, &with_prefix(&state, "backbone."));
     if !report.is_complete() {
         return Err(WeightsError::Keys {
             path: file,
             report: report.to_string(),
         });
     }
-    Ok((backbone, of("head."), meta))
+    Ok((backbone, with_prefix(&state, "head."), meta))
 }
 
 /// What metadata say of a fine-tuned model; none for those of other files.

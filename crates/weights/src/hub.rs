@@ -12,7 +12,7 @@
 //! |---|---|
 //! | `HF_ENDPOINT` | the hub, `https://huggingface.co` if unset |
 //! | `HF_HUB_CACHE`, `HUGGINGFACE_HUB_CACHE` | the cache; else `$HF_HOME/hub`, `$XDG_CACHE_HOME/huggingface/hub`, `~/.cache/huggingface/hub` |
-//! | `HF_HUB_OFFLINE` | 1: look into the cache only |
+//! | `HF_HUB_OFFLINE` | 1: use the cache only |
 //!
 //! The program links no TLS library (all of them are C): `http` is spoken here, and `https` by the
 //! system's `curl`.
@@ -98,7 +98,7 @@ pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> 
     };
     let Some(cache) = &options.cache else {
         return Err(not_found(
-            "there is no cache to look into: HOME is not set".to_owned(),
+            "there is no cache folder: HOME is not set".to_owned(),
         ));
     };
     let repository = cache.join(format!("models--{owner}--{model}"));

@@ -15,7 +15,6 @@ use clasp_model::prompt::{IDENTITY, PromptWeights};
 use clasp_pretrain::checkpoint::read_student;
 use clasp_tasks::Preprocess;
 use clasp_tasks::task::Objective;
-use clasp_tasks::task::model::strides;
 use clasp_tasks::{TaskKind, with_task};
 use clasp_weights::checkpoint::StorageFormat;
 use clasp_weights::export;
@@ -235,7 +234,7 @@ fn onnx_of_task<T: Objective>(
 ) -> Result<Outcome> {
     let model = load::<T>(&arguments.model, &[], None, &Device::flex())?;
     if let Some(size) = arguments.size {
-        T::check_size(size, &strides(&model.backbone))?;
+        T::check_size(size, &model.backbone.strides())?;
     }
     let facts = Facts {
         adapter: model.meta.config.adapter,

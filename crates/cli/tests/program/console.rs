@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use crate::documents::{commands, documents, repository};
+use crate::documents::{commands, documents, files, repository};
 use crate::{TINY, command, done, drawn};
 
 /// Options whose value is read.
@@ -157,4 +157,63 @@ fn documented_commands_run() {
         );
     }
     done(at, &["recipes"]);
+}
+
+/// Keys of recipes in backticks or behind `--set`, as messages, comments and documents name them.
+fn named_keys(text: &str) -> Vec<String> {
+    let is_key = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_.".contains(c);
+    ["`", "--set ", "--set '"]
+        .iter()
+        .flat_map(|before| text.split(before).skip(1))
+        .filter_map(|rest| {
+            let end = rest.find(|c: char| !is_key(c))?;
+            let (key, after) = rest.split_at(end);
+            let ends_as_key = ["`", "=", " = "].iter().any(|end| after.starts_with(end));
+            (key.contains('.') && ends_as_key).then(|| key.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn keys_of_recipes_that_messages_and_documents_name_exist() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let list = done(folder.path(), &["recipes", "--json"]);
+    let list: Vec<serde_json::Value> = serde_json::from_str(&list).expect("JSON");
+    let mut keys = BTreeSet::new();
+    for recipe in &list {
+        let name = recipe["name"].as_str().expect("a name");
+        let text = done(folder.path(), &["recipes", name, "--keys"]);
+        keys.extend(
+            text.lines()
+                .filter_map(|line| Some(line.split_once(" = ")?.0.to_owned())),
+        );
+    }
+    let sections: BTreeSet<&str> = keys
+        .iter()
+        .filter_map(|key| key.split('.').next())
+        .collect();
+    let files_of_runs = ["run.toml", "model.safetensors", "attributes.csv"];
+    let mut texts = documents();
+    // What tests write on purpose stands below.
+    texts.extend(
+        files("crates", "rs")
+            .into_iter()
+            .filter(|(name, _)| name.contains("/src/") && !name.ends_with("tests.rs"))
+            .map(|(name, text)| {
+                let code = text.split("#[cfg(test)]\nmod tests {").next();
+                (name, code.unwrap_or_default().to_owned())
+            }),
+    );
+    let mut named = 0;
+    for (name, text) in texts {
+        for key in named_keys(&text) {
+            let section = key.split('.').next().unwrap_or_default();
+            if !sections.contains(section) || files_of_runs.contains(&key.as_str()) {
+                continue;
+            }
+            named += 1;
+            assert!(keys.contains(&key), "{name}: no recipe has the key `{key}`");
+        }
+    }
+    assert!(named > 50, "only {named} keys were found");
 }

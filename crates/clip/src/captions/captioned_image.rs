@@ -14,7 +14,7 @@ pub struct CaptionedImage {
     pub part: Option<u8>,
     /// Part class of each pixel, `[height, width]` as the image; 255 (ignore index) where unknown.
     pub parts: Vec<u8>,
-    /// Known attributes of a synthetic person: all of them where the whole person is extent, those
-    /// that are visible on the extent half, `None` for a part.
+    /// Known attributes of a synthetic person: all of them where the whole person is shown, those
+    /// that are visible on the shown half, `None` for a part.
     pub attributes: Option<AttributeValues>,
 }

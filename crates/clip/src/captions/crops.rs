@@ -34,14 +34,14 @@ pub(super) fn part_image(
         [rng.random_range(60..200u8); 3]
     };
     let mut pixels = color.repeat(image.width * image.height);
-    let mut extent = vec![IGNORE; image.width * image.height];
+    let mut labels = vec![IGNORE; image.width * image.height];
     for row in y..y + h {
         let at = row * image.width + x;
-        extent[at..at + w].copy_from_slice(&parts[at..at + w]);
+        labels[at..at + w].copy_from_slice(&parts[at..at + w]);
         let (from, to) = (3 * at, 3 * (at + w));
         pixels[from..to].copy_from_slice(&image.pixels[from..to]);
     }
-    (Rgb::new(image.width, image.height, pixels), extent)
+    (Rgb::new(image.width, image.height, pixels), labels)
 }
 
 /// A rectangle of a map of classes: labels [rows, width], area x, y, width, height.

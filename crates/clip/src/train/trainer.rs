@@ -104,11 +104,11 @@ impl ClipTrainer {
             ("total", total),
         ];
         for (name, value) in losses {
-            check_finite(|| format!("{name} loss"), value)?;
+            NonFinite::check(|| format!("{name} loss"), value)?;
         }
         let norms = Norms::of(&gradients);
         let norm = norms.total();
-        check_finite(|| "norm of the gradients".to_owned(), norm)?;
+        NonFinite::check(|| "norm of the gradients".to_owned(), norm)?;
 
         let lr = config.learning_rate(step);
         let rates = |name: &str, shape: &[usize]| {
@@ -144,16 +144,6 @@ impl ClipTrainer {
             .map(|(name, value)| (name.to_owned(), value)),
         );
         Ok(metrics)
-    }
-}
-
-fn check_finite(quantity: impl Fn() -> String, value: f64) -> Result<(), NonFinite> {
-    match value.is_finite() {
-        true => Ok(()),
-        false => Err(NonFinite {
-            quantity: quantity(),
-            value,
-        }),
     }
 }
 

@@ -100,6 +100,31 @@ impl fmt::Display for ClipConfig {
 }
 
 impl ClipConfig {
+    /// Two layers on 4×4 patches of 32×32 pixels, for tests.
+    pub fn tiny() -> Self {
+        Self {
+            embed: 16,
+            activation: Activation::QuickGelu,
+            epsilon: 1e-5,
+            vision: VisionConfig {
+                image: [32, 32],
+                patch: 8,
+                width: 24,
+                layers: 2,
+                heads: 2,
+                hidden: 48,
+            },
+            text: TextConfig {
+                context: 16,
+                vocabulary: 49_408,
+                width: 16,
+                layers: 1,
+                heads: 2,
+                hidden: 32,
+            },
+        }
+    }
+
     /// OpenAI's ViT-B/32 at 224: 151,277,313 parameters.
     pub fn vit_b_32() -> Self {
         Self::vit_base(32)

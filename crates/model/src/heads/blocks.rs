@@ -312,13 +312,13 @@ pub fn adaptive_mean(x: Tensor<4>, size: [usize; 2]) -> Tensor<4> {
     let [_, _, height, width] = x.dims();
     let weights = |inputs: usize, outputs: usize| {
         let mut weights = vec![0.0; inputs * outputs];
-        for cell in 0..outputs {
+        for bin in 0..outputs {
             let (from, to) = (
-                cell * inputs / outputs,
-                ((cell + 1) * inputs).div_ceil(outputs),
+                bin * inputs / outputs,
+                ((bin + 1) * inputs).div_ceil(outputs),
             );
             for input in from..to {
-                weights[cell * inputs + input] = 1.0 / (to - from) as f32;
+                weights[bin * inputs + input] = 1.0 / (to - from) as f32;
             }
         }
         weights

@@ -268,8 +268,8 @@ impl Ce2pHead {
         let up = |map: Tensor<4>, to: &Tensor<4>| resize_bilinear(map, size(to), true);
 
         let mut context = Vec::new();
-        for (pool, cells) in self.pools.iter().zip(PYRAMID) {
-            let pooled = adaptive_mean(last.clone(), [cells, cells]);
+        for (pool, bins) in self.pools.iter().zip(PYRAMID) {
+            let pooled = adaptive_mean(last.clone(), [bins, bins]);
             context.push(up(pool.leaky(pooled, training.as_deref_mut()), last));
         }
         context.push(last.clone());

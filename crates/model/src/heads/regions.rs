@@ -71,10 +71,9 @@ pub fn cut(map: Tensor<4>, regions: &[Region], size: usize) -> Tensor<4> {
         let across = rows
             .matmul(plane)
             .reshape([own.len(), size * channels, width]);
-        let cells = across.matmul(columns.swap_dims(1, 2));
+        let bins = across.matmul(columns.swap_dims(1, 2));
         parts.push(
-            cells
-                .reshape([own.len(), size, channels, size])
+            bins.reshape([own.len(), size, channels, size])
                 .permute([0, 2, 1, 3]),
         );
         order.extend(own);

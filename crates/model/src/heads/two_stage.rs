@@ -40,9 +40,9 @@ pub struct TwoStageHead {
     /// Region proposals.
     pub proposals: ProposalHead,
     /// Person or background, and the refined box.
-    pub first: FirstLook,
+    pub first: DetectionBranch,
     /// The embedding.
-    pub second: SecondLook,
+    pub second: EmbeddingBranch,
 }
 
 /// Region proposal network: 3x3 convolution, ReLU, objectness and box deltas for each anchor.
@@ -58,7 +58,7 @@ pub struct ProposalHead {
 
 /// The head of Faster R-CNN on a copy of the last stage.
 #[derive(Module, Debug)]
-pub struct FirstLook {
+pub struct DetectionBranch {
     /// The copy.
     pub stage: LastStage,
     /// → background, person.
@@ -69,7 +69,7 @@ pub struct FirstLook {
 
 /// Norm-aware embedding on another copy.
 #[derive(Module, Debug)]
-pub struct SecondLook {
+pub struct EmbeddingBranch {
     /// The copy.
     pub stage: LastStage,
     /// Of the map before the stage and of its output: → half of the embedding each.
@@ -96,7 +96,7 @@ pub struct Proposals {
 
 /// Outputs of the detection head for regions.
 #[derive(Debug, Clone)]
-pub struct Looked {
+pub struct RegionDetections {
     /// Logits of background and person: [regions, 2].
     pub class: Tensor<2>,
     /// Box deltas x, y, width, height relative to the region: [regions, 4].
@@ -143,12 +143,12 @@ impl TwoStageConfig {
         TwoStageHead {
             norm: layers::layer_norm(channels, device),
             proposals,
-            first: FirstLook {
+            first: DetectionBranch {
                 stage: first,
                 class: layers::head_linear(last, 2, rng, device),
                 deltas: layers::head_linear(last, 4, rng, device),
             },
-            second: SecondLook {
+            second: EmbeddingBranch {
                 stage: second,
                 projections,
                 norms,
@@ -177,21 +177,21 @@ impl TwoStageHead {
     }
 
     /// Detection of regions of a map.
-    pub fn look(
+    pub fn detect(
         &self,
         map: Tensor<4>,
         regions: &[Region],
         training: Option<&mut Training<'_>>,
-    ) -> Looked {
-        let cells = cut(map, regions, self.first.stage.cells());
-        let seen = mean(
+    ) -> RegionDetections {
+        let maps = cut(map, regions, self.first.stage.region_size());
+        let pooled = mean(
             self.first
                 .stage
-                .forward(cells, training.map(|t| &mut *t.rng)),
+                .forward(maps, training.map(|t| &mut *t.rng)),
         );
-        Looked {
-            class: self.first.class.forward(seen.clone()),
-            deltas: self.first.deltas.forward(seen),
+        RegionDetections {
+            class: self.first.class.forward(pooled.clone()),
+            deltas: self.first.deltas.forward(pooled),
         }
     }
 
@@ -203,10 +203,10 @@ impl TwoStageHead {
         mut training: Option<&mut Training<'_>>,
     ) -> RegionEmbeddings {
         let second = &self.second;
-        let cells = cut(map, regions, second.stage.cells());
+        let maps = cut(map, regions, second.stage.region_size());
         let rng = training.as_deref_mut().map(|training| &mut *training.rng);
-        let seen = mean(second.stage.forward(cells.clone(), rng));
-        let levels = [mean(cells), seen.clone()];
+        let pooled = mean(second.stage.forward(maps.clone(), rng));
+        let levels = [mean(maps), pooled.clone()];
         let halves = { second.projections.iter().zip(&second.norms).zip(levels) }
             .map(|((projection, norm), level)| {
                 norm.forward(projection.forward(level), training.as_deref_mut())
@@ -221,7 +221,7 @@ impl TwoStageHead {
             .clamp_min(1e-24)
             .sqrt();
         let score = second.rescaler.forward(length, training.as_deref_mut());
-        let deltas = second.deltas.forward(seen);
+        let deltas = second.deltas.forward(pooled);
         RegionEmbeddings {
             embedding: l2_normalize(embedding),
             score: score.squeeze_dim::<1>(1),

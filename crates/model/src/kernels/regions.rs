@@ -29,7 +29,7 @@ pub(crate) struct Tap {
 /// `length` positions: two samples, each between two positions. Coordinates are those of
 /// torchvision's `roi_align` without `aligned`: a value stands at its index.
 pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap; 4]> {
-    let cell = (end - start).max(1.0) / size as f32;
+    let bin = (end - start).max(1.0) / size as f32;
     let sample = |at: f32| -> [Tap; 2] {
         if at < -1.0 || at > length as f32 || at.is_nan() {
             return [Tap { at: 0, weight: 0.0 }; 2];
@@ -45,7 +45,7 @@ pub(crate) fn taps(start: f32, end: f32, length: usize, size: usize) -> Vec<[Tap
     };
     (0..size)
         .map(|index| {
-            let at = |part: f32| start + (index as f32 + part) * cell;
+            let at = |part: f32| start + (index as f32 + part) * bin;
             let ([a, b], [c, d]) = (sample(at(0.25)), sample(at(0.75)));
             [a, b, c, d]
         })

@@ -13,8 +13,7 @@
 
 use burn::tensor::Tensor;
 
-/// Least square of a norm that is divided by: the ε = 1e-8 of PyTorch's `cosine_similarity`.
-const LEAST_SQUARE: f64 = 1e-16;
+use crate::heads::dino::l2_normalize;
 
 /// Mean cosine distance of pooled features: `[1]`.
 ///
@@ -44,15 +43,8 @@ fn cosine_distance(student: Tensor<2>, teacher: Tensor<2>) -> Tensor<1> {
         teacher.dims(),
         "features of the student do not fit those of the teacher"
     );
-    let cosine = normalized(student) * normalized(teacher.detach());
+    let cosine = l2_normalize(student) * l2_normalize(teacher.detach());
     cosine.sum_dim(1).squeeze_dim::<1>(1).neg() + 1.0
-}
-
-/// Each row of [rows, channels] divided by its norm. The square is clamped, not its root, so that
-/// the gradient of a row of zeros is finite.
-fn normalized(features: Tensor<2>) -> Tensor<2> {
-    let square = features.clone().square().sum_dim(1);
-    features / square.clamp_min(LEAST_SQUARE).sqrt()
 }
 
 #[cfg(test)]

@@ -143,12 +143,12 @@ impl SwinBlock {
         Self { moe, ..plain }
     }
 
-    /// The same for prompt weights [1, tasks], as a block without prompts.
-    pub(super) fn fold(self, mix: &Tensor<2>) -> Self {
+    /// The same for prompt weights [1, prompts], as a block without prompts.
+    pub(super) fn fold(self, prompt_weights: &Tensor<2>) -> Self {
         let Some(moe) = &self.moe else {
             return self;
         };
-        let conditioned = moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
+        let conditioned = moe.condition([&self.norm1, &self.norm2], &self.mlp, prompt_weights);
         let Conditioned { norm1, norm2, mlp } = conditioned.detached();
         Self {
             norm1,
@@ -159,16 +159,17 @@ impl SwinBlock {
         }
     }
 
-    /// x: [batch, height, width, channels], mix: [1, tasks].
+    /// x: [batch, height, width, channels], prompt_weights: [1, prompts].
     pub(super) fn forward(
         &self,
         x: Tensor<4>,
         windows: &Windows,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
         [factors, later]: [Option<DropFactors>; 2],
     ) -> Tensor<4> {
         let norms = [&self.norm1, &self.norm2];
-        let conditioned = { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, mix));
+        let conditioned =
+            { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, prompt_weights));
         let (norm1, norm2, mlp) = match &conditioned {
             Some(Conditioned { norm1, norm2, mlp }) => (norm1, norm2, mlp),
             None => (&self.norm1, &self.norm2, &self.mlp),

@@ -313,11 +313,11 @@ impl SwinConfig {
     }
 
     /// s = (λ, 1−λ): [1 or batch, 2], when the adapter is SOLIDER's.
-    pub(super) fn semantic_weight(&self, mix: &Tensor<2>) -> Option<Tensor<2>> {
+    pub(super) fn semantic_weight(&self, prompt_weights: &Tensor<2>) -> Option<Tensor<2>> {
         let Adapter::Lambda(config) = &self.adapter else {
             return None;
         };
-        let identity = mix.clone().narrow(1, IDENTITY, 1);
+        let identity = prompt_weights.clone().narrow(1, IDENTITY, 1);
         let one_minus_lambda = match config.lambda {
             Some(lambda) => identity.full_like(1.0 - lambda),
             None => identity,

@@ -145,12 +145,12 @@ impl Swin {
     pub(crate) fn shared(
         &self,
         images: Tensor<4>,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
         rng: Option<&mut Rng>,
     ) -> SharedFeatures {
         let batch = images.dims()[0];
-        prompt::assert_rows(mix, batch);
-        let semantic = self.config.semantic_weight(mix);
+        prompt::assert_rows(prompt_weights, batch);
+        let semantic = self.config.semantic_weight(prompt_weights);
         let rates = self.layers.iter().flat_map(|stage| &stage.blocks);
         let count = rates.clone().count() - self.conditional_blocks();
         let rates = rates.map(|block| block.drop_path).take(count);
@@ -174,7 +174,7 @@ impl Swin {
                 false => &stage.blocks[..],
             };
             for (position, block) in blocks.iter().enumerate() {
-                x = block.forward(x, &windows[position % 2], mix, drops.next());
+                x = block.forward(x, &windows[position % 2], prompt_weights, drops.next());
             }
             if !last {
                 pyramid.push(x.clone().permute([0, 3, 1, 2]));
@@ -192,14 +192,14 @@ impl Swin {
     pub(crate) fn conditional(
         &self,
         shared: SharedFeatures,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
         rng: Option<&mut Rng>,
     ) -> Features {
         let SharedFeatures {
             mut x, mut pyramid, ..
         } = shared;
         let [batch, height, width, _] = x.dims();
-        prompt::assert_rows(mix, batch);
+        prompt::assert_rows(prompt_weights, batch);
         if let Some(stage) = self.layers.last() {
             let first = self.first_conditional();
             let blocks = &stage.blocks[first..];
@@ -208,7 +208,7 @@ impl Swin {
             let windows = windows(&self.config, self.layers.len() - 1, height, width, &x);
             for (position, block) in blocks.iter().enumerate() {
                 let windows = &windows[(first + position) % 2];
-                x = block.forward(x, windows, mix, drops.next());
+                x = block.forward(x, windows, prompt_weights, drops.next());
             }
         }
         let x = normalize(x, &self.norm);
@@ -269,13 +269,15 @@ impl Swin {
 
     /// The same network with prompt weights folded in. A mixture of experts becomes part of the
     /// plain weights; SOLIDER's controller keeps the λ of these prompt weights.
-    pub fn fold(mut self, mix: PromptWeights) -> Self {
+    pub fn fold(mut self, prompt_weights: PromptWeights) -> Self {
         if let Adapter::Lambda(config) = &mut self.config.adapter {
-            config.lambda.get_or_insert(1.0 - mix.weights()[IDENTITY]);
+            config
+                .lambda
+                .get_or_insert(1.0 - prompt_weights.weights()[IDENTITY]);
         }
         let device = self.norm.gamma.val().device();
         for block in self.layers.iter_mut().flat_map(|stage| &mut stage.blocks) {
-            *block = block.clone().fold(&mix.tensor(&device));
+            *block = block.clone().fold(&prompt_weights.tensor(&device));
         }
         self.config.adapter = self.config.adapter.folded();
         self
@@ -283,9 +285,9 @@ impl Swin {
 
     /// A copy of the last stage with prompt weights folded in, which shares no tensors; none of a
     /// network of one stage.
-    pub fn last_stage(&self, mix: PromptWeights) -> Option<LastStage> {
+    pub fn last_stage(&self, prompt_weights: PromptWeights) -> Option<LastStage> {
         let tracked = self.norm.gamma.val().device().is_autodiff();
-        let mut swin = self.valid().fold(mix);
+        let mut swin = self.valid().fold(prompt_weights);
         let stage = swin
             .layers
             .pop()
@@ -318,7 +320,7 @@ pub struct LastStage {
 impl LastStage {
     /// Rows and columns of a region whose map fills one window after the stage's merging: 14 with
     /// published windows of 7.
-    pub fn cells(&self) -> usize {
+    pub fn region_size(&self) -> usize {
         2 * self.config.sizes.window_size
     }
 
@@ -330,7 +332,7 @@ impl LastStage {
     pub fn forward(&self, maps: Tensor<4>, rng: Option<&mut Rng>) -> Tensor<4> {
         let (batch, index) = (maps.dims()[0], self.config.sizes.depths.len() - 1);
         // Prompt weights are folded in, so that no block depends on these.
-        let mix = PromptWeights::mean().tensor(&maps.device());
+        let prompt_weights = PromptWeights::mean().tensor(&maps.device());
         let rates = self.stage.blocks.iter().map(|block| block.drop_path);
         let mut drops = DropPath::draw(rates, batch, rng, &maps.device());
         let mut x = maps.permute([0, 2, 3, 1]);
@@ -339,7 +341,7 @@ impl LastStage {
         }
         if let ([scale, offset], Some(semantic)) = (
             self.semantic_embed.as_slice(),
-            self.config.semantic_weight(&mix),
+            self.config.semantic_weight(&prompt_weights),
         ) {
             x = modulate([scale, offset], x, semantic);
         }
@@ -347,7 +349,7 @@ impl LastStage {
         let windows = windows(&self.config, index, height, width, &x);
         for (position, block) in self.stage.blocks.iter().enumerate() {
             let windows = &windows[position % 2];
-            x = block.forward(x, windows, &mix, drops.next());
+            x = block.forward(x, windows, &prompt_weights, drops.next());
         }
         normalize(x, &self.norm).permute([0, 3, 1, 2])
     }

@@ -73,7 +73,7 @@ fn fused_blocks_are_the_graphs() {
         });
         let run = |windows: Windows| {
             trace(&case, |case| {
-                let mix = "identity=0.7,part=0.3"
+                let prompt_weights = "identity=0.7,part=0.3"
                     .parse::<PromptWeights>()
                     .unwrap()
                     .tensor(&device);
@@ -81,7 +81,7 @@ fn fused_blocks_are_the_graphs() {
                 let mut drops =
                     DropPath::draw([0.3].into_iter(), shape[0], Some(&mut rng), &device);
                 case.block
-                    .forward(case.x.val(), &windows, &mix, drops.next())
+                    .forward(case.x.val(), &windows, &prompt_weights, drops.next())
             })
         };
         let cut = || WindowPartition::new(size, side, shift, padding);

@@ -119,12 +119,12 @@ impl VitBlock {
         Self { moe, ..plain }
     }
 
-    /// The same for prompt weights [1, tasks], as a block without prompts.
-    pub(super) fn fold(self, mix: &Tensor<2>) -> Self {
+    /// The same for prompt weights [1, prompts], as a block without prompts.
+    pub(super) fn fold(self, prompt_weights: &Tensor<2>) -> Self {
         let Some(moe) = &self.moe else {
             return self;
         };
-        let conditioned = moe.condition([&self.norm1, &self.norm2], &self.mlp, mix);
+        let conditioned = moe.condition([&self.norm1, &self.norm2], &self.mlp, prompt_weights);
         let Conditioned { norm1, norm2, mlp } = conditioned.detached();
         Self {
             norm1,
@@ -135,15 +135,16 @@ impl VitBlock {
         }
     }
 
-    /// x: [batch, tokens, width], mix: [1, tasks].
+    /// x: [batch, tokens, width], prompt_weights: [1, prompts].
     pub(super) fn forward(
         &self,
         x: Tensor<3>,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
         [factors, later]: [Option<DropFactors>; 2],
     ) -> Tensor<3> {
         let norms = [&self.norm1, &self.norm2];
-        let conditioned = { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, mix));
+        let conditioned =
+            { self.moe.as_ref() }.map(|moe| moe.condition(norms, &self.mlp, prompt_weights));
         let (norm1, norm2, mlp) = match &conditioned {
             Some(Conditioned { norm1, norm2, mlp }) => (norm1, norm2, mlp),
             None => (&self.norm1, &self.norm2, &self.mlp),

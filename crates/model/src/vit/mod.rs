@@ -129,9 +129,9 @@ impl Vit {
         let (mut x, grid) = self.embed(images);
         let mut pyramid = Vec::with_capacity(STAGES);
         // Blocks without experts ignore prompt weights.
-        let mix = PromptWeights::mean().tensor(&x.device());
+        let prompt_weights = PromptWeights::mean().tensor(&x.device());
         for (index, block) in blocks.iter().enumerate() {
-            x = block.forward(x, &mix, drops.next());
+            x = block.forward(x, &prompt_weights, drops.next());
             self.collect(&mut pyramid, index, &x, grid);
         }
         let [_, tokens, width] = x.dims();
@@ -148,7 +148,7 @@ impl Vit {
     pub(crate) fn conditional(
         &self,
         shared: SharedFeatures,
-        mix: &Tensor<2>,
+        prompt_weights: &Tensor<2>,
         rng: Option<&mut Rng>,
     ) -> Features {
         let SharedFeatures {
@@ -158,13 +158,13 @@ impl Vit {
         } = shared;
         let [batch, _, tokens, width] = x.dims();
         let mut x = x.reshape([batch, tokens, width]);
-        prompt::assert_rows(mix, batch);
+        prompt::assert_rows(prompt_weights, batch);
         let first = self.first_conditional();
         let blocks = &self.blocks[first..];
         let rates = blocks.iter().map(|block| block.drop_path);
         let mut drops = DropPath::draw(rates, batch, rng, &x.device());
         for (index, block) in blocks.iter().enumerate() {
-            x = block.forward(x, mix, drops.next());
+            x = block.forward(x, prompt_weights, drops.next());
             self.collect(&mut pyramid, first + index, &x, grid);
         }
         let x = normalize(x, &self.norm);
@@ -260,10 +260,10 @@ impl Vit {
 
     /// The same network with prompt weights folded in. A mixture of experts becomes part of the
     /// plain weights.
-    pub fn fold(mut self, mix: PromptWeights) -> Self {
+    pub fn fold(mut self, prompt_weights: PromptWeights) -> Self {
         let device = self.pos_embed.val().device();
         for block in &mut self.blocks {
-            *block = block.clone().fold(&mix.tensor(&device));
+            *block = block.clone().fold(&prompt_weights.tensor(&device));
         }
         self.config.adapter = self.config.adapter.folded();
         self

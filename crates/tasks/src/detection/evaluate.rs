@@ -118,7 +118,7 @@ impl Evaluate for DetectionTask {
             .collect();
         let config = &self.config.scenes;
         let protocol = format!(
-            "LabeledPedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, {}, \
+            "Pedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, {}, \
              at most {} a scene. MR is the log-average miss rate over 0.01 to 1 false positives an image, lower is better: IoU 0.5, \
              pedestrians outside a subset's bounds (table) ignored, detected boxes within 1.25 times its heights. AP.5 is COCO's.",
             eval.boxes.file.file_name().unwrap_or_default().display(),

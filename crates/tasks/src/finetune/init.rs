@@ -29,15 +29,19 @@ pub(super) struct InitialBackbone {
     pub loaded: Option<import::ImportReport>,
 }
 
-/// Checks that each entry of `model.freeze` is the prefix of a parameter of the backbone, whose parameters are `names`.
+/// Checks that each entry of `model.freeze` is the prefix of the name of one of the backbone's parameters.
 ///
 /// # Errors
 /// One does not.
-pub(super) fn check_frozen(freeze: &[String], names: &[String]) -> Result<(), TaskError> {
-    let known = |start: &&String| names.iter().any(|name| name.starts_with(start.as_str()));
+pub(super) fn check_frozen(
+    freeze: &[String],
+    parameters: &ParameterGroups,
+) -> Result<(), TaskError> {
+    let names = || parameters.iter().map(|group| group.name.as_str());
+    let known = |start: &&String| names().any(|name| name.starts_with(start.as_str()));
     match freeze.iter().find(|start| !known(start)) {
         Some(unknown) => {
-            let first: BTreeSet<&str> = { names.iter() }
+            let first: BTreeSet<&str> = { names() }
                 .filter_map(|name| name.split('.').next())
                 .collect();
             let first: Vec<&str> = first.into_iter().collect();

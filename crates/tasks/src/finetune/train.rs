@@ -21,7 +21,6 @@ use clasp_data::atomic::atomic_write;
 use clasp_data::loader::{ItemRequest, Loader, LoaderPosition};
 use clasp_data::rng_for;
 use clasp_metrics::metric::line_of;
-use clasp_model::named;
 use clasp_run::log::add_progress;
 use clasp_run::schedule::is_logged;
 use clasp_run::{CheckpointSchedule, Control, Event, Metrics, RunFolder, RunSummary};
@@ -34,7 +33,6 @@ use super::trainer::FinetuneTrainer;
 use crate::TaskError;
 use crate::features::PassProgress;
 use crate::task::check::{self, setting};
-use crate::task::model::strides;
 use crate::task::{Evaluate, Example, Inference, TrainingExamples};
 
 /// Relative improvement of the loss below which there is a plateau, the default of PyTorch's
@@ -214,11 +212,10 @@ fn open<T: TrainingExamples + Evaluate>(
             report,
         });
     }
-    T::check_size(recipe.model.size, &strides(&backbone))?;
-    let mut names = Vec::new();
-    named::visit(&backbone, &mut |name, _, _| names.push(name.to_owned()));
-    check_frozen(&recipe.model.freeze, &names)?;
-    check_adapter(&recipe.model, &backbone.parameter_groups()?)?;
+    T::check_size(recipe.model.size, &backbone.strides())?;
+    let parameters = backbone.parameter_groups()?;
+    check_frozen(&recipe.model.freeze, &parameters)?;
+    check_adapter(&recipe.model, &parameters)?;
     let mut trainer = FinetuneTrainer::new(plan, task, backbone, meta, preprocess, device)?;
     let checkpoint = match &existing {
         Some(run) => run.latest_checkpoint()?,

@@ -177,14 +177,8 @@ impl<T: Objective> FinetuneTrainer<T> {
         };
         let total = scalar(&loss.total);
         let named = loss.terms.iter().map(|(name, value)| (*name, *value));
-        let not_finite = named
-            .chain([("total", total)])
-            .find(|(_, v)| !v.is_finite());
-        if let Some((term, value)) = not_finite {
-            return Err(NonFinite {
-                quantity: format!("{term} loss"),
-                value,
-            });
+        for (term, value) in named.chain([("total", total)]) {
+            NonFinite::check(|| format!("{term} loss"), value)?;
         }
         let mut graph = loss.total.backward();
         let mut gradients: Gradients = optim::gradients(&self.head, &mut graph)
@@ -264,12 +258,7 @@ impl<T: Objective> FinetuneTrainer<T> {
         gradients.retain(|name, _| rates(name, &[]).is_some());
         let norms = Norms::of(&gradients);
         let norm = norms.total();
-        if !norm.is_finite() {
-            return Err(NonFinite {
-                quantity: "norm of the gradients".to_owned(),
-                value: norm,
-            });
-        }
+        NonFinite::check(|| "norm of the gradients".to_owned(), norm)?;
         let (optimizer, gradients) = (&mut self.optimizer, &mut gradients);
         let backbone = self.backbone.clone();
         self.backbone = optimizer.step("backbone.", backbone, gradients, &norms, &rates);

@@ -1,10 +1,8 @@
 //! Inputs, targets and decoding of the linear heatmaps of [`super::probe`].
 
-use clasp_data::image::{self, Rgb};
+use clasp_data::image::Rgb;
 use clasp_data::layouts::coco::KeypointAnnotation;
 use serde::{Deserialize, Serialize};
-
-use crate::features::Preprocess;
 
 /// Standard deviation of the target around a joint, in positions of the grid.
 pub(super) const SIGMA: f64 = 1.0;
@@ -201,19 +199,6 @@ pub(super) fn parabola_offset(place: usize, positions: usize, logit: impl Fn(usi
     } else {
         0.0
     }
-}
-
-/// The input of a person with box x, y, width, height, for pictures of it.
-pub fn view(image: &Rgb, bbox: [f64; 4], preprocess: &Preprocess) -> Option<Rgb> {
-    let aspect = preprocess.width as f64 / preprocess.height as f64;
-    let region = region(bbox, [image.height, image.width], aspect)?;
-    let crop = padded_crop(image, region, preprocess.mean);
-    Some(image::resize(
-        &crop,
-        preprocess.height,
-        preprocess.width,
-        preprocess.filter,
-    ))
 }
 
 #[cfg(test)]

@@ -6,7 +6,6 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use clasp_data::layouts::LayoutError;
 use clasp_data::layouts::coco::{KeypointAnnotation, KeypointDataset};
 use clasp_metrics::Metric;
 use clasp_metrics::pose::{
@@ -26,6 +25,7 @@ use crate::probe::linear::{LinearProbe, ProbeLoss, Standardizer};
 use crate::probe::selection::{PositionSamples, SelectedProbe, first_tokens};
 use crate::probe::tokens::TokenGrid;
 use crate::probe::{FrozenRequest, FrozenResult, ProbeConfig};
+use crate::task::SplitChoice;
 
 /// Fraction of the reference length within which a joint is correct.
 const PCK_THRESHOLD: f64 = 0.2;
@@ -107,12 +107,7 @@ pub fn open(
     let train = KeypointDataset::open(folder, &config.train_split)?;
     let eval = match &config.eval_split {
         Some(split) => KeypointDataset::open(folder, split)?,
-        None => match KeypointDataset::open(folder, "test") {
-            Err(LayoutError::NotFound { .. } | LayoutError::NoSplitFile { .. }) => {
-                KeypointDataset::open(folder, "val")?
-            }
-            other => other?,
-        },
+        None => SplitChoice::Test.open(|name| KeypointDataset::open(folder, name))?,
     };
     if train.joints != eval.joints {
         return Err(TaskError::Mismatch {

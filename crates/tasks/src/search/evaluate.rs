@@ -154,13 +154,7 @@ fn lines(
     frames: &[Vec<DetectedPerson>],
     queries: &[Vec<f32>],
 ) -> Result<String, TaskError> {
-    let name = |frame: usize| {
-        let path = &eval.test[frame].path;
-        path.file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned()
-    };
+    let name = |frame: usize| file_name(&eval.test[frame].path);
     let mut lines = format!("{}\n", json!({"config": config}));
     for (index, found) in frames.iter().enumerate() {
         let boxes: Vec<[f64; 4]> = found.iter().map(|one| one.bbox).collect();

@@ -294,7 +294,7 @@ pub fn losses(
 
     // The first stage, and its boxes.
     let first = SampledRegions::new(&proposed.boxes, &truths, samples[1], training.rng);
-    let first_stage = head.look(map.clone(), &first.regions(stride), Some(&mut *training));
+    let first_stage = head.detect(map.clone(), &first.regions(stride), Some(&mut *training));
     let class = first_stage.class;
     let logit = class.clone().narrow(1, 1, 1) - class.narrow(1, 0, 1);
     let first_class = objectness_loss(logit.squeeze_dim::<1>(1), &first.labels);
@@ -392,7 +392,7 @@ impl<'a> SceneFeatures<'a> {
         if regions.is_empty() {
             return Ok(Vec::new());
         }
-        let first_stage = self.head.look(self.map.clone(), &regions, None);
+        let first_stage = self.head.detect(self.map.clone(), &regions, None);
         let (class, deltas) = (values(first_stage.class)?, values(first_stage.deltas)?);
         check_finite(&class, class.len(), self.index)?;
         let score = |class: &[f32; 2]| 1.0 / (1.0 + f64::from(class[0] - class[1]).exp());

@@ -69,7 +69,7 @@ impl<T: Objective> FinetunedModel<T> {
         let size = [preprocess.height, preprocess.width];
         // A file is untrusted input: its values decide what is allocated.
         T::check(task.config())
-            .and_then(|()| T::check_size(size, &strides(&backbone)))
+            .and_then(|()| T::check_size(size, &backbone.strides()))
             .map_err(|error| differs("a configuration in range".to_owned(), error.to_string()))?;
         let layout = feature_layout(&backbone, &meta.prompt_weights, size, device);
         let head = task.head(&layout, &mut Rng::seed_from_u64(0), device)?;
@@ -120,7 +120,7 @@ impl<T: Objective> FinetunedModel<T> {
     pub fn check(&self) -> Result<(), TaskError> {
         T::check(self.task.config())?;
         let size = [self.preprocess.height, self.preprocess.width];
-        T::check_size(size, &strides(&self.backbone))?;
+        T::check_size(size, &self.backbone.strides())?;
         let layout = feature_layout(&self.backbone, &self.prompt, size, &self.device);
         let head = self
             .task
@@ -170,11 +170,6 @@ impl<T: Objective> FinetunedModel<T> {
     }
 }
 
-/// Pixels of the image per position of each map of a backbone, along each axis.
-pub fn strides(backbone: &Backbone) -> Vec<usize> {
-    backbone.strides()
-}
-
 /// The features that a backbone gives for inputs of that height and width.
 pub fn feature_layout(
     backbone: &Backbone,
@@ -182,14 +177,14 @@ pub fn feature_layout(
     [height, width]: [usize; 2],
     device: &Device,
 ) -> FeatureLayout {
-    // Running the backbone once is simpler than deriving shapes, and cannot be wrong.
+    // Running the backbone once gives the channels.
     let device = device.clone().inner();
     let image = Tensor::zeros([1, 3, height.min(128), width.min(128)], &device);
     let features = backbone
         .valid()
         .forward(image, prompt.tensor(&device), None);
     let rows = |map: &Tensor<4>| height.min(128).div_ceil(map.dims()[2]);
-    let mut exact = strides(backbone);
+    let mut exact = backbone.strides();
     // The maps of a ViT all have the same stride.
     let last = exact.last().copied().unwrap_or(1);
     exact.resize(features.pyramid.len(), last);

@@ -40,7 +40,7 @@ impl TimmNames {
         };
         for (name, shape) in shapes {
             let timm = family.and_then(|(prefix, rename)| {
-                // ViT-MAE's decoder stands beside the backbone; its names tell MAE.
+                // ViT-MAE's decoder stands beside the backbone; its names identify MAE.
                 let decoder = name.strip_prefix("decoder.");
                 let decoder =
                     decoder.filter(|rest| rest.starts_with("decoder_") || *rest == "mask_token");

@@ -1,6 +1,6 @@
 //! Published checkpoints as backbones.
 //!
-//! A file is opened ([`TensorFile`]), recognized by its names and shapes (`Source`), renamed to
+//! A file is opened ([`TensorFile`]), recognized by its names and shapes ([`CheckpointSource`]), renamed to
 //! the names of this program's networks, measured (the configuration follows from the shapes), and
 //! loaded with a [`ImportReport`] of matched, missing and unexpected keys. Nothing is guessed
 //! silently: what the shapes leave open is in a table of published sizes, or an error that says

@@ -239,7 +239,7 @@ impl CheckpointSource {
             ],
             Self::TimmVit => [
                 "code: timm, Apache-2.0",
-                "weights: see the model card; the names do not tell timm's from DINO's",
+                "weights: see the model card; the names are the same for timm's and DINO's",
                 "data: see the model card",
             ],
         }

@@ -41,7 +41,7 @@ impl Engine {
     pub fn run(
         &self,
         images: &CheckImages,
-        mix: Option<&OutputValues>,
+        prompt_weights: Option<&OutputValues>,
         outputs: &[String],
     ) -> Result<Vec<OutputValues>, OnnxError> {
         let failed = |error: String| OnnxError::Engine(error);
@@ -58,9 +58,9 @@ impl Engine {
             CheckImages::Floats(data, shape) => value(shape, data.clone())?,
         };
         let mut inputs: Vec<(_, ValueOrView)> = vec![(node("images")?, images.into())];
-        if let Some(mix) = mix {
-            let mix = value(&mix.shape, mix.data.clone())?;
-            inputs.push((node("prompt_weights")?, mix.into()));
+        if let Some(prompt_weights) = prompt_weights {
+            let prompt_weights = value(&prompt_weights.shape, prompt_weights.data.clone())?;
+            inputs.push((node("prompt_weights")?, prompt_weights.into()));
         }
         let nodes = outputs.iter().map(|name| node(name));
         let nodes = nodes.collect::<Result<Vec<_>, _>>()?;

@@ -110,7 +110,7 @@ fn port(value: &ValueMessage) -> Port {
         shape: { shape.iter() }
             .flat_map(|shape| &shape.dim)
             .map(|dimension| match &dimension.size {
-                Some(DimensionSize::ValueMessage(size)) => size.to_string(),
+                Some(DimensionSize::Value(size)) => size.to_string(),
                 Some(DimensionSize::Name(name)) => name.clone(),
                 None => "?".to_owned(),
             })

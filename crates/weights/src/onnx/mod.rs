@@ -107,11 +107,11 @@ pub struct OnnxOptions {
 /// A run of the file beside the network.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct OnnxCheck {
-    /// What on: `random images`, or what `Options::samples` are.
+    /// What on: `random images`, or what [`OnnxOptions::samples`] are.
     pub on: String,
     /// How many at a time.
     pub batch: usize,
-    /// Difference of each output, as `Exported::tolerance` counts it.
+    /// Difference of each output, as [`OnnxExport::tolerance`] counts it.
     pub differences: BTreeMap<String, f32>,
 }
 
@@ -232,17 +232,17 @@ fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, On
         step("Transpose", &["scaled"], "normalized", order);
         images = "normalized";
     }
-    let mut mix = "prompt_weights";
+    let mut prompt_weights = "prompt_weights";
     if options.fp16 {
         let short = || vec![int("to", ElementType::F16 as i64)];
         step("Cast", &[images], "images_fp16", short());
         images = "images_fp16";
         if options.prompt == Prompt::Input {
             step("Cast", &["prompt_weights"], "prompt_weights_fp16", short());
-            mix = "prompt_weights_fp16";
+            prompt_weights = "prompt_weights_fp16";
         }
     }
-    let lowered = lower::lower(graph, [images, mix], options.fp16)?;
+    let lowered = lower::lower(graph, [images, prompt_weights], options.fp16)?;
     nodes.extend(lowered.nodes);
     constants.extend(lowered.constants);
 
@@ -257,7 +257,7 @@ fn model(graph: &trace::Graph, options: &OnnxOptions) -> Result<ModelMessage, On
         inputs.push(proto::value("prompt_weights", ElementType::F32, &sizes));
     } else if nodes
         .iter()
-        .any(|node| node.input.iter().any(|name| name == mix))
+        .any(|node| node.input.iter().any(|name| name == prompt_weights))
     {
         return Err(OnnxError::Capture(
             "the prompt weights are not folded in".to_owned(),
@@ -370,20 +370,20 @@ fn checks(
     }
     let mut checks = Vec::new();
     for (run, (on, batch, bytes)) in runs.into_iter().enumerate() {
-        let mix = mix_of_run(options.prompt, run);
+        let prompt_weights = prompt_weights_of_run(options.prompt, run);
         let normalized = normalize(&bytes, options);
         let shape = [batch, 3, height, width];
         let device = Device::flex();
         let images = Tensor::from_data(TensorData::new(normalized.clone(), shape), &device);
-        let mixes = TensorData::new(mix.data.clone(), mix.shape.clone());
-        let expected = reference(images, Tensor::from_data(mixes, &device));
+        let values = TensorData::new(prompt_weights.data.clone(), prompt_weights.shape.clone());
+        let expected = reference(images, Tensor::from_data(values, &device));
         let names: Vec<String> = expected.iter().map(|(name, _)| name.clone()).collect();
         let images = if options.bytes {
             CheckImages::Bytes(bytes, [batch, height, width, 3])
         } else {
             CheckImages::Floats(normalized, shape)
         };
-        let input = (options.prompt == Prompt::Input).then_some(&mix);
+        let input = (options.prompt == Prompt::Input).then_some(&prompt_weights);
         let found = engine.run(&images, input, &names)?;
         let mut differences = BTreeMap::new();
         for ((name, expected), found) in expected.into_iter().zip(&found) {
@@ -408,15 +408,15 @@ fn checks(
 }
 
 /// Prompt weights of each image: those that were folded in, or each prompt and their mean in turn.
-fn mix_of_run(prompt: Prompt, run: usize) -> OutputValues {
-    let mix = match prompt {
-        Prompt::Folded(mix) => mix,
+fn prompt_weights_of_run(prompt: Prompt, run: usize) -> OutputValues {
+    let prompt_weights = match prompt {
+        Prompt::Folded(prompt_weights) => prompt_weights,
         Prompt::Input if run.is_multiple_of(4) => PromptWeights::mean(),
         Prompt::Input => PromptWeights::single(run % 4 - 1),
     };
     OutputValues {
         shape: vec![1, PROMPTS.len()],
-        data: mix.weights().to_vec(),
+        data: prompt_weights.weights().to_vec(),
     }
 }
 

@@ -157,7 +157,7 @@ pub(super) struct Dimension {
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum DimensionSize {
     #[prost(int64, tag = "1")]
-    ValueMessage(i64),
+    Value(i64),
     #[prost(string, tag = "2")]
     Name(String),
 }
@@ -275,7 +275,7 @@ pub(super) fn constant(name: &str, data: &TensorData, fp16: bool) -> Result<Cons
 pub(super) fn value(name: &str, element: ElementType, sizes: &[Size]) -> ValueMessage {
     let dim = sizes.iter().map(|size| Dimension {
         size: Some(match *size {
-            Size::Fixed(size) => DimensionSize::ValueMessage(size as i64),
+            Size::Fixed(size) => DimensionSize::Value(size as i64),
             Size::Batch(1) => DimensionSize::Name(BATCH.to_owned()),
             Size::Batch(times) => DimensionSize::Name(format!("{times}*{BATCH}")),
         }),
@@ -318,7 +318,7 @@ impl fmt::Display for ValueMessage {
         let sizes = shape.into_iter().flat_map(|shape| &shape.dim);
         let sizes: Vec<String> = sizes
             .map(|dimension| match &dimension.size {
-                Some(DimensionSize::ValueMessage(size)) => size.to_string(),
+                Some(DimensionSize::Value(size)) => size.to_string(),
                 Some(DimensionSize::Name(name)) => name.clone(),
                 None => "?".to_owned(),
             })

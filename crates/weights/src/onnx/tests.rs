@@ -43,8 +43,12 @@ fn backbone(name: &str, adapter: Adapter, padding: WindowPadding) -> Backbone {
 }
 
 /// All that a backbone gives.
-fn features(backbone: &Backbone, images: Tensor<4>, mix: Tensor<2>) -> Vec<(String, Output)> {
-    let features = backbone.forward(images, mix, None);
+fn features(
+    backbone: &Backbone,
+    images: Tensor<4>,
+    prompt_weights: Tensor<2>,
+) -> Vec<(String, Output)> {
+    let features = backbone.forward(images, prompt_weights, None);
     let tokens = features.map.flatten::<3>(2, 3).swap_dims(1, 2);
     let mut outputs = vec![
         ("pooled".to_owned(), features.pooled.into()),
@@ -63,10 +67,10 @@ fn export_backbone(
     folder: &Path,
 ) -> Result<OnnxExport, OnnxError> {
     let network = match options.prompt {
-        Prompt::Folded(mix) => backbone.clone().fold(mix),
+        Prompt::Folded(prompt_weights) => backbone.clone().fold(prompt_weights),
         Prompt::Input => backbone.clone(),
     };
-    let reference = |images, mix| features(backbone, images, mix);
+    let reference = |images, prompt_weights| features(backbone, images, prompt_weights);
     export(
         &folder.join("model.onnx"),
         &network,
@@ -218,13 +222,14 @@ fn what_does_not_agree_or_cannot_be_written_leaves_nothing() {
             .unwrap_err()
             .to_string()
     };
-    let another = |images: Tensor<4>, mix| features(&backbone, images * 1.01, mix);
+    let another =
+        |images: Tensor<4>, prompt_weights| features(&backbone, images * 1.01, prompt_weights);
     let message = export(&another, &path, options(mean));
     assert!(
         message.contains("1 random images") && message.contains("`pooled` differs"),
         "{message}"
     );
-    let same = |images: Tensor<4>, mix| features(&backbone, images, mix);
+    let same = |images: Tensor<4>, prompt_weights| features(&backbone, images, prompt_weights);
     let nowhere = folder.path().join("nowhere").join("model.onnx");
     let message = export(&same, &nowhere, options(mean));
     assert!(message.contains("nowhere"), "{message}");
@@ -259,21 +264,22 @@ fn heads_leave() {
         .init(&mut rng, &device),
     );
     let network = (backbone, heads);
-    let forward =
-        |(backbone, (part, attribute, dino)): &(Backbone, _), images: Tensor<4>, mix: Tensor<2>| {
-            let features = backbone.forward(images, mix, None);
-            let (part, attribute, dino): (&PartHead, &AttributeHead, &DinoHead) =
-                (part, attribute, dino);
-            vec![
-                ("part".to_owned(), part.forward(features.map).into()),
-                (
-                    "attribute".to_owned(),
-                    attribute.forward(features.pooled.clone()).into(),
-                ),
-                ("dino".to_owned(), dino.forward(features.pooled).into()),
-            ]
-        };
-    let reference = |images, mix| forward(&network, images, mix);
+    let forward = |(backbone, (part, attribute, dino)): &(Backbone, _),
+                   images: Tensor<4>,
+                   prompt_weights: Tensor<2>| {
+        let features = backbone.forward(images, prompt_weights, None);
+        let (part, attribute, dino): (&PartHead, &AttributeHead, &DinoHead) =
+            (part, attribute, dino);
+        vec![
+            ("part".to_owned(), part.forward(features.map).into()),
+            (
+                "attribute".to_owned(),
+                attribute.forward(features.pooled.clone()).into(),
+            ),
+            ("dino".to_owned(), dino.forward(features.pooled).into()),
+        ]
+    };
+    let reference = |images, prompt_weights| forward(&network, images, prompt_weights);
     let path = folder.path().join("model.onnx");
     let exported = export(
         &path,
@@ -446,7 +452,7 @@ fn each_operation_agrees_with_burn() {
         let forward = |_: &burn::nn::Linear, images: Tensor<4>, _: Tensor<2>| {
             vec![("output".to_owned(), case(images))]
         };
-        let reference = |images, mix| forward(&linear, images, mix);
+        let reference = |images, prompt_weights| forward(&linear, images, prompt_weights);
         let options = OnnxOptions {
             size: [12, 10],
             // A sum over everything mixes the images of a batch, which is nothing a network does;
@@ -496,9 +502,11 @@ fn backbones_leave_with_heads() {
         let part = PartHeadConfig::new(channels, 25).init(rng, &device);
         let attribute = AttributeHeadConfig::new(channels, 40).init(rng, &device);
         type Network = (Backbone, PartHead, AttributeHead);
-        let forward = |(backbone, part, attribute): &Network, images: Tensor<4>, mix: Tensor<2>| {
-            let made = backbone.forward(images.clone(), mix.clone(), None);
-            let mut outputs = features(backbone, images, mix);
+        let forward = |(backbone, part, attribute): &Network,
+                       images: Tensor<4>,
+                       prompt_weights: Tensor<2>| {
+            let made = backbone.forward(images.clone(), prompt_weights.clone(), None);
+            let mut outputs = features(backbone, images, prompt_weights);
             outputs.push(("part".to_owned(), part.forward(made.map).into()));
             outputs.push((
                 "attribute".to_owned(),
@@ -515,23 +523,23 @@ fn backbones_leave_with_heads() {
         };
         let plain: Network = (backbone, part, attribute);
         let mut network = plain.clone();
-        if let Prompt::Folded(mix) = prompt {
-            network.0 = network.0.fold(mix);
+        if let Prompt::Folded(prompt_weights) = prompt {
+            network.0 = network.0.fold(prompt_weights);
         }
-        let reference = |images, mix| forward(&plain, images, mix);
+        let reference = |images, prompt_weights| forward(&plain, images, prompt_weights);
         let path = folder.join(format!("{file}.onnx"));
         let exported = export(&path, &network, &forward, &reference, &options).unwrap();
         assert!(!exported.checks.is_empty(), "{file}");
         for batch in [1, 8] {
             let mut pixels = vec![0; batch * 3 * size[0] * size[1]];
             Rng::seed_from_u64(3).fill_bytes(&mut pixels);
-            let mix = mix_of_run(prompt, 2);
+            let prompt_weights = prompt_weights_of_run(prompt, 2);
             let images =
                 TensorData::new(normalize(&pixels, &options), [batch, 3, size[0], size[1]]);
-            let mix = TensorData::new(mix.data, mix.shape);
-            let (images, mix) = (
+            let prompt_weights = TensorData::new(prompt_weights.data, prompt_weights.shape);
+            let (images, prompt_weights) = (
                 Tensor::from_data(images, &device),
-                Tensor::from_data(mix, &device),
+                Tensor::from_data(prompt_weights, &device),
             );
             let pixels = Tensor::<4>::from_data(
                 TensorData::new(
@@ -557,9 +565,9 @@ fn backbones_leave_with_heads() {
                 },
             );
             if prompt == Prompt::Input {
-                keep("input mix", mix.to_data());
+                keep("input mix", prompt_weights.to_data());
             }
-            for (name, output) in reference(images, mix) {
+            for (name, output) in reference(images, prompt_weights) {
                 keep(&name, output.into_data());
             }
             let path = folder.join(format!("{file}.{batch}.safetensors"));

@@ -124,7 +124,7 @@ pub(super) fn trace<M: Module>(
     forward: &dyn Fn(&M, Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
     batch: Option<usize>,
     [height, width]: [usize; 2],
-    tasks: usize,
+    prompts: usize,
 ) -> Result<Graph, OnnxError> {
     let record = |batch: usize| {
         let device = Device::capture();
@@ -134,10 +134,10 @@ pub(super) fn trace<M: Module>(
             // As operations, which are left out, and not as data, which would be as large as the
             // batch.
             let images = Tensor::<4>::zeros([batch, 3, height, width], &device);
-            let mix = Tensor::<2>::zeros([1, tasks], &device);
+            let prompt_weights = Tensor::<2>::zeros([1, prompts], &device);
             let names = parameter_names(&network);
-            let inputs = [id(&images), id(&mix)];
-            let outputs = forward(&network, images, mix);
+            let inputs = [id(&images), id(&prompt_weights)];
+            let outputs = forward(&network, images, prompt_weights);
             let ids: Vec<Option<TensorId>> =
                 outputs.iter().map(|(_, output)| output.id()).collect();
             let completed = scope.complete([], ids.iter().flatten().copied());
@@ -153,7 +153,7 @@ pub(super) fn trace<M: Module>(
         let lost = || OnnxError::Capture("a tensor is not on the recording device".to_owned());
         let (names, inputs, named, _alive) = boundary.ok_or_else(lost)?;
         let named: Vec<(String, Option<TensorId>)> = named;
-        let [Some(images), Some(mix)] = inputs else {
+        let [Some(images), Some(prompt_weights)] = inputs else {
             return Err(lost());
         };
         let outputs = named
@@ -164,13 +164,13 @@ pub(super) fn trace<M: Module>(
         let mut operations = captured.graph.operations;
         operations.retain(|operation| {
             let makes = |id: TensorId| operation.outputs().any(|output| output.id == id);
-            !makes(images) && !makes(mix)
+            !makes(images) && !makes(prompt_weights)
         });
         Ok(Graph {
             operations,
             values: captured.values,
             names,
-            inputs: [images, mix],
+            inputs: [images, prompt_weights],
             outputs,
             sizes: BTreeMap::new(),
         })

@@ -184,7 +184,7 @@ fn score(
         for (truth, labels) in batch.into_iter().zip(labeler.label(&keys, pixels)?) {
             if let Some(parts) = &truth.parts {
                 let cells = cells(parts, [truth.image.height, truth.image.width], grid);
-                confusion.count(&cells, &labels.map.parts);
+                confusion.count(&cells, &labels.parts);
             }
             logits.push(labels.attributes);
             truths.push(truth.attributes);

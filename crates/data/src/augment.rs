@@ -20,7 +20,8 @@
 
 mod blur;
 mod color;
-mod crop;
+pub(crate) mod crop;
+mod draw;
 pub mod erase;
 pub mod warp;
 
@@ -31,10 +32,11 @@ use crate::Rng;
 use crate::image::{
     ByColumns, DEVIATIONS, Filter, IMAGENET_MEAN, IMAGENET_STD, MEANS, ResizeScratch, Rgb,
 };
+use crate::labels::{GridLabels, ViewLabels};
 use color::ColorOperation;
-use crop::CropBox;
+use crop::{CropBox, GridCrop};
+use draw::{happens, uniform};
 
-pub use crop::LabelGrid;
 pub use erase::{erase, shift};
 pub use warp::{Affine, warp, warp_labels};
 
@@ -228,9 +230,9 @@ pub struct View {
     pub width: usize,
     /// `[3, height, width]`, less the mean and over the standard deviation.
     pub pixels: Vec<f32>,
-    /// The part class at each position of the backbone's output, `[rows, columns]`; 255 is the
-    /// ignore index. Global views have it where the image has labels, local views never.
-    pub parts: Option<Vec<u8>>,
+    /// The labels at each position of the backbone's output. Global views have them where the image
+    /// has labels, local views never.
+    pub labels: Option<ViewLabels>,
 }
 
 /// The views of one image.
@@ -252,17 +254,17 @@ enum ViewKind {
 
 /// Makes the views of an image.
 ///
-/// - `labels`: the part map of the whole image.
-/// - `output_grid`: rows and columns of the backbone's feature map of a global view, to which the
-///   part map is resampled by nearest neighbor.
+/// - `labels`: those of the whole image.
+/// - `output_grid`: rows and columns of the backbone's feature map of a global view, to which
+///   labels are resampled by nearest neighbor.
 ///
 /// # Panics
 ///
-/// Where `config` does not pass [`ViewsConfig::check`], the image has no pixels, or the label grid
-/// does not hold rows x columns labels.
+/// Where `config` does not pass [`ViewsConfig::check`], the image has no pixels, or there are not
+/// rows x columns labels.
 pub fn views(
     image: &Rgb,
-    labels: Option<LabelGrid<'_>>,
+    labels: Option<GridLabels<'_>>,
     config: &ViewsConfig,
     output_grid: [usize; 2],
     rng: &mut Rng,
@@ -272,7 +274,7 @@ pub fn views(
     }
     let mut scratch = ViewScratch::default();
     let image = ByColumns::whole(image);
-    let mut make = |kind, labels: Option<&LabelGrid<'_>>| {
+    let mut make = |kind, labels: Option<&GridLabels<'_>>| {
         view(&image, labels, config, output_grid, kind, rng, &mut scratch)
     };
     let kind = |i| {
@@ -301,7 +303,7 @@ struct ViewScratch {
 
 fn view(
     image: &ByColumns,
-    labels: Option<&LabelGrid<'_>>,
+    labels: Option<&GridLabels<'_>>,
     config: &ViewsConfig,
     output_grid: [usize; 2],
     kind: ViewKind,
@@ -327,12 +329,21 @@ fn view(
         config.std,
         scratch,
     );
-    let parts = labels.map(|grid| grid.carry(&crop, changes.flip, image.size, output_grid));
+    let labels = labels.map(|labels| {
+        let grid = [labels.rows, labels.columns];
+        labels.crop(&GridCrop::new(
+            &crop,
+            changes.flip,
+            image.size,
+            grid,
+            output_grid,
+        ))
+    });
     View {
         height,
         width,
         pixels,
-        parts,
+        labels,
     }
 }
 
@@ -413,13 +424,5 @@ impl ViewChanges {
 
 /// True with this probability. One draw, whatever the probability, so that changing it does not
 /// move the draws that follow.
-fn happens(probability: f32, rng: &mut Rng) -> bool {
-    rng.random::<f32>() < probability
-}
-
-fn uniform([least, most]: [f32; 2], rng: &mut Rng) -> f32 {
-    least + (most - least) * rng.random::<f32>()
-}
-
 #[cfg(test)]
 mod tests;

@@ -125,10 +125,15 @@ pub fn accuracy(
         };
         images += 1;
         let grid = |store: &Store| [store.meta.rows, store.meta.columns];
-        parts.add(row.parts, grid(labels), right.parts, grid(truth));
-        let targets = rule.targets(row.attributes, vocabulary);
+        parts.add(
+            row.values.parts,
+            grid(labels),
+            right.values.parts,
+            grid(truth),
+        );
+        let targets = rule.targets(row.values.attributes, vocabulary);
         for (matched, count) in matched.iter().zip(&mut counts) {
-            let logits = &right.attributes[matched.truth.clone()];
+            let logits = &right.values.attributes[matched.truth.clone()];
             let Some(value) = true_value(logits).and_then(|value| matched.values[value]) else {
                 continue;
             };
@@ -384,7 +389,7 @@ impl fmt::Display for Accuracy {
 mod tests {
     use super::*;
     use crate::testing::meta;
-    use clasp_data::labels::{Labels, METHOD_TRUTH, StoreMeta, write_shard};
+    use clasp_data::labels::{LabelValues, Labels, METHOD_TRUTH, StoreMeta, write_shard};
 
     fn store(folder: &std::path::Path, meta: &StoreMeta, rows: &[(Vec<u8>, Vec<f32>)]) -> Store {
         let labels: Vec<Labels> = { rows.iter().enumerate() }
@@ -392,10 +397,12 @@ mod tests {
                 key: i.to_string(),
                 width: 1,
                 height: 1,
-                parts: parts.clone(),
-                part_confidence: vec![255; parts.len()],
-                attributes: attributes.clone(),
                 image_sha256: String::new(),
+                values: LabelValues {
+                    parts: parts.clone(),
+                    part_confidence: vec![255; parts.len()],
+                    attributes: attributes.clone(),
+                },
             })
             .collect();
         write_shard(folder, "people", meta, &labels).unwrap();

@@ -97,17 +97,17 @@ pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<A
             continue;
         };
         images += 1;
-        for (a, b) in mine.parts.iter().zip(theirs.parts) {
+        for (a, b) in mine.values.parts.iter().zip(theirs.values.parts) {
             positions.add(a == b);
             if *a != IGNORE && *b != IGNORE {
                 labeled.add(a == b);
             }
         }
-        for (a, b) in mine.attributes.iter().zip(theirs.attributes) {
+        for (a, b) in mine.values.attributes.iter().zip(theirs.values.attributes) {
             largest = largest.max((a - b).abs());
         }
         let [a, b] = [(mine, &rules[0]), (theirs, &rules[1])]
-            .map(|(labels, rule)| rule.targets(labels.attributes, vocabulary));
+            .map(|(labels, rule)| rule.targets(labels.values.attributes, vocabulary));
         for (index, (range, [all, clear])) in ranges.iter().zip(&mut attributes).enumerate() {
             let best = |target: &[f32]| {
                 let best = range
@@ -199,7 +199,7 @@ impl fmt::Display for Agreement {
 mod tests {
     use super::*;
     use crate::testing::meta;
-    use clasp_data::labels::{Labels, write_shard};
+    use clasp_data::labels::{LabelValues, Labels, write_shard};
 
     fn store(
         folder: &std::path::Path,
@@ -212,16 +212,18 @@ mod tests {
                     key: format!("{i:02}"),
                     width: 1,
                     height: 1,
-                    parts: vec![0, 1],
-                    part_confidence: vec![255, 255],
                     image_sha256: String::new(),
-                    attributes: vec![
-                        1.0,
-                        2.0 + i as f32,
-                        3.0,
-                        1.0,
-                        if i % 2 == 0 { 0.0 } else { 4.0 },
-                    ],
+                    values: LabelValues {
+                        parts: vec![0, 1],
+                        part_confidence: vec![255, 255],
+                        attributes: vec![
+                            1.0,
+                            2.0 + i as f32,
+                            3.0,
+                            1.0,
+                            if i % 2 == 0 { 0.0 } else { 4.0 },
+                        ],
+                    },
                 };
                 change(i, &mut labels);
                 labels
@@ -253,9 +255,9 @@ mod tests {
         // Of 02 to 09, one position of 02 is another, one of 03 is without a class, and 04 has the
         // other value of the last attribute.
         let other = store(folders[1].path(), 2..12, |i, labels| match i {
-            2 => labels.parts[1] = 0,
-            3 => labels.parts[1] = IGNORE,
-            4 => labels.attributes[4] = 4.5,
+            2 => labels.values.parts[1] = 0,
+            3 => labels.values.parts[1] = IGNORE,
+            4 => labels.values.attributes[4] = 4.5,
             _ => {}
         });
         let found = compare(&one, &other, &AttributeConfig::default()).unwrap();

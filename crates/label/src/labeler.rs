@@ -5,7 +5,7 @@
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::image::{self, Filter, Rgb};
-use clasp_data::labels::StoreMeta;
+use clasp_data::labels::{LabelValues, StoreMeta};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::clip::{Clip, Dense};
@@ -18,13 +18,12 @@ use crate::parts::{PartMap, PartMapper, cosines};
 use crate::prompts::TextFeatures;
 use crate::{Error, kmeans, one_thread, read};
 
-/// Labels of one image.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImageLabels {
-    /// Part map on the stored grid.
-    pub map: PartMap,
-    /// Raw logits of all attribute values.
-    pub attributes: Vec<f32>,
+fn label_values(map: PartMap, attributes: Vec<f32>) -> LabelValues {
+    LabelValues {
+        parts: map.parts,
+        part_confidence: map.confidence,
+        attributes,
+    }
 }
 
 /// A source of labels for images.
@@ -53,7 +52,7 @@ pub trait Labeler: Clone + Send + Sync {
     /// # Errors
     ///
     /// The device failed or the network gave numbers that are not finite.
-    fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<ImageLabels>, Error>;
+    fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<LabelValues>, Error>;
 }
 
 /// Labels by CLIP: part maps from its dense features, attributes from the pooled one.
@@ -183,7 +182,7 @@ impl Labeler for ClipLabeler {
         )
     }
 
-    fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<ImageLabels>, Error> {
+    fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<LabelValues>, Error> {
         let batch = keys.len();
         let shape = [batch, 3, self.size[0], self.size[1]];
         let (parts, attributes) = self.scores(Tensor::from_data(
@@ -200,9 +199,11 @@ impl Labeler for ClipLabeler {
         Ok(parts
             .chunks_exact(synonyms * tokens)
             .enumerate()
-            .map(|(i, cosines)| ImageLabels {
-                map: self.mapper.map(cosines),
-                attributes: attributes[i * values..(i + 1) * values].to_vec(),
+            .map(|(i, cosines)| {
+                label_values(
+                    self.mapper.map(cosines),
+                    attributes[i * values..(i + 1) * values].to_vec(),
+                )
             })
             .collect())
     }
@@ -328,7 +329,7 @@ where
         image::normalize(&image, image::IMAGENET_MEAN, image::IMAGENET_STD)
     }
 
-    fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<ImageLabels>, Error> {
+    fn label(&self, keys: &[&str], pixels: Vec<f32>) -> Result<Vec<LabelValues>, Error> {
         let shape = [keys.len(), 3, self.size[0], self.size[1]];
         let images = Tensor::from_data(TensorData::new(pixels, shape), &self.device);
         let maps = (self.config.precision).within(|| (self.features)(images));
@@ -341,17 +342,9 @@ where
                 // Drawn by the key alone, so that a label does not depend on the batch it came in.
                 let mut rng = rng_for(self.seed, 0, key);
                 let (from, to) = ([rows, columns], self.config.grid);
-                ImageLabels {
-                    map: kmeans::part_map(
-                        map,
-                        channels,
-                        from,
-                        to,
-                        self.config.confidence,
-                        &mut rng,
-                    ),
-                    attributes: Vec::new(),
-                }
+                let confidence = self.config.confidence;
+                let map = kmeans::part_map(map, channels, from, to, confidence, &mut rng);
+                label_values(map, Vec::new())
             })
             .collect())
     }

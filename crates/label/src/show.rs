@@ -148,7 +148,7 @@ fn draw_entry(
         paste(sheet, &picture, x + left, y + top);
         paste(
             sheet,
-            &overlay(&picture, labels.parts, [meta.rows, meta.columns]),
+            &overlay(&picture, labels.values.parts, [meta.rows, meta.columns]),
             second + left,
             y + top,
         );
@@ -168,7 +168,7 @@ fn draw_entry(
     };
     write(labels.key, PALE);
     let vocabulary = &meta.vocabulary;
-    let targets = rule.targets(labels.attributes, vocabulary);
+    let targets = rule.targets(labels.values.attributes, vocabulary);
     for ((attribute, range), &sure) in vocabulary
         .attributes
         .iter()
@@ -193,9 +193,10 @@ fn draw_entry(
         write(&words, if sure { INK } else { PALE });
     }
     if vocabulary.attributes.is_empty() {
-        let positions = labels.parts.len().max(1);
+        let positions = labels.values.parts.len().max(1);
         for (class, part) in vocabulary.parts.iter().enumerate() {
             let count = labels
+                .values
                 .parts
                 .iter()
                 .filter(|&&p| usize::from(p) == class)
@@ -345,7 +346,7 @@ fn paste(sheet: &mut Rgb, picture: &Rgb, x: usize, y: usize) {
 mod tests {
     use super::*;
     use crate::testing::{images, meta};
-    use clasp_data::labels::{Labels, write_shard};
+    use clasp_data::labels::{LabelValues, Labels, write_shard};
 
     #[test]
     fn the_overlay_follows_the_grid() {
@@ -374,10 +375,12 @@ mod tests {
                 key: source.key(i).to_owned(),
                 width: 8,
                 height: 16,
-                parts: vec![0, 1, 2, IGNORE],
-                part_confidence: vec![255; 4],
-                attributes: vec![i as f32, 2.0, 3.0, 1.0, 0.5 * i as f32],
                 image_sha256: String::new(),
+                values: LabelValues {
+                    parts: vec![0, 1, 2, IGNORE],
+                    part_confidence: vec![255; 4],
+                    attributes: vec![i as f32, 2.0, 3.0, 1.0, 0.5 * i as f32],
+                },
             })
             .collect();
         let out = folder.path().join("labels");

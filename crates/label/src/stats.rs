@@ -111,7 +111,7 @@ pub fn stats(
     let (mut bins, mut confidence, mut without) = ([0u64; BINS], 0u64, 0u64);
     for labels in store.iter() {
         let mut seen = vec![false; vocabulary.parts.len()];
-        for &part in labels.parts.iter().filter(|&&part| part != IGNORE) {
+        for &part in labels.values.parts.iter().filter(|&&part| part != IGNORE) {
             positions[usize::from(part)] += 1;
             seen[usize::from(part)] = true;
         }
@@ -120,11 +120,11 @@ pub fn stats(
             .iter_mut()
             .zip(&seen)
             .for_each(|(count, &seen)| *count += u64::from(seen));
-        for &c in labels.part_confidence {
+        for &c in labels.values.part_confidence {
             bins[(usize::from(c) * BINS / 255).min(BINS - 1)] += 1;
             confidence += u64::from(c);
         }
-        let targets = rule.targets(labels.attributes, vocabulary);
+        let targets = rule.targets(labels.values.attributes, vocabulary);
         for ((range, counts), masked) in ranges.iter().zip(&targets.mask).zip(&mut masked) {
             let best = range.clone().fold(range.start, |best, i| {
                 if targets.target[i] > targets.target[best] {
@@ -333,7 +333,7 @@ impl fmt::Display for LabelStats {
 mod tests {
     use super::*;
     use crate::testing::{meta, vocabulary};
-    use clasp_data::labels::{Labels, write_shard};
+    use clasp_data::labels::{LabelValues, Labels, write_shard};
 
     /// Ten images with two positions: background and head each; the last ones unsure. Glasses vary,
     /// sleeves do not.
@@ -344,16 +344,18 @@ mod tests {
                 key: format!("{i:02}"),
                 width: 1,
                 height: 1,
-                parts: if i < 8 { vec![0, 1] } else { vec![0, IGNORE] },
-                part_confidence: vec![255, if i < 8 { 204 } else { 25 }],
                 image_sha256: String::new(),
-                attributes: vec![
-                    10.0,
-                    20.0 + i as f32,
-                    30.0,
-                    1.0,
-                    if i < 5 { 0.0 } else { 4.0 },
-                ],
+                values: LabelValues {
+                    parts: if i < 8 { vec![0, 1] } else { vec![0, IGNORE] },
+                    part_confidence: vec![255, if i < 8 { 204 } else { 25 }],
+                    attributes: vec![
+                        10.0,
+                        20.0 + i as f32,
+                        30.0,
+                        1.0,
+                        if i < 5 { 0.0 } else { 4.0 },
+                    ],
+                },
             })
             .collect();
         write_shard(folder, "people", &meta, &labels).unwrap();

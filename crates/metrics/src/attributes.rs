@@ -13,7 +13,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{MetricError, mean_of};
+use crate::{Metric, MetricError, mean_of};
 
 /// The metrics of one evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -38,6 +38,21 @@ pub struct AttributeMetrics {
     pub degenerate: Vec<usize>,
     /// Number of images.
     pub images: usize,
+}
+
+impl AttributeMetrics {
+    /// The metrics to quote, the main one first.
+    pub fn quoted(&self) -> Vec<Metric> {
+        let mut quoted = vec![Metric::score("mA", self.ma)];
+        quoted.extend(self.map.map(|map| Metric::score("mAP", map)));
+        quoted.extend([
+            Metric::score("accuracy", self.accuracy),
+            Metric::score("precision", self.precision),
+            Metric::score("recall", self.recall),
+            Metric::score("F1", self.f1),
+        ]);
+        quoted
+    }
 }
 
 /// The metrics of one attribute.

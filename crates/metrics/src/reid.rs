@@ -19,8 +19,8 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::MetricError;
 use crate::matmul::{MatrixView, dot, matmul};
+use crate::{Metric, MetricError};
 
 /// Most values in one block of distances: 32 MiB of `f32`.
 const BLOCK_VALUES: usize = 8 << 20;
@@ -83,6 +83,20 @@ pub struct ReidMetrics {
     pub chance_map: f64,
     /// Average precision of each query; `None` where it was skipped.
     pub average_precision: Vec<Option<f64>>,
+}
+
+impl ReidMetrics {
+    /// The metrics to quote, the main one first.
+    pub fn quoted(&self) -> Vec<Metric> {
+        let rank = |k: usize| self.cmc.get(k - 1).copied().unwrap_or(1.0);
+        vec![
+            Metric::score("mAP", self.map),
+            Metric::score("rank-1", rank(1)),
+            Metric::score("rank-5", rank(5)),
+            Metric::score("rank-10", rank(10)),
+            Metric::score("mINP", self.minp),
+        ]
+    }
 }
 
 /// Evaluates `query` against `gallery`, with CMC up to `ranks`.

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::augment::{View, Views};
-use clasp_data::labels::AttributeTargets;
+use clasp_data::labels::{AttributeTargets, ViewLabels};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use rand::RngExt;
@@ -39,7 +39,7 @@ impl BatchTensors {
         let local = |view: usize| samples.iter().map(move |sample| &sample.views.local[view]);
         let labeled = samples
             .iter()
-            .any(|sample| sample.views.global.iter().any(|view| view.parts.is_some()));
+            .any(|sample| sample.views.global.iter().any(|view| view.labels.is_some()));
         Self {
             locals: (locals > 0).then(|| pixels((0..locals).flat_map(local), device)),
             parts: labeled.then(|| part_labels((0..globals).flat_map(global), grid, device)),
@@ -88,8 +88,8 @@ fn part_labels<'a>(
 ) -> Tensor<3, Int> {
     let (mut values, mut count) = (Vec::new(), 0);
     for view in views {
-        match &view.parts {
-            Some(parts) => values.extend(parts.iter().map(|part| i32::from(*part))),
+        match &view.labels {
+            Some(labels) => values.extend(labels.parts.iter().map(|part| i32::from(*part))),
             None => values.resize(values.len() + grid[0] * grid[1], i32::from(IGNORE)),
         }
         count += 1;
@@ -140,7 +140,7 @@ pub fn noise_batch(
         pixels: (0..3 * height * width)
             .map(|_| rng.random_range(-1.0..1.0))
             .collect(),
-        parts: vocabulary.filter(|_| labeled).map(|vocabulary| {
+        labels: vocabulary.filter(|_| labeled).map(|vocabulary| {
             let classes = vocabulary.parts.len().min(usize::from(IGNORE)) as u8;
             let mut part = || {
                 if rng.random_bool(0.2) {
@@ -149,7 +149,8 @@ pub fn noise_batch(
                     rng.random_range(0..classes)
                 }
             };
-            (0..grid[0] * grid[1]).map(|_| part()).collect()
+            let parts = (0..grid[0] * grid[1]).map(|_| part()).collect();
+            ViewLabels { parts }
         }),
     };
     let views = &recipe.views;
@@ -197,7 +198,7 @@ mod tests {
             height: 1,
             width: 2,
             pixels: vec![value; 6],
-            parts,
+            labels: parts.map(|parts| ViewLabels { parts }),
         };
         let sample = |value: f32, parts: Option<Vec<u8>>| ImageSample {
             key: value.to_string(),

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use clasp_data::augment::{LabelGrid, Views, ViewsConfig, views};
+use clasp_data::augment::{Views, ViewsConfig, views};
 use clasp_data::image::{Limits, Rgb, decode};
 use clasp_data::labels::{AttributeRule, AttributeTargets, Calibration, LabelError, Store};
 use clasp_data::rng_for;
@@ -284,15 +284,13 @@ impl ViewGenerator {
         let labels = self.dataset.labels.as_ref();
         let labeled_key = self.dataset.source.key(self.dataset.labels_of[index]);
         let row = labels.and_then(|labels| labels.store.get(labeled_key));
-        let grid = labels.zip(row).map(|(labels, row)| LabelGrid {
-            rows: labels.store.meta.rows,
-            columns: labels.store.meta.columns,
-            parts: row.parts,
-        });
-        let views = views(&image, grid, &self.config, self.grid, &mut rng);
+        let of_positions = labels
+            .zip(row)
+            .map(|(labels, row)| row.values.on_grid(&labels.store.meta));
+        let views = views(&image, of_positions, &self.config, self.grid, &mut rng);
         let attributes = labels.zip(row).and_then(|(labels, row)| {
             let rule = labels.rule.as_ref()?;
-            Some(rule.targets(row.attributes, &labels.store.meta.vocabulary))
+            Some(rule.targets(row.values.attributes, &labels.store.meta.vocabulary))
         });
         Some(ImageSample {
             key: key.to_owned(),

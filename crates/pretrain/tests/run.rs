@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
 use clasp_data::image::{Rgb, encode_png};
-use clasp_data::labels::{Labels, StoreMeta, write_shard};
+use clasp_data::labels::{LabelValues, Labels, StoreMeta, write_shard};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_pretrain::{Control, Event, PretrainError, PretrainRecipe, PretrainSummary, train};
@@ -63,14 +63,16 @@ fn dataset(folder: &Path, vocabulary: &Vocabulary) {
             key: format!("{index:02}"),
             width: 40,
             height: 80,
-            parts: (0..32)
-                .map(|_| rng.random_range(0..vocabulary.parts.len() as u8))
-                .collect(),
-            part_confidence: vec![200; 32],
             image_sha256: String::new(),
-            attributes: (0..vocabulary.logits())
-                .map(|_| rng.random_range(-1.0..1.0))
-                .collect(),
+            values: LabelValues {
+                parts: (0..32)
+                    .map(|_| rng.random_range(0..vocabulary.parts.len() as u8))
+                    .collect(),
+                part_confidence: vec![200; 32],
+                attributes: (0..vocabulary.logits())
+                    .map(|_| rng.random_range(-1.0..1.0))
+                    .collect(),
+            },
         });
     }
     write_shard(
@@ -346,10 +348,12 @@ fn labels_of_other_images_are_refused() {
         key: key.to_owned(),
         width: 40,
         height: 80,
-        parts: vec![1; 32],
-        part_confidence: vec![200; 32],
-        attributes: vec![0.5; vocabulary.logits()],
         image_sha256: String::new(),
+        values: LabelValues {
+            parts: vec![1; 32],
+            part_confidence: vec![200; 32],
+            attributes: vec![0.5; vocabulary.logits()],
+        },
     };
 
     let set = format!("data.labels={}", labels("foreign").display());

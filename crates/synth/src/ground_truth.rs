@@ -1,7 +1,7 @@
 //! The ground truth of synthetic people as a label store: the upper bound of any labeler.
 
 use crate::render::RenderedPerson;
-use clasp_data::labels::{Labels, METHOD_TRUTH, StoreMeta};
+use clasp_data::labels::{LabelValues, Labels, METHOD_TRUTH, StoreMeta};
 use clasp_data::part;
 use clasp_data::vocabulary::{IGNORE, Vocabulary, VocabularyError};
 
@@ -61,9 +61,11 @@ pub fn ground_truth_labels(key: &str, rendered: &RenderedPerson, meta: &StoreMet
         key: key.to_owned(),
         width: u16::try_from(width).unwrap_or(u16::MAX),
         height: u16::try_from(height).unwrap_or(u16::MAX),
-        parts: cells.iter().map(|cell| cell.0).collect(),
-        part_confidence: cells.iter().map(|cell| share(cell.1)).collect(),
-        attributes,
+        values: LabelValues {
+            parts: cells.iter().map(|cell| cell.0).collect(),
+            part_confidence: cells.iter().map(|cell| share(cell.1)).collect(),
+            attributes,
+        },
         image_sha256: String::new(),
     }
 }
@@ -162,7 +164,7 @@ mod tests {
         for (index, key) in source.keys().enumerate() {
             let row = store.get(key).unwrap();
             let (_, rendered, _) = crate::dataset::render_unlabeled(0, index as u64, 64, 32);
-            let targets = rule.targets(row.attributes, vocabulary);
+            let targets = rule.targets(row.values.attributes, vocabulary);
             for ((attribute, range), clear) in { vocabulary.attributes.iter() }
                 .zip(vocabulary.ranges())
                 .zip(&targets.mask)
@@ -187,7 +189,7 @@ mod tests {
             }
             // People stand in the middle; the corner is background.
             assert!(
-                row.parts.iter().any(|&part| part != 0) && row.parts[0] == 0,
+                row.values.parts.iter().any(|&part| part != 0) && row.values.parts[0] == 0,
                 "{key}"
             );
         }

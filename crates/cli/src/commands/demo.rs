@@ -468,7 +468,7 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
 fn commonest_part(truth: &Store) -> f64 {
     let mut counts = BTreeMap::<u8, usize>::new();
     for label in truth.iter() {
-        for part in label.parts {
+        for part in label.values.parts {
             *counts.entry(*part).or_default() += 1;
         }
     }
@@ -594,7 +594,7 @@ fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Res
     let grid = [store.meta.rows, store.meta.columns];
     Ok(LabeledSample {
         image: photo_url(&image),
-        parts: map_url(&overlay(&image, labels.parts, grid)),
+        parts: map_url(&overlay(&image, labels.values.parts, grid)),
         attributes: vec![attribute_line(&labels, store, rule)],
     })
 }
@@ -602,7 +602,7 @@ fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Res
 /// The most probable value of each attribute; unsure ones with a question mark.
 fn attribute_line(labels: &LabelRef, store: &Store, rule: &AttributeRule) -> String {
     let vocabulary = &store.meta.vocabulary;
-    let targets = rule.targets(labels.attributes, vocabulary);
+    let targets = rule.targets(labels.values.attributes, vocabulary);
     let words = vocabulary
         .attributes
         .iter()

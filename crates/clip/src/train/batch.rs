@@ -9,7 +9,6 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng as _, SeedableRng};
 use serde::{Deserialize, Serialize};
 
-use super::ClipTrainData;
 use super::config::{ClipTrainConfig, ResolutionStage};
 use super::error::ClipTrainError;
 
@@ -27,6 +26,18 @@ pub struct TrainingPair {
     /// Value of each attribute of [`ClassPhrases`]; 255 (ignore index) where unknown. Empty if no
     /// value is known.
     pub values: Vec<u8>,
+}
+
+/// What a CLIP is trained on.
+pub struct ClipTrainData<'a> {
+    /// `pair(index, size)` gives the pair of an index at a size (height, width); the same index
+    /// always gives the same pair. It is called from several threads, a batch ahead of the
+    /// training.
+    pub pair: &'a (dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync),
+    /// Phrases for part classes and attribute values, for the part and attribute losses.
+    pub phrases: &'a ClassPhrases,
+    /// Pairs at the last stage's size that `pair` never gives; may be empty.
+    pub held_out: &'a [TrainingPair],
 }
 
 /// Texts for part classes and attribute values.

@@ -49,7 +49,7 @@ use clasp_run::log::add_progress;
 use clasp_run::schedule::is_logged;
 use clasp_run::{CheckpointSchedule, Control, Event, Metrics, RunFolder, RunSummary};
 
-pub use self::batch::{ClassPhrases, TrainingPair};
+pub use self::batch::{ClassPhrases, ClipTrainData, TrainingPair};
 pub use self::config::{
     ClipLossConfig, ClipOptimizerConfig, ClipRunConfig, ClipTrainConfig, ResolutionStage,
 };
@@ -59,18 +59,6 @@ pub use self::retrieval::{Retrieval, retrieval};
 
 use self::batch::{PairBatch, check_pair, draw};
 use self::trainer::ClipTrainer;
-
-/// What a CLIP is trained on.
-pub struct ClipTrainData<'a> {
-    /// `pair(index, size)` gives the pair of an index at a size (height, width); the same index
-    /// always gives the same pair. It is called from several threads, a batch ahead of the
-    /// training.
-    pub pair: &'a (dyn Fn(u64, [usize; 2]) -> TrainingPair + Sync),
-    /// Phrases for part classes and attribute values, for the part and attribute losses.
-    pub phrases: &'a ClassPhrases,
-    /// Pairs at the last stage's size that `pair` never gives; may be empty.
-    pub held_out: &'a [TrainingPair],
-}
 
 /// Result of a run.
 #[derive(Debug)]

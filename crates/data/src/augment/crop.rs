@@ -1,8 +1,9 @@
-//! Random crops, of an image and of its part map.
+//! Random crops, of an image and of its labels.
 
-use crate::Rng;
-use crate::augment::uniform;
 use rand::RngExt;
+
+use super::draw::uniform;
+use crate::Rng;
 
 /// Draws before a crop that fits the image is given up for the center crop, as in torchvision.
 const ATTEMPTS: usize = 10;
@@ -79,59 +80,47 @@ impl CropBox {
     }
 }
 
-/// The part map of a whole image, as in the label store.
-#[derive(Clone, Copy, Debug)]
-pub struct LabelGrid<'a> {
-    /// Rows of the grid.
-    pub rows: usize,
-    /// Columns of the grid.
-    pub columns: usize,
-    /// `[rows, columns]`; 255 is the ignore index.
-    pub parts: &'a [u8],
+/// For each position of an output grid on a crop, the position of a grid on the whole image that
+/// holds its center: labels of any kind that belong to positions are cropped with it.
+pub(crate) struct GridCrop {
+    /// Columns of the grid on the whole image.
+    width: usize,
+    rows: Vec<usize>,
+    columns: Vec<usize>,
 }
 
-impl LabelGrid<'_> {
-    /// The part map of a crop on another grid: for the center of each output position, the label of the
-    /// position that it lies in. `image_size` and `output_grid` are `[height, width]`.
-    ///
-    /// # Panics
-    ///
-    /// Where the grid does not hold rows x columns labels.
-    pub(super) fn carry(
-        &self,
+impl GridCrop {
+    /// `image_size` is [height, width]; `grid` and `output_grid` are rows and columns.
+    pub(super) fn new(
         crop: &CropBox,
         flip: bool,
         image_size: [usize; 2],
+        grid: [usize; 2],
         output_grid: [usize; 2],
-    ) -> Vec<u8> {
-        assert_eq!(
-            self.parts.len(),
-            self.rows * self.columns,
-            "labels in a grid of {} rows x {} columns",
-            self.rows,
-            self.columns
-        );
-        let rows = positions(
-            crop.top,
-            crop.height,
-            image_size[0],
-            self.rows,
-            output_grid[0],
-        );
-        let mut columns = positions(
-            crop.left,
-            crop.width,
-            image_size[1],
-            self.columns,
-            output_grid[1],
-        );
+    ) -> Self {
+        let ([height, width], [rows, columns]) = (image_size, grid);
+        let rows = positions(crop.top, crop.height, height, rows, output_grid[0]);
+        let mut across = positions(crop.left, crop.width, width, columns, output_grid[1]);
         if flip {
-            columns.reverse();
+            across.reverse();
         }
-        let mut out = Vec::with_capacity(rows.len() * columns.len());
-        for row in rows {
-            let labels = &self.parts[row * self.columns..(row + 1) * self.columns];
-            out.extend(columns.iter().map(|&column| labels[column]));
+        Self {
+            width: columns,
+            rows,
+            columns: across,
+        }
+    }
+
+    /// Labels of the whole image, [rows, columns], on the output grid.
+    ///
+    /// # Panics
+    ///
+    /// Where the grid has more positions than there are labels.
+    pub fn apply<T: Copy>(&self, labels: &[T]) -> Vec<T> {
+        let mut out = Vec::with_capacity(self.rows.len() * self.columns.len());
+        for row in &self.rows {
+            let labels = &labels[row * self.width..(row + 1) * self.width];
+            out.extend(self.columns.iter().map(|&column| labels[column]));
         }
         out
     }
@@ -153,11 +142,6 @@ mod tests {
     #[test]
     fn the_whole_image_on_the_same_grid_keeps_the_labels() {
         let parts: Vec<u8> = (0..128).collect();
-        let grid = LabelGrid {
-            rows: 16,
-            columns: 8,
-            parts: &parts,
-        };
         for [height, width] in [[256, 128], [97, 41], [5, 3], [1, 1]] {
             let whole = CropBox {
                 left: 0,
@@ -165,8 +149,10 @@ mod tests {
                 width,
                 height,
             };
-            assert_eq!(grid.carry(&whole, false, [height, width], [16, 8]), parts);
-            let flipped = grid.carry(&whole, true, [height, width], [16, 8]);
+            let on_grid =
+                |flip| GridCrop::new(&whole, flip, [height, width], [16, 8], [16, 8]).apply(&parts);
+            assert_eq!(on_grid(false), parts);
+            let flipped = on_grid(true);
             let expected: Vec<u8> = parts
                 .chunks(8)
                 .flat_map(|row| row.iter().rev().copied())
@@ -178,19 +164,15 @@ mod tests {
     #[test]
     fn a_quarter_of_the_image_takes_a_quarter_of_the_labels() {
         let parts: Vec<u8> = (0..16).collect();
-        let grid = LabelGrid {
-            rows: 4,
-            columns: 4,
-            parts: &parts,
-        };
         let crop = CropBox {
             left: 50,
             top: 0,
             width: 50,
             height: 50,
         };
-        assert_eq!(grid.carry(&crop, false, [100, 100], [2, 2]), [2, 3, 6, 7]);
-        assert_eq!(grid.carry(&crop, true, [100, 100], [2, 2]), [3, 2, 7, 6]);
+        let on_grid = |flip| GridCrop::new(&crop, flip, [100, 100], [4, 4], [2, 2]).apply(&parts);
+        assert_eq!(on_grid(false), [2, 3, 6, 7]);
+        assert_eq!(on_grid(true), [3, 2, 7, 6]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rand::RngExt;
 
-use super::uniform;
+use super::draw::uniform;
 use crate::Rng;
 use crate::image::Rgb;
 

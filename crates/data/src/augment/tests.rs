@@ -260,7 +260,7 @@ fn mirror(view: &View) -> Vec<f32> {
 fn the_same_generator_gives_the_same_views_and_another_gives_others() {
     let image = picture(90, 200);
     let parts: Vec<u8> = (0..128).collect();
-    let grid = LabelGrid {
+    let grid = GridLabels {
         rows: 16,
         columns: 8,
         parts: &parts,
@@ -286,7 +286,7 @@ fn the_same_generator_gives_the_same_views_and_another_gives_others() {
                     v.height,
                     v.width,
                     v.pixels.len(),
-                    v.parts.as_ref().map(Vec::len),
+                    v.labels.as_ref().map(|labels| labels.parts.len()),
                 )
             })
             .collect::<Vec<_>>()
@@ -309,7 +309,7 @@ fn the_same_generator_gives_the_same_views_and_another_gives_others() {
 fn flipping_twice_is_the_identity_and_flipping_commutes_with_the_rest() {
     let image = picture(50, 110);
     let parts: Vec<u8> = (0..128).collect();
-    let grid = LabelGrid {
+    let grid = GridLabels {
         rows: 16,
         columns: 8,
         parts: &parts,
@@ -344,7 +344,8 @@ fn flipping_twice_is_the_identity_and_flipping_commutes_with_the_rest() {
         {
             // The mean gray of a contrast is summed in another order.
             assert!(largest_difference(&mirror(flipped), &plain.pixels) < 1e-4);
-            if let (Some(plain), Some(flipped)) = (&plain.parts, &flipped.parts) {
+            if let (Some(plain), Some(flipped)) = (&plain.labels, &flipped.labels) {
+                let [plain, flipped] = [&plain.parts, &flipped.parts];
                 let mirrored: Vec<u8> = flipped
                     .chunks(4)
                     .flat_map(|row| row.iter().rev().copied())
@@ -489,14 +490,15 @@ proptest! {
             color(parts[y * ROWS / height * COLUMNS + x * COLUMNS / width])
         };
         let image = Rgb { width, height, pixels: (0..width * height).flat_map(pixel).collect() };
-        let grid = LabelGrid { rows: ROWS, columns: COLUMNS, parts: &parts };
+        let grid = GridLabels { rows: ROWS, columns: COLUMNS, parts: &parts };
 
         let mut rng = crate::rng_for(seed, 0, "labels");
         let crop = CropBox::draw(width, height, [0.3, 1.0], [0.4, 0.6], &mut rng);
         let size = [64, 32];
         let changes = ViewChanges { flip, colors: Vec::new(), blur: None, solarize: false };
         let pixels = render(&ByColumns::whole(&image), &crop, &changes, size, [0.0; 3], [1.0; 3], &mut ViewScratch::default());
-        let labels = grid.carry(&crop, flip, [height, width], OUTPUT);
+        let labels = GridCrop::new(&crop, flip, [height, width], [ROWS, COLUMNS], OUTPUT);
+        let labels = grid.crop(&labels).parts;
 
         let (mut compared, area) = (0, size[0] * size[1]);
         for (i, &label) in labels.iter().enumerate() {
@@ -526,7 +528,7 @@ proptest! {
         let image = picture(width, height);
         let config = ViewsConfig { local: 1, global_size: [33, 17], local_size: [9, 5], ..ViewsConfig::default() };
         let parts = [255, 1, 2];
-        let grid = LabelGrid { rows: 3, columns: 1, parts: &parts };
+        let grid = GridLabels { rows: 3, columns: 1, parts: &parts };
         let made = views(&image, Some(grid), &config, [2, 1], &mut crate::rng_for(seed, 0, "any"));
         for view in made.global.iter().chain(&made.local) {
             prop_assert_eq!(view.pixels.len(), 3 * view.height * view.width);

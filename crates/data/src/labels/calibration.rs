@@ -66,7 +66,7 @@ impl Calibration {
     /// A store without images: there is no mean.
     pub fn of_store(store: &Store) -> Result<Self, LabelError> {
         let mut visit = |each: &mut dyn FnMut(&[f32])| {
-            store.iter().for_each(|row| each(row.attributes));
+            store.iter().for_each(|row| each(row.values.attributes));
             Ok(())
         };
         let meta = &store.meta;
@@ -91,13 +91,12 @@ impl Calibration {
         let paths = store::files(folder)?;
         let first_path = paths.first().ok_or_else(empty)?;
         let meta = store::read(first_path)?.meta;
-        let logits = meta.vocabulary.logits();
         let mut visit = |each: &mut dyn FnMut(&[f32])| {
             for path in &paths {
                 let shard = store::read(path)?;
                 meta.check_same(first_path, &shard.meta, path)?;
                 for row in 0..shard.columns.keys.len() {
-                    each(&shard.columns.attributes[row * logits..(row + 1) * logits]);
+                    each(shard.columns.row(row, &meta).values.attributes);
                 }
             }
             Ok(())

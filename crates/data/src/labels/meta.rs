@@ -3,8 +3,7 @@
 use std::path::Path;
 
 use super::error::LabelError;
-use super::row::LabelRef;
-use crate::vocabulary::{IGNORE, Vocabulary};
+use crate::vocabulary::Vocabulary;
 
 /// [`StoreMeta::method`] of a store that holds the ground truth of synthetic people.
 pub const METHOD_TRUTH: &str = "truth";
@@ -108,56 +107,6 @@ impl StoreMeta {
                 "confidence: expected 0 to 1, found {}",
                 self.confidence
             ));
-        }
-        None
-    }
-
-    /// What is wrong with one row, if anything: the field that does not fit the part map or the
-    /// vocabulary.
-    pub(super) fn row_fault(&self, row: &LabelRef<'_>) -> Option<String> {
-        let (positions, logits, classes) = (
-            self.positions(),
-            self.vocabulary.logits(),
-            self.vocabulary.parts.len(),
-        );
-        if row.key.is_empty() {
-            return Some("key: expected a name, found an empty string".into());
-        }
-        if row.width == 0 || row.height == 0 {
-            return Some(format!(
-                "size: expected at least 1x1, found {}x{}",
-                row.width, row.height
-            ));
-        }
-        for (name, found) in [
-            ("parts", row.parts.len()),
-            ("part_confidence", row.part_confidence.len()),
-        ] {
-            if found != positions {
-                return Some(format!(
-                    "{name}: expected {positions} patch positions ({} rows x {} columns), found {found}",
-                    self.rows, self.columns
-                ));
-            }
-        }
-        if row.attributes.len() != logits {
-            return Some(format!(
-                "attributes: expected {logits} logits, found {}",
-                row.attributes.len()
-            ));
-        }
-        if let Some(part) = row
-            .parts
-            .iter()
-            .find(|&&part| part != IGNORE && usize::from(part) >= classes)
-        {
-            return Some(format!(
-                "parts: expected classes 0 to {} or {IGNORE}, found {part}",
-                classes - 1
-            ));
-        }
-        if let Some(logit) = row.attributes.iter().find(|logit| !logit.is_finite()) {
-            return Some(format!("attributes: expected finite logits, found {logit}"));
         }
         None
     }

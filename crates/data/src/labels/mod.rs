@@ -19,8 +19,8 @@
 //! Parquet has no list of fixed length: each list has as many logits as the vocabulary has
 //! values, which writer and reader check.
 //!
-//! To add a column: its field in `row`, its place in `shard` (schema, reading, writing, checks), what
-//! describes it in `meta`, and its row in the table above.
+//! To add a kind of label: its fields, columns and checks in `values`, its row in the table above, and,
+//! where it needs metadata of its own, `meta`.
 //!
 //! Labels may be made and corrected by other programs. Any Parquet file with these columns is read,
 //! found by their names: maps as binary or as lists of whole numbers, numbers of any width, columns
@@ -53,6 +53,7 @@
 //! ```
 
 mod calibration;
+mod columns;
 mod error;
 mod file_names;
 mod meta;
@@ -62,6 +63,7 @@ mod shard;
 mod store;
 #[cfg(test)]
 mod tests;
+mod values;
 
 pub use calibration::{
     AttributeConfig, AttributeConfigError, AttributeRule, AttributeTargets, Calibration,
@@ -72,3 +74,4 @@ pub use file_names::shard_file;
 pub use meta::{METHOD_TRUTH, StoreMeta};
 pub use row::{LabelRef, Labels, image_digest};
 pub use store::{Store, finished_shards, read_shard, shard_keys, write_shard};
+pub use values::{GridLabels, LabelValues, LabelValuesRef, ViewLabels};

@@ -2,6 +2,9 @@
 
 use sha2::{Digest, Sha256};
 
+use super::meta::StoreMeta;
+use super::values::{LabelValues, LabelValuesRef};
+
 /// The pseudo-labels of one image.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Labels {
@@ -11,13 +14,8 @@ pub struct Labels {
     pub width: u16,
     /// Height of the image in pixels.
     pub height: u16,
-    /// Part class of each patch position: `[rows, columns]`, the ignore index 255 where the confidence is
-    /// too low.
-    pub parts: Vec<u8>,
-    /// round(255 p), p the probability of the best class: `[rows, columns]`.
-    pub part_confidence: Vec<u8>,
-    /// Raw logits, one for each value of the vocabulary.
-    pub attributes: Vec<f32>,
+    /// The labels of each kind.
+    pub values: LabelValues,
     /// [`image_digest`] of the file that was labeled; empty where it is not known.
     pub image_sha256: String,
 }
@@ -29,9 +27,7 @@ impl Labels {
             key: &self.key,
             width: self.width,
             height: self.height,
-            parts: &self.parts,
-            part_confidence: &self.part_confidence,
-            attributes: &self.attributes,
+            values: self.values.view(),
             image_sha256: &self.image_sha256,
         }
     }
@@ -46,13 +42,8 @@ pub struct LabelRef<'a> {
     pub width: u16,
     /// Height of the image in pixels.
     pub height: u16,
-    /// Part class of each patch position: `[rows, columns]`, the ignore index 255 where the confidence is
-    /// too low.
-    pub parts: &'a [u8],
-    /// round(255 p), p the probability of the best class: `[rows, columns]`.
-    pub part_confidence: &'a [u8],
-    /// Raw logits, one for each value of the vocabulary.
-    pub attributes: &'a [f32],
+    /// The labels of each kind.
+    pub values: LabelValuesRef<'a>,
     /// [`image_digest`] of the file that was labeled; empty where it is not known.
     pub image_sha256: &'a str,
 }
@@ -64,11 +55,23 @@ impl LabelRef<'_> {
             key: self.key.into(),
             width: self.width,
             height: self.height,
-            parts: self.parts.to_vec(),
-            part_confidence: self.part_confidence.to_vec(),
-            attributes: self.attributes.to_vec(),
+            values: self.values.to_values(),
             image_sha256: self.image_sha256.to_owned(),
         }
+    }
+
+    /// What is wrong with them, if anything: the field that does not fit `meta`.
+    pub(super) fn fault(&self, meta: &StoreMeta) -> Option<String> {
+        if self.key.is_empty() {
+            return Some("key: expected a name, found an empty string".into());
+        }
+        if self.width == 0 || self.height == 0 {
+            return Some(format!(
+                "size: expected at least 1x1, found {}x{}",
+                self.width, self.height
+            ));
+        }
+        self.values.fault(meta)
     }
 
     /// What differs, if these labels are of another image than the one of `bytes` and `[height, width]`.

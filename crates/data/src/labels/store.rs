@@ -104,7 +104,7 @@ pub fn write_shard(
     }
     let mut keys = HashSet::with_capacity(labels.len());
     for label in labels {
-        if let Some(problem) = meta.row_fault(&label.view()) {
+        if let Some(problem) = label.view().fault(meta) {
             return Err(invalid(&label.key, problem));
         }
         if !keys.insert(label.key.as_str()) {
@@ -162,7 +162,7 @@ pub fn read_shard(folder: &Path, shard_name: &str) -> Result<(Vec<Labels>, bool)
         edited,
         ..
     } = read(&folder.join(shard_file(shard_name)))?;
-    let row = |row| columns.row(row, meta.positions(), meta.vocabulary.logits());
+    let row = |row| columns.row(row, &meta);
     let labels = (0..columns.keys.len()).map(|i| row(i).to_labels());
     Ok((labels.collect(), edited))
 }
@@ -273,13 +273,7 @@ impl Store {
             }
         }
         self.shards.push(name);
-        self.columns.keys.extend(columns.keys);
-        self.columns.widths.extend(columns.widths);
-        self.columns.heights.extend(columns.heights);
-        self.columns.parts.extend(columns.parts);
-        self.columns.part_confidence.extend(columns.part_confidence);
-        self.columns.attributes.extend(columns.attributes);
-        self.columns.images.extend(columns.images);
+        self.columns.append(columns);
         Ok(())
     }
 
@@ -304,7 +298,6 @@ impl Store {
     }
 
     fn row(&self, row: usize) -> LabelRef<'_> {
-        self.columns
-            .row(row, self.meta.positions(), self.meta.vocabulary.logits())
+        self.columns.row(row, &self.meta)
     }
 }

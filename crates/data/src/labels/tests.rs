@@ -42,14 +42,16 @@ fn label(key: &str, meta: &StoreMeta, seed: u64) -> Labels {
         key: key.into(),
         width: (next() % 65535 + 1) as u16,
         height: (next() % 65535 + 1) as u16,
-        parts: (0..meta.positions()).map(|_| part(next())).collect(),
-        part_confidence: (0..meta.positions()).map(|_| next() as u8).collect(),
-        attributes: (0..meta.vocabulary.logits())
-            .map(|_| next() as f32 / 1e8 - 10.0)
-            .collect(),
         image_sha256: match seed % 3 {
             0 => String::new(),
             _ => image_digest(key.as_bytes()),
+        },
+        values: LabelValues {
+            parts: (0..meta.positions()).map(|_| part(next())).collect(),
+            part_confidence: (0..meta.positions()).map(|_| next() as u8).collect(),
+            attributes: (0..meta.vocabulary.logits())
+                .map(|_| next() as f32 / 1e8 - 10.0)
+                .collect(),
         },
     }
 }
@@ -223,23 +225,23 @@ fn labels_that_do_not_fit_are_refused_and_nothing_is_written() {
         (|l| l.key.clear(), "key: expected a name"),
         (|l| l.width = 0, "size: expected at least 1x1, found 0x"),
         (
-            |l| l.parts.truncate(127),
+            |l| l.values.parts.truncate(127),
             "parts: expected 128 patch positions (16 rows x 8 columns), found 127",
         ),
         (
-            |l| l.part_confidence.push(0),
+            |l| l.values.part_confidence.push(0),
             "part_confidence: expected 128 patch positions",
         ),
         (
-            |l| l.attributes.truncate(3),
+            |l| l.values.attributes.truncate(3),
             "attributes: expected 55 logits, found 3",
         ),
         (
-            |l| l.parts[5] = 8,
+            |l| l.values.parts[5] = 8,
             "parts: expected classes 0 to 7 or 255, found 8",
         ),
         (
-            |l| l.attributes[0] = f32::NAN,
+            |l| l.values.attributes[0] = f32::NAN,
             "attributes: expected finite logits, found NaN",
         ),
         (|l| l.key = "a/00000".into(), "key: occurs twice"),
@@ -328,7 +330,7 @@ fn calibration_streams_what_the_store_holds() {
     for i in 0..meta.vocabulary.logits() {
         let logits: Vec<_> = store
             .iter()
-            .map(|row| f64::from(row.attributes[i]))
+            .map(|row| f64::from(row.values.attributes[i]))
             .collect();
         let mean = logits.iter().sum::<f64>() / 66.0;
         assert!((f64::from(calibration.mean[i]) - mean).abs() < 1e-6);
@@ -403,10 +405,12 @@ fn of_others(i: usize) -> Labels {
         key: format!("a/{i:05}"),
         width: 10 + i as u16,
         height: 20 + i as u16,
-        parts: positions.clone().map(part).collect(),
-        part_confidence: positions.map(|j| (i * j % 256) as u8).collect(),
-        attributes: (0..55).map(|k| i as f32 - k as f32 / 4.0).collect(),
         image_sha256: format!("{i:016x}"),
+        values: LabelValues {
+            parts: positions.clone().map(part).collect(),
+            part_confidence: positions.map(|j| (i * j % 256) as u8).collect(),
+            attributes: (0..55).map(|k| i as f32 - k as f32 / 4.0).collect(),
+        },
     }
 }
 

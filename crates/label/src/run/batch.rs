@@ -51,13 +51,11 @@ pub(super) fn label_batch<L: Labeler>(
     let labels = labels
         .into_iter()
         .zip(&read)
-        .map(|(labels, (index, of_image))| Labels {
+        .map(|(values, (index, of_image))| Labels {
             key: source.key(*index).to_owned(),
             width: of_image.width,
             height: of_image.height,
-            parts: labels.map.parts,
-            part_confidence: labels.map.confidence,
-            attributes: labels.attributes,
+            values,
             image_sha256: of_image.digest.clone(),
         })
         .collect();

@@ -496,7 +496,8 @@ impl<L: Labeler> LabelRun<'_, L> {
     ) -> Result<ControlFlow<()>, Error> {
         self.done += job.images.len();
         self.report.labeled += batch.labels.len();
-        let without_parts = |labels: &&Labels| labels.parts.iter().all(|&part| part == IGNORE);
+        let without_parts =
+            |labels: &&Labels| labels.values.parts.iter().all(|&part| part == IGNORE);
         self.report.without_parts += batch.labels.iter().filter(without_parts).count();
         batch.labels.iter().for_each(|_| self.readable.ok());
         let mut flow = ControlFlow::Continue(());

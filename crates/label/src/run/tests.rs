@@ -47,13 +47,13 @@ fn labels_do_not_depend_on_threads() {
     assert_eq!(store.len(), 21);
     let (key, last) = (source.key(20), store.get(source.key(20)).unwrap());
     assert_eq!(
-        (last.width, last.height, last.parts.len()),
+        (last.width, last.height, last.values.parts.len()),
         (16, 32, 8),
         "{key}"
     );
     // A random CLIP has low confidence, but different images have different logits.
     let first = store.get(source.key(0)).unwrap();
-    assert_ne!(first.attributes, last.attributes);
+    assert_ne!(first.values.attributes, last.values.attributes);
 }
 
 #[test]
@@ -433,7 +433,7 @@ fn kmeans_labels_are_stored_alike() {
     );
     let skipped = store
         .iter()
-        .filter(|labels| labels.parts.iter().all(|&part| part == IGNORE))
+        .filter(|labels| labels.values.parts.iter().all(|&part| part == IGNORE))
         .count();
     assert_eq!(skipped, report.without_parts);
 }

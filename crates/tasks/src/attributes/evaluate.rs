@@ -7,7 +7,7 @@ use std::path::Path;
 use clasp_data::layouts::attributes::AttributeDataset;
 use clasp_data::layouts::csv::read_columns;
 use clasp_metrics::Metric;
-use clasp_metrics::attributes::{self as metrics, AttributeMetrics};
+use clasp_metrics::attributes as metrics;
 use serde_json::json;
 
 use super::data::{AttributeSet, file_note, owned};
@@ -89,23 +89,10 @@ fn scores_of(
         );
     }
     Ok(TaskScores {
-        metrics: metrics_of(&measured),
+        metrics: measured.quoted(),
         table,
         details: json!({"names": names, "metrics": measured}),
     })
-}
-
-/// The metrics to quote.
-pub(super) fn metrics_of(measured: &AttributeMetrics) -> Vec<Metric> {
-    let mut quoted = vec![Metric::score("mA", measured.ma)];
-    quoted.extend(measured.map.map(|map| Metric::score("mAP", map)));
-    quoted.extend([
-        Metric::score("accuracy", measured.accuracy),
-        Metric::score("precision", measured.precision),
-        Metric::score("recall", measured.recall),
-        Metric::score("F1", measured.f1),
-    ]);
-    quoted
 }
 
 impl Evaluate for AttributeTask {

@@ -6,7 +6,6 @@ use clasp_data::layouts::attributes::{AttributeDataset, AttributeImage};
 use clasp_metrics::attributes::{self as metrics, AttributeMetrics};
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::metrics_of;
 use crate::TaskError;
 use crate::features::{
     Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image, read_image,
@@ -184,7 +183,7 @@ pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, Task
         request.config,
         request.progress,
     )?;
-    let quoted = metrics_of(&report.metrics);
+    let quoted = report.metrics.quoted();
     Ok(FrozenResult::new(
         quoted,
         report.chance_ma,

@@ -5,6 +5,7 @@
 //! | [`recipe`] | the recipe: data, model, optimizer, run, and the task's configuration |
 //! | [`schedule`] | learning rates by step, layer and kind of parameter |
 //! | [`init`] | the backbone that training starts from |
+//! | `inputs` | examples as input tensors |
 //! | [`trainer`] | one step: the backbone in replicas, the head once |
 //! | [`self_correction`] | self-correction of labels in cycles |
 //! | [`checkpoint`] | saving and resuming |
@@ -14,6 +15,7 @@
 
 pub mod checkpoint;
 pub mod init;
+mod inputs;
 pub mod recipe;
 pub mod schedule;
 pub mod self_correction;

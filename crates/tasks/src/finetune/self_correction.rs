@@ -13,7 +13,7 @@ use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::optim::ema;
 use clasp_model::prompt::PromptWeights;
 
-use super::trainer::inputs;
+use super::inputs::inputs;
 use crate::task::{Example, Objective};
 
 /// The average of the weights at the end of each cycle, without gradients.

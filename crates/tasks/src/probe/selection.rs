@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 
-use super::ProbeConfig;
+use super::config::{ProbeConfig, spaced};
 use super::lbfgs::Lbfgs;
 use super::linear::{LinearProbe, ProbeLoss};
 use super::tokens::TokenGrid;
@@ -15,12 +15,6 @@ pub const STRENGTHS: [f64; 7] = [1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2];
 
 /// Every fifth image is held out while the weight decay is selected.
 const HELD_OUT: usize = 5;
-
-/// At most `most` of `0..count`, evenly spaced.
-pub(crate) fn spaced(count: usize, most: usize) -> Vec<usize> {
-    let most = most.min(count);
-    (0..most).map(|i| i * count / most).collect()
-}
 
 /// Indices to fit and indices that are held out.
 pub(crate) fn hold_out(indices: &[usize]) -> (Vec<usize>, Vec<usize>) {

@@ -170,7 +170,7 @@ impl Evaluate for ReidTask {
         let query = features.rows(0..queries);
         let gallery = features.rows(queries..crops.len());
         let metrics = reid::evaluate(&query, &gallery, RANKS)?;
-        let mut quoted = metrics_of(&metrics);
+        let mut quoted = metrics.quoted();
         let mut nearest = reid::nearest(&query, &gallery, LISTED)?;
         let reranked = if self.config.rerank {
             let rerank = self.rerank();
@@ -294,7 +294,7 @@ impl Evaluate for ReidTask {
         }
         Ok(PredictionScores {
             scores: TaskScores {
-                metrics: metrics_of(&metrics),
+                metrics: metrics.quoted(),
                 table: counts_of(&metrics),
                 details: json!({"metrics": metrics}),
             },
@@ -323,18 +323,6 @@ fn ranking_lines(eval: &ReidTestSet, nearest: Vec<Vec<usize>>) -> String {
         format!("{}\n", json!({"query": query.name, "gallery": names}))
     };
     eval.query.iter().zip(nearest).map(line).collect()
-}
-
-/// The metrics to quote.
-pub(super) fn metrics_of(metrics: &ReidMetrics) -> Vec<Metric> {
-    let rank = |k: usize| metrics.cmc.get(k - 1).copied().unwrap_or(1.0);
-    vec![
-        Metric::score("mAP", metrics.map),
-        Metric::score("rank-1", rank(1)),
-        Metric::score("rank-5", rank(5)),
-        Metric::score("rank-10", rank(10)),
-        Metric::score("mINP", metrics.minp),
-    ]
 }
 
 #[cfg(test)]

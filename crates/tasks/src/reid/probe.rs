@@ -8,12 +8,12 @@ use clasp_metrics::reid::{self, ReidImages, ReidMetrics};
 use clasp_metrics::rerank::{self, Rerank};
 use serde::{Deserialize, Serialize};
 
-use super::evaluate::metrics_of;
 use crate::TaskError;
 use crate::features::{
     Batching, Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image, read_image,
 };
-use crate::probe::selection::{rows_of, spaced};
+use crate::probe::config::spaced;
+use crate::probe::selection::rows_of;
 use crate::probe::{FrozenRequest, FrozenResult, RetrievalExample};
 
 /// Ranks of the CMC that are kept.
@@ -175,7 +175,7 @@ pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, Task
         request.progress,
     )?;
     let metrics = &report.metrics;
-    let mut quoted = metrics_of(metrics);
+    let mut quoted = metrics.quoted();
     if let Some(metrics) = &report.reranked {
         let first = metrics.cmc.first().copied().unwrap_or(1.0);
         quoted.push(Metric::score("re-ranked mAP", metrics.map));

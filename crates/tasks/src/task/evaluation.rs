@@ -1,6 +1,5 @@
 //! Metrics of a task: of a fine-tuned model, of predictions in a file, of frozen features.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
@@ -8,9 +7,9 @@ use clasp_metrics::Metric;
 use serde::Serialize;
 use serde_json::Value;
 
+use super::inference::Inference;
 use super::{FinetunedModel, Objective};
 use crate::TaskError;
-use crate::features::PassProgress;
 use crate::probe::FrozenEvaluation;
 
 /// How a task is evaluated.
@@ -46,19 +45,6 @@ pub trait Evaluate: Objective {
     /// # Errors
     /// Data or predictions that cannot be read, or that do not belong together.
     fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError>;
-}
-
-/// How a model runs over images; what it computes is configured in the task.
-#[derive(Clone, Copy)]
-pub struct Inference<'a> {
-    /// Images in a batch.
-    pub batch: usize,
-    /// Threads, each with its own clone of the model.
-    pub threads: usize,
-    /// Whether [`Evaluation::predictions`] are kept where they are large (masks).
-    pub predictions: bool,
-    /// Called after every batch; stops the pass when it breaks.
-    pub progress: &'a (dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
 }
 
 /// Metrics with the details behind them.

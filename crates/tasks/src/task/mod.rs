@@ -7,6 +7,7 @@
 //! | [`examples`] | [`TrainingExamples`]: labeled images to train on | training |
 //! | [`evaluation`] | [`Evaluate`]: metrics of a model, of predictions, of frozen features | `eval`, `score`, checkpoint selection |
 //! | [`prediction`] | [`Predictor`]: predictions and pictures of them | `predict` |
+//! | [`inference`] | [`Inference`]: batch, threads and progress of a pass over images | evaluation |
 //! | [`model`] | [`FinetunedModel`]: a backbone with a task's head | all of these |
 //! | [`check`] | checks of configuration values | all of these |
 //!
@@ -15,6 +16,7 @@
 pub mod check;
 pub mod evaluation;
 pub mod examples;
+pub mod inference;
 pub mod model;
 pub mod objective;
 pub mod prediction;
@@ -27,8 +29,9 @@ use serde::de::DeserializeOwned;
 
 use crate::TaskError;
 
-pub use evaluation::{Evaluate, Evaluation, Inference, ScoreRequest, SplitChoice, TaskScores};
+pub use evaluation::{Evaluate, Evaluation, ScoreRequest, SplitChoice, TaskScores};
 pub use examples::{Example, TrainingExamples};
+pub use inference::Inference;
 pub use model::FinetunedModel;
 pub use objective::{BatchLoss, FeatureLayout, LabelRefiner, Objective};
 pub use prediction::Predictor;

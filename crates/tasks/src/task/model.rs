@@ -15,7 +15,7 @@ use clasp_weights::state::{load_state_dict, state_dict};
 use rand_chacha::rand_core::SeedableRng;
 
 use super::check::setting;
-use super::evaluation::Inference;
+use super::inference::Inference;
 use super::objective::{FeatureLayout, Objective};
 use crate::TaskError;
 use crate::features::{Preprocess, on_replicas};

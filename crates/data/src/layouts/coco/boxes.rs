@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::dataset::{BoxAnnotation, BoxDataset, is_outside};
 use super::image::{CocoImage, UnknownCategories, read_image};
 use super::json::{
     self, EntryErrors, JsonEntry, JsonFlag, OptionalNumber, WholeNumber, other_form,
@@ -46,44 +47,6 @@ pub(crate) const LAYOUT: Layout = Layout {
         read: BoxDataset::read,
     },
 };
-
-/// A person marked in an image.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BoxAnnotation {
-    /// Its number in the file.
-    pub id: u64,
-    /// Position of its image in [`BoxDataset::images`].
-    pub image: usize,
-    /// x, y, width, height in pixels; may reach beyond the image.
-    pub bbox: [f64; 4],
-    /// Area in pixels.
-    pub area: f64,
-    /// Height in pixels.
-    pub height: f64,
-    /// Visible share, 0 to 1.
-    pub visibility: f64,
-    /// Whether it is an ignore region: neither detecting nor missing it counts.
-    pub ignored: bool,
-    /// Whether it is a crowd.
-    pub crowd: bool,
-    /// The identity, where it is known.
-    pub person: Option<i64>,
-}
-
-/// Images with boxes.
-#[derive(Debug, Clone, PartialEq)]
-pub struct BoxDataset {
-    /// The JSON file.
-    pub file: PathBuf,
-    /// Images in the order of the file.
-    pub images: Vec<CocoImage>,
-    /// People in the order of the file.
-    pub people: Vec<BoxAnnotation>,
-    /// What was skipped, and why.
-    pub problems: Vec<String>,
-    /// The category of people; 1 where the file names none.
-    pub category: u64,
-}
 
 #[derive(Deserialize)]
 struct BoxFile {
@@ -128,23 +91,6 @@ struct BoxCategory {
 }
 
 impl BoxDataset {
-    /// Whether these are the images of CityPersons, by their names.
-    pub(crate) fn is_citypersons(&self) -> bool {
-        let name = |image: &CocoImage| image.path.to_string_lossy().contains("_leftImg8bit.");
-        self.images.first().is_some_and(name)
-    }
-
-    /// A note where no person is marked as occluded: the published subsets are then not informative.
-    pub fn without_hidden(&self) -> Option<String> {
-        let hidden = |marked: &BoxAnnotation| marked.visibility < 1.0;
-        let all_visible = !self.people.is_empty() && !self.people.iter().any(hidden);
-        all_visible.then(|| {
-            "no box is marked as occluded (`vis_ratio`, `vis_bbox`): of the miss rates, Heavy has no person, and Reasonable \
-             all from 50 pixels"
-                .to_owned()
-        })
-    }
-
     /// Reads a JSON file.
     ///
     /// # Errors
@@ -310,16 +256,6 @@ fn without_unknown(people: &mut [BoxAnnotation]) -> Option<String> {
              identity, as no image has it twice (write -1 for unidentified people)"
         )
     })
-}
-
-/// Whether a box (xywh) has no pixel in common with its image of `[height, width]`.
-pub(crate) fn is_outside([x, y, width, height]: [f64; 4], image: [usize; 2]) -> bool {
-    let shared =
-        |start: f64, size: f64, limit: usize| (start + size).min(limit as f64) - start.max(0.0);
-    width <= 0.0
-        || height <= 0.0
-        || shared(x, width, image[1]) <= 0.0
-        || shared(y, height, image[0]) <= 0.0
 }
 
 /// The categories that are people; none if the file names no category.

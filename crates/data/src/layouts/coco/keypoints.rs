@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use super::dataset::{KeypointAnnotation, KeypointDataset};
 use super::image::{CocoImage, UnknownCategories, read_image};
 use super::json::{
     self, EntryErrors, JsonEntry, JsonFlag, OptionalNumber, WholeNumber, other_form,
 };
 use super::skeleton::{COCO_JOINTS, COCO_SIGMAS};
 use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
-use crate::layouts::sides::{self, Sides};
+use crate::layouts::sides::Sides;
 use crate::layouts::{LayoutError, around, find};
 
 pub(crate) const LAYOUT: Layout = Layout {
@@ -38,62 +39,6 @@ pub(crate) const LAYOUT: Layout = Layout {
         read: KeypointDataset::read,
     },
 };
-
-/// A person of the dataset.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KeypointAnnotation {
-    /// Its number in the file.
-    pub id: u64,
-    /// Position of its image in [`KeypointDataset::images`].
-    pub image: usize,
-    /// x, y, width, height in pixels.
-    pub bbox: [f64; 4],
-    /// Area in pixels.
-    pub area: f64,
-    /// Whether it is a crowd.
-    pub crowd: bool,
-    /// x, y, visibility (0 not labeled, 1 hidden, 2 visible) of each joint.
-    pub keypoints: Vec<[f64; 3]>,
-}
-
-impl KeypointAnnotation {
-    /// Whether this is a single person with an area and labeled joints: the people that HRNet's code trains
-    /// and tests on.
-    pub fn is_to_be_found(&self) -> bool {
-        !self.crowd && self.area > 0.0 && self.labeled() > 0
-    }
-
-    /// Number of joints that are labeled.
-    pub fn labeled(&self) -> usize {
-        self.keypoints.iter().filter(|k| k[2] > 0.0).count()
-    }
-}
-
-/// A dataset of people with keypoints.
-#[derive(Debug, Clone, PartialEq)]
-pub struct KeypointDataset {
-    /// The JSON file.
-    pub file: PathBuf,
-    /// The category of people.
-    pub category: u64,
-    /// Names of the joints.
-    pub joints: Vec<String>,
-    /// Bones, as pairs of joints counted from 0.
-    pub skeleton: Vec<[usize; 2]>,
-    /// Joints that change places in a mirrored image, counted from 0.
-    pub flip_pairs: Vec<[usize; 2]>,
-    /// Joints with a side that has no counterpart, counted from 0, or all if none is known to have one; none if the file
-    /// says what changes places.
-    pub unpaired: Vec<usize>,
-    /// σ of each joint for OKS.
-    pub sigmas: Option<Vec<f64>>,
-    /// Images in the order of the file.
-    pub images: Vec<CocoImage>,
-    /// People in the order of the file.
-    pub people: Vec<KeypointAnnotation>,
-    /// What was skipped, and why.
-    pub problems: Vec<String>,
-}
 
 #[derive(Deserialize)]
 struct KeypointFile {
@@ -288,23 +233,6 @@ impl KeypointDataset {
             _ => return None,
         };
         self.joints.iter().eq(COCO_JOINTS.iter()).then_some(dataset)
-    }
-
-    /// Position of a joint by name, whichever way it names its side.
-    pub fn joint(&self, name: &str) -> Option<usize> {
-        sides::position(&self.joints, name)
-    }
-
-    /// The two diagonals of the torso, from a shoulder to the opposite hip; none if the skeleton has no such joints.
-    pub fn torso_diagonals(&self) -> Vec<[usize; 2]> {
-        let pair = |shoulder, hip| Some([self.joint(shoulder)?, self.joint(hip)?]);
-        [
-            pair("left_shoulder", "right_hip"),
-            pair("right_shoulder", "left_hip"),
-        ]
-        .into_iter()
-        .flatten()
-        .collect()
     }
 }
 

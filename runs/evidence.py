@@ -6,9 +6,10 @@
     python3 runs/evidence.py OUT --data DIR                 # photos too: pre-training on DIR/persons, fine-tuning
     python3 runs/evidence.py OUT --write docs/results.md    # puts the tables between their markers
 
-Each arm and seed writes OUT/TABLE/ARM/seed-N.json, and a later run with the same OUT skips what exists. A file that
-was made with other settings is an error: take another OUT, or remove it. Without --write the tables go to standard
-output. Seeds below 100 are for the final tables; choose recipes and prompts with seeds from 100 on, whose people are
+Each arm and seed writes TABLE/ARM/seed-N.json below OUT, or below --results DIR, and a later run skips what exists. The
+results behind docs/results.md are in docs/evidence: with --results docs/evidence a run adds the arms and seeds that are
+missing. A file that was made with other settings, another recipe or another clasp-mini is an error: take another folder,
+or remove the file. Without --write the tables go to standard output. Seeds below 100 are for the final tables; choose recipes and prompts with seeds from 100 on, whose people are
 others.
 
 Tables:
@@ -27,6 +28,7 @@ Standard library only. Tests: python3 -m unittest discover -s runs
 
 import argparse
 import dataclasses
+import hashlib
 import json
 import os
 import pathlib
@@ -73,6 +75,9 @@ class Arm:
     set: tuple = ()
     labels: str = "clip"
     kind: str = "recipe"
+
+    def learns_from_clip(self):
+        return self.kind in ("clip", "distill") or (self.kind == "recipe" and self.labels == "clip")
 
 
 ARMS = {
@@ -136,6 +141,11 @@ def commit():
         return "unknown"
 
 
+def digest(path):
+    """The first 12 hexadecimal digits of a file's SHA-256."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 def processor_seconds():
     """User and system time of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -154,7 +164,7 @@ class Evidence:
     """Runs the program and keeps its results below `out`."""
 
     def __init__(self, args):
-        self.args, self.out = args, args.out
+        self.args, self.out, self.results = args, args.out, args.results
         self.made = {"commit": commit(), "processor": processor(), "threads": args.threads or os.cpu_count()}
         self.problems = {}
 
@@ -318,13 +328,22 @@ class Evidence:
 
     def result(self, name, arm, seed, settings, work):
         """The result of an arm and seed of a table, None where it failed."""
-        path = self.out / name / arm / f"seed-{seed}.json"
+        path = self.results / name / arm / f"seed-{seed}.json"
         try:
-            return self.once(path, {"arm": arm, "seed": seed, "set": self.args.set, **settings}, work)
+            settings = {"arm": arm, "seed": seed, "set": self.args.set, **settings, **self.made_of(name, arm)}
+            return self.once(path, settings, work)
         except (Problem, subprocess.CalledProcessError) as problem:
             self.problems[name, arm] = str(problem)
             print(f"{name}, {arm}, seed {seed}: {problem}", file=sys.stderr, flush=True)
             return None
+
+    def made_of(self, name, arm):
+        """Digests of the recipe and of clasp-mini, where a result of the table depends on them."""
+        recipe = "mini" if name in PHOTOS else "demo"
+        found = {"recipe": digest(ROOT / f"recipes/{recipe}.toml")} if ARMS[arm].kind != "fresh" else {}
+        if name == "demo" or ARMS[arm].learns_from_clip():
+            found["clip"] = digest(ROOT / "assets/clasp-mini/open_clip_model.safetensors")
+        return found
 
     def arms(self, name, world, arms, seeds, steps_of, evaluate):
         """{arm: {seed: result}}, in order of the seeds: all arms of a seed before the next."""
@@ -344,7 +363,7 @@ class Evidence:
     def equal_time(self, arms, seeds, steps):
         """Steps of each arm that take as much processor time as `steps` of CLASP, labels included. Measured once, over
         the seeds that table main has; kept, so that later seeds have the same steps."""
-        path = self.out / "compute/steps.json"
+        path = self.results / "compute/steps.json"
         if path.exists():
             kept = json.loads(path.read_text())
             if kept["clasp"] != steps or not set(arms) <= set(kept):
@@ -601,7 +620,7 @@ def ranges_of_main(evidence, seeds, steps):
         for name, arm in [("initialization", "initialization"), ("DINO", "dino"), ("CLASP", "clasp")]:
             rows[name][task] = [found["metrics"][task] for found in main[arm].values()]
     for prompt in PROMPTS:
-        files = [evidence.out / "prompts/clasp" / f"seed-{seed}.json" for seed in seeds]
+        files = [evidence.results / "prompts/clasp" / f"seed-{seed}.json" for seed in seeds]
         found = [json.loads(path.read_text())["metrics"] for path in files if path.exists()]
         if len(found) == len(seeds):
             rows[f"CLASP, {prompt} prompt"] = {task: [one[task][prompt] for one in found] for task in FROZEN}
@@ -653,6 +672,7 @@ def problems_of(evidence, name):
 def parse(words=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=pathlib.Path, help="folder for everything that is made")
+    p.add_argument("--results", type=pathlib.Path, metavar="DIR", help="folder of the results that tables are made of [default: OUT]")
     p.add_argument("--quick", action="store_true", help="one seed, main table of six arms, prompts of CLASP")
     p.add_argument("--data", type=pathlib.Path, help="photos: persons/, pku_reid/, ccp/, lspe/, pets/")
     p.add_argument("--tables", nargs="+", choices=[*DRAWN, *PHOTOS, *MORE], help="which tables")
@@ -665,6 +685,7 @@ def parse(words=None):
     p.add_argument("--write", type=pathlib.Path, metavar="FILE", help="a document with markers, docs/results.md")
     args = p.parse_args(words)
     args.out = args.out.resolve()
+    args.results = args.results.resolve() if args.results else args.out
     args.data = args.data.resolve() if args.data else None
     args.tables = args.tables or (list(QUICK) if args.quick else DRAWN) + (PHOTOS if args.data else [])
     if not args.data and set(args.tables) & {*PHOTOS, "overfit"}:

@@ -170,6 +170,19 @@ class Runs(unittest.TestCase):
         self.assertEqual(status, 1)
         self.assertIn("expected settings", said)
 
+    def test_results_of_another_clasp_mini_are_refused_and_kept_apart_from_what_is_made(self):
+        words = ["--tables", "main", "--arms", "dino", "clasp", "--seeds", "0", "--steps", "4", "--results", self.at / "results"]
+        self.assertEqual(self.run_it(*words)[0], 0)
+        self.assertFalse((self.at / "out/main").exists())
+        path = self.at / "results/main/clasp/seed-0.json"
+        kept = json.loads(path.read_text())
+        self.assertNotIn("clip", json.loads((self.at / "results/main/dino/seed-0.json").read_text())["settings"])
+        kept["settings"]["clip"] = "another"
+        path.write_text(json.dumps(kept))
+        status, said = self.run_it(*words)
+        self.assertEqual(status, 1)
+        self.assertIn("'clip': 'another'", said)
+
     def test_an_arm_that_fails_leaves_the_others_and_says_why(self):
         status, said = self.run_it("--tables", "main", "--arms", "attributes-only", "clasp", "--seeds", "0")
         self.assertEqual(status, 1)

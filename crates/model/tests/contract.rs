@@ -96,9 +96,9 @@ fn any_size_gives_features_and_finite_gradients() {
         let backbone = shaken(pico(name, adapter.clone(), 1, &device), 2);
         for (height, width) in [(128, 64), (64, 32), (97, 45), (33, 70), (4, 4), (1, 1)] {
             let images = random([2, 3, height, width], 3, &device);
-            let mix = PromptWeights::mean().tensor(&device);
+            let prompt_weights = PromptWeights::mean().tensor(&device);
             let mut rng = Rng::seed_from_u64(4);
-            let features = backbone.forward(images, mix, Some(&mut rng));
+            let features = backbone.forward(images, prompt_weights, Some(&mut rng));
             let [rows, columns] = backbone.grid(height, width);
             let channels = backbone.channels();
             assert_eq!(features.map.dims(), [2, channels, rows, columns]);
@@ -274,14 +274,14 @@ fn an_untrained_mixture_leaves_the_plain_backbone() {
             "{experts:?}"
         );
         let images = random([2, 3, 128, 64], 2, &device);
-        for mix in [
+        for prompt_weights in [
             PromptWeights::mean(),
             PromptWeights::single(PART),
             "identity=0.7,part=0.3".parse().unwrap(),
         ] {
             let [one, other] = [&plain, &adapted].map(|backbone| {
                 backbone
-                    .forward(images.clone(), mix.tensor(&device), None)
+                    .forward(images.clone(), prompt_weights.tensor(&device), None)
                     .map
             });
             // The differences of merged experts cancel to rounding.
@@ -299,12 +299,12 @@ fn shared_blocks_run_once_for_all_prompts() {
         let first = PromptWeights::single(IDENTITY).tensor(&device);
         let shared = backbone.shared(images.clone(), &first, None);
         for task in 0..PROMPTS.len() {
-            let mix = PromptWeights::single(task).tensor(&device);
+            let prompt_weights = PromptWeights::single(task).tensor(&device);
             if task > 0 && matches!(adapter, Adapter::Lambda(_)) {
                 continue;
             }
-            let whole = backbone.forward(images.clone(), mix.clone(), None);
-            let parts = backbone.conditional(shared.clone(), &mix, None);
+            let whole = backbone.forward(images.clone(), prompt_weights.clone(), None);
+            let parts = backbone.conditional(shared.clone(), &prompt_weights, None);
             assert_eq!(
                 difference(whole.pooled, parts.pooled),
                 0.0,
@@ -321,13 +321,13 @@ fn the_mix_matters_once_trained_and_folds_away() {
     let images = random([2, 3, 97, 45], 2, &device);
     for (name, adapter) in cases() {
         let backbone = shaken(pico(name, adapter.clone(), 1, &device), 3);
-        let forward = |backbone: &Backbone, mix: PromptWeights| {
+        let forward = |backbone: &Backbone, prompt_weights: PromptWeights| {
             backbone
-                .forward(images.clone(), mix.tensor(&device), None)
+                .forward(images.clone(), prompt_weights.tensor(&device), None)
                 .pooled
         };
-        let mix: PromptWeights = "identity=0.7,part=0.3".parse().unwrap();
-        let features = forward(&backbone, mix);
+        let prompt_weights: PromptWeights = "identity=0.7,part=0.3".parse().unwrap();
+        let features = forward(&backbone, prompt_weights);
         let depends = !matches!(&adapter, Adapter::None);
         let other = forward(&backbone, PromptWeights::single(ATTRIBUTE));
         assert_eq!(
@@ -336,13 +336,13 @@ fn the_mix_matters_once_trained_and_folds_away() {
             "{name} {adapter:?}"
         );
 
-        let folded = backbone.fold(mix);
+        let folded = backbone.fold(prompt_weights);
         // What is left is a plain backbone, with SOLIDER's controller where it had one.
         let solider = matches!(&adapter, Adapter::Lambda(_));
         let groups = folded.parameter_groups().unwrap();
         assert_eq!(groups.iter().any(|group| group.adapter), solider);
-        // Folded, the mix that is given no longer matters.
-        for given in [mix, PromptWeights::single(ATTRIBUTE)] {
+        // Folded, the prompt weights that are given no longer matter.
+        for given in [prompt_weights, PromptWeights::single(ATTRIBUTE)] {
             let found = forward(&folded, given);
             assert!(difference(found, features.clone()) < 1e-5, "{adapter:?}");
         }
@@ -359,8 +359,8 @@ fn gradients_of_prompts_count_beside_the_backbones() {
     {
         let backbone = pico(name, moe(form), 1, &device);
         let images = random([4, 3, 64, 32], 2, &device);
-        let mix = PromptWeights::single(PART).tensor(&device);
-        let pooled = backbone.forward(images, mix, None).pooled;
+        let prompt_weights = PromptWeights::single(PART).tensor(&device);
+        let pooled = backbone.forward(images, prompt_weights, None).pooled;
         let direction = random([1, backbone.channels()], 3, &device);
         let gradients = optim::gradients(&backbone, &mut (pooled * direction).sum().backward());
         let norms = Norms::of(&gradients);
@@ -404,13 +404,13 @@ fn student(name: &str, adapter: Adapter, device: &Device) -> Student {
 /// All losses of a step on two views.
 fn loss(student: &Student, device: &Device) -> Tensor<1> {
     let mut rng = Rng::seed_from_u64(5);
-    let mixes = ["identity=0.6,part=0.4", "part=0.3,attribute=0.7"];
+    let prompts = ["identity=0.6,part=0.4", "part=0.3,attribute=0.7"];
     let views = [0, 1].map(|view| {
         let images = random([3, 3, 128, 64], 6 + view as u64, device);
-        let mix: PromptWeights = mixes[view].parse().unwrap();
+        let prompt_weights: PromptWeights = prompts[view].parse().unwrap();
         student
             .backbone
-            .forward(images, mix.tensor(device), Some(&mut rng))
+            .forward(images, prompt_weights.tensor(device), Some(&mut rng))
     });
     let logits = views
         .each_ref()
@@ -587,8 +587,8 @@ fn replicas_average_to_the_whole_batch() {
     let backbone = pico(KINDS[0], Adapter::None, 1, &device);
     let images = random([4, 3, 64, 32], 2, &device);
     let gradients = |images: Tensor<4>| {
-        let mix = PromptWeights::mean().tensor(&device);
-        let pooled = backbone.forward(images, mix, None).pooled;
+        let prompt_weights = PromptWeights::mean().tensor(&device);
+        let pooled = backbone.forward(images, prompt_weights, None).pooled;
         let direction = random([1, backbone.channels()], 3, &device);
         optim::gradients(
             &backbone,
@@ -777,8 +777,10 @@ fn the_same_seed_gives_the_same_weights_and_drops() {
     let images = random([4, 3, 64, 32], 2, &device);
     let pooled = |backbone: &Backbone, seed: Option<u64>| {
         let mut rng = seed.map(Rng::seed_from_u64);
-        let mix = PromptWeights::mean().tensor(&device);
-        backbone.forward(images.clone(), mix, rng.as_mut()).pooled
+        let prompt_weights = PromptWeights::mean().tensor(&device);
+        backbone
+            .forward(images.clone(), prompt_weights, rng.as_mut())
+            .pooled
     };
     assert_eq!(
         difference(pooled(&one, Some(3)), pooled(&other, Some(3))),

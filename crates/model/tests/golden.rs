@@ -280,7 +280,7 @@ fn parameter_counts_are_timms() {
 #[test]
 fn experts_are_those_of_the_reference() {
     let (golden, device) = (Golden::open(), Device::flex());
-    let mix = PromptWeights::new([0.2, 0.3, 0.5]).unwrap();
+    let prompt_weights = PromptWeights::new([0.2, 0.3, 0.5]).unwrap();
     let images = tensor(
         noise("moe images", 2 * 3 * 32 * 16),
         [2, 3, 32, 16],
@@ -305,11 +305,11 @@ fn experts_are_those_of_the_reference() {
         let expected = format!("moe {name} map");
         let map = |backbone: &Backbone| {
             backbone
-                .forward(images.clone(), mix.tensor(&device), None)
+                .forward(images.clone(), prompt_weights.tensor(&device), None)
                 .map
         };
         golden.check(&expected, map(&backbone), OPS);
-        golden.check(&expected, map(&backbone.fold(mix)), OPS);
+        golden.check(&expected, map(&backbone.fold(prompt_weights)), OPS);
     }
 }
 

@@ -101,17 +101,17 @@ fn trained<T: DownstreamTask>(
 /// Exports the model with its head, for any batch size, the prompts folded in; the export fails unless another engine agrees.
 fn exports_as_onnx<T: Objective>(model: &FinetunedModel<T>, folder: &Path) {
     type Both<T> = (Backbone, <T as Objective>::Head);
-    let forward = |(backbone, head): &Both<T>, images: Tensor<4>, mix: Tensor<2>| {
+    let forward = |(backbone, head): &Both<T>, images: Tensor<4>, prompt_weights: Tensor<2>| {
         model
             .task
-            .outputs(head, backbone.forward(images, mix, None))
+            .outputs(head, backbone.forward(images, prompt_weights, None))
     };
     let network = (model.backbone.clone(), model.head.clone());
     let folded = (
         model.backbone.clone().fold(model.prompt),
         model.head.clone(),
     );
-    let reference = |images, mix| forward(&network, images, mix);
+    let reference = |images, prompt_weights| forward(&network, images, prompt_weights);
     let options = onnx::OnnxOptions {
         size: [model.preprocess.height, model.preprocess.width],
         batch: None,
@@ -141,8 +141,8 @@ fn exports_as_onnx<T: Objective>(model: &FinetunedModel<T>, folder: &Path) {
             Distribution::Normal(0.0, 1.0),
             &Device::flex(),
         );
-        let mix = model.prompt.tensor(&Device::flex());
-        let mut outputs = reference(images.clone(), mix);
+        let prompt_weights = model.prompt.tensor(&Device::flex());
+        let mut outputs = reference(images.clone(), prompt_weights);
         outputs.push(("input images".to_owned(), images.into()));
         let state = outputs.into_iter().map(|(name, output)| {
             let data = output.into_data();

@@ -75,10 +75,10 @@ fn a_plain_backbone_starts_an_adapted_one_and_another_size_does_not() {
     let (adapted, report) = start_from(adapted, &path).unwrap();
     assert!(report.unexpected.is_empty() && !report.missing.is_empty());
     let images = Tensor::ones([1, 3, 64, 32], &device);
-    let mix = PromptWeights::single(1).tensor(&device);
+    let prompt_weights = PromptWeights::single(1).tensor(&device);
     let features = |backbone: &Backbone| {
         backbone
-            .forward(images.clone(), mix.clone(), None)
+            .forward(images.clone(), prompt_weights.clone(), None)
             .pooled
             .into_data()
     };

@@ -211,7 +211,7 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("folded.safetensors");
     let device = Device::flex();
-    let mix: PromptWeights = "part=0.7,attribute=0.3".parse().unwrap();
+    let prompt_weights: PromptWeights = "part=0.7,attribute=0.3".parse().unwrap();
     // A square, as the file does not say how the patches lie.
     let square = VitSizes {
         image_size: [48, 48],
@@ -230,17 +230,18 @@ fn prompts_fold_into_a_file_of_the_plain_network() {
             .with_adapter(adapter.clone());
             let backbone = backbone(&config);
             let images = Tensor::<4>::ones([1, 3, 48, 40], &device);
-            let map = |backbone: &Backbone, mix: PromptWeights| {
+            let map = |backbone: &Backbone, prompt_weights: PromptWeights| {
                 backbone
-                    .forward(images.clone(), mix.tensor(&device), None)
+                    .forward(images.clone(), prompt_weights.tensor(&device), None)
                     .map
             };
-            let expected = map(&backbone, mix);
+            let expected = map(&backbone, prompt_weights);
             let plain = BackboneConfig {
                 adapter: adapter.folded(),
                 ..config
             };
-            let exported = export(&path, &backbone.fold(mix), &meta(&plain), TIMM).unwrap();
+            let exported =
+                export(&path, &backbone.fold(prompt_weights), &meta(&plain), TIMM).unwrap();
             assert!(exported.dropped.is_empty() && exported.warnings.is_empty());
             // A ViT's heads do not show in its shapes.
             let options = import::ImportOptions {

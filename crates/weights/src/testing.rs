@@ -83,8 +83,8 @@ pub fn check_features(file: &str, key: &str, backbone: &Backbone, [height, width
     let device = Device::flex();
     let images = noise(&format!("images {height}x{width}"), 3 * height * width);
     let images = Tensor::<4>::from_data(TensorData::new(images, [1, 3, height, width]), &device);
-    let mix: PromptWeights = "identity=0.7,part=0.3".parse().unwrap();
-    let features = backbone.forward(images * 2.0, mix.tensor(&device), None);
+    let prompt_weights: PromptWeights = "identity=0.7,part=0.3".parse().unwrap();
+    let features = backbone.forward(images * 2.0, prompt_weights.tensor(&device), None);
     check(&reference, &format!("{key} pooled"), features.pooled);
     check(&reference, &format!("{key} map"), features.map);
 }

@@ -170,8 +170,8 @@ mod tests {
             })
             .collect();
         let device = Device::flex();
-        let (images, mix) = inputs(&batch, &PromptWeights::mean(), &device);
-        let features = average.backbone.forward(images, mix, None);
+        let (images, prompt_weights) = inputs(&batch, &PromptWeights::mean(), &device);
+        let features = average.backbone.forward(images, prompt_weights, None);
         let (mut statistics, mut rng) = (Statistics::new(), rng_for(0, 0, "statistics"));
         let mut training = Training {
             statistics: &mut statistics,

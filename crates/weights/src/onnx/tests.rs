@@ -565,7 +565,7 @@ fn backbones_leave_with_heads() {
                 },
             );
             if prompt == Prompt::Input {
-                keep("input mix", prompt_weights.to_data());
+                keep("input prompt_weights", prompt_weights.to_data());
             }
             for (name, output) in reference(images, prompt_weights) {
                 keep(&name, output.into_data());

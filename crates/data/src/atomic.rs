@@ -40,7 +40,8 @@ pub fn atomic_write_unsynced(
     file.rename()
 }
 
-/// A file that is being written: under a temporary name until [`NewFile::finish`], and removed when dropped before.
+/// A file that is being written: under a temporary name until [`NewFile::finish`], and removed when
+/// dropped before.
 #[derive(Debug)]
 pub struct NewFile {
     out: BufWriter<fs::File>,
@@ -178,9 +179,11 @@ impl FolderLock {
     }
 }
 
-/// Removes the temporary files that killed processes left in a folder; nothing where there is no such folder.
+/// Removes the temporary files that killed processes left in a folder; nothing where there is no
+/// such folder.
 ///
-/// For folders that one process writes: one of another machine that shares the folder would look dead from here.
+/// For folders that one process writes: one of another machine that shares the folder would look
+/// dead from here.
 ///
 /// # Errors
 /// The folder cannot be read, or a file cannot be removed.
@@ -188,7 +191,8 @@ pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
     remove_abandoned_where(folder, |_| true)
 }
 
-/// As [`remove_abandoned`], of those files whose names (or, of long ones, their beginnings) are `ours`.
+/// As [`remove_abandoned`], of those files whose names (or, of long ones, their beginnings) are
+/// `ours`.
 ///
 /// # Errors
 /// As [`remove_abandoned`].

@@ -6,8 +6,8 @@
 //! solarized, the others as [`ViewsConfig`] says. Crops keep the aspect ratio of the view to
 //! within a factor, as suits crops of upright people.
 //!
-//! To add an augmentation: a file in `augment/`, its keys in [`ViewsConfig`], and its random numbers
-//! after all others of a view, so that recipes without it give the same views as before.
+//! To add an augmentation: a file in `augment/`, its keys in [`ViewsConfig`], and its random
+//! numbers after all others of a view, so that recipes without it give the same views as before.
 //!
 //! Colors are computed in 32-bit floats from 0 to 1, clamped after each operation that can leave
 //! that range: torchvision's operations on float tensors, where its 8-bit images round after each
@@ -16,7 +16,8 @@
 //! All random draws come from the generator passed in, in a fixed order: the same generator, image
 //! and configuration give the same views on any thread.
 //!
-//! Beside the views stand the augmentations of the tasks: [`warp`](mod@warp) turns and scales, [`erase`](mod@erase) erases and shifts.
+//! Beside the views stand the augmentations of the tasks: [`warp`](mod@warp) turns and scales,
+//! [`erase`](mod@erase) erases and shifts.
 
 mod blur;
 mod color;

@@ -1,9 +1,10 @@
 //! The ordered prefetching loader, resumable from a saved position.
 //!
-//! An epoch is a permutation of the items that depends on (seed, epoch) alone, or an order of the caller's. Worker threads load
-//! items ahead of the batches asked for, each item on its own, so that a batch is spread over all
-//! workers; batches come out in the epoch's order. So neither the number of workers nor their speed
-//! changes what comes, and a loader started at a saved [`LoaderPosition`] continues as if never stopped.
+//! An epoch is a permutation of the items that depends on (seed, epoch) alone, or an order of the
+//! caller's. Worker threads load items ahead of the batches asked for, each item on its own, so
+//! that a batch is spread over all workers; batches come out in the epoch's order. So neither the
+//! number of workers nor their speed changes what comes, and a loader started at a saved
+//! [`LoaderPosition`] continues as if never stopped.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -167,9 +168,9 @@ impl<T> SharedLoader<T> {
 impl<T: Send + 'static> Loader<T> {
     /// A loader of `len` items in batches of `batch`, from `start` on.
     ///
-    /// `load` makes an item from its arguments alone, on any of `workers` threads (0: on the calling
-    /// thread). `None` means that it cannot be loaded: the
-    /// next in the epoch's order takes its place.
+    /// `load` makes an item from its arguments alone, on any of `workers` threads (0: on the
+    /// calling thread). `None` means that it cannot be loaded: the next in the epoch's order takes
+    /// its place.
     ///
     /// An incomplete batch at the end of an epoch is dropped. With fewer items than
     /// `batch`, every epoch is one batch in which items repeat.
@@ -192,8 +193,8 @@ impl<T: Send + 'static> Loader<T> {
         Self::ordered(len, batch, workers, start, order, load)
     }
 
-    /// As [`Loader::new`] in the caller's order: `order(epoch)` names `len` items, which may repeat, and must
-    /// depend on nothing but the epoch.
+    /// As [`Loader::new`] in the caller's order: `order(epoch)` names `len` items, which may
+    /// repeat, and must depend on nothing but the epoch.
     ///
     /// # Panics
     /// If `len` or `batch` is 0, or `len` exceeds `u32::MAX`.

@@ -1,27 +1,32 @@
-//! MATLAB 5 files (`.mat`, `save -v6` and `-v7`): numbers, text, logicals, cells, structures, sparse matrices.
+//! MATLAB 5 files (`.mat`, `save -v6` and `-v7`): numbers, text, logicals, cells, structures,
+//! sparse matrices.
 //!
-//! After "MAT-File Format" (MathWorks, level 5). A file is a header of 128 bytes and elements; an element is a tag (type and
-//! size) and data, padded to 8 bytes; an array is an element of elements; `-v7` deflates each variable by itself.
+//! After "MAT-File Format" (MathWorks, level 5). A file is a header of 128 bytes and elements; an
+//! element is a tag (type and size) and data, padded to 8 bytes; an array is an element of
+//! elements; `-v7` deflates each variable by itself.
 //!
-//! Nothing is built from a file but its inflated bytes: an [`Array`] is a view of them that is read where it is asked for, so
-//! that a file cannot make us recurse or allocate more than 8 bytes for a byte that is there. Inflating stops at
-//! [`MAX_INFLATED`]. Values come in MATLAB's order, column by column.
+//! Nothing is built from a file but its inflated bytes: an [`Array`] is a view of them that is read
+//! where it is asked for, so that a file cannot make us recurse or allocate more than 8 bytes for a
+//! byte that is there. Inflating stops at [`MAX_INFLATED`]. Values come in MATLAB's order, column
+//! by column.
 //!
-//! Not read: files of `save -v7.3` (HDF5), big-endian files, complex numbers, objects and function handles.
+//! Not read: files of `save -v7.3` (HDF5), big-endian files, complex numbers, objects and function
+//! handles.
 
 use std::path::Path;
 
 use fs_err as fs;
 use miniz_oxide::inflate::decompress_to_vec_zlib_with_limit;
 
-/// Times its size that the variables of a file may have when inflated. Published annotation has up to about 20.
+/// Times its size that the variables of a file may have when inflated. Published annotation has up
+/// to about 20.
 const MOST_INFLATION: usize = 200;
 
 /// What small files may inflate to whatever their size.
 const LEAST_LIMIT: usize = 64 << 20;
 
-/// Most bytes that the variables of a file may have when inflated: 3 GiB. The largest published ones, the galleries of
-/// 4000 frames of CUHK-SYSU, need about 2.
+/// Most bytes that the variables of a file may have when inflated: 3 GiB. The largest published
+/// ones, the galleries of 4000 frames of CUHK-SYSU, need about 2.
 pub const MAX_INFLATED: usize = 3 << 30;
 /// Most values of a sparse matrix that is read as a full one.
 const MAX_FULL: usize = 1 << 24;

@@ -1,4 +1,5 @@
-//! Against files that SciPy wrote (`tests/golden/mat.py`), and against files that are cut or changed at random.
+//! Against files that SciPy wrote (`tests/golden/mat.py`), and against files that are cut or
+//! changed at random.
 
 use proptest::prelude::*;
 

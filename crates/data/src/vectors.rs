@@ -1,8 +1,8 @@
 //! Functions compiled for the widest SIMD instructions of the processor they run on.
 
-/// Defines functions that are compiled once for each SIMD instruction set; the widest of the processor
-/// is chosen at run time. All functions that they call must be `#[inline(always)]`. (A closure passed
-/// to `pulp` is not always inlined, and then compiled without SIMD.)
+/// Defines functions that are compiled once for each SIMD instruction set; the widest of the
+/// processor is chosen at run time. All functions that they call must be `#[inline(always)]`. (A
+/// closure passed to `pulp` is not always inlined, and then compiled without SIMD.)
 macro_rules! vectorized {
     ($($(#[$doc:meta])* $visible:vis fn $name:ident<'a>($($argument:ident: $type:ty),* $(,)?) $(-> $output:ty)? $body:block)*) => {$(
         $(#[$doc])*

@@ -1,15 +1,17 @@
-//! Attribute recognition: mA and the instance metrics of Li et al., "A Richly Annotated Dataset for Pedestrian Attribute
-//! Recognition" (RAP, 2016), as PA-100K, PETA and RAP report them.
+//! Attribute recognition: mA and the instance metrics of Li et al., "A Richly Annotated Dataset for
+//! Pedestrian Attribute Recognition" (RAP, 2016), as PA-100K, PETA and RAP report them.
 //!
-//! With TP, TN, P, N counted over images for one attribute, and I = |true ∩ predicted|, U = |true ∪ predicted| counted over
-//! attributes for one image:
+//! With TP, TN, P, N counted over images for one attribute, and I = |true ∩ predicted|, U = |true ∪
+//! predicted| counted over attributes for one image:
 //!
 //! - mA = mean over attributes of (TP/P + TN/N) / 2;
-//! - accuracy = mean of I/U, precision = mean of I/|predicted|, recall = mean of I/|true| over images, where 0/0 is 0;
+//! - accuracy = mean of I/U, precision = mean of I/|predicted|, recall = mean of I/|true| over
+//!   images, where 0/0 is 0;
 //! - F1 = 2 · precision · recall / (precision + recall), of those means.
 //!
-//! An attribute without a positive or without a negative in the split has 0 for that half, so that metrics stay comparable
-//! with published ones; such attributes are listed, and `ma_defined` leaves them out.
+//! An attribute without a positive or without a negative in the split has 0 for that half, so that
+//! metrics stay comparable with published ones; such attributes are listed, and `ma_defined` leaves
+//! them out.
 
 use serde::{Deserialize, Serialize};
 
@@ -72,8 +74,8 @@ pub struct SingleAttributeMetrics {
     pub average_precision: Option<f64>,
 }
 
-/// Evaluates probabilities against the truth, both `[images, attributes]`. A probability strictly above `threshold` (0.5
-/// in the published protocol) predicts the attribute.
+/// Evaluates probabilities against the truth, both `[images, attributes]`. A probability strictly
+/// above `threshold` (0.5 in the published protocol) predicts the attribute.
 ///
 /// # Errors
 /// [`MetricError::NotFinite`], with the image as row.
@@ -191,8 +193,8 @@ fn score(
     }
 }
 
-/// Average precision Σ (R_n - R_{n-1}) P_n over the distinct scores, as scikit-learn defines it; equal scores enter
-/// together. `None` without a positive.
+/// Average precision Σ (R_n - R_{n-1}) P_n over the distinct scores, as scikit-learn defines it;
+/// equal scores enter together. `None` without a positive.
 ///
 /// # Panics
 /// If the lengths differ.
@@ -233,7 +235,8 @@ mod tests {
         ];
         let probabilities = [0.9, 0.8, 0.1, 0.5, 0.2, 0.1, 0.0, 0.5, 0.3, 0.7, 0.4, 0.0];
         let metrics = evaluate(&truth, &probabilities, 4, 0.5).unwrap();
-        // Attribute 0: P 2 TP 1, N 1 TN 1 -> 0.75. 1: P 1 TP 1, N 2 TN 1 -> 0.75. 2 and 3: P 0, TN 3/3 -> 0.5.
+        // Attribute 0: P 2 TP 1, N 1 TN 1 -> 0.75. 1: P 1 TP 1, N 2 TN 1 -> 0.75. 2 and 3: P 0, TN
+        // 3/3 -> 0.5.
         assert_eq!(metrics.ma, 0.625);
         assert_eq!(metrics.ma_defined, Some(0.75));
         assert_eq!(metrics.degenerate, [2, 3]);

@@ -1,7 +1,8 @@
-//! The COCO evaluation for any similarity between a true and a found instance: greedy matching, and precision over recall.
+//! The COCO evaluation for any similarity between a true and a found instance: greedy matching, and
+//! precision over recall.
 //!
-//! Similarities are computed once for each image and serve every threshold and range of sizes. The rules and the order of
-//! the arithmetic follow pycocotools 2.0.
+//! Similarities are computed once for each image and serve every threshold and range of sizes. The
+//! rules and the order of the arithmetic follow pycocotools 2.0.
 
 use std::ops::Range;
 
@@ -27,8 +28,9 @@ pub(crate) struct Target {
     pub reusable: bool,
 }
 
-/// The target that each found instance takes, best found first: the most similar one that is free, at `threshold` or above,
-/// an ignored one only if no other is. `similarity` is `[found, targets]`; of equally similar targets the last counts.
+/// The target that each found instance takes, best found first: the most similar one that is free,
+/// at `threshold` or above, an ignored one only if no other is. `similarity` is `[found, targets]`;
+/// of equally similar targets the last counts.
 pub(crate) fn greedy(
     similarity: &[f64],
     targets: &[Target],

@@ -1,23 +1,26 @@
-//! Boxes: overlap, suppression of repeated ones, the COCO box evaluation and the log-average miss rate of pedestrian detection.
+//! Boxes: overlap, suppression of repeated ones, the COCO box evaluation and the log-average miss
+//! rate of pedestrian detection.
 //!
 //! A box is x, y, width, height in pixels, in `f64`.
 //!
 //! # Log-average miss rate
-//! MR⁻² (Dollár et al., "Pedestrian Detection: An Evaluation of the State of the Art", PAMI 2012; subsets by Zhang et al.,
-//! "CityPersons", CVPR 2017). For a [`PedestrianSubset`] of heights and visibilities:
+//! MR⁻² (Dollár et al., "Pedestrian Detection: An Evaluation of the State of the Art", PAMI 2012;
+//! subsets by Zhang et al., "CityPersons", CVPR 2017). For a [`PedestrianSubset`] of heights and
+//! visibilities:
 //!
 //! 1. A true box outside the subset is ignored, as one that is marked so.
 //! 2. Of each image's 1000 best found boxes those of height lowest / 1.25 to highest · 1.25 count.
-//! 3. Found boxes, best first, take the free true box of the largest overlap, at IoU 0.5 or above; an ignored one only if
-//!    there is no other. With an ignored box the overlap is intersection / found area, it can be taken any number of times,
-//!    and what takes it counts neither way.
+//! 3. Found boxes, best first, take the free true box of the largest overlap, at IoU 0.5 or above;
+//!    an ignored one only if there is no other. With an ignored box the overlap is intersection /
+//!    found area, it can be taken any number of times, and what takes it counts neither way.
 //! 4. Over all images by score: recall = right / true boxes, FPPI = wrong / images.
-//! 5. MR⁻² = exp(mean of ln(1 - recall)) at FPPI 10⁻², 10⁻¹·⁷⁵ ... 10⁰, the recall being that of the last found box whose
-//!    FPPI does not exceed it.
+//! 5. MR⁻² = exp(mean of ln(1 - recall)) at FPPI 10⁻², 10⁻¹·⁷⁵ ... 10⁰, the recall being that of
+//!    the last found box whose FPPI does not exceed it.
 //!
-//! Two choices of ours where the published evaluator has none that makes sense. Where even the best found box exceeds the FPPI the
-//! recall is 0; there it is that of the *last* box (an index of -1), which matters below 100 images. And 1 - recall is at
-//! least 10⁻¹⁰; there one perfect point makes the whole rate 0.
+//! Two choices of ours where the published evaluator has none that makes sense. Where even the best
+//! found box exceeds the FPPI the recall is 0; there it is that of the *last* box (an index of -1),
+//! which matters below 100 images. And 1 - recall is at least 10⁻¹⁰; there one perfect point makes
+//! the whole rate 0.
 
 use std::collections::BTreeMap;
 
@@ -55,8 +58,8 @@ pub fn covered(a: [f64; 4], b: [f64; 4]) -> f64 {
     }
 }
 
-/// Boxes left after those that overlap a better one by more than `threshold` (IoU) are dropped, best first. Boxes of equal
-/// score keep their order.
+/// Boxes left after those that overlap a better one by more than `threshold` (IoU) are dropped,
+/// best first. Boxes of equal score keep their order.
 ///
 /// # Panics
 /// If the lists differ in length.
@@ -67,7 +70,8 @@ pub fn nms(boxes: &[[f64; 4]], scores: &[f64], threshold: f64) -> Vec<usize> {
     })
 }
 
-/// Goes through items from the best to the worst and drops those that `repeats(better, item)` says repeat a better one.
+/// Goes through items from the best to the worst and drops those that `repeats(better, item)` says
+/// repeat a better one.
 pub(crate) fn suppress(scores: &[f64], repeats: impl Fn(usize, usize) -> bool) -> Vec<usize> {
     let mut kept: Vec<usize> = Vec::new();
     for item in best_first(scores) {
@@ -100,8 +104,9 @@ pub enum SoftNmsDecay {
     },
 }
 
-/// Boxes with lowered scores instead of dropped boxes (Bodla et al., "Soft-NMS", ICCV 2017): index and new score, best
-/// first, without those that fall below `lowest`. Boxes of equal score keep their order.
+/// Boxes with lowered scores instead of dropped boxes (Bodla et al., "Soft-NMS", ICCV 2017): index
+/// and new score, best first, without those that fall below `lowest`. Boxes of equal score keep
+/// their order.
 ///
 /// # Panics
 /// If the lists differ in length.

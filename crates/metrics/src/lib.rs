@@ -18,9 +18,10 @@
 //! # Degenerate input, decided once
 //!
 //! - Slices whose lengths disagree are a mistake of the caller: panic, with both lengths.
-//! - Values that come from outside and make no sense (not finite, a label out of range) are a [`MetricError`].
-//! - A metric over nothing is an error where the published evaluator stops ([`MetricError::NoValidQuery`]), else `None`
-//!   in a field, never a NaN.
+//! - Values that come from outside and make no sense (not finite, a label out of range) are a
+//!   [`MetricError`].
+//! - A metric over nothing is an error where the published evaluator stops
+//!   ([`MetricError::NoValidQuery`]), else `None` in a field, never a NaN.
 //! - Ties are broken by position: what comes first in the input comes first in the ranking.
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]

@@ -1,7 +1,7 @@
 //! The matrix product under the distances.
 //!
-//! It is `gemm`'s, which the models use too. An element of the result is always summed in the same order, whatever the number of
-//! threads: equal inputs give equal bits on one kind of processor.
+//! It is `gemm`'s, which the models use too. An element of the result is always summed in the same
+//! order, whatever the number of threads: equal inputs give equal bits on one kind of processor.
 
 use gemm::Parallelism;
 
@@ -48,7 +48,8 @@ impl<'a> MatrixView<'a> {
     }
 }
 
-/// `out = a · b`, with `a` `[rows, depth]`, `b` `[depth, columns]` and `out` row-major `[rows, columns]`, on rayon's threads.
+/// `out = a · b`, with `a` `[rows, depth]`, `b` `[depth, columns]` and `out` row-major `[rows,
+/// columns]`, on rayon's threads.
 ///
 /// # Panics
 /// If the shapes do not fit.
@@ -80,8 +81,9 @@ fn product(a: MatrixView, b: MatrixView, out: &mut [f32], parallelism: Paralleli
         b.columns,
         out.len()
     );
-    // SAFETY: a `MatrixView` holds as many values as rows times columns, and its strides are those of its row-major memory or of
-    // the transpose; `out` has the size checked above and is borrowed alone.
+    // SAFETY: a `MatrixView` holds as many values as rows times columns, and its strides are those
+    // of its row-major memory or of the transpose; `out` has the size checked above and is borrowed
+    // alone.
     unsafe {
         gemm::gemm(
             a.rows,

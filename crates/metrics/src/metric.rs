@@ -1,5 +1,5 @@
-//! A named value with its unit and the direction in which it is better: what an evaluation quotes, what a checkpoint is
-//! selected by, what reports print.
+//! A named value with its unit and the direction in which it is better: what an evaluation quotes,
+//! what a checkpoint is selected by, what reports print.
 
 use std::fmt;
 
@@ -76,8 +76,8 @@ impl Metric {
         }
     }
 
-    /// Whether this value is better than another by more than the fraction `threshold` of it (`threshold_mode='rel'` of
-    /// PyTorch's `ReduceLROnPlateau`).
+    /// Whether this value is better than another by more than the fraction `threshold` of it
+    /// (`threshold_mode='rel'` of PyTorch's `ReduceLROnPlateau`).
     pub fn improves_on(&self, other: f64, threshold: f64) -> bool {
         match self.better {
             Direction::Higher => self.value > other * (1.0 + threshold),

@@ -1,4 +1,5 @@
-//! Human parsing: pixel accuracy, mean accuracy and mIoU from a confusion matrix, as LIP reports them.
+//! Human parsing: pixel accuracy, mean accuracy and mIoU from a confusion matrix, as LIP reports
+//! them.
 //!
 //! With M\[true, predicted\] over all pixels whose true label is not 255:
 //!
@@ -159,7 +160,8 @@ pub struct ParsingMetrics {
     pub pixel_accuracy: Option<f64>,
     /// Mean over all classes of the share of their pixels found, absent classes counted as 0.
     pub mean_accuracy: f64,
-    /// Mean IoU over all classes, absent ones counted as 0: the published metric where every class occurs.
+    /// Mean IoU over all classes, absent ones counted as 0: the published metric where every class
+    /// occurs.
     pub mean_iou: f64,
     /// Mean IoU over the classes that the truth holds.
     pub mean_iou_present: Option<f64>,

@@ -1,16 +1,18 @@
-//! Pose: PCK, OKS AP as the COCO keypoint evaluation computes it, and suppression of repeated poses.
+//! Pose: PCK, OKS AP as the COCO keypoint evaluation computes it, and suppression of repeated
+//! poses.
 //!
 //! # PCK
-//! A joint is correct if it lies within `threshold` times a reference length of its place (Sapp and Taskar, FLIC, CVPR 2013;
-//! Yang and Ramanan, 2013). Papers differ in the length, so it is given per person: [`torso_length`] for PCK@0.2 torso,
-//! [`box_length`] for PCK@0.2 box.
+//! A joint is correct if it lies within `threshold` times a reference length of its place (Sapp and
+//! Taskar, FLIC, CVPR 2013; Yang and Ramanan, 2013). Papers differ in the length, so it is given
+//! per person: [`torso_length`] for PCK@0.2 torso, [`box_length`] for PCK@0.2 box.
 //!
 //! # OKS AP
-//! OKS = Σ_i exp(-d_i² / (2 s² k_i²)) \[v_i > 0\] / Σ_i \[v_i > 0\], with s² the area of the person and k_i = 2 σ_i. AP is the
-//! mean over OKS 0.50, 0.55 ... 0.95 of the precision interpolated at 101 recalls; at most 20 detections an image. A person
-//! in a crowd annotation or without a visible joint is ignored: matching it is neither right nor wrong. Details, such as the
-//! enlarged box that stands in for joints that are not visible, follow pycocotools 2.0; so does the order of the arithmetic,
-//! to the last bit where the platform's `exp` allows.
+//! OKS = Σ_i exp(-d_i² / (2 s² k_i²)) \[v_i > 0\] / Σ_i \[v_i > 0\], with s² the area of the person
+//! and k_i = 2 σ_i. AP is the mean over OKS 0.50, 0.55 ... 0.95 of the precision interpolated at
+//! 101 recalls; at most 20 detections an image. A person in a crowd annotation or without a visible
+//! joint is ignored: matching it is neither right nor wrong. Details, such as the enlarged box that
+//! stands in for joints that are not visible, follow pycocotools 2.0; so does the order of the
+//! arithmetic, to the last bit where the platform's `exp` allows.
 
 use std::collections::BTreeMap;
 
@@ -93,10 +95,11 @@ pub fn pck(people: &[PosePair], threshold: f64) -> Pck {
     }
 }
 
-/// The longer diagonal of the torso: left shoulder to right hip or right shoulder to left hip, of those that are visible.
+/// The longer diagonal of the torso: left shoulder to right hip or right shoulder to left hip, of
+/// those that are visible.
 ///
-/// `diagonals` are the two pairs of joint indices. Papers take the first diagonal; the longer of the two is our choice,
-/// because one of them all but vanishes when a person bends or turns.
+/// `diagonals` are the two pairs of joint indices. Papers take the first diagonal; the longer of
+/// the two is our choice, because one of them all but vanishes when a person bends or turns.
 pub fn torso_length(truth: &[[f64; 2]], visible: &[bool], diagonals: &[[usize; 2]]) -> Option<f64> {
     let known = diagonals.iter().filter(|[a, b]| visible[*a] && visible[*b]);
     known
@@ -173,7 +176,8 @@ const MAX_DETECTIONS: usize = 20;
 /// The COCO keypoint evaluation for one category and skeleton.
 ///
 /// # Errors
-/// [`MetricError::Joints`] for a pose with another number of joints than `sigmas`; [`MetricError::NotFinite`].
+/// [`MetricError::Joints`] for a pose with another number of joints than `sigmas`;
+/// [`MetricError::NotFinite`].
 pub fn oks_ap(
     truth: &[TruePose],
     predicted: &[PredictedPose],
@@ -320,11 +324,12 @@ fn extent(keypoints: &[[f64; 2]]) -> f64 {
     side(0) * side(1)
 }
 
-/// Poses left after those too similar to a better one are dropped, best first (Papandreou et al., "Towards Accurate
-/// Multi-person Pose Estimation in the Wild", CVPR 2017).
+/// Poses left after those too similar to a better one are dropped, best first (Papandreou et al.,
+/// "Towards Accurate Multi-person Pose Estimation in the Wild", CVPR 2017).
 ///
-/// The similarity of two poses is the mean over all joints of exp(-d² / (2 s² k²)) with s² the mean of their two `areas`; a
-/// pose is dropped if it exceeds `threshold`, 0.9 in the published protocol. Poses of equal score keep their order.
+/// The similarity of two poses is the mean over all joints of exp(-d² / (2 s² k²)) with s² the mean
+/// of their two `areas`; a pose is dropped if it exceeds `threshold`, 0.9 in the published
+/// protocol. Poses of equal score keep their order.
 ///
 /// # Panics
 /// If the lists differ in length, or a pose has another number of joints than `sigmas`.

@@ -1,17 +1,20 @@
 //! Person re-identification: mAP, CMC and mINP by the rules of Market-1501.
 //!
-//! Per query, gallery images of the same person *and* the same camera are ignored; a query without another image of its
-//! person is skipped and counted. With r_1 < r_2 < ... < r_P the ranks (from 1) of the P matches:
+//! Per query, gallery images of the same person *and* the same camera are ignored; a query without
+//! another image of its person is skipped and counted. With r_1 < r_2 < ... < r_P the ranks (from
+//! 1) of the P matches:
 //!
-//! - AP = (1/P) Σ_i i / r_i, not interpolated (Zheng et al., "Scalable Person Re-identification", ICCV 2015);
+//! - AP = (1/P) Σ_i i / r_i, not interpolated (Zheng et al., "Scalable Person Re-identification",
+//!   ICCV 2015);
 //! - CMC at k = 1 if r_1 <= k;
 //! - INP = P / r_P (Ye et al., "Deep Learning for Person Re-identification", 2021).
 //!
 //! mAP, CMC and mINP are means over the queries that were not skipped.
 //!
-//! Distances are squared Euclidean distances of L2-normalized features, in `f32`, of a block of queries at a time: the
-//! queries x gallery matrix never exists. The order of cosine similarity is the same. Published evaluators sort with an
-//! unstable sort; here equal distances keep the gallery's order.
+//! Distances are squared Euclidean distances of L2-normalized features, in `f32`, of a block of
+//! queries at a time: the queries x gallery matrix never exists. The order of cosine similarity is
+//! the same. Published evaluators sort with an unstable sort; here equal distances keep the
+//! gallery's order.
 
 use std::cmp::Ordering;
 
@@ -32,7 +35,8 @@ pub struct ReidImages<'a> {
     pub features: &'a [f32],
     /// Length of one feature.
     pub channels: usize,
-    /// Identity of each image. An identity that no query has (0, the distractors of Market-1501) is only ever wrong.
+    /// Identity of each image. An identity that no query has (0, the distractors of Market-1501) is
+    /// only ever wrong.
     pub persons: &'a [i64],
     /// Camera of each image.
     pub cameras: &'a [i64],
@@ -117,8 +121,9 @@ pub fn evaluate(
     summarize(matches, query.len(), gallery.len(), ranks)
 }
 
-/// Evaluates rankings that were made elsewhere: `rankings` holds gallery images by position, the best first, for each query.
-/// Persons and cameras are pairs. Images that a ranking does not name come after those that it does, in their order.
+/// Evaluates rankings that were made elsewhere: `rankings` holds gallery images by position, the
+/// best first, for each query. Persons and cameras are pairs. Images that a ranking does not name
+/// come after those that it does, in their order.
 ///
 /// # Errors
 /// [`MetricError::NoValidQuery`].
@@ -152,7 +157,8 @@ pub fn evaluate_rankings(
     summarize(matches, query.len(), gallery.len(), ranks)
 }
 
-/// The `count` nearest gallery images of each query, nearest first, without those of the same person and camera.
+/// The `count` nearest gallery images of each query, nearest first, without those of the same
+/// person and camera.
 ///
 /// # Errors
 /// [`MetricError::NotFinite`].
@@ -197,10 +203,11 @@ pub(crate) struct Matches {
     ranked: usize,
 }
 
-/// Ranks the matches of query `i`, given its distance to every gallery image. `None` if it has no match.
+/// Ranks the matches of query `i`, given its distance to every gallery image. `None` if it has no
+/// match.
 ///
-/// The gallery is not sorted: the rank of a match is the number of images before it, which is counted. That is one pass for
-/// each match, but of comparisons alone, many at a time.
+/// The gallery is not sorted: the rank of a match is the number of images before it, which is
+/// counted. That is one pass for each match, but of comparisons alone, many at a time.
 pub(crate) fn query_matches(
     query: &ReidImages,
     gallery: &ReidImages,
@@ -326,8 +333,8 @@ pub(crate) fn summarize(
     })
 }
 
-/// Expected AP of a random order of `total` images, `hits` of which match:
-/// (1/n) Σ_k [ (h-1)/(n-1) · (k-1)/k + 1/k ] = ( (h-1)/(n-1) · (n - H_n) + H_n ) / n, with H_n the harmonic number.
+/// Expected AP of a random order of `total` images, `hits` of which match: (1/n) Σ_k [ (h-1)/(n-1)
+/// · (k-1)/k + 1/k ] = ( (h-1)/(n-1) · (n - H_n) + H_n ) / n, with H_n the harmonic number.
 fn expected_average_precision(hits: usize, total: usize, harmonic: &[f64]) -> f64 {
     let harmonic = harmonic[total];
     let others = if total > 1 {
@@ -465,8 +472,9 @@ impl NormalizedFeatures {
         results
     }
 
-    /// `f(first, distances)` for blocks of rows from `first` on, with the distances of each to that row and all that follow:
-    /// `[rows of the block, len - first]`. With the transposed blocks, which have the same bits, these are all pairs.
+    /// `f(first, distances)` for blocks of rows from `first` on, with the distances of each to that
+    /// row and all that follow: `[rows of the block, len - first]`. With the transposed blocks,
+    /// which have the same bits, these are all pairs.
     pub(crate) fn for_upper_blocks(&self, mut f: impl FnMut(usize, &[f32])) {
         // The corner of a block below the diagonal is computed twice: blocks of few rows.
         const MOST_ROWS: usize = 512;
@@ -575,16 +583,17 @@ pub(crate) mod tests {
         // The first two of six, the rest in the order of the gallery.
         let short = [vec![1, 5], vec![4]];
         let found = evaluate_rankings(&pairs(&query), &pairs(&gallery), &short, 5).unwrap();
-        // Query 0: image 1, then 0, 2, 3, 4: hits at ranks 1 and 4. Query 1: 4, then 0, 1, 2: hits at 1, 2 and 4.
+        // Query 0: image 1, then 0, 2, 3, 4: hits at ranks 1 and 4. Query 1: 4, then 0, 1, 2: hits
+        // at 1, 2 and 4.
         let map = ((1.0 + 2.0 / 4.0) / 2.0 + (1.0 + 1.0 + 3.0 / 4.0) / 3.0) / 2.0;
         assert!((found.map - map).abs() < 1e-12, "{} {map}", found.map);
     }
 
     #[test]
     fn two_queries_by_hand() {
-        // Query 0 is person 7 from camera 1: the nearest image is the same shot (ignored), then a distractor, a match,
-        // person 8, a match. Ranks of matches 2 and 4: AP = (1/2 + 2/4) / 2 = 0.5, INP = 2/4.
-        // Query 1 is person 9, seen by no other camera: skipped.
+        // Query 0 is person 7 from camera 1: the nearest image is the same shot (ignored), then a
+        // distractor, a match, person 8, a match. Ranks of matches 2 and 4: AP = (1/2 + 2/4) / 2 =
+        // 0.5, INP = 2/4. Query 1 is person 9, seen by no other camera: skipped.
         let gallery = at(&[1.0, 2.0, 3.0, 4.0, 5.0, 90.0]);
         let query = at(&[0.0, 90.0]);
         let gallery = images(&gallery, &[7, 0, 7, 8, 7, 9], &[1, 3, 2, 2, 3, 1]);

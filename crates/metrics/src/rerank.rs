@@ -1,17 +1,21 @@
-//! k-reciprocal re-ranking (Zhong et al., "Re-ranking Person Re-identification with k-reciprocal Encoding", CVPR 2017).
+//! k-reciprocal re-ranking (Zhong et al., "Re-ranking Person Re-identification with k-reciprocal
+//! Encoding", CVPR 2017).
 //!
-//! With X the queries and the gallery together and d the squared distances divided by the largest of each row:
+//! With X the queries and the gallery together and d the squared distances divided by the largest
+//! of each row:
 //!
 //! 1. N(i, k) = { j among the k + 1 nearest of i : i among the k + 1 nearest of j };
-//! 2. E(i) = N(i, k1), and N(c, k1/2) for each c of it that shares more than two thirds of N(c, k1/2) with N(i, k1);
+//! 2. E(i) = N(i, k1), and N(c, k1/2) for each c of it that shares more than two thirds of N(c,
+//!    k1/2) with N(i, k1);
 //! 3. V_i = exp(-d(i, ·)) on E(i), scaled to sum 1, then averaged over the k2 nearest of i;
 //! 4. with m = Σ_j min(V_qj, V_gj), the Jaccard distance is 1 - m / (2 - m);
 //! 5. the result is (1 - λ) · Jaccard + λ · d.
 //!
-//! The published program holds three (queries + gallery)² matrices, 35 GB for MSMT17. Nothing of the result needs them:
-//! step 1 needs the max(k1 + 1, k2) nearest of each row and its largest distance, both found a block of rows at a time; V
-//! has a few dozen entries a row and is stored sparse. This is exact, not an approximation. (The published program rounds
-//! V to half precision, which this does not.)
+//! The published program holds three (queries + gallery)² matrices, 35 GB for MSMT17. Nothing of
+//! the result needs them: step 1 needs the max(k1 + 1, k2) nearest of each row and its largest
+//! distance, both found a block of rows at a time; V has a few dozen entries a row and is stored
+//! sparse. This is exact, not an approximation. (The published program rounds V to half precision,
+//! which this does not.)
 
 use std::collections::BinaryHeap;
 
@@ -68,8 +72,8 @@ pub fn evaluate(
     summarize(matches, query.len(), gallery.len(), ranks)
 }
 
-/// [`evaluate`], and the `count` nearest gallery images of each query, nearest first, without those of the same person and
-/// camera.
+/// [`evaluate`], and the `count` nearest gallery images of each query, nearest first, without those
+/// of the same person and camera.
 ///
 /// # Errors
 /// As [`evaluate`].
@@ -178,8 +182,8 @@ fn neighborhoods(features: &NormalizedFeatures, count: usize) -> Vec<Neighborhoo
     features.for_upper_blocks(|first, distances| {
         let width = found.len() - first;
         let rows = distances.len() / width;
-        // A row gets its distances in the order of the columns: those to rows before its block from the columns of blocks
-        // before, the others here.
+        // A row gets its distances in the order of the columns: those to rows before its block from
+        // the columns of blocks before, the others here.
         let (own, others) = found[first..].split_at_mut(rows);
         let lines = own.par_iter_mut().zip(distances.par_chunks(width));
         lines.for_each(|(nearest, row)| {
@@ -211,7 +215,8 @@ struct Nearest {
     farthest: f32,
 }
 
-/// Most distances are farther than what was found; a stretch without a nearer one is passed over as a whole.
+/// Most distances are farther than what was found; a stretch without a nearer one is passed over as
+/// a whole.
 const STRETCH: usize = 64;
 
 impl Nearest {
@@ -231,7 +236,8 @@ impl Nearest {
         }
     }
 
-    /// A distance below the limit, to a row after those before: an equal distance comes later, so it stays out.
+    /// A distance below the limit, to a row after those before: an equal distance comes later, so
+    /// it stays out.
     fn add(&mut self, distance: f32, j: usize) {
         if self.heap.len() < self.count {
             self.heap.push(Far(distance, j));
@@ -286,7 +292,8 @@ impl WithSimd for AddRow<'_> {
     }
 }
 
-/// The distances of each of `nearest` to the rows from `first` on, of which each of `rows` has one for all of them.
+/// The distances of each of `nearest` to the rows from `first` on, of which each of `rows` has one
+/// for all of them.
 struct AddColumns<'a, R> {
     nearest: &'a mut [Nearest],
     first: usize,

@@ -1,22 +1,24 @@
-//! Person search: who is found, and where a person is found again, as CUHK-SYSU and PRW are evaluated (Xiao et al., "Joint
-//! Detection and Identification Feature Learning for Person Search", CVPR 2017; Zheng et al., "Person Re-identification in
-//! the Wild", CVPR 2017).
+//! Person search: who is found, and where a person is found again, as CUHK-SYSU and PRW are
+//! evaluated (Xiao et al., "Joint Detection and Identification Feature Learning for Person Search",
+//! CVPR 2017; Zheng et al., "Person Re-identification in the Wild", CVPR 2017).
 //!
 //! # Search
-//! A query is a person; its gallery is a list of frames, with the box of that person in those that show them. Found boxes of
-//! score 0.5 and above are ranked by the cosine of their feature and the query's. In a frame that shows the person, the
-//! best ranked box of sufficient overlap is right, every other box of every frame is wrong; sufficient is an IoU of
-//! min(0.5, w h / ((w + 10)(h + 10))) for a true box of w x h. AP = Σ (R_n - R_{n-1}) P_n over the boxes, times the share of
+//! A query is a person; its gallery is a list of frames, with the box of that person in those that
+//! show them. Found boxes of score 0.5 and above are ranked by the cosine of their feature and the
+//! query's. In a frame that shows the person, the best ranked box of sufficient overlap is right,
+//! every other box of every frame is wrong; sufficient is an IoU of min(0.5, w h / ((w + 10)(h +
+//! 10))) for a true box of w x h. AP = Σ (R_n - R_{n-1}) P_n over the boxes, times the share of
 //! showing frames in which a right box was found; top-k: a right box is among the k best.
 //!
 //! # Detection
-//! A found box is right if it overlaps by IoU 0.5 the true box that it overlaps most, and overlaps it most of all found
-//! boxes. Recall = right / true boxes, AP as above times recall.
+//! A found box is right if it overlaps by IoU 0.5 the true box that it overlaps most, and overlaps
+//! it most of all found boxes. Recall = right / true boxes, AP as above times recall.
 //!
 //! # Context graph
-//! Context bipartite graph matching (Li and Miao, "Sequential End-to-end Network for Efficient Person Search", AAAI 2021): in
-//! the frames of the `boxes` best ranked boxes, the query and those around it are assigned to the found people such that
-//! the sum of their cosines is largest, and that sum becomes the similarity of the box that the query is assigned to.
+//! Context bipartite graph matching (Li and Miao, "Sequential End-to-end Network for Efficient
+//! Person Search", AAAI 2021): in the frames of the `boxes` best ranked boxes, the query and those
+//! around it are assigned to the found people such that the sum of their cosines is largest, and
+//! that sum becomes the similarity of the box that the query is assigned to.
 
 use std::collections::BTreeSet;
 
@@ -47,7 +49,8 @@ pub struct GalleryFrame<'a> {
 pub struct SearchQuery<'a> {
     /// `[channels]`; need not be normalized.
     pub feature: &'a [f32],
-    /// `[people, channels]`: the other people in the query's frame, highest score first. Used by [`ContextMatching`] only.
+    /// `[people, channels]`: the other people in the query's frame, highest score first. Used by
+    /// [`ContextMatching`] only.
     pub companions: &'a [f32],
     /// Frames that are searched, each once, and the box of the person where a frame shows them.
     pub gallery: Vec<(usize, Option<[f64; 4]>)>,
@@ -104,8 +107,8 @@ pub struct SearchGallery<'a> {
 }
 
 impl<'a> SearchGallery<'a> {
-    /// Boxes of score `lowest` and above (0.5 in the published protocol); `weighted` multiplies a box's feature by its
-    /// score, the class-weighted similarity of NAE.
+    /// Boxes of score `lowest` and above (0.5 in the published protocol); `weighted` multiplies a
+    /// box's feature by its score, the class-weighted similarity of NAE.
     ///
     /// # Errors
     /// [`MetricError::NotFinite`], with the frame as row.
@@ -150,7 +153,8 @@ impl<'a> SearchGallery<'a> {
         })
     }
 
-    /// The boxes of a query's gallery, most similar first; those of equal similarity in the order of the gallery.
+    /// The boxes of a query's gallery, most similar first; those of equal similarity in the order
+    /// of the gallery.
     ///
     /// # Errors
     /// [`MetricError::NotFinite`].
@@ -216,7 +220,8 @@ impl<'a> SearchGallery<'a> {
         Ok(hits)
     }
 
-    /// Evaluates `queries` queries, each made when its turn comes, so that their galleries need not exist all at once.
+    /// Evaluates `queries` queries, each made when its turn comes, so that their galleries need not
+    /// exist all at once.
     ///
     /// # Errors
     /// [`MetricError::NotFinite`]; [`MetricError::NobodySought`] if no gallery shows its query.
@@ -387,8 +392,9 @@ fn finite(
     }
 }
 
-/// One-to-one assignment of the largest sum of `weights`, `[rows, columns]`, in which every element of the smaller side is assigned: the
-/// column of each row, and the sum (Kuhn, 1955; Munkres, 1957; by shortest augmenting paths).
+/// One-to-one assignment of the largest sum of `weights`, `[rows, columns]`, in which every element
+/// of the smaller side is assigned: the column of each row, and the sum (Kuhn, 1955; Munkres, 1957;
+/// by shortest augmenting paths).
 fn assignment(weights: &[f64], rows: usize, columns: usize) -> (Vec<Option<usize>>, f64) {
     if rows > columns {
         let turned: Vec<f64> = { 0..columns }
@@ -479,8 +485,8 @@ pub struct DetectionMetrics {
     pub found: usize,
 }
 
-/// Evaluates the detected boxes of score `lowest` and above. With `known_only`, people of unknown identity do not count, and
-/// scenes without others are skipped.
+/// Evaluates the detected boxes of score `lowest` and above. With `known_only`, people of unknown
+/// identity do not count, and scenes without others are skipped.
 ///
 /// # Errors
 /// [`MetricError::NotFinite`], with the scene as row.
@@ -584,7 +590,8 @@ mod tests {
             .map(|h| (h.frame, h.index, h.right))
             .collect();
         assert_eq!(order, [(2, 0, false), (0, 0, true), (0, 1, false)]);
-        // The two boxes of frame 0 tie and enter together: precision 1/3. Found in one of two frames.
+        // The two boxes of frame 0 tie and enter together: precision 1/3. Found in one of two
+        // frames.
         let missing = || query(vec![(2, None)]);
         let metrics = gallery
             .evaluate(2, |i| [shown(), missing()][i].clone(), None)

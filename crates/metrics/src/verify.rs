@@ -1,12 +1,14 @@
-//! Same person or not: the ROC over all pairs of query and gallery, and the similarity from which on to say yes.
+//! Same person or not: the ROC over all pairs of query and gallery, and the similarity from which
+//! on to say yes.
 //!
-//! Pairs of one person under one camera are ignored, as in [`crate::reid`]. A pair is accepted if its cosine similarity is at
-//! least the threshold; the true positive rate (TPR) is the share of accepted pairs among those of one person, the false
-//! positive rate (FPR) that among those of two people.
+//! Pairs of one person under one camera are ignored, as in [`crate::reid`]. A pair is accepted if
+//! its cosine similarity is at least the threshold; the true positive rate (TPR) is the share of
+//! accepted pairs among those of one person, the false positive rate (FPR) that among those of two
+//! people.
 //!
-//! The pairs of MSMT17 are a billion, but the ROC changes at the pairs of one person only, of which there are some hundred
-//! thousand: those are kept and sorted, the others counted between them. The result is exact. AUC counts a tie as half, as
-//! the area under the trapezoids does.
+//! The pairs of MSMT17 are a billion, but the ROC changes at the pairs of one person only, of which
+//! there are some hundred thousand: those are kept and sorted, the others counted between them. The
+//! result is exact. AUC counts a tie as half, as the area under the trapezoids does.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -48,10 +50,11 @@ pub struct SimilarityDistribution {
 pub struct Roc {
     /// Area under the curve: how often a pair of one person is more similar than a pair of two.
     pub auc: f64,
-    /// The threshold where false alarms and misses are nearest each other, and the mean of their two rates.
+    /// The threshold where false alarms and misses are nearest each other, and the mean of their
+    /// two rates.
     pub equal_error: (RocPoint, f64),
-    /// For each rate asked for the threshold of the largest TPR whose FPR does not exceed it; `None` where even the most
-    /// similar pair of one person comes after too many pairs of two.
+    /// For each rate asked for the threshold of the largest TPR whose FPR does not exceed it;
+    /// `None` where even the most similar pair of one person comes after too many pairs of two.
     pub at: Vec<Option<RocPoint>>,
     /// Pairs of one person.
     pub same: SimilarityDistribution,
@@ -249,7 +252,8 @@ mod tests {
 
     #[test]
     fn four_pairs_by_hand() {
-        // Cosines 1 (another person), 0.8 (same), 0.6 (same) and 0.6 (another); the same shot is ignored.
+        // Cosines 1 (another person), 0.8 (same), 0.6 (same) and 0.6 (another); the same shot is
+        // ignored.
         let gallery = [1.0, 0.0, 0.8, 0.6, 0.6, 0.8, 0.6, -0.8, 1.0, 0.0];
         let gallery = images(&gallery, &[2, 1, 1, 3, 1], &[2, 2, 3, 2, 1]);
         let query = images(&[1.0, 0.0], &[1], &[1]);

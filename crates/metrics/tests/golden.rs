@@ -1,4 +1,5 @@
-//! Every metric against an independent reference: `golden/metrics.py` says which and made `golden/metrics.json`.
+//! Every metric against an independent reference: `golden/metrics.py` says which and made
+//! `golden/metrics.json`.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! Metrics on large inputs against independent references: `golden/large.py` draws the same inputs, says what it compares
-//! with and made `golden/large.json`.
+//! Metrics on large inputs against independent references: `golden/large.py` draws the same inputs,
+//! says what it compares with and made `golden/large.json`.
 
 #![allow(clippy::unwrap_used)]
 

@@ -381,8 +381,8 @@ impl Backbone {
     ///
     /// # Shapes
     /// - images: [batch, 3, height, width], normalized; any size
-    /// - prompt_weights: [1, prompts], see [`PromptWeights::tensor`]; [batch, prompts] for SOLIDER's controller too;
-    ///   ignored without an adapter
+    /// - prompt_weights: [1, prompts], see [`PromptWeights::tensor`]; [batch, prompts] for
+    ///   SOLIDER's controller too; ignored without an adapter
     ///
     /// `drop_path` is the generator of stochastic depth, for training; without it nothing is
     /// dropped.

@@ -19,8 +19,8 @@ pub const ATTRIBUTE: usize = 2;
 
 /// Non-negative weights over [`PROMPTS`] that sum to 1.
 ///
-/// Text form: one prompt, `identity`, or weights, `identity=0.8,part=0.1,attribute=0.1`; a prompt that
-/// is not named has weight 0, and weights are divided by their sum.
+/// Text form: one prompt, `identity`, or weights, `identity=0.8,part=0.1,attribute=0.1`; a prompt
+/// that is not named has weight 0, and weights are divided by their sum.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PromptWeights([f32; 3]);

@@ -12,9 +12,10 @@
 //!
 //! and the metadata `format` (`clasp-pretrain/3`), `clasp` (version), `step`, `position` (of the
 //! loader, JSON), `images` (of the dataset), `vocabulary` (digest, empty without labels),
-//! `frozen_teacher` (SHA-256 of the file, empty without distillation) and `recipe` (resolved, TOML).
-//! The frozen teacher itself is not kept, as it does not change. There is no state of a random generator: every draw follows from the
-//! recipe's seed, the step or epoch, and its purpose. Schedules are functions of the step.
+//! `frozen_teacher` (SHA-256 of the file, empty without distillation) and `recipe` (resolved,
+//! TOML). The frozen teacher itself is not kept, as it does not change. There is no state of a
+//! random generator: every draw follows from the recipe's seed, the step or epoch, and its purpose.
+//! Schedules are functions of the step.
 //!
 //! A checkpoint is written as a whole or not at all, and older ones are removed only after that.
 

@@ -19,9 +19,9 @@
 //! | [`checkpoint`] | saving and resuming |
 //! | [`error`] | errors |
 //!
-//! To add a loss: its function of tensors, a file in `clasp_model::losses` with its line in `mod.rs`
-//! there; its row in `objective`; its weight in `LossSection` in [`recipe`]; and the outputs that it
-//! needs of the student in [`student`], if these are new.
+//! To add a loss: its function of tensors, a file in `clasp_model::losses` with its line in
+//! `mod.rs` there; its row in `objective`; its weight in `LossSection` in [`recipe`]; and the
+//! outputs that it needs of the student in [`student`], if these are new.
 //!
 //! What is the paper's and what is this project's choice: `docs/method.md`.
 

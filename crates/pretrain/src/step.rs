@@ -95,8 +95,8 @@ struct BatchGradients {
 }
 
 impl Pretrainer {
-    /// A trainer at step 0, with random weights; the frozen teacher, if the recipe has one, is read,
-    /// and the size of its input resolved.
+    /// A trainer at step 0, with random weights; the frozen teacher, if the recipe has one, is
+    /// read, and the size of its input resolved.
     ///
     /// # Errors
     ///

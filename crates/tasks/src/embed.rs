@@ -1,9 +1,9 @@
 //! Features of any images, and files of them.
 //!
-//! `.npy` holds a `float32` array [images, channels] in NumPy's format, version 1.0, and `<file>.keys.txt` beside it one key
-//! a line: line i is the key of row i. The keys are written last, and those of an earlier array are removed first, so that
-//! keys never lie beside the array of others. `.parquet` holds the columns `key`
-//! (string) and `feature` (list of floats).
+//! `.npy` holds a `float32` array [images, channels] in NumPy's format, version 1.0, and
+//! `<file>.keys.txt` beside it one key a line: line i is the key of row i. The keys are written
+//! last, and those of an earlier array are removed first, so that keys never lie beside the array
+//! of others. `.parquet` holds the columns `key` (string) and `feature` (list of floats).
 
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::{ControlFlow, Range};
@@ -41,11 +41,12 @@ pub struct Embeddings {
     pub unreadable: UnreadableImages,
 }
 
-/// Pooled features of every image of a source, not normalized. Images that cannot be read are skipped and listed.
+/// Pooled features of every image of a source, not normalized. Images that cannot be read are
+/// skipped and listed.
 ///
 /// # Errors
-/// More than 5 % of the images cannot be read, unless `keep_going`; features that are not finite; a stop through
-/// `progress`.
+/// More than 5 % of the images cannot be read, unless `keep_going`; features that are not finite; a
+/// stop through `progress`.
 pub fn embed<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
@@ -81,8 +82,8 @@ pub fn embed<E: Extractor>(
     Ok(embeddings)
 }
 
-/// Pooled features of some images of a source, in order; for an unreadable image, the reason. `progress` counts all
-/// images of the source.
+/// Pooled features of some images of a source, in order; for an unreadable image, the reason.
+/// `progress` counts all images of the source.
 ///
 /// # Errors
 /// Features that are not finite; a stop through `progress`.
@@ -198,7 +199,8 @@ impl FeatureFile {
     /// Adds a row.
     ///
     /// # Errors
-    /// A key with a line break, a row of another length than the first, or the file cannot be written.
+    /// A key with a line break, a row of another length than the first, or the file cannot be
+    /// written.
     pub fn push(&mut self, key: &str, row: &[f32]) -> Result<(), TaskError> {
         let differs = |expected: String, found: String| TaskError::Mismatch {
             file: self.path.display().to_string(),
@@ -231,7 +233,8 @@ impl FeatureFile {
     /// Completes the file and returns the paths that were written.
     ///
     /// # Errors
-    /// The file cannot be written; then there is no new file, but the keys of an earlier array may be removed.
+    /// The file cannot be written; then there is no new file, but the keys of an earlier array may
+    /// be removed.
     pub fn finish(self) -> Result<Vec<PathBuf>, TaskError> {
         match self.format {
             FeatureFormat::Npy {
@@ -267,8 +270,8 @@ fn keys_file(path: &Path) -> PathBuf {
     PathBuf::from(keys)
 }
 
-/// NumPy's header: magic, version, length, description. Always 128 bytes, so that the number of rows can be written when it
-/// is known.
+/// NumPy's header: magic, version, length, description. Always 128 bytes, so that the number of
+/// rows can be written when it is known.
 fn npy_header(rows: usize, channels: usize) -> Vec<u8> {
     let text =
         format!("{{'descr': '<f4', 'fortran_order': False, 'shape': ({rows}, {channels}), }}");
@@ -332,7 +335,8 @@ impl ParquetRows {
             .typed::<ByteArrayType>()
             .write_batch(&self.keys, None, None)?;
         column.close()?;
-        // A list is stored as its elements with a repetition level that is 0 at the start of a list.
+        // A list is stored as its elements with a repetition level that is 0 at the start of a
+        // list.
         let repetition: Vec<i16> = (0..self.values.len())
             .map(|i| i16::from(i % channels != 0))
             .collect();

@@ -1,8 +1,9 @@
 //! Images to features, on all threads.
 //!
-//! An [`Extractor`] turns a batch of images into pooled features and feature maps: [`crate::backbone::BackboneExtractor`],
-//! or a fine-tuned model. Each thread works on whole batches with its own clone, in a rayon pool of one thread: on a CPU
-//! that is faster than one pool for all, and results do not depend on the number of threads.
+//! An [`Extractor`] turns a batch of images into pooled features and feature maps:
+//! [`crate::backbone::BackboneExtractor`], or a fine-tuned model. Each thread works on whole
+//! batches with its own clone, in a rayon pool of one thread: on a CPU that is faster than one pool
+//! for all, and results do not depend on the number of threads.
 
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
@@ -35,8 +36,8 @@ impl Default for Batching {
 }
 
 impl Batching {
-    /// Images of a long list whose results are stored together: enough batches a thread that waiting for the slowest one
-    /// is short beside them.
+    /// Images of a long list whose results are stored together: enough batches a thread that
+    /// waiting for the slowest one is short beside them.
     pub fn chunk(&self) -> usize {
         16 * self.batch.max(1) * self.threads.max(1)
     }
@@ -101,7 +102,8 @@ impl Preprocess {
         image::normalize(image, self.mean, self.std)
     }
 
-    /// The whole image, resized to the input's size without keeping its aspect: `[3, height, width]`.
+    /// The whole image, resized to the input's size without keeping its aspect: `[3, height,
+    /// width]`.
     pub fn apply(&self, image: &Rgb) -> Vec<f32> {
         image::normalize(
             &image::resize(image, self.height, self.width, self.filter),
@@ -207,11 +209,13 @@ pub struct ImagePass<'a> {
     pub name: &'a (dyn Fn(usize) -> String + Sync),
 }
 
-/// Features of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to skip it; `keep(i, features)`
-/// gives what is kept of its features. Results are in order, `None` for skipped images.
+/// Features of the images of a pass. `load(i)` gives input i, [3, height, width], or `None` to skip
+/// it; `keep(i, features)` gives what is kept of its features. Results are in order, `None` for
+/// skipped images.
 ///
 /// # Errors
-/// Those of `load`, `keep` and the extractor; [`TaskError::NotFinite`]; [`TaskError::Stopped`] if `progress` breaks.
+/// Those of `load`, `keep` and the extractor; [`TaskError::NotFinite`]; [`TaskError::Stopped`] if
+/// `progress` breaks.
 pub fn each_image<E: Extractor, T: Send>(
     extractor: &E,
     pass: ImagePass<'_>,
@@ -258,10 +262,12 @@ pub fn each_image<E: Extractor, T: Send>(
     on_replicas(extractor, stage, sizes, shares, one_batch, progress)
 }
 
-/// Runs `work` on batches of `0..count`, each replica of the model in a pool of threads of its own; results are in order.
+/// Runs `work` on batches of `0..count`, each replica of the model in a pool of threads of its own;
+/// results are in order.
 ///
 /// # Errors
-/// Those of `work`, of the earliest batch where several fail; [`TaskError::Stopped`] if `progress` breaks.
+/// Those of `work`, of the earliest batch where several fail; [`TaskError::Stopped`] if `progress`
+/// breaks.
 pub fn on_replicas<M: Clone + Send, T: Send>(
     model: &M,
     stage: &'static str,
@@ -333,7 +339,8 @@ pub fn on_replicas<M: Clone + Send, T: Send>(
             Err(error) => errors.push(error),
         }
     }
-    // Several threads may have failed before they saw the flag: report what comes first in the data.
+    // Several threads may have failed before they saw the flag: report what comes first in the
+    // data.
     if let Some((_, error)) = errors.into_iter().min_by_key(|(index, _)| *index) {
         return Err(*error);
     }
@@ -380,7 +387,8 @@ impl ImageFeatures<'_> {
     }
 }
 
-/// Reads and decodes an image file that must have that height and width, because its labels are coordinates in it.
+/// Reads and decodes an image file that must have that height and width, because its labels are
+/// coordinates in it.
 ///
 /// # Errors
 /// Those of [`read_image`], and another size.

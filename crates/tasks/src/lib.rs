@@ -1,4 +1,5 @@
-//! Downstream tasks: training, evaluation, prediction and linear probes of each, and uses of plain features.
+//! Downstream tasks: training, evaluation, prediction and linear probes of each, and uses of plain
+//! features.
 //!
 //! | module | holds |
 //! |---|---|
@@ -18,10 +19,12 @@
 //! | [`search`] | person search: SeqNet's two stages, or CSP with an embedding |
 //! | [`drawing`] | lines, boxes and labels in pictures of predictions |
 //!
-//! A linear probe measures how good the features are, not how good a fine-tuned model would be: its metrics compare with
-//! each other, never with published fine-tuned ones. Every result carries its protocol in words.
+//! A linear probe measures how good the features are, not how good a fine-tuned model would be: its
+//! metrics compare with each other, never with published fine-tuned ones. Every result carries its
+//! protocol in words.
 //!
-//! To add a task: a folder with a type that implements the traits of [`task`], and a line in [`registry`].
+//! To add a task: a folder with a type that implements the traits of [`task`], and a line in
+//! [`registry`].
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 

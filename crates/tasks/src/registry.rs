@@ -1,5 +1,6 @@
-//! The one list of downstream tasks. What the command line accepts, the built-in recipes, `eval`, `predict`, `score`, the
-//! tests of recipes and the table of docs/finetune.md are all derived from it.
+//! The one list of downstream tasks. What the command line accepts, the built-in recipes, `eval`,
+//! `predict`, `score`, the tests of recipes and the table of docs/finetune.md are all derived from
+//! it.
 
 use crate::task::{Evaluate, Task};
 

@@ -18,7 +18,8 @@ pub fn quiet(_: PassProgress) -> ControlFlow<()> {
 /// Features without a network.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fake {
-    /// Mean colors: of blocks of 8 and 16 pixels as maps; of the upper and lower half as the pooled feature.
+    /// Mean colors: of blocks of 8 and 16 pixels as maps; of the upper and lower half as the pooled
+    /// feature.
     Colors,
     /// Random numbers seeded by the pixels.
     Noise,
@@ -107,8 +108,9 @@ fn draw(seed: usize, limit: usize) -> usize {
     ((mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33) as usize % limit
 }
 
-/// Writes a dataset for every task into `folder`: 12 people in two colors each by 3 cameras; 160 images, 120 of them for
-/// training, with two attributes (colors of the halves), masks of three of four classes, and two joints.
+/// Writes a dataset for every task into `folder`: 12 people in two colors each by 3 cameras; 160
+/// images, 120 of them for training, with two attributes (colors of the halves), masks of three of
+/// four classes, and two joints.
 pub fn people(folder: &Path) {
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);

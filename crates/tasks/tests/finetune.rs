@@ -1,4 +1,5 @@
-//! Overfit tests: every task learns a few synthetic people, and its model is the same after saving and loading.
+//! Overfit tests: every task learns a few synthetic people, and its model is the same after saving
+//! and loading.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -98,7 +99,8 @@ fn trained<T: DownstreamTask>(
     (summary.run.metrics["loss/total"], report, model)
 }
 
-/// Exports the model with its head, for any batch size, the prompts folded in; the export fails unless another engine agrees.
+/// Exports the model with its head, for any batch size, the prompts folded in; the export fails
+/// unless another engine agrees.
 fn exports_as_onnx<T: Objective>(model: &FinetunedModel<T>, folder: &Path) {
     type Both<T> = (Backbone, <T as Objective>::Head);
     let forward = |(backbone, head): &Both<T>, images: Tensor<4>, prompt_weights: Tensor<2>| {
@@ -245,7 +247,8 @@ fn parsing_overfits_with_either_head() {
     }
 }
 
-/// Several scales, the flipped image and logits mapped back give nearly the accuracy of a single pass.
+/// Several scales, the flipped image and logits mapped back give nearly the accuracy of a single
+/// pass.
 #[test]
 fn variants_of_parsing_agree() {
     let more = "head = \"light\"\nwidth = 32\nflip = 0.5\nscale_std = 0.1\nrotation_std = 0.0\nflip_test = false\n";
@@ -294,7 +297,8 @@ fn pose_overfits() {
     assert!(pck > 0.8, "{loss} {pck}");
     predicts(&model, &crop());
 
-    // The same boxes as if a detector had found them, each twice: repeated poses are dropped, and the metrics are the same.
+    // The same boxes as if a detector had found them, each twice: repeated poses are dropped, and
+    // the metrics are the same.
     let keypoints = fs_err::read(drawn().join("person_keypoints_train.json")).unwrap();
     let keypoints: serde_json::Value = serde_json::from_slice(&keypoints).unwrap();
     let mut found = Vec::new();

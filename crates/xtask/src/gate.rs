@@ -33,7 +33,8 @@ const fn cargo(arguments: &'static str, budget: u64) -> GateStep {
     }
 }
 
-/// All steps before the tests, the fast ones first. Advisories need a download: the hosted workflow checks them.
+/// All steps before the tests, the fast ones first. Advisories need a download: the hosted workflow
+/// checks them.
 const STEPS: &[GateStep] = &[
     cargo("fmt --all --check", 20),
     GateStep {

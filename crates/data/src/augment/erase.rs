@@ -1,4 +1,5 @@
-//! Random erasing (Zhong et al., AAAI 2020) and shifted crops, the augmentations of re-identification.
+//! Random erasing (Zhong et al., AAAI 2020) and shifted crops, the augmentations of
+//! re-identification.
 
 use rand::RngExt;
 
@@ -9,10 +10,11 @@ use crate::image::Rgb;
 /// Draws before erasing is given up.
 const ATTEMPTS: usize = 10;
 
-/// Replaces a rectangle of a normalized image by noise from the standard normal distribution, with some `probability`.
+/// Replaces a rectangle of a normalized image by noise from the standard normal distribution, with
+/// some `probability`.
 ///
-/// The rectangle covers 2 % to a third of the area, its height over width is 0.3 to 1/0.3 (uniform in the logarithm), as
-/// in timm's mode `pixel`. `pixels`: [3, height, width].
+/// The rectangle covers 2 % to a third of the area, its height over width is 0.3 to 1/0.3 (uniform
+/// in the logarithm), as in timm's mode `pixel`. `pixels`: [3, height, width].
 pub fn erase(pixels: &mut [f32], height: usize, width: usize, probability: f32, rng: &mut Rng) {
     assert_eq!(pixels.len(), 3 * height * width, "values of an image");
     if rng.random::<f32>() >= probability {
@@ -45,7 +47,8 @@ pub fn normal(rng: &mut Rng) -> f32 {
     (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos()) as f32
 }
 
-/// The image moved by up to `padding` pixels each way, black outside the image: torchvision's `Pad` and `RandomCrop`.
+/// The image moved by up to `padding` pixels each way, black outside the image: torchvision's `Pad`
+/// and `RandomCrop`.
 pub fn shift(image: &Rgb, padding: usize, rng: &mut Rng) -> Rgb {
     let [dx, dy] = [(); 2].map(|()| rng.random_range(0..=2 * padding) as i64 - padding as i64);
     let mut shifted = Rgb::filled(image.width, image.height, [0; 3]);

@@ -1,4 +1,5 @@
-//! Affine maps between an image and a view of it: crops with rotation, for images, label maps and points.
+//! Affine maps between an image and a view of it: crops with rotation, for images, label maps and
+//! points.
 //!
 //! A pixel's coordinates are those of its middle counted from 0, as in OpenCV's `warpAffine`.
 
@@ -44,8 +45,8 @@ impl Affine {
     }
 }
 
-/// The view of an image, `height` x `width`, in which pixel p shows the image at `image_from_view` of p, bilinearly.
-/// Beyond the image is `border`.
+/// The view of an image, `height` x `width`, in which pixel p shows the image at `image_from_view`
+/// of p, bilinearly. Beyond the image is `border`.
 pub fn warp(
     image: &Rgb,
     image_from_view: &Affine,

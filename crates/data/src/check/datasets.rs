@@ -132,8 +132,8 @@ fn in_training_too(
     Some(format!("{note}; results on them are too high"))
 }
 
-/// Notes on images that a table lists more than once: in one split, with other annotation, in train and
-/// another split. `rows`: path, split and annotation.
+/// Notes on images that a table lists more than once: in one split, with other annotation, in train
+/// and another split. `rows`: path, split and annotation.
 fn listed_again<T: PartialEq>(rows: &[(&Path, &str, T)]) -> Vec<String> {
     let mut first: BTreeMap<(&Path, &str), &T> = BTreeMap::new();
     let (mut twice, mut other) = (Vec::new(), Vec::new());
@@ -305,7 +305,8 @@ pub(super) fn parsing(data: &ParsingDataset) -> Result<LayoutCheck, LayoutError>
         counts.push(count(format!("{split} images"), data.split(&split)?.len()));
     }
     publish(&mut counts, published);
-    // Masks are small beside images: reading them finds labels without a name and classes without a pixel.
+    // Masks are small beside images: reading them finds labels without a name and classes without a
+    // pixel.
     let read = |image: &MaskedImage| -> Result<[bool; 256], String> {
         let map = data
             .read_mask(&image.mask)

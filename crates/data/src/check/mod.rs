@@ -1,11 +1,11 @@
 //! The datasets of a folder, checked before they are used: `clasp data check`.
 //!
-//! The folder and those below it are searched for every layout; what is found is counted, beside the
-//! official counts where there are any. Problems prevent training or evaluation: listed images that
-//! are missing, masks and JSON of another size than their image, boxes outside it, queries that no
-//! gallery has. Notes are worth knowing: attributes that are constant, people both in training and
-//! test, joints outside their image. On request every image is decoded, which finds damaged and
-//! repeated files.
+//! The folder and those below it are searched for every layout; what is found is counted, beside
+//! the official counts where there are any. Problems prevent training or evaluation: listed images
+//! that are missing, masks and JSON of another size than their image, boxes outside it, queries
+//! that no gallery has. Notes are worth knowing: attributes that are constant, people both in
+//! training and test, joints outside their image. On request every image is decoded, which finds
+//! damaged and repeated files.
 
 mod candidates;
 mod datasets;
@@ -31,8 +31,8 @@ const DEPTH: usize = 3;
 /// A folder with more folders than this has one for each person, not for each dataset.
 const MOST_FOLDERS: usize = 100;
 
-/// Checks a folder, or any images that [`Source::open`] takes. With `decoding`, decodes every image; `progress` is called
-/// with the number done and the number of all.
+/// Checks a folder, or any images that [`Source::open`] takes. With `decoding`, decodes every
+/// image; `progress` is called with the number done and the number of all.
 ///
 /// # Errors
 /// If there is neither a known layout nor an image.
@@ -56,7 +56,8 @@ pub fn check(
         skipped: Vec::new(),
         problem: None,
     };
-    // In a dataset masks may lie beside their photos, under the same name; elsewhere keys are unique.
+    // In a dataset masks may lie beside their photos, under the same name; elsewhere keys are
+    // unique.
     let source = match report.layouts.is_empty() {
         true => Source::open(path),
         false => Source::open_all(path),
@@ -86,7 +87,8 @@ pub fn check(
     Ok(report)
 }
 
-/// The datasets in a folder and in those below it, and the paths of the folder itself where none is.
+/// The datasets in a folder and in those below it, and the paths of the folder itself where none
+/// is.
 fn find_datasets(root: &Path) -> (Vec<LayoutCheck>, Vec<TriedPath>) {
     let (mut found, mut tried, mut known) = (Vec::new(), Vec::new(), BTreeSet::new());
     for folder in folders(root) {
@@ -159,8 +161,8 @@ fn folders(root: &Path) -> Vec<PathBuf> {
 /// Places in the source's order, each with a reason or an earlier place.
 type Places = Vec<(String, String)>;
 
-/// Decodes every image on all threads: those that cannot be read, repeated ones, and those that an EXIF
-/// orientation rotates.
+/// Decodes every image on all threads: those that cannot be read, repeated ones, and those that an
+/// EXIF orientation rotates.
 fn decode_all(
     source: &Source,
     progress: &(dyn Fn(usize, usize) + Sync),

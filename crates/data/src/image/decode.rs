@@ -92,8 +92,8 @@ fn known_format(bytes: &[u8]) -> Option<(ImageFormat, &'static str)> {
 
 /// Decodes JPEG, PNG, WebP or BMP, recognized by content.
 ///
-/// The EXIF orientation is applied, gray becomes RGB, transparency is blended with white, 16 bits are
-/// rounded to 8, and of an animation the first picture is taken.
+/// The EXIF orientation is applied, gray becomes RGB, transparency is blended with white, 16 bits
+/// are rounded to 8, and of an animation the first picture is taken.
 ///
 /// # Errors
 /// See [`ImageError`]. A JPEG without its end is an error even though most of it could be shown:
@@ -120,7 +120,8 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb, ImageError> {
 /// Bytes at the start of a file that nearly always contain its size.
 const HEAD: u64 = 1 << 16;
 
-/// Height and width that an image file would be decoded to, from its head alone; none if it is no image.
+/// Height and width that an image file would be decoded to, from its head alone; none if it is no
+/// image.
 pub fn size_of(path: &Path) -> Option<[usize; 2]> {
     let size = |bytes: &[u8]| catch_unwind(AssertUnwindSafe(|| header_size(bytes))).ok()?;
     let mut file = fs::File::open(path).ok()?;

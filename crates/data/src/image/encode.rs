@@ -24,7 +24,8 @@ pub fn encode_png(image: &Rgb) -> Vec<u8> {
     bytes
 }
 
-/// Encodes a map of labels, [height, width], as PNG of one byte a pixel. The same labels always give the same bytes.
+/// Encodes a map of labels, [height, width], as PNG of one byte a pixel. The same labels always
+/// give the same bytes.
 ///
 /// # Panics
 /// If the map does not hold height x width labels.

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// The resampling filter: how a resized pixel is computed from its neighbors. Files and recipes spell it in lower case,
-/// `bicubic`, as timm and torchvision do.
+/// The resampling filter: how a resized pixel is computed from its neighbors. Files and recipes
+/// spell it in lower case, `bicubic`, as timm and torchvision do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Filter {

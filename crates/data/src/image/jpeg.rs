@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
-/// A JPEG with the Huffman tables of the standard (ITU T.81, K.3 to K.6) if it has none, as frames of
-/// motion-JPEG cameras leave them out.
+/// A JPEG with the Huffman tables of the standard (ITU T.81, K.3 to K.6) if it has none, as frames
+/// of motion-JPEG cameras leave them out.
 pub(super) fn with_tables(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut at = 2;
     while let Some(&[0xff, marker, high, low]) = bytes.get(at..at + 4).and_then(|s| s.first_chunk())
@@ -11,7 +11,8 @@ pub(super) fn with_tables(bytes: &[u8]) -> Cow<'_, [u8]> {
         match marker {
             // Fill.
             0xff => at += 1,
-            // Tables are there, or the frame is of another coding (arithmetic, or progressive without tables).
+            // Tables are there, or the frame is of another coding (arithmetic, or progressive
+            // without tables).
             0xc4 | 0xc2 | 0xc9..=0xcb => break,
             0xda => {
                 return Cow::Owned([&bytes[..at], &standard_tables()[..], &bytes[at..]].concat());

@@ -1,8 +1,9 @@
 //! From stored logits to attribute targets.
 //!
-//! CLIP prefers the same value of most attributes for nearly all images, so the mean of a logit over
-//! all images is subtracted from it. It is not divided by its standard deviation: most of that is an
-//! offset which all values of an attribute share in one image, and which cancels in the softmax. One temperature τ for the whole store turns differences into probabilities:
+//! CLIP prefers the same value of most attributes for nearly all images, so the mean of a logit
+//! over all images is subtracted from it. It is not divided by its standard deviation: most of that
+//! is an offset which all values of an attribute share in one image, and which cancels in the
+//! softmax. One temperature τ for the whole store turns differences into probabilities:
 //!
 //! ```text
 //! target = softmax((logit − mean of the value over all images) / τ)    in a group

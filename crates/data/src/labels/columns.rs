@@ -29,8 +29,9 @@ pub(super) fn write_column<T: DataType>(out: &mut GroupWriter<'_>, values: &[T::
     column.close()
 }
 
-/// Writes the next column, a list of numbers a row. Parquet stores a list as its elements with two levels each: the
-/// repetition level is 0 where a list begins, the definition level 0 where it is empty.
+/// Writes the next column, a list of numbers a row. Parquet stores a list as its elements with two
+/// levels each: the repetition level is 0 where a list begins, the definition level 0 where it is
+/// empty.
 pub(super) fn write_lists<'a>(
     out: &mut GroupWriter<'_>,
     lists: impl Iterator<Item = &'a [f32]>,
@@ -358,8 +359,8 @@ fn one_each(counts: &[usize]) -> Read<()> {
     }
 }
 
-/// All values of a column, and how many each row has. `levels`: the definition level of a value, and
-/// the repetition level of one that is not the first of its list.
+/// All values of a column, and how many each row has. `levels`: the definition level of a value,
+/// and the repetition level of one that is not the first of its list.
 fn read_rows<T: DataType>(
     mut reader: ColumnReaderImpl<T>,
     rows: usize,

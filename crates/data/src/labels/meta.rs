@@ -88,8 +88,8 @@ impl StoreMeta {
         })
     }
 
-    /// What is wrong with it, if anything: an inconsistent vocabulary, a part map of impossible size, a
-    /// confidence outside 0 to 1.
+    /// What is wrong with it, if anything: an inconsistent vocabulary, a part map of impossible
+    /// size, a confidence outside 0 to 1.
     pub(super) fn fault(&self) -> Option<String> {
         if let Err(error) = self.vocabulary.check("vocabulary") {
             return Some(error.to_string());

@@ -19,31 +19,31 @@
 //! Parquet has no list of fixed length: each list has as many logits as the vocabulary has
 //! values, which writer and reader check.
 //!
-//! To add a kind of label: its fields, columns and checks in `values`, its row in the table above, and,
-//! where it needs metadata of its own, `meta`.
+//! To add a kind of label: its fields, columns and checks in `values`, its row in the table above,
+//! and, where it needs metadata of its own, `meta`.
 //!
 //! Labels may be made and corrected by other programs. Any Parquet file with these columns is read,
 //! found by their names: maps as binary or as lists of whole numbers, numbers of any width, columns
-//! that allow missing values, further columns, any order, compression, encoding and row groups. What
-//! such programs do not keep, the metadata below, stands in `_store.toml` beside the files; a file
-//! without a matching digest was edited by another program and is listed in [`Store::edited`].
+//! that allow missing values, further columns, any order, compression, encoding and row groups.
+//! What such programs do not keep, the metadata below, stands in `_store.toml` beside the files; a
+//! file without a matching digest was edited by another program and is listed in [`Store::edited`].
 //! `image_sha256` may be missing or empty: then only the image's size is compared.
 //!
-//! The file's key-value metadata hold `clasp.format` (`2`; `1` has no `image_sha256`), `clasp.shard` (name of the input
-//! shard), `clasp.vocabulary` (TOML), `clasp.model`, `clasp.model_sha256`, `clasp.rows`,
-//! `clasp.columns`, `clasp.method` (`clip`, `kmeans` or `truth`), `clasp.dense`,
-//! `clasp.confidence`, and `clasp.digest`, a SHA-256 over the pages and the metadata above. With the
-//! method `truth` (synthetic people) the logits are
-//! log-probabilities up to a constant: 0 for the true value, a large negative number for the
-//! others, 0 for all values of an attribute that is not known.
+//! The file's key-value metadata hold `clasp.format` (`2`; `1` has no `image_sha256`),
+//! `clasp.shard` (name of the input shard), `clasp.vocabulary` (TOML), `clasp.model`,
+//! `clasp.model_sha256`, `clasp.rows`, `clasp.columns`, `clasp.method` (`clip`, `kmeans` or
+//! `truth`), `clasp.dense`, `clasp.confidence`, and `clasp.digest`, a SHA-256 over the pages and
+//! the metadata above. With the method `truth` (synthetic people) the logits are log-probabilities
+//! up to a constant: 0 for the true value, a large negative number for the others, 0 for all values
+//! of an attribute that is not known.
 //!
 //! Pages are not compressed: half of a row is logits, which hardly compress. An image takes about
 //! 0.5 kB. What a file claims to hold is compared with its size before anything is allocated by it.
 //!
 //! `_calibration.json`, beside the files, holds the mean of each logit over all images and the
 //! spread and the margins of each attribute ([`Calibration`]). It is a file of its own because it
-//! can be known only when all shards are, and may be made again without touching them. Its name begins with `_` because
-//! readers of Parquet folders pass over such names.
+//! can be known only when all shards are, and may be made again without touching them. Its name
+//! begins with `_` because readers of Parquet folders pass over such names.
 //!
 //! Reading a store in Python:
 //!

@@ -77,7 +77,8 @@ impl Thrift<'_> {
         Ok(())
     }
 
-    /// Hands each field of a structure, its number and type, to `take`, which says whether it read it.
+    /// Hands each field of a structure, its number and type, to `take`, which says whether it read
+    /// it.
     fn structure(
         &mut self,
         depth: usize,

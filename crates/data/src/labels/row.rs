@@ -74,7 +74,8 @@ impl LabelRef<'_> {
         self.values.fault(meta)
     }
 
-    /// What differs, if these labels are of another image than the one of `bytes` and `[height, width]`.
+    /// What differs, if these labels are of another image than the one of `bytes` and `[height,
+    /// width]`.
     pub fn difference_from(&self, bytes: &[u8], [height, width]: [usize; 2]) -> Option<String> {
         let size = [usize::from(self.height), usize::from(self.width)];
         if size != [height, width] {

@@ -173,8 +173,8 @@ fn digest<'a>(pages: &[u8], pairs: impl Iterator<Item = (&'a str, &'a str)>) -> 
         .collect()
 }
 
-/// Reads and checks a whole file. `path` is for messages; `sidecar` is what the store's own file says
-/// of all labels, for files that other programs wrote.
+/// Reads and checks a whole file. `path` is for messages; `sidecar` is what the store's own file
+/// says of all labels, for files that other programs wrote.
 pub(super) fn decode(
     path: &Path,
     bytes: Vec<u8>,
@@ -270,8 +270,8 @@ fn is_as_written(bytes: &Bytes, metadata: &ParquetMetaData) -> bool {
         && metadata_value(metadata, DIGEST).is_ok_and(|expected| expected == digest(pages, ours))
 }
 
-/// Times its size that a file may take in memory: more than labels can be compressed, and a bound on
-/// what a damaged or hostile file can claim.
+/// Times its size that a file may take in memory: more than labels can be compressed, and a bound
+/// on what a damaged or hostile file can claim.
 const MOST_INFLATION: usize = 1000;
 
 /// Checks, before anything is allocated by it, what the file claims to hold.

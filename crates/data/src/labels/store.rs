@@ -80,9 +80,9 @@ fn read_sidecar(folder: &Path) -> Result<Option<StoreMeta>, LabelError> {
     }
 }
 
-/// Writes the labels of one input shard into the store's folder, which is created where it is missing,
-/// and returns the file's path. The file is written atomically and replaces an earlier one of the same
-/// shard.
+/// Writes the labels of one input shard into the store's folder, which is created where it is
+/// missing, and returns the file's path. The file is written atomically and replaces an earlier one
+/// of the same shard.
 ///
 /// # Errors
 ///
@@ -120,8 +120,8 @@ pub fn write_shard(
     Ok(path)
 }
 
-/// Names of the input shards whose labels are in `folder`, complete and with the same `meta`; a folder
-/// that does not exist yet has none. A labeling run skips these.
+/// Names of the input shards whose labels are in `folder`, complete and with the same `meta`; a
+/// folder that does not exist yet has none. A labeling run skips these.
 ///
 /// # Errors
 ///

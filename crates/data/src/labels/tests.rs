@@ -493,7 +493,8 @@ fn a_changed_image_is_known_by_its_size_and_its_bytes() {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// What other programs write has no checksum: damage may change labels, but never panics or takes memory.
+    /// What other programs write has no checksum: damage may change labels, but never panics or
+    /// takes memory.
     #[test]
     fn damaged_files_of_others_never_panic(
         program in 0_usize..4,

@@ -62,7 +62,8 @@ impl Table {
     }
 }
 
-/// The header and the rows, each with its line counted from 1, of a table whose first column is called `first`.
+/// The header and the rows, each with its line counted from 1, of a table whose first column is
+/// called `first`.
 ///
 /// # Errors
 /// It is no such table.
@@ -115,7 +116,8 @@ fn excerpt(text: &str) -> String {
     }
 }
 
-/// Records with the line they begin on; empty lines are skipped. The line of a quote that is never closed is the error.
+/// Records with the line they begin on; empty lines are skipped. The line of a quote that is never
+/// closed is the error.
 fn records(text: &str) -> Result<Vec<(usize, Vec<String>)>, usize> {
     let (mut records, mut cells, mut cell) = (Vec::new(), Vec::new(), String::new());
     let (mut line, mut start, mut opened) = (1, 1, None);

@@ -28,8 +28,8 @@ pub struct Layout {
 pub struct OfficialCounts {
     /// Name of the dataset, of the split where each has its own file.
     pub dataset: &'static str,
-    /// Words that are all in the path of a folder that holds it, in lower case; none where its layout
-    /// or its files' names identify it.
+    /// Words that are all in the path of a folder that holds it, in lower case; none where its
+    /// layout or its files' names identify it.
     pub folder_words: &'static [&'static str],
     /// Counts by the names that `clasp data check` gives them.
     pub counts: &'static [(&'static str, u64)],

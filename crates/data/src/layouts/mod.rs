@@ -1,9 +1,9 @@
 //! Folder layouts of annotated datasets, a module for each task.
 //!
-//! [`registry::LAYOUTS`] is the table of all layouts: [`open`](reid::ReidDataset::open) of each kind of
-//! dataset, [`crate::check`] and docs/data.md read it. Readers look in the usual places, and an
-//! error lists where. [`sides`] finds left and right in names; the synthetic people have a layout of
-//! most tasks in one folder.
+//! [`registry::LAYOUTS`] is the table of all layouts: [`open`](reid::ReidDataset::open) of each
+//! kind of dataset, [`crate::check`] and docs/data.md read it. Readers look in the usual places,
+//! and an error lists where. [`sides`] finds left and right in names; the synthetic people have a
+//! layout of most tasks in one folder.
 
 pub mod attributes;
 pub mod ccp;
@@ -149,8 +149,8 @@ fn more(count: usize, listed: usize) -> String {
     }
 }
 
-/// Names the splits that a folder has where the requested one is not among them; `place` finds the file
-/// of a split.
+/// Names the splits that a folder has where the requested one is not among them; `place` finds the
+/// file of a split.
 fn with_splits(
     error: LayoutError,
     wanted: &str,
@@ -286,7 +286,8 @@ fn find_all(
     Ok(found)
 }
 
-/// The folders `near` a file of annotation that may hold its images: beside it, then beside its folder.
+/// The folders `near` a file of annotation that may hold its images: beside it, then beside its
+/// folder.
 fn around(file: &Path, near: &[String]) -> Vec<PathBuf> {
     let folder = file.parent().unwrap_or(Path::new(""));
     // A folder that is a link has two others above it: that of the link, and that of its target.
@@ -363,7 +364,8 @@ mod tests {
         open(folder.path())
     }
 
-    /// Each of `changes`, from a piece of the `good` text to another, is refused with a message that contains the third.
+    /// Each of `changes`, from a piece of the `good` text to another, is refused with a message
+    /// that contains the third.
     pub(super) fn assert_refused<T: std::fmt::Debug>(
         good: &str,
         changes: &[(&str, &str, &str)],

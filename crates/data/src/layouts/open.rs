@@ -147,8 +147,8 @@ impl ParsingDataset {
 }
 
 impl KeypointDataset {
-    /// Opens a JSON file, or that of `split` in a folder: `person_keypoints_<split>.json`, also with
-    /// `2017` and in `annotations`, `pose` or `keypoints`.
+    /// Opens a JSON file, or that of `split` in a folder: `person_keypoints_<split>.json`, also
+    /// with `2017` and in `annotations`, `pose` or `keypoints`.
     ///
     /// # Errors
     /// If there is none, or it is invalid.
@@ -173,8 +173,8 @@ impl KeypointDataset {
 }
 
 impl BoxDataset {
-    /// Opens a JSON file, or that of `split` in a folder: `instances_<split>.json`, also with `2017`,
-    /// or the names of CityPersons.
+    /// Opens a JSON file, or that of `split` in a folder: `instances_<split>.json`, also with
+    /// `2017`, or the names of CityPersons.
     ///
     /// # Errors
     /// If there is none, or it is invalid.

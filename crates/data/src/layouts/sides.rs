@@ -1,7 +1,8 @@
 //! Left and right in the names of joints and classes, which swap in a mirrored image.
 //!
-//! A side is the word `left` or `right`, or `l` or `r`, in any case and wherever words end: `left_ankle`, `Left-arm`, `ankle_l`,
-//! `LShoulder`, `RightHip`. Where no word ends (`leftankle`, `lknee`), it is one if the other side is named alike.
+//! A side is the word `left` or `right`, or `l` or `r`, in any case and wherever words end:
+//! `left_ankle`, `Left-arm`, `ankle_l`, `LShoulder`, `RightHip`. Where no word ends (`leftankle`,
+//! `lknee`), it is one if the other side is named alike.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,5 @@
-//! Whether the tars of a folder are complete, as the manifest of `clasp data pack` beside them says.
+//! Whether the tars of a folder are complete, as the manifest of `clasp data pack` beside them
+//! says.
 
 use std::io;
 use std::path::{Path, PathBuf};

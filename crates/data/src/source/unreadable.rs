@@ -132,8 +132,8 @@ impl UnreadableImages {
         }
     }
 
-    /// The rule during a run: the same once 1000 images were tried, so that a broken copy is noticed
-    /// early, and a run does not stop at its first bad file.
+    /// The rule during a run: the same once 1000 images were tried, so that a broken copy is
+    /// noticed early, and a run does not stop at its first bad file.
     ///
     /// # Errors
     /// If more failed.

@@ -1,4 +1,5 @@
-//! Linear probe of attributes: a logistic regression on pooled features for each attribute. See [`protocol`].
+//! Linear probe of attributes: a logistic regression on pooled features for each attribute. See
+//! [`protocol`].
 
 use std::ops::ControlFlow;
 
@@ -54,8 +55,8 @@ pub fn protocol(preprocess: &Preprocess, config: &ProbeConfig, split: &str) -> S
 /// Trains on the training split and evaluates.
 ///
 /// # Errors
-/// A split that is missing or has fewer than ten images, an image that cannot be read, features that are not finite, or a
-/// stop through `progress`.
+/// A split that is missing or has fewer than ten images, an image that cannot be read, features
+/// that are not finite, or a stop through `progress`.
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
@@ -192,8 +193,8 @@ pub fn evaluate_frozen(request: &FrozenRequest<'_>) -> Result<FrozenResult, Task
     ))
 }
 
-/// Weights of negatives and positives of each attribute that give both half of the loss; constant attributes are not
-/// weighted.
+/// Weights of negatives and positives of each attribute that give both half of the loss; constant
+/// attributes are not weighted.
 fn balanced(targets: &[bool], attributes: usize) -> Vec<[f32; 2]> {
     let images = targets.len() / attributes;
     (0..attributes)

@@ -1,4 +1,5 @@
-//! The CSP head (Liu et al., CVPR 2019): its targets for a batch of scenes, and boxes from its outputs.
+//! The CSP head (Liu et al., CVPR 2019): its targets for a batch of scenes, and boxes from its
+//! outputs.
 
 use burn::tensor::{Device, Tensor};
 use clasp_data::image::Rgb;
@@ -84,7 +85,8 @@ pub fn outputs(output: DetectionOutput) -> Vec<(String, Output)> {
     outputs
 }
 
-/// The position (row, column) of the center of a box (x, y, width, height) on the grid; none outside.
+/// The position (row, column) of the center of a box (x, y, width, height) on the grid; none
+/// outside.
 pub fn center_of([x, y, w, h]: [f64; 4], rows: usize, columns: usize) -> Option<[usize; 2]> {
     let (cx, cy) = ((x + w / 2.0) / STRIDE as f64, (y + h / 2.0) / STRIDE as f64);
     let inside = cx >= 0.0 && cy >= 0.0 && cx < columns as f64 && cy < rows as f64;
@@ -93,8 +95,8 @@ pub fn center_of([x, y, w, h]: [f64; 4], rows: usize, columns: usize) -> Option<
 
 /// Targets of a batch of inputs.
 ///
-/// The target of centers is a Gaussian about each center with σ = 0.3·((length − 1)/2 − 1) + 0.8 along each axis; sizes are
-/// trained within two positions of a center.
+/// The target of centers is a Gaussian about each center with σ = 0.3·((length − 1)/2 − 1) + 0.8
+/// along each axis; sizes are trained within two positions of a center.
 pub fn targets(batch: &[SceneTarget]) -> DetectionTargets {
     const RADIUS: i64 = 2;
     let [height, width] = batch_size(batch);
@@ -272,7 +274,8 @@ impl CspOutputs {
             .collect()
     }
 
-    /// The embedding of the person in a box (x, y, width, height in pixels of the scene): that at its center.
+    /// The embedding of the person in a box (x, y, width, height in pixels of the scene): that at
+    /// its center.
     pub fn embedding_of(&self, bbox: [f64; 4]) -> Vec<f32> {
         let [x, y, w, h] = bbox;
         let [sx, sy] = self.scale;
@@ -306,7 +309,8 @@ mod tests {
 
     #[test]
     fn targets_are_at_the_centers_of_people() {
-        // 40 x 24 positions; a person whose center is (50, 82) in pixels, (12.5, 20.5) in positions.
+        // 40 x 24 positions; a person whose center is (50, 82) in pixels, (12.5, 20.5) in
+        // positions.
         let people = [
             person([40.0, 62.0, 20.0, 40.0]),
             ScenePerson {

@@ -1,4 +1,5 @@
-//! Pedestrian detection with the CSP head (Liu et al., CVPR 2019), as SOLIDER fine-tunes it on CityPersons.
+//! Pedestrian detection with the CSP head (Liu et al., CVPR 2019), as SOLIDER fine-tunes it on
+//! CityPersons.
 //!
 //! | file | holds |
 //! |---|---|

@@ -17,7 +17,8 @@ use crate::task::check::{self, setting};
 /// Scenes are padded to multiples of this, so that every stage divides them.
 pub const MULTIPLE: usize = 32;
 
-/// A person with a smaller fraction of the box inside a crop is ignored: neither a positive nor a negative.
+/// A person with a smaller fraction of the box inside a crop is ignored: neither a positive nor a
+/// negative.
 const LEAST_INSIDE: f64 = 0.5;
 
 /// Most pixels of a scene that is one input.
@@ -30,7 +31,8 @@ const LOWEST: f64 = 10.0;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SceneConfig {
-    /// Smallest and largest scale of a scene in training; a crop of the input size is cut out of it.
+    /// Smallest and largest scale of a scene in training; a crop of the input size is cut out of
+    /// it.
     pub scale: [f64; 2],
     /// Smallest and largest brightness factor in training.
     pub brightness: [f64; 2],
@@ -40,14 +42,16 @@ pub struct SceneConfig {
     pub flip: f64,
     /// Scale of test scenes.
     pub test_scale: f64,
-    /// Resize whole scenes in training and testing so that the shorter side has the first length, the longer one at most the
-    /// second; 0 and 0 for crops of scaled scenes in training, and `test_scale`.
+    /// Resize whole scenes in training and testing so that the shorter side has the first length,
+    /// the longer one at most the second; 0 and 0 for crops of scaled scenes in training, and
+    /// `test_scale`.
     pub resize: [usize; 2],
     /// Boxes below this score are dropped.
     pub score_threshold: f64,
     /// IoU with a box of a higher score above which a box is dropped.
     pub nms_threshold: f64,
-    /// σ of soft NMS (0.5 in its paper): scores of overlapping boxes are multiplied by exp(-IoU²/σ); 0 for hard NMS.
+    /// σ of soft NMS (0.5 in its paper): scores of overlapping boxes are multiplied by
+    /// exp(-IoU²/σ); 0 for hard NMS.
     pub soft_nms_sigma: f64,
     /// Most boxes of a scene.
     pub max_boxes: usize,
@@ -125,7 +129,8 @@ impl SceneConfig {
         }
     }
 
-    /// Indices of the boxes (x, y, width, height) that NMS keeps, best first, each with its score, which soft NMS lowers.
+    /// Indices of the boxes (x, y, width, height) that NMS keeps, best first, each with its score,
+    /// which soft NMS lowers.
     pub fn suppress(&self, boxes: &[[f64; 4]], scores: &[f64]) -> Vec<(usize, f64)> {
         if self.soft_nms_sigma > 0.0 {
             let sigma = self.soft_nms_sigma;
@@ -281,7 +286,8 @@ pub fn example(
     }
 }
 
-/// The scene scaled as in testing, augmented, padded; its people, and its height and width without the padding.
+/// The scene scaled as in testing, augmented, padded; its people, and its height and width without
+/// the padding.
 fn whole_scene(
     image: &Rgb,
     people: &[ScenePerson],
@@ -305,8 +311,8 @@ fn whole_scene(
     (seen, shown, size)
 }
 
-/// A crop of the input size from the scaled and augmented scene that contains the center of a person, if there is one;
-/// padded with the mean color.
+/// A crop of the input size from the scaled and augmented scene that contains the center of a
+/// person, if there is one; padded with the mean color.
 fn random_crop(
     image: &Rgb,
     people: &[ScenePerson],
@@ -475,7 +481,8 @@ pub(super) mod tests {
 
     #[test]
     fn crops_move_boxes_with_the_pixels() {
-        // The red rectangle of the scene is a person; the box in the crop must cover the red pixels.
+        // The red rectangle of the scene is a person; the box in the crop must cover the red
+        // pixels.
         let mut image = Rgb::filled(200, 150, [0, 0, 90]);
         for y in 40..100 {
             for x in 120..150 {

@@ -29,7 +29,8 @@ pub(super) struct InitialBackbone {
     pub loaded: Option<import::ImportReport>,
 }
 
-/// Checks that each entry of `model.freeze` is the prefix of the name of one of the backbone's parameters.
+/// Checks that each entry of `model.freeze` is the prefix of the name of one of the backbone's
+/// parameters.
 ///
 /// # Errors
 /// One does not.
@@ -52,7 +53,8 @@ pub(super) fn check_frozen(
     }
 }
 
-/// Checks that the backbone of these parameters has the prompts or the adapter that the recipe trains.
+/// Checks that the backbone of these parameters has the prompts or the adapter that the recipe
+/// trains.
 ///
 /// # Errors
 /// It has no prompts to learn, or no adapter.
@@ -72,8 +74,8 @@ pub(super) fn check_adapter(
     Ok(())
 }
 
-/// The backbone to start from, on the autodiff side of `device`, the metadata of its file, and the preprocessing; and what
-/// was loaded from `model.init`, if there is one.
+/// The backbone to start from, on the autodiff side of `device`, the metadata of its file, and the
+/// preprocessing; and what was loaded from `model.init`, if there is one.
 ///
 /// # Errors
 /// `model.init` cannot be read, or its backbone does not have the configured strides.

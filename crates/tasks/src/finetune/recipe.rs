@@ -64,10 +64,11 @@ pub enum LrSchedule {
     Cosine,
     /// Multiplied by `gamma` at each of the `milestones` (PyTorch's `MultiStepLR`).
     Multistep,
-    /// Multiplied by `gamma` after more than `patience` evaluations without a lower loss, or without a better metric for tasks
-    /// that evaluate no loss (PyTorch's `ReduceLROnPlateau`).
+    /// Multiplied by `gamma` after more than `patience` evaluations without a lower loss, or
+    /// without a better metric for tasks that evaluate no loss (PyTorch's `ReduceLROnPlateau`).
     Plateau,
-    /// A cosine from the end of the warm-up to the first cycle of self-correction, then one in each cycle.
+    /// A cosine from the end of the warm-up to the first cycle of self-correction, then one in each
+    /// cycle.
     Cyclic,
     /// Constant.
     Constant,
@@ -125,16 +126,18 @@ pub struct FinetuneModelConfig {
     pub init: PathBuf,
     /// Name of the backbone; used without `init` only.
     pub backbone: String,
-    /// Strides of a Swin's patches and of the merging before each later stage, as in `[4, 2, 2, 1]`. Empty: those of `init`.
+    /// Strides of a Swin's patches and of the merging before each later stage, as in `[4, 2, 2,
+    /// 1]`. Empty: those of `init`.
     pub strides: Vec<usize>,
     /// Height and width of the network's input in pixels.
     pub size: [usize; 2],
     /// The normalization of images.
     pub normalization: InputNormalization,
-    /// Prompt weights: `auto` for the task's default, a prompt or weights, or `learn` for a new prompt that starts at the mean
-    /// of all.
+    /// Prompt weights: `auto` for the task's default, a prompt or weights, or `learn` for a new
+    /// prompt that starts at the mean of all.
     pub prompt: String,
-    /// Probability of dropping the residual branches of the last block; it grows linearly from 0 in the first block.
+    /// Probability of dropping the residual branches of the last block; it grows linearly from 0 in
+    /// the first block.
     pub drop_path: f64,
     /// Which parameters are trained.
     pub trainable: Trainable,
@@ -162,7 +165,8 @@ impl Default for FinetuneModelConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct FinetuneOptimizerConfig {
-    /// `sgd` (with momentum), `adam` (weight decay added to the gradient) or `adamw` (decoupled weight decay).
+    /// `sgd` (with momentum), `adam` (weight decay added to the gradient) or `adamw` (decoupled
+    /// weight decay).
     pub name: Rule,
     /// Learning rate at the end of the warm-up.
     pub lr: f64,
@@ -174,7 +178,8 @@ pub struct FinetuneOptimizerConfig {
     pub weight_decay: f64,
     /// Weight decay also for biases, norms, position tables and prompts.
     pub decay_norm_and_bias: bool,
-    /// Parameters without weight decay in any case: suffixes of names, such as `relative_position_bias_table`.
+    /// Parameters without weight decay in any case: suffixes of names, such as
+    /// `relative_position_bias_table`.
     pub no_weight_decay: Vec<String>,
     /// Learning rate of biases divided by `lr`.
     pub bias_lr_factor: f64,
@@ -241,9 +246,11 @@ pub struct FinetuneRunConfig {
     pub steps: Auto<u64>,
     /// Examples of a step.
     pub batch: usize,
-    /// Copies of the backbone that a batch is divided among, each on one thread. Auto: one a core on the CPU, else 1.
+    /// Copies of the backbone that a batch is divided among, each on one thread. Auto: one a core
+    /// on the CPU, else 1.
     pub replicas: Auto<usize>,
-    /// Momentum of the moving average of the weights that is evaluated and saved instead; 0 for none.
+    /// Momentum of the moving average of the weights that is evaluated and saved instead; 0 for
+    /// none.
     pub ema: f64,
     /// Epochs before self-correction ([`super::self_correction`]), for parsing; 0 for none.
     pub self_correction_start: u64,
@@ -251,8 +258,8 @@ pub struct FinetuneRunConfig {
     pub self_correction_interval: u64,
     /// Epochs between two evaluations; 0 for one at the end only.
     pub eval_every: f64,
-    /// How the final model is selected: `last` for the last step, else by the first metric on a split. `test`, as some
-    /// published protocols have it, is optimistic.
+    /// How the final model is selected: `last` for the last step, else by the first metric on a
+    /// split. `test`, as some published protocols have it, is optimistic.
     pub checkpoint_selection: String,
     /// Steps between two checkpoints. Auto: an epoch, but between 50 and 1000 steps.
     pub save_every: Auto<u64>,
@@ -281,7 +288,8 @@ impl Default for FinetuneRunConfig {
     }
 }
 
-/// Recipe keys and sections that must not change when a run is resumed: they shape tensors, inputs or the order of examples.
+/// Recipe keys and sections that must not change when a run is resumed: they shape tensors, inputs
+/// or the order of examples.
 pub const FIXED: [&str; 12] = [
     "seed",
     "model.size",
@@ -339,14 +347,15 @@ where
     pub fn prompt_weights<T: Task>(&self) -> Result<(PromptWeights, bool), TaskError> {
         Ok(match self.model.prompt.as_str() {
             "auto" => (T::default_prompt(), false),
-            // With equal weights all prompts of a block get the same gradient: one vector that starts at their mean.
+            // With equal weights all prompts of a block get the same gradient: one vector that
+            // starts at their mean.
             "learn" => (PromptWeights::mean(), true),
             text => (text.parse()?, false),
         })
     }
 
-    /// Checks the values and resolves every `"auto"` for that number of examples, on the CPU with `cores` cores or on another
-    /// device.
+    /// Checks the values and resolves every `"auto"` for that number of examples, on the CPU with
+    /// `cores` cores or on another device.
     ///
     /// # Errors
     /// A value is out of range, or there are too few examples.

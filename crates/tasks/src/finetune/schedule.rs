@@ -11,12 +11,13 @@ use super::recipe::{
 
 /// The learning rate at a step, counted from 0, divided by `optimizer.lr`; plateaus come on top.
 ///
-/// The cosine starts at the first step and the warm-up replaces its beginning, as in timm's schedules without
-/// `warmup_prefix`; multistep milestones are in epochs.
+/// The cosine starts at the first step and the warm-up replaces its beginning, as in timm's
+/// schedules without `warmup_prefix`; multistep milestones are in epochs.
 pub fn lr_factor<C>(plan: &FinetunePlan<C>, step: u64) -> f64 {
     let optimizer = &plan.recipe.optimizer;
     let per_epoch = plan.steps_per_epoch as f64;
-    // By epoch, the first one is number 1, as in the published code; the cyclic schedule counts from 0.
+    // By epoch, the first one is number 1, as in the published code; the cyclic schedule counts
+    // from 0.
     let first = u64::from(optimizer.lr_schedule != LrSchedule::Cyclic);
     let epoch = if optimizer.lr_by_epoch {
         (step / plan.steps_per_epoch + first) as f64
@@ -77,7 +78,8 @@ pub struct ParameterRates<'a> {
 }
 
 impl ParameterRates<'_> {
-    /// The rates of a parameter, whose name begins with `backbone.` or `head.`; none if it is frozen.
+    /// The rates of a parameter, whose name begins with `backbone.` or `head.`; none if it is
+    /// frozen.
     pub fn rates(&self, name: &str, shape: &[usize]) -> Option<Rates> {
         let mut lr = self.lr;
         let group = self.parameters.get(name);
@@ -157,7 +159,8 @@ mod tests {
             "[optimizer]\nlr = 2e-4\nmin_lr = 4e-7\nwarmup_epochs = 20\nwarmup_start_factor = 0.01\nlr_by_epoch = true\n[run]\nepochs = 120\n",
         );
         assert_eq!((plan.steps_per_epoch, plan.steps), (10, 1200));
-        // timm's CosineLRScheduler(t_initial=120, lr_min=.002, warmup_t=20, warmup_lr_init=.01) at epochs 1, 19, 20, 120.
+        // timm's CosineLRScheduler(t_initial=120, lr_min=.002, warmup_t=20, warmup_lr_init=.01) at
+        // epochs 1, 19, 20, 120.
         let cosine = |t: f64| 0.002 + 0.5 * 0.998 * (1.0 + (PI * t / 120.0).cos());
         for (step, expected) in [
             (0, 0.01 + 0.99 / 20.0),
@@ -173,7 +176,8 @@ mod tests {
         }
     }
 
-    /// The scheduler of Self-Correction for 150 epochs, warm-up 30, cycles of 10 from 120, in SOLIDER's parsing.
+    /// The scheduler of Self-Correction for 150 epochs, warm-up 30, cycles of 10 from 120, in
+    /// SOLIDER's parsing.
     #[test]
     fn the_published_cyclic_schedule_of_parsing() {
         let plan = plan(

@@ -1,9 +1,11 @@
-//! Self-correction (Li et al., "Self-Correction for Human Parsing", TPAMI 2020): after `self_correction_start` epochs, the
-//! weights at the end of each cycle are averaged, and the average refines the labels of later steps.
+//! Self-correction (Li et al., "Self-Correction for Human Parsing", TPAMI 2020): after
+//! `self_correction_start` epochs, the weights at the end of each cycle are averaged, and the
+//! average refines the labels of later steps.
 //!
-//! As published, the statistics of batch normalization of the average are estimated again on the training images, and the
-//! learning rate follows a cosine in each cycle ([`super::recipe::LrSchedule::Cyclic`]). The published average uses the
-//! statistics of each batch to refine labels; this one uses its estimated statistics.
+//! As published, the statistics of batch normalization of the average are estimated again on the
+//! training images, and the learning rate follows a cosine in each cycle
+//! ([`super::recipe::LrSchedule::Cyclic`]). The published average uses the statistics of each batch
+//! to refine labels; this one uses its estimated statistics.
 
 use burn::tensor::Device;
 use clasp_data::rng_for;
@@ -46,7 +48,8 @@ impl<T: Objective> CycleAverage<T> {
         }
     }
 
-    /// Estimates the statistics of batch normalization: means over batches of training images, weighted by batch size.
+    /// Estimates the statistics of batch normalization: means over batches of training images,
+    /// weighted by batch size.
     pub fn estimate_statistics(
         &mut self,
         task: &T,

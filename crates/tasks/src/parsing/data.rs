@@ -55,8 +55,8 @@ pub(super) fn open_data(
     })
 }
 
-/// The transform from the image to the network's input: the whole image, centered and padded to the input's aspect; corners
-/// are centers of pixels. Sizes are height and width.
+/// The transform from the image to the network's input: the whole image, centered and padded to the
+/// input's aspect; corners are centers of pixels. Sizes are height and width.
 pub(super) fn input_from_image(
     [image_height, image_width]: [usize; 2],
     [height, width]: [usize; 2],
@@ -225,7 +225,8 @@ pub(super) mod tests {
     use clasp_data::image::encode_label_png;
     use serde::Deserialize;
 
-    /// A table of two images and masks, one in a subfolder, with a class that no mask has and a side without its counterpart.
+    /// A table of two images and masks, one in a subfolder, with a class that no mask has and a
+    /// side without its counterpart.
     pub fn folder() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();

@@ -1,4 +1,5 @@
-//! Human parsing: a light head or CE2P's, trained as Self-Correction for Human Parsing (Li et al., TPAMI 2020).
+//! Human parsing: a light head or CE2P's, trained as Self-Correction for Human Parsing (Li et al.,
+//! TPAMI 2020).
 //!
 //! | file | holds |
 //! |---|---|
@@ -8,8 +9,8 @@
 //! | [`evaluate`] | mIoU; label maps of other programs |
 //! | [`probe`] | the linear probe of frozen features |
 //!
-//! Self-Correction's consistency term compares two maps of argmaxes where both are 1: it is always 0 and has no gradient,
-//! so it is left out.
+//! Self-Correction's consistency term compares two maps of argmaxes where both are 1: it is always
+//! 0 and has no gradient, so it is left out.
 
 pub mod data;
 pub mod evaluate;
@@ -85,7 +86,8 @@ pub struct ParsingConfig {
     pub test_scales: Vec<f64>,
     /// Average with the flipped image.
     pub flip_test: bool,
-    /// Map logits instead of labels back to the image: smoother borders, not the published protocol.
+    /// Map logits instead of labels back to the image: smoother borders, not the published
+    /// protocol.
     pub warp_logits: bool,
 }
 
@@ -123,8 +125,8 @@ pub struct ParsingTask {
 }
 
 impl ParsingTask {
-    /// The loss of a batch. With a refiner, the divergence from a mean of its logits and the labels replaces the
-    /// cross-entropies; the labels' weight in the mean is 1 / (cycles + 1).
+    /// The loss of a batch. With a refiner, the divergence from a mean of its logits and the labels
+    /// replaces the cross-entropies; the labels' weight in the mean is 1 / (cycles + 1).
     fn batch_loss(
         &self,
         head: &ParsingHead,

@@ -1,4 +1,5 @@
-//! Linear probe of parsing: a multinomial logistic regression on the features of each position. See [`protocol`].
+//! Linear probe of parsing: a multinomial logistic regression on the features of each position. See
+//! [`protocol`].
 
 use std::ops::ControlFlow;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -69,8 +70,8 @@ pub fn protocol(
 /// Trains on the training split and evaluates.
 ///
 /// # Errors
-/// A split that is missing or has fewer than five images, an image or mask that cannot be read or that differ in size,
-/// features that are not finite, or a stop through `progress`.
+/// A split that is missing or has fewer than five images, an image or mask that cannot be read or
+/// that differ in size, features that are not finite, or a stop through `progress`.
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
@@ -113,7 +114,8 @@ pub fn evaluate<E: Extractor>(
         });
     }
 
-    // Sizes of the images as they were decoded, height and width, for the masks to be compared with.
+    // Sizes of the images as they were decoded, height and width, for the masks to be compared
+    // with.
     let sizes: Vec<OnceLock<[usize; 2]>> = vec![OnceLock::new(); used.len()];
     let load = |masked: &MaskedImage, size: &OnceLock<[usize; 2]>| {
         let image = read_image(&masked.image)?;
@@ -262,8 +264,8 @@ fn mask_of(
     Ok(map)
 }
 
-/// The fraction of each class among the pixels of each position: `[positions, classes]`. A position sums to the fraction
-/// of its pixels that are labeled.
+/// The fraction of each class among the pixels of each position: `[positions, classes]`. A position
+/// sums to the fraction of its pixels that are labeled.
 fn shares(map: &LabelMap, grid: [usize; 2], classes: usize) -> Vec<f32> {
     let mut counts = vec![0_u32; grid[0] * grid[1] * classes];
     let mut pixels = vec![0_u32; grid[0] * grid[1]];
@@ -282,7 +284,8 @@ fn shares(map: &LabelMap, grid: [usize; 2], classes: usize) -> Vec<f32> {
     counts.iter().enumerate().map(share).collect()
 }
 
-/// The class of the largest logit of each pixel, logits `[positions, classes]` interpolated bilinearly.
+/// The class of the largest logit of each pixel, logits `[positions, classes]` interpolated
+/// bilinearly.
 fn upsampled_argmax(
     logits: &[f32],
     grid: [usize; 2],

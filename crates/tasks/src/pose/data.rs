@@ -21,7 +21,8 @@ const HALF_BODY_JOINTS: usize = 8;
 /// Factor by which the box of half a body is enlarged, instead of `box_padding`.
 const HALF_BODY_PADDING: f64 = 1.5;
 
-/// Probability of the upper half: published code takes it when a standard normal number is below 0.5.
+/// Probability of the upper half: published code takes it when a standard normal number is below
+/// 0.5.
 const UPPER_HALF: f64 = 0.6915;
 
 /// A region of more pixels than this is not a person.
@@ -55,7 +56,8 @@ impl PoseTask {
         Vec::from_iter(skipped_note(&keypoints.file, &problems))
     }
 
-    /// A warning about joints without a counterpart on the other side, which flipped images label wrongly.
+    /// A warning about joints without a counterpart on the other side, which flipped images label
+    /// wrongly.
     fn unpaired(&self, keypoints: &KeypointDataset) -> Option<String> {
         let flips = self.config.flip > 0.0 || self.config.flip_test;
         if !flips || keypoints.unpaired.is_empty() {
@@ -205,8 +207,9 @@ impl TrainingExamples for PoseTask {
     }
 }
 
-/// Half of a person with enough joints, as x, y, width, height: the extent of the joints above or below the hips, about
-/// their mean. Upper and lower joints are distinguished by COCO's names; a skeleton without them has no halves.
+/// Half of a person with enough joints, as x, y, width, height: the extent of the joints above or
+/// below the hips, about their mean. Upper and lower joints are distinguished by COCO's names; a
+/// skeleton without them has no halves.
 fn half_body(names: &[String], joints: &[[f64; 3]], rng: &mut DataRng) -> Option<[f64; 4]> {
     let labeled = |index: &usize| joints[*index][2] > 0.0;
     if (0..joints.len()).filter(labeled).count() <= HALF_BODY_JOINTS {

@@ -1,8 +1,9 @@
-//! Joints as heatmaps, and back: Simple Baselines (MSRA's code), DARK (Zhang et al., CVPR 2020) and UDP (Huang et al., CVPR
-//! 2020), as in MMPose.
+//! Joints as heatmaps, and back: Simple Baselines (MSRA's code), DARK (Zhang et al., CVPR 2020) and
+//! UDP (Huang et al., CVPR 2020), as in MMPose.
 //!
-//! A position (column, row) of a heatmap is counted from 0. In MSRA and DARK a position is the range of input pixels that
-//! starts at stride times it; UDP aligns the corners of the heatmap with the centers of the input's corner pixels.
+//! A position (column, row) of a heatmap is counted from 0. In MSRA and DARK a position is the
+//! range of input pixels that starts at stride times it; UDP aligns the corners of the heatmap with
+//! the centers of the input's corner pixels.
 
 use clasp_data::augment::Affine;
 use serde::{Deserialize, Serialize};
@@ -11,9 +12,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HeatmapCodec {
-    /// Targets about the nearest position; decoded as the largest value, shifted by a quarter towards its larger neighbor.
+    /// Targets about the nearest position; decoded as the largest value, shifted by a quarter
+    /// towards its larger neighbor.
     Msra,
-    /// Targets about the exact point; decoded by a Newton step on the logarithm of the blurred heatmap.
+    /// Targets about the exact point; decoded by a Newton step on the logarithm of the blurred
+    /// heatmap.
     Dark,
     /// As DARK, without the bias of resizing and flipping.
     Udp,
@@ -38,8 +41,8 @@ impl HeatmapCodec {
         }
     }
 
-    /// The transform from the image to the network's input of `height` x `width`: the region x, y, width, height becomes the
-    /// whole input, rotated by `degrees` about its center.
+    /// The transform from the image to the network's input of `height` x `width`: the region x, y,
+    /// width, height becomes the whole input, rotated by `degrees` about its center.
     pub fn input_from_image(
         self,
         [x, y, w, h]: [f64; 4],
@@ -99,8 +102,8 @@ impl HeatmapCodec {
         }
     }
 
-    /// The target of a joint at a point of the heatmap, a Gaussian of height 1 truncated at three standard deviations:
-    /// `[rows, columns]`; none if it does not overlap the heatmap.
+    /// The target of a joint at a point of the heatmap, a Gaussian of height 1 truncated at three
+    /// standard deviations: `[rows, columns]`; none if it does not overlap the heatmap.
     pub fn encode(self, [x, y]: [f64; 2], grid: HeatmapGrid, sigma: f64) -> Option<Vec<f32>> {
         let (columns, rows) = (grid.columns as f64, grid.rows as f64);
         let reach = 3.0 * sigma;
@@ -126,7 +129,8 @@ impl HeatmapCodec {
         Some((0..grid.rows * grid.columns).map(value).collect())
     }
 
-    /// The point of a heatmap `[rows, columns]`, and its largest value; (−1, −1) where no value is above 0.
+    /// The point of a heatmap `[rows, columns]`, and its largest value; (−1, −1) where no value is
+    /// above 0.
     ///
     /// `kernel` is the kernel size of the blur of DARK and UDP, 11 for targets of σ = 2 on 96x72.
     pub fn decode(self, map: &[f32], grid: HeatmapGrid, kernel: usize) -> ([f64; 2], f32) {
@@ -151,7 +155,8 @@ impl HeatmapCodec {
     }
 }
 
-/// A shift by a quarter of a position towards the larger neighbor along each axis, except at the border.
+/// A shift by a quarter of a position towards the larger neighbor along each axis, except at the
+/// border.
 fn quarter(map: &[f32], grid: HeatmapGrid, [px, py]: [usize; 2]) -> [f64; 2] {
     let at = |x: usize, y: usize| map[y * grid.columns + x];
     let (mut x, mut y) = (px as f64, py as f64);
@@ -238,8 +243,8 @@ fn reflect(index: i64, size: usize) -> usize {
     }) as usize
 }
 
-/// A Gaussian blur of `kernel` positions with OpenCV's σ = 0.3·((kernel − 1)/2 − 1) + 0.8; `beyond` gives the index
-/// that replaces one outside the map, none for zero padding.
+/// A Gaussian blur of `kernel` positions with OpenCV's σ = 0.3·((kernel − 1)/2 − 1) + 0.8; `beyond`
+/// gives the index that replaces one outside the map, none for zero padding.
 fn blur(
     map: &[f32],
     grid: HeatmapGrid,

@@ -17,7 +17,8 @@ pub(super) const MAX_REGION: f64 = 1e8;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HeatmapDecoder {
-    /// The largest logit, moved to the maximum of the parabola through it and its neighbors along each axis.
+    /// The largest logit, moved to the maximum of the parabola through it and its neighbors along
+    /// each axis.
     Peak,
     /// The mean of the softmax over positions.
     Mean,
@@ -30,7 +31,8 @@ pub(super) struct ProbedPerson<'a> {
     pub region: [i64; 4],
 }
 
-/// The box, clipped to the image as COCO's protocol does, enlarged to the aspect (width / height) and by [`PADDING`].
+/// The box, clipped to the image as COCO's protocol does, enlarged to the aspect (width / height)
+/// and by [`PADDING`].
 pub(super) fn region(bbox: [f64; 4], image: [usize; 2], aspect: f64) -> Option<[i64; 4]> {
     let (left, top) = (bbox[0].max(0.0), bbox[1].max(0.0));
     let (right, bottom) = (
@@ -91,7 +93,8 @@ pub(super) fn on_grid(
     ]
 }
 
-/// Targets `[positions, joints]`: for each labeled joint a Gaussian that sums to 1, zeros for the others.
+/// Targets `[positions, joints]`: for each labeled joint a Gaussian that sums to 1, zeros for the
+/// others.
 pub(super) fn heatmaps(subject: &ProbedPerson, grid: [usize; 2]) -> Vec<f32> {
     let joints = subject.person.keypoints.len();
     let mut targets = vec![0.0; grid[0] * grid[1] * joints];
@@ -186,8 +189,8 @@ pub(super) fn decode(
     DecodedPose { points, score }
 }
 
-/// The offset from `place` at which the parabola through three neighboring logits is highest: exact for a Gaussian, whose
-/// logarithm is a parabola. 0 at the border.
+/// The offset from `place` at which the parabola through three neighboring logits is highest: exact
+/// for a Gaussian, whose logarithm is a parabola. 0 at the border.
 pub(super) fn parabola_offset(place: usize, positions: usize, logit: impl Fn(usize) -> f64) -> f64 {
     if place == 0 || place + 1 == positions {
         return 0.0;
@@ -207,7 +210,8 @@ mod tests {
 
     #[test]
     fn regions_keep_the_aspect_and_stay_finite() {
-        // A box of 10 x 10 in the middle: the height becomes 20 for aspect 1/2, and both grow by a quarter.
+        // A box of 10 x 10 in the middle: the height becomes 20 for aspect 1/2, and both grow by a
+        // quarter.
         assert_eq!(
             region([45.0, 45.0, 10.0, 10.0], [100, 100], 0.5),
             Some([44, 38, 13, 25])

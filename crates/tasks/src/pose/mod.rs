@@ -1,4 +1,5 @@
-//! Top-down pose: heatmaps by deconvolutions (Xiao et al., ECCV 2018), encoded as by MSRA, DARK or UDP.
+//! Top-down pose: heatmaps by deconvolutions (Xiao et al., ECCV 2018), encoded as by MSRA, DARK or
+//! UDP.
 //!
 //! | file | holds |
 //! |---|---|
@@ -122,14 +123,16 @@ pub struct PoseTarget {
     pub(super) weights: Vec<f32>,
 }
 
-/// The box (x, y, width, height), enlarged about its center to the aspect (width / height) and by `padding`.
+/// The box (x, y, width, height), enlarged about its center to the aspect (width / height) and by
+/// `padding`.
 fn region([x, y, w, h]: [f64; 4], aspect: f64, padding: f64) -> [f64; 4] {
     let (cx, cy) = (x + w / 2.0, y + h / 2.0);
     let (w, h) = (w.max(h * aspect) * padding, h.max(w / aspect) * padding);
     [cx - w / 2.0, cy - h / 2.0, w, h]
 }
 
-/// A ground-truth box (x, y, width, height) clipped to its image, as the published protocol does; none if nothing is left.
+/// A ground-truth box (x, y, width, height) clipped to its image, as the published protocol does;
+/// none if nothing is left.
 fn clip_box([x, y, w, h]: [f64; 4], height: usize, width: usize) -> Option<[f64; 4]> {
     let (left, top) = (x.max(0.0), y.max(0.0));
     let right = (left + (w - 1.0).max(0.0)).min(width as f64 - 1.0);

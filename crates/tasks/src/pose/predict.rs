@@ -29,7 +29,8 @@ pub(super) struct PoseEstimate {
 }
 
 impl PoseTask {
-    /// The poses of people in regions (x, y, width, height) of images. `first` is the position of the first region, for errors.
+    /// The poses of people in regions (x, y, width, height) of images. `first` is the position of
+    /// the first region, for errors.
     pub(super) fn estimate(
         &self,
         model: &FinetunedModel<Self>,

@@ -1,7 +1,7 @@
 //! Linear probe of pose: a linear heatmap for each joint. See [`protocol`].
 //!
-//! Each heatmap has a bias per position, so that the mean pose in a box needs no features: what a backbone scores above
-//! [`FrozenPose::mean_pose`] comes from its features.
+//! Each heatmap has a bias per position, so that the mean pose in a box needs no features: what a
+//! backbone scores above [`FrozenPose::mean_pose`] comes from its features.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -33,7 +33,8 @@ const PCK_THRESHOLD: f64 = 0.2;
 /// The metrics of one set of predictions.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PoseScores {
-    /// PCK with the longer diagonal of the torso; empty where the skeleton has no shoulders and hips.
+    /// PCK with the longer diagonal of the torso; empty where the skeleton has no shoulders and
+    /// hips.
     pub pck_torso: Pck,
     /// PCK with the longer side of the box.
     pub pck_box: Pck,
@@ -126,8 +127,8 @@ pub fn open(
 /// Trains on `train` and evaluates on `eval`, which have the same joints.
 ///
 /// # Errors
-/// Fewer than five people, an image that cannot be read or is not as large as its file says, features that are not finite,
-/// or a stop through `progress`.
+/// Fewer than five people, an image that cannot be read or is not as large as its file says,
+/// features that are not finite, or a stop through `progress`.
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,
@@ -292,7 +293,8 @@ pub fn evaluate<E: Extractor>(
     })
 }
 
-/// The people that can be evaluated: no crowds, with a labeled joint, and with a box that overlaps the image.
+/// The people that can be evaluated: no crowds, with a labeled joint, and with a box that overlaps
+/// the image.
 fn usable(data: &KeypointDataset, size: [usize; 2]) -> Vec<ProbedPerson<'_>> {
     let aspect = size[1] as f64 / size[0] as f64;
     let people = data
@@ -338,7 +340,8 @@ fn loss(targets: &[f32], positions: usize) -> ProbeLoss<'_> {
     }
 }
 
-/// The mean position of each joint as fractions of the region; the center for a joint that is never labeled.
+/// The mean position of each joint as fractions of the region; the center for a joint that is never
+/// labeled.
 fn mean_pose(subjects: &[&ProbedPerson], joints: usize) -> DecodedPose {
     let point = |j: usize| {
         let known = subjects

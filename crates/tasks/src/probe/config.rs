@@ -8,7 +8,8 @@ use crate::features::Batching;
 pub struct ProbeConfig {
     /// Batch size and threads of the backbone.
     pub batching: Batching,
-    /// How many of the last stages a probe of feature maps uses, resized to the finest grid and concatenated.
+    /// How many of the last stages a probe of feature maps uses, resized to the finest grid and
+    /// concatenated.
     pub stages: usize,
     /// Name of the training split.
     pub train_split: String,
@@ -16,7 +17,8 @@ pub struct ProbeConfig {
     pub eval_split: Option<String>,
     /// Most training images; `None` takes all. A part of them is evenly spaced.
     pub train_images: Option<usize>,
-    /// Most bytes of training features of feature maps; beyond that, evenly spaced training images are used.
+    /// Most bytes of training features of feature maps; beyond that, evenly spaced training images
+    /// are used.
     pub memory: usize,
     /// Most training images on which the weight decay of probes of feature maps is selected.
     pub selection: usize,
@@ -40,8 +42,8 @@ impl Default for ProbeConfig {
 }
 
 impl ProbeConfig {
-    /// The optimizer while weight decay is selected: each fit starts where the one with more decay ended, and the last
-    /// digits do not matter.
+    /// The optimizer while weight decay is selected: each fit starts where the one with more decay
+    /// ended, and the last digits do not matter.
     pub(crate) fn selection_solver(&self) -> Lbfgs {
         Lbfgs {
             iterations: self.solver.iterations.min(30),

@@ -5,8 +5,8 @@
 pub struct Lbfgs {
     /// Most iterations.
     pub iterations: usize,
-    /// Stop when the norm of the gradient is at most this fraction of the first, or a step lowers the value by less than a
-    /// thousandth of this fraction of it.
+    /// Stop when the norm of the gradient is at most this fraction of the first, or a step lowers
+    /// the value by less than a thousandth of this fraction of it.
     pub tolerance: f64,
 }
 
@@ -49,7 +49,8 @@ impl Lbfgs {
         while iterations < self.iterations && norm(&gradient) > self.tolerance * first {
             let direction = direction(&gradient, &history);
             let slope = product(&direction, &gradient);
-            // Without a history the direction is the gradient, whose norm is no estimate of a good step.
+            // Without a history the direction is the gradient, whose norm is no estimate of a good
+            // step.
             let mut step = if history.is_empty() {
                 1.0 / norm(&gradient).max(1.0)
             } else {

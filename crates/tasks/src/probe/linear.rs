@@ -1,9 +1,11 @@
 //! Linear probes of features, fitted by L-BFGS on plain slices.
 //!
-//! A probe minimizes a convex loss of logits `x Wᵀ + b` plus `penalty / 2 · |w|²` for the weights w of each output; b has no
-//! penalty and may differ between positions. A [`ProbeLoss`] replaces logits by its derivative, so that one optimizer fits
-//! all three: logistic regression per attribute, multinomial logistic regression with soft targets, and a softmax over
-//! positions. Sums over rows are made in pieces of fixed size, in order: results do not depend on the number of threads.
+//! A probe minimizes a convex loss of logits `x Wᵀ + b` plus `penalty / 2 · |w|²` for the weights w
+//! of each output; b has no penalty and may differ between positions. A [`ProbeLoss`] replaces
+//! logits by its derivative, so that one optimizer fits all three: logistic regression per
+//! attribute, multinomial logistic regression with soft targets, and a softmax over positions. Sums
+//! over rows are made in pieces of fixed size, in order: results do not depend on the number of
+//! threads.
 
 use std::ops::Range;
 
@@ -94,7 +96,8 @@ impl LinearProbe {
         Self::with_positions(inputs, outputs, 1)
     }
 
-    /// All zero, with a bias for each output and each of the `positions` that follow one another in the rows.
+    /// All zero, with a bias for each output and each of the `positions` that follow one another in
+    /// the rows.
     pub fn with_positions(inputs: usize, outputs: usize, positions: usize) -> Self {
         Self {
             inputs,
@@ -131,7 +134,8 @@ impl LinearProbe {
         }
     }
 
-    /// Fits to features `[rows, inputs]`, starting from `self`; `penalties` holds one value per output.
+    /// Fits to features `[rows, inputs]`, starting from `self`; `penalties` holds one value per
+    /// output.
     ///
     /// # Panics
     /// If features or targets are no whole number of rows, or penalties not as many as outputs.
@@ -246,8 +250,8 @@ pub enum ProbeLoss<'a> {
     Positions {
         /// Rows in a group: positions of one image.
         rows: usize,
-        /// Share of each position, `[groups, rows, outputs]`; those of a group and an output sum to 1, or to 0 where there
-        /// is nothing to find.
+        /// Share of each position, `[groups, rows, outputs]`; those of a group and an output sum to
+        /// 1, or to 0 where there is nothing to find.
         targets: &'a [f32],
         /// What the sum is divided by: the number of groups and outputs whose shares sum to 1.
         total: f64,
@@ -335,7 +339,8 @@ fn logistic(margin: f32) -> f64 {
     f64::from((-margin).max(0.0) + (-margin.abs()).exp().ln_1p())
 }
 
-/// The weighted logistic loss of each output by itself, summed over rows: logits and targets `[rows, outputs]`.
+/// The weighted logistic loss of each output by itself, summed over rows: logits and targets
+/// `[rows, outputs]`.
 pub fn logistic_losses(logits: &[f32], targets: &[bool], weights: &[[f32; 2]]) -> Vec<f64> {
     assert_eq!(logits.len(), targets.len(), "targets of logits");
     let mut losses = vec![0.0; weights.len()];
@@ -347,7 +352,8 @@ pub fn logistic_losses(logits: &[f32], targets: &[bool], weights: &[[f32; 2]]) -
     losses
 }
 
-/// Cross-entropy of `count` logits, `stride` apart, against targets that sum to their weight; logits become derivatives.
+/// Cross-entropy of `count` logits, `stride` apart, against targets that sum to their weight;
+/// logits become derivatives.
 fn softmax(logits: &mut [f32], targets: &[f32], stride: usize, count: usize, scale: f32) -> f64 {
     let places = || (0..count).map(|i| i * stride);
     let weight: f32 = places().map(|i| targets[i]).sum();
@@ -448,7 +454,8 @@ mod tests {
         );
     }
 
-    /// The optimum of scikit-learn's LogisticRegression(C=1, tol=1e-10) on the same numbers, see `golden/linear.py`.
+    /// The optimum of scikit-learn's LogisticRegression(C=1, tol=1e-10) on the same numbers, see
+    /// `golden/linear.py`.
     #[test]
     fn logistic_regression_equals_scikit_learn() {
         let golden: serde_json::Value =

@@ -8,10 +8,11 @@
 //! | [`selection`] | which images are used, and which weight decay |
 //! | [`tokens`] | feature maps of several stages on one grid |
 //!
-//! All protocols are this project's choice, made for fast comparison of backbones. The backbone does not change, its
-//! features are standardized per channel over the training split, a probe is linear and convex, and its weight decay is
-//! selected on training images that it was not fitted to. Nothing is random: the same data and backbone give the same
-//! metrics. Each task's protocol is in its own `probe` module.
+//! All protocols are this project's choice, made for fast comparison of backbones. The backbone
+//! does not change, its features are standardized per channel over the training split, a probe is
+//! linear and convex, and its weight decay is selected on training images that it was not fitted
+//! to. Nothing is random: the same data and backbone give the same metrics. Each task's protocol is
+//! in its own `probe` module.
 
 pub(crate) mod config;
 pub mod lbfgs;

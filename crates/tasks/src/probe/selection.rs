@@ -9,8 +9,8 @@ use super::tokens::TokenGrid;
 use crate::TaskError;
 use crate::features::{Extractor, ImageFeatures, ImagePass, each_image};
 
-/// Weight decays that are tried, strongest first. A strength s is a penalty of s/2 times the squared weights, beside a
-/// loss that is a sum over the training images.
+/// Weight decays that are tried, strongest first. A strength s is a penalty of s/2 times the
+/// squared weights, beside a loss that is a sum over the training images.
 pub const STRENGTHS: [f64; 7] = [1e4, 1e3, 1e2, 1e1, 1.0, 1e-1, 1e-2];
 
 /// Every fifth image is held out while the weight decay is selected.
@@ -33,8 +33,9 @@ pub(crate) fn rows_of(groups: &[usize], values: &[f32], group_size: usize) -> Ve
         .collect()
 }
 
-/// Fits with every strength, each from where the stronger one ended, and returns the strength with the smallest score and
-/// its model. Stops after two strengths in a row that are worse than the best.
+/// Fits with every strength, each from where the stronger one ended, and returns the strength with
+/// the smallest score and its model. Stops after two strengths in a row that are worse than the
+/// best.
 pub(crate) fn choose_strength<M: Clone>(
     start: M,
     mut fit: impl FnMut(M, f64) -> M,

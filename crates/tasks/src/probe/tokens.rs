@@ -1,8 +1,10 @@
-//! Feature maps of several stages as one grid of tokens, and the bilinear interpolation that this takes.
+//! Feature maps of several stages as one grid of tokens, and the bilinear interpolation that this
+//! takes.
 
 use crate::features::{FeatureMap, ImageFeatures};
 
-/// The feature maps of an image resized to the grid of the finest and concatenated: a token per position, row by row.
+/// The feature maps of an image resized to the grid of the finest and concatenated: a token per
+/// position, row by row.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct TokenGrid {
     pub height: usize,
@@ -61,7 +63,8 @@ pub(crate) struct Neighbors {
     pub weight: f32,
 }
 
-/// Bilinear interpolation along one axis, pixel centers at halves (PyTorch's `align_corners=False`).
+/// Bilinear interpolation along one axis, pixel centers at halves (PyTorch's
+/// `align_corners=False`).
 pub(crate) struct LinearInterpolation(Vec<Neighbors>);
 
 impl LinearInterpolation {

@@ -1,4 +1,5 @@
-//! Training images of re-identification: identities, held-out identities, batches of P identities with K images each.
+//! Training images of re-identification: identities, held-out identities, batches of P identities
+//! with K images each.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -46,10 +47,11 @@ pub(super) fn held_out(train: &[ReidImage], share: f64) -> BTreeSet<i64> {
         .collect()
 }
 
-/// Batches of P identities with K images each, as one list of `length` images, after the published sampler (Hermans et al.
-/// 2017, as in TransReID): the images of each identity are shuffled and cut into groups of K (drawn with replacement where
-/// there are fewer than K); a batch takes a group of each of P random identities that have one left. When fewer than P
-/// are left, all images are shuffled again.
+/// Batches of P identities with K images each, as one list of `length` images, after the published
+/// sampler (Hermans et al. 2017, as in TransReID): the images of each identity are shuffled and cut
+/// into groups of K (drawn with replacement where there are fewer than K); a batch takes a group of
+/// each of P random identities that have one left. When fewer than P are left, all images are
+/// shuffled again.
 fn batches_of_identities(
     images: &[Vec<u32>],
     p: usize,
@@ -147,7 +149,8 @@ impl TrainingExamples for ReidTask {
     }
 
     fn count(&self, data: &ReidTrainingSet) -> usize {
-        // Whole groups of K, as the published sampler counts; an identity with fewer images is one group.
+        // Whole groups of K, as the published sampler counts; an identity with fewer images is one
+        // group.
         let k = self.config.instances;
         let groups = |images: &Vec<u32>| (images.len() / k).max(1) * k;
         data.images.iter().map(groups).sum()

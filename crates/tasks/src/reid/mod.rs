@@ -1,4 +1,5 @@
-//! Re-identification: BNNeck with identity and triplet loss (Luo et al., CVPR Workshops 2019), as SOLIDER fine-tunes it.
+//! Re-identification: BNNeck with identity and triplet loss (Luo et al., CVPR Workshops 2019), as
+//! SOLIDER fine-tunes it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -59,7 +60,8 @@ pub struct ReidConfig {
     pub padding: usize,
     /// Probability of random erasing.
     pub random_erasing: f64,
-    /// Fraction of the training identities held out to select checkpoints on (`run.checkpoint_selection = "val"`).
+    /// Fraction of the training identities held out to select checkpoints on
+    /// (`run.checkpoint_selection = "val"`).
     pub holdout: f64,
     /// The feature that is compared.
     pub feature: ComparedFeature,
@@ -67,7 +69,8 @@ pub struct ReidConfig {
     pub test_bilinear: bool,
     /// Add the feature of the flipped image.
     pub flip_test: bool,
-    /// Fraction of pairs of different people above the same-person threshold that is stored with the model.
+    /// Fraction of pairs of different people above the same-person threshold that is stored with
+    /// the model.
     pub false_positive_rate: f64,
     /// Also re-rank by k-reciprocal encoding.
     pub rerank: bool,
@@ -77,7 +80,8 @@ pub struct ReidConfig {
     pub rerank_k2: usize,
     /// λ of re-ranking: weight of the original distance.
     pub rerank_lambda: f64,
-    /// MSMT17's validation images: part of training, as published, or held out to select checkpoints on.
+    /// MSMT17's validation images: part of training, as published, or held out to select
+    /// checkpoints on.
     pub msmt_val: MsmtValidation,
 }
 
@@ -116,7 +120,8 @@ impl Default for ReidConfig {
     }
 }
 
-/// The cosine above which two images are taken to show the same person; measured on labeled images, stored with a model.
+/// The cosine above which two images are taken to show the same person; measured on labeled images,
+/// stored with a model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SamePersonThreshold {
     /// Pairs of images of at least this cosine are taken to show the same person.
@@ -142,7 +147,8 @@ pub struct ReidTask {
 }
 
 impl ReidTask {
-    /// Features to compare, one row an image: `[images, channels]`. `first` is the position of the first image, for errors.
+    /// Features to compare, one row an image: `[images, channels]`. `first` is the position of the
+    /// first image, for errors.
     ///
     /// # Errors
     /// An image that cannot be read, or features that are not finite.
@@ -206,7 +212,8 @@ impl Task for ReidTask {
     type Config = ReidConfig;
 
     fn default_prompt() -> PromptWeights {
-        // The best on development identities, ahead of `identity` itself: attributes distinguish people.
+        // The best on development identities, ahead of `identity` itself: attributes distinguish
+        // people.
         PromptWeights::single(ATTRIBUTE)
     }
 

@@ -1,4 +1,5 @@
-//! Frozen re-identification: ranking by the cosine of pooled features, nothing is trained. See [`protocol`].
+//! Frozen re-identification: ranking by the cosine of pooled features, nothing is trained. See
+//! [`protocol`].
 
 use std::ops::{ControlFlow, Range};
 
@@ -32,7 +33,8 @@ pub struct FrozenReid {
     pub reranked: Option<ReidMetrics>,
     /// Junk images of the dataset that were dropped.
     pub junk: usize,
-    /// Queries with their nearest gallery images, evenly spaced over the queries that were not skipped.
+    /// Queries with their nearest gallery images, evenly spaced over the queries that were not
+    /// skipped.
     pub examples: Vec<RetrievalExample>,
 }
 
@@ -82,10 +84,12 @@ pub fn protocol(preprocess: &Preprocess, rerank: Option<Rerank>) -> String {
     )
 }
 
-/// Evaluates on the queries and the gallery; the training images are not used. `examples` is the number of queries to show.
+/// Evaluates on the queries and the gallery; the training images are not used. `examples` is the
+/// number of queries to show.
 ///
 /// # Errors
-/// An image that cannot be read, features that are not finite, no query with a match, or a stop through `progress`.
+/// An image that cannot be read, features that are not finite, no query with a match, or a stop
+/// through `progress`.
 pub fn evaluate<E: Extractor>(
     extractor: &E,
     preprocess: &Preprocess,

@@ -27,7 +27,8 @@ pub struct SearchConfig {
     pub width: usize,
     /// Dimension of embeddings.
     pub embedding_dim: usize,
-    /// Length of the queue of unknown people in online instance matching: 5000 for CUHK-SYSU, 500 for PRW.
+    /// Length of the queue of unknown people in online instance matching: 5000 for CUHK-SYSU, 500
+    /// for PRW.
     pub queue_size: usize,
     /// Weight of the old feature when the memory of a person is updated.
     pub memory_momentum: f64,
@@ -53,7 +54,8 @@ pub struct SearchConfig {
     pub other_cameras: bool,
     /// Multiply similarities by the score of the box.
     pub weight_by_score: bool,
-    /// Context matching: re-rank this many of the best boxes by the people beside the query; 0 for none.
+    /// Context matching: re-rank this many of the best boxes by the people beside the query; 0 for
+    /// none.
     pub context_boxes: usize,
     /// People of the query's frame that context matching uses.
     pub context_people: usize,
@@ -113,8 +115,8 @@ pub struct RegionConfig {
     pub samples_per_image: [usize; 2],
     /// Weight of the box loss of the first stage.
     pub box_weight: f64,
-    /// IoU with a box of a higher score above which a box of the first stage is dropped; `scenes.nms_threshold` is that of
-    /// the second stage.
+    /// IoU with a box of a higher score above which a box of the first stage is dropped;
+    /// `scenes.nms_threshold` is that of the second stage.
     pub nms_threshold: f64,
 }
 

@@ -1,8 +1,9 @@
 //! Person search under online instance matching (Xiao et al., CVPR 2017), with either of two heads.
 //!
 //! - Two stages ([`two_stage`]): SeqNet, which SOLIDER fine-tunes.
-//! - One stage: the CSP head with an embedding at the center of every person, as AlignPS (Yan et al., CVPR 2021) and other
-//!   anchor-free person search: one pass over a scene with no step per proposal.
+//! - One stage: the CSP head with an embedding at the center of every person, as AlignPS (Yan et
+//!   al., CVPR 2021) and other anchor-free person search: one pass over a scene with no step per
+//!   proposal.
 //!
 //! | file | holds |
 //! |---|---|
@@ -72,8 +73,8 @@ pub enum PersonDetector {
 }
 
 impl SearchTask {
-    /// The people of a scene, and the embeddings of the people in the boxes `queries` (x, y, width, height). `index` is the
-    /// position of the scene, for errors.
+    /// The people of a scene, and the embeddings of the people in the boxes `queries` (x, y, width,
+    /// height). `index` is the position of the scene, for errors.
     pub(super) fn detect(
         &self,
         model: &FinetunedModel<Self>,
@@ -129,7 +130,8 @@ impl SearchTask {
         ])
     }
 
-    /// Embeddings at the centers of a batch's people, `[people, embedding_dim]`, and their identities.
+    /// Embeddings at the centers of a batch's people, `[people, embedding_dim]`, and their
+    /// identities.
     fn at_centers(
         output: &DetectionOutput,
         targets: &[scenes::SceneTarget],

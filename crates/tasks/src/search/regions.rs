@@ -1,5 +1,5 @@
-//! Boxes of two-stage person search: anchors, encoded boxes, and which of them are trained on (Ren et al., "Faster R-CNN",
-//! 2015). Constants are those of torchvision's detectors.
+//! Boxes of two-stage person search: anchors, encoded boxes, and which of them are trained on (Ren
+//! et al., "Faster R-CNN", 2015). Constants are those of torchvision's detectors.
 //!
 //! Boxes are x, y, width, height in pixels of the network's input.
 
@@ -11,9 +11,9 @@ pub const MIN_SIDE: f64 = 1e-2;
 /// Largest factor between the side of a decoded box and that of its anchor.
 const MAX_GROWTH: f64 = 1000.0 / 16.0;
 
-/// Anchors of a feature map of `[rows, columns]` positions, row by row: at each position one for every ratio (height divided
-/// by width) and size (square root of the area), in that order. Their corners are whole pixels about the corner of the
-/// position.
+/// Anchors of a feature map of `[rows, columns]` positions, row by row: at each position one for
+/// every ratio (height divided by width) and size (square root of the area), in that order. Their
+/// corners are whole pixels about the corner of the position.
 pub fn anchors(
     sizes: &[f64],
     ratios: &[f64],
@@ -40,8 +40,8 @@ pub fn anchors(
         .collect()
 }
 
-/// The regression target of a box relative to an anchor: the offset of the center divided by the anchor's sides, and the
-/// logarithm of the ratio of the sides, each times a weight.
+/// The regression target of a box relative to an anchor: the offset of the center divided by the
+/// anchor's sides, and the logarithm of the ratio of the sides, each times a weight.
 pub fn encode(bbox: [f64; 4], from: [f64; 4], weights: [f64; 4]) -> [f32; 4] {
     let center = |bbox: [f64; 4], axis: usize| bbox[axis] + bbox[axis + 2] / 2.0;
     let place = |axis: usize| (center(bbox, axis) - center(from, axis)) / from[axis + 2];
@@ -67,8 +67,8 @@ pub fn clip([x, y, w, h]: [f64; 4], [height, width]: [usize; 2]) -> [f64; 4] {
     [left, top, right - left, bottom - top]
 }
 
-/// The boxes that NMS keeps, best first: of the `candidates` boxes of the highest scores, at most `most` whose IoU with every
-/// better one is at most `overlap`.
+/// The boxes that NMS keeps, best first: of the `candidates` boxes of the highest scores, at most
+/// `most` whose IoU with every better one is at most `overlap`.
 pub fn best(
     boxes: Vec<[f64; 4]>,
     scores: &[f32],
@@ -97,8 +97,9 @@ pub enum RegionLabel {
     Ignored,
 }
 
-/// Labels of boxes: positive for the person of the largest IoU from `high` on, negative below `low`, ignored between. With
-/// `keep_best`, the boxes of the largest IoU with any person are positive too, however small that IoU is.
+/// Labels of boxes: positive for the person of the largest IoU from `high` on, negative below
+/// `low`, ignored between. With `keep_best`, the boxes of the largest IoU with any person are
+/// positive too, however small that IoU is.
 pub fn label_regions(
     people: &[[f64; 4]],
     boxes: &[[f64; 4]],

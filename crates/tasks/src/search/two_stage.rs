@@ -1,7 +1,8 @@
-//! Person search in two stages, SeqNet (Li and Miao, AAAI 2021): the losses of its head, and its inference on a scene.
+//! Person search in two stages, SeqNet (Li and Miao, AAAI 2021): the losses of its head, and its
+//! inference on a scene.
 //!
-//! Constants are those of SOLIDER's person search and of torchvision's detectors, which it is built on. Boxes are x, y, width,
-//! height in pixels of the network's input unless stated otherwise.
+//! Constants are those of SOLIDER's person search and of torchvision's detectors, which it is built
+//! on. Boxes are x, y, width, height in pixels of the network's input unless stated otherwise.
 
 use burn::tensor::{Int, Tensor, TensorData};
 use clasp_data::image::Rgb;
@@ -39,7 +40,8 @@ const REGION_WEIGHTS: [f64; 4] = [10.0, 10.0, 5.0, 5.0];
 const ANCHOR_BETA: f64 = 1.0 / 9.0;
 const REGION_BETA: f64 = 1.0;
 
-/// The channels of the map that regions are cut from and of the last stage, and two copies of the last stage.
+/// The channels of the map that regions are cut from and of the last stage, and two copies of the
+/// last stage.
 ///
 /// # Errors
 /// The backbone is no Swin of several stages.
@@ -54,7 +56,8 @@ pub fn last_stages(layout: &FeatureLayout) -> Result<([usize; 2], [LastStage; 2]
     }
 }
 
-/// The outputs that do not depend on decoded boxes: proposals, and the feature map that regions are cut from.
+/// The outputs that do not depend on decoded boxes: proposals, and the feature map that regions are
+/// cut from.
 pub fn outputs(head: &TwoStageHead, pyramid: &[Tensor<4>]) -> Vec<(String, Output)> {
     let map = head.map(base(pyramid));
     let proposals = head.propose(map.clone());

@@ -27,8 +27,9 @@ pub trait TrainingExamples: Objective {
     /// Labeled images to train on.
     type TrainingSet: Send + Sync + 'static;
 
-    /// Opens the training data of a folder, and the task that follows from them: its classes, joints or identities.
-    /// `selection` is the split that checkpoints are selected on, so that it can be held out of training.
+    /// Opens the training data of a folder, and the task that follows from them: its classes,
+    /// joints or identities. `selection` is the split that checkpoints are selected on, so that it
+    /// can be held out of training.
     ///
     /// # Errors
     /// The data are missing or unusable.
@@ -50,8 +51,8 @@ pub trait TrainingExamples: Objective {
     /// Examples of an epoch.
     fn count(&self, data: &Self::TrainingSet) -> usize;
 
-    /// The indices of an epoch's examples in batches of `batch`, [`TrainingExamples::count`] in all. `None` shuffles
-    /// them.
+    /// The indices of an epoch's examples in batches of `batch`, [`TrainingExamples::count`] in
+    /// all. `None` shuffles them.
     fn epoch_order(
         &self,
         data: &Self::TrainingSet,
@@ -85,7 +86,8 @@ pub trait TrainingExamples: Objective {
     ) -> Result<Example<Self::Target>, TaskError>;
 }
 
-/// A warning about entries that a dataset's reader skipped: the first one, and how many more there are.
+/// A warning about entries that a dataset's reader skipped: the first one, and how many more there
+/// are.
 pub fn skipped_note(file: &Path, problems: &[String]) -> Option<String> {
     let (first, others) = (problems.first()?, problems.len() - 1);
     let others = match others {

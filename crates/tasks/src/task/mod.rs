@@ -45,8 +45,8 @@ pub enum InputKind {
     Scene,
 }
 
-/// A downstream task. The value itself is what has to be stored with the weights: configuration, names of classes or
-/// joints.
+/// A downstream task. The value itself is what has to be stored with the weights: configuration,
+/// names of classes or joints.
 pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Its name on the command line and in files.
     const NAME: &'static str;

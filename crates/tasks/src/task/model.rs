@@ -214,7 +214,8 @@ pub fn values<const D: usize>(tensor: Tensor<D>) -> Result<Vec<f32>, TaskError> 
         .map_err(|error| TaskError::Device(error.to_string()))
 }
 
-/// Checks that rows of numbers are finite; `first` is the position of the first row among all images.
+/// Checks that rows of numbers are finite; `first` is the position of the first row among all
+/// images.
 ///
 /// # Errors
 /// [`TaskError::NotFinite`], which names the image.

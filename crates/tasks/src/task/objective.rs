@@ -35,7 +35,8 @@ pub trait Objective: Task {
     /// The outputs of the head before decoding, by name: for other programs.
     fn outputs(&self, head: &Self::Head, features: Features) -> Vec<(String, Output)>;
 
-    /// The loss of a batch; batch statistics and memories, which have no gradient, are collected in `training`.
+    /// The loss of a batch; batch statistics and memories, which have no gradient, are collected in
+    /// `training`.
     fn loss(
         &self,
         head: &Self::Head,

@@ -20,13 +20,15 @@ pub trait Predictor: Objective {
     /// A picture of a prediction.
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb;
 
-    /// Moves the prediction for a crop into the coordinates of the photo that it was cut out of, at `left` and `top`.
+    /// Moves the prediction for a crop into the coordinates of the photo that it was cut out of, at
+    /// `left` and `top`.
     fn in_photo(&self, prediction: Value, [left, top]: [f64; 2]) -> Value {
         let _ = (left, top);
         prediction
     }
 
-    /// Draws the prediction for one person, [`Predictor::in_photo`], into a photo. `crop`: x, y, width, height.
+    /// Draws the prediction for one person, [`Predictor::in_photo`], into a photo. `crop`: x, y,
+    /// width, height.
     fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value) {
         let _ = crop;
         *photo = self.draw(photo, prediction);

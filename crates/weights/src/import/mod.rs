@@ -1,10 +1,10 @@
 //! Published checkpoints as backbones.
 //!
-//! A file is opened ([`TensorFile`]), recognized by its names and shapes ([`CheckpointSource`]), renamed to
-//! the names of this program's networks, measured (the configuration follows from the shapes), and
-//! loaded with a [`ImportReport`] of matched, missing and unexpected keys. Nothing is guessed
-//! silently: what the shapes leave open is in a table of published sizes, or an error that says
-//! which option decides it.
+//! A file is opened ([`TensorFile`]), recognized by its names and shapes ([`CheckpointSource`]),
+//! renamed to the names of this program's networks, measured (the configuration follows from the
+//! shapes), and loaded with a [`ImportReport`] of matched, missing and unexpected keys. Nothing is
+//! guessed silently: what the shapes leave open is in a table of published sizes, or an error that
+//! says which option decides it.
 //!
 //! | file | holds |
 //! |---|---|
@@ -297,7 +297,8 @@ fn open_published(
     })
 }
 
-/// Metadata of a published backbone, found under `prefix`; with `solider` it has SOLIDER's controller.
+/// Metadata of a published backbone, found under `prefix`; with `solider` it has SOLIDER's
+/// controller.
 fn published_meta(
     source: CheckpointSource,
     sizes: Sizes,

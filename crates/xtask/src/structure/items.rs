@@ -88,8 +88,8 @@ struct ItemAttributes {
 }
 
 impl ItemReader<'_> {
-    /// Items from `at` to `end`. `level` is the module whose items these are; `None` inside `impl` and
-    /// `trait`. `module` is the module that paths start from.
+    /// Items from `at` to `end`. `level` is the module whose items these are; `None` inside `impl`
+    /// and `trait`. `module` is the module that paths start from.
     fn items(&mut self, mut at: usize, end: usize, level: Option<usize>, module: usize) {
         while at < end {
             let first = at;

@@ -15,9 +15,10 @@
 //! so that the filter widens when the image shrinks ("antialiased"). Weights are rounded to fixed
 //! point with 22 fractional bits: 8 bits for the pixel and 2 for overshoot remain of 32.
 //!
-//! Both passes run over contiguous lanes, 64 rows at once along rows and 64 columns at once along columns; between them a plane
-//! is transposed. They are compiled for the widest vectors of the machine they run on, and sum whole numbers that `f32` holds
-//! exactly, so that the result does not depend on that choice.
+//! Both passes run over contiguous lanes, 64 rows at once along rows and 64 columns at once along
+//! columns; between them a plane is transposed. They are compiled for the widest vectors of the
+//! machine they run on, and sum whole numbers that `f32` holds exactly, so that the result does not
+//! depend on that choice.
 
 mod passes;
 mod span;
@@ -191,7 +192,8 @@ mod tests {
         Rgb::new(width, height, view.data().to_vec())
     }
 
-    /// Every tensor besides the source is named `how|filter|x,y,w,h|size` and has the output's shape.
+    /// Every tensor besides the source is named `how|filter|x,y,w,h|size` and has the output's
+    /// shape.
     #[test]
     fn equals_pillow_bit_for_bit() {
         let tensors = SafeTensors::deserialize(GOLDEN).unwrap();

@@ -8,8 +8,8 @@ use super::transpose::transpose;
 use crate::image::filter::Filter;
 use crate::image::rgb::Rgb;
 
-/// A transposed image, `[column, channel, row]`, so that the pass along rows runs over contiguous bytes. One serves
-/// for any number of crops.
+/// A transposed image, `[column, channel, row]`, so that the pass along rows runs over contiguous
+/// bytes. One serves for any number of crops.
 pub(crate) struct ByColumns {
     bytes: Vec<u8>,
     /// Bytes from one channel of a column to the next: the rows, and room to read on for [`LANES`].
@@ -55,8 +55,9 @@ impl ByColumns {
 
     /// Resizes a rectangle of whole pixels of the image: [`resize_crop`], mirrored if asked.
     ///
-    /// `sink` gets the result, whole numbers from 0 to 255: channel, row, first column, and as many pixels as are left of the
-    /// row, [`LANES`] at most; row by row of the red plane, then of the green and the blue.
+    /// `sink` gets the result, whole numbers from 0 to 255: channel, row, first column, and as many
+    /// pixels as are left of the row, [`LANES`] at most; row by row of the red plane, then of the
+    /// green and the blue.
     pub(crate) fn resize_crop(
         &self,
         [x, y, w, h]: [usize; 4],
@@ -237,7 +238,8 @@ impl<F: FnMut(usize, usize, &[f32; LANES])> WithSimd for AlongColumns<'_, F> {
     }
 }
 
-/// The byte of a whole number from 0 to 255: adding 2^23 leaves it in the lowest bits. (`as` would look for NaN.)
+/// The byte of a whole number from 0 to 255: adding 2^23 leaves it in the lowest bits. (`as` would
+/// look for NaN.)
 #[inline(always)]
 fn to_byte(value: f32) -> u8 {
     (value + 8_388_608.0).to_bits() as u8

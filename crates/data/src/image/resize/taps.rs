@@ -12,7 +12,8 @@ pub(super) const LANES: usize = 64;
 pub(super) struct Taps {
     /// Per output pixel: the first input pixel and where its weights are.
     pub(super) outputs: Vec<(usize, std::ops::Range<usize>)>,
-    /// Fixed point of [`FRACTION`] fractional bits, in two parts: `upper * PART + lower`, whole numbers.
+    /// Fixed point of [`FRACTION`] fractional bits, in two parts: `upper * PART + lower`, whole
+    /// numbers.
     pub(super) weights: Vec<[f32; 2]>,
 }
 
@@ -22,8 +23,8 @@ const FRACTION: u32 = 32 - 8 - 2;
 /// What the upper part of a weight counts.
 const PART: f32 = (1 << (FRACTION / 2)) as f32;
 
-/// Weights after which the lower sum is carried into the upper one. A lower part is within 2^10 of 0 and a pixel below 2^8, so
-/// that the sum of 31 and a rest below 2^11 stays below 2^23.
+/// Weights after which the lower sum is carried into the upper one. A lower part is within 2^10 of
+/// 0 and a pixel below 2^8, so that the sum of 31 and a rest below 2^11 stays below 2^23.
 pub(super) const CARRY: usize = 31;
 
 impl Taps {
@@ -68,9 +69,10 @@ impl Taps {
 
     /// The sum of inputs times weights, rounded to a whole number from 0 to 255.
     ///
-    /// Exact: with u and l the sums of the upper and lower parts, the fixed-point sum u 2^11 + l is rounded and shifted by 22
-    /// bits as floor((u + 2^10 + floor(l / 2^11)) / 2^11), and every number in that has 24 bits at most. Products of 32-bit integers take
-    /// twice as many operations as the fused ones.
+    /// Exact: with u and l the sums of the upper and lower parts, the fixed-point sum u 2^11 + l is
+    /// rounded and shifted by 22 bits as floor((u + 2^10 + floor(l / 2^11)) / 2^11), and every
+    /// number in that has 24 bits at most. Products of 32-bit integers take twice as many
+    /// operations as the fused ones.
     #[inline(always)]
     pub(super) fn weigh<S: Simd>(
         &self,
@@ -113,8 +115,9 @@ impl Taps {
     }
 }
 
-/// floor(x / [`PART`]) of whole numbers below 2^23: less almost one half, then rounded to the nearest by adding and taking
-/// away 1.5 * 2^23. What is rounded has 24 bits at most and never lies in the middle.
+/// floor(x / [`PART`]) of whole numbers below 2^23: less almost one half, then rounded to the
+/// nearest by adding and taking away 1.5 * 2^23. What is rounded has 24 bits at most and never lies
+/// in the middle.
 #[inline(always)]
 fn floor_of_part<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let almost_half = simd.splat_f32s(0.5 / PART - 0.5);

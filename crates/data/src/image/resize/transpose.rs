@@ -2,8 +2,9 @@
 
 use crate::vectors::vectorized;
 
-/// Bytes `[rows, columns]`, `stride` from a row to the next, with rows and columns exchanged, `out_stride` bytes from a row to
-/// the next. Of `out` up to seven bytes after each row are written over.
+/// Bytes `[rows, columns]`, `stride` from a row to the next, with rows and columns exchanged,
+/// `out_stride` bytes from a row to the next. Of `out` up to seven bytes after each row are written
+/// over.
 pub(super) fn transpose(
     bytes: &[u8],
     stride: usize,
@@ -55,8 +56,8 @@ vectorized! {
     }
 }
 
-/// One of three steps that transpose tiles of 8 x 8 bytes, row `y` of which is `tiles[y]`: swaps the off-diagonal quarters of
-/// the squares of 2 `HALF`. `bits` and `mask`: `HALF` bytes.
+/// One of three steps that transpose tiles of 8 x 8 bytes, row `y` of which is `tiles[y]`: swaps
+/// the off-diagonal quarters of the squares of 2 `HALF`. `bits` and `mask`: `HALF` bytes.
 #[inline(always)]
 fn exchange<const HALF: usize>(tiles: &mut [[u64; 8]; 8], bits: u32, mask: u64) {
     for y in (0..8).filter(|y| y & HALF == 0) {

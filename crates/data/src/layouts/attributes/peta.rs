@@ -26,7 +26,8 @@ pub(crate) const LAYOUT: Layout = Layout {
 
 /// Attributes of PETA that are frequent enough to be evaluated.
 const PETA_ATTRIBUTES: usize = 35;
-/// Columns of PETA's table before the attributes: numbers of image, person, dataset, and person there.
+/// Columns of PETA's table before the attributes: numbers of image, person, dataset, and person
+/// there.
 const PETA_NUMBERS: usize = 4;
 
 fn parse(mat: &MatFile) -> Result<Annotation, MatError> {

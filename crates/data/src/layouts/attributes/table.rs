@@ -6,8 +6,8 @@
 //! ```
 //!
 //! The first two columns are `image`, a path relative to the table, and `split`, any name; each
-//! other column is an attribute with values 0 or 1 (also `1.0`, `true`; -1 for 0 where the table has
-//! no 0).
+//! other column is an attribute with values 0 or 1 (also `1.0`, `true`; -1 for 0 where the table
+//! has no 0).
 
 use std::path::{Path, PathBuf};
 

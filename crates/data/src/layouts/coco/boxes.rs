@@ -1,9 +1,10 @@
 //! Boxes of people in COCO's JSON: CityPersons, or your own.
 //!
-//! Besides COCO's keys an annotation may have those of CityPersons, `height` (pixels), `vis_ratio` or `vis_bbox`, `ignore`, and the
-//! number of the person, `pid`, for person search. Where they are missing, the height is that of the box, all of it is
-//! visible, nothing is ignored and no identity is known. Annotations of other categories than `person` or
-//! `pedestrian` are skipped, unless there is only one category.
+//! Besides COCO's keys an annotation may have those of CityPersons, `height` (pixels), `vis_ratio`
+//! or `vis_bbox`, `ignore`, and the number of the person, `pid`, for person search. Where they are
+//! missing, the height is that of the box, all of it is visible, nothing is ignored and no identity
+//! is known. Annotations of other categories than `person` or `pedestrian` are skipped, unless
+//! there is only one category.
 //!
 //! ```text
 //! CityPersons/{train.json, val_gt.json, val_gt_mm_nested.json}
@@ -11,8 +12,8 @@
 //! ```
 //!
 //! Published results are evaluated on `val_gt.json`, which has the visible share of each person.
-//! `val_gt_mm_nested.json` has the same images with the folders of their cities, which are found without
-//! it: it is read only where the other is missing.
+//! `val_gt_mm_nested.json` has the same images with the folders of their cities, which are found
+//! without it: it is read only where the other is missing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -94,7 +95,8 @@ impl BoxDataset {
     /// Reads a JSON file.
     ///
     /// # Errors
-    /// If it is invalid. A box of no size or wholly outside its image is skipped and listed in `problems`.
+    /// If it is invalid. A box of no size or wholly outside its image is skipped and listed in
+    /// `problems`.
     pub fn read(path: &Path) -> Result<Self, LayoutError> {
         let raw: BoxFile = json::read(path, "COCO boxes")?;
         let mut faults = EntryErrors::default();
@@ -233,8 +235,8 @@ pub(crate) fn place(folder: &Path, split: &str) -> Result<PathBuf, LayoutError> 
 /// The number that the published code for person search gives to unidentified people.
 const UNKNOWN: i64 = 5555;
 
-/// Removes the numbers of unidentified people: negative ones, and 5555 where one image has it twice, which
-/// no identity can. A note where 5555 is kept.
+/// Removes the numbers of unidentified people: negative ones, and 5555 where one image has it
+/// twice, which no identity can. A note where 5555 is kept.
 fn without_unknown(people: &mut [BoxAnnotation]) -> Option<String> {
     let mut seen = BTreeSet::new();
     let unknown = |marked: &&BoxAnnotation| marked.person == Some(UNKNOWN);
@@ -283,7 +285,8 @@ struct BoxImageFolder {
 }
 
 impl BoxImageFolder {
-    /// That one of the usual places that holds the first image; where none does, opening it reports the first place.
+    /// That one of the usual places that holds the first image; where none does, opening it reports
+    /// the first place.
     fn of(json: &Path, first: Option<&str>) -> Self {
         let folder = json.parent().unwrap_or(Path::new(""));
         let stem = json

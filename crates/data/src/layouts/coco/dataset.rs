@@ -50,7 +50,8 @@ impl BoxDataset {
         self.images.first().is_some_and(name)
     }
 
-    /// A note where no person is marked as occluded: the published subsets are then not informative.
+    /// A note where no person is marked as occluded: the published subsets are then not
+    /// informative.
     pub fn without_hidden(&self) -> Option<String> {
         let hidden = |marked: &BoxAnnotation| marked.visibility < 1.0;
         let all_visible = !self.people.is_empty() && !self.people.iter().any(hidden);
@@ -90,8 +91,8 @@ pub struct KeypointAnnotation {
 }
 
 impl KeypointAnnotation {
-    /// Whether this is a single person with an area and labeled joints: the people that HRNet's code trains
-    /// and tests on.
+    /// Whether this is a single person with an area and labeled joints: the people that HRNet's
+    /// code trains and tests on.
     pub fn is_to_be_found(&self) -> bool {
         !self.crowd && self.area > 0.0 && self.labeled() > 0
     }
@@ -115,8 +116,8 @@ pub struct KeypointDataset {
     pub skeleton: Vec<[usize; 2]>,
     /// Joints that change places in a mirrored image, counted from 0.
     pub flip_pairs: Vec<[usize; 2]>,
-    /// Joints with a side that has no counterpart, counted from 0, or all if none is known to have one; none if the file
-    /// says what changes places.
+    /// Joints with a side that has no counterpart, counted from 0, or all if none is known to have
+    /// one; none if the file says what changes places.
     pub unpaired: Vec<usize>,
     /// σ of each joint for OKS.
     pub sigmas: Option<Vec<f64>>,
@@ -134,7 +135,8 @@ impl KeypointDataset {
         sides::position(&self.joints, name)
     }
 
-    /// The two diagonals of the torso, from a shoulder to the opposite hip; none if the skeleton has no such joints.
+    /// The two diagonals of the torso, from a shoulder to the opposite hip; none if the skeleton
+    /// has no such joints.
     pub fn torso_diagonals(&self) -> Vec<[usize; 2]> {
         let pair = |shoulder, hip| Some([self.joint(shoulder)?, self.joint(hip)?]);
         [

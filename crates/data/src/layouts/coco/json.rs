@@ -1,5 +1,5 @@
-//! COCO's JSON as labeling tools write it: with a byte order mark, ids as texts or as `1.0`, flags as
-//! true and false, and `NaN` where a number is missing.
+//! COCO's JSON as labeling tools write it: with a byte order mark, ids as texts or as `1.0`, flags
+//! as true and false, and `NaN` where a number is missing.
 
 use std::fmt;
 use std::path::Path;
@@ -24,7 +24,8 @@ pub(super) fn read<T: DeserializeOwned>(
         Ok(value) => return Ok(value),
         Err(error) => error,
     };
-    // Python writes these, which JSON does not have: read as null, an error where it is not allowed.
+    // Python writes these, which JSON does not have: read as null, an error where it is not
+    // allowed.
     let retried = without_nan(&text).map(|text| serde_json::from_str(&text));
     let error = match retried {
         Some(Ok(value)) => return Ok(value),
@@ -238,8 +239,8 @@ impl<'de> Deserialize<'de> for JsonFlag {
     }
 }
 
-/// Recognizes boxes in another format than COCO's, which would otherwise be learned silently: boxes as xywh
-/// with the `[height, width]` of their images.
+/// Recognizes boxes in another format than COCO's, which would otherwise be learned silently: boxes
+/// as xywh with the `[height, width]` of their images.
 pub(super) fn other_form<'a>(
     boxes: impl Iterator<Item = ([f64; 4], [usize; 2])> + Clone + 'a,
 ) -> Option<&'static str> {

@@ -1,8 +1,9 @@
 //! Keypoints in COCO's JSON, with any skeleton.
 //!
-//! The category that has `keypoints` gives the joints; besides COCO's own keys it may hold `flip_pairs` (indices from 0)
-//! and `sigmas`. Where they are missing, flip pairs follow from the names ([`super::sides`]), and σ is COCO's if the
-//! joints are COCO's 17. Segmentations are not read.
+//! The category that has `keypoints` gives the joints; besides COCO's own keys it may hold
+//! `flip_pairs` (indices from 0) and `sigmas`. Where they are missing, flip pairs follow from the
+//! names ([`super::sides`]), and σ is COCO's if the joints are COCO's 17. Segmentations are not
+//! read.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

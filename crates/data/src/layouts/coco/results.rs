@@ -27,9 +27,10 @@ struct RawDetection {
     score: f64,
 }
 
-/// Reads the boxes of one category from a file of COCO results, such as `COCO_val2017_detections_AP_H_56_person.json`
-/// (category 1): `[{"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}, ..]`. Without a
-/// category a box is of the one asked for.
+/// Reads the boxes of one category from a file of COCO results, such as
+/// `COCO_val2017_detections_AP_H_56_person.json` (category 1): `[{"image_id": 139, "category_id":
+/// 1, "bbox": [x, y, width, height], "score": 0.9}, ..]`. Without a category a box is of the one
+/// asked for.
 ///
 /// # Errors
 /// If it is no such file, or a box is not finite or of no size.
@@ -74,9 +75,9 @@ pub struct DetectedPose {
     pub score: f64,
 }
 
-/// Reads the poses of one category from a file of COCO results:
-/// `[{"image_id": 139, "category_id": 1, "keypoints": [x, y, confidence, ...], "score": 0.9}, ..]`. Without a category a
-/// pose is of the one asked for.
+/// Reads the poses of one category from a file of COCO results: `[{"image_id": 139, "category_id":
+/// 1, "keypoints": [x, y, confidence, ...], "score": 0.9}, ..]`. Without a category a pose is of
+/// the one asked for.
 ///
 /// # Errors
 /// If it is no such file, or a pose has not 3 finite numbers for each of `joints` joints.

@@ -1,5 +1,5 @@
-//! CCP (Yang et al., "Clothing Co-Parsing by Joint Image Segmentation and Labeling", CVPR 2014): masks
-//! in MATLAB files, no splits.
+//! CCP (Yang et al., "Clothing Co-Parsing by Joint Image Segmentation and Labeling", CVPR 2014):
+//! masks in MATLAB files, no splits.
 
 use std::path::Path;
 

@@ -39,8 +39,8 @@ pub struct ParsingDataset {
     pub(super) relabel: Option<Relabel>,
 }
 
-/// Maps the stored labels of a mask to classes or the ignore index, given its width and the names of the
-/// labels.
+/// Maps the stored labels of a mask to classes or the ignore index, given its width and the names
+/// of the labels.
 pub type Relabel = fn(&[u8], usize, &[String]) -> Vec<u8>;
 
 impl ParsingDataset {
@@ -102,8 +102,8 @@ impl ParsingDataset {
         Ok(map)
     }
 
-    /// Classes without a pixel in `images`, ignoring masks that cannot be read; stops once all classes
-    /// occurred.
+    /// Classes without a pixel in `images`, ignoring masks that cannot be read; stops once all
+    /// classes occurred.
     pub fn absent(&self, images: &[MaskedImage]) -> Vec<usize> {
         let mut seen = [false; 256];
         for some in images.chunks(64) {

@@ -1,5 +1,5 @@
-//! Label maps in files: a PNG with one channel or a palette, 1 to 8 bits, or the matrix `groundtruth`
-//! of a MATLAB file, as in CCP.
+//! Label maps in files: a PNG with one channel or a palette, 1 to 8 bits, or the matrix
+//! `groundtruth` of a MATLAB file, as in CCP.
 
 use std::io::Cursor;
 use std::path::Path;
@@ -39,13 +39,15 @@ impl LabelMap {
 pub const BLACK_AND_WHITE: &str = "the masks hold 0 and 255 alone: 255 is the index of pixels that are ignored, so nothing \
      but class 0 would be learned; write the class (as 1) in place of 255";
 
-/// Whether masks with these labels are of two colors, black and white, rather than of class indices.
+/// Whether masks with these labels are of two colors, black and white, rather than of class
+/// indices.
 pub fn is_black_and_white(present: &[bool; 256]) -> bool {
     let there = (0..256).filter(|label| present[*label]);
     there.eq([0, 255])
 }
 
-/// Reads the indices of a PNG with one channel or a palette, or of the matrix `groundtruth` of a MATLAB file.
+/// Reads the indices of a PNG with one channel or a palette, or of the matrix `groundtruth` of a
+/// MATLAB file.
 ///
 /// # Errors
 /// If it is another kind of file, or larger than 100 million pixels.

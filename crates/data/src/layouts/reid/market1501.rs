@@ -1,4 +1,5 @@
-//! The Market-1501 layout: `bounding_box_train`, `query` and `bounding_box_test`, with person and camera in the file names.
+//! The Market-1501 layout: `bounding_box_train`, `query` and `bounding_box_test`, with person and
+//! camera in the file names.
 //!
 //! ```text
 //! market1501/bounding_box_train/0002_c1s1_000451_03.jpg     person 2, camera 1
@@ -7,9 +8,9 @@
 //!                              -1_c1s1_000401_03.jpg         person -1: junk, dropped
 //! ```
 //!
-//! A name begins with the person, `_c` and the camera; the rest does not matter, nor does the image format. Files that are
-//! no images (`Thumbs.db` is in the official archive) are passed over. DukeMTMC-reID, CUHK03 in its new protocol and some copies
-//! of MSMT17 have the same folders.
+//! A name begins with the person, `_c` and the camera; the rest does not matter, nor does the image
+//! format. Files that are no images (`Thumbs.db` is in the official archive) are passed over.
+//! DukeMTMC-reID, CUHK03 in its new protocol and some copies of MSMT17 have the same folders.
 
 use std::path::{Path, PathBuf};
 

@@ -7,8 +7,9 @@
 //!        list_val.txt, list_query.txt, list_gallery.txt
 //! ```
 //!
-//! `MSMT17_V1` and `MSMT17_V2` have the same; the images of V2 lie in `mask_train_v2` and `mask_test_v2`. Persons are counted
-//! from 0 in the lists and from 1 here, where 0 is a distractor. Copies in the layout of Market-1501 are read as such.
+//! `MSMT17_V1` and `MSMT17_V2` have the same; the images of V2 lie in `mask_train_v2` and
+//! `mask_test_v2`. Persons are counted from 0 in the lists and from 1 here, where 0 is a
+//! distractor. Copies in the layout of Market-1501 are read as such.
 
 use std::path::{Path, PathBuf};
 

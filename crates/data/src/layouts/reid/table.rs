@@ -91,7 +91,8 @@ pub(crate) fn read(path: &Path) -> Result<ReidDataset, LayoutError> {
     Ok(reid)
 }
 
-/// Names as numbers: as they are if all are numbers, else counted from 1 in the order of their occurrence, but for 0 and -1.
+/// Names as numbers: as they are if all are numbers, else counted from 1 in the order of their
+/// occurrence, but for 0 and -1.
 fn numbers<'a>(names: impl Iterator<Item = &'a str> + Clone) -> Vec<i64> {
     if let Some(numbers) = names.clone().map(whole).collect() {
         return numbers;

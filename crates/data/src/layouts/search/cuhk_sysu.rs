@@ -1,4 +1,5 @@
-//! CUHK-SYSU (Xiao et al., "Joint Detection and Identification Feature Learning for Person Search", CVPR 2017).
+//! CUHK-SYSU (Xiao et al., "Joint Detection and Identification Feature Learning for Person Search",
+//! CVPR 2017).
 //!
 //! ```text
 //! CUHK-SYSU/Image/SSM/*.jpg
@@ -8,9 +9,9 @@
 //!                                      TestG50.mat .. TestG4000.mat      queries, each with a gallery
 //! ```
 //!
-//! Boxes of no size are skipped. Training people are numbered from 1 as listed, test people by their query, from 1 again.
-//! People of galleries are those of `TestG50.mat`, as published. In the full gallery a query is searched in the frames of its
-//! list of 50 first and then in all others.
+//! Boxes of no size are skipped. Training people are numbered from 1 as listed, test people by
+//! their query, from 1 again. People of galleries are those of `TestG50.mat`, as published. In the
+//! full gallery a query is searched in the frames of its list of 50 first and then in all others.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
@@ -165,15 +166,16 @@ fn read(root: PathBuf, size: GallerySize) -> Result<SearchDataset, LayoutError> 
     Ok(data)
 }
 
-/// A published gallery: its name, its queries, the smallest and the largest number of frames that one is searched in.
+/// A published gallery: its name, its queries, the smallest and the largest number of frames that
+/// one is searched in.
 pub(crate) struct GallerySummary {
     pub(crate) name: String,
     pub(crate) queries: usize,
     pub(crate) frames: [usize; 2],
 }
 
-/// The galleries whose files exist, read one after the other, as the largest have gigabytes; and their
-/// problems.
+/// The galleries whose files exist, read one after the other, as the largest have gigabytes; and
+/// their problems.
 ///
 /// # Errors
 /// If one is invalid.
@@ -399,7 +401,8 @@ mod tests {
         ] {
             copy(name, name);
         }
-        // Nothing is for searching: the training frames are all, and the queries' frames are unknown.
+        // Nothing is for searching: the training frames are all, and the queries' frames are
+        // unknown.
         copy("test/train_test/Train.mat", "pool.mat");
         let error = SearchDataset::open(folder.path(), GallerySize::default())
             .unwrap_err()

@@ -86,8 +86,8 @@ impl Default for GallerySize {
 }
 
 impl SearchDataset {
-    /// The frames that a query is searched in, and the box of the person in each: as published, else all
-    /// test frames but the query's own, with `other_cameras` those of other cameras only.
+    /// The frames that a query is searched in, and the box of the person in each: as published,
+    /// else all test frames but the query's own, with `other_cameras` those of other cameras only.
     pub fn gallery(
         &self,
         query: &SearchQuery,
@@ -121,8 +121,8 @@ impl SearchDataset {
             .collect()
     }
 
-    /// What prevents an evaluation: [`SearchDataset::problems`], and queries that no frame of their gallery
-    /// has.
+    /// What prevents an evaluation: [`SearchDataset::problems`], and queries that no frame of their
+    /// gallery has.
     pub fn problems(&self) -> Vec<String> {
         let mut problems = self.problems.clone();
         let mut frames_of: BTreeMap<i64, BTreeSet<usize>> = BTreeMap::new();
@@ -149,8 +149,8 @@ impl SearchDataset {
         problems
     }
 
-    /// Problems of boxes outside their frame. Where the annotation lacks the size of a frame, it is read
-    /// from its file.
+    /// Problems of boxes outside their frame. Where the annotation lacks the size of a frame, it is
+    /// read from its file.
     pub fn outside(frames: &[SearchFrame]) -> Vec<String> {
         let of = |frame: &SearchFrame| -> Vec<String> {
             let Some(size) = frame.size.or_else(|| size_of(&frame.path)) else {

@@ -7,9 +7,9 @@
 //!     query_info.txt                             person x y width height name
 //! ```
 //!
-//! The rows are called `box_new`, `anno_file` or `anno_previous`; person -2 is unknown. As in the published code (SeqNet, which
-//! SOLIDER takes), negative values of a row are set to 0 before the corners are computed, those of a query after that, and
-//! corners are cut to whole pixels.
+//! The rows are called `box_new`, `anno_file` or `anno_previous`; person -2 is unknown. As in the
+//! published code (SeqNet, which SOLIDER takes), negative values of a row are set to 0 before the
+//! corners are computed, those of a query after that, and corners are cut to whole pixels.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};

@@ -75,7 +75,7 @@ pub enum MetricError {
         "none of the {queries} queries is anywhere in its gallery\n\
          hint: check that query and gallery are of one dataset"
     )]
-    NobodySought {
+    NoQueryWithMatch {
         /// Number of queries.
         queries: usize,
     },

@@ -109,7 +109,7 @@ impl ReidMetrics {
 /// [`MetricError::NotFinite`] and [`MetricError::NoValidQuery`].
 ///
 /// # Panics
-/// If the lengths in an [`ReidImages`] disagree or the sides have features of different length.
+/// If the lengths in a [`ReidImages`] disagree or the sides have features of different length.
 pub fn evaluate(
     query: &ReidImages,
     gallery: &ReidImages,

@@ -224,7 +224,7 @@ impl<'a> SearchGallery<'a> {
     /// exist all at once.
     ///
     /// # Errors
-    /// [`MetricError::NotFinite`]; [`MetricError::NobodySought`] if no gallery shows its query.
+    /// [`MetricError::NotFinite`]; [`MetricError::NoQueryWithMatch`] if no gallery shows its query.
     ///
     /// # Panics
     /// As [`SearchGallery::ranking`].
@@ -253,7 +253,7 @@ impl<'a> SearchGallery<'a> {
             .collect::<Result<_, MetricError>>()?;
         let valid = results.iter().flatten().count();
         if valid == 0 {
-            return Err(MetricError::NobodySought { queries });
+            return Err(MetricError::NoQueryWithMatch { queries });
         }
         let all = || results.iter().flatten();
         let found: usize = all().map(|outcome| outcome.found).sum();
@@ -602,7 +602,7 @@ mod tests {
             ([0.0, 1.0, 1.0], 0.5, 1)
         );
         let error = gallery.evaluate(1, |_| missing(), None).unwrap_err();
-        assert_eq!(error, MetricError::NobodySought { queries: 1 });
+        assert_eq!(error, MetricError::NoQueryWithMatch { queries: 1 });
     }
 
     #[test]

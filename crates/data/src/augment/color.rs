@@ -52,7 +52,7 @@ pub(super) fn apply(pixels: &mut [f32], operations: &[ColorOperation]) {
 vectorized! {
 
 /// One pass: a contrast with its mean gray, then operations on single pixels. Returns the mean
-/// gray of the result where `measure` asks for it.
+/// gray of the result where `measure` is set.
 fn pass<'a>(
     pixels: &'a mut [f32],
     contrast: Option<(f32, f32)>,

@@ -52,7 +52,7 @@ pub struct Calibration {
     pub spread: Vec<f32>,
     /// Percentiles 0 to 100 over all images of each attribute's margin, in units of logits:
     /// best minus second-best centered logit in a group, yes minus no in a pair;
-    /// `[attributes]``[101]`.
+    /// `[attributes, 101]`.
     pub margins: Vec<Vec<f32>>,
 }
 

@@ -182,7 +182,7 @@ pub(super) fn decode(
 ) -> std::result::Result<LabelShard, LabelError> {
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     // The Parquet reader is not ours and the file is a user's: whatever it does with damaged
-    // bytes, the program reports the file and goes on.
+    // bytes, the program reports the file and continues.
     let caught = std::panic::catch_unwind(|| decode_checked(Bytes::from(bytes), &name, sidecar));
     caught
         .unwrap_or_else(|_| Err("the Parquet reader failed on it".into()))

@@ -167,15 +167,15 @@ fn a_part_without_images_is_reported_and_a_part_has_one_job_at_a_time() {
     let out = folder.path().join("labels");
     let mut options = LabelRunConfig::new(&out, 1);
     options.shard = (2, 3);
-    let mut told = None;
+    let mut empty = None;
     let mut note = |progress: LabelProgress<'_>| {
         if let LabelProgress::Empty { shards, jobs } = progress {
-            told = Some((shards, jobs));
+            empty = Some((shards, jobs));
         }
         ControlFlow::Continue(())
     };
     let report = run(&source, &labeler, &options, &mut note).unwrap();
-    assert_eq!((told, report.images), (Some((2, 3)), 0));
+    assert_eq!((empty, report.images), (Some((2, 3)), 0));
     let _lock = FolderLock::named(&out, ".lock-2-of-3").unwrap();
     let error = run(&source, &labeler, &options, &mut { CONTINUE }).unwrap_err();
     assert!(error.to_string().contains("another process"), "{error}");

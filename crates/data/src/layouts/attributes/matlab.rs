@@ -25,7 +25,7 @@ pub(super) fn read(
     annotation.attributes(file.to_owned()).map(Some)
 }
 
-/// What a file holds that no layout reads, for is invalid.
+/// The content of a file that no layout reads, for an error message.
 pub(crate) fn describe_other(file: &Path) -> Result<String, LayoutError> {
     if file.extension().is_none_or(|extension| extension != "mat") {
         return Ok("a file of another kind".to_owned());

@@ -1,5 +1,5 @@
 //! Splits of PA-100K, PETA and RAPv2 in files beside their images: pickles of "Rethinking of
-//! Pedestrian Attribute Recognition" (Jia et al. 2021), and JSON for anybody's own.
+//! Pedestrian Attribute Recognition" (Jia et al. 2021), and JSON for your own.
 //!
 //! The zero-shot splits, in which no person of the test set occurs in training, exist only as such
 //! pickles; [`crate::pickle`] reads them as data. They have the attributes that are evaluated, and

@@ -401,8 +401,8 @@ mod tests {
         fs::write(folder.path().join("val_gt_mm_nested.json"), nested).unwrap();
         let data = BoxDataset::open(folder.path(), "val").unwrap();
         assert_eq!(data.images[0].path, cities.join("ulm/ulm_1.png"));
-        let told = data.without_hidden().unwrap();
-        assert!(told.starts_with("no box is marked as occluded"), "{told}");
+        let note = data.without_hidden().unwrap();
+        assert!(note.starts_with("no box is marked as occluded"), "{note}");
         fs::write(folder.path().join("val_gt.json"), GOOD).unwrap();
         let data = BoxDataset::open(folder.path(), "val").unwrap();
         assert!(data.file.ends_with("val_gt.json") && data.without_hidden().is_none());

@@ -301,22 +301,22 @@ mod tests {
     #[test]
     fn boxes_of_other_tools_are_known_by_their_numbers() {
         let image = [100, 200];
-        let told = |boxes: &[[f64; 4]]| other_form(boxes.iter().map(|bbox| (*bbox, image)));
+        let form = |boxes: &[[f64; 4]]| other_form(boxes.iter().map(|bbox| (*bbox, image)));
         let shares = [[0.1, 0.2, 0.3, 0.4]; 3];
-        assert!(told(&shares).unwrap().contains("between 0 and 1"));
+        assert!(form(&shares).unwrap().contains("between 0 and 1"));
         let corners = [
             [120.0, 40.0, 190.0, 90.0],
             [100.0, 50.0, 180.0, 80.0],
             [5.0, 5.0, 30.0, 60.0],
         ];
-        assert!(told(&corners).unwrap().contains("two corners"));
+        assert!(form(&corners).unwrap().contains("two corners"));
         // COCO has boxes that reach beyond the image, of truncated people.
         let cut = [
             [150.0, 40.0, 80.0, 70.0],
             [-5.0, 3.0, 20.0, 60.0],
             [90.0, 60.0, 30.0, 60.0],
         ];
-        assert_eq!(told(&cut), None);
+        assert_eq!(form(&cut), None);
         assert_eq!(told(&shares[..2]), None);
     }
 }

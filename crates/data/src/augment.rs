@@ -259,6 +259,17 @@ enum ViewKind {
 /// - `output_grid`: rows and columns of the backbone's feature map of a global view, to which
 ///   labels are resampled by nearest neighbor.
 ///
+/// ```
+/// use clasp_data::augment::{ViewsConfig, views};
+/// use clasp_data::image::Rgb;
+///
+/// let image = Rgb::filled(64, 128, [90, 120, 150]);
+/// let config = ViewsConfig { global_size: [128, 64], ..ViewsConfig::default() };
+/// let made = views(&image, None, &config, [4, 2], &mut clasp_data::rng_for(0, 0, "a.jpg"));
+/// assert_eq!(made.global.len(), config.global);
+/// assert_eq!(made.global[0].pixels.len(), 3 * 128 * 64);
+/// ```
+///
 /// # Panics
 ///
 /// Where `config` does not pass [`ViewsConfig::check`], the image has no pixels, or there are not

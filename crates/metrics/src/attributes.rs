@@ -77,6 +77,14 @@ pub struct SingleAttributeMetrics {
 /// Evaluates probabilities against the truth, both `[images, attributes]`. A probability strictly
 /// above `threshold` (0.5 in the published protocol) predicts the attribute.
 ///
+/// ```
+/// // Two images, two attributes: hat, bag.
+/// let truth = [true, false, false, true];
+/// let metrics = clasp_metrics::attributes::evaluate(&truth, &[0.9, 0.2, 0.1, 0.4], 2, 0.5)?;
+/// assert_eq!((metrics.ma, metrics.per_attribute[0].balanced_accuracy), (0.75, 1.0));
+/// # Ok::<(), clasp_metrics::MetricError>(())
+/// ```
+///
 /// # Errors
 /// [`MetricError::NotFinite`], with the image as row.
 ///

@@ -105,6 +105,22 @@ impl ReidMetrics {
 
 /// Evaluates `query` against `gallery`, with CMC up to `ranks`.
 ///
+/// ```
+/// use clasp_metrics::reid::{ReidImages, evaluate};
+///
+/// // Person 1 seen by camera 1; the gallery has persons 2 and 1, both seen by camera 2.
+/// let query = ReidImages { features: &[1.0, 0.0], channels: 2, persons: &[1], cameras: &[1] };
+/// let gallery = ReidImages {
+///     features: &[1.0, 0.1, 0.6, 0.8],
+///     channels: 2,
+///     persons: &[2, 1],
+///     cameras: &[2, 2],
+/// };
+/// let metrics = evaluate(&query, &gallery, 10)?;
+/// assert_eq!((metrics.map, metrics.cmc[0]), (0.5, 0.0));
+/// # Ok::<(), clasp_metrics::MetricError>(())
+/// ```
+///
 /// # Errors
 /// [`MetricError::NotFinite`] and [`MetricError::NoValidQuery`].
 ///

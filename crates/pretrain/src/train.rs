@@ -52,6 +52,28 @@ pub struct PretrainSummary {
 /// A run that was stopped or killed at any moment and is resumed takes the same steps as one that
 /// was not; on one thread, to the bit.
 ///
+/// ```no_run
+/// # fn main() -> Result<(), clasp_pretrain::PretrainError> {
+/// use std::sync::atomic::AtomicBool;
+///
+/// use clasp_pretrain::PretrainRecipe;
+/// use clasp_run::Control;
+///
+/// let settings = ["data.images=people", "data.labels=labels"].map(str::to_owned);
+/// let recipe = PretrainRecipe::load("mini", &settings)?;
+/// let mut control = Control {
+///     device_name: "cpu",
+///     threads: 2,
+///     stop: &AtomicBool::new(false),
+///     on_event: &mut |_| {},
+/// };
+/// let device = burn::tensor::Device::flex();
+/// let done = clasp_pretrain::train(&recipe, "run".as_ref(), false, &device, &mut control)?;
+/// println!("{} steps, {}", done.run.steps, done.backbone.display());
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// See [`PretrainError`]; in any case the last checkpoint stays.

@@ -44,6 +44,28 @@ pub struct Embeddings {
 /// Pooled features of every image of a source, not normalized. Images that cannot be read are
 /// skipped and listed.
 ///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::ops::ControlFlow;
+///
+/// use burn::tensor::Device;
+/// use clasp_data::source::Source;
+/// use clasp_tasks::backbone::BackboneExtractor;
+/// use clasp_tasks::embed::embed;
+/// use clasp_tasks::features::{Batching, Preprocess};
+///
+/// let device = Device::flex();
+/// let (backbone, meta) = clasp_weights::import::load_backbone("run".as_ref(), &device)?;
+/// let extractor = BackboneExtractor::new(backbone, "identity".parse()?, device);
+/// let images = Source::open("photos")?;
+/// let batching = Batching::default();
+/// let quiet = |_| ControlFlow::Continue(());
+/// let found = embed(&extractor, &Preprocess::of(&meta), &images, false, &batching, &quiet)?;
+/// assert_eq!(found.features.len(), found.keys.len() * found.channels);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 /// More than 5 % of the images cannot be read, unless `keep_going`; features that are not finite; a
 /// stop through `progress`.

@@ -95,6 +95,14 @@ fn known_format(bytes: &[u8]) -> Option<(ImageFormat, &'static str)> {
 /// The EXIF orientation is applied, gray becomes RGB, transparency is blended with white, 16 bits
 /// are rounded to 8, and of an animation the first picture is taken.
 ///
+/// ```
+/// use clasp_data::image::{Limits, Rgb, decode, encode_png};
+///
+/// let image = Rgb::filled(2, 3, [10, 20, 30]);
+/// assert_eq!(decode(&encode_png(&image), &Limits::default())?, image);
+/// # Ok::<(), clasp_data::image::ImageError>(())
+/// ```
+///
 /// # Errors
 /// See [`ImageError`]. A JPEG without its end is an error even though most of it could be shown:
 /// a gray lower half would be learned as content.

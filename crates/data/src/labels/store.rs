@@ -209,6 +209,21 @@ pub struct Store {
 impl Store {
     /// Reads every label file of a folder, in the order of their names.
     ///
+    /// ```no_run
+    /// # fn main() -> Result<(), clasp_data::labels::LabelError> {
+    /// use clasp_data::labels::Store;
+    ///
+    /// let store = Store::open("labels".as_ref())?;
+    /// let classes = &store.meta.vocabulary.parts;
+    /// for row in store.iter() {
+    ///     let first = row.values.parts[0]; // top left patch position; 255 is the ignore index
+    ///     let name = classes.get(usize::from(first)).map(|part| part.name.as_str());
+    ///     println!("{}: {name:?}", row.key);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     ///
     /// No label file, a damaged one, files made in different ways, or a key in two of them.

@@ -64,6 +64,20 @@ pub struct Source {
 impl Source {
     /// Opens what `spec` names; see the module's doc.
     ///
+    /// ```no_run
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// use clasp_data::image::{Limits, decode};
+    /// use clasp_data::source::Source;
+    ///
+    /// let source = Source::open("shards/*.tar")?;
+    /// for (index, key) in source.keys().enumerate() {
+    ///     let image = decode(&source.read(index)?, &Limits::default())?;
+    ///     println!("{key}: {} x {}", image.width, image.height);
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
     /// # Errors
     /// Where something is missing, holds no image, is damaged, or two images share a key.
     pub fn open(spec: &str) -> Result<Source, SourceError> {

@@ -178,6 +178,28 @@ struct LabeledBatch {
 /// `progress` is called on the calling thread; when it returns `Break` the run stops and keeps its
 /// finished batches. The files do not depend on `options.workers`, nor on interruptions.
 ///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use std::ops::ControlFlow;
+///
+/// use burn::tensor::Device;
+/// use clasp_data::source::Source;
+/// use clasp_data::vocabulary::Vocabulary;
+/// use clasp_label::{ClipLabeler, LabelConfig, LabelRunConfig};
+///
+/// let device = Device::flex();
+/// let (clip, info) = clasp_weights::clip::load_clip("openai/clip-vit-base-patch16", &device)?;
+/// let vocabulary = Vocabulary::standard()?;
+/// let labeler = ClipLabeler::new(clip, &info, &vocabulary, &LabelConfig::default(), &device)?;
+/// let options = LabelRunConfig::new("labels".as_ref(), 2);
+/// let images = Source::open("people")?;
+/// let mut quiet = |_: clasp_label::LabelProgress<'_>| ControlFlow::Continue(());
+/// let report = clasp_label::run(&images, &labeler, &options, &mut quiet)?;
+/// println!("{} images labeled", report.images);
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// - the source is empty, or more than 5 % of its images cannot be read and

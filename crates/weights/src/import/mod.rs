@@ -81,6 +81,21 @@ pub fn import(
 /// Reads a backbone file, or `backbone.safetensors` of a run's folder, or any checkpoint that
 /// [`import`] knows, onto `device`.
 ///
+/// ```no_run
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use burn::tensor::{Device, Tensor};
+/// use clasp_model::prompt::PromptWeights;
+///
+/// let device = Device::flex();
+/// let (backbone, meta) = clasp_weights::import::load_backbone("run".as_ref(), &device)?;
+/// // Images less `meta.mean`, over `meta.std`: [batch, 3, height, width].
+/// let images = Tensor::zeros([1, 3, meta.height, meta.width], &device);
+/// let prompt: PromptWeights = "identity".parse()?;
+/// let features = backbone.forward(images, prompt.tensor(&device), None).pooled;
+/// # Ok(())
+/// # }
+/// ```
+///
 /// # Errors
 ///
 /// There is no such file, it is another kind of file, or its tensors do not fit its configuration.

@@ -78,12 +78,8 @@ impl<'a> ColumnNames<'a> {
     pub fn of(metadata: &'a ParquetMetaData) -> Self {
         let columns = metadata.file_metadata().schema_descr().columns();
         let name = |column: &'a ColumnDescPtr| column.path().parts().first();
-        Self(
-            columns
-                .iter()
-                .map(|c| name(c).map_or("", String::as_str))
-                .collect(),
-        )
+        let names = columns.iter().map(|c| name(c).map_or("", String::as_str));
+        Self(names.collect())
     }
 
     /// The place of a column, if there is one of this name.
@@ -167,6 +163,8 @@ impl<'a> GroupReader<'a> {
             .and_then(values)
             .map_err(|problem| format!("column `{name}`: {problem}"))
     }
+
+    /// The column at a place of the schema.
     fn column(&self, place: usize) -> Read<Column> {
         let rows = self.rows();
         let chunk = self.reader.metadata().column(place);

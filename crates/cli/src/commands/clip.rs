@@ -94,7 +94,8 @@ fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<
     };
     let stop = interrupt::flag()?;
     let title = format!("run folder {}", run.display());
-    let mut printer = EventPrinter::new(common, "clip train", title, "pairs");
+    let shorter = "fewer pairs (--pairs N) or a GPU";
+    let mut printer = EventPrinter::new(common, "clip train", title, "pairs", shorter);
     let mut control = Control {
         device_name: &device::name(&device),
         threads: device::threads(common.threads),

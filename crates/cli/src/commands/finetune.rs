@@ -39,7 +39,8 @@ fn finetune<T: DownstreamTask>(
     let stop = interrupt::flag()?;
     let title = format!("{}, run folder {}", T::NAME, folder.display());
     let command = format!("finetune {}", T::NAME);
-    let mut printer = EventPrinter::new(common, &command, title, "images");
+    let shorter = shorter::<T>(&recipe);
+    let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
     let mut control = Control {
         device_name: &device::name(&device),
@@ -54,6 +55,20 @@ fn finetune<T: DownstreamTask>(
         Some(_) => Outcome::Done,
         None => Outcome::Stopped,
     })
+}
+
+/// What makes a run of `recipe` shorter.
+fn shorter<T: DownstreamTask>(recipe: &FinetuneRecipe<T::Config>) -> String {
+    let fewer = "fewer steps (--set run.steps=N) or a GPU";
+    let names = T::RECIPES.iter().map(|(name, _)| *name);
+    let small = { names.filter(|name| name.ends_with("-mini")) }.find(|name| {
+        let small = FinetuneRecipe::<T::Config>::load(name, &[]);
+        small.is_ok_and(|small| small.model.backbone != recipe.model.backbone)
+    });
+    match small {
+        Some(name) => format!("the recipe `{name}`, {fewer}"),
+        None => fewer.to_owned(),
+    }
 }
 
 /// The recipe of a run that has begun.

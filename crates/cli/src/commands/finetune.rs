@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clasp_data::missing::require;
 use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train};
 use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::with_task;
@@ -113,6 +114,10 @@ fn begin<T: DownstreamTask>(arguments: &FinetuneArguments) -> Result<Order<T::Co
         bail!("clasp finetune {name}: no data\nhint: name the dataset's folder with --data");
     }
     check_data(&recipe.data.path)?;
+    if !recipe.model.init.as_os_str().is_empty() {
+        // Before the data are read.
+        require(&recipe.model.init, "a backbone file or the folder of a run")?;
+    }
     let default = || PathBuf::from("runs").join(format!("{name}-{}", recipe.seed));
     let folder = arguments.out.clone().unwrap_or_else(default);
     Ok(Order {

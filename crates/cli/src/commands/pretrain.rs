@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clasp_data::missing::require;
 use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
 
 use super::{EventPrinter, print_result};
@@ -85,6 +86,19 @@ pub fn pretrain(
     folder: &Path,
     resume: bool,
 ) -> Result<PretrainSummary> {
+    // Before the images are listed.
+    for (path, expected) in [
+        (&recipe.data.labels, "a folder with labels (`data.labels`)"),
+        (&recipe.model.init, "a backbone (`model.init`)"),
+        (
+            &recipe.distillation.teacher,
+            "a backbone (`distillation.teacher`)",
+        ),
+    ] {
+        if !path.as_os_str().is_empty() {
+            require(path, expected)?;
+        }
+    }
     let stop = interrupt::flag()?;
     let method = recipe.method.name();
     let title = format!("{method}, run folder {}", folder.display());

@@ -1,6 +1,7 @@
 //! `clasp score TASK`: metrics of the predictions of any program.
 
 use anyhow::{Result, bail};
+use clasp_data::missing::require;
 use clasp_metrics::metric::line_of;
 use clasp_tasks::task::{Evaluate, ScoreRequest, SplitChoice};
 use clasp_tasks::with_task;
@@ -14,12 +15,10 @@ use crate::progress::warn;
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &ScoreArguments) -> Result<Outcome> {
     check_data(&arguments.data)?;
-    if !arguments.predictions.exists() {
-        bail!(
-            "--predictions {}: no such file",
-            arguments.predictions.display()
-        );
-    }
+    require(
+        &arguments.predictions,
+        "predictions in the file format of the task's benchmark",
+    )?;
     let task = arguments.task.0;
     if arguments.split.is_some() && !task.describe().has_splits {
         bail!("--split: {} has one test set", task.name());

@@ -264,6 +264,8 @@ fn detected(
     let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
         .map(|(index, image)| (image.id, index))
         .collect();
+    let expected = "detected boxes in COCO's results format (`task.box_file`)";
+    clasp_data::missing::require(path, expected)?;
     let found = read_boxes(path, data.category)?;
     let all = found.len();
     let mut boxes: Vec<PersonBox> = { found.into_iter() }

@@ -51,7 +51,8 @@ fn finetune<T: DownstreamTask>(
     };
     let summary = train::<T>(&recipe, &folder, resume, &device, &mut control)?;
     drop(printer);
-    print_result(common.json, &summary, &describe(T::NAME, &summary, &folder))?;
+    let text = describe::<T>(&recipe, &summary, &folder);
+    print_result(common.json, &summary, &text)?;
     Ok(match summary.model {
         Some(_) => Outcome::Done,
         None => Outcome::Stopped,
@@ -127,7 +128,12 @@ fn begin<T: DownstreamTask>(arguments: &FinetuneArguments) -> Result<Order<T::Co
     })
 }
 
-fn describe(name: &str, summary: &FinetuneSummary, folder: &Path) -> String {
+fn describe<T: DownstreamTask>(
+    recipe: &FinetuneRecipe<T::Config>,
+    summary: &FinetuneSummary,
+    folder: &Path,
+) -> String {
+    let name = T::NAME;
     let Some(model) = &summary.model else {
         return format!(
             "stopped after step {}; resume with: clasp finetune {name} --resume {}",
@@ -135,19 +141,30 @@ fn describe(name: &str, summary: &FinetuneSummary, folder: &Path) -> String {
             folder.display()
         );
     };
-    let chosen = match &summary.best {
+    let eval = format!(
+        "clasp eval {name} --data {} --model {}",
+        recipe.data.path.display(),
+        folder.display()
+    );
+    let why = match recipe.selection_split() {
+        None => "no image was held out to measure them (run.checkpoint_selection = \"last\")",
+        Some(_) => "they were not evaluated",
+    };
+    let measured = match &summary.best {
         Some(best) => format!(
-            "selected by {} on {}, after step {}",
+            "{} on {}, by which the weights of step {} were selected\nnext: {eval}",
             best.metric, best.data, best.step
         ),
-        None => "the last step's".to_owned(),
+        None => format!(
+            "no metric: the weights are those of the last step, and {why}\n\
+             next, for the metric of the test set: {eval}"
+        ),
     };
     format!(
-        "{} steps on {} examples in {}\nmodel: {} ({chosen})\nnext: clasp eval {name} --data DATA --model {}",
+        "{} steps on {} examples in {}\nmodel: {}\n{measured}",
         summary.run.steps,
         summary.examples,
         duration(summary.run.seconds),
         model.display(),
-        folder.display()
     )
 }

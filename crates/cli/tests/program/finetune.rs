@@ -56,6 +56,15 @@ fn finetune_evaluate_predict_search() {
             text.contains("6 steps") && text.contains("model.safetensors"),
             "{text}"
         );
+        // It ends with a metric, or says why there is none and what gives it.
+        let ending = match task {
+            "reid" => "no metric: the weights are those of the last step",
+            "attributes" => "mA ",
+            "parsing" => "mIoU ",
+            _ => "AP ",
+        };
+        let next = format!("clasp eval {task} --data {data} --model {task}");
+        assert!(text.contains(ending) && text.contains(&next), "{text}");
         let file = format!("{task}.onnx");
         let text = done(at, &["export", "onnx", task, "-o", &file]);
         assert!(text.contains("checked on 4 synthetic people"), "{text}");

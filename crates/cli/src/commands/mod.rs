@@ -7,6 +7,7 @@ use crate::args::{Cli, GlobalOptions, Verb};
 use crate::{Outcome, device};
 
 mod bench;
+mod calibrate;
 mod clip;
 mod config_lines;
 mod data;

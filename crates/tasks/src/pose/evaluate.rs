@@ -207,6 +207,7 @@ impl Evaluate for PoseTask {
             notes: self.boxes_outside(data),
             scores: TaskScores {
                 metrics: quoted,
+                chance: None,
                 details: json!({"joints": self.joints, "oks": oks, "pck": pck, "people": kept.len()}),
                 table,
             },
@@ -243,6 +244,7 @@ impl Evaluate for PoseTask {
         Ok(PredictionScores {
             scores: TaskScores {
                 metrics: oks_metrics(&oks),
+                chance: None,
                 table: format!("{} poses in {} images\n", found.len(), data.images.len()),
                 details: json!({"oks": oks}),
             },

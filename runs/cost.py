@@ -12,6 +12,8 @@ import json
 import resource
 import subprocess
 
+import chart
+
 BASE = ["--batch", "4", "--prototypes", "65536"]
 MERGED = ["--set", 'model.adapter="merged"']
 AXES = {
@@ -43,19 +45,16 @@ def cost(clasp, name, words):
 
 def panel(title, points, left):
     """A small line chart of its own scale, from zero."""
-    width, height, top = 200, 150, 34
     most_x, most_y = max(x for x, _ in points), 1.1 * max(y for _, y in points)
-    at = lambda x, y: (left + 40 + x / most_x * (width - 60), top + height - 24 - y / most_y * (height - 30))
-    line = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(x, y) for x, y in points))
-    parts = [f'<text x="{left + width / 2}" y="16" text-anchor="middle" font-weight="bold">{title}</text>']
-    x0, y0 = at(0, 0)
-    parts.append(f'<path d="M{x0},{top} V{y0} H{left + width - 14}" fill="none" stroke="#999"/>')
-    parts.append(f'<polyline points="{line}" fill="none" stroke="#2a6fb0" stroke-width="2"/>')
+    at = chart.place(left, most_x, most_y)
+    unit = "seconds" if title == "threads" else "processor seconds"
+    parts = chart.frame(left, f"by {title}", title, unit)
+    parts += chart.line([at(x, y) for x, y in points], chart.BLUE, 3)
     for x, y in points:
         a, b = at(x, y)
-        parts.append(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="3" fill="#2a6fb0"/>')
         parts.append(f'<text x="{a:.1f}" y="{b - 7:.1f}" text-anchor="middle">{y:.1f} s</text>')
     ticks = [points[0], *(p for p in points[1:] if p[0] >= most_x / 3.5)]
+    y0 = at(0, 0)[1]
     parts += [f'<text x="{at(x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="middle">{x}</text>' for x, _ in ticks]
     return "".join(parts)
 
@@ -73,11 +72,9 @@ def main():
             took = cost(args.clasp, name, combine(words))
             print(f"| {name} | {value} | {took:.2f} |", flush=True)
             points.append((value, took))
-        panels.append(panel(name, points, 210 * index))
-    style = 'font-family="sans-serif" font-size="10" fill="#555"'
-    size = f'width="{210 * len(panels)}" height="190"'
+        panels.append(panel(name, points, chart.STEP * index))
     with open(args.out, "w") as file:
-        file.write(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(panels)}</svg>\n')
+        file.write(chart.document(panels, "Processor seconds of a pre-training step"))
 
 
 def combine(words):

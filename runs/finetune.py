@@ -19,6 +19,8 @@ import shutil
 import statistics
 import subprocess
 
+import chart
+
 # Task: metrics of the table, of which the first is drawn; epochs of a fifth of a run.
 TASKS = {
     "reid": (["mAP", "rank-1"], 8),
@@ -174,23 +176,19 @@ def run(clasp, folder, task, data, init, seed, more, threads=None):
     return [(row["step"], row) for row in rows if any(key.startswith("eval/") for key in row)]
 
 
-def panel(title, curves, left):
+def panel(task, metric, curves, left):
     """Evaluations of a task: random weights gray, pre-trained blue."""
-    width, height, top = 200, 150, 34
     points = [point for lines in curves.values() for line in lines for point in line]
     most_x, most_y = max(x for x, _ in points), max(max(y for _, y in points) * 1.1, 1e-9)
-    at = lambda x, y: (left + 40 + x / most_x * (width - 60), top + height - 24 - y / most_y * (height - 30))
+    at = chart.place(left, most_x, most_y)
+    parts = chart.frame(left, task, "steps", f"{metric} in %")
     x0, y0 = at(0, 0)
-    parts = [f'<text x="{left + width / 2}" y="16" text-anchor="middle" font-weight="bold">{title}</text>']
-    parts.append(f'<path d="M{x0},{top} V{y0} H{left + width - 14}" fill="none" stroke="#999"/>')
     for y in (most_y / 1.1, most_y / 2.2):
         parts.append(f'<text x="{x0 - 4}" y="{at(0, y)[1] + 3:.1f}" text-anchor="end">{100 * y:.0f}</text>')
-    parts.append(f'<text x="{at(most_x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="end">{most_x} steps</text>')
-    for start, color in (("fresh", "#999"), ("pretrained", "#2a6fb0")):
+    parts.append(f'<text x="{at(most_x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="end">{most_x}</text>')
+    for start, color in (("fresh", chart.GRAY), ("pretrained", chart.BLUE)):
         for line in curves.get(start, []):
-            path = " ".join(f"{a:.1f},{b:.1f}" for a, b in (at(x, y) for x, y in line))
-            parts.append(f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>')
-            parts += [f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.5" fill="{color}"/>' for a, b in (at(x, y) for x, y in line)]
+            parts += chart.line([at(x, y) for x, y in line], color, 2.5)
     return "".join(parts)
 
 
@@ -241,11 +239,9 @@ def main():
             cells = [cell(last.get("fresh", [])), cell(last["pretrained"]), cell(gains)]
             print(f"| {task} | {name} | " + " | ".join(cells) + " |", flush=True)
         curve = {start: [[(step, row[f"eval/{names[0]}"]) for step, row in run] for run in runs] for start, runs in rows.items()}
-        panels.append(panel(f"{task}, {names[0]} in %", curve, 210 * index))
-    style = 'font-family="sans-serif" font-size="10" fill="#555"'
-    size = f'width="{210 * len(panels)}" height="190"'
+        panels.append(panel(task, names[0], curve, chart.STEP * index))
     with open(args.out / "curves.svg", "w") as file:
-        file.write(f'<svg xmlns="http://www.w3.org/2000/svg" {size} {style}>{"".join(panels)}</svg>\n')
+        file.write(chart.document(panels, "Evaluations in training: random weights gray, pre-trained blue"))
 
 
 if __name__ == "__main__":

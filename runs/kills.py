@@ -64,11 +64,6 @@ def content(folder):
     return found
 
 
-def is_packed(folder):
-    manifest = folder / "packed/images.pack.json"
-    return manifest.is_file() and json.loads(manifest.read_text())["complete"]
-
-
 class Campaign:
     def __init__(self, clasp, root, seed):
         self.clasp, self.root, self.draw = clasp, root, random.Random(seed)
@@ -103,9 +98,6 @@ class Campaign:
             folder.mkdir()
             rounds += 1
             while True:
-                if is_packed(folder):
-                    # The signal came after the last byte: the same again is refused, rightly.
-                    break
                 arguments = resume(folder) or start
                 if done >= kills:
                     result = self.run(arguments, folder)

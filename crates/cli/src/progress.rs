@@ -153,6 +153,11 @@ pub fn warn(text: &str) {
     tell(&format!("note: {text}"));
 }
 
+/// Something to act on, printed with --quiet too.
+pub fn warning(text: &str) {
+    tell(&format!("warning: {text}"));
+}
+
 /// A rate with about three digits, as `24.3 images/s`; below one a second the time of one unit, as
 /// `2.5 s per step`.
 pub fn rate(per_second: f64, unit: &str) -> String {

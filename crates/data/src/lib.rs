@@ -12,7 +12,8 @@
 //! | [`font`] | text in pictures |
 //! | [`pack`], [`statistics`] | tar shards from any source; formats and sizes of its images |
 //! | [`random`], [`atomic`] | random generators seeded by purpose; files written atomically |
-//! | [`text`] | text files in the encodings that tools write |
+//! | [`text`] | text files in the encodings that tools write; how similar two names are |
+//! | [`missing`] | paths that do not exist |
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
@@ -25,6 +26,7 @@ pub mod labels;
 pub mod layouts;
 pub mod loader;
 pub mod mat;
+pub mod missing;
 pub mod pack;
 pub mod part;
 pub mod pickle;

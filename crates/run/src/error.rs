@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use clasp_data::missing::MissingPath;
+
 use crate::check::InvalidValue;
 use crate::recipe::RecipeError;
 
@@ -29,15 +31,16 @@ pub enum RunError {
     },
     /// There is no run to resume.
     #[error(
-        "{folder}: expected the folder of a run, found {found}\n  \
+        "{folder}: expected the folder of a run, found no run.toml in it\n  \
          hint: nothing to resume; start a run without `--resume`"
     )]
     NothingToResume {
         /// Folder of the run.
         folder: PathBuf,
-        /// What is there.
-        found: String,
     },
+    /// There is not even a folder to resume.
+    #[error(transparent)]
+    Missing(#[from] MissingPath),
     /// A checkpoint does not match the run, or is of another kind.
     #[error("{path}: `{what}`: expected {expected}, found {found}{}", hint_line(.hint))]
     Checkpoint {

@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clasp_data::atomic::{FolderLock, atomic_write};
+use clasp_data::missing::MissingPath;
 use fs_err as fs;
 
 use crate::checkpoints;
@@ -177,13 +178,14 @@ impl RunFolder {
 pub fn recipe_of(folder: &Path) -> Result<(String, PathBuf), RunError> {
     let path = folder.join(RECIPE_FILE);
     if !path.is_file() {
-        let found = match folder.is_dir() {
-            true => "no run.toml in it",
-            false => "no such folder",
-        };
-        return Err(RunError::NothingToResume {
-            folder: folder.to_owned(),
-            found: found.to_owned(),
+        let hint = "nothing to resume; start a run without `--resume`";
+        return Err(match folder.exists() {
+            true => RunError::NothingToResume {
+                folder: folder.to_owned(),
+            },
+            false => MissingPath::new(folder, "the folder of a run")
+                .or_hint(hint)
+                .into(),
         });
     }
     Ok((fs::read_to_string(&path)?, path))
@@ -220,7 +222,10 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("run");
         let error = RunFolder::resume(&path).err().unwrap().to_string();
-        assert!(error.contains("found no such folder"), "{error}");
+        assert!(
+            error.contains("expected the folder of a run, found nothing there"),
+            "{error}"
+        );
         drop(RunFolder::create(&path, "seed = 1\n").unwrap());
         let error = RunFolder::create(&path, "").err().unwrap().to_string();
         assert!(error.contains("found `run.toml` in it"), "{error}");

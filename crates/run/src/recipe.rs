@@ -5,7 +5,8 @@
 
 use std::path::Path;
 
-use clasp_data::text::read_text;
+use clasp_data::missing::MissingPath;
+use clasp_data::text::{edits, read_text};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use toml::{Table, Value};
@@ -95,9 +96,17 @@ where
     if !Path::new(path).is_file() {
         let names: Vec<&str> = built_in.iter().map(|(name, _)| *name).collect();
         let names = names.join(", ");
-        let hint = (names_near(path, built_in)).map(|name| format!("did you mean `{name}`?"));
+        let near = names_near(path, built_in).map(|name| format!("did you mean `{name}`?"));
+        // A file with nearly this name, else where recipes are listed.
+        let file = || {
+            MissingPath::new(Path::new(path), "a recipe")
+                .or_hint(
+                    "`clasp recipes` lists them, `clasp recipes NAME > FILE` writes one to change",
+                )
+                .hint
+        };
         return Err(RecipeError {
-            hint,
+            hint: Some(near.unwrap_or_else(file)),
             ..error(format!(
                 "expected the file of a recipe, or one of {names}, found no such file"
             ))
@@ -111,7 +120,10 @@ where
 /// ends with `path` (`mini` for `reid-mini`).
 fn names_near<'a>(path: &str, built_in: &[(&'a str, &str)]) -> Option<&'a str> {
     let stem = path.strip_suffix(".toml").unwrap_or(path).replace('_', "-");
-    let close = |name: &str| Some(edits(&stem, name)).filter(|edits| *edits <= 2);
+    let close = |name: &str| {
+        let edits = edits(&stem, name);
+        (edits <= 2.min(name.len() / 3)).then_some(edits)
+    };
     let near = { built_in.iter() }.filter_map(|(name, _)| Some((close(name)?, *name)));
     let part = |name: &&str| {
         stem.len() > 2
@@ -335,22 +347,6 @@ fn flatten(prefix: &str, table: &Table, paths: &mut Vec<String>) {
             _ => paths.push(path),
         }
     }
-}
-
-/// Levenshtein distance.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

@@ -75,6 +75,9 @@ pub enum TaskError {
         /// Its ending.
         found: String,
     },
+    /// There is nothing at a path.
+    #[error(transparent)]
+    Missing(#[from] clasp_data::missing::MissingPath),
     /// The run folder, the recipe or a checkpoint; or a step that is not finite.
     #[error(transparent)]
     Run(#[from] RunError),

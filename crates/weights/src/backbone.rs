@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 
 use clasp_data::image::{Filter, check_normalization};
+use clasp_data::missing::MissingPath;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -150,13 +151,17 @@ pub(crate) fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
     if let Some(file) = candidates.into_iter().find(|file| file.is_file()) {
         return Ok(file);
     }
+    let expected = "a backbone file, or the folder of a run that has ended";
+    let hint = "`clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors";
+    if !path.exists() {
+        return Err(MissingPath::new(path, expected).or_hint(hint).into());
+    }
     Err(WeightsError::NotFound {
         what: format!(
-            "{}: expected a backbone file, or the folder of a run that has ended, found nothing",
+            "{}: expected {expected}, found neither of both",
             path.display()
         ),
-        hint: "`clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors"
-            .to_owned(),
+        hint: hint.to_owned(),
     })
 }
 

@@ -55,6 +55,9 @@ pub enum WeightsError {
     /// A network that could not be exported as ONNX.
     #[error(transparent)]
     Onnx(crate::onnx::error::OnnxError),
+    /// There is nothing at the path.
+    #[error(transparent)]
+    Missing(#[from] clasp_data::missing::MissingPath),
     /// Neither a folder with a model nor the name of one that could be fetched.
     #[error("{what}\nhint: {hint}")]
     NotFound {

@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
+use clasp_data::missing::MissingPath;
 use clasp_metrics::Metric;
 use clasp_model::backbone::Backbone;
 use clasp_model::layers::Rng;
@@ -160,13 +161,14 @@ pub fn digest(path: &Path) -> Result<String, WeightsError> {
 /// # Errors
 /// There is no such file.
 pub fn existing(path: &Path) -> Result<PathBuf, WeightsError> {
-    model_file(path).ok_or_else(|| WeightsError::NotFound {
-        what: format!(
-            "{}: expected a fine-tuned model or the folder of its run, found none",
-            path.display()
-        ),
-        hint: "`clasp finetune` writes model.safetensors into its run folder when it ends"
-            .to_owned(),
+    let expected = "a fine-tuned model or the folder of its run";
+    let hint = "`clasp finetune` writes model.safetensors into its run folder when it ends";
+    model_file(path).ok_or_else(|| match path.exists() {
+        false => MissingPath::new(path, expected).or_hint(hint).into(),
+        true => WeightsError::NotFound {
+            what: format!("{}: expected {expected}, found none", path.display()),
+            hint: hint.to_owned(),
+        },
     })
 }
 

@@ -19,6 +19,7 @@
 
 use crate::clip::files::{HUGGING_FACE, OPEN_CLIP, PREPROCESSOR};
 use crate::error::WeightsError;
+use clasp_data::missing::MissingPath;
 use fs_err as fs;
 use sha2::{Digest, Sha256};
 use std::io::{self, Read, Write};
@@ -91,10 +92,9 @@ pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> 
         hint: hint(name, options),
     };
     let Some((owner, model)) = name.split_once('/').filter(|_| is_model_name(name)) else {
-        return Err(WeightsError::NotFound {
-            what: format!("{name}: no such folder, and not the name of a model (owner/model)"),
-            hint: hint("OWNER/MODEL", options),
-        });
+        let expected = "a folder with a CLIP, `mini`, or the name of a model (owner/model)";
+        let missing = MissingPath::new(Path::new(name), expected);
+        return Err(missing.or_hint(hint("OWNER/MODEL", options)).into());
     };
     let Some(cache) = &options.cache else {
         return Err(not_found(

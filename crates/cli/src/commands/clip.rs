@@ -19,7 +19,7 @@ use clasp_run::folder::RECIPE_FILE;
 use clasp_synth::Style;
 use clasp_weights::clip::save_clip;
 
-use super::{EventPrinter, beside, print_result};
+use super::{EventPrinter, beside, check_data, print_result};
 use crate::args::{ClipCommand, ClipScoreArguments, ClipTrainArguments, GlobalOptions};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt, mini};
@@ -43,6 +43,9 @@ pub fn run(common: &GlobalOptions, arguments: &ClipCommand) -> Result<Outcome> {
 fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<Outcome> {
     let (out, seed) = (&arguments.out, arguments.seed);
     let device = device::pick(common.device.as_deref())?;
+    if let Some(photos) = &arguments.photos {
+        check_data(photos)?;
+    }
     let photos = { arguments.photos.as_deref() }
         .map(PhotoDataset::open)
         .transpose()?;
@@ -94,7 +97,8 @@ fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<
     };
     let stop = interrupt::flag()?;
     let title = format!("run folder {}", run.display());
-    let mut printer = EventPrinter::new(common, "clip train", title, "pairs");
+    let shorter = "fewer pairs (--pairs N) or a GPU";
+    let mut printer = EventPrinter::new(common, "clip train", title, "pairs", shorter);
     let mut control = Control {
         device_name: &device::name(&device),
         threads: device::threads(common.threads),
@@ -146,6 +150,7 @@ fn score(common: &GlobalOptions, arguments: &ClipScoreArguments) -> Result<Outco
     };
     let mut scores = BTreeMap::from([(drawn_people, drawn)]);
     if let Some(folder) = &arguments.photos {
+        check_data(folder)?;
         scores.insert("photos", score_photos(&labeler, folder, &mut |_| {})?);
     }
     print_result(common.json, &scores, &describe(&scores))?;

@@ -72,8 +72,12 @@ pub fn run(common: &GlobalOptions, arguments: &DataCommand) -> Result<Outcome> {
                 );
                 return Ok(Outcome::Stopped);
             }
+            let state = match report.resumed == source.len() {
+                true => "already packed, nothing written: ",
+                false => "",
+            };
             let mut text = format!(
-                "{} images ({:.1} MiB) in {} shards in {}",
+                "{state}{} images ({:.1} MiB) in {} shards in {}",
                 report.images,
                 mib(report.bytes),
                 report.shards.len(),

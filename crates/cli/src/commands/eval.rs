@@ -1,4 +1,4 @@
-//! `clasp eval TASK`: a task's metric with its protocol printed beside it, of a fine-tuned model or a frozen backbone.
+//! `clasp eval TASK`: a task's metric beside chance, then its protocol, of a fine-tuned model or a frozen backbone.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -6,22 +6,21 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use clasp_metrics::Metric;
 use clasp_metrics::metric::line_of;
 use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
 use clasp_model::prompt::{PROMPTS, PromptWeights};
 use clasp_tasks::features::Batching;
 use clasp_tasks::probe::{FrozenRequest, FrozenResult, ProbeConfig};
-use clasp_tasks::reid::{ReidTask, SamePersonThreshold};
-use clasp_tasks::task::{Evaluate, Evaluation, FinetunedModel, Inference, SplitChoice};
+use clasp_tasks::task::{Evaluate, Inference, SplitChoice};
 use clasp_tasks::{BackboneExtractor, PassProgress, Preprocess, TaskKind, with_task};
-use clasp_weights::finetuned;
 use clasp_weights::import::load_backbone;
 use serde::Serialize;
 
-use super::{check_data, check_writable, print_result};
+use super::{calibrate, check_data, check_writable, print_result};
 use crate::args::{EvalArguments, GlobalOptions};
-use crate::progress::{Meter, warn};
+use crate::progress::{Meter, warn, warning};
 use crate::{Outcome, device, interrupt};
 
 /// The evaluation of a frozen backbone on a task with one mix.
@@ -124,16 +123,16 @@ pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome>
             arguments.rerank,
             0,
         )?;
-        if text.is_empty() {
-            let _ = writeln!(text, "{}\n", eval.result.protocol);
-        }
         let _ = write!(text, "{:<44}", format!("prompt {mix_name}"));
-        let _ = write!(text, "  {}", line_of(&eval.result.metrics));
-        let _ = writeln!(text, "  (chance {:.2})", 100.0 * eval.result.chance);
+        let line = beside_chance(&eval.result.metrics, Some(eval.result.chance));
+        let _ = writeln!(text, "  {line}");
         if !eval.result.counted.is_empty() {
             let _ = writeln!(text, "{}", eval.result.counted);
         }
         results.push(eval);
+    }
+    if let Some(first) = results.first() {
+        let _ = write!(text, "\n{}", first.result.protocol);
     }
     print_result(common.json, &results, &text)?;
     Ok(Outcome::Done)
@@ -178,44 +177,47 @@ fn tuned<T: Evaluate>(common: &GlobalOptions, arguments: &EvalArguments) -> Resu
     if let Some(path) = &arguments.predictions {
         clasp_data::atomic_write(path, |file| file.write_all(&evaluation.predictions))?;
     }
+    let stored = match arguments.calibrate {
+        Some(rate) => {
+            let calibrated = calibrate::calibrate(arguments, &evaluation, rate)?;
+            for warned in &calibrated.warnings {
+                warning(warned);
+            }
+            evaluation.notes.extend(calibrated.warnings);
+            Some(calibrated.stored)
+        }
+        None => None,
+    };
     let scores = &evaluation.scores;
-    let mut text = format!(
-        "{}\n\n{}{}",
-        evaluation.protocol,
-        scores.table,
-        line_of(&scores.metrics)
-    );
-    if arguments.calibrate.is_some() {
-        text.push_str(&keep_threshold(&arguments.model, &evaluation)?);
+    let mut text = beside_chance(&scores.metrics, scores.chance);
+    if let Some(Some(stored)) = &stored {
+        let _ = write!(text, "\n{stored}");
     }
+    if !scores.table.is_empty() {
+        let _ = write!(text, "\n\n{}", scores.table.trim_end());
+    }
+    let _ = write!(text, "\n\n{}", evaluation.protocol);
     print_result(common.json, &evaluation, &text)?;
-    Ok(Outcome::Done)
+    Ok(match stored {
+        Some(None) => Outcome::CheckFailed,
+        _ => Outcome::Done,
+    })
 }
 
-/// Writes the same-person threshold of an evaluation into the file of the model; what was done, in words.
-fn keep_threshold(model: &Path, evaluation: &Evaluation) -> Result<String> {
-    let same = serde_json::from_value::<Option<SamePersonThreshold>>(
-        evaluation.scores.details["same_person"].clone(),
-    )?;
-    let Some(same) = same else {
-        bail!(
-            "--calibrate: expected pairs of the same and of different people in {}, found none of one kind",
-            evaluation.data
-        );
+/// Metrics on one line, with chance beside the first.
+pub fn beside_chance(metrics: &[Metric], chance: Option<f64>) -> String {
+    let (Some(chance), Some((first, others))) = (chance, metrics.split_first()) else {
+        return line_of(metrics);
     };
-    let file = finetuned::existing(model)?;
-    let chosen_by = finetuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
-    let mut model = FinetunedModel::<ReidTask>::load(&file, &Device::flex())?;
-    let text = format!(
-        "\nsame-person threshold {:.4} written to {}: true positive rate {:.1} %, false positive rate {:.3} %",
-        same.cosine,
-        file.display(),
-        100.0 * same.true_positive_rate,
-        100.0 * same.false_positive_rate
-    );
-    model.task.same_person = Some(same);
-    model.save(&file, chosen_by)?;
-    Ok(text)
+    let chance = Metric {
+        value: chance,
+        ..first.clone()
+    };
+    let line = format!("{first} (chance {})", chance.printed());
+    match others {
+        [] => line,
+        _ => format!("{line}  {}", line_of(others)),
+    }
 }
 
 /// The protocol, with the precision where it is not f32.
@@ -305,6 +307,14 @@ pub fn evaluate(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chance_stands_beside_the_first_metric() {
+        let metrics = [Metric::score("mAP", 0.35304), Metric::score("rank-1", 0.5)];
+        let line = beside_chance(&metrics, Some(0.0512));
+        assert_eq!(line, "mAP 35.30 (chance 5.12)  rank-1 50.00");
+        assert_eq!(beside_chance(&metrics[..1], None), "mAP 35.30");
+    }
 
     #[test]
     fn a_default_mix_is_that_of_fine_tuning_and_says_what_it_is_mostly() {

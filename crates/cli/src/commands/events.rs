@@ -1,31 +1,58 @@
-//! Progress lines of the events of a training loop, the same for every kind of training.
+//! Progress lines of the events of a training loop, the same for every kind of training, with an
+//! estimate of its duration after the first steps.
+
+use std::time::Instant;
 
 use clasp_run::Event;
 
 use crate::args::GlobalOptions;
-use crate::progress::{Meter, rate};
+use crate::progress::{Meter, duration, rate};
+
+/// Steps that an estimate needs; the first is slower and is not counted.
+const TIMED_STEPS: u64 = 3;
+/// Seconds that an estimate needs, so that it is not one of a moment.
+const TIMED_SECONDS: f64 = 5.0;
+/// Seconds from which on a run counts as long.
+const LONG: f64 = 3600.0;
 
 /// Prints the events of a run.
 pub struct EventPrinter {
     title: String,
     unit: &'static str,
+    /// What makes the run shorter, in words.
+    shorter: String,
+    estimate: CostEstimate,
     meter: Meter,
 }
 
 impl EventPrinter {
     /// Of the run of `command`, such as `finetune reid`, whose first line begins with `title`. A
-    /// step counts `unit` ("images", "pairs").
-    pub fn new(common: &GlobalOptions, command: &str, title: String, unit: &'static str) -> Self {
+    /// step counts `unit` ("images", "pairs"); `shorter` says what makes a long run shorter.
+    pub fn new(
+        common: &GlobalOptions,
+        command: &str,
+        title: String,
+        unit: &'static str,
+        shorter: &str,
+    ) -> Self {
         Self {
             title,
             unit,
+            shorter: shorter.to_owned(),
+            estimate: CostEstimate::default(),
             meter: Meter::new(common, command, "steps"),
         }
     }
 
     /// Prints an event.
     pub fn print(&mut self, event: Event<'_>) {
-        let Self { title, unit, meter } = self;
+        let Self {
+            title,
+            unit,
+            shorter,
+            estimate,
+            meter,
+        } = self;
         match event {
             Event::Start {
                 examples,
@@ -48,6 +75,9 @@ impl EventPrinter {
                 let speed = metric("speed/images_per_second").map(|speed| rate(speed, unit));
                 let note: Vec<String> = loss.into_iter().chain(speed).collect();
                 meter.set(step, steps, &note.join(", "));
+                if let Some(seconds) = estimate.after_step(Instant::now(), step, steps) {
+                    meter.line(&in_words(seconds, steps, shorter));
+                }
             }
             Event::Evaluated { step, result, best } => {
                 let best = if best { " (best so far)" } else { "" };
@@ -57,5 +87,74 @@ impl EventPrinter {
             Event::Note(text) => meter.message(&format!("note: {text}")),
             Event::CheckpointSaved(_) => {}
         }
+    }
+}
+
+/// Times the first steps of a process, once.
+#[derive(Default)]
+struct CostEstimate {
+    /// When the first step of the process ended, and its number.
+    first: Option<(Instant, u64)>,
+    is_given: bool,
+}
+
+impl CostEstimate {
+    /// The seconds that all `steps` of the run take, once enough of them were timed.
+    fn after_step(&mut self, now: Instant, step: u64, steps: u64) -> Option<f64> {
+        let (began, first) = *self.first.get_or_insert((now, step));
+        let timed = step.saturating_sub(first);
+        let seconds = now.duration_since(began).as_secs_f64();
+        // Steps of a minute each are timed one by one.
+        let is_enough = timed >= TIMED_STEPS && seconds >= TIMED_SECONDS;
+        if self.is_given || !(is_enough || timed > 0 && seconds >= 12.0 * TIMED_SECONDS) {
+            return None;
+        }
+        self.is_given = true;
+        Some(seconds / timed as f64 * steps as f64)
+    }
+}
+
+/// The estimate as a line, with what makes a long run shorter.
+fn in_words(seconds: f64, steps: u64, shorter: &str) -> String {
+    let all = format!("all {steps} steps take about {}", duration(seconds));
+    match seconds >= LONG {
+        true => format!("{all}; shorter: {shorter}"),
+        false => all,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_duration_of_a_run_is_estimated_once_from_all_steps_but_the_first() {
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let mut estimate = CostEstimate::default();
+        // A resumed run: the first step of this process took 40 s, the others 2 s each.
+        assert_eq!(estimate.after_step(at(40), 11, 100), None);
+        assert_eq!(estimate.after_step(at(42), 12, 100), None);
+        assert_eq!(estimate.after_step(at(44), 13, 100), None);
+        assert_eq!(estimate.after_step(at(46), 14, 100), Some(200.0));
+        assert_eq!(estimate.after_step(at(48), 15, 100), None);
+        // Long steps.
+        let mut estimate = CostEstimate::default();
+        assert_eq!(estimate.after_step(at(0), 1, 50), None);
+        assert_eq!(estimate.after_step(at(100), 2, 50), Some(5000.0));
+    }
+
+    #[test]
+    fn only_a_long_run_is_told_what_makes_it_shorter() {
+        assert_eq!(
+            in_words(200.0, 100, "fewer"),
+            "all 100 steps take about 3 min 20 s"
+        );
+        assert_eq!(
+            in_words(46_800.0, 9000, "the recipe `mini`"),
+            "all 9000 steps take about 13 h 00 min; shorter: the recipe `mini`"
+        );
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clasp_data::missing::require;
 use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train};
 use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::with_task;
@@ -39,7 +40,8 @@ fn finetune<T: DownstreamTask>(
     let stop = interrupt::flag()?;
     let title = format!("{}, run folder {}", T::NAME, folder.display());
     let command = format!("finetune {}", T::NAME);
-    let mut printer = EventPrinter::new(common, &command, title, "images");
+    let shorter = shorter::<T>(&recipe);
+    let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
     let mut control = Control {
         device_name: &device::name(&device),
@@ -49,11 +51,26 @@ fn finetune<T: DownstreamTask>(
     };
     let summary = train::<T>(&recipe, &folder, resume, &device, &mut control)?;
     drop(printer);
-    print_result(common.json, &summary, &describe(T::NAME, &summary, &folder))?;
+    let text = describe::<T>(&recipe, &summary, &folder);
+    print_result(common.json, &summary, &text)?;
     Ok(match summary.model {
         Some(_) => Outcome::Done,
         None => Outcome::Stopped,
     })
+}
+
+/// What makes a run of `recipe` shorter.
+fn shorter<T: DownstreamTask>(recipe: &FinetuneRecipe<T::Config>) -> String {
+    let fewer = "fewer steps (--set run.steps=N) or a GPU";
+    let names = T::RECIPES.iter().map(|(name, _)| *name);
+    let small = { names.filter(|name| name.ends_with("-mini")) }.find(|name| {
+        let small = FinetuneRecipe::<T::Config>::load(name, &[]);
+        small.is_ok_and(|small| small.model.backbone != recipe.model.backbone)
+    });
+    match small {
+        Some(name) => format!("the recipe `{name}`, {fewer}"),
+        None => fewer.to_owned(),
+    }
 }
 
 /// The recipe of a run that has begun.
@@ -98,6 +115,10 @@ fn begin<T: DownstreamTask>(arguments: &FinetuneArguments) -> Result<Order<T::Co
         bail!("clasp finetune {name}: no data\nhint: name the dataset's folder with --data");
     }
     check_data(&recipe.data.path)?;
+    if !recipe.model.init.as_os_str().is_empty() {
+        // Before the data are read.
+        require(&recipe.model.init, "a backbone file or the folder of a run")?;
+    }
     let default = || PathBuf::from("runs").join(format!("{name}-{}", recipe.seed));
     let folder = arguments.out.clone().unwrap_or_else(default);
     Ok(Order {
@@ -107,7 +128,12 @@ fn begin<T: DownstreamTask>(arguments: &FinetuneArguments) -> Result<Order<T::Co
     })
 }
 
-fn describe(name: &str, summary: &FinetuneSummary, folder: &Path) -> String {
+fn describe<T: DownstreamTask>(
+    recipe: &FinetuneRecipe<T::Config>,
+    summary: &FinetuneSummary,
+    folder: &Path,
+) -> String {
+    let name = T::NAME;
     let Some(model) = &summary.model else {
         return format!(
             "stopped after step {}; resume with: clasp finetune {name} --resume {}",
@@ -115,19 +141,30 @@ fn describe(name: &str, summary: &FinetuneSummary, folder: &Path) -> String {
             folder.display()
         );
     };
-    let chosen = match &summary.best {
+    let eval = format!(
+        "clasp eval {name} --data {} --model {}",
+        recipe.data.path.display(),
+        folder.display()
+    );
+    let why = match recipe.selection_split() {
+        None => "no image was held out to measure them (run.checkpoint_selection = \"last\")",
+        Some(_) => "they were not evaluated",
+    };
+    let measured = match &summary.best {
         Some(best) => format!(
-            "selected by {} on {}, after step {}",
+            "{} on {}, by which the weights of step {} were selected\nnext: {eval}",
             best.metric, best.data, best.step
         ),
-        None => "the last step's".to_owned(),
+        None => format!(
+            "no metric: the weights are those of the last step, and {why}\n\
+             next, for the metric of the test set: {eval}"
+        ),
     };
     format!(
-        "{} steps on {} examples in {}\nmodel: {} ({chosen})\nnext: clasp eval {name} --data DATA --model {}",
+        "{} steps on {} examples in {}\nmodel: {}\n{measured}",
         summary.run.steps,
         summary.examples,
         duration(summary.run.seconds),
         model.display(),
-        folder.display()
     )
 }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
+use clasp_data::labels::Store;
+use clasp_data::missing::require;
 use clasp_data::source::Source;
 
 use crate::progress::warn;
@@ -26,10 +28,13 @@ pub fn open_images(specs: &[impl AsRef<str>], keep_going: bool) -> Result<Source
 
 /// Checks that there is a dataset's folder or file.
 pub fn check_data(path: &Path) -> Result<()> {
-    if !path.exists() {
-        bail!("--data {}: no such folder", path.display());
-    }
-    Ok(())
+    Ok(require(path, "the folder of a dataset")?)
+}
+
+/// Opens a store of labels.
+pub fn open_labels(folder: &Path) -> Result<Store> {
+    require(folder, "a folder with labels")?;
+    Ok(Store::open(folder)?)
 }
 
 /// Several arguments as one JSON value: a text for a single one.

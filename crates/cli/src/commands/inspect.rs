@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
 use clasp_data::labels::Store;
+use clasp_data::missing::require;
 use clasp_model::clip::Clip;
 use clasp_weights::backbone::{BackboneMeta, read_backbone_meta};
 use clasp_weights::clip::ClipInfo;
@@ -46,8 +47,9 @@ pub fn run(common: &GlobalOptions, arguments: &InspectArguments) -> Result<Outco
 
 /// Tries the kinds of content in turn, first those that are recognized quickly.
 fn look(path: &Path) -> Result<FileDescription> {
-    if !path.exists() && !mini::is_mini(&path.to_string_lossy()) {
-        bail!("{}: no such file or folder", path.display());
+    if !mini::is_mini(&path.to_string_lossy()) {
+        let expected = "a model, a checkpoint, an ONNX file, a CLIP or labels";
+        require(path, expected)?;
     }
     if path.extension().is_some_and(|ending| ending == "onnx") {
         return onnx(path);

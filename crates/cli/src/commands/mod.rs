@@ -7,6 +7,7 @@ use crate::args::{Cli, GlobalOptions, Verb};
 use crate::{Outcome, device};
 
 mod bench;
+mod calibrate;
 mod clip;
 mod config_lines;
 mod data;
@@ -32,7 +33,7 @@ mod search;
 mod synth;
 
 use events::EventPrinter;
-use inputs::{check_data, one_or_all, open_images};
+use inputs::{check_data, one_or_all, open_images, open_labels};
 use outputs::{beside, check_writable, print_result, print_text};
 
 /// Runs the command with the number of threads that was asked for.

@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use clasp_data::missing::require;
 use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
 
 use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
 use crate::progress::duration;
 use crate::{Outcome, device, interrupt};
+
+/// The recipe for a computer without a GPU.
+const SMALL: &str = "mini";
 
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outcome> {
@@ -65,6 +69,16 @@ fn default_folder(name: &str, recipe: &PretrainRecipe) -> PathBuf {
     PathBuf::from("runs").join(format!("{stem}-{}-{}", recipe.method.name(), recipe.seed))
 }
 
+/// What makes a run of `recipe` shorter.
+fn shorter(recipe: &PretrainRecipe) -> String {
+    let fewer = "fewer steps (--set run.steps=N) or a GPU";
+    let mini = PretrainRecipe::load(SMALL, &[]);
+    match mini.is_ok_and(|mini| mini.model.backbone == recipe.model.backbone) {
+        true => fewer.to_owned(),
+        false => format!("the recipe `{SMALL}`, {fewer}"),
+    }
+}
+
 /// Runs a recipe with progress lines; Ctrl-C stops after the step and leaves a checkpoint.
 pub fn pretrain(
     common: &GlobalOptions,
@@ -72,10 +86,23 @@ pub fn pretrain(
     folder: &Path,
     resume: bool,
 ) -> Result<PretrainSummary> {
+    // Before the images are listed.
+    for (path, expected) in [
+        (&recipe.data.labels, "a folder with labels (`data.labels`)"),
+        (&recipe.model.init, "a backbone (`model.init`)"),
+        (
+            &recipe.distillation.teacher,
+            "a backbone (`distillation.teacher`)",
+        ),
+    ] {
+        if !path.as_os_str().is_empty() {
+            require(path, expected)?;
+        }
+    }
     let stop = interrupt::flag()?;
     let method = recipe.method.name();
     let title = format!("{method}, run folder {}", folder.display());
-    let mut printer = EventPrinter::new(common, "pretrain", title, "images");
+    let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter(recipe));
     let device = device::pick(common.device.as_deref())?;
     let mut control = Control {
         device_name: &device::name(&device),

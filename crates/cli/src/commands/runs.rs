@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clasp_data::atomic::FolderLock;
+use clasp_data::missing::require;
 use clasp_run::checkpoints;
 use clasp_run::folder::recipe_of;
 use clasp_run::origin::HeaderFacts;
@@ -35,8 +36,13 @@ struct ListedRun {
 
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &RunsArguments) -> Result<Outcome> {
-    if !arguments.folder.is_dir() {
-        bail!("{}: no such folder", arguments.folder.display());
+    let folder = &arguments.folder;
+    require(folder, "a folder with runs")?;
+    if !folder.is_dir() {
+        bail!(
+            "{}: expected a folder with runs, found a file",
+            folder.display()
+        );
     }
     let mut runs = Vec::new();
     find(&arguments.folder, DEPTH, &mut runs)?;

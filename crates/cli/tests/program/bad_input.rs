@@ -291,3 +291,154 @@ fn numbers_out_of_range_name_their_option() {
     refused(at, &[&first[..], &set].concat(), &["data.workers", "1024"]);
     assert!(!at.join("tuned").exists());
 }
+
+#[test]
+fn what_does_not_exist_is_named_with_what_was_expected_and_what_is_there_instead() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let data = drawn();
+    let market = data.join("market").to_string_lossy().into_owned();
+    fs::create_dir(at.join("photos")).expect("a folder");
+    fs::write(at.join("photos/a.png"), huge_png()).expect("a file");
+    for name in ["labels", "market1501", "run-1"] {
+        fs::create_dir(at.join(name)).expect("a folder");
+    }
+    for name in ["model.safetensors", "boxes.json", "words.toml", "my.toml"] {
+        fs::write(at.join(name), "").expect("a file");
+    }
+    let images = "an image, a folder, a list";
+    let cases: &[(&str, &str, &str)] = &[
+        ("data stats photo", images, "`photos`"),
+        ("data check photo", images, "`photos`"),
+        ("data pack photos/a.jpg --out p", images, "`photos/a.png`"),
+        ("label phtos --out l", images, "`photos`"),
+        (
+            "embed phtos/a.png --model m --out f.npy",
+            "",
+            "`photos/a.png`",
+        ),
+        (
+            "embed photos --model mdel.safetensors --out f.npy",
+            "a backbone file",
+            "`model.safetensors`",
+        ),
+        (
+            "predict reid photos --model mdel.safetensors --out f",
+            "a fine-tuned model",
+            "`model.safetensors`",
+        ),
+        (
+            "search --query photos --gallery photos --model mdel.safetensors",
+            "a backbone file",
+            "`model.safetensors`",
+        ),
+        (
+            "label photos --out l --vocabulary word.toml",
+            "a vocabulary",
+            "`words.toml`",
+        ),
+        ("label stats label", "a folder with labels", "`labels`"),
+        (
+            "label show label photos",
+            "a folder with labels",
+            "`labels`",
+        ),
+        (
+            "label check label photos",
+            "a folder with labels",
+            "`labels`",
+        ),
+        ("label calibrate label", "a folder with labels", "`labels`"),
+        (
+            "label compare label label",
+            "a folder with labels",
+            "`labels`",
+        ),
+        (
+            "finetune reid --data market1051",
+            "the folder of a dataset",
+            "`market1501`",
+        ),
+        (
+            "finetune reid --data MARKET --init mdel.safetensors",
+            "a backbone file",
+            "`model.safetensors`",
+        ),
+        (
+            "finetune reid myy.toml --data MARKET",
+            "the file of a recipe",
+            "`my.toml`",
+        ),
+        (
+            "finetune reid --resume run-2",
+            "the folder of a run",
+            "`run-1`",
+        ),
+        ("pretrain --resume run-2", "the folder of a run", "`run-1`"),
+        ("pretrain myy.toml", "the file of a recipe", "`my.toml`"),
+        ("pretrain mini --set data.images=photo", images, "`photos`"),
+        (
+            "pretrain mini --set data.images=photos --set data.labels=label",
+            "a folder with labels",
+            "`labels`",
+        ),
+        (
+            "eval reid --data market1051 --model m",
+            "the folder of a dataset",
+            "`market1501`",
+        ),
+        (
+            "eval reid --data MARKET --model mdel.safetensors",
+            "a fine-tuned model",
+            "`model.safetensors`",
+        ),
+        (
+            "score pose --data MARKET --predictions bxes.json",
+            "predictions",
+            "`boxes.json`",
+        ),
+        ("inspect mdel.safetensors", "a model", "`model.safetensors`"),
+        (
+            "import mdel.safetensors --out x",
+            "a backbone file",
+            "`model.safetensors`",
+        ),
+        (
+            "export onnx mdel.safetensors --out x",
+            "a backbone file",
+            "`model.safetensors`",
+        ),
+        ("runs run-2", "a folder with runs", "`run-1`"),
+        (
+            "clip score --clip mdel.safetensors",
+            "a folder with a CLIP",
+            "`model.safetensors`",
+        ),
+        (
+            "clip train --out x --photos market1051",
+            "the folder of a dataset",
+            "`market1501`",
+        ),
+    ];
+    for (line, expected, near) in cases {
+        let line = line.replace("MARKET", &market);
+        let arguments: Vec<&str> = line.split(' ').collect();
+        let hint = format!("hint: did you mean {near}?");
+        let first = match *expected {
+            "" => "expected",
+            expected => expected,
+        };
+        refused(at, &arguments, &["error: ", first, &hint]);
+    }
+    // Nothing similar: what is there is named.
+    refused(
+        at,
+        &["data", "stats", "zzz"],
+        &["zzz: expected", "hint: the current folder", "boxes.json"],
+    );
+    refused(
+        at,
+        &["data", "stats", "photos/*.tif"],
+        &["no file matches", "hint: photos holds a.png"],
+    );
+}

@@ -56,6 +56,15 @@ fn finetune_evaluate_predict_search() {
             text.contains("6 steps") && text.contains("model.safetensors"),
             "{text}"
         );
+        // It ends with a metric, or says why there is none and what gives it.
+        let ending = match task {
+            "reid" => "no metric: the weights are those of the last step",
+            "attributes" => "mA ",
+            "parsing" => "mIoU ",
+            _ => "AP ",
+        };
+        let next = format!("clasp eval {task} --data {data} --model {task}");
+        assert!(text.contains(ending) && text.contains(&next), "{text}");
         let file = format!("{task}.onnx");
         let text = done(at, &["export", "onnx", task, "-o", &file]);
         assert!(text.contains("checked on 4 synthetic people"), "{text}");
@@ -132,14 +141,45 @@ fn finetune_evaluate_predict_search() {
 
     // A threshold is kept with the model, and search marks by it.
     let calibrate = ["--model", "reid", "--data", &data, "--calibrate", "0.2"];
-    let text = done(at, &[&["eval", "reid"], calibrate.as_slice()].concat());
+    let eval = [&["eval", "reid"], calibrate.as_slice()].concat();
+    let output = command(at, &eval).output().expect("the program");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(text.contains("written to reid/model.safetensors"), "{text}");
+    // The metric comes first, beside chance, and the protocol last.
+    let (first, last) = (text.lines().next(), text.lines().last());
+    let first = first.unwrap_or_default();
+    assert!(
+        first.starts_with("mAP ") && first.contains(" (chance "),
+        "{text}"
+    );
+    assert!(
+        last.unwrap_or_default()
+            .starts_with("Re-identification, fine-tuned")
+    );
+    // The images are those of the test set of the data that the model was trained for.
+    let warned = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(
+        warned.contains("warning: the threshold is chosen on the test images"),
+        "{warned}"
+    );
     assert!(done(at, &["inspect", "reid"]).contains("same person from cosine"));
     let both = ["--query", &images, "--gallery", &gallery, "--model", "reid"];
     let text = done(at, &[&["search"], both.as_slice()].concat());
     assert!(text.contains("are the same person"), "{text}");
     let matches = fs_err::read_to_string(at.join("matches.jsonl")).expect("matches");
     assert!(matches.contains("\"same\":true") && matches.contains("\"same\":false"));
+    // Where nothing is found there is no threshold, but the metric and a warning, in JSON too.
+    let none = ["--model", "reid", "--data", &data, "--calibrate", "1e-9"];
+    let eval = [&["eval", "reid", "--json"], none.as_slice()].concat();
+    let output = command(at, &eval).output().expect("the program");
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert!(report["metrics"][0]["value"].is_number(), "{report}");
+    let stored = output.status.success();
+    let expected = match stored {
+        true => "too few to measure",
+        false => "no threshold is stored",
+    };
+    assert!(report["notes"].to_string().contains(expected), "{report}");
     refused(
         at,
         &[

@@ -37,20 +37,36 @@ pub enum PackError {
     /// Shards of that name are there already; mixed with new ones they would be read as one set.
     #[error("`{}` exists\nhint: choose another folder or prefix, or remove it", .0.display())]
     Exists(PathBuf),
-    /// A packing that was stopped, of other images or with other settings.
+    /// An earlier packing, of other images or with other settings.
     #[error(
-        "`{}`: an unfinished packing with another {what}: expected {expected}, found {found}\n  \
-         hint: give the same to continue it, remove its shards and this file, or choose another folder",
+        "`{}`: {state} packing with another {what}: expected {expected}, found {found}\n  \
+         hint: give the same again, remove its shards and this file, or choose another folder",
         .path.display()
     )]
     Other {
         /// The manifest.
         path: PathBuf,
+        /// `a finished` or `an unfinished`.
+        state: &'static str,
         /// What differs.
         what: &'static str,
         /// The value of this packing.
         expected: String,
         /// The value of the manifest.
+        found: String,
+    },
+    /// A finished packing with a shard that is missing or was changed.
+    #[error(
+        "`{}`: expected a shard of {expected} bytes, as its manifest says, found {found}\n  \
+         hint: remove the shards and their manifest and pack again, or choose another folder",
+        .shard.display()
+    )]
+    Shard {
+        /// The shard.
+        shard: PathBuf,
+        /// Bytes that were written.
+        expected: u64,
+        /// What is there.
         found: String,
     },
     /// A malformed manifest.

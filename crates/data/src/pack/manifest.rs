@@ -6,6 +6,7 @@ use std::path::Path;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use super::PackReport;
 use super::config::{PackConfig, PackError};
 use crate::atomic::atomic_write;
 use crate::source::{PackProgress, Source, UnreadableImages};
@@ -25,7 +26,7 @@ pub(super) struct PackManifest {
     #[serde(flatten)]
     pub(super) progress: PackProgress,
     pub(super) settings: PackConfig,
-    /// SHA-256 of the keys of the source.
+    /// SHA-256 of the keys and sizes of the source's images.
     pub(super) source: String,
     /// Images in the shards that were downscaled.
     pub(super) resized: u64,
@@ -54,10 +55,14 @@ impl PackManifest {
         Ok(atomic_write(path, |file| file.write_all(&text))?)
     }
 
-    /// Checks that an unfinished packing has the settings and the source of this one.
+    /// Checks that an earlier packing has the settings and the source of this one.
     pub(super) fn check_same(&self, now: &Self, path: &Path) -> Result<(), PackError> {
         let other = |what, expected: String, found: String| PackError::Other {
             path: path.to_owned(),
+            state: match self.progress.complete {
+                true => "a finished",
+                false => "an unfinished",
+            },
             what,
             expected,
             found,
@@ -85,6 +90,39 @@ impl PackManifest {
             return Err(other("source", words(now), words(self)));
         }
         Ok(())
+    }
+
+    /// Checks that the shards of a finished packing are there with the sizes that were written.
+    pub(super) fn check_whole(&self, out: &Path) -> Result<(), PackError> {
+        for PackedShard { name, bytes, .. } in &self.shards {
+            let shard = out.join(name);
+            let found = match fs::metadata(&shard) {
+                Ok(metadata) if metadata.len() == *bytes => continue,
+                Ok(metadata) => format!("{} bytes", metadata.len()),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => "no such file".to_owned(),
+                Err(error) => return Err(error.into()),
+            };
+            return Err(PackError::Shard {
+                shard,
+                expected: *bytes,
+                found,
+            });
+        }
+        Ok(())
+    }
+
+    /// What was packed; `resumed` images of the source were packed before.
+    pub(super) fn report(&self, out: &Path, resumed: usize, stopped: bool) -> PackReport {
+        let shards = self.shards.iter();
+        PackReport {
+            shards: shards.clone().map(|shard| out.join(&shard.name)).collect(),
+            images: shards.map(|shard| shard.images).sum(),
+            resized: self.resized,
+            bytes: self.image_bytes,
+            unreadable: self.unreadable.clone(),
+            resumed,
+            stopped,
+        }
     }
 
     /// Starts over where a shard is missing or has another size than was written.

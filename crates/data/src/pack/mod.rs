@@ -4,10 +4,11 @@
 //! images are not. A packed shard is a plain tar whose members are the images, named by their keys,
 //! as WebDataset has them. The same source and settings give the same bytes.
 //!
-//! `{prefix}.pack.json` beside the shards is their manifest: the settings, a digest of the source's
-//! keys, each shard's name, images and bytes, the skipped images, and `complete`. A packing that
-//! was stopped has `"complete": false`; [`Source::open`] then refuses its shards, and the same
-//! packing continues after the shards that are listed.
+//! `{prefix}.pack.json` beside the shards is their manifest: the settings, a digest of the keys and
+//! sizes of the source's images, each shard's name, images and bytes, the skipped images, and
+//! `complete`. A packing that was stopped has `"complete": false`; [`Source::open`] then refuses its
+//! shards, and the same packing continues after the shards that are listed. The same packing of a
+//! finished one writes nothing.
 
 mod config;
 mod manifest;
@@ -50,7 +51,8 @@ pub struct PackReport {
 }
 
 /// Writes the images of a source to tar shards in the folder `out`, in order. Each shard is
-/// written atomically; a packing that was stopped continues where it was.
+/// written atomically; a packing that was stopped continues where it was, and one that is finished
+/// is left as it is.
 ///
 /// Every image is decoded, so that all packed images are readable; `progress` gets the number of
 /// images done and their total, and stops the packing between two shards when it breaks.
@@ -98,7 +100,12 @@ pub fn pack(
             manifest = there;
             manifest.keep_whole(out, source)?;
         }
-        _ => refuse_existing(out, &config.prefix)?,
+        Some(there) => {
+            there.check_same(&manifest, &path)?;
+            there.check_whole(out)?;
+            return Ok(there.report(out, source.len(), false));
+        }
+        None => refuse_existing(out, &config.prefix)?,
     }
     let most = source.len().div_ceil(config.images_per_shard).max(1) - 1;
     let digits = most.to_string().len().max(3);
@@ -177,24 +184,19 @@ pub fn pack(
         manifest.progress.complete = true;
         manifest.write(&path)?;
     }
-    let shards = manifest.shards.iter().map(|shard| out.join(&shard.name));
-    Ok(PackReport {
-        shards: shards.collect(),
-        images,
-        resized: manifest.resized,
-        bytes: manifest.image_bytes,
-        unreadable: manifest.unreadable.clone(),
-        resumed,
-        stopped,
-    })
+    Ok(manifest.report(out, resumed, stopped))
 }
 
-/// SHA-256 of the keys of a source, in hex.
+/// SHA-256 of the keys and sizes of a source's images, in hex.
 fn digest(source: &Source) -> String {
     let mut hash = Sha256::new();
-    for key in source.keys() {
+    for (i, key) in source.keys().enumerate() {
         hash.update(key.as_bytes());
-        hash.update(b"\n");
+        // An image that is away for a moment has no size.
+        let size = source
+            .size(i)
+            .map_or(String::new(), |size| size.to_string());
+        hash.update(format!("\t{size}\n"));
     }
     hash.finalize()
         .iter()
@@ -396,15 +398,49 @@ mod tests {
 
     #[test]
     fn packing_twice_gives_the_same_bytes_and_never_overwrites() {
-        let (_folder, source) = people();
+        let (folder, source) = people();
         let config = PackConfig::default();
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let first = pack_to(&source, a.path(), &config).unwrap();
         let second = pack_to(&source, b.path(), &config).unwrap();
         let bytes = |report: &PackReport| fs::read(&report.shards[0]).unwrap();
         assert!(bytes(&first) == bytes(&second));
-        let error = pack_to(&source, a.path(), &config).unwrap_err().to_string();
-        assert!(error.contains("images-000.tar` exists"), "{error}");
+        // The same once more is done already.
+        let written = |report: &PackReport| fs::metadata(&report.shards[0]).unwrap().modified();
+        let before = written(&first).unwrap();
+        let again = pack_to(&source, a.path(), &config).unwrap();
+        assert_eq!(
+            (again.resumed, &again.shards),
+            (source.len(), &first.shards)
+        );
+        assert_eq!((again.images, again.bytes), (first.images, first.bytes));
+        assert_eq!(written(&again).unwrap(), before);
+        // With other settings, of images that have changed since, and beside shards of others it is refused.
+        let refused = |source: &Source, out: &Path, config: &PackConfig, words: &str| {
+            let error = pack_to(source, out, config).unwrap_err().to_string();
+            assert!(error.contains(words), "expected {words} in {error}");
+        };
+        let smaller = PackConfig {
+            max_height: Some(8),
+            ..config.clone()
+        };
+        refused(
+            &source,
+            a.path(),
+            &smaller,
+            "a finished packing with another setting",
+        );
+        let image = encode_png(&Rgb::filled(40, 90, [1, 2, 3]));
+        fs::write(folder.path().join("a/00.png"), image).unwrap();
+        refused(
+            &source,
+            a.path(),
+            &config,
+            "a finished packing with another source",
+        );
+        let other = tempfile::tempdir().unwrap();
+        fs::write(other.path().join("images-000.tar"), "").unwrap();
+        refused(&source, other.path(), &config, "images-000.tar` exists");
     }
 
     #[test]
@@ -475,8 +511,14 @@ mod tests {
         let packed = Source::open(broken.to_str().unwrap()).unwrap();
         assert_eq!(packed.len(), 294);
         // What is finished is not packed again, and a shard that went missing is noticed.
+        let again = pack_to(&source, &broken, &config).unwrap();
+        assert_eq!(
+            (again.images, again.unreadable),
+            (once.images, once.unreadable)
+        );
+        fs::remove_file(&next).unwrap();
         let error = pack_to(&source, &broken, &config).unwrap_err();
-        assert!(matches!(error, PackError::Exists(_)), "{error}");
+        assert!(matches!(error, PackError::Shard { .. }), "{error}");
     }
 
     #[test]

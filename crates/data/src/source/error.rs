@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::missing::MissingPath;
+
 /// Largest file or tar member that is read.
 pub const MAX_FILE_BYTES: u64 = 256 << 20;
 
@@ -10,13 +12,8 @@ pub const MAX_FILE_BYTES: u64 = 256 << 20;
 #[non_exhaustive]
 pub enum SourceError {
     /// There is nothing at the path.
-    #[error("`{path}` does not exist{}", of_spec(.path, .spec))]
-    NotFound {
-        /// The path that is missing.
-        path: String,
-        /// The specification that it is part of.
-        spec: String,
-    },
+    #[error(transparent)]
+    NotFound(#[from] MissingPath),
     /// The path exists but holds no images.
     #[error("`{path}`: expected an image, a folder, a list (.txt, .lst) or a tar, found {found}")]
     Unknown {
@@ -121,12 +118,14 @@ pub enum SourceError {
         reason: String,
     },
     /// A pattern that no file matches, or that is malformed.
-    #[error("`{pattern}`: {reason}")]
+    #[error("`{pattern}`: {reason}\n  hint: {hint}")]
     NoMatch {
         /// The pattern.
         pattern: String,
         /// What is wrong.
         reason: String,
+        /// What its folder holds.
+        hint: String,
     },
     /// A file is larger than any image should be.
     #[error("`{place}` has {bytes} bytes, more than the {MAX_FILE_BYTES} allowed for an image")]
@@ -139,12 +138,4 @@ pub enum SourceError {
     /// The file system failed; the message names the file.
     #[error(transparent)]
     Io(#[from] io::Error),
-}
-
-fn of_spec(path: &str, spec: &str) -> String {
-    if path == spec {
-        String::new()
-    } else {
-        format!(" (of `{spec}`)")
-    }
 }

@@ -15,6 +15,7 @@ use super::packing::{PackProgress, unfinished};
 use super::skipped::SkippedFiles;
 use super::spec::paths_of;
 use super::tars;
+use crate::missing::MissingPath;
 use crate::text::{decode_text, read_text};
 
 /// Images in a shard of a folder or a list, unless it is small.
@@ -133,10 +134,14 @@ impl Index {
         let start = self.entries.len();
         let shown = path.display().to_string();
         let metadata = fs::metadata(path).map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => SourceError::NotFound {
-                path: shown.clone(),
-                spec: spec.to_owned(),
-            },
+            io::ErrorKind::NotFound => {
+                let part = match shown == spec {
+                    true => String::new(),
+                    false => format!(" (of `{spec}`)"),
+                };
+                let expected = format!("an image, a folder, a list (.txt, .lst) or a tar{part}");
+                SourceError::from(MissingPath::new(path, expected))
+            }
             _ => error.into(),
         })?;
         if metadata.is_dir() {

@@ -165,6 +165,17 @@ impl Source {
         self.entries[i].place.describe()
     }
 
+    /// Size of the encoded image `i` in bytes; none where its file cannot be looked at.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Source::len`].
+    pub fn size(&self, i: usize) -> Option<u64> {
+        match &self.entries[i].place {
+            Place::File(path) => Some(fs::metadata(&**path).ok()?.len()),
+            Place::Member { size, .. } => Some(*size),
+        }
+    }
+
     /// The encoded bytes of image `i`.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::error::SourceError;
+use crate::missing::{MissingPath, holdings};
 
 /// Most paths that the braces of one specification may expand to.
 const MAX_EXPANSION: usize = 1_000_000;
@@ -38,6 +39,7 @@ fn matches_of(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     let wrong = |reason: String| SourceError::NoMatch {
         pattern: pattern.to_owned(),
         reason,
+        hint: fixed_part(pattern),
     };
     let options = glob::MatchOptions {
         require_literal_leading_dot: true,
@@ -52,6 +54,20 @@ fn matches_of(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
     }
     paths.sort();
     Ok(paths)
+}
+
+/// What the folder before the first wildcard of a pattern holds, or that there is no such folder.
+fn fixed_part(pattern: &str) -> String {
+    let fixed = &pattern[..pattern.find(['*', '?', '[']).unwrap_or(pattern.len())];
+    let folder = match fixed.rfind('/') {
+        Some(0) => Path::new("/"),
+        Some(end) => Path::new(&fixed[..end]),
+        None => Path::new("."),
+    };
+    match folder.is_dir() {
+        true => holdings(folder),
+        false => MissingPath::new(folder, "a folder").hint,
+    }
 }
 
 fn split_outside_braces(spec: &str) -> Vec<&str> {

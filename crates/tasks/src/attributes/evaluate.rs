@@ -88,8 +88,15 @@ fn scores_of(
             names.join(", ")
         );
     }
+    // The more frequent value of every attribute for every image.
+    let images = truth.len() / names.len().max(1);
+    let constant: Vec<f32> = { measured.per_attribute.iter() }
+        .map(|score| f32::from(u8::from(2 * score.positives > images)))
+        .collect();
+    let constant = metrics::evaluate(truth, &constant.repeat(images), names.len(), threshold)?;
     Ok(TaskScores {
         metrics: measured.quoted(),
+        chance: Some(constant.ma),
         table,
         details: json!({"names": names, "metrics": measured}),
     })

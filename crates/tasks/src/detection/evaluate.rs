@@ -66,6 +66,7 @@ fn scores_of(boxes: &BoxDataset, found: &[FoundBox]) -> Result<TaskScores, TaskE
     quoted.extend(ap.ap50.map(|value| Metric::score("AP.5", value)));
     Ok(TaskScores {
         metrics: quoted,
+        chance: None,
         table,
         details: json!({"miss_rates": rates, "ap": ap}),
     })

@@ -207,6 +207,7 @@ impl Evaluate for PoseTask {
             notes: self.boxes_outside(data),
             scores: TaskScores {
                 metrics: quoted,
+                chance: None,
                 details: json!({"joints": self.joints, "oks": oks, "pck": pck, "people": kept.len()}),
                 table,
             },
@@ -243,6 +244,7 @@ impl Evaluate for PoseTask {
         Ok(PredictionScores {
             scores: TaskScores {
                 metrics: oks_metrics(&oks),
+                chance: None,
                 table: format!("{} poses in {} images\n", found.len(), data.images.len()),
                 details: json!({"oks": oks}),
             },
@@ -264,6 +266,8 @@ fn detected(
     let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
         .map(|(index, image)| (image.id, index))
         .collect();
+    let expected = "detected boxes in COCO's results format (`task.box_file`)";
+    clasp_data::missing::require(path, expected)?;
     let found = read_boxes(path, data.category)?;
     let all = found.len();
     let mut boxes: Vec<PersonBox> = { found.into_iter() }

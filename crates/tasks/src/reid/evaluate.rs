@@ -216,6 +216,7 @@ impl Evaluate for ReidTask {
             notes: Vec::new(),
             scores: TaskScores {
                 metrics: quoted,
+                chance: Some(metrics.chance_map),
                 details: json!({
                     "skipped": metrics.skipped,
                     "queries": metrics.queries,
@@ -295,6 +296,7 @@ impl Evaluate for ReidTask {
         Ok(PredictionScores {
             scores: TaskScores {
                 metrics: metrics.quoted(),
+                chance: Some(metrics.chance_map),
                 table: counts_of(&metrics),
                 details: json!({"metrics": metrics}),
             },

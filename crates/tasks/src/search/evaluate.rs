@@ -131,6 +131,7 @@ fn scores_of(
     }
     Ok(TaskScores {
         metrics: quoted,
+        chance: None,
         table: format!(
             "{} of {} queries evaluated, {} skipped (in no frame of their gallery)\n",
             metrics.queries - metrics.skipped,

@@ -52,6 +52,9 @@ pub trait Evaluate: Objective {
 pub struct TaskScores {
     /// The metrics to quote; checkpoints are selected by the first.
     pub metrics: Vec<Metric>,
+    /// The first metric of random answers, or of the best constant answer, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chance: Option<f64>,
     /// Everything else that was measured.
     pub details: Value,
     /// A table to print.

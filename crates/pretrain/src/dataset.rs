@@ -12,7 +12,7 @@ use clasp_data::augment::{Views, ViewsConfig, views};
 use clasp_data::image::{Limits, Rgb, decode};
 use clasp_data::labels::{AttributeRule, AttributeTargets, Calibration, LabelError, Store};
 use clasp_data::rng_for;
-use clasp_data::source::Source;
+use clasp_data::source::{Source, TRIED_FIRST, too_many_unreadable};
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::prompt::{ATTRIBUTE, PART};
 use clasp_run::InvalidValue;
@@ -172,19 +172,20 @@ fn calibration(store: &Store, folder: &Path) -> Result<Calibration> {
 
 /// Images that could not be read. Every epoch tries each again, so they are counted by key.
 #[derive(Clone, Debug, Default)]
-pub struct UnreadableImages {
+pub struct ImageReads {
     /// Images that were tried, readable or not.
     pub tried: u64,
     /// Key and reason of each that could not be read.
     pub failed: BTreeMap<String, String>,
 }
 
-impl UnreadableImages {
-    /// Whether more than 5 % of the images of a dataset of `images` images cannot be read. False
-    /// until 1000 images or all were tried, so that one bad file among the first is not too many.
+impl ImageReads {
+    /// Whether more images of a dataset of `images` images cannot be read than a run tolerates;
+    /// false until [`TRIED_FIRST`] images or all were tried.
     pub fn are_too_many(&self, images: usize) -> bool {
-        let tried = (self.tried as usize).min(images);
-        tried >= images.min(1000) && self.failed.len() * 20 > tried
+        let images = images as u64;
+        let tried = self.tried.min(images);
+        tried >= images.min(TRIED_FIRST) && too_many_unreadable(self.failed.len() as u64, tried)
     }
 
     /// The text of `unreadable.txt`: key and reason, separated by a tab, one image a line.
@@ -217,7 +218,7 @@ pub struct ViewGenerator {
     grid: [usize; 2],
     solider: bool,
     seed: u64,
-    unreadable: Arc<Mutex<UnreadableImages>>,
+    unreadable: Arc<Mutex<ImageReads>>,
 }
 
 impl ViewGenerator {
@@ -227,7 +228,7 @@ impl ViewGenerator {
         dataset: Arc<PretrainDataset>,
         plan: &PretrainPlan,
         grid: [usize; 2],
-        unreadable: Arc<Mutex<UnreadableImages>>,
+        unreadable: Arc<Mutex<ImageReads>>,
     ) -> Self {
         let recipe = &plan.recipe;
         Self {

@@ -25,7 +25,7 @@ use serde::Serialize;
 
 use crate::checkpoint;
 use crate::collapse::CollapseMonitor;
-use crate::dataset::{ImageSample, PretrainDataset, UnreadableImages, ViewGenerator};
+use crate::dataset::{ImageReads, ImageSample, PretrainDataset, ViewGenerator};
 use crate::error::{PretrainError, Result};
 use crate::experts::mean_entropy;
 use crate::plan::{Machine, PretrainPlan};
@@ -189,7 +189,7 @@ struct OpenRun {
     trainer: Pretrainer,
     loader: Loader<ImageSample>,
     checkpoints: CheckpointSchedule,
-    unreadable: Arc<Mutex<UnreadableImages>>,
+    unreadable: Arc<Mutex<ImageReads>>,
 }
 
 /// Opens dataset and run folder and restores the last checkpoint, if there is one. The folder of a
@@ -233,7 +233,7 @@ fn open(
         Some(run) => run,
         None => RunFolder::create(folder, &plan.run_toml(images, control.device_name))?,
     };
-    let unreadable = Arc::new(Mutex::new(UnreadableImages::default()));
+    let unreadable = Arc::new(Mutex::new(ImageReads::default()));
     let generator = ViewGenerator::new(dataset, &plan, trainer.grid(), Arc::clone(&unreadable));
     let loader = Loader::new(
         images,
@@ -273,7 +273,7 @@ fn plan(
 /// Stops a run that cannot read its images: too many of them, or not even a `complete` batch.
 fn check_readable(
     run: &RunFolder,
-    unreadable: &Mutex<UnreadableImages>,
+    unreadable: &Mutex<ImageReads>,
     plan: &PretrainPlan,
     images: usize,
     complete: bool,
@@ -298,7 +298,7 @@ fn check_readable(
 }
 
 /// Writes `unreadable.txt`, if images could not be read, and returns their number.
-fn list_unreadable(run: &RunFolder, unreadable: &Mutex<UnreadableImages>) -> Result<usize> {
+fn list_unreadable(run: &RunFolder, unreadable: &Mutex<ImageReads>) -> Result<usize> {
     let list = locked(unreadable);
     let (failed, text) = (list.failed.len(), list.to_lines());
     drop(list);
@@ -309,7 +309,7 @@ fn list_unreadable(run: &RunFolder, unreadable: &Mutex<UnreadableImages>) -> Res
     Ok(failed)
 }
 
-fn locked(unreadable: &Mutex<UnreadableImages>) -> MutexGuard<'_, UnreadableImages> {
+fn locked(unreadable: &Mutex<ImageReads>) -> MutexGuard<'_, ImageReads> {
     unreadable.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

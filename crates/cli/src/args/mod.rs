@@ -44,12 +44,12 @@ pub struct Cli {
     pub common: GlobalOptions,
     /// What to do.
     #[command(subcommand)]
-    pub verb: Verb,
+    pub command: ClaspCommand,
 }
 
 /// What to do.
 #[derive(Subcommand, Debug)]
-pub enum Verb {
+pub enum ClaspCommand {
     /// Run the whole pipeline on synthetic people and write a report
     #[command(after_help = "Examples:\n  clasp demo --out clasp-demo")]
     Demo(DemoArguments),

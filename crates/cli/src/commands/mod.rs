@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use clap::CommandFactory;
 
-use crate::args::{Cli, GlobalOptions, Verb};
+use crate::args::{ClaspCommand, Cli, GlobalOptions};
 use crate::{Outcome, device};
 
 mod bench;
@@ -40,26 +40,26 @@ use outputs::{beside, check_writable, print_result, print_text};
 pub fn run(cli: Cli) -> Result<Outcome> {
     let common = &cli.common;
     start_threads(common)?;
-    match cli.verb {
-        Verb::Demo(arguments) => demo::run(common, &arguments),
-        Verb::Synth(arguments) => synth::run(common, &arguments),
-        Verb::Data(arguments) => data::run(common, &arguments),
-        Verb::Clip(arguments) => clip::run(common, &arguments),
-        Verb::Label(arguments) => label::run(common, &arguments),
-        Verb::Pretrain(arguments) => pretrain::run(common, &arguments),
-        Verb::Finetune(arguments) => finetune::run(common, &arguments),
-        Verb::Predict(arguments) => predict::run(common, &arguments),
-        Verb::Search(arguments) => search::run(common, &arguments),
-        Verb::Eval(arguments) => eval::run(common, &arguments),
-        Verb::Embed(arguments) => embed::run(common, &arguments),
-        Verb::Import(arguments) => import::run(common, &arguments),
-        Verb::Export(arguments) => export::run(common, &arguments),
-        Verb::Inspect(arguments) => inspect::run(common, &arguments),
-        Verb::Bench(arguments) => bench::run(common, &arguments),
-        Verb::Score(arguments) => score::run(common, &arguments),
-        Verb::Recipes(arguments) => recipes::run(common, &arguments),
-        Verb::Runs(arguments) => runs::run(common, &arguments),
-        Verb::Completions { shell } => {
+    match cli.command {
+        ClaspCommand::Demo(arguments) => demo::run(common, &arguments),
+        ClaspCommand::Synth(arguments) => synth::run(common, &arguments),
+        ClaspCommand::Data(arguments) => data::run(common, &arguments),
+        ClaspCommand::Clip(arguments) => clip::run(common, &arguments),
+        ClaspCommand::Label(arguments) => label::run(common, &arguments),
+        ClaspCommand::Pretrain(arguments) => pretrain::run(common, &arguments),
+        ClaspCommand::Finetune(arguments) => finetune::run(common, &arguments),
+        ClaspCommand::Predict(arguments) => predict::run(common, &arguments),
+        ClaspCommand::Search(arguments) => search::run(common, &arguments),
+        ClaspCommand::Eval(arguments) => eval::run(common, &arguments),
+        ClaspCommand::Embed(arguments) => embed::run(common, &arguments),
+        ClaspCommand::Import(arguments) => import::run(common, &arguments),
+        ClaspCommand::Export(arguments) => export::run(common, &arguments),
+        ClaspCommand::Inspect(arguments) => inspect::run(common, &arguments),
+        ClaspCommand::Bench(arguments) => bench::run(common, &arguments),
+        ClaspCommand::Score(arguments) => score::run(common, &arguments),
+        ClaspCommand::Recipes(arguments) => recipes::run(common, &arguments),
+        ClaspCommand::Runs(arguments) => runs::run(common, &arguments),
+        ClaspCommand::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "clasp", &mut script);
             print_text(&String::from_utf8_lossy(&script))?;

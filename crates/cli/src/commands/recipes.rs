@@ -14,17 +14,17 @@ use crate::args::{GlobalOptions, RecipesArguments};
 
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &RecipesArguments) -> Result<Outcome> {
-    let verbs = ["pretrain", "finetune"];
+    let commands = ["pretrain", "finetune"];
     let tasks = built_in_recipes();
     let lists = [&clasp_pretrain::recipe::BUILT_IN[..], &tasks[..]];
     let Some(name) = &arguments.name else {
         let mut text = String::new();
         let mut value = Vec::new();
-        for (verb, list) in verbs.into_iter().zip(lists) {
+        for (command, list) in commands.into_iter().zip(lists) {
             for (name, recipe) in list {
                 let about = about(recipe);
-                text.push_str(&format!("{verb:<9} {name:<20} {about}\n"));
-                value.push(json!({"verb": verb, "name": name, "about": about}));
+                text.push_str(&format!("{command:<9} {name:<20} {about}\n"));
+                value.push(json!({"command": command, "name": name, "about": about}));
             }
         }
         text.push_str(

@@ -12,15 +12,15 @@ fn images_that_are_none() {
     fs::create_dir(at.join("texts")).expect("a folder");
     fs::write(at.join("texts/a.txt"), "not an image").expect("a file");
     fs::write(at.join("texts/b.csv"), "x,y\n1,2\n").expect("a file");
-    for verb in [&["data", "stats"][..], &["label", "--out", "labels"]] {
+    for base in [&["data", "stats"][..], &["label", "--out", "labels"]] {
         let run = |images: &str, words: &[&str]| {
-            let mut arguments = vec![verb[0]];
-            if verb[0] == "data" {
-                arguments.push(verb[1]);
+            let mut arguments = vec![base[0]];
+            if base[0] == "data" {
+                arguments.push(base[1]);
             }
             arguments.push(images);
-            if verb[0] == "label" {
-                arguments.extend_from_slice(&verb[1..]);
+            if base[0] == "label" {
+                arguments.extend_from_slice(&base[1..]);
             }
             refused(at, &arguments, words);
         };

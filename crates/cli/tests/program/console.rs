@@ -25,10 +25,10 @@ const READS_OPERANDS: &[&str] = &[
 const TOO_LONG: &[&str] = &["demo", "bench", "synth", "clip"];
 
 /// Overrides that make every recipe tiny.
-fn tiny(verb: &str, task: &str) -> Vec<&'static str> {
+fn tiny(name: &str, task: &str) -> Vec<&'static str> {
     let fine_tuning = "--set model.backbone=swin-pico --set model.size=[64,32] --set run.batch=8 \
                        --set run.steps=2 --set run.eval_every=0";
-    match (verb, task) {
+    match (name, task) {
         ("pretrain", _) => TINY.to_vec(),
         ("finetune", "reid") => {
             let own = " --set task.instances=2";
@@ -44,7 +44,7 @@ fn tiny(verb: &str, task: &str) -> Vec<&'static str> {
 
 /// Whether everything that the command reads is in the folder.
 fn can_run(folder: &Path, words: &[String]) -> bool {
-    let Some(verb) = words.get(1).map(String::as_str) else {
+    let Some(name) = words.get(1).map(String::as_str) else {
         return false;
     };
     // Two or more capitals stand for something that the reader has.
@@ -56,7 +56,7 @@ fn can_run(folder: &Path, words: &[String]) -> bool {
     };
     // A published checkpoint is of a larger network than the tiny recipes have.
     let starts_from_checkpoint = words.iter().any(|word| word.starts_with("model.init="));
-    if TOO_LONG.contains(&verb) || starts_from_checkpoint || words.iter().any(is_placeholder) {
+    if TOO_LONG.contains(&name) || starts_from_checkpoint || words.iter().any(is_placeholder) {
         return false;
     }
     let exists = |word: &str| folder.join(word.trim_matches(['[', ']'])).exists();
@@ -79,7 +79,7 @@ fn can_run(folder: &Path, words: &[String]) -> bool {
     let operands = words[2..]
         .iter()
         .take_while(|word| !word.starts_with('-'))
-        .filter(|_| READS_OPERANDS.contains(&verb))
+        .filter(|_| READS_OPERANDS.contains(&name))
         .filter(|word| {
             !["check", "show", "stats", "compare", "safetensors", "onnx"].contains(&word.as_str())
         });
@@ -150,10 +150,10 @@ fn documented_commands_run() {
     let expected = [
         "embed", "eval", "export", "finetune", "import", "inspect", "label", "pretrain", "search",
     ];
-    for verb in expected {
+    for name in expected {
         assert!(
-            ran.contains(verb),
-            "no documented `clasp {verb}` was run, only {ran:?}"
+            ran.contains(name),
+            "no documented `clasp {name}` was run, only {ran:?}"
         );
     }
     done(at, &["recipes"]);

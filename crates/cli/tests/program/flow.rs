@@ -1,4 +1,4 @@
-//! The way from images to figures, verb by verb, in the smallest form.
+//! The way from images to metrics, command by command, in the smallest form.
 
 use crate::{TINY, command, done, drawn, refused};
 
@@ -9,18 +9,18 @@ fn every_verb_says_what_it_is_for() {
         .output()
         .expect("the program starts");
     let help = String::from_utf8_lossy(&output.stdout);
-    for verb in [
+    for name in [
         "demo", "synth", "data", "clip", "label", "pretrain", "finetune", "eval", "predict",
         "search", "embed", "inspect", "bench",
     ] {
         assert!(
-            help.lines().any(|line| line.trim_start().starts_with(verb)),
-            "{verb} is not in:\n{help}"
+            help.lines().any(|line| line.trim_start().starts_with(name)),
+            "{name} is not in:\n{help}"
         );
-        let output = command(folder.path(), &[verb, "--help"])
+        let output = command(folder.path(), &[name, "--help"])
             .output()
             .expect("the program starts");
-        assert!(output.status.success(), "clasp {verb} --help");
+        assert!(output.status.success(), "clasp {name} --help");
     }
 }
 

@@ -48,7 +48,8 @@ pub(crate) use self::packing::{PackProgress, manifest_path};
 pub use self::skipped::SkippedFiles;
 pub use self::spec::expand_braces;
 pub use self::unreadable::{
-    ReadFailure, TooManyUnreadable, UnreadableImage, UnreadableImages, load_file,
+    ReadFailure, TRIED_FIRST, TooManyUnreadable, UnreadableImage, UnreadableImages, load_file,
+    too_many_unreadable,
 };
 use crate::image::{Limits, Rgb, decode};
 

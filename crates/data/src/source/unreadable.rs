@@ -97,6 +97,15 @@ pub struct TooManyUnreadable {
     pub reason: String,
 }
 
+/// Whether more images failed than a run tolerates: 5 % of those that were tried.
+pub fn too_many_unreadable(failed: u64, tried: u64) -> bool {
+    20 * failed > tried
+}
+
+/// Images that are tried before [`too_many_unreadable`] ends a run, unless there are fewer: a broken
+/// copy is noticed early, and a run does not stop at its first bad file.
+pub const TRIED_FIRST: u64 = 1000;
+
 impl UnreadableImages {
     /// Counts an image that was read.
     pub fn ok(&mut self) {
@@ -122,23 +131,24 @@ impl UnreadableImages {
     pub fn check(&self) -> Result<(), TooManyUnreadable> {
         let failed = self.failed.len() as u64;
         match self.failed.first() {
-            Some((key, reason)) if 20 * failed > self.seen => Err(TooManyUnreadable {
-                failed,
-                seen: self.seen,
-                key: key.clone(),
-                reason: reason.clone(),
-            }),
+            Some((key, reason)) if too_many_unreadable(failed, self.seen) => {
+                Err(TooManyUnreadable {
+                    failed,
+                    seen: self.seen,
+                    key: key.clone(),
+                    reason: reason.clone(),
+                })
+            }
             _ => Ok(()),
         }
     }
 
-    /// The rule during a run: the same once 1000 images were tried, so that a broken copy is
-    /// noticed early, and a run does not stop at its first bad file.
+    /// The rule during a run: the same once [`TRIED_FIRST`] images were tried.
     ///
     /// # Errors
     /// If more failed.
     pub fn check_early(&self) -> Result<(), TooManyUnreadable> {
-        if self.seen < 1000 {
+        if self.seen < TRIED_FIRST {
             return Ok(());
         }
         self.check()

@@ -27,7 +27,7 @@ use std::time::Instant;
 use clasp_data::atomic::{FolderLock, remove_abandoned_where};
 use clasp_data::image::Limits;
 use clasp_data::labels::{self, Labels, StoreMeta};
-use clasp_data::source::{Shard, Source, UnreadableImages};
+use clasp_data::source::{Shard, Source, UnreadableImages, too_many_unreadable};
 use serde::Serialize;
 
 use self::batch::{is_readable, label_batch};
@@ -236,7 +236,7 @@ pub fn run<L: Labeler>(
         report: LabelRunReport::new(source.len()),
         open: Vec::new(),
         done: 0,
-        readable: UnreadableImages::default(),
+        unreadable: UnreadableImages::default(),
         failures: Vec::new(),
     };
     check_settings(&options.folder, &labeler.settings())?;
@@ -254,7 +254,7 @@ pub fn run<L: Labeler>(
         remove_empty(&run.pieces_folder())?;
     }
     if !options.skip_unreadable && !run.report.stopped {
-        run.readable.check()?;
+        run.unreadable.check()?;
     }
     Ok(run.finish())
 }
@@ -271,7 +271,7 @@ struct LabelRun<'a, L> {
     open: Vec<OpenShard>,
     /// Images that are done, those of earlier runs included.
     done: usize,
-    readable: UnreadableImages,
+    unreadable: UnreadableImages,
     /// Images that could not be read, with the reason.
     failures: Vec<(usize, String)>,
 }
@@ -314,9 +314,9 @@ impl<L: Labeler> LabelRun<'_, L> {
         }
         // Whether too many images are unreadable must not depend on where a run was interrupted, so
         // those of earlier runs count.
-        (0..self.report.kept).for_each(|_| self.readable.ok());
+        (0..self.report.kept).for_each(|_| self.unreadable.ok());
         (0..self.report.unreadable).for_each(|_| {
-            self.readable
+            self.unreadable
                 .fail("an image of an earlier run", "not in the labels");
         });
         if self.done > 0 {
@@ -521,11 +521,11 @@ impl<L: Labeler> LabelRun<'_, L> {
         let without_parts =
             |labels: &&Labels| labels.values.parts.iter().all(|&part| part == IGNORE);
         self.report.without_parts += batch.labels.iter().filter(without_parts).count();
-        batch.labels.iter().for_each(|_| self.readable.ok());
+        batch.labels.iter().for_each(|_| self.unreadable.ok());
         let mut flow = ControlFlow::Continue(());
         for (image, reason) in batch.failures {
             let key = self.source.key(image);
-            self.readable.fail(key, &reason);
+            self.unreadable.fail(key, &reason);
             self.report.unreadable += 1;
             let unreadable = LabelProgress::Unreadable {
                 key,
@@ -534,9 +534,10 @@ impl<L: Labeler> LabelRun<'_, L> {
             flow = either(flow, progress(unreadable));
             self.failures.push((image, reason));
         }
-        // More than 5 % of all images, whatever the rest is like.
-        if !self.options.skip_unreadable && self.report.unreadable * 20 > self.report.images {
-            self.readable.check()?;
+        // Too many of all images, whatever the rest is like.
+        let [failed, all] = [self.report.unreadable, self.report.images].map(|count| count as u64);
+        if !self.options.skip_unreadable && too_many_unreadable(failed, all) {
+            self.unreadable.check()?;
         }
         let one = &mut self.open[job.shard];
         one.done.push(Piece {

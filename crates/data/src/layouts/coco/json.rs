@@ -317,6 +317,6 @@ mod tests {
             [90.0, 60.0, 30.0, 60.0],
         ];
         assert_eq!(form(&cut), None);
-        assert_eq!(told(&shares[..2]), None);
+        assert_eq!(form(&shares[..2]), None);
     }
 }

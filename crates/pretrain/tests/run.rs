@@ -459,7 +459,10 @@ fn a_run_is_resumed_with_its_own_recipe_and_files() {
     })
     .unwrap_err()
     .to_string();
-    assert!(message.contains("no such folder"), "{message}");
+    assert!(
+        message.contains("expected the folder of a run, found nothing there"),
+        "{message}"
+    );
 
     // A backbone of another architecture to start from.
     let set = format!("model.init={}", out.join("backbone.safetensors").display());

@@ -615,7 +615,7 @@ fn wrong_input_is_named() {
     refused(
         at,
         &["finetune", "reid", "--data", "nowhere"],
-        &["nowhere", "no such folder"],
+        &["nowhere", "expected the folder of a dataset", "hint: "],
     );
     refused(
         at,

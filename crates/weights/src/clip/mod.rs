@@ -17,6 +17,7 @@ use std::io::Read;
 use std::path::Path;
 
 use burn::tensor::Device;
+use clasp_data::missing::MissingPath;
 use clasp_model::clip::{Activation, Clip, VOCABULARY};
 use fs_err as fs;
 use serde::Deserialize;
@@ -90,6 +91,9 @@ fn is_weights_name(path: &Path) -> bool {
 
 /// Says what to give in place of one file, which lacks the model's configuration.
 fn single_file(path: &Path) -> WeightsError {
+    if !path.exists() {
+        return MissingPath::new(path, "a folder with a CLIP").into();
+    }
     let mut beginning = Vec::new();
     let read =
         fs_err::File::open(path).and_then(|file| file.take(1 << 16).read_to_end(&mut beginning));

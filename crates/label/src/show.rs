@@ -12,14 +12,12 @@ use clasp_data::font::{self, fill};
 
 /// Height and width of the box for an image, in pixels.
 const BOX: [usize; 2] = [288, 168];
-/// Width of the text beside, in pixels: 28 letters.
-const TEXT: usize = 28 * font::ADVANCE * SCALE;
+/// Width of the text beside, in pixels.
+const TEXT: usize = 300;
 /// Gaps, in pixels.
 const GAP: usize = 12;
-/// Enlargement of the letters.
-const SCALE: usize = 2;
 /// From one line of text to the next, in pixels.
-const LINE: usize = font::HEIGHT * SCALE + 1;
+const LINE: usize = font::NORMAL;
 /// How much of a part's color lies over the image.
 const ALPHA: f32 = 0.55;
 
@@ -28,7 +26,10 @@ pub const MOST_SHOWN: usize = 256;
 
 const PAPER: [u8; 3] = [255, 255, 255];
 const INK: [u8; 3] = [24, 24, 28];
-const PALE: [u8; 3] = [150, 150, 156];
+/// Of what is not sure.
+const PALE: [u8; 3] = [104, 104, 112];
+/// The color of positions without a class in the legend.
+const UNSURE: [u8; 3] = [60; 3];
 const FRAME: [u8; 3] = [232, 232, 236];
 
 /// Settings of a contact sheet.
@@ -160,13 +161,14 @@ fn draw_entry(
             sheet,
             text,
             line,
-            &font::fit(words, TEXT, SCALE),
-            SCALE,
+            &font::fit(words, TEXT, LINE),
+            LINE,
             color,
         );
         line += LINE;
     };
-    write(labels.key, PALE);
+    // The end of a key tells images apart, not its folders.
+    write(&end_of(labels.key), INK);
     let vocabulary = &meta.vocabulary;
     let targets = rule.targets(labels.values.attributes, vocabulary);
     for ((attribute, range), &sure) in vocabulary
@@ -207,6 +209,18 @@ fn draw_entry(
             );
         }
     }
+}
+
+/// The end of a key, as much of it as fits beside an image.
+fn end_of(key: &str) -> String {
+    let mut rest = key;
+    while font::width(rest, LINE) > TEXT {
+        let Some((_, after)) = rest.split_once('/') else {
+            break;
+        };
+        rest = after;
+    }
+    rest.to_owned()
 }
 
 /// A name of the vocabulary as words.
@@ -278,11 +292,17 @@ pub fn color(class: u8) -> [u8; 3] {
     }
 }
 
+/// How the lines beside an image are read.
+const MARKS: &str = "beside each image: its key, then each attribute's likeliest value and its probability; gray with a question mark: \
+     not sure, so that nothing is learned from it";
+
 /// The legend: swatches with names, in as many lines as needed.
 struct Legend {
     title: String,
     /// Color, name, and where.
     entries: Vec<([u8; 3], String, [usize; 2])>,
+    /// How to read the attributes, and its top.
+    note: Option<(String, usize)>,
     height: usize,
 }
 
@@ -304,8 +324,9 @@ impl Legend {
             });
         let (mut x, mut y) = (0, LINE + GAP / 2);
         let mut entries = Vec::new();
-        for (color, name) in names.chain([([60; 3], "not sure".to_owned())]) {
-            let wide = LINE + GAP / 2 + font::width(&name, SCALE) + GAP;
+        for (color, name) in names.chain([(UNSURE, "not sure".to_owned())]) {
+            let name = plain(&name);
+            let wide = LINE + GAP / 2 + font::width(&name, LINE) + 2 * GAP;
             if x > 0 && x + wide > width {
                 (x, y) = (0, y + LINE + GAP / 2);
             }
@@ -313,24 +334,28 @@ impl Legend {
             x += wide;
         }
         Self {
-            title: font::fit(&title, width, SCALE),
+            title: font::fit(&title, width, LINE),
             entries,
-            height: y + LINE + GAP,
+            note: match meta.vocabulary.attributes.is_empty() {
+                true => None,
+                false => Some((font::fit(MARKS, width, LINE), y + LINE + GAP / 2)),
+            },
+            height: match meta.vocabulary.attributes.is_empty() {
+                true => y + LINE + GAP,
+                false => y + 2 * LINE + GAP + GAP / 2,
+            },
         }
     }
 
     fn draw(&self, sheet: &mut Rgb) {
-        font::draw(sheet, GAP, GAP, &self.title, SCALE, INK);
+        font::draw(sheet, GAP, GAP, &self.title, LINE, INK);
+        if let Some((note, y)) = &self.note {
+            font::draw(sheet, GAP, GAP + y, note, LINE, INK);
+        }
         for (color, name, [x, y]) in &self.entries {
-            fill(sheet, GAP + x, GAP + y, LINE, LINE - 3, *color);
-            font::draw(
-                sheet,
-                GAP + x + LINE + GAP / 2,
-                GAP + y + 1,
-                name,
-                SCALE,
-                INK,
-            );
+            fill(sheet, GAP + x, GAP + y + 2, LINE, LINE - 4, *color);
+            let text = GAP + x + LINE + GAP / 2;
+            font::draw(sheet, text, GAP + y, name, LINE, INK);
         }
     }
 }
@@ -356,6 +381,23 @@ mod tests {
         assert_ne!(out.pixel(1, 0), out.pixel(2, 0));
         assert_eq!(out.pixel(0, 3), [100; 3]);
         assert_eq!(out.pixel(3, 0), out.pixel(3, 3));
+    }
+
+    #[test]
+    fn text_has_contrast() {
+        for color in [INK, PALE] {
+            assert!(font::contrast(color, PAPER) >= font::CONTRAST);
+        }
+    }
+
+    #[test]
+    fn a_long_key_is_shown_by_its_end() {
+        let key = "market/bounding_box_train/many/folders/0001_c1s1_000151_01";
+        let shown = end_of(key);
+        assert!(
+            shown.ends_with("/0001_c1s1_000151_01") && shown.len() < key.len(),
+            "{shown}"
+        );
     }
 
     #[test]

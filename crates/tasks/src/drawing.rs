@@ -82,8 +82,8 @@ pub fn draw_box(image: &mut Rgb, [x, y, width, height]: [f64; 4], label: &str, c
             color,
         );
     }
-    let top = (y - (font::HEIGHT + 2) as f64).max(0.0) as usize;
-    font::draw(image, x.max(0.0) as usize, top, label, 1, color);
+    let top = (y - font::SMALL as f64).max(0.0) as usize;
+    font::label(image, x.max(0.0) as usize, top, label, font::SMALL, color);
 }
 
 /// A label map `[height, width]` over a picture, half transparent; class 0 and the ignore index 255 are not drawn.
@@ -100,22 +100,23 @@ pub fn tinted(image: &Rgb, labels: &[u8]) -> Rgb {
     tinted
 }
 
+/// Space about text beside a picture, in pixels.
+pub const GAP: usize = 6;
+const INK: [u8; 3] = [20; 3];
+
 /// Lines of text to the right of a picture.
 pub fn beside(image: &Rgb, lines: &[String]) -> Rgb {
-    const SCALE: usize = 2;
-    const GAP: usize = 6;
     let wide = lines
         .iter()
-        .map(|line| font::width(line, SCALE))
+        .map(|line| font::width(line, font::NORMAL))
         .max()
         .unwrap_or(0);
-    let line_height = font::HEIGHT * SCALE + 2;
-    let height = image.height.max(lines.len() * line_height + 2 * GAP);
+    let height = image.height.max(lines.len() * font::NORMAL + 2 * GAP);
     let mut sheet = Rgb::filled(image.width + wide + 2 * GAP, height, [255; 3]);
     paste(&mut sheet, image, 0, 0);
     for (index, text) in lines.iter().enumerate() {
-        let y = GAP + index * line_height;
-        font::draw(&mut sheet, image.width + GAP, y, text, SCALE, [20; 3]);
+        let y = GAP + index * font::NORMAL;
+        font::draw(&mut sheet, image.width + GAP, y, text, font::NORMAL, INK);
     }
     sheet
 }

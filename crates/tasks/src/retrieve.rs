@@ -123,7 +123,7 @@ pub fn tile(image: &Rgb) -> Rgb {
 pub fn sheet(rows: &[SheetRow]) -> Rgb {
     let [height, width] = TILE;
     let columns = 1 + rows.iter().map(|row| row.matches.len()).max().unwrap_or(0);
-    let line = height + font::HEIGHT + 2 * GAP;
+    let line = height + font::SMALL + 2 * GAP;
     let size = [
         (columns * (width + GAP) + 2 * GAP).max(width + 2 * GAP),
         rows.len() * line + GAP,
@@ -132,7 +132,7 @@ pub fn sheet(rows: &[SheetRow]) -> Rgb {
     let put = |sheet: &mut Rgb, image: &Rgb, left: usize, top: usize, text: &str| {
         assert_eq!([image.height, image.width], TILE, "size of a tile");
         paste(sheet, image, left, top);
-        font::draw(sheet, left, top + height + 2, text, 1, [0; 3]);
+        font::draw(sheet, left, top + height + 2, text, font::SMALL, [0; 3]);
     };
     for (index, row) in rows.iter().enumerate() {
         let top = GAP + index * line;

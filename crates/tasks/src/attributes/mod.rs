@@ -212,8 +212,15 @@ impl Predictor for AttributeTask {
         let [x, y, width, _] = crop;
         let lines = self.predicted(prediction);
         for (row, line) in lines.iter().enumerate() {
-            let top = y + row * (font::HEIGHT + 1);
-            font::draw(photo, x + width + 2, top, line, 1, drawing::color(3));
+            let top = y + row * font::SMALL;
+            font::label(
+                photo,
+                x + width + 2,
+                top,
+                line,
+                font::SMALL,
+                drawing::color(3),
+            );
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use burn::tensor::{Tensor, TensorData};
 use clasp_data::augment::{warp, warp_labels};
+use clasp_data::font;
 use clasp_data::image::Rgb;
 use clasp_data::layouts::parsing::LabelMap;
 use clasp_model::heads::blocks::resize_bilinear;
@@ -147,16 +148,9 @@ impl Predictor for ParsingTask {
         if !lines.is_empty() {
             sheet = drawing::beside(&tinted, &lines);
             for (row, (class, _)) in names.iter().enumerate() {
-                let line = clasp_data::font::HEIGHT * 2 + 2;
+                let top = drawing::GAP + row * font::NORMAL;
                 let color = drawing::color(class - 1);
-                clasp_data::font::fill(
-                    &mut sheet,
-                    tinted.width,
-                    6 + row * line,
-                    4,
-                    line - 2,
-                    color,
-                );
+                font::fill(&mut sheet, tinted.width, top, 4, font::NORMAL - 2, color);
             }
         }
         sheet

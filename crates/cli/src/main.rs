@@ -25,6 +25,7 @@ pub use outcome::Outcome;
 
 fn main() -> ExitCode {
     allocator::keep_pages();
+    clasp_data::contained::silence();
     clasp_run::origin::set_commit(env!("CLASP_COMMIT"));
     let cli = args::Cli::parse();
     match commands::run(cli) {

@@ -13,13 +13,14 @@
 //! | [`pack`], [`statistics`] | tar shards from any source; formats and sizes of its images |
 //! | [`random`], [`atomic`] | random generators seeded by purpose; files written atomically |
 //! | [`text`] | text files in the encodings that tools write; how similar two names are |
-//! | [`missing`] | paths that do not exist |
+//! | [`missing`], [`contained`] | paths that do not exist; decoders that panic |
 
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod atomic;
 pub mod augment;
 pub mod check;
+pub mod contained;
 pub mod font;
 pub mod image;
 pub mod labels;

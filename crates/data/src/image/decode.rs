@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::io::{Cursor, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use fs_err as fs;
@@ -11,6 +10,7 @@ use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader};
 
 use super::jpeg::{jpeg_is_whole, with_tables};
 use super::rgb::Rgb;
+use crate::contained::contained;
 
 /// Limits of the size that a file claims, checked before it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,7 +117,7 @@ pub fn decode(bytes: &[u8], limits: &Limits) -> Result<Rgb, ImageError> {
         });
     }
     // A bug of a decoder must fail one image, not the run.
-    catch_unwind(AssertUnwindSafe(|| decode_as(bytes, format, name, limits))).unwrap_or_else(|_| {
+    contained(|| decode_as(bytes, format, name, limits)).unwrap_or_else(|| {
         Err(ImageError::Damaged {
             format: name,
             reason: "the decoder panicked".to_owned(),
@@ -131,7 +131,7 @@ const HEAD: u64 = 1 << 16;
 /// Height and width that an image file would be decoded to, from its head alone; none if it is no
 /// image.
 pub fn size_of(path: &Path) -> Option<[usize; 2]> {
-    let size = |bytes: &[u8]| catch_unwind(AssertUnwindSafe(|| header_size(bytes))).ok()?;
+    let size = |bytes: &[u8]| contained(|| header_size(bytes))?;
     let mut file = fs::File::open(path).ok()?;
     let mut bytes = Vec::new();
     file.by_ref().take(HEAD).read_to_end(&mut bytes).ok()?;
@@ -151,7 +151,7 @@ pub fn is_turned(bytes: &[u8]) -> bool {
         let reader = ImageReader::with_format(Cursor::new(bytes), format);
         reader.into_decoder().ok()?.orientation().ok()
     };
-    let orientation = catch_unwind(AssertUnwindSafe(orientation)).unwrap_or(None);
+    let orientation = contained(orientation).flatten();
     orientation.is_some_and(|orientation| orientation != Orientation::NoTransforms)
 }
 

@@ -21,6 +21,7 @@ use super::meta::StoreMeta;
 use super::pages::Pages;
 use super::row::{LabelRef, Labels};
 use super::values::{self, ValueColumns};
+use crate::contained::contained;
 use crate::vocabulary::Vocabulary;
 
 /// Version of the format, `clasp.format` in the metadata.
@@ -183,9 +184,8 @@ pub(super) fn decode(
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     // The Parquet reader is not ours and the file is a user's: whatever it does with damaged
     // bytes, the program reports the file and continues.
-    let caught = std::panic::catch_unwind(|| decode_checked(Bytes::from(bytes), &name, sidecar));
-    caught
-        .unwrap_or_else(|_| Err("the Parquet reader failed on it".into()))
+    contained(|| decode_checked(Bytes::from(bytes), &name, sidecar))
+        .unwrap_or_else(|| Err("the Parquet reader failed on it".into()))
         .map_err(|problem| LabelError::damaged(path, problem))
 }
 

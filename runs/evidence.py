@@ -17,6 +17,7 @@ Tables:
   compute        the same, with the processor time of CLASP for each arm
   prompts        each task under each prompt
   demo           `clasp demo`
+  summary        table main for the README: some arms, one decimal
   photos-frozen  arms pre-trained on photos, frozen backbone (--data)
   photos         the same arms and random weights, fine-tuned on six tasks (--data)
   drawn          CLASP's backbone fine-tuned on six tasks of synthetic people
@@ -43,11 +44,12 @@ import finetune
 from paired import RULE, between_markers, cell, claim, difference_cell, differences, prose, table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SEEDS = {"main": 5, "compute": 5, "prompts": 5}
+SEEDS = {"main": 5, "summary": 5, "compute": 5, "prompts": 5}
 STEPS = {"drawn": 500, "photos": 2000}
 # Tables that run without photos, and those that need them.
 DRAWN, PHOTOS = ["main", "compute", "prompts", "demo"], ["photos-frozen", "photos"]
 MORE = ["drawn", "overfit"]
+SUMMARY = ["initialization", "dino", "solider", "clasp-none", "labels-only", "clasp", "clip-frozen"]
 FROZEN = {"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}
 FINETUNED = {task: metrics[0] for task, (metrics, _) in finetune.TASKS.items()}
 OWN_PROMPT = {"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}
@@ -83,7 +85,7 @@ class Arm:
 ARMS = {
     "initialization": Arm("the network before the first step", kind="start"),
     "dino": Arm("DINO", ("method=dino",), labels=""),
-    "solider": Arm("SOLIDER: DINO for half the steps, k-means labels from it, SOLIDER for the other half", kind="two-stage"),
+    "solider": Arm("SOLIDER, half of the steps for the DINO run that gives its k-means labels", kind="two-stage"),
     "clip-frozen": Arm("the labeler: frozen image tower of clasp-mini", kind="clip", labels=""),
     "clip-distill": Arm(
         "distillation of the pooled features of the labeler", ("method=dino", "loss.dino_weight=0", "views.local=0"), labels="", kind="distill"
@@ -109,6 +111,7 @@ DEFAULT_ARMS = {
     "main": MAIN,
     "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],
     "prompts": ["clasp", "lambda-0"],
+    "summary": SUMMARY,
     "photos-frozen": ["initialization", "dino", "solider", "clasp"],
     "photos": ["fresh", "dino", "solider", "clasp"],
 }
@@ -484,6 +487,20 @@ def main_table(evidence, seeds, arms, steps):
     return head(evidence.args, "main", seeds, text, results) + comparison(results, FROZEN, arms, problems_of(evidence, "main"))
 
 
+def summary_table(evidence, seeds, arms, steps):
+    """Only results that exist: the table is made of table main."""
+    found = lambda arm, seed: evidence.results / "main" / arm / f"seed-{seed}.json"
+    complete = [arm for arm in arms if all(found(arm, seed).exists() for seed in seeds)]
+    results = evidence.main(complete, seeds, steps)
+    value = lambda result, task: result["metrics"][task]
+    rows = [["chance", *[f"{100 * statistics.mean(r['chance'][task] for r in results['clasp'].values()):.1f}" for task in FROZEN]]]
+    for arm in complete:
+        cells = [cell([value(result, task) for result in results[arm].values()], digits=1) for task in FROZEN]
+        rows.append([f"**{ARMS[arm].what}**" if arm == "clasp" else ARMS[arm].what, *cells])
+    command = "python3 runs/evidence.py OUT --tables main --seeds " + " ".join(map(str, seeds))
+    return f"    {command}\n\n" + table(["", *[f"{task} {metric}" for task, metric in FROZEN.items()]], rows)
+
+
 def compute_table(evidence, seeds, arms, steps):
     counts = evidence.equal_time(arms, seeds, steps)
     arms = [arm for arm in arms if arm in counts]
@@ -675,7 +692,7 @@ def parse(words=None):
     p.add_argument("--results", type=pathlib.Path, metavar="DIR", help="folder of the results that tables are made of [default: OUT]")
     p.add_argument("--quick", action="store_true", help="one seed, main table of six arms, prompts of CLASP")
     p.add_argument("--data", type=pathlib.Path, help="photos: persons/, pku_reid/, ccp/, lspe/, pets/")
-    p.add_argument("--tables", nargs="+", choices=[*DRAWN, *PHOTOS, *MORE], help="which tables")
+    p.add_argument("--tables", nargs="+", choices=[*DRAWN, "summary", *PHOTOS, *MORE], help="which tables")
     p.add_argument("--arms", nargs="+", choices=list(ARMS), help="which arms, `clasp` to compare with included")
     p.add_argument("--seeds", type=int, nargs="+", help="default: five for main, compute and prompts, else three")
     p.add_argument("--steps", type=int, help=f"steps of each arm: {STEPS['drawn']}, on photos {STEPS['photos']}")
@@ -698,6 +715,7 @@ def main(words=None):
     evidence = Evidence(args)
     makers = {
         "main": main_table,
+        "summary": summary_table,
         "compute": compute_table,
         "prompts": prompts_table,
         "photos-frozen": photos_frozen_table,

@@ -39,14 +39,13 @@ def claim(values):
     return ESTABLISHED if wide else NOTHING
 
 
-def cell(values):
+def cell(values, digits=2):
     """Mean and range in percent: `31.24 (29.80–33.01)`; a single value alone; empty for none."""
     if not values:
         return ""
-    text = f"{100 * statistics.mean(values):.2f}"
-    if len(values) > 1:
-        text += f" ({100 * min(values):.2f}–{100 * max(values):.2f})"
-    return text
+    percent = lambda value: f"{100 * value:.{digits}f}"
+    text = percent(statistics.mean(values))
+    return f"{text} ({percent(min(values))}–{percent(max(values))})" if len(values) > 1 else text
 
 
 def difference_cell(values):

@@ -191,6 +191,21 @@ class Runs(unittest.TestCase):
         self.assertIn("not run: `clasp pretrain` ended with 1: error: loss.part_weight: unknown key", text)
         self.assertIn("| CLASP (`clasp`) | 30.00 |", text)
 
+    def test_the_summary_has_the_arms_that_are_complete_with_one_decimal(self):
+        self.document.write_text("<!-- evidence:summary -->\n<!-- /evidence:summary -->\n")
+        words = ["--seeds", "0", "1", "--steps", "4"]
+        with contextlib.redirect_stdout(io.StringIO()):
+            out = [self.at / "out", "--clasp", self.program, "--tables", "main", "--arms", "dino", "clasp", *words]
+            with contextlib.redirect_stderr(io.StringIO()):
+                self.assertEqual(evidence.main(list(map(str, out))), 0)
+        before = self.calls()
+        self.assertEqual(self.run_it("--tables", "summary", *words)[0], 0)
+        self.assertEqual(self.calls(), before)
+        text = self.document.read_text()
+        self.assertIn("| chance | 4.0 |", text)
+        self.assertIn("| **CLASP** | 30.5 (30.0–31.0) |", text)
+        self.assertNotIn("SOLIDER", text)
+
     def test_the_own_prompt_is_held_against_the_mean_of_the_others(self):
         self.assertEqual(self.run_it("--tables", "prompts", "--arms", "clasp", "--seeds", "0", "1", "2")[0], 0)
         text = self.document.read_text()

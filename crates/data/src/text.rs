@@ -73,25 +73,44 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
-/// Levenshtein distance: letters to change, insert or remove.
+/// Letters to change, insert, remove, or swap with the next (optimal string alignment distance).
 pub fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, to) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(from != *to);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
+    let mut before: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=b.len()).collect();
+    for i in 0..a.len() {
+        let mut row = vec![i + 1];
+        for j in 0..b.len() {
+            let changed = last[j] + usize::from(a[i] != b[j]);
+            let mut least = changed.min(last[j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i] == b[j - 1] && a[i - 1] == b[j] {
+                least = least.min(before[j - 1] + 1);
+            }
+            row.push(least);
         }
+        before = std::mem::replace(&mut last, row);
     }
-    row[b.len()]
+    last[b.len()]
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn edits_are_counted() {
+        for (a, b, count) in [
+            ("", "", 0),
+            ("", "ab", 2),
+            ("query", "qurey", 1),
+            ("kitten", "sitting", 3),
+            ("reid-min", "reid-mini", 1),
+            ("ab", "ba", 1),
+            ("abc", "ca", 3),
+        ] {
+            assert_eq!((edits(a, b), edits(b, a)), (count, count), "{a} and {b}");
+        }
+    }
 
     #[test]
     fn byte_order_marks_are_removed() {

@@ -44,6 +44,7 @@ import finetune
 from paired import RULE, between_markers, cell, claim, difference_cell, differences, prose, table
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+CLIP = ROOT / "assets/clasp-mini/open_clip_model.safetensors"
 SEEDS = {"main": 5, "summary": 5, "compute": 5, "prompts": 5}
 STEPS = {"drawn": 500, "photos": 2000}
 # Tables that run without photos, and those that need them.
@@ -93,7 +94,7 @@ ARMS = {
     "labels-only": Arm("labels without self-distillation", ("loss.dino_weight=0", "views.local=0")),
     "labels-shuffled": Arm("labels permuted between images", ("data.permute_labels=true",)),
     # With λ = 1 the shared blocks get the gradient of each label loss twice, under its own prompt and under identity.
-    "clasp-none": Arm("CLASP without prompts, label losses doubled", ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=2")),
+    "clasp-none": Arm("CLASP without prompts, label losses doubled", ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=4")),
     "parts-only": Arm("CLASP, part labels only", ("loss.attribute_weight=0",)),
     "attributes-only": Arm("CLASP, attribute labels only", ("loss.part_weight=0",)),
     "lambda-0": Arm("CLASP, no labels on the identity prompt (λ = 0)", ("loss.identity_label_weight=0",)),
@@ -240,6 +241,7 @@ class Evidence:
 
         # CLIP's labels of photos do not depend on the seed; those by k-means depend on their backbone.
         of = {"world": world, "seed": seed if world == "drawn" or more else None}
+        of |= {} if more else {"clip": digest(CLIP)}
         self.images(world, seed)
         kept = self.once(folder.with_name(folder.name + ".json"), of, work)
         return folder, kept["processor_seconds"]
@@ -345,7 +347,7 @@ class Evidence:
         recipe = "mini" if name in PHOTOS else "demo"
         found = {"recipe": digest(ROOT / f"recipes/{recipe}.toml")} if ARMS[arm].kind != "fresh" else {}
         if name == "demo" or ARMS[arm].learns_from_clip():
-            found["clip"] = digest(ROOT / "assets/clasp-mini/open_clip_model.safetensors")
+            found["clip"] = digest(CLIP)
         return found
 
     def arms(self, name, world, arms, seeds, steps_of, evaluate):

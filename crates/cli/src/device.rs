@@ -14,12 +14,14 @@ const ACCELERATORS: [&str; 4] = ["cuda", "rocm", "metal", "vulkan"];
 
 /// The device called `name`, or the best that this build and this machine have.
 ///
-/// Accelerators of a kind are counted from 0 in the order of their driver; Vulkan's and Metal's with discrete ones first.
-/// Without a name a driver that emulates a GPU on the CPU is passed over, as the CPU itself is faster.
+/// Accelerators of a kind are counted from 0 in the order of their driver; Vulkan's and Metal's
+/// with discrete ones first. Without a name a driver that emulates a GPU on the CPU is passed over,
+/// as the CPU itself is faster.
 ///
 /// # Errors
 ///
-/// The name is unknown, this build lacks the device's Cargo feature, or this machine has no such device.
+/// The name is unknown, this build lacks the device's Cargo feature, or this machine has no such
+/// device.
 pub fn pick(name: Option<&str>) -> Result<Device> {
     let Some(name) = name else {
         let found = ACCELERATORS

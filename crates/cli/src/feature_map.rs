@@ -10,8 +10,8 @@ use crate::commands::eval::Model;
 /// Rounds of power iteration: enough for a picture.
 const ROUNDS: usize = 60;
 
-/// The features of the last stage but one, under prompt weights, of images resized to `size` (height, width): one
-/// picture for each image, with components shared by all.
+/// The features of the last stage but one, under prompt weights, of images resized to `size`
+/// (height, width): one picture for each image, with components shared by all.
 ///
 /// # Errors
 ///
@@ -84,7 +84,8 @@ pub fn pictures(
         .collect())
 }
 
-/// Coordinates of each token along the first three principal directions. `tokens`: [tokens, channels]
+/// Coordinates of each token along the first three principal directions. `tokens`: [tokens,
+/// channels]
 fn principal(mut tokens: Vec<f32>, channels: usize) -> Vec<[f32; 3]> {
     let count = tokens.len() / channels;
     for c in 0..channels {

@@ -1,5 +1,5 @@
-//! Ctrl-C (SIGINT) and SIGTERM, as from `docker stop`, Slurm and systemd: the first stops the work at
-//! the next safe point, where finished work is saved; the second ends the program.
+//! Ctrl-C (SIGINT) and SIGTERM, as from `docker stop`, Slurm and systemd: the first stops the work
+//! at the next safe point, where finished work is saved; the second ends the program.
 //!
 //! Either way the exit status is that of shells, 128 and the number of the signal: 130 or 143.
 

@@ -1,5 +1,5 @@
-//! Panics of decoders that are not ours, on files that are damaged: the caller reports the file, and
-//! the program goes on. A program that calls [`silence`] prints no message of such a panic.
+//! Panics of decoders that are not ours, on files that are damaged: the caller reports the file,
+//! and the program continues. A program that calls [`silence`] prints no message of such a panic.
 
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
@@ -9,8 +9,8 @@ thread_local! {
     static IS_CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// What `decode` returns; nothing if it panics. It must not leave anything half changed that is used
-/// afterwards.
+/// What `decode` returns; nothing if it panics. It must not leave anything half changed that is
+/// used afterwards.
 pub fn contained<T>(decode: impl FnOnce() -> T) -> Option<T> {
     let before = IS_CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(decode));

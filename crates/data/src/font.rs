@@ -1,7 +1,7 @@
 //! Text in pictures: Open Sans, which `font/OFL.txt` licenses, in any size.
 //!
-//! Sizes are heights of a line in pixels. Text on plain paper is drawn by [`draw`], text on a photo by
-//! [`label`], whose ground is a color of its own.
+//! Sizes are heights of a line in pixels. Text on plain paper is drawn by [`draw`], text on a photo
+//! by [`label`], whose ground is a color of its own.
 
 use std::sync::LazyLock;
 
@@ -65,8 +65,8 @@ pub fn draw(picture: &mut Rgb, x: usize, y: usize, text: &str, size: usize, colo
     });
 }
 
-/// Draws `text` on a ground of the color `ground`, in black or white, with the upper left corner of the
-/// ground at (`x`, `y`), clipped to the picture; nothing for an empty text.
+/// Draws `text` on a ground of the color `ground`, in black or white, with the upper left corner of
+/// the ground at (`x`, `y`), clipped to the picture; nothing for an empty text.
 pub fn label(picture: &mut Rgb, x: usize, y: usize, text: &str, size: usize, ground: [u8; 3]) {
     if text.is_empty() {
         return;

@@ -63,8 +63,8 @@ impl MissingPath {
     }
 }
 
-/// Checks that there is something at `path`, where `expected` is to be. A path that cannot be looked
-/// at is left to its reader.
+/// Checks that there is something at `path`, where `expected` is to be. A path that cannot be
+/// looked at is left to its reader.
 ///
 /// # Errors
 /// There is nothing.
@@ -101,8 +101,8 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// The path in `folder` whose name is the nearest to that of `missing`: the same in other letters or
-/// with another ending, a few letters changed, or one that begins with it.
+/// The path in `folder` whose name is the nearest to that of `missing`: the same in other letters
+/// or with another ending, a few letters changed, or one that begins with it.
 fn nearest(folder: &Path, missing: &Path) -> Option<PathBuf> {
     let wanted = missing.file_name()?.to_string_lossy().to_lowercase();
     let stem = |name: &str| Path::new(name).with_extension("").display().to_string();

@@ -102,7 +102,6 @@ mod tests {
         for (a, b, count) in [
             ("", "", 0),
             ("", "ab", 2),
-            ("query", "qurey", 1),
             ("kitten", "sitting", 3),
             ("reid-min", "reid-mini", 1),
             ("ab", "ba", 1),

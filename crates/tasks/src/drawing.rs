@@ -86,7 +86,8 @@ pub fn draw_box(image: &mut Rgb, [x, y, width, height]: [f64; 4], label: &str, c
     font::label(image, x.max(0.0) as usize, top, label, font::SMALL, color);
 }
 
-/// A label map `[height, width]` over a picture, half transparent; class 0 and the ignore index 255 are not drawn.
+/// A label map `[height, width]` over a picture, half transparent; class 0 and the ignore index 255
+/// are not drawn.
 pub fn tinted(image: &Rgb, labels: &[u8]) -> Rgb {
     let mut tinted = image.clone();
     for (pixel, &label) in tinted.pixels.chunks_exact_mut(3).zip(labels) {

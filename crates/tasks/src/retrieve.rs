@@ -33,8 +33,8 @@ pub struct GalleryMatch {
     pub same: Option<bool>,
 }
 
-/// The `top` nearest gallery images of each query, nearest first, with a cosine of at least `threshold`; ties keep the
-/// gallery's order. `same` is the same-person threshold.
+/// The `top` nearest gallery images of each query, nearest first, with a cosine of at least
+/// `threshold`; ties keep the gallery's order. `same` is the same-person threshold.
 ///
 /// Queries are processed in blocks on all threads, so that memory is bounded by the gallery.
 ///
@@ -76,12 +76,14 @@ pub fn nearest(
     all
 }
 
-/// Positions of the `top` largest of `cosines` of at least `threshold`, largest first, ties in order.
+/// Positions of the `top` largest of `cosines` of at least `threshold`, largest first, ties in
+/// order.
 fn best(cosines: &[f32], top: usize, threshold: f32) -> Vec<usize> {
     let mut order: Vec<usize> = (0..cosines.len())
         .filter(|at| cosines[*at] >= threshold)
         .collect();
-    // With the position as tie-break the order is total, so that the unstable selection is deterministic.
+    // With the position as tie-break the order is total, so that the unstable selection is
+    // deterministic.
     let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
     if top < order.len() {
         order.select_nth_unstable_by(top, nearer);
@@ -106,7 +108,8 @@ fn unit(embeddings: &Embeddings) -> Vec<f32> {
 pub struct SheetRow {
     /// The query, a [`tile`].
     pub query: Rgb,
-    /// Its matches, [`tile`]s with their cosines and whether they are above the same-person threshold.
+    /// Its matches, [`tile`]s with their cosines and whether they are above the same-person
+    /// threshold.
     pub matches: Vec<(Rgb, f32, Option<bool>)>,
 }
 
@@ -115,8 +118,8 @@ pub fn tile(image: &Rgb) -> Rgb {
     resize(image, TILE[0], TILE[1], Filter::Bicubic)
 }
 
-/// The contact sheet: a query a row, its matches to the right with their cosines below, in a green frame where they are above
-/// the same-person threshold.
+/// The contact sheet: a query a row, its matches to the right with their cosines below, in a green
+/// frame where they are above the same-person threshold.
 ///
 /// # Panics
 /// When a picture is not of a tile's size.

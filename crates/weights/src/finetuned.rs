@@ -28,7 +28,8 @@ pub const FORMAT: &str = "clasp-task/2";
 pub struct FinetunedMeta {
     /// Name of the task: `reid`, `attributes`, `parsing`, `pose`, `detection` or `search`.
     pub task: String,
-    /// What the task needs to be rebuilt, as it wrote it: configuration, names of classes or joints.
+    /// What the task needs to be rebuilt, as it wrote it: configuration, names of classes or
+    /// joints.
     pub task_state: Value,
     /// The backbone, the preprocessing, where it comes from.
     pub backbone: BackboneMeta,

@@ -245,7 +245,7 @@ fn a_name_never_leads_out_of_the_cache() {
     ] {
         let message = fetch(name, &options).unwrap_err().to_string();
         assert!(
-            message.contains("not the name of a model"),
+            message.contains("the name of a model (owner/model)"),
             "{name}: {message}"
         );
     }

@@ -12,7 +12,8 @@ pub struct BenchArguments {
     /// What to measure
     #[command(subcommand)]
     pub work: BenchWork,
-    /// Fail when a result is more than 15 % below its record in this file, as runs/speed.py --record writes it
+    /// Fail when a result is more than 15 % below its record in this file, as runs/speed.py
+    /// --record writes it
     #[arg(long, global = true, value_name = "FILE")]
     pub check: Option<PathBuf>,
 }

@@ -34,14 +34,16 @@ pub struct EvalArguments {
     /// Folder of the dataset
     #[arg(long)]
     pub data: PathBuf,
-    /// Fine-tuned model or its run folder; with --frozen a backbone file, run folder or published checkpoint
+    /// Fine-tuned model or its run folder; with --frozen a backbone file, run folder or published
+    /// checkpoint
     #[arg(long)]
     pub model: PathBuf,
-    /// Evaluate a frozen backbone: by retrieval for re-identification, by a linear probe for the other tasks
+    /// Evaluate a frozen backbone: by retrieval for re-identification, by a linear probe for the
+    /// other tasks
     #[arg(long)]
     pub frozen: bool,
-    /// Prompt of the frozen backbone: identity, part, attribute, prompt weights (identity=0.8,part=0.2), or `all` to
-    /// compare them [default: that of fine-tuning]
+    /// Prompt of the frozen backbone: identity, part, attribute, prompt weights
+    /// (identity=0.8,part=0.2), or `all` to compare them [default: that of fine-tuning]
     #[arg(long)]
     pub prompt: Option<String>,
     /// Split of a fine-tuned model's evaluation [default: test, else val]
@@ -59,8 +61,8 @@ pub struct EvalArguments {
     /// Re-rank with k-reciprocal neighbors (re-identification)
     #[arg(long)]
     pub rerank: bool,
-    /// Store in a fine-tuned re-identification model the same-person threshold with this false positive rate, for
-    /// `clasp search`; use data of other people than the test set
+    /// Store in a fine-tuned re-identification model the same-person threshold with this false
+    /// positive rate, for `clasp search`; use data of other people than the test set
     #[arg(long, value_name = "RATE")]
     pub calibrate: Option<f64>,
     /// Precision of matrix products
@@ -76,7 +78,8 @@ pub struct ScoreArguments {
     /// Folder of the dataset
     #[arg(long)]
     pub data: PathBuf,
-    /// Predictions in the file format of the task's benchmark, as `clasp eval --predictions` writes them
+    /// Predictions in the file format of the task's benchmark, as `clasp eval --predictions` writes
+    /// them
     #[arg(long, value_name = "FILE")]
     pub predictions: PathBuf,
     /// Split [default: test, else val]
@@ -104,7 +107,8 @@ pub struct PredictArguments {
     /// Folder to draw pictures of the predictions in
     #[arg(long, value_name = "DIR")]
     pub draw: Option<PathBuf>,
-    /// Fine-tuned model of detection or search that finds the people in photos of several people first
+    /// Fine-tuned model of detection or search that finds the people in photos of several people
+    /// first
     #[arg(long, value_name = "MODEL")]
     pub detector: Option<PathBuf>,
     /// Set a key of `[task]` in the model's recipe, such as flip_test=false
@@ -113,7 +117,8 @@ pub struct PredictArguments {
     /// Height x width [default: that of the model]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
-    /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+    /// Continue when more than 5 % of the images cannot be read, and use the intact images of
+    /// damaged tar files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products
@@ -145,14 +150,15 @@ pub struct SearchArguments {
     /// Queries on the contact sheet
     #[arg(long, default_value_t = 20, value_parser = count(0, 200))]
     pub rows: usize,
-    /// Lowest cosine similarity of a match. Matches above the threshold of `clasp eval reid --calibrate` are marked as
-    /// the same person
+    /// Lowest cosine similarity of a match. Matches above the threshold of `clasp eval reid
+    /// --calibrate` are marked as the same person
     #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
     pub threshold: f32,
     /// Height x width [default: that of the model]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
-    /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+    /// Continue when more than 5 % of the images cannot be read, and use the intact images of
+    /// damaged tar files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products
@@ -178,7 +184,8 @@ pub struct EmbedArguments {
     /// Height x width [default: that of the backbone]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
-    /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+    /// Continue when more than 5 % of the images cannot be read, and use the intact images of
+    /// damaged tar files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products

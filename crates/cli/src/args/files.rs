@@ -17,7 +17,8 @@ pub struct ImportArguments {
     #[arg(long, short)]
     pub out: PathBuf,
     /// Publisher, instead of recognizing it: solider-full, solider, solider-task, openmmlab-swin,
-    /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit, clip-openai, clip-open
+    /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit,
+    /// clip-openai, clip-open
     #[arg(long = "as", value_name = "NAME", value_parser = parse::<CheckpointSource>)]
     pub source: Option<CheckpointSource>,
     /// Take the student of a training checkpoint instead of the teacher
@@ -32,7 +33,8 @@ pub struct ImportArguments {
     /// Mean of red, green and blue for normalization [default: that of the source's recipes]
     #[arg(long, value_name = "R,G,B", value_parser = colors)]
     pub mean: Option<[f32; 3]>,
-    /// Standard deviation of red, green and blue for normalization [default: that of the source's recipes]
+    /// Standard deviation of red, green and blue for normalization [default: that of the source's
+    /// recipes]
     #[arg(long, value_name = "R,G,B", value_parser = colors)]
     pub std: Option<[f32; 3]>,
     /// Load the matched keys and initialize the missing ones randomly
@@ -60,7 +62,8 @@ pub struct ExportSafetensorsArguments {
     /// Tensor names of timm or solider
     #[arg(long, default_value = "timm", value_parser = parse::<NamingScheme>)]
     pub names: NamingScheme,
-    /// Prompt to fold into the weights: identity, part, attribute, or prompt weights (identity=0.8,part=0.2)
+    /// Prompt to fold into the weights: identity, part, attribute, or prompt weights
+    /// (identity=0.8,part=0.2)
     #[arg(long)]
     pub prompt: Option<String>,
     /// Drop an adapter that these names cannot express
@@ -74,18 +77,19 @@ pub struct ExportSafetensorsArguments {
 /// `clasp export onnx`
 #[derive(Args, Debug)]
 pub struct ExportOnnxArguments {
-    /// Backbone file, run folder, published checkpoint or fine-tuned model; for heads of pre-training a run folder or
-    /// one of its checkpoints
+    /// Backbone file, run folder, published checkpoint or fine-tuned model; for heads of
+    /// pre-training a run folder or one of its checkpoints
     pub model: PathBuf,
     /// File to write
     #[arg(long, short)]
     pub out: PathBuf,
-    /// Outputs, separated by commas: pooled, tokens, map, pyramid; part, attribute (heads of pre-training)
-    /// [default: pooled; the outputs of the head of a fine-tuned model]
+    /// Outputs, separated by commas: pooled, tokens, map, pyramid; part, attribute (heads of
+    /// pre-training) [default: pooled; the outputs of the head of a fine-tuned model]
     #[arg(long, value_delimiter = ',')]
     pub outputs: Vec<OnnxOutput>,
-    /// Prompt to fold into the weights: identity, part, attribute, or prompt weights (identity=0.8,part=0.2); `input`
-    /// keeps the prompt weights as an input [default: identity, or that of the fine-tuned model]
+    /// Prompt to fold into the weights: identity, part, attribute, or prompt weights
+    /// (identity=0.8,part=0.2); `input` keeps the prompt weights as an input [default: identity, or
+    /// that of the fine-tuned model]
     #[arg(long)]
     pub prompt: Option<String>,
     /// Fixed batch size [default: any]
@@ -103,7 +107,8 @@ pub struct ExportOnnxArguments {
     /// Write the weights to a second file, FILE.data, as is always done above 1.9 GB
     #[arg(long)]
     pub external_data: bool,
-    /// Images to verify the outputs with: a file, a folder, a list file or tar shards [default: synthetic people]
+    /// Images to verify the outputs with: a file, a folder, a list file or tar shards [default:
+    /// synthetic people]
     #[arg(long, value_name = "IMAGES")]
     pub check: Option<String>,
 }
@@ -128,7 +133,8 @@ pub enum OnnxOutput {
 /// `clasp inspect`
 #[derive(Args, Debug)]
 pub struct InspectArguments {
-    /// A backbone file, run folder, published checkpoint, ONNX file, CLIP folder or folder of labels
+    /// A backbone file, run folder, published checkpoint, ONNX file, CLIP folder or folder of
+    /// labels
     pub file: PathBuf,
 }
 

@@ -8,7 +8,8 @@ use super::values::count;
 /// Options of every command.
 #[derive(Args, Debug, Clone)]
 pub struct GlobalOptions {
-    /// Device: cpu, cuda, rocm, metal or vulkan; cuda:1 is the second one [default: the fastest kind that is available]
+    /// Device: cpu, cuda, rocm, metal or vulkan; cuda:1 is the second one [default: the fastest
+    /// kind that is available]
     #[arg(
         long,
         global = true,

@@ -49,7 +49,8 @@ pub enum DataCommand {
     },
     /// Pack images into tar shards
     Pack {
-        /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from standard input
+        /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from
+        /// standard input
         #[arg(required = true, num_args = 1..)]
         images: Vec<String>,
         /// Folder for the shards
@@ -61,7 +62,8 @@ pub enum DataCommand {
         /// Downscale taller images to this height and encode them again as JPEG
         #[arg(long, value_parser = count(1, 65_536))]
         max_height: Option<usize>,
-        /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+        /// Continue when more than 5 % of the images cannot be read, and use the intact images of
+        /// damaged tar files
         #[arg(long)]
         keep_going: bool,
     },
@@ -70,7 +72,8 @@ pub enum DataCommand {
         /// Files, folders, list files or tar shards; `-` reads a list from standard input
         #[arg(required = true, num_args = 1..)]
         images: Vec<String>,
-        /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+        /// Continue when more than 5 % of the images cannot be read, and use the intact images of
+        /// damaged tar files
         #[arg(long)]
         keep_going: bool,
     },
@@ -104,8 +107,8 @@ pub enum LabelAction {
         #[arg(required = true, num_args = 1..)]
         images: Vec<String>,
     },
-    /// Measure how far two label folders of the same images agree, or how accurate one is against ground truth
-    /// (OUT/truth of `clasp synth`)
+    /// Measure how far two label folders of the same images agree, or how accurate one is against
+    /// ground truth (OUT/truth of `clasp synth`)
     Compare {
         /// Folder of labels
         one: PathBuf,
@@ -138,19 +141,22 @@ pub enum LabelAction {
 /// `clasp label IMAGES`
 #[derive(Args, Debug)]
 pub struct LabelRunArguments {
-    /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from standard input
+    /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from
+    /// standard input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,
     /// Folder to write the labels to
     #[arg(long, required = true)]
     pub out: Option<PathBuf>,
-    /// A CLIP folder or name (openai/clip-vit-base-patch16); `mini` is clasp-mini, the tiny bundled CLIP
+    /// A CLIP folder or name (openai/clip-vit-base-patch16); `mini` is clasp-mini, the tiny bundled
+    /// CLIP
     #[arg(long, default_value = "mini")]
     pub clip: String,
     /// Label without CLIP, by k-means on the features of this backbone as in SOLIDER
     #[arg(long, value_name = "BACKBONE", conflicts_with = "clip")]
     pub kmeans: Option<PathBuf>,
-    /// File with part classes, attributes and the texts that describe them [default: the built-in vocabulary]
+    /// File with part classes, attributes and the texts that describe them [default: the built-in
+    /// vocabulary]
     #[arg(long)]
     pub vocabulary: Option<PathBuf>,
     /// Method of CLIP's dense features: clear, mask or self
@@ -171,7 +177,8 @@ pub struct LabelRunArguments {
     /// Images per batch
     #[arg(long, default_value_t = 16, value_parser = count(1, 65_536))]
     pub batch: usize,
-    /// Continue when more than 5 % of the images cannot be read, and use the intact images of damaged tar files
+    /// Continue when more than 5 % of the images cannot be read, and use the intact images of
+    /// damaged tar files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products

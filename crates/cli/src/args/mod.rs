@@ -97,7 +97,8 @@ pub enum ClaspCommand {
         after_help = "Examples:\n  clasp embed photos/ --model runs/a --out features.npy\n  find photos -name '*.jpg' | clasp embed - --model runs/a --out features.parquet"
     )]
     Embed(EmbedArguments),
-    /// Convert a published checkpoint into a backbone file and list matched, missing and unexpected keys
+    /// Convert a published checkpoint into a backbone file and list matched, missing and unexpected
+    /// keys
     #[command(after_help = "Examples:\n  clasp import swin_tiny.pth -o backbone.safetensors")]
     Import(ImportArguments),
     /// Export a backbone as safetensors or ONNX

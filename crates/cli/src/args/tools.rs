@@ -12,8 +12,8 @@ pub struct DemoArguments {
     /// Folder for everything that the demo writes
     #[arg(long, default_value = "clasp-demo")]
     pub out: PathBuf,
-    /// People to pre-train on; a further 1/16 of that number, seen by 4 cameras, trains the linear probes and 1/32 tests
-    /// them
+    /// People to pre-train on; a further 1/16 of that number, seen by 4 cameras, trains the linear
+    /// probes and 1/32 tests them
     #[arg(long, default_value_t = 2400, value_parser = count(64, 1_000_000))]
     pub people: usize,
     /// Seed of the synthetic people and of the training

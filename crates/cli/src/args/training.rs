@@ -23,14 +23,15 @@ pub struct ClipTrainArguments {
     /// Folder to write, in OpenCLIP's layout
     #[arg(long)]
     pub out: PathBuf,
-    /// A folder in the layout of CCP (images/, attributes.csv, masks/, parsing.csv), whose train split is added
+    /// A folder in the layout of CCP (images/, attributes.csv, masks/, parsing.csv), whose train
+    /// split is added
     #[arg(long)]
     pub photos: Option<PathBuf>,
     /// CLIP to start from, a folder or name [default: a new small one]
     #[arg(long)]
     pub from: Option<String>,
-    /// Height x width of its images; the position embeddings of the CLIP given by --from are resampled to it
-    /// [default: that of the model]
+    /// Height x width of its images; the position embeddings of the CLIP given by --from are
+    /// resampled to it [default: that of the model]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
     /// Weight of the attribute loss, relative to the contrastive loss
@@ -68,8 +69,8 @@ pub struct ClipScoreArguments {
     /// Synthetic people to measure on
     #[arg(long, default_value_t = 1000)]
     pub people: usize,
-    /// Style of the synthetic people: standard, or held-out with garment shades, cuts, patterns, scenery and rendering
-    /// that `clasp clip train` never uses
+    /// Style of the synthetic people: standard, or held-out with garment shades, cuts, patterns,
+    /// scenery and rendering that `clasp clip train` never uses
     #[arg(long, default_value = "standard")]
     pub style: Style,
     /// Method of CLIP's dense features: clear, mask or self
@@ -80,7 +81,8 @@ pub struct ClipScoreArguments {
 /// `clasp pretrain`
 #[derive(Args, Debug)]
 pub struct PretrainArguments {
-    /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base, vit-small, two-stage
+    /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base,
+    /// vit-small, two-stage
     #[arg(required_unless_present = "resume")]
     pub recipe: Option<String>,
     /// Set a value of the recipe
@@ -99,12 +101,14 @@ pub struct PretrainArguments {
 pub struct FinetuneArguments {
     /// Task
     pub task: TaskName,
-    /// Recipe (TOML), or the name of a built-in one: TASK (as published), TASK-mini (small), search-one-stage [default: TASK]
+    /// Recipe (TOML), or the name of a built-in one: TASK (as published), TASK-mini (small),
+    /// search-one-stage [default: TASK]
     pub recipe: Option<String>,
     /// Folder of the dataset
     #[arg(long)]
     pub data: Option<PathBuf>,
-    /// Backbone to start from: a backbone file, run folder or published checkpoint [default: random initialization]
+    /// Backbone to start from: a backbone file, run folder or published checkpoint [default: random
+    /// initialization]
     #[arg(long)]
     pub init: Option<PathBuf>,
     /// Set a value of the recipe

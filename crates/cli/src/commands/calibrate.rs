@@ -1,4 +1,5 @@
-//! `clasp eval reid --calibrate RATE`: the same-person threshold of an evaluation, stored with the model.
+//! `clasp eval reid --calibrate RATE`: the same-person threshold of an evaluation, stored with the
+//! model.
 
 use std::path::{Path, PathBuf};
 

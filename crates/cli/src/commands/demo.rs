@@ -1,9 +1,10 @@
 //! `clasp demo`: the whole pipeline on synthetic people, and a report.
 //!
-//! The libraries of the other commands write everything into the folder `--out`: `people/` (synth), `labels/`
-//! (label), `run/`, `dino/` and `init/` (pretrain: CLASP, DINO with as many steps, and no step at all), `results.json`
-//! (eval --frozen) and `report.html`. Run again after a stop or kill, it resumes: no label and no step is computed twice.
-//! Both pre-trainings take `run.steps` of the recipe `demo`.
+//! The libraries of the other commands write everything into the folder `--out`: `people/` (synth),
+//! `labels/` (label), `run/`, `dino/` and `init/` (pretrain: CLASP, DINO with as many steps, and no
+//! step at all), `results.json` (eval --frozen) and `report.html`. Run again after a stop or kill,
+//! it resumes: no label and no step is computed twice. Both pre-trainings take `run.steps` of the
+//! recipe `demo`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -65,7 +66,8 @@ const AS_DINO: [&str; 3] = [
     "model.adapter=\"none\"",
     "data.labels=\"\"",
 ];
-/// Metrics of several seeds, as `runs/evidence.py --tables demo --write docs/results.md` writes them.
+/// Metrics of several seeds, as `runs/evidence.py --tables demo --write docs/results.md` writes
+/// them.
 const RANGES: &str = include_str!("../../../../docs/demo-ranges.json");
 
 /// Runs the command.
@@ -175,7 +177,8 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
     Ok(true)
 }
 
-/// Runs a recipe in a folder: from the start, or on from where an earlier demo left it, however it ended.
+/// Runs a recipe in a folder: from the start, or on from where an earlier demo left it, however it
+/// ended.
 fn start_or_resume(
     common: &GlobalOptions,
     recipe: &PretrainRecipe,

@@ -1,4 +1,5 @@
-//! `clasp eval TASK`: a task's metric beside chance, then its protocol, of a fine-tuned model or a frozen backbone.
+//! `clasp eval TASK`: a task's metric beside chance, then its protocol, of a fine-tuned model or a
+//! frozen backbone.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -228,7 +229,8 @@ fn with_precision(protocol: String, precision: Precision) -> String {
     }
 }
 
-/// The mix that a task is evaluated with unless another is asked for, as fine-tuning has it, and its name.
+/// The mix that a task is evaluated with unless another is asked for, as fine-tuning has it, and
+/// its name.
 pub fn default_mix(task: TaskKind) -> (String, PromptWeights) {
     let mix = with_task!(task, T => <T as clasp_tasks::task::Task>::default_prompt());
     let weights = PROMPTS.iter().zip(mix.weights());
@@ -256,7 +258,8 @@ fn check_frozen(task: TaskKind) -> Result<()> {
     Ok(())
 }
 
-/// Evaluates a frozen backbone on a task, with so many `examples` of queries and their matches (re-identification).
+/// Evaluates a frozen backbone on a task, with so many `examples` of queries and their matches
+/// (re-identification).
 pub fn evaluate(
     common: &GlobalOptions,
     task: TaskKind,

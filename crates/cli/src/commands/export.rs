@@ -1,7 +1,7 @@
 //! `clasp export`: a backbone for other programs.
 //!
-//! To add a format: a variant of `ExportCommand` in `args/files.rs`, an arm in [`run`], and the writer in
-//! `clasp_weights`.
+//! To add a format: a variant of `ExportCommand` in `args/files.rs`, an arm in [`run`], and the
+//! writer in `clasp_weights`.
 
 use std::collections::BTreeMap;
 

@@ -9,8 +9,8 @@ use clasp_data::source::Source;
 
 use crate::progress::warn;
 
-/// The images that `specs` name, after notes about skipped files; with `keep_going` the intact images
-/// of damaged tar files are used.
+/// The images that `specs` name, after notes about skipped files; with `keep_going` the intact
+/// images of damaged tar files are used.
 ///
 /// # Errors
 ///

@@ -1,4 +1,5 @@
-//! `clasp inspect FILE`: the content of a file of clasp, a published checkpoint, an ONNX file or a CLIP folder.
+//! `clasp inspect FILE`: the content of a file of clasp, a published checkpoint, an ONNX file or a
+//! CLIP folder.
 
 use std::path::Path;
 

@@ -268,7 +268,8 @@ fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
     text
 }
 
-/// A labeler by k-means on the features of the backbone in `path` under the part prompt, which separates parts best.
+/// A labeler by k-means on the features of the backbone in `path` under the part prompt, which
+/// separates parts best.
 pub fn kmeans_labeler(
     path: &Path,
     size: Option<[usize; 2]>,

@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use clasp_tasks::task::{FinetunedModel, InputKind, Objective};
 
-/// Loads a model and changes the configuration of its task: each of `set` is `key=value` with a key of the recipe's `[task]`.
+/// Loads a model and changes the configuration of its task: each of `set` is `key=value` with a key
+/// of the recipe's `[task]`.
 pub fn load<T: Objective>(
     path: &Path,
     set: &[String],

@@ -29,7 +29,8 @@ pub fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// `path` with `suffix` after its name: another file of the same folder, and another for every `path`.
+/// `path` with `suffix` after its name: another file of the same folder, and another for every
+/// `path`.
 ///
 /// # Errors
 ///

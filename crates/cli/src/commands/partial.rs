@@ -1,13 +1,15 @@
 //! Work on a long list of images that can be resumed after Ctrl-C and kills.
 //!
-//! Finished results are in `OUT.partial` beside the final file: JSON lines, the first with the settings of the command,
-//! then one for each image of the source in order, `{"image": KEY, …}` with its result or the reason why it is
-//! `unreadable`. The same command resumes after the last whole line; a command with other settings is an error. When all
-//! images are finished OUT is written and the partial file removed.
+//! Finished results are in `OUT.partial` beside the final file: JSON lines, the first with the
+//! settings of the command, then one for each image of the source in order, `{"image": KEY, …}`
+//! with its result or the reason why it is `unreadable`. The same command resumes after the last
+//! whole line; a command with other settings is an error. When all images are finished OUT is
+//! written and the partial file removed.
 //!
-//! A damaged image is not read again. One that could not be read (a network share that was away, too many open files) has
-//! `"again": true` and is retried, at the end and by every later process; the result of a retry is a line at the end of
-//! the file, after a line `{"again": ITEM}` with the index of the image in the source.
+//! A damaged image is not read again. One that could not be read (a network share that was away,
+//! too many open files) has `"again": true` and is retried, at the end and by every later process;
+//! the result of a retry is a line at the end of the file, after a line `{"again": ITEM}` with the
+//! index of the image in the source.
 
 use std::collections::BTreeMap;
 use std::fs::TryLockError;
@@ -44,7 +46,8 @@ struct Failed {
 }
 
 impl Partial {
-    /// Begins the work for `out`, or resumes that of an earlier process with the same settings `asked`.
+    /// Begins the work for `out`, or resumes that of an earlier process with the same settings
+    /// `asked`.
     ///
     /// # Errors
     ///
@@ -57,7 +60,8 @@ impl Partial {
             .create(true)
             .truncate(false)
             .open(&path)?;
-        // Not every file system has locks; without them it is the user who runs one process at a time.
+        // Not every file system has locks; without them it is the user who runs one process at a
+        // time.
         if matches!(file.file().try_lock(), Err(TryLockError::WouldBlock)) {
             bail!("{}: another process is writing it", path.display());
         }
@@ -219,15 +223,16 @@ impl Partial {
         }
     }
 
-    /// Processes all remaining images, `chunk` at a time, after a retry of those that could not be read before; those that
-    /// cannot be read now are retried once at the end. `some` returns the results of a range of images, or none when a
-    /// signal stopped it.
+    /// Processes all remaining images, `chunk` at a time, after a retry of those that could not be
+    /// read before; those that cannot be read now are retried once at the end. `some` returns the
+    /// results of a range of images, or none when a signal stopped it.
     ///
     /// False where a signal stopped it.
     ///
     /// # Errors
     ///
-    /// Those of `some`, of the file, and more than 5 % of the images unreadable, unless `keep_going`.
+    /// Those of `some`, of the file, and more than 5 % of the images unreadable, unless
+    /// `keep_going`.
     pub fn work(
         &mut self,
         source: &Source,
@@ -345,8 +350,8 @@ impl Partial {
     }
 }
 
-/// Removes temporary files that killed processes left of the file `out` and of those whose names begin with its own, as
-/// `F.npy.keys.txt`.
+/// Removes temporary files that killed processes left of the file `out` and of those whose names
+/// begin with its own, as `F.npy.keys.txt`.
 ///
 /// # Errors
 ///

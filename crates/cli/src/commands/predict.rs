@@ -1,5 +1,6 @@
-//! `clasp predict TASK IMAGES`: JSON lines, and pictures. A line is `{"image": KEY, "prediction": …}`, or with `--detector`
-//! `{"image": KEY, "people": [{"bbox": …, "score": …, "crop": …, "prediction": …}, …]}`.
+//! `clasp predict TASK IMAGES`: JSON lines, and pictures. A line is `{"image": KEY, "prediction":
+//! …}`, or with `--detector` `{"image": KEY, "people": [{"bbox": …, "score": …, "crop": …,
+//! "prediction": …}, …]}`.
 
 use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -114,7 +115,8 @@ fn predict<T: DownstreamTask>(
     Ok(Outcome::Done)
 }
 
-/// Predicts all images that are still to do, putting lines away after each chunk; false where Ctrl-C stopped it.
+/// Predicts all images that are still to do, putting lines away after each chunk; false where
+/// Ctrl-C stopped it.
 fn all<T: Predictor>(
     common: &GlobalOptions,
     arguments: &PredictArguments,
@@ -195,7 +197,8 @@ fn one<T: Predictor>(
         other => other,
     })?;
     if let (Some(folder), Some(picture)) = (draw, picture) {
-        // The key is a path inside the source, of plain names: as many folders here keep every picture its own file.
+        // The key is a path inside the source, of plain names: as many folders here keep every
+        // picture its own file.
         let path = folder.join(picture_name(source.key(item)));
         fs::create_dir_all(path.parent().unwrap_or(folder))?;
         let bytes = encode_png(&picture);
@@ -207,8 +210,9 @@ fn one<T: Predictor>(
 /// Bytes that a file's name may have on most file systems.
 const MOST_OF_A_NAME: usize = 255;
 
-/// The path of the picture for an image, below the folder of pictures. Where the name would be longer than file systems
-/// take, as that of `KEY.jpg` with 252 bytes before its ending, a digest replaces its end.
+/// The path of the picture for an image, below the folder of pictures. Where the name would be
+/// longer than file systems take, as that of `KEY.jpg` with 252 bytes before its ending, a digest
+/// replaces its end.
 fn picture_name(key: &str) -> PathBuf {
     let (folder, name) = key.rsplit_once('/').unwrap_or(("", key));
     let mut name = format!("{name}.png");

@@ -1,4 +1,5 @@
-//! What benchmarks promise: a device is compared before it is timed, and a record holds for the run that it is of.
+//! What benchmarks promise: a device is compared before it is timed, and a record holds for the run
+//! that it is of.
 
 use std::process::Stdio;
 
@@ -89,7 +90,8 @@ fn metrics_are_those_of_what_was_drawn() {
     let share = |found: &Value, name: &str| found[name].as_f64().expect("a figure");
     let poses = bench("coco --images 20 --predictions 3 --iters 1");
     assert_eq!(poses["poses"].as_u64().map(|poses| poses % 3), Some(0));
-    // A box a twentieth of its height beside the pedestrian is right; nearly all others are wrong, and as sure.
+    // A box a twentieth of its height beside the pedestrian is right; nearly all others are wrong,
+    // and as sure.
     let boxes = bench("detection --images 20 --predictions 30 --iters 1");
     assert_eq!(boxes["boxes"], 600);
     let missed = share(&boxes, "miss_rate");

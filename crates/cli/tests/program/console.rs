@@ -1,4 +1,5 @@
-//! The commands in README and documents are run, as far as their inputs can be made here in seconds.
+//! The commands in README and documents are run, as far as their inputs can be made here in
+//! seconds.
 
 use std::collections::BTreeSet;
 use std::path::Path;

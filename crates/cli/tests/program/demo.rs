@@ -32,7 +32,8 @@ fn a_killed_demo_resumes_and_a_finished_one_repeats_no_step() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();
     let run = at.join("d/run");
-    // Before the first checkpoint, in both pre-trainings, and when the network at initialization lies there.
+    // Before the first checkpoint, in both pre-trainings, and when the network at initialization
+    // lies there.
     for lies in [
         "run.toml",
         "checkpoints",

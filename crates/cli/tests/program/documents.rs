@@ -39,8 +39,8 @@ pub fn files(folder: &str, extension: &str) -> Vec<(String, String)> {
     found
 }
 
-/// Names and texts of all documents that describe the present state, README first; logs and changelogs keep the
-/// commands of their time.
+/// Names and texts of all documents that describe the present state, README first; logs and
+/// changelogs keep the commands of their time.
 pub fn documents() -> Vec<(String, String)> {
     let mut documents = Vec::new();
     for name in ["README.md", "CONTRIBUTING.md"] {
@@ -54,8 +54,8 @@ pub fn documents() -> Vec<(String, String)> {
     documents
 }
 
-/// The commands in the code blocks of a Markdown text: lines that are indented by four spaces after an
-/// empty line, and fenced blocks.
+/// The commands in the code blocks of a Markdown text: lines that are indented by four spaces after
+/// an empty line, and fenced blocks.
 pub fn commands(name: &str, markdown: &str) -> Vec<DocumentedCommand> {
     let mut found = Vec::new();
     let (mut fenced, mut indented, mut after_empty) = (false, false, true);

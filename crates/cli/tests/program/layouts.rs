@@ -1,5 +1,6 @@
-//! Data sets as their authors lay them out, in miniature: every reader finds their images, and `clasp data check` says what is
-//! there and what is wrong. What it says is kept in `data_check.txt`; `BLESS=1 cargo test` writes it anew.
+//! Data sets as their authors lay them out, in miniature: every reader finds their images, and
+//! `clasp data check` says what is there and what is wrong. What it says is kept in
+//! `data_check.txt`; `BLESS=1 cargo test` writes it anew.
 
 use fs_err as fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
-//! Miniature copies of published datasets: their official folders and names, a few images of a few pixels, and the traps that
-//! they are known for. MATLAB files and pickles are those that `crates/data/tests/golden/{mat,pickles}.py` made.
+//! Miniature copies of published datasets: their official folders and names, a few images of a few
+//! pixels, and the traps that they are known for. MATLAB files and pickles are those that
+//! `crates/data/tests/golden/{mat,pickles}.py` made.
 
 use fs_err as fs;
 use std::cell::Cell;
@@ -131,7 +132,8 @@ fn cuhk03(root: &Path) {
     }
 }
 
-/// Both versions side by side; lists with the line ends of Windows and spaces at the end; an image that is not there.
+/// Both versions side by side; lists with the line ends of Windows and spaces at the end; an image
+/// that is not there.
 fn msmt17(root: &Path) {
     for (version, train, test) in [
         ("MSMT17_V1", "train", "test"),
@@ -229,7 +231,8 @@ fn split(root: &Path) {
     images(&root.join("images"), &["1.png", "2.png", "3.png"], PERSON);
 }
 
-/// Ids with spaces and the line ends of Windows; a mask of another size than its image, one with a label without a name.
+/// Ids with spaces and the line ends of Windows; a mask of another size than its image, one with a
+/// label without a name.
 fn lip(root: &Path) {
     let (pictures, masks) = (
         root.join("TrainVal_images"),
@@ -296,7 +299,8 @@ fn ccp(root: &Path) {
     image(root.join("photos/0001.jpg"), [2, 3]);
 }
 
-/// A crowd, a person without a labeled joint, a joint and a box outside their image, an image of another size than the JSON says.
+/// A crowd, a person without a labeled joint, a joint and a box outside their image, an image of
+/// another size than the JSON says.
 fn coco(root: &Path) {
     let joints = clasp_data::layouts::coco::COCO_JOINTS
         .map(|name| format!("{name:?}"))
@@ -384,7 +388,8 @@ fn cuhk_sysu(root: &Path) {
     image(root.join("Image/SSM/s5.jpg"), [6, 6]);
 }
 
-/// Queries with the line ends of Windows, one of them beyond the left edge; a frame that is not there.
+/// Queries with the line ends of Windows, one of them beyond the left edge; a frame that is not
+/// there.
 fn prw(root: &Path) {
     let root = root.join("PRW-v16.04.20");
     golden("mat/prw", &root);
@@ -399,7 +404,8 @@ fn prw(root: &Path) {
     );
 }
 
-/// Tables of one's own: images of one name in two folders, sides written short, a constant answer, a person to search for.
+/// Tables of one's own: images of one name in two folders, sides written short, a constant answer,
+/// a person to search for.
 fn tables(root: &Path) {
     for folder in ["a", "b"] {
         images(&root.join(folder), &["1.jpg", "2.jpg"], [1, 4]);

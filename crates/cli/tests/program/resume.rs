@@ -66,7 +66,8 @@ fn a_killed_pretraining_resumes_to_the_bit() {
             .spawn()
             .expect("the program starts");
         let begun = Instant::now();
-        // Killed as soon as the log shows that many steps, which may be in the middle of the next one.
+        // Killed as soon as the log shows that many steps, which may be in the middle of the next
+        // one.
         while begun.elapsed() < Duration::from_secs(120)
             && child.try_wait().expect("a child").is_none()
         {

@@ -1,5 +1,5 @@
-//! What must not end the work, and how work that is ended ends: readers that go away, signals, locks, images that
-//! are away for a moment.
+//! What must not end the work, and how work that is ended ends: readers that go away, signals,
+//! locks, images that are away for a moment.
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -53,7 +53,8 @@ fn sigterm_and_ctrl_c_stop_after_the_step_with_a_checkpoint_and_their_status() {
         let mut child = command(folder.path(), &arguments).spawn().unwrap();
         let run = folder.path().join(&out);
         wait_until(&mut child, || lines(&run.join("metrics.jsonl")) > 3);
-        // A second run into the same folder, and one that would go on with it, are refused meanwhile.
+        // A second run into the same folder, and one that would go on with it, are refused
+        // meanwhile.
         let resume = ["pretrain", "--resume", &out, "--set", "run.steps=9"];
         refused(folder.path(), &resume, &["another process", &out]);
         let process = child.id().to_string();

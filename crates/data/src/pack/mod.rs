@@ -6,9 +6,9 @@
 //!
 //! `{prefix}.pack.json` beside the shards is their manifest: the settings, a digest of the keys and
 //! sizes of the source's images, each shard's name, images and bytes, the skipped images, and
-//! `complete`. A packing that was stopped has `"complete": false`; [`Source::open`] then refuses its
-//! shards, and the same packing continues after the shards that are listed. The same packing of a
-//! finished one writes nothing.
+//! `complete`. A packing that was stopped has `"complete": false`; [`Source::open`] then refuses
+//! its shards, and the same packing continues after the shards that are listed. The same packing of
+//! a finished one writes nothing.
 
 mod config;
 mod manifest;
@@ -415,7 +415,8 @@ mod tests {
         );
         assert_eq!((again.images, again.bytes), (first.images, first.bytes));
         assert_eq!(written(&again).unwrap(), before);
-        // With other settings, of images that have changed since, and beside shards of others it is refused.
+        // With other settings, of images that have changed since, and beside shards of others it is
+        // refused.
         let refused = |source: &Source, out: &Path, config: &PackConfig, words: &str| {
             let error = pack_to(source, out, config).unwrap_err().to_string();
             assert!(error.contains(words), "expected {words} in {error}");

@@ -21,7 +21,8 @@ use crate::text::{decode_text, read_text};
 /// Images in a shard of a folder or a list, unless it is small.
 pub const SHARD_SIZE: usize = 4096;
 
-/// Images in a shard of a folder or a list of fewer than [`SMALL`], so that several jobs can share it.
+/// Images in a shard of a folder or a list of fewer than [`SMALL`], so that several jobs can share
+/// it.
 pub const SMALL_SHARD_SIZE: usize = 256;
 
 /// Images of a folder or a list up to which its shards are small.

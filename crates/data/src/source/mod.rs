@@ -85,7 +85,8 @@ impl Source {
         Self::checked(Index::open(&[spec], false, false)?)
     }
 
-    /// As [`Source::open`], of several specifications, joined; with `lenient` as [`Source::open_lenient`].
+    /// As [`Source::open`], of several specifications, joined; with `lenient` as
+    /// [`Source::open_lenient`].
     ///
     /// # Errors
     /// As [`Source::open`].
@@ -101,8 +102,8 @@ impl Source {
         Ok(Self::of(Index::open(&[spec], false, true)?))
     }
 
-    /// As [`Source::open`], but of a tar that is truncated or damaged the complete members are used.
-    /// [`Source::damage`] says which tars those were.
+    /// As [`Source::open`], but of a tar that is truncated or damaged the complete members are
+    /// used. [`Source::damage`] says which tars those were.
     ///
     /// # Errors
     /// As [`Source::open`], except for damaged tars that have at least one complete image.

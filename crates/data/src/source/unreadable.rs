@@ -102,8 +102,8 @@ pub fn too_many_unreadable(failed: u64, tried: u64) -> bool {
     20 * failed > tried
 }
 
-/// Images that are tried before [`too_many_unreadable`] ends a run, unless there are fewer: a broken
-/// copy is noticed early, and a run does not stop at its first bad file.
+/// Images that are tried before [`too_many_unreadable`] ends a run, unless there are fewer: a
+/// broken copy is noticed early, and a run does not stop at its first bad file.
 pub const TRIED_FIRST: u64 = 1000;
 
 impl UnreadableImages {

@@ -1,5 +1,5 @@
-//! Attribute recognition: a linear layer on pooled features under weighted binary cross-entropy, as in "Rethinking of
-//! Pedestrian Attribute Recognition" (Jia et al. 2021) and SOLIDER.
+//! Attribute recognition: a linear layer on pooled features under weighted binary cross-entropy, as
+//! in "Rethinking of Pedestrian Attribute Recognition" (Jia et al. 2021) and SOLIDER.
 //!
 //! | file | holds |
 //! |---|---|
@@ -95,7 +95,8 @@ impl AttributeTask {
             .collect()
     }
 
-    /// Probabilities of the attributes, `[images, attributes]`. `first` is the position of the first image, for errors.
+    /// Probabilities of the attributes, `[images, attributes]`. `first` is the position of the
+    /// first image, for errors.
     pub(super) fn probabilities(
         model: &FinetunedModel<Self>,
         images: &[Rgb],

@@ -20,7 +20,8 @@ use crate::task::{
     Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
 };
 
-/// The ground truth for COCO's AP. Ignored people are crowds there: boxes on them are neither correct nor wrong.
+/// The ground truth for COCO's AP. Ignored people are crowds there: boxes on them are neither
+/// correct nor wrong.
 fn truth(boxes: &BoxDataset) -> Vec<TrueBox> {
     { boxes.people.iter() }
         .map(|one| TrueBox {
@@ -194,7 +195,8 @@ mod tests {
             bbox,
             score,
         };
-        // The box of the highest score is on the ignored person: without that person it would be wrong, and AP 0.5.
+        // The box of the highest score is on the ignored person: without that person it would be
+        // wrong, and AP 0.5.
         let all = [
             found([100.0, 10.0, 40.0, 100.0], 0.9),
             found([10.0, 10.0, 40.0, 100.0], 0.8),

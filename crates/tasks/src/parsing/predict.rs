@@ -17,8 +17,8 @@ use crate::task::model::{check_finite, values};
 use crate::task::{FinetunedModel, Predictor};
 
 impl ParsingTask {
-    /// Logits of an image at the size of the input: `[classes, height, width]`, row-major, the mean over scales and, if
-    /// configured, the flipped image.
+    /// Logits of an image at the size of the input: `[classes, height, width]`, row-major, the mean
+    /// over scales and, if configured, the flipped image.
     fn logits(&self, model: &FinetunedModel<Self>, input: &Rgb) -> Result<Vec<f32>, TaskError> {
         let (height, width) = (input.height, input.width);
         let pixels = TensorData::new(model.preprocess.normalize(input), [1, 3, height, width]);

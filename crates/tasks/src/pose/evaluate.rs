@@ -169,7 +169,8 @@ impl Evaluate for PoseTask {
         for (candidate, pose) in &mut kept {
             pose.score *= candidate.score;
         }
-        // σ is a property of the data: those of the test data come before those of the training data.
+        // σ is a property of the data: those of the test data come before those of the training
+        // data.
         let sigmas = data.sigmas.as_deref().or(self.sigmas.as_deref());
         if let Some(sigmas) = sigmas {
             kept = suppress(kept, sigmas, self.config.oks_nms);

@@ -74,7 +74,8 @@ fn scores_of(
     let found = columns.frames();
     let companions: Vec<Vec<f32>> = { eval.queries.iter() }
         .map(|query| {
-            // As published: detections above the threshold that NMS would keep beside the query's ground-truth box.
+            // As published: detections above the threshold that NMS would keep beside the query's
+            // ground-truth box.
             let others = frames[query.frame].iter().filter(|one| {
                 one.score >= config.search_threshold
                     && iou(one.bbox, query.bbox) <= config.scenes.nms_threshold
@@ -147,8 +148,9 @@ fn scores_of(
     })
 }
 
-/// Predictions as JSON lines, enough to evaluate them again: the configuration of the search; each frame with its boxes,
-/// their scores and embeddings; each query with its embedding and its best results.
+/// Predictions as JSON lines, enough to evaluate them again: the configuration of the search; each
+/// frame with its boxes, their scores and embeddings; each query with its embedding and its best
+/// results.
 fn lines(
     config: &SearchConfig,
     eval: &SearchDataset,

@@ -40,7 +40,8 @@ pub trait Evaluate: Objective {
         inference: &Inference<'_>,
     ) -> Result<Evaluation, TaskError>;
 
-    /// Evaluates the predictions of any program, in the format that [`Evaluation::predictions`] has.
+    /// Evaluates the predictions of any program, in the format that [`Evaluation::predictions`]
+    /// has.
     ///
     /// # Errors
     /// Data or predictions that cannot be read, or that do not belong together.
@@ -79,15 +80,17 @@ pub struct Evaluation {
     pub protocol: String,
     /// What was evaluated on: a split, or a file.
     pub data: String,
-    /// The training loss on these data, where published schedules reduce the learning rate on its plateaus.
+    /// The training loss on these data, where published schedules reduce the learning rate on its
+    /// plateaus.
     pub loss: Option<Metric>,
     /// Warnings about labels that cannot be used.
     pub notes: Vec<String>,
     /// The metrics.
     #[serde(flatten)]
     pub scores: TaskScores,
-    /// Predictions in the format that the task's benchmark takes: COCO's results (pose, detection), a tar of PNG masks
-    /// (parsing), a CSV of probabilities (attributes), JSON lines of rankings (re-identification, search).
+    /// Predictions in the format that the task's benchmark takes: COCO's results (pose, detection),
+    /// a tar of PNG masks (parsing), a CSV of probabilities (attributes), JSON lines of rankings
+    /// (re-identification, search).
     #[serde(skip)]
     pub predictions: Vec<u8>,
 }
@@ -191,7 +194,8 @@ pub fn file_name(path: &Path) -> String {
 /// Names that a note lists.
 const LISTED: usize = 3;
 
-/// A note of how many predictions are missing or of unknown images, with the first of them; none if there are none.
+/// A note of how many predictions are missing or of unknown images, with the first of them; none if
+/// there are none.
 pub(crate) fn count_note(what: &str, names: &[String]) -> Option<String> {
     let first = names.iter().take(LISTED).cloned().collect::<Vec<_>>();
     (!names.is_empty()).then(|| format!("{} {what}, the first: {}", names.len(), first.join(", ")))

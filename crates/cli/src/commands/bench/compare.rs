@@ -1,8 +1,9 @@
 //! `clasp bench compare`: the results of a device against those of the CPU.
 //!
-//! The same weights and the same noise go through a forward pass, the losses and their gradients, and a step of the optimizer
-//! and the teacher, by the CPU's fused operations and by the graph that other devices run. With `--device cpu` the graph runs on
-//! the CPU too, which compares the two ways of computing alone.
+//! The same weights and the same noise go through a forward pass, the losses and their gradients,
+//! and a step of the optimizer and the teacher, by the CPU's fused operations and by the graph that
+//! other devices run. With `--device cpu` the graph runs on the CPU too, which compares the two
+//! ways of computing alone.
 
 use std::collections::BTreeMap;
 
@@ -130,9 +131,10 @@ fn parameters<M: burn::module::Module>(module: &M) -> Vec<Vec<f32>> {
     all
 }
 
-/// Names of what is compared and how far it is apart: features and gradients by the largest difference over the largest value
-/// of their tensor, the loss by the difference over it, the step by the mean difference over the mean step. (AdamW's first
-/// step is nearly as long for a gradient of nearly 0 as for others, and noise decides where it goes.)
+/// Names of what is compared and how far it is apart: features and gradients by the largest
+/// difference over the largest value of their tensor, the loss by the difference over it, the step
+/// by the mean difference over the mean step. (AdamW's first step is nearly as long for a gradient
+/// of nearly 0 as for others, and noise decides where it goes.)
 fn differences(one: &Way, other: &Way) -> [(&'static str, f64); 5] {
     let steepest = one
         .gradients
@@ -163,8 +165,8 @@ fn differences(one: &Way, other: &Way) -> [(&'static str, f64); 5] {
     ]
 }
 
-/// What [`differences`] must stay below. Sums in another order differ by some 1e-6; a device may multiply f32 by 11 bits, and
-/// bf16 has 8.
+/// What [`differences`] must stay below. Sums in another order differ by some 1e-6; a device may
+/// multiply f32 by 11 bits, and bf16 has 8.
 fn limits(precision: Precision) -> [f64; 5] {
     match precision {
         Precision::F32 => [2e-3, 1e-3, 2e-2, 5e-2, 5e-2],

@@ -76,8 +76,8 @@ pub fn rank(options: &BenchRank) -> Result<Measurement> {
     })
 }
 
-/// COCO keypoint evaluation of random poses, 1 to 5 people an image, with the peer's distribution where two poses are found for
-/// each.
+/// COCO keypoint evaluation of random poses, 1 to 5 people an image, with the peer's distribution
+/// where two poses are found for each.
 pub fn coco(options: &BenchCoco) -> Result<Measurement> {
     let mut rng = rng_for(0, 0, "coco");
     let (mut truth, mut predicted) = (Vec::new(), Vec::new());
@@ -130,7 +130,8 @@ pub fn coco(options: &BenchCoco) -> Result<Measurement> {
     })
 }
 
-/// Masks of random blocks of labels, nine tenths of them found, counted mask by mask on all threads as an evaluation does.
+/// Masks of random blocks of labels, nine tenths of them found, counted mask by mask on all threads
+/// as an evaluation does.
 pub fn parsing(options: &BenchParsing) -> Result<Measurement> {
     const BLOCK: usize = 16;
     let [height, width] = options.size;
@@ -189,7 +190,8 @@ pub fn parsing(options: &BenchParsing) -> Result<Measurement> {
     })
 }
 
-/// Miss rates of random pedestrians of all heights and visibilities, each detected with a small offset, among false positives.
+/// Miss rates of random pedestrians of all heights and visibilities, each detected with a small
+/// offset, among false positives.
 pub fn detection(options: &BenchDetection) -> Result<Measurement> {
     let mut rng = rng_for(0, 0, "detection");
     let (mut truth, mut found) = (Vec::new(), Vec::new());

@@ -32,8 +32,9 @@ fn wait(device: &Device) -> Result<()> {
     done.map_err(|error| anyhow!("waiting for the device: {error:?}"))
 }
 
-/// Floating-point operations a second, in billions, of a product of square matrices so large that it takes 50 ms, by Burn:
-/// what the device gives at best to a program that has no product of its own.
+/// Floating-point operations a second, in billions, of a product of square matrices so large that
+/// it takes 50 ms, by Burn: what the device gives at best to a program that has no product of its
+/// own.
 fn product_rate(device: &Device, precision: Precision) -> Result<f64> {
     const LARGEST: usize = 8192;
     let mut size = 1024;
@@ -65,7 +66,8 @@ pub struct On<'a> {
 }
 
 impl On<'_> {
-    /// Figures of `operations` of products in `seconds`, beside the device's rate, and what its allocator has taken.
+    /// Figures of `operations` of products in `seconds`, beside the device's rate, and what its
+    /// allocator has taken.
     fn add_share(
         &self,
         figures: &mut Value,
@@ -124,7 +126,8 @@ impl On<'_> {
         })
     }
 
-    /// Runs `work` on the replicas of `model` that labeling and embedding would make, each in a rayon pool of its own.
+    /// Runs `work` on the replicas of `model` that labeling and embedding would make, each in a
+    /// rayon pool of its own.
     fn on_replicas<M: Clone + Send>(
         &self,
         model: &M,
@@ -304,8 +307,8 @@ impl On<'_> {
     }
 }
 
-/// Floating-point operations of the products of a step: those of the student three times, for the backward pass makes two
-/// products of each, and those of the teacher.
+/// Floating-point operations of the products of a step: those of the student three times, for the
+/// backward pass makes two products of each, and those of the teacher.
 fn step_operations(plan: &PretrainPlan, channels: usize) -> Result<usize> {
     let (views, head) = (&plan.recipe.views, &plan.recipe.projection_head);
     let of_views =

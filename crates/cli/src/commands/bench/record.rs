@@ -67,7 +67,8 @@ pub fn read_records(path: &Path) -> Result<Vec<SpeedRecord>> {
 ///
 /// # Errors
 ///
-/// There is no record of this work with these settings; the message says what differs from the nearest one.
+/// There is no record of this work with these settings; the message says what differs from the
+/// nearest one.
 pub fn fallen(found: &Measurement, records: &[SpeedRecord]) -> Result<Vec<String>> {
     let of_work = || {
         records

@@ -6,8 +6,8 @@ use std::path::Path;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
-use super::PackReport;
 use super::config::{PackConfig, PackError};
+use super::report::PackReport;
 use crate::atomic::atomic_write;
 use crate::source::{PackProgress, Source, UnreadableImages};
 

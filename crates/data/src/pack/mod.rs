@@ -12,43 +12,25 @@
 
 mod config;
 mod manifest;
+mod report;
 
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use fs_err as fs;
 use rayon::prelude::*;
-use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use self::config::{PackConfig, PackError};
 use self::manifest::{PackManifest, PackedShard};
+pub use self::report::PackReport;
 use crate::atomic::{FolderLock, atomic_write, remove_abandoned};
 use crate::image::{Filter, Limits, decode, encode_jpeg, format_of, resize};
 use crate::source::{PackProgress, Source, UnreadableImages, manifest_path};
 
 /// Images decoded at a time, which bounds the memory.
 const CHUNK: usize = 128;
-
-/// What [`pack`] wrote.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct PackReport {
-    /// The shards in order.
-    pub shards: Vec<PathBuf>,
-    /// Images in them.
-    pub images: u64,
-    /// How many of those were downscaled.
-    pub resized: u64,
-    /// Bytes of the images as written.
-    pub bytes: u64,
-    /// Images skipped because they cannot be decoded.
-    pub unreadable: UnreadableImages,
-    /// Images of the source that an earlier process packed.
-    pub resumed: usize,
-    /// Whether it was stopped before all images were packed.
-    pub stopped: bool,
-}
 
 /// Writes the images of a source to tar shards in the folder `out`, in order. Each shard is
 /// written atomically; a packing that was stopped continues where it was, and one that is finished

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | [`config`] | the configuration |
+//! | `config` | the configuration |
 //! | [`linear`] | linear probes and their losses |
 //! | [`lbfgs`] | the optimizer that fits them |
 //! | [`selection`] | which images are used, and which weight decay |

@@ -9,8 +9,8 @@
 Each arm and seed writes TABLE/ARM/seed-N.json below OUT, or below --results DIR, and a later run skips what exists. The
 results behind docs/results.md are in docs/evidence: with --results docs/evidence a run adds the arms and seeds that are
 missing. A file that was made with other settings, another recipe or another clasp-mini is an error: take another folder,
-or remove the file. Without --write the tables go to standard output. Seeds below 100 are for the final tables; choose recipes and prompts with seeds from 100 on, whose people are
-others.
+or remove the file. Without --write the tables go to standard output. Seeds below 100 are for the final tables; choose
+recipes and prompts with seeds from 100 on, whose people are others.
 
 Tables:
   main           arms on synthetic people, frozen backbone, equal steps
@@ -295,9 +295,9 @@ class Evidence:
 
     def clip(self):
         """The image tower of clasp-mini as a backbone, without its projection to the text."""
-        source, target = ROOT / "assets/clasp-mini", self.out / "data/clip.safetensors"
+        target = self.out / "data/clip.safetensors"
         if not target.exists():
-            config = json.loads((source / "open_clip_config.json").read_text())
+            config = json.loads(CLIP.with_name("open_clip_config.json").read_text())
             tower, images = config["model_cfg"]["vision_cfg"], config["preprocess_cfg"]
             kind = "clip-openai" if config["model_cfg"].get("quick_gelu") else "clip-open"
             numbers = lambda values: ",".join(map(str, values))
@@ -306,7 +306,7 @@ class Evidence:
             size = tower["image_size"]
             words += ["--size", "x".join(map(str, size if isinstance(size, list) else [size, size]))]
             words += ["--mean", numbers(images["mean"]), "--std", numbers(images["std"])]
-            self.clasp("import", source / "open_clip_model.safetensors", "-o", target, *words)
+            self.clasp("import", CLIP, "-o", target, *words)
         return target
 
     # Evaluations: {"metrics": {task: value}, "chance": {task: value}}.
@@ -493,6 +493,8 @@ def summary_table(evidence, seeds, arms, steps):
     """Only results that exist: the table is made of table main."""
     found = lambda arm, seed: evidence.results / "main" / arm / f"seed-{seed}.json"
     complete = [arm for arm in arms if all(found(arm, seed).exists() for seed in seeds)]
+    if "clasp" not in complete:
+        raise Problem(f"table summary is made of table main, which has not all seeds of CLASP: {', '.join(map(str, seeds))}")
     results = evidence.main(complete, seeds, steps)
     value = lambda result, task: result["metrics"][task]
     rows = [["chance", *[f"{100 * statistics.mean(r['chance'][task] for r in results['clasp'].values()):.1f}" for task in FROZEN]]]

@@ -25,6 +25,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from kills import sets
+
 GOLDEN = Path(__file__).resolve().parent.parent / "crates"
 # Address space of a process in bytes: what small files need is far below it.
 ADDRESS_SPACE = 2 << 30
@@ -50,10 +52,6 @@ EXTREMES = (0, 1, 2, 127, 128, 255, 256, 32767, 65535, 65536, 2**24, 2**31 - 1, 
             2**40, 2**53, 2**63 - 1, 2**63, 2**64 - 1)
 WORDS = ("null", "true", "-1", "0", "1e999", "-1e-999", "NaN", "Infinity", "99999999999999999999",
          "4294967296", '""', '"x"', "[]", "{}", "1.5", "\\u0000", "\N{PILE OF POO}", "../..", "/")
-
-
-def sets(values):
-    return [part for key, value in values.items() for part in ("--set", f"{key}={value}")]
 
 
 def mutate(data, others, draw):

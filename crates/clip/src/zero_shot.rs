@@ -27,11 +27,11 @@ use clasp_data::image::Rgb;
 use clasp_data::layouts::ccp::ccp_parts;
 use clasp_data::rng_for;
 
-use clasp_data::vocabulary::{IGNORE, Vocabulary};
+use clasp_data::vocabulary::Vocabulary;
 use serde::{Deserialize, Serialize};
 
 use clasp_label::{ClipLabeler, Labeler};
-use clasp_synth::{self as synth, Shot, Style, SynthPerson};
+use clasp_synth::{self as synth, Shot, Style, SynthPerson, majority};
 
 use crate::error::Error;
 use crate::photos::{CcpPhotos, attributes_of_tags};
@@ -183,8 +183,8 @@ fn score(
             .collect();
         for (truth, labels) in batch.into_iter().zip(labeler.label(&keys, pixels)?) {
             if let Some(parts) = &truth.parts {
-                let cells = cells(parts, [truth.image.height, truth.image.width], grid);
-                confusion.count(&cells, &labels.parts);
+                let size = [truth.image.height, truth.image.width];
+                confusion.count(&position_classes(parts, size, grid), &labels.parts);
             }
             logits.push(labels.attributes);
             truths.push(truth.attributes);
@@ -198,30 +198,9 @@ fn score(
 }
 
 /// The class that covers most of each patch position, 255 (ignore index) where most is unknown.
-fn cells(parts: &[u8], [height, width]: [usize; 2], [rows, columns]: [usize; 2]) -> Vec<u8> {
-    let mut counts = vec![[0u32; 256]; rows * columns];
-    for (place, &part) in parts.iter().enumerate() {
-        let (row, column) = (
-            place / width * rows / height,
-            place % width * columns / width,
-        );
-        counts[row * columns + column][usize::from(part)] += 1;
-    }
-    counts
-        .iter()
-        .map(|counts| {
-            // Of equals, the lowest class; in an image smaller than the grid some positions have no
-            // pixel.
-            let best = counts
-                .iter()
-                .enumerate()
-                .max_by_key(|(class, count)| (**count, 255 - *class));
-            match best {
-                Some((class, count)) if *count > 0 => u8::try_from(class).unwrap_or(IGNORE),
-                _ => IGNORE,
-            }
-        })
-        .collect()
+fn position_classes(parts: &[u8], image: [usize; 2], grid: [usize; 2]) -> Vec<u8> {
+    let positions = majority(parts, image, grid).into_iter();
+    positions.map(|(class, _)| class).collect()
 }
 
 /// Pixel counts by true class and predicted class; predictions have one more column for the ignore
@@ -434,8 +413,8 @@ mod tests {
             3, 255, 0, 0, //
             255, 255, 0, 4,
         ];
-        assert_eq!(cells(&parts, [4, 4], [2, 2]), [1, 2, 255, 0]);
-        assert_eq!(cells(&[5], [1, 1], [2, 1]), [5, 255]);
+        assert_eq!(position_classes(&parts, [4, 4], [2, 2]), [1, 2, 255, 0]);
+        assert_eq!(position_classes(&[5], [1, 1], [2, 1]), [5, 255]);
     }
 
     #[test]

@@ -41,6 +41,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::missing::{MissingPath, require};
+
 /// The default vocabulary, as TOML.
 pub const DEFAULT_TOML: &str = include_str!("vocabulary.toml");
 
@@ -121,6 +123,9 @@ pub struct AttributeValue {
 /// Why a vocabulary cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum VocabularyError {
+    /// There is no such file.
+    #[error(transparent)]
+    Missing(#[from] MissingPath),
     /// The file cannot be read; the source names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
@@ -190,6 +195,7 @@ impl Vocabulary {
     ///
     /// As [`Vocabulary::parse`], or the file cannot be read.
     pub fn read(path: &Path) -> Result<Self, VocabularyError> {
+        require(path, "the file of a vocabulary")?;
         Self::parse(&crate::text::read_text(path)?, &path.display().to_string())
     }
 

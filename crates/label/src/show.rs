@@ -333,17 +333,16 @@ impl Legend {
             entries.push((color, name, [x, y]));
             x += wide;
         }
+        let has_attributes = !meta.vocabulary.attributes.is_empty();
+        let note = has_attributes.then(|| {
+            y += LINE + GAP / 2;
+            (font::fit(MARKS, width, LINE), y)
+        });
         Self {
             title: font::fit(&title, width, LINE),
             entries,
-            note: match meta.vocabulary.attributes.is_empty() {
-                true => None,
-                false => Some((font::fit(MARKS, width, LINE), y + LINE + GAP / 2)),
-            },
-            height: match meta.vocabulary.attributes.is_empty() {
-                true => y + LINE + GAP,
-                false => y + 2 * LINE + GAP + GAP / 2,
-            },
+            note,
+            height: y + LINE + GAP,
         }
     }
 

@@ -173,6 +173,14 @@ pub struct ParsingMetrics {
     pub pixels: u64,
 }
 
+impl ParsingMetrics {
+    /// Mean IoU over `classes` classes of predicting the most frequent class everywhere.
+    pub fn constant_iou(&self, classes: usize) -> f64 {
+        let largest = self.per_class.iter().map(|class| class.pixels).max();
+        largest.unwrap_or(0) as f64 / (self.pixels.max(1) as f64 * classes.max(1) as f64)
+    }
+}
+
 /// The metrics of one class.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ClassScore {

@@ -32,14 +32,14 @@ pub fn ground_truth_meta() -> Result<StoreMeta, VocabularyError> {
 
 /// The ground truth of a picture, in the vocabulary and on the grid of `meta`.
 ///
-/// A cell has the class of most of its pixels; its confidence is their share. An attribute has
+/// A position has the class of most of its pixels; its confidence is their share. An attribute has
 /// logits of 0 for the true value and −10 for the others. It has 0 everywhere, which is masked in
 /// training, where the vocabulary does not name the true value, and for what no picture can show:
 /// glasses from behind, and anything of a person that is hidden altogether.
 #[must_use]
 pub fn ground_truth_labels(key: &str, rendered: &RenderedPerson, meta: &StoreMeta) -> Labels {
     let (height, width) = (rendered.image.height, rendered.image.width);
-    let cells = majority(&rendered.parts, [height, width], [meta.rows, meta.columns]);
+    let positions = majority(&rendered.parts, [height, width], [meta.rows, meta.columns]);
     let vocabulary = &meta.vocabulary;
     let mut attributes = vec![0.0; vocabulary.logits()];
     for (attribute, range) in vocabulary.attributes.iter().zip(vocabulary.ranges()) {
@@ -62,16 +62,16 @@ pub fn ground_truth_labels(key: &str, rendered: &RenderedPerson, meta: &StoreMet
         width: u16::try_from(width).unwrap_or(u16::MAX),
         height: u16::try_from(height).unwrap_or(u16::MAX),
         values: LabelValues {
-            parts: cells.iter().map(|cell| cell.0).collect(),
-            part_confidence: cells.iter().map(|cell| share(cell.1)).collect(),
+            parts: positions.iter().map(|position| position.0).collect(),
+            part_confidence: positions.iter().map(|position| share(position.1)).collect(),
             attributes,
         },
         image_sha256: String::new(),
     }
 }
 
-/// The commonest class among the pixels of each cell of a grid, and its share of them; of equally
-/// common ones the lowest. [`IGNORE`] and 0 for a cell without a pixel, in a picture smaller than
+/// The commonest class among the pixels of each position of a grid, and its share of them; of equally
+/// common ones the lowest. [`IGNORE`] and 0 for a position without a pixel, in a picture smaller than
 /// the grid.
 ///
 /// - `parts`: [height, width], classes or [`IGNORE`]

@@ -9,7 +9,6 @@
 use std::path::{Path, PathBuf};
 
 use clasp_data::image::{Filter, check_normalization};
-use clasp_data::missing::MissingPath;
 use clasp_model::backbone::{Backbone, BackboneConfig};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -153,16 +152,7 @@ pub(crate) fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
     }
     let expected = "a backbone file, or the folder of a run that has ended";
     let hint = "`clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors";
-    if !path.exists() {
-        return Err(MissingPath::new(path, expected).or_hint(hint).into());
-    }
-    Err(WeightsError::NotFound {
-        what: format!(
-            "{}: expected {expected}, found neither of both",
-            path.display()
-        ),
-        hint: hint.to_owned(),
-    })
+    Err(WeightsError::not_at(path, expected, hint))
 }
 
 /// What a file of this program says about itself; none for a file of others.

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use clasp_data::missing::MissingPath;
+
 /// Errors of this crate. Each names the file and, where there is one, the tensor.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -57,7 +59,7 @@ pub enum WeightsError {
     Onnx(crate::onnx::error::OnnxError),
     /// There is nothing at the path.
     #[error(transparent)]
-    Missing(#[from] clasp_data::missing::MissingPath),
+    Missing(#[from] MissingPath),
     /// Neither a folder with a model nor the name of one that could be fetched.
     #[error("{what}\nhint: {hint}")]
     NotFound {
@@ -69,6 +71,17 @@ pub enum WeightsError {
 }
 
 impl WeightsError {
+    /// What was `expected` at a path is not there; `hint` says where it comes from.
+    pub(crate) fn not_at(path: &Path, expected: &str, hint: &str) -> Self {
+        match path.exists() {
+            false => MissingPath::new(path, expected).or_hint(hint).into(),
+            true => Self::NotFound {
+                what: format!("{}: expected {expected}, found none", path.display()),
+                hint: hint.to_owned(),
+            },
+        }
+    }
+
     pub(crate) fn format(path: &Path, problem: impl ToString) -> Self {
         Self::Format {
             path: path.to_owned(),

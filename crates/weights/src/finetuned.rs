@@ -6,7 +6,6 @@
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clasp_data::missing::MissingPath;
 use clasp_metrics::Metric;
 use clasp_model::backbone::Backbone;
 use clasp_model::layers::Rng;
@@ -164,13 +163,7 @@ pub fn digest(path: &Path) -> Result<String, WeightsError> {
 pub fn existing(path: &Path) -> Result<PathBuf, WeightsError> {
     let expected = "a fine-tuned model or the folder of its run";
     let hint = "`clasp finetune` writes model.safetensors into its run folder when it ends";
-    model_file(path).ok_or_else(|| match path.exists() {
-        false => MissingPath::new(path, expected).or_hint(hint).into(),
-        true => WeightsError::NotFound {
-            what: format!("{}: expected {expected}, found none", path.display()),
-            hint: hint.to_owned(),
-        },
-    })
+    model_file(path).ok_or_else(|| WeightsError::not_at(path, expected, hint))
 }
 
 fn model_file(path: &Path) -> Option<PathBuf> {

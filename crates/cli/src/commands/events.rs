@@ -15,6 +15,12 @@ const TIMED_SECONDS: f64 = 5.0;
 /// Seconds from which on a run counts as long.
 const LONG: f64 = 3600.0;
 
+/// What makes a run of steps shorter: the recipe `small`, if there is one, fewer steps, a GPU.
+pub fn shorter_run(small: Option<&str>) -> String {
+    let small = small.map_or(String::new(), |name| format!("the recipe `{name}`, "));
+    format!("{small}fewer steps (--set run.steps=N) or a GPU")
+}
+
 /// Prints the events of a run.
 pub struct EventPrinter {
     title: String,

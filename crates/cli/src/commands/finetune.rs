@@ -8,6 +8,7 @@ use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train};
 use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::with_task;
 
+use super::events::shorter_run;
 use super::{EventPrinter, check_data, print_result};
 use crate::args::{FinetuneArguments, GlobalOptions};
 use crate::progress::duration;
@@ -40,7 +41,7 @@ fn finetune<T: DownstreamTask>(
     let stop = interrupt::flag()?;
     let title = format!("{}, run folder {}", T::NAME, folder.display());
     let command = format!("finetune {}", T::NAME);
-    let shorter = shorter::<T>(&recipe);
+    let shorter = shorter_run(smaller::<T>(&recipe));
     let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
     let mut control = Control {
@@ -59,18 +60,13 @@ fn finetune<T: DownstreamTask>(
     })
 }
 
-/// What makes a run of `recipe` shorter.
-fn shorter<T: DownstreamTask>(recipe: &FinetuneRecipe<T::Config>) -> String {
-    let fewer = "fewer steps (--set run.steps=N) or a GPU";
+/// The name of a recipe of the task with a smaller backbone than that of `recipe`, if there is one.
+fn smaller<T: DownstreamTask>(recipe: &FinetuneRecipe<T::Config>) -> Option<&'static str> {
     let names = T::RECIPES.iter().map(|(name, _)| *name);
-    let small = { names.filter(|name| name.ends_with("-mini")) }.find(|name| {
+    { names.filter(|name| name.ends_with("-mini")) }.find(|name| {
         let small = FinetuneRecipe::<T::Config>::load(name, &[]);
         small.is_ok_and(|small| small.model.backbone != recipe.model.backbone)
-    });
-    match small {
-        Some(name) => format!("the recipe `{name}`, {fewer}"),
-        None => fewer.to_owned(),
-    }
+    })
 }
 
 /// The recipe of a run that has begun.

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use anyhow::Result;
-use clasp_data::labels::Store;
 use clasp_data::missing::require;
 use clasp_data::source::Source;
 
@@ -29,12 +28,6 @@ pub fn open_images(specs: &[impl AsRef<str>], keep_going: bool) -> Result<Source
 /// Checks that there is a dataset's folder or file.
 pub fn check_data(path: &Path) -> Result<()> {
     Ok(require(path, "the folder of a dataset")?)
-}
-
-/// Opens a store of labels.
-pub fn open_labels(folder: &Path) -> Result<Store> {
-    require(folder, "a folder with labels")?;
-    Ok(Store::open(folder)?)
 }
 
 /// Several arguments as one JSON value: a text for a single one.

@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 use clasp_data::image::{Limits, encode_jpeg, encode_png};
 use clasp_data::labels::{AttributeConfig, Calibration, LabelError, METHOD_TRUTH, Store};
-use clasp_data::missing::require;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
@@ -23,7 +22,7 @@ use clasp_model::clip::Dense;
 use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::import::load_backbone;
 
-use super::{open_images, open_labels, print_result};
+use super::{open_images, print_result};
 use crate::args::{GlobalOptions, LabelAction, LabelArguments, LabelRunArguments};
 use crate::progress::{Meter, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
@@ -33,7 +32,6 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
     match &arguments.action {
         None => label(common, &arguments.run),
         Some(LabelAction::Calibrate { labels }) => {
-            require(labels, "a folder with labels")?;
             let calibration = calibrate::calibrate(labels)?;
             let text = format!("calibrated over {} images", calibration.count);
             print_result(common.json, &calibration, &text)?;
@@ -46,7 +44,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             count,
             seed,
         }) => {
-            let store = open_labels(labels)?;
+            let store = Store::open(labels)?;
             let calibration = calibration(labels, &store)?;
             let options = ContactSheetConfig {
                 count: *count,
@@ -74,7 +72,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             Ok(Outcome::Done)
         }
         Some(LabelAction::Check { labels, images }) => {
-            let store = open_labels(labels)?;
+            let store = Store::open(labels)?;
             let source = open_images(images, false)?;
             let meter = Mutex::new(Meter::new(common, "label check", "images"));
             let found = check(&store, &source, &Limits::default(), &|done, total| {
@@ -90,7 +88,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             })
         }
         Some(LabelAction::Compare { one, other }) => {
-            let (first, second) = (open_labels(one)?, open_labels(other)?);
+            let (first, second) = (Store::open(one)?, Store::open(other)?);
             let config = AttributeConfig::default();
             let true_one = |store: &Store| store.meta.method == METHOD_TRUTH;
             let against = match (true_one(&first), true_one(&second)) {
@@ -112,7 +110,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             Ok(Outcome::Done)
         }
         Some(LabelAction::Stats { labels }) => {
-            let store = open_labels(labels)?;
+            let store = Store::open(labels)?;
             let calibration = calibration(labels, &store)?;
             let config = AttributeConfig::default();
             let stats = stats::stats(&store, calibration.as_ref(), &config)?;
@@ -157,10 +155,7 @@ fn label(common: &GlobalOptions, arguments: &LabelRunArguments) -> Result<Outcom
         }
         None => {
             let vocabulary = match &arguments.vocabulary {
-                Some(path) => {
-                    require(path, "the file of a vocabulary")?;
-                    Vocabulary::read(path)?
-                }
+                Some(path) => Vocabulary::read(path)?,
                 None => Vocabulary::standard()?,
             };
             let config = LabelConfig {

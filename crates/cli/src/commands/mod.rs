@@ -33,7 +33,7 @@ mod search;
 mod synth;
 
 use events::EventPrinter;
-use inputs::{check_data, one_or_all, open_images, open_labels};
+use inputs::{check_data, one_or_all, open_images};
 use outputs::{beside, check_writable, print_result, print_text};
 
 /// Runs the command with the number of threads that was asked for.

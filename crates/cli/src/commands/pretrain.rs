@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use clasp_data::missing::require;
 use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
 
+use super::events::shorter_run;
 use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
 use crate::progress::duration;
@@ -69,16 +70,6 @@ fn default_folder(name: &str, recipe: &PretrainRecipe) -> PathBuf {
     PathBuf::from("runs").join(format!("{stem}-{}-{}", recipe.method.name(), recipe.seed))
 }
 
-/// What makes a run of `recipe` shorter.
-fn shorter(recipe: &PretrainRecipe) -> String {
-    let fewer = "fewer steps (--set run.steps=N) or a GPU";
-    let mini = PretrainRecipe::load(SMALL, &[]);
-    match mini.is_ok_and(|mini| mini.model.backbone == recipe.model.backbone) {
-        true => fewer.to_owned(),
-        false => format!("the recipe `{SMALL}`, {fewer}"),
-    }
-}
-
 /// Runs a recipe with progress lines; Ctrl-C stops after the step and leaves a checkpoint.
 pub fn pretrain(
     common: &GlobalOptions,
@@ -102,7 +93,10 @@ pub fn pretrain(
     let stop = interrupt::flag()?;
     let method = recipe.method.name();
     let title = format!("{method}, run folder {}", folder.display());
-    let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter(recipe));
+    let small = PretrainRecipe::load(SMALL, &[])?;
+    let is_smaller = small.model.backbone != recipe.model.backbone;
+    let shorter = shorter_run(is_smaller.then_some(SMALL));
+    let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
     let mut control = Control {
         device_name: &device::name(&device),

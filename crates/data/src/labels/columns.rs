@@ -82,6 +82,11 @@ impl<'a> ColumnNames<'a> {
         Self(names.collect())
     }
 
+    /// Whether they are exactly these.
+    pub fn are<'b>(&self, names: impl Iterator<Item = &'b str>) -> bool {
+        self.0.iter().copied().eq(names)
+    }
+
     /// The place of a column, if there is one of this name.
     fn find(&self, name: &str) -> Read<Option<usize>> {
         let mut places = (0..self.0.len()).filter(|at| self.0[*at] == name);
@@ -379,6 +384,12 @@ fn read_rows<T: DataType>(
             return Err(format!("expected {rows} rows, found {done}"));
         }
         done += records;
+    }
+    // A damaged number of rows must not cut the file short in silence.
+    let (more, ..) = { reader.read_records(1, Some(&mut vec![]), Some(&mut vec![]), &mut vec![]) }
+        .map_err(|error| error.to_string())?;
+    if more > 0 {
+        return Err(format!("expected {rows} rows, found more"));
     }
     let counts = match (most_defined, most_repeated) {
         (0, 0) => vec![1; rows],

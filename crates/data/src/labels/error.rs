@@ -2,12 +2,17 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::missing::MissingPath;
+
 /// Why labels cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub enum LabelError {
     /// The file system refused; the source names the file.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+    /// There is no such folder.
+    #[error(transparent)]
+    Missing(#[from] MissingPath),
     /// A folder without label files.
     #[error("{}: no label files (*.parquet) here\nhint: `clasp label IMAGES --out {}` makes them", folder.display(), folder.display())]
     Empty {

@@ -29,7 +29,7 @@
 //! file without a matching digest was edited by another program and is listed in [`Store::edited`].
 //! `image_sha256` may be missing or empty: then only the image's size is compared.
 //!
-//! The file's key-value metadata hold `clasp.format` (`2`; `1` has no `image_sha256`),
+//! The file's key-value metadata hold `clasp.format` (`2`),
 //! `clasp.shard` (name of the input shard), `clasp.vocabulary` (TOML), `clasp.model`,
 //! `clasp.model_sha256`, `clasp.rows`, `clasp.columns`, `clasp.method` (`clip`, `kmeans` or
 //! `truth`), `clasp.dense`, `clasp.confidence`, and `clasp.digest`, a SHA-256 over the pages and

@@ -12,6 +12,7 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::Type;
 use sha2::{Digest, Sha256};
 
 use super::columns::{ColumnNames, GroupReader, Read, chunk_of, write_column};
@@ -26,9 +27,6 @@ use crate::vocabulary::Vocabulary;
 
 /// Version of the format, `clasp.format` in the metadata.
 const FORMAT: &str = "2";
-
-/// Versions that are read: the first has no digests of images.
-const FORMATS: [&str; 2] = ["1", FORMAT];
 
 /// Rows of a row group; what a writer holds at a time is about 0.5 kB a row.
 const GROUP: usize = 1 << 16;
@@ -114,17 +112,7 @@ pub(super) fn encode(name: &str, meta: &StoreMeta, labels: &[Labels]) -> Result<
         // An index of pages would stand between them and the footer, for nothing at this size.
         .set_offset_index_disabled(true)
         .build();
-    let schema = format!(
-        "message labels {{
-            required binary key (STRING);
-            required int32 width (INTEGER(16, false));
-            required int32 height (INTEGER(16, false));
-            {values}
-            required binary image_sha256 (STRING);
-        }}",
-        values = values::schema(meta)
-    );
-    let schema = Arc::new(parse_message_type(&schema)?);
+    let schema = Arc::new(schema(meta)?);
     let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::new(properties))?;
     for group in labels.chunks(GROUP) {
         let mut out = writer.next_row_group()?;
@@ -153,6 +141,20 @@ pub(super) fn encode(name: &str, meta: &StoreMeta, labels: &[Labels]) -> Result<
         writer.append_key_value_metadata(KeyValue::new(key.to_owned(), value));
     }
     writer.into_inner()
+}
+
+/// The columns of a file with the labels of a store.
+fn schema(meta: &StoreMeta) -> Result<Type> {
+    parse_message_type(&format!(
+        "message labels {{
+            required binary key (STRING);
+            required int32 width (INTEGER(16, false));
+            required int32 height (INTEGER(16, false));
+            {values}
+            required binary image_sha256 (STRING);
+        }}",
+        values = values::schema(meta)
+    ))
 }
 
 /// SHA-256 in hex over everything before the footer and over our metadata but the digest itself;
@@ -193,10 +195,16 @@ fn decode_checked(bytes: Bytes, file_name: &str, sidecar: Option<&StoreMeta>) ->
     let size = bytes.len();
     let reader = SerializedFileReader::new(bytes.clone()).map_err(|error| error.to_string())?;
     let metadata = reader.metadata();
-    let edited = !is_as_written(&bytes, metadata);
+    let names = ColumnNames::of(metadata);
+    let mut edited = !is_as_written(&bytes, metadata);
     // Most programs keep columns and drop what they do not know.
     let (meta, name) = match (decode_meta(metadata), sidecar) {
-        (Ok(found), _) => found,
+        (Ok(found), _) => {
+            let schema = schema(&found.0).map_err(|error| error.to_string())?;
+            let columns = schema.get_fields().iter().map(|column| column.name());
+            edited |= !names.are(columns);
+            found
+        }
         (Err(_), Some(meta)) if edited => (meta.clone(), shard_name(file_name)),
         (Err(problem), None) if edited => {
             return Err(format!(
@@ -205,7 +213,6 @@ fn decode_checked(bytes: Bytes, file_name: &str, sidecar: Option<&StoreMeta>) ->
         }
         (Err(problem), _) => return Err(problem),
     };
-    let names = ColumnNames::of(metadata);
     for name in { ["key", "width", "height"].iter() }.chain(&values::REQUIRED) {
         names.required(name)?;
     }
@@ -314,9 +321,9 @@ fn decode_meta(metadata: &ParquetMetaData) -> Read<(StoreMeta, String)> {
     }
     let value = |key| metadata_value(metadata, key);
     let format = value("clasp.format")?;
-    if !FORMATS.contains(&format) {
+    if format != FORMAT {
         return Err(format!(
-            "expected format 1 or 2, found {format:?}; was it written by a newer version?"
+            "expected format {FORMAT}, found {format:?}, of another version of clasp"
         ));
     }
     let vocabulary = Vocabulary::parse(value("clasp.vocabulary")?, "clasp.vocabulary")

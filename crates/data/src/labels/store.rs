@@ -12,6 +12,7 @@ use super::file_names::{SIDECAR, shard_file};
 use super::meta::StoreMeta;
 use super::row::{LabelRef, Labels};
 use super::shard::{self, LabelColumns, LabelShard};
+use crate::missing::require;
 use crate::vocabulary::Vocabulary;
 
 /// [`StoreMeta`] as a file.
@@ -169,6 +170,7 @@ pub fn read_shard(folder: &Path, shard_name: &str) -> Result<(Vec<Labels>, bool)
 
 /// The label files of a folder, by name. Hidden files are remnants of killed writers.
 pub(super) fn files(folder: &Path) -> Result<Vec<PathBuf>, LabelError> {
+    require(folder, "a folder with labels")?;
     let mut paths = Vec::new();
     for entry in fs::read_dir(folder)? {
         let path = entry?.path();

@@ -394,6 +394,30 @@ proptest! {
     }
 }
 
+/// Found by the test above: neither is in the digest of the pages.
+#[test]
+fn a_damaged_column_name_or_row_count_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let meta = meta(Vocabulary::kmeans(), 4, 2);
+    let labels = many(&meta, "a", 6);
+    let path = write_shard(folder.path(), "s", &meta, &labels).unwrap();
+    let whole = fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        for flip in [1, 2, 4, 6, 8] {
+            let mut bytes = whole.clone();
+            bytes[at] ^= flip;
+            if let Ok(shard) = shard::decode(&path, bytes, None)
+                && !shard.edited
+            {
+                let read: Vec<_> = (0..shard.columns.keys.len())
+                    .map(|row| shard.columns.row(row, &shard.meta).to_labels())
+                    .collect();
+                assert_eq!(read, labels, "bit {flip} of byte {at}");
+            }
+        }
+    }
+}
+
 /// Labels as `tests/labels/write.py` writes them with other programs.
 fn of_others(i: usize) -> Labels {
     let positions = 0..16 * 8;

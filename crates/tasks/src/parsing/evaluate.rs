@@ -78,12 +78,8 @@ fn scores_of(
             class.pixels
         ));
     }
-    // The most frequent class everywhere.
-    let largest = metrics.per_class.iter().map(|class| class.pixels).max();
-    let chance =
-        largest.unwrap_or(0) as f64 / (metrics.pixels.max(1) as f64 * classes.len().max(1) as f64);
     Ok(TaskScores {
-        chance: Some(chance),
+        chance: Some(metrics.constant_iou(classes.len())),
         metrics: vec![
             Metric::score("mIoU", metrics.mean_iou),
             Metric::score(

@@ -191,17 +191,7 @@ pub fn evaluate<E: Extractor>(
         .into_inner()
         .unwrap_or_else(PoisonError::into_inner)
         .metrics();
-    let largest = metrics
-        .per_class
-        .iter()
-        .map(|class| class.pixels)
-        .max()
-        .unwrap_or(0) as f64;
-    let present = metrics
-        .per_class
-        .iter()
-        .filter(|class| class.pixels > 0)
-        .count();
+    let present = metrics.per_class.len() - metrics.absent.len();
     Ok(FrozenParsing {
         protocol: protocol(preprocess, config, &split, grid),
         classes: data.classes.clone(),
@@ -211,7 +201,7 @@ pub fn evaluate<E: Extractor>(
         eval_images: test.len(),
         grid,
         strength,
-        constant_mean_iou: largest / (metrics.pixels.max(1) as f64 * present.max(1) as f64),
+        constant_mean_iou: metrics.constant_iou(present),
         metrics,
     })
 }

@@ -41,6 +41,12 @@ pub fn fit(text: &str, pixels: usize, size: usize) -> String {
     }
 }
 
+/// As [`fit`], truncated at its start.
+pub fn fit_end(text: &str, pixels: usize, size: usize) -> String {
+    let backwards = |text: &str| text.chars().rev().collect::<String>();
+    backwards(&fit(&backwards(text), pixels, size))
+}
+
 /// Draws `text` with the upper left corner of its line at (`x`, `y`), clipped to the picture.
 pub fn draw(picture: &mut Rgb, x: usize, y: usize, text: &str, size: usize, color: [u8; 3]) {
     let Some(font) = FONT.as_ref() else { return };

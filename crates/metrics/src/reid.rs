@@ -351,7 +351,7 @@ pub(crate) fn summarize(
 
 /// Expected AP of a random order of `total` images, `hits` of which match: (1/n) Σ_k [ (h-1)/(n-1)
 /// · (k-1)/k + 1/k ] = ( (h-1)/(n-1) · (n - H_n) + H_n ) / n, with H_n the harmonic number.
-fn expected_average_precision(hits: usize, total: usize, harmonic: &[f64]) -> f64 {
+pub(crate) fn expected_average_precision(hits: usize, total: usize, harmonic: &[f64]) -> f64 {
     let harmonic = harmonic[total];
     let others = if total > 1 {
         (hits - 1) as f64 / (total - 1) as f64
@@ -362,7 +362,7 @@ fn expected_average_precision(hits: usize, total: usize, harmonic: &[f64]) -> f6
 }
 
 /// H_0 to H_n.
-fn harmonic_numbers(n: usize) -> Vec<f64> {
+pub(crate) fn harmonic_numbers(n: usize) -> Vec<f64> {
     let mut sum = 0.0;
     let next = |k| {
         if k > 0 {

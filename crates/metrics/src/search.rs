@@ -29,6 +29,7 @@ use crate::MetricError;
 use crate::attributes::average_precision;
 use crate::detection::iou;
 use crate::matmul::dot;
+use crate::reid::{expected_average_precision, harmonic_numbers};
 
 /// The k of the reported top-k.
 pub const TOP: [usize; 3] = [1, 5, 10];
@@ -92,6 +93,8 @@ pub struct SearchMetrics {
     pub queries: usize,
     /// Queries that are skipped, because no frame of their gallery shows them.
     pub skipped: usize,
+    /// mAP to expect of a random order of the same boxes.
+    pub chance_map: f64,
     /// Average precision of each query; `None` where it was skipped.
     pub average_precision: Vec<Option<f64>>,
 }
@@ -234,6 +237,7 @@ impl<'a> SearchGallery<'a> {
         query: impl Fn(usize) -> SearchQuery<'q> + Sync,
         context: Option<ContextMatching>,
     ) -> Result<SearchMetrics, MetricError> {
+        let harmonic = harmonic_numbers(self.kept.iter().map(Vec::len).sum());
         // The boxes of a query are dropped when its metrics are computed.
         let results: Vec<Option<QueryOutcome>> = (0..queries)
             .into_par_iter()
@@ -246,7 +250,7 @@ impl<'a> SearchGallery<'a> {
                         let hits = self
                             .hits(&query, context)
                             .map_err(|error| error.in_row(i))?;
-                        Ok(Some(QueryOutcome::new(&hits, shown)))
+                        Ok(Some(QueryOutcome::new(&hits, shown, &harmonic)))
                     }
                 }
             })
@@ -272,6 +276,7 @@ impl<'a> SearchGallery<'a> {
             recall: found as f64 / shown as f64,
             queries,
             skipped: queries - valid,
+            chance_map: all().map(|outcome| outcome.chance).sum::<f64>() / valid as f64,
             average_precision,
         })
     }
@@ -325,11 +330,13 @@ struct QueryOutcome {
     found: usize,
     /// Frames that show the person.
     shown: usize,
+    /// Expected average precision of a random order.
+    chance: f64,
 }
 
 impl QueryOutcome {
     /// Nothing is sorted but the right boxes: the others are counted between them.
-    fn new(hits: &[SearchHit], shown: usize) -> Self {
+    fn new(hits: &[SearchHit], shown: usize, harmonic: &[f64]) -> Self {
         let mut right: Vec<(usize, f64)> = { hits.iter().enumerate() }
             .filter(|(_, hit)| hit.right)
             .map(|(place, hit)| (place, hit.similarity))
@@ -361,6 +368,13 @@ impl QueryOutcome {
             before_first: (!right.is_empty()).then_some(before_first),
             found: count,
             shown,
+            chance: match count {
+                0 => 0.0,
+                _ => {
+                    let share = count as f64 / shown as f64;
+                    share * expected_average_precision(count, hits.len(), harmonic)
+                }
+            },
         }
     }
 }
@@ -600,6 +614,11 @@ mod tests {
         assert_eq!(
             (metrics.top, metrics.recall, metrics.skipped),
             ([0.0, 1.0, 1.0], 0.5, 1)
+        );
+        // In a random order one of three boxes is right: (1 + 1/2 + 1/3) / 3, in half of the frames.
+        assert!(
+            (metrics.chance_map - 11.0 / 36.0).abs() < 1e-12,
+            "{metrics:?}"
         );
         let error = gallery.evaluate(1, |_| missing(), None).unwrap_err();
         assert_eq!(error, MetricError::NoQueryWithMatch { queries: 1 });

@@ -10,12 +10,14 @@ use crate::drawing::paste;
 use crate::embed::Embeddings;
 
 /// Height and width of a picture on the sheet.
-const TILE: [usize; 2] = [128, 64];
+const TILE: [usize; 2] = [192, 96];
 /// Pixels between tiles.
 const GAP: usize = 6;
 /// Width and color of the frame around the same person.
 const FRAME: usize = 2;
 const SAME: [u8; 3] = [0, 160, 60];
+/// Color of texts.
+const INK: [u8; 3] = [0; 3];
 /// Most matches of a query on the sheet.
 pub const MOST_SHOWN: usize = 20;
 
@@ -106,11 +108,30 @@ fn unit(embeddings: &Embeddings) -> Vec<f32> {
 /// A row of the contact sheet.
 #[derive(Debug, Clone)]
 pub struct SheetRow {
-    /// The query, a [`tile`].
-    pub query: Rgb,
-    /// Its matches, [`tile`]s with their cosines and whether they are above the same-person
-    /// threshold.
-    pub matches: Vec<(Rgb, f32, Option<bool>)>,
+    /// The query.
+    pub query: SheetPicture,
+    /// Its matches, the best first.
+    pub matches: Vec<SheetMatch>,
+}
+
+/// A picture and the name below it.
+#[derive(Debug, Clone)]
+pub struct SheetPicture {
+    /// A [`tile`].
+    pub image: Rgb,
+    /// Key of the image.
+    pub key: String,
+}
+
+/// A match on the contact sheet.
+#[derive(Debug, Clone)]
+pub struct SheetMatch {
+    /// The gallery image.
+    pub picture: SheetPicture,
+    /// Its cosine to the query.
+    pub cosine: f32,
+    /// Whether that is above the same-person threshold, if there is one.
+    pub same: Option<bool>,
 }
 
 /// A picture in the size of the sheet's tiles.
@@ -118,46 +139,62 @@ pub fn tile(image: &Rgb) -> Rgb {
     resize(image, TILE[0], TILE[1], Filter::Bicubic)
 }
 
-/// The contact sheet: a query a row, its matches to the right with their cosines below, in a green
-/// frame where they are above the same-person threshold.
+/// The contact sheet: a query a row, its matches to the right with their cosines and names below,
+/// in a green frame where they are above the same-person threshold `same`; a legend on top.
 ///
 /// # Panics
 /// When a picture is not of a tile's size.
-pub fn sheet(rows: &[SheetRow]) -> Rgb {
+pub fn sheet(rows: &[SheetRow], same: Option<f64>) -> Rgb {
     let [height, width] = TILE;
     let columns = 1 + rows.iter().map(|row| row.matches.len()).max().unwrap_or(0);
-    let line = height + font::SMALL + 2 * GAP;
+    let legend = legend(same);
+    let line = height + 2 * font::SMALL + 3 * GAP;
+    let head = font::SMALL + 3 * GAP;
     let size = [
-        (columns * (width + GAP) + 2 * GAP).max(width + 2 * GAP),
-        rows.len() * line + GAP,
+        (columns * (width + GAP) + 2 * GAP).max(font::width(&legend, font::SMALL) + 2 * GAP),
+        head + rows.len() * line,
     ];
     let mut sheet = Rgb::filled(size[0], size[1], [255; 3]);
-    let put = |sheet: &mut Rgb, image: &Rgb, left: usize, top: usize, text: &str| {
-        assert_eq!([image.height, image.width], TILE, "size of a tile");
-        paste(sheet, image, left, top);
-        font::draw(sheet, left, top + height + 2, text, font::SMALL, [0; 3]);
-    };
+    font::draw(&mut sheet, GAP, GAP, &legend, font::SMALL, INK);
     for (index, row) in rows.iter().enumerate() {
-        let top = GAP + index * line;
-        put(&mut sheet, &row.query, GAP, top, "query");
-        for (rank, (image, cosine, same)) in row.matches.iter().enumerate() {
+        let top = head + index * line;
+        put(&mut sheet, &row.query, [GAP, top], "query");
+        for (rank, one) in row.matches.iter().enumerate() {
             let left = 2 * GAP + (rank + 1) * (width + GAP);
-            let text = format!("{} {cosine:.3}", rank + 1);
-            if *same == Some(true) {
-                let (x, y) = (left - FRAME, top - FRAME);
-                font::fill(
-                    &mut sheet,
-                    x,
-                    y,
-                    width + 2 * FRAME,
-                    height + 2 * FRAME,
-                    SAME,
-                );
+            if one.same == Some(true) {
+                let [x, y] = [left, top].map(|side| side - FRAME);
+                let [frame_width, frame_height] = [width, height].map(|side| side + 2 * FRAME);
+                font::fill(&mut sheet, x, y, frame_width, frame_height, SAME);
             }
-            put(&mut sheet, image, left, top, &text);
+            let text = format!("{}: {:.3}", rank + 1, one.cosine);
+            put(&mut sheet, &one.picture, [left, top], &text);
         }
     }
     sheet
+}
+
+/// What the numbers and frames of a sheet mean.
+fn legend(same: Option<f64>) -> String {
+    let frames = match same {
+        Some(same) => format!("green frame: same person, cosine {same:.3} or above"),
+        None => "no same-person threshold (clasp eval reid --calibrate)".to_owned(),
+    };
+    format!("rank: cosine; {frames}")
+}
+
+/// Draws a picture with a text and its name below.
+fn put(sheet: &mut Rgb, picture: &SheetPicture, [left, top]: [usize; 2], text: &str) {
+    let [height, width] = TILE;
+    let image = &picture.image;
+    assert_eq!([image.height, image.width], TILE, "size of a tile");
+    paste(sheet, image, left, top);
+    // Folders are the same for many images, and names differ at their end.
+    let name = picture.key.rsplit('/').next().unwrap_or_default();
+    let name = font::fit_end(name, width, font::SMALL);
+    for (index, line) in [text, &name].into_iter().enumerate() {
+        let y = top + height + FRAME + 2 + index * (font::SMALL + 1);
+        font::draw(sheet, left, y, line, font::SMALL, INK);
+    }
 }
 
 #[cfg(test)]
@@ -188,13 +225,29 @@ mod tests {
         assert_eq!(same, [Some(true), Some(false), Some(false)]);
         assert_eq!(nearest(&query, &gallery, 1, -1.0, None)[0].len(), 1);
         let image = tile(&Rgb::filled(3, 9, [7; 3]));
-        let row = SheetRow {
-            query: image.clone(),
-            matches: vec![(image, 0.5, Some(true))],
+        let picture = SheetPicture {
+            image,
+            key: "a/b".to_owned(),
         };
-        let sheet = sheet(&[row]);
-        assert_eq!(sheet.pixel(GAP, GAP), [7; 3]);
-        assert_eq!(sheet.pixel(2 * GAP + TILE[1] + GAP - 1, GAP), SAME);
+        let row = SheetRow {
+            query: picture.clone(),
+            matches: vec![SheetMatch {
+                picture,
+                cosine: 0.5,
+                same: Some(true),
+            }],
+        };
+        let sheet = sheet(&[row], Some(0.4));
+        let top = font::SMALL + 3 * GAP;
+        assert_eq!(sheet.pixel(GAP, top), [7; 3]);
+        assert_eq!(sheet.pixel(2 * GAP + TILE[1] + GAP - 1, top), SAME);
+        // The legend, and below the picture its rank and its name.
+        let has_ink = |from: usize, to: usize| {
+            (from..to).any(|y| (0..sheet.width).any(|x| sheet.pixel(x, y) == INK))
+        };
+        let below = top + TILE[0] + FRAME;
+        assert!(has_ink(0, top) && has_ink(below, below + font::SMALL));
+        assert!(has_ink(below + font::SMALL + 3, sheet.height));
     }
 
     #[test]

@@ -5,13 +5,15 @@ use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use clasp_data::atomic_write;
-use clasp_data::image::{Limits, Rgb, decode, encode_png};
+use clasp_data::image::{Limits, decode, encode_png};
 use clasp_data::source::Source;
 use clasp_tasks::BackboneExtractor;
 use clasp_tasks::embed::{Embeddings, embed};
 use clasp_tasks::features::{Batching, Extractor, PassProgress, Preprocess};
 use clasp_tasks::reid::ReidTask;
-use clasp_tasks::retrieve::{GalleryMatch, MOST_SHOWN, SheetRow, nearest, sheet, tile};
+use clasp_tasks::retrieve::{
+    GalleryMatch, MOST_SHOWN, SheetMatch, SheetPicture, SheetRow, nearest, sheet, tile,
+};
 use clasp_tasks::task::{FinetunedModel, Task as _};
 use clasp_weights::finetuned::read_meta;
 use serde_json::json;
@@ -113,7 +115,7 @@ fn search<E: Extractor>(
     let rows = { query.items.iter().zip(&found).take(arguments.rows) }
         .map(|(item, matches)| row(&queries, *item, &others, matches))
         .collect::<Result<Vec<_>>>()?;
-    let picture = encode_png(&sheet(&rows));
+    let picture = encode_png(&sheet(&rows, same));
     atomic_write(&arguments.sheet, |file| file.write_all(&picture))?;
     let without = found.iter().filter(|matches| matches.is_empty()).count();
     let told = same.map_or(String::new(), |same| {
@@ -151,14 +153,23 @@ fn row(
     Ok(SheetRow {
         query: picture(queries, item)?,
         matches: { matches.iter().take(MOST_SHOWN) }
-            .map(|one| Ok((picture(gallery, one.item)?, one.cosine, one.same)))
+            .map(|one| {
+                Ok(SheetMatch {
+                    picture: picture(gallery, one.item)?,
+                    cosine: one.cosine,
+                    same: one.same,
+                })
+            })
             .collect::<Result<_>>()?,
     })
 }
 
 /// An image of the source at the size of the contact sheet.
-fn picture(source: &Source, item: usize) -> Result<Rgb> {
+fn picture(source: &Source, item: usize) -> Result<SheetPicture> {
     let image = decode(&source.read(item)?, &Limits::default())
         .with_context(|| format!("{}: expected an image", source.place(item)))?;
-    Ok(tile(&image))
+    Ok(SheetPicture {
+        image: tile(&image),
+        key: source.key(item).to_owned(),
+    })
 }

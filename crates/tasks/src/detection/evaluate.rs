@@ -5,10 +5,10 @@ use std::path::Path;
 
 use clasp_data::layouts::coco::BoxDataset;
 use clasp_data::layouts::coco::read_boxes;
-use clasp_metrics::Metric;
 use clasp_metrics::detection::{
     CITYPERSONS, FoundBox, LabeledPedestrian, OTHER_SUBSETS, TrueBox, box_ap, miss_rate,
 };
+use clasp_metrics::{Direction, Metric};
 use serde_json::{Value, json};
 
 use super::DetectionTask;
@@ -66,8 +66,12 @@ fn scores_of(boxes: &BoxDataset, found: &[FoundBox]) -> Result<TaskScores, TaskE
     let ap = box_ap(&truth(boxes), found)?;
     quoted.extend(ap.ap50.map(|value| Metric::score("AP.5", value)));
     Ok(TaskScores {
+        // Without any box everyone is missed, and nothing is precise.
+        chance: quoted.first().map(|metric| match metric.better {
+            Direction::Lower => 1.0,
+            Direction::Higher => 0.0,
+        }),
         metrics: quoted,
-        chance: None,
         table,
         details: json!({"miss_rates": rates, "ap": ap}),
     })

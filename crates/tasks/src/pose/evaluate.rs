@@ -177,9 +177,8 @@ impl Evaluate for PoseTask {
         }
         let oks = average_precision(data, &kept, sigmas)?;
         let pck = correct_joints(data, &kept);
-        let mut quoted = oks.as_ref().map(oks_metrics).unwrap_or_default();
-        let pck_mean = pck.as_ref().and_then(|pck| pck.mean);
-        quoted.extend(pck_mean.map(|value| Metric::score(format!("PCK@{PCK_THRESHOLD}"), value)));
+        let quoted = quoted(oks.as_ref(), pck.as_ref());
+        let chance = chance(data, &eval.boxes, sigmas)?;
         let table = pck.as_ref().map_or(String::new(), |pck| {
             let rows = self.joints.iter().zip(&pck.per_joint);
             rows.map(|(name, value)| {
@@ -208,7 +207,7 @@ impl Evaluate for PoseTask {
             notes: self.boxes_outside(data),
             scores: TaskScores {
                 metrics: quoted,
-                chance: None,
+                chance,
                 details: json!({"joints": self.joints, "oks": oks, "pck": pck, "people": kept.len()}),
                 table,
             },
@@ -321,6 +320,61 @@ fn suppress<'a>(
         );
     }
     kept
+}
+
+/// The metrics to quote, the main one first.
+fn quoted(oks: Option<&OksAp>, pck: Option<&Pck>) -> Vec<Metric> {
+    let mut quoted = oks.map(oks_metrics).unwrap_or_default();
+    let mean = pck.and_then(|pck| pck.mean);
+    quoted.extend(mean.map(|value| Metric::score(format!("PCK@{PCK_THRESHOLD}"), value)));
+    quoted
+}
+
+/// The main metric of one pose for everyone: the mean of the labeled people's, relative to their
+/// boxes.
+fn chance(
+    data: &KeypointDataset,
+    boxes: &[PersonBox],
+    sigmas: Option<&[f64]>,
+) -> Result<Option<f64>, TaskError> {
+    let mean = mean_pose(data);
+    let placed = |candidate: &PersonBox| {
+        let [x, y, width, height] = candidate.bbox;
+        let joint = |[u, v]: &[f64; 2]| [x + u * width, y + v * height];
+        PoseEstimate {
+            points: mean.iter().map(joint).collect(),
+            confidences: vec![1.0; mean.len()],
+            score: candidate.score,
+            area: width * height,
+        }
+    };
+    let found: Vec<_> = { boxes.iter() }
+        .map(|candidate| (candidate, placed(candidate)))
+        .collect();
+    let oks = average_precision(data, &found, sigmas)?;
+    let metrics = quoted(oks.as_ref(), correct_joints(data, &found).as_ref());
+    Ok(metrics.first().map(|metric| metric.value))
+}
+
+/// The mean place of each labeled joint, x and y as fractions of the box; the center for a joint
+/// that is never labeled.
+fn mean_pose(data: &KeypointDataset) -> Vec<[f64; 2]> {
+    let people = || { data.people.iter() }.filter(|person| person.bbox[2] * person.bbox[3] > 0.0);
+    let mean = |joint: usize| {
+        let places: Vec<[f64; 2]> = people()
+            .filter(|person| person.keypoints[joint][2] > 0.0)
+            .map(|person| {
+                let ([x, y, width, height], at) = (person.bbox, person.keypoints[joint]);
+                [(at[0] - x) / width, (at[1] - y) / height]
+            })
+            .collect();
+        match places.len() {
+            0 => [0.5; 2],
+            count => [0, 1]
+                .map(|axis| places.iter().map(|place| place[axis]).sum::<f64>() / count as f64),
+        }
+    };
+    (0..data.joints.len()).map(mean).collect()
 }
 
 /// The metrics of OKS AP to quote.

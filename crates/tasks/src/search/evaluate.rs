@@ -132,7 +132,7 @@ fn scores_of(
     }
     Ok(TaskScores {
         metrics: quoted,
-        chance: None,
+        chance: Some(metrics.chance_map),
         table: format!(
             "{} of {} queries evaluated, {} skipped (in no frame of their gallery)\n",
             metrics.queries - metrics.skipped,

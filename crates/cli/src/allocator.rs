@@ -1,8 +1,8 @@
-//! The allocator of the program, and how long it keeps memory that is not in use.
+//! The allocator of a program or extension module, which has to install it, and how long it keeps
+//! memory that is not in use.
 
 #[cfg(feature = "mimalloc")]
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+pub use mimalloc::MiMalloc;
 
 /// Keeps freed pages for the next step instead of giving them back to the system at once: the
 /// system clears a page each time that it hands it out, which was a third of the time of a training

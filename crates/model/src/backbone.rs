@@ -172,6 +172,21 @@ pub enum Sizes {
     Vit(VitSizes),
 }
 
+impl Sizes {
+    /// Pixels of the image per position of the last map, along each axis.
+    pub fn stride(&self) -> usize {
+        match self {
+            Self::Swin(swin) => swin.stage_stride(swin.depths.len() - 1),
+            Self::Vit(vit) => vit.patch_size,
+        }
+    }
+
+    /// Rows and columns of the last map of an image.
+    pub fn grid(&self, [height, width]: [usize; 2]) -> [usize; 2] {
+        [height, width].map(|size| size.div_ceil(self.stride()))
+    }
+}
+
 /// Everything that shapes a backbone; travels with its weights.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -488,10 +503,7 @@ impl Backbone {
 
     /// Pixels of the image per position of the map, along each axis.
     pub fn stride(&self) -> usize {
-        match self {
-            Self::Swin(swin) => swin.stride(),
-            Self::Vit(vit) => vit.config().sizes.patch_size,
-        }
+        self.sizes().stride()
     }
 
     /// Pixels of the image per position of each different map of the pyramid, along each axis.
@@ -504,7 +516,7 @@ impl Backbone {
 
     /// Rows and columns of the map of an image of that size.
     pub fn grid(&self, height: usize, width: usize) -> [usize; 2] {
-        [height, width].map(|size| size.div_ceil(self.stride()))
+        self.sizes().grid([height, width])
     }
 
     /// Number of trained values.

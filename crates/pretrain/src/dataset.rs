@@ -19,7 +19,6 @@ use clasp_run::InvalidValue;
 use rand::RngExt;
 
 use crate::error::{PretrainError, Result};
-use crate::plan::PretrainPlan;
 use crate::recipe::{Method, MissingLabels, PretrainRecipe};
 
 /// Images with labels, opened once for a run.
@@ -222,15 +221,14 @@ pub struct ViewGenerator {
 }
 
 impl ViewGenerator {
-    /// A generator for `plan`, whose backbone has `grid`, rows and columns, patch positions for a
+    /// A generator for a recipe, whose backbone has `grid`, rows and columns, patch positions for a
     /// global view; images that cannot be read are added to `unreadable`.
     pub fn new(
         dataset: Arc<PretrainDataset>,
-        plan: &PretrainPlan,
+        recipe: &PretrainRecipe,
         grid: [usize; 2],
         unreadable: Arc<Mutex<ImageReads>>,
     ) -> Self {
-        let recipe = &plan.recipe;
         Self {
             dataset,
             config: recipe.views.clone(),

@@ -234,7 +234,12 @@ fn open(
         None => RunFolder::create(folder, &plan.run_toml(images, control.device_name))?,
     };
     let unreadable = Arc::new(Mutex::new(ImageReads::default()));
-    let generator = ViewGenerator::new(dataset, &plan, trainer.grid(), Arc::clone(&unreadable));
+    let generator = ViewGenerator::new(
+        dataset,
+        &plan.recipe,
+        trainer.grid(),
+        Arc::clone(&unreadable),
+    );
     let loader = Loader::new(
         images,
         plan.recipe.run.batch,

@@ -17,6 +17,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use clasp_model::backbone::{Adapter, Backbone, Sizes};
+use clasp_model::prompt::PromptWeights;
 use clasp_model::swin::{SwinSizes, WindowPadding};
 use clasp_model::vit::{Pool, VitSizes};
 use serde::Serialize;
@@ -132,14 +133,7 @@ pub fn export(
             "state = safetensors.torch.load_file(FILE)  # what `torch.load(...)['teacher']` gives in SOLIDER's code"
                 .to_owned()
         }
-        (NamingScheme::Solider, Sizes::Vit(_)) => {
-            return Err(WeightsError::Export {
-                what: "a ViT".to_owned(),
-                names: options.names.to_string(),
-                lost: "SOLIDER publishes Swin alone".to_owned(),
-                hint: "--names timm".to_owned(),
-            });
-        }
+        (NamingScheme::Solider, Sizes::Vit(_)) => return Err(vit_in_solider_names()),
     };
     let preprocessing = json!({
         "height": meta.height, "width": meta.width, "mean": meta.mean, "std": meta.std, "interpolation": meta.filter,
@@ -161,6 +155,47 @@ pub fn export(
         python,
         warnings,
     })
+}
+
+/// The tensors of a backbone under other names; a mixture of experts is folded at `prompt`.
+///
+/// # Errors
+///
+/// The names have no place for the network or its adapter.
+pub fn named_state(
+    backbone: &Backbone,
+    meta: &BackboneMeta,
+    names: NamingScheme,
+    prompt: PromptWeights,
+) -> Result<StateDict, WeightsError> {
+    let (mut backbone, mut meta) = (backbone.clone(), meta.clone());
+    if matches!(meta.config.adapter, Adapter::Moe(_)) {
+        backbone = backbone.fold(prompt);
+        meta.config.adapter = meta.config.adapter.folded();
+    }
+    let mut state = backbone_state(&backbone);
+    let options = ExportOptions {
+        names,
+        drop_adapter: false,
+        precision: StorageFormat::F32,
+    };
+    drop_adapter(&mut state, &meta, options)?;
+    match (names, backbone.sizes()) {
+        (NamingScheme::Timm, Sizes::Swin(_)) => {}
+        (NamingScheme::Timm, Sizes::Vit(vit)) => timm_positions(&mut state, &vit),
+        (NamingScheme::Solider, Sizes::Swin(swin)) => state = solider(state, &swin),
+        (NamingScheme::Solider, Sizes::Vit(_)) => return Err(vit_in_solider_names()),
+    }
+    Ok(state)
+}
+
+fn vit_in_solider_names() -> WeightsError {
+    WeightsError::Export {
+        what: "a ViT".to_owned(),
+        names: NamingScheme::Solider.to_string(),
+        lost: "SOLIDER publishes Swin alone".to_owned(),
+        hint: "--names timm".to_owned(),
+    }
 }
 
 /// Takes out of a state what belongs to an adapter that the names have no place for.

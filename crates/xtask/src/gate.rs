@@ -59,6 +59,13 @@ const STEPS: &[GateStep] = &[
         environment: Some(("RUSTDOCFLAGS", "-D warnings")),
         ..cargo("doc --release --workspace --no-deps --locked", 180)
     },
+    GateStep {
+        install: None,
+        program: "crates/python/test.sh",
+        arguments: "",
+        environment: None,
+        budget: 1500,
+    },
 ];
 /// The last step: the gate ends with the summary of the test runner.
 const TESTS: GateStep = cargo("test --release --workspace --locked", 2400);

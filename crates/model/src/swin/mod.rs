@@ -253,13 +253,6 @@ impl Swin {
             .stage_channels(self.config.sizes.depths.len() - 1)
     }
 
-    /// Pixels per position of the last map: 32 with four stages and published strides.
-    pub fn stride(&self) -> usize {
-        self.config
-            .sizes
-            .stage_stride(self.config.sizes.depths.len() - 1)
-    }
-
     /// Pixels per position of each stage's map.
     pub fn strides(&self) -> Vec<usize> {
         { 0..self.config.sizes.depths.len() }

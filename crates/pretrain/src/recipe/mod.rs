@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use clasp_data::augment::ViewsConfig;
 use clasp_model::Precision;
+use clasp_model::backbone::BackboneConfig;
 use clasp_model::prompt::PROMPTS;
 pub use clasp_run::recipe::Auto;
 use clasp_run::{folder, recipe};
@@ -467,6 +468,16 @@ impl PretrainRecipe {
     pub fn of_run(folder: &Path, overrides: &[String]) -> Result<Self> {
         let (text, path) = folder::recipe_of(folder)?;
         Self::parse(&text, &path.display().to_string(), overrides)
+    }
+
+    /// Rows and columns of the backbone's map of a global view.
+    ///
+    /// # Errors
+    ///
+    /// There is no backbone of that name.
+    pub fn grid(&self) -> Result<[usize; 2]> {
+        let sizes = BackboneConfig::named(&self.model.backbone)?.sizes();
+        Ok(sizes.map_or([1, 1], |sizes| sizes.grid(self.views.global_size)))
     }
 
     /// The recipe as TOML.

@@ -27,7 +27,7 @@ impl PretrainRecipe {
     /// # Errors
     ///
     /// Names the first value that is out of range or contradicts another.
-    pub(crate) fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         self.views.check()?;
         self.attributes.config()?;
         let (run, optimizer, loss) = (&self.run, &self.optimizer, &self.loss);

@@ -1,0 +1,92 @@
+//! Label stores.
+
+use std::path::PathBuf;
+
+use clasp_data::labels::{LabelRef, Store};
+use numpy::{PyArray1, PyArrayMethods};
+use pyo3::exceptions::PyKeyError;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::arrays::to_python;
+use crate::failed;
+use crate::images::position;
+
+/// The labels of many images, in memory.
+#[pyclass(frozen, module = "clasp._clasp")]
+pub struct LabelStore {
+    store: Store,
+}
+
+#[pymethods]
+impl LabelStore {
+    #[new]
+    fn new(py: Python<'_>, folder: PathBuf) -> PyResult<Self> {
+        let store = py.detach(|| Store::open(&folder)).map_err(failed)?;
+        Ok(Self { store })
+    }
+
+    fn __len__(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Keys of the images, in the order of the rows.
+    #[getter]
+    fn keys(&self) -> Vec<String> {
+        self.store.iter().map(|row| row.key.to_owned()).collect()
+    }
+
+    /// What all labels share.
+    #[getter]
+    fn meta<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let meta = &self.store.meta;
+        let dict = PyDict::new(py);
+        dict.set_item("vocabulary", to_python(py, &meta.vocabulary)?)?;
+        dict.set_item("model", &meta.model)?;
+        dict.set_item("model_sha256", &meta.model_sha256)?;
+        dict.set_item("grid", (meta.rows, meta.columns))?;
+        dict.set_item("method", &meta.method)?;
+        dict.set_item("dense", &meta.dense)?;
+        dict.set_item("confidence", meta.confidence)?;
+        Ok(dict)
+    }
+
+    /// Input shards whose labels another program wrote or changed.
+    #[getter]
+    fn edited(&self) -> Vec<String> {
+        self.store.edited.clone()
+    }
+
+    /// The labels at a position.
+    fn at<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyDict>> {
+        let index = position(index, self.store.len())?;
+        let row = self.store.iter().nth(index);
+        self.fields(py, row.ok_or_else(|| failed("a store without this row"))?)
+    }
+
+    /// The labels of a key.
+    fn of<'py>(&self, py: Python<'py>, key: &str) -> PyResult<Bound<'py, PyDict>> {
+        let row = self.store.get(key);
+        let row = row.ok_or_else(|| PyKeyError::new_err(format!("no labels of image {key:?}")))?;
+        self.fields(py, row)
+    }
+}
+
+impl LabelStore {
+    fn fields<'py>(&self, py: Python<'py>, row: LabelRef<'_>) -> PyResult<Bound<'py, PyDict>> {
+        let grid = [self.store.meta.rows, self.store.meta.columns];
+        let map = |values: &[u8]| PyArray1::from_slice(py, values).reshape(grid);
+        let dict = PyDict::new(py);
+        dict.set_item("key", row.key)?;
+        dict.set_item("width", row.width)?;
+        dict.set_item("height", row.height)?;
+        dict.set_item("parts", map(row.values.parts)?)?;
+        dict.set_item("part_confidence", map(row.values.part_confidence)?)?;
+        dict.set_item(
+            "attributes",
+            PyArray1::from_slice(py, row.values.attributes),
+        )?;
+        dict.set_item("image_sha256", row.image_sha256)?;
+        Ok(dict)
+    }
+}

@@ -1,0 +1,319 @@
+//! Backbones and fine-tuned models: features, predictions, tensors.
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+use clasp_model::backbone::Backbone;
+use clasp_model::prompt::{IDENTITY, PromptWeights};
+use clasp_tasks::features::{ImageFeatures, ImagePass, each_image};
+use clasp_tasks::task::{DownstreamTask, FinetunedModel, Inference, InputKind};
+use clasp_tasks::{
+    BackboneExtractor, Batching, PassProgress, Preprocess, TaskError, TaskKind, with_task,
+};
+use clasp_weights::backbone::{BackboneMeta, backbone_state};
+use clasp_weights::export::{NamingScheme, named_state};
+use clasp_weights::finetuned;
+use clasp_weights::import::load_backbone;
+use numpy::{PyArray1, PyArray2, PyArrayDyn, PyArrayMethods};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList};
+use serde_json::Value;
+
+use crate::arrays::to_python;
+use crate::failed;
+use crate::images::Given;
+use crate::threads::{count, interruptible};
+
+type GoOn<'a> = &'a (dyn Fn(PassProgress) -> ControlFlow<()> + Sync);
+
+/// The part of a fine-tuned model that does not depend on its task.
+trait Predictions: Send + Sync {
+    /// A prediction for each image, in order; `go_on` is asked after each batch.
+    fn predict(
+        &self,
+        images: &Given,
+        size: Option<[usize; 2]>,
+        batching: Batching,
+        go_on: GoOn<'_>,
+    ) -> Result<Vec<Value>, String>;
+}
+
+impl<T: DownstreamTask> Predictions for FinetunedModel<T> {
+    fn predict(
+        &self,
+        images: &Given,
+        size: Option<[usize; 2]>,
+        batching: Batching,
+        go_on: GoOn<'_>,
+    ) -> Result<Vec<Value>, String> {
+        let words = |error: TaskError| error.to_string();
+        let mut model = self.clone();
+        if let Some(size) = size {
+            if T::INPUT == InputKind::Scene {
+                return Err(format!("size: inputs of {} are whole scenes", T::NAME));
+            }
+            [model.preprocess.height, model.preprocess.width] = size;
+            model.check().map_err(words)?;
+        }
+        let inference = Inference {
+            batch: batching.batch,
+            threads: batching.threads,
+            predictions: false,
+            progress: go_on,
+        };
+        let one = |model: &Self, item: usize| -> Result<Result<Value, String>, TaskError> {
+            match images.load(item) {
+                Ok(image) => model.task.predict(model, &image).map(Ok),
+                Err(problem) => Ok(Err(problem)),
+            }
+        };
+        let found = model.batches("images", images.len(), &inference, |model, items| {
+            items.map(|item| one(model, item)).collect()
+        });
+        found.map_err(words)?.into_iter().collect()
+    }
+}
+
+/// A backbone, with the head of a task where it was fine-tuned.
+#[pyclass(frozen, module = "clasp._clasp")]
+pub struct Model {
+    backbone: Backbone,
+    preprocess: Preprocess,
+    prompt: PromptWeights,
+    meta: BackboneMeta,
+    device: Device,
+    head: Option<Head>,
+}
+
+/// A head and what its file says of it.
+struct Head {
+    task: &'static str,
+    state: Value,
+    predictions: Box<dyn Predictions>,
+}
+
+fn load_head<T: DownstreamTask>(
+    path: &Path,
+    device: &Device,
+) -> Result<Box<dyn Predictions>, TaskError> {
+    Ok(Box::new(FinetunedModel::<T>::load(path, device)?))
+}
+
+fn load(path: &Path) -> Result<Model, String> {
+    let device = Device::flex();
+    let fine_tuned = finetuned::read_meta(path).map_err(|error| error.to_string())?;
+    let (backbone, meta) = load_backbone(path, &device).map_err(|error| error.to_string())?;
+    let prompt = (fine_tuned.as_ref()).map_or(PromptWeights::single(IDENTITY), |fine_tuned| {
+        fine_tuned.prompt_weights
+    });
+    let head = match fine_tuned {
+        None => None,
+        Some(found) => {
+            let kind = TaskKind::named(&found.task).ok_or_else(|| {
+                format!(
+                    "{}: fine-tuned for `{}`, an unknown task",
+                    path.display(),
+                    found.task
+                )
+            })?;
+            let predictions = with_task!(kind, T => load_head::<T>(path, &device));
+            Some(Head {
+                task: kind.name(),
+                state: found.task_state,
+                predictions: predictions.map_err(|error| error.to_string())?,
+            })
+        }
+    };
+    Ok(Model {
+        preprocess: Preprocess::of(&meta),
+        backbone,
+        prompt,
+        meta,
+        device,
+        head,
+    })
+}
+
+#[pymethods]
+impl Model {
+    #[new]
+    fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
+        py.detach(|| load(&path)).map_err(failed)
+    }
+
+    /// Name of the task that it was fine-tuned for, if any.
+    #[getter]
+    fn task(&self) -> Option<&'static str> {
+        self.head.as_ref().map(|head| head.task)
+    }
+
+    /// Height and width of its inputs.
+    #[getter]
+    fn size(&self) -> (usize, usize) {
+        (self.preprocess.height, self.preprocess.width)
+    }
+
+    /// Length of a feature.
+    #[getter]
+    fn channels(&self) -> usize {
+        self.backbone.channels()
+    }
+
+    /// Default prompt weights.
+    #[getter]
+    fn prompt(&self) -> String {
+        self.prompt.to_string()
+    }
+
+    /// The metadata of its file.
+    #[getter]
+    fn meta<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        to_python(py, &self.meta)
+    }
+
+    /// What the task stored with its head.
+    #[getter]
+    fn task_state<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        to_python(py, &self.head.as_ref().map(|head| &head.state))
+    }
+
+    /// Pooled features, not normalized: `[images, channels]`. `batching`: images in a batch, threads.
+    #[pyo3(signature = (images, prompt, size, batching, progress))]
+    fn embed<'py>(
+        &self,
+        py: Python<'py>,
+        images: &Bound<'py, PyAny>,
+        prompt: Option<&str>,
+        size: Option<[usize; 2]>,
+        batching: (usize, Option<usize>),
+        progress: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyArray2<f32>>> {
+        let images = Given::of(images)?;
+        let prompt = match prompt {
+            None => self.prompt,
+            Some(text) => (text.parse()).map_err(|error: clasp_model::ModelError| {
+                PyValueError::new_err(format!("prompt: {error}"))
+            })?,
+        };
+        let preprocess = self.preprocess_at(size)?;
+        let extractor = BackboneExtractor::new(self.backbone.clone(), prompt, self.device.clone());
+        let batching = batching_of(batching)?;
+        let rows = interruptible(py, batching.threads, progress, |go_on| {
+            pooled(&extractor, &preprocess, &images, &batching, go_on)
+        })?;
+        let rows = rows.map_err(failed)?;
+        let shape = [images.len(), self.backbone.channels()];
+        PyArray1::from_vec(py, rows).reshape(shape)
+    }
+
+    /// A dictionary for each image, as `clasp predict` writes it.
+    #[pyo3(signature = (images, size, batching, progress))]
+    fn predict<'py>(
+        &self,
+        py: Python<'py>,
+        images: &Bound<'py, PyAny>,
+        size: Option<[usize; 2]>,
+        batching: (usize, Option<usize>),
+        progress: Option<&Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyList>> {
+        let head = self.head.as_ref().ok_or_else(|| {
+            PyValueError::new_err("a backbone predicts nothing; fine-tune it with clasp.finetune")
+        })?;
+        let images = Given::of(images)?;
+        let batching = batching_of(batching)?;
+        let found = interruptible(py, batching.threads, progress, |go_on| {
+            head.predictions.predict(&images, size, batching, go_on)
+        })?;
+        let found = found.map_err(failed)?;
+        let list = PyList::empty(py);
+        for prediction in &found {
+            list.append(to_python(py, prediction)?)?;
+        }
+        Ok(list)
+    }
+
+    /// The tensors of the backbone by name. `names`: `clasp`, `timm` or `solider`; for the latter
+    /// two a mixture of experts is folded at `prompt`.
+    #[pyo3(signature = (names, prompt))]
+    fn state_dict<'py>(
+        &self,
+        py: Python<'py>,
+        names: &str,
+        prompt: Option<&str>,
+    ) -> PyResult<Bound<'py, PyDict>> {
+        let wrong = |error: String| PyValueError::new_err(error);
+        let state = if names == "clasp" {
+            backbone_state(&self.backbone)
+        } else {
+            let names: NamingScheme = { names.parse() }.map_err(|_| {
+                wrong(format!(
+                    "names: expected clasp, timm or solider, found {names:?}"
+                ))
+            })?;
+            let prompt = match prompt {
+                None => self.prompt,
+                Some(text) => (text.parse())
+                    .map_err(|error: clasp_model::ModelError| wrong(format!("prompt: {error}")))?,
+            };
+            let state = named_state(&self.backbone, &self.meta, names, prompt);
+            state.map_err(failed)?
+        };
+        let dict = PyDict::new(py);
+        for (name, tensor) in state {
+            let array: Bound<'py, PyArrayDyn<f32>> =
+                PyArray1::from_vec(py, tensor.data).reshape(tensor.shape)?;
+            dict.set_item(name, array)?;
+        }
+        Ok(dict)
+    }
+}
+
+impl Model {
+    fn preprocess_at(&self, size: Option<[usize; 2]>) -> PyResult<Preprocess> {
+        let mut preprocess = self.preprocess.clone();
+        if let Some([height, width]) = size {
+            if height == 0 || width == 0 || height.max(width) > 4096 {
+                return Err(PyValueError::new_err(format!(
+                    "size: expected height and width of 1 to 4096, found {height} and {width}"
+                )));
+            }
+            [preprocess.height, preprocess.width] = [height, width];
+        }
+        Ok(preprocess)
+    }
+}
+
+fn batching_of((batch, threads): (usize, Option<usize>)) -> PyResult<Batching> {
+    if batch == 0 {
+        return Err(PyValueError::new_err("batch: expected at least 1, found 0"));
+    }
+    let threads = count(threads)?;
+    Ok(Batching { batch, threads })
+}
+
+/// Pooled features of images, row by row.
+fn pooled(
+    extractor: &BackboneExtractor,
+    preprocess: &Preprocess,
+    images: &Given,
+    batching: &Batching,
+    go_on: GoOn<'_>,
+) -> Result<Vec<f32>, String> {
+    let load = |index: usize| match images.load(index) {
+        Ok(image) => Ok(Some(preprocess.apply(&image))),
+        Err(problem) => Err(TaskError::Io(std::io::Error::other(problem))),
+    };
+    let keep = |_: usize, features: &ImageFeatures<'_>| Ok(features.pooled.to_vec());
+    let pass = ImagePass {
+        stage: "images",
+        count: images.len(),
+        size: [preprocess.height, preprocess.width],
+        stages: 0,
+        name: &|index| images.name(index),
+    };
+    let rows = each_image(extractor, pass, batching, load, keep, go_on);
+    let rows = rows.map_err(|error| error.to_string())?;
+    Ok(rows.into_iter().flatten().flatten().collect())
+}

@@ -12,7 +12,7 @@ if ! python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10
     exit 0
 fi
 [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
-if ! "$venv/bin/pip" install --quiet --disable-pip-version-check 'maturin>=1.9.4,<2' numpy mypy pandas pandas-stubs pillow \
+if ! "$venv/bin/pip" install --quiet --disable-pip-version-check 'maturin>=1.9.4,<2' matplotlib numpy mypy pandas pandas-stubs pillow \
     pycocotools pytest safetensors scikit-learn types-Pillow; then
     echo "skipped: pip cannot install what the tests of the Python module need"
     exit 0

@@ -1,5 +1,6 @@
-"""The Python of README.md and docs/python.md runs."""
+"""The Python of README.md, docs/python.md and the notebook runs."""
 
+import json
 import pathlib
 import re
 
@@ -31,3 +32,20 @@ def test_documented_lines_run(name, labels, run_folder, tmp_path, monkeypatch, c
         exec(compile(block, name, "exec"), names)
     features = names["features"]
     assert features.shape[0] == 24
+
+
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    plots = pytest.importorskip("matplotlib")
+    plots.use("agg")
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((ROOT / "docs/notebooks/photos.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    names: dict[str, object] = {}
+    for cell in cells:
+        # The same work on fewer people, in fewer steps.
+        sizes = '"--unlabeled", "24", "--train-identities", "4", "--test-identities", "4", "--scenes", "1"'
+        cell = cell.replace('"--unlabeled", "1200"', sizes)
+        cell = cell.replace('run={"steps": 300}', 'run={"steps": 2, "batch": 8}, projection_head={"prototypes": 16}')
+        exec(compile(cell, "photos.ipynb", "exec"), names)
+    assert names["features"].shape[0] == len(names["images"]) == 24
+    assert len(names["losses"]) > 0

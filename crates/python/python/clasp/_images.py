@@ -41,9 +41,7 @@ def gathered(images: Any) -> Union[Images, Sequence[Any]]:
     if isinstance(images, Images):
         return images
     if _is_path(images):
-        # A folder, an archive or a pattern holds several images.
-        path = os.fspath(images)
-        return [path] if os.path.isfile(path) and not path.endswith(".tar") else Images([path])
+        return Images([os.fspath(images)])
     if isinstance(images, np.ndarray) and images.ndim == 4:
         return [pixels(image, f"image {i}") for i, image in enumerate(images)]
     if isinstance(images, np.ndarray) or hasattr(images, "convert"):

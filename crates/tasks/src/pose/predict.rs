@@ -28,7 +28,37 @@ pub(super) struct PoseEstimate {
     pub area: f64,
 }
 
+/// What a picture says in which no joint is drawn.
+fn nothing() -> String {
+    format!("no joint above {CONFIDENT}")
+}
+
 impl PoseTask {
+    /// Draws the confident joints of a pose and the lines between them; returns their number.
+    fn draw_skeleton(&self, picture: &mut Rgb, prediction: &Value) -> usize {
+        let joint = |index: usize| {
+            let joint = &prediction["joints"][index];
+            let number = |name: &str| joint[name].as_f64().unwrap_or(0.0);
+            ([number("x"), number("y")], number("confidence"))
+        };
+        let thick = drawing::stroke(picture);
+        for (index, [a, b]) in self.skeleton.iter().enumerate() {
+            let ((from, first), (to, second)) = (joint(*a), joint(*b));
+            if first.min(second) > CONFIDENT {
+                drawing::line(picture, from, to, thick, drawing::color(index));
+            }
+        }
+        let confident = { 0..self.joints.len() }
+            .map(joint)
+            .filter(|(_, confidence)| *confidence > CONFIDENT);
+        let mut drawn = 0;
+        for (point, _) in confident {
+            drawing::dot(picture, point, 2 * thick + 1, [255; 3]);
+            drawn += 1;
+        }
+        drawn
+    }
+
     /// The poses of people in regions (x, y, width, height) of images. `first` is the position of
     /// the first region, for errors.
     pub(super) fn estimate(
@@ -121,25 +151,17 @@ impl Predictor for PoseTask {
 
     fn draw(&self, image: &Rgb, prediction: &Value) -> Rgb {
         let mut drawn = image.clone();
-        let joint = |index: usize| {
-            let joint = &prediction["joints"][index];
-            let number = |name: &str| joint[name].as_f64().unwrap_or(0.0);
-            ([number("x"), number("y")], number("confidence"))
-        };
-        let thick = drawing::stroke(image);
-        for (index, [a, b]) in self.skeleton.iter().enumerate() {
-            let ((from, first), (to, second)) = (joint(*a), joint(*b));
-            if first.min(second) > CONFIDENT {
-                drawing::line(&mut drawn, from, to, thick, drawing::color(index));
-            }
+        match self.draw_skeleton(&mut drawn, prediction) {
+            0 => drawing::beside(&drawn, &[nothing()]),
+            _ => drawn,
         }
-        for index in 0..self.joints.len() {
-            let (point, confidence) = joint(index);
-            if confidence > CONFIDENT {
-                drawing::dot(&mut drawn, point, 2 * thick + 1, [255; 3]);
-            }
+    }
+
+    fn draw_person(&self, photo: &mut Rgb, crop: [usize; 4], prediction: &Value) {
+        if self.draw_skeleton(photo, prediction) == 0 {
+            let bbox = crop.map(|side| side as f64);
+            drawing::draw_box(photo, bbox, &nothing(), drawing::color(0));
         }
-        drawn
     }
 
     fn in_photo(&self, mut prediction: Value, at: [f64; 2]) -> Value {
@@ -149,5 +171,38 @@ impl Predictor for PoseTask {
             }
         }
         prediction
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pose_without_a_confident_joint_is_named_in_the_picture() {
+        let task = PoseTask {
+            config: super::super::PoseConfig::default(),
+            joints: vec!["head".to_owned(), "foot".to_owned()],
+            skeleton: vec![[0, 1]],
+            flip_pairs: Vec::new(),
+            sigmas: None,
+        };
+        let pose = |confidence: f64| {
+            let joint = |y: f64| json!({"x": 8.0, "y": y, "confidence": confidence});
+            json!({"joints": [joint(4.0), joint(28.0)]})
+        };
+        let image = Rgb::filled(64, 96, [90; 3]);
+        // Clear joints are drawn over the image, and nothing is written.
+        let clear = task.draw(&image, &pose(0.9));
+        assert_eq!(clear.width, image.width);
+        assert_eq!(clear.pixel(8, 4), [255; 3]);
+        // Else a line of text stands beside it, and in a photo a box around the person.
+        let unsure = task.draw(&image, &pose(0.1));
+        assert!(unsure.width > image.width);
+        assert_eq!(unsure.pixel(8, 4), [90; 3]);
+        let mut photo = image.clone();
+        task.draw_person(&mut photo, [10, 30, 40, 50], &pose(0.1));
+        assert_ne!(photo.pixel(10, 79), [90; 3]);
+        assert_eq!(photo.pixel(5, 5), [90; 3]);
     }
 }

@@ -243,7 +243,8 @@ mod tests {
         assert_eq!(sheet.pixel(2 * GAP + TILE[1] + GAP - 1, top), SAME);
         // The legend, and below the picture its rank and its name.
         let has_ink = |from: usize, to: usize| {
-            (from..to).any(|y| (0..sheet.width).any(|x| sheet.pixel(x, y) == INK))
+            let is_dark = |[r, g, b]: [u8; 3]| r.max(g).max(b) < 100 && [r, g, b] != [7; 3];
+            (from..to).any(|y| (0..sheet.width).any(|x| is_dark(sheet.pixel(x, y))))
         };
         let below = top + TILE[0] + FRAME;
         assert!(has_ink(0, top) && has_ink(below, below + font::SMALL));

@@ -10,7 +10,7 @@ use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedRowGroupWriter;
-use parquet::schema::types::ColumnDescPtr;
+use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 
 use super::pages::Pages;
 
@@ -71,6 +71,17 @@ pub(super) fn chunk_of(bytes: &Bytes, column: &ColumnChunkMetaData) -> Read<Byte
     }
 }
 
+/// Whether two files have the same columns: names, types, and where values may be missing or
+/// repeated.
+pub(super) fn same_columns(one: &SchemaDescriptor, other: &SchemaDescriptor) -> bool {
+    let facts = |column: &ColumnDescPtr| {
+        let levels = [column.max_def_level(), column.max_rep_level()];
+        let kind = (column.physical_type(), column.type_length(), levels);
+        (column.path().clone(), kind)
+    };
+    { one.columns().iter().map(facts) }.eq(other.columns().iter().map(facts))
+}
+
 /// Names of the columns of a file, the first part of each path, in its order.
 pub(super) struct ColumnNames<'a>(Vec<&'a str>);
 
@@ -80,11 +91,6 @@ impl<'a> ColumnNames<'a> {
         let name = |column: &'a ColumnDescPtr| column.path().parts().first();
         let names = columns.iter().map(|c| name(c).map_or("", String::as_str));
         Self(names.collect())
-    }
-
-    /// Whether they are exactly these.
-    pub fn are<'b>(&self, names: impl Iterator<Item = &'b str>) -> bool {
-        self.0.iter().copied().eq(names)
     }
 
     /// The place of a column, if there is one of this name.

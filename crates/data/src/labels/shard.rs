@@ -12,10 +12,10 @@ use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
-use parquet::schema::types::Type;
+use parquet::schema::types::{SchemaDescriptor, Type};
 use sha2::{Digest, Sha256};
 
-use super::columns::{ColumnNames, GroupReader, Read, chunk_of, write_column};
+use super::columns::{ColumnNames, GroupReader, Read, chunk_of, same_columns, write_column};
 use super::error::LabelError;
 use super::file_names::{SIDECAR, shard_name};
 use super::meta::StoreMeta;
@@ -201,8 +201,8 @@ fn decode_checked(bytes: Bytes, file_name: &str, sidecar: Option<&StoreMeta>) ->
     let (meta, name) = match (decode_meta(metadata), sidecar) {
         (Ok(found), _) => {
             let schema = schema(&found.0).map_err(|error| error.to_string())?;
-            let columns = schema.get_fields().iter().map(|column| column.name());
-            edited |= !names.are(columns);
+            let written = SchemaDescriptor::new(Arc::new(schema));
+            edited |= !same_columns(&written, metadata.file_metadata().schema_descr());
             found
         }
         (Err(_), Some(meta)) if edited => (meta.clone(), shard_name(file_name)),

@@ -122,7 +122,7 @@ fn a_folder_that_is_not_there_has_no_finished_shards() {
     ));
     assert!(matches!(
         Store::open(&folder.path().join("new")),
-        Err(LabelError::Io(_))
+        Err(LabelError::Missing(_))
     ));
 }
 

@@ -125,7 +125,7 @@ pub fn precision(
         say(
             common,
             &format!(
-                "note: this processor has no {precision} matrix unit (AMX on x86-64 Linux): f32 is faster"
+                "note: this processor has no instructions for {precision} (AMX, AVX512-BF16): f32 is faster"
             ),
         );
     }

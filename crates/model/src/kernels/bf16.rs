@@ -1,8 +1,12 @@
 //! Matrix products with factors rounded to bf16 and sums in f32, for inference.
 //!
-//! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32
-//! (docs/LOG.md). Elsewhere the factors are rounded in the same way and multiplied in f32, so that
-//! results differ by the order of sums only.
+//! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32, with the
+//! AVX512-BF16 instructions of AMD's processors about twice (docs/LOG.md). Elsewhere the factors are
+//! rounded in the same way and multiplied in f32. Results differ by the order of sums, and by values
+//! too small for a normal number, which the instructions take for 0.
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 
 use super::matrix::{MatrixView, add_product};
 use super::scalar::vectorized;
@@ -17,6 +21,8 @@ pub struct Rounded {
 enum RoundedStorage {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     Tiles(Vec<amx::Tile>),
+    #[cfg(target_arch = "x86_64")]
+    Panels(Vec<avx512::Step>),
     /// Row-major.
     Floats(Vec<f32>),
 }
@@ -32,7 +38,20 @@ impl Rounded {
                 kept: RoundedStorage::Tiles(amx::right(data, columns)),
             };
         }
+        #[cfg(target_arch = "x86_64")]
+        if avx512::is_there() {
+            return Self::panels(data, columns);
+        }
         Self::portable(data, columns)
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    fn panels(data: &[f32], columns: usize) -> Self {
+        Self {
+            rows: data.len() / columns,
+            columns,
+            kept: RoundedStorage::Panels(avx512::right(data, columns)),
+        }
     }
 
     fn portable(data: &[f32], columns: usize) -> Self {
@@ -51,6 +70,10 @@ impl Rounded {
         match &self.kept {
             #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
             RoundedStorage::Tiles(tiles) => amx::add_product(out, columns, a, self.rows, tiles),
+            #[cfg(target_arch = "x86_64")]
+            RoundedStorage::Panels(panels) => {
+                avx512::add_product(out, columns, a, self.rows, panels);
+            }
             RoundedStorage::Floats(values) => {
                 let (a, b) = (rounded(a), MatrixView::new(values, columns));
                 add_product(out, columns, MatrixView::new(&a, self.rows), b, 1.0);
@@ -59,11 +82,15 @@ impl Rounded {
     }
 }
 
-/// Whether the processor has matrix instructions for bf16.
+/// Whether the processor has instructions for products of bf16.
 pub fn is_in_hardware() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
-    return amx::is_there();
-    #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+    if amx::is_there() {
+        return true;
+    }
+    #[cfg(target_arch = "x86_64")]
+    return avx512::is_there();
+    #[cfg(not(target_arch = "x86_64"))]
     false
 }
 
@@ -400,6 +427,7 @@ mod tests {
             [70, 96, 64],
             [5, 2100, 40],
             [100, 65, 129],
+            [25, 1030, 33],
         ] {
             let [rows, depth, columns] = sizes;
             let (a, b, before) = (
@@ -408,8 +436,13 @@ mod tests {
                 draw(rows * columns),
             );
             let expected = of_rounded(&before, &a, &b, sizes);
-            // The processor's own way and the portable one.
-            for factor in [Rounded::new(&b, columns), Rounded::portable(&b, columns)] {
+            // All ways that this processor has, and the portable one.
+            let mut factors = vec![Rounded::new(&b, columns), Rounded::portable(&b, columns)];
+            #[cfg(target_arch = "x86_64")]
+            if avx512::is_there() {
+                factors.push(Rounded::panels(&b, columns));
+            }
+            for factor in factors {
                 let mut out = before.clone();
                 factor.add_product(&mut out, &a);
                 for (value, expected) in out.iter().zip(&expected) {

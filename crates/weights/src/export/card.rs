@@ -156,23 +156,21 @@ fn metrics(all: &[CardMetrics]) -> String {
 /// The lines of the file, and `unknown` for what it does not say.
 fn licenses(meta: &BackboneMeta) -> String {
     let mut text = String::new();
-    for kind in ["code", "weights", "data"] {
-        let lines: Vec<&str> = { meta.licenses.iter() }
-            .filter_map(|line| line.strip_prefix(kind)?.strip_prefix(": "))
-            .collect();
+    // Backbones of this program name it `program`.
+    for (kind, starts) in [
+        ("code", &["code: ", "program: "][..]),
+        ("weights", &["weights: "]),
+        ("data", &["data: "]),
+    ] {
+        let rest = |line: &'_ String| {
+            { starts.iter() }.find_map(|start| line.strip_prefix(start).map(str::to_owned))
+        };
+        let lines: Vec<String> = meta.licenses.iter().filter_map(rest).collect();
         let value = match lines.as_slice() {
             [] => "unknown".to_owned(),
             lines => lines.join("; "),
         };
         let _ = writeln!(text, "- {kind}: {value}");
-    }
-    let kinds = ["code: ", "weights: ", "data: "];
-    let others = meta
-        .licenses
-        .iter()
-        .filter(|line| !kinds.iter().any(|kind| line.starts_with(kind)));
-    for line in others {
-        let _ = writeln!(text, "- {line}");
     }
     text
 }

@@ -400,10 +400,14 @@ fn windows_that_timm_does_not_have_leave_for_transformers_or_not_at_all() {
     // The size at which windows divide every map.
     let divided = BackboneMeta {
         width: 128,
+        licenses: vec!["program: MIT OR Apache-2.0".to_owned()],
         ..meta(&config)
     };
     export_hub(&at, &swin, &divided, &card, HubLibrary::Timm, false).unwrap();
     assert_eq!(config_of(&at)["model_args"]["always_partition"], true);
+    let text = fs_err::read_to_string(at.join("README.md")).unwrap();
+    let licenses = "- code: MIT OR Apache-2.0\n- weights: unknown\n- data: unknown\n";
+    assert!(text.ends_with(licenses), "{text}");
     let again = import::import(&at, &import::ImportOptions::default(), &Device::flex()).unwrap();
     assert_eq!(again.meta.config.padding, WindowPadding::Detection);
 

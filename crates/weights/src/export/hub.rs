@@ -140,14 +140,18 @@ fn timm_swin(
     meta: &BackboneMeta,
 ) -> Result<HubModel, WeightsError> {
     let own = [meta.height, meta.width];
-    let Some((mut model, windows)) = timm::swin(&meta.config, sizes, own)? else {
+    let Some((model, windows)) = timm::swin(&meta.config, sizes, own)? else {
         return Err(no_windows(sizes, meta, "timm"));
     };
-    timm::tables(&mut state, sizes, &windows);
-    // A model for one size: timm refuses images of others, whose windows would be other ones.
-    if !windows.dynamic_img_size {
-        model.arguments.insert("img_size".to_owned(), json!(own));
+    if let Some([rows, columns]) = windows.tables.iter().find(|window| is_misread(**window)) {
+        return Err(WeightsError::Export {
+            what: format!("a Swin with windows of {rows}x{columns}"),
+            names: "timm".to_owned(),
+            lost: "timm takes its table of biases for that of a square window when it loads a folder".to_owned(),
+            hint: "--size HxW of another size; or `clasp export safetensors`, which is loaded as it is".to_owned(),
+        });
     }
+    timm::tables(&mut state, sizes, &windows);
     let grid = own.map(|side| side.div_ceil(sizes.stage_stride(sizes.depths.len() - 1)));
     let channels = sizes.stage_channels(sizes.depths.len() - 1);
     let note = match windows.dynamic_img_size {
@@ -166,6 +170,12 @@ fn timm_swin(
         python: timm_python(meta),
         note,
     })
+}
+
+/// Whether the table of a window that is no square has as many rows as that of a square.
+fn is_misread([rows, columns]: [usize; 2]) -> bool {
+    let count = (2 * rows - 1) * (2 * columns - 1);
+    rows != columns && count.isqrt().pow(2) == count
 }
 
 fn timm_vit(

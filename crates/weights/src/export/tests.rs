@@ -465,6 +465,38 @@ fn what_transformers_has_no_class_for_is_refused() {
 }
 
 #[test]
+fn a_table_that_timm_would_take_for_a_squares_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = swin_of_windows_4(WindowPadding::Timm);
+    let sizes = match config.sizes() {
+        Some(Sizes::Swin(sizes)) => SwinSizes {
+            window_size: 5,
+            ..sizes
+        },
+        other => panic!("{other:?}"),
+    };
+    let config = BackboneConfig {
+        padding: WindowPadding::Timm,
+        ..BackboneConfig::of_sizes(Sizes::Swin(sizes))
+    };
+    // Windows of 5x1 in the last stage: 9 rows, as windows of 2x2 have.
+    let narrow = BackboneMeta {
+        height: 160,
+        width: 32,
+        ..meta(&config)
+    };
+    let at = folder.path().join("narrow");
+    let card = ModelCard::default();
+    let swin = backbone(&config);
+    let message = export_hub(&at, &swin, &narrow, &card, HubLibrary::Timm, false).unwrap_err();
+    let message = message.to_string();
+    assert!(
+        message.contains("5x1") && message.contains("--size"),
+        "{message}"
+    );
+}
+
+#[test]
 fn vits_leave_at_their_own_size_for_timm() {
     let folder = tempfile::tempdir().unwrap();
     let distilled = VitSizes {

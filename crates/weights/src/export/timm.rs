@@ -53,8 +53,8 @@ fn python(value: &Value) -> String {
     }
 }
 
-/// timm's Swin for images of a height and width; none where timm has no such windows. `strict` has
-/// it refuse images of other sizes wherever its features depend on the size.
+/// timm's Swin for images of a height and width, and its windows; none where timm has no such
+/// windows. Where its features depend on the size, timm refuses images of other sizes.
 pub(super) fn swin(
     config: &BackboneConfig,
     sizes: &SwinSizes,

@@ -29,7 +29,9 @@ use crate::{
     moe::Moe,
     parameters::ParameterGroups,
     prompt::PromptWeights,
-    swin::{LastStage, Swin, SwinConfig, SwinSizes, WindowPadding},
+    swin::{
+        LastStage, Swin, SwinConfig, SwinSizes, TimmWindows, TransformersWindows, WindowPadding,
+    },
     vit::{Vit, VitConfig, VitSizes},
 };
 
@@ -118,10 +120,10 @@ impl Architecture {
     pub fn nearest(sizes: &Sizes) -> Self {
         let near = |name: &Self| match (sizes, name.sizes()) {
             (Sizes::Swin(one), Some(Sizes::Swin(other))) => {
-                let (window_size, merging) = (one.window_size, one.merging.clone());
                 *one == SwinSizes {
-                    window_size,
-                    merging,
+                    window_size: one.window_size,
+                    windows: one.windows.clone(),
+                    merging: one.merging.clone(),
                     ..other
                 }
             }
@@ -183,7 +185,10 @@ impl Sizes {
 
     /// Rows and columns of the last map of an image.
     pub fn grid(&self, [height, width]: [usize; 2]) -> [usize; 2] {
-        [height, width].map(|size| size.div_ceil(self.stride()))
+        match self {
+            Self::Swin(_) => [height, width].map(|size| size.div_ceil(self.stride())),
+            Self::Vit(vit) => vit.image_grid([height, width]),
+        }
     }
 }
 
@@ -202,7 +207,7 @@ pub struct BackboneConfig {
     /// Drop path of the last block; earlier blocks have less, linearly from 0.
     #[serde(default = "default_drop_path")]
     pub drop_path: f64,
-    /// How maps that windows do not divide are padded.
+    /// How windows lie on a map that they do not divide.
     #[serde(default)]
     pub padding: WindowPadding,
 }
@@ -337,6 +342,35 @@ impl BackboneConfig {
         Ok(match self.network()? {
             NetworkConfig::Swin(config) => config.operations(size),
             NetworkConfig::Vit(config) => config.operations(size),
+        })
+    }
+
+    /// How to make timm's Swin so that it cuts images of a height and width as this backbone does;
+    /// none where timm has no such windows, or of a ViT.
+    ///
+    /// # Errors
+    /// Settings that [`BackboneConfig::check`] refuses.
+    pub fn timm_windows(&self, image: [usize; 2]) -> Result<Option<TimmWindows>, ModelError> {
+        self.check()?;
+        Ok(match self.network()? {
+            NetworkConfig::Swin(config) => config.timm_windows(image),
+            NetworkConfig::Vit(_) => None,
+        })
+    }
+
+    /// How to call transformers' Swin so that it cuts images of a height and width as this backbone
+    /// does; none where it has no such windows, or of a ViT.
+    ///
+    /// # Errors
+    /// Settings that [`BackboneConfig::check`] refuses.
+    pub fn transformers_windows(
+        &self,
+        image: [usize; 2],
+    ) -> Result<Option<TransformersWindows>, ModelError> {
+        self.check()?;
+        Ok(match self.network()? {
+            NetworkConfig::Swin(config) => config.transformers_windows(image),
+            NetworkConfig::Vit(_) => None,
         })
     }
 

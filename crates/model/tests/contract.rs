@@ -13,14 +13,14 @@ use clasp_model::{
     heads::{
         AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, PartHead, PartHeadConfig,
     },
-    layers::{Rng, uniform},
+    layers::{Resampling, Rng, uniform},
     losses::{Temperatures, attribute_loss, dino_loss, part_loss},
     moe::{MoeConfig, MoeKind},
     named,
     optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates},
     parameters::ParameterKind,
     prompt::{ATTRIBUTE, IDENTITY, PART, PROMPTS, PromptWeights},
-    swin::SwinSizes,
+    swin::{SwinSizes, WindowPadding},
     vit::{Pool, VitSizes},
 };
 use rand_chacha::rand_core::SeedableRng;
@@ -137,8 +137,23 @@ fn every_config() -> Vec<BackboneConfig> {
     configs.push(BackboneConfig::of_sizes(Sizes::Vit(VitSizes {
         class_token: false,
         pool: Pool::Mean,
+        fc_norm: true,
         ..VitSizes::pico()
     })));
+    configs.push(BackboneConfig::of_sizes(Sizes::Vit(VitSizes {
+        registers: 1,
+        pool: Pool::Distilled,
+        crop: true,
+        resampling: Resampling::Bicubic,
+        ..VitSizes::pico()
+    })));
+    configs.push(BackboneConfig {
+        padding: WindowPadding::Timm,
+        ..BackboneConfig::of_sizes(Sizes::Swin(SwinSizes {
+            windows: vec![[4, 4], [4, 4], [4, 4], [4, 2]],
+            ..SwinSizes::pico()
+        }))
+    });
     let adapters = || {
         let forms = FORMS.map(moe);
         [Adapter::None, Adapter::Lambda(LambdaConfig::default())]
@@ -149,6 +164,46 @@ fn every_config() -> Vec<BackboneConfig> {
         .flat_map(|config| adapters().map(move |adapter| config.clone().with_adapter(adapter)))
         .filter(|config| config.check().is_ok())
         .collect()
+}
+
+#[test]
+fn windows_and_images_of_other_programs_give_maps_of_their_grid_and_finite_gradients() {
+    let device = Device::flex().autodiff();
+    let swin = |padding| BackboneConfig {
+        padding,
+        ..BackboneConfig::named("swin-pico").unwrap()
+    };
+    let cropping = BackboneConfig::of_sizes(Sizes::Vit(VitSizes {
+        crop: true,
+        resampling: Resampling::Bicubic,
+        ..VitSizes::pico()
+    }));
+    for config in [
+        swin(WindowPadding::Timm),
+        swin(WindowPadding::Transformers),
+        cropping,
+    ] {
+        let backbone = config.init(&mut Rng::seed_from_u64(3), &device);
+        for [height, width] in [[128, 64], [90, 35], [9, 7]] {
+            let images = Tensor::<4>::ones([1, 3, height, width], &device);
+            let mix = PromptWeights::mean().tensor(&device);
+            let features = backbone.forward(images, mix, None);
+            let [rows, columns] = backbone.grid(height, width);
+            let channels = backbone.channels();
+            assert_eq!(
+                features.map.dims(),
+                [1, channels, rows, columns],
+                "{config:?}"
+            );
+            let mut backward = features.map.square().sum().backward();
+            let gradients = optim::gradients(&backbone, &mut backward);
+            let norm = Norms::of(&gradients).total();
+            assert!(
+                norm.is_finite() && norm > 0.0,
+                "{config:?} {height}x{width}"
+            );
+        }
+    }
 }
 
 #[test]
@@ -698,6 +753,7 @@ fn parameters_are_counted_without_building() {
         depths: vec![1, 3, 2],
         num_heads: vec![2, 3, 4],
         window_size: 5,
+        windows: vec![[5, 5], [5, 3], [4, 2]],
         mlp_ratio: 3,
         merging: vec![2, 1],
     };

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clasp_model::backbone::Backbone;
+use clasp_model::backbone::{Adapter, Backbone};
 use clasp_model::prompt::{IDENTITY, PromptWeights};
 use clasp_tasks::features::{ImageFeatures, ImagePass, each_image};
 use clasp_tasks::task::{DownstreamTask, FinetunedModel, Inference, InputKind};
@@ -12,7 +12,8 @@ use clasp_tasks::{
     BackboneExtractor, Batching, PassProgress, Preprocess, TaskError, TaskKind, with_task,
 };
 use clasp_weights::backbone::{BackboneMeta, backbone_state};
-use clasp_weights::export::{NamingScheme, named_state};
+use clasp_weights::checkpoint::StorageFormat;
+use clasp_weights::export::{ExportOptions, NamingScheme, named};
 use clasp_weights::finetuned;
 use clasp_weights::import::load_backbone;
 use numpy::{PyArray1, PyArray2, PyArrayDyn, PyArrayMethods};
@@ -257,8 +258,17 @@ impl Model {
                 Some(text) => (text.parse())
                     .map_err(|error: clasp_model::ModelError| wrong(format!("prompt: {error}")))?,
             };
-            let state = named_state(&self.backbone, &self.meta, names, prompt);
-            state.map_err(failed)?
+            let (mut backbone, mut meta) = (self.backbone.clone(), self.meta.clone());
+            if matches!(meta.config.adapter, Adapter::Moe(_)) {
+                backbone = backbone.fold(prompt);
+                meta.config.adapter = meta.config.adapter.folded();
+            }
+            let options = ExportOptions {
+                names,
+                drop_adapter: false,
+                precision: StorageFormat::F32,
+            };
+            named(&backbone, &meta, options).map_err(failed)?.state
         };
         let dict = PyDict::new(py);
         for (name, tensor) in state {

@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{self, Metadata};
 use crate::error::WeightsError;
+use crate::shards;
 use crate::state::{LoadReport, StateDict, load_state_dict, state_dict};
 
 /// Value of `format` in the metadata.
@@ -102,19 +103,31 @@ pub fn save_backbone(
     checkpoint::write(path, &backbone_state(backbone), &metadata)
 }
 
-/// SHA-256 of a backbone file, or of that of a run's folder, in hexadecimal.
+/// SHA-256 of a backbone file, or of that of a run's folder, in hexadecimal; of a checkpoint in
+/// several files one over all of them.
 ///
 /// # Errors
 ///
 /// There is no such file, or it cannot be read.
 pub fn digest(path: &Path) -> Result<String, WeightsError> {
-    sha256(&backbone_file(path)?)
+    let file = backbone_file(path)?;
+    match shards::parts(&file)? {
+        None => sha256(&file),
+        Some(parts) => sha256_of(&parts),
+    }
 }
 
 /// SHA-256 of a file in hexadecimal.
 pub(crate) fn sha256(file: &Path) -> Result<String, WeightsError> {
+    sha256_of(&[file.to_owned()])
+}
+
+/// SHA-256 of files, one after the other, in hexadecimal.
+fn sha256_of(files: &[PathBuf]) -> Result<String, WeightsError> {
     let mut digest = Sha256::new();
-    std::io::copy(&mut fs_err::File::open(file)?, &mut digest)?;
+    for file in files {
+        std::io::copy(&mut fs_err::File::open(file)?, &mut digest)?;
+    }
     let digest = digest.finalize();
     Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
@@ -140,17 +153,25 @@ pub(crate) fn load_backbone_state(backbone: Backbone, state: &StateDict) -> (Bac
 
 /// The file that a path means: itself, or that of a run's folder.
 pub(crate) fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
+    /// Ours, then those of the hub.
+    const NAMES: [&str; 6] = [
+        "backbone.safetensors",
+        "model.safetensors",
+        "model.safetensors.index.json",
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+        "open_clip_model.safetensors",
+    ];
     let candidates = if path.is_dir() {
-        ["backbone.safetensors", "model.safetensors"]
-            .map(|name| path.join(name))
-            .to_vec()
+        NAMES.map(|name| path.join(name)).to_vec()
     } else {
         vec![path.to_owned()]
     };
     if let Some(file) = candidates.into_iter().find(|file| file.is_file()) {
         return Ok(file);
     }
-    let expected = "a backbone file, or the folder of a run that has ended";
+    let expected =
+        "a backbone file, or the folder of a run that has ended or of a model of the hub";
     let hint = "`clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors";
     Err(WeightsError::not_at(path, expected, hint))
 }

@@ -7,8 +7,9 @@
 //! | [`backbone`] | the file that pre-training hands to later stages |
 //! | [`finetuned`] | the file of a fine-tuned model |
 //! | [`tensors`], [`torch`] | files of tensors: safetensors and PyTorch's |
+//! | `shards` | checkpoints in several files |
 //! | [`import`] | published checkpoints as backbones |
-//! | [`export`] | backbones for timm and SOLIDER |
+//! | [`export`] | backbones for timm, transformers and SOLIDER |
 //! | [`onnx`] | any network for engines that run ONNX, checked by one |
 //! | [`clip`] | CLIP folders of Hugging Face and OpenCLIP |
 //! | [`hub`] | models by name, from a hub or its cache |
@@ -26,6 +27,7 @@ pub mod finetuned;
 pub mod hub;
 pub mod import;
 pub mod onnx;
+mod shards;
 pub mod state;
 pub mod tensors;
 #[cfg(test)]

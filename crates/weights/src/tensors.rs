@@ -1,4 +1,4 @@
-//! Files of tensors by name, whatever wrote them: safetensors or PyTorch.
+//! Files of tensors by name, whatever wrote them: safetensors or PyTorch, one file or several.
 
 use std::collections::BTreeMap;
 use std::io::{Cursor, Read, Seek};
@@ -8,6 +8,7 @@ use fs_err as fs;
 
 use crate::checkpoint::{self, Metadata};
 use crate::error::WeightsError;
+use crate::shards;
 use crate::state::{HostTensor, StateDict};
 use crate::torch::{self, TorchFile};
 
@@ -22,15 +23,46 @@ pub struct TensorFile {
 enum TensorContent {
     Safetensors(StateDict),
     Torch(Box<TorchFile>),
+    /// Several files, each with its own tensors.
+    Parts(Vec<TensorFile>),
 }
 
 impl TensorFile {
-    /// Opens a file of safetensors or of PyTorch, distinguished by its first bytes.
+    /// Opens a file of safetensors or of PyTorch, distinguished by its first bytes, or the index or a
+    /// part of a checkpoint in several of them.
     ///
     /// # Errors
     ///
-    /// It cannot be read, is neither, is broken, or claims more than it holds.
+    /// It cannot be read, is neither, is broken, or claims more than it holds; a part is missing.
     pub fn open(path: &Path) -> Result<Self, WeightsError> {
+        match shards::parts(path)? {
+            Some(parts) => Self::parts(path, &parts),
+            None => Self::single(path),
+        }
+    }
+
+    fn parts(path: &Path, parts: &[PathBuf]) -> Result<Self, WeightsError> {
+        let parts: Vec<Self> = { parts.iter() }
+            .map(|part| Self::single(part))
+            .collect::<Result<_, _>>()?;
+        let mut shapes = BTreeMap::new();
+        for part in &parts {
+            for (name, shape) in &part.shapes {
+                if shapes.insert(name.clone(), shape.clone()).is_some() {
+                    let problem = format!("`{name}` is in two of its {} files", parts.len());
+                    return Err(WeightsError::format(path, problem));
+                }
+            }
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            shapes,
+            metadata: Metadata::new(),
+            content: TensorContent::Parts(parts),
+        })
+    }
+
+    fn single(path: &Path) -> Result<Self, WeightsError> {
         let mut file = fs::File::open(path)?;
         let mut beginning = Vec::new();
         file.by_ref().take(64).read_to_end(&mut beginning)?;
@@ -84,6 +116,7 @@ impl TensorFile {
         match &self.content {
             TensorContent::Safetensors(_) => "safetensors",
             TensorContent::Torch(file) => file.container(),
+            TensorContent::Parts(parts) => parts.first().map_or("safetensors", Self::container),
         }
     }
 
@@ -113,6 +146,12 @@ impl TensorFile {
             TensorContent::Torch(file) => file
                 .read(name)
                 .map_err(|problem| WeightsError::format(&self.path, problem))?,
+            TensorContent::Parts(parts) => {
+                let mut holding = parts
+                    .iter_mut()
+                    .filter(|part| part.shapes.contains_key(name));
+                holding.next().map(|part| part.read(name)).transpose()?
+            }
         };
         array.ok_or_else(|| WeightsError::format(&self.path, format!("no tensor `{name}`")))
     }

@@ -11,13 +11,14 @@ use super::values::{colors, parse, size};
 /// `clasp import`
 #[derive(Args, Debug)]
 pub struct ImportArguments {
-    /// A .safetensors, .pth, .pt or .bin file; no code in it is executed
+    /// A .safetensors, .pth, .pt or .bin file, the index or a part of a checkpoint in several files,
+    /// or a folder of the hub; no code in it is executed
     pub file: PathBuf,
     /// Backbone file to write
     #[arg(long, short)]
     pub out: PathBuf,
     /// Publisher, instead of recognizing it: solider-full, solider, solider-task, openmmlab-swin,
-    /// microsoft-swin, timm-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit,
+    /// microsoft-swin, timm-swin, transformers-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit,
     /// clip-openai, clip-open
     #[arg(long = "as", value_name = "NAME", value_parser = parse::<CheckpointSource>)]
     pub source: Option<CheckpointSource>,
@@ -49,6 +50,11 @@ pub enum ExportCommand {
     Safetensors(ExportSafetensorsArguments),
     /// An ONNX file, whose outputs are verified before it is saved
     Onnx(ExportOnnxArguments),
+    /// A folder with weights, configuration and model card that timm and transformers load
+    #[command(
+        after_help = "Examples:\n  clasp export hub runs/a -o person-backbone\n  clasp export hub runs/a -o person-backbone --metrics eval.json"
+    )]
+    Hub(ExportHubArguments),
 }
 
 /// `clasp export safetensors`
@@ -69,9 +75,50 @@ pub struct ExportSafetensorsArguments {
     /// Drop an adapter that these names cannot express
     #[arg(long)]
     pub drop_adapter: bool,
+    /// Height x width of the images it is for, on which windows of a Swin in timm depend [default:
+    /// that of the backbone]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
     /// Number format of weights and arithmetic
     #[arg(long, value_enum, default_value_t = ExportPrecision::F32)]
     pub precision: ExportPrecision,
+}
+
+/// `clasp export hub`
+#[derive(Args, Debug)]
+pub struct ExportHubArguments {
+    /// Backbone file, run folder, published checkpoint or fine-tuned model, of which the backbone is
+    /// exported
+    pub model: PathBuf,
+    /// Folder to write model.safetensors, config.json and README.md into
+    #[arg(long, short)]
+    pub out: PathBuf,
+    /// Whose folder: timm's, which transformers loads too, or transformers' own Swin
+    #[arg(long, value_enum, default_value_t = HubFolder::Timm)]
+    pub library: HubFolder,
+    /// Prompt to fold into the weights: identity, part, attribute, or prompt weights
+    /// (identity=0.8,part=0.2) [default: identity, or that of the fine-tuned model]
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Height x width of the images it is for [default: that of the backbone]
+    #[arg(long, value_parser = size)]
+    pub size: Option<[usize; 2]>,
+    /// Metrics and protocol for the model card: a file with the output of `clasp eval TASK --json`;
+    /// may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub metrics: Vec<PathBuf>,
+    /// Drop an adapter that the library cannot express
+    #[arg(long)]
+    pub drop_adapter: bool,
+}
+
+/// Whose folder `clasp export hub` writes.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubFolder {
+    /// timm's, which transformers loads too
+    Timm,
+    /// transformers' own Swin
+    Transformers,
 }
 
 /// `clasp export onnx`

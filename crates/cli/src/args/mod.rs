@@ -24,8 +24,8 @@ pub use evaluation::{
     EmbedArguments, EvalArguments, PredictArguments, ScoreArguments, SearchArguments,
 };
 pub use files::{
-    ExportCommand, ExportOnnxArguments, ExportPrecision, ExportSafetensorsArguments,
-    ImportArguments, InspectArguments, OnnxOutput,
+    ExportCommand, ExportHubArguments, ExportOnnxArguments, ExportPrecision,
+    ExportSafetensorsArguments, HubFolder, ImportArguments, InspectArguments, OnnxOutput,
 };
 pub use global::GlobalOptions;
 pub use images::{DataCommand, LabelAction, LabelArguments, LabelRunArguments, SynthArguments};
@@ -101,7 +101,7 @@ pub enum ClaspCommand {
     /// keys
     #[command(after_help = "Examples:\n  clasp import swin_tiny.pth -o backbone.safetensors")]
     Import(ImportArguments),
-    /// Export a backbone as safetensors or ONNX
+    /// Export a backbone as safetensors, as ONNX or as a folder of the hub
     #[command(subcommand)]
     Export(ExportCommand),
     /// Describe a file of clasp, a published checkpoint, an ONNX file or a CLIP folder

@@ -75,10 +75,14 @@ fn look(path: &Path) -> Result<FileDescription> {
     }
     match mini::load(&path.to_string_lossy(), &Device::flex()) {
         Ok((model, info)) => clip(&model, &info),
-        Err(as_clip) => bail!(
-            "{}: expected a backbone, labels or a CLIP\n  as a backbone: {as_backbone}\n  as a CLIP: {as_clip}",
-            path.display()
-        ),
+        // A folder of the hub, or of a checkpoint in several files.
+        Err(as_clip) => published(path).or_else(|as_checkpoint| {
+            bail!(
+                "{}: expected a backbone, labels or a CLIP\n  as a backbone: {as_backbone}\n  as a CLIP: {as_clip}\n  as a \
+                 checkpoint: {as_checkpoint}",
+                path.display()
+            )
+        }),
     }
 }
 

@@ -15,6 +15,7 @@ const INPUT_OPTIONS: &[&str] = &[
     "--query",
     "--gallery",
     "--resume",
+    "--metrics",
 ];
 
 /// Commands whose first operands are read.
@@ -82,7 +83,16 @@ fn can_run(folder: &Path, words: &[String]) -> bool {
         .take_while(|word| !word.starts_with('-'))
         .filter(|_| READS_OPERANDS.contains(&name))
         .filter(|word| {
-            !["check", "show", "stats", "compare", "safetensors", "onnx"].contains(&word.as_str())
+            let actions = [
+                "check",
+                "show",
+                "stats",
+                "compare",
+                "safetensors",
+                "onnx",
+                "hub",
+            ];
+            !actions.contains(&word.as_str())
         });
     options.chain(operands).all(|word| exists(word))
         && settings.into_iter().all(|value| exists(&value))

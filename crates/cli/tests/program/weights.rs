@@ -112,6 +112,76 @@ fn a_backbone_leaves_in_other_names_and_says_what_that_costs() {
 }
 
 #[test]
+fn a_backbone_leaves_as_a_folder_of_the_hub_and_comes_back() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let metrics = r#"{"task": "reid", "mix": "identity", "protocol": "Market-1501, frozen", "chance": 0.1,
+        "metrics": [{"name": "mAP", "value": 0.25, "unit": "fraction", "better": "higher"}]}"#;
+    fs_err::write(at.join("eval.json"), metrics).expect("a file");
+    let model = solider();
+    let export = ["export", "hub", &model, "-o", "people"];
+    refused(at, &export, &["SOLIDER's controller", "--drop-adapter"]);
+    let more = [
+        "--drop-adapter",
+        "--size",
+        "66x32",
+        "--metrics",
+        "eval.json",
+    ];
+    let arguments = [&export[..], &more].concat();
+    refused(at, &arguments, &["66x32", "--library transformers"]);
+    assert!(!at.join("people").exists());
+    let more = ["--drop-adapter", "--metrics", "eval.json"];
+    let arguments = [&export[..], &more].concat();
+    let printed = done(at, &arguments);
+    assert!(printed.contains("local-dir:people"), "{printed}");
+    let card = fs_err::read_to_string(at.join("people/README.md")).expect("a card");
+    for words in [
+        "# people",
+        "**reid, frozen backbone, prompt identity**",
+        "| mAP | 25.00 % |",
+        "Protocol: Market-1501, frozen",
+        "- code: SOLIDER, Apache-2.0",
+        "license: unknown",
+        "of its adapter are left out",
+    ] {
+        assert!(card.contains(words), "expected `{words}` in:\n{card}");
+    }
+    refused(at, &arguments, &["another folder"]);
+    fs_err::write(at.join("other.json"), "{}").expect("a file");
+    let arguments = [
+        "export",
+        "hub",
+        &model,
+        "-o",
+        "b",
+        "--drop-adapter",
+        "--metrics",
+        "other.json",
+    ];
+    refused(at, &arguments, &["other.json", "clasp eval TASK --json"]);
+    let inspected = done(at, &["inspect", "people"]);
+    assert!(
+        inspected.contains("256x128 (height x width)"),
+        "{inspected}"
+    );
+    // transformers' form of the same.
+    let library = [
+        "--library",
+        "transformers",
+        "--drop-adapter",
+        "--size",
+        "66x32",
+    ];
+    let arguments = [&["export", "hub", &model, "-o", "own"][..], &library].concat();
+    let printed = done(at, &arguments);
+    assert!(printed.contains("always_partition=True"), "{printed}");
+    let images = drawn().join("market/query").to_string_lossy().into_owned();
+    let arguments = ["embed", &images, "--model", "own", "--out", "own.npy"];
+    done(at, &arguments);
+}
+
+#[test]
 fn files_that_are_no_backbone_are_refused() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();

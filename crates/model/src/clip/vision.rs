@@ -7,7 +7,7 @@ use burn::{
 };
 
 use super::block::Transformer;
-use crate::layers::resample_grid;
+use crate::layers::{Resampling, resample_grid};
 
 /// The image tower.
 #[derive(Module, Debug)]
@@ -72,7 +72,8 @@ impl VisionTransformer {
             return all;
         }
         let count = all.dims()[0];
-        let map = resample_grid(all.clone().slice([1..count]), self.grid, grid);
+        let patches = all.clone().slice([1..count]);
+        let map = resample_grid(patches, self.grid, grid, Resampling::Antialiased);
         Tensor::cat(vec![all.slice([0..1]), map], 0)
     }
 

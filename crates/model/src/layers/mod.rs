@@ -9,7 +9,7 @@
 //! | `patches` | patches of an image to tokens |
 //! | `drop_path` | stochastic depth |
 //! | `leaf` | parameters apart from a graph, and of one |
-//! | `resample` | position embeddings of another grid |
+//! | `resample` | position embeddings of another grid, position biases of another window |
 
 mod drop_path;
 mod init;
@@ -30,4 +30,6 @@ pub use mlp::Mlp;
 pub use norm::{EPSILON, layer_norm, normalize};
 pub use patches::PatchProjection;
 pub(crate) use patches::pad_end;
-pub use resample::{resample_grid, resample_matrix};
+pub use resample::{
+    BiasResampling, Resampling, bicubic_matrix, offset_matrix, resample_grid, resample_matrix,
+};

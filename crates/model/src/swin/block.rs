@@ -8,7 +8,7 @@ use burn::{
 
 use super::{
     config::SwinConfig,
-    windows::{WindowTensors, Windows},
+    windows::{Partition, WindowTensors, Windows},
 };
 use crate::{
     kernels,
@@ -130,7 +130,13 @@ impl SwinBlock {
         let hidden = config.sizes.mlp_ratio * channels;
         let plain = Self {
             norm1: layers::layer_norm(channels, device),
-            attn: WindowAttention::init(channels, heads, config.sizes.window_size, rng, device),
+            attn: WindowAttention::init(
+                channels,
+                heads,
+                config.sizes.table_rows(stage),
+                rng,
+                device,
+            ),
             norm2: layers::layer_norm(channels, device),
             mlp: Mlp::init(channels, hidden, rng, device),
             moe: None,
@@ -177,11 +183,12 @@ impl SwinBlock {
         let attn = &self.attn;
         let [batch, height, width, channels] = x.dims();
         let flat = [batch, height * width, channels];
-        let x = match windows {
-            Windows::Fused(grid) => {
+        let table = attn.table(windows);
+        let x = match &windows.partition {
+            Partition::Fused(grid) => {
                 let x = kernels::attention::attention(
                     x.reshape(flat),
-                    attn.parameters(norm1),
+                    attn.parameters(norm1, table),
                     EPSILON,
                     attn.heads,
                     grid.clone(),
@@ -189,8 +196,8 @@ impl SwinBlock {
                 );
                 mlp.residual(x, norm2, EPSILON, later)
             }
-            Windows::Graph(windows) => {
-                let attended = attn.forward(norm1.forward(x.clone()), windows);
+            Partition::Graph(windows) => {
+                let attended = attn.forward(norm1.forward(x.clone()), table, windows);
                 let x = (x + DropFactors::scale(&factors, attended)).reshape(flat);
                 let branch = mlp.forward(norm2.forward(x.clone()));
                 x + DropFactors::scale(&later, branch)
@@ -203,7 +210,7 @@ impl SwinBlock {
 /// Self-attention within windows, with a learned bias per relative position and head.
 #[derive(Module, Debug)]
 pub struct WindowAttention {
-    /// [(2·side − 1)², heads].
+    /// [(2·rows − 1)·(2·columns − 1), heads] of a window.
     pub relative_position_bias_table: Param<Tensor<2>>,
     /// channels → 3·channels.
     pub qkv: Linear,
@@ -219,12 +226,17 @@ impl WindowAttention {
         claims.linear("proj", true);
     }
 
-    fn init(channels: usize, heads: usize, side: usize, rng: &mut Rng, device: &Device) -> Self {
+    fn init(
+        channels: usize,
+        heads: usize,
+        table_rows: usize,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Self {
         assert_eq!(channels % heads, 0, "{channels} channels for {heads} heads");
-        let relative = (2 * side - 1) * (2 * side - 1);
         Self {
             relative_position_bias_table: layers::trunc_normal(
-                [relative, heads],
+                [table_rows, heads],
                 0.02,
                 rng,
                 device,
@@ -235,17 +247,29 @@ impl WindowAttention {
         }
     }
 
+    /// The bias table of windows, which may be smaller than those of the stored one.
+    fn table(&self, windows: &Windows) -> Tensor<2> {
+        let stored = self.relative_position_bias_table.val();
+        match &windows.resampling {
+            None => stored,
+            Some(resampling) => resampling.apply(stored),
+        }
+    }
+
     /// What the fused operation takes.
-    fn parameters(&self, norm: &LayerNorm) -> kernels::attention::AttentionParameters {
-        let table = self.relative_position_bias_table.val();
+    fn parameters(
+        &self,
+        norm: &LayerNorm,
+        table: Tensor<2>,
+    ) -> kernels::attention::AttentionParameters {
         kernels::attention::AttentionParameters::new(norm, &self.qkv, &self.proj, Some(table))
     }
 
-    /// x: [batch, height, width, channels], the same out.
-    fn forward(&self, x: Tensor<4>, windows: &WindowTensors) -> Tensor<4> {
+    /// x: [batch, height, width, channels], the same out; table: that of the windows.
+    fn forward(&self, x: Tensor<4>, table: Tensor<2>, windows: &WindowTensors) -> Tensor<4> {
         let [batch, _, _, channels] = x.dims();
         let [rows, columns] = windows.cut.count();
-        let (side, area) = (windows.cut.side, windows.cut.area());
+        let ([down, right], area) = (windows.cut.window, windows.cut.area());
         let (heads, width) = (self.heads, channels / self.heads);
 
         // The bias comes after the padding: a padding position has no input, only the bias.
@@ -256,12 +280,12 @@ impl WindowAttention {
             Some(bias) => qkv + bias.val().reshape([1, 1, 1, 3 * channels]),
             None => qkv,
         };
-        // One permutation: [3, batch, window rows, window columns, heads, side, side, width].
+        // One permutation: [3, batch, window rows, window columns, heads, rows, columns, width].
         let qkv = qkv
-            .reshape([batch, rows, side, columns, side, 3, heads, width])
+            .reshape([batch, rows, down, columns, right, 3, heads, width])
             .permute([5, 0, 1, 3, 6, 2, 4, 7]);
         // With one bias for all windows they are part of the batch; a mask sets them apart.
-        let bias = self.bias(windows);
+        let bias = self.bias(table, windows);
         let groups = if windows.mask.is_some() {
             batch
         } else {
@@ -270,19 +294,17 @@ impl WindowAttention {
         let merged = batch * rows * columns * heads / groups;
         let qkv = three(qkv.reshape([3, groups, merged, area, width]));
         let output = layers::attend(qkv, Some(bias))
-            .reshape([batch, rows, columns, heads, side, side, width])
+            .reshape([batch, rows, columns, heads, down, right, width])
             .permute([0, 1, 4, 2, 5, 3, 6])
-            .reshape([batch, rows * side, columns * side, channels]);
+            .reshape([batch, rows * down, columns * right, channels]);
         project(windows.cut.restore(output), &self.proj)
     }
 
     /// What is added to the scores: [1, heads, area, area], or [1, windows·heads, area, area] with
     /// a mask.
-    fn bias(&self, windows: &WindowTensors) -> Tensor<4> {
+    fn bias(&self, table: Tensor<2>, windows: &WindowTensors) -> Tensor<4> {
         let area = windows.cut.area();
-        let bias = self
-            .relative_position_bias_table
-            .val()
+        let bias = table
             .select(0, windows.bias_index.clone())
             .reshape([area, area, self.heads])
             .permute([2, 0, 1])

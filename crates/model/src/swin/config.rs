@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{adapter::Adapter, error::ModelError, layers, moe::MoeConfig, prompt::IDENTITY};
 
-/// How maps that the window does not divide are padded.
+/// How windows lie on a map that they do not divide, or that is smaller than they are. The published
+/// programs differ in it, so it is a property of the weights.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WindowPadding {
@@ -15,6 +16,15 @@ pub enum WindowPadding {
     /// Shift, then pad, and no shift in stages whose map at 224×224 is one window: timm with
     /// `dynamic_img_size`. The same as the classifier wherever the windows divide the map.
     Classification,
+    /// Shift, then pad. Along an axis where the map is not larger than the window, the window is as
+    /// long as the map and is not shifted: timm's model for one size (`img_size`). A smaller window
+    /// takes its biases from the stored table as timm does when it loads one
+    /// ([`BiasResampling`](crate::layers::BiasResampling)).
+    Timm,
+    /// Pad, then shift, and no shift in stages whose map is exactly one window along its shorter
+    /// axis: Hugging Face's transformers. Maps with a shorter axis are an error there unless
+    /// `always_partition=True` is given; here they are computed as with it.
+    Transformers,
 }
 
 /// Sizes of a Swin, as the shapes of its weights show them; stored with weights of no preset.
@@ -32,6 +42,11 @@ pub struct SwinSizes {
     pub num_heads: Vec<usize>,
     /// Side of a window in positions.
     pub window_size: usize,
+    /// Rows and columns of each stage's windows, as its bias table has them; none where all are
+    /// squares of `window_size`. A Swin that timm made for images of 256×128 has windows of 7×4 in
+    /// its last stage.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<[usize; 2]>,
     /// Hidden over outer channels of the MLPs.
     pub mlp_ratio: usize,
     /// Stride of the merging before each later stage, 1 or 2; none for 2 everywhere. Dense tasks of
@@ -56,6 +71,7 @@ impl SwinSizes {
                 .map(|stage| first_heads << stage)
                 .collect(),
             window_size,
+            windows: Vec::new(),
             mlp_ratio: 4,
             merging: Vec::new(),
         }
@@ -129,6 +145,21 @@ impl SwinSizes {
         self.embed_dim << stage
     }
 
+    /// Rows and columns of a stage's windows, as its bias table has them.
+    pub fn stage_window(&self, stage: usize) -> [usize; 2] {
+        { self.windows.get(stage) }
+            .copied()
+            .unwrap_or([self.window_size; 2])
+    }
+
+    /// Rows of a stage's table of relative position biases.
+    pub(super) fn table_rows(&self, stage: usize) -> usize {
+        { self.stage_window(stage) }
+            .map(|side| 2 * side - 1)
+            .iter()
+            .product()
+    }
+
     /// Pixels of the image per position of a stage's map.
     pub fn stage_stride(&self, stage: usize) -> usize {
         let merged: usize = (1..=stage).map(|stage| self.merging(stage)).product();
@@ -148,7 +179,7 @@ pub struct SwinConfig {
     pub sizes: SwinSizes,
     /// Drop path of the last block; earlier blocks have less, linearly from 0.
     pub drop_path: f64,
-    /// How maps that the window does not divide are padded.
+    /// How windows lie on a map that they do not divide.
     pub padding: WindowPadding,
     /// How its blocks depend on prompt weights.
     pub adapter: Adapter,
@@ -184,12 +215,9 @@ impl SwinConfig {
                     count += 6 * channels;
                 }
             }
-            let (hidden, relative) = (
-                self.sizes.mlp_ratio * channels,
-                2 * self.sizes.window_size - 1,
-            );
+            let hidden = self.sizes.mlp_ratio * channels;
             let block = 4 * channels
-                + relative * relative * heads
+                + self.sizes.table_rows(stage) * heads
                 + 4 * channels * (channels + 1)
                 + 2 * channels * hidden
                 + hidden
@@ -218,7 +246,7 @@ impl SwinConfig {
                 count += 2 * map[0] * map[1] * 2 * channels * channels;
             }
             let tokens = map[0] * map[1];
-            let window = sizes.window_size.pow(2);
+            let window = self.layout(stage, map).window.iter().product();
             count += depth
                 * layers::block_operations(tokens, window, channels, sizes.mlp_ratio * channels);
         }
@@ -246,12 +274,23 @@ impl SwinConfig {
         within("patch_size", self.sizes.patch_size, 64)?;
         within("embed_dim", self.sizes.embed_dim, 4096)?;
         within("window_size", self.sizes.window_size, 64)?;
+        for side in self.sizes.windows.iter().flatten() {
+            within("windows", *side, 64)?;
+        }
         within("mlp_ratio", self.sizes.mlp_ratio, 16)?;
         within("depths", self.sizes.depths.len(), 6)?;
         if self.sizes.num_heads.len() != self.sizes.depths.len() {
             let expected = format!("one entry for each of {} stages", self.sizes.depths.len());
             let found = format!("{:?}", self.sizes.num_heads);
             return Err(setting("num_heads", expected, found));
+        }
+        if !self.sizes.windows.is_empty() && self.sizes.windows.len() != self.sizes.depths.len() {
+            let expected = format!(
+                "one for each of {} stages, or none",
+                self.sizes.depths.len()
+            );
+            let found = format!("{:?}", self.sizes.windows);
+            return Err(setting("windows", expected, found));
         }
         if !self.sizes.merging.is_empty() && !self.sizes.merging_fits() {
             let later = self.sizes.depths.len() - 1;

@@ -3,10 +3,8 @@
 //!
 //! Field names are timm's (`swin_*_patch4_window7_224`), so published weights map one to one; patch
 //! merging takes the 2×2 neighbors in the order of Microsoft's code. Maps that windows do not
-//! divide are padded with zeros at the bottom and the right, in one of two ways
-//! ([`WindowPadding`]), each equal to a published implementation. timm can also shrink the window
-//! to a map that is smaller than it, when a model is built for one size; that resizes the bias
-//! table, so it is not done here: the window is the same at every size.
+//! divide are padded with zeros at the bottom and the right, and windows larger than a map may
+//! shrink to it, by the rule of one of the published implementations ([`WindowPadding`]).
 //!
 //! Departure in form only: query, key and value of a padding position are the projection's bias, so
 //! the projections run on the real positions and padding is added after them. On the CPU a block is
@@ -14,6 +12,7 @@
 
 mod block;
 mod config;
+mod layout;
 #[cfg(test)]
 mod tests;
 mod windows;
@@ -36,6 +35,7 @@ use crate::{
 
 pub use block::{PatchMerging, SwinBlock, SwinPatchEmbed, SwinStage, WindowAttention};
 pub use config::{SwinConfig, SwinSizes, WindowPadding};
+pub use layout::{TimmWindows, TransformersWindows};
 
 impl SwinConfig {
     /// Layer and kind of every parameter: patches, then a layer a block, then the last norm. What a
@@ -314,7 +314,13 @@ impl LastStage {
     /// Rows and columns of a region whose map fills one window after the stage's merging: 14 with
     /// published windows of 7.
     pub fn region_size(&self) -> usize {
-        2 * self.config.sizes.window_size
+        let index = self.config.sizes.depths.len() - 1;
+        2 * self
+            .config
+            .sizes
+            .stage_window(index)
+            .into_iter()
+            .fold(0, usize::max)
     }
 
     /// The stage's output for maps of the size and channels that the stage before it gives.

@@ -9,8 +9,9 @@ use burn::{
 
 use super::{
     block::SwinBlock,
-    config::{SwinConfig, SwinSizes, WindowPadding},
-    windows::{WindowPartition, Windows},
+    config::{SwinConfig, SwinSizes},
+    layout::{PaddingOrder, StageLayout},
+    windows::{Partition, WindowPartition, Windows},
 };
 use crate::{
     adapter::Adapter,
@@ -35,7 +36,7 @@ fn fused_blocks_are_the_graphs() {
     for seed in 0..24 {
         let mut rng = Rng::seed_from_u64(seed);
         let mut pick = |most: usize| 1 + (layers::uniform(&mut rng) * most as f64) as usize;
-        let (heads, side) = (pick(3), 1 + pick(4));
+        let (heads, window) = (pick(3), [1 + pick(4), 1 + pick(4)]);
         let (channels, size) = (4 * heads * pick(3), [pick(11), pick(11)]);
         let shape = [pick(3), size[0], size[1], channels];
         let adapter = match seed % 4 {
@@ -50,18 +51,18 @@ fn fused_blocks_are_the_graphs() {
             embed_dim: channels,
             depths: vec![1],
             num_heads: vec![heads],
-            window_size: side,
+            windows: vec![window],
             ..SwinSizes::tiny()
         };
         let config = SwinConfig {
             adapter,
             ..SwinConfig::new(sizes)
         };
-        let padding = match seed % 2 {
-            0 => WindowPadding::Detection,
-            _ => WindowPadding::Classification,
+        let order = match seed % 2 {
+            0 => PaddingOrder::PadThenShift,
+            _ => PaddingOrder::ShiftThenPad,
         };
-        let shift = if pick(2) == 1 { 0 } else { side / 2 };
+        let shift = window.map(|side| if pick(2) == 1 { 0 } else { side / 2 });
         let case = Case {
             block: SwinBlock::init(&config, [0, 0], 0.3, channels, &mut rng, &device),
             x: layers::trunc_normal(shape, 1.0, &mut rng, &device),
@@ -71,7 +72,11 @@ fn fused_blocks_are_the_graphs() {
             let noise = layers::trunc_normal(value.dims(), 0.1, &mut rng, &Device::flex());
             value + noise.val()
         });
-        let run = |windows: Windows| {
+        let run = |partition: Partition| {
+            let windows = Windows {
+                partition,
+                resampling: None,
+            };
             trace(&case, |case| {
                 let prompt_weights = "identity=0.7,part=0.3"
                     .parse::<PromptWeights>()
@@ -84,11 +89,16 @@ fn fused_blocks_are_the_graphs() {
                     .forward(case.x.val(), &windows, &prompt_weights, drops.next())
             })
         };
-        let cut = || WindowPartition::new(size, side, shift, padding);
+        let layout = StageLayout {
+            window,
+            shift,
+            order,
+        };
+        let cut = || WindowPartition::new(size, layout);
         assert_alike(
-            &run(Windows::Graph(Arc::new(cut().tensors(&device)))),
-            &run(Windows::Fused(Arc::new(cut().grid()))),
-            &format!("{shape:?}, {heads} heads, window {side}, shift {shift}, {padding:?}"),
+            &run(Partition::Graph(Arc::new(cut().tensors(&device)))),
+            &run(Partition::Fused(Arc::new(cut().grid()))),
+            &format!("{shape:?}, {heads} heads, {layout:?}"),
         );
     }
 }

@@ -8,8 +8,14 @@ use burn::{
     tensor::{Device, Int, Tensor, TensorData},
 };
 
-use super::config::{SwinConfig, WindowPadding};
-use crate::kernels::{self, attention::WindowGrid};
+use super::{
+    config::SwinConfig,
+    layout::{PaddingOrder, StageLayout},
+};
+use crate::{
+    kernels::{self, attention::WindowGrid},
+    layers::BiasResampling,
+};
 
 /// Added to the scores of positions that only a cyclic shift made neighbors.
 const FORBIDDEN: f32 = -100.0;
@@ -22,19 +28,19 @@ pub(super) fn windows(
     width: usize,
     x: &Tensor<4>,
 ) -> [Windows; 2] {
-    let side = config.sizes.window_size;
-    let one_window = 224usize.div_ceil(config.sizes.stage_stride(stage)) <= side;
-    let shift = match config.padding {
-        WindowPadding::Classification if one_window => 0,
-        _ => side / 2,
+    let size = [height, width];
+    let layout = config.layout(stage, size);
+    let still = StageLayout {
+        shift: [0; 2],
+        ..layout
     };
-    [0, shift].map(|shift| {
+    [still, layout].map(|layout| {
         let key = WindowKey {
-            size: [height, width],
-            side,
-            shift,
-            padding: config.padding,
-            device: (!kernels::can_fuse(x)).then(|| x.device().inner()),
+            size,
+            layout,
+            table: config.sizes.stage_window(stage),
+            fused: kernels::can_fuse(x),
+            device: x.device().inner(),
         };
         cached(key, WindowKey::windows)
     })
@@ -45,19 +51,28 @@ pub(super) fn windows(
 struct WindowKey {
     /// Rows and columns of the map.
     size: [usize; 2],
-    side: usize,
-    shift: usize,
-    padding: WindowPadding,
-    /// Where Burn's graph computes; none for the fused operation.
-    device: Option<Device>,
+    layout: StageLayout,
+    /// Rows and columns of the windows that the bias table is of.
+    table: [usize; 2],
+    /// Whether the fused operation computes, rather than Burn's graph.
+    fused: bool,
+    /// Where it computes.
+    device: Device,
 }
 
 impl WindowKey {
     fn windows(&self) -> Windows {
-        let cut = WindowPartition::new(self.size, self.side, self.shift, self.padding);
-        match &self.device {
-            None => Windows::Fused(Arc::new(cut.grid())),
-            Some(device) => Windows::Graph(Arc::new(cut.tensors(device))),
+        let cut = WindowPartition::new(self.size, self.layout);
+        let partition = if self.fused {
+            Partition::Fused(Arc::new(cut.grid()))
+        } else {
+            Partition::Graph(Arc::new(cut.tensors(&self.device)))
+        };
+        let (stored, window) = (self.table, self.layout.window);
+        Windows {
+            partition,
+            resampling: (stored != window)
+                .then(|| BiasResampling::new(stored, window, &self.device)),
         }
     }
 }
@@ -71,8 +86,7 @@ fn cached(key: WindowKey, make: impl FnOnce(&WindowKey) -> Windows) -> Windows {
     /// memory.
     const POSITIONS: usize = 1 << 14;
     static RECENT: Mutex<VecDeque<(WindowKey, Windows)>> = Mutex::new(VecDeque::new());
-    let records = { key.device.as_ref() }
-        .is_some_and(|device| matches!(device.as_dispatch(), DispatchDevice::Capture(_)));
+    let records = matches!(key.device.as_dispatch(), DispatchDevice::Capture(_));
     if records || key.size.iter().product::<usize>() > POSITIONS {
         return make(&key);
     }
@@ -93,24 +107,34 @@ fn cached(key: WindowKey, make: impl FnOnce(&WindowKey) -> Windows) -> Windows {
     windows
 }
 
-/// For each pair of positions of a window, the row of the bias table: [area·area].
-fn relative_position_index(side: usize) -> Vec<u32> {
-    let place = |position: usize| (position / side, position % side);
-    let area = side * side;
+/// For each pair of positions of a window of those rows and columns, the row of the bias table:
+/// [area·area].
+fn relative_position_index([rows, columns]: [usize; 2]) -> Vec<u32> {
+    let place = |position: usize| (position / columns, position % columns);
+    let area = rows * columns;
     (0..area * area)
         .map(|pair| {
             let ((row, column), (other_row, other_column)) =
                 (place(pair / area), place(pair % area));
-            let rows = row + side - 1 - other_row;
-            let columns = column + side - 1 - other_column;
-            (rows * (2 * side - 1) + columns) as u32
+            let down = row + rows - 1 - other_row;
+            let right = column + columns - 1 - other_column;
+            (down * (2 * columns - 1) + right) as u32
         })
         .collect()
 }
 
-/// The windows of a block, in the form that its attention takes.
+/// The windows of a block.
 #[derive(Clone)]
-pub(super) enum Windows {
+pub(super) struct Windows {
+    /// In the form that its attention takes.
+    pub(super) partition: Partition,
+    /// From the stored bias table to that of these windows; none where they are the same.
+    pub(super) resampling: Option<BiasResampling>,
+}
+
+/// A partition in the form that the attention takes.
+#[derive(Clone)]
+pub(super) enum Partition {
     /// Of the fused operation.
     Fused(Arc<WindowGrid>),
     /// Of Burn's graph.
@@ -121,8 +145,9 @@ pub(super) enum Windows {
 pub(super) struct WindowPartition {
     rows: AxisLayout,
     columns: AxisLayout,
-    pub(super) side: usize,
-    pub(super) shift: usize,
+    /// Rows and columns of a window.
+    pub(super) window: [usize; 2],
+    pub(super) shift: [usize; 2],
     /// Rows and columns of the map.
     pub(super) size: [usize; 2],
 }
@@ -136,30 +161,39 @@ pub(super) struct WindowTensors {
 }
 
 impl WindowPartition {
-    pub(super) fn new(size: [usize; 2], side: usize, shift: usize, padding: WindowPadding) -> Self {
-        let [rows, columns] = size.map(|size| AxisLayout::new(size, side, shift, padding));
+    pub(super) fn new(size: [usize; 2], layout: StageLayout) -> Self {
+        let StageLayout {
+            window,
+            shift,
+            order,
+        } = layout;
+        let axis = |axis: usize| AxisLayout::new(size[axis], window[axis], shift[axis], order);
         Self {
-            rows,
-            columns,
-            side,
+            rows: axis(0),
+            columns: axis(1),
+            window,
             shift,
             size,
         }
     }
 
+    fn is_shifted(&self) -> bool {
+        self.shift != [0; 2]
+    }
+
     pub(super) fn tensors(self, device: &Device) -> WindowTensors {
-        let index = relative_position_index(self.side);
+        let index = relative_position_index(self.window);
         let index: Vec<i64> = index.into_iter().map(i64::from).collect();
         let count = index.len();
         WindowTensors {
             bias_index: Tensor::from_data(TensorData::new(index, [count]), device),
-            mask: (self.shift > 0).then(|| self.mask(device)),
+            mask: self.is_shifted().then(|| self.mask(device)),
             cut: self,
         }
     }
 
     pub(super) fn grid(&self) -> WindowGrid {
-        let [height, width] = self.size;
+        let ([height, width], [down, right]) = (self.size, self.window);
         let places = |arrangement: &AxisLayout| -> Vec<Option<usize>> {
             arrangement
                 .arrange
@@ -171,12 +205,12 @@ impl WindowPartition {
         let [_, across] = self.count();
         let windows = (0..self.windows()).map(|window| {
             let tokens = (0..self.area()).map(|position| {
-                let row = rows[window / across * self.side + position / self.side]?;
-                let column = columns[window % across * self.side + position % self.side]?;
+                let row = rows[window / across * down + position / right]?;
+                let column = columns[window % across * right + position % right]?;
                 Some((row * width + column) as u32)
             });
             let regions = self.regions(window);
-            let alike = self.shift == 0 || regions.iter().all(|region| *region == regions[0]);
+            let alike = !self.is_shifted() || regions.iter().all(|region| *region == regions[0]);
             kernels::attention::Window {
                 tokens: tokens.collect(),
                 regions: if alike { Vec::new() } else { regions },
@@ -187,19 +221,22 @@ impl WindowPartition {
             tokens: height * width,
             area: self.area(),
             windows: windows.collect(),
-            bias_index: relative_position_index(self.side),
+            bias_index: relative_position_index(self.window),
             causal: false,
         }
     }
 
     /// Positions of a window.
     pub(super) fn area(&self) -> usize {
-        self.side * self.side
+        self.window.iter().product()
     }
 
     /// Windows along the height and the width.
     pub(super) fn count(&self) -> [usize; 2] {
-        [&self.rows, &self.columns].map(|axis| axis.padded / self.side)
+        [
+            self.rows.padded / self.window[0],
+            self.columns.padded / self.window[1],
+        ]
     }
 
     fn windows(&self) -> usize {
@@ -209,15 +246,16 @@ impl WindowPartition {
     /// After a cyclic shift the last window holds positions from both ends of the map; those of
     /// different regions may not attend to one another.
     fn regions(&self, window: usize) -> Vec<u8> {
-        let region = |position: usize, size: usize| {
-            u8::from(position >= size - self.side) + u8::from(position >= size - self.shift)
+        let region = |axis: usize, position: usize, size: usize| {
+            u8::from(position >= size - self.window[axis])
+                + u8::from(position >= size - self.shift[axis])
         };
-        let [_, across] = self.count();
+        let ([_, across], [down, right]) = (self.count(), self.window);
         (0..self.area())
             .map(|position| {
-                let row = (window / across) * self.side + position / self.side;
-                let column = (window % across) * self.side + position % self.side;
-                3 * region(row, self.rows.padded) + region(column, self.columns.padded)
+                let row = (window / across) * down + position / right;
+                let column = (window % across) * right + position % right;
+                3 * region(0, row, self.rows.padded) + region(1, column, self.columns.padded)
             })
             .collect()
     }
@@ -278,7 +316,7 @@ impl AxisRun {
 
 /// One axis of a map, shifted cyclically and padded to whole windows.
 #[derive(Debug, PartialEq)]
-struct AxisLayout {
+pub(super) struct AxisLayout {
     /// Size with padding.
     padded: usize,
     /// From the map to the windows.
@@ -288,14 +326,14 @@ struct AxisLayout {
 }
 
 impl AxisLayout {
-    pub(super) fn new(size: usize, side: usize, shift: usize, padding: WindowPadding) -> Self {
+    pub(super) fn new(size: usize, side: usize, shift: usize, order: PaddingOrder) -> Self {
         let padded = size.next_multiple_of(side);
         // Position in the arrangement → position in the map.
-        let source: Vec<Option<usize>> = match padding {
-            WindowPadding::Detection => (0..padded)
+        let source: Vec<Option<usize>> = match order {
+            PaddingOrder::PadThenShift => (0..padded)
                 .map(|position| Some((position + shift) % padded).filter(|p| *p < size))
                 .collect(),
-            WindowPadding::Classification => (0..padded)
+            PaddingOrder::ShiftThenPad => (0..padded)
                 .map(|position| (position < size).then(|| (position + shift) % size))
                 .collect(),
         };

@@ -2,7 +2,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{adapter::Adapter, error::ModelError, layers, moe::MoeConfig};
+use crate::{
+    adapter::Adapter,
+    error::ModelError,
+    layers::{self, Resampling},
+    moe::MoeConfig,
+};
 
 /// How many stages the blocks count as.
 pub(super) const STAGES: usize = 4;
@@ -16,6 +21,9 @@ pub enum Pool {
     Class,
     /// The mean of the patches: MAE and HAP, which do not train their class token.
     Mean,
+    /// The mean of the class token and the first register: distilled DeiT, whose distillation token
+    /// is a register here, with a classifier on each.
+    Distilled,
 }
 
 /// Sizes of a ViT, as the shapes of its weights show them, and the number of heads; stored with the
@@ -56,6 +64,25 @@ pub struct VitSizes {
     /// Whether the MLPs have x · σ(1.702 x) instead of GELU: OpenAI's CLIP.
     #[serde(default)]
     pub quick_gelu: bool,
+    /// Whether the last norm follows the pooling instead of preceding it, so that the map has none:
+    /// timm's and MAE's classifiers on the mean of the patches.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub fc_norm: bool,
+    /// How position embeddings reach the grid of images of other sizes.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub resampling: Resampling,
+    /// Whether images are cropped to whole patches at the bottom and the right, as in Hugging Face's
+    /// transformers, rather than padded.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub crop: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
+}
+
+fn is_default(value: &Resampling) -> bool {
+    *value == Resampling::default()
 }
 
 fn yes() -> bool {
@@ -78,6 +105,9 @@ impl VitSizes {
             pool: Pool::Class,
             pre_norm: false,
             quick_gelu: false,
+            fc_norm: false,
+            resampling: Resampling::default(),
+            crop: false,
         }
     }
 
@@ -103,7 +133,16 @@ impl VitSizes {
 
     /// Rows and columns of the stored position embeddings.
     pub fn grid(&self) -> [usize; 2] {
-        self.image_size.map(|size| size.div_ceil(self.patch_size))
+        self.image_grid(self.image_size)
+    }
+
+    /// Rows and columns of patches of an image of a height and width.
+    pub fn image_grid(&self, image: [usize; 2]) -> [usize; 2] {
+        image.map(|size| match self.crop {
+            // What is smaller than a patch is padded to one.
+            true => (size / self.patch_size).max(1),
+            false => size.div_ceil(self.patch_size),
+        })
     }
 
     /// Blocks that count to the last stage.
@@ -173,6 +212,10 @@ impl VitConfig {
             let expected = "mean, because there is no class token".into();
             return Err(setting("pool", expected, "class".into()));
         }
+        if sizes.pool == Pool::Distilled && !(sizes.class_token && sizes.registers > 0) {
+            let expected = "class or mean: distilled needs a class token and a register".into();
+            return Err(setting("pool", expected, "distilled".into()));
+        }
         match &self.adapter {
             Adapter::None => {}
             Adapter::Lambda(_) => {
@@ -232,7 +275,7 @@ impl VitConfig {
     /// multiplication.
     pub fn operations(&self, size: [usize; 2]) -> usize {
         let sizes = &self.sizes;
-        let [rows, columns] = size.map(|size| size.div_ceil(sizes.patch_size));
+        let [rows, columns] = sizes.image_grid(size);
         let tokens = sizes.prefix() + rows * columns;
         let block = layers::block_operations(tokens, tokens, sizes.embed_dim, sizes.hidden_dim);
         2 * rows * columns * 3 * sizes.patch_size.pow(2) * sizes.embed_dim + sizes.depth * block

@@ -7,9 +7,9 @@
 //! sizes that the patch divides:
 //!
 //! * images are padded with zeros at the bottom and the right to whole patches (timm's
-//!   `dynamic_img_pad`);
+//!   `dynamic_img_pad`), or cropped to them (transformers; [`VitSizes::crop`]);
 //! * position embeddings are resampled to the image's grid while running, as timm does with
-//!   `dynamic_img_size` ([`resample_grid`]);
+//!   `dynamic_img_size`, or as transformers does ([`VitSizes::resampling`]);
 //! * the class token has a position embedding and registers have none, as in DINOv2.
 //!
 //! For what works with stages, the blocks count as four stages of equal depth: the pyramid holds
@@ -167,14 +167,21 @@ impl Vit {
             x = block.forward(x, prompt_weights, drops.next());
             self.collect(&mut pyramid, first + index, &x, grid);
         }
-        let x = normalize(x, &self.norm);
+        let sizes = &self.config.sizes;
+        let x = match sizes.fc_norm {
+            true => x,
+            false => normalize(x, &self.norm),
+        };
         let map = self.map(x.clone(), grid);
-        let pooled = match self.config.sizes.pool {
+        let pooled = match sizes.pool {
             Pool::Class => x.narrow(1, 0, 1),
-            Pool::Mean => {
-                let prefix = self.config.sizes.prefix();
-                x.narrow(1, prefix, grid[0] * grid[1]).mean_dim(1)
-            }
+            Pool::Mean => x.narrow(1, sizes.prefix(), grid[0] * grid[1]).mean_dim(1),
+            // The first register follows the class token.
+            Pool::Distilled => x.narrow(1, 0, 2).mean_dim(1),
+        };
+        let pooled = match sizes.fc_norm {
+            true => normalize(pooled, &self.norm),
+            false => pooled,
         };
         if let Some(last) = pyramid.last_mut() {
             *last = map.clone();
@@ -209,7 +216,7 @@ impl Vit {
 
     /// [batch, 3, height, width] → [batch, prefix + rows·columns, width] and the grid.
     fn embed(&self, images: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
-        let patches = self.patch_embed.proj.forward(images);
+        let patches = self.patch_embed.proj.forward(self.cropped(images));
         let [batch, rows, columns, width] = patches.dims();
         let grid = [rows, columns];
         let class = usize::from(self.cls_token.is_some());
@@ -220,7 +227,8 @@ impl Vit {
         let of_patches = if stored == grid {
             of_patches
         } else {
-            resample_grid(of_patches.squeeze_dim::<2>(0), stored, grid).unsqueeze::<3>()
+            let resampling = self.config.sizes.resampling;
+            resample_grid(of_patches.squeeze_dim::<2>(0), stored, grid, resampling).unsqueeze::<3>()
         };
         let patches = patches.reshape([batch, rows * columns, width]) + of_patches;
 
@@ -241,6 +249,19 @@ impl Vit {
             Some(norm) => normalize(tokens, norm),
         };
         (tokens, grid)
+    }
+
+    /// Images without what is cropped: [batch, 3, height, width].
+    fn cropped(&self, images: Tensor<4>) -> Tensor<4> {
+        let sizes = &self.config.sizes;
+        if !sizes.crop {
+            return images;
+        }
+        let [_, _, height, width] = images.dims();
+        let [rows, columns] = sizes.image_grid([height, width]);
+        let side = sizes.patch_size;
+        let kept = [(rows * side).min(height), (columns * side).min(width)];
+        images.narrow(2, 0, kept[0]).narrow(3, 0, kept[1])
     }
 
     /// The patches of [batch, prefix + rows·columns, width] as a map: [batch, width, rows,

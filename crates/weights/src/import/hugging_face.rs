@@ -1,5 +1,5 @@
-//! ViTs in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, CLIP's image
-//! tower) and of OpenCLIP.
+//! ViTs and Swins in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, DeiT,
+//! Swin, CLIP's image tower) and of OpenCLIP.
 //!
 //! Names only, so that everything behind it sees timm's: queries, keys and values are three
 //! matrices there and one here.
@@ -7,17 +7,44 @@
 use std::collections::BTreeMap;
 
 /// A family of names.
-type Rename = fn(&str) -> Option<String>;
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameFamily {
+    /// Those of the networks' own programs and of timm.
+    Plain,
+    /// Hugging Face's transformers.
+    Transformers,
+    /// The same, of CLIP's image tower.
+    TransformersClip,
+    /// OpenCLIP.
+    OpenClip,
+}
 
-/// A tensor that only a family has, and its names within the backbone.
-const FAMILIES: [(&str, Rename); 3] = [
-    (
-        "embeddings.patch_embeddings.projection.weight",
-        transformers,
-    ),
-    ("embeddings.class_embedding", transformers_clip),
-    ("class_embedding", open_clip),
-];
+impl NameFamily {
+    /// Families with a tensor that only they have, a prefix apart.
+    const MARKS: [(&str, Self); 3] = [
+        (
+            "embeddings.patch_embeddings.projection.weight",
+            Self::Transformers,
+        ),
+        ("embeddings.class_embedding", Self::TransformersClip),
+        ("class_embedding", Self::OpenClip),
+    ];
+
+    /// timm's name of one without its prefix, or none.
+    fn rename(self, name: &str) -> Option<String> {
+        match self {
+            Self::Plain => Some(name.to_owned()),
+            Self::Transformers => transformers(name),
+            Self::TransformersClip => transformers_clip(name),
+            Self::OpenClip => open_clip(name),
+        }
+    }
+
+    /// Whether transformers runs networks of these names.
+    pub fn is_transformers(self) -> bool {
+        matches!(self, Self::Transformers | Self::TransformersClip)
+    }
+}
 
 /// Tensors under timm's names and where they are: one name, or those of queries, keys and values.
 pub struct TimmNames {
@@ -25,26 +52,29 @@ pub struct TimmNames {
     pub shapes: BTreeMap<String, Vec<usize>>,
     /// Names in the file by timm's name.
     pub places: BTreeMap<String, Vec<String>>,
+    /// Whose the names in the file are.
+    pub family: NameFamily,
 }
 
 impl TimmNames {
     /// The names of a file as they are, or timm's for transformers'.
     pub fn new(shapes: &BTreeMap<String, Vec<usize>>) -> Self {
-        let family = FAMILIES.iter().find_map(|(first, rename)| {
+        let found = NameFamily::MARKS.iter().find_map(|(first, family)| {
             let prefix = shapes.keys().find_map(|name| name.strip_suffix(first))?;
-            Some((prefix, rename))
+            Some((prefix, *family))
         });
         let mut view = Self {
             shapes: BTreeMap::new(),
             places: BTreeMap::new(),
+            family: found.map_or(NameFamily::Plain, |(_, family)| family),
         };
         for (name, shape) in shapes {
-            let timm = family.and_then(|(prefix, rename)| {
+            let timm = found.and_then(|(prefix, family)| {
                 // ViT-MAE's decoder stands beside the backbone; its names identify MAE.
                 let decoder = name.strip_prefix("decoder.");
                 let decoder =
                     decoder.filter(|rest| rest.starts_with("decoder_") || *rest == "mask_token");
-                let inner = || rename(name.strip_prefix(prefix)?);
+                let inner = || family.rename(name.strip_prefix(prefix)?);
                 let timm = decoder.map(str::to_owned).or_else(inner)?;
                 Some(format!("{prefix}{timm}"))
             });
@@ -52,7 +82,7 @@ impl TimmNames {
             view.shapes.insert(timm.clone(), shape.clone());
             view.places.insert(timm, vec![name.clone()]);
         }
-        if family.is_some() {
+        if found.is_some() {
             view.join();
         }
         view
@@ -100,7 +130,9 @@ fn transformers(name: &str) -> Option<String> {
             Some(("patch_embeddings", rest)) => {
                 format!("patch_embed.{}", rest.replacen("projection.", "proj.", 1))
             }
+            Some(("norm", rest)) => format!("patch_embed.norm.{rest}"),
             _ if rest == "position_embeddings" => "pos_embed".to_owned(),
+            _ if rest == "distillation_token" => "dist_token".to_owned(),
             _ => rest.to_owned(),
         });
     }
@@ -111,11 +143,25 @@ fn transformers(name: &str) -> Option<String> {
     if let Some(rest) = name.strip_prefix("pooler.") {
         return Some(format!("head.{rest}"));
     }
+    if let Some(rest) = name.strip_prefix("encoder.layers.") {
+        return swin_name(rest);
+    }
     let block = ["encoder.layer.", "layers."];
     block_name(
         block.iter().find_map(|start| name.strip_prefix(start))?,
         &TRANSFORMERS,
     )
+}
+
+/// `STAGE.blocks.BLOCK.THEIRS…` → `layers.STAGE.blocks.BLOCK.TIMM…`, and the halving at the end of a
+/// stage, as in Microsoft's own names.
+fn swin_name(name: &str) -> Option<String> {
+    let (stage, rest) = name.split_once('.')?;
+    let rest = match rest.strip_prefix("blocks.") {
+        Some(rest) => block_name(rest, &TRANSFORMERS_SWIN)?,
+        None => rest.to_owned(),
+    };
+    Some(format!("layers.{stage}.{rest}"))
 }
 
 /// The same of CLIP's image tower.
@@ -185,6 +231,40 @@ const TRANSFORMERS: [(&str, &str); 19] = [
     ("mlp.fc2.", "mlp.fc2."),
     // DINOv2's ViT-g, which is refused for its SwiGLU.
     ("mlp.weights_", "mlp.weights_"),
+];
+
+/// Names within a block of a Swin: of published files, and of the modules of transformers 5.
+const TRANSFORMERS_SWIN: [(&str, &str); 18] = [
+    ("attention.self.query.", "attn.query."),
+    ("attention.self.key.", "attn.key."),
+    ("attention.self.value.", "attn.value."),
+    (
+        "attention.self.relative_position_bias_table",
+        "attn.relative_position_bias_table",
+    ),
+    (
+        "attention.self.relative_position_index",
+        "attn.relative_position_index",
+    ),
+    ("attention.output.dense.", "attn.proj."),
+    ("attention.q_proj.", "attn.query."),
+    ("attention.k_proj.", "attn.key."),
+    ("attention.v_proj.", "attn.value."),
+    ("attention.o_proj.", "attn.proj."),
+    (
+        "attention.relative_position_bias.relative_position_bias_table",
+        "attn.relative_position_bias_table",
+    ),
+    (
+        "attention.relative_position_bias.relative_position_index",
+        "attn.relative_position_index",
+    ),
+    ("layernorm_before.", "norm1."),
+    ("layernorm_after.", "norm2."),
+    ("intermediate.dense.", "mlp.fc1."),
+    ("output.dense.", "mlp.fc2."),
+    ("mlp.fc1.", "mlp.fc1."),
+    ("mlp.fc2.", "mlp.fc2."),
 ];
 
 /// Names within a block of CLIP's image tower.

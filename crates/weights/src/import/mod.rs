@@ -9,11 +9,13 @@
 //! | file | holds |
 //! |---|---|
 //! | [`options`] | what a caller may say about it |
+//! | `folder` | what the files beside it say about it |
 //! | `recognition` | who published it, by names and shapes |
 //! | [`source`] | what is known of each publisher: layout, preprocessing, licenses |
 //! | [`hugging_face`] | names of Hugging Face's transformers to timm's |
 //! | [`names`] | foreign names and layouts to ours |
 //! | [`sizes`] | the configuration from the shapes |
+//! | `windows` | windows of a Swin from its bias tables |
 //! | [`resample`] | tables and position embeddings of another size |
 //! | [`report`] | matched, missing and unexpected keys |
 
@@ -23,7 +25,7 @@ use burn::tensor::Device;
 use clasp_data::image::Filter;
 use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes};
 use clasp_model::layers::Rng;
-use clasp_model::swin::WindowPadding;
+use clasp_model::vit::Pool;
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
@@ -31,8 +33,11 @@ use crate::error::WeightsError;
 use crate::finetuned;
 use crate::state::{HostTensor, StateDict};
 use crate::tensors::TensorFile;
+use folder::FolderConfig;
 use hugging_face::TimmNames;
+use recognition::RecognizedCheckpoint;
 
+mod folder;
 pub mod hugging_face;
 pub mod names;
 pub mod options;
@@ -41,7 +46,9 @@ pub mod report;
 pub mod resample;
 pub mod sizes;
 pub mod source;
+mod windows;
 
+pub(crate) use folder::STATED_BESIDE;
 pub use options::ImportOptions;
 pub use report::ImportReport;
 pub use source::CheckpointSource;
@@ -240,9 +247,60 @@ fn open_published(
     let path = file.path().to_owned();
     let wrong = |problem: String| WeightsError::format(&path, problem);
     let view = TimmNames::new(file.shapes());
-    let recognized = recognition::recognize(&view.shapes, options).map_err(wrong)?;
+    let folder = FolderConfig::beside(&path, view.family)?;
+    let options = &folder.complete(options, view.family).map_err(wrong)?;
+    let recognized = recognition::recognize(&view, options).map_err(wrong)?;
     let source = recognized.source;
     let mut report = ImportReport::new(source, &file, &recognized.prefix);
+    let mut state = read_renamed(&mut file, view, &recognized, &mut report)?;
+    names::convert(source.layout(), &mut state, options.size).map_err(wrong)?;
+    if state.is_empty() {
+        return Err(wrong(format!("nothing of a backbone\n{report}")));
+    }
+    if let Some((name, count)) = not_finite(&state) {
+        return Err(wrong(format!(
+            "`{name}`: {count} of its numbers are not finite (NaN or infinite), as after a training that diverged\n\
+             hint: take an earlier checkpoint"
+        )));
+    }
+    let (mut sizes, assumed) =
+        sizes::derive(source.layout(), source, recognized.traits, &state, options)
+            .map_err(wrong)?;
+    if let (Sizes::Vit(vit), true) = (&mut sizes, folder.mean_pool) {
+        vit.pool = Pool::Mean;
+    }
+    report.assumed.extend(assumed);
+    report
+        .assumed
+        .extend(assumptions(&recognized, &sizes, options));
+    let origin = path.file_name().map_or_else(String::new, |name| {
+        format!("{}: {}", name.to_string_lossy(), source.describe())
+    });
+    let solider = state.contains_key("semantic_embed_w.0.weight");
+    let mut meta = BackboneMeta {
+        origin,
+        ..published_meta(source, sizes, solider, &recognized.prefix, options)
+    };
+    meta.licenses = folder.licenses(source.licenses());
+    meta.mean = folder.mean.unwrap_or(meta.mean);
+    meta.std = folder.std.unwrap_or(meta.std);
+    if let Some(padding) = folder.window_padding(file.metadata()) {
+        meta.config.padding = padding;
+    }
+    Ok(RenamedCheckpoint {
+        state,
+        meta,
+        report,
+    })
+}
+
+/// Reads the tensors of the backbone in our names; the others are left out.
+fn read_renamed(
+    file: &mut TensorFile,
+    view: TimmNames,
+    recognized: &RecognizedCheckpoint,
+    report: &mut ImportReport,
+) -> Result<StateDict, WeightsError> {
     let mut state = StateDict::new();
     for (name, places) in view.places {
         let Some(inner) = name.strip_prefix(&recognized.prefix) else {
@@ -251,8 +309,12 @@ fn open_published(
                 .for_each(|name| report.leave_out("outside the backbone", name));
             continue;
         };
-        match names::rename(source.layout(), inner, recognized.stages) {
+        match names::rename(recognized.source.layout(), inner, recognized.stages) {
             names::Name::Is(ours) => {
+                let ours = match ours.strip_prefix("fc_norm.") {
+                    Some(rest) if recognized.traits.fc_norm => format!("norm.{rest}"),
+                    _ => ours,
+                };
                 let mut joined = HostTensor::default();
                 for place in &places {
                     let mut part = file.read(place)?;
@@ -272,44 +334,42 @@ fn open_published(
             }
         }
     }
-    names::convert(source.layout(), &mut state, options.size).map_err(wrong)?;
-    if state.is_empty() {
-        return Err(wrong(format!("nothing of a backbone\n{report}")));
-    }
-    if let Some((name, count)) = not_finite(&state) {
-        return Err(wrong(format!(
-            "`{name}`: {count} of its numbers are not finite (NaN or infinite), as after a training that diverged\n\
-             hint: take an earlier checkpoint"
-        )));
-    }
-    let sizes = sizes::derive(source.layout(), source, &state, options).map_err(wrong)?;
-    if let (Sizes::Vit(vit), None) = (&sizes, options.heads) {
-        report.assumed.push(format!(
+    Ok(state)
+}
+
+/// What a file does not show and is taken from published networks.
+fn assumptions(
+    recognized: &RecognizedCheckpoint,
+    sizes: &Sizes,
+    options: &ImportOptions,
+) -> Vec<String> {
+    let mut assumed = Vec::new();
+    if let (Sizes::Vit(vit), None) = (sizes, options.heads) {
+        assumed.push(format!(
             "{} attention heads, as published networks of width {} have; heads do not show in a file, and with another \
              number every feature is wrong: --heads N",
             vit.num_heads, vit.embed_dim
         ));
     }
-    if matches!(source, CheckpointSource::TimmVit | CheckpointSource::Dino) && recognized.upright {
-        report.assumed.push(
+    if recognized.traits.fc_norm {
+        assumed.push(
+            "the mean of the patches, then the norm `fc_norm`, as the feature (timm's global_pool=\"avg\"); a pooling by the \
+             largest value does not show"
+                .to_owned(),
+        );
+    }
+    if matches!(
+        recognized.source,
+        CheckpointSource::TimmVit | CheckpointSource::Dino
+    ) && recognized.upright
+    {
+        assumed.push(
             "ImageNet's mean and standard deviation; the file is of images higher than wide, as TransReID-SSL's, and does \
              not say whose it is: --as transreid-ssl"
                 .to_owned(),
         );
     }
-    let origin = path.file_name().map_or_else(String::new, |name| {
-        format!("{}: {}", name.to_string_lossy(), source.describe())
-    });
-    let solider = state.contains_key("semantic_embed_w.0.weight");
-    let meta = BackboneMeta {
-        origin,
-        ..published_meta(source, sizes, solider, &recognized.prefix, options)
-    };
-    Ok(RenamedCheckpoint {
-        state,
-        meta,
-        report,
-    })
+    assumed
 }
 
 /// Metadata of a published backbone, found under `prefix`; with `solider` it has SOLIDER's
@@ -323,9 +383,7 @@ fn published_meta(
 ) -> BackboneMeta {
     let size = options.size.unwrap_or_else(|| source.size(&sizes, prefix));
     let mut config = BackboneConfig::of_sizes(sizes);
-    if source.layout() != names::Layout::OpenMmlabSwin {
-        config.padding = WindowPadding::Classification;
-    }
+    config.padding = source.window_padding();
     if solider {
         config.adapter = Adapter::Lambda(LambdaConfig::default());
     }

@@ -46,6 +46,9 @@ pub fn rename(layout: Layout, name: &str, stages: usize) -> Name {
     if matches!(first, "head" | "fc" | "pre_logits" | "head_dist") {
         return Name::LeftOut(CLASSIFIER);
     }
+    if name == "mask_token" && layout != Layout::Vit {
+        return Name::LeftOut(DECODER);
+    }
     match layout {
         Layout::TimmSwin => Name::Is(name.to_owned()),
         Layout::MicrosoftSwin => Name::Is(later_downsample("layers", first, rest, name)),
@@ -54,8 +57,15 @@ pub fn rename(layout: Layout, name: &str, stages: usize) -> Name {
             if first.starts_with("decoder_") || first == "mask_token" {
                 return Name::LeftOut(DECODER);
             }
-            if first == "register_tokens" {
+            // A distillation token is a register here.
+            if matches!(first, "register_tokens" | "dist_token") {
                 return Name::Is("reg_token".to_owned());
+            }
+            // LayerScale in DeiT-III's own files.
+            for (theirs, ours) in [(".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma")] {
+                if let Some(block) = name.strip_suffix(theirs) {
+                    return Name::Is(format!("{block}{ours}"));
+                }
             }
             // DINOv2 may keep its blocks in chunks: `blocks.CHUNK.BLOCK.attn…`.
             if first == "blocks"
@@ -176,7 +186,7 @@ fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), Str
     };
     let (class, registers) = (length(state, "cls_token")?, length(state, "reg_token")?);
     let positions = length(state, "pos_embed")?;
-    if registers == 0 || positions == 0 || class > 1 {
+    if positions == 0 || class > 1 || (registers == 0 && class == 0) {
         return Ok(());
     }
     let patch = match state
@@ -191,8 +201,9 @@ fn vit_tokens(state: &mut StateDict, size: Option<[usize; 2]>) -> Result<(), Str
         rows.checked_mul(columns)
     });
     let is_grid = |count: usize| known == Some(count) || sides(count).is_some();
-    // timm with registers: position embeddings of all tokens, or of the patches alone.
-    if positions > class + registers && is_grid(positions - class - registers) {
+    // timm with registers, and distilled DeiT: position embeddings of all tokens. timm with
+    // `no_embed_class`, and DeiT-III: of the patches alone.
+    if registers > 0 && positions > class + registers && is_grid(positions - class - registers) {
         let Some(table) = state.get_mut("pos_embed") else {
             return Ok(());
         };

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use clasp_model::moe::is_moe;
 
+use super::hugging_face::TimmNames;
 use super::names::sides;
 use super::options::ImportOptions;
 use super::source::CheckpointSource;
@@ -18,16 +19,37 @@ pub(crate) struct RecognizedCheckpoint {
     pub stages: usize,
     /// Whether a ViT's position embeddings are of images that are not square.
     pub upright: bool,
+    /// What its tensors say about how a ViT computes its features.
+    pub traits: VitTraits,
+}
+
+/// What shows in a ViT's names and not in the shapes of what is left of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct VitTraits {
+    /// The last norm follows the pooling.
+    pub fc_norm: bool,
+    /// It has DeiT's distillation token.
+    pub distilled: bool,
+    /// transformers runs it: images are cropped to whole patches.
+    pub transformers: bool,
 }
 
 /// The tensor that every backbone here begins with, in its two names.
 const FIRST: [&str; 2] = ["patch_embed.proj.weight", "patch_embed.projection.weight"];
 
+const CONVOLUTIONAL_STEM: &str = "a ViT with a stem of convolutions (TransReID-SSL's ICS), which clasp does not have\n\
+     hint: the checkpoint of the same repository without ICS can be read";
+
+const CLIP_WITHOUT_ACTIVATION: &str = "the image tower of a CLIP, and its activation does not show in its names and shapes\n\
+     hint: put its config.json or open_clip_config.json beside it; or --as clip-openai (QuickGELU: OpenAI's, and models called \
+     `quickgelu`) or --as clip-open (GELU: LAION's and most others). To label images with it: clasp label IMAGES --clip FOLDER";
+
 /// Says who published tensors of these names and shapes.
 pub(crate) fn recognize(
-    shapes: &BTreeMap<String, Vec<usize>>,
+    names: &TimmNames,
     options: &ImportOptions,
 ) -> Result<RecognizedCheckpoint, String> {
+    let shapes = &names.shapes;
     if shapes.is_empty() {
         return Err(
             "no tensors\nhint: a file of a whole model holds objects; save `model.state_dict()`"
@@ -79,24 +101,16 @@ pub(crate) fn recognize(
         None if has("layers.0.blocks.0.attn.relative_position_bias_table") => {
             match has("layers.0.downsample.reduction.weight") {
                 _ if shapes.keys().any(|name| is_moe(name)) => CheckpointSource::Clasp,
+                true if names.family.is_transformers() => CheckpointSource::TransformersSwin,
                 true => CheckpointSource::MicrosoftSwin,
                 false => CheckpointSource::TimmSwin,
             }
         }
         None if any("patch_embed.conv.") => {
-            return Err(
-                "a ViT with a stem of convolutions (TransReID-SSL's ICS), which clasp does not have\n\
-                 hint: the checkpoint of the same repository without ICS can be read"
-                    .to_owned(),
-            );
+            return Err(CONVOLUTIONAL_STEM.to_owned());
         }
         None if has("norm_pre.weight") => {
-            return Err(
-                "the image tower of a CLIP, and its activation does not show in its names and shapes\n\
-                 hint: --as clip-openai (QuickGELU: OpenAI's, and models called `quickgelu`) or --as clip-open (GELU: LAION's and most \
-                 others; config.json says `hidden_act`). To label images with it: clasp label IMAGES --clip FOLDER"
-                    .to_owned(),
-            );
+            return Err(CLIP_WITHOUT_ACTIVATION.to_owned());
         }
         None if any("blocks.") && (has("pos_embed") || has("part_token1")) => {
             vit(shapes, prefix, training)
@@ -108,6 +122,11 @@ pub(crate) fn recognize(
         prefix: prefix.to_owned(),
         stages,
         upright: is_upright(shapes, prefix),
+        traits: VitTraits {
+            fc_norm: has("fc_norm.weight") && !has("norm.weight"),
+            distilled: has("dist_token"),
+            transformers: names.family.is_transformers(),
+        },
     })
 }
 
@@ -117,7 +136,13 @@ fn is_upright(shapes: &BTreeMap<String, Vec<usize>>, prefix: &str) -> bool {
     let has = |name: &str| shapes.contains_key(&format!("{prefix}{name}"));
     match shapes.get(&format!("{prefix}pos_embed")).map(Vec::as_slice) {
         Some([1, count, _]) => {
-            let patches = count - usize::from(has("cls_token")).min(*count);
+            let tokens = usize::from(has("cls_token")) + usize::from(has("dist_token"));
+            let patches = count - tokens.min(*count);
+            // DeiT-III's are of patches alone.
+            let patches = match (sides(patches), sides(*count)) {
+                (None, Some(_)) => *count,
+                _ => patches,
+            };
             sides(patches).is_none_or(|[rows, columns]| rows != columns)
         }
         _ => false,

@@ -2,11 +2,10 @@
 //!
 //! A relative-position table of another window is resampled as Microsoft's and SOLIDER's code do it
 //! (`interpolate(mode="bicubic")`: cubic with a = −3/4, edges repeated); position embeddings of a
-//! ViT as timm does (`interpolate(mode="bicubic", antialias=True)`: a = −1/2, widened when
-//! shrinking), which is also what the network does while running.
+//! ViT as the network itself does while running ([`Resampling`](clasp_model::layers::Resampling)).
 
 use clasp_model::backbone::Sizes;
-use clasp_model::layers::resample_matrix;
+use clasp_model::layers::bicubic_matrix;
 
 use super::report::Change;
 use crate::state::{HostTensor, StateDict};
@@ -17,19 +16,21 @@ pub fn fit(state: &mut StateDict, from: &Sizes, to: &Sizes) -> Vec<Change> {
     for (name, array) in state.iter_mut() {
         let fitted = match (from, to) {
             (Sizes::Swin(from), Sizes::Swin(to))
-                if name.ends_with("relative_position_bias_table")
-                    && from.window_size != to.window_size =>
+                if name.ends_with("relative_position_bias_table") =>
             {
-                let [from, to] = [from.window_size, to.window_size].map(|window| 2 * window - 1);
-                let matrix = cubic_matrix(from, to);
-                grid(array, 0, [from, from], [to, to], [&matrix, &matrix])
+                let windows = stage(name).map(|stage| [from, to].map(|s| s.stage_window(stage)));
+                windows.filter(|[from, to]| from != to).and_then(|windows| {
+                    let [from, to] = windows.map(|window| window.map(|side| 2 * side - 1));
+                    let [rows, columns] = [0, 1].map(|axis| bicubic_matrix(from[axis], to[axis]));
+                    grid(array, 0, from, to, [&rows, &columns])
+                })
             }
             (Sizes::Vit(from), Sizes::Vit(to))
                 if name == "pos_embed" && from.grid() != to.grid() =>
             {
                 let (from_grid, to_grid) = (from.grid(), to.grid());
-                let [rows, columns] =
-                    [0, 1].map(|axis| resample_matrix(from_grid[axis], to_grid[axis]));
+                let matrix = |axis: usize| from.resampling.matrix(from_grid[axis], to_grid[axis]);
+                let [rows, columns] = [0, 1].map(matrix);
                 let prefix = usize::from(from.class_token);
                 grid(array, prefix, from_grid, to_grid, [&rows, &columns])
             }
@@ -47,9 +48,18 @@ pub fn fit(state: &mut StateDict, from: &Sizes, to: &Sizes) -> Vec<Change> {
     changes
 }
 
+/// The stage in a name `layers.STAGE.…`.
+fn stage(name: &str) -> Option<usize> {
+    name.strip_prefix("layers.")?
+        .split('.')
+        .next()?
+        .parse()
+        .ok()
+}
+
 /// Resamples [.., prefix + rows·columns, channels] by a matrix [to, from] for each direction; none
 /// where the shape is another.
-fn grid(
+pub(crate) fn grid(
     array: &HostTensor,
     prefix: usize,
     from: [usize; 2],
@@ -91,25 +101,4 @@ fn grid(
     let mut shape = leading.to_vec();
     shape.extend([prefix + to[0] * to[1], channels]);
     Some(HostTensor { shape, data })
-}
-
-/// The matrix [to, from] of PyTorch's bicubic interpolation without antialias: Keys' kernel with a
-/// = −3/4 over the four neighbors, those beyond the edge repeated.
-pub fn cubic_matrix(from: usize, to: usize) -> Vec<f32> {
-    const A: f64 = -0.75;
-    let near = |x: f64| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
-    let far = |x: f64| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
-    let scale = from as f64 / to as f64;
-    let mut matrix = vec![0f32; to * from];
-    for (row, line) in matrix.chunks_exact_mut(from).enumerate() {
-        let place = scale * (row as f64 + 0.5) - 0.5;
-        let first = place.floor();
-        let t = place - first;
-        let weights = [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)];
-        for (offset, weight) in [-1.0, 0.0, 1.0, 2.0].into_iter().zip(weights) {
-            let column = (first + offset).clamp(0.0, (from - 1) as f64) as usize;
-            line[column] += weight as f32;
-        }
-    }
-    matrix
 }

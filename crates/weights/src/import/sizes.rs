@@ -1,12 +1,15 @@
 //! The configuration from the shapes.
 
 use clasp_model::backbone::Sizes;
+use clasp_model::layers::Resampling;
 use clasp_model::swin::SwinSizes;
 use clasp_model::vit::{Pool, VitSizes};
 
 use super::names::{Layout, sides};
 use super::options::ImportOptions;
+use super::recognition::VitTraits;
 use super::source::CheckpointSource;
+use super::windows::{StageWindows, stage_windows};
 use crate::state::StateDict;
 
 /// Width, hidden channels and heads of published ViTs. A width alone does not say: an old ViT-S has
@@ -20,16 +23,21 @@ const HEADS: [[usize; 3]; 6] = [
     [1280, 5120, 16],
 ];
 
-/// Sizes of the network whose tensors these are, in our names.
-pub fn derive(
+/// Sizes of the network whose tensors these are, in our names, and what they do not show and was
+/// assumed.
+pub(super) fn derive(
     layout: Layout,
     source: CheckpointSource,
+    traits: VitTraits,
     state: &StateDict,
     options: &ImportOptions,
-) -> Result<Sizes, String> {
+) -> Result<(Sizes, Option<String>), String> {
     match layout {
-        Layout::Vit => vit(source, state, options).map(Sizes::Vit),
-        _ => swin(state).map(Sizes::Swin),
+        Layout::Vit => Ok((Sizes::Vit(vit(source, traits, state, options)?), None)),
+        _ => {
+            let (sizes, assumed) = swin(state, options.size)?;
+            Ok((Sizes::Swin(sizes), assumed))
+        }
     }
 }
 
@@ -54,7 +62,10 @@ fn count(state: &StateDict, name: &str) -> usize {
         .count()
 }
 
-fn swin(state: &StateDict) -> Result<SwinSizes, String> {
+fn swin(
+    state: &StateDict,
+    image: Option<[usize; 2]>,
+) -> Result<(SwinSizes, Option<String>), String> {
     let patch = shape(state, "patch_embed.proj.weight")?;
     let &[embed_dim, 3, patch_size, width] = patch else {
         return Err(format!(
@@ -66,6 +77,11 @@ fn swin(state: &StateDict) -> Result<SwinSizes, String> {
             "`patch_embed.proj.weight`: expected square patches, found {patch_size}x{width}"
         ));
     }
+    if state.contains_key("pos_embed") {
+        return Err(
+            "`pos_embed`: absolute position embeddings, which a Swin does not have here".to_owned(),
+        );
+    }
     let stages = count(state, "layers");
     let mut sizes = SwinSizes {
         patch_size,
@@ -73,9 +89,11 @@ fn swin(state: &StateDict) -> Result<SwinSizes, String> {
         depths: Vec::new(),
         num_heads: Vec::new(),
         window_size: 0,
+        windows: Vec::new(),
         mlp_ratio: 0,
         merging: Vec::new(),
     };
+    let mut rows = Vec::with_capacity(stages);
     for stage in 0..stages {
         sizes
             .depths
@@ -88,21 +106,7 @@ fn swin(state: &StateDict) -> Result<SwinSizes, String> {
                 "`{name}`: expected [positions, heads], found {table:?}"
             ));
         };
-        let side = positions.isqrt();
-        if side * side != positions || side.is_multiple_of(2) {
-            return Err(format!(
-                "`{name}`: expected the square of an odd number of positions, found {positions}"
-            ));
-        }
-        let window = side.div_ceil(2);
-        if stage == 0 {
-            sizes.window_size = window;
-        } else if sizes.window_size != window {
-            return Err(format!(
-                "windows of {} and, in stage {stage}, {window}: all stages have one window here",
-                sizes.window_size
-            ));
-        }
+        rows.push(positions);
         sizes.num_heads.push(heads);
     }
     let fc1 = shape(state, "layers.0.blocks.0.mlp.fc1.weight")?;
@@ -114,11 +118,56 @@ fn swin(state: &StateDict) -> Result<SwinSizes, String> {
             ));
         }
     };
-    Ok(sizes)
+    let StageWindows { windows, assumed } = stage_windows(&rows, patch_size, image)?;
+    let whole = windows.first().copied().unwrap_or([1; 2]);
+    sizes.window_size = whole[0];
+    if windows.iter().any(|window| *window != [whole[0]; 2]) {
+        sizes.windows = windows;
+    }
+    Ok((sizes, assumed))
+}
+
+/// Height and width in pixels of the images that a ViT's position embeddings are of.
+fn vit_image(
+    state: &StateDict,
+    [width, patch]: [usize; 2],
+    class_token: bool,
+    image: Option<[usize; 2]>,
+) -> Result<[usize; 2], String> {
+    let positions = shape(state, "pos_embed")?;
+    let patches = match positions {
+        [1, count, w] if *w == width && *count > usize::from(class_token) => {
+            count - usize::from(class_token)
+        }
+        _ => {
+            return Err(format!(
+                "`pos_embed`: expected [1, tokens, {width}], found {positions:?}"
+            ));
+        }
+    };
+    let wanted = image.map(|size| size.map(|side| side.div_ceil(patch)));
+    let grid = match (sides(patches), wanted) {
+        // Of a square both readings are common; of other counts the size that is asked for says.
+        (Some([rows, columns]), _) if rows == columns => [rows, columns],
+        (_, Some([rows, columns])) if rows.checked_mul(columns) == Some(patches) => [rows, columns],
+        (Some(grid), _) => grid,
+        (None, _) => {
+            return Err(format!(
+                "`pos_embed` holds {patches} patches, neither a square nor twice as high as wide\n\
+                 hint: --size HxW of the images that it was trained on"
+            ));
+        }
+    };
+    let image = grid.map(|side| side.checked_mul(patch));
+    let [Some(height), Some(wide)] = image else {
+        return Err(format!("a grid of {grid:?} patches of {patch}"));
+    };
+    Ok([height, wide])
 }
 
 fn vit(
     source: CheckpointSource,
+    traits: VitTraits,
     state: &StateDict,
     options: &ImportOptions,
 ) -> Result<VitSizes, String> {
@@ -156,38 +205,9 @@ fn vit(
         Some([1, count, _]) => *count,
         _ => 0,
     };
-    let positions = shape(state, "pos_embed")?;
-    let patches = match positions {
-        [1, count, w] if *w == width && *count > usize::from(class_token) => {
-            count - usize::from(class_token)
-        }
-        _ => {
-            return Err(format!(
-                "`pos_embed`: expected [1, tokens, {width}], found {positions:?}"
-            ));
-        }
-    };
-    let wanted = options
-        .size
-        .map(|size| size.map(|side| side.div_ceil(patch)));
-    let grid = match (sides(patches), wanted) {
-        // Of a square both readings are common; of other counts the size that is asked for says.
-        (Some([rows, columns]), _) if rows == columns => [rows, columns],
-        (_, Some([rows, columns])) if rows.checked_mul(columns) == Some(patches) => [rows, columns],
-        (Some(grid), _) => grid,
-        (None, _) => {
-            return Err(format!(
-                "`pos_embed` holds {patches} patches, neither a square nor twice as high as wide\n\
-                 hint: --size HxW of the images that it was trained on"
-            ));
-        }
-    };
-    let image = grid.map(|side| side.checked_mul(patch));
-    let [Some(height), Some(wide)] = image else {
-        return Err(format!("a grid of {grid:?} patches of {patch}"));
-    };
+    let image_size = vit_image(state, [width, patch], class_token, options.size)?;
     Ok(VitSizes {
-        image_size: [height, wide],
+        image_size,
         patch_size: patch,
         embed_dim: width,
         depth: count(state, "blocks"),
@@ -199,10 +219,20 @@ fn vit(
         layer_scale: state.contains_key("blocks.0.ls1.gamma"),
         pool: match source {
             CheckpointSource::Mae | CheckpointSource::Hap => Pool::Mean,
+            _ if traits.fc_norm => Pool::Mean,
+            _ if traits.distilled => Pool::Distilled,
             _ if !class_token => Pool::Mean,
             _ => Pool::Class,
         },
         pre_norm: state.contains_key("norm_pre.weight"),
         quick_gelu: source == CheckpointSource::ClipOpenAi,
+        fc_norm: traits.fc_norm,
+        // transformers' DINOv2 with registers alone has the antialiased form.
+        resampling: if traits.transformers && registers == 0 {
+            Resampling::Bicubic
+        } else {
+            Resampling::Antialiased
+        },
+        crop: traits.transformers,
     })
 }

@@ -4,8 +4,10 @@ use std::fmt;
 use std::str::FromStr;
 
 use clasp_model::backbone::Sizes;
+use clasp_model::swin::WindowPadding;
 
 use super::names::Layout;
+use super::windows::image_size;
 
 /// ImageNet's mean and standard deviation, of values 0 to 1.
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -35,6 +37,8 @@ pub enum CheckpointSource {
     MicrosoftSwin,
     /// timm's Swin.
     TimmSwin,
+    /// Microsoft's Swin, or another, in the names of Hugging Face's transformers.
+    TransformersSwin,
     /// DINO's ViT: its training checkpoint.
     Dino,
     /// DINOv2's ViT.
@@ -57,7 +61,7 @@ pub enum CheckpointSource {
 
 impl CheckpointSource {
     /// Every source.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Clasp,
         Self::SoliderFull,
         Self::Solider,
@@ -65,6 +69,7 @@ impl CheckpointSource {
         Self::OpenMmlabSwin,
         Self::MicrosoftSwin,
         Self::TimmSwin,
+        Self::TransformersSwin,
         Self::Dino,
         Self::DinoV2,
         Self::TransReidSsl,
@@ -86,6 +91,7 @@ impl CheckpointSource {
             Self::OpenMmlabSwin => "openmmlab-swin",
             Self::MicrosoftSwin => "microsoft-swin",
             Self::TimmSwin => "timm-swin",
+            Self::TransformersSwin => "transformers-swin",
             Self::Dino => "dino",
             Self::DinoV2 => "dinov2",
             Self::TransReidSsl => "transreid-ssl",
@@ -108,6 +114,7 @@ impl CheckpointSource {
             Self::OpenMmlabSwin => "Swin in OpenMMLab's names",
             Self::MicrosoftSwin => "Swin of Microsoft (ImageNet)",
             Self::TimmSwin => "Swin of timm",
+            Self::TransformersSwin => "Swin of Hugging Face's transformers",
             Self::Dino => "DINO ViT, training checkpoint",
             Self::DinoV2 => "DINOv2 ViT",
             Self::TransReidSsl => "TransReID-SSL ViT",
@@ -126,7 +133,7 @@ impl CheckpointSource {
             Self::SoliderFull | Self::Solider | Self::SoliderTask | Self::OpenMmlabSwin => {
                 Layout::OpenMmlabSwin
             }
-            Self::MicrosoftSwin => Layout::MicrosoftSwin,
+            Self::MicrosoftSwin | Self::TransformersSwin => Layout::MicrosoftSwin,
             Self::Clasp | Self::TimmSwin => Layout::TimmSwin,
             Self::Dino
             | Self::DinoV2
@@ -137,6 +144,18 @@ impl CheckpointSource {
             | Self::TimmVit
             | Self::ClipOpenAi
             | Self::ClipOpen => Layout::Vit,
+        }
+    }
+
+    /// How windows lie on a map in its program. Microsoft's own code takes no images but those it
+    /// was made for; at others its weights are run by timm.
+    pub(crate) fn window_padding(self) -> WindowPadding {
+        match self.layout() {
+            Layout::OpenMmlabSwin => WindowPadding::Detection,
+            Layout::TimmSwin if self == Self::Clasp => WindowPadding::Detection,
+            Layout::MicrosoftSwin if self == Self::TransformersSwin => WindowPadding::Transformers,
+            Layout::MicrosoftSwin | Layout::TimmSwin => WindowPadding::Timm,
+            Layout::Vit => WindowPadding::default(),
         }
     }
 
@@ -156,8 +175,7 @@ impl CheckpointSource {
         match (self, sizes) {
             (Self::SoliderTask, _) if prefix.ends_with("base.") => [384, 128],
             (Self::SoliderFull | Self::Solider | Self::SoliderTask, _) => [256, 128],
-            // ImageNet's: the last map is one window.
-            (_, Sizes::Swin(sizes)) => [32 * sizes.window_size; 2],
+            (_, Sizes::Swin(sizes)) => image_size(sizes),
             (_, Sizes::Vit(sizes)) => sizes.image_size,
         }
     }
@@ -197,6 +215,18 @@ impl CheckpointSource {
                 "weights: Microsoft's are MIT, as timm records it; see the model card of others",
                 "data: ImageNet-1k or -22k, under its terms of access",
             ],
+            Self::TransformersSwin => [
+                "code: transformers, Apache-2.0",
+                "weights: see the model card; Microsoft's are MIT, as timm records it",
+                "data: see the model card; ImageNet-1k or -22k, under its terms of access, for Microsoft's",
+            ],
+            _ => self.vit_licenses(),
+        }
+    }
+
+    /// The same of those that publish ViTs.
+    fn vit_licenses(self) -> [&'static str; 3] {
+        match self {
             Self::Dino => [
                 "code: DINO, Apache-2.0",
                 "weights: none is recorded here apart from the code's; ask the authors",
@@ -237,7 +267,7 @@ impl CheckpointSource {
                 "weights: see the model card",
                 "data: see the model card",
             ],
-            Self::TimmVit => [
+            _ => [
                 "code: timm, Apache-2.0",
                 "weights: see the model card; the names are the same for timm's and DINO's",
                 "data: see the model card",

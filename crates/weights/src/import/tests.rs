@@ -14,9 +14,17 @@ use crate::backbone::{read_backbone_meta, save_backbone};
 use crate::checkpoint::{self, Metadata};
 use crate::testing::{check_features, filled, golden, noise, parameter, worst};
 
+mod families;
+mod folders;
+
 /// Names and shapes as a source publishes them.
 fn shapes(source: &str) -> BTreeMap<String, Vec<usize>> {
-    let text = fs::read_to_string(golden("import.json")).unwrap();
+    shapes_in("import.json", source)
+}
+
+/// The same of a file of names and shapes.
+fn shapes_in(file: &str, source: &str) -> BTreeMap<String, Vec<usize>> {
+    let text = fs::read_to_string(golden(file)).unwrap();
     let mut all: BTreeMap<String, BTreeMap<String, Vec<usize>>> =
         serde_json::from_str(&text).unwrap();
     all.remove(source).unwrap()
@@ -24,11 +32,15 @@ fn shapes(source: &str) -> BTreeMap<String, Vec<usize>> {
 
 /// A checkpoint of a source, in memory.
 fn state(source: &str) -> StateDict {
+    filled_with_noise(shapes(source))
+}
+
+fn filled_with_noise(shapes: BTreeMap<String, Vec<usize>>) -> StateDict {
     let named = |(name, shape): (String, Vec<usize>)| {
         let array = parameter(&name, &shape);
         (name, array)
     };
-    shapes(source).into_iter().map(named).collect()
+    shapes.into_iter().map(named).collect()
 }
 
 fn import_state(state: &StateDict, options: &ImportOptions) -> Result<Imported, WeightsError> {
@@ -495,8 +507,13 @@ fn what_is_no_backbone_is_named() {
         &["--heads"],
     );
     let table = "layers.1.blocks.0.attn.relative_position_bias_table";
-    changed("timm-swin", table, &[48, 2], &["odd number"]);
-    changed("timm-swin", table, &[25, 2], &["one window"]);
+    changed("timm-swin", table, &[48, 2], &["two odd numbers"]);
+    changed(
+        "timm-swin",
+        "layers.3.blocks.0.attn.relative_position_bias_table",
+        &[33, 4],
+        &["layers.3", "--size"],
+    );
     changed(
         "timm-swin",
         "patch_embed.proj.weight",

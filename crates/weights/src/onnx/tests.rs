@@ -95,7 +95,7 @@ fn backbones_leave_in_every_form() {
     });
     let lambda = Adapter::Lambda(LambdaConfig::default());
     let folded = Prompt::Folded("identity=0.7,part=0.3".parse().unwrap());
-    use WindowPadding::{Classification, Detection};
+    use WindowPadding::{Classification, Detection, Timm};
     let cases = [
         ("swin-pico", Adapter::None, Detection, folded, [64, 32]),
         ("swin-pico", moe.clone(), Detection, folded, [64, 32]),
@@ -116,6 +116,8 @@ fn backbones_leave_in_every_form() {
             [64, 32],
         ),
         ("swin-pico", lambda, Detection, folded, [64, 32]),
+        // Windows as small as the maps, with biases of their own.
+        ("swin-pico", moe.clone(), Timm, Prompt::Input, [64, 32]),
         ("swin-pico", merged.clone(), Detection, folded, [64, 32]),
         (
             "vit-pico",

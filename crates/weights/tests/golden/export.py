@@ -23,7 +23,7 @@ for path in sorted((here / "export").glob("*.safetensors")):
     scope = {"FILE": str(path)}
     exec(python, scope)
     model = scope["model"].eval()
-    height, width = (128, 64) if path.stem == "swin_detection" else (100, 60)
+    height, width = (128, 64) if path.stem in ("swin_detection", "swin_timm") else (100, 60)
     images = noise(f"images {height}x{width}", (1, 3, height, width)) * 2.0
     with torch.no_grad():
         x = model.forward_features(images)

@@ -1,7 +1,7 @@
 """Writes import.json: names and shapes of small checkpoints as each source publishes them; import.safetensors: what
 the original networks compute; solider_full.pth: one such checkpoint as torch.save writes it.
 
-Made with torch 2.15.0, timm 1.0.31, transformers 5.23.0, open_clip_torch 3.3.0, safetensors 0.8.0, numpy 2.4.6:
+Made with torch 2.15.0, timm 1.0.31, transformers 5.24.0, open_clip_torch 3.3.0, safetensors 0.8.0, numpy 2.4.6:
     runs/goldens.sh weights/import
 
 Values are not stored: both sides fill a tensor from a hash of its name (FNV-1a, then SplitMix64), in the names of the
@@ -26,35 +26,16 @@ from safetensors.torch import load_file, save_file
 from timm.models import swin_transformer, vision_transformer
 
 from golden_noise import noise  # runs/, which runs/goldens.sh adds to the path
+from golden_weights import images, parameter, shapes_of
 
 here = Path(__file__).parent
 NAMES, GOLDEN = {}, {}
-
-
-def parameter(name, shape):
-    """Norms near 1, biases small, tables and tokens of half a unit, weights of variance 1 / inputs."""
-    u = noise(name, shape)
-    if "norm" in name and name.endswith("weight"):
-        return 1.0 + 0.1 * u
-    if name.endswith("bias"):
-        return 0.1 * u
-    if name.endswith(("relative_position_bias_table", "pos_embed", "_pos", "_token", "_tokens")) or "part_token" in name:
-        return 0.5 * u
-    return u * (3.0 / int(np.prod(shape[1:]))) ** 0.5
 
 
 def published(source, shapes):
     """Keeps names and shapes; gives the values under the names."""
     NAMES[source] = {name: list(shape) for name, shape in shapes.items()}
     return {name: parameter(name, tuple(shape)) for name, shape in shapes.items()}
-
-
-def shapes_of(state):
-    return {name: tuple(value.shape) for name, value in state.items()}
-
-
-def images(height, width):
-    return noise(f"images {height}x{width}", (1, 3, height, width)) * 2.0
 
 
 # --- Swin ---------------------------------------------------------------------------------------------------
@@ -73,8 +54,15 @@ def keep_swin(source, x):
     GOLDEN[f"{source} map"] = x.permute(0, 3, 1, 2)
 
 
-model = swin(5)
-model.load_state_dict(published("timm-swin", shapes_of(model.state_dict())), strict=True)
+def timm_swin(state):
+    """timm's model for images of 128x64, whose windows are no larger than its maps."""
+    sized = swin_transformer.SwinTransformer(**SWIN, num_classes=5, img_size=(128, 64)).eval()
+    sized.load_state_dict(swin_transformer.checkpoint_filter_fn(state, sized), strict=True)
+    return sized
+
+
+shapes = shapes_of(swin(5).state_dict())
+model = timm_swin(published("timm-swin", shapes))
 with torch.no_grad():
     keep_swin("timm-swin", model.forward_features(images(128, 64)))
 
@@ -86,7 +74,7 @@ def earlier(name):
     return name
 
 
-shapes = {earlier(n).replace("head.fc", "head"): s for n, s in shapes_of(model.state_dict()).items()}
+shapes = {earlier(n).replace("head.fc", "head"): s for n, s in shapes.items()}
 for stage in range(STAGES):
     for block in range(SWIN["depths"][stage]):
         shapes[f"layers.{stage}.blocks.{block}.attn.relative_position_index"] = (16, 16)
@@ -94,7 +82,7 @@ for stage in range(STAGES):
             shapes[f"layers.{stage}.blocks.{block}.attn_mask"] = (49, 16, 16)
 state = published("microsoft-swin", {f"model.{name}": shape for name, shape in shapes.items()})
 state = {name.removeprefix("model."): value for name, value in state.items()}
-model.load_state_dict(swin_transformer.checkpoint_filter_fn({"model": state}, model), strict=True)
+model = timm_swin({"model": state})
 with torch.no_grad():
     keep_swin("microsoft-swin", model.forward_features(images(128, 64)))
 

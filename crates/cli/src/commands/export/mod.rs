@@ -3,6 +3,8 @@
 //! To add a format: a variant of `ExportCommand` in `args/files.rs`, an arm in [`run`], and the
 //! writer in `clasp_weights`.
 
+mod hub;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -39,11 +41,15 @@ pub fn run(common: &GlobalOptions, arguments: &ExportCommand) -> Result<Outcome>
     match arguments {
         ExportCommand::Safetensors(arguments) => safetensors(common, arguments),
         ExportCommand::Onnx(arguments) => onnx(common, arguments),
+        ExportCommand::Hub(arguments) => hub::run(common, arguments),
     }
 }
 
 fn safetensors(common: &GlobalOptions, arguments: &ExportSafetensorsArguments) -> Result<Outcome> {
     let (mut backbone, mut meta) = load_backbone(&arguments.model, &Device::flex())?;
+    if let Some([height, width]) = arguments.size {
+        (meta.height, meta.width) = (height, width);
+    }
     if let Some(mix) = &arguments.prompt {
         let mix: PromptWeights = mix.parse()?;
         ensure!(

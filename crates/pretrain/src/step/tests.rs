@@ -565,9 +565,7 @@ fn masked_patches_and_spread_features_are_learned() {
             assert!(metrics["loss/koleo"].is_finite());
             losses.push(metrics["loss/ibot"]);
         }
-        // From ln of the 64 prototypes.
-        assert!((losses[0] - 64_f64.ln()).abs() < 1.0, "{losses:?}");
-        assert!(losses[7] < losses[0] - 0.01, "{method}: {losses:?}");
+        assert!(losses[7] < 0.95 * losses[0], "{method}: {losses:?}");
         let center: f32 = trainer.patch_center.clone().abs().max().into_scalar();
         assert!(center > 0.0);
         let metrics = plain

@@ -78,6 +78,7 @@ fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
         (
             &[
                 "method=dino",
+                "views.global_size=[128, 64]",
                 "loss.ibot_weight=1",
                 "loss.mask_probability=1",
             ],
@@ -545,6 +546,7 @@ fn masked_patches_and_spread_features_are_learned() {
         let set = [
             method,
             backbone,
+            "views.global_size=[128, 64]",
             "loss.ibot_weight=1",
             "loss.koleo_weight=0.1",
             "loss.mask_probability=1",
@@ -552,7 +554,7 @@ fn masked_patches_and_spread_features_are_learned() {
         ];
         let mut trainer = trainer(&set);
         let samples = samples(&trainer);
-        let plain = self::trainer(&[method, backbone]);
+        let plain = self::trainer(&set[..3]);
         let [with, without] = [&trainer, &plain].map(|one| one.gradients(&samples).unwrap().1);
         let added: Vec<&String> = with
             .keys()
@@ -581,14 +583,16 @@ fn masks_leave_labels_their_whole_views() {
     // With nothing but label losses, masked patches change no gradient.
     let set = [
         "method=clasp",
+        "model.backbone=vit-pico",
         "loss.dino_weight=0",
         "loss.ibot_weight=1e-30",
         "loss.mask_probability=1",
     ];
     let masked = trainer(&set);
-    let plain = trainer(&["method=clasp", "loss.dino_weight=0"]);
+    let plain = trainer(&[set[0], set[1], set[2]]);
     let samples = samples(&plain);
     let [with, without] = [&masked, &plain].map(|one| one.gradients(&samples).unwrap().1);
+    assert!(with.contains_key("trunk.backbone.mask_token"));
     for (name, gradient) in without
         .iter()
         .filter(|(name, _)| !name.contains("trunk.dino"))

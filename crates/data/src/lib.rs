@@ -29,6 +29,7 @@ pub mod loader;
 pub mod mat;
 pub mod missing;
 pub mod pack;
+mod pages;
 pub mod part;
 pub mod pickle;
 pub mod random;

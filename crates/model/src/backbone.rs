@@ -18,14 +18,14 @@
 use std::{fmt, str::FromStr};
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     tensor::{Device, Tensor},
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
     error::ModelError,
-    layers::Rng,
+    layers::{self, Rng},
     moe::Moe,
     parameters::ParameterGroups,
     prompt::PromptWeights,
@@ -457,9 +457,68 @@ impl Backbone {
         prompt_weights: &Tensor<2>,
         drop_path: Option<&mut Rng>,
     ) -> SharedFeatures {
+        self.shared_masked(images, None, prompt_weights, drop_path)
+    }
+
+    /// As [`Backbone::shared`], with the mask token in place of the patches where `mask` is 1. A
+    /// Swin masks all patches that a position of its map covers.
+    ///
+    /// # Shapes
+    /// - mask: 0 or 1, [batch, rows, columns] of the map ([`Backbone::grid`])
+    ///
+    /// # Panics
+    /// With a mask and without a mask token ([`Backbone::with_mask_token`]).
+    pub fn shared_masked(
+        &self,
+        images: Tensor<4>,
+        mask: Option<&Tensor<3>>,
+        prompt_weights: &Tensor<2>,
+        drop_path: Option<&mut Rng>,
+    ) -> SharedFeatures {
         match self {
-            Self::Swin(swin) => swin.shared(images, prompt_weights, drop_path),
-            Self::Vit(vit) => vit.shared(images, drop_path),
+            Self::Swin(swin) => swin.shared(images, mask, prompt_weights, drop_path),
+            Self::Vit(vit) => vit.shared(images, mask, drop_path),
+        }
+    }
+
+    /// The same with a mask token, zeros at first, for pre-training with masked patches.
+    pub fn with_mask_token(mut self, device: &Device) -> Self {
+        match &mut self {
+            Self::Swin(swin) => {
+                let channels = swin.config().sizes.embed_dim;
+                swin.mask_token = Some(layers::mask_token(channels, device));
+            }
+            Self::Vit(vit) => {
+                let channels = vit.config().sizes.embed_dim;
+                vit.mask_token = Some(layers::mask_token(channels, device));
+            }
+        }
+        self
+    }
+
+    /// The same without a mask token, and the token: what is done with a backbone after
+    /// pre-training knows no masks.
+    pub fn split_mask_token(mut self) -> (Self, Option<Param<Tensor<1>>>) {
+        let token = match &mut self {
+            Self::Swin(swin) => swin.mask_token.take(),
+            Self::Vit(vit) => vit.mask_token.take(),
+        };
+        (self, token)
+    }
+
+    /// The same with the given mask token.
+    pub fn join_mask_token(mut self, token: Option<Param<Tensor<1>>>) -> Self {
+        match &mut self {
+            Self::Swin(swin) => swin.mask_token = token,
+            Self::Vit(vit) => vit.mask_token = token,
+        }
+        self
+    }
+
+    fn has_mask_token(&self) -> bool {
+        match self {
+            Self::Swin(swin) => swin.mask_token.is_some(),
+            Self::Vit(vit) => vit.mask_token.is_some(),
         }
     }
 
@@ -514,6 +573,10 @@ impl Backbone {
         let groups = match self {
             Self::Swin(swin) => swin.config().parameter_groups(),
             Self::Vit(vit) => vit.config().parameter_groups(),
+        };
+        let groups = match self.has_mask_token() {
+            true => groups.with_mask_token(),
+            false => groups,
         };
         groups.check(self)?;
         Ok(groups)

@@ -24,7 +24,7 @@ pub enum ParameterKind {
     Norm,
     /// A table of relative position biases.
     PositionBias,
-    /// Position embeddings, class and register tokens.
+    /// Position embeddings, class, register and mask tokens.
     Embedding,
     /// A prompt of a conditional block.
     Prompt,
@@ -93,6 +93,20 @@ impl ParameterGroups {
             groups,
             layers,
         }
+    }
+
+    /// The same with a mask token, `mask_token`, which a network has only while it learns from
+    /// masked patches.
+    pub(crate) fn with_mask_token(mut self) -> Self {
+        let name = "mask_token".to_owned();
+        let group = ParameterGroup {
+            name: name.clone(),
+            layer: 0,
+            kind: ParameterKind::Embedding,
+            adapter: false,
+        };
+        self.groups.insert(name, group);
+        self
     }
 
     /// Checks them against the parameters of a module.

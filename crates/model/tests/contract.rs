@@ -844,3 +844,59 @@ fn the_same_seed_gives_the_same_weights_and_drops() {
     );
     assert!(difference(pooled(&one, Some(3)), pooled(&one, None)) > 0.0);
 }
+
+/// Where the mask is 1, the pixels of an image have no influence, and the token has; elsewhere it is
+/// the network without a mask. The token is claimed.
+#[test]
+fn masked_patches_are_not_seen() {
+    let device = Device::flex();
+    let weights = PromptWeights::single(PART).tensor(&device);
+    for name in KINDS {
+        let plain = pico(name, Adapter::None, 1, &device);
+        let groups = plain.parameter_groups().unwrap();
+        let backbone = shaken(plain.clone().with_mask_token(&device), 4);
+        let claimed = backbone.parameter_groups().unwrap();
+        let token = claimed.get("mask_token").unwrap();
+        assert_eq!((token.layer, token.kind), (0, ParameterKind::Embedding));
+        assert!(claimed.decays("mask_token", &[64]));
+
+        let images = random([2, 3, 64, 64], 2, &device);
+        let [rows, columns] = backbone.grid(64, 64);
+        let features = |backbone: &Backbone, images: &Tensor<4>, mask: Option<&Tensor<3>>| {
+            let shared = backbone.shared_masked(images.clone(), mask, &weights, None);
+            backbone.conditional(shared, &weights, None).map
+        };
+        let largest = |a: &Tensor<4>, b: &Tensor<4>| -> f32 {
+            (a.clone() - b.clone()).abs().max().into_scalar()
+        };
+        // The first position of the first image.
+        let mut values = vec![0.0_f32; 2 * rows * columns];
+        values[0] = 1.0;
+        let mask = Tensor::<3>::from_data(TensorData::new(values, [2, rows, columns]), &device);
+        let masked = features(&backbone, &images, Some(&mask));
+        let whole = features(&backbone, &images, None);
+        assert!(largest(&masked, &whole) > 1e-4, "{name}");
+        let second = |map: &Tensor<4>| map.clone().narrow(0, 1, 1);
+        assert!(largest(&second(&masked), &second(&whole)) < 1e-6, "{name}");
+        let side = backbone.stride();
+        let other = random([2, 3, 64, 64], 9, &device);
+        let place = [0..1, 0..3, 0..side, 0..side];
+        let changed = images
+            .clone()
+            .slice_assign(place.clone(), other.slice(place));
+        let unseen = features(&backbone, &changed, Some(&mask));
+        assert!(largest(&masked, &unseen) < 1e-6, "{name}");
+        assert!(
+            largest(&features(&backbone, &changed, None), &whole) > 1e-4,
+            "{name}"
+        );
+
+        let (without, token) = backbone.clone().split_mask_token();
+        assert_eq!(without.parameter_groups().unwrap(), groups);
+        let again = without.join_mask_token(token);
+        assert!(
+            largest(&features(&again, &images, Some(&mask)), &masked) == 0.0,
+            "{name}"
+        );
+    }
+}

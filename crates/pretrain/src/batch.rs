@@ -8,6 +8,7 @@ use clasp_data::vocabulary::{IGNORE, Vocabulary};
 use rand::RngExt;
 
 use crate::dataset::ImageSample;
+use crate::masking::{MaskTensors, ViewMasks};
 use crate::recipe::{Method, PretrainRecipe};
 
 /// The tensors of a batch. Its views are stacked along the first axis: image `i` of view `v` is at
@@ -21,6 +22,8 @@ pub struct BatchTensors {
     pub batch: usize,
     /// SOLIDER's λ of each image; none for other methods.
     pub lambdas: Option<Vec<f32>>,
+    /// The masked patches of the global views, if there are any.
+    pub masks: Option<MaskTensors>,
     /// Part classes, [global views · batch, rows, columns], 255 (the ignore index) where unknown.
     pub parts: Option<Tensor<3, Int>>,
     /// Attribute targets [batch, values] and their weights [batch, attributes], 0 where a target is
@@ -48,6 +51,15 @@ impl BatchTensors {
         }
     }
 
+    /// The same with masked patches.
+    pub(crate) fn masked(self, masks: Option<&ViewMasks>) -> Self {
+        let device = self.globals.device();
+        Self {
+            masks: masks.and_then(|masks| masks.tensors(&device)),
+            ..self
+        }
+    }
+
     /// The inputs of the teacher: global views, without local views and labels.
     pub fn of_globals(samples: &[ImageSample], method: Method, device: &Device) -> Self {
         let globals = samples
@@ -58,6 +70,7 @@ impl BatchTensors {
             globals: pixels((0..globals).flat_map(global), device),
             locals: None,
             batch: samples.len(),
+            masks: None,
             lambdas: (method == Method::Solider)
                 .then(|| samples.iter().map(|sample| sample.lambda).collect()),
             parts: None,

@@ -7,6 +7,7 @@
 //! | `student.…` | backbone (`student.trunk.backbone.…`), projection head, label heads, projections of distillation |
 //! | `teacher.…` | backbone and projection head of the moving average |
 //! | `center` | moving average of the teacher's logits: [1, prototypes] |
+//! | `patch_center` | the same of its logits at masked patches, with `loss.ibot_weight`: [1, prototypes] |
 //! | `target_sum` | moving sum of the mean teacher targets: [1, prototypes] |
 //! | `optimizer.…` | moments and step count of AdamW, by parameter |
 //!
@@ -175,6 +176,10 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
         }
     };
     let center = row("center", &trainer.center)?;
+    let patch_center = match trainer.plan.recipe.loss.masks_patches() {
+        true => row("patch_center", &trainer.patch_center)?,
+        false => trainer.patch_center.clone(),
+    };
     let target_sum = row("target_sum", &trainer.target_sum)?;
     let optimizer = Optimizer::from_state(
         adamw(&trainer.plan),
@@ -183,6 +188,7 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
     )?;
     optimizer.check("", &student)?;
     trainer.center = center;
+    trainer.patch_center = patch_center;
     trainer.target_sum = target_sum;
     trainer.optimizer = optimizer;
     trainer.student = student;
@@ -208,6 +214,10 @@ fn state(trainer: &Pretrainer) -> StateDict {
             ("target_sum".to_owned(), row(&trainer.target_sum)),
         ]),
     );
+    if trainer.plan.recipe.loss.masks_patches() {
+        let patch_center = ("patch_center".to_owned(), row(&trainer.patch_center));
+        put("", StateDict::from([patch_center]));
+    }
     state
 }
 
@@ -281,8 +291,10 @@ pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
     let rng = &mut Rng::seed_from_u64(0);
     let backbone = plan.backbone.init(rng, device);
     let channels = backbone.channels();
-    let (backbone, report) =
-        load_state_dict(backbone, &with_prefix(&state, "student.trunk.backbone."));
+    let mut backbone_state = with_prefix(&state, "student.trunk.backbone.");
+    // Of use in pre-training alone.
+    backbone_state.remove("mask_token");
+    let (backbone, report) = load_state_dict(backbone, &backbone_state);
     complete("student.trunk.backbone", report)?;
     // The recipe leaves the number of a head's outputs open; the shape in the file limits it.
     let outputs = |name: &str| match state.get(name)?.shape[..] {

@@ -32,6 +32,7 @@ pub mod dataset;
 pub mod distillation;
 pub mod error;
 pub mod experts;
+mod masking;
 mod metrics;
 mod objective;
 pub mod plan;

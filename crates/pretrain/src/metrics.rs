@@ -80,7 +80,7 @@ fn accuracy(name: &'static str, [right, labeled]: [Tensor<1>; 2]) -> [(Measureme
 fn feature_distances(outputs: &StudentOutputs, batch: usize) -> [Tensor<1>; 2] {
     // The first view of each image: [batch, channels], normalized.
     let first_view = |pooled: &Tensor<2>| normalized(pooled.clone().inner().narrow(0, 0, batch));
-    let identity = first_view(&outputs.pooled);
+    let identity = first_view(&outputs.whole);
     let others: Vec<Tensor<1>> = { outputs.prompted.iter() }
         .map(|pooled| (identity.clone() * first_view(pooled)).sum_dim(1).mean())
         .collect();

@@ -10,6 +10,7 @@ use clasp_model::losses::attribute::attribute_loss;
 use clasp_model::losses::dino::{Temperatures, dino_loss_of};
 use clasp_model::losses::distillation::{dense_distillation_loss, pooled_distillation_loss};
 use clasp_model::losses::part::part_loss;
+use clasp_model::losses::{ibot_loss, koleo_loss};
 
 use crate::batch::BatchTensors;
 use crate::distillation::TeacherFeatures;
@@ -24,6 +25,10 @@ pub(crate) struct ShareOutputs<'a> {
     pub inputs: &'a BatchTensors,
     /// Teacher targets: probabilities [batch, prototypes] of each global view.
     pub targets: &'a [Tensor<2>],
+    /// Teacher targets of the masked patches, [masked, prototypes]; none without masked patches.
+    pub patch_targets: Option<&'a Tensor<2>>,
+    /// Whether features are spread by KoLeo.
+    pub spreads: bool,
     /// Features of the frozen teacher, if there is one.
     pub distilled: Option<&'a TeacherFeatures>,
     /// Temperature of the student.
@@ -46,11 +51,21 @@ pub(crate) struct LossTerm {
 pub(crate) const DINO: &str = "dino";
 
 /// All losses, in the order in which they are added up.
-pub(crate) const LOSSES: [LossTerm; 7] = [
+pub(crate) const LOSSES: [LossTerm; 9] = [
     LossTerm {
         name: DINO,
         weight: |recipe| recipe.loss.dino_weight,
         value: dino,
+    },
+    LossTerm {
+        name: "ibot",
+        weight: |recipe| recipe.loss.ibot_weight,
+        value: ibot,
+    },
+    LossTerm {
+        name: "koleo",
+        weight: |recipe| recipe.loss.koleo_weight,
+        value: koleo,
     },
     LossTerm {
         name: "part",
@@ -97,6 +112,31 @@ fn dino(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
         share.targets,
         &temperatures,
     ))
+}
+
+/// Masked patches (iBOT, Zhou et al., ICLR 2022): the mean over global views of the mean over masked
+/// patches of the cross-entropy between the teacher targets and the student's logits there
+/// ([`ibot_loss`]).
+fn ibot(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
+    Some(ibot_loss(
+        share.student.patches.clone()?,
+        share.patch_targets?.clone(),
+        share.inputs.masks.as_ref()?.weights.clone(),
+        share.student_temperature,
+    ))
+}
+
+/// KoLeo (Sablayrolles et al., ICLR 2019; DINOv2): the mean over global views of −ln of the distance
+/// between the features of an image and the nearest other image of the share ([`koleo_loss`]).
+/// Views of one image are never pushed apart.
+fn koleo(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
+    let batch = share.inputs.batch;
+    if !share.spreads || batch < 2 {
+        return None;
+    }
+    let views = share.student.pooled.clone().split(batch, 0);
+    let losses: Vec<Tensor<1>> = views.into_iter().map(koleo_loss).collect();
+    Some(Tensor::cat(losses, 0).mean())
 }
 
 /// Part labels under the prompt `part` (CLASP; SOLIDER has no prompts): the mean over global views

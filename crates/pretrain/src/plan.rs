@@ -192,6 +192,10 @@ impl PretrainRecipe {
             let expected = format!("a divisor of run.batch / run.accumulate = {part}");
             return Err(InvalidValue::new("run.replicas", expected, replicas).into());
         }
+        if self.loss.koleo_weight > 0.0 && part / replicas < 2 {
+            let expected = "two images or more for each replica and part, with loss.koleo_weight";
+            return Err(InvalidValue::new("run.batch", expected, self.run.batch).into());
+        }
         Ok(replicas)
     }
 
@@ -399,6 +403,13 @@ mod tests {
             ("teacher.momentum", &["3.0", "-0.1", "nan"]),
             ("teacher.momentum_end", &["3.0"]),
             ("loss.dino_weight", &["-1.0", "1e30"]),
+            ("loss.ibot_weight", &["-1.0", "nan"]),
+            ("loss.koleo_weight", &["-1.0", "1e30"]),
+            ("loss.mask_probability", &["-0.1", "1.5", "nan"]),
+            (
+                "loss.mask_ratio",
+                &["[0.5, 0.1]", "[0.0, 1.5]", "[nan, 0.5]"],
+            ),
             ("loss.student_temperature", &["0.0", "nan", "1e-30"]),
             ("loss.identity_label_weight", &["-1.0", "nan"]),
             ("loss.teacher_temperature_start", &["0.0", "nan"]),
@@ -424,6 +435,12 @@ mod tests {
             }
         }
         assert!(set("run.accumulate=3").contains("`run.accumulate`"));
+        let alone = ["loss.koleo_weight=1", "run.batch=2", "run.replicas=2"].map(str::to_owned);
+        let alone = PretrainRecipe::parse("", "r", &alone)
+            .unwrap()
+            .plan(1000, cpu(2));
+        let message = alone.unwrap_err().to_string();
+        assert!(message.contains("two images or more"), "{message}");
         for (adapter, key, value) in [
             ("merged", "experts", "3"),
             ("merged", "experts", "100000000000"),

@@ -25,6 +25,7 @@ use crate::dataset::ImageSample;
 use crate::distillation::FrozenTeacher;
 use crate::error::Result;
 use crate::experts::ExpertUsage;
+use crate::masking::{PatchTargets, ViewMasks};
 use crate::metrics::{FEATURE_STD, Measurement, Measurements, collapse_measurements, observations};
 use crate::objective::{DINO, ShareOutputs, objective};
 use crate::plan::PretrainPlan;
@@ -48,6 +49,9 @@ pub struct Pretrainer {
     pub frozen_teacher: Option<FrozenTeacher>,
     /// Moving average of the teacher's logits: [1, prototypes].
     pub center: Tensor<2>,
+    /// Moving average of the teacher's logits at masked patches, apart from that of whole views:
+    /// [1, prototypes]. Zeros without masked patches.
+    pub patch_center: Tensor<2>,
     /// Moving sum of the mean teacher targets, not normalized: [1, prototypes]. For the collapse
     /// monitor alone.
     pub target_sum: Tensor<2>,
@@ -75,6 +79,15 @@ pub struct StepOutcome {
     pub usage: Vec<ExpertUsage>,
 }
 
+/// What the gradients of a share of a batch are computed from.
+struct ShareInputs<'a> {
+    samples: &'a [ImageSample],
+    targets: ShareTargets,
+    /// Teacher targets of its masked patches: [masked, prototypes].
+    patches: Option<Tensor<2>>,
+    masks: Option<ViewMasks>,
+}
+
 /// Gradients and measurements of a share of a batch, computed by one replica.
 struct ShareGradients {
     gradients: Gradients,
@@ -87,6 +100,8 @@ struct BatchGradients {
     norms: Norms,
     /// Mean of the teacher's logits: [1, prototypes].
     mean_logits: Tensor<2>,
+    /// [`Pretrainer::patch_center`] after this batch.
+    patch_center: Tensor<2>,
     /// [`Pretrainer::target_sum`] with the targets of this batch: [1, prototypes].
     target_sum: Tensor<2>,
     /// Entropy of the normalized `target_sum`.
@@ -121,6 +136,7 @@ impl Pretrainer {
             parameters: parameters.with_prefix("trunk.backbone."),
             grid: teacher.backbone.grid(height, width),
             center: Tensor::zeros([1, plan.prototypes], &device),
+            patch_center: Tensor::zeros([1, plan.prototypes], &device),
             target_sum: Tensor::zeros([1, plan.prototypes], &device),
             optimizer: Optimizer::new(adamw(&plan)),
             step: 0,
@@ -145,8 +161,10 @@ impl Pretrainer {
         if path.as_os_str().is_empty() {
             return Ok(None);
         }
-        let (backbone, report) = start_from(self.student.trunk.backbone.clone(), path)?;
-        self.student.trunk.backbone = backbone;
+        // No file has a mask token.
+        let (backbone, mask_token) = self.student.trunk.backbone.clone().split_mask_token();
+        let (backbone, report) = start_from(backbone, path)?;
+        self.student.trunk.backbone = backbone.join_mask_token(mask_token);
         self.teacher = self.student.trunk.valid();
         Ok(Some(report))
     }
@@ -227,6 +245,7 @@ impl Pretrainer {
         self.teacher = ema(teacher, &self.student.trunk, scheduled.momentum);
         let momentum = self.plan.recipe.loss.center_momentum;
         self.center = center_update(self.center.clone(), batch.mean_logits, momentum);
+        self.patch_center = batch.patch_center;
         self.target_sum = batch.target_sum;
     }
 
@@ -264,21 +283,29 @@ impl Pretrainer {
         );
         let part_size = run.batch / run.accumulate;
         let share_size = part_size / self.plan.replicas;
+        let masks = self.masks(samples, share_size);
+        let (targets, patch_targets) = self.targets(samples, &masks, part_size, share_size);
         let BatchTargets {
             shares: targets,
             mean_logits,
             mean_targets,
-        } = self.targets(samples, part_size, share_size);
-        let mut targets = targets.into_iter();
+        } = targets;
+        let mut targets = targets.into_iter().zip(patch_targets.shares).zip(masks);
         let mut gradients = Gradients::new();
         let mut measured = Vec::new();
         let mut shares = 0;
         for (part, samples) in samples.chunks(part_size).enumerate() {
-            let inputs: Vec<(&[ImageSample], ShareTargets)> = { samples.chunks(share_size) }
+            let inputs: Vec<_> = { samples.chunks(share_size) }
                 .zip(targets.by_ref())
+                .map(|(samples, ((targets, patches), masks))| ShareInputs {
+                    samples,
+                    targets,
+                    patches,
+                    masks,
+                })
                 .collect();
-            let results = self.replicas.map(inputs, |replica, (samples, targets)| {
-                self.share_gradients(samples, &targets, [part, replica], observe)
+            let results = self.replicas.map(inputs, |replica, inputs| {
+                self.share_gradients(&inputs, [part, replica], observe)
             });
             for result in results {
                 optim::add(&mut gradients, result.gradients);
@@ -303,6 +330,7 @@ impl Pretrainer {
             norms: Norms::new(&gradients, &rest[1..]),
             gradients,
             mean_logits,
+            patch_center: patch_targets.center,
             target_sum,
             mean_target_entropy: rest[0],
             measurements: Measurements::sum(
@@ -320,40 +348,66 @@ impl Pretrainer {
         (4.0 * self.plan.prototypes as f64 / samples).clamp(20.0, 1000.0)
     }
 
-    /// The teacher targets of all images of a batch.
+    /// The masked patches of each share of a batch; none if nothing is masked.
+    fn masks(&self, samples: &[ImageSample], share_size: usize) -> Vec<Option<ViewMasks>> {
+        let recipe = &self.plan.recipe;
+        let (loss, views) = (&recipe.loss, recipe.views.global);
+        let draw = |share: usize, count: usize| {
+            let images = share * share_size..share * share_size + count;
+            ViewMasks::draw(loss, [recipe.seed, self.step], images, views, self.grid)
+        };
+        { samples.chunks(share_size).enumerate() }
+            .map(|(share, samples)| loss.masks_patches().then(|| draw(share, samples.len())))
+            .collect()
+    }
+
+    /// The teacher targets of all images of a batch, and of their masked patches.
     fn targets(
         &self,
         samples: &[ImageSample],
+        masks: &[Option<ViewMasks>],
         part_size: usize,
         share_size: usize,
-    ) -> BatchTargets {
+    ) -> (BatchTargets, PatchTargets) {
         let temperature = ScheduledValues::at(&self.plan, self.step).teacher_temperature;
         let precision = self.plan.precision;
         // By share, one tensor [batch, prototypes] a view.
-        let mut logits: Vec<Vec<Tensor<2>>> = Vec::new();
+        let mut logits: Vec<(Vec<Tensor<2>>, Option<Tensor<2>>)> = Vec::new();
+        let mut masks = masks.iter();
         for samples in samples.chunks(part_size) {
-            let shares: Vec<&[ImageSample]> = samples.chunks(share_size).collect();
-            logits.extend(self.replicas.map(shares, |_, samples| {
+            let shares: Vec<_> = samples.chunks(share_size).zip(masks.by_ref()).collect();
+            logits.extend(self.replicas.map(shares, |_, (samples, masks)| {
                 let method = self.plan.recipe.method;
                 let inputs = BatchTensors::of_globals(samples, method, &self.device);
+                let inputs = inputs.masked(masks.as_ref());
                 precision.within(|| self.teacher.project(&inputs))
             }));
         }
-        let centering = self.plan.recipe.loss.centering;
-        BatchTargets::new(logits, centering, &self.center, temperature)
+        let loss = &self.plan.recipe.loss;
+        let (views, patches): (Vec<_>, Vec<_>) = logits.into_iter().unzip();
+        (
+            BatchTargets::new(views, loss.centering, &self.center, temperature),
+            PatchTargets::new(patches, loss, &self.patch_center, temperature),
+        )
     }
 
     /// Forward and backward pass of the student over a share.
     fn share_gradients(
         &self,
-        samples: &[ImageSample],
-        targets: &ShareTargets,
+        share: &ShareInputs<'_>,
         [part, replica]: [usize; 2],
         observe: bool,
     ) -> ShareGradients {
+        let ShareInputs {
+            samples,
+            targets,
+            patches,
+            masks,
+        } = share;
         let (seed, recipe) = (self.plan.recipe.seed, &self.plan.recipe);
         let (precision, checkpointing) = (self.plan.precision, recipe.run.gradient_checkpointing);
         let inputs = BatchTensors::new(samples, self.grid, recipe.method, &self.device);
+        let inputs = inputs.masked(masks.as_ref());
         // Leaves of its own, so that replicas do not build one graph. The CPU's fused operations
         // recompute by themselves.
         let mut graph = self.device.clone().autodiff();
@@ -382,6 +436,8 @@ impl Pretrainer {
             student: &outputs,
             inputs: &inputs,
             targets: &targets.probabilities,
+            patch_targets: patches.as_ref(),
+            spreads: recipe.loss.koleo_weight > 0.0,
             distilled: distilled.as_ref(),
             student_temperature: recipe.loss.student_temperature,
             ranges: &ranges,

@@ -8,8 +8,12 @@
 //! ```text
 //! L = w_d·L_dino(B_identity(T(v))) + w_p·L_part(B_part(T(v_global))) + w_a·L_attr(B_attribute(T(v_global)))
 //!     + λ·(w_p·L_part + w_a·L_attr)(B_identity(T(v_global)))
+//!     + w_i·L_ibot(B_identity(T(v_masked))) + w_k·L_koleo(B_identity(T(v_global)))
 //!     + w_c·L_pooled(B_identity(T(v_global))) + w_m·L_dense(B_identity(T(v_global)))
 //! ```
+//!
+//! With iBOT, self-distillation sees the global views with masked patches; labels and the frozen
+//! teacher are learned from whole views.
 //!
 //! The teacher always has the prompt `identity`: if student and teacher shared a random prompt,
 //! recognizing the prompt would be the easiest way to lower L_dino.
@@ -17,7 +21,7 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::backbone::{Adapter, Backbone, SharedFeatures};
+use clasp_model::backbone::{Adapter, Backbone, Features, SharedFeatures};
 use clasp_model::heads::{
     AttributeHead, AttributeHeadConfig, DinoHead, DinoHeadConfig, DistillationHead,
     DistillationOutputs, PartHead, PartHeadConfig,
@@ -73,9 +77,14 @@ pub struct StudentOutputs {
     /// Logits of the projection head: [batch, prototypes] of each global view, then those of all
     /// local views in one tensor, [local views · batch, prototypes].
     pub logits: Vec<Tensor<2>>,
+    /// Logits at the masked patches of the global views, [masked, prototypes]; none without masked
+    /// patches.
+    pub patches: Option<Tensor<2>>,
     /// Pooled features of the global views under the identity prompt: [global views · batch,
     /// channels].
     pub pooled: Tensor<2>,
+    /// The same of views without masked patches, where labels are learned from such.
+    pub whole: Tensor<2>,
     /// The same under each of the prompts `part` and `attribute` that is learned; empty without
     /// prompts.
     pub prompted: Vec<Tensor<2>>,
@@ -100,6 +109,10 @@ impl Student {
     ) -> Self {
         let device = device.clone().autodiff();
         let backbone = plan.backbone.init(rng, &device);
+        let backbone = match plan.recipe.loss.masks_patches() {
+            true => backbone.with_mask_token(&device),
+            false => backbone,
+        };
         let channels = backbone.channels();
         let dino = DinoHeadConfig {
             hidden: plan.recipe.projection_head.hidden_dim,
@@ -141,11 +154,19 @@ impl Student {
         let backbone = &self.trunk.backbone;
         let globals = inputs.globals.clone();
         let weights = inputs.prompt_weights(globals.dims()[0] / batch, &device);
-        let shared = backbone.shared(globals.clone(), &weights, Some(rng));
-        let features = backbone.conditional(self.detached(shared.clone()), &weights, Some(rng));
+        let mask = inputs.masks.as_ref().map(|masks| &masks.mask);
+        let seen = backbone.shared_masked(globals.clone(), mask, &weights, Some(rng));
+        let features = backbone.conditional(self.detached(seen.clone()), &weights, Some(rng));
+        // Labels and the frozen teacher are of whole views.
+        let whole = self.part.is_some() || self.attribute.is_some() || self.distillation.is_some();
+        let is_masked = mask.is_some() && whole;
+        let shared = match is_masked {
+            true => backbone.shared(globals.clone(), &weights, Some(rng)),
+            false => seen,
+        };
         // The features of the label losses and of distillation under the identity prompt.
         let used = self.labels_on_identity || !self.prompted || self.distillation.is_some();
-        let identity = if self.detach_shared && used {
+        let identity = if (self.detach_shared || is_masked) && used {
             backbone.conditional(shared.clone(), &weights, Some(rng))
         } else {
             features.clone()
@@ -203,20 +224,16 @@ impl Student {
             .distillation
             .as_ref()
             .map(|head| head.forward(&identity));
-        // One call for all views, as the last layer has by far the most weights to read.
-        let globals = features.pooled.dims()[0];
-        let projections = self.trunk.dino.forward(Tensor::cat(pooled, 0));
-        let locals = projections.dims()[0] - globals;
-        let mut logits = split(projections.clone().narrow(0, 0, globals), batch);
-        if locals > 0 {
-            logits.push(projections.narrow(0, globals, locals));
-        }
+        let patches = { inputs.masks.as_ref() }.map(|masks| masks.select(features.map.clone()));
+        let (logits, patches) = self.trunk.logits(pooled, patches, batch);
         StudentOutputs {
             logits,
+            patches,
             parts,
             attributes,
             distilled,
             pooled: features.pooled,
+            whole: identity.pooled,
             prompted,
         }
     }
@@ -236,17 +253,57 @@ impl Student {
 }
 
 impl DinoNetwork {
-    /// Logits of the global views, one tensor [batch, prototypes] a view.
-    pub fn project(&self, inputs: &BatchTensors) -> Vec<Tensor<2>> {
-        split(self.dino.forward(self.pool(inputs)), inputs.batch)
+    /// Logits of the global views, one tensor [batch, prototypes] a view, and at their masked
+    /// patches, [masked, prototypes], which this network sees.
+    pub fn project(&self, inputs: &BatchTensors) -> (Vec<Tensor<2>>, Option<Tensor<2>>) {
+        let features = self.features(inputs);
+        let patches = { inputs.masks.as_ref() }.map(|masks| masks.select(features.map));
+        self.logits(vec![features.pooled], patches, inputs.batch)
+    }
+
+    /// Logits of features, in one call, as the last layer has by far the most weights to read.
+    ///
+    /// # Shapes
+    /// - pooled: of the global views [views · batch, channels], and then perhaps of the local views
+    /// - patches: features at masked patches, [masked, channels]
+    /// - returns [batch, prototypes] of each global view and [local views · batch, prototypes], and
+    ///   [masked, prototypes]
+    fn logits(
+        &self,
+        mut pooled: Vec<Tensor<2>>,
+        patches: Option<Tensor<2>>,
+        batch: usize,
+    ) -> (Vec<Tensor<2>>, Option<Tensor<2>>) {
+        let counts: Vec<usize> = pooled.iter().map(|pooled| pooled.dims()[0]).collect();
+        let masked = patches.as_ref().map_or(0, |patches| patches.dims()[0]);
+        pooled.extend(patches);
+        let all = self.dino.forward(Tensor::cat(pooled, 0));
+        let mut start = 0;
+        let mut next = |count: usize| {
+            start += count;
+            all.clone().narrow(0, start - count, count)
+        };
+        let mut logits = Vec::new();
+        for (index, &count) in counts.iter().enumerate() {
+            match index {
+                0 => logits.extend(split(next(count), batch)),
+                _ => logits.push(next(count)),
+            }
+        }
+        let patches = (masked > 0).then(|| next(masked));
+        (logits, patches)
     }
 
     /// Pooled features of the global views under the identity prompt: [views · batch, channels].
     pub fn pool(&self, inputs: &BatchTensors) -> Tensor<2> {
+        self.features(inputs).pooled
+    }
+
+    fn features(&self, inputs: &BatchTensors) -> Features {
         let images = inputs.globals.clone();
         let views = images.dims()[0] / inputs.batch;
         let weights = inputs.prompt_weights(views, &images.device());
-        self.backbone.forward(images, weights, None).pooled
+        self.backbone.forward(images, weights, None)
     }
 }
 

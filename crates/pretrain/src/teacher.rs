@@ -6,7 +6,7 @@ use clasp_model::losses::dino::{centered_targets, mean_entropy, sinkhorn_knopp, 
 use crate::recipe::Centering;
 
 /// Iterations of Sinkhorn–Knopp, as in SwAV and DINOv2.
-const SINKHORN_ITERATIONS: usize = 3;
+pub(crate) const SINKHORN_ITERATIONS: usize = 3;
 
 /// Teacher targets of a share of a batch.
 pub(crate) struct ShareTargets {

@@ -155,11 +155,8 @@ pub fn train(
     let checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, position, images)?;
     control.report(Event::CheckpointSaved(&checkpoint));
     let backbone = folder.join("backbone.safetensors");
-    save_backbone(
-        &backbone,
-        &trainer.teacher.backbone,
-        &backbone_meta(&trainer),
-    )?;
+    let (network, _) = trainer.teacher.backbone.clone().split_mask_token();
+    save_backbone(&backbone, &network, &backbone_meta(&trainer))?;
     let failed = list_unreadable(&run, &unreadable)?;
     if failed > 0 {
         let list = folder.join("unreadable.txt");

@@ -191,12 +191,18 @@ fn a_run_that_was_stopped_or_killed_equals_one_that_was_not() {
         "views.local=0",
         "distillation.dense=0.5",
     ];
+    let masked = [
+        "model.backbone=vit-pico",
+        "loss.ibot_weight=1",
+        "loss.koleo_weight=0.1",
+    ];
     for (name, set) in [
         ("clasp", vec!["method=clasp"]),
         ("solider", vec!["method=solider", "run.accumulate=2"]),
         ("dino", vec!["method=dino", "run.replicas=2"]),
         ("vit", vec!["model.backbone=vit-pico"]),
         ("distillation", distillation.to_vec()),
+        ("masked", masked.to_vec()),
     ] {
         let recipe = recipe(folder, &set);
         let straight = folder.join(format!("{name}-straight"));

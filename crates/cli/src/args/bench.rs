@@ -60,7 +60,7 @@ pub struct BenchOptions {
 /// Options of `clasp bench data`.
 #[derive(Args, Debug)]
 pub struct BenchData {
-    /// A file, a folder, a list file or tar shards
+    /// A file, a folder, a list file, tar shards or Parquet files
     pub images: String,
     /// At most this many images
     #[arg(long, default_value_t = 500, value_parser = count(1, 1_000_000))]

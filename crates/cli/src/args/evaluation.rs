@@ -95,7 +95,8 @@ pub struct ScoreArguments {
 pub struct PredictArguments {
     /// Task of the model
     pub task: TaskName,
-    /// Files, folders, list files or tar shards; `-` reads a list from standard input
+    /// Files, folders, list files, tar shards or Parquet files; `-` reads a list from standard
+    /// input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,
     /// Fine-tuned model or its run folder
@@ -118,7 +119,7 @@ pub struct PredictArguments {
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
     /// Continue when more than 5 % of the images cannot be read, and use the intact images of
-    /// damaged tar files
+    /// damaged tar and Parquet files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products
@@ -129,10 +130,10 @@ pub struct PredictArguments {
 /// `clasp search`
 #[derive(Args, Debug)]
 pub struct SearchArguments {
-    /// Query images: a file, a folder, a list file or tar shards
+    /// Query images: a file, a folder, a list file, tar shards or Parquet files
     #[arg(long)]
     pub query: String,
-    /// Gallery images: a file, a folder, a list file or tar shards
+    /// Gallery images: a file, a folder, a list file, tar shards or Parquet files
     #[arg(long)]
     pub gallery: String,
     /// Fine-tuned re-identification model, or a backbone
@@ -158,7 +159,7 @@ pub struct SearchArguments {
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
     /// Continue when more than 5 % of the images cannot be read, and use the intact images of
-    /// damaged tar files
+    /// damaged tar and Parquet files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products
@@ -169,7 +170,8 @@ pub struct SearchArguments {
 /// `clasp embed`
 #[derive(Args, Debug)]
 pub struct EmbedArguments {
-    /// Files, folders, list files or tar shards; `-` reads a list from standard input
+    /// Files, folders, list files, tar shards or Parquet files; `-` reads a list from standard
+    /// input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,
     /// Backbone file, run folder or published checkpoint
@@ -185,7 +187,7 @@ pub struct EmbedArguments {
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
     /// Continue when more than 5 % of the images cannot be read, and use the intact images of
-    /// damaged tar files
+    /// damaged tar and Parquet files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products

@@ -154,8 +154,8 @@ pub struct ExportOnnxArguments {
     /// Write the weights to a second file, FILE.data, as is always done above 1.9 GB
     #[arg(long)]
     pub external_data: bool,
-    /// Images to verify the outputs with: a file, a folder, a list file or tar shards [default:
-    /// synthetic people]
+    /// Images to verify the outputs with: a file, a folder, a list file, tar shards or Parquet
+    /// files [default: synthetic people]
     #[arg(long, value_name = "IMAGES")]
     pub check: Option<String>,
 }

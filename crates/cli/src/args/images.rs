@@ -49,8 +49,8 @@ pub enum DataCommand {
     },
     /// Pack images into tar shards
     Pack {
-        /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from
-        /// standard input
+        /// Files, folders, list files, tar shards (people-{000..099}.tar) or Parquet files; `-` reads a
+        /// list from standard input
         #[arg(required = true, num_args = 1..)]
         images: Vec<String>,
         /// Folder for the shards
@@ -63,17 +63,18 @@ pub enum DataCommand {
         #[arg(long, value_parser = count(1, 65_536))]
         max_height: Option<usize>,
         /// Continue when more than 5 % of the images cannot be read, and use the intact images of
-        /// damaged tar files
+        /// damaged tar and Parquet files
         #[arg(long)]
         keep_going: bool,
     },
     /// Count images, sizes and unreadable files
     Stats {
-        /// Files, folders, list files or tar shards; `-` reads a list from standard input
+        /// Files, folders, list files, tar shards or Parquet files; `-` reads a list from standard
+        /// input
         #[arg(required = true, num_args = 1..)]
         images: Vec<String>,
         /// Continue when more than 5 % of the images cannot be read, and use the intact images of
-        /// damaged tar files
+        /// damaged tar and Parquet files
         #[arg(long)]
         keep_going: bool,
     },
@@ -141,8 +142,8 @@ pub enum LabelAction {
 /// `clasp label IMAGES`
 #[derive(Args, Debug)]
 pub struct LabelRunArguments {
-    /// Files, folders, list files or tar shards (people-{000..099}.tar); `-` reads a list from
-    /// standard input
+    /// Files, folders, list files, tar shards (people-{000..099}.tar) or Parquet files; `-` reads a
+    /// list from standard input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,
     /// Folder to write the labels to
@@ -178,7 +179,7 @@ pub struct LabelRunArguments {
     #[arg(long, default_value_t = 16, value_parser = count(1, 65_536))]
     pub batch: usize,
     /// Continue when more than 5 % of the images cannot be read, and use the intact images of
-    /// damaged tar files
+    /// damaged tar and Parquet files
     #[arg(long)]
     pub keep_going: bool,
     /// Precision of matrix products

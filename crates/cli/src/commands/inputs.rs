@@ -9,7 +9,7 @@ use clasp_data::source::Source;
 use crate::progress::warn;
 
 /// The images that `specs` name, after notes about skipped files; with `keep_going` the intact
-/// images of damaged tar files are used.
+/// images of damaged tar and Parquet files are used.
 ///
 /// # Errors
 ///

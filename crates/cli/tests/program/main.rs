@@ -12,6 +12,7 @@ mod flow;
 mod interrupted;
 mod layouts;
 mod miniatures;
+mod parquet;
 mod resume;
 mod robust;
 mod weights;

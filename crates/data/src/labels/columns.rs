@@ -12,7 +12,7 @@ use parquet::file::reader::RowGroupReader;
 use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 
-use super::pages::Pages;
+use crate::pages::Pages;
 
 /// A row group that is written.
 pub(super) type GroupWriter<'a> = SerializedRowGroupWriter<'a, Vec<u8>>;

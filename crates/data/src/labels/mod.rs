@@ -57,7 +57,6 @@ mod columns;
 mod error;
 mod file_names;
 mod meta;
-mod pages;
 mod row;
 mod shard;
 mod store;

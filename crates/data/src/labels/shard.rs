@@ -19,10 +19,10 @@ use super::columns::{ColumnNames, GroupReader, Read, chunk_of, same_columns, wri
 use super::error::LabelError;
 use super::file_names::{SIDECAR, shard_name};
 use super::meta::StoreMeta;
-use super::pages::Pages;
 use super::row::{LabelRef, Labels};
 use super::values::{self, ValueColumns};
 use crate::contained::contained;
+use crate::pages::Pages;
 use crate::vocabulary::Vocabulary;
 
 /// Version of the format, `clasp.format` in the metadata.

@@ -15,7 +15,9 @@ pub enum SourceError {
     #[error(transparent)]
     NotFound(#[from] MissingPath),
     /// The path exists but holds no images.
-    #[error("`{path}`: expected an image, a folder, a list (.txt, .lst) or a tar, found {found}")]
+    #[error(
+        "`{path}`: expected an image, a folder, a list (.txt, .lst), a tar or a Parquet file, found {found}"
+    )]
     Unknown {
         /// The path.
         path: String,
@@ -65,6 +67,30 @@ pub enum SourceError {
         reason: String,
         /// Complete images before it.
         complete: usize,
+    },
+    /// A Parquet file cannot be read, or only its beginning.
+    #[error(
+        "`{file}` is not a readable Parquet file: {reason}\n\
+         hint: copy it again; with --keep-going (in a recipe: data.skip_unreadable = true) the \
+         {complete} images before that are used"
+    )]
+    DamagedParquet {
+        /// The file.
+        file: String,
+        /// What is wrong, with the row group.
+        reason: String,
+        /// Images before it.
+        complete: usize,
+    },
+    /// A row of a Parquet file has no readable bytes.
+    #[error("`{file}`, row {row}: {reason}")]
+    Row {
+        /// The file.
+        file: String,
+        /// Number of the row, from 0.
+        row: u64,
+        /// What is wrong.
+        reason: String,
     },
     /// Tars that `clasp data pack` has not finished.
     #[error(

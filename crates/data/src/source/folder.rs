@@ -34,8 +34,8 @@ const MOST_OPENED: usize = 4096;
 pub(super) struct Folder {
     /// Path below the folder, and whole path, of every image, sorted.
     pub files: Vec<(PathBuf, PathBuf)>,
-    /// Path of every tar, sorted.
-    pub tars: Vec<PathBuf>,
+    /// Path of every tar and Parquet file, sorted.
+    pub archives: Vec<PathBuf>,
     /// Other files by extension.
     others: BTreeMap<String, usize>,
     opened: usize,
@@ -47,7 +47,7 @@ impl Folder {
     pub fn walk(root: &Path, masks: bool, skipped: &mut SkippedFiles) -> Result<Self, SourceError> {
         let mut folder = Self {
             files: Vec::new(),
-            tars: Vec::new(),
+            archives: Vec::new(),
             others: BTreeMap::new(),
             opened: 0,
         };
@@ -65,14 +65,14 @@ impl Folder {
             folder.descend(path, relative, &mut links, skipped)?;
         }
         folder.files.sort();
-        folder.tars.sort();
+        folder.archives.sort();
         if !masks {
             folder.skip_masks(skipped);
         }
         if folder.files.is_empty() {
             return Ok(folder);
         }
-        // Tars beside images are not opened.
+        // Archives beside images are not opened.
         for (extension, &count) in &folder.others {
             skipped.others(extension, count);
         }
@@ -125,8 +125,8 @@ impl Folder {
                         self.opened += 1;
                         skipped.unnamed += usize::from(starts_as_image(&path).unwrap_or(false));
                     }
-                    if extension == "tar" {
-                        self.tars.push(path);
+                    if matches!(extension.as_str(), "tar" | "parquet") {
+                        self.archives.push(path);
                     }
                     *self.others.entry(extension).or_default() += 1;
                 }

@@ -12,6 +12,8 @@ use super::error::SourceError;
 use super::folder::Folder;
 use super::kinds::{EXTENSIONS, extension, is_image_file, starts_as_image};
 use super::packing::{PackProgress, unfinished};
+use super::parquet_index::{self, RowPlace};
+use super::parquet_pages::{ByteColumn, PageCache};
 use super::skipped::SkippedFiles;
 use super::spec::paths_of;
 use super::tars;
@@ -52,6 +54,17 @@ pub(super) enum Place {
         offset: u64,
         size: u64,
     },
+    Row(ParquetRow),
+}
+
+/// A row of a Parquet file.
+#[derive(Clone, Debug)]
+pub(super) struct ParquetRow {
+    pub(super) column: Arc<ByteColumn>,
+    /// Number of the file among those of the source.
+    pub(super) file: usize,
+    pub(super) row: u64,
+    pub(super) place: RowPlace,
 }
 
 impl Place {
@@ -61,8 +74,17 @@ impl Place {
             Place::Member {
                 archive, offset, ..
             } => format!("{} @ {offset}", archive.display()),
+            Place::Row(at) => format!("{} row {}", at.column.path.display(), at.row),
         }
     }
+}
+
+/// What the index remembers of a Parquet file until all files are known.
+struct ParquetEntries {
+    range: Range<usize>,
+    name: String,
+    /// Whether keys are paths, which may be those of another file too, and not row numbers.
+    has_paths: bool,
 }
 
 /// A source while it is being indexed.
@@ -72,6 +94,9 @@ pub(super) struct Index {
     pub(super) shards: Vec<Shard>,
     pub(super) damage: Vec<String>,
     names: HashSet<String>,
+    /// Entries of each Parquet file, and what their keys may begin with.
+    parquet: Vec<ParquetEntries>,
+    pub(super) pages: Arc<PageCache>,
     pub(super) skipped: SkippedFiles,
     lenient: bool,
     /// Whether masks beside photos are read as images.
@@ -108,6 +133,7 @@ impl Index {
             }
         }
         index.cut_files(&mut files);
+        index.tell_parquet_apart();
         if index.entries.is_empty() {
             let all: Vec<&str> = specs.iter().map(AsRef::as_ref).collect();
             return Err(SourceError::Empty {
@@ -140,7 +166,9 @@ impl Index {
                     true => String::new(),
                     false => format!(" (of `{spec}`)"),
                 };
-                let expected = format!("an image, a folder, a list (.txt, .lst) or a tar{part}");
+                let expected = format!(
+                    "an image, a folder, a list (.txt, .lst), a tar or a Parquet file{part}"
+                );
                 SourceError::from(MissingPath::new(path, expected))
             }
             _ => error.into(),
@@ -150,10 +178,10 @@ impl Index {
             let folder = Folder::walk(path, self.masks, &mut skipped);
             self.skipped = skipped;
             let folder = folder?;
-            // A folder of tars alone is read as these tars.
-            if folder.files.is_empty() && !folder.tars.is_empty() {
-                for tar in &folder.tars {
-                    self.add(tar, spec)?;
+            // A folder of tars or Parquet files alone is read as these.
+            if folder.files.is_empty() && !folder.archives.is_empty() {
+                for archive in &folder.archives {
+                    self.add(archive, spec)?;
                 }
                 return Ok(());
             }
@@ -173,34 +201,8 @@ impl Index {
             return Err(SourceError::Special { place: shown });
         }
         match extension(path).as_str() {
-            "tar" => {
-                if let Some(PackProgress { done, total, .. }) = unfinished(path)? {
-                    return Err(SourceError::Unfinished {
-                        place: shown,
-                        done,
-                        total,
-                    });
-                }
-                let (members, ended) = tars::index(path, &mut self.skipped);
-                let archive: Arc<Path> = path.into();
-                self.entries.extend(members.into_iter().map(|member| Entry {
-                    key: key_of(Path::new(&member.path)).into(),
-                    place: Place::Member {
-                        archive: Arc::clone(&archive),
-                        offset: member.offset,
-                        size: member.size,
-                    },
-                }));
-                if let Err(error) = ended {
-                    if !self.lenient || self.entries.len() == start {
-                        return Err(error);
-                    }
-                    self.damage.push(error.to_string());
-                }
-                let name = self.unused_name(&name_of(path));
-                let range = start..self.entries.len();
-                self.shards.push(Shard { name, range });
-            }
+            "tar" => self.add_tar(path)?,
+            "parquet" => self.add_parquet(path)?,
             "txt" | "lst" => {
                 let text = read_text(path)?;
                 let folder = path.parent().unwrap_or(Path::new(""));
@@ -228,6 +230,99 @@ impl Index {
         Ok(())
     }
 
+    fn add_tar(&mut self, path: &Path) -> Result<(), SourceError> {
+        let start = self.entries.len();
+        if let Some(PackProgress { done, total, .. }) = unfinished(path)? {
+            return Err(SourceError::Unfinished {
+                place: path.display().to_string(),
+                done,
+                total,
+            });
+        }
+        let (members, ended) = tars::index(path, &mut self.skipped);
+        let archive: Arc<Path> = path.into();
+        self.entries.extend(members.into_iter().map(|member| Entry {
+            key: key_of(Path::new(&member.path)).into(),
+            place: Place::Member {
+                archive: Arc::clone(&archive),
+                offset: member.offset,
+                size: member.size,
+            },
+        }));
+        if let Err(error) = ended {
+            if !self.lenient || self.entries.len() == start {
+                return Err(error);
+            }
+            self.damage.push(error.to_string());
+        }
+        let name = self.unused_name(&name_of(path));
+        let range = start..self.entries.len();
+        self.shards.push(Shard { name, range });
+        Ok(())
+    }
+
+    /// Adds the rows of a Parquet file that have an image. Their keys are their paths, where each
+    /// has its own, else the file's name and row numbers.
+    fn add_parquet(&mut self, path: &Path) -> Result<(), SourceError> {
+        let start = self.entries.len();
+        let images = parquet_index::index(path, &mut self.skipped)?;
+        if let Err(error) = images.ended {
+            if !self.lenient || images.rows.is_empty() {
+                return Err(error);
+            }
+            self.damage.push(error.to_string());
+        }
+        let (name, file) = (self.unused_name(&name_of(path)), self.parquet.len());
+        let keys: Option<Vec<String>> = images.paths.map(|paths| {
+            let keys = paths.iter().map(|path| key_of(Path::new(path)));
+            keys.collect()
+        });
+        // `a.jpg` and `a.png` are two paths and one key.
+        let keys = keys.filter(|keys| {
+            let mut seen = HashSet::new();
+            keys.iter().all(|key| !key.is_empty() && seen.insert(key))
+        });
+        let has_paths = keys.is_some();
+        let mut keys = keys.unwrap_or_default().into_iter();
+        for row in images.rows {
+            let number = || format!("{name}/{:08}", row.row);
+            self.entries.push(Entry {
+                key: keys.next().unwrap_or_else(number).into(),
+                place: Place::Row(ParquetRow {
+                    column: Arc::clone(&images.column),
+                    file,
+                    row: row.row,
+                    place: row.place,
+                }),
+            });
+        }
+        let range = start..self.entries.len();
+        self.cut_named(&name, start);
+        self.parquet.push(ParquetEntries {
+            range,
+            name,
+            has_paths,
+        });
+        Ok(())
+    }
+
+    /// Where the files of a dataset have paths in common (`0.jpg` in each), keys begin with the
+    /// names of the files.
+    fn tell_parquet_apart(&mut self) {
+        let mut seen: HashSet<&str> = HashSet::with_capacity(match self.parquet.is_empty() {
+            true => 0,
+            false => self.entries.len(),
+        });
+        if self.parquet.is_empty() || self.entries.iter().all(|entry| seen.insert(&entry.key)) {
+            return;
+        }
+        for file in self.parquet.iter().filter(|file| file.has_paths) {
+            for entry in &mut self.entries[file.range.clone()] {
+                entry.key = format!("{}/{}", file.name, entry.key).into();
+            }
+        }
+    }
+
     /// Adds files that were given one by one as one shard: their keys are their names where these
     /// differ, else their paths.
     fn cut_files(&mut self, files: &mut Vec<PathBuf>) {
@@ -249,7 +344,7 @@ impl Index {
         }
         let folder = { self.entries.get(start) }.and_then(|first| match &first.place {
             Place::File(path) => path.parent().map(name_of),
-            Place::Member { .. } => None,
+            Place::Member { .. } | Place::Row(_) => None,
         });
         self.cut(&folder.unwrap_or_default(), start);
     }
@@ -303,7 +398,7 @@ impl Index {
         let step = listed.len().div_ceil(CHECKED);
         let exists = |entry: &Entry| match &entry.place {
             Place::File(path) => path.exists(),
-            Place::Member { .. } => true,
+            Place::Member { .. } | Place::Row(_) => true,
         };
         if !listed.iter().step_by(step).any(exists) {
             return Err(SourceError::ListedMissing {
@@ -316,8 +411,13 @@ impl Index {
 
     /// Cuts the entries from `start` on into shards.
     fn cut(&mut self, name: &str, start: usize) {
-        let end = self.entries.len();
         let name = self.unused_name(name);
+        self.cut_named(&name, start);
+    }
+
+    /// As [`Self::cut`], with a name that is the shards' own.
+    fn cut_named(&mut self, name: &str, start: usize) {
+        let end = self.entries.len();
         let size = match end - start {
             ..SMALL => SMALL_SHARD_SIZE,
             _ => SHARD_SIZE,

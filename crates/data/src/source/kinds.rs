@@ -12,10 +12,10 @@ pub(super) const EXTENSIONS: [&str; 8] =
     ["jpg", "jpeg", "jpe", "jfif", "jif", "png", "webp", "bmp"];
 
 /// Extensions of images that are not decoded, and of archives: counted where they are skipped.
-pub(super) const NOT_READ: [&str; 33] = [
+pub(super) const NOT_READ: [&str; 34] = [
     "7z", "arw", "avif", "bz2", "cr2", "dng", "exr", "gif", "gz", "hdr", "heic", "heif", "ico",
-    "j2k", "jp2", "jxl", "nef", "pbm", "pgm", "ppm", "psd", "rar", "raw", "svg", "tar", "tga",
-    "tgz", "tif", "tiff", "xz", "zip", "zst", "zstd",
+    "j2k", "jp2", "jxl", "nef", "parquet", "pbm", "pgm", "ppm", "psd", "rar", "raw", "svg", "tar",
+    "tga", "tgz", "tif", "tiff", "xz", "zip", "zst", "zstd",
 ];
 
 /// Words for a mask between a photo's name and the extension, as in `x.seg.png`.

@@ -9,6 +9,8 @@
 //! people.txt                   one path a line, relative to the list; `#` starts a comment
 //! -                            the same from standard input, relative to the current folder
 //! shards/                      a folder of tars and no image: these, sorted
+//! data/                        a folder of Parquet files and no image: their rows, in order
+//! train.parquet                the rows with an image: column `image`, bytes or bytes and path
 //! people-{000..099}.tar        shards; braces also hold alternatives, {train,val}.tar
 //! shards/*.tar                 files that match the pattern, sorted
 //! a.jpg,b.jpg,more/            several of these, joined
@@ -20,13 +22,20 @@
 //! is read anyway.
 //!
 //! The key of an image is its path below the folder, as listed, or in the tar, without extension
-//! and with `/` between folders. No two images of a source share one.
+//! and with `/` between folders. No two images of a source share one. In a Parquet file the path is
+//! that of the image's column; where a row has none or two have the same, keys are the file's name
+//! and the number of the row, and where two files have a path in common, keys begin with the file's
+//! name.
 
 mod error;
 mod folder;
 mod index;
 mod kinds;
 mod packing;
+mod parquet_index;
+mod parquet_pages;
+#[cfg(test)]
+mod parquet_tests;
 mod skipped;
 mod spec;
 mod tars;
@@ -41,10 +50,12 @@ use std::sync::Arc;
 use fs_err as fs;
 
 pub use self::error::{MAX_FILE_BYTES, SourceError};
-use self::index::{Entry, Index, Place};
+use self::index::{Entry, Index, ParquetRow, Place};
 pub use self::index::{SHARD_SIZE, SMALL, SMALL_SHARD_SIZE, Shard};
 pub(crate) use self::kinds::is_hidden;
 pub(crate) use self::packing::{PackProgress, manifest_path};
+use self::parquet_index::RowPlace;
+use self::parquet_pages::PageCache;
 pub use self::skipped::SkippedFiles;
 pub use self::spec::expand_braces;
 pub use self::unreadable::{
@@ -60,6 +71,7 @@ pub struct Source {
     shards: Arc<[Shard]>,
     damage: Arc<[String]>,
     skipped: Arc<SkippedFiles>,
+    pages: Arc<PageCache>,
 }
 
 impl Source {
@@ -133,6 +145,7 @@ impl Source {
             shards: index.shards.into(),
             damage: index.damage.into(),
             skipped: Arc::new(index.skipped),
+            pages: index.pages,
         }
     }
 
@@ -159,7 +172,7 @@ impl Source {
         self.entries.iter().map(|entry| &*entry.key)
     }
 
-    /// Where image `i` is, for messages: a path, or `archive.tar @ offset`.
+    /// Where image `i` is, for messages: a path, `archive.tar @ offset`, or `file.parquet row 7`.
     ///
     /// # Panics
     /// If `i` is not below [`Source::len`].
@@ -175,6 +188,14 @@ impl Source {
         match &self.entries[i].place {
             Place::File(path) => Some(fs::metadata(&**path).ok()?.len()),
             Place::Member { size, .. } => Some(*size),
+            Place::Row(at) => match at.place {
+                RowPlace::Bytes { size, .. } => Some(size),
+                RowPlace::Page { page, at: place } => {
+                    let values = self.pages.get(at.file, &at.column, page as usize).ok()?;
+                    let value = values.get(place as usize)?.as_ref()?;
+                    Some(value.len() as u64)
+                }
+            },
         }
     }
 
@@ -208,6 +229,14 @@ impl Source {
                 file.seek(SeekFrom::Start(*offset))?;
                 (file, *size)
             }
+            Place::Row(at) => match at.place {
+                RowPlace::Bytes { offset, size } => {
+                    let mut file = fs::File::open(&at.column.path)?;
+                    file.seek(SeekFrom::Start(offset))?;
+                    (file, size)
+                }
+                RowPlace::Page { page, at: place } => return self.of_page(at, page, place),
+            },
         };
         if size > MAX_FILE_BYTES {
             return Err(SourceError::TooLarge {
@@ -218,6 +247,26 @@ impl Source {
         let mut bytes = vec![0; size as usize];
         file.read_exact(&mut bytes)?;
         Ok(bytes)
+    }
+
+    /// A value of a page that is decompressed first.
+    fn of_page(&self, row: &ParquetRow, page: u32, at: u32) -> Result<Vec<u8>, SourceError> {
+        let path = &row.column.path;
+        let values = { self.pages.get(row.file, &row.column, page as usize) }
+            .map_err(|failure| failure.at_row(path, row.row))?;
+        let value = values.get(at as usize).and_then(Option::as_ref);
+        let value = value.ok_or_else(|| SourceError::Row {
+            file: path.display().to_string(),
+            row: row.row,
+            reason: "expected the bytes of an image, found none".to_owned(),
+        })?;
+        match value.len() as u64 {
+            bytes if bytes > MAX_FILE_BYTES => Err(SourceError::TooLarge {
+                place: format!("{} row {}", path.display(), row.row),
+                bytes,
+            }),
+            _ => Ok(value.data().to_vec()),
+        }
     }
 
     /// Image `i`, decoded.
@@ -231,7 +280,8 @@ impl Source {
         Ok(decode(&self.read(i)?, limits)?)
     }
 
-    /// The shards: one per tar; folders and lists are cut into shards of [`SHARD_SIZE`] images.
+    /// The shards: one per tar; folders, lists and Parquet files are cut into shards of
+    /// [`SHARD_SIZE`] images.
     pub fn shards(&self) -> Vec<Shard> {
         self.shards.to_vec()
     }
@@ -257,6 +307,7 @@ impl Source {
             shards: shards.into(),
             damage: Arc::clone(&self.damage),
             skipped: Arc::clone(&self.skipped),
+            pages: Arc::clone(&self.pages),
         }
     }
 
@@ -265,7 +316,7 @@ impl Source {
         &self.skipped
     }
 
-    /// What [`Source::open_lenient`] found damaged, one message per tar.
+    /// What [`Source::open_lenient`] found damaged, one message per file.
     pub fn damage(&self) -> &[String] {
         &self.damage
     }

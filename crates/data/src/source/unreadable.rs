@@ -28,7 +28,7 @@ impl From<SourceError> for ReadFailure {
     fn from(error: SourceError) -> Self {
         Self {
             reason: error.to_string(),
-            permanent: false,
+            permanent: matches!(error, SourceError::Row { .. }),
         }
     }
 }

@@ -8,12 +8,14 @@
 //! | `mlp` | the MLP of a transformer block |
 //! | `patches` | patches of an image to tokens |
 //! | `drop_path` | stochastic depth |
+//! | `mask` | the mask token |
 //! | `leaf` | parameters apart from a graph, and of one |
 //! | `resample` | position embeddings of another grid, position biases of another window |
 
 mod drop_path;
 mod init;
 mod leaf;
+mod mask;
 mod matmul;
 mod mlp;
 mod norm;
@@ -25,6 +27,7 @@ pub(crate) use drop_path::scale_samples;
 pub(crate) use drop_path::{DropFactors, DropPath};
 pub use init::{Rng, constant, head_linear, linear, trunc_normal, uniform, uniform_symmetric};
 pub(crate) use leaf::{detached, leaf, of_graph};
+pub(crate) use mask::{mask_patches, mask_token};
 pub(crate) use matmul::{attend, attend_in_steps, block_operations, matmul, product, project};
 pub use mlp::Mlp;
 pub use norm::{EPSILON, layer_norm, normalize};

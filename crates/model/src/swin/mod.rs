@@ -18,7 +18,7 @@ mod tests;
 mod windows;
 
 use burn::{
-    module::Module,
+    module::{Module, Param},
     nn::{LayerNorm, Linear},
     tensor::{Device, Tensor, activation::softplus},
 };
@@ -114,6 +114,7 @@ impl SwinConfig {
         let (semantic_embed_w, semantic_embed_b) = (modulations(), modulations());
         Swin {
             patch_embed,
+            mask_token: None,
             layers: stage_list,
             norm: layers::layer_norm(self.sizes.stage_channels(stages - 1), device),
             semantic_embed_w,
@@ -128,6 +129,8 @@ impl SwinConfig {
 pub struct Swin {
     /// Patches to tokens.
     pub patch_embed: SwinPatchEmbed,
+    /// In place of masked patches, while it learns from them: `[channels]`.
+    pub mask_token: Option<Param<Tensor<1>>>,
     /// The stages.
     pub layers: Vec<SwinStage>,
     /// The norm after the last stage.
@@ -141,10 +144,11 @@ pub struct Swin {
 }
 
 impl Swin {
-    /// The shared blocks; see [`crate::backbone::Backbone::shared`].
+    /// The shared blocks; see [`crate::backbone::Backbone::shared_masked`].
     pub(crate) fn shared(
         &self,
         images: Tensor<4>,
+        mask: Option<&Tensor<3>>,
         prompt_weights: &Tensor<2>,
         rng: Option<&mut Rng>,
     ) -> SharedFeatures {
@@ -157,6 +161,9 @@ impl Swin {
         let mut drops = DropPath::draw(rates, batch, rng, &images.device());
 
         let mut x = self.patch_embed.forward(images);
+        if let Some(mask) = mask {
+            x = layers::mask_patches(x, mask, self.mask_token.as_ref());
+        }
         let mut pyramid = Vec::with_capacity(self.layers.len());
         for (index, stage) in self.layers.iter().enumerate() {
             if let Some(downsample) = &stage.downsample {

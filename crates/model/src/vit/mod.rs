@@ -12,6 +12,9 @@
 //!   `dynamic_img_size`, or as transformers does ([`VitSizes::resampling`]);
 //! * the class token has a position embedding and registers have none, as in DINOv2.
 //!
+//! Masked patches (iBOT) have the mask token in place of their projection, before the position
+//! embeddings.
+//!
 //! For what works with stages, the blocks count as four stages of equal depth: the pyramid holds
 //! the map after each, and conditional blocks lie in the last.
 
@@ -84,6 +87,7 @@ impl VitConfig {
         Vit {
             cls_token,
             reg_token,
+            mask_token: None,
             pos_embed,
             patch_embed: VitPatchEmbed {
                 proj: PatchProjection::init(width, sizes.patch_size, rng, device),
@@ -105,6 +109,8 @@ pub struct Vit {
     pub cls_token: Option<Param<Tensor<3>>>,
     /// Registers: [1, registers, width].
     pub reg_token: Option<Param<Tensor<3>>>,
+    /// In place of masked patches, while it learns from them: `[width]`.
+    pub mask_token: Option<Param<Tensor<1>>>,
     /// [1, class + rows·columns, width], of the class token and of the patches row by row.
     pub pos_embed: Param<Tensor<3>>,
     /// Patches to tokens.
@@ -120,13 +126,18 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// The shared blocks; see [`crate::backbone::Backbone::shared`].
-    pub(crate) fn shared(&self, images: Tensor<4>, rng: Option<&mut Rng>) -> SharedFeatures {
+    /// The shared blocks; see [`crate::backbone::Backbone::shared_masked`].
+    pub(crate) fn shared(
+        &self,
+        images: Tensor<4>,
+        mask: Option<&Tensor<3>>,
+        rng: Option<&mut Rng>,
+    ) -> SharedFeatures {
         let batch = images.dims()[0];
         let blocks = &self.blocks[..self.first_conditional()];
         let rates = blocks.iter().map(|block| block.drop_path);
         let mut drops = DropPath::draw(rates, batch, rng, &images.device());
-        let (mut x, grid) = self.embed(images);
+        let (mut x, grid) = self.embed(images, mask);
         let mut pyramid = Vec::with_capacity(STAGES);
         // Blocks without experts ignore prompt weights.
         let prompt_weights = PromptWeights::mean().tensor(&x.device());
@@ -215,8 +226,11 @@ impl Vit {
     }
 
     /// [batch, 3, height, width] → [batch, prefix + rows·columns, width] and the grid.
-    fn embed(&self, images: Tensor<4>) -> (Tensor<3>, [usize; 2]) {
-        let patches = self.patch_embed.proj.forward(self.cropped(images));
+    fn embed(&self, images: Tensor<4>, mask: Option<&Tensor<3>>) -> (Tensor<3>, [usize; 2]) {
+        let mut patches = self.patch_embed.proj.forward(self.cropped(images));
+        if let Some(mask) = mask {
+            patches = layers::mask_patches(patches, mask, self.mask_token.as_ref());
+        }
         let [batch, rows, columns, width] = patches.dims();
         let grid = [rows, columns];
         let class = usize::from(self.cls_token.is_some());

@@ -147,7 +147,8 @@ impl Default for PretrainRecipe {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PretrainDataSection {
-    /// File, folder, list file or tar shards (`people-{000..099}.tar`); several with commas.
+    /// File, folder, list file, tar shards (`people-{000..099}.tar`) or Parquet files; several with
+    /// commas.
     pub images: String,
     /// Label store that `clasp label` wrote. Empty: none (`dino` only).
     pub labels: PathBuf,
@@ -248,6 +249,14 @@ impl Default for ProjectionHeadSection {
 pub struct LossSection {
     /// Weight of the loss of self-distillation.
     pub dino_weight: f64,
+    /// Weight of iBOT's loss of masked patches; 0 masks nothing.
+    pub ibot_weight: f64,
+    /// Weight of KoLeo, which spreads the features of a batch.
+    pub koleo_weight: f64,
+    /// Probability that patches of a global view are masked (`ibot_weight`).
+    pub mask_probability: f64,
+    /// Least and largest share of the patches of such a view that are masked.
+    pub mask_ratio: [f64; 2],
     /// Weight of the part loss.
     pub part_weight: f64,
     /// Weight of the attribute loss.
@@ -277,6 +286,10 @@ impl Default for LossSection {
     fn default() -> Self {
         Self {
             dino_weight: 1.0,
+            ibot_weight: 0.0,
+            koleo_weight: 0.0,
+            mask_probability: 0.5,
+            mask_ratio: [0.1, 0.5],
             part_weight: 1.0,
             attribute_weight: 1.0,
             identity_label_weight: 1.0,
@@ -292,10 +305,17 @@ impl Default for LossSection {
 }
 
 impl LossSection {
+    /// Whether patches are masked, for which the backbone needs a mask token.
+    pub(crate) fn masks_patches(&self) -> bool {
+        self.ibot_weight > 0.0
+    }
+
     /// Weights of the losses by key, for the check of their range.
-    pub(crate) fn weights(&self) -> [(&'static str, f64); 4] {
+    pub(crate) fn weights(&self) -> [(&'static str, f64); 6] {
         [
             ("loss.dino_weight", self.dino_weight),
+            ("loss.ibot_weight", self.ibot_weight),
+            ("loss.koleo_weight", self.koleo_weight),
             ("loss.part_weight", self.part_weight),
             ("loss.attribute_weight", self.attribute_weight),
             ("loss.identity_label_weight", self.identity_label_weight),

@@ -59,10 +59,22 @@ impl PretrainRecipe {
         let fractions = [
             ("model.drop_path", self.model.drop_path),
             ("loss.center_momentum", loss.center_momentum),
+            ("loss.mask_probability", loss.mask_probability),
+            ("loss.mask_ratio", loss.mask_ratio[0]),
+            ("loss.mask_ratio", loss.mask_ratio[1]),
             ("teacher.momentum_end", self.teacher.momentum_end),
         ];
         check::within(&fractions, [0.0, 1.0])?;
         check::within(&loss.weights(), LOSS_WEIGHT)?;
+        if loss.mask_ratio[0] > loss.mask_ratio[1] {
+            let expected = "[least, largest]";
+            let found = format!("{:?}", loss.mask_ratio);
+            return Err(InvalidValue::new("loss.mask_ratio", expected, found).into());
+        }
+        if loss.masks_patches() && self.views.global == 0 {
+            let expected = "0 without global views, whose patches are masked";
+            return Err(InvalidValue::new("loss.ibot_weight", expected, loss.ibot_weight).into());
+        }
         let temperatures = [
             ("loss.student_temperature", loss.student_temperature),
             ("loss.teacher_temperature", loss.teacher_temperature),

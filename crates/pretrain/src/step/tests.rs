@@ -75,6 +75,23 @@ fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
         (&["method=solider"], "run.replicas=2"),
         (&["method=clasp"], "run.replicas=4"),
         (&["method=clasp", "model.adapter=merged"], "run.replicas=2"),
+        (
+            &[
+                "method=dino",
+                "views.global_size=[128, 64]",
+                "loss.ibot_weight=1",
+                "loss.mask_probability=1",
+            ],
+            "run.replicas=2",
+        ),
+        (
+            &[
+                "method=clasp",
+                "model.backbone=vit-pico",
+                "loss.ibot_weight=0.5",
+            ],
+            "run.accumulate=2",
+        ),
     ] {
         // Sinkhorn–Knopp must use all samples of the step, not those of a part.
         for centering in ["center", "sinkhorn"] {
@@ -93,6 +110,7 @@ fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
             for (expected, found) in [
                 (expected.mean_logits, found.mean_logits),
                 (expected.target_sum, found.target_sum),
+                (expected.patch_center, found.patch_center),
             ] {
                 let apart: f32 = (expected - found).abs().max().into_scalar();
                 assert!(apart < 1e-5, "{set:?} {change}: {apart}");
@@ -516,4 +534,71 @@ fn solider_masks_one_part() {
         "{hidden:?}"
     );
     assert!(part_to_mask(Method::Clasp, 4, &mut rng).is_none());
+}
+
+#[test]
+fn masked_patches_and_spread_features_are_learned() {
+    for (method, backbone) in [
+        ("method=dino", "model.backbone=vit-pico"),
+        ("method=clasp", "model.backbone=swin-pico"),
+        ("method=solider", "model.backbone=swin-pico"),
+    ] {
+        let set = [
+            method,
+            backbone,
+            "views.global_size=[128, 64]",
+            "loss.ibot_weight=1",
+            "loss.koleo_weight=0.1",
+            "loss.mask_probability=1",
+            "optimizer.lr=0.002",
+        ];
+        let mut trainer = trainer(&set);
+        let samples = samples(&trainer);
+        let plain = self::trainer(&set[..3]);
+        let [with, without] = [&trainer, &plain].map(|one| one.gradients(&samples).unwrap().1);
+        let added: Vec<&String> = with
+            .keys()
+            .filter(|name| !without.contains_key(*name))
+            .collect();
+        assert_eq!(added, ["trunk.backbone.mask_token"], "{method}");
+        let mut losses = Vec::new();
+        for _ in 0..8 {
+            let metrics = trainer.step(&samples, true).unwrap().metrics;
+            assert!(metrics["loss/koleo"].is_finite());
+            losses.push(metrics["loss/ibot"]);
+        }
+        assert!(losses[7] < 0.95 * losses[0], "{method}: {losses:?}");
+        let center: f32 = trainer.patch_center.clone().abs().max().into_scalar();
+        assert!(center > 0.0);
+        let metrics = plain
+            .batch_gradients(&samples, false)
+            .measurements
+            .metrics();
+        assert!(!metrics.contains_key("loss/ibot") && !metrics.contains_key("loss/koleo"));
+    }
+}
+
+#[test]
+fn masks_leave_labels_their_whole_views() {
+    // With nothing but label losses, masked patches change no gradient.
+    let set = [
+        "method=clasp",
+        "model.backbone=vit-pico",
+        "loss.dino_weight=0",
+        "loss.ibot_weight=1e-30",
+        "loss.mask_probability=1",
+    ];
+    let masked = trainer(&set);
+    let plain = trainer(&[set[0], set[1], set[2]]);
+    let samples = samples(&plain);
+    let [with, without] = [&masked, &plain].map(|one| one.gradients(&samples).unwrap().1);
+    assert!(with.contains_key("trunk.backbone.mask_token"));
+    for (name, gradient) in without
+        .iter()
+        .filter(|(name, _)| !name.contains("trunk.dino"))
+    {
+        let apart = (with[name].clone() - gradient.clone()).abs().max();
+        let apart: f32 = apart.into_scalar();
+        assert!(apart < 1e-6, "{name}: {apart}");
+    }
 }

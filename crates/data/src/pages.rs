@@ -17,20 +17,42 @@ const MOST_DEPTH: usize = 8;
 
 /// A page header, Thrift's `PageHeader` of the Parquet format.
 #[derive(Clone, Debug, Default)]
-struct PageHeader {
-    kind: i64,
-    uncompressed: i64,
-    compressed: i64,
-    num_values: i64,
-    encoding: i64,
-    def_encoding: i64,
+pub(crate) struct PageHeader {
+    /// 0: values, 1: an index, 2: a dictionary, 3: values of version 2.
+    pub(crate) kind: i64,
+    pub(crate) uncompressed: i64,
+    pub(crate) compressed: i64,
+    pub(crate) num_values: i64,
+    pub(crate) encoding: i64,
+    pub(crate) def_encoding: i64,
     rep_encoding: i64,
     is_sorted: bool,
     num_nulls: i64,
     num_rows: i64,
-    def_length: i64,
-    rep_length: i64,
-    is_compressed: bool,
+    pub(crate) def_length: i64,
+    pub(crate) rep_length: i64,
+    pub(crate) is_compressed: bool,
+}
+
+impl PageHeader {
+    /// The header at the beginning of `bytes`, and its length. Sizes are not negative, and levels
+    /// fit into the page.
+    pub(crate) fn read(bytes: &[u8]) -> Result<(Self, usize)> {
+        let mut thrift = Thrift { bytes, at: 0 };
+        let header = thrift.header()?;
+        let levels = header.def_length.saturating_add(header.rep_length);
+        let negative = [
+            header.num_values,
+            header.compressed,
+            header.uncompressed,
+            header.def_length,
+            header.rep_length,
+        ];
+        if negative.iter().any(|size| *size < 0) || levels > header.compressed {
+            return Err(broken());
+        }
+        Ok((header, thrift.at))
+    }
 }
 
 /// Reads Thrift's compact protocol.
@@ -187,12 +209,14 @@ impl Thrift<'_> {
 }
 
 /// The pages of a column chunk.
-pub(super) struct Pages {
+pub(crate) struct Pages {
     bytes: Bytes,
     at: usize,
     /// Values that the chunk holds; the pages end with them.
     left: i64,
     zstd: bool,
+    /// Largest page that is decompressed.
+    most: usize,
 }
 
 impl Pages {
@@ -203,7 +227,13 @@ impl Pages {
             at: 0,
             left: values,
             zstd,
+            most: MOST_PAGE,
         }
+    }
+
+    /// With another bound on the size of a page.
+    pub fn with_most(self, most: usize) -> Self {
+        Self { most, ..self }
     }
 
     /// Checks all headers: sizes that the chunk can hold, and pages that may be decompressed. The
@@ -226,29 +256,19 @@ impl Pages {
         if self.left <= 0 || self.at >= self.bytes.len() {
             return Ok(None);
         }
-        let mut thrift = Thrift {
-            bytes: &self.bytes,
-            at: self.at,
-        };
-        let header = thrift.header()?;
-        let start = thrift.at;
+        let (header, length) = PageHeader::read(&self.bytes[self.at..])?;
+        let start = self.at + length;
         let size = |size: i64| usize::try_from(size).ok();
         let end = size(header.compressed).and_then(|size| start.checked_add(size));
         let end = end.filter(|end| *end <= self.bytes.len());
         let (Some(end), Some(whole)) = (end, size(header.uncompressed)) else {
             return Err(broken());
         };
-        if whole > MOST_PAGE {
+        if whole > self.most {
+            let most = self.most;
             return Err(ParquetError::General(format!(
-                "a page of {whole} bytes, more than the {MOST_PAGE} that are read"
+                "a page of {whole} bytes, more than the {most} that are read"
             )));
-        }
-        let levels = header.def_length.saturating_add(header.rep_length);
-        if header.num_values < 0 || !(0..=header.compressed).contains(&levels) {
-            return Err(broken());
-        }
-        if header.def_length < 0 || header.rep_length < 0 {
-            return Err(broken());
         }
         // Dictionaries (2) and indices (1) hold no values of rows.
         if matches!(header.kind, 0 | 3) {

@@ -15,6 +15,7 @@ use clasp_weights::backbone::{BackboneMeta, backbone_state};
 use clasp_weights::checkpoint::StorageFormat;
 use clasp_weights::export::{ExportOptions, NamingScheme, named};
 use clasp_weights::finetuned;
+use clasp_weights::hub::{self, HubOptions};
 use clasp_weights::import::load_backbone;
 use numpy::{PyArray1, PyArray2, PyArrayDyn, PyArrayMethods};
 use pyo3::exceptions::PyValueError;
@@ -104,6 +105,8 @@ fn load_head<T: DownstreamTask>(
 
 fn load(path: &Path) -> Result<Model, String> {
     let device = Device::flex();
+    let path = &hub::existing_or_fetched(path, &HubOptions::from_env())
+        .map_err(|error| error.to_string())?;
     let fine_tuned = finetuned::read_meta(path).map_err(|error| error.to_string())?;
     let (backbone, meta) = load_backbone(path, &device).map_err(|error| error.to_string())?;
     let prompt = (fine_tuned.as_ref()).map_or(PromptWeights::single(IDENTITY), |fine_tuned| {

@@ -89,6 +89,19 @@ pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> 
     )))
 }
 
+/// The path itself, or where there is nothing and a model can have that name (`owner/model`), the
+/// folder with its files, fetched if it must be.
+///
+/// # Errors
+///
+/// As [`fetch`].
+pub fn existing_or_fetched(path: &Path, options: &HubOptions) -> Result<PathBuf, WeightsError> {
+    match path.to_str() {
+        Some(name) if is_model_name(name) && !path.exists() => fetch(name, options),
+        _ => Ok(path.to_owned()),
+    }
+}
+
 /// What to do about a hub that wants an account, or another one.
 fn refused(name: &str, page: &str, denied: &Denied, token: Option<&Token>) -> WeightsError {
     let license = format!("if the repository is gated, accept its license on {page}");

@@ -120,6 +120,22 @@ fn a_model_is_fetched_once_in_the_usual_layout() {
 }
 
 #[test]
+fn what_lies_here_goes_before_the_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("cache");
+    let options = options(&serve(repository()), &cache);
+    let found = |path: &Path| existing_or_fetched(path, &options).unwrap();
+    // Neither what is there nor what no model is called like is asked for.
+    let (here, nowhere) = (folder.path().join("some"), Path::new("a/b/c.pth"));
+    fs::create_dir_all(&here).unwrap();
+    assert_eq!(found(&here), here);
+    assert_eq!(found(nowhere), nowhere);
+    assert!(!cache.exists());
+    let fetched = found(Path::new("some/model"));
+    assert!(fetched.starts_with(&cache) && fetched.join(HUGGING_FACE[1]).is_file());
+}
+
+#[test]
 fn open_clip_files_are_preferred() {
     let cache = tempfile::tempdir().unwrap();
     let mut answers = repository();

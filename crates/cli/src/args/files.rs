@@ -12,7 +12,7 @@ use super::values::{colors, parse, size};
 #[derive(Args, Debug)]
 pub struct ImportArguments {
     /// A .safetensors, .pth, .pt or .bin file, the index or a part of a checkpoint in several files,
-    /// or a folder of the hub; no code in it is executed
+    /// a folder of the hub, or the name of a model there (OWNER/MODEL); no code in it is executed
     pub file: PathBuf,
     /// Backbone file to write
     #[arg(long, short)]

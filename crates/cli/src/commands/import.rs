@@ -5,6 +5,7 @@ use std::fmt::Write;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
+use clasp_weights::hub::{self, HubOptions};
 use clasp_weights::import;
 use serde_json::json;
 
@@ -26,7 +27,8 @@ pub fn run(common: &GlobalOptions, arguments: &ImportArguments) -> Result<Outcom
         size: arguments.size,
         lenient: arguments.lenient,
     };
-    let mut imported = import::import(&arguments.file, &options, &Device::flex())?;
+    let file = hub::existing_or_fetched(&arguments.file, &HubOptions::from_env())?;
+    let mut imported = import::import(&file, &options, &Device::flex())?;
     let meta = &mut imported.meta;
     if let Some([height, width]) = arguments.size {
         (meta.height, meta.width) = (height, width);

@@ -47,8 +47,8 @@ fn parquet_files_are_labeled_trained_on_embedded_and_packed() {
         &["data", "stats", &golden("none")],
         &["a column `image`", "`text`"],
     );
-    let bytes = std::fs::read(&data).expect("the file");
-    std::fs::write(at.join("cut.parquet"), &bytes[..2000]).expect("a file");
+    let bytes = fs_err::read(&data).expect("the file");
+    fs_err::write(at.join("cut.parquet"), &bytes[..2000]).expect("a file");
     let words = [
         "cut.parquet",
         "its footer cannot be read",

@@ -114,6 +114,14 @@ class Model:
         """
         return self._inner.state_dict(names, prompt)
 
+    def export_hub(self, folder: Union[str, os.PathLike[str]], *options: str) -> dict[str, Any]:
+        """Write a folder that timm or transformers loads, as `clasp export hub` does.
+
+        :param options: further options of the command, for example `"--library", "transformers"`.
+        :returns: what was written, and the Python that loads it.
+        """
+        return dict(commands.run("export", "hub", self._path, "--out", os.fspath(folder), *options) or {})
+
     def export_onnx(self, path: Union[str, os.PathLike[str]], *options: str) -> None:
         """Write an ONNX file, checked against this model on images, as `clasp export onnx` does.
 

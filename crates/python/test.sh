@@ -24,5 +24,5 @@ rm -rf "$CARGO_TARGET_DIR/wheels"
 # Away from the sources, so that the installed module is what is tested.
 cd "$CARGO_TARGET_DIR"
 "$venv/bin/python" -m mypy.stubtest clasp._clasp
-"$venv/bin/python" -m mypy --strict --no-incremental "$("$venv/bin/python" -c 'import clasp, os; print(os.path.dirname(clasp.__file__))')"
+"$venv/bin/python" -m mypy --strict --cache-dir /dev/null -p clasp
 exec "$venv/bin/python" -m pytest --quiet --rootdir "$root/crates/python" "$root/crates/python/tests"

@@ -253,6 +253,11 @@ impl ViewGenerator {
         }
     }
 
+    /// The key of image `index`.
+    pub fn key(&self, index: usize) -> &str {
+        self.dataset.source.key(self.dataset.images[index])
+    }
+
     /// The sample of image `index` in `epoch`; `None`, and an entry in the list, if the image
     /// cannot be read.
     pub fn sample(&self, index: usize, epoch: u64) -> Option<ImageSample> {

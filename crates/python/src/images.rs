@@ -21,8 +21,21 @@ pub struct Images {
 
 #[pymethods]
 impl Images {
+    /// `places`: a path or pattern, or several.
     #[new]
-    fn new(py: Python<'_>, places: Vec<String>) -> PyResult<Self> {
+    fn new(py: Python<'_>, places: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let places: Vec<PathBuf> = match places.extract::<PathBuf>() {
+            Ok(place) => vec![place],
+            Err(_) => places.extract().map_err(|_| {
+                PyTypeError::new_err("places: expected a path or pattern, or a list of them")
+            })?,
+        };
+        let text = |place: PathBuf| {
+            place.into_os_string().into_string().map_err(|place| {
+                PyValueError::new_err(format!("{}: expected a path in UTF-8", place.display()))
+            })
+        };
+        let places: Vec<String> = places.into_iter().map(text).collect::<PyResult<_>>()?;
         let source = py.detach(|| Source::open_several(&places, false));
         let source = Arc::new(source.map_err(failed)?);
         Ok(Self { source })
@@ -61,6 +74,13 @@ pub fn position(index: isize, length: usize) -> PyResult<usize> {
     from_start.filter(|index| *index < length).ok_or_else(|| {
         PyIndexError::new_err(format!("expected a position below {length}, found {index}"))
     })
+}
+
+/// The image in a file, `[height, width, 3]`.
+#[pyfunction]
+pub fn load_image(py: Python<'_>, path: PathBuf) -> PyResult<Bound<'_, PyArray3<u8>>> {
+    let image = py.detach(|| load_file(&path, &Limits::default()));
+    to_array(py, image.map_err(failed)?)
 }
 
 fn to_array(py: Python<'_>, image: Rgb) -> PyResult<Bound<'_, PyArray3<u8>>> {

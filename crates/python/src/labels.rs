@@ -60,8 +60,12 @@ impl LabelStore {
     /// The labels at a position.
     fn at<'py>(&self, py: Python<'py>, index: isize) -> PyResult<Bound<'py, PyDict>> {
         let index = position(index, self.store.len())?;
-        let row = self.store.iter().nth(index);
-        self.fields(py, row.ok_or_else(|| failed("a store without this row"))?)
+        self.fields(py, self.store.row(index))
+    }
+
+    /// Whether there are labels of a key.
+    fn has(&self, key: &str) -> bool {
+        self.store.get(key).is_some()
     }
 
     /// The labels of a key.

@@ -59,6 +59,7 @@ fn _clasp(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("Error", module.py().get_type::<Error>())?;
     module.add("__version__", env!("CARGO_PKG_VERSION"))?;
     module.add_function(wrap_pyfunction!(run, module)?)?;
+    module.add_function(wrap_pyfunction!(images::load_image, module)?)?;
     module.add_class::<images::Images>()?;
     module.add_class::<labels::LabelStore>()?;
     module.add_class::<model::Model>()?;

@@ -32,6 +32,9 @@ type GoOn<'a> = &'a (dyn Fn(PassProgress) -> ControlFlow<()> + Sync);
 
 /// The part of a fine-tuned model that does not depend on its task.
 trait Predictions: Send + Sync {
+    /// Whether images are resized to a size that may be given.
+    fn takes_size(&self) -> bool;
+
     /// A prediction for each image, in order; `go_on` is asked after each batch.
     fn predict(
         &self,
@@ -43,6 +46,10 @@ trait Predictions: Send + Sync {
 }
 
 impl<T: DownstreamTask> Predictions for FinetunedModel<T> {
+    fn takes_size(&self) -> bool {
+        T::INPUT == InputKind::Person
+    }
+
     fn predict(
         &self,
         images: &Given,
@@ -53,9 +60,6 @@ impl<T: DownstreamTask> Predictions for FinetunedModel<T> {
         let words = |error: TaskError| error.to_string();
         let mut model = self.clone();
         if let Some(size) = size {
-            if T::INPUT == InputKind::Scene {
-                return Err(format!("size: inputs of {} are whole scenes", T::NAME));
-            }
             [model.preprocess.height, model.preprocess.width] = size;
             model.check().map_err(words)?;
         }
@@ -81,6 +85,8 @@ impl<T: DownstreamTask> Predictions for FinetunedModel<T> {
 /// A backbone, with the head of a task where it was fine-tuned.
 #[pyclass(frozen, module = "clasp._clasp")]
 pub struct Model {
+    /// Where it lies, also when it came from a hub.
+    path: PathBuf,
     backbone: Backbone,
     preprocess: Preprocess,
     prompt: PromptWeights,
@@ -131,6 +137,7 @@ fn load(path: &Path) -> Result<Model, String> {
         }
     };
     Ok(Model {
+        path: std::path::absolute(path).unwrap_or_else(|_| path.clone()),
         preprocess: Preprocess::of(&meta),
         backbone,
         prompt,
@@ -145,6 +152,12 @@ impl Model {
     #[new]
     fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
         py.detach(|| load(&path)).map_err(failed)
+    }
+
+    /// Where it lies.
+    #[getter]
+    fn path(&self) -> PathBuf {
+        self.path.clone()
     }
 
     /// Name of the task that it was fine-tuned for, if any.
@@ -225,6 +238,13 @@ impl Model {
         let head = self.head.as_ref().ok_or_else(|| {
             PyValueError::new_err("a backbone predicts nothing; fine-tune it with clasp.finetune")
         })?;
+        self.preprocess_at(size)?;
+        if size.is_some() && !head.predictions.takes_size() {
+            let task = head.task;
+            return Err(PyValueError::new_err(format!(
+                "size: inputs of {task} are whole scenes, which keep their size"
+            )));
+        }
         let images = Given::of(images)?;
         let batching = batching_of(batching)?;
         let found = interruptible(py, batching.threads, progress, |go_on| {

@@ -105,9 +105,9 @@ impl ViewMaker {
         let Some(sample) = sample else {
             let reads = images.unreadable.lock();
             let reads = reads.unwrap_or_else(PoisonError::into_inner);
-            let reason = (reads.failed.iter().next_back())
-                .map_or(String::new(), |(key, reason)| format!("{key}: {reason}"));
-            return Err(failed(reason));
+            let key = images.generator.key(index);
+            let reason = reads.failed.get(key).map_or("", String::as_str);
+            return Err(failed(format!("{key}: {reason}")));
         };
         let config = &self.recipe.views;
         let dict = PyDict::new(py);

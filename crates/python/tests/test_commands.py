@@ -1,5 +1,6 @@
 """Labeling, pre-training, fine-tuning and evaluation as functions."""
 
+import json
 import os
 import signal
 import subprocess
@@ -7,6 +8,7 @@ import sys
 import textwrap
 import time
 
+import numpy as np
 import pytest
 
 import clasp
@@ -17,6 +19,7 @@ def test_values_of_a_recipe():
     assert assignments({"run": {"steps": 5, "name": "a b"}, "seed": 1, "skip": None, "views": {"size": [256, 128], "flip": False}}) == [
         "run.steps=5", 'run.name="a b"', "seed=1", "views.size=[256, 128]", "views.flip=false",
     ]
+    assert assignments({"a": np.float64(1e-3), "b": np.int64(3), "c": "p😀h\n"}) == ["a=0.001", "b=3", 'c="p😀h\\n"']
     with pytest.raises(ValueError, match="expected a number"):
         assignments({"a": object()})
 
@@ -67,6 +70,22 @@ def test_an_interrupt_stops_and_the_run_goes_on(tmp_path, unlabeled):
     output, _ = child.communicate(timeout=120)
     assert output.strip() == "interrupted"
     assert any((out / "checkpoints").iterdir())
-    # The run itself is resumed by the same words as on the command line.
-    runs = clasp.run("runs", str(tmp_path))
-    assert "stopped" in str(runs)
+    logged = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
+    # As after a kill, the log is ahead of the checkpoint; the listener gets what is logged from there on.
+    with (out / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": logged[-1] + 1000, "loss/total": 0.0}) + "\n")
+    seen = []
+
+    def listen(line):
+        seen.append(line["step"])
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        clasp.pretrain(out=out, resume=True, progress=listen)
+    assert seen == sorted(set(seen)) and logged[-1] < seen[0] < logged[-1] + 1000
+
+
+def test_what_is_no_json_is_text():
+    assert "[optimizer]" in clasp.run("recipes", "mini")
+    assert clasp.run("--version").startswith("clasp ")

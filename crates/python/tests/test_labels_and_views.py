@@ -67,6 +67,17 @@ def test_a_dataset_gives_what_pre_training_sees(labels, unlabeled):
     assert np.array_equal(copied[2].global_views, sample.global_views)
     with pytest.raises(IndexError):
         data[24]
+    with pytest.raises(ValueError, match="epoch"):
+        data.set_epoch(-1)
+
+
+def test_an_image_that_cannot_be_read_is_named(photos, tmp_path):
+    for name in ("a.jpg", "z.jpg"):
+        (tmp_path / name).write_bytes(photos[0].read_bytes()[:300])
+    data = clasp.ViewDataset(tmp_path, recipe="demo")
+    for index, key in [(1, "z: "), (0, "a: ")]:
+        with pytest.raises(clasp.Error, match=key):
+            data[index]
 
 
 def _work_of_a_child(queue, run_folder, photos, folder):

@@ -96,8 +96,13 @@ def test_mistakes_are_value_errors_in_words():
     for arguments, message in wrong:
         with pytest.raises(ValueError, match=message):
             clasp.metrics.reid(*arguments)
-    with pytest.raises(ValueError, match="ranks"):
-        clasp.metrics.reid(qf, gf, q_ids, g_ids, q_cams, g_cams, ranks=0)
+    whole = (qf, gf, q_ids, g_ids, q_cams, g_cams)
+    for wrong_number in ({"ranks": 0}, {"ranks": -1}, {"threads": -1}, {"threads": 10**6}, {"rerank": (-1, 6, 0.3)}, {"rerank": (20, 6, -5)}):
+        with pytest.raises(ValueError, match=next(iter(wrong_number))):
+            clasp.metrics.reid(*whole, **wrong_number)
+    # Larger than any gallery: all of it, and no memory for more.
+    assert len(clasp.metrics.reid(*whole, ranks=10**9)["cmc"]) == 200
+    assert clasp.metrics.reid(*whole, rerank=(10**9, 6, 0.3))["queries"] == 40
     with pytest.raises(ValueError, match="threads"):
         clasp.metrics.reid(qf, gf, q_ids, g_ids, q_cams, g_cams, threads=0)
 
@@ -222,6 +227,11 @@ def test_keypoints_are_those_of_pycocotools():
         assert ours[name] == pytest.approx(expected, abs=1e-9), name
     with pytest.raises(ValueError, match="truth_keypoints|truth keypoints"):
         clasp.metrics.keypoints(images, joints[:, :5], boxes, images, found, scores)
+    for boxes_of in (boxes[:, :3], boxes[0]):
+        with pytest.raises(ValueError, match="truth_boxes"):
+            clasp.metrics.keypoints(images, joints, boxes_of, images, found, scores)
+    with pytest.raises(ValueError, match="sigmas"):
+        clasp.metrics.keypoints(images, joints, boxes, images, found, scores, sigmas=[0] * 17)
     with pytest.raises(ValueError, match="predicted scores: expected"):
         clasp.metrics.keypoints(images, joints, boxes, images, found, scores[:-1])
 
@@ -252,10 +262,17 @@ def test_person_search_by_hand():
     turned = clasp.metrics.person_search([frame, empty], [{**query, "feature": [0.1, 1]}])
     assert turned["search"]["map"] == 0.5
     for bad, message in [
+        ([{**query, "gallery": {-1: box}}], "gallery: expected 0 or more"),
+        ([{**query, "gallery": {0: [0, 0, np.nan, 2]}}], "gallery: expected a number"),
+        ([{**query, "companions": [[1, 2, 3, 4]]}], "features of 2 values"),
         ([{**query, "gallery": {7: box}}], "frames below 2"),
         ([{**query, "feature": [1.0]}], "features of 2 values"),
     ]:
         with pytest.raises(ValueError, match=message):
             clasp.metrics.person_search([frame, empty], bad)
+    nobody = {"truth": [box], "boxes": [], "scores": [], "features": []}
+    assert clasp.metrics.person_search([nobody], [{"feature": [1, 0], "gallery": {0: box}}])["search"]["map"] == 0.0
+    with pytest.raises(ValueError, match="score_threshold"):
+        clasp.metrics.person_search([frame, empty], [query], score_threshold=np.nan)
     with pytest.raises(ValueError, match="frame 0: scores: expected 2"):
         clasp.metrics.person_search([{**frame, "scores": [0.9]}], [query])

@@ -67,9 +67,22 @@ def test_mistakes_with_images_are_in_words(backbone, photos, tmp_path):
     with pytest.raises(ValueError, match="size"):
         backbone.embed(photos[:1], size=(0, 4))
     with pytest.raises(ValueError, match="batch"):
+        backbone.embed(photos[:1], batch=-1)
+    with pytest.raises(ValueError, match="batch"):
         backbone.embed(photos[:1], batch=0)
     with pytest.raises(clasp.Error, match="none"):
         clasp.load(tmp_path / "none")
+
+
+def test_a_folder_by_any_kind_of_path(unlabeled, photos):
+    for place in (unlabeled, str(unlabeled), [unlabeled]):
+        assert len(clasp.Images(place)) == 24
+    # Names are names, not patterns.
+    odd = unlabeled.parent / "a,{b}*.jpg"
+    odd.write_bytes(photos[0].read_bytes())
+    assert clasp.views(odd, "demo")[0].ndim == 4
+    with pytest.raises(TypeError, match="places"):
+        clasp.Images(3)
 
 
 def test_progress_counts_and_may_stop(backbone, photos, capfd):

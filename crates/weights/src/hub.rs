@@ -96,8 +96,16 @@ pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> 
 ///
 /// As [`fetch`].
 pub fn existing_or_fetched(path: &Path, options: &HubOptions) -> Result<PathBuf, WeightsError> {
+    // A mistyped file or run is not asked for: its folder is there, or it ends as files do.
+    let is_local = |path: &Path| {
+        let ending = path.extension().and_then(|ending| ending.to_str());
+        let of_files = ["safetensors", "pth", "pt", "bin", "ckpt", "json", "tar"];
+        path.exists()
+            || path.parent().is_some_and(Path::exists)
+            || ending.is_some_and(|ending| of_files.contains(&ending))
+    };
     match path.to_str() {
-        Some(name) if is_model_name(name) && !path.exists() => fetch(name, options),
+        Some(name) if is_model_name(name) && !is_local(path) => fetch(name, options),
         _ => Ok(path.to_owned()),
     }
 }

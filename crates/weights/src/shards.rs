@@ -57,7 +57,8 @@ impl<'a> PartName<'a> {
         let (rest, ending) = name.rsplit_once('.')?;
         let (rest, count) = rest.rsplit_once("-of-")?;
         let (stem, number) = rest.rsplit_once('-')?;
-        let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        // Five digits, as the hub's tools write them: `fold-1-of-5.pth` is a file of its own.
+        let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
         if !is_number(number) || !is_number(count) {
             return None;
         }

@@ -314,7 +314,12 @@ impl Store {
         (0..self.len()).map(|row| self.row(row))
     }
 
-    fn row(&self, row: usize) -> LabelRef<'_> {
+    /// The labels at a position.
+    ///
+    /// # Panics
+    ///
+    /// There are not so many.
+    pub fn row(&self, row: usize) -> LabelRef<'_> {
         self.columns.row(row, &self.meta)
     }
 }

@@ -41,7 +41,7 @@ def gathered(images: Any) -> Union[Images, Sequence[Any]]:
     if isinstance(images, Images):
         return images
     if _is_path(images):
-        return Images([os.fspath(images)])
+        return Images(images)
     if isinstance(images, np.ndarray) and images.ndim == 4:
         return [pixels(image, f"image {i}") for i, image in enumerate(images)]
     if isinstance(images, np.ndarray) or hasattr(images, "convert"):

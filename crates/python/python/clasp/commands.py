@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import numpy as np
+
 from ._clasp import Error
 
 AnyPath = Union[str, os.PathLike[str]]
@@ -28,12 +30,16 @@ _EVERY = 0.2
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, (int, float)):
-        return repr(value)
+    if isinstance(value, int):
+        return int.__repr__(value)
+    if isinstance(value, float):
+        return float.__repr__(value)
     if isinstance(value, (str, os.PathLike)):
-        return json.dumps(os.fspath(value))
+        return json.dumps(os.fspath(value), ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, Iterable):
         return "[" + ", ".join(_toml(item) for item in value) + "]"
     raise ValueError(f"expected a number, text, truth value or list, found {value!r}")
@@ -59,12 +65,22 @@ class _Metrics:
 
     def __init__(self, folder: Path, listener: Listener) -> None:
         self.path, self.listener = folder / "metrics.jsonl", listener
-        self.at = self.path.stat().st_size if self.path.exists() else 0
+        self.at = 0
+        # What an earlier part of the run logged. When it resumes, the program first cuts off the lines
+        # after its checkpoint.
+        self.old = self.path.read_bytes() if self.path.exists() else b""
 
     def read(self) -> None:
         if not self.path.exists():
             return
         with self.path.open("rb") as file:
+            if self.old:
+                found = file.read()
+                if found == self.old:
+                    return
+                common = len(os.path.commonprefix([self.old, found]))
+                self.at = found.rfind(b"\n", 0, common) + 1
+                self.old = b""
             file.seek(self.at)
             text = file.read()
         whole = text[: text.rfind(b"\n") + 1]
@@ -77,7 +93,7 @@ def _start(words: list[str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "clasp", *words]
     # A session of its own: Ctrl-C in a terminal reaches this process alone, which hands it on once.
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8", errors="replace", start_new_session=True
     )
 
 
@@ -95,7 +111,8 @@ def _wait(process: subprocess.Popen[str], metrics: Optional[_Metrics]) -> None:
 
 
 def run(*words: str, progress: bool = False, metrics: Optional[_Metrics] = None) -> Any:
-    """Run a command of the program and return its result, None where it has none.
+    """Run a command of the program and return its result: what `--json` prints, else its text, None
+    where it prints nothing.
 
         clasp.run("data", "stats", "photos/")
 
@@ -104,7 +121,6 @@ def run(*words: str, progress: bool = False, metrics: Optional[_Metrics] = None)
     :raises clasp.Error: it failed, with its message.
     :raises KeyboardInterrupt: it was interrupted; finished work is saved.
     """
-    process = _start([*words, "--json", *([] if progress else ["--quiet"])])
     output: list[str] = []
     messages: list[str] = []
 
@@ -114,21 +130,26 @@ def run(*words: str, progress: bool = False, metrics: Optional[_Metrics] = None)
             if show:
                 print(line, end="", file=sys.stderr)
 
-    readers = [
-        threading.Thread(target=collect, args=(process.stdout, output, False)),
-        threading.Thread(target=collect, args=(process.stderr, messages, progress)),
-    ]
-    for reader in readers:
-        reader.start()
+    process = None
+    readers: list[threading.Thread] = []
     try:
+        process = _start([*words, "--json", *([] if progress else ["--quiet"])])
+        readers = [
+            threading.Thread(target=collect, args=(process.stdout, output, False)),
+            threading.Thread(target=collect, args=(process.stderr, messages, progress)),
+        ]
+        for reader in readers:
+            reader.start()
         _wait(process, metrics)
     except BaseException:
-        process.send_signal(signal.SIGINT)
-        process.wait()
+        if process:
+            process.send_signal(signal.SIGINT)
+            process.wait()
         raise
     finally:
         for reader in readers:
-            reader.join()
+            if reader.is_alive():
+                reader.join()
     status = process.returncode
     if status in (130, 143):
         raise KeyboardInterrupt
@@ -136,7 +157,13 @@ def run(*words: str, progress: bool = False, metrics: Optional[_Metrics] = None)
     # Status 1: it ran, and a check failed; the result says which.
     if status not in (0, 1) or (status == 1 and not text):
         raise Error("".join(messages).strip() or f"`clasp {words[0]}` ended with status {status}")
-    return json.loads(text) if text else None
+    if not text:
+        return None
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        # Some commands print a file, as `clasp recipes NAME` does.
+        return text
 
 
 def _result(found: Any) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class LabelStore:
         return (self[i] for i in range(len(self)))
 
     def __contains__(self, key: object) -> bool:
-        return key in self.keys
+        return isinstance(key, str) and self._inner.has(key)
 
     @property
     def keys(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Optional, Union
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _clasp
+from . import _checks, _clasp
 
 Rerank = Union[bool, tuple[int, int, float]]
 COCO_SIGMAS = tuple(
@@ -45,8 +45,21 @@ def _array(name: str, values: ArrayLike, dtype: Any, axes: int) -> NDArray[Any]:
 
 
 def _boxes(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    array = np.asarray(values, dtype=np.float64)
-    return np.ascontiguousarray(array.reshape(0, 4) if array.size == 0 else array)
+    array = np.asarray(values)
+    array = _array(name, array.reshape(0, 4) if array.size == 0 else array, np.float64, 2)
+    if array.shape[1] != 4:
+        raise ValueError(f"{name}: expected rows of x, y, width and height, found {list(array.shape)}")
+    return array
+
+
+def _finite(name: str, value: float, least: float = -np.inf, most: float = np.inf) -> float:
+    if not (np.isfinite(value) and least <= value <= most):
+        raise ValueError(f"{name}: expected a number from {least} to {most}, found {value}")
+    return float(value)
+
+
+def _sigmas(values: Sequence[float]) -> list[float]:
+    return [_finite("sigmas", value, np.finfo(float).tiny) for value in values]
 
 
 def _side(name: str, features: ArrayLike, ids: ArrayLike, cams: ArrayLike) -> list[NDArray[Any]]:
@@ -80,7 +93,7 @@ def reid(
     :param gallery_ids: person of each gallery image, `[images]`.
     :param query_cams: camera of each query, `[queries]`.
     :param gallery_cams: camera of each gallery image, `[images]`.
-    :param ranks: length of the CMC curve.
+    :param ranks: length of the CMC curve, at most that of the gallery.
     :param rerank: k-reciprocal re-ranking (Zhong et al., CVPR 2017), True for k1 = 20, k2 = 6 and
         λ = 0.3, or these three.
     :returns: `map`, `minp`, `cmc` (list: share of queries with a match among the first k),
@@ -89,8 +102,15 @@ def reid(
     """
     query = _side("query", query_features, query_ids, query_cams)
     gallery = _side("gallery", gallery_features, gallery_ids, gallery_cams)
-    parameters = (20, 6, 0.3) if rerank is True else (rerank or None)
-    return _clasp.metric_reid(query, gallery, ranks, parameters, threads)
+    images = len(query[0]) + len(gallery[0])
+    parameters = None
+    if rerank:
+        k1, k2, weight = (20, 6, 0.3) if isinstance(rerank, bool) else rerank
+        # More neighbors than images are all images.
+        neighbors = [min(_checks.count(f"rerank: {name}", value), max(images, 1)) for name, value in (("k1", k1), ("k2", k2))]
+        parameters = (neighbors[0], neighbors[1], _finite("rerank: λ", weight, 0, 1))
+    places = min(_checks.count("ranks", ranks), max(len(gallery[0]), 1))
+    return _clasp.metric_reid(query, gallery, places, parameters, _checks.threads(threads))
 
 
 def roc(
@@ -115,7 +135,7 @@ def roc(
     """
     query = _side("query", query_features, query_ids, query_cams)
     gallery = _side("gallery", gallery_features, gallery_ids, gallery_cams)
-    return _clasp.metric_roc(query, gallery, list(map(float, rates)), threads)
+    return _clasp.metric_roc(query, gallery, list(map(float, rates)), _checks.threads(threads))
 
 
 def attributes(truth: ArrayLike, probabilities: ArrayLike, *, threshold: float = 0.5) -> dict[str, Any]:
@@ -128,7 +148,7 @@ def attributes(truth: ArrayLike, probabilities: ArrayLike, *, threshold: float =
         `precision`, `recall`, `f1`, `map`, `per_attribute`, `degenerate`, `images`.
     """
     expected = _array("truth", truth, np.bool_, 2)
-    return _clasp.metric_attributes(expected, _array("probabilities", probabilities, np.float32, 2), threshold)
+    return _clasp.metric_attributes(expected, _array("probabilities", probabilities, np.float32, 2), _finite("threshold", threshold))
 
 
 def parsing(
@@ -194,7 +214,7 @@ def keypoints(
         _joints("predicted_keypoints", predicted_keypoints, len(sigmas)),
         _array("predicted_scores", predicted_scores, np.float64, 1),
     ]
-    return _clasp.metric_keypoints(truth, predicted, list(map(float, sigmas)))
+    return _clasp.metric_keypoints(truth, predicted, _sigmas(sigmas))
 
 
 def _joints(name: str, values: ArrayLike, joints: int) -> NDArray[np.float64]:
@@ -311,37 +331,41 @@ def person_search(
     :returns: `search` (`map`, `top` for 1, 5 and 10, `recall`, `queries`, `skipped`,
         `average_precision`) and `detection` (`recall`, `ap`, `people`, `found`).
     """
-    channels = 0
-    rows = []
-    for i, frame in enumerate(frames):
-        truth = _boxes("truth", frame["truth"])
-        features = np.asarray(frame["features"])
-        channels = features.shape[1] if features.ndim == 2 and features.shape[1] else channels
-        rows.append((i, frame, truth))
+    wanted_features = [_array(f"query {i}: feature", query["feature"], np.float32, 1) for i, query in enumerate(queries)]
+    # Frames in which nobody was found have no features that say how long one is.
+    of_frames = [np.asarray(frame["features"]).shape for frame in frames]
+    of_queries = [feature.shape for feature in wanted_features]
+    channels = next((shape[-1] for shape in [*of_frames, *of_queries] if len(shape) and shape[-1]), 0)
+
+    def features(name: str, values: ArrayLike) -> NDArray[np.float32]:
+        array = np.asarray(values)
+        return _array(name, array.reshape(0, channels) if array.size == 0 else array, np.float32, 2)
+
     arrays = []
-    for i, frame, truth in rows:
-        features = np.asarray(frame["features"])
-        if features.size == 0:
-            features = features.reshape(0, channels)
+    for i, frame in enumerate(frames):
+        truth = _boxes(f"frame {i}: truth", frame["truth"])
+        known = frame.get("known", np.ones(len(truth), np.bool_))
         arrays.append(
             [
                 truth,
-                _array(f"frame {i}: known", frame.get("known", np.ones(len(truth), np.bool_)), np.bool_, 1),
-                _boxes("boxes", frame["boxes"]),
+                _array(f"frame {i}: known", known, np.bool_, 1),
+                _boxes(f"frame {i}: boxes", frame["boxes"]),
                 _array(f"frame {i}: scores", frame["scores"], np.float64, 1),
-                _array(f"frame {i}: features", features, np.float32, 2) if features.size else features.astype(np.float32),
+                features(f"frame {i}: features", frame["features"]),
             ]
         )
     wanted = []
-    for i, query in enumerate(queries):
-        companions = np.asarray(query.get("companions", np.zeros((0, channels))), dtype=np.float32)
-        gallery = [(int(frame), None if box is None else list(map(float, box))) for frame, box in query["gallery"].items()]
-        wanted.append(
-            (
-                _array(f"query {i}: feature", query["feature"], np.float32, 1),
-                np.ascontiguousarray(companions.reshape(-1, channels)),
-                gallery,
-            )
-        )
+    for i, (query, feature) in enumerate(zip(queries, wanted_features)):
+        companions = features(f"query {i}: companions", query.get("companions", ()))
+        gallery = []
+        for place, box in query["gallery"].items():
+            corner = None if box is None else [_finite(f"query {i}: gallery", value) for value in box]
+            if corner is not None and len(corner) != 4:
+                raise ValueError(f"query {i}: gallery: expected x, y, width and height, found {len(corner)} values")
+            gallery.append((_checks.index(f"query {i}: gallery", place), corner))
+        wanted.append((feature, companions, gallery))
+    if context is not None:
+        context = (_checks.count("context: boxes", context[0]), _checks.count("context: people", context[1]))
+    score_threshold = _finite("score_threshold", score_threshold)
     found = _clasp.metric_person_search(arrays, wanted, score_threshold, class_weighted, context)
     return {"search": found[0], "detection": found[1]}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _clasp, _images, commands, predictions
+from . import _checks, _clasp, _images, commands, predictions
 from ._progress import Progress, listener
 from .predictions import Prediction
 
@@ -19,11 +19,18 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 
+def _size(size: Optional[Size]) -> Optional[Size]:
+    if size is None:
+        return None
+    height, width = size
+    return _checks.count("size: height", height, 4096), _checks.count("size: width", width, 4096)
+
+
 class Model:
     """A backbone, with the head of a task where it was fine-tuned. Use :func:`load`."""
 
-    def __init__(self, path: str, inner: _clasp.Model) -> None:
-        self._path = path
+    def __init__(self, name: str, inner: _clasp.Model) -> None:
+        self._name = name
         self._inner = inner
 
     @property
@@ -54,7 +61,7 @@ class Model:
     def __repr__(self) -> str:
         height, width = self.size
         what = f"fine-tuned for {self.task}" if self.task else "backbone"
-        return f"<clasp.Model {self._path!r}: {what}, {self.channels} channels, {height}x{width} (height x width)>"
+        return f"<clasp.Model {self._name!r}: {what}, {self.channels} channels, {height}x{width} (height x width)>"
 
     def embed(
         self,
@@ -81,7 +88,8 @@ class Model:
         :raises clasp.Error: an image cannot be read; features are not finite.
         """
         given = _images.gathered(images)
-        return self._inner.embed(given, prompt, size, (batch, threads), listener(progress, "embed"))
+        batching = (_checks.count("batch", batch), _checks.threads(threads))
+        return self._inner.embed(given, prompt, _size(size), batching, listener(progress, "embed"))
 
     def predict(
         self,
@@ -94,14 +102,15 @@ class Model:
     ) -> list[Prediction]:
         """What a fine-tuned model predicts for each image, as `clasp predict` does.
 
-        Images show one person from edge to edge; for detection and search they are whole scenes.
-        Parameters are those of :meth:`embed`.
+        Images show one person from edge to edge; for detection and search they are whole scenes, which
+        keep their size. Parameters are those of :meth:`embed`.
 
         :raises ValueError: this is a backbone without a task.
         :raises clasp.Error: an image cannot be read; outputs are not finite.
         """
         given = _images.gathered(images)
-        found = self._inner.predict(given, size, (batch, threads), listener(progress, "predict"))
+        batching = (_checks.count("batch", batch), _checks.threads(threads))
+        found = self._inner.predict(given, _size(size), batching, listener(progress, "predict"))
         task = self.task or ""
         return [predictions.of_task(task, one) for one in found]
 
@@ -120,14 +129,14 @@ class Model:
         :param options: further options of the command, for example `"--library", "transformers"`.
         :returns: what was written, and the Python that loads it.
         """
-        return dict(commands.run("export", "hub", self._path, "--out", os.fspath(folder), *options) or {})
+        return dict(commands.run("export", "hub", self._inner.path, "--out", os.fspath(folder), *options) or {})
 
     def export_onnx(self, path: Union[str, os.PathLike[str]], *options: str) -> None:
         """Write an ONNX file, checked against this model on images, as `clasp export onnx` does.
 
         :param options: further options of the command, for example `"--bytes"`.
         """
-        commands.run("export", "onnx", self._path, "--out", os.fspath(path), *options)
+        commands.run("export", "onnx", self._inner.path, "--out", os.fspath(path), *options)
 
 
 def load(path: Union[str, os.PathLike[str]]) -> Model:

@@ -9,13 +9,11 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _clasp, _images
-from .commands import assignments
+from . import _checks, _clasp, _images
+from .commands import AnyPath, assignments
 
 if TYPE_CHECKING:
     from ._images import AnyImage
-
-Path = Union[str, os.PathLike[str]]
 
 
 def views(
@@ -31,10 +29,10 @@ def views(
     :param overrides: values of the recipe: `seed=1`, `views={"local": 4}`.
     """
     if isinstance(image, (str, os.PathLike)):
-        array = _clasp.Images([os.fspath(image)])[0]
+        array = _clasp.load_image(os.fspath(image))
     else:
         array = _images.pixels(image)
-    made = _clasp.ViewMaker(recipe, assignments(overrides), False).views(array, key, epoch)
+    made = _clasp.ViewMaker(recipe, assignments(overrides), False).views(array, key, _checks.index("epoch", epoch))
     return made[0], made[1]
 
 
@@ -64,7 +62,7 @@ class ViewDataset:
     Call :meth:`set_epoch` before each epoch for other views. Workers that fork are supported.
     """
 
-    def __init__(self, images: Path, labels: Optional[Path] = None, recipe: str = "mini", **overrides: Any) -> None:
+    def __init__(self, images: AnyPath, labels: Optional[AnyPath] = None, recipe: str = "mini", **overrides: Any) -> None:
         """Open images and labels.
 
         :param images: a folder, archive or pattern.
@@ -83,7 +81,7 @@ class ViewDataset:
 
     def set_epoch(self, epoch: int) -> None:
         """Make the views of this epoch."""
-        self.epoch = epoch
+        self.epoch = _checks.index("epoch", epoch)
 
     def __len__(self) -> int:
         return len(self._inner)

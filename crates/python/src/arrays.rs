@@ -89,7 +89,10 @@ pub fn to_python<'py>(
     py: Python<'py>,
     value: &impl serde::Serialize,
 ) -> PyResult<Bound<'py, PyAny>> {
-    of_json(py, &serde_json::to_value(value).map_err(crate::failed)?)
+    of_json(
+        py,
+        &serde_json::to_value(value).map_err(crate::error::failed)?,
+    )
 }
 
 fn of_json<'py>(py: Python<'py>, value: &Value) -> PyResult<Bound<'py, PyAny>> {

@@ -11,7 +11,7 @@ use pyo3::exceptions::{PyIndexError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 
 use crate::arrays::Borrowed;
-use crate::failed;
+use crate::error::failed;
 
 /// Images of folders, tars and patterns, in the order of their keys.
 #[pyclass(frozen, module = "clasp")]

@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
 use crate::arrays::to_python;
-use crate::failed;
+use crate::error::failed;
 use crate::images::position;
 
 /// The labels of many images, in memory.

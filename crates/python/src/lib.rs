@@ -3,13 +3,14 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`arrays`] | checks of NumPy arrays, JSON values as Python objects |
-//! | [`threads`] | work without the interpreter's lock, Ctrl-C, forked processes |
-//! | [`images`] | folders, archives, files and arrays of images |
-//! | [`model`] | features and predictions |
-//! | [`labels`] | label stores |
-//! | [`views`] | the views of pre-training |
-//! | [`metrics`] | the metrics |
+//! | `error` | the exception of everything that is no mistake of the caller |
+//! | `arrays` | checks of NumPy arrays, JSON values as Python objects |
+//! | `threads` | work without the interpreter's lock, Ctrl-C, forked processes |
+//! | `images` | folders, archives, files and arrays of images |
+//! | `model` | features and predictions |
+//! | `labels` | label stores |
+//! | `views` | the views of pre-training |
+//! | `metrics` | the metrics |
 //!
 //! NumPy arrays are borrowed where they are contiguous in C order and of the type that is needed;
 //! the Python side makes others so. Mistakes of the caller are `ValueError`, everything else that
@@ -18,6 +19,7 @@
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used))]
 
 mod arrays;
+mod error;
 mod images;
 mod labels;
 mod metrics;
@@ -27,24 +29,11 @@ mod views;
 
 use std::ffi::OsString;
 
-use pyo3::create_exception;
-use pyo3::exceptions::PyRuntimeError;
+use error::Error;
 use pyo3::prelude::*;
 
 #[global_allocator]
 static ALLOCATOR: clasp_cli::allocator::MiMalloc = clasp_cli::allocator::MiMalloc;
-
-create_exception!(
-    clasp,
-    Error,
-    PyRuntimeError,
-    "What went wrong, in the words of the command line."
-);
-
-/// An error of the libraries as a Python exception.
-fn failed(error: impl std::fmt::Display) -> PyErr {
-    Error::new_err(error.to_string())
-}
 
 /// Runs the program with these arguments, its own name first; its exit status.
 #[pyfunction]

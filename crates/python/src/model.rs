@@ -24,7 +24,7 @@ use pyo3::types::{PyDict, PyList};
 use serde_json::Value;
 
 use crate::arrays::to_python;
-use crate::failed;
+use crate::error::failed;
 use crate::images::Given;
 use crate::threads::{count, interruptible};
 

@@ -46,7 +46,7 @@ fn pool(threads: usize) -> PyResult<Arc<ThreadPool>> {
         }
     }
     let pool = ThreadPoolBuilder::new().num_threads(threads).build();
-    let pool = Arc::new(pool.map_err(crate::failed)?);
+    let pool = Arc::new(pool.map_err(crate::error::failed)?);
     *kept = Some((process, Arc::clone(&pool)));
     Ok(pool)
 }
@@ -118,7 +118,9 @@ pub fn interruptible<T: Send>(
             }
             let result = worker.join();
             raised?;
-            result.map_err(|_| crate::failed("the work ended unexpectedly; please report this"))
+            result.map_err(|_| {
+                crate::error::failed("the work ended unexpectedly; please report this")
+            })
         })
     })
 }

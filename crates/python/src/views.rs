@@ -11,7 +11,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use rand::RngExt;
 
-use crate::failed;
+use crate::error::failed;
 use crate::images::{pixels, position};
 
 /// Makes the views of a recipe: of an image that is handed over, or of the images and labels that

@@ -7,9 +7,11 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod rounding;
 
 use super::matrix::{MatrixView, add_product};
 use super::scalar::vectorized;
+use rounding::bits;
 
 /// The right factor of many matrix products, rounded once.
 pub struct Rounded {
@@ -92,14 +94,6 @@ pub fn is_in_hardware() -> bool {
     return avx512::is_there();
     #[cfg(not(target_arch = "x86_64"))]
     false
-}
-
-/// The 16 bits of the nearest bf16, ties to even; NaN stays NaN.
-#[inline(always)]
-fn bits(x: f32) -> u32 {
-    let bits = x.to_bits();
-    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
-    if x.is_nan() { 0x7fc0 } else { nearest }
 }
 
 fn rounded(values: &[f32]) -> Vec<f32> {

@@ -20,7 +20,7 @@ use burn::tensor::{
 /// # Shapes
 /// - student: logits at the masked patches, [masked, prototypes]
 /// - targets: probabilities there, [masked, prototypes]
-/// - weights: 1 / (views · |M_v|) of each masked patch, [masked]
+/// - weights: 1 / (views · |M_v|) of each masked patch, `[masked]`
 ///
 /// # Panics
 /// Without a masked patch.

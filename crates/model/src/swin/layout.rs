@@ -1,16 +1,9 @@
 //! Which windows a stage has on a map, by the rules of the published programs.
 
 use super::{
+    axis::{AxisLayout, PaddingOrder},
     config::{SwinConfig, WindowPadding},
-    windows::AxisLayout,
 };
-
-/// What comes first where a map is both padded and shifted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PaddingOrder {
-    PadThenShift,
-    ShiftThenPad,
-}
 
 /// The windows of a stage on a map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,6 +10,7 @@
 //! the projections run on the real positions and padding is added after them. On the CPU a block is
 //! two fused operations (`kernels`).
 
+mod axis;
 mod block;
 mod config;
 mod layout;

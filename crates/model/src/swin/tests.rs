@@ -8,9 +8,10 @@ use burn::{
 };
 
 use super::{
+    axis::PaddingOrder,
     block::SwinBlock,
     config::{SwinConfig, SwinSizes},
-    layout::{PaddingOrder, StageLayout},
+    layout::StageLayout,
     windows::{Partition, WindowPartition, Windows},
 };
 use crate::{

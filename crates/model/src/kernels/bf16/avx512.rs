@@ -12,7 +12,8 @@ use std::cell::Cell;
 
 use rayon::prelude::*;
 
-use super::{bits, vectorized};
+use super::rounding::bits;
+use crate::kernels::scalar::vectorized;
 
 /// Columns of a panel: two registers.
 const WIDTH: usize = 32;

@@ -8,8 +8,8 @@
 
 Each arm and seed writes TABLE/ARM/seed-N.json below OUT, or below --results DIR, and a later run skips what exists. The
 results behind docs/results.md are in docs/evidence: with --results docs/evidence a run adds the arms and seeds that are
-missing. A file that was made with other settings, another recipe or another clasp-mini is an error: take another folder,
-or remove the file. Without --write the tables go to standard output. Seeds below 100 are for the final tables; choose
+missing, with --existing it adds none. A file that was made with other settings, another recipe or another clasp-mini is
+an error: take another folder, or remove the file. Without --write the tables go to standard output. Seeds below 100 are for the final tables; choose
 recipes and prompts with seeds from 100 on, whose people are others.
 
 Tables:
@@ -189,6 +189,8 @@ class Evidence:
             if kept["settings"] != settings:
                 raise Problem(f"{path}: expected settings {settings}, found {kept['settings']}; take another OUT or remove it")
             return kept
+        if self.args.existing:
+            raise Problem("no result yet")
         begun, used = time.monotonic(), processor_seconds()
         result = {"settings": settings, **work(), "made": self.made}
         result["seconds"] = time.monotonic() - begun
@@ -391,8 +393,9 @@ class Evidence:
 
 
 def value_rows(results, tasks, arms, problems, cost=True):
-    """A row for each arm: its metrics, and processor seconds of pre-training."""
+    """A row for each arm: its metrics, and processor seconds of pre-training. An arm with fewer seeds than others says so."""
     rows = []
+    most = max(map(len, results.values()), default=0)
     # Every arm of a seed has the same chance.
     found = list(max(results.values(), key=len, default={}).values())
     if found and "chance" in found[0]:
@@ -406,7 +409,8 @@ def value_rows(results, tasks, arms, problems, cost=True):
         if cost:
             took = [r["fixed"] + r["each_step"] * r["steps"] for r in seeds.values() if "fixed" in r]
             cells.append(f"{statistics.mean(took):.0f} s, {next(iter(seeds.values()))['steps']} steps" if took and max(took) else "")
-        rows.append([f"{ARMS[arm].what} (`{arm}`)", *cells])
+        fewer = f", {len(seeds)} of {most} seeds" if len(seeds) < most else ""
+        rows.append([f"{ARMS[arm].what} (`{arm}`{fewer})", *cells])
     return rows
 
 
@@ -694,6 +698,7 @@ def parse(words=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("out", type=pathlib.Path, help="folder for everything that is made")
     p.add_argument("--results", type=pathlib.Path, metavar="DIR", help="folder of the results that tables are made of [default: OUT]")
+    p.add_argument("--existing", action="store_true", help="run nothing: make the tables of the results that there are")
     p.add_argument("--quick", action="store_true", help="one seed, main table of six arms, prompts of CLASP")
     p.add_argument("--data", type=pathlib.Path, help="photos: persons/, pku_reid/, ccp/, lspe/, pets/")
     p.add_argument("--tables", nargs="+", choices=[*DRAWN, "summary", *PHOTOS, *MORE], help="which tables")

@@ -124,6 +124,17 @@ class Runs(unittest.TestCase):
     def calls(self):
         return (self.at / "calls.txt").read_text().splitlines()
 
+    def test_existing_results_alone_make_a_table_that_counts_their_seeds(self):
+        words = ["--tables", "main", "--arms", "dino", "clasp", "--steps", "4", "--seeds"]
+        self.assertEqual(self.run_it(*words, "0", "1")[0], 0)
+        (self.at / "out/main/dino/seed-1.json").unlink()
+        before = self.calls()
+        self.run_it(*words, "0", "1", "2", "--existing")
+        self.assertEqual(self.calls(), before)
+        text = self.document.read_text()
+        self.assertIn("| DINO (`dino`, 1 of 2 seeds) | 10.00 |", text)
+        self.assertIn("| CLASP (`clasp`) |", text)
+
     def test_a_table_has_paired_differences_and_a_second_run_runs_nothing(self):
         words = ["--tables", "main", "--arms", "dino", "clasp", "--seeds", "0", "1", "2", "--steps", "4"]
         self.assertEqual(self.run_it(*words)[0], 0)

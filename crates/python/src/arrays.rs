@@ -59,6 +59,18 @@ impl<'py, T: Element, D: numpy::ndarray::Dimension> Borrowed<'py, T, D> {
     }
 }
 
+impl<'py, T: Element> List<'py, T> {
+    /// A list with `count` elements, one for each of `of`.
+    ///
+    /// # Errors
+    /// `ValueError`, as [`Borrowed::new`], or for another number of elements.
+    pub fn of(name: &str, object: &Bound<'py, PyAny>, count: usize, of: &str) -> PyResult<Self> {
+        let list = Self::new(name, object)?;
+        as_many(name, list.shape()[0], count, of)?;
+        Ok(list)
+    }
+}
+
 /// Checks that a list has as many elements as what it belongs to.
 pub fn as_many(name: &str, found: usize, expected: usize, of: &str) -> PyResult<()> {
     match found == expected {

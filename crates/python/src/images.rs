@@ -1,5 +1,6 @@
 //! Images: of files and arrays that a caller lists, and of folders, archives and patterns.
 
+use std::borrow::Cow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -148,15 +149,16 @@ impl Given {
     ///
     /// # Errors
     /// It cannot be read; the message names it.
-    pub fn load(&self, index: usize) -> Result<Rgb, String> {
+    pub fn load(&self, index: usize) -> Result<Cow<'_, Rgb>, String> {
         match self {
             Self::Source(source) => { source.load(index, &Limits::default()) }
+                .map(Cow::Owned)
                 .map_err(|failure| format!("{}: {failure}", source.place(index))),
             Self::List(images) => match &images[index] {
-                GivenImage::File(path) => {
-                    load_file(path, &Limits::default()).map_err(|error| error.to_string())
-                }
-                GivenImage::Pixels(image) => Ok(image.clone()),
+                GivenImage::File(path) => { load_file(path, &Limits::default()) }
+                    .map(Cow::Owned)
+                    .map_err(|error| error.to_string()),
+                GivenImage::Pixels(image) => Ok(Cow::Borrowed(image)),
             },
         }
     }

@@ -50,15 +50,12 @@ impl<'py> Side<'py> {
     fn new(name: &str, [features, persons, cameras]: [&Bound<'py, PyAny>; 3]) -> PyResult<Self> {
         let features = Table::new(&format!("{name}_features"), features)?;
         let (ids, cams) = (format!("{name}_ids"), format!("{name}_cams"));
-        let (persons, cameras) = (List::new(&ids, persons)?, List::new(&cams, cameras)?);
         let images = features.shape()[0];
         let of = format!("the rows of {name}_features");
-        as_many(&ids, persons.shape()[0], images, &of)?;
-        as_many(&cams, cameras.shape()[0], images, &of)?;
         Ok(Self {
+            persons: List::of(&ids, persons, images, &of)?,
+            cameras: List::of(&cams, cameras, images, &of)?,
             features,
-            persons,
-            cameras,
         })
     }
 
@@ -193,7 +190,7 @@ fn metric_parsing<'py>(
     to_python(py, &matrix.metrics())
 }
 
-/// True people: images, keypoints `[people, joints, 3]`, boxes, areas, crowds.
+/// True people: keypoints `[people, joints, 3]`, then as [`true_boxes`].
 type TruePeople<'py> = [Bound<'py, PyAny>; 5];
 
 #[pyfunction]
@@ -203,52 +200,28 @@ fn metric_keypoints<'py>(
     predicted: [Bound<'py, PyAny>; 3],
     sigmas: Vec<f64>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let [images, keypoints, bboxes, areas, crowds] = &truth;
+    let [keypoints, boxes @ ..] = &truth;
     let keypoints = Borrowed::<f64, Ix3>::new("truth keypoints", keypoints)?;
-    let people = keypoints.shape()[0];
     let joints = joints_of("truth keypoints", &keypoints, sigmas.len())?;
-    let (images, areas) = (
-        List::<u64>::new("truth images", images)?,
-        List::<f64>::new("truth areas", areas)?,
-    );
-    let crowds = List::<bool>::new("truth crowds", crowds)?;
-    let bboxes = boxes("truth boxes", &Table::new("truth boxes", bboxes)?)?;
-    for (name, found) in [
-        ("truth images", images.shape()[0]),
-        ("truth boxes", bboxes.len()),
-        ("truth areas", areas.shape()[0]),
-        ("truth crowds", crowds.shape()[0]),
-    ] {
-        as_many(name, found, people, "the people of truth keypoints")?;
-    }
-    let (images, areas, crowds) = (images.values()?, areas.values()?, crowds.values()?);
-    let true_poses: Vec<TruePose> = (0..people)
-        .map(|i| TruePose {
-            image: images[i],
-            keypoints: joints[i].clone(),
-            bbox: bboxes[i],
-            area: areas[i],
-            crowd: crowds[i],
+    let boxes = true_boxes(boxes)?;
+    let of = "the people of truth keypoints";
+    as_many("truth boxes", boxes.len(), joints.len(), of)?;
+    let true_poses: Vec<TruePose> = { boxes.into_iter().zip(joints) }
+        .map(|(one, keypoints)| TruePose {
+            image: one.image,
+            keypoints,
+            bbox: one.bbox,
+            area: one.area,
+            crowd: one.crowd,
         })
         .collect();
     let [images, keypoints, scores] = &predicted;
     let keypoints = Borrowed::<f64, Ix3>::new("predicted keypoints", keypoints)?;
     let poses = keypoints.shape()[0];
     let joints = joints_of("predicted keypoints", &keypoints, sigmas.len())?;
-    let images = List::<u64>::new("predicted images", images)?;
-    let scores = List::<f64>::new("predicted scores", scores)?;
-    as_many(
-        "predicted images",
-        images.shape()[0],
-        poses,
-        "the predicted poses",
-    )?;
-    as_many(
-        "predicted scores",
-        scores.shape()[0],
-        poses,
-        "the predicted poses",
-    )?;
+    let of = "the predicted poses";
+    let images = List::<u64>::of("predicted images", images, poses, of)?;
+    let scores = List::<f64>::of("predicted scores", scores, poses, of)?;
     let (images, scores) = (images.values()?, scores.values()?);
     let predicted: Vec<PredictedPose> = (0..poses)
         .map(|i| PredictedPose {
@@ -282,21 +255,10 @@ fn joints_of(
 /// Found boxes: images, boxes, scores.
 fn found_boxes(found: &[Bound<'_, PyAny>; 3]) -> PyResult<Vec<FoundBox>> {
     let [images, bboxes, scores] = found;
-    let images = List::<u64>::new("found images", images)?;
-    let scores = List::<f64>::new("found scores", scores)?;
     let bboxes = boxes("found boxes", &Table::new("found boxes", bboxes)?)?;
-    as_many(
-        "found images",
-        images.shape()[0],
-        bboxes.len(),
-        "the found boxes",
-    )?;
-    as_many(
-        "found scores",
-        scores.shape()[0],
-        bboxes.len(),
-        "the found boxes",
-    )?;
+    let (count, of) = (bboxes.len(), "the found boxes");
+    let images = List::<u64>::of("found images", images, count, of)?;
+    let scores = List::<f64>::of("found scores", scores, count, of)?;
     let (images, scores) = (images.values()?, scores.values()?);
     let found = bboxes.into_iter().enumerate().map(|(i, bbox)| FoundBox {
         image: images[i],
@@ -306,34 +268,31 @@ fn found_boxes(found: &[Bound<'_, PyAny>; 3]) -> PyResult<Vec<FoundBox>> {
     Ok(found.collect())
 }
 
+/// True boxes: images, boxes, areas, crowds.
+fn true_boxes(truth: &[Bound<'_, PyAny>; 4]) -> PyResult<Vec<TrueBox>> {
+    let [images, bboxes, areas, crowds] = truth;
+    let bboxes = boxes("truth boxes", &Table::new("truth boxes", bboxes)?)?;
+    let (count, of) = (bboxes.len(), "the true boxes");
+    let images = List::<u64>::of("truth images", images, count, of)?;
+    let areas = List::<f64>::of("truth areas", areas, count, of)?;
+    let crowds = List::<bool>::of("truth crowds", crowds, count, of)?;
+    let (images, areas, crowds) = (images.values()?, areas.values()?, crowds.values()?);
+    let truth = bboxes.into_iter().enumerate().map(|(i, bbox)| TrueBox {
+        image: images[i],
+        bbox,
+        area: areas[i],
+        crowd: crowds[i],
+    });
+    Ok(truth.collect())
+}
+
 #[pyfunction]
 fn metric_boxes<'py>(
     py: Python<'py>,
     truth: [Bound<'py, PyAny>; 4],
     found: [Bound<'py, PyAny>; 3],
 ) -> PyResult<Bound<'py, PyAny>> {
-    let [images, bboxes, areas, crowds] = &truth;
-    let images = List::<u64>::new("truth images", images)?;
-    let areas = List::<f64>::new("truth areas", areas)?;
-    let crowds = List::<bool>::new("truth crowds", crowds)?;
-    let bboxes = boxes("truth boxes", &Table::new("truth boxes", bboxes)?)?;
-    for (name, found) in [
-        ("truth images", images.shape()[0]),
-        ("truth areas", areas.shape()[0]),
-        ("truth crowds", crowds.shape()[0]),
-    ] {
-        as_many(name, found, bboxes.len(), "the true boxes")?;
-    }
-    let (images, areas, crowds) = (images.values()?, areas.values()?, crowds.values()?);
-    let truth: Vec<TrueBox> = { bboxes.into_iter().enumerate() }
-        .map(|(i, bbox)| TrueBox {
-            image: images[i],
-            bbox,
-            area: areas[i],
-            crowd: crowds[i],
-        })
-        .collect();
-    let found = found_boxes(&found)?;
+    let (truth, found) = (true_boxes(&truth)?, found_boxes(&found)?);
     let found = detached(py, count(None)?, || detection::box_ap(&truth, &found))?;
     to_python(py, &found.map_err(wrong)?)
 }
@@ -362,19 +321,12 @@ fn metric_miss_rate<'py>(
             })?;
     let scenes = List::<u64>::new("images", images)?;
     let [images, bboxes, heights, visibilities, ignored] = &truth;
-    let images = List::<u64>::new("truth images", images)?;
-    let heights = List::<f64>::new("truth heights", heights)?;
-    let visibilities = List::<f64>::new("truth visibility", visibilities)?;
-    let ignored = List::<bool>::new("truth ignored", ignored)?;
     let bboxes = boxes("truth boxes", &Table::new("truth boxes", bboxes)?)?;
-    for (name, found) in [
-        ("truth images", images.shape()[0]),
-        ("truth heights", heights.shape()[0]),
-        ("truth visibility", visibilities.shape()[0]),
-        ("truth ignored", ignored.shape()[0]),
-    ] {
-        as_many(name, found, bboxes.len(), "the true boxes")?;
-    }
+    let (people, of) = (bboxes.len(), "the true boxes");
+    let images = List::<u64>::of("truth images", images, people, of)?;
+    let heights = List::<f64>::of("truth heights", heights, people, of)?;
+    let visibilities = List::<f64>::of("truth visibility", visibilities, people, of)?;
+    let ignored = List::<bool>::of("truth ignored", ignored, people, of)?;
     let (images, heights) = (images.values()?, heights.values()?);
     let (visibilities, ignored) = (visibilities.values()?, ignored.values()?);
     let truth: Vec<LabeledPedestrian> = { bboxes.into_iter().enumerate() }
@@ -415,16 +367,16 @@ impl<'py> FrameArrays<'py> {
     fn new(index: usize, frame: &Frame<'py>) -> PyResult<Self> {
         let [truth, known, found, scores, features] = frame;
         let name = |what: &str| format!("frame {index}: {what}");
+        let truth = boxes(&name("truth"), &Table::new(&name("truth"), truth)?)?;
+        let boxes = boxes(&name("boxes"), &Table::new(&name("boxes"), found)?)?;
+        let (people, found) = (truth.len(), boxes.len());
         let arrays = Self {
-            truth: boxes(&name("truth"), &Table::new(&name("truth"), truth)?)?,
-            known: List::new(&name("known"), known)?,
-            boxes: boxes(&name("boxes"), &Table::new(&name("boxes"), found)?)?,
-            scores: List::new(&name("scores"), scores)?,
+            known: List::of(&name("known"), known, people, "truth")?,
+            scores: List::of(&name("scores"), scores, found, "boxes")?,
             features: Table::new(&name("features"), features)?,
+            truth,
+            boxes,
         };
-        let (people, found) = (arrays.truth.len(), arrays.boxes.len());
-        as_many(&name("known"), arrays.known.shape()[0], people, "truth")?;
-        as_many(&name("scores"), arrays.scores.shape()[0], found, "boxes")?;
         as_many(
             &name("features"),
             arrays.features.shape()[0],

@@ -4,17 +4,17 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use clasp_model::backbone::{Adapter, Backbone};
+use clasp_model::backbone::Backbone;
 use clasp_model::prompt::{IDENTITY, PromptWeights};
-use clasp_tasks::features::{ImageFeatures, ImagePass, each_image};
+use clasp_tasks::embed;
 use clasp_tasks::task::{DownstreamTask, FinetunedModel, Inference, InputKind};
 use clasp_tasks::{
     BackboneExtractor, Batching, PassProgress, Preprocess, TaskError, TaskKind, with_task,
 };
 use clasp_weights::backbone::{BackboneMeta, backbone_state};
 use clasp_weights::checkpoint::StorageFormat;
-use clasp_weights::export::{ExportOptions, NamingScheme, named};
-use clasp_weights::finetuned;
+use clasp_weights::export::{ExportOptions, NamingScheme, folded, named};
+use clasp_weights::finetuned::{self, FinetunedMeta};
 use clasp_weights::hub::{self, HubOptions};
 use clasp_weights::import::load_backbone;
 use numpy::{PyArray1, PyArray2, PyArrayDyn, PyArrayMethods};
@@ -32,6 +32,9 @@ type GoOn<'a> = &'a (dyn Fn(PassProgress) -> ControlFlow<()> + Sync);
 
 /// The part of a fine-tuned model that does not depend on its task.
 trait Predictions: Send + Sync {
+    /// The backbone and its metadata.
+    fn backbone(&self) -> (&Backbone, &BackboneMeta);
+
     /// Whether images are resized to a size that may be given.
     fn takes_size(&self) -> bool;
 
@@ -46,6 +49,10 @@ trait Predictions: Send + Sync {
 }
 
 impl<T: DownstreamTask> Predictions for FinetunedModel<T> {
+    fn backbone(&self) -> (&Backbone, &BackboneMeta) {
+        (&self.backbone, &self.meta)
+    }
+
     fn takes_size(&self) -> bool {
         T::INPUT == InputKind::Person
     }
@@ -102,7 +109,23 @@ struct Head {
     predictions: Box<dyn Predictions>,
 }
 
-fn load_head<T: DownstreamTask>(
+fn load_head(path: &Path, found: FinetunedMeta, device: &Device) -> Result<Head, String> {
+    let kind = TaskKind::named(&found.task).ok_or_else(|| {
+        format!(
+            "{}: fine-tuned for `{}`, an unknown task",
+            path.display(),
+            found.task
+        )
+    })?;
+    let predictions = with_task!(kind, T => load_predictions::<T>(path, device));
+    Ok(Head {
+        task: kind.name(),
+        state: found.task_state,
+        predictions: predictions.map_err(|error| error.to_string())?,
+    })
+}
+
+fn load_predictions<T: DownstreamTask>(
     path: &Path,
     device: &Device,
 ) -> Result<Box<dyn Predictions>, TaskError> {
@@ -114,26 +137,17 @@ fn load(path: &Path) -> Result<Model, String> {
     let path = &hub::existing_or_fetched(path, &HubOptions::from_env())
         .map_err(|error| error.to_string())?;
     let fine_tuned = finetuned::read_meta(path).map_err(|error| error.to_string())?;
-    let (backbone, meta) = load_backbone(path, &device).map_err(|error| error.to_string())?;
     let prompt = (fine_tuned.as_ref()).map_or(PromptWeights::single(IDENTITY), |fine_tuned| {
         fine_tuned.prompt_weights
     });
-    let head = match fine_tuned {
-        None => None,
-        Some(found) => {
-            let kind = TaskKind::named(&found.task).ok_or_else(|| {
-                format!(
-                    "{}: fine-tuned for `{}`, an unknown task",
-                    path.display(),
-                    found.task
-                )
-            })?;
-            let predictions = with_task!(kind, T => load_head::<T>(path, &device));
-            Some(Head {
-                task: kind.name(),
-                state: found.task_state,
-                predictions: predictions.map_err(|error| error.to_string())?,
-            })
+    let head = fine_tuned
+        .map(|found| load_head(path, found, &device))
+        .transpose()?;
+    let (backbone, meta) = match &head {
+        None => load_backbone(path, &device).map_err(|error| error.to_string())?,
+        Some(head) => {
+            let (backbone, meta) = head.predictions.backbone();
+            (backbone.clone(), meta.clone())
         }
     };
     Ok(Model {
@@ -208,12 +222,7 @@ impl Model {
         progress: Option<&Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyArray2<f32>>> {
         let images = Given::of(images)?;
-        let prompt = match prompt {
-            None => self.prompt,
-            Some(text) => (text.parse()).map_err(|error: clasp_model::ModelError| {
-                PyValueError::new_err(format!("prompt: {error}"))
-            })?,
-        };
+        let prompt = self.prompt_or(prompt)?;
         let preprocess = self.preprocess_at(size)?;
         let extractor = BackboneExtractor::new(self.backbone.clone(), prompt, self.device.clone());
         let batching = batching_of(batching)?;
@@ -267,25 +276,17 @@ impl Model {
         names: &str,
         prompt: Option<&str>,
     ) -> PyResult<Bound<'py, PyDict>> {
-        let wrong = |error: String| PyValueError::new_err(error);
         let state = if names == "clasp" {
             backbone_state(&self.backbone)
         } else {
             let names: NamingScheme = { names.parse() }.map_err(|_| {
-                wrong(format!(
+                PyValueError::new_err(format!(
                     "names: expected clasp, timm or solider, found {names:?}"
                 ))
             })?;
-            let prompt = match prompt {
-                None => self.prompt,
-                Some(text) => (text.parse())
-                    .map_err(|error: clasp_model::ModelError| wrong(format!("prompt: {error}")))?,
-            };
-            let (mut backbone, mut meta) = (self.backbone.clone(), self.meta.clone());
-            if matches!(meta.config.adapter, Adapter::Moe(_)) {
-                backbone = backbone.fold(prompt);
-                meta.config.adapter = meta.config.adapter.folded();
-            }
+            let prompt = self.prompt_or(prompt)?;
+            let (backbone, meta) = folded(&self.backbone, &self.meta, prompt)
+                .unwrap_or_else(|| (self.backbone.clone(), self.meta.clone()));
             let options = ExportOptions {
                 names,
                 drop_adapter: false,
@@ -304,6 +305,15 @@ impl Model {
 }
 
 impl Model {
+    /// The prompt that was asked for, or the model's own.
+    fn prompt_or(&self, asked: Option<&str>) -> PyResult<PromptWeights> {
+        asked.map_or(Ok(self.prompt), |text| {
+            text.parse().map_err(|error: clasp_model::ModelError| {
+                PyValueError::new_err(format!("prompt: {error}"))
+            })
+        })
+    }
+
     fn preprocess_at(&self, size: Option<[usize; 2]>) -> PyResult<Preprocess> {
         let mut preprocess = self.preprocess.clone();
         if let Some([height, width]) = size {
@@ -338,15 +348,10 @@ fn pooled(
         Ok(image) => Ok(Some(preprocess.apply(&image))),
         Err(problem) => Err(TaskError::Io(std::io::Error::other(problem))),
     };
-    let keep = |_: usize, features: &ImageFeatures<'_>| Ok(features.pooled.to_vec());
-    let pass = ImagePass {
-        stage: "images",
-        count: images.len(),
-        size: [preprocess.height, preprocess.width],
-        stages: 0,
-        name: &|index| images.name(index),
-    };
-    let rows = each_image(extractor, pass, batching, load, keep, go_on);
+    let size = [preprocess.height, preprocess.width];
+    let name = |index: usize| images.name(index);
+    let of_all = (images.len(), &name as _);
+    let rows = embed::pooled(extractor, size, of_all, batching, load, go_on);
     let rows = rows.map_err(|error| error.to_string())?;
     Ok(rows.into_iter().flatten().flatten().collect())
 }

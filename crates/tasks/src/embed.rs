@@ -125,14 +125,7 @@ pub fn embed_some<E: Extractor>(
             Ok(None)
         }
     };
-    let keep = |_: usize, features: &ImageFeatures| Ok(features.pooled.to_vec());
-    let pass = ImagePass {
-        stage: "images",
-        count: items.len(),
-        size: [preprocess.height, preprocess.width],
-        stages: 0,
-        name: &|i| source.key(items.start + i).to_owned(),
-    };
+    let name = |i: usize| source.key(items.start + i).to_owned();
     let of_all = |so_far: PassProgress| {
         progress(PassProgress {
             done: items.start + so_far.done,
@@ -140,7 +133,9 @@ pub fn embed_some<E: Extractor>(
             ..so_far
         })
     };
-    let rows = each_image(extractor, pass, batching, load, keep, &of_all)?;
+    let size = [preprocess.height, preprocess.width];
+    let images = (items.len(), &name as _);
+    let rows = pooled(extractor, size, images, batching, load, &of_all)?;
     let reasons = failed.into_iter().map(OnceLock::into_inner);
     Ok(rows
         .into_iter()
@@ -152,6 +147,30 @@ pub fn embed_some<E: Extractor>(
             }))
         })
         .collect())
+}
+
+/// Pooled features of `count` images, which `name` names in errors; `load(i)` gives input i, `[3,
+/// height, width]`, or `None` to skip it.
+///
+/// # Errors
+/// Those of `load`; features that are not finite; a stop through `progress`.
+pub fn pooled<E: Extractor>(
+    extractor: &E,
+    size: [usize; 2],
+    (count, name): (usize, &(dyn Fn(usize) -> String + Sync)),
+    batching: &Batching,
+    load: impl Fn(usize) -> Result<Option<Vec<f32>>, TaskError> + Sync,
+    progress: &(dyn Fn(PassProgress) -> ControlFlow<()> + Sync),
+) -> Result<Vec<Option<Vec<f32>>>, TaskError> {
+    let keep = |_: usize, features: &ImageFeatures| Ok(features.pooled.to_vec());
+    let pass = ImagePass {
+        stage: "images",
+        count,
+        size,
+        stages: 0,
+        name,
+    };
+    each_image(extractor, pass, batching, load, keep, progress)
 }
 
 /// A file of features that is written row by row and gets its name when it is complete.

@@ -199,15 +199,9 @@ def keypoints(
     :returns: `ap`, `ap50`, `ap75`, `ap_medium`, `ap_large`, `ar`, `ar50`, `ar75`, `ar_medium`,
         `ar_large`, None without people of that size; `people`, `predictions`.
     """
-    boxes = _boxes("truth_boxes", truth_boxes)
-    areas = boxes[:, 2] * boxes[:, 3] if truth_areas is None else truth_areas
-    crowd = np.zeros(len(boxes), np.bool_) if truth_crowd is None else truth_crowd
     truth = [
-        _array("truth_images", truth_images, np.uint64, 1),
         _joints("truth_keypoints", truth_keypoints, len(sigmas)),
-        boxes,
-        _array("truth_areas", areas, np.float64, 1),
-        _array("truth_crowd", crowd, np.bool_, 1),
+        *_true_boxes(truth_images, truth_boxes, truth_areas, truth_crowd),
     ]
     predicted = [
         _array("predicted_images", predicted_images, np.uint64, 1),
@@ -220,6 +214,22 @@ def keypoints(
 def _joints(name: str, values: ArrayLike, joints: int) -> NDArray[np.float64]:
     array = np.asarray(values)
     return _array(name, array.reshape(0, joints, 3) if array.size == 0 else array, np.float64, 3)
+
+
+def _true_boxes(
+    images: ArrayLike, boxes: ArrayLike, areas: Optional[ArrayLike], crowd: Optional[ArrayLike]
+) -> list[NDArray[Any]]:
+    corners = _boxes("truth_boxes", boxes)
+    if areas is None:
+        areas = corners[:, 2] * corners[:, 3]
+    if crowd is None:
+        crowd = np.zeros(len(corners), np.bool_)
+    return [
+        _array("truth_images", images, np.uint64, 1),
+        corners,
+        _array("truth_areas", areas, np.float64, 1),
+        _array("truth_crowd", crowd, np.bool_, 1),
+    ]
 
 
 def _found(images: ArrayLike, boxes: ArrayLike, scores: ArrayLike) -> list[NDArray[Any]]:
@@ -252,15 +262,7 @@ def boxes(
     :returns: `ap`, `ap50`, `ap75`, `ap_small`, `ap_medium`, `ap_large`, `ar1`, `ar10`, `ar100`,
         `ar_small`, `ar_medium`, `ar_large`, None without objects of that size; `boxes`, `found`.
     """
-    true_boxes = _boxes("truth_boxes", truth_boxes)
-    areas = true_boxes[:, 2] * true_boxes[:, 3] if truth_areas is None else truth_areas
-    crowd = np.zeros(len(true_boxes), np.bool_) if truth_crowd is None else truth_crowd
-    truth = [
-        _array("truth_images", truth_images, np.uint64, 1),
-        true_boxes,
-        _array("truth_areas", areas, np.float64, 1),
-        _array("truth_crowd", crowd, np.bool_, 1),
-    ]
+    truth = _true_boxes(truth_images, truth_boxes, truth_areas, truth_crowd)
     return _clasp.metric_boxes(truth, _found(found_images, found_boxes, found_scores))
 
 

@@ -27,6 +27,7 @@ use std::str::FromStr;
 
 use clasp_model::backbone::{Adapter, Backbone, Sizes};
 use clasp_model::layers::Resampling;
+use clasp_model::prompt::PromptWeights;
 use clasp_model::swin::{SwinSizes, WindowPadding};
 use clasp_model::vit::VitSizes;
 use serde::Serialize;
@@ -144,6 +145,21 @@ pub fn export(
         python,
         warnings,
     })
+}
+
+/// A backbone whose mixture of experts is folded at a prompt, and its metadata; none where it has no
+/// mixture of experts.
+pub fn folded(
+    backbone: &Backbone,
+    meta: &BackboneMeta,
+    prompt: PromptWeights,
+) -> Option<(Backbone, BackboneMeta)> {
+    let Adapter::Moe(_) = meta.config.adapter else {
+        return None;
+    };
+    let mut meta = meta.clone();
+    meta.config.adapter = meta.config.adapter.folded();
+    Some((backbone.clone().fold(prompt), meta))
 }
 
 /// A backbone under other names.

@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use clasp_metrics::Metric;
-use clasp_model::backbone::Adapter;
 use clasp_model::prompt::{IDENTITY, PromptWeights};
-use clasp_weights::export::{CardMetrics, HubLibrary, ModelCard, export_hub};
+use clasp_weights::export::{CardMetrics, HubLibrary, ModelCard, export_hub, folded};
 use clasp_weights::finetuned;
 use clasp_weights::import::{ImportOptions, import};
 use serde::Deserialize;
 
 use super::super::print_result;
+use super::messages::{no_prompts, written_text};
 use crate::Outcome;
 use crate::args::{ExportHubArguments, GlobalOptions, HubFolder};
 
@@ -29,20 +29,16 @@ pub fn run(common: &GlobalOptions, arguments: &ExportHubArguments) -> Result<Out
     }
     let tuned = finetuned::read_meta(&arguments.model)?;
     let mut prompt = None;
-    if matches!(meta.config.adapter, Adapter::Moe(_)) {
-        let weights = match (&arguments.prompt, &tuned) {
-            (Some(asked), _) => asked.parse()?,
-            (None, Some(tuned)) => tuned.prompt_weights,
-            (None, None) => PromptWeights::single(IDENTITY),
-        };
-        backbone = backbone.fold(weights);
-        meta.config.adapter = meta.config.adapter.folded();
+    let weights = match (&arguments.prompt, &tuned) {
+        (Some(asked), _) => asked.parse()?,
+        (None, Some(tuned)) => tuned.prompt_weights,
+        (None, None) => PromptWeights::single(IDENTITY),
+    };
+    if let Some(folded) = folded(&backbone, &meta, weights) {
+        (backbone, meta) = folded;
         prompt = Some(weights.to_string());
     } else if let Some(asked) = &arguments.prompt {
-        bail!(
-            "--prompt {asked}: {} has no prompts to fold\nhint: leave out --prompt",
-            arguments.model.display()
-        );
+        return Err(no_prompts(asked, &arguments.model));
     }
     let mut metrics = Vec::new();
     for file in &arguments.metrics {
@@ -80,13 +76,8 @@ pub fn run(common: &GlobalOptions, arguments: &ExportHubArguments) -> Result<Out
     )?;
     let folder = arguments.out.display().to_string();
     let python = exported.python.replace("DIR", &folder);
-    let mut text = format!(
-        "{} tensors, written to {folder}\n\n{python}\n",
-        exported.tensors
-    );
-    for warning in &exported.warnings {
-        text.push_str(&format!("\nwarning: {warning}"));
-    }
+    let first = format!("{} tensors, written to {folder}", exported.tensors);
+    let text = written_text(first, &python, &exported.warnings);
     let value = serde_json::json!({
         "out": arguments.out,
         "files": exported.files,

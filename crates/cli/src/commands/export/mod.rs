@@ -4,6 +4,7 @@
 //! writer in `clasp_weights`.
 
 mod hub;
+mod messages;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ use clasp_weights::import::load_backbone;
 use clasp_weights::onnx::{self, Output, Prompt};
 use serde_json::json;
 
+use self::messages::{no_prompts, written_text};
 use super::load_model::load;
 use super::{open_images, print_result};
 use crate::Outcome;
@@ -52,13 +54,8 @@ fn safetensors(common: &GlobalOptions, arguments: &ExportSafetensorsArguments) -
     }
     if let Some(mix) = &arguments.prompt {
         let mix: PromptWeights = mix.parse()?;
-        ensure!(
-            matches!(meta.config.adapter, Adapter::Moe(_)),
-            "--prompt {mix}: {} has no prompts to fold\nhint: leave out --prompt",
-            arguments.model.display()
-        );
-        backbone = backbone.fold(mix);
-        meta.config.adapter = meta.config.adapter.folded();
+        (backbone, meta) = export::folded(&backbone, &meta, mix)
+            .ok_or_else(|| no_prompts(&mix.to_string(), &arguments.model))?;
     }
     let options = export::ExportOptions {
         names: arguments.names,
@@ -71,15 +68,13 @@ fn safetensors(common: &GlobalOptions, arguments: &ExportSafetensorsArguments) -
     let exported = export::export(&arguments.out, &backbone, &meta, options)?;
     let file = format!("{:?}", arguments.out.display().to_string());
     let python = exported.python.replace("FILE", &file);
-    let mut text = format!(
-        "{} tensors in {} names, written to {}\n\n{python}\n",
+    let first = format!(
+        "{} tensors in {} names, written to {}",
         exported.tensors,
         arguments.names,
         arguments.out.display()
     );
-    for warning in &exported.warnings {
-        text.push_str(&format!("\nwarning: {warning}"));
-    }
+    let text = written_text(first, &python, &exported.warnings);
     let value = json!({
         "out": arguments.out,
         "names": arguments.names.to_string(),

@@ -131,7 +131,7 @@ pub fn accuracy(
             right.values.parts,
             grid(truth),
         );
-        let targets = rule.targets(row.values.attributes, vocabulary);
+        let targets = rule.targets(&row, vocabulary);
         for (matched, count) in matched.iter().zip(&mut counts) {
             let logits = &right.values.attributes[matched.truth.clone()];
             let Some(value) = true_value(logits).and_then(|value| matched.values[value]) else {

@@ -22,6 +22,8 @@ pub struct LabelCheck {
     pub labels: usize,
     /// Shards that another program wrote or changed.
     pub edited: Vec<String>,
+    /// Keys whose corrections are not used: no labels, or labels of another image of this key.
+    pub unused_corrections: Vec<String>,
     /// Keys of labels that no image has.
     pub without_image: Vec<String>,
     /// Keys of images that have no labels.
@@ -33,10 +35,11 @@ pub struct LabelCheck {
 }
 
 impl LabelCheck {
-    /// Whether every label belongs to an unchanged image. Images without labels and edited shards
+    /// Whether every label and correction belongs to an unchanged image. Images without labels and edited shards
     /// are no errors.
     pub fn is_ok(&self) -> bool {
-        self.without_image.is_empty() && self.changed.is_empty() && self.unreadable.is_empty()
+        let faults = [self.changed.len(), self.unreadable.len()];
+        self.without_image.is_empty() && self.unused_corrections.is_empty() && faults == [0, 0]
     }
 }
 
@@ -77,6 +80,7 @@ pub fn check(
         images: source.len(),
         labels: store.len(),
         edited: store.edited.clone(),
+        unused_corrections: store.corrections().unused,
         without_image: { store.iter() }
             .filter(|label| !keys.contains(label.key))
             .map(|label| label.key.to_owned())
@@ -105,12 +109,16 @@ impl fmt::Display for LabelCheck {
                 .map(|key| (key.clone(), String::new()))
                 .collect()
         };
-        let lists: [(&str, Vec<(String, String)>); 5] = [
+        let lists: [(&str, Vec<(String, String)>); 6] = [
             (
                 "shards edited by other programs",
                 edited
                     .map(|(shard, why)| (shard.clone(), why.to_owned()))
                     .collect(),
+            ),
+            (
+                "corrections of other images",
+                keys(&self.unused_corrections),
             ),
             ("labels without an image", keys(&self.without_image)),
             ("images without labels", keys(&self.without_labels)),

@@ -107,7 +107,7 @@ pub fn compare(one: &Store, other: &Store, config: &AttributeConfig) -> Result<A
             largest = largest.max((a - b).abs());
         }
         let [a, b] = [(mine, &rules[0]), (theirs, &rules[1])]
-            .map(|(labels, rule)| rule.targets(labels.values.attributes, vocabulary));
+            .map(|(labels, rule)| rule.targets(&labels, vocabulary));
         for (index, (range, [all, clear])) in ranges.iter().zip(&mut attributes).enumerate() {
             let best = |target: &[f32]| {
                 let best = range

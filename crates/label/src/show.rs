@@ -170,7 +170,7 @@ fn draw_entry(
     // The end of a key tells images apart, not its folders.
     write(&end_of(labels.key), INK);
     let vocabulary = &meta.vocabulary;
-    let targets = rule.targets(labels.values.attributes, vocabulary);
+    let targets = rule.targets(&labels, vocabulary);
     for ((attribute, range), &sure) in vocabulary
         .attributes
         .iter()

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, Store};
+use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, CorrectionCounts, Store};
 use serde::Serialize;
 
 use crate::Error;
@@ -40,6 +40,8 @@ pub struct LabelStats {
     pub temperature: f32,
     /// Each attribute, after calibration.
     pub attributes: Vec<AttributeStats>,
+    /// What people corrected; it is counted in the shares.
+    pub corrections: CorrectionCounts,
     /// Warnings.
     pub warnings: Vec<String>,
 }
@@ -124,7 +126,7 @@ pub fn stats(
             bins[(usize::from(c) * BINS / 255).min(BINS - 1)] += 1;
             confidence += u64::from(c);
         }
-        let targets = rule.targets(labels.values.attributes, vocabulary);
+        let targets = rule.targets(&labels, vocabulary);
         for ((range, counts), masked) in ranges.iter().zip(&targets.mask).zip(&mut masked) {
             let best = range.clone().fold(range.start, |best, i| {
                 if targets.target[i] > targets.target[best] {
@@ -190,6 +192,7 @@ pub fn stats(
                 },
             )
             .collect(),
+        corrections: store.corrections(),
         warnings: Vec::new(),
     };
     stats.warnings = warnings(&stats);
@@ -205,6 +208,13 @@ fn warnings(stats: &LabelStats) -> Vec<String> {
         warnings.push(format!(
             "{} of the images have no labeled position: lower the confidence, or look at them with `show`",
             percent(stats.without_parts)
+        ));
+    }
+    if let [first, ..] = &stats.corrections.unused[..] {
+        warnings.push(format!(
+            "the corrections of {} images are not used, as the labels are of other images of these \
+             keys or there are none (the first is {first:?}): correct these images again",
+            stats.corrections.unused.len()
         ));
     }
     for part in &stats.parts {
@@ -271,6 +281,13 @@ impl fmt::Display for LabelStats {
             self.mean_confidence,
             percent(self.without_parts)
         )?;
+        if self.corrections.images > 0 {
+            writeln!(
+                f,
+                "corrected: {} attributes and {} positions of {} images",
+                self.corrections.attributes, self.corrections.positions, self.corrections.images
+            )?;
+        }
         writeln!(
             f,
             "\n{:<20} {:>12} {:>12}",

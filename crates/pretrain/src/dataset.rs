@@ -294,7 +294,7 @@ impl ViewGenerator {
         let views = views(&image, of_positions, &self.config, self.grid, &mut rng);
         let attributes = labels.zip(row).and_then(|(labels, row)| {
             let rule = labels.rule.as_ref()?;
-            Some(rule.targets(row.values.attributes, &labels.store.meta.vocabulary))
+            Some(rule.targets(&row, &labels.store.meta.vocabulary))
         });
         Some(ImageSample {
             key: key.to_owned(),

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use clasp_data::labels::PartCorrection;
 use clasp_label::show::MOST_SHOWN;
 
-use super::values::{MatrixPrecision, count, shard, size};
+use super::values::{MatrixPrecision, attribute_value, count, part_class, shard, size};
 
 /// `clasp synth`
 #[derive(Args, Debug)]
@@ -107,6 +108,23 @@ pub enum LabelAction {
         /// The labeled images
         #[arg(required = true, num_args = 1..)]
         images: Vec<String>,
+    },
+    /// Correct labels of an image by hand; pre-training learns the corrected values
+    Correct {
+        /// Folder of labels
+        labels: PathBuf,
+        /// Key of the image, as `clasp label show` prints it
+        key: String,
+        /// Value of an attribute; without a VALUE, as in `gender=`, for one that nobody can tell
+        #[arg(long = "attribute", value_name = "NAME=VALUE", value_parser = attribute_value)]
+        attributes: Vec<(String, Option<String>)>,
+        /// Class of a position of the part map, counted from 0 at the top left; without a CLASS for
+        /// one that nobody can tell
+        #[arg(long = "part", value_name = "ROW,COLUMN=CLASS", value_parser = part_class)]
+        parts: Vec<PartCorrection>,
+        /// Remove earlier corrections of the image first
+        #[arg(long)]
+        clear: bool,
     },
     /// Measure how far two label folders of the same images agree, or how accurate one is against
     /// ground truth (OUT/truth of `clasp synth`)

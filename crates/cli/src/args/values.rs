@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
+use clasp_data::labels::PartCorrection;
 use clasp_model::Precision;
 
 /// Precision of commands that train nothing.
@@ -34,6 +35,26 @@ pub fn size(text: &str) -> Result<[usize; 2], String> {
 /// A value that is written by its name.
 pub fn parse<T: FromStr<Err = String>>(text: &str) -> Result<T, String> {
     text.parse()
+}
+
+/// `NAME=VALUE`; `NAME=` has no value.
+pub fn attribute_value(text: &str) -> Result<(String, Option<String>), String> {
+    let parts = text.split_once('=');
+    let (name, value) = parts.ok_or_else(|| format!("expected NAME=VALUE, found `{text}`"))?;
+    Ok((name.into(), (!value.is_empty()).then(|| value.into())))
+}
+
+/// `ROW,COLUMN=CLASS`; `ROW,COLUMN=` has no class.
+pub fn part_class(text: &str) -> Result<PartCorrection, String> {
+    let parts = text.split_once('=').and_then(|(position, class)| {
+        let (row, column) = position.split_once(',')?;
+        Some(PartCorrection {
+            row: row.trim().parse().ok()?,
+            column: column.trim().parse().ok()?,
+            class: (!class.is_empty()).then(|| class.into()),
+        })
+    });
+    parts.ok_or_else(|| format!("expected ROW,COLUMN=CLASS such as 3,2=head, found `{text}`"))
 }
 
 /// `R,G,B`, three finite numbers.

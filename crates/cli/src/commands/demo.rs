@@ -605,7 +605,7 @@ fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Res
 /// The most probable value of each attribute; unsure ones with a question mark.
 fn attribute_line(labels: &LabelRef, store: &Store, rule: &AttributeRule) -> String {
     let vocabulary = &store.meta.vocabulary;
-    let targets = rule.targets(labels.values.attributes, vocabulary);
+    let targets = rule.targets(&labels, vocabulary);
     let words = vocabulary
         .attributes
         .iter()

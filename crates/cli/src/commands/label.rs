@@ -7,7 +7,9 @@ use std::sync::Mutex;
 use anyhow::{Context, Result};
 use burn::tensor::{Device, Tensor};
 use clasp_data::image::{Limits, encode_jpeg, encode_png};
-use clasp_data::labels::{AttributeConfig, Calibration, LabelError, METHOD_TRUTH, Store};
+use clasp_data::labels::{
+    AttributeConfig, Calibration, Correction, LabelError, METHOD_TRUTH, Store,
+};
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
@@ -87,6 +89,21 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
                 false => Outcome::CheckFailed,
             })
         }
+        Some(LabelAction::Correct {
+            labels,
+            key,
+            attributes,
+            parts,
+            clear,
+        }) => {
+            let newer = Correction {
+                key: key.clone(),
+                attributes: attributes.iter().cloned().collect(),
+                parts: parts.clone(),
+                ..Correction::default()
+            };
+            correct(common, labels, newer, *clear)
+        }
         Some(LabelAction::Compare { one, other }) => {
             let (first, second) = (Store::open(one)?, Store::open(other)?);
             let config = AttributeConfig::default();
@@ -119,6 +136,29 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             Ok(Outcome::Done)
         }
     }
+}
+
+/// Adds `newer` to the corrections of its image or, if `clear`, replaces them.
+fn correct(
+    common: &GlobalOptions,
+    labels: &Path,
+    newer: Correction,
+    clear: bool,
+) -> Result<Outcome> {
+    if newer.is_empty() && !clear {
+        anyhow::bail!(
+            "nothing to correct: expected --attribute NAME=VALUE, --part ROW,COLUMN=CLASS or --clear"
+        );
+    }
+    let correction = Store::open(labels)?.add_correction(labels, newer, clear)?;
+    let text = format!(
+        "{}: {} attributes and {} positions corrected",
+        correction.key,
+        correction.attributes.len(),
+        correction.parts.len()
+    );
+    print_result(common.json, &correction, &text)?;
+    Ok(Outcome::Done)
 }
 
 /// The calibration beside the labels, if there is one.

@@ -168,3 +168,63 @@ fn label_pretrain_evaluate_embed() {
     let text = done(at, &["inspect", "clasp"]);
     assert!(text.contains("swin-pico") && text.contains("moe"), "{text}");
 }
+
+/// Labels that a person corrects are learned, reported, and taken back.
+#[test]
+fn corrected_labels_are_learned() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let at = folder.path();
+    let images = drawn().join("unlabeled").to_string_lossy().into_owned();
+    done(at, &["label", &images, "--out", "labels", "--grid", "8x4"]);
+    let train = |out: &str| {
+        let set = format!("data.images={images:?}");
+        let mut arguments = vec!["pretrain", "demo", "--threads", "1", "--out", out];
+        arguments.extend_from_slice(TINY);
+        arguments.extend(["--set", &set, "--set", "data.labels=labels"]);
+        done(at, &arguments);
+        fs_err::read(at.join(out).join("backbone.safetensors")).expect("a backbone")
+    };
+    let before = train("before");
+    let stats = || {
+        let text = done(at, &["label", "stats", "labels", "--json"]);
+        let stats: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        stats["corrections"].clone()
+    };
+    let label_file = fs_err::read(at.join("labels/unlabeled-000.parquet")).expect("labels");
+    let text = done(at, &["label", "check", "labels", &images, "--json"]);
+    assert!(text.contains("\"unused_corrections\": []"), "{text}");
+    let key = "00000000".to_owned();
+    let correct = |more: &[&str]| {
+        let mut arguments = vec!["label", "correct", "labels", &key];
+        arguments.extend_from_slice(more);
+        done(at, &arguments)
+    };
+    correct(&["--attribute", "gender=female", "--part", "3,2=head"]);
+    let text = correct(&["--attribute", "glasses=yes", "--part", "3,2="]);
+    assert!(text.contains("2 attributes and 1 positions"), "{text}");
+    assert_eq!(
+        stats(),
+        serde_json::json!({"images": 1, "attributes": 2, "positions": 1, "unused": []})
+    );
+    refused(
+        at,
+        &["label", "correct", "labels", &key, "--attribute", "hat=yes"],
+        &["hat"],
+    );
+    refused(
+        at,
+        &["label", "correct", "labels", "nobody", "--clear"],
+        &["nobody", "key"],
+    );
+    refused(
+        at,
+        &["label", "correct", "labels", &key],
+        &["--attribute NAME=VALUE"],
+    );
+    assert_ne!(before, train("after"));
+    correct(&["--clear"]);
+    assert_eq!(stats()["images"], 0);
+    assert_eq!(before, train("again"));
+    let unchanged = fs_err::read(at.join("labels/unlabeled-000.parquet")).expect("labels");
+    assert!(unchanged == label_file);
+}

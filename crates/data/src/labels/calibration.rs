@@ -19,8 +19,10 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use super::corrections::CorrectedAttribute;
 use super::error::LabelError;
 use super::meta::METHOD_TRUTH;
+use super::row::LabelRef;
 use super::store::{self, Store};
 use crate::vocabulary::{AttributeKind, Vocabulary};
 
@@ -505,7 +507,34 @@ impl AttributeRule {
         }
     }
 
-    /// Targets of one image from its logits.
+    /// Targets of one image from its logits and, where people corrected attributes, from their
+    /// answers: the value that they named is certain, and an attribute that nobody can tell is
+    /// masked. An attribute that is switched off, for the labeler cannot tell its values apart,
+    /// is learned with weight 1 from the images where it was corrected.
+    ///
+    /// # Panics
+    ///
+    /// Where the logits, the calibration and the vocabulary differ in their number of values.
+    pub fn targets(&self, labels: &LabelRef<'_>, vocabulary: &Vocabulary) -> AttributeTargets {
+        let mut targets = self.targets_of_logits(labels.values.attributes, vocabulary);
+        let ranges = vocabulary.ranges();
+        for &CorrectedAttribute { attribute, value } in labels.corrected {
+            targets.mask[attribute] = value.is_some();
+            targets.weight[attribute] = match (value, self.weight[attribute]) {
+                (None, _) => 0.0,
+                (Some(_), 0.0) => 1.0,
+                (Some(_), weight) => weight,
+            };
+            if let Some(value) = value {
+                let target = &mut targets.target[ranges[attribute].clone()];
+                target.fill(0.0);
+                target[value] = 1.0;
+            }
+        }
+        targets
+    }
+
+    /// Targets of one image from its logits alone.
     ///
     /// A pair is masked where its p lies strictly between `mask_low` and `mask_high`: too close to
     /// call. A group is judged by its best value against its second, p1 / (p1 + p2), which for two
@@ -516,7 +545,7 @@ impl AttributeRule {
     /// # Panics
     ///
     /// Where the logits, the calibration and the vocabulary differ in their number of values.
-    pub fn targets(&self, logits: &[f32], vocabulary: &Vocabulary) -> AttributeTargets {
+    fn targets_of_logits(&self, logits: &[f32], vocabulary: &Vocabulary) -> AttributeTargets {
         let expected = vocabulary.logits();
         assert_eq!(logits.len(), expected, "logits and the vocabulary's values");
         assert_eq!(

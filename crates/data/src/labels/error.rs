@@ -65,6 +65,14 @@ pub enum LabelError {
         /// The file that has it again.
         second: PathBuf,
     },
+    /// Corrections that cannot be read, or do not fit the labels.
+    #[error("{}: {problem}\nhint: docs/formats.md has the form of a correction", path.display())]
+    Corrections {
+        /// The file.
+        path: PathBuf,
+        /// The line, what is expected and what was found.
+        problem: String,
+    },
     /// No calibration where one is needed.
     #[error("{}: no calibration\nhint: `clasp label calibrate` makes it from the stored logits", path.display())]
     NoCalibration {
@@ -82,6 +90,13 @@ pub enum LabelError {
 }
 
 impl LabelError {
+    pub(super) fn corrections(path: &Path, problem: String) -> Self {
+        Self::Corrections {
+            path: path.to_owned(),
+            problem,
+        }
+    }
+
     pub(super) fn damaged(path: &Path, problem: impl ToString) -> Self {
         Self::Damaged {
             path: path.to_owned(),

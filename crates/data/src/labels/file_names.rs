@@ -6,6 +6,9 @@ use std::fmt::Write as _;
 /// Parquet folders ignore such names.
 pub(super) const SIDECAR: &str = "_store.toml";
 
+/// The file with the labels that people corrected.
+pub(super) const CORRECTIONS: &str = "_corrections.jsonl";
+
 /// The file of a shard. Characters that are not safe in a file name on every system are
 /// written as `%` and two hex digits, so different shards have different files.
 pub fn shard_file(shard: &str) -> String {

@@ -45,6 +45,8 @@
 //! can be known only when all shards are, and may be made again without touching them. Its name
 //! begins with `_` because readers of Parquet folders pass over such names.
 //!
+//! `_corrections.jsonl` holds what people corrected ([`Correction`]); [`Store::open`] applies it.
+//!
 //! Reading a store in Python:
 //!
 //! ```python
@@ -54,6 +56,7 @@
 
 mod calibration;
 mod columns;
+mod corrections;
 mod error;
 mod file_names;
 mod meta;
@@ -68,6 +71,7 @@ pub use calibration::{
     AttributeConfig, AttributeConfigError, AttributeRule, AttributeTargets, Calibration,
     GroupWeights,
 };
+pub use corrections::{CorrectedAttribute, Correction, CorrectionCounts, PartCorrection};
 pub use error::LabelError;
 pub use file_names::shard_file;
 pub use meta::{METHOD_TRUTH, StoreMeta};

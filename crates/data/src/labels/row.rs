@@ -2,6 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
+use super::corrections::CorrectedAttribute;
 use super::meta::StoreMeta;
 use super::values::{LabelValues, LabelValuesRef};
 
@@ -29,6 +30,7 @@ impl Labels {
             height: self.height,
             values: self.values.view(),
             image_sha256: &self.image_sha256,
+            corrected: &[],
         }
     }
 }
@@ -46,10 +48,12 @@ pub struct LabelRef<'a> {
     pub values: LabelValuesRef<'a>,
     /// [`image_digest`] of the file that was labeled; empty where it is not known.
     pub image_sha256: &'a str,
+    /// Attributes that people corrected; corrected positions are in the part map.
+    pub corrected: &'a [CorrectedAttribute],
 }
 
 impl LabelRef<'_> {
-    /// An owned copy.
+    /// An owned copy, without corrected attributes.
     pub fn to_labels(&self) -> Labels {
         Labels {
             key: self.key.into(),

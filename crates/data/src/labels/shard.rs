@@ -54,6 +54,7 @@ impl LabelColumns {
             height: self.heights[index],
             values: self.values.row(index, meta),
             image_sha256: &self.images[index],
+            corrected: &[],
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use fs_err as fs;
 use serde::{Deserialize, Serialize};
 
+use super::corrections::{self, CorrectedAttribute, CorrectedValues, Correction, CorrectionCounts};
 use super::error::LabelError;
 use super::file_names::{SIDECAR, shard_file};
 use super::meta::StoreMeta;
@@ -206,6 +207,19 @@ pub struct Store {
     pub edited: Vec<String>,
     columns: LabelColumns,
     rows_by_key: HashMap<Arc<str>, usize>,
+    /// By row.
+    corrected: HashMap<usize, CorrectedRow>,
+    /// Keys of corrections that belong to no labels of the store.
+    unused_corrections: Vec<String>,
+}
+
+/// A correction that is applied to the labels of an image.
+#[derive(Debug)]
+struct CorrectedRow {
+    correction: Correction,
+    attributes: Vec<CorrectedAttribute>,
+    /// Position, class and confidence as the labeler wrote them, in the order of the changes.
+    labeled: Vec<(usize, u8, u8)>,
 }
 
 impl Store {
@@ -247,6 +261,8 @@ impl Store {
                 .collect(),
             columns: LabelColumns::default(),
             rows_by_key: HashMap::new(),
+            corrected: HashMap::new(),
+            unused_corrections: Vec::new(),
         };
         // Where each file's rows begin, to name the file of an earlier key.
         let mut starts = Vec::with_capacity(paths.len());
@@ -266,7 +282,129 @@ impl Store {
             starts.push(store.len());
             store.append(name, columns, &paths, &starts)?;
         }
+        store.apply_corrections(folder)?;
         Ok(store)
+    }
+
+    fn apply_corrections(&mut self, folder: &Path) -> Result<(), LabelError> {
+        for (key, (line, correction)) in corrections::read(folder)? {
+            let values = correction.resolve(&self.meta).map_err(|problem| {
+                LabelError::corrections(
+                    &corrections::path(folder),
+                    format!("line {line}: {problem}"),
+                )
+            })?;
+            match self.row_of(&correction) {
+                Ok(row) => self.apply(row, correction, values),
+                Err(_) if correction.is_empty() => {}
+                Err(_) => self.unused_corrections.push(key),
+            }
+        }
+        self.unused_corrections.sort();
+        Ok(())
+    }
+
+    /// The row that a correction is of, or why there is none.
+    fn row_of(&self, correction: &Correction) -> Result<usize, String> {
+        let Some(&row) = self.rows_by_key.get(correction.key.as_str()) else {
+            return Err("expected the key of a labeled image, found no labels of it".into());
+        };
+        let (labeled, seen) = (self.row(row).image_sha256, correction.image_sha256.as_str());
+        if !labeled.is_empty() && !seen.is_empty() && labeled != seen {
+            return Err(format!(
+                "the labels are of another image of this key: expected image_sha256 {labeled}, \
+                 found {seen}"
+            ));
+        }
+        Ok(row)
+    }
+
+    /// Replaces the corrections of a row.
+    fn apply(&mut self, row: usize, correction: Correction, values: CorrectedValues) {
+        if let Some(earlier) = self.corrected.remove(&row) {
+            for (position, class, confidence) in earlier.labeled.into_iter().rev() {
+                let [part, part_confidence] = self.columns.values.part(row, position, &self.meta);
+                (*part, *part_confidence) = (class, confidence);
+            }
+        }
+        if correction.is_empty() {
+            return;
+        }
+        let mut labeled = Vec::with_capacity(values.parts.len());
+        for (position, class) in values.parts {
+            let [part, confidence] = self.columns.values.part(row, position, &self.meta);
+            labeled.push((position, *part, *confidence));
+            (*part, *confidence) = (class, u8::MAX);
+        }
+        let corrected = CorrectedRow {
+            correction,
+            attributes: values.attributes,
+            labeled,
+        };
+        self.corrected.insert(row, corrected);
+    }
+
+    /// Replaces the corrections of an image, here and in the store's `folder`, where they are on
+    /// the disk when this returns. One without attributes and parts takes all back.
+    ///
+    /// # Errors
+    ///
+    /// No labels of this image, a name that the vocabulary does not have, a position outside the
+    /// part map, or a file system that refuses; nothing changes then.
+    pub fn correct(&mut self, folder: &Path, correction: Correction) -> Result<(), LabelError> {
+        let key = correction.key.clone();
+        let failed = |problem: String| {
+            LabelError::corrections(&corrections::path(folder), format!("{key:?}: {problem}"))
+        };
+        let row = self.row_of(&correction).map_err(failed)?;
+        let values = correction.resolve(&self.meta).map_err(failed)?;
+        corrections::append(folder, &correction)?;
+        self.apply(row, correction, values);
+        Ok(())
+    }
+
+    /// Adds `newer` to the corrections of its image, as [`Store::correct`] does, and gives the sum;
+    /// `clear` removes earlier ones first. The image is the labeled one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::correct`].
+    pub fn add_correction(
+        &mut self,
+        folder: &Path,
+        mut newer: Correction,
+        clear: bool,
+    ) -> Result<Correction, LabelError> {
+        if let Some(row) = self.get(&newer.key) {
+            newer.image_sha256 = row.image_sha256.to_owned();
+        }
+        let earlier = self.correction(&newer.key).filter(|_| !clear).cloned();
+        let correction = match earlier {
+            Some(mut earlier) => {
+                earlier.merge(newer);
+                earlier
+            }
+            None => newer,
+        };
+        self.correct(folder, correction.clone())?;
+        Ok(correction)
+    }
+
+    /// What people corrected in the labels of an image.
+    pub fn correction(&self, key: &str) -> Option<&Correction> {
+        let row = self.rows_by_key.get(key)?;
+        Some(&self.corrected.get(row)?.correction)
+    }
+
+    /// How much of the store is corrected.
+    pub fn corrections(&self) -> CorrectionCounts {
+        let rows = self.corrected.values();
+        CorrectionCounts {
+            images: rows.len(),
+            attributes: rows.clone().map(|row| row.attributes.len()).sum(),
+            positions: rows.map(|row| row.correction.parts.len()).sum(),
+            unused: self.unused_corrections.clone(),
+        }
     }
 
     /// Adds the rows of the file that `starts` ends with.
@@ -320,6 +458,10 @@ impl Store {
     ///
     /// There are not so many.
     pub fn row(&self, row: usize) -> LabelRef<'_> {
-        self.columns.row(row, &self.meta)
+        let corrected = self.corrected.get(&row);
+        LabelRef {
+            corrected: corrected.map_or(&[], |row| &row.attributes),
+            ..self.columns.row(row, &self.meta)
+        }
     }
 }

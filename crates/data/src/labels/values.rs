@@ -165,6 +165,12 @@ impl ValueColumns {
         }
     }
 
+    /// The class and the confidence of one patch position of an image.
+    pub fn part(&mut self, index: usize, position: usize, meta: &StoreMeta) -> [&mut u8; 2] {
+        let at = index * meta.positions() + position;
+        [&mut self.parts[at], &mut self.part_confidence[at]]
+    }
+
     /// Appends those of other images.
     pub fn append(&mut self, other: Self) {
         self.parts.extend(other.parts);

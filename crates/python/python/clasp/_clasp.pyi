@@ -1,7 +1,7 @@
 """The extension module; the modules of the package wrap and document it."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Optional, final
 
 import numpy as np
@@ -58,6 +58,14 @@ class LabelStore:
     def has(self, /, key: str) -> bool: ...
     def at(self, /, index: int) -> dict[str, Any]: ...
     def of(self, /, key: str) -> dict[str, Any]: ...
+    def correct(
+        self,
+        /,
+        key: str,
+        attributes: Mapping[str, Optional[str]],
+        parts: Sequence[tuple[int, int, Optional[str]]],
+        clear: bool,
+    ) -> None: ...
 
 @final
 class Model:

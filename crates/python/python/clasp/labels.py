@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class Labels:
     """Logits of all attribute values, `[values]`, in the order of `LabelStore.values`."""
     image_sha256: str
     """Digest of the image file, empty where it is not known."""
+    corrected: dict[str, Optional[str]]
+    """Corrected attributes: value by name, None where nobody can tell."""
 
 
 class LabelStore:
@@ -63,6 +65,27 @@ class LabelStore:
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, str) and self._inner.has(key)
+
+    def correct(
+        self,
+        key: str,
+        attributes: Optional[Mapping[str, Optional[str]]] = None,
+        parts: Optional[Mapping[tuple[int, int], Optional[str]]] = None,
+        *,
+        clear: bool = False,
+    ) -> None:
+        """Correct labels of an image, here and in the folder; pre-training learns these values.
+
+        :param attributes: value by attribute, None where nobody can tell.
+        :param parts: name of the class by `(row, column)` of the part map, None where nobody can tell.
+        :param clear: remove earlier corrections of the image first.
+        :raises clasp.Error: no such image, attribute, value, position or class.
+        """
+        for row, column in parts or {}:
+            if row < 0 or column < 0:
+                raise ValueError(f"parts: expected rows and columns from 0 up, found {(row, column)}")
+        classes = [(row, column, name) for (row, column), name in (parts or {}).items()]
+        self._inner.correct(key, dict(attributes or {}), classes, clear)
 
     @property
     def keys(self) -> list[str]:

@@ -111,7 +111,7 @@ fn targets_by_hand() {
     };
     // Scores 1, -1, 0 and 0, 1 at temperature 2.
     let rule = AttributeRule::new(&calibration, &at(2.0));
-    let targets = rule.targets(&[22.0, 28.0, 10.0, 5.0, 9.0], &vocabulary);
+    let targets = rule.targets_of_logits(&[22.0, 28.0, 10.0, 5.0, 9.0], &vocabulary);
     let e = std::f32::consts::E;
     let sum = e + 1.0 / e + 1.0;
     let yes = e / (1.0 + e);
@@ -126,7 +126,7 @@ fn targets_by_hand() {
 fn close_calls_are_masked() {
     let vocabulary = vocabulary();
     let rule = AttributeRule::new(&plain(&vocabulary), &at(1.0));
-    let mask = |logits: [f32; 5]| rule.targets(&logits, &vocabulary).mask;
+    let mask = |logits: [f32; 5]| rule.targets_of_logits(&logits, &vocabulary).mask;
     // ln(0.65 / 0.35) = 0.619: below it a call is too close, on either side of a pair.
     assert_eq!(mask([0.6, 0.0, -5.0, 0.0, 0.6]), [false, false]);
     assert_eq!(mask([0.64, 0.0, -5.0, 0.0, 0.64]), [true, true]);
@@ -162,7 +162,7 @@ fn weights_are_spreads_with_mean_one_and_narrow_groups_are_off() {
     close(&weight(&equal), &[1.0, 0.0, 1.0, 0.0]);
     // What is off is masked, however clear.
     let targets = AttributeRule::new(&calibration, &equal)
-        .targets(&[9.0, 0.0, 9.0, 0.0, 9.0, 0.0, 9.0, 0.0], &vocabulary);
+        .targets_of_logits(&[9.0, 0.0, 9.0, 0.0, 9.0, 0.0, 9.0, 0.0], &vocabulary);
     assert_eq!(targets.mask, [true, false, true, false]);
     assert_eq!(targets.weight, [1.0, 0.0, 1.0, 0.0]);
 }
@@ -185,8 +185,8 @@ fn an_offset_common_to_all_values_of_an_image_changes_no_target() {
         .map(|rows| AttributeRule::new(&of(rows, &vocabulary), &AttributeConfig::default()));
     assert!((rules[0].temperature / rules[1].temperature - 1.0).abs() < 1e-3);
     for (row, moved) in rows.iter().zip(&moved) {
-        let [a, b] =
-            [(&rules[0], row), (&rules[1], moved)].map(|(r, row)| r.targets(row, &vocabulary));
+        let [a, b] = [(&rules[0], row), (&rules[1], moved)]
+            .map(|(r, row)| r.targets_of_logits(row, &vocabulary));
         for (a, b) in a.target.iter().zip(&b.target) {
             assert!((a - b).abs() < 1e-3, "{a} and {b}");
         }
@@ -216,7 +216,7 @@ fn dividing_by_a_values_own_deviation_hides_the_signal() {
     let rule = AttributeRule::new(&calibration, &AttributeConfig::default());
     let (mut clear, mut right) = (0, 0);
     for (row, &yes) in rows.iter().zip(&truth) {
-        let targets = rule.targets(row, &vocabulary);
+        let targets = rule.targets_of_logits(row, &vocabulary);
         clear += usize::from(targets.mask[0]);
         right += usize::from(targets.mask[0] && (targets.target[1] > 0.5) == yes);
     }
@@ -258,7 +258,7 @@ fn the_stated_share_of_the_widest_attribute_is_clear() {
         };
         let rule = AttributeRule::new(&calibration, &config);
         let clear = { rows.iter() }
-            .filter(|row| rule.targets(row, &vocabulary).mask[1])
+            .filter(|row| rule.targets_of_logits(row, &vocabulary).mask[1])
             .count();
         let found = clear as f64 / rows.len() as f64;
         assert!(
@@ -273,7 +273,7 @@ fn logits_that_never_vary_say_nothing() {
     let vocabulary = vocabulary();
     let rows = vec![vec![1e3, -1e3, 3.0, 0.0, 1e3]; 4];
     let rule = AttributeRule::new(&of(&rows, &vocabulary), &AttributeConfig::default());
-    let targets = rule.targets(&rows[0], &vocabulary);
+    let targets = rule.targets_of_logits(&rows[0], &vocabulary);
     close(&targets.target[3..], &[0.5, 0.5]);
     assert_eq!(targets.mask, [false, false]);
     assert_eq!(targets.weight, [0.0, 0.0]);
@@ -301,12 +301,15 @@ fn log_probabilities_are_used_as_they_are() {
     let rule = AttributeRule::new(&calibration, &AttributeConfig::default());
     assert_eq!((rule.temperature, &rule.weight[..]), (1.0, &[1.0, 1.0][..]));
     for (i, row) in rows.iter().enumerate() {
-        let targets = rule.targets(row, &vocabulary);
+        let targets = rule.targets_of_logits(row, &vocabulary);
         assert!(targets.target[i % 3] > 0.999 && targets.target[3 + usize::from(i == 7)] > 0.999);
         assert_eq!(targets.mask, [true, true]);
     }
     // Equal log-probabilities: unknown, so masked.
-    assert_eq!(rule.targets(&[0.0; 5], &vocabulary).mask, [false, false]);
+    assert_eq!(
+        rule.targets_of_logits(&[0.0; 5], &vocabulary).mask,
+        [false, false]
+    );
 }
 
 #[test]
@@ -424,7 +427,7 @@ proptest! {
     ) {
         let vocabulary = vocabulary();
         let config = AttributeConfig { mask_low: low, mask_high: 1.0 - low, ..at(t) };
-        let targets = AttributeRule::new(&plain(&vocabulary), &config).targets(&logits, &vocabulary);
+        let targets = AttributeRule::new(&plain(&vocabulary), &config).targets_of_logits(&logits, &vocabulary);
         for range in vocabulary.ranges() {
             let values = &targets.target[range];
             prop_assert!(values.iter().all(|p| (0.0..=1.0).contains(p)));
@@ -440,7 +443,7 @@ proptest! {
         let vocabulary = vocabulary();
         let mask = |low: f32| {
             let config = AttributeConfig { mask_low: low, mask_high: 1.0 - low, ..at(1.0) };
-            AttributeRule::new(&plain(&vocabulary), &config).targets(&logits, &vocabulary).mask
+            AttributeRule::new(&plain(&vocabulary), &config).targets_of_logits(&logits, &vocabulary).mask
         };
         for (wide, narrow) in mask(low).into_iter().zip(mask(low + 0.1)) {
             prop_assert!(narrow || !wide);

@@ -18,10 +18,11 @@ use rayon::prelude::*;
 use super::{
     matrix::{MatrixView, add_product, set_product},
     mlp::{BranchFactors, RUN, totals},
+    mode::Precision,
     norm::{NormAffine, normalize, normalize_backward, strand},
     operation::{FusedOperation, Operand, apply},
     scalar::{add, add_rows, dot, fill_rows, scale, softmax_rows, vectorized},
-    weight::Weight,
+    weight::{Weight, add_weight_gradient},
 };
 
 /// A score that is 0 after the softmax.
@@ -77,6 +78,7 @@ impl WindowGrid {
 }
 
 /// Parameters of the operation, as tensors.
+#[derive(Clone)]
 pub struct AttentionParameters {
     pub gamma: Tensor<1>,
     pub beta: Tensor<1>,
@@ -439,8 +441,8 @@ impl FusedOperation<8> for AttentionOperation {
             beta,
             epsilon: self.epsilon,
         };
-        let qkv_weight = Weight::new(qkv_weight, 3 * channels, save);
-        let weight = Weight::new(weight, channels, save);
+        let qkv_weight = Weight::new(qkv_weight, 3 * channels);
+        let weight = Weight::new(weight, channels);
         let share = strand(x.len(), channels);
 
         let mut qkv = vec![0.0; 3 * x.len()];
@@ -500,9 +502,10 @@ impl FusedOperation<8> for AttentionOperation {
             beta,
             epsilon: self.epsilon,
         };
+        let precision = Precision::current();
         let (qkv_weight, weight) = (
-            MatrixView::new(qkv_weight, 3 * channels),
-            MatrixView::new(weight, channels),
+            Weight::transposed(qkv_weight, 3 * channels),
+            Weight::transposed(weight, channels),
         );
         let share = strand(x.len(), channels);
         let AttentionSaved { qkv, mut mixed } = saved;
@@ -524,15 +527,9 @@ impl FusedOperation<8> for AttentionOperation {
                         factors.scale(branch, index * share + run * RUN * channels);
                     }
                     add_rows(bias_sums, branch);
-                    let branch = MatrixView::new(branch, channels);
-                    add_product(
-                        weight_sums,
-                        channels,
-                        MatrixView::new(mixed, channels).t(),
-                        branch,
-                        1.0,
-                    );
-                    set_product(mixed, channels, branch, weight.t());
+                    let sizes = [channels, channels];
+                    add_weight_gradient(precision, weight_sums, [mixed, branch], sizes);
+                    weight.set_product(mixed, branch);
                 }
                 sums
             })
@@ -582,17 +579,11 @@ impl FusedOperation<8> for AttentionOperation {
                 let runs = dx.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
                 for ((dx, x), of_qkv) in runs.zip(of_qkv.chunks(3 * RUN * channels)) {
                     add_rows(bias_sums, of_qkv);
-                    let of_qkv = MatrixView::new(of_qkv, 3 * channels);
                     let normed = &mut normed[..x.len()];
                     normalize(norm, x, normed);
-                    add_product(
-                        weight_sums,
-                        3 * channels,
-                        MatrixView::new(normed, channels).t(),
-                        of_qkv,
-                        1.0,
-                    );
-                    set_product(normed, channels, of_qkv, qkv_weight.t());
+                    let sizes = [channels, 3 * channels];
+                    add_weight_gradient(precision, weight_sums, [normed, of_qkv], sizes);
+                    qkv_weight.set_product(normed, of_qkv);
                     normalize_backward(norm, x, normed, dx, norm_sums);
                 }
                 sums

@@ -1,4 +1,4 @@
-//! Matrix products with factors rounded to bf16 and sums in f32, for inference.
+//! Matrix products with factors rounded to bf16 and sums in f32.
 //!
 //! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32, with the
 //! AVX512-BF16 instructions of AMD's processors about twice (docs/LOG.md). Elsewhere the factors are
@@ -8,6 +8,8 @@
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod rounding;
+
+use std::cell::Cell;
 
 use super::matrix::{MatrixView, add_product};
 use super::scalar::vectorized;
@@ -30,29 +32,42 @@ enum RoundedStorage {
 }
 
 impl Rounded {
-    /// Of a row-major [rows, columns].
+    /// Of a row-major [rows, columns]; packed by all threads.
     pub fn new(data: &[f32], columns: usize) -> Self {
+        Self::packed(data, columns, true)
+    }
+
+    /// The transpose of a row-major [rows, columns]; packed by all threads.
+    pub fn transposed(data: &[f32], columns: usize) -> Self {
+        let rows = data.len() / columns;
+        let mut transposed = vec![0.0; data.len()];
+        transpose(data, columns, &mut transposed);
+        Self::packed(&transposed, rows, true)
+    }
+
+    fn packed(data: &[f32], columns: usize, in_parallel: bool) -> Self {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if amx::is_there() {
             return Self {
                 rows: data.len() / columns,
                 columns,
-                kept: RoundedStorage::Tiles(amx::right(data, columns)),
+                kept: RoundedStorage::Tiles(amx::right(data, columns, in_parallel)),
             };
         }
         #[cfg(target_arch = "x86_64")]
         if avx512::is_there() {
-            return Self::panels(data, columns);
+            return Self::panels(data, columns, in_parallel);
         }
+        let _ = in_parallel;
         Self::portable(data, columns)
     }
 
     #[cfg(target_arch = "x86_64")]
-    fn panels(data: &[f32], columns: usize) -> Self {
+    fn panels(data: &[f32], columns: usize, in_parallel: bool) -> Self {
         Self {
             rows: data.len() / columns,
             columns,
-            kept: RoundedStorage::Panels(avx512::right(data, columns)),
+            kept: RoundedStorage::Panels(avx512::right(data, columns, in_parallel)),
         }
     }
 
@@ -79,6 +94,42 @@ impl Rounded {
             RoundedStorage::Floats(values) => {
                 let (a, b) = (rounded(a), MatrixView::new(values, columns));
                 add_product(out, columns, MatrixView::new(&a, self.rows), b, 1.0);
+            }
+        }
+    }
+}
+
+thread_local! {
+    /// Memory for transposed factors, which would be cleared for each product.
+    static TRANSPOSED: Cell<Vec<f32>> = const { Cell::new(Vec::new()) };
+}
+
+/// sums += aᵀ · b on the calling thread. a: row-major [n, rows], b: [n, columns], sums: [rows,
+/// columns].
+pub fn add_transposed_product(sums: &mut [f32], [a, b]: [&[f32]; 2], [rows, columns]: [usize; 2]) {
+    let mut memory = TRANSPOSED.take();
+    memory.resize(memory.len().max(a.len()), 0.0);
+    let transposed = &mut memory[..a.len()];
+    transpose(a, rows, transposed);
+    Rounded::packed(b, columns, false).add_product(sums, transposed);
+    TRANSPOSED.set(memory);
+}
+
+/// Rows and columns of a block that is transposed at a time: a few lines of the cache of each side.
+const BLOCK: usize = 16;
+
+/// out = dataᵀ. data: row-major [rows, columns].
+fn transpose(data: &[f32], columns: usize, out: &mut [f32]) {
+    let rows = data.len() / columns;
+    for (band, first_row) in data.chunks(BLOCK * columns).zip((0..rows).step_by(BLOCK)) {
+        for first in (0..columns).step_by(BLOCK) {
+            let width = BLOCK.min(columns - first);
+            let lines = out[first * rows..].chunks_mut(rows).take(width);
+            for (column, line) in (first..).zip(lines) {
+                let values = band.iter().skip(column).step_by(columns);
+                for (out, value) in line[first_row..].iter_mut().zip(values) {
+                    *out = *value;
+                }
             }
         }
     }
@@ -182,11 +233,12 @@ mod amx {
 
     /// The tiles of a row-major right factor: for 32 columns at a time and each step two tiles side
     /// by side.
-    pub fn right(data: &[f32], columns: usize) -> Vec<Tile> {
+    pub fn right(data: &[f32], columns: usize, in_parallel: bool) -> Vec<Tile> {
         let steps = steps(data.len() / columns);
         let mut tiles = vec![EMPTY; columns.div_ceil(BLOCK) * steps * 2];
+        let least = if in_parallel { 1 } else { usize::MAX };
         let panels = tiles.par_chunks_mut(steps * 2).enumerate();
-        panels.for_each(|(panel, tiles)| {
+        panels.with_min_len(least).for_each(|(panel, tiles)| {
             right_panel(data, columns, panel * BLOCK, tiles);
         });
         tiles
@@ -434,8 +486,14 @@ mod tests {
             let mut factors = vec![Rounded::new(&b, columns), Rounded::portable(&b, columns)];
             #[cfg(target_arch = "x86_64")]
             if avx512::is_there() {
-                factors.push(Rounded::panels(&b, columns));
+                factors.push(Rounded::panels(&b, columns, false));
             }
+            let turned = |data: &[f32], columns: usize| {
+                let mut out = vec![0.0; data.len()];
+                transpose(data, columns, &mut out);
+                out
+            };
+            factors.push(Rounded::transposed(&turned(&b, columns), depth));
             for factor in factors {
                 let mut out = before.clone();
                 factor.add_product(&mut out, &a);
@@ -447,6 +505,11 @@ mod tests {
                     );
                 }
             }
+            let mut out = before.clone();
+            add_transposed_product(&mut out, [&turned(&a, depth), &b], [rows, columns]);
+            let mut expected = before.clone();
+            Rounded::new(&b, columns).add_product(&mut expected, &a);
+            assert_eq!(out, expected, "{sizes:?}");
         }
     }
 

@@ -12,11 +12,11 @@ use rayon::prelude::*;
 
 use super::{
     activation::Activation,
-    matrix::{MatrixView, add_product, set_product},
+    mode::Precision,
     norm::{NormAffine, normalize, normalize_backward, strand, total},
     operation::{FusedOperation, Operand, apply},
     scalar::{activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale},
-    weight::Weight,
+    weight::{Weight, add_weight_gradient},
 };
 
 /// Tokens between the two matrix products at a time: few enough for the cache, and so many that
@@ -24,6 +24,7 @@ use super::{
 pub const RUN: usize = 512;
 
 /// Parameters of the operation, as tensors.
+#[derive(Clone)]
 pub struct MlpParameters {
     pub gamma: Tensor<1>,
     pub beta: Tensor<1>,
@@ -132,8 +133,8 @@ impl FusedOperation<7> for MlpOperation {
             beta,
             epsilon: self.epsilon,
         };
-        let weight1 = Weight::new(weight1, hidden, save);
-        let weight2 = Weight::new(weight2, channels, save);
+        let weight1 = Weight::new(weight1, hidden);
+        let weight2 = Weight::new(weight2, channels);
         let share = strand(x.len(), channels);
         let mut out = vec![0.0; x.len()];
         let mut saved = vec![0.0; if save { x.len() / channels * hidden } else { 0 }];
@@ -191,9 +192,10 @@ impl FusedOperation<7> for MlpOperation {
             beta,
             epsilon: self.epsilon,
         };
+        let precision = Precision::current();
         let (weight1, weight2) = (
-            MatrixView::new(weight1, hidden),
-            MatrixView::new(weight2, channels),
+            Weight::transposed(weight1, hidden),
+            Weight::transposed(weight2, channels),
         );
         let share = strand(x.len(), channels);
         // `output` becomes the gradient of x: of the residual it is that already.
@@ -229,31 +231,19 @@ impl FusedOperation<7> for MlpOperation {
                     let active = &mut active[..before.len()];
                     activate_with_slopes(before, active, self.activation);
                     let slopes = before;
-                    let of_branch = MatrixView::new(branch, channels);
                     add_rows(bias_sums2, branch);
-                    add_product(
-                        sums2,
-                        channels,
-                        MatrixView::new(active, hidden).t(),
-                        of_branch,
-                        1.0,
-                    );
+                    let sizes = [hidden, channels];
+                    add_weight_gradient(precision, sums2, [active, branch], sizes);
 
-                    set_product(active, hidden, of_branch, weight2.t());
+                    weight2.set_product(active, branch);
                     multiply(active, slopes);
                     add_rows(bias_sums1, active);
-                    let of_hidden = MatrixView::new(active, hidden);
                     let normed = &mut normed[..x.len()];
                     normalize(norm, x, normed);
-                    add_product(
-                        sums1,
-                        hidden,
-                        MatrixView::new(normed, channels).t(),
-                        of_hidden,
-                        1.0,
-                    );
+                    let sizes = [channels, hidden];
+                    add_weight_gradient(precision, sums1, [normed, active], sizes);
 
-                    set_product(normed, channels, of_hidden, weight1.t());
+                    weight1.set_product(normed, active);
                     normalize_backward(norm, x, normed, dx, norm_sums);
                 }
                 sums

@@ -13,9 +13,9 @@ use super::bf16;
 /// and of queries, keys and values. Everything else is f32: weights, the optimizer's state, norms,
 /// softmaxes and losses.
 ///
-/// In inference the CPU's fused operations round the tokens and weights of a block. Other devices
-/// cast the factors of every matrix product, in training too, and round its result to bf16 before
-/// it becomes f32 again.
+/// The CPU's fused operations round the tokens and weights of a block, and in training their
+/// gradients too. Other devices cast the factors of every matrix product, and round its result to
+/// bf16 before it becomes f32 again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

@@ -83,12 +83,15 @@ pub fn apply<K: FusedOperation<N>, const N: usize, const D: usize>(
         Operand::Plain(tensor) => Autodiff::<Flex>::from_inner(tensor).node(),
         Operand::Tracked(tensor) => tensor.node(),
     });
-    let prepared = GraphNode(operation.clone()).prepare::<NoCheckpointing>(nodes);
+    let node = GraphNode {
+        operation: operation.clone(),
+        precision: Precision::current(),
+    };
+    let prepared = node.prepare::<NoCheckpointing>(nodes);
     let output = match prepared.compute_bound().stateful() {
         OpsKind::UnTracked(prepared) => prepared.finish(run(false).0),
         OpsKind::Tracked(prepared) => {
-            // What is trained is computed in f32, the first time and again.
-            let (output, saved) = Precision::F32.within(|| run(!recomputes()));
+            let (output, saved) = run(!recomputes());
             prepared.finish((plain, saved), output)
         }
     };
@@ -116,7 +119,11 @@ pub fn values(tensor: &FlexTensor) -> &[f32] {
 
 /// An operation as a step of the backward pass.
 #[derive(Debug)]
-struct GraphNode<K>(K);
+struct GraphNode<K> {
+    operation: K,
+    /// Of the thread that started the operation: the backward pass may run on another one.
+    precision: Precision,
+}
 
 impl<K: FusedOperation<N>, const N: usize> Backward<Flex, N> for GraphNode<K> {
     type State = ([FlexTensor; N], Option<K::Saved>);
@@ -134,11 +141,13 @@ impl<K: FusedOperation<N>, const N: usize> Backward<Flex, N> for GraphNode<K> {
         };
         let (inputs, saved) = ops.state;
         let slices = inputs.each_ref().map(values);
-        let again = || Precision::F32.within(|| self.0.forward(slices, true).1);
-        let Some(saved) = saved.or_else(again) else {
-            panic!("an operation that saves nothing");
-        };
-        let found = self.0.backward(slices, saved, output);
+        let found = self.precision.within(|| {
+            let again = || self.operation.forward(slices, true).1;
+            let Some(saved) = saved.or_else(again) else {
+                panic!("an operation that saves nothing");
+            };
+            self.operation.backward(slices, saved, output)
+        });
         for ((node, input), gradient) in ops.parents.into_iter().zip(&inputs).zip(found) {
             if let Some(node) = node {
                 let data = TensorData::new(gradient, input.layout().shape().clone());

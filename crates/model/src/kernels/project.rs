@@ -23,7 +23,7 @@ pub fn project<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     let mut shape = x.dims();
     shape[D - 1] = outputs;
     let (x, weight) = (host(x), host(weight));
-    let (x, weight) = (values(&x), Weight::new(values(&weight), outputs, false));
+    let (x, weight) = (values(&x), Weight::new(values(&weight), outputs));
     let mut out = vec![0.0; x.len() / inputs * outputs];
     let share = strand(x.len(), inputs);
     out.par_chunks_mut(share / inputs * outputs)

@@ -236,7 +236,7 @@ fn the_same_bits_on_one_thread() {
 }
 
 #[test]
-fn bf16_is_near_where_nothing_is_trained_and_nowhere_else() {
+fn bf16_is_near_and_holds_for_what_is_started_in_it() {
     let rng = &mut Rng::seed_from_u64(6);
     let parts = branch([2, 40, 48], 3 * 48, 48, rng);
     let grid = Arc::new(WindowGrid::whole(40, false));
@@ -256,14 +256,70 @@ fn bf16_is_near_where_nothing_is_trained_and_nowhere_else() {
         difference > 1e-5 * largest && difference < 1e-2 * largest,
         "{difference} of {largest}"
     );
-    // What a gradient is asked of stays as it is, and so does what comes after, a panic included.
+    // The same where gradients are asked for; what comes after is as before, a panic included.
     assert_eq!(
         Precision::Bf16.within(|| values(block(&parts).inner())),
-        exact
+        rounded
     );
     let panics = std::panic::catch_unwind(|| Precision::Bf16.within(|| panic!("on purpose")));
     assert!(panics.is_err());
     assert_eq!(values(block(&plain)), exact);
+}
+
+/// Distance of two lists over the length of the first.
+fn relative_distance(one: &[f32], other: &[f32]) -> f64 {
+    let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
+    let difference = squares(&mut one.iter().zip(other).map(|(a, b)| f64::from(a - b)));
+    (difference / squares(&mut one.iter().map(|x| f64::from(*x)))).sqrt()
+}
+
+#[test]
+fn gradients_in_bf16_are_those_in_f32_within_its_rounding() {
+    let rng = &mut Rng::seed_from_u64(8);
+    // More tokens than a run, and sizes that fill no block.
+    let [first, second] = [
+        branch([3, 300, 48], 100, 100, rng),
+        branch([3, 40, 48], 144, 48, rng),
+    ];
+    let grid = Arc::new(WindowGrid::whole(40, false));
+    let traces = [Precision::F32, Precision::Bf16].map(|precision| {
+        let within = |block: &dyn Fn() -> Tensor<3>| precision.within(block);
+        let mlp = trace(&first, |parts| {
+            let parameters = mlp::MlpParameters::new(&parts.norm, &parts.first, &parts.second);
+            within(&|| {
+                mlp::mlp(
+                    parts.x.val(),
+                    parameters.clone(),
+                    1e-5,
+                    Activation::Gelu,
+                    None,
+                )
+            })
+        });
+        let attention = trace(&second, |parts| {
+            let Branch {
+                norm,
+                first,
+                second,
+                x,
+            } = parts;
+            let parameters = attention::AttentionParameters::new(norm, first, second, None);
+            let (parameters, grid) = (&parameters, &grid);
+            within(&|| {
+                attention::attention(x.val(), parameters.clone(), 1e-5, 3, grid.clone(), None)
+            })
+        });
+        [mlp, attention]
+    });
+    let [exact, rounded] = traces;
+    for (exact, rounded) in exact.iter().zip(&rounded) {
+        for (name, exact) in exact {
+            let apart = relative_distance(exact, &rounded[name]);
+            assert!(apart < 1e-2, "{name}: {apart}");
+            // The bias of the second layer gets the gradient of the sum as it is.
+            assert!(apart > 1e-5 || name == "second.bias", "{name}: {apart}");
+        }
+    }
 }
 
 /// A convolution's input and parameters.

@@ -150,24 +150,27 @@ fn gradient_checkpointing_does_not_change_gradients() {
     }
 }
 
+/// With the fused operations of the CPU, and with the graph of other devices.
 #[test]
 fn a_run_in_bf16_learns_as_one_in_f32() {
-    // The graph of other devices, on the CPU.
-    let losses = |precision| {
+    let losses = |precision, fused: bool| {
         let set = ["method=clasp", "optimizer.lr=0.002", "model.drop_path=0.1"];
         let mut trainer = trainer(&set);
         trainer.plan.precision = precision;
         let samples = samples(&trainer);
         let mut step = || trainer.step(&samples, false).unwrap().metrics["loss/total"];
-        unfused(|| (0..15).map(|_| step()).collect::<Vec<f64>>())
+        let mut steps = || (0..15).map(|_| step()).collect::<Vec<f64>>();
+        if fused { steps() } else { unfused(steps) }
     };
-    let (full, half) = (losses(Precision::F32), losses(Precision::Bf16));
-    assert!(full[14] < 0.9 * full[0], "nothing is learned: {full:?}");
-    assert_ne!(full, half);
-    let first = full[0];
-    let apart = |full: &f64, half: &f64| (full - half).abs() / first;
-    for (full, half) in full.iter().zip(&half) {
-        assert!(apart(full, half) < 0.02, "{full} and {half}");
+    for fused in [true, false] {
+        let [full, half] = [Precision::F32, Precision::Bf16].map(|one| losses(one, fused));
+        assert!(full[14] < 0.9 * full[0], "nothing is learned: {full:?}");
+        assert_ne!(full, half);
+        let first = full[0];
+        let apart = |full: &f64, half: &f64| (full - half).abs() / first;
+        for (full, half) in full.iter().zip(&half) {
+            assert!(apart(full, half) < 0.02, "{full} and {half}");
+        }
     }
     // Weights and moments stay f32, so that small steps are not lost.
     let mut trainer = trainer(&["method=clasp"]);

@@ -32,11 +32,14 @@ pub fn is_there() -> bool {
 
 /// The panels of a row-major right factor, one after the other, each from the first to the last
 /// step of the sum; zeros beyond the last row and column.
-pub fn right(data: &[f32], columns: usize) -> Vec<Step> {
+pub fn right(data: &[f32], columns: usize, in_parallel: bool) -> Vec<Step> {
     let steps = (data.len() / columns).div_ceil(2);
     let mut panels = vec![[0; WIDTH]; columns.div_ceil(WIDTH) * steps];
+    let least = if in_parallel { 1 } else { usize::MAX };
     let of_panels = panels.par_chunks_mut(steps.max(1)).enumerate();
-    of_panels.for_each(|(panel, steps)| right_panel(data, columns, panel * WIDTH, steps));
+    of_panels
+        .with_min_len(least)
+        .for_each(|(panel, steps)| right_panel(data, columns, panel * WIDTH, steps));
     panels
 }
 

@@ -2,6 +2,8 @@
 
 # Of a panel, and from one to the next, in pixels.
 WIDTH, HEIGHT, TOP, STEP = 200, 150, 34, 210
+# Panels in a row: at the width of a page their text stays readable.
+COLUMNS = 3
 INK, LINE, BLUE, GRAY = "#333", "#888", "#2a6fb0", "#888"
 
 
@@ -33,11 +35,24 @@ def line(points, color, radius):
     return [f'<polyline points="{path}" fill="none" stroke="{color}" stroke-width="2"/>', *dots]
 
 
-def document(panels, label):
-    """The SVG of some panels. Its ground is white, so that dark pages leave the text readable."""
-    width, height = STEP * len(panels) + 4, TOP + HEIGHT + 12
+def document(panels, label, legend=()):
+    """The SVG of some panels, each drawn from 0 on, three in a row; `legend` has colors and their meanings. Its ground is
+    white, so that dark pages leave the text readable."""
+    rows = [panels[first : first + COLUMNS] for first in range(0, len(panels), COLUMNS)]
+    above = 22 if legend else 0
+    width, height = STEP * max(map(len, rows)) + 4, above + (TOP + HEIGHT + 16) * len(rows)
+    parts = []
+    for index, (color, text) in enumerate(legend):
+        x = 12 + 150 * index
+        parts += [
+            f'<path d="M{x},14 h18" stroke="{color}" stroke-width="2"/><circle cx="{x + 9}" cy="14" r="3" fill="{color}"/>',
+            f'<text x="{x + 24}" y="18">{text}</text>',
+        ]
+    for row, few in enumerate(rows):
+        for column, panel in enumerate(few):
+            parts.append(f'<g transform="translate({STEP * column} {above + row * (TOP + HEIGHT + 16)})">{panel}</g>')
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
         f'height="{height}" role="img" aria-label="{label}" font-family="sans-serif" font-size="10" '
-        f'fill="{INK}"><rect width="{width}" height="{height}" rx="4" fill="#fff"/>{"".join(panels)}</svg>\n'
+        f'fill="{INK}"><rect width="{width}" height="{height}" rx="4" fill="#fff"/>{"".join(parts)}</svg>\n'
     )

@@ -10,6 +10,7 @@ of three timed steps minus those of a run of one, divided by two. Threads are dr
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 
 import chart
@@ -43,16 +44,21 @@ def cost(clasp, name, words):
     return (run(clasp, words, 3)[1] - run(clasp, words, 1)[1]) / 2
 
 
-def panel(title, points, left):
+def panel(title, points):
     """A small line chart of its own scale, from zero."""
+    left = 0
     most_x, most_y = max(x for x, _ in points), 1.1 * max(y for _, y in points)
     at = chart.place(left, most_x, most_y)
     unit = "seconds" if title == "threads" else "processor seconds"
     parts = chart.frame(left, f"by {title}", title, unit)
     parts += chart.line([at(x, y) for x, y in points], chart.BLUE, 3)
+    before = -chart.STEP
     for x, y in points:
         a, b = at(x, y)
-        parts.append(f'<text x="{a:.1f}" y="{b - 7:.1f}" text-anchor="middle">{y:.1f} s</text>')
+        # Below the line where the one before is too near.
+        near = a - before < 30
+        before = -chart.STEP if near else a
+        parts.append(f'<text x="{a:.1f}" y="{b + 15 if near else b - 7:.1f}" text-anchor="middle">{y:.1f} s</text>')
     ticks = [points[0], *(p for p in points[1:] if p[0] >= most_x / 3.5)]
     y0 = at(0, 0)[1]
     parts += [f'<text x="{at(x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="middle">{x}</text>' for x, _ in ticks]
@@ -64,15 +70,17 @@ def main():
     p.add_argument("--out", required=True)
     p.add_argument("--clasp", default="target/release/clasp")
     args = p.parse_args()
+    if shutil.which(args.clasp) is None:
+        p.error(f"{args.clasp}: no such program; build it with `cargo build --release`, or name another with --clasp")
     panels = []
     print("| quantity | value | s |\n|---|---|---|")
-    for index, (name, values) in enumerate(AXES.items()):
+    for name, values in AXES.items():
         points = []
         for value, words in values:
             took = cost(args.clasp, name, combine(words))
             print(f"| {name} | {value} | {took:.2f} |", flush=True)
             points.append((value, took))
-        panels.append(panel(name, points, chart.STEP * index))
+        panels.append(panel(name, points))
     with open(args.out, "w") as file:
         file.write(chart.document(panels, "Processor seconds of a pre-training step"))
 

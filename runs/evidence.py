@@ -190,7 +190,7 @@ class Evidence:
                 raise Problem(f"{path}: expected settings {settings}, found {kept['settings']}; take another OUT or remove it")
             return kept
         if self.args.existing:
-            raise Problem("no result yet")
+            raise Problem(f"no result for {path.stem}; without --existing it is made, --seeds names those to show")
         begun, used = time.monotonic(), processor_seconds()
         result = {"settings": settings, **work(), "made": self.made}
         result["seconds"] = time.monotonic() - begun

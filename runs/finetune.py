@@ -176,15 +176,16 @@ def run(clasp, folder, task, data, init, seed, more, threads=None):
     return [(row["step"], row) for row in rows if any(key.startswith("eval/") for key in row)]
 
 
-def panel(task, metric, curves, left):
+def panel(task, metric, curves):
     """Evaluations of a task: random weights gray, pre-trained blue."""
+    left = 0
     points = [point for lines in curves.values() for line in lines for point in line]
     most_x, most_y = max(x for x, _ in points), max(max(y for _, y in points) * 1.1, 1e-9)
     at = chart.place(left, most_x, most_y)
     parts = chart.frame(left, task, "steps", f"{metric} in %")
     x0, y0 = at(0, 0)
     for y in (most_y / 1.1, most_y / 2.2):
-        parts.append(f'<text x="{x0 - 4}" y="{at(0, y)[1] + 3:.1f}" text-anchor="end">{100 * y:.0f}</text>')
+        parts.append(f'<text x="{x0 - 4}" y="{at(0, y)[1] + 3:.1f}" text-anchor="end">{100 * y:.{0 if y >= 0.1 else 1}f}</text>')
     parts.append(f'<text x="{at(most_x, 0)[0]:.1f}" y="{y0 + 14}" text-anchor="end">{most_x}</text>')
     for start, color in (("fresh", chart.GRAY), ("pretrained", chart.BLUE)):
         for line in curves.get(start, []):
@@ -207,20 +208,25 @@ def main():
     p.add_argument("--data", type=pathlib.Path, required=True)
     p.add_argument("--init", type=pathlib.Path, required=True)
     p.add_argument("--seeds", type=int, nargs="*", default=[0])
-    p.add_argument("--tasks", nargs="*", default=list(TASKS))
+    p.add_argument("--tasks", nargs="*", default=list(TASKS), choices=list(TASKS))
     p.add_argument("--clasp", default="target/release/clasp")
     args = p.parse_args()
+    if shutil.which(args.clasp) is None:
+        p.error(f"{args.clasp}: no such program; build it with `cargo build --release`, or name another with --clasp")
     args.out.mkdir(parents=True, exist_ok=True)
     if args.which == "real":
-        pets(args.data / "pets", args.out)
+        if {"detection", "search"} & set(args.tasks):
+            pets(args.data / "pets", args.out)
     if args.which == "overfit":
         overfit(args.data, args.out)
     if args.which == "drawn":
         drawn_scenes(args.data, args.out)
     sets = {"real": REAL, "drawn": DRAWN, "overfit": OVERFIT_SETS}[args.which]
     panels = []
-    print("| task | metric | random weights | pre-trained | gain |\n|---|---|---|---|---|")
-    for index, task in enumerate(args.tasks):
+    # The overfit test has no random weights to compare with.
+    columns = ["pre-trained"] if args.which == "overfit" else ["random weights", "pre-trained", "gain"]
+    print("| task | metric | " + " | ".join(columns) + " |\n|---|---|" + "---|" * len(columns))
+    for task in args.tasks:
         names = TASKS[task][0]
         below, special = sets[task]
         own = args.out / below
@@ -236,12 +242,16 @@ def main():
         for name in names:
             last = {start: [100 * run[-1][1][f"eval/{name}"] for run in runs] for start, runs in rows.items()}
             gains = [b - a for a, b in zip(last.get("fresh", []), last["pretrained"])]
-            cells = [cell(last.get("fresh", [])), cell(last["pretrained"]), cell(gains)]
+            cells = [cell(last["pretrained"])]
+            if args.which != "overfit":
+                cells = [cell(last["fresh"]), *cells, cell(gains)]
             print(f"| {task} | {name} | " + " | ".join(cells) + " |", flush=True)
         curve = {start: [[(step, row[f"eval/{names[0]}"]) for step, row in run] for run in runs] for start, runs in rows.items()}
-        panels.append(panel(task, names[0], curve, chart.STEP * index))
+        panels.append(panel(task, names[0], curve))
     with open(args.out / "curves.svg", "w") as file:
-        file.write(chart.document(panels, "Evaluations in training: random weights gray, pre-trained blue"))
+        legend = [(chart.GRAY, "random weights"), (chart.BLUE, "pre-trained")]
+        legend = legend[1:] if args.which == "overfit" else legend
+        file.write(chart.document(panels, "Evaluations in training: random weights gray, pre-trained blue", legend))
 
 
 if __name__ == "__main__":

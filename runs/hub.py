@@ -5,10 +5,10 @@ a folder of it for one size, and `clasp embed` the features of images that have 
 resized. timm and transformers load the folder and compute the same from the same pixels.
 """
 
+import argparse
 import json
 import logging
 import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
@@ -22,7 +22,6 @@ from safetensors.torch import save_file
 from golden_noise import noise_array
 from golden_weights import parameter
 
-CLASP = sys.argv[1]
 GOLDEN = Path(__file__).parent.parent / "crates/weights/tests/golden"
 TOLERANCE = 1e-5
 
@@ -47,6 +46,9 @@ FAMILIES = [
     ("import", "openmmlab-swin", TIMM, [(256, 128)]),
     ("import", "openmmlab-swin", TRANSFORMERS, [PEOPLE, ODD]),
 ]
+
+
+CLASP = "clasp"
 
 
 def run(*arguments):
@@ -109,6 +111,10 @@ def check(at, source, family, library, size):
 
 
 def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clasp", help="the program")
+    global CLASP
+    CLASP = parser.parse_args().clasp
     for name in ("timm", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()

@@ -10,7 +10,9 @@ cd "$(dirname "$0")/.."
 clasp=$(realpath "${1:-target/release/clasp}")
 environment=${GOLDEN_ENV:-target/goldens}
 python=$environment/bin/python
-if [ ! -x "$python" ]; then
+# Also after an installation that was interrupted.
+if ! "$python" -c "import timm, torch, transformers, safetensors" 2>/dev/null; then
+    echo "installing PyTorch, timm and transformers into $environment" >&2
     python3 -m venv "$environment"
     "$python" -m pip install --quiet --requirement runs/goldens.txt
 fi

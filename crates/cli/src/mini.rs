@@ -9,7 +9,7 @@ const CONFIG: &[u8] = include_bytes!("../../../assets/clasp-mini/open_clip_confi
 const MODEL: &[u8] = include_bytes!("../../../assets/clasp-mini/open_clip_model.safetensors");
 
 /// Printed wherever clasp-mini is used.
-pub const NOTE: &str = "labels by clasp-mini, a tiny CLIP trained on synthetic people; for photos give a published CLIP with --clip";
+pub const NOTE: &str = "labels by clasp-mini, a tiny CLIP trained on synthetic people and 1,401 photos; for photos give a published CLIP with --clip";
 
 /// Whether `name` is clasp-mini.
 pub fn is_mini(name: &str) -> bool {

@@ -144,8 +144,12 @@ pub fn accuracy(
     if images == 0 {
         return Err(Error::Config {
             key: "images".into(),
-            expected: "labels of images with ground truth".into(),
-            found: format!("{} labels and {} others", labels.len(), truth.len()),
+            expected: "labels and ground truth of the same images, by key".into(),
+            found: format!(
+                "{} labels and ground truth of {} other images",
+                labels.len(),
+                truth.len()
+            ),
         });
     }
     let attributes = { matched.iter().zip(&counts) }
@@ -489,6 +493,9 @@ mod tests {
         let truth = store(folders[0].path(), &meta([1, 2]), &[]);
         let labels = store(folders[1].path(), &meta([1, 2]), &[row]);
         let error = accuracy(&labels, &truth, None, &AttributeConfig::default()).unwrap_err();
-        assert!(error.to_string().contains("with ground truth"), "{error}");
+        assert!(
+            error.to_string().contains("ground truth of 0 other images"),
+            "{error}"
+        );
     }
 }

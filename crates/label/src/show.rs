@@ -76,7 +76,8 @@ pub fn contact_sheet(
     if labeled.is_empty() {
         return Err(Error::Empty {
             place: "show".into(),
-            expected: "images that these labels were made from (their keys are compared)",
+            expected: "images that these labels were made from, given as they were to `clasp label` (a key is the path below \
+                       the folder that was given)",
         });
     }
     let own;

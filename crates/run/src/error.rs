@@ -32,7 +32,7 @@ pub enum RunError {
     /// There is no run to resume.
     #[error(
         "{folder}: expected the folder of a run, found no run.toml in it\n  \
-         hint: nothing to resume; start a run without `--resume`"
+         hint: `clasp runs {folder}` lists the runs below a folder; without `--resume` a run is started"
     )]
     NothingToResume {
         /// Folder of the run.

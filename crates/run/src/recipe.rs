@@ -118,7 +118,7 @@ where
 
 /// The name that was probably meant: one with at most two letters changed, else one that begins or
 /// ends with `path` (`mini` for `reid-mini`).
-fn names_near<'a>(path: &str, built_in: &[(&'a str, &str)]) -> Option<&'a str> {
+pub fn names_near<'a>(path: &str, built_in: &[(&'a str, &str)]) -> Option<&'a str> {
     let stem = path.strip_suffix(".toml").unwrap_or(path).replace('_', "-");
     let close = |name: &str| {
         let edits = edits(&stem, name);

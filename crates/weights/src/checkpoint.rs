@@ -178,7 +178,8 @@ pub fn read_bytes(bytes: &[u8], path: &Path) -> Result<(StateDict, Metadata), We
         WeightsError::format(
             path,
             format!(
-                "not a whole safetensors file ({error}; {length} bytes)\nhint: copy or download it again"
+                "not a whole safetensors file ({error}; {length} bytes)\nhint: is this the file that was meant? else copy or \
+                 download it again"
             ),
         )
     };

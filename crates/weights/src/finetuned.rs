@@ -162,7 +162,12 @@ pub fn digest(path: &Path) -> Result<String, WeightsError> {
 /// There is no such file.
 pub fn existing(path: &Path) -> Result<PathBuf, WeightsError> {
     let expected = "a fine-tuned model or the folder of its run";
-    let hint = "`clasp finetune` writes model.safetensors into its run folder when it ends";
+    let hint = match path.join("backbone.safetensors").is_file() {
+        true => {
+            "this is the run of a backbone: fine-tune it first, or evaluate it as it is with `clasp eval TASK --frozen`"
+        }
+        false => "`clasp finetune` writes model.safetensors into its run folder when it ends",
+    };
     model_file(path).ok_or_else(|| WeightsError::not_at(path, expected, hint))
 }
 

@@ -88,6 +88,9 @@ pub struct ScoreArguments {
     /// Probability above which an attribute counts as predicted
     #[arg(long, default_value_t = 0.5)]
     pub threshold: f32,
+    /// Set a key of `[task]` that the predictions depend on, such as task.classes=ccp_parts
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
 }
 
 /// `clasp predict`

@@ -72,13 +72,20 @@ pub fn calibrate(
     }
     let chosen_by = finetuned::read_meta(&file)?.and_then(|meta| meta.chosen_by);
     let mut model = FinetunedModel::<ReidTask>::load(&file, &Device::flex())?;
-    let stored = format!(
+    let mut stored = format!(
         "same-person threshold {:.4} written to {}; on these images: true positive rate {:.1} %, false positive rate {:.3} %",
         same.cosine,
         file.display(),
         100.0 * same.true_positive_rate,
         100.0 * same.false_positive_rate
     );
+    if same.false_positive_rate < 0.9 * rate {
+        let percent = 100.0 * rate;
+        stored.push_str(&format!(
+            "\nthe next lower threshold that finds more pairs of the same person accepts more than {percent} % of the \
+             pairs of different people"
+        ));
+    }
     model.task.same_person = Some(same);
     model.save(&file, chosen_by)?;
     Ok(Calibrated {

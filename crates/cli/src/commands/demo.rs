@@ -447,9 +447,14 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
             true => Cell::plain("not used".to_owned()),
             false => percent(1.0 - one.masked),
         };
+        // Of an attribute that no image teaches there is nothing to be right.
+        let right = match one.masked < 1.0 {
+            true => percent(one.right),
+            false => Cell::plain("–".to_owned()),
+        };
         vec![
             Cell::plain(one.name.replace('_', " ")),
-            percent(one.right),
+            right,
             learned,
             percent(one.commonest),
         ]

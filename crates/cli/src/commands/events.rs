@@ -3,6 +3,7 @@
 
 use std::time::Instant;
 
+use burn::tensor::Device;
 use clasp_run::Event;
 
 use crate::args::GlobalOptions;
@@ -50,6 +51,16 @@ impl EventPrinter {
         }
     }
 
+    /// Says which recipe is meant for a CPU, if the run is on one.
+    pub fn on_device(&mut self, device: &Device, small: &str) {
+        if *device == Device::flex() {
+            self.meter.message(&format!(
+                "note: this recipe is meant for a GPU: a step takes minutes on most CPUs; the recipe `{small}` is meant \
+                 for a CPU"
+            ));
+        }
+    }
+
     /// Prints an event.
     pub fn print(&mut self, event: Event<'_>) {
         let Self {
@@ -65,9 +76,12 @@ impl EventPrinter {
                 batch,
                 steps,
                 from,
-            } => meter.line(&format!(
-                "{title}: {examples} examples, {steps} steps of {batch}, from step {from}"
-            )),
+            } => {
+                estimate.begin(Instant::now());
+                meter.line(&format!(
+                    "{title}: {examples} examples, {steps} steps of {batch}, from step {from}"
+                ));
+            }
             Event::WeightsLoaded { path, report } => {
                 meter.line(&format!("starting from {}: {report}", path.display()));
             }
@@ -99,14 +113,31 @@ impl EventPrinter {
 /// Times the first steps of a process, once.
 #[derive(Default)]
 struct CostEstimate {
+    /// When the first step of the process began.
+    begun: Option<Instant>,
     /// When the first step of the process ended, and its number.
     first: Option<(Instant, u64)>,
     is_given: bool,
 }
 
 impl CostEstimate {
-    /// The seconds that all `steps` of the run take, once enough of them were timed.
+    /// The first step begins.
+    fn begin(&mut self, now: Instant) {
+        self.begun = Some(now);
+    }
+
+    /// The seconds that all `steps` of the run take, once enough of them were timed. After a first
+    /// step of a minute or more, which is slower than the others, at most so many.
     fn after_step(&mut self, now: Instant, step: u64, steps: u64) -> Option<f64> {
+        if self.first.is_none()
+            && let Some(begun) = self.begun
+        {
+            let seconds = now.duration_since(begun).as_secs_f64();
+            if seconds >= 12.0 * TIMED_SECONDS {
+                self.first = Some((now, step));
+                return Some(seconds * steps as f64);
+            }
+        }
         let (began, first) = *self.first.get_or_insert((now, step));
         let timed = step.saturating_sub(first);
         let seconds = now.duration_since(began).as_secs_f64();
@@ -146,6 +177,12 @@ mod tests {
         assert_eq!(estimate.after_step(at(44), 13, 100), None);
         assert_eq!(estimate.after_step(at(46), 14, 100), Some(200.0));
         assert_eq!(estimate.after_step(at(48), 15, 100), None);
+        // A first step of two minutes, and then one of one.
+        let mut estimate = CostEstimate::default();
+        estimate.begin(at(0));
+        assert_eq!(estimate.after_step(at(120), 1, 50), Some(6000.0));
+        assert_eq!(estimate.after_step(at(180), 2, 50), Some(3000.0));
+        assert_eq!(estimate.after_step(at(240), 3, 50), None);
         // Long steps.
         let mut estimate = CostEstimate::default();
         assert_eq!(estimate.after_step(at(0), 1, 50), None);

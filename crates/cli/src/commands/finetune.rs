@@ -44,6 +44,9 @@ fn finetune<T: DownstreamTask>(
     let shorter = shorter_run(smaller::<T>(&recipe));
     let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
+    if let Some(small) = smaller::<T>(&recipe) {
+        printer.on_device(&device, small);
+    }
     let mut control = Control {
         device_name: &device::name(&device),
         threads: device::threads(common.threads),
@@ -156,11 +159,13 @@ fn describe<T: DownstreamTask>(
              next, for the metric of the test set: {eval}"
         ),
     };
-    format!(
-        "{} steps on {} examples in {}\nmodel: {}\n{measured}",
-        summary.run.steps,
-        summary.examples,
-        duration(summary.run.seconds),
-        model.display(),
-    )
+    let (steps, images) = (summary.run.steps, summary.examples);
+    let trained = match summary.had_ended {
+        true => format!("the run had ended before, after {steps} steps: nothing was trained"),
+        false => format!(
+            "{steps} steps on {images} images in {}",
+            duration(summary.run.seconds)
+        ),
+    };
+    format!("{trained}\nmodel: {}\n{measured}", model.display())
 }

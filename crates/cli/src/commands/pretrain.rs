@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use burn::tensor::Device;
 use clasp_data::missing::require;
 use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
 
@@ -41,8 +42,11 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
         }
     };
     let summary = pretrain(common, &recipe, &folder, resume)?;
+    // The recipe of a task's own name is meant for a GPU.
+    let on_cpu = device::pick(common.device.as_deref())? == Device::flex();
+    let small = if on_cpu { "TASK-mini " } else { "" };
     let mut text = format!(
-        "{} steps on {} images in {}\nbackbone: {}\nnext: clasp finetune TASK --data DATA --init {}",
+        "{} steps on {} images in {}\nbackbone: {}\nnext: clasp finetune TASK {small}--data DATA --init {}",
         summary.run.steps,
         summary.images,
         duration(summary.run.seconds),
@@ -98,6 +102,9 @@ pub fn pretrain(
     let shorter = shorter_run(is_smaller.then_some(SMALL));
     let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
+    if is_smaller {
+        printer.on_device(&device, SMALL);
+    }
     let mut control = Control {
         device_name: &device::name(&device),
         threads: device::threads(common.threads),

@@ -1,7 +1,7 @@
 //! `clasp recipes [NAME]`: the built-in recipes.
 
 use anyhow::{Result, bail};
-use clasp_run::recipe::keys;
+use clasp_run::recipe::{keys, names_near};
 use clasp_tasks::finetune::FinetuneRecipe;
 use clasp_tasks::registry::built_in_recipes;
 use clasp_tasks::task::Task;
@@ -35,10 +35,13 @@ pub fn run(common: &GlobalOptions, arguments: &RecipesArguments) -> Result<Outco
     };
     let mut all = lists.iter().flat_map(|list| list.iter());
     let Some((_, recipe)) = all.find(|(known, _)| known == name) else {
-        let names: Vec<&str> = { lists.iter() }
-            .flat_map(|list| list.iter().map(|(name, _)| *name))
-            .collect();
-        bail!("{name}: expected one of {}", names.join(", "));
+        let known: Vec<(&str, &str)> = lists.iter().flat_map(|list| list.iter()).copied().collect();
+        let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+        let near = names_near(name, &known);
+        let near = near.map_or(String::new(), |near| {
+            format!("\nhint: did you mean `{near}`?")
+        });
+        bail!("{name}: expected one of {}{near}", names.join(", "));
     };
     if !arguments.keys {
         print_text(recipe)?;
@@ -75,13 +78,32 @@ fn keys_of(name: &str) -> Result<Vec<(String, String)>> {
 
 /// The first sentence of a recipe's comment.
 fn about(recipe: &str) -> String {
-    let comment = recipe.lines().find_map(|line| line.strip_prefix("# "));
-    comment.unwrap_or_default().trim_end_matches(':').to_owned()
+    let lines = recipe.lines().map_while(|line| line.strip_prefix("# "));
+    let mut words = Vec::new();
+    for line in lines {
+        words.push(line);
+        if line.ends_with([':', '.']) {
+            break;
+        }
+    }
+    let comment = words.join(" ");
+    let sentence = comment
+        .split_once(". ")
+        .map_or(&*comment, |(first, _)| first);
+    sentence.trim_end_matches([':', '.']).to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_description_is_a_whole_sentence() {
+        let recipe = "# Two lines, (a and\n# b):\n#   a command\n[model]\n";
+        assert_eq!(about(recipe), "Two lines, (a and b)");
+        assert_eq!(about("# One, lr = 8.5. Two.\n"), "One, lr = 8.5");
+        assert_eq!(about("[model]\n"), "");
+    }
 
     #[test]
     fn every_built_in_recipe_has_keys() {

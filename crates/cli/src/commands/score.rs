@@ -2,7 +2,8 @@
 
 use anyhow::{Result, bail};
 use clasp_data::missing::require;
-use clasp_tasks::task::{Evaluate, ScoreRequest, SplitChoice};
+use clasp_tasks::finetune::FinetuneRecipe;
+use clasp_tasks::task::{Evaluate, ScoreRequest, SplitChoice, Task};
 use clasp_tasks::with_task;
 use serde_json::json;
 
@@ -30,7 +31,16 @@ pub fn run(common: &GlobalOptions, arguments: &ScoreArguments) -> Result<Outcome
         predictions: &arguments.predictions,
         threshold: arguments.threshold,
     };
-    let scored = with_task!(task, T => T::score(&request))?;
+    let set: Vec<String> = { arguments.set.iter() }
+        .map(|one| match one.starts_with("task.") {
+            true => one.clone(),
+            false => format!("task.{one}"),
+        })
+        .collect();
+    let scored = with_task!(task, T => {
+        let recipe = FinetuneRecipe::<<T as Task>::Config>::load(T::NAME, &set)?;
+        T::score(&request, &recipe.task)
+    })?;
     scored.notes.iter().for_each(|note| warn(note));
     let text = format!(
         "{}\n\n{}{} on {}",

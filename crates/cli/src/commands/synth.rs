@@ -27,7 +27,7 @@ pub fn run(common: &GlobalOptions, arguments: &SynthArguments) -> Result<Outcome
         meter.set(done as u64, total as u64, "");
     })?;
     drop(meter);
-    let text = format!(
+    let mut text = format!(
         "{} training, {} query and {} gallery images, {} unlabeled, {} scenes with {} people in {}",
         summary.train,
         summary.query,
@@ -37,6 +37,16 @@ pub fn run(common: &GlobalOptions, arguments: &SynthArguments) -> Result<Outcome
         summary.pedestrians,
         arguments.out.display()
     );
+    let out = arguments.out.display();
+    if arguments.unlabeled > 0 {
+        text.push_str(&format!("\nnext: clasp label {out}/unlabeled --out labels"));
+    }
+    text.push_str(&format!(
+        "\n--data {out} is for reid, attributes, parsing and pose"
+    ));
+    if arguments.scenes > 0 {
+        text.push_str(&format!("; --data {out}/scenes for detection and search"));
+    }
     print_result(common.json, &summary, &text)?;
     Ok(Outcome::Done)
 }

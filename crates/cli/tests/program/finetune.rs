@@ -273,7 +273,23 @@ fn finetune_evaluate_predict_search() {
         fs_err::read_to_string(at.join(file)).expect("rankings")
     };
     assert!(ranked("plain.jsonl", &[]) != ranked("reranked.jsonl", &["--rerank"]));
+    // A run that has ended is not written again: its model may hold a calibrated threshold.
+    let calibrate = [
+        "eval",
+        "reid",
+        "--model",
+        "reid",
+        "--data",
+        &data,
+        "--calibrate",
+        "0.5",
+    ];
+    done(at, &calibrate);
     let whole = fs_err::read(at.join("reid/model.safetensors")).expect("a model");
+    let text = done(at, &["finetune", "reid", "--resume", "reid"]);
+    assert!(text.contains("had ended before"), "{text}");
+    let after = fs_err::read(at.join("reid/model.safetensors")).expect("a model");
+    assert!(after == whole, "the threshold is lost");
     fs_err::write(at.join("cut.safetensors"), &whole[..whole.len() / 2]).expect("a file");
     refused(
         at,

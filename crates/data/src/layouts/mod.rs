@@ -100,7 +100,7 @@ pub enum LayoutError {
     /// A layout with one file for each split, without the one that was asked for.
     #[error(
         "`{folder}` holds no {layout} of split `{wanted}`\n  expected one of its splits: {}\n  looked for: {}\n\
-         hint: name an existing split (`--split`, or in a recipe `task.train_split`); if it is needed to choose the \
+         hint: name an existing split (`--split` of eval and score, `--set task.train_split=` of finetune); if it is needed to choose the \
          best model, `--set run.checkpoint_selection=last` takes the last one",
         list(.splits),
         places(.tried)

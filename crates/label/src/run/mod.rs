@@ -224,6 +224,13 @@ pub fn run<L: Labeler>(
     let (index, count) = options.shard;
     let all_shards = source.shards().len();
     let source = &source.shard(index, count);
+    if options.folder.is_file() {
+        return Err(Error::Config {
+            key: "out".into(),
+            expected: "a folder for the labels".into(),
+            found: format!("the file {}", options.folder.display()),
+        });
+    }
     fs_err::create_dir_all(&options.folder)?;
     // Jobs of different parts share the folder; two jobs of the same part do not.
     let _lock = FolderLock::named(&options.folder, &format!(".lock-{index}-of-{count}"))?;

@@ -169,7 +169,10 @@ impl Evaluate for AttributeTask {
         })
     }
 
-    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+    fn score(
+        request: &ScoreRequest<'_>,
+        _config: &Self::Config,
+    ) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
         let data = AttributeDataset::open(request.data)?;
         let name = request.split.find(data.splits(), &data.file)?;
@@ -244,12 +247,15 @@ mod tests {
             "image,bag,hat\nb.png,0.9,0.2\na.png,0.4,0.8\nc.png,0,0\n",
         )
         .unwrap();
-        let scored = AttributeTask::score(&ScoreRequest {
-            data: folder.path(),
-            split: &SplitChoice::Test,
-            predictions: &at("p.csv"),
-            threshold: 0.5,
-        })
+        let scored = AttributeTask::score(
+            &ScoreRequest {
+                data: folder.path(),
+                split: &SplitChoice::Test,
+                predictions: &at("p.csv"),
+                threshold: 0.5,
+            },
+            &Default::default(),
+        )
         .unwrap();
         assert_eq!(
             (scored.scores.value("mA"), scored.notes.len()),

@@ -149,7 +149,10 @@ impl Evaluate for DetectionTask {
         })
     }
 
-    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+    fn score(
+        request: &ScoreRequest<'_>,
+        _config: &Self::Config,
+    ) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
         let data = request
             .split
@@ -221,12 +224,15 @@ mod tests {
             {"image_id": 7, "category_id": 3, "bbox": [100, 10, 40, 100], "score": 0.9},
             {"image_id": 8, "category_id": 3, "bbox": [1, 1, 4, 10], "score": 0.9}]"#;
         fs_err::write(at("boxes.json"), boxes).unwrap();
-        let scored = DetectionTask::score(&ScoreRequest {
-            data: folder.path(),
-            split: &SplitChoice::Test,
-            predictions: &at("boxes.json"),
-            threshold: 0.5,
-        })
+        let scored = DetectionTask::score(
+            &ScoreRequest {
+                data: folder.path(),
+                split: &SplitChoice::Test,
+                predictions: &at("boxes.json"),
+                threshold: 0.5,
+            },
+            &Default::default(),
+        )
         .unwrap();
         let ap = scored.scores.value("AP.5").unwrap();
         assert!((ap - 0.5).abs() < 1e-12, "{ap}");

@@ -38,6 +38,8 @@ use crate::task::{Evaluate, Example, Inference, TrainingExamples};
 /// Relative improvement of the loss below which there is a plateau, the default of PyTorch's
 /// `ReduceLROnPlateau`.
 const PLATEAU_THRESHOLD: f64 = 1e-4;
+/// The selected model of a run folder.
+const MODEL: &str = "model.safetensors";
 /// Images of a batch of an evaluation.
 const EVAL_BATCH: usize = 16;
 
@@ -53,6 +55,8 @@ pub struct FinetuneSummary {
     pub best: Option<BestCheckpoint>,
     /// The model; none for a run that was stopped.
     pub model: Option<PathBuf>,
+    /// Whether the run had ended before: nothing was trained, and its model is as it was.
+    pub had_ended: bool,
 }
 
 /// Runs `recipe` in `folder` on `device`, from the start or, with `resume`, from the last
@@ -82,6 +86,9 @@ pub fn train<T: TrainingExamples + Evaluate>(
         mut checkpoints,
     } = open::<T>(recipe, folder, resume, device, control)?;
     let plan = trainer.plan.clone();
+    // Such a model may hold more than the run wrote, as a calibrated threshold.
+    let ended = Some(folder.join(MODEL))
+        .filter(|path| resume && trainer.step >= plan.steps && path.is_file());
     let mut loader = loader(&trainer, Arc::clone(&data), state.position);
     let mut log = run.open_log(trainer.step, &[])?;
     let mut metrics = Metrics::new();
@@ -147,7 +154,11 @@ pub fn train<T: TrainingExamples + Evaluate>(
     let checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
     control.report(Event::CheckpointSaved(&checkpoint));
     let finished = trainer.step >= plan.steps;
-    let model = { finished.then(|| save_model(folder, &trainer, &state)) }.transpose()?;
+    let had_ended = ended.is_some();
+    let model = match ended {
+        None if finished => Some(save_model(folder, &trainer, &state)?),
+        ended => ended,
+    };
     Ok(FinetuneSummary {
         run: RunSummary {
             steps: trainer.step,
@@ -160,6 +171,7 @@ pub fn train<T: TrainingExamples + Evaluate>(
         examples,
         best: state.best,
         model,
+        had_ended,
     })
 }
 
@@ -265,10 +277,8 @@ fn save_model<T: Evaluate>(
     trainer: &FinetuneTrainer<T>,
     state: &LoopState,
 ) -> Result<PathBuf, TaskError> {
-    let [last, best, model] = ["last", "best", "model"].map(|name| {
-        let file = format!("{name}.safetensors");
-        folder.join(file)
-    });
+    let [last, best, model] =
+        ["last.safetensors", "best.safetensors", MODEL].map(|file| folder.join(file));
     trainer.model().save(&last, None)?;
     let selected = match state.best.is_some() && best.is_file() {
         true => best,

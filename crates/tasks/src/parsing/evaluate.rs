@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::{Component, Path, PathBuf};
 
 use clasp_data::image::encode_label_png;
-use clasp_data::layouts::parsing::{MaskedImage, ParsingDataset, label_map};
+use clasp_data::layouts::parsing::{IGNORE, MaskedImage, label_map};
 use clasp_data::source::Source;
 use clasp_metrics::Metric;
 use clasp_metrics::parsing::ConfusionMatrix;
@@ -160,9 +160,12 @@ impl Evaluate for ParsingTask {
         })
     }
 
-    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+    fn score(
+        request: &ScoreRequest<'_>,
+        config: &Self::Config,
+    ) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
-        let data = ParsingDataset::open(request.data)?;
+        let data = open_data(request.data, config.classes)?;
         let name = request.split.find(data.splits(), &data.file)?;
         let masks = Source::open(&predictions.display().to_string())?;
         let places: HashMap<&str, usize> = masks.keys().zip(0..).collect();
@@ -175,6 +178,17 @@ impl Evaluate for ParsingTask {
             };
             let truth = data.read_mask(&image.mask)?;
             let found = label_map(masks.read(place)?, &masks.place(place))?;
+            let classes = data.classes.len();
+            let foreign = |label: &&u8| **label != IGNORE && usize::from(**label) >= classes;
+            if let Some(label) = found.labels.iter().find(foreign) {
+                return Err(mismatch(
+                    predictions,
+                    format!("`{key}.png` with classes 0 to {}", classes - 1),
+                    format!(
+                        "class {label}\nhint: `--set task.classes=…` says which classes the masks have"
+                    ),
+                ));
+            }
             if [found.height, found.width] != [truth.height, truth.width] {
                 let size =
                     |height: usize, width: usize| format!("{width} x {height} (width x height)");
@@ -212,6 +226,8 @@ fn tar_of(files: impl Iterator<Item = (PathBuf, Vec<u8>)>) -> Result<Vec<u8>, Ta
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clasp_data::layouts::parsing::ParsingDataset;
+
     use crate::parsing::data::tests::folder;
 
     #[test]
@@ -239,13 +255,25 @@ mod tests {
         fs_err::write(at("parsing.csv"), "image,mask,split\na.jpg,m.png,val\n").unwrap();
         fs_err::write(at("m.png"), encode_label_png(&[0, 1, 1, 0], 2, 2)).unwrap();
         fs_err::write(at("found/a.png"), encode_label_png(&[0, 1, 0, 0], 2, 2)).unwrap();
-        let scored = ParsingTask::score(&ScoreRequest {
-            data: folder.path(),
-            split: &SplitChoice::Test,
-            predictions: &at("found"),
-            threshold: 0.5,
-        })
-        .unwrap();
+        let score = || {
+            ParsingTask::score(
+                &ScoreRequest {
+                    data: folder.path(),
+                    split: &SplitChoice::Test,
+                    predictions: &at("found"),
+                    threshold: 0.5,
+                },
+                &Default::default(),
+            )
+        };
+        let scored = score().unwrap();
+        // A class that the data do not have is not counted as a wrong one of theirs.
+        fs_err::write(at("found/a.png"), encode_label_png(&[0, 1, 7, 0], 2, 2)).unwrap();
+        let error = score().unwrap_err().to_string();
+        assert!(
+            error.contains("classes 0 to 1") && error.contains("class 7"),
+            "{error}"
+        );
         // Ground 2 of 3, person 1 of 2.
         let iou = scored.scores.value("mIoU").unwrap();
         assert!((iou - (2.0 / 3.0 + 0.5) / 2.0).abs() < 1e-12, "{iou}");

@@ -215,7 +215,10 @@ impl Evaluate for PoseTask {
         })
     }
 
-    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+    fn score(
+        request: &ScoreRequest<'_>,
+        _config: &Self::Config,
+    ) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
         let data = request
             .split
@@ -492,12 +495,15 @@ mod tests {
         fs_err::write(at("person_keypoints_val.json"), text).unwrap();
         let poses = r#"[{"image_id": 7, "category_id": 3, "keypoints": [20, 20, 1, 30, 90, 1], "score": 0.5}]"#;
         fs_err::write(at("poses.json"), poses).unwrap();
-        let scored = PoseTask::score(&ScoreRequest {
-            data: folder.path(),
-            split: &SplitChoice::Test,
-            predictions: &at("poses.json"),
-            threshold: 0.5,
-        })
+        let scored = PoseTask::score(
+            &ScoreRequest {
+                data: folder.path(),
+                split: &SplitChoice::Test,
+                predictions: &at("poses.json"),
+                threshold: 0.5,
+            },
+            &Default::default(),
+        )
         .unwrap();
         let ap = scored.scores.value("OKS AP").unwrap();
         assert!((ap - 1.0).abs() < 1e-12, "{ap}");

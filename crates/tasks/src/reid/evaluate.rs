@@ -233,7 +233,10 @@ impl Evaluate for ReidTask {
         })
     }
 
-    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+    fn score(
+        request: &ScoreRequest<'_>,
+        _config: &Self::Config,
+    ) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
         #[derive(Deserialize)]
         struct RankingLine {
@@ -290,7 +293,7 @@ impl Evaluate for ReidTask {
         if short > 0 {
             notes.push(format!(
                 "{short} rankings do not name the whole gallery: the other images come after those named, in the order of \
-                 the data, so mAP and mINP are lower than those of the whole ranking; rank-k is exact up to the named rank"
+                 the data, so mAP and mINP differ from those of the whole ranking; rank-k is exact up to the named rank"
             ));
         }
         Ok(PredictionScores {
@@ -341,12 +344,15 @@ mod tests {
         fs::write(at("reid.csv"), table).unwrap();
         let score = |lines: &str| {
             fs::write(at("r.jsonl"), lines).unwrap();
-            ReidTask::score(&ScoreRequest {
-                data: folder.path(),
-                split: &SplitChoice::Test,
-                predictions: &at("r.jsonl"),
-                threshold: 0.5,
-            })
+            ReidTask::score(
+                &ScoreRequest {
+                    data: folder.path(),
+                    split: &SplitChoice::Test,
+                    predictions: &at("r.jsonl"),
+                    threshold: 0.5,
+                },
+                &Default::default(),
+            )
         };
         let scored =
             score("{\"query\": \"q.png\", \"gallery\": [\"a.png\", \"b.png\"]}\n").unwrap();

@@ -302,7 +302,10 @@ impl Evaluate for SearchTask {
         })
     }
 
-    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError> {
+    fn score(
+        request: &ScoreRequest<'_>,
+        _config: &Self::Config,
+    ) -> Result<PredictionScores, TaskError> {
         let predictions = request.predictions;
         let SearchPredictions {
             config,

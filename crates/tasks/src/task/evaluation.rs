@@ -41,11 +41,14 @@ pub trait Evaluate: Objective {
     ) -> Result<Evaluation, TaskError>;
 
     /// Evaluates the predictions of any program, in the format that [`Evaluation::predictions`]
-    /// has.
+    /// has; `config` says what the classes are where the task has a choice of them.
     ///
     /// # Errors
     /// Data or predictions that cannot be read, or that do not belong together.
-    fn score(request: &ScoreRequest<'_>) -> Result<PredictionScores, TaskError>;
+    fn score(
+        request: &ScoreRequest<'_>,
+        config: &Self::Config,
+    ) -> Result<PredictionScores, TaskError>;
 }
 
 /// Metrics with the details behind them.

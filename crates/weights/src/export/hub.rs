@@ -118,7 +118,7 @@ pub fn export_hub(
     let metadata = Metadata::from([
         ("format".to_owned(), "pt".to_owned()),
         ("written_by".to_owned(), card::written_by()),
-        ("licenses".to_owned(), meta.licenses.join("\n")),
+        (super::LICENSES.to_owned(), meta.licenses.join("\n")),
         (super::WINDOWS.to_owned(), super::windows_of(meta)),
     ]);
     checkpoint::write(&weights, &model.state, &metadata)?;

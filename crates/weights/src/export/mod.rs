@@ -25,13 +25,13 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use clasp_data::image::Filter;
 use clasp_model::backbone::{Adapter, Backbone, Sizes};
 use clasp_model::layers::Resampling;
 use clasp_model::prompt::PromptWeights;
 use clasp_model::swin::{SwinSizes, WindowPadding};
 use clasp_model::vit::VitSizes;
-use serde::Serialize;
-use serde_json::json;
+use serde::{Deserialize, Serialize};
 
 use crate::backbone::{BackboneMeta, backbone_state};
 use crate::checkpoint::{self, Metadata, StorageFormat};
@@ -44,6 +44,34 @@ pub use hub::{HubExport, HubLibrary, export_hub};
 /// Key in an exported file's metadata: how the backbone's windows lie on a map, as in the metadata
 /// of a backbone file.
 pub(crate) const WINDOWS: &str = "clasp.windows";
+
+/// Key in an exported file's metadata: its [`Preprocessing`] as JSON.
+pub(crate) const PREPROCESSING: &str = "preprocessing";
+
+/// Key in an exported file's metadata: a license line of the backbone's own a line.
+pub(crate) const LICENSES: &str = "licenses";
+
+/// What an exported file says of its images.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Preprocessing {
+    pub height: usize,
+    pub width: usize,
+    pub mean: [f32; 3],
+    pub std: [f32; 3],
+    pub interpolation: Filter,
+}
+
+impl Preprocessing {
+    fn of(meta: &BackboneMeta) -> Result<String, serde_json::Error> {
+        serde_json::to_string(&Self {
+            height: meta.height,
+            width: meta.width,
+            mean: meta.mean,
+            std: meta.std,
+            interpolation: meta.filter,
+        })
+    }
+}
 
 /// Value of [`WINDOWS`].
 fn windows_of(meta: &BackboneMeta) -> String {
@@ -124,9 +152,8 @@ pub fn export(
         python,
         warnings,
     } = named(backbone, meta, options)?;
-    let preprocessing = json!({
-        "height": meta.height, "width": meta.width, "mean": meta.mean, "std": meta.std, "interpolation": meta.filter,
-    });
+    let preprocessing =
+        Preprocessing::of(meta).map_err(|error| WeightsError::format(path, error.to_string()))?;
     let metadata = Metadata::from([
         ("format".to_owned(), "pt".to_owned()),
         (
@@ -134,8 +161,8 @@ pub fn export(
             format!("clasp {}", env!("CARGO_PKG_VERSION")),
         ),
         ("python".to_owned(), python.clone()),
-        ("preprocessing".to_owned(), preprocessing.to_string()),
-        ("licenses".to_owned(), meta.licenses.join("\n")),
+        (PREPROCESSING.to_owned(), preprocessing),
+        (LICENSES.to_owned(), meta.licenses.join("\n")),
         (WINDOWS.to_owned(), windows_of(meta)),
     ]);
     checkpoint::write_as(path, &state, &metadata, options.precision)?;

@@ -152,6 +152,12 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
             ..import::ImportOptions::default()
         };
         let again = import::import(&path, &options, &Device::flex()).unwrap();
+        if !name.starts_with("vit") {
+            let (size, expected) = ([again.meta.height, again.meta.width], meta(&config));
+            assert_eq!(size, [expected.height, expected.width], "{name}");
+        }
+        let facts = |meta: &BackboneMeta| (meta.mean, meta.std, meta.filter, meta.licenses.clone());
+        assert_eq!(facts(&again.meta), facts(&meta(&config)), "{name}");
         if name != "vit_mean" {
             check_features("export.safetensors", name, &again.backbone, size);
         }

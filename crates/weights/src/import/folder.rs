@@ -4,6 +4,7 @@
 use std::io::Read;
 use std::path::Path;
 
+use clasp_data::image::Filter;
 use clasp_model::swin::WindowPadding;
 use fs_err as fs;
 use serde_json::Value;
@@ -13,7 +14,7 @@ use super::options::ImportOptions;
 use super::source::CheckpointSource;
 use crate::checkpoint::Metadata;
 use crate::error::WeightsError;
-use crate::export::WINDOWS;
+use crate::export::{LICENSES, PREPROCESSING, Preprocessing, WINDOWS};
 
 /// How a license line ends whose license stands beside the checkpoint.
 pub(crate) const STATED_BESIDE: &str = ", as the config.json beside it states";
@@ -33,6 +34,10 @@ pub(super) struct FolderConfig {
     pub std: Option<[f32; 3]>,
     /// timm's `global_pool="avg"`: the feature of a ViT is the mean of its patches.
     pub mean_pool: bool,
+    /// Filter by which images are resized.
+    pub filter: Option<Filter>,
+    /// License lines of a file that this program exported.
+    pub licenses: Option<Vec<String>>,
     /// License of the weights, as timm's folders state it.
     pub license: Option<String>,
     /// timm's `always_partition`: windows are shifted in every stage and never shrink.
@@ -75,6 +80,30 @@ impl FolderConfig {
             }
         }
         Ok(found)
+    }
+
+    /// With what the metadata of a file say that this program exported.
+    pub fn with_exported(mut self, metadata: &Metadata) -> Self {
+        if !metadata.contains_key(WINDOWS) {
+            return self;
+        }
+        let lines = metadata.get(LICENSES).filter(|text| !text.is_empty());
+        self.licenses = lines.map(|text| text.lines().map(str::to_owned).collect());
+        let preprocessing = metadata.get(PREPROCESSING);
+        let preprocessing = preprocessing.and_then(|text| serde_json::from_str(text).ok());
+        if let Some(Preprocessing {
+            height: height @ 1..=65_536,
+            width: width @ 1..=65_536,
+            mean,
+            std,
+            interpolation,
+        }) = preprocessing
+        {
+            self.size = Some([height, width]);
+            (self.mean, self.std) = (Some(mean), Some(std));
+            self.filter = Some(interpolation);
+        }
+        self
     }
 
     /// How windows lie on a map, where the folder or the metadata of a file that this program
@@ -157,7 +186,8 @@ impl FolderConfig {
             }
             _ => line.to_owned(),
         };
-        of_source.map(line).to_vec()
+        let own = self.licenses.clone();
+        own.unwrap_or_else(|| of_source.map(line).to_vec())
     }
 
     /// The options with what the folder says where the caller says nothing.

@@ -247,7 +247,7 @@ fn open_published(
     let path = file.path().to_owned();
     let wrong = |problem: String| WeightsError::format(&path, problem);
     let view = TimmNames::new(file.shapes());
-    let folder = FolderConfig::beside(&path, view.family)?;
+    let folder = FolderConfig::beside(&path, view.family)?.with_exported(file.metadata());
     let options = &folder.complete(options, view.family).map_err(wrong)?;
     let recognized = recognition::recognize(&view, options).map_err(wrong)?;
     let source = recognized.source;
@@ -284,6 +284,7 @@ fn open_published(
     meta.licenses = folder.licenses(source.licenses());
     meta.mean = folder.mean.unwrap_or(meta.mean);
     meta.std = folder.std.unwrap_or(meta.std);
+    meta.filter = folder.filter.unwrap_or(meta.filter);
     if let Some(padding) = folder.window_padding(file.metadata()) {
         meta.config.padding = padding;
     }

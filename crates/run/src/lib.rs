@@ -9,6 +9,7 @@
 //! | [`origin`] | the header of `run.toml`: date, command line, version, device |
 //! | [`control`] | what a caller provides (stop flag, threads) and the events that it receives |
 //! | [`log`] | metrics by step, as JSON lines and TensorBoard events |
+//! | [`listing`] | the runs below a folder, with their state |
 //! | [`checkpoints`] | which exist, when one is written, which are kept, checks of their metadata |
 //! | [`schedule`] | learning rates and the like as functions of the step |
 //! | [`summary`] | how a run ended |
@@ -60,6 +61,7 @@ pub mod checkpoints;
 pub mod control;
 pub mod error;
 pub mod folder;
+pub mod listing;
 pub mod log;
 pub mod origin;
 pub mod recipe;

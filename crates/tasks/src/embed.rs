@@ -15,11 +15,14 @@ use clasp_data::image::Limits;
 use clasp_data::source::{ReadFailure, Source, UnreadableImages};
 use fs_err as fs;
 use parquet::basic::Compression;
+use parquet::column::reader::ColumnReader;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnDescPtr;
 
 use crate::TaskError;
 use crate::features::{
@@ -400,6 +403,141 @@ impl ParquetRows {
     }
 }
 
+/// Reads a Parquet file of features, as `clasp embed` writes it: the column `key` (strings) and the
+/// column `feature` (lists of 32-bit floats, all of one length).
+///
+/// # Errors
+/// The file cannot be read, lacks a column, or holds features that are not finite, of different
+/// lengths or without a key, or a key twice.
+pub fn read_features(path: &Path) -> Result<Embeddings, TaskError> {
+    // The reader of Parquet panics on some damaged files.
+    let read = clasp_data::contained::contained(|| feature_rows(path));
+    let differs = |found: String| TaskError::Mismatch {
+        file: path.display().to_string(),
+        expected: "the columns `key` (string) and `feature` (list of 32-bit floats) of \
+                   `clasp embed --out F.parquet`"
+            .to_owned(),
+        found,
+    };
+    let (keys, lengths, features) = match read {
+        Some(rows) => rows?.map_err(differs)?,
+        None => return Err(differs("a damaged file".to_owned())),
+    };
+    let channels = lengths.first().copied().unwrap_or(0);
+    if keys.len() != lengths.len() {
+        let found = format!("{} keys and {} features", keys.len(), lengths.len());
+        return Err(differs(found));
+    }
+    for (key, length) in keys.iter().zip(&lengths) {
+        if *length != channels || channels == 0 {
+            let found = format!("{length} values for `{key}`, {channels} for the first");
+            return Err(differs(found));
+        }
+    }
+    if let Some(at) = features.iter().position(|value| !value.is_finite()) {
+        let key = &keys[at / channels];
+        return Err(differs(format!("{} for `{key}`", features[at])));
+    }
+    let mut sorted: Vec<&String> = keys.iter().collect();
+    sorted.sort_unstable();
+    if let Some(pair) = sorted.windows(2).find(|pair| pair[0] == pair[1]) {
+        return Err(differs(format!("the key `{}` twice", pair[0])));
+    }
+    Ok(Embeddings {
+        items: (0..keys.len()).collect(),
+        channels,
+        features,
+        keys,
+        unreadable: UnreadableImages::default(),
+    })
+}
+
+/// Keys, lengths of the features, and their values; or what is wrong with the content.
+type FeatureRows = Result<(Vec<String>, Vec<usize>, Vec<f32>), String>;
+
+/// Rows that are decoded at a time.
+const DECODED: usize = 1 << 12;
+
+fn feature_rows(path: &Path) -> Result<FeatureRows, TaskError> {
+    let file = fs::File::open(path)?;
+    let bytes = file.metadata()?.len();
+    Ok(columns_of(file.into_file(), bytes).unwrap_or_else(|error| Err(error.to_string())))
+}
+
+fn columns_of(file: std::fs::File, bytes: u64) -> Result<FeatureRows, ParquetError> {
+    let reader = SerializedFileReader::new(file)?;
+    let schema = reader.metadata().file_metadata().schema_descr_ptr();
+    let leaf = |name: &str| {
+        let of_name = |column: &ColumnDescPtr| {
+            column.path().parts().first().map(String::as_str) == Some(name)
+        };
+        schema.columns().iter().position(of_name)
+    };
+    let (Some(key), Some(feature)) = (leaf("key"), leaf("feature")) else {
+        return Ok(Err("other columns".to_owned()));
+    };
+    let (mut keys, mut lengths, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    for group in 0..reader.num_row_groups() {
+        let group = reader.get_row_group(group)?;
+        let (
+            ColumnReader::ByteArrayColumnReader(mut names),
+            ColumnReader::FloatColumnReader(mut lists),
+        ) = (
+            group.get_column_reader(key)?,
+            group.get_column_reader(feature)?,
+        )
+        else {
+            return Ok(Err("columns of other types".to_owned()));
+        };
+        loop {
+            let mut some = Vec::new();
+            let (records, ..) = names.read_records(DECODED, None, None, &mut some)?;
+            for name in some {
+                match String::from_utf8(name.data().to_vec()) {
+                    Ok(name) => keys.push(name),
+                    Err(_) => {
+                        return Ok(Err(format!(
+                            "a key that is not UTF-8 in row {}",
+                            keys.len()
+                        )));
+                    }
+                }
+            }
+            if records == 0 {
+                break;
+            }
+        }
+        loop {
+            let (mut definition, mut repetition, before) = (Vec::new(), Vec::new(), values.len());
+            let (records, ..) = lists.read_records(
+                DECODED,
+                Some(&mut definition),
+                Some(&mut repetition),
+                &mut values,
+            )?;
+            if repetition.len() != values.len() - before {
+                return Ok(Err("missing values or empty lists".to_owned()));
+            }
+            for level in repetition {
+                match (level, lengths.last_mut()) {
+                    (0, _) | (_, None) => lengths.push(1),
+                    (_, Some(length)) => *length += 1,
+                }
+            }
+            // Repeated values take no space in the file: what it claims is bounded by its size.
+            if values.len() as u64 > bytes {
+                return Ok(Err(format!(
+                    "more than {bytes} values in a file of {bytes} bytes"
+                )));
+            }
+            if records == 0 {
+                break;
+            }
+        }
+    }
+    Ok(Ok((keys, lengths, values)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -548,10 +686,38 @@ mod tests {
             (3, "a/x")
         );
         assert_eq!(read[2].get_list(1).unwrap().len(), 2);
+        let read = read_features(&path).unwrap();
+        assert_eq!(
+            (read.keys, read.channels),
+            (rows.map(|(key, _)| key.to_owned()).to_vec(), 2)
+        );
+        assert_eq!(read.features, rows.map(|(_, row)| row).concat());
 
         let empty = folder.path().join("empty.npy");
         FeatureFile::create(&empty).unwrap().finish().unwrap();
         assert!(npy(&empty).0.contains("(0, 0)"));
+    }
+
+    #[test]
+    fn damaged_features_are_errors() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let refused = |name: &str, rows: &[(&str, [f32; 2])]| {
+            let mut file = FeatureFile::create(&at(name)).unwrap();
+            rows.iter()
+                .for_each(|(key, row)| file.push(key, row).unwrap());
+            file.finish().unwrap();
+            read_features(&at(name)).unwrap_err().to_string()
+        };
+        let error = refused("twice.parquet", &[("a", [1.0, 2.0]), ("a", [3.0, 4.0])]);
+        assert!(error.contains("`a` twice"), "{error}");
+        let error = refused("nan.parquet", &[("a", [1.0, f32::NAN])]);
+        assert!(error.contains("NaN for `a`"), "{error}");
+        let bytes = fs::read(at("nan.parquet")).unwrap();
+        for end in (0..bytes.len()).step_by(7) {
+            fs::write(at("cut.parquet"), &bytes[..end]).unwrap();
+            assert!(read_features(&at("cut.parquet")).is_err(), "{end}");
+        }
     }
 
     #[test]

@@ -7,6 +7,8 @@
 //! | [`backbone`] | the extractor of [`clasp_model::backbone::Backbone`] |
 //! | [`embed`] | features of any images, written as .npy or Parquet |
 //! | [`retrieve`] | the nearest images of a gallery, and a contact sheet |
+//! | [`index`] | exact search over features that are added and removed |
+//! | [`people`] | predictions for photos, of each person that a detector finds |
 //! | [`probe`] | what the evaluations of frozen backbones share; linear probes by L-BFGS |
 //! | [`task`] | the contract of a task, in traits |
 //! | [`registry`] | the list of tasks |
@@ -36,7 +38,9 @@ pub mod embed;
 mod error;
 pub mod features;
 pub mod finetune;
+pub mod index;
 pub mod parsing;
+pub mod people;
 pub mod pose;
 pub mod probe;
 pub mod registry;

@@ -2,7 +2,15 @@
 //! `predict`, `score`, the tests of recipes and the table of docs/finetune.md are all derived from
 //! it.
 
-use crate::task::{Evaluate, Task};
+use std::path::Path;
+
+use burn::tensor::Device;
+use clasp_model::Precision;
+use clasp_weights::finetuned;
+
+use crate::TaskError;
+use crate::people::{Finder, finder_of};
+use crate::task::{Evaluate, InputKind, Task};
 
 /// Defines [`TaskKind`] and [`with_task!`](crate::with_task) from a list of variants and types.
 macro_rules! register {
@@ -116,6 +124,30 @@ impl TaskKind {
     }
 }
 
+/// A finder of people by a fine-tuned model of detection or search.
+///
+/// # Errors
+/// [`TaskError::Mismatch`] for a file of another kind; the file cannot be loaded.
+pub fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder, TaskError> {
+    let task = finetuned::read_meta(path)?.map(|meta| meta.task);
+    let kind = task.as_deref().and_then(TaskKind::named);
+    let finder = kind.and_then(|kind| {
+        with_task!(kind, T => {
+            let finds_people = <T as Task>::INPUT == InputKind::Scene;
+            finds_people.then(|| finder_of::<T>(path, device, precision))
+        })
+    });
+    finder.unwrap_or_else(|| {
+        Err(TaskError::Mismatch {
+            file: path.display().to_string(),
+            expected: "a fine-tuned model of detection or search".to_owned(),
+            found: task.map_or("no fine-tuned model".to_owned(), |task| {
+                format!("one of {task}")
+            }),
+        })
+    })
+}
+
 /// The built-in recipes of all tasks, name and text.
 pub fn built_in_recipes() -> Vec<(&'static str, &'static str)> {
     TaskKind::ALL
@@ -149,7 +181,6 @@ pub fn table() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TaskError;
     use crate::detection::DetectionTask;
     use crate::finetune::FinetuneRecipe;
     use crate::parsing::ParsingTask;

@@ -2,12 +2,11 @@
 
 use clasp_data::font;
 use clasp_data::image::{Filter, Rgb, resize};
-use clasp_metrics::matmul::{MatrixView, matmul};
-use rayon::prelude::*;
 use serde::Serialize;
 
 use crate::drawing::paste;
 use crate::embed::Embeddings;
+use crate::index::{FeatureIndex, IndexHit};
 
 /// Height and width of a picture on the sheet.
 const TILE: [usize; 2] = [192, 96];
@@ -35,10 +34,34 @@ pub struct GalleryMatch {
     pub same: Option<bool>,
 }
 
+/// What is known of a query: a line of `matches.jsonl`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SearchAnswer {
+    /// Key of the query.
+    pub query: String,
+    /// Its matches, the best first.
+    pub matches: Vec<GalleryMatch>,
+    /// Whether no match is the same person; none without a same-person threshold.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nobody: Option<bool>,
+}
+
+impl SearchAnswer {
+    /// The answer to a query; `has_threshold`: matches were compared with a same-person threshold.
+    pub fn new(query: String, matches: Vec<GalleryMatch>, has_threshold: bool) -> Self {
+        let nobody = has_threshold.then(|| matches.iter().all(|one| one.same != Some(true)));
+        Self {
+            query,
+            matches,
+            nobody,
+        }
+    }
+}
+
 /// The `top` nearest gallery images of each query, nearest first, with a cosine of at least
 /// `threshold`; ties keep the gallery's order. `same` is the same-person threshold.
 ///
-/// Queries are processed in blocks on all threads, so that memory is bounded by the gallery.
+/// On rayon's threads; memory is bounded by the gallery and the results.
 ///
 /// # Panics
 /// When features of both sides differ in length.
@@ -49,60 +72,28 @@ pub fn nearest(
     threshold: f32,
     same: Option<f64>,
 ) -> Vec<Vec<GalleryMatch>> {
-    const BLOCK: usize = 64;
     assert_eq!(
         query.channels, gallery.channels,
         "features of queries and gallery"
     );
-    let (queries, others) = (unit(query), unit(gallery));
-    let (channels, count) = (query.channels, gallery.keys.len());
-    let right = MatrixView::new(&others, count, channels).transposed();
-    let mut all = Vec::with_capacity(query.keys.len());
-    for rows in queries.chunks(BLOCK * channels) {
-        let number = rows.len() / channels;
-        let mut cosines = vec![0.0; number * count];
-        matmul(MatrixView::new(rows, number, channels), right, &mut cosines);
-        let found = cosines.par_chunks_exact(count).map(|row| {
-            let matches = best(row, top, threshold)
-                .into_iter()
-                .map(|at| GalleryMatch {
-                    item: gallery.items[at],
-                    key: gallery.keys[at].clone(),
-                    cosine: row[at],
-                    same: same.map(|same| f64::from(row[at]) >= same),
-                });
-            matches.collect::<Vec<_>>()
-        });
-        all.par_extend(found);
-    }
-    all
-}
-
-/// Positions of the `top` largest of `cosines` of at least `threshold`, largest first, ties in
-/// order.
-fn best(cosines: &[f32], top: usize, threshold: f32) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..cosines.len())
-        .filter(|at| cosines[*at] >= threshold)
-        .collect();
-    // With the position as tie-break the order is total, so that the unstable selection is
-    // deterministic.
-    let nearer = |a: &usize, b: &usize| cosines[*b].total_cmp(&cosines[*a]).then(a.cmp(b));
-    if top < order.len() {
-        order.select_nth_unstable_by(top, nearer);
-        order.truncate(top);
-    }
-    order.sort_unstable_by(nearer);
-    order
-}
-
-/// Rows of length 1.
-fn unit(embeddings: &Embeddings) -> Vec<f32> {
-    let rows = embeddings.features.chunks_exact(embeddings.channels.max(1));
-    rows.flat_map(|row| {
-        let norm = row.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);
-        row.iter().map(move |v| v / norm)
-    })
-    .collect()
+    let mut index = FeatureIndex::new(gallery.channels);
+    { gallery.features.chunks_exact(gallery.channels.max(1)) }.for_each(|row| {
+        index.push(row);
+    });
+    let found = index.nearest(&query.features, top, threshold, &|_| true);
+    let matched = |hit: IndexHit| {
+        // Numbers count the features from 0, and so from the first of the gallery.
+        let at = hit.id as usize;
+        GalleryMatch {
+            item: gallery.items[at],
+            key: gallery.keys[at].clone(),
+            cosine: hit.cosine,
+            same: same.map(|same| f64::from(hit.cosine) >= same),
+        }
+    };
+    { found.into_iter() }
+        .map(|hits| hits.into_iter().map(matched).collect())
+        .collect()
 }
 
 /// A row of the contact sheet.
@@ -249,23 +240,5 @@ mod tests {
         let below = top + TILE[0] + FRAME;
         assert!(has_ink(0, top) && has_ink(below, below + font::SMALL));
         assert!(has_ink(below + font::SMALL + 3, sheet.height));
-    }
-
-    #[test]
-    fn the_best_of_many_equal_those_of_a_full_sort() {
-        // Many ties, which are ordered by position.
-        let cosines: Vec<f32> = (0..500).map(|i| ((i * 37) % 50) as f32 / 50.0).collect();
-        for (top, threshold) in [
-            (0, -1.0),
-            (1, -1.0),
-            (7, 0.3),
-            (500, -1.0),
-            (usize::MAX, 0.9),
-        ] {
-            let mut expected: Vec<usize> = (0..500).filter(|i| cosines[*i] >= threshold).collect();
-            expected.sort_by(|a, b| cosines[*b].total_cmp(&cosines[*a]));
-            expected.truncate(top);
-            assert_eq!(best(&cosines, top, threshold), expected, "{top}");
-        }
     }
 }

@@ -79,6 +79,15 @@ pub fn read_meta(path: &Path) -> Result<Option<FinetunedMeta>, WeightsError> {
     parse(&file, &checkpoint::read_metadata(&file)?)
 }
 
+/// The metric that the model of a file was selected by, in words, or the first line of why the file
+/// cannot be read; none for a file of another kind.
+pub fn chosen_by(file: &Path) -> Option<String> {
+    match read_meta(file) {
+        Ok(meta) => meta?.chosen_by.map(|metric| metric.to_string()),
+        Err(error) => error.to_string().lines().next().map(str::to_owned),
+    }
+}
+
 /// Reads the backbone and the head's tensors of a file, or of `model.safetensors` in a run's
 /// folder.
 ///

@@ -162,12 +162,15 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
     atomic_write(&path, |file| file.write_all(page.as_bytes()))?;
 
     let text = format!(
-        "{}\n\nreport: {}\n\nwith your own photos of people, one person a picture:\n  \
+        "{}\n\nreport: {}\n\nsearch these people, correct labels and see the curves in a browser:\n  \
+         clasp serve --model {out}/run --gallery {out}/people/unlabeled --labels {out}/labels --runs {out}\n\n\
+         with your own photos of people, one person a picture:\n  \
          clasp label PHOTOS --clip openai/clip-vit-base-patch16 --out labels\n  \
          clasp label show labels PHOTOS\n  \
          clasp pretrain mini --set data.images='\"PHOTOS\"' --set data.labels='\"labels\"'",
         table_text(&results),
-        path.display()
+        path.display(),
+        out = out.display(),
     );
     super::print_result(common.json, &metrics, &text)?;
     say(
@@ -610,7 +613,7 @@ fn sample(source: &Source, i: usize, store: &Store, rule: &AttributeRule) -> Res
 /// The most probable value of each attribute; unsure ones with a question mark.
 fn attribute_line(labels: &LabelRef, store: &Store, rule: &AttributeRule) -> String {
     let vocabulary = &store.meta.vocabulary;
-    let targets = rule.targets(&labels, vocabulary);
+    let targets = rule.targets(labels, vocabulary);
     let words = vocabulary
         .attributes
         .iter()

@@ -8,18 +8,20 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, anyhow, bail};
 use burn::tensor::Device;
 use clasp_data::atomic::remove_abandoned;
-use clasp_data::image::{Limits, Rgb, encode_png};
+use clasp_data::image::{Limits, encode_png};
 use clasp_data::source::Source;
 use clasp_data::{atomic_write, atomic_write_unsynced};
 use clasp_model::Precision;
+use clasp_tasks::people::{Finder, of_image, of_people};
+use clasp_tasks::registry::finder;
 use clasp_tasks::task::{DownstreamTask, FinetunedModel, Inference, InputKind, Predictor};
-use clasp_tasks::{Batching, PassProgress, TaskError, TaskKind, with_task};
+use clasp_tasks::{Batching, PassProgress, TaskError, with_task};
 use clasp_weights::finetuned;
 use fs_err as fs;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
@@ -54,7 +56,7 @@ fn predict<T: DownstreamTask>(
                 T::NAME
             )
         }
-        Some(path) => Some(finder(path, &device, model.precision)?),
+        Some(path) => Some(detector(path, &device, model.precision)?),
         None => None,
     };
     remove_abandoned_of(&arguments.out)?;
@@ -228,97 +230,16 @@ fn picture_name(key: &str) -> PathBuf {
     Path::new(folder).join(name)
 }
 
-/// The fields of a line, and the picture if it is wanted.
-type Told = (Map<String, Value>, Option<Rgb>);
-
-/// The prediction for the image as a whole.
-fn of_image<T: Predictor>(
-    model: &FinetunedModel<T>,
-    image: &Rgb,
-    draw: bool,
-) -> Result<Told, TaskError> {
-    let prediction = model.task.predict(model, image)?;
-    let picture = draw.then(|| model.task.draw(image, &prediction));
-    let fields = [("prediction".to_owned(), prediction)];
-    Ok((Map::from_iter(fields), picture))
-}
-
-/// A prediction for each person that is found in a photo.
-fn of_people<T: Predictor>(
-    model: &FinetunedModel<T>,
-    people: &Finder,
-    photo: &Rgb,
-    draw: bool,
-) -> Result<Told, TaskError> {
-    let found = people(photo)?;
-    let mut picture = draw.then(|| photo.clone());
-    let mut told = Vec::new();
-    for one in found["boxes"].as_array().into_iter().flatten() {
-        let Some(crop) = cut(&one["bbox"], T::CROP_MARGIN, photo) else {
-            continue;
-        };
-        let prediction = model
-            .task
-            .predict(model, &clasp_data::image::crop(photo, crop))?;
-        let at = [crop[0] as f64, crop[1] as f64];
-        let prediction = model.task.in_photo(prediction, at);
-        if let Some(picture) = &mut picture {
-            model.task.draw_person(picture, crop, &prediction);
-        }
-        told.push(json!({
-            "bbox": one["bbox"],
-            "score": one["score"],
-            "crop": crop,
-            "prediction": prediction,
-        }));
-    }
-    Ok((
-        Map::from_iter([("people".to_owned(), told.into())]),
-        picture,
-    ))
-}
-
-/// The pixels x, y, width, height of a box enlarged by `margin`, as far as they lie in the photo.
-fn cut(bbox: &Value, margin: f64, photo: &Rgb) -> Option<[usize; 4]> {
-    let number = |at: usize| bbox[at].as_f64();
-    let span = |start: f64, length: f64, size: usize| {
-        let more = length * (margin - 1.0) / 2.0;
-        let from = (start - more).floor().clamp(0.0, size as f64) as usize;
-        let to = (start + length + more).ceil().clamp(0.0, size as f64) as usize;
-        (to > from).then_some((from, to - from))
-    };
-    let (x, width) = span(number(0)?, number(2)?, photo.width)?;
-    let (y, height) = span(number(1)?, number(3)?, photo.height)?;
-    Some([x, y, width, height])
-}
-
-/// Finds people in a photo: `{"boxes": [{"bbox": [x, y, width, height], "score": …}, …]}`.
-type Finder = Box<dyn Fn(&Rgb) -> Result<Value, TaskError> + Sync>;
-
-fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
-    let task = finetuned::read_meta(path)?.map(|meta| meta.task);
-    let kind = task.as_deref().and_then(TaskKind::named);
-    let finder = kind.and_then(|kind| {
-        with_task!(kind, T => {
-            let finds_people = <T as clasp_tasks::task::Task>::INPUT == InputKind::Scene;
-            finds_people.then(|| finder_of::<T>(path, device, precision))
-        })
-    });
-    finder.unwrap_or_else(|| {
-        bail!(
-            "--detector {}: expected a fine-tuned model of detection or search, found {}",
-            path.display(),
-            task.map_or("no fine-tuned model".to_owned(), |task| format!(
-                "one of {task}"
-            ))
-        )
+/// The finder of people that `--detector` names.
+fn detector(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
+    finder(path, device, precision).map_err(|error| match error {
+        TaskError::Mismatch {
+            file,
+            expected,
+            found,
+        } => anyhow!("--detector {file}: expected {expected}, found {found}"),
+        other => other.into(),
     })
-}
-
-fn finder_of<T: Predictor>(path: &Path, device: &Device, precision: Precision) -> Result<Finder> {
-    let mut model = FinetunedModel::<T>::load(path, device)?;
-    model.precision = precision;
-    Ok(Box::new(move |photo| model.task.predict(&model, photo)))
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use clasp_tasks::embed::{Embeddings, embed};
 use clasp_tasks::features::{Batching, Extractor, PassProgress, Preprocess};
 use clasp_tasks::reid::ReidTask;
 use clasp_tasks::retrieve::{
-    GalleryMatch, MOST_SHOWN, SheetMatch, SheetPicture, SheetRow, nearest, sheet, tile,
+    GalleryMatch, MOST_SHOWN, SearchAnswer, SheetMatch, SheetPicture, SheetRow, nearest, sheet,
+    tile,
 };
 use clasp_tasks::task::{FinetunedModel, Task as _};
 use clasp_weights::finetuned::read_meta;
@@ -108,7 +109,8 @@ fn search<E: Extractor>(
     let found = nearest(&query, &gallery, arguments.top, arguments.threshold, same);
     let mut lines = Vec::new();
     for (key, matches) in query.keys.iter().zip(&found) {
-        writeln!(lines, "{}", json!({"query": key, "matches": matches}))?;
+        let answer = SearchAnswer::new(key.clone(), matches.clone(), same.is_some());
+        writeln!(lines, "{}", serde_json::to_string(&answer)?)?;
     }
     atomic_write(&arguments.out, |file| file.write_all(&lines))?;
 

@@ -447,6 +447,11 @@ impl Store {
         self.rows_by_key.get(key).map(|&row| self.row(row))
     }
 
+    /// Position of the labels of the image with this key.
+    pub fn position(&self, key: &str) -> Option<usize> {
+        self.rows_by_key.get(key).copied()
+    }
+
     /// All labels, in the order of the files and of their rows.
     pub fn iter(&self) -> impl Iterator<Item = LabelRef<'_>> {
         (0..self.len()).map(|row| self.row(row))

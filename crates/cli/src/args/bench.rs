@@ -31,6 +31,8 @@ pub enum BenchWork {
     Embed(BenchOptions),
     /// Re-identification ranking at the size of Market-1501
     Rank(BenchRank),
+    /// Exact search of `clasp serve` in a gallery of a million features
+    Index(BenchIndex),
     /// COCO keypoint evaluation
     Coco(BenchCoco),
     /// Confusion matrix of LIP's validation masks
@@ -161,6 +163,26 @@ pub struct BenchSearch {
     /// Dimension of the features
     #[arg(long, default_value_t = 256, value_parser = count(1, 8192))]
     pub dim: usize,
+}
+
+/// Options of `clasp bench index`.
+#[derive(Args, Debug)]
+pub struct BenchIndex {
+    /// Features in the gallery
+    #[arg(long, default_value_t = 1_000_000, value_parser = count(1, 10_000_000))]
+    pub gallery: usize,
+    /// Dimension of the features
+    #[arg(long, default_value_t = 768, value_parser = count(1, 8192))]
+    pub dim: usize,
+    /// Queries of a search
+    #[arg(long, default_value_t = 1, value_parser = count(1, 4096))]
+    pub queries: usize,
+    /// Matches of a query
+    #[arg(long, default_value_t = 24, value_parser = count(1, 1000))]
+    pub top: usize,
+    /// Timed searches after one warm-up; the median is reported
+    #[arg(long, default_value_t = 5, value_parser = count(1, 10_000))]
+    pub iters: usize,
 }
 
 /// Options of `clasp bench rank`.

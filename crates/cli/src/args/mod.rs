@@ -9,6 +9,7 @@ mod evaluation;
 mod files;
 mod global;
 mod images;
+mod serve;
 mod tools;
 mod training;
 mod values;
@@ -17,8 +18,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use bench::{
-    BenchArguments, BenchCoco, BenchCompare, BenchData, BenchDetection, BenchOptions, BenchParsing,
-    BenchPretrain, BenchRank, BenchSearch, BenchWork,
+    BenchArguments, BenchCoco, BenchCompare, BenchData, BenchDetection, BenchIndex, BenchOptions,
+    BenchParsing, BenchPretrain, BenchRank, BenchSearch, BenchWork,
 };
 pub use evaluation::{
     EmbedArguments, EvalArguments, PredictArguments, ScoreArguments, SearchArguments,
@@ -29,6 +30,7 @@ pub use files::{
 };
 pub use global::GlobalOptions;
 pub use images::{DataCommand, LabelAction, LabelArguments, LabelRunArguments, SynthArguments};
+pub use serve::ServeArguments;
 pub use tools::{DemoArguments, RecipesArguments, RunsArguments};
 pub use training::{
     ClipCommand, ClipScoreArguments, ClipTrainArguments, FinetuneArguments, PretrainArguments,
@@ -92,6 +94,11 @@ pub enum ClaspCommand {
         after_help = "Examples:\n  clasp search --query wanted.jpg --gallery photos/ --model runs/reid"
     )]
     Search(SearchArguments),
+    /// Serve models over HTTP: features, search, predictions, and pages for a browser
+    #[command(
+        after_help = "Examples:\n  clasp serve --model runs/reid --gallery photos/\n  clasp serve --model clasp-demo/run --gallery clasp-demo/people/unlabeled --labels clasp-demo/labels --runs clasp-demo"
+    )]
+    Serve(ServeArguments),
     /// Extract features of images into a .npy or .parquet file
     #[command(
         after_help = "Examples:\n  clasp embed photos/ --model runs/a --out features.npy\n  find photos -name '*.jpg' | clasp embed - --model runs/a --out features.parquet"

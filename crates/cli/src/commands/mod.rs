@@ -30,6 +30,7 @@ mod recipes;
 mod runs;
 mod score;
 mod search;
+mod serve;
 mod synth;
 
 use events::EventPrinter;
@@ -50,6 +51,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         ClaspCommand::Finetune(arguments) => finetune::run(common, &arguments),
         ClaspCommand::Predict(arguments) => predict::run(common, &arguments),
         ClaspCommand::Search(arguments) => search::run(common, &arguments),
+        ClaspCommand::Serve(arguments) => serve::run(common, &arguments),
         ClaspCommand::Eval(arguments) => eval::run(common, &arguments),
         ClaspCommand::Embed(arguments) => embed::run(common, &arguments),
         ClaspCommand::Import(arguments) => import::run(common, &arguments),

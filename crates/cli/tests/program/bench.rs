@@ -33,6 +33,26 @@ fn the_graph_of_other_devices_is_alike_on_the_cpu() {
 }
 
 #[test]
+fn a_gallery_is_searched_exactly() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let small = [
+        "--gallery",
+        "3000",
+        "--dim",
+        "32",
+        "--queries",
+        "70",
+        "--iters",
+        "1",
+    ];
+    let found = line(&done(
+        folder.path(),
+        &[&["bench", "index"], &small[..]].concat(),
+    ));
+    assert_eq!(found["found_first"], 70, "{found}");
+}
+
+#[test]
 fn a_record_holds_for_its_own_settings() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let at = folder.path();

@@ -23,8 +23,9 @@ const READS_OPERANDS: &[&str] = &[
     "data", "label", "embed", "inspect", "import", "export", "search",
 ];
 
-/// Commands that have tests of their own and take longer than a test of documents should.
-const TOO_LONG: &[&str] = &["demo", "bench", "synth", "clip"];
+/// Commands that have tests of their own and take longer than a test of documents should; a server
+/// runs until it is stopped.
+const TOO_LONG: &[&str] = &["demo", "bench", "synth", "clip", "serve"];
 
 /// Overrides that make every recipe tiny.
 fn tiny(name: &str, task: &str) -> Vec<&'static str> {

@@ -15,6 +15,7 @@ mod miniatures;
 mod parquet;
 mod resume;
 mod robust;
+mod serve;
 mod weights;
 
 use std::path::{Path, PathBuf};

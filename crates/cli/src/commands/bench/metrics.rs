@@ -15,12 +15,13 @@ use clasp_metrics::pose::{PredictedPose, TruePose, oks_ap};
 use clasp_metrics::reid::{self, ReidImages};
 use clasp_metrics::rerank::{self, Rerank};
 use clasp_metrics::search::{GalleryFrame, SearchGallery, SearchQuery};
+use clasp_tasks::index::FeatureIndex;
 use rand::RngExt;
 use rayon::prelude::*;
 use serde_json::json;
 
 use super::measurement::{Measurement, timed};
-use crate::args::{BenchCoco, BenchDetection, BenchParsing, BenchRank, BenchSearch};
+use crate::args::{BenchCoco, BenchDetection, BenchIndex, BenchParsing, BenchRank, BenchSearch};
 
 /// Market-1501-sized ranking with the peer's distribution of features.
 pub fn rank(options: &BenchRank) -> Result<Measurement> {
@@ -73,6 +74,37 @@ pub fn rank(options: &BenchRank) -> Result<Measurement> {
             "queries": options.queries, "gallery": options.gallery, "dim": options.dim, "identities": options.identities,
         }),
         figures,
+    })
+}
+
+/// Exact search in a gallery of random features; each query is a feature of the gallery with noise,
+/// and has to be found first.
+pub fn index(options: &BenchIndex) -> Result<Measurement> {
+    let mut index = FeatureIndex::new(options.dim);
+    let mut rng = rng_for(0, 0, "index");
+    let mut queries = Vec::new();
+    for at in 0..options.gallery {
+        let row: Vec<f32> = (0..options.dim)
+            .map(|_| rng.random::<f32>() - 0.5)
+            .collect();
+        index.push(&row);
+        if at < options.queries {
+            queries.extend(row.iter().map(|x| x + 0.1 * (rng.random::<f32>() - 0.5)));
+        }
+    }
+    let mut found = Vec::new();
+    let seconds = timed(options.iters, || {
+        found = index.nearest(&queries, options.top, -1.0, &|_| true);
+        Ok(())
+    })?;
+    let first =
+        { (0..).zip(&found) }.filter(|(at, hits)| hits.first().is_some_and(|hit| hit.id == *at));
+    Ok(Measurement {
+        work: "index",
+        settings: json!({
+            "gallery": options.gallery, "dim": options.dim, "queries": options.queries, "top": options.top,
+        }),
+        figures: json!({ "search_s": seconds, "found_first": first.count() }),
     })
 }
 

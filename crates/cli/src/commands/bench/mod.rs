@@ -36,6 +36,7 @@ pub fn run(common: &GlobalOptions, arguments: &BenchArguments) -> Result<Outcome
         BenchWork::Label(options) => bench.label(options)?,
         BenchWork::Pretrain(options) => bench.pretrain(options)?,
         BenchWork::Embed(options) => bench.embed(options)?,
+        BenchWork::Index(options) => metrics::index(options)?,
         BenchWork::Rank(options) => metrics::rank(options)?,
         BenchWork::Coco(options) => metrics::coco(options)?,
         BenchWork::Parsing(options) => metrics::parsing(options)?,

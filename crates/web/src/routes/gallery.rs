@@ -1,0 +1,177 @@
+//! The gallery: list, add, remove, look at an image.
+
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use clasp_data::image::format_of;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::{json, typed};
+use crate::app::Shared;
+use crate::gallery::GalleryError;
+use crate::gallery::log::NewImage;
+use crate::models::{ImageOutput, ImageWork};
+use crate::params::Params;
+use crate::problem::Problem;
+use crate::upload::{checked_key, read_images};
+
+/// Most keys of an answer.
+const MOST_KEYS: usize = 1000;
+
+impl From<GalleryError> for Problem {
+    fn from(error: GalleryError) -> Self {
+        let status = match &error {
+            GalleryError::ReadOnly => StatusCode::FORBIDDEN,
+            GalleryError::Taken(_) => StatusCode::CONFLICT,
+            GalleryError::Unknown(_) | GalleryError::NoImage(_) => StatusCode::NOT_FOUND,
+            GalleryError::Full { .. } | GalleryError::Io(_) => StatusCode::INSUFFICIENT_STORAGE,
+        };
+        // The system's own message names files of this machine.
+        match error {
+            GalleryError::Io(_) => Self::new(status, "the store cannot be written or read"),
+            error => Self::new(status, error.to_string()),
+        }
+    }
+}
+
+/// A part of the keys of the gallery.
+#[derive(Serialize, ToSchema)]
+pub struct GalleryPage {
+    /// Images in the gallery.
+    images: usize,
+    /// Keys in their order.
+    keys: Vec<String>,
+    /// The value of `after` for the next part; none at the end.
+    next: Option<String>,
+}
+
+/// The keys of the gallery, in their order.
+#[utoipa::path(
+    get, path = "/v1/gallery", tag = "gallery",
+    params(
+        ("after" = Option<String>, Query, description = "Begin after this key"),
+        ("count" = Option<usize>, Query, description = "Most keys, 1 to 1000; 100"),
+        ("filter" = Option<Vec<String>>, Query, description = "ATTRIBUTE:VALUE by the labels"),
+    ),
+    responses((status = 200, body = GalleryPage), (status = 400, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn list(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["after", "count", "filter"])?;
+    let count = params.number("count", 1..=MOST_KEYS, 100)?;
+    let after = params.one("after")?.map(str::to_owned);
+    let filter = match params.all("filter").next() {
+        Some(_) => Some(app.labels()?.filter(params.all("filter"))?),
+        None => None,
+    };
+    let shared = std::sync::Arc::clone(&app);
+    let look = move |gallery: &crate::gallery::Gallery| {
+        let keep = |key: &str| match (&filter, &shared.labels) {
+            (Some(filter), Some(labels)) => labels.matches(key, filter),
+            _ => true,
+        };
+        // One more than asked for tells whether there are more.
+        let mut keys = gallery.keys(after.as_deref(), count + 1, &keep);
+        let more = keys.len() > count;
+        keys.truncate(count);
+        let keys: Vec<String> = keys.iter().map(ToString::to_string).collect();
+        Ok(GalleryPage {
+            images: gallery.len(),
+            next: keys.last().filter(|_| more).cloned(),
+            keys,
+        })
+    };
+    json(&app.with_gallery(look).await?)
+}
+
+/// The keys that were added.
+#[derive(Serialize, ToSchema)]
+pub struct AddedImages {
+    added: Vec<String>,
+}
+
+/// Adds images, all or none; they are on the disk when this is answered.
+#[utoipa::path(
+    post, path = "/v1/gallery", tag = "gallery",
+    params(("key" = Option<String>, Query, description = "Key of an image that is the body; with a form the names of its files are the keys")),
+    request_body(content_type = "multipart/form-data", description = "Fields called `image` with names of files; or an image as the body"),
+    responses(
+        (status = 201, body = AddedImages), (status = 400, body = Problem), (status = 403, body = Problem),
+        (status = 409, body = Problem), (status = 413, body = Problem), (status = 503, body = Problem), (status = 507, body = Problem),
+    ),
+)]
+pub async fn add(State(app): Shared, request: Request) -> Result<Response, Problem> {
+    let deadline = app.deadline();
+    let params = Params::read(request.uri(), &["key"])?;
+    let key = params.one("key")?.map(str::to_owned);
+    app.served
+        .check(&ImageWork::Search)
+        .map_err(Problem::not_found)?;
+    // Before anything is computed.
+    let writable = |gallery: &crate::gallery::Gallery| match gallery.is_writable() {
+        true => Ok(()),
+        false => Err(GalleryError::ReadOnly.into()),
+    };
+    app.with_gallery(writable).await?;
+    let upload = read_images(&app, request, key.as_deref(), deadline).await?;
+    let images = upload.images.clone();
+    let outputs = app
+        .compute(ImageWork::Search, upload.images, deadline)
+        .await?;
+    let new: Vec<NewImage> = { outputs.into_iter().zip(images) }
+        .filter_map(|((key, output), one)| match output {
+            ImageOutput::Feature(feature) => Some(NewImage {
+                key,
+                feature,
+                image: one.image,
+            }),
+            _ => None,
+        })
+        .collect();
+    let added = new.iter().map(|one| one.key.clone()).collect();
+    app.change_gallery(move |gallery| Ok(gallery.add(&new)?))
+        .await?;
+    let answer = json(&AddedImages { added })?;
+    Ok((StatusCode::CREATED, answer).into_response())
+}
+
+/// Removes an image from the gallery; that is on the disk when this is answered. A file of
+/// `--gallery` stays where it is.
+#[utoipa::path(
+    delete, path = "/v1/gallery", tag = "gallery",
+    params(("key" = String, Query, description = "Key of the image")),
+    responses((status = 204, description = "Removed"), (status = 403, body = Problem), (status = 404, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn remove(State(app): Shared, uri: Uri) -> Result<StatusCode, Problem> {
+    let params = Params::read(&uri, &["key"])?;
+    let key = checked_key(params.needed("key")?)?;
+    app.change_gallery(move |gallery| Ok(gallery.remove(&key)?))
+        .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// An image of the gallery, as it was given.
+#[utoipa::path(
+    get, path = "/v1/gallery/image", tag = "gallery",
+    params(("key" = String, Query, description = "Key of the image")),
+    responses((status = 200, description = "The image"), (status = 404, body = Problem), (status = 503, body = Problem)),
+)]
+pub async fn image(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["key"])?;
+    let key = checked_key(params.needed("key")?)?;
+    let bytes = app
+        .with_gallery(move |gallery| Ok(gallery.image(&key)?))
+        .await?;
+    let kind = match format_of(&bytes) {
+        Some("JPEG") => "image/jpeg",
+        Some("PNG") => "image/png",
+        Some("WebP") => "image/webp",
+        Some("BMP") => "image/bmp",
+        _ => {
+            return Err(Problem::not_found(
+                "the file of this key is no image any more",
+            ));
+        }
+    };
+    Ok(typed(kind, bytes))
+}

@@ -1,0 +1,222 @@
+//! The runs below `--runs`: their state, and their logs as they grow.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::Uri;
+use axum::response::Response;
+use clasp_run::listing::{ListedRun, runs_below};
+use clasp_weights::finetuned::chosen_by;
+use fs_err as fs;
+use serde::Serialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::json;
+use crate::app::{App, Shared, blocking};
+use crate::params::Params;
+use crate::problem::Problem;
+
+/// Most lines of a log in an answer; of a longer one every so many-th is shown.
+const MOST_LINES: usize = 1000;
+/// Most bytes of a log that are looked at.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// A run.
+#[derive(Serialize, ToSchema)]
+pub struct ServedRun {
+    /// Its folder below `--runs`.
+    name: String,
+    /// `pretrain`, `finetune TASK` or `clip train`.
+    kind: String,
+    /// `running`, `finished` or `stopped`.
+    state: &'static str,
+    /// Step of the last logged metrics.
+    step: u64,
+    /// The metric that the model was selected by.
+    chosen_by: Option<String>,
+}
+
+/// A part of a log.
+#[derive(Serialize, ToSchema)]
+pub struct LogPart {
+    /// Its lines: `step` and numbers.
+    #[schema(value_type = Vec<Object>)]
+    lines: Vec<Value>,
+    /// Step of the last line of the whole log.
+    last: u64,
+}
+
+fn listed(app: &App) -> Result<Vec<(String, ListedRun)>, Problem> {
+    let folder = app.runs.as_ref().ok_or_else(|| {
+        Problem::not_found("runs: none are served\nhint: start with --runs FOLDER")
+    })?;
+    let runs = runs_below(folder, &chosen_by).map_err(|error| {
+        (app.note)(format!("--runs: {error}"));
+        Problem::internal("the runs cannot be read; the log of the server says why")
+    })?;
+    let named = |run: ListedRun| {
+        let below = run.folder.strip_prefix(folder).unwrap_or(Path::new(""));
+        let name = match below == Path::new("") {
+            true => ".".to_owned(),
+            false => below.to_string_lossy().into_owned(),
+        };
+        (name, run)
+    };
+    Ok(runs.into_iter().map(named).collect())
+}
+
+/// The runs with their state.
+#[utoipa::path(
+    get, path = "/v1/runs", tag = "runs",
+    responses((status = 200, body = Vec<ServedRun>), (status = 404, body = Problem)),
+)]
+pub async fn list(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
+    Params::read(&uri, &[])?;
+    let runs = blocking(move || listed(&app)).await?;
+    let runs: Vec<ServedRun> = { runs.into_iter() }
+        .map(|(name, run)| ServedRun {
+            name,
+            kind: run.kind,
+            state: run.state,
+            step: run.step,
+            chosen_by: run.chosen_by,
+        })
+        .collect();
+    json(&runs)
+}
+
+/// The metrics of a run by step, at most 1000 lines.
+#[utoipa::path(
+    get, path = "/v1/runs/metrics", tag = "runs",
+    params(
+        ("run" = String, Query, description = "Name of the run"),
+        ("after" = Option<u64>, Query, description = "Begin after this step"),
+    ),
+    responses((status = 200, body = LogPart), (status = 404, body = Problem)),
+)]
+pub async fn metrics(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
+    log_of(app, &uri, "metrics.jsonl").await
+}
+
+/// The weights of the experts of a run by step, block and prompt: the last lines.
+#[utoipa::path(
+    get, path = "/v1/runs/experts", tag = "runs",
+    params(
+        ("run" = String, Query, description = "Name of the run"),
+        ("after" = Option<u64>, Query, description = "Begin after this step"),
+    ),
+    responses((status = 200, body = LogPart), (status = 404, body = Problem)),
+)]
+pub async fn experts(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
+    log_of(app, &uri, "experts.jsonl").await
+}
+
+async fn log_of(app: Arc<App>, uri: &Uri, file: &'static str) -> Result<Response, Problem> {
+    let params = Params::read(uri, &["run", "after"])?;
+    let name = params.needed("run")?.to_owned();
+    let after = params.number("after", 0..=u64::MAX, 0)?;
+    let part = blocking(move || {
+        // A name is compared with those that exist; it never becomes a path.
+        let run = listed(&app)?.into_iter().find(|(of, _)| *of == name);
+        let (_, run) = run.ok_or_else(|| Problem::not_found(format!("{name}: expected a run")))?;
+        read_log(run.folder.join(file), after)
+    });
+    json(&part.await?)
+}
+
+fn read_log(path: PathBuf, after: u64) -> Result<LogPart, Problem> {
+    let mut part = LogPart {
+        lines: Vec::new(),
+        last: after,
+    };
+    let file = match fs::File::open(path) {
+        Ok(file) => std::io::Read::take(file, MOST_BYTES),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(part),
+        Err(_) => return Err(Problem::internal("the log of the run cannot be read")),
+    };
+    let (mut every, mut step, mut steps) = (1, 0, 0_usize);
+    // Lines of the present step, where it is one of those that are left out.
+    let mut left_out = Vec::new();
+    for line in BufReader::new(file).lines().map_while(Result::ok) {
+        // The last line may be a part of one.
+        let Ok(value) = serde_json::from_str::<Value>(&line) else {
+            continue;
+        };
+        let Some(of) = value["step"].as_u64().filter(|of| *of > after) else {
+            continue;
+        };
+        part.last = part.last.max(of);
+        // Lines of one step belong together.
+        if of != step {
+            (step, steps) = (of, steps + 1);
+            left_out.clear();
+        }
+        if !steps.is_multiple_of(every) {
+            left_out.push(value);
+            continue;
+        }
+        part.lines.push(value);
+        if part.lines.len() > 2 * MOST_LINES {
+            every *= 2;
+            thin(&mut part.lines);
+        }
+    }
+    // The last step is always shown.
+    part.lines.append(&mut left_out);
+    while part.lines.len() > MOST_LINES {
+        thin(&mut part.lines);
+    }
+    Ok(part)
+}
+
+/// Keeps every second step, and the last.
+fn thin(lines: &mut Vec<Value>) {
+    let last = lines.last().map(|line| line["step"].clone());
+    let (mut step, mut keep) = (Value::Null, false);
+    lines.retain(|line| {
+        if line["step"] != step {
+            step = line["step"].clone();
+            keep = !keep;
+        }
+        keep || Some(&line["step"]) == last.as_ref()
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_log_is_thinned_and_a_broken_last_line_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("metrics.jsonl");
+        let lines: String = (1..=9000)
+            .map(|step| format!("{{\"step\":{step}}}\n"))
+            .collect();
+        fs::write(&path, lines + "{\"step\":9001").unwrap();
+        let part = read_log(path.clone(), 0).unwrap();
+        assert!(
+            (250..=MOST_LINES).contains(&part.lines.len()),
+            "{}",
+            part.lines.len()
+        );
+        assert_eq!(
+            (part.last, &part.lines.last().unwrap()["step"]),
+            (9000, &9000.into())
+        );
+        let part = read_log(path, 8990).unwrap();
+        assert_eq!(
+            (part.lines.len(), part.lines[0]["step"].as_u64()),
+            (10, Some(8991))
+        );
+        assert!(
+            read_log(folder.path().join("none"), 3)
+                .unwrap()
+                .lines
+                .is_empty()
+        );
+    }
+}

@@ -249,7 +249,7 @@ mod tests {
     fn an_index_that_changes_finds_what_a_comparison_with_all_finds() {
         let mut rng = Rng::seed_from_u64(1);
         let (channels, mut index, mut kept) = (7, FeatureIndex::new(7), Vec::new());
-        let mut row = |rng: &mut Rng| -> Vec<f32> {
+        let row = |rng: &mut Rng| -> Vec<f32> {
             // Few different values: ties.
             (0..channels)
                 .map(|_| f32::from(rng.random_range(-2_i8..3)))

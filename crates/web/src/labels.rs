@@ -539,14 +539,14 @@ mod tests {
         check(&ServedLabels::open(folder.path()).unwrap());
         let unknown = Correction {
             key: "a/2".to_owned(),
-            attributes: [("glasess".to_owned(), None)].into(),
+            attributes: [("glass".to_owned(), None)].into(),
             ..Correction::default()
         };
         let problem = labels.correct(unknown, false).unwrap_err();
         assert_eq!(problem.status(), 400);
         let text = serde_json::to_string(&problem).unwrap();
         let path = folder.path().display().to_string();
-        assert!(text.contains("glasess") && !text.contains(&path), "{text}");
+        assert!(text.contains("glass") && !text.contains(&path), "{text}");
         let back = Correction {
             key: "a/1".to_owned(),
             ..Correction::default()

@@ -9,6 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use clasp_data::source::Source;
 use serde_json::{Value, json};
 
 use crate::{TINY, command, done, drawn, refused};
@@ -290,6 +291,12 @@ fn photos(folder: &str) -> Vec<PathBuf> {
 
 fn read(path: &Path) -> Vec<u8> {
     fs_err::read(path).unwrap()
+}
+
+/// Key and bytes of an image of the tar of unlabeled people.
+fn unlabeled(at: usize) -> (String, Vec<u8>) {
+    let source = Source::open(&drawn().join("unlabeled").display().to_string()).unwrap();
+    (source.key(at).to_owned(), source.read(at).unwrap())
 }
 
 /// A JSON file, or JSON lines, that a command wrote.
@@ -748,12 +755,7 @@ fn galleries_of_features_and_runs_are_served() {
     let runs = models().display().to_string();
     let server = Server::start(&["--model", &run, "--gallery", &features, "--runs", &runs]);
     // The searching prompt of a backbone is that of re-identification.
-    let photo = read(&photos("unlabeled")[3]);
-    let key = photos("unlabeled")[3]
-        .file_stem()
-        .unwrap()
-        .to_string_lossy()
-        .into_owned();
+    let (key, photo) = unlabeled(3);
     let found = server.post("/v1/search?top=1", &photo).lines();
     assert_eq!(found[0]["matches"][0]["key"], json!(key));
     assert!(found[0]["matches"][0]["cosine"].as_f64().unwrap() > 0.9999);
@@ -827,7 +829,7 @@ fn labels_filter_the_gallery_and_are_corrected() {
         filtered["keys"].as_array().unwrap().contains(&json!(key)),
         "{filtered}"
     );
-    let photo = read(&photos("unlabeled")[0]);
+    let (_, photo) = unlabeled(0);
     for one in server
         .post(&format!("/v1/search?top=40&{filter}"), &photo)
         .lines()[0]["matches"]

@@ -1,6 +1,6 @@
 """Loads folders of `clasp export hub` in timm and transformers; run by runs/hub.sh.
 
-Each family's checkpoint is random (crates/weights/tests/golden/*.json have names and shapes), `clasp export hub` makes
+Each family's checkpoint is random (crates/weights/tests/golden/*.json or timm's models have names and shapes), `clasp export hub` makes
 a folder of it for one size, and `clasp embed` the features of images that have that size, so that nothing is
 resized. timm and transformers load the folder and compute the same from the same pixels.
 """
@@ -45,10 +45,21 @@ FAMILIES = [
     # Windows of 4 divide every map of these images; elsewhere only transformers has them.
     ("import", "openmmlab-swin", TIMM, [(256, 128)]),
     ("import", "openmmlab-swin", TRANSFORMERS, [PEOPLE, ODD]),
+    ("families", "dinov3 timm gated", TIMM, [SQUARE, PEOPLE, (241, 109)]),
+    ("families", "dinov3 transformers gated", TRANSFORMERS, [SQUARE, PEOPLE, (241, 109)]),
+    ("families", "dinov3 transformers key bias", TRANSFORMERS, [PEOPLE]),
+    # DINOv3 in its published sizes.
+    ("timm", "vit_small_patch16_dinov3", TIMM, [SQUARE, PEOPLE, TALL, (241, 109)]),
+    ("timm", "vit_small_patch16_dinov3_qkvb", TRANSFORMERS, [SQUARE, PEOPLE, TALL]),
+    ("timm", "vit_small_plus_patch16_dinov3_qkvb", TIMM, [SQUARE, PEOPLE, TALL, (241, 109)]),
+    ("timm", "vit_small_plus_patch16_dinov3_qkvb", TRANSFORMERS, [SQUARE, PEOPLE, TALL]),
+    ("timm", "vit_base_patch16_dinov3_qkvb", TIMM, [PEOPLE, (241, 109)]),
+    ("timm", "vit_large_patch16_dinov3", TIMM, [PEOPLE]),
 ]
 
 
-CLASP = "clasp"
+# Set by `main`: the program, and the word that families must have.
+CLASP, WORD = "clasp", ""
 
 
 def run(*arguments):
@@ -71,10 +82,19 @@ def compare(name, found, expected):
     return difference <= TOLERANCE
 
 
+def shapes_of(source, family):
+    """Names and shapes of a checkpoint: of a file of names, or of timm's model of that name."""
+    if source != "timm":
+        return json.loads((GOLDEN / f"{source}.json").read_text())[family]
+    with torch.device("meta"):
+        model = timm.create_model(family, num_classes=0)
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
 def check(at, source, family, library, size):
     height, width = size
     text = f"{height}x{width}"
-    shapes = json.loads((GOLDEN / f"{source}.json").read_text())[family]
+    shapes = shapes_of(source, family)
     checkpoint, folder, people = (at / name for name in ("checkpoint.safetensors", "folder", "people"))
     save_file({name: parameter(name, tuple(shape)).contiguous() for name, shape in shapes.items()}, checkpoint)
     people.mkdir()
@@ -113,14 +133,18 @@ def check(at, source, family, library, size):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("clasp", help="the program")
-    global CLASP
-    CLASP = parser.parse_args().clasp
+    parser.add_argument("word", nargs="*", help="only families with these words in their names")
+    global CLASP, WORD
+    arguments = parser.parse_args()
+    CLASP, WORD = arguments.clasp, " ".join(arguments.word)
     for name in ("timm", "transformers"):
         logging.getLogger(name).setLevel(logging.ERROR)
     transformers.utils.logging.disable_progress_bar()
     print(f"timm {timm.__version__}, transformers {transformers.__version__}, torch {torch.__version__}")
     wrong = []
     for source, family, library, sizes in FAMILIES:
+        if WORD not in family:
+            continue
         for size in sizes:
             with tempfile.TemporaryDirectory() as at:
                 if not check(Path(at), source, family, library, size):

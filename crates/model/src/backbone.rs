@@ -105,6 +105,16 @@ architectures! {
         VitSmall "vit-small" => Sizes::Vit(VitSizes::small());
         /// ViT-B/16, 86 M parameters.
         VitBase "vit-base" => Sizes::Vit(VitSizes::base());
+        /// 0.2 M parameters, rotary positions and gated MLPs: for demonstrations and tests.
+        VitPicoDinov3 "vit-pico-dinov3" => Sizes::Vit(VitSizes::dinov3_pico());
+        /// DINOv3 ViT-S/16, 22 M parameters.
+        VitSmallDinov3 "vit-small-dinov3" => Sizes::Vit(VitSizes::dinov3_small());
+        /// DINOv3 ViT-S+/16, 29 M parameters.
+        VitSmallPlusDinov3 "vit-small-plus-dinov3" => Sizes::Vit(VitSizes::dinov3_small_plus());
+        /// DINOv3 ViT-B/16, 86 M parameters.
+        VitBaseDinov3 "vit-base-dinov3" => Sizes::Vit(VitSizes::dinov3_base());
+        /// DINOv3 ViT-L/16, 303 M parameters.
+        VitLargeDinov3 "vit-large-dinov3" => Sizes::Vit(VitSizes::dinov3_large());
     }
     families {
         /// A Swin of other sizes, which stand beside the name.

@@ -27,7 +27,8 @@
 //!
 //! Both start as the plain backbone, so published weights load without loss. For fixed prompt
 //! weights both fold into a plain block, which other programs can load. Experts that are routed
-//! token by token were compared and removed (docs/LOG.md).
+//! token by token were compared and removed (docs/LOG.md). In a gated MLP (SwiGLU) the experts are W₁ and W₂;
+//! they share the gate.
 
 use burn::{
     module::{Module, Param},

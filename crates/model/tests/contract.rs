@@ -21,7 +21,7 @@ use clasp_model::{
     parameters::ParameterKind,
     prompt::{ATTRIBUTE, IDENTITY, PART, PROMPTS, PromptWeights},
     swin::{SwinSizes, WindowPadding},
-    vit::{Pool, VitSizes},
+    vit::{Pool, Positions, VitSizes},
 };
 use rand_chacha::rand_core::SeedableRng;
 
@@ -46,7 +46,7 @@ fn moe(form: MoeKind) -> Adapter {
 }
 
 /// The smallest backbone of each kind.
-const KINDS: [&str; 2] = ["swin-pico", "vit-pico"];
+const KINDS: [&str; 3] = ["swin-pico", "vit-pico", "vit-pico-dinov3"];
 
 fn pico(name: &str, adapter: Adapter, seed: u64, device: &Device) -> Backbone {
     BackboneConfig::named(name)
@@ -145,6 +145,11 @@ fn every_config() -> Vec<BackboneConfig> {
         pool: Pool::Distilled,
         crop: true,
         resampling: Resampling::Bicubic,
+        ..VitSizes::pico()
+    })));
+    configs.push(BackboneConfig::of_sizes(Sizes::Vit(VitSizes {
+        gated: true,
+        key_bias: false,
         ..VitSizes::pico()
     })));
     configs.push(BackboneConfig {
@@ -412,7 +417,15 @@ fn gradients_of_prompts_count_beside_the_backbones() {
         .into_iter()
         .flat_map(|name| FORMS.map(|form| (name, form)))
     {
-        let backbone = pico(name, moe(form), 1, &device);
+        // LayerScale begins at 1e-5, which holds every gradient within a block back alike.
+        let backbone =
+            named::map(
+                pico(name, moe(form), 1, &device),
+                &mut |name, _, value| match name.ends_with(".gamma") {
+                    true => value.ones_like(),
+                    false => value,
+                },
+            );
         let images = random([4, 3, 64, 32], 2, &device);
         let prompt_weights = PromptWeights::single(PART).tensor(&device);
         let pooled = backbone.forward(images, prompt_weights, None).pooled;
@@ -747,6 +760,13 @@ fn parameters_are_counted_without_building() {
         depth: 5,
         ..VitSizes::pico()
     };
+    let odd_rotary = VitSizes {
+        positions: Positions::Rotary,
+        class_token: false,
+        registers: 2,
+        pool: Pool::Mean,
+        ..VitSizes::pico()
+    };
     let odd_swin = SwinSizes {
         patch_size: 8,
         embed_dim: 12,
@@ -761,7 +781,11 @@ fn parameters_are_counted_without_building() {
         .into_iter()
         .map(|(name, adapter)| BackboneConfig::named(name).unwrap().with_adapter(adapter))
         .collect();
-    for sizes in [Sizes::Vit(odd_vit), Sizes::Swin(odd_swin)] {
+    for sizes in [
+        Sizes::Vit(odd_vit),
+        Sizes::Vit(odd_rotary),
+        Sizes::Swin(odd_swin),
+    ] {
         for form in FORMS {
             configs.push(BackboneConfig::of_sizes(sizes.clone()).with_adapter(moe(form)));
         }
@@ -798,6 +822,8 @@ fn absurd_sizes_are_refused() {
     vit(|s| s.num_heads = 5, "num_heads");
     vit(|s| s.registers = usize::MAX - 1, "registers");
     vit(|s| s.class_token = false, "pool");
+    let rotary_heads = |s: &mut VitSizes| (s.positions, s.num_heads) = (Positions::Rotary, 32);
+    vit(rotary_heads, "num_heads");
     let swin = |change: fn(&mut SwinSizes), field: &str| {
         let mut sizes = SwinSizes::pico();
         change(&mut sizes);

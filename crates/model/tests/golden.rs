@@ -275,6 +275,18 @@ fn parameter_counts_are_timms() {
         let count = golden.get(&format!("parameters {name}"))[0];
         assert_eq!(VitConfig::new(sizes).parameters() as f64, count, "{name}");
     }
+    for (name, sizes) in [
+        ("small", VitSizes::dinov3_small()),
+        ("small_plus", VitSizes::dinov3_small_plus()),
+        ("base", VitSizes::dinov3_base()),
+        ("large", VitSizes::dinov3_large()),
+    ] {
+        let count = golden.get(&format!("parameters {name} dinov3"))[0];
+        // The zeros that keys have here for a bias are no parameters of timm's.
+        let keys = sizes.depth * sizes.embed_dim;
+        let ours = VitConfig::new(sizes).parameters() - keys;
+        assert_eq!(ours as f64, count, "{name}");
+    }
 }
 
 #[test]

@@ -93,7 +93,7 @@ pub struct ExportHubArguments {
     /// Folder to write model.safetensors, config.json and README.md into
     #[arg(long, short)]
     pub out: PathBuf,
-    /// Whose folder: timm's, which transformers loads too, or transformers' own Swin
+    /// Whose folder: timm's, which transformers loads too, or transformers' own Swin or DINOv3
     #[arg(long, value_enum, default_value_t = HubFolder::Timm)]
     pub library: HubFolder,
     /// Prompt to fold into the weights: identity, part, attribute, or prompt weights
@@ -117,7 +117,7 @@ pub struct ExportHubArguments {
 pub enum HubFolder {
     /// timm's, which transformers loads too
     Timm,
-    /// transformers' own Swin
+    /// transformers' own Swin or DINOv3
     Transformers,
 }
 

@@ -3,7 +3,7 @@
 use burn::{
     module::Module,
     nn::{LayerNorm, Linear},
-    tensor::{Device, Tensor},
+    tensor::{Device, Tensor, activation::silu},
 };
 
 use super::{
@@ -17,38 +17,54 @@ use crate::{
     parameters::Claims,
 };
 
-/// Two layers with GELU between, or CLIP's approximation of it.
+/// Two layers with GELU between, or CLIP's approximation of it; or a gated one, W₂(silu(G x) ⊙ W₁ x)
+/// (SwiGLU, Shazeer 2020, arXiv 2002.05202).
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// channels → hidden.
     pub fc1: Linear,
     /// hidden → channels.
     pub fc2: Linear,
+    /// channels → hidden, of a gated one: G.
+    pub fc1_g: Option<Linear>,
     #[module(skip)]
     activation: Activation,
 }
 
 impl Mlp {
-    pub(crate) fn claim(mut claims: Claims) {
+    pub(crate) fn claim(mut claims: Claims, gated: bool) {
         claims.linear("fc1", true);
         claims.linear("fc2", true);
+        if gated {
+            claims.linear("fc1_g", true);
+        }
     }
 
     pub(crate) fn init(channels: usize, hidden: usize, rng: &mut Rng, device: &Device) -> Self {
         Self {
             fc1: init::linear(channels, hidden, true, rng, device),
             fc2: init::linear(hidden, channels, true, rng, device),
+            fc1_g: None,
             activation: Activation::Gelu,
         }
     }
 
-    /// The same with other layers.
+    /// The same with a gate in place of the activation.
+    pub(crate) fn with_gate(self, rng: &mut Rng, device: &Device) -> Self {
+        let [channels, hidden] = self.fc1.weight.dims();
+        Self {
+            fc1_g: Some(init::linear(channels, hidden, true, rng, device)),
+            ..self
+        }
+    }
+
+    /// The same with other layers, and the same gate.
     pub(crate) fn with_layers(&self, fc1: Linear, fc2: Linear) -> Self {
-        let activation = self.activation;
         Self {
             fc1,
             fc2,
-            activation,
+            fc1_g: self.fc1_g.clone(),
+            activation: self.activation,
         }
     }
 
@@ -61,6 +77,7 @@ impl Mlp {
         Self {
             fc1: detached(self.fc1),
             fc2: detached(self.fc2),
+            fc1_g: self.fc1_g.map(detached),
             activation: self.activation,
         }
     }
@@ -71,11 +88,15 @@ impl Mlp {
     }
 
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = project(x, &self.fc1);
-        project(self.activation.forward(hidden), &self.fc2)
+        let hidden = project(x.clone(), &self.fc1);
+        let hidden = match &self.fc1_g {
+            None => self.activation.forward(hidden),
+            Some(gate) => silu(project(x, gate)) * hidden,
+        };
+        project(hidden, &self.fc2)
     }
 
-    /// x + f · MLP(LN x) in one operation, for tensors that [`kernels::can_fuse`].
+    /// x + f · MLP(LN x) in one operation, for tensors that [`kernels::can_fuse`], without a gate.
     pub(crate) fn residual(
         &self,
         x: Tensor<3>,

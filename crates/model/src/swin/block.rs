@@ -112,7 +112,7 @@ impl SwinBlock {
         claims.norm("norm1");
         WindowAttention::claim(claims.field("attn"));
         claims.norm("norm2");
-        Mlp::claim(claims.field("mlp"));
+        Mlp::claim(claims.field("mlp"), false);
         if let Some(experts) = experts {
             experts.claim(claims.field("moe"));
         }

@@ -26,6 +26,17 @@ pub enum Pool {
     Distilled,
 }
 
+/// How a network knows where a patch lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Positions {
+    /// An embedding of each position, which is learned and added to the patch.
+    #[default]
+    Learned,
+    /// Queries and keys are turned by the place of their patch in the image: DINOv3.
+    Rotary,
+}
+
 /// Sizes of a ViT, as the shapes of its weights show them, and the number of heads; stored with the
 /// weights.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -75,14 +86,27 @@ pub struct VitSizes {
     /// transformers, rather than padded.
     #[serde(default, skip_serializing_if = "is_false")]
     pub crop: bool,
+    /// How it knows where a patch lies.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub positions: Positions,
+    /// Whether keys have a bias, where queries and values have one.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub key_bias: bool,
+    /// Whether the MLPs are gated: SwiGLU in place of GELU.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub gated: bool,
 }
 
 fn is_false(value: &bool) -> bool {
     !value
 }
 
-fn is_default(value: &Resampling) -> bool {
-    *value == Resampling::default()
+fn is_true(value: &bool) -> bool {
+    *value
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 fn yes() -> bool {
@@ -108,6 +132,9 @@ impl VitSizes {
             fc_norm: false,
             resampling: Resampling::default(),
             crop: false,
+            positions: Positions::Learned,
+            key_bias: true,
+            gated: false,
         }
     }
 
@@ -129,6 +156,49 @@ impl VitSizes {
     /// ViT-B/16.
     pub fn base() -> Self {
         Self::preset([224, 224], 768, 12, 12)
+    }
+
+    fn dinov3(embed_dim: usize, depth: usize, num_heads: usize) -> Self {
+        Self {
+            registers: 4,
+            layer_scale: true,
+            positions: Positions::Rotary,
+            key_bias: false,
+            ..Self::preset([256, 256], embed_dim, depth, num_heads)
+        }
+    }
+
+    /// 0.2 M parameters, with what distinguishes DINOv3-S+. Ours, for tests and demonstrations.
+    pub fn dinov3_pico() -> Self {
+        Self {
+            image_size: [128, 64],
+            hidden_dim: 128,
+            gated: true,
+            ..Self::dinov3(64, 4, 2)
+        }
+    }
+
+    /// DINOv3 ViT-S/16.
+    pub fn dinov3_small() -> Self {
+        Self::dinov3(384, 12, 6)
+    }
+
+    /// DINOv3 ViT-S+/16.
+    pub fn dinov3_small_plus() -> Self {
+        Self {
+            gated: true,
+            ..Self::dinov3_small()
+        }
+    }
+
+    /// DINOv3 ViT-B/16.
+    pub fn dinov3_base() -> Self {
+        Self::dinov3(768, 12, 12)
+    }
+
+    /// DINOv3 ViT-L/16.
+    pub fn dinov3_large() -> Self {
+        Self::dinov3(1024, 24, 16)
     }
 
     /// Rows and columns of the stored position embeddings.
@@ -208,6 +278,11 @@ impl VitConfig {
             let expected = format!("a divisor of `embed_dim`, {}", sizes.embed_dim);
             return Err(setting("num_heads", expected, sizes.num_heads.to_string()));
         }
+        let head_dim = sizes.embed_dim / sizes.num_heads;
+        if sizes.positions == Positions::Rotary && !head_dim.is_multiple_of(4) {
+            let expected = "heads of a multiple of 4 channels, for rotary positions".into();
+            return Err(setting("num_heads", expected, sizes.num_heads.to_string()));
+        }
         if sizes.pool == Pool::Class && !sizes.class_token {
             let expected = "mean, because there is no class token".into();
             return Err(setting("pool", expected, "class".into()));
@@ -247,7 +322,6 @@ impl VitConfig {
     pub fn parameters(&self) -> usize {
         let sizes = &self.sizes;
         let (width, hidden) = (sizes.embed_dim, sizes.hidden_dim);
-        let [rows, columns] = sizes.grid();
         let qkv_bias = if sizes.qkv_bias { 3 * width } else { 0 };
         let layer_scale = if sizes.layer_scale { 2 * width } else { 0 };
         let block = 4 * width
@@ -257,16 +331,25 @@ impl VitConfig {
             + 2 * width * hidden
             + hidden
             + width
-            + layer_scale;
+            + layer_scale
+            + if sizes.gated {
+                width * hidden + hidden
+            } else {
+                0
+            };
         let experts: usize = match &self.adapter {
             Adapter::Moe(moe) => moe.blocks * moe.parameters(width, hidden),
             _ => 0,
         };
         let class = usize::from(sizes.class_token);
+        let positions = match sizes.positions {
+            Positions::Learned => class + sizes.grid().iter().product::<usize>(),
+            Positions::Rotary => 0,
+        };
         let pre_norm = if sizes.pre_norm { 2 * width } else { 0 };
         pre_norm
             + width * (3 * sizes.patch_size * sizes.patch_size + 1)
-            + width * (2 * class + sizes.registers + rows * columns + 2)
+            + width * (class + sizes.registers + positions + 2)
             + sizes.depth * block
             + experts
     }
@@ -277,7 +360,9 @@ impl VitConfig {
         let sizes = &self.sizes;
         let [rows, columns] = sizes.image_grid(size);
         let tokens = sizes.prefix() + rows * columns;
-        let block = layers::block_operations(tokens, tokens, sizes.embed_dim, sizes.hidden_dim);
+        let gate = if sizes.gated { sizes.hidden_dim } else { 0 };
+        let block = layers::block_operations(tokens, tokens, sizes.embed_dim, sizes.hidden_dim)
+            + 2 * tokens * sizes.embed_dim * gate;
         2 * rows * columns * 3 * sizes.patch_size.pow(2) * sizes.embed_dim + sizes.depth * block
     }
 }

@@ -3,8 +3,9 @@
 //!
 //! The computation and the names are timm's (`vit_*_patch16_224`), which DINO, MAE, DeiT and
 //! TransReID-SSL share; registers (arXiv 2309.16588) and LayerScale are those of DINOv2 (arXiv
-//! 2304.07193), the norm before the blocks is CLIP's. Departures, none of which changes a number on
-//! sizes that the patch divides:
+//! 2304.07193), the norm before the blocks is CLIP's, and rotary positions, gated MLPs and keys
+//! without bias are DINOv3's (arXiv 2508.10104; timm's `vit_*_patch16_dinov3`). Departures, none of
+//! which changes a number on sizes that the patch divides:
 //!
 //! * images are padded with zeros at the bottom and the right to whole patches (timm's
 //!   `dynamic_img_pad`), or cropped to them (transformers; [`VitSizes::crop`]);
@@ -20,6 +21,7 @@
 
 mod block;
 mod config;
+mod rotary;
 
 use burn::{
     module::{Module, Param},
@@ -27,19 +29,21 @@ use burn::{
     tensor::{Device, Tensor},
 };
 
-use block::{norm, normalize};
+use block::norm;
 use config::STAGES;
+use rotary::Rotation;
 
 use crate::{
     adapter::Adapter,
     features::{Features, SharedFeatures},
+    kernels,
     layers::{self, DropPath, PatchProjection, Rng, resample_grid},
     parameters::{ParameterGroups, ParameterKind},
     prompt::{self, PromptWeights},
 };
 
 pub use block::{LayerScale, VitAttention, VitBlock, VitPatchEmbed};
-pub use config::{Pool, VitConfig, VitSizes};
+pub use config::{Pool, Positions, VitConfig, VitSizes};
 
 impl VitConfig {
     /// Layer and kind of every parameter: tokens of an image, then a layer a block, then the last
@@ -50,7 +54,7 @@ impl VitConfig {
             for (name, present) in [
                 ("cls_token", sizes.class_token),
                 ("reg_token", sizes.registers > 0),
-                ("pos_embed", true),
+                ("pos_embed", sizes.positions == Positions::Learned),
             ] {
                 if present {
                     claims.parameter(name, ParameterKind::Embedding);
@@ -78,11 +82,15 @@ impl VitConfig {
         let sizes = &self.sizes;
         let [rows, columns] = sizes.grid();
         let width = sizes.embed_dim;
+        let epsilon = sizes.positions.epsilon();
         let mut tokens = |count| layers::trunc_normal([1, count, width], 0.02, rng, device);
         let class = usize::from(sizes.class_token);
         let cls_token = sizes.class_token.then(|| tokens(1));
         let reg_token = (sizes.registers > 0).then(|| tokens(sizes.registers));
-        let pos_embed = tokens(class + rows * columns);
+        let pos_embed = match sizes.positions {
+            Positions::Learned => Some(tokens(class + rows * columns)),
+            Positions::Rotary => None,
+        };
         let rate = |block: usize| self.drop_path * block as f64 / (sizes.depth.max(2) - 1) as f64;
         Vit {
             cls_token,
@@ -92,11 +100,11 @@ impl VitConfig {
             patch_embed: VitPatchEmbed {
                 proj: PatchProjection::init(width, sizes.patch_size, rng, device),
             },
-            norm_pre: sizes.pre_norm.then(|| norm(width, device)),
+            norm_pre: sizes.pre_norm.then(|| norm(width, epsilon, device)),
             blocks: (0..sizes.depth)
                 .map(|block| VitBlock::init(self, block, rate(block), rng, device))
                 .collect(),
-            norm: norm(width, device),
+            norm: norm(width, epsilon, device),
             config: self.clone(),
         }
     }
@@ -111,8 +119,9 @@ pub struct Vit {
     pub reg_token: Option<Param<Tensor<3>>>,
     /// In place of masked patches, while it learns from them: `[width]`.
     pub mask_token: Option<Param<Tensor<1>>>,
-    /// [1, class + rows·columns, width], of the class token and of the patches row by row.
-    pub pos_embed: Param<Tensor<3>>,
+    /// [1, class + rows·columns, width], of the class token and of the patches row by row; none with
+    /// rotary positions.
+    pub pos_embed: Option<Param<Tensor<3>>>,
     /// Patches to tokens.
     pub patch_embed: VitPatchEmbed,
     /// CLIP's norm before the blocks.
@@ -138,11 +147,12 @@ impl Vit {
         let rates = blocks.iter().map(|block| block.drop_path);
         let mut drops = DropPath::draw(rates, batch, rng, &images.device());
         let (mut x, grid) = self.embed(images, mask);
+        let rotation = self.rotation(grid, &x.device());
         let mut pyramid = Vec::with_capacity(STAGES);
         // Blocks without experts ignore prompt weights.
         let prompt_weights = PromptWeights::mean().tensor(&x.device());
         for (index, block) in blocks.iter().enumerate() {
-            x = block.forward(x, &prompt_weights, drops.next());
+            x = block.forward(x, rotation.as_ref(), &prompt_weights, drops.next());
             self.collect(&mut pyramid, index, &x, grid);
         }
         let [_, tokens, width] = x.dims();
@@ -174,14 +184,15 @@ impl Vit {
         let blocks = &self.blocks[first..];
         let rates = blocks.iter().map(|block| block.drop_path);
         let mut drops = DropPath::draw(rates, batch, rng, &x.device());
+        let rotation = self.rotation(grid, &x.device());
         for (index, block) in blocks.iter().enumerate() {
-            x = block.forward(x, prompt_weights, drops.next());
+            x = block.forward(x, rotation.as_ref(), prompt_weights, drops.next());
             self.collect(&mut pyramid, first + index, &x, grid);
         }
         let sizes = &self.config.sizes;
         let x = match sizes.fc_norm {
             true => x,
-            false => normalize(x, &self.norm),
+            false => self.normalize(x, &self.norm),
         };
         let map = self.map(x.clone(), grid);
         let pooled = match sizes.pool {
@@ -191,7 +202,7 @@ impl Vit {
             Pool::Distilled => x.narrow(1, 0, 2).mean_dim(1),
         };
         let pooled = match sizes.fc_norm {
-            true => normalize(pooled, &self.norm),
+            true => self.normalize(pooled, &self.norm),
             false => pooled,
         };
         if let Some(last) = pyramid.last_mut() {
@@ -202,6 +213,20 @@ impl Vit {
             pooled: pooled.squeeze_dim::<2>(1),
             pyramid,
         }
+    }
+
+    /// How the tokens of an image turn; none without rotary positions.
+    fn rotation(&self, grid: [usize; 2], device: &Device) -> Option<Rotation> {
+        let sizes = &self.config.sizes;
+        (sizes.positions == Positions::Rotary).then(|| {
+            let dim = sizes.embed_dim / sizes.num_heads;
+            Rotation::new(sizes.prefix(), grid, dim, device)
+        })
+    }
+
+    /// The norm of each token.
+    fn normalize(&self, x: Tensor<3>, norm: &LayerNorm) -> Tensor<3> {
+        kernels::norm::layer_norm(x, norm, self.config.sizes.positions.epsilon())
     }
 
     /// Adds the map after block `index` to the pyramid where a stage ends there. A network of fewer
@@ -235,20 +260,25 @@ impl Vit {
         let grid = [rows, columns];
         let class = usize::from(self.cls_token.is_some());
 
-        let positions = self.pos_embed.val();
-        let stored = self.config.sizes.grid();
-        let of_patches = positions.clone().narrow(1, class, stored[0] * stored[1]);
-        let of_patches = if stored == grid {
-            of_patches
-        } else {
-            let resampling = self.config.sizes.resampling;
-            resample_grid(of_patches.squeeze_dim::<2>(0), stored, grid, resampling).unsqueeze::<3>()
-        };
-        let patches = patches.reshape([batch, rows * columns, width]) + of_patches;
+        let mut patches = patches.reshape([batch, rows * columns, width]);
+        let mut class_token = self.cls_token.as_ref().map(|token| token.val());
+        if let Some(positions) = &self.pos_embed {
+            let positions = positions.val();
+            let stored = self.config.sizes.grid();
+            let of_patches = positions.clone().narrow(1, class, stored[0] * stored[1]);
+            let of_patches = if stored == grid {
+                of_patches
+            } else {
+                let resampling = self.config.sizes.resampling;
+                resample_grid(of_patches.squeeze_dim::<2>(0), stored, grid, resampling)
+                    .unsqueeze::<3>()
+            };
+            patches = patches + of_patches;
+            class_token = class_token.map(|token| token + positions.narrow(1, 0, 1));
+        }
 
         let mut tokens = Vec::with_capacity(3);
-        if let Some(token) = &self.cls_token {
-            let token = token.val() + positions.narrow(1, 0, 1);
+        if let Some(token) = class_token {
             tokens.push(token.expand([batch, 1, width]));
         }
         if let Some(registers) = &self.reg_token {
@@ -260,7 +290,7 @@ impl Vit {
         let tokens = Tensor::cat(tokens, 1);
         let tokens = match &self.norm_pre {
             None => tokens,
-            Some(norm) => normalize(tokens, norm),
+            Some(norm) => self.normalize(tokens, norm),
         };
         (tokens, grid)
     }
@@ -296,7 +326,7 @@ impl Vit {
     /// The same network with prompt weights folded in. A mixture of experts becomes part of the
     /// plain weights.
     pub fn fold(mut self, prompt_weights: PromptWeights) -> Self {
-        let device = self.pos_embed.val().device();
+        let device = self.norm.gamma.val().device();
         for block in &mut self.blocks {
             *block = block.clone().fold(&prompt_weights.tensor(&device));
         }

@@ -175,6 +175,12 @@ for name in ("tiny", "small", "base"):
     model = timm.create_model(f"vit_{name}_patch16_224", num_classes=0)
     GOLDEN[f"parameters vit-{name}"] = torch.tensor([sum(p.numel() for p in model.parameters())], dtype=torch.float64)
 
+for size in ("small", "small_plus", "base", "large"):
+    with torch.device("meta"):
+        model = timm.create_model(f"vit_{size}_patch16_dinov3_qkvb", num_classes=0)
+    count = sum(p.numel() for p in model.parameters())
+    GOLDEN[f"parameters {size} dinov3"] = torch.tensor([count], dtype=torch.float64)
+
 # --- Mixture of experts under prompts -------------------------------------------------------------------------
 
 # A ViT of one block, by its definition: timm's block with the norms and the MLP that the prompt weights give.

@@ -2,7 +2,7 @@
 //!
 //! The folder is timm's, which `timm.create_model("local-dir:DIR", pretrained=True)` loads, and
 //! transformers through its `timm_wrapper`; or transformers' own Swin, for windows that timm does
-//! not have. Either computes the backbone's features for images of its own size, or the backbone is
+//! not have, or its own DINOv3. Either computes the backbone's features for images of its own size, or the backbone is
 //! refused.
 
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clasp_data::atomic_write;
 use clasp_model::backbone::{Backbone, Sizes};
 use clasp_model::swin::SwinSizes;
-use clasp_model::vit::{Pool, VitSizes};
+use clasp_model::vit::{Pool, Positions, VitSizes};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ use crate::state::StateDict;
 pub enum HubLibrary {
     /// timm's, which transformers loads too.
     Timm,
-    /// transformers' own Swin.
+    /// transformers' own Swin or DINOv3.
     Transformers,
 }
 
@@ -83,9 +83,12 @@ pub fn export_hub(
         (HubLibrary::Timm, Sizes::Swin(sizes)) => timm_swin(state, &sizes, meta)?,
         (HubLibrary::Timm, Sizes::Vit(sizes)) => timm_vit(state, &sizes, meta)?,
         (HubLibrary::Transformers, Sizes::Swin(sizes)) => transformers_swin(state, &sizes, meta)?,
+        (HubLibrary::Transformers, Sizes::Vit(sizes)) if sizes.positions == Positions::Rotary => {
+            transformers_vit(state, &sizes, meta)?
+        }
         (HubLibrary::Transformers, Sizes::Vit(_)) => {
             return Err(WeightsError::Export {
-                what: "a ViT".to_owned(),
+                what: "a ViT with learned positions".to_owned(),
                 names: "transformers' own".to_owned(),
                 lost: "its folder is timm's, which transformers loads".to_owned(),
                 hint: "--library timm".to_owned(),
@@ -183,9 +186,9 @@ fn timm_vit(
     sizes: &VitSizes,
     meta: &BackboneMeta,
 ) -> Result<HubModel, WeightsError> {
+    super::refuse_without_place(sizes)?;
     let own = [meta.height, meta.width];
-    let divides = own.iter().all(|side| side.is_multiple_of(sizes.patch_size));
-    if sizes.crop && !divides {
+    if sizes.crop && !is_divided(own, sizes) {
         return Err(WeightsError::Export {
             what: format!("a ViT of transformers for images of {}x{}", own[0], own[1]),
             names: NamingScheme::Timm.to_string(),
@@ -218,6 +221,11 @@ fn timm_vit(
         python: timm_python(meta),
         note: "The model takes images of any size.".to_owned(),
     })
+}
+
+/// Whether the patch divides an image.
+fn is_divided(image: [usize; 2], sizes: &VitSizes) -> bool {
+    { image.iter() }.all(|side| side.is_multiple_of(sizes.patch_size))
 }
 
 /// timm's `config.json`, which transformers takes too (`timm_wrapper`).
@@ -304,6 +312,54 @@ fn transformers_swin(
             meta.height, meta.width
         ),
         note: note.to_owned(),
+    })
+}
+
+fn transformers_vit(
+    state: StateDict,
+    sizes: &VitSizes,
+    meta: &BackboneMeta,
+) -> Result<HubModel, WeightsError> {
+    let own = [meta.height, meta.width];
+    let refused = |lost: String, hint: String| WeightsError::Export {
+        what: format!(
+            "a ViT with rotary positions for images of {}x{}",
+            own[0], own[1]
+        ),
+        names: "transformers".to_owned(),
+        lost,
+        hint,
+    };
+    if let Some(what) = transformers::vit_without_place(sizes) {
+        return Err(refused(
+            format!("transformers' DINOv3 has no {what}, so that every feature would differ"),
+            "--library timm, or `clasp export onnx`".to_owned(),
+        ));
+    }
+    if !sizes.crop && !is_divided(own, sizes) {
+        let side = sizes.patch_size;
+        return Err(refused(
+            format!(
+                "transformers crops images to whole patches of {side} pixels, this backbone pads them, so that every feature \
+                 would differ"
+            ),
+            format!("--size HxW of multiples of {side}; or --library timm"),
+        ));
+    }
+    Ok(HubModel {
+        state: transformers::vit_state(state, sizes),
+        files: vec![
+            ("config.json", transformers::vit_config(sizes, meta)),
+            ("preprocessor_config.json", transformers::preprocessor(meta)),
+        ],
+        python: format!(
+            "import torch, transformers\n\
+             pixels = torch.zeros(1, 3, {}, {})  # less the mean, over the standard deviation\n\
+             model = transformers.AutoModel.from_pretrained(\"DIR\")\n\
+             features = model(pixels).pooler_output",
+            meta.height, meta.width
+        ),
+        note: "The model takes images of any size.".to_owned(),
     })
 }
 

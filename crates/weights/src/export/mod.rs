@@ -6,7 +6,7 @@
 //!
 //! | names | network | loads in |
 //! |---|---|---|
-//! | `timm` | Swin, ViT | `timm.models.SwinTransformer`, `VisionTransformer`, `strict=True` |
+//! | `timm` | Swin, ViT | `timm.models.SwinTransformer`, `VisionTransformer`, `Eva`, `strict=True` |
 //! | `solider` | Swin, SOLIDER's controller | SOLIDER's `swin_transformer.py`, under `backbone.` |
 //!
 //! timm's Swin is built for one size of images where its windows depend on the size; the lines of
@@ -30,7 +30,7 @@ use clasp_model::backbone::{Adapter, Backbone, Sizes};
 use clasp_model::layers::Resampling;
 use clasp_model::prompt::PromptWeights;
 use clasp_model::swin::{SwinSizes, WindowPadding};
-use clasp_model::vit::VitSizes;
+use clasp_model::vit::{Positions, VitSizes};
 use serde::{Deserialize, Serialize};
 
 use crate::backbone::{BackboneMeta, backbone_state};
@@ -229,6 +229,7 @@ pub fn named(
             timm_swin(&mut state, swin, meta, &mut warnings)?.python()
         }
         (NamingScheme::Timm, Sizes::Vit(vit)) => {
+            refuse_without_place(vit)?;
             warnings.extend(other_images_in_timm(vit, meta));
             timm::vit_state(&mut state, vit);
             timm::vit(vit).python()
@@ -303,8 +304,33 @@ fn timm_swin(
     }
 }
 
+/// A ViT that timm has no place for is an error.
+fn refuse_without_place(sizes: &VitSizes) -> Result<(), WeightsError> {
+    match timm::vit_without_place(sizes) {
+        None => Ok(()),
+        Some(what) => Err(WeightsError::Export {
+            what: format!("a ViT with {what}"),
+            names: NamingScheme::Timm.to_string(),
+            lost: "timm has no such network, so that every feature would differ".to_owned(),
+            hint: "`clasp export onnx` has every network".to_owned(),
+        }),
+    }
+}
+
 /// A ViT of transformers takes images of other sizes than its own in another way than timm.
 fn other_images_in_timm(sizes: &VitSizes, meta: &BackboneMeta) -> Option<String> {
+    // Without position embeddings they differ in the images that the patch does not divide.
+    let rotary = sizes.positions == Positions::Rotary;
+    let divides = [meta.height, meta.width].map(|side| side.is_multiple_of(sizes.patch_size));
+    if rotary {
+        return (sizes.crop && divides != [true; 2]).then(|| {
+            format!(
+                "timm pads images that the patch does not divide, transformers, whose ViT this is, crops them: features agree \
+                 on images of multiples of {}, which its own size is not",
+                sizes.patch_size
+            )
+        });
+    }
     let differs = sizes.crop || sizes.resampling != Resampling::Antialiased;
     let [height, width] = sizes.grid().map(|count| count * sizes.patch_size);
     differs.then(|| {

@@ -10,7 +10,7 @@ use clasp_model::backbone::{BackboneConfig, LambdaConfig};
 use clasp_model::layers::Rng;
 use clasp_model::moe::{MoeConfig, MoeKind};
 use clasp_model::prompt::PromptWeights;
-use clasp_model::vit::{Pool, VitSizes};
+use clasp_model::vit::{Pool, Positions, VitSizes};
 use rand_chacha::rand_core::SeedableRng;
 
 use super::*;
@@ -68,6 +68,17 @@ fn vit() -> VitSizes {
     }
 }
 
+/// As DINOv3.
+fn rotary() -> VitSizes {
+    VitSizes {
+        positions: Positions::Rotary,
+        key_bias: false,
+        layer_scale: true,
+        registers: 2,
+        ..vit()
+    }
+}
+
 fn meta(config: &BackboneConfig) -> BackboneMeta {
     BackboneMeta {
         stage: "pretrain".to_owned(),
@@ -107,6 +118,14 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
         pool: Pool::Mean,
         ..vit()
     };
+    let gated = VitSizes {
+        gated: true,
+        layer_scale: false,
+        qkv_bias: false,
+        pool: Pool::Mean,
+        fc_norm: true,
+        ..rotary()
+    };
     let of = |sizes| BackboneConfig::of_sizes(Sizes::Vit(sizes));
     for (name, config, size) in [
         ("swin", swin(WindowPadding::Classification), [100, 60]),
@@ -119,6 +138,8 @@ fn exported_files_are_those_that_timm_loads_strictly_and_runs_alike() {
         ("vit", of(vit()), [100, 60]),
         ("vit_registers", of(registers), [100, 60]),
         ("vit_mean", of(mean), [100, 60]),
+        ("vit_rotary", of(rotary()), [100, 60]),
+        ("vit_rotary_gated", of(gated), [100, 60]),
     ] {
         let backbone = backbone(&config);
         let path = folder.path().join(format!("{name}.safetensors"));
@@ -577,4 +598,92 @@ fn vits_leave_at_their_own_size_for_timm() {
         false,
     );
     assert!(message.unwrap_err().to_string().contains("multiples of 8"));
+}
+
+#[test]
+fn rotary_vits_leave_for_timm_and_transformers_and_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let gated = VitSizes {
+        gated: true,
+        ..rotary()
+    };
+    let with_key_bias = VitSizes {
+        key_bias: true,
+        registers: 0,
+        ..rotary()
+    };
+    let mean = VitSizes {
+        pool: Pool::Mean,
+        ..rotary()
+    };
+    let card = ModelCard::default();
+    let leave = |sizes: &VitSizes, library, name: &str| {
+        let config = BackboneConfig::of_sizes(Sizes::Vit(sizes.clone()));
+        let at = folder.path().join(name);
+        export_hub(
+            &at,
+            &backbone(&config),
+            &meta(&config),
+            &card,
+            library,
+            false,
+        )
+        .map(|_| at)
+    };
+    for (index, (sizes, library, tensor)) in [
+        (rotary(), HubLibrary::Timm, "blocks.0.attn.q_bias"),
+        (gated.clone(), HubLibrary::Timm, "blocks.1.mlp.fc1_x.weight"),
+        (mean.clone(), HubLibrary::Timm, "blocks.1.gamma_2"),
+        (
+            rotary(),
+            HubLibrary::Transformers,
+            "embeddings.register_tokens",
+        ),
+        (
+            gated,
+            HubLibrary::Transformers,
+            "layer.0.mlp.gate_proj.bias",
+        ),
+        (
+            with_key_bias.clone(),
+            HubLibrary::Transformers,
+            "layer.1.attention.k_proj.bias",
+        ),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let at = leave(&sizes, library, &index.to_string()).unwrap();
+        let (state, _) = checkpoint::read(&at.join("model.safetensors")).unwrap();
+        assert!(state.contains_key(tensor), "{tensor}");
+        let again =
+            import::import(&at, &import::ImportOptions::default(), &Device::flex()).unwrap();
+        let expected = VitSizes {
+            image_size: [128, 64],
+            crop: library == HubLibrary::Transformers,
+            ..sizes
+        };
+        assert_eq!(again.meta.config.sizes(), Some(Sizes::Vit(expected)));
+        assert!(
+            again.report.assumed.is_empty(),
+            "{:?}",
+            again.report.assumed
+        );
+    }
+    for (sizes, library, words) in [
+        (with_key_bias, HubLibrary::Timm, "bias of the keys"),
+        (mean, HubLibrary::Transformers, "class token"),
+        (
+            VitSizes {
+                gated: true,
+                ..vit()
+            },
+            HubLibrary::Timm,
+            "learned positions",
+        ),
+        (vit(), HubLibrary::Transformers, "--library timm"),
+    ] {
+        let message = leave(&sizes, library, "refused").unwrap_err().to_string();
+        assert!(message.contains(words), "{message}");
+    }
 }

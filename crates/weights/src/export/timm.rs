@@ -5,11 +5,15 @@ use std::fmt::Write;
 use clasp_model::backbone::BackboneConfig;
 use clasp_model::layers::offset_matrix;
 use clasp_model::swin::{SwinSizes, TimmWindows};
-use clasp_model::vit::{Pool, VitSizes};
+use clasp_model::vit::{Pool, Positions, VitSizes};
 use serde_json::{Map, Value, json};
 
+use super::transformers::thirds;
 use crate::import::resample;
-use crate::state::StateDict;
+use crate::state::{HostTensor, StateDict};
+
+/// timm's class of ViTs with rotary positions.
+const EVA: &str = "Eva";
 
 /// How to build a network in timm.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,11 +33,15 @@ impl TimmModel {
         for (name, value) in &self.arguments {
             let _ = write!(arguments, "{name}={}, ", python(value));
         }
+        let make = match self.class {
+            // The class alone has another epsilon in its norms.
+            EVA => format!("create_model('{}', ", self.architecture),
+            class => format!("models.{class}("),
+        };
         format!(
             "import timm; from safetensors.torch import load_file\n\
-             model = timm.models.{}({arguments}num_classes=0)\n\
-             model.load_state_dict(load_file(FILE), strict=True)",
-            self.class
+             model = timm.{make}{arguments}num_classes=0)\n\
+             model.load_state_dict(load_file(FILE), strict=True)"
         )
     }
 }
@@ -152,7 +160,33 @@ pub(super) fn tables(state: &mut StateDict, sizes: &SwinSizes, windows: &TimmWin
     }
 }
 
-/// timm's ViT.
+/// What timm has no place for in a ViT, if anything.
+pub(super) fn vit_without_place(sizes: &VitSizes) -> Option<&'static str> {
+    let VitSizes {
+        pool,
+        pre_norm,
+        quick_gelu,
+        qkv_bias,
+        key_bias,
+        gated,
+        ..
+    } = sizes;
+    match sizes.positions {
+        Positions::Learned if *gated => Some("gated MLPs beside learned positions"),
+        Positions::Learned => None,
+        Positions::Rotary if *pre_norm => Some("a norm before the blocks beside rotary positions"),
+        Positions::Rotary if *quick_gelu => Some("QuickGELU beside rotary positions"),
+        Positions::Rotary if *pool == Pool::Distilled => {
+            Some("a distillation token beside rotary positions")
+        }
+        Positions::Rotary if *qkv_bias && *key_bias => {
+            Some("a bias of the keys beside rotary positions")
+        }
+        Positions::Rotary => None,
+    }
+}
+
+/// timm's ViT, of one that [`vit_without_place`] finds nothing in.
 pub(super) fn vit(sizes: &VitSizes) -> TimmModel {
     let VitSizes {
         image_size: _,
@@ -171,7 +205,11 @@ pub(super) fn vit(sizes: &VitSizes) -> TimmModel {
         fc_norm,
         resampling: _,
         crop: _,
+        positions,
+        key_bias: _,
+        gated,
     } = sizes;
+    let rotary = *positions == Positions::Rotary;
     let distilled = *pool == Pool::Distilled;
     let mut arguments = object(json!({
         // Whole patches.
@@ -189,25 +227,38 @@ pub(super) fn vit(sizes: &VitSizes) -> TimmModel {
             arguments.extend(object(extra));
         }
     };
+    more(
+        rotary,
+        json!({ "qkv_bias": qkv_bias, "global_pool": "token", "swiglu_mlp": gated }),
+    );
     more(!qkv_bias, json!({ "qkv_bias": false }));
     more(!class_token, json!({ "class_token": false }));
+    more(rotary, json!({ "num_reg_tokens": registers }));
     more(
-        *registers > 0 && !distilled,
+        *registers > 0 && !distilled && !rotary,
         json!({ "reg_tokens": registers, "no_embed_class": true }),
     );
-    more(*layer_scale, json!({ "init_values": 1.0 }));
+    // timm's models with rotary positions always have LayerScale.
+    more(*layer_scale || rotary, json!({ "init_values": 1.0 }));
+    let pooled_norm = match rotary {
+        true => "use_fc_norm",
+        false => "fc_norm",
+    };
     more(
         *pool == Pool::Mean,
-        json!({ "global_pool": "avg", "fc_norm": fc_norm }),
+        json!({ "global_pool": "avg", pooled_norm: fc_norm }),
     );
     more(*pre_norm, json!({ "pre_norm": true }));
     more(*quick_gelu, json!({ "act_layer": "quick_gelu" }));
-    let (architecture, class) = match distilled {
-        true => (
+    let (architecture, class) = match (distilled, rotary, gated) {
+        (true, ..) => (
             "deit_base_distilled_patch16_224",
             "deit.VisionTransformerDistilled",
         ),
-        false => ("vit_base_patch16_224", "VisionTransformer"),
+        // With a gate it is another class of MLP.
+        (_, true, true) => ("vit_small_plus_patch16_dinov3", EVA),
+        (_, true, false) => ("vit_small_patch16_dinov3", EVA),
+        _ => ("vit_base_patch16_224", "VisionTransformer"),
     };
     TimmModel {
         architecture,
@@ -216,9 +267,21 @@ pub(super) fn vit(sizes: &VitSizes) -> TimmModel {
     }
 }
 
+/// Brings a ViT to timm.
+///
 /// With registers, timm has position embeddings of the patches alone: the class token takes its own
 /// in. Its distilled DeiT has one of every token. With a norm before the blocks its patches have no bias: their positions take it in.
 pub(super) fn vit_state(state: &mut StateDict, sizes: &VitSizes) {
+    if sizes.positions == Positions::Rotary {
+        *state = rotary_state(std::mem::take(state), sizes);
+        return;
+    }
+    if !sizes.key_bias {
+        for (_, bias) in biases(state) {
+            let width = bias.data.len() / 3;
+            bias.data[width..2 * width].fill(0.0);
+        }
+    }
     if sizes.pre_norm
         && let Some(bias) = state.remove("patch_embed.proj.bias")
         && let Some(positions) = state.get_mut("pos_embed")
@@ -263,4 +326,45 @@ pub(super) fn vit_state(state: &mut StateDict, sizes: &VitSizes) {
             *value += position;
         }
     }
+}
+
+/// Biases of queries, keys and values.
+fn biases(state: &mut StateDict) -> impl Iterator<Item = (&String, &mut HostTensor)> {
+    { state.iter_mut() }.filter(|(name, _)| name.ends_with(".attn.qkv.bias"))
+}
+
+/// A ViT with rotary positions in the names of timm's `Eva`, whose keys have no bias, and whose
+/// branches are always scaled.
+fn rotary_state(state: StateDict, sizes: &VitSizes) -> StateDict {
+    let mut renamed = StateDict::new();
+    if !sizes.layer_scale {
+        for block in 0..sizes.depth {
+            for branch in [1, 2] {
+                let ones = HostTensor {
+                    shape: vec![sizes.embed_dim],
+                    data: vec![1.0; sizes.embed_dim],
+                };
+                renamed.insert(format!("blocks.{block}.gamma_{branch}"), ones);
+            }
+        }
+    }
+    for (name, array) in state {
+        if let Some(attention) = name.strip_suffix("qkv.bias") {
+            let [query, _, value] = thirds(&array);
+            renamed.insert(format!("{attention}q_bias"), query);
+            renamed.insert(format!("{attention}v_bias"), value);
+            continue;
+        }
+        let mut name =
+            name.replacen(".ls1.gamma", ".gamma_1", 1)
+                .replacen(".ls2.gamma", ".gamma_2", 1);
+        if sizes.gated {
+            name = name.replacen(".mlp.fc1.", ".mlp.fc1_x.", 1);
+        }
+        if let Some(kind) = name.strip_prefix("norm.").filter(|_| sizes.fc_norm) {
+            name = format!("fc_norm.{kind}");
+        }
+        renamed.insert(name, array);
+    }
+    renamed
 }

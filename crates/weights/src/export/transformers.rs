@@ -1,7 +1,8 @@
-//! A Swin in the names and with the configuration of Hugging Face's transformers.
+//! A Swin or DINOv3 in the names and with the configuration of Hugging Face's transformers.
 
 use clasp_data::image::Filter;
 use clasp_model::swin::SwinSizes;
+use clasp_model::vit::{Pool, VitSizes};
 use serde_json::{Value, json};
 
 use crate::backbone::BackboneMeta;
@@ -103,8 +104,101 @@ fn in_block(name: &str) -> String {
     .replacen(".mlp.fc2.", ".output.dense.", 1)
 }
 
+/// What transformers' DINOv3 has no place for in a ViT with rotary positions, if anything.
+pub(super) fn vit_without_place(sizes: &VitSizes) -> Option<&'static str> {
+    match sizes {
+        _ if sizes.pool != Pool::Class => Some("other feature than the class token"),
+        _ if sizes.pre_norm => Some("norm before the blocks"),
+        _ if sizes.quick_gelu => Some("QuickGELU"),
+        _ => None,
+    }
+}
+
+/// `config.json` of a `DINOv3ViTModel`.
+pub(super) fn vit_config(sizes: &VitSizes, meta: &BackboneMeta) -> Value {
+    let image = match meta.height == meta.width {
+        true => json!(meta.height),
+        false => json!([meta.height, meta.width]),
+    };
+    json!({
+        "model_type": "dinov3_vit",
+        "architectures": ["DINOv3ViTModel"],
+        "image_size": image,
+        "patch_size": sizes.patch_size,
+        "num_channels": 3,
+        "hidden_size": sizes.embed_dim,
+        "num_hidden_layers": sizes.depth,
+        "num_attention_heads": sizes.num_heads,
+        "intermediate_size": sizes.hidden_dim,
+        "hidden_act": if sizes.gated { "silu" } else { "gelu" },
+        "use_gated_mlp": sizes.gated,
+        "num_register_tokens": sizes.registers,
+        "query_bias": sizes.qkv_bias,
+        "key_bias": sizes.qkv_bias && sizes.key_bias,
+        "value_bias": sizes.qkv_bias,
+        "layer_norm_eps": 1e-5,
+        "rope_theta": 100.0,
+    })
+}
+
+/// A ViT with rotary positions in the names of a `DINOv3ViTModel`, which always has registers, even
+/// if none, a mask token and LayerScale.
+pub(super) fn vit_state(state: StateDict, sizes: &VitSizes) -> StateDict {
+    let width = sizes.embed_dim;
+    let constant = |shape: Vec<usize>, value: f32| HostTensor {
+        data: vec![value; shape.iter().product()],
+        shape,
+    };
+    let mut renamed = StateDict::from([
+        (
+            "embeddings.mask_token".to_owned(),
+            constant(vec![1, 1, width], 0.0),
+        ),
+        (
+            "embeddings.register_tokens".to_owned(),
+            constant(vec![1, 0, width], 0.0),
+        ),
+    ]);
+    if !sizes.layer_scale {
+        for block in 0..sizes.depth {
+            for branch in [1, 2] {
+                let name = format!("layer.{block}.layer_scale{branch}.lambda1");
+                renamed.insert(name, constant(vec![width], 1.0));
+            }
+        }
+    }
+    for (name, array) in state {
+        let block = name.strip_prefix("blocks.");
+        if let Some((place, kind)) = block.and_then(|block| block.split_once(".attn.qkv.")) {
+            for (part, third) in ["q", "k", "v"].iter().zip(thirds(&array)) {
+                if *part != "k" || kind != "bias" || sizes.key_bias {
+                    renamed.insert(format!("layer.{place}.attention.{part}_proj.{kind}"), third);
+                }
+            }
+            continue;
+        }
+        let name = match (block, name.as_str()) {
+            (Some(block), _) => format!("layer.{}", in_vit_block(block)),
+            (None, "cls_token") => "embeddings.cls_token".to_owned(),
+            (None, "reg_token") => "embeddings.register_tokens".to_owned(),
+            (None, name) => name.replacen("patch_embed.proj.", "embeddings.patch_embeddings.", 1),
+        };
+        renamed.insert(name, array);
+    }
+    renamed
+}
+
+fn in_vit_block(name: &str) -> String {
+    name.replacen(".attn.proj.", ".attention.o_proj.", 1)
+        .replacen(".ls1.gamma", ".layer_scale1.lambda1", 1)
+        .replacen(".ls2.gamma", ".layer_scale2.lambda1", 1)
+        .replacen(".mlp.fc1_g.", ".mlp.gate_proj.", 1)
+        .replacen(".mlp.fc1.", ".mlp.up_proj.", 1)
+        .replacen(".mlp.fc2.", ".mlp.down_proj.", 1)
+}
+
 /// Queries, keys and values: the rows of each.
-fn thirds(array: &HostTensor) -> [HostTensor; 3] {
+pub(super) fn thirds(array: &HostTensor) -> [HostTensor; 3] {
     let mut shape = array.shape.clone();
     if let Some(rows) = shape.first_mut() {
         *rows /= 3;

@@ -32,8 +32,8 @@ pub(super) struct FolderConfig {
     /// Mean and standard deviation of the colors.
     pub mean: Option<[f32; 3]>,
     pub std: Option<[f32; 3]>,
-    /// timm's `global_pool="avg"`: the feature of a ViT is the mean of its patches.
-    pub mean_pool: bool,
+    /// Whether the feature of a ViT is the mean of its patches, timm's `global_pool="avg"`.
+    pub mean_pool: Option<bool>,
     /// Filter by which images are resized.
     pub filter: Option<Filter>,
     /// License lines of a file that this program exported.
@@ -42,6 +42,8 @@ pub(super) struct FolderConfig {
     pub license: Option<String>,
     /// timm's `always_partition`: windows are shifted in every stage and never shrink.
     pub always_partition: bool,
+    /// Why the network is another than the names say.
+    pub other: Option<String>,
     /// Whether a CLIP's activation is QuickGELU, or the name of another one.
     pub quick_gelu: Option<Result<bool, String>>,
 }
@@ -129,6 +131,19 @@ impl FolderConfig {
             (None, Some(height), Some(width)) => Some([height, width]),
             _ => None,
         };
+        if config["model_type"] == "dinov3_vit" {
+            let activation = match config["use_gated_mlp"] == Value::Bool(true) {
+                true => "silu",
+                false => "gelu",
+            };
+            self.other = [
+                ("rope_theta", Value::from(100.0)),
+                ("layer_norm_eps", Value::from(1e-5)),
+                ("hidden_act", Value::from(activation)),
+            ]
+            .into_iter()
+            .find_map(|(key, expected)| differs(config, key, &expected));
+        }
         let is_clip = ["clip", "clip_vision_model"].map(Value::from);
         self.quick_gelu = match vision["hidden_act"].as_str() {
             Some("quick_gelu") => Some(Ok(true)),
@@ -156,7 +171,14 @@ impl FolderConfig {
             Value::Null => &config["global_pool"],
             pool => pool,
         };
-        self.mean_pool = pool == "avg";
+        self.mean_pool = Some(pool == "avg");
+        self.other = [
+            ("rope_temperature", Value::from(100.0)),
+            ("rope_type", Value::from("dinov3")),
+            ("rope_rotate_half", Value::from(true)),
+        ]
+        .into_iter()
+        .find_map(|(key, expected)| differs(arguments, key, &expected));
         self.always_partition = arguments["always_partition"] == Value::Bool(true);
         // Older folders have one object for everything.
         let pretrained = match &config["pretrained_cfg"] {
@@ -194,12 +216,16 @@ impl FolderConfig {
     ///
     /// # Errors
     ///
-    /// A CLIP whose activation this program does not have.
+    /// A CLIP whose activation this program does not have; a ViT whose rotary positions, norms or
+    /// activation it does not have.
     pub fn complete(
         &self,
         options: &ImportOptions,
         family: NameFamily,
     ) -> Result<ImportOptions, String> {
+        if let Some(other) = &self.other {
+            return Err(other.clone());
+        }
         let is_clip = matches!(family, NameFamily::TransformersClip | NameFamily::OpenClip);
         let source = match (&self.quick_gelu, options.source) {
             (Some(quick), None) if is_clip => Some(match quick {
@@ -221,6 +247,21 @@ impl FolderConfig {
             ..options.clone()
         })
     }
+}
+
+/// Says that a setting of a configuration has another value than the only one that this program
+/// has; what a configuration leaves out is its library's default, which is that value.
+fn differs(config: &Value, key: &str, expected: &Value) -> Option<String> {
+    let found = &config[key];
+    let same = match (found.as_f64(), expected.as_f64()) {
+        (Some(found), Some(expected)) => found == expected,
+        _ => found == expected || found.is_null(),
+    };
+    (!same).then(|| {
+        format!(
+            "the config.json beside it states `{key}`: expected {expected}, which is all that this program has, found {found}"
+        )
+    })
 }
 
 /// A JSON file; none where there is none.

@@ -1,5 +1,5 @@
-//! ViTs and Swins in the names of Hugging Face's transformers (DINOv2, ViT-MAE, DINO, ViT, DeiT,
-//! Swin, CLIP's image tower) and of OpenCLIP.
+//! ViTs and Swins in the names of Hugging Face's transformers (DINOv3, DINOv2, ViT-MAE, DINO, ViT,
+//! DeiT, Swin, CLIP's image tower) and of OpenCLIP.
 //!
 //! Names only, so that everything behind it sees timm's: queries, keys and values are three
 //! matrices there and one here.
@@ -21,11 +21,13 @@ pub enum NameFamily {
 
 impl NameFamily {
     /// Families with a tensor that only they have, a prefix apart.
-    const MARKS: [(&str, Self); 3] = [
+    const MARKS: [(&str, Self); 4] = [
         (
             "embeddings.patch_embeddings.projection.weight",
             Self::Transformers,
         ),
+        // DINOv3's.
+        ("embeddings.patch_embeddings.weight", Self::Transformers),
         ("embeddings.class_embedding", Self::TransformersClip),
         ("class_embedding", Self::OpenClip),
     ];
@@ -88,7 +90,8 @@ impl TimmNames {
         view
     }
 
-    /// Queries, keys and values of the same shape, one after the other.
+    /// Queries, keys and values of the same shape, one after the other. Where keys have no bias,
+    /// the other two have timm's names.
     fn join(&mut self) {
         let queries: Vec<String> = self.shapes.keys().cloned().collect();
         for query in queries {
@@ -97,6 +100,18 @@ impl TimmNames {
             };
             let parts = ["query", "key", "value"].map(|part| format!("{block}attn.{part}.{kind}"));
             let shapes = parts.each_ref().map(|part| self.shapes.get(part));
+            if let ("bias", [Some(_), None, Some(_)]) = (kind, shapes) {
+                for (theirs, timm) in [(&parts[0], "q_bias"), (&parts[2], "v_bias")] {
+                    let name = format!("{block}attn.{timm}");
+                    if let Some(shape) = self.shapes.remove(theirs) {
+                        self.shapes.insert(name.clone(), shape);
+                    }
+                    if let Some(places) = self.places.remove(theirs) {
+                        self.places.insert(name, places);
+                    }
+                }
+                continue;
+            }
             let [Some(shape), Some(key), Some(value)] = shapes else {
                 continue;
             };
@@ -127,9 +142,10 @@ impl TimmNames {
 fn transformers(name: &str) -> Option<String> {
     if let Some(rest) = name.strip_prefix("embeddings.") {
         return Some(match rest.split_once('.') {
-            Some(("patch_embeddings", rest)) => {
-                format!("patch_embed.{}", rest.replacen("projection.", "proj.", 1))
-            }
+            Some(("patch_embeddings", rest)) => match rest.strip_prefix("projection.") {
+                Some(kind) => format!("patch_embed.proj.{kind}"),
+                None => format!("patch_embed.proj.{rest}"),
+            },
             Some(("norm", rest)) => format!("patch_embed.norm.{rest}"),
             _ if rest == "position_embeddings" => "pos_embed".to_owned(),
             _ if rest == "distillation_token" => "dist_token".to_owned(),
@@ -146,7 +162,7 @@ fn transformers(name: &str) -> Option<String> {
     if let Some(rest) = name.strip_prefix("encoder.layers.") {
         return swin_name(rest);
     }
-    let block = ["encoder.layer.", "layers."];
+    let block = ["encoder.layer.", "layers.", "layer.", "model.layer."];
     block_name(
         block.iter().find_map(|start| name.strip_prefix(start))?,
         &TRANSFORMERS,
@@ -210,7 +226,7 @@ fn block_name(name: &str, names: &[(&str, &str)]) -> Option<String> {
 
 /// Names within a block: of published files, and of the modules of transformers 5 where they
 /// differ.
-const TRANSFORMERS: [(&str, &str); 19] = [
+const TRANSFORMERS: [(&str, &str); 22] = [
     ("attention.attention.query.", "attn.query."),
     ("attention.attention.key.", "attn.key."),
     ("attention.attention.value.", "attn.value."),
@@ -229,6 +245,9 @@ const TRANSFORMERS: [(&str, &str); 19] = [
     ("output.dense.", "mlp.fc2."),
     ("mlp.fc1.", "mlp.fc1."),
     ("mlp.fc2.", "mlp.fc2."),
+    ("mlp.gate_proj.", "mlp.fc1_g."),
+    ("mlp.up_proj.", "mlp.fc1."),
+    ("mlp.down_proj.", "mlp.fc2."),
     // DINOv2's ViT-g, which is refused for its SwiGLU.
     ("mlp.weights_", "mlp.weights_"),
 ];

@@ -14,6 +14,7 @@
 //! | [`source`] | what is known of each publisher: layout, preprocessing, licenses |
 //! | [`hugging_face`] | names of Hugging Face's transformers to timm's |
 //! | [`names`] | foreign names and layouts to ours |
+//! | `dinov3` | biases and periods of DINOv3's files |
 //! | [`sizes`] | the configuration from the shapes |
 //! | `windows` | windows of a Swin from its bias tables |
 //! | [`resample`] | tables and position embeddings of another size |
@@ -25,7 +26,8 @@ use burn::tensor::Device;
 use clasp_data::image::Filter;
 use clasp_model::backbone::{Adapter, Backbone, BackboneConfig, LambdaConfig, Sizes};
 use clasp_model::layers::Rng;
-use clasp_model::vit::Pool;
+use clasp_model::swin::WindowPadding;
+use clasp_model::vit::{Pool, VitSizes};
 use rand_chacha::rand_core::SeedableRng;
 
 use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
@@ -37,6 +39,7 @@ use folder::FolderConfig;
 use hugging_face::TimmNames;
 use recognition::RecognizedCheckpoint;
 
+mod dinov3;
 mod folder;
 pub mod hugging_face;
 pub mod names;
@@ -266,10 +269,17 @@ fn open_published(
     let (mut sizes, assumed) =
         sizes::derive(source.layout(), source, recognized.traits, &state, options)
             .map_err(wrong)?;
-    if let (Sizes::Vit(vit), true) = (&mut sizes, folder.mean_pool) {
+    if let (Sizes::Vit(vit), Some(true)) = (&mut sizes, folder.mean_pool) {
         vit.pool = Pool::Mean;
     }
     report.assumed.extend(assumed);
+    if recognized.traits.eva && folder.mean_pool.is_none() && !recognized.traits.fc_norm {
+        report.assumed.push(
+            "the class token as the feature, as DINOv3 has it; timm gives the mean of the patches unless the model is made \
+             with global_pool=\"token\""
+                .to_owned(),
+        );
+    }
     report
         .assumed
         .extend(assumptions(&recognized, &sizes, options));
@@ -418,6 +428,53 @@ fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
     })
 }
 
+/// How the windows of the network in a checkpoint lie on a map ([`WindowPadding`]).
+///
+/// # Errors
+///
+/// As [`import`].
+pub fn window_padding(path: &Path) -> Result<WindowPadding, WeightsError> {
+    let file = TensorFile::open(&backbone_file(path)?)?;
+    if let Some(meta) = own_meta(file.path(), file.metadata())? {
+        return Ok(meta.config.padding);
+    }
+    let opened = open(file, &ImportOptions::default())?;
+    Ok(opened.meta.config.padding)
+}
+
+/// What a backbone computes in another way than the network of a file whose tensors fit.
+fn computes_otherwise(backbone: &Backbone, config: &BackboneConfig) -> Option<String> {
+    match (backbone, config.sizes()) {
+        (Backbone::Swin(swin), Some(Sizes::Swin(_))) => {
+            let [ours, theirs] = [swin.config().padding, config.padding].map(windows_name);
+            (ours != theirs).then(|| {
+                format!(
+                    "windows of another program: expected `model.windows` = \"{ours}\", found those of \"{theirs}\"\n\
+                     hint: leave out `model.windows`, which is then that of the file"
+                )
+            })
+        }
+        (Backbone::Vit(vit), Some(Sizes::Vit(theirs))) => {
+            let ours = &vit.config().sizes;
+            let keys = |sizes: &VitSizes| sizes.qkv_bias && sizes.key_bias;
+            if theirs.qkv_bias && keys(ours) != keys(&theirs) {
+                return Some(
+                    "a ViT whose keys have a bias, or have none, other than the recipe's".into(),
+                );
+            }
+            (ours.quick_gelu != theirs.quick_gelu).then(|| {
+                "a ViT with QuickGELU in place of GELU, or the other way around, than the recipe's".into()
+            })
+        }
+        _ => None,
+    }
+}
+
+/// The name of a rule in recipes and files.
+fn windows_name(padding: WindowPadding) -> String {
+    format!("{padding:?}").to_lowercase()
+}
+
 /// A backbone with the weights of a checkpoint where they fit: of any known source, with or without
 /// an adapter. Tables and position embeddings are resampled to the backbone's sizes. An adapter
 /// that the file lacks starts afresh, one that the backbone lacks is left out; both are in the
@@ -426,7 +483,7 @@ fn not_finite(state: &StateDict) -> Option<(&str, usize)> {
 /// # Errors
 ///
 /// The file cannot be read or is not recognized, or it holds another network: a tensor of the plain
-/// network is missing, left over or of another shape.
+/// network is missing, left over or of another shape, or its windows lie in another way.
 pub fn start_from(
     backbone: Backbone,
     path: &Path,
@@ -444,6 +501,9 @@ pub fn start_from(
         mut report,
     } = open(TensorFile::open(&path)?, &options)?;
     if let Some(from) = meta.config.sizes() {
+        if let (Sizes::Vit(from), Sizes::Vit(to)) = (&from, &target) {
+            dinov3::fill_biases(&mut state, from, to);
+        }
         report.resampled = resample::fit(&mut state, &from, &target);
     }
     let (backbone, load) = load_backbone_state(backbone, &state);
@@ -456,6 +516,9 @@ pub fn start_from(
     if report.matched.is_empty() || !fits {
         let report =
             format!("another architecture\n{report}\nhint: set `model.backbone` to the file's");
+        return Err(WeightsError::Keys { path, report });
+    }
+    if let Some(report) = computes_otherwise(&backbone, &meta.config) {
         return Err(WeightsError::Keys { path, report });
     }
     Ok((backbone, report))

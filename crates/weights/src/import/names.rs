@@ -6,6 +6,7 @@
 //! neighbors by `nn.Unfold`: channels outside, neighbors row by row inside; Microsoft's, timm's and
 //! ours take neighbors outside, column by column, and channels inside.
 
+use super::dinov3;
 use crate::state::{HostTensor, StateDict};
 
 /// How a network's tensors are named and laid out.
@@ -57,14 +58,28 @@ pub fn rename(layout: Layout, name: &str, stages: usize) -> Name {
             if first.starts_with("decoder_") || first == "mask_token" {
                 return Name::LeftOut(DECODER);
             }
+            if first == "local_cls_norm" {
+                return Name::LeftOut("norm of the class token in small views of the pre-training");
+            }
             // A distillation token is a register here.
-            if matches!(first, "register_tokens" | "dist_token") {
+            if matches!(first, "register_tokens" | "dist_token" | "storage_tokens") {
                 return Name::Is("reg_token".to_owned());
             }
-            // LayerScale in DeiT-III's own files.
+            // LayerScale in DeiT-III's own files and in timm's Eva.
             for (theirs, ours) in [(".gamma_1", ".ls1.gamma"), (".gamma_2", ".ls2.gamma")] {
                 if let Some(block) = name.strip_suffix(theirs) {
                     return Name::Is(format!("{block}{ours}"));
+                }
+            }
+            // Gated MLPs in timm's Eva and in DINOv3's own files.
+            for (theirs, ours) in [
+                (".mlp.fc1_x.", ".mlp.fc1."),
+                (".mlp.w1.", ".mlp.fc1_g."),
+                (".mlp.w2.", ".mlp.fc1."),
+                (".mlp.w3.", ".mlp.fc2."),
+            ] {
+                if let Some((block, kind)) = name.split_once(theirs) {
+                    return Name::Is(format!("{block}{ours}{kind}"));
                 }
             }
             // DINOv2 may keep its blocks in chunks: `blocks.CHUNK.BLOCK.attn…`.
@@ -142,7 +157,10 @@ pub fn convert(
             }
             Ok(())
         }
-        Layout::Vit => vit_tokens(state, size),
+        Layout::Vit => {
+            dinov3::convert(state)?;
+            vit_tokens(state, size)
+        }
     }
 }
 
@@ -371,6 +389,13 @@ mod tests {
             "blocks.3.attn.qkv.weight",
         );
         is(layout, "register_tokens", "reg_token");
+        is(layout, "storage_tokens", "reg_token");
+        is(
+            layout,
+            "blocks.3.mlp.w1.weight",
+            "blocks.3.mlp.fc1_g.weight",
+        );
+        is(layout, "blocks.3.mlp.fc1_x.bias", "blocks.3.mlp.fc1.bias");
         assert!(matches!(
             rename(layout, "decoder_blocks.0.norm1.weight", 0),
             Name::LeftOut(_)

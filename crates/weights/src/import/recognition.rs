@@ -32,6 +32,10 @@ pub(crate) struct VitTraits {
     pub distilled: bool,
     /// transformers runs it: images are cropped to whole patches.
     pub transformers: bool,
+    /// Queries and values have a bias and keys have none.
+    pub no_key_bias: bool,
+    /// The names are those of timm's `Eva`.
+    pub eva: bool,
 }
 
 /// The tensor that every backbone here begins with, in its two names.
@@ -39,6 +43,11 @@ const FIRST: [&str; 2] = ["patch_embed.proj.weight", "patch_embed.projection.wei
 
 const CONVOLUTIONAL_STEM: &str = "a ViT with a stem of convolutions (TransReID-SSL's ICS), which clasp does not have\n\
      hint: the checkpoint of the same repository without ICS can be read";
+
+const OTHER_ROTATION: &str = "a ViT without position embeddings, or with timm's `Eva` names, that is not DINOv3's: expected a class token, \
+     registers and LayerScale, and one matrix for queries, keys and values; the angles of other rotary positions \
+     (EVA-02, RoPE-ViT) differ and do not show\n\
+     hint: --as dinov3 if its positions are DINOv3's all the same";
 
 const CLIP_WITHOUT_ACTIVATION: &str = "the image tower of a CLIP, and its activation does not show in its names and shapes\n\
      hint: put its config.json or open_clip_config.json beside it; or --as clip-openai (QuickGELU: OpenAI's, and models called \
@@ -112,8 +121,23 @@ pub(crate) fn recognize(
         None if has("norm_pre.weight") => {
             return Err(CLIP_WITHOUT_ACTIVATION.to_owned());
         }
+        None if has("blocks.0.attn.q_proj.weight")
+            || (has("blocks.0.attn.q_bias") && has("pos_embed")) =>
+        {
+            return Err(OTHER_ROTATION.to_owned());
+        }
         None if any("blocks.") && (has("pos_embed") || has("part_token1")) => {
             vit(shapes, prefix, training)
+        }
+        None if any("blocks.") && !any("patch_embed.norm.") => {
+            let registers = ["reg_token", "register_tokens", "storage_tokens"];
+            let scale = ["blocks.0.ls1.gamma", "blocks.0.gamma_1"];
+            let dinov3 =
+                has("cls_token") && registers.into_iter().any(has) && scale.into_iter().any(has);
+            if !dinov3 {
+                return Err(OTHER_ROTATION.to_owned());
+            }
+            CheckpointSource::DinoV3
         }
         None => return Err(unknown(shapes)),
     };
@@ -126,6 +150,8 @@ pub(crate) fn recognize(
             fc_norm: has("fc_norm.weight") && !has("norm.weight"),
             distilled: has("dist_token"),
             transformers: names.family.is_transformers(),
+            no_key_bias: has("blocks.0.attn.q_bias") || has("blocks.0.attn.qkv.bias_mask"),
+            eva: has("blocks.0.gamma_1") && !has("pos_embed"),
         },
     })
 }
@@ -174,7 +200,7 @@ fn unknown(shapes: &BTreeMap<String, Vec<usize>>) -> String {
     let names: Vec<&str> = shapes.keys().take(5).map(String::as_str).collect();
     format!(
         "not a backbone that clasp knows: expected the names of a Swin (timm, Microsoft, OpenMMLab, SOLIDER) or of a ViT \
-         (timm, DINO, DINOv2, MAE, HAP, PASS, TransReID-SSL, CLIP), found {} tensors such as {}",
+         (timm, DINO, DINOv2, DINOv3, MAE, HAP, PASS, TransReID-SSL, CLIP), found {} tensors such as {}",
         shapes.len(),
         names.join(", ")
     )

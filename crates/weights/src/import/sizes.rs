@@ -3,7 +3,7 @@
 use clasp_model::backbone::Sizes;
 use clasp_model::layers::Resampling;
 use clasp_model::swin::SwinSizes;
-use clasp_model::vit::{Pool, VitSizes};
+use clasp_model::vit::{Pool, Positions, VitSizes};
 
 use super::names::{Layout, sides};
 use super::options::ImportOptions;
@@ -22,6 +22,21 @@ const HEADS: [[usize; 3]; 6] = [
     [1024, 4096, 16],
     [1280, 5120, 16],
 ];
+
+/// The same of DINOv3; the first is that of small networks here.
+const DINOV3_HEADS: [[usize; 3]; 7] = [
+    [64, 128, 2],
+    [192, 768, 3],
+    [384, 1536, 6],
+    [768, 3072, 12],
+    [1024, 4096, 16],
+    [1280, 5120, 20],
+    [4096, 8192, 32],
+];
+
+/// Height and width of the images of a network without position embeddings, where nothing says
+/// more: DINOv3's, as timm has them.
+const DINOV3_IMAGE: [usize; 2] = [256, 256];
 
 /// Sizes of the network whose tensors these are, in our names, and what they do not show and was
 /// assumed.
@@ -189,7 +204,12 @@ fn vit(
             ));
         }
     };
-    let known = HEADS.iter().find(|[w, h, _]| *w == width && *h == hidden);
+    let rotary = source == CheckpointSource::DinoV3 && !state.contains_key("pos_embed");
+    let published: &[[usize; 3]] = match rotary {
+        true => &DINOV3_HEADS,
+        false => &HEADS,
+    };
+    let known = { published.iter() }.find(|[w, h, _]| *w == width && *h == hidden);
     let heads = match (options.heads, known) {
         (Some(heads), _) => heads,
         (None, Some([_, _, heads])) => *heads,
@@ -205,7 +225,11 @@ fn vit(
         Some([1, count, _]) => *count,
         _ => 0,
     };
-    let image_size = vit_image(state, [width, patch], class_token, options.size)?;
+    let image_size = match rotary {
+        true => options.size.unwrap_or(DINOV3_IMAGE),
+        false => vit_image(state, [width, patch], class_token, options.size)?,
+    };
+    let qkv_bias = state.contains_key("blocks.0.attn.qkv.bias");
     Ok(VitSizes {
         image_size,
         patch_size: patch,
@@ -213,7 +237,7 @@ fn vit(
         depth: count(state, "blocks"),
         num_heads: heads,
         hidden_dim: hidden,
-        qkv_bias: state.contains_key("blocks.0.attn.qkv.bias"),
+        qkv_bias,
         class_token,
         registers,
         layer_scale: state.contains_key("blocks.0.ls1.gamma"),
@@ -228,11 +252,17 @@ fn vit(
         quick_gelu: source == CheckpointSource::ClipOpenAi,
         fc_norm: traits.fc_norm,
         // transformers' DINOv2 with registers alone has the antialiased form.
-        resampling: if traits.transformers && registers == 0 {
+        resampling: if traits.transformers && registers == 0 && !rotary {
             Resampling::Bicubic
         } else {
             Resampling::Antialiased
         },
         crop: traits.transformers,
+        positions: match rotary {
+            true => Positions::Rotary,
+            false => Positions::Learned,
+        },
+        key_bias: !(traits.no_key_bias || rotary && !qkv_bias),
+        gated: state.contains_key("blocks.0.mlp.fc1_g.weight"),
     })
 }

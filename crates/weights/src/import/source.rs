@@ -43,6 +43,8 @@ pub enum CheckpointSource {
     Dino,
     /// DINOv2's ViT.
     DinoV2,
+    /// DINOv3's ViT, or another with its rotary positions.
+    DinoV3,
     /// TransReID-SSL's ViT.
     TransReidSsl,
     /// PASS's ViT.
@@ -61,7 +63,7 @@ pub enum CheckpointSource {
 
 impl CheckpointSource {
     /// Every source.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::Clasp,
         Self::SoliderFull,
         Self::Solider,
@@ -72,6 +74,7 @@ impl CheckpointSource {
         Self::TransformersSwin,
         Self::Dino,
         Self::DinoV2,
+        Self::DinoV3,
         Self::TransReidSsl,
         Self::Pass,
         Self::Hap,
@@ -94,6 +97,7 @@ impl CheckpointSource {
             Self::TransformersSwin => "transformers-swin",
             Self::Dino => "dino",
             Self::DinoV2 => "dinov2",
+            Self::DinoV3 => "dinov3",
             Self::TransReidSsl => "transreid-ssl",
             Self::Pass => "pass",
             Self::Hap => "hap",
@@ -117,6 +121,7 @@ impl CheckpointSource {
             Self::TransformersSwin => "Swin of Hugging Face's transformers",
             Self::Dino => "DINO ViT, training checkpoint",
             Self::DinoV2 => "DINOv2 ViT",
+            Self::DinoV3 => "DINOv3 ViT, or another of its names",
             Self::TransReidSsl => "TransReID-SSL ViT",
             Self::Pass => "PASS ViT, its part tokens as registers",
             Self::Hap => "HAP ViT",
@@ -137,6 +142,7 @@ impl CheckpointSource {
             Self::Clasp | Self::TimmSwin => Layout::TimmSwin,
             Self::Dino
             | Self::DinoV2
+            | Self::DinoV3
             | Self::TransReidSsl
             | Self::Pass
             | Self::Hap
@@ -236,6 +242,11 @@ impl CheckpointSource {
                 "code: DINOv2, Apache-2.0",
                 "weights: Apache-2.0, as timm records it",
                 "data: LVD-142M, which is not published",
+            ],
+            Self::DinoV3 => [
+                "code: timm or transformers, Apache-2.0; Meta's own is under the DINOv3 License",
+                "weights: not stated in the file; Meta's are under the DINOv3 License, and others have the same names",
+                "data: not stated in the file",
             ],
             Self::TransReidSsl => [
                 "code: TransReID-SSL, MIT",

@@ -127,7 +127,16 @@ fn backbones_leave_in_every_form() {
             [64, 32],
         ),
         // Position embeddings of another size.
-        ("vit-pico", merged, Detection, folded, [48, 48]),
+        ("vit-pico", merged.clone(), Detection, folded, [48, 48]),
+        // Rotary positions and a gated MLP.
+        (
+            "vit-pico-dinov3",
+            merged,
+            Detection,
+            Prompt::Input,
+            [64, 48],
+        ),
+        ("vit-pico-dinov3", moe, Detection, folded, [64, 32]),
     ];
     for (name, adapter, padding, prompt, size) in cases {
         let backbone = backbone(name, adapter, padding);

@@ -16,7 +16,7 @@ import timm
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from timm.models import deit, swin_transformer, vision_transformer
+from timm.models import deit, eva, swin_transformer, vision_transformer
 
 from golden_noise import noise  # runs/, which runs/goldens.sh adds to the path
 from golden_weights import images, parameter, shapes_of
@@ -180,6 +180,47 @@ model = hugging_face("vit transformers", transformers.ViTModel(transformers.ViTC
 keep_transformers("vit transformers", model, (136, 72), 1, first, interpolate_pos_encoding=True)
 model = hugging_face("deit transformers", transformers.DeiTModel(transformers.DeiTConfig(**SIZES)))
 keep_transformers("deit transformers", model, (112, 112), 2, lambda x: x[:, :2].mean(1))
+
+# --- DINOv3 -------------------------------------------------------------------------------------------------
+
+ROTARY = [(128, 128), (256, 128), (384, 128), (100, 60)]
+PICO = {"embed_dim": 64, "depth": 2, "num_heads": 2, "num_classes": 0, "dynamic_img_pad": True}
+GATED = {"mlp_ratio": 2.0}
+for name, timm_name, change in [
+    ("dinov3 timm", "vit_small_patch16_dinov3", {"mlp_ratio": 2.0}),
+    ("dinov3 timm biases", "vit_small_patch16_dinov3_qkvb", {"mlp_ratio": 2.0}),
+    ("dinov3 timm gated", "vit_small_plus_patch16_dinov3_qkvb", GATED),
+]:
+    model = timm.create_model(timm_name, **(PICO | change), global_pool="token").eval()
+    keep_vits(name, model, published(name, shapes_of(model.state_dict())), *ROTARY)
+
+# Meta's own names, which timm converts: one bias with a mask, the periods, parts of the pre-training.
+shapes = {}
+for theirs, shape in NAMES["dinov3 timm gated"].items():
+    for timm_part, own in [
+        ("gamma_1", "ls1.gamma"), ("gamma_2", "ls2.gamma"), ("reg_token", "storage_tokens"),
+        ("mlp.fc1_g", "mlp.w1"), ("mlp.fc1_x", "mlp.w2"), ("mlp.fc2", "mlp.w3"),
+    ]:
+        theirs = theirs.replace(timm_part, own)
+    if theirs.endswith("attn.q_bias"):
+        shapes[theirs.replace("q_bias", "qkv.bias")] = [3 * 64]
+    elif not theirs.endswith("attn.v_bias"):
+        shapes[theirs] = shape
+shapes["mask_token"] = [1, 64]
+state = published("dinov3 original", shapes)
+model = timm.create_model("vit_small_plus_patch16_dinov3_qkvb", **(PICO | GATED), global_pool="token").eval()
+keep_vits("dinov3 original", model, eva.checkpoint_filter_fn(dict(state), model), (128, 128), (256, 128))
+
+SIZES |= {"intermediate_size": 128, "image_size": 128}
+for name, change in [
+    ("dinov3 transformers", {}),
+    ("dinov3 transformers gated", {"use_gated_mlp": True, "hidden_act": "silu"}),
+    ("dinov3 transformers key bias", {"key_bias": True, "num_register_tokens": 0}),
+]:
+    config = transformers.DINOv3ViTConfig(**(SIZES | {"num_register_tokens": 4} | change))
+    model = hugging_face(name, transformers.DINOv3ViTModel(config))
+    for size in ROTARY:
+        keep_transformers(name, model, size, 1 + config.num_register_tokens, first)
 
 (here / "families.json").write_text(json.dumps(NAMES, separators=(",", ":")).replace('},"', '},\n"') + "\n")
 save_file({name: value.contiguous() for name, value in GOLDEN.items()}, here / "families.safetensors")

@@ -156,3 +156,171 @@ fn vits_of_transformers_take_images_of_other_sizes_as_it_does() {
     let key = "dinov2 transformers 112x56";
     check_features(FEATURES, key, &made.backbone, [112, 56]);
 }
+
+/// Sizes at which DINOv3 is compared; the patch does not divide the last.
+const ROTARY: [[usize; 2]; 4] = [[128, 128], [256, 128], [384, 128], [100, 60]];
+
+#[test]
+fn dinov3_of_timm_and_transformers_is_read() {
+    let source = CheckpointSource::DinoV3;
+    for (key, gated, qkv_bias, key_bias) in [
+        ("dinov3 timm", false, false, false),
+        ("dinov3 timm biases", false, true, false),
+        ("dinov3 timm gated", true, true, false),
+        ("dinov3 transformers", false, true, false),
+        ("dinov3 transformers gated", true, true, false),
+        ("dinov3 transformers key bias", false, true, true),
+    ] {
+        let made = check_family(key, source, &ROTARY);
+        let found = vit_sizes(&made);
+        let of_transformers = key.contains("transformers");
+        let expected = VitSizes {
+            image_size: [256, 256],
+            depth: 2,
+            registers: if key_bias { 0 } else { 4 },
+            gated,
+            qkv_bias,
+            key_bias,
+            crop: of_transformers,
+            ..VitSizes::dinov3_pico()
+        };
+        assert_eq!(found, expected, "{key}");
+        // timm pools the mean unless it is told otherwise, which only its config.json shows.
+        let assumed = made.report.assumed.join("\n");
+        assert_eq!(assumed.contains("global_pool"), !of_transformers, "{key}");
+        // Names are no proof of whose weights they are.
+        assert!(made.meta.licenses[1].contains("not stated in the file"));
+    }
+}
+
+/// Meta's own file of the same network as timm's: one bias with a mask, and periods in 16 bits.
+fn dinov3_original() -> StateDict {
+    let mut state = family("dinov3 original");
+    for block in 0..2 {
+        let mask = HostTensor {
+            shape: vec![192],
+            data: [[1.0; 64], [0.0; 64], [1.0; 64]].concat(),
+        };
+        state.insert(format!("blocks.{block}.attn.qkv.bias_mask"), mask);
+    }
+    let periods = HostTensor {
+        shape: vec![8],
+        data: vec![1.0, 1.78125, 3.15625, 5.625, 10.0, 17.75, 31.625, 56.25],
+    };
+    state.insert("rope_embed.periods".to_owned(), periods);
+    state
+}
+
+#[test]
+fn dinov3_in_its_own_names_is_read() {
+    let state = dinov3_original();
+    let made = import_state(&state, &ImportOptions::default()).unwrap();
+    assert_eq!(made.report.source, CheckpointSource::DinoV3.describe());
+    assert!(made.report.is_complete(), "{}", made.report);
+    for [height, width] in &ROTARY[..2] {
+        let key = format!("dinov3 original {height}x{width}");
+        check_features(FEATURES, &key, &made.backbone, [*height, *width]);
+    }
+    let refused = |change: &dyn Fn(&mut StateDict), words: &str| {
+        let mut state = dinov3_original();
+        change(&mut state);
+        let message = import_state(&state, &ImportOptions::default()).unwrap_err();
+        assert!(message.to_string().contains(words), "{message}");
+    };
+    let mask = "blocks.1.attn.qkv.bias_mask";
+    refused(
+        &|state| state.get_mut(mask).unwrap().data[64] = 1.0,
+        "0 for keys",
+    );
+    let periods = "rope_embed.periods";
+    refused(
+        &|state| state.get_mut(periods).unwrap().data[7] = 57.0,
+        "powers of 100",
+    );
+}
+
+#[test]
+fn other_rotary_vits_are_refused_with_the_reason() {
+    let refused = |state: &StateDict, words: &str| {
+        let message = import_state(state, &ImportOptions::default()).unwrap_err();
+        assert!(message.to_string().contains(words), "{message}");
+    };
+    let mut without_registers = family("dinov3 timm");
+    without_registers.remove("reg_token");
+    refused(&without_registers, "--as dinov3");
+    // Of EVA-02: positions of both kinds.
+    let mut both = family("dinov3 timm biases");
+    both.insert("pos_embed".into(), parameter("pos_embed", &[1, 65, 64]));
+    refused(&both, "EVA-02");
+    let mut half = family("dinov3 timm biases");
+    half.remove("blocks.1.attn.v_bias");
+    refused(&half, "v_bias");
+
+    // What the configuration beside a file says otherwise.
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("model.safetensors");
+    for (key, config, words) in [
+        (
+            "dinov3 transformers",
+            r#"{"model_type": "dinov3_vit", "num_attention_heads": 2, "rope_theta": 10000.0}"#,
+            Some("rope_theta"),
+        ),
+        (
+            "dinov3 transformers gated",
+            r#"{"model_type": "dinov3_vit", "use_gated_mlp": true, "hidden_act": "gelu"}"#,
+            Some("hidden_act"),
+        ),
+        (
+            "dinov3 transformers",
+            r#"{"model_type": "dinov3_vit", "image_size": 224, "rope_theta": 100.0}"#,
+            None,
+        ),
+        (
+            "dinov3 timm",
+            r#"{"architecture": "vit_small_patch16_dinov3", "model_args": {"rope_temperature": 50}}"#,
+            Some("rope_temperature"),
+        ),
+        (
+            "dinov3 timm",
+            r#"{"architecture": "vit_small_patch16_dinov3", "global_pool": "avg"}"#,
+            None,
+        ),
+    ] {
+        checkpoint::write(&path, &family(key), &Metadata::new()).unwrap();
+        fs::write(folder.path().join("config.json"), config).unwrap();
+        let read = import(&path, &ImportOptions::default(), &Device::flex());
+        match (read, words) {
+            (Err(message), Some(words)) => {
+                assert!(message.to_string().contains(words), "{message}");
+            }
+            (Ok(made), None) if key == "dinov3 timm" => {
+                assert_eq!(vit_sizes(&made).pool, Pool::Mean);
+                assert!(
+                    made.report
+                        .assumed
+                        .iter()
+                        .all(|line| !line.contains("class token"))
+                );
+            }
+            (Ok(made), None) => assert_eq!((made.meta.height, made.meta.width), (224, 224)),
+            (read, words) => panic!("{key}: {words:?}, {read:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_rotary_vit_starts_from_one_without_biases() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("checkpoint.safetensors");
+    checkpoint::write(&path, &family("dinov3 timm"), &Metadata::new()).unwrap();
+    let sizes = VitSizes {
+        depth: 2,
+        gated: false,
+        ..VitSizes::dinov3_pico()
+    };
+    let config = BackboneConfig::of_sizes(Sizes::Vit(sizes));
+    let backbone = config.init(&mut Rng::seed_from_u64(1), &Device::flex());
+    let (started, report) = start_from(backbone, &path).unwrap();
+    assert!(report.is_complete(), "{report}");
+    check_features(FEATURES, "dinov3 timm 256x128", &started, [256, 128]);
+}

@@ -49,11 +49,12 @@ pub const FORMAT: &str = "clasp-pretrain/3";
 
 /// Recipe keys that must not change when a run is resumed: they shape tensors or the order of
 /// images.
-const FIXED: [&str; 9] = [
+const FIXED: [&str; 10] = [
     "method",
     "seed",
     "run.batch",
     "model.backbone",
+    "model.windows",
     "model.adapter",
     "model.conditional_blocks",
     "model.experts",
@@ -126,7 +127,7 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
     let hint = "expected a checkpoint that this version of `clasp pretrain` wrote";
     metadata.expect("format", FORMAT, hint)?;
     let place = path.display().to_string();
-    let saved = PretrainRecipe::parse(metadata.get("recipe"), &place, &[])?;
+    let saved = PretrainRecipe::parse(metadata.get("recipe"), &place, &[])?.with_windows_of_run();
     metadata.expect_recipe(&trainer.plan.recipe, &saved, &FIXED)?;
     let hint = "the images in `data.images` have changed since the run began";
     metadata.expect("images", &images.to_string(), hint)?;

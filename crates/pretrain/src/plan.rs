@@ -6,12 +6,14 @@ use clasp_model::Precision;
 use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
 use clasp_model::moe::{MoeConfig, MoeKind};
 use clasp_model::prompt::PROMPTS;
+use clasp_model::swin::WindowPadding;
 use clasp_run::schedule::scaled_learning_rate;
 use clasp_run::{InvalidValue, RunHeader, check};
 
 use crate::error::{PretrainError, Result};
 use crate::recipe::{
-    AdapterKind, Centering, EPOCHS, LEARNING_RATE, MAX_STEPS, Method, PretrainRecipe, TEMPERATURE,
+    AdapterKind, Auto, Centering, EPOCHS, LEARNING_RATE, MAX_STEPS, Method, PretrainRecipe,
+    TEMPERATURE,
 };
 
 /// Batches below this size get a slower teacher and fewer prototypes where these are automatic.
@@ -266,12 +268,34 @@ impl PretrainRecipe {
         }
         let backbone = BackboneConfig {
             drop_path: self.model.drop_path,
+            padding: self.resolve_windows()?,
             ..plain
         }
         .for_images(self.views.global_size)
         .with_adapter(adapter);
         backbone.check()?;
         Ok(backbone)
+    }
+
+    /// How windows lie; those of a file to start from are resolved when it is read.
+    fn resolve_windows(&mut self) -> Result<WindowPadding> {
+        let is_swin = self.is_swin();
+        if let (Auto::Value(windows), false) = (&self.model.windows, is_swin) {
+            let expected = format!(
+                "auto, as `{}` is no Swin and has no windows",
+                self.model.backbone
+            );
+            let found = format!("{windows:?}").to_lowercase();
+            return Err(InvalidValue::new("model.windows", expected, found).into());
+        }
+        let from_scratch = self.model.init.as_os_str().is_empty();
+        Ok(match self.model.windows {
+            Auto::Value(windows) => windows,
+            Auto::Auto if from_scratch && is_swin => {
+                self.model.windows.resolve(WindowPadding::default())
+            }
+            Auto::Auto => WindowPadding::default(),
+        })
     }
 
     /// Sinkhorn–Knopp gives each prototype an equal share of the samples: at least one.
@@ -293,7 +317,7 @@ impl PretrainRecipe {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::recipe::{Auto, BUILT_IN};
+    use crate::recipe::BUILT_IN;
     fn cpu(cores: usize) -> Machine {
         Machine::of(&Device::flex(), cores)
     }

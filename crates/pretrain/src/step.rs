@@ -29,7 +29,7 @@ use crate::masking::{PatchTargets, ViewMasks};
 use crate::metrics::{FEATURE_STD, Measurement, Measurements, collapse_measurements, observations};
 use crate::objective::{DINO, ShareOutputs, objective};
 use crate::plan::PretrainPlan;
-use crate::recipe::ClipGradMode;
+use crate::recipe::{Auto, ClipGradMode};
 use crate::schedule::ScheduledValues;
 use crate::student::{DinoNetwork, Student, part_to_mask};
 use crate::teacher::{BatchTargets, ShareTargets};
@@ -111,11 +111,11 @@ struct BatchGradients {
 
 impl Pretrainer {
     /// A trainer at step 0, with random weights; the frozen teacher, if the recipe has one, is
-    /// read, and the size of its input resolved.
+    /// read, and the size of its input resolved, as are the windows of the file to start from.
     ///
     /// # Errors
     ///
-    /// A thread cannot be started, or the frozen teacher cannot be read.
+    /// A thread cannot be started, or the frozen teacher or the file to start from cannot be read.
     pub fn new(
         mut plan: PretrainPlan,
         vocabulary: Option<Vocabulary>,
@@ -126,6 +126,14 @@ impl Pretrainer {
         let frozen_teacher = FrozenTeacher::load(&plan.recipe, &device)?;
         if let Some(teacher) = &frozen_teacher {
             plan.recipe.distillation.size.resolve(teacher.size());
+        }
+        let init = &plan.recipe.model.init;
+        if !init.as_os_str().is_empty()
+            && plan.recipe.is_swin()
+            && plan.recipe.model.windows == Auto::Auto
+        {
+            let windows = import::window_padding(init)?;
+            plan.backbone.padding = plan.recipe.model.windows.resolve(windows);
         }
         let (labels, frozen) = (vocabulary.as_ref(), frozen_teacher.as_ref());
         let student = Student::new(&plan, labels, frozen, &mut rng, &device);

@@ -12,6 +12,7 @@ use clasp_data::image::{Rgb, encode_png};
 use clasp_data::labels::{LabelValues, Labels, StoreMeta, write_shard};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
+use clasp_model::swin::WindowPadding;
 use clasp_pretrain::{Control, Event, PretrainError, PretrainRecipe, PretrainSummary, train};
 use clasp_run::{Auto, RunError};
 use clasp_weights::{checkpoint, import};
@@ -683,4 +684,67 @@ fn unreadable_images_are_listed_and_more_than_five_percent_stop_the_run() {
         &folder.join("three"),
     );
     assert_eq!(summary.unreadable, 3);
+}
+
+#[test]
+fn a_run_keeps_the_windows_of_the_file_that_it_starts_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    dataset(folder, &Vocabulary::standard().unwrap());
+    let short = ["method=dino", "data.labels=", "run.steps=2"];
+    let recipe = |set: &[&str]| recipe(folder, &[&short[..], set].concat());
+    let padding = |run: &Path| {
+        let file = run.join("backbone.safetensors");
+        import::window_padding(&file).unwrap()
+    };
+    // Windows of 4 do not divide the last map of these images, 2x1.
+    let timm = folder.join("timm");
+    whole(&recipe(&["model.windows=timm"]), &timm);
+    assert_eq!(padding(&timm), WindowPadding::Timm);
+    let plain = folder.join("plain");
+    whole(&recipe(&[]), &plain);
+    assert_eq!(padding(&plain), WindowPadding::Detection);
+
+    let init = format!("model.init={}", timm.join("backbone.safetensors").display());
+    let kept = folder.join("kept");
+    let stop_at_1 = |step: u64| match step {
+        1 => Then::Stop,
+        _ => Then::GoOn,
+    };
+    run(&recipe(&[&init]), &kept, false, stop_at_1).unwrap();
+    assert!(
+        fs::read_to_string(kept.join("run.toml"))
+            .unwrap()
+            .contains("windows = \"timm\"")
+    );
+    // Resumed without the file.
+    fs::remove_file(timm.join("backbone.safetensors")).unwrap();
+    let again = PretrainRecipe::of_run(&kept, &[]).unwrap();
+    run(&again, &kept, true, |_| Then::GoOn).unwrap();
+    assert_eq!(padding(&kept), WindowPadding::Timm);
+    let other = PretrainRecipe::of_run(&kept, &["model.windows=detection".into()]).unwrap();
+    let message = run(&other, &kept, true, |_| Then::GoOn).unwrap_err();
+    assert!(message.to_string().contains("model.windows"), "{message}");
+
+    let init = format!("model.init={}", kept.join("backbone.safetensors").display());
+    let refused = recipe(&[&init, "model.windows=detection"]);
+    let message = run(&refused, &folder.join("refused"), false, |_| Then::GoOn).unwrap_err();
+    let message = message.to_string();
+    assert!(
+        message.contains("leave out `model.windows`") && message.contains("timm"),
+        "{message}"
+    );
+    let vit = recipe(&["model.backbone=vit-pico", "model.windows=timm"]);
+    let message = run(&vit, &folder.join("vit"), false, |_| Then::GoOn).unwrap_err();
+    assert!(message.to_string().contains("no windows"), "{message}");
+
+    // A run from before the key had those of `detection`, whatever its file has.
+    let text = fs::read_to_string(kept.join("run.toml")).unwrap();
+    let old: String = { text.lines() }
+        .filter(|line| !line.starts_with("windows"))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    fs::write(kept.join("run.toml"), old).unwrap();
+    let old = PretrainRecipe::of_run(&kept, &[]).unwrap();
+    assert_eq!(old.model.windows, Auto::Value(WindowPadding::Detection));
 }

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 
 use clasp_data::augment::ViewsConfig;
 use clasp_model::Precision;
-use clasp_model::backbone::BackboneConfig;
+use clasp_model::backbone::{BackboneConfig, Sizes};
 use clasp_model::prompt::PROMPTS;
+use clasp_model::swin::WindowPadding;
 pub use clasp_run::recipe::Auto;
 use clasp_run::{folder, recipe};
 use serde::{Deserialize, Serialize};
@@ -184,6 +185,10 @@ pub struct PretrainModelSection {
     /// Checkpoint that the backbone starts from: of clasp, or any that `clasp import` reads. Empty:
     /// random weights.
     pub init: PathBuf,
+    /// How the windows of a Swin lie on a map that they do not divide: `detection`, `timm`,
+    /// `transformers` (docs/weights.md). With `timm` it can be exported to timm at any size. Auto:
+    /// as in the file of `init`, else `detection`; of a file with another rule no value is taken.
+    pub windows: Auto<WindowPadding>,
     /// `none`, `lambda` (SOLIDER's), or a mixture of experts under prompts: `gated`, `merged`.
     /// Auto: `none` for `dino`, `lambda` for `solider`, `gated` for `clasp`.
     pub adapter: Auto<AdapterKind>,
@@ -205,6 +210,7 @@ impl Default for PretrainModelSection {
         Self {
             backbone: "swin-tiny".to_owned(),
             init: PathBuf::new(),
+            windows: Auto::Auto,
             adapter: Auto::Auto,
             prompts: PROMPTS.map(str::to_owned).to_vec(),
             conditional_blocks: Auto::Auto,
@@ -487,7 +493,22 @@ impl PretrainRecipe {
     /// The folder holds no run, or its recipe cannot be read.
     pub fn of_run(folder: &Path, overrides: &[String]) -> Result<Self> {
         let (text, path) = folder::recipe_of(folder)?;
-        Self::parse(&text, &path.display().to_string(), overrides)
+        Ok(Self::parse(&text, &path.display().to_string(), overrides)?.with_windows_of_run())
+    }
+
+    /// The same recipe, which is that of a run: before it had `model.windows`, every run had those of
+    /// `detection`.
+    pub(crate) fn with_windows_of_run(mut self) -> Self {
+        if self.is_swin() {
+            self.model.windows.resolve(WindowPadding::Detection);
+        }
+        self
+    }
+
+    /// Whether the backbone is a Swin; not if there is none of that name.
+    pub(crate) fn is_swin(&self) -> bool {
+        let config = BackboneConfig::named(&self.model.backbone);
+        config.is_ok_and(|config| matches!(config.sizes(), Some(Sizes::Swin(_))))
     }
 
     /// Rows and columns of the backbone's map of a global view.

@@ -132,9 +132,9 @@ fn load_predictions<T: DownstreamTask>(
     Ok(Box::new(FinetunedModel::<T>::load(path, device)?))
 }
 
-fn load(path: &Path) -> Result<Model, String> {
+fn load(path: &Path, go_on: &dyn Fn() -> bool) -> Result<Model, String> {
     let device = Device::flex();
-    let path = &hub::existing_or_fetched(path, &HubOptions::from_env())
+    let path = &hub::existing_or_fetched_while(path, &HubOptions::from_env(), go_on)
         .map_err(|error| error.to_string())?;
     let fine_tuned = finetuned::read_meta(path).map_err(|error| error.to_string())?;
     let prompt = (fine_tuned.as_ref()).map_or(PromptWeights::single(IDENTITY), |fine_tuned| {
@@ -165,7 +165,15 @@ fn load(path: &Path) -> Result<Model, String> {
 impl Model {
     #[new]
     fn new(py: Python<'_>, path: PathBuf) -> PyResult<Self> {
-        py.detach(|| load(&path)).map_err(failed)
+        let loaded = interruptible(py, count(None)?, None, |go_on| {
+            let nothing = PassProgress {
+                stage: "download",
+                done: 0,
+                total: 0,
+            };
+            load(&path, &|| go_on(nothing).is_continue())
+        })?;
+        loaded.map_err(failed)
     }
 
     /// Where it lies.

@@ -170,9 +170,8 @@ pub(crate) fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
     if let Some(file) = candidates.into_iter().find(|file| file.is_file()) {
         return Ok(file);
     }
-    let expected =
-        "a backbone file, or the folder of a run that has ended or of a model of the hub";
-    let hint = "`clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors";
+    let expected = "a backbone or published checkpoint, or the folder of a run that has ended or of a model of the hub";
+    let hint = "a checkpoint is a file (.safetensors, .pth, .pt, .bin); `clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors";
     Err(WeightsError::not_at(path, expected, hint))
 }
 

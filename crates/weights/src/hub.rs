@@ -32,6 +32,20 @@ use std::path::{Path, PathBuf};
 /// not have or has without safetensors, or a hub that cannot be reached. The hint says which files
 /// to put where.
 pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> {
+    fetch_while(name, options, &|| true)
+}
+
+/// As [`fetch`], as long as `go_on` says so, which is asked several times a second while a file
+/// arrives.
+///
+/// # Errors
+///
+/// As [`fetch`], and when it is not to go on.
+fn fetch_while(
+    name: &str,
+    options: &HubOptions,
+    go_on: &dyn Fn() -> bool,
+) -> Result<PathBuf, WeightsError> {
     let not_found = |why: String| WeightsError::NotFound {
         what: format!("{name}: no such folder, and {why}"),
         hint: hint(name, options),
@@ -58,7 +72,7 @@ pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> 
     }
     let page = format!("{}/{name}", options.endpoint.trim_end_matches('/'));
     let base = format!("{page}/resolve/main");
-    let client = Client::new(options).map_err(|error| not_found(error.to_string()))?;
+    let client = Client::new(options, go_on).map_err(|error| not_found(error.to_string()))?;
     let _lock = lock(cache, &repository)?;
     if let Some(folder) = cached(&repository) {
         return Ok(folder);
@@ -96,6 +110,20 @@ pub fn fetch(name: &str, options: &HubOptions) -> Result<PathBuf, WeightsError> 
 ///
 /// As [`fetch`].
 pub fn existing_or_fetched(path: &Path, options: &HubOptions) -> Result<PathBuf, WeightsError> {
+    existing_or_fetched_while(path, options, &|| true)
+}
+
+/// As [`existing_or_fetched`], as long as `go_on` says so, which is asked several times a second
+/// while a file arrives. What has arrived of a file with an SHA-256 is kept.
+///
+/// # Errors
+///
+/// As [`fetch`], and when it is not to go on.
+pub fn existing_or_fetched_while(
+    path: &Path,
+    options: &HubOptions,
+    go_on: &dyn Fn() -> bool,
+) -> Result<PathBuf, WeightsError> {
     // A mistyped file or run is not asked for: its folder is there, or it ends as files do.
     let is_local = |path: &Path| {
         let ending = path.extension().and_then(|ending| ending.to_str());
@@ -105,7 +133,7 @@ pub fn existing_or_fetched(path: &Path, options: &HubOptions) -> Result<PathBuf,
             || ending.is_some_and(|ending| of_files.contains(&ending))
     };
     match path.to_str() {
-        Some(name) if is_model_name(name) && !is_local(path) => fetch(name, options),
+        Some(name) if is_model_name(name) && !is_local(path) => fetch_while(name, options, go_on),
         _ => Ok(path.to_owned()),
     }
 }

@@ -583,3 +583,24 @@ fn the_token_is_found_where_others_find_it() {
     );
     assert_eq!(of(&[("HF_TOKEN_PATH", "/nowhere")]), None);
 }
+
+#[test]
+fn a_download_ends_when_it_is_not_to_go_on() {
+    let cache = tempfile::tempdir().unwrap();
+    let server = serve(repository());
+    let options = options(&server, cache.path());
+    // At its second question, which is after bytes of the configuration have come.
+    let asked = std::cell::Cell::new(0);
+    let go_on = || {
+        asked.set(asked.get() + 1);
+        asked.get() < 2
+    };
+    let path = Path::new("some/model");
+    let message = existing_or_fetched_while(path, &options, &go_on).unwrap_err();
+    assert!(message.to_string().contains("stopped"), "{message}");
+    assert_eq!(asked.get(), 2);
+    assert!(server.asked().iter().all(|request| request.path != WEIGHTS));
+    // Nothing that is half there is taken for a model later.
+    let folder = existing_or_fetched_while(path, &options, &|| true).unwrap();
+    assert_eq!(fetch("some/model", &options).unwrap(), folder);
+}

@@ -7,7 +7,8 @@
 //! | OpenCLIP | `open_clip_model.safetensors` | `open_clip_config.json` | in the configuration |
 //! | Hugging Face | `model.safetensors` | `config.json` | `preprocessor_config.json`, if there is one |
 //!
-//! A folder that holds both is read as OpenCLIP's. [`save_clip`] writes OpenCLIP's layout.
+//! A folder that holds both is read as OpenCLIP's. Weights in several files have an index
+//! (`….safetensors.index.json`) in place of the one file. [`save_clip`] writes OpenCLIP's layout.
 //!
 //! Configurations come from outside: every size is bounded before a model of that size is made, a
 //! feature that this program's CLIP lacks (other towers, poolings, tokenizers) is an error that
@@ -27,6 +28,7 @@ use sha2::{Digest, Sha256};
 use crate::checkpoint::{self, Metadata, StorageFormat};
 use crate::error::WeightsError;
 use crate::hub;
+use crate::shards::{self, INDEX};
 use crate::state::{StateDict, load_state_dict, state_dict};
 use config::{check_preprocessing, hugging_face_config, open_clip_config};
 use names::{from_hugging_face, from_open_clip};
@@ -141,11 +143,14 @@ fn load_folder(
     name: &str,
     device: &Device,
 ) -> Result<(Clip, ClipInfo), WeightsError> {
-    let both = |names: [&str; 2]| {
-        let paths = names.map(|name| folder.join(name));
-        paths.iter().all(|path| path.is_file()).then_some(paths)
+    // Large models have the index of several files in place of one.
+    let weights = |[config, weights]: [&str; 2]| {
+        let index = format!("{weights}{INDEX}");
+        let [config, weights, index] = [config, weights, index.as_str()].map(|n| folder.join(n));
+        let weights = [weights, index].into_iter().find(|path| path.is_file())?;
+        config.is_file().then_some([config, weights])
     };
-    let Some([config, model]) = both(OPEN_CLIP).or_else(|| both(HUGGING_FACE)) else {
+    let Some([config, model]) = weights(OPEN_CLIP).or_else(|| weights(HUGGING_FACE)) else {
         return Err(WeightsError::NotFound {
             what: format!(
                 "{}: expected a CLIP: {} and {}, or {} and {}",
@@ -165,11 +170,18 @@ fn load_folder(
     } else {
         None
     };
+    let parts = shards::parts(&model)?.unwrap_or_else(|| vec![model.clone()]);
+    let contents = { parts.iter() }
+        .map(fs::read)
+        .collect::<Result<Vec<_>, _>>()?;
     let files = Files {
         config: &read_config(&config)?,
         config_path: &config,
         preprocessor: preprocessor.as_deref(),
-        model: &fs::read(&model)?,
+        model: { parts.iter() }
+            .zip(&contents)
+            .map(|(path, bytes)| (path.as_path(), bytes.as_slice()))
+            .collect(),
         model_path: &model,
     };
     files.load(name, device)
@@ -190,7 +202,7 @@ pub fn from_bytes(
         config,
         config_path: Path::new(name),
         preprocessor: None,
-        model,
+        model: vec![(Path::new(name), model)],
         model_path: Path::new(name),
     };
     let (clip, info) = files.load(name, device)?;
@@ -274,7 +286,8 @@ struct Files<'a> {
     config: &'a [u8],
     config_path: &'a Path,
     preprocessor: Option<&'a [u8]>,
-    model: &'a [u8],
+    /// The files of the weights, one as a rule.
+    model: Vec<(&'a Path, &'a [u8])>,
     model_path: &'a Path,
 }
 
@@ -292,7 +305,10 @@ impl Files<'_> {
         config.validate().map_err(|error| {
             WeightsError::config(self.config_path, error.field, error.found, error.expected)
         })?;
-        let (state, _) = checkpoint::read_bytes(self.model, self.model_path)?;
+        let mut state = StateDict::new();
+        for (path, bytes) in &self.model {
+            state.append(&mut checkpoint::read_bytes(bytes, path)?.0);
+        }
         let (expected, found) = (
             config.parameters(),
             state.values().map(|array| array.data.len()).sum::<usize>(),
@@ -318,12 +334,21 @@ impl Files<'_> {
         }
         let info = ClipInfo {
             name: name.to_owned(),
-            sha256: hexadecimal(&Sha256::digest(self.model)),
+            sha256: self.digest(),
             image_size: config.vision.image,
             mean,
             std,
         };
         Ok((clip, info))
+    }
+
+    /// SHA-256 of the files, one after the other, in hexadecimal.
+    fn digest(&self) -> String {
+        let mut digest = Sha256::new();
+        self.model
+            .iter()
+            .for_each(|(_, bytes)| digest.update(bytes));
+        hexadecimal(&digest.finalize())
     }
 
     fn hugging_face_preprocessing(&self) -> Result<[[f32; 3]; 2], WeightsError> {

@@ -434,3 +434,35 @@ fn open_clips_other_names_load_too() {
     let (clip, _) = load(folder.path()).unwrap();
     assert_eq!(state_dict(&clip), state_dict(&load(&source).unwrap().0));
 }
+
+#[test]
+fn weights_in_several_files_are_one_model() {
+    let whole = golden().join("hugging_face");
+    let (clip, before) = load(&whole).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for name in [HUGGING_FACE[0], PREPROCESSOR] {
+        if whole.join(name).is_file() {
+            fs::copy(whole.join(name), folder.path().join(name)).unwrap();
+        }
+    }
+    let (state, metadata) = crate::checkpoint::read(&whole.join(HUGGING_FACE[1])).unwrap();
+    let names = [1, 2].map(|part| format!("model-0000{part}-of-00002.safetensors"));
+    let mut parts = [StateDict::new(), StateDict::new()];
+    let mut map = serde_json::Map::new();
+    for (index, (name, array)) in state.into_iter().enumerate() {
+        map.insert(name.clone(), names[index % 2].as_str().into());
+        parts[index % 2].insert(name, array);
+    }
+    for (name, part) in names.iter().zip(&parts) {
+        crate::checkpoint::write(&folder.path().join(name), part, &metadata).unwrap();
+    }
+    let index = serde_json::json!({ "weight_map": map }).to_string();
+    let place = folder.path().join("model.safetensors.index.json");
+    fs::write(place, index).unwrap();
+    let (again, info) = load(folder.path()).unwrap();
+    assert_eq!(state_dict(&again), state_dict(&clip));
+    assert_ne!(info.sha256, before.sha256);
+    fs::remove_file(folder.path().join(&names[1])).unwrap();
+    let message = load(folder.path()).unwrap_err().to_string();
+    assert!(message.contains(&names[1]), "{message}");
+}

@@ -96,12 +96,21 @@ pub(super) enum Answer {
 /// One hub, as the options name it.
 pub(super) struct Client<'a> {
     options: &'a HubOptions,
+    go_on: &'a dyn Fn() -> bool,
     agent: ureq::Agent,
 }
 
 impl<'a> Client<'a> {
+    /// An error once it is not to go on.
+    pub fn check_stop(&self) -> io::Result<()> {
+        match (self.go_on)() {
+            true => Ok(()),
+            false => Err(io::Error::new(io::ErrorKind::Interrupted, "stopped")),
+        }
+    }
+
     /// A client of the hub in `options`; reads the root certificates.
-    pub fn new(options: &'a HubOptions) -> io::Result<Self> {
+    pub fn new(options: &'a HubOptions, go_on: &'a dyn Fn() -> bool) -> io::Result<Self> {
         let roots = match &options.roots {
             Some(path) => read_roots(path)?,
             None => RootCerts::WebPki,
@@ -117,7 +126,11 @@ impl<'a> Client<'a> {
             .proxy(None)
             .build()
             .into();
-        Ok(Self { options, agent })
+        Ok(Self {
+            options,
+            go_on,
+            agent,
+        })
     }
 
     /// Asks for a file from a byte on, following redirections.

@@ -7,12 +7,14 @@ use sha2::{Digest, Sha256};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The largest file that is fetched: no CLIP comes near.
 pub(super) const LARGEST: u64 = 16 << 30;
 /// Broken connections in a row after which a file is given up.
 const BREAKS: u32 = 5;
+/// How often it is asked whether to go on.
+const ASK: Duration = Duration::from_millis(200);
 /// Bytes beyond those that were there before, after which the next break is the first again.
 const PROGRESS: u64 = 1 << 20;
 
@@ -135,6 +137,7 @@ impl Transfer<'_> {
                 }
                 // 0.06 s, doubled each time, at the usual patience of a minute.
                 std::thread::sleep(self.patience / 1000 * (1 << (breaks - 1)));
+                self.client.check_stop()?;
                 match self.ask(if self.resumable { from + length } else { 0 }) {
                     Ok(Some(rest)) => break rest,
                     Ok(None) => return Ok(()),
@@ -184,13 +187,16 @@ impl Transfer<'_> {
                 }
             })?;
         let mut length = 0;
+        let mut last = Instant::now();
         loop {
-            let bytes = match receiver.recv_timeout(self.patience) {
+            self.client.check_stop()?;
+            let bytes = match receiver.recv_timeout(self.patience.min(ASK)) {
                 Ok(Ok(bytes)) => bytes,
                 Ok(Err(error)) => {
                     let why = error.to_string();
                     return Ok(End::Broken { length, why });
                 }
+                Err(RecvTimeoutError::Timeout) if last.elapsed() < self.patience => continue,
                 Err(RecvTimeoutError::Timeout) => {
                     let seconds = self.patience.as_secs_f64();
                     let have = from + length;
@@ -201,6 +207,7 @@ impl Transfer<'_> {
                     return Err(io::Error::other("the thread that receives it ended"));
                 }
             };
+            last = Instant::now();
             if bytes.is_empty() {
                 self.file.flush()?;
                 return Ok(End::Whole(length));

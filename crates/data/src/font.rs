@@ -41,10 +41,19 @@ pub fn fit(text: &str, pixels: usize, size: usize) -> String {
     }
 }
 
-/// As [`fit`], truncated at its start.
-pub fn fit_end(text: &str, pixels: usize, size: usize) -> String {
-    let backwards = |text: &str| text.chars().rev().collect::<String>();
-    backwards(&fit(&backwards(text), pixels, size))
+/// As [`fit`], truncated in its middle: names of images begin with a person and end with a number.
+pub fn fit_middle(text: &str, pixels: usize, size: usize) -> String {
+    let all: Vec<char> = text.chars().collect();
+    let with = |kept: usize| -> String {
+        let (first, last) = (kept.div_ceil(2), kept / 2);
+        let (start, end) = (&all[..first], &all[all.len() - last..]);
+        start.iter().chain(&['…']).chain(end).collect()
+    };
+    if width(text, size) <= pixels {
+        return text.to_owned();
+    }
+    let fits = |kept: &usize| width(&with(*kept), size) <= pixels;
+    with((1..all.len()).rev().find(fits).unwrap_or(0))
 }
 
 /// Draws `text` with the upper left corner of its line at (`x`, `y`), clipped to the picture.

@@ -164,7 +164,7 @@ mod tests {
         for (index, key) in source.keys().enumerate() {
             let row = store.get(key).unwrap();
             let (_, rendered, _) = crate::dataset::render_unlabeled(0, index as u64, 64, 32);
-            let targets = rule.targets(row.values.attributes, vocabulary);
+            let targets = rule.targets(&row, vocabulary);
             for ((attribute, range), clear) in { vocabulary.attributes.iter() }
                 .zip(vocabulary.ranges())
                 .zip(&targets.mask)

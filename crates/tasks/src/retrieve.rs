@@ -167,7 +167,9 @@ pub fn sheet(rows: &[SheetRow], same: Option<f64>) -> Rgb {
 /// What the numbers and frames of a sheet mean.
 fn legend(same: Option<f64>) -> String {
     let frames = match same {
-        Some(same) => format!("green frame: same person, cosine {same:.3} or above"),
+        Some(same) => {
+            format!("green frame: cosine {same:.3} or above, the threshold for the same person")
+        }
         None => "no same-person threshold (clasp eval reid --calibrate)".to_owned(),
     };
     format!("rank: cosine; {frames}")
@@ -179,9 +181,9 @@ fn put(sheet: &mut Rgb, picture: &SheetPicture, [left, top]: [usize; 2], text: &
     let image = &picture.image;
     assert_eq!([image.height, image.width], TILE, "size of a tile");
     paste(sheet, image, left, top);
-    // Folders are the same for many images, and names differ at their end.
+    // Folders are the same for many images.
     let name = picture.key.rsplit('/').next().unwrap_or_default();
-    let name = font::fit_end(name, width, font::SMALL);
+    let name = font::fit_middle(name, width, font::SMALL);
     for (index, line) in [text, &name].into_iter().enumerate() {
         let y = top + height + FRAME + 2 + index * (font::SMALL + 1);
         font::draw(sheet, left, y, line, font::SMALL, INK);

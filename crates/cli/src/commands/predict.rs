@@ -59,6 +59,13 @@ fn predict<T: DownstreamTask>(
         Some(path) => Some(detector(path, &device, model.precision)?),
         None => None,
     };
+    if arguments.draw.is_some() && people.is_none() && !T::IS_DRAWN {
+        bail!(
+            "--draw: a prediction of {} is a feature, which cannot be drawn\n\
+             hint: `clasp search` draws the nearest images; with --detector the boxes of people are drawn",
+            T::NAME
+        );
+    }
     remove_abandoned_of(&arguments.out)?;
     let source = open_images(&arguments.images, arguments.keep_going)?;
     if let Some(folder) = &arguments.draw {

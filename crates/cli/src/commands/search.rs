@@ -123,7 +123,7 @@ fn search<E: Extractor>(
     let told = same.map_or(String::new(), |same| {
         let known = found.iter().flatten().filter(|one| one.same == Some(true));
         format!(
-            "; {} matches are the same person (cosine {same:.3} or above)",
+            "; {} matches are above the threshold for the same person (cosine {same:.3})",
             known.count()
         )
     });

@@ -96,20 +96,23 @@ fn finetune_evaluate_predict_search() {
                 .expect("a protocol")
                 .contains("fine-tuned")
         );
-        let lines = done(
-            at,
-            &[
-                "predict",
-                task,
-                &images,
-                "--model",
-                task,
-                "--out",
-                "lines.jsonl",
-                "--draw",
-                "pictures",
-            ],
-        );
+        let plain = [
+            "predict",
+            task,
+            &images,
+            "--model",
+            task,
+            "--out",
+            "lines.jsonl",
+        ];
+        let drawn = [&plain[..], &["--draw", "pictures"]].concat();
+        let lines = match task {
+            "reid" => {
+                refused(at, &drawn, &["--draw", "clasp search"]);
+                done(at, &plain)
+            }
+            _ => done(at, &drawn),
+        };
         assert!(lines.contains("predictions in lines.jsonl"), "{lines}");
         let lines = fs_err::read_to_string(at.join("lines.jsonl")).expect("predictions");
         let line: serde_json::Value =

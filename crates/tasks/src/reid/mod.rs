@@ -312,6 +312,8 @@ impl Objective for ReidTask {
 }
 
 impl Predictor for ReidTask {
+    const IS_DRAWN: bool = false;
+
     fn predict(&self, model: &FinetunedModel<Self>, image: &Rgb) -> Result<Value, TaskError> {
         let feature = Self::features(model, std::slice::from_ref(image), 0)?;
         let norm = feature.iter().map(|v| v * v).sum::<f32>().sqrt().max(1e-12);

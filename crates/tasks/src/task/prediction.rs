@@ -10,6 +10,8 @@ use crate::TaskError;
 pub trait Predictor: Objective {
     /// The factor by which a person's box is enlarged before it is cut out of a photo.
     const CROP_MARGIN: f64 = 1.0;
+    /// Whether a prediction for a whole image can be drawn.
+    const IS_DRAWN: bool = true;
 
     /// The prediction for an image as JSON: a person's crop, or a scene for detection and search.
     ///

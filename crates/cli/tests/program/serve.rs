@@ -253,7 +253,7 @@ fn models() -> &'static Path {
         ] {
             let recipe = format!("{task}-mini");
             let mut tune = vec!["finetune", task, &recipe, "--data", data, "--out", task];
-            let tiny = ["model.backbone=swin-pico", "run.batch=8", "run.steps=2"];
+            let tiny = ["model.backbone=swin-pico", "run.batch=4", "run.steps=2"];
             tune.extend(tiny.iter().chain(own).flat_map(|set| ["--set", *set]));
             done(at, &tune);
         }

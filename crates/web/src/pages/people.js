@@ -60,21 +60,38 @@ async function browse(more = false) {
 
 async function search(signal) {
   const { blob, key, inGallery } = state.query;
-  const path = `/v1/search?top=${TOP}${filterQuery()}${inGallery ? `&key=${encodeURIComponent(key)}` : ""}`;
+  const path = `/v1/search?top=${TOP + 1}${filterQuery()}${inGallery ? `&key=${encodeURIComponent(key)}` : ""}`;
   const options = inGallery ? { method: "POST", signal } : { method: "POST", body: blob, signal };
   const [answer] = await lines(path, options);
+  // An image of the gallery is always the most similar one to itself.
+  const matches = answer.matches.filter((match) => !inGallery || match.key !== key).slice(0, TOP);
   by("found-title").textContent = "Most similar";
-  by("cards").replaceChildren(...answer.matches.map((match) => card(match.key, match)));
+  by("cards").replaceChildren(...matches.map((match) => card(match.key, match)));
   by("more").hidden = true;
   by("back").hidden = false;
-  const same = answer.matches.filter((match) => match.same && !(inGallery && match.key === key)).length;
-  if (answer.matches.length === 0) say(by("verdict"), "No image has these attributes.");
+  const same = matches.filter((match) => match.same).length;
+  if (matches.length === 0) say(by("verdict"), state.filters.size ? "No image has these attributes." : "There is no other image.");
   else if (answer.nobody === undefined) say(by("verdict"), "Sorted by similarity. This model has no same-person threshold.");
-  else if (answer.nobody || same === 0) say(by("verdict"), "Nobody: no image is similar enough to be the same person.");
-  else say(by("verdict"), `${same === answer.matches.length ? "At least " : ""}${same} ${same === 1 ? "image" : "images"} of the same person`);
+  else if (same === 0) say(by("verdict"), "Nobody: no image is similar enough to be the same person.");
+  else say(by("verdict"), `${same === matches.length ? "At least " : ""}${same} ${same === 1 ? "image" : "images"} of the same person`);
 }
 
-/** Attributes with their probabilities. */
+/** Attributes with their probabilities; the unlikely ones are folded. */
+function attributeSection(attributes) {
+  const rows = Object.entries(attributes)
+    .sort((a, b) => b[1] - a[1])
+    .map(([name, probability]) => ({ name: words(name).replace(".", ": "), probability, unsure: probability < 0.5 }));
+  const likely = rows.filter((row) => !row.unsure);
+  const others = rows.filter((row) => row.unsure);
+  return el(
+    "div",
+    {},
+    likely.length ? attributeList(likely) : el("p", {}, "No attribute is likelier than not."),
+    others.length ? el("details", { className: "others" }, el("summary", {}, `${others.length} less likely`), attributeList(others)) : null,
+  );
+}
+
+/** Names with their probabilities. */
 function attributeList(rows) {
   const list = el("dl", { className: "attributes" });
   for (const { name, probability, unsure } of rows) {
@@ -87,11 +104,6 @@ function attributeList(rows) {
   }
   return list;
 }
-
-const probabilities = (attributes) =>
-  Object.entries(attributes)
-    .sort((a, b) => b[1] - a[1])
-    .map(([name, probability]) => ({ name: words(name), probability, unsure: probability < 0.5 }));
 
 const titles = {
   attributes: "Attributes",
@@ -129,11 +141,12 @@ async function predict(task, signal) {
   } else if (line.people) {
     if (line.people.length === 0) part.push(el("p", {}, "Nobody was found."));
     line.people.forEach((one, index) =>
-      part.push(el("p", {}, `Person ${index + 1}`), attributeList(probabilities(one.prediction.attributes))));
+      part.push(el("p", {}, `Person ${index + 1}`), attributeSection(one.prediction.attributes)));
   } else {
-    part.push(attributeList(probabilities(line.prediction.attributes)));
+    part.push(attributeSection(line.prediction.attributes));
   }
   by("predictions").append(...part);
+  by("predicted").hidden = false;
 }
 
 /** Part map and attributes of the labels. */
@@ -161,6 +174,7 @@ async function labelsOf(key, signal) {
     probability: one.probability,
     unsure: !one.sure,
   }));
+  by("predicted").hidden = false;
   by("predictions").append(
     el("h3", {}, "Labels"),
     el("figure", {}, canvas),
@@ -177,6 +191,7 @@ async function run() {
   const { signal } = state.abort;
   const { key, blob, inGallery } = state.query;
   by("predictions").replaceChildren();
+  by("predicted").hidden = true;
   by("remove").hidden = !(inGallery && state.served.gallery.writable);
   by("add").hidden = inGallery || !state.served.gallery.writable;
   by("add-key").value = key;

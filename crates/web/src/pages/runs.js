@@ -28,8 +28,10 @@ function curve(name, points) {
   const y = (value) => (high === low ? height / 2 : margin + ((high - value) / (high - low)) * (height - 2 * margin));
   const line = points.map(([step, value]) => `${x(step).toFixed(1)},${y(value).toFixed(1)}`).join(" ");
   const text = `${name}: ${number(values.at(-1))} at step ${last}, between ${number(low)} and ${number(high)} since step ${first}`;
-  // A curve of one point is a dot.
-  const shape = points.length === 1 ? `${width / 2 - 1},${height / 2} ${width / 2 + 1},${height / 2}` : line;
+  // A curve of one point is a dot: a line without length with round ends.
+  const single = points.length === 1;
+  const shape = single ? `${width / 2},${height / 2} ${width / 2},${height / 2}` : line;
+  const range = single ? `step ${first}` : `steps ${first} to ${last}`;
   return el(
     "div",
     { className: "chart" },
@@ -38,9 +40,9 @@ function curve(name, points) {
       "svg",
       { viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: "none", role: "img", "aria-label": text },
       svg("line", { x1: 0, x2: width, y1: height - 1, y2: height - 1 }),
-      svg("polyline", { points: shape }),
+      svg("polyline", { points: shape, class: single ? "point" : "" }),
     ),
-    el("div", { className: "range" }, el("span", {}, `steps ${first} to ${last}`), el("span", {}, `${number(low)} to ${number(high)}`)),
+    el("div", { className: "range" }, el("span", {}, range), el("span", {}, `${number(low)} to ${number(high)}`)),
   );
 }
 

@@ -380,7 +380,8 @@ fn no_windows(sizes: &SwinSizes, meta: &BackboneMeta, library: &str) -> WeightsE
             "{library} shifts, pads or shrinks windows in another way at this size, so that every feature would differ"
         ),
         hint: format!(
-            "{other}; --size HxW of multiples of {multiple}, which windows divide; or `clasp export onnx`"
+            "{other}; --size HxW of multiples of {multiple}, which windows divide; or `clasp export onnx`. A backbone that \
+             was pre-trained with model.windows = \"timm\" has timm's windows"
         ),
     }
 }

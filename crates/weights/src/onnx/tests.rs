@@ -136,7 +136,13 @@ fn backbones_leave_in_every_form() {
             Prompt::Input,
             [64, 48],
         ),
-        ("vit-pico-dinov3", moe, Detection, folded, [64, 32]),
+        (
+            "vit-pico-dinov3",
+            Adapter::Moe(MoeConfig::default()),
+            Detection,
+            folded,
+            [64, 32],
+        ),
     ];
     for (name, adapter, padding, prompt, size) in cases {
         let backbone = backbone(name, adapter, padding);

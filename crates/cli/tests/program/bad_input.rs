@@ -319,7 +319,7 @@ fn what_does_not_exist_is_named_with_what_was_expected_and_what_is_there_instead
         ),
         (
             "embed photos --model mdel.safetensors --out f.npy",
-            "a backbone file",
+            "a backbone or published checkpoint",
             "`model.safetensors`",
         ),
         (
@@ -329,7 +329,7 @@ fn what_does_not_exist_is_named_with_what_was_expected_and_what_is_there_instead
         ),
         (
             "search --query photos --gallery photos --model mdel.safetensors",
-            "a backbone file",
+            "a backbone or published checkpoint",
             "`model.safetensors`",
         ),
         (
@@ -361,7 +361,7 @@ fn what_does_not_exist_is_named_with_what_was_expected_and_what_is_there_instead
         ),
         (
             "finetune reid --data MARKET --init mdel.safetensors",
-            "a backbone file",
+            "a backbone or published checkpoint",
             "`model.safetensors`",
         ),
         (
@@ -400,12 +400,12 @@ fn what_does_not_exist_is_named_with_what_was_expected_and_what_is_there_instead
         ("inspect mdel.safetensors", "a model", "`model.safetensors`"),
         (
             "import mdel.safetensors --out x",
-            "a backbone file",
+            "a backbone or published checkpoint",
             "`model.safetensors`",
         ),
         (
             "export onnx mdel.safetensors --out x",
-            "a backbone file",
+            "a backbone or published checkpoint",
             "`model.safetensors`",
         ),
         ("runs run-2", "a folder with runs", "`run-1`"),

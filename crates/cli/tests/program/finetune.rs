@@ -168,7 +168,10 @@ fn finetune_evaluate_predict_search() {
     assert!(done(at, &["inspect", "reid"]).contains("same person from cosine"));
     let both = ["--query", &images, "--gallery", &gallery, "--model", "reid"];
     let text = done(at, &[&["search"], both.as_slice()].concat());
-    assert!(text.contains("are the same person"), "{text}");
+    assert!(
+        text.contains("above the threshold for the same person"),
+        "{text}"
+    );
     let matches = fs_err::read_to_string(at.join("matches.jsonl")).expect("matches");
     assert!(matches.contains("\"same\":true") && matches.contains("\"same\":false"));
     // Where nothing is found there is no threshold, but the metric and a warning, in JSON too.

@@ -116,7 +116,10 @@ fn begin<T: DownstreamTask>(arguments: &FinetuneArguments) -> Result<Order<T::Co
     check_data(&recipe.data.path)?;
     if !recipe.model.init.as_os_str().is_empty() {
         // Before the data are read.
-        require(&recipe.model.init, "a backbone file or the folder of a run")?;
+        require(
+            &recipe.model.init,
+            "a backbone or published checkpoint, or the folder of a run",
+        )?;
     }
     let default = || PathBuf::from("runs").join(format!("{name}-{}", recipe.seed));
     let folder = arguments.out.clone().unwrap_or_else(default);

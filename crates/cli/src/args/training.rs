@@ -82,7 +82,7 @@ pub struct ClipScoreArguments {
 #[derive(Args, Debug)]
 pub struct PretrainArguments {
     /// Recipe (TOML), or the name of a built-in one: demo, mini, swin-tiny, swin-small, swin-base,
-    /// vit-small, two-stage
+    /// vit-small, two-stage, distill-mini
     #[arg(required_unless_present = "resume")]
     pub recipe: Option<String>,
     /// Set a value of the recipe

@@ -441,7 +441,7 @@ impl Default for PretrainRunSection {
 }
 
 /// Recipes that come with the program, by name.
-pub const BUILT_IN: [(&str, &str); 7] = [
+pub const BUILT_IN: [(&str, &str); 8] = [
     ("demo", include_str!("../../../../recipes/demo.toml")),
     ("mini", include_str!("../../../../recipes/mini.toml")),
     (
@@ -463,6 +463,10 @@ pub const BUILT_IN: [(&str, &str); 7] = [
     (
         "two-stage",
         include_str!("../../../../recipes/two-stage.toml"),
+    ),
+    (
+        "distill-mini",
+        include_str!("../../../../recipes/distill-mini.toml"),
     ),
 ];
 

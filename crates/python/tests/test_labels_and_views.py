@@ -2,6 +2,7 @@
 
 import multiprocessing
 import pickle
+import shutil
 
 import numpy as np
 import pytest
@@ -26,6 +27,25 @@ def test_a_store_is_a_sequence_and_a_mapping(labels):
         store["nobody"]
     with pytest.raises(clasp.Error, match="nowhere"):
         clasp.LabelStore("nowhere")
+
+
+
+def test_corrections_are_read_again(labels, tmp_path):
+    folder = shutil.copytree(labels, tmp_path / "labels")
+    store = clasp.LabelStore(folder)
+    key, head = store.keys[2], store.parts.index("head")
+    store.correct(key, {"glasses": "yes", "gender": None}, {(1, 2): "head", (0, 0): None})
+    for opened in (store, clasp.LabelStore(folder)):
+        assert opened[key].corrected == {"glasses": "yes", "gender": None}
+        assert (opened[key].parts[1, 2], opened[key].parts[0, 0]) == (head, clasp.labels.IGNORE)
+        assert opened[store.keys[0]].corrected == {}
+    for wrong in ({"hat": "yes"}, {"glasses": "maybe"}):
+        with pytest.raises(clasp.Error, match="of the vocabulary"):
+            store.correct(key, wrong)
+    with pytest.raises(ValueError, match="from 0 up"):
+        store.correct(key, parts={(-1, 0): "head"})
+    store.correct(key, clear=True)
+    assert clasp.LabelStore(folder)[key].corrected == {}
 
 
 def test_a_store_as_a_table(labels):

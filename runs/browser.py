@@ -93,7 +93,7 @@ def people(page, url, photo):
     cosines = [float(text) for text in page.locator("#cards .cosine span:first-child").all_inner_texts()]
     assert len(cosines) == 24 and cosines == sorted(cosines, reverse=True), cosines
     assert cosines[0] > 0.999, "the photo is in the gallery"
-    assert page.locator("#preview").is_visible() and page.locator("#verdict").inner_text()
+    assert page.locator("#preview").is_visible() and page.locator("#search-status").inner_text()
     page.locator("#filters summary").click()
     box = page.locator("#filter-groups input").first
     box.check()

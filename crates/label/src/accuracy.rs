@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, Store};
+use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, Store, largest};
 use serde::Serialize;
 
 use crate::Error;
@@ -202,12 +202,6 @@ fn matches(labels: &Store, truth: &Store) -> Vec<MatchedAttribute> {
 fn true_value(logits: &[f32]) -> Option<usize> {
     let known = logits.windows(2).any(|pair| pair[0] != pair[1]);
     known.then(|| largest(logits))
-}
-
-/// Index of the largest number; the first of equals.
-fn largest(values: &[f32]) -> usize {
-    let best = |best: usize, i: usize| if values[i] > values[best] { i } else { best };
-    (0..values.len()).fold(0, best)
 }
 
 /// Counts of one attribute.

@@ -2,7 +2,9 @@
 //! and a legend.
 
 use clasp_data::image::{self, Filter, Limits, Rgb};
-use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, Store, StoreMeta};
+use clasp_data::labels::{
+    AttributeConfig, AttributeRule, Calibration, LabelRef, Store, StoreMeta, largest,
+};
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 
@@ -178,13 +180,7 @@ fn draw_entry(
         .zip(vocabulary.ranges())
         .zip(&targets.mask)
     {
-        let best = range.clone().fold(range.start, |best, i| {
-            if targets.target[i] > targets.target[best] {
-                i
-            } else {
-                best
-            }
-        });
+        let best = range.start + largest(&targets.target[range.clone()]);
         let name = &attribute.values[best - range.start].name;
         let mark = if sure { "" } else { "?" };
         let words = format!(

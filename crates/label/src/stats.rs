@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, CorrectionCounts, Store};
+use clasp_data::labels::{
+    AttributeConfig, AttributeRule, Calibration, CorrectionCounts, Store, largest,
+};
 use serde::Serialize;
 
 use crate::Error;
@@ -128,14 +130,7 @@ pub fn stats(
         }
         let targets = rule.targets(&labels, vocabulary);
         for ((range, counts), masked) in ranges.iter().zip(&targets.mask).zip(&mut masked) {
-            let best = range.clone().fold(range.start, |best, i| {
-                if targets.target[i] > targets.target[best] {
-                    i
-                } else {
-                    best
-                }
-            });
-            chosen[best] += 1;
+            chosen[range.start + largest(&targets.target[range.clone()])] += 1;
             *masked += u64::from(!counts);
         }
     }

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use clasp_data::augment::{Views, ViewsConfig, views};
 use clasp_data::image::{Limits, Rgb, decode};
-use clasp_data::labels::{AttributeRule, AttributeTargets, Calibration, LabelError, Store};
+use clasp_data::labels::{AttributeRule, AttributeTargets, Calibration, Store};
 use clasp_data::rng_for;
 use clasp_data::source::{Source, TRIED_FIRST, too_many_unreadable};
 use clasp_data::vocabulary::Vocabulary;
@@ -163,10 +163,7 @@ fn calibration(store: &Store, folder: &Path) -> Result<Calibration> {
         let found = format!("{} made by {}", folder.display(), store.meta.method);
         return Err(InvalidValue::new("model.prompts", expected, found).into());
     }
-    match Calibration::read(folder, &store.meta.vocabulary) {
-        Err(LabelError::NoCalibration { .. }) => Ok(Calibration::of_store(store)?),
-        calibration => Ok(calibration?),
-    }
+    Ok(Calibration::read_or_of_store(folder, store)?)
 }
 
 /// Images that could not be read. Every epoch tries each again, so they are counted by key.

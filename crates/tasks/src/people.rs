@@ -59,7 +59,7 @@ pub fn of_people<T: Predictor>(
 ) -> Result<ImagePrediction, TaskError> {
     let found = people(photo)?;
     let mut picture = draw.then(|| photo.clone());
-    let mut told = Vec::new();
+    let mut people_found = Vec::new();
     for one in found["boxes"].as_array().into_iter().flatten() {
         let Some(place) = cut(&one["bbox"], T::CROP_MARGIN, photo) else {
             continue;
@@ -70,14 +70,14 @@ pub fn of_people<T: Predictor>(
         if let Some(picture) = &mut picture {
             model.task.draw_person(picture, place, &prediction);
         }
-        told.push(json!({
+        people_found.push(json!({
             "bbox": one["bbox"],
             "score": one["score"],
             "crop": place,
             "prediction": prediction,
         }));
     }
-    let fields = [("people".to_owned(), told.into())];
+    let fields = [("people".to_owned(), people_found.into())];
     Ok((Map::from_iter(fields), picture))
 }
 

@@ -110,7 +110,7 @@ impl App {
         let turn = timeout_at(deadline, Arc::clone(&self.search).acquire_owned()).await;
         let turn = turn.map_err(|_| self.late())?;
         let search = move |gallery: &Gallery| {
-            // Until it is done, whether or not somebody still waits for it.
+            // Held until the search ends, also after the client disconnected.
             let _turn = turn;
             search(gallery)
         };

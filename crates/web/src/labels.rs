@@ -7,6 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use axum::http::StatusCode;
 use clasp_data::labels::{
     AttributeConfig, AttributeRule, AttributeTargets, Calibration, Correction, LabelError, Store,
+    largest,
 };
 use clasp_data::vocabulary::Attribute;
 use serde::Serialize;
@@ -151,10 +152,7 @@ impl ServedLabels {
     /// The labels cannot be read.
     pub fn open(folder: &Path) -> Result<Self, LabelError> {
         let store = Store::open(folder)?;
-        let calibration = match Calibration::path(folder).exists() {
-            true => Calibration::read(folder, &store.meta.vocabulary)?,
-            false => Calibration::of_store(&store)?,
-        };
+        let calibration = Calibration::read_or_of_store(folder, &store)?;
         let values = store.len() * store.meta.vocabulary.attributes.len();
         let mut table = LabelTable {
             rule: AttributeRule::new(&calibration, &AttributeConfig::default()),
@@ -295,11 +293,9 @@ impl LabelTable {
             self.rule.targets(&self.store.row(row), vocabulary);
         let ranges = vocabulary.ranges().into_iter().zip(mask);
         ranges.map(move |(range, sure)| {
-            let values = target[range].iter().enumerate();
-            let best = values.fold((0, f32::NEG_INFINITY), |best, (at, value)| {
-                if *value > best.1 { (at, *value) } else { best }
-            });
-            (best.0, best.1, sure)
+            let values = &target[range];
+            let best = largest(values);
+            (best, values[best], sure)
         })
     }
 

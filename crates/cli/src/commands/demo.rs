@@ -111,7 +111,7 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
     overrides.extend(arguments.set.iter().cloned());
     let recipe = PretrainRecipe::load("demo", &overrides)?;
     let run = out.join("run");
-    let trained = start_or_resume(common, &recipe, &run)?;
+    let trained = start_or_resume(common, &recipe, &run, &device)?;
     if !trained.run.finished {
         return Ok(false);
     }
@@ -122,6 +122,7 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
         common,
         &PretrainRecipe::load("demo", &plain)?,
         &out.join("dino"),
+        &device,
     )?;
     if !plain.run.finished {
         return Ok(false);
@@ -140,6 +141,7 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
         common,
         &PretrainRecipe::load("demo", &start)?,
         &out.join("init"),
+        &device,
     )?;
     let networks = ComparedNetworks {
         before: Model::load(&init.backbone, None, &device)?,
@@ -186,9 +188,10 @@ fn start_or_resume(
     common: &GlobalOptions,
     recipe: &PretrainRecipe,
     folder: &Path,
+    device: &Device,
 ) -> Result<PretrainSummary> {
     let begun = folder.join("run.toml").is_file();
-    pretrain(common, recipe, folder, begun)
+    pretrain(common, recipe, folder, begun, device)
 }
 
 fn draw(common: &GlobalOptions, folder: &Path, arguments: &DemoArguments) -> Result<()> {
@@ -450,7 +453,7 @@ fn label_accuracy(labels: &Path, people: &Path) -> Result<Option<ResultTable>> {
             true => Cell::plain("not used".to_owned()),
             false => percent(1.0 - one.masked),
         };
-        // Of an attribute that no image teaches there is nothing to be right.
+        // Where every image is masked there is no accuracy.
         let right = match one.masked < 1.0 {
             true => percent(one.right),
             false => Cell::plain("–".to_owned()),

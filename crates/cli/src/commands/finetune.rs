@@ -41,10 +41,11 @@ fn finetune<T: DownstreamTask>(
     let stop = interrupt::flag()?;
     let title = format!("{}, run folder {}", T::NAME, folder.display());
     let command = format!("finetune {}", T::NAME);
-    let shorter = shorter_run(smaller::<T>(&recipe));
+    let small = smaller::<T>(&recipe);
+    let shorter = shorter_run(small);
     let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
-    if let Some(small) = smaller::<T>(&recipe) {
+    if let Some(small) = small {
         printer.on_device(&device, small);
     }
     let mut control = Control {

@@ -4,6 +4,8 @@ use std::path::Path;
 
 use anyhow::{Result, bail};
 use clasp_tasks::task::{FinetunedModel, InputKind, Objective};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Loads a model and changes the configuration of its task: each of `set` is `key=value` with a key
 /// of the recipe's `[task]`.
@@ -24,13 +26,21 @@ pub fn load<T: Objective>(
         (model.preprocess.height, model.preprocess.width) = (height, width);
     }
     if !set.is_empty() {
-        let text = clasp_run::recipe::to_toml(model.task.config());
-        let keys: Vec<String> = { set.iter() }
-            .map(|one| one.strip_prefix("task.").unwrap_or(one).to_owned())
-            .collect();
         *model.task.config_mut() =
-            clasp_run::recipe::parse(&text, "the configuration of the model", &keys)?;
+            changed(model.task.config(), "the configuration of the model", set)?;
     }
     model.check()?;
     Ok(model)
+}
+
+/// The configuration of a task with `set`, see [`load`]; errors name its `place`.
+pub fn changed<C>(config: &C, place: &str, set: &[String]) -> Result<C>
+where
+    C: DeserializeOwned + Serialize + Default,
+{
+    let text = clasp_run::recipe::to_toml(config);
+    let keys: Vec<String> = { set.iter() }
+        .map(|one| one.strip_prefix("task.").unwrap_or(one).to_owned())
+        .collect();
+    Ok(clasp_run::recipe::parse(&text, place, &keys)?)
 }

@@ -41,9 +41,10 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
             (recipe, folder, false)
         }
     };
-    let summary = pretrain(common, &recipe, &folder, resume)?;
+    let device = device::pick(common.device.as_deref())?;
+    let summary = pretrain(common, &recipe, &folder, resume, &device)?;
     // The recipe of a task's own name is meant for a GPU.
-    let on_cpu = device::pick(common.device.as_deref())? == Device::flex();
+    let on_cpu = device == Device::flex();
     let small = if on_cpu { "TASK-mini " } else { "" };
     let mut text = format!(
         "{} steps on {} images in {}\nbackbone: {}\nnext: clasp finetune TASK {small}--data DATA --init {}",
@@ -80,6 +81,7 @@ pub fn pretrain(
     recipe: &PretrainRecipe,
     folder: &Path,
     resume: bool,
+    device: &Device,
 ) -> Result<PretrainSummary> {
     // Before the images are listed.
     for (path, expected) in [
@@ -101,15 +103,14 @@ pub fn pretrain(
     let is_smaller = small.model.backbone != recipe.model.backbone;
     let shorter = shorter_run(is_smaller.then_some(SMALL));
     let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter);
-    let device = device::pick(common.device.as_deref())?;
     if is_smaller {
-        printer.on_device(&device, SMALL);
+        printer.on_device(device, SMALL);
     }
     let mut control = Control {
-        device_name: &device::name(&device),
+        device_name: &device::name(device),
         threads: device::threads(common.threads),
         stop: &stop,
         on_event: &mut |event| printer.print(event),
     };
-    Ok(train(recipe, folder, resume, &device, &mut control)?)
+    Ok(train(recipe, folder, resume, device, &mut control)?)
 }

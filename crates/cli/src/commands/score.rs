@@ -8,6 +8,7 @@ use clasp_tasks::with_task;
 use serde_json::json;
 
 use super::eval::beside_chance;
+use super::load_model::changed;
 use super::{check_data, print_result};
 use crate::Outcome;
 use crate::args::{GlobalOptions, ScoreArguments};
@@ -31,15 +32,10 @@ pub fn run(common: &GlobalOptions, arguments: &ScoreArguments) -> Result<Outcome
         predictions: &arguments.predictions,
         threshold: arguments.threshold,
     };
-    let set: Vec<String> = { arguments.set.iter() }
-        .map(|one| match one.starts_with("task.") {
-            true => one.clone(),
-            false => format!("task.{one}"),
-        })
-        .collect();
     let scored = with_task!(task, T => {
-        let recipe = FinetuneRecipe::<<T as Task>::Config>::load(T::NAME, &set)?;
-        T::score(&request, &recipe.task)
+        let recipe = FinetuneRecipe::<<T as Task>::Config>::load(T::NAME, &[])?;
+        let config = changed(&recipe.task, T::NAME, &arguments.set)?;
+        T::score(&request, &config)
     })?;
     scored.notes.iter().for_each(|note| warn(note));
     let text = format!(

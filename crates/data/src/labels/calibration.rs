@@ -214,6 +214,18 @@ impl Calibration {
         Ok(calibration)
     }
 
+    /// That in the folder of a store or, if there is none, the one of its logits.
+    ///
+    /// # Errors
+    ///
+    /// As [`Calibration::read`] of one that is there, and [`Calibration::of_store`].
+    pub fn read_or_of_store(folder: &Path, store: &Store) -> Result<Self, LabelError> {
+        match Self::read(folder, &store.meta.vocabulary) {
+            Err(LabelError::NoCalibration { .. }) => Self::of_store(store),
+            calibration => calibration,
+        }
+    }
+
     /// Names what cannot be statistics of `vocabulary`.
     fn check(&self, vocabulary: &Vocabulary) -> Result<(), String> {
         let attributes = vocabulary.attributes.len();
@@ -627,6 +639,12 @@ fn median(values: &[f32]) -> f32 {
         (Some(middle), _) => *middle,
         (None, _) => 0.0,
     }
+}
+
+/// The position of the largest value, the first of equal ones; 0 of nothing.
+pub fn largest(values: &[f32]) -> usize {
+    let best = |best: usize, i: usize| if values[i] > values[best] { i } else { best };
+    (0..values.len()).fold(0, best)
 }
 
 fn sigmoid(x: f32) -> f32 {

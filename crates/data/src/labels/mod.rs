@@ -69,7 +69,7 @@ mod values;
 
 pub use calibration::{
     AttributeConfig, AttributeConfigError, AttributeRule, AttributeTargets, Calibration,
-    GroupWeights,
+    GroupWeights, largest,
 };
 pub use corrections::{CorrectedAttribute, Correction, CorrectionCounts, PartCorrection};
 pub use error::LabelError;

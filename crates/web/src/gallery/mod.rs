@@ -88,8 +88,8 @@ pub struct GalleryStart {
 }
 
 impl Gallery {
-    /// A gallery of features of that length, with those of a source and of a store; `note` is told
-    /// what was mended.
+    /// A gallery of features of that length, with those of a source and of a store; `note` gets a
+    /// message about an unfinished record that was cut off.
     ///
     /// # Errors
     /// The features have another length, or the store cannot be used.

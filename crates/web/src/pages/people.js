@@ -52,9 +52,9 @@ async function browse(more = false) {
     by("more").hidden = page.next === null;
     const none = page.keys.length === 0 && !more;
     const empty = page.images === 0 ? "The gallery is empty." : "No image has these attributes.";
-    say(by("verdict"), none ? empty : more ? "" : `${page.images} images`);
+    say(by("search-status"), none ? empty : more ? "" : `${page.images} images`);
   } catch (error) {
-    if (error.name !== "AbortError") say(by("verdict"), error.message, true);
+    if (error.name !== "AbortError") say(by("search-status"), error.message, true);
   }
 }
 
@@ -70,10 +70,10 @@ async function search(signal) {
   by("more").hidden = true;
   by("back").hidden = false;
   const same = matches.filter((match) => match.same).length;
-  if (matches.length === 0) say(by("verdict"), state.filters.size ? "No image has these attributes." : "There is no other image.");
-  else if (answer.nobody === undefined) say(by("verdict"), "Sorted by similarity. This model has no same-person threshold.");
-  else if (same === 0) say(by("verdict"), "Nobody: no image is similar enough to be the same person.");
-  else say(by("verdict"), `${same === matches.length ? "At least " : ""}${same} ${same === 1 ? "image" : "images"} of the same person`);
+  if (matches.length === 0) say(by("search-status"), state.filters.size ? "No image has these attributes." : "There is no other image.");
+  else if (answer.nobody === undefined) say(by("search-status"), "Sorted by similarity. This model has no same-person threshold.");
+  else if (same === 0) say(by("search-status"), "Nobody: no image is similar enough to be the same person.");
+  else say(by("search-status"), `${same === matches.length ? "At least " : ""}${same} ${same === 1 ? "image" : "images"} of the same person`);
 }
 
 /** Attributes with their probabilities; the unlikely ones are folded. */

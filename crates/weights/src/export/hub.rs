@@ -304,15 +304,20 @@ fn transformers_swin(
             ("config.json", transformers::config(sizes, meta)),
             ("preprocessor_config.json", transformers::preprocessor(meta)),
         ],
-        python: format!(
-            "import torch, transformers\n\
-             pixels = torch.zeros(1, 3, {}, {})  # less the mean, over the standard deviation\n\
-             model = transformers.AutoModel.from_pretrained(\"DIR\")\n\
-             features = model(pixels{argument}).pooler_output",
-            meta.height, meta.width
-        ),
+        python: transformers_python(meta, argument),
         note: note.to_owned(),
     })
+}
+
+/// The Python that loads a folder in transformers; `argument` goes into the call of the model.
+fn transformers_python(meta: &BackboneMeta, argument: &str) -> String {
+    format!(
+        "import torch, transformers\n\
+         pixels = torch.zeros(1, 3, {}, {})  # less the mean, over the standard deviation\n\
+         model = transformers.AutoModel.from_pretrained(\"DIR\")\n\
+         features = model(pixels{argument}).pooler_output",
+        meta.height, meta.width
+    )
 }
 
 fn transformers_vit(
@@ -352,13 +357,7 @@ fn transformers_vit(
             ("config.json", transformers::vit_config(sizes, meta)),
             ("preprocessor_config.json", transformers::preprocessor(meta)),
         ],
-        python: format!(
-            "import torch, transformers\n\
-             pixels = torch.zeros(1, 3, {}, {})  # less the mean, over the standard deviation\n\
-             model = transformers.AutoModel.from_pretrained(\"DIR\")\n\
-             features = model(pixels).pooler_output",
-            meta.height, meta.width
-        ),
+        python: transformers_python(meta, ""),
         note: "The model takes images of any size.".to_owned(),
     })
 }

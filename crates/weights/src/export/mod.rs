@@ -156,10 +156,7 @@ pub fn export(
         Preprocessing::of(meta).map_err(|error| WeightsError::format(path, error.to_string()))?;
     let metadata = Metadata::from([
         ("format".to_owned(), "pt".to_owned()),
-        (
-            "written_by".to_owned(),
-            format!("clasp {}", env!("CARGO_PKG_VERSION")),
-        ),
+        ("written_by".to_owned(), card::written_by()),
         ("python".to_owned(), python.clone()),
         (PREPROCESSING.to_owned(), preprocessing),
         (LICENSES.to_owned(), meta.licenses.join("\n")),

@@ -185,7 +185,7 @@ fn dinov3_of_timm_and_transformers_is_read() {
             ..VitSizes::dinov3_pico()
         };
         assert_eq!(found, expected, "{key}");
-        // timm pools the mean unless it is told otherwise, which only its config.json shows.
+        // timm pools the mean by default; only its config.json shows another choice.
         let assumed = made.report.assumed.join("\n");
         assert_eq!(assumed.contains("global_pool"), !of_transformers, "{key}");
         // Names are no proof of whose weights they are.

@@ -171,6 +171,15 @@ def runs(page, url, demo):
         page.wait_for_selector("#experts td")
     page.wait_for_function("() => document.querySelector('#run-title').textContent === 'run'")
     page.wait_for_selector("#curves svg")
+    drawn = next(demo.glob("*/pictures"), None)
+    if drawn is not None:
+        page.locator("#runs button", has_text=drawn.parent.name).first.click()
+        page.wait_for_selector("#pictures img")
+        page.locator("#pictures img").first.scroll_into_view_if_needed()
+        page.wait_for_function("() => document.querySelector('#pictures img').naturalWidth > 0")
+        page.locator("#runs button", has_text="run").last.click()
+        page.wait_for_function("() => document.querySelector('#run-title').textContent === 'run'")
+        page.wait_for_function("() => document.querySelector('#pictures img') === null")
     labels = page.locator("#curves svg").evaluate_all("all => all.map((one) => one.getAttribute('aria-label'))")
     assert any(label.startswith("loss/") and "at step" in label for label in labels), labels
 

@@ -1,11 +1,9 @@
 //! Predictions for photos: for the image as a whole, or for each person that a detector finds in it.
 //! What `clasp predict` writes as a line.
 
-use std::path::Path;
+use std::sync::Arc;
 
-use burn::tensor::Device;
 use clasp_data::image::{Rgb, crop};
-use clasp_model::Precision;
 use serde_json::{Map, Value, json};
 
 use crate::TaskError;
@@ -18,17 +16,8 @@ pub type Finder = Box<dyn Fn(&Rgb) -> Result<Value, TaskError> + Send + Sync>;
 pub type ImagePrediction = (Map<String, Value>, Option<Rgb>);
 
 /// A finder of people by a model of detection or search.
-///
-/// # Errors
-/// The file cannot be loaded.
-pub fn finder_of<T: Predictor>(
-    path: &Path,
-    device: &Device,
-    precision: Precision,
-) -> Result<Finder, TaskError> {
-    let mut model = FinetunedModel::<T>::load(path, device)?;
-    model.precision = precision;
-    Ok(Box::new(move |photo| model.task.predict(&model, photo)))
+pub fn finder_of<T: Predictor>(model: Arc<FinetunedModel<T>>) -> Finder {
+    Box::new(move |photo| model.task.predict(&model, photo))
 }
 
 /// The prediction for the image as a whole: `{"prediction": …}`.

@@ -3,6 +3,7 @@
 //! it.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::tensor::Device;
 use clasp_model::Precision;
@@ -10,7 +11,7 @@ use clasp_weights::finetuned;
 
 use crate::TaskError;
 use crate::people::{Finder, finder_of};
-use crate::task::{Evaluate, InputKind, Task};
+use crate::task::{Evaluate, FinetunedModel, InputKind, Task};
 
 /// Defines [`TaskKind`] and [`with_task!`](crate::with_task) from a list of variants and types.
 macro_rules! register {
@@ -134,7 +135,11 @@ pub fn finder(path: &Path, device: &Device, precision: Precision) -> Result<Find
     let finder = kind.and_then(|kind| {
         with_task!(kind, T => {
             let finds_people = <T as Task>::INPUT == InputKind::Scene;
-            finds_people.then(|| finder_of::<T>(path, device, precision))
+            finds_people.then(|| {
+                let mut model = FinetunedModel::<T>::load(path, device)?;
+                model.precision = precision;
+                Ok(finder_of(Arc::new(model)))
+            })
         })
     });
     finder.unwrap_or_else(|| {

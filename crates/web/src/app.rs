@@ -127,7 +127,7 @@ impl App {
         images: Vec<UploadedImage>,
         deadline: Instant,
     ) -> Result<Vec<(String, ImageOutput)>, Problem> {
-        self.served.check(&work).map_err(Problem::not_found)?;
+        self.served.check(&work)?;
         let (keys, images): (Vec<String>, Vec<_>) =
             images.into_iter().map(|one| (one.key, one.image)).unzip();
         if images.len() > self.limits.queue {

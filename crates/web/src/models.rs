@@ -1,8 +1,9 @@
 //! The models that are served: at most one backbone, and at most one fine-tuned model of each task.
 
+use std::any::Any;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use burn::tensor::Device;
 use bytes::Bytes;
@@ -13,10 +14,9 @@ use clasp_model::backbone::Backbone;
 use clasp_model::prompt::PromptWeights;
 use clasp_tasks::embed::{Embeddings, embed, pooled};
 use clasp_tasks::features::Preprocess;
-use clasp_tasks::people::{Finder, of_image, of_people};
-use clasp_tasks::registry::finder;
+use clasp_tasks::people::{Finder, finder_of, of_image, of_people};
 use clasp_tasks::reid::{ReidTask, SamePersonThreshold};
-use clasp_tasks::task::{FinetunedModel, Inference, InputKind, Predictor, Task as _};
+use clasp_tasks::task::{FinetunedModel, Inference, InputKind, Predictor, Task};
 use clasp_tasks::{
     BackboneExtractor, Batching, Extractor, PassProgress, TaskError, TaskKind, with_task,
 };
@@ -27,6 +27,7 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 use crate::error::ServeError;
+use crate::problem::Problem;
 
 /// What is to be computed for an image.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -103,7 +104,7 @@ pub struct Models {
     limits: Limits,
     backbone: Option<(Backbone, Preprocess)>,
     search: Option<Searcher>,
-    tasks: Vec<(TaskKind, Box<dyn TaskModel>)>,
+    tasks: Vec<(TaskKind, Arc<dyn TaskModel>)>,
     people: Option<Finder>,
     served: ServedModels,
 }
@@ -119,7 +120,7 @@ pub struct ServedModels {
 
 /// What gives the features that the gallery is searched by.
 enum Searcher {
-    Reid(Box<FinetunedModel<ReidTask>>),
+    Reid(Arc<FinetunedModel<ReidTask>>),
     Backbone(Box<BackboneExtractor>, Preprocess),
 }
 
@@ -180,10 +181,11 @@ impl Models {
     fn add<T: Predictor>(&mut self, kind: TaskKind, path: &Path) -> Result<(), ServeError> {
         let mut model = FinetunedModel::<T>::load(path, &self.compute.device)?;
         model.precision = self.compute.precision;
+        let model = Arc::new(model);
         let detects = T::INPUT == InputKind::Scene;
         // Detection alone, where there is one, is faster than person search.
         if detects && (self.people.is_none() || kind == TaskKind::Detection) {
-            self.people = Some(finder(path, &self.compute.device, self.compute.precision)?);
+            self.people = Some(finder_of(Arc::clone(&model)));
         }
         self.served.infos.push(ModelInfo {
             task: T::NAME.to_owned(),
@@ -197,14 +199,11 @@ impl Models {
             detects,
             same_person: None,
         });
-        if kind == TaskKind::Reid {
-            let reid = FinetunedModel::<ReidTask>::load(path, &self.compute.device)?;
-            self.search = Some(Searcher::Reid(Box::new(FinetunedModel {
-                precision: self.compute.precision,
-                ..reid
-            })));
+        let any: Arc<dyn Any + Send + Sync> = Arc::<FinetunedModel<T>>::clone(&model);
+        if let Ok(reid) = any.downcast::<FinetunedModel<ReidTask>>() {
+            self.search = Some(Searcher::Reid(reid));
         }
-        self.tasks.push((kind, Box::new(model)));
+        self.tasks.push((kind, model));
         Ok(())
     }
 
@@ -430,40 +429,51 @@ impl ServedModels {
     /// Whether some model can do that.
     ///
     /// # Errors
-    /// What is missing, in words.
-    pub fn check(&self, work: &ImageWork) -> Result<(), String> {
+    /// Not found: no model for it is served. Bad request: no model could do it.
+    pub fn check(&self, work: &ImageWork) -> Result<(), Problem> {
         let served = |task: &str| self.infos.iter().any(|info| info.task == task);
         let some = |of: fn(&ModelInfo) -> bool| self.infos.iter().any(of);
-        match work {
-            ImageWork::Embed(_) if !served("backbone") => Err(
-                "embed: expected a backbone, and none is served\nhint: start with --model BACKBONE"
-                    .to_owned(),
-            ),
-            ImageWork::Search if !some(|info| info.searches) => Err(
-                "search: expected a re-identification model or a backbone, and none is served\n\
-                 hint: start with --model RUN of `clasp finetune reid` or `clasp pretrain`"
-                    .to_owned(),
-            ),
-            ImageWork::Predict { task, .. } if !served(task.name()) => Err(format!(
-                "{task}: expected a model of task {task}, and none is served\n\
-                 hint: start with --model RUN of `clasp finetune {task}`",
-                task = task.name()
+        match *work {
+            ImageWork::Embed(_) if !served("backbone") => Err(Problem::not_found(
+                "embed: expected a backbone, and none is served\nhint: start with --model BACKBONE",
             )),
-            ImageWork::Predict {
-                task, people: true, ..
-            } if with_task!(task, T => <T as clasp_tasks::task::Task>::INPUT == InputKind::Scene) => {
-                Err(format!(
-                    "people: {} detects people itself; leave it out",
-                    task.name()
-                ))
-            }
-            ImageWork::Predict { people: true, .. } if !some(|info| info.detects) => Err(
-                "people: expected a model of detection or search, and none is served\n\
-                 hint: start with --model RUN of `clasp finetune detection`"
-                    .to_owned(),
-            ),
+            ImageWork::Search if !some(|info| info.searches) => Err(Problem::not_found(
+                "search: expected a re-identification model or a backbone, and none is served\n\
+                 hint: start with --model RUN of `clasp finetune reid` or `clasp pretrain`",
+            )),
+            ImageWork::Predict { task, people, draw } => self.check_prediction(task, people, draw),
             _ => Ok(()),
         }
+    }
+
+    fn check_prediction(&self, task: TaskKind, people: bool, draw: bool) -> Result<(), Problem> {
+        let name = task.name();
+        let (input, is_drawn) =
+            with_task!(task, T => (<T as Task>::INPUT, <T as Predictor>::IS_DRAWN));
+        if !self.infos.iter().any(|info| info.task == name) {
+            return Err(Problem::not_found(format!(
+                "{name}: expected a model of task {name}, and none is served\n\
+                 hint: start with --model RUN of `clasp finetune {name}`",
+            )));
+        }
+        if people && input == InputKind::Scene {
+            return Err(Problem::bad_request(format!(
+                "people: {name} detects people itself; leave it out"
+            )));
+        }
+        if people && !self.infos.iter().any(|info| info.detects) {
+            return Err(Problem::not_found(
+                "people: expected a model of detection or search, and none is served\n\
+                 hint: start with --model RUN of `clasp finetune detection`",
+            ));
+        }
+        if draw && !people && !is_drawn {
+            return Err(Problem::bad_request(format!(
+                "Accept: a prediction of {name} for a whole image is a feature, which cannot be drawn\n\
+                 hint: ask for JSON, or with people=detector for the boxes of people",
+            )));
+        }
+        Ok(())
     }
 }
 

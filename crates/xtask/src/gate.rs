@@ -66,6 +66,15 @@ const STEPS: &[GateStep] = &[
         environment: None,
         budget: 1500,
     },
+    // What the tests build too.
+    cargo("build --release --workspace --locked", 600),
+    GateStep {
+        install: None,
+        program: "runs/browser.sh",
+        arguments: "target/release/clasp",
+        environment: None,
+        budget: 240,
+    },
 ];
 /// The last step: the gate ends with the summary of the test runner.
 const TESTS: GateStep = cargo("test --release --workspace --locked", 2400);

@@ -432,7 +432,23 @@ fn people_are_found_in_photos_and_pictures_are_drawn() {
     let picture = server.ask("POST", "/v1/predict/detection", &accept, &photo);
     assert!(picture.head.contains("image/png") && picture.body.starts_with(b"\x89PNG"));
     let twice = server.post("/v1/predict/detection?people=detector", &photo);
-    twice.is_problem(404, "detection detects people itself");
+    twice.is_problem(400, "detection detects people itself");
+    // A model of re-identification is also the one that searches, and its feature has no picture.
+    let reid = model("reid");
+    let server = Server::start(&["--model", &reid, "--model", &detection]);
+    server
+        .ask("POST", "/v1/predict/reid", &accept, &photo)
+        .is_problem(400, "cannot be drawn");
+    let picture = server.ask(
+        "POST",
+        "/v1/predict/reid?people=detector",
+        &accept,
+        &photo,
+    );
+    assert!(picture.body.starts_with(b"\x89PNG"));
+    let listed = server.get("/v1/models").json();
+    assert_eq!(listed["models"][0]["searches"], true);
+    let server = Server::start(&["--model", &attributes]);
     server
         .post("/v1/predict/pose", &photo)
         .is_problem(404, "clasp finetune pose");
@@ -777,6 +793,38 @@ fn galleries_of_features_and_runs_are_served() {
         .get("/v1/runs/metrics?run=../run")
         .is_problem(404, "expected a run");
     server.get("/v1/labels").is_problem(404, "--labels");
+}
+
+#[test]
+fn pictures_of_runs_are_served_and_links_are_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let run = model("attributes");
+    fs_err::create_dir_all(at("runs/tuned/pictures")).unwrap();
+    for file in ["metrics.jsonl", "run.toml", "model.safetensors"] {
+        fs_err::copy(Path::new(&run).join(file), at("runs/tuned").join(file)).unwrap();
+    }
+    fs_err::copy(&photos("scenes/images")[0], at("runs/tuned/pictures/a b.jpg")).unwrap();
+    fs_err::write(at("runs/tuned/pictures/text.png"), "no picture").unwrap();
+    fs_err::write(at("runs/tuned/pictures/notes.txt"), "").unwrap();
+    fs_err::write(at("secret.png"), "secret").unwrap();
+    #[cfg(unix)]
+    fs_err::os::unix::fs::symlink(at("secret.png"), at("runs/tuned/pictures/link.png")).unwrap();
+    let runs = at("runs").display().to_string();
+    let server = Server::start(&["--model", &run, "--runs", &runs]);
+    let listed = server.get("/v1/runs/pictures?run=tuned").json();
+    assert_eq!(listed, json!(["a b.jpg", "text.png"]));
+    let picture = server.get("/v1/runs/picture?run=tuned&name=a%20b.jpg");
+    assert!(picture.head.contains("image/jpeg"), "{}", picture.head);
+    assert_eq!(picture.body, read(&photos("scenes/images")[0]));
+    for name in ["link.png", "..%2F..%2F..%2Fsecret.png", "notes.txt"] {
+        server
+            .get(&format!("/v1/runs/picture?run=tuned&name={name}"))
+            .is_problem(404, "expected a picture of tuned");
+    }
+    server
+        .get("/v1/runs/picture?run=tuned&name=text.png")
+        .is_problem(404, "no longer an image");
 }
 
 #[test]

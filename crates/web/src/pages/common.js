@@ -81,13 +81,13 @@ export async function lines(path, options) {
 
 export const imagePath = (key) => `/v1/gallery/image?key=${encodeURIComponent(key)}`;
 
-/** Shows an image of the gallery. An <img> cannot send the token, so then the bytes are fetched. */
-export async function showImage(img, key) {
+/** Shows an image of the server. An <img> cannot send the token, so then the bytes are fetched. */
+export async function showImage(img, path) {
   if (!token()) {
-    img.src = imagePath(key);
+    img.src = path;
     return;
   }
-  const blob = await (await request(imagePath(key))).blob();
+  const blob = await (await request(path)).blob();
   img.addEventListener("load", () => URL.revokeObjectURL(img.src), { once: true });
   img.src = URL.createObjectURL(blob);
 }

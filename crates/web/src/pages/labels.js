@@ -50,7 +50,7 @@ async function list(more = false) {
 function card(one) {
   const img = el("img", { alt: `Image ${one.key}`, loading: "lazy" });
   img.addEventListener("error", () => img.replaceWith(el("span", { className: "blank" })), { once: true });
-  showImage(img, one.key).catch(() => img.dispatchEvent(new Event("error")));
+  showImage(img, imagePath(one.key)).catch(() => img.dispatchEvent(new Event("error")));
   const sure = one.confidence === undefined ? "" : `${Math.round(100 * one.confidence)} %`;
   const button = el(
     "button",

@@ -27,7 +27,7 @@ function card(key, match) {
   const kind = match?.same === undefined ? "" : match.same ? "same" : "other";
   const img = el("img", { alt: `Image ${key}`, loading: "lazy" });
   img.addEventListener("error", () => img.replaceWith(el("span", { className: "blank" })), { once: true });
-  showImage(img, key).catch(() => img.dispatchEvent(new Event("error")));
+  showImage(img, imagePath(key)).catch(() => img.dispatchEvent(new Event("error")));
   const answer = { same: "same person", other: "not the same" }[kind] ?? "";
   const button = el(
     "button",

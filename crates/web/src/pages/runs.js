@@ -1,6 +1,6 @@
 // The runs, the curves of one as they come, and which prompt uses which expert.
 
-import { by, el, json, say, svg, words } from "./common.js";
+import { by, el, json, say, showImage, svg, words } from "./common.js";
 
 /** Milliseconds between two looks at the logs. */
 const EVERY = 3000;
@@ -105,6 +105,20 @@ function showExperts(lines) {
   );
 }
 
+/** The pictures in the run's folder, each with its name below. */
+function showPictures(query, names) {
+  const figure = (name) => {
+    const img = el("img", { alt: `Picture ${name}`, loading: "lazy" });
+    showImage(img, `/v1/runs/picture?${query}&name=${encodeURIComponent(name)}`).catch(() => {});
+    return el("figure", {}, img, el("figcaption", {}, name));
+  };
+  const key = JSON.stringify([query, names]);
+  if (by("pictures").dataset.key === key) return;
+  by("pictures").dataset.key = key;
+  const heading = names.length > 0 ? [el("h3", {}, "Pictures")] : [];
+  by("pictures").replaceChildren(...heading, el("div", { className: "pictures" }, ...names.map(figure)));
+}
+
 async function showRun(run) {
   const query = `run=${encodeURIComponent(run.name)}`;
   const part = await json(`/v1/runs/metrics?${query}&after=${state.last}`);
@@ -115,6 +129,9 @@ async function showRun(run) {
   by("run").hidden = false;
   by("run-title").textContent = run.name;
   by("run-state").textContent = [run.kind, run.state, `step ${run.step}`, run.chosen_by].filter(Boolean).join(" · ");
+  const pictures = await json(`/v1/runs/pictures?${query}`);
+  if (state.name !== run.name) return;
+  showPictures(query, pictures);
   if (part.lines.length === 0 && before > 0) return;
   showCurves();
   const experts = await json(`/v1/runs/experts?${query}`);

@@ -3,11 +3,11 @@
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
-use clasp_data::image::format_of;
+
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{json, typed};
+use super::{encoded_image, json};
 use crate::app::Shared;
 use crate::gallery::GalleryError;
 use crate::gallery::log::NewImage;
@@ -104,9 +104,7 @@ pub async fn add(State(app): Shared, request: Request) -> Result<Response, Probl
     let deadline = app.deadline();
     let params = Params::read(request.uri(), &["key"])?;
     let key = params.one("key")?.map(str::to_owned);
-    app.served
-        .check(&ImageWork::Search)
-        .map_err(Problem::not_found)?;
+    app.served.check(&ImageWork::Search)?;
     // Before anything is computed.
     let writable = |gallery: &crate::gallery::Gallery| match gallery.is_writable() {
         true => Ok(()),
@@ -162,16 +160,5 @@ pub async fn image(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     let bytes = app
         .with_gallery(move |gallery| Ok(gallery.image(&key)?))
         .await?;
-    let kind = match format_of(&bytes) {
-        Some("JPEG") => "image/jpeg",
-        Some("PNG") => "image/png",
-        Some("WebP") => "image/webp",
-        Some("BMP") => "image/bmp",
-        _ => {
-            return Err(Problem::not_found(
-                "the file of this key is no image any more",
-            ));
-        }
-    };
-    Ok(typed(kind, bytes))
+    encoded_image(bytes)
 }

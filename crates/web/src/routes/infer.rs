@@ -45,9 +45,7 @@ pub async fn embed(State(app): Shared, request: Request) -> Result<Response, Pro
         .unwrap_or("identity")
         .parse()
         .map_err(|error| Problem::bad_request(format!("prompt: {error}")))?;
-    app.served
-        .check(&ImageWork::Embed(prompt))
-        .map_err(Problem::not_found)?;
+    app.served.check(&ImageWork::Embed(prompt))?;
     let upload = read_images(&app, request, None, deadline).await?;
     let outputs = app
         .compute(ImageWork::Embed(prompt), upload.images, deadline)
@@ -88,9 +86,7 @@ pub async fn search(State(app): Shared, request: Request) -> Result<Response, Pr
         Some(_) => Some(app.labels()?.filter(params.all("filter"))?),
         None => None,
     };
-    app.served
-        .check(&ImageWork::Search)
-        .map_err(Problem::not_found)?;
+    app.served.check(&ImageWork::Search)?;
     let (keys, features) = match params.one("key")? {
         Some(key) => {
             let key = checked_key(key)?;
@@ -180,7 +176,7 @@ pub async fn predict(
         .and_then(|accept| accept.to_str().ok());
     let draw = accepted == Some("image/png");
     let work = ImageWork::Predict { task, people, draw };
-    app.served.check(&work).map_err(Problem::not_found)?;
+    app.served.check(&work)?;
     let upload = read_images(&app, request, None, deadline).await?;
     if draw && upload.images.len() > 1 {
         return Err(Problem::bad_request(format!(

@@ -16,6 +16,7 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use clasp_data::image::format_of;
 use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
@@ -48,6 +49,8 @@ use crate::problem::Problem;
         runs::list,
         runs::metrics,
         runs::experts,
+        runs::pictures,
+        runs::picture,
         state::models,
         state::health,
         state::ready,
@@ -95,6 +98,8 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/v1/runs", get(runs::list))
         .route("/v1/runs/metrics", get(runs::metrics))
         .route("/v1/runs/experts", get(runs::experts))
+        .route("/v1/runs/pictures", get(runs::pictures))
+        .route("/v1/runs/picture", get(runs::picture))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)
         .layer(DefaultBodyLimit::disable())
@@ -171,6 +176,18 @@ fn json_lines(lines: &[impl Serialize]) -> Result<Response, Problem> {
     Ok(typed("application/x-ndjson", text))
 }
 
+/// An encoded image, under the type that its bytes have.
+fn encoded_image(bytes: Vec<u8>) -> Result<Response, Problem> {
+    let kind = match format_of(&bytes) {
+        Some("JPEG") => "image/jpeg",
+        Some("PNG") => "image/png",
+        Some("WebP") => "image/webp",
+        Some("BMP") => "image/bmp",
+        _ => return Err(Problem::not_found("the file is no longer an image")),
+    };
+    Ok(typed(kind, bytes))
+}
+
 fn typed(kind: &'static str, bytes: impl Into<axum::body::Body>) -> Response {
     ([(header::CONTENT_TYPE, kind)], bytes.into()).into_response()
 }
@@ -185,7 +202,7 @@ mod tests {
         let paths: Vec<&str> = { routes.split('"') }
             .filter(|text| text.starts_with("/v1/"))
             .collect();
-        assert_eq!(paths.len(), 12, "{paths:?}");
+        assert_eq!(paths.len(), 14, "{paths:?}");
         for path in paths {
             assert!(description["paths"][path].is_object(), "{path}");
         }

@@ -1,6 +1,6 @@
 //! The runs below `--runs`: their state, and their logs as they grow.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::json;
+use super::{encoded_image, json};
 use crate::app::{App, Shared, blocking};
 use crate::params::Params;
 use crate::problem::Problem;
@@ -23,6 +23,13 @@ use crate::problem::Problem;
 const MOST_LINES: usize = 1000;
 /// Most bytes of a log that are looked at.
 const MOST_BYTES: u64 = 256 << 20;
+
+/// The folder of a run's pictures, in the folder of the run.
+const PICTURES: &str = "pictures";
+/// Most pictures of a run that are shown.
+const MOST_PICTURES: usize = 100;
+/// Most bytes of a picture.
+const MOST_PICTURE_BYTES: u64 = 64 << 20;
 
 /// A run.
 #[derive(Serialize, ToSchema)]
@@ -118,13 +125,77 @@ async fn log_of(app: Arc<App>, uri: &Uri, file: &'static str) -> Result<Response
     let params = Params::read(uri, &["run", "after"])?;
     let name = params.needed("run")?.to_owned();
     let after = params.number("after", 0..=u64::MAX, 0)?;
-    let part = blocking(move || {
-        // A name is compared with those that exist; it never becomes a path.
-        let run = listed(&app)?.into_iter().find(|(of, _)| *of == name);
-        let (_, run) = run.ok_or_else(|| Problem::not_found(format!("{name}: expected a run")))?;
-        read_log(run.folder.join(file), after)
-    });
+    let part = blocking(move || read_log(folder_of(&app, &name)?.join(file), after));
     json(&part.await?)
+}
+
+/// The folder of a run. The name is compared with those that exist; it never becomes a path.
+fn folder_of(app: &App, name: &str) -> Result<PathBuf, Problem> {
+    let run = listed(app)?.into_iter().find(|(of, _)| of == name);
+    let (_, run) = run.ok_or_else(|| Problem::not_found(format!("{name}: expected a run")))?;
+    Ok(run.folder)
+}
+
+/// The names of a run's pictures: PNG and JPEG files in its folder `pictures`, at most 100.
+#[utoipa::path(
+    get, path = "/v1/runs/pictures", tag = "runs",
+    params(("run" = String, Query, description = "Name of the run")),
+    responses((status = 200, body = Vec<String>), (status = 404, body = Problem)),
+)]
+pub async fn pictures(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["run"])?;
+    let run = params.needed("run")?.to_owned();
+    let names = blocking(move || Ok(pictures_in(&folder_of(&app, &run)?)));
+    json(&names.await?)
+}
+
+/// A picture of a run.
+#[utoipa::path(
+    get, path = "/v1/runs/picture", tag = "runs",
+    params(
+        ("run" = String, Query, description = "Name of the run"),
+        ("name" = String, Query, description = "Name of the picture"),
+    ),
+    responses((status = 200, description = "The picture"), (status = 404, body = Problem)),
+)]
+pub async fn picture(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
+    let params = Params::read(&uri, &["run", "name"])?;
+    let run = params.needed("run")?.to_owned();
+    let name = params.needed("name")?.to_owned();
+    let bytes = blocking(move || {
+        let folder = folder_of(&app, &run)?;
+        let missing = || Problem::not_found(format!("{name}: expected a picture of {run}"));
+        if !pictures_in(&folder).contains(&name) {
+            return Err(missing());
+        }
+        let file = fs::File::open(folder.join(PICTURES).join(&name)).map_err(|_| missing())?;
+        let mut bytes = Vec::new();
+        file.take(MOST_PICTURE_BYTES)
+            .read_to_end(&mut bytes)
+            .map_err(|_| missing())?;
+        Ok(bytes)
+    });
+    encoded_image(bytes.await?)
+}
+
+/// Files only: a link could lead out of the folder.
+fn pictures_in(run: &Path) -> Vec<String> {
+    let is_picture = |name: &str| {
+        let extension = name.rsplit_once('.').map(|(_, extension)| extension);
+        extension.is_some_and(|of| ["png", "jpg", "jpeg"].iter().any(|one| of.eq_ignore_ascii_case(one)))
+    };
+    let Ok(entries) = fs::read_dir(run.join(PICTURES)) else {
+        return Vec::new();
+    };
+    let mut names: Vec<String> = entries
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|of| of.is_file()))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| is_picture(name))
+        .collect();
+    names.sort();
+    names.truncate(MOST_PICTURES);
+    names
 }
 
 fn read_log(path: PathBuf, after: u64) -> Result<LogPart, Problem> {
@@ -133,7 +204,7 @@ fn read_log(path: PathBuf, after: u64) -> Result<LogPart, Problem> {
         last: after,
     };
     let file = match fs::File::open(path) {
-        Ok(file) => std::io::Read::take(file, MOST_BYTES),
+        Ok(file) => file.take(MOST_BYTES),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(part),
         Err(_) => return Err(Problem::internal("the log of the run cannot be read")),
     };

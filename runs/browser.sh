@@ -3,7 +3,7 @@
 #
 #   runs/browser.sh CLASP [PICTURES]
 #
-# Skipped where there is no Chromium (Debian: apt-get install chromium), or where pip cannot install playwright.
+# Skipped where there is no Chromium (Debian: apt-get install chromium) or no playwright for Python.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 clasp=$(realpath "$1")
@@ -17,9 +17,8 @@ if [ -z "$chromium" ]; then
     exit 0
 fi
 mkdir -p "$work"
-[ -x "$venv/bin/pip" ] || python3 -m venv "$venv"
-if ! "$venv/bin/pip" install --quiet --disable-pip-version-check playwright; then
-    echo "skipped: pip cannot install playwright, which the test of the web pages needs"
+if ! { [ -x "$venv/bin/pip" ] || python3 -m venv "$venv"; } || ! "$venv/bin/pip" install --quiet --disable-pip-version-check playwright; then
+    echo "skipped: the test of the web pages needs Python with venv, and playwright, which pip cannot install"
     exit 0
 fi
 

@@ -185,9 +185,28 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// A number with its noun, `1 shard` or `2 shards`. `noun` is the singular.
+pub fn counted(number: impl TryInto<u64>, noun: &str) -> String {
+    // A number above u64 is none of 1.
+    let number = number.try_into().unwrap_or(u64::MAX);
+    match (number, noun.strip_suffix('y')) {
+        (1, _) => format!("1 {noun}"),
+        (_, Some(stem)) => format!("{number} {stem}ies"),
+        (_, None) => format!("{number} {noun}s"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_is_singular() {
+        let said = [0, 1, 2].map(|number| counted(number, "shard"));
+        assert_eq!(said, ["0 shards", "1 shard", "2 shards"]);
+        assert_eq!(counted(1_usize, "query"), "1 query");
+        assert_eq!(counted(3_u64, "query"), "3 queries");
+    }
 
     #[test]
     fn rates_and_times_have_one_form() {

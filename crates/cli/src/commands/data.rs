@@ -14,7 +14,7 @@ use clasp_data::statistics::statistics;
 
 use super::{open_images, print_result};
 use crate::args::{DataCommand, GlobalOptions};
-use crate::progress::{Meter, say};
+use crate::progress::{Meter, counted, say};
 use crate::{Outcome, interrupt};
 
 /// Unreadable files that are printed; `--json` has all.
@@ -68,7 +68,10 @@ pub fn run(common: &GlobalOptions, arguments: &DataCommand) -> Result<Outcome> {
                 let packed = report.images;
                 say(
                     common,
-                    &format!("stopped after {packed} images; run the same command to resume"),
+                    &format!(
+                        "stopped after {}; run the same command to resume",
+                        counted(packed, "image")
+                    ),
                 );
                 return Ok(Outcome::Stopped);
             }
@@ -77,10 +80,10 @@ pub fn run(common: &GlobalOptions, arguments: &DataCommand) -> Result<Outcome> {
                 false => "",
             };
             let mut text = format!(
-                "{state}{} images ({:.1} MiB) in {} shards in {}",
-                report.images,
+                "{state}{} ({:.1} MiB) in {} in {}",
+                counted(report.images, "image"),
                 mib(report.bytes),
-                report.shards.len(),
+                counted(report.shards.len(), "shard"),
                 out.display()
             );
             if report.resized > 0 {
@@ -97,7 +100,11 @@ pub fn run(common: &GlobalOptions, arguments: &DataCommand) -> Result<Outcome> {
                 meter.set(done as u64, total as u64, "");
             });
             drop(meter);
-            let mut text = format!("{} images, {:.1} MiB", stats.images, mib(stats.bytes));
+            let mut text = format!(
+                "{}, {:.1} MiB",
+                counted(stats.images, "image"),
+                mib(stats.bytes)
+            );
             for (format, count) in &stats.formats {
                 let _ = write!(text, ", {count} {format}");
             }
@@ -126,7 +133,7 @@ pub fn run(common: &GlobalOptions, arguments: &DataCommand) -> Result<Outcome> {
 
 /// The result of a check as text.
 fn describe(report: &FolderCheck) -> String {
-    let mut text = format!("{}: {} images", report.path, report.images);
+    let mut text = format!("{}: {}", report.path, counted(report.images, "image"));
     if let Some(decoded) = report.decoded {
         let _ = write!(text, ", {decoded} decoded");
     }

@@ -17,7 +17,7 @@ use super::eval::Model;
 use super::partial::{self, Partial, remove_abandoned_of};
 use super::{check_writable, one_or_all, open_images, print_result};
 use crate::args::{EmbedArguments, GlobalOptions};
-use crate::progress::{Meter, say};
+use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
@@ -42,7 +42,10 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
     let extractor = BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
     if partial.done > 0 {
-        say(common, &format!("resuming after {} images", partial.done));
+        say(
+            common,
+            &format!("resuming after {}", counted(partial.done, "image")),
+        );
     }
     let finished = all(
         common,
@@ -71,13 +74,14 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
     partial.remove()?;
     let images = source.len() - unreadable.failed.len();
     let text = format!(
-        "{images} features of length {channels} in {}; {} images unreadable",
+        "{} of length {channels} in {}; {} unreadable",
+        counted(images, "feature"),
         files
             .iter()
             .map(|file| file.display().to_string())
             .collect::<Vec<_>>()
             .join(" and "),
-        unreadable.failed.len()
+        counted(unreadable.failed.len(), "image")
     );
     let value = json!({
         "images": images,

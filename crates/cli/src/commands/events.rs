@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use clasp_run::Event;
 
 use crate::args::GlobalOptions;
-use crate::progress::{Meter, duration, rate};
+use crate::progress::{Meter, counted, duration, rate};
 
 /// Steps that an estimate needs; the first is slower and is not counted.
 const TIMED_STEPS: u64 = 3;
@@ -79,7 +79,9 @@ impl EventPrinter {
             } => {
                 estimate.begin(Instant::now());
                 meter.line(&format!(
-                    "{title}: {examples} examples, {steps} steps of {batch}, from step {from}"
+                    "{title}: {}, {} of {batch}, from step {from}",
+                    counted(examples, "example"),
+                    counted(steps, "step")
                 ));
             }
             Event::WeightsLoaded { path, report } => {
@@ -153,7 +155,11 @@ impl CostEstimate {
 
 /// The estimate as a line, with what makes a long run shorter.
 fn in_words(seconds: f64, steps: u64, shorter: &str) -> String {
-    let all = format!("all {steps} steps take about {}", duration(seconds));
+    let all = format!(
+        "all {} take about {}",
+        counted(steps, "step"),
+        duration(seconds)
+    );
     match seconds >= LONG {
         true => format!("{all}; shorter: {shorter}"),
         false => all,

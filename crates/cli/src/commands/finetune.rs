@@ -11,7 +11,7 @@ use clasp_tasks::with_task;
 use super::events::shorter_run;
 use super::{EventPrinter, check_data, print_result};
 use crate::args::{FinetuneArguments, GlobalOptions};
-use crate::progress::duration;
+use crate::progress::{counted, duration};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
@@ -165,9 +165,14 @@ fn describe<T: DownstreamTask>(
     };
     let (steps, images) = (summary.run.steps, summary.examples);
     let trained = match summary.had_ended {
-        true => format!("the run had ended before, after {steps} steps: nothing was trained"),
+        true => format!(
+            "the run had ended before, after {}: nothing was trained",
+            counted(steps, "step")
+        ),
         false => format!(
-            "{steps} steps on {images} images in {}",
+            "{} on {} in {}",
+            counted(steps, "step"),
+            counted(images, "image"),
             duration(summary.run.seconds)
         ),
     };

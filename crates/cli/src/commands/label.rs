@@ -26,7 +26,7 @@ use clasp_weights::import::load_backbone;
 
 use super::{open_images, print_result};
 use crate::args::{GlobalOptions, LabelAction, LabelArguments, LabelRunArguments};
-use crate::progress::{Meter, duration, rate, say, warn};
+use crate::progress::{Meter, counted, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
 
 /// Runs the command.
@@ -243,12 +243,17 @@ pub fn label_images(
         match progress {
             LabelProgress::Resumed { shards, images } => {
                 meter.line(&format!(
-                    "resuming after {images} images, {shards} whole shards"
+                    "resuming after {}, {}",
+                    counted(images, "image"),
+                    counted(shards, "whole shard")
                 ));
             }
             LabelProgress::Empty { shards, jobs } => warn(&format!(
-                "this part has no image: the images are cut into {shards} shards, too few for \
-                 {jobs} jobs\nhint: start at most {shards} jobs"
+                "this part has no image: the images are cut into {}, too few for {}\n\
+                 hint: start at most {}",
+                counted(shards, "shard"),
+                counted(jobs, "job"),
+                counted(shards, "job")
             )),
             LabelProgress::Edited { shard } => warn(&format!(
                 "the labels of {shard} were changed by other programs, and are not labeled again"
@@ -266,14 +271,14 @@ pub fn label_images(
 
 fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
     let mut text = format!(
-        "{} images: {} labeled in {} ({}), {} labeled before, {} unreadable; {} shards in {}",
-        report.images,
+        "{}: {} labeled in {} ({}), {} labeled before, {} unreadable; {} in {}",
+        counted(report.images, "image"),
         report.labeled,
         duration(report.seconds),
         rate(report.per_second, "images"),
         report.kept,
         report.unreadable,
-        report.shards,
+        counted(report.shards, "shard"),
         out.display()
     );
     if kmeans {

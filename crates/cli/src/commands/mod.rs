@@ -77,6 +77,9 @@ fn start_threads(common: &GlobalOptions) -> Result<()> {
         .num_threads(threads)
         .build_global()
         .with_context(|| {
-            format!("--threads: the system does not start {threads} threads\nhint: ask for fewer")
+            format!(
+                "--threads: the system does not start {}\nhint: ask for fewer",
+                crate::progress::counted(threads, "thread")
+            )
         })
 }

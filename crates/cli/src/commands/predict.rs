@@ -27,7 +27,7 @@ use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
 use super::{check_writable, one_or_all, open_images, print_result};
 use crate::args::{GlobalOptions, PredictArguments};
-use crate::progress::{Meter, say};
+use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
 
 /// Images in a batch.
@@ -84,7 +84,10 @@ fn predict<T: DownstreamTask>(
     });
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
     if partial.done > 0 {
-        say(common, &format!("resuming after {} images", partial.done));
+        say(
+            common,
+            &format!("resuming after {}", counted(partial.done, "image")),
+        );
     }
     if !all(
         common,
@@ -115,9 +118,10 @@ fn predict<T: DownstreamTask>(
         format!(", pictures in {}", folder.display())
     });
     let text = format!(
-        "{done} predictions in {}{drawn}; {} images unreadable",
+        "{} in {}{drawn}; {} unreadable",
+        counted(done, "prediction"),
         arguments.out.display(),
-        unreadable.failed.len()
+        counted(unreadable.failed.len(), "image")
     );
     let value = json!({"images": done, "file": arguments.out, "unreadable": unreadable});
     print_result(common.json, &value, &text)?;

@@ -10,7 +10,7 @@ use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
 use super::events::shorter_run;
 use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
-use crate::progress::duration;
+use crate::progress::{counted, duration};
 use crate::{Outcome, device, interrupt};
 
 /// The recipe for a computer without a GPU.
@@ -47,9 +47,9 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
     let on_cpu = device == Device::flex();
     let small = if on_cpu { "TASK-mini " } else { "" };
     let mut text = format!(
-        "{} steps on {} images in {}\nbackbone: {}\nnext: clasp finetune TASK {small}--data DATA --init {}",
-        summary.run.steps,
-        summary.images,
+        "{} on {} in {}\nbackbone: {}\nnext: clasp finetune TASK {small}--data DATA --init {}",
+        counted(summary.run.steps, "step"),
+        counted(summary.images, "image"),
         duration(summary.run.seconds),
         summary.backbone.display(),
         folder.display()

@@ -21,7 +21,7 @@ use serde_json::json;
 
 use super::{check_writable, eval, open_images, print_result};
 use crate::args::{GlobalOptions, SearchArguments};
-use crate::progress::Meter;
+use crate::progress::{Meter, counted};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
@@ -128,11 +128,12 @@ fn search<E: Extractor>(
         )
     });
     let text = format!(
-        "{} queries against {} images: matches in {}, pictures in {}; {without} queries without a match{told}",
-        query.keys.len(),
-        gallery.keys.len(),
+        "{} against {}: matches in {}, pictures in {}; {} without a match{told}",
+        counted(query.keys.len(), "query"),
+        counted(gallery.keys.len(), "image"),
         arguments.out.display(),
         arguments.sheet.display(),
+        counted(without, "query"),
     );
     let value = json!({
         "queries": query.keys.len(),

@@ -439,12 +439,7 @@ fn people_are_found_in_photos_and_pictures_are_drawn() {
     server
         .ask("POST", "/v1/predict/reid", &accept, &photo)
         .is_problem(400, "cannot be drawn");
-    let picture = server.ask(
-        "POST",
-        "/v1/predict/reid?people=detector",
-        &accept,
-        &photo,
-    );
+    let picture = server.ask("POST", "/v1/predict/reid?people=detector", &accept, &photo);
     assert!(picture.body.starts_with(b"\x89PNG"));
     let listed = server.get("/v1/models").json();
     assert_eq!(listed["models"][0]["searches"], true);
@@ -804,7 +799,11 @@ fn pictures_of_runs_are_served_and_links_are_not_followed() {
     for file in ["metrics.jsonl", "run.toml", "model.safetensors"] {
         fs_err::copy(Path::new(&run).join(file), at("runs/tuned").join(file)).unwrap();
     }
-    fs_err::copy(&photos("scenes/images")[0], at("runs/tuned/pictures/a b.jpg")).unwrap();
+    fs_err::copy(
+        &photos("scenes/images")[0],
+        at("runs/tuned/pictures/a b.jpg"),
+    )
+    .unwrap();
     fs_err::write(at("runs/tuned/pictures/text.png"), "no picture").unwrap();
     fs_err::write(at("runs/tuned/pictures/notes.txt"), "").unwrap();
     fs_err::write(at("secret.png"), "secret").unwrap();

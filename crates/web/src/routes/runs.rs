@@ -182,7 +182,11 @@ pub async fn picture(State(app): Shared, uri: Uri) -> Result<Response, Problem> 
 fn pictures_in(run: &Path) -> Vec<String> {
     let is_picture = |name: &str| {
         let extension = name.rsplit_once('.').map(|(_, extension)| extension);
-        extension.is_some_and(|of| ["png", "jpg", "jpeg"].iter().any(|one| of.eq_ignore_ascii_case(one)))
+        extension.is_some_and(|of| {
+            ["png", "jpg", "jpeg"]
+                .iter()
+                .any(|one| of.eq_ignore_ascii_case(one))
+        })
     };
     let Ok(entries) = fs::read_dir(run.join(PICTURES)) else {
         return Vec::new();

@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWrite
 use std::time::Duration;
 
 use axum::http::StatusCode;
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 
@@ -16,10 +17,18 @@ use crate::limits::ServeLimits;
 use crate::models::{ImageOutput, ImageWork, ServedModels};
 use crate::problem::Problem;
 use crate::queue::{InferenceQueue, JobFailure, QueueFull};
-use crate::upload::UploadedImage;
 
 /// Says something to whoever runs the server.
 pub type Note = Arc<dyn Fn(String) + Send + Sync>;
+
+/// An image of a request.
+#[derive(Clone, Debug)]
+pub struct UploadedImage {
+    /// Its key: the name of its file without extension, or its number.
+    pub key: String,
+    /// The encoded image.
+    pub image: Bytes,
+}
 
 /// What the routes share.
 pub struct App {

@@ -10,22 +10,13 @@ use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
 
-use crate::app::App;
+use crate::app::{App, UploadedImage};
 use crate::problem::Problem;
 
 /// Longest key in bytes.
 const LONGEST_KEY: usize = 255;
 /// Bytes that a permit of [`App::held`] stands for.
 pub const PERMIT: usize = 1 << 12;
-
-/// An image of a request.
-#[derive(Clone, Debug)]
-pub struct UploadedImage {
-    /// Its key: the name of its file without extension, or its number.
-    pub key: String,
-    /// The encoded image.
-    pub image: Bytes,
-}
 
 /// The images of a request, and what keeps count of their bytes.
 pub struct Upload {

@@ -23,6 +23,7 @@ pub mod checkpoint;
 pub mod clip;
 pub mod error;
 pub mod export;
+mod exported;
 pub mod finetuned;
 pub mod hub;
 pub mod import;

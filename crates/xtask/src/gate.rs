@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 
 use crate::workspace::metadata;
-use crate::{dependencies, rust_version};
+use crate::{dependencies, rust_version, structure};
 
 /// Seconds that all steps may take together, from an empty `target` on two cores.
 const WHOLE_BUDGET: u64 = 3600;
@@ -85,6 +85,7 @@ pub fn ci() -> Result<()> {
     let metadata = metadata()?;
     dependencies::check(&metadata)?;
     rust_version::check(&metadata)?;
+    structure::check(&metadata)?;
     let mut report = Vec::new();
     for step in STEPS {
         report.push(run(step)?);

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{encoded_image, json};
+use super::answer::{encoded_image, json};
 use crate::app::Shared;
 use crate::gallery::GalleryError;
 use crate::gallery::log::NewImage;

@@ -9,7 +9,7 @@ use clasp_tasks::retrieve::SearchAnswer;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::{json_lines, typed};
+use super::answer::{json_lines, typed};
 use crate::app::Shared;
 use crate::models::{ImageOutput, ImageWork};
 use crate::params::Params;

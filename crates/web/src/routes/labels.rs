@@ -7,7 +7,7 @@ use clasp_data::labels::{Correction, PartCorrection};
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::json;
+use super::answer::json;
 use crate::app::{Shared, blocking};
 use crate::labels::{ImageLabels, LabelPage, LabelQuery, ServedAttribute};
 use crate::params::Params;

@@ -1,5 +1,6 @@
 //! The routes, and what every request passes.
 
+mod answer;
 mod gallery;
 mod infer;
 mod labels;
@@ -16,8 +17,6 @@ use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use clasp_data::image::format_of;
-use serde::Serialize;
 use tower_http::catch_panic::CatchPanicLayer;
 use utoipa::OpenApi;
 
@@ -77,7 +76,7 @@ pub fn router(app: Arc<App>) -> Router {
         .route("/health", get(state::health))
         .route("/ready", get(state::ready))
         .route("/metrics", get(state::metrics))
-        .route("/openapi.json", get(pages::openapi))
+        .route("/openapi.json", get(openapi))
         .route("/v1/models", get(state::models))
         .route("/v1/embed", post(infer::embed))
         .route("/v1/search", post(infer::search))
@@ -108,6 +107,10 @@ pub fn router(app: Arc<App>) -> Router {
         }))
         .layer(from_fn_with_state(Arc::clone(&app), every_request))
         .with_state(app)
+}
+
+async fn openapi() -> Response {
+    answer::typed("application/json", description())
 }
 
 async fn no_route() -> Problem {
@@ -157,39 +160,6 @@ async fn every_request(State(app): State<Arc<App>>, request: Request, next: Next
     app.counters
         .add_request(&route, response.status().as_u16(), began.elapsed());
     response
-}
-
-/// A JSON answer.
-fn json(value: &impl Serialize) -> Result<Response, Problem> {
-    let text = serde_json::to_vec(value).map_err(|error| Problem::internal(error.to_string()))?;
-    Ok(typed("application/json", text))
-}
-
-/// JSON lines, one for each image.
-fn json_lines(lines: &[impl Serialize]) -> Result<Response, Problem> {
-    let mut text = Vec::new();
-    for line in lines {
-        let written = serde_json::to_writer(&mut text, line);
-        written.map_err(|error| Problem::internal(error.to_string()))?;
-        text.push(b'\n');
-    }
-    Ok(typed("application/x-ndjson", text))
-}
-
-/// An encoded image, under the type that its bytes have.
-fn encoded_image(bytes: Vec<u8>) -> Result<Response, Problem> {
-    let kind = match format_of(&bytes) {
-        Some("JPEG") => "image/jpeg",
-        Some("PNG") => "image/png",
-        Some("WebP") => "image/webp",
-        Some("BMP") => "image/bmp",
-        _ => return Err(Problem::not_found("the file is no longer an image")),
-    };
-    Ok(typed(kind, bytes))
-}
-
-fn typed(kind: &'static str, bytes: impl Into<axum::body::Body>) -> Response {
-    ([(header::CONTENT_TYPE, kind)], bytes.into()).into_response()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use axum::extract::Path;
 use axum::response::Response;
 
-use super::{description, typed};
+use super::answer::typed;
 use crate::problem::Problem;
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -62,9 +62,4 @@ pub async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
     let asset = ASSETS.iter().find(|(of, ..)| *of == name);
     let (_, kind, text) = asset.ok_or_else(|| Problem::not_found("expected a file of a page"))?;
     Ok(typed(kind, *text))
-}
-
-/// The OpenAPI description.
-pub async fn openapi() -> Response {
-    typed("application/json", description())
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::{encoded_image, json};
+use super::answer::{encoded_image, json};
 use crate::app::{App, Shared, blocking};
 use crate::params::Params;
 use crate::problem::Problem;

@@ -6,7 +6,7 @@ use axum::response::Response;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::{json, typed};
+use super::answer::{json, typed};
 use crate::app::Shared;
 use crate::models::ModelInfo;
 use crate::params::Params;

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use clasp_metrics::{Metric, MetricUnit};
 
 use crate::backbone::BackboneMeta;
-use crate::import::STATED_BESIDE;
+use crate::exported::STATED_BESIDE;
 
 /// Metrics of a model under one protocol.
 #[derive(Debug, Clone, PartialEq)]

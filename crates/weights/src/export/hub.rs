@@ -20,6 +20,7 @@ use super::{ExportOptions, NamingScheme, drop_adapter, transformers, warn_droppe
 use crate::backbone::{BackboneMeta, backbone_state};
 use crate::checkpoint::{self, Metadata, StorageFormat};
 use crate::error::WeightsError;
+use crate::exported::{LICENSES, WINDOWS, windows_of};
 use crate::import::resample;
 use crate::state::StateDict;
 
@@ -121,8 +122,8 @@ pub fn export_hub(
     let metadata = Metadata::from([
         ("format".to_owned(), "pt".to_owned()),
         ("written_by".to_owned(), card::written_by()),
-        (super::LICENSES.to_owned(), meta.licenses.join("\n")),
-        (super::WINDOWS.to_owned(), super::windows_of(meta)),
+        (LICENSES.to_owned(), meta.licenses.join("\n")),
+        (WINDOWS.to_owned(), windows_of(meta)),
     ]);
     checkpoint::write(&weights, &model.state, &metadata)?;
     for (name, text) in &texts {

@@ -25,61 +25,21 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use clasp_data::image::Filter;
 use clasp_model::backbone::{Adapter, Backbone, Sizes};
 use clasp_model::layers::Resampling;
 use clasp_model::prompt::PromptWeights;
 use clasp_model::swin::{SwinSizes, WindowPadding};
 use clasp_model::vit::{Positions, VitSizes};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::backbone::{BackboneMeta, backbone_state};
 use crate::checkpoint::{self, Metadata, StorageFormat};
 use crate::error::WeightsError;
+use crate::exported::{LICENSES, PREPROCESSING, Preprocessing, WINDOWS, windows_of};
 use crate::state::{HostTensor, StateDict};
 
 pub use card::{CardMetrics, ModelCard};
 pub use hub::{HubExport, HubLibrary, export_hub};
-
-/// Key in an exported file's metadata: how the backbone's windows lie on a map, as in the metadata
-/// of a backbone file.
-pub(crate) const WINDOWS: &str = "clasp.windows";
-
-/// Key in an exported file's metadata: its [`Preprocessing`] as JSON.
-pub(crate) const PREPROCESSING: &str = "preprocessing";
-
-/// Key in an exported file's metadata: a license line of the backbone's own a line.
-pub(crate) const LICENSES: &str = "licenses";
-
-/// What an exported file says of its images.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Preprocessing {
-    pub height: usize,
-    pub width: usize,
-    pub mean: [f32; 3],
-    pub std: [f32; 3],
-    pub interpolation: Filter,
-}
-
-impl Preprocessing {
-    fn of(meta: &BackboneMeta) -> Result<String, serde_json::Error> {
-        serde_json::to_string(&Self {
-            height: meta.height,
-            width: meta.width,
-            mean: meta.mean,
-            std: meta.std,
-            interpolation: meta.filter,
-        })
-    }
-}
-
-/// Value of [`WINDOWS`].
-fn windows_of(meta: &BackboneMeta) -> String {
-    match serde_json::to_value(meta.config.padding) {
-        Ok(serde_json::Value::String(name)) => name,
-        _ => String::new(),
-    }
-}
 
 /// Whose names a file is written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

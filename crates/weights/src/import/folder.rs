@@ -14,10 +14,7 @@ use super::options::ImportOptions;
 use super::source::CheckpointSource;
 use crate::checkpoint::Metadata;
 use crate::error::WeightsError;
-use crate::export::{LICENSES, PREPROCESSING, Preprocessing, WINDOWS};
-
-/// How a license line ends whose license stands beside the checkpoint.
-pub(crate) const STATED_BESIDE: &str = ", as the config.json beside it states";
+use crate::exported::{LICENSES, PREPROCESSING, Preprocessing, STATED_BESIDE, WINDOWS};
 
 /// Longest configuration that is read, in bytes.
 const LONGEST: u64 = 1 << 20;

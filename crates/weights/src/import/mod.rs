@@ -51,7 +51,6 @@ pub mod sizes;
 pub mod source;
 mod windows;
 
-pub(crate) use folder::STATED_BESIDE;
 pub use options::ImportOptions;
 pub use report::ImportReport;
 pub use source::CheckpointSource;

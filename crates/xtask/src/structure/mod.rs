@@ -218,6 +218,22 @@ fn relative(root: &str, path: &Path) -> String {
         .to_string()
 }
 
+/// Checks that no files of a crate import one another in a circle.
+pub fn check(metadata: &serde_json::Value) -> Result<()> {
+    let counts = count(metadata)?;
+    let circles: Vec<String> = { counts.crates.iter() }
+        .flat_map(|counts| &counts.import_circles)
+        .map(|files| files.join(", "))
+        .collect();
+    ensure!(
+        circles.is_empty(),
+        "these files import one another in a circle; move what they share into a file of its own:\n  {}",
+        circles.join("\n  ")
+    );
+    println!("no file is part of an import circle");
+    Ok(())
+}
+
 /// Prints the counts.
 pub fn structure(metadata: &serde_json::Value, arguments: &[String]) -> Result<()> {
     let counts = count(metadata)?;

@@ -175,7 +175,10 @@ impl FolderLock {
     /// Whether a process has the folder now.
     pub fn is_held(folder: &Path) -> bool {
         let file = fs::File::open(folder.join(".lock"));
-        file.is_ok_and(|file| matches!(file.file().try_lock(), Err(TryLockError::WouldBlock)))
+        // Shared, so that several that look at a time do not take each other for a writer.
+        file.is_ok_and(|file| {
+            matches!(file.file().try_lock_shared(), Err(TryLockError::WouldBlock))
+        })
     }
 }
 
@@ -270,8 +273,9 @@ fn owner(name: &str) -> Option<(&str, u32, u64)> {
     Some((of, process.parse().ok()?, count.parse().ok()?))
 }
 
-/// Makes the rename itself durable. Not every file system can; then the rename is still atomic.
-fn sync_folder(path: &Path) {
+/// Makes the name of a file durable, after it was made or renamed. Not every file system can; then
+/// the name is lost only where the whole system goes down.
+pub fn sync_folder(path: &Path) {
     let folder = match path.parent() {
         Some(folder) if folder != Path::new("") => folder,
         _ => Path::new("."),

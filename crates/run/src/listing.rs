@@ -1,5 +1,6 @@
 //! The runs below a folder, with their state.
 
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use clasp_data::atomic::FolderLock;
@@ -15,6 +16,9 @@ use crate::origin::HeaderFacts;
 /// Levels of folders that are searched.
 const DEPTH: usize = 3;
 
+/// Bytes at the end of a log that its last line is looked for in.
+const LAST_BYTES: u64 = 1 << 16;
+
 /// A run.
 #[derive(Clone, Debug, Serialize)]
 pub struct ListedRun {
@@ -22,11 +26,11 @@ pub struct ListedRun {
     pub folder: PathBuf,
     /// `pretrain`, `finetune TASK` or `clip train`; `unknown` without the header of this version.
     pub kind: String,
-    /// `running`, `finished` or `stopped`.
+    /// `running`, `finished` or `stopped`; `unreadable` if its files cannot be read.
     pub state: &'static str,
     /// Step of the last logged metrics.
     pub step: u64,
-    /// The metric that the model was selected by, or why its file cannot be read.
+    /// The metric that the model was selected by, or why it or the run cannot be read.
     pub chosen_by: Option<String>,
 }
 
@@ -35,40 +39,55 @@ pub struct ListedRun {
 ///
 /// # Errors
 ///
-/// A folder or a log cannot be read.
+/// The folder cannot be read. A run or a folder below it that cannot be read does not hide the
+/// others.
 pub fn runs_below(
     folder: &Path,
     chosen_by: &dyn Fn(&Path) -> Option<String>,
 ) -> Result<Vec<ListedRun>, RunError> {
+    let folders = run_folders(folder)?;
+    let listed = |folder: &PathBuf| {
+        describe(folder, chosen_by).unwrap_or_else(|error| ListedRun {
+            folder: folder.clone(),
+            kind: "unknown".to_owned(),
+            state: "unreadable",
+            step: 0,
+            chosen_by: Some(error.to_string()),
+        })
+    };
+    Ok(folders.iter().map(listed).collect())
+}
+
+/// The folders of runs below a folder, sorted by path.
+///
+/// # Errors
+///
+/// The folder cannot be read; one below it that cannot be read is passed over.
+pub fn run_folders(folder: &Path) -> Result<Vec<PathBuf>, RunError> {
     let mut runs = Vec::new();
-    find(folder, DEPTH, chosen_by, &mut runs)?;
+    find(folder, DEPTH, &mut runs)?;
     Ok(runs)
 }
 
-fn find(
-    folder: &Path,
-    depth: usize,
-    chosen_by: &dyn Fn(&Path) -> Option<String>,
-    runs: &mut Vec<ListedRun>,
-) -> Result<(), RunError> {
+fn find(folder: &Path, depth: usize, runs: &mut Vec<PathBuf>) -> Result<(), RunError> {
     if folder.join(RECIPE_FILE).is_file() {
-        runs.push(describe(folder, chosen_by)?);
+        runs.push(folder.to_owned());
         return Ok(());
     }
     if depth == 0 {
         return Ok(());
     }
-    let mut below = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            below.push(entry.path());
-        }
-    }
+    let mut below: Vec<PathBuf> = fs::read_dir(folder)?
+        .filter_map(Result::ok)
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .map(|entry| entry.path())
+        .collect();
     below.sort();
-    below
-        .iter()
-        .try_for_each(|folder| find(folder, depth - 1, chosen_by, runs))
+    for folder in &below {
+        // Removed meanwhile, or of another user.
+        let _ = find(folder, depth - 1, runs);
+    }
+    Ok(())
 }
 
 fn describe(
@@ -79,15 +98,7 @@ fn describe(
     let header = HeaderFacts::read(&recipe);
     let model = folder.join("model.safetensors");
     let is_whole = model.is_file() || folder.join("backbone.safetensors").is_file();
-    let log = match fs::read_to_string(folder.join("metrics.jsonl")) {
-        Ok(log) => log,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
-        Err(error) => return Err(error.into()),
-    };
-    let line = log.lines().last().map(serde_json::from_str::<Value>);
-    let step = line
-        .and_then(Result::ok)
-        .and_then(|line| line["step"].as_u64());
+    let step = last_step(&folder.join("metrics.jsonl"))?;
     let finished = match &header {
         // The trained CLIP lies beside its run folder.
         Some(header) if header.command == "clip train" => last_checkpoint(folder) >= header.steps,
@@ -108,6 +119,22 @@ fn describe(
         step: step.unwrap_or_else(|| last_checkpoint(folder)),
         chosen_by,
     })
+}
+
+/// Step of the last whole line of a log.
+fn last_step(log: &Path) -> Result<Option<u64>, RunError> {
+    let mut file = match fs::File::open(log) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let start = file.metadata()?.len().saturating_sub(LAST_BYTES);
+    file.seek(SeekFrom::Start(start))?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let lines = text.rsplit(|&byte| byte == b'\n');
+    let step = |line| serde_json::from_slice::<Value>(line).ok()?["step"].as_u64();
+    Ok(lines.filter(|line| !line.is_empty()).find_map(step))
 }
 
 /// Step of the last checkpoint; 0 without one.
@@ -159,6 +186,10 @@ mod tests {
         fs::create_dir(clip.join("checkpoints")).unwrap();
         fs::write(checkpoints::path(&clip, 20), "").unwrap();
         run("d", "seed = 0\n", "");
+        let broken = run("e", &pretrain, "");
+        fs::write(broken.join("metrics.jsonl"), b"{\"step\":3}\n\xff\xfe\n").unwrap();
+        let unreadable = run("f", "", "");
+        fs::write(unreadable.join("run.toml"), b"\xff").unwrap();
         let _lock = FolderLock::take(&busy).unwrap();
         let runs = runs_below(folder.path(), &|_| None).unwrap();
         let listed: Vec<_> = { runs.iter() }
@@ -170,6 +201,8 @@ mod tests {
             ("finetune reid", "running", 0),
             ("clip train", "finished", 20),
             ("unknown", "stopped", 0),
+            ("pretrain", "stopped", 3),
+            ("unknown", "unreadable", 0),
         ];
         assert_eq!(listed, expected);
     }

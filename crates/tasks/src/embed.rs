@@ -15,6 +15,7 @@ use clasp_data::image::Limits;
 use clasp_data::source::{ReadFailure, Source, UnreadableImages};
 use fs_err as fs;
 use parquet::basic::Compression;
+use parquet::column::page::PageReader;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
@@ -477,8 +478,15 @@ fn columns_of(file: std::fs::File, bytes: u64) -> Result<FeatureRows, ParquetErr
         return Ok(Err("other columns".to_owned()));
     };
     let (mut keys, mut lengths, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    let mut claimed = 0;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group)?;
+        // Repeated values take no space in the file: what it claims is bounded by its size, before
+        // anything is decoded.
+        claimed += values_of_pages(group.get_column_page_reader(feature)?)?;
+        if claimed > bytes {
+            return Ok(Err(format!("{claimed} values in a file of {bytes} bytes")));
+        }
         let (
             ColumnReader::ByteArrayColumnReader(mut names),
             ColumnReader::FloatColumnReader(mut lists),
@@ -490,8 +498,12 @@ fn columns_of(file: std::fs::File, bytes: u64) -> Result<FeatureRows, ParquetErr
             return Ok(Err("columns of other types".to_owned()));
         };
         loop {
-            let mut some = Vec::new();
-            let (records, ..) = names.read_records(DECODED, None, None, &mut some)?;
+            let (mut some, mut definition) = (Vec::new(), Vec::new());
+            let (records, ..) =
+                names.read_records(DECODED, Some(&mut definition), None, &mut some)?;
+            if some.len() != records {
+                return Ok(Err("rows without a key".to_owned()));
+            }
             for name in some {
                 match String::from_utf8(name.data().to_vec()) {
                     Ok(name) => keys.push(name),
@@ -524,18 +536,22 @@ fn columns_of(file: std::fs::File, bytes: u64) -> Result<FeatureRows, ParquetErr
                     (_, Some(length)) => *length += 1,
                 }
             }
-            // Repeated values take no space in the file: what it claims is bounded by its size.
-            if values.len() as u64 > bytes {
-                return Ok(Err(format!(
-                    "more than {bytes} values in a file of {bytes} bytes"
-                )));
-            }
             if records == 0 {
                 break;
             }
         }
     }
     Ok(Ok((keys, lengths, values)))
+}
+
+/// The number of values that the headers of a column's pages claim.
+fn values_of_pages(mut pages: Box<dyn PageReader>) -> Result<u64, ParquetError> {
+    let mut values = 0_u64;
+    while let Some(page) = pages.peek_next_page()? {
+        values = values.saturating_add(page.num_levels.unwrap_or(0) as u64);
+        pages.skip_next_page()?;
+    }
+    Ok(values)
 }
 
 #[cfg(test)]
@@ -696,6 +712,54 @@ mod tests {
         let empty = folder.path().join("empty.npy");
         FeatureFile::create(&empty).unwrap().finish().unwrap();
         assert!(npy(&empty).0.contains("(0, 0)"));
+    }
+
+    /// A file with the columns of this schema, whose keys are `a`, `b`, … and whose features repeat
+    /// one value.
+    fn written(path: &Path, schema: &str, features: &[usize]) {
+        let schema = Arc::new(parse_message_type(schema).unwrap());
+        let file = fs::File::create(path).unwrap();
+        let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
+        let mut group = writer.next_row_group().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        let keys: Vec<ByteArray> = (0..features.len())
+            .map(|at| ByteArray::from(vec![b'a' + at as u8]))
+            .collect();
+        let defined = vec![1; keys.len()];
+        let names = column.typed::<ByteArrayType>();
+        names.write_batch(&keys, Some(&defined), None).unwrap();
+        column.close().unwrap();
+        let mut column = group.next_column().unwrap().unwrap();
+        for length in features {
+            let repetition: Vec<i16> = (0..*length).map(|at| i16::from(at > 0)).collect();
+            let (values, defined) = (vec![0.5; *length], vec![1; *length]);
+            let lists = column.typed::<FloatType>();
+            lists
+                .write_batch(&values, Some(&defined), Some(&repetition))
+                .unwrap();
+        }
+        column.close().unwrap();
+        group.close().unwrap();
+        writer.close().unwrap();
+    }
+
+    #[test]
+    fn keys_that_could_be_missing_are_read_and_claims_above_the_file_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.parquet");
+        let schema = "message schema { optional binary key (STRING); \
+                      required group feature (LIST) { repeated group list { required float element; } } }";
+        written(&path, schema, &[3, 3]);
+        let read = read_features(&path).unwrap();
+        assert_eq!(
+            (read.keys, read.channels),
+            (vec!["a".to_owned(), "b".to_owned()], 3)
+        );
+        written(&path, schema, &[100_000]);
+        let size = fs::metadata(&path).unwrap().len();
+        assert!(size < 10_000, "{size}");
+        let error = read_features(&path).unwrap_err().to_string();
+        assert!(error.contains("100000 values in a file of"), "{error}");
     }
 
     #[test]

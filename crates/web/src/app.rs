@@ -1,6 +1,7 @@
 //! What the routes share.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use tokio::time::{Instant, timeout_at};
 use crate::counters::Counters;
 use crate::gallery::Gallery;
 use crate::guard::Guard;
-use crate::labels::ServedLabels;
+use crate::labels::{LabelFilter, ServedLabels};
 use crate::limits::ServeLimits;
 use crate::models::{ImageOutput, ImageWork, ServedModels};
 use crate::problem::Problem;
@@ -44,6 +45,8 @@ pub struct App {
     pub served: ServedModels,
     /// The gallery, once it is loaded.
     pub gallery: OnceLock<RwLock<Gallery>>,
+    /// Number of images in it. A search holds the gallery for seconds; its size is known meanwhile.
+    pub gallery_images: AtomicUsize,
     /// The labels.
     pub labels: Option<ServedLabels>,
     /// The folder of runs.
@@ -78,9 +81,10 @@ impl App {
             .ok_or_else(|| Problem::busy("the gallery is being loaded"))
     }
 
-    /// Number of images in the gallery.
-    pub fn gallery_len(&self) -> usize {
-        self.gallery.get().map_or(0, |gallery| read(gallery).len())
+    /// Puts the loaded gallery in its place.
+    pub fn set_gallery(&self, gallery: Gallery) {
+        self.gallery_images.store(gallery.len(), Relaxed);
+        let _ = self.gallery.set(RwLock::new(gallery));
     }
 
     /// Looks something up in the gallery, on a thread that may wait.
@@ -104,7 +108,13 @@ impl App {
         change: impl FnOnce(&mut Gallery) -> Result<T, Problem> + Send + 'static,
     ) -> Result<T, Problem> {
         let app = Arc::clone(self);
-        blocking(move || change(&mut write(app.gallery()?))).await
+        blocking(move || {
+            let mut gallery = write(app.gallery()?);
+            let changed = change(&mut gallery);
+            app.gallery_images.store(gallery.len(), Relaxed);
+            changed
+        })
+        .await
     }
 
     /// Searches the gallery, one search at a time: each uses all processors.
@@ -146,6 +156,9 @@ impl App {
                 images.len()
             )));
         }
+        // Dropped after the receivers, also where the client leaves or the time is over: then the
+        // images are not held any longer.
+        let _end = ForgetAbandoned(&self.queue);
         let outputs = self
             .queue
             .add(work, images)
@@ -175,14 +188,46 @@ impl App {
         Ok(computed)
     }
 
+    /// The filter of `ATTRIBUTE:VALUE`s by the labels; none without any.
+    ///
+    /// # Errors
+    /// No labels are served; an unknown attribute or value.
+    pub fn filter<'a>(
+        &self,
+        texts: impl Iterator<Item = &'a str>,
+    ) -> Result<Option<LabelFilter>, Problem> {
+        let mut texts = texts.peekable();
+        match texts.peek() {
+            Some(_) => Ok(Some(self.labels()?.filter(texts)?)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the image of a key passes a filter.
+    pub fn passes(&self, key: &str, filter: Option<&LabelFilter>) -> bool {
+        match (filter, &self.labels) {
+            (Some(filter), Some(labels)) => labels.matches(key, filter),
+            _ => true,
+        }
+    }
+
     /// The labels.
     ///
     /// # Errors
     /// 404: none are served.
     pub fn labels(&self) -> Result<&ServedLabels, Problem> {
         self.labels.as_ref().ok_or_else(|| {
-            Problem::not_found("labels: none are served\nhint: start with --labels STORE")
+            Problem::not_found("labels: none are served\nhint: start with --labels DIR")
         })
+    }
+}
+
+/// Drops images whose request ended, when it is dropped.
+struct ForgetAbandoned<'a>(&'a InferenceQueue);
+
+impl Drop for ForgetAbandoned<'_> {
+    fn drop(&mut self) {
+        self.0.forget_abandoned();
     }
 }
 

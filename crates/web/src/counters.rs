@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// Upper bounds of the classes of durations, in seconds.
@@ -29,6 +29,15 @@ struct Durations {
     classes: [u64; BOUNDS.len()],
     count: u64,
     seconds: f64,
+}
+
+/// A connection that is counted.
+pub struct OpenConnection(Arc<Counters>);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Counters {
@@ -68,9 +77,10 @@ impl Counters {
         self.waiting.store(images, Relaxed);
     }
 
-    /// Connections that are open now.
-    pub fn set_connections(&self, connections: usize) {
-        self.connections.store(connections, Relaxed);
+    /// Counts a connection as open until the result is dropped.
+    pub fn open_connection(self: &Arc<Self>) -> OpenConnection {
+        self.connections.fetch_add(1, Relaxed);
+        OpenConnection(Arc::clone(self))
     }
 
     /// The text of `/metrics`; `gallery`: images in it.

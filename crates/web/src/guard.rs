@@ -43,8 +43,8 @@ impl Guard {
                 return Err(ServeError::Token {
                     least: SHORTEST,
                     found: match plain {
-                        true => token.len().to_string(),
-                        false => "others".to_owned(),
+                        true => format!("{}", token.len()),
+                        false => "a space, or a character that is not ASCII".to_owned(),
                     },
                 });
             }

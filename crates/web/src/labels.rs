@@ -13,7 +13,7 @@ use clasp_data::vocabulary::Attribute;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::problem::Problem;
+use crate::problem::{Problem, status_of};
 
 /// An attribute with the number of images of each value.
 #[derive(Clone, Debug, Serialize, ToSchema)]
@@ -69,7 +69,7 @@ pub struct LikelyValue {
     pub probability: f32,
     /// Whether it is sure enough for something to be learned from it.
     pub sure: bool,
-    /// Whether people said so.
+    /// Whether it was corrected.
     pub corrected: bool,
 }
 
@@ -77,6 +77,11 @@ pub struct LikelyValue {
 #[derive(Debug)]
 pub struct ServedLabels {
     folder: PathBuf,
+    /// Number of labeled images.
+    images: usize,
+    /// The attributes of the vocabulary.
+    attributes: Vec<Attribute>,
+    /// Locked while a correction is written: only for threads that may wait.
     table: RwLock<LabelTable>,
 }
 
@@ -96,7 +101,7 @@ const UNSURE: u16 = u16::MAX;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LabelFilter(Vec<(usize, Vec<u16>)>);
 
-/// An order of labeled images, the least sure first.
+/// An order of labeled images: that of the store, or the least confident first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LabelOrder {
     /// That of the store.
@@ -160,9 +165,11 @@ impl ServedLabels {
             probability: vec![0.0; values],
             store,
         };
-        (0..table.store.len()).for_each(|row| table.look_at(row));
+        (0..table.store.len()).for_each(|row| table.update_row(row));
         Ok(Self {
             folder: folder.to_owned(),
+            images: table.store.len(),
+            attributes: table.attributes().to_vec(),
             table: RwLock::new(table),
         })
     }
@@ -173,7 +180,7 @@ impl ServedLabels {
 
     /// Number of labeled images.
     pub fn len(&self) -> usize {
-        self.read().store.len()
+        self.images
     }
 
     /// Whether no image is labeled.
@@ -191,10 +198,9 @@ impl ServedLabels {
     /// # Errors
     /// An unknown attribute or value.
     pub fn filter<'a>(&self, texts: impl Iterator<Item = &'a str>) -> Result<LabelFilter, Problem> {
-        let table = self.read();
         let mut filter = LabelFilter::default();
         for text in texts {
-            let (at, value) = table.value_of(text)?;
+            let (at, value) = value_of(&self.attributes, text)?;
             match filter.0.iter_mut().find(|(of, _)| *of == at) {
                 Some((_, values)) => values.push(value),
                 None => filter.0.push((at, vec![value])),
@@ -208,8 +214,7 @@ impl ServedLabels {
     /// # Errors
     /// An unknown attribute.
     pub fn order(&self, name: &str) -> Result<LabelOrder, Problem> {
-        let table = self.read();
-        let attributes = &table.store.meta.vocabulary.attributes;
+        let attributes = &self.attributes;
         match (name, attributes.iter().position(|one| one.name == name)) {
             ("stored", _) => Ok(LabelOrder::Stored),
             ("parts", _) => Ok(LabelOrder::Parts),
@@ -245,27 +250,38 @@ impl ServedLabels {
     /// disk when this returns.
     ///
     /// # Errors
-    /// 404 for an image without labels, 400 for names that the vocabulary does not have, 507 where
-    /// the file system refuses.
-    pub fn correct(&self, correction: Correction, clear: bool) -> Result<(), Problem> {
+    /// 404 for an image without labels, 400 for names that the vocabulary does not have; 500 or 507
+    /// where the file system refuses or the file of corrections is damaged, of which `note` gets the
+    /// reason.
+    pub fn correct(
+        &self,
+        correction: Correction,
+        clear: bool,
+        note: &dyn Fn(String),
+    ) -> Result<(), Problem> {
+        if correction.is_empty() && !clear {
+            return Err(Problem::bad_request(
+                "expected attributes, parts or clear, found nothing to correct",
+            ));
+        }
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
         let unknown =
             || Problem::not_found(format!("{}: expected a labeled image", correction.key));
         let row = table.store.position(&correction.key).ok_or_else(unknown)?;
         let added = table.store.add_correction(&self.folder, correction, clear);
-        added.map_err(|error| match error {
-            LabelError::Io(_) => Problem::new(
-                StatusCode::INSUFFICIENT_STORAGE,
-                "the corrections cannot be written",
-            ),
-            // The message begins with the path of the file.
-            error => Problem::bad_request(
-                error
-                    .to_string()
-                    .replace(&*self.folder.to_string_lossy(), "labels"),
-            ),
+        added.map_err(|error| {
+            let status = match &error {
+                LabelError::Correction { problem, .. } => return Problem::bad_request(problem),
+                LabelError::Io(error) => status_of(error),
+                _ => StatusCode::INTERNAL_SERVER_ERROR,
+            };
+            note(format!("--labels: {error}"));
+            Problem::new(
+                status,
+                "the corrections cannot be written; the log of the server says why",
+            )
         })?;
-        table.look_at(row);
+        table.update_row(row);
         Ok(())
     }
 }
@@ -276,7 +292,7 @@ impl LabelTable {
     }
 
     /// Computes the likeliest values of an image.
-    fn look_at(&mut self, row: usize) {
+    fn update_row(&mut self, row: usize) {
         let count = self.attributes().len();
         let likely: Vec<_> = self.likely(row).collect();
         for (at, (value, probability, sure)) in likely.into_iter().enumerate() {
@@ -320,32 +336,6 @@ impl LabelTable {
             }
         };
         { attributes.iter().enumerate() }.map(of).collect()
-    }
-
-    /// Positions of the attribute and of the value in `ATTRIBUTE:VALUE`.
-    fn value_of(&self, text: &str) -> Result<(usize, u16), Problem> {
-        let wrong = |expected: String| {
-            Problem::bad_request(format!("filter: expected {expected}, found `{text}`"))
-        };
-        let pair = text.split_once(':');
-        let (name, value) = pair.ok_or_else(|| wrong("ATTRIBUTE:VALUE".to_owned()))?;
-        let attributes = self.attributes();
-        let at = attributes
-            .iter()
-            .position(|one| one.name == name)
-            .ok_or_else(|| {
-                let names: Vec<&str> = attributes.iter().map(|one| one.name.as_str()).collect();
-                wrong(format!("one of {}", names.join(", ")))
-            })?;
-        let values = &attributes[at].values;
-        let found = values.iter().position(|one| one.name == value);
-        let found = found
-            .and_then(|found| u16::try_from(found).ok())
-            .ok_or_else(|| {
-                let values: Vec<&str> = values.iter().map(|one| one.name.as_str()).collect();
-                wrong(format!("{name}: one of {}", values.join(", ")))
-            })?;
-        Ok((at, found))
     }
 
     fn matches(&self, row: usize, filter: &LabelFilter) -> bool {
@@ -442,6 +432,31 @@ impl LabelTable {
     }
 }
 
+/// Positions of the attribute and of the value in `ATTRIBUTE:VALUE`.
+fn value_of(attributes: &[Attribute], text: &str) -> Result<(usize, u16), Problem> {
+    let wrong = |expected: String| {
+        Problem::bad_request(format!("filter: expected {expected}, found `{text}`"))
+    };
+    let pair = text.split_once(':');
+    let (name, value) = pair.ok_or_else(|| wrong("ATTRIBUTE:VALUE".to_owned()))?;
+    let at = attributes
+        .iter()
+        .position(|one| one.name == name)
+        .ok_or_else(|| {
+            let names: Vec<&str> = attributes.iter().map(|one| one.name.as_str()).collect();
+            wrong(format!("one of {}", names.join(", ")))
+        })?;
+    let values = &attributes[at].values;
+    let found = values.iter().position(|one| one.name == value);
+    let found = found
+        .and_then(|found| u16::try_from(found).ok())
+        .ok_or_else(|| {
+            let values: Vec<&str> = values.iter().map(|one| one.name.as_str()).collect();
+            wrong(format!("{name}: one of {}", values.join(", ")))
+        })?;
+    Ok((at, found))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -514,7 +529,7 @@ mod tests {
             }],
             ..Correction::default()
         };
-        labels.correct(correction, false).unwrap();
+        labels.correct(correction, false, &|_| {}).unwrap();
         let check = |labels: &ServedLabels| {
             let of = labels.of_image("a/1").unwrap();
             assert_eq!((of.parts, of.corrected_parts), (vec![1, 0], vec![1]));
@@ -538,7 +553,7 @@ mod tests {
             attributes: [("glass".to_owned(), None)].into(),
             ..Correction::default()
         };
-        let problem = labels.correct(unknown, false).unwrap_err();
+        let problem = labels.correct(unknown, false, &|_| {}).unwrap_err();
         assert_eq!(problem.status(), 400);
         let text = serde_json::to_string(&problem).unwrap();
         let path = folder.path().display().to_string();
@@ -547,7 +562,7 @@ mod tests {
             key: "a/1".to_owned(),
             ..Correction::default()
         };
-        labels.correct(back, true).unwrap();
+        labels.correct(back, true, &|_| {}).unwrap();
         assert_eq!(labels.of_image("a/1").unwrap().parts, [1, 2]);
     }
 }

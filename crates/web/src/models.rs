@@ -58,6 +58,20 @@ pub enum ImageOutput {
     Picture(Vec<u8>),
 }
 
+/// The features of images, with their keys.
+///
+/// # Errors
+/// 500: an output is none.
+pub fn features(outputs: Vec<(String, ImageOutput)>) -> Result<Vec<(String, Vec<f32>)>, Problem> {
+    let feature = |(key, output)| match output {
+        ImageOutput::Feature(feature) => Ok((key, feature)),
+        ImageOutput::Fields(_) | ImageOutput::Picture(_) => {
+            Err(Problem::internal("the model gave no feature"))
+        }
+    };
+    outputs.into_iter().map(feature).collect()
+}
+
 /// The output for each image of a batch, or why the image cannot be used.
 pub type ImageOutputs = Vec<Result<ImageOutput, ImageError>>;
 

@@ -1,5 +1,7 @@
 //! Errors of requests, as problem details (RFC 9457).
 
+use std::io::ErrorKind;
+
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use clasp_data::image::ImageError;
@@ -86,6 +88,14 @@ impl Problem {
     /// The HTTP status.
     pub fn status(&self) -> StatusCode {
         StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+}
+
+/// The status where a file system refuses.
+pub fn status_of(error: &std::io::Error) -> StatusCode {
+    match error.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => StatusCode::INSUFFICIENT_STORAGE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 

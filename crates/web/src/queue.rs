@@ -141,6 +141,23 @@ impl InferenceQueue {
         self.changed.notify_all();
     }
 
+    /// No further images are taken, and those that wait are dropped: their requests end.
+    pub fn abandon(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.jobs.clear();
+        self.counters.set_waiting(0);
+        drop(state);
+        self.changed.notify_all();
+    }
+
+    /// Drops the images of requests that ended without their outputs.
+    pub fn forget_abandoned(&self) {
+        let mut state = self.lock();
+        self.drop_abandoned(&mut state);
+        self.counters.set_waiting(state.jobs.len());
+    }
+
     fn drop_abandoned(&self, state: &mut QueueState) {
         let before = state.jobs.len();
         state.jobs.retain(|job| !job.done.is_closed());
@@ -233,6 +250,18 @@ mod tests {
         drop(first);
         let _second = queue.add(ImageWork::Search, images(5)).unwrap();
         assert_eq!(queue.next_batch().unwrap().1.len(), 5);
+    }
+
+    #[test]
+    fn abandoned_images_are_dropped_and_their_requests_end() {
+        let queue = queue(8, 0);
+        drop(queue.add(ImageWork::Search, images(4)).unwrap());
+        let kept = queue.add(ImageWork::Search, images(1)).unwrap();
+        queue.forget_abandoned();
+        assert_eq!(queue.lock().jobs.len(), 1);
+        queue.abandon();
+        assert!(kept.into_iter().all(|one| one.blocking_recv().is_err()));
+        assert!(queue.next_batch().is_none());
     }
 
     #[test]

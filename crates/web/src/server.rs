@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
@@ -98,6 +98,18 @@ pub fn serve(
         config.insecure,
         &config.hosts,
     )?;
+    for (option, folder) in [("--runs", &config.runs), ("--store", &config.store)] {
+        if folder
+            .as_ref()
+            .is_some_and(|path| path.exists() && !path.is_dir())
+        {
+            return Err(ServeError::Missing {
+                what: option.to_owned(),
+                expected: "a folder, found a file".to_owned(),
+                hint: "choose a folder".to_owned(),
+            });
+        }
+    }
     let models = Models::load(
         &config.models,
         config.compute.clone(),
@@ -117,6 +129,7 @@ pub fn serve(
         counters,
         served: models.served().clone(),
         gallery: OnceLock::new(),
+        gallery_images: AtomicUsize::new(0),
         labels,
         runs: config.runs.clone(),
         held: Arc::new(Semaphore::new(
@@ -125,6 +138,19 @@ pub fn serve(
         search: Arc::new(Semaphore::new(1)),
         note: Arc::clone(&events.note),
     });
+    if !models.served().infos.iter().any(|info| info.searches) {
+        let wanted = [
+            ("--gallery", config.gallery.is_some()),
+            ("--store", config.store.is_some()),
+        ];
+        if let Some((option, _)) = wanted.iter().find(|(_, given)| *given) {
+            return Err(ServeError::Missing {
+                what: (*option).to_owned(),
+                expected: "a model to search with".to_owned(),
+                hint: "add --model RUN of `clasp finetune reid`, or a backbone".to_owned(),
+            });
+        }
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKERS)
         .enable_all()
@@ -141,12 +167,14 @@ pub fn serve(
     let compute = {
         let (app, stop, ended) = (Arc::clone(&app), Arc::clone(&stop), Arc::clone(&ended));
         move || {
-            let loaded = load_gallery(&models, &config, &events, &stop).map(|gallery| {
-                let _ = app.gallery.set(RwLock::new(gallery));
-                app.queue.work(&models);
-            });
-            ended.store(true, Ordering::Relaxed);
-            loaded
+            let _end = EndOfModels {
+                queue: &app.queue,
+                ended: &ended,
+            };
+            let gallery = load_gallery(&models, &config, &events, &stop)?;
+            app.set_gallery(gallery);
+            app.queue.work(&models);
+            Ok(())
         }
     };
     let thread = std::thread::Builder::new()
@@ -167,26 +195,28 @@ pub fn serve(
     }
 }
 
+/// What ends with the thread of the models, also where it fails or panics: requests that wait for
+/// it, and the server.
+struct EndOfModels<'a> {
+    queue: &'a InferenceQueue,
+    ended: &'a AtomicBool,
+}
+
+impl Drop for EndOfModels<'_> {
+    fn drop(&mut self) {
+        self.queue.abandon();
+        self.ended.store(true, Ordering::Relaxed);
+    }
+}
+
 fn load_gallery(
     models: &Models,
     config: &ServeConfig,
     events: &ServeEvents,
     stop: &AtomicBool,
 ) -> Result<Gallery, ServeError> {
-    let missing = |what: &str| ServeError::Missing {
-        what: what.to_owned(),
-        expected: "a model to search with".to_owned(),
-        hint: "add --model RUN of `clasp finetune reid`, or a backbone".to_owned(),
-    };
     let Some(channels) = models.search_channels()? else {
-        return match (&config.gallery, &config.store) {
-            (Some(_), _) => Err(missing("--gallery")),
-            (_, Some(_)) => Err(missing("--store")),
-            _ => {
-                let start = GalleryStart::default();
-                Gallery::open(start, None, "", 0, 0, &|_| {})
-            }
-        };
+        return Gallery::open(GalleryStart::default(), None, "", 0, 0, &|_| {});
     };
     let start = match &config.gallery {
         Some(spec) => gallery_start(models, config, spec, channels, events, stop)?,
@@ -253,10 +283,8 @@ async fn accept(listener: TcpListener, router: Router, app: &App, stops: impl Fn
     let (stop, stopping) = watch::channel(false);
     let grace = Duration::from_secs(app.limits.seconds + 5);
     let all = u32::try_from(app.limits.connections).unwrap_or(u32::MAX);
-    let open = || app.limits.connections - places.available_permits();
     let stopped = async {
         while !stops() {
-            app.counters.set_connections(open());
             sleep(POLL).await;
         }
     };
@@ -269,9 +297,10 @@ async fn accept(listener: TcpListener, router: Router, app: &App, stops: impl Fn
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let (router, stopping) = (router.clone(), stopping.clone());
+                    let open = app.counters.open_connection();
                     tokio::spawn(async move {
                         connection(stream, router, stopping, grace).await;
-                        drop(place);
+                        drop((place, open));
                     });
                 }
                 // Too many open files: others may close some.

@@ -1,6 +1,7 @@
 //! The images of a request: the body itself, or the parts of a form.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use axum::extract::{FromRequest, Multipart, Request};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -18,12 +19,17 @@ const LONGEST_KEY: usize = 255;
 /// Bytes that a permit of [`App::held`] stands for.
 pub const PERMIT: usize = 1 << 12;
 
-/// The images of a request, and what keeps count of their bytes.
-pub struct Upload {
-    /// The images.
-    pub images: Vec<UploadedImage>,
-    /// Returned when the request is answered.
-    _held: Option<OwnedSemaphorePermit>,
+/// Bytes of a body, with the permits for the whole body: these are returned when the last image of
+/// the body is dropped, wherever it is then.
+struct HeldBytes {
+    bytes: Bytes,
+    _held: Option<Arc<OwnedSemaphorePermit>>,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// Reads the images of a request. `key`: that of the image where the body is one.
@@ -36,7 +42,7 @@ pub async fn read_images(
     request: Request,
     key: Option<&str>,
     deadline: Instant,
-) -> Result<Upload, Problem> {
+) -> Result<Vec<UploadedImage>, Problem> {
     let kind = content_kind(request.headers())?;
     let (parts, body) = request.into_parts();
     let limit = app.limits.body_bytes;
@@ -66,10 +72,23 @@ pub async fn read_images(
             twice.key
         )));
     }
-    Ok(Upload {
-        images,
-        _held: held,
-    })
+    Ok(holding(images, held))
+}
+
+/// The images of a body, which hold its permits.
+fn holding(
+    images: impl IntoIterator<Item = UploadedImage>,
+    held: Option<OwnedSemaphorePermit>,
+) -> Vec<UploadedImage> {
+    let held = held.map(Arc::new);
+    let holding = |one: UploadedImage| UploadedImage {
+        image: Bytes::from_owner(HeldBytes {
+            bytes: one.image,
+            _held: held.clone(),
+        }),
+        ..one
+    };
+    images.into_iter().map(holding).collect()
 }
 
 /// Reads a JSON body of at most `limit` bytes.
@@ -234,6 +253,25 @@ pub fn checked_key(key: &str) -> Result<String, Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::Semaphore;
+
+    #[test]
+    fn permits_return_with_the_last_image_of_a_body() {
+        let all = Arc::new(Semaphore::new(3));
+        let held = Arc::clone(&all).try_acquire_many_owned(2).ok();
+        let images = holding(
+            ["a", "b"].map(|key| UploadedImage {
+                key: key.to_owned(),
+                image: Bytes::from_static(b"image"),
+            }),
+            held,
+        );
+        let waiting = images[1].image.clone();
+        drop(images);
+        assert_eq!((all.available_permits(), &waiting[..]), (1, &b"image"[..]));
+        drop(waiting);
+        assert_eq!(all.available_permits(), 3);
+    }
 
     #[test]
     fn keys_are_names_without_extension() {

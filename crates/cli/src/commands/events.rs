@@ -4,6 +4,7 @@
 use std::time::Instant;
 
 use burn::tensor::Device;
+use clasp_model::backbone::BackboneConfig;
 use clasp_run::Event;
 
 use crate::args::GlobalOptions;
@@ -151,6 +152,12 @@ impl CostEstimate {
         self.is_given = true;
         Some(seconds / timed as f64 * steps as f64)
     }
+}
+
+/// Whether a backbone has more than twice the parameters of another, by their names.
+pub fn is_larger(backbone: &str, than: &str) -> bool {
+    let parameters = |name| BackboneConfig::named(name).ok()?.parameters().ok();
+    matches!((parameters(backbone), parameters(than)), (Some(large), Some(small)) if large > 2 * small)
 }
 
 /// The estimate as a line, with what makes a long run shorter.

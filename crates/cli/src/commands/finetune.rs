@@ -8,7 +8,7 @@ use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train};
 use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::with_task;
 
-use super::events::shorter_run;
+use super::events::{is_larger, shorter_run};
 use super::{EventPrinter, check_data, print_result};
 use crate::args::{FinetuneArguments, GlobalOptions};
 use crate::progress::{counted, duration};
@@ -69,7 +69,7 @@ fn smaller<T: DownstreamTask>(recipe: &FinetuneRecipe<T::Config>) -> Option<&'st
     let names = T::RECIPES.iter().map(|(name, _)| *name);
     { names.filter(|name| name.ends_with("-mini")) }.find(|name| {
         let small = FinetuneRecipe::<T::Config>::load(name, &[]);
-        small.is_ok_and(|small| small.model.backbone != recipe.model.backbone)
+        small.is_ok_and(|small| is_larger(&recipe.model.backbone, &small.model.backbone))
     })
 }
 

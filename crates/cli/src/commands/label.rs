@@ -152,10 +152,10 @@ fn correct(
     }
     let correction = Store::open(labels)?.add_correction(labels, newer, clear)?;
     let text = format!(
-        "{}: {} attributes and {} positions corrected",
+        "{}: {} and {} corrected",
         correction.key,
-        correction.attributes.len(),
-        correction.parts.len()
+        counted(correction.attributes.len(), "attribute"),
+        counted(correction.parts.len(), "position")
     );
     print_result(common.json, &correction, &text)?;
     Ok(Outcome::Done)

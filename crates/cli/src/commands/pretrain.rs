@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use clasp_data::missing::require;
 use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
 
-use super::events::shorter_run;
+use super::events::{is_larger, shorter_run};
 use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
 use crate::progress::{counted, duration};
@@ -100,7 +100,7 @@ pub fn pretrain(
     let method = recipe.method.name();
     let title = format!("{method}, run folder {}", folder.display());
     let small = PretrainRecipe::load(SMALL, &[])?;
-    let is_smaller = small.model.backbone != recipe.model.backbone;
+    let is_smaller = is_larger(&recipe.model.backbone, &small.model.backbone);
     let shorter = shorter_run(is_smaller.then_some(SMALL));
     let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter);
     if is_smaller {

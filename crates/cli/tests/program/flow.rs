@@ -201,7 +201,10 @@ fn corrected_labels_are_learned() {
     };
     correct(&["--attribute", "gender=female", "--part", "3,2=head"]);
     let text = correct(&["--attribute", "glasses=yes", "--part", "3,2="]);
-    assert!(text.contains("2 attributes and 1 positions"), "{text}");
+    assert!(
+        text.contains("2 attributes and 1 position corrected"),
+        "{text}"
+    );
     assert_eq!(
         stats(),
         serde_json::json!({"images": 1, "attributes": 2, "positions": 1, "unused": []})

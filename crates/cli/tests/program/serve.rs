@@ -451,6 +451,9 @@ fn people_are_found_in_photos_and_pictures_are_drawn() {
         .post("/v1/predict/poses", &photo)
         .is_problem(404, "reid, attributes, parsing");
     server
+        .post("/v1/predict/%ff", &photo)
+        .is_problem(404, "reid, attributes, parsing");
+    server
         .post("/v1/embed", &photo)
         .is_problem(404, "--model BACKBONE");
 }
@@ -747,6 +750,35 @@ fn a_full_queue_is_busy_and_clients_that_left_are_dropped() {
 }
 
 #[test]
+fn what_does_not_fit_is_said_before_the_address() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    fs_err::write(&file, "").unwrap();
+    let (file, run, attributes) = (
+        file.display().to_string(),
+        model("run"),
+        model("attributes"),
+    );
+    for (arguments, words) in [
+        (
+            ["--model", &run, "--store", &file],
+            "--store: expected a folder",
+        ),
+        (
+            ["--model", &run, "--runs", &file],
+            "--runs: expected a folder",
+        ),
+        (
+            ["--model", &attributes, "--store", "new"],
+            "--store: expected a model to search with",
+        ),
+    ] {
+        let all = [&["serve", "--listen", "127.0.0.1:0"][..], &arguments[..]].concat();
+        refused(folder.path(), &all, &[words]);
+    }
+}
+
+#[test]
 fn galleries_of_features_and_runs_are_served() {
     let run = model("run");
     let folder = tempfile::tempdir().unwrap();
@@ -779,6 +811,10 @@ fn galleries_of_features_and_runs_are_served() {
         names.contains(&"run") && names.contains(&"reid"),
         "{names:?}"
     );
+    let text = server.get("/metrics").body;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.contains("\nclasp_connections 1\n"), "{text}");
+    assert!(text.contains("\nclasp_gallery_images 40\n"), "{text}");
     let log = server.get("/v1/runs/metrics?run=run&after=3").json();
     let steps: Vec<u64> = { log["lines"].as_array().unwrap().iter() }
         .map(|line| line["step"].as_u64().unwrap())
@@ -886,15 +922,31 @@ fn labels_filter_the_gallery_and_are_corrected() {
         assert!(filtered["keys"].as_array().unwrap().contains(&one["key"]));
     }
     send(&json!({"key": key, "attributes": {attribute: "no such"}})).is_problem(400, "no such");
-    send(&json!({"key": "nobody"})).is_problem(404, "expected a labeled image");
+    send(&json!({"key": "nobody", "clear": true})).is_problem(404, "expected a labeled image");
     send(&json!({"key": key, "part": []})).is_problem(400, "unknown field");
+    send(&json!({"key": key})).is_problem(400, "nothing to correct");
+    // What another program corrects meanwhile is kept, and a position counts once.
+    let other = [
+        "label",
+        "correct",
+        &labels,
+        &key,
+        "--part",
+        "0,0=background",
+    ];
+    done(folder.path(), &other);
+    send(&correction);
+    // The folder goes away: the reason is for the log.
+    fs_err::rename(&labels, folder.path().join("away")).unwrap();
+    send(&correction).is_problem(500, "the log of the server says why");
+    assert!(server.said().contains("--labels: "), "{}", server.said());
+    fs_err::rename(folder.path().join("away"), &labels).unwrap();
     drop(server);
     // The layer that pre-training reads.
-    let stats = done(folder.path(), &["label", "stats", &labels]);
-    assert!(
-        stats.contains("1 image") || stats.contains("corrected"),
-        "{stats}"
-    );
+    let stats = done(folder.path(), &["label", "stats", &labels, "--json"]);
+    let stats: Value = serde_json::from_str(&stats).unwrap();
+    let counts = json!({"images": 1, "attributes": 1, "positions": 1, "unused": []});
+    assert_eq!(stats["corrections"], counts);
     let server = Server::start(&arguments);
     let page = server.get("/v1/labels?corrected=yes").json();
     assert_eq!(

@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use super::error::LabelError;
 use super::file_names::CORRECTIONS;
 use super::meta::StoreMeta;
+use crate::atomic::sync_folder;
 use crate::vocabulary::{IGNORE, Vocabulary};
 
 /// What a person says of one image, in the names of the vocabulary.
@@ -207,11 +208,16 @@ pub(super) fn read(folder: &Path) -> Result<HashMap<String, (usize, Correction)>
     Ok(corrections)
 }
 
-/// Appends a correction and waits for the disk. Writers of several processes take turns.
-pub(super) fn append(folder: &Path, correction: &Correction) -> Result<(), LabelError> {
+/// Appends the sum of the newest corrections of an image in the folder and `newer`, without the
+/// former where `clear` is set, and waits for the disk. `check` resolves the sum before it is
+/// written. Processes take turns: each adds to what the others have written.
+pub(super) fn add<T>(
+    folder: &Path,
+    newer: Correction,
+    clear: bool,
+    check: impl FnOnce(&Correction) -> Result<T, String>,
+) -> Result<(Correction, T), LabelError> {
     let path = path(folder);
-    let mut line = serde_json::to_vec(correction).map_err(std::io::Error::from)?;
-    line.push(b'\n');
     let mut file = fs::OpenOptions::new()
         .read(true)
         .write(true)
@@ -219,30 +225,59 @@ pub(super) fn append(folder: &Path, correction: &Correction) -> Result<(), Label
         .truncate(false)
         .open(&path)?;
     file.file().lock()?;
-    let whole = end_of_lines(&mut file)?;
-    file.set_len(whole)?;
-    file.seek(SeekFrom::Start(whole))?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let whole = whole_lines(&mut text);
+    let mut sum = Correction {
+        key: newer.key.clone(),
+        ..Correction::default()
+    };
+    // Corrections of another image of this key are not used.
+    let same = |earlier: &Correction| {
+        let [labeled, seen] = [&newer.image_sha256, &earlier.image_sha256];
+        labeled.is_empty() || seen.is_empty() || labeled == seen
+    };
+    if !clear && let Some(earlier) = newest(&text, &newer.key).filter(same) {
+        sum.merge(earlier);
+    }
+    sum.merge(newer);
+    let checked = check(&sum)
+        .map_err(|problem| LabelError::corrections(&path, format!("{:?}: {problem}", sum.key)))?;
+    let is_new = text.is_empty();
+    let mut line = text.split_off(whole);
+    serde_json::to_writer(&mut line, &sum).map_err(std::io::Error::from)?;
+    line.push(b'\n');
+    file.set_len(whole as u64)?;
+    file.seek(SeekFrom::Start(whole as u64))?;
     file.write_all(&line)?;
     file.sync_data()?;
-    Ok(())
+    if is_new {
+        sync_folder(&path);
+    }
+    Ok((sum, checked))
 }
 
-/// Where the next line begins. A last line without an end is completed if it is a correction, as
-/// some editors leave it, and else what is left of a killed writer.
-fn end_of_lines(file: &mut fs::File) -> std::io::Result<u64> {
-    let mut text = Vec::new();
-    file.seek(SeekFrom::Start(0))?;
-    file.read_to_end(&mut text)?;
-    let begin = text
-        .iter()
-        .rposition(|&byte| byte == b'\n')
-        .map_or(0, |at| at + 1);
+/// Cuts `text` after its last line, and gives the length of what stays in the file. A last line
+/// without an end is kept if it is a correction, as some editors leave it: its end is in `text`
+/// behind that length. Else it is what is left of a killed writer.
+fn whole_lines(text: &mut Vec<u8>) -> usize {
+    let ends = text.iter().rposition(|&byte| byte == b'\n');
+    let begin = ends.map_or(0, |at| at + 1);
     let rest = &text[begin..];
     if !rest.is_empty() && serde_json::from_slice::<Correction>(rest).is_ok() {
-        file.write_all(b"\n")?;
-        return Ok(text.len() as u64 + 1);
+        let whole = text.len();
+        text.push(b'\n');
+        return whole;
     }
-    Ok(begin as u64)
+    text.truncate(begin);
+    begin
+}
+
+/// The last correction of a key in lines.
+fn newest(text: &[u8], key: &str) -> Option<Correction> {
+    let lines = text.rsplit(|&byte| byte == b'\n');
+    let read = |line| serde_json::from_slice::<Correction>(line).ok();
+    lines.filter_map(read).find(|line| line.key == key)
 }
 
 #[cfg(test)]
@@ -292,6 +327,14 @@ mod tests {
         folder
     }
 
+    /// As another program appends it.
+    fn append(folder: &Path, correction: &Correction) {
+        let line = serde_json::to_string(correction).unwrap() + "\n";
+        let mut options = fs::OpenOptions::new();
+        let mut file = (options.append(true).create(true).open(path(folder))).unwrap();
+        file.write_all(line.as_bytes()).unwrap();
+    }
+
     fn glasses(value: Option<&str>) -> Correction {
         Correction {
             key: "1".into(),
@@ -321,7 +364,9 @@ mod tests {
             ],
             ..glasses(Some("yes"))
         };
-        store.correct(folder.path(), correction.clone()).unwrap();
+        store
+            .add_correction(folder.path(), correction.clone(), false)
+            .unwrap();
         for store in [&store, &Store::open(folder.path()).unwrap()] {
             let row = store.get("1").unwrap();
             assert_eq!(row.values.parts, [0, 0, IGNORE, 1]);
@@ -356,7 +401,9 @@ mod tests {
             attributes: [("sleeves".to_owned(), None)].into(),
             ..glasses(None)
         };
-        store.correct(folder.path(), correction).unwrap();
+        store
+            .add_correction(folder.path(), correction, false)
+            .unwrap();
         let calibration = Calibration::of_store(&store).unwrap();
         let config = AttributeConfig {
             temperature: Some(0.01),
@@ -379,16 +426,19 @@ mod tests {
             parts,
             ..Correction::default()
         };
-        store
-            .correct(folder.path(), parts(vec![part(0, 1, None)]))
-            .unwrap();
-        store
-            .correct(folder.path(), parts(vec![part(0, 0, Some("head"))]))
-            .unwrap();
+        let twice = vec![part(0, 1, Some("head")), part(0, 1, None)];
+        for correction in [twice, vec![part(0, 0, Some("head"))]] {
+            store
+                .add_correction(folder.path(), parts(correction), true)
+                .unwrap();
+            assert_eq!(store.corrections().positions, 1);
+        }
         for store in [&store, &Store::open(folder.path()).unwrap()] {
             assert_eq!(store.get("1").unwrap().values.parts, [1, 1, 1, IGNORE]);
         }
-        store.correct(folder.path(), parts(vec![])).unwrap();
+        store
+            .add_correction(folder.path(), parts(vec![]), true)
+            .unwrap();
         for store in [&store, &Store::open(folder.path()).unwrap()] {
             assert_eq!(store.get("1"), before.get("1"));
             assert_eq!(store.corrections(), CorrectionCounts::default());
@@ -423,17 +473,15 @@ mod tests {
             image_sha256: "ffffffffffffffff".into(),
             ..glasses(Some("yes"))
         };
-        let error = store.correct(folder.path(), stale.clone()).unwrap_err();
+        let refused = store.add_correction(folder.path(), stale.clone(), false);
+        let error = refused.unwrap_err();
         assert!(error.to_string().contains("another image"), "{error}");
-        append(folder.path(), &stale).unwrap();
-        append(
-            folder.path(),
-            &Correction {
-                key: "gone".into(),
-                ..glasses(Some("yes"))
-            },
-        )
-        .unwrap();
+        append(folder.path(), &stale);
+        let gone = Correction {
+            key: "gone".into(),
+            ..glasses(Some("yes"))
+        };
+        append(folder.path(), &gone);
         let store = Store::open(folder.path()).unwrap();
         assert_eq!(store.corrections().unused, ["1", "gone"]);
         assert_eq!(store.corrections().images, 0);
@@ -443,18 +491,48 @@ mod tests {
     fn a_line_whose_writer_was_killed_is_dropped_and_one_of_an_editor_is_kept() {
         let folder = folder();
         let file = path(folder.path());
-        append(folder.path(), &glasses(Some("yes"))).unwrap();
+        let mut store = Store::open(folder.path()).unwrap();
+        let mut correct = |value: &str| {
+            store
+                .add_correction(folder.path(), glasses(Some(value)), false)
+                .unwrap()
+        };
+        correct("yes");
         let whole = fs::read_to_string(&file).unwrap();
         for cut in 1..whole.len() - 1 {
             fs::write(&file, format!("{whole}{}", &whole[..cut])).unwrap();
             assert_eq!(read(folder.path()).unwrap().len(), 1);
-            append(folder.path(), &glasses(Some("no"))).unwrap();
+            correct("no");
             let after = fs::read_to_string(&file).unwrap();
             assert_eq!(after.lines().count(), 2, "{after}");
         }
         fs::write(&file, format!("{whole}{}", whole.trim_end())).unwrap();
-        append(folder.path(), &glasses(Some("no"))).unwrap();
+        correct("no");
         assert_eq!(fs::read_to_string(&file).unwrap().lines().count(), 3);
+    }
+
+    #[test]
+    fn corrections_of_two_processes_are_both_kept() {
+        let folder = folder();
+        let mut stores = [(); 2].map(|()| Store::open(folder.path()).unwrap());
+        let parts = Correction {
+            key: "1".into(),
+            parts: vec![part(0, 0, Some("head"))],
+            ..Correction::default()
+        };
+        let mut add = |store: usize, correction: Correction| {
+            stores[store]
+                .add_correction(folder.path(), correction, false)
+                .unwrap()
+        };
+        add(0, glasses(Some("yes")));
+        add(1, parts);
+        let sum = add(0, glasses(Some("no")));
+        assert_eq!(sum.attributes["glasses"].as_deref(), Some("no"));
+        assert_eq!(sum.parts, [part(0, 0, Some("head"))]);
+        let read = Store::open(folder.path()).unwrap();
+        assert_eq!(read.correction("1"), Some(&sum));
+        assert_eq!(stores[0].get("1"), read.get("1"));
     }
 
     #[test]

@@ -65,7 +65,15 @@ pub enum LabelError {
         /// The file that has it again.
         second: PathBuf,
     },
-    /// Corrections that cannot be read, or do not fit the labels.
+    /// A correction that does not fit the labels: nothing was written.
+    #[error("correction of {key:?}: {problem}")]
+    Correction {
+        /// The image's key.
+        key: String,
+        /// What is expected and what was found.
+        problem: String,
+    },
+    /// A file of corrections that cannot be read, or does not fit the labels.
     #[error("{}: {problem}\nhint: docs/formats.md has the form of a correction", path.display())]
     Corrections {
         /// The file.

@@ -344,50 +344,30 @@ impl Store {
         self.corrected.insert(row, corrected);
     }
 
-    /// Replaces the corrections of an image, here and in the store's `folder`, where they are on
-    /// the disk when this returns. One without attributes and parts takes all back.
+    /// Adds `newer` to the corrections of its image, here and in the store's `folder`, and gives
+    /// the sum; it is on the disk when this returns. `clear` removes earlier corrections first: with
+    /// an empty `newer`, all of them. What other processes have written meanwhile is kept.
     ///
     /// # Errors
     ///
     /// No labels of this image, a name that the vocabulary does not have, a position outside the
     /// part map, or a file system that refuses; nothing changes then.
-    pub fn correct(&mut self, folder: &Path, correction: Correction) -> Result<(), LabelError> {
-        let key = correction.key.clone();
-        let failed = |problem: String| {
-            LabelError::corrections(&corrections::path(folder), format!("{key:?}: {problem}"))
-        };
-        let row = self.row_of(&correction).map_err(failed)?;
-        let values = correction.resolve(&self.meta).map_err(failed)?;
-        corrections::append(folder, &correction)?;
-        self.apply(row, correction, values);
-        Ok(())
-    }
-
-    /// Adds `newer` to the corrections of its image, as [`Store::correct`] does, and gives the sum;
-    /// `clear` removes earlier ones first. The image is the labeled one.
-    ///
-    /// # Errors
-    ///
-    /// As [`Store::correct`].
     pub fn add_correction(
         &mut self,
         folder: &Path,
         mut newer: Correction,
         clear: bool,
     ) -> Result<Correction, LabelError> {
-        if let Some(row) = self.get(&newer.key) {
-            newer.image_sha256 = row.image_sha256.to_owned();
-        }
-        let earlier = self.correction(&newer.key).filter(|_| !clear).cloned();
-        let correction = match earlier {
-            Some(mut earlier) => {
-                earlier.merge(newer);
-                earlier
-            }
-            None => newer,
+        let failed = |problem: String| LabelError::Correction {
+            key: newer.key.clone(),
+            problem,
         };
-        self.correct(folder, correction.clone())?;
-        Ok(correction)
+        let row = self.row_of(&newer).map_err(failed)?;
+        newer.resolve(&self.meta).map_err(failed)?;
+        newer.image_sha256 = self.row(row).image_sha256.to_owned();
+        let (sum, values) = corrections::add(folder, newer, clear, |sum| sum.resolve(&self.meta))?;
+        self.apply(row, sum.clone(), values);
+        Ok(sum)
     }
 
     /// What people corrected in the labels of an image.

@@ -51,7 +51,7 @@ pub struct Gallery {
 pub enum GalleryError {
     /// There is no store.
     #[error(
-        "the gallery cannot be changed\nhint: start with --store FOLDER, which keeps additions and removals"
+        "the gallery cannot be changed\nhint: start with --store DIR, which keeps additions and removals"
     )]
     ReadOnly,
     /// A key that is taken.

@@ -177,7 +177,9 @@ function showAttributes() {
     const select = el(
       "select",
       { className: one.corrected ? "corrected" : "" },
-      ...one.values.map((value) => el("option", { value: `=${value}`, selected: value === one.value && (one.sure || !one.corrected) }, words(value))),
+      // To choose a value that is not sure confirms it: so it is not the chosen one yet.
+      ...(one.sure || one.corrected ? [] : [el("option", { value: "?", selected: true, disabled: true }, `${words(one.value)}?`)]),
+      ...one.values.map((value) => el("option", { value: `=${value}`, selected: value === one.value && one.sure }, words(value))),
       el("option", { value: "", selected: one.corrected && !one.sure }, "cannot tell"),
     );
     select.addEventListener("change", () => {

@@ -22,7 +22,7 @@ const serves = (task) => state.served.models.some((model) => model.task === task
 const searches = () => state.served.models.some((model) => model.searches);
 const filterQuery = () => [...state.filters].map((one) => `&filter=${encodeURIComponent(one)}`).join("");
 
-/** The sides of the key are not escaped: it is text, never HTML. */
+/** An image of the gallery. */
 function card(key, match) {
   const kind = match?.same === undefined ? "" : match.same ? "same" : "other";
   const img = el("img", { alt: `Image ${key}`, loading: "lazy" });

@@ -8,12 +8,12 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::answer::{encoded_image, json};
-use crate::app::Shared;
+use crate::app::{App, Shared};
 use crate::gallery::GalleryError;
 use crate::gallery::log::NewImage;
-use crate::models::{ImageOutput, ImageWork};
+use crate::models::{ImageWork, features};
 use crate::params::Params;
-use crate::problem::Problem;
+use crate::problem::{Problem, status_of};
 use crate::upload::{checked_key, read_images};
 
 /// Most keys of an answer.
@@ -25,13 +25,25 @@ impl From<GalleryError> for Problem {
             GalleryError::ReadOnly => StatusCode::FORBIDDEN,
             GalleryError::Taken(_) => StatusCode::CONFLICT,
             GalleryError::Unknown(_) | GalleryError::NoImage(_) => StatusCode::NOT_FOUND,
-            GalleryError::Full { .. } | GalleryError::Io(_) => StatusCode::INSUFFICIENT_STORAGE,
+            GalleryError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            GalleryError::Io(error) => status_of(error),
         };
-        // The system's own message names files of this machine.
-        match error {
-            GalleryError::Io(_) => Self::new(status, "the store cannot be written or read"),
-            error => Self::new(status, error.to_string()),
+        Self::new(status, error.to_string())
+    }
+}
+
+/// The problem of a store whose file system failed. The system's own message names files of this
+/// machine: it is noted, and not sent.
+fn problem_of(error: GalleryError, app: &App) -> Problem {
+    match error {
+        GalleryError::Io(error) => {
+            (app.note)(format!("--store: {error}"));
+            Problem::new(
+                status_of(&error),
+                "the store cannot be written or read; the log of the server says why",
+            )
         }
+        error => error.into(),
     }
 }
 
@@ -60,16 +72,10 @@ pub async fn list(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["after", "count", "filter"])?;
     let count = params.number("count", 1..=MOST_KEYS, 100)?;
     let after = params.one("after")?.map(str::to_owned);
-    let filter = match params.all("filter").next() {
-        Some(_) => Some(app.labels()?.filter(params.all("filter"))?),
-        None => None,
-    };
+    let filter = app.filter(params.all("filter"))?;
     let shared = std::sync::Arc::clone(&app);
     let look = move |gallery: &crate::gallery::Gallery| {
-        let keep = |key: &str| match (&filter, &shared.labels) {
-            (Some(filter), Some(labels)) => labels.matches(key, filter),
-            _ => true,
-        };
+        let keep = |key: &str| shared.passes(key, filter.as_ref());
         // One more than asked for tells whether there are more.
         let mut keys = gallery.keys(after.as_deref(), count + 1, &keep);
         let more = keys.len() > count;
@@ -111,24 +117,25 @@ pub async fn add(State(app): Shared, request: Request) -> Result<Response, Probl
         false => Err(GalleryError::ReadOnly.into()),
     };
     app.with_gallery(writable).await?;
-    let upload = read_images(&app, request, key.as_deref(), deadline).await?;
-    let images = upload.images.clone();
+    let images = read_images(&app, request, key.as_deref(), deadline).await?;
     let outputs = app
-        .compute(ImageWork::Search, upload.images, deadline)
+        .compute(ImageWork::Search, images.clone(), deadline)
         .await?;
-    let new: Vec<NewImage> = { outputs.into_iter().zip(images) }
-        .filter_map(|((key, output), one)| match output {
-            ImageOutput::Feature(feature) => Some(NewImage {
-                key,
-                feature,
-                image: one.image,
-            }),
-            _ => None,
+    let new: Vec<NewImage> = { features(outputs)?.into_iter().zip(images) }
+        .map(|((key, feature), one)| NewImage {
+            key,
+            feature,
+            image: one.image,
         })
         .collect();
     let added = new.iter().map(|one| one.key.clone()).collect();
-    app.change_gallery(move |gallery| Ok(gallery.add(&new)?))
-        .await?;
+    let shared = std::sync::Arc::clone(&app);
+    app.change_gallery(move |gallery| {
+        gallery
+            .add(&new)
+            .map_err(|error| problem_of(error, &shared))
+    })
+    .await?;
     let answer = json(&AddedImages { added })?;
     Ok((StatusCode::CREATED, answer).into_response())
 }
@@ -143,8 +150,13 @@ pub async fn add(State(app): Shared, request: Request) -> Result<Response, Probl
 pub async fn remove(State(app): Shared, uri: Uri) -> Result<StatusCode, Problem> {
     let params = Params::read(&uri, &["key"])?;
     let key = checked_key(params.needed("key")?)?;
-    app.change_gallery(move |gallery| Ok(gallery.remove(&key)?))
-        .await?;
+    let shared = std::sync::Arc::clone(&app);
+    app.change_gallery(move |gallery| {
+        gallery
+            .remove(&key)
+            .map_err(|error| problem_of(error, &shared))
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -158,7 +170,14 @@ pub async fn image(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["key"])?;
     let key = checked_key(params.needed("key")?)?;
     let bytes = app
-        .with_gallery(move |gallery| Ok(gallery.image(&key)?))
+        .with_gallery({
+            let shared = std::sync::Arc::clone(&app);
+            move |gallery| {
+                gallery
+                    .image(&key)
+                    .map_err(|error| problem_of(error, &shared))
+            }
+        })
         .await?;
     encoded_image(bytes)
 }

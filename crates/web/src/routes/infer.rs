@@ -1,5 +1,6 @@
 //! Features, search and predictions.
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
@@ -11,7 +12,7 @@ use serde_json::{Map, Value};
 
 use super::answer::{json_lines, typed};
 use crate::app::Shared;
-use crate::models::{ImageOutput, ImageWork};
+use crate::models::{ImageOutput, ImageWork, features};
 use crate::params::Params;
 use crate::problem::Problem;
 use crate::upload::{checked_key, read_images};
@@ -46,15 +47,12 @@ pub async fn embed(State(app): Shared, request: Request) -> Result<Response, Pro
         .parse()
         .map_err(|error| Problem::bad_request(format!("prompt: {error}")))?;
     app.served.check(&ImageWork::Embed(prompt))?;
-    let upload = read_images(&app, request, None, deadline).await?;
+    let images = read_images(&app, request, None, deadline).await?;
     let outputs = app
-        .compute(ImageWork::Embed(prompt), upload.images, deadline)
+        .compute(ImageWork::Embed(prompt), images, deadline)
         .await?;
-    let rows: Vec<FeatureRow> = { outputs.into_iter() }
-        .filter_map(|(key, output)| match output {
-            ImageOutput::Feature(feature) => Some(FeatureRow { key, feature }),
-            _ => None,
-        })
+    let rows: Vec<FeatureRow> = { features(outputs)?.into_iter() }
+        .map(|(key, feature)| FeatureRow { key, feature })
         .collect();
     json_lines(&rows)
 }
@@ -82,12 +80,9 @@ pub async fn search(State(app): Shared, request: Request) -> Result<Response, Pr
     let params = Params::read(request.uri(), &["top", "threshold", "filter", "key"])?;
     let top = params.number("top", 1..=MOST_MATCHES, 10)?;
     let threshold = params.number("threshold", -1.0..=1.0, -1.0_f32)?;
-    let filter = match params.all("filter").next() {
-        Some(_) => Some(app.labels()?.filter(params.all("filter"))?),
-        None => None,
-    };
+    let filter = app.filter(params.all("filter"))?;
     app.served.check(&ImageWork::Search)?;
-    let (keys, features) = match params.one("key")? {
+    let (keys, queries) = match params.one("key")? {
         Some(key) => {
             let key = checked_key(key)?;
             let of = key.clone();
@@ -101,28 +96,17 @@ pub async fn search(State(app): Shared, request: Request) -> Result<Response, Pr
             (vec![key], feature.await?)
         }
         None => {
-            let upload = read_images(&app, request, None, deadline).await?;
-            let outputs = app
-                .compute(ImageWork::Search, upload.images, deadline)
-                .await?;
-            let (mut keys, mut features) = (Vec::new(), Vec::new());
-            for (key, output) in outputs {
-                if let ImageOutput::Feature(feature) = output {
-                    keys.push(key);
-                    features.extend(feature);
-                }
-            }
-            (keys, features)
+            let images = read_images(&app, request, None, deadline).await?;
+            let outputs = app.compute(ImageWork::Search, images, deadline).await?;
+            let (keys, rows): (Vec<_>, Vec<_>) = features(outputs)?.into_iter().unzip();
+            (keys, rows.concat())
         }
     };
     let same = app.served.same.as_ref().map(|same| same.cosine);
     let shared = std::sync::Arc::clone(&app);
     let search = move |gallery: &crate::gallery::Gallery| {
-        let keep = |key: &str| match (&filter, &shared.labels) {
-            (Some(filter), Some(labels)) => labels.matches(key, filter),
-            _ => true,
-        };
-        Ok(gallery.nearest(&features, top, threshold, same, &keep))
+        let keep = |key: &str| shared.passes(key, filter.as_ref());
+        Ok(gallery.nearest(&queries, top, threshold, same, &keep))
     };
     let found = app.search_gallery(deadline, search).await?;
     let answers: Vec<SearchAnswer> = { keys.into_iter().zip(found) }
@@ -156,13 +140,15 @@ struct PredictionLine {
 )]
 pub async fn predict(
     State(app): Shared,
-    Path(task): Path<String>,
+    task: Result<Path<String>, PathRejection>,
     headers: HeaderMap,
     request: Request,
 ) -> Result<Response, Problem> {
     let deadline = app.deadline();
     let params = Params::read(request.uri(), &["people"])?;
-    let task = TaskKind::named(&task).ok_or_else(|| {
+    // A name that is not UTF-8 is of no task either.
+    let task = task.ok().and_then(|Path(task)| TaskKind::named(&task));
+    let task = task.ok_or_else(|| {
         let names: Vec<&str> = TaskKind::ALL.iter().map(|task| task.name()).collect();
         Problem::not_found(format!("task: expected one of {}", names.join(", ")))
     })?;
@@ -177,19 +163,21 @@ pub async fn predict(
     let draw = accepted == Some("image/png");
     let work = ImageWork::Predict { task, people, draw };
     app.served.check(&work)?;
-    let upload = read_images(&app, request, None, deadline).await?;
-    if draw && upload.images.len() > 1 {
+    let images = read_images(&app, request, None, deadline).await?;
+    if draw && images.len() > 1 {
         return Err(Problem::bad_request(format!(
             "expected one image for a picture, found {}",
-            upload.images.len()
+            images.len()
         )));
     }
     let mut lines = Vec::new();
-    for (image, output) in app.compute(work, upload.images, deadline).await? {
+    for (image, output) in app.compute(work, images, deadline).await? {
         match output {
             ImageOutput::Fields(fields) => lines.push(PredictionLine { image, fields }),
             ImageOutput::Picture(png) => return Ok(typed("image/png", png)),
-            ImageOutput::Feature(_) => {}
+            ImageOutput::Feature(_) => {
+                return Err(Problem::internal("the model gave no prediction"));
+            }
         }
     }
     json_lines(&lines)

@@ -19,11 +19,11 @@ const MOST_LISTED: usize = 500;
 /// Most bytes of a correction.
 const MOST_BYTES: usize = 1 << 20;
 
-/// The labeled images, the least sure first.
+/// The labeled images, the least confident first.
 #[utoipa::path(
     get, path = "/v1/labels", tag = "labels",
     params(
-        ("sort" = Option<String>, Query, description = "`stored`; `parts`: by the mean confidence of the part map; an attribute: by the probability of its likeliest value"),
+        ("sort" = Option<String>, Query, description = "`parts`: by the mean confidence of the part map; an attribute: by the probability of its likeliest value; `stored`: the order of the files; parts"),
         ("filter" = Option<Vec<String>>, Query, description = "ATTRIBUTE:VALUE that is sure"),
         ("corrected" = Option<String>, Query, description = "`yes` or `no`: only images with or without corrections"),
         ("from" = Option<usize>, Query, description = "Images to pass over"),
@@ -35,7 +35,7 @@ pub async fn list(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["sort", "filter", "corrected", "from", "count"])?;
     let labels = app.labels()?;
     let query = LabelQuery {
-        order: labels.order(params.one("sort")?.unwrap_or("stored"))?,
+        order: labels.order(params.one("sort")?.unwrap_or("parts"))?,
         filter: labels.filter(params.all("filter"))?,
         corrected: match params.choice("corrected", &["all", "yes", "no"])? {
             "all" => None,
@@ -90,7 +90,7 @@ pub async fn correct(State(app): Shared, request: Request) -> Result<Response, P
             ..Correction::default()
         };
         let labels = app.labels()?;
-        labels.correct(correction, sent.clear)?;
+        labels.correct(correction, sent.clear, &*app.note)?;
         let unknown = || Problem::not_found(format!("{}: expected a labeled image", sent.key));
         labels.of_image(&sent.key).ok_or_else(unknown)
     });
@@ -104,7 +104,7 @@ pub async fn correct(State(app): Shared, request: Request) -> Result<Response, P
 )]
 pub async fn attributes(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     Params::read(&uri, &[])?;
-    json(&app.labels()?.counts())
+    json(&blocking(move || Ok(app.labels()?.counts())).await?)
 }
 
 /// The labels of an image.
@@ -115,7 +115,10 @@ pub async fn attributes(State(app): Shared, uri: Uri) -> Result<Response, Proble
 )]
 pub async fn of_image(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     let params = Params::read(&uri, &["key"])?;
-    let key = params.needed("key")?;
-    let labels = app.labels()?.of_image(key);
-    json(&labels.ok_or_else(|| Problem::not_found(format!("{key}: expected a labeled image")))?)
+    let key = params.needed("key")?.to_owned();
+    let labels = blocking(move || {
+        let unknown = || Problem::not_found(format!("{key}: expected a labeled image"));
+        app.labels()?.of_image(&key).ok_or_else(unknown)
+    });
+    json(&labels.await?)
 }

@@ -1,6 +1,7 @@
 //! The pages, which lie in the program.
 
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::response::Response;
 
 use super::answer::typed;
@@ -58,8 +59,9 @@ pub async fn runs() -> Response {
 }
 
 /// What pages load, by name.
-pub async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
-    let asset = ASSETS.iter().find(|(of, ..)| *of == name);
+pub async fn asset(name: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let name = name.ok();
+    let asset = name.and_then(|Path(name)| ASSETS.iter().find(|(of, ..)| *of == name));
     let (_, kind, text) = asset.ok_or_else(|| Problem::not_found("expected a file of a page"))?;
     Ok(typed(kind, *text))
 }

@@ -1,13 +1,14 @@
 //! The runs below `--runs`: their state, and their logs as they grow.
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use clasp_run::listing::{ListedRun, runs_below};
+use clasp_run::error::RunError;
+use clasp_run::listing::{ListedRun, run_folders, runs_below};
 use clasp_weights::finetuned::chosen_by;
 use fs_err as fs;
 use serde::Serialize;
@@ -38,7 +39,7 @@ pub struct ServedRun {
     name: String,
     /// `pretrain`, `finetune TASK` or `clip train`.
     kind: String,
-    /// `running`, `finished` or `stopped`.
+    /// `running`, `finished` or `stopped`; `unreadable`.
     state: &'static str,
     /// Step of the last logged metrics.
     step: u64,
@@ -56,23 +57,29 @@ pub struct LogPart {
     last: u64,
 }
 
-fn listed(app: &App) -> Result<Vec<(String, ListedRun)>, Problem> {
-    let folder = app.runs.as_ref().ok_or_else(|| {
-        Problem::not_found("runs: none are served\nhint: start with --runs FOLDER")
-    })?;
-    let runs = runs_below(folder, &chosen_by).map_err(|error| {
+/// Looks below the folder of runs.
+fn below_runs<T>(
+    app: &App,
+    look: impl FnOnce(&Path) -> Result<T, RunError>,
+) -> Result<(T, &Path), Problem> {
+    let folder = app
+        .runs
+        .as_deref()
+        .ok_or_else(|| Problem::not_found("runs: none are served\nhint: start with --runs DIR"))?;
+    let found = look(folder).map_err(|error| {
         (app.note)(format!("--runs: {error}"));
         Problem::internal("the runs cannot be read; the log of the server says why")
     })?;
-    let named = |run: ListedRun| {
-        let below = run.folder.strip_prefix(folder).unwrap_or(Path::new(""));
-        let name = match below == Path::new("") {
-            true => ".".to_owned(),
-            false => below.to_string_lossy().into_owned(),
-        };
-        (name, run)
-    };
-    Ok(runs.into_iter().map(named).collect())
+    Ok((found, folder))
+}
+
+/// The name of a run: its path below the folder of runs.
+fn name_of(run: &Path, folder: &Path) -> String {
+    let below = run.strip_prefix(folder).unwrap_or(Path::new(""));
+    match below == Path::new("") {
+        true => ".".to_owned(),
+        false => below.to_string_lossy().into_owned(),
+    }
 }
 
 /// The runs with their state.
@@ -82,17 +89,19 @@ fn listed(app: &App) -> Result<Vec<(String, ListedRun)>, Problem> {
 )]
 pub async fn list(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     Params::read(&uri, &[])?;
-    let runs = blocking(move || listed(&app)).await?;
-    let runs: Vec<ServedRun> = { runs.into_iter() }
-        .map(|(name, run)| ServedRun {
-            name,
+    let runs = blocking(move || {
+        let (runs, folder) = below_runs(&app, |folder| runs_below(folder, &chosen_by))?;
+        let served = |run: ListedRun| ServedRun {
+            name: name_of(&run.folder, folder),
+            // The reason names files of this machine.
+            chosen_by: run.chosen_by.filter(|_| run.state != "unreadable"),
             kind: run.kind,
             state: run.state,
             step: run.step,
-            chosen_by: run.chosen_by,
-        })
-        .collect();
-    json(&runs)
+        };
+        Ok(runs.into_iter().map(served).collect::<Vec<_>>())
+    });
+    json(&runs.await?)
 }
 
 /// The metrics of a run by step, at most 1000 lines.
@@ -131,9 +140,9 @@ async fn log_of(app: Arc<App>, uri: &Uri, file: &'static str) -> Result<Response
 
 /// The folder of a run. The name is compared with those that exist; it never becomes a path.
 fn folder_of(app: &App, name: &str) -> Result<PathBuf, Problem> {
-    let run = listed(app)?.into_iter().find(|(of, _)| of == name);
-    let (_, run) = run.ok_or_else(|| Problem::not_found(format!("{name}: expected a run")))?;
-    Ok(run.folder)
+    let (runs, folder) = below_runs(app, run_folders)?;
+    let run = runs.into_iter().find(|run| name_of(run, folder) == name);
+    run.ok_or_else(|| Problem::not_found(format!("{name}: expected a run")))
 }
 
 /// The names of a run's pictures: PNG and JPEG files in its folder `pictures`, at most 100.
@@ -207,17 +216,22 @@ fn read_log(path: PathBuf, after: u64) -> Result<LogPart, Problem> {
         lines: Vec::new(),
         last: after,
     };
-    let file = match fs::File::open(path) {
-        Ok(file) => file.take(MOST_BYTES),
+    let failed = |_| Problem::internal("the log of the run cannot be read");
+    let mut file = match fs::File::open(path) {
+        Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(part),
-        Err(_) => return Err(Problem::internal("the log of the run cannot be read")),
+        Err(error) => return Err(failed(error)),
     };
+    // The end of a longer log; a first line that is cut is left out as the last one is.
+    let start = file.metadata().map_err(failed)?.len();
+    file.seek(SeekFrom::Start(start.saturating_sub(MOST_BYTES)))
+        .map_err(failed)?;
     let (mut every, mut step, mut steps) = (1, 0, 0_usize);
     // Lines of the present step, where it is one of those that are left out.
     let mut left_out = Vec::new();
-    for line in BufReader::new(file).lines().map_while(Result::ok) {
+    for line in BufReader::new(file).split(b'\n').map_while(Result::ok) {
         // The last line may be a part of one.
-        let Ok(value) = serde_json::from_str::<Value>(&line) else {
+        let Ok(value) = serde_json::from_slice::<Value>(&line) else {
             continue;
         };
         let Some(of) = value["step"].as_u64().filter(|of| *of > after) else {

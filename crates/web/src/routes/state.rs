@@ -1,5 +1,7 @@
 //! What is served, and how the server is.
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
@@ -56,7 +58,7 @@ pub async fn models(State(app): Shared, uri: Uri) -> Result<Response, Problem> {
     json(&ServedState {
         models: app.served.infos.clone(),
         gallery: GalleryState {
-            images: app.gallery_len(),
+            images: app.gallery_images.load(Relaxed),
             writable: writable.unwrap_or(false),
         },
         labels: app.labels.as_ref().map_or(0, |labels| labels.len()),
@@ -94,6 +96,6 @@ pub async fn ready(State(app): Shared) -> Result<Response, Problem> {
     responses((status = 200, content_type = "text/plain", description = "Counters")),
 )]
 pub async fn metrics(State(app): Shared) -> Response {
-    let text = app.counters.text(app.gallery_len());
+    let text = app.counters.text(app.gallery_images.load(Relaxed));
     typed("text/plain; version=0.0.4; charset=utf-8", text)
 }

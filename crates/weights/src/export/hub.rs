@@ -187,7 +187,7 @@ fn timm_vit(
     sizes: &VitSizes,
     meta: &BackboneMeta,
 ) -> Result<HubModel, WeightsError> {
-    super::refuse_without_place(sizes)?;
+    super::refuse_unsupported(sizes)?;
     let own = [meta.height, meta.width];
     if sizes.crop && !is_divided(own, sizes) {
         return Err(WeightsError::Export {
@@ -336,7 +336,7 @@ fn transformers_vit(
         lost,
         hint,
     };
-    if let Some(what) = transformers::vit_without_place(sizes) {
+    if let Some(what) = transformers::unsupported_in_vit(sizes) {
         return Err(refused(
             format!("transformers' DINOv3 has no {what}, so that every feature would differ"),
             "--library timm, or `clasp export onnx`".to_owned(),

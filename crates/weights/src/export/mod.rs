@@ -186,7 +186,7 @@ pub fn named(
             timm_swin(&mut state, swin, meta, &mut warnings)?.python()
         }
         (NamingScheme::Timm, Sizes::Vit(vit)) => {
-            refuse_without_place(vit)?;
+            refuse_unsupported(vit)?;
             warnings.extend(other_images_in_timm(vit, meta));
             timm::vit_state(&mut state, vit);
             timm::vit(vit).python()
@@ -261,9 +261,9 @@ fn timm_swin(
     }
 }
 
-/// A ViT that timm has no place for is an error.
-fn refuse_without_place(sizes: &VitSizes) -> Result<(), WeightsError> {
-    match timm::vit_without_place(sizes) {
+/// A ViT that timm does not support is an error.
+fn refuse_unsupported(sizes: &VitSizes) -> Result<(), WeightsError> {
+    match timm::unsupported_in_vit(sizes) {
         None => Ok(()),
         Some(what) => Err(WeightsError::Export {
             what: format!("a ViT with {what}"),

@@ -160,8 +160,8 @@ pub(super) fn tables(state: &mut StateDict, sizes: &SwinSizes, windows: &TimmWin
     }
 }
 
-/// What timm has no place for in a ViT, if anything.
-pub(super) fn vit_without_place(sizes: &VitSizes) -> Option<&'static str> {
+/// What timm does not support in a ViT, if anything.
+pub(super) fn unsupported_in_vit(sizes: &VitSizes) -> Option<&'static str> {
     let VitSizes {
         pool,
         pre_norm,
@@ -186,7 +186,7 @@ pub(super) fn vit_without_place(sizes: &VitSizes) -> Option<&'static str> {
     }
 }
 
-/// timm's ViT, of one that [`vit_without_place`] finds nothing in.
+/// timm's ViT, for sizes that [`unsupported_in_vit`] accepts.
 pub(super) fn vit(sizes: &VitSizes) -> TimmModel {
     let VitSizes {
         image_size: _,

@@ -104,8 +104,8 @@ fn in_block(name: &str) -> String {
     .replacen(".mlp.fc2.", ".output.dense.", 1)
 }
 
-/// What transformers' DINOv3 has no place for in a ViT with rotary positions, if anything.
-pub(super) fn vit_without_place(sizes: &VitSizes) -> Option<&'static str> {
+/// What transformers' DINOv3 does not support in a ViT with rotary positions, if anything.
+pub(super) fn unsupported_in_vit(sizes: &VitSizes) -> Option<&'static str> {
     match sizes {
         _ if sizes.pool != Pool::Class => Some("other feature than the class token"),
         _ if sizes.pre_norm => Some("norm before the blocks"),

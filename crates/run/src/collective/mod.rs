@@ -23,6 +23,7 @@ mod ring;
 mod tcp;
 
 use std::fmt::Debug;
+use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -48,6 +49,18 @@ pub enum ExchangeFormat {
     F32,
     /// Half of the bytes; partial sums are rounded to bf16 each time that they are sent.
     Bf16,
+}
+
+impl FromStr for ExchangeFormat {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("expected f32 or bf16, found `{text}`")),
+        }
+    }
 }
 
 /// The place of a process among those that train together.

@@ -20,7 +20,6 @@ const AT_ONCE: usize = 1 << 28;
 pub struct MpiWorld {
     rank: Rank,
     world: SimpleCommunicator,
-    // Dropped last.
     _universe: Universe,
 }
 
@@ -58,6 +57,15 @@ impl MpiWorld {
     /// Ends all ranks with this exit status: a rank that fails must not leave the others waiting.
     pub fn abort(&self, status: i32) -> ! {
         self.world.abort(status)
+    }
+}
+
+impl Drop for MpiWorld {
+    fn drop(&mut self) {
+        // MPI would wait for the other ranks, and they for this one.
+        if std::thread::panicking() {
+            self.abort(101);
+        }
     }
 }
 

@@ -57,7 +57,7 @@ impl RankShare {
     }
 
     /// Replicas of this rank.
-    pub fn replicas(self) -> usize {
+    pub fn own_replicas(self) -> usize {
         self.own
     }
 
@@ -286,7 +286,7 @@ mod tests {
         // Parts of 16 images, shares of 4, of which the second rank has the last two.
         assert_eq!(second.places_of_share(0), 8..12);
         assert_eq!(second.places_of_share(3), 28..32);
-        assert_eq!((second.replica(1), second.replicas()), (3, 2));
+        assert_eq!((second.replica(1), second.own_replicas()), (3, 2));
         let alone = RankShare::of(&plan, Rank::ALONE);
         assert_eq!(alone.places(), (0..48).collect::<Vec<_>>());
     }

@@ -180,7 +180,7 @@ impl Pretrainer {
     /// A thread cannot be started.
     pub fn on_rank(mut self, collective: Arc<dyn Collective>) -> Result<Self> {
         self.share = RankShare::of(&self.plan, collective.rank());
-        self.replicas = Replicas::new(self.share.replicas())?;
+        self.replicas = Replicas::new(self.share.own_replicas())?;
         let layout = FlatLayout::of(&self.student);
         self.ranks = RankSums::new(collective, self.plan.recipe.run.exchange, layout);
         Ok(self)

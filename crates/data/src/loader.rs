@@ -5,6 +5,9 @@
 //! that a batch is spread over all workers; batches come out in the epoch's order. So neither the
 //! number of workers nor their speed changes what comes, and a loader started at a saved
 //! [`LoaderPosition`] continues as if never stopped.
+//!
+//! Where several processes share every batch, each loads certain places of it
+//! ([`Loader::of_places`]): together they load what one process would.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -30,8 +33,8 @@ pub struct LoaderPosition {
 /// One batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadedBatch<T> {
-    /// The items in order. Fewer than the batch size only where [`ATTEMPTS`] items in a row could
-    /// not be loaded.
+    /// The items in order. Fewer than the batch size, or the loader's places, only where
+    /// [`ATTEMPTS`] items in a row could not be loaded.
     pub items: Vec<T>,
     /// The position after this batch, at which a new loader starts with the next one.
     pub position: LoaderPosition,
@@ -91,6 +94,8 @@ type SlotResult<T> = Result<Option<T>, Box<dyn Any + Send>>;
 /// Which items go where.
 struct BatchOrder {
     batch: usize,
+    /// Places of a batch that are loaded, in order. A slot is one of these in one batch.
+    places: Vec<usize>,
     steps_per_epoch: u64,
     /// The order of an epoch's items.
     order: Box<dyn Fn(u64) -> Vec<u32> + Send + Sync>,
@@ -99,8 +104,10 @@ struct BatchOrder {
 impl BatchOrder {
     /// Epoch of a slot, and its place in the epoch's order.
     fn place(&self, slot: u64) -> (u64, usize) {
-        let slots_per_epoch = self.steps_per_epoch * self.batch as u64;
-        (slot / slots_per_epoch, (slot % slots_per_epoch) as usize)
+        let each = self.places.len() as u64;
+        let (batch, place) = (slot / each, self.places[(slot % each) as usize]);
+        let (epoch, step) = (batch / self.steps_per_epoch, batch % self.steps_per_epoch);
+        (epoch, step as usize * self.batch + place)
     }
 }
 
@@ -185,12 +192,35 @@ impl<T: Send + 'static> Loader<T> {
         start: LoaderPosition,
         load: impl Fn(ItemRequest) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
+        let places = (0..batch).collect();
+        Self::of_places(len, batch, places, seed, workers, start, load)
+    }
+
+    /// As [`Loader::new`], but of each batch only the items at `places`, numbers below `batch`, in
+    /// their order. Loaders of other places have the others: an item that cannot be loaded is
+    /// replaced as if one loader loaded the whole batch.
+    ///
+    /// # Panics
+    /// As [`Loader::new`], or if `places` is empty or holds a place that is none of a batch.
+    #[allow(
+        clippy::too_many_arguments,
+        reason = "those of `new`, which says what they are, and the places"
+    )]
+    pub fn of_places(
+        len: usize,
+        batch: usize,
+        places: Vec<usize>,
+        seed: u64,
+        workers: usize,
+        start: LoaderPosition,
+        load: impl Fn(ItemRequest) -> Option<T> + Send + Sync + 'static,
+    ) -> Self {
         let order = move |epoch| {
             let mut order: Vec<u32> = (0..len as u32).collect();
             order.shuffle(&mut rng_for(seed, epoch, "order of items"));
             order
         };
-        Self::ordered(len, batch, workers, start, order, load)
+        Self::start(len, batch, places, workers, start, order, load)
     }
 
     /// As [`Loader::new`] in the caller's order: `order(epoch)` names `len` items, which may
@@ -206,22 +236,41 @@ impl<T: Send + 'static> Loader<T> {
         order: impl Fn(u64) -> Vec<u32> + Send + Sync + 'static,
         load: impl Fn(ItemRequest) -> Option<T> + Send + Sync + 'static,
     ) -> Self {
+        let places = (0..batch).collect();
+        Self::start(len, batch, places, workers, start, order, load)
+    }
+
+    fn start(
+        len: usize,
+        batch: usize,
+        places: Vec<usize>,
+        workers: usize,
+        start: LoaderPosition,
+        order: impl Fn(u64) -> Vec<u32> + Send + Sync + 'static,
+        load: impl Fn(ItemRequest) -> Option<T> + Send + Sync + 'static,
+    ) -> Self {
         assert!(
             len > 0 && batch > 0 && u32::try_from(len).is_ok(),
             "cannot load {len} items in batches of {batch}"
         );
+        assert!(
+            !places.is_empty() && places.iter().all(|place| *place < batch),
+            "cannot load the places {places:?} of batches of {batch}"
+        );
+        let each = places.len();
         let plan = BatchOrder {
             batch,
+            places,
             steps_per_epoch: (len / batch).max(1) as u64,
             order: Box::new(order),
         };
         let first_batch = start.epoch * plan.steps_per_epoch + start.step;
-        let front = first_batch * batch as u64;
+        let front = first_batch * each as u64;
         let position = LoaderPosition {
             epoch: first_batch / plan.steps_per_epoch,
             step: first_batch % plan.steps_per_epoch,
         };
-        let ahead = if workers == 0 { 0 } else { AHEAD * batch };
+        let ahead = if workers == 0 { 0 } else { AHEAD * each };
         let state = LoaderState {
             slots: (0..ahead).map(|_| None).collect(),
             front,
@@ -287,7 +336,7 @@ impl<T: Send + 'static> Loader<T> {
     }
 
     fn load_here(&mut self) -> Vec<SlotResult<T>> {
-        let batch = self.shared.plan.batch as u64;
+        let batch = self.shared.plan.places.len() as u64;
         let mut state = self.shared.lock();
         let front = state.front;
         state.front += batch;
@@ -301,7 +350,7 @@ impl<T: Send + 'static> Loader<T> {
     }
 
     fn wait_for_workers(&mut self) -> Vec<SlotResult<T>> {
-        let batch = self.shared.plan.batch;
+        let batch = self.shared.plan.places.len();
         let mut state = self.shared.lock();
         let mut outcomes = Vec::with_capacity(batch);
         // Every slot that is taken makes room for another, so that workers never idle while a
@@ -430,6 +479,29 @@ mod tests {
             (expected[3], expected[4]) = (order[5], order[5]);
             expected[19] = order[0];
             assert_eq!(items, expected, "{workers} workers");
+        }
+    }
+
+    #[test]
+    fn loaders_of_places_have_the_whole_batch_together() {
+        let load = |ItemRequest { item, epoch, .. }| (item % 7 != 2).then_some((item, epoch));
+        let start = LoaderPosition { epoch: 0, step: 2 };
+        let whole = take(&mut Loader::new(30, 8, 7, 0, start, load), 9);
+        // Two parts of a batch, of which two ranks have a half each.
+        for workers in [0, 2] {
+            let mut of_ranks = [[0, 1, 4, 5], [2, 3, 6, 7]].map(|places| {
+                let places = places.to_vec();
+                let mut loader = Loader::of_places(30, 8, places, 7, workers, start, load);
+                assert_eq!(loader.position(), start);
+                take(&mut loader, 9).into_iter()
+            });
+            for expected in &whole {
+                let [first, second] = of_ranks.each_mut().map(|rank| rank.next().unwrap());
+                assert_eq!([first.position, second.position], [expected.position; 2]);
+                let parts = [&first.items[..2], &second.items[..2], &first.items[2..]];
+                let items = [parts.concat(), second.items[2..].to_vec()].concat();
+                assert_eq!(items, expected.items);
+            }
         }
     }
 

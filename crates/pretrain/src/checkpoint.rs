@@ -41,7 +41,8 @@ use rand::SeedableRng;
 use crate::distillation::FrozenTeacher;
 use crate::error::{PretrainError, Result};
 use crate::plan::Machine;
-use crate::recipe::PretrainRecipe;
+use crate::ranks::Digest;
+use crate::recipe::{Auto, PretrainRecipe};
 use crate::step::{Pretrainer, adamw};
 
 /// Value of `format` in the metadata.
@@ -198,6 +199,16 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
     Ok(position)
 }
 
+/// A number of all that a checkpoint holds, to compare ranks by.
+pub(crate) fn digest(trainer: &Pretrainer) -> String {
+    let mut digest = Digest::default();
+    for (name, tensor) in state(trainer) {
+        digest.add_text(&name);
+        digest.add(&tensor.data);
+    }
+    digest.text()
+}
+
 fn state(trainer: &Pretrainer) -> StateDict {
     let mut state = StateDict::new();
     let mut put = |prefix: &str, part| extend_prefixed(&mut state, prefix, part);
@@ -273,9 +284,12 @@ pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
     let metadata = CheckpointMetadata::new(&path, &fields);
     metadata.expect("format", FORMAT, HINT)?;
     let images = metadata.number("images")? as usize;
-    let recipe = PretrainRecipe::parse(metadata.get("recipe"), &path.display().to_string(), &[])?;
-    // Only the networks are needed, whatever machine trained them.
+    let mut recipe =
+        PretrainRecipe::parse(metadata.get("recipe"), &path.display().to_string(), &[])?;
+    // Only the networks are needed, whatever machines trained them.
+    recipe.run.replicas = Auto::Value(1);
     let any_machine = Machine {
+        ranks: 1,
         cores: 1,
         on_cpu: false,
         bf16: true,

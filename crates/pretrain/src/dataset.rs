@@ -17,6 +17,7 @@ use clasp_data::vocabulary::Vocabulary;
 use clasp_model::prompt::{ATTRIBUTE, PART};
 use clasp_run::InvalidValue;
 use rand::RngExt;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{PretrainError, Result};
 use crate::recipe::{Method, MissingLabels, PretrainRecipe};
@@ -130,6 +131,11 @@ impl PretrainDataset {
         self.images.is_empty()
     }
 
+    /// Keys of the images that are trained on, in order.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        self.images.iter().map(|image| self.source.key(*image))
+    }
+
     /// Temperature of the attribute targets in units of logits; none if no attributes are learned.
     pub fn temperature(&self) -> Option<f64> {
         let rule = self.labels.as_ref()?.rule.as_ref()?;
@@ -167,7 +173,7 @@ fn calibration(store: &Store, folder: &Path) -> Result<Calibration> {
 }
 
 /// Images that could not be read. Every epoch tries each again, so they are counted by key.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ImageReads {
     /// Images that were tried, readable or not.
     pub tried: u64,
@@ -182,6 +188,16 @@ impl ImageReads {
         let images = images as u64;
         let tried = self.tried.min(images);
         tried >= images.min(TRIED_FIRST) && too_many_unreadable(self.failed.len() as u64, tried)
+    }
+
+    /// The same of all ranks, each of which reads some of the images.
+    pub(crate) fn of_ranks(ranks: Vec<Self>) -> Self {
+        let mut all = Self::default();
+        for one in ranks {
+            all.tried += one.tried;
+            all.failed.extend(one.failed);
+        }
+        all
     }
 
     /// The text of `unreadable.txt`: key and reason, separated by a tab, one image a line.

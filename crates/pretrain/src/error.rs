@@ -7,7 +7,7 @@ use clasp_data::augment::ViewsError;
 use clasp_data::labels::LabelError;
 use clasp_data::source::SourceError;
 use clasp_model::ModelError;
-use clasp_run::{InvalidValue, RecipeError, RunError};
+use clasp_run::{CollectiveError, InvalidValue, RecipeError, RunError};
 use clasp_weights::WeightsError;
 
 /// `Result` of this crate.
@@ -139,6 +139,9 @@ pub enum PretrainError {
         /// File that lists them.
         list: PathBuf,
     },
+    /// Another rank is gone, or has other settings or data.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     /// A worker thread could not be started.
     #[error("cannot start a worker thread: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),

@@ -13,6 +13,7 @@
 //! | `metrics` | what is measured beside them |
 //! | [`schedule`] | learning rate and the like of a step |
 //! | [`step`] | one step: replicas, optimizer, teacher, center |
+//! | [`ranks`] | which images of a batch a process computes, and what processes exchange |
 //! | [`mod@distillation`] | the frozen teacher of distillation |
 //! | [`collapse`] | the collapse monitor |
 //! | [`experts`] | which prompt uses which expert |
@@ -36,6 +37,7 @@ mod masking;
 mod metrics;
 mod objective;
 pub mod plan;
+pub mod ranks;
 pub mod recipe;
 pub mod schedule;
 pub mod step;
@@ -47,4 +49,4 @@ pub use clasp_run::{Control, Event};
 pub use error::{PretrainError, Result};
 pub use plan::{Machine, PretrainPlan};
 pub use recipe::PretrainRecipe;
-pub use train::{PretrainSummary, train};
+pub use train::{PretrainSummary, train, train_on_ranks};

@@ -4,9 +4,12 @@
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_data::rng_for;
 use clasp_model::layers::Rng;
-use clasp_model::losses::{center_update, patch_targets, sinkhorn_knopp};
+use clasp_model::losses::dino::sinkhorn_knopp_of;
+use clasp_model::losses::{center_update, patch_targets};
+use clasp_run::CollectiveError;
 use rand::RngExt;
 
+use crate::ranks::RankSums;
 use crate::recipe::{Centering, LossSection};
 use crate::teacher::SINKHORN_ITERATIONS;
 
@@ -146,40 +149,72 @@ pub(crate) struct PatchTargets {
 
 impl PatchTargets {
     /// Targets from the teacher's `logits` at the masked patches of each share, [masked,
-    /// prototypes]. All shares are needed at once, for Sinkhorn–Knopp and the center.
+    /// prototypes]. All shares are needed at once, for Sinkhorn–Knopp and the center, those of other
+    /// ranks included.
+    ///
+    /// # Errors
+    ///
+    /// A rank is gone.
     pub(crate) fn new(
         logits: Vec<Option<Tensor<2>>>,
         loss: &LossSection,
         center: &Tensor<2>,
         temperature: f64,
-    ) -> Self {
+        ranks: &RankSums,
+    ) -> Result<Self, CollectiveError> {
         let counts: Vec<usize> = { logits.iter() }
             .map(|logits| logits.as_ref().map_or(0, |logits| logits.dims()[0]))
             .collect();
-        let all: Vec<Tensor<2>> = logits.into_iter().flatten().collect();
-        if all.is_empty() {
-            return Self {
+        let own: usize = counts.iter().sum();
+        let masked = match loss.masks_patches() {
+            true => ranks.count(own)?,
+            false => 0,
+        };
+        if masked == 0 {
+            return Ok(Self {
                 shares: vec![None; counts.len()],
                 center: center.clone(),
-            };
+            });
         }
-        let all = Tensor::cat(all, 0);
-        let mean = all.clone().detach().mean_dim(0);
+        let all: Vec<Tensor<2>> = logits.into_iter().flatten().collect();
+        let all = (own > 0).then(|| Tensor::cat(all, 0));
+        let mean = mean_over_ranks(all.as_ref(), center, [own, masked], ranks)?;
         let targets = match loss.centering {
-            Centering::Center => patch_targets(all, center, temperature),
-            Centering::Sinkhorn => sinkhorn_knopp(all, temperature, SINKHORN_ITERATIONS),
+            Centering::Center => all.map(|all| patch_targets(all, center, temperature)),
+            Centering::Sinkhorn => {
+                sinkhorn_knopp_of(all, center, temperature, SINKHORN_ITERATIONS, ranks)?
+            }
         };
         let mut start = 0;
         let shares = counts.into_iter().map(|count| {
-            let share = (count > 0).then(|| targets.clone().narrow(0, start, count));
+            let share = { targets.as_ref() }.filter(|_| count > 0);
+            let share = share.map(|targets| targets.clone().narrow(0, start, count));
             start += count;
             share
         });
-        Self {
+        Ok(Self {
             shares: shares.collect(),
             center: center_update(center.clone(), mean, loss.center_momentum),
-        }
+        })
     }
+}
+
+/// Mean of rows, of which `own` are here and `all` on all ranks: [1, prototypes], as `like`.
+fn mean_over_ranks(
+    rows: Option<&Tensor<2>>,
+    like: &Tensor<2>,
+    [own, all]: [usize; 2],
+    ranks: &RankSums,
+) -> Result<Tensor<2>, CollectiveError> {
+    let mean = match rows {
+        Some(rows) => rows.clone().detach().mean_dim(0),
+        None => like.zeros_like(),
+    };
+    if ranks.collective().is_alone() {
+        return Ok(mean);
+    }
+    let [sum] = ranks.tensors([mean.mul_scalar(own as f64 / all as f64)])?;
+    Ok(sum)
 }
 
 #[cfg(test)]
@@ -273,12 +308,14 @@ mod tests {
         for centering in [Centering::Center, Centering::Sinkhorn] {
             let loss = LossSection {
                 centering,
+                ibot_weight: 1.0,
                 ..LossSection::default()
             };
             let apart = vec![Some(a.clone()), None, Some(b.clone())];
-            let apart = PatchTargets::new(apart, &loss, &center, 0.1);
+            let alone = RankSums::alone();
+            let apart = PatchTargets::new(apart, &loss, &center, 0.1, &alone).unwrap();
             let whole = Tensor::cat(vec![a.clone(), b.clone()], 0);
-            let whole = PatchTargets::new(vec![Some(whole)], &loss, &center, 0.1);
+            let whole = PatchTargets::new(vec![Some(whole)], &loss, &center, 0.1, &alone).unwrap();
             assert!(apart.shares[1].is_none());
             let apart_targets = apart.shares.into_iter().flatten().collect();
             let expected = whole.shares[0].clone().unwrap().into_data();
@@ -291,7 +328,8 @@ mod tests {
                 .into_data()
                 .assert_approx_eq(&whole.center.into_data(), tolerance);
         }
-        let none = PatchTargets::new(vec![None], &LossSection::default(), &center, 0.1);
+        let (loss, alone) = (LossSection::default(), RankSums::alone());
+        let none = PatchTargets::new(vec![None], &loss, &center, 0.1, &alone).unwrap();
         assert!(none.shares[0].is_none());
     }
 }

@@ -6,13 +6,32 @@ use std::collections::BTreeMap;
 use burn::tensor::Tensor;
 use clasp_model::losses::attribute::attribute_accuracy;
 use clasp_model::losses::part::part_accuracy;
-use clasp_run::{Metrics, NonFinite};
+use clasp_run::{Collective, CollectiveError, Metrics, NonFinite};
 
 use crate::objective::{LOSSES, ShareOutputs};
 use crate::student::StudentOutputs;
 
 /// Name of the standard deviation of the features over a batch, which the collapse monitor needs.
 pub(crate) const FEATURE_STD: &str = "features/std";
+/// Names of the other means.
+const TARGET_ENTROPY: &str = "teacher/entropy";
+const PROMPT_DISTANCE: &str = "features/prompt_distance";
+const IMAGE_DISTANCE: &str = "features/image_distance";
+/// Names of accuracies.
+const PART: &str = "part";
+const ATTRIBUTE: &str = "attribute";
+
+/// All that can be measured, in the order in which ranks exchange it.
+fn exchanged() -> Vec<Measurement> {
+    let means = [FEATURE_STD, TARGET_ENTROPY, PROMPT_DISTANCE, IMAGE_DISTANCE];
+    { LOSSES.iter() }
+        .map(|term| Measurement::Loss(term.name))
+        .chain([Measurement::Total])
+        .chain(means.map(Measurement::Mean))
+        .chain([PART, ATTRIBUTE].map(Measurement::Right))
+        .chain([PART, ATTRIBUTE].map(Measurement::Labeled))
+        .collect()
+}
 
 /// What is measured of a share of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,7 +54,7 @@ pub(crate) fn collapse_measurements(
     target_entropy: &Tensor<1>,
 ) -> Vec<(Measurement, Tensor<1>)> {
     vec![
-        (Measurement::Mean("teacher/entropy"), target_entropy.clone()),
+        (Measurement::Mean(TARGET_ENTROPY), target_entropy.clone()),
         (
             Measurement::Mean(FEATURE_STD),
             feature_std(outputs.pooled.clone().inner()),
@@ -51,19 +70,19 @@ pub(crate) fn observations(share: &ShareOutputs<'_>) -> Vec<(Measurement, Tensor
         && let Some(labels) = share.part_labels(logits)
     {
         let counts = part_accuracy(logits.clone().inner(), labels);
-        measured.extend(accuracy("part", counts));
+        measured.extend(accuracy(PART, counts));
     }
     if let Some(logits) = share.student.attributes.as_ref().map(|heads| &heads.own)
         && let Some([targets, weights]) = share.attribute_targets(logits)
     {
         let logits = logits.clone().inner();
         let counts = attribute_accuracy(logits, targets, weights, share.ranges);
-        measured.extend(accuracy("attribute", counts.map(Tensor::sum)));
+        measured.extend(accuracy(ATTRIBUTE, counts.map(Tensor::sum)));
     }
     if !share.student.prompted.is_empty() {
         let [prompts, images] = feature_distances(share.student, share.inputs.batch);
-        measured.push((Measurement::Mean("features/prompt_distance"), prompts));
-        measured.push((Measurement::Mean("features/image_distance"), images));
+        measured.push((Measurement::Mean(PROMPT_DISTANCE), prompts));
+        measured.push((Measurement::Mean(IMAGE_DISTANCE), images));
     }
     measured
 }
@@ -127,6 +146,33 @@ impl Measurements {
             sums,
             shares: shares as f64,
         }
+    }
+
+    /// The same over all ranks. What was measured on no rank stays so.
+    ///
+    /// # Errors
+    ///
+    /// A rank is gone.
+    pub(crate) fn over_ranks(self, ranks: &dyn Collective) -> Result<Self, CollectiveError> {
+        if ranks.is_alone() {
+            return Ok(self);
+        }
+        let all = exchanged();
+        debug_assert!(self.sums.keys().all(|measured| all.contains(measured)));
+        // Shares, then by measurement: on how many ranks it was measured, and the sum.
+        let mut numbers = vec![self.shares];
+        for measurement in &all {
+            let sum = self.sums.get(measurement).copied();
+            numbers.extend([f64::from(u8::from(sum.is_some())), sum.unwrap_or(0.0)]);
+        }
+        ranks.sum(&mut numbers)?;
+        let measured = all.into_iter().zip(numbers[1..].as_chunks::<2>().0);
+        let sums = { measured.filter(|(_, [ranks, _])| *ranks > 0.0) }
+            .map(|(measurement, [_, sum])| (measurement, *sum));
+        Ok(Self {
+            sums: sums.collect(),
+            shares: numbers[0],
+        })
     }
 
     /// Mean over the shares; none if it was not measured.

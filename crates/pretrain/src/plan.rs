@@ -8,7 +8,8 @@ use clasp_model::moe::{MoeConfig, MoeKind};
 use clasp_model::prompt::PROMPTS;
 use clasp_model::swin::WindowPadding;
 use clasp_run::schedule::scaled_learning_rate;
-use clasp_run::{InvalidValue, RunHeader, check};
+use clasp_run::{Collective, CollectiveError, InvalidValue, RunHeader, check};
+use serde::{Deserialize, Serialize};
 
 use crate::error::{PretrainError, Result};
 use crate::recipe::{
@@ -20,9 +21,11 @@ use crate::recipe::{
 const SMALL_BATCH: usize = 256;
 
 /// What a plan depends on besides the recipe and the number of images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
-    /// Cores that may be used.
+    /// Processes that train together.
+    pub ranks: usize,
+    /// Cores that each may use.
     pub cores: usize,
     /// Whether the CPU computes.
     pub on_cpu: bool,
@@ -31,14 +34,36 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// `cores` cores beside `device`.
+    /// `cores` cores beside `device`, for one process.
     pub fn of(device: &Device, cores: usize) -> Self {
         let on_cpu = *device == Device::flex();
         Self {
+            ranks: 1,
             cores,
             on_cpu,
             bf16: !on_cpu && device.supports_dtype(DType::BF16),
         }
+    }
+
+    /// The machine of all ranks, so that each makes the same plan: what the weakest can do.
+    ///
+    /// # Errors
+    ///
+    /// Some compute on the CPU and others do not, or a rank is gone.
+    pub fn of_all(self, ranks: &dyn Collective) -> Result<Self, CollectiveError> {
+        let kind = if self.on_cpu {
+            "the CPU"
+        } else {
+            "an accelerator"
+        };
+        ranks.agree("the kind of device", kind)?;
+        let machines = ranks.gather(&self)?;
+        Ok(Self {
+            ranks: machines.len(),
+            cores: { machines.iter() }.fold(self.cores, |least, one| least.min(one.cores)),
+            bf16: machines.iter().all(|one| one.bf16),
+            on_cpu: self.on_cpu,
+        })
     }
 }
 
@@ -71,7 +96,7 @@ pub struct PretrainPlan {
     pub steps_per_epoch: u64,
     /// Steps between checkpoints.
     pub save_every: u64,
-    /// Replicas of the student.
+    /// Replicas of the student, over all processes.
     pub replicas: usize,
     /// Precision of matrix products.
     pub precision: Precision,
@@ -177,19 +202,25 @@ impl PretrainRecipe {
         Ok(steps)
     }
 
-    /// Replicas of the student: on the CPU as many as cores, if they divide a part of the batch.
+    /// Replicas of the student over all processes: on the CPU as many as cores, if they divide a
+    /// part of the batch.
     fn resolve_replicas(&mut self, machine: Machine) -> Result<usize> {
         let part = self.run.batch / self.run.accumulate;
+        let ranks = machine.ranks;
         let automatic = if machine.on_cpu {
             (1..=machine.cores.clamp(1, check::MOST_THREADS))
                 .rev()
-                .find(|count| part.is_multiple_of(*count))
+                .find(|count| part.is_multiple_of(ranks * count))
                 .unwrap_or(1)
         } else {
             1
         };
-        let replicas = self.run.replicas.resolve(automatic);
-        check::count("run.replicas", replicas, [1, check::MOST_THREADS])?;
+        let replicas = self.run.replicas.resolve(ranks * automatic);
+        check::count("run.replicas", replicas, [1, ranks * check::MOST_THREADS])?;
+        if !replicas.is_multiple_of(ranks) {
+            let expected = format!("a multiple of the {ranks} processes");
+            return Err(InvalidValue::new("run.replicas", expected, replicas).into());
+        }
         if !part.is_multiple_of(replicas) {
             let expected = format!("a divisor of run.batch / run.accumulate = {part}");
             return Err(InvalidValue::new("run.replicas", expected, replicas).into());
@@ -326,6 +357,7 @@ mod tests {
     fn precision_follows_the_device() {
         let plan = |set: &str, on_cpu: bool, bf16: bool| {
             let machine = Machine {
+                ranks: 1,
                 cores: 1,
                 on_cpu,
                 bf16,
@@ -380,6 +412,30 @@ mod tests {
         assert!(!text.contains("\"auto\""), "{text}");
         let again = PretrainRecipe::parse(&text, "run.toml", &[]).unwrap();
         assert_eq!(again, plan.recipe);
+    }
+
+    #[test]
+    fn replicas_are_counted_over_all_processes() {
+        let plan = |ranks: usize, set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+            let machine = Machine { ranks, ..cpu(3) };
+            let plan = PretrainRecipe::parse("", "test", &set)
+                .unwrap()
+                .plan(1000, machine);
+            plan.map(|plan| plan.replicas)
+                .map_err(|error| error.to_string())
+        };
+        // 3 · 4 does not divide 16, 2 · 4 does.
+        assert_eq!(plan(4, &["run.batch=16"]), Ok(8));
+        assert_eq!(plan(1, &["run.batch=12"]), Ok(3));
+        assert_eq!(plan(4, &["run.batch=16", "run.replicas=16"]), Ok(16));
+        for (set, expected) in [
+            ("run.replicas=2", "a multiple of the 4 processes"),
+            ("run.batch=6", "a divisor of"),
+        ] {
+            let error = plan(4, &["run.batch=16", set]).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

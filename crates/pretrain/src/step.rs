@@ -5,6 +5,12 @@
 //! size, so that the mean over the batch is the mean over shares, and gradients are added in a
 //! fixed order. The teacher processes all images before the student does, as Sinkhorn–Knopp needs
 //! all samples of the step and the center is updated once from all of them.
+//!
+//! The replicas may be in several processes, the ranks ([`crate::ranks`]): gradients, the means from
+//! which the center is updated, Sinkhorn–Knopp's sums and measurements are added up over all of
+//! them, and every rank then does the same update.
+
+use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -12,11 +18,12 @@ use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::losses::dino::{center_update, mean_entropy};
 use clasp_model::optim::{
-    self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates, ema, read, squares,
+    self, FlatLayout, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates, ema, read,
+    squares,
 };
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Replicas, fuses, recomputing};
-use clasp_run::{Metrics, NonFinite};
+use clasp_run::{Collective, CollectiveError, Metrics, NonFinite, Rank};
 use clasp_weights::import::{self, start_from};
 
 use crate::batch::BatchTensors;
@@ -29,6 +36,7 @@ use crate::masking::{PatchTargets, ViewMasks};
 use crate::metrics::{FEATURE_STD, Measurement, Measurements, collapse_measurements, observations};
 use crate::objective::{DINO, ShareOutputs, objective};
 use crate::plan::PretrainPlan;
+use crate::ranks::{RankShare, RankSums, StepError};
 use crate::recipe::{Auto, ClipGradMode};
 use crate::schedule::ScheduledValues;
 use crate::student::{DinoNetwork, Student, part_to_mask};
@@ -65,7 +73,11 @@ pub struct Pretrainer {
     /// Rows and columns of the feature map of a global view.
     grid: [usize; 2],
     device: Device,
-    /// One thread a replica; a single replica has all threads.
+    /// The part of every batch that this process computes.
+    share: RankShare,
+    /// The processes that compute the rest.
+    ranks: RankSums,
+    /// One thread a replica of this process; a single replica has all threads.
     replicas: Replicas,
 }
 
@@ -153,9 +165,30 @@ impl Pretrainer {
             frozen_teacher,
             vocabulary,
             device,
+            share: RankShare::of(&plan, Rank::ALONE),
+            ranks: RankSums::alone(),
             replicas: Replicas::new(plan.replicas)?,
             plan,
         })
+    }
+
+    /// The same as one rank of several, on which `step` takes the samples of its share of a batch.
+    /// All ranks must have the same plan, and the same weights.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be started.
+    pub fn on_rank(mut self, collective: Arc<dyn Collective>) -> Result<Self> {
+        self.share = RankShare::of(&self.plan, collective.rank());
+        self.replicas = Replicas::new(self.share.own_replicas())?;
+        let layout = FlatLayout::of(&self.student);
+        self.ranks = RankSums::new(collective, self.plan.recipe.run.exchange, layout);
+        Ok(self)
+    }
+
+    /// The part of every batch that this process computes.
+    pub fn share(&self) -> RankShare {
+        self.share
     }
 
     /// Loads the backbone from the recipe's `model.init`, if it names a file, and returns which
@@ -187,21 +220,23 @@ impl Pretrainer {
         self.vocabulary.as_ref()
     }
 
-    /// One step on the samples of a batch. With `observe`, what takes time is measured too.
+    /// One step on the samples of a batch, or of this rank's share of it. With `observe`, what takes
+    /// time is measured too.
     ///
     /// # Errors
     ///
-    /// A loss or the norm of the gradients is not finite; nothing has changed then.
+    /// A loss or the norm of the gradients is not finite, or a rank is gone; nothing has changed
+    /// then.
     ///
     /// # Panics
     ///
-    /// The number of `samples` is not that of the recipe's batch.
+    /// The number of `samples` is not that of the recipe's batch, or of the share.
     pub fn step(
         &mut self,
         samples: &[ImageSample],
         observe: bool,
-    ) -> Result<StepOutcome, NonFinite> {
-        let batch = self.batch_gradients(samples, observe);
+    ) -> Result<StepOutcome, StepError> {
+        let batch = self.batch_gradients(samples, observe)?;
         batch.measurements.check()?;
         let norm = batch.norms.total();
         NonFinite::check(|| "norm of the gradients".to_owned(), norm)?;
@@ -261,13 +296,13 @@ impl Pretrainer {
     ///
     /// # Errors
     ///
-    /// A loss is not finite.
+    /// A loss is not finite, or a rank is gone.
     ///
     /// # Panics
     ///
-    /// The number of `samples` is not that of the recipe's batch.
-    pub fn gradients(&self, samples: &[ImageSample]) -> Result<(f64, Gradients), NonFinite> {
-        let batch = self.batch_gradients(samples, false);
+    /// The number of `samples` is not that of the recipe's batch, or of the share.
+    pub fn gradients(&self, samples: &[ImageSample]) -> Result<(f64, Gradients), StepError> {
+        let batch = self.batch_gradients(samples, false)?;
         batch.measurements.check()?;
         let total = batch.measurements.mean(Measurement::Total).unwrap_or(0.0);
         Ok((total, batch.gradients))
@@ -280,19 +315,21 @@ impl Pretrainer {
     }
 
     /// Losses and gradients of a batch; changes nothing.
-    fn batch_gradients(&self, samples: &[ImageSample], observe: bool) -> BatchGradients {
-        let run = &self.plan.recipe.run;
+    fn batch_gradients(
+        &self,
+        samples: &[ImageSample],
+        observe: bool,
+    ) -> Result<BatchGradients, CollectiveError> {
         assert_eq!(
             samples.len(),
-            run.batch,
-            "{} samples in a batch of {}",
+            self.share.images(),
+            "{} samples in a batch, or share of one, of {}",
             samples.len(),
-            run.batch
+            self.share.images()
         );
-        let part_size = run.batch / run.accumulate;
-        let share_size = part_size / self.plan.replicas;
+        let [part_size, share_size] = [self.share.images_of_part(), self.share.images_of_share()];
         let masks = self.masks(samples, share_size);
-        let (targets, patch_targets) = self.targets(samples, &masks, part_size, share_size);
+        let (targets, patch_targets) = self.targets(samples, &masks, part_size, share_size)?;
         let BatchTargets {
             shares: targets,
             mean_logits,
@@ -324,28 +361,30 @@ impl Pretrainer {
         if self.step < self.plan.frozen_steps {
             gradients.retain(|name, _| !name.starts_with(LAST_LAYER));
         }
+        let gradients = self.ranks.gradients(gradients, &self.device)?;
+        let [mean_logits, mean_targets] = self.ranks.means([mean_logits, mean_targets])?;
         let keep = 1.0 - 1.0 / self.target_memory();
         let target_sum = self.target_sum.clone() * keep + mean_targets;
         let total = target_sum.clone().sum().reshape([1, 1]);
         let entropy = mean_entropy(&[target_sum.clone() / total]);
-        // All numbers of a step are read at once: the only wait for the device.
+        // All numbers of a step are read at once: the only wait for the device, unless ranks
+        // exchange gradients.
         let (measurements, mut numbers): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
         numbers.push(entropy);
         numbers.extend(squares(&gradients));
         let numbers = read(numbers);
         let (values, rest) = numbers.split_at(measurements.len());
-        BatchGradients {
+        let measured = measurements.into_iter().zip(values.iter().copied());
+        let measurements = Measurements::sum(measured, shares);
+        Ok(BatchGradients {
             norms: Norms::new(&gradients, &rest[1..]),
             gradients,
             mean_logits,
             patch_center: patch_targets.center,
             target_sum,
             mean_target_entropy: rest[0],
-            measurements: Measurements::sum(
-                measurements.into_iter().zip(values.iter().copied()),
-                shares,
-            ),
-        }
+            measurements: measurements.over_ranks(self.ranks.collective())?,
+        })
     }
 
     /// Steps over which the teacher targets are averaged for the collapse monitor: enough for
@@ -360,12 +399,12 @@ impl Pretrainer {
     fn masks(&self, samples: &[ImageSample], share_size: usize) -> Vec<Option<ViewMasks>> {
         let recipe = &self.plan.recipe;
         let (loss, views) = (&recipe.loss, recipe.views.global);
-        let draw = |share: usize, count: usize| {
-            let images = share * share_size..share * share_size + count;
+        let draw = |share: usize| {
+            let images = self.share.places_of_share(share);
             ViewMasks::draw(loss, [recipe.seed, self.step], images, views, self.grid)
         };
-        { samples.chunks(share_size).enumerate() }
-            .map(|(share, samples)| loss.masks_patches().then(|| draw(share, samples.len())))
+        { 0..samples.len() / share_size }
+            .map(|share| loss.masks_patches().then(|| draw(share)))
             .collect()
     }
 
@@ -376,7 +415,7 @@ impl Pretrainer {
         masks: &[Option<ViewMasks>],
         part_size: usize,
         share_size: usize,
-    ) -> (BatchTargets, PatchTargets) {
+    ) -> Result<(BatchTargets, PatchTargets), CollectiveError> {
         let temperature = ScheduledValues::at(&self.plan, self.step).teacher_temperature;
         let precision = self.plan.precision;
         // By share, one tensor [batch, prototypes] a view.
@@ -393,10 +432,11 @@ impl Pretrainer {
         }
         let loss = &self.plan.recipe.loss;
         let (views, patches): (Vec<_>, Vec<_>) = logits.into_iter().unzip();
-        (
-            BatchTargets::new(views, loss.centering, &self.center, temperature),
-            PatchTargets::new(patches, loss, &self.patch_center, temperature),
-        )
+        let (center, ranks) = (&self.center, &self.ranks);
+        let targets = BatchTargets::new(views, loss.centering, center, temperature, ranks)?;
+        let center = &self.patch_center;
+        let patches = PatchTargets::new(patches, loss, center, temperature, ranks)?;
+        Ok((targets, patches))
     }
 
     /// Forward and backward pass of the student over a share.
@@ -432,6 +472,7 @@ impl Pretrainer {
             classes,
             &mut rng_for(seed, self.step, "hidden part"),
         );
+        let replica = self.share.replica(replica);
         let mut rng = rng_for(seed, self.step, &format!("drop path {part} {replica}"));
         let outputs = precision
             .within(|| recomputing(checkpointing, || student.forward(&inputs, masked, &mut rng)));
@@ -460,7 +501,7 @@ impl Pretrainer {
         if observe {
             measured.extend(observations(&share));
         }
-        let shares = (self.plan.replicas * recipe.run.accumulate) as f64;
+        let shares = self.share.shares() as f64;
         ShareGradients {
             gradients: optim::gradients(&student, &mut (total / shares).backward()),
             measured,

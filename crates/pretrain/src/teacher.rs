@@ -1,8 +1,10 @@
 //! The teacher's targets of a batch.
 
 use burn::tensor::Tensor;
-use clasp_model::losses::dino::{centered_targets, mean_entropy, sinkhorn_knopp, teacher_mean};
+use clasp_model::losses::dino::{centered_targets, mean_entropy, sinkhorn_knopp_of, teacher_mean};
+use clasp_run::CollectiveError;
 
+use crate::ranks::RankSums;
 use crate::recipe::Centering;
 
 /// Iterations of Sinkhorn–Knopp, as in SwAV and DINOv2.
@@ -16,27 +18,32 @@ pub(crate) struct ShareTargets {
     pub entropy: Tensor<1>,
 }
 
-/// Teacher targets of a batch.
+/// Teacher targets of a rank's images in a batch.
 pub(crate) struct BatchTargets {
     /// By share, in the order of the images.
     pub shares: Vec<ShareTargets>,
-    /// Mean of the teacher's logits over the batch, from which the center is updated: [1,
+    /// Mean of the teacher's logits over these images, from which the center is updated: [1,
     /// prototypes].
     pub mean_logits: Tensor<2>,
-    /// Mean of the targets over the batch: [1, prototypes].
+    /// Mean of the targets over these images: [1, prototypes].
     pub mean_targets: Tensor<2>,
 }
 
 impl BatchTargets {
     /// Targets from the teacher's `logits`: for each share one tensor [batch, prototypes] a global
     /// view. All shares are needed at once, as Sinkhorn–Knopp normalizes over all samples of a
-    /// step.
+    /// step, those of other ranks included.
+    ///
+    /// # Errors
+    ///
+    /// A rank is gone.
     pub(crate) fn new(
         logits: Vec<Vec<Tensor<2>>>,
         centering: Centering,
         center: &Tensor<2>,
         temperature: f64,
-    ) -> Self {
+        ranks: &RankSums,
+    ) -> Result<Self, CollectiveError> {
         let means: Vec<Tensor<2>> = logits.iter().map(|views| teacher_mean(views)).collect();
         let probabilities: Vec<Vec<Tensor<2>>> = match centering {
             Centering::Center => { logits.iter() }
@@ -46,13 +53,15 @@ impl BatchTargets {
                 let views = logits.first().map_or(1, Vec::len);
                 let all = Tensor::cat(logits.into_iter().flatten().collect(), 0);
                 let rows = all.dims()[0] / (views * means.len());
-                let q = sinkhorn_knopp(all, temperature, SINKHORN_ITERATIONS);
-                let each = q.split(rows, 0);
+                let like = all.clone();
+                let q =
+                    sinkhorn_knopp_of(Some(all), &like, temperature, SINKHORN_ITERATIONS, ranks)?;
+                let each = q.unwrap_or(like).split(rows, 0);
                 each.chunks(views).map(<[_]>::to_vec).collect()
             }
         };
         let mean_targets: Vec<Tensor<2>> = probabilities.iter().map(|q| teacher_mean(q)).collect();
-        Self {
+        Ok(Self {
             shares: probabilities
                 .into_iter()
                 .map(|probabilities| ShareTargets {
@@ -62,6 +71,6 @@ impl BatchTargets {
                 .collect(),
             mean_logits: teacher_mean(&means),
             mean_targets: teacher_mean(&mean_targets),
-        }
+        })
     }
 }

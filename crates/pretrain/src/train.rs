@@ -7,6 +7,9 @@
 //! | `experts.jsonl` | weights of the experts by prompt, a line a block and prompt ([`crate::experts`]) |
 //! | `backbone.safetensors` | the teacher's backbone ([`clasp_weights::backbone`]) |
 //! | `unreadable.txt` | images that could not be read, and why; only if there are any |
+//!
+//! Several processes, the ranks, may train one network ([`train_on_ranks`]): each computes some
+//! replicas of every batch, and rank 0 writes all files.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,7 +22,10 @@ use clasp_data::loader::{ItemRequest, Loader};
 use clasp_model::prompt::{ATTRIBUTE, PART, PROMPTS};
 use clasp_run::log::add_progress;
 use clasp_run::schedule::is_logged;
-use clasp_run::{CheckpointSchedule, Control, Event, Metrics, RunFolder, RunSummary};
+use clasp_run::{
+    CheckpointSchedule, Collective, CollectiveError, Control, Event, Local, Metrics, RunFolder,
+    RunSummary, checkpoints,
+};
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
 use serde::Serialize;
 
@@ -29,6 +35,7 @@ use crate::dataset::{ImageReads, ImageSample, PretrainDataset, ViewGenerator};
 use crate::error::{PretrainError, Result};
 use crate::experts::mean_entropy;
 use crate::plan::{Machine, PretrainPlan};
+use crate::ranks::{Digest, StepError};
 use crate::recipe::PretrainRecipe;
 use crate::step::Pretrainer;
 
@@ -84,7 +91,27 @@ pub fn train(
     device: &Device,
     control: &mut Control<'_>,
 ) -> Result<PretrainSummary> {
+    train_on_ranks(recipe, folder, resume, device, control, Arc::new(Local))
+}
+
+/// The same as one rank of several, each of which calls this with the same recipe and folder. The
+/// step is that of one process with as many replicas. All ranks must read the same images and, to
+/// resume, the same run folder; rank 0 writes there.
+///
+/// # Errors
+///
+/// See [`train`]; if another rank ends, or has other settings or data, its error is a
+/// [`CollectiveError`](clasp_run::CollectiveError) here.
+pub fn train_on_ranks(
+    recipe: &PretrainRecipe,
+    folder: &Path,
+    resume: bool,
+    device: &Device,
+    control: &mut Control<'_>,
+    collective: Arc<dyn Collective>,
+) -> Result<PretrainSummary> {
     let started = Instant::now();
+    let ranks = collective.as_ref();
     let OpenRun {
         mut run,
         images,
@@ -92,9 +119,12 @@ pub fn train(
         mut loader,
         mut checkpoints,
         unreadable,
-    } = open(recipe, folder, resume, device, control)?;
+    } = open(recipe, folder, resume, device, control, &collective)?;
     let plan = trainer.plan.clone();
-    let mut log = run.open_log(trainer.step, &["experts.jsonl"])?;
+    let own_images = trainer.share().images();
+    let mut log = { run.as_ref() }
+        .map(|run| run.open_log(trainer.step, &["experts.jsonl"]))
+        .transpose()?;
     let mut monitor = CollapseMonitor::new(
         plan.prototypes,
         plan.recipe.run.batch * plan.recipe.views.global,
@@ -109,31 +139,46 @@ pub fn train(
         from: trainer.step,
     });
 
-    while trainer.step < plan.steps && !control.stop_requested() {
+    while trainer.step < plan.steps && !ranks.any(control.stop_requested())? {
         let begun = Instant::now();
         let batch = loader.next();
-        let complete = batch.items.len() == plan.recipe.run.batch;
-        check_readable(&run, &unreadable, &plan, images, complete)?;
+        let complete = batch.items.len() == own_images;
+        check_readable(folder, &unreadable, &plan, images, complete, ranks)?;
 
         let next = trainer.step + 1;
         let observe = is_logged(next, plan.recipe.run.log_every, plan.steps);
-        let keys = batch.items.iter().map(|sample| sample.key.as_str());
-        let outcome = trainer
-            .step(&batch.items, observe)
-            .map_err(|cause| run.refuse_step(next, cause, keys))?;
+        let outcome = match trainer.step(&batch.items, observe) {
+            Ok(outcome) => outcome,
+            Err(StepError::Collective(error)) => return Err(error.into()),
+            Err(StepError::NonFinite(cause)) => {
+                let keys = batch.items.iter().map(|sample| sample.key.clone());
+                let keys: Vec<Vec<String>> = ranks.gather(&keys.collect())?;
+                return Err(match &run {
+                    Some(run) => {
+                        run.refuse_step(next, cause, keys.iter().flatten().map(String::as_str))
+                    }
+                    None => cause.in_step(next, folder),
+                }
+                .into());
+            }
+        };
         metrics = outcome.metrics;
         let epoch = trainer.step as f64 / plan.steps_per_epoch as f64;
         let seconds = begun.elapsed().as_secs_f64();
-        add_progress(&mut metrics, epoch, batch.items.len(), seconds);
+        add_progress(&mut metrics, epoch, plan.recipe.run.batch, seconds);
         for prompt in PROMPTS {
             if let Some(entropy) = mean_entropy(&outcome.usage, prompt) {
                 metrics.insert(format!("experts/{prompt}/entropy"), entropy);
             }
         }
-        for warning in monitor.check(trainer.step, outcome.collapse) {
-            run.warn(control, warning)?;
+        if let Some(run) = &mut run {
+            for warning in monitor.check(trainer.step, outcome.collapse) {
+                run.warn(control, warning)?;
+            }
         }
-        if observe {
+        if let Some(log) = &mut log
+            && observe
+        {
             log.write(trainer.step, &metrics)?;
             log.append("experts.jsonl", &outcome.usage)?;
         }
@@ -143,47 +188,58 @@ pub fn train(
             metrics: &metrics,
         });
         if checkpoints.is_due(trainer.step) && trainer.step < plan.steps {
-            let path =
-                checkpoint::save(&mut checkpoints, folder, &trainer, batch.position, images)?;
-            control.report(Event::CheckpointSaved(&path));
+            check_weights(run.as_mut(), &trainer, ranks, control)?;
+            if run.is_some() {
+                let path =
+                    checkpoint::save(&mut checkpoints, folder, &trainer, batch.position, images)?;
+                control.report(Event::CheckpointSaved(&path));
+            }
         }
     }
 
     // At the end, and when stopped, so that no step is lost.
     let position = loader.position();
     drop(loader);
-    let checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, position, images)?;
-    control.report(Event::CheckpointSaved(&checkpoint));
+    check_weights(run.as_mut(), &trainer, ranks, control)?;
+    let unreadable = gather_unreadable(&unreadable, ranks)?;
     let backbone = folder.join("backbone.safetensors");
-    let (network, _) = trainer.teacher.backbone.clone().split_mask_token();
-    save_backbone(&backbone, &network, &backbone_meta(&trainer))?;
-    let failed = list_unreadable(&run, &unreadable)?;
-    if failed > 0 {
-        let list = folder.join("unreadable.txt");
-        let warning = format!("{failed} images could not be read; see {}", list.display());
-        run.warn(control, warning)?;
+    let mut checkpoint = checkpoints::path(folder, trainer.step);
+    if let Some(run) = &mut run {
+        checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, position, images)?;
+        control.report(Event::CheckpointSaved(&checkpoint));
+        let (network, _) = trainer.teacher.backbone.clone().split_mask_token();
+        save_backbone(&backbone, &network, &backbone_meta(&trainer))?;
+        if let Some(list) = list_unreadable(folder, &unreadable)? {
+            let failed = unreadable.failed.len();
+            let warning = format!("{failed} images could not be read; see {}", list.display());
+            run.warn(control, warning)?;
+        }
     }
+    // No rank is done before the files are written.
+    ranks.barrier()?;
     Ok(PretrainSummary {
         run: RunSummary {
             steps: trainer.step,
             finished: trainer.step >= plan.steps,
             seconds: started.elapsed().as_secs_f64(),
             metrics,
-            warnings: run.warnings().to_vec(),
+            warnings: run.map_or(Vec::new(), |run| run.warnings().to_vec()),
             checkpoint,
         },
         images,
-        unreadable: failed,
+        unreadable: unreadable.failed.len(),
         backbone,
     })
 }
 
 /// A run that is ready for its first step of this process.
 struct OpenRun {
-    run: RunFolder,
+    /// The run folder; rank 0 alone has it.
+    run: Option<RunFolder>,
     /// Images of the dataset.
     images: usize,
     trainer: Pretrainer,
+    /// Of this rank's share of each batch.
     loader: Loader<ImageSample>,
     checkpoints: CheckpointSchedule,
     unreadable: Arc<Mutex<ImageReads>>,
@@ -197,17 +253,26 @@ fn open(
     resume: bool,
     device: &Device,
     control: &mut Control<'_>,
+    collective: &Arc<dyn Collective>,
 ) -> Result<OpenRun> {
-    let existing = resume.then(|| RunFolder::resume(folder)).transpose()?;
+    let ranks = collective.as_ref();
+    let writes = ranks.rank().writes();
+    let existing = (resume && writes)
+        .then(|| RunFolder::resume(folder))
+        .transpose()?;
     let dataset = Arc::new(PretrainDataset::open(recipe)?);
     let images = dataset.len();
-    let plan = plan(recipe, &dataset, Machine::of(device, control.threads))?;
-    let mut trainer = Pretrainer::new(plan, dataset.vocabulary().cloned(), device)?;
+    let machine = Machine::of(device, control.threads).of_all(ranks)?;
+    let plan = plan(recipe, &dataset, machine)?;
+    let mut trainer = Pretrainer::new(plan, dataset.vocabulary().cloned(), device)?
+        .on_rank(Arc::clone(collective))?;
     let plan = trainer.plan.clone();
+    check_equal(&dataset, &trainer, ranks)?;
     let checkpoint = match &existing {
         Some(run) => run.latest_checkpoint()?,
         None => None,
     };
+    let checkpoint = checkpoint_of_first(checkpoint, folder, ranks)?;
     let position = { checkpoint.as_deref() }
         .map(|path| checkpoint::restore(path, &mut trainer, images))
         .transpose()?;
@@ -226,9 +291,15 @@ fn open(
         let note = format!("distillation of {path}: {}", teacher.report());
         control.report(Event::Note(&note));
     }
+    if !ranks.is_alone() {
+        ranks.agree("the weights at the start", &checkpoint::digest(&trainer))?;
+    }
     let run = match existing {
-        Some(run) => run,
-        None => RunFolder::create(folder, &plan.run_toml(images, control.device_name))?,
+        None if writes => Some(RunFolder::create(
+            folder,
+            &plan.run_toml(images, control.device_name),
+        )?),
+        existing => existing,
     };
     let unreadable = Arc::new(Mutex::new(ImageReads::default()));
     let generator = ViewGenerator::new(
@@ -237,9 +308,10 @@ fn open(
         trainer.grid(),
         Arc::clone(&unreadable),
     );
-    let loader = Loader::new(
+    let loader = Loader::of_places(
         images,
         plan.recipe.run.batch,
+        trainer.share().places(),
         plan.recipe.seed,
         plan.workers,
         position.unwrap_or_default(),
@@ -258,6 +330,104 @@ fn open(
     })
 }
 
+/// Checks that all ranks train the same: program, recipe, images and vocabulary.
+fn check_equal(
+    dataset: &PretrainDataset,
+    trainer: &Pretrainer,
+    ranks: &dyn Collective,
+) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    ranks.agree("the version of clasp", env!("CARGO_PKG_VERSION"))?;
+    ranks.agree("the number of images", &dataset.len().to_string())?;
+    let mut keys = Digest::default();
+    dataset.keys().for_each(|key| keys.add_text(key));
+    ranks.agree("the digest of the images' keys", &keys.text())?;
+    let mut recipe = trainer.plan.recipe.clone();
+    // Hosts may have the same files in other places; what is in them is compared by itself.
+    recipe.data.images.clear();
+    recipe.data.labels = PathBuf::new();
+    recipe.model.init = PathBuf::new();
+    recipe.distillation.teacher = PathBuf::new();
+    // Line by line, so that the error names the key.
+    let lines: Vec<String> = recipe.to_toml().lines().map(str::to_owned).collect();
+    let first: Vec<String> = ranks.of_first(&lines)?;
+    let differs = (0..first.len().max(lines.len())).find(|at| first.get(*at) != lines.get(*at));
+    let line = |lines: &[String], at: usize| lines.get(at).cloned().unwrap_or_default();
+    let found = differs.map(|at| [line(&first, at), line(&lines, at)]);
+    let all: Vec<Option<[String; 2]>> = ranks.gather(&found)?;
+    for (rank, found) in all.into_iter().enumerate() {
+        if let Some([expected, found]) = found {
+            let what = "the recipe";
+            return Err(CollectiveError::Disagree {
+                what,
+                rank,
+                expected,
+                found,
+            }
+            .into());
+        }
+    }
+    let vocabulary = trainer.vocabulary().map(|vocabulary| vocabulary.digest());
+    ranks.agree(
+        "the vocabulary of the labels",
+        &vocabulary.unwrap_or_default(),
+    )?;
+    let teacher = trainer.frozen_teacher.as_ref();
+    let teacher = teacher.map_or("none", |teacher| teacher.sha256());
+    Ok(ranks.agree("the frozen teacher", teacher)?)
+}
+
+/// The checkpoint that rank 0 resumes from, in this rank's view of the run folder.
+fn checkpoint_of_first(
+    own: Option<PathBuf>,
+    folder: &Path,
+    ranks: &dyn Collective,
+) -> Result<Option<PathBuf>> {
+    if ranks.is_alone() {
+        return Ok(own);
+    }
+    let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    let Some(expected) = ranks.of_first(&own.as_ref().and_then(name))? else {
+        return Ok(None);
+    };
+    // A name among those that are there, and no path that another process names.
+    let mut paths = checkpoints::list(folder)?.into_iter();
+    match paths.find(|path| name(path).as_ref() == Some(&expected)) {
+        Some(path) => Ok(Some(path)),
+        None => Err(CollectiveError::Disagree {
+            what: "the newest checkpoint; all ranks must reach the run folder",
+            rank: ranks.rank().index,
+            expected,
+            found: format!("none of that name in {}", folder.display()),
+        }
+        .into()),
+    }
+}
+
+/// Warns if the weights of a rank have become others than those of rank 0, which are saved.
+fn check_weights(
+    run: Option<&mut RunFolder>,
+    trainer: &Pretrainer,
+    ranks: &dyn Collective,
+    control: &mut Control<'_>,
+) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let digests = ranks.gather(&checkpoint::digest(trainer))?;
+    let differs = digests.iter().position(|digest| *digest != digests[0]);
+    if let (Some(run), Some(rank)) = (run, differs) {
+        let warning = format!(
+            "step {}: the weights of rank {rank} differ from those of rank 0, as processors that              round differently let them; `--resume` continues from those of rank 0",
+            trainer.step
+        );
+        run.warn(control, warning)?;
+    }
+    Ok(())
+}
+
 /// The plan of `recipe` for a dataset. An automatic temperature of the attribute targets follows
 /// from the labels; `run.toml` keeps its value.
 fn plan(
@@ -272,43 +442,56 @@ fn plan(
     recipe.plan(dataset.len(), machine)
 }
 
-/// Stops a run that cannot read its images: too many of them, or not even a `complete` batch.
+/// Stops a run that cannot read its images: too many of them, or not even a `complete` batch, on
+/// any rank.
 fn check_readable(
-    run: &RunFolder,
+    folder: &Path,
     unreadable: &Mutex<ImageReads>,
     plan: &PretrainPlan,
     images: usize,
     complete: bool,
+    ranks: &dyn Collective,
 ) -> Result<()> {
-    let list = locked(unreadable);
-    let too_many = list.are_too_many(images) && !plan.recipe.data.skip_unreadable;
-    if complete && !too_many {
+    let own_images = images.div_ceil(ranks.rank().size);
+    let too_many = locked(unreadable).are_too_many(own_images) && !plan.recipe.data.skip_unreadable;
+    if !ranks.any(!complete || too_many)? {
         return Ok(());
     }
-    let example = list.failed.first_key_value();
+    let all = gather_unreadable(unreadable, ranks)?;
+    let example = all.failed.first_key_value();
     let error = PretrainError::Unreadable {
-        failed: list.failed.len(),
-        tried: (list.tried as usize).min(images),
+        failed: all.failed.len(),
+        tried: (all.tried as usize).min(images),
         example: example
             .map(|(key, reason)| format!("{key}: {reason}"))
             .unwrap_or_default(),
-        list: run.path().join("unreadable.txt"),
+        list: folder.join("unreadable.txt"),
     };
-    drop(list);
-    list_unreadable(run, unreadable)?;
+    if ranks.rank().writes() {
+        list_unreadable(folder, &all)?;
+    }
     Err(error)
 }
 
-/// Writes `unreadable.txt`, if images could not be read, and returns their number.
-fn list_unreadable(run: &RunFolder, unreadable: &Mutex<ImageReads>) -> Result<usize> {
-    let list = locked(unreadable);
-    let (failed, text) = (list.failed.len(), list.to_lines());
-    drop(list);
-    if failed > 0 {
-        let path = run.path().join("unreadable.txt");
-        atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
+/// The images that no rank could read.
+fn gather_unreadable(unreadable: &Mutex<ImageReads>, ranks: &dyn Collective) -> Result<ImageReads> {
+    let own = locked(unreadable).clone();
+    Ok(match ranks.is_alone() {
+        true => own,
+        false => ImageReads::of_ranks(ranks.gather(&own)?),
+    })
+}
+
+/// Writes `unreadable.txt`, if images could not be read, and returns its path.
+fn list_unreadable(folder: &Path, unreadable: &ImageReads) -> Result<Option<PathBuf>> {
+    if unreadable.failed.is_empty() {
+        return Ok(None);
     }
-    Ok(failed)
+    let path = folder.join("unreadable.txt");
+    atomic_write(&path, |file| {
+        file.write_all(unreadable.to_lines().as_bytes())
+    })?;
+    Ok(Some(path))
 }
 
 fn locked(unreadable: &Mutex<ImageReads>) -> MutexGuard<'_, ImageReads> {

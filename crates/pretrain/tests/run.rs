@@ -19,6 +19,9 @@ use clasp_weights::{checkpoint, import};
 use fs_err as fs;
 use rand::RngExt;
 
+#[path = "run/ranks.rs"]
+mod ranks;
+
 const IMAGES: usize = 20;
 
 const TINY: &str = r#"

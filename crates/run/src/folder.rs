@@ -54,6 +54,16 @@ impl NonFinite {
             }),
         }
     }
+
+    /// The error that ends the run in `folder`, in which the keys of the batch of `step` are listed.
+    pub fn in_step(self, step: u64, folder: &Path) -> RunError {
+        RunError::NonFinite {
+            step,
+            quantity: self.quantity,
+            value: self.value,
+            keys: folder.join(NON_FINITE_FILE),
+        }
+    }
 }
 
 /// The folder of a run that this process trains in. The lock is held until it is dropped.
@@ -156,16 +166,11 @@ impl RunFolder {
         cause: NonFinite,
         keys: impl IntoIterator<Item = &'a str>,
     ) -> RunError {
-        let path = self.path.join(NON_FINITE_FILE);
         let text: String = { keys.into_iter() }.map(|key| format!("{key}\n")).collect();
+        let path = self.path.join(NON_FINITE_FILE);
         match atomic_write(&path, |file| file.write_all(text.as_bytes())) {
             Err(error) => error.into(),
-            Ok(()) => RunError::NonFinite {
-                step,
-                quantity: cause.quantity,
-                value: cause.value,
-                keys: path,
-            },
+            Ok(()) => cause.in_step(step, &self.path),
         }
     }
 }

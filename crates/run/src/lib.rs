@@ -7,6 +7,7 @@
 //! | [`check`] | range checks of their values |
 //! | [`folder`] | the run folder: create, resume, lock, warnings, steps that are not finite |
 //! | [`origin`] | the header of `run.toml`: date, command line, version, device |
+//! | [`collective`] | what several processes that train one network exchange: over TCP, or by MPI |
 //! | [`control`] | what a caller provides (stop flag, threads) and the events that it receives |
 //! | [`log`] | metrics by step, as JSON lines and TensorBoard events |
 //! | [`listing`] | the runs below a folder, with their state |
@@ -58,6 +59,7 @@
 
 pub mod check;
 pub mod checkpoints;
+pub mod collective;
 pub mod control;
 pub mod error;
 pub mod folder;
@@ -70,6 +72,7 @@ pub mod summary;
 
 pub use check::InvalidValue;
 pub use checkpoints::{CheckpointMetadata, CheckpointSchedule};
+pub use collective::{Collective, CollectiveError, ExchangeFormat, Local, Rank};
 pub use control::{Control, Event};
 pub use error::RunError;
 pub use folder::{NonFinite, RunFolder};

@@ -5,6 +5,7 @@
 //! last, and those of an earlier array are removed first, so that keys never lie beside the array
 //! of others. `.parquet` holds the columns `key` (string) and `feature` (list of floats).
 
+use std::collections::HashSet;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
@@ -404,6 +405,67 @@ impl ParquetRows {
     }
 }
 
+/// Joins the files `parts`, as `clasp embed --shard` writes them, into the file `out`: the rows of
+/// one after the other, as if one process had written them. Returns the number of rows and the
+/// paths that were written.
+///
+/// # Errors
+/// A part cannot be read, is of another format or length of features, or has a key that another
+/// part has; the file cannot be written.
+pub fn merge_features(parts: &[PathBuf], out: &Path) -> Result<(usize, Vec<PathBuf>), TaskError> {
+    let mut file = FeatureFile::create(out)?;
+    let mut known = HashSet::new();
+    for path in parts {
+        let is_npy = path.extension().is_some_and(|ending| ending == "npy");
+        let part = match is_npy {
+            true => read_npy(path)?,
+            false => read_features(path)?,
+        };
+        for (at, key) in part.keys.into_iter().enumerate() {
+            file.push(&key, &part.features[at * part.channels..][..part.channels])?;
+            if known.contains(&key) {
+                return Err(TaskError::Mismatch {
+                    file: path.display().to_string(),
+                    expected: "other images than the parts before it".to_owned(),
+                    found: format!("`{key}` again"),
+                });
+            }
+            known.insert(key);
+        }
+    }
+    Ok((known.len(), file.finish()?))
+}
+
+/// Reads a `.npy` file of features with its keys, as [`FeatureFile`] writes them.
+///
+/// # Errors
+/// The files cannot be read, or are not what [`FeatureFile`] writes.
+fn read_npy(path: &Path) -> Result<Embeddings, TaskError> {
+    let keys = fs::read_to_string(keys_file(path))?;
+    let keys: Vec<String> = keys.lines().map(str::to_owned).collect();
+    let bytes = fs::read(path)?;
+    let rows = keys.len();
+    let (header, values) = bytes
+        .split_at_checked(npy_header(0, 0).len())
+        .unwrap_or_default();
+    let channels = (values.len() / 4).checked_div(rows).unwrap_or(0);
+    if header != npy_header(rows, channels) || values.len() != 4 * rows * channels {
+        return Err(TaskError::Mismatch {
+            file: path.display().to_string(),
+            expected: format!("the {rows} features of `clasp embed` whose keys are beside it"),
+            found: format!("{} bytes of another kind", bytes.len()),
+        });
+    }
+    let values = values.as_chunks::<4>().0.iter();
+    Ok(Embeddings {
+        items: (0..rows).collect(),
+        channels,
+        features: values.map(|value| f32::from_le_bytes(*value)).collect(),
+        keys,
+        unreadable: UnreadableImages::default(),
+    })
+}
+
 /// Reads a Parquet file of features, as `clasp embed` writes it: the column `key` (strings) and the
 /// column `feature` (lists of 32-bit floats, all of one length).
 ///
@@ -622,6 +684,41 @@ mod tests {
             error.to_string().starts_with("a0: expected finite"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn merged_parts_are_the_file_of_the_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let row = |index: usize| [index as f32, -0.5, 1e-30 * index as f32];
+        let write = |path: &Path, rows: Range<usize>| {
+            let mut file = FeatureFile::create(path).unwrap();
+            for index in rows {
+                file.push(&format!("image {index}"), &row(index)).unwrap();
+            }
+            file.finish().unwrap()
+        };
+        for ending in ["npy", "parquet"] {
+            let whole = write(&at(&format!("whole.{ending}")), 0..10);
+            // One of the parts has no image.
+            let parts = [0..4, 4..4, 4..9, 9..10].map(|rows| {
+                let path = at(&format!("{}-{}.{ending}", rows.start, rows.end));
+                write(&path, rows);
+                path
+            });
+            let merged = at(&format!("merged.{ending}"));
+            let (rows, files) = merge_features(&parts, &merged).unwrap();
+            assert_eq!(rows, 10);
+            for (one, other) in whole.iter().zip(&files) {
+                assert_eq!(fs::read(one).unwrap(), fs::read(other).unwrap(), "{ending}");
+            }
+            let twice = [parts[0].clone(), parts[0].clone()];
+            let error = merge_features(&twice, &merged).unwrap_err().to_string();
+            assert!(error.contains("`image 0` again"), "{error}");
+        }
+        fs::write(at("0-4.npy"), "no array").unwrap();
+        let error = merge_features(&[at("0-4.npy")], &at("merged.npy"));
+        assert!(error.unwrap_err().to_string().contains("of another kind"));
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
+use clasp_run::ExchangeFormat;
+
+use super::training::RankArguments;
 use super::values::{MatrixPrecision, count, size};
 
 /// `clasp bench`
@@ -41,6 +44,8 @@ pub enum BenchWork {
     Detection(BenchDetection),
     /// Person search with the largest galleries of CUHK-SYSU
     Search(BenchSearch),
+    /// The sum of gradients over several processes, each of which is started with its --rank
+    Exchange(BenchExchange),
     /// Compare forward outputs, gradients and an optimizer step on --device with those of the CPU
     Compare(BenchCompare),
 }
@@ -90,6 +95,23 @@ pub struct BenchPretrain {
     /// Set a value of the recipe, such as `views.global_size=[384, 128]`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// Options of `clasp bench exchange`.
+#[derive(Args, Debug)]
+pub struct BenchExchange {
+    /// Values, as many as a network has gradients
+    #[arg(long, default_value_t = 28_000_000, value_parser = count(1, 1 << 30))]
+    pub values: usize,
+    /// Format in which they are sent: f32 or bf16
+    #[arg(long, default_value = "f32")]
+    pub format: ExchangeFormat,
+    /// Timed sums after one warm-up; the median is reported
+    #[arg(long, default_value_t = 10, value_parser = count(1, 10_000))]
+    pub iters: usize,
+    /// The processes
+    #[command(flatten)]
+    pub ranks: RankArguments,
 }
 
 /// Options of `clasp bench compare`.

@@ -7,7 +7,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use clasp_tasks::TaskKind;
 
-use super::values::{MatrixPrecision, count, size};
+use super::values::{MatrixPrecision, count, shard, size};
 
 /// A task with a published metric; the list is [`TaskKind`]'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,6 +121,9 @@ pub struct PredictArguments {
     /// Height x width [default: that of the model]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
+    /// Predict part I of N of the images, counted from 0; `clasp merge` joins the files of the parts
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub shard: Option<(usize, usize)>,
     /// Continue when more than 5 % of the images cannot be read, and use the intact images of
     /// damaged tar and Parquet files
     #[arg(long)]
@@ -189,6 +192,9 @@ pub struct EmbedArguments {
     /// Height x width [default: that of the backbone]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
+    /// Embed part I of N of the images, counted from 0; `clasp merge` joins the files of the parts
+    #[arg(long, value_name = "I/N", value_parser = shard)]
+    pub shard: Option<(usize, usize)>,
     /// Continue when more than 5 % of the images cannot be read, and use the intact images of
     /// damaged tar and Parquet files
     #[arg(long)]
@@ -196,4 +202,16 @@ pub struct EmbedArguments {
     /// Precision of matrix products
     #[command(flatten)]
     pub precision: MatrixPrecision,
+}
+
+/// `clasp merge`
+#[derive(Args, Debug)]
+pub struct MergeArguments {
+    /// Files that `embed --shard` (.npy, .parquet) or `predict --shard` (.jsonl) wrote, in the order
+    /// of the parts
+    #[arg(required = true, num_args = 1..)]
+    pub parts: Vec<PathBuf>,
+    /// File to write, of the same format
+    #[arg(long)]
+    pub out: PathBuf,
 }

@@ -18,11 +18,12 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 pub use bench::{
-    BenchArguments, BenchCoco, BenchCompare, BenchData, BenchDetection, BenchIndex, BenchOptions,
-    BenchParsing, BenchPretrain, BenchRank, BenchSearch, BenchWork,
+    BenchArguments, BenchCoco, BenchCompare, BenchData, BenchDetection, BenchExchange, BenchIndex,
+    BenchOptions, BenchParsing, BenchPretrain, BenchRank, BenchSearch, BenchWork,
 };
 pub use evaluation::{
-    EmbedArguments, EvalArguments, PredictArguments, ScoreArguments, SearchArguments,
+    EmbedArguments, EvalArguments, MergeArguments, PredictArguments, ScoreArguments,
+    SearchArguments,
 };
 pub use files::{
     ExportCommand, ExportHubArguments, ExportOnnxArguments, ExportPrecision,
@@ -34,6 +35,7 @@ pub use serve::ServeArguments;
 pub use tools::{DemoArguments, RecipesArguments, RunsArguments};
 pub use training::{
     ClipCommand, ClipScoreArguments, ClipTrainArguments, FinetuneArguments, PretrainArguments,
+    RankArguments,
 };
 pub use values::MatrixPrecision;
 
@@ -104,6 +106,11 @@ pub enum ClaspCommand {
         after_help = "Examples:\n  clasp embed photos/ --model runs/a --out features.npy\n  find photos -name '*.jpg' | clasp embed - --model runs/a --out features.parquet"
     )]
     Embed(EmbedArguments),
+    /// Join the files of the parts of a corpus, as `embed --shard` and `predict --shard` write them
+    #[command(
+        after_help = "Examples:\n  clasp embed photos/ --model runs/a --shard 0/2 --out part-0.npy\n  clasp merge part-0.npy part-1.npy --out features.npy"
+    )]
+    Merge(MergeArguments),
     /// Convert a published checkpoint into a backbone file and list matched, missing and unexpected
     /// keys
     #[command(after_help = "Examples:\n  clasp import swin_tiny.pth -o backbone.safetensors")]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use clasp_run::collective::MOST_RANKS;
 use clasp_synth::Style;
 
 use super::evaluation::TaskName;
@@ -94,6 +95,27 @@ pub struct PretrainArguments {
     /// Resume this run from its last checkpoint
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
+    /// Several processes
+    #[command(flatten)]
+    pub ranks: RankArguments,
+}
+
+/// The processes that train together (docs/scale.md).
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Several processes")]
+pub struct RankArguments {
+    /// Number of processes that train together; each is started with its --rank
+    #[arg(long, value_name = "N", requires_all = ["rank", "master"], value_parser = count(1, MOST_RANKS))]
+    pub ranks: Option<usize>,
+    /// Which of them this is, from 0 to N-1; rank 0 writes the run folder
+    #[arg(long, value_name = "I", requires = "ranks")]
+    pub rank: Option<usize>,
+    /// Address on which rank 0 listens and to which the others connect
+    #[arg(long, value_name = "HOST:PORT", requires = "ranks")]
+    pub master: Option<String>,
+    /// The processes are those of mpiexec (in builds with the Cargo feature mpi)
+    #[arg(long, conflicts_with = "ranks")]
+    pub mpi: bool,
 }
 
 /// `clasp finetune`

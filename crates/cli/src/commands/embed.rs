@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use super::eval::Model;
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::{check_writable, one_or_all, open_images, print_result};
+use super::{check_writable, one_or_all, open_part, print_result};
 use crate::args::{EmbedArguments, GlobalOptions};
 use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
@@ -24,14 +24,14 @@ use crate::{Outcome, device, interrupt};
 pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     remove_abandoned_of(&arguments.out)?;
-    let source = open_images(&arguments.images, arguments.keep_going)?;
+    let source = open_part(&arguments.images, arguments.keep_going, arguments.shard)?;
     // Another ending, or a name that does not fit, is an error now, not after hours.
     FeatureFile::create(&arguments.out)?.check_keys(&source)?;
     let mix: PromptWeights = arguments.prompt.parse()?;
     let device = device::pick(common.device.as_deref())?;
     let model = Model::load(&arguments.model, arguments.size, &device)?;
     let precision = device::precision(common, arguments.precision, &device)?;
-    let asked = json!({
+    let mut asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
         "embed": one_or_all(&arguments.images),
         "model": digest(&arguments.model)?,
@@ -39,6 +39,9 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
         "size": arguments.size,
         "precision": precision.to_string(),
     });
+    if let Some(part) = arguments.shard {
+        asked["shard"] = json!(part);
+    }
     let extractor = BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
     if partial.done > 0 {

@@ -25,6 +25,19 @@ pub fn open_images(specs: &[impl AsRef<str>], keep_going: bool) -> Result<Source
     Ok(source)
 }
 
+/// The same of part I of N of the images.
+pub fn open_part(
+    specs: &[impl AsRef<str>],
+    keep_going: bool,
+    part: Option<(usize, usize)>,
+) -> Result<Source> {
+    let source = open_images(specs, keep_going)?;
+    Ok(match part {
+        Some((index, count)) => source.part(index, count),
+        None => source,
+    })
+}
+
 /// Checks that there is a dataset's folder or file.
 pub fn check_data(path: &Path) -> Result<()> {
     Ok(require(path, "the folder of a dataset")?)

@@ -22,10 +22,12 @@ mod inputs;
 mod inspect;
 mod label;
 mod load_model;
+mod merge;
 mod outputs;
 mod partial;
 mod predict;
 mod pretrain;
+mod ranks;
 mod recipes;
 mod runs;
 mod score;
@@ -34,7 +36,7 @@ mod serve;
 mod synth;
 
 use events::EventPrinter;
-use inputs::{check_data, one_or_all, open_images};
+use inputs::{check_data, one_or_all, open_images, open_part};
 use outputs::{beside, check_writable, print_result, print_text};
 
 /// Runs the command with the number of threads that was asked for.
@@ -54,6 +56,7 @@ pub fn run(cli: Cli) -> Result<Outcome> {
         ClaspCommand::Serve(arguments) => serve::run(common, &arguments),
         ClaspCommand::Eval(arguments) => eval::run(common, &arguments),
         ClaspCommand::Embed(arguments) => embed::run(common, &arguments),
+        ClaspCommand::Merge(arguments) => merge::run(common, &arguments),
         ClaspCommand::Import(arguments) => import::run(common, &arguments),
         ClaspCommand::Export(arguments) => export::run(common, &arguments),
         ClaspCommand::Inspect(arguments) => inspect::run(common, &arguments),

@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::{check_writable, one_or_all, open_images, print_result};
+use super::{check_writable, one_or_all, open_part, print_result};
 use crate::args::{GlobalOptions, PredictArguments};
 use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
@@ -67,11 +67,11 @@ fn predict<T: DownstreamTask>(
         );
     }
     remove_abandoned_of(&arguments.out)?;
-    let source = open_images(&arguments.images, arguments.keep_going)?;
+    let source = open_part(&arguments.images, arguments.keep_going, arguments.shard)?;
     if let Some(folder) = &arguments.draw {
         remove_half_drawn(folder, &source)?;
     }
-    let asked = json!({
+    let mut asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
         "predict": T::NAME,
         "images": one_or_all(&arguments.images),
@@ -82,6 +82,9 @@ fn predict<T: DownstreamTask>(
         "precision": arguments.precision.format.to_string(),
         "draw": arguments.draw.as_ref().map(|folder| folder.display().to_string()),
     });
+    if let Some(part) = arguments.shard {
+        asked["shard"] = json!(part);
+    }
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
     if partial.done > 0 {
         say(

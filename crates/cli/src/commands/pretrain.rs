@@ -1,13 +1,16 @@
 //! `clasp pretrain RECIPE`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_data::missing::require;
-use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train};
+use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train_on_ranks};
+use clasp_run::{Collective, Local};
 
 use super::events::{is_larger, shorter_run};
+use super::ranks::{Ranks, is_stop};
 use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
 use crate::progress::{counted, duration};
@@ -42,7 +45,28 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
         }
     };
     let device = device::pick(common.device.as_deref())?;
-    let summary = pretrain(common, &recipe, &folder, resume, &device)?;
+    let stop = interrupt::flag()?;
+    let ranks = match Ranks::connect(common, &arguments.ranks, &stop) {
+        Ok(ranks) => ranks,
+        Err(error) if is_stop(&error) => return Ok(Outcome::Stopped),
+        Err(error) => return Err(error),
+    };
+    let (collective, writes) = (ranks.collective(), ranks.collective().rank().writes());
+    // Rank 0 speaks for all.
+    let common = &GlobalOptions {
+        quiet: common.quiet || !writes,
+        ..common.clone()
+    };
+    let summary = ranks.end(pretrain_on_ranks(
+        common, &recipe, &folder, resume, &device, collective,
+    ))?;
+    let outcome = match summary.run.finished {
+        true => Outcome::Done,
+        false => Outcome::Stopped,
+    };
+    if !writes {
+        return Ok(outcome);
+    }
     // The recipe of a task's own name is meant for a GPU.
     let on_cpu = device == Device::flex();
     let small = if on_cpu { "TASK-mini " } else { "" };
@@ -62,10 +86,7 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
         );
     }
     print_result(common.json, &summary, &text)?;
-    Ok(match summary.run.finished {
-        true => Outcome::Done,
-        false => Outcome::Stopped,
-    })
+    Ok(outcome)
 }
 
 fn default_folder(name: &str, recipe: &PretrainRecipe) -> PathBuf {
@@ -83,6 +104,18 @@ pub fn pretrain(
     resume: bool,
     device: &Device,
 ) -> Result<PretrainSummary> {
+    pretrain_on_ranks(common, recipe, folder, resume, device, Arc::new(Local))
+}
+
+/// The same as one of several processes.
+fn pretrain_on_ranks(
+    common: &GlobalOptions,
+    recipe: &PretrainRecipe,
+    folder: &Path,
+    resume: bool,
+    device: &Device,
+    collective: Arc<dyn Collective>,
+) -> Result<PretrainSummary> {
     // Before the images are listed.
     for (path, expected) in [
         (&recipe.data.labels, "a folder with labels (`data.labels`)"),
@@ -99,11 +132,12 @@ pub fn pretrain(
     let stop = interrupt::flag()?;
     let method = recipe.method.name();
     let title = format!("{method}, run folder {}", folder.display());
+    let writes = collective.rank().writes();
     let small = PretrainRecipe::load(SMALL, &[])?;
     let is_smaller = is_larger(&recipe.model.backbone, &small.model.backbone);
     let shorter = shorter_run(is_smaller.then_some(SMALL));
     let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter);
-    if is_smaller {
+    if is_smaller && writes {
         printer.on_device(device, SMALL);
     }
     let mut control = Control {
@@ -112,5 +146,12 @@ pub fn pretrain(
         stop: &stop,
         on_event: &mut |event| printer.print(event),
     };
-    Ok(train(recipe, folder, resume, device, &mut control)?)
+    Ok(train_on_ranks(
+        recipe,
+        folder,
+        resume,
+        device,
+        &mut control,
+        collective,
+    )?)
 }

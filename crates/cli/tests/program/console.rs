@@ -20,7 +20,7 @@ const INPUT_OPTIONS: &[&str] = &[
 
 /// Commands whose first operands are read.
 const READS_OPERANDS: &[&str] = &[
-    "data", "label", "embed", "inspect", "import", "export", "search",
+    "data", "label", "embed", "merge", "inspect", "import", "export", "search",
 ];
 
 /// Commands that have tests of their own and take longer than a test of documents should; a server

@@ -87,6 +87,17 @@ fn predictions_resume_after_a_stop() {
     done(at, &predict("p.jsonl", &["--keep-going"]));
     assert!(fs::read(at.join("p.jsonl")).expect("predictions") == expected);
     assert!(!partial.exists());
+
+    // Jobs that each do a part of the images.
+    for (out, part) in [("0.jsonl", "0/3"), ("1.jsonl", "1/3"), ("2.jsonl", "2/3")] {
+        done(at, &predict(out, &["--keep-going", "--shard", part]));
+    }
+    let merge = ["merge", "0.jsonl", "1.jsonl", "2.jsonl", "--out"];
+    done(at, &[&merge[..], &["merged.jsonl"]].concat());
+    assert!(fs::read(at.join("merged.jsonl")).expect("predictions") == expected);
+    refused(at, &[&merge[..], &["merged.npy"]].concat(), &["the format"]);
+    let twice = ["merge", "0.jsonl", "0.jsonl", "--out", "twice.jsonl"];
+    refused(at, &twice, &["other images", "again"]);
 }
 
 #[test]
@@ -128,4 +139,22 @@ fn features_resume_after_a_stop() {
     }
     let keys = fs::read_to_string(at.join("f.npy.keys.txt")).expect("keys");
     assert_eq!(keys, "a/b\na_b\nc\nd\ne\nf\ng\nh\n");
+
+    // Jobs that each do a part of the images.
+    for ending in ["npy", "parquet"] {
+        let parts = [0, 1, 2].map(|part| format!("part-{part}.{ending}"));
+        for (index, part) in parts.iter().enumerate() {
+            let shard = format!("{index}/3");
+            let mut arguments = vec!["embed", "people", "--model", "run", "--keep-going"];
+            arguments.extend(["--out", part, "--shard", &shard]);
+            done(at, &arguments);
+        }
+        let merged = format!("merged.{ending}");
+        let mut merge = vec!["merge", "--out", &merged];
+        merge.extend(parts.iter().map(String::as_str));
+        done(at, &merge);
+        let whole = format!("whole.{ending}");
+        assert!(read(&merged) == read(&whole), "{ending} differs");
+    }
+    assert!(read("merged.npy.keys.txt") == read("whole.npy.keys.txt"));
 }

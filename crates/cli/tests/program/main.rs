@@ -13,6 +13,7 @@ mod interrupted;
 mod layouts;
 mod miniatures;
 mod parquet;
+mod ranks;
 mod resume;
 mod robust;
 mod serve;

@@ -30,6 +30,12 @@ pub const SMALL_SHARD_SIZE: usize = 256;
 /// Images of a folder or a list up to which its shards are small.
 pub const SMALL: usize = 64 * SMALL_SHARD_SIZE;
 
+/// Images in a shard of a folder or a list of fewer than [`TINY`]: 120 images are eight shards.
+pub const TINY_SHARD_SIZE: usize = 16;
+
+/// Images of a folder or a list up to which its shards are tiny.
+pub const TINY: usize = 64 * TINY_SHARD_SIZE;
+
 /// Consecutive images of a source that are processed as a unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shard {
@@ -419,7 +425,8 @@ impl Index {
     fn cut_named(&mut self, name: &str, start: usize) {
         let end = self.entries.len();
         let size = match end - start {
-            ..SMALL => SMALL_SHARD_SIZE,
+            ..TINY => TINY_SHARD_SIZE,
+            TINY..SMALL => SMALL_SHARD_SIZE,
             _ => SHARD_SIZE,
         };
         for (number, start) in (start..end).step_by(size).enumerate() {

@@ -51,7 +51,7 @@ use fs_err as fs;
 
 pub use self::error::{MAX_FILE_BYTES, SourceError};
 use self::index::{Entry, Index, ParquetRow, Place};
-pub use self::index::{SHARD_SIZE, SMALL, SMALL_SHARD_SIZE, Shard};
+pub use self::index::{SHARD_SIZE, SMALL, SMALL_SHARD_SIZE, Shard, TINY, TINY_SHARD_SIZE};
 pub(crate) use self::kinds::is_hidden;
 pub(crate) use self::packing::{PackProgress, manifest_path};
 use self::parquet_index::RowPlace;
@@ -281,7 +281,7 @@ impl Source {
     }
 
     /// The shards: one per tar; folders, lists and Parquet files are cut into shards of
-    /// [`SHARD_SIZE`] images.
+    /// [`SHARD_SIZE`] images, or fewer where there are few images.
     pub fn shards(&self) -> Vec<Shard> {
         self.shards.to_vec()
     }
@@ -305,6 +305,31 @@ impl Source {
         Source {
             entries: entries.into(),
             shards: shards.into(),
+            damage: Arc::clone(&self.damage),
+            skipped: Arc::clone(&self.skipped),
+            pages: Arc::clone(&self.pages),
+        }
+    }
+
+    /// Part `index` of `count` of the images: neighbors, and as many in each part, but for one. The
+    /// parts one after the other are the source.
+    ///
+    /// # Panics
+    /// If `index` is not below `count`.
+    pub fn part(&self, index: usize, count: usize) -> Source {
+        assert!(index < count, "part {index} of {count}");
+        let start = |index: usize| (self.len() as u128 * index as u128 / count as u128) as usize;
+        let part = start(index)..start(index + 1);
+        let shards = self.shards.iter().filter_map(|shard| {
+            let range = shard.range.start.max(part.start)..shard.range.end.min(part.end);
+            (!range.is_empty()).then(|| Shard {
+                name: shard.name.clone(),
+                range: range.start - part.start..range.end - part.start,
+            })
+        });
+        Source {
+            shards: shards.collect(),
+            entries: self.entries[part.clone()].into(),
             damage: Arc::clone(&self.damage),
             skipped: Arc::clone(&self.skipped),
             pages: Arc::clone(&self.pages),

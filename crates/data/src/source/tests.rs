@@ -515,10 +515,15 @@ fn braces_expand() {
 #[test]
 fn a_folder_is_cut_into_shards_with_unique_names() {
     let files = |range: Range<usize>| range.map(|i| (format!("{i:05}"), PathBuf::from("x")));
-    let source = Source::from_files("all", files(0..SMALL_SHARD_SIZE + 3)).unwrap();
+    let source = Source::from_files("all", files(0..TINY_SHARD_SIZE + 3)).unwrap();
     let shards = source.shards();
     assert_eq!(shards[0].name, "all-00000");
-    assert_eq!(shards[1].range, SMALL_SHARD_SIZE..SMALL_SHARD_SIZE + 3);
+    assert_eq!(shards[1].range, TINY_SHARD_SIZE..TINY_SHARD_SIZE + 3);
+    let some = Source::from_files("all", files(0..TINY)).unwrap();
+    assert_eq!(
+        some.shards()[1].range,
+        SMALL_SHARD_SIZE..2 * SMALL_SHARD_SIZE
+    );
     let many = Source::from_files("all", files(0..SMALL)).unwrap();
     assert_eq!(many.shards()[1].range, SHARD_SIZE..2 * SHARD_SIZE);
 
@@ -548,6 +553,15 @@ proptest! {
             found.extend(part.keys().map(|k| k.parse::<usize>().unwrap()));
         }
         found.sort_unstable();
+        prop_assert_eq!(found, (0..images).collect::<Vec<_>>());
+        let parts = (0..count).map(|index| source.part(index, count));
+        let (least, most) = (images / count, images.div_ceil(count));
+        let mut found = Vec::new();
+        for part in parts {
+            prop_assert!((least..=most).contains(&part.len()));
+            prop_assert_eq!(part.shards().iter().map(|s| s.range.len()).sum::<usize>(), part.len());
+            found.extend(part.keys().map(|k| k.parse::<usize>().unwrap()));
+        }
         prop_assert_eq!(found, (0..images).collect::<Vec<_>>());
     }
 

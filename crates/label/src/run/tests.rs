@@ -6,6 +6,7 @@ use crate::labeler::KMeansLabeler;
 use crate::testing::{files, images, labeler};
 use burn::tensor::Device;
 use clasp_data::labels::{LabelError, Store};
+use clasp_data::source::TINY;
 use std::time::Duration;
 
 const CONTINUE: fn(LabelProgress<'_>) -> ControlFlow<()> = |_| ControlFlow::Continue(());
@@ -104,8 +105,9 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
 #[test]
 fn finished_batches_are_saved_within_a_shard() {
     let folder = tempfile::tempdir().unwrap();
-    let source = images(&folder.path().join("images"), 1, 3 * PIECE / 2);
-    assert_eq!(source.shards().len(), 2);
+    // Fewer images have shards that are smaller than a piece.
+    let source = images(&folder.path().join("images"), 1, TINY + PIECE / 2);
+    assert_eq!(source.shards().len(), 5);
     let expected = undisturbed(&source, &folder.path().join("whole"));
     let out = folder.path().join("interrupted");
     let labeler = labeler(&LabelConfig::default());
@@ -155,7 +157,11 @@ fn missing_images_are_labeled_by_the_next_run_and_edited_files_are_kept() {
     assert_eq!((report.labeled, report.kept, report.unreadable), (0, 39, 1));
     fs_err::rename(&away, &place).unwrap();
     let report = run(&source, &labeler, &options, &mut { CONTINUE }).unwrap();
-    assert_eq!((report.labeled, report.kept, report.unreadable), (40, 0, 0));
+    // Its shard of 16 images.
+    assert_eq!(
+        (report.labeled, report.kept, report.unreadable),
+        (16, 24, 0)
+    );
     assert!(files(&out) == expected);
 }
 

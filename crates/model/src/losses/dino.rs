@@ -7,6 +7,8 @@
 //! c ← 0.9 c + 0.1 · mean of z over the teacher's views
 //! ```
 
+use std::convert::Infallible;
+
 use burn::tensor::{
     Tensor,
     activation::{log_softmax, softmax},
@@ -48,6 +50,50 @@ pub fn centered_targets(
     teacher.iter().map(target).collect()
 }
 
+/// Totals over all samples of a step, some of which may be in other processes.
+pub trait SampleTotals {
+    /// Why a total is not known.
+    type Error;
+
+    /// Number of samples, of which `own` are here.
+    ///
+    /// # Errors
+    /// The other processes are not reached.
+    fn samples(&self, own: usize) -> Result<usize, Self::Error>;
+
+    /// The largest value, [1, 1], of which `own` is that of the samples here.
+    ///
+    /// # Errors
+    /// The other processes are not reached.
+    fn largest(&self, own: Tensor<2>) -> Result<Tensor<2>, Self::Error>;
+
+    /// A sum over samples, [1, prototypes], of which `own` is that of the samples here.
+    ///
+    /// # Errors
+    /// The other processes are not reached.
+    fn sum(&self, own: Tensor<2>) -> Result<Tensor<2>, Self::Error>;
+}
+
+/// All samples of the step are in this process.
+#[derive(Clone, Copy, Debug)]
+pub struct AllHere;
+
+impl SampleTotals for AllHere {
+    type Error = Infallible;
+
+    fn samples(&self, own: usize) -> Result<usize, Infallible> {
+        Ok(own)
+    }
+
+    fn largest(&self, own: Tensor<2>) -> Result<Tensor<2>, Infallible> {
+        Ok(own)
+    }
+
+    fn sum(&self, own: Tensor<2>) -> Result<Tensor<2>, Infallible> {
+        Ok(own)
+    }
+}
+
 /// The teacher's targets by Sinkhorn–Knopp (Cuturi 2013), as in SwAV (Caron et al. 2020) and
 /// DINOv2: exp(z/τ) scaled in turn so that every prototype has an equal share of the samples and
 /// every sample sums to 1. No center is needed.
@@ -59,17 +105,52 @@ pub fn centered_targets(
 /// - logits: [samples, prototypes], of all samples of a step
 /// - returns [samples, prototypes]; rows sum to 1
 pub fn sinkhorn_knopp(logits: Tensor<2>, temperature: f64, iterations: usize) -> Tensor<2> {
-    let [samples, prototypes] = logits.dims();
-    let scaled = logits.detach().div_scalar(temperature);
-    let largest = scaled.clone().max().reshape([1, 1]);
+    match sinkhorn_knopp_of(
+        Some(logits.clone()),
+        &logits,
+        temperature,
+        iterations,
+        &AllHere,
+    ) {
+        Ok(targets) => targets.unwrap_or(logits),
+        Err(never) => match never {},
+    }
+}
+
+/// The same for samples of which only some are in this process, or none: `totals` knows those over
+/// all of them. Every process must call it.
+///
+/// # Shapes
+/// - logits: [own samples, prototypes]; none without an own sample
+/// - like: [any, prototypes], for the number of prototypes and the device
+/// - returns [own samples, prototypes]; none without an own sample
+///
+/// # Errors
+/// A total is not known.
+pub fn sinkhorn_knopp_of<T: SampleTotals>(
+    logits: Option<Tensor<2>>,
+    like: &Tensor<2>,
+    temperature: f64,
+    iterations: usize,
+    totals: &T,
+) -> Result<Option<Tensor<2>>, T::Error> {
+    let prototypes = like.dims()[1];
+    let own = logits.as_ref().map_or(0, |logits| logits.dims()[0]);
+    let samples = totals.samples(own)?;
+    // Without an own sample: one that adds exp(−∞) = 0 to every sum.
+    let rows =
+        logits.unwrap_or_else(|| Tensor::full([1, prototypes], f32::NEG_INFINITY, &like.device()));
+    let scaled = rows.detach().div_scalar(temperature);
+    let largest = totals.largest(scaled.clone().max().reshape([1, 1]))?;
     let mut q = (scaled - largest).exp();
     for _ in 0..iterations {
-        let share = q.clone().sum_dim(0).clamp_min(1e-30) * (prototypes as f64 / samples as f64);
+        let sum = totals.sum(q.clone().sum_dim(0))?;
+        let share = sum.clamp_min(1e-30) * (prototypes as f64 / samples.max(1) as f64);
         q = q / share;
         let row = q.clone().sum_dim(1).clamp_min(1e-30);
         q = q / row;
     }
-    q
+    Ok((own > 0).then_some(q))
 }
 
 /// Mean entropy over all rows of distributions: `[1]`. 0 ln 0 counts as 0.

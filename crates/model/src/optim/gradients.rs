@@ -4,11 +4,15 @@ use std::collections::BTreeMap;
 
 use burn::{
     backend::Flex,
-    tensor::{Device, Tensor},
+    module::Module,
+    tensor::{Device, Tensor, TensorData},
 };
 use rayon::prelude::*;
 
-use crate::kernels::operation::{host, values};
+use crate::{
+    kernels::operation::{host, values},
+    named,
+};
 
 /// Gradients by parameter name, flattened, outside autodiff.
 pub type Gradients = BTreeMap<String, Tensor<1>>;
@@ -64,6 +68,72 @@ pub fn average(replicas: Vec<Gradients>) -> Gradients {
     sum.into_iter()
         .map(|(name, gradient)| (name, gradient.div_scalar(count as f64)))
         .collect()
+}
+
+/// Names and sizes of a module's parameters, in the order of the names: the layout of a flat buffer
+/// of gradients.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FlatLayout(BTreeMap<String, usize>);
+
+impl FlatLayout {
+    /// The parameters of `module`.
+    pub fn of(module: &impl Module) -> Self {
+        let mut sizes = BTreeMap::new();
+        named::visit(module, &mut |name, shape, _| {
+            sizes.insert(name.to_owned(), shape.iter().product());
+        });
+        Self(sizes)
+    }
+
+    /// Number of parameters.
+    pub fn parameters(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The values of all gradients one after the other, with zeros for a parameter that has none,
+    /// and for each parameter whether it has one.
+    pub fn flatten(&self, gradients: &Gradients) -> (Vec<f32>, Vec<bool>) {
+        let mut flat = Vec::with_capacity(self.0.values().sum());
+        let mut present = Vec::with_capacity(self.0.len());
+        for (name, size) in &self.0 {
+            let end = flat.len() + size;
+            let gradient = gradients.get(name);
+            present.push(gradient.is_some());
+            match gradient {
+                Some(gradient) if on_host(gradient) => {
+                    flat.extend_from_slice(values(&host(gradient.clone())));
+                }
+                Some(gradient) => flat.extend(gradient.to_data().iter::<f32>()),
+                None => {}
+            }
+            flat.resize(end, 0.0);
+        }
+        (flat, present)
+    }
+
+    /// The gradients of the parameters that are `present`, from the values of [`Self::flatten`].
+    ///
+    /// # Panics
+    /// When the numbers of values are not those of the layout.
+    pub fn unflatten(&self, flat: &[f32], present: &[bool], device: &Device) -> Gradients {
+        let size: usize = self.0.values().sum();
+        assert_eq!(
+            (flat.len(), present.len()),
+            (size, self.0.len()),
+            "values and parameters of a flat buffer"
+        );
+        let mut rest = flat;
+        let mut gradients = Gradients::new();
+        for ((name, size), present) in self.0.iter().zip(present) {
+            let (values, others) = rest.split_at(*size);
+            rest = others;
+            if *present {
+                let values = TensorData::new(values.to_vec(), [*size]);
+                gradients.insert(name.clone(), Tensor::from_data(values, device));
+            }
+        }
+        gradients
+    }
 }
 
 /// Whether the tensor's memory is the host's.

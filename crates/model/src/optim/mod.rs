@@ -18,7 +18,7 @@ mod state;
 
 pub use crate::named::gradients;
 pub use ema::ema;
-pub use gradients::{Gradients, add, average};
+pub use gradients::{FlatLayout, Gradients, add, average};
 pub use norms::{GradientClip, Norms, read, squares};
 pub use optimizer::{Optimizer, decays};
 pub use rules::{OptimizerConfig, Rates, Rule};

@@ -17,7 +17,7 @@ use clasp_model::backbone::{BackboneConfig, Sizes};
 use clasp_model::prompt::PROMPTS;
 use clasp_model::swin::WindowPadding;
 pub use clasp_run::recipe::Auto;
-use clasp_run::{folder, recipe};
+use clasp_run::{ExchangeFormat, folder, recipe};
 use serde::{Deserialize, Serialize};
 
 pub use self::attributes::AttributeTargetSection;
@@ -405,9 +405,12 @@ pub struct PretrainRunSection {
     /// Parts of a batch that are computed one after the other, to save memory (gradient
     /// accumulation).
     pub accumulate: usize,
-    /// Replicas of the student that share a part, each on one thread. Auto: one a core on the CPU,
-    /// else 1.
+    /// Replicas of the student that share a part, each on one thread, over all processes. Auto: for
+    /// each process one a core on the CPU, else 1.
     pub replicas: Auto<usize>,
+    /// Format in which processes exchange gradients: `f32`, or `bf16`, half of the bytes with
+    /// rounded sums.
+    pub exchange: ExchangeFormat,
     /// Precision of matrix products: `f32`, or `bf16`, faster where the device has it, with
     /// weights, optimizer, norms and losses in f32. Auto: bf16 on other devices that compute in it,
     /// f32 on the CPU, where bf16 is faster with AMX or AVX512-BF16.
@@ -431,6 +434,7 @@ impl Default for PretrainRunSection {
             batch: 256,
             accumulate: 1,
             replicas: Auto::Auto,
+            exchange: ExchangeFormat::F32,
             precision: Auto::Auto,
             gradient_checkpointing: false,
             save_every: Auto::Auto,

@@ -1,6 +1,7 @@
 //! `clasp bench`: speed and memory on this machine, as one line of JSON.
 
 mod compare;
+mod exchange;
 mod measurement;
 mod metrics;
 mod networks;
@@ -42,6 +43,11 @@ pub fn run(common: &GlobalOptions, arguments: &BenchArguments) -> Result<Outcome
         BenchWork::Parsing(options) => metrics::parsing(options)?,
         BenchWork::Detection(options) => metrics::detection(options)?,
         BenchWork::Search(options) => metrics::search(options)?,
+        BenchWork::Exchange(options) => match exchange::run(common, options)? {
+            Some(found) => found,
+            // Rank 0 speaks for all.
+            None => return Ok(Outcome::Done),
+        },
         BenchWork::Compare(options) => return compare::run(options, &device),
     };
     found.settings["threads"] = json!(threads);

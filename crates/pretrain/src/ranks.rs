@@ -1,0 +1,302 @@
+//! What the ranks of a training exchange in a step: gradients, sums for the teacher's targets, and
+//! measurements.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::Hasher;
+use std::ops::Range;
+use std::sync::Arc;
+
+use burn::tensor::{Device, Tensor, TensorData};
+use clasp_model::losses::dino::SampleTotals;
+use clasp_model::optim::{FlatLayout, Gradients};
+use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local, NonFinite, Rank};
+
+use crate::plan::PretrainPlan;
+
+/// Why a step was not done; nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    /// A loss or the norm of the gradients is not finite, on all ranks alike.
+    #[error(transparent)]
+    NonFinite(#[from] NonFinite),
+    /// A rank is gone.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
+}
+
+/// The part of every batch that a rank computes.
+///
+/// A batch is computed in parts, one after the other; each part is divided among the replicas of all
+/// ranks, and a rank has the same number of consecutive replicas as every other. So the shares of a
+/// batch, and what is drawn for each, do not depend on how many ranks there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RankShare {
+    /// Parts of a batch.
+    parts: usize,
+    /// Replicas of all ranks.
+    replicas: usize,
+    /// Replicas of this rank: the first, counted over all ranks, and their number.
+    first: usize,
+    own: usize,
+    /// Images of a share: of one part on one replica.
+    images: usize,
+}
+
+impl RankShare {
+    /// That of `rank` in a plan, whose replicas are a multiple of the number of ranks.
+    pub fn of(plan: &PretrainPlan, rank: Rank) -> Self {
+        let run = &plan.recipe.run;
+        let own = plan.replicas / rank.size;
+        Self {
+            parts: run.accumulate,
+            replicas: plan.replicas,
+            first: rank.index * own,
+            own,
+            images: run.batch / run.accumulate / plan.replicas,
+        }
+    }
+
+    /// Replicas of this rank.
+    pub fn own_replicas(self) -> usize {
+        self.own
+    }
+
+    /// Images of a share.
+    pub fn images_of_share(self) -> usize {
+        self.images
+    }
+
+    /// Images of this rank in a part.
+    pub fn images_of_part(self) -> usize {
+        self.own * self.images
+    }
+
+    /// Images of this rank in a batch.
+    pub fn images(self) -> usize {
+        self.parts * self.images_of_part()
+    }
+
+    /// Shares of a batch, over all ranks.
+    pub fn shares(self) -> usize {
+        self.parts * self.replicas
+    }
+
+    /// The replica's number over all ranks.
+    pub fn replica(self, own: usize) -> usize {
+        self.first + own
+    }
+
+    /// The places in the whole batch of the images of this rank's `share`, counted over its parts.
+    pub fn places_of_share(self, share: usize) -> Range<usize> {
+        let (part, own) = (share / self.own, share % self.own);
+        let first = (part * self.replicas + self.replica(own)) * self.images;
+        first..first + self.images
+    }
+
+    /// The places in the whole batch of all images of this rank.
+    pub fn places(self) -> Vec<usize> {
+        { 0..self.parts * self.own }
+            .flat_map(|share| self.places_of_share(share))
+            .collect()
+    }
+}
+
+/// Tensors that are added up over the ranks.
+#[derive(Clone, Debug)]
+pub(crate) struct RankSums {
+    collective: Arc<dyn Collective>,
+    format: ExchangeFormat,
+    layout: FlatLayout,
+}
+
+impl RankSums {
+    /// Over the ranks of `collective`, whose gradients are of the parameters of `layout`.
+    pub(crate) fn new(
+        collective: Arc<dyn Collective>,
+        format: ExchangeFormat,
+        layout: FlatLayout,
+    ) -> Self {
+        Self {
+            collective,
+            format,
+            layout,
+        }
+    }
+
+    /// Those of a process alone.
+    pub(crate) fn alone() -> Self {
+        Self::new(Arc::new(Local), ExchangeFormat::F32, FlatLayout::default())
+    }
+
+    /// The ranks.
+    pub(crate) fn collective(&self) -> &dyn Collective {
+        self.collective.as_ref()
+    }
+
+    /// Adds up gradients; a parameter without a gradient on some ranks counts as zero there, one
+    /// without on all of them stays without.
+    pub(crate) fn gradients(
+        &self,
+        gradients: Gradients,
+        device: &Device,
+    ) -> Result<Gradients, CollectiveError> {
+        if self.collective().is_alone() {
+            return Ok(gradients);
+        }
+        let (mut flat, present) = self.layout.flatten(&gradients);
+        drop(gradients);
+        self.collective.all_reduce(&mut flat, self.format)?;
+        let mut ranks: Vec<f32> = present
+            .into_iter()
+            .map(|it| f32::from(u8::from(it)))
+            .collect();
+        self.collective
+            .all_reduce(&mut ranks, ExchangeFormat::F32)?;
+        let present: Vec<bool> = ranks.into_iter().map(|count| count > 0.0).collect();
+        Ok(self.layout.unflatten(&flat, &present, device))
+    }
+
+    /// Adds up tensors of the same shapes on all ranks, at once.
+    pub(crate) fn tensors<const N: usize>(
+        &self,
+        tensors: [Tensor<2>; N],
+    ) -> Result<[Tensor<2>; N], CollectiveError> {
+        if self.collective().is_alone() {
+            return Ok(tensors);
+        }
+        let mut values: Vec<f32> = Vec::new();
+        for tensor in &tensors {
+            values.extend(tensor.to_data().iter::<f32>());
+        }
+        self.collective
+            .all_reduce(&mut values, ExchangeFormat::F32)?;
+        let mut rest = &values[..];
+        Ok(tensors.map(|tensor| {
+            let shape = tensor.dims();
+            let (own, others) = rest.split_at(shape[0] * shape[1]);
+            rest = others;
+            Tensor::from_data(TensorData::new(own.to_vec(), shape), &tensor.device())
+        }))
+    }
+
+    /// The mean over ranks of tensors that are each a mean over as many images.
+    pub(crate) fn means<const N: usize>(
+        &self,
+        tensors: [Tensor<2>; N],
+    ) -> Result<[Tensor<2>; N], CollectiveError> {
+        let size = self.collective.rank().size;
+        match size {
+            1 => Ok(tensors),
+            _ => Ok({ self.tensors(tensors)? }.map(|sum| sum.div_scalar(size as f64))),
+        }
+    }
+
+    /// Adds up a count.
+    pub(crate) fn count(&self, own: usize) -> Result<usize, CollectiveError> {
+        let mut count = [own as f64];
+        self.collective().sum(&mut count)?;
+        Ok(count[0] as usize)
+    }
+}
+
+impl SampleTotals for RankSums {
+    type Error = CollectiveError;
+
+    fn samples(&self, own: usize) -> Result<usize, CollectiveError> {
+        self.count(own)
+    }
+
+    fn largest(&self, own: Tensor<2>) -> Result<Tensor<2>, CollectiveError> {
+        if self.collective().is_alone() {
+            return Ok(own);
+        }
+        let value: f32 = own.clone().into_scalar();
+        // As bits: JSON has no infinity.
+        let values = self.collective().gather(&value.to_bits())?;
+        let largest = { values.into_iter() }
+            .map(f32::from_bits)
+            .fold(f32::NEG_INFINITY, f32::max);
+        Ok(own.full_like(largest))
+    }
+
+    fn sum(&self, own: Tensor<2>) -> Result<Tensor<2>, CollectiveError> {
+        let [sum] = self.tensors([own])?;
+        Ok(sum)
+    }
+}
+
+/// A number that tells apart the values of tensors: for the check that ranks have the same weights.
+#[derive(Default)]
+pub(crate) struct Digest(DefaultHasher);
+
+impl Digest {
+    /// Adds values.
+    pub(crate) fn add(&mut self, values: &[f32]) {
+        // FNV-1a over whole values: one number of each tensor goes through the slower hash.
+        let digest = values
+            .iter()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |digest, value| {
+                (digest ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3)
+            });
+        self.0.write_u64(digest);
+    }
+
+    /// Adds text.
+    pub(crate) fn add_text(&mut self, text: &str) {
+        self.0.write(text.as_bytes());
+        self.0.write_u8(0xff);
+    }
+
+    /// The number of all that was added, in hex.
+    pub(crate) fn text(&self) -> String {
+        format!("{:016x}", self.0.finish())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::plan::Machine;
+    use crate::recipe::PretrainRecipe;
+
+    fn plan(batch: usize, accumulate: usize, replicas: usize) -> PretrainPlan {
+        let set = [
+            format!("run.batch={batch}"),
+            format!("run.accumulate={accumulate}"),
+            format!("run.replicas={replicas}"),
+        ];
+        let recipe = PretrainRecipe::parse("", "test", &set).unwrap();
+        recipe.plan(1000, Machine::of(&Device::flex(), 1)).unwrap()
+    }
+
+    #[test]
+    fn ranks_have_each_image_of_a_batch_once() {
+        let plan = plan(48, 3, 4);
+        for size in [1, 2, 4] {
+            let shares = (0..size).map(|index| RankShare::of(&plan, Rank { index, size }));
+            let mut places: Vec<usize> = shares.clone().flat_map(RankShare::places).collect();
+            places.sort_unstable();
+            assert_eq!(places, (0..48).collect::<Vec<_>>(), "{size} ranks");
+            assert!(shares.clone().all(|share| share.images() == 48 / size));
+            assert!(shares.clone().all(|share| share.shares() == 12));
+        }
+        let second = RankShare::of(&plan, Rank { index: 1, size: 2 });
+        // Parts of 16 images, shares of 4, of which the second rank has the last two.
+        assert_eq!(second.places_of_share(0), 8..12);
+        assert_eq!(second.places_of_share(3), 28..32);
+        assert_eq!((second.replica(1), second.own_replicas()), (3, 2));
+        let alone = RankShare::of(&plan, Rank::ALONE);
+        assert_eq!(alone.places(), (0..48).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_process_alone_keeps_its_tensors() {
+        let sums = RankSums::alone();
+        let row = Tensor::<2>::from_floats([[1.001, 2.0]], &Device::flex());
+        let [sum] = sums.means([row.clone()]).unwrap();
+        sum.into_data().assert_eq(&row.into_data(), true);
+        assert_eq!(sums.count(7).unwrap(), 7);
+    }
+}

@@ -7,16 +7,20 @@ Draws people, labels them, and trains 20 steps (1) in one process with two repli
 processes, (3) in two processes of which one is killed after the eleventh step and that are resumed,
 (4) the same resumed in one process. Prints the largest differences from the first in losses, other
 metrics, and the tensors of the last checkpoint, and how the processes ended. Ends with 1 if losses or
-weights differ by more than 1e-6. Needs Python alone.
+weights differ by more than 1e-6. With --rounds N it then measures speed: one process of one and of two
+replicas and two processes, N times in turn, 20 steps each; medians of images/s over the steps from the
+fifth on, and of processor seconds of the whole run. Needs Python alone.
 """
 
 import argparse
 import array
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
+import statistics
 import struct
 import subprocess
 import sys
@@ -33,6 +37,7 @@ def parse():
     parser.add_argument("clasp", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--mpiexec", help="start the processes by it")
+    parser.add_argument("--rounds", type=int, default=0, help="measure speed, so many times")
     parser.add_argument("--recipe", default="mini")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
@@ -67,13 +72,41 @@ def start(options, folder, ranks, resume=False):
     work = command(options, folder, resume)
     run = lambda words: subprocess.Popen(words, cwd=options.out, stderr=subprocess.PIPE, text=True)
     if ranks == 1:
-        return [run([*work, "--threads", "2"])]
+        threads = "1" if "run.replicas=1" in options.set else "2"
+        return [run([*work, "--threads", threads])]
     work += ["--threads", "1"]
     if options.mpiexec:
         return [run([options.mpiexec, "-n", str(ranks), *work, "--mpi"])]
     master = f"127.0.0.1:{free_port()}"
     each = [["--ranks", str(ranks), "--rank", str(rank), "--master", master] for rank in range(ranks)]
     return [run([*work, *more]) for more in each]
+
+
+def measure(options):
+    """Prints images/s and processor seconds of several ways to train, measured in turn."""
+    ways = {
+        "one process, one replica": (1, ["run.replicas=1"]),
+        "one process, two replicas": (1, []),
+        "two processes": (2, []),
+        "two processes, bf16": (2, ["run.exchange=bf16"]),
+    }
+    found = {name: [] for name in ways}
+    given = list(options.set)
+    for _ in range(options.rounds):
+        for name, (ranks, more) in ways.items():
+            options.set = [*given, "run.save_every=1000", *more]
+            shutil.rmtree(options.out / "speed", ignore_errors=True)
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            statuses, errors = end(start(options, "speed", ranks))
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            assert not any(statuses), errors
+            seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+            speeds = [line["speed/images_per_second"] for line in metrics(options.out / "speed")[4:]]
+            found[name].append((statistics.median(speeds), seconds))
+    print(f"load average {os.getloadavg()[0]:.1f}")
+    for name, rows in found.items():
+        speed, seconds = (statistics.median(column) for column in zip(*rows))
+        print(f"| {name} | {speed:.1f} | {seconds:.1f} |")
 
 
 def end(processes):
@@ -175,6 +208,8 @@ def main():
             f"{all_metrics:.1e}, of weights and optimizer state {weights:.1e}"
         )
     print(f"{time.monotonic() - begun:.0f} s")
+    if options.rounds:
+        measure(options)
     for folder in ("people", "labels"):
         shutil.rmtree(options.out / folder)
     sys.exit(int(failed))

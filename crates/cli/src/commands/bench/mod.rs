@@ -4,6 +4,7 @@ mod compare;
 mod measurement;
 mod metrics;
 mod networks;
+mod operations;
 mod record;
 
 use anyhow::{Result, ensure};

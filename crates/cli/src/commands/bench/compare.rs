@@ -268,6 +268,31 @@ mod tests {
         BenchCompare {
             model: "swin-pico".to_owned(),
             set: Vec::new(),
+            operations: false,
+        }
+    }
+
+    #[test]
+    fn limits_follow_from_how_a_device_may_multiply() {
+        let of = |device: &str, precision| Products::of(device, precision);
+        assert_eq!(of("vulkan:0", Precision::F32), Products::F32);
+        assert_eq!(of("cuda:1", Precision::F32), Products::Tf32);
+        assert_eq!(of("cuda:1", Precision::Bf16), Products::Bf16);
+        let ordered = [Products::F32, Products::Tf32, Products::Bf16].map(Products::limits);
+        for pair in ordered.windows(2) {
+            assert!(
+                pair[0]
+                    .iter()
+                    .zip(pair[1])
+                    .all(|(tight, wide)| *tight < wide)
+            );
+        }
+    }
+
+    #[test]
+    fn single_operations_of_the_cpu_are_finite_and_equal_themselves() {
+        for (name, apart) in operations::differences(&Device::flex()) {
+            assert_eq!(apart, 0.0, "{name}");
         }
     }
 

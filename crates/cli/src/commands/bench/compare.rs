@@ -232,7 +232,7 @@ impl Products {
     /// What [`differences`] must stay below.
     fn limits(self) -> [f64; 5] {
         match self {
-            Self::F32 => [2e-5, 1e-5, 1e-3, 5e-3, 5e-3],
+            Self::F32 => [1e-5, 1e-5, 5e-5, 1e-4, 1e-4],
             Self::Tf32 => [2e-3, 1e-3, 2e-2, 5e-2, 5e-2],
             Self::Bf16 => [5e-2, 2e-2, 0.3, 0.5, 0.5],
         }

@@ -8,7 +8,7 @@
 # OUT is a folder for the results, which must not exist (default: a temporary one, removed at the end). All paths that CLASP
 # gets are relative to it, so that CLASP may be a script that runs the program elsewhere. Needs Python 3.9 without packages.
 # MODEL (default: swin-pico) and STEPS (default: 4) make it larger. The first run on a device compiles and tunes kernels, which
-# takes minutes; later ones read them from the cache (docs/speed.md).
+# takes minutes; later ones read them from the cache (docs/gpu.md).
 set -euo pipefail
 if [ $# -lt 2 ]; then
     sed -n '2,/^set/{/^#/s/^# \{0,1\}//p}' "$0" >&2

@@ -24,11 +24,15 @@ const ACCELERATORS: [&str; 4] = ["cuda", "rocm", "metal", "vulkan"];
 /// device.
 pub fn pick(name: Option<&str>) -> Result<Device> {
     let Some(name) = name else {
-        let found = ACCELERATORS
-            .into_iter()
-            .flat_map(|kind| found(kind).unwrap_or_default())
-            .find(|device| !is_emulated(device));
-        return Ok(found.unwrap_or_else(Device::flex));
+        let mut devices = ACCELERATORS.into_iter().flat_map(|kind| {
+            let devices = found(kind).unwrap_or_default().into_iter();
+            devices.map(move |device| (kind, device))
+        });
+        let Some((kind, device)) = devices.find(|(_, device)| !is_emulated(device)) else {
+            return Ok(Device::flex());
+        };
+        check_compiler(kind)?;
+        return Ok(device);
     };
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => match index.parse::<usize>() {
@@ -55,7 +59,10 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
         );
     };
     match (devices.len(), devices.into_iter().nth(index)) {
-        (_, Some(device)) => Ok(device),
+        (_, Some(device)) => {
+            check_compiler(kind)?;
+            Ok(device)
+        }
         (0, None) => bail!(
             "--device {name}: this machine has no such device, or no driver for it\nhint: try --device cpu"
         ),
@@ -64,6 +71,18 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
             count - 1
         ),
     }
+}
+
+/// Checks that kernels can be compiled for that kind of device.
+fn check_compiler(kind: &str) -> Result<()> {
+    #[cfg(feature = "cuda-nvrtc")]
+    if kind == "cuda"
+        && let Some(obstacle) = crate::nvrtc::obstacle()
+    {
+        bail!("CUDA's run-time compiler cannot be used: {obstacle}");
+    }
+    let _ = kind;
+    Ok(())
 }
 
 /// The name by which [`pick`] finds a device again: `cpu`, or as `cuda:0`.
@@ -90,6 +109,8 @@ fn found(kind: &str) -> Option<Vec<Device>> {
         ("vulkan", DeviceType::Vulkan),
     ];
     let (_, of_kind) = types.iter().find(|(name, _)| *name == kind)?;
+    #[cfg(feature = "gpu")]
+    crate::kernel_cache::enable();
     Some(Device::enumerate(of_kind.clone()).into_vec())
 }
 

@@ -17,7 +17,11 @@ mod device;
 mod error_text;
 mod feature_map;
 mod interrupt;
+#[cfg(feature = "gpu")]
+mod kernel_cache;
 mod mini;
+#[cfg(any(test, feature = "cuda-nvrtc"))]
+mod nvrtc;
 mod outcome;
 mod plot;
 mod progress;

@@ -55,6 +55,12 @@ const STEPS: &[GateStep] = &[
         "clippy --release --workspace --all-targets --locked -- -D warnings",
         900,
     ),
+    // Of the features for GPUs the one that needs nothing but the toolchain: the others download LLVM
+    // to build. No GPU is needed; the device test (docs/gpu.md) is run before a release.
+    cargo(
+        "clippy --release --package clasp --features vulkan --locked -- -D warnings",
+        900,
+    ),
     GateStep {
         environment: Some(("RUSTDOCFLAGS", "-D warnings")),
         ..cargo("doc --release --workspace --no-deps --locked", 180)

@@ -123,6 +123,9 @@ pub struct BenchCompare {
     /// Set a value of the recipe, such as `views.global_size=[256, 128]`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Compare single operations with their gradients instead: matrix products, norms, softmaxes
+    #[arg(long)]
+    pub operations: bool,
 }
 
 /// Options of `clasp bench coco`.

@@ -3,10 +3,10 @@
 use burn::{
     module::Module,
     nn::Linear,
-    tensor::{Device, Tensor, activation::gelu},
+    tensor::{Device, Tensor},
 };
 
-use crate::layers::{self, Rng};
+use crate::layers::{self, Rng, gelu};
 
 /// Sizes of the attribute head.
 #[derive(Debug, Clone, PartialEq)]

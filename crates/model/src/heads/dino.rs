@@ -3,12 +3,12 @@
 use burn::{
     module::{Module, Param},
     nn::Linear,
-    tensor::{Device, Tensor, activation::gelu},
+    tensor::{Device, Tensor},
 };
 
 use crate::{
     kernels,
-    layers::{self, Rng},
+    layers::{self, Rng, gelu},
 };
 
 /// Sizes of the projection head.

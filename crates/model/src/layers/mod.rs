@@ -22,6 +22,7 @@ mod norm;
 mod patches;
 mod resample;
 
+pub use crate::kernels::activation::gelu;
 #[cfg(test)]
 pub(crate) use drop_path::scale_samples;
 pub(crate) use drop_path::{DropFactors, DropPath};

@@ -18,6 +18,7 @@ use clasp_pretrain::{Machine, PretrainRecipe};
 use serde_json::json;
 
 use super::measurement::say;
+use super::operations;
 use crate::args::BenchCompare;
 use crate::commands::print_text;
 use crate::{Outcome, device};
@@ -43,6 +44,9 @@ const TINY: [&str; 15] = [
 
 /// Compares `device` with the CPU.
 pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
+    if options.operations {
+        return operation_by_operation(device);
+    }
     let cpu = Device::flex();
     let mut of_cpu = options.clone();
     // The CPU trains in nothing else.
@@ -54,13 +58,17 @@ pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
         way(options, device)
     }?;
     let found = differences(&one, &other);
-    let limits = limits(other.precision);
+    let name = device::name(device);
+    let products = Products::of(&name, other.precision);
+    let limits = products.limits();
     let mut line = json!({
-        "work": "compare", "model": options.model, "precision": other.precision, "device": device::name(device), "loss": other.loss,
+        "work": "compare", "model": options.model, "precision": other.precision, "device": name, "loss": other.loss,
+        "products": products.describe(), "worst_gradient": worst_gradient(&one, &other),
     });
     let mut too_far = Vec::new();
     for ((name, value), limit) in found.iter().zip(limits) {
         line[format!("{name}_apart")] = json!(value);
+        line["limits"][*name] = json!(limit);
         // Not `value > limit`: what is not a number is too far too.
         if !matches!(value.partial_cmp(&limit), Some(std::cmp::Ordering::Less)) {
             too_far.push(format!(
@@ -74,6 +82,17 @@ pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
     }
     say(&format!("different: {}", too_far.join("; ")));
     Ok(Outcome::CheckFailed)
+}
+
+/// Compares single operations.
+fn operation_by_operation(device: &Device) -> Result<Outcome> {
+    let found = operations::differences(device);
+    let mut line = json!({ "work": "compare operations", "device": device::name(device) });
+    for (name, apart) in &found {
+        line[*name] = json!(apart);
+    }
+    print_text(&line.to_string())?;
+    Ok(Outcome::Done)
 }
 
 /// The results of one implementation.
@@ -121,7 +140,7 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
     })
 }
 
-fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+pub(super) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().iter::<f32>().collect()
 }
 
@@ -136,15 +155,9 @@ fn parameters<M: burn::module::Module>(module: &M) -> Vec<Vec<f32>> {
 /// by the mean difference over the mean step. (AdamW's first step is nearly as long for a gradient
 /// of nearly 0 as for others, and noise decides where it goes.)
 fn differences(one: &Way, other: &Way) -> [(&'static str, f64); 5] {
-    let steepest = one
-        .gradients
-        .values()
-        .map(|gradient| largest(gradient))
-        .fold(0.0, f64::max);
     let gradients = if one.gradients.keys().eq(other.gradients.keys()) {
-        { one.gradients.values().zip(other.gradients.values()) }
-            // What is nearly 0 in all of a tensor, as the keys' biases, is noise.
-            .map(|(a, b)| farthest(a, b) / largest(a).max(1e-3 * steepest))
+        gradient_differences(one, other)
+            .map(|(_, apart)| apart)
             .fold(0.0, f64::max)
     } else {
         f64::INFINITY
@@ -165,23 +178,75 @@ fn differences(one: &Way, other: &Way) -> [(&'static str, f64); 5] {
     ]
 }
 
-/// What [`differences`] must stay below. Sums in another order differ by some 1e-6; a device may
-/// multiply f32 by 11 bits, and bf16 has 8.
-fn limits(precision: Precision) -> [f64; 5] {
-    match precision {
-        Precision::F32 => [2e-3, 1e-3, 2e-2, 5e-2, 5e-2],
-        Precision::Bf16 => [5e-2, 2e-2, 0.3, 0.5, 0.5],
+/// How far each gradient is apart, by name.
+fn gradient_differences<'a>(one: &'a Way, other: &'a Way) -> impl Iterator<Item = (&'a str, f64)> {
+    let steepest = { one.gradients.values() }
+        .map(|gradient| largest(gradient))
+        .fold(0.0, f64::max);
+    { one.gradients.iter().zip(other.gradients.values()) }
+        // What is nearly 0 in all of a tensor, as the keys' biases, is noise.
+        .map(move |((name, a), b)| {
+            let apart = farthest(a, b) / largest(a).max(1e-3 * steepest);
+            (name.as_str(), apart)
+        })
+}
+
+/// Name of the gradient that is farthest apart.
+fn worst_gradient(one: &Way, other: &Way) -> Option<String> {
+    gradient_differences(one, other)
+        .max_by(|(_, a), (_, b)| a.total_cmp(b))
+        .map(|(name, _)| name.to_owned())
+}
+
+/// How a device may multiply, from which follows how far its results may be from the CPU's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Products {
+    /// f32, in another order of sums.
+    F32,
+    /// f32 rounded to 11 significant bits.
+    Tf32,
+    /// 8 significant bits.
+    Bf16,
+}
+
+impl Products {
+    /// Those of a device that [`device::name`] calls so.
+    fn of(device: &str, precision: Precision) -> Self {
+        let kind = device.split(':').next().unwrap_or_default();
+        match precision {
+            Precision::Bf16 => Self::Bf16,
+            // Which kernel is the fastest, and so whether it rounds, is measured on the device.
+            Precision::F32 if matches!(kind, "cuda" | "rocm") => Self::Tf32,
+            Precision::F32 => Self::F32,
+        }
+    }
+
+    fn describe(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Tf32 => "f32, which may be rounded to tf32; attention without gradient to f16",
+            Self::Bf16 => "bf16",
+        }
+    }
+
+    /// What [`differences`] must stay below.
+    fn limits(self) -> [f64; 5] {
+        match self {
+            Self::F32 => [1e-5, 1e-5, 5e-5, 1e-4, 1e-4],
+            Self::Tf32 => [2e-3, 1e-3, 2e-2, 5e-2, 5e-2],
+            Self::Bf16 => [5e-2, 2e-2, 0.3, 0.5, 0.5],
+        }
     }
 }
 
-fn largest(values: &[f32]) -> f64 {
+pub(super) fn largest(values: &[f32]) -> f64 {
     values
         .iter()
         .fold(0.0, |most, value| most.max(f64::from(value.abs())))
 }
 
 /// Infinite for tensors of different sizes, and where one holds no number.
-fn farthest(one: &[f32], other: &[f32]) -> f64 {
+pub(super) fn farthest(one: &[f32], other: &[f32]) -> f64 {
     if one.len() != other.len() || one.iter().chain(other).any(|value| value.is_nan()) {
         return f64::INFINITY;
     }
@@ -203,6 +268,31 @@ mod tests {
         BenchCompare {
             model: "swin-pico".to_owned(),
             set: Vec::new(),
+            operations: false,
+        }
+    }
+
+    #[test]
+    fn limits_follow_from_how_a_device_may_multiply() {
+        let of = |device: &str, precision| Products::of(device, precision);
+        assert_eq!(of("vulkan:0", Precision::F32), Products::F32);
+        assert_eq!(of("cuda:1", Precision::F32), Products::Tf32);
+        assert_eq!(of("cuda:1", Precision::Bf16), Products::Bf16);
+        let ordered = [Products::F32, Products::Tf32, Products::Bf16].map(Products::limits);
+        for pair in ordered.windows(2) {
+            assert!(
+                pair[0]
+                    .iter()
+                    .zip(pair[1])
+                    .all(|(tight, wide)| *tight < wide)
+            );
+        }
+    }
+
+    #[test]
+    fn single_operations_of_the_cpu_are_finite_and_equal_themselves() {
+        for (name, apart) in operations::differences(&Device::flex()) {
+            assert_eq!(apart, 0.0, "{name}");
         }
     }
 
@@ -211,7 +301,7 @@ mod tests {
         let cpu = Device::flex();
         let one = way(&options(), &cpu).unwrap();
         let other = unfused(|| way(&options(), &cpu)).unwrap();
-        for ((name, value), limit) in differences(&one, &other).iter().zip(limits(Precision::F32)) {
+        for ((name, value), limit) in differences(&one, &other).iter().zip(Products::F32.limits()) {
             assert!(value < &(0.1 * limit), "{name}: {value}");
         }
         // What differs is seen.

@@ -5,6 +5,7 @@ mod exchange;
 mod measurement;
 mod metrics;
 mod networks;
+mod operations;
 mod record;
 
 use anyhow::{Result, ensure};

@@ -59,7 +59,7 @@ const STEPS: &[GateStep] = &[
     // to build. No GPU is needed; the device test (docs/gpu.md) is run before a release.
     cargo(
         "clippy --release --package clasp --features vulkan --locked -- -D warnings",
-        900,
+        600,
     ),
     GateStep {
         environment: Some(("RUSTDOCFLAGS", "-D warnings")),
@@ -70,10 +70,10 @@ const STEPS: &[GateStep] = &[
         program: "crates/python/test.sh",
         arguments: "",
         environment: None,
-        budget: 1500,
+        budget: 900,
     },
     // What the tests build too.
-    cargo("build --release --workspace --locked", 600),
+    cargo("build --release --workspace --locked", 420),
     GateStep {
         install: None,
         program: "runs/browser.sh",

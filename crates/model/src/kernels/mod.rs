@@ -23,6 +23,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 mod bf16;
 pub(crate) mod conv;
+pub(crate) mod gelu;
 pub(crate) mod matrix;
 pub(crate) mod mlp;
 mod mode;

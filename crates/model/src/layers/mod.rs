@@ -22,7 +22,7 @@ mod norm;
 mod patches;
 mod resample;
 
-pub use crate::kernels::activation::gelu;
+pub use crate::kernels::gelu::gelu;
 #[cfg(test)]
 pub(crate) use drop_path::scale_samples;
 pub(crate) use drop_path::{DropFactors, DropPath};

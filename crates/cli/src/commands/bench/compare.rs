@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Device;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::{Precision, named, unfused};
 use clasp_pretrain::batch::noise_batch;
@@ -17,6 +17,7 @@ use clasp_pretrain::step::Pretrainer;
 use clasp_pretrain::{Machine, PretrainRecipe};
 use serde_json::json;
 
+use super::apart::{farthest, largest, values};
 use super::measurement::say;
 use super::operations;
 use crate::args::BenchCompare;
@@ -140,10 +141,6 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
     })
 }
 
-pub(super) fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().iter::<f32>().collect()
-}
-
 fn parameters<M: burn::module::Module>(module: &M) -> Vec<Vec<f32>> {
     let mut all = Vec::new();
     named::visit(module, &mut |_, _, value| all.push(values(value)));
@@ -237,21 +234,6 @@ impl Products {
             Self::Bf16 => [5e-2, 2e-2, 0.3, 0.5, 0.5],
         }
     }
-}
-
-pub(super) fn largest(values: &[f32]) -> f64 {
-    values
-        .iter()
-        .fold(0.0, |most, value| most.max(f64::from(value.abs())))
-}
-
-/// Infinite for tensors of different sizes, and where one holds no number.
-pub(super) fn farthest(one: &[f32], other: &[f32]) -> f64 {
-    if one.len() != other.len() || one.iter().chain(other).any(|value| value.is_nan()) {
-        return f64::INFINITY;
-    }
-    let apart = one.iter().zip(other).map(|(a, b)| f64::from((a - b).abs()));
-    apart.fold(0.0, f64::max)
 }
 
 /// Sum of the absolute differences.

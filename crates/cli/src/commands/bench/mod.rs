@@ -1,5 +1,6 @@
 //! `clasp bench`: speed and memory on this machine, as one line of JSON.
 
+mod apart;
 mod compare;
 mod exchange;
 mod measurement;

@@ -5,7 +5,7 @@ use burn::tensor::module::linear;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use clasp_model::layers::{gelu, layer_norm, normalize};
 
-use super::compare::{farthest, largest, values};
+use super::apart::{farthest, largest, values};
 
 /// An operation with a gradient.
 struct Operation {

@@ -101,7 +101,7 @@ pub fn train(
 /// # Errors
 ///
 /// See [`train`]; if another rank ends, or has other settings or data, its error is a
-/// [`CollectiveError`](clasp_run::CollectiveError) here.
+/// [`CollectiveError`] here.
 pub fn train_on_ranks(
     recipe: &PretrainRecipe,
     folder: &Path,

@@ -53,7 +53,10 @@ def test_an_interrupt_stops_and_the_run_goes_on(tmp_path, unlabeled):
     out = tmp_path / "run"
     script = textwrap.dedent(
         f"""
+        import signal
         import clasp
+        # A shell that starts the tests in the background has SIGINT ignored.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             clasp.pretrain("demo", out={str(out)!r}, images={str(unlabeled)!r}, method="dino", threads=2,
                            run={{"steps": 2000, "batch": 8}}, projection_head={{"prototypes": 16}})

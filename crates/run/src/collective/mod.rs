@@ -163,7 +163,7 @@ impl dyn Collective + '_ {
     /// The `value` of rank 0.
     ///
     /// # Errors
-    /// See [`Self::gather`].
+    /// See `gather`.
     pub fn of_first<T: Serialize + DeserializeOwned>(
         &self,
         value: &T,

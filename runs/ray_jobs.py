@@ -66,8 +66,8 @@ def main():
 
     ray.init(num_cpus=jobs, include_dashboard=False, log_to_driver=False, logging_level="error")
     task = ray.remote(max_retries=2)(part)
-    for words in ([*label, "labels-many"],):
-        ray.get([task.remote(clasp, str(out), words, index, jobs, 1) for index in range(jobs)])
+    many = [*label, "labels-many"]
+    ray.get([task.remote(clasp, str(out), many, index, jobs, 1) for index in range(jobs)])
     for ending in ("npy", "parquet"):
         work = [[*embed, f"part-{index}.{ending}"] for index in range(jobs)]
         ray.get([task.remote(clasp, str(out), words, index, jobs, 2) for index, words in enumerate(work)])
@@ -87,8 +87,8 @@ def main():
     same &= names == others
     for mark in sorted(out.glob("killed-*")):
         print(f"{mark.name}: {mark.read_text().strip()}")
-    verdict = "all equal" if same else "they differ"
-    print(f"{len(images)} images, {jobs} jobs, {len(names)} files of labels and 3 of features: {verdict}")
+    outcome = "all equal" if same else "they differ"
+    print(f"{len(images)} images, {jobs} jobs, {len(names)} files of labels and 3 of features: {outcome}")
     sys.exit(int(not same))
 
 

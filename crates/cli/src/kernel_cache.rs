@@ -3,8 +3,8 @@
 //! The first step on a device compiles each kernel and times the candidates for each operation,
 //! which takes minutes; the file spares later processes that. Kernels are valid for the very build
 //! of the program that compiled them and for the same kind of device; others are ignored. Tuning is
-//! valid for a version of CubeCL, and is told apart by the number of a device, not by its model:
-//! each host has a file of its own, so that hosts with different GPUs can share a home folder.
+//! valid for a version of CubeCL and keyed by the index of the device, not by its model: each host has
+//! a file of its own, so that hosts with different GPUs can share a home folder.
 
 use std::sync::Once;
 

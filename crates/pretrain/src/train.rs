@@ -420,7 +420,7 @@ fn check_weights(
     let differs = digests.iter().position(|digest| *digest != digests[0]);
     if let (Some(run), Some(rank)) = (run, differs) {
         let warning = format!(
-            "step {}: the weights of rank {rank} differ from those of rank 0, as processors that              round differently let them; `--resume` continues from those of rank 0",
+            "step {}: the weights of rank {rank} differ from those of rank 0, as processors that round differently let them; `--resume` continues from those of rank 0",
             trainer.step
         );
         run.warn(control, warning)?;

@@ -119,13 +119,11 @@ enum Then {
     Kill,
 }
 
-/// A run on one thread.
-fn run(
-    recipe: &PretrainRecipe,
-    folder: &Path,
-    resume: bool,
+/// What `work` returns on one thread, where `then` says after each step how it goes on.
+fn controlled<R: Send>(
     then: impl Fn(u64) -> Then + Sync,
-) -> Result<PretrainSummary, PretrainError> {
+    work: impl FnOnce(&mut Control<'_>) -> R + Send,
+) -> R {
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(1)
         .build()
@@ -141,13 +139,24 @@ fn run(
                 }
             }
         };
-        let mut control = Control {
+        work(&mut Control {
             device_name: "cpu",
             threads: 1,
             stop: &stop,
             on_event: &mut on_event,
-        };
-        train(recipe, folder, resume, &Device::flex(), &mut control)
+        })
+    })
+}
+
+/// A run on one thread.
+fn run(
+    recipe: &PretrainRecipe,
+    folder: &Path,
+    resume: bool,
+    then: impl Fn(u64) -> Then + Sync,
+) -> Result<PretrainSummary, PretrainError> {
+    controlled(then, |control| {
+        train(recipe, folder, resume, &Device::flex(), control)
     })
 }
 

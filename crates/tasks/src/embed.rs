@@ -423,14 +423,13 @@ pub fn merge_features(parts: &[PathBuf], out: &Path) -> Result<(usize, Vec<PathB
         };
         for (at, key) in part.keys.into_iter().enumerate() {
             file.push(&key, &part.features[at * part.channels..][..part.channels])?;
-            if known.contains(&key) {
+            if let Some(key) = known.replace(key) {
                 return Err(TaskError::Mismatch {
                     file: path.display().to_string(),
                     expected: "other images than the parts before it".to_owned(),
                     found: format!("`{key}` again"),
                 });
             }
-            known.insert(key);
         }
     }
     Ok((known.len(), file.finish()?))

@@ -37,39 +37,21 @@ fn on_ranks(
     thread::scope(|scope| {
         let ranks: Vec<_> = (0..size)
             .map(|index| {
-                let work = move || {
+                let work = move |control: &mut Control<'_>| {
                     let collective = connected(index, size, master);
-                    let stop = AtomicBool::new(false);
-                    let mut on_event = |event: Event<'_>| {
-                        if let Event::Step { step, .. } = event {
-                            match then(index, step) {
-                                Then::GoOn => {}
-                                Then::Stop => stop.store(true, Ordering::Relaxed),
-                                Then::Kill => panic!("killed"),
-                            }
-                        }
-                    };
-                    let mut control = Control {
-                        device_name: "cpu",
-                        threads: 1,
-                        stop: &stop,
-                        on_event: &mut on_event,
-                    };
                     let (recipe, device) = (recipe(index), Device::flex());
-                    train_on_ranks(&recipe, folder, resume, &device, &mut control, collective)
+                    train_on_ranks(&recipe, folder, resume, &device, control, collective)
                 };
-                let work = move || {
-                    let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
-                    pool.unwrap().install(work)
-                };
-                scope.spawn(work)
+                scope.spawn(move || controlled(|step| then(index, step), work))
             })
             .collect();
         ranks.into_iter().map(|rank| rank.join()).collect()
     })
 }
 
-fn finished(results: Vec<thread::Result<Result<PretrainSummary, PretrainError>>>) {
+/// A run of `size` ranks that ends well.
+fn together(size: usize, recipe: &PretrainRecipe, folder: &Path, resume: bool) {
+    let results = on_ranks(size, |_| recipe.clone(), folder, resume, |_, _| Then::GoOn);
     for summary in results {
         assert!(summary.unwrap().unwrap().run.finished);
     }
@@ -169,20 +151,14 @@ fn ranks_train_what_one_process_with_as_many_replicas_does() {
         let recipe = recipe(folder, &set);
         let alone = folder.join(format!("{name}-alone"));
         let expected = whole(&recipe, &alone);
-        let together = folder.join(format!("{name}-together"));
-        finished(on_ranks(
-            ranks,
-            |_| recipe.clone(),
-            &together,
-            false,
-            |_, _| Then::GoOn,
-        ));
-        let apart = difference(&alone, &together);
+        let ranked = folder.join(format!("{name}-together"));
+        together(ranks, &recipe, &ranked, false);
+        let apart = difference(&alone, &ranked);
         assert!(apart <= tolerance, "{name}: {apart:e}");
         let experts = |folder: &Path| fs::read_to_string(folder.join("experts.jsonl")).unwrap();
-        assert_eq!(experts(&alone).is_empty(), experts(&together).is_empty());
-        assert!(together.join("backbone.safetensors").is_file() && expected.run.finished);
-        assert!(!together.join("warnings.txt").exists());
+        assert_eq!(experts(&alone).is_empty(), experts(&ranked).is_empty());
+        assert!(ranked.join("backbone.safetensors").is_file() && expected.run.finished);
+        assert!(!ranked.join("warnings.txt").exists());
     }
 }
 
@@ -219,13 +195,7 @@ fn a_run_goes_on_after_a_rank_was_killed_with_any_number_of_ranks() {
             }
         }
         let saved = PretrainRecipe::of_run(&out, &[]).unwrap();
-        finished(on_ranks(
-            after,
-            |_| saved.clone(),
-            &out,
-            true,
-            |_, _| Then::GoOn,
-        ));
+        together(after, &saved, &out, true);
         let apart = difference(&alone, &out);
         assert!(apart <= ANOTHER_ORDER, "{name}: {apart:e}");
     }
@@ -347,13 +317,7 @@ fn gradients_in_bf16_train_nearly_the_same() {
     let [exact, rounded] = [&set[..1], &set].map(|set| {
         let out = folder.join(format!("run-{}", set.len()));
         let recipe = recipe(folder, set);
-        finished(on_ranks(
-            2,
-            |_| recipe.clone(),
-            &out,
-            false,
-            |_, _| Then::GoOn,
-        ));
+        together(2, &recipe, &out, false);
         log(&out).pop().unwrap()["loss/total"]
     });
     assert!(

@@ -70,10 +70,6 @@ impl Drop for MpiWorld {
 }
 
 impl Neighbors for MpiWorld {
-    fn rank(&self) -> Rank {
-        self.rank
-    }
-
     fn exchange(&self, send: &[u8], receive: &mut [u8]) -> Result<(), CollectiveError> {
         let process = |index: usize| self.world.process_at_rank(index as i32);
         let [next, previous] = [ring::next(self.rank), ring::previous(self.rank)].map(process);

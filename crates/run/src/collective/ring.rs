@@ -8,16 +8,15 @@
 
 use std::ops::Range;
 
-use super::{CollectiveError, ExchangeFormat, Rank, check_length};
+use half::bf16;
+
+use super::{Collective, CollectiveError, ExchangeFormat, Rank, check_length};
 
 /// Values that are sent at once: few enough for the processor's cache.
 const BLOCK: usize = 1 << 17;
 
 /// The connections of a rank with the rank before it and the next in the ring.
-pub(super) trait Neighbors {
-    /// This rank.
-    fn rank(&self) -> Rank;
-
+pub(super) trait Neighbors: Collective {
     /// Sends `send` to the next rank while it fills `receive` from the rank before. Either may be
     /// empty.
     fn exchange(&self, send: &[u8], receive: &mut [u8]) -> Result<(), CollectiveError>;
@@ -36,14 +35,12 @@ pub(super) fn next(rank: Rank) -> usize {
 /// Checks that the rank before does the same operation on as many values, so that a fault of the
 /// program is an error rather than wrong sums.
 fn announce(ring: &impl Neighbors, operation: u64, length: u64) -> Result<u64, CollectiveError> {
-    let [mut send, mut receive] = [[0; 16]; 2];
-    send[..8].copy_from_slice(&operation.to_le_bytes());
-    send[8..].copy_from_slice(&length.to_le_bytes());
-    ring.exchange(&send, &mut receive)?;
-    let number = |range: Range<usize>| {
-        { receive[range].iter().rev() }.fold(0_u64, |number, byte| number << 8 | u64::from(*byte))
-    };
-    let (theirs, length) = (number(0..8), number(8..16));
+    // Eight bytes each, the operation first.
+    let own = u128::from(length) << 64 | u128::from(operation);
+    let mut receive = [0; 16];
+    ring.exchange(&own.to_le_bytes(), &mut receive)?;
+    let theirs = u128::from_le_bytes(receive);
+    let (theirs, length) = (theirs as u64, (theirs >> 64) as u64);
     match theirs == operation {
         true => Ok(length),
         false => Err(CollectiveError::Disagree {
@@ -99,7 +96,7 @@ pub(super) fn all_reduce(
     // The next rank's chunk is complete here. Others get it in the format, so it is kept in it.
     if format == ExchangeFormat::Bf16 {
         for value in &mut values[chunks[next(rank)].clone()] {
-            *value = f32_of_bf16(bf16_of_f32(*value));
+            *value = bf16::from_f32(*value).to_f32();
         }
     }
     for step in 0..rank.size - 1 {
@@ -152,7 +149,7 @@ impl<N: Neighbors> Pass<'_, N> {
                 }
                 ExchangeFormat::Bf16 => {
                     let bytes = self.send.as_chunks_mut::<2>().0.iter_mut();
-                    let value_bytes = |value: &f32| bf16_of_f32(*value).to_le_bytes();
+                    let value_bytes = |value: &f32| bf16::from_f32(*value).to_le_bytes();
                     bytes
                         .zip(out)
                         .for_each(|(bytes, value)| *bytes = value_bytes(value));
@@ -168,27 +165,13 @@ impl<N: Neighbors> Pass<'_, N> {
                 }
                 ExchangeFormat::Bf16 => {
                     for (value, bytes) in into.zip(self.receive.as_chunks::<2>().0) {
-                        combine(value, f32_of_bf16(u16::from_le_bytes(*bytes)));
+                        combine(value, bf16::from_le_bytes(*bytes).to_f32());
                     }
                 }
             }
         }
         Ok(())
     }
-}
-
-/// The upper half of the number, rounded to nearest, ties to even.
-fn bf16_of_f32(value: f32) -> u16 {
-    let bits = value.to_bits();
-    if value.is_nan() {
-        // Rounding could make an infinity of it.
-        return (bits >> 16) as u16 | 0x40;
-    }
-    ((bits + (0x7fff + (bits >> 16 & 1))) >> 16) as u16
-}
-
-fn f32_of_bf16(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
 }
 
 /// See [`super::Collective::all_gather`].
@@ -226,9 +209,13 @@ mod tests {
             (f32::INFINITY, f32::INFINITY),
             (f32::MAX, f32::INFINITY),
         ] {
-            let found = f32_of_bf16(bf16_of_f32(value));
+            let found = bf16::from_f32(value).to_f32();
             assert_eq!(found.to_bits(), f32::to_bits(expected), "{value}");
         }
-        assert!(f32_of_bf16(bf16_of_f32(f32::from_bits(0x7f80_0001))).is_nan());
+        assert!(
+            bf16::from_f32(f32::from_bits(0x7f80_0001))
+                .to_f32()
+                .is_nan()
+        );
     }
 }

@@ -176,7 +176,7 @@ impl Connecting<'_> {
                 {
                     *place = Some((stream, SocketAddr::new(peer.ip(), greeting.port)));
                 }
-                // Whether it hears of it is its own concern.
+                // Refused; a rank that is gone cannot receive that.
                 _ => drop(stream.write_all(&[0; 9])),
             }
         }
@@ -356,10 +356,6 @@ fn is_timeout(error: &io::Error) -> bool {
 }
 
 impl Neighbors for TcpRing {
-    fn rank(&self) -> Rank {
-        self.rank
-    }
-
     fn exchange(&self, send: &[u8], receive: &mut [u8]) -> Result<(), CollectiveError> {
         let (mut next, mut previous) = (&self.next, &self.previous);
         let [sent, received] = if send.len() <= FITS_BUFFER {

@@ -19,32 +19,23 @@ use crate::upload::{checked_key, read_images};
 /// Most keys of an answer.
 const MOST_KEYS: usize = 1000;
 
-impl From<GalleryError> for Problem {
-    fn from(error: GalleryError) -> Self {
-        let status = match &error {
-            GalleryError::ReadOnly => StatusCode::FORBIDDEN,
-            GalleryError::Taken(_) => StatusCode::CONFLICT,
-            GalleryError::Unknown(_) | GalleryError::NoImage(_) => StatusCode::NOT_FOUND,
-            GalleryError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
-            GalleryError::Io(error) => status_of(error),
-        };
-        Self::new(status, error.to_string())
-    }
-}
-
-/// The problem of a store whose file system failed. The system's own message names files of this
-/// machine: it is noted, and not sent.
+/// The problem of a gallery that is not changed or read. The system's own message names files of
+/// this machine: it is noted, and not sent.
 fn problem_of(error: GalleryError, app: &App) -> Problem {
-    match error {
+    let status = match &error {
+        GalleryError::ReadOnly => StatusCode::FORBIDDEN,
+        GalleryError::Taken(_) => StatusCode::CONFLICT,
+        GalleryError::Unknown(_) | GalleryError::NoImage(_) => StatusCode::NOT_FOUND,
+        GalleryError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
         GalleryError::Io(error) => {
             (app.note)(format!("--store: {error}"));
-            Problem::new(
-                status_of(&error),
+            return Problem::new(
+                status_of(error),
                 "the store cannot be written or read; the log of the server says why",
-            )
+            );
         }
-        error => error.into(),
-    }
+    };
+    Problem::new(status, error.to_string())
 }
 
 /// A part of the keys of the gallery.
@@ -112,11 +103,10 @@ pub async fn add(State(app): Shared, request: Request) -> Result<Response, Probl
     let key = params.one("key")?.map(str::to_owned);
     app.served.check(&ImageWork::Search)?;
     // Before anything is computed.
-    let writable = |gallery: &crate::gallery::Gallery| match gallery.is_writable() {
-        true => Ok(()),
-        false => Err(GalleryError::ReadOnly.into()),
-    };
-    app.with_gallery(writable).await?;
+    let writable = |gallery: &crate::gallery::Gallery| Ok(gallery.is_writable());
+    if !app.with_gallery(writable).await? {
+        return Err(problem_of(GalleryError::ReadOnly, &app));
+    }
     let images = read_images(&app, request, key.as_deref(), deadline).await?;
     let outputs = app
         .compute(ImageWork::Search, images.clone(), deadline)

@@ -146,7 +146,7 @@ pub fn precision(
         say(
             common,
             &format!(
-                "note: this processor has no instructions for {precision} (AMX, AVX512-BF16): f32 is faster"
+                "note: this processor has no fast instructions for {precision} (Intel AMX, or AMD AVX512-BF16): f32 is faster"
             ),
         );
     }

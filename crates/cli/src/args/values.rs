@@ -10,8 +10,8 @@ use clasp_model::Precision;
 /// Precision of commands that train nothing.
 #[derive(Args, Debug, Clone, Copy)]
 pub struct MatrixPrecision {
-    /// Number format of matrix products: f32, or bf16, which is faster on processors with AMX or
-    /// AVX512-BF16 and on most GPUs
+    /// Number format of matrix products: f32, or bf16, which is faster on processors with Intel's AMX
+    /// or AMD's AVX512-BF16 and on most GPUs
     #[arg(long = "precision", value_name = "F32|BF16", default_value_t = Precision::F32)]
     pub format: Precision,
 }

@@ -2,7 +2,8 @@
 //!
 //! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32, with the
 //! AVX512-BF16 instructions of AMD's processors about twice (docs/LOG.md). Elsewhere the factors are
-//! rounded in the same way and multiplied in f32. Results differ by the order of sums, and by values
+//! rounded in the same way and multiplied in f32, also on Intel's processors with AVX512-BF16 but
+//! without AMX, where those instructions are slower than f32. Results differ by the order of sums, and by values
 //! too small for a normal number, which the instructions take for 0.
 
 #[cfg(target_arch = "x86_64")]
@@ -55,7 +56,7 @@ impl Rounded {
             };
         }
         #[cfg(target_arch = "x86_64")]
-        if avx512::is_there() {
+        if avx512::is_fast() {
             return Self::panels(data, columns, in_parallel);
         }
         let _ = in_parallel;
@@ -135,14 +136,14 @@ fn transpose(data: &[f32], columns: usize, out: &mut [f32]) {
     }
 }
 
-/// Whether the processor has instructions for products of bf16.
+/// Whether the processor has instructions for products of bf16 that are faster than those of f32.
 pub fn is_in_hardware() -> bool {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if amx::is_there() {
         return true;
     }
     #[cfg(target_arch = "x86_64")]
-    return avx512::is_there();
+    return avx512::is_fast();
     #[cfg(not(target_arch = "x86_64"))]
     false
 }

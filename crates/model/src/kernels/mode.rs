@@ -22,8 +22,8 @@ pub enum Precision {
     /// 24 significant bits.
     #[default]
     F32,
-    /// Both factors with 8 significant bits, sums in f32. On the CPU faster with Intel's AMX or with
-    /// AVX512-BF16, and slower elsewhere; results differ by the order of sums only.
+    /// Both factors with 8 significant bits, sums in f32. On the CPU faster with Intel's AMX or
+    /// AMD's AVX512-BF16, and slower elsewhere; results differ by the order of sums only.
     Bf16,
 }
 

@@ -413,7 +413,7 @@ pub struct PretrainRunSection {
     pub exchange: ExchangeFormat,
     /// Precision of matrix products: `f32`, or `bf16`, faster where the device has it, with
     /// weights, optimizer, norms and losses in f32. Auto: bf16 on other devices that compute in it,
-    /// f32 on the CPU, where bf16 is faster with AMX or AVX512-BF16.
+    /// f32 on the CPU, where bf16 is faster with Intel's AMX or AMD's AVX512-BF16.
     pub precision: Auto<Precision>,
     /// Whether the backward pass computes activations again instead of keeping them: less memory,
     /// more time, the same gradients. Smaller parts (`accumulate`) save memory without taking time.

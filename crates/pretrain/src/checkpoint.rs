@@ -29,7 +29,8 @@ use clasp_model::heads::{AttributeHead, AttributeHeadConfig, PartHead, PartHeadC
 use clasp_model::layers::Rng;
 use clasp_model::optim::Optimizer;
 use clasp_run::checkpoints::{self, latest};
-use clasp_run::{CheckpointMetadata, CheckpointSchedule};
+use clasp_run::ranks::Digest;
+use clasp_run::{CheckpointMetadata, CheckpointSchedule, Machine};
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
 use clasp_weights::state::{
@@ -40,8 +41,6 @@ use rand::SeedableRng;
 
 use crate::distillation::FrozenTeacher;
 use crate::error::{PretrainError, Result};
-use crate::plan::Machine;
-use crate::ranks::Digest;
 use crate::recipe::{Auto, PretrainRecipe};
 use crate::step::{Pretrainer, adamw};
 

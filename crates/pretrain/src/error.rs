@@ -16,7 +16,8 @@ pub type Result<T, E = PretrainError> = std::result::Result<T, E>;
 /// Errors of pre-training.
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainError {
-    /// The run folder, the recipe or a checkpoint; or a step that is not finite.
+    /// The run folder, the recipe or a checkpoint; a step that is not finite; or another process of
+    /// the training.
     #[error(transparent)]
     Run(#[from] RunError),
     /// A value of `[views]` is out of range.
@@ -139,12 +140,15 @@ pub enum PretrainError {
         /// File that lists them.
         list: PathBuf,
     },
-    /// Another rank is gone, or has other settings or data.
-    #[error(transparent)]
-    Collective(#[from] CollectiveError),
     /// A worker thread could not be started.
     #[error("cannot start a worker thread: {0}")]
     Threads(#[from] rayon::ThreadPoolBuildError),
+}
+
+impl From<CollectiveError> for PretrainError {
+    fn from(error: CollectiveError) -> Self {
+        RunError::from(error).into()
+    }
 }
 
 impl From<RecipeError> for PretrainError {

@@ -47,6 +47,6 @@ pub mod train;
 
 pub use clasp_run::{Control, Event};
 pub use error::{PretrainError, Result};
-pub use plan::{Machine, PretrainPlan};
+pub use plan::{PretrainPlan, machine};
 pub use recipe::PretrainRecipe;
 pub use train::{PretrainSummary, train, train_on_ranks};

@@ -8,8 +8,7 @@ use clasp_model::moe::{MoeConfig, MoeKind};
 use clasp_model::prompt::PROMPTS;
 use clasp_model::swin::WindowPadding;
 use clasp_run::schedule::scaled_learning_rate;
-use clasp_run::{Collective, CollectiveError, InvalidValue, RunHeader, check};
-use serde::{Deserialize, Serialize};
+use clasp_run::{InvalidValue, Machine, RunHeader, check};
 
 use crate::error::{PretrainError, Result};
 use crate::recipe::{
@@ -20,50 +19,14 @@ use crate::recipe::{
 /// Batches below this size get a slower teacher and fewer prototypes where these are automatic.
 const SMALL_BATCH: usize = 256;
 
-/// What a plan depends on besides the recipe and the number of images.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Machine {
-    /// Processes that train together.
-    pub ranks: usize,
-    /// Cores that each may use.
-    pub cores: usize,
-    /// Whether the CPU computes.
-    pub on_cpu: bool,
-    /// Whether the device computes in bf16.
-    pub bf16: bool,
-}
-
-impl Machine {
-    /// `cores` cores beside `device`, for one process.
-    pub fn of(device: &Device, cores: usize) -> Self {
-        let on_cpu = *device == Device::flex();
-        Self {
-            ranks: 1,
-            cores,
-            on_cpu,
-            bf16: !on_cpu && device.supports_dtype(DType::BF16),
-        }
-    }
-
-    /// The machine of all ranks, so that each makes the same plan: what the weakest can do.
-    ///
-    /// # Errors
-    ///
-    /// Some compute on the CPU and others do not, or a rank is gone.
-    pub fn of_all(self, ranks: &dyn Collective) -> Result<Self, CollectiveError> {
-        let kind = if self.on_cpu {
-            "the CPU"
-        } else {
-            "an accelerator"
-        };
-        ranks.agree("the kind of device", kind)?;
-        let machines = ranks.gather(&self)?;
-        Ok(Self {
-            ranks: machines.len(),
-            cores: { machines.iter() }.fold(self.cores, |least, one| least.min(one.cores)),
-            bf16: machines.iter().all(|one| one.bf16),
-            on_cpu: self.on_cpu,
-        })
+/// The machine of one process with `cores` cores beside `device`.
+pub fn machine(device: &Device, cores: usize) -> Machine {
+    let on_cpu = *device == Device::flex();
+    Machine {
+        ranks: 1,
+        cores,
+        on_cpu,
+        bf16: !on_cpu && device.supports_dtype(DType::BF16),
     }
 }
 
@@ -206,25 +169,8 @@ impl PretrainRecipe {
     /// part of the batch.
     fn resolve_replicas(&mut self, machine: Machine) -> Result<usize> {
         let part = self.run.batch / self.run.accumulate;
-        let ranks = machine.ranks;
-        let automatic = if machine.on_cpu {
-            (1..=machine.cores.clamp(1, check::MOST_THREADS))
-                .rev()
-                .find(|count| part.is_multiple_of(ranks * count))
-                .unwrap_or(1)
-        } else {
-            1
-        };
-        let replicas = self.run.replicas.resolve(ranks * automatic);
-        check::count("run.replicas", replicas, [1, ranks * check::MOST_THREADS])?;
-        if !replicas.is_multiple_of(ranks) {
-            let expected = format!("a multiple of the {ranks} processes");
-            return Err(InvalidValue::new("run.replicas", expected, replicas).into());
-        }
-        if !part.is_multiple_of(replicas) {
-            let expected = format!("a divisor of run.batch / run.accumulate = {part}");
-            return Err(InvalidValue::new("run.replicas", expected, replicas).into());
-        }
+        let what = "run.batch / run.accumulate";
+        let replicas = machine.replicas(&mut self.run.replicas, part, what)?;
         if self.loss.koleo_weight > 0.0 && part / replicas < 2 {
             let expected = "two images or more for each replica and part, with loss.koleo_weight";
             return Err(InvalidValue::new("run.batch", expected, self.run.batch).into());
@@ -350,7 +296,7 @@ mod tests {
     use super::*;
     use crate::recipe::BUILT_IN;
     fn cpu(cores: usize) -> Machine {
-        Machine::of(&Device::flex(), cores)
+        machine(&Device::flex(), cores)
     }
 
     #[test]

@@ -1,28 +1,15 @@
 //! What the ranks of a training exchange in a step: gradients, sums for the teacher's targets, and
 //! measurements.
 
-use std::collections::hash_map::DefaultHasher;
-use std::hash::Hasher;
 use std::ops::Range;
 use std::sync::Arc;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::losses::dino::SampleTotals;
 use clasp_model::optim::{FlatLayout, Gradients};
-use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local, NonFinite, Rank};
+use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local, Rank};
 
 use crate::plan::PretrainPlan;
-
-/// Why a step was not done; nothing has changed then.
-#[derive(Debug, thiserror::Error)]
-pub enum StepError {
-    /// A loss or the norm of the gradients is not finite, on all ranks alike.
-    #[error(transparent)]
-    NonFinite(#[from] NonFinite),
-    /// A rank is gone.
-    #[error(transparent)]
-    Collective(#[from] CollectiveError),
-}
 
 /// The part of every batch that a rank computes.
 ///
@@ -143,17 +130,8 @@ impl RankSums {
         if self.collective().is_alone() {
             return Ok(gradients);
         }
-        let (mut flat, present) = self.layout.flatten(&gradients);
-        drop(gradients);
-        self.collective.all_reduce(&mut flat, self.format)?;
-        let mut ranks: Vec<f32> = present
-            .into_iter()
-            .map(|it| f32::from(u8::from(it)))
-            .collect();
-        self.collective
-            .all_reduce(&mut ranks, ExchangeFormat::F32)?;
-        let present: Vec<bool> = ranks.into_iter().map(|count| count > 0.0).collect();
-        Ok(self.layout.unflatten(&flat, &present, device))
+        let all_reduce = |values: &mut [f32]| self.collective.all_reduce(values, self.format);
+        self.layout.reduced(gradients, device, all_reduce)
     }
 
     /// Adds up tensors of the same shapes on all ranks, at once.
@@ -225,40 +203,12 @@ impl SampleTotals for RankSums {
     }
 }
 
-/// A number that tells apart the values of tensors: for the check that ranks have the same weights.
-#[derive(Default)]
-pub(crate) struct Digest(DefaultHasher);
-
-impl Digest {
-    /// Adds values.
-    pub(crate) fn add(&mut self, values: &[f32]) {
-        // FNV-1a over whole values: one number of each tensor goes through the slower hash.
-        let digest = values
-            .iter()
-            .fold(0xcbf2_9ce4_8422_2325_u64, |digest, value| {
-                (digest ^ u64::from(value.to_bits())).wrapping_mul(0x0100_0000_01b3)
-            });
-        self.0.write_u64(digest);
-    }
-
-    /// Adds text.
-    pub(crate) fn add_text(&mut self, text: &str) {
-        self.0.write(text.as_bytes());
-        self.0.write_u8(0xff);
-    }
-
-    /// The number of all that was added, in hex.
-    pub(crate) fn text(&self) -> String {
-        format!("{:016x}", self.0.finish())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use burn::tensor::Device;
 
     use super::*;
-    use crate::plan::Machine;
+    use crate::plan::machine;
     use crate::recipe::PretrainRecipe;
 
     fn plan(batch: usize, accumulate: usize, replicas: usize) -> PretrainPlan {
@@ -268,7 +218,7 @@ mod tests {
             format!("run.replicas={replicas}"),
         ];
         let recipe = PretrainRecipe::parse("", "test", &set).unwrap();
-        recipe.plan(1000, Machine::of(&Device::flex(), 1)).unwrap()
+        recipe.plan(1000, machine(&Device::flex(), 1)).unwrap()
     }
 
     #[test]

@@ -23,7 +23,7 @@ use clasp_model::optim::{
 };
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Replicas, fuses, recomputing};
-use clasp_run::{Collective, CollectiveError, Metrics, NonFinite, Rank};
+use clasp_run::{Collective, CollectiveError, Metrics, NonFinite, Rank, StepError};
 use clasp_weights::import::{self, start_from};
 
 use crate::batch::BatchTensors;
@@ -36,7 +36,7 @@ use crate::masking::{PatchTargets, ViewMasks};
 use crate::metrics::{FEATURE_STD, Measurement, Measurements, collapse_measurements, observations};
 use crate::objective::{DINO, ShareOutputs, objective};
 use crate::plan::PretrainPlan;
-use crate::ranks::{RankShare, RankSums, StepError};
+use crate::ranks::{RankShare, RankSums};
 use crate::recipe::{Auto, ClipGradMode};
 use crate::schedule::ScheduledValues;
 use crate::student::{DinoNetwork, Student, part_to_mask};

@@ -21,10 +21,11 @@ use clasp_data::image::Filter;
 use clasp_data::loader::{ItemRequest, Loader};
 use clasp_model::prompt::{ATTRIBUTE, PART, PROMPTS};
 use clasp_run::log::add_progress;
+use clasp_run::ranks::{Digest, agree_on_recipe, check_digests, checkpoint_of_first};
 use clasp_run::schedule::is_logged;
 use clasp_run::{
-    CheckpointSchedule, Collective, CollectiveError, Control, Event, Local, Metrics, RunFolder,
-    RunSummary, checkpoints,
+    CheckpointSchedule, Collective, Control, Event, Local, Machine, Metrics, RunFolder, RunSummary,
+    StepError, checkpoints,
 };
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
 use serde::Serialize;
@@ -34,8 +35,7 @@ use crate::collapse::CollapseMonitor;
 use crate::dataset::{ImageReads, ImageSample, PretrainDataset, ViewGenerator};
 use crate::error::{PretrainError, Result};
 use crate::experts::mean_entropy;
-use crate::plan::{Machine, PretrainPlan};
-use crate::ranks::{Digest, StepError};
+use crate::plan::{PretrainPlan, machine};
 use crate::recipe::PretrainRecipe;
 use crate::step::Pretrainer;
 
@@ -262,7 +262,7 @@ fn open(
         .transpose()?;
     let dataset = Arc::new(PretrainDataset::open(recipe)?);
     let images = dataset.len();
-    let machine = Machine::of(device, control.threads).of_all(ranks)?;
+    let machine = machine(device, control.threads).of_all(ranks)?;
     let plan = plan(recipe, &dataset, machine)?;
     let mut trainer = Pretrainer::new(plan, dataset.vocabulary().cloned(), device)?
         .on_rank(Arc::clone(collective))?;
@@ -339,7 +339,6 @@ fn check_equal(
     if ranks.is_alone() {
         return Ok(());
     }
-    ranks.agree("the version of clasp", env!("CARGO_PKG_VERSION"))?;
     ranks.agree("the number of images", &dataset.len().to_string())?;
     let mut keys = Digest::default();
     dataset.keys().for_each(|key| keys.add_text(key));
@@ -350,25 +349,7 @@ fn check_equal(
     recipe.data.labels = PathBuf::new();
     recipe.model.init = PathBuf::new();
     recipe.distillation.teacher = PathBuf::new();
-    // Line by line, so that the error names the key.
-    let lines: Vec<String> = recipe.to_toml().lines().map(str::to_owned).collect();
-    let first: Vec<String> = ranks.of_first(&lines)?;
-    let differs = (0..first.len().max(lines.len())).find(|at| first.get(*at) != lines.get(*at));
-    let line = |lines: &[String], at: usize| lines.get(at).cloned().unwrap_or_default();
-    let found = differs.map(|at| [line(&first, at), line(&lines, at)]);
-    let all: Vec<Option<[String; 2]>> = ranks.gather(&found)?;
-    for (rank, found) in all.into_iter().enumerate() {
-        if let Some([expected, found]) = found {
-            let what = "the recipe";
-            return Err(CollectiveError::Disagree {
-                what,
-                rank,
-                expected,
-                found,
-            }
-            .into());
-        }
-    }
+    agree_on_recipe(&recipe.to_toml(), ranks)?;
     let vocabulary = trainer.vocabulary().map(|vocabulary| vocabulary.digest());
     ranks.agree(
         "the vocabulary of the labels",
@@ -377,33 +358,6 @@ fn check_equal(
     let teacher = trainer.frozen_teacher.as_ref();
     let teacher = teacher.map_or("none", |teacher| teacher.sha256());
     Ok(ranks.agree("the frozen teacher", teacher)?)
-}
-
-/// The checkpoint that rank 0 resumes from, in this rank's view of the run folder.
-fn checkpoint_of_first(
-    own: Option<PathBuf>,
-    folder: &Path,
-    ranks: &dyn Collective,
-) -> Result<Option<PathBuf>> {
-    if ranks.is_alone() {
-        return Ok(own);
-    }
-    let name = |path: &PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
-    let Some(expected) = ranks.of_first(&own.as_ref().and_then(name))? else {
-        return Ok(None);
-    };
-    // A name among those that are there, and no path that another process names.
-    let mut paths = checkpoints::list(folder)?.into_iter();
-    match paths.find(|path| name(path).as_ref() == Some(&expected)) {
-        Some(path) => Ok(Some(path)),
-        None => Err(CollectiveError::Disagree {
-            what: "the newest checkpoint; all ranks must reach the run folder",
-            rank: ranks.rank().index,
-            expected,
-            found: format!("none of that name in {}", folder.display()),
-        }
-        .into()),
-    }
 }
 
 /// Warns if the weights of a rank have become others than those of rank 0, which are saved.
@@ -416,16 +370,8 @@ fn check_weights(
     if ranks.is_alone() {
         return Ok(());
     }
-    let digests = ranks.gather(&checkpoint::digest(trainer))?;
-    let differs = digests.iter().position(|digest| *digest != digests[0]);
-    if let (Some(run), Some(rank)) = (run, differs) {
-        let warning = format!(
-            "step {}: the weights of rank {rank} differ from those of rank 0, as processors that round differently let them; `--resume` continues from those of rank 0",
-            trainer.step
-        );
-        run.warn(control, warning)?;
-    }
-    Ok(())
+    let digest = checkpoint::digest(trainer);
+    Ok(check_digests(run, trainer.step, &digest, ranks, control)?)
 }
 
 /// The plan of `recipe` for a dataset. An automatic temperature of the attribute targets follows

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clasp_data::missing::MissingPath;
 
 use crate::check::InvalidValue;
+use crate::collective::CollectiveError;
 use crate::recipe::RecipeError;
 
 /// An error of a training run.
@@ -20,6 +21,9 @@ pub enum RunError {
     /// A file of the run folder cannot be read or written.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// Another process of the training is gone, or has other settings or data.
+    #[error(transparent)]
+    Collective(#[from] CollectiveError),
     /// A new run would overwrite an existing one.
     #[error(
         "{folder}: expected a folder without a run, found `run.toml` in it\n  \

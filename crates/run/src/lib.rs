@@ -8,6 +8,7 @@
 //! | [`folder`] | the run folder: create, resume, lock, warnings, steps that are not finite |
 //! | [`origin`] | the header of `run.toml`: date, command line, version, device |
 //! | [`collective`] | what several processes that train one network exchange: over TCP, or by MPI |
+//! | [`ranks`] | checks that these processes train the same, and the machine that a plan is for |
 //! | [`control`] | what a caller provides (stop flag, threads) and the events that it receives |
 //! | [`log`] | metrics by step, as JSON lines and TensorBoard events |
 //! | [`listing`] | the runs below a folder, with their state |
@@ -66,6 +67,7 @@ pub mod folder;
 pub mod listing;
 pub mod log;
 pub mod origin;
+pub mod ranks;
 pub mod recipe;
 pub mod schedule;
 pub mod summary;
@@ -78,5 +80,6 @@ pub use error::RunError;
 pub use folder::{NonFinite, RunFolder};
 pub use log::{Log, Metrics};
 pub use origin::RunHeader;
+pub use ranks::{Machine, StepError};
 pub use recipe::{Auto, RecipeError};
 pub use summary::RunSummary;

@@ -4,7 +4,7 @@ use clasp_data::layouts::LayoutError;
 use clasp_data::source::{SourceError, TooManyUnreadable};
 use clasp_metrics::MetricError;
 use clasp_model::ModelError;
-use clasp_run::{InvalidValue, RecipeError, RunError};
+use clasp_run::{CollectiveError, InvalidValue, RecipeError, RunError};
 use clasp_weights::WeightsError;
 
 /// Errors of this crate.
@@ -78,7 +78,8 @@ pub enum TaskError {
     /// There is nothing at a path.
     #[error(transparent)]
     Missing(#[from] clasp_data::missing::MissingPath),
-    /// The run folder, the recipe or a checkpoint; or a step that is not finite.
+    /// The run folder, the recipe or a checkpoint; a step that is not finite; or another process of
+    /// the training.
     #[error(transparent)]
     Run(#[from] RunError),
     /// A network cannot be built.
@@ -90,6 +91,12 @@ pub enum TaskError {
     /// A file that cannot be read or written; the message names it.
     #[error(transparent)]
     Io(#[from] std::io::Error),
+}
+
+impl From<CollectiveError> for TaskError {
+    fn from(error: CollectiveError) -> Self {
+        RunError::from(error).into()
+    }
 }
 
 impl From<RecipeError> for TaskError {

@@ -28,6 +28,9 @@ use clasp_weights::checkpoint;
 use clasp_weights::onnx;
 use clasp_weights::state::HostTensor;
 
+#[path = "finetune/ranks.rs"]
+mod ranks;
+
 /// Six people by two cameras, and scenes.
 fn drawn() -> PathBuf {
     static DRAWN: OnceLock<tempfile::TempDir> = OnceLock::new();

@@ -142,4 +142,7 @@ pub struct FinetuneArguments {
     /// Resume this run from its last checkpoint
     #[arg(long, value_name = "RUN")]
     pub resume: Option<PathBuf>,
+    /// Several processes
+    #[command(flatten)]
+    pub ranks: RankArguments,
 }

@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use clasp_data::missing::require;
-use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train};
+use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train_on_ranks};
 use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::with_task;
 
 use super::events::{is_larger, shorter_run};
+use super::ranks::{Ranks, is_stop};
 use super::{EventPrinter, check_data, print_result};
 use crate::args::{FinetuneArguments, GlobalOptions};
 use crate::progress::{counted, duration};
@@ -39,13 +40,24 @@ fn finetune<T: DownstreamTask>(
         None => begin::<T>(arguments)?,
     };
     let stop = interrupt::flag()?;
+    let ranks = match Ranks::connect(common, &arguments.ranks, &stop) {
+        Ok(ranks) => ranks,
+        Err(error) if is_stop(&error) => return Ok(Outcome::Stopped),
+        Err(error) => return Err(error),
+    };
+    let (collective, writes) = (ranks.collective(), ranks.collective().rank().writes());
+    // Rank 0 speaks for all.
+    let common = &GlobalOptions {
+        quiet: common.quiet || !writes,
+        ..common.clone()
+    };
     let title = format!("{}, run folder {}", T::NAME, folder.display());
     let command = format!("finetune {}", T::NAME);
     let small = smaller::<T>(&recipe);
     let shorter = shorter_run(small);
     let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
     let device = device::pick(common.device.as_deref())?;
-    if let Some(small) = small {
+    if let Some(small) = small.filter(|_| writes) {
         printer.on_device(&device, small);
     }
     let mut control = Control {
@@ -54,10 +66,13 @@ fn finetune<T: DownstreamTask>(
         stop: &stop,
         on_event: &mut |event| printer.print(event),
     };
-    let summary = train::<T>(&recipe, &folder, resume, &device, &mut control)?;
+    let trained = train_on_ranks::<T>(&recipe, &folder, resume, &device, &mut control, collective);
+    let summary = ranks.end(trained.map_err(Into::into))?;
     drop(printer);
-    let text = describe::<T>(&recipe, &summary, &folder);
-    print_result(common.json, &summary, &text)?;
+    if writes {
+        let text = describe::<T>(&recipe, &summary, &folder);
+        print_result(common.json, &summary, &text)?;
+    }
     Ok(match summary.model {
         Some(_) => Outcome::Done,
         None => Outcome::Stopped,

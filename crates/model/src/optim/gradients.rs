@@ -85,14 +85,45 @@ impl FlatLayout {
         Self(sizes)
     }
 
-    /// Number of parameters.
-    pub fn parameters(&self) -> usize {
-        self.0.len()
+    /// The same parameters, each called `prefix` and its name.
+    pub fn with_prefix(self, prefix: &str) -> Self {
+        let named = |(name, size)| (format!("{prefix}{name}"), size);
+        Self(self.0.into_iter().map(named).collect())
+    }
+
+    /// The parameters of both.
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.extend(other.0);
+        self
+    }
+
+    /// Gradients added up over several processes by `all_reduce`, which replaces values by their
+    /// sums. A parameter without a gradient on some processes counts as zero there; one without on
+    /// all of them stays without.
+    ///
+    /// # Errors
+    ///
+    /// Those of `all_reduce`.
+    pub fn reduced<E>(
+        &self,
+        gradients: Gradients,
+        device: &Device,
+        all_reduce: impl FnOnce(&mut [f32]) -> Result<(), E>,
+    ) -> Result<Gradients, E> {
+        let (mut values, present) = self.flatten(&gradients);
+        drop(gradients);
+        // Counts of processes beside the gradients: one exchange, in which they stay above zero in
+        // any format.
+        values.extend(present.into_iter().map(|it| f32::from(u8::from(it))));
+        all_reduce(&mut values)?;
+        let (flat, counts) = values.split_at(values.len() - self.0.len());
+        let present: Vec<bool> = counts.iter().map(|count| *count > 0.0).collect();
+        Ok(self.unflatten(flat, &present, device))
     }
 
     /// The values of all gradients one after the other, with zeros for a parameter that has none,
     /// and for each parameter whether it has one.
-    pub fn flatten(&self, gradients: &Gradients) -> (Vec<f32>, Vec<bool>) {
+    fn flatten(&self, gradients: &Gradients) -> (Vec<f32>, Vec<bool>) {
         let mut flat = Vec::with_capacity(self.0.values().sum());
         let mut present = Vec::with_capacity(self.0.len());
         for (name, size) in &self.0 {
@@ -115,7 +146,7 @@ impl FlatLayout {
     ///
     /// # Panics
     /// When the numbers of values are not those of the layout.
-    pub fn unflatten(&self, flat: &[f32], present: &[bool], device: &Device) -> Gradients {
+    fn unflatten(&self, flat: &[f32], present: &[bool], device: &Device) -> Gradients {
         let size: usize = self.0.values().sum();
         assert_eq!(
             (flat.len(), present.len()),

@@ -8,7 +8,7 @@ use clasp_weights::backbone::{BackboneMeta, save_backbone};
 use super::*;
 use crate::batch::noise_batch;
 use crate::objective::LOSSES;
-use crate::plan::Machine;
+use crate::plan::machine;
 use crate::recipe::{Method, PretrainRecipe};
 
 const TINY: [&str; 14] = [
@@ -40,7 +40,7 @@ fn trainer(more: &[&str]) -> Pretrainer {
         Method::Solider => Some(Vocabulary::kmeans()),
         Method::Clasp => Some(Vocabulary::standard().unwrap()),
     };
-    let plan = recipe.plan(80, Machine::of(&Device::flex(), 1)).unwrap();
+    let plan = recipe.plan(80, machine(&Device::flex(), 1)).unwrap();
     Pretrainer::new(plan, vocabulary, &Device::flex()).unwrap()
 }
 

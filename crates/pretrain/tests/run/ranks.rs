@@ -188,7 +188,7 @@ fn a_run_goes_on_after_a_rank_was_killed_with_any_number_of_ranks() {
                     let error = result.unwrap_err();
                     let lost = matches!(
                         &error,
-                        PretrainError::Collective(CollectiveError::Lost { .. })
+                        PretrainError::Run(RunError::Collective(CollectiveError::Lost { .. }))
                     );
                     assert!(lost && error.to_string().contains("--resume"), "{error}");
                 }

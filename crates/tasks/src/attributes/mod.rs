@@ -28,7 +28,9 @@ use crate::TaskError;
 use crate::drawing;
 use crate::features::Preprocess;
 use crate::task::model::{check_finite, values};
-use crate::task::{BatchLoss, FeatureLayout, FinetunedModel, Objective, Predictor, Task, check};
+use crate::task::{
+    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, Objective, Predictor, Task, check,
+};
 
 /// Section `[task]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +164,8 @@ impl Objective for AttributeTask {
     type Head = LinearHead;
     /// Whether each attribute is present.
     type Target = Vec<bool>;
+
+    const HEAD_INPUT: HeadInput = HeadInput::Pooled;
 
     fn head(
         &self,

@@ -30,7 +30,8 @@ use serde_json::{Value, json};
 use crate::TaskError;
 use crate::drawing;
 use crate::task::{
-    BatchLoss, FeatureLayout, FinetunedModel, InputKind, Objective, Predictor, Task, check,
+    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, InputKind, Objective, Predictor, Task,
+    check,
 };
 
 use csp::{CspOutputs, DetectedPerson};
@@ -142,6 +143,8 @@ impl Task for DetectionTask {
 impl Objective for DetectionTask {
     type Head = DetectionHead;
     type Target = SceneTarget;
+
+    const HEAD_INPUT: HeadInput = HeadInput::Maps;
 
     fn head(
         &self,

@@ -91,19 +91,7 @@ pub fn save<T: Objective>(
     loop_state: &LoopState,
     examples: usize,
 ) -> Result<PathBuf, TaskError> {
-    let mut state = StateDict::new();
-    let mut put = |prefix: &str, part| extend_prefixed(&mut state, prefix, part);
-    put("backbone.", state_dict(&trainer.backbone));
-    put("head.", state_dict(&trainer.head));
-    if let Some((backbone, head)) = &trainer.average {
-        put("average.backbone.", state_dict(backbone));
-        put("average.head.", state_dict(head));
-    }
-    if let Some(average) = &trainer.cycle_average {
-        put("cycles.backbone.", state_dict(&average.backbone));
-        put("cycles.head.", state_dict(&average.head));
-    }
-    put("optimizer.", trainer.optimizer.state());
+    let state = state(trainer);
     if let Some(name) = first_non_finite(&state) {
         return Err(checkpoints::diverged(&checkpoints::path(folder, trainer.step), name).into());
     }
@@ -119,6 +107,24 @@ pub fn save<T: Objective>(
     ]);
     let write = |path: &Path| checkpoint::write(path, &state, &metadata);
     Ok(schedule.save(trainer.step, write)?)
+}
+
+/// The tensors of a checkpoint: everything that training changes.
+pub(super) fn state<T: Objective>(trainer: &FinetuneTrainer<T>) -> StateDict {
+    let mut state = StateDict::new();
+    let mut put = |prefix: &str, part| extend_prefixed(&mut state, prefix, part);
+    put("backbone.", state_dict(&trainer.backbone));
+    put("head.", state_dict(&trainer.head));
+    if let Some((backbone, head)) = &trainer.average {
+        put("average.backbone.", state_dict(backbone));
+        put("average.head.", state_dict(head));
+    }
+    if let Some(average) = &trainer.cycle_average {
+        put("cycles.backbone.", state_dict(&average.backbone));
+        put("cycles.head.", state_dict(&average.head));
+    }
+    put("optimizer.", trainer.optimizer.state());
+    state
 }
 
 /// Restores the checkpoint `path` into `trainer`, made from the same recipe.

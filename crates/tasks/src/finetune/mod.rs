@@ -7,6 +7,7 @@
 //! | [`init`] | the backbone that training starts from |
 //! | `inputs` | examples as input tensors |
 //! | [`trainer`] | one step: the backbone in replicas, the head once |
+//! | `ranks` | what several processes that train one model exchange in a step |
 //! | [`self_correction`] | self-correction of labels in cycles |
 //! | [`checkpoint`] | saving and resuming |
 //! | [`mod@train`] | the loop |
@@ -16,6 +17,7 @@
 pub mod checkpoint;
 pub mod init;
 mod inputs;
+mod ranks;
 pub mod recipe;
 pub mod schedule;
 pub mod self_correction;
@@ -24,4 +26,4 @@ pub mod trainer;
 
 pub use clasp_run::{Control, Event};
 pub use recipe::FinetuneRecipe;
-pub use train::{FinetuneSummary, train};
+pub use train::{FinetuneSummary, train, train_on_ranks};

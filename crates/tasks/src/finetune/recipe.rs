@@ -24,7 +24,7 @@ use clasp_model::optim::Rule;
 use clasp_model::prompt::PromptWeights;
 use clasp_run::folder::recipe_of;
 use clasp_run::recipe::{self, Auto};
-use clasp_run::{RunHeader, check};
+use clasp_run::{Machine, RunHeader, check};
 use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
@@ -246,8 +246,8 @@ pub struct FinetuneRunConfig {
     pub steps: Auto<u64>,
     /// Examples of a step.
     pub batch: usize,
-    /// Copies of the backbone that a batch is divided among, each on one thread. Auto: one a core
-    /// on the CPU, else 1.
+    /// Copies of the backbone that a batch is divided among, each on one thread, over all
+    /// processes. Auto: for each process one a core on the CPU, else 1.
     pub replicas: Auto<usize>,
     /// Momentum of the moving average of the weights that is evaluated and saved instead; 0 for
     /// none.
@@ -354,17 +354,11 @@ where
         })
     }
 
-    /// Checks the values and resolves every `"auto"` for that number of examples, on the CPU with
-    /// `cores` cores or on another device.
+    /// Checks the values and resolves every `"auto"` for that number of examples and machine.
     ///
     /// # Errors
     /// A value is out of range, or there are too few examples.
-    pub fn plan(
-        mut self,
-        examples: usize,
-        cores: usize,
-        on_cpu: bool,
-    ) -> Result<FinetunePlan<C>, TaskError> {
+    pub fn plan(mut self, examples: usize, machine: Machine) -> Result<FinetunePlan<C>, TaskError> {
         self.check()?;
         let batch = self.run.batch;
         if examples < batch {
@@ -378,24 +372,13 @@ where
         let steps = (self.run.epochs * steps_per_epoch as f64).round() as u64;
         let steps = self.run.steps.resolve(steps.max(1));
         self.run.epochs = steps as f64 / steps_per_epoch as f64;
-        let workers = self.data.workers.resolve(cores.min(check::MOST_THREADS));
+        let workers = self
+            .data
+            .workers
+            .resolve(machine.cores.min(check::MOST_THREADS));
         check::count("data.workers", workers, [1, check::MOST_THREADS])?;
         let save_every = self.run.save_every.resolve(steps_per_epoch.clamp(50, 1000));
-        let most = if on_cpu {
-            cores.clamp(1, check::MOST_THREADS)
-        } else {
-            1
-        };
-        let divisor = (1..=most).rev().find(|count| batch.is_multiple_of(*count));
-        let replicas = self.run.replicas.resolve(divisor.unwrap_or(1));
-        check::count("run.replicas", replicas, [1, check::MOST_THREADS])?;
-        if !batch.is_multiple_of(replicas) {
-            return Err(setting(
-                "run.replicas",
-                &format!("a divisor of run.batch = {batch}"),
-                replicas,
-            ));
-        }
+        let replicas = machine.replicas(&mut self.run.replicas, batch, "run.batch")?;
         let of_epochs = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
         let eval_every = of_epochs(self.run.eval_every);
         Ok(FinetunePlan {

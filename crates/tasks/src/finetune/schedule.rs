@@ -128,12 +128,19 @@ mod tests {
     use clasp_model::backbone::{Adapter, BackboneConfig, Sizes};
     use clasp_model::moe::{MoeConfig, MoeKind};
     use clasp_model::swin::SwinSizes;
+    use clasp_run::Machine;
 
     fn plan(text: &str) -> FinetunePlan<()> {
         #[derive(Default, Clone, serde::Serialize, serde::Deserialize)]
         struct Empty {}
         let recipe = FinetuneRecipe::<Empty>::parse(text, "r", &[]).unwrap();
-        let plan = recipe.plan(640, 1, true).unwrap();
+        let machine = Machine {
+            ranks: 1,
+            cores: 1,
+            on_cpu: true,
+            bf16: false,
+        };
+        let plan = recipe.plan(640, machine).unwrap();
         FinetunePlan {
             recipe: FinetuneRecipe {
                 seed: 0,

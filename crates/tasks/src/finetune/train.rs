@@ -9,6 +9,9 @@
 //! | `model.safetensors` | the selected one of both (`run.checkpoint_selection`) |
 //!
 //! `metrics.jsonl` holds the metrics of evaluations as `eval/…`.
+//!
+//! Several processes, the ranks, may train one model ([`train_on_ranks`]): each computes the
+//! backbone for its share of every batch, and rank 0 writes all files.
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -22,8 +25,13 @@ use clasp_data::loader::{ItemRequest, Loader, LoaderPosition};
 use clasp_data::rng_for;
 use clasp_metrics::metric::line_of;
 use clasp_run::log::add_progress;
+use clasp_run::ranks::{Digest, agree_on_recipe, check_digests, checkpoint_of_first};
+use clasp_run::recipe::to_toml;
 use clasp_run::schedule::is_logged;
-use clasp_run::{CheckpointSchedule, Control, Event, Metrics, RunFolder, RunSummary};
+use clasp_run::{
+    CheckpointSchedule, Collective, Control, Event, Local, Machine, Metrics, RunFolder, RunSummary,
+    StepError, checkpoints,
+};
 use serde::Serialize;
 
 use super::checkpoint::{self, BestCheckpoint, LoopState};
@@ -40,6 +48,8 @@ use crate::task::{Evaluate, Example, Inference, TrainingExamples};
 const PLATEAU_THRESHOLD: f64 = 1e-4;
 /// The selected model of a run folder.
 const MODEL: &str = "model.safetensors";
+/// The model with the best metric so far.
+const BEST: &str = "best.safetensors";
 /// Images of a batch of an evaluation.
 const EVAL_BATCH: usize = 16;
 
@@ -75,22 +85,45 @@ pub fn train<T: TrainingExamples + Evaluate>(
     device: &Device,
     control: &mut Control<'_>,
 ) -> Result<FinetuneSummary, TaskError> {
+    train_on_ranks::<T>(recipe, folder, resume, device, control, Arc::new(Local))
+}
+
+/// The same as one rank of several, each of which calls this with the same recipe and folder. The
+/// step is that of one process with as many replicas. All ranks read every batch, since each
+/// computes the loss on all of it, and evaluate; rank 0 writes the run folder, which all must reach
+/// to resume.
+///
+/// # Errors
+///
+/// See [`train`]; if another rank ends, or has other settings or data, its error is a
+/// [`clasp_run::CollectiveError`] here.
+pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
+    recipe: &FinetuneRecipe<T::Config>,
+    folder: &Path,
+    resume: bool,
+    device: &Device,
+    control: &mut Control<'_>,
+    collective: Arc<dyn Collective>,
+) -> Result<FinetuneSummary, TaskError> {
     let started = Instant::now();
+    let ranks = collective.as_ref();
     let OpenRun {
-        run,
+        mut run,
         examples,
         mut trainer,
         data,
         test_set,
         mut state,
         mut checkpoints,
-    } = open::<T>(recipe, folder, resume, device, control)?;
+    } = open::<T>(recipe, folder, resume, device, control, &collective)?;
     let plan = trainer.plan.clone();
     // Such a model may hold more than the run wrote, as a calibrated threshold.
     let ended = Some(folder.join(MODEL))
         .filter(|path| resume && trainer.step >= plan.steps && path.is_file());
     let mut loader = loader(&trainer, Arc::clone(&data), state.position);
-    let mut log = run.open_log(trainer.step, &[])?;
+    let mut log = { run.as_ref() }
+        .map(|run| run.open_log(trainer.step, &[]))
+        .transpose()?;
     let mut metrics = Metrics::new();
     control.report(Event::Start {
         examples,
@@ -115,17 +148,36 @@ pub fn train<T: TrainingExamples + Evaluate>(
                 .is_some_and(|every| step.is_multiple_of(every))
                 || last);
         if let Some(test_set) = test_set.as_ref().filter(|_| due) {
-            match evaluate(folder, &mut trainer, test_set, &mut state, control) {
+            // Every rank evaluates: it would otherwise wait, and the results are the same.
+            let best = run.as_ref().map(|_| folder.join(BEST));
+            let result = evaluate(best.as_deref(), &mut trainer, test_set, &mut state, control);
+            let stopped = ranks.any(matches!(result, Err(TaskError::Stopped)))?;
+            match result {
                 Err(TaskError::Stopped) => break,
-                other => log.write(step, &other?)?,
+                Err(error) => return Err(error),
+                Ok(evaluation) => {
+                    if let Some(log) = &mut log {
+                        log.write(step, &evaluation)?;
+                    }
+                    checkpoints.mark_outdated();
+                }
             }
-            checkpoints.mark_outdated();
+            if stopped {
+                break;
+            }
+            if !ranks.is_alone() {
+                state = ranks.of_first(&state)?;
+                trainer.plateau_factor = state.plateau_factor;
+            }
         }
         if step > 0 && checkpoints.is_due(step) {
-            let path = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
-            control.report(Event::CheckpointSaved(&path));
+            check_weights(run.as_mut(), &trainer, ranks, control)?;
+            if run.is_some() {
+                let path = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
+                control.report(Event::CheckpointSaved(&path));
+            }
         }
-        if last || control.stop_requested() {
+        if last || ranks.any(control.stop_requested())? {
             break;
         }
 
@@ -134,12 +186,17 @@ pub fn train<T: TrainingExamples + Evaluate>(
         state.position = batch.position;
         let batch = { batch.items.into_iter() }.collect::<Result<Vec<_>, TaskError>>()?;
         let keys = batch.iter().map(|example| example.key.as_str());
-        metrics =
-            { trainer.step(&batch) }.map_err(|cause| run.refuse_step(step + 1, cause, keys))?;
+        metrics = trainer.step(&batch).map_err(|error| match (error, &run) {
+            (StepError::Collective(error), _) => error.into(),
+            (StepError::NonFinite(cause), Some(run)) => run.refuse_step(step + 1, cause, keys),
+            (StepError::NonFinite(cause), None) => cause.in_step(step + 1, folder),
+        })?;
         let epoch = trainer.step as f64 / plan.steps_per_epoch as f64;
         let seconds = begun.elapsed().as_secs_f64();
         add_progress(&mut metrics, epoch, batch.len(), seconds);
-        if is_logged(trainer.step, plan.recipe.run.log_every, plan.steps) {
+        if let Some(log) = &mut log
+            && is_logged(trainer.step, plan.recipe.run.log_every, plan.steps)
+        {
             log.write(trainer.step, &metrics)?;
         }
         control.report(Event::Step {
@@ -151,21 +208,27 @@ pub fn train<T: TrainingExamples + Evaluate>(
 
     // At the end and when stopped, so that no finished step is lost.
     drop(loader);
-    let checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
-    control.report(Event::CheckpointSaved(&checkpoint));
+    check_weights(run.as_mut(), &trainer, ranks, control)?;
     let finished = trainer.step >= plan.steps;
     let had_ended = ended.is_some();
-    let model = match ended {
-        None if finished => Some(save_model(folder, &trainer, &state)?),
-        ended => ended,
-    };
+    let mut checkpoint = checkpoints::path(folder, trainer.step);
+    if run.is_some() {
+        checkpoint = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
+        control.report(Event::CheckpointSaved(&checkpoint));
+        if finished && !had_ended {
+            save_model(folder, &trainer, &state)?;
+        }
+    }
+    // No rank is done before the files are written.
+    ranks.barrier()?;
+    let model = ended.or_else(|| finished.then(|| folder.join(MODEL)));
     Ok(FinetuneSummary {
         run: RunSummary {
             steps: trainer.step,
             finished,
             seconds: started.elapsed().as_secs_f64(),
             metrics,
-            warnings: run.warnings().to_vec(),
+            warnings: run.map_or(Vec::new(), |run| run.warnings().to_vec()),
             checkpoint,
         },
         examples,
@@ -177,7 +240,8 @@ pub fn train<T: TrainingExamples + Evaluate>(
 
 /// A run that is ready for its first step of this process.
 struct OpenRun<T: TrainingExamples + Evaluate> {
-    run: RunFolder,
+    /// The run folder; rank 0 alone has it.
+    run: Option<RunFolder>,
     /// Examples of an epoch.
     examples: usize,
     trainer: FinetuneTrainer<T>,
@@ -196,8 +260,13 @@ fn open<T: TrainingExamples + Evaluate>(
     resume: bool,
     device: &Device,
     control: &mut Control<'_>,
+    collective: &Arc<dyn Collective>,
 ) -> Result<OpenRun<T>, TaskError> {
-    let existing = resume.then(|| RunFolder::resume(folder)).transpose()?;
+    let ranks = collective.as_ref();
+    let writes = ranks.rank().writes();
+    let existing = (resume && writes)
+        .then(|| RunFolder::resume(folder))
+        .transpose()?;
     check_task::<T>(recipe)?;
     let selection = recipe.selection_split();
     let (task, data) = T::open(&recipe.task, &recipe.data.path, selection.as_ref())?;
@@ -209,8 +278,13 @@ fn open<T: TrainingExamples + Evaluate>(
     }
     check_files(&task.files(&data))?;
     let examples = task.count(&data);
-    let on_cpu = *device == Device::flex();
-    let plan = recipe.clone().plan(examples, control.threads, on_cpu)?;
+    let machine = Machine {
+        ranks: 1,
+        cores: control.threads,
+        on_cpu: *device == Device::flex(),
+        bf16: false,
+    };
+    let plan = recipe.clone().plan(examples, machine.of_all(ranks)?)?;
     task.check_batch(&data, plan.recipe.run.batch)?;
     let InitialBackbone {
         backbone,
@@ -228,21 +302,27 @@ fn open<T: TrainingExamples + Evaluate>(
     let parameters = backbone.parameter_groups()?;
     check_frozen(&recipe.model.freeze, &parameters)?;
     check_adapter(&recipe.model, &parameters)?;
-    let mut trainer = FinetuneTrainer::new(plan, task, backbone, meta, preprocess, device)?;
+    let mut trainer = FinetuneTrainer::new(plan, task, backbone, meta, preprocess, device)?
+        .on_rank(Arc::clone(collective))?;
+    check_equal(&trainer, &data, ranks)?;
     let checkpoint = match &existing {
         Some(run) => run.latest_checkpoint()?,
         None => None,
     };
+    let checkpoint = checkpoint_of_first(checkpoint, folder, ranks)?;
     let state = { checkpoint.as_deref() }
         .map(|path| checkpoint::restore(path, &mut trainer, examples))
         .transpose()?;
+    if !ranks.is_alone() {
+        ranks.agree("the weights at the start", &digest(&trainer))?;
+    }
     let plan = &trainer.plan;
     let run = match existing {
-        Some(run) => run,
-        None => {
+        None if writes => {
             let text = plan.run_toml(T::NAME, examples, control.device_name);
-            RunFolder::create(folder, &text)?
+            Some(RunFolder::create(folder, &text)?)
         }
+        existing => existing,
     };
     let resumed = checkpoint.map(|path| (trainer.step, path));
     let keep = plan.recipe.run.keep_checkpoints;
@@ -270,23 +350,68 @@ fn check_task<T: TrainingExamples>(recipe: &FinetuneRecipe<T::Config>) -> Result
     Ok(())
 }
 
-/// Writes the model after the last step, and the selected one as `model.safetensors`, whose path is
-/// returned.
+/// Checks that all ranks train the same: recipe, number and names of the images.
+fn check_equal<T: TrainingExamples>(
+    trainer: &FinetuneTrainer<T>,
+    data: &T::TrainingSet,
+    ranks: &dyn Collective,
+) -> Result<(), TaskError> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let mut recipe = trainer.plan.recipe.clone();
+    // Hosts may have the same files in other places.
+    recipe.data.path = PathBuf::new();
+    recipe.model.init = PathBuf::new();
+    agree_on_recipe(&to_toml(&recipe), ranks)?;
+    let examples = trainer.task.count(data);
+    ranks.agree("the number of training examples", &examples.to_string())?;
+    let mut names = Digest::default();
+    for file in trainer.task.files(data) {
+        let name = file.file_name().unwrap_or_default();
+        names.add_text(&name.to_string_lossy());
+    }
+    Ok(ranks.agree("the digest of the files' names", &names.text())?)
+}
+
+/// Digest of everything that training changes.
+fn digest<T: TrainingExamples>(trainer: &FinetuneTrainer<T>) -> String {
+    let mut digest = Digest::default();
+    for (name, tensor) in checkpoint::state(trainer) {
+        digest.add_text(&name);
+        digest.add(&tensor.data);
+    }
+    digest.text()
+}
+
+/// Warns if the weights of a rank have become others than those of rank 0, which are saved.
+fn check_weights<T: TrainingExamples>(
+    run: Option<&mut RunFolder>,
+    trainer: &FinetuneTrainer<T>,
+    ranks: &dyn Collective,
+    control: &mut Control<'_>,
+) -> Result<(), TaskError> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let digest = digest(trainer);
+    Ok(check_digests(run, trainer.step, &digest, ranks, control)?)
+}
+
+/// Writes the model after the last step, and the selected one as `model.safetensors`.
 fn save_model<T: Evaluate>(
     folder: &Path,
     trainer: &FinetuneTrainer<T>,
     state: &LoopState,
-) -> Result<PathBuf, TaskError> {
-    let [last, best, model] =
-        ["last.safetensors", "best.safetensors", MODEL].map(|file| folder.join(file));
+) -> Result<(), TaskError> {
+    let [last, best, model] = ["last.safetensors", BEST, MODEL].map(|file| folder.join(file));
     trainer.model().save(&last, None)?;
     let selected = match state.best.is_some() && best.is_file() {
         true => best,
         false => last,
     };
     let bytes = fs_err::read(selected)?;
-    atomic_write(&model, |file| file.write_all(&bytes))?;
-    Ok(model)
+    Ok(atomic_write(&model, |file| file.write_all(&bytes))?)
 }
 
 /// Cycles of self-correction that are finished at a step.
@@ -319,10 +444,10 @@ fn end_cycle<T: TrainingExamples>(
     unreadable.map_or(Ok(()), Err)
 }
 
-/// Evaluates the model, saves it if it is the best so far, and lowers the learning rate on a
-/// plateau.
+/// Evaluates the model, saves it to the file `best_model`, if there is one, when it is the best so
+/// far, and lowers the learning rate on a plateau.
 fn evaluate<T: Evaluate>(
-    folder: &Path,
+    best_model: Option<&Path>,
     trainer: &mut FinetuneTrainer<T>,
     test_set: &T::TestSet,
     state: &mut LoopState,
@@ -351,7 +476,9 @@ fn evaluate<T: Evaluate>(
     let previous = state.best.as_ref();
     let best = previous.is_none_or(|best| metric.is_better_than(best.metric.value));
     if best {
-        model.save(&folder.join("best.safetensors"), Some(metric.clone()))?;
+        if let Some(path) = best_model {
+            model.save(path, Some(metric.clone()))?;
+        }
         state.best = Some(BestCheckpoint {
             metric: metric.clone(),
             step: trainer.step,

@@ -1,5 +1,5 @@
 //! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the
-//! whole batch.
+//! whole batch. Of several processes each has some of the replicas, and all compute the head.
 //!
 //! The features of all replicas are leaves of a second graph, that of the head and the loss; its
 //! gradients at these leaves are then propagated through the replicas (as Gao et al., "Scaling Deep
@@ -7,19 +7,24 @@
 //! is computed on the whole batch, as triplets and batch normalization need, whatever the number of
 //! replicas.
 
+use std::sync::Arc;
+
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clasp_data::rng_for;
 use clasp_model::backbone::{Backbone, Features};
 use clasp_model::heads::{Statistics, Training, update_statistics};
-use clasp_model::optim::{self, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema};
+use clasp_model::optim::{
+    self, FlatLayout, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema,
+};
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Replicas};
-use clasp_run::{Metrics, NonFinite};
+use clasp_run::{Collective, Metrics, NonFinite, StepError};
 use clasp_weights::backbone::BackboneMeta;
 
 use super::inputs::{padded_inputs, size};
+use super::ranks::RankExchange;
 use super::recipe::{FinetunePlan, Trainable};
 use super::schedule::{ParameterRates, lr_factor};
 use super::self_correction::CycleAverage;
@@ -58,6 +63,9 @@ pub struct FinetuneTrainer<T: Objective> {
     /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
     parameters: ParameterGroups,
     device: Device,
+    /// The processes that compute the rest of a batch.
+    ranks: RankExchange,
+    /// One thread a replica of this process.
     replicas: Replicas,
 }
 
@@ -81,6 +89,7 @@ impl<T: Objective> FinetuneTrainer<T> {
         let mut rng = rng_for(plan.recipe.seed, 0, "head");
         let head = task.head(&layout, &mut rng, &device.clone().autodiff())?;
         let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
+        let ranks = RankExchange::alone();
         let parameters = backbone.parameter_groups()?.with_prefix("backbone.");
         let replicas = Replicas::new(plan.replicas)
             .map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
@@ -100,8 +109,31 @@ impl<T: Objective> FinetuneTrainer<T> {
             trains_prompts,
             parameters,
             device,
+            ranks,
             replicas,
         })
+    }
+
+    /// The same as one rank of several, each of which calls [`Self::step`] with the same batches.
+    /// All ranks must have the same plan, and the same weights.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub fn on_rank(mut self, collective: Arc<dyn Collective>) -> Result<Self, TaskError> {
+        let mut layout = FlatLayout::of(&self.head).with_prefix("head.");
+        if self.trains_backbone() {
+            layout = layout.and(FlatLayout::of(&self.backbone).with_prefix("backbone."));
+        }
+        self.ranks = RankExchange::new(collective, layout);
+        let (_, own) = self.ranks.own_replicas(self.plan.replicas);
+        self.replicas =
+            Replicas::new(own).map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
+        Ok(self)
+    }
+
+    /// Whether any of its parameters is trained.
+    fn trains_backbone(&self) -> bool {
+        self.plan.recipe.model.trainable != Trainable::Head || self.trains_prompts
     }
 
     /// The current model: the average of self-correction cycles, the moving average, or the
@@ -127,36 +159,45 @@ impl<T: Objective> FinetuneTrainer<T> {
         }
     }
 
-    /// One step on a batch.
+    /// One step on a batch, of which this rank computes the backbone for its share.
     ///
     /// # Errors
-    /// A loss is not finite; the step then has no effect.
+    /// A loss is not finite, or a rank is gone; the step then has no effect.
     ///
     /// # Panics
     /// When the replicas do not divide the batch.
-    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, NonFinite> {
+    pub fn step(&mut self, examples: &[Example<T::Target>]) -> Result<Metrics, StepError> {
         let replicas = self.plan.replicas;
+        let (first, own) = self.ranks.own_replicas(replicas);
         assert!(
             examples.len().is_multiple_of(replicas) && !examples.is_empty(),
             "{} examples for {replicas} replicas",
             examples.len()
         );
-        let shares: Vec<&[Example<T::Target>]> =
-            examples.chunks(examples.len() / replicas).collect();
-        let trained = self.plan.recipe.model.trainable != Trainable::Head || self.trains_prompts;
+        let share = examples.len() / replicas;
+        let shares = examples.chunks(share).skip(first).take(own);
+        let shares: Vec<&[Example<T::Target>]> = shares.collect();
+        let trained = self.trains_backbone();
         let size = size(examples);
-        let refined = self.cycle_average.as_ref().map(|average| {
-            let features = self.replicas.map(shares.clone(), |_, share| {
-                let (images, prompt) = padded_inputs(share, size, &self.prompt, &self.device);
-                average.backbone.forward(images, prompt, None)
-            });
-            (average, concatenated(&features))
-        });
+        let refined = match &self.cycle_average {
+            None => None,
+            Some(average) => {
+                let features = self.replicas.map(shares.clone(), |_, share| {
+                    let (images, prompt) = padded_inputs(share, size, &self.prompt, &self.device);
+                    average.backbone.forward(images, prompt, None)
+                });
+                let features = self
+                    .ranks
+                    .features(concatenated(&features), T::HEAD_INPUT)?;
+                Some((average, features))
+            }
+        };
         let outputs = self.replicas.map(shares, |replica, share| {
-            self.forward(share, size, replica, trained)
+            self.forward(share, size, first + replica, trained)
         });
 
-        let leaves = leaves_of(&outputs);
+        let features = self.ranks.features(detached(&outputs), T::HEAD_INPUT)?;
+        let leaves = leaves_of(features);
         let targets: Vec<T::Target> = examples.iter().map(|e| e.target.clone()).collect();
         let mut statistics = Statistics::new();
         let mut rng = rng_for(self.plan.recipe.seed, self.step, "dropout");
@@ -182,25 +223,22 @@ impl<T: Objective> FinetuneTrainer<T> {
             NonFinite::check(|| format!("{term} loss"), value)?;
         }
         let mut graph = loss.total.backward();
-        let mut gradients: Gradients = optim::gradients(&self.head, &mut graph)
-            .into_iter()
-            .map(|(name, gradient)| (format!("head.{name}"), gradient))
-            .collect();
+        let of_head = optim::gradients(&self.head, &mut graph);
+        let mut of_backbone = Gradients::new();
         if trained {
             let at_leaves = FeatureGradients {
                 pooled: leaves.pooled.grad(&graph),
                 pyramid: leaves.pyramid.iter().map(|map| map.grad(&graph)).collect(),
             };
             drop(graph);
-            let size = examples.len() / replicas;
             let gradients_of_replicas = self.replicas.map(outputs, |replica, output| {
-                output.backward(&at_leaves.share(replica * size, size))
+                output.backward(&at_leaves.share((first + replica) * share, share))
             });
-            for share in gradients_of_replicas {
-                let named = |(name, gradient)| (format!("backbone.{name}"), gradient);
-                optim::add(&mut gradients, share.into_iter().map(named).collect());
+            for gradients in gradients_of_replicas {
+                optim::add(&mut of_backbone, gradients);
             }
         }
+        let gradients = self.ranks.gradients(of_head, of_backbone, &self.device)?;
         let mut metrics: Metrics = { loss.terms.iter() }
             .map(|(name, value)| (format!("loss/{name}"), *value))
             .collect();
@@ -376,11 +414,8 @@ impl ReplicaOutput {
     }
 }
 
-/// The features of all replicas as leaves of a new graph.
-fn leaves_of(outputs: &[ReplicaOutput]) -> Features {
-    fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
-        Tensor::from_inner(tensor).require_grad()
-    }
+/// The features of all replicas, concatenated, without their graphs.
+fn detached(outputs: &[ReplicaOutput]) -> Features {
     // Detached first: concatenated before, the graphs of the replicas would become one, whose
     // backward passes are serial.
     let parts: Vec<Features> = { outputs.iter() }
@@ -392,9 +427,17 @@ fn leaves_of(outputs: &[ReplicaOutput]) -> Features {
                 .collect(),
         })
         .collect();
+    concatenated(&parts)
+}
+
+/// Features as leaves of a new graph.
+fn leaves_of(features: Features) -> Features {
+    fn leaf<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+        Tensor::from_inner(tensor).require_grad()
+    }
     let Features {
         pooled, pyramid, ..
-    } = concatenated(&parts);
+    } = features;
     let pyramid: Vec<Tensor<4>> = pyramid.into_iter().map(leaf).collect();
     Features {
         // The map is the last of the pyramid, where its gradient is read.

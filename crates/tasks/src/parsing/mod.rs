@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::task::check::{self, setting};
-use crate::task::{BatchLoss, FeatureLayout, LabelRefiner, Objective, Task};
+use crate::task::{BatchLoss, FeatureLayout, HeadInput, LabelRefiner, Objective, Task};
 
 /// The head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -249,6 +249,8 @@ impl Task for ParsingTask {
 impl Objective for ParsingTask {
     type Head = ParsingHead;
     type Target = ParsingTarget;
+
+    const HEAD_INPUT: HeadInput = HeadInput::Maps;
 
     const REFINES_LABELS: bool = true;
 

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::TaskError;
 use crate::features::Preprocess;
 use crate::task::check::{self, setting};
-use crate::task::{BatchLoss, FeatureLayout, Objective, Task};
+use crate::task::{BatchLoss, FeatureLayout, HeadInput, Objective, Task};
 
 use heatmaps::{HeatmapCodec, HeatmapGrid};
 
@@ -222,6 +222,8 @@ impl Task for PoseTask {
 impl Objective for PoseTask {
     type Head = PoseHead;
     type Target = PoseTarget;
+
+    const HEAD_INPUT: HeadInput = HeadInput::Maps;
 
     fn head(
         &self,

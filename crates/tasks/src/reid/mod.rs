@@ -28,7 +28,9 @@ use crate::TaskError;
 use crate::drawing;
 use crate::features::{Extractor, FeatureBatch, InputBatch, Preprocess};
 use crate::task::model::{check_finite, values};
-use crate::task::{BatchLoss, FeatureLayout, FinetunedModel, Objective, Predictor, Task, check};
+use crate::task::{
+    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, Objective, Predictor, Task, check,
+};
 
 /// The feature that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -252,6 +254,8 @@ impl Objective for ReidTask {
     type Head = ReidHead;
     /// Class of the identity.
     type Target = usize;
+
+    const HEAD_INPUT: HeadInput = HeadInput::Pooled;
 
     fn head(
         &self,

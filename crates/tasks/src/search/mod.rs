@@ -37,7 +37,8 @@ use crate::detection::csp::{self, CspOutputs, DetectedPerson, center_of};
 use crate::detection::scenes::{self, SceneTarget};
 use crate::detection::{SHOWN_SCORE, draw_boxes};
 use crate::task::{
-    BatchLoss, FeatureLayout, FinetunedModel, InputKind, Objective, Predictor, Task, check,
+    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, InputKind, Objective, Predictor, Task,
+    check,
 };
 
 use config::{SearchConfig, SearchHeadKind};
@@ -231,6 +232,8 @@ impl Task for SearchTask {
 impl Objective for SearchTask {
     type Head = SearchHead;
     type Target = SceneTarget;
+
+    const HEAD_INPUT: HeadInput = HeadInput::Maps;
 
     fn head(
         &self,

@@ -33,7 +33,7 @@ pub use evaluation::{Evaluate, Evaluation, ScoreRequest, SplitChoice, TaskScores
 pub use examples::{Example, TrainingExamples};
 pub use inference::Inference;
 pub use model::FinetunedModel;
-pub use objective::{BatchLoss, FeatureLayout, LabelRefiner, Objective};
+pub use objective::{BatchLoss, FeatureLayout, HeadInput, LabelRefiner, Objective};
 pub use prediction::Predictor;
 
 /// What an input of a task shows.

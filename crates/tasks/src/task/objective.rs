@@ -11,12 +11,25 @@ use clasp_weights::onnx::Output;
 use super::Task;
 use crate::TaskError;
 
+/// Which features of the backbone a head reads in training.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeadInput {
+    /// Those of the whole image.
+    Pooled,
+    /// The feature maps.
+    Maps,
+}
+
 /// What a task trains.
 pub trait Objective: Task {
     /// The head.
     type Head: Module + Clone + Send + Sync;
     /// The ground truth of an example.
     type Target: Clone + Send + Sync + 'static;
+
+    /// What [`Objective::loss`] reads of the features. The processes that train one model exchange no
+    /// others.
+    const HEAD_INPUT: HeadInput;
 
     /// Whether [`Objective::refined_loss`] refines labels.
     const REFINES_LABELS: bool = false;

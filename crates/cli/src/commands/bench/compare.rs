@@ -14,7 +14,7 @@ use clasp_model::{Precision, named, unfused};
 use clasp_pretrain::batch::noise_batch;
 use clasp_pretrain::dataset::ImageSample;
 use clasp_pretrain::step::Pretrainer;
-use clasp_pretrain::{Machine, PretrainRecipe};
+use clasp_pretrain::{PretrainRecipe, machine};
 use serde_json::json;
 
 use super::apart::{farthest, largest, values};
@@ -114,7 +114,7 @@ fn way(options: &BenchCompare, device: &Device) -> Result<Way> {
     set.extend(options.set.iter().cloned());
     let recipe = PretrainRecipe::parse("", "bench compare", &set)?;
     let batch = recipe.run.batch;
-    let plan = recipe.plan(10 * batch, Machine::of(device, 1))?;
+    let plan = recipe.plan(10 * batch, machine(device, 1))?;
     // Only this thread computes unfused when it is asked to.
     ensure!(
         plan.replicas == 1,

@@ -15,7 +15,7 @@ use clasp_model::prompt::PromptWeights;
 use clasp_model::{Precision, Shares};
 use clasp_pretrain::dataset::ImageSample;
 use clasp_pretrain::step::Pretrainer;
-use clasp_pretrain::{Machine, PretrainPlan, PretrainRecipe};
+use clasp_pretrain::{PretrainPlan, PretrainRecipe, machine};
 use clasp_weights::clip::ClipInfo;
 use rand::RngExt;
 use rayon::prelude::*;
@@ -249,7 +249,7 @@ impl On<'_> {
         ];
         overrides.extend(options.set.iter().cloned());
         let recipe = PretrainRecipe::parse("", "bench", &overrides)?;
-        let machine = Machine::of(self.device, self.threads);
+        let machine = machine(self.device, self.threads);
         let plan = recipe.plan(options.batch * 1000, machine)?;
         let (views, run) = (plan.recipe.views.clone(), plan.recipe.run.clone());
         let [global, local] = [views.global_size, views.local_size];
@@ -349,7 +349,7 @@ mod tests {
         ];
         let set: Vec<String> = set.map(str::to_owned).to_vec();
         let recipe = PretrainRecipe::parse("", "test", &set).unwrap();
-        let plan = recipe.plan(2, Machine::of(&Device::flex(), 1)).unwrap();
+        let plan = recipe.plan(2, machine(&Device::flex(), 1)).unwrap();
         let one = plan
             .backbone
             .operations(plan.recipe.views.global_size)

@@ -1,4 +1,4 @@
-//! `clasp pretrain` in several processes.
+//! `clasp pretrain` and `clasp finetune` in several processes.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -69,16 +69,16 @@ fn losses(run: &Path) -> Vec<f64> {
     text.lines().map(loss).collect()
 }
 
-/// Both runs have the same losses and the same last checkpoint, within 1e-6.
-fn assert_equal(one: &Path, other: &Path) {
+/// Both runs have the same losses and the same last checkpoint after `steps` steps, within 1e-6.
+fn assert_equal(one: &Path, other: &Path, steps: usize) {
     let [losses, others] = [one, other].map(losses);
-    assert_eq!(losses.len(), 20);
-    assert_eq!(others.len(), 20);
+    assert_eq!(losses.len(), steps);
+    assert_eq!(others.len(), steps);
     for (a, b) in losses.iter().zip(&others) {
         assert!((a - b).abs() < 1e-6, "{losses:?} {others:?}");
     }
     let state = |run: &Path| {
-        let path = run.join("checkpoints/step-00000020.safetensors");
+        let path = run.join(format!("checkpoints/step-{steps:08}.safetensors"));
         checkpoint::read(&path).unwrap().0
     };
     let [state, others] = [one, other].map(state);
@@ -108,7 +108,7 @@ fn two_processes_train_what_one_with_two_replicas_does_also_after_a_kill() {
     let said = String::from_utf8_lossy(&outputs[0].stdout);
     assert!(said.contains("20 steps on 40 images"), "{said}");
     assert!(outputs[1].stdout.is_empty());
-    assert_equal(&at.join("alone"), &at.join("together"));
+    assert_equal(&at.join("alone"), &at.join("together"), 20);
 
     let mut children = start(at, &killed, 2);
     let log = at.join("killed/metrics.jsonl");
@@ -140,7 +140,36 @@ fn two_processes_train_what_one_with_two_replicas_does_also_after_a_kill() {
         let message = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{message}");
     }
-    assert_equal(&at.join("alone"), &at.join("killed"));
+    assert_equal(&at.join("alone"), &at.join("killed"), 20);
+}
+
+#[test]
+fn two_processes_fine_tune_what_one_with_two_replicas_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = folder.path();
+    let data = drawn().join("market").to_string_lossy().into_owned();
+    let arguments = |out: &'static str| {
+        let command = format!(
+            "finetune reid reid-mini --threads 1 --out {out} --set model.backbone=swin-pico \
+             --set model.size=[64,32] --set run.steps=6 --set run.batch=8 --set run.replicas=2 \
+             --set run.log_every=1 --set task.instances=2 --data"
+        );
+        let words = command.split_whitespace().map(str::to_owned);
+        words.chain([data.clone()]).collect::<Vec<_>>()
+    };
+    let [alone, together] = ["alone", "together"].map(arguments);
+    let [alone, together] = [&alone, &together]
+        .map(|arguments| arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    done(at, &alone);
+    let outputs = ended(start(at, &together, 2));
+    for output in &outputs {
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{message}");
+    }
+    let said = String::from_utf8_lossy(&outputs[0].stdout);
+    assert!(said.contains("model: together"), "{said}");
+    assert!(outputs[1].stdout.is_empty());
+    assert_equal(&at.join("alone"), &at.join("together"), 6);
 }
 
 #[test]

@@ -288,10 +288,8 @@ pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
     // Only the networks are needed, whatever machines trained them.
     recipe.run.replicas = Auto::Value(1);
     let any_machine = Machine {
-        ranks: 1,
-        cores: 1,
-        on_cpu: false,
         bf16: true,
+        ..Machine::alone(1, false)
     };
     let plan = recipe.plan(images, any_machine)?;
 

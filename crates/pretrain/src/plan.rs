@@ -23,10 +23,8 @@ const SMALL_BATCH: usize = 256;
 pub fn machine(device: &Device, cores: usize) -> Machine {
     let on_cpu = *device == Device::flex();
     Machine {
-        ranks: 1,
-        cores,
-        on_cpu,
         bf16: !on_cpu && device.supports_dtype(DType::BF16),
+        ..Machine::alone(cores, on_cpu)
     }
 }
 

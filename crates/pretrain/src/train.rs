@@ -100,8 +100,8 @@ pub fn train(
 ///
 /// # Errors
 ///
-/// See [`train`]; if another rank ends, or has other settings or data, its error is a
-/// [`CollectiveError`] here.
+/// See [`train`]; if another rank ends, or has other settings or data, the error here is a
+/// [`clasp_run::RunError::Collective`].
 pub fn train_on_ranks(
     recipe: &PretrainRecipe,
     folder: &Path,
@@ -188,7 +188,13 @@ pub fn train_on_ranks(
             metrics: &metrics,
         });
         if checkpoints.is_due(trainer.step) && trainer.step < plan.steps {
-            check_weights(run.as_mut(), &trainer, ranks, control)?;
+            check_digests(
+                run.as_mut(),
+                trainer.step,
+                || checkpoint::digest(&trainer),
+                ranks,
+                control,
+            )?;
             if run.is_some() {
                 let path =
                     checkpoint::save(&mut checkpoints, folder, &trainer, batch.position, images)?;
@@ -200,7 +206,13 @@ pub fn train_on_ranks(
     // At the end, and when stopped, so that no step is lost.
     let position = loader.position();
     drop(loader);
-    check_weights(run.as_mut(), &trainer, ranks, control)?;
+    check_digests(
+        run.as_mut(),
+        trainer.step,
+        || checkpoint::digest(&trainer),
+        ranks,
+        control,
+    )?;
     let unreadable = gather_unreadable(&unreadable, ranks)?;
     let backbone = folder.join("backbone.safetensors");
     let mut checkpoint = checkpoints::path(folder, trainer.step);
@@ -339,10 +351,6 @@ fn check_equal(
     if ranks.is_alone() {
         return Ok(());
     }
-    ranks.agree("the number of images", &dataset.len().to_string())?;
-    let mut keys = Digest::default();
-    dataset.keys().for_each(|key| keys.add_text(key));
-    ranks.agree("the digest of the images' keys", &keys.text())?;
     let mut recipe = trainer.plan.recipe.clone();
     // Hosts may have the same files in other places; what is in them is compared by itself.
     recipe.data.images.clear();
@@ -350,6 +358,10 @@ fn check_equal(
     recipe.model.init = PathBuf::new();
     recipe.distillation.teacher = PathBuf::new();
     agree_on_recipe(&recipe.to_toml(), ranks)?;
+    ranks.agree("the number of images", &dataset.len().to_string())?;
+    let mut keys = Digest::default();
+    dataset.keys().for_each(|key| keys.add_text(key));
+    ranks.agree("the digest of the images' keys", &keys.text())?;
     let vocabulary = trainer.vocabulary().map(|vocabulary| vocabulary.digest());
     ranks.agree(
         "the vocabulary of the labels",
@@ -358,20 +370,6 @@ fn check_equal(
     let teacher = trainer.frozen_teacher.as_ref();
     let teacher = teacher.map_or("none", |teacher| teacher.sha256());
     Ok(ranks.agree("the frozen teacher", teacher)?)
-}
-
-/// Warns if the weights of a rank have become others than those of rank 0, which are saved.
-fn check_weights(
-    run: Option<&mut RunFolder>,
-    trainer: &Pretrainer,
-    ranks: &dyn Collective,
-    control: &mut Control<'_>,
-) -> Result<()> {
-    if ranks.is_alone() {
-        return Ok(());
-    }
-    let digest = checkpoint::digest(trainer);
-    Ok(check_digests(run, trainer.step, &digest, ranks, control)?)
 }
 
 /// The plan of `recipe` for a dataset. An automatic temperature of the attribute targets follows

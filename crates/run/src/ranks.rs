@@ -28,6 +28,8 @@ pub enum StepError {
 }
 
 /// What a plan depends on besides the recipe and the number of images.
+///
+/// `bf16` matters to plans that choose a precision: those of pre-training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Machine {
     /// Processes that train together.
@@ -36,12 +38,23 @@ pub struct Machine {
     pub cores: usize,
     /// Whether the CPU computes.
     pub on_cpu: bool,
-    /// Whether another device computes in bf16.
+    /// Whether the device is not the CPU and computes in bf16.
     pub bf16: bool,
 }
 
 impl Machine {
-    /// The machine of all ranks, so that each makes the same plan: what the weakest can do.
+    /// That of one process with `cores` cores, without a device that computes in bf16.
+    pub fn alone(cores: usize, on_cpu: bool) -> Self {
+        Self {
+            ranks: 1,
+            cores,
+            on_cpu,
+            bf16: false,
+        }
+    }
+
+    /// The machine of all ranks, so that each makes the same plan: the fewest cores, and bf16 only if
+    /// all have it.
     ///
     /// # Errors
     ///
@@ -152,7 +165,7 @@ pub fn checkpoint_of_first(
     }
 }
 
-/// Warns if the state of a rank has become another than that of rank 0, which is saved. `digest` is
+/// Warns if the state of a rank has become another than that of rank 0, which is saved. `digest` gives
 /// that of this rank after `step` steps.
 ///
 /// # Errors
@@ -161,11 +174,14 @@ pub fn checkpoint_of_first(
 pub fn check_digests(
     run: Option<&mut RunFolder>,
     step: u64,
-    digest: &str,
+    digest: impl FnOnce() -> String,
     ranks: &dyn Collective,
     control: &mut Control<'_>,
 ) -> Result<(), RunError> {
-    let digests = ranks.gather(&digest.to_owned())?;
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let digests = ranks.gather(&digest())?;
     let differs = digests.iter().position(|digest| *digest != digests[0]);
     if let (Some(run), Some(rank)) = (run, differs) {
         let warning = format!(

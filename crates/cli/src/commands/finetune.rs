@@ -9,7 +9,7 @@ use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::with_task;
 
 use super::events::{is_larger, shorter_run};
-use super::ranks::{Ranks, is_stop};
+use super::ranks::Ranks;
 use super::{EventPrinter, check_data, print_result};
 use crate::args::{FinetuneArguments, GlobalOptions};
 use crate::progress::{counted, duration};
@@ -39,24 +39,18 @@ fn finetune<T: DownstreamTask>(
         Some(run) => resumed::<T>(arguments, run)?,
         None => begin::<T>(arguments)?,
     };
+    let device = device::pick(common.device.as_deref())?;
     let stop = interrupt::flag()?;
-    let ranks = match Ranks::connect(common, &arguments.ranks, &stop) {
-        Ok(ranks) => ranks,
-        Err(error) if is_stop(&error) => return Ok(Outcome::Stopped),
-        Err(error) => return Err(error),
+    let Some(ranks) = Ranks::connect(common, &arguments.ranks, &stop)? else {
+        return Ok(Outcome::Stopped);
     };
-    let (collective, writes) = (ranks.collective(), ranks.collective().rank().writes());
-    // Rank 0 speaks for all.
-    let common = &GlobalOptions {
-        quiet: common.quiet || !writes,
-        ..common.clone()
-    };
+    let (collective, writes) = (ranks.collective(), ranks.writes());
+    let common = &ranks.options(common);
     let title = format!("{}, run folder {}", T::NAME, folder.display());
     let command = format!("finetune {}", T::NAME);
     let small = smaller::<T>(&recipe);
     let shorter = shorter_run(small);
     let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
-    let device = device::pick(common.device.as_deref())?;
     if let Some(small) = small.filter(|_| writes) {
         printer.on_device(&device, small);
     }
@@ -64,7 +58,11 @@ fn finetune<T: DownstreamTask>(
         device_name: &device::name(&device),
         threads: device::threads(common.threads),
         stop: &stop,
-        on_event: &mut |event| printer.print(event),
+        on_event: &mut |event| {
+            if writes {
+                printer.print(event);
+            }
+        },
     };
     let trained = train_on_ranks::<T>(&recipe, &folder, resume, &device, &mut control, collective);
     let summary = ranks.end(trained.map_err(Into::into))?;

@@ -10,7 +10,7 @@ use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train_on_ranks};
 use clasp_run::{Collective, Local};
 
 use super::events::{is_larger, shorter_run};
-use super::ranks::{Ranks, is_stop};
+use super::ranks::Ranks;
 use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
 use crate::progress::{counted, duration};
@@ -46,17 +46,11 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
     };
     let device = device::pick(common.device.as_deref())?;
     let stop = interrupt::flag()?;
-    let ranks = match Ranks::connect(common, &arguments.ranks, &stop) {
-        Ok(ranks) => ranks,
-        Err(error) if is_stop(&error) => return Ok(Outcome::Stopped),
-        Err(error) => return Err(error),
+    let Some(ranks) = Ranks::connect(common, &arguments.ranks, &stop)? else {
+        return Ok(Outcome::Stopped);
     };
-    let (collective, writes) = (ranks.collective(), ranks.collective().rank().writes());
-    // Rank 0 speaks for all.
-    let common = &GlobalOptions {
-        quiet: common.quiet || !writes,
-        ..common.clone()
-    };
+    let (collective, writes) = (ranks.collective(), ranks.writes());
+    let common = &ranks.options(common);
     let summary = ranks.end(pretrain_on_ranks(
         common, &recipe, &folder, resume, &device, collective,
     ))?;
@@ -144,7 +138,11 @@ fn pretrain_on_ranks(
         device_name: &device::name(device),
         threads: device::threads(common.threads),
         stop: &stop,
-        on_event: &mut |event| printer.print(event),
+        on_event: &mut |event| {
+            if writes {
+                printer.print(event);
+            }
+        },
     };
     Ok(train_on_ranks(
         recipe,

@@ -30,8 +30,7 @@ pub enum Ranks {
 }
 
 impl Ranks {
-    /// Connects the processes; returns once all are there, or with [`CollectiveError::Stopped`]
-    /// once `stop` is set.
+    /// Connects the processes; returns once all are there, or with nothing once `stop` is set.
     ///
     /// # Errors
     ///
@@ -40,26 +39,42 @@ impl Ranks {
         common: &GlobalOptions,
         arguments: &RankArguments,
         stop: &AtomicBool,
-    ) -> Result<Self> {
+    ) -> Result<Option<Self>> {
         if arguments.mpi {
-            return Self::of_mpi();
+            return Self::of_mpi().map(Some);
         }
         let (Some(size), Some(index), Some(master)) =
             (arguments.ranks, arguments.rank, &arguments.master)
         else {
-            return Ok(Self::Connected(Arc::new(Local)));
+            return Ok(Some(Self::Connected(Arc::new(Local))));
         };
         let rank = Rank::new(index, size).context("--rank")?;
         if rank.writes() && size > 1 {
             say(common, &format!("waiting for {size} processes at {master}"));
         }
-        let ring = TcpRing::connect(&TcpOptions {
+        match TcpRing::connect(&TcpOptions {
             rank,
             master,
             patience: PATIENCE,
             waits: &|| !stop.load(Ordering::Relaxed),
-        })?;
-        Ok(Self::Connected(Arc::new(ring)))
+        }) {
+            Ok(ring) => Ok(Some(Self::Connected(Arc::new(ring)))),
+            Err(CollectiveError::Stopped) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether this process writes the files of a run and prints: rank 0.
+    pub fn writes(&self) -> bool {
+        self.collective().rank().writes()
+    }
+
+    /// The options of this process: only rank 0 prints.
+    pub fn options(&self, common: &GlobalOptions) -> GlobalOptions {
+        GlobalOptions {
+            quiet: common.quiet || !self.writes(),
+            ..common.clone()
+        }
     }
 
     #[cfg(feature = "mpi")]
@@ -100,9 +115,4 @@ impl Ranks {
             (_, result) => result,
         }
     }
-}
-
-/// Whether an error only says that the user stopped the program.
-pub fn is_stop(error: &anyhow::Error) -> bool {
-    matches!(error.downcast_ref(), Some(CollectiveError::Stopped))
 }

@@ -10,6 +10,9 @@ use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local};
 
 use crate::task::HeadInput;
 
+/// Relative difference of losses that rounding may make.
+const LOSS_TOLERANCE: f64 = 1e-3;
+
 /// The other processes that train the same model.
 ///
 /// The replicas of a batch are divided among the ranks in order: each has the same number of
@@ -17,7 +20,7 @@ use crate::task::HeadInput;
 #[derive(Clone, Debug)]
 pub(super) struct RankExchange {
     collective: Arc<dyn Collective>,
-    /// The parameters that are trained.
+    /// The parameters whose gradients are exchanged.
     layout: FlatLayout,
 }
 
@@ -96,6 +99,25 @@ impl RankExchange {
             Tensor::from_data(TensorData::new(whole.to_vec(), shape), &tensor.device())
         });
         Ok(whole.collect())
+    }
+
+    /// Checks that the loss of the batch is that of rank 0. Processors may round differently; another
+    /// loss comes from other labels or images.
+    pub(super) fn agree_on_loss(&self, loss: f64) -> Result<(), CollectiveError> {
+        if self.collective.is_alone() {
+            return Ok(());
+        }
+        let losses = self.collective.gather(&loss)?;
+        let differs = |other: &f64| (other - losses[0]).abs() > LOSS_TOLERANCE * losses[0].abs();
+        match losses.iter().position(differs) {
+            None => Ok(()),
+            Some(rank) => Err(CollectiveError::Disagree {
+                what: "the loss of a batch, whose images and labels all ranks must have",
+                rank,
+                expected: losses[0].to_string(),
+                found: losses[rank].to_string(),
+            }),
+        }
     }
 
     /// The gradients of the batch, the same bits on every rank: the sum over ranks of the

@@ -134,13 +134,7 @@ mod tests {
         #[derive(Default, Clone, serde::Serialize, serde::Deserialize)]
         struct Empty {}
         let recipe = FinetuneRecipe::<Empty>::parse(text, "r", &[]).unwrap();
-        let machine = Machine {
-            ranks: 1,
-            cores: 1,
-            on_cpu: true,
-            bf16: false,
-        };
-        let plan = recipe.plan(640, machine).unwrap();
+        let plan = recipe.plan(640, Machine::alone(1, true)).unwrap();
         FinetunePlan {
             recipe: FinetuneRecipe {
                 seed: 0,

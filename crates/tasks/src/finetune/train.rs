@@ -95,8 +95,8 @@ pub fn train<T: TrainingExamples + Evaluate>(
 ///
 /// # Errors
 ///
-/// See [`train`]; if another rank ends, or has other settings or data, its error is a
-/// [`clasp_run::CollectiveError`] here.
+/// See [`train`]; if another rank ends, or has other settings or data, the error here is a
+/// [`clasp_run::RunError::Collective`].
 pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
     recipe: &FinetuneRecipe<T::Config>,
     folder: &Path,
@@ -170,8 +170,8 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
                 trainer.plateau_factor = state.plateau_factor;
             }
         }
-        if step > 0 && checkpoints.is_due(step) {
-            check_weights(run.as_mut(), &trainer, ranks, control)?;
+        if step > 0 && !last && checkpoints.is_due(step) {
+            check_digests(run.as_mut(), step, || digest(&trainer), ranks, control)?;
             if run.is_some() {
                 let path = checkpoint::save(&mut checkpoints, folder, &trainer, &state, examples)?;
                 control.report(Event::CheckpointSaved(&path));
@@ -208,7 +208,13 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
 
     // At the end and when stopped, so that no finished step is lost.
     drop(loader);
-    check_weights(run.as_mut(), &trainer, ranks, control)?;
+    check_digests(
+        run.as_mut(),
+        trainer.step,
+        || digest(&trainer),
+        ranks,
+        control,
+    )?;
     let finished = trainer.step >= plan.steps;
     let had_ended = ended.is_some();
     let mut checkpoint = checkpoints::path(folder, trainer.step);
@@ -278,12 +284,7 @@ fn open<T: TrainingExamples + Evaluate>(
     }
     check_files(&task.files(&data))?;
     let examples = task.count(&data);
-    let machine = Machine {
-        ranks: 1,
-        cores: control.threads,
-        on_cpu: *device == Device::flex(),
-        bf16: false,
-    };
+    let machine = Machine::alone(control.threads, *device == Device::flex());
     let plan = recipe.clone().plan(examples, machine.of_all(ranks)?)?;
     task.check_batch(&data, plan.recipe.run.batch)?;
     let InitialBackbone {
@@ -350,7 +351,8 @@ fn check_task<T: TrainingExamples>(recipe: &FinetuneRecipe<T::Config>) -> Result
     Ok(())
 }
 
-/// Checks that all ranks train the same: recipe, number and names of the images.
+/// Checks that all ranks train the same: version, recipe, number of examples and names of the files.
+/// Labels are compared by the loss of each step.
 fn check_equal<T: TrainingExamples>(
     trainer: &FinetuneTrainer<T>,
     data: &T::TrainingSet,
@@ -382,20 +384,6 @@ fn digest<T: TrainingExamples>(trainer: &FinetuneTrainer<T>) -> String {
         digest.add(&tensor.data);
     }
     digest.text()
-}
-
-/// Warns if the weights of a rank have become others than those of rank 0, which are saved.
-fn check_weights<T: TrainingExamples>(
-    run: Option<&mut RunFolder>,
-    trainer: &FinetuneTrainer<T>,
-    ranks: &dyn Collective,
-    control: &mut Control<'_>,
-) -> Result<(), TaskError> {
-    if ranks.is_alone() {
-        return Ok(());
-    }
-    let digest = digest(trainer);
-    Ok(check_digests(run, trainer.step, &digest, ranks, control)?)
 }
 
 /// Writes the model after the last step, and the selected one as `model.safetensors`.

@@ -222,6 +222,7 @@ impl<T: Objective> FinetuneTrainer<T> {
         for (term, value) in named.chain([("total", total)]) {
             NonFinite::check(|| format!("{term} loss"), value)?;
         }
+        self.ranks.agree_on_loss(total)?;
         let mut graph = loss.total.backward();
         let of_head = optim::gradients(&self.head, &mut graph);
         let mut of_backbone = Gradients::new();

@@ -46,6 +46,7 @@ fn run<T: DownstreamTask>(
 fn on_two_ranks<T: DownstreamTask>(
     recipes: [&FinetuneRecipe<T::Config>; 2],
     folder: &Path,
+    resume: bool,
     stop_after: Option<u64>,
 ) -> [Result<FinetuneSummary, TaskError>; 2] {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -62,8 +63,8 @@ fn on_two_ranks<T: DownstreamTask>(
     };
     let [first, second] = recipes;
     thread::scope(|scope| {
-        let other = scope.spawn(|| run::<T>(second, folder, false, stop_after, || connected(1)));
-        let result = run::<T>(first, folder, false, None, || connected(0));
+        let other = scope.spawn(|| run::<T>(second, folder, resume, stop_after, || connected(1)));
+        let result = run::<T>(first, folder, resume, None, || connected(0));
         [result, other.join().unwrap()]
     })
 }
@@ -88,7 +89,7 @@ fn check<T: DownstreamTask>(mut recipe: FinetuneRecipe<T::Config>, replicas: usi
     let folder = tempfile::tempdir().unwrap();
     let [alone, ranked] = ["alone", "ranked"].map(|name| folder.path().join(name));
     run::<T>(&recipe, &alone, false, None, || Arc::new(Local)).unwrap();
-    for summary in on_two_ranks::<T>([&recipe, &recipe], &ranked, None) {
+    for summary in on_two_ranks::<T>([&recipe, &recipe], &ranked, false, None) {
         assert!(summary.unwrap().run.finished, "{}", T::NAME);
     }
     let apart = difference([&alone, &ranked]);
@@ -109,6 +110,7 @@ fn check<T: DownstreamTask>(mut recipe: FinetuneRecipe<T::Config>, replicas: usi
     assert_eq!(files(&alone), files(&ranked), "{}", T::NAME);
 }
 
+const POSE: &str = "width = 16\nflip_test = false\n";
 const REID: &str = "instances = 2\nfeature = \"after\"\n";
 
 /// Batch normalization, triplets, a memory, refined labels and their averages need the whole batch.
@@ -132,6 +134,11 @@ fn ranks_fine_tune_what_one_process_with_as_many_replicas_does() {
     let two_stages = "head = \"two-stage\"\nembedding_dim = 16\nqueue_size = 8\n[task.regions]\nanchor_sizes = [16.0, 40.0]\naspect_ratios = [2.0]\nsamples_per_image = [64, 16]\n";
     let search = recipe::<SearchTask>(&drawn().join("scenes"), [128, 192], 2, 4, two_stages);
     check::<SearchTask>(search, 2, 0.0);
+    let detection =
+        recipe::<DetectionTask>(&drawn().join("scenes"), [128, 192], 2, 4, "width = 16\n");
+    check::<DetectionTask>(detection, 2, 0.0);
+    let pose = recipe::<PoseTask>(&drawn(), [64, 32], 2, 8, POSE);
+    check::<PoseTask>(pose, 2, 0.0);
     // The head alone: features are exchanged and no gradient of the backbone.
     let mut head = recipe::<AttributeTask>(&drawn(), [64, 32], 3, 8, "");
     head.model.trainable = clasp_tasks::finetune::recipe::Trainable::Head;
@@ -139,26 +146,37 @@ fn ranks_fine_tune_what_one_process_with_as_many_replicas_does() {
 }
 
 /// The best model is the same as well, and a stop at one rank stops both with one checkpoint, from
-/// which one process continues.
+/// which one process or two continue.
 #[test]
-fn ranks_that_are_stopped_continue_as_one_process() {
+fn ranks_that_are_stopped_continue() {
     let folder = tempfile::tempdir().unwrap();
-    let [alone, ranked] = ["alone", "ranked"].map(|name| folder.path().join(name));
+    let [alone, ranked, again] = ["alone", "ranked", "again"].map(|name| folder.path().join(name));
     let mut recipe = recipe::<ReidTask>(&drawn().join("market"), [64, 32], 6, 8, REID);
     recipe.run.replicas = Auto::Value(2);
     recipe.run.checkpoint_selection = "test".to_owned();
     recipe.run.eval_every = 0.5;
     run::<ReidTask>(&recipe, &alone, false, None, || Arc::new(Local)).unwrap();
-    for summary in on_two_ranks::<ReidTask>([&recipe, &recipe], &ranked, Some(4)) {
-        let run = summary.unwrap().run;
-        assert_eq!((run.steps, run.finished), (4, false));
+    let both = [&recipe, &recipe];
+    for folder in [&ranked, &again] {
+        for summary in on_two_ranks::<ReidTask>(both, folder, false, Some(4)) {
+            let run = summary.unwrap().run;
+            assert_eq!((run.steps, run.finished), (4, false));
+        }
     }
     let resumed = run::<ReidTask>(&recipe, &ranked, true, None, || Arc::new(Local)).unwrap();
     assert!(resumed.run.finished && resumed.best.is_some());
-    assert_eq!(difference([&alone, &ranked]), 0.0);
-    for file in ["best.safetensors", "model.safetensors"] {
-        let [one, other] = [&alone, &ranked].map(|run| fs_err::read(run.join(file)).unwrap());
-        assert!(one == other, "{file}");
+    for had_ended in [false, true] {
+        for summary in on_two_ranks::<ReidTask>(both, &again, true, None) {
+            let summary = summary.unwrap();
+            assert!(summary.run.finished && summary.had_ended == had_ended);
+        }
+    }
+    for other in [&ranked, &again] {
+        assert_eq!(difference([&alone, other]), 0.0);
+        for file in ["best.safetensors", "model.safetensors"] {
+            let [one, other] = [&alone, other].map(|run| fs_err::read(run.join(file)).unwrap());
+            assert!(one == other, "{file}");
+        }
     }
 }
 
@@ -169,7 +187,7 @@ fn ranks_with_other_settings_are_refused() {
     let one = recipe::<ReidTask>(&drawn().join("market"), [64, 32], 4, 8, REID);
     let mut other = one.clone();
     other.optimizer.lr = 1e-3;
-    for result in on_two_ranks::<ReidTask>([&one, &other], &run, None) {
+    for result in on_two_ranks::<ReidTask>([&one, &other], &run, false, None) {
         let error = result.unwrap_err();
         let is_disagreement = matches!(
             &error,
@@ -184,4 +202,31 @@ fn ranks_with_other_settings_are_refused() {
         );
     }
     assert!(!run.exists());
+}
+
+/// Every rank computes the loss on all labels: with other labels it would train another model.
+#[test]
+fn ranks_with_other_labels_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let table = fs_err::read_to_string(drawn().join("attributes.csv")).unwrap();
+    let other = folder.path().join("data");
+    fs_err::create_dir(&other).unwrap();
+    for entry in fs_err::read_dir(drawn()).unwrap() {
+        let entry = entry.unwrap();
+        std::os::unix::fs::symlink(entry.path(), other.join(entry.file_name())).unwrap();
+    }
+    fs_err::remove_file(other.join("attributes.csv")).unwrap();
+    let swapped = table
+        .replace(",1", ",x")
+        .replace(",0", ",1")
+        .replace(",x", ",0");
+    fs_err::write(other.join("attributes.csv"), swapped).unwrap();
+    let one = recipe::<AttributeTask>(&drawn(), [64, 32], 4, 8, "");
+    let mut wrong = one.clone();
+    wrong.data.path = other;
+    let run = folder.path().join("run");
+    for result in on_two_ranks::<AttributeTask>([&one, &wrong], &run, false, None) {
+        let error = result.unwrap_err().to_string();
+        assert!(error.contains("labels all ranks must have"), "{error}");
+    }
 }

@@ -1,7 +1,7 @@
 //! `clasp bench exchange`: how long several processes take to add up gradients.
 
 use anyhow::Result;
-use clasp_run::collective::Collective;
+use clasp_run::collective::{Collective, CollectiveError};
 use serde_json::json;
 
 use super::measurement::{Measurement, timed};
@@ -14,7 +14,8 @@ const MIB: f64 = (1 << 20) as f64;
 
 /// Sums of as many values as a network has gradients; none on other ranks than 0.
 pub fn run(common: &GlobalOptions, options: &BenchExchange) -> Result<Option<Measurement>> {
-    let ranks = Ranks::connect(common, &options.ranks, interrupt::flag()?.as_ref())?;
+    let ranks = Ranks::connect(common, &options.ranks, interrupt::flag()?.as_ref())?
+        .ok_or(CollectiveError::Stopped)?;
     let measured = measure(ranks.collective().as_ref(), options);
     ranks.end(measured)
 }

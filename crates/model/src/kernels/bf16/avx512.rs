@@ -31,8 +31,8 @@ pub fn is_there() -> bool {
 }
 
 /// Whether the processor has the instructions and they are faster than products in f32. AMD's are
-/// twice as fast; Intel's processors have AMX for this purpose, and where it is missing (under some
-/// virtual machines) products took 1.6 times as long as in f32 (docs/speed.md).
+/// twice as fast; Intel's processors have AMX for this purpose, and on the one without it that was
+/// measured (Emerald Rapids in a virtual machine) networks were slower than in f32 (docs/speed.md).
 pub fn is_fast() -> bool {
     is_there() && is_amd()
 }

@@ -107,14 +107,20 @@ impl Machine {
     }
 }
 
-/// Checks that all ranks run the same version of clasp and have the same text of a recipe, compared
-/// line by line so that the error shows the key.
+/// Checks that all ranks run the same version of clasp and have the same number of images, from which
+/// values of a recipe follow, and the same text of a recipe, compared line by line so that the error
+/// shows the key.
 ///
 /// # Errors
 ///
 /// Names the first rank that differs from rank 0.
-pub fn agree_on_recipe(recipe: &str, ranks: &dyn Collective) -> Result<(), CollectiveError> {
+pub fn agree_on_recipe(
+    recipe: &str,
+    images: usize,
+    ranks: &dyn Collective,
+) -> Result<(), CollectiveError> {
     ranks.agree("the version of clasp", env!("CARGO_PKG_VERSION"))?;
+    ranks.agree("the number of images", &images.to_string())?;
     let lines: Vec<String> = recipe.lines().map(str::to_owned).collect();
     let first: Vec<String> = ranks.of_first(&lines)?;
     let differs = (0..first.len().max(lines.len())).find(|at| first.get(*at) != lines.get(*at));

@@ -351,7 +351,7 @@ fn check_task<T: TrainingExamples>(recipe: &FinetuneRecipe<T::Config>) -> Result
     Ok(())
 }
 
-/// Checks that all ranks train the same: version, recipe, number of examples and names of the files.
+/// Checks that all ranks train the same: version, number of examples, recipe and names of the files.
 /// Labels are compared by the loss of each step.
 fn check_equal<T: TrainingExamples>(
     trainer: &FinetuneTrainer<T>,
@@ -365,9 +365,7 @@ fn check_equal<T: TrainingExamples>(
     // Hosts may have the same files in other places.
     recipe.data.path = PathBuf::new();
     recipe.model.init = PathBuf::new();
-    agree_on_recipe(&to_toml(&recipe), ranks)?;
-    let examples = trainer.task.count(data);
-    ranks.agree("the number of training examples", &examples.to_string())?;
+    agree_on_recipe(&to_toml(&recipe), trainer.task.count(data), ranks)?;
     let mut names = Digest::default();
     for file in trainer.task.files(data) {
         let name = file.file_name().unwrap_or_default();

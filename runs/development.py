@@ -14,10 +14,7 @@ import csv
 import json
 import pathlib
 
-
-def link(source, target):
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.symlink_to(source.resolve())
+from finetune import link
 
 
 def reid(source, target):
@@ -33,6 +30,7 @@ def reid(source, target):
             if camera.startswith("c1") and queries[person] < 2:
                 queries[person] += 1
                 folder = "query"
+        (target / folder).mkdir(exist_ok=True)
         link(image, target / folder / image.name)
 
 

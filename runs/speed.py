@@ -7,8 +7,8 @@
 PYTHON is a Python with torch, torchvision, timm, open_clip_torch and pycocotools, and onnx, onnxruntime and openvino for the rows of
 embedding. PEERS is a folder with multicrop.py, clip_label.py, pretrain_step.py, embed.py, engines.py, reid_rank.py and coco_eval.py, each
 of which prints one line of JSON with `images_per_s` or `s`; docs/speed.md says what each does.
-Prints a table of medians. The ratio (above 1: clasp is faster) is that to the fastest peer of the same precision (labeling in bf16: a peer in f32); the medians of the others
-follow below the table. MiB is peak memory.
+Prints a table of medians. The ratio (above 1: clasp is faster) is that to the fastest peer of the same precision (labeling in bf16: a
+peer in f32); the medians of the others follow below the table. MiB is peak memory.
 """
 
 import argparse

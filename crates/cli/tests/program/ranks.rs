@@ -38,6 +38,17 @@ fn ended(children: Vec<Child>) -> Vec<Output> {
     outputs.collect::<Result<_, _>>().unwrap()
 }
 
+/// What two processes print that do their work: rank 0 alone prints.
+fn done_by_two(at: &Path, arguments: &[&str]) -> String {
+    let outputs = ended(start(at, arguments, 2));
+    for output in &outputs {
+        let message = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{message}");
+    }
+    assert!(outputs[1].stdout.is_empty());
+    String::from_utf8_lossy(&outputs[0].stdout).into_owned()
+}
+
 /// Arguments of a run of two replicas on one thread each, which goes to `out`.
 fn pretrain(out: &str) -> Vec<String> {
     let images = drawn().join("unlabeled").to_string_lossy().into_owned();
@@ -99,15 +110,8 @@ fn two_processes_train_what_one_with_two_replicas_does_also_after_a_kill() {
         .map(|arguments| arguments.iter().map(String::as_str).collect::<Vec<_>>());
     done(at, &alone);
 
-    let outputs = ended(start(at, &together, 2));
-    for output in &outputs {
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{message}");
-    }
-    // Rank 0 speaks for all.
-    let said = String::from_utf8_lossy(&outputs[0].stdout);
+    let said = done_by_two(at, &together);
     assert!(said.contains("20 steps on 40 images"), "{said}");
-    assert!(outputs[1].stdout.is_empty());
     assert_equal(&at.join("alone"), &at.join("together"), 20);
 
     let mut children = start(at, &killed, 2);
@@ -136,10 +140,7 @@ fn two_processes_train_what_one_with_two_replicas_does_also_after_a_kill() {
         .concat(),
         &["--rank", "rank 1 of 1"],
     );
-    for output in ended(start(at, &resume, 2)) {
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{message}");
-    }
+    done_by_two(at, &resume);
     assert_equal(&at.join("alone"), &at.join("killed"), 20);
 }
 
@@ -161,14 +162,8 @@ fn two_processes_fine_tune_what_one_with_two_replicas_does() {
     let [alone, together] = [&alone, &together]
         .map(|arguments| arguments.iter().map(String::as_str).collect::<Vec<_>>());
     done(at, &alone);
-    let outputs = ended(start(at, &together, 2));
-    for output in &outputs {
-        let message = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{message}");
-    }
-    let said = String::from_utf8_lossy(&outputs[0].stdout);
+    let said = done_by_two(at, &together);
     assert!(said.contains("model: together"), "{said}");
-    assert!(outputs[1].stdout.is_empty());
     assert_equal(&at.join("alone"), &at.join("together"), 6);
 }
 

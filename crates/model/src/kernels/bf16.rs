@@ -3,8 +3,8 @@
 //! On x86-64 with AMX, Intel's matrix unit, they are about four times as fast as in f32, with the
 //! AVX512-BF16 instructions of AMD's processors about twice (docs/LOG.md). Elsewhere the factors are
 //! rounded in the same way and multiplied in f32, also on Intel's processors with AVX512-BF16 but
-//! without AMX, where those instructions were slower than f32. Results differ by the order of sums, and by values
-//! too small for a normal number, which the instructions take for 0.
+//! without AMX, where those instructions were slower than f32. Results differ by the order of sums,
+//! and by values too small for a normal number, which the instructions take for 0.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;

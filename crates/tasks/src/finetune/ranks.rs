@@ -6,7 +6,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::backbone::Features;
 use clasp_model::optim::{FlatLayout, Gradients};
-use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local};
+use clasp_run::{Collective, CollectiveError, ExchangeFormat};
 
 use crate::task::HeadInput;
 
@@ -28,11 +28,6 @@ impl RankExchange {
     /// Over the ranks of `collective`, which train the parameters of `layout`.
     pub(super) fn new(collective: Arc<dyn Collective>, layout: FlatLayout) -> Self {
         Self { collective, layout }
-    }
-
-    /// That of a process alone.
-    pub(super) fn alone() -> Self {
-        Self::new(Arc::new(Local), FlatLayout::default())
     }
 
     /// The first replica of this rank, counted over all ranks, and the number of its replicas, of

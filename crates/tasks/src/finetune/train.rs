@@ -303,8 +303,9 @@ fn open<T: TrainingExamples + Evaluate>(
     let parameters = backbone.parameter_groups()?;
     check_frozen(&recipe.model.freeze, &parameters)?;
     check_adapter(&recipe.model, &parameters)?;
-    let mut trainer = FinetuneTrainer::new(plan, task, backbone, meta, preprocess, device)?
-        .on_rank(Arc::clone(collective))?;
+    let collective = Arc::clone(collective);
+    let mut trainer =
+        FinetuneTrainer::new(plan, task, backbone, meta, preprocess, device, collective)?;
     check_equal(&trainer, &data, ranks)?;
     let checkpoint = match &existing {
         Some(run) => run.latest_checkpoint()?,

@@ -60,6 +60,8 @@ pub struct FinetuneTrainer<T: Objective> {
     pub meta: BackboneMeta,
     prompt: PromptWeights,
     trains_prompts: bool,
+    /// Whether any parameter of the backbone is trained.
+    trains_backbone: bool,
     /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
     parameters: ParameterGroups,
     device: Device,
@@ -70,7 +72,9 @@ pub struct FinetuneTrainer<T: Objective> {
 }
 
 impl<T: Objective> FinetuneTrainer<T> {
-    /// A trainer at step 0: `backbone` with the metadata of its file, a head with fresh weights.
+    /// A trainer at step 0: `backbone` with the metadata of its file, a head with fresh weights. All
+    /// ranks of `collective` must have the same plan and weights, and call [`Self::step`] with the same
+    /// batches.
     ///
     /// # Errors
     /// The head cannot be built on the backbone, or a thread cannot be started.
@@ -81,6 +85,7 @@ impl<T: Objective> FinetuneTrainer<T> {
         meta: BackboneMeta,
         preprocess: Preprocess,
         device: &Device,
+        collective: Arc<dyn Collective>,
     ) -> Result<Self, TaskError> {
         let device = device.clone().inner();
         let (prompt, trains_prompts) = plan.recipe.prompt_weights::<T>()?;
@@ -89,10 +94,16 @@ impl<T: Objective> FinetuneTrainer<T> {
         let mut rng = rng_for(plan.recipe.seed, 0, "head");
         let head = task.head(&layout, &mut rng, &device.clone().autodiff())?;
         let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
-        let ranks = RankExchange::alone();
+        let trains_backbone = plan.recipe.model.trainable != Trainable::Head || trains_prompts;
+        let mut layout = FlatLayout::of(&head).with_prefix("head.");
+        if trains_backbone {
+            layout = layout.and(FlatLayout::of(&backbone).with_prefix("backbone."));
+        }
+        let ranks = RankExchange::new(collective, layout);
+        let (_, own) = ranks.own_replicas(plan.replicas);
         let parameters = backbone.parameter_groups()?.with_prefix("backbone.");
-        let replicas = Replicas::new(plan.replicas)
-            .map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
+        let replicas =
+            Replicas::new(own).map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
         Ok(Self {
             optimizer: Optimizer::new(optimizer_config(&plan)),
             step: 0,
@@ -107,33 +118,12 @@ impl<T: Objective> FinetuneTrainer<T> {
             meta,
             prompt,
             trains_prompts,
+            trains_backbone,
             parameters,
             device,
             ranks,
             replicas,
         })
-    }
-
-    /// The same as one rank of several, each of which calls [`Self::step`] with the same batches.
-    /// All ranks must have the same plan, and the same weights.
-    ///
-    /// # Errors
-    /// A thread cannot be started.
-    pub fn on_rank(mut self, collective: Arc<dyn Collective>) -> Result<Self, TaskError> {
-        let mut layout = FlatLayout::of(&self.head).with_prefix("head.");
-        if self.trains_backbone() {
-            layout = layout.and(FlatLayout::of(&self.backbone).with_prefix("backbone."));
-        }
-        self.ranks = RankExchange::new(collective, layout);
-        let (_, own) = self.ranks.own_replicas(self.plan.replicas);
-        self.replicas =
-            Replicas::new(own).map_err(|error| TaskError::Io(std::io::Error::other(error)))?;
-        Ok(self)
-    }
-
-    /// Whether any of its parameters is trained.
-    fn trains_backbone(&self) -> bool {
-        self.plan.recipe.model.trainable != Trainable::Head || self.trains_prompts
     }
 
     /// The current model: the average of self-correction cycles, the moving average, or the
@@ -177,7 +167,7 @@ impl<T: Objective> FinetuneTrainer<T> {
         let share = examples.len() / replicas;
         let shares = examples.chunks(share).skip(first).take(own);
         let shares: Vec<&[Example<T::Target>]> = shares.collect();
-        let trained = self.trains_backbone();
+        let trained = self.trains_backbone;
         let size = size(examples);
         let refined = match &self.cycle_average {
             None => None,

@@ -62,7 +62,8 @@ pub fn run(common: &GlobalOptions, arguments: &ExportHubArguments) -> Result<Out
         prompt,
         metrics,
     };
-    let library = match arguments.library {
+    let ExportHubArguments { library, .. } = arguments;
+    let library = match library {
         HubFolder::Timm => HubLibrary::Timm,
         HubFolder::Transformers => HubLibrary::Transformers,
     };

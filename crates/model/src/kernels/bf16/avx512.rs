@@ -9,6 +9,7 @@ use std::arch::x86_64::{
     _mm512_dpbf16_ps, _mm512_loadu_ps, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_storeu_ps,
 };
 use std::cell::Cell;
+use std::sync::OnceLock;
 
 use rayon::prelude::*;
 
@@ -34,7 +35,9 @@ pub fn is_there() -> bool {
 /// twice as fast; Intel's processors have AMX for this purpose, and on the one without it that was
 /// measured (Emerald Rapids in a virtual machine) networks were slower than in f32 (docs/speed.md).
 pub fn is_fast() -> bool {
-    is_there() && is_amd()
+    // `cpuid` takes microseconds in a virtual machine, and every product asks.
+    static FAST: OnceLock<bool> = OnceLock::new();
+    *FAST.get_or_init(|| is_there() && is_amd())
 }
 
 fn is_amd() -> bool {

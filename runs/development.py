@@ -4,8 +4,9 @@
     python3 runs/development.py DATA DEV
     python3 runs/evidence.py OUT --data DEV --tables photos-frozen --seeds 100 101 --arms clasp --set loss.dino_weight=0.1
 
-DATA holds persons/, pku_reid/, ccp/ and lspe/. In DEV, persons/ is that of DATA. In the others every other person (PKU-Reid) or
+DATA holds persons/, pku_reid/, ccp/, lspe/ and pets/. In DEV, persons/ is that of DATA. In the others every other person (PKU-Reid) or
 image (CCP, LSPE) of the training split trains and the rest tests; the first two images of a tested person and camera 1 are queries.
+pets-detection/ has the training frames of runs/finetune.py, whose boxes a detector found: the last 13 test.
 Files are linked. Standard library only.
 """
 
@@ -13,8 +14,9 @@ import argparse
 import csv
 import json
 import pathlib
+import shutil
 
-from finetune import link
+from finetune import link, pets
 
 
 def reid(source, target):
@@ -52,12 +54,24 @@ def pose(source, target):
     whole = json.loads((source / "person_keypoints_train.json").read_text())
     ids = [image["id"] for image in whole["images"]]
     for split, some in (("train", set(ids[::2])), ("val", set(ids[1::2]))):
-        part = {
-            **whole,
-            "images": [image for image in whole["images"] if image["id"] in some],
-            "annotations": [one for one in whole["annotations"] if one["image_id"] in some],
-        }
-        (target / f"person_keypoints_{split}.json").write_text(json.dumps(part))
+        (target / f"person_keypoints_{split}.json").write_text(json.dumps(part_of(whole, some)))
+
+
+def detection(source, target):
+    """`pets` makes training and test frames; the test frames are dropped."""
+    pets(source, target)
+    shutil.rmtree(target / "pets-search")
+    folder = target / "pets-detection"
+    whole = json.loads((folder / "instances_train.json").read_text())
+    ids = [image["id"] for image in whole["images"]]
+    for split, some in (("train", set(ids[:-13])), ("test", set(ids[-13:]))):
+        (folder / f"instances_{split}.json").write_text(json.dumps(part_of(whole, some)))
+
+
+def part_of(whole, ids):
+    """The images of a COCO file with these ids, and their annotations."""
+    images = [image for image in whole["images"] if image["id"] in ids]
+    return {**whole, "images": images, "annotations": [one for one in whole["annotations"] if one["image_id"] in ids]}
 
 
 def main():
@@ -70,6 +84,7 @@ def main():
     for name, split in (("pku_reid", reid), ("ccp", ccp), ("lspe", pose)):
         (options.dev / name).mkdir()
         split(options.data / name, options.dev / name)
+    detection(options.data / "pets", options.dev)
 
 
 if __name__ == "__main__":

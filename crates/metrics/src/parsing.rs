@@ -84,6 +84,37 @@ impl ConfusionMatrix {
         Ok(())
     }
 
+    /// The counts that are not 0, with their true and predicted class.
+    pub fn cells(&self) -> impl Iterator<Item = (u8, u8, u64)> {
+        // `new` allows classes that a label can have only.
+        let label = |class: usize| class as u8;
+        let cell = move |(at, count): (usize, &u64)| {
+            let (truth, predicted) = (at / self.classes, at % self.classes);
+            (label(truth), label(predicted), *count)
+        };
+        self.counts
+            .iter()
+            .enumerate()
+            .map(cell)
+            .filter(|cell| cell.2 > 0)
+    }
+
+    /// Adds to one count.
+    ///
+    /// # Panics
+    /// If there is no such class.
+    pub fn add_cell(&mut self, truth: u8, predicted: u8, pixels: u64) {
+        let [truth, predicted] = [truth, predicted].map(usize::from);
+        assert!(
+            truth.max(predicted) < self.classes,
+            "{} classes, found {}",
+            self.classes,
+            truth.max(predicted)
+        );
+        let count = &mut self.counts[truth * self.classes + predicted];
+        *count = count.saturating_add(pixels);
+    }
+
     /// Adds the counts of another matrix, so that threads can each fill one.
     ///
     /// # Panics

@@ -20,9 +20,9 @@ use clasp_tasks::parsing::ParsingTask;
 use clasp_tasks::pose::PoseTask;
 use clasp_tasks::reid::ReidTask;
 use clasp_tasks::search::SearchTask;
-use clasp_tasks::task::Evaluate as _;
 use clasp_tasks::task::{
-    DownstreamTask, Evaluation, FinetunedModel, Inference, Objective, Predictor, SplitChoice, Task,
+    DownstreamTask, Evaluate, Evaluation, FinetunedModel, Inference, Objective, Predictor,
+    SplitChoice, Task, shard,
 };
 use clasp_weights::checkpoint;
 use clasp_weights::onnx;
@@ -99,7 +99,69 @@ fn trained<T: DownstreamTask>(
         progress: &progress,
     };
     let report = model.task.evaluate(&model, &eval, &inference).unwrap();
+    shards_give_the_same(&model, &eval, split, &inference, &report);
     (summary.run.metrics["loss/total"], report, model)
+}
+
+/// Evaluates in three shards, whose results go through files, and compares with `whole`.
+fn shards_give_the_same<T: Evaluate>(
+    model: &FinetunedModel<T>,
+    data: &T::TestSet,
+    split: &str,
+    inference: &Inference<'_>,
+    whole: &Evaluation,
+) {
+    let folder = tempfile::tempdir().unwrap();
+    let units = T::units(data);
+    let batch = inference.batch.min(T::MOST_AT_ONCE);
+    let mut files: Vec<PathBuf> = Vec::new();
+    for index in 0..3 {
+        let units = shard::units_of_shard(units, batch, [index, 3]);
+        let results = model.task.results(model, data, units.clone(), inference);
+        files.insert(0, folder.path().join(format!("{index}.jsonl")));
+        shard::write(&files[0], model, data, split, &units, &results.unwrap()).unwrap();
+    }
+    let results = shard::read(&files, model, data, split).unwrap();
+    let joined = model.task.summarize(model, data, results, true).unwrap();
+    let text = |evaluation: &Evaluation| serde_json::to_string(evaluation).unwrap();
+    assert_eq!(text(&joined), text(whole), "{}", T::NAME);
+    assert!(joined.predictions == whole.predictions, "{}", T::NAME);
+
+    // What does not belong together, or is damaged, is an error that names file and place.
+    let error = |files: &[PathBuf], split: &str| match shard::read(files, model, data, split) {
+        Ok(_) => panic!("{}: accepted {files:?}", T::NAME),
+        Err(error) => error.to_string(),
+    };
+    assert!(error(&files[1..], split).contains("a further shard"));
+    assert!(error(&files[..2], split).contains("the shard from number 0"));
+    assert!(error(&files, "other").contains("the split other"));
+    let last = fs_err::read_to_string(&files[0]).unwrap();
+    let lines: Vec<&str> = last.lines().collect();
+    for damaged in ["null", "[]", "{}", "[[1e39]]", "1", ""] {
+        let text = [lines[0], damaged]
+            .into_iter()
+            .chain(lines[2..].iter().copied());
+        fs_err::write(&files[0], text.collect::<Vec<_>>().join("\n")).unwrap();
+        let error = match shard::read(&files, model, data, split) {
+            // In a scene there may be nobody.
+            Ok(_) => {
+                assert!(
+                    damaged == "[]" && T::MOST_AT_ONCE == 1,
+                    "{}: {damaged}",
+                    T::NAME
+                );
+                continue;
+            }
+            Err(error) => error.to_string(),
+        };
+        assert!(
+            error.contains("2.jsonl: expected line 2: ") || damaged == "[]",
+            "{}: {damaged}: {error}",
+            T::NAME
+        );
+    }
+    fs_err::write(&files[0], lines[..lines.len() - 1].join("\n")).unwrap();
+    assert!(error(&files, split).contains("as its first line says"));
 }
 
 /// Exports the model with its head, for any batch size, the prompts folded in; the export fails

@@ -55,6 +55,17 @@ pub struct EvalArguments {
     /// Write the predictions of a fine-tuned model in the file format of the task's benchmark
     #[arg(long, value_name = "FILE")]
     pub predictions: Option<PathBuf>,
+    /// Run a fine-tuned model over part I of N of the test set, counted from 0, and write its results
+    /// to --out
+    #[arg(long, value_name = "I/N", value_parser = shard, requires = "out", conflicts_with = "shards")]
+    pub shard: Option<(usize, usize)>,
+    /// File for the results of --shard
+    #[arg(long, value_name = "FILE", requires = "shard")]
+    pub out: Option<PathBuf>,
+    /// Compute the metrics from the results of all parts, the files that --shard wrote, instead of
+    /// running the model
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub shards: Vec<PathBuf>,
     /// Height x width [default: that of the model]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,

@@ -2,11 +2,13 @@
 //! frozen backbone.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use burn::tensor::Device;
+use clasp_data::missing::require;
 use clasp_metrics::Metric;
 use clasp_metrics::metric::line_of;
 use clasp_model::Precision;
@@ -14,10 +16,11 @@ use clasp_model::backbone::Backbone;
 use clasp_model::prompt::{PROMPTS, PromptWeights};
 use clasp_tasks::features::Batching;
 use clasp_tasks::probe::{FrozenRequest, FrozenResult, ProbeConfig};
-use clasp_tasks::task::{Evaluate, Inference, SplitChoice};
+use clasp_tasks::task::{Evaluate, Inference, SplitChoice, shard};
 use clasp_tasks::{BackboneExtractor, PassProgress, Preprocess, TaskKind, with_task};
 use clasp_weights::import::load_backbone;
 use serde::Serialize;
+use serde_json::json;
 
 use super::{calibrate, check_data, check_writable, print_result};
 use crate::args::{EvalArguments, GlobalOptions};
@@ -69,8 +72,14 @@ impl Model {
 pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome> {
     check_data(&arguments.data)?;
     let task = arguments.task.0;
-    if let Some(path) = &arguments.predictions {
+    for path in [&arguments.predictions, &arguments.out]
+        .into_iter()
+        .flatten()
+    {
         check_writable(path)?;
+    }
+    for path in &arguments.shards {
+        require(path, "results of `clasp eval --shard`")?;
     }
     let of_reid = [
         ("--rerank", arguments.rerank),
@@ -96,6 +105,8 @@ pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome>
         ("--set", !arguments.set.is_empty()),
         ("--predictions", arguments.predictions.is_some()),
         ("--calibrate", arguments.calibrate.is_some()),
+        ("--shard", arguments.shard.is_some()),
+        ("--shards", !arguments.shards.is_empty()),
     ];
     if let Some((what, _)) = fine_tuned.iter().find(|(_, given)| *given) {
         bail!("{what} is for fine-tuned models; leave it out, or leave out --frozen");
@@ -166,10 +177,29 @@ fn tuned<T: Evaluate>(common: &GlobalOptions, arguments: &EvalArguments) -> Resu
     let inference = Inference {
         batch: 16,
         threads: device::threads(common.threads),
-        predictions: arguments.predictions.is_some(),
+        // Those of a shard may be asked for when the shards are joined.
+        predictions: arguments.predictions.is_some() || arguments.shard.is_some(),
         progress: &progress,
     };
-    let mut evaluation = model.task.evaluate(&model, &data, &inference)?;
+    if let (Some((index, of)), Some(out)) = (arguments.shard, &arguments.out) {
+        let batch = inference.batch.min(T::MOST_AT_ONCE);
+        let units = shard::units_of_shard(T::units(&data), batch, [index, of]);
+        let results = model
+            .task
+            .results(&model, &data, units.clone(), &inference)?;
+        shard::write(out, &model, &data, split, &units, &results)?;
+        drop(meter);
+        return print_shard::<T>(common, (index, of), &units, T::units(&data), out);
+    }
+    let mut evaluation = match arguments.shards.is_empty() {
+        true => model.task.evaluate(&model, &data, &inference)?,
+        false => {
+            let results = shard::read(&arguments.shards, &model, &data, split)?;
+            model
+                .task
+                .summarize(&model, &data, results, inference.predictions)?
+        }
+    };
     evaluation.protocol = with_precision(evaluation.protocol, model.precision);
     drop(meter);
     for note in &evaluation.notes {
@@ -203,6 +233,32 @@ fn tuned<T: Evaluate>(common: &GlobalOptions, arguments: &EvalArguments) -> Resu
         Some(None) => Outcome::CheckFailed,
         _ => Outcome::Done,
     })
+}
+
+/// Says what a shard of an evaluation computed.
+fn print_shard<T: Evaluate>(
+    common: &GlobalOptions,
+    (index, of): (usize, usize),
+    units: &Range<usize>,
+    all: usize,
+    out: &Path,
+) -> Result<Outcome> {
+    let text = format!(
+        "shard {index}/{of}: {} of {all} {} in {}",
+        units.len(),
+        T::UNITS,
+        out.display()
+    );
+    let value = json!({
+        "task": T::NAME,
+        "shard": [index, of],
+        "first": units.start,
+        "count": units.len(),
+        "of": all,
+        "file": out,
+    });
+    print_result(common.json, &value, &text)?;
+    Ok(Outcome::Done)
 }
 
 /// Metrics on one line, with chance beside the first.

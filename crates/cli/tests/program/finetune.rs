@@ -96,6 +96,27 @@ fn finetune_evaluate_predict_search() {
                 .expect("a protocol")
                 .contains("fine-tuned")
         );
+        // By two processes, and the metrics from what they wrote: the same to the byte.
+        let evaluated = ["eval", task, "--model", task, "--data", &data];
+        for (shard, out) in [("0/2", "0.jsonl"), ("1/2", "1.jsonl")] {
+            done(
+                at,
+                &[&evaluated[..], &["--shard", shard, "--out", out]].concat(),
+            );
+        }
+        let predictions = fs_err::read(at.join("p.out")).expect("predictions");
+        let joined = [
+            "--shards",
+            "1.jsonl",
+            "0.jsonl",
+            "--predictions",
+            "p.out",
+            "--json",
+        ];
+        assert_eq!(done(at, &[&evaluated[..], &joined].concat()), text);
+        assert!(fs_err::read(at.join("p.out")).expect("predictions") == predictions);
+        let twice = [&evaluated[..], &["--shards", "0.jsonl", "0.jsonl"]].concat();
+        refused(at, &twice, &["0.jsonl", "expected the shard from number"]);
         let plain = [
             "predict",
             task,

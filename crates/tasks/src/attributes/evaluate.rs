@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::layouts::attributes::AttributeDataset;
@@ -15,9 +16,9 @@ use super::{AttributeTask, probe};
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::probe::FrozenEvaluation;
-use crate::task::evaluation::{PredictionScores, count_note, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, count_note, mismatch};
 use crate::task::{
-    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+    Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
 
 /// mA of the best constant prediction: it is right for one of the two values of each attribute, and
@@ -102,6 +103,8 @@ fn scores_of(
 
 impl Evaluate for AttributeTask {
     type TestSet = AttributeSet;
+    /// The probability of each attribute of an image.
+    type UnitResult = Vec<f32>;
 
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
 
@@ -122,24 +125,45 @@ impl Evaluate for AttributeTask {
         })
     }
 
-    fn evaluate(
+    fn units(eval: &AttributeSet) -> usize {
+        eval.images.len()
+    }
+
+    fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
         eval: &AttributeSet,
-        inference: &Inference<'_>,
+        units: Range<usize>,
+        _predictions: bool,
+    ) -> Result<Vec<Vec<f32>>, TaskError> {
+        let images = { eval.images[units.clone()].iter() }
+            .map(|image| read_image(&image.path))
+            .collect::<Result<Vec<_>, _>>()?;
+        let probabilities = Self::probabilities(model, &images, units.start)?;
+        Ok(probabilities
+            .chunks_exact(self.names.len())
+            .map(<[f32]>::to_vec)
+            .collect())
+    }
+
+    fn check_results(&self, _: &AttributeSet, results: &[Vec<f32>]) -> Result<(), WrongResult> {
+        let attributes = self.names.len();
+        results.iter().enumerate().try_for_each(|(unit, row)| {
+            let is_right = row.len() == attributes && row.iter().all(|p| (0.0..=1.0).contains(p));
+            let expected = format!("{attributes} probabilities from 0 to 1");
+            WrongResult::unless(is_right, unit, expected, format!("{row:?}"))
+        })
+    }
+
+    fn summarize(
+        &self,
+        model: &FinetunedModel<Self>,
+        eval: &AttributeSet,
+        results: Vec<Vec<f32>>,
+        _predictions: bool,
     ) -> Result<Evaluation, TaskError> {
-        let (count, attributes) = (eval.images.len(), self.names.len());
-        let rows = model.batches("evaluation images", count, inference, |model, items| {
-            let images = { eval.images[items.clone()].iter() }
-                .map(|image| read_image(&image.path))
-                .collect::<Result<Vec<_>, _>>()?;
-            let probabilities = Self::probabilities(model, &images, items.start)?;
-            Ok(probabilities
-                .chunks_exact(attributes)
-                .map(<[f32]>::to_vec)
-                .collect())
-        })?;
-        let probabilities: Vec<f32> = rows.into_iter().flatten().collect();
+        let attributes = self.names.len();
+        let probabilities: Vec<f32> = results.into_iter().flatten().collect();
         let truth: Vec<bool> = { eval.images.iter() }
             .flat_map(|image| image.values.iter().copied())
             .collect();

@@ -7,10 +7,12 @@ use clasp_model::heads::{DetectionHead, DetectionHeadConfig, DetectionOutput};
 use clasp_model::layers::Rng;
 use clasp_model::losses::DetectionTargets;
 use clasp_weights::onnx::Output;
+use serde::{Deserialize, Serialize};
 
 use super::scenes::{MULTIPLE, SceneConfig, SceneInput, SceneTarget, batch_size};
 use crate::TaskError;
 use crate::task::check::setting;
+use crate::task::evaluation::WrongResult;
 use crate::task::model::{check_finite, values};
 use crate::task::{FeatureLayout, FinetunedModel, Objective};
 
@@ -24,7 +26,7 @@ const MAPS: usize = 3;
 const CANDIDATES: usize = 1000;
 
 /// A detected person.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DetectedPerson {
     /// x, y, width, height in pixels of the scene.
     pub bbox: [f64; 4],
@@ -32,6 +34,22 @@ pub struct DetectedPerson {
     pub score: f64,
     /// Embedding of the person, of length 1; empty without embeddings.
     pub embedding: Vec<f32>,
+}
+
+impl DetectedPerson {
+    /// Checks people of a scene, `unit` of a test set, that were read from a file.
+    pub(crate) fn check(people: &[Self], embedding: usize, unit: usize) -> Result<(), WrongResult> {
+        let is_right = |one: &Self| {
+            { one.bbox.iter() }
+                .chain([&one.score])
+                .all(|value| value.is_finite())
+                && one.embedding.len() == embedding
+                && one.embedding.iter().all(|value| value.is_finite())
+        };
+        let wrong = people.iter().find(|one| !is_right(one));
+        let expected = format!("boxes, scores and embeddings of {embedding} numbers, all finite");
+        WrongResult::unless(wrong.is_none(), unit, expected, format!("{wrong:?}"))
+    }
 }
 
 /// A head for a backbone.

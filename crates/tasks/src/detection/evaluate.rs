@@ -1,6 +1,7 @@
 //! Evaluation of pedestrian detection: log-average miss rates and AP.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::layouts::coco::BoxDataset;
@@ -12,12 +13,13 @@ use clasp_metrics::{Direction, Metric};
 use serde_json::{Value, json};
 
 use super::DetectionTask;
+use super::csp::DetectedPerson;
 use super::data::DetectionSet;
 use crate::TaskError;
-use crate::task::evaluation::{PredictionScores, count_note, file_name};
+use crate::task::evaluation::{PredictionScores, WrongResult, count_note, file_name};
 use crate::task::examples::skipped_note;
 use crate::task::{
-    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+    Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
 
 /// The ground truth for COCO's AP. Ignored people are crowds there: boxes on them are neither
@@ -79,30 +81,51 @@ fn scores_of(boxes: &BoxDataset, found: &[FoundBox]) -> Result<TaskScores, TaskE
 
 impl Evaluate for DetectionTask {
     type TestSet = DetectionSet;
+    /// The people found in a scene.
+    type UnitResult = Vec<DetectedPerson>;
+
+    const UNITS: &'static str = "scenes";
+    const MOST_AT_ONCE: usize = 1;
 
     fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<DetectionSet, TaskError> {
         let boxes = split.open(|name| BoxDataset::open(folder, name))?;
         DetectionSet::with_people(boxes)
     }
 
-    fn evaluate(
+    fn units(eval: &DetectionSet) -> usize {
+        eval.boxes.images.len()
+    }
+
+    fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
         eval: &DetectionSet,
-        inference: &Inference<'_>,
+        units: Range<usize>,
+        _predictions: bool,
+    ) -> Result<Vec<Vec<DetectedPerson>>, TaskError> {
+        units
+            .map(|index| self.detect(model, &eval.read(index)?.0, index))
+            .collect()
+    }
+
+    fn check_results(
+        &self,
+        _: &DetectionSet,
+        results: &[Vec<DetectedPerson>],
+    ) -> Result<(), WrongResult> {
+        { results.iter().enumerate() }
+            .try_for_each(|(unit, found)| DetectedPerson::check(found, 0, unit))
+    }
+
+    fn summarize(
+        &self,
+        _model: &FinetunedModel<Self>,
+        eval: &DetectionSet,
+        results: Vec<Vec<DetectedPerson>>,
+        _predictions: bool,
     ) -> Result<Evaluation, TaskError> {
-        let images = &eval.boxes.images;
-        let one = Inference {
-            batch: 1,
-            ..*inference
-        };
-        let found = model.batches("scenes", images.len(), &one, |model, items| {
-            items
-                .map(|index| self.detect(model, &eval.read(index)?.0, index))
-                .collect()
-        })?;
-        let ids: Vec<u64> = images.iter().map(|image| image.id).collect();
-        let found: Vec<FoundBox> = { ids.iter().zip(found) }
+        let ids: Vec<u64> = eval.boxes.images.iter().map(|image| image.id).collect();
+        let found: Vec<FoundBox> = { ids.iter().zip(results) }
             .flat_map(|(&image, boxes)| {
                 boxes.into_iter().map(move |one| FoundBox {
                     image,

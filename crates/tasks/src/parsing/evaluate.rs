@@ -1,6 +1,7 @@
 //! Evaluation of parsing: one confusion matrix, mIoU.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::{Component, Path, PathBuf};
 
 use clasp_data::image::encode_label_png;
@@ -8,6 +9,7 @@ use clasp_data::layouts::parsing::{IGNORE, MaskedImage, label_map};
 use clasp_data::source::Source;
 use clasp_metrics::Metric;
 use clasp_metrics::parsing::ConfusionMatrix;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::data::{ParsingSet, open_data, read_pair};
@@ -15,10 +17,39 @@ use super::{ParsingHeadKind, ParsingTask, probe};
 use crate::TaskError;
 use crate::features::Preprocess;
 use crate::probe::FrozenEvaluation;
-use crate::task::evaluation::{PredictionScores, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, mismatch};
 use crate::task::{
-    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+    Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
+
+/// Most pixels of an image: 64 thousand by 64 thousand.
+const MOST_PIXELS: u64 = 1 << 32;
+
+/// The parts found in an image.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct ParsedImage {
+    /// Pixels of each pair of a true and a predicted class that the image has.
+    cells: Vec<(u8, u8, u64)>,
+    /// The predicted classes as a PNG, if predictions are wanted.
+    #[serde(with = "base64_text")]
+    mask: Vec<u8>,
+}
+
+/// Bytes as base64 in text formats.
+mod base64_text {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<u8>, D::Error> {
+        let text = String::deserialize(from)?;
+        STANDARD.decode(text).map_err(D::Error::custom)
+    }
+}
 
 impl ParsingTask {
     fn protocol(&self, preprocess: &Preprocess, split: &str) -> String {
@@ -96,6 +127,7 @@ fn scores_of(
 
 impl Evaluate for ParsingTask {
     type TestSet = ParsingSet;
+    type UnitResult = ParsedImage;
 
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
 
@@ -117,38 +149,60 @@ impl Evaluate for ParsingTask {
         })
     }
 
-    fn evaluate(
+    fn units(eval: &ParsingSet) -> usize {
+        eval.images.len()
+    }
+
+    fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
         eval: &ParsingSet,
-        inference: &Inference<'_>,
-    ) -> Result<Evaluation, TaskError> {
+        units: Range<usize>,
+        predictions: bool,
+    ) -> Result<Vec<ParsedImage>, TaskError> {
+        let parse = |index: usize| {
+            let MaskedImage { image, mask, .. } = &eval.images[index];
+            let (image, labels) = read_pair(&eval.parsing, image, mask)?;
+            let found = self.parse(model, &image, index)?;
+            let mut confusion = ConfusionMatrix::new(self.classes.len());
+            confusion.add(&labels.labels, &found.labels)?;
+            Ok(ParsedImage {
+                cells: confusion.cells().collect(),
+                mask: match predictions {
+                    true => encode_label_png(&found.labels, found.height, found.width),
+                    false => Vec::new(),
+                },
+            })
+        };
+        units.map(parse).collect()
+    }
+
+    fn check_results(&self, _: &ParsingSet, results: &[ParsedImage]) -> Result<(), WrongResult> {
         let classes = self.classes.len();
-        let batches = model.batches(
-            "evaluation images",
-            eval.images.len(),
-            inference,
-            |model, items| {
-                let mut confusion = ConfusionMatrix::new(classes);
-                let mut masks = Vec::new();
-                for index in items {
-                    let MaskedImage {
-                        image, mask, name, ..
-                    } = &eval.images[index];
-                    let (image, labels) = read_pair(&eval.parsing, image, mask)?;
-                    let found = self.parse(model, &image, index)?;
-                    confusion.add(&labels.labels, &found.labels)?;
-                    if inference.predictions {
-                        let png = encode_label_png(&found.labels, found.height, found.width);
-                        masks.push((Path::new(name).with_extension("png"), png));
-                    }
-                }
-                Ok(vec![(confusion, masks)])
-            },
-        )?;
-        let mut confusion = ConfusionMatrix::new(classes);
-        batches.iter().for_each(|(batch, _)| confusion.merge(batch));
-        let masks = batches.into_iter().flat_map(|(_, masks)| masks);
+        results.iter().enumerate().try_for_each(|(unit, parsed)| {
+            let known = |class: u8| usize::from(class) < classes;
+            let wrong = parsed.cells.iter().find(|(truth, found, pixels)| {
+                !known(*truth) || !known(*found) || *pixels > MOST_PIXELS
+            });
+            let expected = format!("[true class, predicted class, pixels], of {classes} classes");
+            WrongResult::unless(wrong.is_none(), unit, expected, format!("{wrong:?}"))
+        })
+    }
+
+    fn summarize(
+        &self,
+        model: &FinetunedModel<Self>,
+        eval: &ParsingSet,
+        results: Vec<ParsedImage>,
+        predictions: bool,
+    ) -> Result<Evaluation, TaskError> {
+        let mut confusion = ConfusionMatrix::new(self.classes.len());
+        let cells = results.iter().flat_map(|parsed| &parsed.cells);
+        cells.for_each(|(truth, found, pixels)| confusion.add_cell(*truth, *found, *pixels));
+        let masks = eval.images.iter().zip(results).map(|(image, parsed)| {
+            let name = Path::new(&image.name).with_extension("png");
+            (name, parsed.mask)
+        });
         Ok(Evaluation {
             task: Self::NAME,
             protocol: self.protocol(&model.preprocess, &eval.split),
@@ -156,7 +210,10 @@ impl Evaluate for ParsingTask {
             loss: None,
             notes: Vec::new(),
             scores: scores_of(&self.classes, &confusion, &eval.parsing.file)?,
-            predictions: tar_of(masks)?,
+            predictions: match predictions {
+                true => tar_of(masks)?,
+                false => Vec::new(),
+            },
         })
     }
 

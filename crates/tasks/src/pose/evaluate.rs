@@ -1,6 +1,7 @@
 //! Evaluation of pose: OKS AP and PCK.
 
 use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::image::Rgb;
@@ -19,9 +20,9 @@ use super::{PoseTask, clip_box, probe, region};
 use crate::TaskError;
 use crate::features::{Preprocess, read_sized};
 use crate::probe::FrozenEvaluation;
-use crate::task::evaluation::{PredictionScores, count_note, file_name, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, count_note, file_name, mismatch};
 use crate::task::{
-    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+    Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
 
 /// Fraction of the reference length within which a joint is correct.
@@ -99,6 +100,9 @@ impl PoseTask {
 
 impl Evaluate for PoseTask {
     type TestSet = PoseTestSet;
+    type UnitResult = PoseEstimate;
+
+    const UNITS: &'static str = "people";
 
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
 
@@ -132,40 +136,66 @@ impl Evaluate for PoseTask {
         Ok(PoseTestSet { keypoints, boxes })
     }
 
-    fn evaluate(
+    fn units(eval: &PoseTestSet) -> usize {
+        eval.boxes.len()
+    }
+
+    fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
         eval: &PoseTestSet,
-        inference: &Inference<'_>,
+        units: Range<usize>,
+        _predictions: bool,
+    ) -> Result<Vec<PoseEstimate>, TaskError> {
+        let aspect = Self::aspect(&model.preprocess);
+        // Boxes of an image are consecutive, so that it is read once.
+        let mut images: Vec<(usize, Rgb)> = Vec::new();
+        for candidate in &eval.boxes[units.clone()] {
+            if images.iter().all(|(index, _)| *index != candidate.image) {
+                let CocoImage {
+                    path,
+                    height,
+                    width,
+                    ..
+                } = &eval.keypoints.images[candidate.image];
+                images.push((candidate.image, read_sized(path, [*height, *width])?));
+            }
+        }
+        let views: Vec<(&Rgb, [f64; 4])> = { eval.boxes[units.clone()].iter() }
+            .filter_map(|candidate| {
+                let image = images.iter().find(|(index, _)| *index == candidate.image)?;
+                Some((
+                    &image.1,
+                    region(candidate.bbox, aspect, self.config.box_padding),
+                ))
+            })
+            .collect();
+        self.estimate(model, &views, units.start)
+    }
+
+    fn check_results(&self, _: &PoseTestSet, results: &[PoseEstimate]) -> Result<(), WrongResult> {
+        let joints = self.joints.len();
+        results.iter().enumerate().try_for_each(|(unit, pose)| {
+            let is_right = [pose.points.len(), pose.confidences.len()] == [joints; 2] && {
+                pose.points.iter().flatten()
+            }
+            .chain(&pose.confidences)
+            .chain([&pose.score, &pose.area])
+            .all(|value| value.is_finite());
+            let expected = format!("points and confidences of {joints} joints, all finite");
+            WrongResult::unless(is_right, unit, expected, format!("{pose:?}"))
+        })
+    }
+
+    fn summarize(
+        &self,
+        model: &FinetunedModel<Self>,
+        eval: &PoseTestSet,
+        results: Vec<PoseEstimate>,
+        _predictions: bool,
     ) -> Result<Evaluation, TaskError> {
         let data = &eval.keypoints;
-        let aspect = Self::aspect(&model.preprocess);
-        let found = model.batches("people", eval.boxes.len(), inference, |model, items| {
-            // Boxes of an image are consecutive, so that it is read once.
-            let mut images: Vec<(usize, Rgb)> = Vec::new();
-            for candidate in &eval.boxes[items.clone()] {
-                if images.iter().all(|(index, _)| *index != candidate.image) {
-                    let CocoImage {
-                        path,
-                        height,
-                        width,
-                        ..
-                    } = &data.images[candidate.image];
-                    images.push((candidate.image, read_sized(path, [*height, *width])?));
-                }
-            }
-            let views: Vec<(&Rgb, [f64; 4])> = { eval.boxes[items.clone()].iter() }
-                .filter_map(|candidate| {
-                    let image = images.iter().find(|(index, _)| *index == candidate.image)?;
-                    Some((
-                        &image.1,
-                        region(candidate.bbox, aspect, self.config.box_padding),
-                    ))
-                })
-                .collect();
-            self.estimate(model, &views, items.start)
-        })?;
-        let mut kept: Vec<(&PersonBox, PoseEstimate)> = eval.boxes.iter().zip(found).collect();
+        let mut kept: Vec<(&PersonBox, PoseEstimate)> = eval.boxes.iter().zip(results).collect();
         for (candidate, pose) in &mut kept {
             pose.score *= candidate.score;
         }

@@ -3,6 +3,7 @@
 use clasp_data::augment::warp;
 use clasp_data::image::Rgb;
 use clasp_data::layouts::sides::twins;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::heatmaps::HeatmapCodec;
@@ -16,8 +17,8 @@ use crate::task::{FinetunedModel, Predictor};
 pub(super) const CONFIDENT: f64 = 0.2;
 
 /// The pose of a person in an image.
-#[derive(Debug, Clone)]
-pub(super) struct PoseEstimate {
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PoseEstimate {
     /// x, y of each joint in pixels.
     pub points: Vec<[f64; 2]>,
     /// Heatmap value of each joint.

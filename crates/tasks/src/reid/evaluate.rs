@@ -1,6 +1,7 @@
 //! Evaluation of re-identification: mAP, CMC, mINP, re-ranking and same-person thresholds.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
@@ -20,9 +21,9 @@ use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::probe::FrozenEvaluation;
 use crate::task::check::setting;
-use crate::task::evaluation::{PredictionScores, count_note, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, count_note, mismatch};
 use crate::task::{
-    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+    Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
 
 /// Ranks of the CMC that are kept.
@@ -41,6 +42,13 @@ pub struct ReidTestSet {
     pub query: Vec<ReidImage>,
     /// Gallery.
     pub gallery: Vec<ReidImage>,
+}
+
+impl ReidTestSet {
+    /// Queries, then the gallery.
+    fn images(&self) -> impl Iterator<Item = &ReidImage> {
+        self.query.iter().chain(&self.gallery)
+    }
 }
 
 impl ReidTask {
@@ -88,7 +96,10 @@ impl ReidTask {
 
 impl Evaluate for ReidTask {
     type TestSet = ReidTestSet;
+    /// The feature of an image; queries come before the gallery.
+    type UnitResult = Vec<f32>;
 
+    const UNITS: &'static str = "query and gallery images";
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
     const HAS_SPLITS: bool = false;
 
@@ -142,30 +153,47 @@ impl Evaluate for ReidTask {
         })
     }
 
-    fn evaluate(
+    fn units(eval: &ReidTestSet) -> usize {
+        eval.query.len() + eval.gallery.len()
+    }
+
+    fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
         eval: &ReidTestSet,
-        inference: &Inference<'_>,
+        units: Range<usize>,
+        _predictions: bool,
+    ) -> Result<Vec<Vec<f32>>, TaskError> {
+        let images = { eval.images().skip(units.start).take(units.len()) }
+            .map(|crop| read_image(&crop.path))
+            .collect::<Result<Vec<_>, _>>()?;
+        let features = Self::features(model, &images, units.start)?;
+        let channels = features.len() / images.len();
+        Ok(features
+            .chunks_exact(channels)
+            .map(<[f32]>::to_vec)
+            .collect())
+    }
+
+    fn check_results(&self, _: &ReidTestSet, results: &[Vec<f32>]) -> Result<(), WrongResult> {
+        let channels = results.first().map_or(0, Vec::len).max(1);
+        results.iter().enumerate().try_for_each(|(unit, feature)| {
+            let is_right = feature.len() == channels && feature.iter().all(|v| v.is_finite());
+            let expected = format!("a feature of {channels} finite numbers, as the first");
+            let found = format!("{} numbers", feature.len());
+            WrongResult::unless(is_right, unit, expected, found)
+        })
+    }
+
+    fn summarize(
+        &self,
+        model: &FinetunedModel<Self>,
+        eval: &ReidTestSet,
+        results: Vec<Vec<f32>>,
+        _predictions: bool,
     ) -> Result<Evaluation, TaskError> {
-        let crops: Vec<&ReidImage> = eval.query.iter().chain(&eval.gallery).collect();
-        let rows = model.batches(
-            "query and gallery images",
-            crops.len(),
-            inference,
-            |model, items| {
-                let images = { crops[items.clone()].iter() }
-                    .map(|crop| read_image(&crop.path))
-                    .collect::<Result<Vec<_>, _>>()?;
-                let features = Self::features(model, &images, items.start)?;
-                let channels = features.len() / images.len();
-                Ok(features
-                    .chunks_exact(channels)
-                    .map(<[f32]>::to_vec)
-                    .collect())
-            },
-        )?;
-        let features = LabeledFeatures::new(rows, &crops);
+        let crops: Vec<&ReidImage> = eval.images().collect();
+        let features = LabeledFeatures::new(results, &crops);
         let queries = eval.query.len();
         let query = features.rows(0..queries);
         let gallery = features.rows(queries..crops.len());

@@ -1,6 +1,7 @@
 //! Evaluation of person search: mAP, top-k, and how well people are detected.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::layouts::search::{SearchDataset, SearchFrame};
@@ -8,7 +9,7 @@ use clasp_data::text::read_text;
 use clasp_metrics::Metric;
 use clasp_metrics::detection::iou;
 use clasp_metrics::search::{self, GalleryFrame, SceneDetections, SearchGallery, SearchQuery, TOP};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::SearchTask;
@@ -18,10 +19,10 @@ use crate::TaskError;
 use crate::detection::csp::DetectedPerson;
 use crate::detection::scenes;
 use crate::task::check::setting;
-use crate::task::evaluation::{PredictionScores, file_name, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, file_name, mismatch};
 use crate::task::examples::skipped_note;
 use crate::task::{
-    Evaluate, Evaluation, FinetunedModel, Inference, ScoreRequest, SplitChoice, Task, TaskScores,
+    Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
 
 /// Results of a query that are listed in the predictions.
@@ -207,9 +208,27 @@ fn lines(
     Ok(lines)
 }
 
+/// The queries that a frame shows: their numbers among all, and their boxes.
+fn queries_of(eval: &SearchDataset, frame: usize) -> impl Iterator<Item = (usize, [f64; 4])> + '_ {
+    { eval.queries.iter().enumerate() }
+        .filter(move |(_, query)| query.frame == frame)
+        .map(|(number, query)| (number, query.bbox))
+}
+
+/// What was found in a frame.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SearchedFrame {
+    people: Vec<DetectedPerson>,
+    /// The queries that the frame shows, by their number among all, and the embeddings of their boxes.
+    queries: Vec<(usize, Vec<f32>)>,
+}
+
 impl Evaluate for SearchTask {
     type TestSet = SearchDataset;
+    type UnitResult = SearchedFrame;
 
+    const UNITS: &'static str = "frames";
+    const MOST_AT_ONCE: usize = 1;
     const HAS_SPLITS: bool = false;
 
     fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<SearchDataset, TaskError> {
@@ -220,41 +239,65 @@ impl Evaluate for SearchTask {
         open(folder, &self.config)
     }
 
-    fn evaluate(
+    fn units(eval: &SearchDataset) -> usize {
+        eval.test.len()
+    }
+
+    fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
         eval: &SearchDataset,
-        inference: &Inference<'_>,
+        units: Range<usize>,
+        _predictions: bool,
+    ) -> Result<Vec<SearchedFrame>, TaskError> {
+        let search = |index: usize| {
+            let SearchFrame { path, size, .. } = &eval.test[index];
+            let image = scenes::read(path, *size)?;
+            let (numbers, boxes): (Vec<usize>, Vec<[f64; 4]>) = queries_of(eval, index).unzip();
+            let (people, queries) = self.detect(model, &image, index, &boxes)?;
+            Ok(SearchedFrame {
+                people,
+                queries: numbers.into_iter().zip(queries).collect(),
+            })
+        };
+        units.map(search).collect()
+    }
+
+    fn check_results(
+        &self,
+        eval: &SearchDataset,
+        results: &[SearchedFrame],
+    ) -> Result<(), WrongResult> {
+        let length = self.config.embedding_dim;
+        results.iter().enumerate().try_for_each(|(unit, frame)| {
+            DetectedPerson::check(&frame.people, length, unit)?;
+            let numbers = frame.queries.iter().map(|(number, _)| *number);
+            let expected: Vec<usize> = queries_of(eval, unit).map(|(number, _)| number).collect();
+            let embeddings = frame.queries.iter().map(|(_, embedding)| embedding);
+            let is_right = numbers.eq(expected.iter().copied())
+                && embeddings.clone().all(|one| one.len() == length)
+                && embeddings.flatten().all(|value| value.is_finite());
+            let expected = format!("embeddings of {length} numbers of the queries {expected:?}");
+            WrongResult::unless(is_right, unit, expected, "others")
+        })
+    }
+
+    fn summarize(
+        &self,
+        _model: &FinetunedModel<Self>,
+        eval: &SearchDataset,
+        results: Vec<SearchedFrame>,
+        predictions: bool,
     ) -> Result<Evaluation, TaskError> {
         let config = &self.config;
-        let one = Inference {
-            batch: 1,
-            ..*inference
-        };
-        // The detections of each frame, and the embeddings of its queries.
-        let frames: Vec<(Vec<DetectedPerson>, Vec<(usize, Vec<f32>)>)> =
-            model.batches("frames", eval.test.len(), &one, |model, items| {
-                items
-                    .map(|index| {
-                        let SearchFrame { path, size, .. } = &eval.test[index];
-                        let image = scenes::read(path, *size)?;
-                        let (numbers, boxes): (Vec<usize>, Vec<[f64; 4]>) =
-                            { eval.queries.iter().enumerate() }
-                                .filter(|(_, query)| query.frame == index)
-                                .map(|(number, query)| (number, query.bbox))
-                                .unzip();
-                        let (found, queries) = self.detect(model, &image, index, &boxes)?;
-                        Ok((found, numbers.into_iter().zip(queries).collect()))
-                    })
-                    .collect()
-            })?;
         let mut queries = vec![Vec::new(); eval.queries.len()];
-        for (number, embedding) in frames.iter().flat_map(|(_, queries)| queries) {
+        for (number, embedding) in results.iter().flat_map(|frame| &frame.queries) {
             queries[*number].clone_from(embedding);
         }
-        let boxes: Vec<Vec<DetectedPerson>> = frames.into_iter().map(|(found, _)| found).collect();
+        let boxes: Vec<Vec<DetectedPerson>> =
+            results.into_iter().map(|frame| frame.people).collect();
         let scores = scores_of(config, eval, &boxes, &queries)?;
-        let predictions = match inference.predictions {
+        let predictions = match predictions {
             true => lines(config, eval, &boxes, &queries)?,
             false => String::new(),
         };

@@ -1,10 +1,12 @@
 //! Metrics of a task: of a fine-tuned model, of predictions in a file, of frozen features.
 
+use std::ops::Range;
 use std::path::Path;
 
 use clasp_data::layouts::LayoutError;
 use clasp_metrics::Metric;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::inference::Inference;
@@ -12,10 +14,20 @@ use super::{FinetunedModel, Objective};
 use crate::TaskError;
 use crate::probe::FrozenEvaluation;
 
-/// How a task is evaluated.
+/// How a task is evaluated: the model runs over the units of a test set (images, people or scenes),
+/// and metrics are computed from the results of all units, which several processes may have computed
+/// ([`super::shard`]).
 pub trait Evaluate: Objective {
     /// Labeled images to evaluate on.
     type TestSet: Send + Sync;
+    /// What the model finds in a unit: all that metrics and predictions need.
+    type UnitResult: Serialize + DeserializeOwned + Send;
+
+    /// What the units are, for messages.
+    const UNITS: &'static str = "evaluation images";
+
+    /// Most units that a model takes at once.
+    const MOST_AT_ONCE: usize = usize::MAX;
 
     /// The evaluation of a frozen backbone, for tasks that need no head of their own.
     const FROZEN: Option<FrozenEvaluation> = None;
@@ -29,16 +41,78 @@ pub trait Evaluate: Objective {
     /// The data are missing, unusable, or of other classes or joints than the model's.
     fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<Self::TestSet, TaskError>;
 
+    /// Number of units of a test set.
+    fn units(data: &Self::TestSet) -> usize;
+
+    /// The results of some consecutive units, computed as one batch; with `predictions` also what only
+    /// [`Evaluation::predictions`] needs.
+    ///
+    /// # Errors
+    /// Images that cannot be read, or features that are not finite.
+    fn results_of_batch(
+        &self,
+        model: &FinetunedModel<Self>,
+        data: &Self::TestSet,
+        units: Range<usize>,
+        predictions: bool,
+    ) -> Result<Vec<Self::UnitResult>, TaskError>;
+
+    /// Checks results that were read from files, one for each unit.
+    ///
+    /// # Errors
+    /// The first that this model cannot have given for its unit.
+    fn check_results(
+        &self,
+        data: &Self::TestSet,
+        results: &[Self::UnitResult],
+    ) -> Result<(), WrongResult>;
+
+    /// The metrics, from the results of all units in their order.
+    ///
+    /// # Errors
+    /// The metric cannot be computed.
+    fn summarize(
+        &self,
+        model: &FinetunedModel<Self>,
+        data: &Self::TestSet,
+        results: Vec<Self::UnitResult>,
+        predictions: bool,
+    ) -> Result<Evaluation, TaskError>;
+
+    /// The results of some consecutive units.
+    ///
+    /// # Errors
+    /// Those of [`Evaluate::results_of_batch`], and a stop.
+    fn results(
+        &self,
+        model: &FinetunedModel<Self>,
+        data: &Self::TestSet,
+        units: Range<usize>,
+        inference: &Inference<'_>,
+    ) -> Result<Vec<Self::UnitResult>, TaskError> {
+        let inference = Inference {
+            batch: inference.batch.min(Self::MOST_AT_ONCE),
+            ..*inference
+        };
+        model.batches(Self::UNITS, units.len(), &inference, |model, items| {
+            let items = units.start + items.start..units.start + items.end;
+            self.results_of_batch(model, data, items, inference.predictions)
+        })
+    }
+
     /// Evaluates a model.
     ///
     /// # Errors
-    /// Images that cannot be read, features that are not finite, or a stop.
+    /// Those of [`Evaluate::results`] and [`Evaluate::summarize`].
     fn evaluate(
         &self,
         model: &FinetunedModel<Self>,
         data: &Self::TestSet,
         inference: &Inference<'_>,
-    ) -> Result<Evaluation, TaskError>;
+    ) -> Result<Evaluation, TaskError> {
+        let results = self.results(model, data, 0..Self::units(data), inference)?;
+        self.summarize(model, data, results, inference.predictions)
+    }
 
     /// Evaluates the predictions of any program, in the format that [`Evaluation::predictions`]
     /// has; `config` says what the classes are where the task has a choice of them.
@@ -49,6 +123,36 @@ pub trait Evaluate: Objective {
         request: &ScoreRequest<'_>,
         config: &Self::Config,
     ) -> Result<PredictionScores, TaskError>;
+}
+
+/// A result of a unit that a model cannot have given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WrongResult {
+    /// The unit.
+    pub unit: usize,
+    /// What was expected.
+    pub expected: String,
+    /// What was found.
+    pub found: String,
+}
+
+impl WrongResult {
+    /// An error about the result of `unit`, unless `is_right`.
+    pub(crate) fn unless(
+        is_right: bool,
+        unit: usize,
+        expected: impl ToString,
+        found: impl ToString,
+    ) -> Result<(), Self> {
+        match is_right {
+            true => Ok(()),
+            false => Err(Self {
+                unit,
+                expected: expected.to_string(),
+                found: found.to_string(),
+            }),
+        }
+    }
 }
 
 /// Metrics with the details behind them.

@@ -6,6 +6,7 @@
 //! | [`objective`] | [`Objective`]: head, loss, outputs | training, export |
 //! | [`examples`] | [`TrainingExamples`]: labeled images to train on | training |
 //! | [`evaluation`] | [`Evaluate`]: metrics of a model, of predictions, of frozen features | `eval`, `score`, checkpoint selection |
+//! | [`shard`] | an evaluation by several processes | `eval --shard` |
 //! | [`prediction`] | [`Predictor`]: predictions and pictures of them | `predict` |
 //! | [`inference`] | [`Inference`]: batch, threads and progress of a pass over images | evaluation |
 //! | [`model`] | [`FinetunedModel`]: a backbone with a task's head | all of these |
@@ -20,6 +21,7 @@ pub mod inference;
 pub mod model;
 pub mod objective;
 pub mod prediction;
+pub mod shard;
 
 use std::fmt::Debug;
 

@@ -1,0 +1,233 @@
+//! Evaluation by several processes: each computes the results of a shard of the test set and writes
+//! them to a file, and one reads the files of all shards and computes the metrics.
+//!
+//! A file has lines of JSON: what was evaluated, then the result of each unit in order. Numbers are
+//! written so that they are read again to the bit, and a shard is whole batches, so that the metrics
+//! are those of one process to the bit.
+
+use std::io::{BufRead, BufReader};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use clasp_data::atomic::atomic_write;
+use clasp_run::ranks::Digest;
+use clasp_weights::state::state_dict;
+use fs_err as fs;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::evaluation::mismatch;
+use super::{Evaluate, FinetunedModel};
+use crate::TaskError;
+
+/// What must be the same for all shards of an evaluation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Evaluated {
+    /// Version of clasp.
+    clasp: String,
+    task: String,
+    /// The split that was asked for.
+    split: String,
+    /// Digest of the weights.
+    weights: String,
+    /// The stored state of the task, the input size and the precision.
+    settings: Value,
+    /// Units of the whole test set.
+    units: usize,
+}
+
+/// The first line of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Header {
+    evaluated: Evaluated,
+    /// The first unit of the shard, and the number of its units.
+    first: usize,
+    count: usize,
+}
+
+impl Evaluated {
+    fn of<T: Evaluate>(model: &FinetunedModel<T>, data: &T::TestSet, split: &str) -> Self {
+        let mut digest = Digest::default();
+        for state in [state_dict(&model.backbone), state_dict(&model.head)] {
+            for (name, tensor) in &state {
+                digest.add_text(name);
+                digest.add(&tensor.data);
+            }
+        }
+        let size = [model.preprocess.height, model.preprocess.width];
+        Self {
+            clasp: env!("CARGO_PKG_VERSION").to_owned(),
+            task: T::NAME.to_owned(),
+            split: split.to_owned(),
+            weights: digest.text(),
+            settings: serde_json::json!({
+                "task": model.task,
+                "size": size,
+                "precision": model.precision.to_string(),
+            }),
+            units: T::units(data),
+        }
+    }
+
+    /// The first value that differs from that of `other`: its name, ours, theirs.
+    fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        let values = |one: &Self| {
+            [
+                ("the version of clasp", one.clasp.clone()),
+                ("the task", one.task.clone()),
+                ("the split", one.split.clone()),
+                (
+                    "the number of images, people or scenes",
+                    one.units.to_string(),
+                ),
+                ("the digest of the weights", one.weights.clone()),
+                ("the settings", one.settings.to_string()),
+            ]
+        };
+        { values(self).into_iter().zip(values(other)) }
+            .find(|((_, own), (_, theirs))| own != theirs)
+            .map(|((name, own), (_, theirs))| (name, own, theirs))
+    }
+}
+
+/// The units of shard `index` of `of`: whole batches of at most `batch` units.
+pub fn units_of_shard(units: usize, batch: usize, [index, of]: [usize; 2]) -> Range<usize> {
+    let batches = units.div_ceil(batch.max(1)) as u128;
+    let place = |index: usize| {
+        // Below the number of batches, so that it fits.
+        let before = batches * index as u128 / of.max(1) as u128;
+        (before as usize * batch.max(1)).min(units)
+    };
+    place(index)..place(index + 1)
+}
+
+/// Writes the results of a shard.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write<T: Evaluate>(
+    path: &Path,
+    model: &FinetunedModel<T>,
+    data: &T::TestSet,
+    split: &str,
+    units: &Range<usize>,
+    results: &[T::UnitResult],
+) -> Result<(), TaskError> {
+    let header = Header {
+        evaluated: Evaluated::of(model, data, split),
+        first: units.start,
+        count: units.len(),
+    };
+    atomic_write(path, |file| {
+        serde_json::to_writer(&mut *file, &header)?;
+        file.write_all(b"\n")?;
+        for result in results {
+            serde_json::to_writer(&mut *file, result)?;
+            file.write_all(b"\n")?;
+        }
+        Ok(())
+    })?;
+    Ok(())
+}
+
+/// The results of all units, in their order, from the files of all shards.
+///
+/// # Errors
+/// A file is of another model or test set or is damaged, or a shard is missing or given twice.
+pub fn read<T: Evaluate>(
+    paths: &[PathBuf],
+    model: &FinetunedModel<T>,
+    data: &T::TestSet,
+    split: &str,
+) -> Result<Vec<T::UnitResult>, TaskError> {
+    let expected = Evaluated::of(model, data, split);
+    let mut shards: Vec<(Header, &Path, Vec<T::UnitResult>)> = Vec::with_capacity(paths.len());
+    for path in paths {
+        let (header, results) = read_file(path, &expected)?;
+        shards.push((header, path, results));
+    }
+    shards.sort_by_key(|(header, ..)| (header.first, header.count));
+    let mut all = Vec::new();
+    // The file and line of each unit are found by where its shard begins.
+    let mut begins: Vec<(usize, &Path)> = Vec::new();
+    for (header, path, results) in shards {
+        if header.first != all.len() {
+            let found = format!("that from {}", header.first);
+            let expected = format!("the shard from number {} of {}", all.len(), expected.units);
+            return Err(mismatch(path, expected, found));
+        }
+        begins.push((all.len(), path));
+        all.extend(results);
+    }
+    if all.len() != expected.units {
+        let last = begins.last().map_or(Path::new("no file"), |(_, path)| path);
+        let wanted = format!(
+            "a further shard, from number {} of {}",
+            all.len(),
+            expected.units
+        );
+        return Err(mismatch(last, wanted, "none"));
+    }
+    model.task.check_results(data, &all).map_err(|wrong| {
+        let of = |(begin, _): &&(usize, &Path)| *begin <= wrong.unit;
+        let (begin, path) = begins.iter().rfind(of).unwrap_or(&begins[0]);
+        let line = wrong.unit - begin + 2;
+        mismatch(
+            path,
+            format!("line {line}: {}", wrong.expected),
+            wrong.found,
+        )
+    })?;
+    Ok(all)
+}
+
+fn read_file<R: DeserializeOwned>(
+    path: &Path,
+    expected: &Evaluated,
+) -> Result<(Header, Vec<R>), TaskError> {
+    const WHAT: &str = "a file of `clasp eval --shard`";
+    let mut lines = BufReader::new(fs::File::open(path)?).lines();
+    let header = lines.next().transpose()?.unwrap_or_default();
+    let header: Header =
+        serde_json::from_str(&header).map_err(|error| mismatch(path, WHAT, error))?;
+    if let Some((what, own, theirs)) = expected.difference(&header.evaluated) {
+        return Err(mismatch(path, format!("{what} {own}"), theirs));
+    }
+    let mut results = Vec::new();
+    for (number, line) in (2..).zip(lines) {
+        let result = serde_json::from_str(&line?);
+        results
+            .push(result.map_err(|error| mismatch(path, format!("line {number}: {WHAT}"), error))?);
+    }
+    if results.len() != header.count {
+        let expected = format!("{} results, as its first line says", header.count);
+        return Err(mismatch(path, expected, results.len()));
+    }
+    Ok((header, results))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_whole_batches_and_cover_each_unit_once() {
+        for (units, batch, of) in [(120, 16, 4), (7, 16, 3), (0, 4, 2), (33, 1, 5), (64, 16, 1)] {
+            let mut next = 0;
+            for index in 0..of {
+                let shard = units_of_shard(units, batch, [index, of]);
+                assert_eq!(shard.start, next, "{units} {batch} {of}");
+                assert!(shard.start.is_multiple_of(batch) || shard.start == units);
+                next = shard.end;
+            }
+            assert_eq!(next, units);
+        }
+        // 120 images keep four processes busy.
+        assert!((0..4).all(|index| units_of_shard(120, 16, [index, 4]).len() >= 24));
+        assert_eq!(
+            units_of_shard(usize::MAX, 1, [usize::MAX - 1, usize::MAX]).len(),
+            1
+        );
+    }
+}

@@ -34,6 +34,10 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
         check_compiler(kind)?;
         return Ok(device);
     };
+    ensure!(
+        !name.contains(',') && !name.ends_with(":all"),
+        "--device {name}: expected one device; several are for pretrain and finetune"
+    );
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => match index.parse::<usize>() {
             Ok(index) => (kind, index),
@@ -71,6 +75,39 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
             count - 1
         ),
     }
+}
+
+/// The devices called `names`, separated by commas, as [`pick`] finds each; `cuda:all` stands for all
+/// of that kind.
+///
+/// # Errors
+///
+/// See [`pick`]; a device other than the CPU is named twice.
+pub fn pick_several(names: Option<&str>) -> Result<Vec<Device>> {
+    let Some(names) = names else {
+        return Ok(vec![pick(None)?]);
+    };
+    let mut devices: Vec<Device> = Vec::new();
+    for name in names.split(',') {
+        let found = match name.split_once(':') {
+            Some((kind, "all")) => {
+                // The first, so that there is one and kernels can be compiled for it.
+                let first = pick(Some(kind))?;
+                found(kind)
+                    .filter(|all| !all.is_empty())
+                    .unwrap_or_else(|| vec![first])
+            }
+            _ => vec![pick(Some(name))?],
+        };
+        for device in found {
+            ensure!(
+                device == Device::flex() || !devices.contains(&device),
+                "--device {names}: expected each device once, found {name} again"
+            );
+            devices.push(device);
+        }
+    }
+    Ok(devices)
 }
 
 /// Checks that kernels can be compiled for that kind of device.
@@ -175,6 +212,23 @@ mod tests {
 
     fn error(name: &str) -> String {
         pick(Some(name)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn several_devices_are_separated_by_commas() {
+        let count = |names: &str| pick_several(Some(names)).unwrap().len();
+        assert_eq!(pick_several(None).unwrap().len(), 1);
+        assert_eq!(
+            [count("cpu"), count("cpu,cpu"), count("cpu:all")],
+            [1, 2, 1]
+        );
+        for names in ["cpu,cpu", "cpu:all"] {
+            assert!(error(names).contains("expected one device"));
+        }
+        for (names, expected) in [("cpu,", "found ``"), ("cpu,npu", "npu"), ("npu:all", "npu")] {
+            let error = pick_several(Some(names)).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 
     #[test]

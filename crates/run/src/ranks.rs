@@ -96,7 +96,7 @@ impl Machine {
         let replicas = replicas.resolve(ranks * automatic.unwrap_or(1));
         check::count(KEY, replicas, [1, ranks * check::MOST_THREADS])?;
         if !replicas.is_multiple_of(ranks) {
-            let expected = format!("a multiple of the {ranks} processes");
+            let expected = format!("a multiple of the {ranks} ranks");
             return Err(InvalidValue::new(KEY, expected, replicas));
         }
         if !images.is_multiple_of(replicas) {

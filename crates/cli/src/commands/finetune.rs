@@ -1,6 +1,7 @@
 //! `clasp finetune TASK RECIPE`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clasp_data::missing::require;
@@ -39,34 +40,35 @@ fn finetune<T: DownstreamTask>(
         Some(run) => resumed::<T>(arguments, run)?,
         None => begin::<T>(arguments)?,
     };
-    let device = device::pick(common.device.as_deref())?;
     let stop = interrupt::flag()?;
     let Some(ranks) = Ranks::connect(common, &arguments.ranks, &stop)? else {
         return Ok(Outcome::Stopped);
     };
-    let (collective, writes) = (ranks.collective(), ranks.writes());
-    let common = &ranks.options(common);
-    let title = format!("{}, run folder {}", T::NAME, folder.display());
-    let command = format!("finetune {}", T::NAME);
-    let small = smaller::<T>(&recipe);
-    let shorter = shorter_run(small);
-    let mut printer = EventPrinter::new(common, &command, title, "images", &shorter);
-    if let Some(small) = small.filter(|_| writes) {
-        printer.on_device(&device, small);
-    }
-    let mut control = Control {
-        device_name: &device::name(&device),
-        threads: device::threads(common.threads),
-        stop: &stop,
-        on_event: &mut |event| {
-            if writes {
-                printer.print(event);
-            }
-        },
-    };
-    let trained = train_on_ranks::<T>(&recipe, &folder, resume, &device, &mut control, collective);
-    let summary = ranks.end(trained.map_err(Into::into))?;
-    drop(printer);
+    let (summary, writes) = ranks.run(common, |rank| {
+        let title = format!("{}, run folder {}", T::NAME, folder.display());
+        let command = format!("finetune {}", T::NAME);
+        let small = smaller::<T>(&recipe);
+        let shorter = shorter_run(small);
+        let mut printer = EventPrinter::new(&rank.options, &command, title, "images", &shorter);
+        if let Some(small) = small.filter(|_| rank.writes()) {
+            printer.on_device(&rank.device, small);
+        }
+        let mut control = Control {
+            device_name: &device::name(&rank.device),
+            threads: rank.threads,
+            stop: &stop,
+            on_event: &mut |event| {
+                if rank.writes() {
+                    printer.print(event);
+                }
+            },
+        };
+        let collective = Arc::clone(&rank.collective);
+        let device = &rank.device;
+        let summary =
+            train_on_ranks::<T>(&recipe, &folder, resume, device, &mut control, collective)?;
+        Ok((summary, rank.writes()))
+    })?;
     if writes {
         let text = describe::<T>(&recipe, &summary, &folder);
         print_result(common.json, &summary, &text)?;

@@ -7,10 +7,10 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_data::missing::require;
 use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train_on_ranks};
-use clasp_run::{Collective, Local};
+use clasp_run::Local;
 
 use super::events::{is_larger, shorter_run};
-use super::ranks::Ranks;
+use super::ranks::{RankContext, Ranks};
 use super::{EventPrinter, print_result};
 use crate::args::{GlobalOptions, PretrainArguments};
 use crate::progress::{counted, duration};
@@ -44,16 +44,14 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
             (recipe, folder, false)
         }
     };
-    let device = device::pick(common.device.as_deref())?;
     let stop = interrupt::flag()?;
     let Some(ranks) = Ranks::connect(common, &arguments.ranks, &stop)? else {
         return Ok(Outcome::Stopped);
     };
-    let (collective, writes) = (ranks.collective(), ranks.writes());
-    let common = &ranks.options(common);
-    let summary = ranks.end(pretrain_on_ranks(
-        common, &recipe, &folder, resume, &device, collective,
-    ))?;
+    let (summary, writes, on_cpu) = ranks.run(common, |rank| {
+        let summary = pretrain_as(rank, &recipe, &folder, resume)?;
+        Ok((summary, rank.writes(), rank.device == Device::flex()))
+    })?;
     let outcome = match summary.run.finished {
         true => Outcome::Done,
         false => Outcome::Stopped,
@@ -62,7 +60,6 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
         return Ok(outcome);
     }
     // The recipe of a task's own name is meant for a GPU.
-    let on_cpu = device == Device::flex();
     let small = if on_cpu { "TASK-mini " } else { "" };
     let mut text = format!(
         "{} on {} in {}\nbackbone: {}\nnext: clasp finetune TASK {small}--data DATA --init {}",
@@ -98,17 +95,21 @@ pub fn pretrain(
     resume: bool,
     device: &Device,
 ) -> Result<PretrainSummary> {
-    pretrain_on_ranks(common, recipe, folder, resume, device, Arc::new(Local))
+    let alone = RankContext {
+        options: common.clone(),
+        device: device.clone(),
+        threads: device::threads(common.threads),
+        collective: Arc::new(Local),
+    };
+    pretrain_as(&alone, recipe, folder, resume)
 }
 
-/// The same as one of several processes.
-fn pretrain_on_ranks(
-    common: &GlobalOptions,
+/// The same as one of several ranks.
+fn pretrain_as(
+    rank: &RankContext,
     recipe: &PretrainRecipe,
     folder: &Path,
     resume: bool,
-    device: &Device,
-    collective: Arc<dyn Collective>,
 ) -> Result<PretrainSummary> {
     // Before the images are listed.
     for (path, expected) in [
@@ -126,17 +127,17 @@ fn pretrain_on_ranks(
     let stop = interrupt::flag()?;
     let method = recipe.method.name();
     let title = format!("{method}, run folder {}", folder.display());
-    let writes = collective.rank().writes();
+    let writes = rank.writes();
     let small = PretrainRecipe::load(SMALL, &[])?;
     let is_smaller = is_larger(&recipe.model.backbone, &small.model.backbone);
     let shorter = shorter_run(is_smaller.then_some(SMALL));
-    let mut printer = EventPrinter::new(common, "pretrain", title, "images", &shorter);
+    let mut printer = EventPrinter::new(&rank.options, "pretrain", title, "images", &shorter);
     if is_smaller && writes {
-        printer.on_device(device, SMALL);
+        printer.on_device(&rank.device, SMALL);
     }
     let mut control = Control {
-        device_name: &device::name(device),
-        threads: device::threads(common.threads),
+        device_name: &device::name(&rank.device),
+        threads: rank.threads,
         stop: &stop,
         on_event: &mut |event| {
             if writes {
@@ -148,8 +149,8 @@ fn pretrain_on_ranks(
         recipe,
         folder,
         resume,
-        device,
+        &rank.device,
         &mut control,
-        collective,
+        Arc::clone(&rank.collective),
     )?)
 }

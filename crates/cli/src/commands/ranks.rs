@@ -1,15 +1,20 @@
-//! The processes that train one network, as the arguments name them.
+//! The ranks that train one network: processes, or threads for the devices of one.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use burn::tensor::Device;
 #[cfg(feature = "mpi")]
 use clasp_run::collective::MpiWorld;
-use clasp_run::collective::{Collective, CollectiveError, Local, Rank, TcpOptions, TcpRing};
+use clasp_run::collective::{
+    Collective, CollectiveError, Local, Rank, TcpOptions, TcpRing, ThreadRank,
+};
 
 use crate::args::{GlobalOptions, RankArguments};
+use crate::device;
 #[cfg(feature = "mpi")]
 use crate::error_text::error_text;
 use crate::progress::say;
@@ -20,13 +25,40 @@ use crate::progress::tell;
 /// its connections at once; this is for a host or network that is gone without a word.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// This process as one of those that train together.
-pub enum Ranks {
-    /// Alone, or in a ring of TCP connections.
-    Connected(Arc<dyn Collective>),
-    /// A process of `mpiexec`.
+/// The ranks of this process among those that train together: one, or one for each of its devices.
+pub struct Ranks {
+    devices: Vec<Device>,
+    connection: Connection,
+}
+
+/// How a rank reaches the others.
+enum Connection {
+    /// There are none but those of this process.
+    Alone,
+    /// In a ring of TCP connections.
+    Tcp(Arc<TcpRing>),
+    /// As a process of `mpiexec`.
     #[cfg(feature = "mpi")]
     Mpi(Arc<MpiWorld>),
+}
+
+/// What a rank works with.
+pub struct RankContext {
+    /// Options of the command; only rank 0 prints.
+    pub options: GlobalOptions,
+    /// Where it computes.
+    pub device: Device,
+    /// Its share of the threads that the user asked for.
+    pub threads: usize,
+    /// What it exchanges with the others by.
+    pub collective: Arc<dyn Collective>,
+}
+
+impl RankContext {
+    /// Whether this rank writes the files of a run and prints: rank 0.
+    pub fn writes(&self) -> bool {
+        self.collective.rank().writes()
+    }
 }
 
 impl Ranks {
@@ -34,85 +66,176 @@ impl Ranks {
     ///
     /// # Errors
     ///
-    /// They are not all there, or this build has no MPI.
+    /// They are not all there, a device is missing, or this build has no MPI.
     pub fn connect(
         common: &GlobalOptions,
         arguments: &RankArguments,
         stop: &AtomicBool,
     ) -> Result<Option<Self>> {
-        if arguments.mpi {
-            return Self::of_mpi().map(Some);
-        }
-        let (Some(size), Some(index), Some(master)) =
-            (arguments.ranks, arguments.rank, &arguments.master)
-        else {
-            return Ok(Some(Self::Connected(Arc::new(Local))));
+        let devices = device::pick_several(common.device.as_deref())?;
+        ensure!(
+            devices.len() == 1 || (arguments.ranks.is_none() && !arguments.mpi),
+            "--device: expected one device for each process, found {}\nhint: start as many processes as there are devices",
+            devices.len()
+        );
+        let connection = match arguments {
+            RankArguments { mpi: true, .. } => Self::of_mpi()?,
+            RankArguments {
+                ranks: Some(size),
+                rank: Some(index),
+                master: Some(master),
+                ..
+            } if *size > 1 || *index > 0 => {
+                let rank = Rank::new(*index, *size).context("--rank")?;
+                if rank.writes() {
+                    say(common, &format!("waiting for {size} processes at {master}"));
+                }
+                match TcpRing::connect(&TcpOptions {
+                    rank,
+                    master,
+                    patience: PATIENCE,
+                    waits: &|| !stop.load(Ordering::Relaxed),
+                }) {
+                    Ok(ring) => Connection::Tcp(Arc::new(ring)),
+                    Err(CollectiveError::Stopped) => return Ok(None),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            _ => Connection::Alone,
         };
-        let rank = Rank::new(index, size).context("--rank")?;
-        if rank.writes() && size > 1 {
-            say(common, &format!("waiting for {size} processes at {master}"));
-        }
-        match TcpRing::connect(&TcpOptions {
-            rank,
-            master,
-            patience: PATIENCE,
-            waits: &|| !stop.load(Ordering::Relaxed),
-        }) {
-            Ok(ring) => Ok(Some(Self::Connected(Arc::new(ring)))),
-            Err(CollectiveError::Stopped) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Whether this process writes the files of a run and prints: rank 0.
-    pub fn writes(&self) -> bool {
-        self.collective().rank().writes()
-    }
-
-    /// The options of this process: only rank 0 prints.
-    pub fn options(&self, common: &GlobalOptions) -> GlobalOptions {
-        GlobalOptions {
-            quiet: common.quiet || !self.writes(),
-            ..common.clone()
-        }
+        Ok(Some(Self {
+            devices,
+            connection,
+        }))
     }
 
     #[cfg(feature = "mpi")]
-    fn of_mpi() -> Result<Self> {
-        Ok(Self::Mpi(Arc::new(MpiWorld::initialize()?)))
+    fn of_mpi() -> Result<Connection> {
+        Ok(Connection::Mpi(Arc::new(MpiWorld::initialize()?)))
     }
 
     #[cfg(not(feature = "mpi"))]
-    fn of_mpi() -> Result<Self> {
+    fn of_mpi() -> Result<Connection> {
         anyhow::bail!(
             "--mpi: this build of clasp has no MPI\n\
              hint: build it with `cargo build --release --features mpi`, or give --ranks, --rank and --master"
         )
     }
 
-    /// What the processes exchange by.
-    pub fn collective(&self) -> Arc<dyn Collective> {
-        match self {
-            Self::Connected(collective) => Arc::clone(collective),
-            #[cfg(feature = "mpi")]
-            Self::Mpi(world) => Arc::clone(world) as Arc<dyn Collective>,
-        }
-    }
-
-    /// The result of the work of this process. With MPI an error ends all processes here, as the
-    /// others would wait for this one forever.
+    /// Runs `work` as each rank of this process; the result is that of the first. With MPI an error
+    /// ends all processes here, as the others would wait for this one forever.
     ///
     /// # Errors
     ///
-    /// That of the work.
-    pub fn end<T>(&self, result: Result<T>) -> Result<T> {
-        match (self, result) {
+    /// Those of `work`; where a rank fails because another did, that of the other.
+    pub fn run<T: Send>(
+        &self,
+        common: &GlobalOptions,
+        work: impl Fn(&RankContext) -> Result<T> + Sync,
+    ) -> Result<T> {
+        let threads = (device::threads(common.threads) / self.devices.len()).max(1);
+        let context = |device: &Device, collective: Arc<dyn Collective>| RankContext {
+            options: GlobalOptions {
+                quiet: common.quiet || !collective.rank().writes(),
+                ..common.clone()
+            },
+            device: device.clone(),
+            threads,
+            collective,
+        };
+        let one = |collective| work(&context(&self.devices[0], collective));
+        match &self.connection {
+            Connection::Tcp(ring) => one(Arc::clone(ring) as Arc<dyn Collective>),
             #[cfg(feature = "mpi")]
-            (Self::Mpi(world), Err(error)) => {
-                tell(&error_text(&error));
-                world.abort(2)
+            Connection::Mpi(world) => {
+                let result = one(Arc::clone(world) as Arc<dyn Collective>);
+                result.inspect_err(|error| {
+                    tell(&error_text(error));
+                    world.abort(2)
+                })
             }
-            (_, result) => result,
+            Connection::Alone if self.devices.len() == 1 => one(Arc::new(Local)),
+            Connection::Alone => {
+                let contexts = { ThreadRank::all(self.devices.len())?.into_iter() }
+                    .zip(&self.devices)
+                    .map(|(rank, device)| context(device, Arc::new(rank)))
+                    .collect();
+                on_threads(contexts, work)
+            }
         }
+    }
+}
+
+/// Runs `work` on a thread for each rank; see [`Ranks::run`].
+fn on_threads<T: Send>(
+    contexts: Vec<RankContext>,
+    work: impl Fn(&RankContext) -> Result<T> + Sync,
+) -> Result<T> {
+    // The first error; those after it may be of ranks that lost the one with that error.
+    let failed = OnceLock::new();
+    let results = thread::scope(|scope| {
+        let (work, failed) = (&work, &failed);
+        let run = move |context: RankContext| {
+            let result = work(&context);
+            if result.is_err() {
+                let _ = failed.set(context.collective.rank().index);
+            }
+            // The others learn of the end when the context is dropped, which is here and not before.
+            result
+        };
+        let ranks: Vec<_> = { contexts.into_iter() }
+            .map(|context| scope.spawn(move || run(context)))
+            .collect();
+        let join = |rank: thread::ScopedJoinHandle<'_, Result<T>>| match rank.join() {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        ranks.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let first = failed.get().copied().unwrap_or(0);
+    let mut results = results.into_iter().skip(first);
+    results.next().context("a rank")?
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::bail;
+
+    use super::*;
+
+    fn contexts(size: usize) -> Vec<RankContext> {
+        let context = |rank| RankContext {
+            options: GlobalOptions {
+                device: None,
+                threads: None,
+                json: false,
+                quiet: true,
+            },
+            device: Device::flex(),
+            threads: 1,
+            collective: Arc::new(rank),
+        };
+        let ranks = ThreadRank::all(size).unwrap();
+        ranks.into_iter().map(context).collect()
+    }
+
+    #[test]
+    fn the_error_is_that_of_the_rank_that_failed_first() {
+        for failing in 0..3 {
+            let work = |context: &RankContext| {
+                if context.collective.rank().index == failing {
+                    bail!("rank {failing} has no images");
+                }
+                Ok(context.collective.barrier()?)
+            };
+            let error = on_threads(contexts(3), work).unwrap_err();
+            assert_eq!(error.to_string(), format!("rank {failing} has no images"));
+        }
+    }
+
+    #[test]
+    fn the_result_is_that_of_rank_0() {
+        let index = |context: &RankContext| Ok(context.collective.rank().index);
+        assert_eq!(on_threads(contexts(3), index).unwrap(), 0);
     }
 }

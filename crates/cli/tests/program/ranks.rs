@@ -114,6 +114,12 @@ fn two_processes_train_what_one_with_two_replicas_does_also_after_a_kill() {
     assert!(said.contains("20 steps on 40 images"), "{said}");
     assert_equal(&at.join("alone"), &at.join("together"), 20);
 
+    // The same as threads of one process, one for each device.
+    let devices = pretrain("devices");
+    let devices: Vec<&str> = devices.iter().map(String::as_str).collect();
+    done(at, &[&devices[..], &["--device", "cpu,cpu"]].concat());
+    assert_equal(&at.join("alone"), &at.join("devices"), 20);
+
     let mut children = start(at, &killed, 2);
     let log = at.join("killed/metrics.jsonl");
     let begun = Instant::now();
@@ -158,13 +164,16 @@ fn two_processes_fine_tune_what_one_with_two_replicas_does() {
         let words = command.split_whitespace().map(str::to_owned);
         words.chain([data.clone()]).collect::<Vec<_>>()
     };
-    let [alone, together] = ["alone", "together"].map(arguments);
-    let [alone, together] = [&alone, &together]
+    let [alone, together, devices] = ["alone", "together", "devices"].map(arguments);
+    let [alone, together, devices] = [&alone, &together, &devices]
         .map(|arguments| arguments.iter().map(String::as_str).collect::<Vec<_>>());
     done(at, &alone);
     let said = done_by_two(at, &together);
     assert!(said.contains("model: together"), "{said}");
     assert_equal(&at.join("alone"), &at.join("together"), 6);
+    let said = done(at, &[&devices[..], &["--device", "cpu,cpu"]].concat());
+    assert!(said.contains("model: devices"), "{said}");
+    assert_equal(&at.join("alone"), &at.join("devices"), 6);
 }
 
 #[test]
@@ -178,15 +187,23 @@ fn processes_that_cannot_train_together_say_why() {
         &[&arguments[..], &["--ranks", "2", "--rank", "0"]].concat(),
         &["--master"],
     );
+    let two = ["--device", "cpu,cpu"];
+    let ranks = ["--ranks", "2", "--rank", "0", "--master", "x:1"];
+    let hint = ["one device for each process", "as many processes"];
+    refused(at, &[&arguments[..], &two, &ranks].concat(), &hint);
+    let hint = ["expected one device", "pretrain and finetune"];
+    refused(at, &[&["bench", "embed"][..], &two].concat(), &hint);
     if cfg!(not(feature = "mpi")) {
         let hint = ["--mpi", "--features mpi"];
         refused(at, &[&arguments[..], &["--mpi"]].concat(), &hint);
     }
     arguments.extend(["--set", "run.replicas=3"]);
+    let hint = ["`run.replicas`: expected a multiple of the 2 ranks"];
+    refused(at, &[&arguments[..], &two].concat(), &hint);
     for output in ended(start(at, &arguments, 2)) {
         let message = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{message}");
-        let says = message.contains("`run.replicas`: expected a multiple of the 2 processes");
+        let says = message.contains("`run.replicas`: expected a multiple of the 2 ranks");
         assert!(says, "{message}");
     }
     assert!(!at.join("run").exists());
@@ -202,4 +219,11 @@ fn the_exchange_is_measured() {
     assert_eq!(line["settings"]["ranks"], 2);
     assert!(line["mib_per_s"].as_f64().unwrap() > 0.0);
     assert!(outputs[1].stdout.is_empty());
+    let text = done(
+        folder.path(),
+        &[&bench[..], &["--device", "cpu,cpu,cpu"]].concat(),
+    );
+    let line: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(line["settings"]["ranks"], 3);
+    assert_eq!(line["settings"]["by"], "threads");
 }

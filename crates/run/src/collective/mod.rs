@@ -9,11 +9,12 @@
 //! | implementation | ranks | needs |
 //! |---|---|---|
 //! | [`Local`] | this process alone | nothing |
+//! | [`ThreadRank`] | threads of this process, such as one for each GPU | nothing |
 //! | [`TcpRing`] | a ring of TCP connections, over one or several hosts | a host and port of rank 0 |
 //! | `MpiWorld` | the processes of `mpiexec` | an MPI library; Cargo feature `mpi` |
 //!
 //! A rank that ends, for whatever reason, ends the others: their next operation fails with
-//! [`CollectiveError::Lost`] (TCP), or the launcher ends them (MPI).
+//! [`CollectiveError::Lost`] (threads, TCP), or the launcher ends them (MPI).
 
 mod error;
 mod local;
@@ -21,6 +22,7 @@ mod local;
 mod mpi;
 mod ring;
 mod tcp;
+mod threads;
 
 use std::fmt::Debug;
 use std::str::FromStr;
@@ -33,6 +35,7 @@ pub use self::local::Local;
 #[cfg(feature = "mpi")]
 pub use self::mpi::MpiWorld;
 pub use self::tcp::{TcpOptions, TcpRing};
+pub use self::threads::ThreadRank;
 
 /// Most ranks. More than any training of this kind has; bounds what is allocated for each rank.
 pub const MOST_RANKS: usize = 4096;

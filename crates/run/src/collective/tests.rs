@@ -20,14 +20,28 @@ fn connect(index: usize, size: usize, master: &str) -> Result<TcpRing, Collectiv
     })
 }
 
-/// What `work` returns on each of `size` ranks, which are threads of this process.
-fn on_ranks<R: Send>(size: usize, work: impl Fn(&dyn Collective) -> R + Sync) -> Vec<R> {
+/// By what ranks exchange.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    Threads,
+    Tcp,
+}
+
+const ALL: [By; 2] = [By::Threads, By::Tcp];
+
+/// What `work` returns on each of `size` ranks.
+fn on_ranks<R: Send>(by: By, size: usize, work: impl Fn(&dyn Collective) -> R + Sync) -> Vec<R> {
     let master = free_address();
     thread::scope(|scope| {
         let (work, master) = (&work, &master);
-        let ranks: Vec<_> = (0..size)
-            .map(|index| scope.spawn(move || work(&connect(index, size, master).unwrap())))
-            .collect();
+        let ranks: Vec<_> = match by {
+            By::Threads => { ThreadRank::all(size).unwrap().into_iter() }
+                .map(|rank| scope.spawn(move || work(&rank)))
+                .collect(),
+            By::Tcp => (0..size)
+                .map(|index| scope.spawn(move || work(&connect(index, size, master).unwrap())))
+                .collect(),
+        };
         { ranks.into_iter() }
             .map(|rank| rank.join().unwrap())
             .collect()
@@ -42,26 +56,28 @@ fn values(rank: usize, length: usize) -> Vec<f32> {
 
 #[test]
 fn sums_are_those_of_all_ranks_and_the_same_bits_on_each() {
-    // Fewer values than ranks, a length that the ranks do not divide, more than a block.
-    for (size, length) in [(1, 5), (2, 1), (2, 7), (3, 2), (4, 1000), (3, 1_000_003)] {
-        let mut expected = vec![0.0_f64; length];
-        for rank in 0..size {
-            let values = values(rank, length);
-            expected
-                .iter_mut()
-                .zip(values)
-                .for_each(|(sum, value)| *sum += f64::from(value));
-        }
-        for (format, tolerance) in [(ExchangeFormat::F32, 1e-6), (ExchangeFormat::Bf16, 0.03)] {
-            let sums = on_ranks(size, |ranks| {
-                let mut values = values(ranks.rank().index, length);
-                ranks.all_reduce(&mut values, format).unwrap();
-                values
-            });
-            assert!(sums.iter().all(|sum| *sum == sums[0]), "{size} {length}");
-            for (found, expected) in sums[0].iter().zip(&expected) {
-                let apart = (f64::from(*found) - expected).abs();
-                assert!(apart < tolerance, "{size} {length} {format:?}: {apart}");
+    for by in ALL {
+        // Fewer values than ranks, a length that the ranks do not divide, more than a block.
+        for (size, length) in [(1, 5), (2, 1), (2, 7), (3, 2), (4, 1000), (3, 1_000_003)] {
+            let mut expected = vec![0.0_f64; length];
+            for rank in 0..size {
+                let values = values(rank, length);
+                expected
+                    .iter_mut()
+                    .zip(values)
+                    .for_each(|(sum, value)| *sum += f64::from(value));
+            }
+            for (format, tolerance) in [(ExchangeFormat::F32, 1e-6), (ExchangeFormat::Bf16, 0.03)] {
+                let sums = on_ranks(by, size, |ranks| {
+                    let mut values = values(ranks.rank().index, length);
+                    ranks.all_reduce(&mut values, format).unwrap();
+                    values
+                });
+                assert!(sums.iter().all(|sum| *sum == sums[0]), "{size} {length}");
+                for (found, expected) in sums[0].iter().zip(&expected) {
+                    let apart = (f64::from(*found) - expected).abs();
+                    assert!(apart < tolerance, "{size} {length} {format:?}: {apart}");
+                }
             }
         }
     }
@@ -69,75 +85,83 @@ fn sums_are_those_of_all_ranks_and_the_same_bits_on_each() {
 
 #[test]
 fn messages_of_any_length_come_in_the_order_of_the_ranks() {
-    let message = |rank: usize| vec![rank as u8; rank * 100_000];
-    for size in 1..5 {
-        let expected: Vec<Vec<u8>> = (0..size).map(message).collect();
-        let found = on_ranks(size, |ranks| {
-            ranks.barrier().unwrap();
-            ranks.all_gather(&message(ranks.rank().index)).unwrap()
-        });
-        assert!(found.iter().all(|found| *found == expected), "{size}");
+    for by in ALL {
+        let message = |rank: usize| vec![rank as u8; rank * 100_000];
+        for size in 1..5 {
+            let expected: Vec<Vec<u8>> = (0..size).map(message).collect();
+            let found = on_ranks(by, size, |ranks| {
+                ranks.barrier().unwrap();
+                ranks.all_gather(&message(ranks.rank().index)).unwrap()
+            });
+            assert!(found.iter().all(|found| *found == expected), "{size}");
+        }
     }
 }
 
 #[test]
 fn small_values_are_gathered_added_and_compared() {
-    let found = on_ranks(3, |ranks| {
-        let index = ranks.rank().index;
-        let mut sums = [index as f64, 0.5];
-        ranks.sum(&mut sums).unwrap();
-        let first: String = ranks.of_first(&format!("of rank {index}")).unwrap();
-        let any = [
-            ranks.any(index == 2).unwrap(),
-            ranks.any(index == 7).unwrap(),
-        ];
-        ranks.agree("the seed", "0").unwrap();
-        let error = ranks.agree("the seed", &(index / 2).to_string());
-        (sums, first, any, error.unwrap_err().to_string())
-    });
-    for (sums, first, any, error) in found {
-        assert_eq!((sums, first.as_str()), ([3.0, 1.5], "of rank 0"));
-        assert_eq!(any, [true, false]);
-        assert_eq!(error, "rank 2: the seed: expected 0 as on rank 0, found 1");
+    for by in ALL {
+        let found = on_ranks(by, 3, |ranks| {
+            let index = ranks.rank().index;
+            let mut sums = [index as f64, 0.5];
+            ranks.sum(&mut sums).unwrap();
+            let first: String = ranks.of_first(&format!("of rank {index}")).unwrap();
+            let any = [
+                ranks.any(index == 2).unwrap(),
+                ranks.any(index == 7).unwrap(),
+            ];
+            ranks.agree("the seed", "0").unwrap();
+            let error = ranks.agree("the seed", &(index / 2).to_string());
+            (sums, first, any, error.unwrap_err().to_string())
+        });
+        for (sums, first, any, error) in found {
+            assert_eq!((sums, first.as_str()), ([3.0, 1.5], "of rank 0"));
+            assert_eq!(any, [true, false]);
+            assert_eq!(error, "rank 2: the seed: expected 0 as on rank 0, found 1");
+        }
     }
 }
 
 #[test]
 fn ranks_at_different_operations_are_an_error() {
-    let errors = on_ranks(2, |ranks| match ranks.rank().index {
-        0 => ranks.all_reduce(&mut [1.0], ExchangeFormat::F32).err(),
-        _ => ranks.all_gather(b"stop").err(),
-    });
-    let is_disagreement = |error: &Option<CollectiveError>| {
-        matches!(
-            error,
-            Some(CollectiveError::Disagree { .. } | CollectiveError::Lost { .. })
-        )
-    };
-    assert!(errors.iter().all(is_disagreement), "{errors:?}");
-    let errors = on_ranks(2, |ranks| {
-        let mut values = vec![0.0; 3 + ranks.rank().index];
-        ranks.all_reduce(&mut values, ExchangeFormat::F32).err()
-    });
-    assert!(errors.iter().all(is_disagreement), "{errors:?}");
+    for by in ALL {
+        let errors = on_ranks(by, 2, |ranks| match ranks.rank().index {
+            0 => ranks.all_reduce(&mut [1.0], ExchangeFormat::F32).err(),
+            _ => ranks.all_gather(b"stop").err(),
+        });
+        let is_disagreement = |error: &Option<CollectiveError>| {
+            matches!(
+                error,
+                Some(CollectiveError::Disagree { .. } | CollectiveError::Lost { .. })
+            )
+        };
+        assert!(errors.iter().all(is_disagreement), "{errors:?}");
+        let errors = on_ranks(by, 2, |ranks| {
+            let mut values = vec![0.0; 3 + ranks.rank().index];
+            ranks.all_reduce(&mut values, ExchangeFormat::F32).err()
+        });
+        assert!(errors.iter().all(is_disagreement), "{errors:?}");
+    }
 }
 
 #[test]
 fn a_rank_that_is_gone_ends_the_others() {
-    let begun = Instant::now();
-    // Rank 1 goes before, or in the middle of, a sum of many values.
-    let errors = on_ranks(3, |ranks| {
-        if ranks.rank().index == 1 {
-            return None;
+    for by in ALL {
+        let begun = Instant::now();
+        // Rank 1 goes before, or in the middle of, a sum of many values.
+        let errors = on_ranks(by, 3, |ranks| {
+            if ranks.rank().index == 1 {
+                return None;
+            }
+            let mut values = vec![0.0; 3_000_000];
+            ranks.all_reduce(&mut values, ExchangeFormat::F32).err()
+        });
+        for rank in [0, 2] {
+            let lost = matches!(&errors[rank], Some(CollectiveError::Lost { .. }));
+            assert!(lost, "{errors:?}");
         }
-        let mut values = vec![0.0; 3_000_000];
-        ranks.all_reduce(&mut values, ExchangeFormat::F32).err()
-    });
-    for rank in [0, 2] {
-        let lost = matches!(&errors[rank], Some(CollectiveError::Lost { .. }));
-        assert!(lost, "{errors:?}");
+        assert!(begun.elapsed() < Duration::from_secs(15));
     }
-    assert!(begun.elapsed() < Duration::from_secs(15));
 }
 
 #[test]
@@ -187,6 +211,7 @@ fn ranks_that_do_not_appear_are_not_awaited_forever() {
         assert_eq!(stopped, CollectiveError::Stopped);
     }
     assert!(Rank::new(2, 2).is_err() && Rank::new(0, MOST_RANKS + 1).is_err());
+    assert!(ThreadRank::all(0).is_err() && ThreadRank::all(MOST_RANKS + 1).is_err());
 }
 
 #[test]

@@ -1,11 +1,11 @@
-//! `clasp bench exchange`: how long several processes take to add up gradients.
+//! `clasp bench exchange`: how long several ranks take to add up gradients.
 
 use anyhow::Result;
 use clasp_run::collective::{Collective, CollectiveError};
 use serde_json::json;
 
 use super::measurement::{Measurement, timed};
-use crate::args::{BenchExchange, GlobalOptions};
+use crate::args::{BenchExchange, GlobalOptions, RankArguments};
 use crate::commands::ranks::Ranks;
 use crate::interrupt;
 
@@ -16,8 +16,7 @@ const MIB: f64 = (1 << 20) as f64;
 pub fn run(common: &GlobalOptions, options: &BenchExchange) -> Result<Option<Measurement>> {
     let ranks = Ranks::connect(common, &options.ranks, interrupt::flag()?.as_ref())?
         .ok_or(CollectiveError::Stopped)?;
-    let measured = measure(ranks.collective().as_ref(), options);
-    ranks.end(measured)
+    ranks.run(common, |rank| measure(rank.collective.as_ref(), options))
 }
 
 fn measure(ranks: &dyn Collective, options: &BenchExchange) -> Result<Option<Measurement>> {
@@ -34,7 +33,11 @@ fn measure(ranks: &dyn Collective, options: &BenchExchange) -> Result<Option<Mea
         work: "exchange",
         settings: json!({
             "ranks": rank.size, "values": options.values, "format": options.format,
-            "by": if options.ranks.mpi { "mpi" } else { "tcp" },
+            "by": match &options.ranks {
+                RankArguments { mpi: true, .. } => "mpi",
+                RankArguments { ranks: Some(_), .. } => "tcp",
+                _ => "threads",
+            },
         }),
         figures: json!({
             "s_per_sum": seconds,

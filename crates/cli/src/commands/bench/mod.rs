@@ -22,7 +22,12 @@ use crate::{Outcome, device};
 
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &BenchArguments) -> Result<Outcome> {
-    let device = device::pick(common.device.as_deref())?;
+    let name = common.device.as_deref();
+    let device = match arguments.work {
+        // Between the ranks of several devices.
+        BenchWork::Exchange(_) => device::pick_several(name)?.swap_remove(0),
+        _ => device::pick(name)?,
+    };
     let threads = device::threads(common.threads);
     let check = arguments.check.as_deref();
     if matches!(arguments.work, BenchWork::Compare(_)) {

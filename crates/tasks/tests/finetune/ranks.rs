@@ -1,13 +1,11 @@
 //! Several ranks fine-tune what one process with as many replicas does.
 
-use std::net::TcpListener;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::Duration;
 
 use clasp_model::optim::Rule;
-use clasp_run::collective::{Collective, CollectiveError, Local, Rank, TcpOptions, TcpRing};
+use clasp_run::collective::{Collective, CollectiveError, Local, ThreadRank};
 use clasp_run::recipe::Auto;
 use clasp_run::{Event, RunError, checkpoints};
 use clasp_tasks::TaskError;
@@ -42,30 +40,25 @@ fn run<T: DownstreamTask>(
     })
 }
 
-/// What each of two ranks returns; the second is stopped after `stop_after` steps.
-fn on_two_ranks<T: DownstreamTask>(
-    recipes: [&FinetuneRecipe<T::Config>; 2],
+/// What each rank returns, one for each of `recipes`; the last is stopped after `stop_after` steps.
+fn on_ranks<T: DownstreamTask>(
+    recipes: &[&FinetuneRecipe<T::Config>],
     folder: &Path,
     resume: bool,
     stop_after: Option<u64>,
-) -> [Result<FinetuneSummary, TaskError>; 2] {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let master = &listener.local_addr().unwrap().to_string();
-    drop(listener);
-    let connected = move |index: usize| {
-        let options = TcpOptions {
-            rank: Rank::new(index, 2).unwrap(),
-            master,
-            patience: Duration::from_secs(60),
-            waits: &|| true,
-        };
-        Arc::new(TcpRing::connect(&options).unwrap()) as Arc<dyn Collective>
-    };
-    let [first, second] = recipes;
+) -> Vec<Result<FinetuneSummary, TaskError>> {
+    let ranks = ThreadRank::all(recipes.len()).unwrap();
     thread::scope(|scope| {
-        let other = scope.spawn(|| run::<T>(second, folder, resume, stop_after, || connected(1)));
-        let result = run::<T>(first, folder, resume, None, || connected(0));
-        [result, other.join().unwrap()]
+        let ranks: Vec<_> = { ranks.into_iter().zip(recipes) }
+            .map(|(rank, recipe)| {
+                let is_last = rank.rank().index + 1 == recipes.len();
+                let stop_after = stop_after.filter(|_| is_last);
+                scope.spawn(move || run::<T>(recipe, folder, resume, stop_after, || Arc::new(rank)))
+            })
+            .collect();
+        { ranks.into_iter() }
+            .map(|rank| rank.join().unwrap())
+            .collect()
     })
 }
 
@@ -82,14 +75,19 @@ fn difference(folders: [&Path; 2]) -> f32 {
         .fold(0.0, f32::max)
 }
 
-/// Trains alone and on two ranks, and compares.
-fn check<T: DownstreamTask>(mut recipe: FinetuneRecipe<T::Config>, replicas: usize, limit: f32) {
+/// Trains alone and on `ranks` ranks, and compares.
+fn check<T: DownstreamTask>(
+    mut recipe: FinetuneRecipe<T::Config>,
+    ranks: usize,
+    replicas: usize,
+    limit: f32,
+) {
     recipe.run.replicas = Auto::Value(replicas);
     recipe.model.drop_path = 0.2;
     let folder = tempfile::tempdir().unwrap();
     let [alone, ranked] = ["alone", "ranked"].map(|name| folder.path().join(name));
     run::<T>(&recipe, &alone, false, None, || Arc::new(Local)).unwrap();
-    for summary in on_two_ranks::<T>([&recipe, &recipe], &ranked, false, None) {
+    for summary in on_ranks::<T>(&vec![&recipe; ranks], &ranked, false, None) {
         assert!(summary.unwrap().run.finished, "{}", T::NAME);
     }
     let apart = difference([&alone, &ranked]);
@@ -114,35 +112,37 @@ const POSE: &str = "width = 16\nflip_test = false\n";
 const REID: &str = "instances = 2\nfeature = \"after\"\n";
 
 /// Batch normalization, triplets, a memory, refined labels and their averages need the whole batch.
-/// Gradients of two replicas have one order of addition; those of four have another.
+/// Gradients of ranks of one replica each are added in the order of the replicas; those of ranks of two
+/// replicas in another.
 #[test]
 fn ranks_fine_tune_what_one_process_with_as_many_replicas_does() {
     check::<ReidTask>(
         recipe::<ReidTask>(&drawn().join("market"), [64, 32], 4, 8, REID),
-        2,
+        4,
+        4,
         0.0,
     );
     let parsing = "head = \"light\"\nwidth = 16\nflip_test = false\n";
     let mut corrected = recipe::<ParsingTask>(&drawn(), [64, 32], 5, 12, parsing);
     corrected.run.self_correction_start = 1;
     corrected.run.ema = 0.9;
-    check::<ParsingTask>(corrected, 2, 0.0);
+    check::<ParsingTask>(corrected, 4, 4, 0.0);
     // Not by AdamW, which follows the sign of gradients that are nearly zero.
     let mut parsing = recipe::<ParsingTask>(&drawn(), [64, 32], 4, 12, parsing);
     parsing.optimizer.name = Rule::Sgd;
-    check::<ParsingTask>(parsing, 4, 1e-5);
+    check::<ParsingTask>(parsing, 2, 4, 1e-5);
     let two_stages = "head = \"two-stage\"\nembedding_dim = 16\nqueue_size = 8\n[task.regions]\nanchor_sizes = [16.0, 40.0]\naspect_ratios = [2.0]\nsamples_per_image = [64, 16]\n";
     let search = recipe::<SearchTask>(&drawn().join("scenes"), [128, 192], 2, 4, two_stages);
-    check::<SearchTask>(search, 2, 0.0);
+    check::<SearchTask>(search, 2, 2, 0.0);
     let detection =
         recipe::<DetectionTask>(&drawn().join("scenes"), [128, 192], 2, 4, "width = 16\n");
-    check::<DetectionTask>(detection, 2, 0.0);
+    check::<DetectionTask>(detection, 2, 2, 0.0);
     let pose = recipe::<PoseTask>(&drawn(), [64, 32], 2, 8, POSE);
-    check::<PoseTask>(pose, 2, 0.0);
+    check::<PoseTask>(pose, 2, 2, 0.0);
     // The head alone: features are exchanged and no gradient of the backbone.
     let mut head = recipe::<AttributeTask>(&drawn(), [64, 32], 3, 8, "");
     head.model.trainable = clasp_tasks::finetune::recipe::Trainable::Head;
-    check::<AttributeTask>(head, 2, 0.0);
+    check::<AttributeTask>(head, 2, 2, 0.0);
 }
 
 /// The best model is the same as well, and a stop at one rank stops both with one checkpoint, from
@@ -158,7 +158,7 @@ fn ranks_that_are_stopped_continue() {
     run::<ReidTask>(&recipe, &alone, false, None, || Arc::new(Local)).unwrap();
     let both = [&recipe, &recipe];
     for folder in [&ranked, &again] {
-        for summary in on_two_ranks::<ReidTask>(both, folder, false, Some(4)) {
+        for summary in on_ranks::<ReidTask>(&both, folder, false, Some(4)) {
             let run = summary.unwrap().run;
             assert_eq!((run.steps, run.finished), (4, false));
         }
@@ -166,7 +166,7 @@ fn ranks_that_are_stopped_continue() {
     let resumed = run::<ReidTask>(&recipe, &ranked, true, None, || Arc::new(Local)).unwrap();
     assert!(resumed.run.finished && resumed.best.is_some());
     for had_ended in [false, true] {
-        for summary in on_two_ranks::<ReidTask>(both, &again, true, None) {
+        for summary in on_ranks::<ReidTask>(&both, &again, true, None) {
             let summary = summary.unwrap();
             assert!(summary.run.finished && summary.had_ended == had_ended);
         }
@@ -187,7 +187,7 @@ fn ranks_with_other_settings_are_refused() {
     let one = recipe::<ReidTask>(&drawn().join("market"), [64, 32], 4, 8, REID);
     let mut other = one.clone();
     other.optimizer.lr = 1e-3;
-    for result in on_two_ranks::<ReidTask>([&one, &other], &run, false, None) {
+    for result in on_ranks::<ReidTask>(&[&one, &other], &run, false, None) {
         let error = result.unwrap_err();
         let is_disagreement = matches!(
             &error,
@@ -225,7 +225,7 @@ fn ranks_with_other_labels_are_refused() {
     let mut wrong = one.clone();
     wrong.data.path = other;
     let run = folder.path().join("run");
-    for result in on_two_ranks::<AttributeTask>([&one, &wrong], &run, false, None) {
+    for result in on_ranks::<AttributeTask>(&[&one, &wrong], &run, false, None) {
         let error = result.unwrap_err().to_string();
         assert!(error.contains("labels all ranks must have"), "{error}");
     }

@@ -37,7 +37,7 @@ use crate::{
 
 pub use crate::{
     adapter::{Adapter, LambdaConfig},
-    features::{Features, SharedFeatures},
+    features::{Features, GradientCut, SharedFeatures},
 };
 
 /// Defines [`Architecture`]: a row for each preset with its name and its sizes, and one for
@@ -525,7 +525,8 @@ impl Backbone {
         self
     }
 
-    fn has_mask_token(&self) -> bool {
+    /// Whether it has a mask token.
+    pub fn has_mask_token(&self) -> bool {
         match self {
             Self::Swin(swin) => swin.mask_token.is_some(),
             Self::Vit(vit) => vit.mask_token.is_some(),

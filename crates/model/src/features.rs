@@ -1,6 +1,6 @@
 //! Outputs of a backbone.
 
-use burn::tensor::Tensor;
+use burn::tensor::{Gradients, Tensor};
 
 /// Outputs of the shared blocks, those before the conditional ones.
 #[derive(Debug, Clone)]
@@ -14,6 +14,11 @@ pub struct SharedFeatures {
 }
 
 impl SharedFeatures {
+    /// The sum of the tokens, [1].
+    pub fn sum(self) -> Tensor<1> {
+        self.x.sum()
+    }
+
     /// The same detached from the graph, so that no gradient reaches the shared blocks.
     pub fn detach(self) -> Self {
         Self {
@@ -21,6 +26,45 @@ impl SharedFeatures {
             pyramid: self.pyramid.into_iter().map(Tensor::detach).collect(),
             grid: self.grid,
         }
+    }
+}
+
+impl SharedFeatures {
+    /// The same as leaves of a graph of their own, so that there are two backward passes, first of what
+    /// follows and then of the shared blocks ([`GradientCut::before`]). Maps of complete stages give
+    /// no gradient.
+    pub fn cut(self) -> (Self, GradientCut) {
+        let leaf = self.x.clone().detach().require_grad();
+        let cut = GradientCut {
+            before: self.x,
+            leaf: leaf.clone(),
+        };
+        let after = Self {
+            x: leaf,
+            pyramid: self.pyramid.into_iter().map(Tensor::detach).collect(),
+            grid: self.grid,
+        };
+        (after, cut)
+    }
+}
+
+/// Where [`SharedFeatures::cut`] divides a graph.
+#[derive(Debug)]
+pub struct GradientCut {
+    before: Tensor<4>,
+    leaf: Tensor<4>,
+}
+
+impl GradientCut {
+    /// What has to be differentiated for the gradients of the shared blocks, given those of the first
+    /// backward pass: Σ feature · gradient over all cuts, [1]. None if no gradient reaches a cut.
+    pub fn before(cuts: Vec<Self>, gradients: &Gradients) -> Option<Tensor<1>> {
+        { cuts.into_iter() }
+            .filter_map(|cut| {
+                let gradient = cut.leaf.grad(gradients)?;
+                Some((cut.before * Tensor::from_inner(gradient)).sum())
+            })
+            .reduce(|sum, term| sum + term)
     }
 }
 

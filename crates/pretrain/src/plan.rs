@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_are_counted_over_all_processes() {
+    fn replicas_are_counted_over_all_ranks() {
         let plan = |ranks: usize, set: &[&str]| {
             let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
             let machine = Machine { ranks, ..cpu(3) };
@@ -374,7 +374,7 @@ mod tests {
         assert_eq!(plan(1, &["run.batch=12"]), Ok(3));
         assert_eq!(plan(4, &["run.batch=16", "run.replicas=16"]), Ok(16));
         for (set, expected) in [
-            ("run.replicas=2", "a multiple of the 4 processes"),
+            ("run.replicas=2", "a multiple of the 4 ranks"),
             ("run.batch=6", "a divisor of"),
         ] {
             let error = plan(4, &["run.batch=16", set]).unwrap_err();

@@ -2,11 +2,13 @@
 //! measurements.
 
 use std::ops::Range;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::losses::dino::SampleTotals;
-use clasp_model::optim::{FlatLayout, Gradients};
+use clasp_model::optim::{self, FlatLayout, Gradients};
 use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local, Rank};
 
 use crate::plan::PretrainPlan;
@@ -93,26 +95,29 @@ impl RankShare {
 pub(crate) struct RankSums {
     collective: Arc<dyn Collective>,
     format: ExchangeFormat,
-    layout: FlatLayout,
+    /// Parameters whose gradients are known first, those of the heads and the conditional blocks, and
+    /// those of the shared blocks.
+    layouts: [FlatLayout; 2],
 }
 
 impl RankSums {
-    /// Over the ranks of `collective`, whose gradients are of the parameters of `layout`.
+    /// Over the ranks of `collective`, whose gradients are of the parameters of `layouts`: of the heads
+    /// and the conditional blocks, and of the shared blocks.
     pub(crate) fn new(
         collective: Arc<dyn Collective>,
         format: ExchangeFormat,
-        layout: FlatLayout,
+        layouts: [FlatLayout; 2],
     ) -> Self {
         Self {
             collective,
             format,
-            layout,
+            layouts,
         }
     }
 
     /// Those of a process alone.
     pub(crate) fn alone() -> Self {
-        Self::new(Arc::new(Local), ExchangeFormat::F32, FlatLayout::default())
+        Self::new(Arc::new(Local), ExchangeFormat::F32, Default::default())
     }
 
     /// The ranks.
@@ -120,18 +125,29 @@ impl RankSums {
         self.collective.as_ref()
     }
 
-    /// Adds up gradients; a parameter without a gradient on some ranks counts as zero there, one
-    /// without on all of them stays without.
+    /// Adds up gradients: `gradients` of heads and conditional blocks, and those of the shared blocks,
+    /// which `shared` computes while the others are exchanged. A parameter without a gradient on
+    /// some ranks counts as zero there, one without on all of them stays without.
     pub(crate) fn gradients(
         &self,
         gradients: Gradients,
+        shared: impl FnOnce() -> Gradients,
         device: &Device,
     ) -> Result<Gradients, CollectiveError> {
-        if self.collective().is_alone() {
-            return Ok(gradients);
-        }
+        let [first, second] = &self.layouts;
         let all_reduce = |values: &mut [f32]| self.collective.all_reduce(values, self.format);
-        self.layout.reduced(gradients, device, all_reduce)
+        // A parameter may be used in both.
+        let [gradients, late] = first.partition(gradients);
+        let (first, mut shared) = thread::scope(|scope| {
+            let exchange = scope.spawn(|| first.reduced(gradients, device, all_reduce));
+            let shared = shared();
+            let first = exchange.join();
+            (first.unwrap_or_else(|panic| resume_unwind(panic)), shared)
+        });
+        let mut sum = first?;
+        optim::add(&mut shared, late);
+        sum.extend(second.reduced(shared, device, all_reduce)?);
+        Ok(sum)
     }
 
     /// Adds up tensors of the same shapes on all ranks, at once.

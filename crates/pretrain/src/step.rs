@@ -8,7 +8,8 @@
 //!
 //! The replicas may be in several processes, the ranks ([`crate::ranks`]): gradients, the means from
 //! which the center is updated, Sinkhorn–Knopp's sums and measurements are added up over all of
-//! them, and every rank then does the same update.
+//! them, and every rank then does the same update. The gradients of heads and conditional blocks are
+//! exchanged while those of the shared blocks are computed.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
+use clasp_model::backbone::{GradientCut, SharedFeatures};
 use clasp_model::losses::dino::{center_update, mean_entropy};
 use clasp_model::optim::{
     self, FlatLayout, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates, ema, read,
@@ -102,8 +104,24 @@ struct ShareInputs<'a> {
 
 /// Gradients and measurements of a share of a batch, computed by one replica.
 struct ShareGradients {
+    /// Of all parameters; on one of several ranks without those of the shared blocks.
     gradients: Gradients,
+    /// What gives those of the shared blocks.
+    shared: Option<SharedPass>,
     measured: Vec<(Measurement, Tensor<1>)>,
+}
+
+/// The backward pass of the shared blocks, which several ranks do apart from the rest.
+struct SharedPass {
+    student: Student,
+    /// See [`GradientCut::before`].
+    before: Tensor<1>,
+}
+
+impl SharedPass {
+    fn gradients(self) -> Gradients {
+        optim::gradients(&self.student, &mut self.before.backward())
+    }
 }
 
 /// Gradients and measurements of a batch.
@@ -181,8 +199,11 @@ impl Pretrainer {
     pub fn on_rank(mut self, collective: Arc<dyn Collective>) -> Result<Self> {
         self.share = RankShare::of(&self.plan, collective.rank());
         self.replicas = Replicas::new(self.share.own_replicas())?;
-        let layout = FlatLayout::of(&self.student);
-        self.ranks = RankSums::new(collective, self.plan.recipe.run.exchange, layout);
+        let shared = self
+            .student
+            .shared_parameters(self.plan.recipe.views.global_size);
+        let layouts = FlatLayout::of(&self.student).split(&shared);
+        self.ranks = RankSums::new(collective, self.plan.recipe.run.exchange, layouts);
         Ok(self)
     }
 
@@ -336,9 +357,14 @@ impl Pretrainer {
             mean_targets,
         } = targets;
         let mut targets = targets.into_iter().zip(patch_targets.shares).zip(masks);
-        let mut gradients = Gradients::new();
+        let (mut gradients, mut shared) = (Gradients::new(), Gradients::new());
+        let mut passes = Vec::new();
         let mut measured = Vec::new();
         let mut shares = 0;
+        let add_shared = |sum: &mut Gradients, passes: Vec<SharedPass>| {
+            let gradients = self.replicas.map(passes, |_, pass| pass.gradients());
+            { gradients.into_iter() }.for_each(|gradients| optim::add(sum, gradients));
+        };
         for (part, samples) in samples.chunks(part_size).enumerate() {
             let inputs: Vec<_> = { samples.chunks(share_size) }
                 .zip(targets.by_ref())
@@ -349,11 +375,13 @@ impl Pretrainer {
                     masks,
                 })
                 .collect();
+            add_shared(&mut shared, std::mem::take(&mut passes));
             let results = self.replicas.map(inputs, |replica, inputs| {
                 self.share_gradients(&inputs, [part, replica], observe)
             });
             for result in results {
                 optim::add(&mut gradients, result.gradients);
+                passes.extend(result.shared);
                 measured.extend(result.measured);
                 shares += 1;
             }
@@ -361,7 +389,13 @@ impl Pretrainer {
         if self.step < self.plan.frozen_steps {
             gradients.retain(|name, _| !name.starts_with(LAST_LAYER));
         }
-        let gradients = self.ranks.gradients(gradients, &self.device)?;
+        if !self.ranks.collective().is_alone() {
+            let last_part = || {
+                add_shared(&mut shared, passes);
+                shared
+            };
+            gradients = self.ranks.gradients(gradients, last_part, &self.device)?;
+        }
         let [mean_logits, mean_targets] = self.ranks.means([mean_logits, mean_targets])?;
         let keep = 1.0 - 1.0 / self.target_memory();
         let target_sum = self.target_sum.clone() * keep + mean_targets;
@@ -474,8 +508,20 @@ impl Pretrainer {
         );
         let replica = self.share.replica(replica);
         let mut rng = rng_for(seed, self.step, &format!("drop path {part} {replica}"));
-        let outputs = precision
-            .within(|| recomputing(checkpointing, || student.forward(&inputs, masked, &mut rng)));
+        let (cuts_graph, mut cuts) = (!self.ranks.collective().is_alone(), Vec::new());
+        let mut cut = |shared: SharedFeatures| match cuts_graph {
+            true => {
+                let (shared, cut) = shared.cut();
+                cuts.push(cut);
+                shared
+            }
+            false => shared,
+        };
+        let outputs = precision.within(|| {
+            recomputing(checkpointing, || {
+                student.forward(&inputs, masked, &mut rng, &mut cut)
+            })
+        });
         let distilled = { self.frozen_teacher.clone() }
             .map(|teacher| precision.within(|| teacher.features(inputs.globals.clone())));
         let ranges = { self.vocabulary.as_ref() }
@@ -502,8 +548,11 @@ impl Pretrainer {
             measured.extend(observations(&share));
         }
         let shares = self.share.shares() as f64;
+        let mut graph = (total / shares).backward();
+        let before = GradientCut::before(cuts, &graph);
         ShareGradients {
-            gradients: optim::gradients(&student, &mut (total / shares).backward()),
+            gradients: optim::gradients(&student, &mut graph),
+            shared: before.map(|before| SharedPass { student, before }),
             measured,
         }
     }

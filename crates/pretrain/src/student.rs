@@ -18,6 +18,8 @@
 //! The teacher always has the prompt `identity`: if student and teacher shared a random prompt,
 //! recognizing the prompt would be the easiest way to lower L_dino.
 
+use std::collections::BTreeSet;
+
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor};
 use clasp_data::vocabulary::Vocabulary;
@@ -27,6 +29,7 @@ use clasp_model::heads::{
     DistillationOutputs, PartHead, PartHeadConfig,
 };
 use clasp_model::layers::Rng;
+use clasp_model::optim;
 use clasp_model::prompt::{ATTRIBUTE, IDENTITY, PART, PromptWeights, prompt_weights_tensor};
 
 use crate::batch::BatchTensors;
@@ -142,12 +145,14 @@ impl Student {
         }
     }
 
-    /// One forward pass over all views. `masked` is the part that SOLIDER masks, if any.
+    /// One forward pass over all views. `masked` is the part that SOLIDER masks, if any. `cut` may cut
+    /// the graph at the outputs of the shared blocks.
     pub fn forward(
         &self,
         inputs: &BatchTensors,
         masked: Option<u8>,
         rng: &mut Rng,
+        cut: &mut dyn FnMut(SharedFeatures) -> SharedFeatures,
     ) -> StudentOutputs {
         let batch = inputs.batch;
         let device = self.device();
@@ -155,13 +160,13 @@ impl Student {
         let globals = inputs.globals.clone();
         let weights = inputs.prompt_weights(globals.dims()[0] / batch, &device);
         let mask = inputs.masks.as_ref().map(|masks| &masks.mask);
-        let seen = backbone.shared_masked(globals.clone(), mask, &weights, Some(rng));
+        let seen = cut(backbone.shared_masked(globals.clone(), mask, &weights, Some(rng)));
         let features = backbone.conditional(self.detached(seen.clone()), &weights, Some(rng));
         // Labels and the frozen teacher are of whole views.
         let whole = self.part.is_some() || self.attribute.is_some() || self.distillation.is_some();
         let is_masked = mask.is_some() && whole;
         let shared = match is_masked {
-            true => backbone.shared(globals.clone(), &weights, Some(rng)),
+            true => cut(backbone.shared(globals.clone(), &weights, Some(rng))),
             false => seen,
         };
         // The features of the label losses and of distillation under the identity prompt.
@@ -175,7 +180,7 @@ impl Student {
 
         if let Some(locals) = &inputs.locals {
             let weights = inputs.prompt_weights(locals.dims()[0] / batch, &device);
-            let shared = backbone.shared(locals.clone(), &weights, Some(rng));
+            let shared = cut(backbone.shared(locals.clone(), &weights, Some(rng)));
             let features = backbone.conditional(self.detached(shared), &weights, Some(rng));
             pooled.push(features.pooled);
         }
@@ -199,7 +204,8 @@ impl Student {
             let mut maps = vec![identity.map.clone()];
             if let (Some(part), Some(labels)) = (masked, &inputs.parts) {
                 let masked = mask_part(globals, labels.clone(), part);
-                maps.push(backbone.forward(masked, weights, Some(rng)).map);
+                let shared = cut(backbone.shared(masked, &weights, Some(rng)));
+                maps.push(backbone.conditional(shared, &weights, Some(rng)).map);
             }
             LabelHeadOutputs {
                 own: head.forward(Tensor::cat(maps, 0)),
@@ -245,6 +251,19 @@ impl Student {
         } else {
             shared
         }
+    }
+
+    /// The names of the parameters of the shared blocks: those that the gradient of their outputs
+    /// reaches.
+    pub(crate) fn shared_parameters(&self, [height, width]: [usize; 2]) -> BTreeSet<String> {
+        let (device, backbone) = (self.device(), &self.trunk.backbone);
+        let image = Tensor::zeros([1, 3, height, width], &device);
+        let weights = PromptWeights::single(IDENTITY).tensor(&device);
+        let [rows, columns] = backbone.grid(height, width);
+        let mask = { backbone.has_mask_token() }.then(|| Tensor::ones([1, rows, columns], &device));
+        let shared = backbone.shared_masked(image, mask.as_ref(), &weights, None);
+        let mut graph = shared.sum().backward();
+        optim::gradients(self, &mut graph).into_keys().collect()
     }
 
     fn device(&self) -> Device {

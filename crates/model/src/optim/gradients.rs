@@ -1,6 +1,6 @@
 //! Gradients by name: sums and means of replicas.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::{
     backend::Flex,
@@ -91,10 +91,17 @@ impl FlatLayout {
         Self(self.0.into_iter().map(named).collect())
     }
 
-    /// The parameters of both.
-    pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
+    /// The parameters that are not called as one of `names`, and those that are.
+    pub fn split(self, names: &BTreeSet<String>) -> [Self; 2] {
+        let (named, others) = { self.0.into_iter() }.partition(|(name, _)| names.contains(name));
+        [Self(others), Self(named)]
+    }
+
+    /// The gradients of these parameters, and the others.
+    pub fn partition(&self, gradients: Gradients) -> [Gradients; 2] {
+        let (own, others) =
+            { gradients.into_iter() }.partition(|(name, _)| self.0.contains_key(name));
+        [own, others]
     }
 
     /// Gradients added up over several processes by `all_reduce`, which replaces values by their
@@ -123,7 +130,13 @@ impl FlatLayout {
 
     /// The values of all gradients one after the other, with zeros for a parameter that has none,
     /// and for each parameter whether it has one.
+    ///
+    /// # Panics
+    /// When there is a gradient of another parameter, which would be lost.
     fn flatten(&self, gradients: &Gradients) -> (Vec<f32>, Vec<bool>) {
+        if let Some(name) = gradients.keys().find(|name| !self.0.contains_key(*name)) {
+            panic!("`{name}` is not in the flat buffer");
+        }
         let mut flat = Vec::with_capacity(self.0.values().sum());
         let mut present = Vec::with_capacity(self.0.len());
         for (name, size) in &self.0 {

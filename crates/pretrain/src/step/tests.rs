@@ -520,13 +520,13 @@ fn solider_masks_one_part() {
     let mut rng = rng_for(0, 0, "drop path");
     let plain = trainer
         .student
-        .forward(&inputs, None, &mut rng)
+        .forward(&inputs, None, &mut rng, &mut |shared| shared)
         .parts
         .unwrap()
         .own;
     let both = trainer
         .student
-        .forward(&inputs, Some(2), &mut rng)
+        .forward(&inputs, Some(2), &mut rng, &mut |shared| shared)
         .parts
         .unwrap()
         .own;

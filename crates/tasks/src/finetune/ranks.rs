@@ -1,7 +1,9 @@
 //! What the ranks of a fine-tuning exchange in a step: features, so that each computes the head and
 //! the loss on the whole batch, and gradients.
 
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::backbone::Features;
@@ -20,14 +22,18 @@ const LOSS_TOLERANCE: f64 = 1e-3;
 #[derive(Clone, Debug)]
 pub(super) struct RankExchange {
     collective: Arc<dyn Collective>,
-    /// The parameters whose gradients are exchanged.
-    layout: FlatLayout,
+    /// The parameters whose gradients are exchanged: of the head, and of the backbone if it is trained.
+    layouts: [FlatLayout; 2],
 }
 
 impl RankExchange {
-    /// Over the ranks of `collective`, which train the parameters of `layout`.
-    pub(super) fn new(collective: Arc<dyn Collective>, layout: FlatLayout) -> Self {
-        Self { collective, layout }
+    /// Over the ranks of `collective`, which train the parameters of `layouts`: of the head and the
+    /// backbone, called `head.` and `backbone.` and their names.
+    pub(super) fn new(collective: Arc<dyn Collective>, layouts: [FlatLayout; 2]) -> Self {
+        Self {
+            collective,
+            layouts,
+        }
     }
 
     /// The first replica of this rank, counted over all ranks, and the number of its replicas, of
@@ -116,11 +122,12 @@ impl RankExchange {
     }
 
     /// The gradients of the batch, the same bits on every rank: the sum over ranks of the
-    /// backbone's, and the mean of the head's, which every rank computes from the whole batch.
+    /// backbone's, and the mean of the head's, which every rank computes from the whole batch. The
+    /// head's are exchanged while `backbone` computes the others.
     pub(super) fn gradients(
         &self,
         head: Gradients,
-        backbone: Gradients,
+        backbone: impl FnOnce() -> Gradients,
         device: &Device,
     ) -> Result<Gradients, CollectiveError> {
         let size = self.collective.rank().size as f64;
@@ -129,18 +136,26 @@ impl RankExchange {
                 .map(|(name, gradient)| (format!("{prefix}{name}"), gradient))
                 .collect()
         };
-        let mut gradients = named("head.", head);
-        if size > 1.0 {
-            for gradient in gradients.values_mut() {
-                *gradient = gradient.clone().div_scalar(size);
-            }
-        }
-        gradients.extend(named("backbone.", backbone));
+        let mut head = named("head.", head);
         if self.collective.is_alone() {
-            return Ok(gradients);
+            head.extend(named("backbone.", backbone()));
+            return Ok(head);
         }
+        for gradient in head.values_mut() {
+            *gradient = gradient.clone().div_scalar(size);
+        }
+        let [of_head, of_backbone] = &self.layouts;
         let all_reduce =
             |values: &mut [f32]| self.collective.all_reduce(values, ExchangeFormat::F32);
-        self.layout.reduced(gradients, device, all_reduce)
+        let (head, backbone) = thread::scope(|scope| {
+            let exchange = scope.spawn(|| of_head.reduced(head, device, all_reduce));
+            let backbone = backbone();
+            let head = exchange.join();
+            (head.unwrap_or_else(|panic| resume_unwind(panic)), backbone)
+        });
+        let mut gradients = head?;
+        let backbone = named("backbone.", backbone);
+        gradients.extend(of_backbone.reduced(backbone, device, all_reduce)?);
+        Ok(gradients)
     }
 }

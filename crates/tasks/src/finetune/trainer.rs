@@ -95,11 +95,12 @@ impl<T: Objective> FinetuneTrainer<T> {
         let head = task.head(&layout, &mut rng, &device.clone().autodiff())?;
         let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
         let trains_backbone = plan.recipe.model.trainable != Trainable::Head || trains_prompts;
-        let mut layout = FlatLayout::of(&head).with_prefix("head.");
-        if trains_backbone {
-            layout = layout.and(FlatLayout::of(&backbone).with_prefix("backbone."));
-        }
-        let ranks = RankExchange::new(collective, layout);
+        let of_backbone = match trains_backbone {
+            true => FlatLayout::of(&backbone).with_prefix("backbone."),
+            false => FlatLayout::default(),
+        };
+        let layouts = [FlatLayout::of(&head).with_prefix("head."), of_backbone];
+        let ranks = RankExchange::new(collective, layouts);
         let (_, own) = ranks.own_replicas(plan.replicas);
         let parameters = backbone.parameter_groups()?.with_prefix("backbone.");
         let replicas =
@@ -215,20 +216,23 @@ impl<T: Objective> FinetuneTrainer<T> {
         self.ranks.agree_on_loss(total)?;
         let mut graph = loss.total.backward();
         let of_head = optim::gradients(&self.head, &mut graph);
-        let mut of_backbone = Gradients::new();
-        if trained {
-            let at_leaves = FeatureGradients {
-                pooled: leaves.pooled.grad(&graph),
-                pyramid: leaves.pyramid.iter().map(|map| map.grad(&graph)).collect(),
-            };
-            drop(graph);
-            let gradients_of_replicas = self.replicas.map(outputs, |replica, output| {
-                output.backward(&at_leaves.share((first + replica) * share, share))
-            });
-            for gradients in gradients_of_replicas {
-                optim::add(&mut of_backbone, gradients);
+        let at_leaves = FeatureGradients {
+            pooled: leaves.pooled.grad(&graph),
+            pyramid: leaves.pyramid.iter().map(|map| map.grad(&graph)).collect(),
+        };
+        drop(graph);
+        let of_backbone = || {
+            let mut sum = Gradients::new();
+            if trained {
+                let gradients_of_replicas = self.replicas.map(outputs, |replica, output| {
+                    output.backward(&at_leaves.share((first + replica) * share, share))
+                });
+                for gradients in gradients_of_replicas {
+                    optim::add(&mut sum, gradients);
+                }
             }
-        }
+            sum
+        };
         let gradients = self.ranks.gradients(of_head, of_backbone, &self.device)?;
         let mut metrics: Metrics = { loss.terms.iter() }
             .map(|(name, value)| (format!("loss/{name}"), *value))

@@ -98,6 +98,7 @@ ARMS = {
     "parts-only": Arm("CLASP, part labels only", ("loss.attribute_weight=0",)),
     "attributes-only": Arm("CLASP, attribute labels only", ("loss.part_weight=0",)),
     "lambda-0": Arm("CLASP, no labels on the identity prompt (λ = 0)", ("loss.identity_label_weight=0",)),
+    "lambda-half": Arm("CLASP, labels on the identity prompt with half the weight (λ = 0.5)", ("loss.identity_label_weight=0.5",)),
     "detach": Arm("CLASP, gradient of self-distillation stopped before the conditional blocks", ("loss.detach_shared=true",)),
     "clasp": Arm("CLASP"),
     "clasp-truth": Arm("CLASP with ground-truth labels", labels="truth"),
@@ -111,7 +112,7 @@ MAIN = [name for name in ARMS if not name.startswith("adapter-") and name != "fr
 DEFAULT_ARMS = {
     "main": MAIN,
     "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],
-    "prompts": ["clasp", "lambda-0"],
+    "prompts": ["clasp", "lambda-half", "lambda-0"],
     "summary": SUMMARY,
     "photos-frozen": ["initialization", "dino", "solider", "clasp"],
     "photos": ["fresh", "dino", "solider", "clasp"],

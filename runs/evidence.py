@@ -518,8 +518,8 @@ def compute_table(evidence, seeds, arms, steps):
     results = evidence.arms("compute", "drawn", [arm for arm in arms if arm != "clasp"], seeds, counts.get, evaluate)
     results |= evidence.main(["clasp"], seeds, steps) if "clasp" in arms else {}
     text = (
-        f"As the main table, from which the row of CLASP is, but each other arm takes as many steps as fit in the processor time of {steps} "
-        "steps of CLASP, with labeling and without the training of the bundled CLIP. The number of steps is that of the first seeds."
+        f"The row of CLASP is that of the main table. Every other arm takes as many steps as fit in the processor time of {steps} steps "
+        "of CLASP, with labeling and without the training of the bundled CLIP, as measured on the first seeds that ran."
     )
     return head(evidence.args, "compute", seeds, text, results) + comparison(results, FROZEN, arms, problems_of(evidence, "compute"))
 

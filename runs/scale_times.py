@@ -1,6 +1,7 @@
 """Estimated times of pre-training LUPerson on several devices, from stated assumptions.
 
     python3 runs/scale_times.py [--speed 200] [--batch 64] [--bandwidth 2] [--parameters 110406072]
+                                [--first 0.44] [--shared 0.5]
 
 A step takes batch / speed seconds to compute, and the exchange 2 (n - 1) / n times the bytes of the
 gradients through the slowest link of the ring. The gradients of the heads and the conditional blocks are
@@ -23,7 +24,7 @@ def main():
     parser.add_argument("--shared", type=float, default=0.5, help="share of a step that the backward pass of the shared blocks takes")
     options = parser.parse_args()
     compute = options.batch / options.speed
-    print("| devices | batch | exchange | compute + exchange, s | efficiency | 10 epochs | 100 epochs |")
+    print("| devices | batch | exchange | compute + rest of the exchange, s | efficiency | 10 epochs | 100 epochs |")
     print("|---|---|---|---|---|---|---|")
     for devices in (1, 8, 64):
         for name, width in (("f32", 4), ("bf16", 2)):

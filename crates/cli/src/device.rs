@@ -36,7 +36,7 @@ pub fn pick(name: Option<&str>) -> Result<Device> {
     };
     ensure!(
         !name.contains(',') && !name.ends_with(":all"),
-        "--device {name}: expected one device; several are for pretrain and finetune"
+        "--device {name}: expected one device; several are for pretrain, finetune and bench exchange"
     );
     let (kind, index) = match name.split_once(':') {
         Some((kind, index)) => match index.parse::<usize>() {
@@ -93,9 +93,9 @@ pub fn pick_several(names: Option<&str>) -> Result<Vec<Device>> {
             Some((kind, "all")) => {
                 // The first, so that there is one and kernels can be compiled for it.
                 let first = pick(Some(kind))?;
-                found(kind)
-                    .filter(|all| !all.is_empty())
-                    .unwrap_or_else(|| vec![first])
+                let mut all = found(kind).unwrap_or_default();
+                all.retain(|device| !is_emulated(device));
+                if all.is_empty() { vec![first] } else { all }
             }
             _ => vec![pick(Some(name))?],
         };

@@ -132,7 +132,9 @@ impl<'a> SearchGallery<'a> {
                 [count, count * channels],
                 "frame {row}: scores, and features of {channels} channels, of {count} boxes"
             );
-            finite("scores of frame", row, frame.scores.iter().copied())?;
+            // Features are multiplied by them in f32.
+            let scores = frame.scores.iter().map(|score| f64::from(*score as f32));
+            finite("scores of frame", row, scores)?;
             finite("boxes of frame", row, frame.boxes.iter().flatten().copied())?;
             finite("features of frame", row, values(frame.features))?;
             let sure: Vec<usize> = (0..count).filter(|&i| frame.scores[i] >= lowest).collect();

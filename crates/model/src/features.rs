@@ -19,17 +19,6 @@ impl SharedFeatures {
         self.x.sum()
     }
 
-    /// The same detached from the graph, so that no gradient reaches the shared blocks.
-    pub fn detach(self) -> Self {
-        Self {
-            x: self.x.detach(),
-            pyramid: self.pyramid.into_iter().map(Tensor::detach).collect(),
-            grid: self.grid,
-        }
-    }
-}
-
-impl SharedFeatures {
     /// The same as leaves of a graph of their own, so that there are two backward passes, first of what
     /// follows and then of the shared blocks ([`GradientCut::before`]). Maps of complete stages give
     /// no gradient.
@@ -45,6 +34,15 @@ impl SharedFeatures {
             grid: self.grid,
         };
         (after, cut)
+    }
+
+    /// The same detached from the graph, so that no gradient reaches the shared blocks.
+    pub fn detach(self) -> Self {
+        Self {
+            x: self.x.detach(),
+            pyramid: self.pyramid.into_iter().map(Tensor::detach).collect(),
+            grid: self.grid,
+        }
     }
 }
 
@@ -62,7 +60,8 @@ impl GradientCut {
         { cuts.into_iter() }
             .filter_map(|cut| {
                 let gradient = cut.leaf.grad(gradients)?;
-                Some((cut.before * Tensor::from_inner(gradient)).sum())
+                // The gradient is a constant of the second pass.
+                Some((cut.before * gradient).sum())
             })
             .reduce(|sum, term| sum + term)
     }

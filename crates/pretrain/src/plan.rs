@@ -57,7 +57,7 @@ pub struct PretrainPlan {
     pub steps_per_epoch: u64,
     /// Steps between checkpoints.
     pub save_every: u64,
-    /// Replicas of the student, over all processes.
+    /// Replicas of the student, over all ranks.
     pub replicas: usize,
     /// Precision of matrix products.
     pub precision: Precision,
@@ -163,7 +163,7 @@ impl PretrainRecipe {
         Ok(steps)
     }
 
-    /// Replicas of the student over all processes: on the CPU as many as cores, if they divide a
+    /// Replicas of the student over all ranks: on the CPU as many as cores, if they divide a
     /// part of the batch.
     fn resolve_replicas(&mut self, machine: Machine) -> Result<usize> {
         let part = self.run.batch / self.run.accumulate;

@@ -8,7 +8,7 @@ use std::thread;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::losses::dino::SampleTotals;
-use clasp_model::optim::{self, FlatLayout, Gradients};
+use clasp_model::optim::{FlatLayout, Gradients};
 use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local, Rank};
 
 use crate::plan::PretrainPlan;
@@ -136,16 +136,13 @@ impl RankSums {
     ) -> Result<Gradients, CollectiveError> {
         let [first, second] = &self.layouts;
         let all_reduce = |values: &mut [f32]| self.collective.all_reduce(values, self.format);
-        // A parameter may be used in both.
-        let [gradients, late] = first.partition(gradients);
-        let (first, mut shared) = thread::scope(|scope| {
+        let (first, shared) = thread::scope(|scope| {
             let exchange = scope.spawn(|| first.reduced(gradients, device, all_reduce));
             let shared = shared();
             let first = exchange.join();
             (first.unwrap_or_else(|panic| resume_unwind(panic)), shared)
         });
         let mut sum = first?;
-        optim::add(&mut shared, late);
         sum.extend(second.reduced(shared, device, all_reduce)?);
         Ok(sum)
     }

@@ -6,7 +6,7 @@
 //! fixed order. The teacher processes all images before the student does, as Sinkhorn–Knopp needs
 //! all samples of the step and the center is updated once from all of them.
 //!
-//! The replicas may be in several processes, the ranks ([`crate::ranks`]): gradients, the means from
+//! The replicas may be in several ranks ([`crate::ranks`]), processes or threads: gradients, the means from
 //! which the center is updated, Sinkhorn–Knopp's sums and measurements are added up over all of
 //! them, and every rank then does the same update. The gradients of heads and conditional blocks are
 //! exchanged while those of the shared blocks are computed.
@@ -77,7 +77,7 @@ pub struct Pretrainer {
     device: Device,
     /// The part of every batch that this process computes.
     share: RankShare,
-    /// The processes that compute the rest.
+    /// The ranks that compute the rest.
     ranks: RankSums,
     /// One thread a replica of this process; a single replica has all threads.
     replicas: Replicas,
@@ -199,11 +199,11 @@ impl Pretrainer {
     pub fn on_rank(mut self, collective: Arc<dyn Collective>) -> Result<Self> {
         self.share = RankShare::of(&self.plan, collective.rank());
         self.replicas = Replicas::new(self.share.own_replicas())?;
-        let shared = self
-            .student
-            .shared_parameters(self.plan.recipe.views.global_size);
-        let layouts = FlatLayout::of(&self.student).split(&shared);
-        self.ranks = RankSums::new(collective, self.plan.recipe.run.exchange, layouts);
+        if !collective.is_alone() {
+            let shared = { &self.student }.shared_parameters(self.plan.recipe.views.global_size);
+            let layouts = FlatLayout::of(&self.student).split(&shared);
+            self.ranks = RankSums::new(collective, self.plan.recipe.run.exchange, layouts);
+        }
         Ok(self)
     }
 
@@ -390,11 +390,13 @@ impl Pretrainer {
             gradients.retain(|name, _| !name.starts_with(LAST_LAYER));
         }
         if !self.ranks.collective().is_alone() {
-            let last_part = || {
+            let shared_gradients = || {
                 add_shared(&mut shared, passes);
                 shared
             };
-            gradients = self.ranks.gradients(gradients, last_part, &self.device)?;
+            gradients = self
+                .ranks
+                .gradients(gradients, shared_gradients, &self.device)?;
         }
         let [mean_logits, mean_targets] = self.ranks.means([mean_logits, mean_targets])?;
         let keep = 1.0 - 1.0 / self.target_memory();

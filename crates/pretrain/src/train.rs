@@ -8,7 +8,7 @@
 //! | `backbone.safetensors` | the teacher's backbone ([`clasp_weights::backbone`]) |
 //! | `unreadable.txt` | images that could not be read, and why; only if there are any |
 //!
-//! Several processes, the ranks, may train one network ([`train_on_ranks`]): each computes some
+//! Several ranks, processes or threads, may train one network ([`train_on_ranks`]): each computes some
 //! replicas of every batch, and rank 0 writes all files.
 
 use std::path::{Path, PathBuf};

@@ -7,8 +7,8 @@
 //! | [`check`] | range checks of their values |
 //! | [`folder`] | the run folder: create, resume, lock, warnings, steps that are not finite |
 //! | [`origin`] | the header of `run.toml`: date, command line, version, device |
-//! | [`collective`] | what several processes that train one network exchange: over TCP, or by MPI |
-//! | [`ranks`] | checks that these processes train the same, and the machine that a plan is for |
+//! | [`collective`] | what the ranks that train one network exchange: between threads, over TCP, or by MPI |
+//! | [`ranks`] | checks that these ranks train the same, and the machine that a plan is for |
 //! | [`control`] | what a caller provides (stop flag, threads) and the events that it receives |
 //! | [`log`] | metrics by step, as JSON lines and TensorBoard events |
 //! | [`listing`] | the runs below a folder, with their state |

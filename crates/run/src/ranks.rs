@@ -1,4 +1,4 @@
-//! What the training loops of several processes share besides the exchange itself
+//! What the training loops of several ranks share besides the exchange itself
 //! ([`crate::collective`]): the machine that a plan is made for, and checks that all ranks train the
 //! same network.
 

@@ -44,7 +44,8 @@ pub enum BenchWork {
     Detection(BenchDetection),
     /// Person search with the largest galleries of CUHK-SYSU
     Search(BenchSearch),
-    /// The sum of gradients over several processes, each of which is started with its --rank
+    /// The sum of gradients over several ranks: processes, each started with its --rank, or the devices
+    /// of one
     Exchange(BenchExchange),
     /// Compare forward outputs, gradients and an optimizer step on --device with those of the CPU
     Compare(BenchCompare),
@@ -103,7 +104,7 @@ pub struct BenchExchange {
     /// Values, as many as a network has gradients
     #[arg(long, default_value_t = 28_000_000, value_parser = count(1, 1 << 30))]
     pub values: usize,
-    /// Format in which they are sent: f32 or bf16
+    /// Format in which processes send them: f32 or bf16
     #[arg(long, default_value = "f32")]
     pub format: ExchangeFormat,
     /// Timed sums after one warm-up; the median is reported

@@ -57,7 +57,7 @@ pub struct EvalArguments {
     pub predictions: Option<PathBuf>,
     /// Run a fine-tuned model over part I of N of the test set, counted from 0, and write its results
     /// to --out
-    #[arg(long, value_name = "I/N", value_parser = shard, requires = "out", conflicts_with = "shards")]
+    #[arg(long, value_name = "I/N", value_parser = shard, requires = "out", conflicts_with_all = ["shards", "predictions", "calibrate", "rerank"])]
     pub shard: Option<(usize, usize)>,
     /// File for the results of --shard
     #[arg(long, value_name = "FILE", requires = "shard")]

@@ -8,8 +8,8 @@ use super::values::count;
 /// Options of every command.
 #[derive(Args, Debug, Clone)]
 pub struct GlobalOptions {
-    /// Device: cpu, cuda, rocm, metal or vulkan; cuda:1 is the second one. pretrain and finetune take
-    /// several: cuda:0,cuda:1 or cuda:all [default: the fastest kind that is available]
+    /// Device: cpu, cuda, rocm, metal or vulkan; cuda:1 is the second one. pretrain, finetune
+    /// and bench exchange take several: cuda:0,cuda:1 or cuda:all [default: the fastest kind that is available]
     #[arg(
         long,
         global = true,

@@ -14,7 +14,7 @@ use super::ranks::Ranks;
 use super::{EventPrinter, check_data, print_result};
 use crate::args::{FinetuneArguments, GlobalOptions};
 use crate::progress::{counted, duration};
-use crate::{Outcome, device, interrupt};
+use crate::{Outcome, interrupt};
 
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &FinetuneArguments) -> Result<Outcome> {
@@ -54,7 +54,7 @@ fn finetune<T: DownstreamTask>(
             printer.on_device(&rank.device, small);
         }
         let mut control = Control {
-            device_name: &device::name(&rank.device),
+            device_name: &rank.device_names,
             threads: rank.threads,
             stop: &stop,
             on_event: &mut |event| {

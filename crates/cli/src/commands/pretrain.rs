@@ -98,6 +98,7 @@ pub fn pretrain(
     let alone = RankContext {
         options: common.clone(),
         device: device.clone(),
+        device_names: device::name(device),
         threads: device::threads(common.threads),
         collective: Arc::new(Local),
     };
@@ -136,7 +137,7 @@ fn pretrain_as(
         printer.on_device(&rank.device, SMALL);
     }
     let mut control = Control {
-        device_name: &device::name(&rank.device),
+        device_name: &rank.device_names,
         threads: rank.threads,
         stop: &stop,
         on_event: &mut |event| {

@@ -48,6 +48,8 @@ pub struct RankContext {
     pub options: GlobalOptions,
     /// Where it computes.
     pub device: Device,
+    /// The names of the devices of this process, separated by commas.
+    pub device_names: String,
     /// Its share of the threads that the user asked for.
     pub threads: usize,
     /// What it exchanges with the others by.
@@ -134,12 +136,14 @@ impl Ranks {
         work: impl Fn(&RankContext) -> Result<T> + Sync,
     ) -> Result<T> {
         let threads = (device::threads(common.threads) / self.devices.len()).max(1);
+        let names: Vec<String> = self.devices.iter().map(device::name).collect();
         let context = |device: &Device, collective: Arc<dyn Collective>| RankContext {
             options: GlobalOptions {
                 quiet: common.quiet || !collective.rank().writes(),
                 ..common.clone()
             },
             device: device.clone(),
+            device_names: names.join(","),
             threads,
             collective,
         };
@@ -212,6 +216,7 @@ mod tests {
                 quiet: true,
             },
             device: Device::flex(),
+            device_names: "cpu".to_owned(),
             threads: 1,
             collective: Arc::new(rank),
         };
@@ -231,6 +236,16 @@ mod tests {
             let error = on_threads(contexts(3), work).unwrap_err();
             assert_eq!(error.to_string(), format!("rank {failing} has no images"));
         }
+    }
+
+    #[test]
+    fn a_panic_ends_the_other_ranks() {
+        let work = |context: &RankContext| {
+            assert!(context.collective.rank().index != 1, "a fault of rank 1");
+            Ok(context.collective.barrier()?)
+        };
+        let ended = std::panic::catch_unwind(|| on_threads(contexts(3), work));
+        assert!(ended.is_err());
     }
 
     #[test]

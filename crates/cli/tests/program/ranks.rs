@@ -191,7 +191,7 @@ fn processes_that_cannot_train_together_say_why() {
     let ranks = ["--ranks", "2", "--rank", "0", "--master", "x:1"];
     let hint = ["one device for each process", "as many processes"];
     refused(at, &[&arguments[..], &two, &ranks].concat(), &hint);
-    let hint = ["expected one device", "pretrain and finetune"];
+    let hint = ["expected one device", "pretrain, finetune"];
     refused(at, &[&["bench", "embed"][..], &two].concat(), &hint);
     if cfg!(not(feature = "mpi")) {
         let hint = ["--mpi", "--features mpi"];

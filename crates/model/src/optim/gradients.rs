@@ -97,15 +97,8 @@ impl FlatLayout {
         [Self(others), Self(named)]
     }
 
-    /// The gradients of these parameters, and the others.
-    pub fn partition(&self, gradients: Gradients) -> [Gradients; 2] {
-        let (own, others) =
-            { gradients.into_iter() }.partition(|(name, _)| self.0.contains_key(name));
-        [own, others]
-    }
-
-    /// Gradients added up over several processes by `all_reduce`, which replaces values by their
-    /// sums. A parameter without a gradient on some processes counts as zero there; one without on
+    /// Gradients added up over several ranks by `all_reduce`, which replaces values by their
+    /// sums. A parameter without a gradient on some ranks counts as zero there; one without on
     /// all of them stays without.
     ///
     /// # Errors
@@ -119,7 +112,7 @@ impl FlatLayout {
     ) -> Result<Gradients, E> {
         let (mut values, present) = self.flatten(&gradients);
         drop(gradients);
-        // Counts of processes beside the gradients: one exchange, in which they stay above zero in
+        // Counts of ranks beside the gradients: one exchange, in which they stay above zero in
         // any format.
         values.extend(present.into_iter().map(|it| f32::from(u8::from(it))));
         all_reduce(&mut values)?;

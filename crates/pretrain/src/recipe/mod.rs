@@ -405,10 +405,10 @@ pub struct PretrainRunSection {
     /// Parts of a batch that are computed one after the other, to save memory (gradient
     /// accumulation).
     pub accumulate: usize,
-    /// Replicas of the student that share a part, each on one thread, over all processes. Auto: for
-    /// each process one a core on the CPU, else 1.
+    /// Replicas of the student that share a part, each on one thread, over all ranks. Auto: for
+    /// each rank one a core on the CPU, else 1.
     pub replicas: Auto<usize>,
-    /// Format in which processes exchange gradients: `f32`, or `bf16`, half of the bytes with
+    /// Format in which processes send gradients to each other: `f32`, or `bf16`, half of the bytes with
     /// rounded sums.
     pub exchange: ExchangeFormat,
     /// Precision of matrix products: `f32`, or `bf16`, faster where the device has it, with

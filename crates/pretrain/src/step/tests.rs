@@ -3,6 +3,7 @@ use std::path::Path;
 use clasp_data::image::Filter;
 use clasp_model::backbone::BackboneConfig;
 use clasp_model::{Precision, named, unfused};
+use clasp_run::collective::ThreadRank;
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
 
 use super::*;
@@ -147,6 +148,61 @@ fn gradient_checkpointing_does_not_change_gradients() {
         let found = unfused(|| again.gradients(&samples).unwrap());
         let apart = difference(&expected.1, &found.1);
         assert!(apart < 1e-4, "{method}: {apart}");
+    }
+}
+
+/// Each method cuts its graph in other places. Two ranks, whose graph is cut, have the gradients of one
+/// process with two replicas: to the bit, and with the graph of other devices, whose checkpoints are in
+/// both parts of it, to rounding.
+#[test]
+fn gradients_of_a_graph_that_is_cut_are_those_of_the_whole() {
+    let of_ranks = |set: &[&str], samples: &[ImageSample], fused: bool| {
+        let ranks = ThreadRank::all(2).unwrap();
+        std::thread::scope(|scope| {
+            let ranks: Vec<_> = { ranks.into_iter() }
+                .map(|rank| {
+                    scope.spawn(move || {
+                        let one = trainer(set).on_rank(Arc::new(rank)).unwrap();
+                        let places = one.share().places();
+                        let own: Vec<_> = places.iter().map(|at| samples[*at].clone()).collect();
+                        let work = || one.gradients(&own).unwrap();
+                        if fused { work() } else { unfused(work) }
+                    })
+                })
+                .collect();
+            { ranks.into_iter() }
+                .map(|rank| rank.join().unwrap())
+                .collect::<Vec<_>>()
+        })
+    };
+    for more in [
+        &["method=dino"][..],
+        &["method=dino", "loss.ibot_weight=1"],
+        &["method=solider"],
+        &["method=clasp", "run.accumulate=2"],
+        &[
+            "method=clasp",
+            "loss.ibot_weight=1",
+            "loss.detach_shared=true",
+        ],
+    ] {
+        let set = [more, &["model.drop_path=0.2", "run.replicas=2"]].concat();
+        let whole = trainer(&set);
+        let samples = samples(&whole);
+        let (loss, expected) = whole.gradients(&samples).unwrap();
+        for (found_loss, found) in of_ranks(&set, &samples, true) {
+            assert!(
+                (found_loss - loss).abs() < 1e-6,
+                "{more:?}: {found_loss} {loss}"
+            );
+            let apart = difference(&expected, &found);
+            assert!(apart < 1e-6, "{more:?}: {apart}");
+        }
+        let again = [&set[..], &["run.gradient_checkpointing=true"]].concat();
+        for (_, found) in of_ranks(&again, &samples, false) {
+            let apart = difference(&expected, &found);
+            assert!(apart < 1e-4, "{more:?}: {apart}");
+        }
     }
 }
 

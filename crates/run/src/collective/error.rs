@@ -1,6 +1,6 @@
-//! Errors of the exchange between processes.
+//! Errors of the exchange between ranks.
 
-/// An error of the exchange between the processes of a training.
+/// An error of the exchange between the ranks of a training.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CollectiveError {
     /// The number of the rank is out of range.

@@ -1,5 +1,5 @@
-//! What several processes that train one network exchange: a process is a *rank*, and their number
-//! is the *world size*.
+//! What the *ranks* that train one network exchange: processes, or threads of one for each of its
+//! devices. Their number is the *world size*.
 //!
 //! [`Collective`] has two operations, with which everything else is built: the sum of equally long
 //! buffers ([`Collective::all_reduce`]) and short messages of each rank to all
@@ -66,12 +66,12 @@ impl FromStr for ExchangeFormat {
     }
 }
 
-/// The place of a process among those that train together.
+/// The place of a rank among those that train together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rank {
     /// Its number, from 0.
     pub index: usize,
-    /// Number of processes: the world size.
+    /// Number of ranks: the world size.
     pub size: usize,
 }
 
@@ -96,9 +96,9 @@ impl Rank {
     }
 }
 
-/// The processes that train one network. All ranks must call the same operations in the same order.
+/// The ranks that train one network. All must call the same operations in the same order.
 pub trait Collective: Send + Sync + Debug {
-    /// Which of the processes this one is.
+    /// Which of the ranks this one is.
     fn rank(&self) -> Rank;
 
     /// Replaces `values` by their sum over all ranks, the same bits on each.
@@ -125,7 +125,7 @@ fn check_length(rank: usize, length: u64) -> Result<usize, CollectiveError> {
 }
 
 impl dyn Collective + '_ {
-    /// Whether this process is the only one: nothing has to be exchanged.
+    /// Whether this rank is the only one: nothing has to be exchanged.
     pub fn is_alone(&self) -> bool {
         self.rank().size == 1
     }

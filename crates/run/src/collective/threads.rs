@@ -12,36 +12,36 @@ use super::{Collective, CollectiveError, ExchangeFormat, Rank, check_length};
 #[derive(Debug)]
 pub struct ThreadRank {
     rank: Rank,
-    meeting: Arc<Meeting>,
+    shared: Arc<Shared>,
 }
 
-/// Where the ranks meet: each leaves something, and once all have, each takes what all left.
+/// What the ranks share: each stores a contribution, and once all have, each reads all of them.
 #[derive(Debug)]
-struct Meeting {
+struct Shared {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// What each rank has left.
-    left: Vec<Option<Exchanged>>,
-    /// Number of ranks that have taken what all left. Nothing is left before all have.
-    taken: usize,
+    /// The contribution of each rank.
+    contributions: Vec<Option<Contribution>>,
+    /// Number of ranks that have read all of them. There are no new ones before all ranks have.
+    readers: usize,
     /// A rank that has ended.
     ended: Option<usize>,
 }
 
-/// What a rank leaves.
+/// What a rank gives in an operation.
 #[derive(Clone, Debug)]
-enum Exchanged {
+enum Contribution {
     Values(Arc<Vec<f32>>),
     /// The sum of a chunk of the values.
     Sum(Arc<Vec<f32>>),
     Message(Vec<u8>),
 }
 
-impl Exchanged {
+impl Contribution {
     /// The operation, for errors.
     fn what(&self) -> String {
         match self {
@@ -59,9 +59,9 @@ impl ThreadRank {
     /// There are none, or too many.
     pub fn all(size: usize) -> Result<Vec<Self>, CollectiveError> {
         Rank::new(0, size)?;
-        let meeting = Arc::new(Meeting {
+        let shared = Arc::new(Shared {
             state: Mutex::new(State {
-                left: vec![None; size],
+                contributions: vec![None; size],
                 ..State::default()
             }),
             changed: Condvar::new(),
@@ -70,7 +70,7 @@ impl ThreadRank {
             .map(|index| {
                 Ok(Self {
                     rank: Rank::new(index, size)?,
-                    meeting: Arc::clone(&meeting),
+                    shared: Arc::clone(&shared),
                 })
             })
             .collect()
@@ -90,37 +90,41 @@ impl ThreadRank {
                     reason: "its thread has ended".to_owned(),
                 });
             }
-            let waited = self.meeting.changed.wait(state);
+            let waited = self.shared.changed.wait(state);
             state = waited.unwrap_or_else(PoisonError::into_inner);
         }
         Ok(state)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        let state = self.meeting.state.lock();
+        let state = self.shared.state.lock();
         state.unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What all ranks left, in their order.
-    fn exchange(&self, own: Exchanged) -> Result<Vec<Exchanged>, CollectiveError> {
-        // Until all have taken what was left before.
-        let mut state = self.wait(self.state(), |state| state.left[self.rank.index].is_none())?;
-        state.left[self.rank.index] = Some(own);
-        self.meeting.changed.notify_all();
-        let mut state = self.wait(state, |state| state.left.iter().all(Option::is_some))?;
-        let all: Vec<Exchanged> = state.left.iter().flatten().cloned().collect();
-        state.taken += 1;
-        if state.taken == self.rank.size {
-            state.taken = 0;
-            state.left.fill(None);
-            self.meeting.changed.notify_all();
+    /// The contributions of all ranks, in their order.
+    fn exchange(&self, own: Contribution) -> Result<Vec<Contribution>, CollectiveError> {
+        // Until all have read those before.
+        let mut state = self.wait(self.state(), |state| {
+            state.contributions[self.rank.index].is_none()
+        })?;
+        state.contributions[self.rank.index] = Some(own);
+        self.shared.changed.notify_all();
+        let mut state = self.wait(state, |state| {
+            state.contributions.iter().all(Option::is_some)
+        })?;
+        let all: Vec<Contribution> = state.contributions.iter().flatten().cloned().collect();
+        state.readers += 1;
+        if state.readers == self.rank.size {
+            state.readers = 0;
+            state.contributions.fill(None);
+            self.shared.changed.notify_all();
         }
         Ok(all)
     }
 
     /// An error that names the first rank that does something else than rank 0.
-    fn disagreement(&self, all: &[Exchanged]) -> CollectiveError {
-        let whats: Vec<String> = all.iter().map(Exchanged::what).collect();
+    fn disagreement(&self, all: &[Contribution]) -> CollectiveError {
+        let whats: Vec<String> = all.iter().map(Contribution::what).collect();
         let rank = whats.iter().position(|what| *what != whats[0]);
         let rank = rank.unwrap_or(self.rank.index);
         CollectiveError::Disagree {
@@ -135,7 +139,7 @@ impl ThreadRank {
 impl Drop for ThreadRank {
     fn drop(&mut self) {
         self.state().ended.get_or_insert(self.rank.index);
-        self.meeting.changed.notify_all();
+        self.shared.changed.notify_all();
     }
 }
 
@@ -145,9 +149,9 @@ impl Collective for ThreadRank {
     }
 
     fn all_reduce(&self, values: &mut [f32], _: ExchangeFormat) -> Result<(), CollectiveError> {
-        let all = self.exchange(Exchanged::Values(Arc::new(values.to_vec())))?;
+        let all = self.exchange(Contribution::Values(Arc::new(values.to_vec())))?;
         let lengths = all.iter().map(|one| match one {
-            Exchanged::Values(theirs) => Some(theirs.len()),
+            Contribution::Values(theirs) => Some(theirs.len()),
             _ => None,
         });
         if !lengths.clone().all(|length| length == Some(values.len())) {
@@ -157,7 +161,7 @@ impl Collective for ThreadRank {
         let own = at(self.rank.index)..at(self.rank.index + 1);
         let mut sum = vec![0.0; own.len()];
         for theirs in &all {
-            if let Exchanged::Values(theirs) = theirs {
+            if let Contribution::Values(theirs) = theirs {
                 let theirs = &theirs[own.clone()];
                 sum.iter_mut()
                     .zip(theirs)
@@ -165,10 +169,10 @@ impl Collective for ThreadRank {
             }
         }
         drop(all);
-        let sums = self.exchange(Exchanged::Sum(Arc::new(sum)))?;
+        let sums = self.exchange(Contribution::Sum(Arc::new(sum)))?;
         let mut rest = values;
         for sum in &sums {
-            let Exchanged::Sum(sum) = sum else {
+            let Contribution::Sum(sum) = sum else {
                 return Err(self.disagreement(&sums));
             };
             let (chunk, others) = rest.split_at_mut(sum.len());
@@ -180,10 +184,10 @@ impl Collective for ThreadRank {
 
     fn all_gather(&self, message: &[u8]) -> Result<Vec<Vec<u8>>, CollectiveError> {
         check_length(self.rank.index, message.len() as u64)?;
-        let all = self.exchange(Exchanged::Message(message.to_vec()))?;
+        let all = self.exchange(Contribution::Message(message.to_vec()))?;
         { all.iter() }
             .map(|one| match one {
-                Exchanged::Message(message) => Ok(message.clone()),
+                Contribution::Message(message) => Ok(message.clone()),
                 _ => Err(self.disagreement(&all)),
             })
             .collect()

@@ -106,6 +106,8 @@ impl Evaluate for AttributeTask {
     /// The probability of each attribute of an image.
     type UnitResult = Vec<f32>;
 
+    const ONLY_SUMMARIZED: &'static [&'static str] = &["/config/threshold"];
+
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
 
     fn open_test(&self, folder: &Path, split: &SplitChoice) -> Result<AttributeSet, TaskError> {
@@ -129,6 +131,11 @@ impl Evaluate for AttributeTask {
         eval.images.len()
     }
 
+    fn unit_text(eval: &AttributeSet, unit: usize) -> String {
+        let image = &eval.images[unit];
+        format!("{} {:?}", image.name, image.values)
+    }
+
     fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
@@ -146,12 +153,26 @@ impl Evaluate for AttributeTask {
             .collect())
     }
 
-    fn check_results(&self, _: &AttributeSet, results: &[Vec<f32>]) -> Result<(), WrongResult> {
+    fn check_results(
+        &self,
+        _: &FinetunedModel<Self>,
+        _: &AttributeSet,
+        results: &[Vec<f32>],
+    ) -> Result<(), WrongResult> {
         let attributes = self.names.len();
         results.iter().enumerate().try_for_each(|(unit, row)| {
-            let is_right = row.len() == attributes && row.iter().all(|p| (0.0..=1.0).contains(p));
-            let expected = format!("{attributes} probabilities from 0 to 1");
-            WrongResult::unless(is_right, unit, expected, format!("{row:?}"))
+            let wrong = row.iter().find(|p| !(0.0..=1.0).contains(*p));
+            if row.len() == attributes && wrong.is_none() {
+                return Ok(());
+            }
+            Err(WrongResult {
+                unit,
+                expected: format!("{attributes} probabilities from 0 to 1"),
+                found: wrong.map_or_else(
+                    || format!("{} numbers", row.len()),
+                    |value| value.to_string(),
+                ),
+            })
         })
     }
 

@@ -40,15 +40,27 @@ impl DetectedPerson {
     /// Checks people of a scene, `unit` of a test set, that were read from a file.
     pub(crate) fn check(people: &[Self], embedding: usize, unit: usize) -> Result<(), WrongResult> {
         let is_right = |one: &Self| {
-            { one.bbox.iter() }
-                .chain([&one.score])
-                .all(|value| value.is_finite())
+            one.bbox.iter().all(|value| value.is_finite())
+                && one.bbox[2..].iter().all(|size| *size >= 0.0)
+                && (0.0..=1.0).contains(&one.score)
                 && one.embedding.len() == embedding
                 && one.embedding.iter().all(|value| value.is_finite())
         };
-        let wrong = people.iter().find(|one| !is_right(one));
-        let expected = format!("boxes, scores and embeddings of {embedding} numbers, all finite");
-        WrongResult::unless(wrong.is_none(), unit, expected, format!("{wrong:?}"))
+        let Some(number) = people.iter().position(|one| !is_right(one)) else {
+            return Ok(());
+        };
+        let Self { bbox, score, .. } = &people[number];
+        Err(WrongResult {
+            unit,
+            expected: format!(
+                "people with a finite box whose size is not negative, a score from 0 to 1, and an \
+                 embedding of {embedding} finite numbers"
+            ),
+            found: format!(
+                "person {number} with the box {bbox:?}, the score {score} and {} numbers",
+                people[number].embedding.len()
+            ),
+        })
     }
 }
 

@@ -96,6 +96,11 @@ impl Evaluate for DetectionTask {
         eval.boxes.images.len()
     }
 
+    fn unit_text(eval: &DetectionSet, unit: usize) -> String {
+        let image = &eval.boxes.images[unit];
+        format!("{} {}", image.id, file_name(&image.path))
+    }
+
     fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
@@ -110,6 +115,7 @@ impl Evaluate for DetectionTask {
 
     fn check_results(
         &self,
+        _: &FinetunedModel<Self>,
         _: &DetectionSet,
         results: &[Vec<DetectedPerson>],
     ) -> Result<(), WrongResult> {

@@ -7,7 +7,7 @@
 //! | [`init`] | the backbone that training starts from |
 //! | `inputs` | examples as input tensors |
 //! | [`trainer`] | one step: the backbone in replicas, the head once |
-//! | `ranks` | what several processes that train one model exchange in a step |
+//! | `ranks` | what several ranks that train one model exchange in a step |
 //! | [`self_correction`] | self-correction of labels in cycles |
 //! | [`checkpoint`] | saving and resuming |
 //! | [`mod@train`] | the loop |

@@ -15,7 +15,7 @@ use crate::task::HeadInput;
 /// Relative difference of losses that rounding may make.
 const LOSS_TOLERANCE: f64 = 1e-3;
 
-/// The other processes that train the same model.
+/// The other ranks that train the same model.
 ///
 /// The replicas of a batch are divided among the ranks in order: each has the same number of
 /// consecutive ones.

@@ -247,7 +247,7 @@ pub struct FinetuneRunConfig {
     /// Examples of a step.
     pub batch: usize,
     /// Copies of the backbone that a batch is divided among, each on one thread, over all
-    /// processes. Auto: for each process one a core on the CPU, else 1.
+    /// ranks. Auto: for each rank one a core on the CPU, else 1.
     pub replicas: Auto<usize>,
     /// Momentum of the moving average of the weights that is evaluated and saved instead; 0 for
     /// none.

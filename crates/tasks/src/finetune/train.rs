@@ -10,7 +10,7 @@
 //!
 //! `metrics.jsonl` holds the metrics of evaluations as `eval/…`.
 //!
-//! Several processes, the ranks, may train one model ([`train_on_ranks`]): each computes the
+//! Several ranks, processes or threads, may train one model ([`train_on_ranks`]): each computes the
 //! backbone for its share of every batch, and rank 0 writes all files.
 
 use std::ops::ControlFlow;

@@ -1,5 +1,5 @@
 //! One step: the backbone runs in replicas, each on one thread, the head and the loss once on the
-//! whole batch. Of several processes each has some of the replicas, and all compute the head.
+//! whole batch. Of several ranks each has some of the replicas, and all compute the head.
 //!
 //! The features of all replicas are leaves of a second graph, that of the head and the loss; its
 //! gradients at these leaves are then propagated through the replicas (as Gao et al., "Scaling Deep
@@ -65,7 +65,7 @@ pub struct FinetuneTrainer<T: Objective> {
     /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
     parameters: ParameterGroups,
     device: Device,
-    /// The processes that compute the rest of a batch.
+    /// The ranks that compute the rest of a batch.
     ranks: RankExchange,
     /// One thread a replica of this process.
     replicas: Replicas,

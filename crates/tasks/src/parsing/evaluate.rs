@@ -17,7 +17,7 @@ use super::{ParsingHeadKind, ParsingTask, probe};
 use crate::TaskError;
 use crate::features::Preprocess;
 use crate::probe::FrozenEvaluation;
-use crate::task::evaluation::{PredictionScores, WrongResult, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, file_name, mismatch};
 use crate::task::{
     Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
@@ -153,6 +153,11 @@ impl Evaluate for ParsingTask {
         eval.images.len()
     }
 
+    fn unit_text(eval: &ParsingSet, unit: usize) -> String {
+        let image = &eval.images[unit];
+        format!("{} {}", image.name, file_name(&image.mask))
+    }
+
     fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
@@ -177,15 +182,40 @@ impl Evaluate for ParsingTask {
         units.map(parse).collect()
     }
 
-    fn check_results(&self, _: &ParsingSet, results: &[ParsedImage]) -> Result<(), WrongResult> {
+    fn check_results(
+        &self,
+        _: &FinetunedModel<Self>,
+        _: &ParsingSet,
+        results: &[ParsedImage],
+    ) -> Result<(), WrongResult> {
         let classes = self.classes.len();
+        let known = |class: u8| usize::from(class) < classes;
         results.iter().enumerate().try_for_each(|(unit, parsed)| {
-            let known = |class: u8| usize::from(class) < classes;
-            let wrong = parsed.cells.iter().find(|(truth, found, pixels)| {
+            let mut cells = parsed.cells.iter();
+            if let Some((truth, found, pixels)) = cells.find(|(truth, found, pixels)| {
                 !known(*truth) || !known(*found) || *pixels > MOST_PIXELS
-            });
-            let expected = format!("[true class, predicted class, pixels], of {classes} classes");
-            WrongResult::unless(wrong.is_none(), unit, expected, format!("{wrong:?}"))
+            }) {
+                return Err(WrongResult {
+                    unit,
+                    expected: format!(
+                        "numbers of pixels up to {MOST_PIXELS} for two of {classes} classes"
+                    ),
+                    found: format!("{pixels} pixels of class {truth} and predicted class {found}"),
+                });
+            }
+            let mask = label_map(parsed.mask.clone(), "mask").map_err(|error| WrongResult {
+                unit,
+                expected: "a mask as a PNG of class indices".to_owned(),
+                found: error.to_string(),
+            })?;
+            match mask.labels.iter().find(|label| !known(**label)) {
+                None => Ok(()),
+                Some(label) => Err(WrongResult {
+                    unit,
+                    expected: format!("a mask of the classes 0 to {}", classes - 1),
+                    found: format!("class {label}"),
+                }),
+            }
         })
     }
 

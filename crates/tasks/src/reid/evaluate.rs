@@ -100,6 +100,14 @@ impl Evaluate for ReidTask {
     type UnitResult = Vec<f32>;
 
     const UNITS: &'static str = "query and gallery images";
+    const ONLY_SUMMARIZED: &'static [&'static str] = &[
+        "/config/rerank",
+        "/config/rerank_k1",
+        "/config/rerank_k2",
+        "/config/rerank_lambda",
+        "/config/false_positive_rate",
+        "/same_person",
+    ];
     const FROZEN: Option<FrozenEvaluation> = Some(probe::evaluate_frozen);
     const HAS_SPLITS: bool = false;
 
@@ -157,6 +165,14 @@ impl Evaluate for ReidTask {
         eval.query.len() + eval.gallery.len()
     }
 
+    fn unit_text(eval: &ReidTestSet, unit: usize) -> String {
+        let (kind, crop) = match unit.checked_sub(eval.query.len()) {
+            None => ("query", &eval.query[unit]),
+            Some(place) => ("gallery", &eval.gallery[place]),
+        };
+        format!("{kind} {} {} {}", crop.name, crop.person, crop.camera)
+    }
+
     fn results_of_batch(
         &self,
         model: &FinetunedModel<Self>,
@@ -175,13 +191,26 @@ impl Evaluate for ReidTask {
             .collect())
     }
 
-    fn check_results(&self, _: &ReidTestSet, results: &[Vec<f32>]) -> Result<(), WrongResult> {
-        let channels = results.first().map_or(0, Vec::len).max(1);
+    fn check_results(
+        &self,
+        model: &FinetunedModel<Self>,
+        _: &ReidTestSet,
+        results: &[Vec<f32>],
+    ) -> Result<(), WrongResult> {
+        let [channels] = model.head.bottleneck.running_mean.dims();
         results.iter().enumerate().try_for_each(|(unit, feature)| {
-            let is_right = feature.len() == channels && feature.iter().all(|v| v.is_finite());
-            let expected = format!("a feature of {channels} finite numbers, as the first");
-            let found = format!("{} numbers", feature.len());
-            WrongResult::unless(is_right, unit, expected, found)
+            let infinite = feature.iter().find(|value| !value.is_finite());
+            if feature.len() == channels && infinite.is_none() {
+                return Ok(());
+            }
+            Err(WrongResult {
+                unit,
+                expected: format!("a feature of {channels} finite numbers"),
+                found: infinite.map_or_else(
+                    || format!("{} numbers", feature.len()),
+                    |value| value.to_string(),
+                ),
+            })
         })
     }
 

@@ -29,6 +29,10 @@ pub trait Evaluate: Objective {
     /// Most units that a model takes at once.
     const MOST_AT_ONCE: usize = usize::MAX;
 
+    /// Places in the stored state of the task that results do not depend on, as JSON pointers: what
+    /// [`Evaluate::summarize`] alone reads.
+    const ONLY_SUMMARIZED: &'static [&'static str] = &[];
+
     /// The evaluation of a frozen backbone, for tasks that need no head of their own.
     const FROZEN: Option<FrozenEvaluation> = None;
 
@@ -43,6 +47,9 @@ pub trait Evaluate: Objective {
 
     /// Number of units of a test set.
     fn units(data: &Self::TestSet) -> usize;
+
+    /// What tells a unit from others and from a changed one: its name, and its labels or boxes.
+    fn unit_text(data: &Self::TestSet, unit: usize) -> String;
 
     /// The results of some consecutive units, computed as one batch; with `predictions` also what only
     /// [`Evaluation::predictions`] needs.
@@ -63,6 +70,7 @@ pub trait Evaluate: Objective {
     /// The first that this model cannot have given for its unit.
     fn check_results(
         &self,
+        model: &FinetunedModel<Self>,
         data: &Self::TestSet,
         results: &[Self::UnitResult],
     ) -> Result<(), WrongResult>;
@@ -134,25 +142,6 @@ pub struct WrongResult {
     pub expected: String,
     /// What was found.
     pub found: String,
-}
-
-impl WrongResult {
-    /// An error about the result of `unit`, unless `is_right`.
-    pub(crate) fn unless(
-        is_right: bool,
-        unit: usize,
-        expected: impl ToString,
-        found: impl ToString,
-    ) -> Result<(), Self> {
-        match is_right {
-            true => Ok(()),
-            false => Err(Self {
-                unit,
-                expected: expected.to_string(),
-                found: found.to_string(),
-            }),
-        }
-    }
 }
 
 /// Metrics with the details behind them.

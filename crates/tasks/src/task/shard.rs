@@ -20,6 +20,10 @@ use serde_json::Value;
 use super::evaluation::mismatch;
 use super::{Evaluate, FinetunedModel};
 use crate::TaskError;
+use crate::features::Preprocess;
+
+/// Most characters of a value in a message.
+const MOST_SHOWN: usize = 200;
 
 /// What must be the same for all shards of an evaluation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -29,12 +33,14 @@ struct Evaluated {
     task: String,
     /// The split that was asked for.
     split: String,
-    /// Digest of the weights.
-    weights: String,
-    /// The stored state of the task, the input size and the precision.
-    settings: Value,
     /// Units of the whole test set.
     units: usize,
+    /// Digest of their names and labels or boxes.
+    test_set: String,
+    /// Digest of the weights.
+    weights: String,
+    /// What the results depend on besides: the state of the task, preprocessing, prompt, precision.
+    settings: Value,
 }
 
 /// The first line of a file.
@@ -55,40 +61,70 @@ impl Evaluated {
                 digest.add(&tensor.data);
             }
         }
-        let size = [model.preprocess.height, model.preprocess.width];
+        let mut test_set = Digest::default();
+        (0..T::units(data)).for_each(|unit| test_set.add_text(&T::unit_text(data, unit)));
+        let mut task = serde_json::json!(model.task);
+        for place in T::ONLY_SUMMARIZED {
+            if let Some(value) = task.pointer_mut(place) {
+                *value = Value::Null;
+            }
+        }
+        let Preprocess {
+            height,
+            width,
+            mean,
+            std,
+            filter,
+        } = &model.preprocess;
         Self {
             clasp: env!("CARGO_PKG_VERSION").to_owned(),
             task: T::NAME.to_owned(),
             split: split.to_owned(),
+            units: T::units(data),
+            test_set: test_set.text(),
             weights: digest.text(),
             settings: serde_json::json!({
-                "task": model.task,
-                "size": size,
+                "task": task,
+                "size": [height, width],
+                "mean": mean,
+                "std": std,
+                "filter": format!("{filter:?}"),
+                "prompt": model.prompt,
                 "precision": model.precision.to_string(),
             }),
-            units: T::units(data),
         }
     }
 
     /// The first value that differs from that of `other`: its name, ours, theirs.
-    fn difference(&self, other: &Self) -> Option<(&'static str, String, String)> {
+    fn difference(&self, other: &Self) -> Option<(String, String, String)> {
         let values = |one: &Self| {
             [
-                ("the version of clasp", one.clasp.clone()),
-                ("the task", one.task.clone()),
-                ("the split", one.split.clone()),
-                (
-                    "the number of images, people or scenes",
-                    one.units.to_string(),
-                ),
-                ("the digest of the weights", one.weights.clone()),
-                ("the settings", one.settings.to_string()),
+                ("version of clasp", one.clasp.clone()),
+                ("task", one.task.clone()),
+                ("split", one.split.clone()),
+                ("images, people or scenes in number", one.units.to_string()),
+                ("a test set of digest", one.test_set.clone()),
+                ("weights of digest", one.weights.clone()),
             ]
         };
         { values(self).into_iter().zip(values(other)) }
             .find(|((_, own), (_, theirs))| own != theirs)
-            .map(|((name, own), (_, theirs))| (name, own, theirs))
+            .map(|((name, own), (_, theirs))| (name.to_owned(), own, theirs))
+            .or_else(|| differing(&self.settings, &other.settings, "setting "))
     }
+}
+
+/// The first value in which two objects differ: its place, after `prefix`, ours, theirs.
+fn differing(own: &Value, theirs: &Value, prefix: &str) -> Option<(String, String, String)> {
+    if let (Value::Object(own), Value::Object(theirs)) = (own, theirs)
+        && own.keys().eq(theirs.keys())
+    {
+        return { own.iter().zip(theirs.values()) }
+            .find_map(|((key, own), theirs)| differing(own, theirs, &format!("{prefix}{key}.")));
+    }
+    let place = prefix.strip_suffix('.').unwrap_or(prefix).to_owned();
+    let text = |value: &Value| value.to_string().chars().take(MOST_SHOWN).collect();
+    (own != theirs).then(|| (place, text(own), text(theirs)))
 }
 
 /// The units of shard `index` of `of`: whole batches of at most `batch` units.
@@ -153,52 +189,69 @@ pub fn read<T: Evaluate>(
     let mut begins: Vec<(usize, &Path)> = Vec::new();
     for (header, path, results) in shards {
         if header.first != all.len() {
-            let found = format!("that from {}", header.first);
+            let found = format!("that from {}{HINT}", header.first);
             let expected = format!("the shard from number {} of {}", all.len(), expected.units);
             return Err(mismatch(path, expected, found));
         }
         begins.push((all.len(), path));
         all.extend(results);
+        if all.len() > expected.units {
+            let found = format!("results up to number {}", all.len());
+            return Err(mismatch(path, format!("at most {}", expected.units), found));
+        }
     }
-    if all.len() != expected.units {
+    if all.len() < expected.units {
         let last = begins.last().map_or(Path::new("no file"), |(_, path)| path);
         let wanted = format!(
             "a further shard, from number {} of {}",
             all.len(),
             expected.units
         );
-        return Err(mismatch(last, wanted, "none"));
+        return Err(mismatch(last, wanted, format!("none{HINT}")));
     }
-    model.task.check_results(data, &all).map_err(|wrong| {
-        let of = |(begin, _): &&(usize, &Path)| *begin <= wrong.unit;
-        let (begin, path) = begins.iter().rfind(of).unwrap_or(&begins[0]);
-        let line = wrong.unit - begin + 2;
-        mismatch(
-            path,
-            format!("line {line}: {}", wrong.expected),
-            wrong.found,
-        )
-    })?;
+    model
+        .task
+        .check_results(model, data, &all)
+        .map_err(|wrong| {
+            let of = |(begin, _): &&(usize, &Path)| *begin <= wrong.unit;
+            let (begin, path) = begins.iter().rfind(of).unwrap_or(&begins[0]);
+            let line = wrong.unit - begin + 2;
+            mismatch(
+                path,
+                format!("line {line}: {}", wrong.expected),
+                wrong.found,
+            )
+        })?;
     Ok(all)
 }
+
+const HINT: &str = "\nhint: give the files of all shards, each once";
 
 fn read_file<R: DeserializeOwned>(
     path: &Path,
     expected: &Evaluated,
 ) -> Result<(Header, Vec<R>), TaskError> {
-    const WHAT: &str = "a file of `clasp eval --shard`";
+    let what = "a file of `clasp eval --shard`";
     let mut lines = BufReader::new(fs::File::open(path)?).lines();
-    let header = lines.next().transpose()?.unwrap_or_default();
-    let header: Header =
-        serde_json::from_str(&header).map_err(|error| mismatch(path, WHAT, error))?;
-    if let Some((what, own, theirs)) = expected.difference(&header.evaluated) {
-        return Err(mismatch(path, format!("{what} {own}"), theirs));
+    let header = lines.next().transpose();
+    let header = header.map_err(|error| mismatch(path, what, error))?;
+    let header: Header = serde_json::from_str(&header.unwrap_or_default())
+        .map_err(|error| mismatch(path, what, error))?;
+    if let Some((name, own, theirs)) = expected.difference(&header.evaluated) {
+        let hint =
+            "\nhint: give --data, --model, --split, --set, --size and --precision as with --shard";
+        return Err(mismatch(
+            path,
+            format!("{name} {own}"),
+            format!("{theirs}{hint}"),
+        ));
     }
     let mut results = Vec::new();
     for (number, line) in (2..).zip(lines) {
-        let result = serde_json::from_str(&line?);
-        results
-            .push(result.map_err(|error| mismatch(path, format!("line {number}: {WHAT}"), error))?);
+        let what = format!("line {number}: a result of `clasp eval --shard`");
+        let line = line.map_err(|error| mismatch(path, &what, error))?;
+        let result = serde_json::from_str(&line);
+        results.push(result.map_err(|error| mismatch(path, &what, error))?);
     }
     if results.len() != header.count {
         let expected = format!("{} results, as its first line says", header.count);

@@ -7,6 +7,7 @@
 DATA holds persons/, pku_reid/, ccp/, lspe/ and pets/. In DEV, persons/ is that of DATA. In the others every other person (PKU-Reid) or
 image (CCP, LSPE) of the training split trains and the rest tests; the first two images of a tested person and camera 1 are queries.
 pets-detection/ has the training frames of runs/finetune.py, whose boxes a detector found: the last 13 test.
+persons/ holds crops of all these images, also of those that test: compare pre-trained weights with each other, not with random ones.
 Files are linked. Standard library only.
 """
 

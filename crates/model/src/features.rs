@@ -14,7 +14,7 @@ pub struct SharedFeatures {
 }
 
 impl SharedFeatures {
-    /// The sum of the tokens, [1].
+    /// The sum of the tokens, `[1]`.
     pub fn sum(self) -> Tensor<1> {
         self.x.sum()
     }
@@ -55,7 +55,7 @@ pub struct GradientCut {
 
 impl GradientCut {
     /// What has to be differentiated for the gradients of the shared blocks, given those of the first
-    /// backward pass: Σ feature · gradient over all cuts, [1]. None if no gradient reaches a cut.
+    /// backward pass: Σ feature · gradient over all cuts, `[1]`. None if no gradient reaches a cut.
     pub fn before(cuts: Vec<Self>, gradients: &Gradients) -> Option<Tensor<1>> {
         { cuts.into_iter() }
             .filter_map(|cut| {

@@ -17,7 +17,7 @@ import json
 import pathlib
 import shutil
 
-from finetune import link, pets
+from finetune import link, part_of, pets
 
 
 def reid(source, target):
@@ -67,12 +67,6 @@ def detection(source, target):
     ids = [image["id"] for image in whole["images"]]
     for split, some in (("train", set(ids[:-13])), ("test", set(ids[-13:]))):
         (folder / f"instances_{split}.json").write_text(json.dumps(part_of(whole, some)))
-
-
-def part_of(whole, ids):
-    """The images of a COCO file with these ids, and their annotations."""
-    images = [image for image in whole["images"] if image["id"] in ids]
-    return {**whole, "images": images, "annotations": [one for one in whole["annotations"] if one["image_id"] in ids]}
 
 
 def main():

@@ -84,17 +84,12 @@ def pets(source, out):
         if d["image_id"] not in labeled
     ]
     seen = sorted({box["image_id"] for box in boxes})
-    of = lambda ids: {
-        "images": [i for i in truth["images"] if i["id"] in ids],
-        "annotations": [a for a in truth["annotations"] if a["image_id"] in ids],
-        "categories": truth["categories"],
-    }
     splits = {
         "pets-detection": {
             "train": {"images": [image(i) for i in seen], "annotations": boxes, "categories": truth["categories"]},
             "test": truth,
         },
-        "pets-search": {"train": of(labeled[::2]), "test": of(labeled[1::2])},
+        "pets-search": {"train": part_of(truth, labeled[::2]), "test": part_of(truth, labeled[1::2])},
     }
     for name, parts in splits.items():
         folder = out / name
@@ -130,17 +125,12 @@ def overfit(source, out):
                 (out / "reid" / folder).mkdir(parents=True, exist_ok=True)
                 for image in some:
                     link(image, out / "reid" / folder / image.name)
-    few = lambda whole, ids: {
-        **whole,
-        "images": [i for i in whole["images"] if i["id"] in ids],
-        "annotations": [a for a in whole["annotations"] if a["image_id"] in ids],
-    }
     poses = json.loads((source / "lspe/person_keypoints_train.json").read_text())
     scenes = json.loads((source / "pets/instances_val.json").read_text())
     for name, base, whole, stem in (("pose", "lspe", poses, "person_keypoints"), ("scenes", "pets", scenes, "instances")):
         (out / name).mkdir(parents=True, exist_ok=True)
         link(source / base / "images", out / name / "images")
-        part = few(whole, [image["id"] for image in whole["images"]][:8])
+        part = part_of(whole, [image["id"] for image in whole["images"]][:8])
         for split in ("train", "test"):
             (out / name / f"{stem}_{split}.json").write_text(json.dumps(part))
 
@@ -152,6 +142,12 @@ def drawn_scenes(source, out):
     link(source / "scenes/images", folder / "images")
     for split, name in (("train", "train"), ("test", "val")):
         link(source / f"scenes/{name}.json", folder / f"instances_{split}.json")
+
+
+def part_of(whole, ids):
+    """The images of a COCO file with these ids, and their annotations."""
+    images = [image for image in whole["images"] if image["id"] in ids]
+    return {**whole, "images": images, "annotations": [one for one in whole["annotations"] if one["image_id"] in ids]}
 
 
 def link(target, path):

@@ -85,25 +85,25 @@ impl ConfusionMatrix {
     }
 
     /// The counts that are not 0, with their true and predicted class.
-    pub fn cells(&self) -> impl Iterator<Item = (u8, u8, u64)> {
+    pub fn nonzero(&self) -> impl Iterator<Item = (u8, u8, u64)> {
         // `new` allows classes that a label can have only.
         let label = |class: usize| class as u8;
-        let cell = move |(at, count): (usize, &u64)| {
+        let count = move |(at, pixels): (usize, &u64)| {
             let (truth, predicted) = (at / self.classes, at % self.classes);
-            (label(truth), label(predicted), *count)
+            (label(truth), label(predicted), *pixels)
         };
         self.counts
             .iter()
             .enumerate()
-            .map(cell)
-            .filter(|cell| cell.2 > 0)
+            .map(count)
+            .filter(|(.., pixels)| *pixels > 0)
     }
 
     /// Adds to one count.
     ///
     /// # Panics
     /// If there is no such class.
-    pub fn add_cell(&mut self, truth: u8, predicted: u8, pixels: u64) {
+    pub fn add_pixels(&mut self, truth: u8, predicted: u8, pixels: u64) {
         let [truth, predicted] = [truth, predicted].map(usize::from);
         assert!(
             truth.max(predicted) < self.classes,

@@ -58,13 +58,16 @@ impl GradientCut {
     /// backward pass: Σ feature · gradient over all cuts, `[1]`. None if no gradient reaches a cut.
     pub fn before(cuts: Vec<Self>, gradients: &Gradients) -> Option<Tensor<1>> {
         { cuts.into_iter() }
-            .filter_map(|cut| {
-                let gradient = cut.leaf.grad(gradients)?;
-                // The gradient is a constant of the second pass.
-                Some((cut.before * gradient).sum())
-            })
+            .filter_map(|cut| Some(with_gradient(cut.before, cut.leaf.grad(gradients)?)))
             .reduce(|sum, term| sum + term)
     }
+}
+
+/// Σ value · gradient, `[1]`: differentiated, it continues a backward pass that ended with this gradient
+/// of `tensor`.
+pub fn with_gradient<const D: usize>(tensor: Tensor<D>, gradient: Tensor<D>) -> Tensor<1> {
+    // The gradient, outside autodiff, is a constant.
+    (tensor * gradient).sum()
 }
 
 /// Outputs of a backbone for a batch.

@@ -200,12 +200,8 @@ pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<L
 
 /// A number of all that a checkpoint holds, to compare ranks by.
 pub(crate) fn digest(trainer: &Pretrainer) -> String {
-    let mut digest = Digest::default();
-    for (name, tensor) in state(trainer) {
-        digest.add_text(&name);
-        digest.add(&tensor.data);
-    }
-    digest.text()
+    let state = state(trainer);
+    Digest::of_tensors(state.iter().map(|(name, tensor)| (&**name, &*tensor.data)))
 }
 
 fn state(trainer: &Pretrainer) -> StateDict {

@@ -2,14 +2,12 @@
 //! measurements.
 
 use std::ops::Range;
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::losses::dino::SampleTotals;
 use clasp_model::optim::{FlatLayout, Gradients};
-use clasp_run::{Collective, CollectiveError, ExchangeFormat, Local, Rank};
+use clasp_run::{Collective, CollectiveError, ExchangeFormat, Rank};
 
 use crate::plan::PretrainPlan;
 
@@ -116,8 +114,13 @@ impl RankSums {
     }
 
     /// Those of a process alone.
+    #[cfg(test)]
     pub(crate) fn alone() -> Self {
-        Self::new(Arc::new(Local), ExchangeFormat::F32, Default::default())
+        Self::new(
+            Arc::new(clasp_run::Local),
+            ExchangeFormat::F32,
+            Default::default(),
+        )
     }
 
     /// The ranks.
@@ -134,17 +137,8 @@ impl RankSums {
         shared: impl FnOnce() -> Gradients,
         device: &Device,
     ) -> Result<Gradients, CollectiveError> {
-        let [first, second] = &self.layouts;
         let all_reduce = |values: &mut [f32]| self.collective.all_reduce(values, self.format);
-        let (first, shared) = thread::scope(|scope| {
-            let exchange = scope.spawn(|| first.reduced(gradients, device, all_reduce));
-            let shared = shared();
-            let first = exchange.join();
-            (first.unwrap_or_else(|panic| resume_unwind(panic)), shared)
-        });
-        let mut sum = first?;
-        sum.extend(second.reduced(shared, device, all_reduce)?);
-        Ok(sum)
+        FlatLayout::reduced_during(&self.layouts, gradients, shared, device, all_reduce)
     }
 
     /// Adds up tensors of the same shapes on all ranks, at once.

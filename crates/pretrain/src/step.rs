@@ -25,7 +25,7 @@ use clasp_model::optim::{
 };
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Replicas, fuses, recomputing};
-use clasp_run::{Collective, CollectiveError, Metrics, NonFinite, Rank, StepError};
+use clasp_run::{Collective, CollectiveError, Local, Metrics, NonFinite, StepError};
 use clasp_weights::import::{self, start_from};
 
 use crate::batch::BatchTensors;
@@ -147,9 +147,24 @@ impl Pretrainer {
     ///
     /// A thread cannot be started, or the frozen teacher or the file to start from cannot be read.
     pub fn new(
+        plan: PretrainPlan,
+        vocabulary: Option<Vocabulary>,
+        device: &Device,
+    ) -> Result<Self> {
+        Self::on_rank(plan, vocabulary, device, Arc::new(Local))
+    }
+
+    /// The same as one rank of several, on which `step` takes the samples of its share of a batch.
+    /// All ranks must have the same plan, and the same weights.
+    ///
+    /// # Errors
+    ///
+    /// See [`Pretrainer::new`].
+    pub fn on_rank(
         mut plan: PretrainPlan,
         vocabulary: Option<Vocabulary>,
         device: &Device,
+        collective: Arc<dyn Collective>,
     ) -> Result<Self> {
         let device = device.clone().inner();
         let mut rng = rng_for(plan.recipe.seed, 0, "weights");
@@ -170,6 +185,11 @@ impl Pretrainer {
         let teacher = student.trunk.valid();
         let parameters = teacher.backbone.parameter_groups()?;
         let [height, width] = plan.recipe.views.global_size;
+        let share = RankShare::of(&plan, collective.rank());
+        let layouts = match collective.is_alone() {
+            true => Default::default(),
+            false => FlatLayout::of(&student).split(&student.shared_parameters([height, width])),
+        };
         Ok(Self {
             parameters: parameters.with_prefix("trunk.backbone."),
             grid: teacher.backbone.grid(height, width),
@@ -183,28 +203,11 @@ impl Pretrainer {
             frozen_teacher,
             vocabulary,
             device,
-            share: RankShare::of(&plan, Rank::ALONE),
-            ranks: RankSums::alone(),
-            replicas: Replicas::new(plan.replicas)?,
+            share,
+            ranks: RankSums::new(collective, plan.recipe.run.exchange, layouts),
+            replicas: Replicas::new(share.own_replicas())?,
             plan,
         })
-    }
-
-    /// The same as one rank of several, on which `step` takes the samples of its share of a batch.
-    /// All ranks must have the same plan, and the same weights.
-    ///
-    /// # Errors
-    ///
-    /// A thread cannot be started.
-    pub fn on_rank(mut self, collective: Arc<dyn Collective>) -> Result<Self> {
-        self.share = RankShare::of(&self.plan, collective.rank());
-        self.replicas = Replicas::new(self.share.own_replicas())?;
-        if !collective.is_alone() {
-            let shared = { &self.student }.shared_parameters(self.plan.recipe.views.global_size);
-            let layouts = FlatLayout::of(&self.student).split(&shared);
-            self.ranks = RankSums::new(collective, self.plan.recipe.run.exchange, layouts);
-        }
-        Ok(self)
     }
 
     /// The part of every batch that this process computes.

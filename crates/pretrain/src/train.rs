@@ -276,8 +276,8 @@ fn open(
     let images = dataset.len();
     let machine = machine(device, control.threads).of_all(ranks)?;
     let plan = plan(recipe, &dataset, machine)?;
-    let mut trainer = Pretrainer::new(plan, dataset.vocabulary().cloned(), device)?
-        .on_rank(Arc::clone(collective))?;
+    let vocabulary = dataset.vocabulary().cloned();
+    let mut trainer = Pretrainer::on_rank(plan, vocabulary, device, Arc::clone(collective))?;
     let plan = trainer.plan.clone();
     check_equal(&dataset, &trainer, ranks)?;
     let checkpoint = match &existing {

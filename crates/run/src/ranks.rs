@@ -205,7 +205,7 @@ pub struct Digest(DefaultHasher);
 
 impl Digest {
     /// Adds values.
-    pub fn add(&mut self, values: &[f32]) {
+    fn add(&mut self, values: &[f32]) {
         // FNV-1a over whole values: one number of each tensor goes through the slower hash.
         let digest = values
             .iter()
@@ -219,6 +219,16 @@ impl Digest {
     pub fn add_text(&mut self, text: &str) {
         self.0.write(text.as_bytes());
         self.0.write_u8(0xff);
+    }
+
+    /// The text of named tensors.
+    pub fn of_tensors<'a>(tensors: impl IntoIterator<Item = (&'a str, &'a [f32])>) -> String {
+        let mut digest = Self::default();
+        for (name, values) in tensors {
+            digest.add_text(name);
+            digest.add(values);
+        }
+        digest.text()
     }
 
     /// The number of all that was added, in hex.

@@ -112,11 +112,9 @@ fn shards_give_the_same<T: Evaluate>(
     whole: &Evaluation,
 ) {
     let folder = tempfile::tempdir().unwrap();
-    let units = T::units(data);
-    let batch = inference.batch.min(T::MOST_AT_ONCE);
     let mut files: Vec<PathBuf> = Vec::new();
     for index in 0..3 {
-        let units = shard::units_of_shard(units, batch, [index, 3]);
+        let units = shard::units_of::<T>(data, inference.batch, [index, 3]);
         let results = model.task.results(model, data, units.clone(), inference);
         files.insert(0, folder.path().join(format!("{index}.jsonl")));
         shard::write(&files[0], model, data, split, &units, &results.unwrap()).unwrap();

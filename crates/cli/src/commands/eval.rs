@@ -182,8 +182,7 @@ fn tuned<T: Evaluate>(common: &GlobalOptions, arguments: &EvalArguments) -> Resu
         progress: &progress,
     };
     if let (Some((index, of)), Some(out)) = (arguments.shard, &arguments.out) {
-        let batch = inference.batch.min(T::MOST_AT_ONCE);
-        let units = shard::units_of_shard(T::units(&data), batch, [index, of]);
+        let units = shard::units_of::<T>(&data, inference.batch, [index, of]);
         let results = model
             .task
             .results(&model, &data, units.clone(), &inference)?;

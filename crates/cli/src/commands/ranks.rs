@@ -2,7 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -159,43 +158,31 @@ impl Ranks {
                 })
             }
             Connection::Alone if self.devices.len() == 1 => one(Arc::new(Local)),
-            Connection::Alone => {
-                let contexts = { ThreadRank::all(self.devices.len())?.into_iter() }
-                    .zip(&self.devices)
-                    .map(|(rank, device)| context(device, Arc::new(rank)))
-                    .collect();
-                on_threads(contexts, work)
-            }
+            Connection::Alone => on_threads(self.devices.len(), |rank| {
+                let device = &self.devices[rank.rank().index];
+                work(&context(device, rank))
+            }),
         }
     }
 }
 
 /// Runs `work` on a thread for each rank; see [`Ranks::run`].
 fn on_threads<T: Send>(
-    contexts: Vec<RankContext>,
-    work: impl Fn(&RankContext) -> Result<T> + Sync,
+    size: usize,
+    work: impl Fn(Arc<dyn Collective>) -> Result<T> + Sync,
 ) -> Result<T> {
     // The first error; those after it may be of ranks that lost the one with that error.
     let failed = OnceLock::new();
-    let results = thread::scope(|scope| {
-        let (work, failed) = (&work, &failed);
-        let run = move |context: RankContext| {
-            let result = work(&context);
-            if result.is_err() {
-                let _ = failed.set(context.collective.rank().index);
-            }
-            // The others learn of the end when the context is dropped, which is here and not before.
-            result
-        };
-        let ranks: Vec<_> = { contexts.into_iter() }
-            .map(|context| scope.spawn(move || run(context)))
-            .collect();
-        let join = |rank: thread::ScopedJoinHandle<'_, Result<T>>| match rank.join() {
-            Ok(result) => result,
-            Err(panic) => std::panic::resume_unwind(panic),
-        };
-        ranks.into_iter().map(join).collect::<Vec<_>>()
-    });
+    let results = ThreadRank::on_each(size, |rank| {
+        let index = rank.rank().index;
+        let rank: Arc<dyn Collective> = Arc::new(rank);
+        let result = work(Arc::clone(&rank));
+        if result.is_err() {
+            let _ = failed.set(index);
+        }
+        // The others learn of the end when the rank is dropped, which is here and not before.
+        result
+    })?;
     let first = failed.get().copied().unwrap_or(0);
     let mut results = results.into_iter().skip(first);
     results.next().context("a rank")?
@@ -207,50 +194,33 @@ mod tests {
 
     use super::*;
 
-    fn contexts(size: usize) -> Vec<RankContext> {
-        let context = |rank| RankContext {
-            options: GlobalOptions {
-                device: None,
-                threads: None,
-                json: false,
-                quiet: true,
-            },
-            device: Device::flex(),
-            device_names: "cpu".to_owned(),
-            threads: 1,
-            collective: Arc::new(rank),
-        };
-        let ranks = ThreadRank::all(size).unwrap();
-        ranks.into_iter().map(context).collect()
-    }
-
     #[test]
     fn the_error_is_that_of_the_rank_that_failed_first() {
         for failing in 0..3 {
-            let work = |context: &RankContext| {
-                if context.collective.rank().index == failing {
+            let work = |rank: Arc<dyn Collective>| {
+                if rank.rank().index == failing {
                     bail!("rank {failing} has no images");
                 }
-                Ok(context.collective.barrier()?)
+                Ok(rank.barrier()?)
             };
-            let error = on_threads(contexts(3), work).unwrap_err();
+            let error = on_threads(3, work).unwrap_err();
             assert_eq!(error.to_string(), format!("rank {failing} has no images"));
         }
     }
 
     #[test]
     fn a_panic_ends_the_other_ranks() {
-        let work = |context: &RankContext| {
-            assert!(context.collective.rank().index != 1, "a fault of rank 1");
-            Ok(context.collective.barrier()?)
+        let work = |rank: Arc<dyn Collective>| {
+            assert!(rank.rank().index != 1, "a fault of rank 1");
+            Ok(rank.barrier()?)
         };
-        let ended = std::panic::catch_unwind(|| on_threads(contexts(3), work));
+        let ended = std::panic::catch_unwind(|| on_threads(3, work));
         assert!(ended.is_err());
     }
 
     #[test]
     fn the_result_is_that_of_rank_0() {
-        let index = |context: &RankContext| Ok(context.collective.rank().index);
-        assert_eq!(on_threads(contexts(3), index).unwrap(), 0);
+        let index = |rank: Arc<dyn Collective>| Ok(rank.rank().index);
+        assert_eq!(on_threads(3, index).unwrap(), 0);
     }
 }

@@ -1,6 +1,8 @@
 //! Gradients by name: sums and means of replicas.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::panic::resume_unwind;
+use std::thread;
 
 use burn::{
     backend::Flex,
@@ -119,6 +121,30 @@ impl FlatLayout {
         let (flat, counts) = values.split_at(values.len() - self.0.len());
         let present: Vec<bool> = counts.iter().map(|count| *count > 0.0).collect();
         Ok(self.unflatten(flat, &present, device))
+    }
+
+    /// Gradients added up over several ranks as by [`Self::reduced`], in two parts: those of the parameters
+    /// of the first layout, while `second` computes those of the second.
+    ///
+    /// # Errors
+    ///
+    /// Those of `all_reduce`.
+    pub fn reduced_during<E: Send>(
+        [of_first, of_second]: &[Self; 2],
+        first: Gradients,
+        second: impl FnOnce() -> Gradients,
+        device: &Device,
+        all_reduce: impl Fn(&mut [f32]) -> Result<(), E> + Sync,
+    ) -> Result<Gradients, E> {
+        let (first, second) = thread::scope(|scope| {
+            let exchange = scope.spawn(|| of_first.reduced(first, device, &all_reduce));
+            let second = second();
+            let first = exchange.join();
+            (first.unwrap_or_else(|panic| resume_unwind(panic)), second)
+        });
+        let mut sum = first?;
+        sum.extend(of_second.reduced(second, device, &all_reduce)?);
+        Ok(sum)
     }
 
     /// The values of all gradients one after the other, with zeros for a parameter that has none,

@@ -30,6 +30,10 @@ const TINY: [&str; 14] = [
 ];
 
 fn trainer(more: &[&str]) -> Pretrainer {
+    trainer_on(more, Arc::new(Local))
+}
+
+fn trainer_on(more: &[&str], collective: Arc<dyn Collective>) -> Pretrainer {
     let set: Vec<String> = TINY
         .iter()
         .chain(more)
@@ -42,7 +46,7 @@ fn trainer(more: &[&str]) -> Pretrainer {
         Method::Clasp => Some(Vocabulary::standard().unwrap()),
     };
     let plan = recipe.plan(80, machine(&Device::flex(), 1)).unwrap();
-    Pretrainer::new(plan, vocabulary, &Device::flex()).unwrap()
+    Pretrainer::on_rank(plan, vocabulary, &Device::flex(), collective).unwrap()
 }
 
 /// Samples of noise.
@@ -157,23 +161,14 @@ fn gradient_checkpointing_does_not_change_gradients() {
 #[test]
 fn gradients_of_a_graph_that_is_cut_are_those_of_the_whole() {
     let of_ranks = |set: &[&str], samples: &[ImageSample], fused: bool| {
-        let ranks = ThreadRank::all(2).unwrap();
-        std::thread::scope(|scope| {
-            let ranks: Vec<_> = { ranks.into_iter() }
-                .map(|rank| {
-                    scope.spawn(move || {
-                        let one = trainer(set).on_rank(Arc::new(rank)).unwrap();
-                        let places = one.share().places();
-                        let own: Vec<_> = places.iter().map(|at| samples[*at].clone()).collect();
-                        let work = || one.gradients(&own).unwrap();
-                        if fused { work() } else { unfused(work) }
-                    })
-                })
-                .collect();
-            { ranks.into_iter() }
-                .map(|rank| rank.join().unwrap())
-                .collect::<Vec<_>>()
-        })
+        let ranks = ThreadRank::on_each(2, |rank| {
+            let one = trainer_on(set, Arc::new(rank));
+            let places = one.share().places();
+            let own: Vec<_> = places.iter().map(|at| samples[*at].clone()).collect();
+            let work = || one.gradients(&own).unwrap();
+            if fused { work() } else { unfused(work) }
+        });
+        ranks.unwrap()
     };
     for more in [
         &["method=dino"][..],

@@ -32,20 +32,11 @@ const ALL: [By; 2] = [By::Threads, By::Tcp];
 /// What `work` returns on each of `size` ranks.
 fn on_ranks<R: Send>(by: By, size: usize, work: impl Fn(&dyn Collective) -> R + Sync) -> Vec<R> {
     let master = free_address();
-    thread::scope(|scope| {
-        let (work, master) = (&work, &master);
-        let ranks: Vec<_> = match by {
-            By::Threads => { ThreadRank::all(size).unwrap().into_iter() }
-                .map(|rank| scope.spawn(move || work(&rank)))
-                .collect(),
-            By::Tcp => (0..size)
-                .map(|index| scope.spawn(move || work(&connect(index, size, master).unwrap())))
-                .collect(),
-        };
-        { ranks.into_iter() }
-            .map(|rank| rank.join().unwrap())
-            .collect()
-    })
+    let results = ThreadRank::on_each(size, |rank| match by {
+        By::Threads => work(&rank),
+        By::Tcp => work(&connect(rank.rank().index, size, &master).unwrap()),
+    });
+    results.unwrap()
 }
 
 fn values(rank: usize, length: usize) -> Vec<f32> {

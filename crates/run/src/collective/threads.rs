@@ -1,6 +1,8 @@
 //! Ranks that are threads of one process, such as one for each of its GPUs.
 
+use std::panic::resume_unwind;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use super::{Collective, CollectiveError, ExchangeFormat, Rank, check_length};
 
@@ -74,6 +76,28 @@ impl ThreadRank {
                 })
             })
             .collect()
+    }
+
+    /// What `work` returns on each of `size` ranks, each on a thread of its own; in order.
+    ///
+    /// # Errors
+    /// See [`Self::all`].
+    ///
+    /// # Panics
+    /// When `work` does on a rank.
+    pub fn on_each<R: Send>(
+        size: usize,
+        work: impl Fn(Self) -> R + Sync,
+    ) -> Result<Vec<R>, CollectiveError> {
+        let (ranks, work) = (Self::all(size)?, &work);
+        Ok(thread::scope(|scope| {
+            let threads: Vec<_> = { ranks.into_iter() }
+                .map(|rank| scope.spawn(move || work(rank)))
+                .collect();
+            { threads.into_iter() }
+                .map(|thread| thread.join().unwrap_or_else(|panic| resume_unwind(panic)))
+                .collect()
+        }))
     }
 
     /// Waits until `is_ready`, or a rank has ended.

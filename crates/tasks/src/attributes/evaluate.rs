@@ -16,7 +16,7 @@ use super::{AttributeTask, probe};
 use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::probe::FrozenEvaluation;
-use crate::task::evaluation::{PredictionScores, WrongResult, count_note, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, check_row, count_note, mismatch};
 use crate::task::{
     Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
@@ -153,27 +153,15 @@ impl Evaluate for AttributeTask {
             .collect())
     }
 
-    fn check_results(
+    fn check_result(
         &self,
         _: &FinetunedModel<Self>,
         _: &AttributeSet,
-        results: &[Vec<f32>],
+        _: usize,
+        row: &Vec<f32>,
     ) -> Result<(), WrongResult> {
-        let attributes = self.names.len();
-        results.iter().enumerate().try_for_each(|(unit, row)| {
-            let wrong = row.iter().find(|p| !(0.0..=1.0).contains(*p));
-            if row.len() == attributes && wrong.is_none() {
-                return Ok(());
-            }
-            Err(WrongResult {
-                unit,
-                expected: format!("{attributes} probabilities from 0 to 1"),
-                found: wrong.map_or_else(
-                    || format!("{} numbers", row.len()),
-                    |value| value.to_string(),
-                ),
-            })
-        })
+        let is_right = |p| (0.0..=1.0).contains(&p);
+        check_row(row, self.names.len(), is_right, "probabilities from 0 to 1")
     }
 
     fn summarize(

@@ -37,8 +37,8 @@ pub struct DetectedPerson {
 }
 
 impl DetectedPerson {
-    /// Checks people of a scene, `unit` of a test set, that were read from a file.
-    pub(crate) fn check(people: &[Self], embedding: usize, unit: usize) -> Result<(), WrongResult> {
+    /// Checks the people of a scene that were read from a file.
+    pub(crate) fn check(people: &[Self], embedding: usize) -> Result<(), WrongResult> {
         let is_right = |one: &Self| {
             one.bbox.iter().all(|value| value.is_finite())
                 && one.bbox[2..].iter().all(|size| *size >= 0.0)
@@ -51,7 +51,6 @@ impl DetectedPerson {
         };
         let Self { bbox, score, .. } = &people[number];
         Err(WrongResult {
-            unit,
             expected: format!(
                 "people with a finite box whose size is not negative, a score from 0 to 1, and an \
                  embedding of {embedding} finite numbers"

@@ -113,14 +113,14 @@ impl Evaluate for DetectionTask {
             .collect()
     }
 
-    fn check_results(
+    fn check_result(
         &self,
         _: &FinetunedModel<Self>,
         _: &DetectionSet,
-        results: &[Vec<DetectedPerson>],
+        _: usize,
+        people: &Vec<DetectedPerson>,
     ) -> Result<(), WrongResult> {
-        { results.iter().enumerate() }
-            .try_for_each(|(unit, found)| DetectedPerson::check(found, 0, unit))
+        DetectedPerson::check(people, 0)
     }
 
     fn summarize(

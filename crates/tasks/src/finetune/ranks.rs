@@ -1,9 +1,7 @@
 //! What the ranks of a fine-tuning exchange in a step: features, so that each computes the head and
 //! the loss on the whole batch, and gradients.
 
-use std::panic::resume_unwind;
 use std::sync::Arc;
-use std::thread;
 
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_model::backbone::Features;
@@ -144,18 +142,9 @@ impl RankExchange {
         for gradient in head.values_mut() {
             *gradient = gradient.clone().div_scalar(size);
         }
-        let [of_head, of_backbone] = &self.layouts;
+        let backbone = || named("backbone.", backbone());
         let all_reduce =
             |values: &mut [f32]| self.collective.all_reduce(values, ExchangeFormat::F32);
-        let (head, backbone) = thread::scope(|scope| {
-            let exchange = scope.spawn(|| of_head.reduced(head, device, all_reduce));
-            let backbone = backbone();
-            let head = exchange.join();
-            (head.unwrap_or_else(|panic| resume_unwind(panic)), backbone)
-        });
-        let mut gradients = head?;
-        let backbone = named("backbone.", backbone);
-        gradients.extend(of_backbone.reduced(backbone, device, all_reduce)?);
-        Ok(gradients)
+        FlatLayout::reduced_during(&self.layouts, head, backbone, device, all_reduce)
     }
 }

@@ -377,12 +377,8 @@ fn check_equal<T: TrainingExamples>(
 
 /// Digest of everything that training changes.
 fn digest<T: TrainingExamples>(trainer: &FinetuneTrainer<T>) -> String {
-    let mut digest = Digest::default();
-    for (name, tensor) in checkpoint::state(trainer) {
-        digest.add_text(&name);
-        digest.add(&tensor.data);
-    }
-    digest.text()
+    let state = checkpoint::state(trainer);
+    Digest::of_tensors(state.iter().map(|(name, tensor)| (&**name, &*tensor.data)))
 }
 
 /// Writes the model after the last step, and the selected one as `model.safetensors`.

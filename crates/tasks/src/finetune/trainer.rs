@@ -12,7 +12,7 @@ use std::sync::Arc;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use clasp_data::rng_for;
-use clasp_model::backbone::{Backbone, Features};
+use clasp_model::backbone::{Backbone, Features, with_gradient};
 use clasp_model::heads::{Statistics, Training, update_statistics};
 use clasp_model::optim::{
     self, FlatLayout, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, ema,
@@ -387,22 +387,20 @@ impl ReplicaOutput {
     /// Gradients of the backbone's parameters, given those of its features: the gradient of Σ
     /// feature · gradient.
     fn backward(self, at: &FeatureGradients) -> Gradients {
-        let mut sum: Option<Tensor<1>> = None;
-        let mut add = |term: Tensor<1>| {
-            sum = Some(match sum.take() {
-                Some(sum) => sum + term,
-                None => term,
-            });
-        };
-        if let Some(gradient) = &at.pooled {
-            add((self.features.pooled * Tensor::from_inner(gradient.clone())).sum());
-        }
-        for (map, gradient) in self.features.pyramid.into_iter().zip(&at.pyramid) {
-            if let Some(gradient) = gradient {
-                add((map * Tensor::from_inner(gradient.clone())).sum());
-            }
-        }
-        match sum {
+        let Features {
+            pooled, pyramid, ..
+        } = self.features;
+        let pooled = at
+            .pooled
+            .clone()
+            .map(|gradient| with_gradient(pooled, gradient));
+        let maps = { pyramid.into_iter().zip(&at.pyramid) }
+            .filter_map(|(map, gradient)| Some(with_gradient(map, gradient.clone()?)));
+        match pooled
+            .into_iter()
+            .chain(maps)
+            .reduce(|sum, term| sum + term)
+        {
             Some(sum) => optim::gradients(&self.backbone, &mut sum.backward()),
             None => Gradients::new(),
         }

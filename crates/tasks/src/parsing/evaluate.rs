@@ -29,7 +29,7 @@ const MOST_PIXELS: u64 = 1 << 32;
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ParsedImage {
     /// Pixels of each pair of a true and a predicted class that the image has.
-    cells: Vec<(u8, u8, u64)>,
+    confusion: Vec<(u8, u8, u64)>,
     /// The predicted classes as a PNG, if predictions are wanted.
     #[serde(with = "base64_text")]
     mask: Vec<u8>,
@@ -172,7 +172,7 @@ impl Evaluate for ParsingTask {
             let mut confusion = ConfusionMatrix::new(self.classes.len());
             confusion.add(&labels.labels, &found.labels)?;
             Ok(ParsedImage {
-                cells: confusion.cells().collect(),
+                confusion: confusion.nonzero().collect(),
                 mask: match predictions {
                     true => encode_label_png(&found.labels, found.height, found.width),
                     false => Vec::new(),
@@ -182,41 +182,37 @@ impl Evaluate for ParsingTask {
         units.map(parse).collect()
     }
 
-    fn check_results(
+    fn check_result(
         &self,
         _: &FinetunedModel<Self>,
         _: &ParsingSet,
-        results: &[ParsedImage],
+        _: usize,
+        parsed: &ParsedImage,
     ) -> Result<(), WrongResult> {
         let classes = self.classes.len();
         let known = |class: u8| usize::from(class) < classes;
-        results.iter().enumerate().try_for_each(|(unit, parsed)| {
-            let mut cells = parsed.cells.iter();
-            if let Some((truth, found, pixels)) = cells.find(|(truth, found, pixels)| {
-                !known(*truth) || !known(*found) || *pixels > MOST_PIXELS
-            }) {
-                return Err(WrongResult {
-                    unit,
-                    expected: format!(
-                        "numbers of pixels up to {MOST_PIXELS} for two of {classes} classes"
-                    ),
-                    found: format!("{pixels} pixels of class {truth} and predicted class {found}"),
-                });
-            }
-            let mask = label_map(parsed.mask.clone(), "mask").map_err(|error| WrongResult {
-                unit,
-                expected: "a mask as a PNG of class indices".to_owned(),
-                found: error.to_string(),
-            })?;
-            match mask.labels.iter().find(|label| !known(**label)) {
-                None => Ok(()),
-                Some(label) => Err(WrongResult {
-                    unit,
-                    expected: format!("a mask of the classes 0 to {}", classes - 1),
-                    found: format!("class {label}"),
-                }),
-            }
-        })
+        let mut counts = parsed.confusion.iter();
+        if let Some((truth, found, pixels)) = counts.find(|(truth, found, pixels)| {
+            !known(*truth) || !known(*found) || *pixels > MOST_PIXELS
+        }) {
+            return Err(WrongResult {
+                expected: format!(
+                    "numbers of pixels up to {MOST_PIXELS} for two of {classes} classes"
+                ),
+                found: format!("{pixels} pixels of class {truth} and predicted class {found}"),
+            });
+        }
+        let mask = label_map(parsed.mask.clone(), "mask").map_err(|error| WrongResult {
+            expected: "a mask as a PNG of class indices".to_owned(),
+            found: error.to_string(),
+        })?;
+        match mask.labels.iter().find(|label| !known(**label)) {
+            None => Ok(()),
+            Some(label) => Err(WrongResult {
+                expected: format!("a mask of the classes 0 to {}", classes - 1),
+                found: format!("class {label}"),
+            }),
+        }
     }
 
     fn summarize(
@@ -227,8 +223,8 @@ impl Evaluate for ParsingTask {
         predictions: bool,
     ) -> Result<Evaluation, TaskError> {
         let mut confusion = ConfusionMatrix::new(self.classes.len());
-        let cells = results.iter().flat_map(|parsed| &parsed.cells);
-        cells.for_each(|(truth, found, pixels)| confusion.add_cell(*truth, *found, *pixels));
+        let counts = results.iter().flat_map(|parsed| &parsed.confusion);
+        counts.for_each(|(truth, found, pixels)| confusion.add_pixels(*truth, *found, *pixels));
         let masks = eval.images.iter().zip(results).map(|(image, parsed)| {
             let name = Path::new(&image.name).with_extension("png");
             (name, parsed.mask)

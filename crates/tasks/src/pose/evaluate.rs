@@ -185,31 +185,29 @@ impl Evaluate for PoseTask {
         self.estimate(model, &views, units.start)
     }
 
-    fn check_results(
+    fn check_result(
         &self,
         _: &FinetunedModel<Self>,
         _: &PoseTestSet,
-        results: &[PoseEstimate],
+        _: usize,
+        pose: &PoseEstimate,
     ) -> Result<(), WrongResult> {
         let joints = self.joints.len();
-        results.iter().enumerate().try_for_each(|(unit, pose)| {
-            let counts = [pose.points.len(), pose.confidences.len()];
-            // Far beyond any image, and far below where squares of coordinates are infinite.
-            let wrong = { pose.points.iter().flatten() }
-                .chain(&pose.confidences)
-                .chain([&pose.score, &pose.area])
-                .find(|value| !(-1e9..=1e18).contains(*value));
-            if counts == [joints; 2] && wrong.is_none() {
-                return Ok(());
-            }
-            Err(WrongResult {
-                unit,
-                expected: format!("points in pixels and confidences of {joints} joints"),
-                found: wrong.map_or_else(
-                    || format!("{} points and {} confidences", counts[0], counts[1]),
-                    |value| value.to_string(),
-                ),
-            })
+        let counts = [pose.points.len(), pose.confidences.len()];
+        // Far beyond any image, and far below where squares of coordinates are infinite.
+        let wrong = { pose.points.iter().flatten() }
+            .chain(&pose.confidences)
+            .chain([&pose.score, &pose.area])
+            .find(|value| !(-1e9..=1e18).contains(*value));
+        if counts == [joints; 2] && wrong.is_none() {
+            return Ok(());
+        }
+        Err(WrongResult {
+            expected: format!("points in pixels and confidences of {joints} joints"),
+            found: wrong.map_or_else(
+                || format!("{} points and {} confidences", counts[0], counts[1]),
+                |value| value.to_string(),
+            ),
         })
     }
 

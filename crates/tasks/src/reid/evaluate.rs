@@ -21,7 +21,7 @@ use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::probe::FrozenEvaluation;
 use crate::task::check::setting;
-use crate::task::evaluation::{PredictionScores, WrongResult, count_note, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, check_row, count_note, mismatch};
 use crate::task::{
     Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
@@ -191,27 +191,20 @@ impl Evaluate for ReidTask {
             .collect())
     }
 
-    fn check_results(
+    fn check_result(
         &self,
         model: &FinetunedModel<Self>,
         _: &ReidTestSet,
-        results: &[Vec<f32>],
+        _: usize,
+        feature: &Vec<f32>,
     ) -> Result<(), WrongResult> {
         let [channels] = model.head.bottleneck.running_mean.dims();
-        results.iter().enumerate().try_for_each(|(unit, feature)| {
-            let infinite = feature.iter().find(|value| !value.is_finite());
-            if feature.len() == channels && infinite.is_none() {
-                return Ok(());
-            }
-            Err(WrongResult {
-                unit,
-                expected: format!("a feature of {channels} finite numbers"),
-                found: infinite.map_or_else(
-                    || format!("{} numbers", feature.len()),
-                    |value| value.to_string(),
-                ),
-            })
-        })
+        check_row(
+            feature,
+            channels,
+            f32::is_finite,
+            "finite numbers of a feature",
+        )
     }
 
     fn summarize(

@@ -268,31 +268,30 @@ impl Evaluate for SearchTask {
         units.map(search).collect()
     }
 
-    fn check_results(
+    fn check_result(
         &self,
         _: &FinetunedModel<Self>,
         eval: &SearchDataset,
-        results: &[SearchedFrame],
+        unit: usize,
+        frame: &SearchedFrame,
     ) -> Result<(), WrongResult> {
         let length = self.config.embedding_dim;
-        results.iter().enumerate().try_for_each(|(unit, frame)| {
-            DetectedPerson::check(&frame.people, length, unit)?;
-            let numbers: Vec<usize> = frame.queries.iter().map(|(number, _)| *number).collect();
-            let expected: Vec<usize> = queries_of(eval, unit).map(|(number, _)| number).collect();
-            let lengths: Vec<usize> = { frame.queries.iter() }
-                .map(|(_, embedding)| embedding.iter().filter(|v| v.is_finite()).count())
-                .collect();
-            let is_whole = { frame.queries.iter() }.all(|(_, one)| one.len() == length);
-            if numbers == expected && is_whole && lengths.iter().all(|found| *found == length) {
-                return Ok(());
-            }
-            Err(WrongResult {
-                unit,
-                expected: format!(
-                    "embeddings of {length} finite numbers of the queries {expected:?}"
-                ),
-                found: format!("{lengths:?} finite numbers of the queries {numbers:?}"),
-            })
+        DetectedPerson::check(&frame.people, length)?;
+        let numbers: Vec<usize> = frame.queries.iter().map(|(number, _)| *number).collect();
+        let expected: Vec<usize> = queries_of(eval, unit).map(|(number, _)| number).collect();
+        let embeddings = frame.queries.iter().map(|(_, embedding)| embedding);
+        let finite: Vec<usize> = { embeddings.clone() }
+            .map(|embedding| embedding.iter().filter(|v| v.is_finite()).count())
+            .collect();
+        let is_whole = embeddings
+            .zip(&finite)
+            .all(|(one, finite)| [one.len(), *finite] == [length; 2]);
+        if numbers == expected && is_whole {
+            return Ok(());
+        }
+        Err(WrongResult {
+            expected: format!("embeddings of {length} finite numbers of the queries {expected:?}"),
+            found: format!("{finite:?} finite numbers of the queries {numbers:?}"),
         })
     }
 

@@ -64,15 +64,16 @@ pub trait Evaluate: Objective {
         predictions: bool,
     ) -> Result<Vec<Self::UnitResult>, TaskError>;
 
-    /// Checks results that were read from files, one for each unit.
+    /// Checks the result of a unit that was read from a file.
     ///
     /// # Errors
-    /// The first that this model cannot have given for its unit.
-    fn check_results(
+    /// The model cannot have given it for this unit.
+    fn check_result(
         &self,
         model: &FinetunedModel<Self>,
         data: &Self::TestSet,
-        results: &[Self::UnitResult],
+        unit: usize,
+        result: &Self::UnitResult,
     ) -> Result<(), WrongResult>;
 
     /// The metrics, from the results of all units in their order.
@@ -136,12 +137,27 @@ pub trait Evaluate: Objective {
 /// A result of a unit that a model cannot have given.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WrongResult {
-    /// The unit.
-    pub unit: usize,
     /// What was expected.
     pub expected: String,
     /// What was found.
     pub found: String,
+}
+
+/// Checks a row of `length` numbers, each of which `is_right`; `what` says it in words.
+pub(crate) fn check_row(
+    row: &[f32],
+    length: usize,
+    is_right: impl Fn(f32) -> bool,
+    what: &str,
+) -> Result<(), WrongResult> {
+    let wrong = row.iter().find(|value| !is_right(**value));
+    if row.len() == length && wrong.is_none() {
+        return Ok(());
+    }
+    Err(WrongResult {
+        expected: format!("{length} {what}"),
+        found: wrong.map_or_else(|| format!("{} numbers", row.len()), f32::to_string),
+    })
 }
 
 /// Metrics with the details behind them.

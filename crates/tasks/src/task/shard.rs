@@ -13,7 +13,6 @@ use clasp_data::atomic::atomic_write;
 use clasp_run::ranks::Digest;
 use clasp_weights::state::state_dict;
 use fs_err as fs;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -54,13 +53,9 @@ struct Header {
 
 impl Evaluated {
     fn of<T: Evaluate>(model: &FinetunedModel<T>, data: &T::TestSet, split: &str) -> Self {
-        let mut digest = Digest::default();
-        for state in [state_dict(&model.backbone), state_dict(&model.head)] {
-            for (name, tensor) in &state {
-                digest.add_text(name);
-                digest.add(&tensor.data);
-            }
-        }
+        let state = [state_dict(&model.backbone), state_dict(&model.head)];
+        let tensors = state.iter().flatten();
+        let weights = Digest::of_tensors(tensors.map(|(name, tensor)| (&**name, &*tensor.data)));
         let mut test_set = Digest::default();
         (0..T::units(data)).for_each(|unit| test_set.add_text(&T::unit_text(data, unit)));
         let mut task = serde_json::json!(model.task);
@@ -82,7 +77,7 @@ impl Evaluated {
             split: split.to_owned(),
             units: T::units(data),
             test_set: test_set.text(),
-            weights: digest.text(),
+            weights,
             settings: serde_json::json!({
                 "task": task,
                 "size": [height, width],
@@ -127,8 +122,12 @@ fn differing(own: &Value, theirs: &Value, prefix: &str) -> Option<(String, Strin
     (own != theirs).then(|| (place, text(own), text(theirs)))
 }
 
-/// The units of shard `index` of `of`: whole batches of at most `batch` units.
-pub fn units_of_shard(units: usize, batch: usize, [index, of]: [usize; 2]) -> Range<usize> {
+/// The units of shard `index` of `of` of a test set: whole batches, each of at most `batch` units.
+pub fn units_of<T: Evaluate>(data: &T::TestSet, batch: usize, shard: [usize; 2]) -> Range<usize> {
+    units_of_shard(T::units(data), batch.min(T::MOST_AT_ONCE), shard)
+}
+
+fn units_of_shard(units: usize, batch: usize, [index, of]: [usize; 2]) -> Range<usize> {
     let batches = units.div_ceil(batch.max(1)) as u128;
     let place = |index: usize| {
         // Below the number of batches, so that it fits.
@@ -178,30 +177,24 @@ pub fn read<T: Evaluate>(
     split: &str,
 ) -> Result<Vec<T::UnitResult>, TaskError> {
     let expected = Evaluated::of(model, data, split);
-    let mut shards: Vec<(Header, &Path, Vec<T::UnitResult>)> = Vec::with_capacity(paths.len());
+    let mut shards: Vec<(usize, &Path, Vec<T::UnitResult>)> = Vec::with_capacity(paths.len());
     for path in paths {
-        let (header, results) = read_file(path, &expected)?;
-        shards.push((header, path, results));
+        let (first, results) = read_file(path, model, data, &expected)?;
+        shards.push((first, path, results));
     }
-    shards.sort_by_key(|(header, ..)| (header.first, header.count));
+    shards.sort_by_key(|(first, _, results)| (*first, results.len()));
     let mut all = Vec::new();
-    // The file and line of each unit are found by where its shard begins.
-    let mut begins: Vec<(usize, &Path)> = Vec::new();
-    for (header, path, results) in shards {
-        if header.first != all.len() {
-            let found = format!("that from {}{HINT}", header.first);
+    let mut last = Path::new("no file");
+    for (first, path, results) in shards {
+        if first != all.len() {
+            let found = format!("that from {first}{HINT}");
             let expected = format!("the shard from number {} of {}", all.len(), expected.units);
             return Err(mismatch(path, expected, found));
         }
-        begins.push((all.len(), path));
         all.extend(results);
-        if all.len() > expected.units {
-            let found = format!("results up to number {}", all.len());
-            return Err(mismatch(path, format!("at most {}", expected.units), found));
-        }
+        last = path;
     }
     if all.len() < expected.units {
-        let last = begins.last().map_or(Path::new("no file"), |(_, path)| path);
         let wanted = format!(
             "a further shard, from number {} of {}",
             all.len(),
@@ -209,28 +202,18 @@ pub fn read<T: Evaluate>(
         );
         return Err(mismatch(last, wanted, format!("none{HINT}")));
     }
-    model
-        .task
-        .check_results(model, data, &all)
-        .map_err(|wrong| {
-            let of = |(begin, _): &&(usize, &Path)| *begin <= wrong.unit;
-            let (begin, path) = begins.iter().rfind(of).unwrap_or(&begins[0]);
-            let line = wrong.unit - begin + 2;
-            mismatch(
-                path,
-                format!("line {line}: {}", wrong.expected),
-                wrong.found,
-            )
-        })?;
     Ok(all)
 }
 
 const HINT: &str = "\nhint: give the files of all shards, each once";
 
-fn read_file<R: DeserializeOwned>(
+/// The first unit of a shard, and the results of its units.
+fn read_file<T: Evaluate>(
     path: &Path,
+    model: &FinetunedModel<T>,
+    data: &T::TestSet,
     expected: &Evaluated,
-) -> Result<(Header, Vec<R>), TaskError> {
+) -> Result<(usize, Vec<T::UnitResult>), TaskError> {
     let what = "a file of `clasp eval --shard`";
     let mut lines = BufReader::new(fs::File::open(path)?).lines();
     let header = lines.next().transpose();
@@ -246,18 +229,41 @@ fn read_file<R: DeserializeOwned>(
             format!("{theirs}{hint}"),
         ));
     }
+    let Header { first, count, .. } = header;
+    if first
+        .checked_add(count)
+        .is_none_or(|end| end > expected.units)
+    {
+        let wanted = format!("results of {} at most", expected.units);
+        return Err(mismatch(
+            path,
+            wanted,
+            format!("{count} from number {first}"),
+        ));
+    }
     let mut results = Vec::new();
     for (number, line) in (2..).zip(lines) {
         let what = format!("line {number}: a result of `clasp eval --shard`");
         let line = line.map_err(|error| mismatch(path, &what, error))?;
-        let result = serde_json::from_str(&line);
-        results.push(result.map_err(|error| mismatch(path, &what, error))?);
+        let result = serde_json::from_str(&line).map_err(|error| mismatch(path, &what, error))?;
+        if results.len() < count {
+            let unit = first + results.len();
+            let checked = model.task.check_result(model, data, unit, &result);
+            checked.map_err(|wrong| {
+                mismatch(
+                    path,
+                    format!("line {number}: {}", wrong.expected),
+                    wrong.found,
+                )
+            })?;
+        }
+        results.push(result);
     }
-    if results.len() != header.count {
-        let expected = format!("{} results, as its first line says", header.count);
+    if results.len() != count {
+        let expected = format!("{count} results, as its first line says");
         return Err(mismatch(path, expected, results.len()));
     }
-    Ok((header, results))
+    Ok((first, results))
 }
 
 #[cfg(test)]

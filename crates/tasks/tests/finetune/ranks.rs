@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread;
 
 use clasp_model::optim::Rule;
 use clasp_run::collective::{Collective, CollectiveError, Local, ThreadRank};
@@ -47,19 +46,13 @@ fn on_ranks<T: DownstreamTask>(
     resume: bool,
     stop_after: Option<u64>,
 ) -> Vec<Result<FinetuneSummary, TaskError>> {
-    let ranks = ThreadRank::all(recipes.len()).unwrap();
-    thread::scope(|scope| {
-        let ranks: Vec<_> = { ranks.into_iter().zip(recipes) }
-            .map(|(rank, recipe)| {
-                let is_last = rank.rank().index + 1 == recipes.len();
-                let stop_after = stop_after.filter(|_| is_last);
-                scope.spawn(move || run::<T>(recipe, folder, resume, stop_after, || Arc::new(rank)))
-            })
-            .collect();
-        { ranks.into_iter() }
-            .map(|rank| rank.join().unwrap())
-            .collect()
-    })
+    let results = ThreadRank::on_each(recipes.len(), |rank| {
+        let index = rank.rank().index;
+        let stop_after = stop_after.filter(|_| index + 1 == recipes.len());
+        let collective = || Arc::new(rank) as Arc<dyn Collective>;
+        run::<T>(recipes[index], folder, resume, stop_after, collective)
+    });
+    results.unwrap()
 }
 
 /// Largest difference between the last checkpoints of two runs, relative to numbers above 1.

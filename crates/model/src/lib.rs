@@ -12,6 +12,7 @@
 //! | [`heads`] | heads of pre-training and of the tasks |
 //! | [`losses`] | losses of both |
 //! | `kernels` | fused operations for the CPU |
+//! | `gpu` | operations for GPUs, with the feature of that name |
 //! | [`named`] | parameters by name |
 //! | [`parameters`] | layer and kind of each parameter of a backbone |
 //! | [`optim`] | SGD, Adam, AdamW with rates of their own for each parameter; moving averages |
@@ -24,6 +25,8 @@ pub mod backbone;
 pub mod clip;
 pub mod error;
 pub mod features;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod heads;
 mod kernels;
 pub mod layers;

@@ -39,6 +39,10 @@ impl PromptWeights {
         if sum <= 0.0 || !sum.is_finite() {
             return Err(error("the weights' sum must be positive and finite"));
         }
+        // Weights that were divided before stay as they are, so that what is written is what is read.
+        if (sum - 1.0).abs() < 1e-6 {
+            return Ok(Self(weights));
+        }
         Ok(Self(weights.map(|w| w / sum)))
     }
 

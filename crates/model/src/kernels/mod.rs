@@ -38,4 +38,6 @@ pub(crate) mod tests;
 mod weight;
 
 pub(crate) use mode::can_fuse;
+#[cfg(feature = "gpu")]
+pub(crate) use mode::fuses_anywhere;
 pub use mode::{Precision, fuses, recomputing, unfused};

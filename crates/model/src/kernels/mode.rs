@@ -15,7 +15,8 @@ use super::bf16;
 ///
 /// The CPU's fused operations round the tokens and weights of a block, and in training their
 /// gradients too. Other devices cast the factors of every matrix product, and round its result to
-/// bf16 before it becomes f32 again.
+/// bf16 before it becomes f32 again; where a kernel for GPUs attends, q, k and v are bf16 and their
+/// products f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -83,7 +84,12 @@ pub fn recomputing<T>(recompute: bool, work: impl FnOnce() -> T) -> T {
 
 /// Whether operations on that device that this thread starts are the CPU's fused ones.
 pub fn fuses(device: &Device) -> bool {
-    MODE.get().fuses && device.clone().inner() == Device::flex()
+    fuses_anywhere() && device.clone().inner() == Device::flex()
+}
+
+/// Whether operations that this thread starts are fused ones, on devices that have them.
+pub(crate) fn fuses_anywhere() -> bool {
+    MODE.get().fuses
 }
 
 /// Whether operations that this thread starts save only their inputs.

@@ -18,6 +18,16 @@ fn casts_to_bf16<const D: usize>(x: &Tensor<D>) -> bool {
     Precision::current() == Precision::Bf16 && !kernels::can_fuse(x)
 }
 
+/// The number format of the factors of a product with x.
+#[cfg(feature = "gpu")]
+pub(super) fn product_format<const D: usize>(x: &Tensor<D>) -> DType {
+    if casts_to_bf16(x) {
+        DType::BF16
+    } else {
+        x.dtype()
+    }
+}
+
 /// x · W + b, multiplied in the thread's [`Precision`].
 ///
 /// # Shapes
@@ -33,8 +43,7 @@ pub(crate) fn product<const D: usize>(
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
     let product = if casts_to_bf16(&x) {
-        let (x, weight) = (x.cast(DType::BF16), weight.cast(DType::BF16));
-        linear_of_tensors(x, weight, None).cast(DType::F32)
+        product_in_bf16(x, weight).cast(DType::F32)
     } else if Precision::current() == Precision::Bf16 && !x.is_autodiff() && !weight.is_autodiff() {
         kernels::project::project(x, weight)
     } else {
@@ -44,6 +53,19 @@ pub(crate) fn product<const D: usize>(
         None => product,
         Some(bias) => product + bias.unsqueeze(),
     }
+}
+
+fn product_in_bf16<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
+    linear_of_tensors(x.cast(DType::BF16), weight.cast(DType::BF16), None)
+}
+
+/// x · W in the number format that the product has: bf16 in that precision.
+#[cfg(feature = "gpu")]
+pub(crate) fn product_as_computed<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
+    if casts_to_bf16(&x) {
+        return product_in_bf16(x, weight);
+    }
+    linear_of_tensors(x, weight, None)
 }
 
 /// a · b of each matrix of the leading axes, in the thread's [`Precision`].

@@ -29,8 +29,11 @@ pub(crate) use drop_path::{DropFactors, DropPath};
 pub use init::{Rng, constant, head_linear, linear, trunc_normal, uniform, uniform_symmetric};
 pub(crate) use leaf::{detached, leaf, of_graph};
 pub(crate) use mask::{mask_patches, mask_token};
+#[cfg(feature = "gpu")]
+pub(crate) use matmul::product_as_computed;
 pub(crate) use matmul::{attend, attend_in_steps, block_operations, matmul, product, project};
 pub use mlp::Mlp;
+pub(crate) use norm::normalize_for_product;
 pub use norm::{EPSILON, layer_norm, normalize};
 pub use patches::PatchProjection;
 pub(crate) use patches::pad_end;

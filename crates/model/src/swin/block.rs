@@ -10,9 +10,14 @@ use super::{
     config::SwinConfig,
     windows::{Partition, WindowTensors, Windows},
 };
+#[cfg(feature = "gpu")]
+use crate::gpu;
 use crate::{
     kernels,
-    layers::{self, DropFactors, EPSILON, Mlp, PatchProjection, Rng, normalize, pad_end, project},
+    layers::{
+        self, DropFactors, EPSILON, Mlp, PatchProjection, Rng, normalize, normalize_for_product,
+        pad_end, project,
+    },
     moe::{Conditioned, Moe, MoeConfig},
     parameters::{Claims, ParameterKind},
 };
@@ -78,7 +83,10 @@ impl PatchMerging {
                 .permute([0, 1, 3, 4, 2, 5])
                 .reshape([batch, height / 2, width / 2, 4 * channels])
         };
-        project(normalize(neighbors, &self.norm), &self.reduction)
+        project(
+            normalize_for_product(neighbors, &self.norm),
+            &self.reduction,
+        )
     }
 }
 
@@ -196,10 +204,11 @@ impl SwinBlock {
                 );
                 mlp.residual(x, norm2, EPSILON, later)
             }
-            Partition::Graph(windows) => {
-                let attended = attn.forward(norm1.forward(x.clone()), table, windows);
+            partition => {
+                let attended =
+                    attn.forward(normalize_for_product(x.clone(), norm1), table, partition);
                 let x = (x + DropFactors::scale(&factors, attended)).reshape(flat);
-                let branch = mlp.forward(norm2.forward(x.clone()));
+                let branch = mlp.forward(normalize_for_product(x.clone(), norm2));
                 x + DropFactors::scale(&later, branch)
             }
         };
@@ -266,7 +275,39 @@ impl WindowAttention {
     }
 
     /// x: [batch, height, width, channels], the same out; table: that of the windows.
-    fn forward(&self, x: Tensor<4>, table: Tensor<2>, windows: &WindowTensors) -> Tensor<4> {
+    fn forward(&self, x: Tensor<4>, table: Tensor<2>, partition: &Partition) -> Tensor<4> {
+        match partition {
+            Partition::Fused(_) => unreachable!("the fused operation has the norm in it"),
+            #[cfg(feature = "gpu")]
+            Partition::Kernel(windows) => self.forward_by_kernel(x, table, windows),
+            Partition::Graph(windows) => self.forward_by_graph(x, table, windows),
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    fn forward_by_kernel(
+        &self,
+        x: Tensor<4>,
+        table: Tensor<2>,
+        windows: &gpu::WindowPlaces,
+    ) -> Tensor<4> {
+        let [batch, height, width, channels] = x.dims();
+        let bias = match &self.qkv.bias {
+            Some(bias) => bias.val(),
+            None => Tensor::zeros([3 * channels], &x.device()),
+        };
+        let qkv = layers::product_as_computed(x, self.qkv.weight.val());
+        let qkv = qkv.reshape([batch, height * width, 3 * channels]);
+        let output = gpu::window_attention(qkv, bias, table, windows);
+        project(output.reshape([batch, height, width, channels]), &self.proj)
+    }
+
+    fn forward_by_graph(
+        &self,
+        x: Tensor<4>,
+        table: Tensor<2>,
+        windows: &WindowTensors,
+    ) -> Tensor<4> {
         let [batch, _, _, channels] = x.dims();
         let [rows, columns] = windows.cut.count();
         let ([down, right], area) = (windows.cut.window, windows.cut.area());

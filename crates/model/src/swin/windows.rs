@@ -1,6 +1,8 @@
 //! Windows of a map: how it is shifted, padded and cut.
 
 use std::collections::VecDeque;
+#[cfg(feature = "gpu")]
+use std::iter;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::{
@@ -13,6 +15,8 @@ use super::{
     config::SwinConfig,
     layout::StageLayout,
 };
+#[cfg(feature = "gpu")]
+use crate::gpu;
 use crate::{
     kernels::{self, attention::WindowGrid},
     layers::BiasResampling,
@@ -40,7 +44,7 @@ pub(super) fn windows(
             size,
             layout,
             table: config.sizes.stage_window(stage),
-            fused: kernels::can_fuse(x),
+            form: Form::of(x, layout.window, config.sizes.num_heads[stage]),
             device: x.device().inner(),
         };
         cached(key, WindowKey::windows)
@@ -55,19 +59,51 @@ struct WindowKey {
     layout: StageLayout,
     /// Rows and columns of the windows that the bias table is of.
     table: [usize; 2],
-    /// Whether the fused operation computes, rather than Burn's graph.
-    fused: bool,
+    form: Form,
     /// Where it computes.
     device: Device,
+}
+
+/// What computes the attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Form {
+    /// The fused operation of the CPU.
+    Fused,
+    /// The kernel for GPUs.
+    #[cfg(feature = "gpu")]
+    Kernel,
+    /// Burn's graph.
+    Graph,
+}
+
+impl Form {
+    /// For x [batch, height, width, channels], which is where it will be computed.
+    #[cfg_attr(not(feature = "gpu"), allow(unused_variables))]
+    fn of(x: &Tensor<4>, window: [usize; 2], heads: usize) -> Self {
+        if kernels::can_fuse(x) {
+            return Self::Fused;
+        }
+        #[cfg(feature = "gpu")]
+        if gpu::supports_window_attention(
+            &x.device(),
+            window,
+            x.dims()[3] / heads,
+            3 * x.shape().num_elements(),
+        ) {
+            return Self::Kernel;
+        }
+        Self::Graph
+    }
 }
 
 impl WindowKey {
     fn windows(&self) -> Windows {
         let cut = WindowPartition::new(self.size, self.layout);
-        let partition = if self.fused {
-            Partition::Fused(Arc::new(cut.grid()))
-        } else {
-            Partition::Graph(Arc::new(cut.tensors(&self.device)))
+        let partition = match self.form {
+            Form::Fused => Partition::Fused(Arc::new(cut.grid())),
+            #[cfg(feature = "gpu")]
+            Form::Kernel => Partition::Kernel(Arc::new(cut.places(&self.device))),
+            Form::Graph => Partition::Graph(Arc::new(cut.tensors(&self.device))),
         };
         let (stored, window) = (self.table, self.layout.window);
         Windows {
@@ -138,6 +174,9 @@ pub(super) struct Windows {
 pub(super) enum Partition {
     /// Of the fused operation.
     Fused(Arc<WindowGrid>),
+    /// Of the kernel for GPUs.
+    #[cfg(feature = "gpu")]
+    Kernel(Arc<gpu::WindowPlaces>),
     /// Of Burn's graph.
     Graph(Arc<WindowTensors>),
 }
@@ -224,6 +263,24 @@ impl WindowPartition {
             windows: windows.collect(),
             bias_index: relative_position_index(self.window),
             causal: false,
+        }
+    }
+
+    #[cfg(feature = "gpu")]
+    pub(super) fn places(&self, device: &Device) -> gpu::WindowPlaces {
+        let grid = self.grid();
+        let mut places = Vec::with_capacity(2 * grid.windows.len() * grid.area);
+        for window in &grid.windows {
+            let token = |token: &Option<u32>| token.map_or(0, |token| i64::from(token) + 1);
+            places.extend(window.tokens.iter().map(token));
+            let regions = window.regions.iter().map(|region| i64::from(*region));
+            places.extend(regions.chain(iter::repeat(0)).take(grid.area));
+        }
+        let shape = [grid.windows.len(), 2, grid.area];
+        gpu::WindowPlaces {
+            places: Tensor::from_data(TensorData::new(places, shape), device),
+            window: self.window,
+            penalty: FORBIDDEN,
         }
     }
 

@@ -96,6 +96,10 @@ pub struct BenchPretrain {
     /// Set a value of the recipe, such as `views.global_size=[384, 128]`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// Compute by Burn's graph alone, without clasp's kernels for GPUs and fused operations, and by one
+    /// replica
+    #[arg(long)]
+    pub graph: bool,
 }
 
 /// Options of `clasp bench exchange`.
@@ -125,8 +129,11 @@ pub struct BenchCompare {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
     /// Compare single operations with their gradients instead: matrix products, norms, softmaxes
-    #[arg(long)]
+    #[arg(long, conflicts_with = "graph")]
     pub operations: bool,
+    /// Compute by Burn's graph alone, without clasp's kernels for GPUs and fused operations
+    #[arg(long)]
+    pub graph: bool,
 }
 
 /// Options of `clasp bench coco`.

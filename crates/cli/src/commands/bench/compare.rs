@@ -53,7 +53,7 @@ pub fn run(options: &BenchCompare, device: &Device) -> Result<Outcome> {
     // The CPU trains in nothing else.
     of_cpu.set.push("run.precision=f32".to_owned());
     let one = way(&of_cpu, &cpu)?;
-    let other = if *device == cpu {
+    let other = if *device == cpu || options.graph {
         unfused(|| way(options, device))
     } else {
         way(options, device)
@@ -251,6 +251,7 @@ mod tests {
             model: "swin-pico".to_owned(),
             set: Vec::new(),
             operations: false,
+            graph: false,
         }
     }
 

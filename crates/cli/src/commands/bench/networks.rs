@@ -1,6 +1,6 @@
 //! Speed of networks and view generation. Weights are random, and so are images except for `data`.
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Result, anyhow, bail, ensure};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use clasp_data::augment::{ViewsConfig, views as crop};
 use clasp_data::image::{CLIP_MEAN, CLIP_STD, Limits, Rgb, decode};
@@ -12,7 +12,7 @@ use clasp_label::{ClipLabeler, LabelConfig, Labeler};
 use clasp_model::backbone::BackboneConfig;
 use clasp_model::clip::ClipConfig;
 use clasp_model::prompt::PromptWeights;
-use clasp_model::{Precision, Shares};
+use clasp_model::{Precision, Shares, unfused};
 use clasp_pretrain::dataset::ImageSample;
 use clasp_pretrain::step::Pretrainer;
 use clasp_pretrain::{PretrainPlan, PretrainRecipe, machine};
@@ -247,10 +247,19 @@ impl On<'_> {
             "run.steps=1000".to_owned(),
             "optimizer.freeze_last_layer=0.0".to_owned(),
         ];
+        if options.graph {
+            // Only this thread computes by the graph.
+            overrides.push("run.replicas=1".to_owned());
+        }
         overrides.extend(options.set.iter().cloned());
         let recipe = PretrainRecipe::parse("", "bench", &overrides)?;
         let machine = machine(self.device, self.threads);
         let plan = recipe.plan(options.batch * 1000, machine)?;
+        ensure!(
+            !options.graph || plan.replicas == 1,
+            "--graph: expected run.replicas = 1, found {}\n  hint: leave out --set run.replicas",
+            plan.replicas
+        );
         let (views, run) = (plan.recipe.views.clone(), plan.recipe.run.clone());
         let [global, local] = [views.global_size, views.local_size];
         let mut trainer = Pretrainer::new(plan, None, self.device)?;
@@ -280,7 +289,11 @@ impl On<'_> {
             })
             .collect();
         let seconds = timed(options.iters, || {
-            trainer.step(&items, false)?;
+            let mut step = || trainer.step(&items, false);
+            match options.graph {
+                true => unfused(step),
+                false => step(),
+            }?;
             wait(self.device)
         })?;
         let precision = trainer.plan.precision;
@@ -295,6 +308,9 @@ impl On<'_> {
                 "accumulate": run.accumulate, "checkpointing": run.gradient_checkpointing, "precision": precision,
                 "device": device::name(self.device),
         });
+        if options.graph {
+            settings["graph"] = json!(true);
+        }
         // What else a recipe can change.
         if !options.set.is_empty() {
             settings["set"] = json!(options.set);

@@ -28,6 +28,16 @@ impl BackboneExtractor {
         }
     }
 
+    /// The backbone.
+    pub fn backbone(&self) -> &Backbone {
+        &self.backbone
+    }
+
+    /// The prompt weights.
+    pub fn prompt(&self) -> PromptWeights {
+        self.prompt
+    }
+
     /// The same backbone at another precision.
     pub fn with_precision(self, precision: Precision) -> Self {
         Self { precision, ..self }

@@ -3,10 +3,13 @@
 //! `.npy` holds a `float32` array [images, channels] in NumPy's format, version 1.0, and
 //! `<file>.keys.txt` beside it one key a line: line i is the key of row i. The keys are written
 //! last, and those of an earlier array are removed first, so that keys never lie beside the array
-//! of others. `.parquet` holds the columns `key` (string) and `feature` (list of floats).
+//! of others. `.parquet` holds the columns `key` (string) and `feature` (list of floats), and in its
+//! metadata, as JSON below `clasp.features`, the [`FeatureOrigin`].
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io::{self, Seek, SeekFrom, Write};
+use std::iter;
 use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
@@ -14,22 +17,49 @@ use std::sync::{Arc, OnceLock};
 use clasp_data::NewFile;
 use clasp_data::image::Limits;
 use clasp_data::source::{ReadFailure, Source, UnreadableImages};
+use clasp_model::prompt::PromptWeights;
 use fs_err as fs;
 use parquet::basic::Compression;
 use parquet::column::page::PageReader;
 use parquet::column::reader::ColumnReader;
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnDescPtr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::TaskError;
 use crate::features::{
     Batching, Extractor, ImageFeatures, ImagePass, PassProgress, Preprocess, each_image,
 };
+
+/// What computed features: two files of the same origin can be compared.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FeatureOrigin {
+    /// SHA-256 of the weights and of the settings, besides those below, that decide the features.
+    pub model: String,
+    /// The prompt.
+    pub prompt: PromptWeights,
+    /// Height and width of the input.
+    pub size: [usize; 2],
+}
+
+impl fmt::Display for FeatureOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [height, width] = self.size;
+        let model = self.model.get(..16).unwrap_or(&self.model);
+        write!(
+            f,
+            "features of model {model}, prompt {}, size {height}x{width}",
+            self.prompt
+        )
+    }
+}
 
 /// Features of images.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -44,6 +74,29 @@ pub struct Embeddings {
     pub features: Vec<f32>,
     /// Images that could not be read and have no row.
     pub unreadable: UnreadableImages,
+    /// What computed them, as far as the file that they were read from says.
+    pub origin: Option<FeatureOrigin>,
+}
+
+impl Embeddings {
+    /// Checks that the features of a file are those that `origin` would compute.
+    ///
+    /// # Errors
+    /// The file says that they are of another origin.
+    pub fn check_origin(&self, file: &Path, origin: &FeatureOrigin) -> Result<(), TaskError> {
+        match &self.origin {
+            Some(found) if found != origin => Err(TaskError::Mismatch {
+                file: file.display().to_string(),
+                expected: origin.to_string(),
+                found: format!(
+                    "{found}\n  hint: compute them by `clasp embed` with this model, --prompt {} and --size {}x{}; \
+                     no --prompt for a fine-tuned model",
+                    origin.prompt, origin.size[0], origin.size[1]
+                ),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Pooled features of every image of a source, not normalized. Images that cannot be read are
@@ -192,11 +245,12 @@ enum FeatureFormat {
 }
 
 impl FeatureFile {
-    /// Starts the file in the format of its extension: `.npy` or `.parquet`.
+    /// Starts the file in the format of its extension: `.npy`, which does not keep the origin, or
+    /// `.parquet`.
     ///
     /// # Errors
     /// Another extension, or the folder cannot be written to.
-    pub fn create(path: &Path) -> Result<Self, TaskError> {
+    pub fn create(path: &Path, origin: Option<&FeatureOrigin>) -> Result<Self, TaskError> {
         let format = match path.extension().and_then(|ending| ending.to_str()) {
             Some("npy") => {
                 let mut array = NewFile::create(path)?;
@@ -204,7 +258,7 @@ impl FeatureFile {
                 let keys = NewFile::create(&keys_file(path))?;
                 FeatureFormat::Npy { array, keys }
             }
-            Some("parquet") => FeatureFormat::Parquet(ParquetRows::create(path)?),
+            Some("parquet") => FeatureFormat::Parquet(ParquetRows::create(path, origin)?),
             other => {
                 return Err(TaskError::Format {
                     file: path.display().to_string(),
@@ -327,6 +381,9 @@ fn npy_header(rows: usize, channels: usize) -> Vec<u8> {
     bytes
 }
 
+/// Key of the [`FeatureOrigin`] in a file's metadata.
+const ORIGIN: &str = "clasp.features";
+
 /// Rows of a Parquet file, written in groups.
 struct ParquetRows {
     writer: SerializedFileWriter<NewFile>,
@@ -339,23 +396,31 @@ impl ParquetRows {
     /// Rows of a group.
     const GROUP: usize = 1 << 14;
 
-    fn create(path: &Path) -> Result<Self, TaskError> {
+    fn create(path: &Path, origin: Option<&FeatureOrigin>) -> Result<Self, TaskError> {
         let file = NewFile::create(path)?;
+        let origin = origin.map(serde_json::to_string).transpose();
+        let origin = origin.map_err(io::Error::other)?;
         Ok(Self {
-            writer: Self::writer(file).map_err(io::Error::other)?,
+            writer: Self::writer(file, origin).map_err(io::Error::other)?,
             keys: Vec::new(),
             values: Vec::new(),
         })
     }
 
-    fn writer(file: NewFile) -> Result<SerializedFileWriter<NewFile>, ParquetError> {
+    fn writer(
+        file: NewFile,
+        origin: Option<String>,
+    ) -> Result<SerializedFileWriter<NewFile>, ParquetError> {
         let schema = "message embeddings {
             required binary key (STRING);
             required group feature (LIST) { repeated group list { required float element; } }
         }";
         let properties = WriterProperties::builder()
             .set_compression(Compression::UNCOMPRESSED)
-            .set_dictionary_enabled(false);
+            .set_dictionary_enabled(false)
+            .set_key_value_metadata(
+                origin.map(|origin| vec![KeyValue::new(ORIGIN.to_owned(), origin)]),
+            );
         let schema = Arc::new(parse_message_type(schema)?);
         SerializedFileWriter::new(file, schema, Arc::new(properties.build()))
     }
@@ -410,17 +475,34 @@ impl ParquetRows {
 /// paths that were written.
 ///
 /// # Errors
-/// A part cannot be read, is of another format or length of features, or has a key that another
-/// part has; the file cannot be written.
+/// A part cannot be read, is of another format, length of features or origin, or has a key that
+/// another part has; the file cannot be written.
 pub fn merge_features(parts: &[PathBuf], out: &Path) -> Result<(usize, Vec<PathBuf>), TaskError> {
-    let mut file = FeatureFile::create(out)?;
+    let read = |path: &PathBuf| match path.extension().is_some_and(|ending| ending == "npy") {
+        true => read_npy(path),
+        false => read_features(path),
+    };
+    let Some((first, others)) = parts.split_first() else {
+        return Ok((0, FeatureFile::create(out, None)?.finish()?));
+    };
+    let part = read(first)?;
+    let origin = part.origin.clone();
+    let mut file = FeatureFile::create(out, origin.as_ref())?;
     let mut known = HashSet::new();
-    for path in parts {
-        let is_npy = path.extension().is_some_and(|ending| ending == "npy");
-        let part = match is_npy {
-            true => read_npy(path)?,
-            false => read_features(path)?,
-        };
+    let others = others.iter().map(|path| (path, read(path)));
+    for (path, part) in iter::once((first, Ok(part))).chain(others) {
+        let part = part?;
+        if part.origin != origin {
+            let text = |origin: &Option<FeatureOrigin>| match origin {
+                Some(origin) => origin.to_string(),
+                None => "features of an unknown model".to_owned(),
+            };
+            return Err(TaskError::Mismatch {
+                file: path.display().to_string(),
+                expected: format!("{}, as those of {}", text(&origin), first.display()),
+                found: text(&part.origin),
+            });
+        }
         for (at, key) in part.keys.into_iter().enumerate() {
             file.push(&key, &part.features[at * part.channels..][..part.channels])?;
             if let Some(key) = known.replace(key) {
@@ -461,7 +543,7 @@ fn read_npy(path: &Path) -> Result<Embeddings, TaskError> {
         channels,
         features: values.map(|value| f32::from_le_bytes(*value)).collect(),
         keys,
-        unreadable: UnreadableImages::default(),
+        ..Embeddings::default()
     })
 }
 
@@ -481,7 +563,12 @@ pub fn read_features(path: &Path) -> Result<Embeddings, TaskError> {
             .to_owned(),
         found,
     };
-    let (keys, lengths, features) = match read {
+    let FeatureRows {
+        keys,
+        lengths,
+        features,
+        origin,
+    } = match read {
         Some(rows) => rows?.map_err(differs)?,
         None => return Err(differs("a damaged file".to_owned())),
     };
@@ -510,24 +597,45 @@ pub fn read_features(path: &Path) -> Result<Embeddings, TaskError> {
         channels,
         features,
         keys,
-        unreadable: UnreadableImages::default(),
+        origin,
+        ..Embeddings::default()
     })
 }
 
-/// Keys, lengths of the features, and their values; or what is wrong with the content.
-type FeatureRows = Result<(Vec<String>, Vec<usize>, Vec<f32>), String>;
+/// What a file of features holds.
+struct FeatureRows {
+    keys: Vec<String>,
+    /// Of each feature.
+    lengths: Vec<usize>,
+    features: Vec<f32>,
+    origin: Option<FeatureOrigin>,
+}
 
 /// Rows that are decoded at a time.
 const DECODED: usize = 1 << 12;
 
-fn feature_rows(path: &Path) -> Result<FeatureRows, TaskError> {
+/// The content, or what is wrong with it.
+fn feature_rows(path: &Path) -> Result<Result<FeatureRows, String>, TaskError> {
     let file = fs::File::open(path)?;
     let bytes = file.metadata()?.len();
     Ok(columns_of(file.into_file(), bytes).unwrap_or_else(|error| Err(error.to_string())))
 }
 
-fn columns_of(file: std::fs::File, bytes: u64) -> Result<FeatureRows, ParquetError> {
+fn columns_of(
+    file: std::fs::File,
+    bytes: u64,
+) -> Result<Result<FeatureRows, String>, ParquetError> {
     let reader = SerializedFileReader::new(file)?;
+    let metadata = reader.metadata().file_metadata().key_value_metadata();
+    let origin = { metadata.into_iter().flatten() }
+        .find(|pair| pair.key == ORIGIN)
+        .and_then(|pair| pair.value.as_deref())
+        .map(serde_json::from_str)
+        .transpose();
+    let origin = match origin {
+        Ok(origin) => origin,
+        Err(error) => return Ok(Err(format!("metadata `{ORIGIN}` that says: {error}"))),
+    };
     let schema = reader.metadata().file_metadata().schema_descr_ptr();
     let leaf = |name: &str| {
         let of_name = |column: &ColumnDescPtr| {
@@ -602,7 +710,12 @@ fn columns_of(file: std::fs::File, bytes: u64) -> Result<FeatureRows, ParquetErr
             }
         }
     }
-    Ok(Ok((keys, lengths, values)))
+    Ok(Ok(FeatureRows {
+        keys,
+        lengths,
+        features: values,
+        origin,
+    }))
 }
 
 /// The number of values that the headers of a column's pages claim.
@@ -623,6 +736,61 @@ mod tests {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     use parquet::record::RowAccessor;
     use std::sync::Mutex;
+
+    /// Of each of the three parts of an origin.
+    #[test]
+    fn features_of_another_origin_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let origin = FeatureOrigin {
+            model: "ab".repeat(32),
+            // Divided by its sum again, this mix would change.
+            prompt: "identity=0.15,part=0.65,attribute=0.2".parse().unwrap(),
+            size: [256, 128],
+        };
+        let write = |name: &str, key: &str, origin: Option<&FeatureOrigin>| {
+            let mut file = FeatureFile::create(&at(name), origin).unwrap();
+            file.push(key, &[1.0, 2.0]).unwrap();
+            file.finish().unwrap();
+        };
+        write("a.parquet", "a", Some(&origin));
+        let read = read_features(&at("a.parquet")).unwrap();
+        assert_eq!(read.origin.as_ref(), Some(&origin));
+        read.check_origin(&at("a.parquet"), &origin).unwrap();
+        let others = [
+            FeatureOrigin {
+                model: "cd".repeat(32),
+                ..origin.clone()
+            },
+            FeatureOrigin {
+                prompt: "part".parse().unwrap(),
+                ..origin.clone()
+            },
+            FeatureOrigin {
+                size: [128, 256],
+                ..origin.clone()
+            },
+        ];
+        for other in &others {
+            let error = read.check_origin(&at("a.parquet"), other).unwrap_err();
+            let error = error.to_string();
+            assert!(
+                error.contains(&other.to_string()) && error.contains(&origin.to_string()),
+                "{error}"
+            );
+            write("b.parquet", "b", Some(other));
+            let parts = [at("a.parquet"), at("b.parquet")];
+            let error = merge_features(&parts, &at("both.parquet")).unwrap_err();
+            assert!(error.to_string().contains("b.parquet"), "{error}");
+        }
+        write("b.parquet", "b", None);
+        let parts = [at("a.parquet"), at("b.parquet")];
+        merge_features(&parts, &at("both.parquet")).unwrap_err();
+        write("b.parquet", "b", Some(&origin));
+        merge_features(&parts, &at("both.parquet")).unwrap();
+        let both = read_features(&at("both.parquet")).unwrap();
+        assert_eq!((both.keys.len(), both.origin), (2, Some(origin)));
+    }
 
     fn folder(good: usize, bad: usize) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -691,7 +859,7 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         let row = |index: usize| [index as f32, -0.5, 1e-30 * index as f32];
         let write = |path: &Path, rows: Range<usize>| {
-            let mut file = FeatureFile::create(path).unwrap();
+            let mut file = FeatureFile::create(path, None).unwrap();
             for index in rows {
                 file.push(&format!("image {index}"), &row(index)).unwrap();
             }
@@ -769,7 +937,7 @@ mod tests {
         let rows = [("a/x", [1.0, -2.5]), ("b", [0.1, 3e-8]), ("c", [0.0, 4.0])];
         let path = folder.path().join("f.npy");
         let write = |path: &Path| {
-            let mut file = FeatureFile::create(path).unwrap();
+            let mut file = FeatureFile::create(path, None).unwrap();
             for (key, row) in &rows {
                 file.push(key, row).unwrap();
             }
@@ -806,7 +974,7 @@ mod tests {
         assert_eq!(read.features, rows.map(|(_, row)| row).concat());
 
         let empty = folder.path().join("empty.npy");
-        FeatureFile::create(&empty).unwrap().finish().unwrap();
+        FeatureFile::create(&empty, None).unwrap().finish().unwrap();
         assert!(npy(&empty).0.contains("(0, 0)"));
     }
 
@@ -863,7 +1031,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
         let refused = |name: &str, rows: &[(&str, [f32; 2])]| {
-            let mut file = FeatureFile::create(&at(name)).unwrap();
+            let mut file = FeatureFile::create(&at(name), None).unwrap();
             rows.iter()
                 .for_each(|(key, row)| file.push(key, row).unwrap());
             file.finish().unwrap();
@@ -884,9 +1052,9 @@ mod tests {
     fn invalid_rows_are_errors_and_leave_no_file() {
         let folder = tempfile::tempdir().unwrap();
         let at = |name: &str| folder.path().join(name);
-        let error = FeatureFile::create(&at("f.csv")).err().unwrap();
+        let error = FeatureFile::create(&at("f.csv"), None).err().unwrap();
         assert!(error.to_string().contains("found .csv"), "{error}");
-        let mut file = FeatureFile::create(&at("f.npy")).unwrap();
+        let mut file = FeatureFile::create(&at("f.npy"), None).unwrap();
         file.push("a", &[1.0]).unwrap();
         let error = file.push("b", &[1.0, 2.0]).unwrap_err().to_string();
         assert!(error.contains("`b`"), "{error}");
@@ -903,7 +1071,7 @@ mod tests {
             folder.path().join("f.npy.keys.txt"),
         );
         let begin = || {
-            let mut file = FeatureFile::create(&path).unwrap();
+            let mut file = FeatureFile::create(&path, None).unwrap();
             file.push("a", &[1.0]).unwrap();
             file
         };

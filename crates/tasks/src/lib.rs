@@ -7,6 +7,7 @@
 //! | [`backbone`] | the extractor of [`clasp_model::backbone::Backbone`] |
 //! | [`embed`] | features of any images, written as .npy or Parquet |
 //! | [`retrieve`] | the nearest images of a gallery, and a contact sheet |
+//! | [`searcher`] | the network whose features images are searched by |
 //! | [`index`] | exact search over features that are added and removed |
 //! | [`people`] | predictions for photos, of each person that a detector finds |
 //! | [`probe`] | what the evaluations of frozen backbones share; linear probes by L-BFGS |
@@ -47,6 +48,7 @@ pub mod registry;
 pub mod reid;
 pub mod retrieve;
 pub mod search;
+pub mod searcher;
 pub mod task;
 #[cfg(test)]
 mod testing;

@@ -200,7 +200,7 @@ mod tests {
             keys: (0..features.len() / 2).map(|i| i.to_string()).collect(),
             features: features.to_vec(),
             channels: 2,
-            unreadable: Default::default(),
+            ..Embeddings::default()
         }
     }
 

@@ -12,10 +12,11 @@ use clasp_data::source::Source;
 use clasp_model::Precision;
 use clasp_model::backbone::Backbone;
 use clasp_model::prompt::PromptWeights;
-use clasp_tasks::embed::{Embeddings, embed, pooled};
+use clasp_tasks::embed::{Embeddings, FeatureOrigin, embed, pooled};
 use clasp_tasks::features::Preprocess;
 use clasp_tasks::people::{Finder, finder_of, of_image, of_people};
 use clasp_tasks::reid::{ReidTask, SamePersonThreshold};
+use clasp_tasks::searcher::Searcher;
 use clasp_tasks::task::{FinetunedModel, Inference, InputKind, Predictor, Task};
 use clasp_tasks::{
     BackboneExtractor, Batching, Extractor, PassProgress, TaskError, TaskKind, with_task,
@@ -132,12 +133,6 @@ pub struct ServedModels {
     pub same: Option<SamePersonThreshold>,
 }
 
-/// What gives the features that the gallery is searched by.
-enum Searcher {
-    Reid(Arc<FinetunedModel<ReidTask>>),
-    Backbone(Box<BackboneExtractor>, Preprocess),
-}
-
 /// A fine-tuned model of a task that is known at run time.
 trait TaskModel: Send + Sync {
     fn predict(&self, images: &[Bytes], how: Prediction<'_>) -> Result<ImageOutputs, TaskError>;
@@ -247,15 +242,15 @@ impl Models {
             && let Some(extractor) = self.extractor(ReidTask::default_prompt())
         {
             let preprocess = preprocess.clone();
-            self.search = Some(Searcher::Backbone(Box::new(extractor), preprocess));
+            self.search = Some(Searcher::Backbone(Arc::new(extractor), preprocess));
         }
-        let task = match &self.search {
-            Some(Searcher::Reid(model)) => {
-                self.served.same = model.task.same_person.clone();
-                ReidTask::NAME
-            }
-            Some(Searcher::Backbone(..)) => "backbone",
-            None => return,
+        let Some(searcher) = &self.search else {
+            return;
+        };
+        self.served.same = searcher.same_person().cloned();
+        let task = match searcher {
+            Searcher::Reid(_) => ReidTask::NAME,
+            Searcher::Backbone(..) => "backbone",
         };
         let same = self.served.same.as_ref().map(|same| same.cosine);
         for info in self
@@ -296,28 +291,23 @@ impl Models {
             threads: self.compute.threads,
             ..Batching::default()
         };
-        match &self.search {
-            Some(Searcher::Reid(model)) => {
-                let preprocess = model.task.test_preprocess(&model.preprocess);
-                embed(
-                    &**model,
-                    &preprocess,
-                    source,
-                    keep_going,
-                    &batching,
-                    progress,
-                )
-            }
-            Some(Searcher::Backbone(extractor, preprocess)) => embed(
-                &**extractor,
-                preprocess,
-                source,
-                keep_going,
-                &batching,
-                progress,
-            ),
-            None => Ok(Embeddings::default()),
-        }
+        let Some(searcher) = &self.search else {
+            return Ok(Embeddings::default());
+        };
+        let preprocess = searcher.preprocess();
+        embed(
+            searcher,
+            &preprocess,
+            source,
+            keep_going,
+            &batching,
+            progress,
+        )
+    }
+
+    /// What the features that the gallery is searched by come from; none without a searching model.
+    pub fn search_origin(&self) -> Option<FeatureOrigin> {
+        self.search.as_ref().map(Searcher::origin)
     }
 
     /// Length of the features that the gallery is searched by; none without a searching model.
@@ -349,15 +339,10 @@ impl Models {
                 let extractor = self.extractor(*prompt).ok_or_else(missing)?;
                 self.features(&extractor, preprocess, images)
             }
-            ImageWork::Search => match self.search.as_ref().ok_or_else(missing)? {
-                Searcher::Reid(model) => {
-                    let preprocess = model.task.test_preprocess(&model.preprocess);
-                    self.features(&**model, &preprocess, images)
-                }
-                Searcher::Backbone(extractor, preprocess) => {
-                    self.features(&**extractor, preprocess, images)
-                }
-            },
+            ImageWork::Search => {
+                let searcher = self.search.as_ref().ok_or_else(missing)?;
+                self.features(searcher, &searcher.preprocess(), images)
+            }
             ImageWork::Predict { task, people, draw } => {
                 let model = self.tasks.iter().find(|(kind, _)| kind == task);
                 let (_, model) = model.ok_or_else(missing)?;

@@ -242,6 +242,9 @@ fn gallery_start(
         // A Parquet file has images or features.
         match (read_features(spec.as_ref()), Source::open(spec)) {
             (Ok(embeddings), _) if embeddings.channels == channels => {
+                if let Some(origin) = models.search_origin() {
+                    embeddings.check_origin(spec.as_ref(), &origin)?;
+                }
                 return Ok(GalleryStart {
                     embeddings,
                     source: None,

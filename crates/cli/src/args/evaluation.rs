@@ -153,6 +153,10 @@ pub struct SearchArguments {
     /// Gallery images: a file, a folder, a list file, tar shards or Parquet files
     #[arg(long)]
     pub gallery: String,
+    /// Features of the gallery's images by `clasp embed --out F.parquet` with the same model and
+    /// size, instead of computing them; of all images, unless --keep-going
+    #[arg(long, value_name = "FILE")]
+    pub gallery_features: Option<PathBuf>,
     /// Fine-tuned re-identification model, or a backbone
     #[arg(long)]
     pub model: PathBuf,
@@ -191,16 +195,18 @@ pub struct EmbedArguments {
     /// input
     #[arg(required = true, num_args = 1..)]
     pub images: Vec<String>,
-    /// Backbone file, run folder or published checkpoint
+    /// Backbone file, run folder or published checkpoint; or a fine-tuned model: its backbone, and of
+    /// re-identification without --prompt the features that it compares
     #[arg(long)]
     pub model: PathBuf,
     /// File to write: F.npy (with the keys in F.npy.keys.txt), or F.parquet
     #[arg(long)]
     pub out: PathBuf,
-    /// Prompt: identity, part, attribute, or prompt weights (identity=0.8,part=0.2)
-    #[arg(long, default_value = "identity")]
-    pub prompt: String,
-    /// Height x width [default: that of the backbone]
+    /// Prompt of a backbone: identity, part, attribute, or prompt weights
+    /// (identity=0.8,part=0.2) [default: identity]
+    #[arg(long)]
+    pub prompt: Option<String>,
+    /// Height x width [default: that of the model]
     #[arg(long, value_parser = size)]
     pub size: Option<[usize; 2]>,
     /// Embed part I of N of the images, counted from 0; `clasp merge` joins the files of the parts

@@ -7,13 +7,15 @@ use anyhow::{Context, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clasp_data::source::Source;
-use clasp_model::prompt::PromptWeights;
+use clasp_model::prompt::{IDENTITY, PromptWeights};
 use clasp_tasks::embed::{FeatureFile, embed_some};
-use clasp_tasks::{BackboneExtractor, Batching, PassProgress, Preprocess, TaskError};
-use clasp_weights::backbone::digest;
+use clasp_tasks::reid::ReidTask;
+use clasp_tasks::searcher::Searcher;
+use clasp_tasks::task::Task as _;
+use clasp_tasks::{Batching, PassProgress, TaskError};
+use clasp_weights::finetuned::read_meta;
 use serde_json::{Map, Value, json};
 
-use super::eval::Model;
 use super::partial::{self, Partial, remove_abandoned_of};
 use super::{check_writable, one_or_all, open_part, print_result};
 use crate::args::{EmbedArguments, GlobalOptions};
@@ -26,23 +28,32 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
     remove_abandoned_of(&arguments.out)?;
     let source = open_part(&arguments.images, arguments.keep_going, arguments.shard)?;
     // Another ending, or a name that does not fit, is an error now, not after hours.
-    FeatureFile::create(&arguments.out)?.check_keys(&source)?;
-    let mix: PromptWeights = arguments.prompt.parse()?;
+    FeatureFile::create(&arguments.out, None)?.check_keys(&source)?;
+    let prompt: Option<PromptWeights> = { arguments.prompt.as_ref() }
+        .map(|prompt| prompt.parse())
+        .transpose()?;
     let device = device::pick(common.device.as_deref())?;
-    let model = Model::load(&arguments.model, arguments.size, &device)?;
     let precision = device::precision(common, arguments.precision, &device)?;
+    let (path, size) = (&arguments.model, arguments.size);
+    let compares = read_meta(path)?.is_some_and(|meta| meta.task == ReidTask::NAME);
+    let searcher = if compares && prompt.is_none() {
+        Searcher::load(path, size, precision, &device)?
+    } else {
+        let prompt = prompt.unwrap_or_else(|| PromptWeights::single(IDENTITY));
+        Searcher::of_backbone(path, size, prompt, precision, &device)?
+    };
+    let origin = searcher.origin();
     let mut asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),
         "embed": one_or_all(&arguments.images),
-        "model": digest(&arguments.model)?,
-        "prompt": mix,
+        "model": origin.model,
+        "prompt": origin.prompt,
         "size": arguments.size,
         "precision": precision.to_string(),
     });
     if let Some(part) = arguments.shard {
         asked["shard"] = json!(part);
     }
-    let extractor = BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
     let mut partial = Partial::open(&arguments.out, &asked, &source)?;
     if partial.done > 0 {
         say(
@@ -50,14 +61,7 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
             &format!("resuming after {}", counted(partial.done, "image")),
         );
     }
-    let finished = all(
-        common,
-        arguments,
-        &extractor,
-        &model.preprocess,
-        &source,
-        &mut partial,
-    )?;
+    let finished = all(common, arguments, &searcher, &source, &mut partial)?;
     if !finished {
         say(common, &partial.stopped(source.len()));
         return Ok(Outcome::Stopped);
@@ -65,7 +69,7 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
     if !arguments.keep_going {
         partial.unreadable().check()?;
     }
-    let mut file = FeatureFile::create(&arguments.out)?;
+    let mut file = FeatureFile::create(&arguments.out, Some(&origin))?;
     let mut channels = 0;
     partial.each(|_, line| {
         let (key, row) = from_line(line)?;
@@ -100,8 +104,7 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
 fn all(
     common: &GlobalOptions,
     arguments: &EmbedArguments,
-    extractor: &BackboneExtractor,
-    preprocess: &Preprocess,
+    searcher: &Searcher,
     source: &Source,
     partial: &mut Partial,
 ) -> Result<bool> {
@@ -117,8 +120,9 @@ fn all(
         }
         interrupt::flow(&stop)
     };
+    let preprocess = searcher.preprocess();
     let some = |items: Range<usize>| -> Result<Option<Vec<partial::ImageResult>>> {
-        match embed_some(extractor, preprocess, source, items, &batching, &progress) {
+        match embed_some(searcher, &preprocess, source, items, &batching, &progress) {
             Err(TaskError::Stopped) => Ok(None),
             Err(error) => Err(anyhow::Error::from(error)),
             Ok(rows) => {

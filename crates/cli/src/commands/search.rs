@@ -1,25 +1,24 @@
 //! `clasp search`: the gallery images most similar to each query.
 
+use std::collections::{HashMap, HashSet};
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Mutex;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clasp_data::atomic_write;
 use clasp_data::image::{Limits, decode, encode_png};
 use clasp_data::source::Source;
-use clasp_tasks::BackboneExtractor;
-use clasp_tasks::embed::{Embeddings, embed};
-use clasp_tasks::features::{Batching, Extractor, PassProgress, Preprocess};
-use clasp_tasks::reid::ReidTask;
+use clasp_tasks::embed::{Embeddings, FeatureOrigin, embed, read_features};
+use clasp_tasks::features::{Batching, PassProgress};
 use clasp_tasks::retrieve::{
     GalleryMatch, MOST_SHOWN, SearchAnswer, SheetMatch, SheetPicture, SheetRow, nearest, sheet,
     tile,
 };
-use clasp_tasks::task::{FinetunedModel, Task as _};
-use clasp_weights::finetuned::read_meta;
+use clasp_tasks::searcher::Searcher;
 use serde_json::json;
 
-use super::{check_writable, eval, open_images, print_result};
+use super::{check_writable, open_images, print_result};
 use crate::args::{GlobalOptions, SearchArguments};
 use crate::progress::{Meter, counted};
 use crate::{Outcome, device, interrupt};
@@ -42,39 +41,9 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
     }
     let device = device::pick(common.device.as_deref())?;
     let precision = device::precision(common, arguments.precision, &device)?;
-    match read_meta(&arguments.model)? {
-        Some(meta) if meta.task == ReidTask::NAME => {
-            let mut model = FinetunedModel::<ReidTask>::load(&arguments.model, &device)?;
-            model.precision = precision;
-            if let Some([height, width]) = arguments.size {
-                (model.preprocess.height, model.preprocess.width) = (height, width);
-            }
-            let preprocess = model.task.test_preprocess(&model.preprocess);
-            let same = model.task.same_person.as_ref().map(|same| same.cosine);
-            search(common, arguments, &model, &preprocess, same)
-        }
-        Some(meta) => bail!(
-            "{}: expected a model of task reid or a backbone, found one of task {}",
-            arguments.model.display(),
-            meta.task
-        ),
-        None => {
-            let model = eval::Model::load(&arguments.model, arguments.size, &device)?;
-            let mix = ReidTask::default_prompt();
-            let extractor =
-                BackboneExtractor::new(model.backbone, mix, device).with_precision(precision);
-            search(common, arguments, &extractor, &model.preprocess, None)
-        }
-    }
-}
-
-fn search<E: Extractor>(
-    common: &GlobalOptions,
-    arguments: &SearchArguments,
-    extractor: &E,
-    preprocess: &Preprocess,
-    same: Option<f64>,
-) -> Result<Outcome> {
+    let searcher = Searcher::load(&arguments.model, arguments.size, precision, &device)?;
+    let (preprocess, same) = (searcher.preprocess(), searcher.same_person());
+    let same = same.map(|same| same.cosine);
     let batching = Batching {
         threads: device::threads(common.threads),
         ..Batching::default()
@@ -90,15 +59,27 @@ fn search<E: Extractor>(
         };
         let keep_going = arguments.keep_going;
         Ok(embed(
-            extractor, preprocess, source, keep_going, &batching, &progress,
+            &searcher,
+            &preprocess,
+            source,
+            keep_going,
+            &batching,
+            &progress,
         )?)
     };
     let (queries, others) = (
         open_images(&[&arguments.query], arguments.keep_going)?,
         open_images(&[&arguments.gallery], arguments.keep_going)?,
     );
+    // What may be wrong with a file is said before anything is computed.
+    let from_file = { arguments.gallery_features.as_ref() }
+        .map(|file| features_of(file, &searcher.origin(), &others, arguments.keep_going))
+        .transpose()?;
     let query = features("search: queries", &queries)?;
-    let gallery = features("search: gallery", &others)?;
+    let gallery = match from_file {
+        Some(gallery) => gallery,
+        None => features("search: gallery", &others)?,
+    };
     if query.keys.is_empty() || gallery.keys.is_empty() {
         bail!(
             "search: expected images on both sides, found {} queries and {} others",
@@ -106,6 +87,15 @@ fn search<E: Extractor>(
             gallery.keys.len()
         );
     }
+    ensure!(
+        gallery.channels == query.channels,
+        "{}: expected features of {} numbers, as those of --model, found {}",
+        { arguments.gallery_features.as_deref() }
+            .unwrap_or(Path::new("--gallery"))
+            .display(),
+        query.channels,
+        gallery.channels
+    );
     let found = nearest(&query, &gallery, arguments.top, arguments.threshold, same);
     let mut lines = Vec::new();
     for (key, matches) in query.keys.iter().zip(&found) {
@@ -144,6 +134,42 @@ fn search<E: Extractor>(
     });
     print_result(common.json, &value, &text)?;
     Ok(Outcome::Done)
+}
+
+/// Features from a file of `clasp embed`, with the places of their images in the gallery.
+fn features_of(
+    file: &Path,
+    origin: &FeatureOrigin,
+    gallery: &Source,
+    keep_going: bool,
+) -> Result<Embeddings> {
+    let mut features = read_features(file)?;
+    features.check_origin(file, origin)?;
+    let places: HashMap<&str, usize> = gallery.keys().zip(0..).collect();
+    features.items = { features.keys.iter() }
+        .map(|key| {
+            let place = places.get(key.as_str()).copied();
+            place.with_context(|| {
+                format!(
+                    "{}: expected features of the images of --gallery, found those of `{key}`, which is not among them",
+                    file.display()
+                )
+            })
+        })
+        .collect::<Result<_>>()?;
+    let known: HashSet<usize> = features.items.iter().copied().collect();
+    let missing = (0..gallery.len()).find(|place| !known.contains(place));
+    if let Some(missing) = missing.filter(|_| !keep_going) {
+        bail!(
+            "{}: expected features of the {} of --gallery, found {}; the first one missing is `{}`\n  hint: merge \
+             the features of all parts, or give --keep-going to search those that there are",
+            file.display(),
+            counted(gallery.len(), "image"),
+            known.len(),
+            gallery.key(missing)
+        );
+    }
+    Ok(features)
 }
 
 /// A query and the first of its matches as pictures.

@@ -163,6 +163,41 @@ fn finetune_evaluate_predict_search() {
     assert_eq!(line["matches"].as_array().map(Vec::len), Some(3));
     assert!(at.join("matches.png").metadata().expect("a sheet").len() > 1000);
 
+    // Features of the gallery by two jobs instead of one.
+    let embed = ["embed", &gallery, "--model", "reid"];
+    for (shard, out) in [("0/2", "0.parquet"), ("1/2", "1.parquet")] {
+        done(
+            at,
+            &[&embed[..], &["--shard", shard, "--out", out]].concat(),
+        );
+    }
+    done(
+        at,
+        &["merge", "0.parquet", "1.parquet", "--out", "all.parquet"],
+    );
+    let search = ["search", "--query", &images, "--gallery", &gallery];
+    let by_features = ["--model", "reid", "--gallery-features", "all.parquet"];
+    let few = ["--top", "3", "--out", "by-features.jsonl"];
+    done(at, &[&search[..], &by_features, &few].concat());
+    let found = fs_err::read_to_string(at.join("by-features.jsonl"));
+    assert_eq!(found.expect("matches"), matches);
+    // Those of another size, or of images that are not in the gallery, cannot be compared.
+    let size = [&by_features[..], &few, &["--size", "32x16"]].concat();
+    let expected = ["all.parquet", "size 32x16, found", "size 64x32"];
+    refused(at, &[&search[..], &size].concat(), &expected);
+    let other = ["search", "--query", &images, "--gallery", &images];
+    let expected = ["all.parquet", "which is not among them"];
+    refused(at, &[&other[..], &by_features, &few].concat(), &expected);
+    // Nor those of a part of them, unless that is said; nor those of the model's backbone.
+    let half = ["--gallery-features", "0.parquet", "--model", "reid"];
+    let half = [&search[..], &half, &few].concat();
+    refused(at, &half, &["0.parquet", "the first one missing is"]);
+    done(at, &[&half[..], &["--keep-going"]].concat());
+    let prompt = ["--prompt", "part", "--out", "all.parquet"];
+    done(at, &[&embed[..], &prompt].concat());
+    let expected = ["all.parquet", "expected features of model"];
+    refused(at, &[&search[..], &by_features, &few].concat(), &expected);
+
     // A threshold is kept with the model, and search marks by it.
     let calibrate = ["--model", "reid", "--data", &data, "--calibrate", "0.2"];
     let eval = [&["eval", "reid"], calibrate.as_slice()].concat();

@@ -15,6 +15,7 @@ pub mod probe;
 use burn::tensor::{Device, Tensor, TensorData};
 use clasp_data::image::{Filter, Rgb, flip};
 use clasp_metrics::rerank::Rerank;
+use clasp_model::Shares;
 use clasp_model::backbone::Features;
 use clasp_model::heads::{ReidHead, Training};
 use clasp_model::layers::Rng;
@@ -336,6 +337,10 @@ impl Predictor for ReidTask {
 
 /// Features to compare, for `clasp search`; feature maps are not extracted.
 impl Extractor for FinetunedModel<ReidTask> {
+    fn shares(&self, threads: usize) -> Shares {
+        Shares::of(&self.device, threads)
+    }
+
     fn extract(&self, images: InputBatch, _: usize) -> Result<FeatureBatch, TaskError> {
         let shape = [images.batch, 3, images.height, images.width];
         let data = TensorData::new(images.values, shape);

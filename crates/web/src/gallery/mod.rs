@@ -303,7 +303,7 @@ mod tests {
                 keys: vec!["a".to_owned(), "b".to_owned()],
                 channels: 2,
                 features: vec![1.0, 0.0, 0.0, 1.0],
-                unreadable: Default::default(),
+                ..Embeddings::default()
             },
             source: None,
         }

@@ -30,7 +30,6 @@ use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::ColumnDescPtr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::TaskError;

@@ -92,6 +92,13 @@ impl Preprocess {
         }
     }
 
+    /// Takes inputs of another height and width, where these are given.
+    pub fn resize(&mut self, size: Option<[usize; 2]>) {
+        if let Some(size) = size {
+            [self.height, self.width] = size;
+        }
+    }
+
     /// The mean color, with 8 bits a channel: it fills inputs beyond the border of an image.
     pub fn mean_color(&self) -> [u8; 3] {
         self.mean.map(|mean| (mean * 255.0).round() as u8)

@@ -45,7 +45,7 @@ impl Searcher {
             Some(meta) if meta.task == ReidTask::NAME => {
                 let mut model = FinetunedModel::<ReidTask>::load(path, device)?;
                 model.precision = precision;
-                resize(&mut model.preprocess, size);
+                model.preprocess.resize(size);
                 Ok(Self::Reid(Arc::new(model)))
             }
             Some(meta) => Err(TaskError::Mismatch {
@@ -69,7 +69,7 @@ impl Searcher {
     ) -> Result<Self, TaskError> {
         let (backbone, meta) = load_backbone(path, device)?;
         let mut preprocess = Preprocess::of(&meta);
-        resize(&mut preprocess, size);
+        preprocess.resize(size);
         let extractor = BackboneExtractor::new(backbone, prompt, device.clone());
         let extractor = Arc::new(extractor.with_precision(precision));
         Ok(Self::Backbone(extractor, preprocess))
@@ -129,12 +129,6 @@ impl Searcher {
             Self::Reid(model) => model.task.same_person.as_ref(),
             Self::Backbone(..) => None,
         }
-    }
-}
-
-fn resize(preprocess: &mut Preprocess, size: Option<[usize; 2]>) {
-    if let Some([height, width]) = size {
-        (preprocess.height, preprocess.width) = (height, width);
     }
 }
 

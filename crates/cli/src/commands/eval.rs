@@ -56,9 +56,7 @@ impl Model {
     pub fn load(path: &Path, size: Option<[usize; 2]>, device: &Device) -> Result<Self> {
         let (backbone, meta) = load_backbone(path, device)?;
         let mut preprocess = Preprocess::of(&meta);
-        if let Some([height, width]) = size {
-            (preprocess.height, preprocess.width) = (height, width);
-        }
+        preprocess.resize(size);
         Ok(Self {
             backbone,
             preprocess,

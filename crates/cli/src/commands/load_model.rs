@@ -22,9 +22,7 @@ pub fn load<T: Objective>(
         );
     }
     let mut model = FinetunedModel::<T>::load(path, device)?;
-    if let Some([height, width]) = size {
-        (model.preprocess.height, model.preprocess.width) = (height, width);
-    }
+    model.preprocess.resize(size);
     if !set.is_empty() {
         *model.task.config_mut() =
             changed(model.task.config(), "the configuration of the model", set)?;

@@ -87,15 +87,15 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
             gallery.keys.len()
         );
     }
-    ensure!(
-        gallery.channels == query.channels,
-        "{}: expected features of {} numbers, as those of --model, found {}",
-        { arguments.gallery_features.as_deref() }
-            .unwrap_or(Path::new("--gallery"))
-            .display(),
-        query.channels,
-        gallery.channels
-    );
+    if let Some(file) = &arguments.gallery_features {
+        ensure!(
+            gallery.channels == query.channels,
+            "{}: expected features of {} numbers, as those of --model, found {}",
+            file.display(),
+            query.channels,
+            gallery.channels
+        );
+    }
     let found = nearest(&query, &gallery, arguments.top, arguments.threshold, same);
     let mut lines = Vec::new();
     for (key, matches) in query.keys.iter().zip(&found) {

@@ -2,12 +2,12 @@
 
 use burn::{
     backend::{
-        Autodiff, Backend, Dispatch, DispatchDevice, TensorMetadata,
+        Autodiff, Backend, Dispatch, TensorMetadata,
         autodiff::{
             NodeId,
             checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
             grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
+            ops::{Backward, Ops},
         },
         backend_extension,
         cubecl::dtype_to_storage_type,
@@ -20,10 +20,9 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::{
-    addressable, empty,
+    empty, limits, record,
     window_kernels::{self, WindowShape},
 };
-use crate::kernels;
 
 /// The windows of a map, as the kernel takes them.
 #[derive(Debug, Clone)]
@@ -45,23 +44,17 @@ pub fn supports_window_attention(
     width: usize,
     elements: usize,
 ) -> bool {
-    let device = device.clone().inner();
-    let DispatchDevice::Cube(device) = device.as_dispatch() else {
-        return false;
-    };
     let shape = WindowShape {
         rows,
         columns,
         heads: 1,
         width,
     };
-    let client = device.client();
-    let hardware = &client.properties().hardware;
-    kernels::fuses_anywhere()
-        && addressable(elements)
-        && shape.shared_bytes() <= hardware.max_shared_memory_size
-        && shape.units() <= hardware.max_units_per_cube as usize
-        && shape.units() >= width
+    limits(device, elements).is_some_and(|limits| {
+        shape.shared_bytes() <= limits.max_shared_memory_size
+            && shape.units() <= limits.max_units_per_cube as usize
+            && shape.units() >= width
+    })
 }
 
 /// softmax(q kᵀ / √d + bias + mask) v within windows; a padding position is attended to with `bias`
@@ -258,28 +251,13 @@ impl<B: WindowAttention + WindowAttentionGradients, C: CheckpointStrategy> Windo
         places: IntTensor<Self>,
         options: WindowOptions,
     ) -> FloatTensor<Self> {
-        let nodes = [qkv.node(), bias.node(), table.node()];
-        let prepared = WindowAttentionNode.prepare::<C>(nodes).compute_bound();
-        match prepared.stateful() {
-            OpsKind::Tracked(mut prepared) => {
-                let saved = [&qkv, &bias, &table].map(|tensor| prepared.checkpoint(tensor));
-                let output = B::window_attention(
-                    qkv.into_primitive(),
-                    bias.into_primitive(),
-                    table.into_primitive(),
-                    places.clone(),
-                    options,
-                );
-                prepared.finish((saved, places, options), output)
-            }
-            OpsKind::UnTracked(prepared) => prepared.finish(B::window_attention(
-                qkv.into_primitive(),
-                bias.into_primitive(),
-                table.into_primitive(),
-                places,
-                options,
-            )),
-        }
+        let kept = places.clone();
+        record::<B, C, _, 3>(
+            WindowAttentionNode,
+            [qkv, bias, table],
+            move |inputs| (inputs, kept, options),
+            move |[qkv, bias, table]| B::window_attention(qkv, bias, table, places, options),
+        )
     }
 }
 

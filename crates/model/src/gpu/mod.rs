@@ -14,15 +14,57 @@ mod norm;
 mod norm_kernels;
 mod window_kernels;
 
-use burn::tensor::{DType, Shape};
+use burn::{
+    backend::{
+        Autodiff, Backend, DispatchDevice,
+        autodiff::{
+            NodeId,
+            checkpoint::strategy::CheckpointStrategy,
+            ops::{Backward, OpsKind},
+        },
+        tensor::FloatTensor,
+    },
+    tensor::{DType, Device, Shape},
+};
 use burn_cubecl::{ops::numeric::empty_device_contiguous_dtype, tensor::CubeTensor};
+use cubecl::ir::HardwareProperties;
+
+use crate::kernels;
 
 pub use attention::{WindowPlaces, supports_window_attention, window_attention};
 pub use norm::{layer_norm, supports_layer_norm};
 
-/// Whether a tensor of so many elements has addresses of 32 bits, as the kernels have.
-fn addressable(elements: usize) -> bool {
-    u32::try_from(elements).is_ok()
+/// The limits of a device on which kernels compute in this thread, if they can address a tensor of so
+/// many elements: their addresses have 32 bits.
+fn limits(device: &Device, elements: usize) -> Option<HardwareProperties> {
+    if !kernels::fuses_anywhere() || u32::try_from(elements).is_err() {
+        return None;
+    }
+    match device.clone().inner().as_dispatch() {
+        DispatchDevice::Cube(device) => Some(device.client().properties().hardware.clone()),
+        _ => None,
+    }
+}
+
+/// Computes an operation as a node of Burn's graph, which keeps the inputs for the backward pass where
+/// one of them is tracked; `state` adds what else it needs.
+fn record<B: Backend, C: CheckpointStrategy, K: Backward<B, N>, const N: usize>(
+    node: K,
+    inputs: [FloatTensor<Autodiff<B, C>>; N],
+    state: impl FnOnce([NodeId; N]) -> K::State,
+    compute: impl FnOnce([FloatTensor<B>; N]) -> FloatTensor<B>,
+) -> FloatTensor<Autodiff<B, C>> {
+    let nodes = inputs.each_ref().map(|input| input.node());
+    match node.prepare::<C>(nodes).compute_bound().stateful() {
+        OpsKind::Tracked(mut prepared) => {
+            let kept = inputs.each_ref().map(|input| prepared.checkpoint(input));
+            let output = compute(inputs.map(|input| input.into_primitive()));
+            prepared.finish(state(kept), output)
+        }
+        OpsKind::UnTracked(prepared) => {
+            prepared.finish(compute(inputs.map(|input| input.into_primitive())))
+        }
+    }
 }
 
 /// An uninitialized tensor beside another one.

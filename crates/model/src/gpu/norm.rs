@@ -2,12 +2,12 @@
 
 use burn::{
     backend::{
-        Autodiff, Backend, Dispatch, DispatchDevice, TensorMetadata,
+        Autodiff, Backend, Dispatch, TensorMetadata,
         autodiff::{
             NodeId,
             checkpoint::{base::Checkpointer, strategy::CheckpointStrategy},
             grads::Gradients,
-            ops::{Backward, Ops, OpsKind},
+            ops::{Backward, Ops},
         },
         backend_extension,
         cubecl::dtype_to_storage_type,
@@ -20,10 +20,10 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::{
-    addressable, empty,
+    empty, limits,
     norm_kernels::{self, LANES, ROWS},
+    record,
 };
-use crate::kernels;
 
 /// Channels that the units of a row hold in registers.
 const MOST_CHANNELS: usize = 2048;
@@ -31,15 +31,9 @@ const MOST_CHANNELS: usize = 2048;
 /// Whether the kernel computes norms of so many channels, of a tensor of so many elements, in this
 /// thread and on that device.
 pub fn supports_layer_norm(device: &Device, channels: usize, elements: usize) -> bool {
-    let device = device.clone().inner();
-    let DispatchDevice::Cube(device) = device.as_dispatch() else {
-        return false;
-    };
-    let client = device.client();
-    kernels::fuses_anywhere()
-        && addressable(elements)
-        && channels <= MOST_CHANNELS
-        && LANES * ROWS <= client.properties().hardware.max_units_per_cube as usize
+    limits(device, elements).is_some_and(|limits| {
+        channels <= MOST_CHANNELS && LANES * ROWS <= limits.max_units_per_cube as usize
+    })
 }
 
 /// γ (x − mean) / √(variance + ε) + β over the last axis, in the number format `output`.
@@ -190,22 +184,12 @@ impl<B: LayerNormByKernel + LayerNormGradients, C: CheckpointStrategy> LayerNorm
         beta: FloatTensor<Self>,
         options: NormOptions,
     ) -> FloatTensor<Self> {
-        let nodes = [x.node(), gamma.node(), beta.node()];
-        let prepared = LayerNormNode.prepare::<C>(nodes).compute_bound();
-        match prepared.stateful() {
-            OpsKind::Tracked(mut prepared) => {
-                let saved = [&x, &gamma].map(|tensor| prepared.checkpoint(tensor));
-                let inputs = [x, gamma, beta].map(|tensor| tensor.into_primitive());
-                let [x, gamma, beta] = inputs;
-                let output = B::layer_norm_by_kernel(x, gamma, beta, options);
-                prepared.finish((saved, options), output)
-            }
-            OpsKind::UnTracked(prepared) => {
-                let inputs = [x, gamma, beta].map(|tensor| tensor.into_primitive());
-                let [x, gamma, beta] = inputs;
-                prepared.finish(B::layer_norm_by_kernel(x, gamma, beta, options))
-            }
-        }
+        record::<B, C, _, 3>(
+            LayerNormNode,
+            [x, gamma, beta],
+            move |inputs| (inputs, options),
+            move |[x, gamma, beta]| B::layer_norm_by_kernel(x, gamma, beta, options),
+        )
     }
 }
 
@@ -214,7 +198,7 @@ impl<B: LayerNormByKernel + LayerNormGradients, C: CheckpointStrategy> LayerNorm
 struct LayerNormNode;
 
 impl<B: LayerNormGradients> Backward<B, 3> for LayerNormNode {
-    type State = ([NodeId; 2], NormOptions);
+    type State = ([NodeId; 3], NormOptions);
 
     fn backward(
         self,
@@ -224,7 +208,7 @@ impl<B: LayerNormGradients> Backward<B, 3> for LayerNormNode {
     ) {
         let (saved, options) = ops.state;
         let gradient = gradients.consume::<B>(&ops.node);
-        let [x, gamma] =
+        let [x, gamma, _] =
             saved.map(|id| checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(id));
         let channels = gamma.shape()[0];
         let (x_gradient, partial) = B::layer_norm_gradients(gradient, x, gamma, options);

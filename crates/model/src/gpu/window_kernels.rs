@@ -117,11 +117,10 @@ pub fn window_attention<F: Float, I: Int>(
         if token > 0 {
             let row = sample * qkv.shape(1) + token - 1;
             let mut query = Array::<f32>::new(width);
+            load_query::<F>(qkv, bias, &mut query, row, column, scale, shape);
             let mut mixed = Array::<f32>::new(width);
             #[unroll]
             for channel in 0..width {
-                let value = f32::cast_from(qkv[row * 3 * channels + column + channel]);
-                query[channel] = (value + bias[column + channel]) * scale;
                 mixed[channel] = 0.0;
             }
             let region = regions[unit];
@@ -129,11 +128,8 @@ pub fn window_attention<F: Float, I: Int>(
             let mut largest = f32::new(NEVER);
             let mut sum = 0.0f32;
             for key in 0..area {
-                let mut score = biases[first - offset(key, shape)];
-                #[unroll]
-                for channel in 0..width {
-                    score += query[channel] * keys[key * width + channel];
-                }
+                let entry = biases[first - offset(key, shape)];
+                let mut score = add_product(entry, &query, &keys, key, shape);
                 if regions[key] != region {
                     score += penalty;
                 }
@@ -223,7 +219,8 @@ pub fn window_attention_backward<F: Float, I: Int>(
     let mut query = Array::<f32>::new(width);
     let mut given = Array::<f32>::new(width);
     let mut found = Array::<f32>::new(width);
-    let mut second = Array::<f32>::new(width);
+    let mut own_key = Array::<f32>::new(width);
+    let mut own_value = Array::<f32>::new(width);
 
     let total = gradient.shape(0) * windows;
     let mut index = CUBE_POS_X as usize;
@@ -268,10 +265,9 @@ pub fn window_attention_backward<F: Float, I: Int>(
             found[channel] = 0.0;
         }
         if token > 0 {
+            load_query::<F>(qkv, bias, &mut query, next_row - 1, column, scale, shape);
             #[unroll]
             for channel in 0..width {
-                let value = f32::cast_from(qkv[(next_row - 1) * 3 * channels + column + channel]);
-                query[channel] = (value + bias[column + channel]) * scale;
                 given[channel] =
                     f32::cast_from(gradient[(next_row - 1) * channels + column + channel]);
             }
@@ -280,13 +276,9 @@ pub fn window_attention_backward<F: Float, I: Int>(
             let mut sum = 0.0f32;
             let mut mean = 0.0f32;
             for key in 0..area {
-                let mut score = biases[first - offset(key, shape)];
-                let mut slope = 0.0f32;
-                #[unroll]
-                for channel in 0..width {
-                    score += query[channel] * one[key * width + channel];
-                    slope += given[channel] * other[key * width + channel];
-                }
+                let entry = biases[first - offset(key, shape)];
+                let mut score = add_product(entry, &query, &one, key, shape);
+                let slope = add_product(0.0f32, &given, &other, key, shape);
                 if regions[key] != region {
                     score += penalty;
                 }
@@ -305,13 +297,9 @@ pub fn window_attention_backward<F: Float, I: Int>(
             sum_of[unit] = sum;
             mean_of[unit] = mean;
             for key in 0..area {
-                let mut score = biases[first - offset(key, shape)];
-                let mut slope = 0.0f32;
-                #[unroll]
-                for channel in 0..width {
-                    score += query[channel] * one[key * width + channel];
-                    slope += given[channel] * other[key * width + channel];
-                }
+                let entry = biases[first - offset(key, shape)];
+                let mut score = add_product(entry, &query, &one, key, shape);
+                let slope = add_product(0.0f32, &given, &other, key, shape);
                 if regions[key] != region {
                     score += penalty;
                 }
@@ -334,14 +322,8 @@ pub fn window_attention_backward<F: Float, I: Int>(
         if unit < area {
             #[unroll]
             for channel in 0..width {
-                second[channel] = other[unit * width + channel];
-            }
-        }
-        let mut key = Array::<f32>::new(width);
-        if unit < area {
-            #[unroll]
-            for channel in 0..width {
-                key[channel] = one[unit * width + channel];
+                own_key[channel] = one[unit * width + channel];
+                own_value[channel] = other[unit * width + channel];
             }
         }
         sync_cube();
@@ -363,13 +345,9 @@ pub fn window_attention_backward<F: Float, I: Int>(
             let last = center - offset(unit, shape);
             for from in 0..area {
                 if tokens[from] > 0 {
-                    let mut score = biases[last + offset(from, shape)];
-                    let mut slope = 0.0f32;
-                    #[unroll]
-                    for channel in 0..width {
-                        score += one[from * width + channel] * key[channel];
-                        slope += other[from * width + channel] * second[channel];
-                    }
+                    let entry = biases[last + offset(from, shape)];
+                    let mut score = add_product(entry, &own_key, &one, from, shape);
+                    let slope = add_product(0.0f32, &own_value, &other, from, shape);
                     if regions[from] != region {
                         score += penalty;
                     }
@@ -485,6 +463,44 @@ fn load_part<F: Float>(
         part[place] = value;
         place += CUBE_DIM_X as usize;
     }
+}
+
+/// scale·q of a row of tokens: the `width` channels from `column`, with their bias.
+#[cube]
+fn load_query<F: Float>(
+    qkv: &Tensor<F>,
+    bias: &Tensor<f32>,
+    query: &mut Array<f32>,
+    row: usize,
+    column: usize,
+    scale: f32,
+    #[comptime] shape: WindowShape,
+) {
+    let width = comptime!(shape.width);
+    let stride = comptime!(3 * shape.heads * shape.width);
+    #[unroll]
+    for channel in 0..width {
+        let value = f32::cast_from(qkv[row * stride + column + channel]);
+        query[channel] = (value + bias[column + channel]) * scale;
+    }
+}
+
+/// `sum` and the product of a unit's channels with those of a position's row.
+#[cube]
+fn add_product(
+    sum: f32,
+    own: &Array<f32>,
+    rows: &Shared<[f32]>,
+    position: usize,
+    #[comptime] shape: WindowShape,
+) -> f32 {
+    let width = comptime!(shape.width);
+    let mut sum = sum;
+    #[unroll]
+    for channel in 0..width {
+        sum += own[channel] * rows[position * width + channel];
+    }
+    sum
 }
 
 /// Puts each unit's channels into its position's row.

@@ -19,7 +19,6 @@ fn casts_to_bf16<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 /// The number format of the factors of a product with x.
-#[cfg(feature = "gpu")]
 pub(super) fn product_format<const D: usize>(x: &Tensor<D>) -> DType {
     if casts_to_bf16(x) {
         DType::BF16

@@ -47,12 +47,11 @@ fn fused_blocks_are_the_graphs() {
 /// the 4,500 rows of a norm, whose channels are a multiple of a row's units or not; then wide heads.
 #[cfg(feature = "gpu")]
 #[test]
-#[ignore = "needs a GPU: docs/gpu.md"]
 fn blocks_of_a_gpu_are_the_graphs() {
     let device = Device::default();
     assert!(
         crate::gpu::supports_window_attention(&device, [7, 7], 32, 1),
-        "{device:?}"
+        "a build for GPUs is tested on one (docs/gpu.md): {device:?}"
     );
     let large = [[32, 4], [9, 4], [2, 32]].map(Some);
     let geometries = [None; 6].into_iter().chain(large);

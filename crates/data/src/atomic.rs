@@ -123,7 +123,15 @@ impl Drop for NewFile {
 /// ends; the file stays. Where the file system has no locks there is none.
 #[derive(Debug)]
 pub struct FolderLock {
-    _file: fs::File,
+    file: fs::File,
+}
+
+impl Drop for FolderLock {
+    fn drop(&mut self) {
+        // Closing the file would leave the lock to a process that another thread is just starting, which has
+        // the file too until it runs its program.
+        let _ = self.file.file().unlock();
+    }
 }
 
 impl FolderLock {
@@ -167,7 +175,7 @@ impl FolderLock {
         // For the message above; a full disk is no reason not to begin.
         let _ = file.set_len(0);
         let _ = write!(file, "{}", std::process::id());
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 }
 
@@ -177,7 +185,10 @@ impl FolderLock {
         let file = fs::File::open(folder.join(".lock"));
         // Shared, so that several that look at a time do not take each other for a writer.
         file.is_ok_and(|file| {
-            matches!(file.file().try_lock_shared(), Err(TryLockError::WouldBlock))
+            let held = matches!(file.file().try_lock_shared(), Err(TryLockError::WouldBlock));
+            // See `drop`.
+            let _ = file.file().unlock();
+            held
         })
     }
 }
@@ -407,6 +418,10 @@ mod tests {
         assert!(FolderLock::is_held(folder.path()));
         drop((lock, other));
         assert!(!FolderLock::is_held(folder.path()));
+        let lock = FolderLock::take(folder.path()).unwrap();
+        // As a process that is being started has it.
+        let _copy = lock.file.file().try_clone().unwrap();
+        drop(lock);
         FolderLock::take(folder.path()).unwrap();
     }
 

@@ -14,14 +14,15 @@
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Gradients as BackwardGradients, Tensor};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
-use clasp_model::backbone::{GradientCut, SharedFeatures};
+use clasp_model::backbone::{Backbone, GradientCut, SharedFeatures};
+use clasp_model::layers::fork;
 use clasp_model::losses::dino::{center_update, mean_entropy};
 use clasp_model::optim::{
-    self, FlatLayout, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates, ema, read,
-    squares,
+    self, FlatLayout, GradientClip, Gradients, Norms, Optimizer, OptimizerConfig, Rates, Squares,
+    ema, read,
 };
 use clasp_model::parameters::ParameterGroups;
 use clasp_model::{Replicas, fuses, recomputing};
@@ -44,6 +45,8 @@ use crate::schedule::ScheduledValues;
 use crate::student::{DinoNetwork, Student, part_to_mask};
 use crate::teacher::{BatchTargets, ShareTargets};
 
+/// What begins the names of the backbone's parameters.
+const BACKBONE: &str = "trunk.backbone.";
 /// Name of the last layer of the projection head, which is not trained at first.
 const LAST_LAYER: &str = "trunk.dino.last_layer";
 
@@ -111,16 +114,51 @@ struct ShareGradients {
     measured: Vec<(Measurement, Tensor<1>)>,
 }
 
+/// A student in a graph of its own.
+struct StudentGraph {
+    student: Student,
+    /// The same backbone once more, for the local views: on GPUs the gradients of the two sizes of views are
+    /// then added for several parameters in one launch, where Burn's graph has one for each parameter. It costs the memory of
+    /// the backbone's gradients. None on the CPU.
+    local_backbone: Option<Backbone>,
+}
+
+impl StudentGraph {
+    fn new(student: &Student, has_locals: bool, graph: &Device) -> Self {
+        let separate = has_locals && !fuses(graph);
+        Self {
+            student: fork(student.clone(), graph),
+            local_backbone: separate.then(|| fork(student.trunk.backbone.clone(), graph)),
+        }
+    }
+
+    fn local_backbone(&self) -> &Backbone {
+        self.local_backbone
+            .as_ref()
+            .unwrap_or(&self.student.trunk.backbone)
+    }
+
+    fn gradients(&self, backward: &mut BackwardGradients) -> Gradients {
+        let mut gradients = optim::gradients(&self.student, backward);
+        if let Some(backbone) = &self.local_backbone {
+            let of_locals = { optim::gradients(backbone, backward).into_iter() }
+                .map(|(name, gradient)| (format!("{BACKBONE}{name}"), gradient));
+            optim::add(&mut gradients, of_locals.collect());
+        }
+        gradients
+    }
+}
+
 /// The backward pass of the shared blocks, which several ranks do apart from the rest.
 struct SharedPass {
-    student: Student,
+    student: StudentGraph,
     /// See [`GradientCut::before`].
     before: Tensor<1>,
 }
 
 impl SharedPass {
     fn gradients(self) -> Gradients {
-        optim::gradients(&self.student, &mut self.before.backward())
+        self.student.gradients(&mut self.before.backward())
     }
 }
 
@@ -191,7 +229,7 @@ impl Pretrainer {
             false => FlatLayout::of(&student).split(&student.shared_parameters([height, width])),
         };
         Ok(Self {
-            parameters: parameters.with_prefix("trunk.backbone."),
+            parameters: parameters.with_prefix(BACKBONE),
             grid: teacher.backbone.grid(height, width),
             center: Tensor::zeros([1, plan.prototypes], &device),
             patch_center: Tensor::zeros([1, plan.prototypes], &device),
@@ -410,18 +448,20 @@ impl Pretrainer {
         // exchange gradients.
         let (measurements, mut numbers): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
         numbers.push(entropy);
-        numbers.extend(squares(&gradients));
+        let mut squares = Squares::of(&gradients);
+        numbers.extend(squares.take());
         let numbers = read(numbers);
         let (values, rest) = numbers.split_at(measurements.len());
-        let measured = measurements.into_iter().zip(values.iter().copied());
+        let first = |values: &Vec<f64>| values.first().copied().unwrap_or(f64::NAN);
+        let measured = measurements.into_iter().zip(values.iter().map(first));
         let measurements = Measurements::sum(measured, shares);
         Ok(BatchGradients {
-            norms: Norms::new(&gradients, &rest[1..]),
+            norms: squares.norms(&rest[1..]),
             gradients,
             mean_logits,
             patch_center: patch_targets.center,
             target_sum,
-            mean_target_entropy: rest[0],
+            mean_target_entropy: first(&rest[0]),
             measurements: measurements.over_ranks(self.ranks.collective())?,
         })
     }
@@ -501,7 +541,7 @@ impl Pretrainer {
         if checkpointing && !fuses(&self.device) {
             graph = graph.gradient_checkpointing();
         }
-        let student = self.student.clone().fork(&graph);
+        let student = StudentGraph::new(&self.student, inputs.locals.is_some(), &graph);
         let classes = self
             .vocabulary
             .as_ref()
@@ -524,7 +564,10 @@ impl Pretrainer {
         };
         let outputs = precision.within(|| {
             recomputing(checkpointing, || {
-                student.forward(&inputs, masked, &mut rng, &mut cut)
+                let locals = student.local_backbone();
+                student
+                    .student
+                    .forward(locals, &inputs, masked, &mut rng, &mut cut)
             })
         });
         let distilled = { self.frozen_teacher.clone() }
@@ -556,7 +599,7 @@ impl Pretrainer {
         let mut graph = (total / shares).backward();
         let before = GradientCut::before(cuts, &graph);
         ShareGradients {
-            gradients: optim::gradients(&student, &mut graph),
+            gradients: student.gradients(&mut graph),
             shared: before.map(|before| SharedPass { student, before }),
             measured,
         }

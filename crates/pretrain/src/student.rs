@@ -145,10 +145,12 @@ impl Student {
         }
     }
 
-    /// One forward pass over all views. `masked` is the part that SOLIDER masks, if any. `cut` may cut
-    /// the graph at the outputs of the shared blocks.
+    /// One forward pass over all views, the local ones by `local_backbone`: the backbone, or one of the same
+    /// weights. `masked` is the part that SOLIDER masks, if any. `cut` may cut the graph at the outputs of
+    /// the shared blocks.
     pub fn forward(
         &self,
+        local_backbone: &Backbone,
         inputs: &BatchTensors,
         masked: Option<u8>,
         rng: &mut Rng,
@@ -180,8 +182,8 @@ impl Student {
 
         if let Some(locals) = &inputs.locals {
             let weights = inputs.prompt_weights(locals.dims()[0] / batch, &device);
-            let shared = cut(backbone.shared(locals.clone(), &weights, Some(rng)));
-            let features = backbone.conditional(self.detached(shared), &weights, Some(rng));
+            let shared = cut(local_backbone.shared(locals.clone(), &weights, Some(rng)));
+            let features = local_backbone.conditional(self.detached(shared), &weights, Some(rng));
             pooled.push(features.pooled);
         }
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     kernels::{self, activation::Activation, attention::WindowGrid},
-    layers::{self, project},
+    layers::{self, activated, project},
 };
 
 /// A stack of blocks.
@@ -184,7 +184,7 @@ pub struct ClipMlp {
 
 impl ClipMlp {
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let active = self.activation.forward(project(x, &self.c_fc));
+        let active = activated(x, &self.c_fc, self.activation);
         project(active, &self.c_proj)
     }
 }

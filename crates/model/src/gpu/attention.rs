@@ -20,7 +20,7 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::{
-    empty, limits, record,
+    empty, finish, limits, register_sum,
     window_kernels::{self, WindowShape},
 };
 
@@ -113,14 +113,15 @@ impl WindowOptions {
         windows.min(2048usize.div_ceil(self.shape.heads))
     }
 
-    /// [cubes, heads, table rows + 3·width].
-    fn partial(&self, windows: usize) -> Shape {
+    /// Shapes of the sums of the gradients of table and bias: [cubes, table rows, heads] and [cubes,
+    /// 3·channels].
+    fn partials(&self, windows: usize) -> [Shape; 2] {
         let WindowShape { heads, width, .. } = self.shape;
-        Shape::new([
-            self.cubes(windows),
-            heads,
-            self.shape.table_rows() + 3 * width,
-        ])
+        let cubes = self.cubes(windows);
+        [
+            Shape::new([cubes, self.shape.table_rows(), heads]),
+            Shape::new([cubes, 3 * heads * width]),
+        ]
     }
 }
 
@@ -157,7 +158,7 @@ pub trait WindowAttentionGradients: Backend {
         table: FloatTensor<Self>,
         places: IntTensor<Self>,
         options: WindowOptions,
-    ) -> (FloatTensor<Self>, FloatTensor<Self>);
+    ) -> (FloatTensor<Self>, FloatTensor<Self>, FloatTensor<Self>);
 }
 
 fn gradient_specs(
@@ -167,12 +168,11 @@ fn gradient_specs(
     _table: &TensorSpec,
     places: &TensorSpec,
     options: &WindowOptions,
-) -> (TensorSpec, TensorSpec) {
+) -> (TensorSpec, TensorSpec, TensorSpec) {
     let windows = gradient.shape[0] * places.shape[0];
-    (
-        qkv.clone(),
-        TensorSpec::new(options.partial(windows), DType::F32),
-    )
+    let [table, bias] =
+        { options.partials(windows) }.map(|partial| TensorSpec::new(partial, DType::F32));
+    (qkv.clone(), table, bias)
 }
 
 impl WindowAttention for CubeBackend {
@@ -214,15 +214,16 @@ impl WindowAttentionGradients for CubeBackend {
         table: CubeTensor,
         places: CubeTensor,
         options: WindowOptions,
-    ) -> (CubeTensor, CubeTensor) {
+    ) -> (CubeTensor, CubeTensor, CubeTensor) {
         let [gradient, qkv, bias, table, places] =
             [gradient, qkv, bias, table, places].map(into_contiguous);
         let windows = gradient.shape()[0] * places.shape()[0];
         let qkv_gradient = empty(&qkv, qkv.shape(), qkv.dtype);
-        let partial = empty(&qkv, options.partial(windows), DType::F32);
+        let [table_partial, bias_partial] =
+            { options.partials(windows) }.map(|partial| empty(&qkv, partial, DType::F32));
         let types = [qkv.dtype, places.dtype].map(dtype_to_storage_type);
         window_kernels::window_attention_backward::launch(
-            &partial.client,
+            &qkv_gradient.client,
             CubeCount::Static(options.cubes(windows) as u32, options.shape.heads as u32, 1),
             options.units(),
             gradient.into_tensor_arg(),
@@ -231,13 +232,14 @@ impl WindowAttentionGradients for CubeBackend {
             table.into_tensor_arg(),
             places.into_tensor_arg(),
             qkv_gradient.clone().into_tensor_arg(),
-            partial.clone().into_tensor_arg(),
+            table_partial.clone().into_tensor_arg(),
+            bias_partial.clone().into_tensor_arg(),
             options.penalty,
             options.scale(),
             options.shape,
             types,
         );
-        (qkv_gradient, partial)
+        (qkv_gradient, table_partial, bias_partial)
     }
 }
 
@@ -252,10 +254,15 @@ impl<B: WindowAttention + WindowAttentionGradients, C: CheckpointStrategy> Windo
         options: WindowOptions,
     ) -> FloatTensor<Self> {
         let kept = places.clone();
-        record::<B, C, _, 3>(
-            WindowAttentionNode,
-            [qkv, bias, table],
-            move |inputs| (inputs, kept, options),
+        let inputs = [qkv, bias, table];
+        let prepared =
+            { WindowAttentionNode.prepare::<C>(inputs.each_ref().map(|input| input.node())) }
+                .compute_bound()
+                .stateful();
+        finish(
+            prepared,
+            inputs,
+            move |keep| ([0, 1, 2].map(keep), kept, options),
             move |[qkv, bias, table]| B::window_attention(qkv, bias, table, places, options),
         )
     }
@@ -278,36 +285,17 @@ impl<B: WindowAttentionGradients> Backward<B, 3> for WindowAttentionNode {
         let gradient = gradients.consume::<B>(&ops.node);
         let [qkv, bias, table] =
             saved.map(|id| checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(id));
-        let (qkv_gradient, partial) =
+        let (qkv_gradient, table_partial, bias_partial) =
             B::window_attention_gradients(gradient, qkv, bias, table, places, options);
+        let WindowShape { heads, width, .. } = options.shape;
+        let table_shape = Shape::new([options.shape.table_rows(), heads]);
+        let bias_shape = Shape::new([3 * heads * width]);
         let [of_qkv, of_bias, of_table] = ops.parents;
         if let Some(node) = of_qkv {
             gradients.register::<B>(node.id, qkv_gradient);
         }
-        if of_bias.is_none() && of_table.is_none() {
-            return;
-        }
-        let WindowShape { heads, width, .. } = options.shape;
-        let rows = options.shape.table_rows();
-        // [heads, table rows + 3·width]
-        let sums = B::float_reshape(
-            B::float_sum_dim(partial, 0),
-            Shape::new([heads, rows + 3 * width]),
-        );
-        let columns = |start: usize, end: usize| {
-            let all = (0..heads).into();
-            B::float_slice(sums.clone(), &[all, (start..end).into()])
-        };
-        if let Some(node) = of_table {
-            let table = B::float_swap_dims(columns(0, rows), 0, 1);
-            gradients.register::<B>(node.id, table);
-        }
-        if let Some(node) = of_bias {
-            let parts = columns(rows, rows + 3 * width);
-            let parts = B::float_reshape(parts, Shape::new([heads, 3, width]));
-            let parts = B::float_swap_dims(parts, 0, 1);
-            let parts = B::float_reshape(parts, Shape::new([3 * heads * width]));
-            gradients.register::<B>(node.id, parts);
-        }
+        let [of_table, of_bias] = [of_table, of_bias].map(|node| node.map(|node| node.id));
+        register_sum::<B>(gradients, of_table, table_partial, table_shape);
+        register_sum::<B>(gradients, of_bias, bias_partial, bias_shape);
     }
 }

@@ -20,9 +20,8 @@ use burn_cubecl::{CubeBackend, kernel::into_contiguous, tensor::CubeTensor};
 use cubecl::prelude::{CubeCount, CubeDim};
 
 use super::{
-    empty, limits,
+    empty, finish, limits,
     norm_kernels::{self, LANES, ROWS},
-    record,
 };
 
 /// Channels that the units of a row hold in registers.
@@ -184,10 +183,14 @@ impl<B: LayerNormByKernel + LayerNormGradients, C: CheckpointStrategy> LayerNorm
         beta: FloatTensor<Self>,
         options: NormOptions,
     ) -> FloatTensor<Self> {
-        record::<B, C, _, 3>(
-            LayerNormNode,
-            [x, gamma, beta],
-            move |inputs| (inputs, options),
+        let inputs = [x, gamma, beta];
+        let prepared = { LayerNormNode.prepare::<C>(inputs.each_ref().map(|input| input.node())) }
+            .compute_bound()
+            .stateful();
+        finish(
+            prepared,
+            inputs,
+            move |keep| ([keep(0), keep(1)], options),
             move |[x, gamma, beta]| B::layer_norm_by_kernel(x, gamma, beta, options),
         )
     }
@@ -198,7 +201,7 @@ impl<B: LayerNormByKernel + LayerNormGradients, C: CheckpointStrategy> LayerNorm
 struct LayerNormNode;
 
 impl<B: LayerNormGradients> Backward<B, 3> for LayerNormNode {
-    type State = ([NodeId; 3], NormOptions);
+    type State = ([NodeId; 2], NormOptions);
 
     fn backward(
         self,
@@ -208,7 +211,7 @@ impl<B: LayerNormGradients> Backward<B, 3> for LayerNormNode {
     ) {
         let (saved, options) = ops.state;
         let gradient = gradients.consume::<B>(&ops.node);
-        let [x, gamma, _] =
+        let [x, gamma] =
             saved.map(|id| checkpointer.retrieve_node_output::<B::FloatTensorPrimitive>(id));
         let channels = gamma.shape()[0];
         let (x_gradient, partial) = B::layer_norm_gradients(gradient, x, gamma, options);

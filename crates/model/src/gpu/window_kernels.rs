@@ -163,8 +163,8 @@ pub fn window_attention<F: Float, I: Int>(
 /// As there, and
 /// - gradient: [batch, tokens, channels], of the output
 /// - qkv_gradient: as qkv
-/// - partial: [cubes, heads, table rows + 3·width]; sums over the windows of a cube of the gradients
-///   of a column of the table, then of the head's parts of the bias
+/// - table_partial: [cubes, table rows, heads]; bias_partial: [cubes, 3·channels]; sums over the windows of
+///   a cube of the gradients of table and bias
 #[cube(launch)]
 pub fn window_attention_backward<F: Float, I: Int>(
     gradient: &Tensor<F>,
@@ -173,7 +173,8 @@ pub fn window_attention_backward<F: Float, I: Int>(
     table: &Tensor<f32>,
     places: &Tensor<I>,
     qkv_gradient: &mut Tensor<F>,
-    partial: &mut Tensor<f32>,
+    table_partial: &mut Tensor<f32>,
+    bias_partial: &mut Tensor<f32>,
     penalty: f32,
     scale: f32,
     #[comptime] shape: WindowShape,
@@ -379,17 +380,17 @@ pub fn window_attention_backward<F: Float, I: Int>(
     }
 
     sync_cube();
-    let length = comptime!(shape.table_rows() + 3 * shape.width);
-    let start = (CUBE_POS_X as usize * comptime!(shape.heads) + head) * length;
     if unit < width {
+        let start = CUBE_POS_X as usize * 3 * channels + column + unit;
         #[unroll]
         for part in 0..3usize {
-            partial[start + table_rows + part * width + unit] = bias_sums[part];
+            bias_partial[start + part * channels] = bias_sums[part];
         }
     }
     let mut entry = unit;
     while entry < table_rows {
-        partial[start + entry] = sum_of_entry(&pairs, entry, shape);
+        let row = CUBE_POS_X as usize * table_rows + entry;
+        table_partial[row * comptime!(shape.heads) + head] = sum_of_entry(&pairs, entry, shape);
         entry += CUBE_DIM_X as usize;
     }
 }

@@ -80,7 +80,8 @@ pub fn trace<M: Module, const D: usize>(
 ) -> BTreeMap<String, Vec<f32>> {
     let output = forward(module);
     let weights = random(output.dims(), 0.2, &mut Rng::seed_from_u64(9));
-    let weights = weights.to_device(&output.device());
+    // Without a graph, as it would be one without gradient checkpointing.
+    let weights = { weights.without_autodiff() }.to_device(&output.device().inner());
     let mut gradients = (output.clone() * weights).sum().backward();
     let mut found: BTreeMap<String, Vec<f32>> = named::gradients(module, &mut gradients)
         .into_iter()

@@ -93,6 +93,15 @@ impl DropPath {
 }
 
 impl DropFactors {
+    /// A tensor of factors on the device, [branches, batch], and the row of these.
+    #[cfg(feature = "gpu")]
+    pub fn on_device(&self, device: &Device) -> (Tensor<2>, usize) {
+        self.row.clone().unwrap_or_else(|| {
+            let values = TensorData::new(self.values.clone(), [1, self.values.len()]);
+            (Tensor::from_data(values, &device.clone().inner()), 0)
+        })
+    }
+
     /// x: [batch, ...], each sample times its factor.
     pub fn scale<const D: usize>(factors: &Option<Self>, x: Tensor<D>) -> Tensor<D> {
         match factors {

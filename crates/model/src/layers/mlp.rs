@@ -7,6 +7,7 @@ use burn::{
 };
 
 use super::{
+    branch::{activated, add_projected},
     drop_path::DropFactors,
     init::{self, Rng},
     leaf::detached,
@@ -88,12 +89,28 @@ impl Mlp {
     }
 
     pub(crate) fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let hidden = project(x.clone(), &self.fc1);
-        let hidden = match &self.fc1_g {
-            None => self.activation.forward(hidden),
-            Some(gate) => silu(project(x, gate)) * hidden,
-        };
-        project(hidden, &self.fc2)
+        project(self.hidden(x), &self.fc2)
+    }
+
+    /// residual + f · MLP(x).
+    pub(crate) fn add_to(
+        &self,
+        residual: Tensor<3>,
+        x: Tensor<3>,
+        factors: &Option<DropFactors>,
+    ) -> Tensor<3> {
+        add_projected(residual, self.hidden(x), &self.fc2, factors)
+    }
+
+    /// What goes into the second layer.
+    fn hidden(&self, x: Tensor<3>) -> Tensor<3> {
+        match &self.fc1_g {
+            None => activated(x, &self.fc1, self.activation),
+            Some(gate) => {
+                let hidden = project(x.clone(), &self.fc1);
+                silu(project(x, gate)) * hidden
+            }
+        }
     }
 
     /// x + f · MLP(LN x) in one operation, for tensors that [`kernels::can_fuse`], without a gate.

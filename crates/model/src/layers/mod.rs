@@ -5,6 +5,7 @@
 //! | `init` | draws of fresh weights, layers with them |
 //! | `norm` | layer norm |
 //! | `matmul` | matrix products in the thread's precision, attention |
+//! | `branch` | bias with activation or residual sum, after a product |
 //! | `mlp` | the MLP of a transformer block |
 //! | `patches` | patches of an image to tokens |
 //! | `drop_path` | stochastic depth |
@@ -12,6 +13,7 @@
 //! | `leaf` | parameters apart from a graph, and of one |
 //! | `resample` | position embeddings of another grid, position biases of another window |
 
+mod branch;
 mod drop_path;
 mod init;
 mod leaf;
@@ -23,10 +25,12 @@ mod patches;
 mod resample;
 
 pub use crate::kernels::gelu::gelu;
+pub(crate) use branch::{activated, add_projected};
 #[cfg(test)]
 pub(crate) use drop_path::scale_samples;
 pub(crate) use drop_path::{DropFactors, DropPath};
 pub use init::{Rng, constant, head_linear, linear, trunc_normal, uniform, uniform_symmetric};
+pub use leaf::fork;
 pub(crate) use leaf::{detached, leaf, of_graph};
 pub(crate) use mask::{mask_patches, mask_token};
 #[cfg(feature = "gpu")]

@@ -5,14 +5,17 @@ use std::collections::BTreeMap;
 use burn::{backend::Flex, module::Module, tensor::Tensor};
 use rayon::prelude::*;
 
-use super::gradients::{CHUNK, on_host};
+use super::{
+    gradients::{CHUNK, on_host},
+    groups,
+};
 use crate::{
     kernels::operation::{host, values},
     named,
 };
 
-/// The teacher's moving average: teacher ← momentum·teacher + (1 − momentum)·student, by name; in
-/// the teacher's memory where nothing else holds it.
+/// The teacher's moving average: teacher ← momentum·teacher + (1 − momentum)·student, by name; on the
+/// CPU in the teacher's memory where nothing else holds it.
 ///
 /// # Panics
 /// When the student lacks a parameter of the teacher.
@@ -21,7 +24,15 @@ pub fn ema<T: Module, S: Module>(teacher: T, student: &S, momentum: f64) -> T {
     named::visit(student, &mut |name, _, value| {
         news.insert(name.to_string(), value);
     });
+    let mut olds = BTreeMap::new();
+    named::visit(&teacher, &mut |name, _, value| {
+        olds.insert(name.to_string(), value);
+    });
+    let mut averages = groups::averages(olds, &news, momentum);
     named::map(teacher, &mut |name, _, old| {
+        if let Some(average) = averages.remove(name) {
+            return average;
+        }
         let Some(new) = news.remove(name) else {
             panic!("the student has no `{name}`");
         };

@@ -11,6 +11,7 @@ use burn::{
 };
 use rayon::prelude::*;
 
+use super::groups;
 use crate::{
     kernels::operation::{host, values},
     named,
@@ -23,12 +24,12 @@ pub type Gradients = BTreeMap<String, Tensor<1>>;
 /// norm does not depend on the number of threads.
 pub(super) const CHUNK: usize = 1 << 15;
 
-/// Adds gradients to others: in place where nothing else holds their memory, by all threads.
+/// Adds gradients to others: on the CPU in place where nothing else holds their memory, by all threads.
 ///
 /// # Panics
 /// When two of a name differ in size.
 pub fn add(sum: &mut Gradients, gradients: Gradients) {
-    for (name, gradient) in gradients {
+    for (name, gradient) in groups::add(sum, gradients) {
         let Some(before) = sum.remove(&name) else {
             sum.insert(name, gradient);
             continue;

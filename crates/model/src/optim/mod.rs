@@ -6,11 +6,13 @@
 //! The state goes out and comes back as named arrays, for an exact resume. Formulas are PyTorch's.
 //!
 //! On the CPU a parameter, its gradient and its moments are read and written in one pass over
-//! slices. On other devices the same formulas are tensor operations on equal shapes and numbers of
-//! the host, which Burn's fusion makes one kernel a parameter; only [`read`] waits for the device.
+//! slices. GPUs that have the kernels (`groups`) compute several parameters in one launch. Elsewhere, and for
+//! SGD, the same formulas are tensor operations on equal shapes and numbers of the host. Only [`read`] waits
+//! for the device.
 
 mod ema;
 mod gradients;
+mod groups;
 mod norms;
 mod optimizer;
 mod rules;
@@ -19,7 +21,7 @@ mod state;
 pub use crate::named::gradients;
 pub use ema::ema;
 pub use gradients::{FlatLayout, Gradients, add, average};
-pub use norms::{GradientClip, Norms, read, squares};
+pub use norms::{GradientClip, Norms, Squares, read};
 pub use optimizer::{Optimizer, decays};
 pub use rules::{OptimizerConfig, Rates, Rule};
 

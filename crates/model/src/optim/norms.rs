@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use burn::tensor::{Tensor, Transaction};
 use rayon::prelude::*;
 
-use super::gradients::{CHUNK, Gradients, on_host};
+use super::{
+    gradients::{CHUNK, Gradients, on_host},
+    groups,
+};
 use crate::kernels::{
     operation::{host, values},
     scalar::{dot, vectorized},
@@ -29,21 +32,9 @@ pub struct Norms(BTreeMap<String, f64>);
 impl Norms {
     /// Waits for the device.
     pub fn of(gradients: &Gradients) -> Self {
-        Self::new(gradients, &read(squares(gradients)))
-    }
-
-    /// From the values that [`read`] returned for [`squares`].
-    ///
-    /// # Panics
-    /// When they are not as many.
-    pub fn new(gradients: &Gradients, squares: &[f64]) -> Self {
-        assert_eq!(gradients.len(), squares.len(), "squares of the gradients");
-        let norms = gradients.keys().zip(squares);
-        Self(
-            norms
-                .map(|(name, sum)| (name.clone(), sum.sqrt()))
-                .collect(),
-        )
+        let mut squares = Squares::of(gradients);
+        let values = read(squares.take());
+        squares.norms(&values)
     }
 
     /// Norm of all gradients together.
@@ -71,29 +62,65 @@ impl Norms {
     }
 }
 
-/// Σ g² of each gradient, in the order of their names, where the gradient is: `[1]` each.
-pub fn squares(gradients: &Gradients) -> Vec<Tensor<1>> {
-    let square = |gradient: &Tensor<1>| {
-        if on_host(gradient) {
-            let sum = square_sum(values(&host(gradient.clone())));
-            Tensor::from_floats([sum as f32], &gradient.device())
-        } else {
-            gradient.clone().square().sum()
-        }
-    };
-    gradients.values().map(square).collect()
+/// Σ g² of gradients, where these are, to be read together with other numbers.
+#[derive(Debug)]
+pub struct Squares {
+    pub(super) names: Vec<String>,
+    pub(super) tensors: Vec<Tensor<1>>,
+    /// Sums of each gradient in the tensors.
+    pub(super) parts: usize,
 }
 
-/// The first value of each tensor, with one synchronization: reading them one by one would wait for
-/// each.
-pub fn read(tensors: Vec<Tensor<1>>) -> Vec<f64> {
+impl Squares {
+    /// Of these gradients.
+    pub fn of(gradients: &Gradients) -> Self {
+        if let Some(squares) = groups::squares(gradients) {
+            return squares;
+        }
+        let square = |gradient: &Tensor<1>| {
+            if on_host(gradient) {
+                let sum = square_sum(values(&host(gradient.clone())));
+                Tensor::from_floats([sum as f32], &gradient.device())
+            } else {
+                gradient.clone().square().sum()
+            }
+        };
+        Self {
+            names: gradients.keys().cloned().collect(),
+            tensors: gradients.values().map(square).collect(),
+            parts: 1,
+        }
+    }
+
+    /// The tensors to [`read`].
+    pub fn take(&mut self) -> Vec<Tensor<1>> {
+        std::mem::take(&mut self.tensors)
+    }
+
+    /// The norms, from the values of those tensors.
+    ///
+    /// # Panics
+    /// When there are fewer values.
+    pub fn norms(self, values: &[Vec<f64>]) -> Norms {
+        let values = values.concat();
+        let sums = values.chunks(self.parts).map(|parts| parts.iter().sum());
+        let sums: Vec<f64> = sums.take(self.names.len()).collect();
+        assert_eq!(sums.len(), self.names.len(), "squares of the gradients");
+        let norms = sums.into_iter().map(f64::sqrt);
+        Norms(self.names.into_iter().zip(norms).collect())
+    }
+}
+
+/// The values of each tensor, with one synchronization: reading them one by one would wait for each.
+pub fn read(tensors: Vec<Tensor<1>>) -> Vec<Vec<f64>> {
     let reads = tensors
         .into_iter()
         .fold(Transaction::default(), |reads, tensor| {
             reads.register(tensor.without_autodiff())
         });
-    let first = |data: burn::tensor::TensorData| data.iter::<f64>().next().unwrap_or(f64::NAN);
-    reads.execute().into_iter().map(first).collect()
+    { reads.execute().into_iter() }
+        .map(|data| data.iter::<f64>().collect())
+        .collect()
 }
 
 fn square_sum(values: &[f32]) -> f64 {

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 
 use super::{
-    gradients::{Gradients, on_host},
+    gradients::Gradients,
     norms::Norms,
-    rules::{Formula, OptimizerConfig, ParameterMoments, Rates, Rule},
+    rules::{self, Formula, OptimizerConfig, ParameterMoments, Rates, Rule, Update},
 };
 use crate::named;
 
@@ -49,13 +49,14 @@ impl Optimizer {
         rates: &dyn Fn(&str, &[usize]) -> Option<Rates>,
     ) -> M {
         let factors = norms.factors(self.config.clip);
-        named::map(module, &mut |name, shape, value| {
+        let mut updates = Vec::new();
+        named::visit(&module, &mut |name, shape, value| {
             let name = format!("{prefix}{name}");
             let Some(gradient) = gradients.remove(&name) else {
-                return value;
+                return;
             };
             let Some(rates) = rates(&name, shape) else {
-                return value;
+                return;
             };
             assert_eq!(gradient.dims(), value.dims(), "gradient of `{name}`");
             let moments = self
@@ -66,14 +67,21 @@ impl Optimizer {
                     first: value.zeros_like(),
                     second: (self.config.rule != Rule::Sgd).then(|| value.zeros_like()),
                 });
-            let formula = Formula::new(&self.config, rates, factors(&name), moments.steps + 1);
-            let (value, moments) = if on_host(&value) {
-                formula.on_host(value, gradient, moments)
-            } else {
-                formula.on_device(value, gradient, moments)
-            };
-            self.moments.insert(name, moments);
-            value
+            updates.push(Update {
+                formula: Formula::new(&self.config, rates, factors(&name), moments.steps + 1),
+                name,
+                value,
+                gradient,
+                moments,
+            });
+        });
+        let mut news = BTreeMap::new();
+        for (name, value, moments) in rules::apply(updates) {
+            self.moments.insert(name.clone(), moments);
+            news.insert(name, value);
+        }
+        named::map(module, &mut |name, _, value| {
+            news.remove(&format!("{prefix}{name}")).unwrap_or(value)
         })
     }
 }

@@ -4,7 +4,13 @@ use burn::{backend::Flex, tensor::Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{gradients::CHUNK, norms::GradientClip};
+use super::{
+    gradients::{CHUNK, on_host},
+    groups::{self, Updated},
+    norms::GradientClip,
+};
+#[cfg(feature = "gpu")]
+use crate::gpu::AdamScalars;
 use crate::kernels::operation::{host, values};
 
 /// Update rule.
@@ -65,6 +71,39 @@ pub(super) struct ParameterMoments {
     pub(super) first: Tensor<1>,
     /// None for SGD.
     pub(super) second: Option<Tensor<1>>,
+}
+
+/// What a step changes of a parameter, and by what.
+pub(super) struct Update {
+    pub(super) name: String,
+    pub(super) value: Tensor<1>,
+    pub(super) gradient: Tensor<1>,
+    pub(super) moments: ParameterMoments,
+    pub(super) formula: Formula,
+}
+
+/// The parameters after the step.
+pub(super) fn apply(updates: Vec<Update>) -> Vec<Updated> {
+    let updates = match groups::apply(updates) {
+        Ok(after) => return after,
+        Err(updates) => updates,
+    };
+    let after = |update: Update| {
+        let Update {
+            name,
+            value,
+            gradient,
+            moments,
+            formula,
+        } = update;
+        let (value, moments) = if on_host(&value) {
+            formula.on_host(value, gradient, moments)
+        } else {
+            formula.on_device(value, gradient, moments)
+        };
+        (name, value, moments)
+    };
+    updates.into_iter().map(after).collect()
 }
 
 /// The update rule of one parameter at one step, as scalars.
@@ -183,7 +222,24 @@ impl Formula {
         (value, self.moments(first, Some(second)))
     }
 
-    fn moments(&self, first: Tensor<1>, second: Option<Tensor<1>>) -> ParameterMoments {
+    /// For the kernel; none for SGD, which it does not compute.
+    #[cfg(feature = "gpu")]
+    pub(super) fn scalars(&self) -> Option<AdamScalars> {
+        (self.rule != Rule::Sgd).then_some(AdamScalars {
+            factor: self.factor as f32,
+            added: self.added as f32,
+            keep: self.keep as f32,
+            rate: self.rate as f32,
+            beta1: self.beta1 as f32,
+            one_minus_beta1: (1.0 - self.beta1) as f32,
+            beta2: self.beta2 as f32,
+            one_minus_beta2: (1.0 - self.beta2) as f32,
+            inverse_root: self.inverse_root as f32,
+            epsilon: self.epsilon as f32,
+        })
+    }
+
+    pub(super) fn moments(&self, first: Tensor<1>, second: Option<Tensor<1>>) -> ParameterMoments {
         ParameterMoments {
             steps: self.steps,
             first,

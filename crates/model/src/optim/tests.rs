@@ -6,6 +6,8 @@ use burn::{
 };
 
 use super::rules::{Formula, ParameterMoments};
+#[cfg(feature = "gpu")]
+use super::rules::{Update, apply};
 use super::*;
 use crate::{
     kernels::operation::{host, values},
@@ -233,4 +235,100 @@ fn the_average_is_made_in_place() {
     let moved = ema(teacher, &named::map(student, &mut |_, _, v| v + 1.0), 0.5);
     assert_ne!(place(&moved), before);
     assert_eq!(weights(&held)[0], 1.0);
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn optimizers_of_a_gpu_are_those_of_the_cpu() {
+    let device = Device::default();
+    assert!(
+        crate::gpu::supports_parameters(&[Tensor::zeros([1], &device)]),
+        "a build for GPUs is tested on one (docs/gpu.md): {device:?}"
+    );
+    // More than one launch, the last of them not full.
+    let sizes = [3, 70_000, 1, 257, 1024, 16_500, 5, 300, 2, 40, 9_000];
+    let tensors = |seed: usize, device: &Device| -> Vec<Tensor<1>> {
+        let of = |(place, count): (usize, usize)| {
+            let value = |i: usize| (i as f32 * 0.37 + (seed * 31 + place * 7) as f32).sin();
+            let values: Vec<f32> = (0..count).map(value).collect();
+            Tensor::from_floats(values.as_slice(), device)
+        };
+        sizes.into_iter().enumerate().map(of).collect()
+    };
+    let names: Vec<String> = (10..10 + sizes.len()).map(|i| format!("p{i}")).collect();
+    let run = |rule: Rule, device: &Device| -> Vec<Vec<f32>> {
+        let [values, slopes, firsts, seconds] = [0, 1, 2, 3].map(|seed| tensors(seed, device));
+        let gradients: Gradients = names.iter().cloned().zip(slopes.clone()).collect();
+        let norms = Norms::of(&gradients);
+        let rates = Rates {
+            lr: 0.03,
+            decay: 0.2,
+        };
+        let updates = (0..sizes.len()).map(|place| Update {
+            name: names[place].clone(),
+            value: values[place].clone(),
+            gradient: slopes[place].clone(),
+            moments: ParameterMoments {
+                steps: place as u64,
+                first: firsts[place].clone(),
+                second: (rule != Rule::Sgd).then(|| seconds[place].clone().square()),
+            },
+            formula: Formula::new(&config(rule), rates, 0.7, place as u64 + 1),
+        });
+        let mut found = Vec::new();
+        for (place, (name, value, moments)) in apply(updates.collect()).into_iter().enumerate() {
+            assert_eq!((&name, moments.steps), (&names[place], place as u64 + 1));
+            found.extend([Some(value), Some(moments.first), moments.second]);
+        }
+        let list = |values: Tensor<1>| values.into_data().iter::<f32>().collect();
+        let mut found: Vec<Vec<f32>> = found.into_iter().flatten().map(list).collect();
+        found.push(
+            names
+                .iter()
+                .map(|name| norms.total_of(|it| it == name) as f32)
+                .collect(),
+        );
+        found
+    };
+    for rule in [Rule::Sgd, Rule::Adam, Rule::AdamW] {
+        alike(&run(rule, &device), &run(rule, &Device::flex()));
+    }
+    // A whole step: one parameter without rates, gradients of which only one has the name of another.
+    let moved = |device: &Device| -> Vec<Vec<f32>> {
+        let module = || Two {
+            a: Param::from_data([[1.0, -2.0]], device),
+            b: Param::from_data([0.5], device),
+        };
+        let tensor = |values: &[f32]| Tensor::<1>::from_floats(values, device);
+        let mut sum = Gradients::from([("m.a".to_owned(), tensor(&[0.5, 0.25]))]);
+        let others = [("m.a", [0.125, 2.0].as_slice()), ("m.b", &[-1.0])];
+        let others = others.map(|(name, values)| (name.to_owned(), tensor(values)));
+        add(&mut sum, Gradients::from(others));
+        let norms = Norms::of(&sum);
+        let rates = |name: &str, _: &[usize]| {
+            (name == "m.a").then_some(Rates {
+                lr: 0.1,
+                decay: 0.01,
+            })
+        };
+        let mut optimizer = optimizer(Rule::AdamW);
+        let student = optimizer.step("m.", module(), &mut sum, &norms, &rates);
+        assert_eq!(optimizer.state().len(), 3);
+        let teacher = ema(module(), &student, 0.9);
+        vec![weights(&student), weights(&teacher)]
+    };
+    alike(&moved(&device), &moved(&Device::flex()));
+}
+
+/// Compares lists of values within the rounding of f32.
+#[cfg(feature = "gpu")]
+fn alike(found: &[Vec<f32>], expected: &[Vec<f32>]) {
+    assert_eq!(found.len(), expected.len());
+    for (place, (found, expected)) in found.iter().zip(expected).enumerate() {
+        assert_eq!(found.len(), expected.len(), "values of {place}");
+        let pairs = found.iter().zip(expected);
+        let apart = pairs.map(|(one, other)| (one - other).abs() / other.abs().max(1.0));
+        let worst = apart.fold(0.0, f32::max);
+        assert!(worst < 2e-6, "{place}: {worst}");
+    }
 }

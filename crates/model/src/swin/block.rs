@@ -15,8 +15,8 @@ use crate::gpu;
 use crate::{
     kernels,
     layers::{
-        self, DropFactors, EPSILON, Mlp, PatchProjection, Rng, normalize, normalize_for_product,
-        pad_end, project,
+        self, DropFactors, EPSILON, Mlp, PatchProjection, Rng, add_projected, normalize,
+        normalize_for_product, pad_end, project,
     },
     moe::{Conditioned, Moe, MoeConfig},
     parameters::{Claims, ParameterKind},
@@ -205,11 +205,11 @@ impl SwinBlock {
                 mlp.residual(x, norm2, EPSILON, later)
             }
             partition => {
-                let attended =
-                    attn.forward(normalize_for_product(x.clone(), norm1), table, partition);
-                let x = (x + DropFactors::scale(&factors, attended)).reshape(flat);
-                let branch = mlp.forward(normalize_for_product(x.clone(), norm2));
-                x + DropFactors::scale(&later, branch)
+                let normal = normalize_for_product(x.clone(), norm1);
+                let attended = attn.attend(normal, table, partition);
+                let x = add_projected(x, attended, &attn.proj, &factors).reshape(flat);
+                let normal = normalize_for_product(x.clone(), norm2);
+                mlp.add_to(x, normal, &later)
             }
         };
         x.reshape([batch, height, width, channels])
@@ -274,18 +274,19 @@ impl WindowAttention {
         kernels::attention::AttentionParameters::new(norm, &self.qkv, &self.proj, Some(table))
     }
 
-    /// x: [batch, height, width, channels], the same out; table: that of the windows.
-    fn forward(&self, x: Tensor<4>, table: Tensor<2>, partition: &Partition) -> Tensor<4> {
+    /// The weighted values, before their projection. x: [batch, height, width, channels], the same out;
+    /// table: that of the windows.
+    fn attend(&self, x: Tensor<4>, table: Tensor<2>, partition: &Partition) -> Tensor<4> {
         match partition {
             Partition::Fused(_) => unreachable!("the fused operation has the norm in it"),
             #[cfg(feature = "gpu")]
-            Partition::Kernel(windows) => self.forward_by_kernel(x, table, windows),
-            Partition::Graph(windows) => self.forward_by_graph(x, table, windows),
+            Partition::Kernel(windows) => self.attend_by_kernel(x, table, windows),
+            Partition::Graph(windows) => self.attend_by_graph(x, table, windows),
         }
     }
 
     #[cfg(feature = "gpu")]
-    fn forward_by_kernel(
+    fn attend_by_kernel(
         &self,
         x: Tensor<4>,
         table: Tensor<2>,
@@ -299,10 +300,10 @@ impl WindowAttention {
         let qkv = layers::product_as_computed(x, self.qkv.weight.val());
         let qkv = qkv.reshape([batch, height * width, 3 * channels]);
         let output = gpu::window_attention(qkv, bias, table, windows);
-        project(output.reshape([batch, height, width, channels]), &self.proj)
+        output.reshape([batch, height, width, channels])
     }
 
-    fn forward_by_graph(
+    fn attend_by_graph(
         &self,
         x: Tensor<4>,
         table: Tensor<2>,
@@ -338,7 +339,7 @@ impl WindowAttention {
             .reshape([batch, rows, columns, heads, down, right, width])
             .permute([0, 1, 4, 2, 5, 3, 6])
             .reshape([batch, rows * down, columns * right, channels]);
-        project(windows.cut.restore(output), &self.proj)
+        windows.cut.restore(output)
     }
 
     /// What is added to the scores: [1, heads, area, area], or [1, windows·heads, area, area] with

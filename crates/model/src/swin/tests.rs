@@ -17,6 +17,7 @@ use super::{
 use crate::{
     adapter::Adapter,
     kernels::{
+        self,
         tests::{assert_alike, trace},
         unfused,
     },
@@ -71,7 +72,10 @@ fn compare_blocks(
     partition: &dyn Fn(&WindowPartition) -> Partition,
 ) {
     let cpu = Device::flex().autodiff();
-    let device = device.clone().autodiff();
+    let mut device = device.clone().autodiff();
+    if seed % 2 == 1 && !kernels::fuses(&device) {
+        device = device.gradient_checkpointing();
+    }
     let mut rng = Rng::seed_from_u64(seed);
     let mut pick = |most: usize| 1 + (layers::uniform(&mut rng) * most as f64) as usize;
     let (mut heads, mut window) = (pick(3), [1 + pick(4), 1 + pick(4)]);
@@ -116,7 +120,7 @@ fn compare_blocks(
         value + noise.val()
     });
     let run = |partition: Partition, device: &Device| {
-        let case = case.clone().to_device(device);
+        let case = layers::fork(case.clone(), device);
         let windows = Windows {
             partition,
             resampling: None,

@@ -184,6 +184,9 @@ impl VitBlock {
 
         if fuse && mlp.fc1_g.is_none() {
             mlp.residual(x, norm2, self.epsilon, later)
+        } else if self.ls2.is_none() {
+            let normal = self.normalize(x.clone(), norm2);
+            mlp.add_to(x, normal, &later)
         } else {
             let branch = mlp.forward(self.normalize(x.clone(), norm2));
             let branch = LayerScale::apply(&self.ls2, branch);

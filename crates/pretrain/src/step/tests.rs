@@ -152,6 +152,12 @@ fn gradient_checkpointing_does_not_change_gradients() {
         let found = unfused(|| again.gradients(&samples).unwrap());
         let apart = difference(&expected.1, &found.1);
         assert!(apart < 1e-4, "{method}: {apart}");
+        // Burn's `fork` leaves parameters without it, so that nothing was recomputed.
+        let graph = Device::flex().autodiff().gradient_checkpointing();
+        let forked = unfused(|| StudentGraph::new(&again.student, true, &graph));
+        let weight = forked.student.trunk.dino.last_layer.weight_v.val();
+        let strategy = graph.gradient_checkpointing_strategy();
+        assert_eq!(weight.gradient_checkpointing_strategy(), strategy);
     }
 }
 
@@ -569,15 +575,16 @@ fn solider_masks_one_part() {
     let samples = samples(&trainer);
     let inputs = BatchTensors::new(&samples, trainer.grid(), Method::Solider, &Device::flex());
     let mut rng = rng_for(0, 0, "drop path");
+    let backbone = &trainer.student.trunk.backbone;
     let plain = trainer
         .student
-        .forward(&inputs, None, &mut rng, &mut |shared| shared)
+        .forward(backbone, &inputs, None, &mut rng, &mut |shared| shared)
         .parts
         .unwrap()
         .own;
     let both = trainer
         .student
-        .forward(&inputs, Some(2), &mut rng, &mut |shared| shared)
+        .forward(backbone, &inputs, Some(2), &mut rng, &mut |shared| shared)
         .parts
         .unwrap()
         .own;

@@ -1,0 +1,145 @@
+//! Kernels that compute several parameters in one launch, where the device has them ([`crate::gpu`]). Each
+//! function here does what it can; without the feature `gpu` nothing.
+
+#[cfg(feature = "gpu")]
+pub(super) use kernels::{add, apply, averages, squares};
+#[cfg(not(feature = "gpu"))]
+pub(super) use none::{add, apply, averages, squares};
+
+use burn::tensor::Tensor;
+
+use super::rules::ParameterMoments;
+
+/// Name, value and moments of a parameter.
+pub(super) type Updated = (String, Tensor<1>, ParameterMoments);
+
+#[cfg(feature = "gpu")]
+mod kernels {
+    use std::collections::BTreeMap;
+
+    use burn::tensor::Tensor;
+
+    use super::Updated;
+    use crate::{
+        gpu::{self, AdamUpdate},
+        optim::{
+            gradients::Gradients,
+            norms::Squares,
+            rules::{ParameterMoments, Update},
+        },
+    };
+
+    /// The squares of gradients.
+    pub fn squares(gradients: &Gradients) -> Option<Squares> {
+        let tensors: Vec<Tensor<1>> = gradients.values().cloned().collect();
+        gpu::supports_parameters(&tensors).then(|| Squares {
+            names: gradients.keys().cloned().collect(),
+            tensors: gpu::square_sums(tensors),
+            parts: gpu::PARTS,
+        })
+    }
+
+    /// The parameters after a step, or the updates again.
+    pub fn apply(updates: Vec<Update>) -> Result<Vec<Updated>, Vec<Update>> {
+        let values: Vec<Tensor<1>> = updates.iter().map(|it| it.value.clone()).collect();
+        let kernel = |update: &Update| {
+            let ParameterMoments { first, second, .. } = &update.moments;
+            Some(AdamUpdate {
+                state: [update.value.clone(), first.clone(), second.clone()?],
+                gradient: update.gradient.clone(),
+                scalars: update.formula.scalars()?,
+            })
+        };
+        let kernels: Option<Vec<AdamUpdate>> = updates.iter().map(kernel).collect();
+        let Some(kernels) = kernels.filter(|_| gpu::supports_parameters(&values)) else {
+            return Err(updates);
+        };
+        // What is held twice would stay until the last launch.
+        drop(values);
+        let names: Vec<_> = { updates.into_iter() }
+            .map(|update| (update.name, update.formula))
+            .collect();
+        let after = names.into_iter().zip(gpu::adam_steps(kernels));
+        Ok(after
+            .map(|((name, formula), [value, first, second])| {
+                (name, value, formula.moments(first, Some(second)))
+            })
+            .collect())
+    }
+
+    /// Adds gradients to those of the same name; returns the others.
+    pub fn add(sum: &mut Gradients, mut gradients: Gradients) -> Gradients {
+        let both = |name: &String| sum.contains_key(name);
+        let names: Vec<String> = gradients.keys().filter(|it| both(it)).cloned().collect();
+        let tensors: Vec<Tensor<1>> = { names.iter() }
+            .flat_map(|name| [&sum[name], &gradients[name]])
+            .cloned()
+            .collect();
+        if !gpu::supports_parameters(&tensors) {
+            return gradients;
+        }
+        drop(tensors);
+        let mut pairs = Vec::new();
+        for name in &names {
+            if let (Some(before), Some(gradient)) = (sum.remove(name), gradients.remove(name)) {
+                assert_eq!(before.dims(), gradient.dims(), "gradients of `{name}`");
+                pairs.push([before, gradient]);
+            }
+        }
+        sum.extend(names.into_iter().zip(gpu::weighted_sums(pairs, [1.0; 2])));
+        gradients
+    }
+
+    /// momentum·old + (1 − momentum)·new of parameters that both have.
+    pub fn averages(
+        olds: BTreeMap<String, Tensor<1>>,
+        news: &BTreeMap<String, Tensor<1>>,
+        momentum: f64,
+    ) -> BTreeMap<String, Tensor<1>> {
+        let (mut names, mut pairs) = (Vec::new(), Vec::new());
+        for (name, old) in olds {
+            if let Some(new) = news.get(&name) {
+                assert_eq!(old.dims(), new.dims(), "`{name}`");
+                pairs.push([old, new.clone()]);
+                names.push(name);
+            }
+        }
+        if !gpu::supports_parameters(&pairs.concat()) {
+            return BTreeMap::new();
+        }
+        let weights = [momentum, 1.0 - momentum];
+        { names.into_iter() }
+            .zip(gpu::weighted_sums(pairs, weights))
+            .collect()
+    }
+}
+
+#[cfg(not(feature = "gpu"))]
+mod none {
+    use std::collections::BTreeMap;
+
+    use burn::tensor::Tensor;
+
+    use super::Updated;
+    use crate::optim::{gradients::Gradients, norms::Squares, rules::Update};
+
+    pub fn squares(_: &Gradients) -> Option<Squares> {
+        None
+    }
+
+    pub fn apply(updates: Vec<Update>) -> Result<Vec<Updated>, Vec<Update>> {
+        Err(updates)
+    }
+
+    pub fn add(_: &mut Gradients, gradients: Gradients) -> Gradients {
+        gradients
+    }
+
+    pub fn averages(
+        _: BTreeMap<String, Tensor<1>>,
+        _: &BTreeMap<String, Tensor<1>>,
+        _: f64,
+    ) -> BTreeMap<String, Tensor<1>> {
+        BTreeMap::new()
+    }
+}

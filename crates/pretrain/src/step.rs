@@ -117,9 +117,9 @@ struct ShareGradients {
 /// A student in a graph of its own.
 struct StudentGraph {
     student: Student,
-    /// The same backbone once more, for the local views: on GPUs the gradients of the two sizes of views are
-    /// then added for several parameters in one launch, where Burn's graph has one for each parameter. It costs the memory of
-    /// the backbone's gradients. None on the CPU.
+    /// The same backbone once more, for the local views: on GPUs the gradients of the two sizes of views
+    /// are then added for several parameters in one launch, where Burn's graph has one for each. It costs
+    /// the memory of the backbone's gradients. None on the CPU.
     local_backbone: Option<Backbone>,
 }
 

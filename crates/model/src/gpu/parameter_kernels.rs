@@ -80,30 +80,18 @@ pub struct AdamScalars {
 impl AdamScalars {
     /// As an argument of [`adam_step`].
     pub fn launch(self) -> AdamScalarsLaunch {
-        let Self {
-            factor,
-            added,
-            keep,
-            rate,
-            beta1,
-            one_minus_beta1,
-            beta2,
-            one_minus_beta2,
-            inverse_root,
-            epsilon,
-        } = self;
         // In the order of the fields.
         AdamScalarsLaunch::new(
-            factor,
-            added,
-            keep,
-            rate,
-            beta1,
-            one_minus_beta1,
-            beta2,
-            one_minus_beta2,
-            inverse_root,
-            epsilon,
+            self.factor,
+            self.added,
+            self.keep,
+            self.rate,
+            self.beta1,
+            self.one_minus_beta1,
+            self.beta2,
+            self.one_minus_beta2,
+            self.inverse_root,
+            self.epsilon,
         )
     }
 }

@@ -22,16 +22,16 @@ const BINDINGS: usize = 7;
 
 /// Whether kernels compute these parameters, or gradients or averages of such, in this thread: f32 on one
 /// device that has the kernels.
-pub fn supports_parameters(tensors: &[Tensor<1>]) -> bool {
-    let Some(device) = tensors.first().map(Tensor::device) else {
+pub fn supports_parameters<'a>(mut tensors: impl Iterator<Item = &'a Tensor<1>> + Clone) -> bool {
+    let Some(device) = tensors.clone().next().map(Tensor::device) else {
         return false;
     };
     let alike = |tensor: &Tensor<1>| tensor.dtype() == DType::F32 && tensor.device() == device;
-    let most = tensors.iter().map(size).max().unwrap_or(0);
+    let most = tensors.clone().map(size).max().unwrap_or(0);
     limits(&device, most).is_some_and(|limits| {
         GROUP * BINDINGS < limits.max_bindings as usize
             && UNITS <= limits.max_units_per_cube as usize
-    }) && tensors.iter().all(alike)
+    }) && tensors.all(alike)
 }
 
 /// Σ g² of each gradient, in [`PARTS`] sums one after the other, and then those of tensors that fill the last
@@ -40,10 +40,7 @@ pub fn supports_parameters(tensors: &[Tensor<1>]) -> bool {
 /// # Shapes
 /// - gradients: any number of tensors of any size
 pub fn square_sums(gradients: Vec<Tensor<1>>) -> Vec<Tensor<1>> {
-    let Some(filler) = gradients.iter().min_by_key(|it| size(it)).cloned() else {
-        return Vec::new();
-    };
-    in_groups(gradients, filler)
+    in_groups(gradients, size)
         .map(|(some, _)| Tensor::from_dispatch(Dispatch::square_sums(Group::of(some))))
         .collect()
 }
@@ -64,12 +61,8 @@ pub struct AdamUpdate {
 
 /// Values and moments after a step of Adam or AdamW.
 pub fn adam_steps(updates: Vec<AdamUpdate>) -> Vec<AdamState> {
-    let smallest = updates.iter().min_by_key(|it| size(&it.gradient));
-    let Some(filler) = smallest.cloned() else {
-        return Vec::new();
-    };
     let mut after = Vec::with_capacity(updates.len());
-    for (some, count) in in_groups(updates, filler) {
+    for (some, count) in in_groups(updates, |update| size(&update.gradient)) {
         let scalars = some.iter().map(|update| update.scalars).collect();
         let [mut values, mut firsts, mut seconds, mut gradients] = [(); 4].map(|()| Vec::new());
         for update in some {
@@ -96,10 +89,7 @@ pub fn adam_steps(updates: Vec<AdamUpdate>) -> Vec<AdamState> {
 
 /// a·first + b·second of each pair.
 pub fn weighted_sums(pairs: Vec<[Tensor<1>; 2]>, weights: [f64; 2]) -> Vec<Tensor<1>> {
-    let Some(filler) = pairs.iter().min_by_key(|[first, _]| size(first)).cloned() else {
-        return Vec::new();
-    };
-    in_groups(pairs, filler)
+    in_groups(pairs, |[first, _]| size(first))
         .flat_map(|(some, count)| {
             let (firsts, seconds) = some.into_iter().map(<[_; 2]>::into).unzip();
             Dispatch::weighted_sums(Group::of(firsts), Group::of(seconds), weights).tensors(count)
@@ -111,14 +101,18 @@ fn size(tensor: &Tensor<1>) -> usize {
     tensor.dims()[0]
 }
 
-/// [`GROUP`] items after another, the last ones with copies of `filler`, and how many are none. A group is
-/// given away, so that what it alone holds is free after its launch.
-fn in_groups<T: Clone>(items: Vec<T>, filler: T) -> impl Iterator<Item = (Vec<T>, usize)> {
+/// [`GROUP`] items after another, and how many of them are items: copies of the smallest one, which costs
+/// least, fill the last group. A group is given away, so that what it alone holds is free after its launch.
+fn in_groups<T: Clone>(
+    items: Vec<T>,
+    size: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = (Vec<T>, usize)> {
+    let smallest = items.iter().min_by_key(|item| size(item)).cloned();
     let mut items = items.into_iter();
     std::iter::from_fn(move || {
         let mut some: Vec<T> = items.by_ref().take(GROUP).collect();
         let count = some.len();
-        some.resize(GROUP, filler.clone());
+        some.resize(GROUP, smallest.clone()?);
         (count > 0).then_some((some, count))
     })
 }

@@ -24,11 +24,7 @@ pub fn ema<T: Module, S: Module>(teacher: T, student: &S, momentum: f64) -> T {
     named::visit(student, &mut |name, _, value| {
         news.insert(name.to_string(), value);
     });
-    let mut olds = BTreeMap::new();
-    named::visit(&teacher, &mut |name, _, value| {
-        olds.insert(name.to_string(), value);
-    });
-    let mut averages = groups::averages(olds, &news, momentum);
+    let mut averages = groups::averages(&teacher, &news, momentum);
     named::map(teacher, &mut |name, _, old| {
         if let Some(average) = averages.remove(name) {
             return average;

@@ -17,11 +17,12 @@ pub(super) type Updated = (String, Tensor<1>, ParameterMoments);
 mod kernels {
     use std::collections::BTreeMap;
 
-    use burn::tensor::Tensor;
+    use burn::{module::Module, tensor::Tensor};
 
     use super::Updated;
     use crate::{
         gpu::{self, AdamUpdate},
+        named,
         optim::{
             gradients::Gradients,
             norms::Squares,
@@ -31,17 +32,18 @@ mod kernels {
 
     /// The squares of gradients.
     pub fn squares(gradients: &Gradients) -> Option<Squares> {
-        let tensors: Vec<Tensor<1>> = gradients.values().cloned().collect();
-        gpu::supports_parameters(&tensors).then(|| Squares {
+        gpu::supports_parameters(gradients.values()).then(|| Squares {
             names: gradients.keys().cloned().collect(),
-            tensors: gpu::square_sums(tensors),
+            tensors: gpu::square_sums(gradients.values().cloned().collect()),
             parts: gpu::PARTS,
         })
     }
 
     /// The parameters after a step, or the updates again.
     pub fn apply(updates: Vec<Update>) -> Result<Vec<Updated>, Vec<Update>> {
-        let values: Vec<Tensor<1>> = updates.iter().map(|it| it.value.clone()).collect();
+        if !gpu::supports_parameters(updates.iter().map(|update| &update.value)) {
+            return Err(updates);
+        }
         let kernel = |update: &Update| {
             let ParameterMoments { first, second, .. } = &update.moments;
             Some(AdamUpdate {
@@ -51,11 +53,9 @@ mod kernels {
             })
         };
         let kernels: Option<Vec<AdamUpdate>> = updates.iter().map(kernel).collect();
-        let Some(kernels) = kernels.filter(|_| gpu::supports_parameters(&values)) else {
+        let Some(kernels) = kernels else {
             return Err(updates);
         };
-        // What is held twice would stay until the last launch.
-        drop(values);
         let names: Vec<_> = { updates.into_iter() }
             .map(|update| (update.name, update.formula))
             .collect();
@@ -71,14 +71,10 @@ mod kernels {
     pub fn add(sum: &mut Gradients, mut gradients: Gradients) -> Gradients {
         let both = |name: &String| sum.contains_key(name);
         let names: Vec<String> = gradients.keys().filter(|it| both(it)).cloned().collect();
-        let tensors: Vec<Tensor<1>> = { names.iter() }
-            .flat_map(|name| [&sum[name], &gradients[name]])
-            .cloned()
-            .collect();
-        if !gpu::supports_parameters(&tensors) {
+        let tensors = { names.iter() }.flat_map(|name| [&sum[name], &gradients[name]]);
+        if !gpu::supports_parameters(tensors) {
             return gradients;
         }
-        drop(tensors);
         let mut pairs = Vec::new();
         for name in &names {
             if let (Some(before), Some(gradient)) = (sum.remove(name), gradients.remove(name)) {
@@ -90,21 +86,21 @@ mod kernels {
         gradients
     }
 
-    /// momentum·old + (1 − momentum)·new of parameters that both have.
-    pub fn averages(
-        olds: BTreeMap<String, Tensor<1>>,
+    /// momentum·old + (1 − momentum)·new of the teacher's parameters that have a new value.
+    pub fn averages<T: Module>(
+        teacher: &T,
         news: &BTreeMap<String, Tensor<1>>,
         momentum: f64,
     ) -> BTreeMap<String, Tensor<1>> {
         let (mut names, mut pairs) = (Vec::new(), Vec::new());
-        for (name, old) in olds {
-            if let Some(new) = news.get(&name) {
+        named::visit(teacher, &mut |name, _, old| {
+            if let Some(new) = news.get(name) {
                 assert_eq!(old.dims(), new.dims(), "`{name}`");
                 pairs.push([old, new.clone()]);
-                names.push(name);
+                names.push(name.to_owned());
             }
-        }
-        if !gpu::supports_parameters(&pairs.concat()) {
+        });
+        if !gpu::supports_parameters(pairs.iter().flatten()) {
             return BTreeMap::new();
         }
         let weights = [momentum, 1.0 - momentum];
@@ -118,7 +114,7 @@ mod kernels {
 mod none {
     use std::collections::BTreeMap;
 
-    use burn::tensor::Tensor;
+    use burn::{module::Module, tensor::Tensor};
 
     use super::Updated;
     use crate::optim::{gradients::Gradients, norms::Squares, rules::Update};
@@ -135,8 +131,8 @@ mod none {
         gradients
     }
 
-    pub fn averages(
-        _: BTreeMap<String, Tensor<1>>,
+    pub fn averages<T: Module>(
+        _: &T,
         _: &BTreeMap<String, Tensor<1>>,
         _: f64,
     ) -> BTreeMap<String, Tensor<1>> {

@@ -242,7 +242,7 @@ fn the_average_is_made_in_place() {
 fn optimizers_of_a_gpu_are_those_of_the_cpu() {
     let device = Device::default();
     assert!(
-        crate::gpu::supports_parameters(&[Tensor::zeros([1], &device)]),
+        crate::gpu::supports_parameters([Tensor::zeros([1], &device)].iter()),
         "a build for GPUs is tested on one (docs/gpu.md): {device:?}"
     );
     // More than one launch, the last of them not full.

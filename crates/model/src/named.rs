@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use burn::{
     module::{Module, ModuleMapper, ModuleVisitor, Param},
-    tensor::{Gradients, Tensor},
+    tensor::{self, Tensor},
 };
 
 /// Values of one tensor, row-major.
@@ -23,6 +23,9 @@ pub struct HostTensor {
 
 /// Tensors by name.
 pub type StateDict = BTreeMap<String, HostTensor>;
+
+/// Gradients by parameter name, flattened, outside autodiff.
+pub type Gradients = BTreeMap<String, Tensor<1>>;
 
 /// Where a walk through a module stands.
 #[derive(Debug, Default)]
@@ -126,11 +129,11 @@ pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) ->
 
 /// Gradients of a module's trained parameters by name, flattened, outside autodiff. A parameter
 /// that the loss did not reach has no entry.
-pub fn gradients<M: Module>(module: &M, gradients: &mut Gradients) -> BTreeMap<String, Tensor<1>> {
+pub fn gradients<M: Module>(module: &M, gradients: &mut tensor::Gradients) -> Gradients {
     struct Visitor<'a> {
         path: NamePath,
-        from: &'a mut Gradients,
-        found: BTreeMap<String, Tensor<1>>,
+        from: &'a mut tensor::Gradients,
+        found: Gradients,
     }
     impl ModuleVisitor for Visitor<'_> {
         fn enter_module(&mut self, name: &str, container: &str) {
@@ -150,7 +153,7 @@ pub fn gradients<M: Module>(module: &M, gradients: &mut Gradients) -> BTreeMap<S
     let mut visitor = Visitor {
         path: NamePath::default(),
         from: gradients,
-        found: BTreeMap::new(),
+        found: Gradients::new(),
     };
     module.visit(&mut visitor);
     visitor.found

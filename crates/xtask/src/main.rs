@@ -1,5 +1,6 @@
 //! Chores of the repository: `cargo xtask ci` is the one gate, `cargo xtask check-deps` compares
-//! the crates with the table in the README, `cargo xtask structure` counts the code.
+//! the crates with the table in the README and finds files that import one another in a circle,
+//! `cargo xtask structure` counts the code.
 #![allow(clippy::print_stdout)]
 
 mod dependencies;
@@ -19,7 +20,8 @@ fn main() -> Result<()> {
         ["check-deps"] => {
             let metadata = metadata()?;
             dependencies::check(&metadata)?;
-            rust_version::check(&metadata)
+            rust_version::check(&metadata)?;
+            structure::check(&metadata)
         }
         ["structure", ..] => structure::structure(&metadata()?, &arguments[1..]),
         _ => bail!(

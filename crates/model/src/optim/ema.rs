@@ -6,8 +6,8 @@ use burn::{backend::Flex, module::Module, tensor::Tensor};
 use rayon::prelude::*;
 
 use super::{
-    gradients::{CHUNK, on_host},
     groups,
+    host::{CHUNK, on_host},
 };
 use crate::{
     kernels::operation::{host, values},

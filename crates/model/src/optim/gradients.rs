@@ -11,18 +11,14 @@ use burn::{
 };
 use rayon::prelude::*;
 
-use super::groups;
+use super::{
+    groups,
+    host::{CHUNK, on_host},
+};
 use crate::{
     kernels::operation::{host, values},
-    named,
+    named::{self, Gradients},
 };
-
-/// Gradients by parameter name, flattened, outside autodiff.
-pub type Gradients = BTreeMap<String, Tensor<1>>;
-
-/// Values per task of a parallel pass. Partial sums are added in the order of the chunks, so that a
-/// norm does not depend on the number of threads.
-pub(super) const CHUNK: usize = 1 << 15;
 
 /// Adds gradients to others: on the CPU in place where nothing else holds their memory, by all threads.
 ///
@@ -198,9 +194,4 @@ impl FlatLayout {
         }
         gradients
     }
-}
-
-/// Whether the tensor's memory is the host's.
-pub(super) fn on_host(tensor: &Tensor<1>) -> bool {
-    tensor.device() == Device::flex()
 }

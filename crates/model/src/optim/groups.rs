@@ -2,16 +2,20 @@
 //! function here does what it can; without the feature `gpu` nothing.
 
 #[cfg(feature = "gpu")]
-pub(super) use kernels::{add, apply, averages, squares};
+pub use kernels::{add, apply, averages, squares};
 #[cfg(not(feature = "gpu"))]
-pub(super) use none::{add, apply, averages, squares};
+pub use none::{add, apply, averages, squares};
 
 use burn::tensor::Tensor;
 
-use super::rules::ParameterMoments;
-
-/// Name, value and moments of a parameter.
-pub(super) type Updated = (String, Tensor<1>, ParameterMoments);
+/// Sums of squares of gradients.
+#[derive(Debug)]
+pub struct SquareSums {
+    /// Where they are: those of one gradient after those of another.
+    pub tensors: Vec<Tensor<1>>,
+    /// Sums of each gradient.
+    pub parts: usize,
+}
 
 #[cfg(feature = "gpu")]
 mod kernels {
@@ -19,21 +23,16 @@ mod kernels {
 
     use burn::{module::Module, tensor::Tensor};
 
-    use super::Updated;
+    use super::SquareSums;
     use crate::{
         gpu::{self, AdamUpdate},
-        named,
-        optim::{
-            gradients::Gradients,
-            norms::Squares,
-            rules::{ParameterMoments, Update},
-        },
+        named::{self, Gradients},
+        optim::rules::{ParameterMoments, Update, Updated},
     };
 
     /// The squares of gradients.
-    pub fn squares(gradients: &Gradients) -> Option<Squares> {
-        gpu::supports_parameters(gradients.values()).then(|| Squares {
-            names: gradients.keys().cloned().collect(),
+    pub fn squares(gradients: &Gradients) -> Option<SquareSums> {
+        gpu::supports_parameters(gradients.values()).then(|| SquareSums {
             tensors: gpu::square_sums(gradients.values().cloned().collect()),
             parts: gpu::PARTS,
         })
@@ -116,10 +115,13 @@ mod none {
 
     use burn::{module::Module, tensor::Tensor};
 
-    use super::Updated;
-    use crate::optim::{gradients::Gradients, norms::Squares, rules::Update};
+    use super::SquareSums;
+    use crate::{
+        named::Gradients,
+        optim::rules::{Update, Updated},
+    };
 
-    pub fn squares(_: &Gradients) -> Option<Squares> {
+    pub fn squares(_: &Gradients) -> Option<SquareSums> {
         None
     }
 

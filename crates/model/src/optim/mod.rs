@@ -13,17 +13,18 @@
 mod ema;
 mod gradients;
 mod groups;
+mod host;
 mod norms;
 mod optimizer;
 mod rules;
 mod state;
 
-pub use crate::named::gradients;
+pub use crate::named::{Gradients, gradients};
 pub use ema::ema;
-pub use gradients::{FlatLayout, Gradients, add, average};
-pub use norms::{GradientClip, Norms, Squares, read};
+pub use gradients::{FlatLayout, add, average};
+pub use norms::{Norms, Squares, read};
 pub use optimizer::{Optimizer, decays};
-pub use rules::{OptimizerConfig, Rates, Rule};
+pub use rules::{GradientClip, OptimizerConfig, Rates, Rule};
 
 #[cfg(test)]
 mod tests;

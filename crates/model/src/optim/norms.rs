@@ -6,24 +6,17 @@ use burn::tensor::{Tensor, Transaction};
 use rayon::prelude::*;
 
 use super::{
-    gradients::{CHUNK, Gradients, on_host},
-    groups,
+    groups::{self, SquareSums},
+    host::{CHUNK, on_host},
+    rules::GradientClip,
 };
-use crate::kernels::{
-    operation::{host, values},
-    scalar::{dot, vectorized},
+use crate::{
+    kernels::{
+        operation::{host, values},
+        scalar::{dot, vectorized},
+    },
+    named::Gradients,
 };
-
-/// Limit of the gradient's norm.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum GradientClip {
-    /// No limit.
-    None,
-    /// Each tensor's norm, as DINO does.
-    PerTensor(f64),
-    /// The norm of all gradients together.
-    Global(f64),
-}
 
 /// Norms of gradients by name.
 #[derive(Debug, Clone, Default)]
@@ -65,18 +58,13 @@ impl Norms {
 /// Σ g² of gradients, where these are, to be read together with other numbers.
 #[derive(Debug)]
 pub struct Squares {
-    pub(super) names: Vec<String>,
-    pub(super) tensors: Vec<Tensor<1>>,
-    /// Sums of each gradient in the tensors.
-    pub(super) parts: usize,
+    names: Vec<String>,
+    sums: SquareSums,
 }
 
 impl Squares {
     /// Of these gradients.
     pub fn of(gradients: &Gradients) -> Self {
-        if let Some(squares) = groups::squares(gradients) {
-            return squares;
-        }
         let square = |gradient: &Tensor<1>| {
             if on_host(gradient) {
                 let sum = square_sum(values(&host(gradient.clone())));
@@ -87,14 +75,16 @@ impl Squares {
         };
         Self {
             names: gradients.keys().cloned().collect(),
-            tensors: gradients.values().map(square).collect(),
-            parts: 1,
+            sums: groups::squares(gradients).unwrap_or_else(|| SquareSums {
+                tensors: gradients.values().map(square).collect(),
+                parts: 1,
+            }),
         }
     }
 
     /// The tensors to [`read`].
     pub fn take(&mut self) -> Vec<Tensor<1>> {
-        std::mem::take(&mut self.tensors)
+        std::mem::take(&mut self.sums.tensors)
     }
 
     /// The norms, from the values of those tensors.
@@ -103,7 +93,9 @@ impl Squares {
     /// When there are fewer values.
     pub fn norms(self, values: &[Vec<f64>]) -> Norms {
         let values = values.concat();
-        let sums = values.chunks(self.parts).map(|parts| parts.iter().sum());
+        let sums = values
+            .chunks(self.sums.parts)
+            .map(|parts| parts.iter().sum());
         let sums: Vec<f64> = sums.take(self.names.len()).collect();
         assert_eq!(sums.len(), self.names.len(), "squares of the gradients");
         let norms = sums.into_iter().map(f64::sqrt);

@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 
 use super::{
-    gradients::Gradients,
+    groups,
     norms::Norms,
-    rules::{self, Formula, OptimizerConfig, ParameterMoments, Rates, Rule, Update},
+    rules::{Formula, OptimizerConfig, ParameterMoments, Rates, Rule, Update, Updated},
 };
-use crate::named;
+use crate::named::{self, Gradients};
 
 /// Whether weight decay acts on a parameter of a head or of CLIP: not on vectors, which are biases
 /// and norms (timm's `param_groups_weight_decay`). A backbone says so of each of its parameters
@@ -76,7 +76,7 @@ impl Optimizer {
             });
         });
         let mut news = BTreeMap::new();
-        for (name, value, moments) in rules::apply(updates) {
+        for (name, value, moments) in apply(updates) {
             self.moments.insert(name.clone(), moments);
             news.insert(name, value);
         }
@@ -84,4 +84,10 @@ impl Optimizer {
             news.remove(&format!("{prefix}{name}")).unwrap_or(value)
         })
     }
+}
+
+/// The parameters after a step.
+pub(super) fn apply(updates: Vec<Update>) -> Vec<Updated> {
+    groups::apply(updates)
+        .unwrap_or_else(|updates| updates.into_iter().map(Update::apply).collect())
 }

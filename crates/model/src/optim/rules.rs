@@ -4,11 +4,7 @@ use burn::{backend::Flex, tensor::Tensor};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::{
-    gradients::{CHUNK, on_host},
-    groups::{self, Updated},
-    norms::GradientClip,
-};
+use super::host::{CHUNK, on_host};
 #[cfg(feature = "gpu")]
 use crate::gpu::AdamScalars;
 use crate::kernels::operation::{host, values};
@@ -24,6 +20,17 @@ pub enum Rule {
     Adam,
     /// p ← p·(1 − lr·decay), then Adam (Loshchilov and Hutter 2019).
     AdamW,
+}
+
+/// Limit of the gradient's norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum GradientClip {
+    /// No limit.
+    None,
+    /// Each tensor's norm, as DINO does.
+    PerTensor(f64),
+    /// The norm of all gradients together.
+    Global(f64),
 }
 
 /// Constants of an optimizer.
@@ -82,28 +89,26 @@ pub(super) struct Update {
     pub(super) formula: Formula,
 }
 
-/// The parameters after the step.
-pub(super) fn apply(updates: Vec<Update>) -> Vec<Updated> {
-    let updates = match groups::apply(updates) {
-        Ok(after) => return after,
-        Err(updates) => updates,
-    };
-    let after = |update: Update| {
-        let Update {
+/// Name, value and moments of a parameter after a step.
+pub(super) type Updated = (String, Tensor<1>, ParameterMoments);
+
+impl Update {
+    /// The parameter after the step.
+    pub(super) fn apply(self) -> Updated {
+        let Self {
             name,
             value,
             gradient,
             moments,
             formula,
-        } = update;
+        } = self;
         let (value, moments) = if on_host(&value) {
             formula.on_host(value, gradient, moments)
         } else {
             formula.on_device(value, gradient, moments)
         };
         (name, value, moments)
-    };
-    updates.into_iter().map(after).collect()
+    }
 }
 
 /// The update rule of one parameter at one step, as scalars.

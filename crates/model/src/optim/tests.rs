@@ -6,9 +6,9 @@ use burn::{
 };
 
 use super::rules::{Formula, ParameterMoments};
-#[cfg(feature = "gpu")]
-use super::rules::{Update, apply};
 use super::*;
+#[cfg(feature = "gpu")]
+use super::{optimizer::apply, rules::Update};
 use crate::{
     kernels::operation::{host, values},
     named::{self, StateDict},

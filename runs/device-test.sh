@@ -45,14 +45,14 @@ mkdir cpu device
 # A difference is seen in the table of all; nothing else would be worth running after a command that does not end.
 run device bench "$clasp" bench compare --device "$device" --set run.precision=f32 || [ -s device/bench.json ]
 
-# f32 on both sides, all steps at the full rate, one part of a batch; small views, so that a CPU is fast.
+# f32 on both sides, all steps at the full rate, a batch of pre-training in two parts; small views, so that a CPU is fast.
 small=(--set "run.log_every=1" --set "optimizer.warmup_epochs=0" --set "model.backbone=$model")
 for side in cpu device; do
     on=(--device cpu)
     [ $side = device ] && on=(--device "$device")
     run $side label "$clasp" label people/unlabeled --out $side/labels "${on[@]}"
     run $side pretrain "$clasp" pretrain mini "${on[@]}" --out $side/pretrain --set data.images=people/unlabeled \
-        --set data.labels=cpu/labels "${small[@]}" --set run.precision=f32 --set run.replicas=1 --set run.batch=8 \
+        --set data.labels=cpu/labels "${small[@]}" --set run.precision=f32 --set run.replicas=1 --set run.batch=8 --set run.accumulate=2 \
         --set "run.steps=$steps" --set "views.global_size=[64, 32]" --set "views.local_size=[32, 16]"
     # What follows starts from the CPU's weights on both sides, so that each command is compared alone.
     run $side embed "$clasp" embed people/unlabeled "${on[@]}" --model cpu/pretrain --out $side/features.npy

@@ -491,6 +491,20 @@ impl Backbone {
         }
     }
 
+    /// A copy for passes in the thread's precision, until the weights change. On devices other than the
+    /// CPU, in bf16, the weights of the shared blocks' layers are bf16, so that no product casts its
+    /// weight; elsewhere it is the backbone itself. The gradient of such a weight is bf16, and so is
+    /// the sum of several in one pass ([`crate::optim::gradients`] returns f32).
+    ///
+    /// Its passes panic in another precision.
+    pub fn with_cast_weights(mut self) -> Self {
+        layers::cast_weights(match &mut self {
+            Self::Swin(swin) => swin.factors_mut(),
+            Self::Vit(vit) => vit.factors_mut(),
+        });
+        self
+    }
+
     /// The same with a mask token, zeros at first, for pre-training with masked patches.
     pub fn with_mask_token(mut self, device: &Device) -> Self {
         match &mut self {

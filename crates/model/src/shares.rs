@@ -3,6 +3,8 @@
 use burn::tensor::Device;
 use rayon::{ThreadPool, ThreadPoolBuildError, ThreadPoolBuilder};
 
+use crate::kernels::Mode;
+
 /// A thread for each replica of a network in training; none for a single one, which works where it
 /// is called.
 #[derive(Debug)]
@@ -21,7 +23,8 @@ impl Replicas {
             .map(Self)
     }
 
-    /// Runs `work` on every share of a batch, each on its replica's thread; results are in order.
+    /// Runs `work` on every share of a batch, each on its replica's thread, whose operations compute as
+    /// those of this thread do (precision, fused or not); results are in order.
     pub fn map<S: Send, R: Send>(
         &self,
         shares: Vec<S>,
@@ -33,11 +36,11 @@ impl Replicas {
                 .map(|(replica, share)| work(replica, share))
                 .collect();
         }
-        let work = &work;
+        let (work, mode) = (&work, Mode::current());
         std::thread::scope(|scope| {
             let threads: Vec<_> = { self.0.iter().zip(shares) }
                 .map(|(pool, (replica, share))| {
-                    scope.spawn(move || pool.install(|| work(replica, share)))
+                    scope.spawn(move || pool.install(|| mode.within(|| work(replica, share))))
                 })
                 .collect();
             { threads.into_iter() }
@@ -91,6 +94,15 @@ impl Shares {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn replicas_compute_as_the_thread_that_starts_them() {
+        let replicas = Replicas::new(2).unwrap();
+        let fuses = || replicas.map(vec![(); 2], |_, ()| crate::fuses(&Device::flex()));
+        assert_eq!(fuses(), [true; 2]);
+        assert_eq!(crate::unfused(fuses), [false; 2]);
+        assert_eq!(fuses(), [true; 2]);
+    }
 
     #[test]
     fn replicas_are_the_cpus() {

@@ -392,6 +392,7 @@ impl Pretrainer {
         let [part_size, share_size] = [self.share.images_of_part(), self.share.images_of_share()];
         let masks = self.masks(samples, share_size);
         let (targets, patch_targets) = self.targets(samples, &masks, part_size, share_size)?;
+        let student = { self.plan.precision }.within(|| self.student.clone().with_cast_weights());
         let BatchTargets {
             shares: targets,
             mean_logits,
@@ -418,7 +419,7 @@ impl Pretrainer {
                 .collect();
             add_shared(&mut shared, std::mem::take(&mut passes));
             let results = self.replicas.map(inputs, |replica, inputs| {
-                self.share_gradients(&inputs, [part, replica], observe)
+                self.share_gradients(&student, &inputs, [part, replica], observe)
             });
             for result in results {
                 optim::add(&mut gradients, result.gradients);
@@ -497,6 +498,7 @@ impl Pretrainer {
     ) -> Result<(BatchTargets, PatchTargets), CollectiveError> {
         let temperature = ScheduledValues::at(&self.plan, self.step).teacher_temperature;
         let precision = self.plan.precision;
+        let teacher = precision.within(|| self.teacher.clone().with_cast_weights());
         // By share, one tensor [batch, prototypes] a view.
         let mut logits: Vec<(Vec<Tensor<2>>, Option<Tensor<2>>)> = Vec::new();
         let mut masks = masks.iter();
@@ -506,7 +508,7 @@ impl Pretrainer {
                 let method = self.plan.recipe.method;
                 let inputs = BatchTensors::of_globals(samples, method, &self.device);
                 let inputs = inputs.masked(masks.as_ref());
-                precision.within(|| self.teacher.project(&inputs))
+                precision.within(|| teacher.project(&inputs))
             }));
         }
         let loss = &self.plan.recipe.loss;
@@ -518,9 +520,10 @@ impl Pretrainer {
         Ok((targets, patches))
     }
 
-    /// Forward and backward pass of the student over a share.
+    /// Forward and backward pass of the student, with cast weights, over a share.
     fn share_gradients(
         &self,
+        student: &Student,
         share: &ShareInputs<'_>,
         [part, replica]: [usize; 2],
         observe: bool,
@@ -541,7 +544,7 @@ impl Pretrainer {
         if checkpointing && !fuses(&self.device) {
             graph = graph.gradient_checkpointing();
         }
-        let student = StudentGraph::new(&self.student, inputs.locals.is_some(), &graph);
+        let student = StudentGraph::new(student, inputs.locals.is_some(), &graph);
         let classes = self
             .vocabulary
             .as_ref()

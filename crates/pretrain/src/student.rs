@@ -145,6 +145,14 @@ impl Student {
         }
     }
 
+    /// See [`Backbone::with_cast_weights`].
+    pub(crate) fn with_cast_weights(self) -> Self {
+        Self {
+            trunk: self.trunk.with_cast_weights(),
+            ..self
+        }
+    }
+
     /// One forward pass over all views, the local ones by `local_backbone`: the backbone, or one of the same
     /// weights. `masked` is the part that SOLIDER masks, if any. `cut` may cut the graph at the outputs of
     /// the shared blocks.
@@ -274,6 +282,14 @@ impl Student {
 }
 
 impl DinoNetwork {
+    /// See [`Backbone::with_cast_weights`].
+    pub(crate) fn with_cast_weights(self) -> Self {
+        Self {
+            backbone: self.backbone.with_cast_weights(),
+            ..self
+        }
+    }
+
     /// Logits of the global views, one tensor [batch, prototypes] a view, and at their masked
     /// patches, [masked, prototypes], which this network sees.
     pub fn project(&self, inputs: &BatchTensors) -> (Vec<Tensor<2>>, Option<Tensor<2>>) {

@@ -8,6 +8,7 @@
 //! | [`add_branch`] | x + f · (branch + bias) |
 //! | [`gelu`] | GELU of product + bias |
 //! | [`square_sums`], [`adam_steps`], [`weighted_sums`] | the optimizer's part of a step, several parameters in a launch |
+//! | [`casts`] | several parameters in another number format, in a launch |
 //!
 //! The rest of the network is Burn's graph there, and so are these within [`crate::kernels::unfused`];
 //! `clasp bench compare` compares them with the CPU.
@@ -43,8 +44,8 @@ pub use attention::{WindowPlaces, supports_window_attention, window_attention};
 pub use branch::{add_branch, gelu, supports_branch};
 pub use norm::{layer_norm, supports_layer_norm};
 pub use parameters::{
-    AdamScalars, AdamState, AdamUpdate, PARTS, adam_steps, square_sums, supports_parameters,
-    weighted_sums,
+    AdamScalars, AdamState, AdamUpdate, PARTS, adam_steps, casts, square_sums, supports_casts,
+    supports_parameters, weighted_sums,
 };
 
 /// Elements of the largest tensor that kernels compute: see [`limits`].

@@ -1,7 +1,8 @@
 //! Kernels over several parameters, in CubeCL: those of the optimizer, one launch for [`GROUP`]
-//! parameters, as most are small and a step has hundreds.
+//! parameters, as most are small and a step has hundreds; and casts of their values.
 //!
-//! The second axis of the cubes counts the parameters of a launch, the first its parts. Values are f32.
+//! The second axis of the cubes counts the parameters of a launch, the first its parts. Values are f32, but
+//! for [`casts`].
 
 use cubecl::prelude::*;
 
@@ -156,6 +157,30 @@ pub fn weighted_sums(
             let mut at = CUBE_POS_X as usize * UNITS + UNIT_POS_X as usize;
             while at < sizes[slot] as usize {
                 sum[at] = a * firsts[slot][at] + b * seconds[slot][at];
+                at += CUBE_COUNT_X as usize * UNITS;
+            }
+        }
+    }
+}
+
+/// The values of each tensor in another number format.
+///
+/// # Shapes
+/// [`GROUP`] tensors of `sizes` values each.
+#[cube(launch)]
+pub fn casts<F: Float, G: Float>(
+    inputs: &Sequence<Box<[F]>>,
+    outputs: &mut Sequence<Box<[G]>>,
+    sizes: &Sequence<u32>,
+    #[define(F, G)] _types: [ElemType; 2],
+) {
+    #[unroll]
+    for slot in 0..GROUP {
+        if CUBE_POS_Y as usize == slot {
+            let output = outputs.index_mut(slot);
+            let mut at = CUBE_POS_X as usize * UNITS + UNIT_POS_X as usize;
+            while at < sizes[slot] as usize {
+                output[at] = G::cast_from(inputs[slot][at]);
                 at += CUBE_COUNT_X as usize * UNITS;
             }
         }

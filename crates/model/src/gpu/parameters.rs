@@ -1,9 +1,9 @@
-//! The optimizer's operations on several parameters in one launch.
+//! The optimizer's operations, and casts, on several parameters in one launch.
 
 use burn::{
     backend::{
         Backend, Dispatch, ExtensionType, TensorMetadata, backend_extension,
-        fusion::custom::TensorSpec, tensor::FloatTensor,
+        cubecl::dtype_to_storage_type, fusion::custom::TensorSpec, tensor::FloatTensor,
     },
     tensor::{DType, Shape, Tensor},
 };
@@ -22,11 +22,20 @@ const BINDINGS: usize = 7;
 
 /// Whether kernels compute these parameters, or gradients or averages of such, in this thread: f32 on one
 /// device that has the kernels.
-pub fn supports_parameters<'a>(mut tensors: impl Iterator<Item = &'a Tensor<1>> + Clone) -> bool {
+pub fn supports_parameters<'a>(tensors: impl Iterator<Item = &'a Tensor<1>> + Clone) -> bool {
+    supports(tensors, DType::F32)
+}
+
+/// Whether [`casts`] takes these tensors: of one number format, as above otherwise.
+pub fn supports_casts(tensors: &[Tensor<1>]) -> bool {
+    { tensors.first() }.is_some_and(|first| supports(tensors.iter(), first.dtype()))
+}
+
+fn supports<'a>(mut tensors: impl Iterator<Item = &'a Tensor<1>> + Clone, format: DType) -> bool {
     let Some(device) = tensors.clone().next().map(Tensor::device) else {
         return false;
     };
-    let alike = |tensor: &Tensor<1>| tensor.dtype() == DType::F32 && tensor.device() == device;
+    let alike = |tensor: &Tensor<1>| tensor.dtype() == format && tensor.device() == device;
     let most = tensors.clone().map(size).max().unwrap_or(0);
     limits(&device, most).is_some_and(|limits| {
         GROUP * BINDINGS < limits.max_bindings as usize
@@ -94,6 +103,13 @@ pub fn weighted_sums(pairs: Vec<[Tensor<1>; 2]>, weights: [f64; 2]) -> Vec<Tenso
             let (firsts, seconds) = some.into_iter().map(<[_; 2]>::into).unzip();
             Dispatch::weighted_sums(Group::of(firsts), Group::of(seconds), weights).tensors(count)
         })
+        .collect()
+}
+
+/// The values of each tensor in another number format.
+pub fn casts(tensors: Vec<Tensor<1>>, format: DType) -> Vec<Tensor<1>> {
+    in_groups(tensors, size)
+        .flat_map(|(some, count)| Dispatch::casts(Group::of(some), format).tensors(count))
         .collect()
 }
 
@@ -193,6 +209,20 @@ pub trait ParameterKernels: Backend {
         #[extension_type] seconds: Group<Self>,
         weights: [f64; 2],
     ) -> Group<Self>;
+
+    /// As `tensors`, in `format`.
+    #[fusion(meta = |tensors, format| {
+        let cast = |spec: &TensorSpec| TensorSpec::new(spec.shape.clone(), *format);
+        GroupMetadata {
+            a: cast(&tensors.a),
+            b: cast(&tensors.b),
+            c: cast(&tensors.c),
+            d: cast(&tensors.d),
+            e: cast(&tensors.e),
+            f: cast(&tensors.f),
+        }
+    })]
+    fn casts(#[extension_type] tensors: Group<Self>, format: DType) -> Group<Self>;
 }
 
 impl ParameterKernels for CubeBackend {
@@ -222,7 +252,7 @@ impl ParameterKernels for CubeBackend {
         let [values, firsts, seconds] =
             [before.values, before.firsts, before.seconds].map(Launch::new);
         let gradients = Launch::new(gradients);
-        let new = [&values, &firsts, &seconds].map(Launch::like);
+        let new = [&values, &firsts, &seconds].map(|before| before.like(DType::F32));
         parameter_kernels::adam_step::launch(
             &values.tensors[0].client,
             values.cubes(),
@@ -247,7 +277,7 @@ impl ParameterKernels for CubeBackend {
 
     fn weighted_sums(firsts: Group<Self>, seconds: Group<Self>, weights: [f64; 2]) -> Group<Self> {
         let [firsts, seconds] = [firsts, seconds].map(Launch::new);
-        let sums = firsts.like();
+        let sums = firsts.like(DType::F32);
         parameter_kernels::weighted_sums::launch(
             &firsts.tensors[0].client,
             firsts.cubes(),
@@ -260,6 +290,22 @@ impl ParameterKernels for CubeBackend {
             weights[1] as f32,
         );
         Group::new(sums.tensors)
+    }
+
+    fn casts(tensors: Group<Self>, format: DType) -> Group<Self> {
+        let inputs = Launch::new(tensors);
+        let outputs = inputs.like(format);
+        let first = &inputs.tensors[0];
+        parameter_kernels::casts::launch(
+            &first.client,
+            inputs.cubes(),
+            CubeDim::new_1d(UNITS as u32),
+            inputs.arguments(),
+            outputs.arguments(),
+            inputs.sizes(),
+            [first.dtype, format].map(dtype_to_storage_type),
+        );
+        Group::new(outputs.tensors)
     }
 }
 
@@ -276,10 +322,10 @@ impl Launch {
     }
 
     /// Uninitialized tensors of the same sizes.
-    fn like(&self) -> Self {
+    fn like(&self, format: DType) -> Self {
         Self {
             tensors: { self.tensors.each_ref() }
-                .map(|tensor| empty(tensor, tensor.shape(), tensor.dtype)),
+                .map(|tensor| empty(tensor, tensor.shape(), format)),
         }
     }
 

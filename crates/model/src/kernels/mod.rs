@@ -37,7 +37,9 @@ pub(crate) mod scalar;
 pub(crate) mod tests;
 mod weight;
 
-pub(crate) use mode::can_fuse;
 #[cfg(feature = "gpu")]
 pub(crate) use mode::fuses_anywhere;
+#[cfg(test)]
+pub(crate) use mode::instead_of_bf16;
+pub(crate) use mode::{Mode, can_fuse, half_format};
 pub use mode::{Precision, fuses, recomputing, unfused};

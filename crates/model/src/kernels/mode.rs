@@ -10,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::bf16;
 
 /// Matmul precision: the number format of the factors of matrix products, of tokens with weights
-/// and of queries, keys and values. Everything else is f32: weights, the optimizer's state, norms,
-/// softmaxes and losses.
+/// and of queries, keys and values. Everything else is f32: the weights that are trained, the
+/// optimizer's state, norms, softmaxes and losses.
 ///
 /// The CPU's fused operations round the tokens and weights of a block, and in training their
-/// gradients too. Other devices cast the factors of every matrix product, and round its result to
-/// bf16 before it becomes f32 again; where a kernel for GPUs attends, q, k and v are bf16 and their
-/// products f32.
+/// gradients too. Other devices cast the factors of matrix products, or the weights beforehand
+/// ([`Backbone::with_cast_weights`](crate::backbone::Backbone::with_cast_weights)), and round the
+/// result to bf16 before it becomes f32 again; where a kernel for GPUs attends, q, k and v are bf16
+/// and their products f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
@@ -30,10 +31,13 @@ pub enum Precision {
 
 /// How operations compute that a thread starts.
 #[derive(Debug, Clone, Copy)]
-struct Mode {
+pub(crate) struct Mode {
     precision: Precision,
     fuses: bool,
     recomputes: bool,
+    /// See [`half_format`].
+    #[cfg(test)]
+    half: DType,
 }
 
 thread_local! {
@@ -42,13 +46,20 @@ thread_local! {
             precision: Precision::F32,
             fuses: true,
             recomputes: false,
+            #[cfg(test)]
+            half: DType::BF16,
         })
     };
 }
 
 impl Mode {
+    /// The mode of this thread.
+    pub(crate) fn current() -> Self {
+        MODE.get()
+    }
+
     /// Runs `work` in this mode.
-    fn within<T>(self, work: impl FnOnce() -> T) -> T {
+    pub(crate) fn within<T>(self, work: impl FnOnce() -> T) -> T {
         /// Restores the mode, also after a panic.
         struct Before(Mode);
         impl Drop for Before {
@@ -80,6 +91,22 @@ pub fn recomputing<T>(recompute: bool, work: impl FnOnce() -> T) -> T {
         ..MODE.get()
     };
     mode.within(work)
+}
+
+/// Runs `work` with another [`half_format`], for devices that have f16 alone: kernels are the same for both
+/// formats, and sum in f32.
+#[cfg(test)]
+pub(crate) fn instead_of_bf16<T>(half: DType, work: impl FnOnce() -> T) -> T {
+    let mode = Mode { half, ..MODE.get() };
+    mode.within(work)
+}
+
+/// The number format of the factors of 16-bit products on devices other than the CPU: bf16, in tests perhaps f16.
+pub(crate) fn half_format() -> DType {
+    #[cfg(test)]
+    return MODE.get().half;
+    #[cfg(not(test))]
+    DType::BF16
 }
 
 /// Whether operations on that device that this thread starts are the CPU's fused ones.

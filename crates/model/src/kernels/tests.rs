@@ -269,7 +269,7 @@ fn bf16_is_near_and_holds_for_what_is_started_in_it() {
 }
 
 /// Distance of two lists over the length of the first.
-fn relative_distance(one: &[f32], other: &[f32]) -> f64 {
+pub fn relative_distance(one: &[f32], other: &[f32]) -> f64 {
     let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
     let difference = squares(&mut one.iter().zip(other).map(|(a, b)| f64::from(a - b)));
     (difference / squares(&mut one.iter().map(|x| f64::from(*x)))).sqrt()

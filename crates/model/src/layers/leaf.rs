@@ -34,7 +34,22 @@ pub(crate) fn detached<const D: usize>(param: Param<Tensor<D>>) -> Param<Tensor<
 /// A parameter with the values of a tensor, apart from the graph that made it.
 pub(crate) fn leaf<const D: usize>(tensor: Tensor<D>) -> Param<Tensor<D>> {
     let strategy = tensor.gradient_checkpointing_strategy();
-    let values = tensor.without_autodiff();
+    leaf_of(tensor.without_autodiff(), strategy)
+}
+
+/// A leaf of other values, without a graph, with the gradient checkpointing of `param`, and trained if that is.
+pub(super) fn with_values<const D: usize>(
+    param: &Param<Tensor<D>>,
+    values: Tensor<D>,
+) -> Param<Tensor<D>> {
+    let strategy = param.val().gradient_checkpointing_strategy();
+    leaf_of(values, strategy).set_require_grad(param.is_require_grad())
+}
+
+fn leaf_of<const D: usize>(
+    values: Tensor<D>,
+    strategy: Option<GradientCheckpointingStrategy>,
+) -> Param<Tensor<D>> {
     Param::from_tensor(match strategy {
         Some(strategy) => values
             .autodiff()

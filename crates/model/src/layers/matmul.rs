@@ -11,17 +11,17 @@ use burn::{
     },
 };
 
-use crate::kernels::{self, Precision};
+use crate::kernels::{self, Precision, half_format};
 
-/// Whether factors are to be cast to bf16 here: the CPU's fused operations round theirs themselves.
-fn casts_to_bf16<const D: usize>(x: &Tensor<D>) -> bool {
+/// Whether factors are to be cast to 16 bits here: the CPU's fused operations round theirs themselves.
+fn casts_to_half<const D: usize>(x: &Tensor<D>) -> bool {
     Precision::current() == Precision::Bf16 && !kernels::can_fuse(x)
 }
 
 /// The number format of the factors of a product with x.
 pub(super) fn product_format<const D: usize>(x: &Tensor<D>) -> DType {
-    if casts_to_bf16(x) {
-        DType::BF16
+    if casts_to_half(x) {
+        half_format()
     } else {
         x.dtype()
     }
@@ -41,8 +41,8 @@ pub(crate) fn product<const D: usize>(
     weight: Tensor<2>,
     bias: Option<Tensor<1>>,
 ) -> Tensor<D> {
-    let product = if casts_to_bf16(&x) {
-        product_in_bf16(x, weight).cast(DType::F32)
+    let product = if casts_to_half(&x) {
+        product_in_half(x, weight).cast(DType::F32)
     } else if Precision::current() == Precision::Bf16 && !x.is_autodiff() && !weight.is_autodiff() {
         kernels::project::project(x, weight)
     } else {
@@ -54,26 +54,26 @@ pub(crate) fn product<const D: usize>(
     }
 }
 
-fn product_in_bf16<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
-    linear_of_tensors(x.cast(DType::BF16), weight.cast(DType::BF16), None)
+fn product_in_half<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
+    linear_of_tensors(x.cast(half_format()), weight.cast(half_format()), None)
 }
 
 /// x · W in the number format that the product has: bf16 in that precision.
 #[cfg(feature = "gpu")]
 pub(crate) fn product_as_computed<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
-    if casts_to_bf16(&x) {
-        return product_in_bf16(x, weight);
+    if casts_to_half(&x) {
+        return product_in_half(x, weight);
     }
     linear_of_tensors(x, weight, None)
 }
 
 /// a · b of each matrix of the leading axes, in the thread's [`Precision`].
 pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
-    if !casts_to_bf16(&a) {
+    if !casts_to_half(&a) {
         return a.matmul(b);
     }
-    a.cast(DType::BF16)
-        .matmul(b.cast(DType::BF16))
+    a.cast(half_format())
+        .matmul(b.cast(half_format()))
         .cast(DType::F32)
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn matmul<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
 pub(crate) fn attend([query, key, value]: [Tensor<4>; 3], bias: Option<Tensor<4>>) -> Tensor<4> {
     // Burn's operation has no gradient of its own: under autodiff it would fall back to one that
     // also differentiates the row maxima, which is slower than the lines below.
-    if !query.is_autodiff() && !casts_to_bf16(&query) {
+    if !query.is_autodiff() && !casts_to_half(&query) {
         let options = AttentionModuleOptions::default();
         return attention(query, key, value, None, bias, options);
     }

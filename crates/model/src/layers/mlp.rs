@@ -83,6 +83,13 @@ impl Mlp {
         }
     }
 
+    /// Its layers.
+    pub(crate) fn layers_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        [&mut self.fc1, &mut self.fc2]
+            .into_iter()
+            .chain(&mut self.fc1_g)
+    }
+
     /// The same with another activation.
     pub(crate) fn with_activation(self, activation: Activation) -> Self {
         Self { activation, ..self }

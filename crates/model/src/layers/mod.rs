@@ -6,6 +6,7 @@
 //! | `norm` | layer norm |
 //! | `matmul` | matrix products in the thread's precision, attention |
 //! | `branch` | bias with activation or residual sum, after a product |
+//! | `cast` | parameters and gradients in another number format |
 //! | `mlp` | the MLP of a transformer block |
 //! | `patches` | patches of an image to tokens |
 //! | `drop_path` | stochastic depth |
@@ -14,6 +15,7 @@
 //! | `resample` | position embeddings of another grid, position biases of another window |
 
 mod branch;
+mod cast;
 mod drop_path;
 mod init;
 mod leaf;
@@ -26,6 +28,7 @@ mod resample;
 
 pub use crate::kernels::gelu::gelu;
 pub(crate) use branch::{activated, add_projected};
+pub(crate) use cast::{cast_all, cast_weights};
 #[cfg(test)]
 pub(crate) use drop_path::scale_samples;
 pub(crate) use drop_path::{DropFactors, DropPath};

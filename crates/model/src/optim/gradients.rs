@@ -7,7 +7,7 @@ use std::thread;
 use burn::{
     backend::Flex,
     module::Module,
-    tensor::{Device, Tensor, TensorData},
+    tensor::{DType, Device, Gradients as BackwardGradients, Tensor, TensorData},
 };
 use rayon::prelude::*;
 
@@ -17,8 +17,21 @@ use super::{
 };
 use crate::{
     kernels::operation::{host, values},
+    layers::cast_all,
     named::{self, Gradients},
 };
+
+/// Gradients of a module's trained parameters by name, flattened, outside autodiff, in f32. A parameter that
+/// the loss did not reach has no entry.
+pub fn gradients<M: Module>(module: &M, backward: &mut BackwardGradients) -> Gradients {
+    // Some are of weights in the number format of products.
+    let (mut gradients, others): (Gradients, Gradients) =
+        { named::gradients(module, backward).into_iter() }
+            .partition(|(_, gradient)| gradient.dtype() == DType::F32);
+    let (names, others): (Vec<_>, Vec<_>) = others.into_iter().unzip();
+    gradients.extend(names.into_iter().zip(cast_all(others, DType::F32)));
+    gradients
+}
 
 /// Adds gradients to others: on the CPU in place where nothing else holds their memory, by all threads.
 ///

@@ -19,9 +19,9 @@ mod optimizer;
 mod rules;
 mod state;
 
-pub use crate::named::{Gradients, gradients};
+pub use crate::named::Gradients;
 pub use ema::ema;
-pub use gradients::{FlatLayout, add, average};
+pub use gradients::{FlatLayout, add, average, gradients};
 pub use norms::{Norms, Squares, read};
 pub use optimizer::{Optimizer, decays};
 pub use rules::{GradientClip, OptimizerConfig, Rates, Rule};

@@ -7,11 +7,15 @@ use burn::{
 
 use super::rules::{Formula, ParameterMoments};
 use super::*;
-#[cfg(feature = "gpu")]
-use super::{optimizer::apply, rules::Update};
 use crate::{
     kernels::operation::{host, values},
     named::{self, StateDict},
+};
+#[cfg(feature = "gpu")]
+use {
+    super::{optimizer::apply, rules::Update},
+    crate::layers::cast_all,
+    burn::tensor::DType,
 };
 
 #[derive(Module, Debug)]
@@ -318,6 +322,17 @@ fn optimizers_of_a_gpu_are_those_of_the_cpu() {
         vec![weights(&student), weights(&teacher)]
     };
     alike(&moved(&device), &moved(&Device::flex()));
+    // To 16 bits and back.
+    let formats = [DType::BF16, DType::F16].into_iter();
+    for half in formats.filter(|format| device.supports_dtype(*format)) {
+        let rounded = |device: &Device| -> Vec<Vec<f32>> {
+            let rounded = cast_all(cast_all(tensors(0, device), half), DType::F32);
+            { rounded.into_iter() }
+                .map(|values| values.into_data().iter::<f32>().collect())
+                .collect()
+        };
+        alike(&rounded(&device), &rounded(&Device::flex()));
+    }
 }
 
 /// Compares lists of values within the rounding of f32.

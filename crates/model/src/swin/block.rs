@@ -116,6 +116,15 @@ pub struct SwinBlock {
 }
 
 impl SwinBlock {
+    /// See `Swin::factors_mut`.
+    pub(super) fn factors_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let is_shared = self.moe.is_none();
+        [&mut self.attn.qkv, &mut self.attn.proj]
+            .into_iter()
+            .chain(self.mlp.layers_mut())
+            .filter(move |_| is_shared)
+    }
+
     pub(super) fn claim(experts: Option<&MoeConfig>, mut claims: Claims) {
         claims.norm("norm1");
         WindowAttention::claim(claims.field("attn"));

@@ -235,6 +235,17 @@ impl Swin {
         }
     }
 
+    /// The layers of shared blocks, whose weights are factors of products alone. Those of conditional
+    /// blocks may be merged, and their gradients are sums over prompts.
+    pub(crate) fn factors_mut(&mut self) -> Vec<&mut Linear> {
+        { self.layers.iter_mut() }
+            .flat_map(|stage| {
+                let halving = { stage.downsample.iter_mut() }.map(|halving| &mut halving.reduction);
+                halving.chain(stage.blocks.iter_mut().flat_map(SwinBlock::factors_mut))
+            })
+            .collect()
+    }
+
     /// The first conditional block of the last stage; as many as there are without conditional
     /// ones.
     fn first_conditional(&self) -> usize {

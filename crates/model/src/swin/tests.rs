@@ -1,10 +1,11 @@
 //! Fused blocks, and those of the kernel for GPUs, against those of Burn's graph.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::{
     module::{Module, Param},
-    tensor::{Device, Tensor},
+    tensor::{DType, Device, Tensor},
 };
 
 use super::{
@@ -14,10 +15,12 @@ use super::{
     layout::StageLayout,
     windows::{Partition, WindowPartition, Windows},
 };
+#[cfg(feature = "gpu")]
+use crate::kernels::tests::relative_distance;
 use crate::{
     adapter::Adapter,
     kernels::{
-        self,
+        self, Precision, instead_of_bf16,
         tests::{assert_alike, trace},
         unfused,
     },
@@ -38,17 +41,44 @@ struct Case {
 #[test]
 fn fused_blocks_are_the_graphs() {
     for seed in 0..24 {
-        compare_blocks(seed, None, &Device::flex(), &|cut| {
+        let traces = traces(seed, None, &Device::flex(), None, &|cut| {
             Partition::Fused(Arc::new(cut.grid()))
         });
+        assert_alike(&traces.graph, &traces.other, &traces.geometry);
+    }
+}
+
+#[cfg(feature = "gpu")]
+#[test]
+fn blocks_of_a_gpu_are_the_graphs() {
+    for traces in traces_of_a_gpu(None) {
+        assert_alike(&traces.graph, &traces.other, &traces.geometry);
+    }
+}
+
+/// In bf16 and in f16, whichever the device has: the kernels are the same.
+#[cfg(feature = "gpu")]
+#[test]
+fn blocks_of_a_gpu_in_16_bits_are_near_the_graphs() {
+    let formats = [(DType::BF16, 3e-2), (DType::F16, 4e-3)];
+    let formats = formats.map(|(half, most)| (Device::default().supports_dtype(half), half, most));
+    assert!(formats.iter().any(|(supported, ..)| *supported));
+    for (_, half, most) in formats.into_iter().filter(|(supported, ..)| *supported) {
+        for traces in traces_of_a_gpu(Some(half)) {
+            for (name, exact) in &traces.graph {
+                let apart = relative_distance(exact, &traces.other[name]);
+                let what = format!("{half:?}, {}: {name}: {apart}", traces.geometry);
+                assert!(apart < most, "{what}");
+                assert!(apart > most * 1e-3 || name != "output", "{what}");
+            }
+        }
     }
 }
 
 /// Random blocks; then 125 windows of 7×7 with so many heads that a cube takes several in turn, as it does of
 /// the 4,500 rows of a norm, whose channels are a multiple of a row's units or not; then wide heads.
 #[cfg(feature = "gpu")]
-#[test]
-fn blocks_of_a_gpu_are_the_graphs() {
+fn traces_of_a_gpu(half: Option<DType>) -> impl Iterator<Item = BlockTraces> {
     let device = Device::default();
     assert!(
         crate::gpu::supports_window_attention(&device, [7, 7], 32, 1),
@@ -56,21 +86,31 @@ fn blocks_of_a_gpu_are_the_graphs() {
     );
     let large = [[32, 4], [9, 4], [2, 32]].map(Some);
     let geometries = [None; 6].into_iter().chain(large);
-    for (seed, large) in (0..).zip(geometries) {
-        compare_blocks(seed, large, &device, &|cut| {
+    (0..).zip(geometries).map(move |(seed, large)| {
+        traces(seed, large, &device, half, &|cut| {
             Partition::Kernel(Arc::new(cut.places(&device)))
-        });
-    }
+        })
+    })
 }
 
-/// Compares a block by Burn's graph on the CPU with one by another partition on a device: of a random
-/// geometry, or a large one with so many heads of so many channels.
-fn compare_blocks(
+/// Output and gradients of a block.
+struct BlockTraces {
+    /// By Burn's graph on the CPU.
+    graph: BTreeMap<String, Vec<f32>>,
+    /// By another partition on a device.
+    other: BTreeMap<String, Vec<f32>>,
+    geometry: String,
+}
+
+/// The traces of a block of a random geometry, or of a large one with so many heads of so many channels; by
+/// the other partition with products in `half`.
+fn traces(
     seed: u64,
     large: Option<[usize; 2]>,
     device: &Device,
+    half: Option<DType>,
     partition: &dyn Fn(&WindowPartition) -> Partition,
-) {
+) -> BlockTraces {
     let cpu = Device::flex().autodiff();
     let mut device = device.clone().autodiff();
     if seed % 2 == 1 && !kernels::fuses(&device) {
@@ -120,7 +160,23 @@ fn compare_blocks(
         value + noise.val()
     });
     let run = |partition: Partition, device: &Device| {
-        let case = layers::fork(case.clone(), device);
+        let mut case = case.clone();
+        if seed % 4 == 3 {
+            layers::cast_weights(case.block.factors_mut().collect());
+        }
+        let Case { block, x } = layers::fork(case, device);
+        // As in fine-tuning: blocks after frozen ones, and frozen blocks after others.
+        let case = match seed % 6 {
+            2 | 5 => Case {
+                block,
+                x: x.no_grad(),
+            },
+            1 => Case {
+                block: block.no_grad(),
+                x,
+            },
+            _ => Case { block, x },
+        };
         let windows = Windows {
             partition,
             resampling: None,
@@ -142,12 +198,17 @@ fn compare_blocks(
         order,
     };
     let cut = || WindowPartition::new(size, layout);
-    assert_alike(
-        &unfused(|| {
-            let graph = cut().tensors(&cpu.clone().inner());
-            run(Partition::Graph(Arc::new(graph)), &cpu)
-        }),
-        &run(partition(&cut()), &device),
-        &format!("{shape:?}, {heads} heads, {layout:?}"),
-    );
+    let graph = unfused(|| {
+        let graph = cut().tensors(&cpu.clone().inner());
+        run(Partition::Graph(Arc::new(graph)), &cpu)
+    });
+    let other = || run(partition(&cut()), &device);
+    BlockTraces {
+        graph,
+        other: match half {
+            None => other(),
+            Some(half) => Precision::Bf16.within(|| instead_of_bf16(half, other)),
+        },
+        geometry: format!("{shape:?}, {heads} heads, {layout:?}"),
+    }
 }

@@ -67,6 +67,15 @@ pub struct VitBlock {
 }
 
 impl VitBlock {
+    /// See `Vit::factors_mut`.
+    pub(super) fn factors_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let is_shared = self.moe.is_none();
+        [&mut self.attn.qkv, &mut self.attn.proj]
+            .into_iter()
+            .chain(self.mlp.layers_mut())
+            .filter(move |_| is_shared)
+    }
+
     pub(super) fn claim(config: &VitConfig, block: usize, mut claims: Claims) {
         claims.norm("norm1");
         claims.norm("norm2");

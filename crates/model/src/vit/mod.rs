@@ -25,7 +25,7 @@ mod rotary;
 
 use burn::{
     module::{Module, Param},
-    nn::LayerNorm,
+    nn::{LayerNorm, Linear},
     tensor::{Device, Tensor},
 };
 
@@ -135,6 +135,14 @@ pub struct Vit {
 }
 
 impl Vit {
+    /// The layers of shared blocks, whose weights are factors of products alone. Those of conditional
+    /// blocks may be merged, and their gradients are sums over prompts.
+    pub(crate) fn factors_mut(&mut self) -> Vec<&mut Linear> {
+        { self.blocks.iter_mut() }
+            .flat_map(VitBlock::factors_mut)
+            .collect()
+    }
+
     /// The shared blocks; see [`crate::backbone::Backbone::shared_masked`].
     pub(crate) fn shared(
         &self,

@@ -1,14 +1,19 @@
 //! Shapes, gradients and masks of the features.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use std::collections::BTreeSet;
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
 use clasp_model::{
+    Precision,
     backbone::{Adapter, Backbone, BackboneConfig, Sizes},
     layers::{Resampling, Rng},
     moe::MoeConfig,
+    named,
     optim::{self, Norms},
     parameters::ParameterKind,
     prompt::{IDENTITY, PART, PROMPTS, PromptWeights},
     swin::WindowPadding,
+    unfused,
     vit::VitSizes,
 };
 use rand_chacha::rand_core::SeedableRng;
@@ -87,6 +92,74 @@ fn windows_and_images_of_other_programs_give_maps_of_their_grid_and_finite_gradi
             );
         }
     }
+}
+
+/// Casting weights before a pass gives the same features and gradients as casting at each product.
+#[test]
+fn weights_that_are_cast_before_a_pass_change_nothing() {
+    let device = Device::flex().autodiff();
+    let images = random([2, 3, 64, 32], 2, &device);
+    let pass = |backbone: &Backbone| {
+        let prompt_weights = PromptWeights::mean().tensor(&device);
+        let mut rng = Rng::seed_from_u64(4);
+        let features = backbone.forward(images.clone(), prompt_weights, Some(&mut rng));
+        let mut backward = features.map.clone().square().sum().backward();
+        let gradients = optim::gradients(backbone, &mut backward);
+        (features.map.inner(), gradients)
+    };
+    for (name, adapter) in cases() {
+        let backbone = shaken(pico(name, adapter.clone(), 1, &device), 3);
+        unfused(|| {
+            Precision::Bf16.within(|| {
+                let (map, gradients) = pass(&backbone);
+                let cast = backbone.clone().with_cast_weights();
+                assert_eq!(in_bf16(&cast), factors(&backbone), "{name} {adapter:?}");
+                let (cast_map, cast_gradients) = pass(&cast);
+                assert_eq!(difference(map, cast_map), 0.0, "{name} {adapter:?}");
+                assert!(gradients.keys().eq(cast_gradients.keys()));
+                for (parameter, gradient) in gradients {
+                    let cast = cast_gradients[&parameter].clone();
+                    assert_eq!(cast.dtype(), DType::F32);
+                    assert_eq!(difference(gradient, cast), 0.0, "{name} {parameter}");
+                }
+            });
+        });
+        // Nothing is cast in f32, or for the fused operations, which round their inputs themselves.
+        let in_f32 = unfused(|| backbone.clone().with_cast_weights());
+        let fused = Precision::Bf16.within(|| backbone.clone().with_cast_weights());
+        assert_eq!([in_f32, fused].map(|it| in_bf16(&it).len()), [0, 0]);
+    }
+}
+
+fn in_bf16(backbone: &Backbone) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    named::visit(backbone, &mut |name, _, value| {
+        if value.dtype() == DType::BF16 {
+            names.insert(name.to_owned());
+        }
+    });
+    names
+}
+
+/// Weights of the layers of shared blocks, and of the halvings between stages.
+fn factors(backbone: &Backbone) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    named::visit(backbone, &mut |name, _, _| {
+        names.insert(name.to_owned());
+    });
+    let is_factor = |name: &&String| {
+        let layers = ["attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc1_g", "mlp.fc2"];
+        let of_shared = layers.iter().any(|layer| {
+            let block = name.strip_suffix(&format!("{layer}.weight"));
+            block.is_some_and(|block| {
+                !names
+                    .iter()
+                    .any(|it| it.starts_with(&format!("{block}moe.")))
+            })
+        });
+        of_shared || name.ends_with("downsample.reduction.weight")
+    };
+    names.iter().filter(is_factor).cloned().collect()
 }
 
 #[test]

@@ -1,0 +1,46 @@
+//! Parameters and gradients in another number format, several in one launch where the device has the kernel.
+
+use burn::{
+    nn::Linear,
+    tensor::{DType, Tensor},
+};
+
+use super::{leaf::with_values, matmul::product_format};
+#[cfg(feature = "gpu")]
+use crate::gpu;
+
+/// The values of each tensor in another number format. All have the same one.
+pub(crate) fn cast_all(tensors: Vec<Tensor<1>>, format: DType) -> Vec<Tensor<1>> {
+    #[cfg(feature = "gpu")]
+    if gpu::supports_casts(&tensors) {
+        return gpu::casts(tensors, format);
+    }
+    { tensors.into_iter() }
+        .map(|tensor| tensor.cast(format))
+        .collect()
+}
+
+/// Casts the weights of layers to the number format of products. They must be factors of products alone.
+/// Otherwise each product casts its weight, and the gradient of the weight back; the gradient of a cast
+/// weight has the format of the weight. Nothing is cast for the CPU's fused operations, which round
+/// their inputs themselves.
+pub(crate) fn cast_weights(mut layers: Vec<&mut Linear>) {
+    layers.retain(|layer| {
+        let weight = layer.weight.val();
+        product_format(&weight) != weight.dtype()
+    });
+    let Some(first) = layers.first() else {
+        return;
+    };
+    let format = product_format(&first.weight.val());
+    let weight = |layer: &&mut Linear| {
+        let weight = layer.weight.val().without_autodiff();
+        let size = weight.shape().num_elements();
+        weight.reshape([size])
+    };
+    let cast = cast_all(layers.iter().map(weight).collect(), format);
+    for (layer, weight) in layers.into_iter().zip(cast) {
+        let weight = weight.reshape(layer.weight.dims());
+        layer.weight = with_values(&layer.weight, weight);
+    }
+}

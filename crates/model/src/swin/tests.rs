@@ -64,14 +64,16 @@ fn blocks_of_a_gpu_in_16_bits_are_near_the_graphs() {
     let formats = formats.map(|(half, most)| (Device::default().supports_dtype(half), half, most));
     assert!(formats.iter().any(|(supported, ..)| *supported));
     for (_, half, most) in formats.into_iter().filter(|(supported, ..)| *supported) {
+        let mut worst = 0.0_f64;
         for traces in traces_of_a_gpu(Some(half)) {
             for (name, exact) in &traces.graph {
                 let apart = relative_distance(exact, &traces.other[name]);
                 let what = format!("{half:?}, {}: {name}: {apart}", traces.geometry);
                 assert!(apart < most, "{what}");
-                assert!(apart > most * 1e-3 || name != "output", "{what}");
+                worst = worst.max(apart);
             }
         }
+        assert!(worst > most / 100.0, "{half:?} rounds: {worst}");
     }
 }
 

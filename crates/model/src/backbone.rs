@@ -491,16 +491,17 @@ impl Backbone {
         }
     }
 
-    /// A copy for passes in the thread's precision, until the weights change. On devices other than the
-    /// CPU, in bf16, the weights of the shared blocks' layers are bf16, so that no product casts its
-    /// weight; elsewhere it is the backbone itself. The gradient of such a weight is bf16, and so is
-    /// the sum of several in one pass ([`crate::optim::gradients`] returns f32).
+    /// A copy for passes in the thread's precision, until the weights change. Where passes are in bf16 and
+    /// not by the CPU's fused operations, the weights of the shared blocks' layers, and of the halvings
+    /// between stages, are bf16, so that no product casts its weight; elsewhere it is the backbone itself.
+    /// The gradient of such a weight is bf16, and so is the sum of several in one pass
+    /// ([`crate::optim::gradients`] returns f32).
     ///
     /// Its passes panic in another precision.
     pub fn with_cast_weights(mut self) -> Self {
         layers::cast_weights(match &mut self {
-            Self::Swin(swin) => swin.factors_mut(),
-            Self::Vit(vit) => vit.factors_mut(),
+            Self::Swin(swin) => swin.shared_layers_mut(),
+            Self::Vit(vit) => vit.shared_layers_mut(),
         });
         self
     }

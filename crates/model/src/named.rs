@@ -127,9 +127,10 @@ pub fn map<M: Module>(module: M, f: &mut dyn FnMut(&str, &[usize], Tensor<1>) ->
     })
 }
 
-/// Gradients of a module's trained parameters by name, flattened, outside autodiff. A parameter
-/// that the loss did not reach has no entry.
-pub fn gradients<M: Module>(module: &M, gradients: &mut tensor::Gradients) -> Gradients {
+/// Gradients of a module's trained parameters by name, flattened, outside autodiff, in the number
+/// formats of the parameters ([`crate::optim::gradients`] returns f32). A parameter that the loss did not
+/// reach has no entry.
+pub(crate) fn gradients<M: Module>(module: &M, gradients: &mut tensor::Gradients) -> Gradients {
     struct Visitor<'a> {
         path: NamePath,
         from: &'a mut tensor::Gradients,

@@ -96,8 +96,7 @@ pub struct BenchPretrain {
     /// Set a value of the recipe, such as `views.global_size=[384, 128]`
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Compute by Burn's graph alone, without clasp's kernels for GPUs and fused operations, and by one
-    /// replica
+    /// Compute by Burn's graph alone, without clasp's kernels for GPUs and fused operations
     #[arg(long)]
     pub graph: bool,
 }

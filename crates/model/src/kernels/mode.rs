@@ -1,4 +1,5 @@
-//! How operations compute that a thread starts: their precision, and whether they are fused.
+//! How operations compute that a thread starts: their precision, and whether they are fused. The threads
+//! of [`Replicas`](crate::Replicas) compute as the one that starts them.
 
 use std::cell::Cell;
 use std::fmt;

@@ -268,8 +268,9 @@ fn bf16_is_near_and_holds_for_what_is_started_in_it() {
     assert_eq!(values(block(&plain)), exact);
 }
 
-/// Distance of two lists over the length of the first; 0 of equal ones.
+/// Distance of two vectors over the length of the first; 0 of equal ones.
 pub fn relative_distance(one: &[f32], other: &[f32]) -> f64 {
+    assert_eq!(one.len(), other.len());
     let squares = |values: &mut dyn Iterator<Item = f64>| values.map(|x| x * x).sum::<f64>();
     let difference = squares(&mut one.iter().zip(other).map(|(a, b)| f64::from(a - b)));
     if difference == 0.0 {

@@ -20,10 +20,10 @@ pub(crate) fn cast_all(tensors: Vec<Tensor<1>>, format: DType) -> Vec<Tensor<1>>
         .collect()
 }
 
-/// Casts the weights of layers to the number format of products. They must be factors of products alone.
-/// Otherwise each product casts its weight, and the gradient of the weight back; the gradient of a cast
-/// weight has the format of the weight. Nothing is cast for the CPU's fused operations, which round
-/// their inputs themselves.
+/// Casts the weights of layers to the number format of products, so that no product casts its weight, and
+/// the gradient of it back: the gradient of a cast weight has the format of the weight. The weights must be
+/// factors of products alone. Nothing is cast for the CPU's fused operations, which round their inputs
+/// themselves.
 pub(crate) fn cast_weights(mut layers: Vec<&mut Linear>) {
     layers.retain(|layer| {
         let weight = layer.weight.val();

@@ -241,6 +241,20 @@ fn the_average_is_made_in_place() {
     assert_eq!(weights(&held)[0], 1.0);
 }
 
+/// Sizes of parameters: more than one launch, the last of them not full.
+#[cfg(feature = "gpu")]
+const SIZES: [usize; 11] = [3, 70_000, 1, 257, 1024, 16_500, 5, 300, 2, 40, 9_000];
+
+#[cfg(feature = "gpu")]
+fn tensors(seed: usize, device: &Device) -> Vec<Tensor<1>> {
+    let of = |(place, count): (usize, usize)| {
+        let value = |i: usize| (i as f32 * 0.37 + (seed * 31 + place * 7) as f32).sin();
+        let values: Vec<f32> = (0..count).map(value).collect();
+        Tensor::from_floats(values.as_slice(), device)
+    };
+    SIZES.into_iter().enumerate().map(of).collect()
+}
+
 #[cfg(feature = "gpu")]
 #[test]
 fn optimizers_of_a_gpu_are_those_of_the_cpu() {
@@ -249,17 +263,7 @@ fn optimizers_of_a_gpu_are_those_of_the_cpu() {
         crate::gpu::supports_parameters([Tensor::zeros([1], &device)].iter()),
         "a build for GPUs is tested on one (docs/gpu.md): {device:?}"
     );
-    // More than one launch, the last of them not full.
-    let sizes = [3, 70_000, 1, 257, 1024, 16_500, 5, 300, 2, 40, 9_000];
-    let tensors = |seed: usize, device: &Device| -> Vec<Tensor<1>> {
-        let of = |(place, count): (usize, usize)| {
-            let value = |i: usize| (i as f32 * 0.37 + (seed * 31 + place * 7) as f32).sin();
-            let values: Vec<f32> = (0..count).map(value).collect();
-            Tensor::from_floats(values.as_slice(), device)
-        };
-        sizes.into_iter().enumerate().map(of).collect()
-    };
-    let names: Vec<String> = (10..10 + sizes.len()).map(|i| format!("p{i}")).collect();
+    let names: Vec<String> = (10..10 + SIZES.len()).map(|i| format!("p{i}")).collect();
     let run = |rule: Rule, device: &Device| -> Vec<Vec<f32>> {
         let [values, slopes, firsts, seconds] = [0, 1, 2, 3].map(|seed| tensors(seed, device));
         let gradients: Gradients = names.iter().cloned().zip(slopes.clone()).collect();
@@ -268,7 +272,7 @@ fn optimizers_of_a_gpu_are_those_of_the_cpu() {
             lr: 0.03,
             decay: 0.2,
         };
-        let updates = (0..sizes.len()).map(|place| Update {
+        let updates = (0..SIZES.len()).map(|place| Update {
             name: names[place].clone(),
             value: values[place].clone(),
             gradient: slopes[place].clone(),
@@ -322,9 +326,17 @@ fn optimizers_of_a_gpu_are_those_of_the_cpu() {
         vec![weights(&student), weights(&teacher)]
     };
     alike(&moved(&device), &moved(&Device::flex()));
-    // To 16 bits and back.
-    let formats = [DType::BF16, DType::F16].into_iter();
-    for half in formats.filter(|format| device.supports_dtype(*format)) {
+}
+
+/// To 16 bits and back.
+#[cfg(feature = "gpu")]
+#[test]
+fn casts_of_a_gpu_are_those_of_the_cpu() {
+    let device = Device::default();
+    let mut formats = vec![DType::BF16, DType::F16];
+    formats.retain(|format| device.supports_dtype(*format));
+    assert!(!formats.is_empty());
+    for half in formats {
         let rounded = |device: &Device| -> Vec<Vec<f32>> {
             let rounded = cast_all(cast_all(tensors(0, device), half), DType::F32);
             { rounded.into_iter() }

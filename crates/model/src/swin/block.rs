@@ -116,8 +116,8 @@ pub struct SwinBlock {
 }
 
 impl SwinBlock {
-    /// See `Swin::factors_mut`.
-    pub(super) fn factors_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+    /// See `Swin::shared_layers_mut`.
+    pub(super) fn shared_layers_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
         let is_shared = self.moe.is_none();
         [&mut self.attn.qkv, &mut self.attn.proj]
             .into_iter()

@@ -235,13 +235,18 @@ impl Swin {
         }
     }
 
-    /// The layers of shared blocks, whose weights are factors of products alone. Those of conditional
-    /// blocks may be merged, and their gradients are sums over prompts.
-    pub(crate) fn factors_mut(&mut self) -> Vec<&mut Linear> {
+    /// The layers of the shared blocks and of the halvings between stages, whose weights are factors of
+    /// products alone. Those of conditional blocks may be merged, and their gradients are sums over prompts.
+    pub(crate) fn shared_layers_mut(&mut self) -> Vec<&mut Linear> {
         { self.layers.iter_mut() }
             .flat_map(|stage| {
                 let halving = { stage.downsample.iter_mut() }.map(|halving| &mut halving.reduction);
-                halving.chain(stage.blocks.iter_mut().flat_map(SwinBlock::factors_mut))
+                halving.chain(
+                    stage
+                        .blocks
+                        .iter_mut()
+                        .flat_map(SwinBlock::shared_layers_mut),
+                )
             })
             .collect()
     }

@@ -66,6 +66,7 @@ fn blocks_of_a_gpu_in_16_bits_are_near_the_graphs() {
     for (_, half, most) in formats.into_iter().filter(|(supported, ..)| *supported) {
         let mut worst = 0.0_f64;
         for traces in traces_of_a_gpu(Some(half)) {
+            assert!(traces.graph.keys().eq(traces.other.keys()));
             for (name, exact) in &traces.graph {
                 let apart = relative_distance(exact, &traces.other[name]);
                 let what = format!("{half:?}, {}: {name}: {apart}", traces.geometry);
@@ -162,11 +163,16 @@ fn traces(
         value + noise.val()
     });
     let run = |partition: Partition, device: &Device| {
-        let mut case = case.clone();
-        if seed % 4 == 3 {
-            layers::cast_weights(case.block.factors_mut().collect());
+        let Case { mut block, x } = layers::fork(case.clone(), device);
+        // Blocks without experts, with gradient checkpointing and without, a frozen and a large one.
+        if matches!(seed % 8, 0 | 3 | 7) {
+            layers::cast_weights(block.shared_layers_mut().collect());
+            let format = match (Precision::current(), half) {
+                (Precision::Bf16, Some(half)) => half,
+                _ => DType::F32,
+            };
+            assert_eq!(block.attn.qkv.weight.val().dtype(), format);
         }
-        let Case { block, x } = layers::fork(case, device);
         // As in fine-tuning: blocks after frozen ones, and frozen blocks after others.
         let case = match seed % 6 {
             2 | 5 => Case {

@@ -67,8 +67,8 @@ pub struct VitBlock {
 }
 
 impl VitBlock {
-    /// See `Vit::factors_mut`.
-    pub(super) fn factors_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+    /// See `Vit::shared_layers_mut`.
+    pub(super) fn shared_layers_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
         let is_shared = self.moe.is_none();
         [&mut self.attn.qkv, &mut self.attn.proj]
             .into_iter()

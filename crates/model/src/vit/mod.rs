@@ -135,11 +135,10 @@ pub struct Vit {
 }
 
 impl Vit {
-    /// The layers of shared blocks, whose weights are factors of products alone. Those of conditional
-    /// blocks may be merged, and their gradients are sums over prompts.
-    pub(crate) fn factors_mut(&mut self) -> Vec<&mut Linear> {
+    /// The layers of the shared blocks, as [`Swin::shared_layers_mut`](crate::swin::Swin::shared_layers_mut).
+    pub(crate) fn shared_layers_mut(&mut self) -> Vec<&mut Linear> {
         { self.blocks.iter_mut() }
-            .flat_map(VitBlock::factors_mut)
+            .flat_map(VitBlock::shared_layers_mut)
             .collect()
     }
 

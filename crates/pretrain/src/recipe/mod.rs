@@ -411,7 +411,7 @@ pub struct PretrainRunSection {
     /// Format in which processes send gradients to each other: `f32`, or `bf16`, half of the bytes with
     /// rounded sums.
     pub exchange: ExchangeFormat,
-    /// Precision of matrix products: `f32`, or `bf16`, faster where the device has it, with
+    /// Precision of matrix products: `f32`, or `bf16`, faster where the device has it, with trained
     /// weights, optimizer, norms and losses in f32. Auto: bf16 on other devices that compute in it,
     /// f32 on the CPU, where bf16 is faster with Intel's AMX or AMD's AVX512-BF16.
     pub precision: Auto<Precision>,

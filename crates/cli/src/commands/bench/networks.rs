@@ -1,6 +1,6 @@
 //! Speed of networks and view generation. Weights are random, and so are images except for `data`.
 
-use anyhow::{Result, anyhow, bail, ensure};
+use anyhow::{Result, anyhow, bail};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use clasp_data::augment::{ViewsConfig, views as crop};
 use clasp_data::image::{CLIP_MEAN, CLIP_STD, Limits, Rgb, decode};
@@ -247,19 +247,10 @@ impl On<'_> {
             "run.steps=1000".to_owned(),
             "optimizer.freeze_last_layer=0.0".to_owned(),
         ];
-        if options.graph {
-            // Only this thread computes by the graph.
-            overrides.push("run.replicas=1".to_owned());
-        }
         overrides.extend(options.set.iter().cloned());
         let recipe = PretrainRecipe::parse("", "bench", &overrides)?;
         let machine = machine(self.device, self.threads);
         let plan = recipe.plan(options.batch * 1000, machine)?;
-        ensure!(
-            !options.graph || plan.replicas == 1,
-            "--graph: expected run.replicas = 1, found {}\n  hint: leave out --set run.replicas",
-            plan.replicas
-        );
         let (views, run) = (plan.recipe.views.clone(), plan.recipe.run.clone());
         let [global, local] = [views.global_size, views.local_size];
         let mut trainer = Pretrainer::new(plan, None, self.device)?;

@@ -488,6 +488,8 @@ def main_table(evidence, seeds, arms, steps):
     text = (
         f"Synthetic people: {PEOPLE['unlabeled']:,} unlabeled images, recipe `demo`, {steps} steps for each arm. Then the frozen backbone is "
         f"tested on {PEOPLE['test']} other people seen by {PEOPLE['cameras']} cameras: re-identification by retrieval, the other tasks by a linear probe. "
+        "CLASP's arms are tested under the default prompt of each task: `attribute` for re-identification and attributes, `part` for "
+        "parsing and pose. "
         f"All arms of a seed share people, labels, initial weights and the order of images. {LABELER} Processor time is that of labeling and "
         "pre-training, summed over cores."
     )

@@ -25,14 +25,11 @@ pub(crate) fn cast_all(tensors: Vec<Tensor<1>>, format: DType) -> Vec<Tensor<1>>
 /// factors of products alone. Nothing is cast for the CPU's fused operations, which round their inputs
 /// themselves.
 pub(crate) fn cast_weights(mut layers: Vec<&mut Linear>) {
-    layers.retain(|layer| {
-        let weight = layer.weight.val();
-        product_format(&weight) != weight.dtype()
-    });
     let Some(first) = layers.first() else {
         return;
     };
     let format = product_format(&first.weight.val());
+    layers.retain(|layer| layer.weight.val().dtype() != format);
     let weight = |layer: &&mut Linear| {
         let weight = layer.weight.val().without_autodiff();
         let size = weight.shape().num_elements();

@@ -83,10 +83,13 @@ impl Mlp {
         }
     }
 
-    /// Its layers.
-    pub(crate) fn layers_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
-        [&mut self.fc1, &mut self.fc2]
-            .into_iter()
+    /// The layers of a block: those of its attention, then these.
+    pub(crate) fn layers_after<'a>(
+        &'a mut self,
+        attention: [&'a mut Linear; 2],
+    ) -> impl Iterator<Item = &'a mut Linear> {
+        { attention.into_iter() }
+            .chain([&mut self.fc1, &mut self.fc2])
             .chain(&mut self.fc1_g)
     }
 

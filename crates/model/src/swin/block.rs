@@ -116,13 +116,10 @@ pub struct SwinBlock {
 }
 
 impl SwinBlock {
-    /// See `Swin::shared_layers_mut`.
-    pub(super) fn shared_layers_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
-        let is_shared = self.moe.is_none();
-        [&mut self.attn.qkv, &mut self.attn.proj]
-            .into_iter()
-            .chain(self.mlp.layers_mut())
-            .filter(move |_| is_shared)
+    /// The layers of attention and MLP.
+    pub(super) fn layers_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let attention = [&mut self.attn.qkv, &mut self.attn.proj];
+        self.mlp.layers_after(attention)
     }
 
     pub(super) fn claim(experts: Option<&MoeConfig>, mut claims: Claims) {

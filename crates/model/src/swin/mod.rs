@@ -241,12 +241,8 @@ impl Swin {
         { self.layers.iter_mut() }
             .flat_map(|stage| {
                 let halving = { stage.downsample.iter_mut() }.map(|halving| &mut halving.reduction);
-                halving.chain(
-                    stage
-                        .blocks
-                        .iter_mut()
-                        .flat_map(SwinBlock::shared_layers_mut),
-                )
+                let shared = stage.blocks.iter_mut().filter(|block| block.moe.is_none());
+                halving.chain(shared.flat_map(SwinBlock::layers_mut))
             })
             .collect()
     }

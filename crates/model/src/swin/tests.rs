@@ -166,7 +166,7 @@ fn traces(
         let Case { mut block, x } = layers::fork(case.clone(), device);
         // Blocks without experts, with gradient checkpointing and without, a frozen and a large one.
         if matches!(seed % 8, 0 | 3 | 7) {
-            layers::cast_weights(block.shared_layers_mut().collect());
+            layers::cast_weights(block.layers_mut().collect());
             let format = match (Precision::current(), half) {
                 (Precision::Bf16, Some(half)) => half,
                 _ => DType::F32,

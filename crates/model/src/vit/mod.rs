@@ -138,7 +138,8 @@ impl Vit {
     /// The layers of the shared blocks, as [`Swin::shared_layers_mut`](crate::swin::Swin::shared_layers_mut).
     pub(crate) fn shared_layers_mut(&mut self) -> Vec<&mut Linear> {
         { self.blocks.iter_mut() }
-            .flat_map(VitBlock::shared_layers_mut)
+            .filter(|block| block.moe.is_none())
+            .flat_map(VitBlock::layers_mut)
             .collect()
     }
 

@@ -75,23 +75,17 @@ fn difference(a: &Gradients, b: &Gradients) -> f32 {
 /// The parameter whose gradients are farthest apart, for their own length.
 fn farthest<'a>(a: &'a Gradients, b: &Gradients) -> (&'a str, f64) {
     assert!(a.keys().eq(b.keys()));
-    let length = |values: &[f32]| {
-        values
-            .iter()
-            .map(|x| f64::from(*x).powi(2))
-            .sum::<f64>()
-            .sqrt()
+    let difference = |(name, a): (&String, &Tensor<1>)| {
+        assert_eq!(a.dims(), b[name].dims(), "{name}");
+        (name.clone(), a.clone() - b[name].clone())
     };
-    let apart = |(name, a): (&'a String, &Tensor<1>)| {
-        let (a, b) = (numbers(a), numbers(&b[name]));
-        assert_eq!(a.len(), b.len(), "{name}");
-        let differences: Vec<f32> = a.iter().zip(&b).map(|(a, b)| a - b).collect();
+    let [lengths, apart] = [Norms::of(a), Norms::of(&a.iter().map(difference).collect())];
+    let apart = |name: &'a String| {
+        let [length, apart] = [&lengths, &apart].map(|norms| norms.total_of(|it| it == name));
         // Equal gradients of zeros are no distance apart.
-        let apart = length(&differences) / length(&a).max(f64::MIN_POSITIVE);
-        (name.as_str(), apart)
+        (name.as_str(), apart / length.max(f64::MIN_POSITIVE))
     };
-    a.iter()
-        .map(apart)
+    { a.keys().map(apart) }
         .max_by(|a, b| a.1.total_cmp(&b.1))
         .unwrap()
 }

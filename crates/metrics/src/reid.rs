@@ -17,6 +17,7 @@
 //! gallery's order.
 
 use std::cmp::Ordering;
+use std::collections::HashMap;
 
 use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
@@ -132,8 +133,8 @@ pub fn evaluate(
     ranks: usize,
 ) -> Result<ReidMetrics, MetricError> {
     let features = NormalizedFeatures::new(query, gallery)?;
-    let matches =
-        features.map_query_rows(|i, distances| query_matches(query, gallery, i, distances));
+    let by_person = GalleryByPerson::new(query, gallery);
+    let matches = features.map_query_rows(|i, distances| by_person.matches(i, distances));
     summarize(matches, query.len(), gallery.len(), ranks)
 }
 
@@ -219,45 +220,58 @@ pub(crate) struct Matches {
     ranked: usize,
 }
 
-/// Ranks the matches of query `i`, given its distance to every gallery image. `None` if it has no
-/// match.
-///
-/// The gallery is not sorted: the rank of a match is the number of images before it, which is
-/// counted. That is one pass for each match, but of comparisons alone, many at a time.
-pub(crate) fn query_matches(
-    query: &ReidImages,
-    gallery: &ReidImages,
-    i: usize,
-    distances: &[f32],
-) -> Option<Matches> {
-    let same_person = gallery.persons.iter().enumerate();
-    let (mut matches, mut shots) = (Vec::new(), Vec::new());
-    for (j, _) in same_person.filter(|(_, person)| **person == query.persons[i]) {
-        if is_same_shot(query, i, gallery, j) {
-            shots.push((distances[j], j));
-        } else {
-            matches.push((distances[j], j));
+/// Queries and a gallery whose images are found by person.
+pub(crate) struct GalleryByPerson<'a> {
+    query: &'a ReidImages<'a>,
+    gallery: &'a ReidImages<'a>,
+    /// The gallery's images of each person, ascending.
+    of_person: HashMap<i64, Vec<usize>>,
+}
+
+impl<'a> GalleryByPerson<'a> {
+    pub(crate) fn new(query: &'a ReidImages, gallery: &'a ReidImages) -> Self {
+        let mut of_person: HashMap<i64, Vec<usize>> = HashMap::new();
+        for (j, person) in gallery.persons.iter().enumerate() {
+            of_person.entry(*person).or_default().push(j);
+        }
+        Self {
+            query,
+            gallery,
+            of_person,
         }
     }
-    if matches.is_empty() {
-        return None;
+
+    /// Ranks the matches of query `i`, given its distance to every gallery image. `None` if it has
+    /// no match.
+    ///
+    /// The gallery is not sorted: the rank of a match is the number of images before it, which is
+    /// counted. That is one pass for each match, but of comparisons alone, many at a time.
+    pub(crate) fn matches(&self, i: usize, distances: &[f32]) -> Option<Matches> {
+        let Self { query, gallery, .. } = self;
+        let same_person = self.of_person.get(&query.persons[i])?;
+        let placed = same_person.iter().map(|j| (distances[*j], *j));
+        let (shots, matches): (Vec<_>, Vec<_>) =
+            placed.partition(|(_, j)| is_same_shot(query, i, gallery, *j));
+        if matches.is_empty() {
+            return None;
+        }
+        let all = Arch::new().dispatch(CountBefore {
+            distances,
+            of: &matches,
+        });
+        let rank = |(this, all): (&(f32, usize), usize)| {
+            let left_out = shots
+                .iter()
+                .filter(|shot| by_distance(**shot, *this).is_lt());
+            all - left_out.count()
+        };
+        let mut ranks: Vec<usize> = matches.iter().zip(all).map(rank).collect();
+        ranks.sort_unstable();
+        Some(Matches {
+            ranks,
+            ranked: gallery.len() - shots.len(),
+        })
     }
-    let all = Arch::new().dispatch(CountBefore {
-        distances,
-        of: &matches,
-    });
-    let rank = |(this, all): (&(f32, usize), usize)| {
-        let left_out = shots
-            .iter()
-            .filter(|shot| by_distance(**shot, *this).is_lt());
-        all - left_out.count()
-    };
-    let mut ranks: Vec<usize> = matches.iter().zip(all).map(rank).collect();
-    ranks.sort_unstable();
-    Some(Matches {
-        ranks,
-        ranked: gallery.len() - shots.len(),
-    })
 }
 
 /// For each pair of a distance and its place how many come before it.
@@ -396,7 +410,10 @@ pub(crate) struct NormalizedFeatures {
 }
 
 impl NormalizedFeatures {
-    pub(crate) fn new(query: &ReidImages, gallery: &ReidImages) -> Result<Self, MetricError> {
+    pub(crate) fn new<'a>(
+        query: &ReidImages<'a>,
+        gallery: &ReidImages<'a>,
+    ) -> Result<Self, MetricError> {
         query.assert_consistent("query");
         gallery.assert_consistent("gallery");
         assert_eq!(
@@ -404,29 +421,38 @@ impl NormalizedFeatures {
             "query and gallery features have different lengths"
         );
         let channels = query.channels;
-        let mut features = Vec::with_capacity(query.features.len() + gallery.features.len());
-        for (what, images) in [("query features", query), ("gallery features", gallery)] {
-            if let Some(at) = images.features.iter().position(|v| !v.is_finite()) {
-                let found = f64::from(images.features[at]);
-                return Err(MetricError::NotFinite {
-                    what,
-                    row: at / channels,
-                    found,
-                });
-            }
-            features.extend_from_slice(images.features);
-        }
-        features.par_chunks_mut(channels.max(1)).for_each(|row| {
-            let length = dot(row, row).sqrt();
-            if length > 0.0 {
-                row.iter_mut()
-                    .for_each(|v| *v = (f64::from(*v) / length) as f32);
-            }
-        });
-        let squares = features
-            .par_chunks(channels.max(1))
-            .map(|row| dot(row, row) as f32)
+        let rows = |images: &ReidImages<'a>| images.features.par_chunks(channels.max(1));
+        // Zeros that the threads overwrite: at the first write to a page the system clears it, which
+        // one thread would do alone.
+        let mut features = vec![0.0; query.features.len() + gallery.features.len()];
+        // NaN marks a row that is not finite: squares of finite f32 do not overflow f64.
+        let squares: Vec<f32> = features
+            .par_chunks_mut(channels.max(1))
+            .zip(rows(query).chain(rows(gallery)))
+            .map(|(row, values)| {
+                let length = dot(values, values).sqrt();
+                if length > 0.0 {
+                    for (normed, value) in row.iter_mut().zip(values) {
+                        *normed = (f64::from(*value) / length) as f32;
+                    }
+                }
+                if length.is_finite() {
+                    dot(row, row) as f32
+                } else {
+                    f32::NAN
+                }
+            })
             .collect();
+        if let Some(row) = squares.iter().position(|square| square.is_nan()) {
+            let (what, images, row) = match row.checked_sub(query.len()) {
+                None => ("query features", query, row),
+                Some(row) => ("gallery features", gallery, row),
+            };
+            let values = &images.features[row * channels..][..channels];
+            let found = values.iter().find(|value| !value.is_finite());
+            let found = found.map_or(f64::NAN, |value| f64::from(*value));
+            return Err(MetricError::NotFinite { what, row, found });
+        }
         Ok(Self {
             features,
             channels,
@@ -690,6 +716,47 @@ pub(crate) mod tests {
         )
         .unwrap();
         assert_eq!(metrics.map, 1.0);
+    }
+
+    #[test]
+    fn the_first_number_that_is_not_finite_is_named() {
+        let side = |features: &[f32]| {
+            let ids: Vec<i64> = (0..features.len() as i64 / 2).collect();
+            (features.to_vec(), ids)
+        };
+        let normalized = |query: &[f32], gallery: &[f32]| {
+            let (query, gallery) = (side(query), side(gallery));
+            NormalizedFeatures::new(
+                &images(&query.0, &query.1, &query.1),
+                &images(&gallery.0, &gallery.1, &gallery.1),
+            )
+            .map(|features| features.features)
+        };
+        let (inf, nan) = (f32::INFINITY, f32::NAN);
+        for (query, gallery, named) in [
+            (
+                [1.0, 0.0, -inf, nan],
+                [nan, 0.0],
+                ("query features", 1, -f64::INFINITY),
+            ),
+            (
+                [1.0, 0.0, 0.0, 1.0],
+                [0.0, inf],
+                ("gallery features", 0, f64::INFINITY),
+            ),
+        ] {
+            match normalized(&query, &gallery) {
+                Err(MetricError::NotFinite { what, row, found }) => {
+                    assert_eq!((what, row, found), named);
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        // The largest and the smallest numbers are finite, and have a length in f64.
+        let features = normalized(&[f32::MAX, f32::MAX], &[f32::from_bits(1), 0.0]).unwrap();
+        let half = 0.5_f32.sqrt();
+        assert_eq!(features, [half, half, 1.0, 0.0]);
+        assert_eq!(normalized(&[0.0, 0.0], &[]).unwrap(), [0.0, 0.0]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use crate::MetricError;
 use crate::matmul::dot;
 use crate::reid::{
-    NormalizedFeatures, ReidImages, ReidMetrics, by_distance, nearest_of_query, query_matches,
+    GalleryByPerson, NormalizedFeatures, ReidImages, ReidMetrics, by_distance, nearest_of_query,
     summarize,
 };
 
@@ -66,9 +66,8 @@ pub fn evaluate(
     rerank: Rerank,
     ranks: usize,
 ) -> Result<ReidMetrics, MetricError> {
-    let matches = map_rows(query, gallery, rerank, |i, row| {
-        query_matches(query, gallery, i, row)
-    })?;
+    let by_person = GalleryByPerson::new(query, gallery);
+    let matches = map_rows(query, gallery, rerank, |i, row| by_person.matches(i, row))?;
     summarize(matches, query.len(), gallery.len(), ranks)
 }
 
@@ -87,8 +86,9 @@ pub fn evaluate_with_nearest(
     ranks: usize,
     count: usize,
 ) -> Result<(ReidMetrics, Vec<Vec<usize>>), MetricError> {
+    let by_person = GalleryByPerson::new(query, gallery);
     let rows = map_rows(query, gallery, rerank, |i, row| {
-        let matches = query_matches(query, gallery, i, row);
+        let matches = by_person.matches(i, row);
         (matches, nearest_of_query(query, gallery, i, row, count))
     })?;
     let (matches, nearest) = rows.into_iter().unzip();

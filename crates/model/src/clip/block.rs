@@ -14,7 +14,7 @@ use super::{
     init::{BlockDraws, Fill, InitialDistribution},
 };
 use crate::{
-    kernels::{self, activation::Activation, attention::WindowGrid},
+    kernels::{self, activation::Activation, windows::WindowGrid},
     layers::{self, activated, project},
 };
 

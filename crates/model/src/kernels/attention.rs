@@ -1,10 +1,12 @@
 //! Self-attention within windows, with its norm and its residual: x + f · (softmax(q kᵀ / √d +
 //! bias) v · W + b), with q, k, v = LN x · W' + b'.
 //!
-//! Windows are gathered, padded and scattered by index, so that a cyclic shift costs nothing. A
-//! padding position is attended to, with the projection's bias as its key and value, but has no
-//! query. The softmax is computed again in the backward pass: it is as large as all that is saved,
-//! and cheap.
+//! The norm reads the tokens window by window, and all that follows until the residual is in that
+//! order ([`RowOrder`]): a cyclic shift costs nothing, and a window's queries, keys and
+//! values are consecutive rows. A padding position is attended to, with the projection's bias as its
+//! key and value, but has no query. Without a backward pass to save for, a thread takes a few windows
+//! from the norm to the output projection, so that what lies between stays in the cache. The softmax
+//! is computed again in the backward pass: it is as large as all that is saved, and cheap.
 
 use std::sync::Arc;
 
@@ -19,63 +21,15 @@ use super::{
     matrix::{MatrixView, add_product, set_product},
     mlp::{BranchFactors, RUN, totals},
     mode::Precision,
-    norm::{NormAffine, normalize, normalize_backward, strand},
+    norm::{NormAffine, normalize_backward, normalize_tokens, strand, total},
     operation::{FusedOperation, Operand, apply},
-    scalar::{add, add_rows, dot, fill_rows, scale, softmax_rows, vectorized},
-    weight::{Weight, add_weight_gradient},
+    scalar::{add, add_rows, add_rows_at, dot, fill_rows, scale, softmax_rows, vectorized},
+    weight::{PackedWeight, Weight, add_weight_gradient},
+    windows::{RowOrder, Window, WindowGrid, WindowRun},
 };
 
 /// A score that is 0 after the softmax.
 const NEVER: f32 = -1e30;
-
-/// The windows of an image: which tokens attend to which.
-#[derive(Debug, Clone)]
-pub struct WindowGrid {
-    /// Tokens of an image.
-    pub tokens: usize,
-    /// Positions of a window.
-    pub area: usize,
-    /// The windows; every token is in one.
-    pub windows: Vec<Window>,
-    /// For each pair of positions the row of the bias table; empty without a table.
-    pub bias_index: Vec<u32>,
-    /// Whether a position attends to itself and those before it alone.
-    pub causal: bool,
-}
-
-/// One window.
-#[derive(Debug, Clone)]
-pub struct Window {
-    /// The token at each position; none for padding.
-    pub tokens: Vec<Option<u32>>,
-    /// Positions of different regions get `penalty` on their score; empty where all are of one.
-    pub regions: Vec<u8>,
-    /// See `regions`.
-    pub penalty: f32,
-}
-
-impl WindowGrid {
-    /// All tokens in one window.
-    pub fn whole(tokens: usize, causal: bool) -> Self {
-        let window = Window {
-            tokens: (0..tokens as u32).map(Some).collect(),
-            regions: Vec::new(),
-            penalty: 0.0,
-        };
-        Self {
-            tokens,
-            area: tokens,
-            windows: vec![window],
-            bias_index: Vec::new(),
-            causal,
-        }
-    }
-
-    /// A row of scores, rounded up to whole vectors.
-    fn stride(&self) -> usize {
-        self.area.next_multiple_of(16)
-    }
-}
 
 /// Parameters of the operation, as tensors.
 #[derive(Clone)]
@@ -127,6 +81,7 @@ pub fn attention(
         "tokens of an image and of its windows"
     );
     let device = x.device().inner();
+    let packed = [&parameters.qkv_weight, &parameters.weight].map(PackedWeight::new);
     let qkv_bias = parameters.qkv_bias;
     let table = parameters.table;
     let inputs = [
@@ -140,6 +95,7 @@ pub fn attention(
         Operand::new(table.unwrap_or_else(|| Tensor::zeros([1, heads], &device))),
     ];
     let operation = AttentionOperation {
+        packed,
         heads,
         epsilon: epsilon as f32,
         grid,
@@ -150,13 +106,15 @@ pub fn attention(
 
 #[derive(Debug, Clone)]
 struct AttentionOperation {
+    /// Packed weights of the projection to q, k and v, and of the output projection.
+    packed: [PackedWeight; 2],
     heads: usize,
     epsilon: f32,
     grid: Arc<WindowGrid>,
     factors: Option<BranchFactors>,
 }
 
-/// What the backward pass needs.
+/// What the backward pass needs, in the windows' order.
 #[derive(Debug, Clone)]
 struct AttentionSaved {
     /// [batch·tokens, 3·channels].
@@ -165,46 +123,68 @@ struct AttentionSaved {
     mixed: Vec<f32>,
 }
 
-/// A window's operands and scores, for one window at a time.
-struct AttentionScratch {
-    /// [tokens of the window, channels].
-    queries: Vec<f32>,
-    /// Keys, then values, of each position: [area, 2·channels].
-    pairs: Vec<f32>,
-    /// [tokens of the window, stride].
-    scores: Vec<f32>,
-    /// [tokens of the window, channels].
-    mixed: Vec<f32>,
+/// Keys and values of a window's positions: rows `stride` apart that begin with a key, and have the
+/// value `channels` later.
+#[derive(Clone, Copy)]
+struct Pairs<'a> {
+    rows: &'a [f32],
+    area: usize,
+    stride: usize,
+    channels: usize,
 }
 
-impl AttentionScratch {
-    fn new(grid: &WindowGrid, channels: usize) -> Self {
+impl<'a> Pairs<'a> {
+    /// Of a window with these rows of queries, keys and values; with padding, collected in `memory`.
+    fn new(window: &Window, qkv: &'a [f32], padding: &[f32], memory: &'a mut [f32]) -> Self {
+        let channels = padding.len() / 3;
+        let area = window.tokens.len();
+        if window.count() == area {
+            let rows = &qkv[channels..];
+            let stride = 3 * channels;
+            return Self {
+                rows,
+                area,
+                stride,
+                channels,
+            };
+        }
+        let mut rows = qkv.chunks_exact(3 * channels);
+        for (pair, token) in memory.chunks_exact_mut(2 * channels).zip(&window.tokens) {
+            let row = token.and_then(|_| rows.next()).unwrap_or(padding);
+            pair.copy_from_slice(&row[channels..]);
+        }
         Self {
-            queries: vec![0.0; grid.area * channels],
-            pairs: vec![0.0; grid.area * 2 * channels],
-            scores: vec![0.0; grid.area * grid.stride()],
-            mixed: vec![0.0; grid.area * channels],
+            rows: memory,
+            area,
+            stride: 2 * channels,
+            channels,
         }
     }
 
-    /// Fetches a window of `qkv`, that of an image.
-    fn gather(&mut self, window: &Window, qkv: &[f32], padding: &[f32]) {
-        let channels = padding.len() / 3;
-        let mut queries = self.queries.chunks_exact_mut(channels);
-        for (pair, token) in self
-            .pairs
-            .chunks_exact_mut(2 * channels)
-            .zip(&window.tokens)
-        {
-            let Some(token) = token else {
-                pair.copy_from_slice(&padding[channels..]);
-                continue;
-            };
-            let row = &qkv[*token as usize * 3 * channels..][..3 * channels];
-            pair.copy_from_slice(&row[channels..]);
-            if let Some(query) = queries.next() {
-                query.copy_from_slice(&row[..channels]);
-            }
+    /// [area, width] of the head whose channels begin at `first`.
+    fn keys(self, first: usize, width: usize) -> MatrixView<'a> {
+        MatrixView::part(&self.rows[first..], self.area, width, self.stride)
+    }
+
+    /// As [`Self::keys`].
+    fn values(self, first: usize, width: usize) -> MatrixView<'a> {
+        self.keys(self.channels + first, width)
+    }
+}
+
+/// Memory for one window at a time.
+struct WindowScratch {
+    /// See [`Pairs`]: [area, 2·channels].
+    pairs: Vec<f32>,
+    /// [tokens of the window, stride].
+    scores: Vec<f32>,
+}
+
+impl WindowScratch {
+    fn new(grid: &WindowGrid, channels: usize) -> Self {
+        Self {
+            pairs: vec![0.0; grid.area * 2 * channels],
+            scores: vec![0.0; grid.area * grid.stride()],
         }
     }
 }
@@ -253,29 +233,27 @@ impl AttentionOperation {
         gradient
     }
 
-    /// The attention weights of a head in a gathered window, into its scores. Returns the window's
-    /// number of tokens.
+    /// The attention weights of a head in a window, into `scores`. qkv: the rows of the window's
+    /// tokens.
     fn weigh(
         &self,
         head: usize,
         window: &Window,
         bias: &[f32],
-        scratch: &mut AttentionScratch,
-    ) -> usize {
+        (qkv, pairs): (&[f32], Pairs),
+        scores: &mut [f32],
+    ) {
         let WindowGrid { area, .. } = *self.grid;
         let stride = self.grid.stride();
-        let channels = scratch.queries.len() / area;
-        let width = channels / self.heads;
+        let width = pairs.channels / self.heads;
         let bias = &bias[head * area * stride % bias.len()..][..area * stride];
-        let mut rows = scratch.scores.chunks_exact_mut(stride);
-        let mut count = 0;
+        let mut rows = scores.chunks_exact_mut(stride);
         for (position, bias) in bias.chunks_exact(stride).enumerate() {
             if window.tokens[position].is_none() {
                 continue;
             }
             if let Some(row) = rows.next() {
                 row.copy_from_slice(bias);
-                count += 1;
                 if let Some(region) = window.regions.get(position) {
                     for (score, other) in row.iter_mut().zip(&window.regions) {
                         *score += if region == other { 0.0 } else { window.penalty };
@@ -283,125 +261,121 @@ impl AttentionOperation {
                 }
             }
         }
-        add_product(
-            &mut scratch.scores,
-            stride,
-            MatrixView::part(&scratch.queries[head * width..], count, width, channels),
-            MatrixView::part(&scratch.pairs[head * width..], area, width, 2 * channels).t(),
-            (width as f32).powf(-0.5),
-        );
-        softmax_rows(&mut scratch.scores[..count * stride], stride);
-        count
+        let count = qkv.len() / (3 * pairs.channels);
+        let queries = MatrixView::part(&qkv[head * width..], count, width, 3 * pairs.channels);
+        let keys = pairs.keys(head * width, width).t();
+        add_product(scores, stride, queries, keys, (width as f32).powf(-0.5));
+        softmax_rows(&mut scores[..count * stride], stride);
     }
 
-    /// The heads' outputs of an image. qkv: [tokens, 3·channels], mixed: [tokens, channels].
+    /// The heads' outputs of a window. qkv: [tokens of the window, 3·channels], mixed: [tokens of the
+    /// window, channels].
     fn mix(
         &self,
+        window: &Window,
         qkv: &[f32],
         padding: &[f32],
         bias: &[f32],
         mixed: &mut [f32],
-        scratch: &mut AttentionScratch,
+        scratch: &mut WindowScratch,
     ) {
+        let WindowScratch { pairs, scores } = scratch;
+        let pairs = Pairs::new(window, qkv, padding, pairs);
+        let width = pairs.channels / self.heads;
         let (area, stride) = (self.grid.area, self.grid.stride());
-        let channels = padding.len() / 3;
-        let width = channels / self.heads;
-        for window in &self.grid.windows {
-            if window.tokens.iter().all(Option::is_none) {
-                continue;
-            }
-            scratch.gather(window, qkv, padding);
-            for head in 0..self.heads {
-                let count = self.weigh(head, window, bias, scratch);
-                let values = &scratch.pairs[channels + head * width..];
-                set_product(
-                    &mut scratch.mixed[head * width..],
-                    channels,
-                    MatrixView::part(&scratch.scores, count, area, stride),
-                    MatrixView::part(values, area, width, 2 * channels),
-                );
-            }
-            let tokens = window.tokens.iter().flatten();
-            for (token, row) in tokens.zip(scratch.mixed.chunks_exact(channels)) {
-                mixed[*token as usize * channels..][..channels].copy_from_slice(row);
-            }
+        let count = mixed.len() / pairs.channels;
+        for head in 0..self.heads {
+            self.weigh(head, window, bias, (qkv, pairs), scores);
+            set_product(
+                &mut mixed[head * width..],
+                pairs.channels,
+                MatrixView::part(scores, count, area, stride),
+                pairs.values(head * width, width),
+            );
         }
     }
 
-    /// The gradient of an image's qkv, given that of `mixed`. `sums` are those of the padding,
-    /// [2·channels], and of the scores' bias, as [`Self::score_bias`] has it.
-    #[allow(clippy::too_many_arguments)]
+    /// The gradient of a window's qkv, [tokens of the window, 3·channels], given that of `mixed`.
+    /// `sums` are those of the padding, [2·channels], and of the scores' bias, as
+    /// [`Self::score_bias`] has it.
     fn mix_backward(
         &self,
-        qkv: &[f32],
-        padding: &[f32],
-        bias: &[f32],
-        mixed: &[f32],
+        window: &Window,
+        [qkv, padding, bias, mixed]: [&[f32]; 4],
         gradient: &mut [f32],
         [padding_sums, bias_sums]: &mut [Vec<f32>; 2],
-        [scratch, slopes]: &mut [AttentionScratch; 2],
+        [scratch, slopes]: &mut [WindowScratch; 2],
     ) {
-        let (area, stride) = (self.grid.area, self.grid.stride());
-        let channels = padding.len() / 3;
+        let WindowScratch { pairs, scores } = scratch;
+        let pairs = Pairs::new(window, qkv, padding, pairs);
+        let channels = pairs.channels;
         let width = channels / self.heads;
         let factor = (width as f32).powf(-0.5);
-        for window in &self.grid.windows {
-            let tokens = || window.tokens.iter().flatten().map(|token| *token as usize);
-            if tokens().next().is_none() {
-                continue;
-            }
-            scratch.gather(window, qkv, padding);
-            for (token, row) in tokens().zip(slopes.mixed.chunks_exact_mut(channels)) {
-                row.copy_from_slice(&mixed[token * channels..][..channels]);
-            }
-            for head in 0..self.heads {
-                let (key, value) = (head * width, channels + head * width);
-                let count = self.weigh(head, window, bias, scratch);
-                let weights = MatrixView::part(&scratch.scores, count, area, stride);
-                let output = MatrixView::part(&slopes.mixed[key..], count, width, channels);
-                set_product(
-                    &mut slopes.pairs[value..],
-                    2 * channels,
-                    weights.t(),
-                    output,
-                );
-                let values = MatrixView::part(&scratch.pairs[value..], area, width, 2 * channels);
-                set_product(&mut slopes.scores, stride, output, values.t());
-                softmax_backward(
-                    &scratch.scores[..count * stride],
-                    &mut slopes.scores,
-                    &mut bias_sums[head * area * stride % bias.len()..],
-                    &window.tokens,
-                    stride,
-                );
-                let of_scores = MatrixView::part(&slopes.scores, count, area, stride);
-                let queries = MatrixView::part(&scratch.queries[key..], count, width, channels);
-                let keys = MatrixView::part(&scratch.pairs[key..], area, width, 2 * channels);
-                set_product(&mut slopes.queries[key..], channels, of_scores, keys);
-                set_product(
-                    &mut slopes.pairs[key..],
-                    2 * channels,
-                    of_scores.t(),
-                    queries,
-                );
-            }
-            let AttentionScratch { queries, pairs, .. } = slopes;
-            scale(queries, factor);
-            let mut queries = queries.chunks_exact(channels);
-            for (pair, token) in pairs.chunks_exact_mut(2 * channels).zip(&window.tokens) {
-                scale(&mut pair[..channels], factor);
-                let Some(token) = token else {
-                    add(padding_sums, pair);
-                    continue;
-                };
-                let row = &mut gradient[*token as usize * 3 * channels..][..3 * channels];
-                row[channels..].copy_from_slice(pair);
-                if let Some(query) = queries.next() {
-                    row[..channels].copy_from_slice(query);
+        let (area, stride) = (self.grid.area, self.grid.stride());
+        let count = mixed.len() / channels;
+        let padded = count < area;
+        for head in 0..self.heads {
+            let (key, value) = (head * width, channels + head * width);
+            self.weigh(head, window, bias, (qkv, pairs), scores);
+            let weights = MatrixView::part(scores, count, area, stride);
+            let output = MatrixView::part(&mixed[key..], count, width, channels);
+            let (values, keys) = (pairs.values(key, width), pairs.keys(key, width));
+            set_product(&mut slopes.scores, stride, output, values.t());
+            softmax_backward(
+                &scores[..count * stride],
+                &mut slopes.scores,
+                &mut bias_sums[head * area * stride % bias.len()..],
+                &window.tokens,
+                stride,
+            );
+            let of_scores = MatrixView::part(&slopes.scores, count, area, stride);
+            let queries = MatrixView::part(&qkv[key..], count, width, 3 * channels);
+            set_product(&mut gradient[key..], 3 * channels, of_scores, keys);
+            let (of_pairs, of_pairs_stride) = if padded {
+                (&mut slopes.pairs[..], 2 * channels)
+            } else {
+                (&mut gradient[channels..], 3 * channels)
+            };
+            set_product(&mut of_pairs[value..], of_pairs_stride, weights.t(), output);
+            set_product(
+                &mut of_pairs[key..],
+                of_pairs_stride,
+                of_scores.t(),
+                queries,
+            );
+        }
+        let mut rows = gradient.chunks_exact_mut(3 * channels);
+        if !padded {
+            rows.for_each(|row| scale(&mut row[..2 * channels], factor));
+            return;
+        }
+        for (pair, token) in slopes
+            .pairs
+            .chunks_exact_mut(2 * channels)
+            .zip(&window.tokens)
+        {
+            scale(&mut pair[..channels], factor);
+            match token.and_then(|_| rows.next()) {
+                Some(row) => {
+                    scale(&mut row[..channels], factor);
+                    row[channels..].copy_from_slice(pair);
                 }
+                None => add(padding_sums, pair),
             }
         }
     }
+}
+
+/// out = b + a · W, in `parts` or more that threads without other work can take. a: [rows, inputs],
+/// out: [rows, outputs].
+fn set_layer(out: &mut [f32], [a, bias]: [&[f32]; 2], weight: &Weight, rows: usize, parts: usize) {
+    let part = rows.div_ceil(parts).clamp(1, RUN);
+    out.par_chunks_mut(part * (out.len() / rows))
+        .zip(a.par_chunks(part * (a.len() / rows)))
+        .for_each(|(out, a)| {
+            fill_rows(out, bias);
+            weight.add_product(out, a);
+        });
 }
 
 vectorized! {
@@ -441,51 +415,86 @@ impl FusedOperation<8> for AttentionOperation {
             beta,
             epsilon: self.epsilon,
         };
-        let qkv_weight = Weight::new(qkv_weight, 3 * channels);
-        let weight = Weight::new(weight, channels);
-        let share = strand(x.len(), channels);
-
-        let mut qkv = vec![0.0; 3 * x.len()];
-        qkv.par_chunks_mut(3 * share)
-            .zip(x.par_chunks(share))
-            .for_each(|(qkv, x)| {
-                let mut normed = vec![0.0; RUN.min(x.len() / channels) * channels];
-                let runs = qkv.chunks_mut(3 * RUN * channels);
-                for (qkv, x) in runs.zip(x.chunks(RUN * channels)) {
-                    let normed = &mut normed[..x.len()];
-                    normalize(norm, x, normed);
-                    fill_rows(qkv, qkv_bias);
-                    qkv_weight.add_product(qkv, normed);
-                }
-            });
-
+        let [packed_qkv, packed] = &self.packed;
+        let qkv_weight = Weight::new(qkv_weight, 3 * channels, packed_qkv);
+        let weight = Weight::new(weight, channels, packed);
         let score_bias = self.score_bias(table);
-        let image = self.grid.tokens * channels;
-        let mut mixed = vec![0.0; x.len()];
-        mixed
-            .par_chunks_mut(image)
-            .zip(qkv.par_chunks(3 * image))
-            .for_each_init(
-                || AttentionScratch::new(&self.grid, channels),
-                |scratch, (mixed, qkv)| self.mix(qkv, qkv_bias, &score_bias, mixed, scratch),
-            );
+        let images = x.len() / channels / self.grid.tokens;
+        let order = RowOrder::new(&self.grid, images);
+        let runs = WindowRun::all(&self.grid, images);
+        let most = runs.iter().map(|run| run.rows.len()).max().unwrap_or(0);
+        // Few runs are not a multiple of the threads, or fewer: then products are divided too.
+        let parts = (2 * rayon::current_num_threads()).div_ceil(runs.len().max(1));
 
+        let mut branch = vec![0.0; x.len()];
+        let saved_values = if save { x.len() } else { 0 };
+        let (mut qkv, mut mixed) = (vec![0.0; 3 * saved_values], vec![0.0; saved_values]);
+        // Without anything to save the runs of a thread use the same few rows.
+        let scratch_rows = if save { 0 } else { most };
+        let saved: Vec<Option<[&mut [f32]; 2]>> = if save {
+            let qkv = WindowRun::parts(&runs, &mut qkv, 3 * channels);
+            let mixed = WindowRun::parts(&runs, &mut mixed, channels);
+            qkv.into_iter()
+                .zip(mixed)
+                .map(|(a, b)| Some([a, b]))
+                .collect()
+        } else {
+            runs.iter().map(|_| None).collect()
+        };
+        let branches = WindowRun::parts(&runs, &mut branch, channels);
+        runs.par_iter().zip(branches).zip(saved).for_each_init(
+            || {
+                let rows = |count: usize, width: usize| vec![0.0; count * width];
+                (
+                    [
+                        rows(most, channels),
+                        rows(scratch_rows, 3 * channels),
+                        rows(scratch_rows, channels),
+                    ],
+                    WindowScratch::new(&self.grid, channels),
+                )
+            },
+            |([normed, qkv, mixed], scratch), ((run, branch), saved)| {
+                let rows = run.rows.len();
+                if rows == 0 {
+                    return;
+                }
+                let [qkv, mixed] = saved.unwrap_or_else(|| {
+                    [
+                        &mut qkv[..rows * 3 * channels],
+                        &mut mixed[..rows * channels],
+                    ]
+                });
+                let normed = &mut normed[..rows * channels];
+                normalize_tokens(norm, x, &order.tokens[run.rows.clone()], normed);
+                set_layer(qkv, [normed, qkv_bias], &qkv_weight, rows, parts);
+                let mut first = 0;
+                for index in run.windows.clone() {
+                    let window = self.grid.window(index);
+                    let rows = first..first + window.count();
+                    first = rows.end;
+                    if rows.is_empty() {
+                        continue;
+                    }
+                    let qkv = &qkv[3 * channels * rows.start..3 * channels * rows.end];
+                    let mixed = &mut mixed[channels * rows.start..channels * rows.end];
+                    self.mix(window, qkv, qkv_bias, &score_bias, mixed, scratch);
+                }
+                set_layer(branch, [mixed, bias], &weight, rows, parts);
+                if let Some(factors) = &self.factors {
+                    factors.scale(branch, run.rows.start * channels);
+                }
+            },
+        );
+
+        let share = strand(x.len(), channels);
         let mut out = vec![0.0; x.len()];
         out.par_chunks_mut(share)
-            .zip(mixed.par_chunks(share))
             .zip(x.par_chunks(share))
-            .enumerate()
-            .for_each(|(index, ((out, mixed), x))| {
-                let runs = out.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
-                let runs = runs.zip(mixed.chunks(RUN * channels)).enumerate();
-                for (run, ((out, x), mixed)) in runs {
-                    fill_rows(out, bias);
-                    weight.add_product(out, mixed);
-                    if let Some(factors) = &self.factors {
-                        factors.scale(out, index * share + run * RUN * channels);
-                    }
-                    add(out, x);
-                }
+            .zip(order.rows.par_chunks(share / channels))
+            .for_each(|((out, x), rows)| {
+                out.copy_from_slice(x);
+                add_rows_at(out, &branch, rows);
             });
         (out, save.then_some(AttentionSaved { qkv, mixed }))
     }
@@ -507,22 +516,26 @@ impl FusedOperation<8> for AttentionOperation {
             Weight::transposed(qkv_weight, 3 * channels),
             Weight::transposed(weight, channels),
         );
+        let images = x.len() / channels / self.grid.tokens;
+        let order = RowOrder::new(&self.grid, images);
         let share = strand(x.len(), channels);
         let AttentionSaved { qkv, mut mixed } = saved;
 
         // The output projection: `mixed` becomes its own gradient.
         let sums = mixed
             .par_chunks_mut(share)
-            .zip(output.par_chunks(share))
+            .zip(order.tokens.par_chunks(share / channels))
             .enumerate()
-            .map(|(index, (mixed, output))| {
-                let mut branch = vec![0.0; RUN.min(mixed.len() / channels) * channels];
+            .map(|(index, (mixed, tokens))| {
+                let mut branch = vec![0.0; RUN.min(tokens.len()) * channels];
                 let mut sums = [channels * channels, channels].map(|count| vec![0.0; count]);
                 let [weight_sums, bias_sums] = &mut sums;
-                let runs = mixed.chunks_mut(RUN * channels);
-                for (run, (mixed, output)) in runs.zip(output.chunks(RUN * channels)).enumerate() {
-                    let branch = &mut branch[..output.len()];
-                    branch.copy_from_slice(output);
+                let runs = mixed.chunks_mut(RUN * channels).zip(tokens.chunks(RUN));
+                for (run, (mixed, tokens)) in runs.enumerate() {
+                    let branch = &mut branch[..mixed.len()];
+                    for (row, token) in branch.chunks_exact_mut(channels).zip(tokens) {
+                        row.copy_from_slice(&output[token * channels..][..channels]);
+                    }
                     if let Some(factors) = &self.factors {
                         factors.scale(branch, index * share + run * RUN * channels);
                     }
@@ -538,23 +551,29 @@ impl FusedOperation<8> for AttentionOperation {
 
         let score_bias = self.score_bias(table);
         let image = self.grid.tokens * channels;
-        let images = strand(x.len(), image);
+        let image_share = strand(x.len(), image);
         let mut of_qkv = vec![0.0; qkv.len()];
         let sums = of_qkv
-            .par_chunks_mut(3 * images)
-            .zip(qkv.par_chunks(3 * images))
-            .zip(mixed.par_chunks(images))
+            .par_chunks_mut(3 * image_share)
+            .zip(qkv.par_chunks(3 * image_share))
+            .zip(mixed.par_chunks(image_share))
             .map(|((of_qkv, qkv), mixed)| {
-                let mut scratch = [(); 2].map(|()| AttentionScratch::new(&self.grid, channels));
+                let mut scratch = [(); 2].map(|()| WindowScratch::new(&self.grid, channels));
                 let mut sums = [2 * channels, score_bias.len()].map(|count| vec![0.0; count]);
-                let images = of_qkv.chunks_mut(3 * image).zip(qkv.chunks(3 * image));
-                for ((of_qkv, qkv), mixed) in images.zip(mixed.chunks(image)) {
+                let mut first = 0;
+                for index in 0..mixed.len() / image * self.grid.windows.len() {
+                    let window = self.grid.window(index);
+                    let rows = first..first + window.count();
+                    first = rows.end;
+                    if rows.is_empty() {
+                        continue;
+                    }
+                    let wide = 3 * channels * rows.start..3 * channels * rows.end;
+                    let mixed = &mixed[channels * rows.start..channels * rows.end];
                     self.mix_backward(
-                        qkv,
-                        qkv_bias,
-                        &score_bias,
-                        mixed,
-                        of_qkv,
+                        window,
+                        [&qkv[wide.clone()], qkv_bias, &score_bias, mixed],
+                        &mut of_qkv[wide],
                         &mut sums,
                         &mut scratch,
                     );
@@ -563,33 +582,53 @@ impl FusedOperation<8> for AttentionOperation {
             })
             .collect();
         let [padding_sums, score_sums] = totals(sums);
-        drop((qkv, mixed));
+        drop(qkv);
 
-        // The input projection and the norm: `output` becomes the gradient of x, as of the residual
-        // it is already.
-        let sums = output
+        // The input projection: `mixed` becomes the gradient of the norm's output.
+        let sums = mixed
             .par_chunks_mut(share)
-            .zip(x.par_chunks(share))
+            .zip(order.tokens.par_chunks(share / channels))
             .zip(of_qkv.par_chunks(3 * share))
-            .map(|((dx, x), of_qkv)| {
-                let mut normed = vec![0.0; RUN.min(x.len() / channels) * channels];
-                let mut sums = [2 * channels, 3 * channels * channels, 3 * channels]
-                    .map(|count| vec![0.0; count]);
-                let [norm_sums, weight_sums, bias_sums] = &mut sums;
-                let runs = dx.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
-                for ((dx, x), of_qkv) in runs.zip(of_qkv.chunks(3 * RUN * channels)) {
+            .map(|((of_normed, tokens), of_qkv)| {
+                let mut normed = vec![0.0; RUN.min(tokens.len()) * channels];
+                let mut sums =
+                    [3 * channels * channels, 3 * channels].map(|count| vec![0.0; count]);
+                let [weight_sums, bias_sums] = &mut sums;
+                let runs = of_normed.chunks_mut(RUN * channels).zip(tokens.chunks(RUN));
+                for ((of_normed, tokens), of_qkv) in runs.zip(of_qkv.chunks(3 * RUN * channels)) {
                     add_rows(bias_sums, of_qkv);
-                    let normed = &mut normed[..x.len()];
-                    normalize(norm, x, normed);
+                    let normed = &mut normed[..of_normed.len()];
+                    normalize_tokens(norm, x, tokens, normed);
                     let sizes = [channels, 3 * channels];
                     add_weight_gradient(precision, weight_sums, [normed, of_qkv], sizes);
-                    qkv_weight.set_product(normed, of_qkv);
-                    normalize_backward(norm, x, normed, dx, norm_sums);
+                    qkv_weight.set_product(of_normed, of_qkv);
                 }
                 sums
             })
             .collect();
-        let [mut norm_sums, qkv_weight_sums, mut qkv_bias_sums] = totals(sums);
+        let [qkv_weight_sums, mut qkv_bias_sums] = totals(sums);
+        drop(of_qkv);
+
+        // The norm: `output` becomes the gradient of x, as of the residual it is already.
+        let sums = output
+            .par_chunks_mut(share)
+            .zip(x.par_chunks(share))
+            .zip(order.rows.par_chunks(share / channels))
+            .map(|((dx, x), rows)| {
+                let mut of_normed = vec![0.0; RUN.min(rows.len()) * channels];
+                let mut norm_sums = vec![0.0; 2 * channels];
+                let runs = dx.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
+                for ((dx, x), rows) in runs.zip(rows.chunks(RUN)) {
+                    let of_normed = &mut of_normed[..x.len()];
+                    for (place, row) in of_normed.chunks_exact_mut(channels).zip(rows) {
+                        place.copy_from_slice(&mixed[row * channels..][..channels]);
+                    }
+                    normalize_backward(norm, x, of_normed, dx, &mut norm_sums);
+                }
+                norm_sums
+            })
+            .collect();
+        let mut norm_sums = total(sums);
         let of_padding = &mut qkv_bias_sums[channels..];
         of_padding
             .iter_mut()

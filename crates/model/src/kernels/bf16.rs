@@ -46,6 +46,11 @@ impl Rounded {
         Self::packed(&transposed, rows, true)
     }
 
+    /// Rows and columns.
+    pub fn shape(&self) -> [usize; 2] {
+        [self.rows, self.columns]
+    }
+
     fn packed(data: &[f32], columns: usize, in_parallel: bool) -> Self {
         #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
         if amx::is_there() {

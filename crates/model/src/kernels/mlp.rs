@@ -16,7 +16,7 @@ use super::{
     norm::{NormAffine, normalize, normalize_backward, strand, total},
     operation::{FusedOperation, Operand, apply},
     scalar::{activate, activate_with_slopes, add, add_rows, fill_rows, multiply, scale},
-    weight::{Weight, add_weight_gradient},
+    weight::{PackedWeight, Weight, add_weight_gradient},
 };
 
 /// Tokens between the two matrix products at a time: few enough for the cache, and so many that
@@ -65,6 +65,7 @@ pub fn mlp(
 ) -> Tensor<3> {
     let shape = x.dims();
     let operation = MlpOperation {
+        packed: [&parameters.weight1, &parameters.weight2].map(PackedWeight::new),
         epsilon: epsilon as f32,
         activation,
         factors: factors.map(|values| BranchFactors::new(values, shape[1] * shape[2])),
@@ -113,6 +114,8 @@ impl BranchFactors {
 
 #[derive(Debug, Clone)]
 struct MlpOperation {
+    /// Packed weights W₁ and W₂.
+    packed: [PackedWeight; 2],
     epsilon: f32,
     activation: Activation,
     factors: Option<BranchFactors>,
@@ -133,8 +136,9 @@ impl FusedOperation<7> for MlpOperation {
             beta,
             epsilon: self.epsilon,
         };
-        let weight1 = Weight::new(weight1, hidden);
-        let weight2 = Weight::new(weight2, channels);
+        let [packed1, packed2] = &self.packed;
+        let weight1 = Weight::new(weight1, hidden, packed1);
+        let weight2 = Weight::new(weight2, channels, packed2);
         let share = strand(x.len(), channels);
         let mut out = vec![0.0; x.len()];
         let mut saved = vec![0.0; if save { x.len() / channels * hidden } else { 0 }];

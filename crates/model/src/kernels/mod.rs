@@ -36,6 +36,7 @@ pub(crate) mod scalar;
 #[cfg(test)]
 pub(crate) mod tests;
 mod weight;
+pub(crate) mod windows;
 
 #[cfg(feature = "gpu")]
 pub(crate) use mode::fuses_anywhere;

@@ -41,11 +41,15 @@ vectorized! {
     pub fn normalize<'a>(norm: NormAffine<'a>, x: &'a [f32], out: &'a mut [f32]) {
         let channels = norm.gamma.len();
         for (x, out) in x.chunks_exact(channels).zip(out.chunks_exact_mut(channels)) {
-            let (mean, scale) = moments(x, norm.epsilon);
-            let affine = norm.gamma.iter().zip(norm.beta);
-            for ((out, x), (gamma, beta)) in out.iter_mut().zip(x).zip(affine) {
-                *out = ((x - mean) * scale).mul_add(*gamma, *beta);
-            }
+            normalize_row(norm, x, out);
+        }
+    }
+
+    /// out = LN of the given tokens of x, one after the other.
+    pub fn normalize_tokens<'a>(norm: NormAffine<'a>, x: &'a [f32], tokens: &'a [usize], out: &'a mut [f32]) {
+        let channels = norm.gamma.len();
+        for (token, out) in tokens.iter().zip(out.chunks_exact_mut(channels)) {
+            normalize_row(norm, &x[token * channels..][..channels], out);
         }
     }
 
@@ -81,6 +85,15 @@ vectorized! {
                 dx[i] += scale * (scaled[i] - mean - normed[i] * slope);
             }
         }
+    }
+}
+
+#[inline(always)]
+fn normalize_row(norm: NormAffine, x: &[f32], out: &mut [f32]) {
+    let (mean, scale) = moments(x, norm.epsilon);
+    let affine = norm.gamma.iter().zip(norm.beta);
+    for ((out, x), (gamma, beta)) in out.iter_mut().zip(x).zip(affine) {
+        *out = ((x - mean) * scale).mul_add(*gamma, *beta);
     }
 }
 

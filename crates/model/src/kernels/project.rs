@@ -10,7 +10,7 @@ use rayon::prelude::*;
 use super::{
     norm::strand,
     operation::{host, values},
-    weight::Weight,
+    weight::{PackedWeight, Weight},
 };
 
 /// x · W, both rounded. x: [..., inputs] of the CPU and outside autodiff, any rank; W: [inputs,
@@ -22,8 +22,9 @@ pub fn project<const D: usize>(x: Tensor<D>, weight: Tensor<2>) -> Tensor<D> {
     let [inputs, outputs] = weight.dims();
     let mut shape = x.dims();
     shape[D - 1] = outputs;
+    let packed = PackedWeight::new(&weight);
     let (x, weight) = (host(x), host(weight));
-    let (x, weight) = (values(&x), Weight::new(values(&weight), outputs));
+    let (x, weight) = (values(&x), Weight::new(values(&weight), outputs, &packed));
     let mut out = vec![0.0; x.len() / inputs * outputs];
     let share = strand(x.len(), inputs);
     out.par_chunks_mut(share / inputs * outputs)

@@ -216,6 +216,16 @@ vectorized! {
         }
     }
 
+    /// out += rows of x, given by number, one for each row of `out`.
+    pub fn add_rows_at<'a>(out: &'a mut [f32], x: &'a [f32], rows: &'a [usize]) {
+        let width = out.len() / rows.len().max(1);
+        for (out, row) in out.chunks_exact_mut(width.max(1)).zip(rows) {
+            for (out, x) in out.iter_mut().zip(&x[row * width..][..width]) {
+                *out += x;
+            }
+        }
+    }
+
     /// out ∘= x.
     pub fn multiply<'a>(out: &'a mut [f32], x: &'a [f32]) {
         for (out, x) in out.iter_mut().zip(x) {

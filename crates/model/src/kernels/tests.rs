@@ -17,10 +17,10 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::{
     activation::Activation,
-    attention::{self, WindowGrid},
-    conv, mlp,
+    attention, conv, mlp,
     mode::Precision,
     norm,
+    windows::{Window, WindowGrid},
 };
 use crate::{
     layers::{self, Rng, scale_samples, uniform},
@@ -211,6 +211,158 @@ fn attention_over_all_tokens_is_the_graphs() {
         });
         assert_alike(&graph, &fused, &format!("{shape:?}, {heads} heads"));
     }
+}
+
+/// Windows of `area` positions with so many tokens each, in any order and with padding between, and
+/// biases of their scores.
+fn random_windows(counts: &[usize], area: usize, causal: bool, rng: &mut Rng) -> WindowGrid {
+    fn shuffle<T>(values: &mut [T], rng: &mut Rng) {
+        for last in (1..values.len()).rev() {
+            values.swap(last, pick(last + 1, rng) - 1);
+        }
+    }
+    let tokens = counts.iter().sum::<usize>();
+    let mut order: Vec<u32> = (0..tokens as u32).collect();
+    shuffle(&mut order, rng);
+    let mut rest = order.into_iter();
+    let windows = counts.iter().enumerate().map(|(index, count)| {
+        let mut tokens: Vec<Option<u32>> = rest.by_ref().take(*count).map(Some).collect();
+        tokens.resize(area, None);
+        shuffle(&mut tokens, rng);
+        let regions = (0..area).map(|_| pick(2, rng) as u8).collect();
+        Window {
+            tokens,
+            regions: if index % 2 == 0 { Vec::new() } else { regions },
+            penalty: -3.0,
+        }
+    });
+    let windows = windows.collect();
+    let bias_index = (0..area * area).map(|_| pick(9, rng) as u32 - 1).collect();
+    WindowGrid::new([tokens, area], windows, bias_index, causal)
+}
+
+/// [`attention::attention`] by Burn's graph, window by window.
+fn attention_by_the_graph(
+    parts: &Branch,
+    table: &Tensor<2>,
+    heads: usize,
+    grid: &WindowGrid,
+    factors: Option<&[f32]>,
+) -> Tensor<3> {
+    let x = parts.x.val();
+    let [batch, tokens, channels] = x.dims();
+    let (area, width) = (grid.area, channels / heads);
+    let indices = |values: Vec<i64>| -> Tensor<1, burn::tensor::Int> {
+        let count = values.len();
+        Tensor::from_data(TensorData::new(values, [count]), &Device::flex())
+    };
+    let qkv = parts.first.forward(parts.norm.forward(x.clone()));
+    // The row after the last token is padding.
+    let bias = parts.first.bias.as_ref().unwrap().val();
+    let padding = bias.reshape([1, 1, 3 * channels]).repeat_dim(0, batch);
+    let rows = Tensor::cat(vec![qkv, padding], 1);
+    let bias_index = grid.bias_index.iter().map(|index| i64::from(*index));
+    let bias = table.clone().select(0, indices(bias_index.collect()));
+    let bias = bias.reshape([area, area, heads]).permute([2, 0, 1]);
+    let mut place = vec![0; tokens];
+    let outputs = grid.windows.iter().enumerate().map(|(index, window)| {
+        let mut mask = vec![0.0; area * area];
+        for (pair, mask) in mask.iter_mut().enumerate() {
+            let (row, column) = (pair / area, pair % area);
+            if window.regions.get(row) != window.regions.get(column) {
+                *mask += window.penalty;
+            }
+            if grid.causal && column > row {
+                *mask = -1e30;
+            }
+        }
+        let mask = TensorData::new(mask, [1, 1, area, area]);
+        let mask = Tensor::<4>::from_data(mask, &Device::flex().autodiff());
+        let tokens = window.tokens.iter().enumerate().map(|(position, token)| {
+            token.map_or(tokens as i64, |token| {
+                place[token as usize] = (index * area + position) as i64;
+                i64::from(token)
+            })
+        });
+        let qkv = rows.clone().select(1, indices(tokens.collect()));
+        let qkv = qkv
+            .reshape([batch, area, 3, heads, width])
+            .permute([2, 0, 3, 1, 4]);
+        let [query, key, value] =
+            [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0));
+        let scores = query.matmul(key.swap_dims(2, 3)) * (width as f64).powf(-0.5);
+        let scores = scores + mask + bias.clone().unsqueeze();
+        let mixed = softmax(scores, 3).matmul(value).swap_dims(1, 2);
+        mixed.reshape([batch, area, channels])
+    });
+    let outputs = Tensor::cat(outputs.collect(), 1);
+    let mixed = outputs.select(1, indices(place));
+    x + scale_samples(parts.second.forward(mixed), factors)
+}
+
+#[test]
+fn attention_in_windows_with_padding_is_the_graphs() {
+    // Tokens of each window; positions of all; images. Windows without tokens at both ends, a window
+    // without padding, windows that exceed a run of 512 tokens together or alone.
+    let cases: [(&[usize], usize, usize); 5] = [
+        (&[0, 17, 5, 9, 0], 17, 3),
+        (&[4], 4, 1),
+        (&[16, 16, 1], 16, 5),
+        (&[40; 15], 41, 2),
+        (&[530], 531, 3),
+    ];
+    for (seed, (counts, area, batch)) in cases.into_iter().enumerate() {
+        let rng = &mut Rng::seed_from_u64(seed as u64);
+        let (heads, width) = (2, 4);
+        let channels = heads * width;
+        let shape = [batch, counts.iter().sum(), channels];
+        let grid = Arc::new(random_windows(counts, area, seed % 2 == 1, rng));
+        let parts = branch(shape, 3 * channels, channels, rng);
+        let table = random([9, heads], 0.0, rng);
+        let factors =
+            (seed % 2 == 0).then(|| (0..batch).map(|i| i as f32 * 0.7).collect::<Vec<_>>());
+        let graph = trace(&parts, |parts| {
+            attention_by_the_graph(parts, &table, heads, &grid, factors.as_deref())
+        });
+        let block = |parts: &Branch, table: Tensor<2>| {
+            let Branch {
+                norm,
+                first,
+                second,
+                x,
+            } = parts;
+            let parameters = attention::AttentionParameters::new(norm, first, second, Some(table));
+            let grid = grid.clone();
+            attention::attention(x.val(), parameters, 1e-5, heads, grid, factors.clone())
+        };
+        for threads in [1, 2, 7] {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+            pool.unwrap().install(|| {
+                let fused = trace(&parts, |parts| block(parts, table.clone()));
+                assert_alike(&graph, &fused, &format!("case {seed}, {threads} threads"));
+                for precision in [Precision::F32, Precision::Bf16] {
+                    let [plain, tracked] = precision.within(|| {
+                        let plain = block(&parts.valid(), table.clone().inner());
+                        [plain, block(&parts, table.clone()).inner()]
+                            .map(|x| x.try_into_vec_as::<f32>().unwrap())
+                    });
+                    let same = plain == tracked;
+                    assert!(same, "case {seed}, {precision}: with and without autodiff");
+                }
+            });
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "hold each of them once")]
+fn windows_hold_every_token() {
+    let window = Window {
+        tokens: vec![Some(1), Some(1)],
+        regions: Vec::new(),
+        penalty: 0.0,
+    };
+    WindowGrid::new([2, 2], vec![window], vec![0; 4], false);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::{
 #[cfg(feature = "gpu")]
 use crate::gpu;
 use crate::{
-    kernels::{self, attention::WindowGrid},
+    kernels::{self, windows::WindowGrid},
     layers::BiasResampling,
 };
 
@@ -251,19 +251,18 @@ impl WindowPartition {
             });
             let regions = self.regions(window);
             let alike = !self.is_shifted() || regions.iter().all(|region| *region == regions[0]);
-            kernels::attention::Window {
+            kernels::windows::Window {
                 tokens: tokens.collect(),
                 regions: if alike { Vec::new() } else { regions },
                 penalty: FORBIDDEN,
             }
         });
-        WindowGrid {
-            tokens: height * width,
-            area: self.area(),
-            windows: windows.collect(),
-            bias_index: relative_position_index(self.window),
-            causal: false,
-        }
+        WindowGrid::new(
+            [height * width, self.area()],
+            windows.collect(),
+            relative_position_index(self.window),
+            false,
+        )
     }
 
     #[cfg(feature = "gpu")]

@@ -13,7 +13,7 @@ use super::{
     rotary::Rotation,
 };
 use crate::{
-    kernels::{self, activation::Activation, attention::WindowGrid},
+    kernels::{self, activation::Activation, windows::WindowGrid},
     layers::{self, DropFactors, Mlp, PatchProjection, Rng, of_graph, project},
     moe::{Conditioned, Moe},
     parameters::{Claims, ParameterKind},

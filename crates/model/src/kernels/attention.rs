@@ -295,6 +295,22 @@ impl AttentionOperation {
         }
     }
 
+    /// [`Self::mix`] of each window of a run. qkv, mixed: the run's rows.
+    fn mix_windows(
+        &self,
+        run: &WindowRun,
+        [qkv, padding, bias]: [&[f32]; 3],
+        mixed: &mut [f32],
+        scratch: &mut WindowScratch,
+    ) {
+        let channels = padding.len() / 3;
+        for (window, rows) in self.grid.windows_with_rows(run.windows.clone()) {
+            let qkv = &qkv[3 * channels * rows.start..3 * channels * rows.end];
+            let mixed = &mut mixed[channels * rows.start..channels * rows.end];
+            self.mix(window, qkv, padding, bias, mixed, scratch);
+        }
+    }
+
     /// The gradient of a window's qkv, [tokens of the window, 3·channels], given that of `mixed`.
     /// `sums` are those of the padding, [2·channels], and of the scores' bias, as
     /// [`Self::score_bias`] has it.
@@ -364,6 +380,151 @@ impl AttentionOperation {
             }
         }
     }
+
+    /// The gradients of the output projection's weights and bias, given that of the output, [batch,
+    /// tokens, channels]. `mixed` becomes its own gradient.
+    fn output_projection_backward(
+        &self,
+        mixed: &mut [f32],
+        output: &[f32],
+        weight: &Weight,
+        order: &RowOrder,
+    ) -> [Vec<f32>; 2] {
+        let channels = output.len() / order.tokens.len();
+        let share = strand(output.len(), channels);
+        let precision = Precision::current();
+        let sums = mixed
+            .par_chunks_mut(share)
+            .zip(order.tokens.par_chunks(share / channels))
+            .enumerate()
+            .map(|(index, (mixed, tokens))| {
+                let mut branch = vec![0.0; RUN.min(tokens.len()) * channels];
+                let mut sums = [channels * channels, channels].map(|count| vec![0.0; count]);
+                let [weight_sums, bias_sums] = &mut sums;
+                let runs = mixed.chunks_mut(RUN * channels).zip(tokens.chunks(RUN));
+                for (run, (mixed, tokens)) in runs.enumerate() {
+                    let branch = &mut branch[..mixed.len()];
+                    copy_rows(branch, output, tokens);
+                    if let Some(factors) = &self.factors {
+                        factors.scale(branch, index * share + run * RUN * channels);
+                    }
+                    add_rows(bias_sums, branch);
+                    let sizes = [channels, channels];
+                    add_weight_gradient(precision, weight_sums, [mixed, branch], sizes);
+                    weight.set_product(mixed, branch);
+                }
+                sums
+            })
+            .collect();
+        totals(sums)
+    }
+
+    /// The gradient of qkv, given that of `mixed`, and the sums of [`Self::mix_backward`].
+    fn mixing_backward(
+        &self,
+        [qkv, padding, bias, mixed]: [&[f32]; 4],
+    ) -> (Vec<f32>, [Vec<f32>; 2]) {
+        let channels = padding.len() / 3;
+        let image = self.grid.tokens * channels;
+        let share = strand(mixed.len(), image);
+        let mut gradient = vec![0.0; qkv.len()];
+        let sums = gradient
+            .par_chunks_mut(3 * share)
+            .zip(qkv.par_chunks(3 * share))
+            .zip(mixed.par_chunks(share))
+            .map(|((gradient, qkv), mixed)| {
+                let mut scratch = [(); 2].map(|()| WindowScratch::new(&self.grid, channels));
+                let mut sums = [2 * channels, bias.len()].map(|count| vec![0.0; count]);
+                let windows = 0..mixed.len() / image * self.grid.windows.len();
+                for (window, rows) in self.grid.windows_with_rows(windows) {
+                    let wide = 3 * channels * rows.start..3 * channels * rows.end;
+                    let mixed = &mixed[channels * rows.start..channels * rows.end];
+                    self.mix_backward(
+                        window,
+                        [&qkv[wide.clone()], padding, bias, mixed],
+                        &mut gradient[wide],
+                        &mut sums,
+                        &mut scratch,
+                    );
+                }
+                sums
+            })
+            .collect();
+        (gradient, totals(sums))
+    }
+}
+
+/// The gradient of the norm's output, in the place of `mixed`, and those of the weights and bias of the
+/// projection to q, k and v, given that of its output.
+fn input_projection_backward(
+    norm: NormAffine,
+    x: &[f32],
+    mut mixed: Vec<f32>,
+    of_qkv: &[f32],
+    weight: &Weight,
+    order: &RowOrder,
+) -> (Vec<f32>, [Vec<f32>; 2]) {
+    let channels = norm.gamma.len();
+    let share = strand(x.len(), channels);
+    let precision = Precision::current();
+    let sums = mixed
+        .par_chunks_mut(share)
+        .zip(order.tokens.par_chunks(share / channels))
+        .zip(of_qkv.par_chunks(3 * share))
+        .map(|((of_normed, tokens), of_qkv)| {
+            let mut normed = vec![0.0; RUN.min(tokens.len()) * channels];
+            let mut sums = [3 * channels * channels, 3 * channels].map(|count| vec![0.0; count]);
+            let [weight_sums, bias_sums] = &mut sums;
+            let runs = of_normed.chunks_mut(RUN * channels).zip(tokens.chunks(RUN));
+            for ((of_normed, tokens), of_qkv) in runs.zip(of_qkv.chunks(3 * RUN * channels)) {
+                add_rows(bias_sums, of_qkv);
+                let normed = &mut normed[..of_normed.len()];
+                normalize_tokens(norm, x, tokens, normed);
+                let sizes = [channels, 3 * channels];
+                add_weight_gradient(precision, weight_sums, [normed, of_qkv], sizes);
+                weight.set_product(of_normed, of_qkv);
+            }
+            sums
+        })
+        .collect();
+    (mixed, totals(sums))
+}
+
+/// The gradients of γ and of β, one after the other, given that of the norm's output; dx += that of x.
+fn norm_backward(
+    norm: NormAffine,
+    x: &[f32],
+    of_normed: &[f32],
+    dx: &mut [f32],
+    order: &RowOrder,
+) -> Vec<f32> {
+    let channels = norm.gamma.len();
+    let share = strand(x.len(), channels);
+    let sums = dx
+        .par_chunks_mut(share)
+        .zip(x.par_chunks(share))
+        .zip(order.rows.par_chunks(share / channels))
+        .map(|((dx, x), rows)| {
+            let mut of_tokens = vec![0.0; RUN.min(rows.len()) * channels];
+            let mut norm_sums = vec![0.0; 2 * channels];
+            let runs = dx.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
+            for ((dx, x), rows) in runs.zip(rows.chunks(RUN)) {
+                let of_tokens = &mut of_tokens[..x.len()];
+                copy_rows(of_tokens, of_normed, rows);
+                normalize_backward(norm, x, of_tokens, dx, &mut norm_sums);
+            }
+            norm_sums
+        })
+        .collect();
+    total(sums)
+}
+
+/// out = rows of x, given by number, one for each row of `out`.
+fn copy_rows(out: &mut [f32], x: &[f32], rows: &[usize]) {
+    let width = out.len() / rows.len();
+    for (place, row) in out.chunks_exact_mut(width).zip(rows) {
+        place.copy_from_slice(&x[row * width..][..width]);
+    }
 }
 
 /// out = b + a · W, in `parts` or more that threads without other work can take. a: [rows, inputs],
@@ -423,7 +584,7 @@ impl FusedOperation<8> for AttentionOperation {
         let order = RowOrder::new(&self.grid, images);
         let runs = WindowRun::all(&self.grid, images);
         let most = runs.iter().map(|run| run.rows.len()).max().unwrap_or(0);
-        // Few runs are not a multiple of the threads, or fewer: then products are divided too.
+        // With few runs some threads may have none left: then products are divided too.
         let parts = (2 * rayon::current_num_threads()).div_ceil(runs.len().max(1));
 
         let mut branch = vec![0.0; x.len()];
@@ -468,18 +629,7 @@ impl FusedOperation<8> for AttentionOperation {
                 let normed = &mut normed[..rows * channels];
                 normalize_tokens(norm, x, &order.tokens[run.rows.clone()], normed);
                 set_layer(qkv, [normed, qkv_bias], &qkv_weight, rows, parts);
-                let mut first = 0;
-                for index in run.windows.clone() {
-                    let window = self.grid.window(index);
-                    let rows = first..first + window.count();
-                    first = rows.end;
-                    if rows.is_empty() {
-                        continue;
-                    }
-                    let qkv = &qkv[3 * channels * rows.start..3 * channels * rows.end];
-                    let mixed = &mut mixed[channels * rows.start..channels * rows.end];
-                    self.mix(window, qkv, qkv_bias, &score_bias, mixed, scratch);
-                }
+                self.mix_windows(run, [qkv, qkv_bias, &score_bias], mixed, scratch);
                 set_layer(branch, [mixed, bias], &weight, rows, parts);
                 if let Some(factors) = &self.factors {
                     factors.scale(branch, run.rows.start * channels);
@@ -511,124 +661,24 @@ impl FusedOperation<8> for AttentionOperation {
             beta,
             epsilon: self.epsilon,
         };
-        let precision = Precision::current();
         let (qkv_weight, weight) = (
             Weight::transposed(qkv_weight, 3 * channels),
             Weight::transposed(weight, channels),
         );
         let images = x.len() / channels / self.grid.tokens;
         let order = RowOrder::new(&self.grid, images);
-        let share = strand(x.len(), channels);
         let AttentionSaved { qkv, mut mixed } = saved;
 
-        // The output projection: `mixed` becomes its own gradient.
-        let sums = mixed
-            .par_chunks_mut(share)
-            .zip(order.tokens.par_chunks(share / channels))
-            .enumerate()
-            .map(|(index, (mixed, tokens))| {
-                let mut branch = vec![0.0; RUN.min(tokens.len()) * channels];
-                let mut sums = [channels * channels, channels].map(|count| vec![0.0; count]);
-                let [weight_sums, bias_sums] = &mut sums;
-                let runs = mixed.chunks_mut(RUN * channels).zip(tokens.chunks(RUN));
-                for (run, (mixed, tokens)) in runs.enumerate() {
-                    let branch = &mut branch[..mixed.len()];
-                    for (row, token) in branch.chunks_exact_mut(channels).zip(tokens) {
-                        row.copy_from_slice(&output[token * channels..][..channels]);
-                    }
-                    if let Some(factors) = &self.factors {
-                        factors.scale(branch, index * share + run * RUN * channels);
-                    }
-                    add_rows(bias_sums, branch);
-                    let sizes = [channels, channels];
-                    add_weight_gradient(precision, weight_sums, [mixed, branch], sizes);
-                    weight.set_product(mixed, branch);
-                }
-                sums
-            })
-            .collect();
-        let [weight_sums, bias_sums] = totals(sums);
-
+        let [weight_sums, bias_sums] =
+            self.output_projection_backward(&mut mixed, &output, &weight, &order);
         let score_bias = self.score_bias(table);
-        let image = self.grid.tokens * channels;
-        let image_share = strand(x.len(), image);
-        let mut of_qkv = vec![0.0; qkv.len()];
-        let sums = of_qkv
-            .par_chunks_mut(3 * image_share)
-            .zip(qkv.par_chunks(3 * image_share))
-            .zip(mixed.par_chunks(image_share))
-            .map(|((of_qkv, qkv), mixed)| {
-                let mut scratch = [(); 2].map(|()| WindowScratch::new(&self.grid, channels));
-                let mut sums = [2 * channels, score_bias.len()].map(|count| vec![0.0; count]);
-                let mut first = 0;
-                for index in 0..mixed.len() / image * self.grid.windows.len() {
-                    let window = self.grid.window(index);
-                    let rows = first..first + window.count();
-                    first = rows.end;
-                    if rows.is_empty() {
-                        continue;
-                    }
-                    let wide = 3 * channels * rows.start..3 * channels * rows.end;
-                    let mixed = &mixed[channels * rows.start..channels * rows.end];
-                    self.mix_backward(
-                        window,
-                        [&qkv[wide.clone()], qkv_bias, &score_bias, mixed],
-                        &mut of_qkv[wide],
-                        &mut sums,
-                        &mut scratch,
-                    );
-                }
-                sums
-            })
-            .collect();
-        let [padding_sums, score_sums] = totals(sums);
+        let (of_qkv, [padding_sums, score_sums]) =
+            self.mixing_backward([&qkv, qkv_bias, &score_bias, &mixed]);
         drop(qkv);
-
-        // The input projection: `mixed` becomes the gradient of the norm's output.
-        let sums = mixed
-            .par_chunks_mut(share)
-            .zip(order.tokens.par_chunks(share / channels))
-            .zip(of_qkv.par_chunks(3 * share))
-            .map(|((of_normed, tokens), of_qkv)| {
-                let mut normed = vec![0.0; RUN.min(tokens.len()) * channels];
-                let mut sums =
-                    [3 * channels * channels, 3 * channels].map(|count| vec![0.0; count]);
-                let [weight_sums, bias_sums] = &mut sums;
-                let runs = of_normed.chunks_mut(RUN * channels).zip(tokens.chunks(RUN));
-                for ((of_normed, tokens), of_qkv) in runs.zip(of_qkv.chunks(3 * RUN * channels)) {
-                    add_rows(bias_sums, of_qkv);
-                    let normed = &mut normed[..of_normed.len()];
-                    normalize_tokens(norm, x, tokens, normed);
-                    let sizes = [channels, 3 * channels];
-                    add_weight_gradient(precision, weight_sums, [normed, of_qkv], sizes);
-                    qkv_weight.set_product(of_normed, of_qkv);
-                }
-                sums
-            })
-            .collect();
-        let [qkv_weight_sums, mut qkv_bias_sums] = totals(sums);
+        let (of_normed, [qkv_weight_sums, mut qkv_bias_sums]) =
+            input_projection_backward(norm, x, mixed, &of_qkv, &qkv_weight, &order);
         drop(of_qkv);
-
-        // The norm: `output` becomes the gradient of x, as of the residual it is already.
-        let sums = output
-            .par_chunks_mut(share)
-            .zip(x.par_chunks(share))
-            .zip(order.rows.par_chunks(share / channels))
-            .map(|((dx, x), rows)| {
-                let mut of_normed = vec![0.0; RUN.min(rows.len()) * channels];
-                let mut norm_sums = vec![0.0; 2 * channels];
-                let runs = dx.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
-                for ((dx, x), rows) in runs.zip(rows.chunks(RUN)) {
-                    let of_normed = &mut of_normed[..x.len()];
-                    for (place, row) in of_normed.chunks_exact_mut(channels).zip(rows) {
-                        place.copy_from_slice(&mixed[row * channels..][..channels]);
-                    }
-                    normalize_backward(norm, x, of_normed, dx, &mut norm_sums);
-                }
-                norm_sums
-            })
-            .collect();
-        let mut norm_sums = total(sums);
+        let mut norm_sums = norm_backward(norm, x, &of_normed, &mut output, &order);
         let of_padding = &mut qkv_bias_sums[channels..];
         of_padding
             .iter_mut()

@@ -78,9 +78,21 @@ impl WindowGrid {
         Self::new([tokens; 2], vec![window], Vec::new(), causal)
     }
 
-    /// The window of that number, counted through the images of a batch.
-    pub fn window(&self, index: usize) -> &Window {
-        &self.windows[index % self.windows.len()]
+    /// Consecutive windows, numbered through the images of a batch, with their rows, counted from the
+    /// first one's; without windows that have none.
+    pub fn windows_with_rows(
+        &self,
+        numbers: Range<usize>,
+    ) -> impl Iterator<Item = (&Window, Range<usize>)> {
+        let windows = numbers.map(|number| &self.windows[number % self.windows.len()]);
+        let mut first = 0;
+        windows
+            .map(move |window| {
+                let rows = first..first + window.count();
+                first = rows.end;
+                (window, rows)
+            })
+            .filter(|(_, rows)| !rows.is_empty())
     }
 
     /// A row of scores, rounded up to whole vectors.
@@ -116,6 +128,7 @@ impl RowOrder {
 pub struct WindowRun {
     /// Counted through all images.
     pub windows: Range<usize>,
+    /// In the windows' order.
     pub rows: Range<usize>,
 }
 

@@ -23,7 +23,9 @@ use super::{
     mode::Precision,
     norm::{NormAffine, normalize_backward, normalize_tokens, strand, total},
     operation::{FusedOperation, Operand, apply},
-    scalar::{add, add_rows, add_rows_at, dot, fill_rows, scale, softmax_rows, vectorized},
+    scalar::{
+        add, add_rows, add_rows_at, copy_rows_at, dot, fill_rows, scale, softmax_rows, vectorized,
+    },
     weight::{PackedWeight, Weight, add_weight_gradient},
     windows::{RowOrder, Window, WindowGrid, WindowRun},
 };
@@ -138,25 +140,20 @@ impl<'a> Pairs<'a> {
     fn new(window: &Window, qkv: &'a [f32], padding: &[f32], memory: &'a mut [f32]) -> Self {
         let channels = padding.len() / 3;
         let area = window.tokens.len();
-        if window.count() == area {
-            let rows = &qkv[channels..];
-            let stride = 3 * channels;
-            return Self {
-                rows,
-                area,
-                stride,
-                channels,
-            };
-        }
-        let mut rows = qkv.chunks_exact(3 * channels);
-        for (pair, token) in memory.chunks_exact_mut(2 * channels).zip(&window.tokens) {
-            let row = token.and_then(|_| rows.next()).unwrap_or(padding);
-            pair.copy_from_slice(&row[channels..]);
-        }
+        let (rows, stride) = if qkv.len() == area * 3 * channels {
+            (&qkv[channels..], 3 * channels)
+        } else {
+            let mut rows = qkv.chunks_exact(3 * channels);
+            for (pair, token) in memory.chunks_exact_mut(2 * channels).zip(&window.tokens) {
+                let row = token.and_then(|_| rows.next()).unwrap_or(padding);
+                pair.copy_from_slice(&row[channels..]);
+            }
+            (&*memory, 2 * channels)
+        };
         Self {
-            rows: memory,
+            rows,
             area,
-            stride: 2 * channels,
+            stride,
             channels,
         }
     }
@@ -404,7 +401,7 @@ impl AttentionOperation {
                 let runs = mixed.chunks_mut(RUN * channels).zip(tokens.chunks(RUN));
                 for (run, (mixed, tokens)) in runs.enumerate() {
                     let branch = &mut branch[..mixed.len()];
-                    copy_rows(branch, output, tokens);
+                    copy_rows_at(branch, output, tokens);
                     if let Some(factors) = &self.factors {
                         factors.scale(branch, index * share + run * RUN * channels);
                     }
@@ -510,21 +507,13 @@ fn norm_backward(
             let runs = dx.chunks_mut(RUN * channels).zip(x.chunks(RUN * channels));
             for ((dx, x), rows) in runs.zip(rows.chunks(RUN)) {
                 let of_tokens = &mut of_tokens[..x.len()];
-                copy_rows(of_tokens, of_normed, rows);
+                copy_rows_at(of_tokens, of_normed, rows);
                 normalize_backward(norm, x, of_tokens, dx, &mut norm_sums);
             }
             norm_sums
         })
         .collect();
     total(sums)
-}
-
-/// out = rows of x, given by number, one for each row of `out`.
-fn copy_rows(out: &mut [f32], x: &[f32], rows: &[usize]) {
-    let width = out.len() / rows.len();
-    for (place, row) in out.chunks_exact_mut(width).zip(rows) {
-        place.copy_from_slice(&x[row * width..][..width]);
-    }
 }
 
 /// out = b + a · W, in `parts` or more that threads without other work can take. a: [rows, inputs],

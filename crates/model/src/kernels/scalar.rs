@@ -250,6 +250,14 @@ vectorized! {
     }
 }
 
+/// out = rows of x, given by number, one for each row of `out`.
+pub fn copy_rows_at(out: &mut [f32], x: &[f32], rows: &[usize]) {
+    let width = out.len() / rows.len().max(1);
+    for (place, row) in out.chunks_exact_mut(width.max(1)).zip(rows) {
+        place.copy_from_slice(&x[row * width..][..width]);
+    }
+}
+
 /// Sets each row of `rows` to `row`.
 pub fn fill_rows(rows: &mut [f32], row: &[f32]) {
     for place in rows.chunks_exact_mut(row.len()) {

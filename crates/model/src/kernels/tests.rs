@@ -13,6 +13,7 @@ use burn::{
         ops::{ConvOptions, ConvTransposeOptions},
     },
 };
+use rand::seq::SliceRandom;
 use rand_chacha::rand_core::SeedableRng;
 
 use super::{
@@ -174,40 +175,12 @@ fn attention_over_all_tokens_is_the_graphs() {
         let parts = branch(shape, 3 * channels, channels, rng);
         let factors =
             (seed % 3 == 0).then(|| (0..batch).map(|i| i as f32 * 0.7).collect::<Vec<_>>());
-        let mask: Vec<f32> = (0..tokens * tokens)
-            .map(|pair| {
-                if causal && pair % tokens > pair / tokens {
-                    -1e30
-                } else {
-                    0.0
-                }
-            })
-            .collect();
-        let mask = TensorData::new(mask, [1, 1, tokens, tokens]);
-        let mask = Tensor::<4>::from_data(mask, &Device::flex().autodiff());
+        let grid = Arc::new(WindowGrid::whole(tokens, causal));
         let graph = trace(&parts, |parts| {
-            let x = parts.x.val();
-            let qkv = parts.first.forward(parts.norm.forward(x.clone()));
-            let qkv = qkv
-                .reshape([batch, tokens, 3, heads, width])
-                .permute([2, 0, 3, 1, 4]);
-            let [query, key, value] =
-                [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0));
-            let scores = query.matmul(key.swap_dims(2, 3)) * (width as f64).powf(-0.5);
-            let mixed = softmax(scores + mask.clone(), 3).matmul(value);
-            let mixed = mixed.swap_dims(1, 2).reshape(shape);
-            x + scale_samples(parts.second.forward(mixed), factors.as_deref())
+            attention_by_the_graph(parts, None, heads, &grid, factors.as_deref())
         });
         let fused = trace(&parts, |parts| {
-            let Branch {
-                norm,
-                first,
-                second,
-                x,
-            } = parts;
-            let parameters = attention::AttentionParameters::new(norm, first, second, None);
-            let grid = Arc::new(WindowGrid::whole(tokens, causal));
-            attention::attention(x.val(), parameters, 1e-5, heads, grid, factors.clone())
+            fused_attention(parts, None, heads, &grid, factors.clone())
         });
         assert_alike(&graph, &fused, &format!("{shape:?}, {heads} heads"));
     }
@@ -216,19 +189,14 @@ fn attention_over_all_tokens_is_the_graphs() {
 /// Windows of `area` positions with so many tokens each, in any order and with padding between, and
 /// biases of their scores.
 fn random_windows(counts: &[usize], area: usize, causal: bool, rng: &mut Rng) -> WindowGrid {
-    fn shuffle<T>(values: &mut [T], rng: &mut Rng) {
-        for last in (1..values.len()).rev() {
-            values.swap(last, pick(last + 1, rng) - 1);
-        }
-    }
     let tokens = counts.iter().sum::<usize>();
     let mut order: Vec<u32> = (0..tokens as u32).collect();
-    shuffle(&mut order, rng);
+    order.shuffle(rng);
     let mut rest = order.into_iter();
     let windows = counts.iter().enumerate().map(|(index, count)| {
         let mut tokens: Vec<Option<u32>> = rest.by_ref().take(*count).map(Some).collect();
         tokens.resize(area, None);
-        shuffle(&mut tokens, rng);
+        tokens.shuffle(rng);
         let regions = (0..area).map(|_| pick(2, rng) as u8).collect();
         Window {
             tokens,
@@ -241,10 +209,27 @@ fn random_windows(counts: &[usize], area: usize, causal: bool, rng: &mut Rng) ->
     WindowGrid::new([tokens, area], windows, bias_index, causal)
 }
 
-/// [`attention::attention`] by Burn's graph, window by window.
+fn fused_attention(
+    parts: &Branch,
+    table: Option<Tensor<2>>,
+    heads: usize,
+    grid: &Arc<WindowGrid>,
+    factors: Option<Vec<f32>>,
+) -> Tensor<3> {
+    let Branch {
+        norm,
+        first,
+        second,
+        x,
+    } = parts;
+    let parameters = attention::AttentionParameters::new(norm, first, second, table);
+    attention::attention(x.val(), parameters, 1e-5, heads, grid.clone(), factors)
+}
+
+/// [`fused_attention`] by Burn's graph, window by window.
 fn attention_by_the_graph(
     parts: &Branch,
-    table: &Tensor<2>,
+    table: Option<&Tensor<2>>,
     heads: usize,
     grid: &WindowGrid,
     factors: Option<&[f32]>,
@@ -261,9 +246,11 @@ fn attention_by_the_graph(
     let bias = parts.first.bias.as_ref().unwrap().val();
     let padding = bias.reshape([1, 1, 3 * channels]).repeat_dim(0, batch);
     let rows = Tensor::cat(vec![qkv, padding], 1);
-    let bias_index = grid.bias_index.iter().map(|index| i64::from(*index));
-    let bias = table.clone().select(0, indices(bias_index.collect()));
-    let bias = bias.reshape([area, area, heads]).permute([2, 0, 1]);
+    let bias = table.map(|table| {
+        let index = grid.bias_index.iter().map(|index| i64::from(*index));
+        let bias = table.clone().select(0, indices(index.collect()));
+        bias.reshape([area, area, heads]).permute([2, 0, 1])
+    });
     let mut place = vec![0; tokens];
     let outputs = grid.windows.iter().enumerate().map(|(index, window)| {
         let mut mask = vec![0.0; area * area];
@@ -291,7 +278,10 @@ fn attention_by_the_graph(
         let [query, key, value] =
             [0, 1, 2].map(|i| qkv.clone().narrow(0, i, 1).squeeze_dim::<4>(0));
         let scores = query.matmul(key.swap_dims(2, 3)) * (width as f64).powf(-0.5);
-        let scores = scores + mask + bias.clone().unsqueeze();
+        let scores = match bias.clone() {
+            Some(bias) => scores + mask + bias.unsqueeze(),
+            None => scores + mask,
+        };
         let mixed = softmax(scores, 3).matmul(value).swap_dims(1, 2);
         mixed.reshape([batch, area, channels])
     });
@@ -322,18 +312,10 @@ fn attention_in_windows_with_padding_is_the_graphs() {
         let factors =
             (seed % 2 == 0).then(|| (0..batch).map(|i| i as f32 * 0.7).collect::<Vec<_>>());
         let graph = trace(&parts, |parts| {
-            attention_by_the_graph(parts, &table, heads, &grid, factors.as_deref())
+            attention_by_the_graph(parts, Some(&table), heads, &grid, factors.as_deref())
         });
         let block = |parts: &Branch, table: Tensor<2>| {
-            let Branch {
-                norm,
-                first,
-                second,
-                x,
-            } = parts;
-            let parameters = attention::AttentionParameters::new(norm, first, second, Some(table));
-            let grid = grid.clone();
-            attention::attention(x.val(), parameters, 1e-5, heads, grid, factors.clone())
+            fused_attention(parts, Some(table), heads, &grid, factors.clone())
         };
         for threads in [1, 2, 7] {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
@@ -394,11 +376,7 @@ fn bf16_is_near_and_holds_for_what_is_started_in_it() {
     let rng = &mut Rng::seed_from_u64(6);
     let parts = branch([2, 40, 48], 3 * 48, 48, rng);
     let grid = Arc::new(WindowGrid::whole(40, false));
-    let block = |parts: &Branch| {
-        let parameters =
-            attention::AttentionParameters::new(&parts.norm, &parts.first, &parts.second, None);
-        attention::attention(parts.x.val(), parameters, 1e-5, 3, grid.clone(), None)
-    };
+    let block = |parts: &Branch| fused_attention(parts, None, 3, &grid, None);
     let values = |x: Tensor<3>| -> Vec<f32> { x.try_into_vec_as().unwrap() };
     let plain = parts.valid();
     let exact = values(block(&plain));
@@ -455,17 +433,7 @@ fn gradients_in_bf16_are_those_in_f32_within_its_rounding() {
             })
         });
         let attention = trace(&second, |parts| {
-            let Branch {
-                norm,
-                first,
-                second,
-                x,
-            } = parts;
-            let parameters = attention::AttentionParameters::new(norm, first, second, None);
-            let (parameters, grid) = (&parameters, &grid);
-            within(&|| {
-                attention::attention(x.val(), parameters.clone(), 1e-5, 3, grid.clone(), None)
-            })
+            within(&|| fused_attention(parts, None, 3, &grid, None))
         });
         [mlp, attention]
     });

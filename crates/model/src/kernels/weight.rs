@@ -22,8 +22,7 @@ pub enum Weight<'a> {
 }
 
 impl<'a> Weight<'a> {
-    /// Row-major [rows, columns], in the thread's [`Precision`]; `packed`: of this
-    /// `data`.
+    /// Row-major [rows, columns], in the thread's [`Precision`]; `packed`: of this `data`.
     ///
     /// # Panics
     /// When `packed` is of another matrix.
@@ -141,7 +140,7 @@ impl PackedWeight {
 
 impl fmt::Debug for PackedWeight {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_some() { "rounded" } else { "none" })
+        f.write_str(if self.0.is_some() { "packed" } else { "none" })
     }
 }
 

@@ -295,11 +295,23 @@ pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
             Err(metadata.mismatch(what, "the tensors of its recipe", &report.to_string(), HINT))
         }
     };
+    let mut backbone_state = with_prefix(&state, "student.trunk.backbone.");
+    // A recipe that claims more than the file holds would fill the memory first.
+    let held: usize = { backbone_state.values() }
+        .map(|array| array.data.len())
+        .sum();
+    let needed = plan.backbone.parameters()?;
+    if needed > held {
+        let expected = format!("the {needed} values of its recipe's backbone");
+        let found = held.to_string();
+        return Err(metadata
+            .mismatch("student.trunk.backbone", &expected, &found, HINT)
+            .into());
+    }
     // All initial values are overwritten.
     let rng = &mut Rng::seed_from_u64(0);
     let backbone = plan.backbone.init(rng, device);
     let channels = backbone.channels();
-    let mut backbone_state = with_prefix(&state, "student.trunk.backbone.");
     // Of use in pre-training alone.
     backbone_state.remove("mask_token");
     let (backbone, report) = load_state_dict(backbone, &backbone_state);

@@ -65,12 +65,15 @@ impl MovingAverage {
 
 impl CollapseMonitor {
     /// A monitor for `prototypes` prototypes and `samples` teacher targets a step, with warnings
-    /// from step `from` on.
-    pub fn new(prototypes: usize, samples: usize, from: u64) -> Self {
+    /// from step `from` on, for a process that begins after step `done`: its averages begin there.
+    pub fn new(prototypes: usize, samples: usize, from: u64, done: u64) -> Self {
         Self {
             log_prototypes: (prototypes as f64).ln(),
             log_samples: (prototypes.min(samples) as f64).ln(),
-            from,
+            from: match done {
+                0 => from,
+                done => from.max(done + AVERAGED_STEPS as u64),
+            },
             loss: MovingAverage::default(),
             entropy: MovingAverage::default(),
             std: MovingAverage::default(),
@@ -155,9 +158,9 @@ mod tests {
 
     #[test]
     fn without_self_distillation_only_the_features_are_watched() {
-        let mut monitor = CollapseMonitor::new(512, 64, 0).with_weight(0.0);
+        let mut monitor = CollapseMonitor::new(512, 64, 0, 0).with_weight(0.0);
         assert!(monitor.check(1, signals(6.2, 6.2, 0.8)).is_empty());
-        let mut monitor = CollapseMonitor::new(512, 64, 0).with_weight(0.0);
+        let mut monitor = CollapseMonitor::new(512, 64, 0, 0).with_weight(0.0);
         let found = monitor.check(1, signals(6.2, 6.2, 0.001));
         assert!(
             found.len() == 1 && found[0].contains("same features"),
@@ -167,10 +170,26 @@ mod tests {
 
     /// Warnings of 100 steps with signals that are functions of the step.
     fn warnings(of: impl Fn(f64) -> CollapseSignals) -> Vec<String> {
-        let mut monitor = CollapseMonitor::new(512, 64, 30);
+        let mut monitor = CollapseMonitor::new(512, 64, 30, 0);
         (1..=100)
             .flat_map(|step| monitor.check(step, of(step as f64)))
             .collect()
+    }
+
+    #[test]
+    fn a_resumed_run_is_judged_by_averages_again() {
+        let mut monitor = CollapseMonitor::new(512, 64, 30, 500);
+        // One noisy step after the resume, within a run that learns.
+        let noisy = |step: u64| if step == 501 { 6.2 } else { 4.0 };
+        let found: Vec<String> = (501..=600)
+            .flat_map(|step| monitor.check(step, signals(noisy(step), 6.2, 0.8)))
+            .collect();
+        assert!(found.is_empty(), "{found:?}");
+        let mut monitor = CollapseMonitor::new(512, 64, 30, 500);
+        let found: Vec<String> = (501..=600)
+            .flat_map(|step| monitor.check(step, signals(6.2, 6.2, 0.8)))
+            .collect();
+        assert!(found[0].starts_with("step 520:"), "{found:?}");
     }
 
     #[test]
@@ -207,7 +226,7 @@ mod tests {
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].contains("same features"), "{found:?}");
 
-        let mut monitor = CollapseMonitor::new(512, 64, 0);
+        let mut monitor = CollapseMonitor::new(512, 64, 0, 0);
         let mut count = |signals: CollapseSignals| -> usize {
             (0..200)
                 .map(|step| monitor.check(step, signals).len())

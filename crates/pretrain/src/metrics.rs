@@ -9,12 +9,13 @@ use clasp_model::losses::part::part_accuracy;
 use clasp_run::{Collective, CollectiveError, Metrics, NonFinite};
 
 use crate::objective::{LOSSES, ShareOutputs};
-use crate::student::StudentOutputs;
 
-/// Name of the standard deviation of the features over a batch, which the collapse monitor needs.
+/// Name of the standard deviation of the features over a batch.
 pub(crate) const FEATURE_STD: &str = "features/std";
-/// Names of the other means.
-const TARGET_ENTROPY: &str = "teacher/entropy";
+/// Name of the entropy of the mean of the teacher targets.
+pub(crate) const MEAN_TARGET_ENTROPY: &str = "teacher/mean_entropy";
+/// Names of the means over shares.
+pub(crate) const TARGET_ENTROPY: &str = "teacher/entropy";
 const PROMPT_DISTANCE: &str = "features/prompt_distance";
 const IMAGE_DISTANCE: &str = "features/image_distance";
 /// Names of accuracies.
@@ -23,7 +24,7 @@ const ATTRIBUTE: &str = "attribute";
 
 /// All that can be measured, in the order in which ranks exchange it.
 fn exchanged() -> Vec<Measurement> {
-    let means = [FEATURE_STD, TARGET_ENTROPY, PROMPT_DISTANCE, IMAGE_DISTANCE];
+    let means = [TARGET_ENTROPY, PROMPT_DISTANCE, IMAGE_DISTANCE];
     { LOSSES.iter() }
         .map(|term| Measurement::Loss(term.name))
         .chain([Measurement::Total])
@@ -48,20 +49,6 @@ pub(crate) enum Measurement {
     Labeled(&'static str),
 }
 
-/// The entropy of the teacher targets and the standard deviation of the student's features.
-pub(crate) fn collapse_measurements(
-    outputs: &StudentOutputs,
-    target_entropy: &Tensor<1>,
-) -> Vec<(Measurement, Tensor<1>)> {
-    vec![
-        (Measurement::Mean(TARGET_ENTROPY), target_entropy.clone()),
-        (
-            Measurement::Mean(FEATURE_STD),
-            feature_std(outputs.pooled.clone().inner()),
-        ),
-    ]
-}
-
 /// Accuracies of the label heads under their own prompts, and distances between features; they take
 /// time, so only logged steps have them.
 pub(crate) fn observations(share: &ShareOutputs<'_>) -> Vec<(Measurement, Tensor<1>)> {
@@ -79,8 +66,14 @@ pub(crate) fn observations(share: &ShareOutputs<'_>) -> Vec<(Measurement, Tensor
         let counts = attribute_accuracy(logits, targets, weights, share.ranges);
         measured.extend(accuracy(ATTRIBUTE, counts.map(Tensor::sum)));
     }
-    if !share.student.prompted.is_empty() {
-        let [prompts, images] = feature_distances(share.student, share.inputs.batch);
+    let (prompted, batch) = (&share.student.prompted, share.inputs.batch);
+    if let Some(identity) = share
+        .student
+        .whole
+        .as_ref()
+        .filter(|_| !prompted.is_empty())
+    {
+        let [prompts, images] = feature_distances(identity, prompted, batch);
         measured.push((Measurement::Mean(PROMPT_DISTANCE), prompts));
         measured.push((Measurement::Mean(IMAGE_DISTANCE), images));
     }
@@ -96,11 +89,11 @@ fn accuracy(name: &'static str, [right, labeled]: [Tensor<1>; 2]) -> [(Measureme
 
 /// Mean 1 − cos between the features of an image under `identity` and under another prompt, and
 /// between those of two images under `identity`: [1] each.
-fn feature_distances(outputs: &StudentOutputs, batch: usize) -> [Tensor<1>; 2] {
+fn feature_distances(identity: &Tensor<2>, prompted: &[Tensor<2>], batch: usize) -> [Tensor<1>; 2] {
     // The first view of each image: [batch, channels], normalized.
     let first_view = |pooled: &Tensor<2>| normalized(pooled.clone().inner().narrow(0, 0, batch));
-    let identity = first_view(&outputs.whole);
-    let others: Vec<Tensor<1>> = { outputs.prompted.iter() }
+    let identity = first_view(identity);
+    let others: Vec<Tensor<1>> = { prompted.iter() }
         .map(|pooled| (identity.clone() * first_view(pooled)).sum_dim(1).mean())
         .collect();
     let prompts = Tensor::cat(others, 0).mean().neg() + 1.0;
@@ -117,15 +110,22 @@ fn normalized(features: Tensor<2>) -> Tensor<2> {
     features / norm
 }
 
-/// Standard deviation over the batch of each channel of the normalized features [batch, channels],
-/// mean over channels, times the root of their number: 1 for features spread evenly over all
-/// directions, 0 for equal features.
-fn feature_std(pooled: Tensor<2>) -> Tensor<1> {
-    let channels = pooled.dims()[1] as f64;
+/// Mean and mean square over a share of each channel of the normalized features [views · batch,
+/// channels]: [2, channels]. Their mean over shares gives [`feature_std`].
+pub(crate) fn feature_moments(pooled: Tensor<2>) -> Tensor<2> {
     let features = normalized(pooled);
-    let mean = features.clone().mean_dim(0);
-    let std = (features - mean).square().mean_dim(0).sqrt().mean();
-    std * channels.sqrt()
+    let squares = features.clone().square();
+    Tensor::cat(vec![features.mean_dim(0), squares.mean_dim(0)], 0)
+}
+
+/// Standard deviation over the batch of each channel of the normalized features, from their
+/// `moments` ([`feature_moments`]), mean over channels, times the root of their number: 1 for
+/// features spread evenly over all directions, 0 for equal features.
+pub(crate) fn feature_std(moments: Tensor<2>) -> Tensor<1> {
+    let channels = moments.dims()[1];
+    let [mean, square] = [0, 1].map(|row| moments.clone().narrow(0, row, 1));
+    let variance = (square - mean.square()).clamp_min(0.0);
+    variance.sqrt().mean() * (channels as f64).sqrt()
 }
 
 /// Measurements of a batch: sums over its shares.

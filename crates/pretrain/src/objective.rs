@@ -23,8 +23,9 @@ pub(crate) struct ShareOutputs<'a> {
     pub student: &'a StudentOutputs,
     /// Images and labels.
     pub inputs: &'a BatchTensors,
-    /// Teacher targets: probabilities [batch, prototypes] of each global view.
-    pub targets: &'a [Tensor<2>],
+    /// Teacher targets: probabilities [batch, prototypes] of each global view; none without
+    /// self-distillation.
+    pub targets: Option<&'a [Tensor<2>]>,
     /// Teacher targets of the masked patches, [masked, prototypes]; none without masked patches.
     pub patch_targets: Option<&'a Tensor<2>>,
     /// Whether features are spread by KoLeo.
@@ -43,7 +44,7 @@ pub(crate) struct LossTerm {
     pub name: &'static str,
     /// Its weight in the sum.
     weight: fn(&PretrainRecipe) -> f64,
-    /// Its value, [1]; none if the method or the adapter has no such loss.
+    /// Its value, [1]; none if the recipe has no such loss.
     value: fn(&ShareOutputs<'_>) -> Option<Tensor<1>>,
 }
 
@@ -103,15 +104,12 @@ pub(crate) const LOSSES: [LossTerm; 9] = [
 /// teacher and another view v of the student of −Σₖ qₖ(g) · ln softmax(z(v) / τ)ₖ, where q are the
 /// teacher targets, z the student's logits and τ its temperature.
 fn dino(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
+    let targets = share.targets?;
     let temperatures = Temperatures {
         student: share.student_temperature,
         ..Temperatures::default()
     };
-    Some(dino_loss_of(
-        &share.student.logits,
-        share.targets,
-        &temperatures,
-    ))
+    Some(dino_loss_of(&share.student.logits, targets, &temperatures))
 }
 
 /// Masked patches (iBOT, Zhou et al., ICLR 2022): the mean over global views of the mean over masked
@@ -216,7 +214,8 @@ pub(crate) fn objective(
             Some(total) => total + weighted,
         });
     }
-    let total = total.unwrap_or_else(|| Tensor::zeros([1], &share.student.pooled.device()));
+    // Zero, in a graph: without self-distillation a share has no loss if none of its images has labels.
+    let total = total.unwrap_or_else(|| share.student.pooled.clone().sum() * 0.0);
     (total, values)
 }
 

@@ -5,7 +5,7 @@ use burn::tensor::{DType, Device};
 use clasp_model::Precision;
 use clasp_model::backbone::{Adapter, BackboneConfig, LambdaConfig};
 use clasp_model::moe::{MoeConfig, MoeKind};
-use clasp_model::prompt::PROMPTS;
+use clasp_model::prompt::{ATTRIBUTE, PART, PROMPTS};
 use clasp_model::swin::WindowPadding;
 use clasp_run::schedule::scaled_learning_rate;
 use clasp_run::{InvalidValue, Machine, RunHeader, check};
@@ -132,6 +132,8 @@ impl PretrainRecipe {
         let prompts = self.resolve_prompts();
         let backbone = self.resolve_backbone()?;
         self.distillation.resolve(self.views.global_size)?;
+        self.check_losses(prompts)?;
+        self.check_positions(&backbone, prompts)?;
         self.check_prototypes(prototypes)?;
         let in_steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
         Ok(PretrainPlan {
@@ -168,8 +170,10 @@ impl PretrainRecipe {
     fn resolve_replicas(&mut self, machine: Machine) -> Result<usize> {
         let part = self.run.batch / self.run.accumulate;
         let what = "run.batch / run.accumulate";
-        let replicas = machine.replicas(&mut self.run.replicas, part, what)?;
-        if self.loss.koleo_weight > 0.0 && part / replicas < 2 {
+        // KoLeo compares the images of a share.
+        let least = if self.loss.koleo_weight > 0.0 { 2 } else { 1 };
+        let replicas = machine.replicas(&mut self.run.replicas, [part, least], what)?;
+        if part / replicas < least {
             let expected = "two images or more for each replica and part, with loss.koleo_weight";
             return Err(InvalidValue::new("run.batch", expected, self.run.batch).into());
         }
@@ -193,16 +197,16 @@ impl PretrainRecipe {
         Ok(precision)
     }
 
-    /// The prompts that the method learns; those that it has no labels for are dropped.
+    /// The prompts that the method learns; those that it has no labels for are dropped, and those
+    /// whose loss has no weight.
     fn resolve_prompts(&mut self) -> [bool; 3] {
-        let method = self.method;
-        let used = |prompt: &str| match method {
-            Method::Dino => prompt == "identity",
-            Method::Solider => prompt != "attribute",
-            Method::Clasp => true,
-        };
-        let listed = |prompt: &str| self.model.prompts.iter().any(|name| name == prompt);
-        let prompts = PROMPTS.map(|prompt| used(prompt) && listed(prompt));
+        let (method, loss) = (self.method, &self.loss);
+        let mut prompts = [true; 3];
+        prompts[PART] = method != Method::Dino && loss.part_weight > 0.0;
+        prompts[ATTRIBUTE] = method == Method::Clasp && loss.attribute_weight > 0.0;
+        for (index, used) in prompts.iter_mut().enumerate() {
+            *used &= self.model.has_prompt(index);
+        }
         self.model.prompts = { PROMPTS.iter().zip(prompts) }
             .filter(|(_, learned)| *learned)
             .map(|(prompt, _)| (*prompt).to_owned())
@@ -229,6 +233,11 @@ impl PretrainRecipe {
                 experts: self.model.experts,
             })
         };
+        if self.method != Method::Solider && adapter == AdapterKind::Lambda {
+            let expected =
+                "none, gated or merged: the method `solider` alone trains under SOLIDER's λ";
+            return Err(InvalidValue::new("model.adapter", expected, "lambda").into());
+        }
         let adapter = match adapter {
             AdapterKind::None => Adapter::None,
             AdapterKind::Lambda => Adapter::Lambda(LambdaConfig::default()),
@@ -271,6 +280,40 @@ impl PretrainRecipe {
             }
             Auto::Auto => WindowPadding::default(),
         })
+    }
+
+    /// There is something to learn, and something of it reaches the shared blocks.
+    fn check_losses(&self, prompts: [bool; 3]) -> Result<()> {
+        let loss = &self.loss;
+        let distills = !self.distillation.teacher.as_os_str().is_empty();
+        let from_others = prompts[PART] || prompts[ATTRIBUTE] || distills;
+        if !from_others && !loss.has_teacher() && loss.koleo_weight == 0.0 {
+            let expected = "above 0, as nothing else is learned";
+            return Err(InvalidValue::new("loss.dino_weight", expected, loss.dino_weight).into());
+        }
+        if loss.detach_shared && !from_others {
+            let expected = "false without labels or a frozen teacher, as no gradient would reach the shared blocks";
+            return Err(InvalidValue::new("loss.detach_shared", expected, true).into());
+        }
+        Ok(())
+    }
+
+    /// Part labels and masks are cut from a view in equal pieces, one for each position of the last map,
+    /// which are what its positions see only if these have no padding and nothing is left out.
+    fn check_positions(&self, backbone: &BackboneConfig, prompts: [bool; 3]) -> Result<()> {
+        let stride = backbone.sizes().map_or(1, |sizes| sizes.stride());
+        let size = self.views.global_size;
+        let has_positions = prompts[PART] || self.loss.masks_patches();
+        if has_positions && size.iter().any(|side| !side.is_multiple_of(stride)) {
+            let name = &self.model.backbone;
+            let expected = format!(
+                "multiples of {stride}, the stride of `{name}`, with part labels or loss.ibot_weight"
+            );
+            let [height, width] = size;
+            let found = format!("{height}x{width}");
+            return Err(InvalidValue::new("views.global_size", expected, found).into());
+        }
+        Ok(())
     }
 
     /// Sinkhorn–Knopp gives each prototype an equal share of the samples: at least one.
@@ -380,6 +423,50 @@ mod tests {
             let error = plan(4, &["run.batch=16", set]).unwrap_err();
             assert!(error.contains(expected), "{error}");
         }
+    }
+
+    #[test]
+    fn what_cannot_be_learned_is_an_error() {
+        let plan = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|set| (*set).to_owned()).collect();
+            let recipe = PretrainRecipe::parse("", "test", &set).unwrap();
+            let plan = recipe.plan(1000, cpu(4));
+            plan.map_err(|error| error.to_string())
+        };
+        for (set, expected) in [
+            // SOLIDER's λ is drawn by its method alone.
+            (
+                &["method=dino", "model.adapter=lambda"][..],
+                "model.adapter",
+            ),
+            (
+                &["method=dino", "loss.detach_shared=true"],
+                "loss.detach_shared",
+            ),
+            (&["method=dino", "loss.dino_weight=0"], "loss.dino_weight"),
+            // 112 / 32 is no whole number of positions.
+            (&["views.global_size=[224, 112]"], "multiples of 32"),
+            (
+                &[
+                    "method=dino",
+                    "loss.ibot_weight=1",
+                    "views.global_size=[224, 112]",
+                ],
+                "multiples of 32",
+            ),
+        ] {
+            let error = plan(set).unwrap_err();
+            assert!(error.contains(expected), "{set:?}: {error}");
+        }
+        assert!(plan(&["method=dino", "views.global_size=[224, 112]"]).is_ok());
+        // A loss without weight has no prompt of its own.
+        let found = plan(&["loss.part_weight=0"]).unwrap();
+        assert_eq!(found.prompts, [true, false, true]);
+        assert_eq!(found.recipe.model.prompts, ["identity", "attribute"]);
+        // KoLeo needs two images in a share.
+        assert_eq!(plan(&["run.batch=4"]).unwrap().replicas, 4);
+        let found = plan(&["run.batch=4", "loss.koleo_weight=0.1"]).unwrap();
+        assert_eq!(found.replicas, 2);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! them, and every rank then does the same update. The gradients of heads and conditional blocks are
 //! exchanged while those of the shared blocks are computed.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use burn::module::Module;
@@ -36,7 +37,10 @@ use crate::distillation::FrozenTeacher;
 use crate::error::Result;
 use crate::experts::ExpertUsage;
 use crate::masking::{PatchTargets, ViewMasks};
-use crate::metrics::{FEATURE_STD, Measurement, Measurements, collapse_measurements, observations};
+use crate::metrics::{
+    FEATURE_STD, MEAN_TARGET_ENTROPY, Measurement, Measurements, TARGET_ENTROPY, feature_moments,
+    feature_std, observations,
+};
 use crate::objective::{DINO, ShareOutputs, objective};
 use crate::plan::PretrainPlan;
 use crate::ranks::{RankShare, RankSums};
@@ -99,7 +103,8 @@ pub struct StepOutcome {
 /// What the gradients of a share of a batch are computed from.
 struct ShareInputs<'a> {
     samples: &'a [ImageSample],
-    targets: ShareTargets,
+    /// None without self-distillation.
+    targets: Option<ShareTargets>,
     /// Teacher targets of its masked patches: [masked, prototypes].
     patches: Option<Tensor<2>>,
     masks: Option<ViewMasks>,
@@ -112,6 +117,8 @@ struct ShareGradients {
     /// What gives those of the shared blocks.
     shared: Option<SharedPass>,
     measured: Vec<(Measurement, Tensor<1>)>,
+    /// See [`feature_moments`].
+    moments: Tensor<2>,
 }
 
 /// A student in a graph of its own.
@@ -166,15 +173,27 @@ impl SharedPass {
 struct BatchGradients {
     gradients: Gradients,
     norms: Norms,
-    /// Mean of the teacher's logits: [1, prototypes].
-    mean_logits: Tensor<2>,
+    /// [`Pretrainer::center`] after this batch.
+    center: Tensor<2>,
     /// [`Pretrainer::patch_center`] after this batch.
     patch_center: Tensor<2>,
     /// [`Pretrainer::target_sum`] with the targets of this batch: [1, prototypes].
     target_sum: Tensor<2>,
-    /// Entropy of the normalized `target_sum`.
-    mean_target_entropy: f64,
+    /// [`FEATURE_STD`] and, with self-distillation, [`MEAN_TARGET_ENTROPY`], which are of the whole
+    /// batch.
+    of_batch: BTreeMap<&'static str, f64>,
     measurements: Measurements,
+}
+
+/// What a rank takes from the teacher in a step.
+struct TeacherOutputs {
+    /// By share, the targets of its views and of its masked patches; none without self-distillation.
+    shares: Vec<(Option<ShareTargets>, Option<Tensor<2>>)>,
+    /// [`Pretrainer::patch_center`] after this step.
+    patch_center: Tensor<2>,
+    /// Means of the teacher's logits and of the targets, [1, prototypes] each; none without
+    /// self-distillation.
+    means: Option<[Tensor<2>; 2]>,
 }
 
 impl Pretrainer {
@@ -304,11 +323,12 @@ impl Pretrainer {
         NonFinite::check(|| "norm of the gradients".to_owned(), norm)?;
         let scheduled = ScheduledValues::at(&self.plan, self.step);
         let metrics = metrics(&batch, norm, scheduled, observe.then_some(&self.parameters));
-        let mean = |measurement| batch.measurements.mean(measurement).unwrap_or(f64::NAN);
+        let of_batch = |name| batch.of_batch.get(name).copied().unwrap_or(f64::NAN);
+        let dino_loss = batch.measurements.mean(Measurement::Loss(DINO));
         let collapse = CollapseSignals {
-            dino_loss: mean(Measurement::Loss(DINO)),
-            mean_target_entropy: batch.mean_target_entropy,
-            feature_std: mean(Measurement::Mean(FEATURE_STD)),
+            dino_loss: dino_loss.unwrap_or(f64::NAN),
+            mean_target_entropy: of_batch(MEAN_TARGET_ENTROPY),
+            feature_std: of_batch(FEATURE_STD),
         };
         self.update(batch, scheduled);
         self.step += 1;
@@ -348,8 +368,7 @@ impl Pretrainer {
         // the teacher and can update it in place.
         let teacher = std::mem::replace(&mut self.teacher, self.student.trunk.valid());
         self.teacher = ema(teacher, &self.student.trunk, scheduled.momentum);
-        let momentum = self.plan.recipe.loss.center_momentum;
-        self.center = center_update(self.center.clone(), batch.mean_logits, momentum);
+        self.center = batch.center;
         self.patch_center = batch.patch_center;
         self.target_sum = batch.target_sum;
     }
@@ -391,14 +410,10 @@ impl Pretrainer {
         );
         let [part_size, share_size] = [self.share.images_of_part(), self.share.images_of_share()];
         let masks = self.masks(samples, share_size);
-        let (targets, patch_targets) = self.targets(samples, &masks, part_size, share_size)?;
+        let teacher = self.teacher_outputs(samples, &masks, part_size, share_size)?;
         let student = { self.plan.precision }.within(|| self.student.clone().with_cast_weights());
-        let BatchTargets {
-            shares: targets,
-            mean_logits,
-            mean_targets,
-        } = targets;
-        let mut targets = targets.into_iter().zip(patch_targets.shares).zip(masks);
+        let mut targets = teacher.shares.into_iter().zip(masks);
+        let mut moments: Option<Tensor<2>> = None;
         let (mut gradients, mut shared) = (Gradients::new(), Gradients::new());
         let mut passes = Vec::new();
         let mut measured = Vec::new();
@@ -425,6 +440,10 @@ impl Pretrainer {
                 optim::add(&mut gradients, result.gradients);
                 passes.extend(result.shared);
                 measured.extend(result.measured);
+                moments = Some(match moments {
+                    None => result.moments,
+                    Some(sum) => sum + result.moments,
+                });
                 shares += 1;
             }
         }
@@ -440,29 +459,42 @@ impl Pretrainer {
                 .ranks
                 .gradients(gradients, shared_gradients, &self.device)?;
         }
-        let [mean_logits, mean_targets] = self.ranks.means([mean_logits, mean_targets])?;
-        let keep = 1.0 - 1.0 / self.target_memory();
-        let target_sum = self.target_sum.clone() * keep + mean_targets;
-        let total = target_sum.clone().sum().reshape([1, 1]);
-        let entropy = mean_entropy(&[target_sum.clone() / total]);
+        let (mut center, mut target_sum) = (self.center.clone(), self.target_sum.clone());
+        let mut of_batch = Vec::new();
+        if let Some(means) = teacher.means {
+            let [mean_logits, mean_targets] = self.ranks.means(means)?;
+            let momentum = self.plan.recipe.loss.center_momentum;
+            center = center_update(center, mean_logits, momentum);
+            let keep = 1.0 - 1.0 / self.target_memory();
+            target_sum = target_sum * keep + mean_targets;
+            let total = target_sum.clone().sum().reshape([1, 1]);
+            let entropy = mean_entropy(&[target_sum.clone() / total]);
+            of_batch.push((MEAN_TARGET_ENTROPY, entropy));
+        }
+        if let Some(moments) = moments {
+            let [moments] = self.ranks.means([moments.div_scalar(shares as f64)])?;
+            of_batch.push((FEATURE_STD, feature_std(moments)));
+        }
         // All numbers of a step are read at once: the only wait for the device, unless ranks
         // exchange gradients.
         let (measurements, mut numbers): (Vec<_>, Vec<_>) = measured.into_iter().unzip();
-        numbers.push(entropy);
+        let (names, values): (Vec<_>, Vec<_>) = of_batch.into_iter().unzip();
+        numbers.extend(values);
         let mut squares = Squares::of(&gradients);
         numbers.extend(squares.take());
         let numbers = read(numbers);
         let (values, rest) = numbers.split_at(measurements.len());
+        let (of_batch, rest) = rest.split_at(names.len());
         let first = |values: &Vec<f64>| values.first().copied().unwrap_or(f64::NAN);
         let measured = measurements.into_iter().zip(values.iter().map(first));
         let measurements = Measurements::sum(measured, shares);
         Ok(BatchGradients {
-            norms: squares.norms(&rest[1..]),
+            norms: squares.norms(rest),
             gradients,
-            mean_logits,
-            patch_center: patch_targets.center,
+            center,
+            patch_center: teacher.patch_center,
             target_sum,
-            mean_target_entropy: first(&rest[0]),
+            of_batch: names.into_iter().zip(of_batch.iter().map(first)).collect(),
             measurements: measurements.over_ranks(self.ranks.collective())?,
         })
     }
@@ -488,14 +520,22 @@ impl Pretrainer {
             .collect()
     }
 
-    /// The teacher targets of all images of a batch, and of their masked patches.
-    fn targets(
+    /// The teacher's part in a step: targets of all images of a batch and of their masked patches, if
+    /// anything is learned from them.
+    fn teacher_outputs(
         &self,
         samples: &[ImageSample],
         masks: &[Option<ViewMasks>],
         part_size: usize,
         share_size: usize,
-    ) -> Result<(BatchTargets, PatchTargets), CollectiveError> {
+    ) -> Result<TeacherOutputs, CollectiveError> {
+        if !self.plan.recipe.loss.has_teacher() {
+            return Ok(TeacherOutputs {
+                shares: masks.iter().map(|_| (None, None)).collect(),
+                patch_center: self.patch_center.clone(),
+                means: None,
+            });
+        }
         let temperature = ScheduledValues::at(&self.plan, self.step).teacher_temperature;
         let precision = self.plan.precision;
         let teacher = precision.within(|| self.teacher.clone().with_cast_weights());
@@ -517,7 +557,12 @@ impl Pretrainer {
         let targets = BatchTargets::new(views, loss.centering, center, temperature, ranks)?;
         let center = &self.patch_center;
         let patches = PatchTargets::new(patches, loss, center, temperature, ranks)?;
-        Ok((targets, patches))
+        let views = targets.shares.into_iter().map(Some);
+        Ok(TeacherOutputs {
+            shares: views.zip(patches.shares).collect(),
+            patch_center: patches.center,
+            means: Some([targets.mean_logits, targets.mean_targets]),
+        })
     }
 
     /// Forward and backward pass of the student, with cast weights, over a share.
@@ -581,7 +626,7 @@ impl Pretrainer {
         let share = ShareOutputs {
             student: &outputs,
             inputs: &inputs,
-            targets: &targets.probabilities,
+            targets: { targets.as_ref() }.map(|targets| &targets.probabilities[..]),
             patch_targets: patches.as_ref(),
             spreads: recipe.loss.koleo_weight > 0.0,
             distilled: distilled.as_ref(),
@@ -594,7 +639,8 @@ impl Pretrainer {
             .chain([(Measurement::Total, total.clone())])
             .map(|(measurement, value)| (measurement, value.without_autodiff()))
             .collect();
-        measured.extend(collapse_measurements(&outputs, &targets.entropy));
+        let entropy = targets.as_ref().map(|targets| targets.entropy.clone());
+        measured.extend(entropy.map(|entropy| (Measurement::Mean(TARGET_ENTROPY), entropy)));
         if observe {
             measured.extend(observations(&share));
         }
@@ -605,6 +651,7 @@ impl Pretrainer {
             gradients: student.gradients(&mut graph),
             shared: before.map(|before| SharedPass { student, before }),
             measured,
+            moments: feature_moments(outputs.pooled.inner()),
         }
     }
 
@@ -635,7 +682,7 @@ fn metrics(
     let mut metrics = batch.measurements.metrics();
     let mut put = |name: &str, value: f64| metrics.insert(name.to_owned(), value);
     put("gradient/norm", norm);
-    put("teacher/mean_entropy", batch.mean_target_entropy);
+    { batch.of_batch.iter() }.for_each(|(name, value)| _ = put(name, *value));
     if let Some(parameters) = observed {
         let backbone = |name: &str| parameters.get(name).is_some() && !parameters.is_prompt(name);
         put("gradient/backbone", batch.norms.total_of(backbone));

@@ -58,6 +58,8 @@ pub struct Student {
     pub attribute: Option<AttributeHead>,
     /// Projections to the features of a frozen teacher, if there is one.
     pub distillation: Option<DistillationHead>,
+    /// Whether there is self-distillation: without it nothing needs local views and logits.
+    has_teacher: bool,
     /// Whether the last blocks depend on prompts.
     prompted: bool,
     /// Whether the part and attribute losses are also computed under the identity prompt.
@@ -78,7 +80,7 @@ pub struct LabelHeadOutputs<T> {
 /// Outputs of the student for a share of a batch.
 pub struct StudentOutputs {
     /// Logits of the projection head: [batch, prototypes] of each global view, then those of all
-    /// local views in one tensor, [local views · batch, prototypes].
+    /// local views in one tensor, [local views · batch, prototypes]. Empty without self-distillation.
     pub logits: Vec<Tensor<2>>,
     /// Logits at the masked patches of the global views, [masked, prototypes]; none without masked
     /// patches.
@@ -86,8 +88,8 @@ pub struct StudentOutputs {
     /// Pooled features of the global views under the identity prompt: [global views · batch,
     /// channels].
     pub pooled: Tensor<2>,
-    /// The same of views without masked patches, where labels are learned from such.
-    pub whole: Tensor<2>,
+    /// The same of views without masked patches; none if nothing is learned from such.
+    pub whole: Option<Tensor<2>>,
     /// The same under each of the prompts `part` and `attribute` that is learned; empty without
     /// prompts.
     pub prompted: Vec<Tensor<2>>,
@@ -123,9 +125,11 @@ impl Student {
             ..DinoHeadConfig::new(channels, plan.prototypes)
         };
         let dino = dino.init(rng, &device);
-        let part = vocabulary.filter(|_| plan.prompts[PART]).map(|vocabulary| {
+        // Drawn whether it is learned or not, so that the other heads start alike.
+        let part = vocabulary.map(|vocabulary| {
             PartHeadConfig::new(channels, vocabulary.parts.len()).init(rng, &device)
         });
+        let part = part.filter(|_| plan.prompts[PART]);
         let attribute = vocabulary
             .filter(|_| plan.prompts[ATTRIBUTE])
             .map(|vocabulary| {
@@ -139,6 +143,7 @@ impl Student {
             part,
             attribute,
             distillation,
+            has_teacher: loss.has_teacher(),
             prompted: matches!(plan.backbone.adapter, Adapter::Moe(_)),
             labels_on_identity: loss.identity_label_weight > 0.0,
             detach_shared: loss.detach_shared,
@@ -188,7 +193,8 @@ impl Student {
         };
         let mut pooled = vec![features.pooled.clone()];
 
-        if let Some(locals) = &inputs.locals {
+        let locals = inputs.locals.as_ref().filter(|_| self.has_teacher);
+        if let Some(locals) = locals {
             let weights = inputs.prompt_weights(locals.dims()[0] / batch, &device);
             let shared = cut(local_backbone.shared(locals.clone(), &weights, Some(rng)));
             let features = local_backbone.conditional(self.detached(shared), &weights, Some(rng));
@@ -241,7 +247,10 @@ impl Student {
             .as_ref()
             .map(|head| head.forward(&identity));
         let patches = { inputs.masks.as_ref() }.map(|masks| masks.select(features.map.clone()));
-        let (logits, patches) = self.trunk.logits(pooled, patches, batch);
+        let (logits, patches) = match self.has_teacher {
+            true => self.trunk.logits(pooled, patches, batch),
+            false => (Vec::new(), None),
+        };
         StudentOutputs {
             logits,
             patches,
@@ -249,7 +258,7 @@ impl Student {
             attributes,
             distilled,
             pooled: features.pooled,
-            whole: identity.pooled,
+            whole: (!is_masked || used).then_some(identity.pooled),
             prompted,
         }
     }

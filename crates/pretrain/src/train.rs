@@ -129,6 +129,7 @@ pub fn train_on_ranks(
         plan.prototypes,
         plan.recipe.run.batch * plan.recipe.views.global,
         plan.warmup_steps.max(plan.frozen_steps).max(100),
+        trainer.step,
     )
     .with_weight(plan.recipe.loss.dino_weight);
     let mut metrics = Metrics::new();
@@ -306,12 +307,14 @@ fn open(
     if !ranks.is_alone() {
         ranks.agree("the weights at the start", &checkpoint::digest(&trainer))?;
     }
+    let run_toml = plan.run_toml(images, control.device_name);
     let run = match existing {
-        None if writes => Some(RunFolder::create(
-            folder,
-            &plan.run_toml(images, control.device_name),
-        )?),
-        existing => existing,
+        Some(run) => {
+            run.keep_recipe(&run_toml)?;
+            Some(run)
+        }
+        None if writes => Some(RunFolder::create(folder, &run_toml)?),
+        None => None,
     };
     let unreadable = Arc::new(Mutex::new(ImageReads::default()));
     let generator = ViewGenerator::new(

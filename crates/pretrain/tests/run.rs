@@ -13,6 +13,7 @@ use clasp_data::labels::{LabelValues, Labels, StoreMeta, write_shard};
 use clasp_data::rng_for;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_model::swin::WindowPadding;
+use clasp_pretrain::checkpoint::read_student;
 use clasp_pretrain::{Control, Event, PretrainError, PretrainRecipe, PretrainSummary, train};
 use clasp_run::{Auto, RunError};
 use clasp_weights::{checkpoint, import};
@@ -308,6 +309,19 @@ fn a_run_writes_its_files() {
         );
     }
     assert_eq!(metadata["step"], "7");
+    // A recipe that claims a larger network than the file holds takes no memory.
+    let mut claims = metadata.clone();
+    let text = claims["recipe"].replace("\"swin-pico\"", "\"swin-base\"");
+    claims.insert("recipe".to_owned(), text);
+    let path = folder.join("claims.safetensors");
+    checkpoint::write(&path, &state, &claims).unwrap();
+    let error = read_student(&path, &Device::flex()).err().unwrap();
+    assert!(
+        error
+            .to_string()
+            .contains("values of its recipe's backbone"),
+        "{error}"
+    );
 
     let (backbone, meta) = import::load_backbone(&out, &Device::flex()).unwrap();
     assert_eq!((meta.height, meta.width, meta.step), (64, 32, 7));
@@ -498,12 +512,23 @@ fn a_run_is_resumed_with_its_own_recipe_and_files() {
     )
     .unwrap();
 
+    // Values of a resume hold for the next one, those of a refused resume do not.
+    let kept = || PretrainRecipe::of_run(&out, &[]).unwrap();
+    assert_eq!(kept().run.steps, Auto::Value(7));
+    let set = ["run.steps=9", "optimizer.lr=1e-6"];
+    let changed = PretrainRecipe::of_run(&out, &set.map(str::to_owned)).unwrap();
+    run(&changed, &out, true, |_| Then::Stop).unwrap();
+    assert_eq!(kept().run.steps, Auto::Value(9));
+    let summary = run(&kept(), &out, true, |_| Then::GoOn).unwrap();
+    assert_eq!(summary.run.steps, 9);
+    assert_eq!(kept().optimizer.lr, Auto::Value(1e-6));
+
     // A cut checkpoint.
     let path = clasp_run::checkpoints::latest(&out).unwrap().unwrap();
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
     let message = resume(&[]);
-    assert!(message.contains("step-00000003"), "{message}");
+    assert!(message.contains("step-00000009"), "{message}");
 }
 
 #[test]
@@ -551,8 +576,9 @@ fn a_run_that_distills_keeps_its_teacher() {
             .to_string()
     };
     let other = frozen_teacher(folder, "other", "swin-pico");
-    for teacher in [&other, "distillation.teacher="] {
-        let message = error(&[teacher], true, "run");
+    let none = ["distillation.teacher=", "loss.dino_weight=1"];
+    for set in [&[&*other][..], &none] {
+        let message = error(set, true, "run");
         assert!(
             message.contains("expected the run's frozen teacher") && message.contains("hint:"),
             "{message}"

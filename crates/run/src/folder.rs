@@ -20,6 +20,7 @@ use crate::checkpoints;
 use crate::control::{Control, Event};
 use crate::error::RunError;
 use crate::log::Log;
+use crate::origin;
 
 /// Name of the file with the resolved recipe; a folder that has it holds a run.
 pub const RECIPE_FILE: &str = "run.toml";
@@ -101,6 +102,20 @@ impl RunFolder {
         }
         atomic_write(&recipe, |file| file.write_all(run_toml.as_bytes()))?;
         Ok(folder)
+    }
+
+    /// Writes the recipe of a run that is resumed with other values, so that the next resume has them too.
+    /// Call it last before training, as [`RunFolder::create`].
+    ///
+    /// # Errors
+    ///
+    /// `run.toml` cannot be read or written.
+    pub fn keep_recipe(&self, run_toml: &str) -> Result<(), RunError> {
+        let (old, path) = recipe_of(&self.path)?;
+        if let Some(text) = origin::resumed(&old, run_toml) {
+            atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
+        }
+        Ok(())
     }
 
     fn locked(path: &Path) -> Result<Self, RunError> {
@@ -239,6 +254,21 @@ mod tests {
         assert!(RunFolder::resume(&path).is_err(), "the folder is locked");
         drop(run);
         RunFolder::resume(&path).unwrap();
+    }
+
+    #[test]
+    fn a_resume_with_other_values_keeps_them_for_the_next() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("run");
+        let text = |lr: f64| format!("# started today\n# command: clasp\n\nlr = {lr}\n");
+        drop(RunFolder::create(&path, &text(0.5)).unwrap());
+        let run = RunFolder::resume(&path).unwrap();
+        run.keep_recipe(&text(0.5)).unwrap();
+        assert_eq!(recipe_of(&path).unwrap().0, text(0.5));
+        run.keep_recipe(&text(0.25)).unwrap();
+        let kept = recipe_of(&path).unwrap().0;
+        assert!(kept.starts_with("# started today\n"), "{kept}");
+        assert!(kept.ends_with("\n\nlr = 0.25\n"), "{kept}");
     }
 
     #[test]

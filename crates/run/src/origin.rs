@@ -81,6 +81,38 @@ impl HeaderFacts {
     }
 }
 
+/// The `run.toml` of a run that is resumed with another recipe: `new`, in which the lines of `old` that say
+/// how the run was started, and resumed before, stand above those of this process. None if the recipe
+/// is the same.
+pub fn resumed(old: &str, new: &str) -> Option<String> {
+    let recipe = |text: &str| -> String {
+        let lines = text
+            .lines()
+            .skip_while(|line| line.is_empty() || line.starts_with('#'));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    if recipe(old) == recipe(new) {
+        return None;
+    }
+    let is_start = |line: &&str| {
+        let kinds = [STARTED, RESUMED, COMMAND];
+        kinds.iter().any(|kind| line.starts_with(kind))
+    };
+    let header = old.lines().take_while(|line| line.starts_with('#'));
+    let starts: String = header
+        .filter(is_start)
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let (before, own) = new.split_once(STARTED)?;
+    Some(format!("{before}{starts}{RESUMED}{own}"))
+}
+
+/// What begins the lines that [`lines`] makes.
+const STARTED: &str = "# started ";
+const COMMAND: &str = "# command: ";
+/// The same instead of [`STARTED`] after a resume with another recipe.
+const RESUMED: &str = "# resumed ";
+
 /// Lines for the header of a `run.toml`, each after `# `: date, version and commit, command line.
 pub fn lines(version: &str) -> String {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -90,7 +122,7 @@ pub fn lines(version: &str) -> String {
         _ => String::new(),
     };
     format!(
-        "# started {} by clasp {version}{commit}\n# command: {}\n",
+        "{STARTED}{} by clasp {version}{commit}\n{COMMAND}{}\n",
         date(seconds),
         command(std::env::args())
     )
@@ -162,6 +194,38 @@ mod tests {
         assert_eq!(HeaderFacts::read("seed = 7\n"), None);
         assert!(text.contains(" · device cpu\n"), "{text}");
         assert!(text.ends_with("\n\nseed = 7\n"), "{text}");
+    }
+
+    #[test]
+    fn a_resume_with_another_recipe_keeps_how_the_run_was_started() {
+        let text = |steps: u64| {
+            let header = RunHeader {
+                command: "pretrain",
+                version: "1.2.3",
+                seed: 7,
+                device: "cpu",
+                images: 100,
+                steps_per_epoch: 25,
+                steps,
+            };
+            header.with_recipe(&format!("seed = 7\n\n[run]\nsteps = {steps}\n"))
+        };
+        assert_eq!(resumed(&text(2), &text(2)), None);
+        let mut run = text(2);
+        for steps in [4, 6] {
+            run = resumed(&run, &text(steps)).unwrap();
+            assert_eq!(HeaderFacts::read(&run).unwrap().steps, steps);
+            assert!(
+                run.ends_with(&format!("\n\n[run]\nsteps = {steps}\n")),
+                "{run}"
+            );
+        }
+        let count = |start: &str| run.lines().filter(|line| line.starts_with(start)).count();
+        assert_eq!(
+            [count(STARTED), count(RESUMED), count(COMMAND)],
+            [1, 2, 3],
+            "{run}"
+        );
     }
 
     #[test]

@@ -76,7 +76,8 @@ impl Machine {
     }
 
     /// Replicas of the network over all ranks, `run.replicas` of a recipe. Automatic: on the CPU as
-    /// many as cores, if they divide the `images` that are computed at once, which `what` names.
+    /// many as cores, if they divide the `images` that are computed at once, which `what` names, and
+    /// leave `least` images or more for each.
     ///
     /// # Errors
     ///
@@ -84,7 +85,7 @@ impl Machine {
     pub fn replicas(
         self,
         replicas: &mut Auto<usize>,
-        images: usize,
+        [images, least]: [usize; 2],
         what: &str,
     ) -> Result<usize, InvalidValue> {
         const KEY: &str = "run.replicas";
@@ -92,7 +93,10 @@ impl Machine {
         let most = if self.on_cpu { self.cores } else { 1 };
         let automatic = (1..=most.clamp(1, check::MOST_THREADS))
             .rev()
-            .find(|count| images.is_multiple_of(ranks * count));
+            .find(|count| {
+                let replicas = ranks * count;
+                images.is_multiple_of(replicas) && images / replicas >= least
+            });
         let replicas = replicas.resolve(ranks * automatic.unwrap_or(1));
         check::count(KEY, replicas, [1, ranks * check::MOST_THREADS])?;
         if !replicas.is_multiple_of(ranks) {

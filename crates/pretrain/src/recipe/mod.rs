@@ -316,6 +316,12 @@ impl LossSection {
         self.ibot_weight > 0.0
     }
 
+    /// Whether anything is learned from the moving-average teacher: self-distillation of views or of
+    /// masked patches.
+    pub(crate) fn has_teacher(&self) -> bool {
+        self.dino_weight > 0.0 || self.masks_patches()
+    }
+
     /// Weights of the losses by key, for the check of their range.
     pub(crate) fn weights(&self) -> [(&'static str, f64); 6] {
         [

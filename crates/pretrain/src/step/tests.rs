@@ -131,12 +131,16 @@ fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
             let apart = difference(&expected.gradients, &found.gradients);
             assert!(apart < 1e-4, "{set:?} {change}: {apart}");
             for (expected, found) in [
-                (expected.mean_logits, found.mean_logits),
+                (expected.center, found.center),
                 (expected.target_sum, found.target_sum),
                 (expected.patch_center, found.patch_center),
             ] {
                 let apart: f32 = (expected - found).abs().max().into_scalar();
                 assert!(apart < 1e-5, "{set:?} {change}: {apart}");
+            }
+            for (name, expected) in &expected.of_batch {
+                let apart = (expected - found.of_batch[name]).abs();
+                assert!(apart < 1e-4, "{set:?} {change}: {name}");
             }
             let losses = LOSSES.iter().map(|term| Measurement::Loss(term.name));
             for loss in losses.chain([Measurement::Total]) {
@@ -412,6 +416,44 @@ fn each_loss_trains_its_own_prompt() {
 }
 
 #[test]
+fn losses_without_weight_are_not_computed() {
+    let outcome = |set: &[&str]| {
+        let mut trainer = trainer(&[&["method=clasp"], set].concat());
+        let before = numbers(&trainer.center.clone().reshape([-1]));
+        let samples = samples(&trainer);
+        let gradients = trainer.gradients(&samples).unwrap().1;
+        let metrics = trainer.step(&samples, true).unwrap().metrics;
+        let moved = numbers(&trainer.center.clone().reshape([-1])) != before;
+        let trained = |part: &str| gradients.keys().any(|name| name.starts_with(part));
+        let of_dino = [
+            trained("trunk.dino."),
+            metrics.contains_key("loss/dino"),
+            moved,
+        ];
+        let of_parts = [trained("part."), metrics.contains_key("loss/part")];
+        let of_attributes = [
+            trained("attribute."),
+            metrics.contains_key("loss/attribute"),
+        ];
+        assert!(metrics["features/std"] > 0.0);
+        (of_dino, of_parts, of_attributes)
+    };
+    assert_eq!(outcome(&[]), ([true; 3], [true; 2], [true; 2]));
+    let found = outcome(&["loss.dino_weight=0"]);
+    assert_eq!(found, ([false; 3], [true; 2], [true; 2]));
+    let found = outcome(&["loss.part_weight=0"]);
+    assert_eq!(found, ([true; 3], [false; 2], [true; 2]));
+    let found = outcome(&["loss.attribute_weight=0"]);
+    assert_eq!(found, ([true; 3], [true; 2], [false; 2]));
+    // The other heads start alike.
+    let start = |set: &str| {
+        let student = trainer(&["method=clasp", set]).student;
+        numbers(&student.attribute.unwrap().fc2.weight.val().reshape([-1]))
+    };
+    assert_eq!(start("loss.part_weight=0"), start("loss.part_weight=1"));
+}
+
+#[test]
 fn the_label_losses_on_identity_features_count_lambda_times() {
     let total = |lambda: &str| {
         let trainer = trainer(&[
@@ -438,14 +480,14 @@ fn detached_distillation_leaves_the_shared_blocks_to_labels() {
         let samples = samples(&trainer);
         trainer.gradients(&samples).unwrap().1
     };
-    let dino = gradients(&[
-        "loss.part_weight=0",
-        "loss.attribute_weight=0",
-        "loss.identity_label_weight=0",
-    ]);
-    assert_eq!(norm(&of(&dino, shared)), 0.0);
-    assert!(norm(&of(&dino, |name| name.contains("layers.3.blocks.1"))) > 0.0);
-    assert!(norm(&of(&gradients(&[]), shared)) > 0.0);
+    let [one, more] = ["1", "3"].map(|weight| gradients(&[&format!("loss.dino_weight={weight}")]));
+    let [of_shared, of_last] = [&one, &more].map(|gradients| {
+        let last = |name: &str| name.contains("layers.3.blocks.1");
+        [norm(&of(gradients, shared)), norm(&of(gradients, last))]
+    });
+    assert!(of_shared[0] > 0.0);
+    assert_eq!(difference(&of(&one, shared), &of(&more, shared)), 0.0);
+    assert!((of_shared[1] - of_last[1]).abs() > 1e-3 * of_shared[1]);
 }
 
 /// The file of a frozen teacher of another architecture, size and normalization than the student.

@@ -14,14 +14,14 @@ use std::ops::{ControlFlow, Range};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use clasp_data::NewFile;
 use clasp_data::image::Limits;
 use clasp_data::source::{ReadFailure, Source, UnreadableImages};
+use clasp_data::{NewFile, check_schema};
 use clasp_model::prompt::PromptWeights;
 use fs_err as fs;
 use parquet::basic::Compression;
 use parquet::column::page::PageReader;
-use parquet::column::reader::ColumnReader;
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, ByteArrayType, FloatType};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
@@ -613,6 +613,62 @@ struct FeatureRows {
 /// Rows that are decoded at a time.
 const DECODED: usize = 1 << 12;
 
+/// Keys that are decoded at a time: few, as each may be as long as a page.
+const DECODED_KEYS: usize = 16;
+
+/// Bytes of keys for each byte of the file. Keys differ, so that they do not shrink by more.
+const KEY_INFLATION: u64 = 64;
+
+/// Keys that are read.
+#[derive(Default)]
+struct FeatureKeys {
+    all: Vec<String>,
+    /// Of all together.
+    bytes: u64,
+}
+
+impl FeatureKeys {
+    /// Adds those of a row group, or says what is wrong with them. `claimed`: values of the features
+    /// so far; `size`: bytes of the file.
+    fn read(
+        &mut self,
+        mut names: ColumnReaderImpl<ByteArrayType>,
+        claimed: u64,
+        size: u64,
+    ) -> Result<Result<(), String>, ParquetError> {
+        loop {
+            let (mut some, mut definition) = (Vec::new(), Vec::new());
+            let (records, ..) =
+                names.read_records(DECODED_KEYS, Some(&mut definition), None, &mut some)?;
+            if some.len() != records {
+                return Ok(Err("rows without a key".to_owned()));
+            }
+            if records == 0 {
+                return Ok(Ok(()));
+            }
+            // Keys of a dictionary share their bytes until they are copied below; every feature has
+            // a value.
+            self.bytes += some.iter().map(|name| name.len() as u64).sum::<u64>();
+            let rows = (self.all.len() + records) as u64;
+            if self.bytes > size.saturating_mul(KEY_INFLATION) || rows > claimed {
+                return Ok(Err(format!(
+                    "{rows} keys of {} bytes or more for {claimed} values in a file of {size} bytes",
+                    self.bytes
+                )));
+            }
+            for name in some {
+                match std::str::from_utf8(name.data()) {
+                    Ok(name) => self.all.push(name.to_owned()),
+                    Err(_) => {
+                        let row = self.all.len();
+                        return Ok(Err(format!("a key that is not UTF-8 in row {row}")));
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// The content, or what is wrong with it.
 fn feature_rows(path: &Path) -> Result<Result<FeatureRows, String>, TaskError> {
     let file = fs::File::open(path)?;
@@ -624,6 +680,7 @@ fn columns_of(
     file: std::fs::File,
     bytes: u64,
 ) -> Result<Result<FeatureRows, String>, ParquetError> {
+    check_schema(&file)?;
     let reader = SerializedFileReader::new(file)?;
     let metadata = reader.metadata().file_metadata().key_value_metadata();
     let origin = { metadata.into_iter().flatten() }
@@ -645,7 +702,7 @@ fn columns_of(
     let (Some(key), Some(feature)) = (leaf("key"), leaf("feature")) else {
         return Ok(Err("other columns".to_owned()));
     };
-    let (mut keys, mut lengths, mut values) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut keys, mut lengths, mut values) = (FeatureKeys::default(), Vec::new(), Vec::new());
     let mut claimed = 0;
     for group in 0..reader.num_row_groups() {
         let group = reader.get_row_group(group)?;
@@ -656,7 +713,7 @@ fn columns_of(
             return Ok(Err(format!("{claimed} values in a file of {bytes} bytes")));
         }
         let (
-            ColumnReader::ByteArrayColumnReader(mut names),
+            ColumnReader::ByteArrayColumnReader(names),
             ColumnReader::FloatColumnReader(mut lists),
         ) = (
             group.get_column_reader(key)?,
@@ -665,27 +722,8 @@ fn columns_of(
         else {
             return Ok(Err("columns of other types".to_owned()));
         };
-        loop {
-            let (mut some, mut definition) = (Vec::new(), Vec::new());
-            let (records, ..) =
-                names.read_records(DECODED, Some(&mut definition), None, &mut some)?;
-            if some.len() != records {
-                return Ok(Err("rows without a key".to_owned()));
-            }
-            for name in some {
-                match String::from_utf8(name.data().to_vec()) {
-                    Ok(name) => keys.push(name),
-                    Err(_) => {
-                        return Ok(Err(format!(
-                            "a key that is not UTF-8 in row {}",
-                            keys.len()
-                        )));
-                    }
-                }
-            }
-            if records == 0 {
-                break;
-            }
+        if let Err(found) = keys.read(names, claimed, bytes)? {
+            return Ok(Err(found));
         }
         loop {
             let (mut definition, mut repetition, before) = (Vec::new(), Vec::new(), values.len());
@@ -710,7 +748,7 @@ fn columns_of(
         }
     }
     Ok(Ok(FeatureRows {
-        keys,
+        keys: keys.all,
         lengths,
         features: values,
         origin,
@@ -980,17 +1018,21 @@ mod tests {
     /// A file with the columns of this schema, whose keys are `a`, `b`, … and whose features repeat
     /// one value.
     fn written(path: &Path, schema: &str, features: &[usize]) {
+        let keys: Vec<ByteArray> = (0..features.len())
+            .map(|at| ByteArray::from(vec![b'a' + at as u8]))
+            .collect();
+        written_as(path, schema, &keys, features);
+    }
+
+    fn written_as(path: &Path, schema: &str, keys: &[ByteArray], features: &[usize]) {
         let schema = Arc::new(parse_message_type(schema).unwrap());
         let file = fs::File::create(path).unwrap();
         let mut writer = SerializedFileWriter::new(file, schema, Arc::default()).unwrap();
         let mut group = writer.next_row_group().unwrap();
         let mut column = group.next_column().unwrap().unwrap();
-        let keys: Vec<ByteArray> = (0..features.len())
-            .map(|at| ByteArray::from(vec![b'a' + at as u8]))
-            .collect();
         let defined = vec![1; keys.len()];
         let names = column.typed::<ByteArrayType>();
-        names.write_batch(&keys, Some(&defined), None).unwrap();
+        names.write_batch(keys, Some(&defined), None).unwrap();
         column.close().unwrap();
         let mut column = group.next_column().unwrap().unwrap();
         for length in features {
@@ -1023,6 +1065,21 @@ mod tests {
         assert!(size < 10_000, "{size}");
         let error = read_features(&path).unwrap_err().to_string();
         assert!(error.contains("100000 values in a file of"), "{error}");
+    }
+
+    /// A key of a dictionary takes its length once in the file, and in memory once a row.
+    #[test]
+    fn repeated_keys_are_refused_before_they_are_copied() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f.parquet");
+        let schema = "message schema { optional binary key (STRING); \
+                      required group feature (LIST) { repeated group list { required float element; } } }";
+        let long = ByteArray::from("k".repeat(10_000).as_str());
+        written_as(&path, schema, &vec![long; 1000], &[1; 1000]);
+        let size = fs::metadata(&path).unwrap().len();
+        assert!(size < 100_000, "{size}");
+        let error = read_features(&path).unwrap_err().to_string();
+        assert!(error.contains("bytes or more for 1000 values"), "{error}");
     }
 
     #[test]

@@ -310,6 +310,7 @@ mod tests {
                 "search",
                 &[
                     "queue_size=100000000",
+                    "queue_size=0",
                     "memory_momentum=2",
                     "similarity_scale=-1",
                     "search_threshold=nan",

@@ -30,6 +30,10 @@ use clasp_weights::state::HostTensor;
 
 #[path = "finetune/ranks.rs"]
 mod ranks;
+#[path = "finetune/stops.rs"]
+mod stops;
+#[path = "finetune/untrusted.rs"]
+mod untrusted;
 
 /// Six people by two cameras, and scenes.
 fn drawn() -> PathBuf {

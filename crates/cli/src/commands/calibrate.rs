@@ -3,12 +3,13 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_metrics::verify::Roc;
+use clasp_model::Precision;
 use clasp_tasks::finetune::FinetuneRecipe;
 use clasp_tasks::reid::{ReidConfig, ReidTask, SamePersonThreshold};
-use clasp_tasks::task::{Evaluation, FinetunedModel};
+use clasp_tasks::task::{Evaluate, Evaluation, FinetunedModel};
 use clasp_weights::finetuned;
 
 use crate::args::EvalArguments;
@@ -24,6 +25,38 @@ pub struct Calibrated {
     pub stored: Option<String>,
     /// What the user should know before the threshold is relied on.
     pub warnings: Vec<String>,
+}
+
+/// Checks that a calibration compares the features that the model compares as it is stored: the file
+/// gets the threshold alone, not what it was measured with.
+///
+/// # Errors
+/// An option or a key of `--set` changes features, or what they are measured on.
+pub fn check(arguments: &EvalArguments) -> Result<()> {
+    let options = [
+        ("--size", arguments.size.is_some()),
+        ("--precision", arguments.precision.format != Precision::F32),
+    ];
+    let option = options.iter().find(|(_, given)| *given);
+    let set = { arguments.set.iter() }.find(|set| !is_only_summarized(set));
+    let what = match (option, set) {
+        (Some((option, _)), _) => (*option).to_owned(),
+        (None, Some(set)) => format!("--set {set}"),
+        (None, None) => return Ok(()),
+    };
+    bail!(
+        "--calibrate: expected the features that the model compares as it is stored, found {what}, which is not \
+         stored with the threshold\n\
+         hint: leave it out, or train a model with this setting and calibrate that"
+    )
+}
+
+/// Whether `key=value` of `--set` leaves the features as they are.
+fn is_only_summarized(set: &str) -> bool {
+    let key = set.split_once('=').map_or(set, |(key, _)| key).trim();
+    let key = key.strip_prefix("task.").unwrap_or(key);
+    let places = ReidTask::ONLY_SUMMARIZED.iter();
+    { places.filter_map(|place| place.strip_prefix("/config/")) }.any(|place| place == key)
 }
 
 /// Writes the same-person threshold of an evaluation into the file of the model.

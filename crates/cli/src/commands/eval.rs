@@ -150,6 +150,9 @@ pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome>
 
 /// Evaluates a fine-tuned model.
 fn tuned<T: Evaluate>(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome> {
+    if arguments.calibrate.is_some() {
+        calibrate::check(arguments)?;
+    }
     let device = device::pick(common.device.as_deref())?;
     let mut set = arguments.set.clone();
     if arguments.rerank {

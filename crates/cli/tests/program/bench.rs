@@ -80,7 +80,7 @@ fn a_record_holds_for_its_own_settings() {
     // A peer a thousand times slower than half of clasp: passed by far.
     let record = serde_json::json!([{
         "work": found["work"], "settings": found["settings"], "figure": "images_per_s",
-        "peer": 1e-3 * found["images_per_s"].as_f64().expect("a rate"), "ratio": 2.0,
+        "peer": 1e-3 * found["images_per_s"].as_f64().expect("a rate"), "ratio": 2.0, "processor": "A",
     }]);
     fs_err::write(at.join("record.json"), record.to_string()).expect("written");
     let with = |more: &[&'static str]| -> Vec<&str> {

@@ -256,6 +256,18 @@ fn finetune_evaluate_predict_search() {
         ],
         &["--calibrate is for reid, not for pose"],
     );
+    // The threshold of other features than the model compares is not stored with it.
+    for (option, value) in [
+        ("--set", "task.flip_test=true"),
+        ("--set", "feature=after"),
+        ("--size", "32x16"),
+        ("--precision", "bf16"),
+    ] {
+        let changed = [&["eval", "reid"], &calibrate[..], &[option, value]].concat();
+        refused(at, &changed, &["as it is stored, found", option, "hint: "]);
+    }
+    let ranked = [&["eval", "reid"], &calibrate[..], &["--set", "rerank_k1=9"]].concat();
+    done(at, &ranked);
 
     // Settings of the test can be changed, and only those.
     let text = done(

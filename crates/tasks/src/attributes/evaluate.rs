@@ -213,16 +213,29 @@ impl Evaluate for AttributeTask {
         let (header, rows) = read_columns(predictions, "image")?;
         let columns = { data.names.iter() }
             .map(|name| {
-                header
-                    .iter()
-                    .position(|column| column == name)
-                    .ok_or_else(|| {
-                        mismatch(predictions, format!("a column `{name}`"), header.join(","))
-                    })
+                let mut places = (0..header.len()).filter(|column| header[*column] == *name);
+                match (places.next(), places.next()) {
+                    (Some(column), None) => Ok(column),
+                    _ => Err(mismatch(
+                        predictions,
+                        format!("one column `{name}`"),
+                        header.join(","),
+                    )),
+                }
             })
             .collect::<Result<Vec<usize>, _>>()?;
-        let rows: HashMap<&str, &(usize, Vec<String>)> =
-            rows.iter().map(|row| (row.1[0].trim(), row)).collect();
+        let mut rows_of: HashMap<&str, &(usize, Vec<String>)> = HashMap::new();
+        for row in &rows {
+            let image = row.1[0].trim();
+            // Tables may list an image twice, whose predictions are then the same.
+            if let Some((first, cells)) = rows_of.insert(image, row)
+                && *cells != row.1
+            {
+                let found = format!("`{image}` in lines {first} and {}", row.0);
+                return Err(mismatch(predictions, "every image once", found));
+            }
+        }
+        let rows = rows_of;
         let mut probabilities = Vec::with_capacity(images.len() * columns.len());
         for image in &images {
             let Some((line, cells)) = rows.get(image.name.as_str()).copied() else {
@@ -294,5 +307,27 @@ mod tests {
             (scored.scores.value("mA"), scored.notes.len()),
             (Some(1.0), 1)
         );
+        // Of rows that differ the last one used to count, and of columns the first.
+        for (table, expected) in [
+            (
+                "image,bag,hat\nb.png,0.9,0.2\na.png,0.4,0.8\nb.png,0,0\n",
+                "expected every image once, found `b.png` in lines 2 and 4",
+            ),
+            (
+                "image,bag,hat,hat\nb.png,0.9,0.2,0\na.png,0.4,0.8,0\n",
+                "expected one column `hat`, found image,bag,hat,hat",
+            ),
+        ] {
+            fs::write(at("p.csv"), table).unwrap();
+            let request = ScoreRequest {
+                data: folder.path(),
+                split: &SplitChoice::Test,
+                predictions: &at("p.csv"),
+                threshold: 0.5,
+            };
+            let scored = AttributeTask::score(&request, &Default::default());
+            let error = scored.err().unwrap().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
     }
 }

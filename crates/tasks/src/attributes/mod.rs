@@ -29,8 +29,12 @@ use crate::drawing;
 use crate::features::Preprocess;
 use crate::task::model::{check_finite, values};
 use crate::task::{
-    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, Objective, Predictor, Task, check,
+    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, Objective, Predictor, Task, WrongList,
+    check,
 };
+
+/// Most attributes of a model's file.
+const MOST_ATTRIBUTES: usize = 10_000;
 
 /// Section `[task]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -157,6 +161,13 @@ impl Task for AttributeTask {
             ("task.threshold", f64::from(config.threshold)),
         ];
         Ok(check::within(&shares, [0.0, 1.0])?)
+    }
+
+    fn check_lists(&self) -> Result<(), WrongList> {
+        check::listed("names", self.names.len(), [1, MOST_ATTRIBUTES])?;
+        check::listed("ratios", self.ratios.len(), [self.names.len(); 2])?;
+        let is_share = |ratio: &f64| (0.0..=1.0).contains(ratio);
+        check::each("ratios", "numbers from 0 to 1", &self.ratios, is_share)
     }
 }
 

@@ -22,6 +22,9 @@ pub const STRIDE: usize = 4;
 /// Feature maps that are inputs of the head: the coarsest ones.
 const MAPS: usize = 3;
 
+/// Boxes with a shorter side, in pixels, are dropped, as torchvision's detectors do.
+pub const MIN_SIDE: f64 = 1e-2;
+
 /// Best positions before NMS.
 const CANDIDATES: usize = 1000;
 
@@ -290,7 +293,11 @@ impl CspOutputs {
             let bottom = (y + h / 2.0).min(self.limits[1]);
             [left, top, (right - left).max(0.0), (bottom - top).max(0.0)]
         };
-        let boxes: Vec<[f64; 4]> = order.iter().map(|at| bbox(*at)).collect();
+        // Of a center in the padding, or far outside, nothing is left.
+        let (order, boxes): (Vec<usize>, Vec<[f64; 4]>) = { order.into_iter() }
+            .map(|at| (at, bbox(at)))
+            .filter(|(_, [_, _, width, height])| width.min(*height) >= MIN_SIDE)
+            .unzip();
         let scores: Vec<f64> = order.iter().map(|at| score(*at)).collect();
         let mut kept = config.suppress(&boxes, &scores);
         kept.truncate(config.max_boxes);
@@ -359,14 +366,10 @@ mod tests {
         assert_eq!(targets.counts.iter().filter(|c| **c == 0.0).count(), 16);
     }
 
-    #[test]
-    fn boxes_are_decoded_from_their_targets() {
-        let people = [
-            person([40.0, 62.0, 20.0, 40.0]),
-            person([5.0, 20.0, 31.0, 77.0]),
-        ];
-        let found = targets(&[target(&people)]);
-        let outputs = CspOutputs {
+    /// What a perfect head gives for people in a scene of that width and height.
+    fn outputs_of(people: &[ScenePerson], limits: [f64; 2]) -> CspOutputs {
+        let found = targets(&[target(people)]);
+        CspOutputs {
             center: found.middles.iter().map(|m| 20.0 * m - 10.0).collect(),
             size: found.sizes,
             offset: found.offsets,
@@ -375,8 +378,31 @@ mod tests {
             rows: 40,
             columns: 24,
             scale: [1.0; 2],
-            limits: [96.0, 160.0],
-        };
+            limits,
+        }
+    }
+
+    /// Once a center in the padding gave a box of width 0, a false positive that `clasp score` refused.
+    #[test]
+    fn boxes_of_which_nothing_is_in_the_scene_are_dropped() {
+        let people = [
+            person([40.0, 62.0, 20.0, 40.0]),
+            // In the padding: right of the scene, and below it.
+            person([84.0, 20.0, 8.0, 16.0]),
+            person([40.0, 150.0, 8.0, 6.0]),
+        ];
+        let boxes = outputs_of(&people, [80.0, 144.0]).boxes(&SceneConfig::default());
+        assert_eq!(boxes.len(), 1, "{boxes:?}");
+        assert!((boxes[0].bbox[0] - 40.0).abs() < 1e-3, "{boxes:?}");
+    }
+
+    #[test]
+    fn boxes_are_decoded_from_their_targets() {
+        let people = [
+            person([40.0, 62.0, 20.0, 40.0]),
+            person([5.0, 20.0, 31.0, 77.0]),
+        ];
+        let outputs = outputs_of(&people, [96.0, 160.0]);
         let boxes = outputs.boxes(&SceneConfig::default());
         assert_eq!(boxes.len(), 2);
         for one in &people {

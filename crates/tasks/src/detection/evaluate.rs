@@ -79,6 +79,22 @@ fn scores_of(boxes: &BoxDataset, found: &[FoundBox]) -> Result<TaskScores, TaskE
     })
 }
 
+impl DetectionTask {
+    fn protocol(&self, file: &Path) -> String {
+        let config = &self.config.scenes;
+        format!(
+            "Pedestrian detection, fine-tuned, CSP head: whole scenes of {} {}; boxes of score {} and above, {}, \
+             at most {} a scene. MR is the log-average miss rate over 0.01 to 1 false positives an image, lower is better: IoU 0.5, \
+             pedestrians outside a subset's bounds (table) ignored, detected boxes within 1.25 times its heights. AP.5 is COCO's.",
+            file_name(file),
+            config.scaling(),
+            config.score_threshold,
+            config.suppression(),
+            config.max_boxes,
+        )
+    }
+}
+
 impl Evaluate for DetectionTask {
     type TestSet = DetectionSet;
     /// The people found in a scene.
@@ -151,20 +167,9 @@ impl Evaluate for DetectionTask {
                 })
             })
             .collect();
-        let config = &self.config.scenes;
-        let protocol = format!(
-            "Pedestrian detection, fine-tuned, CSP head: whole scenes of {} at scale {}; boxes of score {} and above, {}, \
-             at most {} a scene. MR is the log-average miss rate over 0.01 to 1 false positives an image, lower is better: IoU 0.5, \
-             pedestrians outside a subset's bounds (table) ignored, detected boxes within 1.25 times its heights. AP.5 is COCO's.",
-            eval.boxes.file.file_name().unwrap_or_default().display(),
-            config.test_scale,
-            config.score_threshold,
-            config.suppression(),
-            config.max_boxes,
-        );
         Ok(Evaluation {
             task: Self::NAME,
-            protocol,
+            protocol: self.protocol(&eval.boxes.file),
             data: file_name(&eval.boxes.file),
             loss: None,
             notes: { eval.notes().into_iter() }
@@ -214,6 +219,22 @@ impl Evaluate for DetectionTask {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Once it named `test_scale` where `resize` decides.
+    #[test]
+    fn the_protocol_says_how_scenes_are_scaled() {
+        let mut task = DetectionTask {
+            config: Default::default(),
+        };
+        let file = Path::new("data/val.json");
+        let said = "whole scenes of val.json at scale 1; boxes";
+        assert!(task.protocol(file).contains(said));
+        task.config.scenes.resize = [900, 1500];
+        let protocol = task.protocol(file);
+        let said =
+            "of val.json with a shorter side of 900 and a longer one of at most 1500 pixels;";
+        assert!(protocol.contains(said), "{protocol}");
+    }
 
     #[test]
     fn a_box_on_an_ignored_person_does_not_change_ap() {

@@ -31,7 +31,7 @@ use crate::TaskError;
 use crate::drawing;
 use crate::task::{
     BatchLoss, FeatureLayout, FinetunedModel, HeadInput, InputKind, Objective, Predictor, Task,
-    check,
+    WrongList, check,
 };
 
 use csp::{CspOutputs, DetectedPerson};
@@ -93,7 +93,7 @@ impl DetectionTask {
 
 impl Task for DetectionTask {
     const NAME: &'static str = "detection";
-    const ABOUT: &'static str = "Pedestrian detection: log-average miss rate, AP (fine-tuned only)";
+    const ABOUT: &'static str = "Pedestrian detection: log-average miss rate, AP";
     const HEAD: &'static str = "CSP";
     const METRICS: &'static str = "log-average miss rate for the published subsets, AP";
     const RECIPES: &'static [(&'static str, &'static str)] = &[
@@ -130,6 +130,11 @@ impl Task for DetectionTask {
             ("task.offset_weight", config.offset_weight),
         ];
         Ok(check::within(&weights, [0.0, 1e4])?)
+    }
+
+    /// There are none.
+    fn check_lists(&self) -> Result<(), WrongList> {
+        Ok(())
     }
 
     fn check_size(size: [usize; 2], strides: &[usize]) -> Result<(), TaskError> {

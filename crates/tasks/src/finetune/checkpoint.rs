@@ -142,11 +142,12 @@ pub fn restore<T: Objective>(
     let hint = "expected a checkpoint that this version of `clasp finetune` wrote";
     metadata.expect("format", FORMAT, hint)?;
     metadata.expect("task", T::NAME, "use the task of the run")?;
-    let hint = "the data have changed since the run began";
-    metadata.expect("examples", &examples.to_string(), hint)?;
     let place = path.display().to_string();
     let saved = FinetuneRecipe::<T::Config>::parse(metadata.get("recipe"), &place, &[])?;
+    // Before the data, of which some keys leave examples out.
     metadata.expect_recipe(&trainer.plan.recipe, &saved, &FIXED)?;
+    let hint = "the data have changed since the run began";
+    metadata.expect("examples", &examples.to_string(), hint)?;
     let step = metadata.number("step")?;
     let loop_state: LoopState = metadata.json("state", "the state of the training loop")?;
 

@@ -13,6 +13,7 @@ use clasp_weights::import::{self, import};
 use clasp_weights::state::load_state_dict;
 
 use super::recipe::{FinetuneModelConfig, FinetunePlan, InputNormalization, Trainable};
+use super::schedule::is_trained;
 use crate::TaskError;
 use crate::features::Preprocess;
 use crate::task::check::setting;
@@ -54,24 +55,38 @@ pub(super) fn check_frozen(
 }
 
 /// Checks that the backbone of these parameters has the prompts or the adapter that the recipe
-/// trains.
+/// trains, and that it trains some of them.
 ///
 /// # Errors
-/// It has no prompts to learn, or no adapter.
+/// It has no prompts to learn, or no adapter, or all of what is to be trained stays as it is.
 pub(super) fn check_adapter(
     model: &FinetuneModelConfig,
     parameters: &ParameterGroups,
 ) -> Result<(), TaskError> {
+    let learns = model.prompt == "learn";
+    let any = |is: &dyn Fn(&ParameterGroup) -> bool| parameters.iter().any(is);
     let prompt = |group: &ParameterGroup| group.kind == ParameterKind::Prompt;
-    if model.prompt == "learn" && !parameters.iter().any(prompt) {
+    let trained = |group: &ParameterGroup| is_trained(model, learns, group);
+    if learns && !any(&prompt) {
         let expected = "auto, a prompt or weights: this backbone has no prompts";
         return Err(setting("model.prompt", expected, &model.prompt));
     }
-    if model.trainable == Trainable::Adapter && !parameters.iter().any(|group| group.adapter) {
-        let expected = "full or head: this backbone has no adapter";
-        return Err(setting("model.trainable", expected, "adapter"));
+    if learns && !any(&|group| prompt(group) && trained(group)) {
+        let expected = "entries that leave prompts to learn (model.prompt)";
+        return Err(setting("model.freeze", expected, model.freeze.join(", ")));
     }
-    Ok(())
+    if model.trainable != Trainable::Adapter || any(&|group| group.adapter && trained(group)) {
+        return Ok(());
+    }
+    let expected = if !any(&|group| group.adapter) {
+        "full or head: this backbone has no adapter"
+    } else if !learns && !any(&|group| group.adapter && !prompt(group)) {
+        "full or head, or model.prompt = \"learn\" with it: the adapter of this backbone has prompts only, \
+         and only that trains them"
+    } else {
+        "full or head: model.freeze freezes the whole adapter"
+    };
+    Err(setting("model.trainable", expected, "adapter"))
 }
 
 /// The backbone to start from, on the autodiff side of `device`, the metadata of its file, and the
@@ -168,5 +183,45 @@ fn fresh_meta(config: BackboneConfig) -> BackboneMeta {
         recipe: String::new(),
         licenses: vec!["program: MIT OR Apache-2.0".to_owned()],
         origin: String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clasp_model::backbone::{Adapter, Sizes};
+    use clasp_model::moe::{MoeConfig, MoeKind};
+    use clasp_model::swin::SwinSizes;
+
+    /// Once `trainable = "adapter"` of a gated backbone trained the head alone, without a word.
+    #[test]
+    fn an_adapter_of_prompts_alone_is_trained_by_learning_them_only() {
+        let check = |form: MoeKind, prompt: &str, freeze: &[&str]| {
+            let config = BackboneConfig::of_sizes(Sizes::Swin(SwinSizes::pico()));
+            let moe = MoeConfig {
+                form,
+                ..MoeConfig::default()
+            };
+            let parameters = { config.with_adapter(Adapter::Moe(moe)) }.parameter_groups();
+            let model = FinetuneModelConfig {
+                trainable: Trainable::Adapter,
+                prompt: prompt.to_owned(),
+                freeze: freeze.iter().map(|start| (*start).to_owned()).collect(),
+                ..FinetuneModelConfig::default()
+            };
+            check_adapter(&model, &parameters.unwrap()).map_err(|error| error.to_string())
+        };
+        let error = check(MoeKind::Gated, "auto", &[]).unwrap_err();
+        assert!(
+            error.contains("`model.trainable`") && error.contains("model.prompt = \"learn\""),
+            "{error}"
+        );
+        assert_eq!(check(MoeKind::Gated, "learn", &[]), Ok(()));
+        assert_eq!(check(MoeKind::Merged, "part", &[]), Ok(()));
+        // What is frozen is not trained either.
+        let error = check(MoeKind::Merged, "part", &["layers"]).unwrap_err();
+        assert!(error.contains("freezes the whole adapter"), "{error}");
+        let error = check(MoeKind::Gated, "learn", &["layers"]).unwrap_err();
+        assert!(error.contains("`model.freeze`"), "{error}");
     }
 }

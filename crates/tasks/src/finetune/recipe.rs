@@ -40,7 +40,8 @@ pub enum Trainable {
     Full,
     /// The head; the backbone is frozen.
     Head,
-    /// The head and the adapter (experts and routers, or SOLIDER's controller).
+    /// The head and the adapter (experts and routers, or SOLIDER's controller), without its prompts:
+    /// these are trained by `prompt = "learn"` only.
     Adapter,
 }
 
@@ -289,8 +290,8 @@ impl Default for FinetuneRunConfig {
 }
 
 /// Recipe keys and sections that must not change when a run is resumed: they shape tensors, inputs
-/// or the order of examples.
-pub const FIXED: [&str; 12] = [
+/// or the order of examples, or say what the best model so far was measured on.
+pub const FIXED: [&str; 13] = [
     "seed",
     "model.size",
     "model.backbone",
@@ -302,6 +303,7 @@ pub const FIXED: [&str; 12] = [
     "optimizer.name",
     "run.batch",
     "run.replicas",
+    "run.checkpoint_selection",
     "task",
 ];
 
@@ -378,7 +380,7 @@ where
             .resolve(machine.cores.min(check::MOST_THREADS));
         check::count("data.workers", workers, [1, check::MOST_THREADS])?;
         let save_every = self.run.save_every.resolve(steps_per_epoch.clamp(50, 1000));
-        let replicas = machine.replicas(&mut self.run.replicas, batch, "run.batch")?;
+        let replicas = machine.replicas(&mut self.run.replicas, [batch, 1], "run.batch")?;
         let of_epochs = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
         let eval_every = of_epochs(self.run.eval_every);
         Ok(FinetunePlan {

@@ -3,7 +3,7 @@
 use std::f64::consts::PI;
 
 use clasp_model::optim::{Rates, decays};
-use clasp_model::parameters::{ParameterGroups, ParameterKind};
+use clasp_model::parameters::{ParameterGroup, ParameterGroups, ParameterKind};
 
 use super::recipe::{
     FinetuneModelConfig, FinetuneOptimizerConfig, FinetunePlan, LrSchedule, Trainable,
@@ -62,6 +62,23 @@ pub fn lr_factor<C>(plan: &FinetunePlan<C>, step: u64) -> f64 {
     }
 }
 
+/// Whether a parameter of the backbone is trained; `prompts` says whether prompts are.
+pub(super) fn is_trained(
+    model: &FinetuneModelConfig,
+    prompts: bool,
+    group: &ParameterGroup,
+) -> bool {
+    let frozen = { model.freeze.iter() }.any(|start| group.name.starts_with(start));
+    let selected = match model.trainable {
+        // Prompts are trained with `prompt = "learn"` only.
+        _ if group.kind == ParameterKind::Prompt => prompts,
+        Trainable::Full => true,
+        Trainable::Head => false,
+        Trainable::Adapter => group.adapter,
+    };
+    selected && !frozen
+}
+
 /// Learning rates and weight decay of the parameters of a network.
 #[derive(Debug)]
 pub struct ParameterRates<'a> {
@@ -86,16 +103,7 @@ impl ParameterRates<'_> {
         match group {
             None => lr *= self.optimizer.head_lr_factor,
             Some(group) => {
-                let frozen =
-                    { self.model.freeze.iter() }.any(|start| group.name.starts_with(start));
-                let trained = match self.model.trainable {
-                    // Prompts are trained with `prompt = "learn"` only.
-                    _ if group.kind == ParameterKind::Prompt => self.prompts,
-                    Trainable::Full => true,
-                    Trainable::Head => false,
-                    Trainable::Adapter => group.adapter,
-                };
-                if frozen || !trained {
+                if !is_trained(self.model, self.prompts, group) {
                     return None;
                 }
                 let below = self.parameters.layers() - 1 - group.layer;

@@ -117,9 +117,11 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
         mut checkpoints,
     } = open::<T>(recipe, folder, resume, device, control, &collective)?;
     let plan = trainer.plan.clone();
-    // Such a model may hold more than the run wrote, as a calibrated threshold.
+    // Such a model may hold more than the run wrote, as a calibrated threshold. One beside an
+    // evaluation that was stopped is of an earlier end of the run.
+    let was_evaluated = test_set.is_none() || state.last_evaluation >= trainer.step;
     let ended = Some(folder.join(MODEL))
-        .filter(|path| resume && trainer.step >= plan.steps && path.is_file());
+        .filter(|path| resume && trainer.step >= plan.steps && was_evaluated && path.is_file());
     let mut loader = loader(&trainer, Arc::clone(&data), state.position);
     let mut log = { run.as_ref() }
         .map(|run| run.open_log(trainer.step, &[]))
@@ -132,7 +134,8 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
         from: trainer.step,
     });
 
-    loop {
+    // Whether the last step is done and evaluated; a stop in its evaluation leaves that to a resume.
+    let finished = loop {
         let step = trainer.step;
         let last = step >= plan.steps;
         // Before the next step rather than after the last: when these are interrupted, the resumed
@@ -153,7 +156,7 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
             let result = evaluate(best.as_deref(), &mut trainer, test_set, &mut state, control);
             let stopped = ranks.any(matches!(result, Err(TaskError::Stopped)))?;
             match result {
-                Err(TaskError::Stopped) => break,
+                Err(TaskError::Stopped) => break false,
                 Err(error) => return Err(error),
                 Ok(evaluation) => {
                     if let Some(log) = &mut log {
@@ -163,7 +166,7 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
                 }
             }
             if stopped {
-                break;
+                break false;
             }
             if !ranks.is_alone() {
                 state = ranks.of_first(&state)?;
@@ -178,7 +181,7 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
             }
         }
         if last || ranks.any(control.stop_requested())? {
-            break;
+            break last;
         }
 
         let begun = Instant::now();
@@ -204,7 +207,7 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
             steps: plan.steps,
             metrics: &metrics,
         });
-    }
+    };
 
     // At the end and when stopped, so that no finished step is lost.
     drop(loader);
@@ -215,7 +218,6 @@ pub fn train_on_ranks<T: TrainingExamples + Evaluate>(
         ranks,
         control,
     )?;
-    let finished = trainer.step >= plan.steps;
     let had_ended = ended.is_some();
     let mut checkpoint = checkpoints::path(folder, trainer.step);
     if run.is_some() {
@@ -319,12 +321,14 @@ fn open<T: TrainingExamples + Evaluate>(
         ranks.agree("the weights at the start", &digest(&trainer))?;
     }
     let plan = &trainer.plan;
+    let run_toml = plan.run_toml(T::NAME, examples, control.device_name);
     let run = match existing {
-        None if writes => {
-            let text = plan.run_toml(T::NAME, examples, control.device_name);
-            Some(RunFolder::create(folder, &text)?)
+        Some(run) => {
+            run.keep_recipe(&run_toml)?;
+            Some(run)
         }
-        existing => existing,
+        None if writes => Some(RunFolder::create(folder, &run_toml)?),
+        None => None,
     };
     let resumed = checkpoint.map(|path| (trainer.step, path));
     let keep = plan.recipe.run.keep_checkpoints;

@@ -18,6 +18,7 @@ pub mod predict;
 pub mod probe;
 
 use burn::tensor::{Device, Tensor};
+use clasp_data::layouts::parsing::IGNORE;
 use clasp_model::backbone::Features;
 use clasp_model::heads::blocks::resize_bilinear;
 use clasp_model::heads::{Ce2pConfig, LightParsingHead, ParsingHead, Training};
@@ -31,7 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::TaskError;
 use crate::task::check::{self, setting};
-use crate::task::{BatchLoss, FeatureLayout, HeadInput, LabelRefiner, Objective, Task};
+use crate::task::{BatchLoss, FeatureLayout, HeadInput, LabelRefiner, Objective, Task, WrongList};
 
 /// The head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -243,6 +244,15 @@ impl Task for ParsingTask {
             check::within(&[("task.test_scales", *scale)], [0.1, 4.0])?;
         }
         Ok(())
+    }
+
+    fn check_lists(&self) -> Result<(), WrongList> {
+        let classes = self.classes.len();
+        check::listed("classes", classes, [1, usize::from(IGNORE)])?;
+        check::listed("flipped", self.flipped.len(), [classes; 2])?;
+        let what = format!("classes from 0 to {}", classes - 1);
+        let is_class = |class: &u8| usize::from(*class) < classes;
+        check::each("flipped", &what, &self.flipped, is_class)
     }
 }
 

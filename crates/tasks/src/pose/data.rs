@@ -9,7 +9,7 @@ use clasp_data::augment::warp;
 use clasp_data::layouts::coco::{CocoImage, KeypointAnnotation, KeypointDataset};
 use rand::RngExt;
 
-use super::{PoseConfig, PoseTarget, PoseTask, clip_box, region};
+use super::{PoseConfig, PoseTarget, PoseTask, check_region, clip_box, region};
 use crate::TaskError;
 use crate::features::{Preprocess, read_sized};
 use crate::task::examples::skipped_note;
@@ -24,9 +24,6 @@ const HALF_BODY_PADDING: f64 = 1.5;
 /// Probability of the upper half: published code takes it when a standard normal number is below
 /// 0.5.
 const UPPER_HALF: f64 = 0.6915;
-
-/// A region of more pixels than this is not a person.
-const MAX_REGION: f64 = 1e9;
 
 /// Labeled people to train on.
 #[derive(Debug)]
@@ -158,16 +155,8 @@ impl TrainingExamples for PoseTask {
         let most = 2.0 * config.rotation_std;
         let degrees = (f64::from(normal(rng)) * config.rotation_std).clamp(-most, most);
         let region = region(bbox, Self::aspect(preprocess), padding * scale);
-        if region[2] * region[3] > MAX_REGION {
-            return Err(TaskError::Mismatch {
-                file: data.keypoints.file.display().to_string(),
-                expected: "boxes about the size of their images".to_owned(),
-                found: format!(
-                    "{:?} (x, y, width, height) of annotation {}",
-                    person.bbox, person.id
-                ),
-            });
-        }
+        let entry = format_args!("annotation {}", person.id);
+        check_region(region, person.bbox, &data.keypoints.file, entry)?;
         let (height, width) = (preprocess.height, preprocess.width);
         let degrees = if rotates { degrees } else { 0.0 };
         let forward = config

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::heatmaps::HeatmapCodec;
 use super::predict::{CONFIDENT, PoseEstimate};
-use super::{PoseTask, clip_box, probe, region};
+use super::{PoseConfig, PoseTask, check_region, clip_box, probe, region};
 use crate::TaskError;
 use crate::features::{Preprocess, read_sized};
 use crate::probe::FrozenEvaluation;
@@ -81,7 +81,7 @@ impl PoseTask {
         format!(
             "Top-down pose, fine-tuned: {boxes}, enlarged to the input's aspect and by {}; input {}x{} (height x width), heatmaps {}x{}, heatmaps as in {}, \
              {flipped}. Score: that of the box times the mean of the heatmap values above {CONFIDENT}; poses of OKS above {} to a better one dropped. Evaluated on {}: OKS AP with at most 20 \
-             people an image; PCK@{PCK_THRESHOLD} of the longer torso diagonal (ground-truth boxes only).",
+             people an image; PCK@{PCK_THRESHOLD} of the longer torso diagonal, of all poses (ground-truth boxes only).",
             config.box_padding,
             preprocess.height,
             preprocess.width,
@@ -125,7 +125,7 @@ impl Evaluate for PoseTask {
             };
             people.filter_map(labeled_box).collect()
         } else {
-            detected(&config.box_file, &keypoints, config.box_threshold)?
+            detected(config, &keypoints)?
         };
         if boxes.is_empty() {
             return Err(TaskError::TooFew {
@@ -219,18 +219,11 @@ impl Evaluate for PoseTask {
         _predictions: bool,
     ) -> Result<Evaluation, TaskError> {
         let data = &eval.keypoints;
-        let mut kept: Vec<(&PersonBox, PoseEstimate)> = eval.boxes.iter().zip(results).collect();
-        for (candidate, pose) in &mut kept {
-            pose.score *= candidate.score;
-        }
         // σ is a property of the data: those of the test data come before those of the training
         // data.
         let sigmas = data.sigmas.as_deref().or(self.sigmas.as_deref());
-        if let Some(sigmas) = sigmas {
-            kept = suppress(kept, sigmas, self.config.oks_nms);
-        }
-        let oks = average_precision(data, &kept, sigmas)?;
-        let pck = correct_joints(data, &kept);
+        let MeasuredPoses { kept, oks, pck } =
+            MeasuredPoses::new(eval, results, sigmas, self.config.oks_nms)?;
         let quoted = quoted(oks.as_ref(), pck.as_ref());
         let chance = chance(data, &eval.boxes, sigmas)?;
         let table = pck.as_ref().map_or(String::new(), |pck| {
@@ -315,11 +308,8 @@ impl Evaluate for PoseTask {
 }
 
 /// Detected boxes of people from a file in COCO's results format, in images of the data only.
-fn detected(
-    path: &Path,
-    data: &KeypointDataset,
-    threshold: f64,
-) -> Result<Vec<PersonBox>, TaskError> {
+fn detected(config: &PoseConfig, data: &KeypointDataset) -> Result<Vec<PersonBox>, TaskError> {
+    let (path, threshold) = (config.box_file.as_path(), config.box_threshold);
     let images: HashMap<u64, usize> = { data.images.iter().enumerate() }
         .map(|(index, image)| (image.id, index))
         .collect();
@@ -349,8 +339,45 @@ fn detected(
             found: format!("none among {all} detections of people"),
         });
     }
+    // Before the first image is read. The aspect of the input, of which the data know nothing, is
+    // not far from 1.
+    for PersonBox { image, bbox, .. } in &boxes {
+        let region = region(*bbox, 1.0, config.box_padding);
+        let entry = format_args!("image {}", data.images[*image].id);
+        check_region(region, *bbox, path, entry)?;
+    }
     boxes.sort_by_key(|candidate| candidate.image);
     Ok(boxes)
+}
+
+/// The poses of a test set with their metrics.
+struct MeasuredPoses<'a> {
+    /// Those that OKS-NMS keeps, with the scores of their boxes.
+    kept: Vec<(&'a PersonBox, PoseEstimate)>,
+    oks: Option<OksAp>,
+    pck: Option<Pck>,
+}
+
+impl<'a> MeasuredPoses<'a> {
+    fn new(
+        eval: &'a PoseTestSet,
+        results: Vec<PoseEstimate>,
+        sigmas: Option<&[f64]>,
+        oks_nms: f64,
+    ) -> Result<Self, TaskError> {
+        let data = &eval.keypoints;
+        let mut kept: Vec<(&PersonBox, PoseEstimate)> = eval.boxes.iter().zip(results).collect();
+        for (candidate, pose) in &mut kept {
+            pose.score *= candidate.score;
+        }
+        // Of everyone: people whose pose OKS-NMS drops would else not count as missed.
+        let pck = correct_joints(data, &kept);
+        if let Some(sigmas) = sigmas {
+            kept = suppress(kept, sigmas, oks_nms);
+        }
+        let oks = average_precision(data, &kept, sigmas)?;
+        Ok(Self { kept, oks, pck })
+    }
 }
 
 /// The poses of each image that OKS-NMS keeps.
@@ -488,17 +515,19 @@ fn average_precision(
 
 fn correct_joints(data: &KeypointDataset, found: &[(&PersonBox, PoseEstimate)]) -> Option<Pck> {
     let diagonals = data.torso_diagonals();
-    let truths: Vec<(Vec<[f64; 2]>, Vec<bool>)> = { found.iter() }
-        .filter_map(|(candidate, _)| {
+    type Truth<'a> = (Vec<[f64; 2]>, Vec<bool>, &'a PoseEstimate);
+    let truths: Vec<Truth<'_>> = { found.iter() }
+        .filter_map(|(candidate, pose)| {
             let joints = data.people[candidate.person?].keypoints.iter();
-            Some(joints.map(|k| ([k[0], k[1]], k[2] > 0.0)).unzip())
+            let (points, visible) = joints.map(|k| ([k[0], k[1]], k[2] > 0.0)).unzip();
+            Some((points, visible, pose))
         })
         .collect();
     if truths.is_empty() {
         return None;
     }
-    let pairs: Vec<PosePair> = { truths.iter().zip(found) }
-        .map(|((points, visible), (_, pose))| PosePair {
+    let pairs: Vec<PosePair> = { truths.iter() }
+        .map(|(points, visible, pose)| PosePair {
             truth: points,
             visible,
             predicted: &pose.points,
@@ -536,6 +565,84 @@ mod tests {
         let kept = suppress(poses, &[0.05, 0.05], 0.9);
         let scores: Vec<f64> = kept.iter().map(|(_, pose)| pose.score).collect();
         assert_eq!(scores, [0.9, 0.3, 0.4]);
+    }
+
+    /// A test set of one image with people of four joints, at `places` from its corner.
+    fn people(folder: &Path, places: &[f64]) -> KeypointDataset {
+        let person = |(id, x): (usize, &f64)| {
+            let [left, right] = [x + 10.0, x + 50.0];
+            format!(
+                r#"{{"id": {id}, "image_id": 7, "category_id": 3, "bbox": [{x}, 0, 60, 100], "area": 6000,
+                  "keypoints": [{left}, 10, 2, {right}, 10, 2, {left}, 90, 2, {right}, 90, 2]}}"#
+            )
+        };
+        let people: Vec<String> = (1..).zip(places).map(person).collect();
+        let text = format!(
+            r#"{{"images": [{{"id": 7, "file_name": "a.jpg", "width": 500, "height": 200}}], "annotations": [{}],
+              "categories": [{{"id": 3, "keypoints": ["left_shoulder", "right_shoulder", "left_hip", "right_hip"]}}]}}"#,
+            people.join(",")
+        );
+        fs_err::write(folder.join("person_keypoints_val.json"), text).unwrap();
+        KeypointDataset::open(folder, "val").unwrap()
+    }
+
+    /// Once PCK left out the people whose pose OKS-NMS dropped, which made it too high.
+    #[test]
+    fn a_dropped_pose_counts_in_pck() {
+        let folder = tempfile::tempdir().unwrap();
+        let keypoints = people(folder.path(), &[0.0, 300.0]);
+        let boxes = { keypoints.people.iter().enumerate() }
+            .map(|(index, person)| PersonBox {
+                image: person.image,
+                bbox: person.bbox,
+                score: 1.0,
+                person: Some(index),
+            })
+            .collect();
+        let eval = PoseTestSet { keypoints, boxes };
+        // Both are taken for the first.
+        let first = eval.keypoints.people[0].keypoints.iter();
+        let points: Vec<[f64; 2]> = first.map(|joint| [joint[0], joint[1]]).collect();
+        let results = [0.9, 0.5].map(|score| PoseEstimate {
+            points: points.clone(),
+            confidences: vec![1.0; 4],
+            score,
+            area: 6000.0,
+        });
+        let measured = MeasuredPoses::new(&eval, results.into(), Some(&[0.1; 4]), 0.9).unwrap();
+        assert_eq!(measured.kept.len(), 1);
+        assert_eq!(measured.pck.unwrap().mean, Some(0.5));
+    }
+
+    /// Once the view of such a box ended the program: "no inverse of Affine".
+    #[test]
+    fn huge_detected_boxes_are_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let keypoints = people(folder.path(), &[0.0]);
+        let config = PoseConfig {
+            box_file: folder.path().join("boxes.json"),
+            box_threshold: 0.5,
+            ..PoseConfig::default()
+        };
+        let found = |side: &str, score: f64| {
+            let text = format!(
+                r#"[{{"image_id": 7, "category_id": 3, "bbox": [0, 0, {side}, {side}], "score": {score}}},
+                  {{"image_id": 7, "category_id": 3, "bbox": [0, 0, 60, 100], "score": 0.8}}]"#
+            );
+            fs_err::write(&config.box_file, text).unwrap();
+            detected(&config, &keypoints)
+        };
+        for side in ["1e200", "1e308", "1e6"] {
+            let error = found(side, 0.9).unwrap_err().to_string();
+            assert!(
+                error.contains("boxes.json: expected boxes about the size of their images")
+                    && error.contains("of image 7"),
+                "{error}"
+            );
+        }
+        // Of a box that is not used nothing is said.
+        assert_eq!(found("1e200", 0.1).unwrap().len(), 1);
+        assert_eq!(found("4000", 0.9).unwrap().len(), 2);
     }
 
     #[test]

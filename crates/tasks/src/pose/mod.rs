@@ -17,7 +17,8 @@ pub mod linear_heatmaps;
 pub mod predict;
 pub mod probe;
 
-use std::path::PathBuf;
+use std::fmt::Display;
+use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
 use clasp_model::backbone::Features;
@@ -31,9 +32,15 @@ use serde::{Deserialize, Serialize};
 use crate::TaskError;
 use crate::features::Preprocess;
 use crate::task::check::{self, setting};
-use crate::task::{BatchLoss, FeatureLayout, HeadInput, Objective, Task};
+use crate::task::{BatchLoss, FeatureLayout, HeadInput, Objective, Task, WrongList};
 
 use heatmaps::{HeatmapCodec, HeatmapGrid};
+
+/// Most joints of a model's file.
+const MOST_JOINTS: usize = 10_000;
+
+/// A region of more pixels than this is not a person.
+const MAX_REGION: f64 = 1e9;
 
 /// Pixels of the input per position of a heatmap.
 const STRIDE: usize = 4;
@@ -131,6 +138,28 @@ fn region([x, y, w, h]: [f64; 4], aspect: f64, padding: f64) -> [f64; 4] {
     [cx - w / 2.0, cy - h / 2.0, w, h]
 }
 
+/// Checks a region of the box of a person, both x, y, width, height: a huge one has no view. `file` and
+/// `entry` name the box.
+///
+/// # Errors
+/// [`TaskError::Mismatch`].
+fn check_region(
+    region: [f64; 4],
+    bbox: [f64; 4],
+    file: &Path,
+    entry: impl Display,
+) -> Result<(), TaskError> {
+    // Not so for NaN either.
+    if region[2] * region[3] <= MAX_REGION {
+        return Ok(());
+    }
+    Err(TaskError::Mismatch {
+        file: file.display().to_string(),
+        expected: "boxes about the size of their images".to_owned(),
+        found: format!("{bbox:?} (x, y, width, height) of {entry}"),
+    })
+}
+
 /// A ground-truth box (x, y, width, height) clipped to its image, as the published protocol does;
 /// none if nothing is left.
 fn clip_box([x, y, w, h]: [f64; 4], height: usize, width: usize) -> Option<[f64; 4]> {
@@ -211,6 +240,20 @@ impl Task for PoseTask {
             &[("task.box_threshold", config.box_threshold)],
             [f64::MIN, f64::MAX],
         )?)
+    }
+
+    fn check_lists(&self) -> Result<(), WrongList> {
+        let joints = self.joints.len();
+        check::listed("joints", joints, [1, MOST_JOINTS])?;
+        let what = format!("pairs of joints from 0 to {}", joints - 1);
+        let are_joints = |pair: &[usize; 2]| pair.iter().all(|joint| *joint < joints);
+        check::each("skeleton", &what, &self.skeleton, are_joints)?;
+        check::each("flip_pairs", &what, &self.flip_pairs, are_joints)?;
+        let Some(sigmas) = &self.sigmas else {
+            return Ok(());
+        };
+        check::listed("sigmas", sigmas.len(), [joints; 2])?;
+        check::each("sigmas", "numbers above 0", sigmas, |sigma| *sigma > 0.0)
     }
 
     /// Heatmaps have the stride that deconvolutions give the coarsest map.

@@ -30,8 +30,12 @@ use crate::drawing;
 use crate::features::{Extractor, FeatureBatch, InputBatch, Preprocess};
 use crate::task::model::{check_finite, values};
 use crate::task::{
-    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, Objective, Predictor, Task, check,
+    BatchLoss, FeatureLayout, FinetunedModel, HeadInput, Objective, Predictor, Task, WrongList,
+    check,
 };
+
+/// Most training identities of a model's file.
+const MOST_IDENTITIES: usize = 1_000_000;
 
 /// The feature that is compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,6 +252,10 @@ impl Task for ReidTask {
             ("task.triplet_weight", config.triplet_weight),
         ];
         Ok(check::within(&weights, [0.0, 1e4])?)
+    }
+
+    fn check_lists(&self) -> Result<(), WrongList> {
+        check::listed("identities", self.identities.len(), [1, MOST_IDENTITIES])
     }
 }
 

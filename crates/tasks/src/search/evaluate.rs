@@ -64,16 +64,13 @@ impl FrameDetections {
     }
 }
 
-/// The metrics of the detections in each frame and of the embeddings of the queries.
-fn scores_of(
+/// The embeddings of the people beside each query, one after the other.
+fn companions(
     config: &SearchConfig,
     eval: &SearchDataset,
     frames: &[Vec<DetectedPerson>],
-    queries: &[Vec<f32>],
-) -> Result<TaskScores, TaskError> {
-    let columns = FrameDetections::new(frames);
-    let found = columns.frames();
-    let companions: Vec<Vec<f32>> = { eval.queries.iter() }
+) -> Vec<Vec<f32>> {
+    { eval.queries.iter() }
         .map(|query| {
             // As published: detections above the threshold that NMS would keep beside the query's
             // ground-truth box.
@@ -83,7 +80,19 @@ fn scores_of(
             });
             others.flat_map(|one| one.embedding.clone()).collect()
         })
-        .collect();
+        .collect()
+}
+
+/// The metrics of the detections in each frame and of the embeddings of the queries.
+fn scores_of(
+    config: &SearchConfig,
+    eval: &SearchDataset,
+    frames: &[Vec<DetectedPerson>],
+    queries: &[Vec<f32>],
+) -> Result<TaskScores, TaskError> {
+    let columns = FrameDetections::new(frames);
+    let found = columns.frames();
+    let companions = companions(config, eval, frames);
     let gallery = SearchGallery::new(
         &found,
         config.embedding_dim,
@@ -151,7 +160,7 @@ fn scores_of(
 
 /// Predictions as JSON lines, enough to evaluate them again: the configuration of the search; each
 /// frame with its boxes, their scores and embeddings; each query with its embedding and its best
-/// results.
+/// results in the order of the metrics, context matching included.
 fn lines(
     config: &SearchConfig,
     eval: &SearchDataset,
@@ -180,13 +189,14 @@ fn lines(
         config.search_threshold,
         config.weight_by_score,
     )?;
+    let companions = companions(config, eval, frames);
     for (number, query) in eval.queries.iter().enumerate() {
         let asked = SearchQuery {
             feature: &queries[number],
-            companions: &[],
+            companions: &companions[number],
             gallery: eval.gallery(query, config.other_cameras),
         };
-        let ranking = gallery.ranking(&asked, None)?;
+        let ranking = gallery.ranking(&asked, config.context())?;
         let hits: Vec<Value> = { ranking.iter().take(LISTED) }
             .map(|hit| {
                 json!({
@@ -487,5 +497,65 @@ impl SearchPredictions {
             frames,
             queries,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Once the listed results were those without the context that the metrics rank by.
+    #[test]
+    fn listed_results_are_ranked_by_context_as_the_metrics() {
+        const PERSON: [f64; 4] = [10.0, 10.0, 40.0, 80.0];
+        const BESIDE: [f64; 4] = [100.0, 10.0, 40.0, 80.0];
+        let folder = tempfile::tempdir().unwrap();
+        // The first person and a companion in two frames, and somebody else in the second.
+        let text = r#"{"images": [{"id": 1, "file_name": "a.jpg", "width": 200, "height": 100},
+              {"id": 2, "file_name": "b.jpg", "width": 200, "height": 100},
+              {"id": 3, "file_name": "c.jpg", "width": 200, "height": 100}],
+            "annotations": [{"id": 1, "image_id": 1, "bbox": [10, 10, 40, 80], "pid": 1},
+              {"id": 2, "image_id": 1, "bbox": [100, 10, 40, 80], "pid": 2},
+              {"id": 3, "image_id": 2, "bbox": [10, 10, 40, 80], "pid": 3},
+              {"id": 4, "image_id": 3, "bbox": [10, 10, 40, 80], "pid": 1},
+              {"id": 5, "image_id": 3, "bbox": [100, 10, 40, 80], "pid": 2}]}"#;
+        for split in ["train", "test"] {
+            let file = folder.path().join(format!("instances_{split}.json"));
+            fs_err::write(file, text).unwrap();
+        }
+        let mut config = SearchConfig {
+            embedding_dim: 2,
+            context_boxes: 10,
+            context_people: 2,
+            ..SearchConfig::default()
+        };
+        let eval = open(folder.path(), &config).unwrap();
+        let found = |bbox, embedding: [f32; 2]| DetectedPerson {
+            bbox,
+            score: 1.0,
+            embedding: embedding.to_vec(),
+        };
+        let frames = [
+            vec![found(PERSON, [1.0, 0.0]), found(BESIDE, [0.0, 1.0])],
+            vec![found(PERSON, [0.8, 0.6])],
+            vec![found(PERSON, [0.6, 0.8]), found(BESIDE, [0.0, 1.0])],
+        ];
+        let queries: Vec<Vec<f32>> = { eval.queries.iter() }
+            .map(|query| match query.person {
+                1 => vec![1.0, 0.0],
+                _ => vec![0.0, 1.0],
+            })
+            .collect();
+        let first = |config: &SearchConfig| -> String {
+            let text = lines(config, &eval, &frames, &queries).unwrap();
+            let line = { text.lines() }
+                .map(|line| serde_json::from_str::<Value>(line).unwrap())
+                .find(|line| line["person"] == 1 && line["of"] == "a.jpg")
+                .unwrap();
+            line["hits"][0]["frame"].as_str().unwrap().to_owned()
+        };
+        assert_eq!(first(&config), "c.jpg");
+        config.context_boxes = 0;
+        assert_eq!(first(&config), "b.jpg");
     }
 }

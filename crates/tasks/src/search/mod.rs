@@ -38,11 +38,15 @@ use crate::detection::scenes::{self, SceneTarget};
 use crate::detection::{SHOWN_SCORE, draw_boxes};
 use crate::task::{
     BatchLoss, FeatureLayout, FinetunedModel, HeadInput, InputKind, Objective, Predictor, Task,
-    check,
+    WrongList, check,
 };
 
 use config::{SearchConfig, SearchHeadKind};
 use two_stage::SceneFeatures;
+
+/// Most numbers of the embeddings of known people, and of those of unknown ones, in the memory: 1 GiB
+/// each.
+const MOST_REMEMBERED: usize = 1 << 28;
 
 /// Person search.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,7 +166,7 @@ impl SearchTask {
 
 impl Task for SearchTask {
     const NAME: &'static str = "search";
-    const ABOUT: &'static str = "Person search: mAP, top-k (fine-tuned only)";
+    const ABOUT: &'static str = "Person search: mAP, top-k";
     const HEAD: &'static str = "SeqNet's two stages, or `one-stage`: CSP with an embedding";
     const METRICS: &'static str = "mAP, top-k";
     const RECIPES: &'static [(&'static str, &'static str)] = &[
@@ -202,7 +206,10 @@ impl Task for SearchTask {
         config.scenes.check()?;
         config.regions.check()?;
         check::count("task.embedding_dim", config.embedding_dim, [2, 65_536])?;
-        check::count("task.queue_size", config.queue_size, [0, 1_000_000])?;
+        check::count("task.queue_size", config.queue_size, [1, 1_000_000])?;
+        let numbers = config.queue_size.saturating_mul(config.embedding_dim);
+        let product = "task.queue_size times task.embedding_dim";
+        check::count(product, numbers, [2, MOST_REMEMBERED])?;
         let shares = [
             ("task.memory_momentum", config.memory_momentum),
             ("task.search_threshold", config.search_threshold),
@@ -219,6 +226,11 @@ impl Task for SearchTask {
             ("task.identity_weight", config.identity_weight),
         ];
         Ok(check::within(&weights, [0.0, 1e4])?)
+    }
+
+    fn check_lists(&self) -> Result<(), WrongList> {
+        let most = MOST_REMEMBERED / self.config.embedding_dim.max(1);
+        check::listed("people", self.people.len(), [1, most])
     }
 
     fn check_size(size: [usize; 2], strides: &[usize]) -> Result<(), TaskError> {
@@ -262,8 +274,7 @@ impl Objective for SearchTask {
                 PersonDetector::TwoStage(config.init(copies, rng, device))
             }
         };
-        // An empty tensor is not possible.
-        let memory = OimMemory::init(self.people.len(), queue.max(1), embedding, device);
+        let memory = OimMemory::init(self.people.len(), queue, embedding, device);
         Ok(SearchHead { detector, memory })
     }
 

@@ -6,8 +6,8 @@
 use clasp_metrics::detection::{iou, nms};
 use rand::seq::SliceRandom;
 
-/// Boxes with a shorter side, in pixels, are dropped.
-pub const MIN_SIDE: f64 = 1e-2;
+use crate::detection::csp::MIN_SIDE;
+
 /// Largest factor between the side of a decoded box and that of its anchor.
 const MAX_GROWTH: f64 = 1000.0 / 16.0;
 

@@ -16,11 +16,9 @@ use clasp_model::swin::LastStage;
 use clasp_weights::onnx::Output;
 
 use super::config::{RegionConfig, SearchConfig};
-use super::regions::{
-    MIN_SIDE, RegionLabel, anchors, best, clip, decode, encode, label_regions, sample,
-};
+use super::regions::{RegionLabel, anchors, best, clip, decode, encode, label_regions, sample};
 use crate::TaskError;
-use crate::detection::csp::DetectedPerson;
+use crate::detection::csp::{DetectedPerson, MIN_SIDE};
 use crate::detection::scenes::{SceneConfig, SceneInput, SceneTarget, batch_size};
 use crate::task::check::setting;
 use crate::task::model::{check_finite, values};

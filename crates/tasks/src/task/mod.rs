@@ -31,6 +31,7 @@ use serde::de::DeserializeOwned;
 
 use crate::TaskError;
 
+pub use check::WrongList;
 pub use evaluation::{Evaluate, Evaluation, ScoreRequest, SplitChoice, TaskScores};
 pub use examples::{Example, TrainingExamples};
 pub use inference::Inference;
@@ -80,6 +81,13 @@ pub trait Task: Clone + Debug + Serialize + DeserializeOwned + Send + Sync + 'st
     /// # Errors
     /// One is out of range.
     fn check(config: &Self::Config) -> Result<(), TaskError>;
+
+    /// Checks what a model's file stores beside the configuration: lists whose lengths and indices
+    /// fit together where training made them.
+    ///
+    /// # Errors
+    /// They do not, or would take too much memory.
+    fn check_lists(&self) -> Result<(), WrongList>;
 
     /// Checks the height and width of inputs against the strides of the backbone's feature maps.
     ///

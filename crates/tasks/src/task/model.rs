@@ -45,7 +45,8 @@ impl<T: Objective> FinetunedModel<T> {
     /// Reads the file of a model, or that of a run's folder.
     ///
     /// # Errors
-    /// There is no such file, it is of another task, or its tensors do not fit.
+    /// There is no such file, it is of another task, its values are out of range, or its lists or
+    /// tensors do not fit.
     pub fn load(path: &Path, device: &Device) -> Result<Self, TaskError> {
         let (backbone, state, meta) = finetuned::load(path, device)?;
         let differs = |expected: String, found: String| TaskError::Mismatch {
@@ -71,6 +72,7 @@ impl<T: Objective> FinetunedModel<T> {
         T::check(task.config())
             .and_then(|()| T::check_size(size, &backbone.strides()))
             .map_err(|error| differs("a configuration in range".to_owned(), error.to_string()))?;
+        { task.check_lists() }.map_err(|wrong| differs(wrong.expected, wrong.found))?;
         let layout = feature_layout(&backbone, &meta.prompt_weights, size, device);
         let head = task.head(&layout, &mut Rng::seed_from_u64(0), device)?;
         let (head, report) = load_state_dict(head, &state);

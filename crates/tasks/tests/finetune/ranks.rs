@@ -13,7 +13,7 @@ use clasp_tasks::finetune::{FinetuneSummary, train_on_ranks};
 use super::*;
 
 /// A run on one thread as the process of `collective`, stopped after `stop_after` steps.
-fn run<T: DownstreamTask>(
+pub fn run<T: DownstreamTask>(
     recipe: &FinetuneRecipe<T::Config>,
     folder: &Path,
     resume: bool,

@@ -51,16 +51,18 @@ pub struct NewFile {
 }
 
 impl NewFile {
-    /// Begins the file that is to be `path`.
+    /// Begins the file that is to be `path`, or that the link there leads to.
     ///
     /// # Errors
-    /// `path` names no file, or its folder takes none.
+    /// `path` names no file, its folder takes none, or what is there is no file
+    /// ([`file_to_write`]).
     pub fn create(path: &Path) -> io::Result<Self> {
-        let (file, temporary) = temporary(path)?;
+        let path = file_to_write(path)?;
+        let (file, temporary) = temporary(&path)?;
         Ok(Self {
             out: BufWriter::with_capacity(1 << 18, file),
             temporary,
-            path: path.to_owned(),
+            path,
             named: false,
         })
     }
@@ -115,6 +117,46 @@ impl Drop for NewFile {
             let _ = fs::remove_file(&self.temporary);
         }
     }
+}
+
+/// Links to links that are followed, as many as Linux follows.
+const MOST_LINKS: usize = 40;
+
+/// The file that writing to `path` writes: `path` itself, or where the symbolic link there leads,
+/// also to a file that is still to come. To give a new file the name would replace the link, or a
+/// device such as `/dev/null` for every program of the machine.
+///
+/// # Errors
+/// What is there is no file, or links lead in a circle. That the folder is missing shows only when
+/// the file is made.
+pub fn file_to_write(path: &Path) -> io::Result<PathBuf> {
+    let refused = |found: &str, hint: &str| {
+        let message = format!(
+            "{}: expected a file to write, found {found}\n  hint: {hint}",
+            path.display()
+        );
+        Err(io::Error::new(io::ErrorKind::InvalidInput, message))
+    };
+    let another = "give the name of a file";
+    // First through all links: those of /dev/fd name pipes that have no path.
+    if let Ok(found) = fs::metadata(path)
+        && !found.is_file()
+    {
+        return match found.is_dir() {
+            true => refused("a folder", another),
+            false => refused("a device or pipe", another),
+        };
+    }
+    let mut file = path.to_owned();
+    for _ in 0..MOST_LINKS {
+        let is_link = fs::symlink_metadata(&file).is_ok_and(|found| found.is_symlink());
+        if !is_link {
+            return Ok(file);
+        }
+        let leads_to = fs::read_link(&file)?;
+        file = file.parent().unwrap_or(Path::new("")).join(leads_to);
+    }
+    refused("a link that leads to itself", "remove it")
 }
 
 /// A folder that this process alone writes, until it is dropped.
@@ -343,6 +385,41 @@ mod tests {
     #[test]
     fn a_path_without_a_name_is_an_error() {
         assert!(atomic_write(Path::new("/"), |_| Ok(())).is_err());
+    }
+
+    /// A renamed file used to take the place of the link, and of a pipe or a device.
+    #[cfg(unix)]
+    #[test]
+    fn links_stay_and_what_is_no_file_is_refused() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("other")).unwrap();
+        fs::write(at("other/old"), "old").unwrap();
+        for (link, to) in [("a", "other/old"), ("b", "a"), ("c", "other/to-come")] {
+            symlink(to, at(link)).unwrap();
+            atomic_write(&at(link), |w| w.write_all(link.as_bytes())).unwrap();
+            assert!(fs::symlink_metadata(at(link)).unwrap().is_symlink());
+            assert_eq!(fs::read_to_string(at(link)).unwrap(), link);
+        }
+        assert_eq!(fs::read_to_string(at("other/old")).unwrap(), "b");
+        assert_eq!(names(&at("other")).len(), 2);
+
+        symlink("circle", at("circle")).unwrap();
+        symlink("/dev/null", at("device")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        for (name, found) in [
+            ("circle", "a link that leads to itself"),
+            ("device", "a device or pipe"),
+            ("socket", "a device or pipe"),
+            ("other", "a folder"),
+        ] {
+            let error = atomic_write(&at(name), |_| Ok(())).unwrap_err().to_string();
+            let expected = format!("{name}: expected a file to write, found {found}\n  hint: ");
+            assert!(error.contains(&expected), "{error}");
+        }
+        let socket = fs::symlink_metadata(at("socket")).unwrap();
+        assert!(!socket.is_file());
     }
 
     #[test]

@@ -40,4 +40,5 @@ mod vectors;
 pub mod vocabulary;
 
 pub use atomic::{NewFile, atomic_write, atomic_write_unsynced};
+pub use pages::check_schema;
 pub use random::{Rng, rng_for};

@@ -28,6 +28,9 @@ const LEAST_LIMIT: usize = 64 << 20;
 /// Most bytes that the variables of a file may have when inflated: 3 GiB. The largest published
 /// ones, the galleries of 4000 frames of CUHK-SYSU, need about 2.
 pub const MAX_INFLATED: usize = 3 << 30;
+/// Most sizes of an array, and most letters of a text of the file in a message.
+const MOST_DIMS: usize = 32;
+const MOST_TOLD: usize = 1000;
 /// Most values of a sparse matrix that is read as a full one.
 const MAX_FULL: usize = 1 << 24;
 
@@ -44,10 +47,15 @@ pub struct MatError {
 }
 
 fn error(place: &str, expected: impl Into<String>, found: impl Into<String>) -> MatError {
+    // Names in a file may be as long as the file.
+    let short = |text: String| match text.char_indices().nth(MOST_TOLD) {
+        Some((end, _)) => format!("{} ...", &text[..end]),
+        None => text,
+    };
     MatError {
-        place: place.to_owned(),
+        place: short(place.to_owned()),
         expected: expected.into(),
-        found: found.into(),
+        found: short(found.into()),
     }
 }
 
@@ -64,6 +72,11 @@ impl MatFile {
     /// # Errors
     /// If it cannot be read, with its name; if it is no file of this format, without.
     pub fn read(path: &Path) -> std::io::Result<Result<Self, MatError>> {
+        // Before it is opened: to open a pipe is to wait for a writer, and a device may have no end.
+        if fs::metadata(path).is_ok_and(|found| !found.is_file()) {
+            let found = "a folder, a device or a pipe";
+            return Ok(Err(error("file", "a MATLAB file", found)));
+        }
         Ok(Self::from_bytes(&fs::read(path)?))
     }
 
@@ -294,13 +307,14 @@ impl<'a> Array<'a> {
         let negative = |size: &[u8]| size[3] & 0x80 != 0;
         if dims.width() != Some(4)
             || dims.data.len() < 8
+            || dims.data.len() > 4 * MOST_DIMS
             || !dims.data.len().is_multiple_of(4)
             || dims.data.chunks_exact(4).any(negative)
         {
             return Err(error(
                 place,
-                "two or more sizes",
-                format!("{:?}", dims.data),
+                format!("2 to {MOST_DIMS} sizes"),
+                format!("{} bytes of type {}", dims.data.len(), dims.kind),
             ));
         }
         let name = Element::next(&mut data, place)?.data;
@@ -376,12 +390,17 @@ impl<'a> Array<'a> {
                 }
                 let mut part = || Element::next(&mut rest, &place)?.numbers(&place);
                 let (row_of, starts, values) = (part()?, part()?, part()?);
+                let entries = row_of.len().min(values.len());
                 let mut full = vec![0.0; self.len()];
                 for column in 0..columns {
                     let start = |c: usize| starts.get(c).map(|start| *start as usize);
                     let (Some(from), Some(to)) = (start(column), start(column + 1)) else {
                         return Err(self.wrong("a start for each column"));
                     };
+                    // Otherwise every column may go through all entries again.
+                    if from > to || to > entries {
+                        return Err(self.wrong("starts that ascend up to the number of entries"));
+                    }
                     for i in from..to {
                         match (row_of.get(i), values.get(i)) {
                             (Some(row), Some(value)) if (*row as usize) < rows => {

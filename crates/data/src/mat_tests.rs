@@ -100,6 +100,51 @@ fn inflating_stops_at_the_limit() {
     assert!(MatFile::with_limit(&bomb, 1 << 20).is_err());
 }
 
+/// Such starts let each column go through all entries: hours for a file of a megabyte.
+#[test]
+fn starts_of_sparse_columns_ascend() {
+    let element = |data: &[u8]| {
+        let size = (data.len() as u32).to_le_bytes();
+        let data = [data, &vec![0; data.len().next_multiple_of(8) - data.len()]].concat();
+        [&2_u32.to_le_bytes()[..], &size, &data].concat()
+    };
+    let numbers = |starts: &[u8]| {
+        let dims = [1_u32, starts.len() as u32 - 1]
+            .map(u32::to_le_bytes)
+            .concat();
+        let body = [element(&[0, 0]), element(starts), element(&[7, 8])].concat();
+        let array = Array {
+            kind: Kind::Sparse,
+            dims: &dims,
+            name: b"sparse",
+            complex: false,
+            body: &body,
+        };
+        array.numbers().map_err(|error| error.to_string())
+    };
+    assert_eq!(numbers(&[0, 1, 1, 2]), Ok(vec![7.0, 0.0, 8.0]));
+    for starts in [[0, 2, 0, 2], [0, 1, 2, 3], [2, 1, 1, 1]] {
+        let error = numbers(&starts).unwrap_err();
+        assert!(error.contains("expected starts that ascend"), "{error}");
+    }
+}
+
+/// The message used to be as long as the file.
+#[test]
+fn sizes_without_end_are_told_in_a_line() {
+    let sizes = [1, 0, 0, 0].repeat(100_000);
+    let flags = [6_u32, 8, 4, 0].map(u32::to_le_bytes).concat();
+    let tag = [5, sizes.len() as u32].map(u32::to_le_bytes).concat();
+    let error = Array::parse(&[&flags[..], &tag, &sizes].concat(), "array").unwrap_err();
+    let error = error.to_string();
+    assert_eq!(
+        error,
+        "array: expected 2 to 32 sizes, found 400000 bytes of type 5"
+    );
+    let error = super::error("array", "one", "x".repeat(1 << 20)).to_string();
+    assert!(error.len() < 1100, "{}", error.len());
+}
+
 /// Sizes that claim more than there is.
 #[test]
 fn claims_of_size_allocate_nothing() {

@@ -2,7 +2,7 @@
 //! claim is checked before anything is decompressed, and Zstandard, which Polars writes by default,
 //! is decompressed without C code.
 
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom};
 
 use bytes::Bytes;
 use parquet::basic::Encoding;
@@ -12,8 +12,49 @@ use parquet::errors::{ParquetError, Result};
 /// Largest page that is decompressed; writers make pages of about 1 MiB.
 const MOST_PAGE: usize = 64 << 20;
 
-/// Depth of structures in a page header that is read.
-const MOST_DEPTH: usize = 8;
+/// Depth of structures and lists in a page header or footer that is read.
+const MOST_DEPTH: usize = 16;
+
+/// Depth of groups in a schema that is read; the features of `clasp embed` have two.
+const MOST_GROUPS: usize = 64;
+
+/// Most bytes of the paths of all columns: the Parquet library copies the names of the groups around
+/// a column for each.
+const MOST_PATH_BYTES: u64 = 64 << 20;
+
+/// Checks that the groups in the schema of a Parquet file are not nested deeper than a stack takes,
+/// as the Parquet library reads, walks and drops them by recursion, and that the names of its columns
+/// take no more memory than there is. What else is wrong with a footer is left to the library.
+///
+/// # Errors
+/// The file cannot be read, its footer breaks off, its groups are too deep, or its names too long.
+pub fn check_schema(mut file: impl Read + Seek) -> Result<()> {
+    // The file ends with the footer, its length in 4 bytes, and the magic number.
+    let Some(end) = file.seek(SeekFrom::End(0))?.checked_sub(8) else {
+        return Ok(());
+    };
+    let mut tail = [0; 8];
+    file.seek(SeekFrom::Start(end))?;
+    file.read_exact(&mut tail)?;
+    let [a, b, c, d, magic @ ..] = tail;
+    let length = u64::from(u32::from_le_bytes([a, b, c, d]));
+    let Some(start) = end.checked_sub(length).filter(|_| magic == *b"PAR1") else {
+        return Ok(());
+    };
+    let mut footer = Vec::new();
+    file.seek(SeekFrom::Start(start))?;
+    file.take(length).read_to_end(&mut footer)?;
+    let mut thrift = Thrift {
+        bytes: &footer,
+        at: 0,
+    };
+    thrift.structure(0, &mut |thrift, field, kind| match (field, kind) {
+        (2, 9) => thrift.schema().map(|()| true),
+        // The library goes by the number alone.
+        (2, _) => Err(broken()),
+        _ => Ok(false),
+    })
+}
 
 /// A page header, Thrift's `PageHeader` of the Parquet format.
 #[derive(Clone, Debug, Default)]
@@ -62,7 +103,7 @@ struct Thrift<'a> {
 }
 
 fn broken() -> ParquetError {
-    ParquetError::General("a page header that cannot be read".into())
+    ParquetError::General("a header of a page or a footer that cannot be read".into())
 }
 
 impl Thrift<'_> {
@@ -104,12 +145,12 @@ impl Thrift<'_> {
     fn structure(
         &mut self,
         depth: usize,
-        take: &mut dyn FnMut(&mut Self, i64, u8) -> Result<bool>,
+        take: &mut dyn FnMut(&mut Self, i16, u8) -> Result<bool>,
     ) -> Result<()> {
         if depth > MOST_DEPTH {
             return Err(broken());
         }
-        let mut field = 0;
+        let mut field = 0_i16;
         loop {
             let byte = self.byte()?;
             let kind = byte & 0x0f;
@@ -117,8 +158,8 @@ impl Thrift<'_> {
                 return Ok(());
             }
             field = match byte >> 4 {
-                0 => self.integer()?,
-                step => field + i64::from(step),
+                0 => self.integer()? as i16,
+                step => field.checked_add(step.into()).ok_or_else(broken)?,
             };
             if !take(self, field, kind)? {
                 self.value(kind, depth)?;
@@ -128,6 +169,10 @@ impl Thrift<'_> {
 
     /// Passes over a value.
     fn value(&mut self, kind: u8, depth: usize) -> Result<()> {
+        // Lists of lists go deeper without a structure.
+        if depth > MOST_DEPTH {
+            return Err(broken());
+        }
         match kind {
             // In a structure the type says true or false.
             1 | 2 => Ok(()),
@@ -139,13 +184,9 @@ impl Thrift<'_> {
                 self.skip(length)
             }
             9 | 10 => {
-                let byte = self.byte()?;
-                let count = match byte >> 4 {
-                    15 => self.varint()?,
-                    count => u64::from(count),
-                };
+                let (kind, count) = self.list()?;
                 for _ in 0..count {
-                    match byte & 0x0f {
+                    match kind {
                         1 | 2 => self.skip(1)?,
                         kind => self.value(kind, depth + 1)?,
                     }
@@ -155,6 +196,65 @@ impl Thrift<'_> {
             12 => self.structure(depth + 1, &mut |_, _, _| Ok(false)),
             _ => Err(broken()),
         }
+    }
+
+    /// The type and the number of a list's elements.
+    fn list(&mut self) -> Result<(u8, u64)> {
+        let byte = self.byte()?;
+        let count = match byte >> 4 {
+            15 => self.varint()?,
+            count => u64::from(count),
+        };
+        Ok((byte & 0x0f, count))
+    }
+
+    /// Passes over the schema in a footer: its elements in depth-first order, each of which says how
+    /// many children it has.
+    fn schema(&mut self) -> Result<()> {
+        let (_, count) = self.list()?;
+        // Of each group around an element: children that are still to come, and the bytes of its path.
+        let mut groups: Vec<(i32, u64)> = Vec::new();
+        let mut path_bytes = 0_u64;
+        for _ in 0..count {
+            let (mut children, mut name) = (0, 0);
+            self.structure(2, &mut |thrift, field, kind| match (field, kind) {
+                (5, 5) => {
+                    children = i32::try_from(thrift.integer()?).map_err(|_| broken())?;
+                    Ok(true)
+                }
+                (5, _) => Err(broken()),
+                (4, 8) => {
+                    name = thrift.varint()?;
+                    thrift.skip(name)?;
+                    Ok(true)
+                }
+                _ => Ok(false),
+            })?;
+            let mut path = name;
+            if let Some((left, above)) = groups.last_mut() {
+                *left -= 1;
+                path = path.saturating_add(*above);
+            }
+            match children {
+                ..=0 => path_bytes = path_bytes.saturating_add(path),
+                _ => groups.push((children, path)),
+            }
+            if path_bytes > MOST_PATH_BYTES {
+                return Err(ParquetError::General(format!(
+                    "names of columns of more than {} MiB together",
+                    MOST_PATH_BYTES >> 20
+                )));
+            }
+            if groups.len() > MOST_GROUPS {
+                return Err(ParquetError::General(format!(
+                    "groups inside one another more than {MOST_GROUPS} deep"
+                )));
+            }
+            while groups.last().is_some_and(|(left, _)| *left <= 0) {
+                groups.pop();
+            }
+        }
+        Ok(())
     }
 
     fn header(&mut self) -> Result<PageHeader> {
@@ -387,5 +487,94 @@ impl Iterator for Pages {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.get_next_page().transpose()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Cursor;
+
+    use super::*;
+
+    /// A list of a list of a list …: each level used to be a frame of the stack, as its depth was
+    /// counted in structures alone.
+    #[test]
+    fn nested_lists_in_a_page_header_are_refused() {
+        let mut header = vec![0x99];
+        header.extend(vec![0x19; 1 << 20]);
+        assert!(PageHeader::read(&header).is_err());
+    }
+
+    fn varint(out: &mut Vec<u8>, mut number: usize) {
+        while number >= 0x80 {
+            out.push(number as u8 | 0x80);
+            number >>= 7;
+        }
+        out.push(number as u8);
+    }
+
+    /// A file without pages with this schema: the name and the number of children of each element.
+    fn with_schema(elements: &[(&str, usize)]) -> Vec<u8> {
+        let mut footer = vec![
+            0x15, 0x02, // The version.
+            0x19, 0xfc, // A list of structures, and its length.
+        ];
+        varint(&mut footer, elements.len());
+        for (name, children) in elements {
+            // A required group, or a required column of bytes.
+            footer.extend(match children {
+                0 => &[0x15, 0x0c, 0x25, 0x00, 0x18][..],
+                _ => &[0x35, 0x00, 0x18],
+            });
+            varint(&mut footer, name.len());
+            footer.extend(name.as_bytes());
+            if *children > 0 {
+                footer.push(0x15);
+                varint(&mut footer, 2 * children);
+            }
+            footer.push(0);
+        }
+        // No rows, no row groups.
+        footer.extend([0x16, 0x00, 0x19, 0x0c, 0x00]);
+        let length = (footer.len() as u32).to_le_bytes();
+        [b"PAR1", &footer[..], &length, b"PAR1"].concat()
+    }
+
+    /// Groups inside one another.
+    fn nested(depth: usize) -> Vec<u8> {
+        with_schema(&[vec![("a", 1); depth], vec![("b", 0)]].concat())
+    }
+
+    /// The library's recursion over them overflows the stack, which ends the process.
+    #[test]
+    fn deep_schemas_are_refused() {
+        let check = |depth| check_schema(Cursor::new(nested(depth)));
+        check(MOST_GROUPS).unwrap();
+        for depth in [MOST_GROUPS + 1, 100_000] {
+            let error = check(depth).unwrap_err().to_string();
+            assert!(error.contains("more than 64 deep"), "{error}");
+        }
+        // What the library reads as far as this is read.
+        let whole = Bytes::from(nested(3));
+        parquet::file::reader::SerializedFileReader::new(whole).unwrap();
+        let cut = [&nested(3)[..16], &[12, 0, 0, 0], b"PAR1"].concat();
+        assert!(check_schema(Cursor::new(cut)).is_err());
+        check_schema(Cursor::new(b"text")).unwrap();
+    }
+    /// The library copies the name of a group for each column in it: 100 MB from 108 kB here.
+    #[test]
+    fn long_names_of_groups_are_refused() {
+        let long = "k".repeat(100_000);
+        let file = |columns| {
+            let groups = [("root", 1), (long.as_str(), columns)];
+            let file = with_schema(&[&groups[..], &vec![("b", 0); columns]].concat());
+            check_schema(Cursor::new(file)).map_err(|error| error.to_string())
+        };
+        assert_eq!(file(10), Ok(()));
+        let error = file(1000).unwrap_err();
+        assert!(
+            error.contains("names of columns of more than 64 MiB"),
+            "{error}"
+        );
     }
 }

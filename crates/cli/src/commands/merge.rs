@@ -1,7 +1,7 @@
 //! `clasp merge`.
 
 use std::collections::HashSet;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,13 +19,23 @@ pub fn run(common: &GlobalOptions, arguments: &MergeArguments) -> Result<Outcome
     let out = &arguments.out;
     check_writable(out)?;
     for part in &arguments.parts {
+        // Parts are read twice, and a pipe gives its content once.
+        ensure!(
+            fs::metadata(part)?.is_file(),
+            "{}: expected a file, found a folder, a device or a pipe\nhint: write it to a file first",
+            part.display()
+        );
         ensure!(
             part.extension() == out.extension(),
             "{}: expected a file of the format of --out {}",
             part.display(),
             out.display()
         );
-        ensure!(part != out, "{}: is a part and the result", part.display());
+        ensure!(
+            part != out && !is_same_file(part, out),
+            "{}: is a part and the result\nhint: choose another --out",
+            part.display()
+        );
     }
     let is_lines = out.extension().is_some_and(|ending| ending == "jsonl");
     let (rows, files) = match is_lines {
@@ -44,6 +54,12 @@ pub fn run(common: &GlobalOptions, arguments: &MergeArguments) -> Result<Outcome
     let value = json!({ "images": rows, "parts": arguments.parts.len(), "files": files });
     print_result(common.json, &value, &text)?;
     Ok(Outcome::Done)
+}
+
+/// Whether two names are of one file that is there.
+fn is_same_file(one: &Path, other: &Path) -> bool {
+    let place = |path| fs::canonicalize(path).ok();
+    place(one).is_some_and(|one| place(other) == Some(one))
 }
 
 /// Joins files of predictions and returns their number of images.
@@ -72,9 +88,57 @@ fn merge_lines(parts: &[PathBuf], out: &Path) -> Result<usize> {
     }
     atomic_write(out, |file| {
         for path in parts {
-            std::io::copy(&mut fs::File::open(path)?, file)?;
+            let mut part = fs::File::open(path)?;
+            let ends = ends_in_line_break(&mut part)?;
+            std::io::copy(&mut part, file)?;
+            if !ends {
+                file.write_all(b"\n")?;
+            }
         }
         Ok(())
     })?;
     Ok(images.len())
+}
+
+/// Whether a file is empty or ends with a line break, without which the next part would continue
+/// its last line. Leaves the file at its beginning.
+fn ends_in_line_break(file: &mut (impl Read + Seek)) -> std::io::Result<bool> {
+    let mut last = [b'\n'];
+    if file.seek(SeekFrom::End(0))? > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+    }
+    file.seek(SeekFrom::Start(0))?;
+    Ok(last == [b'\n'])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The last line of such a part and the first of the next used to become one.
+    #[test]
+    fn parts_without_their_last_line_break_are_joined_as_lines() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("p"), "{\"image\": \"a\"}").unwrap();
+        fs::write(at("empty"), "").unwrap();
+        fs::write(at("q"), "{\"image\": \"b\"}\n").unwrap();
+        let parts = [at("p"), at("empty"), at("q")];
+        assert_eq!(merge_lines(&parts, &at("out")).unwrap(), 2);
+        let joined = fs::read_to_string(at("out")).unwrap();
+        assert_eq!(joined, "{\"image\": \"a\"}\n{\"image\": \"b\"}\n");
+    }
+
+    /// `merge ./p ./q --out q` used to overwrite its part.
+    #[test]
+    fn a_part_is_the_result_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("q"), "").unwrap();
+        fs::create_dir(at("below")).unwrap();
+        assert!(is_same_file(&at("q"), &at("below/../q")));
+        assert!(!is_same_file(&at("q"), &at("below")));
+        assert!(!is_same_file(&at("absent"), &at("absent")));
+    }
 }

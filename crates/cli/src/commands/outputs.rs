@@ -4,18 +4,14 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use clasp_data::atomic::file_to_write;
 use clasp_data::text::printable;
 use serde::Serialize;
 
 /// Checks before long work that a file can be written there.
 pub fn check_writable(path: &Path) -> Result<()> {
-    if path.is_dir() {
-        bail!(
-            "{}: expected a file to write, found a folder",
-            path.display()
-        );
-    }
-    let folder = match path.parent() {
+    let file = file_to_write(path)?;
+    let folder = match file.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
@@ -65,6 +61,25 @@ pub fn print_text(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// It used to be replaced after hours of work.
+    #[cfg(unix)]
+    #[test]
+    fn what_is_no_file_is_refused_before_the_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket")).unwrap();
+        std::os::unix::fs::symlink("absent/file", at("link")).unwrap();
+        for (name, found) in [
+            ("socket", "expected a file to write, found a device or pipe"),
+            ("", "expected a file to write, found a folder"),
+            ("link", "there is no folder"),
+        ] {
+            let error = check_writable(&at(name)).unwrap_err().to_string();
+            assert!(error.contains(found), "{error}");
+        }
+        check_writable(&at("new")).unwrap();
+    }
 
     #[test]
     fn what_lies_beside_differs_where_names_differ() {

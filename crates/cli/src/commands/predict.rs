@@ -2,7 +2,7 @@
 //! …}`, or with `--detector` `{"image": KEY, "people": [{"bbox": …, "score": …, "crop": …,
 //! "prediction": …}, …]}`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::{check_writable, one_or_all, open_part, print_result};
+use super::{check_writable, one_or_all, open_images, print_result};
 use crate::args::{GlobalOptions, PredictArguments};
 use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
@@ -67,8 +67,13 @@ fn predict<T: DownstreamTask>(
         );
     }
     remove_abandoned_of(&arguments.out)?;
-    let source = open_part(&arguments.images, arguments.keep_going, arguments.shard)?;
+    let all_images = open_images(&arguments.images, arguments.keep_going)?;
+    let source = match arguments.shard {
+        Some((index, count)) => all_images.part(index, count),
+        None => all_images.clone(),
+    };
     if let Some(folder) = &arguments.draw {
+        check_drawn_elsewhere(folder, &source, &all_images)?;
         remove_half_drawn(folder, &source)?;
     }
     let mut asked = json!({
@@ -177,6 +182,30 @@ fn all<T: Predictor>(
     partial.work(source, chunk, arguments.keep_going, some)
 }
 
+/// Checks that no picture of `source` would take the place of one of the images: those of the other
+/// parts too.
+fn check_drawn_elsewhere(folder: &Path, source: &Source, images: &Source) -> Result<()> {
+    // Only what is there can be lost; mostly that is nothing.
+    let there: Vec<(&str, PathBuf)> = { source.keys() }
+        .filter_map(|key| Some((key, fs::canonicalize(folder.join(picture_name(key))).ok()?)))
+        .collect();
+    if there.is_empty() {
+        return Ok(());
+    }
+    let files: HashSet<PathBuf> = { 0..images.len() }
+        .filter_map(|image| fs::canonicalize(images.file(image)?).ok())
+        .collect();
+    match there.iter().find(|(_, picture)| files.contains(picture)) {
+        None => Ok(()),
+        Some((key, picture)) => bail!(
+            "--draw {}: expected a folder for pictures, found one of images: the picture of `{key}` \
+             would replace {}, which is to be read\nhint: choose a folder without images, as a new one",
+            folder.display(),
+            picture.display()
+        ),
+    }
+}
+
 /// Removes temporary files of pictures that a killed process left.
 fn remove_half_drawn(folder: &Path, source: &Source) -> Result<()> {
     let pictures = source.keys().map(|key| folder.join(format!("{key}.png")));
@@ -259,6 +288,39 @@ fn detector(path: &Path, device: &Device, precision: Precision) -> Result<Finder
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// `--draw` with the folder of the images used to replace the photos.
+    #[test]
+    fn pictures_take_the_place_of_no_image() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let photo = encode_png(&clasp_data::image::Rgb::filled(2, 2, [0; 3]));
+        fs::create_dir(at("below")).unwrap();
+        for name in ["a.png", "b.jpg", "below/b.png"] {
+            fs::write(at(name), &photo).unwrap();
+        }
+        let images = Source::open(folder.path().to_str().unwrap()).unwrap();
+        let check = |draw: &str, part| check_drawn_elsewhere(&at(draw), &part, &images);
+        let error = check("", images.clone()).unwrap_err().to_string();
+        assert!(
+            error.contains("the picture of `a` would replace") && error.contains("hint: "),
+            "{error}"
+        );
+        // The image of another part, by another way, and through a link.
+        let part = |key| images.part(images.keys().position(|k| k == key).unwrap(), 3);
+        assert!(check("below/../below", part("b")).is_err());
+        check("below", part("a")).unwrap();
+        check("new", images.clone()).unwrap();
+        // Pictures of an earlier process are no images.
+        fs::create_dir(at("new")).unwrap();
+        fs::write(at("new/a.png"), &photo).unwrap();
+        check("new", images.clone()).unwrap();
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(folder.path(), at("new/link")).unwrap();
+            assert!(check("new/link", images.clone()).is_err());
+        }
+    }
 
     #[test]
     fn pictures_of_long_names_have_names_of_their_own() {

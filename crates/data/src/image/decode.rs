@@ -132,6 +132,10 @@ const HEAD: u64 = 1 << 16;
 /// image.
 pub fn size_of(path: &Path) -> Option<[usize; 2]> {
     let size = |bytes: &[u8]| contained(|| header_size(bytes))?;
+    // To open a pipe is to wait for a writer, and a device may have no end.
+    if !fs::metadata(path).ok()?.is_file() {
+        return None;
+    }
     let mut file = fs::File::open(path).ok()?;
     let mut bytes = Vec::new();
     file.by_ref().take(HEAD).read_to_end(&mut bytes).ok()?;
@@ -148,7 +152,8 @@ pub fn size_of(path: &Path) -> Option<[usize; 2]> {
 pub fn is_turned(bytes: &[u8]) -> bool {
     let orientation = || {
         let (format, _) = known_format(bytes)?;
-        let reader = ImageReader::with_format(Cursor::new(bytes), format);
+        let bytes = decodable(bytes, format);
+        let reader = ImageReader::with_format(Cursor::new(&*bytes), format);
         reader.into_decoder().ok()?.orientation().ok()
     };
     let orientation = contained(orientation).flatten();
@@ -157,7 +162,8 @@ pub fn is_turned(bytes: &[u8]) -> bool {
 
 fn header_size(bytes: &[u8]) -> Option<[usize; 2]> {
     let (format, _) = known_format(bytes)?;
-    let reader = ImageReader::with_format(Cursor::new(bytes), format);
+    let bytes = decodable(bytes, format);
+    let reader = ImageReader::with_format(Cursor::new(&*bytes), format);
     let mut decoder = reader.into_decoder().ok()?;
     let (width, height) = decoder.dimensions();
     let size = [height as usize, width as usize];
@@ -186,11 +192,7 @@ fn decode_as(
             reason: error.to_string(),
         },
     };
-    let bytes = &*match format {
-        ImageFormat::Png => without_profile(bytes),
-        ImageFormat::Jpeg => with_tables(bytes),
-        _ => Cow::Borrowed(bytes),
-    };
+    let bytes = &*decodable(bytes, format);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     // The decoders' own tables and rows come on top of the image.
     let mut allocation = image::Limits::no_limits();
@@ -226,23 +228,42 @@ fn decode_as(
     Ok(Rgb::new(width, height, image.into_rgb8().into_raw()))
 }
 
-/// A PNG without its color profile, which is not used, and which the decoder would inflate without
-/// a bound.
-pub(super) fn without_profile(bytes: &[u8]) -> Cow<'_, [u8]> {
+/// The bytes as the decoder of the format takes them.
+fn decodable(bytes: &[u8], format: ImageFormat) -> Cow<'_, [u8]> {
+    match format {
+        ImageFormat::Png => without_profile(bytes),
+        ImageFormat::Jpeg => with_tables(bytes),
+        _ => Cow::Borrowed(bytes),
+    }
+}
+
+/// A PNG without its color profiles, which are not used, and which the decoder would inflate
+/// without a bound.
+pub(crate) fn without_profile(bytes: &[u8]) -> Cow<'_, [u8]> {
     let mut at = 8;
+    // What stays of the bytes before `at`, once there was a profile.
+    let mut kept: Option<Vec<u8>> = None;
     while let Some(head) = bytes.get(at..at + 8) {
         let length = u32::from_be_bytes([head[0], head[1], head[2], head[3]]) as usize;
         let end = at.saturating_add(length).saturating_add(12);
-        match &head[4..] {
-            b"iCCP" if end <= bytes.len() => {
-                return Cow::Owned([&bytes[..at], &bytes[end..]].concat());
-            }
-            // Profiles stand before the pixels.
-            b"IDAT" | b"iCCP" => break,
-            _ => at = end,
+        // Profiles stand before the pixels; there may be several, of which the decoder inflates all.
+        let Some(chunk) = bytes.get(at..end).filter(|_| &head[4..] != b"IDAT") else {
+            break;
+        };
+        match (&head[4..], &mut kept) {
+            (b"iCCP", None) => kept = Some(bytes[..at].to_vec()),
+            (b"iCCP", Some(_)) | (_, None) => {}
+            (_, Some(kept)) => kept.extend_from_slice(chunk),
         }
+        at = end;
     }
-    Cow::Borrowed(bytes)
+    match kept {
+        Some(mut kept) => {
+            kept.extend_from_slice(&bytes[at..]);
+            Cow::Owned(kept)
+        }
+        None => Cow::Borrowed(bytes),
+    }
 }
 
 fn over_white(image: &image::RgbaImage) -> image::RgbImage {

@@ -14,6 +14,7 @@ mod rgb;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use decode::without_profile;
 pub use decode::{ImageError, Limits, decode, format_of, is_turned, size_of};
 pub use encode::{encode_jpeg, encode_label_png, encode_png};
 pub use filter::{Filter, UnknownFilter};

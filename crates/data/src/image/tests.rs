@@ -7,7 +7,6 @@ use fs_err as fs;
 use image::{DynamicImage, ImageFormat};
 use proptest::prelude::*;
 
-use super::decode::without_profile;
 use super::jpeg::with_tables;
 use super::*;
 
@@ -154,6 +153,16 @@ fn a_color_profile_takes_no_memory() {
     for cut in 0..with.len() {
         let _ = without_profile(&with[..cut]);
     }
+    // The second used to stay, and that of a file whose size or orientation is read.
+    let text = chunk(b"tEXt", b"k\0v");
+    let (head, rest) = png.split_at(header);
+    let several = [head, &profile, &text, &profile, &profile, rest].concat();
+    assert!(*without_profile(&several) == [head, &text, rest].concat());
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.png");
+    fs_err::write(&path, &with).unwrap();
+    assert_eq!(size_of(&path), Some([4, 5]));
+    assert!(!is_turned(&with));
 }
 
 #[test]

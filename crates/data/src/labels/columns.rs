@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use parquet::basic::{Compression, LogicalType};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl, get_column_reader};
-use parquet::data_type::{DataType, FloatType};
+use parquet::data_type::{ByteArray, DataType, FixedLenByteArray, FloatType};
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use parquet::file::reader::RowGroupReader;
@@ -13,6 +13,10 @@ use parquet::file::writer::SerializedRowGroupWriter;
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 
 use crate::pages::Pages;
+
+/// Times its size that a file may take in memory: more than labels can be compressed, and a bound
+/// on what a damaged or hostile file can claim.
+pub(super) const MOST_INFLATION: usize = 1000;
 
 /// A row group that is written.
 pub(super) type GroupWriter<'a> = SerializedRowGroupWriter<'a, Vec<u8>>;
@@ -127,7 +131,9 @@ pub(super) struct GroupReader<'a> {
 
 /// Values of a column, whatever their physical type.
 enum ColumnValues {
-    Bytes(Vec<Vec<u8>>),
+    /// Not copied yet: rows of a dictionary share their bytes, so that a small file may hold more
+    /// than memory does.
+    Bytes(Vec<ByteArray>),
     Integers(Vec<i64>),
     Reals(Vec<f64>),
 }
@@ -197,19 +203,21 @@ impl<'a> GroupReader<'a> {
             descriptor.logical_type_ref(),
             Some(LogicalType::Integer(integer)) if !integer.is_signed
         );
+        let most = self.bytes.len().saturating_mul(MOST_INFLATION);
         let (values, counts) = match reader {
             ColumnReader::ByteArrayColumnReader(reader) => {
-                let (values, counts) = read_rows(reader, rows, levels)?;
-                let values = values.into_iter().map(|value| value.data().to_vec());
-                (ColumnValues::Bytes(values.collect()), counts)
+                let length: fn(&ByteArray) -> usize = ByteArray::len;
+                let (values, counts) = read_rows(reader, rows, levels, Some((length, most)))?;
+                (ColumnValues::Bytes(values), counts)
             }
             ColumnReader::FixedLenByteArrayColumnReader(reader) => {
-                let (values, counts) = read_rows(reader, rows, levels)?;
-                let values = values.into_iter().map(|value| value.data().to_vec());
+                let length: fn(&FixedLenByteArray) -> usize = |value| value.len();
+                let (values, counts) = read_rows(reader, rows, levels, Some((length, most)))?;
+                let values = values.into_iter().map(ByteArray::from);
                 (ColumnValues::Bytes(values.collect()), counts)
             }
             ColumnReader::Int32ColumnReader(reader) => {
-                let (values, counts) = read_rows(reader, rows, levels)?;
+                let (values, counts) = read_rows(reader, rows, levels, None)?;
                 let wide = |value: i32| match unsigned {
                     true => i64::from(value as u32),
                     false => i64::from(value),
@@ -220,18 +228,18 @@ impl<'a> GroupReader<'a> {
                 )
             }
             ColumnReader::Int64ColumnReader(reader) => {
-                let (values, counts) = read_rows(reader, rows, levels)?;
+                let (values, counts) = read_rows(reader, rows, levels, None)?;
                 (ColumnValues::Integers(values), counts)
             }
             ColumnReader::FloatColumnReader(reader) => {
-                let (values, counts) = read_rows(reader, rows, levels)?;
+                let (values, counts) = read_rows(reader, rows, levels, None)?;
                 (
                     ColumnValues::Reals(values.into_iter().map(f64::from).collect()),
                     counts,
                 )
             }
             ColumnReader::DoubleColumnReader(reader) => {
-                let (values, counts) = read_rows(reader, rows, levels)?;
+                let (values, counts) = read_rows(reader, rows, levels, None)?;
                 (ColumnValues::Reals(values), counts)
             }
             _ => return Err("expected numbers, texts or bytes, found another type".to_owned()),
@@ -243,7 +251,7 @@ impl<'a> GroupReader<'a> {
     pub fn texts(&self, name: &str) -> Read<Vec<Arc<str>>> {
         self.read(name, |column| {
             one_each(&column.counts)?;
-            decoded(column.values)
+            Self::decoded(column.values)
         })
     }
 
@@ -253,7 +261,7 @@ impl<'a> GroupReader<'a> {
             return Ok(vec![Arc::from(""); self.rows()]);
         }
         self.read(name, |column| {
-            let mut texts = decoded(column.values)?.into_iter();
+            let mut texts = Self::decoded(column.values)?.into_iter();
             let text = |count: &usize| match count {
                 0 => Some(Arc::from("")),
                 1 => texts.next(),
@@ -298,6 +306,7 @@ impl<'a> GroupReader<'a> {
                         "row {row}: expected {positions} bytes, found {found}"
                     ));
                 }
+                let values: Vec<&[u8]> = values.iter().map(ByteArray::data).collect();
                 Ok(values.concat())
             }
             ColumnValues::Integers(values) => {
@@ -334,17 +343,18 @@ impl<'a> GroupReader<'a> {
             }
         })
     }
-}
 
-fn decoded(values: ColumnValues) -> Read<Vec<Arc<str>>> {
-    let ColumnValues::Bytes(values) = values else {
-        return Err(format!("expected texts, found {}", values.kind()));
-    };
-    let text = |value: Vec<u8>| match String::from_utf8(value) {
-        Ok(text) => Ok(Arc::from(text)),
-        Err(_) => Err("expected UTF-8 text, found other bytes".to_owned()),
-    };
-    values.into_iter().map(text).collect()
+    /// The texts of a column.
+    fn decoded(values: ColumnValues) -> Read<Vec<Arc<str>>> {
+        let ColumnValues::Bytes(values) = values else {
+            return Err(format!("expected texts, found {}", values.kind()));
+        };
+        let text = |value: &ByteArray| match std::str::from_utf8(value.data()) {
+            Ok(text) => Ok(Arc::from(text)),
+            Err(_) => Err("expected UTF-8 text, found other bytes".to_owned()),
+        };
+        values.iter().map(text).collect()
+    }
 }
 
 /// Checks that every row has a list of `expected` values.
@@ -368,19 +378,26 @@ fn one_each(counts: &[usize]) -> Read<()> {
     }
 }
 
+/// Rows of texts or bytes that are decoded at a time: few, as each may be as long as a page.
+const FEW_ROWS: usize = 16;
+
 /// All values of a column, and how many each row has. `levels`: the definition level of a value,
-/// and the repetition level of one that is not the first of its list.
+/// and the repetition level of one that is not the first of its list; `bound`: the bytes of a value,
+/// and the most that all may have together.
 fn read_rows<T: DataType>(
     mut reader: ColumnReaderImpl<T>,
     rows: usize,
     [most_defined, most_repeated]: [i16; 2],
+    bound: Option<(fn(&T::T) -> usize, usize)>,
 ) -> Read<(Vec<T::T>, Vec<usize>)> {
     let (mut values, mut defined, mut repeated) = (Vec::new(), Vec::new(), Vec::new());
-    let mut done = 0;
+    let (mut done, mut bytes) = (0, 0_usize);
+    let step = bound.map_or(rows, |_| FEW_ROWS);
     while done < rows {
+        let before = values.len();
         let (records, ..) = reader
             .read_records(
-                rows - done,
+                step.min(rows - done),
                 (most_defined > 0).then_some(&mut defined),
                 (most_repeated > 0).then_some(&mut repeated),
                 &mut values,
@@ -390,6 +407,14 @@ fn read_rows<T: DataType>(
             return Err(format!("expected {rows} rows, found {done}"));
         }
         done += records;
+        if let Some((length, most)) = bound {
+            bytes = { values[before..].iter().map(length) }.fold(bytes, usize::saturating_add);
+            if bytes > most {
+                return Err(format!(
+                    "{bytes} bytes or more in its texts, more than the file's size allows ({most})"
+                ));
+            }
+        }
     }
     // A damaged number of rows must not cut the file short in silence.
     let (more, ..) = { reader.read_records(1, Some(&mut vec![]), Some(&mut vec![]), &mut vec![]) }
@@ -423,4 +448,40 @@ fn read_rows<T: DataType>(
         ));
     }
     Ok((values, counts))
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::data_type::ByteArrayType;
+    use parquet::file::reader::{FileReader, SerializedFileReader};
+    use parquet::file::writer::SerializedFileWriter;
+    use parquet::schema::parser::parse_message_type;
+
+    use super::*;
+
+    /// A key of a dictionary has its length once in the file, and used to be copied for each row
+    /// without a look at what all take.
+    #[test]
+    fn texts_that_repeat_are_bounded_by_the_file() {
+        let read = |keys: Vec<ByteArray>| {
+            let schema = parse_message_type("message labels { required binary key (STRING); }");
+            let schema = Arc::new(schema.unwrap());
+            let mut writer = SerializedFileWriter::new(Vec::new(), schema, Arc::default()).unwrap();
+            let mut group = writer.next_row_group().unwrap();
+            write_column::<ByteArrayType>(&mut group, &keys).unwrap();
+            group.close().unwrap();
+            let bytes = Bytes::from(writer.into_inner().unwrap());
+            let reader = SerializedFileReader::new(bytes.clone()).unwrap();
+            let names = ColumnNames::of(reader.metadata());
+            let group = reader.get_row_group(0).unwrap();
+            GroupReader::new(&bytes, &names, group).texts("key")
+        };
+        let long = ByteArray::from("k".repeat(10_000).as_str());
+        assert_eq!(read(vec![long.clone(); 100]).unwrap().len(), 100);
+        let error = read(vec![long; 10_000]).unwrap_err();
+        assert!(
+            error.starts_with("column `key`: ") && error.contains("more than the file's size"),
+            "{error}"
+        );
+    }
 }

@@ -1,5 +1,6 @@
 //! One label file as bytes: Parquet written and read through its column interface.
 
+use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,14 +16,16 @@ use parquet::schema::parser::parse_message_type;
 use parquet::schema::types::{SchemaDescriptor, Type};
 use sha2::{Digest, Sha256};
 
-use super::columns::{ColumnNames, GroupReader, Read, chunk_of, same_columns, write_column};
+use super::columns::{
+    ColumnNames, GroupReader, MOST_INFLATION, Read, chunk_of, same_columns, write_column,
+};
 use super::error::LabelError;
 use super::file_names::{SIDECAR, shard_name};
 use super::meta::StoreMeta;
 use super::row::{LabelRef, Labels};
 use super::values::{self, ValueColumns};
 use crate::contained::contained;
-use crate::pages::Pages;
+use crate::pages::{Pages, check_schema};
 use crate::vocabulary::Vocabulary;
 
 /// Version of the format, `clasp.format` in the metadata.
@@ -194,6 +197,7 @@ pub(super) fn decode(
 
 fn decode_checked(bytes: Bytes, file_name: &str, sidecar: Option<&StoreMeta>) -> Read<LabelShard> {
     let size = bytes.len();
+    check_schema(Cursor::new(&bytes)).map_err(|error| error.to_string())?;
     let reader = SerializedFileReader::new(bytes.clone()).map_err(|error| error.to_string())?;
     let metadata = reader.metadata();
     let names = ColumnNames::of(metadata);
@@ -277,10 +281,6 @@ fn is_as_written(bytes: &Bytes, metadata: &ParquetMetaData) -> bool {
     usize::try_from(end) == Ok(pages.len())
         && metadata_value(metadata, DIGEST).is_ok_and(|expected| expected == digest(pages, ours))
 }
-
-/// Times its size that a file may take in memory: more than labels can be compressed, and a bound
-/// on what a damaged or hostile file can claim.
-const MOST_INFLATION: usize = 1000;
 
 /// Checks, before anything is allocated by it, what the file claims to hold.
 fn check_claims(bytes: &Bytes, metadata: &ParquetMetaData, row_bytes: usize) -> Read<()> {

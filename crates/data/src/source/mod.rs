@@ -44,7 +44,7 @@ mod tests;
 mod unreadable;
 
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fs_err as fs;
@@ -58,6 +58,7 @@ use self::parquet_index::RowPlace;
 use self::parquet_pages::PageCache;
 pub use self::skipped::SkippedFiles;
 pub use self::spec::expand_braces;
+pub(crate) use self::unreadable::read_file;
 pub use self::unreadable::{
     ReadFailure, TRIED_FIRST, TooManyUnreadable, UnreadableImage, UnreadableImages, load_file,
     too_many_unreadable,
@@ -178,6 +179,17 @@ impl Source {
     /// If `i` is not below [`Source::len`].
     pub fn place(&self, i: usize) -> String {
         self.entries[i].place.describe()
+    }
+
+    /// The file of image `i`, if it is one of its own: not in a tar or Parquet file.
+    ///
+    /// # Panics
+    /// If `i` is not below [`Source::len`].
+    pub fn file(&self, i: usize) -> Option<&Path> {
+        match &self.entries[i].place {
+            Place::File(path) => Some(path),
+            Place::Member { .. } | Place::Row(_) => None,
+        }
     }
 
     /// Size of the encoded image `i` in bytes; none where its file cannot be looked at.

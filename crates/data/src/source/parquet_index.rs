@@ -18,7 +18,7 @@ use super::error::SourceError;
 use super::parquet_pages::{ByteColumn, MOST_PAGE, PageFailure, PagePlace};
 use super::skipped::SkippedFiles;
 use crate::contained::contained;
-use crate::pages::PageHeader;
+use crate::pages::{PageHeader, check_schema};
 
 /// Bytes of a file for each row that it may claim: an image takes more, and so does an entry of the
 /// index.
@@ -97,10 +97,12 @@ pub(super) fn index(path: &Path, skipped: &mut SkippedFiles) -> Result<ParquetIm
     };
     let file = fs::File::open(path)?;
     let length = file.metadata()?.len();
+    let broken = |error| damaged(format!("its footer cannot be read ({error})"));
+    check_schema(&file).map_err(broken)?;
     // Not ours, as the pages are.
     let metadata = contained(|| ParquetMetaDataReader::new().parse_and_finish(file.file()))
         .unwrap_or_else(|| Err(parquet::errors::ParquetError::General("it panics".into())))
-        .map_err(|error| damaged(format!("its footer cannot be read ({error})")))?;
+        .map_err(broken)?;
     let leaves = image_leaves(&metadata, &shown, skipped)?;
     let mut indexer = ParquetIndexer {
         file: &file,

@@ -1,5 +1,6 @@
 //! Images that cannot be read, whichever reader finds them, and how many of them a run tolerates.
 
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use fs_err as fs;
@@ -57,18 +58,37 @@ pub struct UnreadableImage {
 /// # Errors
 /// Where the file cannot be read, is larger than [`MAX_FILE_BYTES`], or does not hold an image.
 pub fn load_file(path: &Path, limits: &Limits) -> Result<Rgb, UnreadableImage> {
-    let load = || -> Result<Rgb, ReadFailure> {
-        let bytes = fs::metadata(path).map_err(SourceError::from)?.len();
-        if bytes > MAX_FILE_BYTES {
-            let place = path.display().to_string();
-            return Err(SourceError::TooLarge { place, bytes }.into());
-        }
-        Ok(decode(&fs::read(path).map_err(SourceError::from)?, limits)?)
-    };
+    let load = || -> Result<Rgb, ReadFailure> { Ok(decode(&read_file(path)?, limits)?) };
     load().map_err(|failure| UnreadableImage {
         path: path.to_owned(),
         failure,
     })
+}
+
+/// The bytes of an image file.
+///
+/// # Errors
+/// It is a pipe or a device, cannot be read, or is larger than [`MAX_FILE_BYTES`].
+pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, SourceError> {
+    let place = || path.display().to_string();
+    let metadata = fs::metadata(path)?;
+    // Before it is opened: to open a pipe is to wait for a writer, and a device may have no end.
+    if !metadata.is_file() {
+        return Err(SourceError::Special { place: place() });
+    }
+    let mut bytes = Vec::new();
+    if metadata.len() <= MAX_FILE_BYTES {
+        // It may grow meanwhile, and files of /proc do not say their length.
+        let mut file = fs::File::open(path)?.take(MAX_FILE_BYTES + 1);
+        file.read_to_end(&mut bytes)?;
+    }
+    match metadata.len().max(bytes.len() as u64) {
+        bytes if bytes > MAX_FILE_BYTES => Err(SourceError::TooLarge {
+            place: place(),
+            bytes,
+        }),
+        _ => Ok(bytes),
+    }
 }
 
 /// Images that were tried, and those among them that could not be read.
@@ -152,5 +172,33 @@ impl UnreadableImages {
             return Ok(());
         }
         self.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// To open a pipe used to wait for a writer without end, and a device to be read without end.
+    #[cfg(unix)]
+    #[test]
+    fn pipes_and_devices_are_no_images() {
+        use crate::image::size_of;
+        let folder = tempfile::tempdir().unwrap();
+        let pipe = folder.path().join("a.png");
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for path in [&*pipe, Path::new("/dev/zero")] {
+            let error = load_file(path, &Limits::default()).unwrap_err();
+            assert!(
+                error.failure.reason.contains("found a named pipe"),
+                "{error}"
+            );
+            assert_eq!(size_of(path), None);
+        }
+        let image = Rgb::filled(3, 2, [1, 2, 3]);
+        let file = folder.path().join("b.png");
+        fs::write(&file, crate::image::encode_png(&image)).unwrap();
+        assert_eq!(load_file(&file, &Limits::default()).unwrap(), image);
     }
 }

@@ -152,6 +152,8 @@ pub fn export<M: Module>(
     reference: &dyn Fn(Tensor<4>, Tensor<2>) -> Vec<(String, Output)>,
     options: &OnnxOptions,
 ) -> Result<OnnxExport, OnnxError> {
+    // A device or pipe is refused before the work; data lies beside the file, not beside a link to it.
+    let path = &*clasp_data::atomic::file_to_write(path)?;
     let graph = trace::trace(network, forward, options.batch, options.size, PROMPTS.len())?;
     let mut model = model(&graph, options)?;
     drop(graph);

@@ -294,6 +294,28 @@ fn hostile_pickles_are_errors() {
     assert!(!std::path::Path::new("/tmp/never").exists());
 }
 
+/// One long key around one tensor that a list names many times: each name used to be a copy, 33 GB
+/// from 648 kB.
+#[test]
+fn long_names_that_repeat_are_refused() {
+    let mut pickle = tensor("0", 8, 0, &[8], &[1]);
+    // The tensor into the memo before it becomes the value of `w`.
+    assert_eq!(pickle.split_off(pickle.len() - 2), b"s.");
+    pickle.extend(b"q\x00s");
+    text(&mut pickle, &"k".repeat(4096));
+    pickle.push(b'(');
+    pickle.extend(b"h\x00".repeat(1 << 15));
+    pickle.extend(b"ls.");
+    let problem = read_all(with_pickle(&pickle)).unwrap_err();
+    assert!(
+        problem.contains("names of tensors of more than 64 MiB"),
+        "{problem}"
+    );
+    let long = tensor(&"0".repeat(257), 8, 0, &[8], &[1]);
+    let problem = read_all(with_pickle(&long)).unwrap_err();
+    assert!(problem.contains("storage that is none"), "{problem}");
+}
+
 /// The same archive with its sizes and places in the long form, as files of 4 GB and more have
 /// them.
 fn long_form(bytes: &[u8]) -> Vec<u8> {

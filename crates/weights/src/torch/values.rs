@@ -15,6 +15,10 @@ const DEEPEST: usize = 32;
 /// The most tensors, and the most steps of the search for them.
 const MOST_TENSORS: usize = 1 << 18;
 const MOST_STEPS: usize = 1 << 22;
+/// The most bytes of the names that are built on the way: a text of the pickle may be part of many.
+const MOST_NAME_BYTES: usize = 64 << 20;
+/// The longest key of a storage, a number in digits; each storage has a copy.
+const LONGEST_KEY: usize = 256;
 
 /// A value.
 pub type Node = clasp_data::pickle::Node<'static, TorchObject>;
@@ -173,10 +177,13 @@ impl TorchPickle {
 
     /// All tensors by their path through dictionaries and lists, joined by dots.
     pub fn tensors(&self) -> Result<Vec<(String, &TensorView)>> {
-        let mut found = Vec::new();
-        let mut steps = 0;
-        self.search(self.0.root, &mut String::new(), 0, &mut steps, &mut found)?;
-        Ok(found)
+        let mut search = Search {
+            steps: 0,
+            name_bytes: 0,
+            found: Vec::new(),
+        };
+        self.search(self.0.root, &mut String::new(), 0, &mut search)?;
+        Ok(search.found)
     }
 
     fn search<'a>(
@@ -184,22 +191,22 @@ impl TorchPickle {
         id: Id,
         path: &mut String,
         depth: usize,
-        steps: &mut usize,
-        found: &mut Vec<(String, &'a TensorView)>,
+        search: &mut Search<'a>,
     ) -> Result<()> {
-        *steps += 1;
-        if depth > DEEPEST || *steps > MOST_STEPS {
+        search.steps += 1;
+        if depth > DEEPEST || search.steps > MOST_STEPS {
             return Err(format!(
                 "values inside one another more than {DEEPEST} levels deep, or in a circle, or more than {MOST_STEPS} of them"
             ));
         }
         let mut inside = |name: &str, value: Id, path: &mut String| {
+            search.count_name(name.len())?;
             let length = path.len();
             if length > 0 {
                 path.push('.');
             }
             path.push_str(name);
-            let result = self.search(value, path, depth + 1, steps, found);
+            let result = self.search(value, path, depth + 1, search);
             path.truncate(length);
             result
         };
@@ -217,14 +224,36 @@ impl TorchPickle {
                 }
             }
             Node::Object(TorchObject::Tensor(view)) => {
-                if found.len() == MOST_TENSORS {
+                if search.found.len() == MOST_TENSORS {
                     return Err(format!("more than {MOST_TENSORS} tensors"));
                 }
-                found.push((path.clone(), view));
+                search.count_name(path.len())?;
+                search.found.push((path.clone(), view));
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+/// The search for tensors, and what bounds it.
+struct Search<'a> {
+    steps: usize,
+    name_bytes: usize,
+    found: Vec<(String, &'a TensorView)>,
+}
+
+impl Search<'_> {
+    /// Counts a name, or a part of one, before it is copied.
+    fn count_name(&mut self, bytes: usize) -> Result<()> {
+        self.name_bytes += bytes;
+        match self.name_bytes <= MOST_NAME_BYTES {
+            true => Ok(()),
+            false => Err(format!(
+                "names of tensors of more than {} MiB together",
+                MOST_NAME_BYTES >> 20
+            )),
+        }
     }
 }
 
@@ -323,7 +352,9 @@ impl Library<'static> for Torch {
             },
         };
         let mut storage = Storage {
-            key: key_of(&nodes[*key]).ok_or_else(wrong)?,
+            key: { key_of(&nodes[*key]) }
+                .filter(|key| key.len() <= LONGEST_KEY)
+                .ok_or_else(wrong)?,
             dtype,
             length: size(nodes, *length)?,
             start: 0,

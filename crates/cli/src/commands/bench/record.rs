@@ -23,6 +23,8 @@ pub struct SpeedRecord {
     peer: f64,
     /// How many times as fast as the peer clasp was.
     ratio: f64,
+    /// The processor that both ran on: the peer's figure is of no other.
+    processor: String,
 }
 
 impl SpeedRecord {
@@ -88,8 +90,8 @@ pub fn fallen(found: &Measurement, records: &[SpeedRecord]) -> Result<Vec<String
         };
         if ratio < ENOUGH * record.ratio {
             lines.push(format!(
-                "{}: {} is {figure:.3}, {ratio:.2} times the peer's; recorded {:.2} times",
-                record.work, record.figure, record.ratio
+                "{}: {} is {figure:.3}, {ratio:.2} times the peer's; recorded {:.2} times on {}",
+                record.work, record.figure, record.ratio, record.processor
             ));
         }
     }
@@ -118,8 +120,8 @@ mod tests {
 
     fn records() -> Vec<SpeedRecord> {
         serde_json::from_str(
-            r#"[{"work": "embed", "settings": {"model": "swin-tiny", "batch": 8}, "figure": "images_per_s", "peer": 10.0, "ratio": 2.0},
-                {"work": "rank", "settings": {}, "figure": "rank_s", "peer": 2.0, "ratio": 4.0}]"#,
+            r#"[{"work": "embed", "settings": {"model": "swin-tiny", "batch": 8}, "figure": "images_per_s", "peer": 10.0, "ratio": 2.0, "processor": "A"},
+                {"work": "rank", "settings": {}, "figure": "rank_s", "peer": 2.0, "ratio": 4.0, "processor": "A"}]"#,
         )
         .unwrap()
     }

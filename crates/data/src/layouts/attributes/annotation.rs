@@ -16,6 +16,9 @@ const IMAGE_FOLDERS: [&str; 5] = [
     "",
 ];
 
+/// Splits that an image may be in.
+const MOST_SPLITS: usize = 64;
+
 /// What a file holds, before it is checked.
 pub(super) struct Annotation {
     pub(super) layout: &'static str,
@@ -55,13 +58,21 @@ impl Annotation {
             .iter()
             .find(place)
             .unwrap_or(&IMAGE_FOLDERS[0]);
+        // An image may be of several splits, but each time its name and labels are copied.
+        let members: usize = self.splits.iter().map(|(_, members)| members.len()).sum();
+        if members > count.saturating_mul(MOST_SPLITS) {
+            let expected = format!("each image in at most {MOST_SPLITS} of them");
+            let found = format!("{members} members for {count} images");
+            return Err(error("splits".into(), expected, found));
+        }
         let mut images = Vec::new();
         for (split, members) in &self.splits {
-            for &member in members {
-                let index = index(member, count).ok_or_else(|| {
-                    let expected = format!("images 0 to {}", count.saturating_sub(1));
-                    error(format!("split {split}"), expected, member.to_string())
-                })?;
+            let members = positions(members, count).map_err(|found| {
+                let last = count.saturating_sub(1);
+                let expected = format!("images 0 to {last}, every image once");
+                error(format!("split {split}"), expected, found)
+            })?;
+            for index in members {
                 let row = &self.labels[index];
                 let entry = || format!("labels of `{}`", self.images[index]);
                 if row.len() != self.names.len() {
@@ -89,10 +100,22 @@ impl Annotation {
     }
 }
 
-/// A position below `count`.
-pub(super) fn index(number: f64, count: usize) -> Option<usize> {
-    let index = number as usize;
-    (number >= 0.0 && number.fract() == 0.0 && index < count).then_some(index)
+/// Positions below `count`, each once at most; else the number that is none.
+pub(super) fn positions(numbers: &[f64], count: usize) -> Result<Vec<usize>, String> {
+    let mut known = vec![false; count];
+    let position = |number: &f64| {
+        let index = *number as usize;
+        let is_whole = *number >= 0.0 && number.fract() == 0.0;
+        match known.get_mut(index).filter(|_| is_whole) {
+            None => Err(number.to_string()),
+            // What repeats would take memory for each time.
+            Some(known) => match std::mem::replace(known, true) {
+                true => Err(format!("{number} twice")),
+                false => Ok(index),
+            },
+        }
+    };
+    numbers.iter().map(position).collect()
 }
 
 /// Paths of files of these names in these folders.

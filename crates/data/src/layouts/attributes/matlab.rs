@@ -61,7 +61,15 @@ pub(super) fn texts(cells: Array) -> Result<Vec<String>, MatError> {
 }
 
 pub(super) fn rows(matrix: Array) -> Result<Vec<Vec<f64>>, MatError> {
-    let ([count, _], values) = (matrix.shape(), matrix.numbers()?);
+    let ([count, columns], values) = (matrix.shape(), matrix.numbers()?);
+    // Without columns the number of rows says nothing of what there is.
+    if count > values.len() {
+        return Err(MatError {
+            place: "a matrix of labels".to_owned(),
+            expected: "a column for each attribute".to_owned(),
+            found: format!("{count} rows of {columns} columns"),
+        });
+    }
     let row = |r| values.iter().skip(r).step_by(count).copied().collect();
     Ok((0..count).map(row).collect())
 }

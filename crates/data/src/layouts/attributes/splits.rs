@@ -16,12 +16,13 @@ use std::path::{Path, PathBuf};
 use fs_err as fs;
 use serde::Deserialize;
 
-use super::annotation::{Annotation, index, paths};
+use super::annotation::{Annotation, paths, positions};
 use super::dataset::AttributeDataset;
 use super::{pa100k, peta, rap2};
 use crate::layouts::LayoutError;
 use crate::layouts::layout::{Layout, LayoutReader, OfficialCounts};
 use crate::pickle::{Pickle, PickleValue};
+use crate::text::read_text;
 
 const FOLDERS: [&str; 4] = ["", "PA100k", "PETA", "RAP2"];
 
@@ -115,10 +116,9 @@ fn parse_pickle(root: PickleValue) -> Result<Annotation, &'static str> {
     let used = match root.get("label_idx").and_then(|used| used.get("eval")) {
         None => (0..*columns).collect(),
         Some(used) => { used.numbers() }
-            .and_then(|used| used.into_iter().map(|i| index(i, *columns)).collect())
-            .ok_or("columns of `label` in `label_idx.eval`")?,
+            .and_then(|used| positions(&used, *columns).ok())
+            .ok_or("columns of `label`, each at most once, in `label_idx.eval`")?,
     };
-    let used: Vec<usize> = used;
     let partition = root.get("partition").ok_or("`partition`")?;
     let mut splits = Vec::new();
     let mut several = false;
@@ -162,7 +162,7 @@ struct JsonSplit {
 
 fn read_json(file: &Path) -> Result<AttributeDataset, LayoutError> {
     let split: JsonSplit =
-        serde_json::from_slice(&fs::read(file)?).map_err(|error| LayoutError::Json {
+        serde_json::from_str(&read_text(file)?).map_err(|error| LayoutError::Json {
             file: file.display().to_string(),
             expected: "a split of attributes",
             reason: error.to_string(),

@@ -169,7 +169,12 @@ fn json_splits_and_their_mistakes() {
         (
             "[2], \"val\"",
             "[3], \"val\"",
-            "split train: expected images 0 to 2, found 3",
+            "split train: expected images 0 to 2, every image once, found 3",
+        ),
+        (
+            "[2], \"val\"",
+            "[2, 2], \"val\"",
+            "split train: expected images 0 to 2, every image once, found 2 twice",
         ),
         (
             "[1, 1]]",
@@ -193,6 +198,8 @@ fn json_splits_and_their_mistakes() {
         ),
     ];
     assert_refused(good, &changes, open);
+    // As Windows' editors save it.
+    assert_eq!(open(&format!("\u{feff}{good}")).unwrap().images.len(), 3);
     // The message shows some of the paths, the error has all.
     let error = format!(
         "{:?}",
@@ -206,4 +213,56 @@ fn json_splits_and_their_mistakes() {
         .unwrap_err()
         .to_string();
     assert!(error.contains("found variables `doubles`"), "{error}");
+}
+
+/// Positions that repeat, and rows without columns, used to take memory that no file has.
+#[test]
+fn repeated_positions_and_empty_rows_are_refused() {
+    use super::annotation::positions;
+    assert_eq!(positions(&[2.0, 0.0], 3), Ok(vec![2, 0]));
+    for (numbers, found) in [
+        (vec![1.0, 0.0, 1.0], "1 twice"),
+        (vec![3.0], "3"),
+        (vec![-1.0], "-1"),
+        (vec![0.5], "0.5"),
+        (vec![f64::NAN], "NaN"),
+    ] {
+        assert_eq!(positions(&numbers, 3), Err(found.to_owned()));
+    }
+    // One image in more splits than anyone makes.
+    let splits: Vec<String> = (0..65).map(|i| format!("\"{i}\": [0]")).collect();
+    let text = format!(
+        r#"{{"image_name": ["a"], "attr_name": ["hat"], "label": [[0]], "partition": {{{}}}}}"#,
+        splits.join(", ")
+    );
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("dataset_all.json"), text).unwrap();
+    let error = AttributeDataset::open(folder.path()).unwrap_err();
+    let expected = "splits: expected each image in at most 64 of them, found 65 members";
+    assert!(error.to_string().contains(expected), "{error}");
+
+    // A variable `label` of 2^31 - 1 rows and no columns.
+    let element = |kind: u32, data: &[u8]| {
+        let size = (data.len() as u32).to_le_bytes();
+        [&kind.to_le_bytes(), &size[..], data].concat()
+    };
+    let dims = [i32::MAX.to_le_bytes(), 0_i32.to_le_bytes()].concat();
+    let array = [
+        element(6, &[9, 0, 0, 0, 0, 0, 0, 0]),
+        element(5, &dims),
+        element(1, b"labels__"),
+        element(2, &[]),
+    ]
+    .concat();
+    let mut header = [b' '; 128];
+    header[124..].copy_from_slice(&[0, 1, b'I', b'M']);
+    let mat = crate::mat::MatFile::from_bytes(&[&header[..], &element(14, &array)].concat());
+    let mat = mat.unwrap();
+    let error = super::matlab::rows(mat.get("labels__").unwrap()).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .contains("found 2147483647 rows of 0 columns"),
+        "{error}"
+    );
 }

@@ -4,9 +4,9 @@
 use std::io::Cursor;
 use std::path::Path;
 
-use fs_err as fs;
-
+use crate::image::without_profile;
 use crate::layouts::{LayoutError, in_file, read_mat};
+use crate::source::{SourceError, read_file};
 
 /// Most pixels of a mask.
 const MAX_PIXELS: u64 = 100_000_000;
@@ -50,12 +50,21 @@ pub fn is_black_and_white(present: &[bool; 256]) -> bool {
 /// MATLAB file.
 ///
 /// # Errors
-/// If it is another kind of file, or larger than 100 million pixels.
+/// If it is another kind of file, a pipe or a device, has no pixel or more than 100 million.
 pub fn read_label_map(path: &Path) -> Result<LabelMap, LayoutError> {
     if path.extension().is_some_and(|extension| extension == "mat") {
         return read_label_matrix(path);
     }
-    label_map(fs::read(path)?, &path.display().to_string())
+    let place = path.display().to_string();
+    match read_file(path) {
+        Ok(bytes) => label_map(bytes, &place),
+        Err(SourceError::Io(error)) => Err(error.into()),
+        Err(other) => Err(LayoutError::File {
+            file: place,
+            expected: "a file with a mask".to_owned(),
+            found: other.to_string(),
+        }),
+    }
 }
 
 /// As [`read_label_map`], of the bytes of a PNG; `place` is for messages.
@@ -69,7 +78,7 @@ pub fn label_map(bytes: Vec<u8>, place: &str) -> Result<LabelMap, LayoutError> {
         found,
     };
     let expected = "a PNG of class indices (one channel or palette, 1 to 8 bits)";
-    let mut decoder = png::Decoder::new(Cursor::new(bytes));
+    let mut decoder = png::Decoder::new(Cursor::new(without_profile(&bytes)));
     // Indices as stored: a palette must not become colors, nor 1 bit become 0 and 255.
     decoder.set_transformations(png::Transformations::IDENTITY);
     let mut reader = decoder
@@ -108,7 +117,16 @@ pub fn label_map(bytes: Vec<u8>, place: &str) -> Result<LabelMap, LayoutError> {
 fn read_label_matrix(path: &Path) -> Result<LabelMap, LayoutError> {
     let mat = read_mat(path)?;
     let matrix = mat.get("groundtruth").map_err(in_file(path))?;
-    let ([height, width], values) = (matrix.shape(), matrix.numbers().map_err(in_file(path))?);
+    let [height, width] = matrix.shape();
+    let pixels = (height as u64).saturating_mul(width as u64);
+    if !(1..=MAX_PIXELS).contains(&pixels) {
+        return Err(LayoutError::File {
+            file: path.display().to_string(),
+            expected: "1 to 100 million pixels".to_owned(),
+            found: format!("{width} x {height} (width x height)"),
+        });
+    }
+    let values = matrix.numbers().map_err(in_file(path))?;
     if let Some(odd) = values
         .iter()
         .find(|value| !(0.0..=255.0).contains(*value) || value.fract() != 0.0)

@@ -163,3 +163,53 @@ fn tables_and_names_are_checked() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+/// Labels of a mask without pixels used to panic, and those of a claimed size to take memory.
+#[test]
+fn masks_of_no_pixel_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.mat");
+    let element = |kind: u32, data: &[u8]| {
+        let size = (data.len() as u32).to_le_bytes();
+        let padding = vec![0; data.len().next_multiple_of(8) - data.len()];
+        [&kind.to_le_bytes(), &size[..], data, &padding].concat()
+    };
+    let mut header = [b' '; 128];
+    header[124..].copy_from_slice(&[0, 1, b'I', b'M']);
+    let read = |height: u32, width: u32, values: &[u8]| {
+        let array = [
+            element(6, &[9, 0, 0, 0, 0, 0, 0, 0]),
+            element(5, &[height, width].map(u32::to_le_bytes).concat()),
+            element(1, b"groundtruth"),
+            element(2, values),
+        ];
+        let file = [&header[..], &element(14, &array.concat())].concat();
+        fs::write(&path, file).unwrap();
+        read_label_map(&path).map_err(|error| error.to_string())
+    };
+    assert_eq!(read(2, 1, &[3, 4]).unwrap().labels, [3, 4]);
+    for (height, width) in [(0, 0), (3, 0), (0, 3), (20_000, 20_000)] {
+        let error = read(height, width, &[]).unwrap_err();
+        assert!(
+            error.contains("expected 1 to 100 million pixels"),
+            "{error}"
+        );
+    }
+}
+
+/// To open a pipe used to wait for a writer without end.
+#[cfg(unix)]
+#[test]
+fn pipes_are_no_masks() {
+    let folder = tempfile::tempdir().unwrap();
+    for (name, expected) in [
+        ("a.png", "found a named pipe"),
+        ("a.mat", "expected a MATLAB file"),
+    ] {
+        let pipe = folder.path().join(name);
+        let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+        assert!(made.unwrap().success());
+        let error = read_label_map(&pipe).unwrap_err().to_string();
+        assert!(error.contains(expected), "{error}");
+    }
+}

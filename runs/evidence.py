@@ -29,6 +29,7 @@ Standard library only. Tests: python3 -m unittest discover -s runs
 
 import argparse
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -86,7 +87,7 @@ class Arm:
 ARMS = {
     "initialization": Arm("the network before the first step", kind="start"),
     "dino": Arm("DINO", ("method=dino",), labels=""),
-    "solider": Arm("SOLIDER, half of the steps for the DINO run that gives its k-means labels", kind="two-stage"),
+    "solider": Arm("SOLIDER; half of its steps are a DINO run, whose features give its k-means labels", kind="two-stage"),
     "clip-frozen": Arm("the labeler: frozen image tower of clasp-mini", kind="clip", labels=""),
     "clip-distill": Arm(
         "distillation of the pooled features of the labeler", ("method=dino", "loss.dino_weight=0", "views.local=0"), labels="", kind="distill"
@@ -103,7 +104,6 @@ ARMS = {
     "clasp": Arm("CLASP"),
     "clasp-truth": Arm("CLASP with ground-truth labels", labels="truth"),
     # Only by --arms: candidates of the adapter.
-    "adapter-lambda": Arm("CLASP with SOLIDER's controller", ("model.adapter=lambda",)),
     "adapter-gated": Arm("CLASP with gated units", ("model.adapter=gated",)),
     "adapter-merged": Arm("CLASP with merged experts", ("model.adapter=merged",)),
     "fresh": Arm("random weights", kind="fresh"),
@@ -137,18 +137,24 @@ def processor():
     return f"{name}, {os.cpu_count()} cores"
 
 
-def commit():
-    """The commit of this checkout, `+` where files differ from it."""
-    git = lambda *words: subprocess.run(["git", "-C", ROOT, *words], capture_output=True, text=True, check=True).stdout
+def commit(program):
+    """The commit that the program was built from, as its --version says."""
     try:
-        return git("rev-parse", "--short", "HEAD").strip() + ("+" if git("status", "--porcelain", "-uno").strip() else "")
+        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return told.partition("(")[2].partition(")")[0][:7] or "unknown"
 
 
-def digest(path):
-    """The first 12 hexadecimal digits of a file's SHA-256."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+def digest(content):
+    """The first 12 hexadecimal digits of the SHA-256 of bytes."""
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def recipe_digest(path):
+    """Of a recipe without its comments, whose words may change."""
+    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
+    return digest("\n".join(line for line in lines if line).encode())
 
 
 def processor_seconds():
@@ -170,8 +176,12 @@ class Evidence:
 
     def __init__(self, args):
         self.args, self.out, self.results = args, args.out, args.results
-        self.made = {"commit": commit(), "processor": processor(), "threads": args.threads or os.cpu_count()}
         self.problems = {}
+
+    @functools.cached_property
+    def made(self):
+        """What a new result is made by; not asked where nothing is run."""
+        return {"commit": commit(self.args.clasp), "processor": processor(), "threads": self.args.threads or os.cpu_count()}
 
     def clasp(self, *words):
         """Runs the program; its result, or a Problem with its message."""
@@ -244,7 +254,7 @@ class Evidence:
 
         # CLIP's labels of photos do not depend on the seed; those by k-means depend on their backbone.
         of = {"world": world, "seed": seed if world == "drawn" or more else None}
-        of |= {} if more else {"clip": digest(CLIP)}
+        of |= {} if more else {"clip": digest(CLIP.read_bytes())}
         self.images(world, seed)
         kept = self.once(folder.with_name(folder.name + ".json"), of, work)
         return folder, kept["processor_seconds"]
@@ -317,7 +327,7 @@ class Evidence:
     def frozen(self, model, data, prompts=None, arm="clasp"):
         """Main metric of each task of a frozen backbone under the default prompt of the arm, or under each of `prompts`."""
         metrics, chance = {}, {}
-        solider = ARMS[arm].kind == "two-stage" or arm == "adapter-lambda"
+        solider = ARMS[arm].kind == "two-stage"
         for task, metric in FROZEN.items():
             for prompt in prompts or [SOLIDER_PROMPTS[task] if solider else None]:
                 more = ["--prompt", prompt] if prompt else []
@@ -348,9 +358,9 @@ class Evidence:
     def made_of(self, name, arm):
         """Digests of the recipe and of clasp-mini, where a result of the table depends on them."""
         recipe = "mini" if name in PHOTOS else "demo"
-        found = {"recipe": digest(ROOT / f"recipes/{recipe}.toml")} if ARMS[arm].kind != "fresh" else {}
+        found = {"recipe": recipe_digest(ROOT / f"recipes/{recipe}.toml")} if ARMS[arm].kind != "fresh" else {}
         if name == "demo" or ARMS[arm].learns_from_clip():
-            found["clip"] = digest(CLIP)
+            found["clip"] = digest(CLIP.read_bytes())
         return found
 
     def arms(self, name, world, arms, seeds, steps_of, evaluate):

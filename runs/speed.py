@@ -18,6 +18,8 @@ import subprocess
 import sys
 import tempfile
 
+from evidence import processor
+
 ENGINES = lambda names: {label: ["engines.py", "--engine", engine, "--onnx", "{onnx}"] for label, engine in names.items()}
 STEP = ["pretrain_step.py", "--batch", "4", "--iters", "3"]
 WORK = {
@@ -26,7 +28,7 @@ WORK = {
     "labeling, ViT-B/16": (["images_per_s"], ["label"], {"open_clip": ["clip_label.py"]}),
     # The peer computes in f32.
     "labeling with --precision bf16": (["images_per_s"], ["label", "--precision", "bf16"], {"open_clip in f32": ["clip_label.py"]}),
-    "pre-training step, Swin-T, K = 65536": (["images_per_s"], ["pretrain", "--batch", "4"], {"PyTorch": STEP}),
+    "pre-training step of DINO, Swin-T, K = 65536": (["images_per_s"], ["pretrain", "--batch", "4"], {"PyTorch": STEP}),
     "the same step in bf16": (
         ["images_per_s"],
         ["pretrain", "--batch", "4", "--set", "run.precision=bf16"],
@@ -91,7 +93,7 @@ def measure(args, works, onnx):
             # A record holds for a run of the same settings alone.
             line = runs[""][0]
             record = {"work": line["work"], "settings": line["settings"], "figure": figure}
-            records.append({**record, "peer": median[best], "ratio": round(ratio(best), 2)})
+            records.append({**record, "peer": median[best], "ratio": round(ratio(best), 2), "processor": processor()})
     return records, others
 
 

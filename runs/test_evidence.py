@@ -27,7 +27,9 @@ with open(here / "calls.txt", "a") as file:
     file.write(" ".join(words) + "\\n")
 of = lambda name: words[words.index(name) + 1]
 settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
-if words[0] == "pretrain":
+if words[0] == "--version":
+    print("clasp 0.1.0 (0123456789ab)")
+elif words[0] == "pretrain":
     if "loss.part_weight=0" in settings:
         sys.exit("error: loss.part_weight: unknown key")
     out = pathlib.Path(of("--out"))
@@ -123,6 +125,21 @@ class Runs(unittest.TestCase):
 
     def calls(self):
         return (self.at / "calls.txt").read_text().splitlines()
+
+    def test_a_result_names_the_commit_of_the_program(self):
+        # Not that of the checkout, from which another program may run.
+        self.run_it("--tables", "main", "--arms", "dino", "--seeds", "0", "--steps", "4")
+        result = json.loads((self.at / "out/main/dino/seed-0.json").read_text())
+        self.assertEqual(result["made"]["commit"], "0123456")
+
+    def test_a_recipe_is_the_same_with_other_comments(self):
+        one, other, changed = (self.at / f"{name}.toml" for name in "abc")
+        one.write_text("# Small.\n[run]\nsteps = 4\n")
+        other.write_text("[run]\n# Few of them.\nsteps = 4 # enough\n\n")
+        changed.write_text("[run]\nsteps = 5\n")
+        digests = [evidence.recipe_digest(path) for path in (one, other, changed)]
+        self.assertEqual(digests[0], digests[1])
+        self.assertNotEqual(digests[0], digests[2])
 
     def test_existing_results_alone_make_a_table_that_counts_their_seeds(self):
         words = ["--tables", "main", "--arms", "dino", "clasp", "--steps", "4", "--seeds"]

@@ -1,5 +1,5 @@
 //! Image-caption pairs for the training of a small CLIP ([`crate::train`]): synthetic people, and
-//! photos with tags and masks in the layout of CCP.
+//! photos with the tags and masks of CCP.
 //!
 //! Rendering a pair costs more than training on it, so a pool of synthetic pairs is rendered once
 //! and used again with other crops, flips and brightness. No caption names left or right, so it
@@ -53,7 +53,8 @@ struct AnnotatedImage {
     values: Vec<u8>,
 }
 
-/// The photos of the train split of a folder in the layout of CCP.
+/// The photos of the train split of a folder with `attributes.csv` and `parsing.csv` that have CCP's
+/// tags and labels.
 pub struct PhotoDataset {
     photos: Vec<Photo>,
     with_mask: Vec<usize>,

@@ -11,7 +11,8 @@ use clasp_data::source::load_file;
 
 use crate::error::Error;
 
-/// A folder in the layout of CCP. Images are decoded when an iterator reaches them.
+/// A folder with `attributes.csv` and `parsing.csv` that have CCP's tags and labels. Images are
+/// decoded when an iterator reaches them.
 pub(crate) struct CcpPhotos {
     attributes: AttributeDataset,
     parsing: ParsingDataset,

@@ -28,7 +28,7 @@ pub enum BenchWork {
     Data(BenchData),
     /// Labeling with CLIP ViT-B/16: part maps and attributes
     Label(BenchOptions),
-    /// One pre-training step
+    /// One pre-training step of DINO, as its peer takes it; of CLASP with --set method=clasp
     Pretrain(BenchPretrain),
     /// Feature extraction at 384x128
     Embed(BenchOptions),

@@ -17,10 +17,13 @@ pub struct ImportArguments {
     /// Backbone file to write
     #[arg(long, short)]
     pub out: PathBuf,
-    /// Publisher, instead of recognizing it: solider-full, solider, solider-task, openmmlab-swin,
-    /// microsoft-swin, timm-swin, transformers-swin, dino, dinov2, transreid-ssl, pass, hap, mae, timm-vit,
-    /// clip-openai, clip-open
-    #[arg(long = "as", value_name = "NAME", value_parser = parse::<CheckpointSource>)]
+    // The list of the error of an unknown name.
+    #[arg(
+        long = "as",
+        value_name = "NAME",
+        value_parser = parse::<CheckpointSource>,
+        help = format!("Publisher, instead of recognizing it: {}", CheckpointSource::ALL.map(CheckpointSource::name).join(", "))
+    )]
     pub source: Option<CheckpointSource>,
     /// Take the student of a training checkpoint instead of the teacher
     #[arg(long)]

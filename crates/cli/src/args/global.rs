@@ -9,7 +9,8 @@ use super::values::count;
 #[derive(Args, Debug, Clone)]
 pub struct GlobalOptions {
     /// Device: cpu, cuda, rocm, metal or vulkan; cuda:1 is the second one. pretrain, finetune
-    /// and bench exchange take several: cuda:0,cuda:1 or cuda:all [default: the fastest kind that is available]
+    /// and bench exchange take several: cuda:0,cuda:1 or cuda:all [default: the first GPU that the
+    /// build can use, by cuda, rocm, metal and vulkan in this order, else cpu]
     #[arg(
         long,
         global = true,

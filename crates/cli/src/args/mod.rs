@@ -41,7 +41,7 @@ pub use values::MatrixPrecision;
 
 /// Human-centric visual pre-training: label, pre-train, fine-tune, evaluate.
 #[derive(Parser, Debug)]
-#[command(name = "clasp", version, max_term_width = 100)]
+#[command(name = "clasp", version = env!("CLASP_VERSION"), max_term_width = 100)]
 pub struct Cli {
     /// Options of every command.
     #[command(flatten)]

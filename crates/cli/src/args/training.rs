@@ -24,8 +24,8 @@ pub struct ClipTrainArguments {
     /// Folder to write, in OpenCLIP's layout
     #[arg(long)]
     pub out: PathBuf,
-    /// A folder in the layout of CCP (images/, attributes.csv, masks/, parsing.csv), whose train
-    /// split is added
+    /// A folder with attributes.csv and parsing.csv (docs/data.md, Your own data) that have CCP's tags
+    /// and labels; its train split is added
     #[arg(long)]
     pub photos: Option<PathBuf>,
     /// CLIP to start from, a folder or name [default: a new small one]
@@ -64,7 +64,8 @@ pub struct ClipScoreArguments {
     /// A CLIP folder or name
     #[arg(long, default_value = "mini")]
     pub clip: String,
-    /// A folder in the layout of CCP, whose val split is measured too
+    /// A folder with attributes.csv and parsing.csv (docs/data.md, Your own data) that have CCP's tags
+    /// and labels; its val split is measured too
     #[arg(long)]
     pub photos: Option<PathBuf>,
     /// Synthetic people to measure on
@@ -100,14 +101,14 @@ pub struct PretrainArguments {
     pub ranks: RankArguments,
 }
 
-/// The processes that train together (docs/scale.md).
+/// The processes that work together (docs/scale.md).
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Several processes")]
 pub struct RankArguments {
-    /// Number of processes that train together; each is started with its --rank
+    /// Number of processes that work together; each is started with its --rank
     #[arg(long, value_name = "N", requires_all = ["rank", "master"], value_parser = count(1, MOST_RANKS))]
     pub ranks: Option<usize>,
-    /// Which of them this is, from 0 to N-1; rank 0 writes the run folder
+    /// Which of them this is, from 0 to N-1; in a training rank 0 writes the run folder
     #[arg(long, value_name = "I", requires = "ranks")]
     pub rank: Option<usize>,
     /// Address on which rank 0 listens and to which the others connect

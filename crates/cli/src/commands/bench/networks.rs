@@ -4,7 +4,7 @@ use anyhow::{Result, anyhow, bail};
 use burn::tensor::{DType, Device, Distribution, Tensor, TensorData};
 use clasp_data::augment::{ViewsConfig, views as crop};
 use clasp_data::image::{CLIP_MEAN, CLIP_STD, Limits, Rgb, decode};
-use clasp_data::labels::AttributeTargets;
+use clasp_data::labels::{AttributeTargets, ViewLabels};
 use clasp_data::rng_for;
 use clasp_data::source::Source;
 use clasp_data::vocabulary::Vocabulary;
@@ -20,6 +20,7 @@ use clasp_weights::clip::ClipInfo;
 use rand::RngExt;
 use rayon::prelude::*;
 use serde_json::{Value, json};
+use std::ops::Range;
 use std::time::Instant;
 
 use super::measurement::{Measurement, add_peak, timed};
@@ -236,7 +237,8 @@ impl On<'_> {
         })
     }
 
-    /// One pre-training step: method `dino` without an adapter, as the peer's.
+    /// One pre-training step: by default of the method `dino` without an adapter, as the peer's. Other methods
+    /// learn made-up labels.
     pub fn pretrain(&self, options: &BenchPretrain) -> Result<Measurement> {
         let mut overrides = vec![
             "method=dino".to_owned(),
@@ -253,7 +255,11 @@ impl On<'_> {
         let plan = recipe.plan(options.batch * 1000, machine)?;
         let (views, run) = (plan.recipe.views.clone(), plan.recipe.run.clone());
         let [global, local] = [views.global_size, views.local_size];
-        let mut trainer = Pretrainer::new(plan, None, self.device)?;
+        // The prompts other than `identity` are those of labels.
+        let vocabulary = { plan.prompts[1..].contains(&true) }
+            .then(Vocabulary::standard)
+            .transpose()?;
+        let mut trainer = Pretrainer::new(plan, vocabulary.clone(), self.device)?;
         let operations = step_operations(&trainer.plan, trainer.teacher.backbone.channels())?;
         let [height, width] = global;
         let image = Rgb::new(
@@ -265,7 +271,7 @@ impl On<'_> {
                 .collect(),
         );
         let grid = trainer.grid();
-        let items: Vec<ImageSample> = (0..run.batch)
+        let mut items: Vec<ImageSample> = (0..run.batch)
             .map(|i| ImageSample {
                 key: i.to_string(),
                 lambda: 1.0,
@@ -279,6 +285,11 @@ impl On<'_> {
                 attributes: None::<AttributeTargets>,
             })
             .collect();
+        if let Some(vocabulary) = &vocabulary {
+            items
+                .iter_mut()
+                .for_each(|item| add_labels(item, vocabulary, grid));
+        }
         let seconds = timed(options.iters, || {
             let mut step = || trainer.step(&items, false);
             match options.graph {
@@ -314,8 +325,27 @@ impl On<'_> {
     }
 }
 
+/// Gives an image labels that cost what real ones do: the part classes in turn, and all values of an
+/// attribute equally likely.
+fn add_labels(item: &mut ImageSample, vocabulary: &Vocabulary, [rows, columns]: [usize; 2]) {
+    let classes = (0..vocabulary.parts.len()).filter_map(|class| u8::try_from(class).ok());
+    let parts: Vec<u8> = classes.cycle().take(rows * columns).collect();
+    for view in &mut item.views.global {
+        view.labels = Some(ViewLabels {
+            parts: parts.clone(),
+        });
+    }
+    let even = |range: Range<usize>| vec![1.0 / range.len() as f32; range.len()];
+    let attributes = vocabulary.attributes.len();
+    item.attributes = Some(AttributeTargets {
+        target: vocabulary.ranges().into_iter().flat_map(even).collect(),
+        mask: vec![true; attributes],
+        weight: vec![1.0; attributes],
+    });
+}
+
 /// Floating-point operations of the products of a step: those of the student three times, for the
-/// backward pass makes two products of each, and those of the teacher.
+/// backward pass makes two products of each, and those of the teacher; not those of labels.
 fn step_operations(plan: &PretrainPlan, channels: usize) -> Result<usize> {
     let (views, head) = (&plan.recipe.views, &plan.recipe.projection_head);
     let of_views =
@@ -366,5 +396,36 @@ mod tests {
             step_operations(&plan, 128).unwrap(),
             2 * 4 * 2 * (one + head)
         );
+    }
+
+    /// A step of CLASP was once measured without labels, so without its passes under their prompts.
+    #[test]
+    fn made_up_labels_are_learned() {
+        let set = ["method=clasp", "model.backbone=swin-pico", "run.batch=2"];
+        let set = [&set[..], &["views.global_size=[64, 32]"]].concat();
+        let set: Vec<String> = set.into_iter().map(str::to_owned).collect();
+        let recipe = PretrainRecipe::parse("", "test", &set).unwrap();
+        let (device, views) = (Device::flex(), recipe.views.clone());
+        let vocabulary = Vocabulary::standard().unwrap();
+        let plan = recipe.plan(2, machine(&device, 1)).unwrap();
+        let mut trainer = Pretrainer::new(plan, Some(vocabulary.clone()), &device).unwrap();
+        let image = Rgb::filled(32, 64, [9, 99, 199]);
+        let items: Vec<ImageSample> = (0..2)
+            .map(|index| {
+                let rng = &mut rng_for(0, index, "view");
+                let mut item = ImageSample {
+                    key: index.to_string(),
+                    lambda: 1.0,
+                    views: crop(&image, None, &views, trainer.grid(), rng),
+                    attributes: None,
+                };
+                add_labels(&mut item, &vocabulary, trainer.grid());
+                item
+            })
+            .collect();
+        let metrics = trainer.step(&items, false).unwrap().metrics;
+        for loss in ["loss/part", "loss/attribute", "loss/part_identity"] {
+            assert!(metrics[loss] > 0.0, "{loss}");
+        }
     }
 }

@@ -594,4 +594,4 @@ impl<'a> Record<'a> {
 
 #[cfg(test)]
 #[path = "mat_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -8,6 +8,26 @@ use super::*;
 const VALUES: &[u8] = include_bytes!("../tests/golden/mat/values.mat");
 const PLAIN: &[u8] = include_bytes!("../tests/golden/mat/values_v6.mat");
 
+/// An element of a file: its type, its length and the padded data.
+fn element(kind: u32, data: &[u8]) -> Vec<u8> {
+    let size = (data.len() as u32).to_le_bytes();
+    let padding = vec![0; data.len().next_multiple_of(8) - data.len()];
+    [&kind.to_le_bytes(), &size[..], data, &padding].concat()
+}
+
+/// A file with one matrix of bytes, whatever sizes it claims.
+pub(crate) fn file_of_matrix(name: &str, dims: [u32; 2], values: &[u8]) -> Vec<u8> {
+    let array = [
+        element(6, &[9, 0, 0, 0, 0, 0, 0, 0]),
+        element(5, &dims.map(u32::to_le_bytes).concat()),
+        element(1, name.as_bytes()),
+        element(2, values),
+    ];
+    let mut header = [b' '; 128];
+    header[124..].copy_from_slice(&[0, 1, b'I', b'M']);
+    [&header[..], &element(14, &array.concat())].concat()
+}
+
 #[test]
 fn reads_what_scipy_writes() {
     for bytes in [VALUES, PLAIN] {
@@ -103,16 +123,13 @@ fn inflating_stops_at_the_limit() {
 /// Such starts let each column go through all entries: hours for a file of a megabyte.
 #[test]
 fn starts_of_sparse_columns_ascend() {
-    let element = |data: &[u8]| {
-        let size = (data.len() as u32).to_le_bytes();
-        let data = [data, &vec![0; data.len().next_multiple_of(8) - data.len()]].concat();
-        [&2_u32.to_le_bytes()[..], &size, &data].concat()
-    };
     let numbers = |starts: &[u8]| {
         let dims = [1_u32, starts.len() as u32 - 1]
             .map(u32::to_le_bytes)
             .concat();
-        let body = [element(&[0, 0]), element(starts), element(&[7, 8])].concat();
+        let body = [&[0, 0][..], starts, &[7, 8]]
+            .map(|part| element(2, part))
+            .concat();
         let array = Array {
             kind: Kind::Sparse,
             dims: &dims,

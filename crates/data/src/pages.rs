@@ -561,6 +561,7 @@ mod tests {
         assert!(check_schema(Cursor::new(cut)).is_err());
         check_schema(Cursor::new(b"text")).unwrap();
     }
+
     /// The library copies the name of a group for each column in it: 100 MB from 108 kB here.
     #[test]
     fn long_names_of_groups_are_refused() {

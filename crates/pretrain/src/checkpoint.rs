@@ -34,8 +34,8 @@ use clasp_run::{CheckpointMetadata, CheckpointSchedule, Machine};
 use clasp_weights::WeightsError;
 use clasp_weights::checkpoint::{self, Metadata};
 use clasp_weights::state::{
-    HostTensor, LoadReport, StateDict, extend_prefixed, first_non_finite, load_state_dict,
-    state_dict, with_prefix,
+    HostTensor, LoadReport, StateDict, extend_prefixed, first_non_finite, held_values,
+    load_state_dict, state_dict, with_prefix,
 };
 use rand::SeedableRng;
 
@@ -297,9 +297,7 @@ pub fn read_student(path: &Path, device: &Device) -> Result<StudentNetworks> {
     };
     let mut backbone_state = with_prefix(&state, "student.trunk.backbone.");
     // A recipe that claims more than the file holds would fill the memory first.
-    let held: usize = { backbone_state.values() }
-        .map(|array| array.data.len())
-        .sum();
+    let held = held_values(&backbone_state);
     let needed = plan.backbone.parameters()?;
     if needed > held {
         let expected = format!("the {needed} values of its recipe's backbone");

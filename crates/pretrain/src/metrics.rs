@@ -67,12 +67,7 @@ pub(crate) fn observations(share: &ShareOutputs<'_>) -> Vec<(Measurement, Tensor
         measured.extend(accuracy(ATTRIBUTE, counts.map(Tensor::sum)));
     }
     let (prompted, batch) = (&share.student.prompted, share.inputs.batch);
-    if let Some(identity) = share
-        .student
-        .whole
-        .as_ref()
-        .filter(|_| !prompted.is_empty())
-    {
+    if let (Some(identity), false) = (&share.student.whole, prompted.is_empty()) {
         let [prompts, images] = feature_distances(identity, prompted, batch);
         measured.push((Measurement::Mean(PROMPT_DISTANCE), prompts));
         measured.push((Measurement::Mean(IMAGE_DISTANCE), images));

@@ -308,14 +308,9 @@ fn open(
         ranks.agree("the weights at the start", &checkpoint::digest(&trainer))?;
     }
     let run_toml = plan.run_toml(images, control.device_name);
-    let run = match existing {
-        Some(run) => {
-            run.keep_recipe(&run_toml)?;
-            Some(run)
-        }
-        None if writes => Some(RunFolder::create(folder, &run_toml)?),
-        None => None,
-    };
+    let run = writes
+        .then(|| RunFolder::begin(existing, folder, &run_toml))
+        .transpose()?;
     let unreadable = Arc::new(Mutex::new(ImageReads::default()));
     let generator = ViewGenerator::new(
         dataset,

@@ -85,8 +85,7 @@ impl RunFolder {
         Self::locked(path)
     }
 
-    /// Creates the folder of a new run with its `run.toml`. Call it last before training, so that a
-    /// run that cannot start leaves no folder behind.
+    /// Creates the folder of a new run with its `run.toml`.
     ///
     /// # Errors
     ///
@@ -104,18 +103,22 @@ impl RunFolder {
         Ok(folder)
     }
 
-    /// Writes the recipe of a run that is resumed with other values, so that the next resume has them too.
-    /// Call it last before training, as [`RunFolder::create`].
+    /// The folder of a run before its first step in this process: `resumed`, in whose `run.toml` other
+    /// values are written, so that the next resume has them too, or else a new one. Call it last
+    /// before training, so that a run that cannot start changes nothing.
     ///
     /// # Errors
     ///
-    /// `run.toml` cannot be read or written.
-    pub fn keep_recipe(&self, run_toml: &str) -> Result<(), RunError> {
-        let (old, path) = recipe_of(&self.path)?;
+    /// See [`RunFolder::create`]; `run.toml` cannot be read or written.
+    pub fn begin(resumed: Option<Self>, path: &Path, run_toml: &str) -> Result<Self, RunError> {
+        let Some(folder) = resumed else {
+            return Self::create(path, run_toml);
+        };
+        let (old, recipe) = recipe_of(&folder.path)?;
         if let Some(text) = origin::resumed(&old, run_toml) {
-            atomic_write(&path, |file| file.write_all(text.as_bytes()))?;
+            atomic_write(&recipe, |file| file.write_all(text.as_bytes()))?;
         }
-        Ok(())
+        Ok(folder)
     }
 
     fn locked(path: &Path) -> Result<Self, RunError> {
@@ -262,10 +265,13 @@ mod tests {
         let path = temporary.path().join("run");
         let text = |lr: f64| format!("# started today\n# command: clasp\n\nlr = {lr}\n");
         drop(RunFolder::create(&path, &text(0.5)).unwrap());
-        let run = RunFolder::resume(&path).unwrap();
-        run.keep_recipe(&text(0.5)).unwrap();
+        let resume = |lr: f64| {
+            let run = RunFolder::resume(&path).unwrap();
+            drop(RunFolder::begin(Some(run), &path, &text(lr)).unwrap());
+        };
+        resume(0.5);
         assert_eq!(recipe_of(&path).unwrap().0, text(0.5));
-        run.keep_recipe(&text(0.25)).unwrap();
+        resume(0.25);
         let kept = recipe_of(&path).unwrap().0;
         assert!(kept.starts_with("# started today\n"), "{kept}");
         assert!(kept.ends_with("\n\nlr = 0.25\n"), "{kept}");

@@ -1015,6 +1015,9 @@ mod tests {
         assert!(npy(&empty).0.contains("(0, 0)"));
     }
 
+    const NULLABLE_KEYS: &str = "message schema { optional binary key (STRING); \
+         required group feature (LIST) { repeated group list { required float element; } } }";
+
     /// A file with the columns of this schema, whose keys are `a`, `b`, … and whose features repeat
     /// one value.
     fn written(path: &Path, schema: &str, features: &[usize]) {
@@ -1052,15 +1055,13 @@ mod tests {
     fn keys_that_could_be_missing_are_read_and_claims_above_the_file_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.parquet");
-        let schema = "message schema { optional binary key (STRING); \
-                      required group feature (LIST) { repeated group list { required float element; } } }";
-        written(&path, schema, &[3, 3]);
+        written(&path, NULLABLE_KEYS, &[3, 3]);
         let read = read_features(&path).unwrap();
         assert_eq!(
             (read.keys, read.channels),
             (vec!["a".to_owned(), "b".to_owned()], 3)
         );
-        written(&path, schema, &[100_000]);
+        written(&path, NULLABLE_KEYS, &[100_000]);
         let size = fs::metadata(&path).unwrap().len();
         assert!(size < 10_000, "{size}");
         let error = read_features(&path).unwrap_err().to_string();
@@ -1072,10 +1073,8 @@ mod tests {
     fn repeated_keys_are_refused_before_they_are_copied() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("f.parquet");
-        let schema = "message schema { optional binary key (STRING); \
-                      required group feature (LIST) { repeated group list { required float element; } } }";
         let long = ByteArray::from("k".repeat(10_000).as_str());
-        written_as(&path, schema, &vec![long; 1000], &[1; 1000]);
+        written_as(&path, NULLABLE_KEYS, &vec![long; 1000], &[1; 1000]);
         let size = fs::metadata(&path).unwrap().len();
         assert!(size < 100_000, "{size}");
         let error = read_features(&path).unwrap_err().to_string();

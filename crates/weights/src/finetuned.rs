@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::backbone::{BackboneMeta, backbone_state, load_backbone_state, sha256};
 use crate::checkpoint::{self, Metadata};
 use crate::error::WeightsError;
-use crate::state::{StateDict, extend_prefixed, with_prefix};
+use crate::state::{StateDict, extend_prefixed, held_values, with_prefix};
 
 /// Value of `format` in the metadata.
 pub const FORMAT: &str = "clasp-task/2";
@@ -111,7 +111,7 @@ pub fn load(
     let needed = (meta.backbone.config)
         .parameters()
         .map_err(|error| wrong(error.to_string()))?;
-    let held: usize = state.values().map(|array| array.data.len()).sum();
+    let held = held_values(&state);
     if needed > held {
         return Err(wrong(format!(
             "a backbone of {needed} values, but the file holds {held}"

@@ -12,6 +12,12 @@ pub use clasp_model::named::{HostTensor, StateDict};
 use std::collections::BTreeSet;
 use std::fmt;
 
+/// How many numbers a state holds: a configuration that claims a larger network would fill the memory
+/// before its tensors are missed.
+pub fn held_values(state: &StateDict) -> usize {
+    state.values().map(|array| array.data.len()).sum()
+}
+
 /// What [`load_state_dict`] did with each name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LoadReport {

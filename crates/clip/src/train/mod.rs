@@ -198,14 +198,7 @@ fn open(
         checkpoint::restore(path, &mut trainer)?;
     }
     let config = &trainer.config;
-    let run_toml = config.run_toml(control.device_name);
-    let run = match existing {
-        Some(run) => {
-            run.keep_recipe(&run_toml)?;
-            run
-        }
-        None => RunFolder::create(folder, &run_toml)?,
-    };
+    let run = RunFolder::begin(existing, folder, &config.run_toml(control.device_name))?;
     let resumed = checkpoint.map(|path| (trainer.step, path));
     let (every, keep) = (config.run.save_every, config.run.keep_checkpoints);
     let checkpoints = CheckpointSchedule::new(folder, every, keep, resumed);

@@ -251,7 +251,7 @@ impl<'a> GroupReader<'a> {
     pub fn texts(&self, name: &str) -> Read<Vec<Arc<str>>> {
         self.read(name, |column| {
             one_each(&column.counts)?;
-            Self::decoded(column.values)
+            decoded(column.values)
         })
     }
 
@@ -261,7 +261,7 @@ impl<'a> GroupReader<'a> {
             return Ok(vec![Arc::from(""); self.rows()]);
         }
         self.read(name, |column| {
-            let mut texts = Self::decoded(column.values)?.into_iter();
+            let mut texts = decoded(column.values)?.into_iter();
             let text = |count: &usize| match count {
                 0 => Some(Arc::from("")),
                 1 => texts.next(),
@@ -343,18 +343,17 @@ impl<'a> GroupReader<'a> {
             }
         })
     }
+}
 
-    /// The texts of a column.
-    fn decoded(values: ColumnValues) -> Read<Vec<Arc<str>>> {
-        let ColumnValues::Bytes(values) = values else {
-            return Err(format!("expected texts, found {}", values.kind()));
-        };
-        let text = |value: &ByteArray| match std::str::from_utf8(value.data()) {
-            Ok(text) => Ok(Arc::from(text)),
-            Err(_) => Err("expected UTF-8 text, found other bytes".to_owned()),
-        };
-        values.iter().map(text).collect()
-    }
+fn decoded(values: ColumnValues) -> Read<Vec<Arc<str>>> {
+    let ColumnValues::Bytes(values) = values else {
+        return Err(format!("expected texts, found {}", values.kind()));
+    };
+    let text = |value: &ByteArray| match std::str::from_utf8(value.data()) {
+        Ok(text) => Ok(Arc::from(text)),
+        Err(_) => Err("expected UTF-8 text, found other bytes".to_owned()),
+    };
+    values.iter().map(text).collect()
 }
 
 /// Checks that every row has a list of `expected` values.

@@ -221,17 +221,7 @@ impl Source {
     pub fn read(&self, i: usize) -> Result<Vec<u8>, SourceError> {
         let place = &self.entries[i].place;
         let (mut file, size) = match place {
-            Place::File(path) => {
-                // Before it is opened: to open a pipe is to wait for a writer.
-                if !fs::metadata(&**path)?.is_file() {
-                    return Err(SourceError::Special {
-                        place: place.describe(),
-                    });
-                }
-                let file = fs::File::open(&**path)?;
-                let size = file.metadata()?.len();
-                (file, size)
-            }
+            Place::File(path) => return read_file(path),
             Place::Member {
                 archive,
                 offset,

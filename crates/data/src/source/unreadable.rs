@@ -78,6 +78,7 @@ pub(crate) fn read_file(path: &Path) -> Result<Vec<u8>, SourceError> {
     }
     let mut bytes = Vec::new();
     if metadata.len() <= MAX_FILE_BYTES {
+        bytes.reserve_exact(metadata.len() as usize + 1);
         // It may grow meanwhile, and files of /proc do not say their length.
         let mut file = fs::File::open(path)?.take(MAX_FILE_BYTES + 1);
         file.read_to_end(&mut bytes)?;

@@ -210,7 +210,7 @@ impl Evaluate for AttributeTask {
         let data = AttributeDataset::open(request.data)?;
         let name = request.split.find(data.splits(), &data.file)?;
         let images = data.split(&name)?;
-        let (header, rows) = read_columns(predictions, "image")?;
+        let (header, lines) = read_columns(predictions, "image")?;
         let columns = { data.names.iter() }
             .map(|name| {
                 let mut places = (0..header.len()).filter(|column| header[*column] == *name);
@@ -224,18 +224,16 @@ impl Evaluate for AttributeTask {
                 }
             })
             .collect::<Result<Vec<usize>, _>>()?;
-        let mut rows_of: HashMap<&str, &(usize, Vec<String>)> = HashMap::new();
-        for row in &rows {
+        let mut rows: HashMap<&str, &(usize, Vec<String>)> = HashMap::new();
+        for row in &lines {
             let image = row.1[0].trim();
-            // Tables may list an image twice, whose predictions are then the same.
-            if let Some((first, cells)) = rows_of.insert(image, row)
-                && *cells != row.1
-            {
-                let found = format!("`{image}` in lines {first} and {}", row.0);
+            // A dataset may list an image twice, with the same predictions both times.
+            let earlier = rows.insert(image, row);
+            if let Some(earlier) = earlier.filter(|earlier| earlier.1 != row.1) {
+                let found = format!("`{image}` in lines {} and {}", earlier.0, row.0);
                 return Err(mismatch(predictions, "every image once", found));
             }
         }
-        let rows = rows_of;
         let mut probabilities = Vec::with_capacity(images.len() * columns.len());
         for image in &images {
             let Some((line, cells)) = rows.get(image.name.as_str()).copied() else {

@@ -63,10 +63,10 @@ pub(super) fn check_adapter(
     model: &FinetuneModelConfig,
     parameters: &ParameterGroups,
 ) -> Result<(), TaskError> {
-    let learns = model.prompt == "learn";
+    let learns = model.learns_prompt();
     let any = |is: &dyn Fn(&ParameterGroup) -> bool| parameters.iter().any(is);
     let prompt = |group: &ParameterGroup| group.kind == ParameterKind::Prompt;
-    let trained = |group: &ParameterGroup| is_trained(model, learns, group);
+    let trained = |group: &ParameterGroup| is_trained(model, group);
     if learns && !any(&prompt) {
         let expected = "auto, a prompt or weights: this backbone has no prompts";
         return Err(setting("model.prompt", expected, &model.prompt));

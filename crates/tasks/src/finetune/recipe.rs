@@ -146,6 +146,16 @@ pub struct FinetuneModelConfig {
     pub freeze: Vec<String>,
 }
 
+/// The prompt that is trained.
+const LEARN: &str = "learn";
+
+impl FinetuneModelConfig {
+    /// Whether prompts are trained.
+    pub fn learns_prompt(&self) -> bool {
+        self.prompt == LEARN
+    }
+}
+
 impl Default for FinetuneModelConfig {
     fn default() -> Self {
         Self {
@@ -342,17 +352,17 @@ where
         (selection != "last").then(|| SplitChoice::named(selection))
     }
 
-    /// The prompt weights for a task, and whether the prompts are trained.
+    /// The prompt weights for a task.
     ///
     /// # Errors
     /// The text is neither a prompt nor weights.
-    pub fn prompt_weights<T: Task>(&self) -> Result<(PromptWeights, bool), TaskError> {
+    pub fn prompt_weights<T: Task>(&self) -> Result<PromptWeights, TaskError> {
         Ok(match self.model.prompt.as_str() {
-            "auto" => (T::default_prompt(), false),
+            "auto" => T::default_prompt(),
             // With equal weights all prompts of a block get the same gradient: one vector that
             // starts at their mean.
-            "learn" => (PromptWeights::mean(), true),
-            text => (text.parse()?, false),
+            LEARN => PromptWeights::mean(),
+            text => text.parse()?,
         })
     }
 

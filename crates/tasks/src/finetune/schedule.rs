@@ -62,16 +62,11 @@ pub fn lr_factor<C>(plan: &FinetunePlan<C>, step: u64) -> f64 {
     }
 }
 
-/// Whether a parameter of the backbone is trained; `prompts` says whether prompts are.
-pub(super) fn is_trained(
-    model: &FinetuneModelConfig,
-    prompts: bool,
-    group: &ParameterGroup,
-) -> bool {
+/// Whether a parameter of the backbone is trained.
+pub(super) fn is_trained(model: &FinetuneModelConfig, group: &ParameterGroup) -> bool {
     let frozen = { model.freeze.iter() }.any(|start| group.name.starts_with(start));
     let selected = match model.trainable {
-        // Prompts are trained with `prompt = "learn"` only.
-        _ if group.kind == ParameterKind::Prompt => prompts,
+        _ if group.kind == ParameterKind::Prompt => model.learns_prompt(),
         Trainable::Full => true,
         Trainable::Head => false,
         Trainable::Adapter => group.adapter,
@@ -86,8 +81,6 @@ pub struct ParameterRates<'a> {
     pub optimizer: &'a FinetuneOptimizerConfig,
     /// `[model]`
     pub model: &'a FinetuneModelConfig,
-    /// Whether prompts are trained.
-    pub prompts: bool,
     /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
     pub parameters: &'a ParameterGroups,
     /// Learning rate of this step.
@@ -103,7 +96,7 @@ impl ParameterRates<'_> {
         match group {
             None => lr *= self.optimizer.head_lr_factor,
             Some(group) => {
-                if !is_trained(self.model, self.prompts, group) {
+                if !is_trained(self.model, group) {
                     return None;
                 }
                 let below = self.parameters.layers() - 1 - group.layer;
@@ -254,7 +247,6 @@ mod tests {
                 let groups = ParameterRates {
                     optimizer,
                     model,
-                    prompts: false,
                     parameters: &parameters,
                     lr: 1.0,
                 };

@@ -322,14 +322,9 @@ fn open<T: TrainingExamples + Evaluate>(
     }
     let plan = &trainer.plan;
     let run_toml = plan.run_toml(T::NAME, examples, control.device_name);
-    let run = match existing {
-        Some(run) => {
-            run.keep_recipe(&run_toml)?;
-            Some(run)
-        }
-        None if writes => Some(RunFolder::create(folder, &run_toml)?),
-        None => None,
-    };
+    let run = writes
+        .then(|| RunFolder::begin(existing, folder, &run_toml))
+        .transpose()?;
     let resumed = checkpoint.map(|path| (trainer.step, path));
     let keep = plan.recipe.run.keep_checkpoints;
     let checkpoints = CheckpointSchedule::new(folder, plan.save_every, keep, resumed);

@@ -59,7 +59,6 @@ pub struct FinetuneTrainer<T: Objective> {
     /// Metadata of the backbone for the model's file.
     pub meta: BackboneMeta,
     prompt: PromptWeights,
-    trains_prompts: bool,
     /// Whether any parameter of the backbone is trained.
     trains_backbone: bool,
     /// Layer and kind of the backbone's parameters, called `backbone.` and their name.
@@ -88,13 +87,14 @@ impl<T: Objective> FinetuneTrainer<T> {
         collective: Arc<dyn Collective>,
     ) -> Result<Self, TaskError> {
         let device = device.clone().inner();
-        let (prompt, trains_prompts) = plan.recipe.prompt_weights::<T>()?;
+        let prompt = plan.recipe.prompt_weights::<T>()?;
         let size = [preprocess.height, preprocess.width];
         let layout = feature_layout(&backbone, &prompt, size, &device);
         let mut rng = rng_for(plan.recipe.seed, 0, "head");
         let head = task.head(&layout, &mut rng, &device.clone().autodiff())?;
         let average = (plan.recipe.run.ema > 0.0).then(|| (backbone.valid(), head.valid()));
-        let trains_backbone = plan.recipe.model.trainable != Trainable::Head || trains_prompts;
+        let model = &plan.recipe.model;
+        let trains_backbone = model.trainable != Trainable::Head || model.learns_prompt();
         let of_backbone = match trains_backbone {
             true => FlatLayout::of(&backbone).with_prefix("backbone."),
             false => FlatLayout::default(),
@@ -118,7 +118,6 @@ impl<T: Objective> FinetuneTrainer<T> {
             preprocess,
             meta,
             prompt,
-            trains_prompts,
             trains_backbone,
             parameters,
             device,
@@ -283,7 +282,6 @@ impl<T: Objective> FinetuneTrainer<T> {
         let groups = ParameterRates {
             optimizer: &recipe.optimizer,
             model: &recipe.model,
-            prompts: self.trains_prompts,
             parameters: &self.parameters,
             lr,
         };

@@ -6,9 +6,9 @@ use std::path::Path;
 
 use clasp_data::layouts::search::{SearchDataset, SearchFrame};
 use clasp_data::text::read_text;
-use clasp_metrics::Metric;
 use clasp_metrics::detection::iou;
 use clasp_metrics::search::{self, GalleryFrame, SceneDetections, SearchGallery, SearchQuery, TOP};
+use clasp_metrics::{Metric, MetricError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -64,23 +64,61 @@ impl FrameDetections {
     }
 }
 
-/// The embeddings of the people beside each query, one after the other.
-fn companions(
+/// The queries of a dataset with their embeddings.
+struct EmbeddedQueries<'a> {
+    eval: &'a SearchDataset,
+    other_cameras: bool,
+    features: &'a [Vec<f32>],
+    /// The embeddings of the people beside each query, one after the other.
+    companions: Vec<Vec<f32>>,
+}
+
+impl<'a> EmbeddedQueries<'a> {
+    fn new(
+        config: &SearchConfig,
+        eval: &'a SearchDataset,
+        frames: &[Vec<DetectedPerson>],
+        features: &'a [Vec<f32>],
+    ) -> Self {
+        let companions = { eval.queries.iter() }
+            .map(|query| {
+                // As published: detections above the threshold that NMS would keep beside the query's
+                // ground-truth box.
+                let others = frames[query.frame].iter().filter(|one| {
+                    one.score >= config.search_threshold
+                        && iou(one.bbox, query.bbox) <= config.scenes.nms_threshold
+                });
+                others.flat_map(|one| one.embedding.clone()).collect()
+            })
+            .collect();
+        Self {
+            eval,
+            other_cameras: config.other_cameras,
+            features,
+            companions,
+        }
+    }
+
+    fn query(&self, number: usize) -> SearchQuery<'_> {
+        SearchQuery {
+            feature: &self.features[number],
+            companions: &self.companions[number],
+            gallery: (self.eval).gallery(&self.eval.queries[number], self.other_cameras),
+        }
+    }
+}
+
+/// The detections of all frames, to be searched.
+fn gallery<'a>(
     config: &SearchConfig,
-    eval: &SearchDataset,
-    frames: &[Vec<DetectedPerson>],
-) -> Vec<Vec<f32>> {
-    { eval.queries.iter() }
-        .map(|query| {
-            // As published: detections above the threshold that NMS would keep beside the query's
-            // ground-truth box.
-            let others = frames[query.frame].iter().filter(|one| {
-                one.score >= config.search_threshold
-                    && iou(one.bbox, query.bbox) <= config.scenes.nms_threshold
-            });
-            others.flat_map(|one| one.embedding.clone()).collect()
-        })
-        .collect()
+    frames: &'a [GalleryFrame<'a>],
+) -> Result<SearchGallery<'a>, MetricError> {
+    SearchGallery::new(
+        frames,
+        config.embedding_dim,
+        config.search_threshold,
+        config.weight_by_score,
+    )
 }
 
 /// The metrics of the detections in each frame and of the embeddings of the queries.
@@ -92,23 +130,10 @@ fn scores_of(
 ) -> Result<TaskScores, TaskError> {
     let columns = FrameDetections::new(frames);
     let found = columns.frames();
-    let companions = companions(config, eval, frames);
-    let gallery = SearchGallery::new(
-        &found,
-        config.embedding_dim,
-        config.search_threshold,
-        config.weight_by_score,
-    )?;
-    let query_of = |number: usize| {
-        let query = &eval.queries[number];
-        SearchQuery {
-            feature: &queries[number],
-            companions: &companions[number],
-            gallery: eval.gallery(query, config.other_cameras),
-        }
-    };
-    let context = config.context();
-    let metrics = gallery.evaluate(eval.queries.len(), query_of, context)?;
+    let asked = EmbeddedQueries::new(config, eval, frames, queries);
+    let query_of = |number: usize| asked.query(number);
+    let metrics =
+        gallery(config, &found)?.evaluate(eval.queries.len(), query_of, config.context())?;
     let truth: Vec<(Vec<[f64; 4]>, Vec<bool>)> = { eval.test.iter() }
         .map(|frame| {
             frame
@@ -183,20 +208,10 @@ fn lines(
     }
     let columns = FrameDetections::new(frames);
     let found = columns.frames();
-    let gallery = SearchGallery::new(
-        &found,
-        config.embedding_dim,
-        config.search_threshold,
-        config.weight_by_score,
-    )?;
-    let companions = companions(config, eval, frames);
+    let gallery = gallery(config, &found)?;
+    let asked = EmbeddedQueries::new(config, eval, frames, queries);
     for (number, query) in eval.queries.iter().enumerate() {
-        let asked = SearchQuery {
-            feature: &queries[number],
-            companions: &companions[number],
-            gallery: eval.gallery(query, config.other_cameras),
-        };
-        let ranking = gallery.ranking(&asked, config.context())?;
+        let ranking = gallery.ranking(&asked.query(number), config.context())?;
         let hits: Vec<Value> = { ranking.iter().take(LISTED) }
             .map(|hit| {
                 json!({
@@ -510,7 +525,7 @@ mod tests {
         const PERSON: [f64; 4] = [10.0, 10.0, 40.0, 80.0];
         const BESIDE: [f64; 4] = [100.0, 10.0, 40.0, 80.0];
         let folder = tempfile::tempdir().unwrap();
-        // The first person and a companion in two frames, and somebody else in the second.
+        // Persons 1 and 2 in frames a and c, person 3 in frame b.
         let text = r#"{"images": [{"id": 1, "file_name": "a.jpg", "width": 200, "height": 100},
               {"id": 2, "file_name": "b.jpg", "width": 200, "height": 100},
               {"id": 3, "file_name": "c.jpg", "width": 200, "height": 100}],

@@ -33,7 +33,7 @@ use rand_chacha::rand_core::SeedableRng;
 use crate::backbone::{BackboneMeta, backbone_file, load_backbone_state, own_meta};
 use crate::error::WeightsError;
 use crate::finetuned;
-use crate::state::{HostTensor, StateDict};
+use crate::state::{HostTensor, StateDict, held_values};
 use crate::tensors::TensorFile;
 use folder::FolderConfig;
 use hugging_face::TimmNames;
@@ -142,7 +142,7 @@ pub fn import_tensors(
     let wrong = |error| WeightsError::format(&path, error);
     // The configuration decides what is allocated, so it may not outgrow the numbers that were read
     // by much: half of the network may be missing, which is then reported by name.
-    let values: usize = state.values().map(|array| array.data.len()).sum();
+    let values = held_values(&state);
     let needed = meta.config.parameters().map_err(wrong)?;
     if needed > 2 * values {
         let listed = report.to_string();

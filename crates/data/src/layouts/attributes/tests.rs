@@ -242,23 +242,9 @@ fn repeated_positions_and_empty_rows_are_refused() {
     assert!(error.to_string().contains(expected), "{error}");
 
     // A variable `label` of 2^31 - 1 rows and no columns.
-    let element = |kind: u32, data: &[u8]| {
-        let size = (data.len() as u32).to_le_bytes();
-        [&kind.to_le_bytes(), &size[..], data].concat()
-    };
-    let dims = [i32::MAX.to_le_bytes(), 0_i32.to_le_bytes()].concat();
-    let array = [
-        element(6, &[9, 0, 0, 0, 0, 0, 0, 0]),
-        element(5, &dims),
-        element(1, b"labels__"),
-        element(2, &[]),
-    ]
-    .concat();
-    let mut header = [b' '; 128];
-    header[124..].copy_from_slice(&[0, 1, b'I', b'M']);
-    let mat = crate::mat::MatFile::from_bytes(&[&header[..], &element(14, &array)].concat());
-    let mat = mat.unwrap();
-    let error = super::matlab::rows(mat.get("labels__").unwrap()).unwrap_err();
+    let file = crate::mat::tests::file_of_matrix("label", [i32::MAX as u32, 0], &[]);
+    let mat = crate::mat::MatFile::from_bytes(&file).unwrap();
+    let error = super::matlab::rows(mat.get("label").unwrap()).unwrap_err();
     assert!(
         error
             .to_string()

@@ -169,21 +169,8 @@ fn tables_and_names_are_checked() {
 fn masks_of_no_pixel_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.mat");
-    let element = |kind: u32, data: &[u8]| {
-        let size = (data.len() as u32).to_le_bytes();
-        let padding = vec![0; data.len().next_multiple_of(8) - data.len()];
-        [&kind.to_le_bytes(), &size[..], data, &padding].concat()
-    };
-    let mut header = [b' '; 128];
-    header[124..].copy_from_slice(&[0, 1, b'I', b'M']);
     let read = |height: u32, width: u32, values: &[u8]| {
-        let array = [
-            element(6, &[9, 0, 0, 0, 0, 0, 0, 0]),
-            element(5, &[height, width].map(u32::to_le_bytes).concat()),
-            element(1, b"groundtruth"),
-            element(2, values),
-        ];
-        let file = [&header[..], &element(14, &array.concat())].concat();
+        let file = crate::mat::tests::file_of_matrix("groundtruth", [height, width], values);
         fs::write(&path, file).unwrap();
         read_label_map(&path).map_err(|error| error.to_string())
     };

@@ -58,8 +58,6 @@ OWN_PROMPT = {"reid": "identity", "attributes": "attribute", "parsing": "part", 
 PROMPTS = ["identity", "attribute", "part"]
 # SOLIDER's controller has λ = 1 − the weight of identity: 0.2 for re-identification, as published, and 1 elsewhere.
 SOLIDER_PROMPTS = {"reid": "identity=0.8,part=0.2", "attributes": "attribute", "parsing": "part", "pose": "part"}
-# Runs that the cost of a step is measured by.
-COST_STEPS = (20, 120)
 PEOPLE = {"unlabeled": 2400, "train": 150, "test": 75, "cameras": 4}
 PHOTO_DATA = {"reid": "pku_reid", "attributes": "ccp", "parsing": "ccp", "pose": "lspe"}
 LABELER = (
@@ -81,15 +79,10 @@ class Arm:
     set: tuple = ()
     labels: str = "clip"
     kind: str = "recipe"
-    # The arm that it is one change away from; differences are taken to it.
-    reference: str = "clasp"
 
     def learns_from_clip(self):
         return self.kind in ("clip", "distill") or (self.kind == "recipe" and self.labels == "clip")
 
-
-# Every global view passes the conditional blocks under identity, part and attribute.
-ALL_PROMPTS = ("loss.prompts_per_view=all", "loss.other_prompt_weight=1")
 
 ARMS = {
     "initialization": Arm("the network before the first step", kind="start"),
@@ -100,21 +93,16 @@ ARMS = {
         "distillation of the pooled features of the labeler", ("method=dino", "loss.dino_weight=0", "views.local=0"), labels="", kind="distill"
     ),
     "labels-only": Arm("labels without self-distillation", ("loss.dino_weight=0", "views.local=0")),
+    "labels-shuffled": Arm("labels permuted between images", ("data.permute_labels=true",)),
     # With λ = 1 the shared blocks get the gradient of each label loss twice, under its own prompt and under identity.
     "clasp-none": Arm("CLASP without prompts, label losses doubled", ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=4")),
     "parts-only": Arm("CLASP, part labels only", ("loss.attribute_weight=0",)),
     "attributes-only": Arm("CLASP, attribute labels only", ("loss.part_weight=0",)),
+    "lambda-0": Arm("CLASP, no labels on the identity prompt (λ = 0)", ("loss.identity_label_weight=0",)),
+    "lambda-half": Arm("CLASP, labels on the identity prompt with half the weight (λ = 0.5)", ("loss.identity_label_weight=0.5",)),
+    "detach": Arm("CLASP, gradient of self-distillation stopped before the conditional blocks", ("loss.detach_shared=true",)),
     "clasp": Arm("CLASP"),
-    "all-prompts": Arm("CLASP, every view under all prompts", ALL_PROMPTS),
-    "labels-shuffled": Arm("labels permuted between images", (*ALL_PROMPTS, "data.permute_labels=true"), reference="all-prompts"),
-    "lambda-0": Arm("no labels on the identity prompt (λ = 0)", (*ALL_PROMPTS, "loss.other_prompt_weight=0"), reference="all-prompts"),
-    "lambda-half": Arm(
-        "labels on the identity prompt with half the weight (λ = 0.5)", (*ALL_PROMPTS, "loss.other_prompt_weight=0.5"), reference="all-prompts"
-    ),
-    "detach": Arm(
-        "gradient of self-distillation stopped before the conditional blocks", (*ALL_PROMPTS, "loss.detach_shared=true"), reference="all-prompts"
-    ),
-    "clasp-truth": Arm("ground-truth labels", ALL_PROMPTS, labels="truth", reference="all-prompts"),
+    "clasp-truth": Arm("CLASP with ground-truth labels", labels="truth"),
     # Only by --arms: candidates of the adapter.
     "adapter-gated": Arm("CLASP with gated units", ("model.adapter=gated",)),
     "adapter-merged": Arm("CLASP with merged experts", ("model.adapter=merged",)),
@@ -124,7 +112,7 @@ MAIN = [name for name in ARMS if not name.startswith("adapter-") and name != "fr
 DEFAULT_ARMS = {
     "main": MAIN,
     "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],
-    "prompts": ["clasp", "all-prompts", "lambda-half", "lambda-0"],
+    "prompts": ["clasp", "lambda-half", "lambda-0"],
     "summary": SUMMARY,
     "photos-frozen": ["initialization", "dino", "solider", "clasp"],
     "photos": ["fresh", "dino", "solider", "clasp"],
@@ -390,32 +378,24 @@ class Evidence:
                     results[arm][seed] = found
         return results
 
-    def step_seconds(self, arm, seed):
-        """Processor seconds of a step and of the labels, from two runs of few steps."""
-        told = [self.backbone("drawn", arm, seed, steps)[1] for steps in COST_STEPS]
-        few, more = (one["each_step"] * one["steps"] for one in told)
-        return (more - few) / (COST_STEPS[1] - COST_STEPS[0]), told[1]["fixed"]
-
     def equal_time(self, arms, seeds, steps):
-        """Steps of each arm that take as much processor time as `steps` of CLASP, labels included. Measured once, in one
-        sitting, on the first seed; kept, so that all seeds have the same steps."""
+        """Steps of each arm that take as much processor time as `steps` of CLASP, labels included. Measured once, over
+        the seeds that table main has; kept, so that later seeds have the same steps."""
         path = self.results / "compute/steps.json"
         if path.exists():
-            kept = json.loads(path.read_text())["steps"]
+            kept = json.loads(path.read_text())
             if kept["clasp"] != steps or not set(arms) <= set(kept):
                 raise Problem(f"{path}: made for {kept}, now {steps} steps of CLASP and {arms}; remove it and {path.parent}")
             return kept
-        if self.args.existing:
-            raise Problem(f"no {path}; without --existing it is made")
-        cost = {arm: self.step_seconds(arm, seeds[0]) for arm in arms}
-        if "clasp" not in cost:
-            raise Problem("equal processor time needs the arm `clasp`")
-        each, fixed = cost["clasp"]
-        budget = fixed + each * steps
-        counts = {arm: max(10, round((budget - fixed) / each, -1)) for arm, (each, fixed) in cost.items()}
+        of = lambda arm: [r for r in self.main(arms, seeds, steps)[arm].values()]
+        mean = lambda arm, key: statistics.mean([r[key] for r in of(arm)])
+        known = [arm for arm in arms if of(arm)]
+        if "clasp" not in known:
+            raise Problem("equal processor time needs the run of CLASP in table main; see its error")
+        budget = mean("clasp", "fixed") + mean("clasp", "each_step") * steps
+        counts = {arm: max(10, round((budget - mean(arm, "fixed")) / mean(arm, "each_step"), -1)) for arm in known}
         counts = {arm: int(count) for arm, count in counts.items()} | {"clasp": steps}
-        seconds = {arm: round(each, 4) for arm, (each, _) in cost.items()}
-        write_json(path, {"steps": counts, "seconds_of_a_step": seconds, "made": self.made})
+        write_json(path, counts)
         return counts
 
     def main(self, arms, seeds, steps):
@@ -445,14 +425,14 @@ def value_rows(results, tasks, arms, problems, cost=True):
     return rows
 
 
-def difference_rows(results, tasks, arms, reference):
-    """The reference minus each arm that is compared with it, seed by seed."""
+def difference_rows(results, tasks, arms):
+    """CLASP minus each other arm, seed by seed."""
     rows = []
     for arm in arms:
-        if arm == reference or ARMS[arm].reference != reference or not results.get(arm) or not results.get(reference):
+        if arm == "clasp" or not results.get(arm) or not results.get("clasp"):
             continue
         of = lambda name, task: {seed: result["metrics"][task] for seed, result in results[name].items()}
-        rows.append([ARMS[arm].what, *[difference_cell(differences(of(reference, task), of(arm, task))) for task in tasks]])
+        rows.append([ARMS[arm].what, *[difference_cell(differences(of("clasp", task), of(arm, task))) for task in tasks]])
     return rows
 
 
@@ -460,12 +440,10 @@ def comparison(results, tasks, arms, problems):
     """The table of values and that of differences."""
     names = [f"{task} {metric}" for task, metric in tasks.items()]
     text = table(["arm", *names, "processor time"], value_rows(results, tasks, arms, problems))
-    how = "{} minus the other arm, in points, paired by seed: mean (range) ± standard error. "
-    for reference in dict.fromkeys(ARMS[arm].reference for arm in arms):
-        rows = difference_rows(results, tasks, arms, reference)
-        if rows:
-            what, rule = ARMS[reference].what, RULE if reference == "clasp" else ""
-            text += f"\n\n{prose((how.format(what) + rule).strip())}\n\n" + table([f"{what} minus", *names], rows)
+    rows = difference_rows(results, tasks, arms)
+    if rows:
+        how = "CLASP minus the other arm, in points, paired by seed: mean (range) ± standard error. "
+        text += f"\n\n{prose(how + RULE)}\n\n" + table(["CLASP minus", *names], rows)
     return text
 
 
@@ -553,8 +531,7 @@ def compute_table(evidence, seeds, arms, steps):
     results |= evidence.main(["clasp"], seeds, steps) if "clasp" in arms else {}
     text = (
         f"The row of CLASP is that of the main table. Every other arm takes as many steps as fit in the processor time of {steps} steps "
-        f"of CLASP, with labeling and without the training of the bundled CLIP, as measured for each arm in turn by runs of {COST_STEPS[0]} and "
-        f"{COST_STEPS[1]} steps of the first seed."
+        "of CLASP, with labeling and without the training of the bundled CLIP, as measured on the first seeds that ran."
     )
     return head(evidence.args, "compute", seeds, text, results) + comparison(results, FROZEN, arms, problems_of(evidence, "compute"))
 

@@ -37,7 +37,7 @@ use crate::{
 
 pub use crate::{
     adapter::{Adapter, LambdaConfig},
-    features::{Features, GradientCut, SharedFeatures, row_indices, with_gradient},
+    features::{Features, GradientCut, SharedFeatures, with_gradient},
 };
 
 /// Defines [`Architecture`]: a row for each preset with its name and its sizes, and one for

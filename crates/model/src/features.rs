@@ -1,6 +1,6 @@
 //! Outputs of a backbone.
 
-use burn::tensor::{Device, Gradients, Int, Tensor, TensorData};
+use burn::tensor::{Gradients, Tensor};
 
 /// Outputs of the shared blocks, those before the conditional ones.
 #[derive(Debug, Clone)]
@@ -17,26 +17,6 @@ impl SharedFeatures {
     /// The sum of the tokens, `[1]`.
     pub fn sum(self) -> Tensor<1> {
         self.x.sum()
-    }
-
-    /// Those of some images of the batch, in the order of `rows`.
-    pub fn select(&self, rows: &[usize]) -> Self {
-        let rows = row_indices(rows, &self.x.device());
-        let select = |tensor: &Tensor<4>| tensor.clone().select(0, rows.clone());
-        Self {
-            x: select(&self.x),
-            pyramid: self.pyramid.iter().map(select).collect(),
-            grid: self.grid,
-        }
-    }
-
-    /// The same outside autodiff.
-    pub fn inner(self) -> Self {
-        Self {
-            x: self.x.inner(),
-            pyramid: self.pyramid.into_iter().map(Tensor::inner).collect(),
-            grid: self.grid,
-        }
     }
 
     /// The same as leaves of a graph of their own, so that there are two backward passes, first of what
@@ -64,12 +44,6 @@ impl SharedFeatures {
             grid: self.grid,
         }
     }
-}
-
-/// Rows of a tensor as the indices of `Tensor::select`.
-pub fn row_indices(rows: &[usize], device: &Device) -> Tensor<1, Int> {
-    let indices: Vec<i64> = rows.iter().map(|row| *row as i64).collect();
-    Tensor::from_data(TensorData::new(indices, [rows.len()]), device)
 }
 
 /// Where [`SharedFeatures::cut`] divides a graph.

@@ -9,7 +9,6 @@ use rand::RngExt;
 
 use crate::dataset::ImageSample;
 use crate::masking::{MaskTensors, ViewMasks};
-use crate::prompt_views::PromptViews;
 use crate::recipe::{Method, PretrainRecipe};
 
 /// The tensors of a batch. Its views are stacked along the first axis: image `i` of view `v` is at
@@ -23,8 +22,6 @@ pub struct BatchTensors {
     pub batch: usize,
     /// SOLIDER's λ of each image; none for other methods.
     pub lambdas: Option<Vec<f32>>,
-    /// The prompts of the global views, if each has one.
-    pub prompts: Option<PromptViews>,
     /// The masked patches of the global views, if there are any.
     pub masks: Option<MaskTensors>,
     /// Part classes, [global views · batch, rows, columns], 255 (the ignore index) where unknown.
@@ -63,11 +60,6 @@ impl BatchTensors {
         }
     }
 
-    /// The same with one prompt for each global view.
-    pub(crate) fn prompted(self, prompts: Option<PromptViews>) -> Self {
-        Self { prompts, ..self }
-    }
-
     /// The inputs of the teacher: global views, without local views and labels.
     pub fn of_globals(samples: &[ImageSample], method: Method, device: &Device) -> Self {
         let globals = samples
@@ -79,7 +71,6 @@ impl BatchTensors {
             locals: None,
             batch: samples.len(),
             masks: None,
-            prompts: None,
             lambdas: (method == Method::Solider)
                 .then(|| samples.iter().map(|sample| sample.lambda).collect()),
             parts: None,

@@ -37,7 +37,6 @@ mod masking;
 mod metrics;
 mod objective;
 pub mod plan;
-pub mod prompt_views;
 pub mod ranks;
 pub mod recipe;
 pub mod schedule;

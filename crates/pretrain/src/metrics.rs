@@ -53,30 +53,22 @@ pub(crate) enum Measurement {
 /// time, so only logged steps have them.
 pub(crate) fn observations(share: &ShareOutputs<'_>) -> Vec<(Measurement, Tensor<1>)> {
     let mut measured = Vec::new();
-    if let Some(logits) = share
-        .student
-        .parts
-        .as_ref()
-        .and_then(|heads| heads.own.as_ref())
+    if let Some(logits) = share.student.parts.as_ref().map(|heads| &heads.own)
         && let Some(labels) = share.part_labels(logits)
     {
-        let counts = part_accuracy(logits.logits.clone().inner(), labels);
+        let counts = part_accuracy(logits.clone().inner(), labels);
         measured.extend(accuracy(PART, counts));
     }
-    if let Some(logits) = share
-        .student
-        .attributes
-        .as_ref()
-        .and_then(|heads| heads.own.as_ref())
+    if let Some(logits) = share.student.attributes.as_ref().map(|heads| &heads.own)
         && let Some([targets, weights]) = share.attribute_targets(logits)
     {
-        let logits = logits.logits.clone().inner();
+        let logits = logits.clone().inner();
         let counts = attribute_accuracy(logits, targets, weights, share.ranges);
         measured.extend(accuracy(ATTRIBUTE, counts.map(Tensor::sum)));
     }
-    let prompted = &share.student.prompted;
+    let (prompted, batch) = (&share.student.prompted, share.inputs.batch);
     if let (Some(identity), false) = (&share.student.whole, prompted.is_empty()) {
-        let [prompts, images] = feature_distances(identity, prompted);
+        let [prompts, images] = feature_distances(identity, prompted, batch);
         measured.push((Measurement::Mean(PROMPT_DISTANCE), prompts));
         measured.push((Measurement::Mean(IMAGE_DISTANCE), images));
     }
@@ -92,15 +84,16 @@ fn accuracy(name: &'static str, [right, labeled]: [Tensor<1>; 2]) -> [(Measureme
 
 /// Mean 1 − cos between the features of an image under `identity` and under another prompt, and
 /// between those of two images under `identity`: [1] each.
-fn feature_distances(identity: &Tensor<2>, prompted: &[Tensor<2>]) -> [Tensor<1>; 2] {
-    let plain = |pooled: &Tensor<2>| normalized(pooled.clone().without_autodiff());
-    let identity = plain(identity);
+fn feature_distances(identity: &Tensor<2>, prompted: &[Tensor<2>], batch: usize) -> [Tensor<1>; 2] {
+    // The first view of each image: [batch, channels], normalized.
+    let first_view = |pooled: &Tensor<2>| normalized(pooled.clone().inner().narrow(0, 0, batch));
+    let identity = first_view(identity);
     let others: Vec<Tensor<1>> = { prompted.iter() }
-        .map(|pooled| (identity.clone() * plain(pooled)).sum_dim(1).mean())
+        .map(|pooled| (identity.clone() * first_view(pooled)).sum_dim(1).mean())
         .collect();
     let prompts = Tensor::cat(others, 0).mean().neg() + 1.0;
     // Σ_{i≠j} cos = |Σ f|² − n.
-    let n = identity.dims()[0] as f64;
+    let n = batch as f64;
     let sum = identity.sum_dim(0).square().sum();
     let pairs = (n * (n - 1.0)).max(1.0);
     [prompts, (sum - n).div_scalar(pairs).neg() + 1.0]

@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use burn::tensor::{Int, Tensor, TensorData};
-use clasp_model::backbone::row_indices;
 use clasp_model::losses::attribute::attribute_loss;
 use clasp_model::losses::dino::{Temperatures, dino_loss_of};
 use clasp_model::losses::distillation::{dense_distillation_loss, pooled_distillation_loss};
@@ -16,7 +15,7 @@ use clasp_model::losses::{ibot_loss, koleo_loss};
 use crate::batch::BatchTensors;
 use crate::distillation::TeacherFeatures;
 use crate::recipe::PretrainRecipe;
-use crate::student::{LabelLogits, StudentOutputs};
+use crate::student::StudentOutputs;
 
 /// What the losses of a share of a batch are computed from.
 pub(crate) struct ShareOutputs<'a> {
@@ -75,9 +74,9 @@ pub(crate) const LOSSES: [LossTerm; 9] = [
         value: part,
     },
     LossTerm {
-        name: "part_other",
-        weight: |recipe| recipe.loss.part_weight * recipe.loss.other_prompt_weight,
-        value: part_under_others,
+        name: "part_identity",
+        weight: |recipe| recipe.loss.part_weight * recipe.loss.identity_label_weight,
+        value: part_on_identity,
     },
     LossTerm {
         name: "attribute",
@@ -85,9 +84,9 @@ pub(crate) const LOSSES: [LossTerm; 9] = [
         value: attribute,
     },
     LossTerm {
-        name: "attribute_other",
-        weight: |recipe| recipe.loss.attribute_weight * recipe.loss.other_prompt_weight,
-        value: attribute_under_others,
+        name: "attribute_identity",
+        weight: |recipe| recipe.loss.attribute_weight * recipe.loss.identity_label_weight,
+        value: attribute_on_identity,
     },
     LossTerm {
         name: "distill_pooled",
@@ -110,14 +109,7 @@ fn dino(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
         student: share.student_temperature,
         ..Temperatures::default()
     };
-    let logits = &share.student.logits;
-    let locals = logits.locals.as_slice();
-    Some(dino_loss_of(
-        &logits.globals,
-        locals,
-        targets,
-        &temperatures,
-    ))
+    Some(dino_loss_of(&share.student.logits, targets, &temperatures))
 }
 
 /// Masked patches (iBOT, Zhou et al., ICLR 2022): the mean over global views of the mean over masked
@@ -149,41 +141,38 @@ fn koleo(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
 /// and images of the cross-entropy between part logits and part map over labeled patch positions
 /// ([`part_loss`]).
 fn part(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
-    part_loss_of(share, share.student.parts.as_ref()?.own.as_ref()?)
+    part_loss_of(share, &share.student.parts.as_ref()?.own)
 }
 
-/// The same under other prompts, so that these features learn from labels too (our choice).
-fn part_under_others(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
-    part_loss_of(share, share.student.parts.as_ref()?.other.as_ref()?)
+/// The same under the prompt `identity`, so that these features learn from labels too (our choice).
+fn part_on_identity(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
+    part_loss_of(share, share.student.parts.as_ref()?.identity.as_ref()?)
 }
 
-/// logits: [views, classes, rows, columns]
-fn part_loss_of(share: &ShareOutputs<'_>, views: &LabelLogits<Tensor<4>>) -> Option<Tensor<1>> {
-    let labels = share.part_labels(views)?;
-    let losses = part_loss(views.logits.clone(), labels);
-    Some(share.inputs.label_mean(losses) * views.factor)
+/// logits: [views · batch, classes, rows, columns]
+fn part_loss_of(share: &ShareOutputs<'_>, logits: &Tensor<4>) -> Option<Tensor<1>> {
+    let labels = share.part_labels(logits)?;
+    let losses = part_loss(logits.clone(), labels);
+    Some(share.inputs.label_mean(losses))
 }
 
 /// Attribute labels under the prompt `attribute` (CLASP): the mean over global views and images of
 /// the weighted cross-entropies between the logits of each attribute and its targets
 /// ([`attribute_loss`]).
 fn attribute(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
-    attribute_loss_of(share, share.student.attributes.as_ref()?.own.as_ref()?)
+    attribute_loss_of(share, &share.student.attributes.as_ref()?.own)
 }
 
-/// The same under other prompts, so that these features learn from labels too (our choice).
-fn attribute_under_others(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
-    attribute_loss_of(share, share.student.attributes.as_ref()?.other.as_ref()?)
+/// The same under the prompt `identity`, so that these features learn from labels too (our choice).
+fn attribute_on_identity(share: &ShareOutputs<'_>) -> Option<Tensor<1>> {
+    attribute_loss_of(share, share.student.attributes.as_ref()?.identity.as_ref()?)
 }
 
-/// logits: [views, values]
-fn attribute_loss_of(
-    share: &ShareOutputs<'_>,
-    views: &LabelLogits<Tensor<2>>,
-) -> Option<Tensor<1>> {
-    let [targets, weights] = share.attribute_targets(views)?;
-    let losses = attribute_loss(views.logits.clone(), targets, weights, share.ranges);
-    Some(share.inputs.label_mean(losses) * views.factor)
+/// logits: [views · batch, values]
+fn attribute_loss_of(share: &ShareOutputs<'_>, logits: &Tensor<2>) -> Option<Tensor<1>> {
+    let [targets, weights] = share.attribute_targets(logits)?;
+    let losses = attribute_loss(logits.clone(), targets, weights, share.ranges);
+    Some(share.inputs.label_mean(losses))
 }
 
 /// Distillation of the frozen teacher's pooled features: the mean over global views and images of 1
@@ -231,36 +220,20 @@ pub(crate) fn objective(
 }
 
 impl ShareOutputs<'_> {
-    /// The part map of each of `views`: [views, rows, columns]. SOLIDER's masked views have the labels of
-    /// the views before masking.
-    pub(crate) fn part_labels(&self, views: &LabelLogits<Tensor<4>>) -> Option<Tensor<3, Int>> {
-        let labels = self.inputs.parts.clone()?;
-        Some(match &views.rows {
-            Some(rows) => {
-                let device = labels.device();
-                labels.select(0, row_indices(rows, &device))
-            }
-            None => {
-                let copies = views.logits.dims()[0] / labels.dims()[0];
-                Tensor::cat(vec![labels; copies], 0)
-            }
-        })
+    /// The part map of each view in `logits` [views · batch, classes, rows, columns]: [views ·
+    /// batch, rows, columns]. SOLIDER's masked views have the labels of the views before masking.
+    pub(crate) fn part_labels(&self, logits: &Tensor<4>) -> Option<Tensor<3, Int>> {
+        let labels = self.inputs.parts.as_ref()?;
+        let copies = logits.dims()[0] / labels.dims()[0];
+        Some(Tensor::cat(vec![labels.clone(); copies], 0))
     }
 
-    /// Targets [views, values] and weights [views, attributes] of `views`: those of an image for all
-    /// its views.
-    pub(crate) fn attribute_targets(
-        &self,
-        views: &LabelLogits<Tensor<2>>,
-    ) -> Option<[Tensor<2>; 2]> {
-        let (targets, weights) = self.inputs.attributes.clone()?;
-        let batch = self.inputs.batch;
-        let rows: Vec<usize> = match &views.rows {
-            Some(rows) => rows.iter().map(|row| row % batch).collect(),
-            None => (0..views.logits.dims()[0]).map(|row| row % batch).collect(),
-        };
-        let rows = row_indices(&rows, &targets.device());
-        Some([targets, weights].map(|one| one.select(0, rows.clone())))
+    /// Targets [views · batch, values] and weights [views · batch, attributes] of `logits` [views ·
+    /// batch, values]: those of an image for all its views.
+    pub(crate) fn attribute_targets(&self, logits: &Tensor<2>) -> Option<[Tensor<2>; 2]> {
+        let (targets, weights) = self.inputs.attributes.as_ref()?;
+        let views = logits.dims()[0] / targets.dims()[0];
+        Some([targets, weights].map(|one| Tensor::cat(vec![one.clone(); views], 0)))
     }
 }
 

@@ -13,7 +13,7 @@ use clasp_run::{InvalidValue, Machine, RunHeader, check};
 use crate::error::{PretrainError, Result};
 use crate::recipe::{
     AdapterKind, Auto, Centering, EPOCHS, LEARNING_RATE, MAX_STEPS, Method, PretrainRecipe,
-    PromptsPerView, TEMPERATURE,
+    TEMPERATURE,
 };
 
 /// Batches below this size get a slower teacher and fewer prototypes where these are automatic.
@@ -35,8 +35,6 @@ pub struct PretrainPlan {
     pub recipe: PretrainRecipe,
     /// Configuration of the network.
     pub backbone: BackboneConfig,
-    /// Whether each global view is processed under one of the prompts of the labels.
-    pub one_prompt_per_view: bool,
     /// Prototypes K, the outputs of the projection head.
     pub prototypes: usize,
     /// Which of the prompts identity, part and attribute are learned.
@@ -136,14 +134,12 @@ impl PretrainRecipe {
         self.distillation.resolve(self.views.global_size)?;
         self.check_losses(prompts)?;
         self.check_positions(&backbone, prompts)?;
-        let one_prompt_per_view = self.one_prompt_per_view(&backbone, prompts)?;
         self.check_prototypes(prototypes)?;
         let in_steps = |epochs: f64| (epochs * steps_per_epoch as f64).round() as u64;
         Ok(PretrainPlan {
             backbone,
             prototypes,
             prompts,
-            one_prompt_per_view,
             lr,
             momentum,
             warmup_steps: in_steps(warmup),
@@ -300,25 +296,6 @@ impl PretrainRecipe {
             return Err(InvalidValue::new("loss.detach_shared", expected, true).into());
         }
         Ok(())
-    }
-
-    /// Whether each global view is processed under one of the prompts of the labels; no global view has features
-    /// under `identity` then.
-    fn one_prompt_per_view(&self, backbone: &BackboneConfig, prompts: [bool; 3]) -> Result<bool> {
-        let loss = &self.loss;
-        let is_prompted = matches!(backbone.adapter, Adapter::Moe(_));
-        let has_labels = prompts[PART] || prompts[ATTRIBUTE];
-        if loss.prompts_per_view == PromptsPerView::All || !is_prompted || !has_labels {
-            return Ok(false);
-        }
-        let expected = if loss.dino_weight > 0.0 && self.views.local == 0 {
-            "\"all\", as self-distillation has no local views (views.local) to learn from"
-        } else if loss.masks_patches() || loss.koleo_weight > 0.0 || self.distillation.is_on() {
-            "\"all\", as iBOT, KoLeo and distillation learn from every global view under `identity`"
-        } else {
-            return Ok(true);
-        };
-        Err(InvalidValue::new("loss.prompts_per_view", expected, "\"one\"").into())
     }
 
     /// Part labels and masks are cut from a view in equal pieces, one for each position of the last map,
@@ -545,7 +522,7 @@ mod tests {
                 &["[0.5, 0.1]", "[0.0, 1.5]", "[nan, 0.5]"],
             ),
             ("loss.student_temperature", &["0.0", "nan", "1e-30"]),
-            ("loss.other_prompt_weight", &["-1.0", "nan"]),
+            ("loss.identity_label_weight", &["-1.0", "nan"]),
             ("loss.teacher_temperature_start", &["0.0", "nan"]),
             ("optimizer.prompt_lr_factor", &["-1.0", "nan"]),
             ("model.conditional_blocks", &["0", "3", "100000000000"]),
@@ -586,16 +563,6 @@ mod tests {
             let recipe = PretrainRecipe::parse("", "r", &set).unwrap();
             let message = recipe.plan(1000, cpu(2)).unwrap_err().to_string();
             assert!(message.contains(&format!("`{key}`")), "{message}");
-        }
-        for more in ["views.local=0", "loss.ibot_weight=1", "loss.koleo_weight=1"] {
-            let one = ["loss.prompts_per_view=one", more].map(str::to_owned);
-            let recipe = PretrainRecipe::parse("", "r", &one).unwrap();
-            let message = recipe.plan(1000, cpu(2)).unwrap_err().to_string();
-            assert!(message.contains("prompts_per_view"), "{message}");
-            // Without prompts it means nothing.
-            let plain = [&one[..], &["method=dino".to_owned()]].concat();
-            let recipe = PretrainRecipe::parse("", "r", &plain).unwrap();
-            recipe.plan(1000, cpu(2)).unwrap();
         }
         let message = set("distillation.dense=0.5");
         assert!(

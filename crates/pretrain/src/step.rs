@@ -43,7 +43,6 @@ use crate::metrics::{
 };
 use crate::objective::{DINO, ShareOutputs, objective};
 use crate::plan::PretrainPlan;
-use crate::prompt_views::PromptViews;
 use crate::ranks::{RankShare, RankSums};
 use crate::recipe::{Auto, ClipGradMode};
 use crate::schedule::ScheduledValues;
@@ -521,17 +520,6 @@ impl Pretrainer {
             .collect()
     }
 
-    /// The prompts of the global views of a share; none if each is processed under all.
-    fn prompt_views(&self, part: usize, replica: usize) -> Option<PromptViews> {
-        self.plan.one_prompt_per_view.then(|| {
-            let share = part * self.share.own_replicas() + replica;
-            let places = self.share.places_of_share(share);
-            let (plan, shares) = (&self.plan, self.share.shares());
-            let (batch, views) = (plan.recipe.run.batch, plan.recipe.views.global);
-            PromptViews::new(plan.prompts, self.step, places, views, [batch, shares])
-        })
-    }
-
     /// The teacher's part in a step: targets of all images of a batch and of their masked patches, if
     /// anything is learned from them.
     fn teacher_outputs(
@@ -595,7 +583,6 @@ impl Pretrainer {
         let (precision, checkpointing) = (self.plan.precision, recipe.run.gradient_checkpointing);
         let inputs = BatchTensors::new(samples, self.grid, recipe.method, &self.device);
         let inputs = inputs.masked(masks.as_ref());
-        let inputs = inputs.prompted(self.prompt_views(part, replica));
         // Leaves of its own, so that replicas do not build one graph. The CPU's fused operations
         // recompute by themselves.
         let mut graph = self.device.clone().autodiff();
@@ -628,7 +615,7 @@ impl Pretrainer {
                 let locals = student.local_backbone();
                 student
                     .student
-                    .forward(locals, &inputs, masked, observe, &mut rng, &mut cut)
+                    .forward(locals, &inputs, masked, &mut rng, &mut cut)
             })
         });
         let distilled = { self.frozen_teacher.clone() }

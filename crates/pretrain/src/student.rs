@@ -12,10 +12,6 @@
 //!     + w_c·L_pooled(B_identity(T(v_global))) + w_m·L_dense(B_identity(T(v_global)))
 //! ```
 //!
-//! With one prompt for each global view ([`crate::prompt_views`]) the conditional blocks run once. L_part is then
-//! the mean over the views under `part`, and λ times it that over the views under `attribute`; the reverse for
-//! attributes. L_dino is of the local views.
-//!
 //! With iBOT, self-distillation sees the global views with masked patches; labels and the frozen
 //! teacher are learned from whole views.
 //!
@@ -39,7 +35,6 @@ use clasp_model::prompt::{ATTRIBUTE, IDENTITY, PART, PromptWeights, prompt_weigh
 use crate::batch::BatchTensors;
 use crate::distillation::FrozenTeacher;
 use crate::plan::PretrainPlan;
-use crate::prompt_views::PromptViews;
 use crate::recipe::Method;
 
 /// The network of self-distillation: backbone and projection head. The teacher is one, the average
@@ -67,65 +62,36 @@ pub struct Student {
     has_teacher: bool,
     /// Whether the last blocks depend on prompts.
     prompted: bool,
-    /// Whether the part and attribute losses are also computed under other prompts than their own.
-    labels_on_others: bool,
+    /// Whether the part and attribute losses are also computed under the identity prompt.
+    labels_on_identity: bool,
     /// Whether the gradient of DINO's loss stops before the conditional blocks.
     detach_shared: bool,
 }
 
-/// The logits of a label head under its own prompt (`part` or `attribute`) and under others. Without
-/// prompts all are its own.
+/// The output of a label head under its own prompt (`part` or `attribute`) and under `identity`.
+/// Without prompts there is one output only, `own`.
 pub struct LabelHeadOutputs<T> {
-    /// Under the prompt of the head; none if no view of the share has it.
-    pub own: Option<LabelLogits<T>>,
-    /// Under other prompts, if the losses use them.
-    pub other: Option<LabelLogits<T>>,
-}
-
-/// Logits of a label head, and which global views they are of.
-pub struct LabelLogits<T> {
-    /// One row for each view.
-    pub logits: T,
-    /// Rows of the global views that they are of; all in their order, perhaps several times, if none.
-    pub rows: Option<Vec<usize>>,
-    /// Factor of the mean of their losses ([`PromptViews::share_factor`]).
-    pub factor: f64,
-}
-
-impl<T> LabelLogits<T> {
-    fn of_all_views(logits: T) -> Self {
-        Self {
-            logits,
-            rows: None,
-            factor: 1.0,
-        }
-    }
-}
-
-/// Logits of the projection head; none without self-distillation.
-#[derive(Default)]
-pub struct StudentLogits {
-    /// Of each global view: [batch, prototypes]. Empty if only local views learn from the teacher.
-    pub globals: Vec<Tensor<2>>,
-    /// Of all local views: [local views · batch, prototypes].
-    pub locals: Option<Tensor<2>>,
+    /// Under the prompt of the head.
+    pub own: T,
+    /// Under the identity prompt, if the losses use it.
+    pub identity: Option<T>,
 }
 
 /// Outputs of the student for a share of a batch.
 pub struct StudentOutputs {
-    /// Logits of the projection head.
-    pub logits: StudentLogits,
+    /// Logits of the projection head: [batch, prototypes] of each global view, then those of all
+    /// local views in one tensor, [local views · batch, prototypes]. Empty without self-distillation.
+    pub logits: Vec<Tensor<2>>,
     /// Logits at the masked patches of the global views, [masked, prototypes]; none without masked
     /// patches.
     pub patches: Option<Tensor<2>>,
-    /// Pooled features of the global views: [global views · batch, channels], under the identity prompt, or each
-    /// under its own, then in any order.
+    /// Pooled features of the global views under the identity prompt: [global views · batch,
+    /// channels].
     pub pooled: Tensor<2>,
-    /// Pooled features of different whole images under `identity`, [images, channels]; none if nothing is
-    /// learned from such.
+    /// The same of views without masked patches; none if nothing is learned from such.
     pub whole: Option<Tensor<2>>,
-    /// Those of the same images under each of the prompts `part` and `attribute` that is learned; empty without
-    /// prompts, and with one prompt for each view unless observed.
+    /// The same under each of the prompts `part` and `attribute` that is learned; empty without
+    /// prompts.
     pub prompted: Vec<Tensor<2>>,
     /// Part logits of the global views, [views · batch, classes, rows, columns]; for SOLIDER
     /// followed by those of the masked global views.
@@ -179,7 +145,7 @@ impl Student {
             distillation,
             has_teacher: loss.has_teacher(),
             prompted: matches!(plan.backbone.adapter, Adapter::Moe(_)),
-            labels_on_others: loss.other_prompt_weight > 0.0,
+            labels_on_identity: loss.identity_label_weight > 0.0,
             detach_shared: loss.detach_shared,
         }
     }
@@ -194,19 +160,15 @@ impl Student {
 
     /// One forward pass over all views, the local ones by `local_backbone`: the backbone, or one of the same
     /// weights. `masked` is the part that SOLIDER masks, if any. `cut` may cut the graph at the outputs of
-    /// the shared blocks. With `observe`, what is only measured is computed too.
+    /// the shared blocks.
     pub fn forward(
         &self,
         local_backbone: &Backbone,
         inputs: &BatchTensors,
         masked: Option<u8>,
-        observe: bool,
         rng: &mut Rng,
         cut: &mut dyn FnMut(SharedFeatures) -> SharedFeatures,
     ) -> StudentOutputs {
-        if let Some(prompts) = &inputs.prompts {
-            return self.forward_by_view(local_backbone, inputs, prompts, observe, rng, cut);
-        }
         let batch = inputs.batch;
         let device = self.device();
         let backbone = &self.trunk.backbone;
@@ -223,7 +185,7 @@ impl Student {
             false => seen,
         };
         // The features of the label losses and of distillation under the identity prompt.
-        let used = self.labels_on_others || !self.prompted || self.distillation.is_some();
+        let used = self.labels_on_identity || !self.prompted || self.distillation.is_some();
         let identity = if (self.detach_shared || is_masked) && used {
             backbone.conditional(shared.clone(), &weights, Some(rng))
         } else {
@@ -231,22 +193,28 @@ impl Student {
         };
         let mut pooled = vec![features.pooled.clone()];
 
-        pooled.extend(self.local_features(local_backbone, inputs, rng, cut));
+        let locals = inputs.locals.as_ref().filter(|_| self.has_teacher);
+        if let Some(locals) = locals {
+            let weights = inputs.prompt_weights(locals.dims()[0] / batch, &device);
+            let shared = cut(local_backbone.shared(locals.clone(), &weights, Some(rng)));
+            let features = local_backbone.conditional(self.detached(shared), &weights, Some(rng));
+            pooled.push(features.pooled);
+        }
 
         let mut prompted = Vec::new();
         let mut under = |prompt: usize, rng: &mut Rng| {
             let weights = PromptWeights::single(prompt).tensor(&device);
             let features = backbone.conditional(shared.clone(), &weights, Some(rng));
-            prompted.push(features.pooled.clone().narrow(0, 0, batch));
+            prompted.push(features.pooled.clone());
             features
         };
         let parts = self.part.as_ref().map(|head| {
             if self.prompted {
                 let own = under(PART, rng).map;
-                let on_identity = self.labels_on_others.then(|| identity.map.clone());
+                let on_identity = self.labels_on_identity.then(|| identity.map.clone());
                 return LabelHeadOutputs {
-                    own: Some(LabelLogits::of_all_views(head.forward(own))),
-                    other: on_identity.map(|map| LabelLogits::of_all_views(head.forward(map))),
+                    own: head.forward(own),
+                    identity: on_identity.map(|map| head.forward(map)),
                 };
             }
             let mut maps = vec![identity.map.clone()];
@@ -255,26 +223,23 @@ impl Student {
                 let shared = cut(backbone.shared(masked, &weights, Some(rng)));
                 maps.push(backbone.conditional(shared, &weights, Some(rng)).map);
             }
-            let logits = head.forward(Tensor::cat(maps, 0));
             LabelHeadOutputs {
-                own: Some(LabelLogits::of_all_views(logits)),
-                other: None,
+                own: head.forward(Tensor::cat(maps, 0)),
+                identity: None,
             }
         });
         let attributes = self.attribute.as_ref().map(|head| {
             if self.prompted {
                 let own = under(ATTRIBUTE, rng).pooled;
-                let on_identity = self.labels_on_others.then(|| identity.pooled.clone());
+                let on_identity = self.labels_on_identity.then(|| identity.pooled.clone());
                 return LabelHeadOutputs {
-                    own: Some(LabelLogits::of_all_views(head.forward(own))),
-                    other: on_identity
-                        .map(|pooled| LabelLogits::of_all_views(head.forward(pooled))),
+                    own: head.forward(own),
+                    identity: on_identity.map(|pooled| head.forward(pooled)),
                 };
             }
-            let logits = head.forward(identity.pooled.clone());
             LabelHeadOutputs {
-                own: Some(LabelLogits::of_all_views(logits)),
-                other: None,
+                own: head.forward(identity.pooled.clone()),
+                identity: None,
             }
         });
         let distilled = self
@@ -283,13 +248,8 @@ impl Student {
             .map(|head| head.forward(&identity));
         let patches = { inputs.masks.as_ref() }.map(|masks| masks.select(features.map.clone()));
         let (logits, patches) = match self.has_teacher {
-            true => {
-                let has_locals = pooled.len() > 1;
-                let (mut globals, patches) = self.trunk.logits(pooled, patches, batch);
-                let locals = if has_locals { globals.pop() } else { None };
-                (StudentLogits { globals, locals }, patches)
-            }
-            false => (StudentLogits::default(), None),
+            true => self.trunk.logits(pooled, patches, batch),
+            false => (Vec::new(), None),
         };
         StudentOutputs {
             logits,
@@ -298,90 +258,9 @@ impl Student {
             attributes,
             distilled,
             pooled: features.pooled,
-            whole: (!is_masked || used).then(|| identity.pooled.narrow(0, 0, batch)),
+            whole: (!is_masked || used).then_some(identity.pooled),
             prompted,
         }
-    }
-
-    /// The same with one prompt for each global view.
-    fn forward_by_view(
-        &self,
-        local_backbone: &Backbone,
-        inputs: &BatchTensors,
-        prompts: &PromptViews,
-        observe: bool,
-        rng: &mut Rng,
-        cut: &mut dyn FnMut(SharedFeatures) -> SharedFeatures,
-    ) -> StudentOutputs {
-        let backbone = &self.trunk.backbone;
-        let device = self.device();
-        let weights = |prompt: usize| PromptWeights::single(prompt).tensor(&device);
-        let globals = inputs.globals.clone();
-        let shared = cut(backbone.shared(globals, &weights(IDENTITY), Some(rng)));
-        let (mut maps, mut pooled) = (Vec::new(), Vec::new());
-        for (prompt, rows) in prompts.rows.iter().enumerate() {
-            if !rows.is_empty() {
-                let shared = shared.select(rows);
-                let features = backbone.conditional(shared, &weights(prompt), Some(rng));
-                maps.push((prompt, features.map));
-                pooled.push((prompt, features.pooled));
-            }
-        }
-        let is_used = self.labels_on_others;
-        let parts = { self.part.as_ref() }
-            .map(|head| label_outputs(&maps, PART, prompts, is_used, &|map| head.forward(map)));
-        let attributes = { self.attribute.as_ref() }.map(|head| {
-            label_outputs(&pooled, ATTRIBUTE, prompts, is_used, &|pooled| {
-                head.forward(pooled)
-            })
-        });
-        let locals = self.local_features(local_backbone, inputs, rng, cut);
-        // First views of half of the images.
-        let first = { prompts.rows.iter().flatten().copied() }.filter(|row| *row < inputs.batch);
-        let first: Vec<usize> = first.take(inputs.batch.div_ceil(2)).collect();
-        let (mut whole, mut prompted) = (None, Vec::new());
-        if observe && !first.is_empty() {
-            let (backbone, shared) = (backbone.valid(), shared.inner().select(&first));
-            let under = |prompt: usize| {
-                let weights = weights(prompt).inner();
-                backbone.conditional(shared.clone(), &weights, None).pooled
-            };
-            whole = Some(under(IDENTITY));
-            prompted = { [PART, ATTRIBUTE].into_iter() }
-                .filter(|prompt| !prompts.is_empty(*prompt))
-                .map(under)
-                .collect();
-        }
-        let pooled = pooled.into_iter().map(|(_, pooled)| pooled).collect();
-        StudentOutputs {
-            logits: StudentLogits {
-                globals: Vec::new(),
-                locals: locals.map(|pooled| self.trunk.dino.forward(pooled)),
-            },
-            patches: None,
-            parts,
-            attributes,
-            distilled: None,
-            pooled: Tensor::cat(pooled, 0),
-            whole,
-            prompted,
-        }
-    }
-
-    /// Pooled features of the local views under `identity`, [local views · batch, channels]; none if
-    /// nothing learns from them.
-    fn local_features(
-        &self,
-        backbone: &Backbone,
-        inputs: &BatchTensors,
-        rng: &mut Rng,
-        cut: &mut dyn FnMut(SharedFeatures) -> SharedFeatures,
-    ) -> Option<Tensor<2>> {
-        let locals = inputs.locals.clone().filter(|_| self.has_teacher)?;
-        let weights = inputs.prompt_weights(locals.dims()[0] / inputs.batch, &self.device());
-        let shared = cut(backbone.shared(locals, &weights, Some(rng)));
-        let features = backbone.conditional(self.detached(shared), &weights, Some(rng));
-        Some(features.pooled)
     }
 
     /// The shared features of the self-distillation branch, without gradient if the recipe says so.
@@ -408,37 +287,6 @@ impl Student {
 
     fn device(&self) -> Device {
         self.trunk.dino.last_layer.weight_v.device()
-    }
-}
-
-/// The logits of a label head from `features` of the views of a share, one tensor for each prompt
-/// that some of them have.
-fn label_outputs<const D: usize, const E: usize>(
-    features: &[(usize, Tensor<D>)],
-    own: usize,
-    prompts: &PromptViews,
-    uses_others: bool,
-    head: &dyn Fn(Tensor<D>) -> Tensor<E>,
-) -> LabelHeadOutputs<Tensor<E>> {
-    let under = |is_used: &dyn Fn(usize) -> bool| {
-        let used: Vec<usize> = (0..prompts.rows.len()).filter(|p| is_used(*p)).collect();
-        let features = features.iter().filter(|(prompt, _)| is_used(*prompt));
-        let features: Vec<Tensor<D>> = features.map(|(_, tensor)| tensor.clone()).collect();
-        (!features.is_empty()).then(|| LabelLogits {
-            logits: head(Tensor::cat(features, 0)),
-            rows: Some(
-                { used.iter() }
-                    .flat_map(|p| prompts.rows[*p].clone())
-                    .collect(),
-            ),
-            factor: prompts.share_factor(&used),
-        })
-    };
-    LabelHeadOutputs {
-        own: under(&|prompt| prompt == own),
-        other: { uses_others }
-            .then(|| under(&|prompt| prompt != own))
-            .flatten(),
     }
 }
 

@@ -339,7 +339,7 @@ fn a_run_writes_its_files() {
         "loss/dino",
         "loss/part",
         "loss/attribute",
-        "loss/part_other",
+        "loss/part_identity",
         "features/prompt_distance",
         "features/image_distance",
         "gradient/prompts",

@@ -173,7 +173,7 @@ pub fn mean_entropy(distributions: &[Tensor<2>]) -> Tensor<1> {
 /// as the golden files have it: `[1]`.
 ///
 /// # Shapes
-/// - student: the global views, then the local ones as [`dino_loss_of`] takes them
+/// - student: as [`dino_loss_of`] takes it
 /// - teacher: the global views, [batch, prototypes] each
 /// - center: [1, prototypes]
 pub fn dino_loss(
@@ -183,47 +183,40 @@ pub fn dino_loss(
     temperatures: &Temperatures,
 ) -> Tensor<1> {
     let targets = centered_targets(teacher, &center, temperatures.teacher);
-    let (globals, locals) = student.split_at(teacher.len());
-    dino_loss_of(globals, locals, &targets, temperatures)
+    dino_loss_of(student, &targets, temperatures)
 }
 
 /// The same, given the teacher's targets.
 ///
 /// # Shapes
-/// - student: the global views, [batch, prototypes] each, in the teacher's order; none if only local
-///   views learn
-/// - locals: local views, [n · batch, prototypes] each, where one entry may hold any number n of views
-///   one after another (no slicing of the largest tensor of the step)
+/// - student: first the global views, [batch, prototypes] each, in the teacher's order; then local
+///   views, [n · batch, prototypes] each, where one entry may hold any number n of views one after
+///   another (no slicing of the largest tensor of the step)
 /// - targets: [batch, prototypes] of each global view, from [`centered_targets`] or
 ///   [`sinkhorn_knopp`]
 pub fn dino_loss_of(
     student: &[Tensor<2>],
-    locals: &[Tensor<2>],
     targets: &[Tensor<2>],
     temperatures: &Temperatures,
 ) -> Tensor<1> {
     let globals = targets.len();
     assert!(globals > 0, "dino_loss needs a view of the teacher");
     assert!(
-        student.is_empty() || student.len() == globals,
-        "{} global views of the student for {globals} of the teacher",
+        student.len() >= globals,
+        "{} student views for {globals} teacher views",
         student.len()
     );
-    // The teacher's view that a student's view is the same as, if any.
-    let views = { student.iter().enumerate() }
-        .map(|(view, logits)| (Some(view), logits))
-        .chain(locals.iter().map(|logits| (None, logits)));
     let [batch, prototypes] = targets[0].dims();
 
     let mut total: Option<Tensor<1>> = None;
     let mut pairs = 0;
-    for (same, logits) in views {
+    for (index, logits) in student.iter().enumerate() {
         // A student's view is multiplied with the sum of the teacher's other views: one product for
         // all its pairs.
         let others = targets
             .iter()
             .enumerate()
-            .filter(|(t, _)| Some(*t) != same)
+            .filter(|(t, _)| *t != index)
             .map(|(_, q)| q.clone());
         let Some(target) = others.reduce(|sum, q| sum + q) else {
             continue;
@@ -236,10 +229,10 @@ pub fn dino_loss_of(
         );
         let views = rows / batch;
         assert!(
-            same.is_none() || views == 1,
-            "a global view holds {views} views"
+            index >= globals || views == 1,
+            "global view {index} holds {views} views"
         );
-        pairs += views * (globals - usize::from(same.is_some()));
+        pairs += views * (globals - usize::from(index < globals));
         let log_p = log_softmax(logits.clone().div_scalar(temperatures.student), 1)
             .reshape([views, batch, prototypes]);
         let term = (log_p * target.unsqueeze::<3>()).sum();
@@ -251,7 +244,7 @@ pub fn dino_loss_of(
     match total {
         Some(total) => total.div_scalar(-((pairs * batch) as f64)),
         // One view of each: there is no other view to predict.
-        None => Tensor::zeros([1], &targets[0].device()),
+        None => Tensor::zeros([1], &student[0].device()),
     }
 }
 
@@ -301,23 +294,6 @@ mod tests {
             dino_loss(&student, &teacher, center.clone(), &temperatures).into_scalar()
         });
         assert!((one - other).abs() < 1e-6, "{one} {other}");
-    }
-
-    #[test]
-    fn the_loss_of_all_views_is_the_mean_over_pairs_of_those_of_global_and_of_local_ones() {
-        let device = Device::flex();
-        let targets = [logits(3, 0.0, &device), logits(3, 1.0, &device)];
-        let targets = targets.map(|logits| softmax(logits, 1));
-        let globals = [logits(3, 2.0, &device), logits(3, 3.0, &device)];
-        let locals = [logits(6, 4.0, &device)];
-        let loss = |globals: &[Tensor<2>], locals: &[Tensor<2>]| -> f32 {
-            dino_loss_of(globals, locals, &targets, &Temperatures::default()).into_scalar()
-        };
-        // Two pairs of global views and four of local ones.
-        let expected = (2.0 * loss(&globals, &[]) + 4.0 * loss(&[], &locals)) / 6.0;
-        let found = loss(&globals, &locals);
-        assert!((found - expected).abs() < 1e-6, "{found} {expected}");
-        assert_ne!(loss(&globals, &[]), loss(&[], &locals));
     }
 
     #[test]

@@ -75,19 +75,6 @@ pub enum Centering {
     Sinkhorn,
 }
 
-/// How many prompts each global view is processed under.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum PromptsPerView {
-    /// All: the conditional blocks run once for each prompt, and each label loss is computed under its
-    /// own prompt and, λ times, under `identity`.
-    All,
-    /// One, `part` or `attribute` in turn: the conditional blocks run once. Each label loss is computed on
-    /// the views under its own prompt and, λ times, on those under the other; self-distillation
-    /// learns from the local views, under `identity`.
-    One,
-}
-
 /// What to do with images that have no labels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -280,12 +267,10 @@ pub struct LossSection {
     pub part_weight: f64,
     /// Weight of the attribute loss.
     pub attribute_weight: f64,
-    /// Prompts that each global view is processed under: `all` or `one`.
-    pub prompts_per_view: PromptsPerView,
-    /// λ: factor of the part and attribute losses on features under another prompt than their own, times
-    /// their own weights: under `identity`, or with one prompt for each view under the other label's.
-    /// Under their own prompts they have the factor 1. Without prompts there is one of each loss.
-    pub other_prompt_weight: f64,
+    /// λ: factor of the part and attribute losses on features under the identity prompt, times
+    /// their own weights; those under the part and attribute prompts have the factor 1. Without
+    /// prompts there is one of each loss.
+    pub identity_label_weight: f64,
     /// Whether the gradient of the loss of self-distillation stops before the conditional blocks,
     /// so that the shared blocks learn from labels alone.
     pub detach_shared: bool,
@@ -313,8 +298,7 @@ impl Default for LossSection {
             mask_ratio: [0.1, 0.5],
             part_weight: 1.0,
             attribute_weight: 1.0,
-            prompts_per_view: PromptsPerView::All,
-            other_prompt_weight: 1.0,
+            identity_label_weight: 1.0,
             detach_shared: false,
             centering: Centering::Center,
             student_temperature: 0.1,
@@ -346,7 +330,7 @@ impl LossSection {
             ("loss.koleo_weight", self.koleo_weight),
             ("loss.part_weight", self.part_weight),
             ("loss.attribute_weight", self.attribute_weight),
-            ("loss.other_prompt_weight", self.other_prompt_weight),
+            ("loss.identity_label_weight", self.identity_label_weight),
         ]
     }
 }

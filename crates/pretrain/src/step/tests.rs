@@ -6,8 +6,6 @@ use clasp_model::{Precision, named, unfused};
 use clasp_run::collective::ThreadRank;
 use clasp_weights::backbone::{BackboneMeta, save_backbone};
 
-mod prompts;
-
 use super::*;
 use crate::batch::noise_batch;
 use crate::objective::LOSSES;
@@ -100,15 +98,6 @@ fn parts_and_replicas_give_the_gradient_of_the_whole_batch() {
         (&["method=solider"], "run.replicas=2"),
         (&["method=clasp"], "run.replicas=4"),
         (&["method=clasp", "model.adapter=merged"], "run.replicas=2"),
-        (
-            &["method=clasp", "loss.prompts_per_view=one"],
-            "run.replicas=4",
-        ),
-        // With one image in a share, some have no view under a prompt.
-        (
-            &["method=clasp", "loss.prompts_per_view=one"],
-            "run.accumulate=8",
-        ),
         (
             &[
                 "method=dino",
@@ -215,7 +204,6 @@ fn gradients_of_a_graph_that_is_cut_are_those_of_the_whole() {
         &["method=dino", "loss.ibot_weight=1"],
         &["method=solider"],
         &["method=clasp", "run.accumulate=2"],
-        &["method=clasp", "loss.prompts_per_view=one"],
         &[
             "method=clasp",
             "loss.ibot_weight=1",
@@ -361,6 +349,73 @@ fn norm(gradients: &Gradients) -> f64 {
 }
 
 #[test]
+fn student_and_teacher_share_no_random_prompt() {
+    // Recognizing a random prompt that both share would lower the DINO loss. However much prompts
+    // change features, teacher targets and student logits are those of the identity prompt alone.
+    let mut trainer = trainer(&[
+        "method=clasp",
+        "loss.part_weight=0",
+        "loss.attribute_weight=0",
+    ]);
+    let samples = samples(&trainer);
+    let expected = trainer.batch_gradients(&samples, false).unwrap();
+    let is_prompt_table = |name: &str| name.contains(".moe.prompts.");
+    let student = trainer.student.clone();
+    trainer.student = named::map(student, &mut |name, shape, value| {
+        if !is_prompt_table(name) {
+            return value;
+        }
+        // The rows of part and attribute.
+        let width = shape[1];
+        let rows = value.reshape([shape[0], width]);
+        let first = rows.clone().narrow(0, 0, 1);
+        let rest = rows.narrow(0, 1, shape[0] - 1) + 3.0;
+        Tensor::cat(vec![first, rest], 0).reshape([shape[0] * width])
+    });
+    trainer.teacher = trainer.student.trunk.valid();
+    let found = trainer.batch_gradients(&samples, false).unwrap();
+    let dino = |batch: &BatchGradients| batch.measurements.mean(Measurement::Loss(DINO));
+    assert_eq!(dino(&expected), dino(&found));
+}
+
+#[test]
+fn each_loss_trains_its_own_prompt() {
+    let gradients = |set: &[&str]| {
+        let trainer = trainer(&[&["method=clasp", "loss.identity_label_weight=0"], set].concat());
+        let samples = samples(&trainer);
+        trainer.gradients(&samples).unwrap().1
+    };
+    // Rows of the prompt table that have a gradient.
+    let rows = |gradients: &Gradients| -> Vec<bool> {
+        let gradient =
+            numbers(&gradients["trunk.backbone.layers.3.blocks.1.moe.prompts.hidden_scale"]);
+        let row = |row: &[f32]| row.iter().any(|value| *value != 0.0);
+        gradient.chunks(gradient.len() / 3).map(row).collect()
+    };
+    let none = [
+        "loss.dino_weight=0",
+        "loss.part_weight=0",
+        "loss.attribute_weight=0",
+    ];
+    for (prompt, key) in ["dino", "part", "attribute"].iter().enumerate() {
+        let set: Vec<String> = { none.iter() }
+            .filter(|other| !other.contains(key))
+            .map(|text| (*text).to_owned())
+            .collect();
+        let set: Vec<&str> = set.iter().map(String::as_str).collect();
+        let expected: Vec<bool> = (0..3).map(|row| row == prompt).collect();
+        assert_eq!(rows(&gradients(&set)), expected, "{key}");
+    }
+    // λ: label losses train the identity prompt too.
+    let set = [
+        "loss.dino_weight=0",
+        "loss.attribute_weight=0",
+        "loss.identity_label_weight=0.5",
+    ];
+    assert_eq!(rows(&gradients(&set)), [true, true, false]);
+}
+
+#[test]
 fn losses_without_weight_are_not_computed() {
     let outcome = |set: &[&str]| {
         let mut trainer = trainer(&[&["method=clasp"], set].concat());
@@ -396,6 +451,25 @@ fn losses_without_weight_are_not_computed() {
         numbers(&student.attribute.unwrap().fc2.weight.val().reshape([-1]))
     };
     assert_eq!(start("loss.part_weight=0"), start("loss.part_weight=1"));
+}
+
+#[test]
+fn the_label_losses_on_identity_features_count_lambda_times() {
+    let total = |lambda: &str| {
+        let trainer = trainer(&[
+            "method=clasp",
+            &format!("loss.identity_label_weight={lambda}"),
+        ]);
+        let batch = trainer.batch_gradients(&samples(&trainer), false).unwrap();
+        let of = |measurement| batch.measurements.mean(measurement).unwrap_or(0.0);
+        let labels =
+            of(Measurement::Loss("part_identity")) + of(Measurement::Loss("attribute_identity"));
+        (of(Measurement::Total), labels)
+    };
+    let ([none, half, whole], labels) = (["0", "0.5", "1"].map(|l| total(l).0), total("1").1);
+    assert!((half - none - 0.5 * labels).abs() < 1e-4);
+    assert!((whole - none - labels).abs() < 1e-4);
+    assert_eq!(total("0").1, 0.0);
 }
 
 #[test]
@@ -569,14 +643,19 @@ fn solider_masks_one_part() {
     let inputs = BatchTensors::new(&samples, trainer.grid(), Method::Solider, &Device::flex());
     let mut rng = rng_for(0, 0, "drop path");
     let backbone = &trainer.student.trunk.backbone;
-    let mut views = |masked: Option<u8>| {
-        let student = &trainer.student;
-        let outputs = student.forward(backbone, &inputs, masked, false, &mut rng, &mut |shared| {
-            shared
-        });
-        outputs.parts.unwrap().own.unwrap().logits.dims()[0]
-    };
-    assert_eq!((views(None), views(Some(2))), (16, 32));
+    let plain = trainer
+        .student
+        .forward(backbone, &inputs, None, &mut rng, &mut |shared| shared)
+        .parts
+        .unwrap()
+        .own;
+    let both = trainer
+        .student
+        .forward(backbone, &inputs, Some(2), &mut rng, &mut |shared| shared)
+        .parts
+        .unwrap()
+        .own;
+    assert_eq!((plain.dims()[0], both.dims()[0]), (16, 32));
     let hidden: Vec<_> = (0..20)
         .map(|step| part_to_mask(Method::Solider, 4, &mut rng_for(0, step, "hidden part")))
         .collect();

@@ -424,7 +424,7 @@ mod tests {
             })
             .collect();
         let metrics = trainer.step(&items, false).unwrap().metrics;
-        for loss in ["loss/part", "loss/attribute", "loss/part_other"] {
+        for loss in ["loss/part", "loss/attribute", "loss/part_identity"] {
             assert!(metrics[loss] > 0.0, "{loss}");
         }
     }

@@ -24,7 +24,7 @@ use clasp_model::clip::Dense;
 use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::import::load_backbone;
 
-use super::{open_images, print_result};
+use super::{check_is_no_image, open_images, print_result};
 use crate::args::{GlobalOptions, LabelAction, LabelArguments, LabelRunArguments};
 use crate::progress::{Meter, counted, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
@@ -53,12 +53,9 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
                 seed: *seed,
                 ..ContactSheetConfig::default()
             };
-            let sheet = contact_sheet(
-                &open_images(&[images], false)?,
-                &store,
-                calibration.as_ref(),
-                &options,
-            )?;
+            let images = open_images(&[images], false)?;
+            check_is_no_image("--out", out, &[&images])?;
+            let sheet = contact_sheet(&images, &store, calibration.as_ref(), &options)?;
             let ending = out
                 .extension()
                 .unwrap_or_default()
@@ -222,7 +219,7 @@ fn label(common: &GlobalOptions, arguments: &LabelRunArguments) -> Result<Outcom
     if !report.stopped && report.shards > 0 {
         calibrate::calibrate(out)?;
     }
-    let text = describe(&report, out, arguments.kmeans.is_some());
+    let text = describe(&report, arguments, out);
     print_result(common.json, &report, &text)?;
     Ok(match report.stopped {
         true => Outcome::Stopped,
@@ -269,7 +266,7 @@ pub fn label_images(
     Ok(report)
 }
 
-fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
+fn describe(report: &LabelRunReport, arguments: &LabelRunArguments, out: &Path) -> String {
     let mut text = format!(
         "{}: {} labeled in {} ({}), {} labeled before, {} unreadable; {} in {}",
         counted(report.images, "image"),
@@ -281,7 +278,7 @@ fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
         counted(report.shards, "shard"),
         out.display()
     );
-    if kmeans {
+    if arguments.kmeans.is_some() {
         let share = 100.0 * report.without_parts as f64 / report.labeled.max(1) as f64;
         let [least, most] = FOREGROUND.map(|share| 100.0 * share);
         let _ = write!(
@@ -299,9 +296,13 @@ fn describe(report: &LabelRunReport, out: &Path, kmeans: bool) -> String {
     if report.stopped {
         text.push_str("\nstopped; run the same command to resume");
     } else {
+        let images = match &arguments.images[..] {
+            [one] if one != "-" => one,
+            _ => "IMAGES",
+        };
         let _ = write!(
             text,
-            "\nlook at them: clasp label show {0} IMAGES; clasp label stats {0}",
+            "\nlook at them: clasp label show {0} {images}; clasp label stats {0}",
             out.display()
         );
     }

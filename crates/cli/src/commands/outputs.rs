@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clasp_data::atomic::file_to_write;
+use clasp_data::source::Source;
 use clasp_data::text::printable;
 use serde::Serialize;
 
@@ -20,6 +21,29 @@ pub fn check_writable(path: &Path) -> Result<()> {
             "{}: cannot be written, as there is no folder {}\nhint: create it first",
             path.display(),
             folder.display()
+        );
+    }
+    Ok(())
+}
+
+/// Checks that a file to write is none of the images that are read.
+pub fn check_is_no_image(option: &str, path: &Path, sources: &[&Source]) -> Result<()> {
+    // Only what is there can be lost.
+    let Ok(there) = fs_err::canonicalize(path) else {
+        return Ok(());
+    };
+    let is_it = |source: &&Source| {
+        { 0..source.len() }
+            .filter_map(|image| source.file(image))
+            // A folder of images holds many of another name, which need no look at the disk.
+            .filter(|file| file.file_name() == there.file_name() || file.is_symlink())
+            .any(|file| fs_err::canonicalize(file).is_ok_and(|file| file == there))
+    };
+    if sources.iter().any(is_it) {
+        bail!(
+            "{option} {}: expected a file to write, found one of the images that are read\n\
+             hint: choose another name",
+            path.display()
         );
     }
     Ok(())
@@ -79,6 +103,34 @@ mod tests {
             assert!(error.contains(found), "{error}");
         }
         check_writable(&at("new")).unwrap();
+    }
+
+    /// `label show --out` and `search --sheet` used to replace a photo.
+    #[cfg(unix)]
+    #[test]
+    fn an_image_that_is_read_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let photo = clasp_data::image::encode_png(&clasp_data::image::Rgb::filled(2, 2, [0; 3]));
+        fs_err::create_dir(at("photos")).unwrap();
+        for name in ["photos/a.png", "apart.png", "other.png"] {
+            fs_err::write(at(name), &photo).unwrap();
+        }
+        std::os::unix::fs::symlink(at("apart.png"), at("photos/b.png")).unwrap();
+        let photos = Source::open(at("photos").to_str().unwrap()).unwrap();
+        let check = |name: &str| check_is_no_image("--out", &at(name), &[&photos]);
+        for name in [
+            "photos/a.png",
+            "photos/../photos/a.png",
+            "photos/b.png",
+            "apart.png",
+        ] {
+            let error = check(name).unwrap_err().to_string();
+            assert!(error.contains("one of the images"), "{name}: {error}");
+        }
+        for name in ["photos/new.png", "other.png", "absent/a.png"] {
+            check(name).unwrap();
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@ use clasp_tasks::retrieve::{
 use clasp_tasks::searcher::Searcher;
 use serde_json::json;
 
-use super::{check_writable, open_images, print_result};
+use super::{check_is_no_image, check_writable, open_images, print_result};
 use crate::args::{GlobalOptions, SearchArguments};
 use crate::progress::{Meter, counted};
 use crate::{Outcome, device, interrupt};
@@ -71,6 +71,8 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
         open_images(&[&arguments.query], arguments.keep_going)?,
         open_images(&[&arguments.gallery], arguments.keep_going)?,
     );
+    check_is_no_image("--out", &arguments.out, &[&queries, &others])?;
+    check_is_no_image("--sheet", &arguments.sheet, &[&queries, &others])?;
     // What may be wrong with a file is said before anything is computed.
     let from_file = { arguments.gallery_features.as_ref() }
         .map(|file| features_of(file, &searcher.origin(), &others, arguments.keep_going))

@@ -30,7 +30,9 @@ fn label_pretrain_evaluate_embed() {
     let at = folder.path();
     let data = drawn().to_string_lossy().into_owned();
     let images = drawn().join("unlabeled").to_string_lossy().into_owned();
-    done(at, &["label", &images, "--out", "labels", "--grid", "8x4"]);
+    let told = done(at, &["label", &images, "--out", "labels", "--grid", "8x4"]);
+    let next = format!("clasp label show labels {images};");
+    assert!(told.contains(&next), "{told}");
     done(
         at,
         &[

@@ -54,7 +54,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
                 ..ContactSheetConfig::default()
             };
             let images = open_images(&[images], false)?;
-            check_is_no_image("--out", out, &[&images])?;
+            check_is_no_image(&[("--out", out)], &[&images])?;
             let sheet = contact_sheet(&images, &store, calibration.as_ref(), &options)?;
             let ending = out
                 .extension()

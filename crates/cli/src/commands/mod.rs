@@ -37,7 +37,7 @@ mod synth;
 
 use events::EventPrinter;
 use inputs::{check_data, one_or_all, open_images, open_part};
-use outputs::{beside, check_is_no_image, check_writable, print_result, print_text};
+use outputs::{beside, check_is_no_image, check_writable, first_image, print_result, print_text};
 
 /// Runs the command with the number of threads that was asked for.
 pub fn run(cli: Cli) -> Result<Outcome> {

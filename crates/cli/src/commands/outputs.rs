@@ -1,5 +1,6 @@
 //! Files and results that commands write.
 
+use std::collections::HashSet;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
@@ -26,27 +27,37 @@ pub fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Checks that a file to write is none of the images that are read.
-pub fn check_is_no_image(option: &str, path: &Path, sources: &[&Source]) -> Result<()> {
-    // Only what is there can be lost.
-    let Ok(there) = fs_err::canonicalize(path) else {
-        return Ok(());
-    };
-    let is_it = |source: &&Source| {
-        { 0..source.len() }
-            .filter_map(|image| source.file(image))
-            // A folder of images holds many of another name, which need no look at the disk.
-            .filter(|file| file.file_name() == there.file_name() || file.is_symlink())
-            .any(|file| fs_err::canonicalize(file).is_ok_and(|file| file == there))
-    };
-    if sources.iter().any(is_it) {
-        bail!(
+/// The first of `files` that is one of the images of `sources`, by whatever way or link, and its place: writing
+/// it would lose the image. Each file has a value that says what it is.
+pub fn first_image<T>(
+    files: impl Iterator<Item = (T, PathBuf)>,
+    sources: &[&Source],
+) -> Option<(T, PathBuf)> {
+    // Only what is there can be lost; mostly that is nothing.
+    let there: Vec<(T, PathBuf)> = files
+        .filter_map(|(what, file)| Some((what, fs_err::canonicalize(file).ok()?)))
+        .collect();
+    if there.is_empty() {
+        return None;
+    }
+    let images: HashSet<PathBuf> = { sources.iter() }
+        .flat_map(|source| (0..source.len()).filter_map(|image| source.file(image)))
+        .filter_map(|file| fs_err::canonicalize(file).ok())
+        .collect();
+    there.into_iter().find(|(_, file)| images.contains(file))
+}
+
+/// Checks that none of the files to write, each with its option, is an image that is read.
+pub fn check_is_no_image(files: &[(&str, &Path)], sources: &[&Source]) -> Result<()> {
+    let paths = files.iter().map(|file| (file, file.1.to_owned()));
+    match first_image(paths, sources) {
+        None => Ok(()),
+        Some(((option, path), _)) => bail!(
             "{option} {}: expected a file to write, found one of the images that are read\n\
              hint: choose another name",
             path.display()
-        );
+        ),
     }
-    Ok(())
 }
 
 /// `path` with `suffix` after its name: another file of the same folder, and another for every
@@ -118,7 +129,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("apart.png"), at("photos/b.png")).unwrap();
         let photos = Source::open(at("photos").to_str().unwrap()).unwrap();
-        let check = |name: &str| check_is_no_image("--out", &at(name), &[&photos]);
+        let check = |name: &str| check_is_no_image(&[("--out", &at(name))], &[&photos]);
         for name in [
             "photos/a.png",
             "photos/../photos/a.png",

@@ -2,7 +2,7 @@
 //! …}`, or with `--detector` `{"image": KEY, "people": [{"bbox": …, "score": …, "crop": …,
 //! "prediction": …}, …]}`.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 
 use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::{check_writable, one_or_all, open_images, print_result};
+use super::{check_writable, first_image, one_or_all, open_images, print_result};
 use crate::args::{GlobalOptions, PredictArguments};
 use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
@@ -185,17 +185,8 @@ fn all<T: Predictor>(
 /// Checks that no picture of `source` would take the place of one of the images: those of the other
 /// parts too.
 fn check_drawn_elsewhere(folder: &Path, source: &Source, images: &Source) -> Result<()> {
-    // Only what is there can be lost; mostly that is nothing.
-    let there: Vec<(&str, PathBuf)> = { source.keys() }
-        .filter_map(|key| Some((key, fs::canonicalize(folder.join(picture_name(key))).ok()?)))
-        .collect();
-    if there.is_empty() {
-        return Ok(());
-    }
-    let files: HashSet<PathBuf> = { 0..images.len() }
-        .filter_map(|image| fs::canonicalize(images.file(image)?).ok())
-        .collect();
-    match there.iter().find(|(_, picture)| files.contains(picture)) {
+    let pictures = { source.keys() }.map(|key| (key, folder.join(picture_name(key))));
+    match first_image(pictures, &[images]) {
         None => Ok(()),
         Some((key, picture)) => bail!(
             "--draw {}: expected a folder for pictures, found one of images: the picture of `{key}` \

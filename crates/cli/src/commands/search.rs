@@ -71,8 +71,8 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
         open_images(&[&arguments.query], arguments.keep_going)?,
         open_images(&[&arguments.gallery], arguments.keep_going)?,
     );
-    check_is_no_image("--out", &arguments.out, &[&queries, &others])?;
-    check_is_no_image("--sheet", &arguments.sheet, &[&queries, &others])?;
+    let written: [(&str, &Path); 2] = [("--out", &arguments.out), ("--sheet", &arguments.sheet)];
+    check_is_no_image(&written, &[&queries, &others])?;
     // What may be wrong with a file is said before anything is computed.
     let from_file = { arguments.gallery_features.as_ref() }
         .map(|file| features_of(file, &searcher.origin(), &others, arguments.keep_going))
